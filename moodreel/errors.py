@@ -1,0 +1,45 @@
+"""What can go wrong with somebody's clip, by name.
+
+Every message is a sentence for the person who sent the clip and says what to do next. It never holds a path, a
+library's own words or anything of the clip: those stay in `__cause__`, for the server's own log.
+"""
+
+
+class MoodreelError(Exception):
+    """Base of everything that moodreel raises on purpose."""
+
+
+class UnsupportedMedia(MoodreelError):
+    """The bytes are no video, or one that no decoder here reads."""
+
+
+class VideoCorrupt(MoodreelError):
+    """The bytes are a video of a known kind, but nothing in it can be decoded."""
+
+
+class VideoTooShort(MoodreelError):
+    """The video holds not one frame."""
+
+
+class VideoTooLong(MoodreelError):
+    """More seconds, frames or decoding time than the limits allow."""
+
+
+class VideoTooBig(MoodreelError):
+    """More pixels, in one frame or in all, than the limits allow."""
+
+
+class NoFace(MoodreelError):
+    """No face was found in any analysed frame."""
+
+
+class Overloaded(MoodreelError):
+    """Every analysis slot stayed busy for as long as a caller is kept waiting."""
+
+
+class ModelNotFound(MoodreelError):
+    """The store holds no model of that name."""
+
+
+class ModelInvalid(MoodreelError):
+    """A model's folder or checkpoint is not what its description says."""
