@@ -1,0 +1,297 @@
+"""Bytes of a video -> upright RGB frames with their times, within limits. PyAV lives here.
+
+Three rules make it fit for what phones record and strangers send:
+
+* Frames are known by their presentation time, never by their index: phones record at a variable rate, and a header's
+  duration, frame count and size are claims. Limits count what is decoded.
+* The demuxer is chosen here, from the first bytes and a short list, and given to FFmpeg by name. FFmpeg never guesses,
+  so a playlist or a concat script that calls itself a video is refused before anything reads it, and a demuxer that
+  wants to open something else is refused as well.
+* Converting a frame costs more than decoding it, so only the frames that are asked for become RGB, and small.
+"""
+
+import io
+import itertools
+import math
+import time as clock
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NoReturn
+
+import av
+import numpy as np
+from av.video.reformatter import Interpolation
+from av.video.stream import VideoStream
+
+from moodreel import hdr
+from moodreel.errors import UnsupportedMedia, VideoCorrupt, VideoTooBig, VideoTooLong, VideoTooShort
+
+CODECS = frozenset(
+    "h264 hevc vp8 vp9 av1 mpeg4 h263 mjpeg gif mpeg1video mpeg2video msmpeg4v3 prores theora dvvideo".split()
+)
+"""Canonical FFmpeg names of the codecs that are decoded; the rest of FFmpeg's hundreds stay shut."""
+
+_QUICKTIME_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
+_PICTURE_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"mif1", b"avif")
+"""Major brands of an ISO base media file that is a still picture (ISO/IEC 23008-12)."""
+
+_FALLBACK_FPS = 30.0
+_TIME_SLACK = 0.001
+"""Seconds: containers round times to a millisecond, so a frame this little early is still on time."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one clip may cost; each is enforced on what is decoded."""
+
+    seconds: float = 60.0
+    frames: int = 3600
+    frame_pixels: int = 3840 * 2160
+    total_pixels: int = 1920 * 1080 * 3600
+    wall_seconds: float = 30.0
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """One upright picture: `time` in seconds since the first frame, `rgb` (H, W, 3) uint8."""
+
+    time: float
+    rgb: np.ndarray
+
+
+class VideoReader:
+    """Reads one clip, as often as it is asked to, from memory.
+
+    Once `frames` has run to the end of the clip, `duration` (seconds), `frame_count`, and the upright `width` and
+    `height` (square pixels) tell what was really in it.
+
+    Args:
+        data: the file.
+        limits: what may be spent on it; `wall_seconds` counts from here.
+        fps: frames a second, used only where the container has no timing of its own.
+
+    Raises:
+        UnsupportedMedia: the first bytes are those of no video format in the list.
+    """
+
+    def __init__(self, data: bytes, limits: Limits | None = None, *, fps: float | None = None) -> None:
+        self._data = data
+        self._demuxer = _demuxer(data)
+        self._limits = limits or Limits()
+        self._fps = fps
+        self._deadline = clock.monotonic() + self._limits.wall_seconds
+        self._origin: float | None = None  # container time of the first frame; None until known, or where untimed
+        self._rate = _FALLBACK_FPS
+        self._aspect = 1.0  # of a pixel: width by height
+        self.duration = 0.0
+        self.frame_count = 0
+        self.width = 0
+        self.height = 0
+
+    def frames(
+        self, *, every: float = 0.0, start: float = 0.0, stop: float = math.inf, longest_side: int = 640
+    ) -> Iterator[Frame]:
+        """Decode the clip once and yield the frames between `start` and `stop` (seconds, inclusive).
+
+        Args:
+            every: least gap between two frames that are yielded, in seconds; 0 yields each.
+            longest_side: frames are scaled down to this many pixels, never up.
+
+        Raises:
+            UnsupportedMedia: it holds no video, or one that is not decoded here.
+            VideoCorrupt, VideoTooShort: nothing can be decoded, or there is nothing to decode.
+            VideoTooLong, VideoTooBig: a limit was reached; frames before it have been yielded.
+        """
+        due = start
+        for time, picture in self._decode(start):
+            if time > stop + _TIME_SLACK:
+                return
+            if time >= due - _TIME_SLACK:
+                yield Frame(time, _upright_rgb(picture, self._aspect, longest_side))
+                due = time + every
+
+    def _decode(self, start: float) -> Iterator[tuple[float, av.VideoFrame]]:
+        """Yield every decoded frame with its time; seek close to `start` if this clip was read before."""
+        if start > 0 and self._origin is not None:
+            pictures = self._pictures(seek_to=self._origin + start)
+            first = next(pictures, None)
+            # A browser's recording has no index to seek by: what comes then is anything, or nothing at all.
+            if first is not None and first.time is not None and first.time - self._origin <= start + _TIME_SLACK:
+                for picture in itertools.chain([first], pictures):
+                    if picture.time is not None:
+                        yield picture.time - self._origin, picture
+                return
+        yield from self._timed(self._pictures())
+
+    def _timed(self, pictures: Iterator[av.VideoFrame]) -> Iterator[tuple[float, av.VideoFrame]]:
+        """Give every frame a time that grows, count it, and hold it against the limits."""
+        limits, time, gap, count, pixels = self._limits, 0.0, 0.0, 0, 0
+        for picture in pictures:
+            if count == 0:
+                self._origin = picture.time
+                self.width, self.height = _upright_size(picture, self._aspect)
+            elif self._origin is not None and picture.time is not None and picture.time - self._origin > time:
+                gap = picture.time - self._origin - time
+                time += gap
+            else:  # untimed, or times that go backwards
+                gap = 1 / self._rate
+                time += gap
+            count += 1
+            pixels += picture.width * picture.height
+            if time > limits.seconds or count > limits.frames:
+                raise VideoTooLong(
+                    f"The video runs longer than {limits.seconds:g} seconds or {limits.frames} frames. Send a shorter one."
+                )
+            if pixels > limits.total_pixels:
+                raise VideoTooBig("The video has too many pixels in all. Send a shorter one or record at a lower size.")
+            yield time, picture
+        if count == 0:
+            raise VideoTooShort("The video holds not one frame. Record at least a second and send it again.")
+        self.frame_count = count
+        self.duration = time + (gap or 1 / self._rate)
+
+    def _pictures(self, seek_to: float | None = None) -> Iterator[av.VideoFrame]:
+        """Decode the clip's main video stream; a damaged packet is passed over as long as others decode."""
+        decoded = damaged = 0
+        with self._open() as container:
+            stream = _main_video(container)
+            self._rate = float(stream.average_rate or 0) or self._fps or _FALLBACK_FPS
+            self._aspect = float(stream.sample_aspect_ratio or 1)
+            context = stream.codec_context
+            context.thread_type = "AUTO"
+            context.options = {"max_pixels": str(self._limits.frame_pixels)}
+            try:
+                if seek_to is not None:
+                    container.seek(math.floor(seek_to / (stream.time_base or 1)), stream=stream)
+                for packet in container.demux(stream):
+                    self._check_deadline()
+                    try:
+                        pictures = packet.decode()
+                    except av.error.FFmpegError:
+                        self._check_frame_size(context.width, context.height)
+                        damaged += 1
+                        continue
+                    for picture in pictures:
+                        self._check_frame_size(picture.width, picture.height)
+                        decoded += 1
+                        yield picture
+            except av.error.FFmpegError as error:  # the container breaks off here: what came before still counts
+                if not decoded:
+                    _refuse_corrupt(error)
+            if damaged and not decoded:
+                _refuse_corrupt(None)
+
+    def _open(self) -> av.container.InputContainer:
+        try:
+            return av.open(
+                _Source(self._data, self._check_deadline),
+                format=self._demuxer,
+                options={"max_pixels": str(self._limits.frame_pixels)},
+                io_open=_open_nothing_else,
+            )
+        except av.error.FFmpegError as error:
+            _refuse_corrupt(error)
+
+    def _check_deadline(self) -> None:
+        if clock.monotonic() > self._deadline:
+            raise VideoTooLong(
+                f"Reading the video took more than {self._limits.wall_seconds:g} seconds. "
+                "Send a shorter one or record at a lower size."
+            )
+
+    def _check_frame_size(self, width: int, height: int) -> None:
+        if width * height > self._limits.frame_pixels:
+            raise VideoTooBig(
+                f"A frame has more than {self._limits.frame_pixels} pixels. Record at a lower size and send it again."
+            )
+
+
+class _Source(io.BytesIO):
+    """The bytes as a file that stops answering at the deadline, so that no demuxer can loop on them for ever."""
+
+    def __init__(self, data: bytes, check_deadline) -> None:  # noqa: ANN001
+        super().__init__(data)
+        self._check_deadline = check_deadline
+
+    def read(self, size: int | None = -1) -> bytes:
+        self._check_deadline()
+        return super().read(size)
+
+
+def _open_nothing_else(url: str, flags: int, options: dict) -> NoReturn:
+    raise PermissionError("a video may not open other files")
+
+
+def _refuse_corrupt(error: Exception | None) -> NoReturn:
+    raise VideoCorrupt("The video is damaged or incomplete: nothing in it can be decoded. Send it again.") from error
+
+
+def _demuxer(data: bytes) -> str:
+    """Choose FFmpeg's demuxer by the file's first bytes."""
+    if data[4:8] in _QUICKTIME_BOXES and not (data[4:8] == b"ftyp" and data[8:12] in _PICTURE_BRANDS):
+        return "mov"
+    if data[:4] == b"\x1a\x45\xdf\xa3":
+        return "matroska"
+    if data[:4] == b"RIFF" and data[8:12] == b"AVI ":
+        return "avi"
+    if data[:6] in (b"GIF87a", b"GIF89a"):
+        return "gif"
+    raise UnsupportedMedia("This is not a video that moodreel reads. Send MP4, MOV, WebM, MKV, AVI, 3GP or GIF.")
+
+
+def _main_video(container: av.container.InputContainer) -> VideoStream:
+    """Pick the stream that a player would show; a cover picture of a sound file is none."""
+    stream = container.streams.best("video")
+    if not isinstance(stream, VideoStream) or stream.disposition & av.stream.Disposition.attached_pic:
+        raise UnsupportedMedia("There is no video in this file, only sound or other data. Send a clip with pictures.")
+    if stream.codec_context is None or stream.codec_context.codec.canonical_name not in CODECS:
+        raise UnsupportedMedia("This video's codec is not read here. Send H.264, HEVC, VP8, VP9, AV1 or MPEG-4.")
+    return stream
+
+
+def _upright_rgb(picture: av.VideoFrame, aspect: float, longest_side: int) -> np.ndarray:
+    """Convert a decoded frame to (H, W, 3) uint8 RGB, upright, with square pixels, at most `longest_side` long."""
+    width, height = picture.width * aspect, picture.height
+    scale = min(1.0, longest_side / max(width, height))
+    deep = hdr.is_hdr(picture.color_trc)
+    rgb = picture.reformat(
+        width=max(1, round(width * scale)),
+        height=max(1, round(height * scale)),
+        format="rgb48le" if deep else "rgb24",
+        interpolation=Interpolation.AREA,
+    ).to_ndarray()
+    if deep:
+        rgb = hdr.tone_map(rgb, picture.color_trc)
+    return np.ascontiguousarray(_turn(rgb, _display_matrix(picture)))
+
+
+def _upright_size(picture: av.VideoFrame, aspect: float) -> tuple[int, int]:
+    width, height = round(picture.width * aspect), picture.height
+    matrix = _display_matrix(picture)
+    return (height, width) if matrix is not None and _swaps_axes(matrix) else (width, height)
+
+
+def _display_matrix(picture: av.VideoFrame) -> np.ndarray | None:
+    """Give the (2, 2) linear part of the display matrix: stored (x, y) times it is shown (x, y); y points down."""
+    side_data = picture.side_data.get("DISPLAYMATRIX")
+    if side_data is None:
+        return None
+    return np.frombuffer(bytes(side_data), dtype="<i4").reshape(3, 3)[:2, :2] / 65536
+
+
+def _swaps_axes(matrix: np.ndarray) -> bool:
+    return abs(matrix[0, 1]) + abs(matrix[1, 0]) > abs(matrix[0, 0]) + abs(matrix[1, 1])
+
+
+def _turn(rgb: np.ndarray, matrix: np.ndarray | None) -> np.ndarray:
+    """Turn, and mirror where the matrix does, to the nearest of the eight upright orientations."""
+    if matrix is None:
+        return rgb
+    if _swaps_axes(matrix):
+        rgb = rgb.transpose(1, 0, 2)
+        matrix = matrix[::-1]
+    if matrix[0, 0] < 0:
+        rgb = rgb[:, ::-1]
+    if matrix[1, 1] < 0:
+        rgb = rgb[::-1]
+    return rgb
