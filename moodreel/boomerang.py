@@ -6,6 +6,7 @@ it had in the clip. FFmpeg (through PyAV) writes MP4, Pillow writes WebP, GIF an
 
 import io
 import math
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -21,7 +22,7 @@ OUTPUTS = ("mp4", "webp", "gif")
 MOMENTS = ("expressive", "whole")
 
 _MAX_FPS = {"mp4": 30.0, "webp": 20.0, "gif": 15.0}
-"""Frames a second at most: an animated picture has little or no prediction between frames, so each costs its full size."""
+"""Frames a second at most: an animated picture predicts little from frame to frame, so each costs its full size."""
 _FRAME_BYTES = 128 * 2**20
 """What the decoded frames of one loop may take; a large, long loop gets fewer frames a second instead."""
 _STILL_SECONDS = 1.0
@@ -45,7 +46,13 @@ class Loop:
 
 
 def make(
-    reader: VideoReader, peak: float, *, duration: float = 3.0, size: int = 480, output: str = "mp4", whole: bool = False
+    reader: VideoReader,
+    peak: float,
+    *,
+    duration: float = 3.0,
+    size: int = 480,
+    output: str = "mp4",
+    whole: bool = False,
 ) -> Loop:
     """Make a boomerang of the clip around `peak`, or of the whole clip.
 
@@ -91,10 +98,17 @@ def _read(reader: VideoReader, start: float, stop: float, size: int, speed: floa
     affordable_fps = max(1.0, _FRAME_BYTES / frame_bytes / ((stop - start) / speed or 1.0))
     every = speed / min(fps, affordable_fps)
     frames = list(reader.frames(start=start, stop=stop, every=every, longest_side=size))
-    if len(frames) > 1:
-        return frames
-    # A still, or so few frames a second that the window holds less than two: take what there is around it.
-    return list(reader.frames(every=every, longest_side=size, stop=max(stop, reader.duration)))[:2] or frames
+    return frames if len(frames) > 1 else _two_at(reader, stop, size)
+
+
+def _two_at(reader: VideoReader, time: float, size: int) -> list[Frame]:
+    """Give the frame at or after `time` and the one before it: a clip may have less than a frame a second, or one."""
+    pair: deque[Frame] = deque(maxlen=2)
+    for frame in reader.frames(longest_side=size):
+        pair.append(frame)
+        if frame.time >= time and len(pair) == 2:
+            break
+    return list(pair)
 
 
 def _even(rgb: np.ndarray) -> np.ndarray:
@@ -173,9 +187,7 @@ def _gif(pictures: Sequence[np.ndarray], seconds: Sequence[float]) -> bytes:
     return _animation("GIF", frames, seconds, 100, optimize=False)
 
 
-def _animation(
-    kind: str, frames: list[Image.Image], seconds: Sequence[float], ticks: int, **options: object
-) -> bytes:
+def _animation(kind: str, frames: list[Image.Image], seconds: Sequence[float], ticks: int, **options: object) -> bytes:
     """Save a picture that loops for ever, its frame times rounded to 1/`ticks` s without adding up the rounding."""
     ends = np.round(np.cumsum(seconds) * ticks)
     milliseconds = np.maximum(np.diff(ends, prepend=0), 1) * (1000 // ticks)

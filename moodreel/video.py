@@ -14,7 +14,7 @@ import io
 import itertools
 import math
 import time as clock
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -27,7 +27,8 @@ from moodreel import hdr
 from moodreel.errors import UnsupportedMedia, VideoCorrupt, VideoTooBig, VideoTooLong, VideoTooShort
 
 CODECS = frozenset(
-    "h264 hevc vp8 vp9 av1 mpeg4 h263 mjpeg gif mpeg1video mpeg2video msmpeg4v3 prores theora dvvideo".split()
+    ("h264", "hevc", "vp8", "vp9", "av1", "mpeg4", "h263", "mjpeg", "gif")
+    + ("mpeg1video", "mpeg2video", "msmpeg4v3", "prores", "theora", "dvvideo")
 )
 """Canonical FFmpeg names of the codecs that are decoded; the rest of FFmpeg's hundreds stay shut."""
 
@@ -140,7 +141,8 @@ class VideoReader:
             pixels += picture.width * picture.height
             if time > limits.seconds or count > limits.frames:
                 raise VideoTooLong(
-                    f"The video runs longer than {limits.seconds:g} seconds or {limits.frames} frames. Send a shorter one."
+                    f"The video runs longer than {limits.seconds:g} seconds or {limits.frames} frames. "
+                    "Send a shorter one."
                 )
             if pixels > limits.total_pixels:
                 raise VideoTooBig("The video has too many pixels in all. Send a shorter one or record at a lower size.")
@@ -158,6 +160,7 @@ class VideoReader:
             self._rate = float(stream.average_rate or 0) or self._fps or _FALLBACK_FPS
             self._aspect = float(stream.sample_aspect_ratio or 1)
             context = stream.codec_context
+            claimed = context.width, context.height
             context.thread_type = "AUTO"
             context.options = {"max_pixels": str(self._limits.frame_pixels)}
             try:
@@ -179,6 +182,7 @@ class VideoReader:
                 if not decoded:
                     _refuse_corrupt(error)
             if damaged and not decoded:
+                self._check_frame_size(*claimed)  # a decoder that refuses a huge frame need not have kept its size
                 _refuse_corrupt(None)
 
     def _open(self) -> av.container.InputContainer:
@@ -186,8 +190,9 @@ class VideoReader:
             return av.open(
                 _Source(self._data, self._check_deadline),
                 format=self._demuxer,
-                options={"max_pixels": str(self._limits.frame_pixels)},
+                options={"codec_whitelist": "none"},  # no decoding before the limits are set, just to guess at details
                 io_open=_open_nothing_else,
+                metadata_errors="replace",
             )
         except av.error.FFmpegError as error:
             _refuse_corrupt(error)
@@ -209,7 +214,7 @@ class VideoReader:
 class _Source(io.BytesIO):
     """The bytes as a file that stops answering at the deadline, so that no demuxer can loop on them for ever."""
 
-    def __init__(self, data: bytes, check_deadline) -> None:  # noqa: ANN001
+    def __init__(self, data: bytes, check_deadline: Callable[[], None]) -> None:
         super().__init__(data)
         self._check_deadline = check_deadline
 

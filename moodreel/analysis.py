@@ -1,0 +1,314 @@
+"""A clip -> what the face showed, and its cover: the one place that joins the stages.
+
+bytes -> `video` (one decode, sampled by time) -> `faces` (found while the next frames decode) -> `tracks` ->
+`features` -> `models` (one batch for all faces) -> `Analysis`. A cover takes the same way and then `boomerang`, which
+decodes its moment once more: keeping every frame of a clip for it would cost hundreds of megabytes.
+"""
+
+import itertools
+import time as clock
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from threading import BoundedSemaphore
+
+import cv2
+import numpy as np
+
+from moodreel import boomerang
+from moodreel.boomerang import Loop
+from moodreel.errors import NoFace, Overloaded
+from moodreel.faces import FaceFinder
+from moodreel.features import Features, describe
+from moodreel.models.predictor import Predictor, Verdict
+from moodreel.models.store import ModelInfo, ModelStore
+from moodreel.tracks import Box, Tracker
+from moodreel.video import Frame, Limits, VideoReader
+
+ANALYSIS_SIDE = 640
+"""Pixels: longest side of the frames in which faces are sought. Larger ones cost little to search, much to convert."""
+_AHEAD = 8
+"""Frames that may wait for the face finder before decoding pauses: bounds memory, hides the decoder's unevenness."""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """One face at one time of the clip; `box` is x, y, width, height in pixels of the upright video."""
+
+    time: float
+    emotion: str
+    probabilities: dict[str, float]
+    box: tuple[int, int, int, int]
+    track: int
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What the face that is largest over time showed; every face is in the timeline."""
+
+    emotion: str
+    confidence: float
+    probabilities: dict[str, float]
+    peak: float
+    """Seconds: when the answered emotion showed best."""
+    face_coverage: float
+    """Share of the analysed frames in which the answered face was found, 0..1."""
+    frames_analysed: int
+    duration: float
+    width: int
+    height: int
+    timeline: tuple[Moment, ...]
+    model: ModelInfo
+    timings: dict[str, float]
+    """Milliseconds by stage; `faces` runs beside `decode`, so they overlap."""
+
+
+@dataclass(frozen=True, eq=False)
+class Cover:
+    """A boomerang of the clip's best moment; `emotion` is None where the clip shows no face."""
+
+    loop: Loop
+    emotion: str | None
+    confidence: float | None
+    clip_duration: float
+    frames_analysed: int
+    model: ModelInfo
+    timings: dict[str, float]
+
+
+@dataclass(frozen=True, eq=False)
+class _Sighting:
+    """What one sampled frame holds: its faces, and a tiny grey copy to measure motion by."""
+
+    time: float
+    faces: tuple[tuple[Box, Features], ...]
+    grey: np.ndarray  # (24, 24) float32
+    milliseconds: float
+
+
+class Analyser:
+    """The stages with everything they need loaded once; one serves all threads of a process.
+
+    Args:
+        slots: analyses that may run at once; more would only make each other slower.
+        wait_seconds: how long a further caller waits for a slot before `Overloaded`.
+        sample_rate: frames a second that are analysed.
+    """
+
+    def __init__(
+        self,
+        finder: FaceFinder,
+        store: ModelStore,
+        *,
+        limits: Limits | None = None,
+        sample_rate: float = 5.0,
+        slots: int = 1,
+        wait_seconds: float = 20.0,
+    ) -> None:
+        self.finder = finder
+        self.store = store
+        self._limits = limits or Limits()
+        self._every = 1.0 / sample_rate
+        self._slots = BoundedSemaphore(slots)
+        self._wait_seconds = wait_seconds
+        self._threads = ThreadPoolExecutor(2 * slots, thread_name_prefix="faces")
+
+    def analyse(self, data: bytes, *, model: str | None = None, fps: float | None = None) -> Analysis:
+        """Tell what the face in a clip showed.
+
+        Args:
+            data: the video file.
+            model: a model of the store; None for the default.
+            fps: frames a second, where the container has no timing.
+
+        Raises:
+            MoodreelError: any of `errors`: what `VideoReader.frames` raises, `NoFace`, `ModelNotFound`, `Overloaded`.
+        """
+        predictor = self.store.get(model)
+        with self._slot():
+            reader = VideoReader(data, self._limits, fps=fps)
+            sightings, timings = self._watch(reader)
+            return _judge(reader, sightings, predictor, timings)
+
+    def cover(
+        self,
+        data: bytes,
+        *,
+        duration: float = 3.0,
+        size: int = 480,
+        output: str = "mp4",
+        moment: str = "expressive",
+        model: str | None = None,
+        fps: float | None = None,
+    ) -> Cover:
+        """Make the boomerang of the moment that showed the emotion best; of the liveliest where there is no face.
+
+        Args:
+            duration, size, output: see `boomerang.make`.
+            moment: one of `boomerang.MOMENTS`.
+            data, model, fps: see `analyse`.
+
+        Raises:
+            MoodreelError: as `analyse`, but never `NoFace`.
+        """
+        predictor = self.store.get(model)
+        with self._slot():
+            reader = VideoReader(data, self._limits, fps=fps)
+            sightings, timings = self._watch(reader)
+            try:
+                analysis = _judge(reader, sightings, predictor, timings)
+                emotion, confidence, peak, timings = (
+                    analysis.emotion,
+                    analysis.confidence,
+                    analysis.peak,
+                    analysis.timings,
+                )
+            except NoFace:
+                emotion, confidence, peak = None, None, _liveliest(sightings)
+            begun = clock.perf_counter()
+            loop = boomerang.make(reader, peak, duration=duration, size=size, output=output, whole=moment == "whole")
+            timings = {**timings, "encode": _since(begun)}
+        return Cover(loop, emotion, confidence, reader.duration, len(sightings), predictor.info, timings)
+
+    @contextmanager
+    def _slot(self) -> Iterator[None]:
+        if not self._slots.acquire(timeout=self._wait_seconds):
+            raise Overloaded("Too many clips are being analysed right now. Try again in a few seconds.")
+        try:
+            yield
+        finally:
+            self._slots.release()
+
+    def _watch(self, reader: VideoReader) -> tuple[list[_Sighting], dict[str, float]]:
+        """Decode once; look for faces in other threads while the next frames are decoded."""
+        sightings: list[_Sighting] = []
+        waiting: deque[Future[_Sighting]] = deque()
+        decode = 0.0
+        frames = reader.frames(every=self._every, longest_side=ANALYSIS_SIDE)
+        try:
+            while True:
+                begun = clock.perf_counter()
+                frame = next(frames, None)
+                decode += _since(begun)
+                if frame is None:
+                    break
+                waiting.append(self._threads.submit(self._look, frame))
+                if len(waiting) > _AHEAD:
+                    sightings.append(waiting.popleft().result())
+            sightings.extend(future.result() for future in waiting)
+        finally:
+            frames.close()
+            for future in waiting:
+                future.cancel()
+        return sightings, {"decode": decode, "faces": sum(sighting.milliseconds for sighting in sightings)}
+
+    def _look(self, frame: Frame) -> _Sighting:
+        begun = clock.perf_counter()
+        faces = tuple((face.box, describe(frame.rgb, face)) for face in self.finder.find(frame.rgb))
+        grey = cv2.cvtColor(cv2.resize(frame.rgb, (24, 24), interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY)
+        return _Sighting(frame.time, faces, grey.astype(np.float32), _since(begun))
+
+
+def _judge(
+    reader: VideoReader, sightings: Sequence[_Sighting], predictor: Predictor, timings: dict[str, float]
+) -> Analysis:
+    """Follow each face through the clip, read all of them in one batch, answer for the one largest over time."""
+    begun = clock.perf_counter()
+    tracks = _follow(sightings, reader.width, reader.height)
+    if not tracks:
+        raise NoFace("No face was found in the clip. Hold the camera at arm's length, facing you, in good light.")
+    main = max(tracks, key=lambda track: sum(box[2] * box[3] for box, _ in tracks[track].values()))
+    verdicts = dict(
+        zip(
+            tracks,
+            predictor.predict(
+                [[_features_at(seen, moment) for moment in range(len(sightings))] for seen in tracks.values()]
+            ),
+            strict=True,
+        )
+    )
+    labels, verdict = predictor.info.labels, verdicts[main]
+    best = int(verdict.probabilities.argmax())
+    return Analysis(
+        emotion=labels[best],
+        confidence=float(verdict.probabilities[best]),
+        probabilities=_by_label(labels, verdict.probabilities),
+        peak=_peak([sighting.time for sighting in sightings], verdict, best),
+        face_coverage=len(tracks[main]) / len(sightings),
+        frames_analysed=len(sightings),
+        duration=reader.duration,
+        width=reader.width,
+        height=reader.height,
+        timeline=tuple(_timeline(sightings, tracks, verdicts, labels)),
+        model=predictor.info,
+        timings={**timings, "model": _since(begun)},
+    )
+
+
+_Seen = dict[int, tuple[tuple[int, int, int, int], Features]]
+"""A track: the face's box in pixels and its features, by the index of the sampled frame."""
+
+
+def _follow(sightings: Sequence[_Sighting], width: int, height: int) -> dict[int, _Seen]:
+    tracker = Tracker()
+    tracks: dict[int, _Seen] = {}
+    for moment, sighting in enumerate(sightings):
+        boxes = [_in_pixels(box, width, height) for box, _ in sighting.faces]
+        for number, box, (_, features) in zip(tracker.update(sighting.time, boxes), boxes, sighting.faces, strict=True):
+            tracks.setdefault(number, {})[moment] = (box, features)
+    return tracks
+
+
+def _features_at(seen: _Seen, moment: int) -> Features | None:
+    return seen[moment][1] if moment in seen else None
+
+
+def _timeline(
+    sightings: Sequence[_Sighting],
+    tracks: dict[int, _Seen],
+    verdicts: dict[int, Verdict],
+    labels: Sequence[str],
+) -> Iterator[Moment]:
+    for moment, sighting in enumerate(sightings):
+        for track, seen in tracks.items():
+            if moment in seen:
+                probabilities = verdicts[track].moments[moment]
+                yield Moment(
+                    time=sighting.time,
+                    emotion=labels[int(probabilities.argmax())],
+                    probabilities=_by_label(labels, probabilities),
+                    box=seen[moment][0],
+                    track=track,
+                )
+
+
+def _peak(times: Sequence[float], verdict: Verdict, emotion: int) -> float:
+    """Choose the moment that showed `emotion` best: likely there, and around there too, and weighed by the model."""
+    likely = np.nan_to_num(verdict.moments[:, emotion])
+    around = np.convolve(np.pad(likely, 1, mode="edge"), [0.25, 0.5, 0.25], mode="valid")
+    return times[int((around * (likely > 0) + 1e-3 * verdict.weights).argmax())]
+
+
+def _liveliest(sightings: Sequence[_Sighting]) -> float:
+    """Choose the moment around which the picture changes most."""
+    if len(sightings) < 2:
+        return sightings[0].time
+    change = [float(np.abs(a.grey - b.grey).mean()) for a, b in itertools.pairwise(sightings)]
+    around = np.convolve(np.pad(change, 1), [0.5, 1.0, 0.5], mode="valid")
+    return sightings[int(around.argmax()) + 1].time
+
+
+def _by_label(labels: Sequence[str], probabilities: np.ndarray) -> dict[str, float]:
+    return {label: float(value) for label, value in zip(labels, probabilities, strict=True)}
+
+
+def _in_pixels(box: Box, width: int, height: int) -> tuple[int, int, int, int]:
+    x, y, w, h = box
+    return round(x * width), round(y * height), round(w * width), round(h * height)
+
+
+def _since(begun: float) -> float:
+    """Give milliseconds since a `perf_counter` reading."""
+    return (clock.perf_counter() - begun) * 1000

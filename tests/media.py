@@ -1,0 +1,141 @@
+"""Clips for the tests, made in memory: PyAV encodes them, NASA's public-domain portrait is the face."""
+
+import io
+from collections.abc import Iterable, Sequence
+from fractions import Fraction
+from functools import cache
+
+import av
+import cv2
+import numpy as np
+import skimage.data
+
+
+@cache
+def portrait() -> np.ndarray:
+    """NASA's portrait of Eileen Collins, smiling: (512, 512, 3) uint8 RGB."""
+    return skimage.data.astronaut()
+
+
+def face_frames(count: int, width: int = 320, height: int = 240) -> list[np.ndarray]:
+    """A face that drifts slowly to the right: `count` frames (height, width, 3) uint8 RGB."""
+    face = portrait()[:300, 60:400]
+    scale = height / 300
+    frames = []
+    for index in range(count):
+        move = np.array([[scale, 0, (width - 340 * scale) / 2 + index], [0, scale, 0]], dtype=np.float32)
+        frames.append(cv2.warpAffine(face, move, (width, height), borderMode=cv2.BORDER_REPLICATE))
+    return frames
+
+
+def noise_frames(count: int, width: int = 320, height: int = 240) -> list[np.ndarray]:
+    """Frames with no face in them."""
+    random = np.random.default_rng(7)
+    return [
+        random.integers(0, 255, (height // 8, width // 8, 3), np.uint8).repeat(8, 0).repeat(8, 1) for _ in range(count)
+    ]
+
+
+def counter_frames(count: int, width: int = 64, height: int = 64) -> list[np.ndarray]:
+    """Frames that carry their index in binary, as six white or black blocks in two rows: what no codec can blur."""
+    return [_blocks(index, width, height) for index in range(count)]
+
+
+def _blocks(index: int, width: int, height: int) -> np.ndarray:
+    bits = np.array([index >> bit & 1 for bit in range(6)], np.uint8).reshape(2, 3) * 255
+    return cv2.resize(bits, (width, height), interpolation=cv2.INTER_NEAREST)[..., None].repeat(3, 2)
+
+
+def counter(rgb: np.ndarray) -> int:
+    """Read the index off a counter frame."""
+    small = cv2.resize(rgb, (3, 2), interpolation=cv2.INTER_AREA).mean(axis=2)
+    return sum(1 << bit for bit, value in enumerate(small.ravel()) if value > 127)
+
+
+def corner_frames(count: int, width: int = 64, height: int = 48) -> list[np.ndarray]:
+    """Frames with a red top left corner, green top right, blue bottom left and white bottom right."""
+    frame = np.zeros((height, width, 3), np.uint8)
+    top, left = slice(0, height // 2), slice(0, width // 2)
+    bottom, right = slice(height // 2, None), slice(width // 2, None)
+    frame[top, left], frame[top, right] = (255, 0, 0), (0, 255, 0)
+    frame[bottom, left], frame[bottom, right] = (0, 0, 255), (255, 255, 255)
+    return [frame] * count
+
+
+def encode(
+    frames: Iterable[np.ndarray],
+    *,
+    container: str = "mp4",
+    codec: str = "libx264",
+    pix_fmt: str = "yuv420p",
+    fps: int = 25,
+    times: Sequence[float] | None = None,
+    rotation: int | None = None,
+    mirrored: bool = False,
+    audio: str | None = None,
+    audio_first: bool = False,
+    options: dict[str, str] | None = None,
+    container_options: dict[str, str] | None = None,
+    colour: dict[str, int] | None = None,
+) -> bytes:
+    """Encode (H, W, 3) uint8 RGB frames.
+
+    Args:
+        times: seconds of each frame, for a variable frame rate.
+        rotation: degrees counter-clockwise that a player has to turn the picture, written as a display matrix.
+        audio: codec of a sine wave beside the video; `audio_first` puts its stream in front.
+        colour: attributes of the codec context, such as `color_trc`.
+    """
+    frames = list(frames)
+    times = times or [index / fps for index in range(len(frames))]
+    file = io.BytesIO()
+    with av.open(file, "w", format=container, options=container_options or {}) as output:
+        sound = output.add_stream(audio, rate=48000, layout="mono") if audio and audio_first else None
+        stream = output.add_stream(codec, rate=fps, options=options or {})
+        if audio and not audio_first:
+            sound = output.add_stream(audio, rate=48000, layout="mono")
+        stream.height, stream.width = frames[0].shape[:2]
+        stream.pix_fmt = pix_fmt
+        for name, value in (colour or {}).items():
+            setattr(stream.codec_context, name, value)
+        if times != [index / fps for index in range(len(frames))]:
+            stream.codec_context.time_base = Fraction(1, 1000)
+        if rotation is not None or mirrored:
+            stream.set_display_rotation(rotation or 0, hflip=mirrored)
+        time_base = stream.codec_context.time_base or Fraction(1, fps)
+        if sound is not None:
+            output.mux(_sine(sound, times[-1] + 1 / fps))
+        for time, rgb in zip(times, frames, strict=True):
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24")
+            frame.pts, frame.time_base = round(time / time_base), time_base
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode(None))
+    return file.getvalue()
+
+
+def sound_only(container: str = "mp4", codec: str = "aac") -> bytes:
+    """One second of a sine wave and no picture."""
+    file = io.BytesIO()
+    with av.open(file, "w", format=container) as output:
+        output.mux(_sine(output.add_stream(codec, rate=48000, layout="mono"), 1.0))
+    return file.getvalue()
+
+
+def _sine(stream: av.AudioStream, seconds: float) -> list[av.Packet]:
+    wave = np.sin(2 * np.pi * 440 * np.arange(int(seconds * 48000)) / 48000).astype(np.float32)
+    if stream.codec_context.name == "pcm_s16le":
+        frame = av.AudioFrame.from_ndarray((wave * 20000).astype(np.int16)[None], format="s16", layout="mono")
+    else:
+        frame = av.AudioFrame.from_ndarray(wave[None], format="fltp", layout="mono")
+    frame.sample_rate, frame.pts = 48000, 0
+    packets = []
+    resampler = av.AudioResampler(format=stream.format, layout="mono", rate=48000)
+    for resampled in resampler.resample(frame):
+        packets += stream.encode(resampled)
+    return packets + stream.encode(None)
+
+
+def decode(data: bytes) -> list[np.ndarray]:
+    """Decode every frame of a file as (H, W, 3) uint8 RGB, as stored."""
+    with av.open(io.BytesIO(data)) as container:
+        return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]

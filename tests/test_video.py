@@ -1,0 +1,341 @@
+import contextlib
+import io
+import itertools
+import resource
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from moodreel.errors import UnsupportedMedia, VideoCorrupt, VideoTooBig, VideoTooLong, VideoTooShort
+from moodreel.video import Limits, VideoReader
+from tests import media
+
+RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
+
+
+def read(data: bytes, **options) -> list[np.ndarray]:
+    return [frame.rgb for frame in VideoReader(data).frames(**options)]
+
+
+def corners(rgb: np.ndarray) -> list[tuple]:
+    """The colours of the top left, top right, bottom left and bottom right quarter, made pure."""
+    height, width = rgb.shape[:2]
+    points = itertools.product((height // 4, 3 * height // 4), (width // 4, 3 * width // 4))
+    return [tuple(int(255 * (value > 127)) for value in rgb[point]) for point in points]
+
+
+@pytest.mark.parametrize(
+    ("container", "codec", "pix_fmt", "options"),
+    [
+        ("mp4", "libx264", "yuv420p", {}),
+        ("mp4", "libx265", "yuv420p", {"x265-params": "log-level=none"}),
+        ("mov", "libx265", "yuv420p10le", {"x265-params": "log-level=none"}),
+        ("mov", "prores_ks", "yuv422p10le", {}),
+        ("mp4", "libsvtav1", "yuv420p", {"preset": "12", "svtav1-params": "lp=1"}),
+        ("mp4", "mpeg4", "yuv420p", {}),
+        ("webm", "libvpx", "yuv420p", {}),
+        ("webm", "libvpx-vp9", "yuv420p", {}),
+        ("matroska", "libx264", "yuv420p", {}),
+        ("matroska", "libx264", "yuv444p", {}),
+        ("avi", "mpeg4", "yuv420p", {}),
+        ("avi", "mjpeg", "yuvj420p", {}),
+        ("3gp", "mpeg4", "yuv420p", {}),
+        ("3gp", "libx264", "yuv420p", {}),
+        ("gif", "gif", "rgb8", {}),
+    ],
+)
+def test_every_container_and_codec_that_phones_and_browsers_make(container, codec, pix_fmt, options):
+    data = media.encode(media.corner_frames(10), container=container, codec=codec, pix_fmt=pix_fmt, options=options)
+    reader = VideoReader(data)
+    frames = list(reader.frames())
+    assert reader.frame_count == len(frames) == 10
+    assert reader.duration == pytest.approx(0.4, abs=0.05)
+    assert corners(frames[-1].rgb) == [RED, GREEN, BLUE, WHITE]
+
+
+@pytest.mark.parametrize(
+    ("rotation", "mirrored", "expected"),
+    [
+        (0, False, [RED, GREEN, BLUE, WHITE]),
+        (90, False, [GREEN, WHITE, RED, BLUE]),
+        (180, False, [WHITE, BLUE, GREEN, RED]),
+        (270, False, [BLUE, RED, WHITE, GREEN]),
+        (0, True, [GREEN, RED, WHITE, BLUE]),
+        (180, True, [BLUE, WHITE, RED, GREEN]),
+    ],
+)
+def test_the_display_matrix_turns_the_picture_upright(rotation, mirrored, expected):
+    data = media.encode(media.corner_frames(5), rotation=rotation, mirrored=mirrored)
+    reader = VideoReader(data)
+    rgb = next(reader.frames()).rgb
+    assert corners(rgb) == expected
+    assert rgb.shape[:2] == (reader.height, reader.width) == ((64, 48) if rotation in (90, 270) else (48, 64))
+
+
+def test_a_turned_and_mirrored_picture_is_what_a_player_shows():
+    data = media.encode(media.corner_frames(5), rotation=90, mirrored=True)
+    assert sorted(corners(next(VideoReader(data).frames()).rgb)) == sorted([RED, GREEN, BLUE, WHITE])
+    assert corners(next(VideoReader(data).frames()).rgb) in (
+        [WHITE, GREEN, BLUE, RED],  # turned, then mirrored left to right
+        [RED, BLUE, GREEN, WHITE],  # mirrored, then turned
+    )
+
+
+def test_frames_are_sampled_by_time_where_the_rate_varies():
+    times = [0.0, 0.04, 0.08, 0.5, 0.54, 0.58, 1.5, 1.54]
+    data = media.encode(media.counter_frames(8), times=times, container="matroska")
+    sampled = list(VideoReader(data).frames(every=0.4))
+    assert [frame.time for frame in sampled] == pytest.approx([0.0, 0.5, 1.5], abs=0.002)
+
+
+def test_times_start_at_zero_whatever_the_container_says():
+    data = media.encode(media.counter_frames(5), times=[8.0, 8.1, 8.2, 8.3, 8.4], container="matroska")
+    reader = VideoReader(data)
+    assert [frame.time for frame in reader.frames()] == pytest.approx([0, 0.1, 0.2, 0.3, 0.4], abs=0.002)
+    assert reader.duration == pytest.approx(0.5, abs=0.002)
+
+
+def test_a_recording_without_a_duration_in_its_header_is_measured():
+    """What a browser's MediaRecorder writes: a live WebM, no duration, no cues."""
+    data = media.encode(media.counter_frames(30), container="webm", codec="libvpx", container_options={"live": "1"})
+    with av.open(io.BytesIO(data)) as container:
+        assert container.duration is None
+    reader = VideoReader(data)
+    assert len(list(reader.frames())) == 30
+    assert reader.duration == pytest.approx(1.2, abs=0.01)
+    moment = list(reader.frames(start=0.8, stop=1.0))
+    assert [round(frame.time, 2) for frame in moment] == [0.8, 0.84, 0.88, 0.92, 0.96, 1.0]
+
+
+@pytest.mark.parametrize("movflags", ["", "frag_keyframe+empty_moov", "frag_every_frame+empty_moov"])
+def test_the_index_may_be_at_the_end_or_in_fragments(movflags):
+    options = {"movflags": movflags} if movflags else {}
+    data = media.encode(media.counter_frames(12), container_options=options)
+    if not options:
+        assert data.find(b"mdat") < data.find(b"moov")
+    assert len(read(data)) == 12
+
+
+@pytest.mark.parametrize("start", [0.0, 0.5, 1.9, 3.3])
+@pytest.mark.parametrize("options", [{"g": "25"}, {"g": "250", "bf": "3"}])
+def test_a_moment_read_again_holds_the_same_frames_as_the_first_reading(start, options):
+    data = media.encode(media.face_frames(100, 64, 48), options=options)
+    reader = VideoReader(data)
+    first = [frame for frame in reader.frames() if start - 1e-6 <= frame.time <= start + 0.5 + 1e-6]
+    again = list(reader.frames(start=start, stop=start + 0.5))
+    assert [frame.time for frame in again] == pytest.approx([frame.time for frame in first])
+    assert all(np.array_equal(a.rgb, b.rgb) for a, b in zip(first, again, strict=True))
+
+
+@pytest.mark.parametrize(("transfer", "name"), [(16, "PQ"), (18, "HLG")])
+def test_hdr_is_brought_to_the_brightness_of_a_standard_picture(transfer, name):
+    """A grey ramp encoded as HDR comes out as the ramp that it was, within what tone mapping may change."""
+    light = np.linspace(0.02, 0.55, 8)  # in units of standard white
+    if name == "PQ":
+        power = (light * 203 / 10000) ** (2610 / 16384)
+        code = ((0.8359375 + 18.8515625 * power) / (1 + 18.6875 * power)) ** 78.84375
+    else:
+        scene = (light * 203 / 1000) ** (1 / 1.2)
+        code = np.where(
+            scene <= 1 / 12,
+            np.sqrt(3 * scene),
+            0.17883277 * np.log(np.maximum(12 * scene - 0.28466892, 1e-9)) + 0.55991073,
+        )
+    row = np.round(code * 255).astype(np.uint8).repeat(16)
+    frame = np.broadcast_to(row[None, :, None], (64, 128, 3))
+    colour = {"color_trc": transfer, "color_primaries": 9, "colorspace": 9, "color_range": 1}
+    data = media.encode(
+        [frame] * 3,
+        codec="libx265",
+        pix_fmt="yuv420p10le",
+        colour=colour,
+        options={"x265-params": "log-level=none:lossless=1"},
+    )
+    rgb = read(data)[1]
+    shown = rgb[32, 8::16].mean(axis=1) / 255
+    expected = 1.055 * light ** (1 / 2.4) - 0.055
+    assert shown == pytest.approx(expected, abs=0.06)
+    assert np.ptp(rgb[32, 8::16].astype(int), axis=1).max() <= 8, "grey stays grey"
+
+
+@pytest.mark.parametrize("size", [(63, 47), (1, 2), (2, 1), (321, 241)])
+def test_odd_and_tiny_sides(size):
+    width, height = size
+    frames = [frame[:height, :width] for frame in media.corner_frames(3, 400, 300)]
+    data = media.encode(frames, container="matroska", codec="libvpx-vp9", pix_fmt="yuv444p")
+    assert read(data)[0].shape == (height, width, 3)
+
+
+def test_pixels_that_are_not_square_are_made_square():
+    file = io.BytesIO()
+    with av.open(file, "w", format="mp4") as output:
+        stream = output.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.codec_context.sample_aspect_ratio = stream.sample_aspect_ratio = 2
+        for rgb in media.corner_frames(3):
+            output.mux(stream.encode(av.VideoFrame.from_ndarray(rgb, format="rgb24")))
+        output.mux(stream.encode(None))
+    reader = VideoReader(file.getvalue())
+    assert next(reader.frames()).rgb.shape == (48, 128, 3)
+    assert (reader.width, reader.height) == (128, 48)
+
+
+@pytest.mark.parametrize("audio_first", [False, True])
+@pytest.mark.parametrize(
+    ("container", "codec", "audio"),
+    [("mp4", "libx264", "aac"), ("webm", "libvpx", "libopus"), ("mov", "libx264", "pcm_s16le")],
+)
+def test_sound_beside_the_video_is_passed_over_whatever_the_order(container, codec, audio, audio_first):
+    data = media.encode(media.corner_frames(5), container=container, codec=codec, audio=audio, audio_first=audio_first)
+    assert len(read(data)) == 5
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_one_and_two_frames_are_a_clip(count):
+    reader = VideoReader(media.encode(media.corner_frames(count)))
+    assert len(list(reader.frames())) == count
+    assert reader.duration == pytest.approx(count / 25)
+
+
+def test_frames_are_scaled_down_but_never_up():
+    data = media.encode(media.corner_frames(2, 640, 480))
+    assert read(data, longest_side=160)[0].shape == (120, 160, 3)
+    assert read(data, longest_side=2000)[0].shape == (480, 640, 3)
+
+
+def picture(format: str) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(media.portrait()).save(file, format)
+    return file.getvalue()
+
+
+MP4 = media.encode(media.corner_frames(5))
+NOT_A_VIDEO = {
+    "nothing": b"",
+    "random bytes": np.random.default_rng(1).bytes(5000),
+    "text": b"hello, this is my diary",
+    "an HLS playlist": b"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nfile:///etc/passwd\n#EXT-X-ENDLIST\n",
+    "a concat script": b"ffconcat version 1.0\nfile '/etc/passwd'\n",
+    "a DASH manifest": b'<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011"></MPD>',
+    "a session description": b"v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nm=video 9 RTP/AVP 96\n",
+    "a PNG": picture("PNG"),
+    "a JPEG": picture("JPEG"),
+    "a WebP": picture("WEBP"),
+    "a HEIC": b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic" + bytes(100),
+    "an AVIF": picture("AVIF"),
+    "a WAV": media.sound_only("wav", "pcm_s16le"),
+    "sound in MP4": media.sound_only("mp4", "aac"),
+    "sound in WebM": media.sound_only("webm", "libopus"),
+}
+
+
+@pytest.mark.parametrize("data", NOT_A_VIDEO.values(), ids=NOT_A_VIDEO.keys())
+def test_what_is_no_video_is_refused_as_such(data):
+    with pytest.raises(UnsupportedMedia):
+        read(data)
+
+
+def test_a_cover_picture_beside_sound_is_no_video():
+    file = io.BytesIO()
+    with av.open(file, "w", format="mp4") as output:
+        cover = output.add_stream("mjpeg", rate=1)
+        cover.width, cover.height, cover.pix_fmt = 64, 48, "yuvj420p"
+        cover.disposition = av.stream.Disposition.attached_pic
+        frame = av.VideoFrame.from_ndarray(media.corner_frames(1)[0], format="rgb24")
+        sound = output.add_stream("aac", rate=48000, layout="mono")
+        output.mux(cover.encode(frame))
+        output.mux(media._sine(sound, 1.0))
+    with pytest.raises(UnsupportedMedia):
+        read(file.getvalue())
+
+
+DAMAGED = {
+    "an MP4 without its index": MP4[: MP4.find(b"moov") - 4],
+    "only the first bytes of an MP4": MP4[:40],
+    "an MP4 of zeros": MP4[:40] + bytes(len(MP4) - 40),
+    "a WebM cut in its header": media.encode(media.corner_frames(5), container="webm", codec="libvpx")[:60],
+    "a GIF header alone": b"GIF89a\x10\x00\x10\x00\x00\x00\x00",
+}
+
+
+@pytest.mark.parametrize("data", DAMAGED.values(), ids=DAMAGED.keys())
+def test_a_video_of_which_nothing_decodes_is_corrupt_or_empty(data):
+    with pytest.raises((VideoCorrupt, VideoTooShort)):
+        read(data)
+
+
+def test_an_avi_of_noise_holds_no_stream_at_all():
+    with pytest.raises(UnsupportedMedia):
+        read(b"RIFF\x00\x10\x00\x00AVI " + np.random.default_rng(2).bytes(4000))
+
+
+def test_a_recording_that_was_cut_off_gives_what_it_holds():
+    data = media.encode(media.face_frames(50), container="webm", codec="libvpx", container_options={"live": "1"})
+    reader = VideoReader(data[: len(data) * 9 // 10])
+    assert 10 < len(list(reader.frames())) < 50
+    assert 0.4 < reader.duration < 2.0
+
+
+def test_damage_in_the_middle_is_passed_over():
+    data = bytearray(media.encode(media.face_frames(50), container="matroska", options={"g": "5"}))
+    middle = len(data) // 2
+    data[middle : middle + 400] = np.random.default_rng(3).bytes(400)
+    assert 30 < len(read(bytes(data))) <= 50
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_no_damage_whatever_gets_past_the_named_errors(seed):
+    random = np.random.default_rng(seed)
+    data = bytearray(MP4 if seed % 2 else media.encode(media.corner_frames(5), container="webm", codec="libvpx"))
+    for position in random.integers(0, len(data), 1 + seed):
+        data[position] = random.integers(0, 256)
+    with contextlib.suppress(UnsupportedMedia, VideoCorrupt, VideoTooShort, VideoTooLong, VideoTooBig):
+        read(bytes(data))
+
+
+@pytest.mark.parametrize(
+    ("limits", "error"),
+    [
+        (Limits(seconds=0.5), VideoTooLong),
+        (Limits(frames=20), VideoTooLong),
+        (Limits(frame_pixels=64 * 64 - 1), VideoTooBig),
+        (Limits(total_pixels=64 * 64 * 20), VideoTooBig),
+        (Limits(wall_seconds=0.0), VideoTooLong),
+    ],
+)
+def test_limits_hold_for_what_is_decoded(limits, error):
+    data = media.encode(media.counter_frames(25))
+    assert len(read(data)) == 25
+    with pytest.raises(error):
+        list(VideoReader(data, limits).frames())
+
+
+def test_a_header_that_lies_about_the_duration_fools_nobody():
+    data = media.encode(media.counter_frames(50))
+    lying = bytearray(data)
+    at = data.find(b"mvhd") + 4 + 16  # version, flags, two times, timescale; then the duration
+    lying[at : at + 4] = (40).to_bytes(4, "big")
+    with pytest.raises(VideoTooLong):
+        list(VideoReader(bytes(lying), Limits(seconds=1.0)).frames())
+
+
+def test_a_huge_frame_is_refused_before_it_is_decoded():
+    data = media.encode([np.zeros((9000, 9000, 3), np.uint8)], container="matroska", codec="mjpeg", pix_fmt="yuvj420p")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(VideoTooBig):
+        list(VideoReader(data, Limits(frame_pixels=1920 * 1080)).frames())
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000, "kilobytes"
+
+
+def test_a_demuxer_never_opens_another_file(monkeypatch):
+    """A QuickTime data reference (`dref`) to somewhere else is the classic way out of a movie file."""
+    data = bytearray(MP4)
+    at = data.find(b"url \x00\x00\x00\x01")
+    data[at + 7] = 0  # "the media is elsewhere"
+    opened = []
+    monkeypatch.setattr("moodreel.video._open_nothing_else", lambda *args: opened.append(args) or 1 / 0)
+    with contextlib.suppress(UnsupportedMedia, VideoCorrupt, VideoTooShort):
+        read(bytes(data))
+    assert opened == []
