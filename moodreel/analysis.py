@@ -6,26 +6,31 @@ decodes its moment once more: keeping every frame of a clip for it would cost hu
 """
 
 import itertools
+import logging
 import time as clock
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from threading import BoundedSemaphore
+from typing import Any
 
 import cv2
 import numpy as np
 
 from moodreel import boomerang
 from moodreel.boomerang import Loop
-from moodreel.errors import NoFace, Overloaded
+from moodreel.errors import ModelInvalid, NoFace, Overloaded
 from moodreel.faces import FaceFinder
 from moodreel.features import Features, describe
-from moodreel.models.predictor import Predictor, Verdict
-from moodreel.models.store import ModelInfo, ModelStore
+from moodreel.models.predictor import ModelInfo, Predictor, Verdict, resolve_device
+from moodreel.models.store import ModelStore
 from moodreel.tracks import Box, Tracker
 from moodreel.video import Frame, Limits, VideoReader
+
+logger = logging.getLogger(__name__)
 
 ANALYSIS_SIDE = 640
 """Pixels: longest side of the frames in which faces are sought. Larger ones cost little to search, much to convert."""
@@ -60,6 +65,8 @@ class Analysis:
     width: int
     height: int
     timeline: tuple[Moment, ...]
+    track: int
+    """The answered face's number in the timeline."""
     model: ModelInfo
     timings: dict[str, float]
     """Milliseconds by stage; `faces` runs beside `decode`, so they overlap."""
@@ -115,13 +122,54 @@ class Analyser:
         self._wait_seconds = wait_seconds
         self._threads = ThreadPoolExecutor(2 * slots, thread_name_prefix="faces")
 
-    def analyse(self, data: bytes, *, model: str | None = None, fps: float | None = None) -> Analysis:
+    @classmethod
+    def load(
+        cls,
+        store_root: Path,
+        *,
+        model_path: Path | None = None,
+        model_fallback: bool = False,
+        use_gpu: str = "auto",
+        **options: Any,
+    ) -> "Analyser":
+        """Load the face finder and the default model of a store.
+
+        Args:
+            store_root: the folder of models.
+            model_path: a checkpoint or model folder from elsewhere that answers by default.
+            model_fallback: stay with the store's own default when `model_path` is no good, instead of raising.
+            use_gpu: "auto", "0" or "1".
+            options: those of `Analyser`.
+
+        Raises:
+            ModelInvalid: a model or the face landmarker is not what it should be.
+        """
+        store = ModelStore(store_root, device=resolve_device(use_gpu))
+        if model_path is not None:
+            try:
+                store.register(model_path)
+            except ModelInvalid:
+                if not model_fallback:
+                    raise
+                logger.exception("MODEL_PATH is no good; %s answers instead, as MODEL_FALLBACK=1 asks", store.default)
+        store.get()
+        return cls(FaceFinder(store_root / "face_landmarker" / "face_landmarker.task"), store, **options)
+
+    def analyse(
+        self,
+        data: bytes,
+        *,
+        model: str | None = None,
+        fps: float | None = None,
+        progress: Callable[[float], None] | None = None,
+    ) -> Analysis:
         """Tell what the face in a clip showed.
 
         Args:
             data: the video file.
             model: a model of the store; None for the default.
             fps: frames a second, where the container has no timing.
+            progress: called with the time in the clip, in seconds, of every frame that is analysed.
 
         Raises:
             MoodreelError: any of `errors`: what `VideoReader.frames` raises, `NoFace`, `ModelNotFound`, `Overloaded`.
@@ -129,7 +177,7 @@ class Analyser:
         predictor = self.store.get(model)
         with self._slot():
             reader = VideoReader(data, self._limits, fps=fps)
-            sightings, timings = self._watch(reader)
+            sightings, timings = self._watch(reader, progress)
             return _judge(reader, sightings, predictor, timings)
 
     def cover(
@@ -181,7 +229,9 @@ class Analyser:
         finally:
             self._slots.release()
 
-    def _watch(self, reader: VideoReader) -> tuple[list[_Sighting], dict[str, float]]:
+    def _watch(
+        self, reader: VideoReader, progress: Callable[[float], None] | None = None
+    ) -> tuple[list[_Sighting], dict[str, float]]:
         """Decode once; look for faces in other threads while the next frames are decoded."""
         sightings: list[_Sighting] = []
         waiting: deque[Future[_Sighting]] = deque()
@@ -194,6 +244,8 @@ class Analyser:
                 decode += _since(begun)
                 if frame is None:
                     break
+                if progress is not None:
+                    progress(frame.time)
                 waiting.append(self._threads.submit(self._look, frame))
                 if len(waiting) > _AHEAD:
                     sightings.append(waiting.popleft().result())
@@ -242,6 +294,7 @@ def _judge(
         width=reader.width,
         height=reader.height,
         timeline=tuple(_timeline(sightings, tracks, verdicts, labels)),
+        track=main,
         model=predictor.info,
         timings={**timings, "model": _since(begun)},
     )

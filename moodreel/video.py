@@ -14,22 +14,23 @@ import io
 import itertools
 import math
 import time as clock
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import NoReturn, cast
 
 import av
 import numpy as np
+from av.container import InputContainer
+from av.sidedata.sidedata import SideData
 from av.video.reformatter import Interpolation
 from av.video.stream import VideoStream
 
 from moodreel import hdr
 from moodreel.errors import UnsupportedMedia, VideoCorrupt, VideoTooBig, VideoTooLong, VideoTooShort
 
-CODECS = frozenset(
-    ("h264", "hevc", "vp8", "vp9", "av1", "mpeg4", "h263", "mjpeg", "gif")
-    + ("mpeg1video", "mpeg2video", "msmpeg4v3", "prores", "theora", "dvvideo")
-)
+_PHONE_CODECS = ("h264", "hevc", "vp8", "vp9", "av1", "mpeg4", "h263", "mjpeg", "gif")
+_OTHER_CODECS = ("mpeg1video", "mpeg2video", "msmpeg4v3", "prores", "theora", "dvvideo")
+CODECS = frozenset((*_PHONE_CODECS, *_OTHER_CODECS))
 """Canonical FFmpeg names of the codecs that are decoded; the rest of FFmpeg's hundreds stay shut."""
 
 _QUICKTIME_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
@@ -91,7 +92,7 @@ class VideoReader:
 
     def frames(
         self, *, every: float = 0.0, start: float = 0.0, stop: float = math.inf, longest_side: int = 640
-    ) -> Iterator[Frame]:
+    ) -> Generator[Frame, None, None]:
         """Decode the clip once and yield the frames between `start` and `stop` (seconds, inclusive).
 
         Args:
@@ -185,15 +186,17 @@ class VideoReader:
                 self._check_frame_size(*claimed)  # a decoder that refuses a huge frame need not have kept its size
                 _refuse_corrupt(None)
 
-    def _open(self) -> av.container.InputContainer:
+    def _open(self) -> InputContainer:
         try:
-            return av.open(
+            container = av.open(
                 _Source(self._data, self._check_deadline),
                 format=self._demuxer,
                 options={"codec_whitelist": "none"},  # no decoding before the limits are set, just to guess at details
                 io_open=_open_nothing_else,
                 metadata_errors="replace",
             )
+            assert isinstance(container, InputContainer)
+            return container
         except av.error.FFmpegError as error:
             _refuse_corrupt(error)
 
@@ -244,7 +247,7 @@ def _demuxer(data: bytes) -> str:
     raise UnsupportedMedia("This is not a video that moodreel reads. Send MP4, MOV, WebM, MKV, AVI, 3GP or GIF.")
 
 
-def _main_video(container: av.container.InputContainer) -> VideoStream:
+def _main_video(container: InputContainer) -> VideoStream:
     """Pick the stream that a player would show; a cover picture of a sound file is none."""
     stream = container.streams.best("video")
     if not isinstance(stream, VideoStream) or stream.disposition & av.stream.Disposition.attached_pic:
@@ -281,7 +284,7 @@ def _display_matrix(picture: av.VideoFrame) -> np.ndarray | None:
     side_data = picture.side_data.get("DISPLAYMATRIX")
     if side_data is None:
         return None
-    return np.frombuffer(bytes(side_data), dtype="<i4").reshape(3, 3)[:2, :2] / 65536
+    return np.frombuffer(bytes(cast(SideData, side_data)), dtype="<i4").reshape(3, 3)[:2, :2] / 65536
 
 
 def _swaps_axes(matrix: np.ndarray) -> bool:

@@ -1,0 +1,175 @@
+"""How fast a running service answers, beside what decoding the same clips alone takes.
+
+    python -m bench.serve                    # starts a server of its own, posts clips made from NASA's portrait
+    python -m bench.serve CLIP… --rounds 20  # your own clips
+
+Machines differ and are noisy: the ratios are what to compare. Decoding alone and each call take turns within one run.
+"""
+
+import argparse
+import base64
+import io
+import os
+import re
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import av
+import psutil
+import requests
+
+from bench.clips import phone_clip
+
+KEY = "bench"
+ALLOWED = {"/predict": (1.5, 150.0), "/thumbnail": (1.5, 450.0)}
+"""The target for each call: at most `factor` times the decoding alone, plus so many milliseconds."""
+CLIENTS = (1, 2, 4, 8)
+
+
+class Server:
+    """A Gunicorn with the default settings on a free port."""
+
+    def __init__(self) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        self.url = f"http://127.0.0.1:{port}"
+        environment = os.environ | {"API_KEY": KEY, "HOST": "127.0.0.1", "PORT": str(port), "LOG_LEVEL": "warning"}
+        command = [sys.executable, "-m", "gunicorn", "--config", "api/gunicorn.conf.py", "api.wsgi:app"]
+        begun = time.perf_counter()
+        self.process = subprocess.Popen(command, env=environment, cwd=Path(__file__).parent.parent)
+        while not self._ready():
+            if self.process.poll() is not None:
+                raise SystemExit("The server did not start; its message is above.")
+            time.sleep(0.02)
+        self.seconds_to_ready = time.perf_counter() - begun
+
+    def _ready(self) -> bool:
+        try:
+            return requests.get(f"{self.url}/ready", timeout=5).ok
+        except requests.ConnectionError:
+            return False
+
+    def peak_megabytes(self) -> list[float]:
+        """Peak resident memory of each worker, as Linux counts it (VmHWM)."""
+        workers = psutil.Process(self.process.pid).children()
+        status = [Path(f"/proc/{worker.pid}/status").read_text() for worker in workers]
+        return [int(re.search(r"VmHWM:\s+(\d+) kB", text)[1]) / 1024 for text in status]
+
+    def stop(self) -> None:
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait(30)
+
+
+@contextmanager
+def running() -> Iterator[Server]:
+    server = Server()
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+def decode_only(data: bytes) -> None:
+    """Decode every frame of the main video stream, and nothing else: the floor."""
+    with av.open(io.BytesIO(data)) as container:
+        stream = container.streams.best("video")
+        stream.thread_type = "AUTO"
+        for _ in container.decode(stream):
+            pass
+
+
+def post(url: str, path: str, body: dict) -> requests.Response:
+    headers = {"x-api-key": KEY, "date": datetime.now(UTC).isoformat()}
+    response = requests.post(url + path, json=body, headers=headers, timeout=120)
+    if response.status_code not in (200, 422):
+        raise SystemExit(f"{path} answered {response.status_code}: {response.text}")
+    return response
+
+
+def milliseconds(work: Callable[[], object]) -> float:
+    begun = time.perf_counter()
+    work()
+    return (time.perf_counter() - begun) * 1000
+
+
+def p50_p95(values: list[float]) -> str:
+    ordered = sorted(values)
+    return f"{statistics.median(ordered):8.0f} {ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))]:8.0f}"
+
+
+def latencies(url: str, clips: dict[str, bytes], rounds: int) -> None:
+    print(f"\n{'clip':32} {'call':12} {'p50 ms':>8} {'p95 ms':>8} {'x decode':>9}   target (factor x decode + ms)")
+    stages: dict[str, dict[str, list[float]]] = {path: {} for path in ALLOWED}
+    for name, data in clips.items():
+        body = {"encoding": "base64", "content": base64.b64encode(data).decode()}
+        floor, calls = [], {path: [] for path in ALLOWED}
+        for _ in range(rounds):
+            floor.append(milliseconds(lambda data=data: decode_only(data)))
+            for path in ALLOWED:
+                begun = time.perf_counter()
+                response = post(url, path, body)
+                calls[path].append((time.perf_counter() - begun) * 1000)
+                for stage, value in re.findall(r"(\w+);dur=([\d.]+)", response.headers.get("Server-Timing", "")):
+                    stages[path].setdefault(stage, []).append(float(value))
+        decode = statistics.median(floor)
+        print(f"{name:32} {'decode only':12} {p50_p95(floor)} {1.0:9.2f}")
+        for path, (factor, extra) in ALLOWED.items():
+            p50 = statistics.median(calls[path])
+            allowed = factor * decode + extra
+            target = f"{factor} x + {extra:.0f} = {allowed:.0f}: {'met' if p50 <= allowed else 'MISSED'}"
+            print(f"{'':32} {path:12} {p50_p95(calls[path])} {p50 / decode:9.2f}   {target}")
+    print(f"\n{'stage (all clips; stages overlap)':45} {'p50 ms':>8} {'p95 ms':>8}")
+    for path, by_stage in stages.items():
+        for stage, values in by_stage.items():
+            print(f"{path:12} {stage:32} {p50_p95(values)}")
+
+
+def throughput(url: str, data: bytes, calls: int) -> None:
+    print(f"\n{'clients':>8} {'clips/s':>8} {'p50 ms':>8} {'p95 ms':>8}   (/predict)")
+    body = {"encoding": "base64", "content": base64.b64encode(data).decode()}
+    for clients in CLIENTS:
+        with ThreadPoolExecutor(clients) as pool:
+            begun = time.perf_counter()
+            taken = list(pool.map(lambda _: milliseconds(lambda: post(url, "/predict", body)), range(calls)))
+        print(f"{clients:8} {calls / (time.perf_counter() - begun):8.2f} {p50_p95(taken)}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser("python -m bench.serve", description=__doc__.splitlines()[0])
+    parser.add_argument("clips", nargs="*", type=Path, metavar="CLIP")
+    parser.add_argument("--rounds", type=int, default=10, help="calls of each kind for each clip (default 10)")
+    options = parser.parse_args()
+    clips = {"made: 6 s 1280x720": phone_clip(), "made: 3 s 640x360": phone_clip(640, 360, 3.0)}
+    clips |= {path.name: path.read_bytes() for path in options.clips}
+
+    starts = []
+    for _ in range(3):
+        with running() as server:
+            starts.append(server.seconds_to_ready)
+    print(f"{os.cpu_count()} cores; start to ready: {', '.join(f'{value:.1f}' for value in starts)} s (target 5)")
+    with running() as server:
+        for path in ALLOWED:  # both workers warm
+            for _ in range(4):
+                post(
+                    server.url,
+                    path,
+                    {"encoding": "base64", "content": base64.b64encode(clips["made: 3 s 640x360"]).decode()},
+                )
+        latencies(server.url, clips, options.rounds)
+        throughput(server.url, clips["made: 6 s 1280x720"], 24)
+        peaks = ", ".join(f"{value:.0f}" for value in server.peak_megabytes())
+        print(f"\npeak memory of each worker: {peaks} MB (target 600)")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,145 @@
+#!/usr/bin/env bash
+# Set moodreel up and serve it, or test it.
+#
+#   ./init.sh             serve: in Docker where an engine runs, else in a virtual environment
+#   ./init.sh --local     serve from a virtual environment (.venv)
+#   ./init.sh --docker    serve from a Docker image
+#   ./init.sh test        set up and run the whole test suite; further words go to pytest
+#
+# Settings come from the environment, then from .env, which is made from .env.example when there is none.
+# Every step is skipped when it was done before.
+set -euo pipefail
+cd "$(dirname "$0")"
+
+say() { printf '\033[1m==>\033[0m %s\n' "$*"; }
+die() { printf 'init.sh: %s\n' "$*" >&2; exit 1; }
+
+# Debian packages that a slim system lacks, each shown to be needed: without libgl1 and libglib2.0-0 `import cv2` fails,
+# without libegl1 and libgles2 the import of MediaPipe's tasks does (tests/test_setup.py reads the libraries' needs).
+SYSTEM_PACKAGES="libgl1 libglib2.0-0 libegl1 libgles2"
+CPU_TORCH_INDEX=https://download.pytorch.org/whl/cpu
+
+as_root() {
+  if [ "$(id -u)" = 0 ]; then "$@"
+  elif command -v sudo >/dev/null; then sudo "$@"
+  else die "needs root for: $*. Run that as root, then ./init.sh again."
+  fi
+}
+
+install_packages() {
+  local missing=()
+  for package in "$@"; do
+    dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'install ok installed' || missing+=("$package")
+  done
+  [ ${#missing[@]} = 0 ] && return
+  command -v apt-get >/dev/null || die "install these with your system's package manager: ${missing[*]}"
+  say "Installing system packages: ${missing[*]}"
+  as_root apt-get update -qq
+  as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+}
+
+find_python() {
+  for PYTHON in python3.11 python3; do
+    command -v "$PYTHON" >/dev/null && "$PYTHON" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' && return
+  done
+  die "needs Python 3.11 (Debian 12 has it: apt-get install python3 python3-venv)."
+}
+
+# Install torch first: the index of a plain `pip install torch` has a build with several gigabytes of CUDA.
+install_torch() {
+  local torch index pip=(.venv/bin/pip install -q --disable-pip-version-check)
+  torch=$(grep '^torch==' requirements.txt)
+  index=$(setting TORCH_INDEX_URL)
+  if [ -n "$index" ]; then
+    "${pip[@]}" --index-url "$index" "$torch"
+  else
+    "${pip[@]}" --no-deps "$torch+cpu" 2>/dev/null || "${pip[@]}" --index-url "$CPU_TORCH_INDEX" "$torch"
+  fi
+}
+
+# make_venv REQUIREMENTS: bring .venv up to date with a requirements file, if it is not.
+make_venv() {
+  local stamp=".venv/.$1.installed" wanted
+  wanted=$(cat requirements*.txt | sha256sum; setting TORCH_INDEX_URL)
+  [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ] && return
+  find_python
+  if [ ! -x .venv/bin/pip ]; then
+    "$PYTHON" -c 'import ensurepip' 2>/dev/null || install_packages python3-venv
+    say "Making a virtual environment in .venv"
+    "$PYTHON" -m venv --clear .venv
+  fi
+  say "Installing $1 (some minutes the first time)"
+  install_torch
+  .venv/bin/pip install -q --disable-pip-version-check -r "$1"
+  printf '%s\n' "$wanted" >"$stamp"
+  printf "%s\n" "$wanted" >.venv/.requirements.txt.installed  # the others hold it too
+}
+
+make_env_file() {
+  [ -f .env ] && return
+  say "Making .env with a fresh API key"
+  local key
+  key=$(head -c 24 /dev/urandom | base64 | tr '+/' '-_')
+  (umask 077 && sed "s|^API_KEY=.*|API_KEY=$key|" .env.example >.env)
+}
+
+# setting NAME [DEFAULT]: the environment wins over .env.
+setting() {
+  local value
+  value=${!1-}
+  if [ -z "$value" ] && [ -f .env ]; then value=$(sed -n "s/^$1=//p" .env | tail -n 1 | tr -d "\"'"); fi
+  printf '%s' "${value:-${2-}}"
+}
+
+# The clip is made on the spot from NASA's portrait inside the example, so that the curl works on a fresh clone.
+print_example() {
+  local port key
+  port=$(setting PORT 5000) key=$(setting API_KEY)
+  say "Try it (another shell, once the server says that it is ready):"
+  cat <<EOF
+
+curl -s http://127.0.0.1:$port/predict \\
+  -H 'x-api-key: ${key%%,*}' -H "date: \$(date -u +%Y-%m-%dT%H:%M:%SZ)" \\
+  -F file=@$PWD/examples/smile.mp4
+
+EOF
+}
+
+serve_local() {
+  install_packages $SYSTEM_PACKAGES
+  make_venv requirements.txt
+  make_env_file
+  print_example
+  say "Serving on $(setting HOST 0.0.0.0):$(setting PORT 5000); Ctrl-C stops"
+  exec .venv/bin/gunicorn --config api/gunicorn.conf.py api.wsgi:app
+}
+
+serve_docker() {
+  make_env_file
+  say "Building the image (some minutes the first time)"
+  docker build -q -t moodreel --build-arg TORCH_INDEX_URL="$(setting TORCH_INDEX_URL)" . >/dev/null
+  print_example
+  local port name overrides=()
+  port=$(setting PORT 5000)
+  for name in $(sed -nE 's/^#? ?([A-Z_]+)=.*/\1/p' .env.example); do
+    [ -n "${!name-}" ] && overrides+=(--env "$name")
+  done
+  say "Serving on port $port; Ctrl-C stops"
+  exec docker run --rm --init --name moodreel -p "$port:$port" --env-file .env "${overrides[@]}" \
+    -v moodreel-logs:/app/logs -v "$PWD/model_store:/app/model_store" moodreel
+}
+
+run_tests() {
+  install_packages $SYSTEM_PACKAGES chromium
+  make_venv requirements-dev.txt
+  say "Running the tests"
+  exec .venv/bin/python -m pytest "$@"
+}
+
+case "${1-}" in
+  test) shift; run_tests "$@" ;;
+  --local) serve_local ;;
+  --docker) docker info >/dev/null 2>&1 || die "no Docker engine answers. Start one, or use --local."; serve_docker ;;
+  "") if docker info >/dev/null 2>&1; then serve_docker; else serve_local; fi ;;
+  *) sed -n '3,8s/^# \{0,2\}//p' "$0"; exit 2 ;;
+esac

@@ -1,0 +1,66 @@
+"""`python -m moodreel`, run in this process: it prints, writes and returns what a shell would see."""
+
+import io
+import json
+
+import pytest
+from PIL import Image
+
+from moodreel.__main__ import main
+from tests import media
+
+
+@pytest.fixture
+def smile(tmp_path):
+    path = tmp_path / "smile.mp4"
+    path.write_bytes(media.encode(media.face_frames(50)))
+    return path
+
+
+def test_a_clip_is_answered_in_words(smile, capsys):
+    assert main([str(smile)]) == 0
+    assert capsys.readouterr().out.startswith(f"{smile}: Happy (")
+
+
+def test_json_has_a_line_a_clip_and_says_what_was_refused(smile, tmp_path, capsys):
+    nonsense, missing = tmp_path / "nonsense.mp4", tmp_path / "missing.mp4"
+    nonsense.write_bytes(b"nonsense")
+    assert main(["--json", str(smile), str(nonsense), str(missing)]) == 1
+    first, second, third = map(json.loads, capsys.readouterr().out.splitlines())
+    assert (first["emotion"], first["model"]["name"]) == ("Happy", "compact-emotimesh")
+    assert len(first["timeline"]) == 10
+    assert "not a video" in second["error"]
+    assert "No such file" in third["error"]
+
+
+@pytest.mark.parametrize("kind", ["mp4", "webp", "gif"])
+def test_the_thumbnail_is_what_its_ending_says(smile, tmp_path, kind):
+    path = tmp_path / f"loop.{kind}"
+    assert main([str(smile), "--thumbnail", str(path), "--duration", "1", "--size", "160"]) == 0
+    if kind == "mp4":
+        assert media.decode(path.read_bytes())[0].shape == (120, 160, 3)
+    else:
+        assert Image.open(path).size == (160, 120)
+
+
+def test_the_timeline_is_a_picture(smile, tmp_path):
+    path = tmp_path / "plot.png"
+    assert main([str(smile), "--timeline", str(path)]) == 0
+    assert Image.open(io.BytesIO(path.read_bytes())).size[0] > 800
+
+
+def test_many_clips_fill_folders(smile, tmp_path):
+    other = tmp_path / "other.mp4"
+    other.write_bytes(smile.read_bytes())
+    assert (
+        main([str(smile), str(other), "--thumbnail", str(tmp_path / "loops"), "--timeline", str(tmp_path / "plots")])
+        == 0
+    )
+    assert sorted(path.name for path in (tmp_path / "loops").iterdir()) == ["other.mp4", "smile.mp4"]
+    assert sorted(path.name for path in (tmp_path / "plots").iterdir()) == ["other.png", "smile.png"]
+
+
+def test_a_thumbnail_of_an_unknown_kind_is_refused_before_any_work(smile, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main([str(smile), "--thumbnail", str(tmp_path / "loop.avi")])
+    assert ".mp4, .webp or .gif" in capsys.readouterr().err

@@ -1,0 +1,64 @@
+"""Imports go down only (README, "Development"): the domain knows no web, serving knows no training."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+DOMAIN = sorted((ROOT / "moodreel").rglob("*.py"))
+BELOW = {
+    "errors": set(),
+    "emotions": {"errors"},
+    "hdr": set(),
+    "tracks": set(),
+    "video": {"errors", "hdr"},
+    "boomerang": {"errors", "video"},
+    "faces": {"errors"},
+    "features": {"errors", "faces"},
+    "call_log": {"errors"},
+    "models": {"errors", "emotions", "faces", "features", "models"},
+}
+"""What each module of the domain may import of the domain; the others join them."""
+
+
+def imported(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+@pytest.mark.parametrize("path", DOMAIN, ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_domain_knows_nothing_of_the_web(path):
+    assert not {name.split(".")[0] for name in imported(path)} & {
+        "flask",
+        "flask_smorest",
+        "marshmallow",
+        "werkzeug",
+        "api",
+    }
+
+
+@pytest.mark.parametrize("path", DOMAIN, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_go_down_only(path):
+    room = path.relative_to(ROOT / "moodreel").with_suffix("").parts[0]
+    if room in BELOW:
+        rooms = {name.split(".")[1] for name in imported(path) if name.startswith("moodreel.") and name.count(".")}
+        assert rooms <= BELOW[room]
+
+
+def test_serving_never_loads_training_or_what_only_a_plot_or_a_download_needs():
+    code = "import sys, api.wsgi; print(*sorted(sys.modules))"
+    environment = {"API_KEY": "k", "PATH": "/usr/bin:/bin"}
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    )
+    modules = set(loaded.stdout.split())
+    assert "moodreel.analysis" in modules
+    assert not modules & {"moodreel.training", "matplotlib.figure", "gdown", "tqdm.auto"}

@@ -1,0 +1,101 @@
+"""What a stranger's first minutes depend on: the scripts, the image and the requirements."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import requests
+
+ROOT = Path(__file__).parent.parent
+SITE = Path(sys.prefix, "lib", "python3.11", "site-packages")
+PACKAGE_OF = {
+    "libGL.so.1": "libgl1",
+    "libglib-2.0.so.0": "libglib2.0-0",
+    "libEGL.so.1": "libegl1",
+    "libGLESv2.so.2": "libgles2",
+}
+
+
+def needed_libraries() -> set[str]:
+    """Shared libraries that OpenCV and MediaPipe link, other than those that every Debian and the wheels have."""
+    objects = [*(SITE / "cv2").glob("*.so"), *(SITE / "mediapipe").rglob("*.so")]
+    assert len(objects) >= 2
+    linked = subprocess.run(["ldd", *objects], capture_output=True, text=True, check=False).stdout
+    return set(re.findall(r"^\s(lib(?:GL|EGL|GLESv2|glib)[^ ]*) =>", linked, re.M))
+
+
+@pytest.mark.parametrize("script", ["init.sh", "Dockerfile"])
+def test_the_system_packages_that_are_installed_are_those_that_are_needed(script):
+    needed = {PACKAGE_OF[library] for library in needed_libraries() if library in PACKAGE_OF}
+    assert needed == set(PACKAGE_OF.values())
+    listed = re.search(r"libgl1[a-z0-9. -]+", (ROOT / script).read_text())
+    assert set(listed[0].split()) == needed
+
+
+@pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt"])
+def test_every_direct_dependency_is_pinned(name):
+    lines = [line for line in (ROOT / name).read_text().splitlines() if line and not line.startswith(("#", "-r"))]
+    assert lines
+    assert all(re.fullmatch(r"[A-Za-z0-9-]+==[0-9.]+", line) for line in lines)
+
+
+def test_init_says_how_to_use_it_when_it_does_not_understand():
+    answer = subprocess.run(["bash", "init.sh", "--nonsense"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert answer.returncode == 2
+    assert "./init.sh test" in answer.stdout
+
+
+@pytest.fixture
+def fresh_clone(tmp_path):
+    """The project as a stranger has it, but with this run's virtual environment, so that nothing is installed again."""
+    clone = tmp_path / "moodreel"
+    ignore = shutil.ignore_patterns(".venv", ".git", ".env", "calls.db*", "__pycache__", ".*_cache", "runs")
+    shutil.copytree(ROOT, clone, ignore=ignore)
+    (clone / ".venv").symlink_to(sys.prefix)
+    return clone
+
+
+@pytest.mark.server
+def test_one_command_serves_and_its_curl_works(fresh_clone):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {name: value for name, value in os.environ.items() if name not in ("API_KEY", "CI")}
+    environment |= {"PORT": str(port), "WEB_CONCURRENCY": "1"}
+    output = fresh_clone / "output.txt"
+    with output.open("w") as file:
+        server = subprocess.Popen(
+            ["bash", "init.sh", "--local"], cwd=fresh_clone, env=environment, stdout=file, stderr=file
+        )
+    try:
+        _wait_until_ready(server, port, output)
+        assert (fresh_clone / ".env").stat().st_mode & 0o077 == 0, "the key is for its owner alone"
+        curl = re.search(r"^curl .*?\n\n", output.read_text(), re.M | re.S)[0]
+        assert f":{port}/" in curl, "the environment wins over .env"
+        answer = json.loads(subprocess.run(["bash", "-c", curl], capture_output=True, text=True, check=True).stdout)
+        assert answer["emotion"] == "Happy"
+    finally:
+        server.send_signal(signal.SIGTERM)
+        server.wait(30)
+    key = (fresh_clone / ".env").read_text()
+    assert len(re.search(r"^API_KEY=(.+)$", key, re.M)[1]) >= 32
+
+
+def _wait_until_ready(server: subprocess.Popen, port: int, output: Path) -> None:
+    for _ in range(600):
+        assert server.poll() is None, output.read_text()
+        try:
+            if requests.get(f"http://127.0.0.1:{port}/ready", timeout=5).ok:
+                return
+        except requests.ConnectionError:
+            pass
+        time.sleep(0.2)
+    raise AssertionError(output.read_text())
