@@ -13,7 +13,7 @@ from fractions import Fraction
 
 import av
 import numpy as np
-from av.video.reformatter import Colorspace
+from av.video.reformatter import Colorspace, VideoReformatter
 from PIL import Image
 
 from moodreel.video import Frame, VideoReader
@@ -133,9 +133,10 @@ def _mp4(pictures: Sequence[np.ndarray], seconds: Sequence[float]) -> bytes:
         context.color_range = 1  # limited
         ends = np.round(np.cumsum(seconds) * _CLOCK).astype(int)
         duration_of: dict[int | None, int] = {}
+        reformatter = VideoReformatter()
         for picture, begin, end in zip(pictures, [0, *ends], ends, strict=False):
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
-            frame = frame.reformat(format="yuv420p", dst_colorspace=Colorspace.ITU709)
+            frame = reformatter.reformat(frame, format="yuv420p", dst_colorspace=Colorspace.ITU709)
             frame.pts, frame.time_base = int(begin), context.time_base
             duration_of[frame.pts] = int(end - begin)
             for packet in stream.encode(frame):

@@ -22,7 +22,7 @@ import av
 import numpy as np
 from av.container import InputContainer
 from av.sidedata.sidedata import SideData
-from av.video.reformatter import Interpolation
+from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 
 from moodreel import hdr
@@ -85,6 +85,7 @@ class VideoReader:
         self._origin: float | None = None  # container time of the first frame; None until known, or where untimed
         self._rate = _FALLBACK_FPS
         self._aspect = 1.0  # of a pixel: width by height
+        self._matrix: np.ndarray | None = None
         self.duration = 0.0
         self.frame_count = 0
         self.width = 0
@@ -104,12 +105,15 @@ class VideoReader:
             VideoCorrupt, VideoTooShort: nothing can be decoded, or there is nothing to decode.
             VideoTooLong, VideoTooBig: a limit was reached; frames before it have been yielded.
         """
+        # One for all frames: a frame's own would set up the scaler anew each time, and keep it as long as the frame.
+        reformatter = VideoReformatter()
         due = start
         for time, picture in self._decode(start):
             if time > stop + _TIME_SLACK:
                 return
             if time >= due - _TIME_SLACK:
-                yield Frame(time, _upright_rgb(picture, self._aspect, longest_side))
+                rgb = _square_pixels(picture, reformatter, self._aspect, longest_side)
+                yield Frame(time, np.ascontiguousarray(_turn(rgb, self._matrix)))
                 due = time + every
 
     def _decode(self, start: float) -> Iterator[tuple[float, av.VideoFrame]]:
@@ -131,7 +135,9 @@ class VideoReader:
         for picture in pictures:
             if count == 0:
                 self._origin = picture.time
-                self.width, self.height = _upright_size(picture, self._aspect)
+                # Once a clip: PyAV ties a frame whose side data was read into a cycle, and its memory lives on.
+                self._matrix = _display_matrix(picture)
+                self.width, self.height = _upright_size(picture, self._aspect, self._matrix)
             elif self._origin is not None and picture.time is not None and picture.time - self._origin > time:
                 gap = picture.time - self._origin - time
                 time += gap
@@ -257,25 +263,25 @@ def _main_video(container: InputContainer) -> VideoStream:
     return stream
 
 
-def _upright_rgb(picture: av.VideoFrame, aspect: float, longest_side: int) -> np.ndarray:
-    """Convert a decoded frame to (H, W, 3) uint8 RGB, upright, with square pixels, at most `longest_side` long."""
+def _square_pixels(
+    picture: av.VideoFrame, reformatter: VideoReformatter, aspect: float, longest_side: int
+) -> np.ndarray:
+    """Convert to (H, W, 3) uint8 RGB with square pixels, at most `longest_side` long, not yet turned upright."""
     width, height = picture.width * aspect, picture.height
     scale = min(1.0, longest_side / max(width, height))
     deep = hdr.is_hdr(picture.color_trc)
-    rgb = picture.reformat(
+    rgb = reformatter.reformat(
+        picture,
         width=max(1, round(width * scale)),
         height=max(1, round(height * scale)),
         format="rgb48le" if deep else "rgb24",
         interpolation=Interpolation.AREA,
     ).to_ndarray()
-    if deep:
-        rgb = hdr.tone_map(rgb, picture.color_trc)
-    return np.ascontiguousarray(_turn(rgb, _display_matrix(picture)))
+    return hdr.tone_map(rgb, picture.color_trc) if deep else rgb
 
 
-def _upright_size(picture: av.VideoFrame, aspect: float) -> tuple[int, int]:
+def _upright_size(picture: av.VideoFrame, aspect: float, matrix: np.ndarray | None) -> tuple[int, int]:
     width, height = round(picture.width * aspect), picture.height
-    matrix = _display_matrix(picture)
     return (height, width) if matrix is not None and _swaps_axes(matrix) else (width, height)
 
 
