@@ -7,76 +7,46 @@ Machines differ and are noisy: the ratios are what to compare. Decoding alone an
 """
 
 import argparse
-import base64
 import io
 import os
 import re
-import signal
-import socket
 import statistics
-import subprocess
-import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 
 import av
-import psutil
 import requests
 
 from bench.clips import phone_clip
+from tests.serving import REAL, Server
 
-KEY = "bench"
 ALLOWED = {"/predict": (1.5, 150.0), "/thumbnail": (1.5, 450.0)}
 """The target for each call: at most `factor` times the decoding alone, plus so many milliseconds."""
 CLIENTS = (1, 2, 4, 8)
 
 
-class Server:
-    """A Gunicorn with the default settings on a free port."""
+def peak_megabytes(server: Server) -> list[float]:
+    """Peak resident memory of each worker, as Linux counts it (VmHWM)."""
+    status = [Path(f"/proc/{worker.pid}/status").read_text() for worker in server.workers]
+    return [int(re.search(r"VmHWM:\s+(\d+) kB", text)[1]) / 1024 for text in status]
 
-    def __init__(self) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        self.url = f"http://127.0.0.1:{port}"
-        environment = os.environ | {"API_KEY": KEY, "HOST": "127.0.0.1", "PORT": str(port), "LOG_LEVEL": "warning"}
-        command = [sys.executable, "-m", "gunicorn", "--config", "api/gunicorn.conf.py", "api.wsgi:app"]
-        begun = time.perf_counter()
-        self.process = subprocess.Popen(command, env=environment, cwd=Path(__file__).parent.parent)
-        while not self._ready():
-            if self.process.poll() is not None:
-                raise SystemExit("The server did not start; its message is above.")
-            time.sleep(0.02)
-        self.seconds_to_ready = time.perf_counter() - begun
 
-    def _ready(self) -> bool:
-        try:
-            return requests.get(f"{self.url}/ready", timeout=5).ok
-        except requests.ConnectionError:
-            return False
-
-    def peak_megabytes(self) -> list[float]:
-        """Peak resident memory of each worker, as Linux counts it (VmHWM)."""
-        workers = psutil.Process(self.process.pid).children()
-        status = [Path(f"/proc/{worker.pid}/status").read_text() for worker in workers]
-        return [int(re.search(r"VmHWM:\s+(\d+) kB", text)[1]) / 1024 for text in status]
-
-    def stop(self) -> None:
-        self.process.send_signal(signal.SIGTERM)
-        self.process.wait(30)
+def seconds_to_ready() -> float:
+    """Start a server and stop it once it is ready."""
+    begun = time.perf_counter()
+    with running():
+        return time.perf_counter() - begun
 
 
 @contextmanager
 def running() -> Iterator[Server]:
-    server = Server()
-    try:
+    """Serve with the default settings from an empty folder."""
+    with tempfile.TemporaryDirectory() as folder, Server(Path(folder), REAL, LOG_LEVEL="WARNING") as server:
         yield server
-    finally:
-        server.stop()
 
 
 def decode_only(data: bytes) -> None:
@@ -88,9 +58,8 @@ def decode_only(data: bytes) -> None:
             pass
 
 
-def post(url: str, path: str, body: dict) -> requests.Response:
-    headers = {"x-api-key": KEY, "date": datetime.now(UTC).isoformat()}
-    response = requests.post(url + path, json=body, headers=headers, timeout=120)
+def post(server: Server, path: str, data: bytes) -> requests.Response:
+    response = server.post(path, data)
     if response.status_code not in (200, 422):
         raise SystemExit(f"{path} answered {response.status_code}: {response.text}")
     return response
@@ -107,17 +76,16 @@ def p50_p95(values: list[float]) -> str:
     return f"{statistics.median(ordered):8.0f} {ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))]:8.0f}"
 
 
-def latencies(url: str, clips: dict[str, bytes], rounds: int) -> None:
+def latencies(server: Server, clips: dict[str, bytes], rounds: int) -> None:
     print(f"\n{'clip':32} {'call':12} {'p50 ms':>8} {'p95 ms':>8} {'x decode':>9}   target (factor x decode + ms)")
     stages: dict[str, dict[str, list[float]]] = {path: {} for path in ALLOWED}
     for name, data in clips.items():
-        body = {"encoding": "base64", "content": base64.b64encode(data).decode()}
         floor, calls = [], {path: [] for path in ALLOWED}
         for _ in range(rounds):
             floor.append(milliseconds(lambda data=data: decode_only(data)))
             for path in ALLOWED:
                 begun = time.perf_counter()
-                response = post(url, path, body)
+                response = post(server, path, data)
                 calls[path].append((time.perf_counter() - begun) * 1000)
                 for stage, value in re.findall(r"(\w+);dur=([\d.]+)", response.headers.get("Server-Timing", "")):
                     stages[path].setdefault(stage, []).append(float(value))
@@ -134,13 +102,12 @@ def latencies(url: str, clips: dict[str, bytes], rounds: int) -> None:
             print(f"{path:12} {stage:32} {p50_p95(values)}")
 
 
-def throughput(url: str, data: bytes, calls: int) -> None:
+def throughput(server: Server, data: bytes, calls: int) -> None:
     print(f"\n{'clients':>8} {'clips/s':>8} {'p50 ms':>8} {'p95 ms':>8}   (/predict)")
-    body = {"encoding": "base64", "content": base64.b64encode(data).decode()}
     for clients in CLIENTS:
         with ThreadPoolExecutor(clients) as pool:
             begun = time.perf_counter()
-            taken = list(pool.map(lambda _: milliseconds(lambda: post(url, "/predict", body)), range(calls)))
+            taken = list(pool.map(lambda _: milliseconds(lambda: post(server, "/predict", data)), range(calls)))
         print(f"{clients:8} {calls / (time.perf_counter() - begun):8.2f} {p50_p95(taken)}")
 
 
@@ -152,22 +119,15 @@ def main() -> None:
     clips = {"made: 6 s 1280x720": phone_clip(), "made: 3 s 640x360": phone_clip(640, 360, 3.0)}
     clips |= {path.name: path.read_bytes() for path in options.clips}
 
-    starts = []
-    for _ in range(3):
-        with running() as server:
-            starts.append(server.seconds_to_ready)
-    print(f"{os.cpu_count()} cores; start to ready: {', '.join(f'{value:.1f}' for value in starts)} s (target 5)")
+    starts = ", ".join(f"{seconds_to_ready():.1f}" for _ in range(3))
+    print(f"{os.cpu_count()} cores; start to ready: {starts} s (target 5)")
     with running() as server:
-        for path in ALLOWED:  # both workers warm
+        for path in ALLOWED:  # until each worker is warm
             for _ in range(4):
-                post(
-                    server.url,
-                    path,
-                    {"encoding": "base64", "content": base64.b64encode(clips["made: 3 s 640x360"]).decode()},
-                )
-        latencies(server.url, clips, options.rounds)
-        throughput(server.url, clips["made: 6 s 1280x720"], 24)
-        peaks = ", ".join(f"{value:.0f}" for value in server.peak_megabytes())
+                post(server, path, clips["made: 3 s 640x360"])
+        latencies(server, clips, options.rounds)
+        throughput(server, clips["made: 6 s 1280x720"], 24)
+        peaks = ", ".join(f"{value:.0f}" for value in peak_megabytes(server))
         print(f"\npeak memory of each worker: {peaks} MB (target 600)")
 
 

@@ -1,0 +1,32 @@
+"""HTTP: the only room that knows Flask."""
+
+from typing import Any
+
+from flask import Flask
+
+from api import bodies, cors, errors, headers, metrics, openapi, request_log, services
+from api.routes import health, logs, predict, thumbnail
+from api.routes import metrics as metrics_route
+from api.settings import Settings
+
+
+def create_app(settings: Settings | None = None, analyser: Any = None) -> Flask:
+    """Build the service: settings from the environment and the real analyser, unless they are given."""
+    settings = settings or Settings.from_environment()
+    app = Flask("api")
+    app.json.sort_keys = False  # type: ignore[attr-defined]
+    services.attach(app, settings, analyser)
+    request_log.watch(app)
+    metrics.watch(app)
+    cors.watch(app)
+    headers.watch(app)
+    bodies.watch(app)
+    errors.register(app)
+
+    documented = openapi.document(app)
+    documented.register_blueprint(predict.blueprint)
+    documented.register_blueprint(thumbnail.blueprint)
+    documented.register_blueprint(logs.blueprint)
+    documented.register_blueprint(health.blueprint)
+    documented.register_blueprint(metrics_route.blueprint)
+    return app

@@ -1,0 +1,183 @@
+"""Request bodies: counted while they are read, kept in memory, and never left on the line.
+
+Gunicorn's threaded worker throws away at most 64 KiB of a body that the app didn't read, then closes the connection
+with the rest still arriving: the kernel answers that with a reset, and a client that was still sending its video never
+sees its 401. So what is left of a body is read here after the answer is out, for as long and as much as an honest
+client needs, and no longer: nobody makes this service read for ever.
+"""
+
+import io
+import logging
+import socket
+import threading
+import time
+from contextlib import suppress
+from functools import cached_property
+from typing import IO, Any
+
+import flask
+from flask import Flask, Response, json, request
+from werkzeug.exceptions import RequestEntityTooLarge
+
+from api.errors import ApiError
+
+READ_IDLE_SECONDS = 30.0
+"""A phone that lost its network in the middle of a body holds a thread for so long."""
+LINGER_IDLE_SECONDS = 1.0
+LINGER_SECONDS = 5.0
+LINGER_BODIES = 2
+"""After a refusal, what is left of a body is read up to so many times MAX_BODY_BYTES."""
+_PIECE = 64 * 1024
+
+log = logging.getLogger(__name__)
+
+
+def watch(app: Flask) -> None:
+    """Give the app requests whose bodies are bounded and stay in memory."""
+    app.request_class = Request
+    app.config["MAX_CONTENT_LENGTH"] = app.extensions["moodreel"].settings.max_body_bytes
+    app.after_request(_finish_body)
+
+
+class Request(flask.Request):
+    """A request that holds its body to the limit, however it is sent, and puts no upload on disk."""
+
+    @cached_property
+    def stream(self) -> "BoundedBody":  # type: ignore[override]
+        """The body; reading raises RequestEntityTooLarge as soon as it is larger than the limit."""
+        limit = self.max_content_length
+        if limit is not None and (self.content_length or 0) > limit:
+            raise RequestEntityTooLarge
+        return BoundedBody(self.environ, limit)
+
+    def _get_file_stream(self, *_args: Any, **_options: Any) -> IO[bytes]:
+        # Werkzeug's own puts an upload of more than 500 kB into a file.
+        return io.BytesIO()
+
+
+class BoundedBody:
+    """What the server gives as the body, counted.
+
+    Werkzeug's own bounded stream cuts a chunked body at the limit without a word when it is read in one go.
+    """
+
+    def __init__(self, environ: dict[str, Any], limit: int | None) -> None:
+        self._input = environ["wsgi.input"]
+        self._socket: socket.socket | None = environ.get("gunicorn.socket")
+        self._limit = limit
+        self.taken = 0
+
+    def read(self, size: int = -1) -> bytes:
+        if self._limit is not None:
+            left = self._limit + 1 - self.taken
+            size = left if size < 0 else min(size, left)
+        data = self._read(size)
+        self.taken += len(data)
+        if self._limit is not None and self.taken > self._limit:
+            raise RequestEntityTooLarge
+        return data
+
+    def _read(self, size: int) -> bytes:
+        try:
+            with _timeout(self._socket, READ_IDLE_SECONDS):
+                return self._input.read(size)
+        except OSError as error:
+            raise ApiError("bad_json", "The body broke off or was garbled on its way. Send it again.") from error
+
+
+def read_json() -> Any:
+    """Give the body as JSON, whatever Content-Type says: most clients that forget it send JSON."""
+    _check_encoding()
+    data = request.stream.read()
+    try:
+        text = data.decode("utf-8-sig")
+        # Both are 40 MB for a 30 MB video: the bytes are not needed while the text is parsed.
+        del data
+        # strict=False lets the raw line breaks pass that `base64` puts into a hand-written body.
+        return json.loads(text, strict=False, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise ApiError("bad_json", 'Send a JSON object, such as {"encoding": "base64", "content": "…"}.') from error
+
+
+def bytes_read() -> int:
+    """Tell how much of the body was read."""
+    return request.stream.taken if "stream" in request.__dict__ else 0  # type: ignore[attr-defined]
+
+
+def is_form() -> bool:
+    """Tell whether the body is multipart/form-data."""
+    return request.mimetype == "multipart/form-data"
+
+
+def read_form() -> tuple[dict[str, str], bytes | None]:
+    """Give the form's fields and its `file` part; None where there is no such part."""
+    _check_encoding()
+    fields, file = request.form.to_dict(), request.files.get("file")
+    return fields, file.stream.getvalue() if file else None  # type: ignore[attr-defined]
+
+
+def _check_encoding() -> None:
+    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise ApiError("unsupported_media", "Send the body without a Content-Encoding; a video is compressed already.")
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _finish_body(response: Response) -> Response:
+    if bytes_read() < (request.content_length or 0) or "chunked" in request.headers.get("Transfer-Encoding", ""):
+        limit = LINGER_BODIES * (request.max_content_length or 0)
+        environ = request.environ
+        response.call_on_close(lambda: _linger(environ, limit))
+    return response
+
+
+def _linger(environ: dict[str, Any], limit: int) -> None:
+    """Read what is left of a body and throw it away; hang up on one that doesn't end in time."""
+    sock, body = environ.get("gunicorn.socket"), environ["wsgi.input"]
+    if sock is None:
+        return
+    # A read returns when it has all it asked for: without the timer, a byte now and then would hold the thread.
+    timer = threading.Timer(LINGER_SECONDS, _hang_up, [sock, body])
+    timer.daemon = True
+    timer.start()
+    try:
+        with _timeout(sock, LINGER_IDLE_SECONDS):
+            deadline = time.monotonic() + LINGER_SECONDS
+            while limit > 0 and time.monotonic() < deadline:
+                data = body.read(_PIECE)
+                if not data:
+                    return
+                limit -= len(data)
+        _hang_up(sock, body)
+    except Exception as error:
+        log.debug("the rest of a body was not read: %r", error)
+        _hang_up(sock, body)
+    finally:
+        timer.cancel()
+
+
+def _hang_up(sock: socket.socket, body: Any) -> None:
+    # Gunicorn's own mark of a body after which the connection is not used again.
+    body.failed = True
+    with suppress(OSError):
+        sock.shutdown(socket.SHUT_RDWR)
+
+
+class _timeout:  # noqa: N801 - reads as a statement
+    """Bound each wait on a socket for the length of a `with` block."""
+
+    def __init__(self, sock: socket.socket | None, seconds: float) -> None:
+        self._sock = sock
+        self._seconds = seconds
+
+    def __enter__(self) -> None:
+        if self._sock is not None:
+            self._before = self._sock.gettimeout()
+            self._sock.settimeout(self._seconds)
+
+    def __exit__(self, *_error: object) -> None:
+        if self._sock is not None:
+            with suppress(OSError):
+                self._sock.settimeout(self._before)

@@ -1,0 +1,37 @@
+"""Let pages of the allowed origins (CORS_ORIGINS) call from a browser."""
+
+from flask import Flask, Response, request
+
+from api.services import services
+
+_ALLOWED_HEADERS = "x-api-key, date, x-date, x-client-id, x-request-id, content-type, accept"
+_EXPOSED_HEADERS = "x-request-id, retry-after, server-timing, x-next-cursor"
+_METHODS = "GET, POST, OPTIONS"
+
+
+def watch(app: Flask) -> None:
+    """Answer preflights and add the headers that browsers ask for."""
+    if app.extensions["moodreel"].settings.cors_origins:
+        app.before_request(_preflight)
+        app.after_request(_allow)
+
+
+def _preflight() -> Response | None:
+    # A preflight never carries a key, so it is answered before anything is checked.
+    if request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers:
+        return Response(status=204)
+    return None
+
+
+def _allow(response: Response) -> Response:
+    origin, origins = request.headers.get("Origin", ""), services().settings.cors_origins
+    response.vary.add("Origin")
+    if not origin or not {"*", origin} & set(origins):
+        return response
+    response.headers["Access-Control-Allow-Origin"] = "*" if "*" in origins else origin
+    response.headers["Access-Control-Expose-Headers"] = _EXPOSED_HEADERS
+    if request.method == "OPTIONS":
+        response.headers["Access-Control-Allow-Headers"] = _ALLOWED_HEADERS
+        response.headers["Access-Control-Allow-Methods"] = _METHODS
+        response.headers["Access-Control-Max-Age"] = "600"
+    return response

@@ -1,0 +1,82 @@
+# ruff: noqa: N999 - Gunicorn's usual name
+"""How the service runs: `gunicorn -c api/gunicorn.conf.py`, from the folder that holds `.env`.
+
+A process a core, each with its own models, loaded after the fork and before its first call: torch and MediaPipe don't
+survive a fork. Threads in each, because a call mostly waits: for its body, for its turn, for the client to read.
+"""
+
+import multiprocessing
+import os
+import shutil
+import sys
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any, NoReturn
+
+# prometheus_client reads this once, when it is first imported, and that is below.
+if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="moodreel-metrics-")
+
+from api.services import fetch_model
+from api.settings import Settings, SettingsError
+from moodreel.errors import MoodreelError
+
+
+def _stop(error: Exception) -> NoReturn:
+    print(f"moodreel cannot start: {error}", file=sys.stderr, flush=True)
+    _forget_metrics()
+    sys.exit(1)
+
+
+def _forget_metrics() -> None:
+    shutil.rmtree(os.environ["PROMETHEUS_MULTIPROC_DIR"], ignore_errors=True)
+
+
+try:
+    settings = Settings.from_environment()
+except SettingsError as error:
+    _stop(error)
+
+wsgi_app = "api.wsgi:app"
+bind = f"[{settings.host}]:{settings.port}" if ":" in settings.host else f"{settings.host}:{settings.port}"
+workers = settings.web_concurrency
+worker_class = "gthread"
+threads = settings.threads
+# A worker reports that it is alive from its main thread, which never analyses; this bounds loading the models.
+timeout = 120
+# Running calls may wait for their turn, decode and encode before a stop takes them away.
+graceful_timeout = int(settings.max_wait_seconds + settings.max_wall_seconds) + 15
+keepalive = 15
+reload = settings.debug
+loglevel = "debug" if settings.debug else settings.log_level.lower()
+control_socket_disable = True
+# The file by which a worker shows that it lives must not wait for a disk.
+worker_tmp_dir = "/dev/shm" if Path("/dev/shm").is_dir() else None
+
+
+def on_starting(_server: Any) -> None:
+    """Fetch the model that MODEL_DOWNLOAD_ID names, once and not in every worker."""
+    if not settings.model_download_id:
+        return
+    try:
+        # In a process of its own: checking the download imports torch, which the workers must do after their fork.
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as one:
+            fetched = one.submit(fetch_model, settings).result()
+    except MoodreelError as error:
+        _stop(error)
+    if fetched is None:
+        # MODEL_FALLBACK took over: the workers need not try again.
+        os.environ["MODEL_DOWNLOAD_ID"] = ""
+
+
+def child_exit(_server: Any, worker: Any) -> None:
+    """Take a dead worker's calls off the in-flight gauge."""
+    from prometheus_client.multiprocess import mark_process_dead
+
+    mark_process_dead(worker.pid)
+
+
+def on_exit(_server: Any) -> None:
+    """Leave nothing behind."""
+    _forget_metrics()

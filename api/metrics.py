@@ -1,0 +1,75 @@
+"""What Prometheus may ask, summed over the workers. No label ever holds anything that a caller chose."""
+
+import time
+from collections.abc import Mapping
+
+from flask import Flask, Response, g, request
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import REGISTRY
+
+from api.facts import record
+
+SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+
+SERVER_TIMING = {
+    "Server-Timing": {
+        "description": "Milliseconds by stage.",
+        "schema": {"type": "string"},
+        "example": "decode;dur=61.2, faces;dur=190.4, model;dur=4.1",
+    }
+}
+"""How the header is documented."""
+
+REQUESTS = Counter("moodreel_requests", "Calls answered", ["endpoint", "status"])
+LATENCY = Histogram("moodreel_request_seconds", "Seconds from headers to answer", ["endpoint"], buckets=SECONDS)
+STAGES = Histogram("moodreel_stage_seconds", "Seconds in a stage of an analysis", ["stage"], buckets=SECONDS)
+IN_FLIGHT = Gauge("moodreel_requests_in_flight", "Calls being answered", multiprocess_mode="livesum")
+PREDICTIONS = Counter("moodreel_predictions", "Emotions answered", ["emotion"])
+LOG_FAILURES = Counter("moodreel_call_log_failures", "Times the call log could not be written")
+
+
+def watch(app: Flask) -> None:
+    """Count and time each call of the app."""
+    app.before_request(_begin)
+    app.after_request(_count)
+    app.teardown_request(_end)
+
+
+def observed(response: Response, emotion: str | None, timings: Mapping[str, float]) -> Response:
+    """Count an analysis and its stages' milliseconds, in the call's row too, and tell them to the caller."""
+    for stage, milliseconds in timings.items():
+        STAGES.labels(stage).observe(milliseconds / 1000)
+    if emotion:
+        PREDICTIONS.labels(emotion).inc()
+    record(timings={stage: round(milliseconds, 1) for stage, milliseconds in timings.items()})
+    response.headers["Server-Timing"] = ", ".join(f"{stage};dur={value:.1f}" for stage, value in timings.items())
+    return response
+
+
+def exposition() -> bytes:
+    """Write the metrics of all workers; of this process alone where there is only one."""
+    registry = CollectorRegistry()
+    try:
+        MultiProcessCollector(registry)
+    except ValueError:
+        return generate_latest(REGISTRY)
+    return generate_latest(registry)
+
+
+def _begin() -> None:
+    IN_FLIGHT.inc()
+    g.metered = time.perf_counter()
+
+
+def _count(response: Response) -> Response:
+    endpoint = request.url_rule.rule if request.url_rule else "unmatched"
+    REQUESTS.labels(endpoint, str(response.status_code)).inc()
+    if "metered" in g:
+        LATENCY.labels(endpoint).observe(time.perf_counter() - g.metered)
+    return response
+
+
+def _end(_error: BaseException | None) -> None:
+    if g.pop("metered", None) is not None:
+        IN_FLIGHT.dec()

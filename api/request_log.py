@@ -1,0 +1,102 @@
+"""One row of the call log around every call: opened before anything is checked, closed before the answer is sent."""
+
+import logging
+import time
+import uuid
+
+from flask import Flask, Response, g, request
+
+from api import bodies, security
+from api.facts import recorded
+from api.metrics import LOG_FAILURES
+from api.services import Services, services
+from moodreel.call_log import CallLogError, Outcome
+
+PRUNE_CHECK_SECONDS = 3600
+
+log = logging.getLogger(__name__)
+
+
+def watch(app: Flask) -> None:
+    """Log each call of the app; prune the log at the start and from then on when a call finds it due."""
+    app.before_request(_open)
+    app.after_request(_close)
+    app.teardown_request(_close_lost)
+    retention = _Retention(app.extensions["moodreel"])
+    retention.apply()
+    app.after_request(retention.apply_after)
+
+
+def endpoint() -> str:
+    """Give the call's route, or its path where it has none; never the query, which may hold anything."""
+    return request.url_rule.rule if request.url_rule else request.path[:200]
+
+
+def _open() -> None:
+    g.began = time.perf_counter()
+    g.request_id = security.request_id(request) or uuid.uuid4().hex
+    g.caller = security.identify(request)
+    g.row_id = None
+    try:
+        g.row_id = services().call_log.open(
+            request_id=g.request_id,
+            method=request.method[:16],
+            endpoint=endpoint(),
+            client_id=security.client_id(request),
+            caller=g.caller.id if g.caller else None,
+        )
+    except CallLogError as error:
+        _report(error)
+
+
+def _close(response: Response) -> Response:
+    response.headers["x-request-id"] = g.request_id
+    # A file that is sent as it lies knows its length by its header alone.
+    _write(response.status_code, response.content_length or response.calculate_content_length())
+    return response
+
+
+def _close_lost(_error: BaseException | None) -> None:
+    """Close a row that no answer closed, which only a bug in an after_request function leaves open."""
+    _write(500, None)
+
+
+def _write(status: int, bytes_out: int | None) -> None:
+    row_id, g.row_id = g.get("row_id"), None
+    if row_id is None:
+        return
+    latency = round((time.perf_counter() - g.began) * 1000, 3)
+    outcome = Outcome(status, latency, **{"bytes_in": bodies.bytes_read(), "bytes_out": bytes_out, **recorded()})
+    try:
+        services().call_log.close(row_id, outcome)
+    except CallLogError as error:
+        _report(error)
+
+
+def _report(error: CallLogError) -> None:
+    """Tell the operator; the caller is answered all the same."""
+    LOG_FAILURES.inc()
+    log.error("%s", error)
+
+
+class _Retention:
+    """Deletes old calls. Every process asks now and then; the log lets one a day do it."""
+
+    def __init__(self, shared: Services) -> None:
+        self._log = shared.call_log
+        self._days = shared.settings.log_retention_days
+        self._next = 0.0
+
+    def apply_after(self, response: Response) -> Response:
+        if time.monotonic() >= self._next:
+            response.call_on_close(self.apply)
+        return response
+
+    def apply(self) -> None:
+        self._next = time.monotonic() + PRUNE_CHECK_SECONDS
+        try:
+            deleted = self._log.prune_if_due(self._days)
+        except CallLogError as error:
+            return _report(error)
+        if deleted:
+            log.info("%d calls older than %d days were deleted from the log", deleted, self._days)

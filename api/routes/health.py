@@ -1,0 +1,26 @@
+"""GET /health and /ready: for load balancers and people who wonder."""
+
+from api.errors import ApiError
+from api.openapi import Blueprint
+from api.schemas import StateSchema
+from api.services import services
+
+blueprint = Blueprint("health", __name__, description="Whether it works")
+
+
+@blueprint.route("/health", methods=["GET"])
+@blueprint.response(200, StateSchema)
+def health() -> dict[str, str]:
+    """Tell that the process is alive."""
+    return {"status": "ok"}
+
+
+@blueprint.route("/ready", methods=["GET"])
+@blueprint.response(200, StateSchema)
+@blueprint.refuses("not_ready")
+def ready() -> dict[str, str]:
+    """Tell that the models are loaded and the log can be written."""
+    # A worker takes its first call only when its models are loaded.
+    if not services().call_log.writable():
+        raise ApiError("not_ready", "The call log cannot be written. The server's own log says why.")
+    return {"status": "ready"}

@@ -1,0 +1,56 @@
+"""GET /logs: the calls, by filters and pages, as JSON or CSV."""
+
+import io
+from typing import Any
+
+from flask import Response, g, jsonify, request
+from marshmallow import ValidationError
+
+from api import bodies
+from api.errors import ApiError
+from api.openapi import GuardedBlueprint
+from api.schemas import LogsQuery, LogsSchema
+from api.services import services
+from moodreel.call_log import Page, write_csv
+
+blueprint = GuardedBlueprint("logs", __name__, description="Who called what, and how it ended")
+
+
+@blueprint.route("/logs", methods=["GET"])
+@blueprint.response(200, LogsSchema)
+@blueprint.alt_response(200, schema={"type": "string"}, content_type="text/csv", success=True)
+@blueprint.refuses("bad_json", "ambiguous_filters", "too_large", "invalid_request")
+@blueprint.documents_query(LogsQuery)
+def logs() -> Response:
+    """List calls, newest first. The filters may come as a JSON body instead."""
+    query = LogsQuery().load(_filters())
+    page = _page(query)
+    if request.accept_mimetypes.best_match(["application/json", "text/csv"]) == "text/csv":
+        return _as_csv(page)
+    return jsonify({"logs": page.rows, "count": len(page.rows), "next_cursor": page.next_cursor})
+
+
+def _filters() -> Any:
+    in_query = request.args.to_dict()
+    if not request.content_length and "Transfer-Encoding" not in request.headers:
+        return in_query
+    in_body = bodies.read_json()
+    if in_query and in_body:
+        raise ApiError("ambiguous_filters", "Send the filters as a query string or as a JSON body, not both.")
+    return in_body or in_query
+
+
+def _page(query: dict[str, Any]) -> Page:
+    try:
+        return services().call_log.select(**query, without=g.row_id)
+    except ValueError as error:
+        raise ValidationError({"cursor": ["Not a cursor: send the next_cursor of the page before."]}) from error
+
+
+def _as_csv(page: Page) -> Response:
+    file = io.StringIO(newline="")
+    write_csv(page.rows, file)
+    response = Response(file.getvalue(), mimetype="text/csv")
+    if page.next_cursor:
+        response.headers["x-next-cursor"] = page.next_cursor
+    return response

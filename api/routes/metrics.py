@@ -1,0 +1,16 @@
+"""GET /metrics: for Prometheus."""
+
+from flask import Response
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from api.metrics import exposition
+from api.openapi import Blueprint
+
+blueprint = Blueprint("metrics", __name__, description="For Prometheus")
+
+
+@blueprint.route("/metrics", methods=["GET"])
+@blueprint.response(200, {"type": "string"}, content_type="text/plain")
+def metrics() -> Response:
+    """Give the metrics of all workers."""
+    return Response(exposition(), content_type=CONTENT_TYPE_LATEST)

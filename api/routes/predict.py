@@ -1,0 +1,34 @@
+"""POST /predict: what the face in a clip showed."""
+
+from typing import Any
+
+from flask import Response, jsonify
+
+from api import metrics
+from api.clips import read_clip
+from api.facts import record
+from api.openapi import CLIP_CODES, GuardedBlueprint, clip_body
+from api.schemas import AnalysisQuery, ClipSchema, PredictionSchema
+from api.services import services
+
+blueprint = GuardedBlueprint("predict", __name__, description="What the face in a clip showed")
+
+
+@blueprint.route("/predict", methods=["POST"])
+@blueprint.doc(requestBody=clip_body(ClipSchema))
+@blueprint.response(200, PredictionSchema, headers=metrics.SERVER_TIMING)
+@blueprint.refuses(*CLIP_CODES, "no_face")
+@blueprint.takes_query(AnalysisQuery)
+def predict(query: dict[str, Any]) -> Response:
+    """Tell the emotion that the face in a video showed."""
+    clip = read_clip(ClipSchema())
+    analysis = services().analyser.analyse(clip.data, model=query["model"], fps=clip.options.get("fps"))
+    record(
+        prediction=analysis.emotion,
+        confidence=round(analysis.confidence, 4),
+        video_seconds=round(analysis.duration, 3),
+        frames=analysis.frames_analysed,
+        model=analysis.model.name,
+    )
+    response = jsonify(PredictionSchema(exclude=() if query["detail"] else ("timeline",)).dump(analysis))
+    return metrics.observed(response, analysis.emotion, analysis.timings)

@@ -1,0 +1,50 @@
+"""POST /thumbnail: a looping video of the moment that showed the emotion best."""
+
+import base64
+from typing import Any
+
+from flask import Response, jsonify
+
+from api import metrics
+from api.clips import read_clip
+from api.facts import record
+from api.openapi import CLIP_CODES, GuardedBlueprint, clip_body
+from api.schemas import CoverQuery, LoopSchema, ThumbnailSchema
+from api.services import services
+
+blueprint = GuardedBlueprint("thumbnail", __name__, description="A looping cover of a clip")
+
+
+@blueprint.route("/thumbnail", methods=["POST"])
+@blueprint.doc(requestBody=clip_body(LoopSchema))
+@blueprint.response(200, ThumbnailSchema, headers=metrics.SERVER_TIMING)
+@blueprint.refuses(*CLIP_CODES)
+@blueprint.takes_query(CoverQuery)
+def thumbnail(query: dict[str, Any]) -> Response:
+    """Make a loop of a video's best moment."""
+    clip = read_clip(LoopSchema())
+    options = {name: clip.options.get(name) for name in ("duration", "size", "output", "moment", "fps")}
+    cover = services().analyser.cover(clip.data, model=query["model"], **options)
+    record(
+        prediction=cover.emotion,
+        confidence=None if cover.confidence is None else round(cover.confidence, 4),
+        video_seconds=round(cover.clip_duration, 3),
+        frames=cover.frames_analysed,
+        model=cover.model.name,
+    )
+    return metrics.observed(jsonify(ThumbnailSchema().dump(_answer(cover))), cover.emotion, cover.timings)
+
+
+def _answer(cover: Any) -> dict[str, Any]:
+    loop = cover.loop
+    return {
+        "thumbnail": base64.b64encode(loop.data).decode(),
+        "output": loop.output,
+        "width": loop.width,
+        "height": loop.height,
+        "duration": loop.duration,
+        "start": loop.start,
+        "peak": loop.peak,
+        "emotion": cover.emotion,
+        "poster": base64.b64encode(loop.poster).decode(),
+    }

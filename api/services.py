@@ -1,0 +1,76 @@
+"""What views share, made once a process: the settings, the analyser, the log."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flask import Flask, current_app
+
+from api.settings import Settings
+from moodreel.call_log import CallLog
+from moodreel.errors import MoodreelError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Services:
+    settings: Settings
+    analyser: Any
+    call_log: CallLog
+
+
+def attach(app: Flask, settings: Settings, analyser: Any = None) -> None:
+    """Make what the views share; this loads the models. Raises MoodreelError where a model or the log is unusable."""
+    call_log = CallLog(settings.log_path)
+    app.extensions["moodreel"] = Services(settings, analyser or load_analyser(settings), call_log)
+
+
+def services() -> Services:
+    """Give what this process shares."""
+    return current_app.extensions["moodreel"]
+
+
+def load_analyser(settings: Settings) -> Any:
+    """Load the models as the settings say. Raises MoodreelError."""
+    # Imported here: Gunicorn's master imports this package for its settings, and must not import torch and MediaPipe
+    # before it forks.
+    import torch
+
+    from moodreel.analysis import Analyser
+    from moodreel.video import Limits
+
+    # The workers share the cores; threads inside one would only wait for each other.
+    torch.set_num_threads(1)
+    return Analyser.load(
+        settings.model_store,
+        model_path=settings.model_path or fetch_model(settings),
+        model_fallback=settings.model_fallback,
+        use_gpu=settings.use_gpu,
+        limits=Limits(
+            seconds=settings.max_seconds,
+            frames=settings.max_frames,
+            frame_pixels=settings.max_frame_pixels,
+            total_pixels=settings.max_total_pixels,
+            wall_seconds=settings.max_wall_seconds,
+        ),
+        sample_rate=settings.analysis_fps,
+        slots=settings.analyses_at_once,
+        wait_seconds=settings.max_wait_seconds,
+    )
+
+
+def fetch_model(settings: Settings) -> Path | None:
+    """Give the checkpoint that MODEL_DOWNLOAD_ID names, fetching it unless it is here. Raises MoodreelError."""
+    if not settings.model_download_id or settings.model_path:
+        return None
+    from moodreel.models.download import fetch
+
+    try:
+        return fetch(settings.model_download_id, settings.model_store / "downloaded")
+    except MoodreelError as error:
+        if not settings.model_fallback:
+            raise
+        log.error("%s MODEL_FALLBACK is 1: the shipped model answers.", error)
+        return None

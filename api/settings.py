@@ -1,0 +1,141 @@
+"""The environment, read here and nowhere else, and cast once.
+
+The class below is the table: a field's name in capitals is its variable, beside it stand the default, the cast and, for
+the message about a bad value, what is allowed. `.env.example` explains each one to an operator.
+"""
+
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from environs import Env
+
+
+class SettingsError(Exception):
+    """A variable has a value that cannot be used; the message is one line for the operator."""
+
+
+def _setting(cast: Callable[[str], Any], allowed: str, default: Any, *, secret: bool = False) -> Any:
+    return field(default=default, metadata={"cast": cast, "allowed": allowed, "secret": secret})
+
+
+def _whole(low: int, high: int, default: int) -> Any:
+    def cast(text: str) -> int:
+        return _within(int(text), low, high)
+
+    return _setting(cast, f"a whole number from {low} to {high}", default)
+
+
+def _number(low: float, high: float, default: float) -> Any:
+    def cast(text: str) -> float:
+        return _within(float(text), low, high)
+
+    return _setting(cast, f"a number from {low:g} to {high:g}", default)
+
+
+def _within(value: Any, low: float, high: float) -> Any:
+    if not low <= value <= high or math.isnan(value):
+        raise ValueError
+    return value
+
+
+def _one_of(words: dict[str, Any], default: Any) -> Any:
+    def cast(text: str) -> Any:
+        return {**words}[text if text in words else text.lower() if text.lower() in words else text.upper()]
+
+    return _setting(cast, f"one of {', '.join(words)}", default)
+
+
+def _flag(default: bool) -> Any:
+    return _one_of({"0": False, "1": True, "false": False, "true": True}, default)
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    return tuple(item.strip() for item in text.split(",") if item.strip())
+
+
+def _keys(text: str) -> tuple[str, ...]:
+    keys = _listed(text)
+    if not keys:
+        raise ValueError
+    return keys
+
+
+def _origins(text: str) -> tuple[str, ...]:
+    origins = tuple(origin.rstrip("/") for origin in _listed(text))
+    if not all(origin == "*" or origin.startswith(("http://", "https://")) for origin in origins):
+        raise ValueError
+    return origins
+
+
+def _host(text: str) -> str:
+    if not text.strip() or any(character.isspace() or character == "/" for character in text):
+        raise ValueError
+    return text
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything an operator can choose. `Settings(api_key=("k",))` is the service as shipped."""
+
+    api_key: tuple[str, ...] = _setting(
+        _keys, "one secret, or several with commas between (./init.sh makes one)", (), secret=True
+    )
+    host: str = _setting(_host, "a host name or an address", "0.0.0.0")
+    port: int = _whole(1, 65535, 5000)
+    debug: bool = _flag(False)
+
+    model_path: Path | None = _setting(Path, "a path", None)  # noqa: RUF009 - a field all the same
+    model_download_id: str | None = _setting(str, "the id in a Google Drive link", None)
+    model_fallback: bool = _flag(False)
+    model_store: Path = _setting(Path, "a folder", Path("model_store"))  # noqa: RUF009
+    use_gpu: str = _one_of({"auto": "auto", "0": "0", "1": "1"}, "auto")
+
+    web_concurrency: int = _whole(1, 64, os.cpu_count() or 1)
+    threads: int = _whole(1, 64, 8)
+    analyses_at_once: int = _whole(1, 64, 1)
+    max_wait_seconds: float = _number(0, 300, 20)
+
+    max_body_bytes: int = _whole(1024, 1 << 30, 32 << 20)
+    max_seconds: float = _number(1, 3600, 60)
+    max_frames: int = _whole(1, 1_000_000, 3600)
+    max_frame_pixels: int = _whole(64 * 64, 7680 * 4320, 3840 * 2160)
+    max_total_pixels: int = _whole(64 * 64, 1 << 40, 1920 * 1080 * 3600)
+    max_wall_seconds: float = _number(1, 600, 30)
+    analysis_fps: float = _number(0.5, 30, 5)
+
+    log_path: Path = _setting(Path, "a file", Path("logs/calls.db"))  # noqa: RUF009
+    log_retention_days: int = _whole(0, 36_500, 30)
+    log_level: str = _one_of({level: level for level in ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")}, "INFO")
+    rate_limit: int = _whole(0, 1_000_000, 0)
+    cors_origins: tuple[str, ...] = _setting(
+        _origins, "origins such as https://app.example with commas between, or *", ()
+    )
+
+    @classmethod
+    def from_environment(cls, dotenv: Path = Path(".env")) -> "Settings":
+        """Read the environment, and `.env` for what it leaves out. An empty value means the default.
+
+        Raises:
+            SettingsError: a value that is not allowed, or no API key.
+        """
+        env = Env()
+        env.read_env(dotenv, recurse=False)
+        given = {item: env.str(item.name.upper(), "").strip() for item in fields(cls)}
+        settings = cls(**{item.name: _cast(item, text) for item, text in given.items() if text})
+        if not settings.api_key:
+            raise SettingsError(
+                "API_KEY is empty: set it to a secret for callers to send as x-api-key (./init.sh makes one)."
+            )
+        return settings
+
+
+def _cast(item: Any, text: str) -> Any:
+    try:
+        return item.metadata["cast"](text)
+    except (ValueError, KeyError, OverflowError) as error:
+        found = "" if item.metadata["secret"] else f", not {text!r}"
+        raise SettingsError(f"{item.name.upper()} must be {item.metadata['allowed']}{found}.") from error

@@ -1,0 +1,67 @@
+"""`model.json`: what a model is, as data."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from moodreel.emotions import EMOTIMESH_TRAINED_ORDER
+from moodreel.errors import ModelInvalid
+
+
+@dataclass(frozen=True)
+class Card:
+    """A model.json.
+
+    architecture: a key of `moodreel.models.store.ARCHITECTURES`; arguments: its keyword arguments.
+    labels: what the network's outputs mean, in their order.
+    temperature: what logits of a whole clip are divided by before softmax; moment_temperature: those of one moment.
+    sha256: of the weights; empty for a checkpoint that came without one.
+    input, normalisation, metrics (each with its command and data), data, licence: for people.
+    """
+
+    name: str
+    architecture: str
+    labels: tuple[str, ...]
+    version: str = "unversioned"
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    temperature: float = 1.0
+    moment_temperature: float = 1.0
+    sha256: str = ""
+    input: str = ""
+    normalisation: str = ""
+    metrics: tuple[Mapping[str, Any], ...] = ()
+    data: str = ""
+    licence: str = ""
+
+
+def read_card(path: Path) -> Card:
+    """Read a model.json; its name defaults to its folder's. Raises ModelInvalid."""
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        fields = {"name": path.parent.name} | fields
+        fields["labels"] = tuple(fields["labels"])
+        fields["metrics"] = tuple(fields.get("metrics", ()))
+        card = Card(**{key: value for key, value in fields.items() if key in Card.__dataclass_fields__})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelInvalid(
+            f"The model.json of {path.parent.name!r} needs at least architecture and labels, as JSON; correct it."
+        ) from error
+    usable = all(isinstance(t, int | float) and t > 0 for t in (card.temperature, card.moment_temperature))
+    if not usable or len(set(card.labels)) != len(card.labels) or not all(isinstance(v, str) for v in card.labels):
+        raise ModelInvalid(
+            f"The model.json of {card.name!r} needs temperatures above 0 and labels that differ; correct it."
+        )
+    return card
+
+
+def original_card(name: str) -> Card:
+    """What a checkpoint is taken for that comes without a model.json: EmotiMesh-Net as it was trained."""
+    return Card(
+        name=name,
+        architecture="emotimesh",
+        labels=EMOTIMESH_TRAINED_ORDER,
+        input="x, y, z of MediaPipe's first 468 points, relative to the picture, at 15 moments spread over the clip",
+        normalisation="none",
+    )

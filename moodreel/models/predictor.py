@@ -1,0 +1,104 @@
+"""People's features in, calibrated probabilities out: arrays on the outside, tensors within."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from moodreel.emotions import FIVE
+from moodreel.errors import MoodreelError
+from moodreel.models.architecture import Answer, Architecture, Track
+from moodreel.models.card import Card
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """Which model answers.
+
+    labels: in the order of `Verdict.probabilities`, which for a five-label model is `moodreel.emotions.FIVE` whatever
+        order its checkpoint has.
+    sha256: of the weights file.
+    card: all of its model.json.
+    """
+
+    name: str
+    version: str
+    sha256: str
+    architecture: str
+    labels: tuple[str, ...]
+    card: Card
+
+
+@dataclass(frozen=True, eq=False)
+class Verdict:
+    """What a model says of one person in one clip, in the order of `ModelInfo.labels`.
+
+    probabilities: float32 (C,), adding up to 1, calibrated by the card's temperature.
+    moments: float32 (T, C), each moment by itself; NaN rows where there is no face, and everywhere when moments were
+        not asked for.
+    weights: float32 (T,), adding up to 1: how far each moment decided; 0 where there is no face.
+    """
+
+    probabilities: np.ndarray
+    moments: np.ndarray
+    weights: np.ndarray
+
+
+class Predictor:
+    """One loaded model. Safe to use from any number of threads: it is never changed after it is made."""
+
+    def __init__(self, module: Architecture, card: Card, *, sha256: str, device: str = "cpu") -> None:
+        self._module = module.eval().to(device)
+        self._card = card
+        labels = FIVE if set(card.labels) == set(FIVE) else card.labels
+        self._order = [card.labels.index(label) for label in labels]
+        self.info = ModelInfo(
+            name=card.name,
+            version=card.version,
+            sha256=sha256,
+            architecture=card.architecture,
+            labels=tuple(labels),
+            card=card,
+        )
+
+    def predict(self, tracks: Sequence[Track], *, moments: bool = True) -> list[Verdict]:
+        """Say what each person showed, all of them in one batch.
+
+        tracks: for each person, features at T >= 1 equally spaced times, None where the face was not seen.
+        moments: whether to work out `Verdict.moments` too.
+        Raises ValueError for a track without any face.
+        """
+        if not tracks:
+            return []
+        if any(all(features is None for features in track) for track in tracks):
+            raise ValueError("A track needs at least one face.")
+        with torch.inference_mode():
+            answers = self._module.answer(tracks, moments=moments)
+            return [self._verdict(track, answer) for track, answer in zip(tracks, answers, strict=True)]
+
+    def _verdict(self, track: Track, answer: Answer) -> Verdict:
+        by_moment = np.full((len(track), len(self._order)), np.nan, np.float32)
+        if answer.moments is not None:
+            seen = [features is not None for features in track]
+            by_moment[seen] = self._calibrated(answer.moments, self._card.moment_temperature)[seen]
+        return Verdict(
+            probabilities=self._calibrated(answer.logits, self._card.temperature),
+            moments=by_moment,
+            weights=answer.weights.cpu().numpy(),
+        )
+
+    def _calibrated(self, logits: torch.Tensor, temperature: float) -> np.ndarray:
+        return (logits[..., self._order] / temperature).softmax(dim=-1).cpu().numpy()
+
+
+def resolve_device(use_gpu: str) -> str:
+    """Turn USE_GPU ("auto", "0" or "1") into a torch device. Raises MoodreelError for "1" where there is no GPU."""
+    if use_gpu not in ("auto", "0", "1"):
+        raise MoodreelError(f"USE_GPU is auto, 0 or 1, not {use_gpu!r}.")
+    available = use_gpu != "0" and torch.cuda.is_available()
+    if use_gpu == "1" and not available:
+        raise MoodreelError(
+            "USE_GPU is 1, but torch sees no GPU here; set USE_GPU=auto, or install a CUDA build of torch."
+        )
+    return "cuda" if available else "cpu"

@@ -1,0 +1,112 @@
+"""The models that there are, by name: one folder each, loaded when first asked for and then kept."""
+
+import threading
+from pathlib import Path
+
+import torch
+
+from moodreel.errors import ModelInvalid, ModelNotFound
+from moodreel.models.architecture import Architecture
+from moodreel.models.card import Card, original_card, read_card
+from moodreel.models.checkpoint import fill, read_weights, sha256
+from moodreel.models.compact_emotimesh import CompactEmotiMeshNet
+from moodreel.models.emotimesh import EmotiMeshNet
+from moodreel.models.predictor import Predictor
+
+ARCHITECTURES: dict[str, type[Architecture]] = {
+    "compact-emotimesh": CompactEmotiMeshNet,
+    "emotimesh": EmotiMeshNet,
+}
+
+CARD = "model.json"
+WEIGHTS = "weights.safetensors"
+
+
+class ModelStore:
+    """Load models by name, each once a process, from any number of threads.
+
+    root: the folder that holds a folder for each model: `model.json`, `weights.safetensors`, `CARD.md`.
+    default: the name that answers when none is given.
+    device: a torch device, as `resolve_device` gives it.
+    """
+
+    def __init__(self, root: Path, *, default: str = "compact-emotimesh", device: str = "cpu") -> None:
+        self.default = default
+        self._root = root
+        self._device = device
+        self._lock = threading.Lock()
+        self._loaded: dict[str, Predictor] = {}
+
+    def names(self) -> list[str]:
+        """Names that `get` knows, sorted."""
+        shipped = {path.parent.name for path in self._root.glob(f"*/{WEIGHTS}") if (path.parent / CARD).is_file()}
+        return sorted(shipped | self._loaded.keys())
+
+    def get(self, name: str | None = None) -> Predictor:
+        """Return a model, the default for None. Raises ModelNotFound, or ModelInvalid when it cannot be loaded."""
+        name = name or self.default
+        with self._lock:
+            if name not in self._loaded:
+                if name not in self.names():
+                    raise ModelNotFound(f"There is no model {name!r}; there are {', '.join(self.names()) or 'none'}.")
+                self._loaded[name] = load(self._root / name, device=self._device)
+            return self._loaded[name]
+
+    def register(self, path: Path) -> str:
+        """Load a model from anywhere, make it the default and return its name.
+
+        path: a model's folder, or a `.safetensors`, `.pth` or `.pt` file with or without a `model.json` beside it.
+        Raises ModelInvalid, and changes nothing, when any of it is not as it should be, or another model of the store
+        has its name.
+        """
+        predictor = load(path, device=self._device)
+        name = predictor.info.name
+        with self._lock:
+            if name in self.names() and path.resolve() != (self._root / name).resolve():
+                raise ModelInvalid(f"The store has a model {name!r} already; rename this one in its model.json.")
+            self._loaded[name] = predictor
+            self.default = name
+        return name
+
+
+def load(path: Path, *, device: str = "cpu") -> Predictor:
+    """Load a model from its folder or its weights file, and check it in full. Raises ModelInvalid.
+
+    Weights without a `model.json` beside them are taken for an original EmotiMesh-Net named after the file.
+    """
+    weights_path = path / WEIGHTS if path.is_dir() else path
+    card_path = weights_path.parent / CARD
+    described = path.is_dir() or card_path.is_file()
+    card = read_card(card_path) if described else original_card(path.stem)
+    weights = read_weights(weights_path)
+    digest = sha256(weights_path)
+    if card.sha256 and digest != card.sha256:
+        raise ModelInvalid(
+            f"The weights of {card.name!r} have SHA-256 {digest[:12]}…, but its model.json says {card.sha256[:12]}…; "
+            "restore the two from one release."
+        )
+    module = _build(card)
+    fill(module, weights, card.name)
+    return Predictor(module, card, sha256=digest, device=device)
+
+
+def _build(card: Card) -> Architecture:
+    """Make the card's network, without memory for weights that are about to be replaced."""
+    if card.architecture not in ARCHITECTURES:
+        raise ModelInvalid(
+            f"The model.json of {card.name!r} names the architecture {card.architecture!r}; known are "
+            f"{', '.join(sorted(ARCHITECTURES))}."
+        )
+    arguments = {"classes": len(card.labels)} | dict(card.arguments)
+    if arguments["classes"] != len(card.labels):
+        raise ModelInvalid(
+            f"The model.json of {card.name!r} has {len(card.labels)} labels for {arguments['classes']} classes; "
+            "correct it."
+        )
+    try:
+        with torch.device("meta"):
+            return ARCHITECTURES[card.architecture](**arguments)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ModelInvalid(
+            f"The model.json of {card.name!r} has arguments that {card.architecture!r} does not take; correct them."
+        ) from error

@@ -1,0 +1,138 @@
+"""FER+ pictures to features: the face of every picture, found once and kept in a cache."""
+
+import hashlib
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from moodreel.faces import BLENDSHAPES, LANDMARKS, FaceFinder
+from moodreel.features import describe
+
+log = logging.getLogger(__name__)
+
+SIZE = 192
+"""Pixels a side that a picture of 48 is enlarged to; 96, 144 and 288 find as many faces."""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One way to show a picture to the face finder.
+
+    margin: plain border on each side, in sides of the picture. FER+ faces fill their picture, which the detector does
+        not expect: with no border it finds 90 % of them, with this one 97 %, of a random 500.
+    equalise: even out the contrast first.
+    confidence: least certainty, 0 to 1.
+    """
+
+    margin: float
+    equalise: bool
+    confidence: float
+
+
+ATTEMPTS = (
+    Attempt(0.5, False, 0.5),
+    Attempt(0.75, False, 0.5),
+    Attempt(0.25, False, 0.5),
+    Attempt(0.5, False, 0.2),
+    Attempt(0.5, True, 0.2),
+    Attempt(0.0, False, 0.2),
+)
+"""Tried in turn until one finds a face."""
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What was found in N pictures, row by row; rows without a face are zero.
+
+    shape: float32 (N, 478, 3), blendshapes: float32 (N, 52), pose: float32 (N, 3), as in `moodreel.features.Features`.
+    found: bool (N,).
+    """
+
+    shape: np.ndarray
+    blendshapes: np.ndarray
+    pose: np.ndarray
+    found: np.ndarray
+
+
+Disturb = Callable[[np.ndarray, np.random.Generator], np.ndarray]
+
+
+def as_is(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    return picture
+
+
+def mirrored(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    return picture[:, ::-1]
+
+
+def disturbed(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Mirror at random, turn, shrink, blur, change light and add noise: what a phone does to a face."""
+    if rng.random() < 0.5:
+        picture = picture[:, ::-1]
+    side = picture.shape[0]
+    around = cv2.getRotationMatrix2D((side / 2, side / 2), rng.uniform(-25, 25), rng.uniform(0.7, 1.1))
+    picture = cv2.warpAffine(picture, around, (side, side), borderValue=float(picture.mean()))
+    picture = cv2.GaussianBlur(picture, (0, 0), rng.uniform(0.2, 1.2))
+    light = 255 * (picture / 255.0) ** rng.uniform(0.5, 2.0) * rng.uniform(0.6, 1.2)
+    return (light + rng.normal(0, rng.uniform(0, 8), picture.shape)).clip(0, 255).astype(np.uint8)
+
+
+def find_all(
+    images: np.ndarray, model_path: Path, cache: Path, disturb: Disturb = as_is, *, seed: int, workers: int = 1
+) -> Found:
+    """Find the one face of each picture, or take the answer from the cache.
+
+    images: uint8 (N, 48, 48), grey.
+    model_path: the face landmarker's bundle.
+    """
+    key = hashlib.sha256(images.tobytes() + f"{ATTEMPTS} {SIZE} {seed}".encode()).hexdigest()[:12]
+    kept = cache / f"faces-{disturb.__name__}-{key}.npz"
+    if kept.exists():
+        with np.load(kept) as arrays:
+            return Found(**arrays)
+    finders = {c: FaceFinder(model_path, max_faces=1, min_confidence=c) for c in {a.confidence for a in ATTEMPTS}}
+    count = len(images)
+    result = Found(
+        shape=np.zeros((count, LANDMARKS, 3), np.float32),
+        blendshapes=np.zeros((count, len(BLENDSHAPES)), np.float32),
+        pose=np.zeros((count, 3), np.float32),
+        found=np.zeros(count, bool),
+    )
+
+    def find(row: int) -> None:
+        picture = disturb(images[row], np.random.default_rng((seed, row)))
+        for attempt in ATTEMPTS:
+            rgb = _show(picture, attempt)
+            if faces := finders[attempt.confidence].find(rgb):
+                features = describe(rgb, faces[0])
+                result.shape[row], result.blendshapes[row] = features.shape, features.blendshapes
+                result.pose[row], result.found[row] = features.pose, True
+                return
+
+    with ThreadPoolExecutor(workers) as pool:
+        list(tqdm(pool.map(find, range(count)), total=count, desc=f"faces, {disturb.__name__}", mininterval=5))
+    for finder in finders.values():
+        finder.close()
+    log.info("Faces found in %.2f %% of %d pictures, %s.", 100 * result.found.mean(), count, disturb.__name__)
+    cache.mkdir(parents=True, exist_ok=True)
+    partial = kept.with_suffix(".partial.npz")
+    np.savez(partial, **vars(result))
+    partial.replace(kept)
+    return result
+
+
+def _show(picture: np.ndarray, attempt: Attempt) -> np.ndarray:
+    """Enlarge a grey picture (48, 48) and set it on a plain ground of its own mean; RGB."""
+    if attempt.equalise:
+        picture = cv2.createCLAHE(2.0, (4, 4)).apply(np.ascontiguousarray(picture))
+    picture = cv2.resize(picture, (SIZE, SIZE), interpolation=cv2.INTER_CUBIC)
+    border = int(SIZE * attempt.margin)
+    ground = int(picture.mean())
+    picture = cv2.copyMakeBorder(picture, border, border, border, border, cv2.BORDER_CONSTANT, value=ground)
+    return np.repeat(picture[:, :, None], 3, axis=2)

@@ -1,0 +1,72 @@
+"""The service with an analyser that does what the posted bytes say, so that HTTP can be tested by itself."""
+
+import time
+from types import SimpleNamespace
+from typing import Any
+
+from api import create_app
+from moodreel import errors
+
+PROBABILITIES = {"Anger": 0.01, "Happy": 0.92, "Shock": 0.03, "Neutral": 0.03, "Sad": 0.01}
+MODEL = SimpleNamespace(name="fake", version="1", sha256="0" * 64)
+
+
+class FakeAnalyser:
+    """Answers `Happy`; `raise NoFace` raises that, `crash` something that nobody expects, `sleep 2` takes its time."""
+
+    def analyse(self, data: bytes, *, model: str | None = None, fps: float | None = None) -> Any:
+        _obey(data, model)
+        moment = SimpleNamespace(time=0.4, emotion="Happy", probabilities=PROBABILITIES, box=(10, 20, 30, 40), track=0)
+        return SimpleNamespace(
+            emotion="Happy",
+            confidence=0.92,
+            probabilities=PROBABILITIES,
+            face_coverage=0.97,
+            frames_analysed=24,
+            duration=4.98,
+            timeline=(moment,),
+            model=MODEL,
+            timings={"decode": 12.3, "faces": 45.6, "model": 7.8},
+        )
+
+    def cover(self, data: bytes, *, model: str | None = None, **options: Any) -> Any:
+        _obey(data, model)
+        loop = SimpleNamespace(
+            data=repr(options).encode(),
+            output=options["output"],
+            width=options["size"],
+            height=270,
+            duration=options["duration"],
+            start=1.0,
+            peak=2.5,
+            poster=b"a poster",
+        )
+        return SimpleNamespace(
+            loop=loop,
+            emotion=None if data == b"no face" else "Happy",
+            confidence=None if data == b"no face" else 0.92,
+            clip_duration=4.98,
+            frames_analysed=24,
+            model=MODEL,
+            timings={"decode": 12.3, "faces": 45.6, "model": 7.8, "encode": 9.0},
+        )
+
+
+def _obey(data: bytes, model: str | None) -> None:
+    if model not in (None, "fake"):
+        raise errors.ModelNotFound(f"There is no model {model!r}; there are fake.")
+    if not data:
+        raise errors.UnsupportedMedia("This is no video. Send an MP4.")
+    order, _, argument = data[:100].partition(b" ")
+    if order == b"raise":
+        try:
+            raise OSError("/a/secret/path")
+        except OSError as error:
+            raise getattr(errors, argument.decode())("A sentence for the caller. Do this next.") from error
+    if order == b"crash":
+        raise RuntimeError("/a/secret/path")
+    if order == b"sleep":
+        time.sleep(float(argument))
+
+
+app = create_app(analyser=FakeAnalyser())

@@ -1,0 +1,53 @@
+"""The pages in a real browser: everything they need comes from this service, and a person can read them."""
+
+import shutil
+
+import pytest
+from playwright.sync_api import sync_playwright
+
+from tests.serving import FAKE, Server
+
+CHROMIUM = shutil.which("chromium")
+QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(not CHROMIUM, reason="needs Chromium; ./init.sh test installs it"),
+]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with Server(tmp_path_factory.mktemp("pages"), FAKE) as server:
+        yield server
+
+
+@pytest.fixture
+def page(server):
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+        page = browser.new_page(base_url=server.url)
+        page.problems = []
+        page.on("console", lambda message: message.type == "error" and page.problems.append(message.text))
+        page.on("pageerror", lambda error: page.problems.append(str(error)))
+        page.on("request", lambda request: server.url in request.url or page.problems.append(request.url))
+        yield page
+        browser.close()
+
+
+@pytest.mark.parametrize("path", ["/docs", "/redoc"])
+def test_the_documentation_shows_every_call_and_asks_nobody_else_for_anything(page, path):
+    page.goto(path)
+    for call in ("/predict", "/thumbnail", "/logs"):
+        page.get_by_text(call, exact=True).first.wait_for(timeout=20_000)
+    blob_or_data = ("blob:", "data:")
+    assert [problem for problem in page.problems if not problem.startswith(blob_or_data)] == []
+
+
+def test_a_call_can_be_tried_out_from_the_documentation(page):
+    page.goto("/docs")
+    page.get_by_text("/health", exact=True).first.click()
+    page.get_by_role("button", name="Try it out").first.click()
+    page.get_by_role("button", name="Execute").first.click()
+    page.locator(".live-responses-table .response-col_status").first.wait_for(timeout=20_000)
+    assert "200" in page.locator(".live-responses-table .response-col_status").last.inner_text()

@@ -1,0 +1,261 @@
+"""Training: what the labels are taken for, what pseudo-sequences show, and that a network learns."""
+
+import ast
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from moodreel.emotions import FIVE
+from moodreel.faces import BLENDSHAPES
+from moodreel.models.store import ModelStore
+from moodreel.training import evaluate as evaluation
+from moodreel.training import train as training
+from moodreel.training.evaluate import calibration_error, evaluate
+from moodreel.training.export import write_card, write_model
+from moodreel.training.faces import Found, disturbed, find_all, mirrored
+from moodreel.training.ferplus import VOTES, majority, read_split
+from moodreel.training.sequences import BLINK, MOUTH, Kind, Studio, fit_deformation
+from moodreel.training.train import Recipe, fit_temperature, train
+
+ROOT = Path(__file__).parents[1]
+LANDMARKER = ROOT / "model_store" / "face_landmarker" / "face_landmarker.task"
+SMILE = BLENDSHAPES.index("mouthSmileLeft")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Networks this small are slower on several threads, the more so beside other work."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def made_faces(emotion, seed=0):
+    """Faces whose blendshapes tell the emotion (N,) apart, with landmarks that follow the blendshapes linearly."""
+    rng = np.random.default_rng(seed)
+    count = len(emotion)
+    blendshapes = rng.uniform(0, 0.1, (count, 52)).astype(np.float32)
+    for row, index in enumerate(emotion):
+        if FIVE[index] != "Neutral":
+            blendshapes[row, 44 + index] = 0.8
+    follow = np.random.default_rng(9).normal(0, 1, (52, 478 * 3))
+    shape = (blendshapes @ follow + rng.normal(0, 0.01, (count, 478 * 3))).reshape(count, 478, 3).astype(np.float32)
+    pose = rng.normal(0, 5, (count, 3)).astype(np.float32)
+    return Found(shape=shape, blendshapes=blendshapes, pose=pose, found=np.ones(count, bool))
+
+
+@pytest.fixture(scope="module")
+def studio():
+    emotion = np.arange(200) % 5
+    faces = made_faces(emotion)
+    return Studio(faces, np.eye(5, dtype=np.float32)[emotion], fit_deformation(faces))
+
+
+def votes(**counts):
+    names = ("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt", "unknown", "nf")
+    return np.array([counts.get(name, 0) for name in names], np.uint8)
+
+
+# Labels
+
+
+@pytest.mark.parametrize(
+    ("row", "label"),
+    [
+        (votes(happiness=10), "Happy"),
+        (votes(fear=6, neutral=4), "Shock"),
+        (votes(disgust=6, sadness=4), "Anger"),
+        (votes(surprise=5, neutral=5), None),
+        (votes(anger=5, disgust=4, neutral=1), None),
+        (votes(contempt=8, neutral=2), None),
+        (votes(nf=10), None),
+    ],
+)
+def test_the_truth_is_the_one_label_with_more_than_half_of_the_votes(row, label):
+    assert majority(row[None].astype(np.float32))[0] == (-1 if label is None else FIVE.index(label))
+
+
+def write_split(folder, split, rows, fer2013=None, images=None):
+    images = np.zeros((len(rows), 48, 48), np.uint8) if images is None else images
+    np.savez(folder / f"{split}.npz", images=images, votes=np.stack(rows))
+    if fer2013 is not None:
+        np.savez(folder / f"{split}_fer2013.npz", labels=np.array(fer2013, np.uint8))
+
+
+def test_targets_are_shares_of_the_votes_that_count(tmp_path):
+    rows = [votes(surprise=2, fear=3, neutral=3, unknown=2), votes(contempt=6, anger=4)]
+    write_split(tmp_path, "train", rows)
+    split = read_split(tmp_path, "train")
+    by_label = dict(zip(FIVE, split.targets[0], strict=True))
+    assert by_label["Shock"] == pytest.approx(5 / 8)
+    assert by_label["Neutral"] == pytest.approx(3 / 8)
+    assert split.targets[1].sum() == 0, "mostly contempt: not trained on"
+
+
+def test_the_other_convention_makes_up_its_share(tmp_path):
+    write_split(tmp_path, "train", [votes(neutral=10)], fer2013=[1])
+    targets = read_split(tmp_path, "train", fer2013=0.25).targets[0]
+    assert dict(zip(FIVE, targets, strict=True)) == pytest.approx(
+        {"Anger": 0.25, "Happy": 0, "Shock": 0, "Neutral": 0.75, "Sad": 0}
+    )
+
+
+def test_every_vote_has_a_meaning_or_none():
+    assert len(VOTES) == 10
+    assert {label for label in VOTES if label} == set(FIVE)
+
+
+# Faces
+
+
+def test_faces_are_found_once_and_then_kept(tmp_path, portrait, monkeypatch):
+    import cv2
+
+    grey = cv2.cvtColor(portrait[20:220, 120:320], cv2.COLOR_RGB2GRAY)
+    images = np.stack([cv2.resize(grey, (48, 48), interpolation=cv2.INTER_AREA), np.zeros((48, 48), np.uint8)])
+    faces = find_all(images, LANDMARKER, tmp_path, seed=0)
+    assert faces.found.tolist() == [True, False]
+    assert faces.blendshapes[0, SMILE] > 0.3
+    assert not faces.shape[1].any()
+    monkeypatch.setattr("moodreel.training.faces.FaceFinder", None)
+    kept = find_all(images, LANDMARKER, tmp_path, seed=0)
+    np.testing.assert_array_equal(kept.shape, faces.shape)
+
+
+def test_mirroring_swaps_the_sides():
+    picture = np.arange(48 * 48, dtype=np.uint8).reshape(48, 48)
+    rng = np.random.default_rng(0)
+    np.testing.assert_array_equal(mirrored(picture, rng)[:, 0], picture[:, -1])
+
+
+def test_a_disturbed_picture_is_another_of_the_same_kind_and_repeats_with_its_seed():
+    picture = np.random.default_rng(1).integers(0, 255, (48, 48), dtype=np.uint8)
+    first, again = (disturbed(picture, np.random.default_rng(5)) for _ in range(2))
+    assert first.shape == picture.shape
+    assert first.dtype == np.uint8
+    assert not np.array_equal(first, picture)
+    np.testing.assert_array_equal(first, again)
+
+
+# Pseudo-sequences
+
+
+@pytest.mark.parametrize("kind", list(Kind))
+def test_every_kind_of_sequence_shows_a_face_and_stays_within_its_length(studio, kind):
+    made = studio.make(40, np.random.default_rng(0), kind=kind)
+    assert made.seen.any(axis=1).all()
+    assert (made.lengths == 1).all() == (kind is Kind.STILL)
+    for seen, length in zip(made.seen, made.lengths, strict=True):
+        assert not seen[length:].any()
+    blendshapes = made.faces[..., -52:]
+    assert blendshapes.min() >= 0
+    assert blendshapes.max() <= 1
+
+
+def test_who_talks_calmly_is_neutral_and_moves_the_mouth_more_than_the_brows(studio):
+    made = studio.make(40, np.random.default_rng(0), kind=Kind.TALK)
+    assert {FIVE[index] for index in made.targets.argmax(axis=1)} == {"Neutral"}
+    brows = [i for i, name in enumerate(BLENDSHAPES) if name.startswith("brow")]
+    long = [clip[:length, -52:] for clip, length in zip(made.faces, made.lengths, strict=True) if length > 8]
+    mouth_moves = np.mean([clip[:, MOUTH].std(axis=0).max() for clip in long])
+    brows_move = np.mean([clip[:, brows].std(axis=0).max() for clip in long])
+    assert mouth_moves > 3 * brows_move
+
+
+def test_a_burst_is_calm_at_some_time_and_expressive_at_another(studio):
+    made = studio.make(60, np.random.default_rng(0), kind=Kind.BURST)
+    assert "Neutral" not in {FIVE[index] for index in made.targets.argmax(axis=1)}
+    strengths = [
+        clip[:length, -52:][:, 44 + target]
+        for clip, length, target in zip(made.faces, made.lengths, made.targets.argmax(axis=1), strict=True)
+        if length > 8
+    ]
+    assert np.mean([s.max() for s in strengths]) > 0.6
+    assert np.mean([s.min() for s in strengths]) < 0.3
+
+
+def test_landmarks_follow_the_blendshapes_that_are_changed():
+    faces = made_faces(np.arange(400) % 5)
+    change = np.zeros(52, np.float32)
+    change[SMILE] = 0.5
+    expected = change @ np.random.default_rng(9).normal(0, 1, (52, 478 * 3))
+    np.testing.assert_allclose(change @ fit_deformation(faces).by_blendshape, expected, atol=0.05)
+
+
+def test_the_same_seed_makes_the_same_sequences(studio):
+    first, again = (studio.make(10, np.random.default_rng(4)) for _ in range(2))
+    np.testing.assert_array_equal(first.faces, again.faces)
+
+
+def test_a_blink_is_in_the_eyes():
+    assert [BLENDSHAPES[i] for i in BLINK] == ["eyeBlinkLeft", "eyeBlinkRight"]
+
+
+# Calibration
+
+
+def test_calibration_error_is_the_gap_between_confidence_and_share_right():
+    probabilities = np.tile([0.8, 0.2], (10, 1))
+    assert calibration_error(probabilities, np.array([0] * 8 + [1] * 2)) == pytest.approx(0, abs=1e-9)
+    assert calibration_error(probabilities, np.array([0] * 5 + [1] * 5)) == pytest.approx(0.3)
+
+
+def test_the_temperature_undoes_overconfidence():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(4000, 5, generator=generator)
+    truth = torch.multinomial(logits.softmax(dim=1), 1, generator=generator)[:, 0]
+    assert fit_temperature(3 * logits, truth) == pytest.approx(3, rel=0.1)
+
+
+# The whole
+
+
+@pytest.mark.training
+def test_training_learns_a_made_set_by_heart_and_leaves_a_model_that_serves(tmp_path, monkeypatch):
+    """The seam is the face finder: the pictures are blank, the faces are made."""
+    emotion = np.arange(150) % 5
+    columns = [VOTES.index(label) for label in FIVE]
+    rows = [np.eye(10, dtype=np.uint8)[columns[index]] * 10 for index in emotion]
+    for split in ("train", "valid"):
+        write_split(tmp_path, split, rows, fer2013=[0] * len(rows))
+    for module in (training, evaluation):
+        monkeypatch.setattr(module, "find_all", lambda *args, **kwargs: made_faces(emotion))
+    monkeypatch.setattr(evaluation, "SEQUENCES", 30)
+    easy = {"fer2013": 0.0, "mix": 0.0, "dropout": 0.0, "calibration_clips": 40}
+    small = {"width": 32, "embedding": 16, "hidden": 8, "faces_batch": 64, "time_batch": 16}
+    recipe = Recipe(**easy, **small, faces_epochs=60, time_steps=60)
+
+    out = tmp_path / "store" / "learnt"
+    trained = train(tmp_path, LANDMARKER, tmp_path, recipe)
+    model = write_model(out, trained, recipe)
+    report = evaluate(model, tmp_path, LANDMARKER, tmp_path)
+    write_card(out, report, trained, recipe, "python -m moodreel.training train learnt")
+
+    assert report.accuracy == 1
+    assert report.confusion.tolist() == (30 * np.eye(5, dtype=int)).tolist()
+    assert report.by_kind["steady"][0] > 0.9
+    served = ModelStore(tmp_path / "store", default="learnt").get()
+    assert served.info.card.metrics[0]["value"] == 1
+    assert "**1.000**" in (out / "CARD.md").read_text()
+
+
+def test_the_same_recipe_trains_the_same_network(tmp_path, monkeypatch):
+    emotion = np.arange(50) % 5
+    rows = [np.eye(10, dtype=np.uint8)[VOTES.index(FIVE[index])] * 10 for index in emotion]
+    write_split(tmp_path, "train", rows, fer2013=[0] * len(rows))
+    monkeypatch.setattr(training, "find_all", lambda *args, **kwargs: made_faces(emotion))
+    small = {"width": 8, "embedding": 4, "hidden": 2, "fer2013": 0.0, "calibration_clips": 20}
+    recipe = Recipe(**small, faces_epochs=1, faces_batch=16, time_steps=2, time_batch=4)
+    first, again = (train(tmp_path, LANDMARKER, tmp_path, recipe).net.state_dict() for _ in range(2))
+    assert all(torch.equal(first[key], again[key]) for key in first)
+
+
+def test_nothing_that_serves_imports_training():
+    for path in [*ROOT.glob("moodreel/*.py"), *ROOT.glob("moodreel/models/*.py"), *ROOT.glob("api/**/*.py")]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert not any(name.startswith("moodreel.training") for name in names), path.name
