@@ -2,7 +2,7 @@
 
 bytes -> `video` (one decode, sampled by time) -> `faces` (found while the next frames decode) -> `tracks` ->
 `features` -> `models` (one batch for all faces) -> `Analysis`. A cover takes the same way and then `boomerang`, which
-decodes its moment once more: keeping every frame of a clip for it would cost hundreds of megabytes.
+finds a short clip's frames kept, small; those of a long one would take hundreds of megabytes, so it decodes them again.
 """
 
 import itertools
@@ -203,7 +203,7 @@ class Analyser:
         """
         predictor = self.store.get(model)
         with self._slot():
-            reader = VideoReader(data, self._limits, fps=fps)
+            reader = VideoReader(data, self._limits, fps=fps, keep_side=size)
             sightings, timings = self._watch(reader)
             try:
                 analysis = _judge(reader, sightings, predictor, timings)

@@ -37,6 +37,8 @@ _QUICKTIME_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot
 _PICTURE_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"mif1", b"avif")
 """Major brands of an ISO base media file that is a still picture (ISO/IEC 23008-12)."""
 
+KEEP_BYTES = 64 * 2**20
+"""What the kept frames of one clip may take: eleven seconds at 480 × 270 and 30 frames a second."""
 _FALLBACK_FPS = 30.0
 _TIME_SLACK = 0.001
 """Seconds: containers round times to a millisecond, so a frame this little early is still on time."""
@@ -71,12 +73,16 @@ class VideoReader:
         data: the file.
         limits: what may be spent on it; `wall_seconds` counts from here.
         fps: frames a second, used only where the container has no timing of its own.
+        keep_side: keep every frame of the first reading at this longest side, in pixels, as long as all of them take
+            less than `KEEP_BYTES`: a later reading at this size then decodes nothing.
 
     Raises:
         UnsupportedMedia: the first bytes are those of no video format in the list.
     """
 
-    def __init__(self, data: bytes, limits: Limits | None = None, *, fps: float | None = None) -> None:
+    def __init__(
+        self, data: bytes, limits: Limits | None = None, *, fps: float | None = None, keep_side: int | None = None
+    ) -> None:
         self._data = data
         self._demuxer = _demuxer(data)
         self._limits = limits or Limits()
@@ -85,7 +91,10 @@ class VideoReader:
         self._origin: float | None = None  # container time of the first frame; None until known, or where untimed
         self._rate = _FALLBACK_FPS
         self._aspect = 1.0  # of a pixel: width by height
+        self._stored = (0, 0)  # width and height with square pixels, before the matrix turns them
         self._matrix: np.ndarray | None = None
+        self._keep_side = keep_side
+        self._kept: list[tuple[float, av.VideoFrame]] | None = None
         self.duration = 0.0
         self.frame_count = 0
         self.width = 0
@@ -94,11 +103,12 @@ class VideoReader:
     def frames(
         self, *, every: float = 0.0, start: float = 0.0, stop: float = math.inf, longest_side: int = 640
     ) -> Generator[Frame, None, None]:
-        """Decode the clip once and yield the frames between `start` and `stop` (seconds, inclusive).
+        """Read the clip once and yield the frames between `start` and `stop` (seconds, inclusive).
 
         Args:
             every: least gap between two frames that are yielded, in seconds; 0 yields each.
-            longest_side: frames are scaled down to this many pixels, never up.
+            longest_side: frames are scaled down to this many pixels, never up. All are of the first one's shape, even
+                where a browser changed the size in the middle of its recording.
 
         Raises:
             UnsupportedMedia: it holds no video, or one that is not decoded here.
@@ -108,11 +118,12 @@ class VideoReader:
         # One for all frames: a frame's own would set up the scaler anew each time, and keep it as long as the frame.
         reformatter = VideoReformatter()
         due = start
-        for time, picture in self._decode(start):
+        kept = self._kept if longest_side == self._keep_side else None
+        for time, picture in kept or self._decode(start):
             if time > stop + _TIME_SLACK:
                 return
             if time >= due - _TIME_SLACK:
-                rgb = _square_pixels(picture, reformatter, self._aspect, longest_side)
+                rgb = _to_rgb(picture, reformatter, _fit(self._stored, longest_side))
                 yield Frame(time, np.ascontiguousarray(_turn(rgb, self._matrix)))
                 due = time + every
 
@@ -127,7 +138,27 @@ class VideoReader:
                     if picture.time is not None:
                         yield picture.time - self._origin, picture
                 return
-        yield from self._timed(self._pictures())
+        if self._keep_side is None or self.duration:
+            yield from self._timed(self._pictures())
+        else:
+            yield from self._keeping(self._timed(self._pictures()), self._keep_side)
+
+    def _keeping(
+        self, pictures: Iterator[tuple[float, av.VideoFrame]], longest_side: int
+    ) -> Iterator[tuple[float, av.VideoFrame]]:
+        """Pass pictures on, and keep small copies, still in YUV, if they all fit."""
+        reformatter = VideoReformatter()
+        kept: list[tuple[float, av.VideoFrame]] = []
+        size = 0
+        for time, picture in pictures:
+            if size <= KEEP_BYTES:
+                small = _scaled(picture, reformatter, _fit(self._stored, longest_side), _kept_format(picture))
+                size += sum(plane.buffer_size for plane in small.planes)
+                kept.append((time, small))
+            else:
+                kept.clear()
+            yield time, picture
+        self._kept = kept or None
 
     def _timed(self, pictures: Iterator[av.VideoFrame]) -> Iterator[tuple[float, av.VideoFrame]]:
         """Give every frame a time that grows, count it, and hold it against the limits."""
@@ -137,7 +168,9 @@ class VideoReader:
                 self._origin = picture.time
                 # Once a clip: PyAV ties a frame whose side data was read into a cycle, and its memory lives on.
                 self._matrix = _display_matrix(picture)
-                self.width, self.height = _upright_size(picture, self._aspect, self._matrix)
+                self._stored = round(picture.width * self._aspect), picture.height
+                turned = self._matrix is not None and _swaps_axes(self._matrix)
+                self.width, self.height = self._stored[::-1] if turned else self._stored
             elif self._origin is not None and picture.time is not None and picture.time - self._origin > time:
                 gap = picture.time - self._origin - time
                 time += gap
@@ -263,26 +296,28 @@ def _main_video(container: InputContainer) -> VideoStream:
     return stream
 
 
-def _square_pixels(
-    picture: av.VideoFrame, reformatter: VideoReformatter, aspect: float, longest_side: int
-) -> np.ndarray:
-    """Convert to (H, W, 3) uint8 RGB with square pixels, at most `longest_side` long, not yet turned upright."""
-    width, height = picture.width * aspect, picture.height
-    scale = min(1.0, longest_side / max(width, height))
-    deep = hdr.is_hdr(picture.color_trc)
-    rgb = reformatter.reformat(
-        picture,
-        width=max(1, round(width * scale)),
-        height=max(1, round(height * scale)),
-        format="rgb48le" if deep else "rgb24",
-        interpolation=Interpolation.AREA,
-    ).to_ndarray()
-    return hdr.tone_map(rgb, picture.color_trc) if deep else rgb
+def _fit(size: tuple[int, int], longest_side: int) -> tuple[int, int]:
+    """Scale a width and height down so that the longer is at most `longest_side`."""
+    scale = min(1.0, longest_side / max(size))
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
-def _upright_size(picture: av.VideoFrame, aspect: float, matrix: np.ndarray | None) -> tuple[int, int]:
-    width, height = round(picture.width * aspect), picture.height
-    return (height, width) if matrix is not None and _swaps_axes(matrix) else (width, height)
+def _scaled(
+    picture: av.VideoFrame, reformatter: VideoReformatter, size: tuple[int, int], pixel_format: str
+) -> av.VideoFrame:
+    width, height = size
+    return reformatter.reformat(picture, width, height, format=pixel_format, interpolation=Interpolation.AREA)
+
+
+def _kept_format(picture: av.VideoFrame) -> str:
+    return picture.format.name if picture.format.name.startswith("yuv") else "rgb24"
+
+
+def _to_rgb(picture: av.VideoFrame, reformatter: VideoReformatter, size: tuple[int, int]) -> np.ndarray:
+    """Convert a decoded frame to (H, W, 3) uint8 RGB, not yet turned upright."""
+    if not hdr.is_hdr(picture.color_trc):
+        return _scaled(picture, reformatter, size, "rgb24").to_ndarray()
+    return hdr.tone_map(_scaled(picture, reformatter, size, "rgb48le").to_ndarray(), picture.color_trc)
 
 
 def _display_matrix(picture: av.VideoFrame) -> np.ndarray | None:

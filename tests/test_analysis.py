@@ -61,9 +61,9 @@ def test_a_face_in_part_of_the_clip_is_enough(analyser):
 
 
 def test_of_two_faces_the_larger_over_time_is_answered_and_both_are_in_the_timeline(analyser):
-    large, small = media.face_frames(25, 400, 400), media.face_frames(25, 200, 200)
+    large, small = media.face_frames(25, 400, 400), media.face_frames(25, 300, 300)
     frames = [
-        np.hstack([cv2.copyMakeBorder(b, 100, 100, 20, 20, cv2.BORDER_REPLICATE), a])
+        np.hstack([cv2.copyMakeBorder(b, 50, 50, 20, 20, cv2.BORDER_REPLICATE), a])
         for a, b in zip(large, small, strict=True)
     ]
     analysis = analyser.analyse(media.encode(frames))

@@ -129,6 +129,51 @@ def test_a_moment_read_again_holds_the_same_frames_as_the_first_reading(start, o
     assert all(np.array_equal(a.rgb, b.rgb) for a, b in zip(first, again, strict=True))
 
 
+@pytest.mark.parametrize("rotation", [None, 90])
+@pytest.mark.parametrize("colour", [{}, {"color_trc": 18, "color_primaries": 9, "colorspace": 9}], ids=["SDR", "HDR"])
+def test_kept_frames_are_what_reading_again_gives(monkeypatch, rotation, colour):
+    options = {"codec": "libx265", "pix_fmt": "yuv420p10le", "options": {"x265-params": "log-level=none"}}
+    data = media.encode(media.face_frames(30), rotation=rotation, colour=colour, **options)
+    reader, keeper = VideoReader(data), VideoReader(data, keep_side=160)
+    for each in (reader, keeper):
+        for _ in each.frames(every=0.2):
+            pass
+    again = list(reader.frames(start=0.4, stop=0.8, longest_side=160))
+    monkeypatch.setattr("moodreel.video.av.open", None)
+    kept = list(keeper.frames(start=0.4, stop=0.8, longest_side=160))
+    assert [frame.time for frame in kept] == [frame.time for frame in again]
+    assert kept[0].rgb.shape == again[0].rgb.shape == ((160, 120, 3) if rotation else (120, 160, 3))
+    for a, b in zip(kept, again, strict=True):
+        assert np.abs(a.rgb.astype(int) - b.rgb).mean() < 3
+
+
+def test_frames_that_would_take_too_much_memory_are_not_kept_but_read_again(monkeypatch):
+    monkeypatch.setattr("moodreel.video.KEEP_BYTES", 20_000)
+    reader = VideoReader(media.encode(media.counter_frames(30)), keep_side=64)
+    assert len(list(reader.frames())) == 30
+    assert reader._kept is None
+    assert [media.counter(frame.rgb) for frame in reader.frames(start=0.4, stop=0.48, longest_side=64)] == [10, 11, 12]
+
+
+def test_a_size_that_changes_in_the_middle_gives_frames_of_one_shape():
+    """What WebRTC sends when the network gets worse: VP8 key frames of another size."""
+    file = io.BytesIO()
+    with av.open(file, "w", format="webm") as output:
+        stream = output.add_stream("libvpx", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for index, (width, height) in enumerate([(64, 48), (32, 24), (64, 48)]):
+            data = media.encode(media.corner_frames(5, width, height), container="webm", codec="libvpx")
+            with av.open(io.BytesIO(data)) as part:
+                for packet in part.demux(video=0):
+                    if packet.pts is not None:
+                        packet.stream = stream
+                        packet.pts = packet.dts = packet.pts + 200 * index
+                        output.mux(packet)
+    frames = read(file.getvalue())
+    assert [frame.shape for frame in frames] == [(48, 64, 3)] * 15
+    assert all(corners(frame) == [RED, GREEN, BLUE, WHITE] for frame in frames)
+
+
 @pytest.mark.parametrize(("transfer", "name"), [(16, "PQ"), (18, "HLG")])
 def test_hdr_is_brought_to_the_brightness_of_a_standard_picture(transfer, name):
     """A grey ramp encoded as HDR comes out as the ramp that it was, within what tone mapping may change."""
