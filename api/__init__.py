@@ -5,7 +5,7 @@ from typing import Any
 from flask import Flask
 
 from api import bodies, cors, errors, headers, metrics, openapi, request_log, services
-from api.routes import health, logs, predict, thumbnail
+from api.routes import health, logs, pages, predict, thumbnail
 from api.routes import metrics as metrics_route
 from api.settings import Settings
 
@@ -29,4 +29,5 @@ def create_app(settings: Settings | None = None, analyser: Any = None) -> Flask:
     documented.register_blueprint(logs.blueprint)
     documented.register_blueprint(health.blueprint)
     documented.register_blueprint(metrics_route.blueprint)
+    app.register_blueprint(pages.blueprint)
     return app

@@ -161,6 +161,8 @@ class PredictionSchema(Schema):
     face_coverage = _Probability(metadata=_about("Share of the analysed frames with the face.", example=0.97))
     frames_analysed = fields.Integer(metadata={"example": 24})
     duration = _Seconds(metadata=_about("Seconds of the clip.", example=4.98))
+    width = fields.Integer(metadata=_about("Of the upright video, in pixels.", example=720))
+    height = fields.Integer(metadata=_about("Of the upright video, in pixels.", example=1280))
     model = fields.Nested(ModelSchema)
     timeline = fields.List(fields.Nested(MomentSchema), metadata=_about("Only with `?detail=timeline`."))
 

@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -101,5 +102,13 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _hush_native_libraries() -> None:
+    """Keep what C++ writes off the terminal: MediaPipe greets with warnings that no setting silences."""
+    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
+    with open(os.devnull, "wb") as nowhere:  # noqa: PTH123 - a device, not a path
+        os.dup2(nowhere.fileno(), 2)
+
+
 if __name__ == "__main__":
+    _hush_native_libraries()
     sys.exit(main())

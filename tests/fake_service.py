@@ -24,6 +24,8 @@ class FakeAnalyser:
             face_coverage=0.97,
             frames_analysed=24,
             duration=4.98,
+            width=720,
+            height=1280,
             timeline=(moment,),
             model=MODEL,
             timings={"decode": 12.3, "faces": 45.6, "model": 7.8},
