@@ -53,6 +53,8 @@ def test_predict_answers_what_the_face_showed(server: Server) -> None:
         "face_coverage": 0.97,
         "frames_analysed": 24,
         "duration": 4.98,
+        "width": 720,
+        "height": 1280,
         "model": {"name": "fake", "version": "1", "sha256": "0" * 64},
     }
     assert list(response.json()["probabilities"]) == ["Anger", "Happy", "Shock", "Neutral", "Sad"]
