@@ -21,10 +21,12 @@ RUN useradd --uid 10001 --create-home moodreel
 COPY --from=build /opt/venv /opt/venv
 WORKDIR /app
 COPY --chown=moodreel . .
-RUN mkdir -p logs && chown moodreel logs
+RUN mkdir -p logs model_store/downloaded && chown moodreel logs model_store/downloaded
 
 ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 PORT=5000
 USER moodreel
+# MediaPipe imports matplotlib, which lists the system's fonts once: here, and not at the first start.
+RUN python -c "import mediapipe"
 VOLUME ["/app/logs", "/app/model_store"]
 EXPOSE 5000
 HEALTHCHECK --interval=30s --timeout=5s --start-period=20s \

@@ -126,7 +126,7 @@ serve_docker() {
   done
   say "Serving on port $port; Ctrl-C stops"
   exec docker run --rm --init --name moodreel -p "$port:$port" --env-file .env "${overrides[@]}" \
-    -v moodreel-logs:/app/logs -v "$PWD/model_store:/app/model_store" moodreel
+    -v moodreel-logs:/app/logs -v moodreel-models:/app/model_store/downloaded moodreel
 }
 
 run_tests() {

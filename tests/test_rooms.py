@@ -61,4 +61,4 @@ def test_serving_never_loads_training_or_what_only_a_plot_or_a_download_needs():
     )
     modules = set(loaded.stdout.split())
     assert "moodreel.analysis" in modules
-    assert not modules & {"moodreel.training", "moodreel.plot", "gdown", "tqdm"}
+    assert not modules & {"moodreel.training", "moodreel.plot", "gdown"}
