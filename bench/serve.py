@@ -27,6 +27,7 @@ from tests.serving import REAL, Server
 ALLOWED = {"/predict": (1.5, 150.0), "/thumbnail": (1.5, 450.0)}
 """The target for each call: at most `factor` times the decoding alone, plus so many milliseconds."""
 CLIENTS = (1, 2, 4, 8)
+TARGET_CLIP = "made: 6 s 1280x720"
 
 
 def peak_megabytes(server: Server) -> list[float]:
@@ -95,6 +96,7 @@ def latencies(server: Server, clips: dict[str, bytes], rounds: int) -> None:
             p50 = statistics.median(calls[path])
             allowed = factor * decode + extra
             target = f"{factor} x + {extra:.0f} = {allowed:.0f}: {'met' if p50 <= allowed else 'MISSED'}"
+            target = target if name == TARGET_CLIP else ""
             print(f"{'':32} {path:12} {p50_p95(calls[path])} {p50 / decode:9.2f}   {target}")
     print(f"\n{'stage (all clips; stages overlap)':45} {'p50 ms':>8} {'p95 ms':>8}")
     for path, by_stage in stages.items():
@@ -116,7 +118,7 @@ def main() -> None:
     parser.add_argument("clips", nargs="*", type=Path, metavar="CLIP")
     parser.add_argument("--rounds", type=int, default=10, help="calls of each kind for each clip (default 10)")
     options = parser.parse_args()
-    clips = {"made: 6 s 1280x720": phone_clip(), "made: 3 s 640x360": phone_clip(640, 360, 3.0)}
+    clips = {TARGET_CLIP: phone_clip(), "made: 3 s 640x360": phone_clip(640, 360, 3.0)}
     clips |= {path.name: path.read_bytes() for path in options.clips}
 
     starts = ", ".join(f"{seconds_to_ready():.1f}" for _ in range(3))
@@ -126,7 +128,7 @@ def main() -> None:
             for _ in range(4):
                 post(server, path, clips["made: 3 s 640x360"])
         latencies(server, clips, options.rounds)
-        throughput(server, clips["made: 6 s 1280x720"], 24)
+        throughput(server, clips[TARGET_CLIP], 24)
         peaks = ", ".join(f"{value:.0f}" for value in peak_megabytes(server))
         print(f"\npeak memory of each worker: {peaks} MB (target 600)")
 
