@@ -95,7 +95,7 @@ setting() {
 print_example() {
   local port key
   port=$(setting PORT 5000) key=$(setting API_KEY)
-  say "Try it (another shell, once the server says that it is ready):"
+  say "Try it from another shell, in a few seconds:"
   cat <<EOF
 
 curl -s http://127.0.0.1:$port/predict \\
