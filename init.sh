@@ -87,7 +87,9 @@ make_env_file() {
 setting() {
   local value
   value=${!1-}
-  if [ -z "$value" ] && [ -f .env ]; then value=$(sed -n "s/^$1=//p" .env | tail -n 1 | tr -d "\"'"); fi
+  if [ -z "$value" ] && [ -f .env ]; then
+    value=$(sed -nE "s/^(export )?[[:space:]]*$1[[:space:]]*=[[:space:]]*//p" .env | tail -n 1 | tr -d "\"'\r")
+  fi
   printf '%s' "${value:-${2-}}"
 }
 
@@ -100,7 +102,7 @@ print_example() {
 
 curl -s http://127.0.0.1:$port/predict \\
   -H 'x-api-key: ${key%%,*}' -H "date: \$(date -u +%Y-%m-%dT%H:%M:%SZ)" \\
-  -F file=@$PWD/examples/smile.mp4
+  -F 'file=@"$PWD/examples/smile.mp4"'
 
 EOF
 }
@@ -109,6 +111,10 @@ serve_local() {
   install_packages $SYSTEM_PACKAGES
   make_venv requirements.txt
   make_env_file
+  # Says what is wrong with a setting before anything is promised.
+  .venv/bin/python -c 'from api.settings import Settings, SettingsError
+try: Settings.from_environment()
+except SettingsError as error: raise SystemExit(f"init.sh: {error}")'
   print_example
   say "Serving on $(setting HOST 0.0.0.0):$(setting PORT 5000); Ctrl-C stops"
   exec .venv/bin/gunicorn --config api/gunicorn.conf.py api.wsgi:app

@@ -17,6 +17,7 @@ from typing import IO, Any
 
 import flask
 from flask import Flask, Response, json, request
+from gunicorn.http.errors import ParseException
 from werkzeug.exceptions import RequestEntityTooLarge
 
 from api.errors import ApiError
@@ -81,7 +82,7 @@ class BoundedBody:
         try:
             with _timeout(self._socket, READ_IDLE_SECONDS):
                 return self._input.read(size)
-        except OSError as error:
+        except (OSError, ParseException) as error:
             raise ApiError("bad_json", "The body broke off or was garbled on its way. Send it again.") from error
 
 

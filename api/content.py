@@ -3,7 +3,7 @@
 import binascii
 import re
 
-_DATA_URL = re.compile(r"\s*data:[^,]{0,256};base64,", re.IGNORECASE)
+_DATA_URL = re.compile(r"\s*data:.{0,300}?;base64,", re.IGNORECASE)
 _WHITESPACE = b" \t\r\n\v\f"
 _TO_STANDARD = bytes.maketrans(b"-_", b"+/")
 

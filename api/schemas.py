@@ -176,7 +176,9 @@ class ThumbnailSchema(Schema):
     height = fields.Integer(metadata={"example": 270})
     duration = _Seconds(metadata=_about("Seconds of the loop.", example=3.0))
     start = _Seconds(metadata=_about("Where in the clip it starts.", example=1.2))
-    peak = _Seconds(metadata=_about("Where in the clip it turns.", example=2.7))
+    peak = _Seconds(
+        metadata=_about("The clip's best moment, where the loop turns and the poster was taken.", example=2.7)
+    )
     emotion = fields.String(allow_none=True, metadata=_about("null for a clip without a face.", example="Happy"))
     poster = fields.String(metadata=_about("The picture at the peak, a JPEG as base64."))
 
@@ -188,6 +190,14 @@ class _Boolean(fields.Boolean):
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
         # 1 and 0 equal True and False and would pass.
         if isinstance(value, int | float) and not isinstance(value, bool):
+            raise self.make_error("invalid", input=value)
+        return super()._deserialize(value, attr, data, **kwargs)
+
+
+class _StatusCode(fields.Integer):
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
+        # As text in a query, as text or a number in JSON; `Integer` would cut 200.5 down to 200.
+        if isinstance(value, float | bool):
             raise self.make_error("invalid", input=value)
         return super()._deserialize(value, attr, data, **kwargs)
 
@@ -216,7 +226,7 @@ class LogsQuery(Schema):
 
     start_date = _Moment(start_of, metadata=_about("ISO 8601, inclusive; no zone means UTC.", example="2025-08-01"))
     end_date = _Moment(end_of, metadata=_about("The same; a date alone means to the end of that day."))
-    status_code = fields.Integer(validate=validate.Range(100, 599))
+    status_code = _StatusCode(validate=validate.Range(100, 599))
     success = _Boolean(metadata=_about('`"True"`, `"False"` or a JSON boolean.'))
     client_id = fields.String()
     endpoint = fields.String(metadata={"example": "/predict"})

@@ -94,7 +94,7 @@ def _is_date(value: str) -> bool:
     try:
         if _HTTP_DATE.fullmatch(value):
             return parsedate_to_datetime(value) is not None
-        return "T" in value.upper() and datetime.fromisoformat(value).tzinfo is not None
+        return "T" in value.upper() and datetime.fromisoformat(value.upper()).tzinfo is not None
     except ValueError:
         return False
 

@@ -20,6 +20,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Analyse each clip; return 0 when all were, 1 when one was refused."""
     parser = _parser()
     options = parser.parse_args(arguments)
+    if options.timeline and len(options.clips) == 1 and options.timeline.suffix not in (".png", ".svg", ".pdf"):
+        parser.error("--timeline ends in .png, .svg or .pdf")
     if options.thumbnail and len(options.clips) == 1 and options.thumbnail.suffix[1:] not in OUTPUTS:
         parser.error("--thumbnail ends in .mp4, .webp or .gif")
     try:
@@ -111,4 +113,7 @@ def _hush_native_libraries() -> None:
 
 if __name__ == "__main__":
     _hush_native_libraries()
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -24,9 +24,10 @@ from moodreel import boomerang
 from moodreel.boomerang import Loop
 from moodreel.errors import ModelInvalid, NoFace, Overloaded
 from moodreel.faces import FaceFinder
-from moodreel.features import Features, describe
+from moodreel.features import describe
 from moodreel.models.predictor import ModelInfo, Predictor, Verdict, resolve_device
 from moodreel.models.store import ModelStore
+from moodreel.moments import View, score, sharpness
 from moodreel.tracks import Box, Tracker
 from moodreel.video import Frame, Limits, VideoReader
 
@@ -90,7 +91,7 @@ class _Sighting:
     """What one sampled frame holds: its faces, and a tiny grey copy to measure motion by."""
 
     time: float
-    faces: tuple[tuple[Box, Features], ...]
+    faces: tuple[tuple[Box, View], ...]
     grey: np.ndarray  # (24, 24) float32
     milliseconds: float
 
@@ -258,7 +259,10 @@ class Analyser:
 
     def _look(self, frame: Frame) -> _Sighting:
         begun = clock.perf_counter()
-        faces = tuple((face.box, describe(frame.rgb, face)) for face in self.finder.find(frame.rgb))
+        faces = tuple(
+            (face.box, View(describe(frame.rgb, face), sharpness(frame.rgb, face.box)))
+            for face in self.finder.find(frame.rgb)
+        )
         grey = cv2.cvtColor(cv2.resize(frame.rgb, (24, 24), interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY)
         return _Sighting(frame.time, faces, grey.astype(np.float32), _since(begun))
 
@@ -272,22 +276,19 @@ def _judge(
     if not tracks:
         raise NoFace("No face was found in the clip. Hold the camera at arm's length, facing you, in good light.")
     main = max(tracks, key=lambda track: sum(box[2] * box[3] for box, _ in tracks[track].values()))
-    verdicts = dict(
-        zip(
-            tracks,
-            predictor.predict(
-                [[_features_at(seen, moment) for moment in range(len(sightings))] for seen in tracks.values()]
-            ),
-            strict=True,
-        )
-    )
+    views = {
+        track: [seen[moment][1] if moment in seen else None for moment in range(len(sightings))]
+        for track, seen in tracks.items()
+    }
+    read = predictor.predict([[view.features if view else None for view in track] for track in views.values()])
+    verdicts = dict(zip(views, read, strict=True))
     labels, verdict = predictor.info.labels, verdicts[main]
     best = int(verdict.probabilities.argmax())
     return Analysis(
         emotion=labels[best],
         confidence=float(verdict.probabilities[best]),
         probabilities=_by_label(labels, verdict.probabilities),
-        peak=_peak([sighting.time for sighting in sightings], verdict, best),
+        peak=sightings[int(score(views[main], verdict.moments[:, best]).argmax())].time,
         face_coverage=len(tracks[main]) / len(sightings),
         frames_analysed=len(sightings),
         duration=reader.duration,
@@ -300,8 +301,8 @@ def _judge(
     )
 
 
-_Seen = dict[int, tuple[tuple[int, int, int, int], Features]]
-"""A track: the face's box in pixels and its features, by the index of the sampled frame."""
+_Seen = dict[int, tuple[tuple[int, int, int, int], View]]
+"""A track: the face's box in pixels and how it was seen, by the index of the sampled frame."""
 
 
 def _follow(sightings: Sequence[_Sighting], width: int, height: int) -> dict[int, _Seen]:
@@ -309,13 +310,9 @@ def _follow(sightings: Sequence[_Sighting], width: int, height: int) -> dict[int
     tracks: dict[int, _Seen] = {}
     for moment, sighting in enumerate(sightings):
         boxes = [_in_pixels(box, width, height) for box, _ in sighting.faces]
-        for number, box, (_, features) in zip(tracker.update(sighting.time, boxes), boxes, sighting.faces, strict=True):
-            tracks.setdefault(number, {})[moment] = (box, features)
+        for number, box, (_, view) in zip(tracker.update(sighting.time, boxes), boxes, sighting.faces, strict=True):
+            tracks.setdefault(number, {})[moment] = (box, view)
     return tracks
-
-
-def _features_at(seen: _Seen, moment: int) -> Features | None:
-    return seen[moment][1] if moment in seen else None
 
 
 def _timeline(
@@ -335,13 +332,6 @@ def _timeline(
                     box=seen[moment][0],
                     track=track,
                 )
-
-
-def _peak(times: Sequence[float], verdict: Verdict, emotion: int) -> float:
-    """Choose the moment that showed `emotion` best: likely there, and around there too, and weighed by the model."""
-    likely = np.nan_to_num(verdict.moments[:, emotion])
-    around = np.convolve(np.pad(likely, 1, mode="edge"), [0.25, 0.5, 0.25], mode="valid")
-    return times[int((around * (likely > 0) + 1e-3 * verdict.weights).argmax())]
 
 
 def _liveliest(sightings: Sequence[_Sighting]) -> float:

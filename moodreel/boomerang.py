@@ -1,10 +1,12 @@
 """A moment of a clip -> a looping video that runs forward and back, and its poster.
 
 The loop shows f0 f1 … fn … f1 and starts again at f0: no frame is shown twice at either turn, each keeps the time that
-it had in the clip. FFmpeg (through PyAV) writes MP4, Pillow writes WebP, GIF and the poster; all in memory.
+it had in the clip. One turn is the peak; the other is where the picture hardly moves, so that turning back is no jerk.
+FFmpeg (through PyAV) writes MP4, Pillow writes WebP, GIF and the poster; all in memory.
 """
 
 import io
+import itertools
 import math
 from collections import deque
 from collections.abc import Sequence
@@ -12,6 +14,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 import av
+import cv2
 import numpy as np
 from av.video.reformatter import Colorspace, VideoReformatter
 from PIL import Image
@@ -23,9 +26,11 @@ MOMENTS = ("expressive", "whole")
 
 _MAX_FPS = {"mp4": 30.0, "webp": 20.0, "gif": 15.0}
 """Frames a second at most: an animated picture predicts little from frame to frame, so each costs its full size."""
-_FRAME_BYTES = 128 * 2**20
+_FRAME_BYTES = 64 * 2**20
 """What the decoded frames of one loop may take; a large, long loop gets fewer frames a second instead."""
 _STILL_SECONDS = 1.0
+_TRIM = 0.15
+"""Share of the way that may be given up for an end where the picture moves less."""
 _CLOCK = 90_000
 """Ticks a second in the MP4: the usual video clock, fine enough for any recorded rate."""
 
@@ -67,6 +72,8 @@ def make(
     start, stop = (0.0, reader.duration) if whole else _window(peak, reader.duration, duration / 2)
     speed = max(1.0, (stop - start) / (duration / 2))
     frames = _read(reader, start, stop, size, speed, _MAX_FPS[output])
+    if not whole:
+        frames = _end_gently(frames, peak)
     pictures = [_even(frame.rgb) for frame in frames]
     gaps = np.diff([frame.time for frame in frames]) / speed
     order = [*range(len(frames)), *range(len(frames) - 2, 0, -1)]
@@ -74,7 +81,7 @@ def make(
     poster = min(range(len(frames)), key=lambda i: abs(frames[i].time - peak))
     height, width = pictures[0].shape[:2]
     return Loop(
-        data=_ENCODERS[output]([pictures[i] for i in order], seconds),
+        data=_ENCODERS[output](pictures, order, seconds),
         output=output,
         width=width,
         height=height,
@@ -111,6 +118,19 @@ def _two_at(reader: VideoReader, time: float, size: int) -> list[Frame]:
     return list(pair)
 
 
+def _end_gently(frames: list[Frame], peak: float) -> list[Frame]:
+    """Trim the end away from the peak to where the picture moves least from one frame to the next."""
+    if abs(frames[0].time - peak) < abs(frames[-1].time - peak):
+        return _end_gently(frames[::-1], peak)[::-1]
+    span = abs(frames[-1].time - frames[0].time)
+    early = [frame for frame in frames[:-1] if abs(frame.time - frames[0].time) <= _TRIM * span]
+    if not early:
+        return frames
+    small = [cv2.resize(frame.rgb, (32, 32), interpolation=cv2.INTER_AREA) for frame in frames[: len(early) + 1]]
+    motion = [cv2.absdiff(a, b).mean() for a, b in itertools.pairwise(small)]
+    return frames[int(np.argmin(motion)) :]
+
+
 def _even(rgb: np.ndarray) -> np.ndarray:
     """Cut (H, W, 3) to even sides, as 4:2:0 needs; a side of one pixel is doubled."""
     height, width = rgb.shape[:2]
@@ -118,7 +138,7 @@ def _even(rgb: np.ndarray) -> np.ndarray:
     return rgb[: rgb.shape[0] // 2 * 2, : rgb.shape[1] // 2 * 2]
 
 
-def _mp4(pictures: Sequence[np.ndarray], seconds: Sequence[float]) -> bytes:
+def _mp4(pictures: Sequence[np.ndarray], order: Sequence[int], seconds: Sequence[float]) -> bytes:
     """Encode H.264 `yuv420p`, BT.709, no audio, the index in front."""
     file = io.BytesIO()
     height, width = pictures[0].shape[:2]
@@ -128,14 +148,14 @@ def _mp4(pictures: Sequence[np.ndarray], seconds: Sequence[float]) -> bytes:
         context = stream.codec_context
         context.width, context.height, context.pix_fmt = width, height, "yuv420p"
         context.time_base = Fraction(1, _CLOCK)
-        context.framerate = Fraction(round(1000 * len(pictures) / sum(seconds)), 1000)
+        context.framerate = Fraction(round(1000 * len(order) / sum(seconds)), 1000)
         context.color_primaries = context.color_trc = context.colorspace = 1  # BT.709
         context.color_range = 1  # limited
         ends = np.round(np.cumsum(seconds) * _CLOCK).astype(int)
         duration_of: dict[int | None, int] = {}
         reformatter = VideoReformatter()
-        for picture, begin, end in zip(pictures, [0, *ends], ends, strict=False):
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+        for index, begin, end in zip(order, [0, *ends], ends, strict=False):
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pictures[index]), format="rgb24")
             frame = reformatter.reformat(frame, format="yuv420p", dst_colorspace=Colorspace.ITU709)
             frame.pts, frame.time_base = int(begin), context.time_base
             duration_of[frame.pts] = int(end - begin)
@@ -174,27 +194,31 @@ class _Reopened(io.RawIOBase):
         return True
 
 
-def _webp(pictures: Sequence[np.ndarray], seconds: Sequence[float]) -> bytes:
-    return _animation("WEBP", [Image.fromarray(picture) for picture in pictures], seconds, 1000, quality=75, method=2)
+def _webp(pictures: Sequence[np.ndarray], order: Sequence[int], seconds: Sequence[float]) -> bytes:
+    frames = [Image.fromarray(picture) for picture in pictures]
+    return _animation("WEBP", frames, order, seconds, 1000, quality=75, method=2)
 
 
-def _gif(pictures: Sequence[np.ndarray], seconds: Sequence[float]) -> bytes:
+def _gif(pictures: Sequence[np.ndarray], order: Sequence[int], seconds: Sequence[float]) -> bytes:
     """Encode with one palette for the whole loop, so that colours do not flicker from frame to frame."""
     sample = Image.fromarray(np.concatenate(pictures[:: math.ceil(len(pictures) / 8)]))
     palette = sample.quantize(255, method=Image.Quantize.MEDIANCUT)
     # No dithering: its noise differs from frame to frame, triples the file and shimmers.
     dither = Image.Dither.NONE
     frames = [Image.fromarray(picture).quantize(palette=palette, dither=dither) for picture in pictures]
-    return _animation("GIF", frames, seconds, 100, optimize=False)
+    return _animation("GIF", frames, order, seconds, 100, optimize=False)
 
 
-def _animation(kind: str, frames: list[Image.Image], seconds: Sequence[float], ticks: int, **options: object) -> bytes:
+def _animation(
+    kind: str, frames: list[Image.Image], order: Sequence[int], seconds: Sequence[float], ticks: int, **options: object
+) -> bytes:
     """Save a picture that loops for ever, its frame times rounded to 1/`ticks` s without adding up the rounding."""
     ends = np.round(np.cumsum(seconds) * ticks)
     milliseconds = np.maximum(np.diff(ends, prepend=0), 1) * (1000 // ticks)
     file = io.BytesIO()
     duration = [int(value) for value in milliseconds]
-    frames[0].save(file, kind, save_all=True, append_images=frames[1:], duration=duration, loop=0, **options)
+    others = [frames[index] for index in order[1:]]
+    frames[0].save(file, kind, save_all=True, append_images=others, duration=duration, loop=0, **options)
     return file.getvalue()
 
 

@@ -334,9 +334,11 @@ def start_of(text: str) -> datetime:
 
 
 def end_of(text: str) -> datetime:
-    """Read an end: as `start_of`, but no time means the day's last moment. Raises ValueError."""
+    """Read an end: as `start_of`, but to the last moment of the day or second that it names. Raises ValueError."""
     moment = _moment(text)
-    return moment + timedelta(days=1, microseconds=-1) if _is_date(text) else moment
+    if _is_date(text):
+        return moment + timedelta(days=1, microseconds=-1)
+    return moment if moment.microsecond else moment.replace(microsecond=999_999)
 
 
 def write_csv(rows: Iterable[Mapping[str, Any]], file: TextIO) -> None:
@@ -520,8 +522,15 @@ def _parser() -> argparse.ArgumentParser:
     export = commands.add_parser("export", parents=[some], help="write calls to standard output")
     export.add_argument("--format", choices=("csv", "jsonl"), default="csv")
     prune = commands.add_parser("prune", parents=[common], help="delete old calls")
-    prune.add_argument("--days", type=float, default=30, help="keep the calls of so many days (default: %(default)s)")
+    prune.add_argument("--days", type=_days, required=True, help="keep the calls of so many days")
     return parser
+
+
+def _days(text: str) -> float:
+    days = float(text)
+    if not 0 < days <= 36_500:
+        raise argparse.ArgumentTypeError("more than 0 and at most 36500")
+    return days
 
 
 def _boolean_argument(text: str) -> bool:

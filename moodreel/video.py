@@ -40,6 +40,8 @@ _PICTURE_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"mif1", b"avif")
 KEEP_BYTES = 64 * 2**20
 """What the kept frames of one clip may take: eleven seconds at 480 × 270 and 30 frames a second."""
 _FALLBACK_FPS = 30.0
+_LEAST_GAP = 0.0005
+"""Seconds: frames closer than that have no timing; nothing records 2000 frames a second."""
 _TIME_SLACK = 0.001
 """Seconds: containers round times to a millisecond, so a frame this little early is still on time."""
 
@@ -171,7 +173,11 @@ class VideoReader:
                 self._stored = round(picture.width * self._aspect), picture.height
                 turned = self._matrix is not None and _swaps_axes(self._matrix)
                 self.width, self.height = self._stored[::-1] if turned else self._stored
-            elif self._origin is not None and picture.time is not None and picture.time - self._origin > time:
+            elif (
+                self._origin is not None
+                and picture.time is not None
+                and picture.time - self._origin > time + _LEAST_GAP
+            ):
                 gap = picture.time - self._origin - time
                 time += gap
             else:  # untimed, or times that go backwards
@@ -197,12 +203,14 @@ class VideoReader:
         decoded = damaged = 0
         with self._open() as container:
             stream = _main_video(container)
-            self._rate = float(stream.average_rate or 0) or self._fps or _FALLBACK_FPS
+            self._rate = _sane_rate(stream) or self._fps or _FALLBACK_FPS
             self._aspect = float(stream.sample_aspect_ratio or 1)
             context = stream.codec_context
             claimed = context.width, context.height
+            context.width = context.height = 0  # the stream itself says how large it is, whatever the container claims
             context.thread_type = "AUTO"
-            context.options = {"max_pixels": str(self._limits.frame_pixels)}
+            # FFmpeg rounds both sides up before it compares; `_check_frame_size` is exact.
+            context.options = {"max_pixels": str(2 * self._limits.frame_pixels + 2**16)}
             try:
                 if seek_to is not None:
                     container.seek(math.floor(seek_to / (stream.time_base or 1)), stream=stream)
@@ -263,6 +271,12 @@ class _Source(io.BytesIO):
     def read(self, size: int | None = -1) -> bytes:
         self._check_deadline()
         return super().read(size)
+
+
+def _sane_rate(stream: VideoStream) -> float | None:
+    """Give the header's frames a second, where it is one that a camera may have."""
+    rate = float(stream.average_rate or 0)
+    return rate if 0.1 <= rate <= 1000 else None
 
 
 def _open_nothing_else(url: str, flags: int, options: dict) -> NoReturn:

@@ -98,15 +98,15 @@ def test_filters_select(log: CallLog, filters: dict[str, object], found: list[st
     ("text", "start", "end"),
     [
         ("2025-08-16", "2025-08-16T00:00:00.000000Z", "2025-08-16T23:59:59.999999Z"),
-        ("2025-08-16T12:34:56", "2025-08-16T12:34:56.000000Z", "2025-08-16T12:34:56.000000Z"),
-        ("2025-08-16T12:34:56Z", "2025-08-16T12:34:56.000000Z", "2025-08-16T12:34:56.000000Z"),
-        ("2025-08-16 12:34", "2025-08-16T12:34:00.000000Z", "2025-08-16T12:34:00.000000Z"),
+        ("2025-08-16T12:34:56", "2025-08-16T12:34:56.000000Z", "2025-08-16T12:34:56.999999Z"),
+        ("2025-08-16T12:34:56Z", "2025-08-16T12:34:56.000000Z", "2025-08-16T12:34:56.999999Z"),
+        ("2025-08-16 12:34", "2025-08-16T12:34:00.000000Z", "2025-08-16T12:34:00.999999Z"),
         ("2025-08-16T12:34:56.789+02:00", "2025-08-16T10:34:56.789000Z", "2025-08-16T10:34:56.789000Z"),
-        ("2025-08-16T12:34:56 02:00", "2025-08-16T10:34:56.000000Z", "2025-08-16T10:34:56.000000Z"),
-        ("2025-08-16T00:30:00-09:30", "2025-08-16T10:00:00.000000Z", "2025-08-16T10:00:00.000000Z"),
+        ("2025-08-16T12:34:56 02:00", "2025-08-16T10:34:56.000000Z", "2025-08-16T10:34:56.999999Z"),
+        ("2025-08-16T00:30:00-09:30", "2025-08-16T10:00:00.000000Z", "2025-08-16T10:00:00.999999Z"),
     ],
 )
-def test_dates_without_a_zone_are_utc_and_without_a_time_whole_days(text: str, start: str, end: str) -> None:
+def test_no_zone_means_utc_and_an_end_holds_all_of_the_day_or_second_it_names(text: str, start: str, end: str) -> None:
     assert (call_log.stamp(start_of(text)), call_log.stamp(end_of(text))) == (start, end)
 
 
@@ -319,6 +319,12 @@ class TestOperators:
     def test_prune(self, log: CallLog, capsys: pytest.CaptureFixture[str]) -> None:
         assert self.run(log, "prune", "--days", "30") == 0
         assert capsys.readouterr().out.startswith("3 calls older than 30 days deleted")
+
+    @pytest.mark.parametrize("days", ["0", "-1", "nan", "1e12", "many"])
+    def test_prune_deletes_nothing_for_a_number_of_days_that_makes_no_sense(self, log: CallLog, days: str) -> None:
+        with pytest.raises(SystemExit):
+            self.run(log, "prune", f"--days={days}")
+        assert len(log.select().rows) == 3
 
     def test_no_log_is_one_clear_line(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert call_log.main(["list", "--db", str(tmp_path / "none.db")]) == 1

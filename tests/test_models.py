@@ -356,7 +356,7 @@ def test_a_checkpoint_that_is_not_there_is_refused(tmp_path):
         ({"arguments": {"hidden": -1}}, "does not take"),
         ({"labels": ["a", "b"], "arguments": TINY | {"classes": 5}}, "2 labels for 5 classes"),
         ({"labels": ["a", "a", "b", "c", "d"]}, "labels that differ"),
-        ({"labels": 5}, "at least architecture and labels"),
+        ({"labels": 5}, "at least labels"),
         ({"temperature": 0}, "temperatures above 0"),
         ({"sha256": "0" * 64}, "SHA-256"),
     ],

@@ -18,6 +18,7 @@ BELOW = {
     "boomerang": {"errors", "video"},
     "faces": {"errors"},
     "features": {"errors", "faces"},
+    "moments": {"faces", "features"},
     "call_log": {"errors"},
     "models": {"errors", "emotions", "faces", "features", "models"},
 }

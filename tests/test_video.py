@@ -357,6 +357,43 @@ def test_limits_hold_for_what_is_decoded(limits, error):
         list(VideoReader(data, limits).frames())
 
 
+@pytest.mark.parametrize("size", [(240, 540), (540, 240), (195, 197)])
+@pytest.mark.parametrize(
+    ("container", "codec"),
+    [("mp4", "libx264"), ("mp4", "libx265"), ("webm", "libvpx"), ("webm", "libvpx-vp9"), ("mp4", "mpeg4")],
+)
+def test_a_frame_of_exactly_the_limit_is_decoded_and_a_larger_one_is_not(size, container, codec):
+    width, height = size
+    options = {"x265-params": "log-level=none"} if codec == "libx265" else {}
+    if codec != "libvpx-vp9":
+        width, height = width // 2 * 2, height // 2 * 2
+    data = media.encode(media.corner_frames(2, width, height), container=container, codec=codec, options=options)
+    assert len(list(VideoReader(data, Limits(frame_pixels=width * height)).frames())) == 2
+    with pytest.raises(VideoTooBig):
+        list(VideoReader(data, Limits(frame_pixels=width * height - 1)).frames())
+
+
+def test_a_container_that_claims_a_huge_picture_is_read_by_what_its_stream_holds():
+    data = bytearray(media.encode(media.corner_frames(5)))
+    at = data.find(b"avc1", data.find(b"stsd")) + 4 + 24  # reserved, index, pre-defined; then width and height
+    assert data[at : at + 4] == (64).to_bytes(2, "big") + (48).to_bytes(2, "big")
+    data[at : at + 4] = b"\xea\x60\xea\x60"
+    assert read(bytes(data))[0].shape[0] == 48
+
+
+@pytest.mark.parametrize("timescale", [0, 1, 0x7FFFFFFF])
+def test_a_timescale_that_cannot_be_gives_a_duration_that_can(timescale):
+    data = bytearray(media.encode(media.counter_frames(25)))
+    at = data.find(b"mdhd") + 4 + 12  # version and flags, two times; then the timescale
+    data[at : at + 4] = timescale.to_bytes(4, "big")
+    reader = VideoReader(bytes(data), Limits(seconds=10), fps=25)
+    try:
+        count = len(list(reader.frames()))
+    except VideoTooLong:
+        return
+    assert count / 1000 < reader.duration <= 10
+
+
 def test_a_header_that_lies_about_the_duration_fools_nobody():
     data = media.encode(media.counter_frames(50))
     lying = bytearray(data)

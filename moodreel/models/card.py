@@ -9,6 +9,9 @@ from typing import Any
 from moodreel.emotions import EMOTIMESH_TRAINED_ORDER
 from moodreel.errors import ModelInvalid
 
+ORIGINAL = "emotimesh"
+"""The architecture of a checkpoint that names none: what people have from before there were cards."""
+
 
 @dataclass(frozen=True)
 class Card:
@@ -37,16 +40,16 @@ class Card:
 
 
 def read_card(path: Path) -> Card:
-    """Read a model.json; its name defaults to its folder's. Raises ModelInvalid."""
+    """Read a model.json; name and architecture default to the folder's and the original one. Raises ModelInvalid."""
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
-        fields = {"name": path.parent.name} | fields
+        fields = {"name": path.parent.name, "architecture": ORIGINAL} | fields
         fields["labels"] = tuple(fields["labels"])
         fields["metrics"] = tuple(fields.get("metrics", ()))
         card = Card(**{key: value for key, value in fields.items() if key in Card.__dataclass_fields__})
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelInvalid(
-            f"The model.json of {path.parent.name!r} needs at least architecture and labels, as JSON; correct it."
+            f"The model.json of {path.parent.name!r} needs at least labels, as JSON; correct it."
         ) from error
     usable = all(isinstance(t, int | float) and t > 0 for t in (card.temperature, card.moment_temperature))
     if not usable or len(set(card.labels)) != len(card.labels) or not all(isinstance(v, str) for v in card.labels):
@@ -60,7 +63,7 @@ def original_card(name: str) -> Card:
     """What a checkpoint is taken for that comes without a model.json: EmotiMesh-Net as it was trained."""
     return Card(
         name=name,
-        architecture="emotimesh",
+        architecture=ORIGINAL,
         labels=EMOTIMESH_TRAINED_ORDER,
         input="x, y, z of MediaPipe's first 468 points, relative to the picture, at 15 moments spread over the clip",
         normalisation="none",

@@ -74,10 +74,9 @@ def load(path: Path, *, device: str = "cpu") -> Predictor:
 
     Weights without a `model.json` beside them are taken for an original EmotiMesh-Net named after the file.
     """
-    weights_path = path / WEIGHTS if path.is_dir() else path
+    weights_path = _weights_in(path) if path.is_dir() else path
     card_path = weights_path.parent / CARD
-    described = path.is_dir() or card_path.is_file()
-    card = read_card(card_path) if described else original_card(path.stem)
+    card = read_card(card_path) if card_path.is_file() else original_card(path.stem)
     weights = read_weights(weights_path)
     digest = sha256(weights_path)
     if card.sha256 and digest != card.sha256:
@@ -88,6 +87,17 @@ def load(path: Path, *, device: str = "cpu") -> Predictor:
     module = _build(card)
     fill(module, weights, card.name)
     return Predictor(module, card, sha256=digest, device=device)
+
+
+def _weights_in(folder: Path) -> Path:
+    """Find a folder's weights: those of the store's own name, or else the only checkpoint in it."""
+    found = [folder / WEIGHTS] if (folder / WEIGHTS).is_file() else []
+    found = found or [path for path in folder.iterdir() if path.suffix in (".safetensors", ".pth", ".pt")]
+    if len(found) != 1:
+        raise ModelInvalid(
+            f"The folder {folder.name!r} holds {len(found)} checkpoints; leave one in it, or name the file itself."
+        )
+    return found[0]
 
 
 def _build(card: Card) -> Architecture:

@@ -1,0 +1,67 @@
+import cv2
+import numpy as np
+import pytest
+
+from moodreel import moments
+from moodreel.faces import BLENDSHAPES, LANDMARKS
+from moodreel.features import Features
+from moodreel.moments import View
+from tests import media
+
+
+def view(smile: float = 0.0, blink: float = 0.0, yaw: float = 0.0, sharpness: float = 100.0) -> View:
+    blendshapes = np.zeros(len(BLENDSHAPES), np.float32)
+    for name, value in {"mouthSmile": smile, "cheekSquint": smile, "eyeBlink": blink}.items():
+        for side in ("Left", "Right"):
+            blendshapes[BLENDSHAPES.index(name + side)] = value
+    landmarks = np.zeros((LANDMARKS, 3), np.float32)
+    return View(Features(landmarks, landmarks, blendshapes, np.array([yaw, 0, 0], np.float32)), sharpness)
+
+
+def best(views: list[View | None], likely: list[float] | None = None) -> int:
+    given = [0.9 if each else np.nan for each in views] if likely is None else likely
+    return int(moments.score(views, np.array(given)).argmax())
+
+
+def test_the_moment_furthest_from_the_persons_own_calm_is_best():
+    assert best([view(), view(), view(0.2), view(0.3), view(0.5), view(0.3), view(0.2), view()]) == 4
+
+
+def test_calm_is_the_persons_own_and_not_a_face_without_any_expression():
+    """Somebody whose face at rest looks like a smile, and who stops smiling for a moment."""
+    resting = view(0.3)
+    scores = moments.score([resting, resting, resting, view(0.6), view(0.6), resting], np.full(6, 0.9))
+    assert scores[3] > 1.2 * scores[0]
+
+
+@pytest.mark.parametrize(
+    "flaw", [{"blink": 1.0}, {"yaw": 70.0}, {"sharpness": 5.0}], ids=["eyes shut", "turned", "blurred"]
+)
+def test_of_two_equal_smiles_the_flawless_one_is_best(flaw):
+    flawed, good = view(0.8, **flaw), view(0.8)
+    assert best([view(), flawed, flawed, flawed, view(), good, good, good, view()]) == 6
+    assert best([view(), good, good, good, view(), flawed, flawed, flawed, view()]) == 2
+
+
+def test_a_moment_of_which_the_model_is_unsure_is_not_best():
+    assert best([view(0.8)] * 7, [0.3, 0.3, 0.3, 0.8, 0.9, 0.8, 0.3]) == 4
+
+
+def test_a_moment_without_the_face_is_never_best_and_one_face_alone_is():
+    scores = moments.score([None, view(0.5), None], np.array([np.nan, 0.9, np.nan]))
+    assert scores[0] == scores[2] == 0 < scores[1]
+
+
+def test_a_single_odd_frame_does_not_win_over_a_moment_that_lasts():
+    assert best([view(), view(), view(1.0), view(), view(), view(0.5), view(0.5), view(0.5), view()]) == 6
+
+
+def test_a_blurred_picture_is_less_sharp():
+    portrait = media.portrait()
+    box = (0.3, 0.1, 0.3, 0.3)
+    assert moments.sharpness(cv2.GaussianBlur(portrait, (0, 0), 3), box) < 0.3 * moments.sharpness(portrait, box)
+
+
+@pytest.mark.parametrize("box", [(0, 0, 0.001, 0.001), (0.99, 0.99, 0.01, 0.01), (0, 0, 1, 1), (1, 1, 0, 0)])
+def test_a_face_at_the_edge_or_of_a_pixel_can_be_measured(box):
+    assert moments.sharpness(media.portrait(), box) >= 0
