@@ -360,14 +360,13 @@ def test_limits_hold_for_what_is_decoded(limits, error):
 @pytest.mark.parametrize("size", [(240, 540), (540, 240), (195, 197)])
 @pytest.mark.parametrize(
     ("container", "codec"),
-    [("mp4", "libx264"), ("mp4", "libx265"), ("webm", "libvpx"), ("webm", "libvpx-vp9"), ("mp4", "mpeg4")],
+    [("mp4", "libx264"), ("webm", "libvpx"), ("webm", "libvpx-vp9"), ("mp4", "mpeg4")],
 )
 def test_a_frame_of_exactly_the_limit_is_decoded_and_a_larger_one_is_not(size, container, codec):
     width, height = size
-    options = {"x265-params": "log-level=none"} if codec == "libx265" else {}
     if codec != "libvpx-vp9":
         width, height = width // 2 * 2, height // 2 * 2
-    data = media.encode(media.corner_frames(2, width, height), container=container, codec=codec, options=options)
+    data = media.encode(media.corner_frames(2, width, height), container=container, codec=codec)
     assert len(list(VideoReader(data, Limits(frame_pixels=width * height)).frames())) == 2
     with pytest.raises(VideoTooBig):
         list(VideoReader(data, Limits(frame_pixels=width * height - 1)).frames())
