@@ -197,6 +197,14 @@ def test_strangers_with_half_a_body_keep_nobody_else_waiting_for_long(server: Se
     assert {stranger.receive()[0] for stranger in strangers} == {401}
 
 
+def test_a_chunked_body_that_is_garbled_is_a_bad_body(server: Server) -> None:
+    line = Line(server)
+    key = [f"{name}: {value}" for name, value in HEADERS.items()]
+    line.send("POST /predict HTTP/1.1", *key, "Transfer-Encoding: chunked", body=b"ZZZ\r\n{}\r\n0\r\n\r\n")
+    status, answer = line.receive()
+    assert (status, answer["code"]) == (400, "bad_json")
+
+
 def test_who_sent_the_whole_body_sees_the_refusal_and_may_go_on(server: Server) -> None:
     with requests.Session() as session:
         for _ in range(5):
