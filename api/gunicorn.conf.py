@@ -27,7 +27,7 @@ from moodreel.errors import MoodreelError
 # and blocks of a picture's size given back as soon as they are free, a worker peaks some 100 MB lower.
 _M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8
 ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 2)
-ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 64 * 1024)
+ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 1024 * 1024)
 
 
 def _stop(error: Exception) -> NoReturn:

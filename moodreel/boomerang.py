@@ -144,7 +144,7 @@ def _mp4(pictures: Sequence[np.ndarray], order: Sequence[int], seconds: Sequence
     height, width = pictures[0].shape[:2]
     options = {"movflags": "faststart"}
     with av.open(file, "w", format="mp4", options=options, io_open=lambda *_: _Reopened(file)) as container:
-        stream = container.add_stream("libx264", options={"preset": "veryfast", "crf": "21", "bf": "0"})
+        stream = container.add_stream("libx264", options={"preset": "superfast", "crf": "22", "bf": "0"})
         context = stream.codec_context
         context.width, context.height, context.pix_fmt = width, height, "yuv420p"
         context.time_base = Fraction(1, _CLOCK)

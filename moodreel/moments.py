@@ -19,6 +19,7 @@ CALM_SHARE = 0.3
 FULL_EXPRESSION = 0.8
 """Euclidean distance between two moments' expressive blendshapes that counts as a full expression."""
 
+_FACE_SIDE = 64
 _EXPRESSIVE = [i for i, name in enumerate(BLENDSHAPES) if not name.startswith(("_", "eyeLook", "eyeBlink", "jawLeft"))]
 _BLINK = [BLENDSHAPES.index("eyeBlinkLeft"), BLENDSHAPES.index("eyeBlinkRight")]
 _FLOORS = {"expression": 0.5, "sharpness": 0.5, "eyes": 0.3, "facing": 0.4}
@@ -42,7 +43,8 @@ def sharpness(rgb: np.ndarray, box: tuple[float, float, float, float]) -> float:
     height, width = rgb.shape[:2]
     left, top = min(int(box[0] * width), width - 1), min(int(box[1] * height), height - 1)
     right, bottom = int((box[0] + box[2]) * width) + 1, int((box[1] + box[3]) * height) + 1
-    face = rgb[top:bottom, left:right]
+    # At one size, or a face far away would have more detail a pixel than the same face near.
+    face = cv2.resize(rgb[top:bottom, left:right], (_FACE_SIDE, _FACE_SIDE), interpolation=cv2.INTER_AREA)
     return float(cv2.Laplacian(cv2.cvtColor(face, cv2.COLOR_RGB2GRAY), cv2.CV_32F).var())
 
 

@@ -62,6 +62,12 @@ def test_a_blurred_picture_is_less_sharp():
     assert moments.sharpness(cv2.GaussianBlur(portrait, (0, 0), 3), box) < 0.3 * moments.sharpness(portrait, box)
 
 
+def test_the_same_face_is_as_sharp_from_near_as_from_far():
+    portrait, box = media.portrait(), (0.3, 0.1, 0.3, 0.35)
+    far = cv2.resize(portrait, (384, 384), interpolation=cv2.INTER_AREA)
+    assert moments.sharpness(far, box) == pytest.approx(moments.sharpness(portrait, box), rel=0.25)
+
+
 @pytest.mark.parametrize("box", [(0, 0, 0.001, 0.001), (0.99, 0.99, 0.01, 0.01), (0, 0, 1, 1), (1, 1, 0, 0)])
 def test_a_face_at_the_edge_or_of_a_pixel_can_be_measured(box):
     assert moments.sharpness(media.portrait(), box) >= 0
