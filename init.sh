@@ -93,7 +93,7 @@ setting() {
   printf '%s' "${value:-${2-}}"
 }
 
-# The clip is made on the spot from NASA's portrait inside the example, so that the curl works on a fresh clone.
+# The clip is shipped (made by bench/clips.py from NASA's portrait), so that the curl works on a fresh clone.
 print_example() {
   local port key
   port=$(setting PORT 5000) key=$(setting API_KEY)

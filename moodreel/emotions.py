@@ -37,11 +37,3 @@ EIGHT_TO_SEVEN: Mapping[str, str] = {
     "disgust": "disgust",
     "surprised": "surprise",
 }
-
-
-def merge(probabilities: Mapping[str, float], mapping: Mapping[str, str]) -> dict[str, float]:
-    """Add up the probabilities of the labels that `mapping` sends to one and the same label."""
-    merged: dict[str, float] = {}
-    for label, probability in probabilities.items():
-        merged[mapping[label]] = merged.get(mapping[label], 0.0) + probability
-    return merged

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 
 from tests import media
 
@@ -8,3 +9,9 @@ from tests import media
 def portrait() -> np.ndarray:
     """NASA's public-domain portrait of a smiling woman: (512, 512, 3) uint8 RGB."""
     return media.portrait()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> None:
+    """As in a worker; networks this small are slower on several threads, the more so beside other work."""
+    torch.set_num_threads(1)

@@ -20,8 +20,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from openapi_spec_validator import validate
 
+from api import schemas
 from api.content import decode_base64
 from api.errors import STATUS
+from moodreel import boomerang
 from moodreel.emotions import FIVE
 from tests import media
 from tests.serving import HEADERS, KEY, REAL, ROOT, Server, video_body
@@ -672,3 +674,8 @@ class TestOpenApi:
         form = document["paths"]["/thumbnail"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
         assert form["required"] == ["file"]
         assert form["properties"].keys() == {"file", "format", "fps", "duration", "size", "output", "moment"}
+
+
+def test_the_contract_offers_what_the_loop_can_be() -> None:
+    """The schemas name these themselves: Gunicorn's master reads them, and must not load codecs before it forks."""
+    assert (schemas.OUTPUTS, schemas.MOMENTS) == (boomerang.OUTPUTS, boomerang.MOMENTS)

@@ -34,15 +34,6 @@ TINY = {"hidden": 4, "channels": 2}
 """Arguments of an original network of a few thousand parameters."""
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Networks this small are slower on several threads, the more so beside other work."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def someone(seed=0, moments=1):
     """A track of made features, each moment another face."""
     rng = np.random.default_rng(seed)

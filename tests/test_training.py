@@ -24,15 +24,6 @@ LANDMARKER = ROOT / "model_store" / "face_landmarker" / "face_landmarker.task"
 SMILE = BLENDSHAPES.index("mouthSmileLeft")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Networks this small are slower on several threads, the more so beside other work."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def made_faces(emotion, seed=0):
     """Faces whose blendshapes tell the emotion (N,) apart, with landmarks that follow the blendshapes linearly."""
     rng = np.random.default_rng(seed)
