@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 
 from moodreel.faces import Face, angles
@@ -37,6 +38,14 @@ CANONICAL = {
 _RIGID = list(CANONICAL)
 _REFERENCE = np.array(list(CANONICAL.values()), dtype=np.float64)
 
+CROP = 48
+"""Pixels a side of `Features.crop`: as much as the pictures hold that faces are learnt from, and as a face across the
+room or in a small clip still has; a network on 64 would read enlargement, at nearly twice the time."""
+CROP_EYES = 20.0, 17.0
+"""Pixels between the centres of the eyes, and from the crop's top to their line. A face then fills the crop from the
+hairline to some pixels below a closed jaw: hair and clothes stay out, a dropped jaw in."""
+_EYES = [33, 133], [362, 263]
+
 
 @dataclass(frozen=True, eq=False)
 class Features:
@@ -48,12 +57,14 @@ class Features:
     blendshapes: float32 (52,), 0 to 1, in the order of `moodreel.faces.BLENDSHAPES`.
     pose: float32 (3,), yaw, pitch and roll in degrees as the picture shows them, wherever in it the face is; signs as
         in `moodreel.faces.Face`.
+    crop: uint8 (48, 48), grey, the face itself: eyes level, at one place and of one distance (`CROP_EYES`).
     """
 
     landmarks: np.ndarray
     shape: np.ndarray
     blendshapes: np.ndarray
     pose: np.ndarray
+    crop: np.ndarray
 
 
 def describe(rgb: np.ndarray, face: Face) -> Features:
@@ -63,7 +74,40 @@ def describe(rgb: np.ndarray, face: Face) -> Features:
     """
     height, width = rgb.shape[:2]
     shape, pose = normalise(face.landmarks, width=width, height=height)
-    return Features(landmarks=face.landmarks, shape=shape, blendshapes=face.blendshapes, pose=pose)
+    crop = align(rgb, face.landmarks)
+    return Features(landmarks=face.landmarks, shape=shape, blendshapes=face.blendshapes, pose=pose, crop=crop)
+
+
+def align(rgb: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
+    """Cut a face out, `Features.crop`, by the similarity that puts the eyes' centres where `CROP_EYES` has them.
+
+    rgb: uint8 (H, W, 3), red first. landmarks: float32 (478, 3), as in `moodreel.faces.Face`.
+
+    Only the eyes place it: a mouth that opens must not shrink the face. Their distance is taken in depth as well, so
+    that a face that turns away does not grow. What lies outside the picture repeats its edge.
+    """
+    height, width = rgb.shape[:2]
+    right, left = ((landmarks[corners].astype(np.float64) * (width, height, width)).mean(axis=0) for corners in _EYES)
+    (across, down), centre = (left - right)[:2], ((left + right) / 2)[:2]
+    apart, line = CROP_EYES
+    pixels = max(float(np.linalg.norm(left - right)) / apart, 1e-3)  # of the picture to one of the crop
+    # The part needed, shrunk by whole pixels where it is much larger: a warp reads four pixels for one of the crop.
+    reach = CROP * pixels
+    x, y = (int(np.clip(c - reach, 0, side - 1)) for c, side in zip(centre, (width, height), strict=True))
+    part = rgb[y : max(y + 1, int(centre[1] + reach) + 1), x : max(x + 1, int(centre[0] + reach) + 1)]
+    grey = cv2.cvtColor(np.ascontiguousarray(part), cv2.COLOR_RGB2GRAY)
+    size = [max(1, round(side / max(1, int(pixels)))) for side in grey.shape[::-1]]
+    shrunk = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
+    shrink = np.array(size) / grey.shape[::-1]
+    # From pixels of the crop to pixels of `shrunk`, pixel centres being at whole numbers + 1/2.
+    axis = pixels * np.array([across, down]) / max(float(np.hypot(across, down)), 1e-9)
+    turn = np.array([[axis[0], -axis[1]], [axis[1], axis[0]]])
+    origin = centre - (x, y) - turn @ (CROP / 2 - 0.5, line - 0.5)
+    back = np.column_stack([turn, origin]) * shrink[:, None]
+    back[:, 2] -= 0.5
+    return cv2.warpAffine(
+        shrunk, back, (CROP, CROP), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REPLICATE
+    )
 
 
 def normalise(landmarks: np.ndarray, *, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:

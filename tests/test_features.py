@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from moodreel.faces import FaceFinder
-from moodreel.features import CANONICAL, describe, normalise
+from moodreel.features import CANONICAL, CROP, CROP_EYES, align, describe, normalise
 
 MODEL = Path(__file__).parents[1] / "model_store" / "face_landmarker" / "face_landmarker.task"
 
@@ -86,3 +86,61 @@ def test_points_that_all_coincide_give_numbers_all_the_same():
     shape, pose = normalise(np.full((478, 3), 0.5, np.float32), width=64, height=64)
     assert np.isfinite(shape).all()
     assert np.isfinite(pose).all()
+
+
+def dotted_face(*, apart, roll=0.0, at=(150, 120), size=(400, 300)):
+    """A picture with a white dot on each eye and a grey one where the mouth would be, and landmarks of its eyes.
+
+    apart: pixels between the eyes; roll: degrees counter-clockwise.
+    """
+    turn = np.array(
+        [[np.cos(np.radians(roll)), np.sin(np.radians(roll))], [-np.sin(np.radians(roll)), np.cos(np.radians(roll))]]
+    )
+    right, left, mouth = (np.array(at) + apart * turn @ offset for offset in ((-0.5, 0), (0.5, 0), (0, 1)))
+    picture = np.zeros((size[1], size[0], 3), np.uint8)
+    for point, grey in ((right, 255), (left, 255), (mouth, 128)):
+        # Pixel centres lie at whole numbers + 1/2.
+        cv2.circle(picture, tuple((16 * (point - 0.5)).round().astype(int)), apart, (grey,) * 3, -1, cv2.LINE_AA, 4)
+    landmarks = np.zeros((478, 3), np.float32)
+    for corners, point in (((33, 133), right), ((362, 263), left)):
+        landmarks[list(corners), :2] = point / size
+    return picture, landmarks
+
+
+@pytest.mark.parametrize("view", [{"apart": 20}, {"apart": 80}, {"apart": 50, "roll": 40}, {"apart": 9, "roll": -75}])
+def test_a_crop_has_the_eyes_level_and_at_their_place(view):
+    crop = align(*dotted_face(**view)).astype(float)
+    assert crop.shape == (CROP, CROP)
+    apart, line = CROP_EYES
+    places = {255: [(CROP / 2 - apart / 2, line), (CROP / 2 + apart / 2, line)], 128: [(CROP / 2, line + apart)]}
+    for grey, points in places.items():
+        for x, y in points:
+            around = crop[int(y) - 2 : int(y) + 2, int(x) - 2 : int(x) + 2]
+            assert around.mean() > 0.3 * grey
+    rows, columns = np.indices(crop.shape) + 0.5
+    eyes = crop * (rows < line + apart / 2)
+    assert (eyes * rows).sum() / eyes.sum() == pytest.approx(line, abs=0.3)
+    assert (eyes * columns).sum() / eyes.sum() == pytest.approx(CROP / 2, abs=0.3)
+
+
+@pytest.mark.parametrize(("degrees", "scale"), [(25, 1), (-30, 1), (0, 0.6), (12, 2)])
+def test_the_same_face_turned_and_scaled_gives_nearly_the_same_crop(finder, portrait, degrees, scale):
+    picture = np.ascontiguousarray(portrait[:300])
+    around = cv2.getRotationMatrix2D((220, 110), degrees, 1)
+    other = cv2.resize(
+        cv2.warpAffine(picture, around, picture.shape[1::-1]), None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA
+    )
+    crops = [describe(view, finder.find(view)[0]).crop for view in (picture, other)]
+    middle = [crop[4:-4, 4:-4].ravel() for crop in crops]  # what was turned into the picture is black at its edge
+    assert np.corrcoef(*middle)[0, 1] > 0.93
+
+
+def test_a_face_at_the_edge_of_the_picture_is_filled_up_with_the_edge():
+    picture, landmarks = dotted_face(apart=40, at=(10, 10))
+    picture[:, :4] = picture[:4] = 200
+    crop = align(picture, landmarks)
+    assert crop[0, 0] == crop[0, 5] == crop[5, 0] == 200
+
+
+def test_points_that_all_coincide_give_a_crop_all_the_same():
+    assert align(np.zeros((30, 40, 3), np.uint8), np.full((478, 3), 2.0, np.float32)).shape == (CROP, CROP)

@@ -14,7 +14,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from moodreel.emotions import EMOTIMESH_TRAINED_ORDER, FIVE
+from moodreel.emotions import EMOTIMESH_TRAINED_ORDER, FIVE, SEVEN
 from moodreel.errors import ModelInvalid, ModelNotFound, MoodreelError
 from moodreel.faces import FaceFinder
 from moodreel.features import Features, describe
@@ -22,6 +22,8 @@ from moodreel.models import download, predictor, store
 from moodreel.models.card import original_card, read_card
 from moodreel.models.compact_emotimesh import CompactEmotiMeshNet
 from moodreel.models.emotimesh import EmotiMeshNet
+from moodreel.models.face_expression import FaceExpressionNet, standardise
+from moodreel.models.joint import JointNet
 from moodreel.models.predictor import Predictor, resolve_device
 from moodreel.models.store import ModelStore, load
 
@@ -34,6 +36,10 @@ TINY = {"hidden": 4, "channels": 2}
 """Arguments of an original network of a few thousand parameters."""
 
 
+FACE = {"widths": (8, 8), "depths": (1, 1)}
+"""Arguments of a face-expression network that is quick to make."""
+
+
 def someone(seed=0, moments=1):
     """A track of made features, each moment another face."""
     rng = np.random.default_rng(seed)
@@ -43,6 +49,7 @@ def someone(seed=0, moments=1):
             shape=rng.normal(0, 4, (478, 3)).astype(np.float32),
             blendshapes=rng.random(52, np.float32),
             pose=np.zeros(3, np.float32),
+            crop=rng.integers(0, 256, (48, 48), dtype=np.uint8),
         )
         for _ in range(moments)
     ]
@@ -77,7 +84,20 @@ def original():
     return Predictor(random_network(EmotiMeshNet, TINY), original_card("tiny"), sha256="")
 
 
-@pytest.fixture(params=["compact", "original"])
+@pytest.fixture(scope="module")
+def appearance():
+    card = dataclasses.replace(original_card("face"), architecture="face-expression", labels=FIVE)
+    return Predictor(random_network(FaceExpressionNet, FACE), card, sha256="")
+
+
+@pytest.fixture(scope="module")
+def joint():
+    card = dataclasses.replace(original_card("joint"), architecture="joint", labels=FIVE)
+    arguments = {"appearance": FACE, "landmarks": SMALL, "hidden": 4}
+    return Predictor(random_network(JointNet, arguments), card, sha256="")
+
+
+@pytest.fixture(params=["compact", "original", "appearance", "joint"])
 def model(request):
     return request.getfixturevalue(request.param)
 
@@ -192,7 +212,7 @@ def test_the_original_reads_x_y_z_of_468_points_at_15_moments_from_first_to_last
     track = someone(moments=29)
     landmarks = torch.tensor(np.stack([f.landmarks[:468].reshape(1404) for f in track[::2]]))
     with torch.inference_mode():
-        expected = original._module(landmarks[None])[0].softmax(dim=0)
+        expected = original.module(landmarks[None])[0].softmax(dim=0)
     by_label = dict(zip(EMOTIMESH_TRAINED_ORDER, expected.tolist(), strict=True))
     (verdict,) = original.predict([track])
     np.testing.assert_allclose(verdict.probabilities, [by_label[label] for label in FIVE], atol=1e-6)
@@ -212,6 +232,47 @@ def test_a_moment_of_the_original_is_its_face_held_still(original):
     (verdict,) = original.predict([track])
     for features, moment in zip(track, verdict.moments, strict=True):
         np.testing.assert_allclose(moment, original.predict([[features]])[0].probabilities, atol=1e-5)
+
+
+# Appearance
+
+
+def test_light_and_contrast_of_a_picture_as_a_whole_change_nothing():
+    crop = torch.randint(60, 120, (1, 48, 48), dtype=torch.uint8)
+    torch.testing.assert_close(standardise(2 * crop + 10), standardise(crop), atol=1e-4, rtol=0)
+
+
+def test_a_plain_crop_gives_numbers_all_the_same(appearance):
+    plain = dataclasses.replace(someone()[0], crop=np.full((48, 48), 7, np.uint8))
+    assert np.isfinite(appearance.predict([[plain]])[0].probabilities).all()
+
+
+def test_the_mixture_of_the_two_conventions_follows_its_share():
+    logits = torch.tensor([[[4.0, 0, 0], [0, 0, 4.0]]])
+    first, second = (FaceExpressionNet(classes=3, shares=(1 - share, share), tau=0, **FACE).mix(logits)[0] for share in (0.1, 0.9))
+    assert (first.argmax(), second.argmax()) == (0, 2)
+
+
+def test_the_adjustment_for_the_prior_favours_what_is_rare():
+    network = FaceExpressionNet(classes=3, shares=(0.5, 0.5), tau=1, **FACE)
+    network.prior.copy_(torch.tensor([[0.8, 0.1, 0.1]] * 2))
+    assert network.mix(torch.tensor([[[1.0, 0.5, 0]] * 2])).argmax() == 1
+
+
+def test_seven_opinions_of_appearance_count_for_five(joint):
+    network = joint.module
+    surprised_or_afraid = torch.full((1, 2, 7), -9.0)
+    surprised_or_afraid[..., [SEVEN.index("surprise"), SEVEN.index("fear")]] = 9.0
+    with torch.inference_mode():
+        opinions = network.opinions(surprised_or_afraid.flatten(1), torch.zeros(1, len(network.landmarks.mean)))
+    assert FIVE[opinions[0, 0].argmax()] == "Shock"
+
+
+def test_a_joint_network_hears_both_opinions(joint):
+    one, other = someone(1)[0], someone(2)[0]
+    base = joint.predict([[one]])[0].probabilities
+    for changed in ({"crop": other.crop}, {"shape": other.shape}):
+        assert np.abs(joint.predict([[dataclasses.replace(one, **changed)]])[0].probabilities - base).max() > 1e-5
 
 
 # Checkpoints from elsewhere
@@ -342,7 +403,7 @@ def test_a_checkpoint_that_is_not_there_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"architecture": "resnet"}, "known are compact-emotimesh, emotimesh"),
+        ({"architecture": "resnet"}, "known are compact-emotimesh, emotimesh, face-expression, joint"),
         ({"arguments": {"hidden": 4, "depth": 9}}, "does not take"),
         ({"arguments": {"hidden": -1}}, "does not take"),
         ({"labels": ["a", "b"], "arguments": TINY | {"classes": 5}}, "2 labels for 5 classes"),
@@ -383,15 +444,27 @@ def test_the_shipped_default_fits_its_card_and_says_how_it_was_measured(shipped)
     assert (STORE / "compact-emotimesh" / "weights.safetensors").stat().st_size < 10e6
 
 
-def test_the_shipped_default_takes_a_smile_for_happy_in_one_moment_and_in_many(shipped, portrait):
+def test_every_shipped_model_fits_its_card_and_all_of_them_fit_a_small_machine():
+    models = ModelStore(STORE)
+    assert {"compact-emotimesh"} <= set(models.names())
+    for name in models.names():
+        info = models.get(name).info
+        assert info.sha256 == info.card.sha256
+        assert info.card.metrics
+    assert sum(path.stat().st_size for path in STORE.glob("*/weights.safetensors")) < 25e6
+
+
+@pytest.mark.parametrize("name", ["compact-emotimesh"])
+def test_every_shipped_model_takes_a_smile_for_happy_in_one_moment_and_in_many(name, portrait):
+    shipped = ModelStore(STORE).get(name)
     picture = np.ascontiguousarray(portrait[:300])
     finder = FaceFinder(STORE / "face_landmarker" / "face_landmarker.task", max_faces=1)
     smile = describe(picture, finder.find(picture)[0])
     finder.close()
     for track in ([smile], [None, smile], [smile] * 20):
         (verdict,) = shipped.predict([track])
-        assert FIVE[verdict.probabilities.argmax()] == "Happy"
-        assert FIVE[np.nanargmax(verdict.moments[-1])] == "Happy"
+        assert shipped.info.labels[verdict.probabilities.argmax()].lower() == "happy"
+        assert shipped.info.labels[np.nanargmax(verdict.moments[-1])].lower() == "happy"
 
 
 def test_the_store_lists_and_loads_models_by_name(tmp_path):

@@ -11,11 +11,15 @@ from moodreel.models.card import Card, original_card, read_card
 from moodreel.models.checkpoint import fill, read_weights, sha256
 from moodreel.models.compact_emotimesh import CompactEmotiMeshNet
 from moodreel.models.emotimesh import EmotiMeshNet
+from moodreel.models.face_expression import FaceExpressionNet
+from moodreel.models.joint import JointNet
 from moodreel.models.predictor import Predictor
 
 ARCHITECTURES: dict[str, type[Architecture]] = {
     "compact-emotimesh": CompactEmotiMeshNet,
     "emotimesh": EmotiMeshNet,
+    "face-expression": FaceExpressionNet,
+    "joint": JointNet,
 }
 
 CARD = "model.json"

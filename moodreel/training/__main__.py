@@ -1,26 +1,51 @@
-"""`python -m moodreel.training train compact-emotimesh --data PATH --out DIR` and `evaluate MODEL --data PATH`."""
+"""`python -m moodreel.training train NAME --data PATH --out DIR` and `evaluate MODEL --data PATH`."""
 
 import argparse
 import logging
 import shlex
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import fields
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from moodreel.emotions import FIVE
 from moodreel.models.store import ModelStore, load
+from moodreel.training.appearance import AppearanceRecipe, train_appearance
 from moodreel.training.evaluate import Report, evaluate
 from moodreel.training.export import write_card, write_model
+from moodreel.training.export_appearance import (
+    write_appearance,
+    write_appearance_card,
+    write_joint,
+    write_joint_card,
+)
+from moodreel.training.joint import JointRecipe, train_joint
 from moodreel.training.train import Recipe, train
 
 STORE = Path(__file__).resolve().parents[2] / "model_store"
 LANDMARKER = STORE / "face_landmarker" / "face_landmarker.task"
 
 log = logging.getLogger("moodreel.training")
+
+
+@dataclass(frozen=True)
+class Course:
+    """What it takes to train one model of the store: its recipe, then the functions that train and write it."""
+
+    recipe: type[Any]
+    train: Callable[..., Any]
+    write: Callable[..., Any]
+    describe: Callable[..., None]
+
+
+COURSES = {
+    "compact-emotimesh": Course(Recipe, train, write_model, write_card),
+    "face-expression": Course(AppearanceRecipe, train_appearance, write_appearance, write_appearance_card),
+    "moodreel-five": Course(JointRecipe, train_joint, write_joint, write_joint_card),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -39,14 +64,17 @@ def _train(args: argparse.Namespace) -> None:
     begun = time.monotonic()
     args.out.mkdir(parents=True, exist_ok=True)
     logging.getLogger().addHandler(logging.FileHandler(args.out / "train.log", mode="w"))
-    recipe = Recipe(**{field.name: getattr(args, field.name) for field in fields(Recipe)})
+    course = COURSES[args.model]
+    recipe = course.recipe(**{field.name: getattr(args, field.name) for field in fields(course.recipe)})
     log.info("%s", recipe)
-    trained = train(args.data, LANDMARKER, args.cache, recipe, workers=args.threads)
-    report = evaluate(write_model(args.out, trained, recipe), args.data, LANDMARKER, args.cache)
-    changed = {f.name: getattr(recipe, f.name) for f in fields(Recipe) if getattr(recipe, f.name) != f.default}
+    trained = course.train(args.data, LANDMARKER, args.cache, recipe, workers=args.threads)
+    model = course.write(args.out, trained, recipe)
+    report = evaluate(model, args.data, LANDMARKER, args.cache)
+    other = evaluate(model, args.muxspace, LANDMARKER, args.cache) if args.muxspace else None
+    changed = {f.name: getattr(recipe, f.name) for f in fields(recipe) if getattr(recipe, f.name) != f.default}
     options = "".join(f" --{name.replace('_', '-')} {shlex.quote(str(value))}" for name, value in changed.items())
     command = f"python -m moodreel.training train {args.model} --data PATH --out DIR{options}"
-    write_card(args.out, report, trained, recipe, command)
+    course.describe(args.out, report, trained, recipe, command, other)
     log.info("%s\nDone in %.1f minutes.", _summary(report), (time.monotonic() - begun) / 60)
 
 
@@ -55,13 +83,14 @@ def _summary(report: Report) -> str:
         f"pictures {report.pictures}, faces found {report.found:.4f}",
         f"accuracy {report.accuracy:.4f} (face not found = wrong), {report.accuracy_found:.4f} (faces found)",
         f"mean recall {report.mean_recall:.4f}",
-        f"expected calibration error {report.ece:.4f} (pictures), {report.ece_sequences:.4f} (sequences)",
+        f"expected calibration error {report.ece:.4f} (pictures)"
+        + (f", {report.ece_sequences:.4f} (sequences)" if report.by_kind else ""),
         "recall " + ", ".join(f"{label} {share:.3f}" for label, share in report.recall.items()),
-        f"confusion, rows true, columns answered, {', '.join(FIVE)}:",
+        f"confusion, rows true, columns answered, {', '.join(report.labels)}:",
         *(" ".join(f"{n:5d}" for n in row) for row in report.confusion),
         *(f"sequences {k}: {joined:.3f}, mean of moments {mean:.3f}" for k, (joined, mean) in report.by_kind.items()),
     ]
-    return "\n".join(lines)
+    return "\n".join(lines) + (f"\nIn five classes:\n{_summary(report.five)}" if report.five else "")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -71,13 +100,16 @@ def _parser() -> argparse.ArgumentParser:
     common.add_argument("--threads", type=int, default=1, help="of torch and of the face finder (default: %(default)s)")
     parser = argparse.ArgumentParser(prog="python -m moodreel.training", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    training = commands.add_parser("train", parents=[common], help="train a model and write its folder")
-    training.add_argument("model", choices=["compact-emotimesh"])
-    training.add_argument("--out", type=Path, required=True, help="the model's folder; its name is the model's")
-    for field in fields(Recipe):
-        option = "--" + field.name.replace("_", "-")
-        training.add_argument(option, type=type(field.default), default=field.default, help="default: %(default)s")
-    evaluation = commands.add_parser("evaluate", parents=[common], help="measure a model on valid.npz")
+    training = commands.add_parser("train", help="train a model and write its folder")
+    models = training.add_subparsers(dest="model", required=True)
+    for name, course in COURSES.items():
+        model = models.add_parser(name, parents=[common])
+        model.add_argument("--out", type=Path, required=True, help="the model's folder; its name is the model's")
+        model.add_argument("--muxspace", type=Path, help="folder of muxspace's faces.npz, to measure on too")
+        for field in fields(course.recipe):
+            option = "--" + field.name.replace("_", "-")
+            model.add_argument(option, type=type(field.default), default=field.default, help="default: %(default)s")
+    evaluation = commands.add_parser("evaluate", parents=[common], help="measure a model on valid.npz, or on muxspace")
     evaluation.add_argument("model", help="a name in the store, a model's folder or a weights file")
     return parser
 

@@ -5,6 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import safetensors.torch
+from torch import nn
 
 from moodreel.emotions import FIVE
 from moodreel.models.checkpoint import sha256
@@ -21,15 +22,29 @@ DATA = (
 LICENCE = "MIT, as moodreel; the training pictures are not part of it"
 
 
-def write_model(out: Path, trained: Trained, recipe: Recipe) -> Predictor:
-    """Write weights.safetensors and a model.json without metrics, and load the model from there."""
+def save_model(out: Path, net: nn.Module, fields: dict, *, half: bool = False) -> Predictor:
+    """Write weights.safetensors and a model.json without metrics, and load the model from there.
+
+    fields: of model.json, but for name, version, data, licence and sha256.
+    half: keep the weights in half precision: half the size, and nothing that shows in the answers.
+    """
     out.mkdir(parents=True, exist_ok=True)
-    safetensors.torch.save_file(trained.net.state_dict(), out / WEIGHTS)
+    state = {
+        key: (tensor.half() if half and tensor.is_floating_point() else tensor).contiguous()
+        for key, tensor in net.state_dict().items()
+    }
+    safetensors.torch.save_file(state, out / WEIGHTS)
     # safetensors writes for the owner alone; a service seldom runs as the one who trained.
     (out / WEIGHTS).chmod(0o644)
-    card = {
-        "name": out.name,
-        "version": "1",
+    recipe = {"recipe": fields.pop("recipe")}
+    stated = {"data": DATA, "licence": LICENCE, "sha256": sha256(out / WEIGHTS)}
+    _write_json(out, {"name": out.name, "version": "1", **fields, **stated, **recipe})
+    return load(out)
+
+
+def write_model(out: Path, trained: Trained, recipe: Recipe) -> Predictor:
+    """Write a compact EmotiMesh-Net, and load it from there."""
+    fields = {
         "architecture": "compact-emotimesh",
         "arguments": {
             "classes": len(FIVE),
@@ -45,19 +60,41 @@ def write_model(out: Path, trained: Trained, recipe: Recipe) -> Predictor:
         "normalisation": "mean and standard deviation of the training faces, buffers of the network",
         "temperature": round(trained.temperature, 4),
         "moment_temperature": round(trained.moment_temperature, 4),
-        "data": DATA,
-        "licence": LICENCE,
-        "sha256": sha256(out / WEIGHTS),
         "recipe": asdict(recipe),
     }
-    _write_json(out, card)
-    return load(out)
+    return save_model(out, trained.net, fields)
 
 
-def write_card(out: Path, report: Report, trained: Trained, recipe: Recipe, command: str) -> None:
-    """Add the figures to model.json and write CARD.md."""
-    evaluation = f"python -m moodreel.training evaluate {out.name} --data PATH"
+def write_card(
+    out: Path, report: Report, trained: Trained, recipe: Recipe, command: str, other: Report | None = None
+) -> None:
+    """Add the figures to model.json and write CARD.md. other: of muxspace, where it was at hand; model.json alone."""
+    card = add_metrics(out, sets(report, other))
+    (out / "CARD.md").write_text(
+        _card(card, report, trained, recipe, command, evaluation_of(out.name)), encoding="utf-8"
+    )
+
+
+def evaluation_of(name: str) -> str:
+    return f"python -m moodreel.training evaluate {name} --data PATH"
+
+
+def sets(report: Report, other: Report | None) -> dict[str, Report]:
+    """Reports by the name of what was measured on."""
+    return {"FER+ valid.npz, majority over half": report} | ({"muxspace": other} if other else {})
+
+
+def add_metrics(out: Path, reports: dict[str, Report]) -> dict:
+    """Add the figures of a model on some sets, by their names, to its model.json; return all of that."""
     card = json.loads((out / CARD).read_text(encoding="utf-8"))
+    card["metrics"] = [
+        metric for data, report in reports.items() for metric in _metrics(report, data, evaluation_of(out.name))
+    ]
+    _write_json(out, card)
+    return card
+
+
+def _metrics(report: Report, data: str, command: str) -> list[dict]:
     figures = {
         "accuracy, a face not found counting as wrong": report.accuracy,
         "accuracy on faces found": report.accuracy_found,
@@ -66,22 +103,57 @@ def write_card(out: Path, report: Report, trained: Trained, recipe: Recipe, comm
         "expected calibration error, pseudo-sequences": report.ece_sequences,
         "faces found": report.found,
     }
-    source = f"FER+ valid.npz, majority over half, five classes, {report.pictures} pictures"
-    card["metrics"] = [
-        {"name": name, "value": round(value, 4), "data": source, "command": evaluation}
+    source = f"{data}, {len(report.labels)} classes, {report.pictures} pictures"
+    metrics = [
+        {"name": name, "value": round(value, 4), "data": source, "command": command}
         for name, value in figures.items()
-    ] + [
-        {
-            "name": f"pseudo-sequences, {kind}",
-            "value": round(joined, 4),
-            "mean_of_moments": round(mean, 4),
-            "data": "made from FER+ valid.npz",
-            "command": evaluation,
-        }
-        for kind, (joined, mean) in report.by_kind.items()
+        if value == value  # sequences are of models that join moments alone
     ]
-    _write_json(out, card)
-    (out / "CARD.md").write_text(_card(card, report, trained, recipe, command, evaluation), encoding="utf-8")
+    for kind, (joined, mean) in report.by_kind.items():
+        made = {"data": f"made from {data}", "command": command}
+        metrics.append(
+            {"name": f"pseudo-sequences, {kind}", "value": round(joined, 4), "mean_of_moments": round(mean, 4)} | made
+        )
+    return metrics + (_metrics(report.five, data, command) if report.five else [])
+
+
+def recall_and_confusion(report: Report) -> str:
+    """Two tables, as Markdown."""
+    recall = "\n".join(f"| {label} | {share:.3f} |" for label, share in report.recall.items())
+    confusion = "\n".join(
+        f"| **{label}** | " + " | ".join(str(n) for n in row) + " |"
+        for label, row in zip(report.labels, report.confusion, strict=True)
+    )
+    return f"""| label | recall |
+| --- | --- |
+{recall}
+
+Rows are true, columns are answered; pictures with a found face.
+
+| | {" | ".join(report.labels)} |
+| --- | {" | ".join("---" for _ in report.labels)} |
+{confusion}"""
+
+
+MEANINGS = {
+    Kind.STILL: "one moment",
+    Kind.STEADY: "the same face throughout",
+    Kind.BURST: "calm but for an expression in 12 to 70 % of the clip, half of them talking before and after",
+    Kind.TALK: "a calm face that talks, half of them with a lapse of at most 6 %; right is Neutral",
+    Kind.EXPRESSIVE_TALK: "an expression that stays while the mouth talks",
+}
+
+
+def kinds_table(report: Report) -> str:
+    """The pseudo-sequences, as Markdown."""
+    kinds = "\n".join(
+        f"| {kind.name.lower()} | {MEANINGS[kind]} | {report.by_kind[kind.name.lower()][0]:.3f} "
+        f"| {report.by_kind[kind.name.lower()][1]:.3f} |"
+        for kind in Kind
+    )
+    return f"""| kind | what happens | this model | mean of moments |
+| --- | --- | --- | --- |
+{kinds}"""
 
 
 def _write_json(out: Path, card: dict) -> None:
@@ -89,23 +161,6 @@ def _write_json(out: Path, card: dict) -> None:
 
 
 def _card(card: dict, report: Report, trained: Trained, recipe: Recipe, command: str, evaluation: str) -> str:
-    meanings = {
-        Kind.STILL: "one moment",
-        Kind.STEADY: "the same face throughout",
-        Kind.BURST: "calm but for an expression in 12 to 70 % of the clip, half of them talking before and after",
-        Kind.TALK: "a calm face that talks, half of them with a lapse of at most 6 %; right is Neutral",
-        Kind.EXPRESSIVE_TALK: "an expression that stays while the mouth talks",
-    }
-    recall = "\n".join(f"| {label} | {share:.3f} |" for label, share in report.recall.items())
-    confusion = "\n".join(
-        f"| **{label}** | " + " | ".join(str(n) for n in row) + " |"
-        for label, row in zip(FIVE, report.confusion, strict=True)
-    )
-    kinds = "\n".join(
-        f"| {kind.name.lower()} | {meanings[kind]} | {report.by_kind[kind.name.lower()][0]:.3f} "
-        f"| {report.by_kind[kind.name.lower()][1]:.3f} |"
-        for kind in Kind
-    )
     count = sum(p.numel() for p in trained.net.parameters())
     return f"""# {card["name"]}
 
@@ -131,21 +186,11 @@ FER+ `valid.npz`, pictures of which one label has more than half of the votes: {
 | the same on the pseudo-sequences below | {report.ece_sequences:.3f} |
 | faces found, valid / train | {report.found:.3f} / {trained.found:.3f} |
 
-| label | recall |
-| --- | --- |
-{recall}
-
-Rows are true, columns are answered; pictures with a found face.
-
-| | {" | ".join(FIVE)} |
-| --- | {" | ".join("---" for _ in FIVE)} |
-{confusion}
+{recall_and_confusion(report)}
 
 Pseudo-sequences made from the same pictures: share right, beside what the mean of the moments would give.
 
-| kind | what happens | this model | mean of moments |
-| --- | --- | --- | --- |
-{kinds}
+{kinds_table(report)}
 
 ## How it was made
 - {DATA}.

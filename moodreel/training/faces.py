@@ -1,10 +1,10 @@
-"""FER+ pictures to features: the face of every picture, found once and kept in a cache."""
+"""Pictures to features: the face of every picture, found once and kept in a cache."""
 
 import hashlib
 import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from moodreel.faces import BLENDSHAPES, LANDMARKS, FaceFinder
-from moodreel.features import describe
+from moodreel.features import CROP, CROP_EYES, align, describe
 
 log = logging.getLogger(__name__)
 
@@ -48,15 +48,17 @@ ATTEMPTS = (
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """What was found in N pictures, row by row; rows without a face are zero.
+    """What was found in N pictures, row by row; rows without a face are zero, but for `crop`.
 
-    shape: float32 (N, 478, 3), blendshapes: float32 (N, 52), pose: float32 (N, 3), as in `moodreel.features.Features`.
+    shape: float32 (N, 478, 3), blendshapes: float32 (N, 52), pose: float32 (N, 3), crop: uint8 (N, 48, 48), as in
+        `moodreel.features.Features`; where no face was found, the crop is the picture itself, shown whole.
     found: bool (N,).
     """
 
     shape: np.ndarray
     blendshapes: np.ndarray
     pose: np.ndarray
+    crop: np.ndarray
     found: np.ndarray
 
 
@@ -88,10 +90,10 @@ def find_all(
 ) -> Found:
     """Find the one face of each picture, or take the answer from the cache.
 
-    images: uint8 (N, 48, 48), grey.
+    images: uint8 (N, S, S), grey.
     model_path: the face landmarker's bundle.
     """
-    key = hashlib.sha256(images.tobytes() + f"{ATTEMPTS} {SIZE} {seed}".encode()).hexdigest()[:12]
+    key = hashlib.sha256(images.tobytes() + f"{ATTEMPTS} {SIZE} {CROP} {CROP_EYES} {seed}".encode()).hexdigest()[:12]
     kept = cache / f"faces-{disturb.__name__}-{key}.npz"
     if kept.exists():
         with np.load(kept) as arrays:
@@ -102,6 +104,7 @@ def find_all(
         shape=np.zeros((count, LANDMARKS, 3), np.float32),
         blendshapes=np.zeros((count, len(BLENDSHAPES)), np.float32),
         pose=np.zeros((count, 3), np.float32),
+        crop=np.zeros((count, CROP, CROP), np.uint8),
         found=np.zeros(count, bool),
     )
 
@@ -113,7 +116,12 @@ def find_all(
                 features = describe(rgb, faces[0])
                 result.shape[row], result.blendshapes[row] = features.shape, features.blendshapes
                 result.pose[row], result.found[row] = features.pose, True
+                # Without the plain ground and the contrast that only the finder needs.
+                result.crop[row] = align(
+                    _show(picture, replace(attempt, equalise=False), cv2.BORDER_REPLICATE), faces[0].landmarks
+                )
                 return
+        result.crop[row] = cv2.resize(picture, (CROP, CROP), interpolation=cv2.INTER_AREA)
 
     with ThreadPoolExecutor(workers) as pool:
         list(tqdm(pool.map(find, range(count)), total=count, desc=f"faces, {disturb.__name__}", mininterval=5))
@@ -127,12 +135,12 @@ def find_all(
     return result
 
 
-def _show(picture: np.ndarray, attempt: Attempt) -> np.ndarray:
-    """Enlarge a grey picture (48, 48) and set it on a plain ground of its own mean; RGB."""
+def _show(picture: np.ndarray, attempt: Attempt, border_type: int = cv2.BORDER_CONSTANT) -> np.ndarray:
+    """Enlarge a grey picture (S, S) and set it on a plain ground of its own mean, or on its edge repeated; RGB."""
     if attempt.equalise:
         picture = cv2.createCLAHE(2.0, (4, 4)).apply(np.ascontiguousarray(picture))
     picture = cv2.resize(picture, (SIZE, SIZE), interpolation=cv2.INTER_CUBIC)
     border = int(SIZE * attempt.margin)
     ground = int(picture.mean())
-    picture = cv2.copyMakeBorder(picture, border, border, border, border, cv2.BORDER_CONSTANT, value=ground)
+    picture = cv2.copyMakeBorder(picture, border, border, border, border, border_type, value=ground)
     return np.repeat(picture[:, :, None], 3, axis=2)

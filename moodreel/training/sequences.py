@@ -3,6 +3,10 @@
 FER+ has one picture a person. A clip of that person needs their other faces, so these are made: a linear deformation
 model says how landmarks move when blendshapes change, and takes a face to calm and back, makes it talk, blink, look
 about and turn. What is made moves as faces do, but is simpler than they are.
+
+There is no such model of pictures. Where a sequence needs what a network says of a face's appearance, it goes from what
+the network says of the calm still to what it says of the expressive one; and while the mouth talks, it is led astray
+towards the opinion of faces whose expression is not there, as far as the mouth moves.
 """
 
 from dataclasses import dataclass
@@ -77,10 +81,12 @@ def fit_deformation(faces: Found) -> Deformation:
 
 @dataclass(frozen=True, eq=False)
 class Sequences:
-    """B sequences. faces: float32 (B, T, 1486), as `compact_emotimesh.read` lays them out; seen: bool (B, T);
-    lengths: int64 (B,); targets: float32 (B, 5); kinds: int64 (B,)."""
+    """B sequences. faces: float32 (B, T, 1486), as `compact_emotimesh.read` lays them out; appearance: float32
+    (B, T, A), what a network says of the faces' appearance; seen: bool (B, T); lengths: int64 (B,); targets: float32
+    (B, 5); kinds: int64 (B,)."""
 
     faces: np.ndarray
+    appearance: np.ndarray
     seen: np.ndarray
     lengths: np.ndarray
     targets: np.ndarray
@@ -91,10 +97,15 @@ class Studio:
     """Makes pseudo-sequences of the people in a set of stills.
 
     faces, targets: stills with a face, and float32 (N, 5) of what they show.
+    appearance: float32 (N, A), what a network says of their appearance, where sequences shall have it.
     """
 
-    def __init__(self, faces: Found, targets: np.ndarray, deformation: Deformation) -> None:
+    def __init__(
+        self, faces: Found, targets: np.ndarray, deformation: Deformation, appearance: np.ndarray | None = None
+    ) -> None:
         usable = faces.found & (targets.sum(axis=1) > 0)
+        appearance = np.zeros((len(targets), 0), np.float32) if appearance is None else appearance
+        self._appearance = appearance[usable]
         self._faces = Found(**{name: array[usable] for name, array in vars(faces).items()})
         self._targets = targets[usable]
         self._deformation = deformation
@@ -108,33 +119,46 @@ class Studio:
     def make(self, count: int, rng: np.random.Generator, *, kind: Kind | None = None) -> Sequences:
         """Make `count` sequences, of all kinds by their shares or of one."""
         kinds = rng.choice(list(SHARES), size=count, p=list(SHARES.values())) if kind is None else np.full(count, kind)
-        rows, faces = zip(*(self._one(Kind(k), rng) for k in kinds), strict=True)
+        rows, faces, looks = zip(*(self._one(Kind(k), rng) for k in kinds), strict=True)
         lengths = np.array([len(clip) for clip in faces])
         batch = np.zeros((count, lengths.max(), faces[0].shape[1]), np.float32)
+        appearance = np.zeros((*batch.shape[:2], self._appearance.shape[1]), np.float32)
         seen = np.zeros(batch.shape[:2], bool)
-        for i, clip in enumerate(faces):
-            batch[i, : len(clip)] = clip
+        for i, (clip, look) in enumerate(zip(faces, looks, strict=True)):
+            batch[i, : len(clip)], appearance[i, : len(clip)] = clip, look
             seen[i, : len(clip)] = _visible(len(clip), rng)
-        return Sequences(faces=batch, seen=seen, lengths=lengths, targets=self._targets[list(rows)], kinds=kinds)
+        return Sequences(
+            faces=batch,
+            appearance=appearance,
+            seen=seen,
+            lengths=lengths,
+            targets=self._targets[list(rows)],
+            kinds=kinds,
+        )
 
-    def _one(self, kind: Kind, rng: np.random.Generator) -> tuple[int, np.ndarray]:
-        """The still a sequence is made from, and its faces (T, 1486)."""
+    def _one(self, kind: Kind, rng: np.random.Generator) -> tuple[int, np.ndarray, np.ndarray]:
+        """The still a sequence is made from, its faces (T, 1486) and their appearance (T, A)."""
         row = self._pick(kind, rng)
         own = self._faces.blendshapes[row]
         moments = 1 if kind is Kind.STILL else int(np.exp(rng.uniform(np.log(2), np.log(MAX_MOMENTS + 1))))
-        blendshapes = np.repeat(own[None], moments, axis=0)
+        calm, strength = row, np.ones(moments, np.float32)
+        talk = np.zeros((moments, len(own)), np.float32)
         if kind is Kind.BURST:
-            calm = self._faces.blendshapes[rng.choice(self._calm)]
-            strength = _burst(moments, rng)[:, None]
-            blendshapes = calm + strength * (own - calm)
+            calm, strength = int(rng.choice(self._calm)), _burst(moments, rng)
             if rng.random() < 0.5:
-                blendshapes += (1 - strength) * _talk(moments, rng)
+                talk = (1 - strength)[:, None] * _talk(moments, rng)
         if kind in (Kind.TALK, Kind.EXPRESSIVE_TALK):
-            blendshapes += _talk(moments, rng)
+            talk = _talk(moments, rng)
+        blendshapes = _between(self._faces.blendshapes[calm], own, strength) + talk
+        appearance = _between(self._appearance[calm], self._appearance[row], strength)
+        if appearance.size and moments > 1:
+            appearance += self._astray(talk, rng)
         if kind is Kind.TALK and rng.random() < 0.5:
             lapse = rng.random() * 0.06 * moments
             start = int(rng.integers(moments))
-            blendshapes[start : start + int(lapse)] = self._faces.blendshapes[rng.integers(len(self._targets))]
+            other = rng.integers(len(self._targets))
+            blendshapes[start : start + int(lapse)] = self._faces.blendshapes[other]
+            appearance[start : start + int(lapse)] = self._appearance[other]
         if moments > 1:
             blendshapes += _fidget(moments, self._spread, rng)
         blendshapes = blendshapes.clip(0, 1)
@@ -142,7 +166,18 @@ class Studio:
         if moments > 1:
             shape += self._turn(row, moments, rng)
             shape += rng.normal(0, 0.03, shape.shape)
-        return row, np.concatenate([shape, blendshapes], axis=1).astype(np.float32)
+        return row, np.concatenate([shape, blendshapes], axis=1).astype(np.float32), appearance
+
+    def _astray(self, talk: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """What to add to the appearance (T, A): as far as the mouth moves with `talk` (T, 52), the opinion of faces
+        whose expression is not there; and the network's own unsteadiness, from moment to moment and all along."""
+        count = self._appearance.shape[1]
+        opening = np.abs(talk[:, MOUTH]).sum(axis=1, keepdims=True)
+        others = [rng.choice(self._expressive[rng.integers(len(self._expressive))]) for _ in range(2)]
+        away = self._appearance[others] - self._appearance[self._calm].mean(axis=0)
+        astray = opening / max(float(opening.max()), 1e-6) * rng.uniform(0, 0.8) * (rng.random((len(talk), 2)) @ away)
+        unsteady = rng.normal(0, 0.25, (len(talk), count)) + rng.normal(0, 0.15, count)
+        return (astray + unsteady * self._appearance.std(axis=0)).astype(np.float32)
 
     def _pick(self, kind: Kind, rng: np.random.Generator) -> int:
         if kind is Kind.TALK:
@@ -163,6 +198,11 @@ def _pose_terms(pose: np.ndarray) -> np.ndarray:
     """Yaw and pitch (N, 3 with roll) in degrees to terms that landmarks follow linearly."""
     yaw, pitch = np.radians(pose[:, 0]), np.radians(pose[:, 1])
     return np.stack([yaw, pitch, yaw**2, pitch**2, yaw * pitch], axis=1)
+
+
+def _between(calm: np.ndarray, own: np.ndarray, strength: np.ndarray) -> np.ndarray:
+    """From one row of numbers (K,) to another by `strength` (T,): (T, K)."""
+    return calm + strength[:, None] * (own - calm)
 
 
 def _burst(moments: int, rng: np.random.Generator) -> np.ndarray:

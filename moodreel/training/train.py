@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from moodreel.emotions import FIVE
 from moodreel.models.compact_emotimesh import CompactEmotiMeshNet
 from moodreel.training.faces import Found, as_is, disturbed, find_all, mirrored
-from moodreel.training.ferplus import read_split
+from moodreel.training.ferplus import hold_out, read_split
 from moodreel.training.sequences import Sequences, Studio, fit_deformation
 
 log = logging.getLogger(__name__)
@@ -74,11 +74,11 @@ def train(data: Path, landmarker: Path, cache: Path, recipe: Recipe, *, workers:
         find_all(split.images, landmarker, cache, disturb, seed=recipe.seed, workers=workers)
         for disturb in (as_is, mirrored, disturbed)
     )
-    held_out = rng.random(len(split.images)) < recipe.held_out
+    held_out = hold_out(len(split.images), recipe.held_out, recipe.seed)
     learnt = ~held_out & (split.targets.sum(axis=1) > 0)
 
-    seen = [_only(faces, learnt) for faces in (plain, mirror, rough)]
-    inputs = torch.from_numpy(np.concatenate([_flat(faces)[faces.found] for faces in seen]))
+    seen = [only(faces, learnt) for faces in (plain, mirror, rough)]
+    inputs = torch.from_numpy(np.concatenate([flat(faces)[faces.found] for faces in seen]))
     targets = torch.from_numpy(np.concatenate([split.targets[learnt][faces.found] for faces in seen]))
     net = CompactEmotiMeshNet(
         classes=len(FIVE),
@@ -99,11 +99,11 @@ def train(data: Path, landmarker: Path, cache: Path, recipe: Recipe, *, workers:
     net.eval()
     judged = held_out & (split.truth >= 0) & plain.found
     truth = split.truth[judged]
-    kept = _only(plain, judged)
+    kept = only(plain, judged)
     kept_targets = np.eye(len(FIVE), dtype=np.float32)[truth]
     clips = Studio(kept, kept_targets, fit_deformation(seen[0])).make(recipe.calibration_clips, rng)
     with torch.inference_mode():
-        by_moment = net.moment(net.encode(torch.from_numpy(_flat(kept))))
+        by_moment = net.moment(net.encode(torch.from_numpy(flat(kept))))
         by_clip = join(net, clips)
     return Trained(
         net=net,
@@ -126,7 +126,7 @@ def _learn_faces(net: CompactEmotiMeshNet, inputs: torch.Tensor, targets: torch.
         return F.cross_entropy(net.moment(net.encode(mixed)) + prior, torch.lerp(targets[rows], targets[other], share))
 
     steps = max(1, recipe.faces_epochs * len(inputs) // batch)
-    _descend("faces", [*net.encoder.parameters(), *net.moment.parameters()], loss, steps, recipe.faces_rate)
+    descend("faces", [*net.encoder.parameters(), *net.moment.parameters()], loss, steps, recipe.faces_rate)
 
 
 def _learn_time(net: CompactEmotiMeshNet, studio: Studio, recipe: Recipe, rng: np.random.Generator) -> None:
@@ -142,7 +142,7 @@ def _learn_time(net: CompactEmotiMeshNet, studio: Studio, recipe: Recipe, rng: n
         return F.cross_entropy(join(net, clips) + prior, torch.from_numpy(clips.targets))
 
     parameters = [p for p in net.parameters() if p.requires_grad]
-    _descend("time", parameters, loss, recipe.time_steps, recipe.time_rate)
+    descend("time", parameters, loss, recipe.time_steps, recipe.time_rate)
 
 
 def join(net: CompactEmotiMeshNet, clips: Sequences) -> torch.Tensor:
@@ -156,7 +156,7 @@ def join(net: CompactEmotiMeshNet, clips: Sequences) -> torch.Tensor:
     return logits
 
 
-def _descend(
+def descend(
     what: str, parameters: list[nn.Parameter], loss: Callable[[], torch.Tensor], steps: int, rate: float
 ) -> None:
     optimiser = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.05)
@@ -182,10 +182,10 @@ def fit_temperature(logits: torch.Tensor, truth: torch.Tensor) -> float:
     return float(candidates[losses.argmin()])
 
 
-def _only(faces: Found, rows: np.ndarray) -> Found:
+def only(faces: Found, rows: np.ndarray) -> Found:
     return Found(**{name: array[rows] for name, array in vars(faces).items()})
 
 
-def _flat(faces: Found) -> np.ndarray:
+def flat(faces: Found) -> np.ndarray:
     """(N, 1486), as `compact_emotimesh.read` lays out one face."""
     return np.concatenate([faces.shape.reshape(len(faces.shape), -1), faces.blendshapes], axis=1)

@@ -1,0 +1,234 @@
+"""Train the face-expression network: aligned crops to three conventions of labels. Reads from top to bottom.
+
+1. Cut the face out of every picture of FER+ and, where it is at hand, of muxspace.
+2. Train a head for the votes of FER+, one for FER2013's label of the same pictures, and one for muxspace's label, on
+   crops that are disturbed anew each time. The weights are averaged over the last steps, and the averaged network says
+   what FER+'s and FER2013's labellers would have said of muxspace's faces (a mean teacher).
+3. Fit the temperatures on pictures held out from training.
+"""
+
+import logging
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from moodreel.emotions import SEVEN
+from moodreel.models.face_expression import FaceExpressionNet
+from moodreel.training.augment import disturb
+from moodreel.training.faces import find_all
+from moodreel.training.ferplus import hold_out, read_split
+from moodreel.training.muxspace import read_muxspace
+from moodreel.training.train import fit_temperature
+
+log = logging.getLogger(__name__)
+
+FERPLUS, FER2013, MUXSPACE = range(3)
+"""The heads."""
+
+
+@dataclass(frozen=True)
+class AppearanceRecipe:
+    """Everything that decides what comes out, besides the data.
+
+    ferplus, fer2013, muxspace: share of each head in the answer; with tau (see `FaceExpressionNet`) they change the
+        answer, not what is learnt.
+    held_out: share of FER+'s training pictures that only the temperatures are fitted on.
+    faces, others: crops of FER+ and of muxspace in a batch.
+    rarity: pictures come (1 / their label's number) ** rarity times as often.
+    mix: share of the batches in which crops are blended by pairs (mixup, Zhang et al. 2018).
+    smoothing: share of every target that is spread over all labels.
+    taught: weight of what the averaged network says of muxspace's faces; it teaches after a fifth of the steps.
+    average: how much of the averaged weights stays at each step.
+    rate: rises over the first 500 steps, falls to zero over the last `cooling` of them.
+    """
+
+    seed: int = 0
+    ferplus: float = 0.8
+    fer2013: float = 0.2
+    muxspace: float = 0.0
+    tau: float = 0.3
+    held_out: float = 0.08
+    dropout: float = 0.3
+    steps: int = 9000
+    faces: int = 176
+    others: int = 64
+    rarity: float = 0.4
+    mix: float = 0.3
+    smoothing: float = 0.05
+    taught: float = 0.5
+    rate: float = 3e-3
+    cooling: float = 0.35
+    decay: float = 0.05
+    average: float = 0.999
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedAppearance:
+    """A network in eval mode, and the temperature of its answer."""
+
+    net: FaceExpressionNet
+    temperature: float
+
+
+@dataclass(frozen=True, eq=False)
+class Lessons:
+    """What is learnt from: crops uint8 (N, 48, 48), targets (N, H, C), zeros where a head has no label for the crop,
+    and how often each crop is shown (N,), adding up to 1."""
+
+    crops: np.ndarray
+    targets: torch.Tensor
+    weights: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.crops)
+
+
+def train_appearance(
+    data: Path,
+    landmarker: Path,
+    cache: Path,
+    recipe: AppearanceRecipe,
+    *,
+    muxspace: Path | None = None,
+    workers: int = 1,
+) -> TrainedAppearance:
+    """Train on `train.npz` and `train_fer2013.npz` of the folder `data`, and on `faces.npz` of the folder `muxspace`.
+    The same recipe gives the same network."""
+    torch.manual_seed(recipe.seed)
+
+    votes, label = (read_split(data, "train", labels=SEVEN, fer2013=share) for share in (0, 1))
+    crops = find_all(votes.images, landmarker, cache, seed=recipe.seed, workers=workers).crop
+    held_out = hold_out(len(crops), recipe.held_out, recipe.seed)
+    usable = votes.targets.sum(axis=1) > 0
+    learnt, kept = usable & ~held_out, usable & held_out
+    targets = np.zeros((len(crops), 3, len(SEVEN)), np.float32)
+    targets[:, FERPLUS], targets[:, FER2013] = votes.targets, label.targets
+    faces = _lessons(crops[learnt], targets[learnt], FERPLUS, recipe)
+
+    others = None
+    if muxspace:
+        own = read_muxspace(muxspace, SEVEN, split="train")
+        found = find_all(own.images, landmarker, cache, seed=recipe.seed, workers=workers)
+        said = np.zeros((len(own.truth), 3, len(SEVEN)), np.float32)
+        said[:, MUXSPACE] = own.targets
+        shown = found.found & (own.truth >= 0)
+        others = _lessons(found.crop[shown], said[shown], MUXSPACE, recipe)
+
+    shares = (recipe.ferplus, recipe.fer2013, recipe.muxspace)
+    net = FaceExpressionNet(classes=len(SEVEN), dropout=recipe.dropout, shares=shares, tau=recipe.tau)
+    for lessons, heads in ((faces, [FERPLUS, FER2013]), (others, [MUXSPACE])):
+        if lessons:
+            net.prior[heads] = torch.einsum("n,nhc->hc", torch.from_numpy(lessons.weights), lessons.targets)[heads]
+    parameters = sum(p.numel() for p in net.parameters())
+    log.info("%d crops of FER+, %d of muxspace, %d parameters.", len(faces), len(others or ()), parameters)
+    net = _learn(net, faces, others, recipe)
+
+    temperature = calibrate(
+        net, crops[kept], torch.from_numpy(targets[kept, :MUXSPACE]), torch.from_numpy(votes.truth[kept])
+    )
+    return TrainedAppearance(net=net, temperature=temperature)
+
+
+def calibrate(net: FaceExpressionNet, crops: np.ndarray, targets: torch.Tensor, truth: torch.Tensor) -> float:
+    """Fit the temperatures of the first heads to their targets (N, H, C) and return that of the answer, fitted to the
+    label with most votes (N,), -1 where there is none."""
+    with torch.inference_mode():
+        logits = torch.cat([net(batch) for batch in torch.from_numpy(crops).split(256)])
+        fitted = [fit_temperature(logits[:, head], targets[:, head]) for head in range(targets.shape[1])]
+        net.temperatures = (*fitted, *net.temperatures[len(fitted) :])
+        return fit_temperature(net.mix(logits[truth >= 0]), truth[truth >= 0])
+
+
+def _lessons(crops: np.ndarray, targets: np.ndarray, head: int, recipe: AppearanceRecipe) -> Lessons:
+    label = targets[:, head].argmax(axis=1)
+    weights = np.maximum(np.bincount(label, minlength=len(SEVEN)), 1.0)[label] ** -recipe.rarity
+    return Lessons(crops, torch.from_numpy(targets), (weights / weights.sum()).astype(np.float32))
+
+
+def _learn(
+    net: FaceExpressionNet, faces: Lessons, others: Lessons | None, recipe: AppearanceRecipe
+) -> FaceExpressionNet:
+    net.train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    averaged = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(recipe.average), use_buffers=True).eval()
+    # One-dimensional parameters (biases, batch normalisation) are not drawn towards zero.
+    grouped: list[dict[str, Any]] = [
+        {"params": [p for p in net.parameters() if p.ndim > 1]},
+        {"params": [p for p in net.parameters() if p.ndim == 1], "weight_decay": 0.0},
+    ]
+    optimiser = torch.optim.AdamW(grouped, lr=recipe.rate, weight_decay=recipe.decay)
+    cooling = max(1, round(recipe.steps * recipe.cooling))
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimiser, lambda step: min(1, (step + 1) / min(500, recipe.steps), (recipe.steps - step) / cooling)
+    )
+    rng = np.random.default_rng(recipe.seed + 1)
+    running = 0.0
+    for step, batch in enumerate(_batches(faces, others, recipe), start=1):
+        disturbed, clean, targets = batch
+        targets = targets.clone()
+        heard = (targets.sum(dim=2) > 0).float()
+        if others and step > recipe.steps / 5:
+            with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+                taught = averaged(clean[-recipe.others :])[:, :MUXSPACE].float().softmax(dim=2)
+            targets[-recipe.others :, :MUXSPACE] = taught
+            heard[-recipe.others :, :MUXSPACE] = recipe.taught
+        shown = disturbed.float()
+        if rng.random() < recipe.mix:
+            share = float(rng.beta(0.4, 0.4))
+            # Pairs of one source, so that both have the same heads' labels.
+            partner = torch.from_numpy(
+                np.concatenate([rng.permutation(recipe.faces), recipe.faces + rng.permutation(len(shown) - recipe.faces)])
+            )
+            shown = share * shown + (1 - share) * shown[partner]
+            targets = share * targets + (1 - share) * targets[partner]
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = net(shown)
+        losses = F.cross_entropy(
+            logits.float().flatten(0, 1), targets.flatten(0, 1), label_smoothing=recipe.smoothing, reduction="none"
+        )
+        loss = (losses * heard.flatten()).sum() / recipe.faces
+        optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(net.parameters(), 2.0)
+        optimiser.step()
+        schedule.step()
+        averaged.update_parameters(net)
+        running += loss.item()
+        if step % 100 == 0:
+            log.info("appearance: step %d of %d, loss %.4f", step, recipe.steps, running / 100)
+            running = 0.0
+    net.load_state_dict(averaged.module.state_dict())
+    return net.eval()
+
+
+def _batches(
+    faces: Lessons, others: Lessons | None, recipe: AppearanceRecipe
+) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """Disturbed crops uint8 (B, 48, 48), the same as they are, and their targets; FER+'s first. The next batch is made
+    while one is learnt."""
+    rng = np.random.default_rng(recipe.seed)
+
+    def make() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        crops, targets = [], []
+        for lessons, count in ((faces, recipe.faces), (others, recipe.others)):
+            if lessons:
+                rows = rng.choice(len(lessons), count, p=lessons.weights / lessons.weights.sum(dtype=np.float64))
+                crops.append(lessons.crops[rows])
+                targets.append(lessons.targets[torch.from_numpy(rows)])
+        clean = np.concatenate(crops)
+        disturbed = np.stack([disturb(crop, rng) for crop in clean])
+        return torch.from_numpy(disturbed), torch.from_numpy(clean), torch.cat(targets)
+
+    with ThreadPoolExecutor(1) as pool:
+        following = pool.submit(make)
+        for step in range(recipe.steps):
+            ready = following.result()
+            if step + 1 < recipe.steps:
+                following = pool.submit(make)
+            yield ready

@@ -1,0 +1,224 @@
+"""Write the folders of the models that read the face itself: the face-expression network, and the joint one."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+from moodreel.emotions import FIVE, SEVEN
+from moodreel.models.predictor import Predictor
+from moodreel.models.store import WEIGHTS
+from moodreel.training.appearance import AppearanceRecipe, TrainedAppearance
+from moodreel.training.evaluate import Report
+from moodreel.training.export import (
+    DATA,
+    LICENCE,
+    add_metrics,
+    evaluation_of,
+    kinds_table,
+    recall_and_confusion,
+    save_model,
+    sets,
+)
+from moodreel.training.joint import JointRecipe, TrainedJoint
+
+CROPS = "a grey crop of 48 pixels a side, eyes level and 20 pixels apart (moodreel.features.align)"
+NOT_MEASURED = """\
+- Skin tone, age, glasses and beards were not measured, since no labels of them were at hand. Measure on people like
+  yours with `evaluate` before relying on it.
+- Confidence is calibrated on web pictures like those it was trained on, less so on other faces: compare the two
+  columns above."""
+
+
+def write_appearance(out: Path, trained: TrainedAppearance, recipe: AppearanceRecipe) -> Predictor:
+    """Write a face-expression network, and load it from there."""
+    fields = {
+        "architecture": "face-expression",
+        "arguments": {
+            "classes": len(SEVEN),
+            "dropout": recipe.dropout,
+            "fer2013": recipe.fer2013,
+            "tau": recipe.tau,
+            "temperatures": [round(value, 4) for value in trained.net.temperatures],
+        },
+        "labels": list(SEVEN),
+        "input": f"of each moment {CROPS}; a clip's answer is the mean of its moments",
+        "normalisation": "mean 0 and deviation 1 of each crop, in the network",
+        "temperature": round(trained.temperature, 4),
+        "moment_temperature": round(trained.temperature, 4),
+        "recipe": asdict(recipe),
+    }
+    return save_model(out, trained.net, fields, half=True)
+
+
+def write_appearance_card(
+    out: Path,
+    report: Report,
+    trained: TrainedAppearance,
+    recipe: AppearanceRecipe,
+    command: str,
+    other: Report | None = None,
+) -> None:
+    """Add the figures to model.json and write CARD.md. other: of muxspace, where it was at hand."""
+    card = add_metrics(out, sets(report, other))
+    assert report.five is not None
+    count = sum(p.numel() for p in trained.net.parameters())
+    first, second = card["arguments"]["temperatures"]
+    (out / "CARD.md").write_text(
+        f"""# {card["name"]}
+
+What one face shows, as one of {", ".join(SEVEN)}. A residual network with
+squeeze-and-excitation on an aligned grey crop; {count:,} parameters, {_megabytes(out)} MB in half precision. It says
+what the face showed, not what somebody felt; it makes no diagnosis and identifies nobody.
+
+```
+{command}
+{evaluation_of(out.name)}
+```
+The first trained it (`train.log` beside this card is its log), the second gives the figures; for muxspace PATH is its
+folder.
+
+## Figures
+{_figures(report, other)}
+
+In five classes, disgust counting as Anger and fear as Shock:
+
+{_figures(report.five, other and other.five)}
+
+Seven classes, FER+:
+
+{recall_and_confusion(report)}
+
+Five classes, FER+:
+
+{recall_and_confusion(report.five)}
+
+## How it was made
+- {DATA}. muxspace is only measured on: one labeller a
+  picture, noisy, at most 1,000 pictures of a label.
+- The crop is placed by the eyes alone; pictures without a found face are learnt from as they are.
+- A head for each of two conventions of labelling the same pictures: the votes of FER+, and FER2013's label, which finds
+  anger, fear and sadness in much that FER+ calls neutral. The answer holds {recipe.fer2013:.0%} of the second
+  (`fer2013`).
+- Logit adjustment with τ = {recipe.tau:g} (Menon et al., 2021) takes part of the training prior away, after training;
+  `fer2013` and `tau` in model.json can be changed without training.
+- Crops were mirrored, misaligned, lit otherwise, shrunk to 16 to 40 pixels, blurred, compressed, made noisy, and
+  covered over eyes or mouth. Label smoothing {recipe.smoothing:g}; weights averaged over the last steps;
+  {recipe.epochs} epochs.
+- Temperatures ({first:.3f} and {second:.3f} of the heads, {card["temperature"]:.3f} of the answer) were fitted on
+  {recipe.held_out:.0%} of the training pictures, held out from all else.
+
+## Weak at
+- Disgust and fear: few pictures, and the two conventions do not agree on them.
+- Mild sadness: taken for neutral and the other way round. People disagree on it as well.
+- A clip of somebody who talks: single moments with an open mouth look like surprise or a smile. It does not know time.
+{NOT_MEASURED}
+
+Licence: {LICENCE}.
+""",
+        encoding="utf-8",
+    )
+
+
+def write_joint(out: Path, trained: TrainedJoint, recipe: JointRecipe) -> Predictor:
+    """Write a joint network, and load it from there."""
+    fields = {
+        "architecture": "joint",
+        "arguments": {"classes": len(FIVE), **trained.arguments},
+        "labels": list(FIVE),
+        "input": f"of each moment {CROPS}, 478 landmarks laid over MediaPipe's canonical face, in centimetres, and 52 "
+        "blendshapes (moodreel.features.describe); any number of moments from 1, trained on up to 64 at about 5 a "
+        "second; moments without a face are masked",
+        "normalisation": "that of the two networks joined, within them",
+        "temperature": round(trained.temperature, 4),
+        "moment_temperature": round(trained.moment_temperature, 4),
+        # The folders are this run's; the names of the models are enough.
+        "recipe": asdict(recipe) | {part: Path(getattr(recipe, part)).name for part in ("appearance", "landmarks")},
+    }
+    return save_model(out, trained.net, fields, half=True)
+
+
+def write_joint_card(
+    out: Path,
+    report: Report,
+    trained: TrainedJoint,
+    recipe: JointRecipe,
+    command: str,
+    other: Report | None = None,
+) -> None:
+    """Add the figures to model.json and write CARD.md. other: of muxspace, where it was at hand."""
+    card = add_metrics(out, sets(report, other))
+    count = sum(p.numel() for p in trained.net.parameters())
+    appearance, landmarks = trained.net.trust.tolist()
+    parts = [card["recipe"][part] for part in ("appearance", "landmarks")]
+    (out / "CARD.md").write_text(
+        f"""# {card["name"]}
+
+What a face shows over a clip, as one of {", ".join(FIVE)}. Of each moment `{parts[0]}` reads the
+picture of the face and `{parts[1]}` its landmarks and blendshapes; a GRU weighs the moments against each
+other. {count:,} parameters, {_megabytes(out)} MB in half precision. It says what the face showed, not what somebody
+felt; it makes no diagnosis and identifies nobody.
+
+```
+{command}
+{evaluation_of(out.name)}
+```
+The first trained it (`train.log` beside this card is its log), the second gives the figures; for muxspace PATH is its
+folder.
+
+## Figures
+{_figures(report, other)}
+
+FER+:
+
+{recall_and_confusion(report)}
+
+Pseudo-sequences made from FER+ `valid.npz`: share right, beside what the mean of the moments would give.
+
+{kinds_table(report)}
+
+## How it was made
+- {DATA}. muxspace is only measured on: one labeller a
+  picture, noisy, at most 1,000 pictures of a label.
+- Both networks were trained before and stay as they are; their cards say how.
+- A moment's answer is the product of both opinions, to the power of {appearance:.2f} (appearance) and {landmarks:.2f}
+  (landmarks): fitted on {recipe.held_out:.0%} of the training pictures, which both networks have held out.
+- The GRU ({recipe.hidden} each way, {recipe.time_steps} steps) was trained on pseudo-sequences: landmarks follow a
+  linear model from calm to expression, in speech, blinks and turns; what the appearance network says goes from the calm
+  still to the expressive one, and is led astray while the mouth talks. Appearance was asked about disturbed crops.
+- FER2013's own label makes up {recipe.fer2013:.0%} of each target; logit adjustment with τ = {recipe.tau:g}.
+- The temperatures ({card["temperature"]:.3f} for clips, {card["moment_temperature"]:.3f} for moments) were fitted on
+  pictures held out, and on sequences made from them.
+
+## Weak at
+- Mild sadness and mild anger: taken for Neutral, and Neutral for Sad.
+- Real sequences: it saw none in training. How a talking mouth misleads the appearance is made up, not measured.
+{NOT_MEASURED}
+
+Licence: {LICENCE}.
+""",
+        encoding="utf-8",
+    )
+
+
+def _figures(report: Report, other: Report | None) -> str:
+    rows = [
+        ("pictures", "pictures", "d"),
+        ("accuracy, pictures without a found face counted as wrong", "accuracy", ".3f"),
+        ("accuracy, pictures with a found face", "accuracy_found", ".3f"),
+        ("mean recall, pictures without a found face counted as wrong", "mean_recall", ".3f"),
+        ("expected calibration error, 15 bins", "ece", ".3f"),
+        ("faces found", "found", ".3f"),
+    ]
+    both = [report] + ([other] if other else [])
+    names = "FER+ `valid.npz`, majority over half | muxspace" if other else "FER+ `valid.npz`, majority over half"
+    lines = [
+        f"| {label} | " + " | ".join(format(getattr(r, name), kind) for r in both) + " |" for label, name, kind in rows
+    ]
+    if report.by_kind:
+        lines.append(
+            f"| calibration error on the pseudo-sequences below | {report.ece_sequences:.3f} |" + " |" * (len(both) - 1)
+        )
+    return "\n".join([f"| | {names} |", "| --- |" + " --- |" * len(both), *lines])
+
+
+def _megabytes(out: Path) -> str:
+    return f"{(out / WEIGHTS).stat().st_size / 1e6:.1f}"

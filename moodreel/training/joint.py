@@ -1,0 +1,163 @@
+"""Join a face-expression network and a compact EmotiMesh-Net, both trained before, over time. Top to bottom:
+
+1. Ask both networks about every picture; the appearance of those it was trained on is shown disturbed, so that it is
+   no surer of them than of faces never seen.
+2. Fit how far to trust either, on pictures that both have held out.
+3. Train the GRU that joins moments, on pseudo-sequences of opinions.
+4. Fit the temperatures, on pictures held out and on sequences made from them.
+"""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from moodreel.emotions import FIVE
+from moodreel.models.joint import JointNet
+from moodreel.models.predictor import Predictor
+from moodreel.models.store import load
+from moodreel.training.augment import disturb
+from moodreel.training.faces import find_all
+from moodreel.training.ferplus import hold_out, read_split
+from moodreel.training.sequences import Sequences, Studio, fit_deformation
+from moodreel.training.train import descend, fit_temperature, flat, only
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class JointRecipe:
+    """Everything that decides what comes out, besides the data and the two networks.
+
+    appearance, landmarks: folders of the two networks' models. seed and held_out must be theirs.
+    fer2013: share of the targets that the FER2013 label makes up.
+    tau: strength of the logit adjustment for the prior of the sequences (Menon et al. 2021).
+    """
+
+    appearance: str = "model_store/face-expression"
+    landmarks: str = "model_store/compact-emotimesh"
+    seed: int = 0
+    fer2013: float = 0.1
+    tau: float = 0.5
+    held_out: float = 0.1
+    hidden: int = 48
+    time_steps: int = 600
+    time_batch: int = 128
+    time_rate: float = 3e-3
+    calibration_clips: int = 2000
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedJoint:
+    """A network in eval mode, its arguments, and its temperatures."""
+
+    net: JointNet
+    arguments: dict
+    temperature: float
+    moment_temperature: float
+
+
+def train_joint(data: Path, landmarker: Path, cache: Path, recipe: JointRecipe, *, workers: int = 1) -> TrainedJoint:
+    """Train on `train.npz` and `train_fer2013.npz` of the folder `data`. The same recipe gives the same network."""
+    torch.manual_seed(recipe.seed)
+    rng = np.random.default_rng(recipe.seed)
+
+    parts = [load(Path(folder)) for folder in (recipe.appearance, recipe.landmarks)]
+    net, arguments = assemble(*parts, hidden=recipe.hidden)
+
+    split = read_split(data, "train", fer2013=recipe.fer2013)
+    faces = find_all(split.images, landmarker, cache, seed=recipe.seed, workers=workers)
+    held_out = hold_out(len(split.images), recipe.held_out, recipe.seed)
+    learnt = ~held_out & (split.targets.sum(axis=1) > 0)
+    shown = faces.crop.copy()
+    for row in np.flatnonzero(learnt):
+        shown[row] = disturb(shown[row], rng)
+    appearance = look(net, shown)
+
+    judged = held_out & (split.truth >= 0) & faces.found
+    truth = torch.from_numpy(split.truth[judged])
+    with torch.no_grad():
+        opinions = net.opinions(torch.from_numpy(appearance[judged]), torch.from_numpy(flat(only(faces, judged))))
+    prior = recipe.tau * F.one_hot(truth, len(FIVE)).float().mean(dim=0).clamp_min(1e-6).log()
+    _fit_trust(net, opinions, truth, prior)
+
+    seen = only(faces, learnt)
+    deformation = fit_deformation(seen)
+    studio = Studio(seen, split.targets[learnt], deformation, appearance[learnt])
+    _learn_time(net, studio, recipe, rng)
+
+    net.eval()
+    kept_targets = np.eye(len(FIVE), dtype=np.float32)[split.truth[judged]]
+    kept = Studio(only(faces, judged), kept_targets, deformation, appearance[judged])
+    clips = kept.make(recipe.calibration_clips, rng)
+    with torch.inference_mode():
+        by_clip, by_moment = join(net, clips)[0], net.moment(opinions)
+    return TrainedJoint(
+        net=net,
+        arguments=arguments,
+        temperature=fit_temperature(by_clip, torch.from_numpy(clips.targets.argmax(axis=1))),
+        moment_temperature=fit_temperature(by_moment, truth),
+    )
+
+
+def assemble(appearance: Predictor, landmarks: Predictor, *, hidden: int) -> tuple[JointNet, dict]:
+    """A joint network with the weights of two that are trained, frozen, and its arguments."""
+    own = [
+        {key: value for key, value in part.info.card.arguments.items() if key != "classes"}
+        for part in (appearance, landmarks)
+    ]
+    arguments: dict[str, Any] = {"appearance": own[0], "landmarks": own[1], "hidden": hidden}
+    net = JointNet(**arguments)
+    net.appearance.load_state_dict(appearance.module.state_dict())
+    # All but how that network read time.
+    net.landmarks.load_state_dict(landmarks.module.state_dict(), strict=False)
+    net.appearance.eval().requires_grad_(False)
+    net.landmarks.eval().requires_grad_(False)
+    return net, arguments
+
+
+def look(net: JointNet, crops: np.ndarray) -> np.ndarray:
+    """What the appearance network says of crops (N, 48, 48): float32 (N, 14)."""
+    with torch.inference_mode():
+        return torch.cat([net.appearance(batch).flatten(1) for batch in torch.from_numpy(crops).split(256)]).numpy()
+
+
+def join(net: JointNet, clips: Sequences) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits (B, 5) of whole sequences, and (B, T, 5) of their moments."""
+    seen, appearance = torch.from_numpy(clips.seen), torch.from_numpy(clips.appearance)
+    faces = torch.from_numpy(clips.faces)
+    opinions = torch.zeros(*seen.shape, 2, len(FIVE))
+    with torch.no_grad():
+        opinions[seen] = net.opinions(appearance[seen], faces[seen])
+    logits, _ = net.join(opinions, appearance, faces, seen, torch.from_numpy(clips.lengths))
+    return logits, net.moment(opinions)
+
+
+def _fit_trust(net: JointNet, opinions: torch.Tensor, truth: torch.Tensor, prior: torch.Tensor) -> None:
+    optimiser = torch.optim.LBFGS([net.trust], max_iter=100, line_search_fn="strong_wolfe")
+
+    def loss() -> torch.Tensor:
+        optimiser.zero_grad()
+        value = F.cross_entropy(net.moment(opinions) + prior, truth)
+        value.backward()
+        return value
+
+    optimiser.step(loss)
+    log.info("trust: appearance %.3f, landmarks %.3f", *net.trust.tolist())
+    net.trust.requires_grad_(False)
+
+
+def _learn_time(net: JointNet, studio: Studio, recipe: JointRecipe, rng: np.random.Generator) -> None:
+    some = np.concatenate([studio.make(recipe.time_batch, rng).targets for _ in range(8)])
+    prior = recipe.tau * torch.from_numpy(some).mean(dim=0).clamp_min(1e-6).log()
+
+    def loss() -> torch.Tensor:
+        clips = studio.make(recipe.time_batch, rng)
+        return F.cross_entropy(join(net, clips)[0] + prior, torch.from_numpy(clips.targets))
+
+    parameters = [p for p in net.parameters() if p.requires_grad]
+    descend("time", parameters, loss, recipe.time_steps, recipe.time_rate)

@@ -1,0 +1,60 @@
+"""Faces of muxspace with one labeller's word each: another place and other people than FER+, to measure on."""
+
+import re
+import zlib
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from moodreel.emotions import SEVEN_TO_FIVE
+from moodreel.training.ferplus import Split
+
+FILE = "faces.npz"
+NAMES = {
+    "neutral": "neutral",
+    "happiness": "happy",
+    "surprise": "surprise",
+    "sadness": "sad",
+    "anger": "anger",
+    "disgust": "disgust",
+    "fear": "fear",
+}
+"""What its labels are called here; contempt (9 pictures) is left out."""
+SIDE = 144
+"""Pixels a side that pictures are brought to, in a square that their edge fills up."""
+
+
+def read_muxspace(folder: Path, labels: tuple[str, ...], split: str) -> Split:
+    """Read `faces.npz` (jpeg, offsets, labels, names).
+
+    labels: `moodreel.emotions.FIVE` or `SEVEN`.
+    split: "train" or "valid"; a fifth of the people is in the second.
+    """
+    with np.load(folder / FILE) as arrays:
+        jpeg, offsets = arrays["jpeg"], arrays["offsets"]
+        meant, names = (arrays[field].astype(str) for field in ("labels", "names"))
+    held_out = np.array([zlib.crc32(person(name).encode()) % 5 == 0 for name in names])
+    rows = np.flatnonzero(held_out == (split == "valid"))
+    images = np.stack([_square(jpeg[offsets[row] : offsets[row + 1]]) for row in rows])
+    found = [NAMES.get(label) for label in meant[rows]]
+    truth = np.array([-1 if n is None else labels.index(n if n in labels else SEVEN_TO_FIVE[n]) for n in found])
+    targets = np.where(truth[:, None] >= 0, np.eye(len(labels), dtype=np.float32)[truth], 0)
+    return Split(images=images, targets=targets.astype(np.float32), truth=truth)
+
+
+def person(name: str) -> str:
+    """The person in a file's name: what stands before the number."""
+    return re.sub(r"_?\d*(\.\w+)?$", "", name)
+
+
+def _square(jpeg: np.ndarray) -> np.ndarray:
+    """Decode a picture to grey (144, 144)."""
+    grey = np.asarray(cv2.imdecode(jpeg, cv2.IMREAD_GRAYSCALE))
+    height, width = grey.shape
+    side = max(height, width)
+    top, left = (side - height) // 2, (side - width) // 2
+    square = cv2.copyMakeBorder(
+        grey, top, side - height - top, left, side - width - left, borderType=cv2.BORDER_REPLICATE
+    )
+    return cv2.resize(square, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
