@@ -249,7 +249,9 @@ def test_a_plain_crop_gives_numbers_all_the_same(appearance):
 
 def test_the_mixture_of_the_two_conventions_follows_its_share():
     logits = torch.tensor([[[4.0, 0, 0], [0, 0, 4.0]]])
-    first, second = (FaceExpressionNet(classes=3, shares=(1 - share, share), tau=0, **FACE).mix(logits)[0] for share in (0.1, 0.9))
+    first, second = (
+        FaceExpressionNet(classes=3, shares=(1 - share, share), tau=0, **FACE).mix(logits)[0] for share in (0.1, 0.9)
+    )
     assert (first.argmax(), second.argmax()) == (0, 2)
 
 

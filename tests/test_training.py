@@ -1,6 +1,7 @@
 """Training: what the labels are taken for, what pseudo-sequences show, and that a network learns."""
 
 import ast
+import zlib
 from pathlib import Path
 
 import cv2
@@ -28,8 +29,8 @@ from moodreel.training.export_appearance import (
 from moodreel.training.faces import Found, disturbed, find_all, mirrored
 from moodreel.training.ferplus import FER2013, VOTES, VOTES_SEVEN, hold_out, majority, read_split
 from moodreel.training.joint import JointRecipe, train_joint
-from moodreel.training.muxspace import read_muxspace
-from moodreel.training.sequences import BLINK, MOUTH, Kind, Studio, fit_deformation
+from moodreel.training.muxspace import person, read_muxspace
+from moodreel.training.sequences import BLINK, MOUTH, Kind, Studio, fit_deformation, listen
 from moodreel.training.train import Recipe, fit_temperature, train
 
 ROOT = Path(__file__).parents[1]
@@ -135,15 +136,39 @@ def test_the_same_pictures_are_held_out_for_one_seed():
 
 
 def test_muxspace_is_read_in_either_set_of_labels(tmp_path):
-    jpeg = [cv2.imencode(".jpg", np.full((60, 40), grey, np.uint8))[1] for grey in (10, 100, 200)]
+    write_muxspace(tmp_path, {"Ann_0001.jpg": ("disgust", 10), "Ann_0002.jpg": ("contempt", 100)})
+    split = "valid" if zlib.crc32(b"Ann") % 5 == 0 else "train"
+    five, seven = (read_muxspace(tmp_path, labels, split) for labels in (FIVE, SEVEN))
+    assert five.truth.tolist() == [FIVE.index("Anger"), -1]
+    assert seven.truth.tolist() == [SEVEN.index("disgust"), -1]
+    assert five.images.shape == (2, 144, 144)
+    assert abs(int(five.images[1].mean()) - 100) < 3
+
+
+def test_nobody_of_muxspace_is_in_both_splits(tmp_path):
+    people = {
+        f"{name}_{i:04d}.jpg": ("neutral", grey) for grey, name in enumerate("ABCDEFGHIJKLMNOPQRST") for i in (1, 2)
+    }
+    write_muxspace(tmp_path, people)
+    train, valid = (read_muxspace(tmp_path, FIVE, split) for split in ("train", "valid"))
+    seen, held_out = ({int(picture.mean()) for picture in split.images} for split in (train, valid))
+    assert len(train.truth) + len(valid.truth) == len(people)
+    assert seen
+    assert held_out
+    assert not seen & held_out
+
+
+@pytest.mark.parametrize("name", ["Jo_Ann_Doe_0012.jpg", "Jo_Ann_Doe_1.jpg", "Jo_Ann_Doe.jpg"])
+def test_a_person_is_what_stands_before_the_number(name):
+    assert person(name) == "Jo_Ann_Doe"
+
+
+def write_muxspace(folder, pictures):
+    """A `faces.npz` of pictures of one grey each: name -> label, grey."""
+    jpeg = [cv2.imencode(".jpg", np.full((60, 40), grey, np.uint8))[1] for _, grey in pictures.values()]
+    labels = [label for label, _ in pictures.values()]
     offsets = np.cumsum([0, *map(len, jpeg)])
-    names = np.array(["disgust", "contempt", "neutral"])
-    np.savez(tmp_path / "faces.npz", jpeg=np.concatenate(jpeg), offsets=offsets, labels=names)
-    five, seven = (read_muxspace(tmp_path, labels) for labels in (FIVE, SEVEN))
-    assert five.truth.tolist() == [FIVE.index("Anger"), -1, FIVE.index("Neutral")]
-    assert seven.truth.tolist() == [SEVEN.index("disgust"), -1, SEVEN.index("neutral")]
-    assert five.images.shape == (3, 144, 144)
-    assert abs(int(five.images[2].mean()) - 200) < 3
+    np.savez(folder / "faces.npz", jpeg=np.concatenate(jpeg), offsets=offsets, labels=labels, names=list(pictures))
 
 
 # Faces
@@ -234,6 +259,23 @@ def test_appearance_goes_from_calm_to_the_expression_and_is_led_astray_by_speech
         rows = [i for i in range(80) if FIVE[calm.targets[i].argmax()] == "Neutral" and calm.lengths[i] > 8]
         stays[kind] = np.mean([calm.appearance[i, : calm.lengths[i], neutral].std() for i in rows])
     assert stays[Kind.TALK] > 1.2 * stays[Kind.STEADY]
+
+
+def test_speech_is_what_open_mouths_add_to_closed_ones():
+    blendshapes, appearance = np.zeros((8, 52), np.float32), np.zeros((8, 3), np.float32)
+    blendshapes[:, BLINK] = 0.5
+    blendshapes[4:, MOUTH[0]], appearance[4:, 1] = 0.6, 2.0
+    speech = listen(blendshapes, appearance)
+    assert speech.blendshapes[:, MOUTH[0]].tolist() == pytest.approx([0] * 4 + [0.6] * 4)
+    assert speech.appearance[:, 1].tolist() == [0] * 4 + [2] * 4
+    assert not speech.blendshapes[:, BLINK].any()
+
+
+def test_an_onset_ends_at_its_height(studio):
+    made = studio.make(60, np.random.default_rng(0), kind=Kind.ONSET)
+    clips = zip(made.faces, made.lengths, made.targets.argmax(axis=1), strict=True)
+    strengths = [clip[:length, -52:][:, 44 + target] for clip, length, target in clips if length > 8]
+    assert np.mean([s[-1] - s[0] for s in strengths]) > 0.4
 
 
 def _long(made):
@@ -335,7 +377,7 @@ def test_a_face_expression_and_a_joint_model_learn_a_made_set_and_serve(tmp_path
     monkeypatch.setattr(evaluation, "SEQUENCES", 30)
     places = (tmp_path, LANDMARKER, tmp_path)
 
-    recipe = AppearanceRecipe(epochs=8, batch=32, tau=0, average=0.8, smoothing=0)
+    recipe = AppearanceRecipe(steps=40, faces=32, tau=0, mix=0, average=0.8, smoothing=0)
     looks = train_appearance(*places, recipe)
     model = write_appearance(tmp_path / "store" / "looks", looks, recipe)
     report = evaluate(model, *places)

@@ -24,7 +24,7 @@ class FaceExpressionNet(Architecture):
 
     shares: of each head in the mixture, adding up to 1.
     tau: strength of the adjustment, 0 none, 1 all of it.
-    temperatures: what each head's logits are divided by.
+    temperatures: what each head's logits are divided by; 1 each when none are given.
     """
 
     prior: torch.Tensor
@@ -39,12 +39,12 @@ class FaceExpressionNet(Architecture):
         dropout: float = 0.3,
         shares: Sequence[float] = (0.8, 0.2),
         tau: float = 0.3,
-        temperatures: Sequence[float] = (1.0, 1.0),
+        temperatures: Sequence[float] = (),
     ) -> None:
         super().__init__()
         self.shares = tuple(shares)
         self.tau = tau
-        self.temperatures = tuple(temperatures)
+        self.temperatures = tuple(temperatures) or (1.0,) * len(self.shares)
         self.register_buffer("prior", torch.full((len(self.shares), classes), 1 / classes))
         layers: list[nn.Module] = [_Convolution(1, widths[0], stride=2), nn.ReLU()]
         for stage, (width, depth) in enumerate(zip(widths, depths, strict=True)):

@@ -14,9 +14,6 @@ from moodreel.models.architecture import Answer, Architecture, Track
 from moodreel.models.compact_emotimesh import CompactEmotiMeshNet, read
 from moodreel.models.face_expression import FaceExpressionNet
 
-APPEARANCE = 2 * len(SEVEN)
-"""Numbers a face: what either head of the appearance network says of it."""
-
 
 class JointNet(Architecture):
     """A face-expression network and the encoder of a compact EmotiMesh-Net, and a GRU that weighs the moments.
@@ -27,6 +24,7 @@ class JointNet(Architecture):
     are passed on to it, since speech shows in nothing else.
 
     appearance, landmarks: keyword arguments of the two networks. hidden: size of the GRU.
+    temperature: what the answer of more than one moment is divided by, so that it is as sure of itself as one moment's.
     """
 
     merge: torch.Tensor
@@ -39,8 +37,10 @@ class JointNet(Architecture):
         appearance: Mapping[str, Any] | None = None,
         landmarks: Mapping[str, Any] | None = None,
         hidden: int = 48,
+        temperature: float = 1.0,
     ) -> None:
         super().__init__()
+        self.temperature = temperature
         self.appearance = FaceExpressionNet(classes=len(SEVEN), **(appearance or {}))
         self.landmarks = CompactEmotiMeshNet(classes=classes, **(landmarks or {}))
         # Time is read here, from both.
@@ -48,20 +48,25 @@ class JointNet(Architecture):
         merge = [[SEVEN_TO_FIVE[label] == five for five in FIVE] for label in SEVEN]
         self.register_buffer("merge", torch.tensor(merge, dtype=torch.float32))
         self.trust = nn.Parameter(torch.tensor([1.0, 0.5]))
-        read_on = APPEARANCE + 2 * classes + len(BLENDSHAPES)
+        read_on = self.looks + 2 * classes + len(BLENDSHAPES)
         self.absent = nn.Parameter(torch.zeros(read_on))
         self.dropout = nn.Dropout(0.2)
         self.time = nn.GRU(read_on, hidden, batch_first=True, bidirectional=True)
         self.weigh = nn.Linear(2 * hidden, 1)
         self.adjust = nn.Linear(2 * hidden, classes)
 
+    @property
+    def looks(self) -> int:
+        """Numbers a face: what all heads of the appearance network say of it."""
+        return len(self.appearance.shares) * len(SEVEN)
+
     def opinions(self, appearance: torch.Tensor, faces: torch.Tensor) -> torch.Tensor:
         """Logits (..., 2, C) of moments: what the appearance says, then what the landmarks say.
 
-        appearance: (..., 14), both heads of the face-expression network one after the other.
+        appearance: (..., `looks`), the heads of the face-expression network one after the other.
         faces: (..., INPUT), as `compact_emotimesh.read` lays them out.
         """
-        seven = self.appearance.mix(appearance.unflatten(-1, (2, len(SEVEN)))).softmax(dim=-1)
+        seven = self.appearance.mix(appearance.unflatten(-1, (-1, len(SEVEN)))).softmax(dim=-1)
         seen = (seven @ self.merge).clamp_min(1e-6).log()
         return torch.stack([seen, self.landmarks.moment(self.landmarks.encode(faces)).log_softmax(dim=-1)], dim=-2)
 
@@ -79,7 +84,7 @@ class JointNet(Architecture):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Weigh the moments of B clips.
 
-        opinions: (B, T, 2, C), of appearance (B, T, 14) and faces (B, T, INPUT), as in `opinions`.
+        opinions: (B, T, 2, C), of appearance (B, T, `looks`) and faces (B, T, INPUT), as in `opinions`.
         seen: bool (B, T), False where there is no face or past the clip's end; every row has a True.
         lengths: int64 (B,) on the CPU, moments of each clip.
         Returns logits (B, C) and weights (B, T).
@@ -87,7 +92,7 @@ class JointNet(Architecture):
         blend = slice(-len(BLENDSHAPES), None)
         net = self.landmarks
         standard = ((faces[..., blend] - net.mean[blend]) / net.std[blend]).clamp(-6, 6) / 2
-        heads = appearance.unflatten(-1, (2, len(SEVEN))).log_softmax(dim=-1).flatten(-2)
+        heads = appearance.unflatten(-1, (-1, len(SEVEN))).log_softmax(dim=-1).flatten(-2)
         # Bounded, so that one extreme moment cannot throw the state.
         words = torch.cat([heads.clamp_min(-8) / 4, opinions.flatten(-2).clamp_min(-8) / 4, standard], dim=-1)
         moments = self.dropout(torch.where(seen[..., None], words, self.absent))
@@ -95,8 +100,11 @@ class JointNet(Architecture):
         context, _ = pad_packed_sequence(self.time(packed)[0], batch_first=True, total_length=seen.shape[1])
         scores = self.weigh(context)[..., 0].masked_fill(~seen, -torch.inf)
         weights = scores.softmax(dim=1)
-        decided = (weights[..., None] * (self.moment(opinions) + self.adjust(context))).sum(dim=1)
-        return decided, weights
+        # One moment has no time: it speaks for itself.
+        several = (lengths > 1).to(weights)[:, None]
+        adjusted = self.moment(opinions) + several[..., None] * self.adjust(context)
+        decided = (weights[..., None] * adjusted).sum(dim=1)
+        return decided / (1 + several * (self.temperature - 1)), weights
 
     def answer(self, tracks: Sequence[Track], *, moments: bool) -> list[Answer]:
         device = self.trust.device
@@ -104,7 +112,7 @@ class JointNet(Architecture):
         present = [torch.tensor([features is not None for features in track]) for track in tracks]
         seen = pad_sequence(present, batch_first=True).to(device)
         flat = [features for track in tracks for features in track if features is not None]
-        appearance = torch.zeros(*seen.shape, APPEARANCE, device=device)
+        appearance = torch.zeros(*seen.shape, self.looks, device=device)
         appearance[seen] = self.appearance.look(flat).flatten(1)
         faces = torch.zeros(*seen.shape, len(self.landmarks.mean), device=device)
         faces[seen] = torch.from_numpy(np.stack([read(features) for features in flat])).to(device)

@@ -33,18 +33,24 @@ log = logging.getLogger("moodreel.training")
 
 @dataclass(frozen=True)
 class Course:
-    """What it takes to train one model of the store: its recipe, then the functions that train and write it."""
+    """What it takes to train one model of the store: its recipe, then the functions that train and write it.
+
+    talkers: whether muxspace is learnt from, and not only measured on.
+    """
 
     recipe: type[Any]
     train: Callable[..., Any]
     write: Callable[..., Any]
     describe: Callable[..., None]
+    talkers: bool = False
 
 
 COURSES = {
     "compact-emotimesh": Course(Recipe, train, write_model, write_card),
-    "face-expression": Course(AppearanceRecipe, train_appearance, write_appearance, write_appearance_card),
-    "moodreel-five": Course(JointRecipe, train_joint, write_joint, write_joint_card),
+    "face-expression": Course(
+        AppearanceRecipe, train_appearance, write_appearance, write_appearance_card, talkers=True
+    ),
+    "moodreel-five": Course(JointRecipe, train_joint, write_joint, write_joint_card, talkers=True),
 }
 
 
@@ -67,12 +73,14 @@ def _train(args: argparse.Namespace) -> None:
     course = COURSES[args.model]
     recipe = course.recipe(**{field.name: getattr(args, field.name) for field in fields(course.recipe)})
     log.info("%s", recipe)
-    trained = course.train(args.data, LANDMARKER, args.cache, recipe, workers=args.threads)
+    more = {"muxspace": args.muxspace} if course.talkers else {}
+    trained = course.train(args.data, LANDMARKER, args.cache, recipe, workers=args.threads, **more)
     model = course.write(args.out, trained, recipe)
     report = evaluate(model, args.data, LANDMARKER, args.cache)
     other = evaluate(model, args.muxspace, LANDMARKER, args.cache) if args.muxspace else None
     changed = {f.name: getattr(recipe, f.name) for f in fields(recipe) if getattr(recipe, f.name) != f.default}
     options = "".join(f" --{name.replace('_', '-')} {shlex.quote(str(value))}" for name, value in changed.items())
+    options = (" --muxspace PATH" if args.muxspace else "") + options
     command = f"python -m moodreel.training train {args.model} --data PATH --out DIR{options}"
     course.describe(args.out, report, trained, recipe, command, other)
     log.info("%s\nDone in %.1f minutes.", _summary(report), (time.monotonic() - begun) / 60)
@@ -105,7 +113,11 @@ def _parser() -> argparse.ArgumentParser:
     for name, course in COURSES.items():
         model = models.add_parser(name, parents=[common])
         model.add_argument("--out", type=Path, required=True, help="the model's folder; its name is the model's")
-        model.add_argument("--muxspace", type=Path, help="folder of muxspace's faces.npz, to measure on too")
+        model.add_argument(
+            "--muxspace",
+            type=Path,
+            help=f"folder of muxspace's faces.npz: more to {'learn from and ' if course.talkers else ''}measure on",
+        )
         for field in fields(course.recipe):
             option = "--" + field.name.replace("_", "-")
             model.add_argument(option, type=type(field.default), default=field.default, help="default: %(default)s")

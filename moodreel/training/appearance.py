@@ -8,7 +8,7 @@
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch.nn import functional as F
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from moodreel.emotions import SEVEN
 from moodreel.models.face_expression import FaceExpressionNet
@@ -156,7 +156,7 @@ def _learn(
     net: FaceExpressionNet, faces: Lessons, others: Lessons | None, recipe: AppearanceRecipe
 ) -> FaceExpressionNet:
     net.train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    averaged = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(recipe.average), use_buffers=True).eval()
+    averaged = AveragedModel(net, avg_fn=_average(recipe.average), use_buffers=True).eval()
     # One-dimensional parameters (biases, batch normalisation) are not drawn towards zero.
     grouped: list[dict[str, Any]] = [
         {"params": [p for p in net.parameters() if p.ndim > 1]},
@@ -183,7 +183,9 @@ def _learn(
             share = float(rng.beta(0.4, 0.4))
             # Pairs of one source, so that both have the same heads' labels.
             partner = torch.from_numpy(
-                np.concatenate([rng.permutation(recipe.faces), recipe.faces + rng.permutation(len(shown) - recipe.faces)])
+                np.concatenate(
+                    [rng.permutation(recipe.faces), recipe.faces + rng.permutation(len(shown) - recipe.faces)]
+                )
             )
             shown = share * shown + (1 - share) * shown[partner]
             targets = share * targets + (1 - share) * targets[partner]
@@ -205,6 +207,17 @@ def _learn(
             running = 0.0
     net.load_state_dict(averaged.module.state_dict())
     return net.eval()
+
+
+def _average(kept: float) -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor | int], torch.Tensor]:
+    """Averaging that forgets the first steps quickly."""
+
+    def move(averaged: torch.Tensor, current: torch.Tensor, count: torch.Tensor | int) -> torch.Tensor:
+        if not averaged.is_floating_point():
+            return current
+        return averaged.lerp(current, 1 - min(kept, (1 + int(count)) / (10 + int(count))))
+
+    return move
 
 
 def _batches(

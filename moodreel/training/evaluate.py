@@ -16,7 +16,7 @@ from moodreel.training import muxspace
 from moodreel.training.faces import Found, find_all
 from moodreel.training.ferplus import read_split
 from moodreel.training.joint import join, look
-from moodreel.training.sequences import Kind, Sequences, Studio, fit_deformation
+from moodreel.training.sequences import Kind, Sequences, Studio, fit_deformation, listen
 
 SEQUENCES = 400
 """Pseudo-sequences of each kind."""
@@ -76,8 +76,12 @@ def evaluate(
     targets = np.zeros((len(pictures.truth), 5), np.float32)
     targets[judged, pictures.truth[judged]] = 1
     net = predictor.module
-    appearance = look(net, faces.crop) if isinstance(net, JointNet) else None
-    studio = Studio(faces, targets, fit_deformation(faces), appearance)
+    appearance = speech = None
+    if isinstance(net, JointNet):
+        appearance = look(net, faces.crop)
+        calm = faces.found & (pictures.truth == FIVE.index("Neutral"))
+        speech = listen(faces.blendshapes[calm], appearance[calm])
+    studio = Studio(faces, targets, fit_deformation(faces), appearance, speech=speech)
     by_kind, joined, expected = {}, [], []
     for kind in Kind:
         clips = studio.make(SEQUENCES, np.random.default_rng((seed, int(kind))), kind=kind)

@@ -35,7 +35,7 @@ def write_appearance(out: Path, trained: TrainedAppearance, recipe: AppearanceRe
         "arguments": {
             "classes": len(SEVEN),
             "dropout": recipe.dropout,
-            "fer2013": recipe.fer2013,
+            "shares": list(trained.net.shares),
             "tau": recipe.tau,
             "temperatures": [round(value, 4) for value in trained.net.temperatures],
         },
@@ -61,7 +61,7 @@ def write_appearance_card(
     card = add_metrics(out, sets(report, other))
     assert report.five is not None
     count = sum(p.numel() for p in trained.net.parameters())
-    first, second = card["arguments"]["temperatures"]
+    temperatures = ", ".join(f"{value:.3f}" for value in trained.net.temperatures[:2])
     (out / "CARD.md").write_text(
         f"""# {card["name"]}
 
@@ -92,22 +92,27 @@ Five classes, FER+:
 {recall_and_confusion(report.five)}
 
 ## How it was made
-- {DATA}. muxspace is only measured on: one labeller a
-  picture, noisy, at most 1,000 pictures of a label.
-- The crop is placed by the eyes alone; pictures without a found face are learnt from as they are.
-- A head for each of two conventions of labelling the same pictures: the votes of FER+, and FER2013's label, which finds
-  anger, fear and sadness in much that FER+ calls neutral. The answer holds {recipe.fer2013:.0%} of the second
-  (`fer2013`).
-- Logit adjustment with τ = {recipe.tau:g} (Menon et al., 2021) takes part of the training prior away, after training;
-  `fer2013` and `tau` in model.json can be changed without training.
-- Crops were mirrored, misaligned, lit otherwise, shrunk to 16 to 40 pixels, blurred, compressed, made noisy, and
-  covered over eyes or mouth. Label smoothing {recipe.smoothing:g}; weights averaged over the last steps;
-  {recipe.epochs} epochs.
-- Temperatures ({first:.3f} and {second:.3f} of the heads, {card["temperature"]:.3f} of the answer) were fitted on
+- {DATA};
+  and muxspace, four fifths of its people (one labeller a picture, noisy; the others are only measured on).
+- The crop is placed by the eyes alone; pictures of FER+ without a found face are learnt from as they are.
+- A head for each convention of labelling: the votes of FER+; FER2013's label of the same pictures, which finds anger,
+  fear and sadness in much that FER+ calls neutral; muxspace's label. The answer holds {recipe.ferplus:.0%},
+  {recipe.fer2013:.0%} and {recipe.muxspace:.0%} of them.
+- What the first two would say of muxspace's faces is learnt from the network itself, its weights averaged over the
+  steps and shown the crop as it is (mean teacher, Tarvainen and Valpola 2017): faces of another place and size, without
+  the labels of another convention.
+- Rare labels are shown more often ({recipe.rarity:g}: pictures / label's number to that power), and logit adjustment
+  with τ = {recipe.tau:g} (Menon et al., 2021) takes part of the prior that is left away, after training; `shares` and
+  `tau` in model.json can be changed without training.
+- Crops were mirrored, misaligned, narrowed, lit otherwise from hardly to burnt out, shrunk to 14 to 40 pixels, blurred,
+  compressed, made noisy, and covered over eyes or mouth; in {recipe.mix:.0%} of the batches they were blended by pairs
+  (mixup). Label smoothing {recipe.smoothing:g}; weights averaged over the last steps; {recipe.steps} steps of
+  {recipe.faces} pictures of FER+ and {recipe.others} of muxspace.
+- Temperatures ({temperatures} of the heads, {card["temperature"]:.3f} of the answer) were fitted on
   {recipe.held_out:.0%} of the training pictures, held out from all else.
 
 ## Weak at
-- Disgust and fear: few pictures, and the two conventions do not agree on them.
+- Disgust and fear: few pictures, and the conventions do not agree on them.
 - Mild sadness: taken for neutral and the other way round. People disagree on it as well.
 - A clip of somebody who talks: single moments with an open mouth look like surprise or a smile. It does not know time.
 {NOT_MEASURED}
@@ -125,11 +130,11 @@ def write_joint(out: Path, trained: TrainedJoint, recipe: JointRecipe) -> Predic
         "arguments": {"classes": len(FIVE), **trained.arguments},
         "labels": list(FIVE),
         "input": f"of each moment {CROPS}, 478 landmarks laid over MediaPipe's canonical face, in centimetres, and 52 "
-        "blendshapes (moodreel.features.describe); any number of moments from 1, trained on up to 64 at about 5 a "
-        "second; moments without a face are masked",
+        f"blendshapes (moodreel.features.describe); any number of moments from 1, trained on up to {recipe.longest} at "
+        "about 5 a second; moments without a face are masked",
         "normalisation": "that of the two networks joined, within them",
         "temperature": round(trained.temperature, 4),
-        "moment_temperature": round(trained.moment_temperature, 4),
+        "moment_temperature": round(trained.temperature, 4),
         # The folders are this run's; the names of the models are enough.
         "recipe": asdict(recipe) | {part: Path(getattr(recipe, part)).name for part in ("appearance", "landmarks")},
     }
@@ -176,21 +181,22 @@ Pseudo-sequences made from FER+ `valid.npz`: share right, beside what the mean o
 {kinds_table(report)}
 
 ## How it was made
-- {DATA}. muxspace is only measured on: one labeller a
-  picture, noisy, at most 1,000 pictures of a label.
+- {DATA};
+  and the calm people of four fifths of muxspace's.
 - Both networks were trained before and stay as they are; their cards say how.
 - A moment's answer is the product of both opinions, to the power of {appearance:.2f} (appearance) and {landmarks:.2f}
   (landmarks): fitted on {recipe.held_out:.0%} of the training pictures, which both networks have held out.
 - The GRU ({recipe.hidden} each way, {recipe.time_steps} steps) was trained on pseudo-sequences: landmarks follow a
   linear model from calm to expression, in speech, blinks and turns; what the appearance network says goes from the calm
-  still to the expressive one, and is led astray while the mouth talks. Appearance was asked about disturbed crops.
+  still to the expressive one. A mouth that speaks is that of a calm person of muxspace, caught speaking, and leads the
+  appearance as far astray as that person's did. Appearance was asked about disturbed crops.
 - FER2013's own label makes up {recipe.fer2013:.0%} of each target; logit adjustment with τ = {recipe.tau:g}.
-- The temperatures ({card["temperature"]:.3f} for clips, {card["moment_temperature"]:.3f} for moments) were fitted on
-  pictures held out, and on sequences made from them.
+- The temperature ({card["temperature"]:.3f}; that of more than one moment is {trained.net.temperature:.3f} times as
+  high) was fitted on pictures held out, and on sequences made from them.
 
 ## Weak at
 - Mild sadness and mild anger: taken for Neutral, and Neutral for Sad.
-- Real sequences: it saw none in training. How a talking mouth misleads the appearance is made up, not measured.
+- Real sequences: it saw none in training.
 {NOT_MEASURED}
 
 Licence: {LICENCE}.

@@ -3,7 +3,8 @@
 1. Ask both networks about every picture; the appearance of those it was trained on is shown disturbed, so that it is
    no surer of them than of faces never seen.
 2. Fit how far to trust either, on pictures that both have held out.
-3. Train the GRU that joins moments, on pseudo-sequences of opinions.
+3. Train the GRU that joins moments, on pseudo-sequences of opinions; calm faces of muxspace, many of them caught
+   speaking, tell what speech looks like to the networks.
 4. Fit the temperatures, on pictures held out and on sequences made from them.
 """
 
@@ -23,7 +24,8 @@ from moodreel.models.store import load
 from moodreel.training.augment import disturb
 from moodreel.training.faces import find_all
 from moodreel.training.ferplus import hold_out, read_split
-from moodreel.training.sequences import Sequences, Studio, fit_deformation
+from moodreel.training.muxspace import read_muxspace
+from moodreel.training.sequences import Kind, Sequences, Studio, fit_deformation, listen
 from moodreel.training.train import descend, fit_temperature, flat, only
 
 log = logging.getLogger(__name__)
@@ -33,36 +35,58 @@ log = logging.getLogger(__name__)
 class JointRecipe:
     """Everything that decides what comes out, besides the data and the two networks.
 
-    appearance, landmarks: folders of the two networks' models. seed and held_out must be theirs.
+    appearance, landmarks: folders of the two networks' models; what is held out must be held out by both.
     fer2013: share of the targets that the FER2013 label makes up.
     tau: strength of the logit adjustment for the prior of the sequences (Menon et al. 2021).
+    longest: moments of the longest sequence.
     """
 
     appearance: str = "model_store/face-expression"
     landmarks: str = "model_store/compact-emotimesh"
     seed: int = 0
     fer2013: float = 0.1
-    tau: float = 0.5
-    held_out: float = 0.1
+    tau: float = 0.0
+    held_out: float = 0.08
     hidden: int = 48
-    time_steps: int = 600
-    time_batch: int = 128
+    longest: int = 96
+    time_steps: int = 800
+    time_batch: int = 96
     time_rate: float = 3e-3
     calibration_clips: int = 2000
 
 
 @dataclass(frozen=True, eq=False)
 class TrainedJoint:
-    """A network in eval mode, its arguments, and its temperatures."""
+    """A network in eval mode, its arguments, and the temperature of its answers."""
 
     net: JointNet
     arguments: dict
     temperature: float
-    moment_temperature: float
 
 
-def train_joint(data: Path, landmarker: Path, cache: Path, recipe: JointRecipe, *, workers: int = 1) -> TrainedJoint:
-    """Train on `train.npz` and `train_fer2013.npz` of the folder `data`. The same recipe gives the same network."""
+SHARES = {
+    Kind.STILL: 0.05,
+    Kind.STEADY: 0.15,
+    Kind.ONSET: 0.2,
+    Kind.BURST: 0.2,
+    Kind.TALK: 0.25,
+    Kind.EXPRESSIVE_TALK: 0.15,
+}
+"""How much of each kind of sequence to train on. A still speaks for itself; clips that go from calm to an expression,
+and those that only talk, pull apart."""
+
+
+def train_joint(
+    data: Path,
+    landmarker: Path,
+    cache: Path,
+    recipe: JointRecipe,
+    *,
+    muxspace: Path | None = None,
+    workers: int = 1,
+) -> TrainedJoint:
+    """Train on FER+'s `data`, and on speech from `muxspace`, or from FER+ too where that is not at hand. The same
+    recipe gives the same network."""
     torch.manual_seed(recipe.seed)
     rng = np.random.default_rng(recipe.seed)
 
@@ -87,21 +111,28 @@ def train_joint(data: Path, landmarker: Path, cache: Path, recipe: JointRecipe, 
 
     seen = only(faces, learnt)
     deformation = fit_deformation(seen)
-    studio = Studio(seen, split.targets[learnt], deformation, appearance[learnt])
+    calm = learnt & faces.found & (split.targets[:, FIVE.index("Neutral")] > 0.7)
+    speech = listen(faces.blendshapes[calm], appearance[calm])
+    if muxspace:
+        own = read_muxspace(muxspace, FIVE, split="train")
+        talkers = find_all(own.images, landmarker, cache, seed=recipe.seed, workers=workers)
+        calm = talkers.found & (own.truth == FIVE.index("Neutral"))
+        speech = listen(talkers.blendshapes[calm], look(net, talkers.crop[calm]))
+    making: dict[str, Any] = {"speech": speech, "shares": SHARES, "longest": recipe.longest}
+    studio = Studio(seen, split.targets[learnt], deformation, appearance[learnt], **making)
     _learn_time(net, studio, recipe, rng)
 
     net.eval()
     kept_targets = np.eye(len(FIVE), dtype=np.float32)[split.truth[judged]]
-    kept = Studio(only(faces, judged), kept_targets, deformation, appearance[judged])
+    kept = Studio(only(faces, judged), kept_targets, deformation, appearance[judged], **making)
     clips = kept.make(recipe.calibration_clips, rng)
+    several = torch.from_numpy(clips.lengths > 1)
     with torch.inference_mode():
-        by_clip, by_moment = join(net, clips)[0], net.moment(opinions)
-    return TrainedJoint(
-        net=net,
-        arguments=arguments,
-        temperature=fit_temperature(by_clip, torch.from_numpy(clips.targets.argmax(axis=1))),
-        moment_temperature=fit_temperature(by_moment, truth),
-    )
+        by_clip, by_moment = join(net, clips)[0][several], net.moment(opinions)
+    temperature = fit_temperature(by_moment, truth)
+    of_clips = fit_temperature(by_clip, torch.from_numpy(clips.targets.argmax(axis=1))[several])
+    net.temperature = round(of_clips / temperature, 4)
+    return TrainedJoint(net=net, arguments=arguments | {"temperature": net.temperature}, temperature=temperature)
 
 
 def assemble(appearance: Predictor, landmarks: Predictor, *, hidden: int) -> tuple[JointNet, dict]:
@@ -121,7 +152,7 @@ def assemble(appearance: Predictor, landmarks: Predictor, *, hidden: int) -> tup
 
 
 def look(net: JointNet, crops: np.ndarray) -> np.ndarray:
-    """What the appearance network says of crops (N, 48, 48): float32 (N, 14)."""
+    """What the appearance network says of crops (N, 48, 48): float32 (N, `net.looks`)."""
     with torch.inference_mode():
         return torch.cat([net.appearance(batch).flatten(1) for batch in torch.from_numpy(crops).split(256)]).numpy()
 

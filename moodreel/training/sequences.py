@@ -9,6 +9,7 @@ the network says of the calm still to what it says of the expressive one; and wh
 towards the opinion of faces whose expression is not there, as far as the mouth moves.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -18,8 +19,8 @@ from moodreel.emotions import FIVE
 from moodreel.faces import BLENDSHAPES
 from moodreel.training.faces import Found
 
-MAX_MOMENTS = 64
-"""Longest sequence; at 5 moments a second about 13 seconds."""
+LONGEST = 64
+"""Moments of the longest sequence; at 5 a second about 13 seconds."""
 
 
 class Kind(IntEnum):
@@ -30,10 +31,11 @@ class Kind(IntEnum):
     BURST = 2  # calm, then an expression for a part of the clip
     TALK = 3  # a calm face that talks, or shows another face for a moment too short to count: Neutral
     EXPRESSIVE_TALK = 4  # an expression that stays while the mouth talks
+    ONSET = 5  # calm, then an expression that is at its height when the clip ends
 
 
 SHARES = {Kind.STILL: 0.2, Kind.STEADY: 0.15, Kind.BURST: 0.3, Kind.TALK: 0.2, Kind.EXPRESSIVE_TALK: 0.15}
-"""How much of each kind to train on."""
+"""How much of each kind to train on, unless something else is asked for."""
 
 
 def _indices(*starts: str) -> np.ndarray:
@@ -54,9 +56,9 @@ VISEMES = tuple(
         {"mouthPress": 0.3, "mouthRollLower": 0.3, "mouthRollUpper": 0.15},
     )
 )
+MOUTH = _indices("mouth", "jaw")
 BLINK = _indices("eyeBlink")
 BROWS_UP = _indices("browInnerUp", "browOuterUp")
-MOUTH = _indices("mouth", "jaw")
 GAZES = (_indices("eyeLookDown"), _indices("eyeLookUp"), _indices("eyeLookInLeft", "eyeLookOutRight"))
 
 
@@ -80,6 +82,24 @@ def fit_deformation(faces: Found) -> Deformation:
 
 
 @dataclass(frozen=True, eq=False)
+class Speech:
+    """What M mouths that speak add to one that is calm and closed: to its blendshapes, float32 (M, 52), and to what a
+    network says of the appearance, float32 (M, A)."""
+
+    blendshapes: np.ndarray
+    appearance: np.ndarray
+
+
+def listen(blendshapes: np.ndarray, appearance: np.ndarray) -> Speech:
+    """Take speech from stills of calm people (M, 52), (M, A): many were caught speaking. What a network makes of them
+    is what it makes of speech."""
+    quiet = np.argsort(blendshapes[:, MOUTH].sum(axis=1))[: max(1, len(blendshapes) // 4)]
+    change = np.zeros_like(blendshapes)
+    change[:, MOUTH] = blendshapes[:, MOUTH] - blendshapes[np.ix_(quiet, MOUTH)].mean(axis=0)
+    return Speech(change, appearance - appearance[quiet].mean(axis=0))
+
+
+@dataclass(frozen=True, eq=False)
 class Sequences:
     """B sequences. faces: float32 (B, T, 1486), as `compact_emotimesh.read` lays them out; appearance: float32
     (B, T, A), what a network says of the faces' appearance; seen: bool (B, T); lengths: int64 (B,); targets: float32
@@ -98,14 +118,27 @@ class Studio:
 
     faces, targets: stills with a face, and float32 (N, 5) of what they show.
     appearance: float32 (N, A), what a network says of their appearance, where sequences shall have it.
+    speech: how mouths speak; visemes that nobody's appearance goes with, when not given.
+    shares: how much of each kind to make. longest: moments at most.
     """
 
     def __init__(
-        self, faces: Found, targets: np.ndarray, deformation: Deformation, appearance: np.ndarray | None = None
+        self,
+        faces: Found,
+        targets: np.ndarray,
+        deformation: Deformation,
+        appearance: np.ndarray | None = None,
+        *,
+        speech: Speech | None = None,
+        shares: Mapping[Kind, float] = SHARES,
+        longest: int = LONGEST,
     ) -> None:
         usable = faces.found & (targets.sum(axis=1) > 0)
         appearance = np.zeros((len(targets), 0), np.float32) if appearance is None else appearance
         self._appearance = appearance[usable]
+        self._speech = speech or Speech(np.stack(VISEMES), np.zeros((len(VISEMES), appearance.shape[1]), np.float32))
+        self._shares = shares
+        self._longest = longest
         self._faces = Found(**{name: array[usable] for name, array in vars(faces).items()})
         self._targets = targets[usable]
         self._deformation = deformation
@@ -118,7 +151,8 @@ class Studio:
 
     def make(self, count: int, rng: np.random.Generator, *, kind: Kind | None = None) -> Sequences:
         """Make `count` sequences, of all kinds by their shares or of one."""
-        kinds = rng.choice(list(SHARES), size=count, p=list(SHARES.values())) if kind is None else np.full(count, kind)
+        likely = list(self._shares.values())
+        kinds = rng.choice(list(self._shares), size=count, p=likely) if kind is None else np.full(count, kind)
         rows, faces, looks = zip(*(self._one(Kind(k), rng) for k in kinds), strict=True)
         lengths = np.array([len(clip) for clip in faces])
         batch = np.zeros((count, lengths.max(), faces[0].shape[1]), np.float32)
@@ -140,19 +174,22 @@ class Studio:
         """The still a sequence is made from, its faces (T, 1486) and their appearance (T, A)."""
         row = self._pick(kind, rng)
         own = self._faces.blendshapes[row]
-        moments = 1 if kind is Kind.STILL else int(np.exp(rng.uniform(np.log(2), np.log(MAX_MOMENTS + 1))))
+        moments = 1 if kind is Kind.STILL else int(np.exp(rng.uniform(np.log(2), np.log(self._longest + 1))))
         calm, strength = row, np.ones(moments, np.float32)
-        talk = np.zeros((moments, len(own)), np.float32)
-        if kind is Kind.BURST:
-            calm, strength = int(rng.choice(self._calm)), _burst(moments, rng)
-            if rng.random() < 0.5:
-                talk = (1 - strength)[:, None] * _talk(moments, rng)
+        talk, heard = np.zeros((moments, len(own)), np.float32), np.zeros((moments, self._appearance.shape[1]))
+        if kind in (Kind.BURST, Kind.ONSET):
+            calm, strength = int(rng.choice(self._calm)), _burst(moments, rng, to_the_end=kind is Kind.ONSET)
+            if kind is Kind.BURST and rng.random() < 0.5:
+                talk, heard = ((1 - strength)[:, None] * said for said in _talk(self._speech, moments, rng))
         if kind in (Kind.TALK, Kind.EXPRESSIVE_TALK):
-            talk = _talk(moments, rng)
+            talk, heard = _talk(self._speech, moments, rng)
         blendshapes = _between(self._faces.blendshapes[calm], own, strength) + talk
-        appearance = _between(self._appearance[calm], self._appearance[row], strength)
+        appearance = _between(self._appearance[calm], self._appearance[row], strength) + heard
         if appearance.size and moments > 1:
-            appearance += self._astray(talk, rng)
+            # The network's own unsteadiness: all along, and from moment to moment.
+            count = appearance.shape[1]
+            unsteady = rng.normal(0, 0.2, count) + rng.normal(0, 0.3, (moments, count))
+            appearance += unsteady * self._appearance.std(axis=0)
         if kind is Kind.TALK and rng.random() < 0.5:
             lapse = rng.random() * 0.06 * moments
             start = int(rng.integers(moments))
@@ -166,23 +203,12 @@ class Studio:
         if moments > 1:
             shape += self._turn(row, moments, rng)
             shape += rng.normal(0, 0.03, shape.shape)
-        return row, np.concatenate([shape, blendshapes], axis=1).astype(np.float32), appearance
-
-    def _astray(self, talk: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """What to add to the appearance (T, A): as far as the mouth moves with `talk` (T, 52), the opinion of faces
-        whose expression is not there; and the network's own unsteadiness, from moment to moment and all along."""
-        count = self._appearance.shape[1]
-        opening = np.abs(talk[:, MOUTH]).sum(axis=1, keepdims=True)
-        others = [rng.choice(self._expressive[rng.integers(len(self._expressive))]) for _ in range(2)]
-        away = self._appearance[others] - self._appearance[self._calm].mean(axis=0)
-        astray = opening / max(float(opening.max()), 1e-6) * rng.uniform(0, 0.8) * (rng.random((len(talk), 2)) @ away)
-        unsteady = rng.normal(0, 0.25, (len(talk), count)) + rng.normal(0, 0.15, count)
-        return (astray + unsteady * self._appearance.std(axis=0)).astype(np.float32)
+        return row, np.concatenate([shape, blendshapes], axis=1).astype(np.float32), appearance.astype(np.float32)
 
     def _pick(self, kind: Kind, rng: np.random.Generator) -> int:
         if kind is Kind.TALK:
             return int(rng.choice(self._calm))
-        if kind in (Kind.BURST, Kind.EXPRESSIVE_TALK):
+        if kind in (Kind.BURST, Kind.ONSET, Kind.EXPRESSIVE_TALK):
             # Every emotion as often: what follows calm should not be a smile just because smiles are common.
             return int(rng.choice(self._expressive[rng.integers(len(self._expressive))]))
         return int(rng.integers(len(self._targets)))
@@ -205,10 +231,10 @@ def _between(calm: np.ndarray, own: np.ndarray, strength: np.ndarray) -> np.ndar
     return calm + strength[:, None] * (own - calm)
 
 
-def _burst(moments: int, rng: np.random.Generator) -> np.ndarray:
+def _burst(moments: int, rng: np.random.Generator, *, to_the_end: bool) -> np.ndarray:
     """How far the expression has come at each moment (T,): up, a while at its height, down or to the end."""
     height = max(1, round(moments * rng.uniform(0.12, 0.7)))
-    start = int(rng.integers(0, moments - height + 1))
+    start = moments - height if to_the_end else int(rng.integers(0, moments - height + 1))
     strength = np.zeros(moments, np.float32)
     strength[start : start + height] = 1
     rise = int(rng.integers(0, 4))
@@ -221,25 +247,27 @@ def _burst(moments: int, rng: np.random.Generator) -> np.ndarray:
     return strength * rng.uniform(0.85, 1.0)
 
 
-def _talk(moments: int, rng: np.random.Generator) -> np.ndarray:
-    """Blendshapes to add while somebody talks (T, 52): visemes in an uneven rhythm, with pauses, the eyes still.
+def _talk(speech: Speech, moments: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """What to add to blendshapes (T, 52) and appearance (T, A) while somebody talks: mouths in an uneven rhythm, with
+    pauses, the eyes still.
 
     Syllables come at 3 to 6 a second, faster than clips are sampled, so that neighbouring moments are next to
     independent; but people also draw out a word, or keep their mouth open while they think. Brows lift now and then.
     """
     pace = rng.uniform(1, rng.choice([2, 12]))
-    spoken = np.zeros((moments, len(VISEMES)), np.float32)
+    spoken = np.zeros((moments, len(speech.blendshapes)), np.float32)
     brows = np.zeros(moments, np.float32)
     start = 0
     while start < moments:
         end = start + 1 + int(rng.exponential(pace - 1))
         if rng.random() > 0.25:
-            spoken[start:end, rng.choice(len(VISEMES), 2)] = rng.uniform(0.1, 0.9, 2)
+            spoken[start:end, rng.choice(len(speech.blendshapes), 2)] = rng.uniform(0.1, 0.9, 2)
             brows[start:end] = rng.uniform(0, 0.4) * (rng.random() < 0.2)
         start = end
-    change = rng.uniform(0.5, 1.4) * spoken @ np.stack(VISEMES)
+    spoken *= rng.uniform(0.5, 1.4)
+    change = spoken @ speech.blendshapes
     change[:, BROWS_UP] += brows[:, None]
-    return change
+    return change, spoken @ speech.appearance
 
 
 def _fidget(moments: int, spread: np.ndarray, rng: np.random.Generator) -> np.ndarray:
