@@ -20,6 +20,8 @@ DATE = "2025-08-16T12:34:56Z"
 HEADERS = {"x-api-key": KEY, "date": DATE}
 REAL = "api.wsgi:app"
 FAKE = "tests.fake_service:app"
+NAP, NAPS = 0.02, 4500
+"""Seconds between two looks whether a server has stopped, and how many looks: 90 s."""
 
 
 def video_body(data: bytes, **fields: Any) -> dict[str, Any]:
@@ -93,13 +95,16 @@ class Server:
             return 0
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
-        try:
-            return self.process.wait(30)
-        except subprocess.TimeoutExpired:
-            for process in [*psutil.Process(self.process.pid).children(), self.process]:
-                process.kill()
-            self.process.wait()
-            raise
+        # Longer than Gunicorn's own limit, by naps and not by the clock: a virtual machine may be put to sleep itself.
+        for _ in range(NAPS):
+            if (status := self.process.poll()) is not None:
+                return status
+            time.sleep(NAP)
+        workers = self.workers
+        for process in [*workers, self.process]:
+            process.kill()
+        self.process.wait()
+        raise AssertionError(f"{len(workers)} workers did not stop within {NAP * NAPS:.0f} s:\n{self.output}")
 
     @property
     def output(self) -> str:
