@@ -1,0 +1,260 @@
+"""How a model holds up when a picture is worse than those it learnt from.
+
+    python -m bench.robustness --data PATH                        # PATH: a folder with FER+'s valid.npz
+    python -m bench.robustness --data PATH --conditions blur,yaw  # some conditions only
+    python -m bench.robustness --data PATH --pictures 4 --sheet sheet.png
+
+Pictures of FER+ are shown as a phone would see them (`bench.render`), made worse in one way at a time, and read as the
+service reads a frame: the same finder of faces, the same features, the same predictor, one moment. A face that is not
+found counts as a wrong answer.
+"""
+
+import argparse
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from bench import render
+from bench.render import Effect, Scene
+from moodreel.analysis import Analyser
+from moodreel.emotions import FIVE, SEVEN
+from moodreel.faces import FaceFinder
+from moodreel.features import Features, describe
+from moodreel.models.predictor import Predictor
+from moodreel.models.store import load
+from moodreel.training.evaluate import calibration_error
+from moodreel.training.ferplus import read_split
+
+STORE = Path(__file__).resolve().parents[1] / "model_store"
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One way to make a picture worse, and how much."""
+
+    name: str
+    effect: Effect
+    strength: float
+    wording: str
+
+    @property
+    def title(self) -> str:
+        return self.wording.format(self.strength)
+
+
+def _family(name: str, effect: Effect, wording: str, *strengths: float) -> list[Condition]:
+    return [Condition(name, effect, strength, wording) for strength in strengths]
+
+
+CONDITIONS: tuple[Condition, ...] = (
+    *_family("none", render.plain, f"{render.FACE} px face, sharp, in colour", 0),
+    *_family("blur", render.blurred, "Gaussian, σ {:g} % of the face's width", 2, 4, 8),
+    *_family("motion", render.shaken, "along {:g} % of the face's width", 5, 10, 20),
+    *_family("dark", render.darkened, "{:g} stops, sensor noise", 2, 4, 6),
+    *_family("bright", render.overexposed, "{:g} stops too much, clipped", 1, 2, 3),
+    *_family("noise", render.noisy, "σ {:g} of 255", 8, 16, 32),
+    *_family("jpeg", render.as_jpeg, "quality {:g}", 70, 30, 10),
+    *_family("h264", render.as_h264, "CRF {:g}", 23, 35, 45),
+    *_family("size", render.sized, f"face {{:g}} px of {render.WIDTH} × {render.HEIGHT}", 300, 128, 96, 64, 48, 32, 24),
+    *_family("yaw", render.yawed, "turned to {:+g}°", -60, -45, -30, -15, 15, 30, 45, 60),
+    *_family("pitch", render.pitched, "raised by {:+g}°", -30, -15, 15, 30),
+    *_family("roll", render.rolled, "±{:g}°", 15, 30, 45, 90),
+    *_family("mouth", render.masked, "mask, {:.0%} of its full size", 0.5, 1),
+    *_family("eyes", render.with_glasses, "dark glasses, {:.0%} opaque", 0.6, 0.9),
+    *_family("colour", render.coloured, "cast {:+g} (none has +1, grey 0)", -1, 0, 2),
+    *_family("side light", render.lit_from_side, "{:g} stops across the face", 2, 4),
+    *_family("backlight", render.lit_from_behind, "{:g} stops darker than the ground", 2, 4),
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """N pictures and their labels. images: uint8 (N, 48, 48), grey. truth: int64 (N,), index of the label."""
+
+    images: np.ndarray
+    truth: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What a model answered to N pictures in one condition.
+
+    truth: int (N,). found: bool (N,), whether there was a face. probabilities: float32 (M, C), of those with one.
+    """
+
+    truth: np.ndarray
+    found: np.ndarray
+    probabilities: np.ndarray
+
+    @property
+    def right(self) -> np.ndarray:
+        """Bool (N,); False where no face was found."""
+        right = np.zeros(len(self.truth), bool)
+        right[self.found] = self.probabilities.argmax(axis=1) == self.truth[self.found]
+        return right
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(values.mean()) if len(values) else float("nan")
+
+
+def _percent(value: float) -> str:
+    return "–" if np.isnan(value) else f"{100 * value:.0f} %"
+
+
+def _error(outcome: Outcome) -> str:
+    truth = outcome.truth[outcome.found]
+    return f"{calibration_error(outcome.probabilities, truth):.2f}" if len(truth) else "–"
+
+
+def _recall(outcome: Outcome) -> float:
+    return float(np.mean([outcome.right[outcome.truth == label].mean() for label in np.unique(outcome.truth)]))
+
+
+COLUMNS: dict[str, Callable[[Outcome], str]] = {
+    "face found": lambda outcome: _percent(_mean(outcome.found)),
+    "accuracy": lambda outcome: _percent(_mean(outcome.right)),
+    "of those found": lambda outcome: _percent(_mean(outcome.right[outcome.found])),
+    "mean recall": lambda outcome: _percent(_recall(outcome)),
+    "calibration error": _error,
+    "mean confidence": lambda outcome: _percent(_mean(outcome.probabilities.max(axis=1, initial=0))),
+}
+"""The table's figures, by heading."""
+
+
+def sample(data: Path, labels: tuple[str, ...], count: int) -> Sample:
+    """Draw pictures of FER+'s `valid` that have a majority over half, stratified, the same ones every time.
+
+    Each class has its share of the split, but at least a thirtieth of the sample, or all the pictures that it has:
+    accuracy and calibration then mean what they mean on the whole split, and rare classes are in.
+    """
+    split = read_split(data, "valid", labels=labels)
+    rng = np.random.default_rng(SEED)
+    shares = np.bincount(split.truth[split.truth >= 0], minlength=len(labels)) / (split.truth >= 0).sum()
+    rows = []
+    for label, share in enumerate(shares):
+        own = rng.permutation(np.flatnonzero(split.truth == label))
+        rows.append(own[: max(round(share * count), count // 30, 1)])
+    chosen = np.concatenate(rows)
+    return Sample(split.images[chosen], split.truth[chosen])
+
+
+def frames(scenes: Sequence[Scene], condition: Condition) -> Iterator[np.ndarray]:
+    """Show every scene in a condition: uint8 (640, 480, 3), red first. Chance is the same for a scene every time."""
+    for row, scene in enumerate(scenes):
+        yield condition.effect(scene, condition.strength, np.random.default_rng((SEED, row)))
+
+
+def measure(
+    scenes: Sequence[Scene],
+    truth: np.ndarray,
+    condition: Condition,
+    finder: FaceFinder,
+    predictor: Predictor,
+    progress: Callable[[], object] = lambda: None,
+) -> Outcome:
+    """Read every scene in a condition, as `Analyser` reads a clip of one moment: the largest face answers.
+
+    truth: int (N,), an index of the predictor's labels for each scene. progress: called after each frame.
+    """
+    seen: list[Features | None] = []
+    for frame in frames(scenes, condition):
+        faces = finder.find(frame)
+        seen.append(describe(frame, faces[0]) if faces else None)
+        progress()
+    verdicts = predictor.predict([[features] for features in seen if features is not None], moments=False)
+    return Outcome(
+        truth=truth,
+        found=np.array([features is not None for features in seen]),
+        probabilities=np.array([verdict.probabilities for verdict in verdicts]).reshape(-1, len(predictor.info.labels)),
+    )
+
+
+def table(outcomes: dict[Condition, Outcome]) -> str:
+    """Format outcomes as Markdown, a row for each condition."""
+    rows = [["condition", "strength", *COLUMNS], ["---", "---", *("---:" for _ in COLUMNS)]]
+    for condition, outcome in outcomes.items():
+        rows.append([condition.name, condition.title, *(column(outcome) for column in COLUMNS.values())])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def sheet(scenes: Sequence[Scene], conditions: Sequence[Condition]) -> np.ndarray:
+    """Lay renderings out, a column for each condition and a row for each scene: uint8 (H, W, 3), red first."""
+    size = render.WIDTH // 3, render.HEIGHT // 3
+    columns = []
+    for condition in conditions:
+        label = np.full((24, size[0], 3), 255, np.uint8)
+        text = f"{condition.name} {condition.strength:g}"
+        cv2.putText(label, text, (4, 17), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
+        small = [cv2.resize(frame, size, interpolation=cv2.INTER_AREA) for frame in frames(scenes, condition)]
+        columns.append(np.concatenate([label, *small]))
+    return np.concatenate(columns, axis=1)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    names = list(dict.fromkeys(condition.name for condition in CONDITIONS))
+    parser = argparse.ArgumentParser("python -m bench.robustness", description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="folder of FER+'s valid.npz")
+    parser.add_argument("--model", help="a name in the store, or a model's folder (default: the store's own default)")
+    parser.add_argument("--pictures", type=int, default=300, help="about so many (default %(default)s)")
+    parser.add_argument("--conditions", help=f"some of {', '.join(names)}, comma-separated (default: all)")
+    parser.add_argument("--out", type=Path, metavar="FILE.md", help="write the table here too")
+    parser.add_argument("--sheet", type=Path, metavar="FILE.png", help="write what the renderings look like, no table")
+    options = parser.parse_args(arguments)
+    wanted = options.conditions.split(",") if options.conditions else names
+    if unknown := set(wanted) - set(names):
+        parser.error(f"no condition {', '.join(sorted(unknown))}; there are {', '.join(names)}")
+    conditions = [condition for condition in CONDITIONS if condition.name in wanted]
+
+    torch.set_num_threads(1)
+    analyser = Analyser.load(STORE, use_gpu="0")
+    named = options.model or analyser.store.default
+    predictor = load(Path(named)) if Path(named).is_dir() else analyser.store.get(named)
+    labels = predictor.info.labels
+    if labels not in (FIVE, SEVEN):
+        parser.error(f"{predictor.info.name} answers {', '.join(labels)}, which FER+ cannot judge")
+    pictures = sample(options.data, labels, options.pictures)
+    scenes = [render.scene(image, analyser.finder) for image in pictures.images]
+    if options.sheet:
+        cv2.imwrite(str(options.sheet), sheet(scenes, conditions)[..., ::-1])
+        return
+    with tqdm(total=len(scenes) * len(conditions), unit="frame") as bar:
+        outcomes = {}
+        for condition in conditions:
+            bar.set_description(condition.name)
+            outcomes[condition] = measure(
+                scenes, pictures.truth, condition, analyser.finder, predictor, lambda: bar.update()
+            )
+    print(report := _report(outcomes, predictor, labels, pictures, options))
+    if options.out:
+        options.out.write_text(report + "\n", encoding="utf-8")
+
+
+def _report(
+    outcomes: dict[Condition, Outcome],
+    predictor: Predictor,
+    labels: tuple[str, ...],
+    pictures: Sample,
+    options: argparse.Namespace,
+) -> str:
+    counts = np.bincount(pictures.truth, minlength=len(labels))
+    each = ", ".join(f"{count} {label}" for label, count in zip(labels, counts, strict=True))
+    command = f"python -m bench.robustness --data PATH --model {predictor.info.name} --pictures {options.pictures}"
+    command += f" --conditions {options.conditions}" if options.conditions else ""
+    return (
+        f"`{command}`: {predictor.info.name} {predictor.info.version} on {len(pictures.truth)} pictures of FER+'s "
+        f"`valid.npz` with a majority over half ({each}; stratified by class), shown as a phone's frame of "
+        f"{render.WIDTH} × {render.HEIGHT} and made worse in one way at a time. A face not found is a wrong answer; "
+        f"calibration error and confidence are of those found. One standard error of an accuracy is at most "
+        f"{50 / len(pictures.truth) ** 0.5:.1f} points.\n\n{table(outcomes)}"
+    )
+
+
+if __name__ == "__main__":
+    main()
