@@ -68,7 +68,7 @@ CONDITIONS: tuple[Condition, ...] = (
     *_family("mouth", render.masked, "mask, {:.0%} of its full size", 0.5, 1),
     *_family("eyes", render.with_glasses, "dark glasses, {:.0%} opaque", 0.6, 0.9),
     *_family("colour", render.coloured, "cast {:+g} (none has +1, grey 0)", -1, 0, 2),
-    *_family("side light", render.lit_from_side, "{:g} stops across the face", 2, 4),
+    *_family("side-light", render.lit_from_side, "{:g} stops across the face", 2, 4),
     *_family("backlight", render.lit_from_behind, "{:g} stops darker than the ground", 2, 4),
 )
 
@@ -228,9 +228,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         outcomes = {}
         for condition in conditions:
             bar.set_description(condition.name)
-            outcomes[condition] = measure(
-                scenes, pictures.truth, condition, analyser.finder, predictor, lambda: bar.update()
-            )
+            outcomes[condition] = measure(scenes, pictures.truth, condition, analyser.finder, predictor, bar.update)
     print(report := _report(outcomes, predictor, labels, pictures, options))
     if options.out:
         options.out.write_text(report + "\n", encoding="utf-8")
