@@ -232,12 +232,13 @@ def _between(calm: np.ndarray, own: np.ndarray, strength: np.ndarray) -> np.ndar
 
 
 def _burst(moments: int, rng: np.random.Generator, *, to_the_end: bool) -> np.ndarray:
-    """How far the expression has come at each moment (T,): up, a while at its height, down or to the end."""
+    """How far the expression has come at each moment (T,): up within three moments, a while at its height, and down
+    again; or, slowly or quickly, up to the end."""
     height = max(1, round(moments * rng.uniform(0.12, 0.7)))
     start = moments - height if to_the_end else int(rng.integers(0, moments - height + 1))
     strength = np.zeros(moments, np.float32)
     strength[start : start + height] = 1
-    rise = int(rng.integers(0, 4))
+    rise = int(rng.integers(0, max(4, start + 1) if to_the_end else 4))
     for step in range(1, rise + 1):
         level = 1 - step / (rise + 1)
         if start - step >= 0:
