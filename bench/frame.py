@@ -1,0 +1,67 @@
+"""CPU time that one analysed frame costs, by stage, beside finding the face, which is not ours.
+
+    python -m bench.frame
+    python -m bench.frame --model compact-emotimesh --rounds 5
+
+CPU time of all threads together, so that other work on the machine hardly shows; the frames are those of a made clip.
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from bench.clips import phone_clip
+from moodreel.analysis import ANALYSIS_SIDE, Analyser
+from moodreel.features import describe
+from moodreel.moments import sharpness
+from moodreel.video import VideoReader
+
+ALLOWED = 12.0
+"""Milliseconds of CPU that a frame may take, finding the face included."""
+STORE = Path(__file__).resolve().parents[1] / "model_store"
+
+
+def milliseconds(work: Callable[[], object], count: int) -> float:
+    """CPU time of `work` by each of the `count` frames it is about."""
+    begun = time.process_time()
+    work()
+    return (time.process_time() - begun) * 1000 / count
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser("python -m bench.frame", description=__doc__.splitlines()[0])
+    parser.add_argument("--model", help="a name in the store; the default model when not given")
+    parser.add_argument("--rounds", type=int, default=5, help="the least of so many counts (default: %(default)s)")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    analyser = Analyser.load(STORE)
+    predictor = analyser.store.get(options.model)
+    reader = VideoReader(phone_clip(seconds=4.0))
+    frames = [frame.rgb for frame in reader.frames(every=0.2, longest_side=ANALYSIS_SIDE)]
+    faces = [analyser.finder.find(rgb)[0] for rgb in frames]
+    track = [describe(rgb, face) for rgb, face in zip(frames, faces, strict=True)]
+    stages: dict[str, Callable[[], object]] = {
+        "find the face": lambda: [analyser.finder.find(rgb) for rgb in frames],
+        "describe it": lambda: [
+            (describe(rgb, face), sharpness(rgb, face.box)) for rgb, face in zip(frames, faces, strict=True)
+        ],
+        f"read it, {predictor.info.name}": lambda: predictor.predict([track]),
+    }
+    for work in stages.values():
+        work()
+    taken = {
+        stage: min(milliseconds(work, len(frames)) for _ in range(options.rounds)) for stage, work in stages.items()
+    }
+    floor, total = taken["find the face"], sum(taken.values())
+    print(f"{len(frames)} frames of {frames[0].shape[1]}x{frames[0].shape[0]}, least of {options.rounds} rounds")
+    print("| stage | CPU ms a frame | of finding the face |\n| --- | --- | --- |")
+    for stage, spent in [*taken.items(), ("all", total)]:
+        print(f"| {stage} | {spent:.2f} | {spent / floor:.2f} x |")
+    print(f"Allowed: {ALLOWED:g} ms a frame; {'met' if total <= ALLOWED else 'MISSED'}.")
+
+
+if __name__ == "__main__":
+    main()
