@@ -4,7 +4,7 @@ import pytest
 
 from moodreel import moments
 from moodreel.faces import BLENDSHAPES, LANDMARKS
-from moodreel.features import Features
+from moodreel.features import CROP, Features
 from moodreel.moments import View
 from tests import media
 
@@ -14,8 +14,8 @@ def view(smile: float = 0.0, blink: float = 0.0, yaw: float = 0.0, sharpness: fl
     for name, value in {"mouthSmile": smile, "cheekSquint": smile, "eyeBlink": blink}.items():
         for side in ("Left", "Right"):
             blendshapes[BLENDSHAPES.index(name + side)] = value
-    landmarks = np.zeros((LANDMARKS, 3), np.float32)
-    return View(Features(landmarks, landmarks, blendshapes, np.array([yaw, 0, 0], np.float32)), sharpness)
+    points, pose = np.zeros((LANDMARKS, 3), np.float32), np.array([yaw, 0, 0], np.float32)
+    return View(Features(points, points, blendshapes, pose, crop=np.zeros((CROP, CROP), np.uint8)), sharpness)
 
 
 def best(views: list[View | None], likely: list[float] | None = None) -> int:
