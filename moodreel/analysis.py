@@ -35,6 +35,9 @@ logger = logging.getLogger(__name__)
 
 ANALYSIS_SIDE = 640
 """Pixels: longest side of the frames in which faces are sought. Larger ones cost little to search, much to convert."""
+SHORT_CLIP_FRAMES = 12
+"""Frames of a clip that is too short to give so many at the sample rate: an expression comes up in half a second, and
+its last frame is often its strongest."""
 _AHEAD = 8
 """Frames that may wait for the face finder before decoding pauses: bounds memory, hides the decoder's unevenness."""
 
@@ -102,7 +105,7 @@ class Analyser:
     Args:
         slots: analyses that may run at once; more would only make each other slower.
         wait_seconds: how long a further caller waits for a slot before `Overloaded`.
-        sample_rate: frames a second that are analysed.
+        sample_rate: frames a second that are analysed; more of a clip shorter than `SHORT_CLIP_FRAMES` of them.
     """
 
     def __init__(
@@ -237,7 +240,7 @@ class Analyser:
         sightings: list[_Sighting] = []
         waiting: deque[Future[_Sighting]] = deque()
         decode = 0.0
-        frames = reader.frames(every=self._every, longest_side=ANALYSIS_SIDE)
+        frames = reader.frames(every=self._every, at_least=SHORT_CLIP_FRAMES, longest_side=ANALYSIS_SIDE)
         try:
             while True:
                 begun = clock.perf_counter()

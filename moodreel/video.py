@@ -92,6 +92,7 @@ class VideoReader:
         self._deadline = clock.monotonic() + self._limits.wall_seconds
         self._origin: float | None = None  # container time of the first frame; None until known, or where untimed
         self._rate = _FALLBACK_FPS
+        self._claimed = math.inf  # seconds that the header says it runs; infinite where it does not say
         self._aspect = 1.0  # of a pixel: width by height
         self._stored = (0, 0)  # width and height with square pixels, before the matrix turns them
         self._matrix: np.ndarray | None = None
@@ -103,12 +104,22 @@ class VideoReader:
         self.height = 0
 
     def frames(
-        self, *, every: float = 0.0, start: float = 0.0, stop: float = math.inf, longest_side: int = 640
+        self,
+        *,
+        every: float = 0.0,
+        at_least: int = 0,
+        start: float = 0.0,
+        stop: float = math.inf,
+        longest_side: int = 640,
     ) -> Generator[Frame, None, None]:
         """Read the clip once and yield the frames between `start` and `stop` (seconds, inclusive).
 
         Args:
             every: least gap between two frames that are yielded, in seconds; 0 yields each.
+            at_least: a clip that by its header is too short for so many frames at that gap yields them closer, so many
+                spread over the time that the header says, and its last frame in any case. After so many the gap is
+                `every` again, so a header that lies costs no more than these. A header that says nothing changes
+                nothing.
             longest_side: frames are scaled down to this many pixels, never up. All are of the first one's shape, even
                 where a browser changed the size in the middle of its recording.
 
@@ -119,15 +130,27 @@ class VideoReader:
         """
         # One for all frames: a frame's own would set up the scaler anew each time, and keep it as long as the frame.
         reformatter = VideoReformatter()
-        due = start
+
+        def upright(time: float, picture: av.VideoFrame) -> Frame:
+            rgb = _to_rgb(picture, reformatter, _fit(self._stored, longest_side))
+            return Frame(time, np.ascontiguousarray(_turn(rgb, self._matrix)))
+
+        due, count, short = start, 0, False
+        skipped: tuple[float, av.VideoFrame] | None = None
         kept = self._kept if longest_side == self._keep_side else None
         for time, picture in kept or self._decode(start):
             if time > stop + _TIME_SLACK:
                 return
-            if time >= due - _TIME_SLACK:
-                rgb = _to_rgb(picture, reformatter, _fit(self._stored, longest_side))
-                yield Frame(time, np.ascontiguousarray(_turn(rgb, self._matrix)))
-                due = time + every
+            if time < due - _TIME_SLACK:
+                skipped = time, picture
+                continue
+            yield upright(time, picture)
+            skipped, count = None, count + 1
+            short = self._claimed < at_least * every
+            # Shares of the clip, not gaps: a gap is rounded up to whole frames each time, which would give far fewer.
+            due = start + self._claimed * count / at_least if short and count < at_least else time + every
+        if short and skipped:
+            yield upright(*skipped)
 
     def _decode(self, start: float) -> Iterator[tuple[float, av.VideoFrame]]:
         """Yield every decoded frame with its time; seek close to `start` if this clip was read before."""
@@ -203,6 +226,7 @@ class VideoReader:
         with self._open() as container:
             stream = _main_video(container)
             self._rate = _sane_rate(stream) or self._fps or _FALLBACK_FPS
+            self._claimed = _claimed_seconds(container, stream)
             self._aspect = float(stream.sample_aspect_ratio or 1)
             context = stream.codec_context
             claimed = context.width, context.height
@@ -276,6 +300,13 @@ def _sane_rate(stream: VideoStream) -> float | None:
     """Give the header's frames a second, where it is one that a camera may have."""
     rate = float(stream.average_rate or 0)
     return rate if 0.1 <= rate <= 1000 else None
+
+
+def _claimed_seconds(container: InputContainer, stream: VideoStream) -> float:
+    """Give how long the header says that the video, or else the file, runs; infinite where it says nothing."""
+    if stream.duration and stream.duration > 0 and stream.time_base:
+        return float(stream.duration * stream.time_base)
+    return container.duration / av.time_base if container.duration and container.duration > 0 else math.inf
 
 
 def _open_nothing_else(url: str, flags: int, options: dict) -> NoReturn:

@@ -2,6 +2,7 @@ import contextlib
 import io
 import itertools
 import resource
+import struct
 
 import av
 import numpy as np
@@ -88,6 +89,59 @@ def test_frames_are_sampled_by_time_where_the_rate_varies():
     data = media.encode(media.counter_frames(8), times=times, container="matroska")
     sampled = list(VideoReader(data).frames(every=0.4))
     assert [frame.time for frame in sampled] == pytest.approx([0.0, 0.5, 1.5], abs=0.002)
+
+
+def counters(data: bytes, **options) -> list[int]:
+    return [media.counter(rgb) for rgb in read(data, **options)]
+
+
+@pytest.mark.parametrize("container", ["mp4", "mov", "matroska"])
+@pytest.mark.parametrize(
+    ("count", "fps", "fewest", "most"),
+    [(15, 25, 12, 13), (25, 25, 12, 13), (60, 60, 12, 13), (7, 25, 7, 7), (1, 25, 1, 1)],
+)
+def test_a_short_clip_gives_a_dozen_frames_or_all_and_always_its_last(container, count, fps, fewest, most):
+    data = media.encode(media.counter_frames(count), container=container, fps=fps)
+    found = counters(data, every=0.2, at_least=12)
+    assert fewest <= len(found) <= most
+    assert (found[0], found[-1]) == (0, count - 1)
+    assert np.diff(found).max(initial=0) <= np.ceil(count / 12)
+
+
+def test_a_short_clip_at_a_variable_rate_gives_its_last_frame():
+    times = [0.0, 0.04, 0.08, 0.12, 0.16, 0.2, 0.24, 0.28, 0.6, 0.62, 0.64, 0.66, 0.68, 0.7]
+    data = media.encode(media.counter_frames(14), times=times, container="matroska")
+    frames = list(VideoReader(data).frames(every=0.2, at_least=12))
+    assert frames[-1].time == pytest.approx(0.7, abs=0.002)
+    assert np.diff([frame.time for frame in frames]).min() > 0
+
+
+def test_a_long_clip_and_one_whose_header_says_nothing_are_sampled_as_ever():
+    long = media.encode(media.counter_frames(63))
+    assert counters(long, every=0.2, at_least=12) == counters(long, every=0.2) == [*range(0, 63, 5)]
+    options = {"container": "webm", "codec": "libvpx", "container_options": {"live": "1"}}
+    silent = media.encode(media.counter_frames(15), **options)
+    assert counters(silent, every=0.2, at_least=12) == counters(silent, every=0.2) == [0, 5, 10]
+
+
+@pytest.mark.parametrize("seconds", [1e-5, 0.1, 0.6])
+def test_a_header_that_makes_a_clip_shorter_wins_a_dozen_frames_and_no_more(seconds):
+    data = bytearray(media.encode(media.counter_frames(63), container="matroska"))
+    at = data.find(b"\x44\x89\x88") + 3  # the segment's Duration: its id, eight bytes follow, milliseconds
+    data[at : at + 8] = struct.pack(">d", seconds * 1000)
+    found = counters(bytes(data), every=0.2, at_least=12)
+    assert found[-1] == 62
+    assert np.diff(found[11:-1]).tolist() == [5] * (len(found) - 13)
+    assert len(found) <= len(counters(bytes(data), every=0.2)) + 12
+    with pytest.raises(VideoTooLong):
+        list(VideoReader(bytes(data), Limits(seconds=1.0)).frames(every=0.2, at_least=12))
+
+
+def test_a_header_that_makes_a_short_clip_longer_changes_nothing():
+    data = bytearray(media.encode(media.counter_frames(15), container="matroska"))
+    at = data.find(b"\x44\x89\x88") + 3
+    data[at : at + 8] = struct.pack(">d", 1e9)
+    assert counters(bytes(data), every=0.2, at_least=12) == [0, 5, 10]
 
 
 def test_times_start_at_zero_whatever_the_container_says():
