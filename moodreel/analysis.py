@@ -1,8 +1,9 @@
 """A clip -> what the face showed, and its cover: the one place that joins the stages.
 
 bytes -> `video` (one decode, sampled by time) -> `faces` (found while the next frames decode) -> `tracks` ->
-`features` -> `models` (one batch for all faces) -> `Analysis`. A cover takes the same way and then `boomerang`, which
-finds a short clip's frames kept, small; those of a long one would take hundreds of megabytes, so it decodes them again.
+`features` -> `models` (one batch for all faces) -> `quality` -> `Analysis`. A cover takes the same way and then
+`boomerang`, which finds a short clip's frames kept, small; those of a long one would take hundreds of megabytes, so it
+decodes them again.
 """
 
 import itertools
@@ -24,10 +25,10 @@ from moodreel import boomerang
 from moodreel.boomerang import Loop
 from moodreel.errors import ModelInvalid, NoFace, Overloaded
 from moodreel.faces import FaceFinder
-from moodreel.features import describe
 from moodreel.models.predictor import ModelInfo, Predictor, Verdict, resolve_device
 from moodreel.models.store import ModelStore
-from moodreel.moments import View, score, sharpness
+from moodreel.moments import View, score, see
+from moodreel.quality import Quality, assess
 from moodreel.tracks import Box, Tracker
 from moodreel.video import Frame, Limits, VideoReader
 
@@ -64,6 +65,9 @@ class Analysis:
     """Seconds: when the answered emotion showed best."""
     face_coverage: float
     """Share of the analysed frames in which the answered face was found, 0..1."""
+    certain: bool
+    """Whether the answer can be relied on: `quality` has no reason against it."""
+    quality: Quality
     frames_analysed: int
     duration: float
     width: int
@@ -262,10 +266,7 @@ class Analyser:
 
     def _look(self, frame: Frame) -> _Sighting:
         begun = clock.perf_counter()
-        faces = tuple(
-            (face.box, View(describe(frame.rgb, face), sharpness(frame.rgb, face.box)))
-            for face in self.finder.find(frame.rgb)
-        )
+        faces = tuple((face.box, see(frame.rgb, face)) for face in self.finder.find(frame.rgb))
         grey = cv2.cvtColor(cv2.resize(frame.rgb, (24, 24), interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY)
         return _Sighting(frame.time, faces, grey.astype(np.float32), _since(begun))
 
@@ -287,12 +288,21 @@ def _judge(
     verdicts = dict(zip(views, read, strict=True))
     labels, verdict = predictor.info.labels, verdicts[main]
     best = int(verdict.probabilities.argmax())
+    confidence, face_coverage = float(verdict.probabilities[best]), len(tracks[main]) / len(sightings)
+    quality = assess(
+        [view for _, view in tracks[main].values()],
+        [max(box[2:]) for box, _ in tracks[main].values()],
+        face_coverage=face_coverage,
+        confidence=confidence,
+    )
     return Analysis(
         emotion=labels[best],
-        confidence=float(verdict.probabilities[best]),
+        confidence=confidence,
         probabilities=_by_label(labels, verdict.probabilities),
         peak=sightings[int(score(views[main], verdict.moments[:, best]).argmax())].time,
-        face_coverage=len(tracks[main]) / len(sightings),
+        face_coverage=face_coverage,
+        certain=quality.reason is None,
+        quality=quality,
         frames_analysed=len(sightings),
         duration=reader.duration,
         width=reader.width,

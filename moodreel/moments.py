@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from moodreel.faces import BLENDSHAPES
-from moodreel.features import Features
+from moodreel.faces import BLENDSHAPES, Face
+from moodreel.features import Features, describe
 
 CALM_SHARE = 0.3
 """Share of a person's moments, those with the least expression, that count as their own calm."""
@@ -20,6 +20,8 @@ FULL_EXPRESSION = 0.8
 """Euclidean distance between two moments' expressive blendshapes that counts as a full expression."""
 
 _FACE_SIDE = 64
+_OVAL = np.hypot(*np.mgrid[-1 : 1 : _FACE_SIDE * 1j, -1 : 1 : _FACE_SIDE * 1j]) <= 1
+"""Where in a face's box the face is: what is behind it lies in the corners."""
 _EXPRESSIVE = [i for i, name in enumerate(BLENDSHAPES) if not name.startswith(("_", "eyeLook", "eyeBlink", "jawLeft"))]
 _BLINK = [BLENDSHAPES.index("eyeBlinkLeft"), BLENDSHAPES.index("eyeBlinkRight")]
 _FLOORS = {"expression": 0.5, "sharpness": 0.5, "eyes": 0.3, "facing": 0.4}
@@ -27,25 +29,53 @@ _FLOORS = {"expression": 0.5, "sharpness": 0.5, "eyes": 0.3, "facing": 0.4}
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """A face as it was seen at one moment, and how sharp its picture was (`sharpness`)."""
+    """A face as it was seen at one moment, and how sharp (`sharpness`) and light (`light`) its picture was."""
 
     features: Features
     sharpness: float
+    light: float
 
 
-def sharpness(rgb: np.ndarray, box: tuple[float, float, float, float]) -> float:
-    """Measure how much fine detail a face has: the variance of its Laplacian (Pech-Pacheco et al., ICPR 2000).
+def see(rgb: np.ndarray, face: Face) -> View:
+    """Describe a face found in a picture, and measure its picture.
+
+    rgb: uint8 (H, W, 3), red first: the picture that `face` was found in.
+    """
+    small = shrink(rgb, face.box)
+    return View(features=describe(rgb, face), sharpness=sharpness(small), light=light(small))
+
+
+def shrink(rgb: np.ndarray, box: tuple[float, float, float, float]) -> np.ndarray:
+    """Cut a face out, at one size, or one far away would have more detail a pixel than the same face near.
 
     Args:
         rgb: (H, W, 3) uint8.
         box: x, y, width, height, relative to the picture.
+
+    Returns:
+        (64, 64) uint8, grey: the box, filled.
     """
     height, width = rgb.shape[:2]
     left, top = min(int(box[0] * width), width - 1), min(int(box[1] * height), height - 1)
     right, bottom = int((box[0] + box[2]) * width) + 1, int((box[1] + box[3]) * height) + 1
-    # At one size, or a face far away would have more detail a pixel than the same face near.
-    face = cv2.resize(rgb[top:bottom, left:right], (_FACE_SIDE, _FACE_SIDE), interpolation=cv2.INTER_AREA)
-    return float(cv2.Laplacian(cv2.cvtColor(face, cv2.COLOR_RGB2GRAY), cv2.CV_32F).var())
+    grey = cv2.cvtColor(rgb[top:bottom, left:right], cv2.COLOR_RGB2GRAY)
+    return cv2.resize(grey, (_FACE_SIDE, _FACE_SIDE), interpolation=cv2.INTER_AREA)
+
+
+def sharpness(face: np.ndarray) -> float:
+    """Measure how much fine detail a face has: the variance of its Laplacian (Pech-Pacheco et al., ICPR 2000).
+
+    face: as `shrink` gives it. The unit is that of squared grey values (0 to 255), so contrast counts as well as focus.
+    """
+    return float(cv2.Laplacian(face, cv2.CV_32F).var())
+
+
+def light(face: np.ndarray) -> float:
+    """Measure how light a face is: 0 to 1, the mean of its grey values as the video encodes them.
+
+    face: as `shrink` gives it.
+    """
+    return float(face[_OVAL].mean()) / 255
 
 
 def score(views: Sequence[View | None], likely: np.ndarray) -> np.ndarray:

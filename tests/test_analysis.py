@@ -94,6 +94,51 @@ def test_a_short_clip_is_looked_at_closer_and_to_its_last_frame(analyser):
     assert cover.loop.peak == pytest.approx(analysis.peak)
 
 
+def test_a_good_clip_is_certain_and_its_measures_are_those_of_the_face(analyser):
+    analysis = analyser.analyse(media.encode(media.face_frames(75, 640, 480)))
+    quality = analysis.quality
+    assert (analysis.certain, quality.reason, quality.tip) == (True, None, None)
+    assert quality.face_coverage == analysis.face_coverage
+    assert quality.size == pytest.approx(np.median([max(moment.box[2:]) for moment in analysis.timeline]), abs=1)
+    assert 0.4 < quality.light < 0.8
+    assert 0 <= quality.yaw < 20
+
+
+SPOILT = {
+    "dark": lambda frame: frame // 12,
+    "bright": lambda frame: np.minimum(frame * 2.2, 255).astype(np.uint8),
+    "blurred": lambda frame: cv2.GaussianBlur(frame, (0, 0), 4),
+    "small": lambda frame: cv2.resize(frame, (56, 42), interpolation=cv2.INTER_AREA),
+}
+
+
+@pytest.mark.parametrize("reason", SPOILT)
+def test_a_spoilt_clip_is_not_certain_and_says_why(analyser, reason):
+    frames = [SPOILT[reason](frame) for frame in media.face_frames(10)]
+    analysis = analyser.analyse(media.encode(frames, options={"crf": "12"}))
+    assert (analysis.certain, analysis.quality.reason) == (False, reason)
+
+
+def test_a_face_in_a_small_part_of_the_clip_is_not_enough_to_be_certain(analyser):
+    analysis = analyser.analyse(media.encode(media.noise_frames(65) + media.face_frames(10)))
+    assert analysis.face_coverage < 0.2
+    assert (analysis.certain, analysis.quality.reason) == (False, "little_face")
+
+
+def test_only_the_answered_face_is_judged(analyser):
+    """A second, smaller face in the shade beside the first counts for nothing."""
+    large, small = media.face_frames(10, 400, 400), media.face_frames(10, 300, 300)
+    frames = [
+        np.hstack([cv2.copyMakeBorder(b // 4, 50, 50, 20, 20, cv2.BORDER_REPLICATE), a])
+        for a, b in zip(large, small, strict=True)
+    ]
+    both, alone = analyser.analyse(media.encode(frames)), analyser.analyse(media.encode(large))
+    assert len({moment.track for moment in both.timeline}) == 2
+    assert both.quality.reason is None
+    assert both.quality.light == pytest.approx(alone.quality.light, abs=0.02)
+    assert both.quality.size == pytest.approx(alone.quality.size, abs=10)
+
+
 def test_the_same_clip_gives_the_same_answer_whatever_came_before(analyser):
     data = media.encode(media.face_frames(25))
     first = analyser.analyse(data)

@@ -19,6 +19,7 @@ BELOW = {
     "faces": {"errors"},
     "features": {"errors", "faces"},
     "moments": {"faces", "features"},
+    "quality": {"moments"},
     "call_log": {"errors"},
     "models": {"errors", "emotions", "faces", "features", "models"},
 }
