@@ -12,6 +12,7 @@ from moodreel.emotions import FIVE
 FORMATS = ("mp4", "mov", "webm", "mkv", "avi", "3gp", "gif")
 OUTPUTS = ("mp4", "webp", "gif")
 MOMENTS = ("expressive", "whole")
+REASONS = ("dark", "bright", "small", "blurred", "profile", "little_face", "low_confidence")
 BASE64_FIELDS = ("encoding", "content")
 """Fields that a JSON body must have and a form has not: its `file` part is the video itself."""
 
@@ -22,16 +23,23 @@ def _about(description: str, **more: Any) -> dict[str, Any]:
     return {"description": description, **more}
 
 
-class _Probability(fields.Float):
-    """A share of 1, given to four places: more would only look exact."""
+class _Measure(fields.Float):
+    """A number given to so many places: more would only look exact."""
+
+    places = 1
 
     def _serialize(self, value: Any, attr: str | None, obj: Any, **kwargs: Any) -> float | None:
-        return None if value is None else round(float(value), 4)
+        return None if value is None else round(float(value), self.places)
 
 
-class _Seconds(fields.Float):
-    def _serialize(self, value: Any, attr: str | None, obj: Any, **kwargs: Any) -> float | None:
-        return None if value is None else round(float(value), 3)
+class _Probability(_Measure):
+    """A share of 1."""
+
+    places = 4
+
+
+class _Seconds(_Measure):
+    places = 3
 
 
 class _LowerCase(fields.String):
@@ -152,6 +160,36 @@ class ModelSchema(Schema):
     sha256 = fields.String(metadata=_about("Of the weights."))
 
 
+class QualitySchema(Schema):
+    """How well the clip shows the answered face; medians over the frames that show it."""
+
+    face_coverage = _Probability(metadata=_about("Share of the analysed frames with the face.", example=0.97))
+    size = fields.Integer(
+        metadata=_about("The longest side of the face's box, in pixels of the upright video.", example=310)
+    )
+    sharpness = _Measure(
+        metadata=_about(
+            "Variance of the Laplacian of the face, grey and 64 × 64 pixels large; it grows with contrast as well.",
+            example=420.5,
+        )
+    )
+    light = _Probability(metadata=_about("Mean grey value of the face, 0 black to 1 white.", example=0.52))
+    yaw = _Measure(metadata=_about("Degrees that the head is turned to either side.", example=6.1))
+    reason = fields.String(
+        allow_none=True,
+        validate=validate.OneOf((*REASONS, None)),
+        metadata=_about(
+            "Why the answer is not `certain`, a stable word to switch on; of several the first in the order here. "
+            "null where it is.",
+            example=None,
+        ),
+    )
+    tip = fields.String(
+        allow_none=True,
+        metadata=_about("What the person can do next time, one sentence; null without a reason.", example=None),
+    )
+
+
 class PredictionSchema(Schema):
     """What the face showed, which is not always what somebody felt."""
 
@@ -159,6 +197,10 @@ class PredictionSchema(Schema):
     confidence = _Probability(metadata=_about("Calibrated: of answers with 0.8, about 80 % are right.", example=0.92))
     probabilities = fields.Dict(fields.String(), _Probability(), metadata={"example": _EXAMPLE})
     face_coverage = _Probability(metadata=_about("Share of the analysed frames with the face.", example=0.97))
+    certain = fields.Boolean(
+        metadata=_about("False where the answer should not be relied on; `quality` says why.", example=True)
+    )
+    quality = fields.Nested(QualitySchema)
     frames_analysed = fields.Integer(metadata={"example": 24})
     duration = _Seconds(metadata=_about("Seconds of the clip.", example=4.98))
     width = fields.Integer(metadata=_about("Of the upright video, in pixels.", example=720))

@@ -8,11 +8,16 @@ from api import create_app
 from moodreel import errors
 
 PROBABILITIES = {"Anger": 0.01, "Happy": 0.92, "Shock": 0.03, "Neutral": 0.03, "Sad": 0.01}
+QUALITY = SimpleNamespace(
+    face_coverage=0.97, size=310, sharpness=420.46, light=0.523456, yaw=6.14, reason=None, tip=None
+)
+DOUBT = SimpleNamespace(**{**vars(QUALITY), "light": 0.05, "reason": "dark", "tip": "Turn towards the light."})
 MODEL = SimpleNamespace(name="fake", version="1", sha256="0" * 64)
 
 
 class FakeAnalyser:
-    """Answers `Happy`; `raise NoFace` raises that, `crash` something that nobody expects, `sleep 2` takes its time."""
+    """Answers `Happy`, to `doubt` without being certain; `raise NoFace` raises that, `crash` something that nobody
+    expects, `sleep 2` takes its time."""
 
     def analyse(self, data: bytes, *, model: str | None = None, fps: float | None = None) -> Any:
         _obey(data, model)
@@ -22,6 +27,8 @@ class FakeAnalyser:
             confidence=0.92,
             probabilities=PROBABILITIES,
             face_coverage=0.97,
+            certain=data != b"doubt",
+            quality=DOUBT if data == b"doubt" else QUALITY,
             frames_analysed=24,
             duration=4.98,
             width=720,

@@ -23,7 +23,7 @@ from openapi_spec_validator import validate
 from api import schemas
 from api.content import decode_base64
 from api.errors import STATUS
-from moodreel import boomerang
+from moodreel import boomerang, quality
 from moodreel.emotions import FIVE
 from tests import media
 from tests.serving import HEADERS, KEY, REAL, ROOT, Server, video_body
@@ -53,6 +53,16 @@ def test_predict_answers_what_the_face_showed(server: Server) -> None:
         "confidence": 0.92,
         "probabilities": {"Anger": 0.01, "Happy": 0.92, "Shock": 0.03, "Neutral": 0.03, "Sad": 0.01},
         "face_coverage": 0.97,
+        "certain": True,
+        "quality": {
+            "face_coverage": 0.97,
+            "size": 310,
+            "sharpness": 420.5,
+            "light": 0.5235,
+            "yaw": 6.1,
+            "reason": None,
+            "tip": None,
+        },
         "frames_analysed": 24,
         "duration": 4.98,
         "width": 720,
@@ -63,6 +73,12 @@ def test_predict_answers_what_the_face_showed(server: Server) -> None:
     assert response.headers["Server-Timing"] == "decode;dur=12.3, faces;dur=45.6, model;dur=7.8"
     assert response.headers["Cache-Control"] == "no-store"
     assert response.headers["X-Content-Type-Options"] == "nosniff"
+
+
+def test_an_answer_not_to_rely_on_says_why_and_what_to_do(server: Server) -> None:
+    answer = server.post("/predict", b"doubt").json()
+    assert (answer["emotion"], answer["certain"]) == ("Happy", False)
+    assert (answer["quality"]["reason"], answer["quality"]["tip"]) == ("dark", "Turn towards the light.")
 
 
 def test_a_timeline_is_added_when_asked_for(server: Server) -> None:
@@ -487,6 +503,8 @@ def test_a_real_clip_is_predicted_and_logged(real: Server, face: bytes) -> None:
     assert tuple(answer["probabilities"]) == FIVE
     assert sum(answer["probabilities"].values()) == pytest.approx(1, abs=0.001)
     assert (answer["duration"], answer["face_coverage"]) == (pytest.approx(2, abs=0.05), 1)
+    assert (answer["certain"], answer["quality"]["reason"]) == (True, None)
+    assert 80 < answer["quality"]["size"] < 160
     assert len(answer["timeline"]) == answer["frames_analysed"]
     assert re.fullmatch(r"[0-9a-f]{64}", answer["model"]["sha256"])
     assert re.findall(r"(\w+);dur=[\d.]+", response.headers["Server-Timing"]) == ["decode", "faces", "model"]
@@ -663,12 +681,18 @@ class TestOpenApi:
         schemas = document["components"]["schemas"]
         for name, answer in (
             ("Prediction", prediction),
+            ("Quality", prediction["quality"]),
             ("Thumbnail", thumbnail),
             ("Logs", logs),
             ("Call", logs["logs"][0]),
             ("Problem", problem),
         ):
             assert answer.keys() == schemas[name]["properties"].keys()
+
+    def test_it_lists_every_reason_and_that_there_may_be_none(self, document: dict[str, Any]) -> None:
+        reason = document["components"]["schemas"]["Quality"]["properties"]["reason"]
+        assert reason["enum"] == [*quality.TIPS, None]
+        assert reason["nullable"]
 
     def test_it_says_that_a_form_is_taken_too(self, document: dict[str, Any]) -> None:
         form = document["paths"]["/thumbnail"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
@@ -679,3 +703,7 @@ class TestOpenApi:
 def test_the_contract_offers_what_the_loop_can_be() -> None:
     """The schemas name these themselves: Gunicorn's master reads them, and must not load codecs before it forks."""
     assert (schemas.OUTPUTS, schemas.MOMENTS) == (boomerang.OUTPUTS, boomerang.MOMENTS)
+
+
+def test_the_contract_has_the_reasons_in_their_order() -> None:
+    assert tuple(quality.TIPS) == schemas.REASONS
