@@ -64,9 +64,10 @@ def _run(analyser: Analyser, clip: Path, options: argparse.Namespace) -> None:
 
 def _in_words(analysis: Analysis) -> str:
     others = ", ".join(f"{label} {share:.0%}" for label, share in analysis.probabilities.items())
+    doubt = "" if analysis.certain else f"; not certain ({analysis.quality.reason}): {analysis.quality.tip}"
     return (
         f"{analysis.emotion} ({analysis.confidence:.0%}) at {analysis.peak:.1f} of {analysis.duration:.1f} s; "
-        f"{others}; face in {analysis.face_coverage:.0%} of {analysis.frames_analysed} frames"
+        f"{others}; face in {analysis.face_coverage:.0%} of {analysis.frames_analysed} frames{doubt}"
     )
 
 

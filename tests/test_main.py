@@ -19,7 +19,19 @@ def smile(tmp_path):
 
 def test_a_clip_is_answered_in_words(smile, capsys):
     assert main([str(smile)]) == 0
-    assert capsys.readouterr().out.startswith(f"{smile}: Happy (")
+    answer = capsys.readouterr().out
+    assert answer.startswith(f"{smile}: Happy (")
+    assert "certain" not in answer
+
+
+def test_an_answer_not_to_rely_on_says_so_and_what_to_do(tmp_path, capsys):
+    path = tmp_path / "dim.mp4"
+    path.write_bytes(media.encode([frame // 12 for frame in media.face_frames(10)]))
+    assert main([str(path)]) == 0
+    assert capsys.readouterr().out.endswith("; not certain (dark): Turn towards the light.\n")
+    assert main(["--json", str(path)]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["certain"], answer["quality"]["reason"]) == (False, "dark")
 
 
 def test_json_has_a_line_a_clip_and_says_what_was_refused(smile, tmp_path, capsys):
@@ -29,6 +41,7 @@ def test_json_has_a_line_a_clip_and_says_what_was_refused(smile, tmp_path, capsy
     first, second, third = map(json.loads, capsys.readouterr().out.splitlines())
     assert (first["emotion"], first["model"]["name"]) == ("Happy", "compact-emotimesh")
     assert len(first["timeline"]) == first["frames_analysed"] > 0
+    assert (first["certain"], first["quality"]["reason"]) == (True, None)
     assert "not a video" in second["error"]
     assert "No such file" in third["error"]
 
