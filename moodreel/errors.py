@@ -43,3 +43,7 @@ class ModelNotFound(MoodreelError):
 
 class ModelInvalid(MoodreelError):
     """A model's folder or checkpoint is not what its description says."""
+
+
+class DataInvalid(MoodreelError):
+    """What a model shall be trained or measured on is not there or not as expected; no clip, so files are named."""

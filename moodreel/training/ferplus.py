@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from moodreel.emotions import FIVE, SEVEN_TO_FIVE
+from moodreel.errors import DataInvalid
+from moodreel.training.sources import EXPECTED, read_rows
 
 VOTES_SEVEN: tuple[str | None, ...] = (
     "neutral",
@@ -28,6 +30,9 @@ VOTES = tuple(label and SEVEN_TO_FIVE[label] for label in VOTES_SEVEN)
 FER2013 = ("anger", "disgust", "fear", "happy", "sad", "surprise", "neutral")
 """What FER2013's seven numbers stand for."""
 
+_ALL_TEN = np.array([[10 * (vote == label) for vote in VOTES_SEVEN] for label in FER2013], dtype=np.uint8)
+"""Votes (7, 10) that say what FER2013's label says."""
+
 
 @dataclass(frozen=True, eq=False)
 class Split:
@@ -44,22 +49,25 @@ class Split:
     truth: np.ndarray
 
 
-def read_split(folder: Path, split: str, *, labels: tuple[str, ...] = FIVE, fer2013: float = 0.0) -> Split:
-    """Read `train` or `valid` of a folder with `train.npz` and so on (images, votes).
+def read_split(path: Path, split: str, *, labels: tuple[str, ...] = FIVE, fer2013: float = 0.0) -> Split:
+    """Read `train` or `valid` of what `moodreel.training.sources` reads.
 
     labels: `moodreel.emotions.FIVE` or `SEVEN`.
-    fer2013: the share of the targets, 0 to 1, that the FER2013 label makes up (`train_fer2013.npz`).
+    fer2013: the share of the targets, 0 to 1, that the FER2013 label makes up. Where there are no votes, that label
+        has all ten.
+    Raises DataInvalid where `path` holds nothing to read, or not the labels that are needed.
     """
-    with np.load(folder / f"{split}.npz") as arrays:
-        images, votes = arrays["images"], arrays["votes"].astype(np.float32)
+    rows = read_rows(path, split)
+    votes = (_ALL_TEN[rows.labels] if rows.votes is None else rows.votes).astype(np.float32)
     counted = votes @ _one_hot(VOTES_SEVEN, labels)
     usable = 2 * counted.sum(axis=1) >= votes.sum(axis=1)
     targets = np.where(usable[:, None], counted / np.maximum(counted.sum(axis=1, keepdims=True), 1), 0)
     if fer2013:
-        with np.load(folder / f"{split}_fer2013.npz") as arrays:
-            other = _one_hot(FER2013, labels)[arrays["labels"]]
+        if rows.labels is None:
+            raise DataInvalid(f"{path} lacks {split}_fer2013.npz, FER2013's label of each picture. {EXPECTED}.")
+        other = _one_hot(FER2013, labels)[rows.labels]
         targets = np.where(usable[:, None], (1 - fer2013) * targets + fer2013 * other, 0)
-    return Split(images=images, targets=targets.astype(np.float32), truth=majority(votes, labels))
+    return Split(images=rows.images, targets=targets.astype(np.float32), truth=majority(votes, labels))
 
 
 def hold_out(count: int, share: float, seed: int) -> np.ndarray:
