@@ -6,6 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 import cv2
 import numpy as np
@@ -17,7 +18,8 @@ from moodreel.features import CROP, CROP_EYES, align, describe
 log = logging.getLogger(__name__)
 
 SIZE = 192
-"""Pixels a side that a picture of 48 is enlarged to; 96, 144 and 288 find as many faces."""
+"""Pixels a side that a picture of 48 is enlarged to; 96, 144 and 288 find as many faces. The least for the
+longer side of pictures in colour."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,10 @@ ATTEMPTS = (
 )
 """Tried in turn until one finds a face."""
 
+ATTEMPTS_COLOUR = (ATTEMPTS[0], Attempt(0.0, False, 0.5), *ATTEMPTS[1:])
+"""For pictures in colour: cropped to the face, when a border serves landmarks best, or of a person in a room, whose
+face a border makes too small to be found."""
+
 
 @dataclass(frozen=True, eq=False)
 class Found:
@@ -60,6 +66,14 @@ class Found:
     pose: np.ndarray
     crop: np.ndarray
     found: np.ndarray
+
+
+class Pictures(Protocol):
+    """N pictures: an array of them, or whatever else gives one by its number."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, row: int, /) -> np.ndarray: ...
 
 
 Disturb = Callable[[np.ndarray, np.random.Generator], np.ndarray]
@@ -86,15 +100,15 @@ def disturbed(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def find_all(
-    images: np.ndarray, model_path: Path, cache: Path, disturb: Disturb = as_is, *, seed: int, workers: int = 1
+    images: Pictures, model_path: Path, cache: Path, disturb: Disturb = as_is, *, seed: int, workers: int = 1
 ) -> Found:
     """Find the one face of each picture, or take the answer from the cache.
 
-    images: uint8 (N, S, S), grey.
+    images: uint8 (N, S, S), grey; or N times uint8 (H, W, 3), red first, of any size.
     model_path: the face landmarker's bundle.
+    disturb: `disturbed` is for grey pictures.
     """
-    key = hashlib.sha256(images.tobytes() + f"{ATTEMPTS} {SIZE} {CROP} {CROP_EYES} {seed}".encode()).hexdigest()[:12]
-    kept = cache / f"faces-{disturb.__name__}-{key}.npz"
+    kept = cache / f"faces-{disturb.__name__}-{_key(images, seed)}.npz"
     if kept.exists():
         with np.load(kept) as arrays:
             return Found(**arrays)
@@ -110,7 +124,7 @@ def find_all(
 
     def find(row: int) -> None:
         picture = disturb(images[row], np.random.default_rng((seed, row)))
-        for attempt in ATTEMPTS:
+        for attempt in ATTEMPTS if picture.ndim == 2 else ATTEMPTS_COLOUR:
             rgb = _show(picture, attempt)
             if faces := finders[attempt.confidence].find(rgb):
                 features = describe(rgb, faces[0])
@@ -121,7 +135,7 @@ def find_all(
                     _show(picture, replace(attempt, equalise=False), cv2.BORDER_REPLICATE), faces[0].landmarks
                 )
                 return
-        result.crop[row] = cv2.resize(picture, (CROP, CROP), interpolation=cv2.INTER_AREA)
+        result.crop[row] = cv2.resize(_grey(picture), (CROP, CROP), interpolation=cv2.INTER_AREA)
 
     with ThreadPoolExecutor(workers) as pool:
         list(tqdm(pool.map(find, range(count)), total=count, desc=f"faces, {disturb.__name__}", mininterval=5))
@@ -135,12 +149,32 @@ def find_all(
     return result
 
 
+def _key(images: Pictures, seed: int) -> str:
+    """What the cache knows an answer by: all that it depends on."""
+    digest = hashlib.sha256()
+    for row in range(len(images)):
+        picture = images[row]
+        digest.update(picture.tobytes())
+        if picture.ndim == 3:
+            digest.update(f"{picture.shape} {ATTEMPTS_COLOUR}".encode())
+    digest.update(f"{ATTEMPTS} {SIZE} {CROP} {CROP_EYES} {seed}".encode())
+    return digest.hexdigest()[:12]
+
+
 def _show(picture: np.ndarray, attempt: Attempt, border_type: int = cv2.BORDER_CONSTANT) -> np.ndarray:
-    """Enlarge a grey picture (S, S) and set it on a plain ground of its own mean, or on its edge repeated; RGB."""
+    """Enlarge a picture and set it on a plain ground of its own mean, or on its edge repeated; RGB."""
+    height, width = picture.shape[:2]
+    longest = SIZE if picture.ndim == 2 else max(SIZE, height, width)
+    scale = longest / max(height, width)
     if attempt.equalise:
-        picture = cv2.createCLAHE(2.0, (4, 4)).apply(np.ascontiguousarray(picture))
-    picture = cv2.resize(picture, (SIZE, SIZE), interpolation=cv2.INTER_CUBIC)
-    border = int(SIZE * attempt.margin)
-    ground = int(picture.mean())
+        picture = cv2.createCLAHE(2.0, (4, 4)).apply(np.ascontiguousarray(_grey(picture)))
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    picture = cv2.resize(picture, size, interpolation=cv2.INTER_CUBIC)
+    border = int(longest * attempt.margin)
+    ground = np.floor(picture.mean(axis=(0, 1))).tolist()
     picture = cv2.copyMakeBorder(picture, border, border, border, border, border_type, value=ground)
-    return np.repeat(picture[:, :, None], 3, axis=2)
+    return picture if picture.ndim == 3 else np.repeat(picture[:, :, None], 3, axis=2)
+
+
+def _grey(picture: np.ndarray) -> np.ndarray:
+    return picture if picture.ndim == 2 else cv2.cvtColor(np.ascontiguousarray(picture), cv2.COLOR_RGB2GRAY)
