@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from moodreel.errors import MoodreelError
 from moodreel.models.store import ModelStore, load
 from moodreel.training.appearance import AppearanceRecipe, train_appearance
 from moodreel.training.evaluate import Report, evaluate
@@ -58,12 +59,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = _parser().parse_args(arguments)
     torch.set_num_threads(args.threads)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    if args.command == "train":
-        _train(args)
-    else:
-        path = Path(args.model)
-        predictor = load(path) if path.exists() else ModelStore(STORE).get(args.model)
-        print(_summary(evaluate(predictor, args.data, LANDMARKER, args.cache)))
+    run = _train if args.command == "train" else _evaluate
+    try:
+        run(args)
+    except MoodreelError as error:
+        sys.exit(f"moodreel.training: {error}")
+
+
+def _evaluate(args: argparse.Namespace) -> None:
+    path = Path(args.model)
+    predictor = load(path) if path.exists() else ModelStore(STORE).get(args.model)
+    report = evaluate(predictor, args.data, LANDMARKER, args.cache, groups=args.groups, workers=args.threads)
+    print(_summary(report))
 
 
 def _train(args: argparse.Namespace) -> None:
@@ -97,13 +104,37 @@ def _summary(report: Report) -> str:
         f"confusion, rows true, columns answered, {', '.join(report.labels)}:",
         *(" ".join(f"{n:5d}" for n in row) for row in report.confusion),
         *(f"sequences {k}: {joined:.3f}, mean of moments {mean:.3f}" for k, (joined, mean) in report.by_kind.items()),
+        *_by_group(report.groups),
     ]
     return "\n".join(lines) + (f"\nIn five classes:\n{_summary(report.five)}" if report.five else "")
 
 
+def _by_group(groups: dict[str, Report]) -> list[str]:
+    if not groups:
+        return []
+    lines = [
+        f"group {group}: pictures {report.pictures}, faces found {report.found:.4f}, accuracy {report.accuracy:.4f}, "
+        f"mean recall {report.mean_recall:.4f}"
+        for group, report in groups.items()
+    ]
+    for name in ("accuracy", "mean_recall"):
+        values = {group: getattr(report, name) for group, report in groups.items()}
+        worst, best = (choose(values, key=values.__getitem__) for choose in (min, max))
+        lines.append(
+            f"spread of {name.replace('_', ' ')} {values[best] - values[worst]:.4f}: "
+            f"best {values[best]:.4f} ({best}), worst {values[worst]:.4f} ({worst})"
+        )
+    return lines
+
+
 def _parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--data", type=Path, required=True, help="folder of train.npz, train_fer2013.npz, valid.npz")
+    common.add_argument(
+        "--data",
+        type=Path,
+        required=True,
+        help="folder of train.npz, train_fer2013.npz, valid.npz; of fer2013.csv, fer2013new.csv; or FER2013's csv",
+    )
     common.add_argument("--cache", type=Path, default=Path("runs/cache"), help="for faces found (default: %(default)s)")
     common.add_argument("--threads", type=int, default=1, help="of torch and of the face finder (default: %(default)s)")
     parser = argparse.ArgumentParser(prog="python -m moodreel.training", description=__doc__)
@@ -121,7 +152,11 @@ def _parser() -> argparse.ArgumentParser:
         for field in fields(course.recipe):
             option = "--" + field.name.replace("_", "-")
             model.add_argument(option, type=type(field.default), default=field.default, help="default: %(default)s")
-    evaluation = commands.add_parser("evaluate", parents=[common], help="measure a model on valid.npz, or on muxspace")
+    evaluation = commands.add_parser("evaluate", parents=[common], help="measure a model")
+    evaluation.epilog = "--data may also be muxspace's folder, or one with a folder of pictures for each label."
+    evaluation.add_argument(
+        "--groups", type=Path, help="csv of columns file, group: measure each group of pictures too"
+    )
     evaluation.add_argument("model", help="a name in the store, a model's folder or a weights file")
     return parser
 

@@ -1,22 +1,28 @@
 """Measure a model on pictures and on pseudo-sequences made from them, by the predictor that serves."""
 
-from dataclasses import dataclass, field
+import logging
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from moodreel.emotions import FIVE, SEVEN, SEVEN_TO_FIVE
-from moodreel.errors import MoodreelError
+from moodreel.errors import DataInvalid, MoodreelError
 from moodreel.faces import BLENDSHAPES, LANDMARKS
 from moodreel.features import CROP, Features
 from moodreel.models.joint import JointNet
 from moodreel.models.predictor import Predictor
 from moodreel.training import muxspace
-from moodreel.training.faces import Found, find_all
+from moodreel.training.faces import Found, Pictures, find_all
 from moodreel.training.ferplus import read_split
 from moodreel.training.joint import join, look
+from moodreel.training.pictures import read_album, read_groups
 from moodreel.training.sequences import Kind, Sequences, Studio, fit_deformation, listen
+from moodreel.training.sources import has_rows
+
+log = logging.getLogger(__name__)
 
 SEQUENCES = 400
 """Pseudo-sequences of each kind."""
@@ -33,6 +39,7 @@ class Report:
     ece_sequences: the same of the pseudo-sequences, all kinds together; only of a model that joins moments.
     by_kind: for each kind of pseudo-sequence, the share right, and the share that the mean of its moments gets right.
     five: of a seven-label model, the same pictures with its probabilities added up to five labels.
+    groups: the same of the pictures of each group of people, without sequences.
     """
 
     labels: tuple[str, ...]
@@ -47,39 +54,109 @@ class Report:
     ece_sequences: float = float("nan")
     by_kind: dict[str, tuple[float, float]] = field(default_factory=dict)
     five: "Report | None" = None
+    groups: dict[str, "Report"] = field(default_factory=dict)
 
 
 def evaluate(
-    predictor: Predictor, data: Path, landmarker: Path, cache: Path, *, split: str = "valid", seed: int = 0
+    predictor: Predictor,
+    data: Path,
+    landmarker: Path,
+    cache: Path,
+    *,
+    split: str = "valid",
+    groups: Path | None = None,
+    seed: int = 0,
+    workers: int = 1,
 ) -> Report:
     """Measure a model of five or seven labels on the pictures of a split that have a majority over half.
 
-    data: a folder of FER+, or one of muxspace (`faces.npz`), which has no splits.
-    Raises MoodreelError for a model with other labels, or one that reads raw landmarks, which are not kept.
+    data: FER+ or FER2013 as `read_split` reads them; or the folder of muxspace (`faces.npz`), or one with a folder of
+        pictures for each label (`moodreel.training.pictures`), which have no splits.
+    groups: csv file of the groups that the pictures of such folders belong to.
+    Raises MoodreelError for a model with other labels, or one that reads raw landmarks, which are not kept, and
+    DataInvalid where `data` holds none of these, or no face.
     """
     labels = predictor.info.labels
     if labels not in (FIVE, SEVEN) or predictor.info.architecture == "emotimesh":
         raise MoodreelError(
             "Only models of five or seven labels that read pose-normalised faces can be evaluated; choose another."
         )
-    other = (data / muxspace.FILE).exists()
-    pictures = muxspace.read_muxspace(data, labels, "valid") if other else read_split(data, split, labels=labels)
-    faces = find_all(pictures.images, landmarker, cache, seed=seed)
-    judged = pictures.truth >= 0
-    truth, found = pictures.truth[judged], faces.found[judged]
+    images, all_truth, members = _read(data, labels, split, groups)
+    faces = find_all(images, landmarker, cache, seed=seed, workers=workers)
+    judged = all_truth >= 0
+    truth, found = all_truth[judged], faces.found[judged]
+    if not found.any():
+        raise DataInvalid(f"No face was found in any of the {len(truth)} labelled pictures of {data}; look at some.")
+    members = {name: rows[judged] for name, rows in members.items()}
     shown = [[still(faces, row)] for row in np.flatnonzero(judged & faces.found)]
     probabilities = np.stack([verdict.probabilities for verdict in predictor.predict(shown, moments=False)])
+    report = _measure(probabilities, truth, found, labels, members)
     if labels == SEVEN:
         merge = np.array([[SEVEN_TO_FIVE[label] == five for five in FIVE] for label in SEVEN])
-        five = Report(**_figures(probabilities @ merge, merge.argmax(axis=1)[truth], found, FIVE))
-        return Report(**_figures(probabilities, truth, found, SEVEN), five=five)
-    targets = np.zeros((len(pictures.truth), 5), np.float32)
-    targets[judged, pictures.truth[judged]] = 1
+        five = _measure(probabilities @ merge, merge.argmax(axis=1)[truth], found, FIVE, members)
+        return replace(report, five=five)
+    neutral = truth[found] == FIVE.index("Neutral")
+    if neutral.all() or not neutral.any():
+        log.warning("No pseudo-sequences: they need both calm faces and others.")
+        return report
+    return replace(report, **_sequences(predictor, faces, all_truth, seed))
+
+
+def _read(
+    data: Path, labels: tuple[str, ...], split: str, groups: Path | None
+) -> tuple[Pictures, np.ndarray, dict[str, np.ndarray]]:
+    """Pictures, the index of each one's label (N,), -1 where there is none, and bool (N,) for each group."""
+    if data.is_dir() and not has_rows(data) and not (data / muxspace.FILE).exists():
+        album = read_album(data, labels)
+        return album, album.truth, read_groups(groups, album.names) if groups else {}
+    if groups:
+        raise DataInvalid("Groups are of pictures that are files in a folder for each label; name such a folder.")
+    other = (data / muxspace.FILE).exists()
+    pictures = muxspace.read_muxspace(data, labels, "valid") if other else read_split(data, split, labels=labels)
+    return pictures.images, pictures.truth, {}
+
+
+def _measure(
+    probabilities: np.ndarray,
+    truth: np.ndarray,
+    found: np.ndarray,
+    labels: tuple[str, ...],
+    members: dict[str, np.ndarray],
+) -> Report:
+    """Report on probabilities (M, C) for the M of N pictures (truth (N,)) with a face found (N,), and the same for the
+    members (N,) of each group."""
+    answered = probabilities.argmax(axis=1)
+    right = np.zeros(len(truth), bool)
+    right[found] = answered == truth[found]
+    recall = {label: float(right[truth == i].mean()) for i, label in enumerate(labels) if (truth == i).any()}
+    confusion = np.zeros((len(labels), len(labels)), int)
+    np.add.at(confusion, (truth[found], answered), 1)
+    return Report(
+        labels=labels,
+        pictures=len(truth),
+        found=float(found.mean()),
+        accuracy=float(right.mean()),
+        accuracy_found=float(right[found].mean()) if found.any() else float("nan"),
+        mean_recall=float(np.mean(list(recall.values()))),
+        ece=calibration_error(probabilities, truth[found]) if found.any() else float("nan"),
+        recall=recall,
+        confusion=confusion,
+        groups={
+            name: _measure(probabilities[rows[found]], truth[rows], found[rows], labels, {})
+            for name, rows in members.items()
+        },
+    )
+
+
+def _sequences(predictor: Predictor, faces: Found, truth: np.ndarray, seed: int) -> dict[str, Any]:
+    """The fields of a `Report` that are of pseudo-sequences."""
+    targets = np.zeros((len(truth), len(FIVE)), np.float32)
+    targets[truth >= 0, truth[truth >= 0]] = 1
     net = predictor.module
     appearance = speech = None
     if isinstance(net, JointNet):
         appearance = look(net, faces.crop)
-        calm = faces.found & (pictures.truth == FIVE.index("Neutral"))
+        calm = faces.found & (truth == FIVE.index("Neutral"))
         speech = listen(faces.blendshapes[calm], appearance[calm])
     studio = Studio(faces, targets, fit_deformation(faces), appearance, speech=speech)
     by_kind, joined, expected = {}, [], []
@@ -91,32 +168,8 @@ def evaluate(
         joined.append(whole)
         expected.append(clips.targets.argmax(axis=1))
         by_kind[kind.name.lower()] = (_share(whole, expected[-1]), _share(mean, expected[-1]))
-    return Report(
-        **_figures(probabilities, truth, found, labels),
-        ece_sequences=calibration_error(np.concatenate(joined), np.concatenate(expected)),
-        by_kind=by_kind,
-    )
-
-
-def _figures(probabilities: np.ndarray, truth: np.ndarray, found: np.ndarray, labels: tuple[str, ...]) -> dict:
-    """Fields of a `Report`, of probabilities (M, C) for the M of N pictures (truth (N,)) with a face found (N,)."""
-    answered = probabilities.argmax(axis=1)
-    right = np.zeros(len(truth), bool)
-    right[found] = answered == truth[found]
-    recall = {label: float(right[truth == i].mean()) for i, label in enumerate(labels) if (truth == i).any()}
-    confusion = np.zeros((len(labels), len(labels)), int)
-    np.add.at(confusion, (truth[found], answered), 1)
-    return {
-        "labels": labels,
-        "pictures": len(truth),
-        "found": float(found.mean()),
-        "accuracy": float(right.mean()),
-        "accuracy_found": float(right[found].mean()),
-        "mean_recall": float(np.mean(list(recall.values()))),
-        "ece": calibration_error(probabilities, truth[found]),
-        "recall": recall,
-        "confusion": confusion,
-    }
+    error = calibration_error(np.concatenate(joined), np.concatenate(expected))
+    return {"ece_sequences": error, "by_kind": by_kind}
 
 
 def _by_features(predictor: Predictor, clips: Sequences) -> tuple[np.ndarray, np.ndarray]:
