@@ -1,6 +1,7 @@
 """Training: what the labels are taken for, what pseudo-sequences show, and that a network learns."""
 
 import ast
+import csv
 import zlib
 from pathlib import Path
 
@@ -10,12 +11,15 @@ import pytest
 import torch
 
 from moodreel.emotions import FIVE, SEVEN, SEVEN_TO_FIVE
+from moodreel.errors import DataInvalid
 from moodreel.faces import BLENDSHAPES
+from moodreel.models.predictor import Predictor, Verdict
 from moodreel.models.store import ModelStore
 from moodreel.training import appearance as appearance_training
 from moodreel.training import evaluate as evaluation
 from moodreel.training import joint as joint_training
 from moodreel.training import train as training
+from moodreel.training.__main__ import main
 from moodreel.training.appearance import AppearanceRecipe, train_appearance
 from moodreel.training.augment import disturb
 from moodreel.training.evaluate import calibration_error, evaluate
@@ -30,6 +34,7 @@ from moodreel.training.faces import Found, disturbed, find_all, mirrored
 from moodreel.training.ferplus import FER2013, VOTES, VOTES_SEVEN, hold_out, majority, read_split
 from moodreel.training.joint import JointRecipe, train_joint
 from moodreel.training.muxspace import person, read_muxspace
+from moodreel.training.pictures import read_album, read_groups
 from moodreel.training.sequences import BLINK, MOUTH, Kind, Studio, fit_deformation, listen
 from moodreel.training.train import Recipe, fit_temperature, train
 
@@ -171,7 +176,221 @@ def write_muxspace(folder, pictures):
     np.savez(folder / "faces.npz", jpeg=np.concatenate(jpeg), offsets=offsets, labels=labels, names=list(pictures))
 
 
+# What a stranger has at hand
+
+HEAD = "Usage,Image name,neutral,happiness,surprise,sadness,anger,disgust,fear,contempt,unknown,NF"
+
+
+def write_published(folder, rows, head=("emotion", "pixels", "Usage")):
+    """Write fer2013.csv and fer2013new.csv of rows: usage, FER2013's label, picture, votes, whether FER+ kept it."""
+    with (folder / "fer2013.csv").open("w", newline="") as faces, (folder / "fer2013new.csv").open("w") as votes:
+        csv.writer(faces).writerow(head)
+        votes.write(HEAD + "\n")
+        for number, (usage, label, picture, tally, kept) in enumerate(rows):
+            csv.writer(faces).writerow([label, " ".join(map(str, picture.ravel())), usage])
+            csv.writer(votes).writerow([usage, f"fer{number:07}.png" if kept else "", *tally])
+
+
+@pytest.fixture
+def published(tmp_path):
+    """Two pictures of train and of valid, beside what FER+ threw out and what a later split shows too."""
+    pictures = np.random.default_rng(0).integers(0, 256, (5, 48, 48), np.uint8)
+    blank = np.zeros((48, 48), np.uint8)
+    rows = [
+        ("Training", 3, pictures[0], votes(happiness=10), True),
+        ("Training", 0, blank, votes(nf=10), False),
+        ("Training", 0, pictures[1], votes(neutral=7, anger=3), True),
+        ("Training", 5, pictures[4], votes(surprise=10), True),
+        ("PublicTest", 1, pictures[2], votes(disgust=6, sadness=4), True),
+        ("PublicTest", 2, pictures[3], votes(fear=9, surprise=1), True),
+        ("PublicTest", 5, pictures[4], votes(surprise=10), True),
+        ("PrivateTest", 5, pictures[4], votes(surprise=10), True),
+    ]
+    folder = tmp_path / "published"
+    folder.mkdir()
+    write_published(folder, rows)
+    return folder, pictures, rows
+
+
+@pytest.mark.parametrize("split", ["train", "valid"])
+@pytest.mark.parametrize(("labels", "share"), [(FIVE, 0.0), (SEVEN, 0.25)])
+def test_the_published_files_come_out_as_the_arrays_made_from_them(published, tmp_path, split, labels, share):
+    folder, pictures, rows = published
+    for name, kept, shown in (("train", (0, 2), (0, 1)), ("valid", (4, 5), (2, 3))):
+        tallies, meant = [rows[row][3] for row in kept], [rows[row][1] for row in kept]
+        write_split(tmp_path, name, tallies, fer2013=meant, images=pictures[list(shown)])
+    arrays = read_split(tmp_path, split, labels=labels, fer2013=share)
+    files = read_split(folder, split, labels=labels, fer2013=share)
+    for field in ("images", "targets", "truth"):
+        np.testing.assert_array_equal(getattr(files, field), getattr(arrays, field), strict=True)
+
+
+def test_fer2013_alone_is_read_with_its_labels_and_the_log_says_so(published, tmp_path, caplog):
+    folder, pictures, _ = published
+    for data in (folder / "fer2013.csv", tmp_path / "alone"):
+        if not data.exists():
+            data.mkdir()
+            text = (folder / "fer2013.csv").read_text()
+            (data / "icml_face_data.csv").write_text(text.replace("emotion,pixels,Usage", "emotion, pixels, Usage"))
+        caplog.clear()
+        split = read_split(data, "valid", labels=SEVEN, fer2013=0.5)
+        assert "votes are missing" in caplog.text
+        np.testing.assert_array_equal(split.images, pictures[2:4])
+        assert [SEVEN[index] for index in split.truth] == ["disgust", "fear"]
+        assert split.targets.max(axis=1).tolist() == [1, 1]
+
+
+def test_files_that_do_not_belong_together_or_are_broken_are_refused(published):
+    folder, _, rows = published
+    votes_file, faces = folder / "fer2013new.csv", folder / "fer2013.csv"
+    lines = votes_file.read_text().splitlines(keepends=True)
+    for wrong in ([*lines[:4], *lines[5:]], lines[:-1], [*lines, lines[-1]]):
+        votes_file.write_text("".join(wrong))
+        with pytest.raises(DataInvalid, match="same Usage"):
+            read_split(folder, "train")
+    votes_file.write_text("".join(lines))
+    (folder / "copy.csv").write_text(faces.read_text())
+    with pytest.raises(DataInvalid, match=r"copy\.csv, fer2013\.csv"):
+        read_split(folder, "train")
+    (folder / "copy.csv").unlink()
+    for picture, label, reason in (
+        (np.zeros(9, int), 0, "9 pixels"),
+        (np.full(2304, 256), 0, "Row 1"),
+        (rows[0][2], 7, "0 to 6"),
+    ):
+        write_published(folder, [("Training", label, picture, votes(neutral=10), True)])
+        with pytest.raises(DataInvalid, match=reason):
+            read_split(folder, "train")
+    with pytest.raises(DataInvalid, match="PublicTest"):
+        write_published(folder, rows[:4])
+        read_split(folder, "valid")
+
+
+def test_what_is_nothing_to_train_on_is_refused_with_what_to_put_there(tmp_path):
+    (tmp_path / "happy").mkdir()
+    (tmp_path / "notes.csv").write_text("a,b\n")
+    for data in (tmp_path, tmp_path / "missing", tmp_path / "notes.csv"):
+        with pytest.raises(DataInvalid, match=r"train_fer2013\.npz.*fer2013new\.csv"):
+            read_split(data, "train")
+    write_split(tmp_path, "train", [votes(neutral=10)])
+    with pytest.raises(DataInvalid, match=r"valid\.npz"):
+        read_split(tmp_path, "valid")
+    with pytest.raises(DataInvalid, match=r"train_fer2013\.npz"):
+        read_split(tmp_path, "train", fer2013=0.1)
+    with pytest.raises(SystemExit, match="There is no"):
+        main(["evaluate", "compact-emotimesh", "--data", str(tmp_path / "missing")])
+
+
+def write_pictures(folder, **shades):
+    """Write a plain picture 60 wide and 40 high by each name, its folder before two underscores."""
+    for name, grey in shades.items():
+        path = folder / (name.replace("__", "/") + ".png")
+        path.parent.mkdir(exist_ok=True, parents=True)
+        cv2.imwrite(str(path), np.full((40, 60), grey, np.uint8))
+
+
+def test_an_album_has_the_labels_that_its_folders_are_called_by(tmp_path, caplog):
+    write_pictures(tmp_path, Happiness__a=10, joy__b=20, AFRAID__c=30, calm__d=40, disgusted__sub__e=50, contempt__f=60)
+    (tmp_path / "joy" / "b.heic").write_bytes(b"")
+    (tmp_path / "joy" / ".DS_Store").write_bytes(b"")
+    seven, five = read_album(tmp_path, SEVEN), read_album(tmp_path, FIVE)
+    shown = {int(seven[row][0, 0, 0]): SEVEN[seven.truth[row]] for row in range(len(seven))}
+    assert shown == {10: "happy", 20: "happy", 30: "fear", 40: "neutral", 50: "disgust"}
+    assert [FIVE[index] for index in five.truth] == [SEVEN_TO_FIVE[SEVEN[index]] for index in seven.truth]
+    assert "contempt: 1" in caplog.text
+    assert "joy, .heic: 1" in caplog.text
+    assert "DS_Store" not in caplog.text
+
+
+def test_an_album_shows_pictures_upright_in_colour_and_no_larger_than_serving_does(tmp_path):
+    (tmp_path / "sad").mkdir()
+    sideways = np.zeros((500, 1000, 3), np.uint8)
+    sideways[:, :500, 2] = 200  # the left half is red (OpenCV has blue first)
+    ok, jpeg = cv2.imencode(".jpg", sideways)
+    assert ok
+    turned = b"\xff\xe1\x00\x22Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
+    (tmp_path / "sad" / "phone.jpg").write_bytes(jpeg[:2].tobytes() + turned + jpeg[2:].tobytes())
+    picture = read_album(tmp_path, FIVE)[0]
+    assert picture.shape == (640, 320, 3)
+    assert abs(picture[100, 160].astype(int) - (200, 0, 0)).max() < 12
+    assert picture[600, 160].max() < 12
+
+
+def test_a_folder_without_known_labels_and_a_file_that_is_no_picture_are_named(tmp_path):
+    write_pictures(tmp_path, contempt__a=1, bored__b=2, bored__c=3)
+    with pytest.raises(DataInvalid, match="bored: 2; contempt: 1"):
+        read_album(tmp_path, FIVE)
+    (tmp_path / "sad").mkdir()
+    (tmp_path / "sad" / "torn.jpg").write_bytes(b"\xff\xd8\xff")
+    with pytest.raises(DataInvalid, match=r"sad/torn\.jpg"):
+        read_album(tmp_path, FIVE)[0]
+
+
+def test_groups_are_read_by_file_and_what_has_none_is_counted(tmp_path, caplog):
+    file = tmp_path / "groups.csv"
+    file.write_text("\ufefffile,group\nsad/a.png,old\nsad\\b.png,young\nsad/a.png,glasses\nsad/z.png,old\n")
+    groups = read_groups(file, ("sad/a.png", "sad/b.png", "sad/c.png"))
+    assert {name: rows.tolist() for name, rows in groups.items()} == {
+        "glasses": [True, False, False],
+        "old": [True, False, False],
+        "young": [False, True, False],
+    }
+    assert "1 of its files are not here; 1 pictures have no group" in caplog.text
+    for text in ("file,age\nsad/a.png,old\n", "file,group\nb.png,old\n"):
+        file.write_text(text)
+        with pytest.raises(DataInvalid, match=r"groups\.csv"):
+            read_groups(file, ("sad/a.png",))
+
+
+def test_an_album_is_measured_as_a_whole_and_by_group(tmp_path, monkeypatch, capsys):
+    """The seams are the face finder, whose faces are made, and the model, which takes every face for happy."""
+    write_pictures(tmp_path, happy__a=1, happy__b=2, happy__c=3, sad__d=4)
+    groups = {"happy/a.png": "old", "happy/b.png": "young", "happy/c.png": "young", "sad/d.png": "old"}
+    (tmp_path / "groups.csv").write_text("file,group\n" + "".join(f"{file},{name}\n" for file, name in groups.items()))
+    faces = made_faces(np.array([1, 1, 1, 4]))
+    faces.found[1] = False
+    monkeypatch.setattr(evaluation, "find_all", lambda *args, **kwargs: faces)
+    happy = np.full(5, 0.05) + 0.75 * (np.arange(5) == FIVE.index("Happy"))
+    monkeypatch.setattr(
+        Predictor, "predict", lambda self, shown, moments: [Verdict(probabilities=happy, moments=None)] * len(shown)
+    )
+    main(["evaluate", "compact-emotimesh", "--data", str(tmp_path), "--groups", str(tmp_path / "groups.csv")])
+    printed = capsys.readouterr().out
+    for line in (
+        "pictures 4, faces found 0.7500",
+        "accuracy 0.5000 (face not found = wrong), 0.6667 (faces found)",
+        "group old: pictures 2, faces found 1.0000, accuracy 0.5000, mean recall 0.5000",
+        "group young: pictures 2, faces found 0.5000, accuracy 0.5000, mean recall 0.5000",
+        "spread of accuracy 0.0000",
+        "expected calibration error 0.1333 (pictures)",
+        "recall Happy 0.667, Sad 0.000",
+    ):
+        assert line in printed
+
+
 # Faces
+
+
+def test_faces_in_pictures_of_any_size_are_found_cropped_or_in_a_room(tmp_path, portrait):
+    room = np.full((600, 640, 3), 90, np.uint8)
+    room[100:500, 120:520] = cv2.resize(portrait, (400, 400), interpolation=cv2.INTER_AREA)
+    pictures = [
+        portrait[60:190, 150:290],
+        cv2.resize(portrait[20:220, 120:320], (48, 48)),
+        room,
+        np.zeros((9, 30, 3), np.uint8),
+    ]
+    faces = find_all(pictures, LANDMARKER, tmp_path, seed=0)
+    assert faces.found.tolist() == [True, True, True, False]
+    assert (faces.blendshapes[:3, SMILE] > 0.3).all()
+    crops = faces.crop.reshape(4, -1)
+    assert min(np.corrcoef(crops[:3])[0]) > 0.8, "the same face, aligned"
+
+
+def test_the_cache_tells_pictures_of_the_same_bytes_apart(tmp_path):
+    for shape in ((1, 8, 2, 3), (1, 4, 4, 3)):
+        find_all(np.zeros(shape, np.uint8), LANDMARKER, tmp_path, seed=0)
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_faces_are_found_once_and_then_kept(tmp_path, portrait, monkeypatch):
