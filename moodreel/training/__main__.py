@@ -80,14 +80,14 @@ def _train(args: argparse.Namespace) -> None:
     course = COURSES[args.model]
     recipe = course.recipe(**{field.name: getattr(args, field.name) for field in fields(course.recipe)})
     log.info("%s", recipe)
-    more = {"muxspace": args.muxspace} if course.talkers else {}
+    more = {"muxspace": args.muxspace_data} if course.talkers else {}
     trained = course.train(args.data, LANDMARKER, args.cache, recipe, workers=args.threads, **more)
     model = course.write(args.out, trained, recipe)
     report = evaluate(model, args.data, LANDMARKER, args.cache)
-    other = evaluate(model, args.muxspace, LANDMARKER, args.cache) if args.muxspace else None
+    other = evaluate(model, args.muxspace_data, LANDMARKER, args.cache) if args.muxspace_data else None
     changed = {f.name: getattr(recipe, f.name) for f in fields(recipe) if getattr(recipe, f.name) != f.default}
     options = "".join(f" --{name.replace('_', '-')} {shlex.quote(str(value))}" for name, value in changed.items())
-    options = (" --muxspace PATH" if args.muxspace else "") + options
+    options = (" --muxspace-data PATH" if args.muxspace_data else "") + options
     command = f"python -m moodreel.training train {args.model} --data PATH --out DIR{options}"
     course.describe(args.out, report, trained, recipe, command, other)
     log.info("%s\nDone in %.1f minutes.", _summary(report), (time.monotonic() - begun) / 60)
@@ -145,7 +145,7 @@ def _parser() -> argparse.ArgumentParser:
         model = models.add_parser(name, parents=[common])
         model.add_argument("--out", type=Path, required=True, help="the model's folder; its name is the model's")
         model.add_argument(
-            "--muxspace",
+            "--muxspace-data",
             type=Path,
             help=f"folder of muxspace's faces.npz: more to {'learn from and ' if course.talkers else ''}measure on",
         )
