@@ -351,9 +351,8 @@ def test_an_album_is_measured_as_a_whole_and_by_group(tmp_path, monkeypatch, cap
     faces.found[1] = False
     monkeypatch.setattr(evaluation, "find_all", lambda *args, **kwargs: faces)
     happy = np.full(5, 0.05) + 0.75 * (np.arange(5) == FIVE.index("Happy"))
-    monkeypatch.setattr(
-        Predictor, "predict", lambda self, shown, moments: [Verdict(probabilities=happy, moments=None)] * len(shown)
-    )
+    verdict = Verdict(probabilities=happy, moments=np.zeros((1, 5)), weights=np.ones(1))
+    monkeypatch.setattr(Predictor, "predict", lambda self, shown, moments: [verdict] * len(shown))
     main(["evaluate", "compact-emotimesh", "--data", str(tmp_path), "--groups", str(tmp_path / "groups.csv")])
     printed = capsys.readouterr().out
     for line in (
