@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from marshmallow import EXCLUDE, RAISE, Schema, ValidationError, fields, post_load, pre_load, validate
 
 from moodreel.call_log import Filters, end_of, start_of
-from moodreel.emotions import FIVE
+from moodreel.emotions import FIVE, SEVEN
 
 FORMATS = ("mp4", "mov", "webm", "mkv", "avi", "3gp", "gif")
 OUTPUTS = ("mp4", "webp", "gif")
@@ -147,6 +147,9 @@ class MomentSchema(Schema):
     time = _Seconds(metadata=_about("Seconds from the start of the clip."))
     emotion = fields.String()
     probabilities = fields.Dict(fields.String(), _Probability())
+    weight = _Probability(
+        metadata=_about("How far this moment decided the answer for its face; over all its moments 1.", example=0.08)
+    )
     face = fields.Nested(FaceSchema)
 
     def get_attribute(self, obj: Any, attr: str, default: Any) -> Any:
@@ -193,7 +196,10 @@ class QualitySchema(Schema):
 class PredictionSchema(Schema):
     """What the face showed, which is not always what somebody felt."""
 
-    emotion = fields.String(validate=validate.OneOf(FIVE), metadata=_about("The likeliest.", example="Happy"))
+    emotion = fields.String(
+        validate=validate.OneOf((*FIVE, *SEVEN)),
+        metadata=_about("The likeliest; in lower case from a model of seven emotions.", example="Happy"),
+    )
     confidence = _Probability(metadata=_about("Calibrated: of answers with 0.8, about 80 % are right.", example=0.92))
     probabilities = fields.Dict(fields.String(), _Probability(), metadata={"example": _EXAMPLE})
     face_coverage = _Probability(metadata=_about("Share of the analysed frames with the face.", example=0.97))

@@ -50,6 +50,8 @@ class Moment:
     time: float
     emotion: str
     probabilities: dict[str, float]
+    weight: float
+    """How far this moment decided what that face showed over the clip: 0 to 1, over all its moments 1."""
     box: tuple[int, int, int, int]
     track: int
 
@@ -342,6 +344,7 @@ def _timeline(
                     time=sighting.time,
                     emotion=labels[int(probabilities.argmax())],
                     probabilities=_by_label(labels, probabilities),
+                    weight=float(verdicts[track].weights[moment]),
                     box=seen[moment][0],
                     track=track,
                 )

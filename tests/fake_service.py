@@ -21,7 +21,9 @@ class FakeAnalyser:
 
     def analyse(self, data: bytes, *, model: str | None = None, fps: float | None = None) -> Any:
         _obey(data, model)
-        moment = SimpleNamespace(time=0.4, emotion="Happy", probabilities=PROBABILITIES, box=(10, 20, 30, 40), track=0)
+        moment = SimpleNamespace(
+            time=0.4, emotion="Happy", probabilities=PROBABILITIES, weight=0.25, box=(10, 20, 30, 40), track=0
+        )
         return SimpleNamespace(
             emotion="Happy",
             confidence=0.92,

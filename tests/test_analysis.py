@@ -68,6 +68,8 @@ def test_of_two_faces_the_larger_over_time_is_answered_and_both_are_in_the_timel
     ]
     analysis = analyser.analyse(media.encode(frames))
     boxes = {moment.track: moment.box for moment in analysis.timeline}
+    for track in boxes:
+        assert sum(moment.weight for moment in analysis.timeline if moment.track == track) == pytest.approx(1, abs=1e-4)
     assert len(boxes) == 2
     assert boxes[analysis.track][2] == max(box[2] for box in boxes.values())
 

@@ -85,6 +85,7 @@ def test_a_timeline_is_added_when_asked_for(server: Server) -> None:
     [moment] = server.call("POST", "/predict?detail=timeline", json=video_body(CLIP)).json()["timeline"]
     assert (moment["time"], moment["emotion"], moment["face"]) == (0.4, "Happy", {"box": [10, 20, 30, 40], "track": 0})
     assert sum(moment["probabilities"].values()) == pytest.approx(1)
+    assert moment["weight"] == 0.25
 
 
 def test_a_thumbnail_is_base64_beside_its_facts(server: Server) -> None:
