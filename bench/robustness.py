@@ -10,6 +10,7 @@ found counts as a wrong answer.
 """
 
 import argparse
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,9 +25,10 @@ from bench.render import Effect, Scene
 from moodreel.analysis import Analyser
 from moodreel.emotions import FIVE, SEVEN
 from moodreel.faces import FaceFinder
-from moodreel.features import Features, describe
 from moodreel.models.predictor import Predictor
 from moodreel.models.store import load
+from moodreel.moments import see
+from moodreel.quality import assess
 from moodreel.training.evaluate import calibration_error
 from moodreel.training.ferplus import read_split
 
@@ -85,11 +87,13 @@ class Sample:
 class Outcome:
     """What a model answered to N pictures in one condition.
 
-    truth: int (N,). found: bool (N,), whether there was a face. probabilities: float32 (M, C), of those with one.
+    truth: int (N,). found: bool (N,), whether there was a face. certain: bool (N,), whether the service would say so;
+    False where no face was found. probabilities: float32 (M, C), of those with one.
     """
 
     truth: np.ndarray
     found: np.ndarray
+    certain: np.ndarray
     probabilities: np.ndarray
 
     @property
@@ -124,6 +128,8 @@ COLUMNS: dict[str, Callable[[Outcome], str]] = {
     "mean recall": lambda outcome: _percent(_recall(outcome)),
     "calibration error": _error,
     "mean confidence": lambda outcome: _percent(_mean(outcome.probabilities.max(axis=1, initial=0))),
+    "certain": lambda outcome: _percent(_mean(outcome.certain)),
+    "of the certain": lambda outcome: _percent(_mean(outcome.right[outcome.certain])),
 }
 """The table's figures, by heading."""
 
@@ -163,17 +169,22 @@ def measure(
 
     truth: int (N,), an index of the predictor's labels for each scene. progress: called after each frame.
     """
-    seen: list[Features | None] = []
-    for frame in frames(scenes, condition):
-        faces = finder.find(frame)
-        seen.append(describe(frame, faces[0]) if faces else None)
+    found = np.zeros(len(scenes), bool)
+    views, sizes = [], []
+    for row, frame in enumerate(frames(scenes, condition)):
+        if faces := finder.find(frame):
+            found[row] = True
+            views.append(see(frame, faces[0]))
+            sizes.append(max(faces[0].box[2] * frame.shape[1], faces[0].box[3] * frame.shape[0]))
         progress()
-    verdicts = predictor.predict([[features] for features in seen if features is not None], moments=False)
-    return Outcome(
-        truth=truth,
-        found=np.array([features is not None for features in seen]),
-        probabilities=np.array([verdict.probabilities for verdict in verdicts]).reshape(-1, len(predictor.info.labels)),
-    )
+    verdicts = predictor.predict([[view.features] for view in views], moments=False)
+    certain = found.copy()
+    certain[found] = [
+        assess([view], [size], face_coverage=1, confidence=float(verdict.probabilities.max())).reason is None
+        for view, size, verdict in zip(views, sizes, verdicts, strict=True)
+    ]
+    probabilities = np.array([verdict.probabilities for verdict in verdicts])
+    return Outcome(truth, found, certain, probabilities.reshape(-1, len(predictor.info.labels)))
 
 
 def table(outcomes: dict[Condition, Outcome]) -> str:
@@ -182,6 +193,15 @@ def table(outcomes: dict[Condition, Outcome]) -> str:
     for condition, outcome in outcomes.items():
         rows.append([condition.name, condition.title, *(column(outcome) for column in COLUMNS.values())])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def into_card(card: str, report: str) -> str:
+    """Put a report into a card as its section on robustness, before how the model was made, or in place of an older."""
+    card = re.sub(r"## Robustness\n.*?(?=^## )", "", card, flags=re.DOTALL | re.MULTILINE)
+    before, made, after = card.partition("## How it was made\n")
+    if not made:
+        raise ValueError("A card has a section 'How it was made', and this one has none.")
+    return f"{before}## Robustness\n{report}\n\n{made}{after}"
 
 
 def sheet(scenes: Sequence[Scene], conditions: Sequence[Condition]) -> np.ndarray:
@@ -204,7 +224,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", help="a name in the store, or a model's folder (default: the store's own default)")
     parser.add_argument("--pictures", type=int, default=300, help="about so many (default %(default)s)")
     parser.add_argument("--conditions", help=f"some of {', '.join(names)}, comma-separated (default: all)")
-    parser.add_argument("--out", type=Path, metavar="FILE.md", help="write the table here too")
+    parser.add_argument("--card", type=Path, metavar="CARD.md", help="put the table into a model's card too")
     parser.add_argument("--sheet", type=Path, metavar="FILE.png", help="write what the renderings look like, no table")
     options = parser.parse_args(arguments)
     wanted = options.conditions.split(",") if options.conditions else names
@@ -230,8 +250,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             bar.set_description(condition.name)
             outcomes[condition] = measure(scenes, pictures.truth, condition, analyser.finder, predictor, bar.update)
     print(report := _report(outcomes, predictor, labels, pictures, options))
-    if options.out:
-        options.out.write_text(report + "\n", encoding="utf-8")
+    if options.card:
+        options.card.write_text(into_card(options.card.read_text(encoding="utf-8"), report), encoding="utf-8")
 
 
 def _report(

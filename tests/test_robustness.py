@@ -185,6 +185,7 @@ def test_a_face_is_read_as_the_service_reads_it_and_one_not_found_is_wrong(scene
     truth = np.array([HAPPY, HAPPY])
     outcome = measure([scene, faceless], truth, CONDITIONS[0], finder, predictor)
     assert outcome.found.tolist() == [True, False]
+    assert outcome.certain.tolist() == [True, False]
     assert outcome.probabilities.shape == (1, len(predictor.info.labels))
     assert not outcome.right[1]
     none = measure([faceless], truth[:1], CONDITIONS[0], finder, predictor)
@@ -193,15 +194,15 @@ def test_a_face_is_read_as_the_service_reads_it_and_one_not_found_is_wrong(scene
 
 def test_the_table_has_a_row_for_each_condition():
     answers = np.eye(5, dtype=np.float32)[[0, 1]]
-    half = Outcome(np.array([0, 0, 1]), np.array([True, True, False]), answers)
-    nobody = Outcome(np.array([0, 1]), np.zeros(2, bool), np.zeros((0, 5), np.float32))
+    half = Outcome(np.array([0, 0, 1]), np.array([True, True, False]), np.array([True, False, False]), answers)
+    nobody = Outcome(np.array([0, 1]), np.zeros(2, bool), np.zeros(2, bool), np.zeros((0, 5), np.float32))
     lines = table({condition: half if i else nobody for i, condition in enumerate(CONDITIONS)}).splitlines()
     assert len(lines) == 2 + len(CONDITIONS)
     assert len({line.count("|") for line in lines}) == 1
     for condition, line in zip(CONDITIONS, lines[2:], strict=True):
         assert line.startswith(f"| {condition.name} | {condition.title} |")
-    assert lines[2].endswith("| 0 % | 0 % | – | 0 % | – | – |")
-    assert lines[3].endswith("| 67 % | 33 % | 50 % | 25 % | 0.50 | 100 % |")
+    assert lines[2].endswith("| 0 % | 0 % | – | 0 % | – | – | 0 % | – |")
+    assert lines[3].endswith("| 67 % | 33 % | 50 % | 25 % | 0.50 | 100 % | 33 % | 100 % |")
 
 
 @pytest.fixture
@@ -222,10 +223,13 @@ def test_a_sample_has_its_rare_classes_and_is_the_same_every_time(data):
 
 def test_the_command_writes_the_table_and_what_it_looks_like(data, tmp_path, capsys):
     common = ["--data", str(data), "--pictures", "2", "--conditions", "none,size"]
-    robustness.main([*common, "--out", str(tmp_path / "table.md")])
-    written = (tmp_path / "table.md").read_text()
-    assert written == capsys.readouterr().out
+    card = tmp_path / "CARD.md"
+    card.write_text("# a model\n\n## Figures\nfew\n\n## Robustness\nan old one\n\n## How it was made\nso\n")
+    robustness.main([*common, "--card", str(card)])
+    written = capsys.readouterr().out
     assert "| size | face 24 px of 480 × 640 | 0 % |" in written
+    before, after = "# a model\n\n## Figures\nfew\n\n## Robustness\n", "\n## How it was made\nso\n"
+    assert card.read_text() == before + written + after
     assert f"{len(sample(data, FIVE, 2).truth)} pictures" in written
     robustness.main([*common, "--sheet", str(tmp_path / "sheet.png")])
     height, width = cv2.imread(str(tmp_path / "sheet.png")).shape[:2]
