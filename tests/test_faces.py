@@ -135,6 +135,21 @@ def test_threads_at_once_get_the_answers_of_their_own_pictures(finder, astronaut
         np.testing.assert_array_equal(found, expected)
 
 
+def test_a_face_across_the_room_is_found_by_looking_closer_and_where_it_is(finder, astronaut):
+    room = np.full((360, 640, 3), astronaut.mean(axis=(0, 1)).astype(np.uint8))
+    near = cv2.resize(astronaut, None, fx=0.4, fy=0.4, interpolation=cv2.INTER_AREA)
+    room[100:220, 250:390] = near
+    assert not finder.find(room)
+    closer = FaceFinder(MODEL, closer=True)
+    (face,) = closer.find(room)
+    closer.close()
+    (alone,) = finder.find(near)
+    moved = alone.landmarks[:, :2] * (140, 120) + (250, 100)
+    assert np.abs(face.landmarks[:, :2] * (640, 360) - moved).mean() < 2
+    depth = np.ptp(alone.landmarks[:, 2]) * 140
+    assert np.ptp(face.landmarks[:, 2]) * 640 == pytest.approx(depth, rel=0.15)
+
+
 def test_a_closed_finder_finds_no_more(astronaut):
     finder = FaceFinder(MODEL)
     finder.close()
