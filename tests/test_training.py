@@ -591,11 +591,11 @@ def test_a_face_expression_and_a_joint_model_learn_a_made_set_and_serve(tmp_path
     for module in (training, evaluation, appearance_training, joint_training):
         monkeypatch.setattr(module, "find_all", lambda *args, **kwargs: faces)
     for module in (appearance_training, joint_training):
-        monkeypatch.setattr(module, "disturb", lambda crop, rng: crop)
+        monkeypatch.setattr(module, "disturb", lambda crop, rng, clean=1: crop)
     monkeypatch.setattr(evaluation, "SEQUENCES", 30)
     places = (tmp_path, LANDMARKER, tmp_path)
 
-    recipe = AppearanceRecipe(steps=40, faces=32, tau=0, mix=0, average=0.8, smoothing=0)
+    recipe = AppearanceRecipe(steps=40, polish_steps=5, faces=32, tau=0, mix=0, average=0.8, smoothing=0)
     looks = train_appearance(*places, recipe)
     model = write_appearance(tmp_path / "store" / "looks", looks, recipe)
     report = evaluate(model, *places)

@@ -4,7 +4,8 @@
 2. Train a head for the votes of FER+, one for FER2013's label of the same pictures, and one for muxspace's label, on
    crops that are disturbed anew each time. The weights are averaged over the last steps, and the averaged network says
    what FER+'s and FER2013's labellers would have said of muxspace's faces (a mean teacher).
-3. Fit the temperatures on pictures held out from training.
+3. Polish it for a short while on crops of which most are hardly disturbed, as most faces in good clips are.
+4. Fit the temperatures on pictures held out from training.
 """
 
 import logging
@@ -42,11 +43,13 @@ class AppearanceRecipe:
     held_out: share of FER+'s training pictures that only the temperatures are fitted on.
     faces, others: crops of FER+ and of muxspace in a batch.
     rarity: pictures come (1 / their label's number) ** rarity times as often.
-    mix: share of the batches in which crops are blended by pairs (mixup, Zhang et al. 2018).
+    mix: share of the batches in which crops are blended by pairs (mixup, Zhang et al. 2018); none while polishing.
     smoothing: share of every target that is spread over all labels.
     taught: weight of what the averaged network says of muxspace's faces; it teaches after a fifth of the steps.
     average: how much of the averaged weights stays at each step.
     rate: rises over the first 500 steps, falls to zero over the last `cooling` of them.
+    steps, clean: how long to train, and the share of crops that are no more than misaligned.
+    polish_steps, polish_rate, polish_clean: the same while polishing.
     """
 
     seed: int = 0
@@ -56,7 +59,11 @@ class AppearanceRecipe:
     tau: float = 0.3
     held_out: float = 0.08
     dropout: float = 0.3
-    steps: int = 9000
+    steps: int = 6800
+    clean: float = 0.3
+    polish_steps: int = 1200
+    polish_rate: float = 8e-4
+    polish_clean: float = 0.75
     faces: int = 176
     others: int = 64
     rarity: float = 0.4
@@ -88,6 +95,19 @@ class Lessons:
 
     def __len__(self) -> int:
         return len(self.crops)
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of training; see `AppearanceRecipe`. taught_after: steps without a teacher."""
+
+    name: str
+    steps: int
+    rate: float
+    cooling: float
+    clean: float
+    mix: float
+    taught_after: int
 
 
 def train_appearance(
@@ -128,7 +148,12 @@ def train_appearance(
             net.prior[heads] = torch.einsum("n,nhc->hc", torch.from_numpy(lessons.weights), lessons.targets)[heads]
     parameters = sum(p.numel() for p in net.parameters())
     log.info("%d crops of FER+, %d of muxspace, %d parameters.", len(faces), len(others or ()), parameters)
-    net = _learn(net, faces, others, recipe)
+    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    hard = Phase("training", recipe.steps, recipe.rate, recipe.cooling, recipe.clean, recipe.mix, recipe.steps // 5)
+    _learn(net, faces, others, hard, recipe)
+    if recipe.polish_steps:
+        soft = Phase("polishing", recipe.polish_steps, recipe.polish_rate, 0.9, recipe.polish_clean, 0.0, 0)
+        _learn(net, faces, others, soft, recipe)
 
     temperature = calibrate(
         net, crops[kept], torch.from_numpy(targets[kept, :MUXSPACE]), torch.from_numpy(votes.truth[kept])
@@ -153,33 +178,34 @@ def _lessons(crops: np.ndarray, targets: np.ndarray, head: int, recipe: Appearan
 
 
 def _learn(
-    net: FaceExpressionNet, faces: Lessons, others: Lessons | None, recipe: AppearanceRecipe
-) -> FaceExpressionNet:
-    net.train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    net: FaceExpressionNet, faces: Lessons, others: Lessons | None, phase: Phase, recipe: AppearanceRecipe
+) -> None:
+    """Train, and leave the averaged weights in the network, in eval mode."""
+    net.train()
     averaged = AveragedModel(net, avg_fn=_average(recipe.average), use_buffers=True).eval()
     # One-dimensional parameters (biases, batch normalisation) are not drawn towards zero.
     grouped: list[dict[str, Any]] = [
         {"params": [p for p in net.parameters() if p.ndim > 1]},
         {"params": [p for p in net.parameters() if p.ndim == 1], "weight_decay": 0.0},
     ]
-    optimiser = torch.optim.AdamW(grouped, lr=recipe.rate, weight_decay=recipe.decay)
-    cooling = max(1, round(recipe.steps * recipe.cooling))
+    optimiser = torch.optim.AdamW(grouped, lr=phase.rate, weight_decay=recipe.decay)
+    cooling = max(1, round(phase.steps * phase.cooling))
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimiser, lambda step: min(1, (step + 1) / min(500, recipe.steps), (recipe.steps - step) / cooling)
+        optimiser, lambda step: min(1, (step + 1) / min(500, phase.steps), (phase.steps - step) / cooling)
     )
     rng = np.random.default_rng(recipe.seed + 1)
     running = 0.0
-    for step, batch in enumerate(_batches(faces, others, recipe), start=1):
+    for step, batch in enumerate(_batches(faces, others, phase, recipe), start=1):
         disturbed, clean, targets = batch
         targets = targets.clone()
         heard = (targets.sum(dim=2) > 0).float()
-        if others and step > recipe.steps / 5:
+        if others and step > phase.taught_after:
             with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
                 taught = averaged(clean[-recipe.others :])[:, :MUXSPACE].float().softmax(dim=2)
             targets[-recipe.others :, :MUXSPACE] = taught
             heard[-recipe.others :, :MUXSPACE] = recipe.taught
         shown = disturbed.float()
-        if rng.random() < recipe.mix:
+        if rng.random() < phase.mix:
             share = float(rng.beta(0.4, 0.4))
             # Pairs of one source, so that both have the same heads' labels.
             partner = torch.from_numpy(
@@ -203,10 +229,10 @@ def _learn(
         averaged.update_parameters(net)
         running += loss.item()
         if step % 100 == 0:
-            log.info("appearance: step %d of %d, loss %.4f", step, recipe.steps, running / 100)
+            log.info("%s: step %d of %d, loss %.4f", phase.name, step, phase.steps, running / 100)
             running = 0.0
     net.load_state_dict(averaged.module.state_dict())
-    return net.eval()
+    net.eval()
 
 
 def _average(kept: float) -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor | int], torch.Tensor]:
@@ -221,7 +247,7 @@ def _average(kept: float) -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor 
 
 
 def _batches(
-    faces: Lessons, others: Lessons | None, recipe: AppearanceRecipe
+    faces: Lessons, others: Lessons | None, phase: Phase, recipe: AppearanceRecipe
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
     """Disturbed crops uint8 (B, 48, 48), the same as they are, and their targets; FER+'s first. The next batch is made
     while one is learnt."""
@@ -235,13 +261,13 @@ def _batches(
                 crops.append(lessons.crops[rows])
                 targets.append(lessons.targets[torch.from_numpy(rows)])
         clean = np.concatenate(crops)
-        disturbed = np.stack([disturb(crop, rng) for crop in clean])
+        disturbed = np.stack([disturb(crop, rng, clean=phase.clean) for crop in clean])
         return torch.from_numpy(disturbed), torch.from_numpy(clean), torch.cat(targets)
 
     with ThreadPoolExecutor(1) as pool:
         following = pool.submit(make)
-        for step in range(recipe.steps):
+        for step in range(phase.steps):
             ready = following.result()
-            if step + 1 < recipe.steps:
+            if step + 1 < phase.steps:
                 following = pool.submit(make)
             yield ready
