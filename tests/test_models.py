@@ -22,7 +22,7 @@ from moodreel.models import download, predictor, store
 from moodreel.models.card import original_card, read_card
 from moodreel.models.compact_emotimesh import CompactEmotiMeshNet
 from moodreel.models.emotimesh import EmotiMeshNet
-from moodreel.models.face_expression import FaceExpressionNet, standardise
+from moodreel.models.face_expression import FEW, FaceExpressionNet, standardise
 from moodreel.models.joint import JointNet
 from moodreel.models.predictor import Predictor, resolve_device
 from moodreel.models.store import ModelStore, load
@@ -245,6 +245,15 @@ def test_light_and_contrast_of_a_picture_as_a_whole_change_nothing():
 def test_a_plain_crop_gives_numbers_all_the_same(appearance):
     plain = dataclasses.replace(someone()[0], crop=np.full((48, 48), 7, np.uint8))
     assert np.isfinite(appearance.predict([[plain]])[0].probabilities).all()
+
+
+def test_few_faces_are_read_mirrored_too_and_many_are_not(appearance):
+    face = someone()[0]
+    other = dataclasses.replace(face, crop=face.crop[:, ::-1].copy())
+    few, mirrored = appearance.predict([[face], [other]])
+    np.testing.assert_allclose(few.probabilities, mirrored.probabilities, atol=1e-5)
+    many, mirrored = appearance.predict([[face] * (FEW + 1), [other] * (FEW + 1)])
+    assert np.abs(many.probabilities - mirrored.probabilities).max() > 1e-5
 
 
 def test_the_mixture_of_the_two_conventions_follows_its_share():

@@ -7,9 +7,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from moodreel.features import CROP, Features
+from moodreel.features import CROP
 from moodreel.models.architecture import Answer, Architecture, Track
 
+FEW = 16
+"""Moments of a track up to which its faces are seen mirrored too: nearly a point more of accuracy for one picture, at
+twice the time; many moments make up for it themselves."""
 _BATCH = 256
 """Crops at a time: one costs 0.2 MB of activations."""
 
@@ -66,14 +69,24 @@ class FaceExpressionNet(Architecture):
         mixture = (cooled.softmax(dim=-1) * shares).sum(dim=-2).clamp_min(1e-6)
         return mixture.log() - self.tau * (self.prior * shares).sum(dim=0).clamp_min(1e-6).log()
 
-    def look(self, faces: Sequence[Features]) -> torch.Tensor:
-        """Logits (N, H, C) of faces. Their mirror images are not asked: half a point more accuracy, twice the time."""
-        crops = torch.from_numpy(np.stack([face.crop for face in faces])).to(self.heads.weight.device)
+    def look(self, tracks: Sequence[Track]) -> torch.Tensor:
+        """Logits (N, H, C) of the N faces in tracks, one track after the other; of short ones the mean of what the
+        faces and their mirror images give."""
+        faces = [[face.crop for face in track if face is not None] for track in tracks]
+        crops = torch.from_numpy(np.stack([crop for track in faces for crop in track])).to(self.heads.weight.device)
+        few = torch.tensor([len(track) <= FEW for track in faces for _ in track])
+        logits = self.read(crops)
+        if few.any():
+            logits[few] = (logits[few] + self.read(crops[few].flip(-1))) / 2
+        return logits
+
+    def read(self, crops: torch.Tensor) -> torch.Tensor:
+        """Logits (N, H, C) of any number of crops (N, 48, 48), in batches."""
         return torch.cat([self(batch) for batch in crops.split(_BATCH)])
 
     def answer(self, tracks: Sequence[Track], *, moments: bool) -> list[Answer]:
         """Answer with the mean over the moments of a track: seven labels are for pictures and for the timeline."""
-        logits = self.mix(self.look([face for track in tracks for face in track if face is not None]))
+        logits = self.mix(self.look(tracks))
         answers = []
         for track in tracks:
             seen = torch.tensor([face is not None for face in track], device=logits.device)

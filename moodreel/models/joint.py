@@ -113,7 +113,7 @@ class JointNet(Architecture):
         seen = pad_sequence(present, batch_first=True).to(device)
         flat = [features for track in tracks for features in track if features is not None]
         appearance = torch.zeros(*seen.shape, self.looks, device=device)
-        appearance[seen] = self.appearance.look(flat).flatten(1)
+        appearance[seen] = self.appearance.look(tracks).flatten(1)
         faces = torch.zeros(*seen.shape, len(self.landmarks.mean), device=device)
         faces[seen] = torch.from_numpy(np.stack([read(features) for features in flat])).to(device)
         opinions = self.opinions(appearance, faces)

@@ -104,8 +104,10 @@ def train_joint(
 
     judged = held_out & (split.truth >= 0) & faces.found
     truth = torch.from_numpy(split.truth[judged])
+    # As one picture is read when it serves: mirrored too.
+    still = (appearance[judged] + look(net, shown[judged][..., ::-1].copy())) / 2
     with torch.no_grad():
-        opinions = net.opinions(torch.from_numpy(appearance[judged]), torch.from_numpy(flat(only(faces, judged))))
+        opinions = net.opinions(torch.from_numpy(still), torch.from_numpy(flat(only(faces, judged))))
     prior = recipe.tau * F.one_hot(truth, len(FIVE)).float().mean(dim=0).clamp_min(1e-6).log()
     _fit_trust(net, opinions, truth, prior)
 
@@ -154,7 +156,7 @@ def assemble(appearance: Predictor, landmarks: Predictor, *, hidden: int) -> tup
 def look(net: JointNet, crops: np.ndarray) -> np.ndarray:
     """What the appearance network says of crops (N, 48, 48): float32 (N, `net.looks`)."""
     with torch.inference_mode():
-        return torch.cat([net.appearance(batch).flatten(1) for batch in torch.from_numpy(crops).split(256)]).numpy()
+        return net.appearance.read(torch.from_numpy(crops)).flatten(1).numpy()
 
 
 def join(net: JointNet, clips: Sequences) -> tuple[torch.Tensor, torch.Tensor]:
