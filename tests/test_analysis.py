@@ -211,4 +211,4 @@ def test_a_bad_checkpoint_stops_the_start_unless_told_to_stay_with_the_default(t
     path.write_bytes(b"<html>quota exceeded</html>")
     with pytest.raises(ModelInvalid):
         Analyser.load(STORE, model_path=path)
-    assert Analyser.load(STORE, model_path=path, model_fallback=True).store.default == "compact-emotimesh"
+    assert Analyser.load(STORE, model_path=path, model_fallback=True).store.default == "moodreel-five"

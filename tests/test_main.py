@@ -39,7 +39,7 @@ def test_json_has_a_line_a_clip_and_says_what_was_refused(smile, tmp_path, capsy
     nonsense.write_bytes(b"nonsense")
     assert main(["--json", str(smile), str(nonsense), str(missing)]) == 1
     first, second, third = map(json.loads, capsys.readouterr().out.splitlines())
-    assert (first["emotion"], first["model"]["name"]) == ("Happy", "compact-emotimesh")
+    assert (first["emotion"], first["model"]["name"]) == ("Happy", "moodreel-five")
     assert len(first["timeline"]) == first["frames_analysed"] > 0
     assert (first["certain"], first["quality"]["reason"]) == (True, None)
     assert "not a video" in second["error"]

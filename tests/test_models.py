@@ -457,7 +457,7 @@ def test_the_shipped_default_fits_its_card_and_says_how_it_was_measured(shipped)
 
 def test_every_shipped_model_fits_its_card_and_all_of_them_fit_a_small_machine():
     models = ModelStore(STORE)
-    assert {"compact-emotimesh"} <= set(models.names())
+    assert {"compact-emotimesh", "face-expression", "moodreel-five"} <= set(models.names())
     for name in models.names():
         info = models.get(name).info
         assert info.sha256 == info.card.sha256
@@ -465,7 +465,7 @@ def test_every_shipped_model_fits_its_card_and_all_of_them_fit_a_small_machine()
     assert sum(path.stat().st_size for path in STORE.glob("*/weights.safetensors")) < 25e6
 
 
-@pytest.mark.parametrize("name", ["compact-emotimesh"])
+@pytest.mark.parametrize("name", ["compact-emotimesh", "face-expression", "moodreel-five"])
 def test_every_shipped_model_takes_a_smile_for_happy_in_one_moment_and_in_many(name, portrait):
     shipped = ModelStore(STORE).get(name)
     picture = np.ascontiguousarray(portrait[:300])

@@ -34,7 +34,7 @@ class ModelStore:
     device: a torch device, as `resolve_device` gives it.
     """
 
-    def __init__(self, root: Path, *, default: str = "compact-emotimesh", device: str = "cpu") -> None:
+    def __init__(self, root: Path, *, default: str = "moodreel-five", device: str = "cpu") -> None:
         self.default = default
         self._root = root
         self._device = device

@@ -56,7 +56,7 @@ class AppearanceRecipe:
     ferplus: float = 0.8
     fer2013: float = 0.2
     muxspace: float = 0.0
-    tau: float = 0.3
+    tau: float = 0.15
     held_out: float = 0.08
     dropout: float = 0.3
     steps: int = 6800

@@ -139,7 +139,8 @@ MEANINGS = {
     Kind.STILL: "one moment",
     Kind.STEADY: "the same face throughout",
     Kind.BURST: "calm but for an expression in 12 to 70 % of the clip, half of them talking before and after",
-    Kind.TALK: "a calm face that talks, half of them with a lapse of at most 6 %; right is Neutral",
+    Kind.TALK: "a calm face that talks, half of them with a lapse of at most 6 %, and, where the model reads the "
+    "appearance, half with the mouth held open at times; right is Neutral",
     Kind.EXPRESSIVE_TALK: "an expression that stays while the mouth talks",
     Kind.ONSET: "calm, then an expression that is at its height when the clip ends",
 }

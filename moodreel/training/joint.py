@@ -49,7 +49,7 @@ class JointRecipe:
     held_out: float = 0.08
     hidden: int = 48
     longest: int = 96
-    time_steps: int = 800
+    time_steps: int = 500
     time_batch: int = 96
     time_rate: float = 3e-3
     calibration_clips: int = 2000
@@ -67,9 +67,9 @@ class TrainedJoint:
 SHARES = {
     Kind.STILL: 0.05,
     Kind.STEADY: 0.15,
-    Kind.ONSET: 0.2,
-    Kind.BURST: 0.2,
-    Kind.TALK: 0.25,
+    Kind.ONSET: 0.17,
+    Kind.BURST: 0.18,
+    Kind.TALK: 0.3,
     Kind.EXPRESSIVE_TALK: 0.15,
 }
 """How much of each kind of sequence to train on. A still speaks for itself; clips that go from calm to an expression,

@@ -29,7 +29,7 @@ class Kind(IntEnum):
     STILL = 0  # one moment
     STEADY = 1  # the same face throughout
     BURST = 2  # calm, then an expression for a part of the clip
-    TALK = 3  # a calm face that talks, or shows another face for a moment too short to count: Neutral
+    TALK = 3  # a calm face that talks, gapes, or shows another face for a moment too short to count: Neutral
     EXPRESSIVE_TALK = 4  # an expression that stays while the mouth talks
     ONSET = 5  # calm, then an expression that is at its height when the clip ends
 
@@ -57,6 +57,7 @@ VISEMES = tuple(
     )
 )
 MOUTH = _indices("mouth", "jaw")
+JAW_OPEN = BLENDSHAPES.index("jawOpen")
 BLINK = _indices("eyeBlink")
 BROWS_UP = _indices("browInnerUp", "browOuterUp")
 GAZES = (_indices("eyeLookDown"), _indices("eyeLookUp"), _indices("eyeLookInLeft", "eyeLookOutRight"))
@@ -147,6 +148,8 @@ class Studio:
         self._calm = np.flatnonzero(calm > 0.7)
         clear = (calm < 0.35) & (self._targets.max(axis=1) > 0.5)
         emotion = self._targets.argmax(axis=1)
+        jaw = self._faces.blendshapes[:, JAW_OPEN]
+        self._gaping = np.flatnonzero((emotion == FIVE.index("Shock")) & (jaw > 0.25))[: None if speech else 0]
         self._expressive = [np.flatnonzero(clear & (emotion == e)) for e in np.unique(emotion[clear])]
 
     def make(self, count: int, rng: np.random.Generator, *, kind: Kind | None = None) -> Sequences:
@@ -183,6 +186,9 @@ class Studio:
                 talk, heard = ((1 - strength)[:, None] * said for said in _talk(self._speech, moments, rng))
         if kind in (Kind.TALK, Kind.EXPRESSIVE_TALK):
             talk, heard = _talk(self._speech, moments, rng)
+        if kind is Kind.TALK and len(self._gaping) and rng.random() < 0.5:
+            gape, seen = self._gape(row, moments, rng)
+            talk, heard = talk + gape, heard + seen
         blendshapes = _between(self._faces.blendshapes[calm], own, strength) + talk
         appearance = _between(self._appearance[calm], self._appearance[row], strength) + heard
         if appearance.size and moments > 1:
@@ -212,6 +218,18 @@ class Studio:
             # Every emotion as often: what follows calm should not be a smile just because smiles are common.
             return int(rng.choice(self._expressive[rng.integers(len(self._expressive))]))
         return int(rng.integers(len(self._targets)))
+
+    def _gape(self, row: int, moments: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """What to add to blendshapes (T, 52) and appearance (T, A) of a still while the mouth is held open now and
+        then, in thought or at a vowel: mouth and appearance are those of somebody surprised, eyes and brows are not."""
+        strength = np.zeros((moments, 1))
+        for _ in range(rng.integers(1, 5)):
+            start = rng.integers(moments)
+            strength[start : start + 1 + int(rng.exponential(3))] = rng.uniform(0.4, 1)
+        other = rng.choice(self._gaping)
+        mouth = np.zeros(len(BLENDSHAPES), np.float32)
+        mouth[MOUTH] = (self._faces.blendshapes[other] - self._faces.blendshapes[row])[MOUTH]
+        return strength * mouth, strength * (self._appearance[other] - self._appearance[row])
 
     def _turn(self, row: int, moments: int, rng: np.random.Generator) -> np.ndarray:
         """What is left in the normalised landmarks when the head turns a few degrees, (T, 1434)."""
