@@ -4,6 +4,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from moodreel.emotions import FIVE, SEVEN
+from moodreel.models.face_expression import FEW
 from moodreel.models.predictor import Predictor
 from moodreel.models.store import WEIGHTS
 from moodreel.training.appearance import AppearanceRecipe, TrainedAppearance
@@ -23,7 +24,9 @@ from moodreel.training.joint import JointRecipe, TrainedJoint
 CROPS = "a grey crop of 48 pixels a side, eyes level and 20 pixels apart (moodreel.features.align)"
 NOT_MEASURED = """\
 - Skin tone, age, glasses and beards were not measured, since no labels of them were at hand. Measure on people like
-  yours with `evaluate` before relying on it.
+  yours, `python -m moodreel.training evaluate NAME --data FOLDER --groups groups.csv`, before relying on it: FACES and
+  RAF-DB have ages, RADIATE, the Chicago Face Database and RAF-DB race; for skin tone and glasses group pictures
+  yourself. The README says more.
 - Confidence is calibrated on web pictures like those it was trained on, less so on other faces: compare the two
   columns above."""
 
@@ -76,20 +79,23 @@ what the face showed, not what somebody felt; it makes no diagnosis and identifi
 The first trained it (`train.log` beside this card is its log), the second gives the figures; for muxspace PATH is its
 folder.
 
-## Figures
-{_figures(report, other)}
-
-In five classes, disgust counting as Anger and fear as Shock:
-
-{_figures(report.five, other and other.five)}
-
-Seven classes, FER+:
+## Whom it gets right
+FER+ `valid.npz`, pictures of which one label has more than half of the votes, in seven classes:
 
 {recall_and_confusion(report)}
 
-Five classes, FER+:
+In five, disgust counting as Anger and fear as Shock:
 
 {recall_and_confusion(report.five)}
+
+## Figures
+Seven classes:
+
+{_figures(report, other)}
+
+Five:
+
+{_figures(report.five, other and other.five)}
 
 ## How it was made
 - {DATA};
@@ -107,7 +113,9 @@ Five classes, FER+:
 - Crops were mirrored, misaligned, narrowed, lit otherwise from hardly to burnt out, shrunk to 14 to 40 pixels, blurred,
   compressed, made noisy, and covered over eyes or mouth; in {recipe.mix:.0%} of the batches they were blended by pairs
   (mixup). Label smoothing {recipe.smoothing:g}; weights averaged over the last steps; {recipe.steps} steps of
-  {recipe.faces} pictures of FER+ and {recipe.others} of muxspace.
+  {recipe.faces} pictures of FER+ and {recipe.others} of muxspace, then {recipe.polish_steps} in which most crops were
+  only misaligned.
+- Up to {FEW} faces are read mirrored too.
 - Temperatures ({temperatures} of the heads, {card["temperature"]:.3f} of the answer) were fitted on
   {recipe.held_out:.0%} of the training pictures, held out from all else.
 
@@ -169,12 +177,13 @@ felt; it makes no diagnosis and identifies nobody.
 The first trained it (`train.log` beside this card is its log), the second gives the figures; for muxspace PATH is its
 folder.
 
-## Figures
-{_figures(report, other)}
-
-FER+:
+## Whom it gets right
+FER+ `valid.npz`, pictures of which one label has more than half of the votes:
 
 {recall_and_confusion(report)}
+
+## Figures
+{_figures(report, other)}
 
 Pseudo-sequences made from FER+ `valid.npz`: share right, beside what the mean of the moments would give.
 
@@ -189,7 +198,10 @@ Pseudo-sequences made from FER+ `valid.npz`: share right, beside what the mean o
 - The GRU ({recipe.hidden} each way, {recipe.time_steps} steps) was trained on pseudo-sequences: landmarks follow a
   linear model from calm to expression, in speech, blinks and turns; what the appearance network says goes from the calm
   still to the expressive one. A mouth that speaks is that of a calm person of muxspace, caught speaking, and leads the
-  appearance as far astray as that person's did. Appearance was asked about disturbed crops.
+  appearance as far astray as that person's did; a calm mouth held open leads it as far as a surprised face does.
+  Appearance was asked about disturbed crops.
+- Why this one answers by default, and not the network of a picture alone, which is as right on stills: over clips that
+  go from calm to an expression the mean of the moments misses every third (table above), and this one knows speech.
 - FER2013's own label makes up {recipe.fer2013:.0%} of each target; logit adjustment with τ = {recipe.tau:g}.
 - The temperature ({card["temperature"]:.3f}; that of more than one moment is {trained.net.temperature:.3f} times as
   high) was fitted on pictures held out, and on sequences made from them.
@@ -197,6 +209,7 @@ Pseudo-sequences made from FER+ `valid.npz`: share right, beside what the mean o
 ## Weak at
 - Mild sadness and mild anger: taken for Neutral, and Neutral for Sad.
 - Real sequences: it saw none in training.
+- Surprise that shows in the mouth alone: taken for speech, as it was taught.
 {NOT_MEASURED}
 
 Licence: {LICENCE}.
