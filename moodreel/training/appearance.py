@@ -13,14 +13,14 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel
 
-from moodreel.emotions import SEVEN
+from moodreel.emotions import FIVE, SEVEN, SEVEN_TO_FIVE
 from moodreel.models.face_expression import FaceExpressionNet
 from moodreel.training.augment import disturb
 from moodreel.training.faces import find_all
@@ -76,12 +76,24 @@ class AppearanceRecipe:
     average: float = 0.999
 
 
+@dataclass(frozen=True)
+class Point:
+    """What the averaged network got right at a step, of pictures held out, one look at each: accuracy and mean recall
+    in seven classes and in five."""
+
+    phase: str
+    step: int
+    seven: tuple[float, float]
+    five: tuple[float, float]
+
+
 @dataclass(frozen=True, eq=False)
 class TrainedAppearance:
-    """A network in eval mode, and the temperature of its answer."""
+    """A network in eval mode, the temperature of its answer, and how it got there."""
 
     net: FaceExpressionNet
     temperature: float
+    curve: tuple[Point, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,15 +162,16 @@ def train_appearance(
     log.info("%d crops of FER+, %d of muxspace, %d parameters.", len(faces), len(others or ()), parameters)
     net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     hard = Phase("training", recipe.steps, recipe.rate, recipe.cooling, recipe.clean, recipe.mix, recipe.steps // 5)
-    _learn(net, faces, others, hard, recipe)
-    if recipe.polish_steps:
-        soft = Phase("polishing", recipe.polish_steps, recipe.polish_rate, 0.9, recipe.polish_clean, 0.0, 0)
-        _learn(net, faces, others, soft, recipe)
+    soft = Phase("polishing", recipe.polish_steps, recipe.polish_rate, 0.9, recipe.polish_clean, 0.0, 0)
+    curve: list[Point] = []
+    for phase in (hard, soft):
+        for step, averaged in _learn(net, faces, others, phase, recipe):
+            curve.append(_point(averaged, phase, step, crops[kept], votes.truth[kept]))
 
     temperature = calibrate(
         net, crops[kept], torch.from_numpy(targets[kept, :MUXSPACE]), torch.from_numpy(votes.truth[kept])
     )
-    return TrainedAppearance(net=net, temperature=temperature)
+    return TrainedAppearance(net=net, temperature=temperature, curve=tuple(curve))
 
 
 def calibrate(net: FaceExpressionNet, crops: np.ndarray, targets: torch.Tensor, truth: torch.Tensor) -> float:
@@ -178,10 +191,29 @@ def _lessons(crops: np.ndarray, targets: np.ndarray, head: int, recipe: Appearan
     return Lessons(crops, torch.from_numpy(targets), (weights / weights.sum()).astype(np.float32))
 
 
+def _point(net: FaceExpressionNet, phase: Phase, step: int, crops: np.ndarray, truth: np.ndarray) -> Point:
+    judged = truth >= 0
+    with torch.inference_mode():
+        answers = net.mix(net.read(torch.from_numpy(crops[judged]))).softmax(dim=1).numpy()
+    merge = np.array([[SEVEN_TO_FIVE[label] == five for five in FIVE] for label in SEVEN])
+    shares = []
+    for answered, meant in (
+        (answers.argmax(axis=1), truth[judged]),
+        ((answers @ merge).argmax(axis=1), merge.argmax(axis=1)[truth[judged]]),
+    ):
+        right = answered == meant
+        shares.append(
+            (float(right.mean()), float(np.mean([right[meant == label].mean() for label in np.unique(meant)])))
+        )
+    log.info("%s: step %d, held out: seven %.4f, %.4f, five %.4f, %.4f", phase.name, step, *shares[0], *shares[1])
+    return Point(phase.name, step, *shares)
+
+
 def _learn(
     net: FaceExpressionNet, faces: Lessons, others: Lessons | None, phase: Phase, recipe: AppearanceRecipe
-) -> None:
-    """Train, and leave the averaged weights in the network, in eval mode."""
+) -> Iterator[tuple[int, FaceExpressionNet]]:
+    """Train, and leave the averaged weights in the network, in eval mode. Yields the averaged network now and then, and
+    at last."""
     net.train()
     averaged = AveragedModel(net, avg_fn=_average(recipe.average), use_buffers=True).eval()
     # One-dimensional parameters (biases, batch normalisation) are not drawn towards zero.
@@ -232,6 +264,8 @@ def _learn(
         if step % 100 == 0:
             log.info("%s: step %d of %d, loss %.4f", phase.name, step, phase.steps, running / 100)
             running = 0.0
+        if step % 500 == 0 or step == phase.steps:
+            yield step, cast(FaceExpressionNet, averaged.module)
     net.load_state_dict(averaged.module.state_dict())
     net.eval()
 

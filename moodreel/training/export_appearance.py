@@ -97,6 +97,10 @@ Five:
 
 {_figures(report.five, other and other.five)}
 
+While it learnt, pictures held out, one look at each:
+
+{_curve(trained)}
+
 ## How it was made
 - {DATA};
   and muxspace, four fifths of its people (one labeller a picture, noisy; the others are only measured on).
@@ -216,6 +220,17 @@ Licence: {LICENCE}.
 """,
         encoding="utf-8",
     )
+
+
+def _curve(trained: TrainedAppearance) -> str:
+    lines = [
+        f"| {point.phase} | {point.step} | "
+        + " | ".join(f"{share:.3f}" for share in (*point.five, *point.seven))
+        + " |"
+        for point in trained.curve
+    ]
+    head = "| phase | step | accuracy, five classes | mean recall, five | accuracy, seven | mean recall, seven |"
+    return "\n".join([head, "| --- |" + " --- |" * 5, *lines])
 
 
 def _figures(report: Report, other: Report | None) -> str:
