@@ -27,7 +27,7 @@ ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 PORT=5000
 USER moodreel
 # MediaPipe imports matplotlib, which lists the system's fonts once: here, and not at the first start.
 RUN python -c "import mediapipe"
-VOLUME ["/app/logs", "/app/model_store"]
+VOLUME ["/app/logs", "/app/model_store/downloaded"]
 EXPOSE 5000
 HEALTHCHECK --interval=30s --timeout=5s --start-period=20s \
   CMD ["python", "-c", "import os, urllib.request as r; r.urlopen(f'http://127.0.0.1:{os.environ[\"PORT\"]}/health', timeout=4)"]

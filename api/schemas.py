@@ -38,6 +38,12 @@ class _Probability(_Measure):
     places = 4
 
 
+class _Weight(_Measure):
+    """A share of 1 that may be one of hundreds."""
+
+    places = 6
+
+
 class _Seconds(_Measure):
     places = 3
 
@@ -147,7 +153,7 @@ class MomentSchema(Schema):
     time = _Seconds(metadata=_about("Seconds from the start of the clip."))
     emotion = fields.String()
     probabilities = fields.Dict(fields.String(), _Probability())
-    weight = _Probability(
+    weight = _Weight(
         metadata=_about("How far this moment decided the answer for its face; over all its moments 1.", example=0.08)
     )
     face = fields.Nested(FaceSchema)

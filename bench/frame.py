@@ -8,15 +8,14 @@ CPU time of all threads together, so that other work on the machine hardly shows
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 
 from bench.clips import phone_clip
 from moodreel.analysis import ANALYSIS_SIDE, Analyser
-from moodreel.features import describe
-from moodreel.moments import sharpness
+from moodreel.moments import see
 from moodreel.video import VideoReader
 
 ALLOWED = 12.0
@@ -31,23 +30,21 @@ def milliseconds(work: Callable[[], object], count: int) -> float:
     return (time.process_time() - begun) * 1000 / count
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser("python -m bench.frame", description=__doc__.splitlines()[0])
     parser.add_argument("--model", help="a name in the store; the default model when not given")
     parser.add_argument("--rounds", type=int, default=5, help="the least of so many counts (default: %(default)s)")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     analyser = Analyser.load(STORE)
     predictor = analyser.store.get(options.model)
     reader = VideoReader(phone_clip(seconds=4.0))
     frames = [frame.rgb for frame in reader.frames(every=0.2, longest_side=ANALYSIS_SIDE)]
     faces = [analyser.finder.find(rgb)[0] for rgb in frames]
-    track = [describe(rgb, face) for rgb, face in zip(frames, faces, strict=True)]
+    track = [see(rgb, face).features for rgb, face in zip(frames, faces, strict=True)]
     stages: dict[str, Callable[[], object]] = {
         "find the face": lambda: [analyser.finder.find(rgb) for rgb in frames],
-        "describe it": lambda: [
-            (describe(rgb, face), sharpness(rgb, face.box)) for rgb, face in zip(frames, faces, strict=True)
-        ],
+        "describe it": lambda: [see(rgb, face) for rgb, face in zip(frames, faces, strict=True)],
         f"read it, {predictor.info.name}": lambda: predictor.predict([track]),
     }
     for work in stages.values():

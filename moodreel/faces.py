@@ -141,7 +141,8 @@ class FaceFinder:
     min_confidence: 0 to 1, the least certainty for a face to count, both when detected and when its landmarks are
         fitted.
     closer: look at the middle of a picture too, by itself, when the whole of it has shown no face: MediaPipe's detector
-        shrinks what it is shown to 128 pixels, in which a face across the room is lost.
+        shrinks what it is shown to 128 pixels, in which a face across the room is lost. The `transform` of such a face
+        is that to a camera which sees the middle alone.
     Raises ModelInvalid when the file is missing, is not what `model.json` says, or cannot be loaded.
     """
 

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,8 @@ DATE = "2025-08-16T12:34:56Z"
 HEADERS = {"x-api-key": KEY, "date": DATE}
 REAL = "api.wsgi:app"
 FAKE = "tests.fake_service:app"
-NAP, NAPS = 0.02, 4500
-"""Seconds between two looks whether a server has stopped, and how many looks: 90 s."""
+NAP, NAPS, SLOW = 0.02, 4500, 20
+"""Seconds between two looks whether a server has stopped, how many looks (90 s), and seconds that are worth a word."""
 
 
 def video_body(data: bytes, **fields: Any) -> dict[str, Any]:
@@ -95,9 +96,11 @@ class Server:
             return 0
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
-        # Longer than Gunicorn's own limit, by naps and not by the clock: a virtual machine may be put to sleep itself.
-        for _ in range(NAPS):
+        # Longer than Gunicorn's own limit; by naps and not by the clock, which jumps where a machine was suspended.
+        for nap in range(NAPS):
             if (status := self.process.poll()) is not None:
+                if nap * NAP > SLOW:
+                    warnings.warn(f"It took {nap * NAP:.0f} s to stop:\n{self.output}", stacklevel=2)
                 return status
             time.sleep(NAP)
         workers = self.workers

@@ -40,6 +40,8 @@ class JointNet(Architecture):
         temperature: float = 1.0,
     ) -> None:
         super().__init__()
+        if classes != len(FIVE):
+            raise ValueError(f"A joint network answers {len(FIVE)} labels, not {classes}.")
         self.temperature = temperature
         self.appearance = FaceExpressionNet(classes=len(SEVEN), **(appearance or {}))
         self.landmarks = CompactEmotiMeshNet(classes=classes, **(landmarks or {}))

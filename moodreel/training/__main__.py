@@ -7,12 +7,13 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from moodreel.errors import MoodreelError
+from moodreel.errors import DataInvalid, MoodreelError
 from moodreel.models.store import ModelStore, load
 from moodreel.training.appearance import AppearanceRecipe, train_appearance
 from moodreel.training.evaluate import Report, evaluate
@@ -23,7 +24,9 @@ from moodreel.training.export_appearance import (
     write_joint,
     write_joint_card,
 )
+from moodreel.training.ferplus import read_split
 from moodreel.training.joint import JointRecipe, train_joint
+from moodreel.training.muxspace import FILE as MUXSPACE
 from moodreel.training.train import Recipe, train
 
 STORE = Path(__file__).resolve().parents[2] / "model_store"
@@ -75,6 +78,11 @@ def _evaluate(args: argparse.Namespace) -> None:
 
 def _train(args: argparse.Namespace) -> None:
     begun = time.monotonic()
+    # All that the run will need, before it touches what is there or takes an hour.
+    for split in ("train", "valid"):
+        read_split(args.data, split)
+    if args.muxspace_data and not (args.muxspace_data / MUXSPACE).is_file():
+        raise DataInvalid(f"There is no {MUXSPACE} in {args.muxspace_data}; name muxspace's folder, or leave it out.")
     args.out.mkdir(parents=True, exist_ok=True)
     logging.getLogger().addHandler(logging.FileHandler(args.out / "train.log", mode="w"))
     course = COURSES[args.model]
@@ -83,13 +91,16 @@ def _train(args: argparse.Namespace) -> None:
     more = {"muxspace": args.muxspace_data} if course.talkers else {}
     trained = course.train(args.data, LANDMARKER, args.cache, recipe, workers=args.threads, **more)
     model = course.write(args.out, trained, recipe)
-    report = evaluate(model, args.data, LANDMARKER, args.cache)
-    other = evaluate(model, args.muxspace_data, LANDMARKER, args.cache) if args.muxspace_data else None
+    measure = partial(evaluate, model, landmarker=LANDMARKER, cache=args.cache, workers=args.threads)
+    report = measure(args.data)
+    other = measure(args.muxspace_data) if args.muxspace_data else None
     changed = {f.name: getattr(recipe, f.name) for f in fields(recipe) if getattr(recipe, f.name) != f.default}
     options = "".join(f" --{name.replace('_', '-')} {shlex.quote(str(value))}" for name, value in changed.items())
     options = (" --muxspace-data PATH" if args.muxspace_data else "") + options
     command = f"python -m moodreel.training train {args.model} --data PATH --out DIR{options}"
     course.describe(args.out, report, trained, recipe, command, other)
+    if other:
+        log.info("muxspace, people held out:\n%s", _summary(other))
     log.info("%s\nDone in %.1f minutes.", _summary(report), (time.monotonic() - begun) / 60)
 
 

@@ -131,7 +131,7 @@ def train_appearance(
     muxspace: Path | None = None,
     workers: int = 1,
 ) -> TrainedAppearance:
-    """Train on `train.npz` and `train_fer2013.npz` of the folder `data`, and on `faces.npz` of the folder `muxspace`.
+    """Train on the train split of FER+ (`data`, as `read_split` reads it), and on `faces.npz` of the folder `muxspace`.
     The same recipe gives the same network."""
     torch.manual_seed(recipe.seed)
 

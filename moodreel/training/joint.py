@@ -30,19 +30,22 @@ from moodreel.training.train import descend, fit_temperature, flat, only
 
 log = logging.getLogger(__name__)
 
+STORE = Path(__file__).resolve().parents[2] / "model_store"
+
 
 @dataclass(frozen=True)
 class JointRecipe:
     """Everything that decides what comes out, besides the data and the two networks.
 
-    appearance, landmarks: folders of the two networks' models; what is held out must be held out by both.
+    appearance, landmarks: the two networks' models, by folder or by name in the store; what is held out must be held
+        out by both.
     fer2013: share of the targets that the FER2013 label makes up.
     tau: strength of the logit adjustment for the prior of the sequences (Menon et al. 2021).
     longest: moments of the longest sequence.
     """
 
-    appearance: str = "model_store/face-expression"
-    landmarks: str = "model_store/compact-emotimesh"
+    appearance: str = "face-expression"
+    landmarks: str = "compact-emotimesh"
     seed: int = 0
     fer2013: float = 0.1
     tau: float = 0.0
@@ -90,7 +93,7 @@ def train_joint(
     torch.manual_seed(recipe.seed)
     rng = np.random.default_rng(recipe.seed)
 
-    parts = [load(Path(folder)) for folder in (recipe.appearance, recipe.landmarks)]
+    parts = [load(path if (path := Path(m)).is_dir() else STORE / m) for m in (recipe.appearance, recipe.landmarks)]
     net, arguments = assemble(*parts, hidden=recipe.hidden)
 
     split = read_split(data, "train", fer2013=recipe.fer2013)
