@@ -598,6 +598,21 @@ def test_the_same_recipe_trains_the_same_network(tmp_path, monkeypatch):
     assert all(torch.equal(first[key], again[key]) for key in first)
 
 
+@pytest.mark.parametrize("missing", ["data", "valid", "muxspace"])
+def test_training_checks_all_that_it_needs_before_it_touches_what_is_there(tmp_path, missing):
+    data, out = tmp_path / "data", tmp_path / "model"
+    data.mkdir()
+    out.mkdir()
+    (out / "train.log").write_text("an hour's work")
+    for split in ("train", "valid"):
+        if split != missing:
+            write_split(data, split, [votes(neutral=10)], fer2013=[6])
+    arguments = ["--data", str(tmp_path / "nowhere" if missing == "data" else data), "--out", str(out)]
+    with pytest.raises(SystemExit, match="moodreel.training: "):
+        main(["train", "face-expression", *arguments, "--muxspace-data", str(tmp_path / "nowhere")])
+    assert (out / "train.log").read_text() == "an hour's work"
+
+
 @pytest.mark.training
 def test_a_face_expression_and_a_joint_model_learn_a_made_set_and_serve(tmp_path, monkeypatch):
     """The seam is the face finder: what the crops show is a bright band, higher up for each emotion."""
