@@ -608,7 +608,7 @@ def test_training_checks_all_that_it_needs_before_it_touches_what_is_there(tmp_p
         if split != missing:
             write_split(data, split, [votes(neutral=10)], fer2013=[6])
     arguments = ["--data", str(tmp_path / "nowhere" if missing == "data" else data), "--out", str(out)]
-    with pytest.raises(SystemExit, match="moodreel.training: "):
+    with pytest.raises(SystemExit, match=r"moodreel\.training: "):
         main(["train", "face-expression", *arguments, "--muxspace-data", str(tmp_path / "nowhere")])
     assert (out / "train.log").read_text() == "an hour's work"
 
