@@ -180,7 +180,7 @@ class FaceFinder:
             side = max(1, round(MIDDLE * min(height, width)))
             left, top = (width - side) // 2, round((height - side) * MIDDLE_HEIGHT)
             middle = self._detect(rgb[top : top + side, left : left + side])
-            scale, offset = np.array([side, side, side]) / (width, height, width), (left / width, top / height, 0)
+            scale, offset = side / np.array([width, height, width]), (left / width, top / height, 0)
             found = [replace(face, landmarks=(face.landmarks * scale + offset).astype(np.float32)) for face in middle]
         return tuple(sorted(found, key=lambda face: face.box[2] * face.box[3], reverse=True))
 

@@ -7,7 +7,6 @@ import cv2
 import numpy as np
 import pytest
 
-from bench import frame as frame_bench
 from bench import render, robustness
 from bench.robustness import CONDITIONS, Outcome, measure, sample, table
 from moodreel.emotions import FIVE
@@ -236,13 +235,6 @@ def test_the_command_writes_the_table_and_what_it_looks_like(data, tmp_path, cap
     height, width = cv2.imread(str(tmp_path / "sheet.png")).shape[:2]
     assert width == 8 * (render.WIDTH // 3)
     assert height > 2 * (render.HEIGHT // 3)
-
-
-def test_what_a_frame_costs_is_told_by_stage(capsys):
-    frame_bench.main(["--model", "compact-emotimesh", "--rounds", "1"])
-    printed = capsys.readouterr().out
-    assert "| read it, compact-emotimesh |" in printed
-    assert "Allowed: 12 ms a frame" in printed
 
 
 def test_a_condition_that_there_is_not_is_named(data, capsys):

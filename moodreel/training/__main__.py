@@ -25,11 +25,10 @@ from moodreel.training.export_appearance import (
     write_joint_card,
 )
 from moodreel.training.ferplus import read_split
-from moodreel.training.joint import JointRecipe, train_joint
+from moodreel.training.joint import STORE, JointRecipe, train_joint
 from moodreel.training.muxspace import FILE as MUXSPACE
 from moodreel.training.train import Recipe, train
 
-STORE = Path(__file__).resolve().parents[2] / "model_store"
 LANDMARKER = STORE / "face_landmarker" / "face_landmarker.task"
 
 log = logging.getLogger("moodreel.training")

@@ -20,11 +20,12 @@ import torch
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel
 
-from moodreel.emotions import FIVE, SEVEN, SEVEN_TO_FIVE
+from moodreel.emotions import FIVE, SEVEN
 from moodreel.models.face_expression import FaceExpressionNet
 from moodreel.training.augment import disturb
+from moodreel.training.evaluate import measure
 from moodreel.training.faces import find_all
-from moodreel.training.ferplus import hold_out, read_split
+from moodreel.training.ferplus import hold_out, one_hot, read_split
 from moodreel.training.muxspace import read_muxspace
 from moodreel.training.train import fit_temperature
 
@@ -195,18 +196,14 @@ def _point(net: FaceExpressionNet, phase: Phase, step: int, crops: np.ndarray, t
     judged = truth >= 0
     with torch.inference_mode():
         answers = net.mix(net.read(torch.from_numpy(crops[judged]))).softmax(dim=1).numpy()
-    merge = np.array([[SEVEN_TO_FIVE[label] == five for five in FIVE] for label in SEVEN])
-    shares = []
-    for answered, meant in (
-        (answers.argmax(axis=1), truth[judged]),
-        ((answers @ merge).argmax(axis=1), merge.argmax(axis=1)[truth[judged]]),
-    ):
-        right = answered == meant
-        shares.append(
-            (float(right.mean()), float(np.mean([right[meant == label].mean() for label in np.unique(meant)])))
-        )
-    log.info("%s: step %d, held out: seven %.4f, %.4f, five %.4f, %.4f", phase.name, step, *shares[0], *shares[1])
-    return Point(phase.name, step, *shares)
+    merge, meant, all_of_them = one_hot(SEVEN, FIVE), truth[judged], np.ones(int(judged.sum()), bool)
+    reports = (
+        measure(answers, meant, all_of_them, SEVEN, {}),
+        measure(answers @ merge, merge.argmax(axis=1)[meant], all_of_them, FIVE, {}),
+    )
+    seven, five = ((report.accuracy, report.mean_recall) for report in reports)
+    log.info("%s: step %d, held out: seven %.4f, %.4f, five %.4f, %.4f", phase.name, step, *seven, *five)
+    return Point(phase.name, step, seven, five)
 
 
 def _learn(

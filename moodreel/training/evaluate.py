@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from moodreel.emotions import FIVE, SEVEN, SEVEN_TO_FIVE
+from moodreel.emotions import FIVE, SEVEN
 from moodreel.errors import DataInvalid, MoodreelError
 from moodreel.faces import BLENDSHAPES, LANDMARKS
 from moodreel.features import CROP, Features
@@ -16,7 +16,7 @@ from moodreel.models.joint import JointNet
 from moodreel.models.predictor import Predictor
 from moodreel.training import muxspace
 from moodreel.training.faces import Found, Pictures, find_all
-from moodreel.training.ferplus import read_split
+from moodreel.training.ferplus import one_hot, read_split
 from moodreel.training.joint import join, look
 from moodreel.training.pictures import read_album, read_groups
 from moodreel.training.sequences import Kind, Sequences, Studio, fit_deformation, listen
@@ -90,10 +90,10 @@ def evaluate(
     members = {name: rows[judged] for name, rows in members.items()}
     shown = [[still(faces, row)] for row in np.flatnonzero(judged & faces.found)]
     probabilities = np.stack([verdict.probabilities for verdict in predictor.predict(shown, moments=False)])
-    report = _measure(probabilities, truth, found, labels, members)
+    report = measure(probabilities, truth, found, labels, members)
     if labels == SEVEN:
-        merge = np.array([[SEVEN_TO_FIVE[label] == five for five in FIVE] for label in SEVEN])
-        five = _measure(probabilities @ merge, merge.argmax(axis=1)[truth], found, FIVE, members)
+        merge = one_hot(SEVEN, FIVE)
+        five = measure(probabilities @ merge, merge.argmax(axis=1)[truth], found, FIVE, members)
         return replace(report, five=five)
     neutral = truth[found] == FIVE.index("Neutral")
     if neutral.all() or not neutral.any():
@@ -116,7 +116,7 @@ def _read(
     return pictures.images, pictures.truth, {}
 
 
-def _measure(
+def measure(
     probabilities: np.ndarray,
     truth: np.ndarray,
     found: np.ndarray,
@@ -142,7 +142,7 @@ def _measure(
         recall=recall,
         confusion=confusion,
         groups={
-            name: _measure(probabilities[rows[found]], truth[rows], found[rows], labels, {})
+            name: measure(probabilities[rows[found]], truth[rows], found[rows], labels, {})
             for name, rows in members.items()
         },
     )

@@ -59,13 +59,13 @@ def read_split(path: Path, split: str, *, labels: tuple[str, ...] = FIVE, fer201
     """
     rows = read_rows(path, split)
     votes = (_ALL_TEN[rows.labels] if rows.votes is None else rows.votes).astype(np.float32)
-    counted = votes @ _one_hot(VOTES_SEVEN, labels)
+    counted = votes @ one_hot(VOTES_SEVEN, labels)
     usable = 2 * counted.sum(axis=1) >= votes.sum(axis=1)
     targets = np.where(usable[:, None], counted / np.maximum(counted.sum(axis=1, keepdims=True), 1), 0)
     if fer2013:
         if rows.labels is None:
             raise DataInvalid(f"{path} lacks {split}_fer2013.npz, FER2013's label of each picture. {EXPECTED}.")
-        other = _one_hot(FER2013, labels)[rows.labels]
+        other = one_hot(FER2013, labels)[rows.labels]
         targets = np.where(usable[:, None], (1 - fer2013) * targets + fer2013 * other, 0)
     return Split(images=rows.images, targets=targets.astype(np.float32), truth=majority(votes, labels))
 
@@ -80,12 +80,12 @@ def majority(votes: np.ndarray, labels: tuple[str, ...] = FIVE) -> np.ndarray:
     """Index of the label with more than half of a picture's votes (N, 10) for one column of FER+, or -1."""
     top = votes.argmax(axis=1)
     settled = 2 * votes.max(axis=1) > votes.sum(axis=1)
-    one_hot = _one_hot(VOTES_SEVEN, labels)
-    index = np.where(one_hot.any(axis=1), one_hot.argmax(axis=1), -1)
+    counts_for = one_hot(VOTES_SEVEN, labels)
+    index = np.where(counts_for.any(axis=1), counts_for.argmax(axis=1), -1)
     return np.where(settled, index[top], -1)
 
 
-def _one_hot(names: tuple[str | None, ...], labels: tuple[str, ...]) -> np.ndarray:
+def one_hot(names: tuple[str | None, ...], labels: tuple[str, ...]) -> np.ndarray:
     """(len(names), len(labels)), a row of zeros for a name that counts for nothing."""
     meant = [name if name is None or name in labels else SEVEN_TO_FIVE[name] for name in names]
     return np.array([[name == label for label in labels] for name in meant], dtype=np.float32)

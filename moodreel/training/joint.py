@@ -116,13 +116,14 @@ def train_joint(
 
     seen = only(faces, learnt)
     deformation = fit_deformation(seen)
-    calm = learnt & faces.found & (split.targets[:, FIVE.index("Neutral")] > 0.7)
-    speech = listen(faces.blendshapes[calm], appearance[calm])
     if muxspace:
         own = read_muxspace(muxspace, FIVE, split="train")
         talkers = find_all(own.images, landmarker, cache, seed=recipe.seed, workers=workers)
         calm = talkers.found & (own.truth == FIVE.index("Neutral"))
         speech = listen(talkers.blendshapes[calm], look(net, talkers.crop[calm]))
+    else:
+        calm = learnt & faces.found & (split.targets[:, FIVE.index("Neutral")] > 0.7)
+        speech = listen(faces.blendshapes[calm], appearance[calm])
     making: dict[str, Any] = {"speech": speech, "shares": SHARES, "longest": recipe.longest}
     studio = Studio(seen, split.targets[learnt], deformation, appearance[learnt], **making)
     _learn_time(net, studio, recipe, rng)

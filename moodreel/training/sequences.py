@@ -149,7 +149,8 @@ class Studio:
         clear = (calm < 0.35) & (self._targets.max(axis=1) > 0.5)
         emotion = self._targets.argmax(axis=1)
         jaw = self._faces.blendshapes[:, JAW_OPEN]
-        self._gaping = np.flatnonzero((emotion == FIVE.index("Shock")) & (jaw > 0.25))[: None if speech else 0]
+        # Without an appearance to lead astray, an open mouth is but a viseme.
+        self._gaping = np.flatnonzero((speech is not None) & (emotion == FIVE.index("Shock")) & (jaw > 0.25))
         self._expressive = [np.flatnonzero(clear & (emotion == e)) for e in np.unique(emotion[clear])]
 
     def make(self, count: int, rng: np.random.Generator, *, kind: Kind | None = None) -> Sequences:
