@@ -11,7 +11,7 @@ from api import bodies
 from api.content import decode_base64
 from api.errors import ApiError
 from api.facts import record
-from api.schemas import BASE64_FIELDS, ClipSchema
+from api.schemas.clips import BASE64_FIELDS, ClipSchema
 
 _NOT_JSON = ("video/", "image/", "audio/", "application/octet-stream")
 

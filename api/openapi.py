@@ -13,7 +13,8 @@ from marshmallow import Schema
 import moodreel
 from api import security
 from api.errors import STATUS
-from api.schemas import BASE64_FIELDS, ClipSchema, ProblemSchema
+from api.schemas.clips import BASE64_FIELDS, ClipSchema
+from api.schemas.service import ProblemSchema
 
 PROBLEM = "application/problem+json"
 GUARDED_CODES = ("bad_date", "bad_header", "unauthorized", "rate_limited", "internal")

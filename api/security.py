@@ -27,10 +27,15 @@ _HTTP_DATE = re.compile(r"([A-Z][a-z]{2}, )?\d{1,2} [A-Z][a-z]{2} \d{4} \d\d:\d\
 
 @dataclass(frozen=True)
 class Caller:
-    """Somebody who proved who they are. `id` goes into the log: it tells callers apart and gives no secret away."""
+    """Somebody who proved who they are.
+
+    id: goes into the log: it tells callers apart and gives no secret away.
+    user: the person who signed in, None for an API key; only they read and delete their history.
+    """
 
     id: str
     roles: frozenset[str] = field(default=frozenset())
+    user: str | None = None
 
 
 def identify(request: Request) -> Caller | None:

@@ -2,44 +2,32 @@
 
 Why it is shaped so:
 
-- One SQLite file, because everything runs on one machine and an operator can copy, open and query a file. WAL lets
-  readers go on while a worker writes; `BEGIN IMMEDIATE` with a busy timeout makes writers of several processes queue,
-  where a read that turns into a write would fail at once; `synchronous=NORMAL` may lose the last calls in a power cut,
-  never the file.
+- One SQLite file, because everything runs on one machine and an operator can copy, open and query a file
+  (`moodreel.database` says how it is shared).
 - A row is opened when a call begins and closed when it ends. A worker that dies in between leaves a row whose
   `status_code` is null: the calls that killed it can be found.
-- Timestamps are text of one fixed width in UTC, so that they sort and compare as they are.
-- Pages are cut by key (`timestamp`, `id`) and not by offset: new rows at the top neither repeat nor hide a row.
-  Each filter has an index that ends in `timestamp`, and SQLite adds `id`, so no query has to sort.
 
 `python -m moodreel.call_log --help` is for operators.
 """
 
 import argparse
-import base64
-import binascii
 import csv
 import json
 import os
-import re
-import sqlite3
 import sys
-import threading
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, fields
-from datetime import UTC, date, datetime, timedelta
+from dataclasses import asdict, dataclass, fields
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TextIO
 
 from sqlite_utils import Database
 from sqlite_utils.migrations import Migrations
 
+from moodreel.database import Page, SharedDatabase, cursor_after, insert, position_of
 from moodreel.errors import MoodreelError
+from moodreel.timestamps import end_of, stamp, start_of
 
-BUSY_SECONDS = 10.0
-"""How long a writer waits for the others before it gives up."""
 PRUNE_BATCH = 2000
 """Rows deleted in one go: other writers wait for no longer than that takes."""
 PRUNE_EVERY = timedelta(days=1)
@@ -107,14 +95,6 @@ class Filters:
     prediction: str | None = None
 
 
-@dataclass(frozen=True)
-class Page:
-    """Some calls, newest first, and the cursor of the next page; None where there is none."""
-
-    rows: tuple[dict[str, Any], ...] = field(default=())
-    next_cursor: str | None = None
-
-
 migrations = Migrations("call_log")
 
 
@@ -170,13 +150,8 @@ class CallLog:
 
     def __init__(self, path: Path | str) -> None:
         """Open the file, making and migrating it as needed. Raises CallLogError."""
-        self.path = Path(path)
-        self._thread = threading.local()
-        with self._named_errors("opened"):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            _use_wal(self._db)
-            with self._writing() as db:
-                migrations.apply(db)
+        self._file = SharedDatabase(path, migrations, name="call log", setting="LOG_PATH", error=CallLogError)
+        self.path = self._file.path
 
     def open(
         self,
@@ -197,8 +172,8 @@ class CallLog:
             "caller": caller,
             "worker": os.getpid(),
         }
-        with self._named_errors("written"), self._writing() as db:
-            return int(db.execute(_insert("calls", row), row).lastrowid or 0)
+        with self._file.writing() as db:
+            return int(db.execute(insert("calls", row), row).lastrowid or 0)
 
     def close(self, row_id: int, outcome: Outcome) -> None:
         """Write down how that call ended. Raises CallLogError."""
@@ -208,7 +183,7 @@ class CallLog:
             "timings": json.dumps(outcome.timings) if outcome.timings is not None else None,
         }
         assignments = ", ".join(f"{column} = :{column}" for column in row)
-        with self._named_errors("written"), self._writing() as db:
+        with self._file.writing() as db:
             db.execute(f"update calls set {assignments} where id = :id", {**row, "id": row_id})
 
     def select(
@@ -226,10 +201,10 @@ class CallLog:
             CallLogError: the log cannot be read.
         """
         sql, arguments = _query(filters or Filters(), cursor, without)
-        with self._named_errors("read"):
-            found = list(self._db.query(f"{sql} limit {limit + 1:d}", arguments))
+        with self._file.reading() as db:
+            found = list(db.query(f"{sql} limit {limit + 1:d}", arguments))
         rows, more = found[:limit], len(found) > limit
-        return Page(tuple(_presented(row) for row in rows), _cursor(rows[-1]) if more and rows else None)
+        return Page(tuple(_presented(row) for row in rows), cursor_after(rows[-1]) if more and rows else None)
 
     def walk(self, filters: Filters | None = None, limit: int | None = None) -> Iterator[dict[str, Any]]:
         """Yield all matching calls, newest first, a page at a time."""
@@ -247,20 +222,20 @@ class CallLog:
 
         up_to: count no row opened after this one, so that of calls that come at once the first ones pass.
         """
-        with self._named_errors("read"):
-            return int(self._db.execute(f"select count(*) {_RECENT}", _recent(caller, since, up_to)).fetchone()[0])
+        with self._file.reading() as db:
+            return int(db.execute(f"select count(*) {_RECENT}", _recent(caller, since, up_to)).fetchone()[0])
 
     def first_since(self, caller: str, since: datetime, *, up_to: int | None = None) -> datetime | None:
         """Give the time of the oldest call that `count_since` counts."""
-        with self._named_errors("read"):
-            found = self._db.execute(f"select min(timestamp) {_RECENT}", _recent(caller, since, up_to)).fetchone()[0]
+        with self._file.reading() as db:
+            found = db.execute(f"select min(timestamp) {_RECENT}", _recent(caller, since, up_to)).fetchone()[0]
         return datetime.fromisoformat(found) if found else None
 
     def prune(self, days: float) -> int:
         """Delete the calls older than that, and return how many. Raises CallLogError."""
         before, deleted = stamp(datetime.now(UTC) - timedelta(days=days)), 0
         while True:
-            with self._named_errors("written"), self._writing() as db:
+            with self._file.writing() as db:
                 old = "select id from calls where timestamp < ? order by timestamp limit ?"
                 batch = db.execute(f"delete from calls where id in ({old})", [before, PRUNE_BATCH]).rowcount
             deleted += batch
@@ -272,7 +247,7 @@ class CallLog:
         now = datetime.now(UTC)
         if days <= 0:
             return 0
-        with self._named_errors("written"), self._writing() as db:
+        with self._file.writing() as db:
             claim = "update upkeep set done_at = ? where task = 'prune' and done_at < ?"
             mine = db.execute(claim, [stamp(now), stamp(now - PRUNE_EVERY)]).rowcount
         return self.prune(days) if mine else 0
@@ -280,7 +255,7 @@ class CallLog:
     def writable(self) -> bool:
         """Tell whether a call could be written down now."""
         try:
-            with self._named_errors("written"), self._writing() as db:
+            with self._file.writing() as db:
                 # Touches a page, so that a full disk and a file that was made read-only show too.
                 db.execute("update upkeep set done_at = done_at where task = 'prune'")
         except CallLogError:
@@ -289,56 +264,7 @@ class CallLog:
 
     def dispose(self) -> None:
         """Close this thread's connection."""
-        if hasattr(self._thread, "db"):
-            self._thread.db.close()
-            del self._thread.db
-
-    @property
-    def _db(self) -> Database:
-        if not hasattr(self._thread, "db"):
-            connection = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None)
-            connection.execute("pragma synchronous = normal")
-            self._thread.db = Database(connection)
-        return self._thread.db
-
-    @contextmanager
-    def _writing(self) -> Iterator[Database]:
-        db = self._db
-        db.execute("begin immediate")
-        try:
-            yield db
-        except BaseException:
-            with suppress(sqlite3.Error):
-                db.execute("rollback")
-            raise
-        db.execute("commit")
-
-    @contextmanager
-    def _named_errors(self, done: str) -> Iterator[None]:
-        try:
-            yield
-        except (sqlite3.Error, OSError) as error:
-            with suppress(sqlite3.Error):
-                self.dispose()
-            raise CallLogError(f"The call log {self.path} cannot be {done}: {error}. {_advice(error)}") from error
-
-
-def stamp(moment: datetime) -> str:
-    """Write a time as the log does: UTC, always with microseconds."""
-    return moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
-
-
-def start_of(text: str) -> datetime:
-    """Read a start: ISO 8601; no zone means UTC, no time the day's first moment. Raises ValueError."""
-    return _moment(text)
-
-
-def end_of(text: str) -> datetime:
-    """Read an end: as `start_of`, but to the last moment of the day or second that it names. Raises ValueError."""
-    moment = _moment(text)
-    if _is_date(text):
-        return moment + timedelta(days=1, microseconds=-1)
-    return moment if moment.microsecond else moment.replace(microsecond=999_999)
+        self._file.dispose()
 
 
 def write_csv(rows: Iterable[Mapping[str, Any]], file: TextIO) -> None:
@@ -360,21 +286,6 @@ def _cell(value: Any) -> Any:
     return value
 
 
-def _is_date(text: str) -> bool:
-    with suppress(ValueError):
-        return bool(date.fromisoformat(text.strip()))
-    return False
-
-
-def _moment(text: str) -> datetime:
-    # In a query string the + of a zone arrives as a space.
-    moment = datetime.fromisoformat(re.sub(r"(:\d\d(?:\.\d+)?) (\d\d:?\d\d)$", r"\1+\2", text.strip()))
-    try:
-        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
-    except OverflowError as error:
-        raise ValueError("the date is out of range") from error
-
-
 def _query(filters: Filters, cursor: str | None, without: int | None = None) -> tuple[str, dict[str, Any]]:
     conditions: list[str] = []
     arguments: dict[str, Any] = {}
@@ -390,24 +301,12 @@ def _query(filters: Filters, cursor: str | None, without: int | None = None) -> 
         arguments["end"] = stamp(filters.end)
     if cursor is not None:
         conditions.append("(timestamp, id) < (:before, :before_id)")
-        arguments["before"], arguments["before_id"] = _position(cursor)
+        arguments["before"], arguments["before_id"] = position_of(cursor)
     if without is not None:
         conditions.append("id <> :without")
         arguments["without"] = without
     where = f"where {' and '.join(conditions)} " if conditions else ""
     return f"select * from calls {where}order by timestamp desc, id desc", arguments
-
-
-def _cursor(row: Mapping[str, Any]) -> str:
-    return base64.urlsafe_b64encode(f"{row['timestamp']} {row['id']}".encode()).decode().rstrip("=")
-
-
-def _position(cursor: str) -> tuple[str, int]:
-    try:
-        timestamp, row_id = base64.urlsafe_b64decode(cursor.encode() + b"=" * (-len(cursor) % 4)).decode().split(" ")
-        return stamp(datetime.fromisoformat(timestamp)), int(row_id)
-    except (ValueError, OverflowError, binascii.Error) as error:
-        raise ValueError("the cursor is none that a page gave") from error
 
 
 def _presented(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -423,34 +322,6 @@ _RECENT = "from calls where caller = :caller and timestamp >= :since and id <= :
 
 def _recent(caller: str, since: datetime, up_to: int | None) -> dict[str, Any]:
     return {"caller": caller, "since": stamp(since), "up_to": up_to if up_to is not None else 2**63 - 1}
-
-
-def _insert(table: str, row: Mapping[str, Any]) -> str:
-    return f"insert into {table} ({', '.join(row)}) values ({', '.join(f':{column}' for column in row)})"
-
-
-def _use_wal(db: Database) -> None:
-    deadline = time.monotonic() + BUSY_SECONDS
-    while True:
-        try:
-            db.enable_wal()
-            return
-        except sqlite3.OperationalError as error:
-            # SQLite doesn't wait for its busy timeout when several processes switch the mode at the same time.
-            if "locked" not in str(error) or time.monotonic() > deadline:
-                raise
-            time.sleep(0.02)
-
-
-def _advice(error: Exception) -> str:
-    text = str(error).lower()
-    if "malformed" in text or "not a database" in text:
-        return "Move the file away (a new one is made) or restore a copy."
-    if "locked" in text:
-        return "Another program holds it; close that."
-    if "full" in text:
-        return "Free some disk space."
-    return "Check that the folder exists and that the service's user may write to it, or set LOG_PATH."
 
 
 # --- for operators ---

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from moodreel import call_log
-from moodreel.call_log import CallLog, CallLogError, Filters, Outcome, end_of, start_of
+from moodreel.call_log import CallLog, CallLogError, Filters, Outcome
+from moodreel.timestamps import end_of, stamp, start_of
 
 NOON = datetime(2025, 8, 16, 12, tzinfo=UTC)
 
@@ -28,7 +29,7 @@ def write(log: CallLog, name: str, at: datetime | None = None, status: int | Non
         log.close(row, Outcome(status, 1.5, **more))  # type: ignore[arg-type]
     if at is not None:
         with sqlite3.connect(log.path) as db:
-            db.execute("update calls set timestamp = ? where id = ?", [call_log.stamp(at), row])
+            db.execute("update calls set timestamp = ? where id = ?", [stamp(at), row])
     return row
 
 
@@ -107,7 +108,7 @@ def test_filters_select(log: CallLog, filters: dict[str, object], found: list[st
     ],
 )
 def test_no_zone_means_utc_and_an_end_holds_all_of_the_day_or_second_it_names(text: str, start: str, end: str) -> None:
-    assert (call_log.stamp(start_of(text)), call_log.stamp(end_of(text))) == (start, end)
+    assert (stamp(start_of(text)), stamp(end_of(text))) == (start, end)
 
 
 @pytest.mark.parametrize(
@@ -205,7 +206,7 @@ def test_one_process_a_day_prunes(log: CallLog) -> None:
     write(log, "old too", NOON)
     assert CallLog(log.path).prune_if_due(30) == 0
     with sqlite3.connect(log.path) as db:
-        db.execute("update upkeep set done_at = ?", [call_log.stamp(datetime.now(UTC) - timedelta(hours=25))])
+        db.execute("update upkeep set done_at = ?", [stamp(datetime.now(UTC) - timedelta(hours=25))])
     assert CallLog(log.path).prune_if_due(30) == 1
 
 

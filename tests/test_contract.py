@@ -20,9 +20,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from openapi_spec_validator import validate
 
-from api import schemas
 from api.content import decode_base64
 from api.errors import STATUS
+from api.schemas import clips
 from moodreel import boomerang, quality
 from moodreel.emotions import FIVE
 from tests import media
@@ -703,8 +703,8 @@ class TestOpenApi:
 
 def test_the_contract_offers_what_the_loop_can_be() -> None:
     """The schemas name these themselves: Gunicorn's master reads them, and must not load codecs before it forks."""
-    assert (schemas.OUTPUTS, schemas.MOMENTS) == (boomerang.OUTPUTS, boomerang.MOMENTS)
+    assert (clips.OUTPUTS, clips.MOMENTS) == (boomerang.OUTPUTS, boomerang.MOMENTS)
 
 
 def test_the_contract_has_the_reasons_in_their_order() -> None:
-    assert tuple(quality.TIPS) == schemas.REASONS
+    assert tuple(quality.TIPS) == clips.REASONS

@@ -13,7 +13,8 @@ import psutil
 import pytest
 import requests
 
-from moodreel.call_log import CallLog, stamp
+from moodreel.call_log import CallLog
+from moodreel.timestamps import stamp
 from tests.serving import HEADERS, Server, video_body
 
 pytestmark = pytest.mark.server

@@ -20,7 +20,9 @@ BELOW = {
     "features": {"errors", "faces"},
     "moments": {"faces", "features"},
     "quality": {"moments"},
-    "call_log": {"errors"},
+    "timestamps": set(),
+    "database": {"errors", "timestamps"},
+    "call_log": {"errors", "database", "timestamps"},
     "models": {"errors", "emotions", "faces", "features", "models"},
 }
 """What each module of the domain may import of the domain; the others join them."""

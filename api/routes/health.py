@@ -2,7 +2,7 @@
 
 from api.errors import ApiError
 from api.openapi import Blueprint
-from api.schemas import StateSchema
+from api.schemas.service import StateSchema
 from api.services import services
 
 blueprint = Blueprint("health", __name__, description="Whether it works")

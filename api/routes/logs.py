@@ -9,9 +9,10 @@ from marshmallow import ValidationError
 from api import bodies
 from api.errors import ApiError
 from api.openapi import GuardedBlueprint
-from api.schemas import LogsQuery, LogsSchema
+from api.schemas.logs import LogsQuery, LogsSchema
 from api.services import services
-from moodreel.call_log import Page, write_csv
+from moodreel.call_log import write_csv
+from moodreel.database import Page
 
 blueprint = GuardedBlueprint("logs", __name__, description="Who called what, and how it ended")
 

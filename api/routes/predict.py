@@ -8,7 +8,7 @@ from api import metrics
 from api.clips import read_clip
 from api.facts import record
 from api.openapi import CLIP_CODES, GuardedBlueprint, clip_body
-from api.schemas import AnalysisQuery, ClipSchema, PredictionSchema
+from api.schemas.clips import AnalysisQuery, ClipSchema, PredictionSchema
 from api.services import services
 
 blueprint = GuardedBlueprint("predict", __name__, description="What the face in a clip showed")

@@ -9,7 +9,7 @@ from api import metrics
 from api.clips import read_clip
 from api.facts import record
 from api.openapi import CLIP_CODES, GuardedBlueprint, clip_body
-from api.schemas import CoverQuery, LoopSchema, ThumbnailSchema
+from api.schemas.clips import CoverQuery, LoopSchema, ThumbnailSchema
 from api.services import services
 
 blueprint = GuardedBlueprint("thumbnail", __name__, description="A looping cover of a clip")

@@ -1,0 +1,68 @@
+"""Filters of the log in, calls out."""
+
+from typing import Any
+
+from marshmallow import RAISE, Schema, fields, post_load, validate
+
+from api.schemas.fields import Boolean, Date, StatusCode, about
+from moodreel.call_log import Filters
+from moodreel.timestamps import end_of, start_of
+
+
+class LogsQuery(Schema):
+    """Which calls. Send these as a query string or as a JSON body, not both."""
+
+    class Meta:
+        unknown = RAISE
+
+    start_date = Date(start_of, metadata=about("ISO 8601, inclusive; no zone means UTC.", example="2025-08-01"))
+    end_date = Date(end_of, metadata=about("The same; a date alone means to the end of that day."))
+    status_code = StatusCode(validate=validate.Range(100, 599))
+    success = Boolean(metadata=about('`"True"`, `"False"` or a JSON boolean.'))
+    client_id = fields.String()
+    endpoint = fields.String(metadata={"example": "/predict"})
+    request_id = fields.String()
+    prediction = fields.String(metadata={"example": "Happy"})
+    limit = fields.Integer(load_default=100, validate=validate.Range(1, 1000))
+    cursor = fields.String(load_default=None, metadata=about("The `next_cursor` of the page before."))
+
+    @post_load
+    def _to_filters(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:
+        limit, cursor = data.pop("limit"), data.pop("cursor")
+        filters = Filters(start=data.pop("start_date", None), end=data.pop("end_date", None), **data)
+        return {"filters": filters, "limit": limit, "cursor": cursor}
+
+
+class CallSchema(Schema):
+    """One call. No video, picture, text or key is ever in it."""
+
+    timestamp = fields.String(metadata={"example": "2025-08-16T12:34:56.123456Z"})
+    request_id = fields.String()
+    method = fields.String(metadata={"example": "POST"})
+    endpoint = fields.String(metadata={"example": "/predict"})
+    status_code = fields.Integer(
+        allow_none=True, metadata=about("null for a call that a dying worker never finished.", example=200)
+    )
+    success = fields.Boolean(allow_none=True)
+    latency_ms = fields.Float(allow_none=True)
+    client_id = fields.String(allow_none=True)
+    caller = fields.String(allow_none=True, metadata=about("Tells keys apart; not the key.", example="key-1a2b3c4d"))
+    prediction = fields.String(allow_none=True, metadata={"example": "Happy"})
+    confidence = fields.Float(allow_none=True)
+    error = fields.String(allow_none=True, metadata=about("The `code` that the caller got."))
+    bytes_in = fields.Integer(allow_none=True)
+    bytes_out = fields.Integer(allow_none=True)
+    content_sha256 = fields.String(allow_none=True)
+    video_seconds = fields.Float(allow_none=True)
+    frames = fields.Integer(allow_none=True)
+    model = fields.String(allow_none=True)
+    worker = fields.Integer(allow_none=True)
+    timings = fields.Dict(fields.String(), fields.Float(), allow_none=True, metadata=about("Milliseconds by stage."))
+
+
+class LogsSchema(Schema):
+    """A page of calls, newest first."""
+
+    logs = fields.List(fields.Nested(CallSchema))
+    count = fields.Integer(metadata=about("How many are on this page."))
+    next_cursor = fields.String(allow_none=True, metadata=about("null on the last page."))

@@ -1,0 +1,148 @@
+"""One SQLite file for any number of threads and processes, and the pages that lists are cut into.
+
+- WAL lets readers go on while somebody writes. `BEGIN IMMEDIATE` with a busy timeout makes writers of several processes
+  queue, where a read that turns into a write would fail at once. `synchronous=NORMAL` may lose the last rows in a power
+  cut, never the file.
+- Pages are cut by key (`timestamp`, `id`) and not by offset: new rows at the top neither repeat nor hide a row. Each
+  filter has an index that ends in `timestamp`, and SQLite adds `id`, so no query has to sort.
+"""
+
+import base64
+import binascii
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from sqlite_utils import Database
+from sqlite_utils.migrations import Migrations
+
+from moodreel.errors import MoodreelError
+from moodreel.timestamps import stamp
+
+BUSY_SECONDS = 10.0
+"""How long a writer waits for the others before it gives up."""
+
+
+@dataclass(frozen=True)
+class Page:
+    """Some rows, newest first, and the cursor of the next page; None where there is none."""
+
+    rows: tuple[dict[str, Any], ...] = field(default=())
+    next_cursor: str | None = None
+
+
+class SharedDatabase:
+    """A file with its tables. Make one after a fork, never before.
+
+    name, setting: what an operator knows the file as, and the setting that says where it is.
+    error: raised, with a message for the operator, when the file cannot be opened, read or written.
+    """
+
+    def __init__(
+        self, path: Path | str, migrations: Migrations, *, name: str, setting: str, error: type[MoodreelError]
+    ) -> None:
+        """Open the file, making and migrating it as needed. Raises `error`."""
+        self.path = Path(path)
+        self._name = name
+        self._setting = setting
+        self._error = error
+        self._thread = threading.local()
+        with self._named_errors("opened"):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            _use_wal(self._db)
+        with self.writing("opened") as db:
+            migrations.apply(db)
+
+    @contextmanager
+    def reading(self) -> Iterator[Database]:
+        """Lend this thread's connection for reading. Raises `error`."""
+        with self._named_errors("read"):
+            yield self._db
+
+    @contextmanager
+    def writing(self, done: str = "written") -> Iterator[Database]:
+        """Lend this thread's connection for one transaction, undone when the block raises. Raises `error`."""
+        with self._named_errors(done):
+            db = self._db
+            db.execute("begin immediate")
+            try:
+                yield db
+            except BaseException:
+                with suppress(sqlite3.Error):
+                    db.execute("rollback")
+                raise
+            db.execute("commit")
+
+    def dispose(self) -> None:
+        """Close this thread's connection."""
+        if hasattr(self._thread, "db"):
+            self._thread.db.close()
+            del self._thread.db
+
+    @property
+    def _db(self) -> Database:
+        if not hasattr(self._thread, "db"):
+            connection = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None)
+            connection.execute("pragma synchronous = normal")
+            self._thread.db = Database(connection)
+        return self._thread.db
+
+    @contextmanager
+    def _named_errors(self, done: str) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.Error, OSError) as error:
+            with suppress(sqlite3.Error):
+                self.dispose()
+            raise self._error(
+                f"The {self._name} {self.path} cannot be {done}: {error}. {_advice(error, self._setting)}"
+            ) from error
+
+
+def insert(table: str, row: Mapping[str, Any]) -> str:
+    """Write the SQL that inserts a row of named values."""
+    return f"insert into {table} ({', '.join(row)}) values ({', '.join(f':{column}' for column in row)})"
+
+
+def cursor_after(row: Mapping[str, Any]) -> str:
+    """Give the cursor of the page that goes on after a row."""
+    return base64.urlsafe_b64encode(f"{row['timestamp']} {row['id']}".encode()).decode().rstrip("=")
+
+
+def position_of(cursor: str) -> tuple[str, int]:
+    """Give the timestamp and id that a cursor stands for. Raises ValueError for one that no page gave."""
+    try:
+        timestamp, row_id = base64.urlsafe_b64decode(cursor.encode() + b"=" * (-len(cursor) % 4)).decode().split(" ")
+        return stamp(datetime.fromisoformat(timestamp)), int(row_id)
+    except (ValueError, OverflowError, binascii.Error) as error:
+        raise ValueError("the cursor is none that a page gave") from error
+
+
+def _use_wal(db: Database) -> None:
+    deadline = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            db.enable_wal()
+            return
+        except sqlite3.OperationalError as error:
+            # SQLite doesn't wait for its busy timeout when several processes switch the mode at the same time.
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+
+
+def _advice(error: Exception, setting: str) -> str:
+    text = str(error).lower()
+    if "malformed" in text or "not a database" in text:
+        return "Move the file away (a new one is made) or restore a copy."
+    if "locked" in text:
+        return "Another program holds it; close that."
+    if "full" in text:
+        return "Free some disk space."
+    return f"Check that the folder exists and that the service's user may write to it, or set {setting}."

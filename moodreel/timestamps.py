@@ -1,0 +1,38 @@
+"""Times as they are kept and asked for: text of one fixed width in UTC, so that they sort and compare as they are."""
+
+import re
+from contextlib import suppress
+from datetime import UTC, date, datetime, timedelta
+
+
+def stamp(moment: datetime) -> str:
+    """Write a time as it is kept: UTC, always with microseconds."""
+    return moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
+
+
+def start_of(text: str) -> datetime:
+    """Read a start: ISO 8601; no zone means UTC, no time the day's first moment. Raises ValueError."""
+    return _moment(text)
+
+
+def end_of(text: str) -> datetime:
+    """Read an end: as `start_of`, but to the last moment of the day or second that it names. Raises ValueError."""
+    moment = _moment(text)
+    if _is_date(text):
+        return moment + timedelta(days=1, microseconds=-1)
+    return moment if moment.microsecond else moment.replace(microsecond=999_999)
+
+
+def _is_date(text: str) -> bool:
+    with suppress(ValueError):
+        return bool(date.fromisoformat(text.strip()))
+    return False
+
+
+def _moment(text: str) -> datetime:
+    # In a query string the + of a zone arrives as a space.
+    moment = datetime.fromisoformat(re.sub(r"(:\d\d(?:\.\d+)?) (\d\d:?\d\d)$", r"\1+\2", text.strip()))
+    try:
+        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    except OverflowError as error:
+        raise ValueError("the date is out of range") from error
