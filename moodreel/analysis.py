@@ -163,7 +163,7 @@ class Analyser:
                     raise
                 logger.exception("MODEL_PATH is no good; %s answers instead, as MODEL_FALLBACK=1 asks", store.default)
         store.get()
-        return cls(FaceFinder(store_root / "face_landmarker" / "face_landmarker.task", closer=True), store, **options)
+        return cls(FaceFinder(store_root / "face_landmarker" / "face_landmarker.task", again=True), store, **options)
 
     def analyse(
         self,

