@@ -22,6 +22,8 @@ STATUS = {
     "bad_header": 400,
     "ambiguous_filters": 400,
     "unauthorized": 401,
+    "invalid_token": 401,
+    "token_expired": 401,
     "forbidden": 403,
     "not_found": 404,
     "method_not_allowed": 405,
@@ -38,10 +40,11 @@ STATUS = {
     "internal": 500,
     "overloaded": 503,
     "not_ready": 503,
+    "keys_unavailable": 503,
 }
 """Each code that a client may switch on. Codes are added, never changed."""
 
-RETRY_SECONDS = {"rate_limited": 60, "overloaded": 5, "not_ready": 5}
+RETRY_SECONDS = {"rate_limited": 60, "overloaded": 5, "not_ready": 5, "keys_unavailable": 30}
 
 _TITLES = {"invalid_request": "The request breaks its schema"}
 

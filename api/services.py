@@ -8,6 +8,7 @@ from typing import Any
 from flask import Flask, current_app
 
 from api.settings import Settings
+from api.tokens import Accounts
 from moodreel.call_log import CallLog
 from moodreel.errors import MoodreelError
 
@@ -19,12 +20,18 @@ class Services:
     settings: Settings
     analyser: Any
     call_log: CallLog
+    accounts: Accounts
 
 
 def attach(app: Flask, settings: Settings, analyser: Any = None) -> None:
-    """Make what the views share; this loads the models. Raises MoodreelError where a model or the log is unusable."""
-    call_log = CallLog(settings.log_path)
-    app.extensions["moodreel"] = Services(settings, analyser or load_analyser(settings), call_log)
+    """Make what the views share; this loads the models.
+
+    Raises:
+        MoodreelError: a model or the log is unusable.
+        SettingsError: the keys of OIDC_JWKS are.
+    """
+    accounts, call_log = Accounts.from_settings(settings), CallLog(settings.log_path)
+    app.extensions["moodreel"] = Services(settings, analyser or load_analyser(settings), call_log, accounts)
 
 
 def services() -> Services:

@@ -6,6 +6,7 @@ the message about a bad value, what is allowed. `.env.example` explains each one
 
 import math
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -13,13 +14,18 @@ from typing import Any
 
 from environs import Env
 
+from api.content import decode_base64
+
+SECRET_BYTES = 64
+"""What HS512 needs at least (RFC 7518, 3.2)."""
+
 
 class SettingsError(Exception):
     """A variable has a value that cannot be used; the message is one line for the operator."""
 
 
 def _setting(cast: Callable[[str], Any], allowed: str, default: Any, *, secret: bool = False) -> Any:
-    return field(default=default, metadata={"cast": cast, "allowed": allowed, "secret": secret})
+    return field(default=default, repr=not secret, metadata={"cast": cast, "allowed": allowed, "secret": secret})
 
 
 def _whole(low: int, high: int, default: int) -> Any:
@@ -57,11 +63,25 @@ def _listed(text: str) -> tuple[str, ...]:
     return tuple(item.strip() for item in text.split(",") if item.strip())
 
 
-def _keys(text: str) -> tuple[str, ...]:
-    keys = _listed(text)
-    if not keys:
+def _some(text: str) -> tuple[str, ...]:
+    found = _listed(text)
+    if not found:
         raise ValueError
-    return keys
+    return found
+
+
+def _signing_secret(text: str) -> bytes:
+    secret = decode_base64(text)
+    if len(secret) < SECRET_BYTES:
+        raise ValueError
+    return secret
+
+
+def _jwks(text: str) -> str:
+    # Keys that come over an open line could be anybody's.
+    if "://" in text and not re.match(r"https://|http://(localhost|127\.0\.0\.1|\[::1\])[:/]", text, re.IGNORECASE):
+        raise ValueError
+    return text
 
 
 def _origins(text: str) -> tuple[str, ...]:
@@ -82,7 +102,7 @@ class Settings:
     """Everything an operator can choose. `Settings(api_key=("k",))` is the service as shipped."""
 
     api_key: tuple[str, ...] = _setting(
-        _keys, "one secret, or several with commas between (./init.sh makes one)", (), secret=True
+        _some, "one secret, or several with commas between (./init.sh makes one)", (), secret=True
     )
     host: str = _setting(_host, "a host name or an address", "0.0.0.0")
     port: int = _whole(1, 65535, 5000)
@@ -115,12 +135,21 @@ class Settings:
         _origins, "origins such as https://app.example with commas between, or *", ()
     )
 
+    security_secret: bytes | None = _setting(
+        _signing_secret, f"base64 of at least {SECRET_BYTES} random bytes", None, secret=True
+    )
+    security_issuer: str | None = _setting(str, "the iss of your own tokens", None)
+    security_max_age_seconds: int = _whole(60, 366 * 86_400, 7 * 86_400)
+    oidc_issuer: str | None = _setting(str, "the iss of your provider's tokens", None)
+    oidc_audience: tuple[str, ...] = _setting(_some, "the aud of your app's tokens, or several with commas between", ())
+    oidc_jwks: str | None = _setting(_jwks, "a file, or a URL that begins with https://", None)
+
     @classmethod
     def from_environment(cls, dotenv: Path = Path(".env")) -> "Settings":
         """Read the environment, and `.env` for what it leaves out. An empty value means the default.
 
         Raises:
-            SettingsError: a value that is not allowed, or no API key.
+            SettingsError: a value that is not allowed, no API key, or half of what tokens need.
         """
         env = Env()
         env.read_env(dotenv, recurse=False)
@@ -130,7 +159,17 @@ class Settings:
             raise SettingsError(
                 "API_KEY is empty: set it to a secret for callers to send as x-api-key (./init.sh makes one)."
             )
+        _check_accounts(settings)
         return settings
+
+
+def _check_accounts(settings: Settings) -> None:
+    for names in (("security_secret", "security_issuer"), ("oidc_issuer", "oidc_audience", "oidc_jwks")):
+        missing = [name.upper() for name in names if not getattr(settings, name)]
+        if 0 < len(missing) < len(names):
+            raise SettingsError(f"{missing[0]} is empty: set all of {', '.join(names).upper()}, or none of them.")
+    if settings.oidc_issuer and settings.oidc_issuer == settings.security_issuer:
+        raise SettingsError("OIDC_ISSUER must not be SECURITY_ISSUER: the issuer tells which rules a token keeps to.")
 
 
 def _cast(item: Any, text: str) -> Any:

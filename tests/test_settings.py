@@ -1,3 +1,4 @@
+import base64
 import re
 from dataclasses import fields
 from pathlib import Path
@@ -90,6 +91,11 @@ def test_there_is_no_start_without_a_key(environment: pytest.MonkeyPatch, key: s
         ("LOG_LEVEL", "LOUD", "one of DEBUG, INFO"),
         ("RATE_LIMIT", "-1", "a whole number from 0"),
         ("CORS_ORIGINS", "app.example", "origins such as https://app.example"),
+        ("SECURITY_MAX_AGE_SECONDS", "0", "a whole number from 60"),
+        ("OIDC_AUDIENCE", ",", "the aud of your app's tokens"),
+        ("OIDC_JWKS", "http://provider.example/jwks", "a file, or a URL that begins with https://"),
+        ("OIDC_JWKS", "http://localhost.evil.example/jwks", "a file, or a URL that begins with https://"),
+        ("OIDC_JWKS", "file:///etc/passwd", "a file, or a URL that begins with https://"),
     ],
 )
 def test_a_bad_value_is_named_with_what_is_allowed(
@@ -101,6 +107,74 @@ def test_a_bad_value_is_named_with_what_is_allowed(
     assert str(caught.value).startswith(f"{name} must be {allowed}")
     assert repr(value) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+_SECRET = bytes(range(190, 254))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        base64.b64encode(_SECRET).decode(),
+        base64.urlsafe_b64encode(_SECRET).decode(),
+        base64.urlsafe_b64encode(_SECRET).decode().rstrip("="),
+    ],
+)
+def test_a_signing_secret_is_any_base64(environment: pytest.MonkeyPatch, text: str) -> None:
+    environment.setenv("SECURITY_SECRET", text)
+    environment.setenv("SECURITY_ISSUER", "https://app.example")
+    assert Settings.from_environment().security_secret == _SECRET
+
+
+@pytest.mark.parametrize(
+    "text", ["secret", "no base64!", base64.b64encode(_SECRET[:63]).decode(), base64.b64encode(_SECRET).decode()[:-3]]
+)
+def test_a_signing_secret_that_is_short_or_garbled_is_refused_and_not_shown(
+    environment: pytest.MonkeyPatch, text: str
+) -> None:
+    environment.setenv("SECURITY_SECRET", text)
+    environment.setenv("SECURITY_ISSUER", "https://app.example")
+    with pytest.raises(SettingsError) as caught:
+        Settings.from_environment()
+    assert str(caught.value) == "SECURITY_SECRET must be base64 of at least 64 random bytes."
+
+
+_TOKENS = {
+    "SECURITY_SECRET": base64.b64encode(_SECRET).decode(),
+    "SECURITY_ISSUER": "https://app.example",
+    "OIDC_ISSUER": "https://provider.example",
+    "OIDC_AUDIENCE": "app, other-app",
+    "OIDC_JWKS": "https://provider.example/jwks",
+}
+
+
+@pytest.mark.parametrize("missing", [None, *_TOKENS])
+def test_what_tokens_need_is_there_as_a_whole_or_not_at_all(
+    environment: pytest.MonkeyPatch, missing: str | None
+) -> None:
+    for name, value in _TOKENS.items():
+        environment.setenv(name, "" if name == missing else value)
+    if missing:
+        with pytest.raises(SettingsError, match=f"^{missing} is empty: set all of "):
+            Settings.from_environment()
+    else:
+        assert Settings.from_environment().oidc_audience == ("app", "other-app")
+
+
+def test_the_two_kinds_of_tokens_have_two_issuers(environment: pytest.MonkeyPatch) -> None:
+    for name, value in {**_TOKENS, "OIDC_ISSUER": _TOKENS["SECURITY_ISSUER"]}.items():
+        environment.setenv(name, value)
+    with pytest.raises(SettingsError, match="OIDC_ISSUER must not be SECURITY_ISSUER"):
+        Settings.from_environment()
+
+
+@pytest.mark.parametrize(
+    "url", ["http://localhost:8080/jwks", "http://127.0.0.1/jwks", "HTTPS://a.example/k", "a/b.json"]
+)
+def test_keys_may_come_from_this_machine_or_over_tls(environment: pytest.MonkeyPatch, url: str) -> None:
+    for name, value in {**_TOKENS, "OIDC_JWKS": url}.items():
+        environment.setenv(name, value)
+    assert Settings.from_environment().oidc_jwks == url
 
 
 @pytest.mark.parametrize(("text", "level"), [("debug", "DEBUG"), ("Warning", "WARNING")])
