@@ -17,7 +17,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -26,7 +26,7 @@ from sqlite_utils.migrations import Migrations
 
 from moodreel.database import Page, SharedDatabase, cursor_after, insert, position_of
 from moodreel.errors import MoodreelError
-from moodreel.timestamps import end_of, stamp, start_of
+from moodreel.timestamps import end_of, midnight, stamp, start_of
 
 PRUNE_BATCH = 2000
 """Rows deleted in one go: other writers wait for no longer than that takes."""
@@ -93,6 +93,19 @@ class Filters:
     endpoint: str | None = None
     request_id: str | None = None
     prediction: str | None = None
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a caller asked for on one day: calls, refused ones too, and seconds of video that were looked at."""
+
+    date: date
+    calls: int
+    seconds: float
+
+    @property
+    def minutes(self) -> float:
+        return self.seconds / 60
 
 
 migrations = Migrations("call_log")
@@ -231,6 +244,20 @@ class CallLog:
             found = db.execute(f"select min(timestamp) {_RECENT}", _recent(caller, since, up_to)).fetchone()[0]
         return datetime.fromisoformat(found) if found else None
 
+    def usage(
+        self, caller: str, first: date, last: date, zone: tzinfo = UTC, *, without: int | None = None
+    ) -> tuple[Usage, ...]:
+        """Sum up a caller's calls for each day of a zone, from `first` to `last`, the days without any too.
+
+        without: leave out one row, such as that of the asking call.
+        Raises CallLogError.
+        """
+        days = [first + timedelta(days=number) for number in range((last - first).days + 1)]
+        spans = [[stamp(midnight(day, zone)), stamp(midnight(day + timedelta(days=1), zone))] for day in days]
+        with self._file.reading() as db:
+            found = db.execute(_USAGE, {"caller": caller, "spans": json.dumps(spans), "without": without}).fetchall()
+        return tuple(Usage(day, calls, seconds) for day, (calls, seconds) in zip(days, found, strict=True))
+
     def prune(self, days: float) -> int:
         """Delete the calls older than that, and return how many. Raises CallLogError."""
         before, deleted = stamp(datetime.now(UTC) - timedelta(days=days)), 0
@@ -317,6 +344,13 @@ def _presented(row: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+_USAGE = """
+select count(calls.id), total(calls.video_seconds)
+from json_each(:spans) as span
+left join calls on calls.caller = :caller and calls.id is not :without
+    and calls.timestamp >= span.value ->> 0 and calls.timestamp < span.value ->> 1
+group by span.key order by span.key
+"""
 _RECENT = "from calls where caller = :caller and timestamp >= :since and id <= :up_to and error is not 'rate_limited'"
 
 

@@ -2,7 +2,7 @@
 
 import re
 from contextlib import suppress
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta, tzinfo
 
 
 def stamp(moment: datetime) -> str:
@@ -21,6 +21,11 @@ def end_of(text: str) -> datetime:
     if _is_date(text):
         return moment + timedelta(days=1, microseconds=-1)
     return moment if moment.microsecond else moment.replace(microsecond=999_999)
+
+
+def midnight(day: date, zone: tzinfo) -> datetime:
+    """Give the moment at which a day begins somewhere, in UTC; where clocks skip midnight, when they do so."""
+    return datetime.combine(day, time(), zone).astimezone(UTC)
 
 
 def _is_date(text: str) -> bool:
