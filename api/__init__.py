@@ -5,7 +5,7 @@ from typing import Any
 from flask import Flask
 
 from api import bodies, cors, errors, headers, metrics, openapi, request_log, services
-from api.routes import health, logs, pages, predict, thumbnail
+from api.routes import auth, health, logs, pages, predict, thumbnail, tokens
 from api.routes import metrics as metrics_route
 from api.settings import Settings
 
@@ -27,6 +27,8 @@ def create_app(settings: Settings | None = None, analyser: Any = None) -> Flask:
     documented.register_blueprint(predict.blueprint)
     documented.register_blueprint(thumbnail.blueprint)
     documented.register_blueprint(logs.blueprint)
+    documented.register_blueprint(auth.blueprint)
+    documented.register_blueprint(tokens.blueprint)
     documented.register_blueprint(health.blueprint)
     documented.register_blueprint(metrics_route.blueprint)
     app.register_blueprint(pages.blueprint)

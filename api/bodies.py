@@ -86,7 +86,7 @@ class BoundedBody:
             raise ApiError("bad_json", "The body broke off or was garbled on its way. Send it again.") from error
 
 
-def read_json() -> Any:
+def read_json(example: str = '{"encoding": "base64", "content": "…"}') -> Any:
     """Give the body as JSON, whatever Content-Type says: most clients that forget it send JSON."""
     _check_encoding()
     data = request.stream.read()
@@ -97,7 +97,7 @@ def read_json() -> Any:
         # strict=False lets the raw line breaks pass that `base64` puts into a hand-written body.
         return json.loads(text, strict=False, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
-        raise ApiError("bad_json", 'Send a JSON object, such as {"encoding": "base64", "content": "…"}.') from error
+        raise ApiError("bad_json", f"Send a JSON object, such as {example}.") from error
 
 
 def bytes_read() -> int:

@@ -4,7 +4,7 @@ from flask import Flask, Response, request
 
 from api.services import services
 
-_ALLOWED_HEADERS = "x-api-key, date, x-date, x-client-id, x-request-id, content-type, accept"
+_ALLOWED_HEADERS = "authorization, x-api-key, date, x-date, x-client-id, x-request-id, content-type, accept"
 _EXPOSED_HEADERS = "x-request-id, retry-after, server-timing, x-next-cursor"
 _METHODS = "GET, POST, OPTIONS"
 
@@ -28,7 +28,10 @@ def _allow(response: Response) -> Response:
     response.vary.add("Origin")
     if not origin or not {"*", origin} & set(origins):
         return response
-    response.headers["Access-Control-Allow-Origin"] = "*" if "*" in origins else origin
+    response.headers["Access-Control-Allow-Origin"] = origin if origin in origins else "*"
+    if origin in origins:
+        # Cookies come along from pages that the operator has named, and never from any page.
+        response.headers["Access-Control-Allow-Credentials"] = "true"
     response.headers["Access-Control-Expose-Headers"] = _EXPOSED_HEADERS
     if request.method == "OPTIONS":
         response.headers["Access-Control-Allow-Headers"] = _ALLOWED_HEADERS

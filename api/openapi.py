@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from copy import deepcopy
-from functools import wraps
+from functools import partial, wraps
 from typing import Any
 
 import flask_smorest
@@ -17,7 +17,17 @@ from api.schemas.clips import BASE64_FIELDS, ClipSchema
 from api.schemas.service import ProblemSchema
 
 PROBLEM = "application/problem+json"
-GUARDED_CODES = ("bad_date", "bad_header", "unauthorized", "rate_limited", "internal")
+GUARDED_CODES = (
+    "bad_date",
+    "bad_header",
+    "unauthorized",
+    "invalid_token",
+    "token_expired",
+    "forbidden",
+    "rate_limited",
+    "internal",
+    "keys_unavailable",
+)
 CLIP_CODES = (
     "bad_json",
     "too_large",
@@ -30,6 +40,26 @@ CLIP_CODES = (
     "video_too_short",
     "overloaded",
 )
+
+SECURITY_SCHEMES = {
+    "api_key": {"type": "apiKey", "in": "header", "name": "x-api-key", "description": "One of the keys in API_KEY."},
+    "bearer": {
+        "type": "http",
+        "scheme": "bearer",
+        "bearerFormat": "JWT",
+        "description": "A user's token: one of your own (HS512), or of your OpenID provider (RS256, ES256).",
+    },
+    **{
+        f"{name}_cookie": {
+            "type": "apiKey",
+            "in": "cookie",
+            "name": name,
+            "description": "The same token as a cookie; what changes something is then taken from our own pages only.",
+        }
+        for name in security.COOKIES
+    },
+}
+"""How to get in; any one of them will do."""
 
 _HEADERS = {
     "date": (
@@ -92,7 +122,7 @@ class Blueprint(flask_smorest.Blueprint):
 
     def _prepare_refusals(self, doc: dict[str, Any], doc_info: dict[str, Any], **_: Any) -> dict[str, Any]:
         by_status: dict[int, list[str]] = defaultdict(list)
-        for code in (*doc_info.get("refusals", ()), *self.common_codes):
+        for code in dict.fromkeys((*doc_info.get("refusals", ()), *self.common_codes)):
             by_status[STATUS[code]].append(code)
         for status, codes in sorted(by_status.items()):
             doc.setdefault("responses", {})[str(status)] = _refusal(status, codes)
@@ -100,14 +130,17 @@ class Blueprint(flask_smorest.Blueprint):
 
 
 class GuardedBlueprint(Blueprint):
-    """Routes that take only callers with a key, and say so in the document."""
+    """Routes that take only callers with a key or a token, and say so in the document.
+
+    dated: whether they must send a date as well.
+    """
 
     common_codes = GUARDED_CODES
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, dated: bool = True, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.before_request(security.require_caller)
-        self._prepare_doc_cbks.append(_prepare_guard)
+        self.before_request(partial(security.require_caller, dated=dated))
+        self._prepare_doc_cbks.append(partial(_prepare_guard, dated=dated))
 
 
 def document(app: Flask) -> flask_smorest.Api:
@@ -124,9 +157,8 @@ def document(app: Flask) -> flask_smorest.Api:
         OPENAPI_REDOC_URL="/static/vendor/redoc/redoc.standalone.js",
     )
     documented = _Api(app, spec_kwargs={"marshmallow_plugin": MarshmallowPlugin(), "info": {"description": _ABOUT}})
-    documented.spec.components.security_scheme(
-        "api_key", {"type": "apiKey", "in": "header", "name": "x-api-key", "description": "One of the keys in API_KEY."}
-    )
+    for name, scheme in SECURITY_SCHEMES.items():
+        documented.spec.components.security_scheme(name, scheme)
     return documented
 
 
@@ -155,8 +187,8 @@ class _Api(flask_smorest.Api):
         pass
 
 
-def _prepare_guard(doc: dict[str, Any], _info: dict[str, Any], **_: Any) -> dict[str, Any]:
-    doc["security"] = [{"api_key": []}]
+def _prepare_guard(doc: dict[str, Any], _info: dict[str, Any], *, dated: bool, **_: Any) -> dict[str, Any]:
+    doc["security"] = [{name: []} for name in SECURITY_SCHEMES]
     doc.setdefault("parameters", []).extend(
         {
             "in": "header",
@@ -167,6 +199,7 @@ def _prepare_guard(doc: dict[str, Any], _info: dict[str, Any], **_: Any) -> dict
             "example": example,
         }
         for name, (description, example) in _HEADERS.items()
+        if dated or name not in ("date", "x-date")
     )
     return doc
 

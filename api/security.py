@@ -1,6 +1,7 @@
-"""Who calls: API keys and the headers that come with them.
+"""Who calls: API keys, bearer tokens and the headers that come with them.
 
-A second way to authenticate is one more function in `_WAYS`.
+Of several credentials the first that is sent decides: `Authorization: Bearer`, `x-api-key`, a cookie. Another way to
+authenticate is one more function in `_WAYS`.
 """
 
 import hashlib
@@ -14,12 +15,16 @@ from email.utils import parsedate_to_datetime
 from flask import Request, current_app, g, request
 
 from api.errors import ApiError
+from api.same_origin import SAFE_METHODS, is_same_origin
 from api.services import services
+from api.settings import Settings
+from api.tokens import Token
 from moodreel.call_log import CallLogError
 
 ADMIN = "ADMIN"
 CLIENT_ID_LENGTH = 128
 RATE_WINDOW = timedelta(minutes=1)
+COOKIES = ("access_token", "token")
 
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 _HTTP_DATE = re.compile(r"([A-Z][a-z]{2}, )?\d{1,2} [A-Z][a-z]{2} \d{4} \d\d:\d\d:\d\d (GMT|UTC|[+-]\d{4})")
@@ -31,31 +36,63 @@ class Caller:
 
     id: goes into the log: it tells callers apart and gives no secret away.
     user: the person who signed in, None for an API key; only they read and delete their history.
+    token: what they signed in with.
+    cookie: the name of the cookie that it came in, None where the caller sent it on purpose.
     """
 
     id: str
     roles: frozenset[str] = field(default=frozenset())
     user: str | None = None
+    token: Token | None = None
+    cookie: str | None = None
 
 
 def identify(request: Request) -> Caller | None:
-    """Tell who calls; None for somebody who proves nothing."""
-    return next((caller for way in _WAYS if (caller := way(request)) is not None), None)
+    """Tell who calls; None for somebody who proves nothing. What is wrong with their token waits in `g.refusal`."""
+    g.refusal = None
+    try:
+        return next((caller for way in _WAYS if (caller := way(request)) is not None), None)
+    except ApiError as refusal:
+        g.refusal = refusal
+        return None
 
 
-def require_caller() -> None:
-    """Refuse a call that may not go on, by its headers alone: before its body is read."""
+def require_caller(*, dated: bool = True) -> None:
+    """Refuse a call that may not go on, by its headers alone: before its body is read.
+
+    dated: the call must carry a date; where it need not, one that comes must be well-formed all the same.
+    """
     if request.method == "OPTIONS":
         return
     if g.caller is None:
-        raise ApiError(
-            "unauthorized",
-            "Send a valid API key in the x-api-key header.",
-            headers={"WWW-Authenticate": 'ApiKey realm="moodreel"'},
-        )
-    _check_date(request)
+        raise g.refusal or _stranger()
+    require_own_page()
+    _check_date(request, dated)
     _check_identifiers(request)
     _check_rate(g.caller)
+
+
+def require_own_page() -> None:
+    """Refuse a call that changes something by a cookie, unless a page of our own makes it."""
+    by_cookie = g.caller is not None and g.caller.cookie is not None
+    if by_cookie and request.method not in SAFE_METHODS and not is_same_origin(request, _settings().cors_origins):
+        raise ApiError(
+            "forbidden",
+            "Another site's page may not do this with your cookie. Send the token in the Authorization header, "
+            "or have the page's origin added to CORS_ORIGINS.",
+        )
+
+
+def require_admin() -> None:
+    """Refuse a caller who is neither an operator's key nor an administrator."""
+    if g.caller is not None and ADMIN not in g.caller.roles:
+        raise ApiError("forbidden", f"This needs an API key, or a token with the role {ADMIN}.")
+
+
+def bearer_token(request: Request) -> str | None:
+    """Give what comes as `Authorization: Bearer`; None where that header is not there or of another scheme."""
+    scheme, _, token = request.headers.get("Authorization", "").strip().partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else None
 
 
 def request_id(request: Request) -> str | None:
@@ -74,10 +111,35 @@ def client_id(request: Request) -> str | None:
     return value if value.isprintable() and 0 < len(value) <= CLIENT_ID_LENGTH else None
 
 
+def _stranger() -> ApiError:
+    tokens = bool(services().accounts)
+    return ApiError(
+        "unauthorized",
+        f"Send a valid API key in the x-api-key header{', or a token as Authorization: Bearer' if tokens else ''}.",
+        headers={"WWW-Authenticate": 'ApiKey realm="moodreel"' + (', Bearer realm="moodreel"' if tokens else "")},
+    )
+
+
+def _by_bearer_token(request: Request) -> Caller | None:
+    text = bearer_token(request)
+    return None if text is None else _user(services().accounts.verify(text))
+
+
+def _by_cookie(request: Request) -> Caller | None:
+    name = next((name for name in COOKIES if request.cookies.get(name)), None)
+    if name is None or request.headers.get("x-api-key"):
+        return None
+    return _user(services().accounts.verify(request.cookies[name]), name)
+
+
+def _user(token: Token, cookie: str | None = None) -> Caller:
+    return Caller(f"user-{token.user[:16]}", frozenset(token.roles), token.user, token, cookie)
+
+
 def _by_api_key(request: Request) -> Caller | None:
     sent = hashlib.sha256(request.headers.get("x-api-key", "").encode("latin-1", "replace")).digest()
     found = None
-    for key in services().settings.api_key:
+    for key in _settings().api_key:
         known = hashlib.sha256(key.encode()).digest()
         # Every key is compared, whichever fits: the time it takes tells nothing.
         if hmac.compare_digest(sent, known):
@@ -85,13 +147,17 @@ def _by_api_key(request: Request) -> Caller | None:
     return Caller(f"key-{found.hex()[:8]}", frozenset({ADMIN})) if found else None
 
 
-_WAYS: tuple[Callable[[Request], Caller | None], ...] = (_by_api_key,)
+_WAYS: tuple[Callable[[Request], Caller | None], ...] = (_by_bearer_token, _by_api_key, _by_cookie)
 
 
-def _check_date(request: Request) -> None:
+def _settings() -> Settings:
+    return services().settings
+
+
+def _check_date(request: Request, required: bool) -> None:
     # Browsers don't let a page set `date`, so `x-date` may stand in for it.
     value = request.headers.get("x-date") or request.headers.get("date") or ""
-    if not _is_date(value.strip()):
+    if (value or required) and not _is_date(value.strip()):
         raise ApiError("bad_date", "Send a date header in ISO 8601 with a zone, such as 2025-08-16T12:34:56Z.")
 
 
@@ -112,7 +178,7 @@ def _check_identifiers(request: Request) -> None:
 
 
 def _check_rate(caller: Caller) -> None:
-    limit, log = services().settings.rate_limit, services().call_log
+    limit, log = _settings().rate_limit, services().call_log
     if not limit or g.row_id is None:
         return
     since = datetime.now(UTC) - RATE_WINDOW
@@ -126,6 +192,6 @@ def _check_rate(caller: Caller) -> None:
     wait = (first + RATE_WINDOW - datetime.now(UTC)).total_seconds()
     raise ApiError(
         "rate_limited",
-        f"This key may make {limit} calls a minute. Wait as long as Retry-After says.",
+        f"One caller may make {limit} calls a minute. Wait as long as Retry-After says.",
         headers={"Retry-After": str(max(1, int(wait) + 1))},
     )

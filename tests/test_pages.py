@@ -5,6 +5,7 @@ import shutil
 import pytest
 from playwright.sync_api import sync_playwright
 
+from tests import accounts
 from tests.serving import FAKE, Server
 
 CHROMIUM = shutil.which("chromium")
@@ -18,7 +19,8 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    with Server(tmp_path_factory.mktemp("pages"), FAKE) as server:
+    folder = tmp_path_factory.mktemp("pages")
+    with Server(folder, FAKE, **accounts.environment(folder)) as server:
         yield server
 
 
@@ -63,3 +65,15 @@ def test_a_call_can_be_tried_out_from_the_documentation(page):
     page.get_by_role("button", name="Execute").first.click()
     page.locator(".live-responses-table .response-col_status").first.wait_for(timeout=20_000)
     assert "200" in page.locator(".live-responses-table .response-col_status").last.inner_text()
+
+
+def test_who_authorizes_with_a_token_calls_with_it(page):
+    page.goto("/docs")
+    page.get_by_role("button", name="Authorize").first.click(timeout=20_000)
+    page.locator(".auth-container", has_text="bearer").get_by_role("textbox").fill(accounts.own(userId="ada-in-docs"))
+    page.locator(".auth-container", has_text="bearer").get_by_role("button", name="Apply").click()
+    page.locator(".modal-ux").get_by_role("button", name="Close").last.click()
+    page.get_by_text("/auth/profile", exact=True).first.click()
+    page.get_by_role("button", name="Try it out").first.click()
+    page.get_by_role("button", name="Execute").first.click()
+    page.get_by_text("ada-in-docs").first.wait_for(timeout=20_000)

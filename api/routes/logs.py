@@ -6,7 +6,7 @@ from typing import Any
 from flask import Response, g, jsonify, request
 from marshmallow import ValidationError
 
-from api import bodies
+from api import bodies, security
 from api.errors import ApiError
 from api.openapi import GuardedBlueprint
 from api.schemas.logs import LogsQuery, LogsSchema
@@ -15,6 +15,7 @@ from moodreel.call_log import write_csv
 from moodreel.database import Page
 
 blueprint = GuardedBlueprint("logs", __name__, description="Who called what, and how it ended")
+blueprint.before_request(security.require_admin)
 
 
 @blueprint.route("/logs", methods=["GET"])

@@ -46,7 +46,9 @@ class CallSchema(Schema):
     success = fields.Boolean(allow_none=True)
     latency_ms = fields.Float(allow_none=True)
     client_id = fields.String(allow_none=True)
-    caller = fields.String(allow_none=True, metadata=about("Tells keys apart; not the key.", example="key-1a2b3c4d"))
+    caller = fields.String(
+        allow_none=True, metadata=about("Tells keys and users apart; neither key nor name.", example="key-1a2b3c4d")
+    )
     prediction = fields.String(allow_none=True, metadata={"example": "Happy"})
     confidence = fields.Float(allow_none=True)
     error = fields.String(allow_none=True, metadata=about("The `code` that the caller got."))

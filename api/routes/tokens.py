@@ -1,0 +1,60 @@
+"""POST /auth/verify-token: whether a token is good. Open: it tells nobody more than they could find out by using it."""
+
+from typing import Any
+
+from flask import g, request
+
+from api import bodies, security
+from api.errors import ApiError
+from api.openapi import SECURITY_SCHEMES, Blueprint
+from api.schemas.auth import TokenBody, VerifiedSchema
+from api.services import services
+from api.tokens import MAX_CHARACTERS, Token
+
+MAX_BYTES = 2 * MAX_CHARACTERS
+"""Of a body, which anybody may send."""
+
+blueprint = Blueprint("tokens", __name__, description="Whether a token is good")
+
+
+@blueprint.route("/auth/verify-token", methods=["POST"])
+@blueprint.doc(
+    security=[{}, *({name: []} for name in SECURITY_SCHEMES if name != "api_key")],
+    requestBody={"required": False, "content": {"application/json": {"schema": TokenBody}}},
+)
+@blueprint.response(200, VerifiedSchema)
+@blueprint.refuses(
+    "bad_json",
+    "unauthorized",
+    "invalid_token",
+    "token_expired",
+    "forbidden",
+    "too_large",
+    "unsupported_media",
+    "invalid_request",
+    "internal",
+    "keys_unavailable",
+)
+def verify_token() -> dict[str, Any]:
+    """Tell what a token says, if it is good: that of the Authorization header, else of the body, else of a cookie."""
+    return vars(_token())
+
+
+def _token() -> Token:
+    if security.bearer_token(request) is None and (request.content_length or "Transfer-Encoding" in request.headers):
+        return services().accounts.verify(_text_in_body())
+    if g.refusal:
+        raise g.refusal
+    if g.caller is None or g.caller.token is None:
+        raise ApiError(
+            "unauthorized",
+            'Send the token as Authorization: Bearer, as {"token": "…"} or as the cookie access_token.',
+            headers={"WWW-Authenticate": 'Bearer realm="moodreel"'},
+        )
+    security.require_own_page()
+    return g.caller.token
+
+
+def _text_in_body() -> str:
+    request.max_content_length = MAX_BYTES
+    return TokenBody().load(bodies.read_json('{"token": "…"}'))["token"]

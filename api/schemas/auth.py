@@ -1,0 +1,127 @@
+"""Tokens and what they say, and what a caller used."""
+
+from datetime import date, datetime, timedelta
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from marshmallow import RAISE, Schema, ValidationError, fields, post_load, validate
+
+from api.schemas.fields import Measure, about
+
+DAYS = 30
+MAX_DAYS = 366
+
+_ROLES = about("As the token says; `ADMIN` may read `/logs`.", example=["USER"])
+_TIME = {"example": "2025-08-16T12:34:56Z"}
+
+
+class UtcTime(fields.Field[datetime]):
+    """A time to the second, in UTC."""
+
+    def _serialize(self, value: datetime | None, attr: str | None, obj: Any, **kwargs: Any) -> str | None:
+        return None if value is None else value.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+class Minutes(Measure):
+    places = 3
+
+
+class Zone(fields.String):
+    """A time zone by its name."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> ZoneInfo:  # type: ignore[override]
+        try:
+            return ZoneInfo(super()._deserialize(value, attr, data, **kwargs))
+        except ValidationError:
+            raise
+        except (ValueError, KeyError, OSError) as error:
+            raise ValidationError("Not a time zone, such as Europe/Berlin.") from error
+
+
+class TokenBody(Schema):
+    """A token to look at."""
+
+    class Meta:
+        unknown = RAISE
+
+    token = fields.String(required=True, metadata={"example": "eyJhbGciOiJIUzUxMiJ9.eyJzdWIiOi….…"})
+
+
+class VerifiedSchema(Schema):
+    """What a good token says."""
+
+    valid = fields.Constant(True, metadata=about("Always true: any other token is a problem with status 401."))
+    user_id = fields.String(metadata=about("`userId` of your own tokens, `sub` of a provider's.", example="42"))
+    subject = fields.String(metadata={"example": "ada@app.example"})
+    roles = fields.List(fields.String(), metadata=_ROLES)
+    issuer = fields.String(metadata={"example": "https://app.example"})
+    issued_at = UtcTime(metadata=_TIME)
+    expires_at = UtcTime(metadata=_TIME)
+
+
+class ProfileSchema(Schema):
+    """Who calls. Of an API key only `id` and `roles` are known, the rest is null."""
+
+    id = fields.String(metadata=about("As in the log: neither key nor name.", example="user-0123456789abcdef"))
+    kind = fields.String(validate=validate.OneOf(("api_key", "token")))
+    user_id = fields.String(allow_none=True, metadata={"example": "42"})
+    subject = fields.String(allow_none=True, metadata={"example": "ada@app.example"})
+    roles = fields.List(fields.String(), metadata=_ROLES)
+    issuer = fields.String(allow_none=True, metadata={"example": "https://app.example"})
+    issued_at = UtcTime(allow_none=True, metadata=_TIME)
+    expires_at = UtcTime(allow_none=True, metadata=_TIME)
+
+
+class RenewedSchema(Schema):
+    """A new token."""
+
+    token = fields.String(
+        allow_none=True, metadata=about("null where it is in the cookie again, out of reach of the page's scripts.")
+    )
+    expires_at = UtcTime(metadata=_TIME)
+
+
+class UsageQuery(Schema):
+    """Which days, both ends inclusive; the last 30 where nothing is said."""
+
+    class Meta:
+        unknown = RAISE
+
+    start_date = fields.Date(
+        load_default=None, metadata=about(f"At most {MAX_DAYS} days in all.", example="2025-08-01")
+    )
+    end_date = fields.Date(load_default=None, metadata=about("Today where left out."))
+    tz = Zone(load_default=lambda: ZoneInfo("UTC"), metadata=about("Whose days.", example="Europe/Berlin"))
+
+    @post_load
+    def _to_days(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:
+        first: date | None = data["start_date"]
+        last: date | None = data["end_date"]
+        zone = data["tz"]
+        try:
+            last = last or datetime.now(zone).date()
+            first = first or last - timedelta(days=DAYS - 1)
+            # Midnight may be a day off in UTC.
+            first - timedelta(days=2), last + timedelta(days=2)
+        except OverflowError as error:
+            raise ValidationError("Not a date that anybody called on.", "end_date") from error
+        if not 0 <= (last - first).days < MAX_DAYS:
+            raise ValidationError(f"Not from start_date to end_date, or more than {MAX_DAYS} days.", "start_date")
+        return {"first": first, "last": last, "zone": zone}
+
+
+class DaySchema(Schema):
+    date = fields.Date(metadata={"example": "2025-08-16"})
+    calls = fields.Integer(metadata=about("Those that were refused too.", example=3))
+    minutes = Minutes(metadata=about("Of video.", example=0.25))
+
+
+class UsageSchema(Schema):
+    """What the caller asked for, by day; as far back as the log goes."""
+
+    start_date = fields.Date(metadata={"example": "2025-08-01"})
+    end_date = fields.Date(metadata={"example": "2025-08-30"})
+    tz = fields.String(metadata={"example": "UTC"})
+    calls = fields.Integer(metadata=about("Over all days.", example=90))
+    minutes = Minutes(metadata=about("Of video, over all days.", example=7.5))
+    days = fields.List(fields.Nested(DaySchema), metadata=about("Every day, the oldest first."))
