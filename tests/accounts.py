@@ -20,6 +20,8 @@ SECRET = bytes(range(64, 128))
 ISSUER = "https://app.example"
 PROVIDER = "https://securetoken.google.com/moodreel-test"
 AUDIENCE = "moodreel-test"
+LENGTH = 86_400
+"""Seconds that a token is good for: longer than any run of the tests, which make some when they are collected."""
 ABSENT = object()
 
 RSA = rsa.generate_private_key(65537, 2048)
@@ -30,14 +32,21 @@ STRANGER = rsa.generate_private_key(65537, 2048)
 def own_claims(**changes: Any) -> dict[str, Any]:
     """Say what our own tokens say, with some of it changed or ABSENT."""
     now = int(time.time())
-    claims = {"sub": "ada@app.example", "userId": "42", "roles": ["USER"], "iss": ISSUER, "iat": now, "exp": now + 3600}
+    claims = {
+        "sub": "ada@app.example",
+        "userId": "42",
+        "roles": ["USER"],
+        "iss": ISSUER,
+        "iat": now,
+        "exp": now + LENGTH,
+    }
     return _changed(claims, changes)
 
 
 def openid_claims(**changes: Any) -> dict[str, Any]:
     """Say what Firebase's tokens say, with some of it changed or ABSENT."""
     now = int(time.time())
-    claims = {"sub": "q8Xn0u", "iss": PROVIDER, "aud": AUDIENCE, "iat": now, "exp": now + 3600, "auth_time": now}
+    claims = {"sub": "q8Xn0u", "iss": PROVIDER, "aud": AUDIENCE, "iat": now, "exp": now + LENGTH, "auth_time": now}
     return _changed(claims | {"user_id": "q8Xn0u", "email": "ada@app.example"}, changes)
 
 

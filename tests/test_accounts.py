@@ -278,7 +278,7 @@ def test_a_good_token_is_told_what_it_says(client: FlaskClient, options: dict[st
     assert (said["valid"], said["user_id"], said["subject"]) == (True, "ada", "ada@app.example")
     assert (said["roles"], said["issuer"]) == (["USER"], ISSUER)
     length = datetime.fromisoformat(said["expires_at"]) - datetime.fromisoformat(said["issued_at"])
-    assert length == timedelta(hours=1) and said["expires_at"].endswith("Z")
+    assert length == timedelta(days=1) and said["expires_at"].endswith("Z")
 
 
 @pytest.mark.parametrize(
