@@ -37,3 +37,33 @@ EIGHT_TO_SEVEN: Mapping[str, str] = {
     "disgust": "disgust",
     "surprised": "surprise",
 }
+
+NAMES: Mapping[str, str] = {
+    name: label
+    for label, names in {
+        "happy": ("happy", "happiness", "joy"),
+        "surprise": ("surprise", "surprised", "shock", "shocked"),
+        "sad": ("sad", "sadness"),
+        "anger": ("anger", "angry"),
+        "disgust": ("disgust", "disgusted"),
+        "fear": ("fear", "fearful", "afraid"),
+        "neutral": ("neutral", "calm"),
+    }.items()
+    for name in names
+}
+"""What people and models call the seven labels, in lower case."""
+
+
+def to_five(label: str) -> str | None:
+    """Fold a label of any set, in any case, into the five; None for one that is in no set."""
+    seven = NAMES.get(label.strip().lower())
+    return SEVEN_TO_FIVE[seven] if seven else None
+
+
+def fold(probabilities: Mapping[str, float]) -> dict[str, float]:
+    """Add the probabilities of any label set up to those of the five, in their order; a label of no set is left out."""
+    folded = dict.fromkeys(FIVE, 0.0)
+    for label, probability in probabilities.items():
+        if five := to_five(label):
+            folded[five] += probability
+    return folded

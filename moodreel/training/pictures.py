@@ -10,28 +10,13 @@ import cv2
 import numpy as np
 
 from moodreel.analysis import ANALYSIS_SIDE
-from moodreel.emotions import SEVEN_TO_FIVE
+from moodreel.emotions import NAMES, SEVEN_TO_FIVE
 from moodreel.errors import DataInvalid
 from moodreel.training.sources import EXPECTED
 
 log = logging.getLogger(__name__)
 
 ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
-
-NAMES = {
-    name: label
-    for label, names in {
-        "happy": ("happy", "happiness", "joy"),
-        "surprise": ("surprise", "surprised", "shock", "shocked"),
-        "sad": ("sad", "sadness"),
-        "anger": ("anger", "angry"),
-        "disgust": ("disgust", "disgusted"),
-        "fear": ("fear", "fearful", "afraid"),
-        "neutral": ("neutral", "calm"),
-    }.items()
-    for name in names
-}
-"""What people call the seven labels."""
 
 
 @dataclass(frozen=True, eq=False)
