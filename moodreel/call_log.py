@@ -271,13 +271,7 @@ class CallLog:
 
     def prune_if_due(self, days: float) -> int:
         """Prune once a day, by whichever process asks first; 0 days keeps calls for ever. Raises CallLogError."""
-        now = datetime.now(UTC)
-        if days <= 0:
-            return 0
-        with self._file.writing() as db:
-            claim = "update upkeep set done_at = ? where task = 'prune' and done_at < ?"
-            mine = db.execute(claim, [stamp(now), stamp(now - PRUNE_EVERY)]).rowcount
-        return self.prune(days) if mine else 0
+        return self.prune(days) if days > 0 and self._file.claim("prune", PRUNE_EVERY) else 0
 
     def writable(self) -> bool:
         """Tell whether a call could be written down now."""
@@ -328,7 +322,7 @@ def _query(filters: Filters, cursor: str | None, without: int | None = None) -> 
         arguments["end"] = stamp(filters.end)
     if cursor is not None:
         conditions.append("(timestamp, id) < (:before, :before_id)")
-        arguments["before"], arguments["before_id"] = position_of(cursor)
+        arguments["before"], arguments["before_id"] = position_of(cursor, int)
     if without is not None:
         conditions.append("id <> :without")
         arguments["without"] = without

@@ -12,12 +12,12 @@ import binascii
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlite_utils import Database
 from sqlite_utils.migrations import Migrations
@@ -27,6 +27,8 @@ from moodreel.timestamps import stamp
 
 BUSY_SECONDS = 10.0
 """How long a writer waits for the others before it gives up."""
+
+_Id = TypeVar("_Id", int, str)
 
 
 @dataclass(frozen=True)
@@ -42,16 +44,25 @@ class SharedDatabase:
 
     name, setting: what an operator knows the file as, and the setting that says where it is.
     error: raised, with a message for the operator, when the file cannot be opened, read or written.
+    erase: overwrite what is deleted, where SQLite would only forget where it lies.
     """
 
     def __init__(
-        self, path: Path | str, migrations: Migrations, *, name: str, setting: str, error: type[MoodreelError]
+        self,
+        path: Path | str,
+        migrations: Migrations,
+        *,
+        name: str,
+        setting: str,
+        error: type[MoodreelError],
+        erase: bool = False,
     ) -> None:
         """Open the file, making and migrating it as needed. Raises `error`."""
         self.path = Path(path)
         self._name = name
         self._setting = setting
         self._error = error
+        self._erase = erase
         self._thread = threading.local()
         with self._named_errors("opened"):
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -79,6 +90,18 @@ class SharedDatabase:
                 raise
             db.execute("commit")
 
+    def claim(self, task: str, every: timedelta) -> bool:
+        """Tell whether a task in the table `upkeep` is due, to one of all that ask. Raises `error`."""
+        now = datetime.now(UTC)
+        with self.writing() as db:
+            claim = "update upkeep set done_at = ? where task = ? and done_at < ?"
+            return bool(db.execute(claim, [stamp(now), task, stamp(now - every)]).rowcount)
+
+    def checkpoint(self) -> None:
+        """Bring the file up to date and empty its journal, which holds what is deleted for longer. Raises `error`."""
+        with self._named_errors("written"):
+            self._db.execute("pragma wal_checkpoint(truncate)")
+
     def dispose(self) -> None:
         """Close this thread's connection."""
         if hasattr(self._thread, "db"):
@@ -90,6 +113,7 @@ class SharedDatabase:
         if not hasattr(self._thread, "db"):
             connection = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None)
             connection.execute("pragma synchronous = normal")
+            connection.execute(f"pragma secure_delete = {self._erase:d}")
             self._thread.db = Database(connection)
         return self._thread.db
 
@@ -115,11 +139,14 @@ def cursor_after(row: Mapping[str, Any]) -> str:
     return base64.urlsafe_b64encode(f"{row['timestamp']} {row['id']}".encode()).decode().rstrip("=")
 
 
-def position_of(cursor: str) -> tuple[str, int]:
-    """Give the timestamp and id that a cursor stands for. Raises ValueError for one that no page gave."""
+def position_of(cursor: str, read_id: Callable[[str], _Id]) -> tuple[str, _Id]:
+    """Give the timestamp and id that a cursor stands for. Raises ValueError for one that no page gave.
+
+    read_id: makes an id of its text; raises ValueError where it is none.
+    """
     try:
         timestamp, row_id = base64.urlsafe_b64decode(cursor.encode() + b"=" * (-len(cursor) % 4)).decode().split(" ")
-        return stamp(datetime.fromisoformat(timestamp)), int(row_id)
+        return stamp(datetime.fromisoformat(timestamp)), read_id(row_id)
     except (ValueError, OverflowError, binascii.Error) as error:
         raise ValueError("the cursor is none that a page gave") from error
 
