@@ -84,11 +84,13 @@ class Analysis:
 
 @dataclass(frozen=True, eq=False)
 class Cover:
-    """A boomerang of the clip's best moment; `emotion` is None where the clip shows no face."""
+    """A boomerang of the clip's best moment; what the face showed is None where the clip shows none."""
 
     loop: Loop
     emotion: str | None
     confidence: float | None
+    probabilities: dict[str, float] | None
+    certain: bool | None
     clip_duration: float
     frames_analysed: int
     model: ModelInfo
@@ -215,20 +217,26 @@ class Analyser:
         with self._slot():
             reader = VideoReader(data, self._limits, fps=fps, keep_side=size)
             sightings, timings = self._watch(reader)
+            analysis: Analysis | None = None
             try:
                 analysis = _judge(reader, sightings, predictor, timings)
-                emotion, confidence, peak, timings = (
-                    analysis.emotion,
-                    analysis.confidence,
-                    analysis.peak,
-                    analysis.timings,
-                )
+                peak, timings = analysis.peak, analysis.timings
             except NoFace:
-                emotion, confidence, peak = None, None, _liveliest(sightings)
+                peak = _liveliest(sightings)
             begun = clock.perf_counter()
             loop = boomerang.make(reader, peak, duration=duration, size=size, output=output, whole=moment == "whole")
             timings = {**timings, "encode": _since(begun)}
-        return Cover(loop, emotion, confidence, reader.duration, len(sightings), predictor.info, timings)
+        return Cover(
+            loop=loop,
+            emotion=analysis.emotion if analysis else None,
+            confidence=analysis.confidence if analysis else None,
+            probabilities=analysis.probabilities if analysis else None,
+            certain=analysis.certain if analysis else None,
+            clip_duration=reader.duration,
+            frames_analysed=len(sightings),
+            model=predictor.info,
+            timings=timings,
+        )
 
     @contextmanager
     def _slot(self) -> Iterator[None]:

@@ -56,6 +56,8 @@ class FakeAnalyser:
             loop=loop,
             emotion=None if data == b"no face" else "Happy",
             confidence=None if data == b"no face" else 0.92,
+            probabilities=None if data == b"no face" else PROBABILITIES,
+            certain=None if data == b"no face" else True,
             clip_duration=4.98,
             frames_analysed=24,
             model=MODEL,
