@@ -6,13 +6,11 @@ import uuid
 
 from flask import Flask, Response, g, request
 
-from api import bodies, security
+from api import bodies, security, upkeep
 from api.facts import recorded
 from api.metrics import LOG_FAILURES
 from api.services import Services, services
 from moodreel.call_log import CallLogError, Outcome
-
-PRUNE_CHECK_SECONDS = 3600
 
 log = logging.getLogger(__name__)
 
@@ -22,9 +20,7 @@ def watch(app: Flask) -> None:
     app.before_request(_open)
     app.after_request(_close)
     app.teardown_request(_close_lost)
-    retention = _Retention(app.extensions["moodreel"])
-    retention.apply()
-    app.after_request(retention.apply_after)
+    upkeep.hourly(app, _prune)
 
 
 def endpoint() -> str:
@@ -79,24 +75,12 @@ def _report(error: CallLogError) -> None:
     log.error("%s", error)
 
 
-class _Retention:
-    """Deletes old calls. Every process asks now and then; the log lets one a day do it."""
-
-    def __init__(self, shared: Services) -> None:
-        self._log = shared.call_log
-        self._days = shared.settings.log_retention_days
-        self._next = 0.0
-
-    def apply_after(self, response: Response) -> Response:
-        if time.monotonic() >= self._next:
-            response.call_on_close(self.apply)
-        return response
-
-    def apply(self) -> None:
-        self._next = time.monotonic() + PRUNE_CHECK_SECONDS
-        try:
-            deleted = self._log.prune_if_due(self._days)
-        except CallLogError as error:
-            return _report(error)
-        if deleted:
-            log.info("%d calls older than %d days were deleted from the log", deleted, self._days)
+def _prune(shared: Services) -> None:
+    """Delete old calls. Every process asks now and then; the log lets one a day do it."""
+    days = shared.settings.log_retention_days
+    try:
+        deleted = shared.call_log.prune_if_due(days)
+    except CallLogError as error:
+        return _report(error)
+    if deleted:
+        log.info("%d calls older than %d days were deleted from the log", deleted, days)
