@@ -21,13 +21,13 @@ RUN useradd --uid 10001 --create-home moodreel
 COPY --from=build /opt/venv /opt/venv
 WORKDIR /app
 COPY --chown=moodreel . .
-RUN mkdir -p logs model_store/downloaded && chown moodreel logs model_store/downloaded
+RUN mkdir -p data logs model_store/downloaded && chown moodreel data logs model_store/downloaded && chmod 700 data
 
 ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 PORT=5000
 USER moodreel
 # MediaPipe imports matplotlib, which lists the system's fonts once: here, and not at the first start.
 RUN python -c "import mediapipe"
-VOLUME ["/app/logs", "/app/model_store/downloaded"]
+VOLUME ["/app/data", "/app/logs", "/app/model_store/downloaded"]
 EXPOSE 5000
 HEALTHCHECK --interval=30s --timeout=5s --start-period=20s \
   CMD ["python", "-c", "import os, urllib.request as r; r.urlopen(f'http://127.0.0.1:{os.environ[\"PORT\"]}/health', timeout=4)"]

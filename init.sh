@@ -132,7 +132,7 @@ serve_docker() {
   done
   say "Serving on port $port; Ctrl-C stops"
   exec docker run --rm --init --name moodreel -p "$port:$port" --env-file .env "${overrides[@]}" \
-    -v moodreel-logs:/app/logs -v moodreel-models:/app/model_store/downloaded moodreel
+    -v moodreel-data:/app/data -v moodreel-logs:/app/logs -v moodreel-models:/app/model_store/downloaded moodreel
 }
 
 run_tests() {

@@ -4,8 +4,8 @@ from typing import Any
 
 from flask import Flask
 
-from api import bodies, cors, errors, headers, metrics, openapi, request_log, services
-from api.routes import auth, health, logs, pages, predict, thumbnail, tokens
+from api import bodies, cors, errors, headers, keeping, metrics, openapi, request_log, services
+from api.routes import auth, health, history, logs, pages, predict, thumbnail, tokens
 from api.routes import metrics as metrics_route
 from api.settings import Settings
 
@@ -22,6 +22,7 @@ def create_app(settings: Settings | None = None, analyser: Any = None) -> Flask:
     headers.watch(app)
     bodies.watch(app)
     errors.register(app)
+    keeping.watch(app)
 
     documented = openapi.document(app)
     documented.register_blueprint(predict.blueprint)
@@ -29,6 +30,7 @@ def create_app(settings: Settings | None = None, analyser: Any = None) -> Flask:
     documented.register_blueprint(logs.blueprint)
     documented.register_blueprint(auth.blueprint)
     documented.register_blueprint(tokens.blueprint)
+    documented.register_blueprint(history.blueprint)
     documented.register_blueprint(health.blueprint)
     documented.register_blueprint(metrics_route.blueprint)
     app.register_blueprint(pages.blueprint)

@@ -41,10 +41,17 @@ STATUS = {
     "overloaded": 503,
     "not_ready": 503,
     "keys_unavailable": 503,
+    "storage_unavailable": 503,
 }
 """Each code that a client may switch on. Codes are added, never changed."""
 
-RETRY_SECONDS = {"rate_limited": 60, "overloaded": 5, "not_ready": 5, "keys_unavailable": 30}
+RETRY_SECONDS = {
+    "rate_limited": 60,
+    "overloaded": 5,
+    "not_ready": 5,
+    "keys_unavailable": 30,
+    "storage_unavailable": 30,
+}
 
 _TITLES = {"invalid_request": "The request breaks its schema"}
 

@@ -26,6 +26,8 @@ LATENCY = Histogram("moodreel_request_seconds", "Seconds from headers to answer"
 STAGES = Histogram("moodreel_stage_seconds", "Seconds in a stage of an analysis", ["stage"], buckets=SECONDS)
 IN_FLIGHT = Gauge("moodreel_requests_in_flight", "Calls being answered", multiprocess_mode="livesum")
 PREDICTIONS = Counter("moodreel_predictions", "Emotions answered", ["emotion"])
+KEPT = Counter("moodreel_history_entries", "Analyses written into a history", ["kind"])
+HISTORY_FAILURES = Counter("moodreel_history_failures", "Times a history could not be kept or deleted", ["part"])
 LOG_FAILURES = Counter("moodreel_call_log_failures", "Times the call log could not be written")
 
 

@@ -11,6 +11,8 @@ from api.settings import Settings
 from api.tokens import Accounts
 from moodreel.call_log import CallLog
 from moodreel.errors import MoodreelError
+from moodreel.history import History
+from moodreel.media import MediaStorage
 
 log = logging.getLogger(__name__)
 
@@ -21,22 +23,31 @@ class Services:
     analyser: Any
     call_log: CallLog
     accounts: Accounts
+    history: History | None = None
 
 
 def attach(app: Flask, settings: Settings, analyser: Any = None) -> None:
     """Make what the views share; this loads the models.
 
     Raises:
-        MoodreelError: a model or the log is unusable.
+        MoodreelError: a model, the log or the history is unusable.
         SettingsError: the keys of OIDC_JWKS are.
     """
-    accounts, call_log = Accounts.from_settings(settings), CallLog(settings.log_path)
-    app.extensions["moodreel"] = Services(settings, analyser or load_analyser(settings), call_log, accounts)
+    accounts, call_log, history = Accounts.from_settings(settings), CallLog(settings.log_path), open_history(settings)
+    app.extensions["moodreel"] = Services(settings, analyser or load_analyser(settings), call_log, accounts, history)
 
 
 def services() -> Services:
     """Give what this process shares."""
     return current_app.extensions["moodreel"]
+
+
+def open_history(settings: Settings) -> History | None:
+    """Open what signed-in users keep, and their media; None where HISTORY is off. Raises MoodreelError."""
+    if not settings.history:
+        return None
+    storage = MediaStorage(settings.media_storage) if settings.media_storage else None
+    return History(settings.history_path, storage)
 
 
 def load_analyser(settings: Settings) -> Any:

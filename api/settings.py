@@ -97,6 +97,12 @@ def _host(text: str) -> str:
     return text
 
 
+def _storage(text: str) -> str:
+    if not text.startswith(("file://", "memory://", "gs://", "s3://")):
+        raise ValueError
+    return text
+
+
 @dataclass(frozen=True)
 class Settings:
     """Everything an operator can choose. `Settings(api_key=("k",))` is the service as shipped."""
@@ -144,6 +150,11 @@ class Settings:
     oidc_audience: tuple[str, ...] = _setting(_some, "the aud of your app's tokens, or several with commas between", ())
     oidc_jwks: str | None = _setting(_jwks, "a file, or a URL that begins with https://", None)
 
+    history: bool = _one_of({"off": False, "on": True, "0": False, "1": True}, False)
+    history_path: Path = _setting(Path, "a file", Path("data/history.db"))  # noqa: RUF009
+    history_retention_days: int = _whole(0, 36_500, 0)
+    media_storage: str | None = _setting(_storage, "a URL that begins with file://, memory://, gs:// or s3://", None)
+
     @classmethod
     def from_environment(cls, dotenv: Path = Path(".env")) -> "Settings":
         """Read the environment, and `.env` for what it leaves out. An empty value means the default.
@@ -160,6 +171,7 @@ class Settings:
                 "API_KEY is empty: set it to a secret for callers to send as x-api-key (./init.sh makes one)."
             )
         _check_accounts(settings)
+        _check_history(settings)
         return settings
 
 
@@ -170,6 +182,13 @@ def _check_accounts(settings: Settings) -> None:
             raise SettingsError(f"{missing[0]} is empty: set all of {', '.join(names).upper()}, or none of them.")
     if settings.oidc_issuer and settings.oidc_issuer == settings.security_issuer:
         raise SettingsError("OIDC_ISSUER must not be SECURITY_ISSUER: the issuer tells which rules a token keeps to.")
+
+
+def _check_history(settings: Settings) -> None:
+    if (settings.media_storage or "").startswith("memory://") and settings.web_concurrency > 1:
+        raise SettingsError(
+            "MEDIA_STORAGE=memory:// is one worker's own: set WEB_CONCURRENCY=1, or keep it in file://."
+        )
 
 
 def _cast(item: Any, text: str) -> Any:

@@ -4,7 +4,7 @@ from typing import Any
 
 from flask import Response, jsonify
 
-from api import metrics
+from api import keeping, metrics
 from api.clips import read_clip
 from api.facts import record
 from api.openapi import CLIP_CODES, GuardedBlueprint, clip_body
@@ -16,7 +16,7 @@ blueprint = GuardedBlueprint("predict", __name__, description="What the face in 
 
 @blueprint.route("/predict", methods=["POST"])
 @blueprint.doc(requestBody=clip_body(ClipSchema))
-@blueprint.response(200, PredictionSchema, headers=metrics.SERVER_TIMING)
+@blueprint.response(200, PredictionSchema, headers={**metrics.SERVER_TIMING, **keeping.HISTORY_ID})
 @blueprint.refuses(*CLIP_CODES, "no_face")
 @blueprint.takes_query(AnalysisQuery)
 def predict(query: dict[str, Any]) -> Response:
@@ -29,6 +29,18 @@ def predict(query: dict[str, Any]) -> Response:
         video_seconds=round(analysis.duration, 3),
         frames=analysis.frames_analysed,
         model=analysis.model.name,
+    )
+    keeping.keep(
+        kind="video",
+        emotion=analysis.emotion,
+        confidence=analysis.confidence,
+        probabilities=analysis.probabilities,
+        model=analysis.model.name,
+        facts={
+            "duration": round(analysis.duration, 3),
+            "faces": len({moment.track for moment in analysis.timeline}),
+            "certain": analysis.certain,
+        },
     )
     response = jsonify(PredictionSchema(exclude=() if query["detail"] else ("timeline",)).dump(analysis))
     return metrics.observed(response, analysis.emotion, analysis.timings)

@@ -5,19 +5,22 @@ from typing import Any
 
 from flask import Response, jsonify
 
-from api import metrics
+from api import keeping, metrics
 from api.clips import read_clip
 from api.facts import record
 from api.openapi import CLIP_CODES, GuardedBlueprint, clip_body
 from api.schemas.clips import CoverQuery, LoopSchema, ThumbnailSchema
 from api.services import services
+from moodreel.media import Media
+
+_TYPES = {"mp4": "video/mp4", "webp": "image/webp", "gif": "image/gif"}
 
 blueprint = GuardedBlueprint("thumbnail", __name__, description="A looping cover of a clip")
 
 
 @blueprint.route("/thumbnail", methods=["POST"])
 @blueprint.doc(requestBody=clip_body(LoopSchema))
-@blueprint.response(200, ThumbnailSchema, headers=metrics.SERVER_TIMING)
+@blueprint.response(200, ThumbnailSchema, headers={**metrics.SERVER_TIMING, **keeping.HISTORY_ID})
 @blueprint.refuses(*CLIP_CODES)
 @blueprint.takes_query(CoverQuery)
 def thumbnail(query: dict[str, Any]) -> Response:
@@ -32,7 +35,23 @@ def thumbnail(query: dict[str, Any]) -> Response:
         frames=cover.frames_analysed,
         model=cover.model.name,
     )
+    keeping.keep(
+        kind="video",
+        emotion=cover.emotion,
+        confidence=cover.confidence,
+        probabilities=cover.probabilities,
+        model=cover.model.name,
+        facts={"duration": round(cover.clip_duration, 3), "certain": cover.certain},
+        media=lambda: _media(cover.loop),
+    )
     return metrics.observed(jsonify(ThumbnailSchema().dump(_answer(cover))), cover.emotion, cover.timings)
+
+
+def _media(loop: Any) -> tuple[Media, ...]:
+    return (
+        Media(f"thumbnail.{loop.output}", _TYPES[loop.output], loop.data),
+        Media("poster.jpg", "image/jpeg", loop.poster),
+    )
 
 
 def _answer(cover: Any) -> dict[str, Any]:

@@ -1,0 +1,168 @@
+"""A person's own past: which entries in, entries and their summary out."""
+
+from datetime import date
+from functools import cache
+from typing import Any
+from zoneinfo import ZoneInfo, available_timezones
+
+from marshmallow import RAISE, Schema, ValidationError, fields, post_load, validate
+
+from api.schemas.fields import Date, Probability, about
+from moodreel.emotions import FIVE
+from moodreel.history import KINDS
+from moodreel.moods import PERIODS
+from moodreel.timestamps import end_of, start_of
+
+_YEARS = (1970, 2999)
+_COUNTS = {"Anger": 0, "Happy": 5, "Shock": 1, "Neutral": 3, "Sad": 1}
+_MEANS = {"Anger": 0.05, "Happy": 0.42, "Shock": 0.08, "Neutral": 0.35, "Sad": 0.1}
+_DIFFERENCE = {"Anger": -0.02, "Happy": 0.11, "Shock": 0.0, "Neutral": -0.06, "Sad": -0.03}
+
+
+class Zone(fields.String):
+    """A time zone by its name."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> ZoneInfo:  # type: ignore[override]
+        # In a query string the + of Etc/GMT+2 arrives as a space.
+        name = super()._deserialize(value, attr, data, **kwargs).replace(" ", "+")
+        if name not in _zones():
+            raise ValidationError("Not a time zone, such as Europe/Berlin.")
+        return ZoneInfo(name)
+
+
+def _is_sensible(day: date) -> None:
+    if not _YEARS[0] <= day.year <= _YEARS[1]:
+        raise ValidationError(f"Must be from {_YEARS[0]} to {_YEARS[1]}.")
+
+
+class NothingQuery(Schema):
+    """No query: whoever filters what is deleted must not lose everything."""
+
+    class Meta:
+        unknown = RAISE
+
+
+class HistoryQuery(Schema):
+    """Which entries."""
+
+    class Meta:
+        unknown = RAISE
+
+    kind = fields.String(validate=validate.OneOf(KINDS))
+    emotion = fields.String(
+        metadata=about("A label as the entry has it, or one of the five that it folds to (`mood`).", example="Happy")
+    )
+    start_date = Date(start_of, metadata=about("ISO 8601, inclusive; no zone means UTC.", example="2025-08-01"))
+    end_date = Date(end_of, metadata=about("The same; a date alone means to the end of that day."))
+    limit = fields.Integer(load_default=100, validate=validate.Range(1, 1000))
+    cursor = fields.String(load_default=None, metadata=about("The `next_cursor` of the page before."))
+
+
+class SummaryQuery(Schema):
+    """Which days or weeks."""
+
+    class Meta:
+        unknown = RAISE
+
+    by = fields.String(load_default="day", validate=validate.OneOf(PERIODS))
+    start_date = fields.Date(
+        load_default=None,
+        validate=_is_sensible,
+        metadata=about("Inclusive; 30 days or 12 weeks where left out. Weeks are whole.", example="2025-08-01"),
+    )
+    end_date = fields.Date(load_default=None, validate=_is_sensible, metadata=about("Inclusive; today where left out."))
+    tz = Zone(load_default=lambda: ZoneInfo("UTC"), metadata=about("Whose days.", example="Europe/Berlin"))
+
+    @post_load
+    def _to_arguments(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:
+        return {"by": data["by"], "start": data["start_date"], "end": data["end_date"], "zone": data["tz"]}
+
+
+class KeptMediaSchema(Schema):
+    """A file at `/api/history/{id}/media/{name}`."""
+
+    name = fields.String(metadata={"example": "thumbnail.mp4"})
+    type = fields.String(metadata={"example": "video/mp4"})
+    size = fields.Integer(metadata=about("Bytes.", example=29_000))
+
+
+class EntrySchema(Schema):
+    """One analysis. What was sent is never in it."""
+
+    id = fields.String(metadata={"example": "8a54c0f2d1b94f0c9ad2f6b1c0e7d385"})
+    kind = fields.String(validate=validate.OneOf(KINDS))
+    created = fields.String(metadata={"example": "2025-08-16T12:34:56.123456Z"})
+    emotion = fields.String(allow_none=True, metadata=about("The model's own label; null: no face.", example="happy"))
+    mood = fields.String(
+        allow_none=True,
+        validate=validate.OneOf((*FIVE, None)),
+        metadata=about("That label folded to one of five; null where it folds to none.", example="Happy"),
+    )
+    confidence = Probability(allow_none=True, metadata={"example": 0.92})
+    probabilities = fields.Dict(fields.String(), Probability(), allow_none=True)
+    model = fields.String(metadata={"example": "moodreel-five"})
+    facts = fields.Dict(fields.String(), metadata={"example": {"duration": 4.98, "faces": 1, "certain": True}})
+    media = fields.List(fields.Nested(KeptMediaSchema))
+
+
+class HistorySchema(Schema):
+    """A page of entries, newest first."""
+
+    entries = fields.List(fields.Nested(EntrySchema))
+    count = fields.Integer(metadata=about("How many are on this page."))
+    next_cursor = fields.String(allow_none=True, metadata=about("null on the last page."))
+
+
+class DeletedSchema(Schema):
+    deleted = fields.Integer(metadata=about("How many entries there were.", example=57))
+
+
+class PeriodSchema(Schema):
+    """A day or an ISO week that has entries."""
+
+    name = fields.String(metadata=about("Such as `2025-03-30` or `2025-W13`.", example="2025-03-30"))
+    start_date = fields.Date(metadata={"example": "2025-03-30"})
+    end_date = fields.Date(metadata={"example": "2025-03-30"})
+    entries = fields.Integer(metadata=about("Those without a face too.", example=3))
+    emotions = fields.Dict(fields.String(), fields.Integer(), metadata=about("Entries by mood.", example=_COUNTS))
+    leading = fields.String(
+        allow_none=True,
+        validate=validate.OneOf((*FIVE, None)),
+        metadata=about("The mood of most entries; of several, the likelier one.", example="Happy"),
+    )
+
+
+class BaselineSchema(Schema):
+    """What is usual for the person: the mean of what each entry showed over the last days, up to now."""
+
+    days = fields.Integer(metadata={"example": 90})
+    entries = fields.Integer(metadata=about("Those with probabilities.", example=57))
+    entries_needed = fields.Integer(metadata=about("With fewer, `probabilities` is null.", example=10))
+    probabilities = fields.Dict(fields.String(), Probability(), allow_none=True, metadata={"example": _MEANS})
+    difference = fields.Dict(
+        fields.String(),
+        Probability(),
+        allow_none=True,
+        metadata=about(
+            "The mean of the asked range less the usual one, -1 to 1; null without that, or with fewer than 3 entries.",
+            example=_DIFFERENCE,
+        ),
+    )
+
+
+class SummarySchema(Schema):
+    """A mood calendar, and how it compares with what is usual. What faces showed; no diagnosis."""
+
+    by = fields.String(validate=validate.OneOf(PERIODS))
+    tz = fields.String(metadata={"example": "Europe/Berlin"})
+    start_date = fields.Date(metadata={"example": "2025-03-01"})
+    end_date = fields.Date(metadata={"example": "2025-03-30"})
+    entries = fields.Integer(metadata=about("In the whole range.", example=12))
+    emotions = fields.Dict(fields.String(), fields.Integer(), metadata=about("Entries by mood.", example=_COUNTS))
+    periods = fields.List(fields.Nested(PeriodSchema), metadata=about("Those with entries, oldest first."))
+    baseline = fields.Nested(BaselineSchema)
+
+
+@cache
+def _zones() -> frozenset[str]:
+    return frozenset(available_timezones())
