@@ -32,7 +32,7 @@ from sqlite_utils.migrations import Migrations
 from moodreel.database import Page, SharedDatabase, cursor_after, insert, position_of
 from moodreel.emotions import fold, to_five
 from moodreel.errors import MoodreelError
-from moodreel.media import Media, MediaError, MediaGone, MediaStorage, new_key
+from moodreel.media import Media, MediaError, MediaStorage, new_key
 from moodreel.moods import Mark, Summary, range_of, summarise, usual
 from moodreel.timestamps import stamp
 
@@ -225,9 +225,8 @@ class History:
         stored = next((each for each in _stored(row) if each.name == name), None) if row else None
         if self.storage is None or stored is None:
             return None
-        with suppress(MediaGone):
-            return Media(stored.name, stored.type, self.storage.get(stored.key))
-        return None
+        data = self.storage.get(stored.key)
+        return Media(stored.name, stored.type, data) if data is not None else None
 
     def summary(
         self,

@@ -37,10 +37,6 @@ class MediaError(MoodreelError):
     """The storage cannot be opened, or does not do as it is asked; the message tells the operator what to do."""
 
 
-class MediaGone(MediaError):
-    """The storage holds no such object."""
-
-
 @dataclass(frozen=True)
 class Media:
     """A file; `name` is what its record calls it, `type` its media type."""
@@ -81,21 +77,18 @@ class MediaStorage:
         """Store an object. Raises MediaError; the object may then be there or not."""
         self._in_time("written", self._objects.put, key, data)
 
-    def get(self, key: str) -> bytes:
-        """Read an object. Raises MediaGone, MediaError."""
+    def get(self, key: str) -> bytes | None:
+        """Read an object; None where there is none. Raises MediaError."""
         return self._in_time("read", self._objects.get, key)
 
     def delete(self, key: str) -> None:
         """Delete an object; one that is not there is deleted already. Raises MediaError."""
-        with suppress(MediaGone):
-            self._in_time("emptied", self._objects.delete, key)
+        self._in_time("emptied", self._objects.delete, key)
 
     def _in_time(self, done: str, work: Callable[..., _T], *arguments: Any) -> _T:
         future = self._threads.submit(work, *arguments)
         try:
             return future.result(self._seconds)
-        except FileNotFoundError as error:
-            raise MediaGone("The media storage does not hold that object any more.") from error
         except Exception as error:  # every storage's library has errors of its own
             future.cancel()
             raise MediaError(
@@ -106,7 +99,7 @@ class MediaStorage:
 class _Objects(Protocol):
     def put(self, key: str, data: bytes) -> None: ...
 
-    def get(self, key: str) -> bytes: ...
+    def get(self, key: str) -> bytes | None: ...
 
     def delete(self, key: str) -> None: ...
 
@@ -131,10 +124,14 @@ class _Folder:
             part.unlink(missing_ok=True)
             raise
 
-    def get(self, key: str) -> bytes:
-        return (self._root / key).read_bytes()
+    def get(self, key: str) -> bytes | None:
+        with suppress(FileNotFoundError):
+            return (self._root / key).read_bytes()
+        return None
 
     def delete(self, key: str) -> None:
+        # Where all of it is gone, on a disk that is not there today, nothing is deleted.
+        self._root.stat()
         path = self._root / key
         for file in (path, _part_of(path)):
             file.unlink(missing_ok=True)
@@ -153,11 +150,14 @@ class _Bucket:
     def put(self, key: str, data: bytes) -> None:
         self._files.pipe_file(f"{self._root}/{key}", data)
 
-    def get(self, key: str) -> bytes:
-        return self._files.cat_file(f"{self._root}/{key}")
+    def get(self, key: str) -> bytes | None:
+        with suppress(FileNotFoundError):
+            return self._files.cat_file(f"{self._root}/{key}")
+        return None
 
     def delete(self, key: str) -> None:
-        self._files.rm_file(f"{self._root}/{key}")
+        with suppress(FileNotFoundError):
+            self._files.rm_file(f"{self._root}/{key}")
 
 
 def _open(url: str) -> _Objects:
@@ -183,7 +183,8 @@ def _part_of(path: Path) -> Path:
 def _make(path: Path) -> int:
     """Make a file for its owner alone, and give its descriptor."""
     while True:
-        path.parent.mkdir(mode=0o700, exist_ok=True)
-        # Whoever deletes the folder's last object takes the folder away.
+        # Whoever deletes the folder's last object takes the folder away, at any time.
+        with suppress(FileExistsError):
+            path.parent.mkdir(mode=0o700)
         with suppress(FileNotFoundError):
             return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
