@@ -1,0 +1,11 @@
+"""Who signs in to a service under test."""
+
+from tests.serving import DATE
+
+APP = "tests.signed_in_service:app"
+SETTINGS: dict[str, str] = {}
+
+
+def as_user(name: str) -> dict[str, str]:
+    """Give the headers that somebody sends."""
+    return {"x-test-user": name, "date": DATE}
