@@ -88,6 +88,11 @@ def test_there_is_no_start_without_a_key(environment: pytest.MonkeyPatch, key: s
         ("MAX_WALL_SECONDS", "0", "a number from 1"),
         ("ANALYSIS_FPS", "0", "a number from 0.5"),
         ("LOG_RETENTION_DAYS", "-3", "a whole number from 0"),
+        ("HISTORY", "perhaps", "one of off, on"),
+        ("HISTORY_RETENTION_DAYS", "-1", "a whole number from 0"),
+        ("MEDIA_STORAGE", "/a/folder", "a URL that begins with file://"),
+        ("MEDIA_STORAGE", "https://bucket.example", "a URL that begins with file://"),
+        ("MEDIA_STORAGE", "simplecache::s3://bucket", "a URL that begins with file://"),
         ("LOG_LEVEL", "LOUD", "one of DEBUG, INFO"),
         ("RATE_LIMIT", "-1", "a whole number from 0"),
         ("CORS_ORIGINS", "app.example", "origins such as https://app.example"),
@@ -181,6 +186,23 @@ def test_keys_may_come_from_this_machine_or_over_tls(environment: pytest.MonkeyP
 def test_words_may_be_in_any_case(environment: pytest.MonkeyPatch, text: str, level: str) -> None:
     environment.setenv("LOG_LEVEL", text)
     assert Settings.from_environment().log_level == level
+
+
+@pytest.mark.parametrize(("text", "on"), [("on", True), ("ON", True), ("1", True), ("off", False), ("", False)])
+def test_a_history_is_kept_only_where_it_is_turned_on(environment: pytest.MonkeyPatch, text: str, on: bool) -> None:
+    environment.setenv("HISTORY", text)
+    assert Settings.from_environment().history is on
+
+
+@pytest.mark.parametrize(("workers", "fits"), [("1", True), ("2", False)])
+def test_memory_keeps_media_for_one_worker_only(environment: pytest.MonkeyPatch, workers: str, fits: bool) -> None:
+    environment.setenv("MEDIA_STORAGE", "memory://")
+    environment.setenv("WEB_CONCURRENCY", workers)
+    if fits:
+        assert Settings.from_environment().media_storage == "memory://"
+    else:
+        with pytest.raises(SettingsError, match="MEDIA_STORAGE=memory://"):
+            Settings.from_environment()
 
 
 @pytest.mark.server
