@@ -2,7 +2,7 @@
 
 from tests.serving import DATE
 
-APP = "tests.signed_in_service:app"
+FAKE, REAL = "tests.signed_in_service:fake()", "tests.signed_in_service:real()"
 SETTINGS: dict[str, str] = {}
 
 

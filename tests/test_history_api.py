@@ -15,8 +15,9 @@ import pytest
 import requests
 
 from moodreel.history import Finding, History
+from tests import media
 from tests.serving import HEADERS, Server, video_body
-from tests.signed_in import APP, SETTINGS, as_user
+from tests.signed_in import FAKE, REAL, SETTINGS, as_user
 
 pytestmark = pytest.mark.server
 
@@ -27,7 +28,7 @@ _names = itertools.count()
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("history")
-    with Server(folder, APP, **ON, MEDIA_STORAGE=f"file://{folder}/media") as server:
+    with Server(folder, FAKE, **ON, MEDIA_STORAGE=f"file://{folder}/media") as server:
         yield server
 
 
@@ -303,7 +304,7 @@ def test_a_summary_counts_by_day_and_week_and_knows_what_is_usual(server: Server
 
 
 def test_a_history_that_cannot_be_written_costs_no_answer(tmp_path: Path) -> None:
-    with Server(tmp_path, APP, **ON, WEB_CONCURRENCY=1) as server:
+    with Server(tmp_path, FAKE, **ON, WEB_CONCURRENCY=1) as server:
         kept(server, "ann", path="/predict")
         with sqlite3.connect(tmp_path / "data" / "history.db") as db:
             db.execute("drop table entries")
@@ -321,7 +322,7 @@ def test_a_history_that_cannot_be_written_costs_no_answer(tmp_path: Path) -> Non
 
 def test_a_storage_that_fails_costs_no_entry_and_loses_no_object(tmp_path: Path) -> None:
     media, away = tmp_path / "media", tmp_path / "away"
-    with Server(tmp_path, APP, **ON, MEDIA_STORAGE=f"file://{media}", WEB_CONCURRENCY=1) as server:
+    with Server(tmp_path, FAKE, **ON, MEDIA_STORAGE=f"file://{media}", WEB_CONCURRENCY=1) as server:
         before = kept(server, "ann")
         media.rename(away)
         entry = get(server, "ann", f"/{kept(server, 'ann', b'another')}")
@@ -336,13 +337,13 @@ def test_a_storage_that_fails_costs_no_entry_and_loses_no_object(tmp_path: Path)
     assert len([path for path in media.rglob("*") if path.is_file()]) == 2
     with sqlite3.connect(tmp_path / "data" / "history.db") as db:
         db.execute("update doomed set due = ''")
-    with Server(tmp_path, APP, **ON, MEDIA_STORAGE=f"file://{media}", WEB_CONCURRENCY=1):
+    with Server(tmp_path, FAKE, **ON, MEDIA_STORAGE=f"file://{media}", WEB_CONCURRENCY=1):
         assert list(media.iterdir()) == [], "the next start deletes what is left"
 
 
 def test_media_that_cannot_be_read_are_said_to_be_there_later(tmp_path: Path) -> None:
     media = tmp_path / "media"
-    with Server(tmp_path, APP, **ON, MEDIA_STORAGE=f"file://{media}", WEB_CONCURRENCY=1) as server:
+    with Server(tmp_path, FAKE, **ON, MEDIA_STORAGE=f"file://{media}", WEB_CONCURRENCY=1) as server:
         url = f"/api/history/{kept(server, 'ann')}/media/poster.jpg"
         [poster] = media.rglob("*.jpg")
         poster.unlink()
@@ -361,7 +362,7 @@ def test_old_entries_are_deleted_at_the_start(tmp_path: Path) -> None:
         history.keep("ann", finding, at=datetime.now(UTC) - timedelta(days=days))
     history.dispose()
     with (
-        Server(tmp_path, APP, **ON, HISTORY_RETENTION_DAYS=7),
+        Server(tmp_path, FAKE, **ON, HISTORY_RETENTION_DAYS=7),
         sqlite3.connect(tmp_path / "data" / "history.db") as db,
     ):
         assert db.execute("select model from entries").fetchall() == [("young",)]
@@ -392,7 +393,7 @@ def test_a_service_that_cannot_keep_what_it_shall_says_why(tmp_path: Path, setti
 
 
 def test_memory_is_a_storage_for_one_worker(tmp_path: Path) -> None:
-    with Server(tmp_path, APP, **ON, MEDIA_STORAGE="memory://", WEB_CONCURRENCY=1) as server:
+    with Server(tmp_path, FAKE, **ON, MEDIA_STORAGE="memory://", WEB_CONCURRENCY=1) as server:
         entry = kept(server, "ann")
         assert call(server, "ann", "GET", f"/api/history/{entry}/media/poster.jpg").content == b"a poster"
         call(server, "ann", "DELETE", "/api/history")
@@ -400,7 +401,7 @@ def test_memory_is_a_storage_for_one_worker(tmp_path: Path) -> None:
 
 
 def test_without_a_history_nothing_is_kept_and_the_answer_says_so(tmp_path: Path) -> None:
-    with Server(tmp_path, APP, **SETTINGS, WEB_CONCURRENCY=1) as server:
+    with Server(tmp_path, FAKE, **SETTINGS, WEB_CONCURRENCY=1) as server:
         response = post(server, "ann", "/thumbnail", b"clip")
         assert response.status_code == 200
         assert "x-history-id" not in response.headers
@@ -439,7 +440,7 @@ def test_neither_a_clip_nor_an_id_is_left_behind(server: Server, user: str) -> N
 
 
 def test_pages_of_other_origins_may_delete_and_read_the_id(tmp_path: Path) -> None:
-    with Server(tmp_path, APP, **ON, CORS_ORIGINS="https://app.example", WEB_CONCURRENCY=1) as server:
+    with Server(tmp_path, FAKE, **ON, CORS_ORIGINS="https://app.example", WEB_CONCURRENCY=1) as server:
         asking = {"Origin": "https://app.example", "Access-Control-Request-Method": "DELETE"}
         preflight = server.call("OPTIONS", "/api/history", headers=asking)
         assert preflight.status_code == 204
@@ -502,3 +503,24 @@ def test_two_workers_share_one_history(server: Server, user: str) -> None:
         if len(workers) == 2:
             return
     raise AssertionError("one worker answered all")
+
+
+def test_a_real_clips_cover_is_kept_and_plays_until_it_is_deleted(tmp_path: Path) -> None:
+    clip = media.encode(media.face_frames(50))
+    with Server(tmp_path, REAL, **ON, MEDIA_STORAGE=f"file://{tmp_path}/media", WEB_CONCURRENCY=1) as server:
+        predicted = post(server, "ann", "/predict", clip)
+        cover = post(server, "ann", "/thumbnail", clip, duration=1, size=160)
+        id_ = cover.headers["x-history-id"]
+        assert predicted.headers["x-history-id"] == id_
+        entry = get(server, "ann", f"/{id_}")
+        assert entry["emotion"] == entry["mood"] == predicted.json()["emotion"]
+        assert entry["probabilities"] == pytest.approx(predicted.json()["probabilities"], abs=0.001)
+        assert entry["facts"] == {"duration": pytest.approx(2, abs=0.05), "faces": 1, "certain": True}
+        loop = call(server, "ann", "GET", f"/api/history/{id_}/media/thumbnail.mp4").content
+        assert base64.b64encode(loop).decode() == cover.json()["thumbnail"]
+        assert {frame.shape for frame in media.decode(loop)} == {(120, 160, 3)}
+        assert get(server, "ann", "/summary")["emotions"][entry["mood"]] == 1
+        assert post(server, "ann", "/thumbnail", media.encode(media.noise_frames(20)), duration=1).ok
+        assert [each["mood"] for each in get(server, "ann")["entries"]] == [None, entry["mood"]]
+        assert call(server, "ann", "DELETE", "/api/history").json() == {"deleted": 2}
+        assert list((tmp_path / "media").iterdir()) == []

@@ -89,7 +89,7 @@ def delete(entry_id: str) -> None:
 
 
 @blueprint.route("/api/history/<entry_id>/media/<name>", methods=["GET"])
-@blueprint.response(200, {"type": "string", "format": "binary"}, content_type="image/jpeg")
+@blueprint.response(200, {"type": "string", "format": "binary"}, content_type="image/*")
 @blueprint.alt_response(200, schema={"type": "string", "format": "binary"}, content_type="video/mp4", success=True)
 @blueprint.refuses("forbidden", "not_found", "storage_unavailable")
 def media(entry_id: str, name: str) -> Response:
