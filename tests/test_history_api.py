@@ -15,20 +15,20 @@ import pytest
 import requests
 
 from moodreel.history import Finding, History
-from tests import media
-from tests.serving import HEADERS, Server, video_body
-from tests.signed_in import FAKE, REAL, SETTINGS, as_user
+from tests import accounts, media
+from tests.serving import DATE, HEADERS, REAL, Server, video_body
 
 pytestmark = pytest.mark.server
 
-ON: dict[str, Any] = {**SETTINGS, "HISTORY": "on"}
+TOKENS = {"SECURITY_SECRET": base64.b64encode(accounts.SECRET).decode(), "SECURITY_ISSUER": accounts.ISSUER}
+ON: dict[str, Any] = {**TOKENS, "HISTORY": "on"}
 _names = itertools.count()
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("history")
-    with Server(folder, FAKE, **ON, MEDIA_STORAGE=f"file://{folder}/media") as server:
+    with Server(folder, **ON, MEDIA_STORAGE=f"file://{folder}/media") as server:
         yield server
 
 
@@ -36,6 +36,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def user() -> str:
     """Somebody new."""
     return f"user {next(_names)}"
+
+
+def as_user(user: str) -> dict[str, str]:
+    """Give the headers that somebody sends."""
+    return {"Authorization": f"Bearer {accounts.own(userId=user)}", "date": DATE}
 
 
 def call(server: Server, user: str, method: str, path: str, **options: Any) -> requests.Response:
@@ -213,6 +218,25 @@ def test_a_query_that_makes_no_sense_is_refused_by_its_field(
     assert response.json()["errors"].keys() == {field}
 
 
+@pytest.mark.parametrize(("site", "status"), [("cross-site", 403), ("same-origin", 200)])
+def test_another_sites_page_deletes_nothing_with_a_users_cookie(
+    server: Server, user: str, site: str, status: int
+) -> None:
+    entry = kept(server, user)
+    headers = {"Cookie": f"access_token={accounts.own(userId=user)}", "Sec-Fetch-Site": site}
+    assert server.call("DELETE", "/api/history", headers=headers).status_code == status
+    assert [each["id"] for each in get(server, user)["entries"]] == ([entry] if status == 403 else [])
+
+
+def test_the_same_id_at_another_issuer_is_another_person(tmp_path: Path) -> None:
+    both = {**accounts.environment(tmp_path), "HISTORY": "on", "WEB_CONCURRENCY": 1}
+    with Server(tmp_path, **both) as server:
+        kept(server, "42", path="/predict")
+        provider = {"Authorization": f"Bearer {accounts.openid(sub='42')}"}
+        assert server.call("GET", "/api/history", headers=provider).json()["entries"] == []
+        assert get(server, "42")["count"] == 1
+
+
 # --- media ---
 
 
@@ -304,7 +328,7 @@ def test_a_summary_counts_by_day_and_week_and_knows_what_is_usual(server: Server
 
 
 def test_a_history_that_cannot_be_written_costs_no_answer(tmp_path: Path) -> None:
-    with Server(tmp_path, FAKE, **ON, WEB_CONCURRENCY=1) as server:
+    with Server(tmp_path, **ON, WEB_CONCURRENCY=1) as server:
         kept(server, "ann", path="/predict")
         with sqlite3.connect(tmp_path / "data" / "history.db") as db:
             db.execute("drop table entries")
@@ -322,7 +346,7 @@ def test_a_history_that_cannot_be_written_costs_no_answer(tmp_path: Path) -> Non
 
 def test_a_storage_that_fails_costs_no_entry_and_loses_no_object(tmp_path: Path) -> None:
     media, away = tmp_path / "media", tmp_path / "away"
-    with Server(tmp_path, FAKE, **ON, MEDIA_STORAGE=f"file://{media}", WEB_CONCURRENCY=1) as server:
+    with Server(tmp_path, **ON, MEDIA_STORAGE=f"file://{media}", WEB_CONCURRENCY=1) as server:
         before = kept(server, "ann")
         media.rename(away)
         entry = get(server, "ann", f"/{kept(server, 'ann', b'another')}")
@@ -337,13 +361,13 @@ def test_a_storage_that_fails_costs_no_entry_and_loses_no_object(tmp_path: Path)
     assert len([path for path in media.rglob("*") if path.is_file()]) == 2
     with sqlite3.connect(tmp_path / "data" / "history.db") as db:
         db.execute("update doomed set due = ''")
-    with Server(tmp_path, FAKE, **ON, MEDIA_STORAGE=f"file://{media}", WEB_CONCURRENCY=1):
+    with Server(tmp_path, **ON, MEDIA_STORAGE=f"file://{media}", WEB_CONCURRENCY=1):
         assert list(media.iterdir()) == [], "the next start deletes what is left"
 
 
 def test_media_that_cannot_be_read_are_said_to_be_there_later(tmp_path: Path) -> None:
     media = tmp_path / "media"
-    with Server(tmp_path, FAKE, **ON, MEDIA_STORAGE=f"file://{media}", WEB_CONCURRENCY=1) as server:
+    with Server(tmp_path, **ON, MEDIA_STORAGE=f"file://{media}", WEB_CONCURRENCY=1) as server:
         url = f"/api/history/{kept(server, 'ann')}/media/poster.jpg"
         [poster] = media.rglob("*.jpg")
         poster.unlink()
@@ -362,7 +386,7 @@ def test_old_entries_are_deleted_at_the_start(tmp_path: Path) -> None:
         history.keep("ann", finding, at=datetime.now(UTC) - timedelta(days=days))
     history.dispose()
     with (
-        Server(tmp_path, FAKE, **ON, HISTORY_RETENTION_DAYS=7),
+        Server(tmp_path, **ON, HISTORY_RETENTION_DAYS=7),
         sqlite3.connect(tmp_path / "data" / "history.db") as db,
     ):
         assert db.execute("select model from entries").fetchall() == [("young",)]
@@ -393,7 +417,7 @@ def test_a_service_that_cannot_keep_what_it_shall_says_why(tmp_path: Path, setti
 
 
 def test_memory_is_a_storage_for_one_worker(tmp_path: Path) -> None:
-    with Server(tmp_path, FAKE, **ON, MEDIA_STORAGE="memory://", WEB_CONCURRENCY=1) as server:
+    with Server(tmp_path, **ON, MEDIA_STORAGE="memory://", WEB_CONCURRENCY=1) as server:
         entry = kept(server, "ann")
         assert call(server, "ann", "GET", f"/api/history/{entry}/media/poster.jpg").content == b"a poster"
         call(server, "ann", "DELETE", "/api/history")
@@ -401,7 +425,7 @@ def test_memory_is_a_storage_for_one_worker(tmp_path: Path) -> None:
 
 
 def test_without_a_history_nothing_is_kept_and_the_answer_says_so(tmp_path: Path) -> None:
-    with Server(tmp_path, FAKE, **SETTINGS, WEB_CONCURRENCY=1) as server:
+    with Server(tmp_path, **TOKENS, WEB_CONCURRENCY=1) as server:
         response = post(server, "ann", "/thumbnail", b"clip")
         assert response.status_code == 200
         assert "x-history-id" not in response.headers
@@ -440,7 +464,7 @@ def test_neither_a_clip_nor_an_id_is_left_behind(server: Server, user: str) -> N
 
 
 def test_pages_of_other_origins_may_delete_and_read_the_id(tmp_path: Path) -> None:
-    with Server(tmp_path, FAKE, **ON, CORS_ORIGINS="https://app.example", WEB_CONCURRENCY=1) as server:
+    with Server(tmp_path, **ON, CORS_ORIGINS="https://app.example", WEB_CONCURRENCY=1) as server:
         asking = {"Origin": "https://app.example", "Access-Control-Request-Method": "DELETE"}
         preflight = server.call("OPTIONS", "/api/history", headers=asking)
         assert preflight.status_code == 204

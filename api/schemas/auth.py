@@ -6,7 +6,7 @@ from zoneinfo import ZoneInfo
 
 from marshmallow import RAISE, Schema, ValidationError, fields, post_load, validate
 
-from api.schemas.fields import Measure, about
+from api.schemas.fields import Measure, Zone, about
 
 DAYS = 30
 MAX_DAYS = 366
@@ -24,18 +24,6 @@ class UtcTime(fields.Field[datetime]):
 
 class Minutes(Measure):
     places = 3
-
-
-class Zone(fields.String):
-    """A time zone by its name."""
-
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> ZoneInfo:  # type: ignore[override]
-        try:
-            return ZoneInfo(super()._deserialize(value, attr, data, **kwargs))
-        except ValidationError:
-            raise
-        except (ValueError, KeyError, OSError) as error:
-            raise ValidationError("Not a time zone, such as Europe/Berlin.") from error
 
 
 class TokenBody(Schema):

@@ -2,6 +2,7 @@
 
 from datetime import datetime
 from typing import Any, ClassVar
+from zoneinfo import ZoneInfo
 
 from marshmallow import ValidationError, fields
 
@@ -68,6 +69,19 @@ class StatusCode(fields.Integer):
         if isinstance(value, float | bool):
             raise self.make_error("invalid", input=value)
         return super()._deserialize(value, attr, data, **kwargs)
+
+
+class Zone(fields.String):
+    """A time zone by its name."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> ZoneInfo:  # type: ignore[override]
+        try:
+            # In a query string the + of Etc/GMT+2 arrives as a space.
+            return ZoneInfo(super()._deserialize(value, attr, data, **kwargs).replace(" ", "+"))
+        except ValidationError:
+            raise
+        except (ValueError, KeyError, OSError) as error:
+            raise ValidationError("Not a time zone, such as Europe/Berlin.") from error
 
 
 class Date(fields.String):

@@ -1,13 +1,12 @@
 """A person's own past: which entries in, entries and their summary out."""
 
 from datetime import date
-from functools import cache
 from typing import Any
-from zoneinfo import ZoneInfo, available_timezones
+from zoneinfo import ZoneInfo
 
 from marshmallow import RAISE, Schema, ValidationError, fields, post_load, validate
 
-from api.schemas.fields import Date, Probability, about
+from api.schemas.fields import Date, Probability, Zone, about
 from moodreel.emotions import FIVE
 from moodreel.history import KINDS
 from moodreel.moods import PERIODS
@@ -17,17 +16,6 @@ _YEARS = (1970, 2999)
 _COUNTS = {"Anger": 0, "Happy": 5, "Shock": 1, "Neutral": 3, "Sad": 1}
 _MEANS = {"Anger": 0.05, "Happy": 0.42, "Shock": 0.08, "Neutral": 0.35, "Sad": 0.1}
 _DIFFERENCE = {"Anger": -0.02, "Happy": 0.11, "Shock": 0.0, "Neutral": -0.06, "Sad": -0.03}
-
-
-class Zone(fields.String):
-    """A time zone by its name."""
-
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> ZoneInfo:  # type: ignore[override]
-        # In a query string the + of Etc/GMT+2 arrives as a space.
-        name = super()._deserialize(value, attr, data, **kwargs).replace(" ", "+")
-        if name not in _zones():
-            raise ValidationError("Not a time zone, such as Europe/Berlin.")
-        return ZoneInfo(name)
 
 
 def _is_sensible(day: date) -> None:
@@ -161,8 +149,3 @@ class SummarySchema(Schema):
     emotions = fields.Dict(fields.String(), fields.Integer(), metadata=about("Entries by mood.", example=_COUNTS))
     periods = fields.List(fields.Nested(PeriodSchema), metadata=about("Those with entries, oldest first."))
     baseline = fields.Nested(BaselineSchema)
-
-
-@cache
-def _zones() -> frozenset[str]:
-    return frozenset(available_timezones())
