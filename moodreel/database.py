@@ -113,7 +113,8 @@ class SharedDatabase:
         if not hasattr(self._thread, "db"):
             connection = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None)
             connection.execute("pragma synchronous = normal")
-            connection.execute(f"pragma secure_delete = {self._erase:d}")
+            if self._erase:
+                connection.execute("pragma secure_delete = on")
             self._thread.db = Database(connection)
         return self._thread.db
 
