@@ -315,7 +315,9 @@ class History:
             db.execute(f"insert or replace into doomed (key, due) {keys}", {**arguments, "due": due})
             deleted = db.execute(f"delete from entries where {condition}", arguments).rowcount
         if deleted:
-            self._file.checkpoint()
+            # They are deleted whatever becomes of the journal; the next deletion empties it as well.
+            with suppress(HistoryError):
+                self._file.checkpoint()
         return deleted
 
     def _due(self) -> list[str]:
