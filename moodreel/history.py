@@ -363,8 +363,9 @@ def _row(user: str, finding: Finding, media: Sequence[Stored]) -> dict[str, Any]
         "emotion": finding.emotion,
         "mood": to_five(finding.emotion) if finding.emotion else None,
         "confidence": None if finding.confidence is None else round(finding.confidence, _PLACES),
-        "probabilities": probabilities
-        and json.dumps({label: round(float(value), _PLACES) for label, value in probabilities.items()}),
+        "probabilities": json.dumps({label: round(float(value), _PLACES) for label, value in probabilities.items()})
+        if probabilities
+        else None,
         "model": finding.model,
         "facts": json.dumps(dict(finding.facts)),
         "media": json.dumps([asdict(each) for each in media]),

@@ -98,6 +98,14 @@ def test_a_label_of_any_model_is_kept_as_it_is_beside_its_mood(history: History)
     assert (entry["emotion"], entry["mood"], entry["probabilities"]) == ("sad", "Sad", {"sad": 0.9, "fear": 0.1})
 
 
+@pytest.mark.parametrize("probabilities", [None, {}])
+def test_a_picture_without_a_face_is_an_entry_without_probabilities(
+    history: History, probabilities: dict[str, float] | None
+) -> None:
+    entry = history.keep("ann", replace(NO_FACE, kind="picture", probabilities=probabilities))
+    assert history.find("ann", entry)["probabilities"] is None  # type: ignore[index]
+
+
 def test_ids_say_nothing_of_order_or_number(history: History) -> None:
     entries = [history.keep("ann", other()) for _ in range(20)]
     assert all(len(entry) == 32 and int(entry, 16) for entry in entries)
