@@ -132,7 +132,7 @@ class Analyser:
         self._every = 1.0 / sample_rate
         self._slots = BoundedSemaphore(slots)
         self._wait_seconds = wait_seconds
-        self._threads = ThreadPoolExecutor(2 * slots, thread_name_prefix="faces")
+        self.threads = ThreadPoolExecutor(2 * slots, thread_name_prefix="faces")
 
     @classmethod
     def load(
@@ -187,7 +187,7 @@ class Analyser:
             MoodreelError: any of `errors`: what `VideoReader.frames` raises, `NoFace`, `ModelNotFound`, `Overloaded`.
         """
         predictor = self.store.get(model)
-        with self._slot():
+        with self.slot():
             reader = VideoReader(data, self._limits, fps=fps)
             sightings, timings = self._watch(reader, progress)
             return _judge(reader, sightings, predictor, timings)
@@ -214,7 +214,7 @@ class Analyser:
             MoodreelError: as `analyse`, but never `NoFace`.
         """
         predictor = self.store.get(model)
-        with self._slot():
+        with self.slot():
             reader = VideoReader(data, self._limits, fps=fps, keep_side=size)
             sightings, timings = self._watch(reader)
             analysis: Analysis | None = None
@@ -225,7 +225,7 @@ class Analyser:
                 peak = _liveliest(sightings)
             begun = clock.perf_counter()
             loop = boomerang.make(reader, peak, duration=duration, size=size, output=output, whole=moment == "whole")
-            timings = {**timings, "encode": _since(begun)}
+            timings = {**timings, "encode": since(begun)}
         return Cover(
             loop=loop,
             emotion=analysis.emotion if analysis else None,
@@ -239,9 +239,10 @@ class Analyser:
         )
 
     @contextmanager
-    def _slot(self) -> Iterator[None]:
+    def slot(self) -> Iterator[None]:
+        """Wait for a turn to use the cores. Raises Overloaded when it takes too long."""
         if not self._slots.acquire(timeout=self._wait_seconds):
-            raise Overloaded("Too many clips are being analysed right now. Try again in a few seconds.")
+            raise Overloaded("Too much is being analysed right now. Try again in a few seconds.")
         try:
             yield
         finally:
@@ -259,12 +260,12 @@ class Analyser:
             while True:
                 begun = clock.perf_counter()
                 frame = next(frames, None)
-                decode += _since(begun)
+                decode += since(begun)
                 if frame is None:
                     break
                 if progress is not None:
                     progress(frame.time)
-                waiting.append(self._threads.submit(self._look, frame))
+                waiting.append(self.threads.submit(self._look, frame))
                 if len(waiting) > _AHEAD:
                     sightings.append(waiting.popleft().result())
             sightings.extend(future.result() for future in waiting)
@@ -278,7 +279,7 @@ class Analyser:
         begun = clock.perf_counter()
         faces = tuple((face.box, see(frame.rgb, face)) for face in self.finder.find(frame.rgb))
         grey = cv2.cvtColor(cv2.resize(frame.rgb, (24, 24), interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY)
-        return _Sighting(frame.time, faces, grey.astype(np.float32), _since(begun))
+        return _Sighting(frame.time, faces, grey.astype(np.float32), since(begun))
 
 
 def _judge(
@@ -308,7 +309,7 @@ def _judge(
     return Analysis(
         emotion=labels[best],
         confidence=confidence,
-        probabilities=_by_label(labels, verdict.probabilities),
+        probabilities=by_label(labels, verdict.probabilities),
         peak=sightings[int(score(views[main], verdict.moments[:, best]).argmax())].time,
         face_coverage=face_coverage,
         certain=quality.reason is None,
@@ -320,7 +321,7 @@ def _judge(
         timeline=tuple(_timeline(sightings, tracks, verdicts, labels)),
         track=main,
         model=predictor.info,
-        timings={**timings, "model": _since(begun)},
+        timings={**timings, "model": since(begun)},
     )
 
 
@@ -332,7 +333,7 @@ def _follow(sightings: Sequence[_Sighting], width: int, height: int) -> dict[int
     tracker = Tracker()
     tracks: dict[int, _Seen] = {}
     for moment, sighting in enumerate(sightings):
-        boxes = [_in_pixels(box, width, height) for box, _ in sighting.faces]
+        boxes = [in_pixels(box, width, height) for box, _ in sighting.faces]
         for number, box, (_, view) in zip(tracker.update(sighting.time, boxes), boxes, sighting.faces, strict=True):
             tracks.setdefault(number, {})[moment] = (box, view)
     return tracks
@@ -351,7 +352,7 @@ def _timeline(
                 yield Moment(
                     time=sighting.time,
                     emotion=labels[int(probabilities.argmax())],
-                    probabilities=_by_label(labels, probabilities),
+                    probabilities=by_label(labels, probabilities),
                     weight=float(verdicts[track].weights[moment]),
                     box=seen[moment][0],
                     track=track,
@@ -367,15 +368,17 @@ def _liveliest(sightings: Sequence[_Sighting]) -> float:
     return sightings[int(around.argmax()) + 1].time
 
 
-def _by_label(labels: Sequence[str], probabilities: np.ndarray) -> dict[str, float]:
+def by_label(labels: Sequence[str], probabilities: np.ndarray) -> dict[str, float]:
+    """Name the probabilities (C,) of a model."""
     return {label: float(value) for label, value in zip(labels, probabilities, strict=True)}
 
 
-def _in_pixels(box: Box, width: int, height: int) -> tuple[int, int, int, int]:
+def in_pixels(box: Box, width: int, height: int) -> tuple[int, int, int, int]:
+    """Turn a box relative to a picture into one in its pixels."""
     x, y, w, h = box
     return round(x * width), round(y * height), round(w * width), round(h * height)
 
 
-def _since(begun: float) -> float:
+def since(begun: float) -> float:
     """Give milliseconds since a `perf_counter` reading."""
     return (clock.perf_counter() - begun) * 1000

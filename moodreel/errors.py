@@ -1,7 +1,7 @@
-"""What can go wrong with somebody's clip, by name.
+"""What can go wrong with somebody's clip or picture, by name.
 
-Every message is a sentence for the person who sent the clip and says what to do next. It never holds a path, a
-library's own words or anything of the clip: those stay in `__cause__`, for the server's own log.
+Every message is a sentence for the person who sent it and says what to do next. It never holds a path, a
+library's own words or anything that was sent: those stay in `__cause__`, for the server's own log.
 """
 
 
@@ -10,7 +10,7 @@ class MoodreelError(Exception):
 
 
 class UnsupportedMedia(MoodreelError):
-    """The bytes are no video, or one that no decoder here reads."""
+    """The bytes are no video and no picture, or one that no decoder here reads."""
 
 
 class VideoCorrupt(MoodreelError):
@@ -27,6 +27,14 @@ class VideoTooLong(MoodreelError):
 
 class VideoTooBig(MoodreelError):
     """More pixels, in one frame or in all, than the limits allow."""
+
+
+class PictureCorrupt(MoodreelError):
+    """The bytes are a picture of a known kind, but cannot be decoded to the end."""
+
+
+class PictureTooBig(MoodreelError):
+    """More bytes or pixels than the limits allow."""
 
 
 class NoFace(MoodreelError):

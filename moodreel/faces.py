@@ -176,12 +176,23 @@ class FaceFinder:
 
         rgb: uint8 (H, W, 3), red first. Raises ValueError for any other array.
         """
-        if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3 or 0 in rgb.shape:
-            raise ValueError(f"A picture is uint8 (H, W, 3), not {rgb.dtype} {rgb.shape}.")
-        found = self._detect(rgb)
+        found = self.look(rgb)
         if self._again:
             found = found or self._within_border(rgb) or self._in_the_middle(rgb)
         return tuple(sorted(found, key=lambda face: face.box[2] * face.box[3], reverse=True))
+
+    def look(self, rgb: np.ndarray) -> list[Face]:
+        """Return the faces that one look at a picture shows, in no order, without looking again.
+
+        rgb: uint8 (H, W, 3), red first. Raises ValueError for any other array.
+        """
+        if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3 or 0 in rgb.shape:
+            raise ValueError(f"A picture is uint8 (H, W, 3), not {rgb.dtype} {rgb.shape}.")
+        image = mp.Image(image_format=mp.ImageFormat.SRGB, data=np.ascontiguousarray(rgb))
+        with self._lent() as landmarker:
+            result = landmarker.detect(image)
+        found = zip(result.face_landmarks, result.face_blendshapes, result.facial_transformation_matrixes, strict=True)
+        return [_face(*face) for face in found]
 
     def close(self) -> None:
         """Free every landmarker; those still lent are freed when they come back. A closed finder finds no more."""
@@ -193,21 +204,14 @@ class FaceFinder:
         height, width = rgb.shape[:2]
         down, across = round(height * BORDER), round(width * BORDER)
         bordered = cv2.copyMakeBorder(rgb, down, down, across, across, cv2.BORDER_CONSTANT)
-        return _moved(self._detect(bordered), bordered, rgb, -across, -down)
+        return moved(self.look(bordered), bordered, rgb, -across, -down)
 
     def _in_the_middle(self, rgb: np.ndarray) -> list[Face]:
         height, width = rgb.shape[:2]
         side = max(1, round(MIDDLE * min(height, width)))
         left, top = (width - side) // 2, round((height - side) * MIDDLE_HEIGHT)
         middle = rgb[top : top + side, left : left + side]
-        return _moved(self._detect(middle), middle, rgb, left, top)
-
-    def _detect(self, rgb: np.ndarray) -> list[Face]:
-        image = mp.Image(image_format=mp.ImageFormat.SRGB, data=np.ascontiguousarray(rgb))
-        with self._lent() as landmarker:
-            result = landmarker.detect(image)
-        found = zip(result.face_landmarks, result.face_blendshapes, result.facial_transformation_matrixes, strict=True)
-        return [_face(*face) for face in found]
+        return moved(self.look(middle), middle, rgb, left, top)
 
     @contextmanager
     def _lent(self) -> Iterator[vision.FaceLandmarker]:
@@ -235,7 +239,7 @@ class FaceFinder:
             raise ModelInvalid("MediaPipe cannot load the face landmarker; restore the file of the release.") from error
 
 
-def _moved(faces: Sequence[Face], part: np.ndarray, whole: np.ndarray, left: int, top: int) -> list[Face]:
+def moved(faces: Sequence[Face], part: np.ndarray, whole: np.ndarray, left: int, top: int) -> list[Face]:
     """Give faces of a part of a picture, which starts at `left`, `top`, as faces of the whole."""
     (height, width), (part_height, part_width) = whole.shape[:2], part.shape[:2]
     scale = np.array([part_width / width, part_height / height, part_width / width])

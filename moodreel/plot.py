@@ -5,20 +5,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from moodreel.analysis import Analysis
-
-COLOURS = {
-    "anger": "#d1495b",
-    "happy": "#edae49",
-    "shock": "#8e6bbf",
-    "surprise": "#8e6bbf",
-    "neutral": "#9aa5b1",
-    "sad": "#3d7ea6",
-    "disgust": "#66885a",
-    "fear": "#453a5e",
-}
-"""One colour an emotion, told apart by people with the common kinds of colour blindness."""
-OTHER = "#000000"
-"""Of what a model of somebody's own calls otherwise."""
+from moodreel.palette import colour_of
 
 
 def timeline(analysis: Analysis, path: Path, *, title: str = "") -> None:
@@ -33,7 +20,7 @@ def timeline(analysis: Analysis, path: Path, *, title: str = "") -> None:
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     axes = figure.add_subplot()
     shares = [[moment.probabilities[label] for moment in moments] for label in labels]
-    colours = [COLOURS.get(label.lower(), OTHER) for label in labels]
+    colours = [colour_of(label) for label in labels]
     if len(times) == 1:  # an area needs two ends
         times, shares = [0.0, max(analysis.duration, 0.04)], [share * 2 for share in shares]
     axes.stackplot(times, shares, labels=labels, colors=colours, linewidth=0)

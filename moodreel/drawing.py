@@ -1,0 +1,71 @@
+"""A picture with its faces marked: a box in the emotion's colour, its name and how sure that is, as a JPEG."""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageColor, ImageDraw, ImageFont
+
+from moodreel.palette import colour_of
+
+LEAST_SIDE = 640
+"""Pixels: a picture whose longer side has fewer is enlarged to that, or its labels would be all there is to see."""
+TEXT = 0.18
+"""Height of the letters by that of the box."""
+LEAST_TEXT, MOST_TEXT = 13, 0.035
+"""Bounds of that height: pixels, and share of the picture's longer side."""
+DARK, LIGHT = "#1d1d1f", "#ffffff"
+
+
+@dataclass(frozen=True)
+class Mark:
+    """One face: x, y, width, height in pixels of the picture that is drawn on, and what is written beside it."""
+
+    box: tuple[float, ...]
+    emotion: str
+    confidence: float
+    certain: bool
+
+
+def draw(rgb: np.ndarray, marks: Sequence[Mark], *, profile: bytes | None = None) -> bytes:
+    """Draw the marks, the first on top.
+
+    Args:
+        rgb: (H, W, 3) uint8, red first; not changed.
+        marks: a thinner box and a question mark show one that is not certain.
+        profile: the picture's ICC profile, carried on.
+    """
+    image = Image.fromarray(rgb)
+    scale = max(1.0, LEAST_SIDE / max(image.size))
+    if scale > 1:
+        image = image.resize([max(1, round(side * scale)) for side in image.size], Image.Resampling.BICUBIC)
+    canvas = ImageDraw.Draw(image)
+    for mark in reversed(marks):
+        _mark(canvas, [side * scale for side in mark.box], mark, image.size)
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=90, icc_profile=profile)
+    return file.getvalue()
+
+
+def _mark(canvas: ImageDraw.ImageDraw, box: Sequence[float], mark: Mark, size: tuple[int, int]) -> None:
+    x, y, width, height = box
+    letters = max(LEAST_TEXT, min(TEXT * height, MOST_TEXT * max(size)))
+    line = max(2, round(letters / (6 if mark.certain else 12)))
+    colour = colour_of(mark.emotion)
+    canvas.rounded_rectangle((x, y, x + width, y + height), radius=letters / 3, outline=colour, width=line)
+    text = f"{mark.emotion} {mark.confidence:.0%}{'' if mark.certain else ' ?'}"
+    font = ImageFont.load_default(letters)
+    wide, high, pad = font.getlength(text), sum(font.getmetrics()), letters / 3
+    # Above the box, below it where there is no room, else inside; never out of the picture.
+    tall = high + pad / 2
+    top = next((at for at in (y - tall, y + height) if 0 <= at <= size[1] - tall), min(y, size[1] - tall))
+    left = max(0.0, min(x, size[0] - wide - 2 * pad))
+    canvas.rounded_rectangle((left, top, left + wide + 2 * pad, top + tall), radius=letters / 3, fill=colour)
+    canvas.text((left + pad, top + tall / 2), text, font=font, fill=_legible_on(colour), anchor="lm")
+
+
+def _legible_on(colour: str) -> str:
+    """Choose dark or light letters by the brightness of what is behind them."""
+    red, green, blue = ImageColor.getrgb(colour)[:3]
+    return DARK if 0.299 * red + 0.587 * green + 0.114 * blue > 140 else LIGHT
