@@ -110,16 +110,18 @@ def is_form() -> bool:
     return request.mimetype == "multipart/form-data"
 
 
-def read_form() -> tuple[dict[str, str], bytes | None]:
-    """Give the form's fields and its `file` part; None where there is no such part."""
+def read_form() -> tuple[dict[str, str], list[bytes]]:
+    """Give the form's fields and its `file` parts."""
     _check_encoding()
-    fields, file = request.form.to_dict(), request.files.get("file")
-    return fields, file.stream.getvalue() if file else None  # type: ignore[attr-defined]
+    fields, files = request.form.to_dict(), request.files.getlist("file")
+    return fields, [file.stream.getvalue() for file in files]  # type: ignore[attr-defined]
 
 
 def _check_encoding() -> None:
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
-        raise ApiError("unsupported_media", "Send the body without a Content-Encoding; a video is compressed already.")
+        raise ApiError(
+            "unsupported_media", "Send the body without a Content-Encoding; videos and pictures are compressed already."
+        )
 
 
 def _refuse_constant(name: str) -> None:

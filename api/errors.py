@@ -30,11 +30,13 @@ STATUS = {
     "too_large": 413,
     "video_too_long": 413,
     "video_too_big": 413,
+    "picture_too_big": 413,
     "unsupported_media": 415,
     "invalid_request": 422,
     "bad_base64": 422,
     "video_corrupt": 422,
     "video_too_short": 422,
+    "picture_corrupt": 422,
     "no_face": 422,
     "rate_limited": 429,
     "internal": 500,
@@ -61,6 +63,8 @@ _DOMAIN: dict[type[MoodreelError], str] = {
     domain.VideoTooShort: "video_too_short",
     domain.VideoTooLong: "video_too_long",
     domain.VideoTooBig: "video_too_big",
+    domain.PictureCorrupt: "picture_corrupt",
+    domain.PictureTooBig: "picture_too_big",
     domain.NoFace: "no_face",
     domain.Overloaded: "overloaded",
 }
@@ -68,7 +72,7 @@ _DOMAIN: dict[type[MoodreelError], str] = {
 _DETAILS = {
     404: "There is nothing at this address. /openapi.json lists what there is.",
     405: "This address takes other methods; see the Allow header.",
-    413: "The request's body is larger than this service takes. Send a shorter or a smaller video.",
+    413: "The request's body is larger than this service takes. Send a smaller file, or fewer at once.",
 }
 
 _INTERNAL = "Something went wrong on the server. Try again; if it stays so, report the request_id."
@@ -111,14 +115,7 @@ def problem(
 ) -> Response:
     """Make the answer for a code, and write the code into the call's log row."""
     status = status or STATUS[code]
-    body = {
-        "type": f"urn:moodreel:problem:{code}",
-        "title": _TITLES.get(code, code.replace("_", " ").capitalize()),
-        "status": status,
-        "detail": detail,
-        "code": code,
-        "request_id": g.get("request_id"),
-    }
+    body = _body(code, detail, status)
     if errors is not None:
         body["errors"] = errors
     record(error=code)
@@ -127,6 +124,23 @@ def problem(
         response.headers["Retry-After"] = str(RETRY_SECONDS[code])
     response.headers.update(headers or {})
     return response
+
+
+def as_part(error: ApiError | MoodreelError) -> dict[str, Any]:
+    """Describe what is wrong with one of several things in a call that is answered all the same."""
+    code = error.code if isinstance(error, ApiError) else _DOMAIN[type(error)]
+    return _body(code, str(error), STATUS[code])
+
+
+def _body(code: str, detail: str, status: int) -> dict[str, Any]:
+    return {
+        "type": f"urn:moodreel:problem:{code}",
+        "title": _TITLES.get(code, code.replace("_", " ").capitalize()),
+        "status": status,
+        "detail": detail,
+        "code": code,
+        "request_id": g.get("request_id"),
+    }
 
 
 def _refused(error: ApiError) -> Response:

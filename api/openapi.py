@@ -13,7 +13,7 @@ from marshmallow import Schema
 import moodreel
 from api import security
 from api.errors import STATUS
-from api.schemas.clips import BASE64_FIELDS, ClipSchema
+from api.schemas.files import BASE64_FIELDS, FileSchema
 from api.schemas.service import ProblemSchema
 
 PROBLEM = "application/problem+json"
@@ -60,6 +60,17 @@ SECURITY_SCHEMES = {
     },
 }
 """How to get in; any one of them will do."""
+
+PICTURE_CODES = (
+    "bad_json",
+    "too_large",
+    "picture_too_big",
+    "unsupported_media",
+    "invalid_request",
+    "bad_base64",
+    "picture_corrupt",
+    "overloaded",
+)
 
 _HEADERS = {
     "date": (
@@ -162,16 +173,23 @@ def document(app: Flask) -> flask_smorest.Api:
     return documented
 
 
-def clip_body(schema: type[ClipSchema]) -> dict[str, Any]:
-    """Document a video as JSON, or as a form with a `file` part and the other fields beside it."""
+def file_body(schema: type[FileSchema]) -> dict[str, Any]:
+    """Document a file as JSON, or as a form with a `file` part and the other fields beside it."""
     options = {name: {"type": "string"} for name in schema().fields if name not in BASE64_FIELDS}
-    form = {"file": {"type": "string", "format": "binary"}, **options}
+    return _body(schema, {"type": "string", "format": "binary"}, options)
+
+
+def files_body(schema: type[Schema], most: int) -> dict[str, Any]:
+    """Document several files as JSON, or as a form with as many `file` parts."""
+    file = {"type": "string", "format": "binary"}
+    return _body(schema, {"type": "array", "items": file, "minItems": 1, "maxItems": most}, {})
+
+
+def _body(schema: type[Schema], file: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+    form = {"type": "object", "required": ["file"], "properties": {"file": file, **options}}
     return {
         "required": True,
-        "content": {
-            "application/json": {"schema": schema},
-            "multipart/form-data": {"schema": {"type": "object", "required": ["file"], "properties": form}},
-        },
+        "content": {"application/json": {"schema": schema}, "multipart/form-data": {"schema": form}},
     }
 
 

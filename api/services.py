@@ -1,4 +1,4 @@
-"""What views share, made once a process: the settings, the analyser, the log."""
+"""What views share, made once a process: the settings, what analyses clips and pictures, the log."""
 
 import logging
 from dataclasses import dataclass
@@ -21,12 +21,13 @@ log = logging.getLogger(__name__)
 class Services:
     settings: Settings
     analyser: Any
+    detector: Any
     call_log: CallLog
     accounts: Accounts
     history: History | None = None
 
 
-def attach(app: Flask, settings: Settings, analyser: Any = None) -> None:
+def attach(app: Flask, settings: Settings, analyser: Any = None, detector: Any = None) -> None:
     """Make what the views share; this loads the models.
 
     Raises:
@@ -34,7 +35,9 @@ def attach(app: Flask, settings: Settings, analyser: Any = None) -> None:
         SettingsError: the keys of OIDC_JWKS are.
     """
     accounts, call_log, history = Accounts.from_settings(settings), CallLog(settings.log_path), open_history(settings)
-    app.extensions["moodreel"] = Services(settings, analyser or load_analyser(settings), call_log, accounts, history)
+    analyser = analyser or load_analyser(settings)
+    detector = detector or load_detector(settings, analyser)
+    app.extensions["moodreel"] = Services(settings, analyser, detector, call_log, accounts, history)
 
 
 def services() -> Services:
@@ -77,6 +80,14 @@ def load_analyser(settings: Settings) -> Any:
         slots=settings.analyses_at_once,
         wait_seconds=settings.max_wait_seconds,
     )
+
+
+def load_detector(settings: Settings, analyser: Any) -> Any:
+    """Make what reads pictures, with the models and the turns of `analyser`."""
+    from moodreel.detection import Detector
+    from moodreel.pictures import PictureLimits
+
+    return Detector(analyser, PictureLimits(bytes=settings.max_image_bytes, pixels=settings.max_image_pixels))
 
 
 def fetch_model(settings: Settings) -> Path | None:

@@ -3,6 +3,7 @@
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 from PIL import Image, ImageColor, ImageDraw, ImageFont
@@ -55,7 +56,7 @@ def _mark(canvas: ImageDraw.ImageDraw, box: Sequence[float], mark: Mark, size: t
     colour = colour_of(mark.emotion)
     canvas.rounded_rectangle((x, y, x + width, y + height), radius=letters / 3, outline=colour, width=line)
     text = f"{mark.emotion} {mark.confidence:.0%}{'' if mark.certain else ' ?'}"
-    font = ImageFont.load_default(letters)
+    font = cast(ImageFont.FreeTypeFont, ImageFont.load_default(letters))
     wide, high, pad = font.getlength(text), sum(font.getmetrics()), letters / 3
     # Above the box, below it where there is no room, else inside; never out of the picture.
     tall = high + pad / 2

@@ -65,6 +65,43 @@ class FakeAnalyser:
         )
 
 
+SEVEN = {"happy": 0.9, "surprise": 0.04, "sad": 0.01, "anger": 0.01, "disgust": 0.01, "fear": 0.01, "neutral": 0.02}
+FACE = SimpleNamespace(
+    box=(10, 20, 30, 40), emotion="happy", confidence=0.9, probabilities=SEVEN, certain=True, quality=QUALITY
+)
+
+
+class FakeDetector:
+    """Answers `happy`, to `no face` that there is none; otherwise as `FakeAnalyser`."""
+
+    def detect(self, data: bytes, *, model: str | None = None, draw: bool = False) -> Any:
+        _obey(data, model)
+        face = data != b"no face"
+        return SimpleNamespace(
+            faces=(FACE,) if face else (),
+            emotion="happy" if face else None,
+            confidence=0.9 if face else None,
+            all_emotions=SEVEN if face else {},
+            width=300,
+            height=400,
+            model=MODEL,
+            timings={"decode": 1.2, "faces": 3.4, "model": 5.6},
+            drawn=b"a JPEG" if draw else None,
+        )
+
+    def detect_all(self, files: list[bytes], *, model: str | None = None) -> Any:
+        results: list[Any] = []
+        for data in files:
+            try:
+                results.append(self.detect(data, model=model))
+            except (errors.UnsupportedMedia, errors.PictureCorrupt, errors.PictureTooBig) as error:
+                results.append(error)
+        return SimpleNamespace(results=results, model=MODEL, timings={"decode": 1.2, "faces": 3.4, "model": 5.6})
+
+    def show(self, data: bytes, *, model: str | None = None) -> Any:
+        return SimpleNamespace(**vars(self.detect(data, model=model)), frames=24, seconds=4.98)
+
+
 def _obey(data: bytes, model: str | None) -> None:
     if model not in (None, "fake"):
         raise errors.ModelNotFound(f"There is no model {model!r}; there are fake.")
@@ -82,4 +119,4 @@ def _obey(data: bytes, model: str | None) -> None:
         time.sleep(float(argument))
 
 
-app = create_app(analyser=FakeAnalyser())
+app = create_app(analyser=FakeAnalyser(), detector=FakeDetector())

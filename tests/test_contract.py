@@ -309,6 +309,7 @@ REFUSALS: list[tuple[str, str, str, dict[str, Any], int, str]] = [
     ("filters twice", "GET", "/logs?limit=5", {"json": {"success": "True"}}, 400, "ambiguous_filters"),
     ("nowhere", "GET", "/nowhere", {}, 404, "not_found"),
     ("a slash too many", "POST", "/predict/", _body(), 404, "not_found"),
+    ("GET /api/detect", "GET", "/api/detect", {}, 405, "method_not_allowed"),
     ("out of the static folder", "GET", "/static/../settings.py", {}, 404, "not_found"),
     ("GET /predict", "GET", "/predict", {}, 405, "method_not_allowed"),
     ("POST /logs", "POST", "/logs", {}, 405, "method_not_allowed"),

@@ -9,6 +9,7 @@ blueprint = Blueprint("health", __name__, description="Whether it works")
 
 
 @blueprint.route("/health", methods=["GET"])
+@blueprint.route("/api/health", methods=["GET"], endpoint="api_health")
 @blueprint.response(200, StateSchema)
 def health() -> dict[str, str]:
     """Tell that the process is alive."""

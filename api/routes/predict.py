@@ -5,23 +5,23 @@ from typing import Any
 from flask import Response, jsonify
 
 from api import keeping, metrics
-from api.clips import read_clip
 from api.facts import record
-from api.openapi import CLIP_CODES, GuardedBlueprint, clip_body
+from api.openapi import CLIP_CODES, GuardedBlueprint, file_body
 from api.schemas.clips import AnalysisQuery, ClipSchema, PredictionSchema
 from api.services import services
+from api.uploads import read_upload
 
 blueprint = GuardedBlueprint("predict", __name__, description="What the face in a clip showed")
 
 
 @blueprint.route("/predict", methods=["POST"])
-@blueprint.doc(requestBody=clip_body(ClipSchema))
+@blueprint.doc(requestBody=file_body(ClipSchema))
 @blueprint.response(200, PredictionSchema, headers={**metrics.SERVER_TIMING, **keeping.HISTORY_ID})
 @blueprint.refuses(*CLIP_CODES, "no_face")
 @blueprint.takes_query(AnalysisQuery)
 def predict(query: dict[str, Any]) -> Response:
     """Tell the emotion that the face in a video showed."""
-    clip = read_clip(ClipSchema())
+    clip = read_upload(ClipSchema())
     analysis = services().analyser.analyse(clip.data, model=query["model"], fps=clip.options.get("fps"))
     record(
         prediction=analysis.emotion,

@@ -6,11 +6,11 @@ from typing import Any
 from flask import Response, jsonify
 
 from api import keeping, metrics
-from api.clips import read_clip
 from api.facts import record
-from api.openapi import CLIP_CODES, GuardedBlueprint, clip_body
+from api.openapi import CLIP_CODES, GuardedBlueprint, file_body
 from api.schemas.clips import CoverQuery, LoopSchema, ThumbnailSchema
 from api.services import services
+from api.uploads import read_upload
 from moodreel.media import Media
 
 _TYPES = {"mp4": "video/mp4", "webp": "image/webp", "gif": "image/gif"}
@@ -19,13 +19,13 @@ blueprint = GuardedBlueprint("thumbnail", __name__, description="A looping cover
 
 
 @blueprint.route("/thumbnail", methods=["POST"])
-@blueprint.doc(requestBody=clip_body(LoopSchema))
+@blueprint.doc(requestBody=file_body(LoopSchema))
 @blueprint.response(200, ThumbnailSchema, headers={**metrics.SERVER_TIMING, **keeping.HISTORY_ID})
 @blueprint.refuses(*CLIP_CODES)
 @blueprint.takes_query(CoverQuery)
 def thumbnail(query: dict[str, Any]) -> Response:
     """Make a loop of a video's best moment."""
-    clip = read_clip(LoopSchema())
+    clip = read_upload(LoopSchema())
     options = {name: clip.options.get(name) for name in ("duration", "size", "output", "moment", "fps")}
     cover = services().analyser.cover(clip.data, model=query["model"], **options)
     record(

@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-from marshmallow import EXCLUDE, RAISE, Schema, fields, pre_load, validate
+from marshmallow import EXCLUDE, Schema, fields, pre_load, validate
 
-from api.schemas.fields import LowerCase, Measure, Probability, Seconds, Text, Weight, about
+from api.schemas.fields import LowerCase, Measure, Probability, Seconds, Weight, about
+from api.schemas.files import FileSchema
 from moodreel.emotions import FIVE, SEVEN
 
 FORMATS = ("mp4", "mov", "webm", "mkv", "avi", "3gp", "gif")
@@ -15,28 +16,13 @@ OUTPUTS = ("mp4", "webp", "gif")
 MOMENTS = ("expressive", "whole")
 
 REASONS = ("dark", "bright", "small", "blurred", "profile", "little_face", "low_confidence")
-BASE64_FIELDS = ("encoding", "content")
-"""Fields that a JSON body must have and a form has not: its `file` part is the video itself."""
 
 _EXAMPLE = {"Anger": 0.01, "Happy": 0.92, "Shock": 0.03, "Neutral": 0.03, "Sad": 0.01}
 
 
-class ClipSchema(Schema):
+class ClipSchema(FileSchema):
     """A video, as base64 in JSON."""
 
-    class Meta:
-        unknown = RAISE
-
-    encoding = fields.String(
-        required=True, validate=validate.Equal("base64"), metadata=about("Only `base64`.", example="base64")
-    )
-    content = Text(
-        required=True,
-        metadata=about(
-            "The video file: standard or URL-safe base64, with or without padding, line breaks or a `data:` prefix.",
-            example="AAAAIGZ0eXBpc29tAAACAGlzb21pc28y…",
-        ),
-    )
     format = LowerCase(
         allow_none=True,
         validate=validate.OneOf((*FORMATS, None)),

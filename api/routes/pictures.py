@@ -1,0 +1,77 @@
+"""POST /api/detect and /api/detect/batch: what every face in a picture showed."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from flask import Response, jsonify, request
+
+from api import metrics
+from api.errors import ApiError, as_part
+from api.facts import record
+from api.openapi import PICTURE_CODES, GuardedBlueprint, file_body, files_body
+from api.schemas.files import FileSchema
+from api.schemas.pictures import (
+    MAX_PICTURES,
+    DetectionQuery,
+    DetectionSchema,
+    DetectionsSchema,
+    ModelQuery,
+    PicturesSchema,
+)
+from api.services import services
+from api.uploads import read_upload, read_uploads
+from moodreel.errors import MoodreelError
+
+JPEG = "image/jpeg"
+
+blueprint = GuardedBlueprint("pictures", __name__, dated=False, description="What every face in a picture showed")
+
+
+@blueprint.route("/api/detect", methods=["POST"])
+@blueprint.doc(requestBody=file_body(FileSchema))
+@blueprint.response(200, DetectionSchema, headers=metrics.SERVER_TIMING)
+@blueprint.alt_response(200, schema={"type": "string", "format": "binary"}, content_type=JPEG, success=True)
+@blueprint.refuses(*PICTURE_CODES)
+@blueprint.takes_query(DetectionQuery)
+def detect(query: dict[str, Any]) -> Response:
+    """Tell the emotion that every face in a picture showed."""
+    upload = read_upload(FileSchema())
+    as_jpeg = query["draw"] and request.accept_mimetypes.best_match(["application/json", JPEG]) == JPEG
+    detection = services().detector.detect(upload.data, model=query["model"], draw=query["draw"])
+    record(
+        prediction=detection.emotion,
+        confidence=None if detection.confidence is None else round(detection.confidence, 4),
+        frames=1,
+        model=detection.model.name,
+    )
+    if as_jpeg:
+        response = Response(detection.drawn, mimetype=JPEG)
+    else:
+        response = jsonify(DetectionSchema(exclude=() if query["draw"] else ("picture",)).dump(detection))
+    return metrics.observed(response, detection.emotion, detection.timings)
+
+
+@blueprint.route("/api/detect/batch", methods=["POST"])
+@blueprint.doc(requestBody=files_body(PicturesSchema, MAX_PICTURES))
+@blueprint.response(200, DetectionsSchema, headers=metrics.SERVER_TIMING)
+@blueprint.refuses("bad_json", "too_large", "unsupported_media", "invalid_request", "overloaded")
+@blueprint.takes_query(ModelQuery)
+def detect_batch(query: dict[str, Any]) -> Response:
+    """Do so for up to 32 pictures. What is wrong with one of them stands in its place; the call succeeds."""
+    uploads = read_uploads()
+    batch = services().detector.detect_all(
+        [upload for upload in uploads if isinstance(upload, bytes)], model=query["model"]
+    )
+    record(frames=len(uploads), model=batch.model.name)
+    results = [_part(result) for result in _in_place(uploads, iter(batch.results))]
+    return metrics.observed(jsonify({"results": results, "count": len(results)}), None, batch.timings)
+
+
+def _in_place(uploads: list[bytes | ApiError], results: Iterator[Any]) -> list[Any]:
+    return [upload if isinstance(upload, ApiError) else next(results) for upload in uploads]
+
+
+def _part(result: Any) -> dict[str, Any]:
+    if isinstance(result, ApiError | MoodreelError):
+        return as_part(result)
+    return DetectionSchema(exclude=("picture",)).dump(result)

@@ -1,0 +1,26 @@
+"""A file in, as base64."""
+
+from marshmallow import RAISE, Schema, fields, validate
+
+from api.schemas.fields import Text, about
+
+BASE64_FIELDS = ("encoding", "content")
+"""Fields that a JSON body must have and a form has not: its `file` part is the file itself."""
+
+
+class FileSchema(Schema):
+    """A file, as base64 in JSON."""
+
+    class Meta:
+        unknown = RAISE
+
+    encoding = fields.String(
+        required=True, validate=validate.Equal("base64"), metadata=about("Only `base64`.", example="base64")
+    )
+    content = Text(
+        required=True,
+        metadata=about(
+            "The file: standard or URL-safe base64, with or without padding, line breaks or a `data:` prefix.",
+            example="AAAAIGZ0eXBpc29tAAACAGlzb21pc28y…",
+        ),
+    )
