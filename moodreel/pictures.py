@@ -10,6 +10,7 @@ shapes and grey values, and a wide gamut shifts those by a percent or two; a dra
 """
 
 import io
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +23,10 @@ from moodreel.errors import PictureCorrupt, PictureTooBig, UnsupportedMedia
 
 # Imported for what they register: Pillow would otherwise load all of its forty decoders to find one.
 DECODERS = (AvifImagePlugin, JpegImagePlugin, PngImagePlugin, WebPImagePlugin)
+# A thumbnail in a HEIC may show something else than the picture.
 pillow_heif.register_heif_opener(thumbnails=False, decode_threads=2)
+# Of sizes that are checked here, and of a camera's broken notes.
+warnings.filterwarnings("ignore", module=r"PIL\.(Image|TiffImagePlugin)")
 
 SIDE = 1920
 """Pixels of the longest side of `Picture.rgb`; a phone's 12 megapixels are decoded at half their size."""

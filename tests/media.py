@@ -1,14 +1,16 @@
-"""Clips for the tests, made in memory: PyAV encodes them, NASA's public-domain portrait is the face."""
+"""Clips and pictures for the tests, made in memory; NASA's public-domain portrait is the face."""
 
 import io
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from functools import cache
+from typing import Any
 
 import av
 import cv2
 import numpy as np
 import skimage.data
+from PIL import Image
 
 
 @cache
@@ -139,3 +141,26 @@ def decode(data: bytes) -> list[np.ndarray]:
     """Decode every frame of a file as (H, W, 3) uint8 RGB, as stored."""
     with av.open(io.BytesIO(data)) as container:
         return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+
+
+def photo(rgb: np.ndarray, kind: str = "JPEG", **options: Any) -> bytes:
+    """Encode a picture, (H, W, 3) or whatever else Pillow takes, by Pillow's name of its format."""
+    file = io.BytesIO()
+    Image.fromarray(rgb).save(file, kind, **options)
+    return file.getvalue()
+
+
+def group(width: int, height: int, faces: int, size: int) -> tuple[np.ndarray, list[tuple[int, int]]]:
+    """A cup of coffee with `faces` heads on it in rows, every other one mirrored.
+
+    size: pixels of a face's width. Returns the picture and each face's centre in it.
+    """
+    picture = cv2.resize(skimage.data.coffee(), (width, height))
+    head = cv2.resize(portrait()[20:240, 120:340], None, fx=size / 91, fy=size / 91, interpolation=cv2.INTER_AREA)
+    side, across = len(head), width // (len(head) + 4)
+    centres = []
+    for index in range(faces):
+        x, y = index % across * (side + 4), index // across * (side + 4)
+        picture[y : y + side, x : x + side] = head[:, ::-1] if index % 2 else head
+        centres.append((x + (side - round(1.13 * size) if index % 2 else round(1.13 * size)), y + round(1.16 * size)))
+    return picture, centres
