@@ -58,6 +58,8 @@ def search(
 
     found = _distinct([finder.find(rgb)])
     for side in _sides(width, height):
+        if len(found) >= most:
+            break
         rest = _without(rgb, found)
         seen = _distinct(each(partial(look, rest), _squares(width, height, side)))
         found = _distinct([found, *each(confirm, _largest_first(seen)[: most - len(found)])])
