@@ -1,17 +1,21 @@
-"""`python -m moodreel CLIP…`: the same analysis as `/predict` and `/thumbnail`, with no server."""
+"""`python -m moodreel FILE…`: the same analysis as `/predict`, `/thumbnail` and `/api/detect`, with no server."""
 
 import argparse
 import dataclasses
 import json
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from tqdm import tqdm
 
 from moodreel.analysis import Analyser, Analysis
 from moodreel.boomerang import OUTPUTS
-from moodreel.errors import MoodreelError
+from moodreel.detection import DetectedFace, Detection, Detector
+from moodreel.errors import MoodreelError, UnsupportedMedia
+from moodreel.models.predictor import ModelInfo
+from moodreel.pictures import is_picture
 
 STORE = Path(__file__).resolve().parent.parent / "model_store"
 
@@ -42,6 +46,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(analyser: Analyser, clip: Path, options: argparse.Namespace) -> None:
     data = clip.read_bytes()
+    if is_picture(data):
+        return _run_picture(analyser, clip, data, options)
     with tqdm(desc=clip.name, unit=" frames", leave=False, disable=None) as bar:
 
         def show(time: float) -> None:
@@ -62,19 +68,57 @@ def _run(analyser: Analyser, clip: Path, options: argparse.Namespace) -> None:
         path.write_bytes(cover.loop.data)
 
 
+def _run_picture(analyser: Analyser, path: Path, data: bytes, options: argparse.Namespace) -> None:
+    if options.thumbnail or options.timeline:
+        raise UnsupportedMedia("A picture has no loop and no timeline: leave --thumbnail and --timeline out.")
+    detection = Detector(analyser).detect(data, model=options.model)
+    _say(json.dumps(_picture_as_json(path, detection)) if options.json else f"{path}: {_picture_in_words(detection)}")
+
+
 def _in_words(analysis: Analysis) -> str:
-    others = ", ".join(f"{label} {share:.0%}" for label, share in analysis.probabilities.items())
-    doubt = "" if analysis.certain else f"; not certain ({analysis.quality.reason}): {analysis.quality.tip}"
     return (
         f"{analysis.emotion} ({analysis.confidence:.0%}) at {analysis.peak:.1f} of {analysis.duration:.1f} s; "
-        f"{others}; face in {analysis.face_coverage:.0%} of {analysis.frames_analysed} frames{doubt}"
+        f"{_shares(analysis.probabilities)}; face in {analysis.face_coverage:.0%} of {analysis.frames_analysed} frames"
+        f"{_doubt(analysis)}"
     )
+
+
+def _picture_in_words(detection: Detection) -> str:
+    if not detection.faces:
+        return "no face"
+    faces, largest = len(detection.faces), detection.faces[0]
+    of = "1 face" if faces == 1 else f"the largest of {faces} faces"
+    return f"{largest.emotion} ({largest.confidence:.0%}); {_shares(largest.probabilities)}; {of}{_doubt(largest)}"
+
+
+def _shares(probabilities: Mapping[str, float]) -> str:
+    return ", ".join(f"{label} {share:.0%}" for label, share in probabilities.items())
+
+
+def _doubt(answer: Analysis | DetectedFace) -> str:
+    return "" if answer.certain else f"; not certain ({answer.quality.reason}): {answer.quality.tip}"
 
 
 def _as_json(clip: Path, analysis: Analysis) -> dict:
     values = dataclasses.asdict(dataclasses.replace(analysis, model=None))  # type: ignore[arg-type]
-    model = {name: getattr(analysis.model, name) for name in ("name", "version", "sha256")}
-    return {"clip": str(clip), **values, "model": model}
+    return {"clip": str(clip), **values, "model": _model(analysis.model)}
+
+
+def _picture_as_json(path: Path, detection: Detection) -> dict:
+    return {
+        "picture": str(path),
+        "emotion": detection.emotion,
+        "confidence": detection.confidence,
+        "all_emotions": detection.all_emotions,
+        "faces": [dataclasses.asdict(face) for face in detection.faces],
+        "width": detection.width,
+        "height": detection.height,
+        "model": _model(detection.model),
+    }
+
+
+def _model(model: ModelInfo) -> dict[str, str]:
+    return {name: getattr(model, name) for name in ("name", "version", "sha256")}
 
 
 def _output(wanted: Path, clip: Path, kind: str, clips: list[Path]) -> Path:
@@ -90,8 +134,10 @@ def _say(line: str) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("python -m moodreel", description="What the face in a clip showed, and its cover.")
-    parser.add_argument("clips", nargs="+", type=Path, metavar="CLIP")
+    parser = argparse.ArgumentParser(
+        "python -m moodreel", description="What the face in a clip or picture showed, and its cover."
+    )
+    parser.add_argument("clips", nargs="+", type=Path, metavar="FILE")
     parser.add_argument("--thumbnail", type=Path, metavar="FILE", help="write the loop (.mp4, .webp or .gif)")
     parser.add_argument("--timeline", type=Path, metavar="FILE", help="write a plot of the emotions over time (.png)")
     parser.add_argument("--json", action="store_true", help="one JSON object a clip and line")

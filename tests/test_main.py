@@ -46,6 +46,24 @@ def test_json_has_a_line_a_clip_and_says_what_was_refused(smile, tmp_path, capsy
     assert "No such file" in third["error"]
 
 
+def test_a_picture_is_answered_for_its_largest_face(tmp_path, capsys):
+    one, several, none = tmp_path / "one.jpg", tmp_path / "several.png", tmp_path / "none.webp"
+    one.write_bytes(media.photo(media.portrait()))
+    several.write_bytes(media.photo(media.group(960, 720, 4, 90)[0], "PNG"))
+    none.write_bytes(media.photo(media.noise_frames(1)[0], "WEBP"))
+    assert main([str(one), str(several), str(none)]) == 0
+    first, second, third = capsys.readouterr().out.splitlines()
+    assert first.startswith(f"{one}: happy (") and first.endswith("; 1 face")
+    assert second.endswith("; the largest of 4 faces")
+    assert third == f"{none}: no face"
+    assert main(["--json", str(several), str(none)]) == 0
+    first, second = map(json.loads, capsys.readouterr().out.splitlines())
+    assert (first["emotion"], len(first["faces"]), first["model"]["name"]) == ("happy", 4, "face-expression")
+    assert (second["emotion"], second["faces"], second["width"]) == (None, [], 320)
+    assert main([str(one), "--thumbnail", str(tmp_path / "loop.mp4")]) == 1
+    assert "no loop" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("kind", ["mp4", "webp", "gif"])
 def test_the_thumbnail_is_what_its_ending_says(smile, tmp_path, kind):
     path = tmp_path / f"loop.{kind}"
