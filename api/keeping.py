@@ -73,6 +73,12 @@ def keep(
     return entry
 
 
+def keeps_media() -> bool:
+    """Tell whether a picture that this call makes would be kept: who makes one for it only then saves the work."""
+    history = services().history
+    return history is not None and history.storage is not None and g.caller is not None and g.caller.user is not None
+
+
 def report(part: str, error: MoodreelError) -> None:
     """Tell the operator what went wrong with somebody's history; the caller is answered all the same."""
     HISTORY_FAILURES.labels(part).inc()

@@ -15,6 +15,7 @@ import numpy as np
 from moodreel import drawing, pictures
 from moodreel.analysis import Analyser, by_label, in_pixels, since
 from moodreel.errors import MoodreelError, PictureCorrupt, PictureTooBig, UnsupportedMedia
+from moodreel.media import Media, as_picture
 from moodreel.models.predictor import ModelInfo, Predictor
 from moodreel.moments import View, see
 from moodreel.pictures import PictureLimits
@@ -55,6 +56,8 @@ class Detection:
     """Milliseconds by stage; `model` is the whole batch's."""
     drawn: bytes | None = None
     """A JPEG with the faces marked, where one was asked for."""
+    copy: Media | None = None
+    """A smaller picture without metadata, to be kept, where one was asked for."""
 
     @property
     def emotion(self) -> str | None:
@@ -83,6 +86,7 @@ class Showing:
     """What a picture or a clip showed: of its largest face, over time where it has time.
 
     frames: analysed frames of a clip; 1 for a picture. seconds: of a clip, None for a picture.
+    copy: as in `Detection`; a clip has none.
     """
 
     emotion: str | None
@@ -92,6 +96,7 @@ class Showing:
     seconds: float | None
     model: ModelInfo
     timings: dict[str, float]
+    copy: Media | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,6 +107,7 @@ class _Seen:
     height: int
     faces: tuple[tuple[tuple[int, int, int, int], View], ...]
     picture: pictures.Picture | None
+    copy: Media | None
     timings: dict[str, float]
 
 
@@ -112,20 +118,20 @@ class Detector:
         self._analyser = analyser
         self._limits = limits or PictureLimits()
 
-    def detect(self, data: bytes, *, model: str | None = None, draw: bool = False) -> Detection:
+    def detect(self, data: bytes, *, model: str | None = None, draw: bool = False, copy: bool = False) -> Detection:
         """Tell what each face of a picture showed.
 
         Args:
             data: the file.
             model: a model of the store; None for `MODEL`.
-            draw: make `Detection.drawn` too.
+            draw, copy: make `Detection.drawn`, `Detection.copy` too.
 
         Raises:
             MoodreelError: what `pictures.read` raises, `ModelNotFound`, `Overloaded`.
         """
         predictor = self._predictor(model)
         with self._analyser.slot():
-            seen = self._see(data, keep=draw)
+            seen = self._see(data, draw=draw, copy=copy)
             [detection], milliseconds = _judge([seen], predictor)
             timings = {**seen.timings, "model": milliseconds}
             if seen.picture is None:
@@ -134,7 +140,7 @@ class Detector:
             drawn = _draw(seen.picture, detection)
         return replace(detection, drawn=drawn, timings={**timings, "encode": since(begun)})
 
-    def detect_all(self, files: Sequence[bytes], *, model: str | None = None) -> Batch:
+    def detect_all(self, files: Sequence[bytes], *, model: str | None = None, copy: bool = False) -> Batch:
         """Do as `detect` for several pictures, with one batch for the model; one that fails spoils no other.
 
         Raises:
@@ -142,7 +148,7 @@ class Detector:
         """
         predictor = self._predictor(model)
         with self._analyser.slot():
-            looks = [self._try_to_see(data) for data in files]
+            looks = [self._try_to_see(data, copy) for data in files]
             seen = [look for look in looks if isinstance(look, _Seen)]
             detections, milliseconds = _judge(seen, predictor)
         waiting = iter(detections)
@@ -153,15 +159,17 @@ class Detector:
             | {"model": milliseconds},
         )
 
-    def show(self, data: bytes, *, model: str | None = None) -> Showing:
+    def show(self, data: bytes, *, model: str | None = None, copy: bool = False) -> Showing:
         """Tell what a picture or a clip showed; the first bytes say which of them it is.
 
         Raises:
             MoodreelError: what `detect` or `Analyser.analyse` raises. Only a clip needs a face.
         """
         if pictures.is_picture(data):
-            found = self.detect(data, model=model)
-            return Showing(found.emotion, found.confidence, found.all_emotions, 1, None, found.model, found.timings)
+            found = self.detect(data, model=model, copy=copy)
+            return Showing(
+                found.emotion, found.confidence, found.all_emotions, 1, None, found.model, found.timings, found.copy
+            )
         try:
             clip = self._analyser.analyse(data, model=model or MODEL)
         except UnsupportedMedia as error:
@@ -179,14 +187,14 @@ class Detector:
     def _predictor(self, model: str | None) -> Predictor:
         return self._analyser.store.get(model or MODEL)
 
-    def _try_to_see(self, data: bytes) -> "_Seen | MoodreelError":
+    def _try_to_see(self, data: bytes, copy: bool) -> "_Seen | MoodreelError":
         try:
-            return self._see(data)
+            return self._see(data, copy=copy)
         except (UnsupportedMedia, PictureCorrupt, PictureTooBig) as error:
             logger.info("one picture of several: %s (%r)", error, error.__cause__)
             return error
 
-    def _see(self, data: bytes, *, keep: bool = False) -> _Seen:
+    def _see(self, data: bytes, *, draw: bool = False, copy: bool = False) -> _Seen:
         begun = clock.perf_counter()
         picture = pictures.read(data, self._limits)
         decoded = clock.perf_counter()
@@ -199,7 +207,8 @@ class Detector:
             width=picture.width,
             height=picture.height,
             faces=tuple(views),
-            picture=picture if keep else None,
+            picture=picture if draw else None,
+            copy=as_picture(picture.rgb) if copy else None,
             timings={"decode": (decoded - begun) * 1000, "faces": since(decoded)},
         )
 
@@ -217,6 +226,7 @@ def _judge(seen: Sequence[_Seen], predictor: Predictor) -> tuple[list[Detection]
             height=look.height,
             model=predictor.info,
             timings=look.timings,
+            copy=look.copy,
         )
         for look in seen
     ]

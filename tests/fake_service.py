@@ -6,6 +6,7 @@ from typing import Any
 
 from api import create_app
 from moodreel import errors
+from moodreel.media import Media
 
 PROBABILITIES = {"Anger": 0.01, "Happy": 0.92, "Shock": 0.03, "Neutral": 0.03, "Sad": 0.01}
 QUALITY = SimpleNamespace(
@@ -74,7 +75,7 @@ FACE = SimpleNamespace(
 class FakeDetector:
     """Answers `happy`, to `no face` that there is none; otherwise as `FakeAnalyser`."""
 
-    def detect(self, data: bytes, *, model: str | None = None, draw: bool = False) -> Any:
+    def detect(self, data: bytes, *, model: str | None = None, draw: bool = False, copy: bool = False) -> Any:
         _obey(data, model)
         face = data != b"no face"
         return SimpleNamespace(
@@ -87,19 +88,23 @@ class FakeDetector:
             model=MODEL,
             timings={"decode": 1.2, "faces": 3.4, "model": 5.6},
             drawn=b"a JPEG" if draw else None,
+            copy=Media("picture.jpg", "image/jpeg", b"a copy of " + data) if copy else None,
         )
 
-    def detect_all(self, files: list[bytes], *, model: str | None = None) -> Any:
+    def detect_all(self, files: list[bytes], *, model: str | None = None, copy: bool = False) -> Any:
         results: list[Any] = []
         for data in files:
             try:
-                results.append(self.detect(data, model=model))
+                results.append(self.detect(data, model=model, copy=copy))
             except (errors.UnsupportedMedia, errors.PictureCorrupt, errors.PictureTooBig) as error:
                 results.append(error)
         return SimpleNamespace(results=results, model=MODEL, timings={"decode": 1.2, "faces": 3.4, "model": 5.6})
 
-    def show(self, data: bytes, *, model: str | None = None) -> Any:
-        return SimpleNamespace(**vars(self.detect(data, model=model)), frames=24, seconds=4.98)
+    def show(self, data: bytes, *, model: str | None = None, copy: bool = False) -> Any:
+        """Take what begins with `picture` for one, and all else for a clip."""
+        picture = data.startswith(b"picture")
+        found = self.detect(data, model=model, copy=copy and picture)
+        return SimpleNamespace(**vars(found), frames=1 if picture else 24, seconds=None if picture else 4.98)
 
 
 def _obey(data: bytes, model: str | None) -> None:

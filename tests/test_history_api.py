@@ -2,6 +2,7 @@
 
 import base64
 import importlib.util
+import io
 import itertools
 import re
 import sqlite3
@@ -11,8 +12,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import requests
+from PIL import Image
 
 from moodreel.history import Finding, History
 from tests import accounts, media
@@ -98,6 +101,40 @@ def test_a_cover_without_a_face_is_an_entry_without_an_emotion(server: Server, u
     entry = get(server, user, f"/{kept(server, user, b'no face')}")
     assert (entry["emotion"], entry["mood"], entry["probabilities"]) == (None, None, None)
     assert len(entry["media"]) == 2
+
+
+def test_a_picture_is_kept_with_a_copy(server: Server, user: str) -> None:
+    entry = get(server, user, f"/{kept(server, user, b'a picture', '/api/detect')}")
+    assert (entry["kind"], entry["emotion"], entry["mood"]) == ("picture", "happy", "Happy")
+    assert entry["facts"] == {"faces": 1, "certain": True}
+    assert [file["name"] for file in entry["media"]] == ["picture.jpg"]
+    copy = call(server, user, "GET", f"/api/history/{entry['id']}/media/picture.jpg")
+    assert (copy.content, copy.headers["Content-Type"]) == (b"a copy of a picture", "image/jpeg")
+
+
+def test_a_picture_without_a_face_is_an_entry_without_an_emotion(server: Server, user: str) -> None:
+    entry = get(server, user, f"/{kept(server, user, b'no face', '/api/detect')}")
+    assert (entry["emotion"], entry["facts"]) == (None, {"faces": 0, "certain": None})
+
+
+def test_each_picture_of_a_batch_is_an_entry_but_for_those_refused(server: Server, user: str) -> None:
+    contents = [b"one", b"raise PictureCorrupt", b"two"]
+    pictures = [{"content": base64.b64encode(content).decode()} for content in contents]
+    response = call(server, user, "POST", "/api/detect/batch", json={"pictures": pictures})
+    entries = get(server, user)["entries"]
+    assert response.headers["x-history-id"].split(", ") == [entry["id"] for entry in reversed(entries)]
+    copies = [call(server, user, "GET", f"/api/history/{entry['id']}/media/picture.jpg").content for entry in entries]
+    assert copies == [b"a copy of two", b"a copy of one"]
+    # One of them again, by itself, is the same entry.
+    assert kept(server, user, b"one", "/api/detect") == entries[1]["id"]
+
+
+def test_what_comes_to_api_predict_is_kept_as_what_it_is(server: Server, user: str) -> None:
+    picture, clip = (kept(server, user, data, "/api/predict/") for data in (b"picture", b"clip"))
+    found = {entry["id"]: entry for entry in get(server, user)["entries"]}
+    assert (found[picture]["kind"], found[picture]["facts"]) == ("picture", {})
+    assert (found[clip]["kind"], found[clip]["facts"]) == ("video", {"duration": 4.98})
+    assert (len(found[picture]["media"]), len(found[clip]["media"])) == (1, 0)
 
 
 @pytest.mark.parametrize("data", [b"raise NoFace", b"crash"])
@@ -546,5 +583,20 @@ def test_a_real_clips_cover_is_kept_and_plays_until_it_is_deleted(tmp_path: Path
         assert get(server, "ann", "/summary")["emotions"][entry["mood"]] == 1
         assert post(server, "ann", "/thumbnail", media.encode(media.noise_frames(20)), duration=1).ok
         assert [each["mood"] for each in get(server, "ann")["entries"]] == [None, entry["mood"]]
-        assert call(server, "ann", "DELETE", "/api/history").json() == {"deleted": 2}
+        picture = post(server, "ann", "/api/detect", _sideways(media.portrait()))
+        assert picture.json()["emotion"] == "happy"
+        copy = call(server, "ann", "GET", f"/api/history/{picture.headers['x-history-id']}/media/picture.jpg").content
+        with Image.open(io.BytesIO(copy)) as opened:
+            assert (opened.format, opened.size, dict(opened.getexif())) == ("JPEG", (1280, 1280), {})
+            assert np.abs(np.asarray(opened.resize((512, 512)), float) - media.portrait()).mean() < 5
+        assert call(server, "ann", "DELETE", "/api/history").json() == {"deleted": 3}
         assert list((tmp_path / "media").iterdir()) == []
+
+
+def _sideways(rgb: np.ndarray) -> bytes:
+    """Make a JPEG as a phone held sideways does: turned, and three times as large."""
+    file, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = 6
+    large = np.repeat(np.repeat(np.rot90(rgb), 3, axis=0), 3, axis=1)
+    Image.fromarray(large).save(file, "JPEG", quality=90, exif=exif)
+    return file.getvalue()

@@ -1,11 +1,12 @@
 """POST /api/detect and /api/detect/batch: what every face in a picture showed."""
 
+import hashlib
 from collections.abc import Iterator
 from typing import Any
 
 from flask import Response, jsonify, request
 
-from api import metrics
+from api import keeping, metrics
 from api.errors import ApiError, as_part
 from api.facts import record
 from api.openapi import PICTURE_CODES, GuardedBlueprint, file_body, files_body
@@ -29,7 +30,7 @@ blueprint = GuardedBlueprint("pictures", __name__, dated=False, description="Wha
 
 @blueprint.route("/api/detect", methods=["POST"])
 @blueprint.doc(requestBody=file_body(FileSchema))
-@blueprint.response(200, DetectionSchema, headers=metrics.SERVER_TIMING)
+@blueprint.response(200, DetectionSchema, headers={**metrics.SERVER_TIMING, **keeping.HISTORY_ID})
 @blueprint.alt_response(200, schema={"type": "string", "format": "binary"}, content_type=JPEG, success=True)
 @blueprint.refuses(*PICTURE_CODES)
 @blueprint.takes_query(DetectionQuery)
@@ -37,13 +38,16 @@ def detect(query: dict[str, Any]) -> Response:
     """Tell the emotion that every face in a picture showed."""
     upload = read_upload(FileSchema())
     as_jpeg = query["draw"] and request.accept_mimetypes.best_match(["application/json", JPEG]) == JPEG
-    detection = services().detector.detect(upload.data, model=query["model"], draw=query["draw"])
+    detection = services().detector.detect(
+        upload.data, model=query["model"], draw=query["draw"], copy=keeping.keeps_media()
+    )
     record(
         prediction=detection.emotion,
         confidence=None if detection.confidence is None else round(detection.confidence, 4),
         frames=1,
         model=detection.model.name,
     )
+    _keep(detection)
     if as_jpeg:
         response = Response(detection.drawn, mimetype=JPEG)
     else:
@@ -60,11 +64,31 @@ def detect_batch(query: dict[str, Any]) -> Response:
     """Do so for up to 32 pictures. What is wrong with one of them stands in its place; the call succeeds."""
     uploads = read_uploads()
     batch = services().detector.detect_all(
-        [upload for upload in uploads if isinstance(upload, bytes)], model=query["model"]
+        [upload for upload in uploads if isinstance(upload, bytes)],
+        model=query["model"],
+        copy=keeping.keeps_media(),
     )
     record(frames=len(uploads), model=batch.model.name)
-    results = [_part(result) for result in _in_place(uploads, iter(batch.results))]
+    found = _in_place(uploads, iter(batch.results))
+    for upload, result in zip(uploads, found, strict=True):
+        if isinstance(upload, bytes) and not isinstance(result, MoodreelError):
+            _keep(result, hashlib.sha256(upload).hexdigest())
+    results = [_part(result) for result in found]
     return metrics.observed(jsonify({"results": results, "count": len(results)}), None, batch.timings)
+
+
+def _keep(detection: Any, content_sha256: str | None = None) -> None:
+    certain = detection.faces[0].certain if detection.faces else None
+    keeping.keep(
+        kind="picture",
+        emotion=detection.emotion,
+        confidence=detection.confidence,
+        probabilities=detection.all_emotions,
+        model=detection.model.name,
+        facts={"faces": len(detection.faces), "certain": certain},
+        media=lambda: [detection.copy],
+        content_sha256=content_sha256,
+    )
 
 
 def _in_place(uploads: list[bytes | ApiError], results: Iterator[Any]) -> list[Any]:
