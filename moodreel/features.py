@@ -46,6 +46,12 @@ CROP_EYES = 20.0, 17.0
 hairline to some pixels below a closed jaw: hair and clothes stay out, a dropped jaw in."""
 _EYES = [33, 133], [362, 263]
 
+PORTRAIT = 224
+"""Pixels a side of `Features.portrait`: what most public models of pictures read, or more."""
+PORTRAIT_FACE, PORTRAIT_MIDDLE = 0.92, 0.565
+"""Longer side of the landmarks' bounds in a portrait, and how far down their middle lies, both in sides of it: the
+medians of FER2013's pictures, which most public models of expressions learnt from."""
+
 
 @dataclass(frozen=True, eq=False)
 class Features:
@@ -58,6 +64,7 @@ class Features:
     pose: float32 (3,), yaw, pitch and roll in degrees as the picture shows them, wherever in it the face is; signs as
         in `moodreel.faces.Face`.
     crop: uint8 (48, 48), grey, the face itself: eyes level, at one place and of one distance (`CROP_EYES`).
+    portrait: uint8 (224, 224, 3), red first, the square around the face as `cut` makes it; None unless asked for.
     """
 
     landmarks: np.ndarray
@@ -65,17 +72,25 @@ class Features:
     blendshapes: np.ndarray
     pose: np.ndarray
     crop: np.ndarray
+    portrait: np.ndarray | None = None
 
 
-def describe(rgb: np.ndarray, face: Face) -> Features:
+def describe(rgb: np.ndarray, face: Face, *, portrait: bool = False) -> Features:
     """Describe a face found in a picture.
 
     rgb: uint8 (H, W, 3), red first: the picture that `face` was found in.
+    portrait: whether to make `Features.portrait` too.
     """
     height, width = rgb.shape[:2]
     shape, pose = normalise(face.landmarks, width=width, height=height)
-    crop = align(rgb, face.landmarks)
-    return Features(landmarks=face.landmarks, shape=shape, blendshapes=face.blendshapes, pose=pose, crop=crop)
+    return Features(
+        landmarks=face.landmarks,
+        shape=shape,
+        blendshapes=face.blendshapes,
+        pose=pose,
+        crop=align(rgb, face.landmarks),
+        portrait=cut(rgb, face.landmarks) if portrait else None,
+    )
 
 
 def align(rgb: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
@@ -90,23 +105,58 @@ def align(rgb: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
     right, left = ((landmarks[corners].astype(np.float64) * (width, height, width)).mean(axis=0) for corners in _EYES)
     (across, down), centre = (left - right)[:2], ((left + right) / 2)[:2]
     apart, line = CROP_EYES
-    pixels = max(float(np.linalg.norm(left - right)) / apart, 1e-3)  # of the picture to one of the crop
-    # The part needed, shrunk by whole pixels where it is much larger: a warp reads four pixels for one of the crop.
-    reach = CROP * pixels
-    x, y = (int(np.clip(c - reach, 0, side - 1)) for c, side in zip(centre, (width, height), strict=True))
-    part = rgb[y : max(y + 1, int(centre[1] + reach) + 1), x : max(x + 1, int(centre[0] + reach) + 1)]
-    grey = cv2.cvtColor(np.ascontiguousarray(part), cv2.COLOR_RGB2GRAY)
-    size = [max(1, round(side / max(1, int(pixels)))) for side in grey.shape[::-1]]
-    shrunk = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
-    shrink = np.array(size) / grey.shape[::-1]
-    # From pixels of the crop to pixels of `shrunk`, pixel centres being at whole numbers + 1/2.
+    pixels = max(float(np.linalg.norm(left - right)) / apart, 1e-3)
     axis = pixels * np.array([across, down]) / max(float(np.hypot(across, down)), 1e-9)
+    return _square(rgb, CROP, pixels, axis, centre, (CROP / 2, line), grey=True)
+
+
+def cut(rgb: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
+    """Cut the square around a face out, `Features.portrait`, upright as the picture is.
+
+    rgb: uint8 (H, W, 3), red first. landmarks: float32 (478, 3), as in `moodreel.faces.Face`.
+
+    What lies outside the picture repeats its edge.
+    """
+    points = landmarks[:, :2].astype(np.float64) * rgb.shape[1::-1]
+    low, high = points.min(axis=0), points.max(axis=0)
+    pixels = max(float((high - low).max()) / (PORTRAIT * PORTRAIT_FACE), 1e-3)
+    at = PORTRAIT / 2, PORTRAIT * PORTRAIT_MIDDLE
+    return _square(rgb, PORTRAIT, pixels, np.array([pixels, 0.0]), (low + high) / 2, at)
+
+
+def _square(
+    rgb: np.ndarray,
+    side: int,
+    pixels: float,
+    axis: np.ndarray,
+    centre: np.ndarray,
+    at: tuple[float, float],
+    *,
+    grey: bool = False,
+) -> np.ndarray:
+    """Take a square out of a picture, `side` pixels large, each of which is `pixels` of the picture.
+
+    axis: float (2,), of the picture, what one pixel to the square's right is. centre: float (2,), of the picture, the
+    middle of what is needed, which comes to `at` in the square.
+    """
+    height, width = rgb.shape[:2]
+    # The part needed, shrunk by whole pixels where it is much larger: a warp reads four pixels for one of the square.
+    reach = side * pixels
+    x, y = (int(np.clip(c - reach, 0, length - 1)) for c, length in zip(centre, (width, height), strict=True))
+    part = np.ascontiguousarray(
+        rgb[y : max(y + 1, int(centre[1] + reach) + 1), x : max(x + 1, int(centre[0] + reach) + 1)]
+    )
+    part = cv2.cvtColor(part, cv2.COLOR_RGB2GRAY) if grey else part
+    size = [max(1, round(length / max(1, int(pixels)))) for length in part.shape[1::-1]]
+    shrunk = cv2.resize(part, size, interpolation=cv2.INTER_AREA)
+    shrink = np.array(size) / part.shape[1::-1]
+    # From pixels of the square to pixels of `shrunk`, pixel centres being at whole numbers + 1/2.
     turn = np.array([[axis[0], -axis[1]], [axis[1], axis[0]]])
-    origin = centre - (x, y) - turn @ (CROP / 2 - 0.5, line - 0.5)
+    origin = centre - (x, y) - turn @ (at[0] - 0.5, at[1] - 0.5)
     back = np.column_stack([turn, origin]) * shrink[:, None]
     back[:, 2] -= 0.5
     return cv2.warpAffine(
-        shrunk, back, (CROP, CROP), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REPLICATE
+        shrunk, back, (side, side), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REPLICATE
     )
 
 

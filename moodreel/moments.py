@@ -36,13 +36,14 @@ class View:
     light: float
 
 
-def see(rgb: np.ndarray, face: Face) -> View:
+def see(rgb: np.ndarray, face: Face, *, portrait: bool = False) -> View:
     """Describe a face found in a picture, and measure its picture.
 
     rgb: uint8 (H, W, 3), red first: the picture that `face` was found in.
+    portrait: whether to make `Features.portrait` too.
     """
     small = shrink(rgb, face.box)
-    return View(features=describe(rgb, face), sharpness=sharpness(small), light=light(small))
+    return View(features=describe(rgb, face, portrait=portrait), sharpness=sharpness(small), light=light(small))
 
 
 def shrink(rgb: np.ndarray, box: tuple[float, float, float, float]) -> np.ndarray:

@@ -7,7 +7,19 @@ import numpy as np
 import pytest
 
 from moodreel.faces import FaceFinder
-from moodreel.features import CANONICAL, CROP, CROP_EYES, align, describe, normalise
+from moodreel.features import (
+    CANONICAL,
+    CROP,
+    CROP_EYES,
+    PORTRAIT,
+    PORTRAIT_FACE,
+    PORTRAIT_MIDDLE,
+    align,
+    cut,
+    describe,
+    normalise,
+)
+from moodreel.moments import see
 
 MODEL = Path(__file__).parents[1] / "model_store" / "face_landmarker" / "face_landmarker.task"
 
@@ -144,3 +156,48 @@ def test_a_face_at_the_edge_of_the_picture_is_filled_up_with_the_edge():
 
 def test_points_that_all_coincide_give_a_crop_all_the_same():
     assert align(np.zeros((30, 40, 3), np.uint8), np.full((478, 3), 2.0, np.float32)).shape == (CROP, CROP)
+
+
+# Portraits
+
+
+def test_a_portrait_is_made_only_when_asked_for(finder, portrait):
+    picture = np.ascontiguousarray(portrait[:300])
+    (face,) = finder.find(picture)
+    assert describe(picture, face).portrait is None
+    assert see(picture, face).features.portrait is None
+    for features in (describe(picture, face, portrait=True), see(picture, face, portrait=True).features):
+        assert features.portrait.shape == (PORTRAIT, PORTRAIT, 3)
+        np.testing.assert_array_equal(features.crop, describe(picture, face).crop)
+
+
+@pytest.mark.parametrize("scale", [0.2, 0.6, 1, 4])
+@pytest.mark.parametrize(("wide", "high"), [(100, 120), (120, 100)])
+def test_a_portrait_is_the_square_around_the_face_in_colour_at_any_size(wide, high, scale):
+    """A picture of a plane of colours, whose place can be read off any pixel."""
+    height, width = int(300 * scale), int(400 * scale)
+    down, across = np.mgrid[:height, :width] + 0.5
+    picture = np.stack([255 * across / width, 255 * down / height, np.full((height, width), 7)], axis=2)
+    landmarks = np.zeros((478, 3), np.float32)
+    landmarks[0, :2], landmarks[1:, :2] = (120 / 400, 90 / 300), ((120 + wide) / 400, (90 + high) / 300)
+    square = cut(picture.astype(np.uint8), landmarks).astype(float)
+    side = 120 / PORTRAIT_FACE
+    left, top = 120 + wide / 2 - side / 2, 90 + high / 2 - side * PORTRAIT_MIDDLE
+    for x, y in ((0, 0), (0, 223), (223, 0), (223, 223), (112, 60)):
+        at = left + (x + 0.5) / PORTRAIT * side, top + (y + 0.5) / PORTRAIT * side
+        np.testing.assert_allclose(square[y, x], (255 * at[0] / 400, 255 * at[1] / 300, 7), atol=255 / width + 2)
+
+
+def test_a_portrait_at_the_edge_of_the_picture_is_filled_up_with_the_edge():
+    picture, landmarks = np.full((100, 100, 3), 50, np.uint8), np.full((478, 3), 0.1, np.float32)
+    landmarks[0, :2] = -0.2
+    picture[:, :3] = picture[:3] = 200
+    square = cut(picture, landmarks)
+    assert (square[0] == 200).all()
+    assert (square[:, 0] == 200).all()
+
+
+@pytest.mark.parametrize("where", [0.5, 2.0, -3.0])
+def test_points_that_all_coincide_give_a_portrait_all_the_same(where):
+    landmarks = np.full((478, 3), where, np.float32)
+    assert cut(np.zeros((30, 40, 3), np.uint8), landmarks).shape == (PORTRAIT, PORTRAIT, 3)
