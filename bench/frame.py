@@ -52,10 +52,12 @@ def measure(model: str | None, rounds: int) -> tuple[list[np.ndarray], dict[str,
     reader = VideoReader(phone_clip(seconds=4.0))
     frames = [frame.rgb for frame in reader.frames(every=0.2, longest_side=ANALYSIS_SIDE)]
     faces = [analyser.finder.find(rgb)[0] for rgb in frames]
-    track = [see(rgb, face).features for rgb, face in zip(frames, faces, strict=True)]
+    track = [see(rgb, face, portrait=predictor.portrait).features for rgb, face in zip(frames, faces, strict=True)]
     stages: dict[str, Callable[[], object]] = {
         "find the face": lambda: [analyser.finder.find(rgb) for rgb in frames],
-        "describe it": lambda: [see(rgb, face) for rgb, face in zip(frames, faces, strict=True)],
+        "describe it": lambda: [
+            see(rgb, face, portrait=predictor.portrait) for rgb, face in zip(frames, faces, strict=True)
+        ],
         f"read it, {predictor.info.name}": lambda: predictor.predict([track]),
     }
     for work in stages.values():

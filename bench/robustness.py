@@ -174,7 +174,7 @@ def measure(
     for row, frame in enumerate(frames(scenes, condition)):
         if faces := finder.find(frame):
             found[row] = True
-            views.append(see(frame, faces[0]))
+            views.append(see(frame, faces[0], portrait=predictor.portrait))
             sizes.append(max(faces[0].box[2] * frame.shape[1], faces[0].box[3] * frame.shape[0]))
         progress()
     verdicts = predictor.predict([[view.features] for view in views], moments=False)

@@ -189,7 +189,7 @@ class Analyser:
         predictor = self.store.get(model)
         with self.slot():
             reader = VideoReader(data, self._limits, fps=fps)
-            sightings, timings = self._watch(reader, progress)
+            sightings, timings = self._watch(reader, predictor, progress)
             return _judge(reader, sightings, predictor, timings)
 
     def cover(
@@ -216,7 +216,7 @@ class Analyser:
         predictor = self.store.get(model)
         with self.slot():
             reader = VideoReader(data, self._limits, fps=fps, keep_side=size)
-            sightings, timings = self._watch(reader)
+            sightings, timings = self._watch(reader, predictor)
             analysis: Analysis | None = None
             try:
                 analysis = _judge(reader, sightings, predictor, timings)
@@ -249,7 +249,7 @@ class Analyser:
             self._slots.release()
 
     def _watch(
-        self, reader: VideoReader, progress: Callable[[float], None] | None = None
+        self, reader: VideoReader, predictor: Predictor, progress: Callable[[float], None] | None = None
     ) -> tuple[list[_Sighting], dict[str, float]]:
         """Decode once; look for faces in other threads while the next frames are decoded."""
         sightings: list[_Sighting] = []
@@ -265,7 +265,7 @@ class Analyser:
                     break
                 if progress is not None:
                     progress(frame.time)
-                waiting.append(self.threads.submit(self._look, frame))
+                waiting.append(self.threads.submit(self._look, frame, predictor.portrait))
                 if len(waiting) > _AHEAD:
                     sightings.append(waiting.popleft().result())
             sightings.extend(future.result() for future in waiting)
@@ -275,9 +275,9 @@ class Analyser:
                 future.cancel()
         return sightings, {"decode": decode, "faces": sum(sighting.milliseconds for sighting in sightings)}
 
-    def _look(self, frame: Frame) -> _Sighting:
+    def _look(self, frame: Frame, portrait: bool) -> _Sighting:
         begun = clock.perf_counter()
-        faces = tuple((face.box, see(frame.rgb, face)) for face in self.finder.find(frame.rgb))
+        faces = tuple((face.box, see(frame.rgb, face, portrait=portrait)) for face in self.finder.find(frame.rgb))
         grey = cv2.cvtColor(cv2.resize(frame.rgb, (24, 24), interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY)
         return _Sighting(frame.time, faces, grey.astype(np.float32), since(begun))
 

@@ -72,4 +72,4 @@ def test_serving_never_loads_training_or_what_only_a_plot_or_a_download_needs():
     )
     modules = set(loaded.stdout.split())
     assert "moodreel.analysis" in modules
-    assert not modules & {"moodreel.training", "moodreel.plot", "gdown"}
+    assert not modules & {"moodreel.training", "moodreel.plot", "gdown", "transformers"}

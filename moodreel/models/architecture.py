@@ -1,11 +1,13 @@
 """What every network of the store has in common: people's features in, uncalibrated answers out."""
 
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from moodreel.features import Features
 
@@ -28,8 +30,26 @@ class Answer:
 
 
 class Architecture(nn.Module, ABC):
-    """A network that can be named in a `model.json`."""
+    """A network that can be named in a `model.json`.
+
+    A BatchNorm2d that is registered right behind a Conv2d is one that reads it and nothing else does: `fold_norms`
+    joins the two.
+    """
+
+    portrait = False
+    """Whether it reads `Features.portrait`, which is only made where it is."""
 
     @abstractmethod
     def answer(self, tracks: Sequence[Track], *, moments: bool) -> list[Answer]:
         """Answer for every track, each with at least one face, in one batch."""
+
+
+def fold_norms(network: Architecture) -> None:
+    """Fold every batch normalisation into the convolution before it: a trained one is a mere factor and a sum for each
+    channel. The answers stay, but for rounding; training is over."""
+    network.eval()
+    for parent in list(network.modules()):
+        for (name, conv), (norm_name, norm) in itertools.pairwise(list(parent.named_children())):
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                setattr(parent, name, fuse_conv_bn_eval(conv, norm))
+                setattr(parent, norm_name, nn.Identity())

@@ -1,6 +1,7 @@
 """`model.json`: what a model is, as data."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,9 @@ class Card:
     architecture: a key of `moodreel.models.store.ARCHITECTURES`; arguments: its keyword arguments.
     labels: what the network's outputs mean, in their order.
     temperature: what logits of a whole clip are divided by before softmax; moment_temperature: those of one moment.
+    scales: what probabilities are multiplied by, label by label, before they add up to 1 again; 1 where a label is not
+        named. A rule of thumb for networks that say one label too often: to know how often a model is right, fit its
+        temperatures instead, and for how often labels come take `tau`, since a scale fits no other data than its own.
     sha256: of the weights; empty for a checkpoint that came without one.
     input, normalisation, metrics (each with its command and data), data, licence: for people.
     """
@@ -31,6 +35,7 @@ class Card:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     temperature: float = 1.0
     moment_temperature: float = 1.0
+    scales: Mapping[str, float] = field(default_factory=dict)
     sha256: str = ""
     input: str = ""
     normalisation: str = ""
@@ -39,11 +44,14 @@ class Card:
     licence: str = ""
 
 
-def read_card(path: Path) -> Card:
-    """Read a model.json; name and architecture default to the folder's and the original one. Raises ModelInvalid."""
+def read_card(path: Path, **known: Any) -> Card:
+    """Read a model.json. Raises ModelInvalid.
+
+    known: fields for what it does not say; name and architecture are else the folder's and the original one.
+    """
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
-        fields = {"name": path.parent.name, "architecture": ORIGINAL} | fields
+        fields = {"name": path.parent.name, "architecture": ORIGINAL, **known} | fields
         fields["labels"] = tuple(fields["labels"])
         fields["metrics"] = tuple(fields.get("metrics", ()))
         card = Card(**{key: value for key, value in fields.items() if key in Card.__dataclass_fields__})
@@ -51,12 +59,26 @@ def read_card(path: Path) -> Card:
         raise ModelInvalid(
             f"The model.json of {path.parent.name!r} needs at least labels, as JSON; correct it."
         ) from error
-    usable = all(isinstance(t, int | float) and t > 0 for t in (card.temperature, card.moment_temperature))
-    if not usable or len(set(card.labels)) != len(card.labels) or not all(isinstance(v, str) for v in card.labels):
+    return check(card)
+
+
+def check(card: Card) -> Card:
+    """Return a card whose numbers and labels can be used. Raises ModelInvalid."""
+    usable = all(map(_positive, (card.temperature, card.moment_temperature)))
+    if not usable or not all(isinstance(v, str) for v in card.labels) or len(set(card.labels)) != len(card.labels):
         raise ModelInvalid(
             f"The model.json of {card.name!r} needs temperatures above 0 and labels that differ; correct it."
         )
+    scales = card.scales
+    if not isinstance(scales, dict) or not set(scales) <= set(card.labels) or not all(map(_positive, scales.values())):
+        raise ModelInvalid(
+            f"The model.json of {card.name!r} needs scales that are numbers above 0 for labels it has; correct it."
+        )
     return card
+
+
+def _positive(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
 
 
 def original_card(name: str) -> Card:

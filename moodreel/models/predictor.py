@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from moodreel.emotions import FIVE
+from moodreel.emotions import FIVE, SEVEN
 from moodreel.errors import MoodreelError
 from moodreel.models.architecture import Answer, Architecture, Track
 from moodreel.models.card import Card
@@ -16,8 +16,8 @@ from moodreel.models.card import Card
 class ModelInfo:
     """Which model answers.
 
-    labels: in the order of `Verdict.probabilities`, which for a five-label model is `moodreel.emotions.FIVE` whatever
-        order its checkpoint has.
+    labels: in the order of `Verdict.probabilities`, which for a model of those labels is `moodreel.emotions.FIVE` or
+        `SEVEN` whatever order its checkpoint has.
     sha256: of the weights file.
     card: all of its model.json.
     """
@@ -34,7 +34,7 @@ class ModelInfo:
 class Verdict:
     """What a model says of one person in one clip, in the order of `ModelInfo.labels`.
 
-    probabilities: float32 (C,), adding up to 1, calibrated by the card's temperature.
+    probabilities: float32 (C,), adding up to 1, calibrated by the card's temperature, then scaled where it says so.
     moments: float32 (T, C), each moment by itself; NaN rows where there is no face, and everywhere when moments were
         not asked for.
     weights: float32 (T,), adding up to 1: how far each moment decided; 0 where there is no face.
@@ -52,7 +52,8 @@ class Predictor:
         # Convolutions over pictures are a sixth faster so; all else stays as it is.
         self.module = module.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._card = card
-        labels = FIVE if set(card.labels) == set(FIVE) else card.labels
+        labels = next((known for known in (FIVE, SEVEN) if set(known) == set(card.labels)), card.labels)
+        self._scales = np.array([card.scales.get(label, 1.0) for label in labels], np.float32)
         self._order = [card.labels.index(label) for label in labels]
         self.info = ModelInfo(
             name=card.name,
@@ -62,6 +63,11 @@ class Predictor:
             labels=tuple(labels),
             card=card,
         )
+
+    @property
+    def portrait(self) -> bool:
+        """Whether the features that it reads need `Features.portrait`."""
+        return self.module.portrait
 
     def predict(self, tracks: Sequence[Track], *, moments: bool = True) -> list[Verdict]:
         """Say what each person showed, all of them in one batch.
@@ -90,7 +96,11 @@ class Predictor:
         )
 
     def _calibrated(self, logits: torch.Tensor, temperature: float) -> np.ndarray:
-        return (logits[..., self._order] / temperature).softmax(dim=-1).cpu().numpy()
+        probabilities = (logits[..., self._order] / temperature).softmax(dim=-1).cpu().numpy()
+        if not self._card.scales:
+            return probabilities
+        scaled = probabilities * self._scales
+        return scaled / scaled.sum(axis=-1, keepdims=True)
 
 
 def resolve_device(use_gpu: str) -> str:

@@ -2,24 +2,30 @@
 
 import threading
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from moodreel.errors import ModelInvalid, ModelNotFound
-from moodreel.models.architecture import Architecture
-from moodreel.models.card import Card, original_card, read_card
+from moodreel.models import hugging_face
+from moodreel.models.architecture import Architecture, fold_norms
+from moodreel.models.card import Card, check, original_card, read_card
 from moodreel.models.checkpoint import fill, read_weights, sha256
 from moodreel.models.compact_emotimesh import CompactEmotiMeshNet
 from moodreel.models.emotimesh import EmotiMeshNet
 from moodreel.models.face_expression import FaceExpressionNet
 from moodreel.models.joint import JointNet
 from moodreel.models.predictor import Predictor
+from moodreel.models.resemotenet import ResEmoteNet
+from moodreel.models.vit import ViTNet
 
 ARCHITECTURES: dict[str, type[Architecture]] = {
     "compact-emotimesh": CompactEmotiMeshNet,
     "emotimesh": EmotiMeshNet,
     "face-expression": FaceExpressionNet,
     "joint": JointNet,
+    "resemotenet": ResEmoteNet,
+    "vit": ViTNet,
 }
 
 CARD = "model.json"
@@ -73,24 +79,46 @@ class ModelStore:
         return name
 
 
-def load(path: Path, *, device: str = "cpu") -> Predictor:
+def load(path: Path, *, device: str = "cpu", fold: bool = True) -> Predictor:
     """Load a model from its folder or its weights file, and check it in full. Raises ModelInvalid.
 
+    A folder with a `config.json` is one of Hugging Face's; a `model.json` in it may say what its config does not.
     Weights without a `model.json` beside them are taken for an original EmotiMesh-Net named after the file.
+    fold: ready to serve; a network that is to be trained or saved again needs its layers as they are.
     """
+    folder = path if path.is_dir() else path.parent
+    if hugging_face.is_folder(folder) and (path.is_dir() or path.name == hugging_face.WEIGHTS):
+        return _load_hugging_face(folder, device)
     weights_path = _weights_in(path) if path.is_dir() else path
     card_path = weights_path.parent / CARD
     card = read_card(card_path) if card_path.is_file() else original_card(path.stem)
     weights = read_weights(weights_path)
-    digest = sha256(weights_path)
+    digest = _digest(weights_path, card)
+    module = _build(card)
+    fill(module, weights, card.name)
+    if fold:
+        fold_norms(module)
+    return Predictor(module, card, sha256=digest, device=device)
+
+
+def _load_hugging_face(folder: Path, device: str) -> Predictor:
+    known: dict[str, Any] = {"architecture": hugging_face.ARCHITECTURE, "labels": hugging_face.read_labels(folder)}
+    stated = folder / CARD
+    card = read_card(stated, **known) if stated.is_file() else check(Card(name=folder.resolve().name, **known))
+    network = hugging_face.read_network(folder)
+    if len(card.labels) != network.classes:
+        raise ModelInvalid(f"{card.name!r} has {len(card.labels)} labels for {network.classes} outputs; correct them.")
+    return Predictor(network, card, sha256=_digest(folder / hugging_face.WEIGHTS, card), device=device)
+
+
+def _digest(weights: Path, card: Card) -> str:
+    digest = sha256(weights)
     if card.sha256 and digest != card.sha256:
         raise ModelInvalid(
             f"The weights of {card.name!r} have SHA-256 {digest[:12]}…, but its model.json says {card.sha256[:12]}…; "
             "restore the two from one release."
         )
-    module = _build(card)
-    fill(module, weights, card.name)
-    return Predictor(module, card, sha256=digest, device=device)
+    return digest
 
 
 def _weights_in(folder: Path) -> Path:

@@ -73,13 +73,14 @@ def evaluate(
     data: FER+ or FER2013 as `read_split` reads them; or the folder of muxspace (`faces.npz`), or one with a folder of
         pictures for each label (`moodreel.training.pictures`), which have no splits.
     groups: csv file of the groups that the pictures of such folders belong to.
-    Raises MoodreelError for a model with other labels, or one that reads raw landmarks, which are not kept, and
-    DataInvalid where `data` holds none of these, or no face.
+    Raises MoodreelError for a model with other labels, or one that reads raw landmarks or portraits, which are not
+    kept, and DataInvalid where `data` holds none of these, or no face.
     """
     labels = predictor.info.labels
-    if labels not in (FIVE, SEVEN) or predictor.info.architecture == "emotimesh":
+    if labels not in (FIVE, SEVEN) or predictor.info.architecture == "emotimesh" or predictor.portrait:
         raise MoodreelError(
-            "Only models of five or seven labels that read pose-normalised faces can be evaluated; choose another."
+            "Only models of five or seven labels that read pose-normalised faces or aligned crops can be evaluated; "
+            "choose another."
         )
     images, all_truth, members = _read(data, labels, split, groups)
     faces = find_all(images, landmarker, cache, seed=seed, workers=workers)

@@ -93,7 +93,7 @@ def train_joint(
     torch.manual_seed(recipe.seed)
     rng = np.random.default_rng(recipe.seed)
 
-    parts = [load(path if (path := Path(m)).is_dir() else STORE / m) for m in (recipe.appearance, recipe.landmarks)]
+    parts = [load(folder_of(model), fold=False) for model in (recipe.appearance, recipe.landmarks)]
     net, arguments = assemble(*parts, hidden=recipe.hidden)
 
     split = read_split(data, "train", fer2013=recipe.fer2013)
@@ -139,6 +139,11 @@ def train_joint(
     of_clips = fit_temperature(by_clip, torch.from_numpy(clips.targets.argmax(axis=1))[several])
     net.temperature = round(of_clips / temperature, 4)
     return TrainedJoint(net=net, arguments=arguments | {"temperature": net.temperature}, temperature=temperature)
+
+
+def folder_of(model: str) -> Path:
+    """The folder of a model given by folder or by name in the store."""
+    return path if (path := Path(model)).is_dir() else STORE / model
 
 
 def assemble(appearance: Predictor, landmarks: Predictor, *, hidden: int) -> tuple[JointNet, dict]:
