@@ -3,6 +3,7 @@
 import ast
 import csv
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -20,7 +21,7 @@ from moodreel.training import evaluate as evaluation
 from moodreel.training import joint as joint_training
 from moodreel.training import train as training
 from moodreel.training.__main__ import main
-from moodreel.training.appearance import AppearanceRecipe, train_appearance
+from moodreel.training.appearance import train_appearance
 from moodreel.training.augment import disturb
 from moodreel.training.evaluate import calibration_error, evaluate
 from moodreel.training.export import write_card, write_model
@@ -35,6 +36,7 @@ from moodreel.training.ferplus import FER2013, VOTES, VOTES_SEVEN, hold_out, maj
 from moodreel.training.joint import JointRecipe, train_joint
 from moodreel.training.muxspace import person, read_muxspace
 from moodreel.training.pictures import read_album, read_groups
+from moodreel.training.recipes import AppearanceRecipe, ResEmoteNetRecipe, ViTRecipe
 from moodreel.training.sequences import BLINK, JAW_OPEN, MOUTH, Kind, Studio, fit_deformation, listen
 from moodreel.training.train import Recipe, fit_temperature, train
 
@@ -613,9 +615,10 @@ def test_training_checks_all_that_it_needs_before_it_touches_what_is_there(tmp_p
     assert (out / "train.log").read_text() == "an hour's work"
 
 
-@pytest.mark.training
-def test_a_face_expression_and_a_joint_model_learn_a_made_set_and_serve(tmp_path, monkeypatch):
-    """The seam is the face finder: what the crops show is a bright band, higher up for each emotion."""
+@pytest.fixture
+def banded(tmp_path, monkeypatch):
+    """A made set, and what training is given besides a recipe. The seam is the face finder: what the crops show is a
+    bright band, higher up for each emotion."""
     emotion = np.arange(150) % 5
     rows = [np.eye(10, dtype=np.uint8)[VOTES.index(FIVE[index])] * 10 for index in emotion]
     meant = [FER2013.index(VOTES_SEVEN[VOTES.index(FIVE[index])]) for index in emotion]
@@ -630,9 +633,16 @@ def test_a_face_expression_and_a_joint_model_learn_a_made_set_and_serve(tmp_path
     for module in (appearance_training, joint_training):
         monkeypatch.setattr(module, "disturb", lambda crop, rng, clean=1: crop)
     monkeypatch.setattr(evaluation, "SEQUENCES", 30)
-    places = (tmp_path, LANDMARKER, tmp_path)
+    return tmp_path, LANDMARKER, tmp_path
 
-    recipe = AppearanceRecipe(steps=40, polish_steps=5, faces=32, tau=0, mix=0, average=0.8, smoothing=0)
+
+BRIEFLY = {"steps": 40, "polish_steps": 5, "faces": 32, "tau": 0, "mix": 0, "average": 0.8, "smoothing": 0, "warm": 5}
+
+
+@pytest.mark.training
+def test_a_face_expression_and_a_joint_model_learn_a_made_set_and_serve(tmp_path, banded):
+    places = banded
+    recipe = AppearanceRecipe(**BRIEFLY)
     looks = train_appearance(*places, recipe)
     model = write_appearance(tmp_path / "store" / "looks", looks, recipe)
     report = evaluate(model, *places)
@@ -659,6 +669,43 @@ def test_a_face_expression_and_a_joint_model_learn_a_made_set_and_serve(tmp_path
             tmp_path / "store" / card / "model.json"
         ).read_text()
         assert str(tmp_path) not in text
+
+
+@pytest.mark.training
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        ResEmoteNetRecipe(**BRIEFLY, width=1 / 8, distilled=1.0, blank=0.0, dropout=0.0),
+        ViTRecipe(**BRIEFLY, width=32, heads=2, layers=1, distilled=1.0),
+    ],
+    ids=["ResEmoteNet", "ViT"],
+)
+def test_a_network_learns_what_its_teacher_says_and_serves(tmp_path, banded, recipe):
+    data, *places = banded
+    first = ViTRecipe(**BRIEFLY, width=32, heads=2, layers=1, teacher="")
+    write_appearance(tmp_path / "store" / "looks", train_appearance(*banded, first), first)
+    untold = tmp_path / "untold"
+    untold.mkdir()
+    for split in ("train", "valid"):
+        write_split(untold, split, [votes(neutral=10)] * 150, fer2013=[6] * 150)
+
+    recipe = replace(recipe, teacher=str(tmp_path / "store" / "looks"))
+    learnt = train_appearance(untold, *places, recipe)
+    out = tmp_path / "store" / recipe.architecture
+    report = evaluate(write_appearance(out, learnt, recipe), data, *places)
+    write_appearance_card(out, report, learnt, recipe, "train")
+    assert report.accuracy > 0.95, "its labels were neutral all of them"
+    served = ModelStore(tmp_path / "store").get(recipe.architecture)
+    assert served.info.labels == SEVEN
+    card = (out / "CARD.md").read_text()
+    assert "`looks`, shown the crop" in card
+    assert str(tmp_path) not in card + (out / "model.json").read_text()
+
+
+@pytest.mark.parametrize("teacher", ["compact-emotimesh", "moodreel-five"])
+def test_who_cannot_teach_is_refused_before_anything_is_read(tmp_path, teacher):
+    with pytest.raises(DataInvalid, match="cannot teach"):
+        train_appearance(tmp_path / "nowhere", LANDMARKER, tmp_path, ViTRecipe(teacher=teacher))
 
 
 def test_nothing_that_serves_imports_training():

@@ -15,7 +15,7 @@ import torch
 
 from moodreel.errors import DataInvalid, MoodreelError
 from moodreel.models.store import ModelStore, load
-from moodreel.training.appearance import AppearanceRecipe, train_appearance
+from moodreel.training.appearance import train_appearance
 from moodreel.training.evaluate import Report, evaluate
 from moodreel.training.export import write_card, write_model
 from moodreel.training.export_appearance import (
@@ -27,6 +27,7 @@ from moodreel.training.export_appearance import (
 from moodreel.training.ferplus import read_split
 from moodreel.training.joint import STORE, JointRecipe, train_joint
 from moodreel.training.muxspace import FILE as MUXSPACE
+from moodreel.training.recipes import AppearanceRecipe, ResEmoteNetRecipe, ViTRecipe
 from moodreel.training.train import Recipe, train
 
 LANDMARKER = STORE / "face_landmarker" / "face_landmarker.task"
@@ -50,9 +51,10 @@ class Course:
 
 COURSES = {
     "compact-emotimesh": Course(Recipe, train, write_model, write_card),
-    "face-expression": Course(
-        AppearanceRecipe, train_appearance, write_appearance, write_appearance_card, talkers=True
-    ),
+    **{
+        recipe.architecture: Course(recipe, train_appearance, write_appearance, write_appearance_card, talkers=True)
+        for recipe in (AppearanceRecipe, ResEmoteNetRecipe, ViTRecipe)
+    },
     "moodreel-five": Course(JointRecipe, train_joint, write_joint, write_joint_card, talkers=True),
 }
 

@@ -1,9 +1,9 @@
-"""Train the face-expression network: aligned crops to three conventions of labels. Reads from top to bottom.
+"""Train a network on aligned crops with three conventions of labels. Reads from top to bottom.
 
 1. Cut the face out of every picture of FER+ and, where it is at hand, of muxspace.
 2. Train a head for the votes of FER+, one for FER2013's label of the same pictures, and one for muxspace's label, on
-   crops that are disturbed anew each time. The weights are averaged over the last steps, and the averaged network says
-   what FER+'s and FER2013's labellers would have said of muxspace's faces (a mean teacher).
+   crops that are disturbed anew each time. The weights are averaged over the last steps. What FER+'s and FER2013's
+   labellers would have said of muxspace's faces the averaged network says (a mean teacher), or one trained before.
 3. Polish it for a short while on crops of which most are hardly disturbed, as most faces in good clips are.
 4. Fit the temperatures on pictures held out from training.
 """
@@ -11,7 +11,7 @@
 import logging
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,60 +21,22 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel
 
 from moodreel.emotions import FIVE, SEVEN
-from moodreel.models.face_expression import FaceExpressionNet
+from moodreel.errors import DataInvalid
+from moodreel.models.expression import ExpressionNet
+from moodreel.models.store import ARCHITECTURES, load
 from moodreel.training.augment import disturb
 from moodreel.training.evaluate import measure
 from moodreel.training.faces import find_all
 from moodreel.training.ferplus import hold_out, one_hot, read_split
+from moodreel.training.joint import folder_of
 from moodreel.training.muxspace import read_muxspace
+from moodreel.training.recipes import AppearanceRecipe
 from moodreel.training.train import fit_temperature
 
 log = logging.getLogger(__name__)
 
 FERPLUS, FER2013, MUXSPACE = range(3)
 """The heads."""
-
-
-@dataclass(frozen=True)
-class AppearanceRecipe:
-    """Everything that decides what comes out, besides the data.
-
-    ferplus, fer2013, muxspace: share of each head in the answer; with tau (see `FaceExpressionNet`) they change the
-        answer, not what is learnt.
-    held_out: share of FER+'s training pictures that only the temperatures are fitted on.
-    faces, others: crops of FER+ and of muxspace in a batch.
-    rarity: pictures come (1 / their label's number) ** rarity times as often.
-    mix: share of the batches in which crops are blended by pairs (mixup, Zhang et al. 2018); none while polishing.
-    smoothing: share of every target that is spread over all labels.
-    taught: weight of what the averaged network says of muxspace's faces; it teaches after a fifth of the steps.
-    average: how much of the averaged weights stays at each step.
-    rate: rises over the first 500 steps, falls to zero over the last `cooling` of them.
-    steps, clean: how long to train, and the share of crops that are no more than misaligned.
-    polish_steps, polish_rate, polish_clean: the same while polishing.
-    """
-
-    seed: int = 0
-    ferplus: float = 0.8
-    fer2013: float = 0.2
-    muxspace: float = 0.0
-    tau: float = 0.15
-    held_out: float = 0.08
-    dropout: float = 0.3
-    steps: int = 6800
-    clean: float = 0.3
-    polish_steps: int = 1200
-    polish_rate: float = 8e-4
-    polish_clean: float = 0.75
-    faces: int = 176
-    others: int = 64
-    rarity: float = 0.4
-    mix: float = 0.3
-    smoothing: float = 0.05
-    taught: float = 0.5
-    rate: float = 3e-3
-    cooling: float = 0.35
-    decay: float = 0.05
-    average: float = 0.999
 
 
 @dataclass(frozen=True)
@@ -92,7 +54,7 @@ class Point:
 class TrainedAppearance:
     """A network in eval mode, the temperature of its answer, and how it got there."""
 
-    net: FaceExpressionNet
+    net: ExpressionNet
     temperature: float
     curve: tuple[Point, ...]
 
@@ -133,8 +95,9 @@ def train_appearance(
     workers: int = 1,
 ) -> TrainedAppearance:
     """Train on the train split of FER+ (`data`, as `read_split` reads it), and on `faces.npz` of the folder `muxspace`.
-    The same recipe gives the same network."""
+    The same recipe gives the same network. Raises DataInvalid for a teacher that cannot say what is asked."""
     torch.manual_seed(recipe.seed)
+    teacher = _teacher(recipe.teacher) if recipe.teacher else None
 
     votes, label = (read_split(data, "train", labels=SEVEN, fer2013=share) for share in (0, 1))
     crops = find_all(votes.images, landmarker, cache, seed=recipe.seed, workers=workers).crop
@@ -154,11 +117,12 @@ def train_appearance(
         shown = found.found & (own.truth >= 0)
         others = _lessons(found.crop[shown], said[shown], MUXSPACE, recipe)
 
-    shares = (recipe.ferplus, recipe.fer2013, recipe.muxspace)
-    net = FaceExpressionNet(classes=len(SEVEN), dropout=recipe.dropout, shares=shares, tau=recipe.tau)
+    net = cast(ExpressionNet, ARCHITECTURES[recipe.architecture](classes=len(SEVEN), **recipe.arguments()))
     for lessons, heads in ((faces, [FERPLUS, FER2013]), (others, [MUXSPACE])):
         if lessons:
             net.prior[heads] = torch.einsum("n,nhc->hc", torch.from_numpy(lessons.weights), lessons.targets)[heads]
+    if teacher:
+        faces, others = _teach(teacher, faces, recipe.distilled), others and _teach(teacher, others, 1.0)
     parameters = sum(p.numel() for p in net.parameters())
     log.info("%d crops of FER+, %d of muxspace, %d parameters.", len(faces), len(others or ()), parameters)
     net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -175,7 +139,7 @@ def train_appearance(
     return TrainedAppearance(net=net, temperature=temperature, curve=tuple(curve))
 
 
-def calibrate(net: FaceExpressionNet, crops: np.ndarray, targets: torch.Tensor, truth: torch.Tensor) -> float:
+def calibrate(net: ExpressionNet, crops: np.ndarray, targets: torch.Tensor, truth: torch.Tensor) -> float:
     """Fit the temperatures of the first heads to their targets (N, H, C) and return that of the answer, fitted to the
     label with most votes (N,), -1 where there is none."""
     with torch.inference_mode():
@@ -186,13 +150,32 @@ def calibrate(net: FaceExpressionNet, crops: np.ndarray, targets: torch.Tensor, 
         return fit_temperature(net.mix(logits[truth >= 0]), truth[truth >= 0])
 
 
+def _teacher(model: str) -> ExpressionNet:
+    predictor = load(folder_of(model))
+    net = predictor.module
+    if predictor.info.labels != SEVEN or not isinstance(net, ExpressionNet) or len(net.shares) < 2 or net.portrait:
+        raise DataInvalid(f"{predictor.info.name} cannot teach; name a model of seven labels trained on FER+'s crops.")
+    return net
+
+
+def _teach(teacher: ExpressionNet, lessons: Lessons, share: float) -> Lessons:
+    """Let the teacher's word on each crop as it is, and on its mirror image, make up a share of the targets of FER+'s
+    and FER2013's labellers (distillation, Hinton et al. 2015)."""
+    crops = torch.from_numpy(lessons.crops)
+    logits = (teacher.read(crops) + teacher.read(crops.flip(2)))[:, :MUXSPACE] / 2
+    said = (logits / logits.new_tensor(teacher.temperatures[:MUXSPACE])[:, None]).softmax(dim=2)
+    targets = lessons.targets.clone()
+    targets[:, :MUXSPACE].lerp_(said, share)
+    return replace(lessons, targets=targets)
+
+
 def _lessons(crops: np.ndarray, targets: np.ndarray, head: int, recipe: AppearanceRecipe) -> Lessons:
     label = targets[:, head].argmax(axis=1)
     weights = np.maximum(np.bincount(label, minlength=len(SEVEN)), 1.0)[label] ** -recipe.rarity
     return Lessons(crops, torch.from_numpy(targets), (weights / weights.sum()).astype(np.float32))
 
 
-def _point(net: FaceExpressionNet, phase: Phase, step: int, crops: np.ndarray, truth: np.ndarray) -> Point:
+def _point(net: ExpressionNet, phase: Phase, step: int, crops: np.ndarray, truth: np.ndarray) -> Point:
     judged = truth >= 0
     with torch.inference_mode():
         answers = net.mix(net.read(torch.from_numpy(crops[judged]))).softmax(dim=1).numpy()
@@ -207,8 +190,8 @@ def _point(net: FaceExpressionNet, phase: Phase, step: int, crops: np.ndarray, t
 
 
 def _learn(
-    net: FaceExpressionNet, faces: Lessons, others: Lessons | None, phase: Phase, recipe: AppearanceRecipe
-) -> Iterator[tuple[int, FaceExpressionNet]]:
+    net: ExpressionNet, faces: Lessons, others: Lessons | None, phase: Phase, recipe: AppearanceRecipe
+) -> Iterator[tuple[int, ExpressionNet]]:
     """Train, and leave the averaged weights in the network, in eval mode. Yields the averaged network now and then, and
     at last."""
     net.train()
@@ -221,19 +204,20 @@ def _learn(
     optimiser = torch.optim.AdamW(grouped, lr=phase.rate, weight_decay=recipe.decay)
     cooling = max(1, round(phase.steps * phase.cooling))
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimiser, lambda step: min(1, (step + 1) / min(500, phase.steps), (phase.steps - step) / cooling)
+        optimiser, lambda step: min(1, (step + 1) / min(recipe.warm, phase.steps), (phase.steps - step) / cooling)
     )
     rng = np.random.default_rng(recipe.seed + 1)
     running = 0.0
     for step, batch in enumerate(_batches(faces, others, phase, recipe), start=1):
         disturbed, clean, targets = batch
         targets = targets.clone()
-        heard = (targets.sum(dim=2) > 0).float()
-        if others and step > phase.taught_after:
+        if others and not recipe.teacher and step > phase.taught_after:
             with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
                 taught = averaged(clean[-recipe.others :])[:, :MUXSPACE].float().softmax(dim=2)
             targets[-recipe.others :, :MUXSPACE] = taught
-            heard[-recipe.others :, :MUXSPACE] = recipe.taught
+        heard = (targets.sum(dim=2) > 0).float()
+        if others:
+            heard[-recipe.others :, :MUXSPACE] *= recipe.taught
         shown = disturbed.float()
         if rng.random() < phase.mix:
             share = float(rng.beta(0.4, 0.4))
@@ -262,7 +246,7 @@ def _learn(
             log.info("%s: step %d of %d, loss %.4f", phase.name, step, phase.steps, running / 100)
             running = 0.0
         if step % 500 == 0 or step == phase.steps:
-            yield step, cast(FaceExpressionNet, averaged.module)
+            yield step, cast(ExpressionNet, averaged.module)
     net.load_state_dict(averaged.module.state_dict())
     net.eval()
 

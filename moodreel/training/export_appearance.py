@@ -4,10 +4,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 from moodreel.emotions import FIVE, SEVEN
-from moodreel.models.face_expression import FEW
+from moodreel.models.expression import ExpressionNet
 from moodreel.models.predictor import Predictor
 from moodreel.models.store import WEIGHTS
-from moodreel.training.appearance import AppearanceRecipe, TrainedAppearance
+from moodreel.training.appearance import TrainedAppearance
 from moodreel.training.evaluate import Report
 from moodreel.training.export import (
     DATA,
@@ -20,6 +20,7 @@ from moodreel.training.export import (
     sets,
 )
 from moodreel.training.joint import JointRecipe, TrainedJoint
+from moodreel.training.recipes import AppearanceRecipe
 
 CROPS = "a grey crop of 48 pixels a side, eyes level and 20 pixels apart (moodreel.features.align)"
 NOT_MEASURED = """\
@@ -31,14 +32,12 @@ NOT_MEASURED = """\
 
 
 def write_appearance(out: Path, trained: TrainedAppearance, recipe: AppearanceRecipe) -> Predictor:
-    """Write a face-expression network, and load it from there."""
+    """Write a network that reads crops, and load it from there."""
     fields = {
-        "architecture": "face-expression",
+        "architecture": recipe.architecture,
         "arguments": {
             "classes": len(SEVEN),
-            "dropout": recipe.dropout,
-            "shares": list(trained.net.shares),
-            "tau": recipe.tau,
+            **recipe.arguments(),
             "temperatures": [round(value, 4) for value in trained.net.temperatures],
         },
         "labels": list(SEVEN),
@@ -46,7 +45,8 @@ def write_appearance(out: Path, trained: TrainedAppearance, recipe: AppearanceRe
         "normalisation": "mean 0 and deviation 1 of each crop, in the network",
         "temperature": round(trained.temperature, 4),
         "moment_temperature": round(trained.temperature, 4),
-        "recipe": asdict(recipe),
+        # The teacher's folder is this run's; its name is enough.
+        "recipe": asdict(recipe) | {"teacher": Path(recipe.teacher).name},
     }
     return save_model(out, trained.net, fields, half=True)
 
@@ -67,9 +67,10 @@ def write_appearance_card(
     (out / "CARD.md").write_text(
         f"""# {card["name"]}
 
-What one face shows, as one of {", ".join(SEVEN)}. A residual network with
-squeeze-and-excitation on an aligned grey crop; {count:,} parameters, {_megabytes(out)} MB in half precision. It says
-what the face showed, not what somebody felt; it makes no diagnosis and identifies nobody.
+What one face shows, as one of {", ".join(SEVEN)}.
+{recipe.what.format(**asdict(recipe))} on an aligned grey crop;
+{count:,} parameters, {_megabytes(out)} MB in half precision. It says what the face showed, not what somebody felt; it
+makes no diagnosis and identifies nobody.
 
 ```
 {command}
@@ -106,9 +107,7 @@ While it learnt, pictures held out, one look at each:
 - A head for each convention of labelling: the votes of FER+; FER2013's label of the same pictures, which finds anger,
   fear and sadness in much that FER+ calls neutral; muxspace's label. The answer holds {recipe.ferplus:.0%},
   {recipe.fer2013:.0%} and {recipe.muxspace:.0%} of them.
-- Where muxspace is at hand, what the first two would say of its faces is learnt from the network itself, its weights
-  averaged over the steps and shown the crop as it is (mean teacher, Tarvainen and Valpola 2017): faces of another place
-  and size, without the labels of another convention.
+- {_taught(recipe)}
 - Rare labels are shown more often ({recipe.rarity:g}: pictures / label's number to that power), and logit adjustment
   with τ = {recipe.tau:g} (Menon et al., 2021) takes part of the prior that is left away, after training; `shares` and
   `tau` in model.json can be changed without training.
@@ -117,12 +116,12 @@ While it learnt, pictures held out, one look at each:
   (mixup). Label smoothing {recipe.smoothing:g}; weights averaged over the last steps; {recipe.steps} steps of
   {recipe.faces} pictures of FER+ (and {recipe.others} of muxspace), then {recipe.polish_steps} in which most crops were
   only misaligned.
-- Up to {FEW} faces are read mirrored too.
+- Up to {ExpressionNet.few} faces are read mirrored too.
 - Temperatures ({temperatures} of the heads, {card["temperature"]:.3f} of the answer) were fitted on
   {recipe.held_out:.0%} of the training pictures, held out from all else.
 
 ## Weak at
-- Disgust and fear: few pictures, and the conventions do not agree on them.
+{_copies(recipe)}- Disgust and fear: few pictures, and the conventions do not agree on them.
 - Mild sadness: taken for neutral and the other way round. People disagree on it as well.
 - Its confidence in a clip: calibrated on single pictures, and a mean over moments is another thing.
 - A clip of somebody who talks: single moments with an open mouth look like surprise or a smile. It does not know time.
@@ -131,6 +130,27 @@ While it learnt, pictures held out, one look at each:
 Licence: {LICENCE}.
 """,
         encoding="utf-8",
+    )
+
+
+def _taught(recipe: AppearanceRecipe) -> str:
+    if recipe.teacher:
+        return f"""\
+`{Path(recipe.teacher).name}`, shown the crop as it is and mirrored, makes up {recipe.distilled:.0%} of the targets of
+  FER+, and says what the first two would call the faces of muxspace, where it is at hand (distillation, Hinton et al.
+  2015): a network learns sooner from that than from labels alone. It has held out the same pictures."""
+    return """\
+Where muxspace is at hand, what the first two would say of its faces is learnt from the network itself, its weights
+  averaged over the steps and shown the crop as it is (mean teacher, Tarvainen and Valpola 2017): faces of another place
+  and size, without the labels of another convention."""
+
+
+def _copies(recipe: AppearanceRecipe) -> str:
+    name = Path(recipe.teacher).name
+    return (
+        f"- What `{name}` is weak at: it learnt from it. Where the two agree they are no two opinions.\n"
+        if name
+        else ""
     )
 
 
