@@ -153,9 +153,10 @@ def calibrate(net: ExpressionNet, crops: np.ndarray, targets: torch.Tensor, trut
 def _teacher(model: str) -> ExpressionNet:
     predictor = load(folder_of(model))
     net = predictor.module
-    if predictor.info.labels != SEVEN or not isinstance(net, ExpressionNet) or len(net.shares) < 2 or net.portrait:
+    fits = isinstance(net, ExpressionNet) and len(net.shares) >= MUXSPACE and not net.portrait
+    if predictor.info.card.labels != SEVEN or not fits:
         raise DataInvalid(f"{predictor.info.name} cannot teach; name a model of seven labels trained on FER+'s crops.")
-    return net
+    return cast(ExpressionNet, net)
 
 
 def _teach(teacher: ExpressionNet, lessons: Lessons, share: float) -> Lessons:

@@ -146,12 +146,10 @@ Where muxspace is at hand, what the first two would say of its faces is learnt f
 
 
 def _copies(recipe: AppearanceRecipe) -> str:
+    if not recipe.teacher:
+        return ""
     name = Path(recipe.teacher).name
-    return (
-        f"- What `{name}` is weak at: it learnt from it. Where the two agree they are no two opinions.\n"
-        if name
-        else ""
-    )
+    return f"- What `{name}` is weak at: it learnt from it. Where the two agree they are no two opinions.\n"
 
 
 def write_joint(out: Path, trained: TrainedJoint, recipe: JointRecipe) -> Predictor:
