@@ -131,7 +131,7 @@ class Detector:
         """
         predictor = self._predictor(model)
         with self._analyser.slot():
-            seen = self._see(data, draw=draw, copy=copy)
+            seen = self._see(data, portrait=predictor.portrait, draw=draw, copy=copy)
             [detection], milliseconds = _judge([seen], predictor)
             timings = {**seen.timings, "model": milliseconds}
             if seen.picture is None:
@@ -148,7 +148,7 @@ class Detector:
         """
         predictor = self._predictor(model)
         with self._analyser.slot():
-            looks = [self._try_to_see(data, copy) for data in files]
+            looks = [self._try_to_see(data, portrait=predictor.portrait, copy=copy) for data in files]
             seen = [look for look in looks if isinstance(look, _Seen)]
             detections, milliseconds = _judge(seen, predictor)
         waiting = iter(detections)
@@ -187,20 +187,23 @@ class Detector:
     def _predictor(self, model: str | None) -> Predictor:
         return self._analyser.store.get(model or MODEL)
 
-    def _try_to_see(self, data: bytes, copy: bool) -> "_Seen | MoodreelError":
+    def _try_to_see(self, data: bytes, *, portrait: bool, copy: bool) -> "_Seen | MoodreelError":
         try:
-            return self._see(data, copy=copy)
+            return self._see(data, portrait=portrait, copy=copy)
         except (UnsupportedMedia, PictureCorrupt, PictureTooBig) as error:
             logger.info("one picture of several: %s (%r)", error, error.__cause__)
             return error
 
-    def _see(self, data: bytes, *, draw: bool = False, copy: bool = False) -> _Seen:
+    def _see(self, data: bytes, *, portrait: bool, draw: bool = False, copy: bool = False) -> _Seen:
         begun = clock.perf_counter()
         picture = pictures.read(data, self._limits)
         decoded = clock.perf_counter()
         threads = self._analyser.threads
         views = threads.map(
-            lambda face: (in_pixels(face.box, picture.width, picture.height), see(picture.rgb, face)),
+            lambda face: (
+                in_pixels(face.box, picture.width, picture.height),
+                see(picture.rgb, face, portrait=portrait),
+            ),
             search(self._analyser.finder, picture.rgb, each=threads.map),
         )
         return _Seen(

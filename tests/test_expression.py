@@ -4,6 +4,7 @@ import json
 import math
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import safetensors.torch
@@ -13,6 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from moodreel.analysis import Analyser
+from moodreel.detection import Detector
 from moodreel.emotions import SEVEN
 from moodreel.errors import ModelInvalid
 from moodreel.faces import FaceFinder
@@ -297,6 +299,16 @@ def test_a_clip_is_read_by_a_network_of_portraits(tmp_path, smile):
     assert analysis.model.name == "published"
     assert analysis.emotion in SEVEN
     assert analyser.cover(smile).emotion == analysis.emotion
+
+
+def test_pictures_are_read_by_a_network_of_portraits_alone_as_in_a_batch(tmp_path, portrait):
+    torch.manual_seed(1)
+    save(tmp_path / "published", lived(ResEmoteNet(**PUBLISHED)), "resemotenet", PUBLISHED)
+    detector = Detector(Analyser.load(STORE, model_path=tmp_path / "published"))
+    png = cv2.imencode(".png", portrait[:300, :, ::-1])[1].tobytes()
+    alone, batch = detector.detect(png, model="published"), detector.detect_all([png, b"none"], model="published")
+    assert alone.model.name == "published"
+    assert batch.results[0].all_emotions == pytest.approx(alone.all_emotions, abs=1e-4)
 
 
 # ViT
