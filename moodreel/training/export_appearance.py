@@ -121,7 +121,7 @@ While it learnt, pictures held out, one look at each:
   {recipe.held_out:.0%} of the training pictures, held out from all else.
 
 ## Weak at
-{_copies(recipe)}- Disgust and fear: few pictures, and the conventions do not agree on them.
+{_copies(recipe)}{_missed(report)}- Disgust and fear: few pictures, and the conventions do not agree on them.
 - Mild sadness: taken for neutral and the other way round. People disagree on it as well.
 - Its confidence in a clip: calibrated on single pictures, and a mean over moments is another thing.
 - A clip of somebody who talks: single moments with an open mouth look like surprise or a smile. It does not know time.
@@ -150,6 +150,12 @@ def _copies(recipe: AppearanceRecipe) -> str:
         return ""
     name = Path(recipe.teacher).name
     return f"- What `{name}` is weak at: it learnt from it. Where the two agree they are no two opinions.\n"
+
+
+def _missed(report: Report) -> str:
+    """Name the labels that are missed more often than not."""
+    missed = ", ".join(label for label, share in report.recall.items() if share < 0.5)
+    return f"- Found in less than half of the pictures of FER+ that show it: {missed}.\n" if missed else ""
 
 
 def write_joint(out: Path, trained: TrainedJoint, recipe: JointRecipe) -> Predictor:
