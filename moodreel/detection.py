@@ -14,6 +14,7 @@ import numpy as np
 
 from moodreel import drawing, pictures
 from moodreel.analysis import Analyser, by_label, in_pixels, since
+from moodreel.emotions import FIVE
 from moodreel.errors import MoodreelError, PictureCorrupt, PictureTooBig, UnsupportedMedia
 from moodreel.media import Media, as_picture
 from moodreel.models.predictor import ModelInfo, Predictor
@@ -25,7 +26,7 @@ from moodreel.search import search
 logger = logging.getLogger(__name__)
 
 MODEL = "face-expression"
-"""Answers for pictures where no other is named: it has seven labels."""
+"""Answers for pictures where no other is named and the default has only the five labels of clips."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ class Detector:
 
         Args:
             data: the file.
-            model: a model of the store; None for `MODEL`.
+            model: a model of the store; None for the default one, or `MODEL`.
             draw, copy: make `Detection.drawn`, `Detection.copy` too.
 
         Raises:
@@ -171,7 +172,7 @@ class Detector:
                 found.emotion, found.confidence, found.all_emotions, 1, None, found.model, found.timings, found.copy
             )
         try:
-            clip = self._analyser.analyse(data, model=model or MODEL)
+            clip = self._analyser.analyse(data, model=self._predictor(model).info.name)
         except UnsupportedMedia as error:
             raise UnsupportedMedia(f"{error} A picture may be JPEG, PNG, WebP, HEIC or AVIF.") from error
         return Showing(
@@ -185,7 +186,8 @@ class Detector:
         )
 
     def _predictor(self, model: str | None) -> Predictor:
-        return self._analyser.store.get(model or MODEL)
+        default = self._analyser.store.get()
+        return self._analyser.store.get(model or (MODEL if default.info.labels == FIVE else default.info.name))
 
     def _try_to_see(self, data: bytes, *, portrait: bool, copy: bool) -> "_Seen | MoodreelError":
         try:

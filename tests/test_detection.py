@@ -38,6 +38,14 @@ def smile():
     return media.photo(media.portrait(), quality=95)
 
 
+@pytest.mark.parametrize(("path", "name"), [("resemotenet", "resemotenet"), ("compact-emotimesh", "face-expression")])
+def test_a_default_of_seven_labels_answers_for_pictures_too(smile, path, name):
+    detector = Detector(Analyser.load(STORE, model_path=STORE / path))
+    assert detector.detect(smile).model.name == name
+    assert detector.show(smile).model.name == name
+    assert detector.show(media.encode(media.face_frames(5))).model.name == name
+
+
 def test_a_smile_is_happy_with_everything_that_the_answer_promises(detector, smile):
     detection = detector.detect(smile)
     [face] = detection.faces
