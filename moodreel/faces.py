@@ -83,6 +83,8 @@ BLENDSHAPES: tuple[str, ...] = (
 
 BORDER = 0.5
 """Plain border on each side, in sides of the picture, with which a face that fills its picture is found."""
+FILLS = 0.4
+"""Height of such a face, in heights of the picture: what else shows only within a border is seldom a face."""
 MIDDLE, MIDDLE_HEIGHT = 0.75, 0.4
 """Side of the square that is the middle of a picture, in shorter sides of the picture, and how far down it lies, 0 at
 the top and 1 at the bottom: heads are above the middle."""
@@ -204,7 +206,8 @@ class FaceFinder:
         height, width = rgb.shape[:2]
         down, across = round(height * BORDER), round(width * BORDER)
         bordered = cv2.copyMakeBorder(rgb, down, down, across, across, cv2.BORDER_CONSTANT)
-        return moved(self.look(bordered), bordered, rgb, -across, -down)
+        found = moved(self.look(bordered), bordered, rgb, -across, -down)
+        return [face for face in found if face.box[3] >= FILLS]
 
     def _in_the_middle(self, rgb: np.ndarray) -> list[Face]:
         height, width = rgb.shape[:2]
