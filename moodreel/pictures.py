@@ -10,6 +10,7 @@ shapes and grey values, and a wide gamut shifts those by a percent or two; a dra
 """
 
 import io
+import re
 import warnings
 from dataclasses import dataclass
 
@@ -32,6 +33,9 @@ SIDE = 1920
 """Pixels of the longest side of `Picture.rgb`; a phone's 12 megapixels are decoded at half their size."""
 KEPT_PROFILE = 64 * 1024
 """Bytes of a colour profile that is carried on; those of cameras have a few hundred."""
+MAX_SCANS = 32
+"""Of a JPEG: cameras and programs write one to about a dozen. Each takes a decoder through every pixel again, a tenth
+of a second for forty million, and may be 60 bytes long: a file of 5 MB would keep it busy for hours."""
 WHITE = (255, 255, 255)
 
 _HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"mif1")
@@ -45,6 +49,10 @@ _UPRIGHT = {
     8: Transpose.ROTATE_90,
 }
 """What turns a picture upright, by EXIF's orientation."""
+# The next segment of a JPEG. Zeros are stuffed into the data of scans, restarts (D0 to D7) lie in it, and what is below
+# C0 libjpeg takes for damage and looks on, byte for byte, as this does.
+_SEGMENT = re.compile(rb"\xff([\xc0-\xcf\xd8-\xfe])")
+_SCAN, _END = 0xDA, 0xD9
 
 
 @dataclass(frozen=True)
@@ -80,7 +88,7 @@ def read(data: bytes, limits: PictureLimits | None = None) -> Picture:
 
     Raises:
         UnsupportedMedia: the first bytes are those of nothing in the list.
-        PictureTooBig: more bytes, or by its header more pixels, than the limits allow; nothing was decoded.
+        PictureTooBig: more bytes, by its header more pixels, or more scans than are allowed; nothing was decoded.
         PictureCorrupt: it cannot be decoded, or not to its end.
     """
     limits = limits or PictureLimits()
@@ -89,6 +97,8 @@ def read(data: bytes, limits: PictureLimits | None = None) -> Picture:
         raise UnsupportedMedia("This is not a picture that moodreel reads. Send JPEG, PNG, WebP, HEIC or AVIF.")
     if len(data) > limits.bytes:
         raise PictureTooBig(f"The picture has more than {limits.bytes} bytes. Save it smaller and send it again.")
+    if kind == "JPEG" and _scans(data) > MAX_SCANS:
+        raise PictureTooBig(f"The JPEG has more than {MAX_SCANS} scans. Save it anew and send it again.")
     try:
         with Image.open(io.BytesIO(data), formats=(kind,)) as image:
             _check_pixels(image, limits)
@@ -116,6 +126,15 @@ def _format(data: bytes) -> str | None:
         if brand in _HEIC_BRANDS:
             return "HEIF"
     return None
+
+
+def _scans(data: bytes) -> int:
+    """Count the scans of a JPEG up to its end: of those in a thumbnail or in what follows, such as a film, none."""
+    at, scans = 2, 0
+    while (segment := _SEGMENT.search(data, at)) and (kind := segment[1][0]) != _END:
+        scans += kind == _SCAN
+        at = segment.end() + max(2, int.from_bytes(data[segment.end() : segment.end() + 2]))
+    return scans
 
 
 def _check_pixels(image: Image.Image, limits: PictureLimits) -> None:

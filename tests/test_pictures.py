@@ -17,7 +17,7 @@ from PIL import Image, ImageCms
 
 from moodreel import pictures
 from moodreel.errors import PictureCorrupt, PictureTooBig, UnsupportedMedia
-from moodreel.pictures import SIDE, PictureLimits, is_picture, read
+from moodreel.pictures import MAX_SCANS, SIDE, PictureLimits, is_picture, read
 from tests import media
 
 FACE = media.portrait()[50:178, 150:278]
@@ -324,6 +324,25 @@ except PictureTooBig:
         [sys.executable, "-c", code, path], cwd=ROOT, capture_output=True, text=True, check=True, timeout=120
     )
     assert int(ran.stdout) < 20_000, "kilobytes"
+
+
+def scans(count: int) -> bytes:
+    """A grey progressive JPEG that ends in so many scans of a few bytes each."""
+    data = media.photo(np.full((64, 64, 3), 128, np.uint8), "JPEG", progressive=True)
+    last = data.rindex(b"\xff\xda")
+    return data[:last] + data[last:-2] * (count - data.count(b"\xff\xda") + 1) + data[-2:]
+
+
+def test_a_jpeg_of_countless_scans_is_refused_and_one_at_the_limit_is_not():
+    """Each is gone through for every pixel: at 40 megapixels a file of 200 kB took more than a minute."""
+    assert read(scans(MAX_SCANS)).width == 64
+    with pytest.raises(PictureTooBig, match="scans"):
+        read(scans(MAX_SCANS + 1))
+
+
+def test_scans_of_a_thumbnail_and_of_a_film_behind_a_picture_do_not_count():
+    thumbnail = b"\xff\xe1" + struct.pack(">H", 2 + 2 * 1000) + b"\xff\xda" * 1000
+    assert read(JPEG[:2] + thumbnail + JPEG[2:] + b"\xff\xda" * 1000).width == 64
 
 
 def claiming(data: bytes, size: bytes, claimed: bytes) -> bytes:
