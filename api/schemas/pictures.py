@@ -32,13 +32,22 @@ class PictureSchema(FileSchema):
     )
 
 
+class FewPictures(fields.List):
+    """A list that is counted before any of it is looked at: a body has room for millions, and an error for each."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> list[Any]:
+        if isinstance(value, list):
+            HOW_MANY(value)
+        return super()._deserialize(value, attr, data, **kwargs)
+
+
 class PicturesSchema(Schema):
     """Several pictures, as base64 in JSON."""
 
     class Meta:
         unknown = RAISE
 
-    pictures = fields.List(
+    pictures = FewPictures(
         fields.Nested(PictureSchema),
         required=True,
         validate=HOW_MANY,
