@@ -28,6 +28,9 @@ LINGER_IDLE_SECONDS = 1.0
 LINGER_SECONDS = 5.0
 LINGER_BODIES = 2
 """After a refusal, what is left of a body is read up to so many times MAX_BODY_BYTES."""
+MAX_JSON_PARTS = 10_000
+"""Commas and opening brackets in a JSON body, those of its texts too; base64 has none. A body of nothing else would
+become a gigabyte of objects, or a million misspelt fields to name."""
 _PIECE = 64 * 1024
 
 log = logging.getLogger(__name__)
@@ -90,6 +93,8 @@ def read_json(example: str = '{"encoding": "base64", "content": "…"}') -> Any:
     """Give the body as JSON, whatever Content-Type says: most clients that forget it send JSON."""
     _check_encoding()
     data = request.stream.read()
+    if sum(data.count(sign) for sign in (b",", b"[", b"{")) > MAX_JSON_PARTS:
+        raise ApiError("bad_json", f"The body has far too many parts. Send a JSON object, such as {example}.")
     try:
         text = data.decode("utf-8-sig")
         # Both are 40 MB for a 30 MB video: the bytes are not needed while the text is parsed.

@@ -242,6 +242,7 @@ REFUSALS: list[tuple[str, str, str, dict[str, Any], int, str]] = [
     ("no UTF-8", "POST", "/predict", {"data": b'{"content": "\xff\xfe"}'}, 400, "bad_json"),
     ("NaN", "POST", "/predict", {"data": b'{"fps": NaN}'}, 400, "bad_json"),
     ("deep JSON", "POST", "/predict", {"data": b"[" * 100_000}, 400, "bad_json"),
+    ("countless parts", "POST", "/predict", {"data": b'{"a": [' + b"1," * 10_000 + b"1]}"}, 400, "bad_json"),
     ("a huge number", "POST", "/predict", {"data": b'{"fps": ' + b"9" * 5000 + b"}"}, 400, "bad_json"),
     ("a list", "POST", "/predict", {"json": []}, 422, "invalid_request"),
     ("a word", "POST", "/predict", {"json": "video"}, 422, "invalid_request"),
