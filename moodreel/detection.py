@@ -69,6 +69,10 @@ class Detection:
         return self.faces[0].confidence if self.faces else None
 
     @property
+    def certain(self) -> bool | None:
+        return self.faces[0].certain if self.faces else None
+
+    @property
     def all_emotions(self) -> dict[str, float]:
         return self.faces[0].probabilities if self.faces else {}
 
@@ -86,6 +90,7 @@ class Batch:
 class Showing:
     """What a picture or a clip showed: of its largest face, over time where it has time.
 
+    certain: whether the answer can be relied on; None where there is no face.
     frames: analysed frames of a clip; 1 for a picture. seconds: of a clip, None for a picture.
     copy: as in `Detection`; a clip has none.
     """
@@ -93,6 +98,7 @@ class Showing:
     emotion: str | None
     confidence: float | None
     all_emotions: dict[str, float]
+    certain: bool | None
     frames: int
     seconds: float | None
     model: ModelInfo
@@ -169,7 +175,15 @@ class Detector:
         if pictures.is_picture(data):
             found = self.detect(data, model=model, copy=copy)
             return Showing(
-                found.emotion, found.confidence, found.all_emotions, 1, None, found.model, found.timings, found.copy
+                found.emotion,
+                found.confidence,
+                found.all_emotions,
+                found.certain,
+                1,
+                None,
+                found.model,
+                found.timings,
+                found.copy,
             )
         try:
             clip = self._analyser.analyse(data, model=self._predictor(model).info.name)
@@ -179,6 +193,7 @@ class Detector:
             clip.emotion,
             clip.confidence,
             clip.probabilities,
+            clip.certain,
             clip.frames_analysed,
             clip.duration,
             clip.model,

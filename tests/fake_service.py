@@ -83,6 +83,7 @@ class FakeDetector:
             emotion="happy" if face else None,
             confidence=0.9 if face else None,
             all_emotions=SEVEN if face else {},
+            certain=True if face else None,
             width=300,
             height=400,
             model=MODEL,

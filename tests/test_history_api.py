@@ -132,8 +132,8 @@ def test_each_picture_of_a_batch_is_an_entry_but_for_those_refused(server: Serve
 def test_what_comes_to_api_predict_is_kept_as_what_it_is(server: Server, user: str) -> None:
     picture, clip = (kept(server, user, data, "/api/predict/") for data in (b"picture", b"clip"))
     found = {entry["id"]: entry for entry in get(server, user)["entries"]}
-    assert (found[picture]["kind"], found[picture]["facts"]) == ("picture", {})
-    assert (found[clip]["kind"], found[clip]["facts"]) == ("video", {"duration": 4.98})
+    assert (found[picture]["kind"], found[picture]["facts"]) == ("picture", {"certain": True})
+    assert (found[clip]["kind"], found[clip]["facts"]) == ("video", {"certain": True, "duration": 4.98})
     assert (len(found[picture]["media"]), len(found[clip]["media"])) == (1, 0)
 
 

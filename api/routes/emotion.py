@@ -38,7 +38,8 @@ def predict(query: dict[str, Any]) -> Response:
         confidence=showing.confidence,
         probabilities=showing.all_emotions,
         model=showing.model.name,
-        facts={} if showing.seconds is None else {"duration": round(showing.seconds, 3)},
+        facts={"certain": showing.certain}
+        | ({} if showing.seconds is None else {"duration": round(showing.seconds, 3)}),
         media=lambda: [showing.copy] if showing.copy else [],
     )
     return metrics.observed(jsonify(EmotionSchema().dump(showing)), showing.emotion, showing.timings)

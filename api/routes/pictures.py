@@ -57,7 +57,7 @@ def detect(query: dict[str, Any]) -> Response:
 
 @blueprint.route("/api/detect/batch", methods=["POST"])
 @blueprint.doc(requestBody=files_body(PicturesSchema, MAX_PICTURES))
-@blueprint.response(200, DetectionsSchema, headers=metrics.SERVER_TIMING)
+@blueprint.response(200, DetectionsSchema, headers={**metrics.SERVER_TIMING, **keeping.HISTORY_ID})
 @blueprint.refuses("bad_json", "too_large", "unsupported_media", "invalid_request", "overloaded")
 @blueprint.takes_query(ModelQuery)
 def detect_batch(query: dict[str, Any]) -> Response:
@@ -78,14 +78,13 @@ def detect_batch(query: dict[str, Any]) -> Response:
 
 
 def _keep(detection: Any, content_sha256: str | None = None) -> None:
-    certain = detection.faces[0].certain if detection.faces else None
     keeping.keep(
         kind="picture",
         emotion=detection.emotion,
         confidence=detection.confidence,
         probabilities=detection.all_emotions,
         model=detection.model.name,
-        facts={"faces": len(detection.faces), "certain": certain},
+        facts={"faces": len(detection.faces), "certain": detection.certain},
         media=lambda: [detection.copy],
         content_sha256=content_sha256,
     )
