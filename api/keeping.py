@@ -52,7 +52,7 @@ def keep(
         content_sha256: of the file that was sent; what the call's log row says, unless it is given.
     """
     history, user = services().history, g.caller.user if g.caller else None
-    if history is None or user is None:
+    if history is None or user is None or "entry" in _failed():
         return None
     finding = Finding(
         kind=kind,
@@ -66,6 +66,7 @@ def keep(
     try:
         entry = history.keep(user, finding, _stored(user, media))
     except MoodreelError as error:
+        _failed().add("entry")
         report("entry", error)
         return None
     KEPT.labels(kind).inc()
@@ -85,6 +86,11 @@ def report(part: str, error: MoodreelError) -> None:
     log.error("%s", error)
 
 
+def _failed() -> set[str]:
+    """Give the parts that failed in this call. They are not tried again: what hangs would hold up every picture."""
+    return g.setdefault("failed_parts", set())
+
+
 def sweep(shared: Services | None = None) -> None:
     """Delete the media of entries that are deleted; what fails is tried again by the upkeep."""
     history = (shared or services()).history
@@ -99,11 +105,12 @@ def sweep(shared: Services | None = None) -> None:
 def _stored(user: str, media: Callable[[], Sequence[Media]]) -> tuple[Stored, ...]:
     """Store the files; none where that fails: an entry without its picture is better than no entry."""
     history = services().history
-    if history is None or history.storage is None:
+    if history is None or history.storage is None or "media" in _failed():
         return ()
     try:
         return history.store(user, media())
     except MoodreelError as error:
+        _failed().add("media")
         report("media", error)
         return ()
 

@@ -402,6 +402,22 @@ def test_a_storage_that_fails_costs_no_entry_and_loses_no_object(tmp_path: Path)
         assert list(media.iterdir()) == [], "the next start deletes what is left"
 
 
+def test_a_batch_tries_only_once_what_fails(tmp_path: Path) -> None:
+    """A storage or a history that hangs would else hold up a call for each of 32 pictures."""
+    media, away = tmp_path / "media", tmp_path / "away"
+    pictures = {"pictures": [{"content": base64.b64encode(data).decode()} for data in (b"one", b"two", b"three")]}
+    with Server(tmp_path, **ON, MEDIA_STORAGE=f"file://{media}", WEB_CONCURRENCY=1) as server:
+        media.rename(away)
+        assert call(server, "ann", "POST", "/api/detect/batch", json=pictures).json()["count"] == 3
+        assert [entry["media"] for entry in get(server, "ann")["entries"]] == [[], [], []]
+        with sqlite3.connect(tmp_path / "data" / "history.db") as db:
+            db.execute("drop table entries")
+        assert call(server, "ann", "POST", "/api/detect/batch", json=pictures).json()["count"] == 3
+        failures = server.call("GET", "/metrics").text.splitlines()
+        assert 'moodreel_history_failures_total{part="media"} 2.0' in failures
+        assert 'moodreel_history_failures_total{part="entry"} 1.0' in failures
+
+
 def test_media_that_cannot_be_read_are_said_to_be_there_later(tmp_path: Path) -> None:
     media = tmp_path / "media"
     with Server(tmp_path, **ON, MEDIA_STORAGE=f"file://{media}", WEB_CONCURRENCY=1) as server:
