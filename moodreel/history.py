@@ -270,8 +270,10 @@ class History:
     def sweep(self, seconds: float = SWEEP_SECONDS) -> int:
         """Delete the objects that are doomed and due, for so long, and return how many were deleted.
 
-        Raises MediaError where some could not be: they are tried again in an hour.
+        Raises MediaError where some could not be: they are tried again in an hour. Without a storage none can.
         """
+        if self.storage is None and self._due():
+            raise MediaError("Files that are to be deleted are still there: set MEDIA_STORAGE to where they are.")
         deleted, failures = 0, []
         deadline = time.monotonic() + seconds
         while self.storage is not None and time.monotonic() < deadline and (keys := self._due()):

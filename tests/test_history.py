@@ -287,6 +287,15 @@ def test_without_a_storage_nothing_is_stored(tmp_path: Path) -> None:
     assert bare.sweep() == 0
 
 
+def test_files_of_a_storage_that_is_set_no_more_are_not_forgotten(tmp_path: Path, history: History) -> None:
+    entry = keep_with_loop(history, "ann")
+    bare = History(tmp_path / "data" / "history.db")
+    assert bare.delete("ann", entry)
+    with pytest.raises(MediaError, match="set MEDIA_STORAGE"):
+        bare.sweep()
+    assert history.sweep() == 2
+
+
 def later(history: History, hours: float) -> None:
     """Let time pass for what is doomed."""
     with sqlite3.connect(history.path) as db:
