@@ -21,6 +21,7 @@ from PIL.ExifTags import Base as Tag
 from PIL.Image import Transpose
 
 from moodreel.errors import PictureCorrupt, PictureTooBig, UnsupportedMedia
+from moodreel.heif_tiles import most_pixels
 
 # Imported for what they register: Pillow would otherwise load all of its forty decoders to find one.
 DECODERS = (AvifImagePlugin, JpegImagePlugin, PngImagePlugin, WebPImagePlugin)
@@ -100,6 +101,9 @@ def read(data: bytes, limits: PictureLimits | None = None) -> Picture:
     if kind == "JPEG" and _scans(data) > MAX_SCANS:
         raise PictureTooBig(f"The JPEG has more than {MAX_SCANS} scans. Save it anew and send it again.")
     try:
+        # Tiles reach over the edge, and HDR is a second, smaller picture: twice as many are none too few.
+        if kind == "HEIF" and most_pixels(data) > 2 * limits.pixels:
+            raise _too_many_pixels(limits)
         with Image.open(io.BytesIO(data), formats=(kind,)) as image:
             _check_pixels(image, limits)
             return _decode(image, limits)

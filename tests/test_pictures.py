@@ -345,6 +345,23 @@ def test_scans_of_a_thumbnail_and_of_a_film_behind_a_picture_do_not_count():
     assert read(JPEG[:2] + thumbnail + JPEG[2:] + b"\xff\xda" * 1000).width == 64
 
 
+TILE = np.full((64, 64, 3), (200, 30, 30), np.uint8)
+
+
+def test_a_heic_of_tiles_is_read_and_those_over_its_edge_are_cut_off():
+    found = read(media.heic_grid(TILE, 3, 4, 250, 190), PictureLimits(pixels=250 * 190))
+    assert (found.width, found.height) == (250, 190)
+    assert np.allclose(found.rgb[::63, ::83], TILE[0, 0], atol=12)
+
+
+def test_a_heic_that_has_a_tile_decoded_countless_times_is_refused():
+    """A grid of 64 times 36 megapixels took 16 seconds, one of 65,025 would take hours."""
+    with pytest.raises(PictureTooBig, match="pixels"):
+        read(media.heic_grid(TILE, 200, 200, 64, 64))
+    with pytest.raises(PictureTooBig, match="pixels"):
+        read(media.heic_grid(TILE, 2, 2, 64, 64), PictureLimits(pixels=64 * 64))
+
+
 def claiming(data: bytes, size: bytes, claimed: bytes) -> bytes:
     assert data.count(size) == 1
     return data.replace(size, claimed)
