@@ -13,6 +13,7 @@ from werkzeug.exceptions import HTTPException
 from api.facts import record
 from moodreel import errors as domain
 from moodreel.errors import MoodreelError
+from moodreel.history import HistoryError
 
 log = logging.getLogger(__name__)
 
@@ -150,6 +151,10 @@ def _refused(error: ApiError) -> Response:
 def _domain_error(error: MoodreelError) -> Response:
     if isinstance(error, domain.ModelNotFound):
         return _invalid(ValidationError({"model": [str(error)]}))
+    if isinstance(error, HistoryError):
+        # Its message is for the operator.
+        log.error("%s", error)
+        return problem("storage_unavailable", "Histories cannot be reached right now. Try again in a minute.")
     for kind, code in _DOMAIN.items():
         if isinstance(error, kind):
             log.info("%s: %s (%r)", code, error, error.__cause__)

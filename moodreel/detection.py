@@ -15,7 +15,7 @@ import numpy as np
 from moodreel import drawing, pictures
 from moodreel.analysis import Analyser, by_label, in_pixels, since
 from moodreel.emotions import FIVE
-from moodreel.errors import MoodreelError, PictureCorrupt, PictureTooBig, UnsupportedMedia
+from moodreel.errors import MoodreelError, Overloaded, PictureCorrupt, PictureTooBig, UnsupportedMedia
 from moodreel.media import Media, as_picture
 from moodreel.models.predictor import ModelInfo, Predictor
 from moodreel.moments import View, see
@@ -27,6 +27,9 @@ logger = logging.getLogger(__name__)
 
 MODEL = "face-expression"
 """Answers for pictures where no other is named and the default has only the five labels of clips."""
+
+BATCH_SECONDS = 15.0
+"""How long the pictures of a batch are looked at: less than other calls wait for their turn."""
 
 
 @dataclass(frozen=True)
@@ -119,11 +122,17 @@ class _Seen:
 
 
 class Detector:
-    """Reads pictures with an analyser's models, in its turns; one serves all threads of a process."""
+    """Reads pictures with an analyser's models, in its turns; one serves all threads of a process.
 
-    def __init__(self, analyser: Analyser, limits: PictureLimits | None = None) -> None:
+    batch_seconds: after so many no further picture of a batch is looked at.
+    """
+
+    def __init__(
+        self, analyser: Analyser, limits: PictureLimits | None = None, *, batch_seconds: float = BATCH_SECONDS
+    ) -> None:
         self._analyser = analyser
         self._limits = limits or PictureLimits()
+        self._batch_seconds = batch_seconds
 
     def detect(self, data: bytes, *, model: str | None = None, draw: bool = False, copy: bool = False) -> Detection:
         """Tell what each face of a picture showed.
@@ -150,12 +159,14 @@ class Detector:
     def detect_all(self, files: Sequence[bytes], *, model: str | None = None, copy: bool = False) -> Batch:
         """Do as `detect` for several pictures, with one batch for the model; one that fails spoils no other.
 
+        Those that are not looked at in time have `Overloaded` in their place.
+
         Raises:
             MoodreelError: `ModelNotFound`, `Overloaded`.
         """
         predictor = self._predictor(model)
         with self._analyser.slot():
-            looks = [self._try_to_see(data, portrait=predictor.portrait, copy=copy) for data in files]
+            looks = self._see_all(files, portrait=predictor.portrait, copy=copy)
             seen = [look for look in looks if isinstance(look, _Seen)]
             detections, milliseconds = _judge(seen, predictor)
         waiting = iter(detections)
@@ -188,7 +199,7 @@ class Detector:
         try:
             clip = self._analyser.analyse(data, model=self._predictor(model).info.name)
         except UnsupportedMedia as error:
-            raise UnsupportedMedia(f"{error} A picture may be JPEG, PNG, WebP, HEIC or AVIF.") from error
+            raise UnsupportedMedia(f"{error} A picture may be JPEG, PNG, WebP or HEIC.") from error
         return Showing(
             clip.emotion,
             clip.confidence,
@@ -203,6 +214,16 @@ class Detector:
     def _predictor(self, model: str | None) -> Predictor:
         default = self._analyser.store.get()
         return self._analyser.store.get(model or (MODEL if default.info.labels == FIVE else default.info.name))
+
+    def _see_all(self, files: Sequence[bytes], *, portrait: bool, copy: bool) -> "list[_Seen | MoodreelError]":
+        looks: list[_Seen | MoodreelError] = []
+        begun = clock.perf_counter()
+        for data in files:
+            if looks and since(begun) > 1000 * self._batch_seconds:
+                looks.append(Overloaded("The pictures before took too long. Send this one again in a smaller batch."))
+            else:
+                looks.append(self._try_to_see(data, portrait=portrait, copy=copy))
+        return looks
 
     def _try_to_see(self, data: bytes, *, portrait: bool, copy: bool) -> "_Seen | MoodreelError":
         try:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pillow_heif
-from PIL import AvifImagePlugin, Image, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
+from PIL import Image, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 from PIL.ExifTags import Base as Tag
 from PIL.Image import Transpose
 
@@ -24,7 +24,7 @@ from moodreel.errors import PictureCorrupt, PictureTooBig, UnsupportedMedia
 from moodreel.heif_tiles import most_pixels
 
 # Imported for what they register: Pillow would otherwise load all of its forty decoders to find one.
-DECODERS = (AvifImagePlugin, JpegImagePlugin, PngImagePlugin, WebPImagePlugin)
+DECODERS = (JpegImagePlugin, PngImagePlugin, WebPImagePlugin)
 # A thumbnail in a HEIC may show something else than the picture.
 pillow_heif.register_heif_opener(thumbnails=False, decode_threads=2)
 # Of sizes that are checked here, and of a camera's broken notes.
@@ -85,7 +85,7 @@ def is_picture(data: bytes) -> bool:
 
 
 def read(data: bytes, limits: PictureLimits | None = None) -> Picture:
-    """Decode a JPEG, PNG, WebP, HEIC or AVIF; the first picture where there are several.
+    """Decode a JPEG, PNG, WebP or HEIC; the first picture where there are several.
 
     Raises:
         UnsupportedMedia: the first bytes are those of nothing in the list.
@@ -95,7 +95,7 @@ def read(data: bytes, limits: PictureLimits | None = None) -> Picture:
     limits = limits or PictureLimits()
     kind = _format(data)
     if kind is None:
-        raise UnsupportedMedia("This is not a picture that moodreel reads. Send JPEG, PNG, WebP, HEIC or AVIF.")
+        raise UnsupportedMedia("This is not a picture that moodreel reads. Send JPEG, PNG, WebP or HEIC.")
     if len(data) > limits.bytes:
         raise PictureTooBig(f"The picture has more than {limits.bytes} bytes. Save it smaller and send it again.")
     if kind == "JPEG" and _scans(data) > MAX_SCANS:
@@ -125,9 +125,8 @@ def _format(data: bytes) -> str | None:
         return "WEBP"
     if data[4:8] == b"ftyp":
         brand, brands = data[8:12], data[8 : min(int.from_bytes(data[:4]), 256)]
-        if brand == b"avif" or (brand == b"mif1" and b"avif" in brands):
-            return "AVIF"
-        if brand in _HEIC_BRANDS:
+        # No AVIF: what its stream decodes to may be hundreds of times larger than its header says.
+        if brand in _HEIC_BRANDS and b"avif" not in brands:
             return "HEIF"
     return None
 

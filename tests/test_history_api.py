@@ -377,7 +377,7 @@ def test_a_history_that_cannot_be_written_costs_no_answer(tmp_path: Path) -> Non
         assert 'moodreel_history_failures_total{part="entry"} 1.0' in metrics.splitlines()
         assert 'moodreel_history_entries_total{kind="video"} 1.0' in metrics.splitlines()
         response = call(server, "ann", "GET", "/api/history")
-        assert (response.status_code, response.json()["code"]) == (500, "internal")
+        assert (response.status_code, response.json()["code"]) == (503, "storage_unavailable")
         assert "history.db" not in response.text
 
 

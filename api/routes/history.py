@@ -36,7 +36,7 @@ def require_user() -> None:
 
 @blueprint.route("/api/history", methods=["GET"])
 @blueprint.response(200, HistorySchema)
-@blueprint.refuses("forbidden", "not_found", "invalid_request")
+@blueprint.refuses("forbidden", "not_found", "invalid_request", "storage_unavailable")
 @blueprint.takes_query(HistoryQuery)
 def entries(query: dict[str, Any]) -> dict[str, Any]:
     """List my entries, newest first."""
@@ -50,7 +50,7 @@ def entries(query: dict[str, Any]) -> dict[str, Any]:
 
 @blueprint.route("/api/history", methods=["DELETE"])
 @blueprint.response(200, DeletedSchema)
-@blueprint.refuses("forbidden", "not_found", "invalid_request")
+@blueprint.refuses("forbidden", "not_found", "invalid_request", "storage_unavailable")
 @blueprint.takes_query(NothingQuery)
 def delete_all(_query: dict[str, Any]) -> dict[str, int]:
     """Delete all my entries, with their pictures and loops. Takes no filters."""
@@ -61,7 +61,7 @@ def delete_all(_query: dict[str, Any]) -> dict[str, int]:
 
 @blueprint.route("/api/history/summary", methods=["GET"])
 @blueprint.response(200, SummarySchema)
-@blueprint.refuses("forbidden", "not_found", "invalid_request")
+@blueprint.refuses("forbidden", "not_found", "invalid_request", "storage_unavailable")
 @blueprint.takes_query(SummaryQuery)
 def summary(query: dict[str, Any]) -> Any:
     """Count my emotions by day or week, and compare them with what is usual for me."""
@@ -73,7 +73,7 @@ def summary(query: dict[str, Any]) -> Any:
 
 @blueprint.route("/api/history/<entry_id>", methods=["GET"])
 @blueprint.response(200, EntrySchema)
-@blueprint.refuses("forbidden", "not_found")
+@blueprint.refuses("forbidden", "not_found", "storage_unavailable")
 def entry(entry_id: str) -> dict[str, Any]:
     """Give one of my entries."""
     return _found(_history().find(g.caller.user, entry_id))
@@ -81,7 +81,7 @@ def entry(entry_id: str) -> dict[str, Any]:
 
 @blueprint.route("/api/history/<entry_id>", methods=["DELETE"])
 @blueprint.response(204)
-@blueprint.refuses("forbidden", "not_found")
+@blueprint.refuses("forbidden", "not_found", "storage_unavailable")
 def delete(entry_id: str) -> None:
     """Delete one of my entries, with its pictures and loops."""
     _found(_history().delete(g.caller.user, entry_id) or None)
