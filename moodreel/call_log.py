@@ -24,13 +24,9 @@ from typing import Any, TextIO
 from sqlite_utils import Database
 from sqlite_utils.migrations import Migrations
 
-from moodreel.database import Page, SharedDatabase, cursor_after, insert, position_of
+from moodreel.database import PRUNE_BATCH, PRUNE_EVERY, Page, SharedDatabase, cursor_after, insert, position_of
 from moodreel.errors import MoodreelError
 from moodreel.timestamps import end_of, midnight, stamp, start_of
-
-PRUNE_BATCH = 2000
-"""Rows deleted in one go: other writers wait for no longer than that takes."""
-PRUNE_EVERY = timedelta(days=1)
 
 COLUMNS = (
     "timestamp",

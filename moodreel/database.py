@@ -28,6 +28,10 @@ from moodreel.timestamps import stamp
 BUSY_SECONDS = 10.0
 """How long a writer waits for the others before it gives up."""
 
+PRUNE_BATCH = 2000
+"""Old rows deleted in one go: other writers wait for no longer than that takes."""
+PRUNE_EVERY = timedelta(days=1)
+
 _Id = TypeVar("_Id", int, str)
 
 

@@ -29,7 +29,7 @@ from zoneinfo import ZoneInfo
 from sqlite_utils import Database
 from sqlite_utils.migrations import Migrations
 
-from moodreel.database import Page, SharedDatabase, cursor_after, insert, position_of
+from moodreel.database import PRUNE_BATCH, PRUNE_EVERY, Page, SharedDatabase, cursor_after, insert, position_of
 from moodreel.emotions import fold, to_five
 from moodreel.errors import MoodreelError
 from moodreel.media import Media, MediaError, MediaStorage, new_key
@@ -40,9 +40,6 @@ KINDS = ("video", "picture", "text")
 
 SAME_WITHIN = timedelta(days=1)
 """The same file again, sooner than that after its entry was made, is that entry."""
-PRUNE_BATCH = 2000
-"""Entries deleted in one go: other writers wait for no longer than that takes."""
-PRUNE_EVERY = timedelta(days=1)
 SWEEP_SECONDS = 5.0
 """How long one sweep goes on; the next one does the rest."""
 SWEEP_BATCH = 100
