@@ -54,7 +54,7 @@ def _run(analyser: Analyser, clip: Path, options: argparse.Namespace) -> None:
             bar.set_postfix_str(f"{time:.1f} s")
             bar.update()
 
-        analysis = analyser.analyse(data, model=options.model, progress=show)
+        analysis = analyser.analyse(data, model=options.model, explain=options.explain, progress=show)
     _say(json.dumps(_as_json(clip, analysis)) if options.json else f"{clip}: {_in_words(analysis)}")
     if options.timeline:
         from moodreel import plot  # matplotlib takes half a second to import
@@ -79,7 +79,7 @@ def _in_words(analysis: Analysis) -> str:
     return (
         f"{analysis.emotion} ({analysis.confidence:.0%}) at {analysis.peak:.1f} of {analysis.duration:.1f} s; "
         f"{_shares(analysis.probabilities)}; face in {analysis.face_coverage:.0%} of {analysis.frames_analysed} frames"
-        f"{_doubt(analysis)}"
+        f"{_doubt(analysis)}{_why(analysis)}"
     )
 
 
@@ -97,6 +97,10 @@ def _shares(probabilities: Mapping[str, float]) -> str:
 
 def _doubt(answer: Analysis | DetectedFace) -> str:
     return "" if answer.certain else f"; not certain ({answer.quality.reason}): {answer.quality.tip}"
+
+
+def _why(analysis: Analysis) -> str:
+    return f"; {analysis.explanation.text}" if analysis.explanation else ""
 
 
 def _as_json(clip: Path, analysis: Analysis) -> dict:
@@ -140,6 +144,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("clips", nargs="+", type=Path, metavar="FILE")
     parser.add_argument("--thumbnail", type=Path, metavar="FILE", help="write the loop (.mp4, .webp or .gif)")
     parser.add_argument("--timeline", type=Path, metavar="FILE", help="write a plot of the emotions over time (.png)")
+    parser.add_argument("--explain", action="store_true", help="name the facial movements that weighed most (clips)")
     parser.add_argument("--json", action="store_true", help="one JSON object a clip and line")
     parser.add_argument("--duration", type=float, default=3.0, help="seconds of the loop (default 3)")
     parser.add_argument("--size", type=int, default=480, help="longest side of the loop in pixels (default 480)")

@@ -28,6 +28,7 @@ from moodreel.faces import FaceFinder
 from moodreel.models.predictor import ModelInfo, Predictor, Verdict, resolve_device
 from moodreel.models.store import ModelStore
 from moodreel.moments import View, score, see
+from moodreel.movements import Explanation, Movements
 from moodreel.quality import Quality, assess
 from moodreel.tracks import Box, Tracker
 from moodreel.video import Frame, Limits, VideoReader
@@ -80,6 +81,8 @@ class Analysis:
     model: ModelInfo
     timings: dict[str, float]
     """Milliseconds by stage; `faces` runs beside `decode`, so they overlap."""
+    explanation: Explanation | None = None
+    """The movements of the face that weighed most, where they were asked for."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,6 +123,7 @@ class Analyser:
         self,
         finder: FaceFinder,
         store: ModelStore,
+        movements: Movements,
         *,
         limits: Limits | None = None,
         sample_rate: float = 5.0,
@@ -128,6 +132,7 @@ class Analyser:
     ) -> None:
         self.finder = finder
         self.store = store
+        self.movements = movements
         self._limits = limits or Limits()
         self._every = 1.0 / sample_rate
         self._slots = BoundedSemaphore(slots)
@@ -144,7 +149,7 @@ class Analyser:
         use_gpu: str = "auto",
         **options: Any,
     ) -> "Analyser":
-        """Load the face finder and the default model of a store.
+        """Load the face finder, the default model of a store, and what names movements.
 
         Args:
             store_root: the folder of models.
@@ -154,7 +159,7 @@ class Analyser:
             options: those of `Analyser`.
 
         Raises:
-            ModelInvalid: a model or the face landmarker is not what it should be.
+            ModelInvalid: a model, the face landmarker or the movements' numbers are not what they should be.
         """
         store = ModelStore(store_root, device=resolve_device(use_gpu))
         if model_path is not None:
@@ -165,7 +170,9 @@ class Analyser:
                     raise
                 logger.exception("MODEL_PATH is no good; %s answers instead, as MODEL_FALLBACK=1 asks", store.default)
         store.get()
-        return cls(FaceFinder(store_root / "face_landmarker" / "face_landmarker.task", again=True), store, **options)
+        movements = Movements.load(store_root / "movements")
+        finder = FaceFinder(store_root / "face_landmarker" / "face_landmarker.task", again=True)
+        return cls(finder, store, movements, **options)
 
     def analyse(
         self,
@@ -173,6 +180,7 @@ class Analyser:
         *,
         model: str | None = None,
         fps: float | None = None,
+        explain: bool = False,
         progress: Callable[[float], None] | None = None,
     ) -> Analysis:
         """Tell what the face in a clip showed.
@@ -181,6 +189,7 @@ class Analyser:
             data: the video file.
             model: a model of the store; None for the default.
             fps: frames a second, where the container has no timing.
+            explain: whether to work out `Analysis.explanation`.
             progress: called with the time in the clip, in seconds, of every frame that is analysed.
 
         Raises:
@@ -190,7 +199,7 @@ class Analyser:
         with self.slot():
             reader = VideoReader(data, self._limits, fps=fps)
             sightings, timings = self._watch(reader, predictor, progress)
-            return _judge(reader, sightings, predictor, timings)
+            return _judge(reader, sightings, predictor, timings, self.movements if explain else None)
 
     def cover(
         self,
@@ -283,7 +292,11 @@ class Analyser:
 
 
 def _judge(
-    reader: VideoReader, sightings: Sequence[_Sighting], predictor: Predictor, timings: dict[str, float]
+    reader: VideoReader,
+    sightings: Sequence[_Sighting],
+    predictor: Predictor,
+    timings: dict[str, float],
+    movements: Movements | None = None,
 ) -> Analysis:
     """Follow each face through the clip, read all of them in one batch, answer for the one largest over time."""
     begun = clock.perf_counter()
@@ -306,10 +319,11 @@ def _judge(
         face_coverage=face_coverage,
         confidence=confidence,
     )
+    probabilities = by_label(labels, verdict.probabilities)
     return Analysis(
         emotion=labels[best],
         confidence=confidence,
-        probabilities=by_label(labels, verdict.probabilities),
+        probabilities=probabilities,
         peak=sightings[int(score(views[main], verdict.moments[:, best]).argmax())].time,
         face_coverage=face_coverage,
         certain=quality.reason is None,
@@ -322,7 +336,20 @@ def _judge(
         track=main,
         model=predictor.info,
         timings={**timings, "model": since(begun)},
+        explanation=_explain(movements, views[main], verdict, probabilities, labels[best]) if movements else None,
     )
+
+
+def _explain(
+    movements: Movements,
+    views: Sequence[View | None],
+    verdict: Verdict,
+    probabilities: dict[str, float],
+    emotion: str,
+) -> Explanation:
+    seen = [moment for moment, view in enumerate(views) if view is not None]
+    blendshapes = np.stack([view.features.blendshapes for view in views if view is not None])
+    return movements.explain(blendshapes, probabilities, emotion, verdict.weights[seen])
 
 
 _Seen = dict[int, tuple[tuple[int, int, int, int], View]]

@@ -7,6 +7,7 @@ from typing import Any
 from api import create_app
 from moodreel import errors
 from moodreel.media import Media
+from moodreel.movements import Explanation, Weighed
 
 PROBABILITIES = {"Anger": 0.01, "Happy": 0.92, "Shock": 0.03, "Neutral": 0.03, "Sad": 0.01}
 QUALITY = SimpleNamespace(
@@ -20,7 +21,7 @@ class FakeAnalyser:
     """Answers `Happy`, to `doubt` without being certain; `raise NoFace` raises that, `crash` something that nobody
     expects, `sleep 2` takes its time."""
 
-    def analyse(self, data: bytes, *, model: str | None = None, fps: float | None = None) -> Any:
+    def analyse(self, data: bytes, *, model: str | None = None, fps: float | None = None, explain: bool = False) -> Any:
         _obey(data, model)
         moment = SimpleNamespace(
             time=0.4, emotion="Happy", probabilities=PROBABILITIES, weight=0.25, box=(10, 20, 30, 40), track=0
@@ -39,6 +40,7 @@ class FakeAnalyser:
             timeline=(moment,),
             model=MODEL,
             timings={"decode": 12.3, "faces": 45.6, "model": 7.8},
+            explanation=Explanation((Weighed("lip corners up", 0.81, 0.64),)) if explain else None,
         )
 
     def cover(self, data: bytes, *, model: str | None = None, **options: Any) -> Any:

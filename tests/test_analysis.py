@@ -32,6 +32,16 @@ def test_a_smile_is_happy_with_everything_that_the_answer_promises(analyser):
     assert set(analysis.timings) == {"decode", "faces", "model"}
 
 
+def test_a_smile_is_explained_by_the_corners_of_its_lips(analyser):
+    data = media.encode(media.face_frames(25))
+    assert analyser.analyse(data).explanation is None
+    explanation = analyser.analyse(data, explain=True).explanation
+    assert explanation.movements[0].name == "lip corners up"
+    assert 0.5 < explanation.movements[0].weight <= 1
+    seven = analyser.analyse(data, model="face-expression", explain=True).explanation
+    assert seven.movements[0].name == "lip corners up", "whatever set of labels the model has"
+
+
 def test_the_timeline_follows_the_face_in_pixels_of_the_upright_video(analyser):
     data = media.encode(media.face_frames(75, 640, 480))
     timeline = analyser.analyse(data).timeline

@@ -88,6 +88,18 @@ def test_a_timeline_is_added_when_asked_for(server: Server) -> None:
     assert moment["weight"] == 0.25
 
 
+def test_the_words_behind_a_face_are_added_when_asked_for(server: Server) -> None:
+    answer = server.call("POST", "/predict?explain=true", json=video_body(CLIP)).json()
+    assert answer["explanation"] == {
+        "text": "lip corners up",
+        "movements": [{"name": "lip corners up", "strength": 0.81, "weight": 0.64}],
+    }
+    for query in ("", "?explain=false"):
+        assert "explanation" not in server.call("POST", f"/predict{query}", json=video_body(CLIP)).json()
+    refused = server.call("POST", "/predict?explain=perhaps", json=video_body(CLIP))
+    assert (refused.status_code, set(refused.json()["errors"])) == (422, {"explain"})
+
+
 def test_a_thumbnail_is_base64_beside_its_facts(server: Server) -> None:
     response = server.post("/thumbnail", CLIP)
     answer = response.json()
@@ -499,7 +511,7 @@ def face() -> bytes:
 
 
 def test_a_real_clip_is_predicted_and_logged(real: Server, face: bytes) -> None:
-    response = real.call("POST", "/predict?detail=timeline", json=video_body(face, format="mp4", fps=25))
+    response = real.call("POST", "/predict?detail=timeline&explain=true", json=video_body(face, format="mp4", fps=25))
     answer = response.json()
     assert answer["emotion"] == max(answer["probabilities"], key=answer["probabilities"].get)
     assert answer["confidence"] == answer["probabilities"][answer["emotion"]]
@@ -509,6 +521,7 @@ def test_a_real_clip_is_predicted_and_logged(real: Server, face: bytes) -> None:
     assert (answer["certain"], answer["quality"]["reason"]) == (True, None)
     assert 80 < answer["quality"]["size"] < 160
     assert len(answer["timeline"]) == answer["frames_analysed"]
+    assert answer["explanation"]["text"].startswith("lip corners up")
     assert re.fullmatch(r"[0-9a-f]{64}", answer["model"]["sha256"])
     assert re.findall(r"(\w+);dur=[\d.]+", response.headers["Server-Timing"]) == ["decode", "faces", "model"]
     [row] = real.rows(request_id=response.headers["x-request-id"])
@@ -681,7 +694,7 @@ class TestOpenApi:
             assert code in content["examples"]
 
     def test_answers_keep_to_it(self, server: Server, document: dict[str, Any]) -> None:
-        prediction = server.call("POST", "/predict?detail=timeline", json=video_body(CLIP)).json()
+        prediction = server.call("POST", "/predict?detail=timeline&explain=true", json=video_body(CLIP)).json()
         thumbnail = server.post("/thumbnail", CLIP).json()
         logs = server.call("GET", "/logs?limit=1").json()
         problem = server.call("GET", "/nowhere").json() | {"errors": {}}

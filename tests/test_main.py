@@ -34,6 +34,14 @@ def test_an_answer_not_to_rely_on_says_so_and_what_to_do(tmp_path, capsys):
     assert (answer["certain"], answer["quality"]["reason"]) == (False, "dark")
 
 
+def test_the_movements_behind_an_answer_are_named_when_asked_for(smile, capsys):
+    assert main(["--explain", str(smile)]) == 0
+    assert "; lip corners up" in capsys.readouterr().out
+    assert main(["--explain", "--json", str(smile)]) == 0
+    [first, *_] = json.loads(capsys.readouterr().out)["explanation"]["movements"]
+    assert (first["name"], first["weight"] > 0.3) == ("lip corners up", True)
+
+
 def test_json_has_a_line_a_clip_and_says_what_was_refused(smile, tmp_path, capsys):
     nonsense, missing = tmp_path / "nonsense.mp4", tmp_path / "missing.mp4"
     nonsense.write_bytes(b"nonsense")

@@ -25,6 +25,7 @@ BELOW = {
     "drawing": {"palette"},
     "moments": {"faces", "features"},
     "quality": {"moments"},
+    "movements": {"emotions", "errors", "faces"},
     "timestamps": set(),
     "media": {"errors"},
     "moods": {"emotions", "timestamps"},

@@ -22,7 +22,9 @@ blueprint = GuardedBlueprint("predict", __name__, description="What the face in 
 def predict(query: dict[str, Any]) -> Response:
     """Tell the emotion that the face in a video showed."""
     clip = read_upload(ClipSchema())
-    analysis = services().analyser.analyse(clip.data, model=query["model"], fps=clip.options.get("fps"))
+    analysis = services().analyser.analyse(
+        clip.data, model=query["model"], fps=clip.options.get("fps"), explain=query["explain"]
+    )
     record(
         prediction=analysis.emotion,
         confidence=round(analysis.confidence, 4),
@@ -42,5 +44,7 @@ def predict(query: dict[str, Any]) -> Response:
             "certain": analysis.certain,
         },
     )
-    response = jsonify(PredictionSchema(exclude=() if query["detail"] else ("timeline",)).dump(analysis))
+    asked_for = {"timeline": query["detail"] is not None, "explanation": query["explain"]}
+    left_out = [name for name, wanted in asked_for.items() if not wanted]
+    response = jsonify(PredictionSchema(exclude=left_out).dump(analysis))
     return metrics.observed(response, analysis.emotion, analysis.timings)

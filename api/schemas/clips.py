@@ -5,7 +5,7 @@ from typing import Any
 
 from marshmallow import EXCLUDE, Schema, fields, pre_load, validate
 
-from api.schemas.fields import LowerCase, Measure, Probability, Seconds, Weight, about
+from api.schemas.fields import Boolean, LowerCase, Measure, Probability, Seconds, Weight, about
 from api.schemas.files import FileSchema
 from moodreel.emotions import FIVE, SEVEN
 
@@ -70,6 +70,10 @@ class AnalysisQuery(Schema):
         validate=validate.OneOf(("timeline",)),
         metadata=about("`timeline` adds every face at every analysed moment."),
     )
+    explain = Boolean(
+        load_default=False,
+        metadata=about("`true` adds the facial movements that weighed most."),
+    )
     model = fields.String(
         load_default=None, validate=validate.Length(1, 100), metadata=about("Another model of the store.")
     )
@@ -80,7 +84,7 @@ class CoverQuery(AnalysisQuery):
 
     class Meta:
         unknown = EXCLUDE
-        exclude = ("detail",)
+        exclude = ("detail", "explain")
 
 
 class FaceSchema(Schema):
@@ -142,6 +146,22 @@ class QualitySchema(Schema):
     )
 
 
+class WeighedSchema(Schema):
+    name = fields.String(metadata=about("In plain words.", example="lip corners up"))
+    strength = Probability(metadata=about("0 as in a calm face, 1 as in few.", example=0.81))
+    weight = Probability(metadata=about("Its share of all that spoke for the emotion.", example=0.64))
+
+
+class ExplanationSchema(Schema):
+    """Which facial movements go with such an answer in this face: a linear model's word on what networks answered."""
+
+    text = fields.String(metadata=about("The names of the movements.", example="lip corners up, upper lip raised"))
+    movements = fields.List(
+        fields.Nested(WeighedSchema),
+        metadata=about("At most three, the heaviest first; none for a face at rest."),
+    )
+
+
 class PredictionSchema(Schema):
     """What the face showed, which is not always what somebody felt."""
 
@@ -162,6 +182,7 @@ class PredictionSchema(Schema):
     height = fields.Integer(metadata=about("Of the upright video, in pixels.", example=1280))
     model = fields.Nested(ModelSchema)
     timeline = fields.List(fields.Nested(MomentSchema), metadata=about("Only with `?detail=timeline`."))
+    explanation = fields.Nested(ExplanationSchema, metadata=about("Only with `?explain=true`."))
 
 
 class ThumbnailSchema(Schema):

@@ -1,4 +1,4 @@
-"""`python -m moodreel.training train NAME --data PATH --out DIR` and `evaluate MODEL --data PATH`."""
+"""`python -m moodreel.training train NAME --data PATH --out DIR`, `evaluate MODEL --data PATH` and `movements`."""
 
 import argparse
 import logging
@@ -26,11 +26,14 @@ from moodreel.training.export_appearance import (
 )
 from moodreel.training.ferplus import read_split
 from moodreel.training.joint import STORE, JointRecipe, train_joint
+from moodreel.training.movements import fit_movements, write_movements
 from moodreel.training.muxspace import FILE as MUXSPACE
 from moodreel.training.recipes import AppearanceRecipe, ResEmoteNetRecipe, ViTRecipe
 from moodreel.training.train import Recipe, train
 
 LANDMARKER = STORE / "face_landmarker" / "face_landmarker.task"
+MODEL = "face-expression"
+"""What names of movements are fitted to: the network of seven labels, which all faces of pictures are read by."""
 
 log = logging.getLogger("moodreel.training")
 
@@ -63,9 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = _parser().parse_args(arguments)
     torch.set_num_threads(args.threads)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    run = _train if args.command == "train" else _evaluate
     try:
-        run(args)
+        {"train": _train, "evaluate": _evaluate, "movements": _explain}[args.command](args)
     except MoodreelError as error:
         sys.exit(f"moodreel.training: {error}")
 
@@ -75,6 +77,12 @@ def _evaluate(args: argparse.Namespace) -> None:
     predictor = load(path) if path.exists() else ModelStore(STORE).get(args.model)
     report = evaluate(predictor, args.data, LANDMARKER, args.cache, groups=args.groups, workers=args.threads)
     print(_summary(report))
+
+
+def _explain(args: argparse.Namespace) -> None:
+    surrogate = fit_movements(args.data, LANDMARKER, args.cache, ModelStore(STORE).get(MODEL), workers=args.threads)
+    write_movements(args.out, surrogate, MODEL)
+    print(f"agreement with {MODEL} {surrogate.agreement:.4f} of {surrogate.pictures} faces")
 
 
 def _train(args: argparse.Namespace) -> None:
@@ -170,6 +178,8 @@ def _parser() -> argparse.ArgumentParser:
         "--groups", type=Path, help="csv of columns file, group: measure each group of pictures too"
     )
     evaluation.add_argument("model", help="a name in the store, a model's folder or a weights file")
+    words = commands.add_parser("movements", parents=[common], help="fit what names the movements behind an answer")
+    words.add_argument("--out", type=Path, required=True, help="the folder to write")
     return parser
 
 
