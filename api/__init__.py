@@ -5,17 +5,19 @@ from typing import Any
 from flask import Flask
 
 from api import bodies, cors, errors, headers, keeping, metrics, openapi, request_log, services
-from api.routes import auth, emotion, health, history, logs, pages, pictures, predict, thumbnail, tokens
+from api.routes import auth, emotion, health, history, logs, pages, pictures, predict, text, thumbnail, tokens
 from api.routes import metrics as metrics_route
 from api.settings import Settings
 
 
-def create_app(settings: Settings | None = None, analyser: Any = None, detector: Any = None) -> Flask:
-    """Build the service: settings from the environment, the real analyser and detector, unless they are given."""
+def create_app(
+    settings: Settings | None = None, analyser: Any = None, detector: Any = None, words: Any = None
+) -> Flask:
+    """Build the service: settings from the environment, and what analyses as it is, unless they are given."""
     settings = settings or Settings.from_environment()
     app = Flask("api")
     app.json.sort_keys = False  # type: ignore[attr-defined]
-    services.attach(app, settings, analyser, detector)
+    services.attach(app, settings, analyser, detector, words)
     request_log.watch(app)
     metrics.watch(app)
     cors.watch(app)
@@ -29,6 +31,7 @@ def create_app(settings: Settings | None = None, analyser: Any = None, detector:
     documented.register_blueprint(thumbnail.blueprint)
     documented.register_blueprint(pictures.blueprint)
     documented.register_blueprint(emotion.blueprint)
+    documented.register_blueprint(text.blueprint)
     documented.register_blueprint(logs.blueprint)
     documented.register_blueprint(auth.blueprint)
     documented.register_blueprint(tokens.blueprint)

@@ -72,6 +72,16 @@ PICTURE_CODES = (
     "overloaded",
 )
 
+TEXT_CODES = (
+    "bad_json",
+    "too_large",
+    "text_too_long",
+    "unsupported_media",
+    "invalid_request",
+    "text_empty",
+    "overloaded",
+)
+
 _HEADERS = {
     "date": (
         "ISO 8601 with a zone, or an HTTP date. Required, unless `x-date` is sent: browsers let no page set `date`.",
@@ -183,6 +193,11 @@ def files_body(schema: type[Schema], most: int) -> dict[str, Any]:
     """Document several files as JSON, or as a form with as many `file` parts."""
     file = {"type": "string", "format": "binary"}
     return _body(schema, {"type": "array", "items": file, "minItems": 1, "maxItems": most}, {})
+
+
+def one_of(*schemas: type[Schema]) -> dict[str, Any]:
+    """Document an answer that is one of several, as the call was."""
+    return {"oneOf": list(schemas)}
 
 
 def _body(schema: type[Schema], file: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:

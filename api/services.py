@@ -1,4 +1,4 @@
-"""What views share, made once a process: the settings, what analyses clips and pictures, the log."""
+"""What views share, made once a process: the settings, what analyses clips, pictures and texts, the log."""
 
 import logging
 from dataclasses import dataclass
@@ -22,12 +22,13 @@ class Services:
     settings: Settings
     analyser: Any
     detector: Any
+    words: Any
     call_log: CallLog
     accounts: Accounts
     history: History | None = None
 
 
-def attach(app: Flask, settings: Settings, analyser: Any = None, detector: Any = None) -> None:
+def attach(app: Flask, settings: Settings, analyser: Any = None, detector: Any = None, words: Any = None) -> None:
     """Make what the views share; this loads the models.
 
     Raises:
@@ -37,7 +38,8 @@ def attach(app: Flask, settings: Settings, analyser: Any = None, detector: Any =
     accounts, call_log, history = Accounts.from_settings(settings), CallLog(settings.log_path), open_history(settings)
     analyser = analyser or load_analyser(settings)
     detector = detector or load_detector(settings, analyser)
-    app.extensions["moodreel"] = Services(settings, analyser, detector, call_log, accounts, history)
+    words = words or load_words(settings)
+    app.extensions["moodreel"] = Services(settings, analyser, detector, words, call_log, accounts, history)
 
 
 def services() -> Services:
@@ -88,6 +90,20 @@ def load_detector(settings: Settings, analyser: Any) -> Any:
     from moodreel.pictures import PictureLimits
 
     return Detector(analyser, PictureLimits(bytes=settings.max_image_bytes, pixels=settings.max_image_pixels))
+
+
+def load_words(settings: Settings) -> Any:
+    """Make what reads texts, with models of its own. Raises MoodreelError."""
+    from moodreel.words import WordReader
+
+    return WordReader.load(
+        settings.model_store,
+        model_path=settings.text_model_path,
+        model_fallback=settings.model_fallback,
+        use_gpu=settings.use_gpu,
+        longest=settings.max_text_characters,
+        wait_seconds=settings.max_wait_seconds,
+    )
 
 
 def fetch_model(settings: Settings) -> Path | None:

@@ -116,6 +116,7 @@ class Settings:
 
     model_path: Path | None = _setting(Path, "a path", None)  # noqa: RUF009 - a field all the same
     model_download_id: str | None = _setting(str, "the id in a Google Drive link", None)
+    text_model_path: Path | None = _setting(Path, "a folder", None)  # noqa: RUF009
     model_fallback: bool = _flag(False)
     model_store: Path = _setting(Path, "a folder", Path("model_store"))  # noqa: RUF009
     use_gpu: str = _one_of({"auto": "auto", "0": "0", "1": "1"}, "auto")
@@ -134,6 +135,7 @@ class Settings:
     analysis_fps: float = _number(0.5, 30, 5)
     max_image_bytes: int = _whole(1024, 1 << 30, 5 << 20)
     max_image_pixels: int = _whole(64 * 64, 100_000_000, 40_000_000)
+    max_text_characters: int = _whole(100, 1_000_000, 20_000)
 
     log_path: Path = _setting(Path, "a file", Path("logs/calls.db"))  # noqa: RUF009
     log_retention_days: int = _whole(0, 36_500, 30)

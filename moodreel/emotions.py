@@ -14,6 +14,9 @@ EMOTIMESH_TRAINED_ORDER = ("Anger", "Happy", "Neutral", "Sad", "Shock")
 SEVEN = ("happy", "surprise", "sad", "anger", "disgust", "fear", "neutral")
 """What pictures get, in ResEmoteNet's published order."""
 
+EKMAN = ("anger", "disgust", "fear", "joy", "neutral", "sadness", "surprise")
+"""What texts get: Ekman's six and neutral."""
+
 EIGHT = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")
 """The audio-visual labels, in RAVDESS order."""
 
@@ -52,6 +55,41 @@ NAMES: Mapping[str, str] = {
     for name in names
 }
 """What people and models call the seven labels, in lower case."""
+
+
+GOEMOTIONS: Mapping[str, tuple[str, ...]] = {
+    "anger": ("anger", "annoyance", "disapproval"),
+    "disgust": ("disgust",),
+    "fear": ("fear", "nervousness"),
+    "joy": (
+        "joy",
+        "amusement",
+        "approval",
+        "excitement",
+        "gratitude",
+        "love",
+        "optimism",
+        "relief",
+        "pride",
+        "admiration",
+        "desire",
+        "caring",
+    ),
+    "neutral": ("neutral",),
+    "sadness": ("sadness", "disappointment", "embarrassment", "grief", "remorse"),
+    "surprise": ("surprise", "realization", "confusion", "curiosity"),
+}
+"""GoEmotions' 28 labels under Ekman's and neutral, as that data set itself groups them (Demszky et al. 2020)."""
+
+_SEVEN_TO_EKMAN = {"happy": "joy", "sad": "sadness"}
+_TO_EKMAN = {name: label for label, names in GOEMOTIONS.items() for name in names}
+
+
+def to_ekman(label: str) -> str | None:
+    """Fold a label of any set, GoEmotions' 28 among them, in any case, into Ekman's and neutral; None for others."""
+    name = label.strip().lower()
+    seven = NAMES.get(name)
+    return _SEVEN_TO_EKMAN.get(seven, seven) if seven else _TO_EKMAN.get(name)
 
 
 def to_five(label: str) -> str | None:

@@ -1,4 +1,4 @@
-"""What can go wrong with somebody's clip or picture, by name.
+"""What can go wrong with somebody's clip, picture or text, by name.
 
 Every message is a sentence for the person who sent it and says what to do next. It never holds a path, a
 library's own words or anything that was sent: those stay in `__cause__`, for the server's own log.
@@ -39,6 +39,14 @@ class PictureTooBig(MoodreelError):
 
 class NoFace(MoodreelError):
     """No face was found in any analysed frame."""
+
+
+class TextEmpty(MoodreelError):
+    """Nothing in the text can be read: no word, no sign, no emoji."""
+
+
+class TextTooLong(MoodreelError):
+    """More characters or word pieces than the limits allow."""
 
 
 class Overloaded(MoodreelError):

@@ -127,4 +127,50 @@ def _obey(data: bytes, model: str | None) -> None:
         time.sleep(float(argument))
 
 
-app = create_app(analyser=FakeAnalyser(), detector=FakeDetector())
+EKMAN = {
+    "anger": 0.02,
+    "disgust": 0.01,
+    "fear": 0.01,
+    "joy": 0.94,
+    "neutral": 0.05,
+    "sadness": 0.01,
+    "surprise": 0.31,
+}
+
+
+class FakeReader:
+    """Answers `joy` to every text, in French to `bonjour`; otherwise as `FakeAnalyser`."""
+
+    def read(self, texts: list[str], *, model: str | None = None) -> Any:
+        for result in (results := self.read_all(texts, model=model).results):
+            if isinstance(result, errors.MoodreelError):
+                raise result
+        return results
+
+    def read_all(self, texts: list[str], *, model: str | None = None) -> Any:
+        results: list[Any] = []
+        for text in texts:
+            try:
+                results.append(self._reading(text, model))
+            except (errors.TextEmpty, errors.TextTooLong) as error:
+                results.append(error)
+        return SimpleNamespace(results=results, model=MODEL, timings={"tokens": 0.4, "language": 0.1, "model": 5.6})
+
+    def _reading(self, text: str, model: str | None) -> Any:
+        _obey(text.encode("utf-8", "replace") or b"raise TextEmpty", model)
+        french = text.startswith("bonjour")
+        return SimpleNamespace(
+            label="joy",
+            score=0.94,
+            scores=EKMAN,
+            labels=("joy", "surprise"),
+            language="fr" if french else "en",
+            language_supported=not french,
+            characters=len(text),
+            windows=1,
+            model=MODEL,
+            timings={"tokens": 0.4, "language": 0.1, "model": 5.6},
+        )
+
+
+app = create_app(analyser=FakeAnalyser(), detector=FakeDetector(), words=FakeReader())

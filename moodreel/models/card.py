@@ -13,17 +13,24 @@ from moodreel.errors import ModelInvalid
 ORIGINAL = "emotimesh"
 """The architecture of a checkpoint that names none: what people have from before there were cards."""
 
+FACE, TEXT = "face", "text"
+KINDS = (FACE, TEXT)
+
 
 @dataclass(frozen=True)
 class Card:
     """A model.json.
 
+    kind: what it reads, one of `KINDS`; each kind has a store of its own.
     architecture: a key of `moodreel.models.store.ARCHITECTURES`; arguments: its keyword arguments.
     labels: what the network's outputs mean, in their order.
     temperature: what logits of a whole clip are divided by before softmax; moment_temperature: those of one moment.
     scales: what probabilities are multiplied by, label by label, before they add up to 1 again; 1 where a label is not
         named. A rule of thumb for networks that say one label too often: to know how often a model is right, fit its
         temperatures instead, and for how often labels come take `tau`, since a scale fits no other data than its own.
+    thresholds: of a model that may say several labels at once, label by label: the calibrated probability from which on
+        it says them. temperatures, offsets: what calibrates each label's own logit, which is divided by the first and
+        then added to the second; 1 and 0 where a label is not named.
     sha256: of the weights; empty for a checkpoint that came without one.
     input, normalisation, metrics (each with its command and data), data, licence: for people.
     """
@@ -36,6 +43,10 @@ class Card:
     temperature: float = 1.0
     moment_temperature: float = 1.0
     scales: Mapping[str, float] = field(default_factory=dict)
+    kind: str = FACE
+    thresholds: Mapping[str, float] = field(default_factory=dict)
+    temperatures: Mapping[str, float] = field(default_factory=dict)
+    offsets: Mapping[str, float] = field(default_factory=dict)
     sha256: str = ""
     input: str = ""
     normalisation: str = ""
@@ -69,16 +80,42 @@ def check(card: Card) -> Card:
         raise ModelInvalid(
             f"The model.json of {card.name!r} needs temperatures above 0 and labels that differ; correct it."
         )
-    scales = card.scales
-    if not isinstance(scales, dict) or not set(scales) <= set(card.labels) or not all(map(_positive, scales.values())):
-        raise ModelInvalid(
-            f"The model.json of {card.name!r} needs scales that are numbers above 0 for labels it has; correct it."
-        )
+    for name, usable_number in (
+        ("scales", _positive),
+        ("thresholds", _positive),
+        ("temperatures", _positive),
+        ("offsets", _finite),
+    ):
+        values = getattr(card, name)
+        if (
+            not isinstance(values, dict)
+            or not set(values) <= set(card.labels)
+            or not all(map(usable_number, values.values()))
+        ):
+            above = "" if name == "offsets" else " above 0"
+            raise ModelInvalid(
+                f"The model.json of {card.name!r} needs {name} that are numbers{above} for labels it has; correct it."
+            )
+    if card.kind not in KINDS:
+        raise ModelInvalid(f"The model.json of {card.name!r} needs a kind of {' or '.join(KINDS)}; correct it.")
     return card
 
 
+def kind_of(path: Path) -> str:
+    """Tell the kind that a model.json says, without checking any more of it; what is broken is broken as a face's."""
+    try:
+        stated = json.loads(path.read_text(encoding="utf-8")).get("kind", FACE)
+    except (OSError, ValueError, AttributeError):
+        return FACE
+    return stated if stated in KINDS else FACE
+
+
 def _positive(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
+    return _finite(value) and value > 0  # type: ignore[operator]
+
+
+def _finite(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def original_card(name: str) -> Card:

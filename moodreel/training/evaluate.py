@@ -192,7 +192,11 @@ def _by_opinions(predictor: Predictor, net: JointNet, clips: Sequences) -> tuple
 
 def calibration_error(probabilities: np.ndarray, truth: np.ndarray, bins: int = 15) -> float:
     """Expected calibration error of probabilities (N, C) against labels (N,)."""
-    confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == truth
+    return binned_error(probabilities.max(axis=1), probabilities.argmax(axis=1) == truth, bins)
+
+
+def binned_error(confidence: np.ndarray, right: np.ndarray, bins: int = 15) -> float:
+    """Expected calibration error of confidences (N,) for answers that were right or not (N,)."""
     which = np.minimum((confidence * bins).astype(int), bins - 1)
     gaps = [abs(confidence[which == b].mean() - right[which == b].mean()) * (which == b).mean() for b in set(which)]
     return float(sum(gaps))

@@ -5,11 +5,13 @@ from dataclasses import asdict
 from pathlib import Path
 
 import safetensors.torch
+import torch
 from torch import nn
 
 from moodreel.emotions import FIVE
 from moodreel.models.checkpoint import sha256
 from moodreel.models.predictor import Predictor
+from moodreel.models.quantised import in_full, in_half
 from moodreel.models.store import CARD, WEIGHTS, load
 from moodreel.training.evaluate import Report
 from moodreel.training.sequences import VISEMES, Kind
@@ -28,18 +30,22 @@ def save_model(out: Path, net: nn.Module, fields: dict, *, half: bool = False) -
     fields: of model.json, but for name, version, data, licence and sha256.
     half: keep the weights in half precision: half the size, and nothing that shows in the answers.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    state = {
-        key: (tensor.half() if half and tensor.is_floating_point() else tensor).contiguous()
-        for key, tensor in net.state_dict().items()
-    }
-    safetensors.torch.save_file(state, out / WEIGHTS)
-    # safetensors writes for the owner alone; a service seldom runs as the one who trained.
-    (out / WEIGHTS).chmod(0o644)
-    recipe = {"recipe": fields.pop("recipe")}
-    stated = {"data": DATA, "licence": LICENCE, "sha256": sha256(out / WEIGHTS)}
-    _write_json(out, {"name": out.name, "version": "1", **fields, **stated, **recipe})
+    write_folder(out, (in_half if half else in_full)(net.state_dict()), fields, data=DATA, licence=LICENCE)
     return load(out)
+
+
+def write_folder(out: Path, state: dict[str, torch.Tensor], fields: dict, *, data: str, licence: str) -> None:
+    """Write weights.safetensors and a model.json without metrics."""
+    out.mkdir(parents=True, exist_ok=True)
+    # Weights that somebody has mapped into memory must not change under them.
+    made = out / f"{WEIGHTS}.new"
+    safetensors.torch.save_file(state, made)
+    # safetensors writes for the owner alone; a service seldom runs as the one who trained.
+    made.chmod(0o644)
+    made.replace(out / WEIGHTS)
+    recipe = {"recipe": fields.pop("recipe")}
+    stated = {"data": data, "licence": licence, "sha256": sha256(out / WEIGHTS)}
+    write_json(out, {"name": out.name, "version": "1", **fields, **stated, **recipe})
 
 
 def write_model(out: Path, trained: Trained, recipe: Recipe) -> Predictor:
@@ -90,7 +96,7 @@ def add_metrics(out: Path, reports: dict[str, Report]) -> dict:
     card["metrics"] = [
         metric for data, report in reports.items() for metric in _metrics(report, data, evaluation_of(out.name))
     ]
-    _write_json(out, card)
+    write_json(out, card)
     return card
 
 
@@ -158,7 +164,7 @@ def kinds_table(report: Report) -> str:
 {kinds}"""
 
 
-def _write_json(out: Path, card: dict) -> None:
+def write_json(out: Path, card: dict) -> None:
     (out / CARD).write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

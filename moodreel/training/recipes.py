@@ -116,3 +116,35 @@ class ViTRecipe(AppearanceRecipe):
     warm: int = 250
     cooling: float = 0.6
     average: float = 0.998
+
+
+@dataclass(frozen=True)
+class TextRecipe:
+    """Everything that decides what a network for texts becomes, besides the data and the pretrained weights.
+
+    layers: of the pretrained network that are kept.
+    held_out: share of the training texts that only calibration and thresholds are fitted on.
+    rate: of the topmost layer; each one below has `layer_decay` times that of the one above. head_rate: of the head.
+    warm: share of the steps over which the rates rise; over the rest they fall to zero.
+    finer: weight of the 28 labels beside the seven classes.
+    longest: word pieces of a text that are learnt from. average: how much of the averaged weights stays at each step.
+    brief: whether to compute in bfloat16, which some processors do twice as fast.
+    weights: how they are stored, one of `moodreel.models.quantised.PRECISIONS`.
+    """
+
+    seed: int = 0
+    layers: int = 6
+    held_out: float = 0.1
+    epochs: int = 4
+    batch: int = 64
+    rate: float = 1.2e-4
+    head_rate: float = 1e-3
+    layer_decay: float = 0.9
+    decay: float = 0.01
+    warm: float = 0.06
+    dropout: float = 0.1
+    finer: float = 0.5
+    longest: int = 96
+    average: float = 0.998
+    brief: bool = True
+    weights: str = "float16"

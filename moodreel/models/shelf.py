@@ -1,0 +1,130 @@
+"""What every store of models does: find them by name, load each when it is first asked for, keep it."""
+
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import ClassVar, Generic, Protocol, TypeVar
+
+import torch
+from torch import nn
+
+from moodreel.errors import ModelInvalid, ModelNotFound
+from moodreel.models.card import Card, kind_of
+from moodreel.models.checkpoint import sha256
+from moodreel.models.predictor import ModelInfo
+
+CARD = "model.json"
+WEIGHTS = "weights.safetensors"
+
+
+class Loaded(Protocol):
+    """What any model can tell of itself."""
+
+    info: ModelInfo
+
+
+Model = TypeVar("Model", bound=Loaded)
+Network = TypeVar("Network", bound=nn.Module)
+
+
+class Shelf(ABC, Generic[Model]):
+    """Load models of one kind by name, each once a process, from any number of threads.
+
+    root: the folder that holds a folder for each model: `model.json`, `weights.safetensors`, `CARD.md`. Those of other
+        kinds are not there for it.
+    default: the name that answers when none is given; the kind's own unless it is given here.
+    device: a torch device, as `resolve_device` gives it.
+    """
+
+    kind: ClassVar[str]
+    """One of `moodreel.models.card.KINDS`."""
+    answers: ClassVar[str]
+    """The name that answers when none is given."""
+
+    def __init__(self, root: Path, *, default: str | None = None, device: str = "cpu") -> None:
+        self.default = default or self.answers
+        self._root = root
+        self._device = device
+        self._lock = threading.Lock()
+        self._loaded: dict[str, Model] = {}
+
+    @abstractmethod
+    def read(self, path: Path, *, device: str) -> Model:
+        """Load a model from wherever it is. Raises ModelInvalid."""
+
+    def names(self) -> list[str]:
+        """Names that `get` knows, sorted."""
+        folders = [path.parent for path in self._root.glob(f"*/{WEIGHTS}") if (path.parent / CARD).is_file()]
+        shipped = {folder.name for folder in folders if kind_of(folder / CARD) == self.kind}
+        return sorted(shipped | self._loaded.keys())
+
+    def get(self, name: str | None = None) -> Model:
+        """Return a model, the default for None. Raises ModelNotFound, or ModelInvalid when it cannot be loaded."""
+        name = name or self.default
+        with self._lock:
+            if name not in self._loaded:
+                if name not in self.names():
+                    raise ModelNotFound(f"There is no model {name!r}; there are {', '.join(self.names()) or 'none'}.")
+                self._loaded[name] = self.read(self._root / name, device=self._device)
+            return self._loaded[name]
+
+    def register(self, path: Path) -> str:
+        """Load a model from anywhere, make it the default and return its name.
+
+        path: a model's folder, or a `.safetensors`, `.pth` or `.pt` file with or without a `model.json` beside it.
+        Raises ModelInvalid, and changes nothing, when any of it is not as it should be, or another model of the store
+        has its name.
+        """
+        model = self.read(path, device=self._device)
+        name = model.info.name
+        with self._lock:
+            if name in self.names() and path.resolve() != (self._root / name).resolve():
+                raise ModelInvalid(f"The store has a model {name!r} already; rename this one in its model.json.")
+            self._loaded[name] = model
+            self.default = name
+        return name
+
+
+def digest_of(weights: Path, card: Card) -> str:
+    """Give the SHA-256 of a weights file. Raises ModelInvalid where its card says another."""
+    digest = sha256(weights)
+    if card.sha256 and digest != card.sha256:
+        raise ModelInvalid(
+            f"The weights of {card.name!r} have SHA-256 {digest[:12]}…, but its model.json says {card.sha256[:12]}…; "
+            "restore the two from one release."
+        )
+    return digest
+
+
+def weights_in(folder: Path) -> Path:
+    """Find a folder's weights: those of the store's own name, or else the only checkpoint in it."""
+    found = [folder / WEIGHTS] if (folder / WEIGHTS).is_file() else []
+    found = found or [path for path in folder.iterdir() if path.suffix in (".safetensors", ".pth", ".pt")]
+    if len(found) != 1:
+        raise ModelInvalid(
+            f"The folder {folder.name!r} holds {len(found)} checkpoints; leave one in it, or name the file itself."
+        )
+    return found[0]
+
+
+def build(card: Card, known: Mapping[str, type[Network]]) -> Network:
+    """Make the card's network, without memory for weights that are about to be replaced."""
+    if card.architecture not in known:
+        raise ModelInvalid(
+            f"The model.json of {card.name!r} names the architecture {card.architecture!r}; known are "
+            f"{', '.join(sorted(known))}."
+        )
+    arguments = {"classes": len(card.labels)} | dict(card.arguments)
+    if arguments["classes"] != len(card.labels):
+        raise ModelInvalid(
+            f"The model.json of {card.name!r} has {len(card.labels)} labels for {arguments['classes']} classes; "
+            "correct it."
+        )
+    try:
+        with torch.device("meta"):
+            return known[card.architecture](**arguments)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ModelInvalid(
+            f"The model.json of {card.name!r} has arguments that {card.architecture!r} does not take; correct them."
+        ) from error

