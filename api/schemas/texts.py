@@ -95,8 +95,8 @@ class ReadingSchema(Schema):
     labels = fields.List(
         fields.String(validate=validate.OneOf(EKMAN)),
         metadata=about(
-            "Every emotion that is likely enough to be said, by a threshold of its own, the likeliest first; `label` is "
-            "always among them.",
+            "Every emotion that is likely enough to be said, by a threshold of its own, the likeliest first; `label` "
+            "is always among them.",
             example=["joy"],
         ),
     )

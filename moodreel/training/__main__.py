@@ -15,6 +15,7 @@ import torch
 
 from moodreel.errors import DataInvalid, MoodreelError
 from moodreel.models.store import ModelStore, load
+from moodreel.training import text_commands
 from moodreel.training.appearance import train_appearance
 from moodreel.training.evaluate import Report, evaluate
 from moodreel.training.export import write_card, write_model
@@ -67,12 +68,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(args.threads)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     try:
-        {"train": _train, "evaluate": _evaluate, "movements": _explain}[args.command](args)
+        args.run(args)
     except MoodreelError as error:
         sys.exit(f"moodreel.training: {error}")
 
 
 def _evaluate(args: argparse.Namespace) -> None:
+    if text_commands.is_for_texts(args.model, STORE):
+        return text_commands.run_evaluation(args.model, args.data, STORE)
     path = Path(args.model)
     predictor = load(path) if path.exists() else ModelStore(STORE).get(args.model)
     report = evaluate(predictor, args.data, LANDMARKER, args.cache, groups=args.groups, workers=args.threads)
@@ -171,16 +174,32 @@ def _parser() -> argparse.ArgumentParser:
         )
         for field in fields(course.recipe):
             option = "--" + field.name.replace("_", "-")
-            model.add_argument(option, type=type(field.default), default=field.default, help="default: %(default)s")
+            model.add_argument(option, type=_read_as(field.default), default=field.default, help="default: %(default)s")
+        model.set_defaults(run=_train)
+    text_commands.add_parser(models, _read_as)
     evaluation = commands.add_parser("evaluate", parents=[common], help="measure a model")
-    evaluation.epilog = "--data may also be muxspace's folder, or one with a folder of pictures for each label."
+    evaluation.epilog = (
+        "--data may also be muxspace's folder, or one with a folder of pictures for each label; for a model that reads "
+        "texts it is GoEmotions'."
+    )
     evaluation.add_argument(
         "--groups", type=Path, help="csv of columns file, group: measure each group of pictures too"
     )
     evaluation.add_argument("model", help="a name in the store, a model's folder or a weights file")
-    words = commands.add_parser("movements", parents=[common], help="fit what names the movements behind an answer")
-    words.add_argument("--out", type=Path, required=True, help="the folder to write")
+    evaluation.set_defaults(run=_evaluate)
+    movements = commands.add_parser("movements", parents=[common], help="fit what names the movements behind an answer")
+    movements.add_argument("--out", type=Path, required=True, help="the folder to write")
+    movements.set_defaults(run=_explain)
     return parser
+
+
+def _read_as(default: Any) -> Callable[[str], Any]:
+    """How an option is read whose default is this: argparse would take any word for true."""
+    return _read_flag if isinstance(default, bool) else type(default)
+
+
+def _read_flag(text: str) -> bool:
+    return {"1": True, "true": True, "0": False, "false": False}[text.lower()]
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from moodreel.models.tokens import prepare
 from moodreel.training.ferplus import hold_out
 from moodreel.training.goemotions import Texts, read_texts
 from moodreel.training.recipes import TextRecipe
-from moodreel.training.text_figures import fit_calibration, fit_thresholds, measure_texts
+from moodreel.training.text_figures import calibrated, fit_calibration, fit_thresholds, measure_texts
 
 log = logging.getLogger(__name__)
 
@@ -175,11 +175,6 @@ def predict(net: nn.Module, pieces: Pieces, recipe: TextRecipe) -> torch.Tensor:
             rows = order[start : start + 2 * recipe.batch]
             probabilities[rows] = net.probabilities(padded([pieces[i] for i in rows]))  # type: ignore[operator]
     return probabilities
-
-
-def calibrated(probabilities: torch.Tensor, temperatures: list[float], offsets: list[float]) -> np.ndarray:
-    logits = probabilities.clamp(1e-6, 1 - 1e-6).logit()
-    return (logits / torch.tensor(temperatures) + torch.tensor(offsets)).sigmoid().numpy()
 
 
 def padded(rows: Pieces) -> torch.Tensor:

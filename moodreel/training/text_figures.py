@@ -89,3 +89,9 @@ def fit_calibration(probabilities: torch.Tensor, truth: torch.Tensor) -> tuple[l
 
     optimiser.step(loss)
     return [float(value) for value in (-scale.detach()).exp()], [float(value) for value in offset.detach()]
+
+
+def calibrated(probabilities: torch.Tensor, temperatures: list[float], offsets: list[float]) -> np.ndarray:
+    """Probabilities (N, 7) of a network as `fit_calibration` corrects them."""
+    logits = probabilities.clamp(1e-6, 1 - 1e-6).logit()
+    return (logits / torch.tensor(temperatures) + torch.tensor(offsets)).sigmoid().numpy()
