@@ -4,7 +4,7 @@ from typing import Any
 
 from flask import Flask
 
-from api import bodies, cors, errors, headers, keeping, metrics, openapi, request_log, services
+from api import bodies, cors, errors, headers, keeping, metrics, openapi, request_log, services, sockets
 from api.routes import auth, emotion, health, history, logs, pages, pictures, predict, text, thumbnail, tokens
 from api.routes import metrics as metrics_route
 from api.settings import Settings
@@ -39,4 +39,5 @@ def create_app(
     documented.register_blueprint(health.blueprint)
     documented.register_blueprint(metrics_route.blueprint)
     app.register_blueprint(pages.blueprint)
+    sockets.watch(app)
     return app

@@ -17,11 +17,12 @@ from functools import cached_property
 from typing import IO, Any
 
 import flask
-from flask import Flask, Response, json, request
+from flask import Flask, Response, g, json, request
 from gunicorn.http.errors import ParseException
 from werkzeug.exceptions import RequestEntityTooLarge
 
 from api.errors import ApiError
+from api.services import services
 
 READ_IDLE_SECONDS = 30.0
 """A phone that lost its network in the middle of a body holds a thread for so long."""
@@ -44,6 +45,7 @@ def watch(app: Flask) -> None:
     app.request_class = Request
     app.config["MAX_CONTENT_LENGTH"] = app.extensions["moodreel"].settings.max_body_bytes
     app.after_request(_finish_body)
+    app.teardown_request(_leave_place)
 
 
 class Request(flask.Request):
@@ -51,10 +53,15 @@ class Request(flask.Request):
 
     @cached_property
     def stream(self) -> "BoundedBody":  # type: ignore[override]
-        """The body; reading raises RequestEntityTooLarge as soon as it is larger than the limit."""
+        """The body; reading raises RequestEntityTooLarge as soon as it is larger than the limit.
+
+        Raises ApiError where too many calls have one already: until this one is answered it holds one of their places.
+        """
         limit = self.max_content_length
         if limit is not None and (self.content_length or 0) > limit:
             raise RequestEntityTooLarge
+        if self.content_length or _is_chunked(self):
+            _take_place()
         return BoundedBody(self.environ, limit)
 
     def _get_file_stream(self, *_args: Any, **_options: Any) -> IO[bytes]:
@@ -141,6 +148,21 @@ def read_form() -> tuple[dict[str, str], list[bytes]]:
     return fields, [file.stream.getvalue() for file in files]  # type: ignore[attr-defined]
 
 
+def _take_place() -> None:
+    if not services().places.take():
+        raise ApiError("overloaded", "Too many calls are being answered right now. Try again in a few seconds.")
+    g.has_place = True
+
+
+def _leave_place(_error: BaseException | None) -> None:
+    if g.pop("has_place", False):
+        services().places.leave()
+
+
+def _is_chunked(request: flask.Request) -> bool:
+    return "chunked" in request.headers.get("Transfer-Encoding", "")
+
+
 def _check_encoding() -> None:
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
         raise ApiError(
@@ -153,7 +175,7 @@ def _refuse_constant(name: str) -> None:
 
 
 def _finish_body(response: Response) -> Response:
-    if bytes_read() < (request.content_length or 0) or "chunked" in request.headers.get("Transfer-Encoding", ""):
+    if bytes_read() < (request.content_length or 0) or _is_chunked(request):
         limit = LINGER_BODIES * (request.max_content_length or 0)
         environ = request.environ
         response.call_on_close(lambda: _linger(environ, limit))

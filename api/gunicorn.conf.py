@@ -8,6 +8,7 @@ survive a fork. Threads in each, because a call mostly waits: for its body, for 
 import ctypes
 import multiprocessing
 import os
+import resource
 import shutil
 import sys
 import tempfile
@@ -19,6 +20,7 @@ from typing import Any, NoReturn
 if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="moodreel-metrics-")
 
+from api.places import threads_for
 from api.services import fetch_model
 from api.settings import Settings, SettingsError
 from moodreel.errors import MoodreelError
@@ -28,6 +30,13 @@ from moodreel.errors import MoodreelError
 _M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8
 ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 2)
 ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 1024 * 1024)
+
+# A connection is a file or two, and so is a connection to SQLite. Debian's usual 1024 are too few, and an `accept` that
+# fails for it ends a worker.
+_FILES = 8192
+_soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+if 0 <= _soft < _FILES:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (_FILES if _hard < 0 else min(_FILES, _hard), _hard))
 
 
 def _stop(error: Exception) -> NoReturn:
@@ -49,11 +58,14 @@ wsgi_app = "api.wsgi:app"
 bind = f"[{settings.host}]:{settings.port}" if ":" in settings.host else f"{settings.host}:{settings.port}"
 workers = settings.web_concurrency
 worker_class = "gthread"
-threads = settings.threads
+# At most: threads are started when they are needed, and one that waits costs some 50 kB.
+threads = threads_for(settings.threads, settings.max_sockets)
+# Of these as many as there are threads may run; the others are connections kept open for a next call.
+worker_connections = threads + 1000
 # A worker reports that it is alive from its main thread, which never analyses; this bounds loading the models.
 timeout = 120
-# Running calls may wait for their turn, decode and encode before a stop takes them away.
-graceful_timeout = int(settings.max_wait_seconds + settings.max_wall_seconds) + 15
+# Running calls may wait for a place and their turn, decode and encode before a stop takes them away.
+graceful_timeout = int(2 * settings.max_wait_seconds + settings.max_wall_seconds) + 15
 keepalive = 15
 reload = settings.debug
 loglevel = "debug" if settings.debug else settings.log_level.lower()
@@ -75,6 +87,11 @@ def on_starting(_server: Any) -> None:
     if fetched is None:
         # MODEL_FALLBACK took over: the workers need not try again.
         os.environ["MODEL_DOWNLOAD_ID"] = ""
+
+
+def post_worker_init(worker: Any) -> None:
+    """Have sockets closed as soon as the worker is told to stop."""
+    worker.wsgi.extensions["moodreel"].farewell.watch(worker)
 
 
 def child_exit(_server: Any, worker: Any) -> None:

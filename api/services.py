@@ -7,7 +7,9 @@ from typing import Any
 
 from flask import Flask, current_app
 
+from api.places import Places
 from api.settings import Settings
+from api.sockets import Farewell, Seats
 from api.tokens import Accounts
 from moodreel.call_log import CallLog
 from moodreel.errors import MoodreelError
@@ -25,6 +27,9 @@ class Services:
     words: Any
     call_log: CallLog
     accounts: Accounts
+    places: Places
+    seats: Seats
+    farewell: Farewell
     history: History | None = None
 
 
@@ -39,7 +44,18 @@ def attach(app: Flask, settings: Settings, analyser: Any = None, detector: Any =
     analyser = analyser or load_analyser(settings)
     detector = detector or load_detector(settings, analyser)
     words = words or load_words(settings)
-    app.extensions["moodreel"] = Services(settings, analyser, detector, words, call_log, accounts, history)
+    app.extensions["moodreel"] = Services(
+        settings=settings,
+        analyser=analyser,
+        detector=detector,
+        words=words,
+        call_log=call_log,
+        accounts=accounts,
+        places=Places(settings.threads, settings.max_wait_seconds),
+        seats=Seats(settings.max_sockets, settings.max_sockets_per_user),
+        farewell=Farewell(),
+        history=history,
+    )
 
 
 def services() -> Services:

@@ -125,6 +125,8 @@ class Settings:
     threads: int = _whole(1, 64, 8)
     analyses_at_once: int = _whole(1, 64, 1)
     max_wait_seconds: float = _number(0, 300, 20)
+    max_sockets: int = _whole(0, 4096, 128)
+    max_sockets_per_user: int = _whole(1, 4096, 8)
 
     max_body_bytes: int = _whole(1024, 1 << 30, 32 << 20)
     max_seconds: float = _number(1, 3600, 60)

@@ -34,6 +34,7 @@ blueprint = Blueprint("tokens", __name__, description="Whether a token is good")
     "invalid_request",
     "internal",
     "keys_unavailable",
+    "overloaded",
 )
 def verify_token() -> dict[str, Any]:
     """Tell what a token says, if it is good: that of the Authorization header, else of the body, else of a cookie."""
