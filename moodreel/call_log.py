@@ -280,7 +280,7 @@ class CallLog:
         return True
 
     def dispose(self) -> None:
-        """Close this thread's connection."""
+        """Close the connections that nobody uses."""
         self._file.dispose()
 
 

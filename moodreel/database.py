@@ -3,6 +3,8 @@
 - WAL lets readers go on while somebody writes. `BEGIN IMMEDIATE` with a busy timeout makes writers of several processes
   queue, where a read that turns into a write would fail at once. `synchronous=NORMAL` may lose the last rows in a power
   cut, never the file.
+- A connection is lent for one transaction, or one look, and goes back: a process with a hundred threads, most of which
+  wait for somebody to say something on a socket, has as many connections as are used at a time.
 - Pages are cut by key (`timestamp`, `id`) and not by offset: new rows at the top neither repeat nor hide a row. Each
   filter has an index that ends in `timestamp`, and SQLite adds `id`, so no query has to sort.
 """
@@ -10,7 +12,6 @@
 import base64
 import binascii
 import sqlite3
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -27,6 +28,9 @@ from moodreel.timestamps import stamp
 
 BUSY_SECONDS = 10.0
 """How long a writer waits for the others before it gives up."""
+
+IDLE = 4
+"""Connections that are kept for the next one who needs one. Each has up to 2 MB of the file in memory."""
 
 PRUNE_BATCH = 2000
 """Old rows deleted in one go: other writers wait for no longer than that takes."""
@@ -67,31 +71,26 @@ class SharedDatabase:
         self._setting = setting
         self._error = error
         self._erase = erase
-        self._thread = threading.local()
+        self._idle: list[Database] = []
         with self._named_errors("opened"):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            _use_wal(self._db)
+        with self._lent("opened") as db:
+            _use_wal(db)
         with self.writing("opened") as db:
             migrations.apply(db)
 
     @contextmanager
     def reading(self) -> Iterator[Database]:
-        """Lend this thread's connection for reading. Raises `error`."""
-        with self._named_errors("read"):
-            yield self._db
+        """Lend a connection for reading. Raises `error`."""
+        with self._lent("read") as db:
+            yield db
 
     @contextmanager
     def writing(self, done: str = "written") -> Iterator[Database]:
-        """Lend this thread's connection for one transaction, undone when the block raises. Raises `error`."""
-        with self._named_errors(done):
-            db = self._db
+        """Lend a connection for one transaction, undone when the block raises. Raises `error`."""
+        with self._lent(done) as db:
             db.execute("begin immediate")
-            try:
-                yield db
-            except BaseException:
-                with suppress(sqlite3.Error):
-                    db.execute("rollback")
-                raise
+            yield db
             db.execute("commit")
 
     def claim(self, task: str, every: timedelta) -> bool:
@@ -103,24 +102,40 @@ class SharedDatabase:
 
     def checkpoint(self) -> None:
         """Bring the file up to date and empty its journal, which holds what is deleted for longer. Raises `error`."""
-        with self._named_errors("written"):
-            self._db.execute("pragma wal_checkpoint(truncate)")
+        with self._lent("written") as db:
+            db.execute("pragma wal_checkpoint(truncate)")
 
     def dispose(self) -> None:
-        """Close this thread's connection."""
-        if hasattr(self._thread, "db"):
-            self._thread.db.close()
-            del self._thread.db
+        """Close the connections that nobody uses."""
+        while self._idle:
+            with suppress(IndexError):
+                self._idle.pop().close()
 
-    @property
-    def _db(self) -> Database:
-        if not hasattr(self._thread, "db"):
-            connection = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None)
-            connection.execute("pragma synchronous = normal")
-            if self._erase:
-                connection.execute("pragma secure_delete = on")
-            self._thread.db = Database(connection)
-        return self._thread.db
+    @contextmanager
+    def _lent(self, done: str) -> Iterator[Database]:
+        with self._named_errors(done):
+            try:
+                db = self._idle.pop()
+            except IndexError:
+                db = self._connect()
+            try:
+                yield db
+            except BaseException:
+                # This undoes what it had begun, and nobody gets one that may be broken.
+                db.close()
+                raise
+            if len(self._idle) < IDLE:
+                self._idle.append(db)
+            else:
+                db.close()
+
+    def _connect(self) -> Database:
+        # One thread at a time uses it, but not always the same.
+        connection = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+        connection.execute("pragma synchronous = normal")
+        if self._erase:
+            connection.execute("pragma secure_delete = on")
+        return Database(connection)
 
     @contextmanager
     def _named_errors(self, done: str) -> Iterator[None]:

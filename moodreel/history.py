@@ -294,7 +294,7 @@ class History:
         return deleted
 
     def dispose(self) -> None:
-        """Close this thread's connection."""
+        """Close the connections that nobody uses."""
         self._file.dispose()
 
     def _prune(self, days: float) -> int:
