@@ -136,7 +136,7 @@ serve_docker() {
 }
 
 run_tests() {
-  install_packages $SYSTEM_PACKAGES chromium
+  install_packages $SYSTEM_PACKAGES chromium redis-server
   make_venv requirements-dev.txt
   say "Running the tests"
   exec .venv/bin/python -m pytest "$@"

@@ -5,7 +5,21 @@ from typing import Any
 from flask import Flask
 
 from api import bodies, cors, errors, headers, keeping, metrics, openapi, request_log, services, sockets
-from api.routes import auth, emotion, health, history, logs, pages, pictures, predict, text, thumbnail, tokens
+from api.routes import (
+    auth,
+    connections,
+    emotion,
+    health,
+    history,
+    logs,
+    pages,
+    pictures,
+    predict,
+    socket,
+    text,
+    thumbnail,
+    tokens,
+)
 from api.routes import metrics as metrics_route
 from api.settings import Settings
 
@@ -36,8 +50,10 @@ def create_app(
     documented.register_blueprint(auth.blueprint)
     documented.register_blueprint(tokens.blueprint)
     documented.register_blueprint(history.blueprint)
+    documented.register_blueprint(connections.blueprint)
     documented.register_blueprint(health.blueprint)
     documented.register_blueprint(metrics_route.blueprint)
     app.register_blueprint(pages.blueprint)
+    socket.attach(app)
     sockets.watch(app)
     return app

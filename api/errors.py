@@ -41,6 +41,7 @@ STATUS = {
     "picture_corrupt": 422,
     "text_empty": 422,
     "no_face": 422,
+    "upgrade_required": 426,
     "rate_limited": 429,
     "internal": 500,
     "overloaded": 503,
@@ -135,6 +136,18 @@ def as_part(error: ApiError | MoodreelError) -> dict[str, Any]:
     """Describe what is wrong with one of several things in a call that is answered all the same."""
     code = error.code if isinstance(error, ApiError) else _DOMAIN[type(error)]
     return _body(code, str(error), STATUS[code])
+
+
+def described(error: Exception) -> tuple[str, str]:
+    """Give the code and the sentence for whatever went wrong with a part of a call that goes on."""
+    if isinstance(error, ApiError):
+        return error.code, error.detail
+    for kind, code in _DOMAIN.items():
+        if isinstance(error, kind):
+            log.info("%s: %s (%r)", code, error, error.__cause__)
+            return code, str(error)
+    log.error("%s failed, request_id %s", request.path, g.get("request_id"), exc_info=error)
+    return "internal", _INTERNAL
 
 
 def _body(code: str, detail: str, status: int) -> dict[str, Any]:

@@ -42,6 +42,7 @@ def keep(
     facts: Mapping[str, Any],
     media: Callable[[], Sequence[Media]] = tuple,
     content_sha256: str | None = None,
+    in_header: bool = True,
 ) -> str | None:
     """Keep an analysis in its caller's history, and name the entry in the answer's header x-history-id.
 
@@ -50,6 +51,7 @@ def keep(
     Args:
         media: makes the files to keep with it; called only where some are kept.
         content_sha256: of the file that was sent; what the call's log row says, unless it is given.
+        in_header: whether the answer has such a header; a message on a socket has none.
     """
     history, user = services().history, g.caller.user if g.caller else None
     if history is None or user is None or "entry" in _failed():
@@ -70,7 +72,8 @@ def keep(
         report("entry", error)
         return None
     KEPT.labels(kind).inc()
-    after_this_request(lambda response: _named(response, entry))
+    if in_header:
+        after_this_request(lambda response: _named(response, entry))
     return entry
 
 

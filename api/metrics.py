@@ -28,6 +28,11 @@ IN_FLIGHT = Gauge("moodreel_requests_in_flight", "Calls being answered", multipr
 PREDICTIONS = Counter("moodreel_predictions", "Emotions answered", ["emotion"])
 KEPT = Counter("moodreel_history_entries", "Analyses written into a history", ["kind"])
 HISTORY_FAILURES = Counter("moodreel_history_failures", "Times a history could not be kept or deleted", ["part"])
+SOCKETS = Gauge("moodreel_sockets", "WebSockets on /api/ws that are open", multiprocess_mode="livesum")
+SOCKETS_ENDED = Counter("moodreel_sockets_ended", "WebSockets on /api/ws that ended, or were refused", ["reason"])
+MESSAGES = Counter("moodreel_socket_messages", "Messages on WebSockets that were answered", ["outcome"])
+MESSAGE_LATENCY = Histogram("moodreel_socket_message_seconds", "Seconds from message to answer", buckets=SECONDS)
+PRESENCE_FAILURES = Counter("moodreel_presence_failures", "Times connections could not be counted over all workers")
 LOG_FAILURES = Counter("moodreel_call_log_failures", "Times the call log could not be written")
 
 
@@ -60,6 +65,9 @@ def exposition() -> bytes:
 
 
 def _begin() -> None:
+    # One that lives for hours is no slow call; sockets have figures of their own.
+    if request.url_rule is not None and request.url_rule.websocket:
+        return
     IN_FLIGHT.inc()
     g.metered = time.perf_counter()
 

@@ -3,8 +3,10 @@
 import logging
 import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from flask import Flask, Response, g, request
+from flask import Flask, Response, current_app, g, request
 
 from api import bodies, security, upkeep
 from api.facts import recorded
@@ -28,15 +30,35 @@ def endpoint() -> str:
     return request.url_rule.rule if request.url_rule else request.path[:200]
 
 
+@contextmanager
+def part(method: str) -> Iterator[None]:
+    """Log a part of a call as a call of its own, with the same caller and request id and with facts of its own.
+
+    The block says how it ended by `g.status` (500 unless it does), and may record anything but that.
+    """
+    caller, request_id = g.caller, g.request_id
+    with current_app.app_context():
+        g.began, g.caller, g.request_id, g.status = time.perf_counter(), caller, request_id, 500
+        _begin(method)
+        try:
+            yield
+        finally:
+            _write(g.status, None)
+
+
 def _open() -> None:
     g.began = time.perf_counter()
     g.request_id = security.request_id(request) or uuid.uuid4().hex
     g.caller = security.identify(request)
+    _begin(request.method[:16])
+
+
+def _begin(method: str) -> None:
     g.row_id = None
     try:
         g.row_id = services().call_log.open(
             request_id=g.request_id,
-            method=request.method[:16],
+            method=method,
             endpoint=endpoint(),
             client_id=security.client_id(request),
             caller=g.caller.id if g.caller else None,

@@ -69,7 +69,7 @@ def require_caller(*, dated: bool = True) -> None:
     require_own_page()
     _check_date(request, dated)
     _check_identifiers(request)
-    _check_rate(g.caller)
+    check_rate(g.caller)
 
 
 def require_own_page() -> None:
@@ -177,7 +177,8 @@ def _check_identifiers(request: Request) -> None:
         raise ApiError("bad_header", "x-request-id takes at most 128 visible ASCII characters.")
 
 
-def _check_rate(caller: Caller) -> None:
+def check_rate(caller: Caller) -> None:
+    """Refuse a call, open in the log, of a caller who made too many in the last minute."""
     limit, log = _settings().rate_limit, services().call_log
     if not limit or g.row_id is None:
         return

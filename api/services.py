@@ -7,14 +7,16 @@ from typing import Any
 
 from flask import Flask, current_app
 
+from api.audience import Audience
 from api.places import Places
-from api.settings import Settings
+from api.settings import Settings, SettingsError
 from api.sockets import Farewell, Seats
 from api.tokens import Accounts
 from moodreel.call_log import CallLog
 from moodreel.errors import MoodreelError
 from moodreel.history import History
 from moodreel.media import MediaStorage
+from moodreel.presence import Presence, PresenceError, SqliteRows
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +32,7 @@ class Services:
     places: Places
     seats: Seats
     farewell: Farewell
+    audience: Audience
     history: History | None = None
 
 
@@ -38,7 +41,7 @@ def attach(app: Flask, settings: Settings, analyser: Any = None, detector: Any =
 
     Raises:
         MoodreelError: a model, the log or the history is unusable.
-        SettingsError: the keys of OIDC_JWKS are.
+        SettingsError: the keys of OIDC_JWKS are, or REDIS_URL is.
     """
     accounts, call_log, history = Accounts.from_settings(settings), CallLog(settings.log_path), open_history(settings)
     analyser = analyser or load_analyser(settings)
@@ -54,6 +57,7 @@ def attach(app: Flask, settings: Settings, analyser: Any = None, detector: Any =
         places=Places(settings.threads, settings.max_wait_seconds),
         seats=Seats(settings.max_sockets, settings.max_sockets_per_user),
         farewell=Farewell(),
+        audience=Audience(open_presence(settings)),
         history=history,
     )
 
@@ -69,6 +73,20 @@ def open_history(settings: Settings) -> History | None:
         return None
     storage = MediaStorage(settings.media_storage) if settings.media_storage else None
     return History(settings.history_path, storage)
+
+
+def open_presence(settings: Settings) -> Presence:
+    """Set up the count of connections over all processes. Raises SettingsError for a REDIS_URL that is none."""
+    if not settings.redis_url:
+        return Presence(SqliteRows(settings.presence_path))
+    try:
+        from moodreel.presence_redis import RedisRows
+
+        return Presence(RedisRows(settings.redis_url))
+    except ImportError as error:
+        raise SettingsError("REDIS_URL needs a package: pip install -r requirements-extras.txt.") from error
+    except PresenceError as error:
+        raise SettingsError(str(error)) from error
 
 
 def load_analyser(settings: Settings) -> Any:

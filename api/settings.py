@@ -97,6 +97,12 @@ def _host(text: str) -> str:
     return text
 
 
+def _redis(text: str) -> str:
+    if not text.startswith(("redis://", "rediss://", "unix://")):
+        raise ValueError
+    return text
+
+
 def _storage(text: str) -> str:
     if not text.startswith(("file://", "memory://", "gs://", "s3://")):
         raise ValueError
@@ -127,6 +133,11 @@ class Settings:
     max_wait_seconds: float = _number(0, 300, 20)
     max_sockets: int = _whole(0, 4096, 128)
     max_sockets_per_user: int = _whole(1, 4096, 8)
+    socket_message_bytes: int = _whole(125, 1 << 20, 16 << 10)
+    socket_messages_per_minute: int = _whole(1, 60_000, 60)
+    socket_ping_seconds: float = _number(0.2, 3600, 15)
+    presence_path: Path = _setting(Path, "a file", Path("data/presence.db"))  # noqa: RUF009
+    redis_url: str | None = _setting(_redis, "a URL that begins with redis://, rediss:// or unix://", None, secret=True)
 
     max_body_bytes: int = _whole(1024, 1 << 30, 32 << 20)
     max_seconds: float = _number(1, 3600, 60)

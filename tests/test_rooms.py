@@ -32,6 +32,8 @@ BELOW = {
     "history": {"database", "emotions", "errors", "media", "moods", "timestamps"},
     "database": {"errors", "timestamps"},
     "call_log": {"errors", "database", "timestamps"},
+    "presence": {"errors", "database"},
+    "presence_redis": {"presence"},
     "models": {"errors", "emotions", "faces", "features", "models"},
 }
 """What each module of the domain may import of the domain; the others join them."""

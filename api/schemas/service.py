@@ -19,3 +19,10 @@ class ProblemSchema(Schema):
     code = fields.String(required=True, metadata=about("A stable word to switch on.", example="no_face"))
     request_id = fields.String(required=True)
     errors = fields.Dict(fields.String(), metadata=about("Messages by field, for `invalid_request`."))
+
+
+class ConnectionsSchema(Schema):
+    """How many are connected, and when that was so."""
+
+    active_connections = fields.Integer(required=True, metadata={"example": 3})
+    timestamp = fields.String(required=True, metadata={"format": "date-time", "example": "2025-08-16T12:34:56.000000Z"})
