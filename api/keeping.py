@@ -77,6 +77,24 @@ def keep(
     return entry
 
 
+def keep_reading(reading: Any, *, in_header: bool = True) -> str | None:
+    """Keep what a text showed, as `keep` does."""
+    # No hash of the text, by which the same one would be one entry: a hash of a few words is soon guessed.
+    return keep(
+        kind="text",
+        emotion=reading.label,
+        confidence=reading.score,
+        probabilities=reading.scores,
+        model=reading.model.name,
+        facts={
+            "characters": reading.characters,
+            "language": reading.language,
+            "language_supported": reading.language_supported,
+        },
+        in_header=in_header,
+    )
+
+
 def keeps_media() -> bool:
     """Tell whether a picture that this call makes would be kept: who makes one for it only then saves the work."""
     history = services().history

@@ -238,7 +238,7 @@ class Line:
             self._socket.shutdown(socket.SHUT_RDWR)
 
     def _hear_out(self) -> None:
-        """Read on until the client has said goodbye: what is unread at the end makes the kernel reset the connection."""
+        """Read on until the client has said goodbye: what is unread at the end makes the kernel reset the line."""
         deadline = time.monotonic() + CLOSE_SECONDS
         ready = select.poll()
         ready.register(self._socket, select.POLLIN)

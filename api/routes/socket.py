@@ -15,7 +15,7 @@ from flask import Blueprint, Flask, Response, g, request
 from flask_sock import Sock
 from wsproto.utilities import RemoteProtocolError
 
-from api import request_log, security
+from api import keeping, request_log, security
 from api.errors import STATUS, ApiError, described, problem
 from api.facts import record
 from api.line import FORBIDDEN, POLICY, TRY_LATER, UNAUTHENTICATED, Allowance, Line
@@ -190,13 +190,15 @@ def _text(message: str | bytes) -> str:
 def _classified(text: str) -> dict[str, Any]:
     [reading] = services().words.read([text])
     PREDICTIONS.labels(reading.label).inc()
-    record(prediction=reading.label, confidence=round(reading.score, 4))
+    record(prediction=reading.label, confidence=round(reading.score, 4), model=reading.model.name)
+    entry = keeping.keep_reading(reading, in_header=False)
     return {
         "type": "emotion_classification",
         "label": reading.label,
         "score": round(reading.score, 4),
         "scores": {label: round(score, 4) for label, score in reading.scores.items()},
         "language_supported": reading.language_supported,
+        **({"history_id": entry} if entry else {}),
     }
 
 
