@@ -6,6 +6,7 @@ import os
 import socket
 import struct
 import time
+import uuid
 from typing import Any
 
 import websocket
@@ -21,10 +22,12 @@ class Talker:
     """A `websocket-client` connection."""
 
     def __init__(self, server: Server, *, cookie: str | None = None, **options: Any) -> None:
+        self.request_id = uuid.uuid4().hex
         if cookie is None and "header" not in options:
-            options["header"] = {"x-api-key": KEY}
+            options["header"] = {"x-api-key": KEY, "x-request-id": self.request_id}
         url = server.url.replace("http", "ws") + "/api/ws"
         self.socket = websocket.create_connection(url, timeout=PATIENCE, cookie=cookie, **options)
+        self.told: int | None = None
 
     def __enter__(self) -> "Talker":
         return self
@@ -38,6 +41,7 @@ class Talker:
             code, data = self.socket.recv_data()
             assert code == TEXT, (code, data)
             message = json.loads(data)
+            self.told = message.get("active_connections", self.told)
             if kind in (None, message["type"]):
                 return message
 
@@ -48,11 +52,10 @@ class Talker:
             pass
         return message
 
-    def wait_until_told(self, connections: int) -> dict[str, Any]:
-        """Wait for the update that says so many."""
-        while (update := self.next("connection_update"))["active_connections"] != connections:
-            pass
-        return update
+    def wait_until_told(self, *connections: int) -> None:
+        """Wait until the latest update says so many, or one of several numbers."""
+        while self.told not in connections:
+            self.next("connection_update")
 
     def closed(self) -> tuple[int, str]:
         """Wait for the end, leaving out what comes before; give its code and reason."""
