@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
+from api.line import GOING_AWAY
 from api.metrics import PRESENCE_FAILURES, SOCKETS
 from moodreel.presence import Census, Held, Presence, PresenceError
 from moodreel.timestamps import stamp
@@ -22,7 +23,6 @@ SETTLE_SECONDS = 0.1
 """What comes and goes in so short a time is told at once."""
 RETRY_SECONDS = 2.0
 """After a failure the rows are left alone for so long."""
-GOING_AWAY = 1001
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +42,7 @@ class Audience:
         self._listeners: set[Listener] = set()
         self._changes = self._reported = 0
         self._changed = threading.Condition()
+        self._dismissed = False
         self._thread: threading.Thread | None = None
         self._failing = False
         self._retry_at = 0.0
@@ -65,9 +66,10 @@ class Audience:
     def dismiss(self) -> None:
         """Close all connections, as the worker stops."""
         with self._changed:
+            self._dismissed = True
             listeners = list(self._listeners)
         for listener in listeners:
-            listener.dismiss(GOING_AWAY, "The server is restarting. Connect again.")
+            _dismiss(listener)
 
     def _change(self, change: Any, listener: Listener) -> None:
         with self._changed:
@@ -77,6 +79,9 @@ class Audience:
                 self._thread = threading.Thread(target=self._watch, name="audience", daemon=True)
                 self._thread.start()
             self._changed.notify()
+        if self._dismissed:
+            # It was on its way in when the others were told.
+            _dismiss(listener)
 
     def _watch(self) -> None:
         told: Census | None = None
@@ -120,6 +125,10 @@ class Audience:
             log.warning("connections are counted over all workers again")
         self._failing = False
         return answer
+
+
+def _dismiss(listener: Listener) -> None:
+    listener.dismiss(GOING_AWAY, "The server is restarting. Connect again.")
 
 
 def counted(connections: int) -> dict[str, Any]:

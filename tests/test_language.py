@@ -40,7 +40,9 @@ def test_english_as_people_write_it_is_english(finder, text):
     assert finder.find(text) == "en"
 
 
-@pytest.mark.parametrize("text", ["", "😂😂", "🇫🇷", "!!!", "12:30", "https://example.org/eine/seite", "…", "\0", "\ud83d"])
+@pytest.mark.parametrize(
+    "text", ["", "😂😂", "🇫🇷", "!!!", "12:30", "https://example.org/eine/seite", "…", "\0", "\ud83d"]
+)
 def test_what_has_no_words_is_in_no_language(finder, text):
     assert finder.find(text) is None
 

@@ -12,7 +12,7 @@ import websocket
 
 from tests import accounts
 from tests.serving import KEY, Server
-from tests.talking import BINARY, CONTINUATION, PING, TEXT, Raw, Talker, count, frame, wait_for_count
+from tests.talking import BINARY, CONTINUATION, PING, TEXT, Raw, Talker, frame, wait_for_count
 
 pytestmark = pytest.mark.server
 
@@ -80,7 +80,7 @@ def test_who_does_not_is_closed_with_4001_before_anything_else(server: Server, c
         opcode, data = talker.socket.recv_data()
         assert (opcode, int.from_bytes(data[:2], "big")) == (8, UNAUTHENTICATED)
         assert data[2:].decode().endswith(".")
-        assert count(server) == 0
+        wait_for_count(server, 0)
 
 
 @pytest.mark.parametrize(("origin", "code"), [(OTHER_PAGE, FORBIDDEN), ("null", FORBIDDEN), (PAGE, None), (None, None)])
@@ -129,7 +129,7 @@ def test_one_user_may_have_so_many_connections_with_a_worker(tmp_path: Path) -> 
 
 def test_a_text_comes_as_it_is_or_in_json(server: Server) -> None:
     with Talker(server) as talker:
-        for text in ("{smiles} hello", '{"text": "hello"}', ' {"text": ""}', "[1]", '"quoted"', "null"):
+        for text in ("{smiles} hello", '{"text": "hello"}', ' {"text": "hi", "other": 1}', "[1]", '"quoted"', "null"):
             assert talker.ask(text)["type"] == "emotion_classification"
 
 
@@ -138,6 +138,9 @@ def test_a_text_comes_as_it_is_or_in_json(server: Server) -> None:
     [
         ('{"words": "hello"}', "invalid_request"),
         ('{"text": 5}', "invalid_request"),
+        ("", "text_empty"),
+        ('{"text": ""}', "text_empty"),
+        ("raise TextTooLong", "text_too_long"),
         ("raise Overloaded", "overloaded"),
         ("crash", "internal"),
     ],

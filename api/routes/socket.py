@@ -15,12 +15,13 @@ from flask import Blueprint, Flask, Response, g, request
 from flask_sock import Sock
 from wsproto.utilities import RemoteProtocolError
 
-from api import keeping, request_log, security
+from api import keeping, metrics, request_log, security
 from api.errors import STATUS, ApiError, described, problem
 from api.facts import record
 from api.line import FORBIDDEN, POLICY, TRY_LATER, UNAUTHENTICATED, Allowance, Line
-from api.metrics import MESSAGE_LATENCY, MESSAGES, PREDICTIONS, SOCKETS_ENDED
+from api.metrics import MESSAGE_LATENCY, MESSAGES, SOCKETS_ENDED
 from api.same_origin import is_same_origin
+from api.schemas.texts import ReadingSchema
 from api.services import services
 from api.tokens import LEEWAY_SECONDS
 
@@ -29,6 +30,7 @@ PATIENCE = 20
 """Messages beyond the allowance that are answered with an error before the connection is closed."""
 
 _CODES = {401: UNAUTHENTICATED, 403: FORBIDDEN, 429: TRY_LATER, 503: TRY_LATER}
+_READING = ReadingSchema(exclude=("model",))
 _KEY = re.compile(r"[A-Za-z0-9+/]{22}==")
 
 blueprint = Blueprint("socket", __name__)
@@ -189,17 +191,11 @@ def _text(message: str | bytes) -> str:
 
 def _classified(text: str) -> dict[str, Any]:
     [reading] = services().words.read([text])
-    PREDICTIONS.labels(reading.label).inc()
+    metrics.observe(reading.label, reading.timings)
     record(prediction=reading.label, confidence=round(reading.score, 4), model=reading.model.name)
     entry = keeping.keep_reading(reading, in_header=False)
-    return {
-        "type": "emotion_classification",
-        "label": reading.label,
-        "score": round(reading.score, 4),
-        "scores": {label: round(score, 4) for label, score in reading.scores.items()},
-        "language_supported": reading.language_supported,
-        **({"history_id": entry} if entry else {}),
-    }
+    said = {"type": "emotion_classification", **_READING.dump(reading)}
+    return {**said, "history_id": entry} if entry else said
 
 
 def _error(code: str, sentence: str) -> dict[str, Any]:

@@ -34,7 +34,7 @@ def text(query: dict[str, Any]) -> Response:
 def _answer(given: str, model: str | None) -> Response:
     [reading] = services().words.read([given], model=model)
     record(prediction=reading.label, confidence=round(reading.score, 4), model=reading.model.name)
-    _keep(reading)
+    keeping.keep_reading(reading)
     return metrics.observed(jsonify(ReadingSchema().dump(reading)), reading.label, reading.timings)
 
 
@@ -43,25 +43,9 @@ def _answer_all(given: Sequence[str], model: str | None) -> Response:
     record(model=readings.model.name)
     for result in readings.results:
         if not isinstance(result, MoodreelError):
-            _keep(result)
+            keeping.keep_reading(result)
     results = [
         as_part(result) if isinstance(result, MoodreelError) else ReadingSchema().dump(result)
         for result in readings.results
     ]
     return metrics.observed(jsonify({"results": results, "count": len(results)}), None, readings.timings)
-
-
-def _keep(reading: Any) -> None:
-    # No hash of the text, by which the same one would be one entry: a hash of a few words is soon guessed.
-    keeping.keep(
-        kind="text",
-        emotion=reading.label,
-        confidence=reading.score,
-        probabilities=reading.scores,
-        model=reading.model.name,
-        facts={
-            "characters": reading.characters,
-            "language": reading.language,
-            "language_supported": reading.language_supported,
-        },
-    )
