@@ -1,4 +1,4 @@
-"""`python -m moodreel FILE…`: the same analysis as `/predict`, `/thumbnail` and `/api/detect`, with no server."""
+"""`python -m moodreel FILE…`: the same as `/predict`, `/thumbnail`, `/api/detect` and `/api/text`, with no server."""
 
 import argparse
 import dataclasses
@@ -16,6 +16,10 @@ from moodreel.detection import DetectedFace, Detection, Detector
 from moodreel.errors import MoodreelError, UnsupportedMedia
 from moodreel.models.predictor import ModelInfo
 from moodreel.pictures import is_picture
+from moodreel.words import Reading, WordReader
+
+TEXTS = (".txt", ".md")
+"""Endings of files that hold a text."""
 
 STORE = Path(__file__).resolve().parent.parent / "model_store"
 
@@ -29,19 +33,31 @@ def main(arguments: list[str] | None = None) -> int:
     if options.thumbnail and len(options.clips) == 1 and options.thumbnail.suffix[1:] not in OUTPUTS:
         parser.error("--thumbnail ends in .mp4, .webp or .gif")
     try:
-        analyser = Analyser.load(options.model_store, model_path=options.model_path, use_gpu=options.use_gpu)
+        texts, others = _sort(options.clips)
+        store, gpu = options.model_store, options.use_gpu
+        reader = WordReader.load(store, use_gpu=gpu) if texts else None
+        analyser = Analyser.load(store, model_path=options.model_path, use_gpu=gpu) if others else None
     except MoodreelError as error:
         print(f"moodreel: {error}", file=sys.stderr)
         return 2
     failed = 0
     for clip in tqdm(options.clips, unit="clip", disable=len(options.clips) == 1 or None, position=1):
         try:
-            _run(analyser, clip, options)
+            if reader is not None and clip in texts:
+                _run_text(reader, clip, options)
+            elif analyser is not None:
+                _run(analyser, clip, options)
         except (MoodreelError, OSError) as error:
             failed += 1
             reason = error.strerror if isinstance(error, OSError) else error
             _say(json.dumps({"clip": str(clip), "error": str(reason)}) if options.json else f"{clip}: {reason}")
     return 1 if failed else 0
+
+
+def _sort(paths: list[Path]) -> tuple[set[Path], set[Path]]:
+    """Tell texts, by their endings, from clips and pictures."""
+    texts = {path for path in paths if path.suffix.lower() in TEXTS}
+    return texts, set(paths) - texts
 
 
 def _run(analyser: Analyser, clip: Path, options: argparse.Namespace) -> None:
@@ -75,6 +91,13 @@ def _run_picture(analyser: Analyser, path: Path, data: bytes, options: argparse.
     _say(json.dumps(_picture_as_json(path, detection)) if options.json else f"{path}: {_picture_in_words(detection)}")
 
 
+def _run_text(reader: WordReader, path: Path, options: argparse.Namespace) -> None:
+    if options.thumbnail or options.timeline:
+        raise UnsupportedMedia("A text has no loop and no timeline: leave --thumbnail and --timeline out.")
+    [reading] = reader.read([path.read_text(encoding="utf-8", errors="replace")], model=options.model)
+    _say(json.dumps(_text_as_json(path, reading)) if options.json else f"{path}: {_text_in_words(reading)}")
+
+
 def _in_words(analysis: Analysis) -> str:
     return (
         f"{analysis.emotion} ({analysis.confidence:.0%}) at {analysis.peak:.1f} of {analysis.duration:.1f} s; "
@@ -89,6 +112,11 @@ def _picture_in_words(detection: Detection) -> str:
     faces, largest = len(detection.faces), detection.faces[0]
     of = "1 face" if faces == 1 else f"the largest of {faces} faces"
     return f"{largest.emotion} ({largest.confidence:.0%}); {_shares(largest.probabilities)}; {of}{_doubt(largest)}"
+
+
+def _text_in_words(reading: Reading) -> str:
+    doubt = "" if reading.language_supported else f"; a guess, since it is not in English ({reading.language})"
+    return f"{reading.label} ({reading.score:.0%}); {_shares(reading.scores)}{doubt}"
 
 
 def _shares(probabilities: Mapping[str, float]) -> str:
@@ -121,6 +149,11 @@ def _picture_as_json(path: Path, detection: Detection) -> dict:
     }
 
 
+def _text_as_json(path: Path, reading: Reading) -> dict:
+    values = dataclasses.asdict(dataclasses.replace(reading, model=None))  # type: ignore[arg-type]
+    return {"text": str(path), **values, "model": _model(reading.model)}
+
+
 def _model(model: ModelInfo) -> dict[str, str]:
     return {name: getattr(model, name) for name in ("name", "version", "sha256")}
 
@@ -139,7 +172,8 @@ def _say(line: str) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        "python -m moodreel", description="What the face in a clip or picture showed, and its cover."
+        "python -m moodreel",
+        description="What the face in a clip or picture showed, and its cover; what the words of a .txt show.",
     )
     parser.add_argument("clips", nargs="+", type=Path, metavar="FILE")
     parser.add_argument("--thumbnail", type=Path, metavar="FILE", help="write the loop (.mp4, .webp or .gif)")

@@ -71,7 +71,8 @@ class Readings:
 class WordReader:
     """Reads texts; one serves all threads of a process. Make it after a fork, never before.
 
-    longest: characters that one text may have, and twice as many word pieces as half of them: a page of emoji is many.
+    longest: characters that one text may have, and word pieces: English has one for four characters, but an emoji that
+        is read by its name has many.
     wait_seconds: how long a caller waits for its turn before `Overloaded`.
     batch_seconds: after so many no further text of a call is read.
     """
@@ -170,7 +171,7 @@ class WordReader:
         windows = predictor.tokens.windows(text)
         if not windows:
             return TextEmpty("There are no words in the text. Send some, or an emoji.")
-        if sum(window.own for window in windows) > max(self._longest // 2, 1):
+        if sum(window.own for window in windows) > self._longest:
             return TextTooLong("The text has too many emoji or signs for its length. Send it in parts.")
         return _Cut(text, tuple(windows))
 

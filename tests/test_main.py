@@ -103,3 +103,20 @@ def test_a_thumbnail_of_an_unknown_kind_is_refused_before_any_work(smile, tmp_pa
     with pytest.raises(SystemExit):
         main([str(smile), "--thumbnail", str(tmp_path / "loop.avi")])
     assert ".mp4, .webp or .gif" in capsys.readouterr().err
+
+
+def test_a_text_file_is_answered_for_its_words(tmp_path, capsys):
+    entry, foreign, empty = tmp_path / "entry.txt", tmp_path / "Eintrag.MD", tmp_path / "empty.txt"
+    entry.write_text("I can't stop crying. I miss her so much.\n")
+    foreign.write_text("Heute war ein richtig schöner Tag am See.\n")
+    empty.write_text("\n")
+    assert main([str(entry), str(foreign), str(empty)]) == 1
+    first, second, third = capsys.readouterr().out.splitlines()
+    assert first.startswith(f"{entry}: sadness (")
+    assert "guess" not in first and second.endswith("; a guess, since it is not in English (de)")
+    assert third.startswith(f"{empty}: There are no words in the text.")
+    assert main(["--json", str(entry)]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["label"], answer["language"], answer["model"]["name"]) == ("sadness", "en", "text-emotion")
+    assert main([str(entry), "--timeline", str(tmp_path / "plot.png")]) == 1
+    assert "no timeline" in capsys.readouterr().out

@@ -35,6 +35,8 @@ BELOW = {
     "presence": {"errors", "database"},
     "presence_redis": {"presence"},
     "models": {"errors", "emotions", "faces", "features", "models"},
+    "language": {"errors"},
+    "words": {"errors", "language", "models"},
 }
 """What each module of the domain may import of the domain; the others join them."""
 

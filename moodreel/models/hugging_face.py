@@ -172,6 +172,11 @@ def read_preparation(folder: Path) -> Preparation:
     return preparation
 
 
+def read_config(folder: Path) -> dict[str, Any]:
+    """Read a folder's config.json. Raises ModelInvalid."""
+    return _read(folder, CONFIG)
+
+
 def _read(folder: Path, name: str) -> dict[str, Any]:
     try:
         fields = json.loads((folder / name).read_text(encoding="utf-8"))

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,7 +10,8 @@ from tokenizers import Tokenizer
 
 from moodreel.emotions import EKMAN
 from moodreel.errors import ModelInvalid
-from moodreel.models.card import TEXT, Card, read_card
+from moodreel.models import hugging_face, hugging_face_text
+from moodreel.models.card import TEXT, Card, check, read_card
 from moodreel.models.checkpoint import fill, read_weights
 from moodreel.models.minilm import MiniLM
 from moodreel.models.predictor import ModelInfo
@@ -84,8 +86,13 @@ class TextStore(Shelf[TextPredictor]):
 
 
 def load_text(path: Path, *, device: str = "cpu") -> TextPredictor:
-    """Load a model from its folder, and check it in full. Raises ModelInvalid."""
+    """Load a model from its folder, and check it in full. Raises ModelInvalid.
+
+    A folder with a `config.json` is one of Hugging Face's; a `model.json` in it may say what its config does not.
+    """
     folder = path if path.is_dir() else path.parent
+    if hugging_face.is_folder(folder):
+        return _load_hugging_face(folder, device)
     weights_path = weights_in(path) if path.is_dir() else path
     card = check_text(read_card(folder / CARD))
     weights = restore(read_weights(weights_path))
@@ -99,6 +106,21 @@ def load_text(path: Path, *, device: str = "cpu") -> TextPredictor:
             f"The {TOKENIZER} of {card.name!r} has more word pieces than its weights; restore the two from one release."
         )
     return TextPredictor(module, tokens, card, sha256=digest, device=device)
+
+
+def _load_hugging_face(folder: Path, device: str) -> TextPredictor:
+    known: dict[str, Any] = {
+        "kind": TEXT,
+        "architecture": hugging_face_text.ARCHITECTURE,
+        "labels": EKMAN,
+        "name": folder.resolve().name,
+    }
+    stated = folder / CARD
+    card = check_text(read_card(stated, **known) if stated.is_file() else check(Card(**known)))
+    network = hugging_face_text.read_text_network(folder)
+    tokens = Tokens(hugging_face_text.read_text_tokenizer(folder), network.longest)
+    digest = digest_of(folder / hugging_face.WEIGHTS, card)
+    return TextPredictor(network, tokens, card, sha256=digest, device=device)
 
 
 def read_tokenizer(folder: Path) -> Tokenizer:
