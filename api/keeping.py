@@ -79,12 +79,14 @@ def keep(
 
 def keep_reading(reading: Any, *, in_header: bool = True) -> str | None:
     """Keep what a text showed, as `keep` does."""
+    # The calendar adds emotions up and takes means, which needs shares of 1: several emotions may be there at once.
+    every = sum(reading.scores.values())
     # No hash of the text, by which the same one would be one entry: a hash of a few words is soon guessed.
     return keep(
         kind="text",
         emotion=reading.label,
         confidence=reading.score,
-        probabilities=reading.scores,
+        probabilities={label: score / every for label, score in reading.scores.items()},
         model=reading.model.name,
         facts={
             "characters": reading.characters,

@@ -81,6 +81,32 @@ def test_an_answer_not_to_rely_on_says_why_and_what_to_do(server: Server) -> Non
     assert (answer["quality"]["reason"], answer["quality"]["tip"]) == ("dark", "Turn towards the light.")
 
 
+def test_a_text_is_answered_by_itself_and_several_as_results(server: Server) -> None:
+    scores = {
+        "anger": 0.02,
+        "disgust": 0.01,
+        "fear": 0.01,
+        "joy": 0.94,
+        "neutral": 0.05,
+        "sadness": 0.01,
+        "surprise": 0.31,
+    }
+    alone = server.call("POST", "/api/text", json={"text": "hello"})
+    assert alone.json() == {
+        "label": "joy",
+        "score": 0.94,
+        "scores": scores,
+        "labels": ["joy", "surprise"],
+        "language": "en",
+        "language_supported": True,
+        "model": {"name": "fake", "version": "1", "sha256": "0" * 64},
+    }
+    assert alone.headers["Server-Timing"] == "tokens;dur=0.4, language;dur=0.1, model;dur=5.6"
+    several = server.call("POST", "/api/text", json={"text": ["hello", "raise TextTooLong"]}).json()
+    assert (several["count"], several["results"][0]) == (2, alone.json())
+    assert several["results"][1]["code"] == "text_too_long"
+
+
 def test_a_timeline_is_added_when_asked_for(server: Server) -> None:
     [moment] = server.call("POST", "/predict?detail=timeline", json=video_body(CLIP)).json()["timeline"]
     assert (moment["time"], moment["emotion"], moment["face"]) == (0.4, "Happy", {"box": [10, 20, 30, 40], "track": 0})
@@ -254,6 +280,10 @@ REFUSALS: list[tuple[str, str, str, dict[str, Any], int, str]] = [
     ("no UTF-8", "POST", "/predict", {"data": b'{"content": "\xff\xfe"}'}, 400, "bad_json"),
     ("NaN", "POST", "/predict", {"data": b'{"fps": NaN}'}, 400, "bad_json"),
     ("deep JSON", "POST", "/predict", {"data": b"[" * 100_000}, 400, "bad_json"),
+    ("no text", "POST", "/api/text", {"json": {"text": ""}}, 422, "text_empty"),
+    ("a text of another kind", "POST", "/api/text", {"json": {"text": 5}}, 422, "invalid_request"),
+    ("too many texts", "POST", "/api/text", {"json": {"text": ["x"] * 65}}, 422, "invalid_request"),
+    ("a text too long", "POST", "/api/text", {"json": {"text": "raise TextTooLong"}}, 413, "text_too_long"),
     ("countless parts", "POST", "/predict", {"data": b'{"a": [' + b"1," * 10_000 + b"1]}"}, 400, "bad_json"),
     ("a huge number", "POST", "/predict", {"data": b'{"fps": ' + b"9" * 5000 + b"}"}, 400, "bad_json"),
     ("a list", "POST", "/predict", {"json": []}, 422, "invalid_request"),

@@ -112,6 +112,24 @@ def test_a_picture_is_kept_with_a_copy(server: Server, user: str) -> None:
     assert (copy.content, copy.headers["Content-Type"]) == (b"a copy of a picture", "image/jpeg")
 
 
+def test_a_text_is_an_entry_of_what_was_found_and_never_of_its_words(server: Server, user: str) -> None:
+    response = call(server, user, "POST", "/api/text", json={"text": "bonjour zebrafinch"})
+    entry = get(server, user, f"/{response.headers['x-history-id']}")
+    assert (entry["kind"], entry["emotion"], entry["mood"], entry["confidence"]) == ("text", "joy", "Happy", 0.94)
+    assert entry["facts"] == {"characters": 18, "language": "fr", "language_supported": False}
+    assert sum(entry["probabilities"].values()) == pytest.approx(1, abs=1e-3)
+    assert entry["media"] == []
+    for path in [*(server.folder / "data").iterdir(), *(server.folder / "logs").iterdir()]:
+        assert b"zebrafinch" not in path.read_bytes()
+
+
+def test_each_of_several_texts_is_an_entry_and_the_same_one_again_another(server: Server, user: str) -> None:
+    for _ in range(2):
+        response = call(server, user, "POST", "/api/text", json={"text": ["one", "", "two"]})
+        assert len(response.headers["x-history-id"].split(", ")) == 2
+    assert get(server, user, kind="text")["count"] == 4
+
+
 def test_a_picture_without_a_face_is_an_entry_without_an_emotion(server: Server, user: str) -> None:
     entry = get(server, user, f"/{kept(server, user, b'no face', '/api/detect')}")
     assert (entry["emotion"], entry["facts"]) == (None, {"faces": 0, "certain": None})

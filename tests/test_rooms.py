@@ -36,7 +36,7 @@ BELOW = {
     "presence_redis": {"presence"},
     "models": {"errors", "emotions", "faces", "features", "models"},
     "language": {"errors"},
-    "words": {"errors", "language", "models"},
+    "words": {"emotions", "errors", "language", "models"},
 }
 """What each module of the domain may import of the domain; the others join them."""
 

@@ -12,7 +12,7 @@ from moodreel.errors import ModelNotFound, Overloaded, TextEmpty, TextTooLong
 from moodreel.language import LanguageFinder
 from moodreel.models.store import ModelStore
 from moodreel.models.text import TextStore
-from moodreel.models.tokens import OVERLAP, WINDOW, prepare
+from moodreel.models.tokens import OVERLAP, WINDOW, Window, prepare
 from moodreel.words import WordReader, join
 
 STORE = Path(__file__).parents[1] / "model_store"
@@ -165,10 +165,19 @@ def test_windows_overlap_and_leave_nothing_out(reader):
 
 
 def test_a_short_last_window_weighs_little():
-    from moodreel.models.tokens import Window
+    shares = np.array([[0.9] * 7, [0.1] * 7], np.float32)
+    shares[:, EKMAN.index("neutral")] = 0.3
+    together = join(shares, [Window((1,) * 92, 90), Window((1,) * 12, 10)])
+    assert together[EKMAN.index("joy")] == pytest.approx(0.82)
 
-    together = join(np.array([[0.9] * 7, [0.1] * 7], np.float32), [Window((1,) * 92, 90), Window((1,) * 12, 10)])
-    assert together == pytest.approx([0.82] * 7)
+
+def test_calm_windows_weigh_less_than_the_one_that_shows_something_and_are_all_there_is_where_none_does():
+    joy, neutral = EKMAN.index("joy"), EKMAN.index("neutral")
+    calm, glad = np.zeros(7, np.float32), np.zeros(7, np.float32)
+    calm[neutral], glad[joy] = 1, 1
+    windows = [Window((1,) * 92, 90)] * 4
+    assert join(np.stack([calm, calm, calm, glad]), windows)[joy] > 0.9
+    assert join(np.stack([calm] * 4), windows)[neutral] == pytest.approx(1)
 
 
 # Emoji in words

@@ -3,4 +3,7 @@
 `architecture` says what every module must do. `emotimesh` and `compact_emotimesh` read landmarks; `face_expression`,
 `resemotenet`, `vit` and `hugging_face` read the face's picture and share `expression`; `joint` reads both. `checkpoint`
 reads weights, `card` reads `model.json`, `store` joins them, `download` fetches a checkpoint, `predictor` answers.
+
+Texts: `tokens` cuts them into word pieces, `minilm` and `hugging_face_text` read those and share `text_network`, `text`
+is their store and answers. `shelf` is what both stores have in common, `quantised` how weights take fewer bytes.
 """
