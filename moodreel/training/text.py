@@ -89,8 +89,14 @@ def finish(
     probabilities = predict(net, cut(tokenizer, kept.texts, recipe.longest), recipe)
     temperatures, offsets = fit_calibration(probabilities, torch.from_numpy(kept.classes))
     thresholds = fit_thresholds(calibrated(probabilities, temperatures, offsets), kept.classes)
-    named = [_named(values) for values in (temperatures, offsets, thresholds)]
-    return TrainedText(net, tokenizer, *named, curve=curve)
+    return TrainedText(
+        net=net,
+        tokenizer=tokenizer,
+        temperatures=_named(temperatures),
+        offsets=_named(offsets),
+        thresholds=_named(thresholds),
+        curve=curve,
+    )
 
 
 def _named(values: Sequence[float] | np.ndarray) -> dict[str, float]:
