@@ -31,7 +31,7 @@ class Listener(Protocol):
     """A connection, as the others see it. Neither method may wait for its client."""
 
     def tell(self, text: str) -> None: ...
-    def dismiss(self, code: int, reason: str) -> None: ...
+    def dismiss(self, code: int, reason: str, sentence: str) -> None: ...
 
 
 class Audience:
@@ -128,7 +128,7 @@ class Audience:
 
 
 def _dismiss(listener: Listener) -> None:
-    listener.dismiss(GOING_AWAY, "The server is restarting. Connect again.")
+    listener.dismiss(GOING_AWAY, "restart", "The server is restarting. Connect again.")
 
 
 def counted(connections: int) -> dict[str, Any]:

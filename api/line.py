@@ -103,9 +103,9 @@ class Line:
         """Have a text sent, instead of one told before that is not sent yet. For any thread; never waits."""
         self._orders.give(text=text)
 
-    def dismiss(self, code: int, reason: str) -> None:
-        """Have the connection closed. For any thread; never waits."""
-        self._orders.give(dismissal=Ending(code, reason))
+    def dismiss(self, code: int, reason: str, sentence: str) -> None:
+        """Have the connection closed, as `close` does. For any thread; never waits."""
+        self._orders.give(dismissal=(code, reason, sentence))
 
     def messages(self) -> Iterator[str | bytes]:
         """Yield what the client says until the connection ends, and see to all else meanwhile."""
@@ -126,7 +126,8 @@ class Line:
     def close(self, code: int, reason: str, sentence: str = "") -> None:
         """End the connection.
 
-        reason: a stable word, for the log; the client is told it too where there is no sentence for it.
+        reason: a stable word, for the log and the metrics.
+        sentence: what the client is told; the reason where there is none.
         """
         if self.ending is None:
             # A frame has room for so many bytes, and no half of a character.
@@ -137,7 +138,7 @@ class Line:
     def _obey(self) -> None:
         text, dismissal = self._orders.take()
         if dismissal is not None:
-            self.close(dismissal.code, dismissal.reason or "")
+            self.close(*dismissal)
         elif self._expires_at is not None and time.time() >= self._expires_at:
             self.close(UNAUTHENTICATED, "token_expired", "The token has expired. Sign in again.")
         elif text is not None:
@@ -257,13 +258,13 @@ class _Orders:
         self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._lock = threading.Lock()
         self._text: str | None = None
-        self._dismissal: Ending | None = None
+        self._dismissal: tuple[int, str, str] | None = None
         self._closed = False
 
     def fileno(self) -> int:
         return self._event
 
-    def give(self, text: str | None = None, dismissal: Ending | None = None) -> None:
+    def give(self, text: str | None = None, dismissal: tuple[int, str, str] | None = None) -> None:
         with self._lock:
             # The number of a closed file is soon another's.
             if not self._closed:
@@ -271,7 +272,7 @@ class _Orders:
                 self._dismissal = dismissal or self._dismissal
                 os.eventfd_write(self._event, 1)
 
-    def take(self) -> tuple[str | None, Ending | None]:
+    def take(self) -> tuple[str | None, tuple[int, str, str] | None]:
         with self._lock:
             with suppress(BlockingIOError):
                 os.eventfd_read(self._event)
@@ -280,5 +281,6 @@ class _Orders:
 
     def close(self) -> None:
         with self._lock:
-            self._closed = True
-            os.close(self._event)
+            if not self._closed:
+                self._closed = True
+                os.close(self._event)

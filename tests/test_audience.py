@@ -196,13 +196,13 @@ def test_a_stop_says_goodbye_at_once(tmp_path: Path, number: signal.Signals) -> 
         # Gunicorn would have waited for them for more than a minute.
         assert time.monotonic() - begun < PATIENCE
         rows = _rows_of(server)
-        assert {row[0] for row in rows} == {101}
+        assert set(rows) == {(101, "restart")}
         assert len(rows) == len(clients)
 
 
-def _rows_of(server: Server) -> list[tuple[int | None]]:
+def _rows_of(server: Server) -> list[tuple[int | None, str | None]]:
     with sqlite3.connect(server.log_path) as db:
-        return db.execute("select status_code from calls where endpoint = '/api/ws'").fetchall()
+        return db.execute("select status_code, error from calls where endpoint = '/api/ws'").fetchall()
 
 
 def test_a_stop_still_waits_for_calls_after_sockets_have_come_and_gone(tmp_path: Path) -> None:
