@@ -7,6 +7,7 @@ one: what else the machine does changes them little.
 """
 
 import argparse
+import ctypes
 import re
 import statistics
 import time
@@ -29,13 +30,21 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20)
     options = parser.parse_args()
     torch.set_num_threads(1)
+    # As Gunicorn's workers have it (api/gunicorn.conf.py): blocks of a matrix's size are given back when they are free.
+    ctypes.CDLL(None).mallopt(-3, 1024 * 1024)
+    from moodreel.models.store import ModelStore
+
+    # A worker has loaded it in any case, with all that torch itself takes for that.
+    ModelStore(STORE).get()
     before = _megabytes()
     from moodreel.words import WordReader
 
     imported = _megabytes()
     reader = WordReader.load(STORE, use_gpu="0")
     reader.read([LINE])
-    print(f"memory: {imported - before:.0f} MB of imports beside torch, {_megabytes() - imported:.0f} MB of models")
+    print(
+        f"memory: {imported - before:.0f} MB of imports beside those of faces, {_megabytes() - imported:.0f} of models"
+    )
 
     predictor = reader.store.get()
     for name, texts in (("a line", [LINE]), ("64 lines", [LINE] * 64), (f"{len(ENTRY):,} characters", [ENTRY])):

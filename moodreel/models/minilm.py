@@ -17,7 +17,8 @@ class MiniLM(TextNetwork):
     groups: of each finer label that it learnt beside its classes, the class that it belongs to. A class's probability
         is the mean of its own and of that of any of its finer labels, which know what the class has in common less well
         but rare labels better.
-    layers, width, heads, hidden: of the encoder. longest: tokens that it knows places for.
+    layers, width, heads, hidden: of the encoder. vocabulary: word pieces that it knows. longest: how many it has places
+        for.
     """
 
     def __init__(
@@ -37,6 +38,8 @@ class MiniLM(TextNetwork):
         if not all(0 <= group < classes for group in groups):
             raise ValueError("Every finer label belongs to a class.")
         self.groups = tuple(groups)
+        self.arguments = {"classes": classes, "groups": list(groups), "layers": layers, "width": width, "heads": heads}
+        self.arguments |= {"hidden": hidden, "vocabulary": vocabulary, "longest": longest}
         self.word = nn.Embedding(vocabulary, width, padding_idx=self.pad)
         self.pos = nn.Embedding(longest, width)
         self.kind = nn.Parameter(torch.zeros(width))

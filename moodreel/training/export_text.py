@@ -26,7 +26,7 @@ def write_text(out: Path, trained: TrainedText, recipe: TextRecipe, weights: str
     fields = {
         "kind": TEXT,
         "architecture": "minilm",
-        "arguments": {"classes": len(EKMAN), "groups": list(trained.net.groups), "layers": recipe.layers},
+        "arguments": trained.net.arguments,
         "labels": list(EKMAN),
         "input": "word pieces of BERT's uncased vocabulary, emoji by their names without skin tones "
         "(moodreel.models.tokens), in windows of 96 that overlap by 24",
@@ -107,8 +107,8 @@ def _card(
     return f"""# {card["name"]}
 
 Which of Ekman's six emotions, or none, an English text shows: {", ".join(EKMAN)}. MiniLM (Wang et al. 2020), a BERT of
-{recipe.layers} layers, 384 wide; {count:,} parameters. It says what the words show, not what somebody felt; it makes no
-diagnosis, and must not be used to watch, judge or treat anybody.
+{recipe.layers} layers, {trained.net.arguments["width"]} wide; {count:,} parameters. It says what the words show, not
+what somebody felt; it makes no diagnosis, and must not be used to watch, judge or treat anybody.
 
 ```
 {command}

