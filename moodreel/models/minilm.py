@@ -40,8 +40,8 @@ class MiniLM(TextNetwork):
         self.groups = tuple(groups)
         self.arguments = {"classes": classes, "groups": list(groups), "layers": layers, "width": width, "heads": heads}
         self.arguments |= {"hidden": hidden, "vocabulary": vocabulary, "longest": longest}
-        self.word = nn.Embedding(vocabulary, width, padding_idx=self.pad)
-        self.pos = nn.Embedding(longest, width)
+        self.word = nn.Embedding.from_pretrained(_some(vocabulary, width), freeze=False, padding_idx=self.pad)
+        self.pos = nn.Embedding.from_pretrained(_some(longest, width), freeze=False)
         self.kind = nn.Parameter(torch.zeros(width))
         self.norm = nn.LayerNorm(width, eps=1e-12)
         self.drop = nn.Dropout(dropout)
@@ -77,3 +77,9 @@ class MiniLM(TextNetwork):
     def serve(self) -> None:
         # Half of all parameters are this table, of which a text reads a few rows: it gains nothing from more precision.
         self.word.half()
+
+
+def _some(rows: int, columns: int) -> torch.Tensor:
+    """A table to begin with. torch's own is of normal numbers, and to make those for a network without memory it loads
+    SymPy: 70 MB in every worker."""
+    return torch.empty(rows, columns).uniform_(-0.05, 0.05)
