@@ -1,60 +1,232 @@
 """Which face in this frame is which face of the frames before.
 
-Greedy association by overlap and distance, nearest pair first, after the usual tracking-by-detection scheme (Bewley et
-al., "Simple Online and Realtime Tracking", ICIP 2016) without its motion model: at a few frames a second a face moves
-less than its own size. Nothing of a face's identity is kept or compared, only where it was.
+Tracking by detection after "Simple Online and Realtime Tracking" (Bewley et al., ICIP 2016): each face is expected
+where it was going, and what is found is shared out so that all together are nearest to what was expected. So two people
+keep their numbers while they cross, also where one is not found for a while behind the other. Its Kalman filter is not
+needed: boxes around landmarks are exact to a hundredth of a face, so a slope over the last half second will do.
+
+Two people who meet, hide one another and turn back have the same places as two who pass. Only their looks tell, so a
+caller may give a cue for each box, a few numbers for the colours there. Nothing of a face's identity is kept: a cue
+tells the two apart who are in one picture, and goes with their track.
 """
 
+import math
+from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 Box = tuple[float, float, float, float]
 """x, y, width, height, in any one unit."""
+Cue = Sequence[float]
+"""Numbers for how the place of a box looks, each about 0 to 1; of one length within a `Tracker`."""
 
 MAX_GAP = 1.5
 """Seconds after which a face that has not been seen is somebody new."""
-MAX_DISTANCE = 0.8
-"""How far a face may have moved, in units of its own size."""
+MAX_DISTANCE, MAX_FIRST_STEP = 0.8, 1.2
+"""How far from where it is expected a face may be, in units of its own size; one that was seen only once may be on its
+way to anywhere."""
 MAX_GROWTH = 2.0
 """How many times larger or smaller it may have become."""
+SLOPE_SECONDS, SLOPE_PLACES = 0.5, 3
+"""How far back places count for where a face is going: so long, and so many at least."""
+COAST_SECONDS = 0.7
+"""A face that is not seen is expected to slow down; after so long it has covered most of what it will."""
+NOT_AHEAD = 0.15
+"""What it costs to be where a face was last instead of where it was going: people also stop."""
+MISSED = 0.1
+"""What it costs a face not to have been there in the frame before: of two in one place, the one seen is in front."""
+LOOKS = 2.0
+"""What it costs to look different by 1, in units of the size of a face."""
+HIDDEN_GAP = 4.0
+"""Seconds for which a face that was lost behind another is waited for."""
+NEAR, BESIDE = 1.3, 1.8
+"""How near another face must be to have hidden one that is lost, and how far from that other it may come out again."""
+COMES_OUT = 0.6
+"""What it costs to come out from behind another face, wherever."""
+CALM = 0.2
+"""Overlap with another face, as a share of its own box, from which on neither a face's looks nor its slope are learnt
+from: half of it may belong to the other."""
 
 
-@dataclass(frozen=True)
-class _Seen:
+@dataclass
+class _Track:
+    number: int
     box: Box
     time: float
+    frame: int
+    path: deque[tuple[float, float, float]] = field(default_factory=deque)
+    """Times and centres of the last `SLOPE_SECONDS`."""
+    velocity: tuple[float, float] = (0.0, 0.0)
+    cue: list[float] | None = None
+    behind: "_Track | None" = None
+    """Who stood before it when it was lost."""
+
+    def expected(self, time: float) -> Box:
+        """Give where it should be by now."""
+        ahead = COAST_SECONDS * (1 - math.exp(-(time - self.time) / COAST_SECONDS))
+        x, y, w, h = self.box
+        return x + self.velocity[0] * ahead, y + self.velocity[1] * ahead, w, h
+
+    def see(self, box: Box, time: float, frame: int, cue: Cue | None, crowded: bool) -> None:
+        self.box, self.time, self.frame = box, time, frame
+        self.path.append((time, *_centre(box)))
+        while time - self.path[0][0] > SLOPE_SECONDS and len(self.path) > SLOPE_PLACES:
+            self.path.popleft()
+        self.behind = None
+        if not crowded:
+            self.velocity = _slope(self.path)
+            self._learn(cue)
+
+    def _learn(self, cue: Cue | None) -> None:
+        if cue is not None:
+            known = self.cue or list(cue)
+            self.cue = [old + 0.2 * (new - old) for old, new in zip(known, cue, strict=True)]
 
 
 class Tracker:
-    """Gives every face of a clip, frame after frame, the number of its track: 0, 1, 2 … in order of appearance."""
+    """Gives every face, frame after frame, the number of its track: 0, 1, 2 … in order of appearance.
+
+    Faces not seen for `MAX_GAP` are forgotten: a tracker stays small however long it runs.
+    """
 
     def __init__(self) -> None:
-        self._last: list[_Seen] = []
+        self._tracks: list[_Track] = []
+        self._frame = 0
+        self._next = 0
 
-    def update(self, time: float, boxes: Sequence[Box]) -> list[int]:
-        """Return the track of each box in a frame at `time` (seconds, growing from call to call)."""
-        candidates = sorted(
-            (distance, track, index)
-            for track, seen in enumerate(self._last)
-            if time - seen.time <= MAX_GAP
-            for index, box in enumerate(boxes)
-            if (distance := _distance(seen.box, box)) <= MAX_DISTANCE
-        )
-        track_of: dict[int, int] = {}
-        for _, track, index in candidates:
-            if index not in track_of and track not in track_of.values():
-                track_of[index] = track
-        for index, box in enumerate(boxes):
-            track = track_of.setdefault(index, len(self._last))
-            self._last[track : track + 1] = [_Seen(box, time)]
-        return [track_of[index] for index in range(len(boxes))]
+    def update(self, time: float, boxes: Sequence[Box], cues: Sequence[Cue] | None = None) -> list[int]:
+        """Return the track of each box in a frame at `time` (seconds, growing from call to call).
+
+        cues: for each box, how it looks; None where it is not known.
+        """
+        self._frame += 1
+        self._tracks = [
+            track for track in self._tracks if time - track.time <= (HIDDEN_GAP if track.behind else MAX_GAP)
+        ]
+        looks: Sequence[Cue | None] = cues if cues is not None else [None] * len(boxes)
+        costs = [
+            [self._cost(track, time, box, cue) for track in self._tracks] for box, cue in zip(boxes, looks, strict=True)
+        ]
+        # New faces join only now: no face of this frame is compared with another.
+        found = [None if at is None else self._tracks[at] for at in share_out(costs)]
+        for index, (box, cue) in enumerate(zip(boxes, looks, strict=True)):
+            crowded = any(_overlap(box, other) > CALM for at, other in enumerate(boxes) if at != index)
+            track = found[index] or self._new(box, time)
+            track.see(box, time, self._frame, cue, crowded)
+            found[index] = track
+        self._look_behind(time)
+        return [track.number for track in found if track]
+
+    @property
+    def living(self) -> set[int]:
+        """The tracks that a face may still get."""
+        return {track.number for track in self._tracks}
+
+    def _new(self, box: Box, time: float) -> _Track:
+        track = _Track(self._next, box, time, self._frame)
+        self._next += 1
+        self._tracks.append(track)
+        return track
+
+    def _look_behind(self, time: float) -> None:
+        """Find out who hides those that are not seen."""
+        seen = [track for track in self._tracks if track.frame == self._frame]
+        for track in self._tracks:
+            if track.frame == self._frame:
+                continue
+            place = track.expected(time)
+            near = min(seen, key=lambda other: _distance(place, other.box), default=None)
+            if near and _distance(place, near.box) <= NEAR:
+                track.behind = near
+
+    def _cost(self, track: _Track, time: float, box: Box, cue: Cue | None) -> float:
+        distance = min(_distance(track.expected(time), box), _distance(track.box, box) + NOT_AHEAD)
+        if track.behind and _distance(track.behind.box, box) <= BESIDE:
+            distance = min(distance, COMES_OUT)
+        if distance > (MAX_DISTANCE if len(track.path) > 1 else MAX_FIRST_STEP):
+            return math.inf
+        missed = MISSED if track.frame < self._frame - 1 else 0.0
+        return distance + missed + (LOOKS * math.dist(track.cue, cue) if track.cue and cue else 0.0)
+
+
+def share_out(costs: Sequence[Sequence[float]]) -> list[int | None]:
+    """Give each row a column of its own, as many as can be and those at the least cost together; None for the rest.
+
+    costs: rows of one length; infinite where the two cannot go together.
+
+    The Hungarian method with potentials (Kuhn 1955, Munkres 1957), O(rows² × columns).
+    """
+    rows, columns = len(costs), len(costs[0]) if costs else 0
+    if not columns:
+        return [None] * rows
+    # A column of its own for every row to be left out, dearer than any way to put all of them in.
+    dear = 1.0 + 2 * sum(max((cost for cost in row if cost < math.inf), default=0.0) for row in costs)
+    table = [
+        [min(cost, 2 * rows * dear) for cost in row] + [dear if at == index else 2 * rows * dear for at in range(rows)]
+        for index, row in enumerate(costs)
+    ]
+    taken = _hungarian(table)
+    return [column if column < columns else None for column in taken]
+
+
+def _hungarian(table: list[list[float]]) -> list[int]:
+    """Give each row its column, where there are at least as many columns as rows."""
+    rows, columns = len(table), len(table[0])
+    row_of = [-1] * (columns + 1)  # the last column is where each search starts
+    by_row, by_column = [0.0] * rows, [0.0] * (columns + 1)
+    for start in range(rows):
+        row_of[columns], at = start, columns
+        least, before, done = [math.inf] * columns, [columns] * columns, [False] * (columns + 1)
+        while row_of[at] != -1:
+            done[at], row, step, following = True, row_of[at], math.inf, -1
+            for column in range(columns):
+                if done[column]:
+                    continue
+                cost = table[row][column] - by_row[row] - by_column[column]
+                if cost < least[column]:
+                    least[column], before[column] = cost, at
+                if least[column] < step:
+                    step, following = least[column], column
+            for column in range(columns + 1):
+                if done[column]:
+                    by_row[row_of[column]] += step
+                    by_column[column] -= step
+                elif column < columns:
+                    least[column] -= step
+            at = following
+        while at != columns:
+            row_of[at], at = row_of[before[at]], before[at]
+    column_of = [0] * rows
+    for column, row in enumerate(row_of[:columns]):
+        if row != -1:
+            column_of[row] = column
+    return column_of
+
+
+def _slope(path: Sequence[tuple[float, float, float]]) -> tuple[float, float]:
+    """Fit a velocity to times and places by least squares."""
+    mean = [sum(values) / len(path) for values in zip(*path, strict=True)]
+    spread = sum((time - mean[0]) ** 2 for time, _, _ in path)
+    if spread < 1e-9:
+        return 0.0, 0.0
+    x, y = (sum((point[0] - mean[0]) * (point[axis] - mean[axis]) for point in path) / spread for axis in (1, 2))
+    return x, y
+
+
+def _centre(box: Box) -> tuple[float, float]:
+    return box[0] + box[2] / 2, box[1] + box[3] / 2
+
+
+def _overlap(box: Box, other: Box) -> float:
+    """Give the share of a box that another covers."""
+    across = min(box[0] + box[2], other[0] + other[2]) - max(box[0], other[0])
+    down = min(box[1] + box[3], other[1] + other[3]) - max(box[1], other[1])
+    return across * down / (box[2] * box[3]) if across > 0 and down > 0 and box[2] * box[3] else 0.0
 
 
 def _distance(a: Box, b: Box) -> float:
     """Give the distance of two boxes' centres in units of their mean size; infinite where the sizes do not fit."""
     size_a, size_b = (a[2] + a[3]) / 2, (b[2] + b[3]) / 2
     if not size_a or not size_b or max(size_a, size_b) > MAX_GROWTH * min(size_a, size_b):
-        return float("inf")
-    dx = a[0] + a[2] / 2 - b[0] - b[2] / 2
-    dy = a[1] + a[3] / 2 - b[1] - b[3] / 2
-    return float((dx * dx + dy * dy) ** 0.5 / ((size_a + size_b) / 2))
+        return math.inf
+    return math.dist(_centre(a), _centre(b)) / ((size_a + size_b) / 2)

@@ -2,7 +2,7 @@
 
 import io
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from functools import cache
 from typing import Any
@@ -211,3 +211,45 @@ def group(width: int, height: int, faces: int, size: int) -> tuple[np.ndarray, l
         picture[y : y + side, x : x + side] = head[:, ::-1] if index % 2 else head
         centres.append((x + (side - round(1.13 * size) if index % 2 else round(1.13 * size)), y + round(1.16 * size)))
     return picture, centres
+
+
+def heads(size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Two people's heads, `size` pixels wide: the portrait's, and one mirrored, taller and of other colours."""
+    head = cv2.resize(portrait()[20:240, 120:340], (size, size), interpolation=cv2.INTER_AREA)
+    other = head[:, ::-1] @ np.array([[0.6, 0.1, 0.05], [0.1, 0.55, 0.1], [0.05, 0.1, 0.5]])
+    return head, cv2.resize(other.clip(0, 255).astype(np.uint8), None, fx=0.95, fy=1.1)
+
+
+def passing(
+    fps: float, seconds: float, *, first_in_front: bool = True, turn_back: bool = False
+) -> Iterator[tuple[float, np.ndarray]]:
+    """Two people who pass, one behind the other; or who meet, hide one another and turn back.
+
+    Yields times and frames (360, 640, 3) uint8 RGB. The first comes from the left, and its head is higher: of a face,
+    `FIRST_ABOVE` tells whose it is.
+    """
+    cup = cv2.GaussianBlur(cv2.resize(skimage.data.coffee(), (640, 360)), (0, 0), 6)
+    first, other = heads(270)
+    for index in range(int(fps * seconds) + 1):
+        way = index / fps / seconds
+        way = min(way, 1 - way) if turn_back else way
+        people = [(other, 544 - 448 * way, 187), (first, 96 + 448 * way, 173)]
+        frame = cup.copy()
+        for head, x, y in people if first_in_front else reversed(people):
+            _paste(frame, head, x, y)
+        yield index / fps, frame
+
+
+FIRST_ABOVE = 173.5
+"""How far down, in pixels, the middle of the first person's face never is, and that of the other's always."""
+
+
+def _paste(frame: np.ndarray, head: np.ndarray, x: float, y: float) -> None:
+    """Lay a head over a frame, its middle at x, y, with a soft edge."""
+    height, width = head.shape[:2]
+    inside = np.clip((1 - np.hypot(*np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j])) * 8, 0, 1)[..., None]
+    left, top = round(x - width / 2), round(y - height / 2)
+    rows = slice(max(0, top), min(frame.shape[0], top + height))
+    columns = slice(max(0, left), min(frame.shape[1], left + width))
+    part = (slice(rows.start - top, rows.stop - top), slice(columns.start - left, columns.stop - left))
+    frame[rows, columns] = frame[rows, columns] * (1 - inside[part]) + head[part] * inside[part]
