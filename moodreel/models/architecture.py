@@ -4,6 +4,7 @@ import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -42,6 +43,20 @@ class Architecture(nn.Module, ABC):
     @abstractmethod
     def answer(self, tracks: Sequence[Track], *, moments: bool) -> list[Answer]:
         """Answer for every track, each with at least one face, in one batch."""
+
+    def observe(self, faces: Sequence[Features]) -> list[Any]:
+        """Work out what of each face depends on no other moment, to be kept for `conclude`."""
+        return list(faces)
+
+    def conclude(self, windows: Sequence[Sequence[Any | None]]) -> torch.Tensor:
+        """Logits (B, C) of people's last seconds, the last moment being now.
+
+        windows: what `observe` gave for T >= 1 equally spaced moments, None where the face was not seen; never last.
+
+        A network that does not read time answers for now alone.
+        """
+        answers = self.answer([[window[-1]] for window in windows], moments=False)
+        return torch.stack([answer.logits for answer in answers])
 
 
 def fold_norms(network: Architecture) -> None:

@@ -77,6 +77,15 @@ class ExpressionNet(Architecture):
             raise ValueError("This network reads portraits; describe the faces with portrait=True.")
         return picture
 
+    def observe(self, faces: Sequence[Features]) -> list[torch.Tensor]:
+        """Logits (H, C) of each face, seen once: in a video the next frame comes as cheap as a mirror image."""
+        device = next(self.parameters()).device
+        pictures = torch.from_numpy(np.stack([self._picture(face) for face in faces])).to(device)
+        return list(self.read(pictures))
+
+    def conclude(self, windows: Sequence[Sequence[torch.Tensor | None]]) -> torch.Tensor:
+        return self.mix(torch.stack([now for *_, now in windows if now is not None]))
+
     def read(self, pictures: torch.Tensor) -> torch.Tensor:
         """Logits (N, H, C) of any number of pictures, as `forward` takes them, in batches, without gradients.
 

@@ -1,6 +1,7 @@
 """Appearance and landmarks joined: two opinions of each moment, then time."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence, pad_se
 
 from moodreel.emotions import FIVE, SEVEN, SEVEN_TO_FIVE
 from moodreel.faces import BLENDSHAPES
+from moodreel.features import Features
 from moodreel.models.architecture import Answer, Architecture, Track
 from moodreel.models.compact_emotimesh import CompactEmotiMeshNet, read
 from moodreel.models.face_expression import FaceExpressionNet
@@ -125,3 +127,34 @@ class JointNet(Architecture):
             Answer(logits=logits[i], moments=by_moment[i, :length] if moments else None, weights=weights[i, :length])
             for i, length in enumerate(lengths)
         ]
+
+    def observe(self, faces: Sequence[Features]) -> list["Observation"]:
+        appearance = torch.stack(self.appearance.observe(faces)).flatten(1)
+        landmarks = torch.from_numpy(np.stack([read(face) for face in faces])).to(self.trust.device)
+        opinions = self.opinions(appearance, landmarks)
+        return [Observation(*of_one) for of_one in zip(appearance, landmarks, opinions, strict=True)]
+
+    def conclude(self, windows: Sequence[Sequence["Observation | None"]]) -> torch.Tensor:
+        device, lengths = self.trust.device, [len(window) for window in windows]
+        seen = pad_sequence([torch.tensor([moment is not None for moment in window]) for window in windows], True)
+        flat = [moment for window in windows for moment in window if moment is not None]
+        seen = seen.to(device)
+
+        def laid_out(parts: list[torch.Tensor]) -> torch.Tensor:
+            laid = torch.zeros(*seen.shape, *parts[0].shape, device=device)
+            laid[seen] = torch.stack(parts)
+            return laid
+
+        appearance = laid_out([moment.appearance for moment in flat])
+        faces = laid_out([moment.landmarks for moment in flat])
+        opinions = laid_out([moment.opinions for moment in flat])
+        return self.join(opinions, appearance, faces, seen, torch.tensor(lengths))[0]
+
+
+@dataclass(frozen=True, eq=False)
+class Observation:
+    """One face by itself: `appearance` (`looks`,), `landmarks` (INPUT,) and `opinions` (2, C)."""
+
+    appearance: torch.Tensor
+    landmarks: torch.Tensor
+    opinions: torch.Tensor

@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 
 from moodreel.emotions import FIVE, SEVEN
 from moodreel.errors import MoodreelError
+from moodreel.features import Features
 from moodreel.models.architecture import Answer, Architecture, Track
 from moodreel.models.card import Card
 
@@ -83,6 +85,24 @@ class Predictor:
         with torch.inference_mode():
             answers = self.module.answer(tracks, moments=moments)
             return [self._verdict(track, answer) for track, answer in zip(tracks, answers, strict=True)]
+
+    def observe(self, faces: Sequence[Features]) -> list[Any]:
+        """Read faces of live video each by itself; what comes out is for `conclude`, and may be kept for seconds."""
+        if not faces:
+            return []
+        with torch.inference_mode():
+            return self.module.observe(faces)
+
+    def conclude(self, windows: Sequence[Sequence[Any | None]]) -> list[np.ndarray]:
+        """Say what people show now, in the light of their last seconds: calibrated probabilities (C,) of each.
+
+        windows: for each person, what `observe` gave at equally spaced moments, five a second as the networks learnt
+        it, None where the face was not seen. The last moment is now, and was seen.
+        """
+        if not windows:
+            return []
+        with torch.inference_mode():
+            return list(self._calibrated(self.module.conclude(windows), self._card.temperature))
 
     def _verdict(self, track: Track, answer: Answer) -> Verdict:
         by_moment = np.full((len(track), len(self._order)), np.nan, np.float32)
