@@ -34,6 +34,7 @@ BELOW = {
     "call_log": {"errors", "database", "timestamps"},
     "presence": {"errors", "database"},
     "presence_redis": {"presence"},
+    "live": {"analysis", "errors", "faces", "features", "live", "models", "movements", "pictures", "tracks"},
     "models": {"errors", "emotions", "faces", "features", "models"},
     "language": {"errors"},
     "words": {"emotions", "errors", "language", "models"},
