@@ -4,7 +4,7 @@ from typing import Any
 
 from flask import Flask
 
-from api import bodies, cors, errors, headers, keeping, metrics, openapi, request_log, services, sockets
+from api import bodies, cors, errors, headers, keeping, live, metrics, openapi, request_log, services, sockets
 from api.routes import (
     auth,
     connections,
@@ -55,5 +55,6 @@ def create_app(
     documented.register_blueprint(metrics_route.blueprint)
     app.register_blueprint(pages.blueprint)
     socket.attach(app)
+    live.serve(app)
     sockets.watch(app)
     return app

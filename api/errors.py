@@ -41,6 +41,7 @@ STATUS = {
     "picture_corrupt": 422,
     "text_empty": 422,
     "no_face": 422,
+    "not_started": 409,
     "upgrade_required": 426,
     "rate_limited": 429,
     "internal": 500,
@@ -132,6 +133,18 @@ def problem(
     return response
 
 
+def as_message(error: Exception) -> dict[str, Any]:
+    """Describe what is wrong to a client that is told so by a message; whatever nobody expected is `internal`."""
+    if isinstance(error, ValidationError):
+        return {"code": "invalid_request", "message": _correct(_fields(error)), "errors": _fields(error)}
+    if isinstance(error, domain.ModelNotFound):
+        return as_message(ValidationError({"model": [str(error)]}))
+    if isinstance(error, ApiError):
+        return {"code": error.code, "message": error.detail}
+    code = next((code for kind, code in _DOMAIN.items() if isinstance(error, kind)), None)
+    return {"code": code, "message": str(error)} if code else {"code": "internal", "message": _INTERNAL}
+
+
 def as_part(error: ApiError | MoodreelError) -> dict[str, Any]:
     """Describe what is wrong with one of several things in a call that is answered all the same."""
     code = error.code if isinstance(error, ApiError) else _DOMAIN[type(error)]
@@ -180,8 +193,16 @@ def _domain_error(error: MoodreelError) -> Response:
 
 
 def _invalid(error: ValidationError) -> Response:
-    fields = error.messages if isinstance(error.messages, dict) else {"body": error.messages}
-    return problem("invalid_request", f"Correct {', '.join(map(str, fields))} and send it again.", errors=fields)
+    fields = _fields(error)
+    return problem("invalid_request", _correct(fields), errors=fields)
+
+
+def _fields(error: ValidationError) -> dict[str, Any]:
+    return error.messages if isinstance(error.messages, dict) else {"body": error.messages}
+
+
+def _correct(fields: Mapping[str, Any]) -> str:
+    return f"Correct {', '.join(map(str, fields))} and send it again."
 
 
 def _http_error(error: HTTPException) -> Response:

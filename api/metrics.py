@@ -12,6 +12,8 @@ from api.facts import record
 
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
+LIVE_SECONDS = (0.02, 0.03, 0.05, 0.08, 0.12, 0.2, 0.35, 0.6, 1, 2.5)
+
 SERVER_TIMING = {
     "Server-Timing": {
         "description": "Milliseconds by stage.",
@@ -33,6 +35,9 @@ SOCKETS_ENDED = Counter("moodreel_sockets_ended", "WebSockets on /api/ws that en
 MESSAGES = Counter("moodreel_socket_messages", "Messages on WebSockets that were answered", ["outcome"])
 MESSAGE_LATENCY = Histogram("moodreel_socket_message_seconds", "Seconds from message to answer", buckets=SECONDS)
 PRESENCE_FAILURES = Counter("moodreel_presence_failures", "Times connections could not be counted over all workers")
+LIVE_SESSIONS = Gauge("moodreel_live_sessions", "Live videos that are connected", multiprocess_mode="livesum")
+LIVE_FRAMES = Counter("moodreel_live_frames", "Frames of live videos: answered, dropped, failed or unread", ["outcome"])
+LIVE_LATENCY = Histogram("moodreel_live_seconds", "Seconds from a live frame to its answer", buckets=LIVE_SECONDS)
 LOG_FAILURES = Counter("moodreel_call_log_failures", "Times the call log could not be written")
 
 

@@ -267,5 +267,6 @@ _ABOUT = (
     "A few seconds of a video diary in; the emotion that the face showed and a looping cover out. "
     "`emotion` is what the face showed, not what somebody felt. "
     "OpenAPI cannot describe WebSockets: `/api/ws` answers each text that it is sent with its emotion, and tells all "
-    'clients how many are connected; the README says how, under "Live".'
+    'clients how many are connected; the README says how, under "Live". Live video is Socket.IO, namespace '
+    "`/emotion-detection`: frames in, what the faces show out."
 )

@@ -5,7 +5,7 @@ Sources: OWASP's Cross-Site Request Forgery Prevention Cheat Sheet, W3C Fetch Me
 
 from collections.abc import Iterable
 
-from flask import Request
+from werkzeug.wrappers import Request
 
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 _PORTS = {"https": ":443", "http": ":80"}

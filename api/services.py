@@ -33,6 +33,7 @@ class Services:
     seats: Seats
     farewell: Farewell
     audience: Audience
+    desk: Any
     history: History | None = None
 
 
@@ -58,6 +59,7 @@ def attach(app: Flask, settings: Settings, analyser: Any = None, detector: Any =
         seats=Seats(settings.max_sockets, settings.max_sockets_per_user),
         farewell=Farewell(),
         audience=Audience(open_presence(settings)),
+        desk=load_desk(settings, analyser),
         history=history,
     )
 
@@ -138,6 +140,15 @@ def load_words(settings: Settings) -> Any:
         longest=settings.max_text_characters,
         wait_seconds=settings.max_wait_seconds,
     )
+
+
+def load_desk(settings: Settings, analyser: Any) -> Any:
+    """Make what looks at the frames of live videos, with the models of `analyser`. Its threads start when needed."""
+    from moodreel.live.desk import Desk
+    from moodreel.pictures import PictureLimits
+
+    limits = PictureLimits(bytes=settings.max_live_frame_bytes, pixels=settings.max_frame_pixels)
+    return Desk(analyser, limits, threads=settings.analyses_at_once)
 
 
 def fetch_model(settings: Settings) -> Path | None:

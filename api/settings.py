@@ -146,6 +146,7 @@ class Settings:
     max_total_pixels: int = _whole(64 * 64, 1 << 40, 1920 * 1080 * 3600)
     max_wall_seconds: float = _number(1, 600, 30)
     analysis_fps: float = _number(0.5, 30, 5)
+    max_live_frame_bytes: int = _whole(1024, 1 << 24, 1 << 20)
     max_image_bytes: int = _whole(1024, 1 << 30, 5 << 20)
     max_image_pixels: int = _whole(64 * 64, 100_000_000, 40_000_000)
     max_text_characters: int = _whole(100, 1_000_000, 20_000)

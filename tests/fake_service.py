@@ -17,9 +17,16 @@ DOUBT = SimpleNamespace(**{**vars(QUALITY), "light": 0.05, "reason": "dark", "ti
 MODEL = SimpleNamespace(name="fake", version="1", sha256="0" * 64)
 
 
+STORE = SimpleNamespace(names=lambda: ["fake"], get=lambda name=None: None)
+"""What live video asks for before its first frame."""
+
+
 class FakeAnalyser:
     """Answers `Happy`, to `doubt` without being certain; `raise NoFace` raises that, `crash` something that nobody
     expects, `sleep 2` takes its time."""
+
+    store = STORE
+    movements = None
 
     def analyse(self, data: bytes, *, model: str | None = None, fps: float | None = None, explain: bool = False) -> Any:
         _obey(data, model)

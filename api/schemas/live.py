@@ -1,0 +1,149 @@
+"""Live video: what a client asks for, and what it gets."""
+
+from typing import Any, ClassVar
+
+from marshmallow import EXCLUDE, RAISE, Schema, fields, post_dump, validate
+
+from api.content import decode_base64
+from api.schemas.clips import ExplanationSchema
+from api.schemas.fields import Boolean, Measure, Probability, about
+from moodreel.live.messages import MAX_FACES
+
+LARGEST_NUMBER = 2**53
+"""Beyond it a number of JavaScript's is not exact."""
+
+
+class Number(fields.Float):
+    """A number that is sent as one; `fields.Float` would take "0.5" and true."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> float:
+        # Neither NaN, nor a whole number too large for a float.
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= LARGEST_NUMBER:
+            raise self.make_error("invalid")
+        return float(value)
+
+
+class Whole(fields.Integer):
+    """A whole number that is sent as one."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise self.make_error("invalid")
+        return value
+
+
+class FrameBytes(fields.Field[bytes]):
+    """A picture as binary data, or as base64 with or without a `data:` prefix."""
+
+    default_error_messages: ClassVar[dict[str, Any]] = {  # type: ignore[misc]
+        "invalid": "Send the JPEG as binary data, or as base64."
+    }
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> bytes:
+        if isinstance(value, bytes | bytearray):
+            return bytes(value)
+        try:
+            return decode_base64(value)
+        except (ValueError, TypeError) as error:
+            raise self.make_error("invalid") from error
+
+
+class WishesSchema(Schema):
+    """What a session is to do. What is left out stays as it is."""
+
+    class Meta:
+        unknown = RAISE
+
+    faces = fields.String(
+        validate=validate.OneOf(("largest", "all")), metadata=about("Which faces to answer for.", example="all")
+    )
+    max_faces = Whole(validate=validate.Range(1, MAX_FACES), metadata=about("At most so many.", example=MAX_FACES))
+    smoothing = Number(validate=validate.Range(0, 5), metadata=about("Seconds; 0 smooths nothing.", example=0.5))
+    frame_rate = Number(validate=validate.Range(1, 30), metadata=about("Frames a second to answer.", example=15.0))
+    size = Whole(
+        attribute="side",
+        validate=validate.Range(256, 1280),
+        metadata=about("Pixels of the longest side at which frames are looked at.", example=640),
+    )
+    model = fields.String(
+        allow_none=True, validate=validate.Length(1, 100), metadata=about("A model of the store.", example=None)
+    )
+    explain = Boolean(metadata=about("Whether to name the movements that weighed most.", example=False))
+
+
+class ControlSchema(Schema):
+    """What to do now."""
+
+    class Meta:
+        unknown = RAISE
+
+    action = fields.String(required=True, validate=validate.OneOf(("start", "stop", "configure")))
+    settings = fields.Nested(WishesSchema, load_default=dict)
+
+
+class FrameSchema(Schema):
+    """One frame."""
+
+    class Meta:
+        unknown = EXCLUDE
+
+    frame = FrameBytes(required=True)
+    sequence = Whole(load_default=None, allow_none=True, validate=validate.Range(-LARGEST_NUMBER, LARGEST_NUMBER))
+    time = Number(load_default=None, allow_none=True)
+
+
+class CredentialsSchema(Schema):
+    """Who connects."""
+
+    class Meta:
+        unknown = EXCLUDE
+
+    token = fields.String()
+    api_key = fields.String(validate=validate.Length(1, 1024))
+
+
+class MovementSchema(Schema):
+    name = fields.String()
+    strength = Probability()
+
+
+class LiveFaceSchema(Schema):
+    id = fields.Integer(attribute="track")
+    box = fields.List(fields.Integer())
+    emotion = fields.String()
+    confidence = Probability()
+    probabilities = fields.Dict(fields.String(), Probability())
+    movements = fields.List(fields.Nested(MovementSchema))
+    explanation = fields.Nested(ExplanationSchema)
+
+    @post_dump
+    def leave_out(self, face: dict[str, Any], **_: Any) -> dict[str, Any]:
+        """Leave an explanation out that nobody asked for."""
+        if face["explanation"] is None:
+            del face["explanation"]
+        return face
+
+
+class DetectionResultSchema(Schema):
+    """What a frame showed."""
+
+    sequence = fields.Integer(attribute="frame.sequence", allow_none=True)
+    time = fields.Float(attribute="frame.time", allow_none=True)
+    faces = fields.List(fields.Nested(LiveFaceSchema))
+    width = fields.Integer()
+    height = fields.Integer()
+    size = fields.Integer(attribute="side")
+    server_ms = Measure(attribute="milliseconds")
+    waited_ms = Measure(attribute="waited")
+    frames = fields.Integer()
+    dropped = fields.Integer()
+    model = fields.String()
+
+
+class SuggestionSchema(Schema):
+    """What the client should send."""
+
+    reason = fields.String(allow_none=True)
+    frame_rate = Measure()
+    width = fields.Integer()
+    height = fields.Integer()
