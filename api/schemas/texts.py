@@ -12,13 +12,13 @@ MAX_TEXTS = 64
 HOW_MANY = validate.Length(1, MAX_TEXTS)
 
 _EXAMPLE = {
-    "anger": 0.0041,
-    "disgust": 0.0022,
-    "fear": 0.0037,
-    "joy": 0.9653,
-    "neutral": 0.0312,
-    "sadness": 0.0068,
-    "surprise": 0.0213,
+    "anger": 0.0407,
+    "disgust": 0.0005,
+    "fear": 0.0016,
+    "joy": 0.6383,
+    "neutral": 0.09,
+    "sadness": 0.0108,
+    "surprise": 0.4769,
 }
 
 
@@ -81,7 +81,7 @@ class ReadingSchema(Schema):
 
     label = fields.String(validate=validate.OneOf(EKMAN), metadata=about("The likeliest emotion.", example="joy"))
     score = Probability(
-        metadata=about("Its probability, calibrated: of labels with 0.8, about 80 % are right.", example=0.9653)
+        metadata=about("Its probability, calibrated: of labels with 0.8, about 80 % are right.", example=0.6383)
     )
     scores = fields.Dict(
         fields.String(),
@@ -97,7 +97,7 @@ class ReadingSchema(Schema):
         metadata=about(
             "Every emotion that is likely enough to be said, by a threshold of its own, the likeliest first; `label` "
             "is always among them.",
-            example=["joy"],
+            example=["joy", "surprise"],
         ),
     )
     language = fields.String(
