@@ -77,7 +77,7 @@ class WordReader:
     longest: characters that one text may have, and word pieces: English has one for four characters, but an emoji that
         is read by its name has many.
     wait_seconds: how long a caller waits for its turn before `Overloaded`.
-    batch_seconds: after so many no further text of a call is read.
+    batch_seconds: after so many no further text of a call is read; the first one is, to its end.
     """
 
     def __init__(
@@ -187,7 +187,7 @@ class WordReader:
         read, milliseconds = [np.zeros((0, len(predictor.info.labels)), np.float32)], 0.0
         begun = clock.perf_counter()
         for start in range(0, len(windows), AT_ONCE):
-            if start and _since(begun) > 1000 * self._batch_seconds:
+            if start >= len(parts[0].windows) and _since(begun) > 1000 * self._batch_seconds:
                 break
             shares, spent = self._take_turn(predictor, windows[start : start + AT_ONCE])
             read.append(shares)
@@ -227,7 +227,7 @@ def _judge(
     part: _Cut, shares: np.ndarray | None, language: str | None, predictor: TextPredictor, timings: dict[str, float]
 ) -> Reading | MoodreelError:
     if shares is None:
-        return Overloaded("There was no time to read the whole text. Send it again in parts, or with fewer beside it.")
+        return Overloaded("There was no time left to read this text. Send it again with fewer beside it.")
     labels, together = predictor.info.labels, join(shares, part.windows)
     by_likelihood = [int(number) for number in np.argsort(-together, kind="stable")]
     best = by_likelihood[0]

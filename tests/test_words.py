@@ -115,11 +115,14 @@ def test_a_text_without_anything_to_read_is_refused(reader, text):
 
 
 def test_a_text_that_is_too_long_is_refused_and_one_just_short_enough_is_read(reader):
-    assert read(reader, "so sad. " * 2500).label == "sadness"
+    strict = WordReader(reader.store, LanguageFinder(STORE / "lid.176"), longest=1600)
+    assert read(strict, "so sad. " * 200).label == "sadness"
+    with pytest.raises(TextTooLong, match="1,600 characters"):
+        strict.read(["so sad. " * 200 + "!"])
+    with pytest.raises(TextTooLong, match="emoji"):
+        strict.read(["😂" * 1500])
     with pytest.raises(TextTooLong, match="20,000 characters"):
         reader.read(["so sad. " * 2500 + "!"])
-    with pytest.raises(TextTooLong, match="emoji"):
-        reader.read(["👩‍👩‍👧‍👦" * 2800])
 
 
 def test_what_is_wrong_with_one_text_spoils_no_other(reader):
@@ -136,6 +139,15 @@ def test_another_language_is_answered_and_said_to_be_no_more_than_a_guess(reader
     reading = read(reader, "Ich bin heute so traurig, alles geht schief.")
     assert (reading.language, reading.language_supported) == ("de", False)
     assert reading.label in EKMAN
+
+
+def test_the_shipped_model_fits_its_card_and_fifty_megabytes():
+    store = TextStore(STORE)
+    assert store.names() == ["text-emotion"]
+    info = store.get().info
+    assert info.sha256 == info.card.sha256
+    assert set(info.card.thresholds) == set(EKMAN)
+    assert sum(path.stat().st_size for path in (STORE / "text-emotion").iterdir()) < 50e6
 
 
 # Long texts
@@ -241,6 +253,11 @@ def test_texts_that_there_is_no_time_for_are_said_to_be_so_in_their_places():
     found = slow_reader(0.4, batch_seconds=0.3).read_all([SAD] * 40).results
     kinds = [type(result).__name__ for result in found]
     assert kinds == ["Reading"] * 16 + ["Overloaded"] * 24
+
+
+def test_one_text_is_read_to_its_end_however_long_that_takes():
+    [reading] = slow_reader(0.2, batch_seconds=0.1).read([SAD * 300])
+    assert reading.windows > 32
 
 
 def test_a_line_does_not_wait_for_all_of_somebody_elses_novel():
