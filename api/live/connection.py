@@ -21,6 +21,7 @@ from api.same_origin import is_same_origin
 from api.schemas.live import CredentialsSchema, DetectionResultSchema, SuggestionSchema, WishesSchema
 from api.security import Caller
 from api.services import Services, services
+from api.tokens import LEEWAY_SECONDS
 from moodreel.call_log import CallLogError, Outcome
 from moodreel.errors import MoodreelError
 from moodreel.live.messages import LiveFailure, LiveResult, Suggestion, Wishes
@@ -59,7 +60,7 @@ class Connection:
         self._model: str | None = None
         self._error: str | None = None
         token = caller.token
-        wire.end_in(token.expires_at.timestamp() - time.time() if token else None, self._expire)
+        wire.end_in(token.expires_at.timestamp() + LEEWAY_SECONDS - time.time() if token else None, self._expire)
         LIVE_SESSIONS.inc()
 
     def greet(self) -> None:
