@@ -7,7 +7,6 @@ decodes them again.
 """
 
 import itertools
-import logging
 import time as clock
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +22,7 @@ import numpy as np
 
 from moodreel import boomerang
 from moodreel.boomerang import Loop
-from moodreel.errors import ModelInvalid, NoFace, Overloaded
+from moodreel.errors import NoFace, Overloaded
 from moodreel.faces import FaceFinder
 from moodreel.models.predictor import ModelInfo, Predictor, Verdict, resolve_device
 from moodreel.models.store import ModelStore
@@ -32,8 +31,6 @@ from moodreel.movements import Explanation, Movements
 from moodreel.quality import Quality, assess
 from moodreel.tracks import Box, Tracker
 from moodreel.video import Frame, Limits, VideoReader
-
-logger = logging.getLogger(__name__)
 
 ANALYSIS_SIDE = 640
 """Pixels: longest side of the frames in which faces are sought. Larger ones cost little to search, much to convert."""
@@ -162,14 +159,7 @@ class Analyser:
             ModelInvalid: a model, the face landmarker or the movements' numbers are not what they should be.
         """
         store = ModelStore(store_root, device=resolve_device(use_gpu))
-        if model_path is not None:
-            try:
-                store.register(model_path)
-            except ModelInvalid:
-                if not model_fallback:
-                    raise
-                logger.exception("MODEL_PATH is no good; %s answers instead, as MODEL_FALLBACK=1 asks", store.default)
-        store.get()
+        store.prefer(model_path, setting="MODEL_PATH", fallback=model_fallback)
         movements = Movements.load(store_root / "movements")
         finder = FaceFinder(store_root / "face_landmarker" / "face_landmarker.task", again=True)
         return cls(finder, store, movements, **options)

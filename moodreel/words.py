@@ -8,7 +8,6 @@ their own, in which one thread a process works, so that they never take more tha
 in it is a batch of windows, not a call, so that a line doesn't wait behind all of somebody's novel either.
 """
 
-import logging
 import time as clock
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,13 +18,11 @@ from pathlib import Path
 import numpy as np
 
 from moodreel.emotions import EKMAN
-from moodreel.errors import ModelInvalid, MoodreelError, Overloaded, TextEmpty, TextTooLong
+from moodreel.errors import MoodreelError, Overloaded, TextEmpty, TextTooLong
 from moodreel.language import ENGLISH, LanguageFinder
 from moodreel.models.predictor import ModelInfo, resolve_device
 from moodreel.models.text import AT_ONCE, TextPredictor, TextStore
 from moodreel.models.tokens import Window
-
-logger = logging.getLogger(__name__)
 
 MAX_CHARACTERS = 20_000
 """Of one text: some 3,500 words, or seven pages."""
@@ -113,14 +110,7 @@ class WordReader:
         Raises ModelInvalid: a model is not what it should be.
         """
         store = TextStore(store_root, device=resolve_device(use_gpu))
-        if model_path is not None:
-            try:
-                store.register(model_path)
-            except ModelInvalid:
-                if not model_fallback:
-                    raise
-                logger.exception("TEXT_MODEL_PATH is no good; %s answers, as MODEL_FALLBACK=1 asks", store.default)
-        store.get()
+        store.prefer(model_path, setting="TEXT_MODEL_PATH", fallback=model_fallback)
         return cls(store, LanguageFinder(store_root / "lid.176"), longest=longest, wait_seconds=wait_seconds)
 
     def read(self, texts: Sequence[str], *, model: str | None = None) -> tuple[Reading, ...]:

@@ -238,6 +238,7 @@ def test_connections_leave_nothing_open(tmp_path: Path) -> None:
             return worker.num_fds(), worker.num_threads()
 
         files, threads = use(2)
-        again, threads_again = use(4)
-        assert again <= files + 10
+        again, threads_again = use(6)
+        # Connections to the log come and go, as many as are needed at a time; 60 that left a file would be 60 more.
+        assert again <= files + 30
         assert threads_again <= threads + 10

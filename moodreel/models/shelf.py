@@ -1,5 +1,6 @@
 """What every store of models does: find them by name, load each when it is first asked for, keep it."""
 
+import logging
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -13,6 +14,8 @@ from moodreel.errors import ModelInvalid, ModelNotFound
 from moodreel.models.card import Card, kind_of
 from moodreel.models.checkpoint import sha256
 from moodreel.models.predictor import ModelInfo
+
+logger = logging.getLogger(__name__)
 
 CARD = "model.json"
 WEIGHTS = "weights.safetensors"
@@ -84,6 +87,20 @@ class Shelf(ABC, Generic[Model]):
             self._loaded[name] = model
             self.default = name
         return name
+
+    def prefer(self, path: Path | None, *, setting: str, fallback: bool) -> None:
+        """Make a model from elsewhere the default, where one is given, and load the default. Raises ModelInvalid.
+
+        setting: what names it, for the operator. fallback: stay with the store's own where it is no good.
+        """
+        if path is not None:
+            try:
+                self.register(path)
+            except ModelInvalid:
+                if not fallback:
+                    raise
+                logger.exception("%s is no good; %s answers instead, as MODEL_FALLBACK=1 asks", setting, self.default)
+        self.get()
 
 
 def digest_of(weights: Path, card: Card) -> str:

@@ -162,7 +162,7 @@ Held out from training, after each epoch, thresholds fitted on the same texts: m
 ## Weak at
 - Disgust, and anger that is mild: readers themselves often disagree on them.
 - Irony, quotations, and what is meant by what is not said.
-- Diaries: it learnt from Reddit's short comments. Long texts are read in windows, whose probabilities are averaged.
+- Diaries: it learnt from Reddit's short comments. Long texts are read in windows, and their answers joined.
 - Other languages than English: the service says `language_supported: false`, and the answer is a guess.
 - Whom it treats unlike others was not measured. The comments are of Reddit's users, young men above all, and some are
   offensive; words about groups of people may carry an emotion here that they should not.
