@@ -4,17 +4,14 @@ Three rules make it fit for what phones record and strangers send:
 
 * Frames are known by their presentation time, never by their index: phones record at a variable rate, and a header's
   duration, frame count and size are claims. Limits count what is decoded.
-* The demuxer is chosen here, from the first bytes and a short list, and given to FFmpeg by name. FFmpeg never guesses,
-  so a playlist or a concat script that calls itself a video is refused before anything reads it, and a demuxer that
-  wants to open something else is refused as well.
+* `container` opens the file: FFmpeg never guesses what it is, and opens nothing else.
 * Converting a frame costs more than decoding it, so only the frames that are asked for become RGB, and small.
 """
 
-import io
 import itertools
 import math
 import time as clock
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import NoReturn, cast
 
@@ -26,16 +23,13 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 
 from moodreel import hdr
+from moodreel.container import open_container, video_demuxer
 from moodreel.errors import UnsupportedMedia, VideoCorrupt, VideoTooBig, VideoTooLong, VideoTooShort
 
 _PHONE_CODECS = ("h264", "hevc", "vp8", "vp9", "av1", "mpeg4", "h263", "mjpeg", "gif")
 _OTHER_CODECS = ("mpeg1video", "mpeg2video", "msmpeg4v3", "prores", "theora", "dvvideo")
 CODECS = frozenset((*_PHONE_CODECS, *_OTHER_CODECS))
 """Canonical FFmpeg names of the codecs that are decoded; the rest of FFmpeg's hundreds stay shut."""
-
-_QUICKTIME_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
-_PICTURE_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"mif1", b"avif")
-"""Major brands of an ISO base media file that is a still picture (ISO/IEC 23008-12)."""
 
 KEEP_BYTES = 64 * 2**20
 """What the kept frames of one clip may take: eleven seconds at 480 × 270 and 30 frames a second."""
@@ -258,15 +252,7 @@ class VideoReader:
 
     def _open(self) -> InputContainer:
         try:
-            container = av.open(
-                _Source(self._data, self._check_deadline),
-                format=self._demuxer,
-                options={"codec_whitelist": "none"},  # no decoding before the limits are set, just to guess at details
-                io_open=_open_nothing_else,
-                metadata_errors="replace",
-            )
-            assert isinstance(container, InputContainer)
-            return container
+            return open_container(self._data, self._demuxer, self._check_deadline)
         except av.error.FFmpegError as error:
             _refuse_corrupt(error)
 
@@ -284,18 +270,6 @@ class VideoReader:
             )
 
 
-class _Source(io.BytesIO):
-    """The bytes as a file that stops answering at the deadline, so that no demuxer can loop on them for ever."""
-
-    def __init__(self, data: bytes, check_deadline: Callable[[], None]) -> None:
-        super().__init__(data)
-        self._check_deadline = check_deadline
-
-    def read(self, size: int | None = -1) -> bytes:
-        self._check_deadline()
-        return super().read(size)
-
-
 def _sane_rate(stream: VideoStream) -> float | None:
     """Give the header's frames a second, where it is one that a camera may have."""
     rate = float(stream.average_rate or 0)
@@ -309,25 +283,15 @@ def _claimed_seconds(container: InputContainer, stream: VideoStream) -> float:
     return container.duration / av.time_base if container.duration and container.duration > 0 else math.inf
 
 
-def _open_nothing_else(url: str, flags: int, options: dict) -> NoReturn:
-    raise PermissionError("a video may not open other files")
-
-
 def _refuse_corrupt(error: Exception | None) -> NoReturn:
     raise VideoCorrupt("The video is damaged or incomplete: nothing in it can be decoded. Send it again.") from error
 
 
 def _demuxer(data: bytes) -> str:
-    """Choose FFmpeg's demuxer by the file's first bytes."""
-    if data[4:8] in _QUICKTIME_BOXES and not (data[4:8] == b"ftyp" and data[8:12] in _PICTURE_BRANDS):
-        return "mov"
-    if data[:4] == b"\x1a\x45\xdf\xa3":
-        return "matroska"
-    if data[:4] == b"RIFF" and data[8:12] == b"AVI ":
-        return "avi"
-    if data[:6] in (b"GIF87a", b"GIF89a"):
-        return "gif"
-    raise UnsupportedMedia("This is not a video that moodreel reads. Send MP4, MOV, WebM, MKV, AVI, 3GP or GIF.")
+    demuxer = video_demuxer(data)
+    if demuxer is None:
+        raise UnsupportedMedia("This is not a video that moodreel reads. Send MP4, MOV, WebM, MKV, AVI, 3GP or GIF.")
+    return demuxer
 
 
 def _main_video(container: InputContainer) -> VideoStream:

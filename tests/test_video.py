@@ -470,7 +470,7 @@ def test_a_demuxer_never_opens_another_file(monkeypatch):
     at = data.find(b"url \x00\x00\x00\x01")
     data[at + 7] = 0  # "the media is elsewhere"
     opened = []
-    monkeypatch.setattr("moodreel.video._open_nothing_else", lambda *args: opened.append(args) or 1 / 0)
+    monkeypatch.setattr("moodreel.container._open_nothing_else", lambda *args: opened.append(args) or 1 / 0)
     with contextlib.suppress(UnsupportedMedia, VideoCorrupt, VideoTooShort):
         read(bytes(data))
     assert opened == []
