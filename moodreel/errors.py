@@ -29,6 +29,14 @@ class VideoTooBig(MoodreelError):
     """More pixels, in one frame or in all, than the limits allow."""
 
 
+class AudioCorrupt(MoodreelError):
+    """There is sound of a known kind, but none of it can be decoded."""
+
+
+class AudioTooLong(MoodreelError):
+    """More seconds of sound, or more time to decode it, than the limits allow."""
+
+
 class PictureCorrupt(MoodreelError):
     """The bytes are a picture of a known kind, but cannot be decoded to the end."""
 

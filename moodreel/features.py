@@ -110,18 +110,19 @@ def align(rgb: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
     return _square(rgb, CROP, pixels, axis, centre, (CROP / 2, line), grey=True)
 
 
-def cut(rgb: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
+def cut(rgb: np.ndarray, landmarks: np.ndarray, side: int = PORTRAIT) -> np.ndarray:
     """Cut the square around a face out, `Features.portrait`, upright as the picture is.
 
     rgb: uint8 (H, W, 3), red first. landmarks: float32 (478, 3), as in `moodreel.faces.Face`.
+    side: pixels of what is returned, uint8 (side, side, 3).
 
     What lies outside the picture repeats its edge.
     """
     points = landmarks[:, :2].astype(np.float64) * rgb.shape[1::-1]
     low, high = points.min(axis=0), points.max(axis=0)
-    pixels = max(float((high - low).max()) / (PORTRAIT * PORTRAIT_FACE), 1e-3)
-    at = PORTRAIT / 2, PORTRAIT * PORTRAIT_MIDDLE
-    return _square(rgb, PORTRAIT, pixels, np.array([pixels, 0.0]), (low + high) / 2, at)
+    pixels = max(float((high - low).max()) / (side * PORTRAIT_FACE), 1e-3)
+    at = side / 2, side * PORTRAIT_MIDDLE
+    return _square(rgb, side, pixels, np.array([pixels, 0.0]), (low + high) / 2, at)
 
 
 def _square(

@@ -16,6 +16,9 @@ BELOW = {
     "tracks": set(),
     "container": set(),
     "video": {"container", "errors", "hdr"},
+    "audio": {"container", "errors"},
+    "logmel": {"audio"},
+    "windows": set(),
     "boomerang": {"errors", "video"},
     "faces": {"errors"},
     "features": {"errors", "faces"},
@@ -36,7 +39,7 @@ BELOW = {
     "presence": {"errors", "database"},
     "presence_redis": {"presence"},
     "live": {"analysis", "errors", "faces", "features", "live", "models", "movements", "pictures", "tracks"},
-    "models": {"errors", "emotions", "faces", "features", "models"},
+    "models": {"errors", "emotions", "faces", "features", "logmel", "models"},
     "language": {"errors"},
     "words": {"emotions", "errors", "language", "models"},
 }

@@ -7,11 +7,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from moodreel.models.expression import ExpressionNet, standardise
+from moodreel.models.resnet import MEAN, STD
 
 SIDE = 64
 """Pixels a side that it reads."""
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of ImageNet's colours, 0 to 1."""
 LUMA = 0.299, 0.587, 0.114
 """Shares of red, green and blue in grey (ITU-R BT.601)."""
 

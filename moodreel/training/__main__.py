@@ -1,4 +1,4 @@
-"""`python -m moodreel.training train NAME --data PATH --out DIR`, `evaluate MODEL --data PATH` and `movements`."""
+"""`python -m moodreel.training train NAME --data PATH --out DIR`, `evaluate MODEL --data PATH`, `movements` and `extract`."""
 
 import argparse
 import logging
@@ -25,6 +25,7 @@ from moodreel.training.export_appearance import (
     write_joint,
     write_joint_card,
 )
+from moodreel.training.extract import MANIFEST, extract, seconds
 from moodreel.training.ferplus import read_split
 from moodreel.training.joint import STORE, JointRecipe, train_joint
 from moodreel.training.movements import fit_movements, write_movements
@@ -86,6 +87,14 @@ def _explain(args: argparse.Namespace) -> None:
     surrogate = fit_movements(args.data, LANDMARKER, args.cache, ModelStore(STORE).get(MODEL), workers=args.threads)
     write_movements(args.out, surrogate, MODEL)
     print(f"agreement with {MODEL} {surrogate.agreement:.4f} of {surrogate.pictures} faces")
+
+
+def _extract(args: argparse.Namespace) -> None:
+    landmarker = LANDMARKER if args.faces else None
+    found = extract(args.videos, args.out, every=args.every, size=args.size, landmarker=landmarker)
+    print(f"{found.pictures} pictures and {MANIFEST} in {args.out}")
+    if found.failed:
+        sys.exit(f"moodreel.training: {len(found.failed)} of {len(args.videos)} videos could not be read to their end")
 
 
 def _train(args: argparse.Namespace) -> None:
@@ -190,6 +199,14 @@ def _parser() -> argparse.ArgumentParser:
     movements = commands.add_parser("movements", parents=[common], help="fit what names the movements behind an answer")
     movements.add_argument("--out", type=Path, required=True, help="the folder to write")
     movements.set_defaults(run=_explain)
+    pictures = commands.add_parser("extract", help="write frames of videos, or faces, to label by hand")
+    pictures.add_argument("videos", type=Path, nargs="+", metavar="VIDEO")
+    pictures.add_argument("--every", type=seconds, default=1.0, help="1s, 500ms, 2min (default: 1s)")
+    pictures.add_argument("--size", type=int, default=224, help="pixels of a picture's side (default: %(default)s)")
+    pictures.add_argument("--faces", action="store_true", help="a square around each face, not whole frames")
+    pictures.add_argument("--threads", type=int, default=1, help="of torch (default: %(default)s)")
+    pictures.add_argument("--out", type=Path, required=True, help="a new or empty folder")
+    pictures.set_defaults(run=_extract)
     return parser
 
 

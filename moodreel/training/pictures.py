@@ -2,7 +2,6 @@
 
 import csv
 import logging
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,13 +9,14 @@ import cv2
 import numpy as np
 
 from moodreel.analysis import ANALYSIS_SIDE
-from moodreel.emotions import NAMES, SEVEN_TO_FIVE
+from moodreel.emotions import NAMES
 from moodreel.errors import DataInvalid
+from moodreel.training.folders import KINDS, describe, list_by_label
 from moodreel.training.sources import EXPECTED
 
 log = logging.getLogger(__name__)
 
-ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
+ENDINGS = KINDS["pictures"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,28 +59,17 @@ def read_album(folder: Path, labels: tuple[str, ...]) -> Album:
     labels: `moodreel.emotions.FIVE` or `SEVEN`.
     Raises DataInvalid where there are none.
     """
-    names, truth = [], []
-    left_out: Counter[str] = Counter()
-    for own in sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")):
-        label = NAMES.get(own.name.strip().lower())
-        for path in sorted(path for path in own.rglob("*") if path.is_file() and not path.name.startswith(".")):
-            if label is None:
-                left_out[own.name] += 1
-            elif path.suffix.lower() not in ENDINGS:
-                left_out[f"{own.name}, {path.suffix or 'no ending'}"] += 1
-            else:
-                names.append(path.relative_to(folder).as_posix())
-                truth.append(labels.index(label if label in labels else SEVEN_TO_FIVE[label]))
-    listed = "; ".join(f"{what}: {count}" for what, count in left_out.items())
-    if not names:
+    listed, left_out = list_by_label(folder, ENDINGS, labels)
+    if not listed:
         raise DataInvalid(
             f"{folder} holds nothing to measure on. {EXPECTED}; or a folder with a folder of pictures "
             f"({', '.join(sorted(ENDINGS))}) for each label, named {', '.join(NAMES)}. "
-            f"Left out, by number of files: {listed or 'nothing'}."
+            f"Left out, by number of files: {describe(left_out)}."
         )
     if left_out:
-        log.warning("Left out, by number of files: %s.", listed)
-    return Album(folder=folder, names=tuple(names), truth=np.array(truth))
+        log.warning("Left out, by number of files: %s.", describe(left_out))
+    truth = np.array([labels.index(label) for _, label in listed])
+    return Album(folder=folder, names=tuple(name for name, _ in listed), truth=truth)
 
 
 def read_groups(file: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:

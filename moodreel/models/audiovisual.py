@@ -1,0 +1,119 @@
+"""Faces and voices of three seconds to one answer: a ResNet-18 trunk, a small CNN on the spectrogram, and a fusion.
+
+Numbers of parameters, those of the published description in brackets: trunk 11,176,512 (11.2 M), audio 154,720 (154 K),
+and `xattn` 239,488 (239 K) before its head, which has 67,848 for eight classes (`concat`) or 34,057 (`gated`), and the
+two tokens for what is missing, 256. `late` has 5,136 in all, `concat` 298,248 and `gated` 297,993 with their heads.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from moodreel.models.fusion import AUDIO, FUSIONS, Evidence
+from moodreel.models.resnet import WIDTH, ResNet18, normalise
+
+MODALITIES = ("video", "audio")
+
+
+@dataclass(frozen=True, eq=False)
+class Excerpts:
+    """B windows of three seconds, as `moodreel.windows` lays them out.
+
+    faces: uint8 (B, T, S, S, 3), red first: a square around the face at each time, as `moodreel.features.cut` makes
+        it; whatever is in a row without a face is not looked at.
+    seen: bool (B, T), which of them show a face.
+    mels: float32 (B, 64, steps), as `moodreel.logmel.log_mel` makes them.
+    heard: bool (B,), which have sound.
+    """
+
+    faces: torch.Tensor
+    seen: torch.Tensor
+    mels: torch.Tensor
+    heard: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.heard)
+
+    def modalities(self) -> list[tuple[str, ...]]:
+        """Name what each window has, in the order of `MODALITIES`."""
+        rows = zip(self.seen.any(dim=1).tolist(), self.heard.tolist(), strict=True)
+        return [tuple(name for name, has in zip(MODALITIES, row, strict=True) if has) for row in rows]
+
+
+class AudioCNN(nn.Module):
+    """Spectrograms to 128 numbers: three convolutions (16, 32, 64), each halved, a mean over a grid of 4 × 4, and one
+    linear layer, 1024 to 128.
+
+    mean, std: of all values of the spectrograms that it learns from, set by training; those of RAVDESS to begin with.
+    """
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(self, channels: Sequence[int] = (16, 32, 64)) -> None:
+        super().__init__()
+        sizes = [1, *channels]
+        self.layers = nn.Sequential(
+            *(
+                nn.Sequential(nn.Conv2d(before, after, 3, padding=1), nn.BatchNorm2d(after), nn.ReLU(), nn.MaxPool2d(2))
+                for before, after in zip(sizes, sizes[1:], strict=False)
+            )
+        )
+        self.linear = nn.Linear(16 * sizes[-1], AUDIO)
+        self.register_buffer("mean", torch.tensor(-11.0))
+        self.register_buffer("std", torch.tensor(3.0))
+
+    def standardise(self, mels: torch.Tensor) -> torch.Tensor:
+        return (mels - self.mean) / self.std
+
+    def forward(self, mels: torch.Tensor) -> torch.Tensor:
+        """Standardised spectrograms, float32 (B, 64, steps), to (B, 128)."""
+        x = F.adaptive_avg_pool2d(self.layers(mels[:, None]), 4)
+        return F.relu(self.linear(x.flatten(1)))
+
+
+class AudioVisualNet(nn.Module):
+    """Windows to logits, with whatever they have of the two modalities.
+
+    classes: how many labels. fusion: a name in `FUSIONS`. dropout: share of the values that training leaves out.
+    options: of the fusion, such as `head` of `xattn`.
+    """
+
+    def __init__(self, *, classes: int = 8, fusion: str = "xattn", dropout: float = 0.2, **options: Any) -> None:
+        super().__init__()
+        if fusion not in FUSIONS:
+            raise ValueError(f"There is no fusion {fusion}; there are {', '.join(FUSIONS)}.")
+        self.trunk = ResNet18()
+        self.audio = AudioCNN()
+        self.fusion = FUSIONS[fusion](classes=classes, dropout=dropout, **options)
+
+    def forward(self, excerpts: Excerpts) -> torch.Tensor:
+        """Logits (B, C). Raises ValueError for a window that has neither a face nor sound."""
+        if not (excerpts.seen.any(dim=1) | excerpts.heard).all():
+            raise ValueError("A window shows no face and has no sound: there is nothing to answer from.")
+        return self.fusion(self.look_and_listen(excerpts))
+
+    def look_and_listen(self, excerpts: Excerpts) -> Evidence:
+        """What the two networks make of the windows; of what is missing they are not asked."""
+        device = next(self.parameters()).device
+        seen, heard = excerpts.seen.to(device), excerpts.heard.to(device)
+        frames = torch.zeros(*seen.shape, WIDTH, device=device)
+        if seen.any():
+            found = self.trunk(normalise(excerpts.faces[excerpts.seen].to(device)))
+            frames = frames.to(found.dtype).masked_scatter(seen[..., None], found)
+        mels = self.audio.standardise(excerpts.mels.to(device)).masked_fill(~heard[:, None, None], 0)
+        sound = torch.zeros(len(heard), AUDIO, device=device)
+        if heard.any():
+            made = self.audio(mels[heard])
+            sound = sound.to(made.dtype).masked_scatter(heard[:, None], made)
+        return Evidence(frames=frames, seen=seen, mels=mels, sound=sound, heard=heard)
+
+    def predict(self, excerpts: Excerpts) -> list[tuple[torch.Tensor, tuple[str, ...]]]:
+        """Probabilities (C,) of each window, and the modalities that they come from."""
+        with torch.inference_mode():
+            probabilities = self(excerpts).softmax(dim=-1).cpu()
+        return list(zip(probabilities, excerpts.modalities(), strict=True))

@@ -1,0 +1,128 @@
+"""RAVDESS (Livingstone & Russo 2018, doi:10.1371/journal.pone.0196391): acted speech and song, by 24 actors.
+
+Everything about a recording is in its name, `modality-channel-emotion-intensity-statement-repetition-actor`. The set is
+CC BY-NC-SA 4.0: weights that learnt from it are for research, and not for sale.
+"""
+
+import logging
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from moodreel.emotions import EIGHT
+from moodreel.errors import DataInvalid
+from moodreel.training.examples import Example
+
+log = logging.getLogger(__name__)
+
+MODALITIES = ("audio-video", "video", "audio")
+CHANNELS = ("speech", "song")
+ACTORS = 24
+ENDINGS = {
+    "audio-video": (".mp4", ".mov", ".mkv", ".webm"),
+    "video": (".mp4", ".mov", ".mkv", ".webm"),
+    "audio": (".wav", ".flac"),
+}
+_FIELDS = ("modality", "channel", "emotion", "intensity", "statement", "repetition", "actor")
+_MOST = (len(MODALITIES), len(CHANNELS), len(EIGHT), 2, 2, 2, ACTORS)
+"""The largest number of each field; the smallest is 1."""
+_SONG = EIGHT[:6]
+"""What is sung; disgust and surprise are not."""
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What a name says. emotion: one of `moodreel.emotions.EIGHT`; actor: 1 to 24; intensity, statement, repetition: 1
+    or 2."""
+
+    modality: str
+    channel: str
+    emotion: str
+    intensity: int
+    statement: int
+    repetition: int
+    actor: int
+
+    @property
+    def sex(self) -> str:
+        return "male" if self.actor % 2 else "female"
+
+
+def parse(name: str) -> Recording:
+    """Read a file's name, as 03-01-06-01-02-01-12.wav. Raises ValueError, which says what is wrong with it."""
+    stem, dot, ending = name.rpartition(".")
+    parts = stem.split("-")
+    if len(parts) != len(_FIELDS) or not all(len(part) == 2 and part.isascii() and part.isdigit() for part in parts):
+        raise ValueError("it is not seven numbers of two digits with hyphens between")
+    numbers = dict(zip(_FIELDS, map(int, parts), strict=True))
+    for (field, number), most in zip(numbers.items(), _MOST, strict=True):
+        if not 1 <= number <= most:
+            raise ValueError(f"its {field} is {number:02}, not 01 to {most:02}")
+    modality, emotion = MODALITIES[numbers["modality"] - 1], EIGHT[numbers["emotion"] - 1]
+    channel = CHANNELS[numbers["channel"] - 1]
+    if emotion == "neutral" and numbers["intensity"] != 1:
+        raise ValueError("nobody is neutral with strong intensity")
+    if channel == "song" and emotion not in _SONG:
+        raise ValueError(f"{emotion} is not sung")
+    if (dot + ending).lower() not in ENDINGS[modality]:
+        raise ValueError(f"its modality is {modality}, which ends in {' or '.join(ENDINGS[modality])}")
+    return Recording(
+        modality, channel, emotion, *(numbers[field] for field in ("intensity", "statement", "repetition", "actor"))
+    )
+
+
+def read_ravdess(folder: Path, modality: str, *, channels: tuple[str, ...] = ("speech",)) -> tuple[Example, ...]:
+    """List the recordings of a modality, one of `MODALITIES`, in a folder and the folders in it (`Actor_01` …).
+
+    Their person is the actor, their group the actor's sex, and their clip the take: the same in all modalities.
+    Other modalities and channels, and other files than media, are counted in the log.
+    Raises DataInvalid that lists every name that is not one of RAVDESS's; or where there are no such recordings.
+    """
+    if modality not in MODALITIES:
+        raise DataInvalid(f"RAVDESS has {', '.join(MODALITIES)}, not {modality}.")
+    examples, wrong, left_out = [], [], Counter[str]()
+    media = {ending for endings in ENDINGS.values() for ending in endings}
+    for path in sorted(folder.rglob("*")):
+        if not path.is_file() or path.name.startswith("."):
+            continue
+        if path.suffix.lower() not in media:
+            left_out[path.suffix or "no ending"] += 1
+            continue
+        try:
+            recording = parse(path.name)
+            _check_folder(path, recording.actor)
+        except ValueError as error:
+            wrong.append(f"{path.relative_to(folder).as_posix()}: {error}")
+            continue
+        if recording.modality == modality and recording.channel in channels:
+            examples.append(_example(path, recording))
+        else:
+            left_out[f"{recording.channel}, {recording.modality}"] += 1
+    if wrong:
+        listed = "\n  ".join(wrong)
+        raise DataInvalid(f"{len(wrong)} files are not named as RAVDESS names its own; mend or move them:\n  {listed}")
+    if not examples:
+        raise DataInvalid(
+            f"{folder} holds no {modality} of {' or '.join(channels)}. Name the folder that holds RAVDESS's Actor_01 "
+            f"to Actor_{ACTORS}. Left out: {_listed(left_out)}."
+        )
+    if left_out:
+        log.info("RAVDESS, left out: %s.", _listed(left_out))
+    return tuple(examples)
+
+
+def _check_folder(path: Path, actor: int) -> None:
+    name = path.parent.name
+    if name.startswith("Actor_") and name != f"Actor_{actor:02}":
+        raise ValueError(f"its actor is {actor:02}, but its folder's is {name.removeprefix('Actor_')}")
+
+
+def _example(path: Path, recording: Recording) -> Example:
+    take = path.stem.partition("-")[2]
+    return Example(
+        label=recording.emotion, media=path, person=f"actor {recording.actor:02}", clip=take, group=recording.sex
+    )
+
+
+def _listed(counts: Counter[str]) -> str:
+    return "; ".join(f"{what}: {count}" for what, count in sorted(counts.items())) or "nothing"
