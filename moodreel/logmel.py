@@ -17,8 +17,8 @@ WINDOW = 1024
 """Samples of a Hann window, 64 ms: a shorter one would leave the lowest bands, 28 Hz apart, without a frequency."""
 LOWEST, HIGHEST = 0.0, RATE / 2
 """Hertz."""
-FLOOR = 1e-6
-"""Power below which there is silence, some 90 dB under a full sine: so that ln(0) is a number like others."""
+FLOOR = 1e-8
+"""Power below which there is silence, 80 dB under a full sine: so that ln(0) is a number like others."""
 
 
 def log_mel(samples: np.ndarray) -> np.ndarray:

@@ -32,7 +32,8 @@ def write_clip(path: Path, emotion: str, actor: int, *, seconds: float = 1.2, fa
         frames = media.face_frames(count)
     else:
         grey = 20 + 25 * EIGHT.index(emotion)
-        frames = [cv2.circle(np.full((48, 64, 3), grey, np.uint8), (20 + i, 24), 9, (250, 250, 250), -1) for i in range(count)]
+        ground = np.full((48, 64, 3), grey, np.uint8)
+        frames = [cv2.circle(ground.copy(), (20 + i, 24), 9, (250, 250, 250), -1) for i in range(count)]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(sound.clip(frames, sound.sine(300 + 5 * actor, seconds, rate=RATE), rate=RATE, fps=fps))
 
@@ -44,7 +45,8 @@ def write_recordings(folder: Path, actors: range, emotions: tuple[str, ...] = EI
         own = folder / f"Actor_{actor:02}"
         for emotion in emotions:
             for statement in (1, 2):
-                write_sound(own / f"{name(emotion, actor, statement=statement)}.flac", emotion, actor)
+                path = own / f"{name(emotion, actor, statement=statement)}.flac"
+                write_sound(path, emotion, actor, seconds=0.5 + 0.1 * statement)
         if actor == 7:
             first, second = (own / f"{name('happy', 7, statement=2, take=take)}.flac" for take in (1, 2))
             second.write_bytes(first.read_bytes())

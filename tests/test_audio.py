@@ -70,12 +70,15 @@ def test_the_sound_of_a_clip_is_read_from_the_same_file_as_its_pictures():
     assert loudest(heard.samples) == pytest.approx(500, abs=2)
 
 
+EMPTY_WAV = struct.pack(
+    "<4sI4s4sIHHIIHH4sI", b"RIFF", 36, b"WAVE", b"fmt ", 16, 1, 1, 16_000, 32_000, 2, 16, b"data", 0
+)
 NO_SOUND = {
     "a clip without sound": sound.SILENT_CLIP,
     "a GIF": media.encode(media.counter_frames(2), container="gif", codec="gif", pix_fmt="rgb8"),
     "a muted microphone": sound.encode(np.zeros(RATE, np.float32)),
     "a muted microphone in AAC": sound.encode(np.zeros(RATE, np.float32), container="ipod", codec="aac"),
-    "a WAV of no samples": struct.pack("<4sI4s4sIHHIIHH4sI", b"RIFF", 36, b"WAVE", b"fmt ", 16, 1, 1, 16_000, 32_000, 2, 16, b"data", 0),
+    "a WAV of no samples": EMPTY_WAV,
 }
 
 

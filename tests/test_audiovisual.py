@@ -73,8 +73,9 @@ def torchvision_keys():
     keys = ["conv1.weight", *(f"bn1.{name}" for name in norm)]
     for layer in range(1, 5):
         for block in range(2):
+            here = f"layer{layer}.{block}"
             for part in (1, 2):
-                keys += [f"layer{layer}.{block}.conv{part}.weight", *(f"layer{layer}.{block}.bn{part}.{n}" for n in norm)]
+                keys += [f"{here}.conv{part}.weight", *(f"{here}.bn{part}.{name}" for name in norm)]
             if layer > 1 and block == 0:
                 keys += [f"layer{layer}.0.downsample.0.weight", *(f"layer{layer}.0.downsample.1.{n}" for n in norm)]
     return [*keys, "fc.weight", "fc.bias"]
@@ -122,9 +123,7 @@ def test_the_trunk_computes_what_another_library_does_with_the_same_weights():
         if isinstance(module, torch.nn.BatchNorm2d):
             torch.nn.init.uniform_(module.running_var, 0.5, 2)
             torch.nn.init.normal_(module.running_mean)
-    config = ResNetConfig(
-        embedding_size=64, hidden_sizes=[64, 128, 256, 512], depths=[2, 2, 2, 2], layer_type="basic"
-    )
+    config = ResNetConfig(embedding_size=64, hidden_sizes=[64, 128, 256, 512], depths=[2, 2, 2, 2], layer_type="basic")
     theirs = ResNetModel(config).eval()
     # In the order of computation, but that both have the shortcut of a block at its other end.
     ordered = [key for key in theirs.state_dict() if "num_batches" not in key]
@@ -133,9 +132,7 @@ def test_the_trunk_computes_what_another_library_does_with_the_same_weights():
         theirs.state_dict()[key].copy_(mine[_in_our_words(key)])
     pictures = normalise(torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8))
     with torch.inference_mode():
-        torch.testing.assert_close(
-            ours(pictures), theirs(pictures).pooler_output.flatten(1), atol=1e-4, rtol=1e-4
-        )
+        torch.testing.assert_close(ours(pictures), theirs(pictures).pooler_output.flatten(1), atol=1e-4, rtol=1e-4)
 
 
 def _in_our_words(key):

@@ -118,7 +118,8 @@ def test_frames_are_named_by_clusters_of_valence_and_arousal(film):
     assert len(found.examples) == 30
     assert [example.label for example in found.examples] == [label for label in FIVE for _ in range(6)]
     assert np.abs(found.values).max() <= 1
-    assert {label: np.hypot(*np.subtract(found.centres[label], PLACES[label])) < 0.1 for label in FIVE} == dict.fromkeys(FIVE, True)
+    for label in FIVE:
+        assert found.centres[label] == pytest.approx(PLACES[label], abs=0.06)
 
 
 def test_frames_have_their_actor_where_it_is_known_and_their_clip(film):
@@ -154,8 +155,13 @@ def test_all_broken_clips_are_in_one_error(film):
     with pytest.raises(DataInvalid) as raised:
         read_afew_va(film)
     message = str(raised.value)
-    for part in ("4 clips", "001.json: frame 00003 has no picture", "002.json: it holds no frames", "not from -10 to 10",
-                 "004.json: frame ../001/00000 has no picture"):  # fmt: skip
+    for part in (
+        "4 clips",
+        "001.json: frame 00003 has no picture",
+        "002.json: it holds no frames",
+        "003.json: frame 00000 has a value that is not from -10 to 10",
+        "004.json: frame ../001/00000 has no picture",
+    ):
         assert part in message
     with pytest.raises(DataInvalid, match="holds no clips"):
         read_afew_va(film / "part 1" / "005" / "nothing")
@@ -184,9 +190,13 @@ def write_files(folder, *names):
 
 
 def test_folders_are_labels_by_their_own_names_or_by_what_they_mean(tmp_path, caplog):
-    write_files(tmp_path, "Sadness/a.jpg", "calm/sub/b.PNG", "shock/c.webp", "bored/d.jpg", "calm/notes.txt", "calm/.e.jpg")
-    by_labels = {labels: [(e.label, e.media.name) for e in read_folders(tmp_path, "pictures", labels=labels)]
-                 for labels in (EIGHT, SEVEN, FIVE)}  # fmt: skip
+    write_files(
+        tmp_path, "Sadness/a.jpg", "calm/sub/b.PNG", "shock/c.webp", "bored/d.jpg", "calm/notes.txt", "calm/.e.jpg"
+    )
+    by_labels = {
+        labels: [(e.label, e.media.name) for e in read_folders(tmp_path, "pictures", labels=labels)]
+        for labels in (EIGHT, SEVEN, FIVE)
+    }
     assert by_labels[EIGHT] == [("sad", "a.jpg"), ("calm", "b.PNG"), ("surprised", "c.webp")]
     assert by_labels[SEVEN] == [("sad", "a.jpg"), ("neutral", "b.PNG"), ("surprise", "c.webp")]
     assert by_labels[FIVE] == [("Sad", "a.jpg"), ("Neutral", "b.PNG"), ("Shock", "c.webp")]

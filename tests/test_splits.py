@@ -62,7 +62,9 @@ def test_every_example_is_held_out_in_one_fold_and_nobody_in_two():
 def test_labels_are_as_frequent_on_both_sides_where_persons_allow_it():
     """Twenty persons, of whom a quarter shows disgust alone."""
     examples = people(15, ("happy", "sad")) + [
-        Example("disgust", np.array([99, person, take], np.uint8), f"d{person}") for person in range(5) for take in range(8)
+        Example("disgust", np.array([99, person, take], np.uint8), f"d{person}")
+        for person in range(5)
+        for take in range(8)
     ]
     for part in folds(examples, 5, seed=3):
         held = Counter(examples[row].label for row in part.held_out)

@@ -7,6 +7,7 @@ two tokens for what is missing, 256. `late` has 5,136 in all, `concat` 298,248 a
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -60,7 +61,7 @@ class AudioCNN(nn.Module):
         self.layers = nn.Sequential(
             *(
                 nn.Sequential(nn.Conv2d(before, after, 3, padding=1), nn.BatchNorm2d(after), nn.ReLU(), nn.MaxPool2d(2))
-                for before, after in zip(sizes, sizes[1:], strict=False)
+                for before, after in pairwise(sizes)
             )
         )
         self.linear = nn.Linear(16 * sizes[-1], AUDIO)

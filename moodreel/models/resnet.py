@@ -15,7 +15,7 @@ from moodreel.models.checkpoint import fill, read_weights
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of ImageNet's colours, 0 to 1."""
 SIDE = 112
-"""Pixels a side that faces are read at: half of ImageNet's 224, a quarter of the time, and as many as most faces have."""
+"""Pixels a side that faces are read at: half of ImageNet's 224, a quarter of the time, and all that most faces have."""
 WIDTH = 512
 """Numbers for each picture."""
 _COUNTER = "num_batches_tracked"

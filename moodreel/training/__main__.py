@@ -1,4 +1,4 @@
-"""`python -m moodreel.training train NAME --data PATH --out DIR`, `evaluate MODEL --data PATH`, `movements` and `extract`."""
+"""`python -m moodreel.training train NAME --data PATH --out DIR`, `evaluate MODEL`, `movements`, `extract VIDEO…`."""
 
 import argparse
 import logging

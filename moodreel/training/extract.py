@@ -39,7 +39,8 @@ class Row:
 
     file: relative to its folder. video: as it was named. time: seconds from the video's start.
     track: a face's number in its video, the same from picture to picture while it is followed. It is lost, and has
-        another from then on, where pictures are more than 1.5 s apart. x, y, width, height: of the face, in pixels of the upright video. All empty for a whole frame.
+        another from then on, where pictures are more than 1.5 s apart.
+    x, y, width, height: of the face, in pixels of the upright video. These and track are empty for a whole frame.
     label: empty, for those who label by hand.
     """
 
