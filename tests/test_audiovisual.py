@@ -1,5 +1,8 @@
 """The audio-visual network: its parts have the published sizes, and it answers with whatever it is given."""
 
+import copy
+from functools import cache
+
 import numpy as np
 import pytest
 import safetensors.torch
@@ -30,7 +33,9 @@ def small(count=3, **options):
     return excerpts(count, frames=2, side=32, steps=32, **options)
 
 
+@cache
 def network(fusion="xattn", **options):
+    """Made once: eleven million random numbers take their time."""
     torch.manual_seed(0)
     return AudioVisualNet(fusion=fusion, **options).eval()
 
@@ -166,7 +171,7 @@ def test_a_window_of_eight_frames_and_188_steps_gets_probabilities_and_says_what
     assert modalities == BOTH
 
 
-@pytest.mark.parametrize("classes", [2, 5, 8, 27])
+@pytest.mark.parametrize("classes", [2, 27])
 @pytest.mark.parametrize("fusion", FUSIONS)
 def test_any_number_of_classes_can_be_answered(fusion, classes):
     assert network(fusion, classes=classes)(small()).shape == (3, classes)
@@ -216,10 +221,10 @@ def test_what_is_there_decides(fusion, options):
 
 @pytest.mark.parametrize(("fusion", "options"), OPTIONS)
 def test_every_part_learns_from_windows_of_which_some_lack_something(fusion, options):
-    made = network(fusion, **options).train()
+    made = copy.deepcopy(network(fusion, **options)).train()
     torch.nn.functional.cross_entropy(made(missing()), torch.tensor([0, 1, 2, 3])).backward()
     still = [name for name, parameter in made.named_parameters() if parameter.grad is None or not parameter.grad.any()]
-    assert not [name for name in still if "in_proj" not in name]
+    assert not still
     assert all(torch.isfinite(parameter.grad).all() for parameter in made.parameters())
 
 

@@ -65,8 +65,8 @@ class AudioCNN(nn.Module):
             )
         )
         self.linear = nn.Linear(16 * sizes[-1], AUDIO)
-        self.register_buffer("mean", torch.tensor(-11.0))
-        self.register_buffer("std", torch.tensor(3.0))
+        self.register_buffer("mean", torch.tensor(-19.0))
+        self.register_buffer("std", torch.tensor(4.0))
 
     def standardise(self, mels: torch.Tensor) -> torch.Tensor:
         return (mels - self.mean) / self.std
