@@ -107,24 +107,27 @@ def seconds(text: str) -> float:
     return float(match[1]) * {"ms": 0.001, "s": 1, "min": 60, "": 1}[match[2]]
 
 
-Cut = Callable[[Frame, VideoReader], Iterator[tuple[np.ndarray, tuple[int | str, ...]]]]
-"""A frame to pictures, each with its track, x, y, width and height."""
+Place = tuple[int | str, int | str, int | str, int | str, int | str]
+"""Track, x, y, width and height, as in `Row`."""
+Cut = Callable[[Frame, VideoReader], Iterator[tuple[np.ndarray, Place | None]]]
+"""A frame to pictures, each with its place, where it is a face."""
 
 
-def _whole(frame: Frame, reader: VideoReader) -> Iterator[tuple[np.ndarray, tuple[int | str, ...]]]:
-    yield frame.rgb, ()
+def _whole(frame: Frame, reader: VideoReader) -> Iterator[tuple[np.ndarray, Place | None]]:
+    yield frame.rgb, None
 
 
 def _faces(finder: FaceFinder, size: int) -> Cut:
     tracker = Tracker()
 
-    def take(frame: Frame, reader: VideoReader) -> Iterator[tuple[np.ndarray, tuple[int | str, ...]]]:
+    def take(frame: Frame, reader: VideoReader) -> Iterator[tuple[np.ndarray, Place | None]]:
         faces = finder.find(frame.rgb)
         height, width = frame.rgb.shape[:2]
         scale = max(reader.width, reader.height) / max(width, height)
         boxes = [tuple(np.multiply(face.box, (width, height, width, height)) * scale) for face in faces]
         for face, box, track in zip(faces, boxes, tracker.update(frame.time, boxes), strict=True):
-            yield cut(frame.rgb, face.landmarks, size), (track, *(round(side) for side in box))
+            x, y, across, down = (round(side) for side in box)
+            yield cut(frame.rgb, face.landmarks, size), (track, x, y, across, down)
 
     return take
 
@@ -139,7 +142,7 @@ def _pictures(video: Path, stem: str, every: float, side: int, take: Cut) -> Ite
             bar.update()
             for number, (picture, place) in enumerate(take(frame, reader)):
                 name = f"{stem}-{round(frame.time * 1000):08}" + (f"-{number}" if place else "") + ".jpg"
-                yield Row(name, str(video), round(frame.time, 3), *place), picture
+                yield Row(name, str(video), round(frame.time, 3), *(place or ("", "", "", "", ""))), picture
 
 
 def _check(videos: Sequence[Path], out: Path, every: float, size: int) -> None:
