@@ -229,6 +229,7 @@ REFUSED = {
     "an old token": ({"token": accounts.own(iat=1, exp=2)}, "token_expired", 401),
     "a list": ([1, 2], "unauthorized", 401),
     "a number": ({"token": 5}, "unauthorized", 401),
+    "half a character": ({"api_key": "\ud800"}, "unauthorized", 401),
 }
 
 

@@ -100,4 +100,7 @@ def _answer(connection: Connection, event: str, args: tuple[Any, ...]) -> None:
 
 
 def _first(args: tuple[Any, ...]) -> Any:
-    return args[0] if args and args[0] is not None else {}
+    given = args[0] if args and args[0] is not None else {}
+    if not isinstance(given, dict):
+        raise ValidationError({"data": ["Send one object with an event."]})
+    return given
