@@ -342,6 +342,36 @@ def test_garbage_hurts_nobody(server, garbage):
         client.wait("status")
 
 
+BINARY = f'451-{NAMESPACE},["video_frame",{{"frame":{{"_placeholder":true,"num":%s}}}}]'
+UNFINISHED = {
+    "a place that is not there": [BINARY % 5, FRAME],
+    "no number of a place": [BINARY % '"a"', FRAME],
+    "places too deep": [f'451-{NAMESPACE},["video_frame",' + "[" * 490 + "]" * 490 + "]", FRAME],
+    "a text where data was announced": [BINARY % 0, f'42{NAMESPACE},["control",{{"action":"stop"}}]'],
+}
+
+
+@pytest.mark.parametrize("messages", UNFINISHED.values(), ids=UNFINISHED)
+def test_binary_data_that_fits_nowhere_does_not_swallow_what_follows(server, messages):
+    line = raw(server)
+    for message in messages:
+        line.send(message, websocket.ABNF.OPCODE_BINARY if isinstance(message, bytes) else websocket.ABNF.OPCODE_TEXT)
+    line.send(f'42{NAMESPACE},["control",{{"action":"start"}}]')
+    heard = []
+    while not heard or '"running"' not in heard[-1]:
+        heard.append(str(line.recv()))
+    line.close()
+    assert any('"invalid_request"' in message for message in heard)
+
+
+def test_there_is_no_other_namespace(server):
+    line = raw(server, auth=None)
+    for connect in ("40", "40/admin,"):
+        line.send(connect)
+        assert line.recv().startswith("44")
+    line.close()
+
+
 def test_a_flood_of_garbage_is_cut_off(server):
     line = raw(server)
     with pytest.raises((websocket.WebSocketConnectionClosedException, OSError)):

@@ -15,7 +15,7 @@ from wsproto.frame_protocol import CloseReason
 
 from api.live.gate import Gate, register
 from api.live.namespace import CONNECT_SECONDS, EmotionDetection, Manager
-from api.live.packets import Packet
+from api.live.packets import NAMESPACE, Packet
 from api.live.toll import Toll
 from api.live.wire import Wire
 from api.services import Services
@@ -44,6 +44,8 @@ def serve(app: Flask) -> None:
         # Of one client one after the other, in the thread that reads: more would be a queue.
         async_handlers=False,
         serializer=Packet,
+        # Else the namespace `/` would be there too, and take anybody.
+        namespaces=[NAMESPACE],
         client_manager=Manager(),
         manage_session=False,
         # The gate has looked at the origin.

@@ -26,6 +26,17 @@ class Packet(socketio.packet.Packet):
             self.data = [GARBLED]
             return 0
 
+    def add_attachment(self, attachment: Any) -> bool:
+        """Put the binary data that was announced in its place; tell that the packet is whole."""
+        try:
+            if not isinstance(attachment, bytes):
+                raise ValueError("not binary data")
+            return super().add_attachment(attachment)
+        except Exception:
+            # A packet that stayed unfinished would swallow all that follows.
+            self.data = [GARBLED]
+            return True
+
     def _decode(self, encoded: Any) -> int:
         if not isinstance(encoded, str) or sum(encoded.count(mark) for mark in ",[{") > MAX_MARKS:
             raise ValueError("not a packet of ours")
