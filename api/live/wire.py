@@ -22,6 +22,7 @@ from wsproto.events import (
     CloseConnection,
     Message,
     Ping,
+    Pong,
     RejectConnection,
     Request,
     TextMessage,
@@ -40,6 +41,8 @@ LOOK_SECONDS = 1.0
 """How often a quiet line is looked at, whether its time is over."""
 MAX_PARTS = 8192
 """Pieces that one message may come in."""
+MAX_BACKLOG = 256
+"""Packets that may wait for a client that goes on asking without reading the answers."""
 _PIECE = 64 * 1024
 
 log = logging.getLogger(__name__)
@@ -110,6 +113,8 @@ class Wire:
 
     def wait(self) -> str | bytes | None:
         """Give the next message; None when there will be none."""
+        if self.backlog > MAX_BACKLOG:
+            self._break()
         while not self._messages:
             if not self._open or not self._read():
                 return None
@@ -173,6 +178,9 @@ class Wire:
         if isinstance(event, CloseConnection):
             self._bye(event.response())
             return False
+        if isinstance(event, Ping | Pong) or not (event.data or event.message_finished):
+            # What says nothing costs something too.
+            self._toll.pay(0)
         if isinstance(event, Ping):
             self._write(event.response())
         elif isinstance(event, TextMessage | BytesMessage):
@@ -198,7 +206,11 @@ class Wire:
                 self._socket.sendall(self._protocol.send(event))
             except OSError:
                 # Half a message is out: nothing that follows would be understood.
-                self._open = False
-                with suppress(OSError):
-                    self._socket.shutdown(socket.SHUT_RDWR)
+                self._break()
                 raise
+
+    def _break(self) -> None:
+        self._open = False
+        self._messages.clear()
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
