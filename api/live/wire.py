@@ -35,6 +35,8 @@ from api.live.toll import Toll
 WIRE = "moodreel.wire"
 """Where a request's environ has its wire."""
 SEND_SECONDS = 10.0
+SEND_BUFFER_BYTES = 64 * 1024
+"""What the kernel keeps for a client; Linux doubles it. By itself it keeps megabytes of what is long out of date."""
 CLOSE_SECONDS = 2.0
 """How long a client may take to say goodbye."""
 LOOK_SECONDS = 1.0
@@ -135,6 +137,7 @@ class Wire:
         ]
         lines = "".join(f"{name}: {value}\r\n" for name, value in headers)
         self._socket.settimeout(SEND_SECONDS)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         try:
             self._protocol.receive_data(f"GET / HTTP/1.1\r\n{lines}\r\n".encode("latin-1"))
             request = next(self._protocol.events())
