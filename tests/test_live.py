@@ -302,6 +302,25 @@ def test_after_a_pause_nobody_is_known(open_desk, analyser):
     assert guest.client.session.frames == 4
 
 
+def test_a_pause_while_a_frame_is_being_looked_at_waits_for_its_end(open_desk, analyser):
+    predictor = analyser.store.get()
+
+    def conclude(windows):
+        guest.desk.pause(guest.client)
+        return predictor.conclude(windows)
+
+    interrupted = SimpleNamespace(**{name: getattr(predictor, name) for name in ("portrait", "info", "observe")})
+    interrupted.conclude = conclude
+    store = SimpleNamespace(get=lambda _name=None: interrupted)
+    guest = Guest(open_desk(SimpleNamespace(finder=analyser.finder, movements=analyser.movements, store=store)))
+    guest.offer(FRAME)
+    assert guest.wait()[0].faces
+    deadline = time.monotonic() + 60
+    while guest.client.session.model is not None:
+        assert time.monotonic() < deadline, "somebody is still known"
+        time.sleep(0.005)
+
+
 def test_many_sessions_come_and_go_and_nothing_grows(open_desk):
     desk = open_desk(slow_analyser(0), threads=2)
     before = threading.active_count()

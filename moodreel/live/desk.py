@@ -36,6 +36,8 @@ class Client:
     began: float = field(default=float("-inf"))
     busy: bool = False
     gone: bool = False
+    anew: bool = False
+    """Whether to forget who was in the video, as soon as no frame of it is being looked at."""
 
 
 class Desk:
@@ -102,7 +104,8 @@ class Desk:
         """Forget the frame that waits, and who was in the video."""
         with self._change:
             self._forget_frame(client)
-            client.session.restart()
+            client.anew = True
+            self._begin_anew(client)
 
     def leave(self, client: Client) -> None:
         """End a session; nothing is delivered to it any more, but what is on its way."""
@@ -127,6 +130,12 @@ class Desk:
             client.waiting = None
             client.session.dropped += 1
 
+    def _begin_anew(self, client: Client) -> None:
+        # Not under a thread that looks at a frame: it would miss what it has just noted.
+        if client.anew and not client.busy:
+            client.anew = False
+            client.session.restart()
+
     def _work(self) -> None:
         while (client := self._next()) is not None:
             try:
@@ -137,6 +146,7 @@ class Desk:
             finally:
                 with self._change:
                     client.busy = False
+                    self._begin_anew(client)
                     self._change.notify()
 
     def _next(self) -> Client | None:
