@@ -198,7 +198,9 @@ def _invalid(error: ValidationError) -> Response:
 
 
 def _fields(error: ValidationError) -> dict[str, Any]:
-    return error.messages if isinstance(error.messages, dict) else {"body": error.messages}
+    messages = error.messages if isinstance(error.messages, dict) else {"body": error.messages}
+    # marshmallow's word for what is no object at all.
+    return {"body" if name == "_schema" else name: message for name, message in messages.items()}
 
 
 def _correct(fields: Mapping[str, Any]) -> str:

@@ -296,16 +296,38 @@ def test_a_client_faster_than_the_server_hears_of_the_newest_and_what_was_droppe
     assert 'moodreel_live_frames_total{outcome="dropped"}' in counts
 
 
-def raw(server, auth='{"api_key":"' + KEY + '"}'):
+def raw(server, auth='{"api_key":"' + KEY + '"}', query=""):
     """A WebSocket by hand, past the greeting."""
     line = websocket.create_connection(
-        server.url.replace("http", "ws") + "/socket.io/?EIO=4&transport=websocket", timeout=30
+        server.url.replace("http", "ws") + f"/socket.io/?EIO=4&transport=websocket{query}", timeout=30
     )
     assert line.recv().startswith("0{")
     if auth is not None:
         line.send(f"40{NAMESPACE},{auth}")
         assert line.recv().startswith(f"40{NAMESPACE},")
     return line
+
+
+@pytest.mark.parametrize(("query", "explains"), [("", False), ("&explain=true", True), ("&explain=no", False)])
+def test_a_url_may_ask_for_the_words_behind_faces(server, query, explains):
+    line = raw(server, query=query)
+    line.send(f'42{NAMESPACE},["initialize",{{"faces":"largest"}}]')
+    heard = ""
+    while '"ready"' not in heard:
+        heard = str(line.recv())
+    line.close()
+    assert f'"explain":{str(explains).lower()}' in heard
+
+
+@pytest.mark.parametrize(("length", "answered"), [(8_000, True), (20_000, False)])
+def test_a_stranger_has_room_for_credentials_and_no_more(server, length, answered):
+    line = raw(server, auth=None)
+    heard = ""
+    with suppress(websocket.WebSocketConnectionClosedException, OSError):
+        line.send(f'40{NAMESPACE},{{"token":"{"x" * length}"}}')
+        heard = str(line.recv())
+    line.close()
+    assert heard.startswith(f"44{NAMESPACE}") is answered
 
 
 GARBAGE = {

@@ -125,3 +125,10 @@ def test_the_log_has_the_answer_and_nothing_of_the_text(client: FlaskClient) -> 
     assert one["content_sha256"] is None, "a hash of a few words is soon guessed"
     files = shared.call_log.path.parent.iterdir()
     assert not any(b"zebrafinch" in path.read_bytes() for path in files)
+
+
+@pytest.mark.parametrize("body", [[], None, "a text", 7])
+def test_what_is_no_object_is_called_the_body(client: FlaskClient, body: Any) -> None:
+    answer = post(client, body).json
+    assert (answer["code"], set(answer["errors"])) == ("invalid_request", {"body"})
+    assert "body" in answer["detail"]

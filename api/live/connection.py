@@ -50,7 +50,7 @@ class Connection:
         self._row = row
         self._say = say
         self._client: Any = None
-        self._wishes = Wishes()
+        self._wishes = self._defaults = Wishes(explain=request.args.get("explain", "").lower() in ("true", "1"))
         self._complained: dict[str, float] = {}
         self._mistakes = 0
         self._pardoned = time.monotonic()
@@ -59,6 +59,7 @@ class Connection:
         self._started: float | None = None
         self._model: str | None = None
         self._error: str | None = None
+        wire.trust()
         token = caller.token
         wire.end_in(token.expires_at.timestamp() + LEEWAY_SECONDS - time.time() if token else None, self._expire)
         LIVE_SESSIONS.inc()
@@ -69,7 +70,7 @@ class Connection:
 
     def initialise(self, wishes: Mapping[str, Any]) -> None:
         """Begin anew with these wishes, and the defaults for what they leave out. Raises MoodreelError."""
-        self._configure(Wishes(**wishes))
+        self._configure(replace(self._defaults, **wishes))
         self._status("ready")
 
     def control(self, action: str, wishes: Mapping[str, Any]) -> None:

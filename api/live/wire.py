@@ -41,6 +41,8 @@ CLOSE_SECONDS = 2.0
 """How long a client may take to say goodbye."""
 LOOK_SECONDS = 1.0
 """How often a quiet line is looked at, whether its time is over."""
+STRANGER_BYTES = 16 * 1024
+"""Of a message from a client that is not admitted yet: its credentials."""
 MAX_PARTS = 8192
 """Pieces that one message may come in."""
 MAX_BACKLOG = 256
@@ -53,12 +55,13 @@ log = logging.getLogger(__name__)
 class Wire:
     """A WebSocket, made for a handler of Engine.IO's; calling it shakes hands and stays until the socket is closed.
 
-    most: bytes of a message.
+    most: bytes of a message, once the client is trusted.
     """
 
     def __init__(self, handler: Any, most: int, toll: Toll) -> None:
         self._handler = handler
-        self._most = most
+        self._most = min(most, STRANGER_BYTES)
+        self._most_known = most
         self._toll = toll
         self._protocol = WSConnection(ConnectionType.SERVER)
         self._messages: deque[str | bytes] = deque()
@@ -87,6 +90,10 @@ class Wire:
     def backlog(self) -> int:
         """Packets that wait for the client to read."""
         return self._handler.__self__.queue.qsize()
+
+    def trust(self) -> None:
+        """Take messages of any size that is allowed: the client has said who it is."""
+        self._most = self._most_known
 
     def end_in(self, seconds: float | None, last_words: Callable[[], None] | None = None) -> None:
         """End the connection by then, after some last words; None for no end."""
