@@ -81,12 +81,11 @@ def open_presence(settings: Settings) -> Presence:
     """Set up the count of connections over all processes. Raises SettingsError for a REDIS_URL that is none."""
     if not settings.redis_url:
         return Presence(SqliteRows(settings.presence_path))
-    try:
-        from moodreel.presence_redis import RedisRows
+    # Imported here: few need it.
+    from moodreel.presence_redis import RedisRows
 
+    try:
         return Presence(RedisRows(settings.redis_url))
-    except ImportError as error:
-        raise SettingsError("REDIS_URL needs a package: pip install -r requirements-extras.txt.") from error
     except PresenceError as error:
         raise SettingsError(str(error)) from error
 
