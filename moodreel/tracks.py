@@ -20,8 +20,8 @@ Box = tuple[float, float, float, float]
 Cue = Sequence[float]
 """Numbers for how the place of a box looks, each about 0 to 1; of one length within a `Tracker`."""
 
-MAX_GAP = 1.5
-"""Seconds after which a face that has not been seen is somebody new."""
+MAX_GAP = 3.0
+"""Seconds after which a face that has not been seen is somebody new: who looks over a shoulder is back by then."""
 MAX_DISTANCE, MAX_FIRST_STEP = 0.8, 1.2
 """How far from where it is expected a face may be, in units of its own size; one that was seen only once may be on its
 way to anywhere."""

@@ -33,10 +33,19 @@ def test_a_face_that_is_missed_for_a_moment_is_the_same_again():
     assert tracker.update(1.2, [shifted(LEFT, 10), RIGHT]) == [0, 1]
 
 
+def test_who_looks_over_a_shoulder_for_two_seconds_keeps_their_number():
+    tracker = Tracker()
+    for frame in range(15):
+        assert tracker.update(frame / 15, [(100, 100, 80, 100)]) == [0]
+    for frame in range(15, 45):
+        assert tracker.update(frame / 15, []) == []
+    assert tracker.update(3.0, [(110, 98, 78, 100)]) == [0]
+
+
 def test_a_face_that_comes_back_after_long_is_somebody_new():
     tracker = Tracker()
     tracker.update(0.0, [LEFT])
-    assert tracker.update(3.0, [LEFT]) == [1]
+    assert tracker.update(3.5, [LEFT]) == [1]
 
 
 @pytest.mark.parametrize("other", [shifted(LEFT, 200), (110, 110, 8, 9), (0, 0, 400, 400)], ids=["far", "tiny", "huge"])
