@@ -23,7 +23,9 @@ def test_threads_that_wait_for_something_else_hold_no_connection(tmp_path: Path)
     for thread in threads:
         thread.start()
     written.wait(60)
-    assert _open_files(log.path) < THREADS / 2
+    # Two files for each connection, were they kept. SQLite closes the database's own only when all are closed, so that
+    # as many of it stay open as were ever used at a time, and are used again.
+    assert _open_files(log.path) < 1.5 * THREADS
     ended.set()
     for thread in threads:
         thread.join()
