@@ -151,18 +151,6 @@ def as_part(error: ApiError | MoodreelError) -> dict[str, Any]:
     return _body(code, str(error), STATUS[code])
 
 
-def described(error: Exception) -> tuple[str, str]:
-    """Give the code and the sentence for whatever went wrong with a part of a call that goes on."""
-    if isinstance(error, ApiError):
-        return error.code, error.detail
-    for kind, code in _DOMAIN.items():
-        if isinstance(error, kind):
-            log.info("%s: %s (%r)", code, error, error.__cause__)
-            return code, str(error)
-    log.error("%s failed, request_id %s", request.path, g.get("request_id"), exc_info=error)
-    return "internal", _INTERNAL
-
-
 def _body(code: str, detail: str, status: int) -> dict[str, Any]:
     return {
         "type": f"urn:moodreel:problem:{code}",

@@ -6,6 +6,7 @@ page.
 """
 
 import json
+import logging
 import re
 import time
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from flask_sock import Sock
 from wsproto.utilities import RemoteProtocolError
 
 from api import keeping, metrics, request_log, security
-from api.errors import STATUS, ApiError, described, problem
+from api.errors import STATUS, ApiError, as_message, problem
 from api.facts import record
 from api.line import FORBIDDEN, POLICY, TRY_LATER, UNAUTHENTICATED, Allowance, Line
 from api.metrics import MESSAGE_LATENCY, MESSAGES, SOCKETS_ENDED
@@ -32,6 +33,8 @@ PATIENCE = 20
 _CODES = {401: UNAUTHENTICATED, 403: FORBIDDEN, 429: TRY_LATER, 503: TRY_LATER}
 _READING = ReadingSchema(exclude=("model",))
 _KEY = re.compile(r"[A-Za-z0-9+/]{22}==")
+
+log = logging.getLogger(__name__)
 
 blueprint = Blueprint("socket", __name__)
 sock = Sock()
@@ -165,10 +168,11 @@ def _answer(message: str | bytes) -> dict[str, Any]:
             answer = _classified(_text(message))
             g.status = 200
         except Exception as error:
-            code, sentence = described(error)
-            g.status = STATUS[code]
-            record(error=code)
-            answer = _error(code, sentence)
+            answer = {"type": "error", **as_message(error)}
+            g.status = STATUS[answer["code"]]
+            record(error=answer["code"])
+            if answer["code"] == "internal":
+                log.exception("a message failed, request_id %s", g.request_id)
     MESSAGES.labels(answer.get("code", "ok")).inc()
     MESSAGE_LATENCY.observe(time.perf_counter() - begun)
     return answer

@@ -1,6 +1,5 @@
 """One frame of a live video -> its faces, as models and tracks read them."""
 
-import time as clock
 from dataclasses import dataclass
 
 import cv2
@@ -36,7 +35,6 @@ class Look:
     width: int
     height: int
     faces: tuple[Sighting, ...]
-    milliseconds: float
 
 
 def check(data: bytes, limits: PictureLimits) -> None:
@@ -61,7 +59,6 @@ def look(
     Raises:
         MoodreelError: what `check` and `pictures.read` raise.
     """
-    begun = clock.perf_counter()
     check(data, limits)
     picture = pictures.read(data, limits, side=side)
     found = finder.find(picture.rgb) if again else finder.look(picture.rgb)
@@ -72,7 +69,7 @@ def look(
         box = (x * width, y * height, w * width, h * height)
         if all(_shared(box, other.box) < SAME for other in faces):
             faces.append(Sighting(box, describe(picture.rgb, face, portrait=portrait), colours(picture.rgb, face.box)))
-    return Look(width, height, tuple(faces), (clock.perf_counter() - begun) * 1000)
+    return Look(width, height, tuple(faces))
 
 
 def colours(rgb: np.ndarray, box: Box) -> tuple[float, ...]:

@@ -98,6 +98,20 @@ def read_labels(folder: Path) -> tuple[str, ...]:
     return tuple(label if folded.count(ours) > 1 else ours for label, ours in zip(labels, folded, strict=True))
 
 
+def import_transformers(folder: Path) -> Any:
+    """Import the library that a folder of its needs, and hush it. Raises ModelInvalid where it is not installed."""
+    try:
+        # Imported here: only those who use it have it, and it costs every start a second.
+        import transformers
+        from transformers.utils import logging as transformers_logging
+    except ImportError as error:
+        raise ModelInvalid(
+            f"{folder.name!r} needs Hugging Face's transformers: pip install -r requirements-extras.txt"
+        ) from error
+    transformers_logging.disable_progress_bar()
+    return transformers
+
+
 def read_network(folder: Path) -> HuggingFaceViT:
     """Read a folder's network and how its pictures are prepared. Raises ModelInvalid."""
     config = _read(folder, CONFIG)
@@ -108,19 +122,11 @@ def read_network(folder: Path) -> HuggingFaceViT:
             f"{CONFIG} of model_type vit, and {WEIGHTS}."
         )
     preparation = read_preparation(folder)
+    transformers = import_transformers(folder)
     try:
-        # Imported here: only those who use it have it, and it costs every start a second.
-        from transformers import ViTConfig, ViTForImageClassification
-        from transformers.utils import logging as transformers_logging
-    except ImportError as error:
-        raise ModelInvalid(
-            f"{folder.name!r} needs Hugging Face's transformers: pip install -r requirements-extras.txt"
-        ) from error
-    transformers_logging.disable_progress_bar()
-    try:
-        loaded: Any = ViTForImageClassification.from_pretrained(
+        loaded: Any = transformers.ViTForImageClassification.from_pretrained(
             folder,
-            config=ViTConfig.from_dict(config),
+            config=transformers.ViTConfig.from_dict(config),
             local_files_only=True,
             use_safetensors=True,
             trust_remote_code=False,

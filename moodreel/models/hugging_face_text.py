@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 
 from moodreel.emotions import EKMAN, to_ekman
 from moodreel.errors import ModelInvalid
-from moodreel.models.hugging_face import CONFIG, WEIGHTS, read_config
+from moodreel.models.hugging_face import CONFIG, WEIGHTS, import_transformers, read_config
 from moodreel.models.text_network import TextNetwork
 
 logger = logging.getLogger(__name__)
@@ -63,17 +63,9 @@ def read_text_network(folder: Path) -> HuggingFaceText:
         raise ModelInvalid(
             f"The folder {folder.name!r} has a {CONFIG} but no {WEIGHTS}; save the model as safetensors."
         )
+    transformers = import_transformers(folder)
     try:
-        # Imported here: only those who use it have it, and it costs every start a second.
-        from transformers import AutoModelForSequenceClassification
-        from transformers.utils import logging as transformers_logging
-    except ImportError as error:
-        raise ModelInvalid(
-            f"{folder.name!r} needs Hugging Face's transformers: pip install -r requirements-extras.txt"
-        ) from error
-    transformers_logging.disable_progress_bar()
-    try:
-        network, report = AutoModelForSequenceClassification.from_pretrained(
+        network, report = transformers.AutoModelForSequenceClassification.from_pretrained(
             folder,
             local_files_only=True,
             use_safetensors=True,
