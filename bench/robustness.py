@@ -29,8 +29,8 @@ from moodreel.models.predictor import Predictor
 from moodreel.models.store import load
 from moodreel.moments import see
 from moodreel.quality import assess
+from moodreel.training.data.ferplus import read_split
 from moodreel.training.evaluate import calibration_error
-from moodreel.training.ferplus import read_split
 
 STORE = Path(__file__).resolve().parents[1] / "model_store"
 SEED = 0

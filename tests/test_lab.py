@@ -10,9 +10,9 @@ from moodreel import audio, windows
 from moodreel.emotions import EIGHT
 from moodreel.logmel import log_mel
 from moodreel.models.audiovisual import AudioVisualNet, Excerpts
+from moodreel.training.data.ravdess import read_ravdess
+from moodreel.training.data.splits import folds, split
 from moodreel.training.modalities import drop_modalities
-from moodreel.training.ravdess import read_ravdess
-from moodreel.training.splits import folds, split
 from moodreel.video import VideoReader
 from tests import ravdess
 

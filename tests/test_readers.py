@@ -8,9 +8,9 @@ import pytest
 
 from moodreel.emotions import EIGHT, FIVE, SEVEN
 from moodreel.errors import DataInvalid
-from moodreel.training.afew_va import PLACES, k_means, name_clusters, read_afew_va
-from moodreel.training.folders import read_folders
-from moodreel.training.ravdess import Recording, parse, read_ravdess
+from moodreel.training.data.afew_va import PLACES, k_means, name_clusters, read_afew_va
+from moodreel.training.data.folders import read_folders
+from moodreel.training.data.ravdess import Recording, parse, read_ravdess
 from tests import ravdess
 
 # RAVDESS

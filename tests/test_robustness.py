@@ -12,7 +12,7 @@ from bench.robustness import CONDITIONS, Outcome, measure, sample, table
 from moodreel.emotions import FIVE
 from moodreel.faces import FaceFinder
 from moodreel.models.store import ModelStore
-from moodreel.training.ferplus import VOTES
+from moodreel.training.data.ferplus import VOTES
 
 STORE = Path(__file__).parents[1] / "model_store"
 HAPPY = FIVE.index("Happy")

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from moodreel.errors import DataInvalid
-from moodreel.training.examples import Example, contents, from_arrays
-from moodreel.training.ravdess import read_ravdess
-from moodreel.training.splits import folds, split
+from moodreel.training.data.examples import Example, contents, from_arrays
+from moodreel.training.data.ravdess import read_ravdess
+from moodreel.training.data.splits import folds, split
 from tests import ravdess
 
 

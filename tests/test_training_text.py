@@ -17,9 +17,9 @@ from moodreel.models.quantised import PRECISIONS, restore
 from moodreel.models.text import load_text
 from moodreel.training import text as training
 from moodreel.training.__main__ import main
+from moodreel.training.data.goemotions import Texts, read_texts
 from moodreel.training.evaluate_text import read_all
 from moodreel.training.export_text import write_text
-from moodreel.training.goemotions import Texts, read_texts
 from moodreel.training.recipes import TextRecipe
 from moodreel.training.text_figures import (
     CANDIDATES,

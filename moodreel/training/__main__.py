@@ -17,6 +17,8 @@ from moodreel.errors import DataInvalid, MoodreelError
 from moodreel.models.store import ModelStore, load
 from moodreel.training import text_commands
 from moodreel.training.appearance import train_appearance
+from moodreel.training.data.ferplus import read_split
+from moodreel.training.data.muxspace import FILE as MUXSPACE
 from moodreel.training.evaluate import Report, evaluate
 from moodreel.training.export import write_card, write_model
 from moodreel.training.export_appearance import (
@@ -26,10 +28,8 @@ from moodreel.training.export_appearance import (
     write_joint_card,
 )
 from moodreel.training.extract import MANIFEST, extract, seconds
-from moodreel.training.ferplus import read_split
 from moodreel.training.joint import STORE, JointRecipe, train_joint
 from moodreel.training.movements import fit_movements, write_movements
-from moodreel.training.muxspace import FILE as MUXSPACE
 from moodreel.training.recipes import AppearanceRecipe, ResEmoteNetRecipe, ViTRecipe
 from moodreel.training.train import Recipe, train
 

@@ -25,11 +25,11 @@ from moodreel.errors import DataInvalid
 from moodreel.models.expression import ExpressionNet
 from moodreel.models.store import ARCHITECTURES, load
 from moodreel.training.augment import disturb
+from moodreel.training.data.ferplus import hold_out, one_hot, read_split
+from moodreel.training.data.muxspace import read_muxspace
 from moodreel.training.evaluate import measure
 from moodreel.training.faces import find_all
-from moodreel.training.ferplus import hold_out, one_hot, read_split
 from moodreel.training.joint import folder_of
-from moodreel.training.muxspace import read_muxspace
 from moodreel.training.recipes import AppearanceRecipe
 from moodreel.training.train import fit_temperature
 

@@ -14,13 +14,13 @@ from moodreel.faces import BLENDSHAPES, LANDMARKS
 from moodreel.features import CROP, Features
 from moodreel.models.joint import JointNet
 from moodreel.models.predictor import Predictor
-from moodreel.training import muxspace
+from moodreel.training.data import muxspace
+from moodreel.training.data.ferplus import one_hot, read_split
+from moodreel.training.data.pictures import read_album, read_groups
+from moodreel.training.data.sources import has_rows
 from moodreel.training.faces import Found, Pictures, find_all
-from moodreel.training.ferplus import one_hot, read_split
 from moodreel.training.joint import join, look
-from moodreel.training.pictures import read_album, read_groups
 from moodreel.training.sequences import Kind, Sequences, Studio, fit_deformation, listen
-from moodreel.training.sources import has_rows
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ def evaluate(
     """Measure a model of five or seven labels on the pictures of a split that have a majority over half.
 
     data: FER+ or FER2013 as `read_split` reads them; or the folder of muxspace (`faces.npz`), or one with a folder of
-        pictures for each label (`moodreel.training.pictures`), which have no splits.
+        pictures for each label (`moodreel.training.data.pictures`), which have no splits.
     groups: csv file of the groups that the pictures of such folders belong to.
     Raises MoodreelError for a model with other labels, or one that reads raw landmarks or portraits, which are not
     kept, and DataInvalid where `data` holds none of these, or no face.

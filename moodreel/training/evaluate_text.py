@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from moodreel.models.text import TextPredictor
-from moodreel.training.goemotions import read_texts
+from moodreel.training.data.goemotions import read_texts
 from moodreel.training.text_figures import TextReport, measure_texts
 from moodreel.words import join
 

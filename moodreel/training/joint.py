@@ -22,9 +22,9 @@ from moodreel.models.joint import JointNet
 from moodreel.models.predictor import Predictor
 from moodreel.models.store import load
 from moodreel.training.augment import disturb
+from moodreel.training.data.ferplus import hold_out, read_split
+from moodreel.training.data.muxspace import read_muxspace
 from moodreel.training.faces import find_all
-from moodreel.training.ferplus import hold_out, read_split
-from moodreel.training.muxspace import read_muxspace
 from moodreel.training.sequences import Kind, Sequences, Studio, fit_deformation, listen
 from moodreel.training.train import descend, fit_temperature, flat, only
 

@@ -19,10 +19,10 @@ from moodreel.emotions import SEVEN
 from moodreel.models.predictor import Predictor
 from moodreel.models.store import CARD
 from moodreel.movements import MOVEMENTS, Movements, mean
+from moodreel.training.data.ferplus import Split, read_split
 from moodreel.training.evaluate import still
 from moodreel.training.export import DATA, LICENCE
 from moodreel.training.faces import Found, find_all
-from moodreel.training.ferplus import Split, read_split
 
 FULL = 98
 """Percentile of all faces at which a movement has its full strength."""

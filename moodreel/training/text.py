@@ -27,8 +27,8 @@ from moodreel.models.checkpoint import read_weights
 from moodreel.models.minilm import MiniLM
 from moodreel.models.text import TOKENIZER, read_tokenizer
 from moodreel.models.tokens import prepare
-from moodreel.training.ferplus import hold_out
-from moodreel.training.goemotions import Texts, read_texts
+from moodreel.training.data.ferplus import hold_out
+from moodreel.training.data.goemotions import Texts, read_texts
 from moodreel.training.recipes import TextRecipe
 from moodreel.training.text_figures import calibrated, fit_calibration, fit_thresholds, measure_texts
 

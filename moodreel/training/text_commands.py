@@ -14,10 +14,10 @@ from moodreel.models.card import TEXT, kind_of
 from moodreel.models.quantised import PRECISIONS
 from moodreel.models.shelf import CARD, WEIGHTS
 from moodreel.models.text import TextStore, load_text
+from moodreel.training.data.ferplus import hold_out
+from moodreel.training.data.goemotions import read_texts
 from moodreel.training.evaluate_text import evaluate_text, summary
 from moodreel.training.export_text import Point, write_text, write_text_card
-from moodreel.training.ferplus import hold_out
-from moodreel.training.goemotions import read_texts
 from moodreel.training.recipes import TextRecipe
 from moodreel.training.text import TrainedText, find_pretrained, train_text
 from moodreel.training.text_floor import measure_floor

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from moodreel.emotions import EKMAN
 from moodreel.models.tokens import prepare
-from moodreel.training.goemotions import Texts
+from moodreel.training.data.goemotions import Texts
 from moodreel.training.text_figures import TextReport, calibrated, fit_calibration, fit_thresholds, measure_texts
 
 EPOCHS, BATCH, RATE, DECAY = 6, 256, 0.03, 1e-6

@@ -19,8 +19,8 @@ from torch.nn import functional as F
 
 from moodreel.emotions import FIVE
 from moodreel.models.compact_emotimesh import CompactEmotiMeshNet
+from moodreel.training.data.ferplus import hold_out, read_split
 from moodreel.training.faces import Found, as_is, disturbed, find_all, mirrored
-from moodreel.training.ferplus import hold_out, read_split
 from moodreel.training.sequences import Sequences, Studio, fit_deformation
 
 log = logging.getLogger(__name__)

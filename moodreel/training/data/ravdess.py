@@ -11,7 +11,7 @@ from pathlib import Path
 
 from moodreel.emotions import EIGHT
 from moodreel.errors import DataInvalid
-from moodreel.training.examples import Example
+from moodreel.training.data.examples import Example
 
 log = logging.getLogger(__name__)
 

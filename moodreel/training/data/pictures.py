@@ -11,8 +11,8 @@ import numpy as np
 from moodreel.analysis import ANALYSIS_SIDE
 from moodreel.emotions import NAMES
 from moodreel.errors import DataInvalid
-from moodreel.training.folders import KINDS, describe, list_by_label
-from moodreel.training.sources import EXPECTED
+from moodreel.training.data.folders import KINDS, describe, list_by_label
+from moodreel.training.data.sources import EXPECTED
 
 log = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from moodreel.emotions import FIVE
 from moodreel.errors import DataInvalid
-from moodreel.training.examples import Example, read_table
+from moodreel.training.data.examples import Example, read_table
 
 log = logging.getLogger(__name__)
 

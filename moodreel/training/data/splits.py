@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from moodreel.errors import DataInvalid
-from moodreel.training.examples import Example, contents
+from moodreel.training.data.examples import Example, contents
 
 BY = ("person", "random")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from moodreel.emotions import NAMES, SEVEN_TO_FIVE
 from moodreel.errors import DataInvalid
-from moodreel.training.examples import Example, read_table
+from moodreel.training.data.examples import Example, read_table
 
 log = logging.getLogger(__name__)
 

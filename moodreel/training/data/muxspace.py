@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from moodreel.emotions import SEVEN_TO_FIVE
-from moodreel.training.ferplus import Split
+from moodreel.training.data.ferplus import Split
 
 FILE = "faces.npz"
 NAMES = {
