@@ -34,13 +34,24 @@ def read_muxspace(folder: Path, labels: tuple[str, ...], split: str) -> Split:
     with np.load(folder / FILE) as arrays:
         jpeg, offsets = arrays["jpeg"], arrays["offsets"]
         meant, names = (arrays[field].astype(str) for field in ("labels", "names"))
-    held_out = np.array([zlib.crc32(person(name).encode()) % 5 == 0 for name in names])
-    rows = np.flatnonzero(held_out == (split == "valid"))
+    rows = _rows(names, split)
     images = np.stack([_square(jpeg[offsets[row] : offsets[row + 1]]) for row in rows])
     found = [NAMES.get(label) for label in meant[rows]]
     truth = np.array([-1 if n is None else labels.index(n if n in labels else SEVEN_TO_FIVE[n]) for n in found])
     targets = np.where(truth[:, None] >= 0, np.eye(len(labels), dtype=np.float32)[truth], 0)
     return Split(images=images, targets=targets.astype(np.float32), truth=truth)
+
+
+def people_of(folder: Path, split: str) -> tuple[str, ...]:
+    """Name the person in each picture that `read_muxspace` reads, in its order."""
+    with np.load(folder / FILE) as arrays:
+        names = arrays["names"].astype(str)
+    return tuple(person(name) for name in names[_rows(names, split)])
+
+
+def _rows(names: np.ndarray, split: str) -> np.ndarray:
+    held_out = np.array([zlib.crc32(person(name).encode()) % 5 == 0 for name in names])
+    return np.flatnonzero(held_out == (split == "valid"))
 
 
 def person(name: str) -> str:
