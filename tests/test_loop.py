@@ -208,7 +208,7 @@ def test_a_loss_that_is_no_number_ends_training_at_once_and_leaves_the_last_chec
             loss = super().loss(batch, phase)
             return loss * float("nan") if len(self.drawn) == 15 else loss
 
-    with pytest.raises(DataInvalid, match="At step 15 of head the loss is nan; train at a lower rate than 0.01"):
+    with pytest.raises(DataInvalid, match=r"At step 15 of head the loss is nan; train at a lower rate than 0\.01"):
         fit(Bursting(), PHASES, RUNNING, tmp_path)
     assert torch.load(tmp_path / CHECKPOINT, weights_only=True)["step"] == 10
 
