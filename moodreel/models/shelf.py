@@ -143,5 +143,11 @@ def build(card: Card, known: Mapping[str, type[Network]]) -> Network:
             return known[card.architecture](**arguments)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ModelInvalid(
-            f"The model.json of {card.name!r} has arguments that {card.architecture!r} does not take; correct them."
+            f"The model.json of {card.name!r} has arguments that {card.architecture!r} does not take{_why(error)}; "
+            "correct them."
         ) from error
+
+
+def _why(error: Exception) -> str:
+    """The reason, where an architecture gives one of its own."""
+    return f" ({str(error).rstrip('.')})" if isinstance(error, ValueError) else ""

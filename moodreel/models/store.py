@@ -11,11 +11,13 @@ from moodreel.models.checkpoint import fill, read_weights
 from moodreel.models.compact_emotimesh import CompactEmotiMeshNet
 from moodreel.models.emotimesh import EmotiMeshNet
 from moodreel.models.face_expression import FaceExpressionNet
+from moodreel.models.improved_cnn import ImprovedCNN
 from moodreel.models.joint import JointNet
 from moodreel.models.predictor import Predictor
 from moodreel.models.resemotenet import ResEmoteNet
 from moodreel.models.shelf import CARD, WEIGHTS, Shelf, build, digest_of, weights_in
-from moodreel.models.vit import ViTNet
+from moodreel.models.temporal_vit import TemporalViTNet
+from moodreel.models.vit import ViTNet, ViTScratch
 
 __all__ = ["ARCHITECTURES", "CARD", "WEIGHTS", "ModelStore", "load"]
 
@@ -23,9 +25,12 @@ ARCHITECTURES: dict[str, type[Architecture]] = {
     "compact-emotimesh": CompactEmotiMeshNet,
     "emotimesh": EmotiMeshNet,
     "face-expression": FaceExpressionNet,
+    "improved-cnn": ImprovedCNN,
     "joint": JointNet,
     "resemotenet": ResEmoteNet,
+    "temporal-vit": TemporalViTNet,
     "vit": ViTNet,
+    "vit-scratch": ViTScratch,
 }
 
 
