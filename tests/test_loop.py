@@ -30,7 +30,7 @@ class Toy(Task):
         self.network.add_module("head", nn.Sequential(nn.Dropout(dropout), nn.Linear(32, CLASSES)))
         self.die_at, self.drawn = die_at, []
 
-    def draw(self, step, rng):
+    def draw(self, step, rng, phase):
         rows = epoch_rows(step, COUNT, 16, seed=0)
         return self.points[rows] + rng.normal(0, 0.01, (len(rows), 8)).astype(np.float32), rows
 
@@ -103,7 +103,7 @@ def test_gradients_of_two_halves_make_the_step_of_the_whole():
             self.network.trunk[1] = nn.Identity()  # normalisation sees the batch it is given
             self.batch = batch
 
-        def draw(self, step, rng):
+        def draw(self, step, rng, phase):
             rows = epoch_rows(step, COUNT, self.batch, seed=0)
             return self.points[rows], rows
 

@@ -7,12 +7,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from moodreel.models.expression import ExpressionNet, standardise
-from moodreel.models.resnet import MEAN, STD
+from moodreel.models.resnet import LUMA, MEAN, STD
 
 SIDE = 64
 """Pixels a side that it reads."""
-LUMA = 0.299, 0.587, 0.114
-"""Shares of red, green and blue in grey (ITU-R BT.601)."""
 
 
 class ResEmoteNet(ExpressionNet):

@@ -14,6 +14,8 @@ from moodreel.models.checkpoint import fill, read_weights
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of ImageNet's colours, 0 to 1."""
+LUMA = 0.299, 0.587, 0.114
+"""Shares of red, green and blue in grey (ITU-R BT.601)."""
 SIDE = 112
 """Pixels a side that faces are read at: half of ImageNet's 224, a quarter of the time, and all that most faces have."""
 WIDTH = 512
@@ -61,13 +63,20 @@ class _Block(nn.Module):
         return F.relu(y + (x if self.downsample is None else self.downsample(x)))
 
 
-def normalise(pictures: torch.Tensor) -> torch.Tensor:
-    """Pictures (N, S, S, 3), red first, 0 to 255, to float32 (N, 3, 112, 112), normalised as ImageNet's colours are."""
+def normalise(pictures: torch.Tensor, side: int = SIDE, *, grey: bool = False, detail: int = 0) -> torch.Tensor:
+    """Pictures (N, S, S, 3), red first, 0 to 255, to float32 (N, 3, side, side), normalised as ImageNet's colours are.
+
+    grey: without colours (ITU-R BT.601). detail: pixels a side that larger ones are shrunk to first; 0 for none.
+    """
     x = pictures.movedim(-1, 1).float()
-    if x.shape[-2:] != (SIDE, SIDE):
-        x = F.interpolate(x, (SIDE, SIDE), mode="bilinear", antialias=True)
+    if grey:
+        x = (x * x.new_tensor(LUMA)[:, None, None]).sum(dim=1, keepdim=True)
+    if detail and x.shape[-1] > detail:
+        x = F.interpolate(x, (detail, detail), mode="bilinear", antialias=True)
+    if x.shape[-2:] != (side, side):
+        x = F.interpolate(x, (side, side), mode="bilinear", antialias=True)
     mean, std = (x.new_tensor(values)[:, None, None] for values in (MEAN, STD))
-    return ((x / 255 - mean) / std).contiguous(memory_format=torch.channels_last)
+    return ((x.expand(-1, 3, -1, -1) / 255 - mean) / std).contiguous(memory_format=torch.channels_last)
 
 
 def load_pretrained(trunk: ResNet18, path: Path) -> None:

@@ -95,7 +95,7 @@ class Task(ABC):
     watched = ""
 
     @abstractmethod
-    def draw(self, step: int, rng: np.random.Generator) -> Any:
+    def draw(self, step: int, rng: np.random.Generator, phase: Phase) -> Any:
         """Make batch number `step`, from 0, counted through all phases; in another thread, while one is learnt."""
 
     @abstractmethod
@@ -195,7 +195,7 @@ class _Run:
         total, ended = 0.0, False
         steps = range(self.step, phase.steps)
         with tqdm(total=phase.steps, initial=self.step, desc=phase.name, unit="step", mininterval=2) as bar:
-            for step, batches in zip(steps, self._batches(steps, first, number), strict=True):
+            for step, batches in zip(steps, self._batches(steps, first, number, phase), strict=True):
                 torch.manual_seed(_seed(running.seed, number, step))
                 rate, loss = self.optimiser.param_groups[-1]["lr"], self._update(batches, phase)
                 if not math.isfinite(loss):
@@ -215,13 +215,13 @@ class _Run:
                         log.info("%s: no better for %d judgements; ended early.", phase.name, self.stale)
                         return
 
-    def _batches(self, steps: range, first: int, number: int) -> Iterator[list[Any]]:
+    def _batches(self, steps: range, first: int, number: int, phase: Phase) -> Iterator[list[Any]]:
         """The batches of each step; the next ones are made while some are learnt."""
         parts = self.running.accumulate
 
         def make(step: int) -> list[Any]:
             rng = np.random.default_rng((self.running.seed, number, step))
-            return [self.task.draw((first + step) * parts + part, rng) for part in range(parts)]
+            return [self.task.draw((first + step) * parts + part, rng, phase) for part in range(parts)]
 
         with ThreadPoolExecutor(1) as pool:
             following = pool.submit(make, steps.start) if steps else None
