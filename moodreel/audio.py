@@ -48,19 +48,24 @@ class SoundLimits:
 
 @dataclass(frozen=True, eq=False)
 class Sound:
-    """samples: float32 (N,), N > 0, from -1 to 1, mono, `RATE` a second; the first is the file's first."""
+    """samples: float32 (N,), N > 0, from -1 to 1, mono, `RATE` a second; the first is the file's first.
+    start: when that one is to be heard, in seconds by the file's own clock; 0 where it has none.
+    """
 
     samples: np.ndarray
+    start: float = 0.0
 
     @property
     def seconds(self) -> float:
         return len(self.samples) / RATE
 
     def excerpt(self, start: float, seconds: float) -> np.ndarray:
-        """Give so many seconds from `start` on, float32 (seconds * RATE,); past the end there is silence."""
+        """Give so many seconds, float32 (seconds * RATE,), the first of them `start` seconds after the first sample, or
+        before it where that is below 0. Before the sound and after it there is silence."""
         first, count = round(start * RATE), round(seconds * RATE)
-        piece = self.samples[first : first + count]
-        return np.pad(piece, (0, count - len(piece)))
+        piece = self.samples[max(0, first) : max(0, first + count)]
+        before = min(count, max(0, -first))
+        return np.pad(piece, (before, count - before - len(piece)))
 
 
 def read(data: bytes, limits: SoundLimits | None = None) -> Sound | None:
@@ -75,10 +80,14 @@ def read(data: bytes, limits: SoundLimits | None = None) -> Sound | None:
         AudioCorrupt: there is sound, but none of it can be decoded.
         AudioTooLong: a limit was reached.
     """
-    samples = _Decoder(data, limits or SoundLimits()).decode()
-    if not len(samples) or np.abs(samples).max() <= _SILENCE:
-        return None
-    return Sound(samples)
+    decoder = _Decoder(data, limits or SoundLimits())
+    samples = decoder.decode()
+    return None if is_silent(samples) else Sound(samples, decoder.began or 0.0)
+
+
+def is_silent(samples: np.ndarray) -> bool:
+    """Tell whether samples (N,) have nothing to be heard, as those of a muted microphone."""
+    return not len(samples) or float(np.abs(samples).max()) <= _SILENCE
 
 
 class _Decoder:
@@ -98,14 +107,14 @@ class _Decoder:
         self._count = 0
         self._resampler: av.AudioResampler | None = None
         self._setup: tuple | None = None  # what the resampler was made for
+        self.began: float | None = None  # by the file's clock; None where it has none
 
     def decode(self) -> np.ndarray:
         """Give all samples, float32 (N,)."""
-        began: float | None = None
         for frame in self._frames():
             if frame.time is not None:
-                began = frame.time - self._count / RATE if began is None else began
-                self._mind_gap(frame.time - began)
+                self.began = frame.time - self._count / RATE if self.began is None else self.began
+                self._mind_gap(frame.time - self.began)
             self._resample(frame)
         self._flush()
         return np.concatenate(self._pieces) if self._pieces else np.zeros(0, np.float32)

@@ -13,6 +13,10 @@ class UnsupportedMedia(MoodreelError):
     """The bytes are no video and no picture, or one that no decoder here reads."""
 
 
+class NoPictures(UnsupportedMedia):
+    """The file holds sound or other data, but no video."""
+
+
 class VideoCorrupt(MoodreelError):
     """The bytes are a video of a known kind, but nothing in it can be decoded."""
 
@@ -47,6 +51,10 @@ class PictureTooBig(MoodreelError):
 
 class NoFace(MoodreelError):
     """No face was found in any analysed frame."""
+
+
+class NoFaceNoSound(MoodreelError):
+    """The clip shows no face, and there is nothing to be heard in it either."""
 
 
 class TextEmpty(MoodreelError):

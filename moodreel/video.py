@@ -11,9 +11,10 @@ Three rules make it fit for what phones record and strangers send:
 import itertools
 import math
 import time as clock
-from collections.abc import Generator, Iterator
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NoReturn, cast
+from typing import NamedTuple, NoReturn, cast
 
 import av
 import numpy as np
@@ -24,7 +25,7 @@ from av.video.stream import VideoStream
 
 from moodreel import hdr
 from moodreel.container import open_container, video_demuxer
-from moodreel.errors import UnsupportedMedia, VideoCorrupt, VideoTooBig, VideoTooLong, VideoTooShort
+from moodreel.errors import NoPictures, UnsupportedMedia, VideoCorrupt, VideoTooBig, VideoTooLong, VideoTooShort
 
 _PHONE_CODECS = ("h264", "hevc", "vp8", "vp9", "av1", "mpeg4", "h263", "mjpeg", "gif")
 _OTHER_CODECS = ("mpeg1video", "mpeg2video", "msmpeg4v3", "prores", "theora", "dvvideo")
@@ -57,6 +58,13 @@ class Frame:
 
     time: float
     rgb: np.ndarray
+
+
+class Span(NamedTuple):
+    """When something of a file begins, by the file's own clock, and how long it lasts; both in seconds."""
+
+    start: float
+    seconds: float
 
 
 class VideoReader:
@@ -122,13 +130,7 @@ class VideoReader:
             VideoCorrupt, VideoTooShort: nothing can be decoded, or there is nothing to decode.
             VideoTooLong, VideoTooBig: a limit was reached; frames before it have been yielded.
         """
-        # One for all frames: a frame's own would set up the scaler anew each time, and keep it as long as the frame.
-        reformatter = VideoReformatter()
-
-        def upright(time: float, picture: av.VideoFrame) -> Frame:
-            rgb = _to_rgb(picture, reformatter, _fit(self._stored, longest_side))
-            return Frame(time, np.ascontiguousarray(_turn(rgb, self._matrix)))
-
+        upright = self._converter(longest_side)
         due, count, short = start, 0, False
         skipped: tuple[float, av.VideoFrame] | None = None
         kept = self._kept if longest_side == self._keep_side else None
@@ -145,6 +147,62 @@ class VideoReader:
             due = start + self._claimed * count / at_least if short and count < at_least else time + every
         if short and skipped:
             yield upright(*skipped)
+
+    def shown(self, times: Sequence[float], *, longest_side: int = 640) -> Generator[Frame, None, None]:
+        """Read the clip once, to its end, and yield the frames that a player shows at these times.
+
+        times: seconds since the first frame, growing, none below 0. A frame that is shown at several of them comes
+            once, and for those past the clip's end none does.
+
+        Raises what `frames` does.
+        """
+        upright = self._converter(longest_side)
+        wanted = deque(times)
+        showing: tuple[float, av.VideoFrame] | None = None
+        for time, picture in self._decode(0.0):
+            if showing and wanted and wanted[0] < time - _TIME_SLACK:
+                yield upright(*showing)
+                while wanted and wanted[0] < time - _TIME_SLACK:
+                    wanted.popleft()
+            showing = time, picture
+        if showing and wanted and wanted[0] < self.duration:
+            yield upright(*showing)
+
+    def measure(self) -> Span:
+        """Tell when the pictures begin and how long they last by the times of their packets, without decoding any.
+
+        It is for planning what to read: what is decoded in the end may be less, as `duration` says then.
+        Raises UnsupportedMedia, NoPictures, VideoCorrupt, VideoTooLong as `frames` does.
+        """
+        first, last, count = math.inf, -math.inf, 0
+        with self._open() as container:
+            stream = _main_video(container)
+            rate = _sane_rate(stream) or self._fps or _FALLBACK_FPS
+            try:
+                for packet in container.demux(stream):
+                    self._check_deadline()
+                    if packet.is_discard or not packet.size:
+                        continue
+                    count += 1
+                    stamp = packet.pts if packet.pts is not None else packet.dts
+                    if stamp is not None and packet.time_base:
+                        time = float(stamp * packet.time_base)
+                        first, last = min(first, time), max(last, time)
+            except av.error.FFmpegError:  # what came before still counts
+                pass
+        if last <= first:
+            return Span(0.0 if math.isinf(first) else first, count / rate)
+        return Span(first, last - first + 1 / rate)
+
+    def _converter(self, longest_side: int) -> Callable[[float, av.VideoFrame], Frame]:
+        # One for all frames: a frame's own would set up the scaler anew each time, and keep it as long as the frame.
+        reformatter = VideoReformatter()
+
+        def upright(time: float, picture: av.VideoFrame) -> Frame:
+            rgb = _to_rgb(picture, reformatter, _fit(self._stored, longest_side))
+            return Frame(time, np.ascontiguousarray(_turn(rgb, self._matrix)))
+
+        return upright
 
     def _decode(self, start: float) -> Iterator[tuple[float, av.VideoFrame]]:
         """Yield every decoded frame with its time; seek close to `start` if this clip was read before."""
@@ -298,7 +356,7 @@ def _main_video(container: InputContainer) -> VideoStream:
     """Pick the stream that a player would show; a cover picture of a sound file is none."""
     stream = container.streams.best("video")
     if not isinstance(stream, VideoStream) or stream.disposition & av.stream.Disposition.attached_pic:
-        raise UnsupportedMedia("There is no video in this file, only sound or other data. Send a clip with pictures.")
+        raise NoPictures("There is no video in this file, only sound or other data. Send a clip with pictures.")
     if stream.codec_context is None or stream.codec_context.codec.canonical_name not in CODECS:
         raise UnsupportedMedia("This video's codec is not read here. Send H.264, HEVC, VP8, VP9, AV1 or MPEG-4.")
     return stream

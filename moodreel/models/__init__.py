@@ -6,5 +6,7 @@ reads pictures through time, `joint` pictures and landmarks. `checkpoint` reads 
 `store` joins them, `download` fetches a checkpoint, `predictor` answers.
 
 Texts: `tokens` cuts them into word pieces, `minilm` and `hugging_face_text` read those and share `text_network`, `text`
-is their store and answers. `shelf` is what both stores have in common, `quantised` how weights take fewer bytes.
+is their store and answers. `shelf` is what all stores have in common, `quantised` how weights take fewer bytes.
+
+Faces with voices: `audiovisual` is the network, of `resnet` and a `fusion`; `multimodal` is its store and answers.
 """

@@ -59,7 +59,7 @@ class Architecture(nn.Module, ABC):
         return torch.stack([answer.logits for answer in answers])
 
 
-def fold_norms(network: Architecture) -> None:
+def fold_norms(network: nn.Module) -> None:
     """Fold every batch normalisation into the convolution before it: a trained one is a mere factor and a sum for each
     channel. The answers stay, but for rounding; training is over."""
     network.eval()

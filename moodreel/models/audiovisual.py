@@ -14,10 +14,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from moodreel.models.card import MODALITIES
 from moodreel.models.fusion import AUDIO, FUSIONS, Evidence
 from moodreel.models.resnet import SIDE, WIDTH, ResNet18, normalise
 
-MODALITIES = ("video", "audio")
+__all__ = ["MODALITIES", "AudioCNN", "AudioVisualNet", "Excerpts"]
 
 
 @dataclass(frozen=True, eq=False)

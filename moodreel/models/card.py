@@ -13,8 +13,10 @@ from moodreel.errors import ModelInvalid
 ORIGINAL = "emotimesh"
 """The architecture of a checkpoint that names none: what people have from before there were cards."""
 
-FACE, TEXT = "face", "text"
-KINDS = (FACE, TEXT)
+FACE, TEXT, AUDIO_VISUAL = "face", "text", "audio-visual"
+KINDS = (FACE, TEXT, AUDIO_VISUAL)
+MODALITIES = ("video", "audio")
+"""What a model of the kind `AUDIO_VISUAL` may read."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,9 @@ class Card:
     thresholds: of a model that may say several labels at once, label by label: the calibrated probability from which on
         it says them. temperatures, offsets: what calibrates each label's own logit, which is divided by the first and
         then added to the second; 1 and 0 where a label is not named.
+    modalities: of an audio-visual model, which of `MODALITIES` it reads: one that learnt from faces alone says
+        ["video"], and is given no sound.
+    commercial: false where the licence of the weights, or of what they learnt from, forbids commercial use.
     sha256: of the weights; empty for a checkpoint that came without one.
     input, normalisation, metrics (each with its command and data), data, licence: for people.
     """
@@ -47,6 +52,8 @@ class Card:
     thresholds: Mapping[str, float] = field(default_factory=dict)
     temperatures: Mapping[str, float] = field(default_factory=dict)
     offsets: Mapping[str, float] = field(default_factory=dict)
+    modalities: tuple[str, ...] = MODALITIES
+    commercial: bool = True
     sha256: str = ""
     input: str = ""
     normalisation: str = ""
@@ -65,6 +72,7 @@ def read_card(path: Path, **known: Any) -> Card:
         fields = {"name": path.parent.name, "architecture": ORIGINAL, **known} | fields
         fields["labels"] = tuple(fields["labels"])
         fields["metrics"] = tuple(fields.get("metrics", ()))
+        fields["modalities"] = tuple(fields.get("modalities", MODALITIES))
         card = Card(**{key: value for key, value in fields.items() if key in Card.__dataclass_fields__})
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelInvalid(
@@ -96,6 +104,12 @@ def check(card: Card) -> Card:
             raise ModelInvalid(
                 f"The model.json of {card.name!r} needs {name} that are numbers{above} for labels it has; correct it."
             )
+    if not card.modalities or not set(card.modalities) <= set(MODALITIES):
+        raise ModelInvalid(
+            f"The model.json of {card.name!r} needs modalities that are {' or '.join(MODALITIES)}, or both; correct it."
+        )
+    if not isinstance(card.commercial, bool):
+        raise ModelInvalid(f"The model.json of {card.name!r} needs true or false for commercial; correct it.")
     if card.kind not in KINDS:
         raise ModelInvalid(f"The model.json of {card.name!r} needs a kind of {' or '.join(KINDS)}; correct it.")
     return card

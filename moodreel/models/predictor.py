@@ -55,7 +55,7 @@ class Predictor:
         self.module = module.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._card = card
         labels = next((known for known in (FIVE, SEVEN) if set(known) == set(card.labels)), card.labels)
-        self._scales = np.array([card.scales.get(label, 1.0) for label in labels], np.float32)
+        self._scales = scales_of(card, labels)
         self._order = [card.labels.index(label) for label in labels]
         self.info = ModelInfo(
             name=card.name,
@@ -116,11 +116,21 @@ class Predictor:
         )
 
     def _calibrated(self, logits: torch.Tensor, temperature: float) -> np.ndarray:
-        probabilities = (logits[..., self._order] / temperature).softmax(dim=-1).cpu().numpy()
-        if not self._card.scales:
-            return probabilities
-        scaled = probabilities * self._scales
-        return scaled / scaled.sum(axis=-1, keepdims=True)
+        return calibrate(logits[..., self._order], temperature, self._scales)
+
+
+def scales_of(card: Card, labels: Sequence[str]) -> np.ndarray | None:
+    """Give the scales of a card, float32 (C,) in the order of `labels`; None where it has none."""
+    return np.array([card.scales.get(label, 1.0) for label in labels], np.float32) if card.scales else None
+
+
+def calibrate(logits: torch.Tensor, temperature: float, scales: np.ndarray | None) -> np.ndarray:
+    """Turn logits (..., C) into calibrated probabilities, float32 (..., C), that add up to 1."""
+    probabilities = (logits.float() / temperature).softmax(dim=-1).cpu().numpy()
+    if scales is None:
+        return probabilities
+    scaled = probabilities * scales
+    return scaled / scaled.sum(axis=-1, keepdims=True)
 
 
 def resolve_device(use_gpu: str) -> str:
