@@ -40,6 +40,10 @@ class Excerpts:
     def __len__(self) -> int:
         return len(self.heard)
 
+    def only(self, rows: torch.Tensor) -> "Excerpts":
+        """Some of the windows, by their numbers, int64, or bool (B,)."""
+        return Excerpts(self.faces[rows], self.seen[rows], self.mels[rows], self.heard[rows])
+
     def modalities(self) -> list[tuple[str, ...]]:
         """Name what each window has, in the order of `MODALITIES`."""
         rows = zip(self.seen.any(dim=1).tolist(), self.heard.tolist(), strict=True)
@@ -113,23 +117,30 @@ class AudioVisualNet(nn.Module):
         """Logits (B, C). Raises ValueError for a window that has neither a face nor sound."""
         if not (excerpts.seen.any(dim=1) | excerpts.heard).all():
             raise ValueError("A window shows no face and has no sound: there is nothing to answer from.")
-        device = next(self.parameters()).device
-        seen, heard = excerpts.seen.to(device), excerpts.heard.to(device)
-        frames = torch.zeros(*seen.shape, WIDTH, device=device)
-        if seen.any():
-            found = self.look(excerpts.faces[excerpts.seen])
-            frames = frames.to(found.dtype).masked_scatter(seen[..., None], found)
-        return self.fusion(self.listen(frames, seen, excerpts.mels.to(device), heard))
+        heard = excerpts.heard.to(self.device)
+        return self.fusion(self.listen(self.watch(excerpts), excerpts.seen.to(self.device), excerpts.mels, heard))
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    def watch(self, excerpts: Excerpts) -> torch.Tensor:
+        """What the trunk makes of all frames, (B, T, 512); zeros where there is no face."""
+        seen = excerpts.seen.to(self.device)
+        frames = torch.zeros(*seen.shape, WIDTH, device=self.device)
+        if not seen.any():
+            return frames
+        found = self.look(excerpts.faces[excerpts.seen])
+        return frames.to(found.dtype).masked_scatter(seen[..., None], found)
 
     def look(self, faces: torch.Tensor) -> torch.Tensor:
         """What the trunk makes of faces, uint8 (N, S, S, 3), red first: (N, 512)."""
-        pictures = faces.to(next(self.parameters()).device)
-        return self.trunk(normalise(pictures, self.side, grey=self.grey, detail=self.detail))
+        return self.trunk(normalise(faces.to(self.device), self.side, grey=self.grey, detail=self.detail))
 
     def listen(self, frames: torch.Tensor, seen: torch.Tensor, mels: torch.Tensor, heard: torch.Tensor) -> Evidence:
         """Join what was seen, (B, T, 512), with what the audio network makes of what was heard; where nothing was, it
         is not asked."""
-        mels = self.audio.standardise(mels).masked_fill(~heard[:, None, None], 0)
+        mels = self.audio.standardise(mels.to(self.device)).masked_fill(~heard[:, None, None], 0)
         sound = torch.zeros(len(heard), AUDIO, device=mels.device)
         if heard.any():
             made = self.audio(mels[heard])

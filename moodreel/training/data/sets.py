@@ -1,12 +1,12 @@
 """Any of the sets by one word, `NAME:PATH`, with whatever decides how it may be split and what its weights may do."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from moodreel.emotions import EIGHT, FIVE, SEVEN
+from moodreel.emotions import EIGHT, EIGHT_TO_SEVEN, FIVE, SEVEN
 from moodreel.errors import DataInvalid
 from moodreel.training.data.afew_va import read_afew_va
 from moodreel.training.data.examples import Example
@@ -31,6 +31,7 @@ class DataSet:
     labels: those that its examples have, in the set's own order.
     targets: float32 (N, C), how far each example is each label, where people voted; None where each has one label.
     own: the split that it was published with; None where it has none.
+    faces: pictures that the recordings are put together with by emotion (`paired`); None for any other set.
     licence: of what is in it. commercial: whether weights that learnt from it may be used for money.
     """
 
@@ -42,6 +43,7 @@ class DataSet:
     commercial: bool = True
     targets: np.ndarray | None = None
     own: Split | None = None
+    faces: "DataSet | None" = None
 
     @property
     def held_out(self) -> np.ndarray | None:
@@ -71,6 +73,42 @@ def open_set(spec: str) -> DataSet:
     if not Path(path).exists():
         raise DataInvalid(f"There is no {path}; name the folder of {name} after the colon.")
     return SETS[name](Path(path))
+
+
+def paired(recordings: DataSet, faces: DataSet) -> DataSet:
+    """Put each recording together with faces of the same emotion (synthetic pairing): nobody in it was both seen and
+    heard, so that it says how two modalities are joined, and not how faces and voices go together.
+
+    Raises DataInvalid where these are not recordings and faces with a part held out, or a label has no face.
+    """
+    if recordings.media != RECORDINGS or faces.media != PICTURES or faces.own is None:
+        raise DataInvalid("Recordings are paired with pictures of faces that have a held-out part of their own.")
+    shown = {EIGHT_TO_SEVEN.get(label, label) for label in recordings.labels}
+    if missing := sorted(shown - set(faces.labels)):
+        raise DataInvalid(f"{faces.name} has no faces for {', '.join(missing)}; take another set of faces.")
+    return replace(
+        recordings,
+        name=f"synthetic pairing of {recordings.name} with faces of {faces.name}",
+        licence=f"{recordings.licence}; {faces.licence}",
+        commercial=recordings.commercial and faces.commercial,
+        faces=faces,
+    )
+
+
+def _in_eight(read: Callable[[Path], DataSet]) -> Callable[[Path], DataSet]:
+    """The same faces by the names of the audio-visual labels; none of them is called calm."""
+
+    def renamed(path: Path) -> DataSet:
+        data = read(path)
+        names = {seven: eight for eight, seven in EIGHT_TO_SEVEN.items() if eight != "calm"}
+        examples = tuple(replace(example, label=names[example.label]) for example in data.examples)
+        targets = None
+        if data.targets is not None:
+            targets = np.zeros((len(examples), len(EIGHT)), np.float32)
+            targets[:, [EIGHT.index(names[label]) for label in data.labels]] = data.targets
+        return replace(data, labels=EIGHT, examples=examples, targets=targets)
+
+    return renamed
 
 
 def _ferplus(path: Path) -> DataSet:
@@ -164,6 +202,7 @@ def _published(learnt: int, count: int, why: str) -> Split:
 
 SETS: dict[str, Callable[[Path], DataSet]] = {
     "ferplus": _ferplus,
+    "ferplus-eight": _in_eight(_ferplus),
     "muxspace": _muxspace,
     "afew-va": _afew_va,
     "ravdess": _ravdess("audio-video"),
