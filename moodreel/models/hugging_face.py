@@ -1,21 +1,26 @@
-"""A folder as Hugging Face's transformers keeps a `ViTForImageClassification`: `config.json`, `model.safetensors`.
+"""A folder as Hugging Face's transformers keeps a `ViTForImageClassification` or a `ResNetForImageClassification`:
+`config.json`, `model.safetensors`.
 
 It is read from the folder alone: nothing is fetched, and no code or pickle that it may hold is run.
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
 from torch.nn import functional as F
 
 from moodreel.errors import ModelInvalid
 from moodreel.models.expression import ExpressionNet
+from moodreel.models.quantised import restore
+from moodreel.models.resnet import MEAN, STD
 
-ARCHITECTURE = "hugging-face-vit"
-"""What its card names; only made from a folder."""
+ARCHITECTURES = {"vit": "hugging-face-vit", "resnet": "hugging-face-resnet"}
+"""What cards name, by the config's model_type; only made from a folder."""
 CONFIG, PREPROCESSOR, WEIGHTS = "config.json", "preprocessor_config.json", "model.safetensors"
 
 NAMES = {
@@ -51,23 +56,30 @@ class Preparation:
     mode: str
 
 
-class HuggingFaceViT(ExpressionNet):
-    """A vision transformer of transformers (Dosovitskiy et al. 2021) that reads portraits as it was trained to.
+class HuggingFaceNet(ExpressionNet):
+    """A network of transformers that reads portraits as it was trained to: a vision transformer (Dosovitskiy et al.
+    2021) or a ResNet (He et al. 2016).
 
-    vit: a ViTForImageClassification.
+    network: a ViTForImageClassification or a ResNetForImageClassification.
     """
 
     portrait = True
     few = 0
     batch = 16
 
-    def __init__(self, vit: Any, preparation: Preparation) -> None:
-        super().__init__(classes=vit.config.num_labels, shares=(1.0,), tau=0.0, temperatures=())
-        self.vit = vit
+    def __init__(self, network: Any, preparation: Preparation) -> None:
+        super().__init__(classes=network.config.num_labels, shares=(1.0,), tau=0.0, temperatures=())
+        self.network = network
         self.preparation = preparation
 
+    @property
+    def kind(self) -> str:
+        """A key of `ARCHITECTURES`; "network.", it and "." are what the names of all parameters begin with but those of
+        the layer that names classes."""
+        return self.network.config.model_type
+
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
-        return self.vit(pixel_values=self.prepare(pictures)).logits[:, None]
+        return self.network(pixel_values=self.prepare(pictures)).logits[:, None]
 
     def prepare(self, portraits: torch.Tensor) -> torch.Tensor:
         """Portraits (N, S, S, 3), 0 to 255, to float32 (N, 3, size, size)."""
@@ -84,6 +96,13 @@ def is_folder(path: Path) -> bool:
     return (path / CONFIG).is_file()
 
 
+def architecture(folder: Path) -> str:
+    """What the card of a folder's model names; of one that is no network of ours, what its config says. Raises
+    ModelInvalid."""
+    kind = str(_read(folder, CONFIG).get("model_type"))
+    return ARCHITECTURES.get(kind, f"hugging-face-{kind}")
+
+
 def read_labels(folder: Path) -> tuple[str, ...]:
     """The labels of a folder's config, by our names where we have them; the others, and those that would come to have
     one name, stay as they are, in lower case. Raises ModelInvalid."""
@@ -98,74 +117,95 @@ def read_labels(folder: Path) -> tuple[str, ...]:
     return tuple(label if folded.count(ours) > 1 else ours for label, ours in zip(labels, folded, strict=True))
 
 
-def import_transformers(folder: Path) -> Any:
-    """Import the library that a folder of its needs, and hush it. Raises ModelInvalid where it is not installed."""
+def import_transformers(name: str) -> Any:
+    """Import the library that the model of this name needs, and hush it. Raises ModelInvalid where it is not
+    installed."""
     try:
         # Imported here: only those who use it have it, and it costs every start a second.
         import transformers
         from transformers.utils import logging as transformers_logging
     except ImportError as error:
         raise ModelInvalid(
-            f"{folder.name!r} needs Hugging Face's transformers: pip install -r requirements-extras.txt"
+            f"{name!r} needs Hugging Face's transformers: pip install -r requirements-extras.txt"
         ) from error
     transformers_logging.disable_progress_bar()
+    # What does not fit is told by whoever loads it.
+    transformers_logging.set_verbosity_error()
     return transformers
 
 
-def read_network(folder: Path) -> HuggingFaceViT:
+def read_network(folder: Path) -> HuggingFaceNet:
     """Read a folder's network and how its pictures are prepared. Raises ModelInvalid."""
     config = _read(folder, CONFIG)
-    reads = config.get("model_type") == "vit" and config.get("num_channels", 3) == 3
+    reads = config.get("model_type") in ARCHITECTURES and config.get("num_channels", 3) == 3
     if not reads or not (folder / WEIGHTS).is_file():
         raise ModelInvalid(
-            f"The folder {folder.name!r} is no ViTForImageClassification of colours in safetensors; it needs a "
-            f"{CONFIG} of model_type vit, and {WEIGHTS}."
+            f"The folder {folder.name!r} is no ViTForImageClassification of colours in safetensors, and no "
+            f"ResNetForImageClassification; it needs a {CONFIG} of model_type vit or resnet, and {WEIGHTS}."
         )
     preparation = read_preparation(folder)
-    transformers = import_transformers(folder)
+    import_transformers(folder.name)
     try:
-        loaded: Any = transformers.ViTForImageClassification.from_pretrained(
-            folder,
-            config=transformers.ViTConfig.from_dict(config),
-            local_files_only=True,
-            use_safetensors=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-            dtype=torch.float32,
-            attn_implementation="sdpa",
-        )
+        weights = restore(safetensors.torch.load_file(folder / WEIGHTS))
+        network, wrong = fill_network(config, weights, folder.name)
     except Exception as error:  # transformers lets through errors of its own, of safetensors and of torch
         raise ModelInvalid(
             f"The weights of {folder.name!r} do not fit its {CONFIG}, or either is broken; copy or download both again."
         ) from error
-    vit, report = loaded
     # What is missing would be made up at random, with no more than a warning.
-    if wrong := sorted(map(str, [*report["missing_keys"], *report["unexpected_keys"], *report["mismatched_keys"]])):
+    if wrong:
         raise ModelInvalid(
             f"The weights of {folder.name!r} do not fit its {CONFIG}: {', '.join(wrong[:3])} missing, unexpected or of "
             "another shape; copy or download both again."
         )
-    if not all(torch.isfinite(parameter).all() for parameter in vit.parameters()):
+    if not all(torch.isfinite(parameter).all() for parameter in network.parameters()):
         raise ModelInvalid(f"The weights of {folder.name!r} hold numbers that are not finite; download them again.")
-    return HuggingFaceViT(vit, preparation)
+    return HuggingFaceNet(network, preparation)
+
+
+def fill_network(config: Mapping[str, Any], weights: Mapping[str, torch.Tensor], name: str) -> tuple[Any, list[str]]:
+    """Make the network of a config, with these weights, by the names that they have in files.
+
+    Returns it and, sorted, the names that are missing, unexpected or of another shape; the first and the last of them
+    are made up at random. Raises ModelInvalid where transformers is not installed, else whatever transformers does.
+    """
+    transformers = import_transformers(name)
+    known = {
+        "vit": (transformers.ViTConfig, transformers.ViTForImageClassification, {"attn_implementation": "sdpa"}),
+        "resnet": (transformers.ResNetConfig, transformers.ResNetForImageClassification, {}),
+    }
+    of_config, of_network, options = known[config["model_type"]]
+    network, report = of_network.from_pretrained(
+        None,
+        config=of_config.from_dict(dict(config)),
+        state_dict=dict(weights),
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,
+        dtype=torch.float32,
+        **options,
+    )
+    # Of another shape is given with both shapes.
+    other = [entry if isinstance(entry, str) else entry[0] for entry in report["mismatched_keys"]]
+    return network, sorted({*report["missing_keys"], *report["unexpected_keys"], *other})
 
 
 def read_preparation(folder: Path) -> Preparation:
-    """Read how pictures are prepared; without a `preprocessor_config.json` as most ViTs have it: colours from -1 to 1.
+    """Read how pictures are prepared; without a `preprocessor_config.json` as most networks of its kind have it.
 
+    A ResNet's may ask for a margin that is cut off (`crop_pct`); the square around a face has none, and is read whole.
     Raises ModelInvalid.
     """
     stated = _read(folder, PREPROCESSOR) if (folder / PREPROCESSOR).is_file() else {}
-    half = [0.5, 0.5, 0.5]
+    config = _read(folder, CONFIG)
+    usual = usual_preparation(str(config.get("model_type")))
     normalise = stated.get("do_normalize", True)
     try:
-        size = _read(folder, CONFIG).get("image_size", 224)
         preparation = Preparation(
-            # The network's own: one of another size could not read what it is given.
-            size=int(size),
-            scale=float(stated.get("rescale_factor", 1 / 255)) if stated.get("do_rescale", True) else 1.0,
-            mean=tuple(map(float, stated.get("image_mean", half))) if normalise else (0.0, 0.0, 0.0),
-            std=tuple(map(float, stated.get("image_std", half))) if normalise else (1.0, 1.0, 1.0),
+            # The network's own, where it has one: one of another size could not read what it is given.
+            size=int(config.get("image_size") or _side(stated.get("size")) or usual.size),
+            scale=float(stated.get("rescale_factor", usual.scale)) if stated.get("do_rescale", True) else 1.0,
+            mean=tuple(map(float, stated.get("image_mean", usual.mean))) if normalise else (0.0, 0.0, 0.0),
+            std=tuple(map(float, stated.get("image_std", usual.std))) if normalise else (1.0, 1.0, 1.0),
             mode=RESAMPLING[stated.get("resample", 2)],
         )
         if not len(preparation.mean) == len(preparation.std) == 3 or min(*preparation.std, preparation.size) <= 0:
@@ -176,6 +216,17 @@ def read_preparation(folder: Path) -> Preparation:
             "3; correct it."
         ) from error
     return preparation
+
+
+def usual_preparation(kind: str, size: int = 224) -> Preparation:
+    """Colours from -1 to 1 for ViTs; for ResNets those of ImageNet, of mean 0 and deviation 1."""
+    mean, std = (MEAN, STD) if kind == "resnet" else ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    return Preparation(size=size, scale=1 / 255, mean=mean, std=std, mode=RESAMPLING[2])
+
+
+def _side(size: Any) -> Any:
+    """Pixels a side of what transformers writes as a number, a height and a width, or a shortest edge."""
+    return size.get("height", size.get("shortest_edge")) if isinstance(size, dict) else size
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -63,7 +63,7 @@ def read_text_network(folder: Path) -> HuggingFaceText:
         raise ModelInvalid(
             f"The folder {folder.name!r} has a {CONFIG} but no {WEIGHTS}; save the model as safetensors."
         )
-    transformers = import_transformers(folder)
+    transformers = import_transformers(folder.name)
     try:
         network, report = transformers.AutoModelForSequenceClassification.from_pretrained(
             folder,

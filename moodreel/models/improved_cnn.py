@@ -14,8 +14,9 @@ GRID = 7
 
 
 class ImprovedCNN(ExpressionNet):
-    """Convolutions, each with batch normalisation, ReLU and a pooling that halves the picture; the last one's pooling is
-    a mean over a grid of 7 × 7: halved once more, a crop would leave 6 × 6. Then two linear layers.
+    """Convolutions, each with batch normalisation, ReLU and a pooling that halves the picture, and two linear layers.
+
+    The last pooling is a mean over a grid of 7 × 7: halved once more, a crop would leave 6 × 6.
 
     channels: of the convolutions. hidden: numbers between the linear layers. dropout: share of what goes into each of
         these that training leaves out.

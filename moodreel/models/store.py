@@ -53,7 +53,7 @@ def load(path: Path, *, device: str = "cpu", fold: bool = True) -> Predictor:
     """
     folder = path if path.is_dir() else path.parent
     if hugging_face.is_folder(folder) and (path.is_dir() or path.name == hugging_face.WEIGHTS):
-        return _load_hugging_face(folder, device)
+        return _load_hugging_face(folder, device, fold=fold)
     weights_path = weights_in(path) if path.is_dir() else path
     card_path = weights_path.parent / CARD
     card = read_card(card_path) if card_path.is_file() else original_card(path.stem)
@@ -66,11 +66,16 @@ def load(path: Path, *, device: str = "cpu", fold: bool = True) -> Predictor:
     return Predictor(module, card, sha256=digest, device=device)
 
 
-def _load_hugging_face(folder: Path, device: str) -> Predictor:
-    known: dict[str, Any] = {"architecture": hugging_face.ARCHITECTURE, "labels": hugging_face.read_labels(folder)}
+def _load_hugging_face(folder: Path, device: str, *, fold: bool) -> Predictor:
+    known: dict[str, Any] = {
+        "architecture": hugging_face.architecture(folder),
+        "labels": hugging_face.read_labels(folder),
+    }
     stated = folder / CARD
     card = read_card(stated, **known) if stated.is_file() else check(Card(name=folder.resolve().name, **known))
     network = hugging_face.read_network(folder)
     if len(card.labels) != network.classes:
         raise ModelInvalid(f"{card.name!r} has {len(card.labels)} labels for {network.classes} outputs; correct them.")
+    if fold:
+        fold_norms(network)
     return Predictor(network, card, sha256=digest_of(folder / hugging_face.WEIGHTS, card), device=device)
