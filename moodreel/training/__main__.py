@@ -1,4 +1,5 @@
-"""`python -m moodreel.training train NAME --data PATH --out DIR`, `evaluate MODEL`, `movements`, `extract VIDEO…`."""
+"""`python -m moodreel.training train NAME --data PATH --out DIR`, `evaluate MODEL`, `compare MODEL…`,
+`movements`, `extract VIDEO…`."""
 
 import argparse
 import logging
@@ -17,6 +18,7 @@ from moodreel.errors import DataInvalid, MoodreelError
 from moodreel.models.store import ModelStore, load
 from moodreel.training import text_commands
 from moodreel.training.appearance import train_appearance
+from moodreel.training.compare import command as comparing
 from moodreel.training.data.ferplus import read_split
 from moodreel.training.data.muxspace import FILE as MUXSPACE
 from moodreel.training.evaluate import Report, evaluate
@@ -196,6 +198,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     evaluation.add_argument("model", help="a name in the store, a model's folder or a weights file")
     evaluation.set_defaults(run=_evaluate)
+    comparing.add_parser(commands, STORE)
     movements = commands.add_parser("movements", parents=[common], help="fit what names the movements behind an answer")
     movements.add_argument("--out", type=Path, required=True, help="the folder to write")
     movements.set_defaults(run=_explain)

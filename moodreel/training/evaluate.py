@@ -12,13 +12,14 @@ from moodreel.emotions import FIVE, SEVEN
 from moodreel.errors import DataInvalid, MoodreelError
 from moodreel.faces import BLENDSHAPES, LANDMARKS
 from moodreel.features import CROP, Features
+from moodreel.models.card import ORIGINAL
 from moodreel.models.joint import JointNet
 from moodreel.models.predictor import Predictor
 from moodreel.training.data import muxspace
 from moodreel.training.data.ferplus import one_hot, read_split
 from moodreel.training.data.pictures import read_album, read_groups
 from moodreel.training.data.sources import has_rows
-from moodreel.training.faces import Found, Pictures, find_all
+from moodreel.training.faces import Found, Pictures, find_all, portrait
 from moodreel.training.joint import join, look
 from moodreel.training.sequences import Kind, Sequences, Studio, fit_deformation, listen
 
@@ -26,6 +27,8 @@ log = logging.getLogger(__name__)
 
 SEQUENCES = 400
 """Pseudo-sequences of each kind."""
+_AT_ONCE = 256
+"""Pictures that are read at a time: bounds the memory of portraits."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +60,15 @@ class Report:
     groups: dict[str, "Report"] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Bin:
+    """Answers of about the same confidence: its mean, the share of them that is right, and their share of all."""
+
+    confidence: float
+    right: float
+    share: float
+
+
 def evaluate(
     predictor: Predictor,
     data: Path,
@@ -73,29 +85,27 @@ def evaluate(
     data: FER+ or FER2013 as `read_split` reads them; or the folder of muxspace (`faces.npz`), or one with a folder of
         pictures for each label (`moodreel.training.data.pictures`), which have no splits.
     groups: csv file of the groups that the pictures of such folders belong to.
-    Raises MoodreelError for a model with other labels, or one that reads raw landmarks or portraits, which are not
-    kept, and DataInvalid where `data` holds none of these, or no face.
+    Raises MoodreelError for a model with other labels, and DataInvalid where `data` holds none of these, or no face.
     """
     labels = predictor.info.labels
-    if labels not in (FIVE, SEVEN) or predictor.info.architecture == "emotimesh" or predictor.portrait:
-        raise MoodreelError(
-            "Only models of five or seven labels that read pose-normalised faces or aligned crops can be evaluated; "
-            "choose another."
-        )
+    if labels not in (FIVE, SEVEN):
+        raise MoodreelError("Only models of five or seven labels can be evaluated; choose another.")
     images, all_truth, members = _read(data, labels, split, groups)
-    faces = find_all(images, landmarker, cache, seed=seed, workers=workers)
+    faces = find_all(images, landmarker, cache, seed=seed, workers=workers, landmarks=needs_landmarks(predictor))
     judged = all_truth >= 0
     truth, found = all_truth[judged], faces.found[judged]
     if not found.any():
         raise DataInvalid(f"No face was found in any of the {len(truth)} labelled pictures of {data}; look at some.")
     members = {name: rows[judged] for name, rows in members.items()}
-    shown = [[still(faces, row)] for row in np.flatnonzero(judged & faces.found)]
-    probabilities = np.stack([verdict.probabilities for verdict in predictor.predict(shown, moments=False)])
+    probabilities = judge(predictor, faces, np.flatnonzero(judged & faces.found), images)
     report = measure(probabilities, truth, found, labels, members)
     if labels == SEVEN:
         merge = one_hot(SEVEN, FIVE)
         five = measure(probabilities @ merge, merge.argmax(axis=1)[truth], found, FIVE, members)
         return replace(report, five=five)
+    if needs_landmarks(predictor):
+        log.warning("No pseudo-sequences: they have no pictures, which this model reads.")
+        return report
     neutral = truth[found] == FIVE.index("Neutral")
     if neutral.all() or not neutral.any():
         log.warning("No pseudo-sequences: they need both calm faces and others.")
@@ -197,19 +207,47 @@ def calibration_error(probabilities: np.ndarray, truth: np.ndarray, bins: int = 
 
 def binned_error(confidence: np.ndarray, right: np.ndarray, bins: int = 15) -> float:
     """Expected calibration error of confidences (N,) for answers that were right or not (N,)."""
+    return float(sum(abs(each.confidence - each.right) * each.share for each in reliability(confidence, right, bins)))
+
+
+def reliability(confidence: np.ndarray, right: np.ndarray, bins: int = 15) -> list[Bin]:
+    """How often answers of each confidence (N,) were right (N,), in bins of equal width; empty ones are left out."""
     which = np.minimum((confidence * bins).astype(int), bins - 1)
-    gaps = [abs(confidence[which == b].mean() - right[which == b].mean()) * (which == b).mean() for b in set(which)]
-    return float(sum(gaps))
+    return [
+        Bin(float(confidence[which == b].mean()), float(right[which == b].mean()), float((which == b).mean()))
+        for b in sorted(set(which.tolist()))
+    ]
 
 
-def still(faces: Found, row: int | np.integer) -> Features:
-    """One picture's face as the predictor takes it, but without the raw landmarks."""
+def needs_landmarks(predictor: Predictor) -> bool:
+    """Whether a model reads raw landmarks, or portraits, which are made by them: `find_all` has to give them."""
+    return predictor.portrait or predictor.info.architecture == ORIGINAL
+
+
+def judge(predictor: Predictor, faces: Found, rows: np.ndarray, images: Pictures) -> np.ndarray:
+    """Calibrated probabilities (len(rows), C) of pictures with a found face, by their rows in `faces` and `images`."""
+    judged = [np.zeros((0, len(predictor.info.labels)), np.float32)]
+    for begun in range(0, len(rows), _AT_ONCE):
+        shown = [
+            [still(faces, row, images[row] if predictor.portrait else None)] for row in rows[begun : begun + _AT_ONCE]
+        ]
+        judged.append(np.stack([verdict.probabilities for verdict in predictor.predict(shown, moments=False)]))
+    return np.concatenate(judged)
+
+
+def still(faces: Found, row: int | np.integer, picture: np.ndarray | None = None) -> Features:
+    """One picture's face as the predictor takes it, with the raw landmarks where `faces` has them.
+
+    picture: the same, for a model that reads portraits.
+    """
+    landmarks = None if faces.landmarks is None else faces.landmarks[row]
     return Features(
-        landmarks=np.full((LANDMARKS, 3), np.nan, np.float32),
+        landmarks=np.full((LANDMARKS, 3), np.nan, np.float32) if landmarks is None else landmarks,
         shape=faces.shape[row],
         blendshapes=faces.blendshapes[row],
         pose=faces.pose[row],
         crop=faces.crop[row],
+        portrait=None if picture is None or landmarks is None else portrait(picture, landmarks),
     )
 
 

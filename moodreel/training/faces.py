@@ -13,7 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from moodreel.faces import BLENDSHAPES, LANDMARKS, FaceFinder
-from moodreel.features import CROP, CROP_EYES, align, describe
+from moodreel.features import CROP, CROP_EYES, align, cut, describe
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +52,10 @@ ATTEMPTS_COLOUR = (ATTEMPTS[0], Attempt(0.0, False, 0.5), *ATTEMPTS[1:])
 face a border makes too small to be found."""
 
 
+_PLAIN = Attempt(0.0, False, 0.5)
+"""A picture without a border, only enlarged."""
+
+
 @dataclass(frozen=True, eq=False)
 class Found:
     """What was found in N pictures, row by row; rows without a face are zero, but for `crop`.
@@ -59,6 +63,7 @@ class Found:
     shape: float32 (N, 478, 3), blendshapes: float32 (N, 52), pose: float32 (N, 3), crop: uint8 (N, 48, 48), as in
         `moodreel.features.Features`; where no face was found, the crop is the picture itself, shown whole.
     found: bool (N,).
+    landmarks: float32 (N, 478, 3), relative to the picture, as in `moodreel.faces.Face`; None unless asked for.
     """
 
     shape: np.ndarray
@@ -66,6 +71,7 @@ class Found:
     pose: np.ndarray
     crop: np.ndarray
     found: np.ndarray
+    landmarks: np.ndarray | None = None
 
 
 class Pictures(Protocol):
@@ -100,18 +106,27 @@ def disturbed(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def find_all(
-    images: Pictures, model_path: Path, cache: Path, disturb: Disturb = as_is, *, seed: int, workers: int = 1
+    images: Pictures,
+    model_path: Path,
+    cache: Path,
+    disturb: Disturb = as_is,
+    *,
+    seed: int,
+    workers: int = 1,
+    landmarks: bool = False,
 ) -> Found:
     """Find the one face of each picture, or take the answer from the cache.
 
     images: uint8 (N, S, S), grey; or N times uint8 (H, W, 3), red first, of any size.
     model_path: the face landmarker's bundle.
     disturb: `disturbed` is for grey pictures.
+    landmarks: whether to give `Found.landmarks` too, of which portraits are made (`portrait`); they double the cache.
     """
     kept = cache / f"faces-{disturb.__name__}-{_key(images, seed)}.npz"
     if kept.exists():
         with np.load(kept) as arrays:
-            return Found(**arrays)
+            if "landmarks" in arrays or not landmarks:
+                return Found(**arrays)
     finders = {c: FaceFinder(model_path, max_faces=1, min_confidence=c) for c in {a.confidence for a in ATTEMPTS}}
     count = len(images)
     result = Found(
@@ -120,6 +135,7 @@ def find_all(
         pose=np.zeros((count, 3), np.float32),
         crop=np.zeros((count, CROP, CROP), np.uint8),
         found=np.zeros(count, bool),
+        landmarks=np.zeros((count, LANDMARKS, 3), np.float32) if landmarks else None,
     )
 
     def find(row: int) -> None:
@@ -130,6 +146,8 @@ def find_all(
                 features = describe(rgb, faces[0])
                 result.shape[row], result.blendshapes[row] = features.shape, features.blendshapes
                 result.pose[row], result.found[row] = features.pose, True
+                if result.landmarks is not None:
+                    result.landmarks[row] = _within(faces[0].landmarks, rgb, attempt, picture)
                 # Without the plain ground and the contrast that only the finder needs.
                 result.crop[row] = align(
                     _show(picture, replace(attempt, equalise=False), cv2.BORDER_REPLICATE), faces[0].landmarks
@@ -144,9 +162,24 @@ def find_all(
     log.info("Faces found in %.2f %% of %d pictures, %s.", 100 * result.found.mean(), count, disturb.__name__)
     cache.mkdir(parents=True, exist_ok=True)
     partial = kept.with_suffix(".partial.npz")
-    np.savez(partial, **vars(result))
+    np.savez(partial, **{name: array for name, array in vars(result).items() if array is not None})
     partial.replace(kept)
     return result
+
+
+def portrait(picture: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
+    """Make `Features.portrait` of a picture, as `find_all` takes them, and its row of `Found.landmarks`."""
+    return cut(_show(picture, _PLAIN), landmarks)
+
+
+def _within(landmarks: np.ndarray, shown: np.ndarray, attempt: Attempt, picture: np.ndarray) -> np.ndarray:
+    """Landmarks relative to what was shown, relative to the picture without its border."""
+    border = int(_longest(picture) * attempt.margin)
+    size = np.array(shown.shape[1::-1], np.float32)
+    inner = size - 2 * border
+    # Depth is in units of the width.
+    scale = np.append(size, size[0]) / np.append(inner, inner[0])
+    return landmarks * scale - np.append(border / inner, 0).astype(np.float32)
 
 
 def _key(images: Pictures, seed: int) -> str:
@@ -164,7 +197,7 @@ def _key(images: Pictures, seed: int) -> str:
 def _show(picture: np.ndarray, attempt: Attempt, border_type: int = cv2.BORDER_CONSTANT) -> np.ndarray:
     """Enlarge a picture and set it on a plain ground of its own mean, or on its edge repeated; RGB."""
     height, width = picture.shape[:2]
-    longest = SIZE if picture.ndim == 2 else max(SIZE, height, width)
+    longest = _longest(picture)
     scale = longest / max(height, width)
     if attempt.equalise:
         picture = cv2.createCLAHE(2.0, (4, 4)).apply(np.ascontiguousarray(_grey(picture)))
@@ -174,6 +207,11 @@ def _show(picture: np.ndarray, attempt: Attempt, border_type: int = cv2.BORDER_C
     ground = np.floor(picture.mean(axis=(0, 1))).tolist()
     picture = cv2.copyMakeBorder(picture, border, border, border, border, border_type, value=ground)
     return picture if picture.ndim == 3 else np.repeat(picture[:, :, None], 3, axis=2)
+
+
+def _longest(picture: np.ndarray) -> int:
+    """Pixels of the longer side of a picture as it is shown, without a border."""
+    return SIZE if picture.ndim == 2 else max(SIZE, *picture.shape[:2])
 
 
 def _grey(picture: np.ndarray) -> np.ndarray:

@@ -30,6 +30,7 @@ class DataSet:
     name: as reports say it. media: `PICTURES`, `CLIPS` (with or without sound) or `RECORDINGS` (sound alone).
     labels: those that its examples have, in the set's own order.
     targets: float32 (N, C), how far each example is each label, where people voted; None where each has one label.
+    settled: bool (N,), of which a majority of the votes was over half; None where nobody voted.
     own: the split that it was published with; None where it has none.
     faces: pictures that the recordings are put together with by emotion (`paired`); None for any other set.
     licence: of what is in it. commercial: whether weights that learnt from it may be used for money.
@@ -42,6 +43,7 @@ class DataSet:
     licence: str
     commercial: bool = True
     targets: np.ndarray | None = None
+    settled: np.ndarray | None = None
     own: Split | None = None
     faces: "DataSet | None" = None
 
@@ -124,6 +126,7 @@ def _ferplus(path: Path) -> DataSet:
         labels=SEVEN,
         examples=tuple(Example(label, image) for label, image in zip(labels, images, strict=True)),
         targets=targets,
+        settled=np.concatenate([part.truth[rows] >= 0 for part, rows in zip(parts, kept, strict=True)]),
         own=_published(
             int(kept[0].sum()),
             len(labels),
