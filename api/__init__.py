@@ -12,6 +12,7 @@ from api.routes import (
     health,
     history,
     logs,
+    multimodal,
     pages,
     pictures,
     predict,
@@ -25,13 +26,17 @@ from api.settings import Settings
 
 
 def create_app(
-    settings: Settings | None = None, analyser: Any = None, detector: Any = None, words: Any = None
+    settings: Settings | None = None,
+    analyser: Any = None,
+    detector: Any = None,
+    words: Any = None,
+    viewer: Any = None,
 ) -> Flask:
     """Build the service: settings from the environment, and what analyses as it is, unless they are given."""
     settings = settings or Settings.from_environment()
     app = Flask("api")
     app.json.sort_keys = False  # type: ignore[attr-defined]
-    services.attach(app, settings, analyser, detector, words)
+    services.attach(app, settings, analyser, detector, words, viewer)
     request_log.watch(app)
     metrics.watch(app)
     cors.watch(app)
@@ -45,6 +50,7 @@ def create_app(
     documented.register_blueprint(thumbnail.blueprint)
     documented.register_blueprint(pictures.blueprint)
     documented.register_blueprint(emotion.blueprint)
+    documented.register_blueprint(multimodal.blueprint)
     documented.register_blueprint(text.blueprint)
     documented.register_blueprint(logs.blueprint)
     documented.register_blueprint(auth.blueprint)

@@ -5,7 +5,7 @@ from flask import Flask, Response, request
 from api.services import services
 
 _ALLOWED_HEADERS = "authorization, x-api-key, date, x-date, x-client-id, x-request-id, content-type, accept"
-_EXPOSED_HEADERS = "x-request-id, retry-after, server-timing, x-next-cursor, x-history-id"
+_EXPOSED_HEADERS = "x-request-id, retry-after, server-timing, x-next-cursor, x-history-id, x-mock"
 _METHODS = "GET, POST, DELETE, OPTIONS"
 
 

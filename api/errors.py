@@ -26,6 +26,7 @@ STATUS = {
     "invalid_token": 401,
     "token_expired": 401,
     "forbidden": 403,
+    "noncommercial_model": 403,
     "not_found": 404,
     "method_not_allowed": 405,
     "too_large": 413,
@@ -33,6 +34,7 @@ STATUS = {
     "video_too_big": 413,
     "picture_too_big": 413,
     "text_too_long": 413,
+    "audio_too_long": 413,
     "unsupported_media": 415,
     "invalid_request": 422,
     "bad_base64": 422,
@@ -41,6 +43,8 @@ STATUS = {
     "picture_corrupt": 422,
     "text_empty": 422,
     "no_face": 422,
+    "audio_corrupt": 422,
+    "no_face_no_sound": 422,
     "not_started": 409,
     "upgrade_required": 426,
     "rate_limited": 429,
@@ -49,6 +53,7 @@ STATUS = {
     "not_ready": 503,
     "keys_unavailable": 503,
     "storage_unavailable": 503,
+    "model_missing": 503,
 }
 """Each code that a client may switch on. Codes are added, never changed."""
 
@@ -58,6 +63,7 @@ RETRY_SECONDS = {
     "not_ready": 5,
     "keys_unavailable": 30,
     "storage_unavailable": 30,
+    "model_missing": 600,
 }
 
 _TITLES = {"invalid_request": "The request breaks its schema"}
@@ -73,6 +79,11 @@ _DOMAIN: dict[type[MoodreelError], str] = {
     domain.TextEmpty: "text_empty",
     domain.TextTooLong: "text_too_long",
     domain.NoFace: "no_face",
+    domain.AudioCorrupt: "audio_corrupt",
+    domain.AudioTooLong: "audio_too_long",
+    domain.NoFaceNoSound: "no_face_no_sound",
+    domain.NonCommercial: "noncommercial_model",
+    domain.ModelMissing: "model_missing",
     domain.Overloaded: "overloaded",
 }
 

@@ -41,6 +41,8 @@ CLIP_CODES = (
     "overloaded",
 )
 
+RECORDING_CODES = (*CLIP_CODES, "no_face", "audio_corrupt", "audio_too_long", "no_face_no_sound")
+
 SECURITY_SCHEMES = {
     "api_key": {"type": "apiKey", "in": "header", "name": "x-api-key", "description": "One of the keys in API_KEY."},
     "bearer": {

@@ -27,6 +27,7 @@ class Services:
     analyser: Any
     detector: Any
     words: Any
+    viewer: Any
     call_log: CallLog
     accounts: Accounts
     places: Places
@@ -37,7 +38,9 @@ class Services:
     history: History | None = None
 
 
-def attach(app: Flask, settings: Settings, analyser: Any = None, detector: Any = None, words: Any = None) -> None:
+def attach(
+    app: Flask, settings: Settings, analyser: Any = None, detector: Any = None, words: Any = None, viewer: Any = None
+) -> None:
     """Make what the views share; this loads the models.
 
     Raises:
@@ -48,11 +51,13 @@ def attach(app: Flask, settings: Settings, analyser: Any = None, detector: Any =
     analyser = analyser or load_analyser(settings)
     detector = detector or load_detector(settings, analyser)
     words = words or load_words(settings)
+    viewer = viewer or load_viewer(settings, analyser)
     app.extensions["moodreel"] = Services(
         settings=settings,
         analyser=analyser,
         detector=detector,
         words=words,
+        viewer=viewer,
         call_log=call_log,
         accounts=accounts,
         places=Places(settings.threads, settings.max_wait_seconds),
@@ -97,7 +102,6 @@ def load_analyser(settings: Settings) -> Any:
     import torch
 
     from moodreel.analysis import Analyser
-    from moodreel.video import Limits
 
     # The workers share the cores; threads inside one would only wait for each other.
     torch.set_num_threads(1)
@@ -106,16 +110,39 @@ def load_analyser(settings: Settings) -> Any:
         model_path=settings.model_path or fetch_model(settings),
         model_fallback=settings.model_fallback,
         use_gpu=settings.use_gpu,
-        limits=Limits(
-            seconds=settings.max_seconds,
-            frames=settings.max_frames,
-            frame_pixels=settings.max_frame_pixels,
-            total_pixels=settings.max_total_pixels,
-            wall_seconds=settings.max_wall_seconds,
-        ),
+        limits=clip_limits(settings),
         sample_rate=settings.analysis_fps,
         slots=settings.analyses_at_once,
         wait_seconds=settings.max_wait_seconds,
+    )
+
+
+def clip_limits(settings: Settings) -> Any:
+    """Give what one clip may cost."""
+    from moodreel.video import Limits
+
+    return Limits(
+        seconds=settings.max_seconds,
+        frames=settings.max_frames,
+        frame_pixels=settings.max_frame_pixels,
+        total_pixels=settings.max_total_pixels,
+        wall_seconds=settings.max_wall_seconds,
+    )
+
+
+def load_viewer(settings: Settings, analyser: Any) -> Any:
+    """Make what looks at clips and listens to them, in the turns of `analyser`. Raises MoodreelError."""
+    from moodreel.viewing import Viewer
+
+    return Viewer.load(
+        settings.model_store,
+        analyser,
+        checkpoint=settings.checkpoint_path,
+        model_fallback=settings.model_fallback,
+        noncommercial=settings.noncommercial_models,
+        mock=settings.emo_mock,
+        use_gpu=settings.use_gpu,
+        limits=clip_limits(settings),
     )
 
 

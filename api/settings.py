@@ -123,6 +123,9 @@ class Settings:
     model_path: Path | None = _setting(Path, "a path", None)  # noqa: RUF009 - a field all the same
     model_download_id: str | None = _setting(str, "the id in a Google Drive link", None)
     text_model_path: Path | None = _setting(Path, "a folder", None)  # noqa: RUF009
+    checkpoint_path: Path | None = _setting(Path, "a folder, or a weights file", None)  # noqa: RUF009
+    noncommercial_models: bool = _flag(False)
+    emo_mock: bool = _flag(False)
     model_fallback: bool = _flag(False)
     model_store: Path = _setting(Path, "a folder", Path("model_store"))  # noqa: RUF009
     use_gpu: str = _one_of({"auto": "auto", "0": "0", "1": "1"}, "auto")

@@ -49,10 +49,13 @@ COLUMNS = (
     "model",
     "worker",
     "timings",
+    "modalities",
 )
 """What one call's row holds, in the order of the CSV."""
 
-_EXACT = ("status_code", "success", "client_id", "endpoint", "request_id", "prediction")
+_EXACT = ("status_code", "success", "client_id", "endpoint", "request_id", "prediction", "modalities")
+_FIRST_EXACT = tuple(name for name in _EXACT if name != "modalities")
+"""Those that the first table had."""
 
 
 class CallLogError(MoodreelError):
@@ -61,7 +64,11 @@ class CallLogError(MoodreelError):
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a call ended. `timings` are milliseconds by stage; `error` is the stable code that the caller got."""
+    """How a call ended.
+
+    timings: milliseconds by stage. error: the stable code that the caller got. modalities: what an answer comes from,
+        "video", "audio" or "video,audio"; None of calls that go by pictures or texts alone.
+    """
 
     status_code: int
     latency_ms: float
@@ -75,6 +82,7 @@ class Outcome:
     frames: int | None = None
     model: str | None = None
     timings: Mapping[str, float] | None = None
+    modalities: str | None = None
 
 
 @dataclass(frozen=True)
@@ -89,6 +97,7 @@ class Filters:
     endpoint: str | None = None
     request_id: str | None = None
     prediction: str | None = None
+    modalities: str | None = None
 
 
 @dataclass(frozen=True)
@@ -144,7 +153,7 @@ def m002_indexes(db: Database) -> None:
     """Index each filter together with the order in which pages are cut."""
     table = db.table("calls")
     table.create_index(["timestamp"])
-    for column in (*_EXACT, "caller"):
+    for column in (*_FIRST_EXACT, "caller"):
         table.create_index([column, "timestamp"])
 
 
@@ -152,6 +161,14 @@ def m002_indexes(db: Database) -> None:
 def m003_upkeep(db: Database) -> None:
     """Remember when the log was last pruned, so that one worker does it and not all."""
     db.table("upkeep").insert({"task": "prune", "done_at": ""}, pk="task")
+
+
+@migrations()
+def m004_modalities(db: Database) -> None:
+    """Say what an answer comes from: faces, voices or both."""
+    table = db.table("calls")
+    table.add_column("modalities", str)
+    table.create_index(["modalities", "timestamp"])
 
 
 class CallLog:
@@ -410,7 +427,7 @@ def _parser() -> argparse.ArgumentParser:
     some.add_argument("--end", type=end_of, metavar="DATE", help="the same; a date alone means to the end of that day")
     some.add_argument("--status-code", type=int)
     some.add_argument("--success", type=_boolean_argument, metavar="True|False")
-    for name in ("client-id", "endpoint", "request-id", "prediction"):
+    for name in ("client-id", "endpoint", "request-id", "prediction", "modalities"):
         some.add_argument(f"--{name}")
     some.add_argument("--limit", type=int, help="at most so many, the newest")
     commands.add_parser("list", parents=[some], help="show calls, newest first (50 unless --limit says more)")

@@ -73,6 +73,14 @@ class ModelNotFound(MoodreelError):
     """The store holds no model of that name."""
 
 
+class ModelMissing(MoodreelError):
+    """No model is set up for what was asked."""
+
+
+class NonCommercial(MoodreelError):
+    """The licence of the model asked for forbids commercial use, and nobody has allowed it here."""
+
+
 class ModelInvalid(MoodreelError):
     """A model's folder or checkpoint is not what its description says."""
 

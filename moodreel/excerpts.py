@@ -212,8 +212,8 @@ class _Notes:
         if only_sound or self.lacks["video"] == NOT_READ:
             return NoFaceNoSound("Nothing is to be heard in this. Turn the microphone on, speak, and send it again.")
         return NoFaceNoSound(
-            "No face was found in the clip, and nothing is to be heard in it. Face the camera in good light, or turn the "
-            "microphone on."
+            "No face was found in the clip, and nothing is to be heard in it. Face the camera in good light, or turn "
+            "the microphone on."
         )
 
 

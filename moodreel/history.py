@@ -36,7 +36,7 @@ from moodreel.media import Media, MediaError, MediaStorage, new_key
 from moodreel.moods import Mark, Summary, range_of, summarise, usual
 from moodreel.timestamps import stamp
 
-KINDS = ("video", "picture", "text")
+KINDS = ("video", "picture", "text", "audio")
 
 SAME_WITHIN = timedelta(days=1)
 """The same file again, sooner than that after its entry was made, is that entry."""

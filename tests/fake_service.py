@@ -180,4 +180,31 @@ class FakeReader:
         )
 
 
-app = create_app(analyser=FakeAnalyser(), detector=FakeDetector(), words=FakeReader())
+EIGHT = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")
+SHARES = (0.05, 0.03, 0.8, 0.02, 0.04, 0.03, 0.01, 0.02)
+
+
+class FakeViewer:
+    """Answers `happy`, from faces alone to `silent`, made up to `mock`; otherwise as `FakeAnalyser`."""
+
+    def view(self, data: bytes, *, model: str | None = None, fps: float | None = None) -> Any:
+        _obey(data, model)
+        modalities = ("video",) if data == b"silent" else ("video", "audio")
+        card = SimpleNamespace(commercial=data != b"research", licence="MIT")
+        return SimpleNamespace(
+            labels=EIGHT,
+            probabilities=SHARES,
+            best=2,
+            modalities=modalities,
+            missing={} if "audio" in modalities else {"audio": "none"},
+            glimpses=(SimpleNamespace(start=0.0, end=3.0, probabilities=SHARES, modalities=modalities),),
+            seconds=3.0,
+            frames=8,
+            faces=1,
+            model=SimpleNamespace(**vars(MODEL), card=card),
+            mock=data == b"mock",
+            timings={"sound": 3.2, "decode": 12.3, "faces": 45.6, "model": 7.8},
+        )
+
+
+app = create_app(analyser=FakeAnalyser(), detector=FakeDetector(), words=FakeReader(), viewer=FakeViewer())

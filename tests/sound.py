@@ -1,6 +1,8 @@
 """Sound for the tests, made in memory."""
 
 import io
+from collections.abc import Sequence
+from fractions import Fraction
 
 import av
 import numpy as np
@@ -63,6 +65,43 @@ def clip(frames: list[np.ndarray], samples: np.ndarray, *, rate: int = 48_000, f
         for rgb in frames:
             output.mux(pictures.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24")))
         output.mux(pictures.encode(None))
+    return file.getvalue()
+
+
+def recording(
+    frames: Sequence[np.ndarray],
+    seconds: float,
+    *,
+    container: str = "mp4",
+    video: str = "libx264",
+    codec: str = "aac",
+    rate: int = 48_000,
+    layout: str = "mono",
+    hertz: float = 500,
+    fps: int = 10,
+    later: float = 0.0,
+    shift: float = 0.0,
+    silent: bool = False,
+) -> bytes:
+    """A clip with sound that begins `later` seconds after its pictures; both begin `shift` seconds into its clock."""
+    file = io.BytesIO()
+    with av.open(file, "w", format=container) as output:
+        pictures = output.add_stream(video, rate=fps)
+        pictures.height, pictures.width = frames[0].shape[:2]
+        pictures.pix_fmt = "yuv420p"
+        voice = output.add_stream(codec, rate=rate, layout=layout)
+        wave = sine(hertz, seconds, rate=rate) * (0 if silent else 1)
+        wave = np.repeat(wave[None], av.AudioLayout(layout).nb_channels, axis=0)
+        made = packets(voice, wave, rate, {})
+        for packet in made:
+            ticks = round((later + shift) / packet.time_base)
+            packet.pts, packet.dts = packet.pts + ticks, packet.dts + ticks
+        for number, rgb in enumerate(frames):
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24")
+            frame.pts, frame.time_base = number + round(shift * fps), Fraction(1, fps)
+            output.mux(pictures.encode(frame))
+        output.mux(pictures.encode(None))
+        output.mux(made)
     return file.getvalue()
 
 

@@ -249,7 +249,22 @@ def test_migrations_are_applied_once_and_recorded(log: CallLog) -> None:
     with sqlite3.connect(log.path) as db:
         applied = [row[0] for row in db.execute("select name from _sqlite_migrations order by rowid")]
         assert db.execute("pragma journal_mode").fetchone() == ("wal",)
-    assert applied == ["m001_calls", "m002_indexes", "m003_upkeep"]
+    assert applied == ["m001_calls", "m002_indexes", "m003_upkeep", "m004_modalities"]
+
+
+def test_a_log_from_before_answers_had_modalities_keeps_its_calls(tmp_path: Path) -> None:
+    path = tmp_path / "calls.db"
+    write(CallLog(path), "old")
+    with sqlite3.connect(path) as db:
+        db.execute("drop index idx_calls_modalities_timestamp")
+        db.execute("alter table calls drop column modalities")
+        db.execute("delete from _sqlite_migrations where name = 'm004_modalities'")
+    log = CallLog(path)
+    row = log.open(request_id="new", method="POST", endpoint="/api/predict/multimodal")
+    log.close(row, Outcome(200, 1.0, modalities="video,audio"))
+    assert names(log) == ["new", "old"]
+    assert names(log, modalities="video,audio") == ["new"]
+    assert [call["modalities"] for call in log.walk()] == ["video,audio", None]
 
 
 def test_a_corrupt_log_is_named_with_what_to_do(tmp_path: Path) -> None:

@@ -1,9 +1,7 @@
 """Clips come out as windows of faces and spectrograms, laid over one another by the file's own clock."""
 
 import io
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -27,6 +25,7 @@ from moodreel.faces import FaceFinder
 from moodreel.features import cut
 from moodreel.video import Limits
 from tests import media, sound
+from tests.sound import recording
 
 LANDMARKER = Path(__file__).parents[1] / "model_store" / "face_landmarker" / "face_landmarker.task"
 BOTH = ("video", "audio")
@@ -40,43 +39,6 @@ def finder():
 @pytest.fixture(scope="module")
 def reader(finder):
     return ExcerptReader(finder)
-
-
-def recording(
-    frames: Sequence[np.ndarray],
-    seconds: float,
-    *,
-    container: str = "mp4",
-    video: str = "libx264",
-    codec: str = "aac",
-    rate: int = 48_000,
-    layout: str = "mono",
-    hertz: float = 500,
-    fps: int = 10,
-    later: float = 0.0,
-    shift: float = 0.0,
-    silent: bool = False,
-) -> bytes:
-    """A clip with sound that begins `later` seconds after its pictures; both begin `shift` seconds into its clock."""
-    file = io.BytesIO()
-    with av.open(file, "w", format=container) as output:
-        pictures = output.add_stream(video, rate=fps)
-        pictures.height, pictures.width = frames[0].shape[:2]
-        pictures.pix_fmt = "yuv420p"
-        voice = output.add_stream(codec, rate=rate, layout=layout)
-        wave = sound.sine(hertz, seconds, rate=rate) * (0 if silent else 1)
-        wave = np.repeat(wave[None], av.AudioLayout(layout).nb_channels, axis=0)
-        made = sound.packets(voice, wave, rate, {})
-        for packet in made:
-            ticks = round((later + shift) / packet.time_base)
-            packet.pts, packet.dts = packet.pts + ticks, packet.dts + ticks
-        for number, rgb in enumerate(frames):
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24")
-            frame.pts, frame.time_base = number + round(shift * fps), Fraction(1, fps)
-            output.mux(pictures.encode(frame))
-        output.mux(pictures.encode(None))
-        output.mux(made)
-    return file.getvalue()
 
 
 def loudest_band(mel):

@@ -1,5 +1,7 @@
 """GET /health and /ready: for load balancers and people who wonder."""
 
+from typing import Any
+
 from api.errors import ApiError
 from api.openapi import Blueprint
 from api.schemas.service import StateSchema
@@ -11,17 +13,21 @@ blueprint = Blueprint("health", __name__, description="Whether it works")
 @blueprint.route("/health", methods=["GET"])
 @blueprint.route("/api/health", methods=["GET"], endpoint="api_health")
 @blueprint.response(200, StateSchema)
-def health() -> dict[str, str]:
+def health() -> dict[str, Any]:
     """Tell that the process is alive."""
-    return {"status": "ok"}
+    return _state("ok")
 
 
 @blueprint.route("/ready", methods=["GET"])
 @blueprint.response(200, StateSchema)
 @blueprint.refuses("not_ready")
-def ready() -> dict[str, str]:
+def ready() -> dict[str, Any]:
     """Tell that the models are loaded and the log can be written."""
     # A worker takes its first call only when its models are loaded.
     if not services().call_log.writable():
         raise ApiError("not_ready", "The call log cannot be written. The server's own log says why.")
-    return {"status": "ready"}
+    return _state("ready")
+
+
+def _state(status: str) -> dict[str, Any]:
+    return {"status": status} | ({"mock": True} if services().settings.emo_mock else {})

@@ -23,6 +23,7 @@ class LogsQuery(Schema):
     endpoint = fields.String(metadata={"example": "/predict"})
     request_id = fields.String()
     prediction = fields.String(metadata={"example": "Happy"})
+    modalities = fields.String(metadata=about("What an answer comes from.", example="video,audio"))
     limit = fields.Integer(load_default=100, validate=validate.Range(1, 1000))
     cursor = fields.String(load_default=None, metadata=about("The `next_cursor` of the page before."))
 
@@ -60,6 +61,10 @@ class CallSchema(Schema):
     model = fields.String(allow_none=True)
     worker = fields.Integer(allow_none=True)
     timings = fields.Dict(fields.String(), fields.Float(), allow_none=True, metadata=about("Milliseconds by stage."))
+    modalities = fields.String(
+        allow_none=True,
+        metadata=about("What an answer of `/api/predict/multimodal` comes from.", example="video,audio"),
+    )
 
 
 class LogsSchema(Schema):

@@ -7,6 +7,9 @@ from api.schemas.fields import about
 
 class StateSchema(Schema):
     status = fields.String(metadata={"example": "ok"})
+    mock = fields.Boolean(
+        metadata=about("Only where `EMO_MOCK=1` has the answers of `/api/predict/multimodal` made up.", example=True)
+    )
 
 
 class ProblemSchema(Schema):

@@ -63,8 +63,7 @@ class AudioVisualPredictor:
         return list(zip(found, readable.modalities(), strict=True))
 
     def judge(self, excerpts: Excerpts) -> np.ndarray:
-        """Say what one clip showed, of which these are the windows, float32 (C,): the mean over them, so that what lasted
-        counts for most."""
+        """Say what the clip showed whose windows these are, float32 (C,): their mean, so that what lasted counts."""
         return np.stack([probabilities for probabilities, _ in self.predict(excerpts)]).mean(axis=0)
 
     def _readable(self, excerpts: Excerpts) -> Excerpts:
@@ -81,6 +80,13 @@ class AudioVisualStore(Shelf[AudioVisualPredictor]):
 
     def read(self, path: Path, *, device: str) -> AudioVisualPredictor:
         return load_audiovisual(path, device=device)
+
+    def card(self, name: str) -> Card:
+        """Tell what a model's card says, without loading the model. Raises ModelNotFound, ModelInvalid."""
+        with self._lock:
+            if name in self._loaded:
+                return self._loaded[name].info.card
+            return read_card(self._find(name) / CARD)
 
 
 def load_audiovisual(path: Path, *, device: str = "cpu", fold: bool = True) -> AudioVisualPredictor:

@@ -67,10 +67,13 @@ class Shelf(ABC, Generic[Model]):
         name = name or self.default
         with self._lock:
             if name not in self._loaded:
-                if name not in self.names():
-                    raise ModelNotFound(f"There is no model {name!r}; there are {', '.join(self.names()) or 'none'}.")
-                self._loaded[name] = self.read(self._root / name, device=self._device)
+                self._loaded[name] = self.read(self._find(name), device=self._device)
             return self._loaded[name]
+
+    def _find(self, name: str) -> Path:
+        if name not in self.names():
+            raise ModelNotFound(f"There is no model {name!r}; there are {', '.join(self.names()) or 'none'}.")
+        return self._root / name
 
     def register(self, path: Path) -> str:
         """Load a model from anywhere, make it the default and return its name.

@@ -1,0 +1,36 @@
+"""What stands in for an audio-visual model while somebody builds a client: answers made up, and marked as such."""
+
+import hashlib
+
+import numpy as np
+
+from moodreel.emotions import EIGHT
+from moodreel.models.audiovisual import MODALITIES, Excerpts
+from moodreel.models.card import AUDIO_VISUAL, Card
+from moodreel.models.predictor import ModelInfo
+
+NAME = "mock"
+
+_CARD = Card(name=NAME, architecture=NAME, labels=EIGHT, version="1", kind=AUDIO_VISUAL)
+_SHARPNESS = 6
+"""Power of what the hash gives: with it the likeliest of eight has some 50 %, as clients will see it."""
+
+
+class MockPredictor:
+    """Answers every window of a clip the same, by the SHA-256 of the file: again and on every machine the same.
+
+    Says nothing of what the clip shows.
+    """
+
+    info = ModelInfo(name=NAME, version="1", sha256="", architecture=NAME, labels=EIGHT, card=_CARD)
+    modalities = MODALITIES
+
+    def __init__(self, data: bytes) -> None:
+        digest = hashlib.sha256(data).digest()
+        # Four of its bytes for each label.
+        values = np.frombuffer(digest, ">u4").astype(np.float64) / 2**32
+        weights = values**_SHARPNESS + 1e-3
+        self._probabilities = (weights / weights.sum()).astype(np.float32)
+
+    def predict(self, excerpts: Excerpts) -> list[tuple[np.ndarray, tuple[str, ...]]]:
+        return [(self._probabilities, modalities) for modalities in excerpts.modalities()]
