@@ -24,6 +24,7 @@ from moodreel import boomerang
 from moodreel.boomerang import Loop
 from moodreel.errors import NoFace, Overloaded
 from moodreel.faces import FaceFinder
+from moodreel.features import Features
 from moodreel.models.predictor import ModelInfo, Predictor, Verdict, resolve_device
 from moodreel.models.store import ModelStore
 from moodreel.moments import View, score, see
@@ -188,7 +189,7 @@ class Analyser:
         predictor = self.store.get(model)
         with self.slot():
             reader = VideoReader(data, self._limits, fps=fps)
-            sightings, timings = self._watch(reader, predictor, progress)
+            sightings, timings = self._watch(reader, portrait=predictor.portrait, progress=progress)
             return _judge(reader, sightings, predictor, timings, self.movements if explain else None)
 
     def cover(
@@ -215,7 +216,7 @@ class Analyser:
         predictor = self.store.get(model)
         with self.slot():
             reader = VideoReader(data, self._limits, fps=fps, keep_side=size)
-            sightings, timings = self._watch(reader, predictor)
+            sightings, timings = self._watch(reader, portrait=predictor.portrait)
             analysis: Analysis | None = None
             try:
                 analysis = _judge(reader, sightings, predictor, timings)
@@ -237,6 +238,18 @@ class Analyser:
             timings=timings,
         )
 
+    def person(self, data: bytes, *, portrait: bool = False) -> list[Features | None]:
+        """The face that an analysis answers for, as models read it: one for each moment, None where it is not seen.
+
+        portrait: whether to make `Features.portrait` too. Raises what `analyse` does.
+        """
+        with self.slot():
+            reader = VideoReader(data, self._limits)
+            sightings, _ = self._watch(reader, portrait=portrait)
+            tracks = _follow(sightings, reader.width, reader.height)
+            seen = tracks[_main(tracks)]
+            return [seen[moment][1].features if moment in seen else None for moment in range(len(sightings))]
+
     @contextmanager
     def slot(self) -> Iterator[None]:
         """Wait for a turn to use the cores. Raises Overloaded when it takes too long."""
@@ -248,7 +261,7 @@ class Analyser:
             self._slots.release()
 
     def _watch(
-        self, reader: VideoReader, predictor: Predictor, progress: Callable[[float], None] | None = None
+        self, reader: VideoReader, *, portrait: bool, progress: Callable[[float], None] | None = None
     ) -> tuple[list[_Sighting], dict[str, float]]:
         """Decode once; look for faces in other threads while the next frames are decoded."""
         sightings: list[_Sighting] = []
@@ -264,7 +277,7 @@ class Analyser:
                     break
                 if progress is not None:
                     progress(frame.time)
-                waiting.append(self.threads.submit(self._look, frame, predictor.portrait))
+                waiting.append(self.threads.submit(self._look, frame, portrait))
                 if len(waiting) > _AHEAD:
                     sightings.append(waiting.popleft().result())
             sightings.extend(future.result() for future in waiting)
@@ -291,9 +304,7 @@ def _judge(
     """Follow each face through the clip, read all of them in one batch, answer for the one largest over time."""
     begun = clock.perf_counter()
     tracks = _follow(sightings, reader.width, reader.height)
-    if not tracks:
-        raise NoFace("No face was found in the clip. Hold the camera at arm's length, facing you, in good light.")
-    main = max(tracks, key=lambda track: sum(box[2] * box[3] for box, _ in tracks[track].values()))
+    main = _main(tracks)
     views = {
         track: [seen[moment][1] if moment in seen else None for moment in range(len(sightings))]
         for track, seen in tracks.items()
@@ -354,6 +365,13 @@ def _follow(sightings: Sequence[_Sighting], width: int, height: int) -> dict[int
         for number, box, (_, view) in zip(tracker.update(sighting.time, boxes), boxes, sighting.faces, strict=True):
             tracks.setdefault(number, {})[moment] = (box, view)
     return tracks
+
+
+def _main(tracks: dict[int, _Seen]) -> int:
+    """Choose the track of the face that is largest over time. Raises NoFace."""
+    if not tracks:
+        raise NoFace("No face was found in the clip. Hold the camera at arm's length, facing you, in good light.")
+    return max(tracks, key=lambda track: sum(box[2] * box[3] for box, _ in tracks[track].values()))
 
 
 def _timeline(

@@ -30,6 +30,7 @@ from moodreel.training.export_appearance import (
     write_joint_card,
 )
 from moodreel.training.extract import MANIFEST, extract, seconds
+from moodreel.training.fit import command as fit
 from moodreel.training.joint import STORE, JointRecipe, train_joint
 from moodreel.training.movements import fit_movements, write_movements
 from moodreel.training.recipes import AppearanceRecipe, ResEmoteNetRecipe, ViTRecipe
@@ -188,6 +189,7 @@ def _parser() -> argparse.ArgumentParser:
             model.add_argument(option, type=_read_as(field.default), default=field.default, help="default: %(default)s")
         model.set_defaults(run=_train)
     text_commands.add_parser(models, _read_as)
+    fit.add_parser(commands, _read_as, STORE)
     evaluation = commands.add_parser("evaluate", parents=[common], help="measure a model")
     evaluation.epilog = (
         "--data may also be muxspace's folder, or one with a folder of pictures for each label; for a model that reads "

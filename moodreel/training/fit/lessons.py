@@ -30,6 +30,10 @@ class Material(ABC):
     def take(self, rows: np.ndarray, rng: np.random.Generator | None, phase: Phase | None = None) -> Any:
         """The inputs of some examples, disturbed anew by `rng`, or as they are; may be called in another thread."""
 
+    def variants(self) -> "dict[str, Material]":
+        """The same examples with something missing, by what is left, to be measured beside the whole."""
+        return {}
+
     def blend(self, inputs: Any, order: np.ndarray, share: float) -> Any:
         """Inputs of which each is `share` itself, and else another one of the batch, as `order` (B,) names it."""
         raise NotImplementedError
@@ -122,14 +126,14 @@ class Lessons(Task):
             "uar": _mean_recall(kept, self._truth(self.glance[1])),
         }
 
-    def answers(self, rows: np.ndarray, network: nn.Module | None = None, size: int = 256) -> torch.Tensor:
-        """Logits (M, C), on the CPU, of examples as they are."""
-        network = network or self.network
+    def answers(
+        self, rows: np.ndarray, network: nn.Module | None = None, material: Material | None = None, size: int = 256
+    ) -> torch.Tensor:
+        """Logits (M, C), on the CPU, of examples as they are. material: one of its variants."""
+        network, material = network or self.network, material or self.material
         parts: Sequence[np.ndarray] = np.array_split(rows, max(1, -(-len(rows) // size)))
         with torch.inference_mode():
-            return torch.cat(
-                [self.material.logits(network, self.material.take(part, None)).float().cpu() for part in parts]
-            )
+            return torch.cat([material.logits(network, material.take(part, None)).float().cpu() for part in parts])
 
     def _truth(self, rows: np.ndarray) -> torch.Tensor:
         return self.targets[torch.from_numpy(rows)].argmax(dim=1)

@@ -12,7 +12,8 @@ from torch import nn
 from moodreel.features import Features
 from moodreel.models.architecture import Architecture
 from moodreel.training.augment import disturb
-from moodreel.training.lessons import Material
+from moodreel.training.faces import Pictures
+from moodreel.training.fit.lessons import Material
 from moodreel.training.loop import Phase
 
 
@@ -39,17 +40,19 @@ class Crops(Material):
 
 
 class Portraits(Crops):
-    """Squares around faces, uint8 (N, S, S, 3), red first, or (N, S, S), grey, for networks that read portraits.
+    """N squares around faces, uint8 (S, S, 3), red first, or (S, S), grey, for networks that read portraits.
 
     side: pixels a side that they are brought to.
     """
 
-    def __init__(self, portraits: np.ndarray, *, side: int) -> None:
-        super().__init__(portraits)
-        self.side = side
+    def __init__(self, portraits: Pictures, *, side: int) -> None:
+        self.portraits, self.side = portraits, side
+
+    def __len__(self) -> int:
+        return len(self.portraits)
 
     def take(self, rows: np.ndarray, rng: np.random.Generator | None, phase: Phase | None = None) -> torch.Tensor:
-        return torch.from_numpy(np.stack([portrait(self.crops[row], self.side, rng) for row in rows]))
+        return torch.from_numpy(np.stack([portrait(self.portraits[row], self.side, rng) for row in rows]))
 
 
 class Tracks(Material):

@@ -1,0 +1,108 @@
+"""`fit ARCHITECTURE --data NAME:PATH --out DIR`: any architecture on any set."""
+
+import argparse
+import json
+import logging
+import shlex
+import time
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from moodreel.errors import DataInvalid
+from moodreel.models.predictor import resolve_device
+from moodreel.training.compare.subjects import Means
+from moodreel.training.data.sets import SETS, open_set, paired
+from moodreel.training.fit.card import write_fitted_card
+from moodreel.training.fit.conduct import Order, conduct
+from moodreel.training.fit.makers import MAKERS, maker_of
+from moodreel.training.fit.study import Study
+from moodreel.training.loop import SCHEDULES
+
+log = logging.getLogger(__name__)
+
+
+def add_parser(commands: Any, read_as: Callable[[Any], Callable[[str], Any]], store: Path) -> None:
+    parser = commands.add_parser("fit", help="train an architecture on a data set of your own, or any other")
+    parser.add_argument("architecture", choices=MAKERS, metavar="ARCHITECTURE", help=", ".join(MAKERS))
+    parser.add_argument("--data", required=True, metavar="NAME:PATH", help=f"NAME is one of {', '.join(SETS)}")
+    parser.add_argument(
+        "--faces", metavar="NAME:PATH", help="pair each recording with faces of its emotion (synthetic pairing)"
+    )
+    parser.add_argument("--out", type=Path, required=True, help="the model's folder; its name is the model's")
+    parser.add_argument(
+        "--argument",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="of the network, as often as needed: fusion=gated, layers=2, channels=[32,64]",
+    )
+    parser.add_argument("--pretrained", type=Path, help="weights to begin with, where the architecture takes them")
+    parser.add_argument(
+        "--folds", type=int, default=0, help="cross-validate by person in so many parts, then train on everything"
+    )
+    parser.add_argument("--resume", action="store_true", help="go on where a run with the same --out was ended")
+    parser.add_argument("--wandb", default="", metavar="PROJECT", help="write to Weights & Biases too, if installed")
+    parser.add_argument("--gpu", choices=["auto", "0", "1"], default="auto", help="default: %(default)s")
+    parser.add_argument("--cache", type=Path, default=Path("runs/cache"), help="for faces found (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=1, help="of torch and of the face finder (default: %(default)s)")
+    for field in fields(Study):
+        option = "--" + field.name.replace("_", "-")
+        choices = {"schedule": list(SCHEDULES), "by": ["", "person", "random"]}.get(field.name)
+        parser.add_argument(
+            option, type=read_as(field.default), default=field.default, choices=choices, help="default: %(default)s"
+        )
+    parser.set_defaults(run=lambda args: _run(args, store))
+
+
+def _run(args: argparse.Namespace, store: Path) -> None:
+    begun = time.monotonic()
+    data = open_set(args.data)
+    if args.faces:
+        data = paired(data, open_set(args.faces))
+    args.out.mkdir(parents=True, exist_ok=True)
+    mode = "a" if args.resume else "w"
+    logging.getLogger().addHandler(logging.FileHandler(args.out / "train.log", mode=mode))
+    study = Study(**{field.name: getattr(args, field.name) for field in fields(Study)})
+    order = Order(
+        architecture=args.architecture,
+        arguments=dict(_argument(given) for given in args.argument),
+        out=args.out,
+        pretrained=args.pretrained,
+        folds=args.folds,
+        resume=args.resume,
+        wandb=args.wandb,
+        device=resolve_device(args.gpu),
+        command=_command(args, study),
+    )
+    means = Means(store=store, cache=args.cache, seed=study.seed, workers=args.threads)
+    outcome = conduct(data, study, order, means)
+    minutes = (time.monotonic() - begun) / 60
+    write_fitted_card(order, study, outcome, maker_of(args.architecture), minutes=minutes)
+    print((args.out / "CARD.md").read_text(encoding="utf-8"))
+
+
+def _argument(given: str) -> tuple[str, Any]:
+    name, equals, value = given.partition("=")
+    if not equals:
+        raise DataInvalid(f"{given!r} is no argument; write NAME=VALUE.")
+    try:
+        return name.strip(), json.loads(value)
+    except ValueError:
+        return name.strip(), value
+
+
+def _command(args: argparse.Namespace, study: Study) -> str:
+    """The command that repeats a study, without paths."""
+    name = args.data.partition(":")[0] if ":" in args.data else "ferplus"
+    words = ["python -m moodreel.training fit", args.architecture, "--data", f"{name}:PATH", "--out DIR"]
+    words += [f"--faces {args.faces.partition(':')[0]}:PATH"] if args.faces else []
+    words += [f"--argument {shlex.quote(given)}" for given in args.argument]
+    words += ["--pretrained PATH"] if args.pretrained else []
+    words += [f"--folds {args.folds}"] if args.folds else []
+    for field in fields(Study):
+        value = getattr(study, field.name)
+        if value != field.default:
+            words.append(f"--{field.name.replace('_', '-')} {shlex.quote(str(value))}")
+    return " ".join(words)

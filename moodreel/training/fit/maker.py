@@ -1,0 +1,53 @@
+"""What is to be known of an architecture to train it."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from moodreel.models.quantised import PRECISIONS
+from moodreel.training.compare.reading import Means
+from moodreel.training.data.sets import DataSet
+from moodreel.training.export import write_folder
+from moodreel.training.fit.lessons import Material
+from moodreel.training.fit.study import Study
+
+
+class Maker(ABC):
+    """How networks of one kind are made and fed.
+
+    name: the architecture's. media: kinds of sets that it can learn from. reads: for the card.
+    """
+
+    name: str
+    media: tuple[str, ...]
+    reads: str
+    normalisation = "within the network"
+
+    @abstractmethod
+    def prepare(
+        self, data: DataSet, means: Means, study: Study, arguments: Mapping[str, Any]
+    ) -> tuple[Material, np.ndarray]:
+        """Give the examples of a set as the network takes them, and bool (N,), which can be learnt from."""
+
+    @abstractmethod
+    def make(self, labels: tuple[str, ...], arguments: Mapping[str, Any], pretrained: Path | None) -> nn.Module:
+        """Make a network with weights to begin with. Raises DataInvalid, ModelInvalid."""
+
+    def arguments(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """All arguments of the network, but for its classes."""
+        return dict(given)
+
+    def fields(self, data: DataSet) -> dict[str, Any]:
+        """More of model.json."""
+        return {}
+
+    def write(self, out: Path, network: nn.Module, fields: dict[str, Any], weights: str, **stated: str) -> None:
+        """Write weights, in one of `PRECISIONS`, and model.json. stated: its data and licence."""
+        write_folder(out, PRECISIONS[weights](network.state_dict()), fields, **stated)
+
+    def begin(self, network: nn.Module, material: Material, learnt: np.ndarray) -> None:  # noqa: B027
+        """Set what a network takes from what it learns from, before it does: its normalisation."""

@@ -1,0 +1,110 @@
+"""A study: one architecture, one data set, and everything that decides what comes out."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from moodreel.models.card import AUDIO_VISUAL
+from moodreel.training.fit.footage import SMALL
+from moodreel.training.fit.lessons import Manner
+from moodreel.training.loop import Phase, Running
+
+TRUNKS = {
+    AUDIO_VISUAL: ("trunk.",),
+    "compact-emotimesh": ("encoder.", "mean", "std"),
+    "resnet-50": ("network.resnet.",),
+    "temporal-vit": ("frame.",),
+    "vit-b-16": ("network.vit.",),
+}
+"""First words of the names of what may stay frozen at first, by architecture: what pretrained weights are for."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """Everything that decides what comes out, besides architecture, arguments and data.
+
+    epochs: how often each example is shown. frozen: of these, those at first in which the trunk stays as it is.
+    rate: the highest. trunk_rate: the trunk's, in parts of the rate, once it is no longer frozen.
+    schedule: one-cycle, cosine-restarts or trapezoid. restart: epochs of the first cosine; 0 for one that lasts.
+    batch, accumulate: examples at a time, and how many times for each step.
+    decay, clip, average, smoothing, mixup, mixed, class_weights, rarity: see `Phase`, `Running` and `Manner`.
+    patience: judgements, one an epoch, without a better one after which training ends; 0 for never. Then the weights of
+        the best one are kept, or else the last.
+    clean: share of the faces that are hardly disturbed.
+    kept: share of what is learnt from that is not learnt from, but judged by and calibrated on.
+    by: person, random (which leaks), or nothing for the best split there is. held_out: share to measure on, of a set
+        that has no such part of its own.
+    small: of the epochs, those of an audio-visual network on pictures in which faces are shown small.
+    video, audio: shares of the windows with both a face and a voice that lose the one or the other.
+    brief: whether to compute in bfloat16 on a CPU too.
+    weights: how they are stored: float32, float16 or int8.
+    """
+
+    seed: int = 0
+    epochs: int = 20
+    frozen: int = 0
+    rate: float = 1e-3
+    trunk_rate: float = 0.1
+    schedule: str = "one-cycle"
+    restart: int = 0
+    batch: int = 64
+    accumulate: int = 1
+    decay: float = 0.05
+    clip: float = 1.0
+    average: float = 0.998
+    smoothing: float = 0.05
+    mixup: float = 0.2
+    mixed: float = 0.3
+    class_weights: bool = False
+    rarity: float = 0.4
+    patience: int = 0
+    clean: float = 0.3
+    kept: float = 0.08
+    by: str = ""
+    held_out: float = 0.2
+    small: int = 0
+    video: float = 0.15
+    audio: float = 0.15
+    brief: bool = True
+    weights: str = "float16"
+
+    @property
+    def manner(self) -> Manner:
+        return Manner(
+            batch=self.batch,
+            smoothing=self.smoothing,
+            mixup=self.mixup,
+            mixed=self.mixed,
+            class_weights=self.class_weights,
+            rarity=self.rarity,
+        )
+
+    def running(self, epoch: int) -> Running:
+        """How the loop runs. epoch: batches of one."""
+        return Running(
+            seed=self.seed,
+            accumulate=self.accumulate,
+            clip=self.clip,
+            average=self.average,
+            every=self._steps(epoch),
+            patience=self.patience,
+            brief=self.brief,
+        )
+
+    def phases(self, architecture: str, epoch: int) -> tuple[Phase, ...]:
+        """Two phases, where a trunk is frozen at first, or one. epoch: batches of one."""
+        trunk, steps = TRUNKS.get(architecture, ()), self._steps(epoch)
+        frozen = min(self.frozen, self.epochs) if trunk else 0
+        common: dict[str, Any] = {
+            "rate": self.rate,
+            "schedule": self.schedule,
+            "restart": self.restart * steps,
+            "decay": self.decay,
+        }
+        first = Phase("trunk frozen", frozen * steps, frozen=trunk, **common)
+        slower = dict.fromkeys(trunk, self.trunk_rate) if frozen else {}
+        small = Phase(SMALL, min(self.small, self.epochs - frozen) * steps, rates=slower, **common)
+        rest = Phase("all", self.epochs * steps - first.steps - small.steps, rates=slower, **common)
+        return tuple(phase for phase in (first, small, rest) if phase.steps)
+
+    def _steps(self, epoch: int) -> int:
+        return max(1, epoch // self.accumulate)
