@@ -19,7 +19,7 @@ from moodreel.training.data import muxspace
 from moodreel.training.data.ferplus import one_hot, read_split
 from moodreel.training.data.pictures import read_album, read_groups
 from moodreel.training.data.sources import has_rows
-from moodreel.training.faces import Found, Pictures, find_all, portrait
+from moodreel.training.faces import Found, Pictures, find_all, find_landmarks, portrait
 from moodreel.training.joint import join, look
 from moodreel.training.sequences import Kind, Sequences, Studio, fit_deformation, listen
 
@@ -91,13 +91,16 @@ def evaluate(
     if labels not in (FIVE, SEVEN):
         raise MoodreelError("Only models of five or seven labels can be evaluated; choose another.")
     images, all_truth, members = _read(data, labels, split, groups)
-    faces = find_all(images, landmarker, cache, seed=seed, workers=workers, landmarks=needs_landmarks(predictor))
+    if needs_landmarks(predictor):
+        faces, landmarks = find_landmarks(images, landmarker, cache, seed=seed, workers=workers)
+    else:
+        faces, landmarks = find_all(images, landmarker, cache, seed=seed, workers=workers), None
     judged = all_truth >= 0
     truth, found = all_truth[judged], faces.found[judged]
     if not found.any():
         raise DataInvalid(f"No face was found in any of the {len(truth)} labelled pictures of {data}; look at some.")
     members = {name: rows[judged] for name, rows in members.items()}
-    probabilities = judge(predictor, faces, np.flatnonzero(judged & faces.found), images)
+    probabilities = judge(predictor, faces, np.flatnonzero(judged & faces.found), images, landmarks)
     report = measure(probabilities, truth, found, labels, members)
     if labels == SEVEN:
         merge = one_hot(SEVEN, FIVE)
@@ -220,34 +223,42 @@ def reliability(confidence: np.ndarray, right: np.ndarray, bins: int = 15) -> li
 
 
 def needs_landmarks(predictor: Predictor) -> bool:
-    """Whether a model reads raw landmarks, or portraits, which are made by them: `find_all` has to give them."""
+    """Whether a model reads raw landmarks, or portraits, which are made by them: `judge` has to be given them."""
     return predictor.portrait or predictor.info.architecture == ORIGINAL
 
 
-def judge(predictor: Predictor, faces: Found, rows: np.ndarray, images: Pictures) -> np.ndarray:
-    """Calibrated probabilities (len(rows), C) of pictures with a found face, by their rows in `faces` and `images`."""
+def judge(
+    predictor: Predictor, faces: Found, rows: np.ndarray, images: Pictures, landmarks: np.ndarray | None = None
+) -> np.ndarray:
+    """Calibrated probabilities (len(rows), C) of pictures with a found face, by their rows in `faces` and `images`.
+
+    landmarks: of all pictures, as `find_landmarks` gives them, for a model that needs them.
+    """
     judged = [np.zeros((0, len(predictor.info.labels)), np.float32)]
     for begun in range(0, len(rows), _AT_ONCE):
-        shown = [
-            [still(faces, row, images[row] if predictor.portrait else None)] for row in rows[begun : begun + _AT_ONCE]
-        ]
-        judged.append(np.stack([verdict.probabilities for verdict in predictor.predict(shown, moments=False)]))
+        shown = [still(faces, row) for row in rows[begun : begun + _AT_ONCE]]
+        if landmarks is not None:
+            shown = [
+                replace(
+                    face,
+                    landmarks=landmarks[row],
+                    portrait=portrait(images[row], landmarks[row]) if predictor.portrait else None,
+                )
+                for face, row in zip(shown, rows[begun : begun + _AT_ONCE], strict=True)
+            ]
+        verdicts = predictor.predict([[face] for face in shown], moments=False)
+        judged.append(np.stack([verdict.probabilities for verdict in verdicts]))
     return np.concatenate(judged)
 
 
-def still(faces: Found, row: int | np.integer, picture: np.ndarray | None = None) -> Features:
-    """One picture's face as the predictor takes it, with the raw landmarks where `faces` has them.
-
-    picture: the same, for a model that reads portraits.
-    """
-    landmarks = None if faces.landmarks is None else faces.landmarks[row]
+def still(faces: Found, row: int | np.integer) -> Features:
+    """One picture's face as the predictor takes it, but without the raw landmarks."""
     return Features(
-        landmarks=np.full((LANDMARKS, 3), np.nan, np.float32) if landmarks is None else landmarks,
+        landmarks=np.full((LANDMARKS, 3), np.nan, np.float32),
         shape=faces.shape[row],
         blendshapes=faces.blendshapes[row],
         pose=faces.pose[row],
         crop=faces.crop[row],
-        portrait=None if picture is None or landmarks is None else portrait(picture, landmarks),
     )
 
 

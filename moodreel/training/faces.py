@@ -6,7 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
@@ -63,7 +63,6 @@ class Found:
     shape: float32 (N, 478, 3), blendshapes: float32 (N, 52), pose: float32 (N, 3), crop: uint8 (N, 48, 48), as in
         `moodreel.features.Features`; where no face was found, the crop is the picture itself, shown whole.
     found: bool (N,).
-    landmarks: float32 (N, 478, 3), relative to the picture, as in `moodreel.faces.Face`; None unless asked for.
     """
 
     shape: np.ndarray
@@ -71,7 +70,6 @@ class Found:
     pose: np.ndarray
     crop: np.ndarray
     found: np.ndarray
-    landmarks: np.ndarray | None = None
 
 
 class Pictures(Protocol):
@@ -106,27 +104,49 @@ def disturbed(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def find_all(
-    images: Pictures,
-    model_path: Path,
-    cache: Path,
-    disturb: Disturb = as_is,
-    *,
-    seed: int,
-    workers: int = 1,
-    landmarks: bool = False,
+    images: Pictures, model_path: Path, cache: Path, disturb: Disturb = as_is, *, seed: int, workers: int = 1
 ) -> Found:
     """Find the one face of each picture, or take the answer from the cache.
 
     images: uint8 (N, S, S), grey; or N times uint8 (H, W, 3), red first, of any size.
     model_path: the face landmarker's bundle.
     disturb: `disturbed` is for grey pictures.
-    landmarks: whether to give `Found.landmarks` too, of which portraits are made (`portrait`); they double the cache.
     """
     kept = cache / f"faces-{disturb.__name__}-{_key(images, seed)}.npz"
     if kept.exists():
         with np.load(kept) as arrays:
-            if "landmarks" in arrays or not landmarks:
-                return Found(**arrays)
+            return Found(**arrays)
+    result = _search(images, model_path, disturb, seed=seed, workers=workers)
+    _keep(kept, vars(result))
+    return result
+
+
+def find_landmarks(
+    images: Pictures, model_path: Path, cache: Path, *, seed: int, workers: int = 1
+) -> tuple[Found, np.ndarray]:
+    """Do as `find_all` for pictures as they are, and give the landmarks, float32 (N, 478, 3), relative to the picture
+    as in `moodreel.faces.Face`: what portraits are made of, and what some models read as it is. Rows without a face are
+    zero."""
+    kept = cache / f"landmarks-{_key(images, seed)}.npz"
+    if kept.exists():
+        with np.load(kept) as arrays:
+            return find_all(images, model_path, cache, seed=seed, workers=workers), arrays["landmarks"]
+    landmarks = np.zeros((len(images), LANDMARKS, 3), np.float32)
+    result = _search(images, model_path, as_is, seed=seed, workers=workers, landmarks=landmarks)
+    _keep(cache / f"faces-{as_is.__name__}-{_key(images, seed)}.npz", vars(result))
+    _keep(kept, {"landmarks": landmarks})
+    return result, landmarks
+
+
+def _search(
+    images: Pictures,
+    model_path: Path,
+    disturb: Disturb,
+    *,
+    seed: int,
+    workers: int,
+    landmarks: np.ndarray | None = None,
+) -> Found:
     finders = {c: FaceFinder(model_path, max_faces=1, min_confidence=c) for c in {a.confidence for a in ATTEMPTS}}
     count = len(images)
     result = Found(
@@ -135,7 +155,6 @@ def find_all(
         pose=np.zeros((count, 3), np.float32),
         crop=np.zeros((count, CROP, CROP), np.uint8),
         found=np.zeros(count, bool),
-        landmarks=np.zeros((count, LANDMARKS, 3), np.float32) if landmarks else None,
     )
 
     def find(row: int) -> None:
@@ -146,8 +165,8 @@ def find_all(
                 features = describe(rgb, faces[0])
                 result.shape[row], result.blendshapes[row] = features.shape, features.blendshapes
                 result.pose[row], result.found[row] = features.pose, True
-                if result.landmarks is not None:
-                    result.landmarks[row] = _within(faces[0].landmarks, rgb, attempt, picture)
+                if landmarks is not None:
+                    landmarks[row] = _within(faces[0].landmarks, rgb, attempt, picture)
                 # Without the plain ground and the contrast that only the finder needs.
                 result.crop[row] = align(
                     _show(picture, replace(attempt, equalise=False), cv2.BORDER_REPLICATE), faces[0].landmarks
@@ -160,15 +179,18 @@ def find_all(
     for finder in finders.values():
         finder.close()
     log.info("Faces found in %.2f %% of %d pictures, %s.", 100 * result.found.mean(), count, disturb.__name__)
-    cache.mkdir(parents=True, exist_ok=True)
-    partial = kept.with_suffix(".partial.npz")
-    np.savez(partial, **{name: array for name, array in vars(result).items() if array is not None})
-    partial.replace(kept)
     return result
 
 
+def _keep(file: Path, arrays: dict[str, Any]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_suffix(".partial.npz")
+    np.savez(partial, **arrays)
+    partial.replace(file)
+
+
 def portrait(picture: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
-    """Make `Features.portrait` of a picture, as `find_all` takes them, and its row of `Found.landmarks`."""
+    """Make `Features.portrait` of a picture, as `find_landmarks` takes them, and its landmarks."""
     return cut(_show(picture, _PLAIN), landmarks)
 
 

@@ -25,7 +25,7 @@ def draw_faces(
     """Draw a sheet for each model; none for clips and recordings."""
     if media != PICTURES:
         return []
-    crops = means.find(Media(sitting.examples)).crop
+    crops = means.find(Media(sitting.examples))[0].crop
     return [
         Plot(
             f"faces-{number}",

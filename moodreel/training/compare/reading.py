@@ -11,7 +11,7 @@ from moodreel.errors import DataInvalid, MoodreelError
 from moodreel.training.compare.figures import Answers
 from moodreel.training.data.examples import Example
 from moodreel.training.data.pictures import Album
-from moodreel.training.faces import Found, find_all
+from moodreel.training.faces import Found, find_all, find_landmarks
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,11 @@ class Means:
     def landmarker(self) -> Path:
         return self.store / "face_landmarker" / "face_landmarker.task"
 
-    def find(self, pictures: "Media", *, landmarks: bool = False) -> Found:
-        """Find the face of each picture, or take it from the cache; `find_all` says what landmarks are for."""
-        return find_all(
-            pictures, self.landmarker, self.cache, seed=self.seed, workers=self.workers, landmarks=landmarks
-        )
+    def find(self, pictures: "Media", *, landmarks: bool = False) -> tuple[Found, np.ndarray | None]:
+        """Find the face of each picture, or take it from the cache; and its landmarks, where they are asked for."""
+        if landmarks:
+            return find_landmarks(pictures, self.landmarker, self.cache, seed=self.seed, workers=self.workers)
+        return find_all(pictures, self.landmarker, self.cache, seed=self.seed, workers=self.workers), None
 
 
 class Media:

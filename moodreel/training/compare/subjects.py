@@ -67,9 +67,9 @@ class FaceSubject(Subject):
         if media == CLIPS:
             return self._watch(examples, means)
         pictures = Media(examples)
-        faces = means.find(pictures, landmarks=needs_landmarks(self.predictor))
+        faces, landmarks = means.find(pictures, landmarks=needs_landmarks(self.predictor))
         rows = np.flatnonzero(faces.found)
-        return spread(len(examples), rows, judge(self.predictor, faces, rows, pictures))
+        return spread(len(examples), rows, judge(self.predictor, faces, rows, pictures, landmarks))
 
     def _watch(self, examples: Sequence[Example], means: Means) -> Answers:
         store = ModelStore(self.path if self.path.is_dir() else self.path.parent)
