@@ -1,5 +1,5 @@
-"""`python -m moodreel.training train NAME --data PATH --out DIR`, `evaluate MODEL`, `compare MODEL…`,
-`movements`, `extract VIDEO…`."""
+"""`python -m moodreel.training`: `fit`, `compare`, `explain`, `export` and `extract` for models of your own; `train`,
+`evaluate`, `baseline` and `movements` for those of the store."""
 
 import argparse
 import logging
@@ -18,9 +18,12 @@ from moodreel.errors import DataInvalid, MoodreelError
 from moodreel.models.store import ModelStore, load
 from moodreel.training import text_commands
 from moodreel.training.appearance import train_appearance
+from moodreel.training.baseline import listen, measure_baseline
+from moodreel.training.baseline import summary as summary_of_folds
 from moodreel.training.compare import command as comparing
 from moodreel.training.data.ferplus import read_split
 from moodreel.training.data.muxspace import FILE as MUXSPACE
+from moodreel.training.data.sets import open_set
 from moodreel.training.evaluate import Report, evaluate
 from moodreel.training.export import write_card, write_model
 from moodreel.training.export_appearance import (
@@ -98,6 +101,12 @@ def _extract(args: argparse.Namespace) -> None:
     print(f"{found.pictures} pictures and {MANIFEST} in {args.out}")
     if found.failed:
         sys.exit(f"moodreel.training: {len(found.failed)} of {len(args.videos)} videos could not be read to their end")
+
+
+def _baseline(args: argparse.Namespace) -> None:
+    data = open_set(args.data)
+    print(f"{data.name}: {len(data.examples)} recordings. {data.licence}.")
+    print(summary_of_folds(measure_baseline(data, listen(data), args.folds, seed=args.seed)))
 
 
 def _train(args: argparse.Namespace) -> None:
@@ -204,6 +213,12 @@ def _parser() -> argparse.ArgumentParser:
     movements = commands.add_parser("movements", parents=[common], help="fit what names the movements behind an answer")
     movements.add_argument("--out", type=Path, required=True, help="the folder to write")
     movements.set_defaults(run=_explain)
+    frozen = commands.add_parser("baseline", help="measure what sound tells without a network, to compare with")
+    frozen.add_argument("--data", required=True, help="ravdess-audio:PATH, or another set with sound")
+    frozen.add_argument("--folds", type=int, default=5, help="by person (default: %(default)s)")
+    frozen.add_argument("--seed", type=int, default=0, help="of the folds (default: %(default)s)")
+    frozen.add_argument("--threads", type=int, default=1, help="of torch (default: %(default)s)")
+    frozen.set_defaults(run=_baseline)
     pictures = commands.add_parser("extract", help="write frames of videos, or faces, to label by hand")
     pictures.add_argument("videos", type=Path, nargs="+", metavar="VIDEO")
     pictures.add_argument("--every", type=seconds, default=1.0, help="1s, 500ms, 2min (default: 1s)")

@@ -1,6 +1,7 @@
 """How networks that read faces are made and fed."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ class FaceMaker(Maker):
     def prepare(
         self, data: DataSet, means: Means, study: Study, arguments: Mapping[str, Any]
     ) -> tuple[Material, np.ndarray]:
-        faces = means.find(Media(data.examples))
+        faces, _ = means.find(Media(data.examples))
         # Where no face is found the crop is the picture itself: good enough to learn from.
         return Crops(faces.crop, clean=study.clean), np.ones(len(data.examples), bool)
 
@@ -74,8 +75,11 @@ class TrackMaker(Maker):
         if data.media == CLIPS:
             tracks = tracks_of(data.examples, means)
             return Tracks([track or [] for track in tracks]), np.array([track is not None for track in tracks])
-        faces = means.find(Media(data.examples), landmarks=self._landmarks)
-        return Tracks([[still(faces, row)] for row in range(len(data.examples))]), faces.found
+        faces, landmarks = means.find(Media(data.examples), landmarks=self._landmarks)
+        seen = [still(faces, row) for row in range(len(data.examples))]
+        if landmarks is not None:
+            seen = [replace(face, landmarks=own) for face, own in zip(seen, landmarks, strict=True)]
+        return Tracks([[face] for face in seen]), faces.found
 
     def make(self, labels: tuple[str, ...], arguments: Mapping[str, Any], pretrained: Path | None) -> nn.Module:
         if pretrained:

@@ -29,5 +29,5 @@ def squares_of(examples: Sequence[Example], means: Means) -> tuple[Squares, np.n
     pictures = Media(examples)
     if all(isinstance(example.media, np.ndarray) for example in examples):
         return Squares(pictures, None), np.ones(len(examples), bool)
-    faces = means.find(pictures, landmarks=True)
-    return Squares(pictures, faces.landmarks), faces.found
+    faces, landmarks = means.find(pictures, landmarks=True)
+    return Squares(pictures, landmarks), faces.found
