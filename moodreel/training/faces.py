@@ -13,7 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from moodreel.faces import BLENDSHAPES, LANDMARKS, FaceFinder
-from moodreel.features import CROP, CROP_EYES, align, cut, describe
+from moodreel.features import CROP, CROP_EYES, PORTRAIT, align, cut, describe
 
 log = logging.getLogger(__name__)
 
@@ -189,9 +189,9 @@ def _keep(file: Path, arrays: dict[str, Any]) -> None:
     partial.replace(file)
 
 
-def portrait(picture: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
-    """Make `Features.portrait` of a picture, as `find_landmarks` takes them, and its landmarks."""
-    return cut(_show(picture, _PLAIN), landmarks)
+def portrait(picture: np.ndarray, landmarks: np.ndarray, side: int = PORTRAIT) -> np.ndarray:
+    """Make `Features.portrait`, or the same of other sides, of a picture and the landmarks found in it."""
+    return cut(_show(picture, _PLAIN), landmarks, side)
 
 
 def _within(landmarks: np.ndarray, shown: np.ndarray, attempt: Attempt, picture: np.ndarray) -> np.ndarray:

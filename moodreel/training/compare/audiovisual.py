@@ -1,65 +1,82 @@
 """Models that read faces and voices, as `compare` takes them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from moodreel import audio, errors, windows
-from moodreel.errors import NoFace
+from moodreel import audio, windows
+from moodreel.errors import NoFace, NoFaceNoSound
 from moodreel.excerpts import ExcerptReader
 from moodreel.faces import FaceFinder
 from moodreel.logmel import BANDS, HOP
 from moodreel.models.audiovisual import Excerpts
-from moodreel.models.multimodal import AudioVisualPredictor, load_audiovisual
+from moodreel.models.multimodal import AudioVisualPredictor
 from moodreel.models.resnet import SIDE
 from moodreel.training.compare.figures import Answers
-from moodreel.training.compare.reading import Means, read_files
+from moodreel.training.compare.reading import Means, Media, read_files, spread
 from moodreel.training.compare.subjects import Subject
 from moodreel.training.data.examples import Example
-from moodreel.training.data.sets import CLIPS, RECORDINGS
+from moodreel.training.data.sets import CLIPS, PICTURES, RECORDINGS
+from moodreel.training.faces import portrait
+
+_STEPS = 1 + round(windows.SECONDS * audio.RATE) // HOP
+_AT_ONCE = 64
+"""Pictures that are read at a time: bounds the memory of activations."""
 
 
 class AudioVisualSubject(Subject):
-    """A model that reads faces and voices, in clips or in recordings. A clip's answer is the mean of its windows'."""
+    """A model that reads faces and voices. A clip's answer is the mean of its windows'; a picture is a window of one
+    frame, without sound."""
 
-    media = (CLIPS, RECORDINGS)
     unit = "one window of three seconds"
 
     def __init__(self, name: str, path: Path, predictor: AudioVisualPredictor) -> None:
         super().__init__(name, path, predictor.info, predictor.network)
         self.predictor = predictor
+        sees, hears = ("video" in predictor.modalities), ("audio" in predictor.modalities)
+        self.media = ((PICTURES,) if sees else ()) + (CLIPS,) + ((RECORDINGS,) if hears else ())
 
     def answer(self, examples: Sequence[Example], media: str, means: Means) -> Answers:
+        if media == PICTURES:
+            return self._look(examples, means)
         finder = FaceFinder(means.landmarker, again=True)
         reader = ExcerptReader(finder)
 
         def read(data: bytes) -> np.ndarray:
-            return np.mean([probabilities for probabilities, _ in self.predictor.predict(reader.read(data))], axis=0)
+            return self.predictor.judge(reader.watch(data, modalities=self.predictor.modalities).excerpts)
 
         try:
-            nobody = (NoFace, errors.NoFaceNoSound)  # type: ignore[attr-defined]
+            nobody = (NoFace, NoFaceNoSound)
             return read_files(examples, read, classes=len(self.info.labels), nobody=nobody, what=self.name)
         finally:
             finder.close()
 
+    def _look(self, examples: Sequence[Example], means: Means) -> Answers:
+        pictures = Media(examples)
+        faces, landmarks = means.find(pictures, landmarks=True)
+        assert landmarks is not None
+        rows = np.flatnonzero(faces.found)
+        answers = [np.zeros((0, len(self.info.labels)))]
+        for begun in range(0, len(rows), _AT_ONCE):
+            squares = [portrait(pictures[row], landmarks[row], SIDE) for row in rows[begun : begun + _AT_ONCE]]
+            said = self.predictor.predict(_windows(torch.from_numpy(np.stack(squares))[:, None], sound=False))
+            answers.append(np.stack([probabilities for probabilities, _ in said]))
+        return spread(len(examples), rows, np.concatenate(answers))
+
     def once(self) -> Any:
-        return self.predictor.predict(_made_up())
+        draw = torch.Generator().manual_seed(0)
+        faces = torch.randint(0, 256, (1, windows.FRAMES, SIDE, SIDE, 3), dtype=torch.uint8, generator=draw)
+        return self.predictor.predict(_windows(faces, sound=True))
 
 
-def open_audiovisual(name_of: Callable[[str], str], path: Path) -> AudioVisualSubject:
-    predictor = load_audiovisual(path)
-    return AudioVisualSubject(name_of(predictor.info.name), path, predictor)
-
-
-def _made_up() -> Excerpts:
-    draw = torch.Generator().manual_seed(0)
-    steps = 1 + round(windows.SECONDS * audio.RATE) // HOP
+def _windows(faces: torch.Tensor, *, sound: bool) -> Excerpts:
+    """Windows that show these faces (B, T, S, S, 3), with an even hiss or without sound."""
     return Excerpts(
-        faces=torch.randint(0, 256, (1, windows.FRAMES, SIDE, SIDE, 3), dtype=torch.uint8, generator=draw),
-        seen=torch.ones(1, windows.FRAMES, dtype=torch.bool),
-        mels=torch.randn(1, BANDS, steps, generator=draw),
-        heard=torch.ones(1, dtype=torch.bool),
+        faces=faces,
+        seen=torch.ones(faces.shape[:2], dtype=torch.bool),
+        mels=torch.zeros(len(faces), BANDS, _STEPS),
+        heard=torch.full((len(faces),), sound),
     )

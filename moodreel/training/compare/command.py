@@ -8,13 +8,15 @@ from pathlib import Path
 import numpy as np
 
 from moodreel.errors import DataInvalid
-from moodreel.training.compare.comparison import JUDGED_BY, Plan, compare
+from moodreel.training.compare.comparison import compare
 from moodreel.training.compare.faces import draw_faces
 from moodreel.training.compare.figures import SCORES
+from moodreel.training.compare.opening import open_subjects
 from moodreel.training.compare.reading import Means
 from moodreel.training.compare.report import PAGE, TEXT, write_report
+from moodreel.training.compare.results import JUDGED_BY, Plan
 from moodreel.training.compare.sides import sides_of
-from moodreel.training.compare.subjects import check_media, open_subjects
+from moodreel.training.compare.subjects import check_media
 from moodreel.training.compare.verdict import verdict
 from moodreel.training.data.pictures import read_groups
 from moodreel.training.data.sets import SETS, DataSet, open_set

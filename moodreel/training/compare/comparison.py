@@ -1,21 +1,20 @@
 """Models on one set: the same examples, the same labels, the same resamples; everything that a report says."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
 
 from moodreel.errors import DataInvalid
-from moodreel.training.compare.cost import Cost, measure_costs
-from moodreel.training.compare.figures import SCORES, Answers, Figures, accuracy, measure, tally
+from moodreel.training.compare.cost import measure_costs
+from moodreel.training.compare.figures import SCORES, Answers, accuracy, measure, tally
 from moodreel.training.compare.labels import common_labels, folded, merge
 from moodreel.training.compare.reading import Means
+from moodreel.training.compare.results import Comparison, Gap, Group, Pair, Plan, Result, Sitting
 from moodreel.training.compare.sides import Sides, learnt_from
 from moodreel.training.compare.statistics import (
     Difference,
-    Interval,
-    McNemar,
     bootstrap,
     bootstrap_p,
     holm,
@@ -26,111 +25,6 @@ from moodreel.training.compare.subjects import Subject, check_media
 from moodreel.training.data.examples import Example
 from moodreel.training.data.sets import DataSet
 from moodreel.training.data.splits import units
-
-JUDGED_BY = "balanced_accuracy"
-"""Which figure decides who is better, unless another is asked for: a model that knows calm and joy alone is right in
-most pictures of most sets."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How to compare.
-
-    judged_by: one of `SCORES`. resamples: of the bootstrap.
-    gap_sample: how many examples of the training part are looked at for over-fitting; 0 for none. gap: whether to do so
-        also for models whose cards do not say that they learnt from the set.
-    """
-
-    judged_by: str = JUDGED_BY
-    resamples: int = 2000
-    seed: int = 0
-    gap_sample: int = 1000
-    gap: bool = False
-
-
-@dataclass(frozen=True)
-class Group:
-    """Some of the examples, such as those of one group of people."""
-
-    name: str
-    examples: int
-    found: float
-    accuracy: float
-    balanced_accuracy: float
-    interval: Interval
-    """Of the accuracy."""
-
-
-@dataclass(frozen=True)
-class Gap:
-    """Over-fitting: accuracy on examples of the training part, less that on the part held out."""
-
-    examples: int
-    learnt: float
-    value: float
-    interval: Interval
-
-
-@dataclass(frozen=True, eq=False)
-class Result:
-    """One model. intervals: of its `SCORES`. groups, people: the worst first. gap: None, and then `no_gap` says why."""
-
-    name: str
-    architecture: str
-    sha256: str
-    data: str
-    licence: str
-    figures: Figures
-    intervals: Mapping[str, Interval]
-    cost: Cost
-    groups: tuple[Group, ...]
-    people: tuple[Group, ...]
-    gap: Gap | None
-    no_gap: str
-
-
-@dataclass(frozen=True, eq=False)
-class Pair:
-    """Two models. differences: what the first has over the second, in each of `SCORES`."""
-
-    first: str
-    second: str
-    differences: Mapping[str, Difference]
-    mcnemar: McNemar
-
-
-@dataclass(frozen=True, eq=False)
-class Comparison:
-    """Everything that a report says, but for the command that made it.
-
-    units: how many persons, or else examples, were drawn from; by_person: whether it was persons.
-    notes: sentences of what became of labels and examples.
-    """
-
-    data: str
-    media: str
-    licence: str
-    commercial: bool
-    examples: int
-    labels: tuple[str, ...]
-    notes: tuple[str, ...]
-    why: str
-    leaks: bool
-    units: int
-    by_person: bool
-    plan: Plan
-    results: tuple[Result, ...]
-    pairs: tuple[Pair, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class Sitting:
-    """What the models were measured on, and what they said of it: for pictures of their mistakes."""
-
-    examples: tuple[Example, ...]
-    truth: np.ndarray
-    labels: tuple[str, ...]
-    answers: tuple[Answers, ...]
 
 
 def compare(

@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from moodreel.training.compare.comparison import Sitting
 from moodreel.training.compare.document import Plot
 from moodreel.training.compare.plots import WIDTH, styled
 from moodreel.training.compare.reading import Means, Media
+from moodreel.training.compare.results import Sitting
 from moodreel.training.compare.subjects import FaceSubject, Subject
 from moodreel.training.data.sets import PICTURES
 

@@ -12,8 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from moodreel.palette import COLOURS
-from moodreel.training.compare.comparison import Comparison, Group, Result
 from moodreel.training.compare.figures import SCORES
+from moodreel.training.compare.results import Comparison, Group, Result
 from moodreel.training.compare.statistics import Interval
 from moodreel.training.compare.verdict import WORDS
 

@@ -11,7 +11,6 @@ import numpy as np
 
 from moodreel.errors import DataInvalid
 from moodreel.training.compare import plots
-from moodreel.training.compare.comparison import Comparison
 from moodreel.training.compare.document import (
     Answer,
     Block,
@@ -25,6 +24,7 @@ from moodreel.training.compare.document import (
 from moodreel.training.compare.markdown import as_markdown
 from moodreel.training.compare.page import as_page
 from moodreel.training.compare.plots import as_png
+from moodreel.training.compare.results import Comparison
 from moodreel.training.compare.tables import (
     cost_table,
     figures_table,

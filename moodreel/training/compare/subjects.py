@@ -1,4 +1,4 @@
-"""A model by its name -> its answers for the examples of a set, whatever it reads and whatever they are."""
+"""A model -> its answers for the examples of a set, whatever it reads and whatever they are."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -9,22 +9,18 @@ import numpy as np
 from torch import nn
 
 from moodreel.analysis import Analyser
-from moodreel.errors import ModelNotFound, MoodreelError, NoFace
+from moodreel.errors import MoodreelError, NoFace
 from moodreel.faces import BLENDSHAPES, LANDMARKS, FaceFinder
 from moodreel.features import CROP, PORTRAIT, Features
-from moodreel.models.card import FACE, KINDS, kind_of
 from moodreel.models.predictor import ModelInfo, Predictor
-from moodreel.models.shelf import CARD, weights_in
-from moodreel.models.store import ModelStore, load
+from moodreel.models.shelf import weights_in
+from moodreel.models.store import ModelStore
 from moodreel.movements import Movements
 from moodreel.training.compare.figures import Answers
 from moodreel.training.compare.reading import Means, Media, read_files, spread
 from moodreel.training.data.examples import Example
 from moodreel.training.data.sets import CLIPS, PICTURES
 from moodreel.training.evaluate import judge, needs_landmarks
-
-AUDIO_VISUAL = "audio-visual"
-_LONGEST_NAME = 60
 
 
 class Subject(ABC):
@@ -91,24 +87,6 @@ class FaceSubject(Subject):
         return self.predictor.predict([[_made_up(portrait=self.predictor.portrait)]], moments=False)
 
 
-def open_subjects(models: Sequence[str], store: Path) -> list[Subject]:
-    """Load models, each by a name in the store, its folder or its weights file.
-
-    Of several that have one name all but the first get a number.
-    Raises MoodreelError for one that is not there, not as it should be, or reads texts.
-    """
-    subjects: list[Subject] = []
-    for model in models:
-        path = Path(model) if Path(model).exists() else store / model
-        if not model.strip() or not path.exists():
-            raise ModelNotFound(
-                f"There is no model {model!r}. Name one of {', '.join(_names(store)) or 'none'}; or a model's folder, "
-                "or its weights file."
-            )
-        subjects.append(_open(path, {subject.name for subject in subjects}))
-    return subjects
-
-
 def check_media(subjects: Sequence[Subject], media: str) -> None:
     """Raise MoodreelError where one of the models cannot read what a set holds."""
     for subject in subjects:
@@ -116,36 +94,6 @@ def check_media(subjects: Sequence[Subject], media: str) -> None:
             raise MoodreelError(
                 f"{subject.name} reads {' and '.join(subject.media)}, but the set holds {media}; leave one of them out."
             )
-
-
-def _open(path: Path, taken: set[str]) -> Subject:
-    card = (path if path.is_dir() else path.parent) / CARD
-    kind = kind_of(card) if card.is_file() else FACE
-    if kind == FACE:
-        predictor = load(path)
-        return FaceSubject(_unlike(predictor.info.name, taken), path, predictor)
-    if kind == AUDIO_VISUAL:
-        from moodreel.training.compare.audiovisual import open_audiovisual
-
-        return open_audiovisual(lambda name: _unlike(name, taken), path)
-    raise MoodreelError(
-        f"{path.name} reads {kind}s. What can be compared are models that read faces, or faces and voices; for others "
-        "there is `python -m moodreel.training evaluate`."
-    )
-
-
-def _names(store: Path) -> list[str]:
-    cards = [path for path in store.glob(f"*/{CARD}") if any(path.parent.glob("*.safetensors"))]
-    return sorted(path.parent.name for path in cards if kind_of(path) in {FACE, AUDIO_VISUAL} & set(KINDS))
-
-
-def _unlike(name: str, taken: set[str]) -> str:
-    """Give a name that can be printed and is nobody else's."""
-    plain = "".join(sign for sign in name if sign.isprintable())[:_LONGEST_NAME].strip() or "unnamed"
-    unlike, number = plain, 2
-    while unlike in taken:
-        unlike, number = f"{plain} ({number})", number + 1
-    return unlike
 
 
 def _made_up(*, portrait: bool) -> Features:

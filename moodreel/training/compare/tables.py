@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from moodreel.training.compare.comparison import Comparison, Group, Result
 from moodreel.training.compare.document import Table
 from moodreel.training.compare.figures import SCORES
+from moodreel.training.compare.results import Comparison, Group, Result
 from moodreel.training.compare.statistics import Interval
 from moodreel.training.compare.verdict import WORDS, points
 

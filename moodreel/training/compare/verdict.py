@@ -1,6 +1,6 @@
 """Who is better, in words: a winner is named only where the numbers hold one."""
 
-from moodreel.training.compare.comparison import Comparison, Pair
+from moodreel.training.compare.results import Comparison, Pair
 from moodreel.training.compare.statistics import LEAST_UNITS, LEVEL
 
 WORDS = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "macro_f1": "macro-F1"}
