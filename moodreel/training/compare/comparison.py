@@ -175,7 +175,7 @@ def _gap(
     number = units(sitting.examples)
     # Other examples than those held out, so drawn apart from them.
     learnt = bootstrap([tallies], number, resamples=plan.resamples, seed=plan.seed + 1)["accuracy"][0]
-    share = float(accuracy(tallies.sum(axis=0)))
+    share = float(accuracy(tallies.sum(axis=0, dtype=float)))
     return Gap(len(rows), share, share - float(right.mean()), interval(learnt - drawn)), ""
 
 

@@ -94,7 +94,7 @@ def bootstrap(
     by_unit = [_summed(tally, units, count) for tally in tallies]
     drawn: dict[str, list[np.ndarray]] = {name: [] for name in SCORES}
     for weights in _weights(count, resamples, seed):
-        confusions = np.stack([np.tensordot(weights, own, axes=1) for own in by_unit])
+        confusions = np.stack([np.tensordot(weights, own, axes=1) for own in by_unit]).astype(float)
         for name, score in SCORES.items():
             drawn[name].append(score(confusions))
     return {name: np.concatenate(parts, axis=1) for name, parts in drawn.items()}
