@@ -12,8 +12,8 @@ from torch import nn
 
 from moodreel.errors import DataInvalid
 from moodreel.training.compare.figures import Answers, Figures, measure
+from moodreel.training.compare.opening import open_subjects
 from moodreel.training.compare.reading import Means
-from moodreel.training.compare.subjects import open_subjects
 from moodreel.training.data.sets import DataSet
 from moodreel.training.data.splits import Split, folds, split
 from moodreel.training.fit.card import write_fitted
