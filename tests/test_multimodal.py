@@ -44,11 +44,14 @@ def shelf(tmp_path_factory):
 def test_a_model_answers_calibrated_what_its_network_says(shelf, tmp_path):
     predictor = AudioVisualStore(shelf).get()
     warm = load_audiovisual(write_model(tmp_path / "warm", temperature=2.5))
-    windows = excerpts(11)  # more than one batch
+    windows = excerpts(19)  # more than one batch
+    windows.seen[3] = False
+    windows.heard[4] = False
+    windows.seen[5, 0] = False
     logits = network()(windows)
     for model, temperature in ((predictor, 1.0), (warm, 2.5)):
         answers = model.predict(windows)
-        assert [modalities for _, modalities in answers] == [BOTH] * 11
+        assert [modalities for _, modalities in answers] == [*[BOTH] * 3, ("audio",), ("video",), *[BOTH] * 14]
         expected = (logits / temperature).softmax(dim=-1).detach().numpy()
         np.testing.assert_allclose(np.stack([probabilities for probabilities, _ in answers]), expected, atol=1e-4)
 

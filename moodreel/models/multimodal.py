@@ -1,5 +1,6 @@
 """The models that see and hear, by name: windows of clips in, calibrated probabilities out."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,12 +15,15 @@ from moodreel.models.card import AUDIO_VISUAL, Card, read_card
 from moodreel.models.checkpoint import fill, read_weights
 from moodreel.models.predictor import ModelInfo, calibrate, scales_of
 from moodreel.models.quantised import restore
+from moodreel.models.resnet import WIDTH
 from moodreel.models.shelf import CARD, Shelf, build, digest_of, weights_in
 
 ARCHITECTURES: dict[str, type[AudioVisualNet]] = {"audio-visual": AudioVisualNet}
 
 AT_ONCE = 8
-"""Windows in one batch, with eight faces each: more are no faster, and take 13 MB of activations apiece."""
+"""Faces in one batch of the trunk on a CPU: more are no faster each, and take memory."""
+WINDOWS_AT_ONCE = 16
+"""Windows in one batch of all else, and of the trunk on a GPU."""
 
 
 class AudioVisualPredictor:
@@ -52,19 +56,34 @@ class AudioVisualPredictor:
         Raises ValueError for a window that has nothing of what the model reads.
         """
         readable = self._readable(excerpts)
+        modalities = readable.modalities()
+        if not all(modalities):
+            raise ValueError("A window has nothing of what this model reads: there is nothing to answer from.")
         found: list[np.ndarray] = []
         with torch.inference_mode():
-            for start in range(0, len(readable), AT_ONCE):
-                some = slice(start, start + AT_ONCE)
-                logits = self.network(
-                    Excerpts(readable.faces[some], readable.seen[some], readable.mels[some], readable.heard[some])
-                )
+            for rows in torch.arange(len(readable)).split(WINDOWS_AT_ONCE):
+                logits = self._logits(readable.only(rows))
                 found.extend(calibrate(logits[:, self._order], self._temperature, self._scales))
-        return list(zip(found, readable.modalities(), strict=True))
+        return list(zip(found, modalities, strict=True))
 
     def judge(self, excerpts: Excerpts) -> np.ndarray:
         """Say what the clip showed whose windows these are, float32 (C,): their mean, so that what lasted counts."""
         return np.stack([probabilities for probabilities, _ in self.predict(excerpts)]).mean(axis=0)
+
+    def _logits(self, excerpts: Excerpts) -> torch.Tensor:
+        """On a CPU two threads share the faces: nothing else of a clip is left to do meanwhile."""
+        network, faces = self.network, excerpts.faces[excerpts.seen]
+        if network.device.type != "cpu" or len(faces) < 2:
+            return network(excerpts)
+        with ThreadPoolExecutor(2) as pool:
+            looks = pool.map(self._look, faces.split(min(AT_ONCE, -(-len(faces) // 2))))
+            frames = torch.zeros(*excerpts.seen.shape, WIDTH)
+            frames[excerpts.seen] = torch.cat(list(looks))
+        return network.fusion(network.listen(frames, excerpts.seen, excerpts.mels, excerpts.heard))
+
+    def _look(self, faces: torch.Tensor) -> torch.Tensor:
+        with torch.inference_mode():  # a thread of its own begins without
+            return self.network.look(faces)
 
     def _readable(self, excerpts: Excerpts) -> Excerpts:
         """Take away what the model does not read."""
