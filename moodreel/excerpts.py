@@ -1,7 +1,7 @@
 """A clip -> the windows that audio-visual networks read: one way for serving, training and evaluation.
 
-bytes -> `audio` (all of it) and `video` (one decode, of which the windows' pictures are kept) -> `faces`, `tracks` (one
-person) -> `features.cut` -> `logmel` -> `Excerpts`. Pictures and sound are laid over one another by the file's own
+bytes -> `audio` (all of it) and `video` (one decode, for the pictures of the `windows`) -> `faces` -> `protagonist`
+(one person) -> `features.cut`, `logmel` -> `Excerpts`. Pictures and sound are laid over one another by the file's own
 clock, so that a voice goes with its face also where one of the two begins later or lasts longer.
 
 A clip gives what it has. Sound that is damaged spoils no picture, and the other way round; only the limits count for
@@ -9,11 +9,11 @@ both, and what has neither a face nor sound is an error.
 """
 
 import bisect
-import itertools
 import time as clock
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +24,7 @@ from moodreel.audio import Sound, SoundLimits
 from moodreel.container import sound_demuxer
 from moodreel.errors import (
     AudioCorrupt,
+    AudioTooLong,
     MoodreelError,
     NoFace,
     NoFaceNoSound,
@@ -37,8 +38,9 @@ from moodreel.features import cut
 from moodreel.logmel import BANDS, HOP, log_mel
 from moodreel.models.audiovisual import MODALITIES, Excerpts
 from moodreel.models.resnet import SIDE
-from moodreel.tracks import MAX_GAP, Box, Tracker
+from moodreel.protagonist import Sighting, follow
 from moodreel.video import Frame, Limits, Span, VideoReader
+from moodreel.windows import Timeline
 
 LOOK_SIDE = 640
 """Pixels: longest side of the frames in which faces are sought, as in an analysis."""
@@ -132,6 +134,11 @@ class ExcerptReader:
             notes.lack("audio", CORRUPT, error)
         except UnsupportedMedia as error:
             notes.lack("audio", UNSUPPORTED, error)
+        except AudioTooLong:
+            # Whose pictures run too long as well has sent a video that does.
+            with suppress(UnsupportedMedia, VideoCorrupt):
+                VideoReader(data, self._limits).measure()
+            raise
         notes.timings["sound"] = _since(begun)
         return sound
 
@@ -141,7 +148,7 @@ class ExcerptReader:
                 raise NoPictures("There is only sound in this file. Send a clip with pictures.")
             reader = VideoReader(data, self._limits, fps=fps)
             timeline = _lay_out(reader.measure(), sound, self._limits.seconds)
-            sightings = self._find_all(reader, timeline.every_picture(), notes)
+            sightings = self._find_all(reader, timeline.pictures_wanted(), notes)
         except NoPictures as error:
             notes.lack("video", NONE, error)
         except (VideoCorrupt, VideoTooShort) as error:
@@ -151,13 +158,13 @@ class ExcerptReader:
         else:
             faces = max((len(sighting.faces) for sighting in sightings), default=0)
             times = [sighting.time for sighting in sightings]
-            return _Seen(times, _follow(sightings), reader.duration, faces, timeline)
+            return _Seen(times, follow(sightings), reader.duration, faces, timeline)
         return None
 
-    def _find_all(self, reader: VideoReader, wanted: Sequence[float], notes: "_Notes") -> "list[_Sighting]":
+    def _find_all(self, reader: VideoReader, wanted: Sequence[float], notes: "_Notes") -> list[Sighting]:
         """Decode once; look for faces in other threads while the next frames are decoded."""
-        sightings: list[_Sighting] = []
-        waiting: deque[Future[_Sighting]] = deque()
+        sightings: list[Sighting] = []
+        waiting: deque[Future[Sighting]] = deque()
         decode = 0.0
         frames = reader.shown(wanted, longest_side=LOOK_SIDE)
         try:
@@ -178,14 +185,14 @@ class ExcerptReader:
         notes.timings |= {"decode": decode, "faces": sum(sighting.milliseconds for sighting in sightings)}
         return sightings
 
-    def _find(self, frame: Frame) -> "_Sighting":
+    def _find(self, frame: Frame) -> Sighting:
         begun = clock.perf_counter()
         height, width = frame.rgb.shape[:2]
         faces = []
         for face in self._finder.find(frame.rgb):
             x, y, w, h = face.box
             faces.append(((x * width, y * height, w * width, h * height), cut(frame.rgb, face.landmarks, SIDE)))
-        return _Sighting(frame.time, tuple(faces), _since(begun))
+        return Sighting(frame.time, tuple(faces), _since(begun))
 
 
 class _Notes:
@@ -218,35 +225,6 @@ class _Notes:
 
 
 @dataclass(frozen=True, eq=False)
-class _Sighting:
-    """The faces of one picture, `time` seconds after the first: boxes in its pixels, and the squares around them."""
-
-    time: float
-    faces: tuple[tuple[Box, np.ndarray], ...]
-    milliseconds: float
-
-
-@dataclass(frozen=True)
-class _Timeline:
-    """A clip of so many seconds, and when in it the first picture is shown and the sound begins."""
-
-    seconds: float
-    pictures: float = 0.0
-    sound: float = 0.0
-
-    @property
-    def starts(self) -> tuple[float, ...]:
-        return windows.starts(self.seconds)
-
-    def times(self, start: float) -> list[float]:
-        """When the pictures of the window at `start` are taken, in seconds after the first picture."""
-        return [time - self.pictures for time in windows.times(start, self.seconds)]
-
-    def every_picture(self) -> list[float]:
-        return sorted(time for start in self.starts for time in self.times(start) if time >= 0)
-
-
-@dataclass(frozen=True, eq=False)
 class _Seen:
     """The pictures that were looked at: their times, and what is around the one person's face, None where hidden.
 
@@ -257,7 +235,7 @@ class _Seen:
     crops: list[np.ndarray | None]
     duration: float
     faces: int
-    timeline: _Timeline
+    timeline: Timeline
 
     def crop(self, time: float) -> np.ndarray | None:
         """Give the face in the picture that is shown at that time; None where there is none, or no picture."""
@@ -265,7 +243,7 @@ class _Seen:
         return self.crops[shown] if shown >= 0 and time < self.duration else None
 
 
-def _lay_out(pictures: Span, sound: Sound | None, longest: float) -> _Timeline:
+def _lay_out(pictures: Span, sound: Sound | None, longest: float) -> Timeline:
     """Lay pictures and sound over one another, from where the first of them begins to where the last ends.
 
     longest: seconds that a clip may have. Where the two begin further apart than that the file's times are wrong, and
@@ -275,36 +253,11 @@ def _lay_out(pictures: Span, sound: Sound | None, longest: float) -> _Timeline:
     later = later if abs(later) <= longest else 0.0
     zero = min(0.0, later)
     ends = [pictures.seconds, *([later + sound.seconds] if sound else [])]
-    return _Timeline(max(ends) - zero, pictures=-zero, sound=later - zero)
-
-
-def _follow(sightings: Sequence[_Sighting]) -> list[np.ndarray | None]:
-    """Give, for each picture, what is around the face of the person most to be seen, as an analysis chooses them.
-
-    Between the windows of a long clip lie more seconds than anybody is followed for: what comes after such a gap is
-    chosen for itself.
-    """
-    crops: list[np.ndarray | None] = []
-    tracker = Tracker()
-    for stretch in _stretches(sightings):
-        numbers = [tracker.update(sighting.time, [box for box, _ in sighting.faces]) for sighting in stretch]
-        areas: defaultdict[int, float] = defaultdict(float)
-        for sighting, tracks in zip(stretch, numbers, strict=True):
-            for track, (box, _) in zip(tracks, sighting.faces, strict=True):
-                areas[track] += box[2] * box[3]
-        main = max(areas, key=areas.__getitem__, default=-1)
-        for sighting, tracks in zip(stretch, numbers, strict=True):
-            crops.append(dict(zip(tracks, (crop for _, crop in sighting.faces), strict=True)).get(main))
-    return crops
-
-
-def _stretches(sightings: Sequence[_Sighting]) -> list[list[_Sighting]]:
-    gaps = [after for after, (a, b) in enumerate(itertools.pairwise(sightings), 1) if b.time - a.time > MAX_GAP]
-    return [list(sightings[a:b]) for a, b in itertools.pairwise([0, *gaps, len(sightings)])]
+    return Timeline(max(ends) - zero, pictures=-zero, sound=later - zero)
 
 
 def _put_together(seen: _Seen | None, sound: Sound | None, notes: _Notes) -> Footage:
-    timeline = seen.timeline if seen else _Timeline(sound.seconds if sound else 0.0)
+    timeline = seen.timeline if seen else Timeline(sound.seconds if sound else 0.0)
     count = len(timeline.starts)
     faces = np.zeros((count, windows.FRAMES, SIDE, SIDE, 3), np.uint8)
     shown = np.zeros((count, windows.FRAMES), bool)

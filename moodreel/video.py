@@ -190,6 +190,8 @@ class VideoReader:
                         first, last = min(first, time), max(last, time)
             except av.error.FFmpegError:  # what came before still counts
                 pass
+        if last - first > self._limits.seconds:
+            self._refuse_long()
         if last <= first:
             return Span(0.0 if math.isinf(first) else first, count / rate)
         return Span(first, last - first + 1 / rate)
@@ -260,10 +262,7 @@ class VideoReader:
             count += 1
             pixels += picture.width * picture.height
             if time > limits.seconds or count > limits.frames:
-                raise VideoTooLong(
-                    f"The video runs longer than {limits.seconds:g} seconds or {limits.frames} frames. "
-                    "Send a shorter one."
-                )
+                self._refuse_long()
             if pixels > limits.total_pixels:
                 raise VideoTooBig("The video has too many pixels in all. Send a shorter one or record at a lower size.")
             yield time, picture
@@ -307,6 +306,12 @@ class VideoReader:
             if damaged and not decoded:
                 self._check_frame_size(*claimed)  # a decoder that refuses a huge frame need not have kept its size
                 _refuse_corrupt(None)
+
+    def _refuse_long(self) -> NoReturn:
+        raise VideoTooLong(
+            f"The video runs longer than {self._limits.seconds:g} seconds or {self._limits.frames} frames. "
+            "Send a shorter one."
+        )
 
     def _open(self) -> InputContainer:
         try:

@@ -8,6 +8,7 @@ most, whatever it was. A clip of four seconds has two that share their middle, w
 """
 
 import math
+from dataclasses import dataclass
 
 SECONDS = 3.0
 """Of a window."""
@@ -33,3 +34,24 @@ def times(start: float, seconds: float) -> tuple[float, ...]:
     the clip has of it."""
     length = min(SECONDS, seconds - start)
     return tuple(start + length * (index + 0.5) / FRAMES for index in range(FRAMES))
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """A clip of so many seconds, and when in it the first picture is shown and the sound begins."""
+
+    seconds: float
+    pictures: float = 0.0
+    sound: float = 0.0
+
+    @property
+    def starts(self) -> tuple[float, ...]:
+        return starts(self.seconds)
+
+    def times(self, start: float) -> list[float]:
+        """When the pictures of the window at `start` are taken, in seconds after the first picture."""
+        return [time - self.pictures for time in times(start, self.seconds)]
+
+    def pictures_wanted(self) -> list[float]:
+        """All of these times, growing, from the first picture on."""
+        return sorted(time for start in self.starts for time in self.times(start) if time >= 0)

@@ -265,6 +265,8 @@ def test_what_cannot_be_read_at_all_is_refused_as_such(reader, data, error):
 def test_limits_hold_for_pictures_and_for_sound(finder):
     with pytest.raises(VideoTooLong):
         ExcerptReader(finder, limits=Limits(seconds=2)).watch(media.encode(FACE, fps=10))
+    with pytest.raises(VideoTooLong):  # and not its sound, which runs as long
+        ExcerptReader(finder, limits=Limits(seconds=2)).watch(WHOLE)
     with pytest.raises(AudioTooLong):
         ExcerptReader(finder, sound_limits=SoundLimits(seconds=2)).watch(WHOLE)
     with pytest.raises(AudioTooLong):

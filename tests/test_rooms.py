@@ -19,6 +19,7 @@ BELOW = {
     "audio": {"container", "errors"},
     "logmel": {"audio"},
     "windows": set(),
+    "protagonist": {"tracks"},
     "excerpts": {
         "audio",
         "container",
@@ -27,7 +28,7 @@ BELOW = {
         "features",
         "logmel",
         "models",
-        "tracks",
+        "protagonist",
         "video",
         "windows",
     },

@@ -474,3 +474,53 @@ def test_a_demuxer_never_opens_another_file(monkeypatch):
     with contextlib.suppress(UnsupportedMedia, VideoCorrupt, VideoTooShort):
         read(bytes(data))
     assert opened == []
+
+
+# Frames at given times, and how long a clip runs
+
+
+def test_at_each_time_the_frame_is_read_that_a_player_shows_then():
+    clip = media.encode(media.counter_frames(20), fps=10)
+    frames = list(VideoReader(clip).shown([0.0, 0.05, 0.29, 0.3, 0.99, 1.95, 7.0]))
+    assert [media.counter(frame.rgb) for frame in frames] == [0, 2, 3, 9, 19]
+    assert [frame.time for frame in frames] == pytest.approx([0.0, 0.2, 0.3, 0.9, 1.9], abs=0.002)
+
+
+def test_what_is_shown_is_known_where_the_frame_rate_varies():
+    times = [0.0, 0.1, 0.9, 1.0, 2.5]
+    clip = media.encode(media.counter_frames(5), times=times, container="matroska")
+    frames = list(VideoReader(clip).shown([0.5, 0.95, 1.7, 2.4]))
+    assert [media.counter(frame.rgb) for frame in frames] == [1, 2, 3]
+
+
+def test_no_time_reads_the_clip_to_its_end_all_the_same():
+    reader = VideoReader(media.encode(media.counter_frames(20), fps=10))
+    assert list(reader.shown([])) == []
+    assert (reader.duration, reader.frame_count) == (pytest.approx(2), 20)
+
+
+@pytest.mark.parametrize(("container", "codec"), [("mp4", "libx264"), ("webm", "libvpx"), ("avi", "mpeg4")])
+def test_a_clip_is_measured_as_long_as_it_decodes(container, codec):
+    clip = media.encode(media.counter_frames(20), fps=10, container=container, codec=codec)
+    reader = VideoReader(clip)
+    span = reader.measure()
+    list(reader.frames())
+    assert (span.start, span.seconds) == (pytest.approx(0, abs=0.01), pytest.approx(reader.duration, abs=0.01))
+
+
+def test_a_clip_is_measured_and_refused_by_its_packets_whatever_its_header_claims():
+    clip = media.encode(media.counter_frames(40), fps=10, container="matroska")
+    with av.open(io.BytesIO(clip)) as container:
+        duration = struct.pack(">d", container.duration / 1000)
+    lying = clip.replace(duration, struct.pack(">d", 1.0))
+    assert lying != clip
+    assert VideoReader(lying).measure().seconds == pytest.approx(4, abs=0.01)
+    with pytest.raises(VideoTooLong, match="longer than 3 seconds"):
+        VideoReader(lying, Limits(seconds=3)).measure()
+
+
+def test_half_a_clip_is_measured_by_the_half_that_is_there():
+    clip = media.encode(media.noise_frames(40), fps=10, container="matroska")
+    assert 0.5 < VideoReader(clip[: len(clip) // 2]).measure().seconds < 3.5
+    with pytest.raises(VideoCorrupt):
+        VideoReader(media.encode(media.counter_frames(20))[:300]).measure()
