@@ -113,12 +113,15 @@ class ImpressionSchema(Schema):
         lambda impression: impression.model.card.commercial,
         metadata={
             "type": "boolean",
-            **about("False where the licence of the model's weights forbids commercial use.", example=True),
+            **about(
+                "False where the licence of the model's weights forbids commercial use. Not in a made-up answer.",
+                example=True,
+            ),
         },
     )
     licence = fields.Function(
         lambda impression: impression.model.card.licence,
-        metadata={"type": "string", **about("Of the model's weights.", example="MIT")},
+        metadata={"type": "string", **about("Of the model's weights. Likewise.", example="MIT")},
     )
     mock = fields.Boolean(
         metadata=about("Only, and true, where the whole answer is made up (EMO_MOCK=1).", example=True)
