@@ -119,7 +119,7 @@ class Lessons(Task):
         )
 
     def judge(self, phase: Phase) -> dict[str, float]:
-        learnt, kept = (self.answers(rows, self.averaged) for rows in self.glance)
+        learnt, kept = (self.answers(rows, self.averaged, phase=phase) for rows in self.glance)
         return {
             "train_accuracy": _accuracy(learnt, self._truth(self.glance[0])),
             "accuracy": _accuracy(kept, self._truth(self.glance[1])),
@@ -127,13 +127,24 @@ class Lessons(Task):
         }
 
     def answers(
-        self, rows: np.ndarray, network: nn.Module | None = None, material: Material | None = None, size: int = 256
+        self,
+        rows: np.ndarray,
+        network: nn.Module | None = None,
+        *,
+        material: Material | None = None,
+        phase: Phase | None = None,
+        size: int = 256,
     ) -> torch.Tensor:
-        """Logits (M, C), on the CPU, of examples as they are. material: one of its variants."""
+        """Logits (M, C), on the CPU, of examples as they are; as in a phase, where one is named.
+
+        material: one of its variants.
+        """
         network, material = network or self.network, material or self.material
         parts: Sequence[np.ndarray] = np.array_split(rows, max(1, -(-len(rows) // size)))
         with torch.inference_mode():
-            return torch.cat([material.logits(network, material.take(part, None)).float().cpu() for part in parts])
+            return torch.cat(
+                [material.logits(network, material.take(part, None), phase).float().cpu() for part in parts]
+            )
 
     def _truth(self, rows: np.ndarray) -> torch.Tensor:
         return self.targets[torch.from_numpy(rows)].argmax(dim=1)

@@ -91,7 +91,7 @@ class Tracks(Material):
     def _moved(self, face: Features, rng: np.random.Generator, seed: int) -> Features:
         return replace(
             face,
-            shape=face.shape + rng.normal(0, self.noise, face.shape).astype(np.float32),
+            shape=face.shape + rng.normal(0, self.noise, face.shape.shape).astype(np.float32),
             crop=disturb(face.crop, np.random.default_rng(seed)),
         )
 
