@@ -118,10 +118,21 @@ def test_groups_and_persons_come_worst_first(tmp_path):
     result = compared([Partial(tmp_path, share=0.9)], data).results[0]
     assert [group.name for group in result.groups] == ["old", "young"]
     assert result.groups[0].accuracy < 0.2 < 0.8 < result.groups[1].accuracy
+    assert all(person.interval.low < person.interval.high for person in result.people if 0 < person.accuracy < 1)
     people = [person.accuracy for person in result.people]
     assert len(people) == 8
     assert people == sorted(people)
     assert sum(group.examples for group in result.groups) == len(data.examples)
+
+
+def test_of_persons_with_few_examples_nothing_is_said_and_of_one_file_no_interval(tmp_path):
+    assert compared([Table(tmp_path)], made_set(48, people=12)).results[0].people == ()
+    given = {"one": np.arange(240) < 1, "many": np.arange(240) >= 1}
+    groups = {
+        group.name: group.interval for group in compared([Table(tmp_path)], made_set(), groups=given).results[0].groups
+    }
+    assert groups["one"] is None
+    assert groups["many"] is not None
 
 
 def test_groups_may_be_given_and_overlap(tmp_path):

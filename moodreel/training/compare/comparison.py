@@ -1,5 +1,6 @@
 """Models on one set: the same examples, the same labels, the same resamples; everything that a report says."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
@@ -11,7 +12,7 @@ from moodreel.training.compare.cost import measure_costs
 from moodreel.training.compare.figures import SCORES, Answers, accuracy, measure, tally
 from moodreel.training.compare.labels import common_labels, folded, merge
 from moodreel.training.compare.reading import Means
-from moodreel.training.compare.results import Comparison, Gap, Group, Pair, Plan, Result, Sitting
+from moodreel.training.compare.results import LEAST_OF_PERSON, Comparison, Gap, Group, Pair, Plan, Result, Sitting
 from moodreel.training.compare.sides import Sides, learnt_from
 from moodreel.training.compare.statistics import (
     Difference,
@@ -45,7 +46,8 @@ def compare(
         raise DataInvalid(f"Nothing of {data.name} is held out; there is nothing to measure on.")
     labels = common_labels({subject.name: subject.info.labels for subject in subjects}, data.labels)
     sitting = _sit(subjects, data, sides.held_out, labels, means)
-    number = units([data.examples[row] for row in sides.held_out])
+    number = units(sitting.examples)
+    apart = units(sitting.examples, "random")  # of one person: by clip, and file
     tallies = [tally(answers.chosen, sitting.truth, len(labels)) for answers in sitting.answers]
     drawn = bootstrap(tallies, number, resamples=plan.resamples, seed=plan.seed)
     of_groups = {name: rows[sides.held_out] for name, rows in (groups or own_groups(data.examples)).items()}
@@ -66,7 +68,7 @@ def compare(
                 intervals={name: interval(values[index]) for name, values in drawn.items()},
                 cost=costs[index],
                 groups=_by_group(answers, sitting.truth, labels, of_groups, number, plan),
-                people=_by_group(answers, sitting.truth, labels, people, number, plan),
+                people=_by_group(answers, sitting.truth, labels, people, apart, plan),
                 gap=gap,
                 no_gap=no_gap,
             )
@@ -84,7 +86,7 @@ def compare(
         why=sides.why,
         leaks=sides.leaks,
         units=int(number.max()) + 1,
-        by_person=bool(people),
+        by_person=any(example.person is not None for example in sitting.examples),
         plan=plan,
         results=tuple(results),
         pairs=_pairs(results, sitting, drawn),
@@ -99,7 +101,8 @@ def own_groups(examples: Sequence[Example]) -> dict[str, np.ndarray]:
 
 
 def _people(examples: Sequence[Example]) -> dict[str, np.ndarray]:
-    names = sorted({example.person for example in examples if example.person is not None})
+    counts = Counter(example.person for example in examples if example.person is not None)
+    names = sorted(name for name, count in counts.items() if count >= LEAST_OF_PERSON)
     who = np.array([example.person or "" for example in examples])
     return {name: who == name for name in names}
 
@@ -147,7 +150,7 @@ def _by_group(
                 found=figures.found,
                 accuracy=figures.accuracy,
                 balanced_accuracy=figures.balanced_accuracy,
-                interval=interval(drawn["accuracy"][0]),
+                interval=interval(drawn["accuracy"][0]) if len(np.unique(number[rows])) > 1 else None,
             )
         )
     return tuple(sorted(made, key=lambda group: group.accuracy))

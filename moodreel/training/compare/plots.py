@@ -192,9 +192,11 @@ def _figure(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, figure.add_subplot()
 
 
-def _dot(axes: Axes, place: float, value: float, within: Interval, index: int, *, colour: str = "") -> None:
+def _dot(axes: Axes, place: float, value: float, within: Interval | None, index: int, *, colour: str = "") -> None:
     colour = colour or _colour(index)
-    axes.plot([100 * within.low, 100 * within.high], [place, place], color=colour, linewidth=1.6, solid_capstyle="butt")
+    if within:
+        ends = [100 * within.low, 100 * within.high]
+        axes.plot(ends, [place, place], color=colour, linewidth=1.6, solid_capstyle="butt")
     axes.plot([100 * value], [place], MARKERS[index % len(MARKERS)], color=colour, markersize=5)
 
 

@@ -10,6 +10,8 @@ from moodreel.training.compare.figures import Answers, Figures
 from moodreel.training.compare.statistics import Difference, Interval, McNemar
 from moodreel.training.data.examples import Example
 
+LEAST_OF_PERSON = 5
+"""Examples of a person under which nothing is said of them: of one picture each somebody is always wrong."""
 JUDGED_BY = "balanced_accuracy"
 """Which figure decides who is better, unless another is asked for: a model that knows calm and joy alone is right in
 most pictures of most sets."""
@@ -40,8 +42,8 @@ class Group:
     found: float
     accuracy: float
     balanced_accuracy: float
-    interval: Interval
-    """Of the accuracy."""
+    interval: Interval | None
+    """Of the accuracy; None where there is but one person, or file, to draw from."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,8 @@ class Gap:
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """One model. intervals: of its `SCORES`. groups, people: the worst first. gap: None, and then `no_gap` says why."""
+    """One model. intervals: of its `SCORES`. groups, people: the worst first; people are those with
+    `LEAST_OF_PERSON` examples or more. gap: None, and then `no_gap` says why."""
 
     name: str
     architecture: str

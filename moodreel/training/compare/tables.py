@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from moodreel.training.compare.document import Table
 from moodreel.training.compare.figures import SCORES
-from moodreel.training.compare.results import Comparison, Group, Result
+from moodreel.training.compare.results import LEAST_OF_PERSON, Comparison, Group, Result
 from moodreel.training.compare.statistics import Interval
 from moodreel.training.compare.verdict import WORDS, points
 
@@ -95,7 +95,7 @@ def group_table(comparison: Comparison, result: Result, measured: Sequence[Group
         (
             group.name,
             str(group.examples),
-            _within(group.accuracy, group.interval),
+            _within(group.accuracy, group.interval) if group.interval else percent(group.accuracy),
             percent(group.balanced_accuracy),
             percent(group.found),
         )
@@ -103,9 +103,12 @@ def group_table(comparison: Comparison, result: Result, measured: Sequence[Group
     )
     head = (kind, "examples", "accuracy, % (95 %)", "balanced, %", "found, %")
     everyone = result.groups if kind == "group" else result.people
+    least = f" with {LEAST_OF_PERSON} examples or more" if kind == "person" else ""
     listed = "" if len(rows) == len(everyone) else f", {len(rows)} of {len(everyone)}"
     spread = points(everyone[-1].accuracy - everyone[0].accuracy)
-    what = f"{result.name} by {kind}, worst first{listed}; from the worst to the best {spread} points of accuracy"
+    what = (
+        f"{result.name} by {kind}{least}, worst first{listed}; from the worst to the best {spread} points of accuracy"
+    )
     return Table(_caption(comparison, what), head, rows)
 
 
