@@ -1,6 +1,7 @@
 """The audio-visual network: its parts have the published sizes, and it answers with whatever it is given."""
 
 import copy
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -234,6 +235,21 @@ def test_late_is_the_mean_of_what_each_says_or_the_only_one():
     deaf = Excerpts(windows.faces, windows.seen, windows.mels, torch.zeros(1, dtype=torch.bool))
     together, heard, seen = (made.predict(each)[0][0] for each in (windows, blind, deaf))
     torch.testing.assert_close(together, (heard + seen) / 2)
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_a_levelled_network_hears_the_same_in_a_louder_recording_and_another_one_does_not(fusion):
+    softer = small()
+    louder = replace(softer, mels=softer.mels + 3)  # 13 dB
+    for levelled in (True, False):
+        made = network(fusion, levelled=levelled)
+        before, after = (torch.stack([answer for answer, _ in made.predict(heard)]) for heard in (softer, louder))
+        assert torch.allclose(before, after, atol=1e-5) == levelled
+
+
+def test_a_levelled_network_makes_nothing_of_a_window_without_a_sound():
+    quiet = AudioVisualNet(fusion="late", levelled=True).audio.standardise(torch.full((2, 64, 188), -23.03))
+    assert quiet.abs().max() < 0.01
 
 
 def test_a_window_with_nothing_in_it_is_an_error():

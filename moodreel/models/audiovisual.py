@@ -54,14 +54,18 @@ class AudioCNN(nn.Module):
     """Spectrograms to 128 numbers: three convolutions (16, 32, 64), each halved, a mean over a grid of 4 × 4, and one
     linear layer, 1024 to 128.
 
-    mean, std: of all values of the spectrograms that it learns from, set by training; those of RAVDESS to begin with.
+    levelled: whether each spectrogram is standardised by its own mean and deviation, so that neither a microphone's
+        gain nor how near somebody sat to it counts.
+    mean, std: what others are standardised by: those of all values of the spectrograms that it learns from, set by
+        training; those of RAVDESS to begin with.
     """
 
     mean: torch.Tensor
     std: torch.Tensor
 
-    def __init__(self, channels: Sequence[int] = (16, 32, 64)) -> None:
+    def __init__(self, channels: Sequence[int] = (16, 32, 64), *, levelled: bool = False) -> None:
         super().__init__()
+        self.levelled = levelled
         sizes = [1, *channels]
         self.layers = nn.Sequential(
             *(
@@ -74,6 +78,9 @@ class AudioCNN(nn.Module):
         self.register_buffer("std", torch.tensor(4.0))
 
     def standardise(self, mels: torch.Tensor) -> torch.Tensor:
+        if self.levelled:
+            deviation, mean = torch.std_mean(mels, dim=(1, 2), keepdim=True)
+            return (mels - mean) / (deviation + 1e-3)  # of silence nothing is made
         return (mels - self.mean) / self.std
 
     def forward(self, mels: torch.Tensor) -> torch.Tensor:
@@ -89,6 +96,7 @@ class AudioVisualNet(nn.Module):
     grey: whether faces are read without their colours. detail: pixels a side that faces are shrunk to before they are
         enlarged to 112; 0 for as they come. Both so that what serves looks as what was learnt from did: a network that
         knows grey pictures of 48 pixels finds more wrong with a sharp face in colour than its expression.
+    levelled: of `AudioCNN`.
     options: of the fusion, such as `head` of `xattn`.
     """
 
@@ -103,6 +111,7 @@ class AudioVisualNet(nn.Module):
         dropout: float = 0.2,
         grey: bool = False,
         detail: int = 0,
+        levelled: bool = False,
         **options: Any,
     ) -> None:
         super().__init__()
@@ -110,7 +119,7 @@ class AudioVisualNet(nn.Module):
             raise ValueError(f"There is no fusion {fusion}; there are {', '.join(FUSIONS)}.")
         self.grey, self.detail = grey, detail
         self.trunk = ResNet18()
-        self.audio = AudioCNN()
+        self.audio = AudioCNN(levelled=levelled)
         self.fusion = FUSIONS[fusion](classes=classes, dropout=dropout, **options)
 
     def forward(self, excerpts: Excerpts) -> torch.Tensor:
