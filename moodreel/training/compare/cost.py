@@ -16,8 +16,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from moodreel.training.compare.subjects import Subject
 
 WARM_UP = 10
-REPETITIONS = 100
-"""Answers that are timed."""
+REPETITIONS, LEAST, SECONDS = 100, 20, 30.0
+"""Answers of each model that are timed; as soon as all of it has taken so many seconds, fewer, but never under `LEAST`:
+a large network would take minutes."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Cost:
     unit: str
 
 
-def measure_costs(subjects: Sequence[Subject], *, repetitions: int = REPETITIONS) -> list[Cost]:
+def measure_costs(subjects: Sequence[Subject]) -> list[Cost]:
     """Measure models beside each other: they answer in turn, so that what else the machine does slows all of them."""
     return [
         Cost(
@@ -51,11 +52,11 @@ def measure_costs(subjects: Sequence[Subject], *, repetitions: int = REPETITIONS
             bytes=subject.weights.stat().st_size,
             p50=float(np.percentile(times, 50)),
             p95=float(np.percentile(times, 95)),
-            repetitions=repetitions,
+            repetitions=len(times),
             processor=processor(),
             unit=subject.unit,
         )
-        for subject, times in zip(subjects, _milliseconds(subjects, repetitions), strict=True)
+        for subject, times in zip(subjects, _milliseconds(subjects), strict=True)
     ]
 
 
@@ -91,12 +92,15 @@ def _plainly() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(fast)
 
 
-def _milliseconds(subjects: Sequence[Subject], repetitions: int) -> list[list[float]]:
+def _milliseconds(subjects: Sequence[Subject]) -> list[list[float]]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     times: list[list[float]] = [[] for _ in subjects]
     try:
-        for _ in range(WARM_UP + repetitions):
+        until = time.perf_counter() + SECONDS
+        for done in range(WARM_UP + REPETITIONS):
+            if done >= WARM_UP + LEAST and time.perf_counter() > until:
+                break
             for subject, own in zip(subjects, times, strict=True):
                 begun = time.perf_counter()
                 subject.once()

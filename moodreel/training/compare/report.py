@@ -98,7 +98,7 @@ def make_document(comparison: Comparison, command: str, faces: Sequence[Plot] = 
 
 _FACES = (
     "Of each model, answers that it was surest of: in the first row right ones, in the second wrong ones, with the "
-    "label that the data has and the one that was answered."
+    "label that the data has and the one that was answered. Where a face is coloured, warm places spoke for the answer."
 )
 
 
