@@ -61,11 +61,11 @@ def models(tmp_path_factory):
     """A small ViT that tells bands apart, and the same with the outputs of its head shuffled."""
     folder = tmp_path_factory.mktemp("models")
     torch.manual_seed(0)
-    fields = {"classes": 7, "width": 32, "heads": 2, "layers": 1, "shares": [1.0]}
+    fields = {"classes": 7, "stem": [8, 8, 16], "width": 32, "heads": 2, "layers": 1, "shares": [1.0]}
     network = ViTNet(**fields)
     truth = np.arange(140) % 7
     pictures, meant = torch.from_numpy(bands(truth)), torch.from_numpy(truth)
-    optimiser = torch.optim.AdamW(network.parameters(), lr=3e-3)
+    optimiser = torch.optim.AdamW(network.parameters(), lr=5e-3)
     for _ in range(40):
         loss = nn.functional.cross_entropy(network(pictures)[:, 0], meant)
         optimiser.zero_grad()
