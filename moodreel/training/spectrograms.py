@@ -31,11 +31,11 @@ class Disturbance:
     """
 
     slack: float = 0.25
-    gain: float = 3.0
-    noisy: float = 0.3
+    gain: float = 0.0
+    noisy: float = 0.0
     noise_ratios: tuple[float, float] = (15.0, 50.0)
-    pitch: float = 1.5
-    stretch: float = 0.1
+    pitch: float = 0.0
+    stretch: float = 0.0
     masks: tuple[int, int] = (1, 1)
     mask_steps: int = 16
     mask_bands: int = 8

@@ -102,8 +102,8 @@ def conduct(data: DataSet, study: Study, order: Order, means: Means) -> Outcome:
         answers = subject.answer([data.examples[row] for row in rows], data.media, means)
         return measure(answers, data.truth[rows], data.labels)
 
-    # Of pictures that people did not agree on nothing was held out either.
-    clear = learnt if data.targets is None else learnt[data.targets[learnt].max(axis=1) > 0.5]
+    # Of pictures that no majority settled nothing is held out either.
+    clear = learnt if data.settled is None else learnt[data.settled[learnt]]
     sample = np.sort(np.random.default_rng(study.seed).permutation(clear)[: max(len(parted.held_out), 200)])
     held_out, seen = figures(parted.held_out), figures(sample)
     rows = parted.held_out[usable[parted.held_out]]
