@@ -131,7 +131,14 @@ def test_it_learns_thirty_two_samples_by_heart(name, arguments, made):
     maker, material = maker_of(name), made()
     network = maker.make(LABELS, arguments, None)
     rows = np.arange(COUNT)
-    lessons = Lessons(network, material, np.eye(4, dtype=np.float32)[TRUTH], rows, rows, Manner(batch=8 if name == "audio-visual" else 16))
+    lessons = Lessons(
+        network,
+        material,
+        np.eye(4, dtype=np.float32)[TRUTH],
+        rows,
+        rows,
+        Manner(batch=8 if name == "audio-visual" else 16),
+    )
     maker.begin(network, material, rows)
     # Transformers take longer; whole ResNets of large pictures learn in few steps.
     steps = {"vit-scratch": 300, "vit-b-16": 200, "audio-visual": 80 if made is sounds else 24}.get(name, 80)

@@ -8,6 +8,7 @@ Each step draws from a seed of its own, number of phase and step, so that a run 
 been: the same batches, the same dropout, the same curve.
 """
 
+import copy
 import logging
 import math
 import zipfile
@@ -24,7 +25,6 @@ import torch
 from torch import nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts, LambdaLR, LRScheduler, OneCycleLR
-from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from moodreel.errors import DataInvalid
@@ -155,11 +155,8 @@ class _Run:
         self.task, self.running = task, running
         self.device = next(task.network.parameters()).device
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self._half is torch.float16)  # type: ignore[attr-defined]
-        self.mean: AveragedModel | None = None
-        task.averaged = task.network
-        if running.average:
-            self.mean = AveragedModel(task.network, avg_fn=_average(running.average), use_buffers=True).eval()
-            task.averaged = self.mean.module
+        self.mean = _Mean(task.network, running.average) if running.average else None
+        task.averaged = self.mean.network if self.mean else task.network
         self.phase, self.step, self.stale = 0, 0, 0
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, Any] = {}
@@ -249,7 +246,7 @@ class _Run:
         self.scaler.update()
         self.schedule.step()
         if self.mean:
-            self.mean.update_parameters(self.task.network)
+            self.mean.update(self.task.network)
         return mean
 
     def _judge(self, phase: Phase, step: int, rate: float, loss: float) -> dict[str, Any]:
@@ -350,15 +347,39 @@ def _listen(network: nn.Module, phase: Phase) -> None:
             module.eval()
 
 
-def _average(kept: float) -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor | int], torch.Tensor]:
-    """Averaging that forgets the first steps quickly."""
+class _Mean:
+    """A network of the mean of another's last weights (Polyak & Juditsky 1992), which soon forgets the first ones."""
 
-    def move(averaged: torch.Tensor, current: torch.Tensor, count: torch.Tensor | int) -> torch.Tensor:
-        if not averaged.is_floating_point():
-            return current
-        return averaged.lerp(current, 1 - min(kept, (1 + int(count)) / (10 + int(count))))
+    def __init__(self, network: nn.Module, kept: float) -> None:
+        self.network = copy.deepcopy(network).requires_grad_(False).eval()
+        self._kept, self._count = kept, 0
 
-    return move
+    def update(self, network: nn.Module) -> None:
+        """Move what learns, and the state of normalisations, towards the network's; the rest is the same in both."""
+        self._count += 1
+        moving = [
+            (mean, now.detach())
+            for mean, now in zip(self._tensors(self.network), self._tensors(network), strict=True)
+            if now.requires_grad or not isinstance(now, nn.Parameter)
+        ]
+        means, nows = (
+            list(tensors) for tensors in zip(*[pair for pair in moving if pair[0].is_floating_point()], strict=True)
+        )
+        torch._foreach_lerp_(means, nows, 1 - min(self._kept, self._count / (9 + self._count)))
+        for mean, now in moving:
+            if not mean.is_floating_point():
+                mean.copy_(now)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"network": self.network.state_dict(), "count": self._count}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.network.load_state_dict(state["network"])
+        self._count = state["count"]
+
+    @staticmethod
+    def _tensors(network: nn.Module) -> list[torch.Tensor]:
+        return [*network.parameters(), *network.buffers()]
 
 
 def _seed(*parts: int) -> int:

@@ -74,6 +74,12 @@ class AudioVisualMaker(Maker):
         has = {PICTURES: ("video",), RECORDINGS: ("audio",), CLIPS: MODALITIES}[data.media]
         return {"kind": AUDIO_VISUAL, "modalities": list(MODALITIES if data.faces else has)}
 
+    def idle(self, data: DataSet) -> tuple[str, ...]:
+        if data.media == PICTURES:
+            return ("audio.",)
+        # The trunk has looked at the faces of pairs before they are made.
+        return ("trunk.",) if data.media == RECORDINGS else ()
+
     def begin(self, network: nn.Module, material: Material, learnt: np.ndarray) -> None:
         assert isinstance(network, AudioVisualNet)
         mels: list[np.ndarray] = []

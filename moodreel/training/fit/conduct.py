@@ -174,7 +174,7 @@ def _train(
     epoch = lessons.epoch()
     fitted = fit(
         lessons,
-        study.phases(order.architecture, epoch),
+        study.phases(order.architecture, epoch, maker.idle(data)),
         study.running(epoch),
         folder,
         resume=order.resume,

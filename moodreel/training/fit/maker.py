@@ -41,6 +41,10 @@ class Maker(ABC):
         """All arguments of the network, but for its classes."""
         return dict(given)
 
+    def idle(self, data: DataSet) -> tuple[str, ...]:
+        """First words of the names of weights that have nothing to learn from in a set."""
+        return ()
+
     def fields(self, data: DataSet) -> dict[str, Any]:
         """More of model.json."""
         return {}

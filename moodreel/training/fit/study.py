@@ -27,7 +27,8 @@ class Study:
     schedule: one-cycle, cosine-restarts or trapezoid. restart: epochs of the first cosine; 0 for one that lasts.
     batch, accumulate: examples at a time, and how many times for each step.
     decay, clip, average, smoothing, mixup, mixed, class_weights, rarity: see `Phase`, `Running` and `Manner`.
-    patience: judgements, one an epoch, without a better one after which training ends; 0 for never. Then the weights of
+    judged: epochs from one judgement, and one checkpoint, to the next.
+    patience: judgements without a better one after which training ends; 0 for never. Then the weights of
         the best one are kept, or else the last.
     clean: share of the faces that are hardly disturbed.
     kept: share of what is learnt from that is not learnt from, but judged by and calibrated on.
@@ -56,6 +57,7 @@ class Study:
     mixed: float = 0.3
     class_weights: bool = False
     rarity: float = 0.4
+    judged: int = 1
     patience: int = 0
     clean: float = 0.3
     kept: float = 0.08
@@ -85,13 +87,16 @@ class Study:
             accumulate=self.accumulate,
             clip=self.clip,
             average=self.average,
-            every=self._steps(epoch),
+            every=self.judged * self._steps(epoch),
             patience=self.patience,
             brief=self.brief,
         )
 
-    def phases(self, architecture: str, epoch: int) -> tuple[Phase, ...]:
-        """Two phases, where a trunk is frozen at first, or one. epoch: batches of one."""
+    def phases(self, architecture: str, epoch: int, idle: tuple[str, ...] = ()) -> tuple[Phase, ...]:
+        """Two phases, where a trunk is frozen at first, or one.
+
+        epoch: batches of one. idle: first words of the names of what has nothing to learn from, and stays as it is.
+        """
         trunk, steps = TRUNKS.get(architecture, ()), self._steps(epoch)
         frozen = min(self.frozen, self.epochs) if trunk else 0
         common: dict[str, Any] = {
@@ -100,10 +105,10 @@ class Study:
             "restart": self.restart * steps,
             "decay": self.decay,
         }
-        first = Phase("trunk frozen", frozen * steps, frozen=trunk, **common)
+        first = Phase("trunk frozen", frozen * steps, frozen=(*trunk, *idle), **common)
         slower = dict.fromkeys(trunk, self.trunk_rate) if frozen else {}
-        small = Phase(SMALL, min(self.small, self.epochs - frozen) * steps, rates=slower, **common)
-        rest = Phase("all", self.epochs * steps - first.steps - small.steps, rates=slower, **common)
+        small = Phase(SMALL, min(self.small, self.epochs - frozen) * steps, frozen=idle, rates=slower, **common)
+        rest = Phase("all", self.epochs * steps - first.steps - small.steps, frozen=idle, rates=slower, **common)
         return tuple(phase for phase in (first, small, rest) if phase.steps)
 
     def _steps(self, epoch: int) -> int:
