@@ -48,7 +48,7 @@ class Toy(Task):
 
 PHASES = (
     Phase("head", 20, 1e-2, frozen=("trunk.",)),
-    Phase("all", 180, 2e-2, schedule="cosine-restarts", restart=60, rates={"trunk.": 0.5}),
+    Phase("all", 180, 2e-2, schedule="cosine-restarts", restart=60, rates={"trunk.": 0.5}, afresh=True),
 )
 RUNNING = Running(every=10, average=0.5)
 
@@ -165,6 +165,41 @@ def test_rows_that_weigh_more_come_more_often():
         [epoch_rows(step, 4, 50, seed=0, weights=np.array([0.7, 0.1, 0.1, 0.1])) for step in range(9)]
     )
     assert 0.6 < (drawn == 0).mean() < 0.8
+
+
+@pytest.mark.parametrize("afresh", [True, False])
+def test_a_phase_may_begin_from_the_averaged_weights_of_the_one_before(afresh):
+    class Watching(Toy):
+        def judge(self, phase):
+            if phase.name == "head":
+                self.mean = [parameter.clone() for parameter in self.averaged.parameters()]
+            return super().judge(phase)
+
+    task = Watching()
+    fit(task, [Phase("head", 20, 1e-2), Phase("all", 1, 1e-9, afresh=afresh)], replace(RUNNING, average=0.9))
+    carried = [
+        torch.allclose(now, mean, atol=1e-6) for now, mean in zip(task.network.parameters(), task.mean, strict=True)
+    ]
+    assert all(carried) if afresh else not any(carried)
+
+
+def test_an_anchored_average_weighs_all_steps_alike():
+    class Watching(Toy):
+        def __init__(self):
+            super().__init__()
+            self.seen = []
+
+        def judge(self, phase):
+            self.seen.append(self.network.head[1].weight.detach().clone())
+            return super().judge(phase)
+
+    for anchored in (True, False):
+        task = Watching()
+        fit(task, [Phase("all", 12, 1e-2)], Running(every=1, average=0.9, anchored=anchored))
+        mean = task.seen[0]
+        for weight in task.seen[1:]:
+            mean = 0.9 * mean + 0.1 * weight
+        assert torch.allclose(task.network.head[1].weight, mean, atol=1e-6) == anchored
 
 
 def test_metrics_go_to_a_csv_file_and_to_tensorboard(tmp_path):

@@ -46,6 +46,8 @@ class Phase:
         as in serving, with its normalisation and without dropout.
     rates: factors of the rate by first words of names; the longest that fits counts.
     decay: of weights, but not of biases and normalisations, which are not drawn towards zero.
+    afresh: whether it begins from the averaged weights of the phase before, and averages anew; else it goes on from the
+        last ones.
     """
 
     name: str
@@ -58,6 +60,7 @@ class Phase:
     frozen: tuple[str, ...] = ()
     rates: Mapping[str, float] = field(default_factory=dict)
     decay: float = 0.05
+    afresh: bool = False
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,8 @@ class Running:
 
     accumulate: batches of which the gradients are added up for each step. clip: longest gradient.
     average: how much of the averaged weights stays at each step (Polyak & Juditsky 1992); 0 to keep the last ones.
+    anchored: whether so much stays from the first step on, which suits pretrained weights: they are worth keeping near;
+        else the first steps are forgotten quickly.
     every: steps from one judgement, and one checkpoint, to the next.
     patience: judgements without a better one after which a phase ends; 0 for never. The best is what is kept then;
         without patience the last.
@@ -77,6 +82,7 @@ class Running:
     accumulate: int = 1
     clip: float = 1.0
     average: float = 0.0
+    anchored: bool = False
     every: int = 100
     patience: int = 0
     betas: tuple[float, float] = (0.9, 0.999)
@@ -155,7 +161,7 @@ class _Run:
         self.task, self.running = task, running
         self.device = next(task.network.parameters()).device
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self._half is torch.float16)  # type: ignore[attr-defined]
-        self.mean = _Mean(task.network, running.average) if running.average else None
+        self.mean = _Mean(task.network, running) if running.average else None
         task.averaged = self.mean.network if self.mean else task.network
         self.phase, self.step, self.stale = 0, 0, 0
         self.history: list[dict[str, Any]] = []
@@ -186,6 +192,9 @@ class _Run:
             self.resumed = None
         else:
             self.phase, self.step, self.stale = number, 0, 0
+            if phase.afresh and self.mean:
+                network.load_state_dict(self.mean.network.state_dict())
+                self.mean.restart()
         if running.patience and self.stale >= running.patience:
             return
         _listen(network, phase)
@@ -348,11 +357,14 @@ def _listen(network: nn.Module, phase: Phase) -> None:
 
 
 class _Mean:
-    """A network of the mean of another's last weights (Polyak & Juditsky 1992), which soon forgets the first ones."""
+    """A network of the mean of another's last weights, which soon forgets the first ones, unless it is anchored."""
 
-    def __init__(self, network: nn.Module, kept: float) -> None:
+    def __init__(self, network: nn.Module, running: Running) -> None:
         self.network = copy.deepcopy(network).requires_grad_(False).eval()
-        self._kept, self._count = kept, 0
+        self._running, self._count = running, 0
+
+    def restart(self) -> None:
+        self._count = 0
 
     def update(self, network: nn.Module) -> None:
         """Move what learns, and the state of normalisations, towards the network's; the rest is the same in both."""
@@ -365,7 +377,8 @@ class _Mean:
         means, nows = (
             list(tensors) for tensors in zip(*[pair for pair in moving if pair[0].is_floating_point()], strict=True)
         )
-        torch._foreach_lerp_(means, nows, 1 - min(self._kept, self._count / (9 + self._count)))
+        soon = 1.0 if self._running.anchored else self._count / (9 + self._count)
+        torch._foreach_lerp_(means, nows, 1 - min(self._running.average, soon))
         for mean, now in moving:
             if not mean.is_floating_point():
                 mean.copy_(now)
