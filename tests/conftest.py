@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -15,3 +17,22 @@ def portrait() -> np.ndarray:
 def one_thread() -> None:
     """As in a worker; networks this small are slower on several threads, the more so beside other work."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def killed_at():
+    """`fit`, told first at which of the task's batches, counted from 1, it is interrupted."""
+    from moodreel.training.loop import fit
+
+    def run(batch, task, *args, **kwargs):
+        batches, draw = itertools.count(1), task.draw
+
+        def dying(*drawing):
+            if next(batches) == batch:
+                raise KeyboardInterrupt
+            return draw(*drawing)
+
+        task.draw = dying
+        return fit(task, *args, **kwargs)
+
+    return run

@@ -2,8 +2,11 @@
 
 import ast
 import csv
+import json
+import logging
 import zlib
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -19,6 +22,7 @@ from moodreel.models.store import ModelStore
 from moodreel.training import appearance as appearance_training
 from moodreel.training import evaluate as evaluation
 from moodreel.training import joint as joint_training
+from moodreel.training import loop
 from moodreel.training import train as training
 from moodreel.training.__main__ import main
 from moodreel.training.appearance import train_appearance
@@ -36,6 +40,7 @@ from moodreel.training.export_appearance import (
 )
 from moodreel.training.faces import Found, disturbed, find_all, mirrored
 from moodreel.training.joint import JointRecipe, train_joint
+from moodreel.training.loop import CHECKPOINT, fit
 from moodreel.training.recipes import AppearanceRecipe, ResEmoteNetRecipe, ViTRecipe
 from moodreel.training.sequences import BLINK, JAW_OPEN, MOUTH, Kind, Studio, fit_deformation, listen
 from moodreel.training.train import Recipe, fit_temperature, train
@@ -600,6 +605,29 @@ def test_the_same_recipe_trains_the_same_network(tmp_path, monkeypatch):
     assert all(torch.equal(first[key], again[key]) for key in first)
 
 
+def test_a_recipe_that_was_ended_in_its_second_phase_goes_on_to_the_same_network(tmp_path, monkeypatch, killed_at):
+    emotion = np.arange(50) % 5
+    rows = [np.eye(10, dtype=np.uint8)[VOTES.index(FIVE[index])] * 10 for index in emotion]
+    write_split(tmp_path, "train", rows, fer2013=[0] * len(rows))
+    monkeypatch.setattr(training, "find_all", lambda *args, **kwargs: made_faces(emotion))
+    monkeypatch.setattr(training, "EVERY", 2)
+    small = {"width": 8, "embedding": 4, "hidden": 2, "fer2013": 0.0, "calibration_clips": 20}
+    recipe = Recipe(**small, faces_epochs=1, faces_batch=16, time_steps=6, time_batch=4)
+    places = tmp_path, LANDMARKER, tmp_path
+    whole = train(*places, recipe, loop=partial(fit, folder=tmp_path / "whole"))
+
+    with pytest.raises(KeyboardInterrupt):
+        train(*places, recipe, loop=partial(killed_at, 12, folder=tmp_path / "killed"))
+    resumed = train(*places, recipe, loop=partial(fit, folder=tmp_path / "killed", resume=True))
+    assert same_weights(resumed.net, whole.net)
+    assert resumed.temperature == whole.temperature
+    assert (tmp_path / "killed" / "metrics.csv").read_text() == (tmp_path / "whole" / "metrics.csv").read_text()
+
+
+def same_weights(network, other):
+    return all(map(torch.equal, network.state_dict().values(), other.state_dict().values()))
+
+
 @pytest.mark.parametrize("missing", ["data", "valid", "muxspace"])
 def test_training_checks_all_that_it_needs_before_it_touches_what_is_there(tmp_path, missing):
     data, out = tmp_path / "data", tmp_path / "model"
@@ -700,6 +728,39 @@ def test_a_network_learns_what_its_teacher_says_and_serves(tmp_path, banded, rec
     card = (out / "CARD.md").read_text()
     assert "`looks`, shown the crop" in card
     assert str(tmp_path) not in card + (out / "model.json").read_text()
+
+
+@pytest.mark.training
+def test_a_command_that_was_killed_goes_on_to_the_same_model(tmp_path, banded, monkeypatch, caplog, killed_at):
+    caplog.set_level(logging.INFO)
+    data, _, cache = banded
+    monkeypatch.setattr(appearance_training, "EVERY", 4)
+    options = {**BRIEFLY, "steps": 10, "polish_steps": 6, "mix": 0.5, "width": 32, "heads": 2, "layers": 1}
+    words = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
+
+    def command(out, *more):
+        main(["train", "vit", f"--data={data}", f"--cache={cache}", f"--out={out}", "--teacher=", *words, *more])
+        return json.loads((out / "model.json").read_text()), (out / "metrics.csv").read_text()
+
+    whole = command(tmp_path / "whole" / "mine")
+    out = tmp_path / "killed" / "mine"
+    with monkeypatch.context() as dying:
+        # After the judgements at 4, 8 and 10, and before that of the polishing's fourth step.
+        dying.setattr(loop, "fit", partial(killed_at, 13))
+        with pytest.raises(KeyboardInterrupt):
+            command(out)
+    assert {path.name for path in out.iterdir()} == {CHECKPOINT, "metrics.csv", "tensorboard", "train.log"}
+    drawn = []
+    monkeypatch.setattr(appearance_training, "disturb", lambda crop, rng, clean=1: drawn.append(crop) or crop)
+    assert command(out, "--resume") == whole
+    assert len(drawn) == 6 * 32, "only what was left to learn"
+    assert ModelStore(tmp_path / "killed").get("mine").info.labels == SEVEN, "served beside its checkpoint"
+    said = (out / "train.log").read_text()
+    assert said.index("training: step 4") < said.index("Going on at step 10 of phase 1")
+    assert [line.split("|")[1:3] for line in (out / "CARD.md").read_text().splitlines() if "| polishing |" in line] == [
+        [" polishing ", " 4 "],
+        [" polishing ", " 6 "],
+    ]
 
 
 @pytest.mark.parametrize("teacher", ["compact-emotimesh", "moodreel-five"])

@@ -16,7 +16,7 @@ import torch
 
 from moodreel.errors import DataInvalid, MoodreelError
 from moodreel.models.store import ModelStore, load
-from moodreel.training import text_commands
+from moodreel.training import loop, text_commands
 from moodreel.training.appearance import train_appearance
 from moodreel.training.baseline import listen, measure_baseline
 from moodreel.training.baseline import summary as summary_of_folds
@@ -117,11 +117,13 @@ def _train(args: argparse.Namespace) -> None:
     if args.muxspace_data and not (args.muxspace_data / MUXSPACE).is_file():
         raise DataInvalid(f"There is no {MUXSPACE} in {args.muxspace_data}; name muxspace's folder, or leave it out.")
     args.out.mkdir(parents=True, exist_ok=True)
-    logging.getLogger().addHandler(logging.FileHandler(args.out / "train.log", mode="w"))
+    mode = "a" if args.resume else "w"
+    logging.getLogger().addHandler(logging.FileHandler(args.out / "train.log", mode=mode))
     course = COURSES[args.model]
     recipe = course.recipe(**{field.name: getattr(args, field.name) for field in fields(course.recipe)})
     log.info("%s", recipe)
-    more = {"muxspace": args.muxspace_data} if course.talkers else {}
+    more: dict[str, Any] = {"muxspace": args.muxspace_data} if course.talkers else {}
+    more["loop"] = partial(loop.fit, folder=args.out, resume=args.resume, wandb=args.wandb)
     trained = course.train(args.data, LANDMARKER, args.cache, recipe, workers=args.threads, **more)
     model = course.write(args.out, trained, recipe)
     measure = partial(evaluate, model, landmarker=LANDMARKER, cache=args.cache, workers=args.threads)
@@ -193,6 +195,7 @@ def _parser() -> argparse.ArgumentParser:
             type=Path,
             help=f"folder of muxspace's faces.npz: more to {'learn from and ' if course.talkers else ''}measure on",
         )
+        fit.add_options(model)
         for field in fields(course.recipe):
             option = "--" + field.name.replace("_", "-")
             model.add_argument(option, type=_read_as(field.default), default=field.default, help="default: %(default)s")

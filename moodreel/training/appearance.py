@@ -9,16 +9,14 @@
 """
 
 import logging
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
 from torch.nn import functional as F
-from torch.optim.swa_utils import AveragedModel
 
 from moodreel.emotions import FIVE, SEVEN
 from moodreel.errors import DataInvalid
@@ -30,6 +28,7 @@ from moodreel.training.data.muxspace import read_muxspace
 from moodreel.training.evaluate import measure
 from moodreel.training.faces import find_all
 from moodreel.training.joint import folder_of
+from moodreel.training.loop import Fitted, Phase, Running, Task, fit
 from moodreel.training.recipes import AppearanceRecipe
 from moodreel.training.train import fit_temperature
 
@@ -37,6 +36,12 @@ log = logging.getLogger(__name__)
 
 FERPLUS, FER2013, MUXSPACE = range(3)
 """The heads."""
+
+TRAINING, POLISHING = "training", "polishing"
+"""The phases."""
+
+EVERY = 500
+"""Steps from one look at the pictures held out, and one checkpoint, to the next."""
 
 
 @dataclass(frozen=True)
@@ -72,17 +77,19 @@ class Lessons:
         return len(self.crops)
 
 
-@dataclass(frozen=True)
-class Phase:
-    """A stretch of training; see `AppearanceRecipe`. taught_after: steps without a teacher."""
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Crops uint8 (B, 48, 48), disturbed and as they are, and their targets (B, H, C); FER+'s first.
 
-    name: str
-    steps: int
-    rate: float
-    cooling: float
-    clean: float
-    mix: float
-    taught_after: int
+    told: whether the averaged network has learnt enough to say what muxspace's are.
+    blend: how much of itself each crop keeps, and the row of the one that makes up the rest, where they are blended.
+    """
+
+    disturbed: torch.Tensor
+    clean: torch.Tensor
+    targets: torch.Tensor
+    told: bool
+    blend: tuple[float, torch.Tensor] | None
 
 
 def train_appearance(
@@ -93,9 +100,13 @@ def train_appearance(
     *,
     muxspace: Path | None = None,
     workers: int = 1,
+    loop: Callable[..., Fitted] = fit,
 ) -> TrainedAppearance:
     """Train on the train split of FER+ (`data`, as `read_split` reads it), and on `faces.npz` of the folder `muxspace`.
-    The same recipe gives the same network. Raises DataInvalid for a teacher that cannot say what is asked."""
+    The same recipe gives the same network. Raises DataInvalid for a teacher that cannot say what is asked.
+
+    loop: `fit`, told where to keep its checkpoints.
+    """
     torch.manual_seed(recipe.seed)
     teacher = _teacher(recipe.teacher) if recipe.teacher else None
 
@@ -126,17 +137,17 @@ def train_appearance(
     parameters = sum(p.numel() for p in net.parameters())
     log.info("%d crops of FER+, %d of muxspace, %d parameters.", len(faces), len(others or ()), parameters)
     net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    hard = Phase("training", recipe.steps, recipe.rate, recipe.cooling, recipe.clean, recipe.mix, recipe.steps // 5)
-    soft = Phase("polishing", recipe.polish_steps, recipe.polish_rate, 0.9, recipe.polish_clean, 0.0, 0)
-    curve: list[Point] = []
-    for phase in (hard, soft):
-        for step, averaged in _learn(net, faces, others, phase, recipe):
-            curve.append(_point(averaged, phase, step, crops[kept], votes.truth[kept]))
+    judged = kept & (votes.truth >= 0)
+    task = Crops(net, faces, others, crops[judged], votes.truth[judged], recipe)
+    running = Running(seed=recipe.seed, clip=2.0, average=recipe.average, every=EVERY, brief=True)
+    examples = {"faces": len(faces), "others": len(others or ()), "judged": int(judged.sum())}
+    about = {"architecture": recipe.architecture, "labels": SEVEN, "recipe": asdict(recipe), "examples": examples}
+    fitted = loop(task, _phases(recipe), running, describe=about)
 
     temperature = calibrate(
         net, crops[kept], torch.from_numpy(targets[kept, :MUXSPACE]), torch.from_numpy(votes.truth[kept])
     )
-    return TrainedAppearance(net=net, temperature=temperature, curve=tuple(curve))
+    return TrainedAppearance(net=net, temperature=temperature, curve=_curve(fitted, recipe))
 
 
 def calibrate(net: ExpressionNet, crops: np.ndarray, targets: torch.Tensor, truth: torch.Tensor) -> float:
@@ -176,115 +187,99 @@ def _lessons(crops: np.ndarray, targets: np.ndarray, head: int, recipe: Appearan
     return Lessons(crops, torch.from_numpy(targets), (weights / weights.sum()).astype(np.float32))
 
 
-def _point(net: ExpressionNet, phase: Phase, step: int, crops: np.ndarray, truth: np.ndarray) -> Point:
-    judged = truth >= 0
-    with torch.inference_mode():
-        answers = net.mix(net.read(torch.from_numpy(crops[judged]))).softmax(dim=1).numpy()
-    merge, meant, all_of_them = one_hot(SEVEN, FIVE), truth[judged], np.ones(int(judged.sum()), bool)
-    reports = (
-        measure(answers, meant, all_of_them, SEVEN, {}),
-        measure(answers @ merge, merge.argmax(axis=1)[meant], all_of_them, FIVE, {}),
+def _phases(recipe: AppearanceRecipe) -> tuple[Phase, ...]:
+    def phase(name: str, steps: int, rate: float, cooling: float) -> Phase:
+        warm = min(recipe.warm, steps) / max(steps, 1)
+        decay, afresh = recipe.decay, name == POLISHING
+        return Phase(name, steps, rate, "trapezoid", warm=warm, cooling=cooling, decay=decay, afresh=afresh)
+
+    return (
+        phase(TRAINING, recipe.steps, recipe.rate, recipe.cooling),
+        phase(POLISHING, recipe.polish_steps, recipe.polish_rate, 0.9),
     )
-    seven, five = ((report.accuracy, report.mean_recall) for report in reports)
-    log.info("%s: step %d, held out: seven %.4f, %.4f, five %.4f, %.4f", phase.name, step, *seven, *five)
-    return Point(phase.name, step, seven, five)
 
 
-def _learn(
-    net: ExpressionNet, faces: Lessons, others: Lessons | None, phase: Phase, recipe: AppearanceRecipe
-) -> Iterator[tuple[int, ExpressionNet]]:
-    """Train, and leave the averaged weights in the network, in eval mode. Yields the averaged network now and then, and
-    at last."""
-    net.train()
-    averaged = AveragedModel(net, avg_fn=_average(recipe.average), use_buffers=True).eval()
-    # One-dimensional parameters (biases, batch normalisation) are not drawn towards zero.
-    grouped: list[dict[str, Any]] = [
-        {"params": [p for p in net.parameters() if p.ndim > 1]},
-        {"params": [p for p in net.parameters() if p.ndim == 1], "weight_decay": 0.0},
-    ]
-    optimiser = torch.optim.AdamW(grouped, lr=phase.rate, weight_decay=recipe.decay)
-    cooling = max(1, round(phase.steps * phase.cooling))
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimiser, lambda step: min(1, (step + 1) / min(recipe.warm, phase.steps), (phase.steps - step) / cooling)
-    )
-    rng = np.random.default_rng(recipe.seed + 1)
-    running = 0.0
-    for step, batch in enumerate(_batches(faces, others, phase, recipe), start=1):
-        disturbed, clean, targets = batch
-        targets = targets.clone()
-        if others and not recipe.teacher and step > phase.taught_after:
-            with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-                taught = averaged(clean[-recipe.others :])[:, :MUXSPACE].float().softmax(dim=2)
-            targets[-recipe.others :, :MUXSPACE] = taught
-        heard = (targets.sum(dim=2) > 0).float()
-        if others:
-            heard[-recipe.others :, :MUXSPACE] *= recipe.taught
-        shown = disturbed.float()
-        if rng.random() < phase.mix:
-            share = float(rng.beta(0.4, 0.4))
-            # Pairs of one source, so that both have the same heads' labels.
-            partner = torch.from_numpy(
-                np.concatenate(
-                    [rng.permutation(recipe.faces), recipe.faces + rng.permutation(len(shown) - recipe.faces)]
-                )
-            )
-            shown = share * shown + (1 - share) * shown[partner]
-            targets = share * targets + (1 - share) * targets[partner]
-        with torch.autocast("cpu", torch.bfloat16):
-            logits = net(shown)
-        losses = F.cross_entropy(
-            logits.float().flatten(0, 1), targets.flatten(0, 1), label_smoothing=recipe.smoothing, reduction="none"
+def _curve(fitted: Fitted, recipe: AppearanceRecipe) -> tuple[Point, ...]:
+    """The judgements, by the step of their phase."""
+    before = {TRAINING: 0, POLISHING: recipe.steps}
+    return tuple(
+        Point(
+            phase=row["phase"],
+            step=row["step"] - before[row["phase"]],
+            seven=(row["accuracy"], row["uar"]),
+            five=(row["accuracy_five"], row["uar_five"]),
         )
-        loss = (losses * heard.flatten()).sum() / recipe.faces
-        optimiser.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(net.parameters(), 2.0)
-        optimiser.step()
-        schedule.step()
-        averaged.update_parameters(net)
-        running += loss.item()
-        if step % 100 == 0:
-            log.info("%s: step %d of %d, loss %.4f", phase.name, step, phase.steps, running / 100)
-            running = 0.0
-        if step % 500 == 0 or step == phase.steps:
-            yield step, cast(ExpressionNet, averaged.module)
-    net.load_state_dict(averaged.module.state_dict())
-    net.eval()
+        for row in fitted.history
+    )
 
 
-def _average(kept: float) -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor | int], torch.Tensor]:
-    """Averaging that forgets the first steps quickly."""
+@dataclass(eq=False)
+class Crops(Task):
+    """Learn what the labellers of each convention call a crop.
 
-    def move(averaged: torch.Tensor, current: torch.Tensor, count: torch.Tensor | int) -> torch.Tensor:
-        if not averaged.is_floating_point():
-            return current
-        return averaged.lerp(current, 1 - min(kept, (1 + int(count)) / (10 + int(count))))
+    faces, others: of FER+ and of muxspace. kept, truth: crops (N, 48, 48) to judge by, and their labels (N,).
+    """
 
-    return move
+    network: ExpressionNet
+    faces: Lessons
+    others: Lessons | None
+    kept: np.ndarray
+    truth: np.ndarray
+    recipe: AppearanceRecipe
+    watched = "accuracy"
 
-
-def _batches(
-    faces: Lessons, others: Lessons | None, phase: Phase, recipe: AppearanceRecipe
-) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-    """Disturbed crops uint8 (B, 48, 48), the same as they are, and their targets; FER+'s first. The next batch is made
-    while one is learnt."""
-    rng = np.random.default_rng(recipe.seed)
-
-    def make() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def draw(self, step: int, rng: np.random.Generator, phase: Phase) -> Batch:
+        recipe, polishing = self.recipe, phase.name == POLISHING
         crops, targets = [], []
-        for lessons, count in ((faces, recipe.faces), (others, recipe.others)):
+        for lessons, count in ((self.faces, recipe.faces), (self.others, recipe.others)):
             if lessons:
                 rows = rng.choice(len(lessons), count, p=lessons.weights / lessons.weights.sum(dtype=np.float64))
                 crops.append(lessons.crops[rows])
                 targets.append(lessons.targets[torch.from_numpy(rows)])
         clean = np.concatenate(crops)
-        disturbed = np.stack([disturb(crop, rng, clean=phase.clean) for crop in clean])
-        return torch.from_numpy(disturbed), torch.from_numpy(clean), torch.cat(targets)
+        share = recipe.polish_clean if polishing else recipe.clean
+        disturbed = np.stack([disturb(crop, rng, clean=share) for crop in clean])
+        return Batch(
+            torch.from_numpy(disturbed),
+            torch.from_numpy(clean),
+            torch.cat(targets),
+            told=step >= recipe.steps // 5,
+            blend=self._blend(len(clean), rng) if not polishing and rng.random() < recipe.mix else None,
+        )
 
-    with ThreadPoolExecutor(1) as pool:
-        following = pool.submit(make)
-        for step in range(phase.steps):
-            ready = following.result()
-            if step + 1 < phase.steps:
-                following = pool.submit(make)
-            yield ready
+    def _blend(self, count: int, rng: np.random.Generator) -> tuple[float, torch.Tensor]:
+        """Pairs of one source, so that both have the same heads' labels."""
+        first = self.recipe.faces
+        partner = np.concatenate([rng.permutation(first), first + rng.permutation(count - first)])
+        return float(rng.beta(0.4, 0.4)), torch.from_numpy(partner)
+
+    def loss(self, batch: Batch, phase: Phase) -> torch.Tensor:
+        recipe, targets, shown = self.recipe, batch.targets, batch.disturbed.float()
+        of_others = slice(-recipe.others, None)
+        if self.others and not recipe.teacher and batch.told:
+            with torch.inference_mode():
+                said = self.averaged(batch.clean[of_others])[:, :MUXSPACE].float().softmax(dim=2)
+            targets[of_others, :MUXSPACE] = said
+        heard = (targets.sum(dim=2) > 0).float()
+        if self.others:
+            heard[of_others, :MUXSPACE] *= recipe.taught
+        if batch.blend:
+            share, partner = batch.blend
+            shown = share * shown + (1 - share) * shown[partner]
+            targets = share * targets + (1 - share) * targets[partner]
+        logits = self.network(shown).float().flatten(0, 1)
+        losses = F.cross_entropy(logits, targets.flatten(0, 1), label_smoothing=recipe.smoothing, reduction="none")
+        return (losses * heard.flatten()).sum() / recipe.faces
+
+    def judge(self, phase: Phase) -> dict[str, float]:
+        net = cast(ExpressionNet, self.averaged)
+        answers = net.mix(net.read(torch.from_numpy(self.kept))).softmax(dim=1).numpy()
+        merge, all_of_them = one_hot(SEVEN, FIVE), np.ones(len(self.truth), bool)
+        seven = measure(answers, self.truth, all_of_them, SEVEN, {})
+        five = measure(answers @ merge, merge.argmax(axis=1)[self.truth], all_of_them, FIVE, {})
+        return {
+            "accuracy": seven.accuracy,
+            "uar": seven.mean_recall,
+            "accuracy_five": five.accuracy,
+            "uar_five": five.mean_recall,
+        }

@@ -9,7 +9,8 @@
 """
 
 import logging
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,9 @@ from moodreel.training.augment import disturb
 from moodreel.training.data.ferplus import hold_out, read_split
 from moodreel.training.data.muxspace import read_muxspace
 from moodreel.training.faces import find_all
+from moodreel.training.loop import Fitted, Phase, Running, fit
 from moodreel.training.sequences import Kind, Sequences, Studio, fit_deformation, listen
-from moodreel.training.train import descend, fit_temperature, flat, only
+from moodreel.training.train import EVERY, TIME, Time, fit_temperature, flat, only, time_prior
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +44,7 @@ class JointRecipe:
     fer2013: share of the targets that the FER2013 label makes up.
     tau: strength of the logit adjustment for the prior of the sequences (Menon et al. 2021).
     longest: moments of the longest sequence.
+    Weights decay by 0.05, biases not at all, and the rate rises and falls as one cycle.
     """
 
     appearance: str = "face-expression"
@@ -87,9 +90,10 @@ def train_joint(
     *,
     muxspace: Path | None = None,
     workers: int = 1,
+    loop: Callable[..., Fitted] = fit,
 ) -> TrainedJoint:
     """Train on FER+'s `data`, and on speech from `muxspace`, or from FER+ too where that is not at hand. The same
-    recipe gives the same network."""
+    recipe gives the same network. loop: `fit`, told where to keep its checkpoints."""
     torch.manual_seed(recipe.seed)
     rng = np.random.default_rng(recipe.seed)
 
@@ -126,9 +130,14 @@ def train_joint(
         speech = listen(faces.blendshapes[calm], appearance[calm])
     making: dict[str, Any] = {"speech": speech, "shares": SHARES, "longest": recipe.longest}
     studio = Studio(seen, split.targets[learnt], deformation, appearance[learnt], **making)
-    _learn_time(net, studio, recipe, rng)
+    prior = time_prior(studio, recipe.time_batch, recipe.tau, rng)
+    time = Time(net, lambda net, clips: join(net, clips)[0], studio, recipe.time_batch, prior)
+    # What is frozen was trained, or fitted above.
+    phase = Phase(TIME, recipe.time_steps, recipe.time_rate, frozen=("appearance.", "landmarks.", "trust"))
+    examples = {"faces": int(learnt.sum()), "talkers": int(calm.sum())}
+    about = {"architecture": "joint", "arguments": arguments, "recipe": asdict(recipe), "examples": examples}
+    loop(time, [phase], Running(seed=recipe.seed, every=EVERY), describe=about)
 
-    net.eval()
     kept_targets = np.eye(len(FIVE), dtype=np.float32)[split.truth[judged]]
     kept = Studio(only(faces, judged), kept_targets, deformation, appearance[judged], **making)
     clips = kept.make(recipe.calibration_clips, rng)
@@ -190,16 +199,3 @@ def _fit_trust(net: JointNet, opinions: torch.Tensor, truth: torch.Tensor, prior
 
     optimiser.step(loss)
     log.info("trust: appearance %.3f, landmarks %.3f", *net.trust.tolist())
-    net.trust.requires_grad_(False)
-
-
-def _learn_time(net: JointNet, studio: Studio, recipe: JointRecipe, rng: np.random.Generator) -> None:
-    some = np.concatenate([studio.make(recipe.time_batch, rng).targets for _ in range(8)])
-    prior = recipe.tau * torch.from_numpy(some).mean(dim=0).clamp_min(1e-6).log()
-
-    def loss() -> torch.Tensor:
-        clips = studio.make(recipe.time_batch, rng)
-        return F.cross_entropy(join(net, clips)[0] + prior, torch.from_numpy(clips.targets))
-
-    parameters = [p for p in net.parameters() if p.requires_grad]
-    descend("time", parameters, loss, recipe.time_steps, recipe.time_rate)

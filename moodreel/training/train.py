@@ -1,16 +1,17 @@
 """Train the compact EmotiMesh-Net: faces of FER+, then time. Reads from top to bottom.
 
 1. Find the faces of every picture, as it is, mirrored and disturbed.
-2. Train the encoder on single faces, against the votes of FER+ with a share of FER2013's label.
-3. Freeze it and train the GRU that joins moments, on pseudo-sequences.
+2. In the first phase train the encoder on single faces, against the votes of FER+ with a share of FER2013's label.
+3. In the second freeze it and train the GRU that joins moments, on pseudo-sequences.
 4. Fit the temperatures on pictures held out from training, and on sequences made from those.
 5. Write the model's folder.
 """
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,14 +22,23 @@ from moodreel.emotions import FIVE
 from moodreel.models.compact_emotimesh import CompactEmotiMeshNet
 from moodreel.training.data.ferplus import hold_out, read_split
 from moodreel.training.faces import Found, as_is, disturbed, find_all, mirrored
+from moodreel.training.loop import Fitted, Phase, Running, Task, fit
 from moodreel.training.sequences import Sequences, Studio, fit_deformation
 
 log = logging.getLogger(__name__)
+
+FACES, TIME = "faces", "time"
+"""The phases."""
+
+EVERY = 250
+"""Steps from one checkpoint to the next."""
 
 
 @dataclass(frozen=True)
 class Recipe:
     """Everything that decides what comes out, besides the data.
+
+    Weights decay by 0.05, biases and normalisations not at all, and the rates rise and fall as one cycle.
 
     fer2013: share of the targets that the FER2013 label makes up.
     tau: strength of the logit adjustment for the training prior (Menon et al. 2021): 0 none, 1 all of it.
@@ -64,8 +74,19 @@ class Trained:
     found: float
 
 
-def train(data: Path, landmarker: Path, cache: Path, recipe: Recipe, *, workers: int = 1) -> Trained:
-    """Train on `train.npz` and `train_fer2013.npz` of the folder `data`. The same recipe gives the same network."""
+def train(
+    data: Path,
+    landmarker: Path,
+    cache: Path,
+    recipe: Recipe,
+    *,
+    workers: int = 1,
+    loop: Callable[..., Fitted] = fit,
+) -> Trained:
+    """Train on `train.npz` and `train_fer2013.npz` of the folder `data`. The same recipe gives the same network.
+
+    loop: `fit`, told where to keep its checkpoints.
+    """
     torch.manual_seed(recipe.seed)
     rng = np.random.default_rng(recipe.seed)
 
@@ -90,13 +111,22 @@ def train(data: Path, landmarker: Path, cache: Path, recipe: Recipe, *, workers:
     net.mean.copy_(inputs.mean(dim=0))
     net.std.copy_(inputs.std(dim=0).clamp_min(1e-3))
     log.info("%d faces of %d pictures.", len(inputs), learnt.sum())
-    _learn_faces(net, inputs, targets, recipe)
-
     both = Found(**{name: np.concatenate([getattr(f, name) for f in seen[:2]]) for name in vars(plain)})
     studio = Studio(both, np.concatenate([split.targets[learnt]] * 2), fit_deformation(seen[0]))
-    _learn_time(net, studio, recipe, rng)
+    prior = time_prior(studio, recipe.time_batch, recipe.tau, rng)
+    faces_prior = recipe.tau * targets.mean(dim=0).clamp_min(1e-6).log()
+    batch = min(recipe.faces_batch, len(inputs))
+    task = FacesThenTime(
+        net, join, studio, recipe.time_batch, prior, inputs, targets, faces_prior, at_once=batch, mix=recipe.mix
+    )
+    steps = max(1, recipe.faces_epochs * len(inputs) // batch)
+    phases = (
+        Phase(FACES, steps, recipe.faces_rate, frozen=("absent", "time.", "weigh.", "adjust.")),
+        Phase(TIME, recipe.time_steps, recipe.time_rate, frozen=("encoder.", "moment.")),
+    )
+    about = {"architecture": "compact-emotimesh", "labels": FIVE, "recipe": asdict(recipe), "faces": len(inputs)}
+    loop(task, phases, Running(seed=recipe.seed, every=EVERY), describe=about)
 
-    net.eval()
     judged = held_out & (split.truth >= 0) & plain.found
     truth = split.truth[judged]
     kept = only(plain, judged)
@@ -113,36 +143,59 @@ def train(data: Path, landmarker: Path, cache: Path, recipe: Recipe, *, workers:
     )
 
 
-def _learn_faces(net: CompactEmotiMeshNet, inputs: torch.Tensor, targets: torch.Tensor, recipe: Recipe) -> None:
-    """Train the encoder and the head that reads one moment."""
-    prior = recipe.tau * targets.mean(dim=0).clamp_min(1e-6).log()
-    batch = min(recipe.faces_batch, len(inputs))
+@dataclass(eq=False)
+class Time(Task):
+    """Learn to join moments, on pseudo-sequences that are made anew for each step.
 
-    def loss() -> torch.Tensor:
-        rows = torch.randint(len(inputs), (batch,))
-        other = torch.randint(len(inputs), (batch,))
-        share = recipe.mix * torch.rand(batch, 1)
-        mixed = torch.lerp(inputs[rows], inputs[other], share)
-        return F.cross_entropy(net.moment(net.encode(mixed)) + prior, torch.lerp(targets[rows], targets[other], share))
+    join: gives the logits (B, C) of sequences. prior: (C,), what the answers are adjusted by, see `time_prior`.
+    """
 
-    steps = max(1, recipe.faces_epochs * len(inputs) // batch)
-    descend("faces", [*net.encoder.parameters(), *net.moment.parameters()], loss, steps, recipe.faces_rate)
+    network: nn.Module
+    join: Callable[[Any, Sequences], torch.Tensor]
+    studio: Studio
+    batch: int
+    prior: torch.Tensor
+
+    def draw(self, step: int, rng: np.random.Generator, phase: Phase) -> Any:
+        return self.studio.make(self.batch, rng)
+
+    def loss(self, batch: Any, phase: Phase) -> torch.Tensor:
+        return F.cross_entropy(self.join(self.network, batch) + self.prior, torch.from_numpy(batch.targets))
 
 
-def _learn_time(net: CompactEmotiMeshNet, studio: Studio, recipe: Recipe, rng: np.random.Generator) -> None:
-    """Train what joins moments, on embeddings of the encoder as it will serve."""
-    some = np.concatenate([studio.make(recipe.time_batch, rng).targets for _ in range(8)])
-    prior = recipe.tau * torch.from_numpy(some).mean(dim=0).clamp_min(1e-6).log()
-    net.encoder.eval()
-    for parameter in [*net.encoder.parameters(), *net.moment.parameters()]:
-        parameter.requires_grad_(False)
+@dataclass(eq=False)
+class FacesThenTime(Time):
+    """Learn single faces, by the encoder and the head that reads one moment; then time, on embeddings of the encoder as
+    it will serve.
 
-    def loss() -> torch.Tensor:
-        clips = studio.make(recipe.time_batch, rng)
-        return F.cross_entropy(join(net, clips) + prior, torch.from_numpy(clips.targets))
+    inputs: (N, 1486), as `flat` gives them. targets: (N, C). at_once: faces in a batch. mix: see `Recipe`.
+    """
 
-    parameters = [p for p in net.parameters() if p.requires_grad]
-    descend("time", parameters, loss, recipe.time_steps, recipe.time_rate)
+    network: CompactEmotiMeshNet
+    inputs: torch.Tensor
+    targets: torch.Tensor
+    faces_prior: torch.Tensor
+    at_once: int
+    mix: float
+
+    def draw(self, step: int, rng: np.random.Generator, phase: Phase) -> Any:
+        if phase.name == TIME:
+            return super().draw(step, rng, phase)
+        rows, other = torch.from_numpy(rng.integers(len(self.inputs), size=(2, self.at_once)))
+        share = self.mix * torch.from_numpy(rng.random((self.at_once, 1), np.float32))
+        return tuple(torch.lerp(all_of[rows], all_of[other], share) for all_of in (self.inputs, self.targets))
+
+    def loss(self, batch: Any, phase: Phase) -> torch.Tensor:
+        if phase.name == TIME:
+            return super().loss(batch, phase)
+        inputs, targets = batch
+        return F.cross_entropy(self.network.moment(self.network.encode(inputs)) + self.faces_prior, targets)
+
+
+def time_prior(studio: Studio, batch: int, tau: float, rng: np.random.Generator) -> torch.Tensor:
+    """How often each label comes in pseudo-sequences, as logits, for the logit adjustment of strength tau."""
+    some = np.concatenate([studio.make(batch, rng).targets for _ in range(8)])
+    return tau * torch.from_numpy(some).mean(dim=0).clamp_min(1e-6).log()
 
 
 def join(net: CompactEmotiMeshNet, clips: Sequences) -> torch.Tensor:
@@ -154,25 +207,6 @@ def join(net: CompactEmotiMeshNet, clips: Sequences) -> torch.Tensor:
     embeddings[seen] = faces
     logits, _ = net.join(embeddings, seen, torch.from_numpy(clips.lengths))
     return logits
-
-
-def descend(
-    what: str, parameters: list[nn.Parameter], loss: Callable[[], torch.Tensor], steps: int, rate: float
-) -> None:
-    optimiser = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=max(steps, 2))
-    running = 0.0
-    for step in range(1, steps + 1):
-        optimiser.zero_grad()
-        value = loss()
-        value.backward()
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimiser.step()
-        schedule.step()
-        running += value.item()
-        if step % 250 == 0:
-            log.info("%s: step %d of %d, loss %.4f", what, step, steps, running / 250)
-            running = 0.0
 
 
 def fit_temperature(logits: torch.Tensor, truth: torch.Tensor) -> float:

@@ -42,8 +42,7 @@ def add_parser(commands: Any, read_as: Callable[[Any], Callable[[str], Any]], st
     parser.add_argument(
         "--folds", type=int, default=0, help="cross-validate by person in so many parts, then train on everything"
     )
-    parser.add_argument("--resume", action="store_true", help="go on where a run with the same --out was ended")
-    parser.add_argument("--wandb", default="", metavar="PROJECT", help="write to Weights & Biases too, if installed")
+    add_options(parser)
     parser.add_argument("--gpu", choices=["auto", "0", "1"], default="auto", help="default: %(default)s")
     parser.add_argument("--cache", type=Path, default=Path("runs/cache"), help="for faces found (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="of torch and of the face finder (default: %(default)s)")
@@ -54,6 +53,12 @@ def add_parser(commands: Any, read_as: Callable[[Any], Callable[[str], Any]], st
             option, type=read_as(field.default), default=field.default, choices=choices, help="default: %(default)s"
         )
     parser.set_defaults(run=lambda args: _run(args, store))
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add what every command that trains has."""
+    parser.add_argument("--resume", action="store_true", help="go on where a run with the same --out was ended")
+    parser.add_argument("--wandb", default="", metavar="PROJECT", help="write to Weights & Biases too, if installed")
 
 
 def _run(args: argparse.Namespace, store: Path) -> None:
