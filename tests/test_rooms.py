@@ -57,6 +57,14 @@ BELOW = {
     "words": {"emotions", "errors", "language", "models"},
 }
 """What each module of the domain may import of the domain; the others join them."""
+NO_NETWORKS = {
+    "baseline.py": "a logistic regression, to compare networks with; one minimum, found by L-BFGS",
+    "joint.py": "how far to trust either of two networks; two numbers, fitted by L-BFGS before the network learns",
+    "movements.py": "a regression that names movements; one minimum, found by L-BFGS",
+    "text_figures.py": "temperatures and offsets of labels; one minimum, found by L-BFGS",
+    "text_floor.py": "a logistic regression on counted words, to compare networks with",
+}
+"""What is fitted and is no network in training, by file: why it needs nothing of the loop."""
 
 
 def imported(path: Path) -> set[str]:
@@ -86,6 +94,15 @@ def test_imports_go_down_only(path):
     if room in BELOW:
         rooms = {name.split(".")[1] for name in imported(path) if name.startswith("moodreel.") and name.count(".")}
         assert rooms <= BELOW[room]
+
+
+def test_one_loop_trains_all_networks():
+    descending = set()
+    for path in DOMAIN:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Attribute) and node.attr == "backward":
+                descending.add(path.name)
+    assert descending == {"loop.py", *NO_NETWORKS}
 
 
 def test_serving_never_loads_training_or_what_only_a_plot_or_a_download_needs():

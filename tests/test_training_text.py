@@ -2,6 +2,8 @@
 
 import json
 import re
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -20,6 +22,7 @@ from moodreel.training.__main__ import main
 from moodreel.training.data.goemotions import Texts, read_texts
 from moodreel.training.evaluate_text import read_all
 from moodreel.training.export_text import write_text
+from moodreel.training.loop import fit
 from moodreel.training.recipes import TextRecipe
 from moodreel.training.text_figures import (
     CANDIDATES,
@@ -192,14 +195,43 @@ def test_thirty_two_texts_can_be_learnt_by_heart(pretrained):
     torch.manual_seed(0)
     net = training.make_network(learnt.groups, recipe, pretrained)
     pieces = training.cut(training.read_tokenizer(pretrained), texts, 32)
-    rows = np.arange(32)
-    before = float(training._loss(net, training.padded(pieces), learnt, rows, recipe))
-    averaged = torch.optim.swa_utils.AveragedModel(net)
-    for _ in training._learn(net, averaged, pieces, learnt, recipe, np.random.default_rng(0)):
-        pass
-    after = float(training._loss(net.eval(), training.padded(pieces), learnt, rows, recipe))
-    assert after < before / 10
+    task = training.Comments(net, pieces, learnt, pieces, classes, recipe)
+    everything = training.padded(pieces), np.arange(32)
+    before = float(task.loss(everything, task.phase()).detach())
+    fit(task, [task.phase()], replace(task.running(), every=1000))
+    assert float(task.loss(everything, task.phase()).detach()) < before / 10
     assert (training.predict(net, pieces, recipe).argmax(dim=1).numpy() == classes.argmax(axis=1)).mean() > 0.95
+
+
+def test_the_nearer_to_the_words_the_less_a_layer_learns(pretrained):
+    recipe = quick(layers=2, rate=1e-3, head_rate=5e-3, layer_decay=0.5)
+    net = training.make_network((), recipe, pretrained)
+    nothing = np.zeros((1, 7), np.float32)
+    phase = training.Comments(net, [np.array([2, 3])], Texts(("",), nothing, nothing, ()), [], nothing, recipe).phase()
+
+    def rate(name):
+        return phase.rate * phase.rates[max((word for word in phase.rates if name.startswith(word)), key=len)]
+
+    rates = {name.split(".weight")[0]: rate(name) for name, _ in net.named_parameters()}
+    assert rates["head"] == pytest.approx(5e-3)
+    assert rates["layers.1.linear1"] == pytest.approx(0.5e-3)
+    assert rates["layers.0.linear1"] == pytest.approx(0.25e-3)
+    assert rates["word"] == rates["norm"] == pytest.approx(0.125e-3)
+
+
+def test_training_that_was_killed_goes_on_to_the_same_network(tmp_path, data, pretrained, killed_at):
+    recipe = quick(epochs=3, batch=64, layers=1, dropout=0.1)
+    whole = training.train_text(data, recipe, pretrained, loop=partial(fit, folder=tmp_path / "whole"))
+    with pytest.raises(KeyboardInterrupt):
+        training.train_text(data, recipe, pretrained, loop=partial(killed_at, 10, folder=tmp_path / "killed"))
+    killed = (tmp_path / "killed" / "metrics.csv").read_text()
+    resumed = training.train_text(data, recipe, pretrained, loop=partial(fit, folder=tmp_path / "killed", resume=True))
+    assert resumed.curve == whole.curve
+    for ours, theirs in zip(resumed.net.parameters(), whole.net.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+    csv = (tmp_path / "killed" / "metrics.csv").read_text()
+    assert csv == (tmp_path / "whole" / "metrics.csv").read_text()
+    assert csv.startswith(killed) and len(killed.splitlines()) == 2, "one epoch was judged before"
 
 
 def test_counted_words_learn_it_too(data):
@@ -288,6 +320,9 @@ def test_one_command_trains_measures_and_writes_all_of_a_folder(tmp_path, data, 
         "model.json",
         "CARD.md",
         "train.log",
+        "checkpoint.pt",
+        "metrics.csv",
+        "tensorboard",
     }
     card = (out / "CARD.md").read_text()
     assert re.search(r"--layers 1 --epochs 1 --brief False --weights int8", card)

@@ -8,18 +8,17 @@
 
 import logging
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from tokenizers import Tokenizer
 from torch import nn
 from torch.nn import functional as F
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from moodreel.emotions import EKMAN
 from moodreel.errors import DataInvalid
@@ -29,6 +28,7 @@ from moodreel.models.text import TOKENIZER, read_tokenizer
 from moodreel.models.tokens import prepare
 from moodreel.training.data.ferplus import hold_out
 from moodreel.training.data.goemotions import Texts, read_texts
+from moodreel.training.loop import Fitted, Phase, Running, Task, fit
 from moodreel.training.recipes import TextRecipe
 from moodreel.training.text_figures import calibrated, fit_calibration, fit_thresholds, measure_texts
 
@@ -55,14 +55,16 @@ class TrainedText:
     curve: Sequence[float] = ()
 
 
-def train_text(data: Path, recipe: TextRecipe, pretrained: Path | None = None) -> TrainedText:
+def train_text(
+    data: Path, recipe: TextRecipe, pretrained: Path | None = None, *, loop: Callable[..., Fitted] = fit
+) -> TrainedText:
     """Train on `train.tsv` of the folder `data`. The same recipe gives the same network on the same machine.
 
     pretrained: the folder of MiniLM's weights and tokenizer; that of the installed package `PACKAGE` for None.
+    loop: `fit`, told where to keep its checkpoints.
     Raises DataInvalid, ModelInvalid.
     """
     torch.manual_seed(recipe.seed)
-    rng = np.random.default_rng(recipe.seed)
     pretrained = pretrained or find_pretrained()
     tokenizer = read_tokenizer(pretrained)
     texts = read_texts(data, "train")
@@ -71,16 +73,12 @@ def train_text(data: Path, recipe: TextRecipe, pretrained: Path | None = None) -
 
     net = make_network(texts.groups, recipe, pretrained)
     _start_at_prior(net, learnt)
-    averaged = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(recipe.average))
-    mean: Any = averaged.module
     pieces, kept_pieces = cut(tokenizer, learnt.texts, recipe.longest), cut(tokenizer, kept.texts, recipe.longest)
-    curve = []
-    for epoch in _learn(net, averaged, pieces, learnt, recipe, rng):
-        probabilities = predict(mean, kept_pieces, recipe)
-        report = measure_texts(*_fitted(probabilities, kept.classes))
-        curve.append(report.macro_f1)
-        log.info("epoch %d: held out macro-F1 %.4f, accuracy %.4f", epoch, report.macro_f1, report.accuracy)
-    return finish(mean, tokenizer, kept, recipe, curve)
+    task = Comments(net, pieces, learnt, kept_pieces, kept.classes, recipe)
+    examples = {"learnt": len(pieces), "judged": len(kept_pieces)}
+    about = {"architecture": "minilm", "labels": EKMAN, "recipe": asdict(recipe), "examples": examples}
+    fitted = loop(task, [task.phase()], task.running(), describe=about)
+    return finish(net, tokenizer, kept, recipe, [row["macro_f1"] for row in fitted.history])
 
 
 def finish(
@@ -200,54 +198,65 @@ def _fitted(probabilities: torch.Tensor, truth: np.ndarray) -> tuple[np.ndarray,
     return shares, truth, fit_thresholds(shares, truth)
 
 
-def _learn(
-    net: MiniLM, averaged: AveragedModel, pieces: Pieces, texts: Texts, recipe: TextRecipe, rng: np.random.Generator
-) -> Iterator[int]:
-    """Train, and yield the number of each epoch when it is done."""
-    optimiser = torch.optim.AdamW(_groups(net, recipe), betas=(0.9, 0.98))
-    total = recipe.epochs * math.ceil(len(pieces) / recipe.batch)
-    warm = max(1, int(recipe.warm * total))
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimiser, lambda step: min((step + 1) / warm, max(0.0, (total - step) / max(1, total - warm)))
-    )
-    step, running = 0, 0.0
-    for epoch in range(1, recipe.epochs + 1):
-        net.train()
-        for rows in _batches(pieces, recipe.batch, rng):
-            loss = _loss(net, padded([pieces[i] for i in rows]), texts, rows, recipe)
-            optimiser.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(net.parameters(), 1.0)
-            optimiser.step()
-            schedule.step()
-            averaged.update_parameters(net)
-            step, running = step + 1, running + loss.item()
-            if step % 100 == 0:
-                log.info("step %d of %d, loss %.4f", step, total, running / 100)
-                running = 0.0
-        yield epoch
+@dataclass(eq=False)
+class Comments(Task):
+    """Learn the 28 labels and the seven classes at once.
 
+    pieces, texts: what is learnt from. kept, truth: what the averaged network is judged by, after each epoch.
+    """
 
-def _loss(net: MiniLM, ids: torch.Tensor, texts: Texts, rows: np.ndarray, recipe: TextRecipe) -> torch.Tensor:
-    with _precision(recipe):
-        logits = net(ids)
-    logits, finer = logits.float(), len(net.groups)
-    classes = F.binary_cross_entropy_with_logits(logits[:, finer:], torch.from_numpy(texts.classes[rows]))
-    return classes + recipe.finer * F.binary_cross_entropy_with_logits(
-        logits[:, :finer], torch.from_numpy(texts.fine[rows])
-    )
+    network: MiniLM
+    pieces: Pieces
+    texts: Texts
+    kept: Pieces
+    truth: np.ndarray
+    recipe: TextRecipe
+    watched = "macro_f1"
 
+    def __post_init__(self) -> None:
+        self.epoch = math.ceil(len(self.pieces) / self.recipe.batch)
+        self.shuffled, self.batches = -1, list[np.ndarray]()
 
-def _groups(net: MiniLM, recipe: TextRecipe) -> list[dict]:
-    """Each parameter with a rate of its own: the nearer to the words, the less it needs to change."""
-    groups = []
-    for name, parameter in net.named_parameters():
-        part, _, number = name.partition(".")
-        below = 0 if part == "head" else len(net.layers) - int(number.split(".")[0]) if part == "layers" else None
-        above = len(net.layers) + 1 if below is None else below
-        rate = recipe.head_rate if part == "head" else recipe.rate * recipe.layer_decay**above
-        groups.append({"params": [parameter], "lr": rate, "weight_decay": recipe.decay if parameter.ndim > 1 else 0.0})
-    return groups
+    def phase(self) -> Phase:
+        """Each layer has a rate of its own: the nearer to the words, the less it needs to change."""
+        recipe, depth, steps = self.recipe, len(self.network.layers), self.recipe.epochs * self.epoch
+        factors = {f"layers.{number}.": recipe.layer_decay ** (depth - number) for number in range(depth)}
+        factors |= {"": recipe.layer_decay ** (depth + 1), "head.": recipe.head_rate / recipe.rate}
+        warm, decay = max(1, int(recipe.warm * steps)) / steps, recipe.decay
+        return Phase("texts", steps, recipe.rate, "trapezoid", warm=warm, cooling=1 - warm, rates=factors, decay=decay)
+
+    def running(self) -> Running:
+        """Each epoch is judged."""
+        return Running(
+            seed=self.recipe.seed,
+            average=self.recipe.average,
+            anchored=True,
+            every=self.epoch,
+            betas=(0.9, 0.98),
+            brief=self.recipe.brief,
+        )
+
+    def draw(self, step: int, rng: np.random.Generator, phase: Phase) -> tuple[torch.Tensor, np.ndarray]:
+        epoch, place = divmod(step, self.epoch)
+        if epoch != self.shuffled:
+            order = np.random.default_rng((self.recipe.seed, epoch))
+            self.shuffled, self.batches = epoch, _batches(self.pieces, self.recipe.batch, order)
+        rows = self.batches[place]
+        return padded([self.pieces[row] for row in rows]), rows
+
+    def loss(self, batch: tuple[torch.Tensor, np.ndarray], phase: Phase) -> torch.Tensor:
+        ids, rows = batch
+        logits, finer = self.network(ids).float(), len(self.network.groups)
+        classes = F.binary_cross_entropy_with_logits(logits[:, finer:], torch.from_numpy(self.texts.classes[rows]))
+        return classes + self.recipe.finer * F.binary_cross_entropy_with_logits(
+            logits[:, :finer], torch.from_numpy(self.texts.fine[rows])
+        )
+
+    def judge(self, phase: Phase) -> dict[str, float]:
+        probabilities = predict(cast(MiniLM, self.averaged), self.kept, self.recipe)
+        with torch.inference_mode(False):  # calibration is fitted by gradients
+            report = measure_texts(*_fitted(probabilities.clone(), self.truth))
+        return {"macro_f1": report.macro_f1, "accuracy": report.accuracy}
 
 
 def _batches(pieces: Pieces, batch: int, rng: np.random.Generator) -> list[np.ndarray]:

@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 
 from moodreel.errors import DataInvalid
@@ -18,6 +19,8 @@ from moodreel.training.data.ferplus import hold_out
 from moodreel.training.data.goemotions import read_texts
 from moodreel.training.evaluate_text import evaluate_text, summary
 from moodreel.training.export_text import Point, write_text, write_text_card
+from moodreel.training.fit.command import add_options
+from moodreel.training.loop import fit
 from moodreel.training.recipes import TextRecipe
 from moodreel.training.text import TrainedText, find_pretrained, train_text
 from moodreel.training.text_floor import measure_floor
@@ -37,6 +40,7 @@ def add_parser(models: argparse._SubParsersAction, option_type: Callable[[object
     parser.add_argument("--pretrained", type=Path, help="folder of MiniLM's weights; default: the installed package's")
     parser.add_argument("--beside", type=Path, nargs="*", default=[], help="models made before, for the card's curve")
     parser.add_argument("--threads", type=int, default=1, help="of torch (default: %(default)s)")
+    add_options(parser)
     for field in fields(TextRecipe):
         name = "--" + field.name.replace("_", "-")
         parser.add_argument(name, type=option_type(field.default), default=field.default, help="default: %(default)s")
@@ -53,13 +57,15 @@ def run_training(args: argparse.Namespace) -> None:
     pretrained = args.pretrained or find_pretrained()
     texts, dev = read_texts(args.data, "train"), read_texts(args.data, "dev")
     args.out.mkdir(parents=True, exist_ok=True)
-    logging.getLogger().addHandler(logging.FileHandler(args.out / "train.log", mode="w"))
+    mode = "a" if args.resume else "w"
+    logging.getLogger().addHandler(logging.FileHandler(args.out / "train.log", mode=mode))
     log.info("%s", recipe)
 
     held = hold_out(len(texts.texts), recipe.held_out, recipe.seed)
     floor = measure_floor(texts.only(~held), texts.only(held), dev, seed=recipe.seed)
     log.info("words counted, and a logistic regression:\n%s", summary(floor))
-    trained = train_text(args.data, recipe, pretrained)
+    kept = partial(fit, folder=args.out, resume=args.resume, wandb=args.wandb)
+    trained = train_text(args.data, recipe, pretrained, loop=kept)
     write_text(args.out, trained, recipe)
     curve = [*_precisions(trained, recipe, args), *(_measured(folder, args.data) for folder in args.beside)]
     report = evaluate_text(load_text(args.out), args.data)
