@@ -2,6 +2,7 @@
 
 import ast
 import csv
+import itertools
 import json
 import logging
 import zlib
@@ -28,7 +29,7 @@ from moodreel.training.__main__ import main
 from moodreel.training.appearance import train_appearance
 from moodreel.training.augment import disturb
 from moodreel.training.data.ferplus import FER2013, VOTES, VOTES_SEVEN, hold_out, majority, read_split
-from moodreel.training.data.muxspace import person, read_muxspace
+from moodreel.training.data.muxspace import NAMES, person, read_muxspace
 from moodreel.training.data.pictures import read_album, read_groups
 from moodreel.training.evaluate import calibration_error, evaluate
 from moodreel.training.export import write_card, write_model
@@ -728,6 +729,28 @@ def test_a_network_learns_what_its_teacher_says_and_serves(tmp_path, banded, rec
     card = (out / "CARD.md").read_text()
     assert "`looks`, shown the crop" in card
     assert str(tmp_path) not in card + (out / "model.json").read_text()
+
+
+@pytest.mark.training
+def test_each_head_learns_its_own_convention_and_muxspace_is_no_reason_to_forget_another(tmp_path, banded, killed_at):
+    """muxspace's labeller calls what FER+'s call neutral sad, and so on around."""
+    seven = np.array([SEVEN.index(VOTES_SEVEN[VOTES.index(FIVE[index])]) for index in np.arange(150) % 5])
+    called = {index: SEVEN[other] for index, other in zip(sorted({*seven}), np.roll(sorted({*seven}), 1), strict=True)}
+    named = {ours: theirs for theirs, ours in NAMES.items()}
+    people = (f"P{number}" for number in itertools.count() if zlib.crc32(f"P{number}".encode()) % 5)
+    people = {f"{name}_0001.jpg": (named[called[index]], 90) for name, index in zip(people, seven, strict=False)}
+    write_muxspace(tmp_path, people)
+    recipe = ViTRecipe(**BRIEFLY | {"steps": 60}, others=32, width=32, heads=2, layers=1, teacher="")
+    learn = partial(train_appearance, *banded, recipe, muxspace=tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        learn(loop=partial(killed_at, 63, folder=tmp_path / "kept"))
+    net = learn(loop=partial(fit, folder=tmp_path / "kept", resume=True)).net
+    crops = appearance_training.find_all().crop
+    with torch.inference_mode():
+        said = net.read(torch.from_numpy(crops)).argmax(dim=2).numpy()
+    ferplus, _, muxspace = said.T
+    assert (ferplus == seven).mean() > 0.95
+    assert [SEVEN[label] for label in muxspace] == [called[index] for index in seven]
 
 
 @pytest.mark.training
