@@ -63,10 +63,10 @@ def _mark(canvas: ImageDraw.ImageDraw, box: Sequence[float], mark: Mark, size: t
     top = next((at for at in (y - tall, y + height) if 0 <= at <= size[1] - tall), min(y, size[1] - tall))
     left = max(0.0, min(x, size[0] - wide - 2 * pad))
     canvas.rounded_rectangle((left, top, left + wide + 2 * pad, top + tall), radius=letters / 3, fill=colour)
-    canvas.text((left + pad, top + tall / 2), text, font=font, fill=_legible_on(colour), anchor="lm")
+    canvas.text((left + pad, top + tall / 2), text, font=font, fill=legible_on(colour), anchor="lm")
 
 
-def _legible_on(colour: str) -> str:
+def legible_on(colour: str) -> str:
     """Choose dark or light letters by the brightness of what is behind them."""
     red, green, blue = ImageColor.getrgb(colour)[:3]
     return DARK if 0.299 * red + 0.587 * green + 0.114 * blue > 140 else LIGHT

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from moodreel.errors import DataInvalid
+from moodreel.training.attention_commands import highlighter
 from moodreel.training.compare.comparison import compare
 from moodreel.training.compare.faces import draw_faces
 from moodreel.training.compare.figures import SCORES
@@ -63,7 +64,8 @@ def run(args: argparse.Namespace, store: Path) -> None:
     means = Means(store, args.cache, workers=args.threads)
     plan = Plan(args.judge_by, args.resamples, args.seed, args.gap_sample, args.gap)
     comparison, sitting = compare(subjects, data, sides, means, plan, groups=groups)
-    write_report(args.out, comparison, command_of(args), draw_faces(subjects, sitting, data.media, means))
+    drawn = draw_faces(subjects, sitting, data.media, means, highlighter(sitting.labels))
+    write_report(args.out, comparison, command_of(args), drawn)
     for sentence in verdict(comparison):
         print(sentence)
     print(f"Held out: {comparison.why}\n{args.out / PAGE}, {args.out / TEXT}")
