@@ -294,3 +294,17 @@ def test_a_folder_of_another_kind_is_refused(tmp_path):
     ResNetForImageClassification(ResNetConfig(**RESNET)).save_pretrained(tmp_path / "theirs")
     with pytest.raises(ModelInvalid, match="of a resnet, not of a vit"):
         make_network("vit-b-16", THREE, pretrained=tmp_path / "theirs")
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_it_is_written_in_fewer_bytes_where_that_is_asked_for(tmp_path, name):
+    torch.manual_seed(0)
+    network = make_network(name, THREE, **SIZES[name]).eval()
+    sizes, answers = [], []
+    for weights in ("float32", "float16", "int8"):
+        write_network(tmp_path / weights, network, weights)
+        sizes.append((tmp_path / weights / "model.safetensors").stat().st_size)
+        answers.append(load(tmp_path / weights).predict([[seen(1)]])[0].probabilities)
+    assert sizes[0] > sizes[1] > sizes[2]
+    np.testing.assert_allclose(answers[1], answers[0], atol=0.01)
+    np.testing.assert_allclose(answers[2], answers[0], atol=0.1)

@@ -22,6 +22,7 @@ from moodreel.errors import ModelInvalid
 from moodreel.models import hugging_face
 from moodreel.models.checkpoint import read_weights
 from moodreel.models.hugging_face import CONFIG, PREPROCESSOR, RESAMPLING, WEIGHTS, HuggingFaceNet, Preparation
+from moodreel.models.quantised import PRECISIONS
 
 PRETRAINED = {"resnet-50": "resnet", "vit-b-16": "vit"}
 """Kinds of networks by name; transformers' own defaults are these two in size."""
@@ -65,17 +66,18 @@ def make_network(name: str, labels: Sequence[str], *, pretrained: Path | None = 
     return HuggingFaceNet(network, preparation)
 
 
-def write_network(folder: Path, network: HuggingFaceNet, weights: Mapping[str, torch.Tensor] | None = None) -> None:
-    """Write config.json, preprocessor_config.json and model.safetensors, each of them whole or not at all.
+def write_network(folder: Path, network: HuggingFaceNet, weights: str = "float32") -> None:
+    """Write config.json, preprocessor_config.json and model.safetensors, each of them whole or not at all. A model.json
+    beside them is the caller's.
 
-    weights: by the names that they have in files, where they are not the network's as they are
-        (`moodreel.models.quantised`). A model.json beside them is the caller's.
+    weights: a name in `PRECISIONS`. In `int8` only the store reads them, not transformers by itself.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as made:
         network.network.save_pretrained(made)
-        if weights is not None:
-            safetensors.torch.save_file(dict(weights), Path(made) / WEIGHTS, metadata={"format": "pt"})
+        if weights != "float32":
+            state = PRECISIONS[weights](safetensors.torch.load_file(Path(made) / WEIGHTS))
+            safetensors.torch.save_file(state, Path(made) / WEIGHTS, metadata={"format": "pt"})
         (Path(made) / PREPROCESSOR).write_text(json.dumps(_stated(network), indent=2) + "\n", encoding="utf-8")
         for name in (CONFIG, PREPROCESSOR, WEIGHTS):
             (Path(made) / name).chmod(0o644)

@@ -1,12 +1,16 @@
-"""Weights in fewer bytes: half precision, or eight bits with a scale for each row of a matrix."""
+"""Weights in fewer bytes: half precision, or eight bits with a scale for each row of a matrix, or each output channel
+of a convolution."""
 
 from collections.abc import Callable, Mapping
 
 import torch
 
 SCALE = ".scale"
-"""After the name of a matrix of eight bits: what its rows are multiplied by."""
+"""After the name of weights of eight bits: what their rows, or output channels, are multiplied by."""
 _MOST = 127
+_SHORTEST = 16
+"""Numbers of a row that eight bits are worth it for: a shorter one, as of a table of priors, has most to lose by them,
+and its scale takes as many bytes as they save."""
 
 
 def in_full(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -14,21 +18,24 @@ def in_full(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def in_half(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Half precision; what has numbers too large for it stays as it is."""
+    halved = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
     return {
-        name: (tensor.half() if tensor.is_floating_point() else tensor).contiguous() for name, tensor in state.items()
+        name: (tensor if torch.isfinite(tensor).all() else state[name]).contiguous() for name, tensor in halved.items()
     }
 
 
 def in_eight_bits(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Matrices as whole numbers of -127 to 127 times a scale a row; what is no matrix in half precision."""
+    """Matrices and convolutions as whole numbers of -127 to 127 times a scale for each row or output channel; what is
+    neither, or has but one row, in half precision."""
     small = {}
     for name, tensor in in_half(state).items():
-        if tensor.ndim != 2 or not tensor.is_floating_point():
+        if tensor.ndim < 2 or len(tensor) < 2 or tensor[0].numel() < _SHORTEST or not tensor.is_floating_point():
             small[name] = tensor
             continue
-        exact = state[name].float()
+        exact = state[name].float().flatten(1)
         scale = (exact.abs().amax(dim=1) / _MOST).clamp_min(1e-12)
-        small[name] = (exact / scale[:, None]).round().to(torch.int8).contiguous()
+        small[name] = (exact / scale[:, None]).round().to(torch.int8).reshape(tensor.shape).contiguous()
         small[name + SCALE] = scale
     return small
 
@@ -43,6 +50,10 @@ PRECISIONS: dict[str, Callable[[Mapping[str, torch.Tensor]], dict[str, torch.Ten
 
 def restore(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Undo what `in_eight_bits` did; weights that were stored otherwise stay as they are."""
-    matrices = {name.removesuffix(SCALE) for name in weights if name.endswith(SCALE)} & weights.keys()
-    kept = {name: tensor for name, tensor in weights.items() if name.removesuffix(SCALE) not in matrices}
-    return kept | {name: weights[name].float() * weights[name + SCALE].float()[:, None] for name in matrices}
+    rows = {name.removesuffix(SCALE) for name in weights if name.endswith(SCALE)} & weights.keys()
+    kept = {name: tensor for name, tensor in weights.items() if name.removesuffix(SCALE) not in rows}
+    return kept | {name: _scaled(weights[name].float(), weights[name + SCALE].float()) for name in rows}
+
+
+def _scaled(whole: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    return whole * scale.reshape(-1, *[1] * (whole.ndim - 1))

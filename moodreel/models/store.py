@@ -14,6 +14,7 @@ from moodreel.models.face_expression import FaceExpressionNet
 from moodreel.models.improved_cnn import ImprovedCNN
 from moodreel.models.joint import JointNet
 from moodreel.models.predictor import Predictor
+from moodreel.models.quantised import restore
 from moodreel.models.resemotenet import ResEmoteNet
 from moodreel.models.shelf import CARD, WEIGHTS, Shelf, build, digest_of, weights_in
 from moodreel.models.temporal_vit import TemporalViTNet
@@ -57,7 +58,7 @@ def load(path: Path, *, device: str = "cpu", fold: bool = True) -> Predictor:
     weights_path = weights_in(path) if path.is_dir() else path
     card_path = weights_path.parent / CARD
     card = read_card(card_path) if card_path.is_file() else original_card(path.stem)
-    weights = read_weights(weights_path)
+    weights = restore(read_weights(weights_path))
     digest = digest_of(weights_path, card)
     module = build(card, ARCHITECTURES)
     fill(module, weights, card.name)

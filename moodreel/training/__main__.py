@@ -16,7 +16,7 @@ import torch
 
 from moodreel.errors import DataInvalid, MoodreelError
 from moodreel.models.store import ModelStore, load
-from moodreel.training import loop, text_commands
+from moodreel.training import attention_commands, loop, precision_commands, text_commands
 from moodreel.training.appearance import train_appearance
 from moodreel.training.baseline import listen, measure_baseline
 from moodreel.training.baseline import summary as summary_of_folds
@@ -89,7 +89,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     print(_summary(report))
 
 
-def _explain(args: argparse.Namespace) -> None:
+def _movements(args: argparse.Namespace) -> None:
     surrogate = fit_movements(args.data, LANDMARKER, args.cache, ModelStore(STORE).get(MODEL), workers=args.threads)
     write_movements(args.out, surrogate, MODEL)
     print(f"agreement with {MODEL} {surrogate.agreement:.4f} of {surrogate.pictures} faces")
@@ -213,9 +213,11 @@ def _parser() -> argparse.ArgumentParser:
     evaluation.add_argument("model", help="a name in the store, a model's folder or a weights file")
     evaluation.set_defaults(run=_evaluate)
     comparing.add_parser(commands, STORE)
+    for more in (attention_commands, precision_commands):
+        more.add_parser(commands, store=STORE)
     movements = commands.add_parser("movements", parents=[common], help="fit what names the movements behind an answer")
     movements.add_argument("--out", type=Path, required=True, help="the folder to write")
-    movements.set_defaults(run=_explain)
+    movements.set_defaults(run=_movements)
     frozen = commands.add_parser("baseline", help="measure what sound tells without a network, to compare with")
     frozen.add_argument("--data", required=True, help="ravdess-audio:PATH, or another set with sound")
     frozen.add_argument("--folds", type=int, default=5, help="by person (default: %(default)s)")

@@ -16,7 +16,6 @@ from moodreel.models.compact_emotimesh import CompactEmotiMeshNet, read
 from moodreel.models.expression import ExpressionNet
 from moodreel.models.hugging_face import WEIGHTS, HuggingFaceNet
 from moodreel.models.pretrained import make_network, write_network
-from moodreel.models.quantised import PRECISIONS
 from moodreel.models.store import ARCHITECTURES
 from moodreel.training.compare.reading import Means, Media
 from moodreel.training.data.sets import CLIPS, PICTURES, DataSet
@@ -114,7 +113,7 @@ class PortraitMaker(Maker):
 
     def write(self, out: Path, network: nn.Module, fields: dict[str, Any], weights: str, **stated: str) -> None:
         assert isinstance(network, HuggingFaceNet)
-        write_network(out, network, PRECISIONS[weights](network.network.state_dict()))
+        write_network(out, network, weights)
         # What config.json says need not be said twice.
         own = {name: value for name, value in fields.items() if name not in ("architecture", "arguments")}
         write_json(out, {"name": out.name, "version": "1", **own, **stated, "sha256": sha256(out / WEIGHTS)})
