@@ -1,6 +1,8 @@
 """Networks that the lab trains, by name: how large they are, any number of classes, and served like any other."""
 
+import contextlib
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,19 +14,22 @@ from torch import nn
 from api import create_app
 from moodreel.analysis import Analyser
 from moodreel.detection import Detector
-from moodreel.emotions import FIVE
+from moodreel.emotions import FIVE, SEVEN
 from moodreel.errors import ModelInvalid
 from moodreel.models.audiovisual import AudioVisualNet, Excerpts
 from moodreel.models.card import Card
 from moodreel.models.predictor import Predictor
+from moodreel.models.pretrained import PRETRAINED
 from moodreel.models.store import ARCHITECTURES, load
 from moodreel.models.temporal_vit import TemporalViTNet, places
 from moodreel.models.vit import ViTNet, ViTScratch
+from moodreel.training.fit.makers import MAKERS
 from tests import accounts, media
 from tests.serving import DATE, KEY, video_body
 from tests.test_expression import lived, seen
 
-STORE = Path(__file__).parents[1] / "model_store"
+ROOT = Path(__file__).parents[1]
+STORE = ROOT / "model_store"
 THREE = ("calm", "bored", "curious")
 """Labels of somebody's own, one of which we know."""
 
@@ -56,24 +61,22 @@ def saved(folder, name, labels=THREE):
     return network
 
 
-@pytest.mark.parametrize(
-    ("name", "parameters"),
-    [
-        ("compact-emotimesh", 694_499),
-        ("emotimesh", 139_087_101),
-        ("face-expression", 2_993_959),
-        ("improved-cnn", 1_700_583),
-        ("joint", 3_642_308),
-        ("resemotenet", 80_238_599),
-        ("temporal-vit", 625_811),
-        ("vit", 2_305_334),
-        ("vit-scratch", 1_837_831),
-    ],
-)
-def test_a_network_has_as_many_parameters_as_the_readme_says(name, parameters):
-    with torch.device("meta"):
-        network = ARCHITECTURES[name]()
-    assert sum(p.numel() for p in network.parameters()) == parameters
+def table():
+    """Rows of the README's table of architectures: names and parameters."""
+    section = (ROOT / "README.md").read_text().split("### Architectures, by name")[1].split("###")[0]
+    rows = re.findall(r"^\| `([\w-]+)` \| ([\d,]+) ", section, re.M)
+    return {name: int(count.replace(",", "")) for name, count in rows}
+
+
+def test_the_readme_has_every_architecture():
+    assert sorted(table()) == sorted(MAKERS)
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_a_network_has_as_many_parameters_as_the_readme_says(name):
+    with contextlib.nullcontext() if name in PRETRAINED else torch.device("meta"):
+        network = MAKERS[name].make(SEVEN, {}, None)
+    assert sum(p.numel() for p in network.parameters()) == table()[name]
 
 
 def test_the_parts_of_a_vit_from_scratch_are_those_of_the_publication():
