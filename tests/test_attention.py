@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
+from moodreel.emotions import FIVE
 from moodreel.errors import ModelInvalid
 from moodreel.models.audiovisual import AudioVisualNet
 from moodreel.models.compact_emotimesh import CompactEmotiMeshNet
@@ -26,8 +27,9 @@ from moodreel.models.temporal_vit import TemporalViTNet
 from moodreel.models.vit import ViTNet, ViTScratch
 from moodreel.training.__main__ import main
 from moodreel.training.attention import explain
-from moodreel.training.attention_commands import find_faces, look
+from moodreel.training.attention_commands import find_faces, highlighter, look
 from moodreel.training.attention_sheet import Look, draw_attention, overlay, sheet
+from moodreel.training.compare.opening import open_subjects
 from tests.test_expression import lived
 from tests.test_pretrained import RESNET, VIT
 
@@ -224,6 +226,18 @@ def test_the_answer_is_written_below_in_the_colour_of_its_emotion():
     for drawn, colour in ((happy, (0xED, 0xAE, 0x49)), (sad, (0x3D, 0x7E, 0xA6))):
         assert (drawn.reshape(-1, 3) == colour).all(axis=1).sum() > 200
     assert not np.array_equal(happy, draw_attention(a_look(probability=0.2)))
+
+
+# In a comparison
+
+
+def test_a_report_shows_where_each_model_looked_whatever_labels_it_is_in():
+    crops = np.random.default_rng(0).integers(0, 256, (3, 48, 48), dtype=np.uint8)
+    seven, joint = open_subjects(["vit", "moodreel-five"], STORE)
+    drawn = highlighter(FIVE)(seven, crops, np.array([0, 1, 2]))
+    assert drawn.ndim == 4 and len(drawn) == 3 and drawn.dtype == np.uint8
+    assert (drawn.reshape(3, -1, 3).std(axis=2).max(axis=1) > 0).all(), "grey faces under colours"
+    assert highlighter(FIVE)(joint, crops, np.array([0, 1, 2])) is None, "it reads landmarks too"
 
 
 # The command
