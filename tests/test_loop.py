@@ -10,7 +10,9 @@ import torch
 from torch import nn
 
 from moodreel.errors import DataInvalid
-from moodreel.training.loop import CHECKPOINT, SCHEDULES, Phase, Running, Task, epoch_rows, fit
+from moodreel.training.checkpoints import CHECKPOINT
+from moodreel.training.loop import Phase, Running, Task, epoch_rows, fit
+from moodreel.training.schedules import SCHEDULES
 
 COUNT, CLASSES = 32, 4
 

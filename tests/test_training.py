@@ -28,6 +28,7 @@ from moodreel.training import train as training
 from moodreel.training.__main__ import main
 from moodreel.training.appearance import train_appearance
 from moodreel.training.augment import disturb
+from moodreel.training.checkpoints import CHECKPOINT
 from moodreel.training.data.ferplus import FER2013, VOTES, VOTES_SEVEN, hold_out, majority, read_split
 from moodreel.training.data.muxspace import NAMES, person, read_muxspace
 from moodreel.training.data.pictures import read_album, read_groups
@@ -41,7 +42,7 @@ from moodreel.training.export_appearance import (
 )
 from moodreel.training.faces import Found, disturbed, find_all, mirrored
 from moodreel.training.joint import JointRecipe, train_joint
-from moodreel.training.loop import CHECKPOINT, fit
+from moodreel.training.loop import fit
 from moodreel.training.recipes import AppearanceRecipe, ResEmoteNetRecipe, ViTRecipe
 from moodreel.training.sequences import BLINK, JAW_OPEN, MOUTH, Kind, Studio, fit_deformation, listen
 from moodreel.training.train import Recipe, fit_temperature, train

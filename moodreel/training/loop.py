@@ -8,31 +8,29 @@ Each step draws from a seed of its own, number of phase and step, so that a run 
 been: the same batches, the same dropout, the same curve.
 """
 
-import copy
 import logging
 import math
-import zipfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
-from torch.optim import AdamW, Optimizer
-from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts, LambdaLR, LRScheduler, OneCycleLR
+from torch.optim import AdamW
 from tqdm import tqdm
 
 from moodreel.errors import DataInvalid
+from moodreel.training import checkpoints
+from moodreel.training.averages import Mean
+from moodreel.training.checkpoints import CHECKPOINT
 from moodreel.training.metrics import Metrics
+from moodreel.training.schedules import SCHEDULES
 
 log = logging.getLogger(__name__)
-
-CHECKPOINT = "checkpoint.pt"
 
 
 @dataclass(frozen=True)
@@ -139,9 +137,11 @@ def fit(
     wandb: the project of Weights & Biases to write to as well.
     Raises DataInvalid for a checkpoint that is broken or of another run, or a loss that is no number any more.
     """
-    phases, about = tuple(phases), _plain(describe or {}) | {"running": _plain(asdict(running))}
-    about["phases"] = [_plain(asdict(phase)) for phase in phases]
-    state = _read(folder / CHECKPOINT, about) if folder and resume and (folder / CHECKPOINT).is_file() else None
+    phases, about = tuple(phases), checkpoints.plain(describe or {}) | {"running": checkpoints.plain(asdict(running))}
+    about["phases"] = [checkpoints.plain(asdict(phase)) for phase in phases]
+    state = None
+    if folder and resume and (folder / CHECKPOINT).is_file():
+        state = checkpoints.resume(folder / CHECKPOINT, about)
     run = _Run(task, running, state)
     with Metrics(folder, history=run.history, wandb=wandb, about=about) as metrics:
         for number, phase in enumerate(phases):
@@ -150,7 +150,7 @@ def fit(
             for row in run.go_through(phase, number, first=sum(p.steps for p in phases[:number])):
                 metrics.write(row)
                 if folder:
-                    _save(folder / CHECKPOINT, {**run.state(), "about": about})
+                    checkpoints.save(folder / CHECKPOINT, {**run.state(), "about": about})
     return run.finish()
 
 
@@ -161,7 +161,7 @@ class _Run:
         self.task, self.running = task, running
         self.device = next(task.network.parameters()).device
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self._half is torch.float16)  # type: ignore[attr-defined]
-        self.mean = _Mean(task.network, running) if running.average else None
+        self.mean = Mean(task.network, running.average, anchored=running.anchored) if running.average else None
         task.averaged = self.mean.network if self.mean else task.network
         self.phase, self.step, self.stale = 0, 0, 0
         self.history: list[dict[str, Any]] = []
@@ -282,7 +282,9 @@ class _Run:
             "mean": self.mean.state_dict() if self.mean else None,
             "scaler": self.scaler.state_dict(),
             "optimiser": self.optimiser.state_dict(),
-            "schedule": {name: value for name, value in self.schedule.state_dict().items() if _is_plain(value)},
+            "schedule": {
+                name: value for name, value in self.schedule.state_dict().items() if checkpoints.is_plain(value)
+            },
             **{name: getattr(self, name) for name in ("phase", "step", "stale", "history", "best", "kept")},
         }
 
@@ -293,30 +295,6 @@ class _Run:
         network.eval()
         self.task.averaged = network
         return Fitted(history=tuple(self.history), best=self.best)
-
-
-def _one_cycle(optimiser: Optimizer, phase: Phase) -> LRScheduler:
-    """Up and down again as a cosine (Smith & Topin 2019)."""
-    highest = [group["lr"] for group in optimiser.param_groups]
-    return OneCycleLR(optimiser, highest, total_steps=max(phase.steps, 2))
-
-
-def _cosine_restarts(optimiser: Optimizer, phase: Phase) -> LRScheduler:
-    """Down as a cosine, and again from the top, for twice as long (SGDR, Loshchilov & Hutter 2017)."""
-    return CosineAnnealingWarmRestarts(optimiser, phase.restart or max(phase.steps, 1), T_mult=2)
-
-
-def _trapezoid(optimiser: Optimizer, phase: Phase) -> LRScheduler:
-    """Up, level, and down to zero in straight lines."""
-    rising, falling = (max(1, round(phase.steps * share)) for share in (phase.warm, phase.cooling))
-    return LambdaLR(optimiser, lambda step: min(1, (step + 1) / rising, (phase.steps - step) / falling))
-
-
-SCHEDULES: dict[str, Callable[[Optimizer, Phase], LRScheduler]] = {
-    "one-cycle": _one_cycle,
-    "cosine-restarts": _cosine_restarts,
-    "trapezoid": _trapezoid,
-}
 
 
 def epoch_rows(step: int, count: int, batch: int, seed: int, weights: np.ndarray | None = None) -> np.ndarray:
@@ -356,84 +334,9 @@ def _listen(network: nn.Module, phase: Phase) -> None:
             module.eval()
 
 
-class _Mean:
-    """A network of the mean of another's last weights, which soon forgets the first ones, unless it is anchored."""
-
-    def __init__(self, network: nn.Module, running: Running) -> None:
-        self.network = copy.deepcopy(network).requires_grad_(False).eval()
-        self._running, self._count = running, 0
-
-    def restart(self) -> None:
-        self._count = 0
-
-    def update(self, network: nn.Module) -> None:
-        """Move what learns, and the state of normalisations, towards the network's; the rest is the same in both."""
-        self._count += 1
-        moving = [
-            (mean, now.detach())
-            for mean, now in zip(self._tensors(self.network), self._tensors(network), strict=True)
-            if now.requires_grad or not isinstance(now, nn.Parameter)
-        ]
-        means, nows = (
-            list(tensors) for tensors in zip(*[pair for pair in moving if pair[0].is_floating_point()], strict=True)
-        )
-        soon = 1.0 if self._running.anchored else self._count / (9 + self._count)
-        torch._foreach_lerp_(means, nows, 1 - min(self._running.average, soon))
-        for mean, now in moving:
-            if not mean.is_floating_point():
-                mean.copy_(now)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"network": self.network.state_dict(), "count": self._count}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.network.load_state_dict(state["network"])
-        self._count = state["count"]
-
-    @staticmethod
-    def _tensors(network: nn.Module) -> list[torch.Tensor]:
-        return [*network.parameters(), *network.buffers()]
-
-
 def _seed(*parts: int) -> int:
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint32)[0])
 
 
 def _copied(network: nn.Module) -> dict[str, torch.Tensor]:
     return {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
-
-
-def _plain(values: Any) -> Any:
-    """The same in what a checkpoint may hold without running code: dicts, lists, numbers, words."""
-    if isinstance(values, Mapping):
-        return {str(key): _plain(value) for key, value in values.items()}
-    if isinstance(values, list | tuple):
-        return [_plain(value) for value in values]
-    return values if _is_plain(values) else str(values)
-
-
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, list | tuple):
-        return all(map(_is_plain, value))
-    return value is None or isinstance(value, bool | int | float | str)
-
-
-def _save(path: Path, state: dict[str, Any]) -> None:
-    """Write a checkpoint whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    made = path.with_suffix(".new")
-    torch.save(state, made)
-    made.replace(path)
-
-
-def _read(path: Path, about: dict[str, Any]) -> dict[str, Any]:
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        theirs = state["about"]
-    except (OSError, RuntimeError, UnpicklingError, zipfile.BadZipFile, KeyError, EOFError) as error:
-        raise DataInvalid(f"{path} is no checkpoint of this program, or broken; train without --resume.") from error
-    if differ := [name for name in about.keys() | theirs.keys() if about.get(name) != theirs.get(name)]:
-        raise DataInvalid(
-            f"{path} is of another run: {', '.join(sorted(differ))} differ. Train as it was, or without --resume."
-        )
-    return state

@@ -19,6 +19,7 @@ from moodreel.models.card import AUDIO_VISUAL
 from moodreel.models.multimodal import load_audiovisual
 from moodreel.models.resnet import SIDE, load_pretrained
 from moodreel.models.shelf import CARD
+from moodreel.training.checkpoints import read_checkpoint
 from moodreel.training.compare.reading import Means
 from moodreel.training.data.examples import Example
 from moodreel.training.data.sets import CLIPS, PICTURES, RECORDINGS, DataSet
@@ -69,6 +70,18 @@ class AudioVisualMaker(Maker):
         elif pretrained:
             load_pretrained(network.trunk, pretrained)
         return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def hear(self, network: nn.Module, checkpoint: Path, data: DataSet, study: Study, counts: Mapping) -> None:
+        state = read_checkpoint(checkpoint)
+        about, weights = state["about"], (state["mean"] or state)["network"]
+        recipe = about["recipe"]
+        same = about["examples"] == counts and (recipe["seed"], recipe["by"]) == (study.seed, study.by)
+        if not same or about["data"] not in data.name:
+            # Whoever is held out here would have been learnt from there.
+            raise DataInvalid(f"{checkpoint} has heard others than are learnt from here; train it on the same parts.")
+        own = {name.removeprefix("audio."): tensor for name, tensor in weights.items() if name.startswith("audio.")}
+        assert isinstance(network, AudioVisualNet)
+        network.audio.load_state_dict(own)
 
     def fields(self, data: DataSet) -> dict[str, Any]:
         has = {PICTURES: ("video",), RECORDINGS: ("audio",), CLIPS: MODALITIES}[data.media]

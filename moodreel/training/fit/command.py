@@ -18,7 +18,7 @@ from moodreel.training.fit.card import write_fitted_card
 from moodreel.training.fit.conduct import Order, conduct
 from moodreel.training.fit.makers import MAKERS, maker_of
 from moodreel.training.fit.study import Study
-from moodreel.training.loop import SCHEDULES
+from moodreel.training.schedules import SCHEDULES
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +39,9 @@ def add_parser(commands: Any, read_as: Callable[[Any], Callable[[str], Any]], st
         help="of the network, as often as needed: fusion=gated, layers=2, channels=[32,64]",
     )
     parser.add_argument("--pretrained", type=Path, help="weights to begin with, where the architecture takes them")
+    parser.add_argument(
+        "--heard", type=Path, metavar="RUN", help="of pairs: begin from the audio networks of a run with the same folds"
+    )
     parser.add_argument(
         "--folds", type=int, default=0, help="cross-validate by person in so many parts, then train on everything"
     )
@@ -75,6 +78,7 @@ def _run(args: argparse.Namespace, store: Path) -> None:
         arguments=dict(_argument(given) for given in args.argument),
         out=args.out,
         pretrained=args.pretrained,
+        heard=args.heard,
         folds=args.folds,
         resume=args.resume,
         wandb=args.wandb,
@@ -105,6 +109,7 @@ def _command(args: argparse.Namespace, study: Study) -> str:
     words += [f"--faces {args.faces.partition(':')[0]}:PATH"] if args.faces else []
     words += [f"--argument {shlex.quote(given)}" for given in args.argument]
     words += ["--pretrained PATH"] if args.pretrained else []
+    words += ["--heard RUN"] if args.heard else []
     words += [f"--folds {args.folds}"] if args.folds else []
     for field in fields(Study):
         value = getattr(study, field.name)

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from moodreel.errors import DataInvalid
+from moodreel.training.checkpoints import CHECKPOINT
 from moodreel.training.compare.figures import Answers, Figures, measure
 from moodreel.training.compare.opening import open_subjects
 from moodreel.training.compare.reading import Means
@@ -32,6 +33,7 @@ class Order:
     """What is asked for.
 
     architecture: a name in `makers.MAKERS`. arguments: of the network. pretrained: weights to begin with.
+    heard: the folder of a run on the same recordings, with the same folds, whose audio networks are begun from.
     out: the model's folder. folds: how many times to train with another part held out before training on all; 0 for
         one split. command: for the card.
     """
@@ -40,6 +42,7 @@ class Order:
     arguments: Mapping[str, Any]
     out: Path
     pretrained: Path | None = None
+    heard: Path | None = None
     folds: int = 0
     resume: bool = False
     wandb: str = ""
@@ -163,12 +166,15 @@ def _train(
     targets = data.targets if data.targets is not None else np.eye(len(data.labels), dtype=np.float32)[data.truth]
     lessons = Lessons(network, material, targets, learnt, kept, study.manner, seed=study.seed)
     maker.begin(network, material, learnt)
+    counts = {"learnt": len(learnt), "kept": len(kept)}
+    if order.heard:
+        maker.hear(network, order.heard / folder.relative_to(order.out) / CHECKPOINT, data, study, counts)
     about = {
         "architecture": order.architecture,
         "arguments": maker.arguments(order.arguments),
         "labels": data.labels,
         "data": data.name,
-        "examples": {"learnt": len(learnt), "kept": len(kept)},
+        "examples": counts,
         "recipe": asdict(study),
     }
     epoch = lessons.epoch()

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from moodreel.errors import DataInvalid
 from moodreel.models.quantised import PRECISIONS
 from moodreel.training.compare.reading import Means
 from moodreel.training.data.sets import DataSet
@@ -48,6 +49,10 @@ class Maker(ABC):
     def fields(self, data: DataSet) -> dict[str, Any]:
         """More of model.json."""
         return {}
+
+    def hear(self, network: nn.Module, checkpoint: Path, data: DataSet, study: Study, counts: Mapping) -> None:
+        """Begin from what another run has learnt of the same recordings. counts: of examples, as checkpoints say."""
+        raise DataInvalid(f"{self.name} hears nothing; leave --heard out.")
 
     def write(self, out: Path, network: nn.Module, fields: dict[str, Any], weights: str, **stated: str) -> None:
         """Write weights, in one of `PRECISIONS`, and model.json. stated: its data and licence."""
