@@ -42,7 +42,7 @@ def write_fitted(
     maker.write(order.out, network, fields, study.weights, data=f"{data.name} ({data.licence})", licence=licence)
 
 
-def write_fitted_card(order: "Order", study: Study, outcome: "Outcome", maker: Maker, *, minutes: float) -> None:
+def write_fitted_card(order: "Order", study: Study, outcome: "Outcome", maker: Maker) -> None:
     """Add the figures to model.json, and write CARD.md."""
     fields = json.loads((order.out / CARD).read_text(encoding="utf-8"))
     source = f"{outcome.data.name}, {outcome.held_out.examples} {outcome.data.media} held out. {outcome.parted.why}"
@@ -51,7 +51,7 @@ def write_fitted_card(order: "Order", study: Study, outcome: "Outcome", maker: M
         for name, value in _named(outcome.held_out)
     ]
     write_json(order.out, fields)
-    (order.out / "CARD.md").write_text(_card(order, study, outcome, maker, fields, minutes), encoding="utf-8")
+    (order.out / "CARD.md").write_text(_card(order, study, outcome, maker, fields), encoding="utf-8")
 
 
 def _named(figures: Figures) -> list[tuple[str, float]]:
@@ -66,7 +66,7 @@ def _named(figures: Figures) -> list[tuple[str, float]]:
     return [(name, value) for name, value in named.items() if value is not None]
 
 
-def _card(order: "Order", study: Study, outcome: "Outcome", maker: Maker, fields: dict, minutes: float) -> str:
+def _card(order: "Order", study: Study, outcome: "Outcome", maker: Maker, fields: dict) -> str:
     data, held_out = outcome.data, outcome.held_out
     parameters = sum(parameter.numel() for parameter in outcome.network.parameters())
     size = weights_in(order.out).stat().st_size / 1e6
@@ -78,6 +78,7 @@ def _card(order: "Order", study: Study, outcome: "Outcome", maker: Maker, fields
     )
     more = ", and weighing more" if study.class_weights else ""
     times = f" times {study.accumulate}" if study.accumulate > 1 else ""
+    mixup = f"mixup {study.mixup:g} in {study.mixed:.0%} of them" if study.mixup else "no mixup"
     frozen = f", the trunk frozen in the first {study.frozen}" if study.frozen else ""
     fitted_on = "the folds' own answers" if outcome.folds else "what was held out of training"
     of = "the fold with the highest" if outcome.folds else "a sample of what it learnt from"
@@ -90,32 +91,34 @@ It says what was shown, not what somebody felt; it makes no diagnosis and identi
 ```
 {order.command}
 ```
-trained it in {minutes:.0f} minutes of a shared machine, and gives the figures; `metrics.csv` beside this card is its
-curve.
+trained it and gives the figures; `metrics.csv` and `train.log` beside this card tell how it went.
 
 ## How well it does
-{outcome.parted.why} {data.name}: {held_out.examples} {data.media} measured on.
+{outcome.parted.why}
+
+{data.name}: {held_out.examples} {data.media} measured on.
 
 | | held out | learnt from |
 | --- | --- | --- |
 {_side_by_side(held_out, outcome.learnt)}
 
-Over-fitting gap: {gap:+.3f} of accuracy ("learnt from" is {of}).
+Over-fitting gap: {gap:+.3f} of accuracy, learnt from less held out ("learnt from" is {of}).
 {_folds(outcome)}{_variants(outcome)}
+Labels, the worst first:
+
 | label | recall |
 | --- | --- |
 {recall}
 
-Worst first. Rows are true, columns are answered:
+Rows are true, columns are answered:
 
 {_confusion(data.labels, held_out)}
 
 ## How it was made
 - Data: {fields["data"]}.
-- {study.epochs} epochs{frozen}; AdamW at
-  {study.rate:g}, {study.schedule}; batches of {study.batch}{times};
-  label smoothing {study.smoothing:g}, mixup {study.mixup:g} in {study.mixed:.0%} of the batches, weights averaged
-  ({study.average:g}); rare labels shown more often ({study.rarity:g}){more}.
+- {study.epochs} epochs{frozen}; AdamW at {study.rate:g}, {study.schedule}; batches of {study.batch}{times}; {mixup};
+  label smoothing {study.smoothing:g}; weights averaged ({study.average:g}); rare labels shown more often by the power of
+  {study.rarity:g}{more}.
 - Temperature {fields["temperature"]:g}, fitted on {fitted_on}.
 - Seed {study.seed}. The whole recipe is in model.json.
 

@@ -87,8 +87,8 @@ def _run(args: argparse.Namespace, store: Path) -> None:
     )
     means = Means(store=store, cache=args.cache, seed=study.seed, workers=args.threads)
     outcome = conduct(data, study, order, means)
-    minutes = (time.monotonic() - begun) / 60
-    write_fitted_card(order, study, outcome, maker_of(args.architecture), minutes=minutes)
+    write_fitted_card(order, study, outcome, maker_of(args.architecture))
+    log.info("Done in %.1f minutes.", (time.monotonic() - begun) / 60)
     print((args.out / "CARD.md").read_text(encoding="utf-8"))
 
 
