@@ -21,6 +21,7 @@ from moodreel.faces import BLENDSHAPES
 from moodreel.models.predictor import Predictor, Verdict
 from moodreel.models.store import ModelStore
 from moodreel.training import appearance as appearance_training
+from moodreel.training import crops as crops_training
 from moodreel.training import evaluate as evaluation
 from moodreel.training import joint as joint_training
 from moodreel.training import loop
@@ -660,7 +661,7 @@ def banded(tmp_path, monkeypatch):
         faces.crop[row, 9 * index : 9 * index + 9] = 200
     for module in (training, evaluation, appearance_training, joint_training):
         monkeypatch.setattr(module, "find_all", lambda *args, **kwargs: faces)
-    for module in (appearance_training, joint_training):
+    for module in (crops_training, joint_training):
         monkeypatch.setattr(module, "disturb", lambda crop, rng, clean=1: crop)
     monkeypatch.setattr(evaluation, "SEQUENCES", 30)
     return tmp_path, LANDMARKER, tmp_path
@@ -775,7 +776,7 @@ def test_a_command_that_was_killed_goes_on_to_the_same_model(tmp_path, banded, m
             command(out)
     assert {path.name for path in out.iterdir()} == {CHECKPOINT, "metrics.csv", "tensorboard", "train.log"}
     drawn = []
-    monkeypatch.setattr(appearance_training, "disturb", lambda crop, rng, clean=1: drawn.append(crop) or crop)
+    monkeypatch.setattr(crops_training, "disturb", lambda crop, rng, clean=1: drawn.append(crop) or crop)
     assert command(out, "--resume") == whole
     assert len(drawn) == 6 * 32, "only what was left to learn"
     assert ModelStore(tmp_path / "killed").get("mine").info.labels == SEVEN, "served beside its checkpoint"

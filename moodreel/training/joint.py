@@ -26,9 +26,10 @@ from moodreel.training.augment import disturb
 from moodreel.training.data.ferplus import hold_out, read_split
 from moodreel.training.data.muxspace import read_muxspace
 from moodreel.training.faces import find_all
+from moodreel.training.joining import TIME, Time, time_prior
 from moodreel.training.loop import Fitted, Phase, Running, fit
 from moodreel.training.sequences import Kind, Sequences, Studio, fit_deformation, listen
-from moodreel.training.train import EVERY, TIME, Time, fit_temperature, flat, only, time_prior
+from moodreel.training.train import EVERY, fit_temperature, flat, only
 
 log = logging.getLogger(__name__)
 

@@ -21,8 +21,9 @@ from moodreel.training.evaluate_text import evaluate_text, summary
 from moodreel.training.export_text import Point, write_text, write_text_card
 from moodreel.training.fit.command import add_options
 from moodreel.training.loop import fit
+from moodreel.training.pretrained_text import find_pretrained
 from moodreel.training.recipes import TextRecipe
-from moodreel.training.text import TrainedText, find_pretrained, train_text
+from moodreel.training.text import TrainedText, train_text
 from moodreel.training.text_floor import measure_floor
 
 NAME = "text-emotion"
