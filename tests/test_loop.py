@@ -2,6 +2,8 @@
 
 import csv
 import json
+import logging
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -167,6 +169,19 @@ def test_rows_that_weigh_more_come_more_often():
         [epoch_rows(step, 4, 50, seed=0, weights=np.array([0.7, 0.1, 0.1, 0.1])) for step in range(9)]
     )
     assert 0.6 < (drawn == 0).mean() < 0.8
+
+
+def test_what_is_logged_stands_on_lines_of_its_own_and_not_behind_the_bar(capsys, caplog):
+    caplog.set_level(logging.INFO)
+    console = logging.StreamHandler()
+    logging.getLogger().addHandler(console)
+    try:
+        fit(Toy(), PHASES[:1], RUNNING)
+    finally:
+        logging.getLogger().removeHandler(console)
+    shown = re.split(r"[\r\n]", capsys.readouterr().err)
+    assert [line for line in shown if line.startswith("head: step 10, loss")]
+    assert not [line for line in shown if "step/s]head" in line]
 
 
 @pytest.mark.parametrize("afresh", [True, False])

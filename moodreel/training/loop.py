@@ -22,6 +22,7 @@ import torch
 from torch import nn
 from torch.optim import AdamW
 from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from moodreel.errors import DataInvalid
 from moodreel.training import checkpoints
@@ -143,7 +144,7 @@ def fit(
     if folder and resume and (folder / CHECKPOINT).is_file():
         state = checkpoints.resume(folder / CHECKPOINT, about)
     run = _Run(task, running, state)
-    with Metrics(folder, history=run.history, wandb=wandb, about=about) as metrics:
+    with Metrics(folder, history=run.history, wandb=wandb, about=about) as metrics, logging_redirect_tqdm():
         for number, phase in enumerate(phases):
             if number < run.phase:
                 continue
