@@ -70,6 +70,12 @@ def _card(order: "Order", study: Study, outcome: "Outcome", maker: Maker, fields
     data, held_out = outcome.data, outcome.held_out
     parameters = sum(parameter.numel() for parameter in outcome.network.parameters())
     size = weights_in(order.out).stat().st_size / 1e6
+    absent = [label for label in data.labels if label not in {example.label for example in data.examples}]
+    never = (
+        f"\nNothing in the data is called {' or '.join(absent)}, so that it is hardly ever answered.\n"
+        if absent
+        else ""
+    )
     leak = f"\n**{outcome.parted.why}**\n" if outcome.parted.leaks else ""
     warning = "" if data.commercial else f"\n**Not for commercial use.** {fields['licence']}.\n"
     gap = outcome.learnt.accuracy - held_out.accuracy
@@ -87,7 +93,7 @@ def _card(order: "Order", study: Study, outcome: "Outcome", maker: Maker, fields
 {order.architecture}: {", ".join(data.labels)}. {parameters:,} parameters, {size:.1f} MB as {study.weights}. It reads
 {maker.reads}.
 It says what was shown, not what somebody felt; it makes no diagnosis and identifies nobody.
-{warning}{leak}
+{never}{warning}{leak}
 ```
 {order.command}
 ```
@@ -116,9 +122,9 @@ Rows are true, columns are answered:
 
 ## How it was made
 - Data: {fields["data"]}.
-- {study.epochs} epochs{frozen}; AdamW at {study.rate:g}, {study.schedule}; batches of {study.batch}{times}; {mixup};
-  label smoothing {study.smoothing:g}; weights averaged ({study.average:g}); rare labels shown more often by the power of
-  {study.rarity:g}{more}.
+- {study.epochs} epochs{frozen}; AdamW at {study.rate:g}, {study.schedule}; batches of {study.batch}{times};
+  {mixup}; label smoothing {study.smoothing:g}; weights averaged ({study.average:g}); rare labels shown more often
+  (to the power of {study.rarity:g}){more}.
 - Temperature {fields["temperature"]:g}, fitted on {fitted_on}.
 - Seed {study.seed}. The whole recipe is in model.json.
 
