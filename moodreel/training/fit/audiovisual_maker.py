@@ -34,16 +34,21 @@ from moodreel.training.spectrograms import Disturbance
 
 log = logging.getLogger(__name__)
 
-POOL = 1500
+READS = {
+    "video": "8 squares around the face (moodreel.features.cut)",
+    "audio": "a log-mel spectrogram (moodreel.logmel)",
+}
+"""What is read of each modality."""
+POOL = 600
 """Faces of a label that recordings are paired with, at most."""
-LOOKS = 3
+LOOKS = 2
 """Times that each of them is shown to the trunk, disturbed anew."""
 
 
 class AudioVisualMaker(Maker):
     name = AUDIO_VISUAL
     media = (PICTURES, RECORDINGS, CLIPS)
-    reads = "windows of three seconds: 8 squares around the face (moodreel.features.cut) and a log-mel spectrogram"
+    reads = "windows of three seconds"
 
     def prepare(
         self, data: DataSet, means: Means, study: Study, arguments: Mapping[str, Any]
@@ -85,7 +90,13 @@ class AudioVisualMaker(Maker):
 
     def fields(self, data: DataSet) -> dict[str, Any]:
         has = {PICTURES: ("video",), RECORDINGS: ("audio",), CLIPS: MODALITIES}[data.media]
-        return {"kind": AUDIO_VISUAL, "modalities": list(MODALITIES if data.faces else has)}
+        modalities = MODALITIES if data.faces else has
+        parts = " and ".join(READS[name] for name in modalities)
+        return {
+            "kind": AUDIO_VISUAL,
+            "modalities": list(modalities),
+            "input": f"windows of three seconds: {parts}",
+        }
 
     def idle(self, data: DataSet) -> tuple[str, ...]:
         if data.media == PICTURES:
@@ -129,10 +140,16 @@ class PairsOf(Pairs):
         ]:
             raise DataInvalid(f"{data.faces.name} lacks faces for {', '.join(poor)} on one side of its split.")
         self._wanted = wanted
+        self._trunk: list[torch.Tensor] = []
         self._squares, _ = squares_of(data.faces.examples, means)
 
     def show(self, network: AudioVisualNet) -> None:
-        """Let the trunk look at all faces: those that are learnt from as they are and disturbed."""
+        """Let the trunk look at all faces: those that are learnt from as they are and disturbed. What it sees is kept
+        for the next network with the same trunk, as that of the next fold."""
+        trunk = [tensor.cpu() for tensor in network.trunk.state_dict().values()]
+        if self._trunk and all(map(torch.equal, trunk, self._trunk)):
+            return
+        self._trunk = [tensor.clone() for tensor in trunk]
         network.eval()
         self.features, self.pools = self._look(network, self._rows[0], LOOKS)
         self.kept, self.kept_pools = self._look(network, self._rows[1], 0)

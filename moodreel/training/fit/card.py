@@ -91,7 +91,7 @@ def _card(order: "Order", study: Study, outcome: "Outcome", maker: Maker, fields
     return f"""# {fields["name"]}
 
 {order.architecture}: {", ".join(data.labels)}. {parameters:,} parameters, {size:.1f} MB as {study.weights}. It reads
-{maker.reads}.
+{fields["input"]}.
 It says what was shown, not what somebody felt; it makes no diagnosis and identifies nobody.
 {never}{warning}{leak}
 ```
