@@ -13,6 +13,7 @@ from torch import nn
 from moodreel.errors import ModelInvalid, ModelNotFound
 from moodreel.models.card import Card, kind_of
 from moodreel.models.checkpoint import sha256
+from moodreel.models.hugging_face import WEIGHTS as THEIR_WEIGHTS
 from moodreel.models.predictor import ModelInfo
 
 logger = logging.getLogger(__name__)
@@ -118,8 +119,11 @@ def digest_of(weights: Path, card: Card) -> str:
 
 
 def weights_in(folder: Path) -> Path:
-    """Find a folder's weights: those of the store's own name, or else the only checkpoint in it."""
-    found = [folder / WEIGHTS] if (folder / WEIGHTS).is_file() else []
+    """Find a folder's weights: those of a name that says so, or else the only checkpoint in it.
+
+    What training goes on from may lie beside them.
+    """
+    found = [path for path in (folder / WEIGHTS, folder / THEIR_WEIGHTS) if path.is_file()][:1]
     found = found or [path for path in folder.iterdir() if path.suffix in (".safetensors", ".pth", ".pt")]
     if len(found) != 1:
         raise ModelInvalid(

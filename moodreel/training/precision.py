@@ -77,14 +77,14 @@ def export(
     if out.exists() and any(out.iterdir()):
         raise DataInvalid(f"{out} holds files already; name a new or empty folder.")
     told = answers(source)
-    file = _weights_of(source)
+    file = weights_in(source)
     write_precision(source, out, weights)
     tells = answers(out)
     loss = Loss(
         data=data,
         examples=len(truth),
         before=_measure(told, np.asarray(truth), precision_of(file), file.stat().st_size),
-        after=_measure(tells, np.asarray(truth), weights, _weights_of(out).stat().st_size),
+        after=_measure(tells, np.asarray(truth), weights, weights_in(out).stat().st_size),
         differ=int((told.argmax(axis=1) != tells.argmax(axis=1)).sum()),
         largest=float(np.abs(told - tells).max()),
         mean=float(np.abs(told - tells).mean()),
@@ -95,7 +95,7 @@ def export(
 
 def write_precision(source: Path, out: Path, weights: str) -> None:
     """Write a model's folder, its card without metrics of its own, with weights in another precision."""
-    file = _weights_of(source)
+    file = weights_in(source)
     # In full first: what is stored in half already is to come out in what is asked for.
     full = {name: t.float() if t.is_floating_point() else t for name, t in restore(read_weights(file)).items()}
     state = PRECISIONS[weights](full)
@@ -129,12 +129,6 @@ def _measure(probabilities: np.ndarray, truth: np.ndarray, precision: str, size:
     right = probabilities.argmax(axis=1) == truth
     recall = [right[truth == label].mean() for label in np.unique(truth)]
     return Measured(precision, size, float(right.mean()), float(np.mean(recall)))
-
-
-def _weights_of(folder: Path) -> Path:
-    if hugging_face.is_folder(folder):
-        return folder / hugging_face.WEIGHTS
-    return weights_in(folder)
 
 
 def _card_of(folder: Path) -> dict[str, Any]:
