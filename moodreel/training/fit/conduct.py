@@ -85,6 +85,8 @@ def conduct(data: DataSet, study: Study, order: Order, means: Means) -> Outcome:
     The same study gives the same network on the same machine. Raises MoodreelError.
     """
     maker = maker_of(order.architecture)
+    if len(data.labels) < 2:
+        raise DataInvalid(f"{data.name} has one label, {data.labels[0]}: there is nothing to tell apart. Add another.")
     if data.media not in maker.media:
         raise DataInvalid(
             f"{order.architecture} reads {' and '.join(maker.media)}, and {data.name} holds {data.media}; take another."
@@ -102,6 +104,8 @@ def conduct(data: DataSet, study: Study, order: Order, means: Means) -> Outcome:
     [subject] = open_subjects([str(order.out)], means.store)
 
     def figures(rows: np.ndarray) -> Figures:
+        if data.faces is not None:  # a pair is in no file that could be served
+            return _figures(lessons.answers(rows) / temperature, data, rows)
         answers = subject.answer([data.examples[row] for row in rows], data.media, means)
         return measure(answers, data.truth[rows], data.labels)
 
