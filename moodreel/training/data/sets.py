@@ -20,6 +20,8 @@ PEOPLE = "people.csv"
 """Beside the folders of the labels: the columns file, person and, if wished, group (`folders.read_folders`)."""
 CORRECTIONS = "corrections.csv"
 """Beside AFEW-VA's clips: the columns file and label (`afew_va.read_afew_va`)."""
+OWNERS = "its owner's; state it in model.json"
+"""The licence of what somebody has put in folders, and of weights that learnt from that: theirs to say."""
 PICTURES, CLIPS, RECORDINGS = "pictures", "clips", "recordings"
 
 
@@ -193,7 +195,7 @@ def _folders(kind: str) -> Callable[[Path], DataSet]:
             media=kind,
             labels=tuple(sorted({example.label for example in examples})),
             examples=examples,
-            licence="its owner's; state it in model.json",
+            licence=OWNERS,
         )
 
     return read

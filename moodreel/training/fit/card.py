@@ -1,15 +1,16 @@
 """The folder of a network that a study made: weights, model.json, and a card for people, every figure from the run."""
 
 import json
+import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from moodreel.models.shelf import CARD, weights_in
 from moodreel.training.compare.figures import Figures
-from moodreel.training.data.sets import DataSet
+from moodreel.training.data.sets import OWNERS, DataSet
 from moodreel.training.export import write_json
 from moodreel.training.fit.maker import Maker
 from moodreel.training.fit.study import Study
@@ -36,8 +37,9 @@ def write_fitted(
         **maker.fields(data),
         "recipe": asdict(study),
     }
-    licence = OURS if data.commercial else NON_COMMERCIAL.format(name=data.name, licence=data.licence)
+    licence = OWNERS if data.licence == OWNERS else OURS
     if not data.commercial:
+        licence = NON_COMMERCIAL.format(name=data.name, licence=data.licence)
         fields["commercial"] = False
     maker.write(order.out, network, fields, study.weights, data=f"{data.name} ({data.licence})", licence=licence)
 
@@ -66,7 +68,7 @@ def _named(figures: Figures) -> list[tuple[str, float]]:
     return [(name, value) for name, value in named.items() if value is not None]
 
 
-def _card(order: "Order", study: Study, outcome: "Outcome", maker: Maker, fields: dict) -> str:
+def _card(order: "Order", study: Study, outcome: "Outcome", maker: Maker, fields: dict[str, Any]) -> str:
     data, held_out = outcome.data, outcome.held_out
     parameters = sum(parameter.numel() for parameter in outcome.network.parameters())
     size = weights_in(order.out).stat().st_size / 1e6
@@ -82,25 +84,20 @@ def _card(order: "Order", study: Study, outcome: "Outcome", maker: Maker, fields
     recall = "\n".join(
         f"| {label} | {share:.3f} |" for label, share in sorted(held_out.recall.items(), key=lambda r: r[1])
     )
-    more = ", and weighing more" if study.class_weights else ""
-    times = f" times {study.accumulate}" if study.accumulate > 1 else ""
-    mixup = f"mixup {study.mixup:g} in {study.mixed:.0%} of them" if study.mixup else "no mixup"
-    frozen = f", the trunk frozen in the first {study.frozen}" if study.frozen else ""
-    fitted_on = "the folds' own answers" if outcome.folds else "what was held out of training"
     of = "the fold with the highest" if outcome.folds else "a sample of what it learnt from"
+    network = f"{order.architecture}: {', '.join(data.labels)}. {parameters:,} parameters, {size:.1f} MB as "
     return f"""# {fields["name"]}
 
-{order.architecture}: {", ".join(data.labels)}. {parameters:,} parameters, {size:.1f} MB as {study.weights}. It reads
-{fields["input"]}.
+{_filled(f"{network}{study.weights}. It reads {fields['input']}.")}
 It says what was shown, not what somebody felt; it makes no diagnosis and identifies nobody.
-{never}{warning}{leak}
+{_filled(never)}{_filled(warning)}{_filled(leak)}
 ```
 {order.command}
 ```
 trained it and gives the figures; `metrics.csv` and `train.log` beside this card tell how it went.
 
 ## How well it does
-{outcome.parted.why}
+{_filled(outcome.parted.why)}
 
 {data.name}: {held_out.examples} {data.media} measured on.
 
@@ -121,15 +118,44 @@ Rows are true, columns are answered:
 {_confusion(data.labels, held_out)}
 
 ## How it was made
-- Data: {fields["data"]}.
-- {study.epochs} epochs{frozen}; AdamW at {study.rate:g}, {study.schedule}; batches of {study.batch}{times};
-  {mixup}; label smoothing {study.smoothing:g}; weights averaged ({study.average:g}); rare labels shown more often
-  (to the power of {study.rarity:g}){more}.
-- Temperature {fields["temperature"]:g}, fitted on {fitted_on}.
-- Seed {study.seed}. The whole recipe is in model.json.
+{_making(study, outcome, fields)}
 
-Licence: {fields["licence"]}.
+{_filled(f"Licence: {fields['licence']}.")}
 """
+
+
+def _filled(text: str, **options: str) -> str:
+    """A paragraph in lines that are easy to read; blank lines around it stay."""
+    before, after = (len(text) - len(stripped) for stripped in (text.lstrip("\n"), text.rstrip("\n")))
+    lines = textwrap.fill(text.strip("\n"), 118, break_long_words=False, break_on_hyphens=False, **options)  # type: ignore[arg-type]
+    return "\n" * before + lines + "\n" * after if text else ""
+
+
+def _making(study: Study, outcome: "Outcome", fields: dict[str, Any]) -> str:
+    """How it was made, as a list, of what was made use of alone."""
+    epochs = "1 epoch" if study.epochs == 1 else f"{study.epochs} epochs"
+    steps = [
+        f"{'at most ' if study.patience else ''}{epochs}"
+        + (f", the trunk frozen in the first {study.frozen}" if study.frozen else ""),
+        f"AdamW at {study.rate:g}, {study.schedule}",
+        f"batches of {study.batch}" + (f" times {study.accumulate}" if study.accumulate > 1 else ""),
+    ]
+    also = [
+        (study.patience, f"ended after {study.patience} judgements without a better one, of which the best is kept"),
+        (study.smoothing, f"label smoothing {study.smoothing:g}"),
+        (study.mixup and study.mixed, f"mixup {study.mixup:g} in {study.mixed:.0%} of the batches"),
+        (study.average, f"weights averaged ({study.average:g})"),
+        (study.rarity, f"rare labels shown more often (to the power of {study.rarity:g})"),
+        (study.class_weights, "rare labels weighing more"),
+    ]
+    fitted_on = "the folds' own answers" if outcome.folds else "what was kept apart to judge by"
+    items = [
+        f"Data: {fields['data']}.",
+        "; ".join([*steps, *(said for used, said in also if used)]) + ".",
+        f"Temperature {fields['temperature']:g}, fitted on {fitted_on}.",
+        f"Seed {study.seed}. The whole recipe is in model.json.",
+    ]
+    return "\n".join(_filled(f"- {item}", subsequent_indent="  ") for item in items)
 
 
 def _side_by_side(held_out: Figures, learnt: Figures) -> str:
