@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from dataclasses import replace
 
 import cv2
@@ -16,6 +17,7 @@ from moodreel.models.audiovisual import Excerpts
 from moodreel.models.multimodal import load_audiovisual
 from moodreel.models.store import load
 from moodreel.training.__main__ import main
+from moodreel.training.compare.audiovisual import AudioVisualSubject
 from moodreel.training.data.examples import Example
 from moodreel.training.data.sets import SETS, DataSet, open_set, paired
 from moodreel.training.data.splits import Split, split
@@ -213,6 +215,40 @@ def test_pictures_become_a_model_that_serves_and_says_how_it_did(album, cache, t
 
 
 @pytest.mark.training
+@pytest.mark.parametrize("name", ["resnet-50", "vit-b-16"])
+def test_networks_of_transformers_become_models_beside_their_checkpoints(album, cache, tmp_path, name):
+    [sizes] = [sizes for architecture, sizes, _ in TINY if architecture == name]
+    words = [word for size, value in sizes.items() for word in ("--argument", f"{size}={value}")]
+    run(tmp_path / "mine", f"pictures:{album}", cache, "--epochs", "1", *words, architecture=name)
+    assert (tmp_path / "mine" / "checkpoint.pt").is_file()
+    assert load(tmp_path / "mine").info.labels == ("happy", "sad")
+    assert f"{name}: happy, sad." in (tmp_path / "mine" / "CARD.md").read_text()
+
+
+@pytest.mark.training
+def test_faces_over_time_are_learnt_without_mixup_unless_it_is_asked_for(album, cache, tmp_path):
+    words = ("--argument", "width=48", "--argument", "hidden=8", "--epochs", "1")
+    fields = run(tmp_path / "mine", f"pictures:{album}", cache, *words, architecture="compact-emotimesh")
+    assert fields["recipe"]["mixup"] == 0
+    card = (tmp_path / "mine" / "CARD.md").read_text()
+    assert "--mixup 0" in card, "the command that repeats it"
+    assert "mixup 0 in" not in card
+
+
+@pytest.mark.training
+def test_a_card_tells_only_what_was_done_in_lines_that_can_be_read(album, cache, tmp_path):
+    fields = run(tmp_path / "mine", f"pictures:{album}", cache, "--epochs", "1", "--rarity", "0", "--patience", "2")
+    card = (tmp_path / "mine" / "CARD.md").read_text()
+    said = " ".join(card.split())
+    assert "- at most 1 epoch; AdamW at 0.001" in said
+    assert "the weights of the best judgement, none better in 2 being the end" in said
+    assert "averaged" not in said and "rare labels" not in said
+    assert fields["licence"] == "its owner's; state it in model.json", "not ours to give away"
+    command = next(line for line in card.splitlines() if line.startswith("python -m"))
+    assert max(len(line) for line in card.splitlines() if line != command) <= 118
+
+
+@pytest.mark.training
 def test_a_random_split_is_marked_as_leaking_wherever_it_is_spoken_of(album, cache, tmp_path):
     fields = run(tmp_path / "random", f"pictures:{album}", cache, "--by", "random", "--epochs", "2")
     assert all("LEAKS" in metric["data"] for metric in fields["metrics"])
@@ -222,7 +258,7 @@ def test_a_random_split_is_marked_as_leaking_wherever_it_is_spoken_of(album, cac
 
 
 @pytest.mark.training
-def test_a_command_that_was_killed_goes_on_to_the_same_model(album, cache, tmp_path, monkeypatch):
+def test_a_command_that_was_killed_goes_on_to_the_same_model(album, cache, tmp_path, monkeypatch, capsys):
     whole = run(tmp_path / "whole", f"pictures:{album}", cache)
     draws = iter(range(1000))
     draw = Lessons.draw
@@ -232,9 +268,14 @@ def test_a_command_that_was_killed_goes_on_to_the_same_model(album, cache, tmp_p
             raise KeyboardInterrupt
         return draw(self, step, rng, phase)
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
         patch.setattr(Lessons, "draw", killed)
         run(tmp_path / "killed", f"pictures:{album}", cache)
+    assert "interrupted. The same command with --resume goes on" in capsys.readouterr().err
+    so_far = (tmp_path / "killed" / "metrics.csv").read_text()
+    with pytest.raises(SystemExit, match="go on with --resume"):
+        run(tmp_path / "killed", f"pictures:{album}", cache)
+    assert (tmp_path / "killed" / "metrics.csv").read_text() == so_far
     resumed = run(tmp_path / "killed", f"pictures:{album}", cache, "--resume")
     curves = [(tmp_path / name / "metrics.csv").read_text() for name in ("whole", "killed")]
     assert curves[0] == curves[1]
@@ -300,6 +341,11 @@ def test_clips_are_learnt_with_face_and_voice_and_measured_without_either(cache,
 def test_pairs_of_recordings_and_faces_are_called_synthetic_everywhere(recordings, cache, tmp_path, monkeypatch):
     faces = faces_of_eight()
     monkeypatch.setitem(SETS, "ferplus", lambda path: faces)
+
+    def alone(self, examples, media, means):
+        raise AssertionError("As a file a recording has no face: what was said of both would be of audio alone.")
+
+    monkeypatch.setattr(AudioVisualSubject, "answer", alone)
     words = ("--faces", f"ferplus:{recordings}", "--epochs", "2", "--frozen", "2", "--argument", "fusion=gated")
     fields = run(tmp_path / "pairs", f"ravdess-audio:{recordings}", cache, *words, architecture="audio-visual")
     assert fields["data"].startswith("synthetic pairing of RAVDESS, audio with faces of FER+")
@@ -340,15 +386,56 @@ def test_faces_are_paired_by_emotion_and_lacking_ones_are_named(recordings):
         (["improved-cnn", "--data", "{album}", "--argument", "depth=3"], "improved-cnn cannot be made so"),
         (["improved-cnn", "--data", "{album}", "--pretrained", "x"], "leave --pretrained out"),
         (["compact-emotimesh", "--data", "{album}", "--mixup", "0.2"], "train without mixup"),
+        (["improved-cnn", "--data", "{album}", "--frozen", "2"], "improved-cnn has no trunk to freeze"),
+        (["improved-cnn", "--data", "{album}", "--argument", "hidden=-3"], "improved-cnn cannot be made so"),
+        (["improved-cnn", "--data", "{album}", "--epochs", "0"], "--epochs takes 1 or more; 0 is not"),
+        (["improved-cnn", "--data", "{album}", "--batch", "0"], "--batch takes 1 or more; 0 is not"),
+        (["improved-cnn", "--data", "{album}", "--judged", "0"], "--judged takes 1 or more; 0 is not"),
+        (["improved-cnn", "--data", "{album}", "--accumulate", "0"], "--accumulate takes 1 or more; 0 is not"),
+        (["improved-cnn", "--data", "{album}", "--seed", "-1"], "--seed takes 0 or more; -1 is not"),
+        (["improved-cnn", "--data", "{album}", "--rate", "nan"], "--rate takes more than 0; nan is not"),
+        (["improved-cnn", "--data", "{album}", "--kept", "0"], "--kept takes more than 0, less than 1; 0 is not"),
+        (["improved-cnn", "--data", "{album}", "--mixed", "1.2"], "--mixed takes 0 or more, up to 1; 1.2 is not"),
+        (["improved-cnn", "--data", "{one}"], "one has one label, happy: there is nothing to tell apart"),
         (["improved-cnn", "--data", "{album}", "--folds", "2", "--patience", "3"], "leave --patience out with folds"),
         (
             ["improved-cnn", "--data", "{recordings}"],
             "improved-cnn reads pictures, and RAVDESS, audio holds recordings",
         ),
-        (["vit-scratch", "--data", "{album}", "--held-out", "1.5"], "A share of 1.5 to hold out"),
+        (["vit-scratch", "--data", "{album}", "--held-out", "1.5"], "--held-out takes more than 0, less than 1"),
     ],
 )
 def test_what_cannot_be_trained_is_refused_by_its_reason(words, reason, album, recordings, cache, tmp_path):
-    words = [word.format(album=f"pictures:{album}", recordings=f"ravdess-audio:{recordings}") for word in words]
+    (tmp_path / "one").mkdir()
+    shutil.copytree(album / "happy", tmp_path / "one" / "happy")
+    sets = {"album": f"pictures:{album}", "one": f"pictures:{tmp_path / 'one'}"}
+    words = [word.format(**sets, recordings=f"ravdess-audio:{recordings}") for word in words]
     with pytest.raises(SystemExit, match=reason):
         main(["fit", *words, "--out", str(tmp_path / "out"), "--cache", str(cache)])
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "says"),
+    [
+        ("--weights", "bf16", "choose from 'float32', 'float16', 'int8'"),
+        ("--brief", "yes", "'yes' is neither 1 nor 0, true nor false"),
+    ],
+)
+def test_a_word_that_no_option_takes_is_refused_before_anything_is_read(option, value, says, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["fit", "improved-cnn", "--data", "pictures:nowhere", "--out", str(tmp_path), option, value])
+    assert says in capsys.readouterr().err
+
+
+def test_an_out_that_is_a_file_is_left_alone(album, tmp_path):
+    (tmp_path / "photo.jpg").write_text("somebody's")
+    with pytest.raises(SystemExit, match="name another folder with --out"):
+        main(["fit", "improved-cnn", "--data", f"pictures:{album}", "--out", str(tmp_path / "photo.jpg")])
+    assert (tmp_path / "photo.jpg").read_text() == "somebody's"
+
+
+def test_a_command_that_is_refused_leaves_the_log_of_an_older_model_alone(album, tmp_path):
+    (tmp_path / "train.log").write_text("an hour's work")
+    with pytest.raises(SystemExit, match="write NAME=VALUE"):
+        main(["fit", "improved-cnn", "--data", f"pictures:{album}", "--out", str(tmp_path), "--argument", "hidden"])
+    assert (tmp_path / "train.log").read_text() == "an hour's work"

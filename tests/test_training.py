@@ -772,7 +772,7 @@ def test_a_command_that_was_killed_goes_on_to_the_same_model(tmp_path, banded, m
     with monkeypatch.context() as dying:
         # After the judgements at 4, 8 and 10, and before that of the polishing's fourth step.
         dying.setattr(loop, "fit", partial(killed_at, 13))
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(SystemExit):
             command(out)
     assert {path.name for path in out.iterdir()} == {CHECKPOINT, "metrics.csv", "tensorboard", "train.log"}
     drawn = []

@@ -78,6 +78,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         args.run(args)
     except MoodreelError as error:
         sys.exit(f"moodreel.training: {error}")
+    except KeyboardInterrupt:
+        more = " The same command with --resume goes on from its last checkpoint." if "resume" in args else ""
+        print(f"\nmoodreel.training: interrupted.{more}", file=sys.stderr)
+        sys.exit(130)
 
 
 def _evaluate(args: argparse.Namespace) -> None:
@@ -116,9 +120,7 @@ def _train(args: argparse.Namespace) -> None:
         read_split(args.data, split)
     if args.muxspace_data and not (args.muxspace_data / MUXSPACE).is_file():
         raise DataInvalid(f"There is no {MUXSPACE} in {args.muxspace_data}; name muxspace's folder, or leave it out.")
-    args.out.mkdir(parents=True, exist_ok=True)
-    mode = "a" if args.resume else "w"
-    logging.getLogger().addHandler(logging.FileHandler(args.out / "train.log", mode=mode))
+    fit.begin_log(args.out, resume=args.resume)
     course = COURSES[args.model]
     recipe = course.recipe(**{field.name: getattr(args, field.name) for field in fields(course.recipe)})
     log.info("%s", recipe)
@@ -241,7 +243,10 @@ def _read_as(default: Any) -> Callable[[str], Any]:
 
 
 def _read_flag(text: str) -> bool:
-    return {"1": True, "true": True, "0": False, "false": False}[text.lower()]
+    flags = {"1": True, "true": True, "0": False, "false": False}
+    if text.lower() not in flags:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither 1 nor 0, true nor false")
+    return flags[text.lower()]
 
 
 if __name__ == "__main__":

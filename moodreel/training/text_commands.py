@@ -19,7 +19,7 @@ from moodreel.training.data.ferplus import hold_out
 from moodreel.training.data.goemotions import read_texts
 from moodreel.training.evaluate_text import evaluate_text, summary
 from moodreel.training.export_text import Point, write_text, write_text_card
-from moodreel.training.fit.command import add_options
+from moodreel.training.fit.command import add_options, begin_log
 from moodreel.training.loop import fit
 from moodreel.training.pretrained_text import find_pretrained
 from moodreel.training.recipes import TextRecipe
@@ -57,9 +57,7 @@ def run_training(args: argparse.Namespace) -> None:
     # All that the run will need, before it touches what is there or takes an hour.
     pretrained = args.pretrained or find_pretrained()
     texts, dev = read_texts(args.data, "train"), read_texts(args.data, "dev")
-    args.out.mkdir(parents=True, exist_ok=True)
-    mode = "a" if args.resume else "w"
-    logging.getLogger().addHandler(logging.FileHandler(args.out / "train.log", mode=mode))
+    begin_log(args.out, resume=args.resume)
     log.info("%s", recipe)
 
     held = hold_out(len(texts.texts), recipe.held_out, recipe.seed)

@@ -66,8 +66,9 @@ class AudioVisualMaker(Maker):
     def make(self, labels: tuple[str, ...], arguments: Mapping[str, Any], pretrained: Path | None) -> nn.Module:
         try:
             network = AudioVisualNet(classes=len(labels), **arguments)
-        except (TypeError, ValueError) as error:
-            raise DataInvalid(f"No audio-visual network can be made so: {error}. Look at its arguments.") from error
+        except (TypeError, ValueError, RuntimeError) as error:
+            said = str(error).rstrip(".")
+            raise DataInvalid(f"No audio-visual network can be made so: {said}. Look at its arguments.") from error
         if pretrained and (pretrained / CARD).is_file():
             own = load_audiovisual(pretrained, fold=False).network
             network.trunk.load_state_dict(own.trunk.state_dict())

@@ -141,7 +141,7 @@ def _making(study: Study, outcome: "Outcome", fields: dict[str, Any]) -> str:
         f"batches of {study.batch}" + (f" times {study.accumulate}" if study.accumulate > 1 else ""),
     ]
     also = [
-        (study.patience, f"ended after {study.patience} judgements without a better one, of which the best is kept"),
+        (study.patience, f"the weights of the best judgement, none better in {study.patience} being the end"),
         (study.smoothing, f"label smoothing {study.smoothing:g}"),
         (study.mixup and study.mixed, f"mixup {study.mixup:g} in {study.mixed:.0%} of the batches"),
         (study.average, f"weights averaged ({study.average:g})"),

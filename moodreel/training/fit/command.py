@@ -12,12 +12,16 @@ from typing import Any
 
 from moodreel.errors import DataInvalid
 from moodreel.models.predictor import resolve_device
+from moodreel.models.quantised import PRECISIONS
+from moodreel.models.shelf import CARD
+from moodreel.training.checkpoints import CHECKPOINT
 from moodreel.training.compare.subjects import Means
 from moodreel.training.data.sets import SETS, open_set, paired
+from moodreel.training.data.splits import BY
 from moodreel.training.fit.card import write_fitted_card
 from moodreel.training.fit.conduct import Order, conduct
 from moodreel.training.fit.makers import MAKERS, maker_of
-from moodreel.training.fit.study import Study
+from moodreel.training.fit.study import TRUNKS, Study
 from moodreel.training.schedules import SCHEDULES
 
 log = logging.getLogger(__name__)
@@ -49,11 +53,17 @@ def add_parser(commands: Any, read_as: Callable[[Any], Callable[[str], Any]], st
     parser.add_argument("--gpu", choices=["auto", "0", "1"], default="auto", help="default: %(default)s")
     parser.add_argument("--cache", type=Path, default=Path("runs/cache"), help="for faces found (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="of torch and of the face finder (default: %(default)s)")
+    allowed = {"schedule": list(SCHEDULES), "by": ["", *BY], "weights": list(PRECISIONS)}
     for field in fields(Study):
-        option = "--" + field.name.replace("_", "-")
-        choices = {"schedule": list(SCHEDULES), "by": ["", "person", "random"]}.get(field.name)
+        option, choices = "--" + field.name.replace("_", "-"), allowed.get(field.name)
+        # Not given is not the same as the default here: see _study.
+        default, said = (
+            (None, f"{field.default:g}, or 0 for faces over time")
+            if field.name == "mixup"
+            else (field.default, "%(default)s")
+        )
         parser.add_argument(
-            option, type=read_as(field.default), default=field.default, choices=choices, help="default: %(default)s"
+            option, type=read_as(field.default), default=default, choices=choices, help=f"default: {said}"
         )
     parser.set_defaults(run=lambda args: _run(args, store))
 
@@ -66,16 +76,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def _run(args: argparse.Namespace, store: Path) -> None:
     begun = time.monotonic()
+    # All that can be wrong with the words, before anything that is in the folder is touched.
+    study = _study(args)
+    arguments = dict(_argument(given) for given in args.argument)
     data = open_set(args.data)
     if args.faces:
         data = paired(data, open_set(args.faces))
-    args.out.mkdir(parents=True, exist_ok=True)
-    mode = "a" if args.resume else "w"
-    logging.getLogger().addHandler(logging.FileHandler(args.out / "train.log", mode=mode))
-    study = Study(**{field.name: getattr(args, field.name) for field in fields(Study)})
+    begin_log(args.out, resume=args.resume)
     order = Order(
         architecture=args.architecture,
-        arguments=dict(_argument(given) for given in args.argument),
+        arguments=arguments,
         out=args.out,
         pretrained=args.pretrained,
         heard=args.heard,
@@ -90,6 +100,38 @@ def _run(args: argparse.Namespace, store: Path) -> None:
     write_fitted_card(order, study, outcome, maker_of(args.architecture))
     log.info("Done in %.1f minutes.", (time.monotonic() - begun) / 60)
     print((args.out / "CARD.md").read_text(encoding="utf-8"))
+
+
+def begin_log(out: Path, *, resume: bool) -> None:
+    """Make a model's folder, and log to its train.log as well.
+
+    Raises DataInvalid where it cannot be made, or holds a run that was ended and would be lost.
+    """
+    if not resume and _unfinished(out):
+        raise DataInvalid(f"{out} holds a training that was ended before its end: go on with --resume, or delete it.")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        logging.getLogger().addHandler(logging.FileHandler(out / "train.log", mode="a" if resume else "w"))
+    except OSError as error:
+        raise DataInvalid(f"{out} cannot be written to ({error.strerror}); name another folder with --out.") from error
+
+
+def _unfinished(out: Path) -> bool:
+    """Whether a folder has a checkpoint that no model has come out of: model.json is written last."""
+    card = out / CARD
+    written = card.stat().st_mtime_ns if card.is_file() else 0
+    checkpoints = [out / CHECKPOINT, *out.glob(f"fold-*/{CHECKPOINT}")]
+    return any(path.stat().st_mtime_ns > written for path in checkpoints if path.is_file())
+
+
+def _study(args: argparse.Namespace) -> Study:
+    given = {field.name: getattr(args, field.name) for field in fields(Study)}
+    if given["mixup"] is None:
+        given["mixup"] = Study.mixup if maker_of(args.architecture).blends else 0.0
+    study = Study(**given)
+    if study.frozen and args.architecture not in TRUNKS:
+        raise DataInvalid(f"{args.architecture} has no trunk to freeze, which {', '.join(TRUNKS)} have; omit --frozen.")
+    return study
 
 
 def _argument(given: str) -> tuple[str, Any]:

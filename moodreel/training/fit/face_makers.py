@@ -63,6 +63,7 @@ class TrackMaker(Maker):
     """
 
     media = (PICTURES, CLIPS)
+    blends = Tracks.blends
     reads = "a person's faces over time, as moodreel.features.describe gives them"
 
     def __init__(self, name: str, *, landmarks: bool = False) -> None:
@@ -122,5 +123,5 @@ class PortraitMaker(Maker):
 def _made(name: str, labels: tuple[str, ...], arguments: Mapping[str, Any]) -> nn.Module:
     try:
         return ARCHITECTURES[name](classes=len(labels), **arguments)
-    except (TypeError, ValueError) as error:
-        raise DataInvalid(f"{name} cannot be made so: {error}. Look at its arguments.") from error
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataInvalid(f"{name} cannot be made so: {str(error).rstrip('.')}. Look at its arguments.") from error

@@ -21,12 +21,14 @@ class Maker(ABC):
     """How networks of one kind are made and fed.
 
     name: the architecture's. media: kinds of sets that it can learn from. reads: for the card.
+    blends: whether two of its inputs have anything between them, as mixup needs.
     """
 
     name: str
     media: tuple[str, ...]
     reads: str
     normalisation = "within the network"
+    blends = True
 
     @abstractmethod
     def prepare(

@@ -1,8 +1,10 @@
 """A study: one architecture, one data set, and everything that decides what comes out."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
+from moodreel.errors import DataInvalid
 from moodreel.models.card import AUDIO_VISUAL
 from moodreel.training.fit.footage import SMALL
 from moodreel.training.fit.lessons import Manner
@@ -17,10 +19,19 @@ TRUNKS = {
 }
 """First words of the names of what may stay frozen at first, by architecture: what pretrained weights are for."""
 
+_LEAST = dict.fromkeys(("epochs", "batch", "accumulate", "judged"), 1) | dict.fromkeys(
+    ("seed", "frozen", "restart", "decay", "mixup", "rarity", "patience", "small"), 0
+)
+_SHARES = ("average", "smoothing", "mixed", "clean", "kept", "held_out", "video", "audio")
+_ABOVE_NOTHING = ("rate", "trunk_rate", "clip", "kept", "held_out")
+_BELOW_ALL = ("average", "smoothing", "kept", "held_out")
+
 
 @dataclass(frozen=True)
 class Study:
     """Everything that decides what comes out, besides architecture, arguments and data.
+
+    Raises DataInvalid for a number that nothing can be trained by, before anything is read or found.
 
     epochs: how often each example is shown. frozen: of these, those at first in which the trunk stays as it is.
     rate: the highest. trunk_rate: the trunk's, in parts of the rate, once it is no longer frozen.
@@ -68,6 +79,22 @@ class Study:
     audio: float = 0.15
     brief: bool = True
     weights: str = "float16"
+
+    def __post_init__(self) -> None:
+        for name in sorted({*_LEAST, *_SHARES, *_ABOVE_NOTHING}):
+            self._check(name, getattr(self, name))
+
+    def _check(self, name: str, value: float) -> None:
+        least, most = _LEAST.get(name, 0), 1 if name in _SHARES else math.inf
+        if (
+            not least <= value <= most
+            or math.isinf(value)
+            or (value == 0 and name in _ABOVE_NOTHING)
+            or (value == 1 and name in _BELOW_ALL)
+        ):
+            over = f"more than {least}" if name in _ABOVE_NOTHING else f"{least} or more"
+            under = "" if name not in _SHARES else ", less than 1" if name in _BELOW_ALL else ", up to 1"
+            raise DataInvalid(f"--{name.replace('_', '-')} takes {over}{under}; {value:g} is not.")
 
     @property
     def manner(self) -> Manner:
