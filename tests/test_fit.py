@@ -15,7 +15,7 @@ from moodreel.errors import DataInvalid
 from moodreel.features import Features
 from moodreel.models.audiovisual import Excerpts
 from moodreel.models.multimodal import load_audiovisual
-from moodreel.models.store import load
+from moodreel.models.store import ModelStore, load
 from moodreel.training.__main__ import main
 from moodreel.training.compare.audiovisual import AudioVisualSubject
 from moodreel.training.data.examples import Example
@@ -221,7 +221,9 @@ def test_networks_of_transformers_become_models_beside_their_checkpoints(album, 
     words = [word for size, value in sizes.items() for word in ("--argument", f"{size}={value}")]
     run(tmp_path / "mine", f"pictures:{album}", cache, "--epochs", "1", *words, architecture=name)
     assert (tmp_path / "mine" / "checkpoint.pt").is_file()
-    assert load(tmp_path / "mine").info.labels == ("happy", "sad")
+    store = ModelStore(tmp_path)
+    assert store.names() == ["mine"]
+    assert store.get("mine").info.labels == ("happy", "sad")
     assert f"{name}: happy, sad." in (tmp_path / "mine" / "CARD.md").read_text()
 
 

@@ -59,8 +59,8 @@ class Shelf(ABC, Generic[Model]):
 
     def names(self) -> list[str]:
         """Names that `get` knows, sorted."""
-        folders = [path.parent for path in self._root.glob(f"*/{WEIGHTS}") if (path.parent / CARD).is_file()]
-        shipped = {folder.name for folder in folders if kind_of(folder / CARD) == self.kind}
+        folders = [path.parent for name in (WEIGHTS, THEIR_WEIGHTS) for path in self._root.glob(f"*/{name}")]
+        shipped = {folder.name for folder in folders if _kind_in(folder) == self.kind}
         return sorted(shipped | self._loaded.keys())
 
     def get(self, name: str | None = None) -> Model:
@@ -116,6 +116,11 @@ def digest_of(weights: Path, card: Card) -> str:
             "restore the two from one release."
         )
     return digest
+
+
+def _kind_in(folder: Path) -> str | None:
+    card = folder / CARD
+    return kind_of(card) if card.is_file() else None
 
 
 def weights_in(folder: Path) -> Path:
