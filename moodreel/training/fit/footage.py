@@ -121,9 +121,7 @@ class Sounds(Windows):
         if rng is not None:
             mels = np.stack([disturb(self.mels[row], rng, self.voices) for row in rows])
             return Views(_excerpts(mels=torch.from_numpy(mels)))
-        cut = [
-            [excerpt(self.mels[row], round(start * RATE / HOP)) for start in starts(self.seconds[row])] for row in rows
-        ]
+        cut = [self._windows(row) for row in rows]
         owners = torch.tensor([index for index, windows in enumerate(cut) for _ in windows])
         mels = np.stack([window for windows in cut for window in windows])
         return Views(_excerpts(mels=torch.from_numpy(mels)), owners=owners)
