@@ -415,7 +415,7 @@ def test_a_checkpoint_that_is_not_there_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"architecture": "resnet"}, "known are compact-emotimesh, emotimesh, face-expression, joint"),
+        ({"architecture": "resnet"}, "known are compact-emotimesh, emotimesh, face-expression, improved-cnn, joint"),
         ({"arguments": {"hidden": 4, "depth": 9}}, "does not take"),
         ({"arguments": {"hidden": -1}}, "does not take"),
         ({"labels": ["a", "b"], "arguments": TINY | {"classes": 5}}, "2 labels for 5 classes"),
