@@ -398,6 +398,7 @@ def test_faces_are_paired_by_emotion_and_lacking_ones_are_named(recordings):
         (["improved-cnn", "--data", "{album}", "--rate", "nan"], "--rate takes more than 0; nan is not"),
         (["improved-cnn", "--data", "{album}", "--kept", "0"], "--kept takes more than 0, less than 1; 0 is not"),
         (["improved-cnn", "--data", "{album}", "--mixed", "1.2"], "--mixed takes 0 or more, up to 1; 1.2 is not"),
+        (["audio-visual", "--data", "{album}", "--video", "0.7", "--audio", "0.7"], "at most 1 together; 1.4 is not"),
         (["improved-cnn", "--data", "{one}"], "one has one label, happy: there is nothing to tell apart"),
         (["improved-cnn", "--data", "{album}", "--folds", "2", "--patience", "3"], "leave --patience out with folds"),
         (
@@ -441,3 +442,11 @@ def test_a_command_that_is_refused_leaves_the_log_of_an_older_model_alone(album,
     with pytest.raises(SystemExit, match="write NAME=VALUE"):
         main(["fit", "improved-cnn", "--data", f"pictures:{album}", "--out", str(tmp_path), "--argument", "hidden"])
     assert (tmp_path / "train.log").read_text() == "an hour's work"
+
+
+def test_a_folder_that_is_a_file_ends_any_command_in_one_line(album, tmp_path):
+    (tmp_path / "taken").write_text("somebody's")
+    picture = next(album.glob("happy/*.png"))
+    with pytest.raises(SystemExit, match=r"taken: File exists; mend it or name another\.$"):
+        main(["explain", "resemotenet", str(picture), "--out", str(tmp_path / "taken")])
+    assert (tmp_path / "taken").read_text() == "somebody's"

@@ -78,6 +78,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         args.run(args)
     except MoodreelError as error:
         sys.exit(f"moodreel.training: {error}")
+    except OSError as error:  # a folder that is a file, no rights, a full disk
+        sys.exit(
+            f"moodreel.training: {error.filename or 'A file'}: {error.strerror or error}; mend it or name another."
+        )
     except KeyboardInterrupt:
         more = " The same command with --resume goes on from its last checkpoint." if "resume" in args else ""
         print(f"\nmoodreel.training: interrupted.{more}", file=sys.stderr)

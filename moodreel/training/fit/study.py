@@ -83,6 +83,8 @@ class Study:
     def __post_init__(self) -> None:
         for name in sorted({*_LEAST, *_SHARES, *_ABOVE_NOTHING}):
             self._check(name, getattr(self, name))
+        if self.video + self.audio > 1:
+            raise DataInvalid(f"--video and --audio are at most 1 together; {self.video + self.audio:g} is not.")
 
     def _check(self, name: str, value: float) -> None:
         least, most = _LEAST.get(name, 0), 1 if name in _SHARES else math.inf
