@@ -195,8 +195,8 @@ def test_the_audio_visual_network_takes_any_number_of_classes(fusion):
 
 @pytest.mark.parametrize("name", NEW)
 def test_what_the_lab_trains_is_served_with_its_own_labels(tmp_path, name, portrait):
-    saved(tmp_path / name, name)
-    analyser = Analyser.load(STORE, model_path=tmp_path / name)
+    saved(tmp_path / "somebodys", name)
+    analyser = Analyser.load(STORE, model_path=tmp_path / "somebodys")
     app = create_app(accounts.settings(tmp_path), analyser=analyser, detector=Detector(analyser))
     client = app.test_client(use_cookies=False)
     headers = {"x-api-key": KEY, "date": DATE}
