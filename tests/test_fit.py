@@ -358,6 +358,31 @@ def test_pairs_of_recordings_and_faces_are_called_synthetic_everywhere(recording
     assert "| audio alone |" in card and "| video alone |" in card
 
 
+@pytest.mark.training
+def test_pairs_begin_from_voices_that_were_heard_with_the_same_folds_and_no_others(
+    recordings, cache, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(SETS, "ferplus", lambda path: faces_of_eight())
+    data, folded = f"ravdess-audio:{recordings}", ("--folds", "2", "--argument", "fusion=late")
+    run(tmp_path / "voices", data, cache, *folded, "--epochs", "1", architecture="audio-visual")
+    begun = {}
+    monkeypatch.setattr(
+        "moodreel.training.fit.conduct.fit",
+        lambda lessons, phases, running, folder, **more: (
+            begun.setdefault(folder.name, {k: v.clone() for k, v in lessons.network.audio.state_dict().items()}),
+            fit(lessons, phases, running, folder, **more),
+        )[1],
+    )
+    paired_with = (*folded, "--faces", f"ferplus:{recordings}", "--heard", str(tmp_path / "voices"), "--epochs", "1")
+    run(tmp_path / "pairs", data, cache, *paired_with, architecture="audio-visual")
+    for name, folder in (("fold-1", "fold-1/"), ("fold-2", "fold-2/"), ("pairs", "")):
+        heard = torch.load(tmp_path / "voices" / f"{folder}checkpoint.pt", weights_only=True)["network"]
+        assert all(torch.equal(tensor, heard[f"audio.{key}"]) for key, tensor in begun[name].items())
+    assert not torch.equal(begun["fold-1"]["linear.weight"], begun["fold-2"]["linear.weight"])
+    with pytest.raises(SystemExit, match="has heard others than are learnt from here"):
+        run(tmp_path / "other", data, cache, *paired_with, "--seed", "1", architecture="audio-visual")
+
+
 def faces_of_eight() -> DataSet:
     """Two pictures of each of FER+'s seven labels on each side."""
     pictures = np.random.default_rng(0).integers(0, 255, (28, 48, 48), dtype=np.uint8)

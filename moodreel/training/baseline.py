@@ -7,15 +7,14 @@ who are learnt from: the strength by folds of their own inside of each fold.
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 
-from moodreel import audio
-from moodreel.errors import DataInvalid, MoodreelError
+from moodreel.errors import DataInvalid
 from moodreel.training.data.sets import PICTURES, DataSet
+from moodreel.training.data.sounds import sounds_of
 from moodreel.training.data.splits import Split, folds, units
 from moodreel.training.evaluate import Report, measure
 from moodreel.training.functionals import functionals
@@ -85,19 +84,7 @@ def listen(data: DataSet) -> np.ndarray:
     """
     if data.media == PICTURES:
         raise DataInvalid(f"{data.name} is a set of pictures; name one with sound, as in ravdess-audio:PATH.")
-    rows = []
-    for number, example in enumerate(data.examples, start=1):
-        assert isinstance(example.media, Path)
-        try:
-            sound = audio.read(example.media.read_bytes())
-        except (MoodreelError, OSError) as error:
-            raise DataInvalid(f"{example.media.name} cannot be read; mend it or take it out. {error}") from error
-        if sound is None:
-            raise DataInvalid(f"{example.media.name} is silent from end to end; take it out.")
-        rows.append(functionals(sound.samples))
-        if number % 200 == 0:
-            log.info("%d of %d recordings described", number, len(data.examples))
-    return np.stack(rows)
+    return np.stack([functionals(sound.samples) for sound in sounds_of(data.examples)])
 
 
 def fit(rows: np.ndarray, truth: np.ndarray, classes: int, strength: float) -> Regression:

@@ -47,7 +47,10 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         state = torch.load(path, map_location="cpu", weights_only=True)
         state["about"], state["network"]
     except (OSError, RuntimeError, UnpicklingError, zipfile.BadZipFile, KeyError, EOFError) as error:
-        raise DataInvalid(f"{path} is no checkpoint of this program, or broken; train without --resume.") from error
+        raise DataInvalid(
+            f"{path} is no checkpoint of this program, or broken; train without --resume, or "
+            "where --heard named its run, name another."
+        ) from error
     return state
 
 

@@ -8,11 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from tqdm import tqdm
 
-from moodreel import audio
 from moodreel.emotions import EIGHT_TO_SEVEN
-from moodreel.errors import DataInvalid, MoodreelError
+from moodreel.errors import DataInvalid
 from moodreel.logmel import log_mel
 from moodreel.models.audiovisual import MODALITIES, AudioVisualNet
 from moodreel.models.card import AUDIO_VISUAL
@@ -23,6 +21,7 @@ from moodreel.training.checkpoints import read_checkpoint
 from moodreel.training.compare.reading import Means
 from moodreel.training.data.examples import Example
 from moodreel.training.data.sets import CLIPS, PICTURES, RECORDINGS, DataSet
+from moodreel.training.data.sounds import sounds_of
 from moodreel.training.fit.clips import windows_of
 from moodreel.training.fit.footage import Faces, Footage, Pairs, Sounds
 from moodreel.training.fit.lessons import Material
@@ -180,18 +179,8 @@ def _pictures(data: DataSet, means: Means) -> tuple[Material, np.ndarray]:
 
 
 def _recordings(examples: Sequence[Example]) -> Sounds:
-    mels, seconds = [], []
-    for example in tqdm(examples, desc="sound", mininterval=5):
-        assert isinstance(example.media, Path)
-        try:
-            sound = audio.read(example.media.read_bytes())
-        except (MoodreelError, OSError) as error:
-            raise DataInvalid(f"{example.media} cannot be learnt from: {error} Mend it or take it out.") from error
-        if sound is None:
-            raise DataInvalid(f"{example.media} is silent; take it out.")
-        mels.append(log_mel(sound.samples))
-        seconds.append(sound.seconds)
-    return Sounds(mels, seconds, Disturbance())
+    made = [(log_mel(sound.samples), sound.seconds) for sound in sounds_of(examples)]
+    return Sounds([mel for mel, _ in made], [seconds for _, seconds in made], Disturbance())
 
 
 def _clips(data: DataSet, means: Means, study: Study) -> tuple[Material, np.ndarray]:
