@@ -10,10 +10,10 @@ from flask import Flask, Response, g, json, request
 from marshmallow import ValidationError
 from werkzeug.exceptions import HTTPException
 
-from api.facts import record
+from api.log_fields import record
 from moodreel import errors as domain
 from moodreel.errors import MoodreelError
-from moodreel.history import HistoryError
+from moodreel.storage.history import HistoryError
 
 log = logging.getLogger(__name__)
 

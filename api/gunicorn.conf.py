@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="moodreel-metrics-")
 
-from api.places import threads_for
+from api.limits import threads_for
 from api.services import fetch_model
 from api.settings import Settings, SettingsError
 from moodreel.errors import MoodreelError

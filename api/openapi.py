@@ -11,7 +11,7 @@ from flask import Flask, request
 from marshmallow import Schema
 
 import moodreel
-from api import security
+from api.auth import authentication
 from api.errors import STATUS
 from api.schemas.files import BASE64_FIELDS, FileSchema
 from api.schemas.service import ProblemSchema
@@ -58,7 +58,7 @@ SECURITY_SCHEMES = {
             "name": name,
             "description": "The same token as a cookie; what changes something is then taken from our own pages only.",
         }
-        for name in security.COOKIES
+        for name in authentication.COOKIES
     },
 }
 """How to get in; any one of them will do."""
@@ -162,7 +162,7 @@ class GuardedBlueprint(Blueprint):
 
     def __init__(self, *args: Any, dated: bool = True, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.before_request(partial(security.require_caller, dated=dated))
+        self.before_request(partial(authentication.require_caller, dated=dated))
         self._prepare_doc_cbks.append(partial(_prepare_guard, dated=dated))
 
 

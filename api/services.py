@@ -7,16 +7,16 @@ from typing import Any
 
 from flask import Flask, current_app
 
-from api.audience import Audience
-from api.places import Places
+from api.auth.tokens import Accounts
+from api.limits import Places
 from api.settings import Settings, SettingsError
-from api.sockets import Farewell, Seats
-from api.tokens import Accounts
-from moodreel.call_log import CallLog
+from api.websocket.broadcaster import Audience
+from api.websocket.gunicorn_socket import Farewell, Seats
 from moodreel.errors import MoodreelError
-from moodreel.history import History
-from moodreel.media import MediaStorage
-from moodreel.presence import Presence, PresenceError, SqliteRows
+from moodreel.storage.call_log import CallLog
+from moodreel.storage.history import History
+from moodreel.storage.objects import MediaStorage
+from moodreel.storage.presence import Presence, PresenceError, SqliteRows
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ def open_presence(settings: Settings) -> Presence:
     if not settings.redis_url:
         return Presence(SqliteRows(settings.presence_path))
     # Imported here: few need it.
-    from moodreel.presence_redis import RedisRows
+    from moodreel.storage.presence_redis import RedisRows
 
     try:
         return Presence(RedisRows(settings.redis_url))
@@ -101,7 +101,7 @@ def load_analyser(settings: Settings) -> Any:
     # before it forks.
     import torch
 
-    from moodreel.analysis import Analyser
+    from moodreel.pipelines.video import Analyser
 
     # The workers share the cores; threads inside one would only wait for each other.
     torch.set_num_threads(1)
@@ -119,7 +119,7 @@ def load_analyser(settings: Settings) -> Any:
 
 def clip_limits(settings: Settings) -> Any:
     """Give what one clip may cost."""
-    from moodreel.video import Limits
+    from moodreel.media.video import Limits
 
     return Limits(
         seconds=settings.max_seconds,
@@ -132,7 +132,7 @@ def clip_limits(settings: Settings) -> Any:
 
 def load_viewer(settings: Settings, analyser: Any) -> Any:
     """Make what looks at clips and listens to them, in the turns of `analyser`. Raises MoodreelError."""
-    from moodreel.viewing import Viewer
+    from moodreel.pipelines.audiovisual import Viewer
 
     return Viewer.load(
         settings.model_store,
@@ -148,15 +148,15 @@ def load_viewer(settings: Settings, analyser: Any) -> Any:
 
 def load_detector(settings: Settings, analyser: Any) -> Any:
     """Make what reads pictures, with the models and the turns of `analyser`."""
-    from moodreel.detection import Detector
-    from moodreel.pictures import PictureLimits
+    from moodreel.media.image import PictureLimits
+    from moodreel.pipelines.image import Detector
 
     return Detector(analyser, PictureLimits(bytes=settings.max_image_bytes, pixels=settings.max_image_pixels))
 
 
 def load_words(settings: Settings) -> Any:
     """Make what reads texts, with models of its own. Raises MoodreelError."""
-    from moodreel.words import WordReader
+    from moodreel.pipelines.text import WordReader
 
     return WordReader.load(
         settings.model_store,
@@ -170,8 +170,8 @@ def load_words(settings: Settings) -> Any:
 
 def load_desk(settings: Settings, analyser: Any) -> Any:
     """Make what looks at the frames of live videos, with the models of `analyser`. Its threads start when needed."""
-    from moodreel.live.desk import Desk
-    from moodreel.pictures import PictureLimits
+    from moodreel.live.scheduler import Desk
+    from moodreel.media.image import PictureLimits
 
     limits = PictureLimits(bytes=settings.max_live_frame_bytes, pixels=settings.max_frame_pixels)
     return Desk(analyser, limits, threads=settings.analyses_at_once)

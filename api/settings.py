@@ -14,7 +14,7 @@ from typing import Any
 
 from environs import Env
 
-from api.content import decode_base64
+from api.base64_input import decode_base64
 
 SECRET_BYTES = 64
 """What HS512 needs at least (RFC 7518, 3.2)."""

@@ -10,7 +10,7 @@ from typing import NoReturn
 from flask import Flask
 from gunicorn.arbiter import Arbiter
 
-from api import create_app
+from api.app import create_app
 from api.settings import Settings, SettingsError
 from moodreel.errors import MoodreelError
 

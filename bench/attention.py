@@ -12,11 +12,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from moodreel.models.face_registry import ModelStore
 from moodreel.models.predictor import Predictor
-from moodreel.models.store import ModelStore
-from moodreel.training.attention import explain, say
-from moodreel.training.compare.reading import Means, Media
-from moodreel.training.data.sets import open_set
+from moodreel.training.data.loading import Means, Media
+from moodreel.training.data.registry import open_set
+from moodreel.training.explain.attribution import explain, say
 
 STORE = Path("model_store")
 SHARE, BLUR = 0.2, 8.0

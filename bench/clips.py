@@ -9,7 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from tests import media
+from tests.support import media
 
 
 def phone_clip(width: int = 1280, height: int = 720, seconds: float = 6.0, fps: int = 30, crf: int = 23) -> bytes:

@@ -18,9 +18,9 @@ import numpy as np
 import torch
 
 from bench.clips import phone_clip
-from moodreel.analysis import ANALYSIS_SIDE, Analyser
-from moodreel.moments import see
-from moodreel.video import VideoReader
+from moodreel.media.video import VideoReader
+from moodreel.pipelines.keyframe import see
+from moodreel.pipelines.video import ANALYSIS_SIDE, Analyser
 
 ALLOWED = 12.0
 """Milliseconds of CPU that a frame may take, finding the face included."""

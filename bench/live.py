@@ -22,10 +22,10 @@ import socketio
 import torch
 
 from bench.clips import phone_clip
-from moodreel import pictures
-from moodreel.analysis import Analyser
-from tests import media
-from tests.serving import KEY, REAL, STORE, Server
+from moodreel.media import image
+from moodreel.pipelines.video import Analyser
+from tests.support import media
+from tests.support.server import KEY, REAL, STORE, Server
 
 TARGET_P95 = 120.0
 """Milliseconds from a client's send to its result, on two cores."""
@@ -93,7 +93,7 @@ def floor(frames: Sequence[bytes]) -> tuple[float, float]:
 
     def work() -> None:
         for data in frames:
-            analyser.finder.look(pictures.read(data, side=640).rgb)
+            analyser.finder.look(image.read(data, side=640).rgb)
 
     work()
     began, cpu = time.perf_counter(), time.process_time()

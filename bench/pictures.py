@@ -19,11 +19,11 @@ import requests
 from PIL import Image
 
 from bench.serve import milliseconds, peak_megabytes, running
-from moodreel.faces import FaceFinder
-from moodreel.pictures import SIDE
-from moodreel.search import search
-from tests import media
-from tests.serving import STORE, Server
+from moodreel.faces.landmarker import FaceFinder
+from moodreel.faces.tiled_detection import search
+from moodreel.media.image import SIDE
+from tests.support import media
+from tests.support.server import STORE, Server
 
 BATCH = 32
 SIZES = (400, 250, 192, 134, 96, 67, 48, 35)

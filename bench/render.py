@@ -13,10 +13,10 @@ import cv2
 import numpy as np
 from mediapipe.tasks.python.vision.face_landmarker import FaceLandmarksConnections
 
-from moodreel.analysis import ANALYSIS_SIDE
-from moodreel.faces import FaceFinder
-from moodreel.features import normalise
-from tests import media
+from moodreel.faces.features import normalise
+from moodreel.faces.landmarker import FaceFinder
+from moodreel.pipelines.video import ANALYSIS_SIDE
+from tests.support import media
 
 WIDTH, HEIGHT = ANALYSIS_SIDE * 3 // 4, ANALYSIS_SIDE
 """Pixels of a frame: a phone held upright, as large as the service looks for faces in."""
@@ -47,7 +47,7 @@ class Scene:
     picture: uint8 (S, S), grey; a face fills it, as FER+ has them.
     frame: uint8 (640, 480, 3), red first: `shoot(picture)`.
     landmarks: float64 (478, 3), in pixels of the frame, y down, z smaller nearer; None where no face was found.
-    yaw: degrees the head is turned already, as `moodreel.features.Features.pose` has it; 0 where no face was found.
+    yaw: degrees the head is turned already, as `moodreel.faces.features.Features.pose` has it; 0 where no face was found.
     """
 
     picture: np.ndarray
@@ -231,7 +231,7 @@ def lit_from_behind(scene: Scene, stops: float, rng: np.random.Generator) -> np.
 def turn(frame: np.ndarray, landmarks: np.ndarray, *, yaw: float = 0.0, pitch: float = 0.0) -> np.ndarray:
     """Turn the head in a frame, as a mesh with the frame as its texture.
 
-    frame: uint8 (H, W, 3). landmarks: (478, 3), in its pixels. yaw, pitch: degrees, signs as in `moodreel.faces.Face`.
+    frame: uint8 (H, W, 3). landmarks: (478, 3), in its pixels. yaw, pitch: degrees, signs as in `moodreel.faces.landmarker.Face`.
     Around the face, where MediaPipe's mesh ends, what the frame has there is carried on to the back of the head, and
     from there stretched to the ground that stays. The camera is far away: nothing grows by coming nearer.
     """

@@ -22,15 +22,15 @@ from tqdm import tqdm
 
 from bench import render
 from bench.render import Effect, Scene
-from moodreel.analysis import Analyser
 from moodreel.emotions import FIVE, SEVEN
-from moodreel.faces import FaceFinder
+from moodreel.faces.landmarker import FaceFinder
+from moodreel.faces.quality import assess
+from moodreel.models.face_registry import load
 from moodreel.models.predictor import Predictor
-from moodreel.models.store import load
-from moodreel.moments import see
-from moodreel.quality import assess
+from moodreel.pipelines.keyframe import see
+from moodreel.pipelines.video import Analyser
 from moodreel.training.data.ferplus import read_split
-from moodreel.training.evaluate import calibration_error
+from moodreel.training.evaluation.evaluate import calibration_error
 
 STORE = Path(__file__).resolve().parents[1] / "model_store"
 SEED = 0

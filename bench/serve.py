@@ -22,7 +22,7 @@ import av
 import requests
 
 from bench.clips import phone_clip
-from tests.serving import REAL, Server
+from tests.support.server import REAL, Server
 
 SEEING = "/api/predict/multimodal"
 """Timed as well where the service has a model for it; there is no target."""

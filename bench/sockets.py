@@ -22,8 +22,8 @@ import psutil
 
 from bench.clips import phone_clip
 from bench.serve import milliseconds, p50_p95, post
-from tests.serving import FAKE, REAL, Server
-from tests.talking import Talker, count
+from tests.support.server import FAKE, REAL, Server
+from tests.support.websocket_client import Talker, count
 
 TURNS = 3
 """How often the sockets are opened and closed again, so that a slower minute is nobody's alone."""

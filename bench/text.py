@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 import torch
 
-from moodreel.language import LanguageFinder
+from moodreel.pipelines.language_id import LanguageFinder
 
 STORE = Path(__file__).resolve().parents[1] / "model_store"
 LINE = "I finally told her how I feel, and I have been smiling ever since 😊"
@@ -32,12 +32,12 @@ def main() -> None:
     torch.set_num_threads(1)
     # As Gunicorn's workers have it (api/gunicorn.conf.py): blocks of a matrix's size are given back when they are free.
     ctypes.CDLL(None).mallopt(-3, 1024 * 1024)
-    from moodreel.models.store import ModelStore
+    from moodreel.models.face_registry import ModelStore
 
     # A worker has loaded it in any case, with all that torch itself takes for that.
     ModelStore(STORE).get()
     before = _megabytes()
-    from moodreel.words import WordReader
+    from moodreel.pipelines.text import WordReader
 
     imported = _megabytes()
     reader = WordReader.load(STORE, use_gpu="0")

@@ -10,13 +10,13 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from moodreel.analysis import Analyser, Analysis
-from moodreel.boomerang import OUTPUTS
-from moodreel.detection import DetectedFace, Detection, Detector
 from moodreel.errors import MoodreelError, UnsupportedMedia
+from moodreel.media.image import is_picture
 from moodreel.models.predictor import ModelInfo
-from moodreel.pictures import is_picture
-from moodreel.words import Reading, WordReader
+from moodreel.pipelines.boomerang import OUTPUTS
+from moodreel.pipelines.image import DetectedFace, Detection, Detector
+from moodreel.pipelines.text import Reading, WordReader
+from moodreel.pipelines.video import Analyser, Analysis
 
 TEXTS = (".txt", ".md")
 """Endings of files that hold a text."""
@@ -73,9 +73,9 @@ def _run(analyser: Analyser, clip: Path, options: argparse.Namespace) -> None:
         analysis = analyser.analyse(data, model=options.model, explain=options.explain, progress=show)
     _say(json.dumps(_as_json(clip, analysis)) if options.json else f"{clip}: {_in_words(analysis)}")
     if options.timeline:
-        from moodreel import plot  # matplotlib takes half a second to import
+        from moodreel.pipelines import timeline_plot
 
-        plot.timeline(analysis, _output(options.timeline, clip, "png", options.clips), title=clip.name)
+        timeline_plot.timeline(analysis, _output(options.timeline, clip, "png", options.clips), title=clip.name)
     if options.thumbnail:
         path = _output(options.thumbnail, clip, "mp4", options.clips)
         cover = analyser.cover(

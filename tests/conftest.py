@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests import media
+from tests.support import media
 
 
 @pytest.fixture(scope="session")
@@ -22,7 +22,7 @@ def one_thread() -> None:
 @pytest.fixture
 def killed_at():
     """`fit`, told first at which of the task's batches, counted from 1, it is interrupted."""
-    from moodreel.training.loop import fit
+    from moodreel.training.engine.trainer import fit
 
     def run(batch, task, *args, **kwargs):
         batches, draw = itertools.count(1), task.draw

@@ -4,11 +4,11 @@ from typing import Any
 
 from flask import Response, g, jsonify
 
+from api.auth.tokens import Renewed
 from api.errors import ApiError
 from api.openapi import GuardedBlueprint
 from api.schemas.auth import ProfileSchema, RenewedSchema, UsageQuery, UsageSchema
 from api.services import services
-from api.tokens import Renewed
 
 blueprint = GuardedBlueprint("auth", __name__, description="Who calls, and what they used", dated=False)
 

@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from api.audience import counted
 from api.openapi import GuardedBlueprint
 from api.schemas.service import ConnectionsSchema
 from api.services import services
+from api.websocket.broadcaster import counted
 
 blueprint = GuardedBlueprint("connections", __name__, description="Who is connected", dated=False)
 

@@ -5,7 +5,7 @@ from typing import Any
 from flask import Response, g, request
 from marshmallow import ValidationError
 
-from api import keeping
+from api import history_recorder
 from api.errors import ApiError
 from api.openapi import GuardedBlueprint
 from api.schemas.history import (
@@ -18,8 +18,8 @@ from api.schemas.history import (
     SummarySchema,
 )
 from api.services import services
-from moodreel.history import Filters
-from moodreel.media import MediaError
+from moodreel.storage.history import Filters
+from moodreel.storage.objects import MediaError
 
 blueprint = GuardedBlueprint("history", __name__, description="A signed-in user's own past", dated=False)
 
@@ -55,7 +55,7 @@ def entries(query: dict[str, Any]) -> dict[str, Any]:
 def delete_all(_query: dict[str, Any]) -> dict[str, int]:
     """Delete all my entries, with their pictures and loops. Takes no filters."""
     deleted = _history().delete_all(g.caller.user)
-    keeping.sweep()
+    history_recorder.sweep()
     return {"deleted": deleted}
 
 
@@ -85,7 +85,7 @@ def entry(entry_id: str) -> dict[str, Any]:
 def delete(entry_id: str) -> None:
     """Delete one of my entries, with its pictures and loops."""
     _found(_history().delete(g.caller.user, entry_id) or None)
-    keeping.sweep()
+    history_recorder.sweep()
 
 
 @blueprint.route("/api/history/<entry_id>/media/<name>", methods=["GET"])
@@ -97,7 +97,7 @@ def media(entry_id: str, name: str) -> Response:
     try:
         file = _found(_history().media(g.caller.user, entry_id, name))
     except MediaError as error:
-        keeping.report("media", error)
+        history_recorder.report("media", error)
         raise ApiError("storage_unavailable", "It cannot be read right now. Try again in a minute.") from error
     response = Response(file.data, mimetype=file.type)
     # Asked for anew each time: once deleted, it must be gone from the browser too, and a new loop keeps the name.

@@ -6,16 +6,17 @@ from typing import Any
 from flask import Response, g, jsonify, request
 from marshmallow import ValidationError
 
-from api import bodies, security
+from api.auth import authentication
 from api.errors import ApiError
+from api.middleware import request_body
 from api.openapi import GuardedBlueprint
 from api.schemas.logs import LogsQuery, LogsSchema
 from api.services import services
-from moodreel.call_log import write_csv
-from moodreel.database import Page
+from moodreel.storage.call_log import write_csv
+from moodreel.storage.database import Page
 
 blueprint = GuardedBlueprint("logs", __name__, description="Who called what, and how it ended")
-blueprint.before_request(security.require_admin)
+blueprint.before_request(authentication.require_admin)
 
 
 @blueprint.route("/logs", methods=["GET"])
@@ -36,7 +37,7 @@ def _filters() -> Any:
     in_query = request.args.to_dict()
     if not request.content_length and "Transfer-Encoding" not in request.headers:
         return in_query
-    in_body = bodies.read_json()
+    in_body = request_body.read_json()
     if in_query and in_body:
         raise ApiError("ambiguous_filters", "Send the filters as a query string or as a JSON body, not both.")
     return in_body or in_query

@@ -4,12 +4,12 @@ from typing import Any
 
 from flask import Response, jsonify
 
-from api import keeping, metrics
-from api.facts import record
+from api import history_recorder, metrics
+from api.log_fields import record
 from api.openapi import RECORDING_CODES, GuardedBlueprint, file_body
+from api.request_parsing import read_upload
 from api.schemas.multimodal import ImpressionSchema, RecordingQuery, RecordingSchema
 from api.services import services
-from api.uploads import read_upload
 
 MOCK = {
     "X-Mock": {
@@ -26,7 +26,7 @@ blueprint = GuardedBlueprint(
 
 @blueprint.route("/api/predict/multimodal", methods=["POST"])
 @blueprint.doc(requestBody=file_body(RecordingSchema))
-@blueprint.response(200, ImpressionSchema, headers={**metrics.SERVER_TIMING, **keeping.HISTORY_ID, **MOCK})
+@blueprint.response(200, ImpressionSchema, headers={**metrics.SERVER_TIMING, **history_recorder.HISTORY_ID, **MOCK})
 @blueprint.refuses(*RECORDING_CODES, "noncommercial_model", "model_missing")
 @blueprint.takes_query(RecordingQuery)
 def predict(query: dict[str, Any]) -> Response:
@@ -44,7 +44,7 @@ def predict(query: dict[str, Any]) -> Response:
     )
     if impression.mock:
         return _made_up(impression)
-    keeping.keep(
+    history_recorder.keep(
         kind="video" if impression.frames else "audio",
         emotion=label,
         confidence=confidence,

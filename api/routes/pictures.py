@@ -6,10 +6,11 @@ from typing import Any
 
 from flask import Response, jsonify, request
 
-from api import keeping, metrics
+from api import history_recorder, metrics
 from api.errors import ApiError, as_part
-from api.facts import record
+from api.log_fields import record
 from api.openapi import PICTURE_CODES, GuardedBlueprint, file_body, files_body
+from api.request_parsing import read_upload, read_uploads
 from api.schemas.files import FileSchema
 from api.schemas.pictures import (
     MAX_PICTURES,
@@ -20,7 +21,6 @@ from api.schemas.pictures import (
     PicturesSchema,
 )
 from api.services import services
-from api.uploads import read_upload, read_uploads
 from moodreel.errors import MoodreelError
 
 JPEG = "image/jpeg"
@@ -30,7 +30,7 @@ blueprint = GuardedBlueprint("pictures", __name__, dated=False, description="Wha
 
 @blueprint.route("/api/detect", methods=["POST"])
 @blueprint.doc(requestBody=file_body(FileSchema))
-@blueprint.response(200, DetectionSchema, headers={**metrics.SERVER_TIMING, **keeping.HISTORY_ID})
+@blueprint.response(200, DetectionSchema, headers={**metrics.SERVER_TIMING, **history_recorder.HISTORY_ID})
 @blueprint.alt_response(200, schema={"type": "string", "format": "binary"}, content_type=JPEG, success=True)
 @blueprint.refuses(*PICTURE_CODES)
 @blueprint.takes_query(DetectionQuery)
@@ -39,7 +39,7 @@ def detect(query: dict[str, Any]) -> Response:
     upload = read_upload(FileSchema())
     as_jpeg = query["draw"] and request.accept_mimetypes.best_match(["application/json", JPEG]) == JPEG
     detection = services().detector.detect(
-        upload.data, model=query["model"], draw=query["draw"], copy=keeping.keeps_media()
+        upload.data, model=query["model"], draw=query["draw"], copy=history_recorder.keeps_media()
     )
     record(
         prediction=detection.emotion,
@@ -57,7 +57,7 @@ def detect(query: dict[str, Any]) -> Response:
 
 @blueprint.route("/api/detect/batch", methods=["POST"])
 @blueprint.doc(requestBody=files_body(PicturesSchema, MAX_PICTURES))
-@blueprint.response(200, DetectionsSchema, headers={**metrics.SERVER_TIMING, **keeping.HISTORY_ID})
+@blueprint.response(200, DetectionsSchema, headers={**metrics.SERVER_TIMING, **history_recorder.HISTORY_ID})
 @blueprint.refuses("bad_json", "too_large", "unsupported_media", "invalid_request", "overloaded")
 @blueprint.takes_query(ModelQuery)
 def detect_batch(query: dict[str, Any]) -> Response:
@@ -66,7 +66,7 @@ def detect_batch(query: dict[str, Any]) -> Response:
     batch = services().detector.detect_all(
         [upload for upload in uploads if isinstance(upload, bytes)],
         model=query["model"],
-        copy=keeping.keeps_media(),
+        copy=history_recorder.keeps_media(),
     )
     record(frames=len(uploads), model=batch.model.name)
     found = _in_place(uploads, iter(batch.results))
@@ -78,7 +78,7 @@ def detect_batch(query: dict[str, Any]) -> Response:
 
 
 def _keep(detection: Any, content_sha256: str | None = None) -> None:
-    keeping.keep(
+    history_recorder.keep(
         kind="picture",
         emotion=detection.emotion,
         confidence=detection.confidence,

@@ -4,19 +4,19 @@ from typing import Any
 
 from flask import Response, jsonify
 
-from api import keeping, metrics
-from api.facts import record
+from api import history_recorder, metrics
+from api.log_fields import record
 from api.openapi import CLIP_CODES, GuardedBlueprint, file_body
+from api.request_parsing import read_upload
 from api.schemas.clips import AnalysisQuery, ClipSchema, PredictionSchema
 from api.services import services
-from api.uploads import read_upload
 
 blueprint = GuardedBlueprint("predict", __name__, description="What the face in a clip showed")
 
 
 @blueprint.route("/predict", methods=["POST"])
 @blueprint.doc(requestBody=file_body(ClipSchema))
-@blueprint.response(200, PredictionSchema, headers={**metrics.SERVER_TIMING, **keeping.HISTORY_ID})
+@blueprint.response(200, PredictionSchema, headers={**metrics.SERVER_TIMING, **history_recorder.HISTORY_ID})
 @blueprint.refuses(*CLIP_CODES, "no_face")
 @blueprint.takes_query(AnalysisQuery)
 def predict(query: dict[str, Any]) -> Response:
@@ -32,7 +32,7 @@ def predict(query: dict[str, Any]) -> Response:
         frames=analysis.frames_analysed,
         model=analysis.model.name,
     )
-    keeping.keep(
+    history_recorder.keep(
         kind="video",
         emotion=analysis.emotion,
         confidence=analysis.confidence,

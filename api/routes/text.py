@@ -5,9 +5,10 @@ from typing import Any
 
 from flask import Response, jsonify
 
-from api import bodies, keeping, metrics
+from api import history_recorder, metrics
 from api.errors import as_part
-from api.facts import record
+from api.log_fields import record
+from api.middleware import request_body
 from api.openapi import TEXT_CODES, GuardedBlueprint, one_of
 from api.schemas.texts import ReadingSchema, ReadingsSchema, TextQuery, TextSchema
 from api.services import services
@@ -18,7 +19,9 @@ blueprint = GuardedBlueprint("text", __name__, dated=False, description="What th
 
 @blueprint.route("/api/text", methods=["POST"])
 @blueprint.doc(requestBody={"required": True, "content": {"application/json": {"schema": TextSchema}}})
-@blueprint.response(200, one_of(ReadingSchema, ReadingsSchema), headers={**metrics.SERVER_TIMING, **keeping.HISTORY_ID})
+@blueprint.response(
+    200, one_of(ReadingSchema, ReadingsSchema), headers={**metrics.SERVER_TIMING, **history_recorder.HISTORY_ID}
+)
 @blueprint.refuses(*TEXT_CODES)
 @blueprint.takes_query(TextQuery)
 def text(query: dict[str, Any]) -> Response:
@@ -27,14 +30,14 @@ def text(query: dict[str, Any]) -> Response:
     For a list of texts the answer is `{"results": […], "count": n}`: what is wrong with one of them stands in its
     place, and the call succeeds.
     """
-    given = TextSchema().load(bodies.read_json('{"text": "…"}'))["text"]
+    given = TextSchema().load(request_body.read_json('{"text": "…"}'))["text"]
     return _answer(given, query["model"]) if isinstance(given, str) else _answer_all(given, query["model"])
 
 
 def _answer(given: str, model: str | None) -> Response:
     [reading] = services().words.read([given], model=model)
     record(prediction=reading.label, confidence=round(reading.score, 4), model=reading.model.name)
-    keeping.keep_reading(reading)
+    history_recorder.keep_reading(reading)
     return metrics.observed(jsonify(ReadingSchema().dump(reading)), reading.label, reading.timings)
 
 
@@ -43,7 +46,7 @@ def _answer_all(given: Sequence[str], model: str | None) -> Response:
     record(model=readings.model.name)
     for result in readings.results:
         if not isinstance(result, MoodreelError):
-            keeping.keep_reading(result)
+            history_recorder.keep_reading(result)
     results = [
         as_part(result) if isinstance(result, MoodreelError) else ReadingSchema().dump(result)
         for result in readings.results

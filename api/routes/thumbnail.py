@@ -5,13 +5,13 @@ from typing import Any
 
 from flask import Response, jsonify
 
-from api import keeping, metrics
-from api.facts import record
+from api import history_recorder, metrics
+from api.log_fields import record
 from api.openapi import CLIP_CODES, GuardedBlueprint, file_body
+from api.request_parsing import read_upload
 from api.schemas.clips import CoverQuery, LoopSchema, ThumbnailSchema
 from api.services import services
-from api.uploads import read_upload
-from moodreel.media import Media
+from moodreel.storage.objects import Media
 
 _TYPES = {"mp4": "video/mp4", "webp": "image/webp", "gif": "image/gif"}
 
@@ -20,7 +20,7 @@ blueprint = GuardedBlueprint("thumbnail", __name__, description="A looping cover
 
 @blueprint.route("/thumbnail", methods=["POST"])
 @blueprint.doc(requestBody=file_body(LoopSchema))
-@blueprint.response(200, ThumbnailSchema, headers={**metrics.SERVER_TIMING, **keeping.HISTORY_ID})
+@blueprint.response(200, ThumbnailSchema, headers={**metrics.SERVER_TIMING, **history_recorder.HISTORY_ID})
 @blueprint.refuses(*CLIP_CODES)
 @blueprint.takes_query(CoverQuery)
 def thumbnail(query: dict[str, Any]) -> Response:
@@ -35,7 +35,7 @@ def thumbnail(query: dict[str, Any]) -> Response:
         frames=cover.frames_analysed,
         model=cover.model.name,
     )
-    keeping.keep(
+    history_recorder.keep(
         kind="video",
         emotion=cover.emotion,
         confidence=cover.confidence,

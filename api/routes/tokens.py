@@ -4,12 +4,13 @@ from typing import Any
 
 from flask import g, request
 
-from api import bodies, security
+from api.auth import authentication
+from api.auth.tokens import MAX_CHARACTERS, Token
 from api.errors import ApiError
+from api.middleware import request_body
 from api.openapi import SECURITY_SCHEMES, Blueprint
 from api.schemas.auth import TokenBody, VerifiedSchema
 from api.services import services
-from api.tokens import MAX_CHARACTERS, Token
 
 MAX_BYTES = 2 * MAX_CHARACTERS
 """Of a body, which anybody may send."""
@@ -42,7 +43,9 @@ def verify_token() -> dict[str, Any]:
 
 
 def _token() -> Token:
-    if security.bearer_token(request) is None and (request.content_length or "Transfer-Encoding" in request.headers):
+    if authentication.bearer_token(request) is None and (
+        request.content_length or "Transfer-Encoding" in request.headers
+    ):
         return services().accounts.verify(_text_in_body())
     if g.refusal:
         raise g.refusal
@@ -52,10 +55,10 @@ def _token() -> Token:
             'Send the token as Authorization: Bearer, as {"token": "…"} or as the cookie access_token.',
             headers={"WWW-Authenticate": 'Bearer realm="moodreel"'},
         )
-    security.require_own_page()
+    authentication.require_own_page()
     return g.caller.token
 
 
 def _text_in_body() -> str:
     request.max_content_length = MAX_BYTES
-    return TokenBody().load(bodies.read_json('{"token": "…"}'))["token"]
+    return TokenBody().load(request_body.read_json('{"token": "…"}'))["token"]

@@ -85,7 +85,7 @@ class Zone(fields.String):
 
 
 class Date(fields.String):
-    """A date as `moodreel.timestamps` reads it."""
+    """A date as `moodreel.storage.timestamps` reads it."""
 
     def __init__(self, read: Any, **options: Any) -> None:
         super().__init__(**options)

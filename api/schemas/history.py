@@ -8,9 +8,9 @@ from marshmallow import RAISE, Schema, ValidationError, fields, post_load, valid
 
 from api.schemas.fields import Date, Probability, Zone, about
 from moodreel.emotions import FIVE
-from moodreel.history import KINDS
-from moodreel.moods import PERIODS
-from moodreel.timestamps import end_of, start_of
+from moodreel.storage.history import KINDS
+from moodreel.storage.mood_calendar import PERIODS
+from moodreel.storage.timestamps import end_of, start_of
 
 _YEARS = (1970, 2999)
 _COUNTS = {"Anger": 0, "Happy": 5, "Shock": 1, "Neutral": 3, "Sad": 1}

@@ -4,7 +4,7 @@ from typing import Any, ClassVar
 
 from marshmallow import EXCLUDE, RAISE, Schema, fields, post_dump, validate
 
-from api.content import decode_base64
+from api.base64_input import decode_base64
 from api.schemas.clips import ExplanationSchema
 from api.schemas.fields import Boolean, Measure, Probability, about
 from moodreel.live.messages import MAX_FACES

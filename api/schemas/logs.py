@@ -5,8 +5,8 @@ from typing import Any
 from marshmallow import RAISE, Schema, fields, post_load, validate
 
 from api.schemas.fields import Boolean, Date, StatusCode, about
-from moodreel.call_log import Filters
-from moodreel.timestamps import end_of, start_of
+from moodreel.storage.call_log import Filters
+from moodreel.storage.timestamps import end_of, start_of
 
 
 class LogsQuery(Schema):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from moodreel.errors import MoodreelError
 
 if TYPE_CHECKING:  # it imports what finds faces
-    from moodreel.movements import Explanation, Movement
+    from moodreel.faces.facial_actions import Explanation, Movement
 
 MAX_FACES = 4
 """Of one frame: what one look finds at most."""

@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from moodreel.analysis import by_label
-from moodreel.live.looking import Look, Sighting
+from moodreel.faces.facial_actions import Movements
+from moodreel.faces.tracker import Box, Tracker
+from moodreel.live.frame import Look, Sighting
 from moodreel.live.messages import LiveFace, Wishes
-from moodreel.live.pace import Pace
+from moodreel.live.rate_control import Pace
 from moodreel.live.smoothing import Smoother
 from moodreel.models.predictor import Predictor
-from moodreel.movements import Movements
-from moodreel.tracks import Box, Tracker
+from moodreel.pipelines.video import by_label
 
 STAYS = 1.2
 """Times as large another face must be to become the largest: two of one size would take turns."""

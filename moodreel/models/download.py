@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from moodreel.errors import ModelInvalid
-from moodreel.models.store import load
+from moodreel.models.face_registry import load
 
 
 def fetch(drive_id: str, folder: Path) -> Path:

@@ -5,8 +5,8 @@ import hashlib
 import numpy as np
 
 from moodreel.emotions import EIGHT
-from moodreel.models.audiovisual import MODALITIES, Excerpts
-from moodreel.models.card import AUDIO_VISUAL, Card
+from moodreel.models.model_card import AUDIO_VISUAL, Card
+from moodreel.models.networks.audiovisual import MODALITIES, Excerpts
 from moodreel.models.predictor import ModelInfo
 
 NAME = "mock"

@@ -9,9 +9,9 @@ import torch
 
 from moodreel.emotions import FIVE, SEVEN
 from moodreel.errors import MoodreelError
-from moodreel.features import Features
-from moodreel.models.architecture import Answer, Architecture, Track
-from moodreel.models.card import Card
+from moodreel.faces.features import Features
+from moodreel.models.model_card import Card
+from moodreel.models.networks.base import Answer, Architecture, Track
 
 
 @dataclass(frozen=True)

@@ -15,29 +15,31 @@ from typing import Any
 import torch
 
 from moodreel.errors import DataInvalid, MoodreelError
-from moodreel.models.store import ModelStore, load
-from moodreel.training import attention_commands, loop, precision_commands, text_commands
-from moodreel.training.appearance import train_appearance
-from moodreel.training.baseline import listen, measure_baseline
-from moodreel.training.baseline import summary as summary_of_folds
-from moodreel.training.compare import command as comparing
+from moodreel.models.face_registry import ModelStore, load
+from moodreel.training.baselines.audio_logreg import listen, measure_baseline
+from moodreel.training.baselines.audio_logreg import summary as summary_of_folds
+from moodreel.training.cli import compare as comparing
+from moodreel.training.cli import export, fit
+from moodreel.training.cli import text as text_commands
+from moodreel.training.data.extract import MANIFEST, extract, seconds
 from moodreel.training.data.ferplus import read_split
 from moodreel.training.data.muxspace import FILE as MUXSPACE
-from moodreel.training.data.sets import open_set
-from moodreel.training.evaluate import Report, evaluate
-from moodreel.training.export import write_card, write_model
-from moodreel.training.export_appearance import (
+from moodreel.training.data.registry import open_set
+from moodreel.training.engine import trainer
+from moodreel.training.evaluation.evaluate import Report, evaluate
+from moodreel.training.explain import faces
+from moodreel.training.export.model_folder import write_card, write_model
+from moodreel.training.recipes.compact_emotimesh import Recipe, train
+from moodreel.training.recipes.configs import AppearanceRecipe, ResEmoteNetRecipe, ViTRecipe
+from moodreel.training.recipes.face_cards import (
     write_appearance,
     write_appearance_card,
     write_joint,
     write_joint_card,
 )
-from moodreel.training.extract import MANIFEST, extract, seconds
-from moodreel.training.fit import command as fit
-from moodreel.training.joint import STORE, JointRecipe, train_joint
-from moodreel.training.movements import fit_movements, write_movements
-from moodreel.training.recipes import AppearanceRecipe, ResEmoteNetRecipe, ViTRecipe
-from moodreel.training.train import Recipe, train
+from moodreel.training.recipes.face_expression import train_appearance
+from moodreel.training.recipes.facial_actions import fit_movements, write_movements
+from moodreel.training.recipes.moodreel_five import STORE, JointRecipe, train_joint
 
 LANDMARKER = STORE / "face_landmarker" / "face_landmarker.task"
 MODEL = "face-expression"
@@ -129,7 +131,7 @@ def _train(args: argparse.Namespace) -> None:
     recipe = course.recipe(**{field.name: getattr(args, field.name) for field in fields(course.recipe)})
     log.info("%s", recipe)
     more: dict[str, Any] = {"muxspace": args.muxspace_data} if course.talkers else {}
-    more["loop"] = partial(loop.fit, folder=args.out, resume=args.resume, wandb=args.wandb)
+    more["loop"] = partial(trainer.fit, folder=args.out, resume=args.resume, wandb=args.wandb)
     trained = course.train(args.data, LANDMARKER, args.cache, recipe, workers=args.threads, **more)
     model = course.write(args.out, trained, recipe)
     measure = partial(evaluate, model, landmarker=LANDMARKER, cache=args.cache, workers=args.threads)
@@ -219,7 +221,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluation.add_argument("model", help="a name in the store, a model's folder or a weights file")
     evaluation.set_defaults(run=_evaluate)
     comparing.add_parser(commands, STORE)
-    for more in (attention_commands, precision_commands):
+    for more in (faces, export):
         more.add_parser(commands, store=STORE)
     movements = commands.add_parser("movements", parents=[common], help="fit what names the movements behind an answer")
     movements.add_argument("--out", type=Path, required=True, help="the folder to write")

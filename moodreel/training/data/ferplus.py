@@ -7,7 +7,7 @@ import numpy as np
 
 from moodreel.emotions import FIVE, SEVEN_TO_FIVE
 from moodreel.errors import DataInvalid
-from moodreel.training.data.sources import EXPECTED, read_rows
+from moodreel.training.data.fer2013 import EXPECTED, read_rows
 
 VOTES_SEVEN: tuple[str | None, ...] = (
     "neutral",
@@ -50,7 +50,7 @@ class Split:
 
 
 def read_split(path: Path, split: str, *, labels: tuple[str, ...] = FIVE, fer2013: float = 0.0) -> Split:
-    """Read `train` or `valid` of what `moodreel.training.data.sources` reads.
+    """Read `train` or `valid` of what `moodreel.training.data.fer2013` reads.
 
     labels: `moodreel.emotions.FIVE` or `SEVEN`.
     fer2013: the share of the targets, 0 to 1, that the FER2013 label makes up. Where there are no votes, that label

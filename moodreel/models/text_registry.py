@@ -1,0 +1,147 @@
+"""The models that read texts, by name: windows of word pieces in, calibrated probabilities out."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+
+from moodreel.emotions import EKMAN
+from moodreel.errors import ModelInvalid
+from moodreel.models.checkpoint import fill, read_weights
+from moodreel.models.huggingface import image, text
+from moodreel.models.model_card import TEXT, Card, check, read_card
+from moodreel.models.networks.minilm import MiniLM
+from moodreel.models.networks.text_base import TextNetwork
+from moodreel.models.predictor import ModelInfo
+from moodreel.models.quantization import restore
+from moodreel.models.registry import CARD, Shelf, build, digest_of, weights_in
+from moodreel.models.tokenizer import Tokens, Window
+
+ARCHITECTURES: dict[str, type[TextNetwork]] = {"minilm": MiniLM}
+
+TOKENIZER = "tokenizer.json"
+
+AT_ONCE = 16
+"""Windows in one batch: more are no faster each, and all of a batch are padded to its longest."""
+
+
+class TextPredictor:
+    """One loaded model. Safe to use from any number of threads: it is never changed after it is made.
+
+    info: which one it is; its labels are `EKMAN`.
+    thresholds: float32 (7,): from which probability on each label is said.
+    """
+
+    def __init__(self, module: TextNetwork, tokens: Tokens, card: Card, *, sha256: str, device: str = "cpu") -> None:
+        self.module = module.eval().to(device)
+        self.tokens = tokens
+        self._device = device
+        self._order = [card.labels.index(label) for label in EKMAN]
+        self._temperatures = _by_label(card.temperatures, 1.0)
+        self._offsets = _by_label(card.offsets, 0.0)
+        self.thresholds = _by_label(card.thresholds, 0.5).numpy()
+        self.info = ModelInfo(
+            name=card.name,
+            version=card.version,
+            sha256=sha256,
+            architecture=card.architecture,
+            labels=EKMAN,
+            card=card,
+        )
+
+    def predict(self, windows: Sequence[Window]) -> np.ndarray:
+        """Say how likely each window shows each emotion: float32 (N, 7), calibrated, each 0..1 by itself."""
+        answers = np.zeros((len(windows), len(EKMAN)), np.float32)
+        by_length = sorted(range(len(windows)), key=lambda number: len(windows[number].ids))
+        with torch.inference_mode():
+            for start in range(0, len(by_length), AT_ONCE):
+                some = by_length[start : start + AT_ONCE]
+                answers[some] = self.calibrate(self.module.probabilities(self._batch([windows[i] for i in some])))
+        return answers
+
+    def calibrate(self, probabilities: torch.Tensor) -> np.ndarray:
+        """Turn the network's own probabilities (N, C) into calibrated ones (N, 7)."""
+        ordered = probabilities.float().cpu()[:, self._order].clamp(1e-6, 1 - 1e-6)
+        return (ordered.logit() / self._temperatures + self._offsets).sigmoid().numpy()
+
+    def _batch(self, windows: Sequence[Window]) -> torch.Tensor:
+        longest = max(len(window.ids) for window in windows)
+        rows = np.full((len(windows), longest), self.module.pad, np.int64)
+        for row, window in zip(rows, windows, strict=True):
+            row[: len(window.ids)] = window.ids
+        return torch.from_numpy(rows).to(self._device)
+
+
+class TextStore(Shelf[TextPredictor]):
+    """The models that read texts."""
+
+    kind = TEXT
+    answers = "text-emotion"
+
+    def read(self, path: Path, *, device: str) -> TextPredictor:
+        return load_text(path, device=device)
+
+
+def load_text(path: Path, *, device: str = "cpu") -> TextPredictor:
+    """Load a model from its folder, and check it in full. Raises ModelInvalid.
+
+    A folder with a `config.json` is one of Hugging Face's; a `model.json` in it may say what its config does not.
+    """
+    folder = path if path.is_dir() else path.parent
+    if image.is_folder(folder):
+        return _load_hugging_face(folder, device)
+    weights_path = weights_in(path) if path.is_dir() else path
+    card = check_text(read_card(folder / CARD))
+    weights = restore(read_weights(weights_path))
+    digest = digest_of(weights_path, card)
+    module = build(card, ARCHITECTURES)
+    module.serve()
+    fill(module, weights, card.name)
+    tokens = Tokens(read_tokenizer(folder), module.longest)
+    if isinstance(module, MiniLM) and tokens.vocabulary > module.word.num_embeddings:
+        raise ModelInvalid(
+            f"The {TOKENIZER} of {card.name!r} has more word pieces than its weights; restore the two from one release."
+        )
+    return TextPredictor(module, tokens, card, sha256=digest, device=device)
+
+
+def _load_hugging_face(folder: Path, device: str) -> TextPredictor:
+    known: dict[str, Any] = {
+        "kind": TEXT,
+        "architecture": text.ARCHITECTURE,
+        "labels": EKMAN,
+        "name": folder.resolve().name,
+    }
+    stated = folder / CARD
+    card = check_text(read_card(stated, **known) if stated.is_file() else check(Card(**known)))
+    network = text.read_text_network(folder)
+    tokens = Tokens(text.read_text_tokenizer(folder), network.longest)
+    digest = digest_of(folder / image.WEIGHTS, card)
+    return TextPredictor(network, tokens, card, sha256=digest, device=device)
+
+
+def read_tokenizer(folder: Path) -> Tokenizer:
+    """Read a folder's tokenizer.json. Raises ModelInvalid."""
+    try:
+        return Tokenizer.from_str((folder / TOKENIZER).read_text(encoding="utf-8"))
+    except Exception as error:  # tokenizers raises plain Exceptions
+        raise ModelInvalid(
+            f"The folder {folder.name!r} needs a {TOKENIZER} that Hugging Face's tokenizers can read; restore it."
+        ) from error
+
+
+def check_text(card: Card) -> Card:
+    """Return a card that is of a model for texts. Raises ModelInvalid."""
+    if card.kind != TEXT or set(card.labels) != set(EKMAN):
+        raise ModelInvalid(
+            f"{card.name!r} is no model for texts: its model.json needs the kind {TEXT!r} and the labels "
+            f"{', '.join(EKMAN)}."
+        )
+    return card
+
+
+def _by_label(stated: Mapping[str, float], otherwise: float) -> torch.Tensor:
+    return torch.tensor([float(stated.get(label, otherwise)) for label in EKMAN])

@@ -1,0 +1,24 @@
+"""Modality dropout: what teaches an audio-visual network to answer a silent clip, and one that hides the face."""
+
+from dataclasses import replace
+
+import torch
+
+from moodreel.models.networks.audiovisual import Excerpts
+
+
+def drop_modalities(
+    excerpts: Excerpts, generator: torch.Generator, *, video: float = 0.15, audio: float = 0.15
+) -> Excerpts:
+    """Take the faces or the sound away from some windows of a batch that have both; never both.
+
+    video, audio: shares of these windows, 0 to 1, together at most 1, that lose the one or the other (Neverova et al.
+        2016, "ModDrop").
+    generator: on the CPU; the same seed takes the same away.
+    """
+    if min(video, audio) < 0 or video + audio > 1:
+        raise ValueError(f"Shares of {video} and {audio} to drop are not from 0 to 1 together.")
+    both = excerpts.seen.any(dim=1) & excerpts.heard
+    drawn = torch.rand(len(excerpts), generator=generator).to(both.device)
+    blind, deaf = both & (drawn < video), both & (drawn >= 1 - audio)
+    return replace(excerpts, seen=excerpts.seen & ~blind[:, None], heard=excerpts.heard & ~deaf)

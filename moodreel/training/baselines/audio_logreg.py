@@ -1,0 +1,166 @@
+"""What the emotions of recordings are worth without a network: functionals and a logistic regression, to compare with.
+
+Everything that is fitted, the scale of the numbers and the strength of the penalty included, is fitted on the people
+who are learnt from: the strength by folds of their own inside of each fold.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from moodreel.errors import DataInvalid
+from moodreel.training.baselines.functionals import functionals
+from moodreel.training.data.audio import sounds_of
+from moodreel.training.data.registry import PICTURES, DataSet
+from moodreel.training.data.splits import Split, folds, units
+from moodreel.training.evaluation.evaluate import Report, measure
+
+STRENGTHS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
+"""Penalties that are tried, on half the sum of the squared weights, beside the mean loss."""
+INNER = 4
+"""Folds of those who are learnt from."""
+_OUTLIER = 5.0
+"""Standard deviations beyond which a number says no more: one cough must not decide."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Regression:
+    """A multinomial logistic regression on standardised numbers.
+
+    mean, deviation: float64 (D,). weights: float64 (D, C). offset: float64 (C,).
+    """
+
+    mean: np.ndarray
+    deviation: np.ndarray
+    weights: np.ndarray
+    offset: np.ndarray
+
+    def probabilities(self, rows: np.ndarray) -> np.ndarray:
+        """Probabilities, float64 (N, C), of rows of numbers (N, D)."""
+        logits = _standardise(rows, self.mean, self.deviation) @ self.weights + self.offset
+        odds = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return odds / odds.sum(axis=1, keepdims=True)
+
+
+@dataclass(frozen=True, eq=False)
+class Fold:
+    """One part held out. strength: the penalty chosen for it; why: `Split.why`; report: of the part held out."""
+
+    strength: float
+    why: str
+    report: Report
+
+
+def measure_baseline(data: DataSet, rows: np.ndarray, count: int = 5, *, seed: int = 0) -> list[Fold]:
+    """Hold out each of `count` parts once, by person, and measure on it what the others taught.
+
+    rows: float64 (N, D), `listen` to the set.
+    Raises DataInvalid where there are too few people to part, or to part those again who are learnt from.
+    """
+    truth, classes = data.truth, len(data.labels)
+    measured: list[Fold] = []
+    for part in folds(data.examples, count, seed=seed):
+        learnt = [data.examples[row] for row in part.train]
+        inner = folds(learnt, max(2, min(INNER, int(units(learnt).max()) + 1)), seed=seed)
+        strength = choose_strength(rows[part.train], truth[part.train], classes, inner)
+        model = fit(rows[part.train], truth[part.train], classes, strength)
+        told, heard = model.probabilities(rows[part.held_out]), np.ones(len(part.held_out), bool)
+        report = measure(told, truth[part.held_out], heard, data.labels, {})
+        log.info("fold %d of %d: mean recall %.4f", len(measured) + 1, count, report.mean_recall)
+        measured.append(Fold(strength, part.why, report))
+    return measured
+
+
+def listen(data: DataSet) -> np.ndarray:
+    """Give the functionals of a set's recordings, or of its clips' sound, float64 (N, D).
+
+    Raises DataInvalid for a set of pictures, and for what cannot be read or holds no sound; it names the file.
+    """
+    if data.media == PICTURES:
+        raise DataInvalid(f"{data.name} is a set of pictures; name one with sound, as in ravdess-audio:PATH.")
+    return np.stack([functionals(sound.samples) for sound in sounds_of(data.examples)])
+
+
+def fit(rows: np.ndarray, truth: np.ndarray, classes: int, strength: float) -> Regression:
+    """Fit a regression to rows (N, D) and the numbers of their classes (N,).
+
+    Every class weighs the same, however rare, since the mean recall is what counts.
+    strength: of the penalty; a minimum is unique, and found by L-BFGS from zero, so that there is no chance in it.
+    """
+    mean, deviation = rows.mean(axis=0), rows.std(axis=0)
+    deviation = np.where(deviation > 1e-9, deviation, 1.0)  # what never changes says nothing
+    known = torch.from_numpy(_standardise(rows, mean, deviation))
+    wanted = torch.from_numpy(truth)
+    weight = 1 / torch.bincount(wanted, minlength=classes).clamp_min(1).double()
+    weights = torch.zeros(rows.shape[1], classes, dtype=torch.double, requires_grad=True)
+    offset = torch.zeros(classes, dtype=torch.double, requires_grad=True)
+    optimiser = torch.optim.LBFGS(
+        [weights, offset], max_iter=300, tolerance_grad=1e-5, tolerance_change=1e-9, line_search_fn="strong_wolfe"
+    )
+
+    def loss() -> torch.Tensor:
+        optimiser.zero_grad()
+        value = F.cross_entropy(known @ weights + offset, wanted, weight) + strength / 2 * weights.square().sum()
+        value.backward()
+        return value
+
+    optimiser.step(loss)
+    return Regression(mean, deviation, weights.detach().numpy(), offset.detach().numpy())
+
+
+def choose_strength(rows: np.ndarray, truth: np.ndarray, classes: int, inner: Sequence[Split]) -> float:
+    """Give the one of `STRENGTHS` with the best mean recall over the parts that `inner` holds out."""
+    recalls = {}
+    for strength in STRENGTHS:
+        told = np.zeros((len(rows), classes))
+        for part in inner:
+            model = fit(rows[part.train], truth[part.train], classes, strength)
+            told[part.held_out] = model.probabilities(rows[part.held_out])
+        recalls[strength] = mean_recall(told.argmax(axis=1), truth)
+    return max(reversed(STRENGTHS), key=recalls.__getitem__)  # of equals the strongest
+
+
+def mean_recall(answered: np.ndarray, truth: np.ndarray) -> float:
+    """Mean over the classes that occur of the share of theirs that was answered right."""
+    return float(np.mean([(answered[truth == one] == one).mean() for one in np.unique(truth)]))
+
+
+def macro_f1(confusion: np.ndarray) -> float:
+    """Mean F1 over the classes that occur; rows of `confusion` (C, C) are true, columns answered."""
+    right, given, answered = confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)
+    occurs = given > 0
+    return float((2 * right[occurs] / (given + answered)[occurs]).mean())
+
+
+def summary(measured: Sequence[Fold]) -> str:
+    """Put the folds, their means and deviations, and all confusions together in words."""
+    reports = [fold.report for fold in measured]
+    figures = {
+        "mean recall": [report.mean_recall for report in reports],
+        "accuracy": [report.accuracy for report in reports],
+        "macro-F1": [macro_f1(report.confusion) for report in reports],
+    }
+    lines = [
+        f"fold {number}: "
+        + ", ".join(f"{name} {values[number - 1]:.4f}" for name, values in figures.items())
+        + f"; {fold.report.pictures} recordings, penalty {fold.strength:g}. {fold.why}"
+        for number, fold in enumerate(measured, start=1)
+    ]
+    lines += [
+        f"{name} {np.mean(values):.4f} ± {np.std(values, ddof=1):.4f} over {len(values)} folds"
+        for name, values in figures.items()
+    ]
+    confusion = sum(report.confusion for report in reports)
+    lines += [f"confusion, rows true, columns answered, {', '.join(reports[0].labels)}:"]
+    lines += [" ".join(f"{n:5d}" for n in row) for row in np.asarray(confusion)]
+    return "\n".join(lines)
+
+
+def _standardise(rows: np.ndarray, mean: np.ndarray, deviation: np.ndarray) -> np.ndarray:
+    return ((rows - mean) / deviation).clip(-_OUTLIER, _OUTLIER)

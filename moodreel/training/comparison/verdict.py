@@ -1,0 +1,90 @@
+"""Who is better, in words: a winner is named only where the numbers hold one."""
+
+from moodreel.training.comparison.results import Comparison, Pair
+from moodreel.training.evaluation.significance import LEAST_UNITS, LEVEL
+
+WORDS = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "macro_f1": "macro-F1"}
+
+
+def winner(comparison: Comparison) -> str | None:
+    """Name the model that is better than every other, if there is one."""
+    return _over_all(comparison, sign=1)
+
+
+def loser(comparison: Comparison) -> str | None:
+    """Name the model that is worse than every other, if there is one."""
+    return _over_all(comparison, sign=-1)
+
+
+def verdict(comparison: Comparison) -> tuple[str, ...]:
+    """Say who is better and by how much: the first sentence is the answer, the others are each pair's."""
+    names = [result.name for result in comparison.results]
+    what = WORDS[comparison.plan.judged_by]
+    if len(names) < 2:
+        return (f"Only {names[0]} was measured: there is nothing to compare it with.",)
+    if _too_few(comparison):
+        return (
+            f"No winner: {comparison.units} {_drawn_from(comparison)} are too few to tell skill from luck; "
+            f"it takes {LEAST_UNITS}.",
+        )
+    best, worst = winner(comparison), loser(comparison)
+    if best:
+        head = f"{best} is better than {'the other' if len(names) == 2 else 'each of the others'} in {what}."
+    elif worst:
+        head = f"No winner, but {worst} is worse than each of the others in {what}."
+    elif any(_better(comparison, pair) for pair in comparison.pairs):
+        head = f"No model is better than all others in {what}."
+    else:
+        head = f"No winner: the differences in {what} may be luck."
+    told = sorted(comparison.pairs, key=lambda pair: (best or worst) not in (pair.first, pair.second))
+    return (head, *(_sentence(comparison, pair) for pair in told))
+
+
+def _sentence(comparison: Comparison, pair: Pair) -> str:
+    difference = pair.differences[comparison.plan.judged_by]
+    value, low, high = difference.value, difference.interval.low, difference.interval.high
+    level = f"{100 * LEVEL:g} % interval"
+    if _better(comparison, pair) is None:
+        if not value and low == high == 0:
+            return f"{pair.first} and {pair.second} do the same: a difference of 0.0 points in every resample."
+        return (
+            f"{pair.first} and {pair.second} cannot be told apart: {points(value)} points between them "
+            f"({level} {points(low)} to {points(high)})."
+        )
+    first, second = (pair.first, pair.second) if value > 0 else (pair.second, pair.first)
+    near, far = sorted((abs(low), abs(high)))
+    return (
+        f"{first} is better than {second} by {100 * abs(value):.1f} points ({level} {100 * near:.1f} to "
+        f"{100 * far:.1f})."
+    )
+
+
+def points(share: float) -> str:
+    """A difference of shares in percentage points, with its sign."""
+    return f"{100 * share:+.1f}"
+
+
+def _over_all(comparison: Comparison, *, sign: int) -> str | None:
+    if len(comparison.results) < 2:
+        return None
+    for result in comparison.results:
+        own = [pair for pair in comparison.pairs if result.name in (pair.first, pair.second)]
+        better = [_better(comparison, pair) for pair in own]
+        if all(name is not None and (name == result.name) == (sign > 0) for name in better):
+            return result.name
+    return None
+
+
+def _better(comparison: Comparison, pair: Pair) -> str | None:
+    difference = pair.differences[comparison.plan.judged_by]
+    if not difference.counts or _too_few(comparison):
+        return None
+    return pair.first if difference.value > 0 else pair.second
+
+
+def _too_few(comparison: Comparison) -> bool:
+    return comparison.units < LEAST_UNITS
+
+
+def _drawn_from(comparison: Comparison) -> str:
+    return "persons" if comparison.by_person else "examples"

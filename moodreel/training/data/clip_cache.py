@@ -1,0 +1,91 @@
+"""Clips as networks read them, worked out once and kept in a cache: the person's face over time, or windows."""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from moodreel.errors import DataInvalid, MoodreelError, NoFace, NoFaceNoSound
+from moodreel.faces.facial_actions import Movements
+from moodreel.faces.features import Features
+from moodreel.faces.landmarker import FaceFinder
+from moodreel.models.face_registry import ModelStore
+from moodreel.models.networks.audiovisual import Excerpts
+from moodreel.pipelines.clip_loader import ExcerptReader
+from moodreel.pipelines.video import Analyser
+from moodreel.training.data.examples import Example
+from moodreel.training.data.loading import Means
+
+_FIELDS = ("landmarks", "shape", "blendshapes", "pose", "crop")
+
+
+def tracks_of(examples: Sequence[Example], means: Means) -> list[list[Features | None] | None]:
+    """The person's face in each clip, about five times a second, as an analysis reads it; None where nobody is seen.
+
+    Raises DataInvalid for a file that cannot be read.
+    """
+    finder = FaceFinder(means.landmarker)
+    analyser = Analyser(finder, ModelStore(means.store), Movements.load(means.store / "movements"))
+
+    def read(data: bytes) -> dict[str, np.ndarray]:
+        track = analyser.person(data)
+        seen = [face for face in track if face is not None]
+        arrays = {name: np.stack([getattr(face, name) for face in seen]) for name in _FIELDS}
+        return arrays | {"seen": np.array([face is not None for face in track])}
+
+    try:
+        kept = [_kept(example, read, "track", means.cache) for example in tqdm(examples, desc="clips", mininterval=5)]
+    finally:
+        analyser.threads.shutdown()
+        finder.close()
+    return [None if arrays is None else _track(arrays) for arrays in kept]
+
+
+def windows_of(examples: Sequence[Example], means: Means) -> list[Excerpts | None]:
+    """All windows of each clip; None where there is neither a face nor sound. Raises as `tracks_of`."""
+    finder = FaceFinder(means.landmarker)
+    reader = ExcerptReader(finder)
+
+    def read(data: bytes) -> dict[str, np.ndarray]:
+        return {name: tensor.numpy() for name, tensor in vars(reader.read(data)).items()}
+
+    try:
+        kept = [_kept(example, read, "windows", means.cache) for example in tqdm(examples, desc="clips", mininterval=5)]
+    finally:
+        finder.close()
+    return [None if arrays is None else _excerpts(arrays) for arrays in kept]
+
+
+def _excerpts(arrays: Mapping[str, np.ndarray]) -> Excerpts:
+    return Excerpts(**{name: torch.from_numpy(array) for name, array in arrays.items()})
+
+
+def _track(arrays: Mapping[str, np.ndarray]) -> list[Features | None]:
+    rows = iter(zip(*(arrays[name] for name in _FIELDS), strict=True))
+    return [Features(*next(rows)) if seen else None for seen in arrays["seen"]]
+
+
+def _kept(
+    example: Example, read: Callable[[bytes], dict[str, np.ndarray]], kind: str, cache: Path
+) -> dict[str, np.ndarray] | None:
+    """What is read of a clip, from the cache where it is there; None where there is nobody in it."""
+    assert isinstance(example.media, Path)
+    try:
+        data = example.media.read_bytes()
+        file = cache / f"{kind}-{hashlib.sha256(data).hexdigest()[:16]}.npz"
+        if file.exists():
+            with np.load(file) as arrays:
+                return dict(arrays)
+        found = read(data)
+    except (NoFace, NoFaceNoSound):
+        return None
+    except (MoodreelError, OSError) as error:
+        raise DataInvalid(f"{example.media} cannot be learnt from: {error} Mend it or take it out.") from error
+    cache.mkdir(parents=True, exist_ok=True)
+    partial = file.with_suffix(".partial.npz")
+    np.savez_compressed(partial, allow_pickle=False, **found)
+    partial.replace(file)
+    return found

@@ -1,0 +1,33 @@
+"""Squares around the faces of pictures: what networks of portraits read, and the trunk of audio-visual ones."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from moodreel.training.data.examples import Example
+from moodreel.training.data.face_cache import portrait
+from moodreel.training.data.loading import Means, Media
+
+
+class Squares:
+    """Squares around faces, in colour or grey: of pictures that are such already, they themselves."""
+
+    def __init__(self, pictures: Media, landmarks: np.ndarray | None) -> None:
+        self._pictures, self._landmarks = pictures, landmarks
+
+    def __len__(self) -> int:
+        return len(self._pictures)
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        picture = self._pictures[row]
+        return picture if self._landmarks is None else portrait(picture, self._landmarks[row])
+
+
+def squares_of(examples: Sequence[Example], means: Means) -> tuple[Squares, np.ndarray]:
+    """Squares around the faces of pictures, and bool (N,), where there is a face. FER2013's pictures, which come as
+    arrays, are such squares: `moodreel.faces.features.cut` was laid out after them."""
+    pictures = Media(examples)
+    if all(isinstance(example.media, np.ndarray) for example in examples):
+        return Squares(pictures, None), np.ones(len(examples), bool)
+    faces, landmarks = means.find(pictures, landmarks=True)
+    return Squares(pictures, landmarks), faces.found

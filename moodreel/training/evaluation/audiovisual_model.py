@@ -1,0 +1,83 @@
+"""Models that read faces and voices, as `compare` takes them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from moodreel.errors import NoFace, NoFaceNoSound
+from moodreel.faces.landmarker import FaceFinder
+from moodreel.media import audio
+from moodreel.media.mel_spectrogram import BANDS, HOP
+from moodreel.models.audiovisual_registry import AudioVisualPredictor
+from moodreel.models.networks.audiovisual import Excerpts
+from moodreel.models.networks.resnet18 import SIDE
+from moodreel.pipelines import clip_sampler
+from moodreel.pipelines.clip_loader import ExcerptReader
+from moodreel.training.data.examples import Example
+from moodreel.training.data.face_cache import portrait
+from moodreel.training.data.loading import Means, Media, read_files, spread
+from moodreel.training.data.registry import CLIPS, PICTURES, RECORDINGS
+from moodreel.training.evaluation.face_model import Subject
+from moodreel.training.evaluation.metrics import Answers
+
+_STEPS = 1 + round(clip_sampler.SECONDS * audio.RATE) // HOP
+_AT_ONCE = 64
+"""Pictures that are read at a time: bounds the memory of activations."""
+
+
+class AudioVisualSubject(Subject):
+    """A model that reads faces and voices. A clip's answer is the mean of its windows'; a picture is a window of one
+    frame, without sound."""
+
+    unit = "one window of three seconds"
+
+    def __init__(self, name: str, path: Path, predictor: AudioVisualPredictor) -> None:
+        super().__init__(name, path, predictor.info, predictor.network)
+        self.predictor = predictor
+        sees, hears = ("video" in predictor.modalities), ("audio" in predictor.modalities)
+        self.media = ((PICTURES,) if sees else ()) + (CLIPS,) + ((RECORDINGS,) if hears else ())
+
+    def answer(self, examples: Sequence[Example], media: str, means: Means) -> Answers:
+        if media == PICTURES:
+            return self._look(examples, means)
+        finder = FaceFinder(means.landmarker, again=True)
+        reader = ExcerptReader(finder)
+
+        def read(data: bytes) -> np.ndarray:
+            return self.predictor.judge(reader.watch(data, modalities=self.predictor.modalities).excerpts)
+
+        try:
+            nobody = (NoFace, NoFaceNoSound)
+            return read_files(examples, read, classes=len(self.info.labels), nobody=nobody, what=self.name)
+        finally:
+            finder.close()
+
+    def _look(self, examples: Sequence[Example], means: Means) -> Answers:
+        pictures = Media(examples)
+        faces, landmarks = means.find(pictures, landmarks=True)
+        assert landmarks is not None
+        rows = np.flatnonzero(faces.found)
+        answers = [np.zeros((0, len(self.info.labels)))]
+        for begun in range(0, len(rows), _AT_ONCE):
+            squares = [portrait(pictures[row], landmarks[row], SIDE) for row in rows[begun : begun + _AT_ONCE]]
+            said = self.predictor.predict(_windows(torch.from_numpy(np.stack(squares))[:, None], sound=False))
+            answers.append(np.stack([probabilities for probabilities, _ in said]))
+        return spread(len(examples), rows, np.concatenate(answers))
+
+    def once(self) -> Any:
+        draw = torch.Generator().manual_seed(0)
+        faces = torch.randint(0, 256, (1, clip_sampler.FRAMES, SIDE, SIDE, 3), dtype=torch.uint8, generator=draw)
+        return self.predictor.predict(_windows(faces, sound=True))
+
+
+def _windows(faces: torch.Tensor, *, sound: bool) -> Excerpts:
+    """Windows that show these faces (B, T, S, S, 3), with an even hiss or without sound."""
+    return Excerpts(
+        faces=faces,
+        seen=torch.ones(faces.shape[:2], dtype=torch.bool),
+        mels=torch.zeros(len(faces), BANDS, _STEPS),
+        heard=torch.full((len(faces),), sound),
+    )

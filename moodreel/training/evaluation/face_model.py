@@ -1,0 +1,108 @@
+"""A model -> its answers for the examples of a set, whatever it reads and whatever they are."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from moodreel.errors import MoodreelError, NoFace
+from moodreel.faces.facial_actions import Movements
+from moodreel.faces.features import CROP, PORTRAIT, Features
+from moodreel.faces.landmarker import BLENDSHAPES, LANDMARKS, FaceFinder
+from moodreel.models.face_registry import ModelStore
+from moodreel.models.predictor import ModelInfo, Predictor
+from moodreel.models.registry import weights_in
+from moodreel.pipelines.video import Analyser
+from moodreel.training.data.examples import Example
+from moodreel.training.data.loading import Means, Media, read_files, spread
+from moodreel.training.data.registry import CLIPS, PICTURES
+from moodreel.training.evaluation.evaluate import judge, needs_landmarks
+from moodreel.training.evaluation.metrics import Answers
+
+
+class Subject(ABC):
+    """A model that is compared.
+
+    name: as the report says it, unlike all others'. path: its folder, or its weights file.
+    media: what it can be measured on. unit: what `once` answers for.
+    """
+
+    media: tuple[str, ...]
+    unit: str
+
+    def __init__(self, name: str, path: Path, info: ModelInfo, network: nn.Module) -> None:
+        self.name, self.path, self.info, self.network = name, path, info, network
+
+    @property
+    def weights(self) -> Path:
+        return weights_in(self.path) if self.path.is_dir() else self.path
+
+    @abstractmethod
+    def answer(self, examples: Sequence[Example], media: str, means: Means) -> Answers:
+        """Answer for each example, in the order of `info.labels`. Raises DataInvalid for a file that is no good."""
+
+    @abstractmethod
+    def once(self) -> Any:
+        """Answer for one face, or one window, that is made up: by that costs are measured."""
+
+
+class FaceSubject(Subject):
+    """A model that reads faces, in pictures or in clips."""
+
+    media = (PICTURES, CLIPS)
+    unit = "one face"
+
+    def __init__(self, name: str, path: Path, predictor: Predictor) -> None:
+        super().__init__(name, path, predictor.info, predictor.module)
+        self.predictor = predictor
+
+    def answer(self, examples: Sequence[Example], media: str, means: Means) -> Answers:
+        if media == CLIPS:
+            return self._watch(examples, means)
+        pictures = Media(examples)
+        faces, landmarks = means.find(pictures, landmarks=needs_landmarks(self.predictor))
+        rows = np.flatnonzero(faces.found)
+        return spread(len(examples), rows, judge(self.predictor, faces, rows, pictures, landmarks))
+
+    def _watch(self, examples: Sequence[Example], means: Means) -> Answers:
+        store = ModelStore(self.path if self.path.is_dir() else self.path.parent)
+        store.register(self.path)
+        finder = FaceFinder(means.landmarker, again=True)
+        analyser = Analyser(finder, store, Movements.load(means.store / "movements"))
+
+        def analyse(data: bytes) -> np.ndarray:
+            return np.array([*analyser.analyse(data).probabilities.values()])
+
+        try:
+            classes = len(self.info.labels)
+            return read_files(examples, analyse, classes=classes, nobody=(NoFace,), what=self.name)
+        finally:
+            analyser.threads.shutdown()
+            finder.close()
+
+    def once(self) -> Any:
+        return self.predictor.predict([[_made_up(portrait=self.predictor.portrait)]], moments=False)
+
+
+def check_media(subjects: Sequence[Subject], media: str) -> None:
+    """Raise MoodreelError where one of the models cannot read what a set holds."""
+    for subject in subjects:
+        if media not in subject.media:
+            raise MoodreelError(
+                f"{subject.name} reads {' and '.join(subject.media)}, but the set holds {media}; leave one of them out."
+            )
+
+
+def _made_up(*, portrait: bool) -> Features:
+    draw = np.random.default_rng(0)
+    return Features(
+        landmarks=draw.random((LANDMARKS, 3), np.float32),
+        shape=draw.standard_normal((LANDMARKS, 3), np.float32),
+        blendshapes=draw.random(len(BLENDSHAPES), np.float32),
+        pose=np.zeros(3, np.float32),
+        crop=draw.integers(0, 256, (CROP, CROP), np.uint8),
+        portrait=draw.integers(0, 256, (PORTRAIT, PORTRAIT, 3), np.uint8) if portrait else None,
+    )

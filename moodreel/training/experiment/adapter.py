@@ -1,0 +1,64 @@
+"""What is to be known of an architecture to train it."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from moodreel.errors import DataInvalid
+from moodreel.models.quantization import PRECISIONS
+from moodreel.training.data.loading import Means
+from moodreel.training.data.registry import DataSet
+from moodreel.training.experiment.classification import Material
+from moodreel.training.experiment.config import Study
+from moodreel.training.export.model_folder import write_folder
+
+
+class Maker(ABC):
+    """How networks of one kind are made and fed.
+
+    name: the architecture's. media: kinds of sets that it can learn from. reads: for the card.
+    blends: whether two of its inputs have anything between them, as mixup needs.
+    """
+
+    name: str
+    media: tuple[str, ...]
+    reads: str
+    normalisation = "within the network"
+    blends = True
+
+    @abstractmethod
+    def prepare(
+        self, data: DataSet, means: Means, study: Study, arguments: Mapping[str, Any]
+    ) -> tuple[Material, np.ndarray]:
+        """Give the examples of a set as the network takes them, and bool (N,), which can be learnt from."""
+
+    @abstractmethod
+    def make(self, labels: tuple[str, ...], arguments: Mapping[str, Any], pretrained: Path | None) -> nn.Module:
+        """Make a network with weights to begin with. Raises DataInvalid, ModelInvalid."""
+
+    def arguments(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """All arguments of the network, but for its classes."""
+        return dict(given)
+
+    def idle(self, data: DataSet) -> tuple[str, ...]:
+        """First words of the names of weights that have nothing to learn from in a set."""
+        return ()
+
+    def fields(self, data: DataSet) -> dict[str, Any]:
+        """More of model.json."""
+        return {}
+
+    def hear(self, network: nn.Module, checkpoint: Path, data: DataSet, study: Study, counts: Mapping) -> None:
+        """Begin from what another run has learnt of the same recordings. counts: of examples, as checkpoints say."""
+        raise DataInvalid(f"{self.name} hears nothing; leave --heard out.")
+
+    def write(self, out: Path, network: nn.Module, fields: dict[str, Any], weights: str, **stated: str) -> None:
+        """Write weights, in one of `PRECISIONS`, and model.json. stated: its data and licence."""
+        write_folder(out, PRECISIONS[weights](network.state_dict()), fields, **stated)
+
+    def begin(self, network: nn.Module, material: Material, learnt: np.ndarray) -> None:  # noqa: B027
+        """Set what a network takes from what it learns from, before it does: its normalisation."""

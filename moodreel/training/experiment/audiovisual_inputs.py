@@ -1,0 +1,226 @@
+"""What examples are to audio-visual networks: faces alone, voices alone, clips with both, or the two put together."""
+
+from collections.abc import Sequence
+from copy import copy
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from moodreel.media.audio import RATE
+from moodreel.media.mel_spectrogram import BANDS, HOP
+from moodreel.models.networks.audiovisual import AudioVisualNet, Excerpts
+from moodreel.models.networks.resnet18 import SIDE, WIDTH
+from moodreel.pipelines.clip_sampler import FRAMES, starts
+from moodreel.training.augmentation.modality_dropout import drop_modalities
+from moodreel.training.augmentation.spectrogram import STEPS, Disturbance, disturb, excerpt
+from moodreel.training.engine.trainer import Phase
+from moodreel.training.experiment.classification import Material
+from moodreel.training.experiment.face_inputs import portrait
+
+SMALL, SMALL_SIDE = "small faces", 64
+"""The phase in which faces are shown small, and how small: it takes a third of the time, and teaches most of it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Views:
+    """Windows as an audio-visual network reads them.
+
+    frames: float32 (B, T, 512), what its trunk makes of the faces, where that is known already; the pictures in
+        `excerpts` are not looked at then.
+    owners: int64 (B,), which example each window is of; None where each has one. Its windows' answers are averaged.
+    """
+
+    excerpts: Excerpts
+    frames: torch.Tensor | None = None
+    owners: torch.Tensor | None = None
+
+
+class Windows(Material):
+    """What all of them have in common: `Views` to logits. Sound and spectrograms are blended, pictures where there are
+    such."""
+
+    def blend(self, inputs: Views, order: np.ndarray, share: float) -> Views:
+        rows = torch.from_numpy(order)
+        own, other = inputs.excerpts, inputs.excerpts.only(rows)
+        mixed = Excerpts(
+            faces=(share * own.faces + (1 - share) * other.faces).round().byte(),
+            seen=own.seen | other.seen,
+            mels=own.mels.lerp(other.mels, 1 - share),
+            heard=own.heard | other.heard,
+        )
+        frames = None if inputs.frames is None else inputs.frames.lerp(inputs.frames[rows], 1 - share)
+        return Views(mixed, frames)
+
+    def logits(self, network: nn.Module, inputs: Views, phase: Phase | None = None) -> torch.Tensor:
+        assert isinstance(network, AudioVisualNet)
+        network.side = SMALL_SIDE if phase is not None and phase.name == SMALL else SIDE
+        seen, heard = inputs.excerpts.seen.to(network.device), inputs.excerpts.heard.to(network.device)
+        frames = network.watch(inputs.excerpts) if inputs.frames is None else inputs.frames.to(network.device)
+        logits = network.fusion(network.listen(frames, seen, inputs.excerpts.mels, heard))
+        if inputs.owners is None:
+            return logits
+        owners = inputs.owners.to(logits.device)
+        count = int(owners.max()) + 1
+        total = logits.new_zeros(count, logits.shape[1]).index_add(0, owners, logits.float().softmax(dim=1))
+        return (total / torch.bincount(owners, minlength=count)[:, None]).clamp_min(1e-9).log()
+
+
+class Both(Windows):
+    """Windows with a face and a voice, of which some lose the one or the other while they are learnt.
+
+    video, audio: shares of those that lose it. lacks: which one all lack, when they are judged; "" for none.
+    """
+
+    def __init__(self, video: float, audio: float) -> None:
+        self.video, self.audio, self.lacks = video, audio, ""
+
+    def variants(self) -> dict[str, Material]:
+        made: dict[str, Material] = {}
+        for lacks, left in (("video", "audio alone"), ("audio", "video alone")):
+            other = copy(self)
+            other.lacks = lacks
+            made[left] = other
+        return made
+
+    def lose(self, excerpts: Excerpts, rng: np.random.Generator | None) -> Excerpts:
+        if rng is not None:
+            draw = torch.Generator().manual_seed(int(rng.integers(2**31)))
+            return drop_modalities(excerpts, draw, video=self.video, audio=self.audio)
+        if self.lacks == "video":
+            return replace(excerpts, seen=torch.zeros_like(excerpts.seen))
+        return replace(excerpts, heard=torch.zeros_like(excerpts.heard)) if self.lacks else excerpts
+
+
+class Faces(Windows):
+    """Pictures of faces, as `Portraits` takes them: windows of one frame without sound."""
+
+    def __init__(self, faces: Any) -> None:
+        self.faces = faces
+
+    def __len__(self) -> int:
+        return len(self.faces)
+
+    def take(self, rows: np.ndarray, rng: np.random.Generator | None, phase: Phase | None = None) -> Views:
+        faces = np.stack([portrait(self.faces[row], SIDE, rng) for row in rows])[:, None]
+        return Views(_excerpts(faces=torch.from_numpy(faces)))
+
+
+class Sounds(Windows):
+    """Recordings, each the log-mel spectrogram of all of it, float32 (64, steps): windows of three seconds."""
+
+    def __init__(self, mels: Sequence[np.ndarray], seconds: Sequence[float], voices: Disturbance) -> None:
+        self.mels, self.seconds, self.voices = mels, seconds, voices
+
+    def __len__(self) -> int:
+        return len(self.mels)
+
+    def take(self, rows: np.ndarray, rng: np.random.Generator | None, phase: Phase | None = None) -> Views:
+        if rng is not None:
+            mels = np.stack([disturb(self.mels[row], rng, self.voices) for row in rows])
+            return Views(_excerpts(mels=torch.from_numpy(mels)))
+        cut = [self._windows(row) for row in rows]
+        owners = torch.tensor([index for index, windows in enumerate(cut) for _ in windows])
+        mels = np.stack([window for windows in cut for window in windows])
+        return Views(_excerpts(mels=torch.from_numpy(mels)), owners=owners)
+
+    def _windows(self, row: int) -> list[np.ndarray]:
+        return [excerpt(self.mels[row], round(start * RATE / HOP)) for start in starts(self.seconds[row])]
+
+
+class Pairs(Both):
+    """Synthetic pairing: each recording with a face of the same emotion, of another person, who never said it.
+
+    features: float32 (F, 512), what the trunk makes of faces that may be learnt from; kept: the same of faces that may
+    not. pools, kept_pools: for each label, the rows in these of its faces. truth: int64 (N,), of the recordings.
+    """
+
+    def __init__(self, sounds: Sounds, truth: np.ndarray, *, video: float, audio: float) -> None:
+        super().__init__(video, audio)
+        self.sounds, self.truth = sounds, truth
+        self.features = self.kept = torch.zeros(0, WIDTH)
+        self.pools: Sequence[np.ndarray] = ()
+        self.kept_pools: Sequence[np.ndarray] = ()
+
+    def __len__(self) -> int:
+        return len(self.sounds)
+
+    def take(self, rows: np.ndarray, rng: np.random.Generator | None, phase: Phase | None = None) -> Views:
+        views = self.sounds.take(rows, rng, phase)
+        features, pools = (self.kept, self.kept_pools) if rng is None else (self.features, self.pools)
+        chosen = np.stack([self._choose(pools[self.truth[row]], int(row), rng) for row in rows])
+        frames = features[torch.from_numpy(chosen)]
+        frames = frames if views.owners is None else frames[views.owners]
+        excerpts = replace(
+            views.excerpts,
+            faces=torch.zeros(len(frames), FRAMES, 0, 0, 3, dtype=torch.uint8),
+            seen=torch.ones(len(frames), FRAMES, dtype=torch.bool),
+        )
+        return Views(self.lose(excerpts, rng), frames, views.owners)
+
+    def _choose(self, pool: np.ndarray, row: int, rng: np.random.Generator | None) -> np.ndarray:
+        """One face for all frames, the same each time, where it is measured on; or one to three, one after the other:
+        a face that is learnt from shall stand for its emotion, not for itself."""
+        if rng is None:
+            return np.full(FRAMES, np.random.default_rng(row).choice(pool))
+        faces = rng.choice(pool, int(rng.integers(1, 4)))
+        return faces[np.arange(FRAMES) * len(faces) // FRAMES]
+
+
+class Footage(Both):
+    """Clips, each with all its windows of face and voice, None for one that has neither; one of them, at random, is
+    learnt from at a time."""
+
+    def __init__(self, clips: Sequence[Excerpts | None], voices: Disturbance, *, video: float, audio: float) -> None:
+        super().__init__(video, audio)
+        self.clips, self.voices = clips, voices
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def take(self, rows: np.ndarray, rng: np.random.Generator | None, phase: Phase | None = None) -> Views:
+        if rng is None:
+            clips = self.chosen(rows)
+            owners = torch.tensor([index for index, clip in enumerate(clips) for _ in range(len(clip))])
+            return Views(self.lose(_joined(clips), None), owners=owners)
+        windows = _joined([self._disturbed(clip, rng) for clip in self.chosen(rows)])
+        return Views(self.lose(windows, rng))
+
+    def chosen(self, rows: np.ndarray) -> list[Excerpts]:
+        return [clip for clip in (self.clips[row] for row in rows) if clip is not None]
+
+    def _disturbed(self, clip: Excerpts, rng: np.random.Generator) -> Excerpts:
+        window = clip.only(torch.tensor([int(rng.integers(len(clip)))]))
+        seed = int(rng.integers(2**31))  # one camera for all frames
+        faces = [portrait(face, SIDE, np.random.default_rng(seed)) for face in window.faces[0].numpy()]
+        mels = disturb(window.mels[0].numpy(), rng, self.voices) if bool(window.heard[0]) else window.mels[0]
+        return replace(
+            window, faces=torch.from_numpy(np.stack(faces))[None], mels=torch.as_tensor(mels, dtype=torch.float32)[None]
+        )
+
+
+def _excerpts(*, faces: torch.Tensor | None = None, mels: torch.Tensor | None = None) -> Excerpts:
+    """Windows of faces or of sound alone."""
+    if faces is not None:
+        count, frames = faces.shape[:2]
+        return Excerpts(
+            faces=faces,
+            seen=torch.ones(count, frames, dtype=torch.bool),
+            mels=torch.zeros(count, BANDS, STEPS),
+            heard=torch.zeros(count, dtype=torch.bool),
+        )
+    assert mels is not None
+    return Excerpts(
+        faces=torch.zeros(len(mels), FRAMES, 0, 0, 3, dtype=torch.uint8),
+        seen=torch.zeros(len(mels), FRAMES, dtype=torch.bool),
+        mels=mels,
+        heard=torch.ones(len(mels), dtype=torch.bool),
+    )
+
+
+def _joined(parts: Sequence[Excerpts]) -> Excerpts:
+    return Excerpts(
+        *(torch.cat([getattr(part, name) for part in parts]) for name in ("faces", "seen", "mels", "heard"))
+    )

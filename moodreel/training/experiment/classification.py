@@ -1,0 +1,159 @@
+"""Learning labels, whatever the network reads: soft targets, class weights, mixup and label smoothing, in one task."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from moodreel.errors import DataInvalid
+from moodreel.training.engine.trainer import Phase, Task, epoch_rows
+
+
+class Material(ABC):
+    """What N examples are to a kind of network.
+
+    Whatever `take` gives is handed to `blend` and to `logits`; nothing else looks into it.
+    """
+
+    blends = True
+    """Whether two of its inputs have anything between them."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def take(self, rows: np.ndarray, rng: np.random.Generator | None, phase: Phase | None = None) -> Any:
+        """The inputs of some examples, disturbed anew by `rng`, or as they are; may be called in another thread."""
+
+    def variants(self) -> "dict[str, Material]":
+        """The same examples with something missing, by what is left, to be measured beside the whole."""
+        return {}
+
+    def blend(self, inputs: Any, order: np.ndarray, share: float) -> Any:
+        """Inputs of which each is `share` itself, and else another one of the batch, as `order` (B,) names it."""
+        raise NotImplementedError
+
+    @abstractmethod
+    def logits(self, network: nn.Module, inputs: Any, phase: Phase | None = None) -> torch.Tensor:
+        """What the network says of them, (B, C)."""
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How labels are learnt.
+
+    batch: examples. smoothing: share of each target that is spread over all labels (Szegedy et al. 2016).
+    mixup: alpha of the beta distribution that shares are drawn from by which examples of a batch are blended (Zhang et
+        al. 2018); 0 for none. mixed: share of the batches in which they are.
+    class_weights: whether a label counts the more the rarer it is: its examples over the mean, to the power of -1/2,
+        so that forty times rarer counts six times as much.
+    rarity: examples come (1 / their label's number) ** rarity times as often; 0 for as they are.
+    """
+
+    batch: int = 64
+    smoothing: float = 0.0
+    mixup: float = 0.0
+    mixed: float = 1.0
+    class_weights: bool = False
+    rarity: float = 0.0
+
+
+class Lessons(Task):
+    """Learn the targets of some examples, judged by some others.
+
+    targets: float32 (N, C), what each example is, adding up to 1. learnt, kept: rows to learn from and to judge by.
+    """
+
+    watched = "uar"
+
+    def __init__(
+        self,
+        network: nn.Module,
+        material: Material,
+        targets: np.ndarray,
+        learnt: np.ndarray,
+        kept: np.ndarray,
+        manner: Manner,
+        *,
+        seed: int = 0,
+        looks: int = 2000,
+    ) -> None:
+        if manner.mixup and not material.blends:
+            raise DataInvalid("Faces over time cannot be blended; train without mixup.")
+        self.network, self.material, self.manner, self.seed = network, material, manner, seed
+        self.targets, self.learnt, self.kept = torch.from_numpy(targets), learnt, kept
+        # Looked at now and then only: some of many are enough to see where it goes.
+        draw = np.random.default_rng(seed)
+        self.glance = [np.sort(draw.permutation(rows)[:looks]) for rows in (learnt, kept)]
+        labels = targets[learnt].argmax(axis=1)
+        count = np.maximum(np.bincount(labels, minlength=targets.shape[1]), 1.0)
+        self.often = count[labels] ** -manner.rarity if manner.rarity else None
+        weights = np.sqrt(count.mean() / count) if manner.class_weights else np.ones_like(count)
+        self.weights = torch.from_numpy(weights.astype(np.float32))
+
+    def epoch(self) -> int:
+        """Steps in which every example is shown once."""
+        return -(-len(self.learnt) // self.manner.batch)
+
+    def draw(self, step: int, rng: np.random.Generator, phase: Phase) -> Any:
+        rows = self.learnt[epoch_rows(step, len(self.learnt), self.manner.batch, self.seed, self.often)]
+        targets = self.targets[torch.from_numpy(rows)]
+        inputs = self.material.take(rows, rng, phase)
+        if self.manner.mixup and rng.random() < self.manner.mixed:
+            share, order = float(rng.beta(self.manner.mixup, self.manner.mixup)), rng.permutation(len(rows))
+            inputs = self.material.blend(inputs, order, share)
+            targets = share * targets + (1 - share) * targets[torch.from_numpy(order)]
+        return inputs, targets
+
+    def loss(self, batch: Any, phase: Phase) -> torch.Tensor:
+        inputs, targets = batch
+        logits = self.material.logits(self.network, inputs, phase).float()
+        device = logits.device
+        return F.cross_entropy(
+            logits, targets.to(device), weight=self.weights.to(device), label_smoothing=self.manner.smoothing
+        )
+
+    def judge(self, phase: Phase) -> dict[str, float]:
+        learnt, kept = (self.answers(rows, self.averaged, phase=phase) for rows in self.glance)
+        return {
+            "train_accuracy": _accuracy(learnt, self._truth(self.glance[0])),
+            "accuracy": _accuracy(kept, self._truth(self.glance[1])),
+            "uar": _mean_recall(kept, self._truth(self.glance[1])),
+        }
+
+    def answers(
+        self,
+        rows: np.ndarray,
+        network: nn.Module | None = None,
+        *,
+        material: Material | None = None,
+        phase: Phase | None = None,
+        size: int = 256,
+    ) -> torch.Tensor:
+        """Logits (M, C), on the CPU, of examples as they are; as in a phase, where one is named.
+
+        material: one of its variants.
+        """
+        network, material = network or self.network, material or self.material
+        parts: Sequence[np.ndarray] = np.array_split(rows, max(1, -(-len(rows) // size)))
+        with torch.inference_mode():
+            return torch.cat(
+                [material.logits(network, material.take(part, None), phase).float().cpu() for part in parts]
+            )
+
+    def _truth(self, rows: np.ndarray) -> torch.Tensor:
+        return self.targets[torch.from_numpy(rows)].argmax(dim=1)
+
+
+def _accuracy(logits: torch.Tensor, truth: torch.Tensor) -> float:
+    return float((logits.argmax(dim=1) == truth).float().mean())
+
+
+def _mean_recall(logits: torch.Tensor, truth: torch.Tensor) -> float:
+    right = (logits.argmax(dim=1) == truth).float()
+    return float(torch.stack([right[truth == label].mean() for label in truth.unique()]).mean())

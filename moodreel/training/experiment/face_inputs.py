@@ -1,0 +1,135 @@
+"""What examples are to each kind of network that reads faces: aligned crops, portraits, or tracks of a face."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch import nn
+
+from moodreel.faces.features import Features
+from moodreel.models.networks.base import Architecture
+from moodreel.training.augmentation.image import disturb
+from moodreel.training.data.face_cache import Pictures
+from moodreel.training.engine.trainer import Phase
+from moodreel.training.experiment.classification import Material
+
+
+class Crops(Material):
+    """Aligned crops, uint8 (N, 48, 48), for an `ExpressionNet` of one head. clean: see `disturb`."""
+
+    def __init__(self, crops: np.ndarray, *, clean: float = 0.3) -> None:
+        self.crops, self.clean = crops, clean
+
+    def __len__(self) -> int:
+        return len(self.crops)
+
+    def take(self, rows: np.ndarray, rng: np.random.Generator | None, phase: Phase | None = None) -> torch.Tensor:
+        crops = self.crops[rows]
+        if rng is not None:
+            crops = np.stack([disturb(crop, rng, clean=self.clean) for crop in crops])
+        return torch.from_numpy(crops)
+
+    def blend(self, inputs: torch.Tensor, order: np.ndarray, share: float) -> torch.Tensor:
+        return inputs.float().lerp(inputs[torch.from_numpy(order)].float(), 1 - share)
+
+    def logits(self, network: nn.Module, inputs: torch.Tensor, phase: Phase | None = None) -> torch.Tensor:
+        return network(inputs.to(_device(network)))[:, 0]
+
+
+class Portraits(Crops):
+    """N squares around faces, uint8 (S, S, 3), red first, or (S, S), grey, for networks that read portraits.
+
+    side: pixels a side that they are brought to.
+    """
+
+    def __init__(self, portraits: Pictures, *, side: int) -> None:
+        self.portraits, self.side = portraits, side
+
+    def __len__(self) -> int:
+        return len(self.portraits)
+
+    def take(self, rows: np.ndarray, rng: np.random.Generator | None, phase: Phase | None = None) -> torch.Tensor:
+        return torch.from_numpy(np.stack([portrait(self.portraits[row], self.side, rng) for row in rows]))
+
+
+class Tracks(Material):
+    """People's faces over time, for any network that answers for tracks.
+
+    noise: deviation, in centimetres, of what landmarks are moved by. hidden: share of the moments that lose their face.
+    """
+
+    blends = False  # two people's faces over time have no mean
+
+    def __init__(
+        self, tracks: Sequence[Sequence[Features | None]], *, noise: float = 0.05, hidden: float = 0.1
+    ) -> None:
+        self.tracks, self.noise, self.hidden = tracks, noise, hidden
+
+    def __len__(self) -> int:
+        return len(self.tracks)
+
+    def take(
+        self, rows: np.ndarray, rng: np.random.Generator | None, phase: Phase | None = None
+    ) -> list[list[Features | None]]:
+        chosen = [list(self.tracks[row]) for row in rows]
+        return chosen if rng is None else [self._disturbed(track, rng) for track in chosen]
+
+    def _disturbed(self, track: list[Features | None], rng: np.random.Generator) -> list[Features | None]:
+        """A stretch of a track, of two thirds of it or more, with one camera's faults and another person's gaps."""
+        length = int(rng.integers(-(-2 * len(track) // 3), len(track) + 1))
+        start = int(rng.integers(0, len(track) - length + 1))
+        part = track[start : start + length]
+        part = part if any(part) else track
+        shown = [i for i, face in enumerate(part) if face is not None]
+        hidden = set(rng.permutation(shown)[: int(self.hidden * len(shown) * 2 * rng.random())].tolist())
+        seed = int(rng.integers(2**31))
+        return [None if i in hidden or face is None else self._moved(face, rng, seed) for i, face in enumerate(part)]
+
+    def _moved(self, face: Features, rng: np.random.Generator, seed: int) -> Features:
+        return replace(
+            face,
+            shape=face.shape + rng.normal(0, self.noise, face.shape.shape).astype(np.float32),
+            crop=disturb(face.crop, np.random.default_rng(seed)),
+        )
+
+    def logits(self, network: nn.Module, inputs: Any, phase: Phase | None = None) -> torch.Tensor:
+        assert isinstance(network, Architecture)
+        return torch.stack([answer.logits for answer in network.answer(inputs, moments=False)])
+
+
+def portrait(picture: np.ndarray, side: int, rng: np.random.Generator | None) -> np.ndarray:
+    """A square around a face, grey or in colour, as uint8 (side, side, 3); by `rng` mirrored, turned, lit otherwise,
+    blurred and made noisy."""
+    colour = picture if picture.ndim == 3 else cv2.cvtColor(np.ascontiguousarray(picture), cv2.COLOR_GRAY2RGB)
+    height, width = colour.shape[:2]
+    enlarge = np.array([[side / width, 0, 0], [0, side / height, 0]])
+    if rng is None:
+        return cv2.warpAffine(colour, enlarge, (side, side), borderMode=cv2.BORDER_REPLICATE)
+    around = np.asarray(
+        cv2.getRotationMatrix2D((side / 2 - 0.5,) * 2, rng.normal(0, 8), rng.uniform(0.88, 1.18)), np.float64
+    )
+    around[:, 2] += rng.normal(0, side / 36, 2)
+    if rng.random() < 0.5:
+        around = around @ np.array([[-1, 0, side - 1], [0, 1, 0], [0, 0, 1]])
+    whole = around @ np.vstack([enlarge, [0, 0, 1]])
+    shown = cv2.warpAffine(np.ascontiguousarray(colour), whole, (side, side), borderMode=cv2.BORDER_REPLICATE)
+    if rng.random() < 0.3:
+        return shown
+    if rng.random() < 0.25:
+        shown = cv2.GaussianBlur(shown, (0, 0), rng.uniform(0.01, 0.04) * side)
+    light = (shown / np.float32(255)) ** np.float32(np.exp(rng.normal(0, 0.3))) * np.float32(np.exp(rng.normal(0, 0.3)))
+    if rng.random() < 0.4:
+        light += rng.normal(0, rng.uniform(0, 0.05), light.shape[:2]).astype(np.float32)[..., None]
+    shown = (255 * light).clip(0, 255).astype(np.uint8)
+    if rng.random() < 0.25:
+        top, left = rng.integers(0, side, 2)
+        height, width = rng.integers(side // 8, side // 3, 2)
+        shown[top : top + height, left : left + width] = rng.integers(0, 256)
+    return shown
+
+
+def _device(network: nn.Module) -> torch.device:
+    return next(network.parameters()).device

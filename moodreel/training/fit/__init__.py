@@ -1,1 +1,0 @@
-"""`fit`: any architecture, any set: what a study needs, from the examples to the card."""

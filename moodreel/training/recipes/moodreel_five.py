@@ -1,0 +1,202 @@
+"""Join a face-expression network and a compact EmotiMesh-Net, both trained before, over time. Top to bottom:
+
+1. Ask both networks about every picture; the appearance of those it was trained on is shown disturbed, so that it is
+   no surer of them than of faces never seen.
+2. Fit how far to trust either, on pictures that both have held out.
+3. Train the GRU that joins moments, on pseudo-sequences of opinions; calm faces of muxspace, many of them caught
+   speaking, tell what speech looks like to the networks.
+4. Fit the temperatures, on pictures held out and on sequences made from them.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from moodreel.emotions import FIVE
+from moodreel.models.face_registry import load
+from moodreel.models.networks.two_stream import JointNet
+from moodreel.models.predictor import Predictor
+from moodreel.training.augmentation.image import disturb
+from moodreel.training.augmentation.pseudo_sequences import Kind, Sequences, Studio, fit_deformation, listen
+from moodreel.training.data.face_cache import find_all
+from moodreel.training.data.ferplus import hold_out, read_split
+from moodreel.training.data.muxspace import read_muxspace
+from moodreel.training.engine.trainer import Fitted, Phase, Running, fit
+from moodreel.training.recipes.compact_emotimesh import EVERY, fit_temperature, flat, only
+from moodreel.training.recipes.temporal_task import TIME, Time, time_prior
+
+log = logging.getLogger(__name__)
+
+STORE = Path(__file__).resolve().parents[3] / "model_store"
+
+
+@dataclass(frozen=True)
+class JointRecipe:
+    """Everything that decides what comes out, besides the data and the two networks.
+
+    appearance, landmarks: the two networks' models, by folder or by name in the store; what is held out must be held
+        out by both.
+    fer2013: share of the targets that the FER2013 label makes up.
+    tau: strength of the logit adjustment for the prior of the sequences (Menon et al. 2021).
+    longest: moments of the longest sequence.
+    Weights decay by 0.05, biases not at all, and the rate rises and falls as one cycle.
+    """
+
+    appearance: str = "face-expression"
+    landmarks: str = "compact-emotimesh"
+    seed: int = 0
+    fer2013: float = 0.1
+    tau: float = 0.0
+    held_out: float = 0.08
+    hidden: int = 48
+    longest: int = 96
+    time_steps: int = 500
+    time_batch: int = 96
+    time_rate: float = 3e-3
+    calibration_clips: int = 2000
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedJoint:
+    """A network in eval mode, its arguments, and the temperature of its answers."""
+
+    net: JointNet
+    arguments: dict
+    temperature: float
+
+
+SHARES = {
+    Kind.STILL: 0.05,
+    Kind.STEADY: 0.15,
+    Kind.ONSET: 0.17,
+    Kind.BURST: 0.18,
+    Kind.TALK: 0.3,
+    Kind.EXPRESSIVE_TALK: 0.15,
+}
+"""How much of each kind of sequence to train on. A still speaks for itself; clips that go from calm to an expression,
+and those that only talk, pull apart."""
+
+
+def train_joint(
+    data: Path,
+    landmarker: Path,
+    cache: Path,
+    recipe: JointRecipe,
+    *,
+    muxspace: Path | None = None,
+    workers: int = 1,
+    loop: Callable[..., Fitted] = fit,
+) -> TrainedJoint:
+    """Train on FER+'s `data`, and on speech from `muxspace`, or from FER+ too where that is not at hand. The same
+    recipe gives the same network. loop: `fit`, told where to keep its checkpoints."""
+    torch.manual_seed(recipe.seed)
+    rng = np.random.default_rng(recipe.seed)
+
+    parts = [load(folder_of(model), fold=False) for model in (recipe.appearance, recipe.landmarks)]
+    net, arguments = assemble(*parts, hidden=recipe.hidden)
+
+    split = read_split(data, "train", fer2013=recipe.fer2013)
+    faces = find_all(split.images, landmarker, cache, seed=recipe.seed, workers=workers)
+    held_out = hold_out(len(split.images), recipe.held_out, recipe.seed)
+    learnt = ~held_out & (split.targets.sum(axis=1) > 0)
+    shown = faces.crop.copy()
+    for row in np.flatnonzero(learnt):
+        shown[row] = disturb(shown[row], rng)
+    appearance = look(net, shown)
+
+    judged = held_out & (split.truth >= 0) & faces.found
+    truth = torch.from_numpy(split.truth[judged])
+    # As one picture is read when it serves: mirrored too.
+    still = (appearance[judged] + look(net, shown[judged][..., ::-1].copy())) / 2
+    with torch.no_grad():
+        opinions = net.opinions(torch.from_numpy(still), torch.from_numpy(flat(only(faces, judged))))
+    prior = recipe.tau * F.one_hot(truth, len(FIVE)).float().mean(dim=0).clamp_min(1e-6).log()
+    _fit_trust(net, opinions, truth, prior)
+
+    seen = only(faces, learnt)
+    deformation = fit_deformation(seen)
+    if muxspace:
+        own = read_muxspace(muxspace, FIVE, split="train")
+        talkers = find_all(own.images, landmarker, cache, seed=recipe.seed, workers=workers)
+        calm = talkers.found & (own.truth == FIVE.index("Neutral"))
+        speech = listen(talkers.blendshapes[calm], look(net, talkers.crop[calm]))
+    else:
+        calm = learnt & faces.found & (split.targets[:, FIVE.index("Neutral")] > 0.7)
+        speech = listen(faces.blendshapes[calm], appearance[calm])
+    making: dict[str, Any] = {"speech": speech, "shares": SHARES, "longest": recipe.longest}
+    studio = Studio(seen, split.targets[learnt], deformation, appearance[learnt], **making)
+    prior = time_prior(studio, recipe.time_batch, recipe.tau, rng)
+    time = Time(net, lambda net, clips: join(net, clips)[0], studio, recipe.time_batch, prior)
+    # What is frozen was trained, or fitted above.
+    phase = Phase(TIME, recipe.time_steps, recipe.time_rate, frozen=("appearance.", "landmarks.", "trust"))
+    examples = {"faces": int(learnt.sum()), "talkers": int(calm.sum())}
+    about = {"architecture": "joint", "arguments": arguments, "recipe": asdict(recipe), "examples": examples}
+    loop(time, [phase], Running(seed=recipe.seed, every=EVERY), describe=about)
+
+    kept_targets = np.eye(len(FIVE), dtype=np.float32)[split.truth[judged]]
+    kept = Studio(only(faces, judged), kept_targets, deformation, appearance[judged], **making)
+    clips = kept.make(recipe.calibration_clips, rng)
+    several = torch.from_numpy(clips.lengths > 1)
+    with torch.inference_mode():
+        by_clip, by_moment = join(net, clips)[0][several], net.moment(opinions)
+    temperature = fit_temperature(by_moment, truth)
+    of_clips = fit_temperature(by_clip, torch.from_numpy(clips.targets.argmax(axis=1))[several])
+    net.temperature = round(of_clips / temperature, 4)
+    return TrainedJoint(net=net, arguments=arguments | {"temperature": net.temperature}, temperature=temperature)
+
+
+def folder_of(model: str) -> Path:
+    """The folder of a model given by folder or by name in the store."""
+    return path if (path := Path(model)).is_dir() else STORE / model
+
+
+def assemble(appearance: Predictor, landmarks: Predictor, *, hidden: int) -> tuple[JointNet, dict]:
+    """A joint network with the weights of two that are trained, frozen, and its arguments."""
+    own = [
+        {key: value for key, value in part.info.card.arguments.items() if key != "classes"}
+        for part in (appearance, landmarks)
+    ]
+    arguments: dict[str, Any] = {"appearance": own[0], "landmarks": own[1], "hidden": hidden}
+    net = JointNet(**arguments)
+    net.appearance.load_state_dict(appearance.module.state_dict())
+    # All but how that network read time.
+    net.landmarks.load_state_dict(landmarks.module.state_dict(), strict=False)
+    net.appearance.eval().requires_grad_(False)
+    net.landmarks.eval().requires_grad_(False)
+    return net, arguments
+
+
+def look(net: JointNet, crops: np.ndarray) -> np.ndarray:
+    """What the appearance network says of crops (N, 48, 48): float32 (N, `net.looks`)."""
+    with torch.inference_mode():
+        return net.appearance.read(torch.from_numpy(crops)).flatten(1).numpy()
+
+
+def join(net: JointNet, clips: Sequences) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits (B, 5) of whole sequences, and (B, T, 5) of their moments."""
+    seen, appearance = torch.from_numpy(clips.seen), torch.from_numpy(clips.appearance)
+    faces = torch.from_numpy(clips.faces)
+    opinions = torch.zeros(*seen.shape, 2, len(FIVE))
+    with torch.no_grad():
+        opinions[seen] = net.opinions(appearance[seen], faces[seen])
+    logits, _ = net.join(opinions, appearance, faces, seen, torch.from_numpy(clips.lengths))
+    return logits, net.moment(opinions)
+
+
+def _fit_trust(net: JointNet, opinions: torch.Tensor, truth: torch.Tensor, prior: torch.Tensor) -> None:
+    optimiser = torch.optim.LBFGS([net.trust], max_iter=100, line_search_fn="strong_wolfe")
+
+    def loss() -> torch.Tensor:
+        optimiser.zero_grad()
+        value = F.cross_entropy(net.moment(opinions) + prior, truth)
+        value.backward()
+        return value
+
+    optimiser.step(loss)
+    log.info("trust: appearance %.3f, landmarks %.3f", *net.trust.tolist())

@@ -1,0 +1,122 @@
+"""The task of learning what the labellers of several conventions call a crop of a face."""
+
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from moodreel.emotions import FIVE, SEVEN
+from moodreel.models.networks.multi_head import ExpressionNet
+from moodreel.training.augmentation.image import disturb
+from moodreel.training.data.ferplus import one_hot
+from moodreel.training.engine.trainer import Phase, Task
+from moodreel.training.evaluation.evaluate import measure
+from moodreel.training.recipes.configs import AppearanceRecipe
+
+FERPLUS, FER2013, MUXSPACE = range(3)
+"""The heads."""
+
+TRAINING, POLISHING = "training", "polishing"
+"""The phases."""
+
+
+@dataclass(frozen=True, eq=False)
+class Lessons:
+    """What is learnt from: crops uint8 (N, 48, 48), targets (N, H, C), zeros where a head has no label for the crop,
+    and how often each crop is shown (N,), adding up to 1."""
+
+    crops: np.ndarray
+    targets: torch.Tensor
+    weights: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.crops)
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Crops uint8 (B, 48, 48), disturbed and as they are, and their targets (B, H, C); FER+'s first.
+
+    told: whether the averaged network has learnt enough to say what muxspace's are.
+    blend: how much of itself each crop keeps, and the row of the one that makes up the rest, where they are blended.
+    """
+
+    disturbed: torch.Tensor
+    clean: torch.Tensor
+    targets: torch.Tensor
+    told: bool
+    blend: tuple[float, torch.Tensor] | None
+
+
+@dataclass(eq=False)
+class Crops(Task):
+    """Learn what the labellers of each convention call a crop.
+
+    faces, others: of FER+ and of muxspace. kept, truth: crops (N, 48, 48) to judge by, and their labels (N,).
+    """
+
+    network: ExpressionNet
+    faces: Lessons
+    others: Lessons | None
+    kept: np.ndarray
+    truth: np.ndarray
+    recipe: AppearanceRecipe
+    watched = "accuracy"
+
+    def draw(self, step: int, rng: np.random.Generator, phase: Phase) -> Batch:
+        recipe, polishing = self.recipe, phase.name == POLISHING
+        crops, targets = [], []
+        for lessons, count in ((self.faces, recipe.faces), (self.others, recipe.others)):
+            if lessons:
+                rows = rng.choice(len(lessons), count, p=lessons.weights / lessons.weights.sum(dtype=np.float64))
+                crops.append(lessons.crops[rows])
+                targets.append(lessons.targets[torch.from_numpy(rows)])
+        clean = np.concatenate(crops)
+        share = recipe.polish_clean if polishing else recipe.clean
+        disturbed = np.stack([disturb(crop, rng, clean=share) for crop in clean])
+        return Batch(
+            torch.from_numpy(disturbed),
+            torch.from_numpy(clean),
+            torch.cat(targets),
+            told=step >= recipe.steps // 5,
+            blend=self._blend(len(clean), rng) if not polishing and rng.random() < recipe.mix else None,
+        )
+
+    def _blend(self, count: int, rng: np.random.Generator) -> tuple[float, torch.Tensor]:
+        """Pairs of one source, so that both have the same heads' labels."""
+        first = self.recipe.faces
+        partner = np.concatenate([rng.permutation(first), first + rng.permutation(count - first)])
+        return float(rng.beta(0.4, 0.4)), torch.from_numpy(partner)
+
+    def loss(self, batch: Batch, phase: Phase) -> torch.Tensor:
+        recipe, targets, shown = self.recipe, batch.targets, batch.disturbed.float()
+        of_others = slice(-recipe.others, None)
+        if self.others and not recipe.teacher and batch.told:
+            with torch.inference_mode():
+                said = self.averaged(batch.clean[of_others])[:, :MUXSPACE].float().softmax(dim=2)
+            targets[of_others, :MUXSPACE] = said
+        heard = (targets.sum(dim=2) > 0).float()
+        if self.others:
+            heard[of_others, :MUXSPACE] *= recipe.taught
+        if batch.blend:
+            share, partner = batch.blend
+            shown = share * shown + (1 - share) * shown[partner]
+            targets = share * targets + (1 - share) * targets[partner]
+        logits = self.network(shown).float().flatten(0, 1)
+        losses = F.cross_entropy(logits, targets.flatten(0, 1), label_smoothing=recipe.smoothing, reduction="none")
+        return (losses * heard.flatten()).sum() / recipe.faces
+
+    def judge(self, phase: Phase) -> dict[str, float]:
+        net = cast(ExpressionNet, self.averaged)
+        answers = net.mix(net.read(torch.from_numpy(self.kept))).softmax(dim=1).numpy()
+        merge, all_of_them = one_hot(SEVEN, FIVE), np.ones(len(self.truth), bool)
+        seven = measure(answers, self.truth, all_of_them, SEVEN, {})
+        five = measure(answers @ merge, merge.argmax(axis=1)[self.truth], all_of_them, FIVE, {})
+        return {
+            "accuracy": seven.accuracy,
+            "uar": seven.mean_recall,
+            "accuracy_five": five.accuracy,
+            "uar_five": five.mean_recall,
+        }

@@ -1,0 +1,284 @@
+"""Who may call, decided by headers alone, over a real Gunicorn."""
+
+import json
+import socket
+import time
+from collections.abc import Iterator
+
+import pytest
+import requests
+
+from tests.support.server import DATE, HEADERS, KEY, Server, video_body
+
+pytestmark = pytest.mark.server
+
+GUARDED = [("POST", "/predict"), ("POST", "/thumbnail"), ("GET", "/logs")]
+OPEN = ["/health", "/ready", "/metrics", "/openapi.json", "/docs", "/redoc"]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("security")
+    with Server(folder, API_KEY=f"{KEY},an-older-key,schlüssel", MAX_BODY_BYTES=4_000_000) as server:
+        yield server
+
+
+def predict(server: Server, headers: dict[str, str | bytes]) -> requests.Response:
+    return requests.post(f"{server.url}/predict", headers=headers, json=video_body(b"clip"), timeout=30)
+
+
+@pytest.mark.parametrize(("method", "path"), GUARDED)
+@pytest.mark.parametrize(
+    "key", [None, "", "wrong", KEY[:-1], KEY + "x", KEY.upper(), f"{KEY},an-older-key", "k" * 5000, "schl\xfcssel"]
+)
+def test_without_a_key_there_is_no_answer(server: Server, method: str, path: str, key: str | None) -> None:
+    headers = {"date": DATE} | ({} if key is None else {"x-api-key": key.encode("latin-1")})
+    response = requests.request(method, server.url + path, headers=headers, timeout=30)  # type: ignore[arg-type]
+    assert (response.status_code, response.json()["code"]) == (401, "unauthorized")
+    assert "x-api-key" in response.json()["detail"]
+    assert response.headers["WWW-Authenticate"]
+
+
+@pytest.mark.parametrize("key", [KEY, "an-older-key", "schlüssel"])
+def test_each_key_is_good(server: Server, key: str) -> None:
+    assert predict(server, {"x-api-key": key.encode(), "date": DATE}).status_code == 200
+
+
+@pytest.mark.parametrize("path", OPEN)
+def test_what_is_open_needs_no_header(server: Server, path: str) -> None:
+    assert requests.get(server.url + path, timeout=30).status_code == 200
+
+
+def test_the_key_comes_first_whatever_else_is_wrong(server: Server) -> None:
+    response = requests.post(
+        f"{server.url}/predict?detail=wrong",
+        data="no json",
+        headers={"date": "never", "x-request-id": "a b"},
+        timeout=30,
+    )
+    assert response.status_code == 401
+
+
+@pytest.mark.parametrize(
+    "date",
+    [
+        "2025-08-16T12:34:56Z",
+        "2025-08-16T12:34:56.789Z",
+        "2025-08-16T12:34:56+02:00",
+        "2025-08-16T12:34Z",
+        "20250816T123456Z",
+        "Sat, 16 Aug 2025 12:34:56 GMT",
+        "Sat, 16 Aug 2025 12:34:56 +0200",
+    ],
+)
+def test_both_forms_of_a_date_are_good(server: Server, date: str) -> None:
+    assert predict(server, {"x-api-key": KEY, "date": date}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "date",
+    [
+        None,
+        "",
+        "yesterday",
+        "2025-08-16",
+        "2025-08-16T12:34:56",
+        "2025-13-16T12:34:56Z",
+        "2025-08-16T25:00:00Z",
+        "1755347696",
+        "Sat, 16 Aug 2025 12:34:56",
+        "Sat, 16 Aug 2025 25:34:56 GMT",
+        "Sat, 36 Aug 2025 12:34:56 GMT",
+        f"{DATE}, {DATE}",
+    ],
+)
+def test_any_other_date_is_refused(server: Server, date: str | None) -> None:
+    response = predict(server, {"x-api-key": KEY} | ({} if date is None else {"date": date}))
+    assert (response.status_code, response.json()["code"]) == (400, "bad_date")
+
+
+def test_a_page_that_may_not_set_date_sends_x_date(server: Server) -> None:
+    assert predict(server, {"x-api-key": KEY, "x-date": DATE}).status_code == 200
+
+
+@pytest.mark.parametrize("client_id", ["ios/2.1 (iPhone)", "x" * 128, "Müller"])
+def test_a_client_id_is_recorded(server: Server, client_id: str) -> None:
+    predict(server, {**HEADERS, "x-client-id": client_id.encode()})
+    assert server.rows(client_id=client_id)[0]["endpoint"] == "/predict"
+
+
+@pytest.mark.parametrize("client_id", [b"x" * 129, b"tab\there", b"\xff\xfe", b"\xc2\x85"])
+def test_a_malformed_client_id_is_refused(server: Server, client_id: bytes) -> None:
+    response = predict(server, {**HEADERS, "x-client-id": client_id})
+    assert (response.status_code, response.json()["code"]) == (400, "bad_header")
+    assert "x-client-id" in response.json()["detail"]
+
+
+@pytest.mark.parametrize("path", ["/predict", "/health", "/nowhere"])
+def test_a_request_id_is_echoed(server: Server, path: str) -> None:
+    response = requests.get(server.url + path, headers={"x-request-id": "my-id-7"}, timeout=30)
+    assert response.headers["x-request-id"] == "my-id-7"
+    assert server.rows(request_id="my-id-7")
+
+
+def test_a_request_id_is_made_up_when_absent(server: Server) -> None:
+    made_up = {predict(server, {}).headers["x-request-id"] for _ in range(3)}
+    assert len(made_up) == 3
+    response = predict(server, {})
+    assert response.json()["request_id"] == response.headers["x-request-id"]
+
+
+@pytest.mark.parametrize("request_id", ["x" * 129, "two words", "\xe9"])
+def test_a_malformed_request_id_is_refused_with_a_made_up_one(server: Server, request_id: str) -> None:
+    response = predict(server, {**HEADERS, "x-request-id": request_id.encode("latin-1")})
+    assert (response.status_code, response.json()["code"]) == (400, "bad_header")
+    assert response.headers["x-request-id"] not in ("", request_id)
+
+
+class Line:
+    """A connection on which a test writes what it likes."""
+
+    def __init__(self, server: Server) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", server.port), timeout=30)
+        self.file = self.socket.makefile("rb")
+
+    def send(self, *lines: str, body: bytes = b"") -> None:
+        self.socket.sendall("\r\n".join([*lines, "Host: here", "", ""]).encode() + body)
+
+    def receive(self) -> tuple[int, dict]:
+        status = int(self.file.readline().split()[1])
+        headers = {}
+        while (line := self.file.readline().strip()) != b"":
+            name, _, value = line.decode().partition(": ")
+            headers[name.lower()] = value
+        return status, json.loads(self.file.read(int(headers["content-length"])))
+
+    def is_closed(self) -> bool:
+        try:
+            return self.file.read(1) == b""
+        except ConnectionError:
+            return True
+
+
+@pytest.mark.parametrize("length", [1_000, 3_000_000, 10**12])
+def test_a_stranger_is_refused_before_the_body_is_there(server: Server, length: int) -> None:
+    line = Line(server)
+    line.send("POST /predict HTTP/1.1", f"Content-Length: {length}")
+    assert line.receive()[0] == 401
+    assert line.is_closed()
+
+
+def test_a_stranger_cannot_make_the_service_read_for_ever(server: Server) -> None:
+    line = Line(server)
+    line.send("POST /predict HTTP/1.1", f"Content-Length: {10**12}")
+    assert line.receive()[0] == 401
+    sent, piece = 0, b"x" * 65536
+    with pytest.raises(OSError):
+        while sent < 10**9:
+            sent += line.socket.send(piece)
+    assert sent < 200_000_000
+
+
+def test_a_stranger_cannot_hold_a_line_with_a_byte_now_and_then(server: Server) -> None:
+    line = Line(server)
+    line.send("POST /predict HTTP/1.1", f"Content-Length: {10**6}")
+    assert line.receive()[0] == 401
+    with pytest.raises(OSError):
+        for _ in range(100):
+            line.socket.send(b"x")
+            time.sleep(0.2)
+
+
+def test_strangers_with_half_a_body_keep_nobody_else_waiting_for_long(server: Server) -> None:
+    strangers = [Line(server) for _ in range(30)]
+    for stranger in strangers:
+        stranger.send("POST /predict HTTP/1.1", "Content-Length: 1000000", body=b"x" * 1000)
+    assert predict(server, HEADERS).status_code == 200  # type: ignore[arg-type]
+    assert {stranger.receive()[0] for stranger in strangers} == {401}
+
+
+def test_a_chunked_body_that_is_garbled_is_a_bad_body(server: Server) -> None:
+    line = Line(server)
+    key = [f"{name}: {value}" for name, value in HEADERS.items()]
+    line.send("POST /predict HTTP/1.1", *key, "Transfer-Encoding: chunked", body=b"ZZZ\r\n{}\r\n0\r\n\r\n")
+    status, answer = line.receive()
+    assert (status, answer["code"]) == (400, "bad_json")
+
+
+def test_who_sent_the_whole_body_sees_the_refusal_and_may_go_on(server: Server) -> None:
+    with requests.Session() as session:
+        for _ in range(5):
+            refused = session.post(f"{server.url}/predict", data=b"x" * 2_000_000, timeout=30)
+            assert (refused.status_code, refused.json()["code"]) == (401, "unauthorized")
+            answered = session.post(f"{server.url}/predict", json=video_body(b"clip"), headers=HEADERS, timeout=30)
+            assert answered.json()["emotion"] == "Happy"
+
+
+def test_a_refused_body_is_not_taken_for_the_next_request(server: Server) -> None:
+    smuggled = b"GET /health HTTP/1.1\r\nHost: here\r\n\r\n"
+    line = Line(server)
+    line.send("POST /predict HTTP/1.1", f"Content-Length: {len(smuggled)}", body=smuggled)
+    assert line.receive()[0] == 401
+    line.send("GET /ready HTTP/1.1")
+    assert line.receive() == (200, {"status": "ready"})
+
+
+@pytest.mark.parametrize("megabytes", [5, 7])
+def test_too_large_a_body_is_refused_by_its_length(server: Server, megabytes: int) -> None:
+    response = requests.post(f"{server.url}/predict", data=b"x" * (megabytes * 1_000_000), headers=HEADERS, timeout=30)
+    assert (response.status_code, response.json()["code"]) == (413, "too_large")
+    assert server.rows(request_id=response.headers["x-request-id"])[0]["bytes_in"] == 0
+
+
+def test_too_large_a_body_is_refused_while_it_is_read(server: Server) -> None:
+    pieces = (b"x" * 100_000 for _ in range(60))
+    response = requests.post(f"{server.url}/predict", data=pieces, headers=HEADERS, timeout=30)
+    assert (response.status_code, response.json()["code"]) == (413, "too_large")
+
+
+def test_calls_a_minute_are_limited_over_all_workers(tmp_path_factory: pytest.TempPathFactory) -> None:
+    with Server(tmp_path_factory.mktemp("limited"), API_KEY=f"{KEY},other", RATE_LIMIT=5) as server:
+        responses = [predict(server, HEADERS) for _ in range(8)]  # type: ignore[arg-type]
+        assert [response.status_code for response in responses] == [200] * 5 + [429] * 3
+        assert responses[-1].json()["code"] == "rate_limited"
+        assert 1 <= int(responses[-1].headers["Retry-After"]) <= 61
+        assert predict(server, {**HEADERS, "x-api-key": "other"}).status_code == 200
+        assert requests.get(f"{server.url}/health", timeout=30).status_code == 200
+
+
+ORIGIN = "https://app.example"
+PREFLIGHT = {
+    "Origin": ORIGIN,
+    "Access-Control-Request-Method": "POST",
+    "Access-Control-Request-Headers": "x-api-key,x-date,content-type",
+}
+
+
+@pytest.fixture(scope="module")
+def for_pages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with Server(tmp_path_factory.mktemp("cors"), CORS_ORIGINS=f"{ORIGIN},http://localhost:3000") as server:
+        yield server
+
+
+class TestBrowsers:
+    def test_a_preflight_needs_no_key(self, for_pages: Server) -> None:
+        response = requests.options(f"{for_pages.url}/predict", headers=PREFLIGHT, timeout=30)
+        assert response.status_code == 204
+        assert response.headers["Access-Control-Allow-Origin"] == ORIGIN
+        allowed = response.headers["Access-Control-Allow-Headers"].replace(" ", "").split(",")
+        assert {"x-api-key", "x-date", "x-client-id", "x-request-id", "content-type"} <= set(allowed)
+
+    @pytest.mark.parametrize("headers", [HEADERS, {}])
+    def test_answers_and_refusals_can_be_read(self, for_pages: Server, headers: dict[str, str]) -> None:
+        response = predict(for_pages, {**headers, "Origin": ORIGIN})
+        assert response.headers["Access-Control-Allow-Origin"] == ORIGIN
+        assert "x-request-id" in response.headers["Access-Control-Expose-Headers"]
+        assert "Origin" in response.headers["Vary"]
+
+    def test_other_origins_are_told_nothing(self, for_pages: Server) -> None:
+        headers = {**PREFLIGHT, "Origin": "https://evil.example"}
+        assert "Access-Control-Allow-Origin" not in requests.options(for_pages.url, headers=headers, timeout=30).headers
+
+    def test_it_is_off_by_default(self, server: Server) -> None:
+        response = predict(server, {**HEADERS, "Origin": ORIGIN})
+        assert "Access-Control-Allow-Origin" not in response.headers

@@ -1,0 +1,244 @@
+"""Who is connected, across workers: everybody is told, the dead are not counted, and nobody holds the others up."""
+
+import signal
+import sqlite3
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from api.websocket.connection import TRY_LATER
+from tests.support.redis_server import RedisServer
+from tests.support.server import Server
+from tests.support.websocket_client import PATIENCE, PONG, TEXT, Raw, Talker, count, frame, wait_for_count
+
+pytestmark = pytest.mark.server
+
+GOING_AWAY = 1001
+
+
+@contextmanager
+def talkers(server: Server, number: int) -> Iterator[list[Talker]]:
+    with ExitStack() as stack:
+        yield [stack.enter_context(Talker(server)) for _ in range(number)]
+
+
+@contextmanager
+def spread(server: Server) -> Iterator[list[Talker]]:
+    """Connect clients until each of the two workers holds some."""
+    with ExitStack() as stack:
+        found: list[Talker] = []
+        while len(found) < 60:
+            found += stack.enter_context(talkers(server, 4))
+            found[-1].wait_until_told(len(found))
+            if len(set(workers_of(server).values())) == 2:
+                yield found
+                return
+        raise AssertionError("one worker took them all")
+
+
+def workers_of(server: Server) -> dict[str, int]:
+    """Tell which worker each open connection is with, by the log."""
+    rows = server.rows(endpoint="/api/ws")
+    return {row["request_id"]: row["worker"] for row in rows if row["status_code"] is None}
+
+
+def test_everybody_is_told_across_workers_whenever_anyone_comes_or_goes(tmp_path: Path) -> None:
+    with Server(tmp_path) as server, spread(server) as clients:
+        assert count(server) == len(clients)
+        for client in clients:
+            client.wait_until_told(len(clients))
+        clients[0].socket.close()
+        for client in clients[1:]:
+            client.wait_until_told(len(clients) - 1)
+        with Talker(server):
+            for client in clients[1:]:
+                client.wait_until_told(len(clients))
+
+
+@pytest.mark.parametrize("where", ["SQLite", "Redis"])
+def test_a_worker_that_is_killed_takes_its_connections_off_the_count(tmp_path: Path, where: str) -> None:
+    with ExitStack() as stack:
+        redis = stack.enter_context(RedisServer(tmp_path)) if where == "Redis" else None
+        server = stack.enter_context(Server(tmp_path, REDIS_URL=redis.url if redis else ""))
+        clients = stack.enter_context(spread(server))
+        with_worker = workers_of(server)
+        victim = with_worker[clients[0].request_id]
+        alive = [client for client in clients if with_worker[client.request_id] != victim]
+        psutil.Process(victim).send_signal(signal.SIGKILL)
+        for client in alive:
+            client.wait_until_told(len(alive))
+        wait_for_count(server, len(alive))
+        assert alive[0].ask("hello")["label"] == "joy"
+        lines = server.call("GET", "/metrics").text.splitlines()
+        assert f"moodreel_sockets {len(alive):.1f}" in lines
+
+
+def test_without_redis_each_worker_counts_its_own_until_it_is_back(tmp_path: Path) -> None:
+    with RedisServer(tmp_path) as redis, Server(tmp_path, REDIS_URL=redis.url) as server, spread(server) as clients:
+        by_worker = Counter(workers_of(server).values())
+        redis.stop()
+        for client in clients:
+            client.wait_until_told(*by_worker.values())
+        assert count(server) in by_worker.values()
+        assert clients[0].ask("hello")["label"] == "joy"
+        redis.start()
+        for client in clients:
+            client.wait_until_told(len(clients))
+        wait_for_count(server, len(clients))
+        assert "each worker counts its own connections only" in server.output
+        assert "counted over all workers again" in server.output
+
+
+def test_a_file_that_cannot_be_opened_stops_nobody(tmp_path: Path) -> None:
+    (tmp_path / "in the way").write_text("")
+    with Server(tmp_path, WEB_CONCURRENCY=1, PRESENCE_PATH="in the way/presence.db") as server:
+        with Talker(server) as one, Talker(server):
+            one.wait_until_told(2)
+            assert count(server) == 2
+        assert "PRESENCE_PATH" in server.output
+
+
+def test_a_hundred_idle_sockets_leave_room_for_calls(tmp_path: Path) -> None:
+    with Server(tmp_path, WEB_CONCURRENCY=1) as server, talkers(server, 100) as clients:
+        clients[0].wait_until_told(100)
+        for path in ("/health", "/ready", "/metrics"):
+            assert server.call("GET", path).status_code == 200
+        for _ in range(5):
+            assert server.post("/predict", b"a clip").json()["emotion"] == "Happy"
+        assert clients[50].ask("hello")["label"] == "joy"
+        assert count(server) == 100
+        for client in clients:
+            client.wait_until_told(100)
+
+
+def test_beyond_its_seats_a_worker_turns_clients_away(tmp_path: Path) -> None:
+    with Server(tmp_path, WEB_CONCURRENCY=1, MAX_SOCKETS=3) as server, talkers(server, 3) as clients:
+        clients[0].wait_until_told(3)
+        with Talker(server) as fourth:
+            assert fourth.closed()[0] == TRY_LATER
+        assert count(server) == 3
+        clients[0].socket.close()
+        wait_for_count(server, 2)
+        with Talker(server) as again:
+            again.wait_until_told(3)
+
+
+# --- clients that do not read ---
+
+
+def test_a_client_that_does_not_answer_pings_is_dropped(tmp_path: Path) -> None:
+    with Server(tmp_path, SOCKET_PING_SECONDS=0.5) as server, Talker(server) as one:
+        with Raw(server) as dead:
+            dead.answer()
+            one.wait_until_told(2)
+            one.wait_until_told(1)
+            assert dead.close_code() is None
+        # Its library answers pings only while it reads.
+        for _ in range(4):
+            assert one.ask("hello")["label"] == "joy"
+            time.sleep(0.3)
+        assert errors(server) == {"timeout"}
+
+
+def test_a_client_that_talks_and_never_reads_is_dropped_and_holds_nobody_up(tmp_path: Path) -> None:
+    with Server(tmp_path, WEB_CONCURRENCY=1, SOCKET_MESSAGES_PER_MINUTE=60_000) as server, Talker(server) as one:
+        with Raw(server, receive_buffer=4096, **{"x-request-id": "never-reads"}) as deaf:
+            one.wait_until_told(2)
+            stop = threading.Event()
+            chatter = threading.Thread(target=_chat, args=(deaf, stop))
+            chatter.start()
+            deadline = time.monotonic() + PATIENCE
+            while server.rows(request_id="never-reads")[-1]["status_code"] is None:
+                assert time.monotonic() < deadline
+                # As long as it is there others come and go, are told and answered.
+                with Talker(server) as passing:
+                    assert passing.next()["type"] == "connection_update"
+                    assert one.ask("hello")["label"] == "joy"
+            stop.set()
+            chatter.join(PATIENCE)
+        assert errors(server) == {"slow_reader"}
+        wait_for_count(server, 1)
+
+
+def _chat(client: Raw, stop: threading.Event) -> None:
+    """Say so much that the answers fill every buffer, and show to be there."""
+    try:
+        while not stop.is_set():
+            client.say(frame(TEXT, b"hello"), frame(PONG))
+            time.sleep(0.002)
+    except OSError:
+        pass
+
+
+def errors(server: Server) -> set[str]:
+    """Give what connections ended with, but for those whose clients left."""
+    rows = server.rows(endpoint="/api/ws")
+    return {row["error"] for row in rows if row["method"] == "GET" and row["error"] is not None}
+
+
+# --- the end ---
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
+def test_a_stop_says_goodbye_at_once(tmp_path: Path, number: signal.Signals) -> None:
+    with Server(tmp_path) as server, spread(server) as clients:
+        assert server.process is not None
+        begun = time.monotonic()
+        server.process.send_signal(number)
+        assert {client.closed()[0] for client in clients} == {GOING_AWAY}
+        assert server.stop() == 0
+        # Gunicorn would have waited for them for more than a minute.
+        assert time.monotonic() - begun < PATIENCE
+        rows = _rows_of(server)
+        assert set(rows) == {(101, "restart")}
+        assert len(rows) == len(clients)
+
+
+def _rows_of(server: Server) -> list[tuple[int | None, str | None]]:
+    with sqlite3.connect(server.log_path) as db:
+        return db.execute("select status_code, error from calls where endpoint = '/api/ws'").fetchall()
+
+
+def test_a_stop_still_waits_for_calls_after_sockets_have_come_and_gone(tmp_path: Path) -> None:
+    with Server(tmp_path, WEB_CONCURRENCY=1) as server:
+        for _ in range(3):
+            with Talker(server) as client:
+                client.next()
+                client.socket.close()
+            with Talker(server, header={}) as refused:
+                refused.closed()
+        wait_for_count(server, 0)
+        got: list[str] = []
+        call = threading.Thread(target=lambda: got.append(server.post("/predict", b"sleep 1.5").json()["emotion"]))
+        call.start()
+        deadline = time.monotonic() + PATIENCE
+        while not server.rows(endpoint="/predict"):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert server.stop() == 0
+        call.join(PATIENCE)
+        assert got == ["Happy"]
+
+
+def test_connections_leave_nothing_open(tmp_path: Path) -> None:
+    with Server(tmp_path, WEB_CONCURRENCY=1) as server:
+        [worker] = server.workers
+
+        def use(rounds: int) -> tuple[int, int]:
+            for _ in range(rounds):
+                with talkers(server, 10) as clients:
+                    clients[0].wait_until_told(10)
+                wait_for_count(server, 0)
+            return worker.num_fds(), worker.num_threads()
+
+        files, threads = use(2)
+        again, threads_again = use(6)
+        # Connections to the log come and go, as many as are needed at a time; 60 that left a file would be 60 more.
+        assert again <= files + 30
+        assert threads_again <= threads + 10

@@ -1,0 +1,760 @@
+"""What a client may rely on, over a real Gunicorn with two workers."""
+
+import base64
+import csv
+import hashlib
+import io
+import json
+import re
+import sqlite3
+import string
+import textwrap
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from openapi_spec_validator import validate
+
+from api.base64_input import decode_base64
+from api.errors import STATUS
+from api.schemas import clips
+from moodreel.emotions import FIVE
+from moodreel.faces import quality
+from moodreel.pipelines import boomerang
+from tests.support import media
+from tests.support.server import HEADERS, KEY, REAL, ROOT, Server, video_body
+
+pytestmark = pytest.mark.server
+
+PROBLEM = "application/problem+json"
+CLIP = bytes(range(256))
+CONTENT = base64.b64encode(CLIP).decode()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("contract")
+    (folder / "tmp").mkdir()
+    with Server(folder, TMPDIR=folder / "tmp", MAX_BODY_BYTES=8_000_000) as server:
+        yield server
+
+
+# --- what is answered ---
+
+
+def test_predict_answers_what_the_face_showed(server: Server) -> None:
+    response = server.post("/predict", CLIP, format="mp4", fps=30)
+    assert response.json() == {
+        "emotion": "Happy",
+        "confidence": 0.92,
+        "probabilities": {"Anger": 0.01, "Happy": 0.92, "Shock": 0.03, "Neutral": 0.03, "Sad": 0.01},
+        "face_coverage": 0.97,
+        "certain": True,
+        "quality": {
+            "face_coverage": 0.97,
+            "size": 310,
+            "sharpness": 420.5,
+            "light": 0.5235,
+            "yaw": 6.1,
+            "reason": None,
+            "tip": None,
+        },
+        "frames_analysed": 24,
+        "duration": 4.98,
+        "width": 720,
+        "height": 1280,
+        "model": {"name": "fake", "version": "1", "sha256": "0" * 64},
+    }
+    assert list(response.json()["probabilities"]) == ["Anger", "Happy", "Shock", "Neutral", "Sad"]
+    assert response.headers["Server-Timing"] == "decode;dur=12.3, faces;dur=45.6, model;dur=7.8"
+    assert response.headers["Cache-Control"] == "no-store"
+    assert response.headers["X-Content-Type-Options"] == "nosniff"
+
+
+def test_an_answer_not_to_rely_on_says_why_and_what_to_do(server: Server) -> None:
+    answer = server.post("/predict", b"doubt").json()
+    assert (answer["emotion"], answer["certain"]) == ("Happy", False)
+    assert (answer["quality"]["reason"], answer["quality"]["tip"]) == ("dark", "Turn towards the light.")
+
+
+def test_a_text_is_answered_by_itself_and_several_as_results(server: Server) -> None:
+    scores = {
+        "anger": 0.02,
+        "disgust": 0.01,
+        "fear": 0.01,
+        "joy": 0.94,
+        "neutral": 0.05,
+        "sadness": 0.01,
+        "surprise": 0.31,
+    }
+    alone = server.call("POST", "/api/text", json={"text": "hello"})
+    assert alone.json() == {
+        "label": "joy",
+        "score": 0.94,
+        "scores": scores,
+        "labels": ["joy", "surprise"],
+        "language": "en",
+        "language_supported": True,
+        "model": {"name": "fake", "version": "1", "sha256": "0" * 64},
+    }
+    assert alone.headers["Server-Timing"] == "tokens;dur=0.4, language;dur=0.1, model;dur=5.6"
+    several = server.call("POST", "/api/text", json={"text": ["hello", "raise TextTooLong"]}).json()
+    assert (several["count"], several["results"][0]) == (2, alone.json())
+    assert several["results"][1]["code"] == "text_too_long"
+
+
+def test_a_timeline_is_added_when_asked_for(server: Server) -> None:
+    [moment] = server.call("POST", "/predict?detail=timeline", json=video_body(CLIP)).json()["timeline"]
+    assert (moment["time"], moment["emotion"], moment["face"]) == (0.4, "Happy", {"box": [10, 20, 30, 40], "track": 0})
+    assert sum(moment["probabilities"].values()) == pytest.approx(1)
+    assert moment["weight"] == 0.25
+
+
+def test_the_words_behind_a_face_are_added_when_asked_for(server: Server) -> None:
+    answer = server.call("POST", "/predict?explain=true", json=video_body(CLIP)).json()
+    assert answer["explanation"] == {
+        "text": "lip corners up",
+        "movements": [{"name": "lip corners up", "strength": 0.81, "weight": 0.64}],
+    }
+    for query in ("", "?explain=false"):
+        assert "explanation" not in server.call("POST", f"/predict{query}", json=video_body(CLIP)).json()
+    refused = server.call("POST", "/predict?explain=perhaps", json=video_body(CLIP))
+    assert (refused.status_code, set(refused.json()["errors"])) == (422, {"explain"})
+
+
+def test_a_thumbnail_is_base64_beside_its_facts(server: Server) -> None:
+    response = server.post("/thumbnail", CLIP)
+    answer = response.json()
+    assert base64.b64decode(answer.pop("poster")) == b"a poster"
+    asked = base64.b64decode(answer.pop("thumbnail")).decode()
+    assert asked == "{'duration': 3.0, 'size': 480, 'output': 'mp4', 'moment': 'expressive', 'fps': None}"
+    assert answer == {
+        "output": "mp4",
+        "width": 480,
+        "height": 270,
+        "duration": 3.0,
+        "start": 1.0,
+        "peak": 2.5,
+        "emotion": "Happy",
+    }
+    assert "encode;dur=9.0" in response.headers["Server-Timing"]
+
+
+def test_a_thumbnail_is_made_as_asked(server: Server) -> None:
+    asked = {"duration": 0.5, "size": 64, "output": "gif", "moment": "whole", "fps": 25}
+    answer = server.post("/thumbnail", CLIP, **asked).json()
+    assert base64.b64decode(answer["thumbnail"]).decode() == repr({**asked, "fps": 25.0})
+
+
+def test_a_thumbnail_without_a_face_has_no_emotion(server: Server) -> None:
+    assert server.post("/thumbnail", b"no face").json()["emotion"] is None
+
+
+@pytest.mark.parametrize("path", ["/predict", "/thumbnail"])
+def test_a_form_is_answered_like_json(server: Server, path: str) -> None:
+    form = {"files": {"file": ("clip.mp4", CLIP, "video/mp4")}, "data": {"format": "mp4", "fps": "30"}}
+    assert server.call("POST", path, **form).json() == server.post(path, CLIP, format="mp4", fps=30).json()
+
+
+def test_a_form_takes_the_options_of_a_thumbnail(server: Server) -> None:
+    asked = {"duration": "1.5", "size": "320", "output": "webp", "moment": "whole"}
+    answer = server.call("POST", "/thumbnail", files={"file": CLIP}, data=asked).json()
+    assert (answer["duration"], answer["width"], answer["output"]) == (1.5, 320, "webp")
+
+
+@pytest.mark.parametrize("size", [300_000, 3_000_000])
+def test_no_upload_touches_the_disk(server: Server, size: int) -> None:
+    folder = server.folder / "tmp"
+    before = (folder.stat().st_mtime_ns, sorted(folder.iterdir()))
+    assert server.call("POST", "/predict", files={"file": b"x" * size}).status_code == 200
+    assert server.call("POST", "/predict", files={"file": b"x" * size}, data={"fps": "no"}).status_code == 422
+    # A file that was made and deleted again changes the folder's time.
+    assert (folder.stat().st_mtime_ns, sorted(folder.iterdir())) == before
+
+
+@pytest.mark.parametrize("body", [{"format": None, "fps": None}, {"format": "MOV"}, {"fps": 29.97}, {"fps": "30"}])
+def test_hints_may_be_left_out_or_written_as_people_do(server: Server, body: dict[str, Any]) -> None:
+    assert server.call("POST", "/predict", json={**video_body(CLIP), **body}).status_code == 200
+
+
+def test_json_is_json_whatever_its_content_type_says(server: Server) -> None:
+    body = json.dumps(video_body(CLIP))
+    for content_type in ("text/plain", "application/x-www-form-urlencoded", "application/json; charset=utf-8"):
+        headers = {**HEADERS, "content-type": content_type}
+        assert server.call("POST", "/predict", headers=headers, data=body).status_code == 200
+
+
+# --- base64 as clients write it ---
+
+BASE64_FORMS = {
+    "standard": CONTENT,
+    "without padding": CONTENT.rstrip("="),
+    "URL-safe": base64.urlsafe_b64encode(CLIP).decode(),
+    "URL-safe without padding": base64.urlsafe_b64encode(CLIP).decode().rstrip("="),
+    "lines of 76": textwrap.fill(CONTENT, 76),
+    "lines of 76 with CRLF": textwrap.fill(CONTENT, 76).replace("\n", "\r\n") + "\r\n",
+    "data URL": f"data:video/mp4;base64,{CONTENT}",
+    "data URL with parameters": f"data:video/webm;codecs=vp8,opus;base64,{CONTENT}",
+    "data URL as Safari records": f'data:video/mp4;codecs="avc1.42E01E,mp4a.40.2";base64,{CONTENT}',
+    "data URL, URL-safe, without padding": "data:;base64," + base64.urlsafe_b64encode(CLIP).decode().rstrip("="),
+}
+
+
+@pytest.mark.parametrize("form", BASE64_FORMS)
+def test_every_form_of_base64_is_the_same_video(server: Server, form: str) -> None:
+    response = server.call("POST", "/predict", json={"encoding": "base64", "content": BASE64_FORMS[form]})
+    assert response.status_code == 200
+    [row] = server.rows(request_id=response.headers["x-request-id"])
+    [same] = server.rows(request_id=server.post("/predict", CLIP).headers["x-request-id"])
+    assert row["content_sha256"] == same["content_sha256"]
+
+
+def test_raw_line_breaks_in_a_hand_written_body_are_fine(server: Server) -> None:
+    body = '{"encoding": "base64", "content": "' + textwrap.fill(CONTENT, 76) + '"}'
+    assert server.call("POST", "/predict", data=body).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "not base64!",
+        "AAAA*AAA",
+        "A",
+        "AAAAA",
+        "AAA==",
+        "AA=",
+        "AA===",
+        "=AAA",
+        "AA==AAAA",
+        "AA+-",
+        "ÄÖÜß",
+        "AAAA\u2028",
+        "AAAA\x00",
+        "data:video/mp4,AAAA",
+        "data:video/mp4;base64",
+        "\ud800",
+    ],
+)
+def test_anything_else_is_bad_base64(server: Server, content: str) -> None:
+    response = server.call("POST", "/predict", data=json.dumps({"encoding": "base64", "content": content}))
+    assert (response.status_code, response.json()["code"]) == (422, "bad_base64")
+
+
+@settings(deadline=None)
+@given(
+    data=st.binary(max_size=200), width=st.integers(1, 80), safe=st.booleans(), padded=st.booleans(), url=st.booleans()
+)
+def test_base64_comes_back_as_it_was(data: bytes, width: int, safe: bool, padded: bool, url: bool) -> None:
+    text = (base64.urlsafe_b64encode if safe else base64.b64encode)(data).decode()
+    text = text if padded else text.rstrip("=")
+    text = "\r\n".join(textwrap.wrap(text, width))
+    assert decode_base64(f"data:video/mp4;base64,{text}" if url else text) == data
+
+
+@settings(deadline=None)
+@given(st.text(alphabet=string.printable + "äé€", max_size=40))
+def test_base64_is_decoded_or_refused_and_nothing_else(text: str) -> None:
+    try:
+        decoded = decode_base64(text)
+    except ValueError:
+        return
+    bare = re.sub(r"\s", "", re.sub(r"^\s*data:.*?;base64,", "", text, flags=re.IGNORECASE)).rstrip("=")
+    assert base64.b64encode(decoded).decode().rstrip("=")[:-1] == bare.replace("-", "+").replace("_", "/")[:-1]
+
+
+# --- what is refused ---
+
+
+def _body(**changes: Any) -> dict[str, Any]:
+    return {"json": {name: value for name, value in {**video_body(CLIP), **changes}.items() if value != "absent"}}
+
+
+REFUSALS: list[tuple[str, str, str, dict[str, Any], int, str]] = [
+    ("no body", "POST", "/predict", {}, 400, "bad_json"),
+    ("half a body", "POST", "/predict", {"data": b'{"encoding": "base64", '}, 400, "bad_json"),
+    ("no JSON", "POST", "/predict", {"data": b"emotion?"}, 400, "bad_json"),
+    ("no UTF-8", "POST", "/predict", {"data": b'{"content": "\xff\xfe"}'}, 400, "bad_json"),
+    ("NaN", "POST", "/predict", {"data": b'{"fps": NaN}'}, 400, "bad_json"),
+    ("deep JSON", "POST", "/predict", {"data": b"[" * 100_000}, 400, "bad_json"),
+    ("no text", "POST", "/api/text", {"json": {"text": ""}}, 422, "text_empty"),
+    ("a text of another kind", "POST", "/api/text", {"json": {"text": 5}}, 422, "invalid_request"),
+    ("too many texts", "POST", "/api/text", {"json": {"text": ["x"] * 65}}, 422, "invalid_request"),
+    ("a text too long", "POST", "/api/text", {"json": {"text": "raise TextTooLong"}}, 413, "text_too_long"),
+    ("countless parts", "POST", "/predict", {"data": b'{"a": [' + b"1," * 10_000 + b"1]}"}, 400, "bad_json"),
+    ("a huge number", "POST", "/predict", {"data": b'{"fps": ' + b"9" * 5000 + b"}"}, 400, "bad_json"),
+    ("a list", "POST", "/predict", {"json": []}, 422, "invalid_request"),
+    ("a word", "POST", "/predict", {"json": "video"}, 422, "invalid_request"),
+    ("null", "POST", "/predict", {"json": None, "data": b"null"}, 422, "invalid_request"),
+    ("no encoding", "POST", "/predict", _body(encoding="absent"), 422, "invalid_request"),
+    ("another encoding", "POST", "/predict", _body(encoding="hex"), 422, "invalid_request"),
+    ("no content", "POST", "/predict", _body(content="absent"), 422, "invalid_request"),
+    ("content null", "POST", "/predict", _body(content=None), 422, "invalid_request"),
+    ("content no text", "POST", "/predict", _body(content=5), 422, "invalid_request"),
+    ("another format", "POST", "/predict", _body(format="exe"), 422, "invalid_request"),
+    ("format no text", "POST", "/predict", _body(format=4), 422, "invalid_request"),
+    ("fps no number", "POST", "/predict", _body(fps="fast"), 422, "invalid_request"),
+    ("fps a list", "POST", "/predict", _body(fps=[30]), 422, "invalid_request"),
+    ("fps true", "POST", "/predict", _body(fps=True), 422, "invalid_request"),
+    ("fps nought", "POST", "/predict", _body(fps=0), 422, "invalid_request"),
+    ("fps below", "POST", "/predict", _body(fps=-1), 422, "invalid_request"),
+    ("a misspelt field", "POST", "/predict", _body(contnet="x"), 422, "invalid_request"),
+    ("bad detail", "POST", "/predict?detail=all", _body(), 422, "invalid_request"),
+    ("no such model", "POST", "/predict?model=nobody", _body(), 422, "invalid_request"),
+    ("a path as model", "POST", "/predict?model=../../etc/passwd", _body(), 422, "invalid_request"),
+    ("a form without file", "POST", "/predict", {"files": {"clip": CLIP}}, 422, "invalid_request"),
+    (
+        "a form with bad fps",
+        "POST",
+        "/predict",
+        {"files": {"file": CLIP}, "data": {"fps": "x"}},
+        422,
+        "invalid_request",
+    ),
+    ("loop too short", "POST", "/thumbnail", _body(duration=0.4), 422, "invalid_request"),
+    ("loop too long", "POST", "/thumbnail", _body(duration=10.1), 422, "invalid_request"),
+    ("size too small", "POST", "/thumbnail", _body(size=63), 422, "invalid_request"),
+    ("size too large", "POST", "/thumbnail", _body(size=1081), 422, "invalid_request"),
+    ("size no whole number", "POST", "/thumbnail", _body(size=480.5), 422, "invalid_request"),
+    ("another output", "POST", "/thumbnail", _body(output="avi"), 422, "invalid_request"),
+    ("another moment", "POST", "/thumbnail", _body(moment="boring"), 422, "invalid_request"),
+    (
+        "raw video",
+        "POST",
+        "/predict",
+        {"data": CLIP, "headers": {**HEADERS, "content-type": "video/mp4"}},
+        415,
+        "unsupported_media",
+    ),
+    (
+        "gzip",
+        "POST",
+        "/predict",
+        {"data": CLIP, "headers": {**HEADERS, "content-encoding": "gzip"}},
+        415,
+        "unsupported_media",
+    ),
+    ("nothing in it", "POST", "/predict", _body(content=""), 415, "unsupported_media"),
+    ("bad status_code", "GET", "/logs?status_code=ok", {}, 422, "invalid_request"),
+    ("bad success", "GET", "/logs?success=perhaps", {}, 422, "invalid_request"),
+    ("success 1", "GET", "/logs", {"json": {"success": 1}}, 422, "invalid_request"),
+    ("bad start", "GET", "/logs?start_date=yesterday", {}, 422, "invalid_request"),
+    ("bad end", "GET", "/logs?end_date=2025-02-30", {}, 422, "invalid_request"),
+    ("limit nought", "GET", "/logs?limit=0", {}, 422, "invalid_request"),
+    ("limit too high", "GET", "/logs?limit=1001", {}, 422, "invalid_request"),
+    ("bad cursor", "GET", "/logs?cursor=xyz", {}, 422, "invalid_request"),
+    ("a misspelt filter", "GET", "/logs?client-id=ios", {}, 422, "invalid_request"),
+    ("filters no object", "GET", "/logs", {"json": [1]}, 422, "invalid_request"),
+    ("filters no JSON", "GET", "/logs", {"data": b"{"}, 400, "bad_json"),
+    ("filters twice", "GET", "/logs?limit=5", {"json": {"success": "True"}}, 400, "ambiguous_filters"),
+    ("nowhere", "GET", "/nowhere", {}, 404, "not_found"),
+    ("a slash too many", "POST", "/predict/", _body(), 404, "not_found"),
+    ("GET /api/detect", "GET", "/api/detect", {}, 405, "method_not_allowed"),
+    ("out of the static folder", "GET", "/static/../settings.py", {}, 404, "not_found"),
+    ("GET /predict", "GET", "/predict", {}, 405, "method_not_allowed"),
+    ("POST /logs", "POST", "/logs", {}, 405, "method_not_allowed"),
+    ("DELETE /health", "DELETE", "/health", {}, 405, "method_not_allowed"),
+]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "options", "status", "code"), [row[1:] for row in REFUSALS], ids=[row[0] for row in REFUSALS]
+)
+def test_a_refusal_is_a_problem_with_a_stable_code(
+    server: Server, method: str, path: str, options: dict[str, Any], status: int, code: str
+) -> None:
+    assert_problem(server.call(method, path, **options), status, code)
+
+
+DOMAIN = {
+    "UnsupportedMedia": (415, "unsupported_media"),
+    "VideoCorrupt": (422, "video_corrupt"),
+    "VideoTooShort": (422, "video_too_short"),
+    "VideoTooLong": (413, "video_too_long"),
+    "VideoTooBig": (413, "video_too_big"),
+    "NoFace": (422, "no_face"),
+    "Overloaded": (503, "overloaded"),
+    "ModelInvalid": (500, "internal"),
+}
+
+
+@pytest.mark.parametrize("path", ["/predict", "/thumbnail"])
+@pytest.mark.parametrize("name", DOMAIN)
+def test_what_is_wrong_with_a_clip_has_its_own_code(server: Server, path: str, name: str) -> None:
+    status, code = DOMAIN[name]
+    body = assert_problem(server.post(path, f"raise {name}".encode()), status, code)
+    if status < 500:
+        assert body["detail"] == "A sentence for the caller. Do this next."
+
+
+@pytest.mark.parametrize("path", ["/predict", "/thumbnail"])
+def test_what_nobody_expects_is_shown_to_the_operator_only(server: Server, path: str) -> None:
+    body = assert_problem(server.post(path, b"crash"), 500, "internal")
+    assert "RuntimeError: /a/secret/path" in server.output
+    assert body["request_id"] in server.output
+
+
+def assert_problem(response: requests.Response, status: int, code: str) -> dict[str, Any]:
+    body = response.json()
+    assert (response.status_code, body["code"]) == (status, code)
+    assert response.headers["Content-Type"] == PROBLEM
+    assert body["status"] == status == STATUS[code]
+    assert body["request_id"] == response.headers["x-request-id"]
+    assert {"type", "title", "detail"} <= body.keys()
+    assert ("errors" in body) == (code == "invalid_request")
+    assert not re.search(rf"Traceback|File \"|{ROOT}|/a/secret|\.py\b|site-packages|Errno", response.text)
+    assert ("Retry-After" in response.headers) == (status in (429, 503))
+    assert ("Allow" in response.headers) == (status == 405)
+    return body
+
+
+def test_a_schema_error_has_a_message_for_each_field(server: Server) -> None:
+    body = server.call("POST", "/thumbnail", **_body(size=5, output="avi", content="absent")).json()
+    assert body["errors"].keys() == {"size", "output", "content"}
+    assert all(isinstance(message, str) for messages in body["errors"].values() for message in messages)
+
+
+# --- the log ---
+
+
+@pytest.fixture(scope="module")
+def logged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A service with a few known calls in its log."""
+    with Server(tmp_path_factory.mktemp("logged")) as server:
+        for number, (client, data) in enumerate(
+            [("ios", b"a"), ("ios", b"raise NoFace"), ("web", b"b"), ("=1+1", b"c")]
+        ):
+            headers = {**HEADERS, "x-client-id": client, "x-request-id": f"r{number}"}
+            server.call("POST", "/predict", headers=headers, json=video_body(data))
+        requests.post(f"{server.url}/predict", headers={"x-request-id": "stranger"}, timeout=30)
+        requests.get(f"{server.url}/nowhere?secret=1", headers={"x-request-id": "lost"}, timeout=30)
+        yield server
+
+
+def test_a_call_is_logged_with_what_it_cost_and_nothing_of_what_was_sent(logged: Server) -> None:
+    [row] = logged.rows(request_id="r0")
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", row["timestamp"])
+    assert (row["method"], row["endpoint"], row["status_code"], row["success"]) == ("POST", "/predict", 200, True)
+    assert (row["client_id"], row["prediction"], row["confidence"]) == ("ios", "Happy", 0.92)
+    assert (row["video_seconds"], row["frames"], row["model"], row["error"]) == (4.98, 24, "fake", None)
+    assert row["bytes_in"] == len(json.dumps(video_body(b"a")))
+    assert row["bytes_out"] > 100
+    assert row["timings"] == {"decode": 12.3, "faces": 45.6, "model": 7.8}
+    assert re.fullmatch(r"key-[0-9a-f]{8}", row["caller"])
+    assert row["worker"] in [worker.pid for worker in logged.workers]
+    assert KEY not in json.dumps(logged.rows())
+    assert "secret" not in json.dumps(logged.rows())
+
+
+@pytest.mark.parametrize(
+    ("filters", "found"),
+    [
+        ({"status_code": "422"}, ["r1"]),
+        ({"status_code": 422}, ["r1"]),
+        ({"success": "False"}, ["lost", "stranger", "r1"]),
+        ({"success": False}, ["lost", "stranger", "r1"]),
+        ({"success": "True", "endpoint": "/predict"}, ["r3", "r2", "r0"]),
+        ({"success": True, "client_id": "ios"}, ["r0"]),
+        ({"client_id": "ios"}, ["r1", "r0"]),
+        ({"endpoint": "/nowhere"}, ["lost"]),
+        ({"request_id": "stranger"}, ["stranger"]),
+        ({"prediction": "Happy", "limit": 2}, ["r3", "r2"]),
+        ({"prediction": "Happy", "limit": "2"}, ["r3", "r2"]),
+        ({"start_date": "2001-01-01", "end_date": "2001-12-31"}, []),
+        ({"start_date": "2999-01-01T00:00:00+02:00"}, []),
+        ({"end_date": "2999-01-01", "prediction": "Happy"}, ["r3", "r2", "r0"]),
+    ],
+)
+@pytest.mark.parametrize("way", ["json", "params"])
+def test_filters_come_as_body_or_query(logged: Server, way: str, filters: dict[str, Any], found: list[str]) -> None:
+    answer = logged.call("GET", "/logs", **{way: filters}).json()
+    assert [row["request_id"] for row in answer["logs"]] == found
+    assert answer["count"] == len(found)
+
+
+def test_both_ends_are_inclusive(logged: Server) -> None:
+    first, last = logged.rows(request_id="r1")[0]["timestamp"], logged.rows(request_id="r2")[0]["timestamp"]
+    rows = logged.rows(start_date=first, end_date=last, endpoint="/predict")
+    assert [row["request_id"] for row in rows] == ["r2", "r1"]
+    assert logged.rows(start_date=first, end_date=first)[0]["request_id"] == "r1"
+
+
+def test_an_empty_body_beside_a_query_is_no_second_filter(logged: Server) -> None:
+    assert logged.call("GET", "/logs?client_id=web", json={}).json()["count"] == 1
+
+
+def test_refused_calls_are_in_the_log(logged: Server) -> None:
+    by_id = {row["request_id"]: row for row in logged.rows(success="False")}
+    stranger, lost = by_id["stranger"], by_id["lost"]
+    assert (stranger["status_code"], stranger["error"], stranger["caller"]) == (401, "unauthorized", None)
+    assert (lost["status_code"], lost["error"], lost["endpoint"]) == (404, "not_found", "/nowhere")
+    assert by_id["r1"]["error"] == "no_face"
+
+
+def test_csv_holds_the_same_rows_and_no_formula(logged: Server) -> None:
+    response = logged.call("GET", "/logs?endpoint=/predict&limit=3", headers={**HEADERS, "Accept": "text/csv"})
+    assert response.headers["Content-Type"] == "text/csv; charset=utf-8"
+    rows = list(csv.DictReader(io.StringIO(response.text)))
+    same = logged.call("GET", "/logs?endpoint=/predict&limit=3").json()
+    assert [row["request_id"] for row in rows] == [row["request_id"] for row in same["logs"]]
+    assert list(rows[0]) == list(same["logs"][0])
+    assert {row["client_id"] for row in rows if row["request_id"] == "r3"} == {"'=1+1"}
+    assert response.headers["x-next-cursor"] == same["next_cursor"]
+
+
+def test_pages_reach_every_call_once_while_new_ones_come_in(logged: Server) -> None:
+    with requests.Session() as session:
+        for _ in range(1100):
+            session.get(f"{logged.url}/health", timeout=30)
+    before = {row["request_id"] for row in logged.rows(endpoint="/health")}
+    seen, cursor = [], None
+    while True:
+        page = logged.call(
+            "GET", "/logs", json={"endpoint": "/health", "limit": 300} | ({"cursor": cursor} if cursor else {})
+        )
+        seen += [row["request_id"] for row in page.json()["logs"]]
+        requests.get(f"{logged.url}/health", timeout=30)
+        cursor = page.json()["next_cursor"]
+        if cursor is None:
+            break
+    assert len(seen) == len(set(seen)) == 1100
+    assert before <= set(seen)
+
+
+# --- real clips, the real analyser ---
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("real")
+    (folder / "tmp").mkdir()
+    with Server(folder, REAL, TMPDIR=folder / "tmp", MAX_SECONDS=5) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def face() -> bytes:
+    return media.encode(media.face_frames(50))
+
+
+def test_a_real_clip_is_predicted_and_logged(real: Server, face: bytes) -> None:
+    response = real.call("POST", "/predict?detail=timeline&explain=true", json=video_body(face, format="mp4", fps=25))
+    answer = response.json()
+    assert answer["emotion"] == max(answer["probabilities"], key=answer["probabilities"].get)
+    assert answer["confidence"] == answer["probabilities"][answer["emotion"]]
+    assert tuple(answer["probabilities"]) == FIVE
+    assert sum(answer["probabilities"].values()) == pytest.approx(1, abs=0.001)
+    assert (answer["duration"], answer["face_coverage"]) == (pytest.approx(2, abs=0.05), 1)
+    assert (answer["certain"], answer["quality"]["reason"]) == (True, None)
+    assert 80 < answer["quality"]["size"] < 160
+    assert len(answer["timeline"]) == answer["frames_analysed"]
+    assert answer["explanation"]["text"].startswith("lip corners up")
+    assert re.fullmatch(r"[0-9a-f]{64}", answer["model"]["sha256"])
+    assert re.findall(r"(\w+);dur=[\d.]+", response.headers["Server-Timing"]) == ["decode", "faces", "model"]
+    [row] = real.rows(request_id=response.headers["x-request-id"])
+    assert (row["prediction"], row["frames"]) == (answer["emotion"], answer["frames_analysed"])
+    assert row["content_sha256"] == hashlib.sha256(face).hexdigest()
+
+
+def test_a_real_form_answers_the_same(real: Server, face: bytes) -> None:
+    assert real.call("POST", "/predict", files={"file": face}).json() == real.post("/predict", face).json()
+
+
+def test_a_real_thumbnail_plays(real: Server, face: bytes) -> None:
+    response = real.post("/thumbnail", face, duration=1, size=160)
+    answer = response.json()
+    frames = media.decode(base64.b64decode(answer["thumbnail"]))
+    assert {frame.shape for frame in frames} == {(120, 160, 3)} == {(answer["height"], answer["width"], 3)}
+    assert base64.b64decode(answer["poster"]).startswith(b"\xff\xd8\xff")
+    assert answer["emotion"] in FIVE
+    assert "encode;dur=" in response.headers["Server-Timing"]
+
+
+@pytest.mark.parametrize("output", ["webp", "gif"])
+def test_a_real_thumbnail_comes_in_other_formats(real: Server, face: bytes, output: str) -> None:
+    answer = real.post("/thumbnail", face, duration=1, size=96, output=output).json()
+    start = base64.b64decode(answer["thumbnail"])[:12]
+    assert start.startswith({"webp": b"RIFF", "gif": b"GIF8"}[output])
+
+
+def test_a_clip_without_a_face_is_refused_and_has_a_thumbnail(real: Server) -> None:
+    clip = media.encode(media.noise_frames(20))
+    assert_problem(real.post("/predict", clip), 422, "no_face")
+    assert real.post("/thumbnail", clip, duration=1).json()["emotion"] is None
+
+
+@pytest.mark.parametrize(
+    ("clip", "status", "code"),
+    [
+        (b"", 415, "unsupported_media"),
+        (bytes(range(256)) * 40, 415, "unsupported_media"),
+        (b"#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n", 415, "unsupported_media"),
+        (b"ffconcat version 1.0\nfile /etc/passwd\n", 415, "unsupported_media"),
+        ("sound", 415, "unsupported_media"),
+        ("half", 422, "video_corrupt"),
+        ("six seconds", 413, "video_too_long"),
+    ],
+)
+def test_a_real_clip_that_is_none_is_refused(real: Server, clip: Any, status: int, code: str) -> None:
+    made = {
+        "sound": media.sound_only,
+        "half": lambda: media.encode(media.counter_frames(25))[:200],
+        "six seconds": lambda: media.encode(media.counter_frames(60), fps=10),
+    }
+    assert_problem(real.post("/predict", made[clip]() if isinstance(clip, str) else clip), status, code)
+
+
+def test_another_model_is_looked_for_in_the_store(real: Server, face: bytes) -> None:
+    body = assert_problem(real.call("POST", "/predict?model=nobody", json=video_body(face)), 422, "invalid_request")
+    assert body["errors"].keys() == {"model"}
+
+
+def test_no_media_was_ever_on_the_disk(real: Server) -> None:
+    files = {path.relative_to(real.folder) for path in real.folder.rglob("*") if path.is_file()}
+    log = {Path("logs") / name for name in ("calls.db", "calls.db-wal", "calls.db-shm")}
+    metrics = {path for path in files if path.match("tmp/moodreel-metrics-*/*.db")}
+    assert files - log - metrics == {Path("output.txt")}
+    assert real.log_path.stat().st_size < 1_000_000
+
+
+# --- also served ---
+
+
+def test_health_and_ready(server: Server) -> None:
+    assert server.call("GET", "/health").json() == {"status": "ok"}
+    assert server.call("GET", "/ready").json() == {"status": "ready"}
+
+
+def test_without_a_log_calls_are_answered_and_ready_says_no(tmp_path: Path) -> None:
+    with Server(tmp_path, WEB_CONCURRENCY=1) as server:
+        assert server.post("/predict", CLIP).status_code == 200
+        with sqlite3.connect(server.log_path) as db:
+            db.execute("drop table calls")
+            db.execute("drop table upkeep")
+        response = server.post("/predict", CLIP)
+        assert response.json()["emotion"] == "Happy"
+        assert response.headers["x-request-id"]
+        body = assert_problem(server.call("GET", "/ready"), 503, "not_ready")
+        assert "log" in body["detail"]
+        assert "The call log logs/calls.db cannot be written" in server.output
+        assert re.search(r"^moodreel_call_log_failures_total [1-9]", server.call("GET", "/metrics").text, re.MULTILINE)
+        assert_problem(server.call("GET", "/logs"), 500, "internal")
+
+
+def test_metrics_are_summed_over_workers(tmp_path: Path) -> None:
+    with Server(tmp_path) as server:
+        posted, workers = 0, set()
+        with ThreadPoolExecutor(8) as clients:
+            while len(workers) < 2 and posted < 320:
+                list(
+                    clients.map(
+                        lambda data: server.post("/predict", data), [b"sleep 0.05"] * 12 + [b"raise NoFace"] * 4
+                    )
+                )
+                posted += 16
+                workers = {row["worker"] for row in server.rows()}
+        assert workers == {worker.pid for worker in server.workers}
+        text = server.call("GET", "/metrics").text
+        for line in (
+            f'moodreel_requests_total{{endpoint="/predict",status="200"}} {posted * 3 / 4}',
+            f'moodreel_requests_total{{endpoint="/predict",status="422"}} {posted / 4}',
+            f'moodreel_request_seconds_count{{endpoint="/predict"}} {float(posted)}',
+            f'moodreel_stage_seconds_count{{stage="faces"}} {posted * 3 / 4}',
+            f'moodreel_predictions_total{{emotion="Happy"}} {posted * 3 / 4}',
+            "moodreel_requests_in_flight 1.0",
+        ):
+            assert line in text.splitlines()
+
+
+@pytest.mark.parametrize("path", ["/docs", "/redoc"])
+def test_documentation_is_served_from_here_alone(server: Server, path: str) -> None:
+    page = server.call("GET", path)
+    assert "default-src 'self'" in page.headers["Content-Security-Policy"]
+    assert "//" not in re.sub(r"<!--.*?-->|/\*.*?\*/", "", page.text, flags=re.DOTALL)
+    files = re.findall(r'(?:src|href)="([^"]+)"', page.text)
+    assert files
+    for file in files:
+        assert server.call("GET", file).status_code == 200
+
+
+class TestOpenApi:
+    @pytest.fixture
+    def document(self, server: Server) -> dict[str, Any]:
+        return server.call("GET", "/openapi.json").json()
+
+    def test_it_is_valid(self, document: dict[str, Any]) -> None:
+        validate(document)
+
+    def test_it_has_the_routes_of_the_contract(self, document: dict[str, Any]) -> None:
+        routes = {
+            (path, method) for path, item in document["paths"].items() for method in item if method != "parameters"
+        }
+        assert routes >= {
+            ("/predict", "post"),
+            ("/thumbnail", "post"),
+            ("/logs", "get"),
+            ("/health", "get"),
+            ("/ready", "get"),
+            ("/metrics", "get"),
+            ("/auth/verify-token", "post"),
+            ("/auth/refresh-token", "post"),
+            ("/auth/profile", "get"),
+            ("/auth/usage", "get"),
+        }
+
+    @pytest.mark.parametrize(("path", "method"), [("/predict", "post"), ("/thumbnail", "post"), ("/logs", "get")])
+    def test_guarded_routes_say_how_to_get_in(self, document: dict[str, Any], path: str, method: str) -> None:
+        operation = document["paths"][path][method]
+        assert {"api_key": []} in operation["security"]
+        scheme = document["components"]["securitySchemes"]["api_key"]
+        assert (scheme["in"], scheme["name"]) == ("header", "x-api-key")
+        headers = {parameter["name"] for parameter in operation["parameters"] if parameter["in"] == "header"}
+        assert headers == {"date", "x-date", "x-client-id", "x-request-id"}
+
+    def test_every_refusal_in_the_tables_is_documented(self, document: dict[str, Any]) -> None:
+        rows = [(row[2], row[1], row[4], row[5]) for row in REFUSALS if row[4] not in (404, 405)]
+        rows += [("/predict", "POST", status, code) for status, code in DOMAIN.values()]
+        for path, method, status, code in rows:
+            response = document["paths"][path.partition("?")[0]][method.lower()]["responses"][str(status)]
+            content = response["content"][PROBLEM]
+            assert content["schema"] == {"$ref": "#/components/schemas/Problem"}
+            assert code in content["examples"]
+
+    def test_answers_keep_to_it(self, server: Server, document: dict[str, Any]) -> None:
+        prediction = server.call("POST", "/predict?detail=timeline&explain=true", json=video_body(CLIP)).json()
+        thumbnail = server.post("/thumbnail", CLIP).json()
+        logs = server.call("GET", "/logs?limit=1").json()
+        problem = server.call("GET", "/nowhere").json() | {"errors": {}}
+        schemas = document["components"]["schemas"]
+        for name, answer in (
+            ("Prediction", prediction),
+            ("Quality", prediction["quality"]),
+            ("Thumbnail", thumbnail),
+            ("Logs", logs),
+            ("Call", logs["logs"][0]),
+            ("Problem", problem),
+        ):
+            assert answer.keys() == schemas[name]["properties"].keys()
+
+    def test_it_lists_every_reason_and_that_there_may_be_none(self, document: dict[str, Any]) -> None:
+        reason = document["components"]["schemas"]["Quality"]["properties"]["reason"]
+        assert reason["enum"] == [*quality.TIPS, None]
+        assert reason["nullable"]
+
+    def test_it_says_that_a_form_is_taken_too(self, document: dict[str, Any]) -> None:
+        form = document["paths"]["/thumbnail"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
+        assert form["required"] == ["file"]
+        assert form["properties"].keys() == {"file", "format", "fps", "duration", "size", "output", "moment"}
+
+
+def test_the_contract_offers_what_the_loop_can_be() -> None:
+    """The schemas name these themselves: Gunicorn's master reads them, and must not load codecs before it forks."""
+    assert (clips.OUTPUTS, clips.MOMENTS) == (boomerang.OUTPUTS, boomerang.MOMENTS)
+
+
+def test_the_contract_has_the_reasons_in_their_order() -> None:
+    assert tuple(quality.TIPS) == clips.REASONS

@@ -1,0 +1,336 @@
+"""/api/detect, /api/detect/batch and /api/predict/ as a client sees them, over a real Gunicorn."""
+
+import base64
+import hashlib
+import io
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import requests
+from PIL import Image
+
+from api.schemas.pictures import MAX_PICTURES
+from moodreel.emotions import SEVEN
+from tests.api.test_contract import PROBLEM, assert_problem
+from tests.support import media
+from tests.support.server import DATE, KEY, REAL, Server, video_body
+
+pytestmark = pytest.mark.server
+
+PATHS = ["/api/detect", "/api/detect/batch", "/api/predict/"]
+ALONE = ["/api/detect", "/api/predict/"]
+PROBABILITIES = {
+    "happy": 0.9,
+    "surprise": 0.04,
+    "sad": 0.01,
+    "anger": 0.01,
+    "disgust": 0.01,
+    "fear": 0.01,
+    "neutral": 0.02,
+}
+DETECTION = {
+    "emotion": "happy",
+    "confidence": 0.9,
+    "all_emotions": PROBABILITIES,
+    "faces": [
+        {
+            "box": [10, 20, 30, 40],
+            "emotion": "happy",
+            "confidence": 0.9,
+            "probabilities": PROBABILITIES,
+            "certain": True,
+            "quality": {
+                "size": 310,
+                "sharpness": 420.5,
+                "light": 0.5235,
+                "yaw": 6.1,
+                "reason": None,
+                "tip": None,
+            },
+        }
+    ],
+    "width": 300,
+    "height": 400,
+    "model": {"name": "fake", "version": "1", "sha256": "0" * 64},
+}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with Server(tmp_path_factory.mktemp("pictures"), MAX_BODY_BYTES=4_000_000) as server:
+        yield server
+
+
+def call(server: Server, path: str, *, method: str = "POST", **options: Any) -> requests.Response:
+    """Call with a key and no date."""
+    headers = {"x-api-key": KEY, **options.pop("headers", {})}
+    return server.call(method, path, headers=headers, **options)
+
+
+def batch(*contents: bytes) -> dict[str, Any]:
+    return {"pictures": [{"content": base64.b64encode(content).decode()} for content in contents]}
+
+
+def body(path: str, data: bytes = b"a picture") -> dict[str, Any]:
+    return batch(data) if path.endswith("batch") else video_body(data)
+
+
+# --- one picture ---
+
+
+def test_a_picture_is_answered_face_by_face(server: Server) -> None:
+    response = call(server, "/api/detect", json=body("/api/detect"))
+    assert response.json() == DETECTION
+    assert list(response.json()["all_emotions"]) == list(SEVEN)
+    assert response.headers["Server-Timing"] == "decode;dur=1.2, faces;dur=3.4, model;dur=5.6"
+
+
+def test_a_picture_without_a_face_is_answered_with_an_empty_list(server: Server) -> None:
+    answer = call(server, "/api/detect", json=video_body(b"no face")).json()
+    assert (answer["faces"], answer["emotion"], answer["confidence"], answer["all_emotions"]) == ([], None, None, {})
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_form_is_answered_like_json(server: Server, path: str) -> None:
+    form = call(server, path, files={"file": ("photo.png", b"a picture", "image/png")})
+    assert form.status_code == 200
+    assert form.json() == call(server, path, json=body(path)).json()
+
+
+def test_the_drawn_picture_comes_along_or_alone(server: Server) -> None:
+    answer = call(server, "/api/detect?draw=true", json=body("/api/detect")).json()
+    assert base64.b64decode(answer.pop("picture")) == b"a JPEG"
+    assert answer == DETECTION
+    alone = call(server, "/api/detect?draw=true", json=body("/api/detect"), headers={"Accept": "image/jpeg"})
+    assert (alone.headers["Content-Type"], alone.content) == ("image/jpeg", b"a JPEG")
+    assert alone.headers["Server-Timing"]
+    for accept in ("*/*", "application/json", "image/jpeg;q=0.5, application/json"):
+        response = call(server, "/api/detect?draw=true", json=body("/api/detect"), headers={"Accept": accept})
+        assert response.json()["picture"]
+
+
+# --- a clip or a picture ---
+
+
+@pytest.mark.parametrize("path", ["/api/predict/", "/api/predict"])
+def test_the_emotion_and_no_more_with_or_without_the_slash(server: Server, path: str) -> None:
+    response = call(server, path, files={"file": b"a picture or a clip"}, allow_redirects=False)
+    assert response.json() == {"emotion": "happy", "confidence": 0.9, "all_emotions": PROBABILITIES}
+    [row] = server.rows(request_id=response.headers["x-request-id"])
+    assert (row["endpoint"], row["prediction"], row["frames"]) == ("/api/predict/", "happy", 24)
+    assert row["video_seconds"] == 4.98
+
+
+def test_a_picture_without_a_face_has_no_emotion_and_a_clip_is_refused(server: Server) -> None:
+    none = {"emotion": None, "confidence": None, "all_emotions": {}}
+    assert call(server, "/api/predict/", json=video_body(b"no face")).json() == none
+    assert_problem(call(server, "/api/predict/", json=video_body(b"raise NoFace")), 422, "no_face")
+
+
+# --- several pictures ---
+
+
+def test_a_batch_is_answered_in_order_with_what_is_wrong_in_its_place(server: Server) -> None:
+    contents = [b"one", b"raise PictureCorrupt", b"no face", b"", b"raise PictureTooBig", b"two"]
+    response = call(server, "/api/detect/batch", json=batch(*contents))
+    answer = response.json()
+    assert (response.status_code, answer["count"]) == (200, 6)
+    assert [result.get("code", result.get("emotion")) for result in answer["results"]] == [
+        "happy",
+        "picture_corrupt",
+        None,
+        "unsupported_media",
+        "picture_too_big",
+        "happy",
+    ]
+    assert answer["results"][0] == DETECTION
+    problem = answer["results"][1]
+    assert problem == {
+        "type": "urn:moodreel:problem:picture_corrupt",
+        "title": "Picture corrupt",
+        "status": 422,
+        "detail": "A sentence for the caller. Do this next.",
+        "code": "picture_corrupt",
+        "request_id": response.headers["x-request-id"],
+    }
+
+
+def test_a_content_that_is_no_base64_spoils_no_other(server: Server) -> None:
+    pictures = batch(b"one", b"two", b"three")
+    pictures["pictures"][1]["content"] = "not base64!"
+    results = call(server, "/api/detect/batch", json=pictures).json()["results"]
+    assert [result.get("code") for result in results] == [None, "bad_base64", None]
+    pictures["pictures"] = pictures["pictures"][1:2]
+    assert call(server, "/api/detect/batch", json=pictures).json()["results"][0]["code"] == "bad_base64"
+
+
+def test_a_form_may_carry_several(server: Server) -> None:
+    files = [("file", (data.decode(), data)) for data in (b"one", b"no face", b"raise PictureCorrupt")]
+    results = call(server, "/api/detect/batch", files=files).json()["results"]
+    assert [result.get("code", result.get("emotion")) for result in results] == ["happy", None, "picture_corrupt"]
+
+
+@pytest.mark.parametrize("way", ["json", "form"])
+def test_up_to_32_pictures_are_taken(server: Server, way: str) -> None:
+    def send(count: int) -> requests.Response:
+        if way == "json":
+            return call(server, "/api/detect/batch", json=batch(*[b"one"] * count))
+        return call(server, "/api/detect/batch", files=[("file", (f"{i}.jpg", b"one")) for i in range(count)])
+
+    assert send(MAX_PICTURES).json()["count"] == MAX_PICTURES == 32
+    for count in (33, 200):
+        errors = assert_problem(send(count), 422, "invalid_request")["errors"]
+        assert errors == {"pictures" if way == "json" else "file": ["Length must be between 1 and 32."]}
+
+
+def test_too_many_pictures_are_counted_and_not_looked_at_one_by_one(server: Server) -> None:
+    response = call(server, "/api/detect/batch", json={"pictures": [{}] * 4000})
+    assert assert_problem(response, 422, "invalid_request")["errors"] == {
+        "pictures": ["Length must be between 1 and 32."]
+    }
+
+
+# --- who may call, and what is refused ---
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_caller_is_needed_and_a_date_is_not(server: Server, path: str) -> None:
+    assert call(server, path, json=body(path)).status_code == 200
+    assert call(server, path, json=body(path), headers={"date": DATE}).status_code == 200
+    assert_problem(call(server, path, json=body(path), headers={"date": "yesterday"}), 400, "bad_date")
+    assert_problem(call(server, path, json=body(path), headers={"x-date": "yesterday"}), 400, "bad_date")
+    assert_problem(call(server, path, json=body(path), headers={"x-api-key": "wrong"}), 401, "unauthorized")
+
+
+def test_the_older_calls_still_need_a_date(server: Server) -> None:
+    assert_problem(call(server, "/predict", json=video_body(b"clip")), 400, "bad_date")
+
+
+RAW, GZIP = {"content-type": "image/jpeg"}, {"content-encoding": "gzip"}
+REFUSED: list[tuple[str, str, dict[str, Any], int, str]] = [
+    *[("no JSON", path, {"data": b"{"}, 400, "bad_json") for path in PATHS],
+    *[("no body", path, {}, 400, "bad_json") for path in PATHS],
+    *[("a list", path, {"json": []}, 422, "invalid_request") for path in PATHS],
+    *[("no such model", f"{path}?model=nobody", {"json": body(path)}, 422, "invalid_request") for path in PATHS],
+    *[("a form without file", path, {"files": {"photo": b"x"}}, 422, "invalid_request") for path in PATHS],
+    *[("raw", path, {"data": b"x", "headers": RAW}, 415, "unsupported_media") for path in PATHS],
+    *[("gzip", path, {"json": body(path), "headers": GZIP}, 415, "unsupported_media") for path in PATHS],
+    *[("overloaded", path, {"json": body(path, b"raise Overloaded")}, 503, "overloaded") for path in PATHS],
+    *[("a crash", path, {"json": body(path, b"crash")}, 500, "internal") for path in PATHS],
+    *[("too large", path, {"data": b"x" * 4_000_001}, 413, "too_large") for path in PATHS],
+    *[("no content", path, {"json": {"encoding": "base64"}}, 422, "invalid_request") for path in PATHS],
+    *[("no encoding", path, {"json": {"content": "AAAA"}}, 422, "invalid_request") for path in ALONE],
+    *[("bad base64", path, {"json": {**video_body(b""), "content": "?"}}, 422, "bad_base64") for path in ALONE],
+    *[("no picture", path, {"json": video_body(b"")}, 415, "unsupported_media") for path in ALONE],
+    *[("corrupt", path, {"json": video_body(b"raise PictureCorrupt")}, 422, "picture_corrupt") for path in ALONE],
+    *[("too big", path, {"json": video_body(b"raise PictureTooBig")}, 413, "picture_too_big") for path in ALONE],
+    ("bad draw", "/api/detect?draw=perhaps", {"json": body("")}, 422, "invalid_request"),
+    ("an empty batch", "/api/detect/batch", {"json": {"pictures": []}}, 422, "invalid_request"),
+    ("a batch of words", "/api/detect/batch", {"json": {"pictures": ["AAAA"]}}, 422, "invalid_request"),
+    ("a batch that is no list", "/api/detect/batch", {"json": {"pictures": "AAAA"}}, 422, "invalid_request"),
+    ("a misspelt field", "/api/detect/batch", {"json": {**batch(b"x"), "draw": True}}, 422, "invalid_request"),
+    ("one without content", "/api/detect/batch", {"json": {"pictures": [{}]}}, 422, "invalid_request"),
+]
+
+
+@pytest.mark.parametrize(
+    ("path", "options", "status", "code"), [row[1:] for row in REFUSED], ids=[f"{row[0]} {row[1]}" for row in REFUSED]
+)
+def test_a_refusal_is_a_documented_problem(
+    server: Server, path: str, options: dict[str, Any], status: int, code: str
+) -> None:
+    assert_problem(call(server, path, **options), status, code)
+    document = server.call("GET", "/openapi.json").json()
+    documented = document["paths"][path.partition("?")[0]]["post"]["responses"][str(status)]
+    assert code in documented["content"][PROBLEM]["examples"]
+
+
+# --- the log, the metrics, the document ---
+
+
+def test_calls_are_logged_with_what_they_answered(server: Server) -> None:
+    one = call(server, "/api/detect", json=video_body(b"one")).headers["x-request-id"]
+    many = call(server, "/api/detect/batch", json=batch(b"one", b"", b"two")).headers["x-request-id"]
+    [row] = server.rows(request_id=one)
+    assert (row["endpoint"], row["prediction"], row["confidence"]) == ("/api/detect", "happy", 0.9)
+    assert (row["model"], row["frames"], row["video_seconds"]) == ("fake", 1, None)
+    assert row["timings"] == {"decode": 1.2, "faces": 3.4, "model": 5.6}
+    assert row["content_sha256"] == hashlib.sha256(b"one").hexdigest()
+    [row] = server.rows(request_id=many)
+    assert (row["endpoint"], row["prediction"], row["frames"]) == ("/api/detect/batch", None, 3)
+    assert (row["model"], row["content_sha256"], row["success"]) == ("fake", None, True)
+    assert "/api/detect/batch" in server.call("GET", "/metrics").text
+
+
+def test_health_is_where_the_older_service_had_it(server: Server) -> None:
+    response = requests.get(f"{server.url}/api/health", timeout=30)
+    assert (response.status_code, response.json()) == (200, {"status": "ok"})
+
+
+def test_answers_keep_to_the_document(server: Server) -> None:
+    document = server.call("GET", "/openapi.json").json()
+    schemas = document["components"]["schemas"]
+    detection = call(server, "/api/detect?draw=true", json=body("/api/detect")).json()
+    several = call(server, "/api/detect/batch", json=batch(b"one")).json()
+    for name, answer in (
+        ("Detection", detection),
+        ("DetectedFace", detection["faces"][0]),
+        ("FaceQuality", detection["faces"][0]["quality"]),
+        ("Detections", several),
+        ("Emotion", call(server, "/api/predict/", json=body("")).json()),
+    ):
+        assert answer.keys() == schemas[name]["properties"].keys()
+    parts = schemas["Detections"]["properties"]["results"]["items"]["oneOf"]
+    assert [part["$ref"].rpartition("/")[2] for part in parts] == ["Detection", "Problem"]
+    assert document["paths"]["/api/health"]["get"]
+    for path in PATHS:
+        operation = document["paths"][path]["post"]
+        assert operation["security"]
+        assert "date" not in {parameter["name"] for parameter in operation["parameters"]}
+    form = document["paths"]["/api/detect/batch"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
+    assert form["properties"]["file"]["maxItems"] == 32
+
+
+# --- real pictures, the real detector ---
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("real-pictures")
+    (folder / "tmp").mkdir()
+    with Server(folder, REAL, TMPDIR=folder / "tmp", WEB_CONCURRENCY=1, MAX_IMAGE_PIXELS=1_000_000) as server:
+        yield server
+
+
+def test_real_pictures_and_clips_are_answered(real: Server) -> None:
+    smile, clip = media.photo(media.portrait()), media.encode(media.face_frames(10))
+    response = call(real, "/api/detect?draw=true", files={"file": smile})
+    answer = response.json()
+    assert (answer["emotion"], len(answer["faces"])) == ("happy", 1)
+    assert tuple(answer["all_emotions"]) == SEVEN
+    assert re.findall(r"(\w+);dur=", response.headers["Server-Timing"]) == ["decode", "faces", "model", "encode"]
+    assert Image.open(io.BytesIO(base64.b64decode(answer["picture"]))).size == (640, 640)
+    [row] = real.rows(request_id=response.headers["x-request-id"])
+    assert (row["prediction"], row["model"]) == ("happy", "face-expression")
+    for data in (smile, clip):
+        assert call(real, "/api/predict/", files={"file": data}).json()["emotion"] == "happy"
+    large = media.photo(np.zeros((1001, 1000, 3), np.uint8))
+    several = batch(smile, b"<svg/>", large, smile[:3000], smile)
+    results = call(real, "/api/detect/batch", json=several).json()["results"]
+    assert [result.get("code", result.get("emotion")) for result in results] == [
+        "happy",
+        "unsupported_media",
+        "picture_too_big",
+        "picture_corrupt",
+        "happy",
+    ]
+    assert results[0]["faces"] == results[4]["faces"]
+    assert_problem(call(real, "/api/detect", json=video_body(clip)), 415, "unsupported_media")
+    assert not re.search(r"base64|Traceback", real.output)
+    left = [path for path in real.folder.rglob("*") if path.is_file() and "moodreel-metrics" not in str(path)]
+    assert {path.name.partition("-")[0] for path in left} == {"output.txt", "calls.db"}, "no picture is on the disk"
+    assert json.dumps(real.rows()).count("happy") >= 3

@@ -1,0 +1,636 @@
+"""A signed-in user's history over a real Gunicorn with two workers."""
+
+import base64
+import importlib.util
+import io
+import itertools
+import re
+import sqlite3
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import requests
+from PIL import Image
+
+from moodreel.storage.history import Finding, History
+from tests.support import accounts, media
+from tests.support.server import DATE, HEADERS, REAL, Server, video_body
+
+pytestmark = pytest.mark.server
+
+TOKENS = {"SECURITY_SECRET": base64.b64encode(accounts.SECRET).decode(), "SECURITY_ISSUER": accounts.ISSUER}
+ON: dict[str, Any] = {**TOKENS, "HISTORY": "on"}
+_names = itertools.count()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("history")
+    with Server(folder, **ON, MEDIA_STORAGE=f"file://{folder}/media") as server:
+        yield server
+
+
+@pytest.fixture
+def user() -> str:
+    """Somebody new."""
+    return f"user {next(_names)}"
+
+
+def as_user(user: str) -> dict[str, str]:
+    """Give the headers that somebody sends."""
+    return {"Authorization": f"Bearer {accounts.own(userId=user)}", "date": DATE}
+
+
+def call(server: Server, user: str, method: str, path: str, **options: Any) -> requests.Response:
+    return server.call(method, path, headers=as_user(user), **options)
+
+
+def post(server: Server, user: str, path: str, data: bytes, **fields: Any) -> requests.Response:
+    return call(server, user, "POST", path, json=video_body(data, **fields))
+
+
+def get(server: Server, user: str, path: str = "", **params: Any) -> Any:
+    response = call(server, user, "GET", f"/api/history{path}", params=params)
+    assert response.status_code == 200, response.text
+    return response.json()
+
+
+def kept(server: Server, user: str, data: bytes = b"clip", path: str = "/thumbnail", **fields: Any) -> str:
+    """Have something analysed and return its entry's id."""
+    return post(server, user, path, data, **fields).headers["x-history-id"]
+
+
+# --- what is kept ---
+
+
+def test_an_analysis_is_kept_and_its_answer_names_the_entry(server: Server, user: str) -> None:
+    response = post(server, user, "/predict", b"clip")
+    assert response.json()["emotion"] == "Happy"
+    entry = get(server, user, f"/{response.headers['x-history-id']}")
+    created = datetime.fromisoformat(entry.pop("created"))
+    assert abs(datetime.now(UTC) - created) < timedelta(minutes=5)
+    assert entry == {
+        "id": response.headers["x-history-id"],
+        "kind": "video",
+        "emotion": "Happy",
+        "mood": "Happy",
+        "confidence": 0.92,
+        "probabilities": {"Anger": 0.01, "Happy": 0.92, "Shock": 0.03, "Neutral": 0.03, "Sad": 0.01},
+        "model": "fake",
+        "facts": {"duration": 4.98, "faces": 1, "certain": True},
+        "media": [],
+    }
+
+
+def test_an_analysis_and_a_cover_of_one_clip_are_one_entry(server: Server, user: str) -> None:
+    ids = {kept(server, user, path=path) for path in ("/predict", "/thumbnail", "/predict")}
+    [entry] = get(server, user)["entries"]
+    assert ids == {entry["id"]}
+    assert [media["name"] for media in entry["media"]] == ["thumbnail.mp4", "poster.jpg"]
+    assert entry["facts"]["faces"] == 1
+    kept(server, user, b"another clip")
+    assert get(server, user)["count"] == 2
+
+
+def test_a_cover_without_a_face_is_an_entry_without_an_emotion(server: Server, user: str) -> None:
+    entry = get(server, user, f"/{kept(server, user, b'no face')}")
+    assert (entry["emotion"], entry["mood"], entry["probabilities"]) == (None, None, None)
+    assert len(entry["media"]) == 2
+
+
+def test_a_picture_is_kept_with_a_copy(server: Server, user: str) -> None:
+    entry = get(server, user, f"/{kept(server, user, b'a picture', '/api/detect')}")
+    assert (entry["kind"], entry["emotion"], entry["mood"]) == ("picture", "happy", "Happy")
+    assert entry["facts"] == {"faces": 1, "certain": True}
+    assert [file["name"] for file in entry["media"]] == ["picture.jpg"]
+    copy = call(server, user, "GET", f"/api/history/{entry['id']}/media/picture.jpg")
+    assert (copy.content, copy.headers["Content-Type"]) == (b"a copy of a picture", "image/jpeg")
+
+
+def test_a_text_is_an_entry_of_what_was_found_and_never_of_its_words(server: Server, user: str) -> None:
+    response = call(server, user, "POST", "/api/text", json={"text": "bonjour zebrafinch"})
+    entry = get(server, user, f"/{response.headers['x-history-id']}")
+    assert (entry["kind"], entry["emotion"], entry["mood"], entry["confidence"]) == ("text", "joy", "Happy", 0.94)
+    assert entry["facts"] == {"characters": 18, "language": "fr", "language_supported": False}
+    assert sum(entry["probabilities"].values()) == pytest.approx(1, abs=1e-3)
+    assert entry["media"] == []
+    for path in [*(server.folder / "data").iterdir(), *(server.folder / "logs").iterdir()]:
+        assert b"zebrafinch" not in path.read_bytes()
+
+
+def test_each_of_several_texts_is_an_entry_and_the_same_one_again_another(server: Server, user: str) -> None:
+    for _ in range(2):
+        response = call(server, user, "POST", "/api/text", json={"text": ["one", "", "two"]})
+        assert len(response.headers["x-history-id"].split(", ")) == 2
+    assert get(server, user, kind="text")["count"] == 4
+
+
+def test_a_picture_without_a_face_is_an_entry_without_an_emotion(server: Server, user: str) -> None:
+    entry = get(server, user, f"/{kept(server, user, b'no face', '/api/detect')}")
+    assert (entry["emotion"], entry["facts"]) == (None, {"faces": 0, "certain": None})
+
+
+def test_each_picture_of_a_batch_is_an_entry_but_for_those_refused(server: Server, user: str) -> None:
+    contents = [b"one", b"raise PictureCorrupt", b"two"]
+    pictures = [{"content": base64.b64encode(content).decode()} for content in contents]
+    response = call(server, user, "POST", "/api/detect/batch", json={"pictures": pictures})
+    entries = get(server, user)["entries"]
+    assert response.headers["x-history-id"].split(", ") == [entry["id"] for entry in reversed(entries)]
+    copies = [call(server, user, "GET", f"/api/history/{entry['id']}/media/picture.jpg").content for entry in entries]
+    assert copies == [b"a copy of two", b"a copy of one"]
+    # One of them again, by itself, is the same entry.
+    assert kept(server, user, b"one", "/api/detect") == entries[1]["id"]
+
+
+def test_what_comes_to_api_predict_is_kept_as_what_it_is(server: Server, user: str) -> None:
+    picture, clip = (kept(server, user, data, "/api/predict/") for data in (b"picture", b"clip"))
+    found = {entry["id"]: entry for entry in get(server, user)["entries"]}
+    assert (found[picture]["kind"], found[picture]["facts"]) == ("picture", {"certain": True})
+    assert (found[clip]["kind"], found[clip]["facts"]) == ("video", {"certain": True, "duration": 4.98})
+    assert (len(found[picture]["media"]), len(found[clip]["media"])) == (1, 0)
+
+
+@pytest.mark.parametrize("data", [b"raise NoFace", b"crash"])
+def test_what_is_refused_is_not_kept(server: Server, user: str, data: bytes) -> None:
+    assert "x-history-id" not in post(server, user, "/predict", data).headers
+    assert get(server, user)["count"] == 0
+
+
+def test_an_api_key_is_nobody_and_has_no_history(server: Server) -> None:
+    response = server.post("/thumbnail", b"nobody's clip")
+    assert response.status_code == 200
+    assert "x-history-id" not in response.headers
+
+
+ROUTES = [
+    ("GET", ""),
+    ("DELETE", ""),
+    ("GET", "/summary"),
+    ("GET", "/" + "0" * 32),
+    ("DELETE", "/" + "0" * 32),
+    ("GET", f"/{'0' * 32}/media/poster.jpg"),
+]
+
+
+@pytest.mark.parametrize(("method", "path"), ROUTES)
+@pytest.mark.parametrize(("headers", "status", "code"), [({}, 401, "unauthorized"), (HEADERS, 403, "forbidden")])
+def test_only_who_is_signed_in_has_one(
+    server: Server, method: str, path: str, headers: dict[str, str], status: int, code: str
+) -> None:
+    response = server.call(method, f"/api/history{path}", headers=headers)
+    assert (response.status_code, response.json()["code"]) == (status, code)
+
+
+def test_no_date_is_asked_for_but_one_that_comes_must_be_good(server: Server, user: str) -> None:
+    headers = {name: value for name, value in as_user(user).items() if name != "date"}
+    assert server.call("GET", "/api/history", headers=headers).status_code == 200
+    response = server.call("GET", "/api/history", headers={**headers, "date": "yesterday"})
+    assert (response.status_code, response.json()["code"]) == (400, "bad_date")
+
+
+# --- one's own, and nobody else's ---
+
+
+def test_another_users_entry_is_as_if_there_were_none(server: Server, user: str) -> None:
+    entry = kept(server, user)
+    for method, path in (("GET", ""), ("DELETE", ""), ("GET", "/media/poster.jpg"), ("GET", "/media/thumbnail.mp4")):
+        theirs = call(server, "stranger", method, f"/api/history/{entry}{path}")
+        nobodys = call(server, "stranger", method, f"/api/history/{'0' * 32}{path}")
+        assert theirs.status_code == nobodys.status_code == 404
+        assert {**theirs.json(), "request_id": ""} == {**nobodys.json(), "request_id": ""}
+    assert get(server, "stranger")["entries"] == []
+    assert call(server, "stranger", "DELETE", "/api/history").json() == {"deleted": 0}
+    assert call(server, user, "GET", f"/api/history/{entry}/media/poster.jpg").content == b"a poster"
+
+
+def test_pages_reach_every_entry_once_and_a_cursor_opens_nothing_of_others(server: Server, user: str) -> None:
+    entries = [kept(server, user, f"clip {number}".encode(), "/predict") for number in range(7)]
+    foreign = kept(server, "neighbour", b"clip", "/predict")
+    seen, cursor = [], None
+    while True:
+        page = get(server, user, limit=3, **({"cursor": cursor} if cursor else {}))
+        seen += [entry["id"] for entry in page["entries"]]
+        assert page["count"] == len(page["entries"])
+        if page["next_cursor"] is None:
+            break
+        cursor = page["next_cursor"]
+        theirs = get(server, "neighbour", cursor=cursor)["entries"]
+        assert {entry["id"] for entry in theirs} <= {foreign}
+    assert seen == entries[::-1]
+
+
+def test_filters_come_as_a_query(server: Server, user: str) -> None:
+    happy, faceless = kept(server, user), kept(server, user, b"no face")
+    today = datetime.now(UTC).date()
+
+    def found(**filters: Any) -> list[str]:
+        return [entry["id"] for entry in get(server, user, **filters)["entries"]]
+
+    assert found(kind="video") == [faceless, happy]
+    assert found(kind="picture") == []
+    assert found(emotion="Happy") == [happy]
+    assert found(start_date=today - timedelta(days=1), end_date=today + timedelta(days=1)) == [faceless, happy]
+    assert found(end_date=today - timedelta(days=2)) == []
+    first = get(server, user, f"/{happy}")["created"]
+    assert found(end_date=first) == [happy]
+
+
+@pytest.mark.parametrize(
+    ("path", "query", "field"),
+    [
+        ("", {"kind": "song"}, "kind"),
+        ("", {"limit": 0}, "limit"),
+        ("", {"limit": 1001}, "limit"),
+        ("", {"limit": "many"}, "limit"),
+        ("", {"cursor": "x"}, "cursor"),
+        ("", {"start_date": "yesterday"}, "start_date"),
+        ("", {"end_date": "2025-13-01"}, "end_date"),
+        ("", {"user": "ann"}, "user"),
+        ("/summary", {"by": "month"}, "by"),
+        ("/summary", {"tz": "Europe/Atlantis"}, "tz"),
+        ("/summary", {"tz": "America"}, "tz"),
+        ("/summary", {"tz": "../../etc/passwd"}, "tz"),
+        ("/summary", {"tz": "/etc/passwd"}, "tz"),
+        ("/summary", {"tz": "\0"}, "tz"),
+        ("/summary", {"tz": ""}, "tz"),
+        ("/summary", {"start_date": "2025-08-16T12:00Z"}, "start_date"),
+        ("/summary", {"start_date": "0001-01-01"}, "start_date"),
+        ("/summary", {"end_date": "9999-12-31"}, "end_date"),
+        ("/summary", {"start_date": "2025-08-02", "end_date": "2025-08-01"}, "end_date"),
+        ("/summary", {"start_date": "2999-12-31"}, "end_date"),
+    ],
+)
+def test_a_query_that_makes_no_sense_is_refused_by_its_field(
+    server: Server, user: str, path: str, query: dict[str, Any], field: str
+) -> None:
+    response = call(server, user, "GET", f"/api/history{path}", params=query)
+    assert (response.status_code, response.json()["code"]) == (422, "invalid_request")
+    assert response.json()["errors"].keys() == {field}
+
+
+@pytest.mark.parametrize(("site", "status"), [("cross-site", 403), ("same-origin", 200)])
+def test_another_sites_page_deletes_nothing_with_a_users_cookie(
+    server: Server, user: str, site: str, status: int
+) -> None:
+    entry = kept(server, user)
+    headers = {"Cookie": f"access_token={accounts.own(userId=user)}", "Sec-Fetch-Site": site}
+    assert server.call("DELETE", "/api/history", headers=headers).status_code == status
+    assert [each["id"] for each in get(server, user)["entries"]] == ([entry] if status == 403 else [])
+
+
+def test_the_same_id_at_another_issuer_is_another_person(tmp_path: Path) -> None:
+    both = {**accounts.environment(tmp_path), "HISTORY": "on", "WEB_CONCURRENCY": 1}
+    with Server(tmp_path, **both) as server:
+        kept(server, "42", path="/predict")
+        provider = {"Authorization": f"Bearer {accounts.openid(sub='42')}"}
+        assert server.call("GET", "/api/history", headers=provider).json()["entries"] == []
+        assert get(server, "42")["count"] == 1
+
+
+# --- media ---
+
+
+def test_media_come_with_their_type_for_their_owner_alone(server: Server, user: str) -> None:
+    entry = kept(server, user, output="webp")
+    response = call(server, user, "GET", f"/api/history/{entry}/media/thumbnail.webp")
+    assert response.content.startswith(b"{'duration': 3.0")
+    assert response.headers["Content-Type"] == "image/webp"
+    assert response.headers["Cache-Control"] == "private, no-cache"
+    assert response.headers["X-Content-Type-Options"] == "nosniff"
+    assert get(server, user, f"/{entry}")["media"][0] == {
+        "name": "thumbnail.webp",
+        "type": "image/webp",
+        "size": len(response.content),
+    }
+
+
+def test_a_player_may_ask_for_a_part_and_a_browser_whether_it_changed(server: Server, user: str) -> None:
+    url = f"/api/history/{kept(server, user)}/media/poster.jpg"
+    whole = call(server, user, "GET", url)
+    part = server.call("GET", url, headers={**as_user(user), "Range": "bytes=2-4"})
+    assert (part.status_code, part.content, part.headers["Content-Range"]) == (206, b"pos", "bytes 2-4/8")
+    same = server.call("GET", url, headers={**as_user(user), "If-None-Match": whole.headers["ETag"]})
+    assert (same.status_code, same.content) == (304, b"")
+    beyond = server.call("GET", url, headers={**as_user(user), "Range": "bytes=100-"})
+    assert beyond.status_code == 416
+
+
+def files(server: Server) -> list[Path]:
+    return [path for path in (server.folder / "media").rglob("*") if path.is_file()]
+
+
+def test_a_deleted_entry_is_gone_and_its_media_with_it(server: Server, user: str) -> None:
+    before = len(files(server))
+    entry, other = kept(server, user), kept(server, user, b"another")
+    assert len(files(server)) == before + 4
+    response = call(server, user, "DELETE", f"/api/history/{entry}")
+    assert (response.status_code, response.content) == (204, b"")
+    for path in ("", "/media/poster.jpg"):
+        assert call(server, user, "GET", f"/api/history/{entry}{path}").status_code == 404
+    assert call(server, user, "DELETE", f"/api/history/{entry}").status_code == 404
+    assert [each["id"] for each in get(server, user)["entries"]] == [other]
+    assert len(files(server)) == before + 2
+    assert call(server, user, "DELETE", "/api/history").json() == {"deleted": 1}
+    assert (get(server, user)["entries"], len(files(server))) == ([], before)
+
+
+def test_who_would_delete_some_does_not_lose_all(server: Server, user: str) -> None:
+    entry = kept(server, user)
+    response = call(server, user, "DELETE", "/api/history?kind=picture")
+    assert (response.status_code, response.json()["errors"].keys()) == (422, {"kind"})
+    assert get(server, user)["entries"][0]["id"] == entry
+
+
+# --- the summary ---
+
+
+def test_the_summary_is_no_entry(server: Server, user: str) -> None:
+    assert get(server, user, "/summary").keys() > {"periods", "baseline"}
+    assert call(server, user, "DELETE", "/api/history/summary").status_code == 404
+
+
+def test_a_summary_counts_by_day_and_week_and_knows_what_is_usual(server: Server, user: str) -> None:
+    for number in range(10):
+        kept(server, user, f"clip {number}".encode(), "/predict")
+    kept(server, user, b"no face")
+    for by, days in (("day", 30), ("week", 84)):
+        found = get(server, user, "/summary", by=by, tz="Etc/GMT+1")
+        first, last = (datetime.fromisoformat(found[name]).date() for name in ("start_date", "end_date"))
+        assert (last - first).days == days - 1
+        # At midnight the last entries may be the next day's.
+        assert sum(period["entries"] for period in found["periods"]) == found["entries"] == 11
+        assert found["emotions"] == {"Anger": 0, "Happy": 10, "Shock": 0, "Neutral": 0, "Sad": 0}
+        assert {period["leading"] for period in found["periods"]} <= {"Happy", None}
+        assert (found["by"], found["tz"]) == (by, "Etc/GMT+1")
+    assert found["baseline"] == {
+        "days": 90,
+        "entries": 10,
+        "entries_needed": 10,
+        "probabilities": {"Anger": 0.01, "Happy": 0.92, "Shock": 0.03, "Neutral": 0.03, "Sad": 0.01},
+        "difference": {"Anger": 0.0, "Happy": 0.0, "Shock": 0.0, "Neutral": 0.0, "Sad": 0.0},
+    }
+    old = get(server, user, "/summary", start_date="2025-01-01", end_date="2025-01-31")
+    assert (old["periods"], old["baseline"]["difference"]) == ([], None)
+    assert old["baseline"]["probabilities"]["Happy"] == 0.92
+
+
+# --- when something breaks ---
+
+
+def test_a_history_that_cannot_be_written_costs_no_answer(tmp_path: Path) -> None:
+    with Server(tmp_path, **ON, WEB_CONCURRENCY=1) as server:
+        kept(server, "ann", path="/predict")
+        with sqlite3.connect(tmp_path / "data" / "history.db") as db:
+            db.execute("drop table entries")
+        response = post(server, "ann", "/predict", b"clip")
+        assert response.json()["emotion"] == "Happy"
+        assert "x-history-id" not in response.headers
+        assert "The history data/history.db cannot be written" in server.output
+        metrics = server.call("GET", "/metrics").text
+        assert 'moodreel_history_failures_total{part="entry"} 1.0' in metrics.splitlines()
+        assert 'moodreel_history_entries_total{kind="video"} 1.0' in metrics.splitlines()
+        response = call(server, "ann", "GET", "/api/history")
+        assert (response.status_code, response.json()["code"]) == (503, "storage_unavailable")
+        assert "history.db" not in response.text
+
+
+def test_a_storage_that_fails_costs_no_entry_and_loses_no_object(tmp_path: Path) -> None:
+    media, away = tmp_path / "media", tmp_path / "away"
+    with Server(tmp_path, **ON, MEDIA_STORAGE=f"file://{media}", WEB_CONCURRENCY=1) as server:
+        before = kept(server, "ann")
+        media.rename(away)
+        entry = get(server, "ann", f"/{kept(server, 'ann', b'another')}")
+        assert (entry["emotion"], entry["media"]) == ("Happy", [])
+        assert call(server, "ann", "DELETE", f"/api/history/{before}").status_code == 204
+        assert "The media storage cannot be written" in server.output
+        assert "Files that are to be deleted are still there: 2." in server.output
+        metrics = server.call("GET", "/metrics").text.splitlines()
+        assert 'moodreel_history_failures_total{part="media"} 1.0' in metrics
+        assert 'moodreel_history_failures_total{part="deletion"} 1.0' in metrics
+    away.rename(media)
+    assert len([path for path in media.rglob("*") if path.is_file()]) == 2
+    with sqlite3.connect(tmp_path / "data" / "history.db") as db:
+        db.execute("update doomed set due = ''")
+    with Server(tmp_path, **ON, MEDIA_STORAGE=f"file://{media}", WEB_CONCURRENCY=1):
+        assert list(media.iterdir()) == [], "the next start deletes what is left"
+
+
+def test_a_batch_tries_only_once_what_fails(tmp_path: Path) -> None:
+    """A storage or a history that hangs would else hold up a call for each of 32 pictures."""
+    media, away = tmp_path / "media", tmp_path / "away"
+    pictures = {"pictures": [{"content": base64.b64encode(data).decode()} for data in (b"one", b"two", b"three")]}
+    with Server(tmp_path, **ON, MEDIA_STORAGE=f"file://{media}", WEB_CONCURRENCY=1) as server:
+        media.rename(away)
+        assert call(server, "ann", "POST", "/api/detect/batch", json=pictures).json()["count"] == 3
+        assert [entry["media"] for entry in get(server, "ann")["entries"]] == [[], [], []]
+        with sqlite3.connect(tmp_path / "data" / "history.db") as db:
+            db.execute("drop table entries")
+        assert call(server, "ann", "POST", "/api/detect/batch", json=pictures).json()["count"] == 3
+        failures = server.call("GET", "/metrics").text.splitlines()
+        assert 'moodreel_history_failures_total{part="media"} 2.0' in failures
+        assert 'moodreel_history_failures_total{part="entry"} 1.0' in failures
+
+
+def test_media_that_cannot_be_read_are_said_to_be_there_later(tmp_path: Path) -> None:
+    media = tmp_path / "media"
+    with Server(tmp_path, **ON, MEDIA_STORAGE=f"file://{media}", WEB_CONCURRENCY=1) as server:
+        url = f"/api/history/{kept(server, 'ann')}/media/poster.jpg"
+        [poster] = media.rglob("*.jpg")
+        poster.unlink()
+        assert call(server, "ann", "GET", url).status_code == 404
+        poster.mkdir()
+        response = call(server, "ann", "GET", url)
+        assert (response.status_code, response.json()["code"]) == (503, "storage_unavailable")
+        assert response.headers["Retry-After"]
+        assert str(media) not in response.text
+
+
+def test_old_entries_are_deleted_at_the_start(tmp_path: Path) -> None:
+    history = History(tmp_path / "data" / "history.db")
+    for name, days in (("old", 8), ("young", 6)):
+        finding = Finding("video", "Happy", 0.9, None, name)
+        history.keep("ann", finding, at=datetime.now(UTC) - timedelta(days=days))
+    history.dispose()
+    with (
+        Server(tmp_path, **ON, HISTORY_RETENTION_DAYS=7),
+        sqlite3.connect(tmp_path / "data" / "history.db") as db,
+    ):
+        assert db.execute("select model from entries").fetchall() == [("young",)]
+
+
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        ({"MEDIA_STORAGE": "file:///proc/nowhere"}, "MEDIA_STORAGE=file://… cannot be opened"),
+        ({"MEDIA_STORAGE": "memory://"}, "MEDIA_STORAGE=memory:// is one worker's own: set WEB_CONCURRENCY=1"),
+        ({"MEDIA_STORAGE": "/a/folder"}, "MEDIA_STORAGE must be a URL that begins with file://"),
+        ({"HISTORY_PATH": "/proc/nowhere/history.db"}, "The history /proc/nowhere/history.db cannot be opened"),
+        pytest.param(
+            {"MEDIA_STORAGE": "gs://bucket"},
+            "MEDIA_STORAGE=gs://… needs gcsfs: pip install -r requirements-extras.txt.",
+            marks=pytest.mark.skipif(importlib.util.find_spec("gcsfs") is not None, reason="gcsfs is installed"),
+        ),
+    ],
+)
+def test_a_service_that_cannot_keep_what_it_shall_says_why(tmp_path: Path, settings: dict[str, Any], line: str) -> None:
+    server = Server(tmp_path, "api.wsgi:app", **{"HISTORY": "on", **settings})
+    server.start()
+    assert server.process is not None
+    assert server.process.wait(60) != 0
+    assert server.output.count("moodreel cannot start: ") == 1
+    assert line in server.output
+    assert "Traceback" not in server.output
+
+
+def test_memory_is_a_storage_for_one_worker(tmp_path: Path) -> None:
+    with Server(tmp_path, **ON, MEDIA_STORAGE="memory://", WEB_CONCURRENCY=1) as server:
+        entry = kept(server, "ann")
+        assert call(server, "ann", "GET", f"/api/history/{entry}/media/poster.jpg").content == b"a poster"
+        call(server, "ann", "DELETE", "/api/history")
+        assert call(server, "ann", "GET", f"/api/history/{entry}/media/poster.jpg").status_code == 404
+
+
+def test_without_a_history_nothing_is_kept_and_the_answer_says_so(tmp_path: Path) -> None:
+    with Server(tmp_path, **TOKENS, WEB_CONCURRENCY=1) as server:
+        response = post(server, "ann", "/thumbnail", b"clip")
+        assert response.status_code == 200
+        assert "x-history-id" not in response.headers
+        response = call(server, "ann", "GET", "/api/history")
+        assert (response.status_code, response.json()["code"]) == (404, "not_found")
+        assert "HISTORY=on" in response.json()["detail"]
+        assert not (tmp_path / "data").exists()
+
+
+# --- all around ---
+
+
+def test_users_keep_at_once_and_each_finds_their_own(server: Server) -> None:
+    crowd = [f"one of many {number}" for number in range(6)]
+    with ThreadPoolExecutor(8) as threads:
+        done = list(
+            threads.map(
+                lambda turn: (turn[0], kept(server, turn[0], f"clip {turn[1]}".encode())),
+                itertools.product(crowd, range(5)),
+            )
+        )
+    for name in crowd:
+        assert {entry["id"] for entry in get(server, name)["entries"]} == {i for owner, i in done if owner == name}
+
+
+def test_neither_a_clip_nor_an_id_is_left_behind(server: Server, user: str) -> None:
+    secret = b"the secret of " + user.encode()
+    entry = kept(server, user, secret)
+    get(server, user, f"/{entry}")
+    left = [server.folder / "output.txt", *server.log_path.parent.iterdir(), *(server.folder / "data").iterdir()]
+    for path in left:
+        data = path.read_bytes()
+        assert secret not in data and base64.b64encode(secret) not in data
+        assert path.parent.name == "data" or entry.encode() not in data
+    assert server.rows(endpoint="/api/history/<entry_id>")
+
+
+def test_pages_of_other_origins_may_delete_and_read_the_id(tmp_path: Path) -> None:
+    with Server(tmp_path, **ON, CORS_ORIGINS="https://app.example", WEB_CONCURRENCY=1) as server:
+        asking = {"Origin": "https://app.example", "Access-Control-Request-Method": "DELETE"}
+        preflight = server.call("OPTIONS", "/api/history", headers=asking)
+        assert preflight.status_code == 204
+        assert "DELETE" in preflight.headers["Access-Control-Allow-Methods"]
+        assert "x-history-id" in preflight.headers["Access-Control-Expose-Headers"]
+
+
+class TestOpenApi:
+    @pytest.fixture
+    def document(self, server: Server) -> dict[str, Any]:
+        return server.call("GET", "/openapi.json").json()
+
+    def test_it_has_the_routes(self, document: dict[str, Any]) -> None:
+        found = {
+            (method.upper(), path.removeprefix("/api/history"))
+            for path, item in document["paths"].items()
+            for method in item
+            if path.startswith("/api/history") and method != "parameters"
+        }
+        assert found == {
+            (method, re.sub("0{32}", "{entry_id}", path).replace("poster.jpg", "{name}")) for method, path in ROUTES
+        }
+        headers = {
+            each["name"] for each in document["paths"]["/api/history"]["get"]["parameters"] if each["in"] == "header"
+        }
+        assert headers == {"x-client-id", "x-request-id"}
+
+    def test_every_refusal_is_documented(self, document: dict[str, Any]) -> None:
+        for path, item in document["paths"].items():
+            if path.startswith("/api/history"):
+                for method in item.keys() - {"parameters"}:
+                    assert item[method]["responses"].keys() >= {"401", "403", "404"}
+        for path in ("/predict", "/thumbnail"):
+            assert "x-history-id" in document["paths"][path]["post"]["responses"]["200"]["headers"]
+
+    def test_answers_keep_to_it(self, server: Server, user: str, document: dict[str, Any]) -> None:
+        kept(server, user)
+        listed, summed = get(server, user), get(server, user, "/summary")
+        schemas = document["components"]["schemas"]
+        for name, answer in (
+            ("History", listed),
+            ("Entry", listed["entries"][0]),
+            ("KeptMedia", listed["entries"][0]["media"][0]),
+            ("Summary", summed),
+            ("Period", summed["periods"][0]),
+            ("Baseline", summed["baseline"]),
+            ("Deleted", call(server, user, "DELETE", "/api/history").json()),
+        ):
+            assert answer.keys() == schemas[name]["properties"].keys()
+
+
+def test_two_workers_share_one_history(server: Server, user: str) -> None:
+    entry = kept(server, user)
+    workers = set()
+    for _ in range(200):
+        with requests.Session() as session:
+            response = session.get(f"{server.url}/api/history/{entry}", headers=as_user(user), timeout=30)
+        assert response.json()["id"] == entry
+        workers = {row["worker"] for row in server.rows(endpoint="/api/history/<entry_id>")}
+        if len(workers) == 2:
+            return
+    raise AssertionError("one worker answered all")
+
+
+def test_a_real_clips_cover_is_kept_and_plays_until_it_is_deleted(tmp_path: Path) -> None:
+    clip = media.encode(media.face_frames(50))
+    with Server(tmp_path, REAL, **ON, MEDIA_STORAGE=f"file://{tmp_path}/media", WEB_CONCURRENCY=1) as server:
+        predicted = post(server, "ann", "/predict", clip)
+        cover = post(server, "ann", "/thumbnail", clip, duration=1, size=160)
+        id_ = cover.headers["x-history-id"]
+        assert predicted.headers["x-history-id"] == id_
+        entry = get(server, "ann", f"/{id_}")
+        assert entry["emotion"] == entry["mood"] == predicted.json()["emotion"]
+        assert entry["probabilities"] == pytest.approx(predicted.json()["probabilities"], abs=0.001)
+        assert entry["facts"] == {"duration": pytest.approx(2, abs=0.05), "faces": 1, "certain": True}
+        loop = call(server, "ann", "GET", f"/api/history/{id_}/media/thumbnail.mp4").content
+        assert base64.b64encode(loop).decode() == cover.json()["thumbnail"]
+        assert {frame.shape for frame in media.decode(loop)} == {(120, 160, 3)}
+        assert get(server, "ann", "/summary")["emotions"][entry["mood"]] == 1
+        assert post(server, "ann", "/thumbnail", media.encode(media.noise_frames(20)), duration=1).ok
+        assert [each["mood"] for each in get(server, "ann")["entries"]] == [None, entry["mood"]]
+        picture = post(server, "ann", "/api/detect", _sideways(media.portrait()))
+        assert picture.json()["emotion"] == "happy"
+        copy = call(server, "ann", "GET", f"/api/history/{picture.headers['x-history-id']}/media/picture.jpg").content
+        with Image.open(io.BytesIO(copy)) as opened:
+            assert (opened.format, opened.size, dict(opened.getexif())) == ("JPEG", (1280, 1280), {})
+            assert np.abs(np.asarray(opened.resize((512, 512)), float) - media.portrait()).mean() < 5
+        assert call(server, "ann", "DELETE", "/api/history").json() == {"deleted": 3}
+        assert list((tmp_path / "media").iterdir()) == []
+
+
+def _sideways(rgb: np.ndarray) -> bytes:
+    """Make a JPEG as a phone held sideways does: turned, and three times as large."""
+    file, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = 6
+    large = np.repeat(np.repeat(np.rot90(rgb), 3, axis=0), 3, axis=1)
+    Image.fromarray(large).save(file, "JPEG", quality=90, exif=exif)
+    return file.getvalue()

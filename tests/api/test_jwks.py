@@ -1,0 +1,270 @@
+"""A provider's keys: read again when they change, however many a `kid` is made up, and kept while it is down."""
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from api.auth import jwks as jwks_module
+from api.auth.jwks import COOLDOWN_SECONDS, FRESH_SECONDS, KEPT_SECONDS, MAX_BYTES, FileKeys, KeysUnavailable, UrlKeys
+from api.auth.tokens import Accounts, OpenIdTokens
+from api.errors import ApiError
+from tests.support.accounts import AUDIENCE, PROVIDER, RSA, STRANGER, by_hand, jwk, jwks, openid, openid_claims
+
+OLD, NEW = jwks(jwk(RSA, "old")), jwks(jwk(RSA, "old"), jwk(STRANGER, "new"))
+
+
+class Provider:
+    """A provider that answers what it is told to, and counts; the clock stands still until it is moved."""
+
+    def __init__(self) -> None:
+        self.answer: bytes | Exception = OLD
+        self.asked = 0
+        self.now = 1000.0
+        self.keys = UrlKeys("https://provider.example/jwks", fetch=self._fetch, clock=lambda: self.now)
+
+    def _fetch(self, _url: str) -> bytes:
+        self.asked += 1
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+    def knows(self, kid: str) -> bool:
+        return self.keys.find("RS256", kid) is not None
+
+
+@pytest.fixture
+def provider() -> Provider:
+    return Provider()
+
+
+def test_a_provider_is_not_asked_before_the_first_token_comes(provider: Provider) -> None:
+    assert provider.asked == 0
+
+
+def test_keys_are_fetched_once_and_again_when_they_are_old(provider: Provider) -> None:
+    assert all(provider.knows("old") for _ in range(50))
+    assert provider.asked == 1
+    provider.now += FRESH_SECONDS + 1
+    assert provider.knows("old")
+    assert provider.asked == 2
+
+
+def test_a_new_key_is_found_by_its_kid(provider: Provider) -> None:
+    assert provider.knows("old")
+    provider.answer = NEW
+    provider.now += COOLDOWN_SECONDS
+    assert provider.knows("new")
+    assert provider.asked == 2
+
+
+def test_a_key_that_was_withdrawn_is_good_no_more(provider: Provider) -> None:
+    assert provider.knows("old")
+    provider.answer = jwks(jwk(STRANGER, "new"))
+    provider.now += FRESH_SECONDS + 1
+    assert not provider.knows("old")
+
+
+def test_made_up_kids_do_not_hammer_the_provider(provider: Provider) -> None:
+    for number in range(1000):
+        assert not provider.knows(f"made up {number}")
+        provider.now += 0.1
+    assert provider.asked == 1 + int(100 // COOLDOWN_SECONDS)
+
+
+def test_a_provider_that_is_down_is_asked_no_more_often(provider: Provider) -> None:
+    provider.answer = OSError("no route to host")
+    for _ in range(100):
+        with pytest.raises(KeysUnavailable):
+            provider.knows("old")
+    assert provider.asked == 1
+    provider.answer = OLD
+    provider.now += COOLDOWN_SECONDS
+    assert provider.knows("old")
+
+
+@pytest.mark.parametrize("trouble", [OSError("down"), b"<html>", b"{}", b'{"keys": []}', b"[" * 5000, b"\xff"])
+def test_while_a_provider_answers_nothing_usable_its_known_keys_stay_for_a_day(
+    provider: Provider, trouble: bytes | Exception
+) -> None:
+    assert provider.knows("old")
+    provider.answer = trouble
+    provider.now += FRESH_SECONDS + 1
+    assert provider.knows("old")
+    with pytest.raises(KeysUnavailable):  # for all we know it is a new one
+        provider.knows("new")
+    provider.now += KEPT_SECONDS - FRESH_SECONDS - 2
+    assert provider.knows("old")
+    provider.now += 2
+    with pytest.raises(KeysUnavailable):
+        provider.knows("old")
+    provider.now += COOLDOWN_SECONDS
+    provider.answer = NEW
+    assert provider.knows("old") and provider.knows("new")
+
+
+def test_many_threads_ask_once_and_all_get_the_key() -> None:
+    provider, slow = Provider(), threading.Event()
+    fetch = provider.keys._fetch
+    provider.keys._fetch = lambda url: (slow.wait(10), fetch(url))[1]
+    with ThreadPoolExecutor(16) as threads:
+        found = [threads.submit(provider.knows, "old") for _ in range(64)]
+        slow.set()
+        assert all(future.result() for future in found)
+    assert provider.asked == 1
+
+
+def test_who_has_a_key_does_not_wait_for_the_provider(provider: Provider) -> None:
+    assert provider.knows("old")
+    asked, release = threading.Event(), threading.Event()
+    fetch = provider.keys._fetch
+    provider.keys._fetch = lambda url: (asked.set(), release.wait(10), fetch(url))[2]
+    provider.now += FRESH_SECONDS + 1
+    with ThreadPoolExecutor(2) as threads:
+        waits = threads.submit(provider.knows, "old")
+        assert asked.wait(10)
+        assert provider.knows("old"), "while the other thread is still asking"
+        assert not waits.done()
+        release.set()
+        assert waits.result()
+
+
+# --- over real HTTP ---
+
+
+class Site:
+    """A web server on this machine; `respond` writes the answer."""
+
+    def __init__(self) -> None:
+        self.respond: Callable[[BaseHTTPRequestHandler], None] = answering(OLD)
+        self.paths: list[str] = []
+        site = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                site.paths.append(self.path)
+                site.respond(self)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}/jwks"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+
+def answering(body: bytes, status: int = 200, **headers: str) -> Callable[[BaseHTTPRequestHandler], None]:
+    def respond(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(status)
+        for name, value in headers.items():
+            handler.send_header(name, value)
+        handler.end_headers()
+        handler.wfile.write(body)
+
+    return respond
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    site = Site()
+    yield site
+    site.server.shutdown()
+    site.server.server_close()
+
+
+def accounts_of(site: Site) -> Accounts:
+    return Accounts(openid=OpenIdTokens(UrlKeys(site.url), PROVIDER, (AUDIENCE,)))
+
+
+def test_a_token_is_checked_with_keys_from_the_web(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jwks_module, "COOLDOWN_SECONDS", 0)
+    accounts = accounts_of(site)
+    assert accounts.verify(openid(kid="old")).user_id == "q8Xn0u"
+    with pytest.raises(ApiError, match="not one that this service takes"):
+        accounts.verify(openid(STRANGER, kid="new"))
+    site.respond = answering(NEW)
+    assert accounts.verify(openid(STRANGER, kid="new"))
+    assert site.paths == ["/jwks"] * 3
+
+
+def test_while_the_keys_cannot_be_had_a_token_is_neither_good_nor_bad(site: Site) -> None:
+    site.respond = answering(b"", 500)
+    with pytest.raises(ApiError) as caught:
+        accounts_of(site).verify(openid(kid="old"))
+    assert caught.value.code == "keys_unavailable"
+    assert site.url not in caught.value.detail
+
+
+@pytest.mark.parametrize(
+    "respond",
+    [
+        answering(OLD, 404),
+        answering(OLD, 302, Location="/elsewhere"),
+        answering(OLD, 301, Location="file:///etc/passwd"),
+        answering(b" " * (MAX_BYTES + 1) + OLD),
+        lambda handler: handler.wfile.write(b"no HTTP at all\r\n\r\n"),
+        lambda handler: None,
+    ],
+    ids=["not found", "moved", "moved to a file", "a megabyte too much", "no HTTP", "hangs up"],
+)
+def test_keys_come_from_their_address_itself_or_not_at_all(
+    site: Site, respond: Callable[[BaseHTTPRequestHandler], None]
+) -> None:
+    site.respond = respond
+    with pytest.raises(KeysUnavailable):
+        UrlKeys(site.url).find("RS256", "old")
+    assert site.paths == ["/jwks"]
+
+
+def test_an_answer_that_trickles_is_given_up(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jwks_module, "TIMEOUT_SECONDS", 0.3)
+    stop = threading.Event()
+
+    def trickle(handler: BaseHTTPRequestHandler) -> None:
+        answering(b"")(handler)
+        for _ in range(600):
+            if stop.wait(0.05):
+                return
+            handler.wfile.write(b" ")
+
+    site.respond = trickle
+    try:
+        with pytest.raises(KeysUnavailable):
+            UrlKeys(site.url).find("RS256", "old")
+    finally:
+        stop.set()
+
+
+def test_a_url_in_a_token_is_never_visited(site: Site, provider: Provider) -> None:
+    site.respond = answering(jwks(jwk(STRANGER, "old")))
+    accounts = Accounts(openid=OpenIdTokens(provider.keys, PROVIDER, (AUDIENCE,)))
+    for name in ("jku", "x5u", "kid"):
+        header = {"kid": "old", name: site.url}
+        with pytest.raises(ApiError):
+            accounts.verify(by_hand(openid_claims(), STRANGER, "RS256", **header))
+    assert site.paths == []
+
+
+# --- a file ---
+
+
+def test_a_file_that_changed_is_read_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "jwks.json"
+    path.write_bytes(OLD)
+    keys = FileKeys(path)
+    assert keys.find("RS256", "old") and not keys.find("RS256", "new")
+    path.write_bytes(NEW)
+    assert keys.find("RS256", "new")
+    replacement = tmp_path / "next.json"
+    replacement.write_bytes(jwks(jwk(STRANGER, "new")))
+    replacement.replace(path)
+    assert keys.find("RS256", "new") and not keys.find("RS256", "old")
+    for broken in (b"", b"{}", NEW[:40]):
+        path.write_bytes(broken)
+        assert keys.find("RS256", "new"), "what cannot be used is not taken"
+    path.unlink()
+    assert keys.find("RS256", "new")
+    assert caplog.text.count("cannot be used") == 4

@@ -1,0 +1,420 @@
+"""POST /api/predict/multimodal as a client sees it: in one process with small models, and over a real Gunicorn."""
+
+import base64
+import hashlib
+import io
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from flask.testing import FlaskClient
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client.registry import REGISTRY
+
+from api.app import create_app
+from api.schemas import multimodal
+from api.schemas.multimodal import percentages
+from api.settings import Settings
+from moodreel.emotions import EIGHT
+from moodreel.faces.facial_actions import Movements
+from moodreel.faces.landmarker import FaceFinder
+from moodreel.models.face_registry import ModelStore
+from moodreel.models.networks.audiovisual import MODALITIES
+from moodreel.pipelines import clip_loader
+from moodreel.pipelines.video import Analyser
+from tests.api.test_contract import assert_problem
+from tests.support import accounts, media, synthetic_audio
+from tests.support.audiovisual_models import write_model
+from tests.support.server import KEY, REAL, STORE, Server, video_body
+
+PATH = "/api/predict/multimodal"
+HEADERS = {"x-api-key": KEY}
+BLACK = [np.zeros((48, 64, 3), np.uint8)] * 10
+
+
+@pytest.fixture(scope="module")
+def analyser() -> Analyser:
+    finder = FaceFinder(STORE / "face_landmarker" / "face_landmarker.task", again=True)
+    return Analyser(finder, ModelStore(STORE), Movements.load(STORE / "movements"), wait_seconds=120)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("store")
+    write_model(root / "faces-eight", modalities=["video"])
+    write_model(root / "both")
+    write_model(root / "research", commercial=False, licence="CC BY-NC-SA 4.0")
+    return root
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory: pytest.TempPathFactory, store: Path, analyser: Analyser) -> Any:
+    return make(tmp_path_factory.mktemp("service"), analyser, model_store=store)
+
+
+@pytest.fixture
+def client(app: Any) -> FlaskClient:
+    return app.test_client()
+
+
+def make(folder: Path, analyser: Any, **settings: Any) -> Any:
+    settings = {"api_key": (KEY,), "log_path": folder / "calls.db", **settings}
+    return create_app(Settings(**settings), analyser=analyser, detector=object(), words=object())
+
+
+@pytest.fixture(scope="module")
+def clip() -> bytes:
+    return synthetic_audio.recording(media.face_frames(40, 160, 120), 4, rate=44_100, layout="stereo")
+
+
+def post(client: FlaskClient, data: bytes, query: str = "", **fields: Any) -> Any:
+    return client.post(PATH + query, json=video_body(data, **fields), headers=HEADERS)
+
+
+def row(client: FlaskClient, response: Any) -> dict[str, Any]:
+    headers = {**HEADERS, "date": "2025-08-16T12:34:56Z"}
+    query = {"request_id": response.headers["x-request-id"]}
+    [found] = client.get("/logs", query_string=query, headers=headers).json["logs"]
+    return found
+
+
+# --- answers ---
+
+
+def test_a_clip_is_answered_in_per_cent_with_what_the_answer_comes_from(client: FlaskClient, clip: bytes) -> None:
+    response = post(client, clip, "?model=both", format="mp4", fps=10)
+    answer = response.json
+    assert response.status_code == 200
+    assert answer["labels"] == list(EIGHT)
+    assert len(answer["probs"]) == 8
+    assert sum(answer["probs"]) == pytest.approx(100, abs=1e-9)
+    best = int(np.argmax(answer["probs"]))
+    assert answer["top1"] == {"label": EIGHT[best], "prob": answer["probs"][best]}
+    assert answer["modalities"] == ["video", "audio"]
+    assert answer["missing"] == {}
+    assert [window["modalities"] for window in answer["windows"]] == [["video", "audio"]] * 2
+    assert [sum(window["probs"]) for window in answer["windows"]] == pytest.approx([100, 100])
+    assert answer["duration"] == pytest.approx(4, abs=0.1)
+    assert answer["frames_analysed"] == 16
+    assert (answer["model"]["name"], answer["commercial"], answer["licence"]) == ("both", True, "MIT")
+    assert "mock" not in answer
+    assert "X-Mock" not in response.headers
+    for stage in ("decode", "faces", "sound", "model"):
+        assert f"{stage};dur=" in response.headers["Server-Timing"]
+
+
+def test_the_log_says_what_was_answered_and_what_from_and_nothing_of_what_was_sent(
+    client: FlaskClient, clip: bytes
+) -> None:
+    response = post(client, clip, "?model=both")
+    found = row(client, response)
+    assert (found["endpoint"], found["status_code"], found["model"]) == (PATH, 200, "both")
+    assert (found["prediction"], found["modalities"]) == (response.json["top1"]["label"], "video,audio")
+    assert found["confidence"] == pytest.approx(response.json["top1"]["prob"] / 100, abs=1e-4)
+    assert found["content_sha256"] == hashlib.sha256(clip).hexdigest()
+    headers = {**HEADERS, "date": "2025-08-16T12:34:56Z"}
+    chosen = client.get("/logs", query_string={"modalities": "video,audio"}, headers=headers).json["logs"]
+    assert found["request_id"] in {call["request_id"] for call in chosen}
+    assert {call["modalities"] for call in chosen} == {"video,audio"}
+
+
+def test_a_form_is_answered_like_json(client: FlaskClient, clip: bytes) -> None:
+    form = {"file": (io.BytesIO(clip), "clip.mp4", "video/mp4"), "format": "mp4"}
+    answer = client.post(f"{PATH}?model=both", data=form, headers=HEADERS, content_type="multipart/form-data")
+    assert answer.json == post(client, clip, "?model=both").json
+
+
+RECORDINGS = {
+    "AAC, stereo, in MP4": (
+        synthetic_audio.recording(media.face_frames(10, 160, 120), 1, rate=44_100, layout="stereo"),
+        2,
+    ),
+    "Opus in WebM": (
+        synthetic_audio.recording(
+            media.face_frames(10, 160, 120), 1, container="webm", video="libvpx", codec="libopus"
+        ),
+        2,
+    ),
+    "MP3 alone": (synthetic_audio.encode(synthetic_audio.sine(300, 1), container="mp3", codec="libmp3lame"), 1),
+    "WAV of 8 kHz": (synthetic_audio.encode(synthetic_audio.sine(300, 1, rate=8_000), rate=8_000), 1),
+    "black, with sound": (synthetic_audio.recording(BLACK, 1), 1),
+    "a face, without sound": (media.encode(media.face_frames(10, 160, 120), fps=10), 1),
+}
+
+
+@pytest.mark.parametrize(("data", "count"), RECORDINGS.values(), ids=RECORDINGS.keys())
+def test_whatever_there_is_is_answered_from(client: FlaskClient, data: bytes, count: int) -> None:
+    answer = post(client, data, "?model=both").json
+    assert len(answer["modalities"]) == count
+    assert len(answer["missing"]) == 2 - count
+
+
+def test_the_default_goes_by_faces_and_says_that_it_does_not_read_sound(client: FlaskClient, clip: bytes) -> None:
+    answer = post(client, clip).json
+    assert (answer["model"]["name"], answer["modalities"]) == ("faces-eight", ["video"])
+    assert answer["missing"] == {"audio": "not_read"}
+
+
+def test_calls_at_once_have_each_their_own_answer(app: Any, clip: bytes) -> None:
+    other = media.encode(media.face_frames(10, 160, 120)[::-1], fps=10)
+    expected = [post(app.test_client(), data).json for data in (clip, other)]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda data: post(app.test_client(), data).json, [clip, other] * 4))
+    assert found == expected * 4
+
+
+# --- refusals ---
+
+
+@pytest.mark.parametrize(
+    ("data", "query", "status", "code", "says"),
+    [
+        (media.encode(BLACK), "?model=both", 422, "no_face_no_sound", "microphone"),
+        (media.encode(BLACK), "", 422, "no_face", "arm's length"),
+        (
+            synthetic_audio.encode(synthetic_audio.sine(300, 1)),
+            "",
+            415,
+            "unsupported_media",
+            "Send a clip with pictures",
+        ),
+        (media.encode(BLACK)[:300], "", 422, "video_corrupt", "Send it again"),
+        (b"fLaC" + bytes(4000), "?model=both", 422, "audio_corrupt", "Send it again"),
+        (
+            synthetic_audio.encode(synthetic_audio.sine(300, 61, rate=4000), rate=4000),
+            "?model=both",
+            413,
+            "audio_too_long",
+            "shorter",
+        ),
+        (b"", "", 415, "unsupported_media", "Send"),
+        (b"x", "?model=nobody", 422, "invalid_request", "Correct model"),
+        (b"x", "?model=research", 403, "noncommercial_model", "NONCOMMERCIAL_MODELS=1"),
+    ],
+)
+def test_a_refusal_says_what_to_do(
+    client: FlaskClient, data: bytes, query: str, status: int, code: str, says: str
+) -> None:
+    response = post(client, data, query)
+    assert (response.status_code, response.json["code"]) == (status, code)
+    assert says in response.json["detail"]
+    assert response.mimetype == "application/problem+json"
+    assert row(client, response)["error"] == code
+
+
+def test_a_key_is_needed_and_no_date(client: FlaskClient, clip: bytes) -> None:
+    assert client.post(PATH, json=video_body(clip)).status_code == 401
+    assert client.get(PATH, headers=HEADERS).status_code == 405
+    assert post(client, clip, format="exe").status_code == 422
+
+
+def test_weights_for_research_say_so_in_every_answer(
+    tmp_path: Path, store: Path, analyser: Analyser, clip: bytes
+) -> None:
+    allowed = make(tmp_path, analyser, model_store=store, noncommercial_models=True).test_client()
+    answer = post(allowed, clip, "?model=research").json
+    assert (answer["commercial"], answer["licence"]) == (False, "CC BY-NC-SA 4.0")
+    named = make(tmp_path, analyser, model_store=store, checkpoint_path=store / "research").test_client()
+    answer = post(named, clip).json
+    assert (answer["model"]["name"], answer["commercial"], answer["modalities"]) == ("research", False, [*MODALITIES])
+
+
+def test_without_a_model_the_service_starts_and_says_what_to_set(
+    tmp_path: Path, analyser: Analyser, clip: bytes
+) -> None:
+    empty = make(tmp_path, analyser, model_store=tmp_path).test_client()
+    assert empty.get("/ready").json == {"status": "ready"}
+    response = post(empty, clip)
+    assert (response.status_code, response.json["code"]) == (503, "model_missing")
+    assert "CHECKPOINT_PATH" in response.json["detail"]
+    assert "EMO_MOCK" in response.json["detail"]
+    assert int(response.headers["Retry-After"]) > 0
+
+
+# --- what is kept ---
+
+
+def test_an_answer_is_kept_for_who_signed_in_but_not_what_is_made_up(
+    tmp_path: Path, store: Path, analyser: Analyser, clip: bytes
+) -> None:
+    headers = {"Authorization": f"Bearer {accounts.own()}"}
+    kept = {
+        "model_store": store,
+        "history": True,
+        "history_path": tmp_path / "history.db",
+        "security_secret": accounts.SECRET,
+        "security_issuer": accounts.ISSUER,
+    }
+    real = make(tmp_path, analyser, **kept).test_client()
+    response = real.post(f"{PATH}?model=both", json=video_body(clip), headers=headers)
+    [entry] = real.get("/api/history", headers=headers).json["entries"]
+    assert entry["id"] == response.headers["x-history-id"]
+    assert (entry["kind"], entry["emotion"]) == ("video", response.json["top1"]["label"])
+    assert entry["facts"]["modalities"] == ["video", "audio"]
+    heard = real.post(
+        f"{PATH}?model=both", json=video_body(synthetic_audio.encode(synthetic_audio.sine(300, 1))), headers=headers
+    )
+    assert heard.status_code == 200
+    assert [found["kind"] for found in real.get("/api/history?kind=audio", headers=headers).json["entries"]] == [
+        "audio"
+    ]
+    mock = make(tmp_path, analyser, **kept, emo_mock=True).test_client()
+    response = mock.post(
+        PATH, json=video_body(synthetic_audio.recording(media.face_frames(10, 160, 120), 1)), headers=headers
+    )
+    assert response.json["mock"] is True
+    assert "x-history-id" not in response.headers
+    assert mock.get("/api/history", headers=headers).json["count"] == 2
+
+
+# --- what is made up ---
+
+
+def test_made_up_answers_are_the_same_again_and_marked_everywhere(
+    tmp_path: Path, analyser: Analyser, clip: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = make(tmp_path, analyser, model_store=tmp_path, emo_mock=True).test_client()
+    assert "EMO_MOCK=1" in caplog.text
+    counted = _counted()
+    first, again = post(client, clip), post(client, clip)
+    other = post(client, media.encode(media.face_frames(10, 160, 120), fps=10))
+    for response in (first, again, other):
+        assert response.json["mock"] is True
+        assert response.headers["X-Mock"] == "1"
+        assert response.json["model"]["name"] == "mock"
+        assert sum(response.json["probs"]) == pytest.approx(100)
+    assert first.json == again.json
+    assert first.json["probs"] != other.json["probs"]
+    assert (first.json["modalities"], other.json["modalities"]) == (["video", "audio"], ["video"])
+    assert row(client, first)["model"] == "mock"
+    assert _counted() == counted, "nothing that is made up is counted as an emotion"
+    assert client.get("/health").json == {"status": "ok", "mock": True}
+    assert client.get("/ready").json == {"status": "ready", "mock": True}
+    broken = post(client, media.encode(BLACK)[:300])
+    assert (broken.status_code, broken.json["code"]) == (422, "video_corrupt")
+
+
+def _counted() -> dict[str, float | None]:
+    return {label: REGISTRY.get_sample_value("moodreel_predictions_total", {"emotion": label}) for label in EIGHT}
+
+
+# --- the contract ---
+
+
+@given(st.lists(st.floats(1e-6, 1), min_size=1, max_size=30))
+def test_per_cent_add_up_to_100_and_keep_their_order(weights: list[float]) -> None:
+    shares = [weight / sum(weights) for weight in weights]
+    found = percentages(shares)
+    assert round(sum(found), 6) == 100
+    assert all(abs(per_cent - 100 * share) <= 0.0100001 for per_cent, share in zip(found, shares, strict=True))
+    ordered = [per_cent for _, per_cent in sorted(zip(shares, found, strict=True))]
+    assert ordered == sorted(ordered)
+
+
+def test_the_schema_names_what_the_domain_does() -> None:
+    assert multimodal.MODALITIES == MODALITIES
+    reasons = (
+        clip_loader.NONE,
+        clip_loader.NO_FACE,
+        clip_loader.CORRUPT,
+        clip_loader.UNSUPPORTED,
+        clip_loader.NOT_READ,
+    )
+    assert reasons == multimodal.MISSING
+
+
+@pytest.fixture(scope="module")
+def fake(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with Server(tmp_path_factory.mktemp("multimodal"), MAX_BODY_BYTES=2_000_000) as server:
+        yield server
+
+
+@pytest.mark.server
+class TestContract:
+    def test_an_answer_has_the_keys_of_its_schema(self, fake: Server) -> None:
+        document = fake.call("GET", "/openapi.json").json()
+        answer = fake.post(PATH, b"mock")
+        schemas = document["components"]["schemas"]
+        real = fake.post(PATH, b"x").json()
+        assert answer.json().keys() | real.keys() == schemas["Impression"]["properties"].keys()
+        assert answer.json().keys() ^ real.keys() == {"mock", "commercial", "licence"}
+        assert answer.json()["top1"].keys() == schemas["Top"]["properties"].keys()
+        assert answer.json()["windows"][0].keys() == schemas["Glimpse"]["properties"].keys()
+        assert answer.headers["X-Mock"] == "1"
+        headers = document["paths"][PATH]["post"]["responses"]["200"]["headers"]
+        assert {"X-Mock", "Server-Timing", "x-history-id"} <= headers.keys()
+        assert real["top1"] == {"label": "happy", "prob": 80.0}
+        assert fake.post(PATH, b"silent").json()["missing"] == {"audio": "none"}
+        assert fake.post(PATH, b"research").json()["commercial"] is False
+
+    @pytest.mark.parametrize(
+        ("name", "status", "code"),
+        [
+            ("UnsupportedMedia", 415, "unsupported_media"),
+            ("NoPictures", 415, "unsupported_media"),
+            ("VideoCorrupt", 422, "video_corrupt"),
+            ("VideoTooLong", 413, "video_too_long"),
+            ("VideoTooBig", 413, "video_too_big"),
+            ("AudioCorrupt", 422, "audio_corrupt"),
+            ("AudioTooLong", 413, "audio_too_long"),
+            ("NoFace", 422, "no_face"),
+            ("NoFaceNoSound", 422, "no_face_no_sound"),
+            ("NonCommercial", 403, "noncommercial_model"),
+            ("ModelMissing", 503, "model_missing"),
+            ("Overloaded", 503, "overloaded"),
+        ],
+    )
+    def test_what_is_wrong_has_its_own_code_that_is_documented(
+        self, fake: Server, name: str, status: int, code: str
+    ) -> None:
+        assert_problem(fake.post(PATH, f"raise {name}".encode()), status, code)
+        documented = fake.call("GET", "/openapi.json").json()["paths"][PATH]["post"]["responses"][str(status)]
+        assert code in documented["content"]["application/problem+json"]["examples"]
+
+    @pytest.mark.parametrize(
+        ("options", "status", "code"),
+        [
+            ({}, 400, "bad_json"),
+            ({"json": {"encoding": "base64", "content": "not base64!"}}, 422, "bad_base64"),
+            ({"json": {"encoding": "base64"}}, 422, "invalid_request"),
+            ({"files": {"clip": b"x"}}, 422, "invalid_request"),
+            ({"data": b"x" * 3_000_000}, 413, "too_large"),
+            ({"data": b"x", "headers": {"x-api-key": KEY, "content-type": "audio/wav"}}, 415, "unsupported_media"),
+        ],
+    )
+    def test_bodies_are_held_to_the_same_rules_as_elsewhere(
+        self, fake: Server, options: dict[str, Any], status: int, code: str
+    ) -> None:
+        assert_problem(fake.call("POST", PATH, **options), status, code)
+
+    def test_sound_formats_are_hints_too(self, fake: Server) -> None:
+        assert fake.post(PATH, b"x", format="WAV").status_code == 200
+
+
+@pytest.mark.server
+def test_a_real_service_makes_answers_up_when_told_to_and_says_so_at_its_start(tmp_path: Path, clip: bytes) -> None:
+    with Server(tmp_path, REAL, EMO_MOCK=1, WEB_CONCURRENCY=1) as server:
+        body = {"encoding": "base64", "content": base64.b64encode(clip).decode()}
+        response = server.call("POST", PATH, data=json.dumps(body))
+        assert response.json()["mock"] is True
+        assert response.headers["X-Mock"] == "1"
+        assert server.call("GET", "/health").json() == {"status": "ok", "mock": True}
+        assert "EMO_MOCK=1" in server.output
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("what", ["nowhere", "another kind"])
+def test_a_checkpoint_path_that_is_no_good_stops_the_start_in_one_line(tmp_path: Path, what: str) -> None:
+    path = {"nowhere": tmp_path / "nowhere", "another kind": STORE / "vit"}[what]
+    server = Server(tmp_path, REAL, CHECKPOINT_PATH=path, WEB_CONCURRENCY=1)
+    server.start()
+    assert server.process is not None
+    assert server.process.wait(90) != 0
+    [line] = [said for said in server.output.splitlines() if said.startswith("moodreel cannot start: ")]
+    assert ("no checkpoint 'nowhere'" in line) if what == "nowhere" else ("no audio-visual model" in line)
+    assert "Traceback" not in server.output

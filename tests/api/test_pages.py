@@ -1,0 +1,79 @@
+"""The pages in a real browser: everything they need comes from this service, and a person can read them."""
+
+import shutil
+
+import pytest
+from playwright.sync_api import sync_playwright
+
+from tests.support import accounts
+from tests.support.server import FAKE, Server
+
+CHROMIUM = shutil.which("chromium")
+QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(not CHROMIUM, reason="needs Chromium; ./init.sh test installs it"),
+]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pages")
+    with Server(folder, FAKE, **accounts.environment(folder)) as server:
+        yield server
+
+
+def _is_trouble(message) -> bool:
+    # ReDoc's own logo is on somebody else's server; our policy refuses it, and the browser says so.
+    return message.type == "error" and "Content Security Policy" not in message.text
+
+
+@pytest.fixture
+def page(server):
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+        page = browser.new_page(base_url=server.url)
+        page.problems = []
+        page.on("console", lambda message: _is_trouble(message) and page.problems.append(message.text))
+        page.on("pageerror", lambda error: page.problems.append(str(error)))
+        page.on(
+            "response",
+            lambda answer: answer.url.startswith((server.url, "blob:", "data:")) or page.problems.append(answer.url),
+        )
+        yield page
+        browser.close()
+
+
+@pytest.mark.parametrize("path", ["/docs", "/redoc"])
+def test_the_documentation_shows_every_call_and_asks_nobody_else_for_anything(page, path):
+    page.goto(path)
+    for call in ("/predict", "/thumbnail", "/logs"):
+        page.get_by_text(call, exact=True).first.wait_for(timeout=20_000)
+    assert page.problems == []
+
+
+def test_a_browser_that_opens_the_service_finds_the_documentation(page):
+    page.goto("/")
+    assert page.url.endswith("/docs")
+
+
+def test_a_call_can_be_tried_out_from_the_documentation(page):
+    page.goto("/docs")
+    page.get_by_text("/health", exact=True).first.click()
+    page.get_by_role("button", name="Try it out").first.click()
+    page.get_by_role("button", name="Execute").first.click()
+    page.locator(".live-responses-table .response-col_status").first.wait_for(timeout=20_000)
+    assert "200" in page.locator(".live-responses-table .response-col_status").last.inner_text()
+
+
+def test_who_authorizes_with_a_token_calls_with_it(page):
+    page.goto("/docs")
+    page.get_by_role("button", name="Authorize").first.click(timeout=20_000)
+    page.locator(".auth-container", has_text="bearer").get_by_role("textbox").fill(accounts.own(userId="ada-in-docs"))
+    page.locator(".auth-container", has_text="bearer").get_by_role("button", name="Apply").click()
+    page.locator(".modal-ux").get_by_role("button", name="Close").last.click()
+    page.get_by_text("/auth/profile", exact=True).first.click()
+    page.get_by_role("button", name="Try it out").first.click()
+    page.get_by_role("button", name="Execute").first.click()
+    page.get_by_text("ada-in-docs").first.wait_for(timeout=20_000)

@@ -1,0 +1,59 @@
+"""How many parts a JSON body may have: those of its texts don't count, and no body is slow to count."""
+
+import json
+import time
+
+import pytest
+
+from api.middleware.request_body import MAX_JSON_PARTS, _has_too_many_parts
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        json.dumps({"text": "a, [b], {c}, " * 50_000}),
+        json.dumps({"text": ['he said, "yes, [maybe]" \\, ' * 2000] * 64}),
+        json.dumps({"text": ["\\" * 5000 + ",", "\\\\" * 5000 + ","] * 32}),
+        json.dumps({"content": "A" * 1_000_000}),
+        json.dumps(["x"] * (MAX_JSON_PARTS - 2)),
+        "",
+    ],
+    ids=lambda body: body[:24],
+)
+def test_what_is_in_a_text_is_no_part(body):
+    assert not _has_too_many_parts(body.encode())
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "[" + "1," * 20_000 + "1]",
+        "[" * 20_000,
+        "{" * 20_000,
+        "[" + '"x",' * 20_000 + '"x"]',
+        '{"a": "\\\\",' * 11_000,
+        json.dumps({"text": "x", "more": [","] * 20_000}),
+        '"closed" ' + "," * 20_000,
+    ],
+    ids=lambda body: body[:24],
+)
+def test_what_is_outside_of_texts_is(body):
+    assert _has_too_many_parts(body.encode())
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'"' + b'\\"' * 15_000_000 + b",",
+        b'"' + b"," * 30_000_000,
+        b'""' * 10_000_000 + b"," * 10_001,
+        b'"",' * 10_000_000,
+        b'{"text": "' + b"x, " * 10_000_000 + b'"}',
+        b"\\" * 30_000_000 + b"," * 10_001,
+    ],
+    ids=["escaped quotes", "never closed", "strings side by side", "countless strings", "one text", "backslashes"],
+)
+def test_no_body_of_thirty_megabytes_takes_long_to_count(body):
+    begun = time.process_time()
+    _has_too_many_parts(body)
+    assert time.process_time() - begun < 3, "a quadratic count would take hours"

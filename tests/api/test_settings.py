@@ -1,0 +1,227 @@
+import base64
+import re
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from api.settings import Settings, SettingsError
+from tests.support.server import ROOT, Server
+
+INIT_SCRIPT_ONLY = {"TORCH_INDEX_URL"}
+
+
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
+    """An environment with an API key and no other setting, in a folder with no .env."""
+    monkeypatch.chdir(tmp_path)
+    for item in fields(Settings):
+        monkeypatch.delenv(item.name.upper(), raising=False)
+    monkeypatch.setenv("API_KEY", "secret")
+    return monkeypatch
+
+
+def test_every_setting_has_a_default_but_the_key(environment: pytest.MonkeyPatch) -> None:
+    assert Settings.from_environment() == Settings(api_key=("secret",))
+
+
+_VARIABLE = re.compile(r"^(?:# )?([A-Z_]+)=")
+
+
+def test_an_example_shows_every_variable_with_a_line_of_explanation() -> None:
+    lines = (ROOT / ".env.example").read_text().splitlines()
+    variables = [(match[1], lines[number - 1]) for number, line in enumerate(lines) if (match := _VARIABLE.match(line))]
+    assert {name for name, _ in variables} == {item.name.upper() for item in fields(Settings)} | INIT_SCRIPT_ONLY
+    assert [name for name, above in variables if not above.startswith("# ")] == []
+
+
+def test_the_example_holds_the_defaults(environment: pytest.MonkeyPatch) -> None:
+    assert Settings.from_environment(ROOT / ".env.example") == Settings(api_key=("secret",))
+
+
+def test_the_environment_wins_over_the_file(environment: pytest.MonkeyPatch) -> None:
+    Path(".env").write_text("PORT=7000\nTHREADS=3\nAPI_KEY=from-the-file\n")
+    environment.setenv("PORT", "8080")
+    settings = Settings.from_environment()
+    assert (settings.port, settings.threads, settings.api_key) == (8080, 3, ("secret",))
+
+
+def test_an_empty_value_means_the_default(environment: pytest.MonkeyPatch) -> None:
+    Path(".env").write_text("MODEL_PATH=\nWEB_CONCURRENCY=\nRATE_LIMIT= \n")
+    environment.setenv("PORT", "")
+    assert Settings.from_environment() == Settings(api_key=("secret",))
+
+
+def test_several_keys_are_separated_by_commas(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("API_KEY", " old , new,")
+    assert Settings.from_environment().api_key == ("old", "new")
+
+
+@pytest.mark.parametrize("key", ["", "  ", ",", " , ,"])
+def test_there_is_no_start_without_a_key(environment: pytest.MonkeyPatch, key: str) -> None:
+    environment.setenv("API_KEY", key)
+    with pytest.raises(SettingsError, match="API_KEY"):
+        Settings.from_environment()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "allowed"),
+    [
+        ("PORT", "abc", "a whole number from 1 to 65535"),
+        ("PORT", "0", "a whole number from 1 to 65535"),
+        ("PORT", "70000", "a whole number from 1 to 65535"),
+        ("PORT", "5000.5", "a whole number"),
+        ("HOST", "http://here", "a host name"),
+        ("DEBUG", "perhaps", "one of 0, 1"),
+        ("USE_GPU", "yes", "one of auto, 0, 1"),
+        ("MODEL_FALLBACK", "2", "one of 0, 1"),
+        ("WEB_CONCURRENCY", "0", "a whole number from 1"),
+        ("THREADS", "-1", "a whole number from 1"),
+        ("ANALYSES_AT_ONCE", "many", "a whole number from 1"),
+        ("MAX_WAIT_SECONDS", "-1", "a number from 0"),
+        ("MAX_BODY_BYTES", "32MB", "a whole number"),
+        ("MAX_SECONDS", "nan", "a number from 1"),
+        ("MAX_SECONDS", "inf", "a number from 1"),
+        ("MAX_FRAMES", "0", "a whole number from 1"),
+        ("MAX_FRAME_PIXELS", "1e6", "a whole number"),
+        ("MAX_TOTAL_PIXELS", "10", "a whole number"),
+        ("MAX_WALL_SECONDS", "0", "a number from 1"),
+        ("ANALYSIS_FPS", "0", "a number from 0.5"),
+        ("LOG_RETENTION_DAYS", "-3", "a whole number from 0"),
+        ("HISTORY", "perhaps", "one of off, on"),
+        ("HISTORY_RETENTION_DAYS", "-1", "a whole number from 0"),
+        ("MEDIA_STORAGE", "/a/folder", "a URL that begins with file://"),
+        ("MEDIA_STORAGE", "https://bucket.example", "a URL that begins with file://"),
+        ("MEDIA_STORAGE", "simplecache::s3://bucket", "a URL that begins with file://"),
+        ("LOG_LEVEL", "LOUD", "one of DEBUG, INFO"),
+        ("RATE_LIMIT", "-1", "a whole number from 0"),
+        ("CORS_ORIGINS", "app.example", "origins such as https://app.example"),
+        ("SECURITY_MAX_AGE_SECONDS", "0", "a whole number from 60"),
+        ("OIDC_AUDIENCE", ",", "the aud of your app's tokens"),
+        ("OIDC_JWKS", "http://provider.example/jwks", "a file, or a URL that begins with https://"),
+        ("OIDC_JWKS", "http://localhost.evil.example/jwks", "a file, or a URL that begins with https://"),
+        ("OIDC_JWKS", "file:///etc/passwd", "a file, or a URL that begins with https://"),
+    ],
+)
+def test_a_bad_value_is_named_with_what_is_allowed(
+    environment: pytest.MonkeyPatch, name: str, value: str, allowed: str
+) -> None:
+    environment.setenv(name, value)
+    with pytest.raises(SettingsError) as caught:
+        Settings.from_environment()
+    assert str(caught.value).startswith(f"{name} must be {allowed}")
+    assert repr(value) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+_SECRET = bytes(range(190, 254))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        base64.b64encode(_SECRET).decode(),
+        base64.urlsafe_b64encode(_SECRET).decode(),
+        base64.urlsafe_b64encode(_SECRET).decode().rstrip("="),
+    ],
+)
+def test_a_signing_secret_is_any_base64(environment: pytest.MonkeyPatch, text: str) -> None:
+    environment.setenv("SECURITY_SECRET", text)
+    environment.setenv("SECURITY_ISSUER", "https://app.example")
+    assert Settings.from_environment().security_secret == _SECRET
+
+
+@pytest.mark.parametrize(
+    "text", ["secret", "no base64!", base64.b64encode(_SECRET[:63]).decode(), base64.b64encode(_SECRET).decode()[:-3]]
+)
+def test_a_signing_secret_that_is_short_or_garbled_is_refused_and_not_shown(
+    environment: pytest.MonkeyPatch, text: str
+) -> None:
+    environment.setenv("SECURITY_SECRET", text)
+    environment.setenv("SECURITY_ISSUER", "https://app.example")
+    with pytest.raises(SettingsError) as caught:
+        Settings.from_environment()
+    assert str(caught.value) == "SECURITY_SECRET must be base64 of at least 64 random bytes."
+
+
+_TOKENS = {
+    "SECURITY_SECRET": base64.b64encode(_SECRET).decode(),
+    "SECURITY_ISSUER": "https://app.example",
+    "OIDC_ISSUER": "https://provider.example",
+    "OIDC_AUDIENCE": "app, other-app",
+    "OIDC_JWKS": "https://provider.example/jwks",
+}
+
+
+@pytest.mark.parametrize("missing", [None, *_TOKENS])
+def test_what_tokens_need_is_there_as_a_whole_or_not_at_all(
+    environment: pytest.MonkeyPatch, missing: str | None
+) -> None:
+    for name, value in _TOKENS.items():
+        environment.setenv(name, "" if name == missing else value)
+    if missing:
+        with pytest.raises(SettingsError, match=f"^{missing} is empty: set all of "):
+            Settings.from_environment()
+    else:
+        assert Settings.from_environment().oidc_audience == ("app", "other-app")
+
+
+def test_the_two_kinds_of_tokens_have_two_issuers(environment: pytest.MonkeyPatch) -> None:
+    for name, value in {**_TOKENS, "OIDC_ISSUER": _TOKENS["SECURITY_ISSUER"]}.items():
+        environment.setenv(name, value)
+    with pytest.raises(SettingsError, match="OIDC_ISSUER must not be SECURITY_ISSUER"):
+        Settings.from_environment()
+
+
+@pytest.mark.parametrize(
+    "url", ["http://localhost:8080/jwks", "http://127.0.0.1/jwks", "HTTPS://a.example/k", "a/b.json"]
+)
+def test_keys_may_come_from_this_machine_or_over_tls(environment: pytest.MonkeyPatch, url: str) -> None:
+    for name, value in {**_TOKENS, "OIDC_JWKS": url}.items():
+        environment.setenv(name, value)
+    assert Settings.from_environment().oidc_jwks == url
+
+
+@pytest.mark.parametrize(("text", "level"), [("debug", "DEBUG"), ("Warning", "WARNING")])
+def test_words_may_be_in_any_case(environment: pytest.MonkeyPatch, text: str, level: str) -> None:
+    environment.setenv("LOG_LEVEL", text)
+    assert Settings.from_environment().log_level == level
+
+
+@pytest.mark.parametrize(("text", "on"), [("on", True), ("ON", True), ("1", True), ("off", False), ("", False)])
+def test_a_history_is_kept_only_where_it_is_turned_on(environment: pytest.MonkeyPatch, text: str, on: bool) -> None:
+    environment.setenv("HISTORY", text)
+    assert Settings.from_environment().history is on
+
+
+@pytest.mark.parametrize(("workers", "fits"), [("1", True), ("2", False)])
+def test_memory_keeps_media_for_one_worker_only(environment: pytest.MonkeyPatch, workers: str, fits: bool) -> None:
+    environment.setenv("MEDIA_STORAGE", "memory://")
+    environment.setenv("WEB_CONCURRENCY", workers)
+    if fits:
+        assert Settings.from_environment().media_storage == "memory://"
+    else:
+        with pytest.raises(SettingsError, match="MEDIA_STORAGE=memory://"):
+            Settings.from_environment()
+
+
+@pytest.mark.server
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        ({"API_KEY": ""}, "API_KEY is empty"),
+        ({"PORT": "abc"}, "PORT must be a whole number from 1 to 65535, not 'abc'."),
+        ({"MODEL_DOWNLOAD_ID": "a b"}, "MODEL_DOWNLOAD_ID"),
+        ({"LOG_PATH": "/proc/nowhere/calls.db"}, "The call log /proc/nowhere/calls.db cannot be opened"),
+    ],
+)
+def test_a_service_that_cannot_start_says_why_in_one_line(tmp_path: Path, settings: dict[str, str], line: str) -> None:
+    server = Server(tmp_path, app="api.wsgi:app", **settings)
+    server.start()
+    assert server.process is not None
+    assert server.process.wait(60) != 0
+    assert [said for said in server.output.splitlines() if line in said] == [
+        said for said in server.output.splitlines() if said.startswith("moodreel cannot start: ")
+    ]
+    assert server.output.count("moodreel cannot start: ") == 1
+    assert "Traceback" not in server.output

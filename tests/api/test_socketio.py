@@ -1,0 +1,515 @@
+"""Live video as a client of Socket.IO meets it, at a real Gunicorn of two workers."""
+
+import base64
+import signal
+import socket
+import struct
+import time
+from contextlib import contextmanager, suppress
+
+import pytest
+import requests
+import socketio
+import websocket
+
+from tests.support import accounts, media
+from tests.support.server import HEADERS, KEY, REAL, Server
+
+pytestmark = pytest.mark.server
+
+NAMESPACE = "/emotion-detection"
+FRAME = media.photo(media.face_frames(1, 640, 360)[0], quality=80)
+EVENTS = ("status", "detection_result", "performance_suggestion", "error_message")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("live")
+    settings = {**accounts.environment(folder), "CORS_ORIGINS": "https://app.example", "MAX_LIVE_FRAME_BYTES": 100_000}
+    with Server(folder, REAL, **settings) as server:
+        yield server
+
+
+class Client:
+    """A client with what it was told, by event."""
+
+    def __init__(self, server, auth=None, headers=None, origin=None):
+        self.heard = {event: [] for event in EVENTS}
+        self.refusals = []
+        self.socket = socketio.Client(reconnection=False, websocket_extra_options={"origin": origin} if origin else {})
+        for event in EVENTS:
+            self.socket.on(event, self.heard[event].append, namespace=NAMESPACE)
+        self.socket.on("connect_error", self.refusals.append, namespace=NAMESPACE)
+        self.socket.connect(
+            server.url,
+            headers=headers or {},
+            auth=auth,
+            namespaces=[NAMESPACE],
+            transports=["websocket"],
+            wait_timeout=30,
+        )
+
+    def emit(self, event, *data):
+        self.socket.emit(event, data, namespace=NAMESPACE)
+
+    def wait(self, event, count=1):
+        until(lambda: len(self.heard[event]) >= count, lambda: self.heard)
+        return self.heard[event]
+
+    def start(self, **wishes):
+        self.emit("initialize", wishes)
+        self.emit("control", {"action": "start"})
+        until(lambda: self.states and self.states[-1] == "running", lambda: self.heard)
+
+    @property
+    def states(self):
+        return [status["state"] for status in self.heard["status"]]
+
+
+def until(true, what=lambda: None, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, what()
+        time.sleep(0.02)
+
+
+@contextmanager
+def connected(server, auth=None, **options):
+    client = Client(server, {"api_key": KEY} if auth is None else auth, **options)
+    try:
+        yield client
+    finally:
+        client.socket.disconnect()
+
+
+def refusal(server, auth, headers=None, origin=None):
+    """Try to connect, and give what the client is told."""
+    heard = []
+    client = socketio.Client(reconnection=False, websocket_extra_options={"origin": origin} if origin else {})
+    client.on("connect_error", heard.append, namespace=NAMESPACE)
+    with pytest.raises(socketio.exceptions.ConnectionError):
+        client.connect(
+            server.url,
+            headers=headers or {},
+            auth=auth,
+            namespaces=[NAMESPACE],
+            transports=["websocket"],
+            wait_timeout=30,
+        )
+    client.disconnect()
+    return heard[0]["data"] if heard and isinstance(heard[0], dict) else None
+
+
+def sessions(server):
+    return [row for row in server.rows(endpoint=NAMESPACE) if row["status_code"] is not None]
+
+
+def test_a_session_from_connect_to_its_row_in_the_log(server):
+    before = len(sessions(server))
+    with connected(server) as client:
+        [greeting] = client.wait("status")
+        assert greeting["state"] == "connected"
+        assert "moodreel-five" in greeting["models"]
+        client.start(faces="largest", smoothing=0, explain=True)
+        client.emit("video_frame", {"frame": FRAME, "sequence": 1, "time": 100.5})
+        first = client.wait("detection_result")[0]
+        assert (first["sequence"], first["time"], first["width"], first["height"]) == (1, 100.5, 640, 360)
+        [face] = first["faces"]
+        assert face["emotion"] == "Happy"
+        assert face["confidence"] == max(face["probabilities"].values())
+        assert face["movements"][0]["name"] == "lip corners up"
+        assert "lip corners up" in face["explanation"]["text"]
+        for number, frame in enumerate(
+            (base64.b64encode(FRAME).decode(), "data:image/jpeg;base64," + base64.b64encode(FRAME).decode())
+        ):
+            client.emit("video_frame", {"frame": frame, "sequence": 2 + number})
+            client.wait("detection_result", 2 + number)
+        assert [result["sequence"] for result in client.heard["detection_result"]] == [1, 2, 3]
+        assert {result["faces"][0]["id"] for result in client.heard["detection_result"]} == {0}
+        client.emit("control", {"action": "stop"})
+        until(lambda: client.states[-1] == "stopped")
+        assert client.heard["error_message"] == []
+        session = greeting["session"]
+    until(lambda: len(sessions(server)) > before)
+    [row] = [row for row in sessions(server) if row["request_id"] == session]
+    assert (row["status_code"], row["frames"], row["prediction"], row["error"]) == (101, 3, "Happy", None)
+    assert row["latency_ms"] > 0
+    assert row["video_seconds"] > 0
+
+
+def test_before_initialize_the_defaults_hold_and_before_start_frames_are_refused(server):
+    with connected(server) as client:
+        client.emit("video_frame", {"frame": FRAME})
+        assert client.wait("error_message")[0]["code"] == "not_started"
+        client.emit("control", {"action": "start"})
+        client.wait("status", 2)
+        client.emit("video_frame", {"frame": FRAME})
+        assert client.wait("detection_result")[0]["sequence"] is None
+        assert client.heard["status"][0]["settings"]["frame_rate"] == 15
+
+
+def test_wishes_change_while_it_runs(server):
+    with connected(server) as client:
+        client.start(faces="all")
+        client.emit("control", {"action": "configure", "settings": {"model": "face-expression", "frame_rate": 30}})
+        client.wait("status", 4)
+        assert client.heard["status"][-1]["state"] == "running"
+        assert client.heard["status"][-1]["settings"]["faces"] == "all"
+        client.emit("video_frame", {"frame": FRAME})
+        result = client.wait("detection_result")[0]
+        assert (result["faces"][0]["emotion"], result["model"]) == ("happy", "face-expression")
+
+
+WRONG = {
+    "an unknown event": ("sing", {}),
+    "no object": ("initialize", "all"),
+    "a wish that is none": ("initialize", {"colour": "red"}),
+    "no such choice": ("initialize", {"faces": "some"}),
+    "too many faces": ("initialize", {"max_faces": 99}),
+    "a number as text": ("initialize", {"smoothing": "0.5"}),
+    "true as a number": ("initialize", {"smoothing": True}),
+    "no number": ("initialize", {"frame_rate": float("nan")}),
+    "too large a number": ("initialize", {"frame_rate": 10**400}),
+    "no such model": ("initialize", {"model": "nobody"}),
+    "no such action": ("control", {"action": "sing"}),
+    "no action": ("control", {}),
+    "no frame": ("video_frame", {"sequence": 1}),
+    "a frame that is no text and no bytes": ("video_frame", {"frame": [1, 2, 3]}),
+    "a frame that is no base64": ("video_frame", {"frame": "*" * 50}),
+    "a sequence that is no number": ("video_frame", {"frame": FRAME, "sequence": "1"}),
+    "a sequence that is not whole": ("video_frame", {"frame": FRAME, "sequence": 1.5}),
+    "a sequence without end": ("video_frame", {"frame": FRAME, "sequence": 10**40}),
+    "a time that is no number": ("video_frame", {"frame": FRAME, "time": "noon"}),
+}
+
+
+@pytest.mark.parametrize(("event", "data"), WRONG.values(), ids=WRONG)
+def test_what_makes_no_sense_is_said_and_the_session_goes_on(server, event, data):
+    with connected(server) as client:
+        client.emit("control", {"action": "start"})
+        client.emit(event, data)
+        message = client.wait("error_message")[0]
+        assert message["code"] == "invalid_request"
+        assert message["message"].endswith("send it again.")
+        assert message["errors"]
+        client.emit("video_frame", {"frame": FRAME, "sequence": 5})
+        assert client.wait("detection_result")[0]["sequence"] == 5
+
+
+NO_FRAMES = {
+    "a PNG": (media.photo(media.face_frames(1)[0], "PNG"), "unsupported_media"),
+    "too many bytes": (FRAME + bytes(80_000), "picture_too_big"),
+    "half a JPEG": (FRAME[:9000], "picture_corrupt"),
+}
+
+
+@pytest.mark.parametrize(("data", "code"), NO_FRAMES.values(), ids=NO_FRAMES)
+def test_a_frame_that_cannot_be_read_is_said_by_its_number(server, data, code):
+    with connected(server) as client:
+        client.start()
+        client.emit("video_frame", {"frame": data, "sequence": 3})
+        message = client.wait("error_message")[0]
+        assert message["code"] == code
+        assert message.get("sequence", 3) == 3
+
+
+def test_sequences_may_go_backwards(server):
+    with connected(server) as client:
+        client.start(frame_rate=30)
+        for count, number in enumerate((9, 5, 5, -3), 1):
+            client.emit("video_frame", {"frame": FRAME, "sequence": number})
+            assert client.wait("detection_result", count)[-1]["sequence"] == number
+
+
+REFUSED = {
+    "nobody": (None, "unauthorized", 401),
+    "a wrong key": ({"api_key": "guess"}, "unauthorized", 401),
+    "a key in other letters": ({"api_key": "ключ"}, "unauthorized", 401),
+    "no token": ({"token": "a.b.c"}, "invalid_token", 401),
+    "an old token": ({"token": accounts.own(iat=1, exp=2)}, "token_expired", 401),
+    "a list": ([1, 2], "unauthorized", 401),
+    "a number": ({"token": 5}, "unauthorized", 401),
+    "half a character": ({"api_key": "\ud800"}, "unauthorized", 401),
+}
+
+
+@pytest.mark.parametrize(("auth", "code", "status"), REFUSED.values(), ids=REFUSED)
+def test_strangers_are_told_why_and_logged(server, auth, code, status):
+    before = len(sessions(server))
+    heard = refusal(server, auth)
+    assert heard["code"] == code
+    assert heard["message"]
+    until(lambda: len(sessions(server)) > before)
+    assert (sessions(server)[0]["status_code"], sessions(server)[0]["error"]) == (status, code)
+
+
+def test_tokens_and_cookies_open_it_too(server):
+    token = accounts.own()
+    cookie = {"Cookie": f"access_token={token}"}
+    with connected(server, {"token": token}) as client:
+        client.wait("status")
+    with connected(server, {}, headers=cookie) as client:
+        client.wait("status")
+    with connected(server, {}, headers=cookie, origin="https://app.example") as client:
+        client.wait("status")
+    with connected(server, {}, headers={"x-api-key": KEY}) as client:
+        client.wait("status")
+
+
+def test_another_sites_page_gets_no_socket(server):
+    cookie = {"Cookie": f"access_token={accounts.own()}"}
+    assert refusal(server, {}, cookie, origin="https://evil.example") is None
+    assert server.rows(endpoint="/socket.io/", status_code=403)
+
+
+def test_a_token_that_runs_out_ends_the_session(server):
+    now = int(time.time())
+    # For half a minute more clocks may differ.
+    token = accounts.own(iat=now - 100, exp=now - 24)
+    client = Client(server, {"token": token})
+    client.wait("status")
+    assert client.wait("error_message")[0]["code"] == "token_expired"
+    until(lambda: not client.socket.connected)
+    until(lambda: any(row["error"] == "token_expired" and row["status_code"] == 101 for row in sessions(server)))
+
+
+@pytest.mark.parametrize("query", ["", "?EIO=4&transport=polling", "?EIO=3&transport=websocket"])
+def test_what_is_no_websocket_is_told_so(server, query):
+    response = requests.get(f"{server.url}/socket.io/{query}", headers=HEADERS, timeout=30)
+    assert (response.status_code, response.json()["code"]) == (426, "upgrade_required")
+    assert response.headers["Upgrade"] == "websocket"
+
+
+def test_a_client_faster_than_the_server_hears_of_the_newest_and_what_was_dropped(server):
+    with connected(server) as client:
+        client.start(frame_rate=10)
+        for number in range(300):
+            client.emit("video_frame", {"frame": FRAME, "sequence": number})
+        until(lambda: client.heard["detection_result"] and client.heard["detection_result"][-1]["sequence"] == 299)
+        results = client.heard["detection_result"]
+        assert results[-1]["frames"] == len(results)
+        assert results[-1]["frames"] + results[-1]["dropped"] == 300
+        assert results[-1]["dropped"] > 100
+        sequences = [result["sequence"] for result in results]
+        assert sequences == sorted(sequences)
+    counts = server.call("GET", "/metrics").text
+    assert 'moodreel_live_frames_total{outcome="dropped"}' in counts
+
+
+def raw(server, auth='{"api_key":"' + KEY + '"}', query=""):
+    """A WebSocket by hand, past the greeting."""
+    line = websocket.create_connection(
+        server.url.replace("http", "ws") + f"/socket.io/?EIO=4&transport=websocket{query}", timeout=30
+    )
+    assert line.recv().startswith("0{")
+    if auth is not None:
+        line.send(f"40{NAMESPACE},{auth}")
+        assert line.recv().startswith(f"40{NAMESPACE},")
+    return line
+
+
+@pytest.mark.parametrize(("query", "explains"), [("", False), ("&explain=true", True), ("&explain=no", False)])
+def test_a_url_may_ask_for_the_words_behind_faces(server, query, explains):
+    line = raw(server, query=query)
+    line.send(f'42{NAMESPACE},["initialize",{{"faces":"largest"}}]')
+    heard = ""
+    while '"ready"' not in heard:
+        heard = str(line.recv())
+    line.close()
+    assert f'"explain":{str(explains).lower()}' in heard
+
+
+@pytest.mark.parametrize(("length", "answered"), [(8_000, True), (20_000, False)])
+def test_a_stranger_has_room_for_credentials_and_no_more(server, length, answered):
+    line = raw(server, auth=None)
+    heard = ""
+    with suppress(websocket.WebSocketConnectionClosedException, OSError):
+        line.send(f'40{NAMESPACE},{{"token":"{"x" * length}"}}')
+        heard = str(line.recv())
+    line.close()
+    assert heard.startswith(f"44{NAMESPACE}") is answered
+
+
+GARBAGE = {
+    "no JSON": f"42{NAMESPACE},[",
+    "no list": f'42{NAMESPACE},{{"a":1}}',
+    "an empty list": f"42{NAMESPACE},[]",
+    "no name": f"42{NAMESPACE},[5]",
+    "a list for a name": f'42{NAMESPACE},[["a"]]',
+    "deep": f'42{NAMESPACE},["a",' + "[" * 100_000 + "]" * 100_000 + "]",
+    "wide": f'42{NAMESPACE},["initialize",{{' + ",".join(f'"a{number}":1' for number in range(20_000)) + "}]",
+    "many attachments": f'4599999999-{NAMESPACE},["video_frame",{{"_placeholder":true,"num":0}}]',
+    "an answer to nothing": f"43{NAMESPACE},7[1]",
+    "a number for an event": "4299999",
+    "bytes for nothing": b"\x00\x01",
+    "a packet of the server's": f'44{NAMESPACE},"no"',
+    "reserved": f'42{NAMESPACE},["connect",{{}}]',
+    "a disconnect as an event": f'42{NAMESPACE},["disconnect"]',
+}
+
+
+@pytest.mark.parametrize("garbage", GARBAGE.values(), ids=GARBAGE)
+def test_garbage_hurts_nobody(server, garbage):
+    line = raw(server)
+    heard = ""
+    # It may be cut off before it has said all, or answered as if nothing had been.
+    with suppress(websocket.WebSocketConnectionClosedException, OSError):
+        line.send(garbage, websocket.ABNF.OPCODE_BINARY if isinstance(garbage, bytes) else websocket.ABNF.OPCODE_TEXT)
+        line.send(f'42{NAMESPACE},["control",{{"action":"start"}}]')
+        while '"running"' not in heard:
+            heard = str(line.recv())
+    line.close()
+    assert "Traceback" not in server.output
+    with connected(server) as client:
+        client.wait("status")
+
+
+BINARY = f'451-{NAMESPACE},["video_frame",{{"frame":{{"_placeholder":true,"num":%s}}}}]'
+UNFINISHED = {
+    "a place that is not there": [BINARY % 5, FRAME],
+    "no number of a place": [BINARY % '"a"', FRAME],
+    "places too deep": [f'451-{NAMESPACE},["video_frame",' + "[" * 490 + "]" * 490 + "]", FRAME],
+    "a text where data was announced": [BINARY % 0, f'42{NAMESPACE},["control",{{"action":"stop"}}]'],
+}
+
+
+@pytest.mark.parametrize("messages", UNFINISHED.values(), ids=UNFINISHED)
+def test_binary_data_that_fits_nowhere_does_not_swallow_what_follows(server, messages):
+    line = raw(server)
+    for message in messages:
+        line.send(message, websocket.ABNF.OPCODE_BINARY if isinstance(message, bytes) else websocket.ABNF.OPCODE_TEXT)
+    line.send(f'42{NAMESPACE},["control",{{"action":"start"}}]')
+    heard = []
+    while not heard or '"running"' not in heard[-1]:
+        heard.append(str(line.recv()))
+    line.close()
+    assert any('"invalid_request"' in message for message in heard)
+
+
+def test_there_is_no_other_namespace(server):
+    line = raw(server, auth=None)
+    for connect in ("40", "40/admin,"):
+        line.send(connect)
+        assert line.recv().startswith("44")
+    line.close()
+
+
+def test_a_flood_of_garbage_is_cut_off(server):
+    line = raw(server)
+    with pytest.raises((websocket.WebSocketConnectionClosedException, OSError)):
+        for _ in range(2000):
+            line.send(f"42{NAMESPACE},[")
+            time.sleep(0.005)
+    line.close()
+    until(lambda: any(row["error"] == "rate_limited" for row in sessions(server)))
+
+
+def test_too_large_a_message_is_cut_off(server):
+    line = raw(server)
+    with pytest.raises((websocket.WebSocketConnectionClosedException, OSError)):
+        line.send(f'42{NAMESPACE},["video_frame",{{"frame":"' + "A" * 2_000_000 + '"}]')
+        for _ in range(10):
+            line.recv()
+            raise_for_close(line)
+    line.close()
+
+
+def raise_for_close(line):
+    if not line.connected:
+        raise websocket.WebSocketConnectionClosedException
+
+
+def test_nobody_may_stay_who_does_not_say_who_it_is(server):
+    line = raw(server, auth=None)
+    began = time.monotonic()
+    with pytest.raises((websocket.WebSocketConnectionClosedException, OSError)):
+        while time.monotonic() < began + 60:
+            line.recv()
+            raise_for_close(line)
+    assert time.monotonic() < began + 60
+
+
+def test_a_client_that_does_not_read_is_dropped_and_others_are_served(server):
+    line = raw(server)
+    line.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    line.send(f'42{NAMESPACE},["control",{{"action":"start","settings":{{"frame_rate":30}}}}]')
+    frame = f'42{NAMESPACE},["video_frame",{{"frame":"{base64.b64encode(FRAME).decode()}"}}]'
+    deadline = time.monotonic() + 120
+    gone = False
+    with connected(server) as client:
+        client.start()
+        count = 0
+        while not gone and time.monotonic() < deadline:
+            try:
+                line.send(frame)
+            except (OSError, websocket.WebSocketException):
+                gone = True
+            client.emit("video_frame", {"frame": FRAME})
+            count += 1
+            time.sleep(0.05)
+        assert gone
+        client.wait("detection_result", min(count, 5))
+
+
+def test_a_killed_worker_takes_its_sessions_along_and_the_next_one_serves(tmp_path):
+    with Server(tmp_path, REAL, WEB_CONCURRENCY=1) as server:
+        with connected(server) as client:
+            client.start()
+            client.emit("video_frame", {"frame": FRAME})
+            client.wait("detection_result")
+            [worker] = server.workers
+            worker.send_signal(signal.SIGKILL)
+            until(lambda: not client.socket.connected)
+        server.wait_until_ready()
+        with connected(server) as client:
+            client.start()
+            client.emit("video_frame", {"frame": FRAME})
+            client.wait("detection_result")
+            lost = [
+                row
+                for row in server.rows(endpoint=NAMESPACE)
+                if row["status_code"] is None and row["worker"] == worker.pid
+            ]
+            assert len(lost) == 1
+            assert "moodreel_live_sessions 1.0" in server.call("GET", "/metrics").text
+
+
+def test_a_stop_says_goodbye_to_live_videos_at_once(tmp_path):
+    with Server(tmp_path) as server:
+        lines = [raw(server) for _ in range(6)]
+        client = Client(server, {"api_key": KEY})
+        client.start()
+        began = time.monotonic()
+        assert server.stop() == 0
+        assert time.monotonic() - began < 30
+        until(lambda: not client.socket.connected)
+        for line in lines:
+            assert closing_code(line) == 1012
+    assert "Traceback" not in server.output
+
+
+def closing_code(line):
+    while True:
+        kind, data = line.recv_data(control_frame=True)
+        if kind == websocket.ABNF.OPCODE_CLOSE:
+            return struct.unpack("!H", data[:2])[0]
+
+
+def test_there_are_only_so_many_seats(tmp_path):
+    with Server(tmp_path, WEB_CONCURRENCY=1, MAX_SOCKETS=2) as server:
+        with connected(server), connected(server):
+            assert refusal(server, {"api_key": KEY}) is None
+            assert server.rows(endpoint="/socket.io/", status_code=503)
+            assert requests.get(f"{server.url}/health", timeout=30).ok
+        until(lambda: "moodreel_live_sessions 0.0" in server.call("GET", "/metrics").text)
+        with connected(server) as client:
+            client.wait("status")
+
+
+def test_a_limit_of_calls_counts_connections(tmp_path):
+    with Server(tmp_path, RATE_LIMIT=3) as server:
+        for _ in range(3):
+            with connected(server):
+                pass
+        heard = refusal(server, {"api_key": KEY})
+        assert heard["code"] == "rate_limited"

@@ -1,0 +1,564 @@
+"""Which tokens are good: those of an app and of a provider are, and nothing that a forger made of them."""
+
+import base64
+import json
+import string
+import time
+from pathlib import Path
+from typing import Any
+
+import jwt
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from api.auth.tokens import LEEWAY_SECONDS, MAX_CHARACTERS, Accounts
+from api.errors import ApiError
+from api.settings import SettingsError
+from tests.support import accounts
+from tests.support.accounts import (
+    ABSENT,
+    AUDIENCE,
+    EC,
+    ISSUER,
+    LENGTH,
+    LIBRARIES,
+    PROVIDER,
+    RSA,
+    SECRET,
+    STRANGER,
+    by_hand,
+    compact,
+    encoded,
+    jwk,
+    jwks,
+    openid,
+    openid_claims,
+    own,
+    own_claims,
+)
+
+PROVIDER_KEYS = {"RS256": (RSA, "rsa"), "ES256": (EC, "ec")}
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> Accounts:
+    return Accounts.from_settings(accounts.settings(tmp_path_factory.mktemp("tokens")))
+
+
+def refusal(verifier: Accounts, text: str) -> ApiError:
+    with pytest.raises(ApiError) as caught:
+        verifier.verify(text)
+    return caught.value
+
+
+# --- good ones ---
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_our_own_tokens_are_good_whichever_library_signed_them(both: Accounts, library: str) -> None:
+    claims = own_claims(roles=["USER", "ADMIN"])
+    token = both.verify(LIBRARIES[library](claims, SECRET, "HS512"))
+    assert (token.user_id, token.subject, token.roles) == ("42", "ada@app.example", ("USER", "ADMIN"))
+    assert (token.issuer, token.renewable) == (ISSUER, True)
+    assert (token.issued_at.timestamp(), token.expires_at.timestamp()) == (claims["iat"], claims["exp"])
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("algorithm", PROVIDER_KEYS)
+def test_a_providers_tokens_are_good_whichever_library_signed_them(
+    both: Accounts, library: str, algorithm: str
+) -> None:
+    key, kid = PROVIDER_KEYS[algorithm]
+    token = both.verify(LIBRARIES[library](openid_claims(), key, algorithm, kid=kid))
+    assert (token.user_id, token.subject, token.roles) == ("q8Xn0u", "q8Xn0u", ())
+    assert (token.issuer, token.renewable) == (PROVIDER, False)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"userId": 42},
+        {"userId": "Zoë 🙂"},
+        {"roles": []},
+        {"nbf": 1_700_000_000},
+        {"iat": 1_700_000_000.5},
+        {"auth_time": 1_700_000_000},
+        {"exp": 253402214400},
+        {"email": "ada@app.example", "more": {"nested": [1, 2]}},
+    ],
+    ids=str,
+)
+def test_our_own_tokens_may_say(both: Accounts, changes: dict[str, Any]) -> None:
+    assert both.verify(own(**changes)).user_id == str(changes.get("userId", "42"))
+
+
+def test_clocks_may_differ_a_little(both: Accounts) -> None:
+    now, little = time.time(), LEEWAY_SECONDS / 2
+    for times in ({"iat": now + little}, {"nbf": now + little}, {"iat": now - 3600, "exp": now - little}):
+        assert both.verify(own(**times)) and both.verify(openid(**times))
+
+
+@pytest.mark.parametrize(
+    ("changes", "roles"),
+    [
+        ({"roles": ["ADMIN"]}, ("ADMIN",)),
+        ({"roles": "ADMIN"}, ()),
+        ({"roles": ["ADMIN", 7]}, ()),
+        ({"roles": {"ADMIN": True}}, ()),
+        ({"aud": [AUDIENCE]}, ()),
+        ({"aud": ["another-app", AUDIENCE]}, ()),
+    ],
+    ids=str,
+)
+def test_a_providers_tokens_may_say(both: Accounts, changes: dict[str, Any], roles: tuple[str, ...]) -> None:
+    assert both.verify(openid(**changes)).roles == roles
+
+
+@pytest.mark.parametrize("typ", ["JWT", "jwt", "at+jwt", "application/at+jwt", None])
+def test_a_header_may_name_these_types(both: Accounts, typ: str | None) -> None:
+    assert both.verify(by_hand(openid_claims(), RSA, "RS256", kid="rsa", typ=typ))
+
+
+def test_several_audiences_may_be_ours(tmp_path: Path) -> None:
+    ours = Accounts.from_settings(accounts.settings(tmp_path, oidc_audience=("ios", "web")))
+    assert ours.verify(openid(aud="web")) and ours.verify(openid(aud="ios"))
+    assert refusal(ours, openid(aud="ios,web")).code == "invalid_token"
+
+
+def test_a_person_is_one_whatever_their_token_and_nobody_else(both: Accounts) -> None:
+    first, again = both.verify(own()), both.verify(own(sub="ada@other.example", userId=42, exp=time.time() + 60))
+    assert first.user == again.user
+    others = [both.verify(own(userId="43")), both.verify(openid()), both.verify(openid(sub="42"))]
+    assert len({first.user, *(other.user for other in others)}) == 4
+    assert len(first.user) == 64 and first.user != "42"
+
+
+def test_nothing_shows_a_tokens_claims_by_accident(both: Accounts, tmp_path: Path) -> None:
+    assert "secret-claim" not in repr(both.verify(own(more="secret-claim")))
+    assert repr(SECRET) not in repr(accounts.settings(tmp_path))
+
+
+# --- forged ones: each is a good token with one thing changed ---
+
+NOW = int(time.time())
+_TIMES_THAT_ARE_NONE = ["x", str(NOW + 3600), None, [NOW], {}, float("nan"), float("inf"), 10**30]
+_LONG_PAST = [True, -1]
+
+CLAIMS: list[dict[str, Any]] = [
+    *({name: ABSENT} for name in ("sub", "userId", "roles", "iss", "iat", "exp")),
+    *({name: None} for name in ("sub", "userId", "roles", "iss", "iat", "exp")),
+    *(
+        {"userId": value}
+        for value in ("", True, 4.2, ["42"], {"id": 42}, "x" * 256, 10**256, "a\x00b", "a\nb", "\ud800")
+    ),
+    *({"sub": value} for value in ("", 42, ["ada"], "x" * 256, "\ud800")),
+    *({"roles": value} for value in ("ADMIN", {"ADMIN": 1}, [7], [["ADMIN"]], [None], [""], ["\ud800"], True)),
+    *(
+        {"iss": value}
+        for value in (f"{ISSUER}/", ISSUER.upper(), "https://evil.example", "", [ISSUER], 7, {"a": ISSUER})
+    ),
+    *({"exp": value} for value in _TIMES_THAT_ARE_NONE),
+    *({"iat": value} for value in (*_TIMES_THAT_ARE_NONE, *_LONG_PAST)),
+    *({"nbf": value} for value in (*_TIMES_THAT_ARE_NONE, *_LONG_PAST)),
+    *({"auth_time": value} for value in (*_TIMES_THAT_ARE_NONE, *_LONG_PAST)),
+    {"iat": NOW + 10 * LENGTH, "exp": NOW + 11 * LENGTH},
+    {"nbf": NOW + LENGTH / 2},
+    {"aud": "another-service"},
+    {"aud": ["another-service"]},
+    {"more": "x" * 6000},
+]
+
+
+@pytest.mark.parametrize("changes", CLAIMS, ids=lambda changes: str(changes)[:60])
+def test_our_own_tokens_may_not_say(both: Accounts, changes: dict[str, Any]) -> None:
+    assert refusal(both, own(**changes)).code == "invalid_token"
+
+
+def test_a_token_that_ends_as_it_begins_is_none(both: Accounts) -> None:
+    now = int(time.time())
+    assert refusal(both, own(iat=now, exp=now)).code == "invalid_token"
+
+
+OPENID_CLAIMS: list[dict[str, Any]] = [
+    *({name: ABSENT} for name in ("sub", "iss", "aud", "iat", "exp")),
+    *({"sub": value} for value in ("", 42, None, "x" * 256, "\ud800")),
+    *(
+        {"aud": value}
+        for value in ("another-app", f"{AUDIENCE} ", AUDIENCE.upper(), "", [], ["a"], [7, AUDIENCE], {}, None)
+    ),
+    *({"iss": value} for value in (f"{PROVIDER}-2", f"{PROVIDER}/", ISSUER, "", [PROVIDER], None)),
+    *({"exp": value} for value in _TIMES_THAT_ARE_NONE),
+    *({"iat": value} for value in (*_TIMES_THAT_ARE_NONE, *_LONG_PAST)),
+    {"iat": NOW + 10 * LENGTH, "exp": NOW + 11 * LENGTH},
+    {"nbf": NOW + LENGTH / 2},
+]
+
+
+@pytest.mark.parametrize("changes", OPENID_CLAIMS, ids=lambda changes: str(changes)[:60])
+@pytest.mark.parametrize("algorithm", PROVIDER_KEYS)
+def test_a_providers_tokens_may_not_say(both: Accounts, algorithm: str, changes: dict[str, Any]) -> None:
+    key, kid = PROVIDER_KEYS[algorithm]
+    assert both.verify(openid(key, algorithm, kid))
+    assert refusal(both, openid(key, algorithm, kid, **changes)).code == "invalid_token"
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("kind", ["own", "openid"])
+def test_an_expired_token_says_so(both: Accounts, library: str, kind: str) -> None:
+    times = {"iat": NOW - 7200, "exp": NOW - LEEWAY_SECONDS - 5}
+    make = {"own": (own_claims(**times), SECRET, "HS512"), "openid": (openid_claims(**times), RSA, "RS256")}
+    error = refusal(both, LIBRARIES[library](*make[kind], kid="rsa"))
+    assert (error.code, error.headers["WWW-Authenticate"]) == (
+        "token_expired",
+        'Bearer realm="moodreel", error="invalid_token"',
+    )
+
+
+def test_only_who_signed_it_learns_that_a_token_has_expired(both: Accounts) -> None:
+    forged = by_hand(own_claims(iat=NOW - 7200, exp=NOW - 3600), b"x" * 64, "HS512")
+    assert refusal(both, forged).code == "invalid_token"
+
+
+def own_header(**header: Any) -> str:
+    return by_hand(own_claims(), SECRET, "HS512", **header)
+
+
+def openid_header(**header: Any) -> str:
+    return by_hand(openid_claims(), RSA, "RS256", **{"kid": "rsa", **header})
+
+
+def with_signature(text: str, signature: str) -> str:
+    return f"{text.rpartition('.')[0]}.{signature}"
+
+
+def signed_by_public_key(algorithm: str, secret: bytes, kid: str) -> str:
+    return by_hand(openid_claims(), secret, algorithm, kid=kid)
+
+
+def der(key: Any) -> bytes:
+    return key.public_key().public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+
+
+def embedded() -> dict[str, Any]:
+    return jwk(STRANGER, "rsa")
+
+
+def an_id(claims: dict[str, Any], user: str) -> dict[str, Any]:
+    return {**claims, "userId": user, "sub": user}
+
+
+FORGERIES: dict[str, tuple[Any, type[Exception]]] = {
+    # no signature
+    "alg none, no signature": (lambda: compact({"alg": "none"}, own_claims(), lambda _: b""), jwt.DecodeError),
+    "alg none, some signature": (
+        lambda: compact({"alg": "none"}, own_claims(), lambda _: b"x"),
+        jwt.InvalidAlgorithmError,
+    ),
+    "alg nOnE": (lambda: compact({"alg": "nOnE"}, own_claims(), lambda _: b"x"), jwt.InvalidAlgorithmError),
+    "alg none of a provider": (
+        lambda: compact({"alg": "none", "kid": "rsa"}, openid_claims(), lambda _: b"x"),
+        jwt.InvalidAlgorithmError,
+    ),
+    "no alg": (lambda: own_header(alg=None), jwt.InvalidAlgorithmError),
+    "alg a list": (lambda: own_header(alg=["HS512"]), jwt.InvalidAlgorithmError),
+    "alg a number": (lambda: own_header(alg=512), jwt.InvalidAlgorithmError),
+    "alg in lower case": (lambda: own_header(alg="hs512"), jwt.InvalidAlgorithmError),
+    # another algorithm than the configured one
+    "HS256 with the right secret": (lambda: by_hand(own_claims(), SECRET, "HS256"), jwt.InvalidAlgorithmError),
+    "HS384 with the right secret": (lambda: by_hand(own_claims(), SECRET, "HS384"), jwt.InvalidAlgorithmError),
+    "RS512 with the right key": (lambda: openid(algorithm="RS512"), jwt.InvalidAlgorithmError),
+    "RS384 with the right key": (lambda: openid(algorithm="RS384"), jwt.InvalidAlgorithmError),
+    "PS256 with the right key": (lambda: openid(algorithm="PS256"), jwt.InvalidAlgorithmError),
+    # one kind's key for the other kind
+    "HS512 by our secret as the provider": (
+        lambda: by_hand(openid_claims(), SECRET, "HS512", kid="rsa"),
+        jwt.InvalidAlgorithmError,
+    ),
+    "RS256 by the provider's key as our own": (
+        lambda: by_hand(own_claims(), RSA, "RS256", kid="rsa"),
+        jwt.InvalidAlgorithmError,
+    ),
+    **{
+        f"{algorithm} with the {name} public key as secret ({form})": (
+            lambda algorithm=algorithm, make=make, key=key, name=name: signed_by_public_key(algorithm, make(key), name),
+            jwt.InvalidAlgorithmError,
+        )
+        for algorithm in ("HS256", "HS384", "HS512")
+        for name, key in (("rsa", RSA), ("ec", EC))
+        for form, make in (
+            ("PEM", accounts.public_pem),
+            ("DER", der),
+            ("JWK", lambda key: json.dumps(jwk(key, "rsa")).encode()),
+        )
+    },
+    "HS512 with the public key as secret, as our own": (
+        lambda: by_hand(own_claims(), accounts.public_pem(RSA), "HS512"),
+        jwt.InvalidSignatureError,
+    ),
+    "the EC key's kid on an RS256 token": (lambda: openid(kid="ec"), jwt.InvalidKeyError),
+    "the RSA key's kid on an ES256 token": (lambda: openid(EC, "ES256", "rsa"), jwt.InvalidKeyError),
+    # somebody else's key
+    "another secret": (lambda: by_hand(own_claims(), b"x" * 64, "HS512"), jwt.InvalidSignatureError),
+    "an empty secret": (lambda: by_hand(own_claims(), b"", "HS512"), jwt.InvalidSignatureError),
+    "the secret's base64 as secret": (
+        lambda: by_hand(own_claims(), base64.b64encode(SECRET), "HS512"),
+        jwt.InvalidSignatureError,
+    ),
+    "a stranger's key under a known kid": (lambda: openid(STRANGER), jwt.InvalidSignatureError),
+    "a stranger's key in jwk": (
+        lambda: by_hand(openid_claims(), STRANGER, "RS256", kid="rsa", jwk=embedded()),
+        jwt.InvalidSignatureError,
+    ),
+    "a stranger's key in jwk, no kid": (
+        lambda: by_hand(openid_claims(), STRANGER, "RS256", jwk=embedded()),
+        jwt.InvalidSignatureError,
+    ),
+    "a stranger's secret in jwk": (
+        lambda: by_hand(own_claims(), b"x" * 64, "HS512", jwk={"kty": "oct", "k": encoded(b"x" * 64)}),
+        jwt.InvalidSignatureError,
+    ),
+    "jku": (
+        lambda: by_hand(openid_claims(), STRANGER, "RS256", kid="rsa", jku="https://evil.example/jwks.json"),
+        jwt.InvalidSignatureError,
+    ),
+    "x5u": (
+        lambda: by_hand(openid_claims(), STRANGER, "RS256", kid="rsa", x5u="https://evil.example/cert.pem"),
+        jwt.InvalidSignatureError,
+    ),
+    # kid
+    "unknown kid": (lambda: openid(kid="new"), jwt.InvalidKeyError),
+    "empty kid": (lambda: openid(kid=""), jwt.InvalidKeyError),
+    "a path as kid": (lambda: openid(kid="../../../../dev/null"), jwt.InvalidKeyError),
+    "an empty file as kid and secret": (
+        lambda: by_hand(openid_claims(), b"", "HS256", kid="/dev/null"),
+        jwt.InvalidAlgorithmError,
+    ),
+    "SQL as kid": (lambda: openid(kid="x' union select 'rsa' --"), jwt.InvalidKeyError),
+    "a number as kid": (lambda: openid_header(kid=7), jwt.InvalidTokenError),
+    "a list as kid": (lambda: openid_header(kid=["rsa"]), jwt.InvalidTokenError),
+    "a number as our own kid": (lambda: own_header(kid=7), jwt.InvalidTokenError),
+    # extensions that nobody here understands
+    "crit": (lambda: own_header(crit=["exp"], exp=1), jwt.InvalidTokenError),
+    "crit of a provider": (
+        lambda: openid_header(crit=["http://openbanking/iat"], **{"http://openbanking/iat": 1}),
+        jwt.InvalidTokenError,
+    ),
+    "crit empty": (lambda: own_header(crit=[]), jwt.InvalidTokenError),
+    "crit no list": (lambda: own_header(crit="exp", exp=1), jwt.InvalidTokenError),
+    "b64 false": (lambda: own_header(b64=False, crit=["b64"]), jwt.DecodeError),
+    "a logout token": (lambda: openid_header(typ="logout+jwt"), jwt.InvalidTokenError),
+    "a DPoP proof": (lambda: own_header(typ="dpop+jwt"), jwt.InvalidTokenError),
+    "typ a list": (lambda: own_header(typ=["JWT"]), jwt.InvalidTokenError),
+    # changed after it was signed
+    "another user": (
+        lambda: _swapped(own(), an_id(own_claims(), "1")),
+        jwt.InvalidSignatureError,
+    ),
+    "another role": (lambda: _swapped(own(), own_claims(roles=["ADMIN"])), jwt.InvalidSignatureError),
+    "a provider's user": (lambda: _swapped(openid(), openid_claims(sub="1")), jwt.InvalidSignatureError),
+    "a signature of noughts": (lambda: with_signature(own(), encoded(bytes(64))), jwt.InvalidSignatureError),
+    "a signature cut short": (lambda: own()[:-4], jwt.DecodeError),
+    "a signature with more": (lambda: own() + "AAAA", jwt.DecodeError),
+    "ES256 of noughts": (
+        lambda: with_signature(openid(EC, "ES256", "ec"), encoded(bytes(64))),
+        jwt.InvalidSignatureError,
+    ),
+    "ES256 as DER": (lambda: with_signature(openid(EC, "ES256", "ec"), encoded(bytes(71))), jwt.InvalidSignatureError),
+    "RS256 of noughts": (lambda: with_signature(openid(), encoded(bytes(256))), jwt.InvalidSignatureError),
+    # no JSON object
+    "claims a list": (lambda: by_hand(b"[]", SECRET, "HS512"), jwt.DecodeError),
+    "claims null": (lambda: by_hand(b"null", SECRET, "HS512"), jwt.DecodeError),
+    "claims no JSON": (lambda: by_hand(b"{'sub': 1}", SECRET, "HS512"), jwt.DecodeError),
+    "claims no UTF-8": (lambda: by_hand(b'{"sub": "\xff"}', SECRET, "HS512"), jwt.DecodeError),
+    "claims nested deeply": (
+        lambda: by_hand(
+            json.dumps(own_claims())[:-1].encode() + b', "x": ' + b"[" * 2500 + b"]" * 2500 + b"}", SECRET, "HS512"
+        ),
+        jwt.DecodeError,
+    ),
+    "a number of many digits": (
+        lambda: by_hand(json.dumps(own_claims())[:-1].encode() + b', "x": ' + b"9" * 5000 + b"}", SECRET, "HS512"),
+        jwt.DecodeError,
+    ),
+    "header nested deeply": (lambda: f"{encoded(b'[' * 3000)}.{own().partition('.')[2]}", jwt.DecodeError),
+    "header a list": (lambda: compact([], own_claims(), lambda _: b"x"), jwt.DecodeError),
+    "header no JSON": (lambda: compact(b"alg", own_claims(), lambda _: b"x"), jwt.DecodeError),
+    # no token at all
+    "empty": (lambda: "", jwt.DecodeError),
+    "a dot": (lambda: ".", jwt.DecodeError),
+    "two dots": (lambda: "..", jwt.DecodeError),
+    "a word": (lambda: "token", jwt.DecodeError),
+    "two parts": (lambda: own().rpartition(".")[0], jwt.DecodeError),
+    "four parts": (lambda: own() + ".AAAA", jwt.DecodeError),
+    "five parts, as when encrypted": (lambda: own() + ".AAAA.AAAA", jwt.DecodeError),
+    "twice": (lambda: f"{own()},{own()}", jwt.DecodeError),
+    "twice with a space": (lambda: f"{own()} {own()}", jwt.DecodeError),
+    "in quotes": (lambda: f'"{own()}"', jwt.DecodeError),
+    "a line break": (lambda: own() + "\n", jwt.DecodeError),
+    "padding": (lambda: own() + "==", jwt.DecodeError),
+    "standard base64": (lambda: with_signature(own(), base64.b64encode(b"\xff\xfb" * 32).decode()), jwt.DecodeError),
+    "letters of another script": (lambda: "е" + own()[1:], jwt.DecodeError),
+    "digits of another script": (lambda: own() + "٣", jwt.DecodeError),
+    "a megabyte": (lambda: own() + "A" * 1_000_000, jwt.DecodeError),
+    "dots": (lambda: "." * 1_000_000, jwt.DecodeError),
+}
+
+
+def _swapped(text: str, claims: dict[str, Any]) -> str:
+    header, _, signature = text.split(".")
+    return f"{header}.{encoded(json.dumps(claims).encode())}.{signature}"
+
+
+@pytest.mark.parametrize("name", FORGERIES)
+def test_a_forgery_is_refused_for_what_is_wrong_with_it_and_does_not_learn_that(both: Accounts, name: str) -> None:
+    forge, reason = FORGERIES[name]
+    error = refusal(both, forge())
+    assert isinstance(error.__cause__, reason), repr(error.__cause__)
+    assert (error.code, error.detail) == (
+        "invalid_token",
+        "The token is not one that this service takes. Sign in again and send the new one.",
+    )
+    assert error.headers == {"WWW-Authenticate": 'Bearer realm="moodreel", error="invalid_token"'}
+
+
+def test_the_forgers_tools_make_good_tokens(both: Accounts) -> None:
+    """With the right key and nothing changed; else the table above would say nothing."""
+    assert both.verify(own()) and both.verify(own_header(kid="any", jku="https://app.example"))
+    assert both.verify(openid()) and both.verify(openid(EC, "ES256", "ec"))
+    assert both.verify(with_signature(own(), own().rpartition(".")[2]))
+    assert both.verify(by_hand(json.dumps(own_claims())[:-1].encode() + b', "x": [[[]]]}', SECRET, "HS512"))
+
+
+def test_a_token_may_be_this_long_and_no_longer(both: Accounts) -> None:
+    lengths = {}
+    for padding in range(5500, 6000):
+        text = own(more="x" * padding)
+        lengths.setdefault(len(text) > MAX_CHARACTERS, []).append(text)
+        if len(lengths) == 2:
+            break
+    assert both.verify(lengths[False][-1])
+    assert refusal(both, lengths[True][0]).code == "invalid_token"
+
+
+@hypothesis_settings(deadline=None, max_examples=300)
+@given(data=st.data())
+def test_no_change_to_a_good_token_is_good(both: Accounts, data: st.DataObject) -> None:
+    good = data.draw(st.sampled_from([GOOD_OWN, GOOD_RSA, GOOD_EC]))
+    letters = st.text(string.ascii_letters + string.digits + "-_.=", max_size=3)
+    changed = good
+    for _ in range(data.draw(st.integers(1, 3))):
+        at, cut = data.draw(st.integers(0, len(changed))), data.draw(st.integers(0, 3))
+        changed = changed[:at] + data.draw(letters) + changed[at + cut :]
+    if changed == good:
+        assert both.verify(changed)
+    else:
+        assert refusal(both, changed).code == "invalid_token"
+
+
+GOOD_OWN, GOOD_RSA, GOOD_EC = own(), openid(), openid(EC, "ES256", "ec")
+
+
+@hypothesis_settings(deadline=None, max_examples=300)
+@given(
+    st.text(max_size=60)
+    | st.tuples(st.binary(max_size=40), st.binary(max_size=80), st.binary(max_size=40)).map(
+        lambda parts: ".".join(map(encoded, parts))
+    )
+)
+def test_whatever_is_sent_is_refused_and_nothing_breaks(both: Accounts, text: str) -> None:
+    assert refusal(both, text).code == "invalid_token"
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@hypothesis_settings(deadline=None, max_examples=300)
+@given(claim=st.sampled_from(["sub", "userId", "roles", "iss", "iat", "exp", "nbf", "aud", "auth_time"]), value=_JSON)
+def test_whatever_a_signed_claim_is_it_is_good_or_refused(both: Accounts, claim: str, value: Any) -> None:
+    for text in (own(**{claim: value}), openid(**{claim: value})):
+        try:
+            token = both.verify(text)
+        except ApiError as error:
+            assert error.code in ("invalid_token", "token_expired")
+        else:
+            assert token.user_id and token.user_id.isprintable() and token.expires_at > token.issued_at
+
+
+# --- what is configured decides ---
+
+
+def test_with_nothing_configured_every_token_is_refused(tmp_path: Path) -> None:
+    nothing = dict.fromkeys(("security_secret", "security_issuer", "oidc_issuer", "oidc_jwks")) | {"oidc_audience": ()}
+    none = Accounts.from_settings(accounts.settings(tmp_path, **nothing))
+    for text in (own(), openid(), "", "scrap"):
+        error = refusal(none, text)
+        assert (error.code, error.detail) == (
+            "invalid_token",
+            "This service takes no tokens. Send an API key in the x-api-key header.",
+        )
+    assert not none
+
+
+def test_each_kind_is_taken_only_where_it_is_configured(tmp_path: Path) -> None:
+    only_own = Accounts.from_settings(accounts.settings(tmp_path, oidc_issuer=None))
+    only_openid = Accounts.from_settings(accounts.settings(tmp_path, security_secret=None))
+    assert only_own.verify(own()) and only_openid.verify(openid())
+    assert refusal(only_own, openid()).code == refusal(only_openid, own()).code == "invalid_token"
+
+
+UNFIT: dict[str, Any] = {
+    "for encryption": lambda: (RSA, jwk(RSA, "k", use="enc")),
+    "for another algorithm": lambda: (RSA, jwk(RSA, "k", alg="RS512")),
+    "not to verify with": lambda: (RSA, jwk(RSA, "k", key_ops=["encrypt"])),
+    "of RSA with 1024 bits": lambda: ((weak := rsa.generate_private_key(65537, 1024)), jwk(weak, "k")),
+    "without a type": lambda: (RSA, jwk(RSA, "k", kty=None)),
+    "of another type": lambda: (RSA, jwk(RSA, "k", kty="oct", k=encoded(SECRET))),
+    "half": lambda: (RSA, jwk(RSA, "k", n="")),
+    "without text": lambda: (RSA, jwk(RSA, "k", n=7)),
+    "of another curve": lambda: (EC, jwk(ec.generate_private_key(ec.SECP384R1()), "k")),
+    "a secret": lambda: (SECRET, {"kty": "oct", "k": encoded(SECRET), "kid": "k", "alg": "HS512"}),
+}
+
+
+@pytest.mark.parametrize("name", UNFIT)
+def test_a_published_key_that_is_unfit_is_as_good_as_none(tmp_path: Path, name: str) -> None:
+    key, published = UNFIT[name]()
+    settings = accounts.settings(tmp_path)
+    Path(str(settings.oidc_jwks)).write_bytes(jwks(published, jwk(RSA, "rsa"), {"kty": "?"}, 7))  # type: ignore[arg-type]
+    algorithm = {bytes: "HS512"}.get(type(key), "ES256" if key is EC else "RS256")
+    taken = Accounts.from_settings(settings)
+    assert taken.verify(openid())
+    assert refusal(taken, openid(key, algorithm, "k")).code == "invalid_token"
+
+
+def test_a_single_key_needs_no_kid_and_one_of_several_does(tmp_path: Path) -> None:
+    settings = accounts.settings(tmp_path)
+    assert Accounts.from_settings(settings).verify(openid(kid=None))
+    Path(str(settings.oidc_jwks)).write_bytes(jwks(jwk(RSA, "rsa"), jwk(STRANGER, "next")))
+    assert refusal(Accounts.from_settings(settings), openid(kid=None)).code == "invalid_token"
+
+
+def test_a_key_set_with_private_halves_still_only_verifies(tmp_path: Path) -> None:
+    settings = accounts.settings(tmp_path)
+    private = jwt.algorithms.RSAAlgorithm.to_jwk(RSA, as_dict=True)
+    Path(str(settings.oidc_jwks)).write_bytes(jwks({**private, "kid": "rsa", "key_ops": ["sign", "verify"]}))
+    assert Accounts.from_settings(settings).verify(openid())
+
+
+@pytest.mark.parametrize(
+    "content", [None, b"", b"scrap", b"[]", b"null", b'{"keys": 7}', b'{"keys": []}', b"[" * 5000, b'{"keys": [{}]}']
+)
+def test_a_key_file_that_cannot_be_used_stops_the_start(tmp_path: Path, content: bytes | None) -> None:
+    settings = accounts.settings(tmp_path)
+    path = Path(str(settings.oidc_jwks))
+    path.unlink() if content is None else path.write_bytes(content)
+    with pytest.raises(SettingsError, match=r"OIDC_JWKS: the file .* cannot be used: .*"):
+        Accounts.from_settings(settings)

@@ -1,0 +1,87 @@
+"""Every face of a picture, once, and nothing else."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import skimage.data
+
+from moodreel.faces.landmarker import Face, FaceFinder
+from moodreel.faces.tiled_detection import MAX_FACES, search
+from tests.support import media
+
+MODEL = Path(__file__).parents[2] / "model_store" / "face_landmarker" / "face_landmarker.task"
+
+
+@pytest.fixture(scope="module")
+def finder():
+    finder = FaceFinder(MODEL)
+    yield finder
+    finder.close()
+
+
+def shown(faces: tuple[Face, ...], rgb: np.ndarray, centres: list[tuple[int, int]]) -> list[int]:
+    """Tell how many of the found boxes hold each centre."""
+    height, width = rgb.shape[:2]
+    boxes = [np.multiply(face.box, (width, height, width, height)) for face in faces]
+    return [sum(x < cx < x + w and y < cy < y + h for x, y, w, h in boxes) for cx, cy in centres]
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "faces", "size"),
+    [(1920, 1440, 12, 110), (1440, 1920, 20, 80), (640, 480, 6, 60), (1920, 600, 7, 75), (300, 300, 1, 40)],
+)
+def test_every_face_of_a_group_is_found_once(finder, width, height, faces, size):
+    rgb, centres = media.group(width, height, faces, size)
+    found = search(finder, rgb)
+    assert shown(found, rgb, centres) == [1] * faces
+    assert len(found) == faces
+    assert len(finder.find(rgb)) < faces or faces == 1
+
+
+def test_the_largest_face_comes_first(finder):
+    rgb, _ = media.group(1920, 1440, 3, 80)
+    near = cv2.resize(media.portrait()[20:240, 120:340], (700, 700))
+    rgb[700:1400, 1000:1700] = near
+    areas = [face.box[2] * face.box[3] for face in search(finder, rgb)]
+    assert len(areas) == 4
+    assert areas == sorted(areas, reverse=True)
+    assert areas[0] > 5 * areas[1]
+
+
+def test_no_more_than_so_many_faces_are_found(finder):
+    rgb, _ = media.group(1920, 1440, 40, 90)
+    assert len(search(finder, rgb)) == MAX_FACES == 32
+    assert len(search(finder, rgb, most=5)) == 5
+
+
+def test_several_threads_find_the_same(finder):
+    rgb, _ = media.group(1280, 960, 8, 80)
+    with ThreadPoolExecutor(2) as pool:
+        together = search(finder, rgb, each=pool.map)
+    for alone, found in zip(search(finder, rgb), together, strict=True):
+        np.testing.assert_array_equal(found.landmarks, alone.landmarks)
+
+
+def test_the_picture_is_left_as_it_was(finder):
+    rgb, _ = media.group(640, 480, 4, 60)
+    before = rgb.copy()
+    search(finder, rgb)
+    np.testing.assert_array_equal(rgb, before)
+
+
+@pytest.mark.parametrize("name", ["coffee", "cat", "rocket", "retina", "immunohistochemistry", "hubble_deep_field"])
+def test_a_picture_of_something_else_has_no_face(finder, name):
+    rgb = getattr(skimage.data, name)()
+    height, width = rgb.shape[:2]
+    large = cv2.resize(rgb, (1920, 1920 * height // width), interpolation=cv2.INTER_CUBIC)
+    assert search(finder, rgb) == search(finder, large) == ()
+
+
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 3), (1, 1920, 3), (1920, 1, 3), (255, 1920, 3), (256, 1920, 3), (256, 256, 3)]
+)
+def test_a_picture_of_nothing_has_no_face_whatever_its_shape(finder, shape):
+    assert search(finder, np.zeros(shape, np.uint8)) == ()

@@ -1,0 +1,492 @@
+"""Live video without the web: sessions, turns, the pace, and what faces show over time."""
+
+import itertools
+import threading
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from moodreel.emotions import FIVE
+from moodreel.errors import ModelNotFound, MoodreelError, PictureTooBig, UnsupportedMedia
+from moodreel.live.messages import LiveFailure, LiveResult, Suggestion, Wishes
+from moodreel.live.rate_control import Pace
+from moodreel.live.scheduler import Desk
+from moodreel.live.session import Window
+from moodreel.live.smoothing import Smoother
+from moodreel.media.image import PictureLimits
+from moodreel.pipelines.keyframe import see
+from moodreel.pipelines.video import Analyser
+from tests.support import media
+from tests.support.server import STORE
+
+LIMITS = PictureLimits(bytes=200_000, pixels=1_000_000)
+FRAME = media.photo(media.face_frames(1, 640, 360)[0], quality=80)
+EMPTY = media.photo(np.full((90, 160, 3), 120, np.uint8))
+
+
+class SlowFinder:
+    """Finds nobody, and takes its time."""
+
+    def __init__(self, seconds):
+        self.seconds = seconds
+        self.sides = []
+
+    def look(self, rgb):
+        self.sides.append(max(rgb.shape))
+        time.sleep(self.seconds)
+        return []
+
+    find = look
+
+
+def slow_analyser(seconds):
+    """An analyser whose finder takes so long, and whose only model is never asked for anything."""
+
+    def get(name=None):
+        if name not in (None, "fake"):
+            raise ModelNotFound(f"There is no model {name!r}.")
+        return SimpleNamespace(
+            portrait=False,
+            info=SimpleNamespace(name="fake", labels=()),
+            observe=lambda faces: [],
+            conclude=lambda windows: [],
+        )
+
+    return SimpleNamespace(finder=SlowFinder(seconds), store=SimpleNamespace(get=get), movements=None)
+
+
+class Guest:
+    """A client at a desk, with what it got."""
+
+    def __init__(self, desk, **wishes):
+        self.got = []
+        self.desk = desk
+        self.client = desk.open(Wishes(**wishes), self.got.append)
+
+    def offer(self, data=EMPTY, **more):
+        return self.desk.offer(self.client, data, **more)
+
+    def wait(self, count=1, kind=LiveResult):
+        deadline = time.monotonic() + 60
+        while len(self.all(kind)) < count:
+            assert time.monotonic() < deadline, self.got
+            time.sleep(0.005)
+        return self.all(kind)
+
+    def all(self, kind=LiveResult):
+        return [outcome for outcome in self.got if isinstance(outcome, kind)]
+
+
+@pytest.fixture
+def open_desk():
+    desks = []
+
+    def make(analyser, **options):
+        desks.append(Desk(analyser, LIMITS, **options))
+        return desks[-1]
+
+    yield make
+    for desk in desks:
+        desk.close()
+
+
+@pytest.fixture(scope="module")
+def analyser():
+    return Analyser.load(STORE)
+
+
+def test_a_frame_is_answered_with_faces_and_what_the_client_called_it(open_desk, analyser):
+    guest = Guest(open_desk(analyser), explain=True)
+    guest.offer(FRAME, sequence=7, time=12.5)
+    [result] = guest.wait()
+    assert (result.frame.sequence, result.frame.time, result.width, result.height) == (7, 12.5, 640, 360)
+    [face] = result.faces
+    assert face.emotion == "Happy"
+    assert sum(face.probabilities.values()) == pytest.approx(1)
+    assert face.movements[0].name == face.explanation.movements[0].name == "lip corners up"
+    x, y, w, h = face.box
+    assert 0 < x < x + w < 640 and 0 < y < y + h < 360
+    assert (result.frames, result.dropped) == (1, 0)
+    assert result.milliseconds >= result.waited >= 0
+
+
+def test_boxes_are_those_of_the_frame_as_it_was_sent_however_small_it_is_looked_at(open_desk, analyser):
+    boxes = []
+    for side in (640, 320):
+        guest = Guest(open_desk(analyser), side=side)
+        guest.offer(FRAME)
+        boxes.append(guest.wait()[0].faces[0].box)
+    assert boxes[0] == pytest.approx(boxes[1], abs=8)
+
+
+def test_another_model_answers_with_its_own_labels(open_desk, analyser):
+    guest = Guest(open_desk(analyser), frame_rate=30)
+    guest.offer(FRAME)
+    guest.wait()
+    guest.desk.configure(guest.client, Wishes(model="face-expression"))
+    guest.offer(FRAME)
+    first, second = guest.wait(2)
+    assert (set(first.faces[0].probabilities), first.model) == (set(FIVE), "moodreel-five")
+    assert (second.faces[0].emotion, second.model) == ("happy", "face-expression")
+    assert first.faces[0].track == second.faces[0].track
+
+
+def test_a_model_that_is_not_there_changes_nothing(open_desk, analyser):
+    desk = open_desk(analyser)
+    with pytest.raises(ModelNotFound):
+        desk.open(Wishes(model="nobody"), print)
+    guest = Guest(desk)
+    with pytest.raises(ModelNotFound):
+        desk.configure(guest.client, Wishes(model="nobody"))
+    assert guest.client.session.wishes.model is None
+
+
+def test_the_largest_stays_the_largest_until_another_is_clearly_larger(open_desk, analyser):
+    first, _ = media.heads(270)
+    picture = np.full((360, 640, 3), 150, np.uint8)
+    picture[30:300, 20:290] = first
+    picture[30:300, 340:610] = first
+    desk = open_desk(analyser)
+    one, both = Guest(desk, faces="largest", frame_rate=30), Guest(desk, frame_rate=30)
+    for step in range(4):
+        frame = media.photo(np.roll(picture, step % 2, axis=1), quality=90)
+        one.offer(frame)
+        both.offer(frame)
+        one.wait(step + 1)
+        both.wait(step + 1)
+    assert {len(result.faces) for result in both.all()} == {2}
+    assert len({face.track for result in one.all() for face in result.faces}) == 1
+
+
+def test_a_client_faster_than_the_server_gets_the_newest_and_hears_what_was_dropped(open_desk):
+    guest = Guest(open_desk(slow_analyser(0.1)), frame_rate=30)
+    displaced = []
+    for number in range(200):
+        displaced.append(guest.offer(sequence=number))
+        time.sleep(0.002)
+    while guest.client.waiting is not None or guest.client.busy:
+        time.sleep(0.01)
+    results = guest.wait()
+    sequences = [result.frame.sequence for result in results]
+    assert sequences == sorted(sequences)
+    assert sequences[-1] == 199
+    assert results[-1].frames + results[-1].dropped == 200
+    assert results[-1].dropped == sum(frame is not None for frame in displaced) > 150
+
+
+def test_no_more_frames_are_looked_at_than_were_asked_for(open_desk):
+    analyser = slow_analyser(0)
+    guest = Guest(open_desk(analyser), frame_rate=5)
+    began = time.monotonic()
+    while time.monotonic() < began + 1:
+        guest.offer()
+        time.sleep(0.005)
+    seconds = time.monotonic() - began
+    assert len(analyser.finder.sides) <= 5 * seconds / 0.9 + 2
+
+
+def test_one_who_sends_everything_at_once_takes_nobody_elses_turn(open_desk):
+    desk = open_desk(slow_analyser(0.02))
+    flood, calm = Guest(desk, frame_rate=30), Guest(desk, frame_rate=30)
+    stop = threading.Event()
+
+    def send():
+        while not stop.is_set():
+            flood.offer()
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    try:
+        for count in range(1, 11):
+            calm.offer()
+            calm.wait(count)
+    finally:
+        stop.set()
+        sender.join()
+    assert calm.client.session.dropped == 0
+    assert flood.client.session.dropped > 100
+
+
+HOSTILE = {
+    "nothing": b"",
+    "no picture": b"hello",
+    "a PNG": media.photo(np.zeros((8, 8, 3), np.uint8), "PNG"),
+    "a GIF": b"GIF89a" + bytes(40),
+    "more bytes than allowed": EMPTY + bytes(LIMITS.bytes),
+}
+BROKEN = {
+    "a JPEG's first bytes": b"\xff\xd8\xff",
+    "half a JPEG": FRAME[: len(FRAME) // 2],
+    "a JPEG without a picture": FRAME[: FRAME.index(b"\xff\xda")] + b"\xff\xd9",
+    "more pixels than allowed": media.photo(np.zeros((1200, 1200, 3), np.uint8)),
+    "scan after scan": EMPTY[:-2] + EMPTY[EMPTY.index(b"\xff\xda") : -2] * 40 + b"\xff\xd9",
+}
+TINY = {
+    "one pixel": media.photo(np.zeros((1, 1, 3), np.uint8)),
+    "one line": media.photo(np.zeros((1, 3000, 3), np.uint8)),
+    "grey": media.photo(np.zeros((50, 50), np.uint8)),
+}
+
+
+@pytest.mark.parametrize("data", HOSTILE.values(), ids=HOSTILE)
+def test_what_is_no_frame_by_its_first_bytes_never_waits(open_desk, data):
+    guest = Guest(open_desk(slow_analyser(0)))
+    with pytest.raises((UnsupportedMedia, PictureTooBig)):
+        guest.offer(data)
+    assert guest.client.waiting is None
+
+
+@pytest.mark.parametrize("data", BROKEN.values(), ids=BROKEN)
+def test_what_cannot_be_decoded_is_said_and_the_session_goes_on(open_desk, data):
+    guest = Guest(open_desk(slow_analyser(0)), frame_rate=30)
+    guest.offer(data, sequence=1)
+    [failure] = guest.wait(kind=LiveFailure)
+    assert isinstance(failure.error, MoodreelError)
+    assert failure.frame.sequence == 1
+    guest.offer(sequence=2)
+    assert guest.wait()[0].dropped == 1
+
+
+@pytest.mark.parametrize("data", TINY.values(), ids=TINY)
+def test_odd_frames_are_answered(open_desk, analyser, data):
+    guest = Guest(open_desk(analyser))
+    guest.offer(data)
+    assert guest.wait()[0].faces == ()
+
+
+def test_a_fault_of_ours_costs_one_frame_and_no_thread(open_desk, caplog):
+    analyser = slow_analyser(0)
+    guest = Guest(open_desk(analyser), frame_rate=30)
+    analyser.finder.find = analyser.finder.look = lambda rgb: 1 / 0
+    guest.offer()
+    assert guest.wait(kind=LiveFailure)[0].error is None
+    del analyser.finder.find, analyser.finder.look
+    guest.offer()
+    guest.wait()
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_a_client_that_cannot_be_told_costs_nobody_else_anything(open_desk):
+    desk = open_desk(slow_analyser(0))
+    client = desk.open(Wishes(), lambda outcome: 1 / 0)
+    desk.offer(client, EMPTY)
+    guest = Guest(desk)
+    guest.offer()
+    guest.wait()
+
+
+def test_one_who_left_gets_nothing_and_leaves_nothing(open_desk):
+    desk = open_desk(slow_analyser(0.1))
+    guest = Guest(desk)
+    guest.offer()
+    guest.wait()
+    guest.offer()
+    desk.leave(guest.client)
+    desk.leave(guest.client)
+    time.sleep(0.3)
+    assert len(guest.got) == 1
+    assert desk.sessions == 0
+    assert guest.client.waiting is None
+
+
+def test_after_a_pause_nobody_is_known(open_desk, analyser):
+    guest = Guest(open_desk(analyser), frame_rate=30)
+    for count in range(1, 4):
+        guest.offer(FRAME)
+        guest.wait(count)
+    guest.desk.pause(guest.client)
+    guest.offer(FRAME)
+    assert [result.faces[0].track for result in guest.wait(4)] == [0, 0, 0, 0]
+    assert guest.client.session.frames == 4
+
+
+def test_a_pause_while_a_frame_is_being_looked_at_waits_for_its_end(open_desk, analyser):
+    predictor = analyser.store.get()
+
+    def conclude(windows):
+        guest.desk.pause(guest.client)
+        return predictor.conclude(windows)
+
+    interrupted = SimpleNamespace(**{name: getattr(predictor, name) for name in ("portrait", "info", "observe")})
+    interrupted.conclude = conclude
+    store = SimpleNamespace(get=lambda _name=None: interrupted)
+    guest = Guest(open_desk(SimpleNamespace(finder=analyser.finder, movements=analyser.movements, store=store)))
+    guest.offer(FRAME)
+    assert guest.wait()[0].faces
+    deadline = time.monotonic() + 60
+    while guest.client.session.model is not None:
+        assert time.monotonic() < deadline, "somebody is still known"
+        time.sleep(0.005)
+
+
+def test_many_sessions_come_and_go_and_nothing_grows(open_desk):
+    desk = open_desk(slow_analyser(0), threads=2)
+    before = threading.active_count()
+    for _ in range(100):
+        guest = Guest(desk)
+        guest.offer()
+        desk.leave(guest.client)
+    assert desk.sessions == 0
+    assert threading.active_count() <= before + 2
+
+
+def test_smoothing_is_the_same_at_any_frame_rate():
+    after = []
+    for fps in (5, 15, 30):
+        smoother = Smoother()
+        smoother.update(0.0, np.array([1.0, 0.0]), 0.5)
+        for frame in range(1, fps + 1):
+            value = smoother.update(frame / fps, np.array([0.0, 1.0]), 0.5)
+        after.append(value)
+    assert np.allclose(after, np.array([np.exp(-2), 1 - np.exp(-2)]))
+
+
+def test_smoothing_may_be_off_and_time_may_stand_still():
+    smoother = Smoother()
+    smoother.update(0.0, np.array([1.0, 0.0]), 0)
+    assert smoother.update(0.0, np.array([0.0, 1.0]), 0).tolist() == [0, 1]
+    assert smoother.update(0.0, np.array([1.0, 0.0]), 1.0).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("fps", [4, 5, 7.5, 15, 30])
+def test_a_window_has_five_moments_a_second_whatever_the_frame_rate(fps):
+    window = Window()
+    for frame in range(int(6 * fps)):
+        moments = window.with_now(frame / fps, frame)
+    assert moments[-1] == frame
+    assert 12 <= len(moments) <= 16
+    seen = [moment for moment in moments if moment is not None]
+    assert seen == sorted(set(seen))
+    assert (frame - seen[0]) / fps == pytest.approx(2.9, abs=0.35)
+
+
+def test_a_window_has_gaps_where_the_face_was_not_seen():
+    window = Window()
+    for moment in (0.0, 0.2, 0.4, 1.4):
+        moments = window.with_now(moment, moment)
+    assert moments == [0.0, 0.2, 0.4, None, None, None, None, 1.4]
+    assert window.with_now(9.0, 9.0) == [9.0]
+
+
+def test_reading_a_face_moment_by_moment_says_what_reading_the_clip_says(analyser):
+    faces = []
+    for rgb in media.face_frames(20, 640, 360):
+        [face] = analyser.finder.look(rgb)
+        faces.append(see(rgb, face).features)
+    for name in ("moodreel-five", "face-expression", "compact-emotimesh"):
+        predictor = analyser.store.get(name)
+        observed = [predictor.observe([face])[0] for face in faces]
+        [now] = predictor.conclude([observed])
+        assert now.shape == (len(predictor.info.labels),)
+        assert now.sum() == pytest.approx(1, abs=1e-5)
+        if name == "moodreel-five":
+            # More than sixteen: of fewer the clip's faces are seen mirrored as well.
+            [clip] = predictor.predict([faces])
+            assert now == pytest.approx(clip.probabilities, abs=1e-4)
+            both = predictor.conclude([observed, [None, *observed[:3]]])
+            assert both[0] == pytest.approx(now, abs=1e-4)
+
+
+def second(pace, now, came, answered, milliseconds, size=(640, 360)):
+    """Let a second pass, up to `now`."""
+    for _ in range(came):
+        pace.came()
+    for _ in range(answered):
+        pace.answered(milliseconds)
+    return pace.check(now, size)
+
+
+def test_a_server_that_keeps_up_suggests_nothing_and_looks_at_frames_as_wished():
+    pace = Pace(640, 15, 0)
+    assert [second(pace, now, 15, 15, 30) for now in range(1, 60)] == [None] * 59
+    assert pace.side == 640
+
+
+def test_a_server_that_falls_behind_looks_at_smaller_frames_and_at_larger_ones_again():
+    pace = Pace(640, 15, 0)
+    sides = []
+    for now in range(1, 40):
+        slow = now <= 6
+        second(pace, now, 15, 5 if slow else 15, 300 if slow else 30)
+        sides.append(pace.side)
+    assert sides[5] < 480
+    assert min(sides) >= 256
+    assert sides[-1] == 640
+    # One step at a time, and never twice within the calm that a step up needs.
+    steps = [(old, new) for old, new in itertools.pairwise(sides) if old != new]
+    assert len(steps) == len(set(steps))
+
+
+def test_what_was_too_much_is_tried_again_later_and_later():
+    pace = Pace(640, 15, 0)
+    sides = []
+    for now in range(1, 200):
+        slow = pace.side > 480
+        second(pace, now, 15, 5 if slow else 15, 300 if slow else 30)
+        sides.append(pace.side)
+    ups = [now for now, (old, new) in enumerate(itertools.pairwise(sides)) if new > old]
+    waits = np.diff(ups)
+    assert len(ups) >= 3
+    assert (np.diff(waits) > 0).all()
+
+
+def test_suggestions_have_numbers_come_seldom_and_end():
+    pace = Pace(640, 15, 0)
+    heard = []
+    for now in range(1, 40):
+        slow = now <= 15
+        suggestion = second(pace, now, 15, 6 if slow else 15, 250 if slow else 30, (1280, 720))
+        if suggestion:
+            heard.append((now, suggestion))
+    assert [suggestion.reason for _, suggestion in heard] == ["drops"] * (len(heard) - 1) + [None]
+    assert all(later - earlier >= 5 for (earlier, _), (later, _) in itertools.pairwise(heard))
+    first, last = heard[0][1], heard[-1][1]
+    assert first.frame_rate == 6
+    assert first.width < 1280 and first.width / first.height == pytest.approx(16 / 9, rel=0.01)
+    assert last == Suggestion(None, 15, 1280, 720)
+
+
+def test_a_hiccup_is_no_reason_for_anything():
+    pace = Pace(640, 15, 0)
+    heard = [second(pace, now, 15, 1 if now == 5 else 15, 900 if now == 5 else 30) for now in range(1, 15)]
+    assert heard == [None] * 14
+    assert pace.side == 640
+
+
+def test_late_answers_are_a_reason_of_their_own():
+    pace = Pace(640, 15, 0)
+    heard = [second(pace, now, 15, 15, 200) for now in range(1, 4)]
+    assert [suggestion.reason for suggestion in heard if suggestion] == ["latency"]
+    assert heard[1].frame_rate == 10
+
+
+def test_who_sends_more_than_was_asked_for_is_told_so_and_the_frames_stay_as_large():
+    pace = Pace(640, 10, 0)
+    heard = [second(pace, now, 60, 10, 30) for now in range(1, 4)]
+    assert [suggestion.reason for suggestion in heard if suggestion] == ["rate"]
+    assert heard[1].frame_rate == 10
+    assert pace.side == 640
+
+
+def test_a_slow_desk_suggests_and_adapts_by_itself(open_desk):
+    analyser = slow_analyser(0.4)
+    guest = Guest(open_desk(analyser), frame_rate=15)
+    big = media.photo(np.full((480, 854, 3), 120, np.uint8))
+
+    def send_until(enough):
+        deadline = time.monotonic() + 60
+        while not enough():
+            assert time.monotonic() < deadline, guest.got
+            guest.offer(big)
+            time.sleep(0.05)
+
+    # The next look after a suggestion may not have begun yet.
+    send_until(lambda: guest.all(Suggestion) and min(analyser.finder.sides) < 640)
+    suggestion = guest.all(Suggestion)[0]
+    assert suggestion.reason == "drops"
+    assert suggestion.frame_rate < 5
+    analyser.finder.seconds = 0.0
+    guest.desk.configure(guest.client, Wishes(frame_rate=5))
+    assert guest.client.session.pace.side == 640

@@ -1,0 +1,390 @@
+"""Bytes to pictures: what is read, how it is turned upright, and what is refused before it is decoded."""
+
+import io
+import struct
+import subprocess
+import sys
+import zipfile
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pillow_heif
+import pytest
+from PIL import Image, ImageCms
+
+from moodreel.errors import PictureCorrupt, PictureTooBig, UnsupportedMedia
+from moodreel.media import image
+from moodreel.media.image import MAX_SCANS, SIDE, PictureLimits, is_picture, read
+from tests.support import media
+
+FACE = media.portrait()[50:178, 150:278]
+CORNERS = media.corner_frames(1, 64, 48)[0]
+ROOT = Path(__file__).parents[2]
+
+
+def exif(orientation: int) -> bytes:
+    notes = Image.Exif()
+    notes[0x0112] = orientation
+    return notes.tobytes()
+
+
+def stored(upright: np.ndarray, orientation: int) -> np.ndarray:
+    """What a camera writes that has to be turned by `orientation` to be `upright` (the inverse of EXIF's table)."""
+    return {
+        1: lambda a: a,
+        2: lambda a: a[:, ::-1],
+        3: lambda a: a[::-1, ::-1],
+        4: lambda a: a[::-1],
+        5: lambda a: a.transpose(1, 0, 2),
+        6: lambda a: np.rot90(a),
+        7: lambda a: a[::-1, ::-1].transpose(1, 0, 2),
+        8: lambda a: np.rot90(a, -1),
+    }[orientation](upright)
+
+
+def as_corners(rgb: np.ndarray) -> list[str]:
+    """Name the colours of the four corners: top left, top right, bottom left, bottom right."""
+    h, w = rgb.shape[:2]
+    names = {(True, False, False): "red", (False, True, False): "green", (False, False, True): "blue"}
+    spots = [(h // 4, w // 4), (h // 4, 3 * w // 4), (3 * h // 4, w // 4), (3 * h // 4, 3 * w // 4)]
+    return [names.get(tuple(bool(value > 127) for value in rgb[spot]), "white") for spot in spots]
+
+
+UPRIGHT = ["red", "green", "blue", "white"]
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "HEIF"])
+def test_each_format_is_read_as_what_it_shows(kind):
+    picture = read(media.photo(CORNERS, kind))
+    assert picture.rgb.shape == (48, 64, 3)
+    assert picture.rgb.dtype == np.uint8
+    assert (picture.width, picture.height) == (64, 48)
+    assert as_corners(picture.rgb) == UPRIGHT
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_exif_turns_a_picture_upright(kind, orientation):
+    picture = read(media.photo(stored(CORNERS, orientation), kind, exif=exif(orientation)))
+    assert as_corners(picture.rgb) == UPRIGHT
+    assert (picture.width, picture.height) == (64, 48)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["HEIF"])
+def test_a_container_that_turns_by_itself_is_turned_once(kind, orientation):
+    """pillow-heif and Pillow write the orientation as the container's own, `irot` and `imir`."""
+    data = media.photo(stored(CORNERS, orientation), kind, exif=exif(orientation))
+    assert orientation == 1 or b"irot" in data or b"imir" in data
+    picture = read(data)
+    assert as_corners(picture.rgb) == UPRIGHT
+    assert (picture.width, picture.height) == (64, 48)
+
+
+@pytest.mark.parametrize("orientation", [0, 9, 65535])
+def test_an_orientation_that_is_none_turns_nothing(orientation):
+    assert as_corners(read(media.photo(CORNERS, exif=exif(orientation))).rgb) == UPRIGHT
+
+
+def test_broken_notes_of_a_camera_spoil_no_picture():
+    assert as_corners(read(media.photo(CORNERS, exif=b"Exif\x00\x00MM\x00*\xff\xff\xff\xff")).rgb) == UPRIGHT
+
+
+def modes():
+    red = Image.new("RGB", (32, 24), (250, 10, 10))
+    clear = Image.new("RGBA", (32, 24), (0, 0, 0, 0))
+    grey16 = Image.fromarray(np.full((24, 32), 200 * 257, np.uint16))
+    palette = red.quantize(4)
+    see_through = palette.copy()
+    see_through.info["transparency"] = see_through.getpixel((0, 0))
+    return {
+        "grey": (Image.new("L", (32, 24), 200), "PNG", (200, 200, 200)),
+        "grey with alpha": (Image.new("LA", (32, 24), (0, 0)), "PNG", (255, 255, 255)),
+        "one bit": (Image.new("1", (32, 24), 1), "PNG", (255, 255, 255)),
+        "16 bits": (grey16, "PNG", (200, 200, 200)),
+        "palette": (palette, "PNG", (250, 10, 10)),
+        "palette with a transparent colour": (see_through, "PNG", (255, 255, 255)),
+        "alpha": (clear, "PNG", (255, 255, 255)),
+        "half alpha": (Image.new("RGBA", (32, 24), (0, 0, 0, 128)), "PNG", (127, 127, 127)),
+        "alpha, WebP": (clear, "WEBP", (255, 255, 255)),
+        "CMYK": (red.convert("CMYK"), "JPEG", (250, 10, 10)),
+        "grey JPEG": (Image.new("L", (32, 24), 200), "JPEG", (200, 200, 200)),
+    }
+
+
+@pytest.mark.parametrize("name", modes())
+def test_every_kind_of_pixel_becomes_rgb_over_white(name):
+    image, kind, expected = modes()[name]
+    file = io.BytesIO()
+    image.save(file, kind)
+    rgb = read(file.getvalue()).rgb
+    assert rgb.shape == (24, 32, 3)
+    assert np.abs(rgb.astype(int) - expected).max() <= 6
+
+
+def test_of_16_bit_colour_the_upper_half_counts():
+    rows = b"".join(b"\x00" + struct.pack(">3H", 0xC800, 0x6400, 0x3200) * 8 for _ in range(8))
+    rgb = read(png(8, 8, rows, depth=16)).rgb
+    assert tuple(rgb[0, 0]) == (200, 100, 50)
+
+
+@pytest.mark.parametrize("kind", ["WEBP", "PNG"])
+def test_of_an_animation_the_first_picture_is_read(kind):
+    first, second = Image.fromarray(CORNERS), Image.new("RGB", (64, 48))
+    file = io.BytesIO()
+    first.save(file, kind, save_all=True, append_images=[second], duration=100, lossless=True)
+    assert as_corners(read(file.getvalue()).rgb) == UPRIGHT
+
+
+def test_a_phones_jpeg_with_a_second_picture_in_it_is_read():
+    file = io.BytesIO()
+    Image.fromarray(CORNERS).save(file, "MPO", save_all=True, append_images=[Image.new("RGB", (64, 48))])
+    assert as_corners(read(file.getvalue()).rgb) == UPRIGHT
+
+
+def test_a_colour_profile_changes_nothing_and_is_carried_on():
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    with_profile = read(media.photo(CORNERS, "PNG", icc_profile=profile))
+    np.testing.assert_array_equal(with_profile.rgb, CORNERS)
+    assert with_profile.profile == profile
+    assert read(media.photo(CORNERS, "PNG", icc_profile=bytes(image.KEPT_PROFILE + 1))).profile is None
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "HEIF"])
+def test_a_large_picture_is_made_smaller_and_keeps_its_own_size_in_mind(kind):
+    picture = read(media.photo(np.repeat(np.repeat(CORNERS, 45, 0), 45, 1), kind))
+    assert (picture.width, picture.height) == (2880, 2160)
+    assert picture.rgb.shape == (SIDE * 3 // 4, SIDE, 3)
+    assert as_corners(picture.rgb) == UPRIGHT
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1), (3, 2)])
+def test_the_smallest_and_the_narrowest_are_pictures(size):
+    picture = read(media.photo(np.zeros((size[1], size[0], 3), np.uint8), "PNG"))
+    assert (picture.width, picture.height) == size
+    assert min(picture.rgb.shape) >= 1
+
+
+def test_threads_at_once_get_their_own_pictures():
+    files = [
+        media.photo(stored(CORNERS, turn), kind, exif=exif(turn)) for turn in (1, 6, 8) for kind in ("JPEG", "HEIF")
+    ]
+    with ThreadPoolExecutor(4) as pool:
+        assert all(as_corners(picture.rgb) == UPRIGHT for picture in pool.map(read, files * 8))
+
+
+# --- what is refused ---
+
+
+def png(width: int, height: int, rows: bytes, *, depth: int = 8, extra: bytes = b"") -> bytes:
+    header = struct.pack(">IIBBBBB", width, height, depth, 2, 0, 0, 0)
+    body = chunk(b"IHDR", header) + extra + chunk(b"IDAT", zlib.compress(rows, 9)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+def chunk(name: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
+def archive() -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as opened:
+        opened.writestr("run.js", "alert(1)")
+    return file.getvalue()
+
+
+JPEG = media.photo(CORNERS)
+FOREIGN = {
+    "nothing": b"",
+    "text": b"just words",
+    "three bytes": b"\xff\xd8",
+    "HTML in a PNG's name": b"<!DOCTYPE html><script>alert(1)</script>",
+    "SVG": b'<svg xmlns="http://www.w3.org/2000/svg"><image href="file:///etc/passwd"/></svg>',
+    "SVG with its XML line": b'<?xml version="1.0"?><svg/>',
+    "GIF": media.photo(CORNERS, "GIF"),
+    "GIF that is a script": b"GIF89a/*" + bytes(40) + b"*/=1;alert(1)",
+    "AVIF": media.photo(CORNERS, "AVIF"),
+    "BMP": media.photo(CORNERS, "BMP"),
+    "TIFF": media.photo(CORNERS, "TIFF"),
+    "ICO": media.photo(CORNERS, "ICO"),
+    "JPEG 2000": media.photo(CORNERS, "JPEG2000"),
+    "PDF": media.photo(CORNERS, "PDF"),
+    "PostScript": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
+    "an archive before a JPEG": archive() + JPEG,
+    "a JPEG after a line break": b"\n" + JPEG,
+    "MP4": media.encode(media.corner_frames(2)),
+    "WAV": b"RIFF\x24\x00\x00\x00WAVEfmt ",
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_what_does_not_begin_as_a_picture_is_none(name):
+    assert not is_picture(FOREIGN[name])
+    with pytest.raises(UnsupportedMedia, match="Send JPEG"):
+        read(FOREIGN[name])
+
+
+def test_what_follows_a_picture_is_ignored():
+    assert as_corners(read(JPEG + archive() + b"<script>alert(1)</script>").rgb) == UPRIGHT
+
+
+BROKEN = {
+    "half a JPEG": media.photo(FACE)[:3000],
+    "a JPEG's first bytes": JPEG[:3],
+    "a JPEG's header": JPEG[:300],
+    "half a PNG": media.photo(FACE, "PNG")[:20_000],
+    "a PNG's signature": b"\x89PNG\r\n\x1a\n",
+    "a PNG of other data": png(64, 48, bytes(10)),
+    "a PNG of nothing": b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 0, 0, 8, 2, 0, 0, 0)),
+    "half a WebP": media.photo(FACE, "WEBP")[:1500],
+    "half a HEIC": media.photo(FACE, "HEIF")[:1500],
+    "a HEIC's brand": b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic",
+    "a JPEG with a PNG in it": b"\xff\xd8\xff" + media.photo(CORNERS, "PNG"),
+    "a PNG with a JPEG in it": b"\x89PNG\r\n\x1a\n" + JPEG,
+    "a WebP's name on an SVG": b"RIFF\x00\x00\x00\x00WEBP<svg/>",
+    "a text that grows a thousandfold": png(
+        8, 8, bytes(200), extra=chunk(b"zTXt", b"a\x00\x00" + zlib.compress(bytes(50_000_000), 9))
+    ),
+    "a profile that grows a thousandfold": png(
+        8, 8, bytes(200), extra=chunk(b"iCCP", b"a\x00\x00" + zlib.compress(bytes(50_000_000), 9))
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_picture_that_cannot_be_decoded_to_its_end_is_corrupt(name):
+    with pytest.raises(PictureCorrupt, match="Send it again"):
+        read(BROKEN[name])
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "HEIF"])
+def test_any_damage_gives_a_picture_or_a_named_error(kind):
+    whole = media.photo(FACE, kind)
+    random = np.random.default_rng(3)
+    for _ in range(60):
+        damaged = bytearray(whole)
+        for at in random.integers(12, len(whole), random.integers(1, 6)):
+            damaged[at] = random.integers(256)
+        with suppress(PictureCorrupt, PictureTooBig):
+            assert read(bytes(damaged)).rgb.dtype == np.uint8
+
+
+def test_a_file_with_too_many_bytes_is_refused_and_one_at_the_limit_is_not():
+    assert read(JPEG, PictureLimits(bytes=len(JPEG))).width == 64
+    with pytest.raises(PictureTooBig, match="bytes"):
+        read(JPEG, PictureLimits(bytes=len(JPEG) - 1))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "HEIF"])
+def test_a_picture_with_too_many_pixels_is_refused_and_one_at_the_limit_is_not(kind):
+    data = media.photo(CORNERS, kind)
+    assert read(data, PictureLimits(pixels=64 * 48)).width == 64
+    with pytest.raises(PictureTooBig, match="pixels"):
+        read(data, PictureLimits(pixels=64 * 48 - 1))
+
+
+def test_a_heic_that_holds_more_than_its_header_says_is_refused():
+    data = media.photo(np.zeros((480, 640, 3), np.uint8), "HEIF")
+    assert data.count(struct.pack(">II", 640, 480)) == 1
+    with pytest.raises((PictureTooBig, PictureCorrupt)):
+        read(data.replace(struct.pack(">II", 640, 480), struct.pack(">II", 64, 48)), PictureLimits(pixels=64 * 48))
+
+
+def bomb(side: int) -> bytes:
+    """A black PNG, half a kilobyte for a million pixels."""
+    row = b"\x00" + bytes(3 * side)
+    packer = zlib.compressobj(9)
+    packed = b"".join(packer.compress(row) for _ in range(side)) + packer.flush()
+    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    body = chunk(b"IHDR", header) + chunk(b"IDAT", packed) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+def test_a_bomb_is_refused_before_any_of_it_is_decoded(tmp_path):
+    """16,384 x 16,384 pixels take 800 MB: the peak of the process hardly moves."""
+    path = tmp_path / "bomb.png"
+    path.write_bytes(bomb(16_384))
+    assert path.stat().st_size < PictureLimits().bytes
+    code = """
+import resource, sys
+from pathlib import Path
+from moodreel import pictures
+from moodreel.errors import PictureTooBig
+data = Path(sys.argv[1]).read_bytes()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+try:
+    pictures.read(data)
+except PictureTooBig:
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", code, path], cwd=ROOT, capture_output=True, text=True, check=True, timeout=120
+    )
+    assert int(ran.stdout) < 20_000, "kilobytes"
+
+
+def scans(count: int) -> bytes:
+    """A grey progressive JPEG that ends in so many scans of a few bytes each."""
+    data = media.photo(np.full((64, 64, 3), 128, np.uint8), "JPEG", progressive=True)
+    last = data.rindex(b"\xff\xda")
+    return data[:last] + data[last:-2] * (count - data.count(b"\xff\xda") + 1) + data[-2:]
+
+
+def test_a_jpeg_of_countless_scans_is_refused_and_one_at_the_limit_is_not():
+    """Each is gone through for every pixel: at 40 megapixels a file of 200 kB took more than a minute."""
+    assert read(scans(MAX_SCANS)).width == 64
+    with pytest.raises(PictureTooBig, match="scans"):
+        read(scans(MAX_SCANS + 1))
+
+
+def test_scans_of_a_thumbnail_and_of_a_film_behind_a_picture_do_not_count():
+    thumbnail = b"\xff\xe1" + struct.pack(">H", 2 + 2 * 1000) + b"\xff\xda" * 1000
+    assert read(JPEG[:2] + thumbnail + JPEG[2:] + b"\xff\xda" * 1000).width == 64
+
+
+TILE = np.full((64, 64, 3), (200, 30, 30), np.uint8)
+
+
+def test_a_heic_of_tiles_is_read_and_those_over_its_edge_are_cut_off():
+    found = read(media.heic_grid(TILE, 3, 4, 250, 190), PictureLimits(pixels=250 * 190))
+    assert (found.width, found.height) == (250, 190)
+    assert np.allclose(found.rgb[::63, ::83], TILE[0, 0], atol=12)
+
+
+def test_a_heic_that_has_a_tile_decoded_countless_times_is_refused():
+    """A grid of 64 times 36 megapixels took 16 seconds, one of 65,025 would take hours."""
+    with pytest.raises(PictureTooBig, match="pixels"):
+        read(media.heic_grid(TILE, 200, 200, 64, 64))
+    with pytest.raises(PictureTooBig, match="pixels"):
+        read(media.heic_grid(TILE, 2, 2, 64, 64), PictureLimits(pixels=64 * 64))
+
+
+def claiming(data: bytes, size: bytes, claimed: bytes) -> bytes:
+    assert data.count(size) == 1
+    return data.replace(size, claimed)
+
+
+CLAIMS = {
+    "JPEG": claiming(JPEG, struct.pack(">HH", 48, 64), b"\xff\xff\xff\xff"),
+    "PNG": png(10_000, 9_000, b""),
+    "PNG beyond Pillow's own guard": png(60_000, 60_000, b""),
+    "HEIC": claiming(media.photo(FACE, "HEIF"), struct.pack(">II", 128, 128), struct.pack(">II", 20_000, 20_000)),
+}
+
+
+@pytest.mark.parametrize("name", CLAIMS)
+def test_the_header_is_enough_to_be_refused(name):
+    with pytest.raises(PictureTooBig, match="pixels"):
+        read(CLAIMS[name])
+
+
+def test_no_other_decoder_of_pillow_is_asked(monkeypatch):
+    asked = []
+    opened = Image.open
+    monkeypatch.setattr(Image, "open", lambda file, formats: asked.append(formats) or opened(file, formats=formats))
+    read(JPEG)
+    assert asked == [("JPEG",)]
+    assert pillow_heif.options.THUMBNAILS is False

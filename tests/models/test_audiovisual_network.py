@@ -1,0 +1,288 @@
+"""The audio-visual network: its parts have the published sizes, and it answers with whatever it is given."""
+
+import copy
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from transformers import ResNetConfig, ResNetModel
+
+from moodreel.errors import ModelInvalid
+from moodreel.models.networks.audiovisual import AudioVisualNet, Excerpts
+from moodreel.models.networks.fusion import FUSIONS
+from moodreel.models.networks.resnet18 import MEAN, STD, ResNet18, load_pretrained, normalise
+from moodreel.training.augmentation.modality_dropout import drop_modalities
+
+BOTH = ("video", "audio")
+
+
+def excerpts(count=3, *, frames=8, side=112, steps=188, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return Excerpts(
+        faces=torch.randint(0, 256, (count, frames, side, side, 3), generator=generator, dtype=torch.uint8),
+        seen=torch.ones(count, frames, dtype=torch.bool),
+        mels=torch.randn(count, 64, steps, generator=generator) * 3 - 11,
+        heard=torch.ones(count, dtype=torch.bool),
+    )
+
+
+def small(count=3, **options):
+    """Windows of two small frames and half a second: as good for what is no matter of size."""
+    return excerpts(count, frames=2, side=32, steps=32, **options)
+
+
+@cache
+def network(fusion="xattn", **options):
+    """Made once: eleven million random numbers take their time."""
+    torch.manual_seed(0)
+    return AudioVisualNet(fusion=fusion, **options).eval()
+
+
+def size(module):
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+# Sizes
+
+
+def test_the_trunk_and_the_audio_network_are_as_large_as_published():
+    made = network()
+    assert size(made.trunk) == 11_176_512
+    assert size(made.trunk) == pytest.approx(11.2e6, rel=0.005)
+    assert size(made.audio) == 154_720
+    assert size(made.audio) == pytest.approx(154e3, rel=0.005)
+
+
+@pytest.mark.parametrize(("head", "of_head"), [("concat", 67_848), ("gated", 34_057)])
+def test_cross_attention_is_as_large_as_published_before_its_head_and_what_stands_in_for_the_missing(head, of_head):
+    fusion = network(head=head).fusion
+    heads = size(fusion.head) + (size(fusion.mix) if fusion.mix else 0)
+    absent = fusion.no_video.numel() + fusion.no_audio.numel()
+    assert (heads, absent) == (of_head, 256)
+    assert size(fusion) - heads - absent == 239_488
+
+
+@pytest.mark.parametrize(("fusion", "count"), [("late", 5_136), ("concat", 298_248), ("gated", 297_993)])
+def test_the_other_fusions_have_the_parameters_that_are_documented(fusion, count):
+    assert size(network(fusion).fusion) == count
+
+
+# The trunk
+
+
+def torchvision_keys():
+    """The keys of torchvision's `resnet18` as its published files have them."""
+    norm = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+    keys = ["conv1.weight", *(f"bn1.{name}" for name in norm)]
+    for layer in range(1, 5):
+        for block in range(2):
+            here = f"layer{layer}.{block}"
+            for part in (1, 2):
+                keys += [f"{here}.conv{part}.weight", *(f"{here}.bn{part}.{name}" for name in norm)]
+            if layer > 1 and block == 0:
+                keys += [f"layer{layer}.0.downsample.0.weight", *(f"layer{layer}.0.downsample.1.{n}" for n in norm)]
+    return [*keys, "fc.weight", "fc.bias"]
+
+
+def published(trunk):
+    """A state dict as torchvision publishes it, of a trunk's weights."""
+    return {**trunk.state_dict(), "fc.weight": torch.zeros(1000, 512), "fc.bias": torch.zeros(1000)}
+
+
+def test_the_trunk_has_torchvisions_keys_in_torchvisions_order_and_shapes():
+    trunk = ResNet18()
+    assert [*trunk.state_dict(), "fc.weight", "fc.bias"] == torchvision_keys()
+    shapes = {key: tuple(tensor.shape) for key, tensor in trunk.state_dict().items()}
+    assert shapes["conv1.weight"] == (64, 3, 7, 7)
+    assert shapes["layer2.0.downsample.0.weight"] == (128, 64, 1, 1)
+    assert shapes["layer4.1.conv2.weight"] == (512, 512, 3, 3)
+
+
+@pytest.mark.parametrize("old", [False, True])
+@pytest.mark.parametrize("ending", ["pth", "safetensors"])
+def test_published_weights_load_by_path_old_ones_and_new_ones(tmp_path, ending, old):
+    torch.manual_seed(1)
+    theirs, ours = ResNet18(), ResNet18()
+    weights = {key: tensor for key, tensor in published(theirs).items() if not (old and "num_batches" in key)}
+    path = tmp_path / f"resnet18.{ending}"
+    torch.save(weights, path) if ending == "pth" else safetensors.torch.save_file(weights, path)
+    load_pretrained(ours, path)
+    for key, tensor in theirs.state_dict().items():
+        assert torch.equal(ours.state_dict()[key], tensor)
+
+
+def test_weights_of_another_network_are_refused(tmp_path):
+    weights = published(ResNet18())
+    del weights["layer3.1.conv1.weight"]
+    torch.save(weights, tmp_path / "torn.pth")
+    with pytest.raises(ModelInvalid, match=r"layer3\.1\.conv1\.weight"):
+        load_pretrained(ResNet18(), tmp_path / "torn.pth")
+
+
+def test_the_trunk_computes_what_another_library_does_with_the_same_weights():
+    torch.manual_seed(2)
+    ours = ResNet18().eval()
+    for module in ours.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(module.running_var, 0.5, 2)
+            torch.nn.init.normal_(module.running_mean)
+    config = ResNetConfig(embedding_size=64, hidden_sizes=[64, 128, 256, 512], depths=[2, 2, 2, 2], layer_type="basic")
+    theirs = ResNetModel(config).eval()
+    # In the order of computation, but that both have the shortcut of a block at its other end.
+    ordered = [key for key in theirs.state_dict() if "num_batches" not in key]
+    mine = {key: tensor for key, tensor in ours.state_dict().items() if "num_batches" not in key}
+    for key in ordered:
+        theirs.state_dict()[key].copy_(mine[_in_our_words(key)])
+    pictures = normalise(torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8))
+    with torch.inference_mode():
+        torch.testing.assert_close(ours(pictures), theirs(pictures).pooler_output.flatten(1), atol=1e-4, rtol=1e-4)
+
+
+def _in_our_words(key):
+    """The trunk's name for a parameter of `ResNetModel`."""
+    kind = key.rpartition(".")[2]
+    if key.startswith("embedder"):
+        return f"{'conv1' if 'convolution' in key else 'bn1'}.{kind}"
+    _, _, stage, _, block, part, *rest = key.split(".")
+    here = f"layer{int(stage) + 1}.{block}"
+    convolution = "convolution" in key
+    if part == "shortcut":
+        return f"{here}.downsample.{0 if convolution else 1}.{kind}"
+    return f"{here}.{'conv' if convolution else 'bn'}{int(rest[0]) + 1}.{kind}"
+
+
+def test_pictures_of_any_size_are_normalised_as_imagenet_is():
+    grey = torch.full((1, 224, 224, 3), 128, dtype=torch.uint8)
+    pictures = normalise(grey)
+    assert pictures.shape == (1, 3, 112, 112)
+    np.testing.assert_allclose(pictures[0, :, 50, 50], (128 / 255 - np.array(MEAN)) / STD, rtol=1e-5)
+
+
+# Answers
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_a_window_of_eight_frames_and_188_steps_gets_probabilities_and_says_what_it_had(fusion):
+    [(probabilities, modalities)] = network(fusion).predict(excerpts(1))
+    assert probabilities.shape == (8,)
+    assert probabilities.sum() == pytest.approx(1, abs=1e-5)
+    assert modalities == BOTH
+
+
+@pytest.mark.parametrize("classes", [2, 27])
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_any_number_of_classes_can_be_answered(fusion, classes):
+    assert network(fusion, classes=classes)(small()).shape == (3, classes)
+
+
+def missing():
+    """Four windows: with both, with a face alone, with sound alone, and with a face in the second frame only."""
+    windows = small(4)
+    windows.heard[1] = False
+    windows.seen[2] = False
+    windows.seen[3, 0] = False
+    return windows
+
+
+OPTIONS = [("late", {}), ("concat", {}), ("gated", {}), ("xattn", {}), ("xattn", {"head": "gated"})]
+
+
+@pytest.mark.parametrize(("fusion", "options"), OPTIONS)
+def test_a_silent_clip_and_a_hidden_face_get_an_answer_that_says_so(fusion, options):
+    answers = network(fusion, **options).predict(missing())
+    assert [modalities for _, modalities in answers] == [BOTH, ("video",), ("audio",), BOTH]
+    for probabilities, _ in answers:
+        assert torch.isfinite(probabilities).all()
+        assert probabilities.sum() == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize(("fusion", "options"), OPTIONS)
+def test_what_is_missing_decides_nothing_whatever_is_in_its_place(fusion, options):
+    made, windows = network(fusion, **options), missing()
+    before = made(windows)
+    windows.mels[1] = torch.nan
+    windows.faces[2] = 255
+    windows.faces[3, 0] = 255
+    torch.testing.assert_close(made(windows), before, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("fusion", "options"), OPTIONS)
+def test_what_is_there_decides(fusion, options):
+    made, windows = network(fusion, **options), small()
+    before = made(windows)
+    windows.faces[0] = 255 - windows.faces[0]
+    windows.mels[1] = windows.mels[1].flip(-1) + 5
+    changed = (made(windows) - before).abs().amax(dim=1)
+    assert (changed[:2] > 1e-4).all()
+    assert changed[2] < 1e-5, "a window's answer is its own"
+
+
+@pytest.mark.parametrize(("fusion", "options"), OPTIONS)
+def test_every_part_learns_from_windows_of_which_some_lack_something(fusion, options):
+    made = copy.deepcopy(network(fusion, **options)).train()
+    torch.nn.functional.cross_entropy(made(missing()), torch.tensor([0, 1, 2, 3])).backward()
+    still = [name for name, parameter in made.named_parameters() if parameter.grad is None or not parameter.grad.any()]
+    assert not still
+    assert all(torch.isfinite(parameter.grad).all() for parameter in made.parameters())
+
+
+def test_late_is_the_mean_of_what_each_says_or_the_only_one():
+    made, windows = network("late"), small(1)
+    blind = Excerpts(windows.faces, torch.zeros(1, 2, dtype=torch.bool), windows.mels, windows.heard)
+    deaf = Excerpts(windows.faces, windows.seen, windows.mels, torch.zeros(1, dtype=torch.bool))
+    together, heard, seen = (made.predict(each)[0][0] for each in (windows, blind, deaf))
+    torch.testing.assert_close(together, (heard + seen) / 2)
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_a_levelled_network_hears_the_same_in_a_louder_recording_and_another_one_does_not(fusion):
+    softer = small()
+    louder = replace(softer, mels=softer.mels + 3)  # 13 dB
+    for levelled in (True, False):
+        made = network(fusion, levelled=levelled)
+        before, after = (torch.stack([answer for answer, _ in made.predict(heard)]) for heard in (softer, louder))
+        assert torch.allclose(before, after, atol=1e-5) == levelled
+
+
+def test_a_levelled_network_makes_nothing_of_a_window_without_a_sound():
+    quiet = AudioVisualNet(fusion="late", levelled=True).audio.standardise(torch.full((2, 64, 188), -23.03))
+    assert quiet.abs().max() < 0.01
+
+
+def test_a_window_with_nothing_in_it_is_an_error():
+    windows = small()
+    windows.seen[1], windows.heard[1] = False, False
+    with pytest.raises(ValueError, match="nothing to answer from"):
+        network()(windows)
+
+
+def test_a_fusion_or_head_that_is_none_is_named():
+    with pytest.raises(ValueError, match="late, concat, gated, xattn"):
+        AudioVisualNet(fusion="early")
+    with pytest.raises(ValueError, match="concat or gated"):
+        AudioVisualNet(head="late")
+
+
+# Modality dropout
+
+
+def test_modality_dropout_takes_its_shares_and_never_both():
+    windows = excerpts(2000, frames=1, side=1, steps=1)
+    windows.heard[:500] = False
+    dropped = drop_modalities(windows, torch.Generator().manual_seed(0), video=0.3, audio=0.2)
+    rows = dropped.modalities()
+    assert rows[:500] == [("video",)] * 500, "what has only one keeps it"
+    shares = {had: rows[500:].count(had) / 1500 for had in set(rows[500:])}
+    assert shares == pytest.approx({("audio",): 0.3, ("video",): 0.2, BOTH: 0.5}, abs=0.05)
+    assert windows.seen.all(), "the batch itself stays as it was"
+    again = drop_modalities(windows, torch.Generator().manual_seed(0), video=0.3, audio=0.2)
+    assert again.modalities() == rows
+
+
+def test_shares_that_cannot_be_are_refused():
+    for shares in ({"video": 0.6, "audio": 0.6}, {"video": -0.1}):
+        with pytest.raises(ValueError, match="from 0 to 1"):
+            drop_modalities(small(), torch.Generator(), **shares)

@@ -1,0 +1,200 @@
+"""A ViTForImageClassification of Hugging Face's, by its folder: the answers of transformers itself, and what is
+refused."""
+
+import dataclasses
+import json
+import pickle
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from transformers import ViTConfig, ViTForImageClassification
+from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+
+from moodreel.emotions import SEVEN
+from moodreel.errors import ModelInvalid
+from moodreel.faces.features import describe
+from moodreel.faces.landmarker import FaceFinder
+from moodreel.models.face_registry import ModelStore, load
+from moodreel.models.huggingface.image import read_labels
+
+STORE = Path(__file__).parents[2] / "model_store"
+THEIRS = ("angry", "disgust", "fear", "Happy", "neutral", "sadness", "Surprised")
+TINY = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+
+
+def made(folder, *, labels=THEIRS, size=32, preprocessor=None):
+    """Write a tiny random ViT as transformers does."""
+    torch.manual_seed(0)
+    names = dict(enumerate(labels))
+    config = ViTConfig(
+        **TINY,
+        image_size=size,
+        patch_size=16,
+        initializer_range=0.5,
+        id2label=names,
+        label2id={label: number for number, label in names.items()},
+    )
+    ViTForImageClassification(config).save_pretrained(folder)
+    if preprocessor:
+        ViTImageProcessorPil(**preprocessor).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return made(tmp_path / "vit")
+
+
+@pytest.fixture(scope="module")
+def face(portrait):
+    finder = FaceFinder(STORE / "face_landmarker" / "face_landmarker.task", max_faces=1)
+    (found,) = finder.find(np.ascontiguousarray(portrait[:300]))
+    finder.close()
+    return describe(np.ascontiguousarray(portrait[:300]), found, portrait=True)
+
+
+@pytest.mark.parametrize(
+    ("size", "preprocessor"),
+    [
+        (224, {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}),
+        (224, {"image_mean": [0.48, 0.46, 0.41], "image_std": [0.23, 0.22, 0.25]}),
+        (224, {"do_normalize": False}),
+        (224, {"do_rescale": False, "image_mean": [100.0] * 3, "image_std": [50.0] * 3}),
+        (32, {"size": {"height": 32, "width": 32}, "resample": 2}),
+        (384, {"size": {"height": 384, "width": 384}, "resample": 3}),
+    ],
+)
+def test_a_folder_answers_as_the_steps_of_transformers_own_pipeline_do(tmp_path, face, size, preprocessor):
+    model = load(made(tmp_path / "vit", size=size, preprocessor=preprocessor))
+    vit = ViTForImageClassification.from_pretrained(tmp_path / "vit").eval()
+    inputs = ViTImageProcessorPil.from_pretrained(tmp_path / "vit")(face.portrait, return_tensors="pt")
+    with torch.inference_mode():
+        theirs = vit(**inputs).logits[0].softmax(dim=0)
+        read = model.module.prepare(torch.tensor(face.portrait)[None])
+    grey_level = 0 if size == 224 else 1.01 / 255 / 0.5  # what resizing may round otherwise
+    torch.testing.assert_close(read, inputs["pixel_values"], atol=1e-5 + grey_level, rtol=0)
+    assert max(theirs) - min(theirs) > 0.05, "a network that tells nothing apart would pass"
+    expected = dict(zip(("anger", "disgust", "fear", "happy", "neutral", "sad", "surprise"), theirs, strict=True))
+    (verdict,) = model.predict([[face]])
+    assert model.info.labels == SEVEN
+    tolerance = 1e-5 if size == 224 else 0.05
+    np.testing.assert_allclose(verdict.probabilities, [expected[label] for label in SEVEN], atol=tolerance)
+
+
+def test_a_face_gets_the_same_answer_alone_and_beside_others(folder, face):
+    model = load(folder)
+    other = dataclasses.replace(face, portrait=face.portrait[::-1].copy())
+    tracks = [[face, None, other], [other], [face] * 20]
+    for track, together in zip(tracks, model.predict(tracks), strict=True):
+        np.testing.assert_allclose(together.moments, model.predict([track])[0].moments, atol=1e-5)
+
+
+def test_without_a_preprocessor_colours_go_from_minus_one_to_one(folder, face):
+    network = load(folder).module
+    read = network.prepare(torch.tensor([0, 255], dtype=torch.uint8)[None, :, None, None].expand(1, 2, 2, 3))
+    assert (float(read.min()), float(read.max())) == (-1, 1)
+
+
+def test_it_stands_in_the_store_under_the_name_of_its_folder_and_answers_by_default(folder):
+    models = ModelStore(STORE)
+    assert models.register(folder.rename(folder.parent / "mine")) == "mine"
+    assert models.get().info.architecture == "hugging-face-vit"
+    assert len(models.get().info.sha256) == 64
+
+
+def test_the_weights_file_in_such_a_folder_stands_for_the_folder(folder, face):
+    by_file, by_folder = (load(path).predict([[face]])[0] for path in (folder / "model.safetensors", folder))
+    np.testing.assert_array_equal(by_file.probabilities, by_folder.probabilities)
+
+
+@pytest.mark.parametrize(
+    ("labels", "ours"),
+    [
+        (("Happiness", "SURPRISE", "Sad", "angry", "Disgusted", "fearful", "Neutral"), SEVEN),
+        (("contempt", "joy"), ("contempt", "happy")),
+        (("joy", "happy", "angry"), ("joy", "happy", "anger")),
+    ],
+)
+def test_labels_are_called_by_our_names_where_that_leaves_them_apart(tmp_path, labels, ours):
+    assert read_labels(made(tmp_path / "vit", labels=labels)) == ours
+
+
+def test_a_card_beside_it_says_what_its_config_does_not(folder, face):
+    plain = load(folder).predict([[face]])[0].probabilities
+    (folder / "model.json").write_text(json.dumps({"name": "mine", "temperature": 1000, "scales": {"neutral": 0.5}}))
+    model = load(folder)
+    assert (model.info.name, model.info.labels) == ("mine", SEVEN)
+    scaled = model.predict([[face]])[0].probabilities
+    assert np.ptp(plain) > 0.05
+    np.testing.assert_allclose(scaled, [1 / 13 if label == "neutral" else 2 / 13 for label in SEVEN], atol=1e-2)
+
+
+def edit(folder, name, **fields):
+    (folder / name).write_text(json.dumps(json.loads((folder / name).read_text()) | fields))
+
+
+def rewrite(folder, change):
+    weights = safetensors.torch.load_file(folder / "model.safetensors")
+    change(weights)
+    safetensors.torch.save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def pickled(folder):
+    weights = safetensors.torch.load_file(folder / "model.safetensors")
+    torch.save(weights, folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda f: (f / "config.json").unlink(), r"Name the architecture and arguments"),
+        (lambda f: (f / "config.json").write_text("{"), "no JSON that can be read"),
+        (lambda f: (f / "config.json").write_text("[]"), "no JSON object"),
+        (lambda f: edit(f, "config.json", model_type="swin"), "no ViTForImageClassification"),
+        (lambda f: edit(f, "config.json", num_channels=1), "no ViTForImageClassification"),
+        (lambda f: edit(f, "config.json", id2label=None), "id2label"),
+        (lambda f: edit(f, "config.json", id2label={"0": "a", "2": "b"}), "id2label"),
+        (lambda f: edit(f, "config.json", id2label={"0": "a", "1": "A "}), "labels that differ"),
+        (lambda f: edit(f, "config.json", id2label={"0": "a", "1": "b"}), "do not fit its config"),
+        (lambda f: edit(f, "config.json", hidden_size=32), "do not fit its config"),
+        (lambda f: edit(f, "config.json", num_hidden_layers=3), "do not fit its config"),
+        (lambda f: edit(f, "config.json", num_attention_heads="two"), "do not fit its config"),
+        (lambda f: (f / "model.safetensors").unlink(), "no ViTForImageClassification"),
+        (pickled, "no ViTForImageClassification"),
+        (lambda f: (f / "model.safetensors").write_bytes(b"\x00" * 64), "do not fit its config"),
+        (lambda f: (f / "model.safetensors").write_bytes(pickle.dumps(print)), "do not fit its config"),
+        (lambda f: rewrite(f, lambda w: w.pop("classifier.bias")), "classifier.bias"),
+        (lambda f: rewrite(f, lambda w: w.update(more=torch.zeros(1))), "more"),
+        (lambda f: rewrite(f, lambda w: w["classifier.bias"].fill_(torch.nan)), "not finite"),
+        (lambda f: (f / "preprocessor_config.json").write_text('{"image_std": [0, 0.5, 0.5]}'), "image_std"),
+        (lambda f: (f / "preprocessor_config.json").write_text('{"image_mean": [0.5]}'), "image_mean"),
+        (lambda f: (f / "preprocessor_config.json").write_text('{"image_mean": "half"}'), "image_mean"),
+        (lambda f: (f / "preprocessor_config.json").write_text('{"resample": 0}'), "resample"),
+        (lambda f: (f / "model.json").write_text('{"labels": ["a", "b"]}'), "2 labels for 7 outputs"),
+        (lambda f: (f / "model.json").write_text('{"sha256": "00"}'), "SHA-256"),
+    ],
+)
+def test_a_folder_that_is_not_right_is_refused_with_what_to_do(folder, spoil, message):
+    spoil(folder)
+    with pytest.raises(ModelInvalid, match=message) as refusal:
+        load(folder)
+    assert str(folder.parent) not in str(refusal.value)
+
+
+def test_code_in_a_folder_is_not_run(folder, face):
+    """What from_pretrained would import and run, were remote code trusted."""
+    edit(folder, "config.json", auto_map={"AutoModelForImageClassification": "evil.Evil", "AutoConfig": "evil.Evil"})
+    (folder / "evil.py").write_text(f"open({str(folder / 'ran')!r}, 'w')")
+    load(folder).predict([[face]])
+    assert not (folder / "ran").exists()
+
+
+def test_without_transformers_it_says_how_to_install_it(folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(ModelInvalid, match=r"pip install -r requirements-extras\.txt"):
+        load(folder)

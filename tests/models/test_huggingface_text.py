@@ -1,0 +1,149 @@
+"""A text-classification model of Hugging Face's, by its folder: the answers of transformers itself, by our labels."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertConfig,
+    BertForSequenceClassification,
+    PreTrainedTokenizerFast,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+)
+
+from moodreel.emotions import EKMAN, GOEMOTIONS
+from moodreel.errors import ModelInvalid
+from moodreel.models.text_registry import TextStore, load_text
+from moodreel.models.tokenizer import WINDOW
+
+WORDS = [
+    "[PAD]",
+    "[UNK]",
+    "[CLS]",
+    "[SEP]",
+    "[MASK]",
+    *["i", "am", "so", "happy", "sad", "today", "and", "the", "day", "was", "long", "!"],
+]
+TEXT = "I am so happy today and the day was long!"
+TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 37}
+SIX = ("sadness", "joy", "love", "anger", "fear", "surprise")
+
+
+def made(folder: Path, labels=SIX, *, kind=BertForSequenceClassification, config=BertConfig, **more) -> Path:
+    """Write a tiny random model and its tokenizer as transformers does."""
+    torch.manual_seed(0)
+    names = dict(enumerate(labels))
+    number = {label: i for i, label in names.items()}
+    stated = config(**TINY, vocab_size=len(WORDS), initializer_range=0.7, id2label=names, label2id=number, **more)
+    kind(stated).save_pretrained(folder)
+    words = Tokenizer(models.WordPiece({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    words.normalizer, words.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+    words.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    PreTrainedTokenizerFast(tokenizer_object=words, **special).save_pretrained(folder)
+    return folder
+
+
+def theirs(folder: Path, text: str) -> dict[str, float]:
+    """What transformers' own pipeline answers, by its own labels."""
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    inputs = AutoTokenizer.from_pretrained(folder)(text, return_tensors="pt")
+    with torch.inference_mode():
+        logits = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits[0]
+    several = model.config.problem_type == "multi_label_classification"
+    shares = logits.sigmoid() if several else logits.softmax(dim=0)
+    assert np.ptp(shares.numpy()) > 0.05, "a network that tells nothing apart would pass"
+    return {model.config.id2label[i]: float(share) for i, share in enumerate(shares)}
+
+
+def ours(folder: Path, text: str) -> dict[str, float]:
+    model = load_text(folder)
+    [shares] = model.predict(model.tokens.windows(text))
+    return dict(zip(EKMAN, map(float, shares), strict=True))
+
+
+def test_a_model_of_one_label_answers_as_transformers_does_and_love_is_joy(tmp_path):
+    folder = made(tmp_path / "six")
+    expected = theirs(folder, TEXT)
+    found = ours(folder, TEXT)
+    assert found["joy"] == pytest.approx(expected["joy"] + expected["love"], abs=1e-4)
+    for label in ("sadness", "anger", "fear", "surprise"):
+        assert found[label] == pytest.approx(expected[label], abs=1e-4)
+    assert found["neutral"] == found["disgust"] == pytest.approx(0, abs=1e-4)
+
+
+def test_a_model_of_goemotions_28_labels_says_a_class_where_any_of_its_labels_is(tmp_path):
+    labels = [name for names in GOEMOTIONS.values() for name in names]
+    folder = made(tmp_path / "all", labels, problem_type="multi_label_classification")
+    expected, found = theirs(folder, TEXT), ours(folder, TEXT)
+    for label, names in GOEMOTIONS.items():
+        assert found[label] == pytest.approx(1 - np.prod([1 - expected[name] for name in names]), abs=1e-4)
+
+
+def test_labels_that_are_no_emotions_are_left_out(tmp_path):
+    folder = made(tmp_path / "more", ("Happiness", "SAD", "sarcasm", "angry"))
+    expected, found = theirs(folder, TEXT), ours(folder, TEXT)
+    rest = 1 - expected["sarcasm"]
+    assert found["joy"] == pytest.approx(expected["Happiness"] / rest, abs=1e-4)
+    assert found["sadness"] == pytest.approx(expected["SAD"] / rest, abs=1e-4)
+
+
+def test_a_roberta_reads_no_further_than_it_has_places(tmp_path):
+    folder = made(
+        tmp_path / "roberta",
+        kind=RobertaForSequenceClassification,
+        config=RobertaConfig,
+        max_position_embeddings=40,
+        pad_token_id=0,
+    )
+    model = load_text(folder)
+    windows = model.tokens.windows("so happy today " * 50)
+    assert max(len(window.ids) for window in windows) <= 39
+    assert np.isfinite(model.predict(windows)).all()
+
+
+def test_a_vocabulary_stands_in_for_a_tokenizer_json(tmp_path):
+    folder = made(tmp_path / "old")
+    expected = ours(folder, TEXT)
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "BertTokenizer"}))
+    (folder / "vocab.txt").write_text("\n".join(WORDS))
+    assert ours(folder, TEXT) == pytest.approx(expected, abs=1e-5)
+
+
+def test_it_answers_by_default_under_the_name_of_its_folder_with_windows_as_short_as_ours(tmp_path):
+    store = TextStore(Path(__file__).parents[2] / "model_store")
+    assert store.register(made(tmp_path / "mine")) == "mine"
+    assert store.get().info.labels == EKMAN
+    assert max(len(window.ids) for window in store.get().tokens.windows("so happy " * 500)) == WINDOW
+
+
+def edit(folder, **fields):
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda folder: edit(folder, id2label={"0": "LABEL_0", "1": "LABEL_1"}), "name no emotions"),
+        (lambda folder: edit(folder, id2label=None), "id2label"),
+        (lambda folder: edit(folder, model_type="no-such-thing"), "transformers can read"),
+        (lambda folder: edit(folder, num_hidden_layers=3), "missing or of another"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "no model.safetensors"),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"nothing"), "transformers can read"),
+        (lambda folder: (folder / "tokenizer.json").write_text("{}"), "tokenizer.json"),
+        (lambda folder: (folder / "config.json").write_text("[]"), "JSON object"),
+    ],
+)
+def test_a_folder_that_is_not_as_it_should_be_is_refused_with_what_to_do(tmp_path, spoil, says):
+    folder = made(tmp_path / "spoilt")
+    spoil(folder)
+    with pytest.raises(ModelInvalid, match=says):
+        load_text(folder)

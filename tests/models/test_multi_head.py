@@ -1,0 +1,370 @@
+"""Networks that read a face's picture: ResEmoteNet as published and slim, a small ViT, and how they are served."""
+
+import json
+import math
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from PIL import Image
+from torch import nn
+from torch.nn import functional as F
+
+from moodreel.emotions import SEVEN
+from moodreel.errors import ModelInvalid
+from moodreel.faces.features import Features, describe
+from moodreel.faces.landmarker import FaceFinder
+from moodreel.models.face_registry import ModelStore, load
+from moodreel.models.model_card import Card
+from moodreel.models.networks.base import fold_norms
+from moodreel.models.networks.resemotenet import ResEmoteNet, prepare
+from moodreel.models.networks.se_resnet import FaceExpressionNet
+from moodreel.models.networks.two_stream import JointNet
+from moodreel.models.networks.vit import ViTNet
+from moodreel.models.predictor import Predictor
+from moodreel.pipelines.image import Detector
+from moodreel.pipelines.video import Analyser
+from tests.support import media
+
+STORE = Path(__file__).parents[2] / "model_store"
+
+LAYOUT = {
+    "conv1": (64, 3, 3, 3),
+    "bn1": (64,),
+    "conv2": (128, 64, 3, 3),
+    "bn2": (128,),
+    "conv3": (256, 128, 3, 3),
+    "bn3": (256,),
+    "se.fc.0": (16, 256),
+    "se.fc.2": (256, 16),
+    "res_block1.conv1": (512, 256, 3, 3),
+    "res_block1.bn1": (512,),
+    "res_block1.conv2": (512, 512, 3, 3),
+    "res_block1.bn2": (512,),
+    "res_block1.shortcut.0": (512, 256, 1, 1),
+    "res_block1.shortcut.1": (512,),
+    "res_block2.conv1": (1024, 512, 3, 3),
+    "res_block2.bn1": (1024,),
+    "res_block2.conv2": (1024, 1024, 3, 3),
+    "res_block2.bn2": (1024,),
+    "res_block2.shortcut.0": (1024, 512, 1, 1),
+    "res_block2.shortcut.1": (1024,),
+    "res_block3.conv1": (2048, 1024, 3, 3),
+    "res_block3.bn1": (2048,),
+    "res_block3.conv2": (2048, 2048, 3, 3),
+    "res_block3.bn2": (2048,),
+    "res_block3.shortcut.0": (2048, 1024, 1, 1),
+    "res_block3.shortcut.1": (2048,),
+    "fc1": (1024, 2048),
+    "fc2": (512, 1024),
+    "fc3": (256, 512),
+    "fc4": (7, 256),
+}
+"""Layers of a public checkpoint and the shapes of their weights."""
+
+NORM = ("weight", "bias", "running_mean", "running_var")
+
+
+def public_layout():
+    """Keys and shapes of a public checkpoint."""
+    layout = {}
+    for layer, shape in LAYOUT.items():
+        if len(shape) == 1:
+            layout |= {f"{layer}.{part}": shape for part in NORM} | {f"{layer}.num_batches_tracked": ()}
+        else:
+            layout[f"{layer}.weight"] = shape
+            if not layer.startswith("se."):
+                layout[f"{layer}.bias"] = shape[:1]
+    return layout
+
+
+def public_checkpoint():
+    """Random weights of a public checkpoint, halved to be quick to write."""
+    torch.manual_seed(0)
+    weights = {}
+    for key, shape in public_layout().items():
+        if key.endswith("num_batches_tracked"):
+            weights[key] = torch.tensor(1000)
+        elif key.endswith(("running_var", ".bias")) or len(shape) == 1:
+            weights[key] = torch.rand(shape).half() + 0.5
+        else:
+            weights[key] = (torch.randn(shape) / math.prod(shape[1:]) ** 0.5).half()
+    return weights
+
+
+def seen(seed=0):
+    """Made features of one moment, with a portrait."""
+    rng = np.random.default_rng(seed)
+    return Features(
+        landmarks=rng.random((478, 3), np.float32),
+        shape=rng.normal(0, 4, (478, 3)).astype(np.float32),
+        blendshapes=rng.random(52, np.float32),
+        pose=np.zeros(3, np.float32),
+        crop=rng.integers(0, 256, (48, 48), dtype=np.uint8),
+        portrait=rng.integers(0, 256, (224, 224, 3), dtype=np.uint8),
+    )
+
+
+def lived(network):
+    """Give batch normalisation statistics as after training, and layers the strength to let a picture through."""
+    torch.manual_seed(2)
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            nn.init.kaiming_normal_(module.weight)
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.uniform_(-1, 1)
+            module.running_var.uniform_(0.5, 2)
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.uniform_(module.bias, -1, 1)
+    return network.eval()
+
+
+def save(folder, network, architecture, arguments, **fields):
+    folder.mkdir(parents=True, exist_ok=True)
+    safetensors.torch.save_file(network.state_dict(), folder / "weights.safetensors")
+    card = {"architecture": architecture, "arguments": arguments, "labels": list(SEVEN)} | fields
+    (folder / "model.json").write_text(json.dumps(card))
+    return folder
+
+
+SLIM = {"width": 1 / 16, "portrait": False, "shares": [0.8, 0.2], "tau": 0.2}
+PUBLISHED = {"width": 1 / 16}
+VIT = {"stem": [4, 8, 8], "width": 16, "heads": 2, "layers": 2}
+PLAIN_VIT = {"stem": [], "patch": 8, "width": 16, "heads": 2, "layers": 1}
+FACE = {"widths": [8, 8], "depths": [1, 1]}
+
+NETWORKS = {
+    "slim ResEmoteNet": ("resemotenet", ResEmoteNet, SLIM),
+    "ResEmoteNet as published": ("resemotenet", ResEmoteNet, PUBLISHED),
+    "ViT": ("vit", ViTNet, VIT),
+    "ViT without a stem": ("vit", ViTNet, PLAIN_VIT),
+    "face-expression": ("face-expression", FaceExpressionNet, FACE),
+}
+
+
+@pytest.fixture(params=NETWORKS, scope="module")
+def network(request):
+    _, kind, arguments = NETWORKS[request.param]
+    torch.manual_seed(1)
+    return lived(kind(**arguments))
+
+
+@pytest.fixture
+def predictor(network):
+    return Predictor(network, Card("made", "any", SEVEN), sha256="")
+
+
+# What all of them do
+
+
+@pytest.mark.parametrize("moments", [1, 17])
+def test_a_face_gets_the_same_answer_alone_and_beside_others(predictor, moments):
+    tracks = [[seen(seed) for seed in range(moments)], [None, seen(31)], [seen(32)]]
+    for track, together in zip(tracks, predictor.predict(tracks), strict=True):
+        (alone,) = predictor.predict([track])
+        np.testing.assert_allclose(together.probabilities, alone.probabilities, atol=1e-5)
+        np.testing.assert_allclose(together.moments, alone.moments, atol=1e-5)
+        assert together.probabilities.shape == (7,)
+        assert together.probabilities.sum() == pytest.approx(1, abs=1e-5)
+
+
+def test_a_network_reads_what_it_says_it_reads_and_nothing_else(predictor):
+    face, other = seen(1), seen(2)
+    read, unread = ("portrait", "crop") if predictor.portrait else ("crop", "portrait")
+    answers = {
+        name: predictor.predict([[Features(**(vars(face) | {name: getattr(other, name)}))]])[0].probabilities
+        for name in (read, unread)
+    }
+    own = predictor.predict([[face]])[0].probabilities
+    assert np.abs(answers[read] - own).max() > 1e-4
+    np.testing.assert_array_equal(answers[unread], own)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_batch_normalisation_folds_away_when_a_model_is_loaded_and_the_answers_stay(tmp_path, name):
+    architecture, kind, arguments = NETWORKS[name]
+    torch.manual_seed(3)
+    made = lived(kind(**arguments))
+    folder = save(tmp_path / "made", made, architecture, arguments)
+    track = [seen(seed) for seed in range(5)]
+    (expected,) = Predictor(made, Card("made", "any", SEVEN), sha256="").predict([track])
+    served, kept = load(folder), load(folder, fold=False)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in served.module.modules())
+    assert kept.module.state_dict().keys() == made.state_dict().keys()
+    for model in (served, kept):
+        np.testing.assert_allclose(model.predict([track])[0].moments, expected.moments, atol=1e-4)
+
+
+def test_a_joint_network_folds_its_part_that_reads_pictures():
+    net = lived(JointNet(appearance=FACE, landmarks={"width": 16, "embedding": 8}, hidden=4))
+    card = Card("joint", "joint", ("Anger", "Happy", "Shock", "Neutral", "Sad"))
+    model, track = Predictor(net, card, sha256=""), [seen(seed) for seed in range(4)]
+    (before,) = model.predict([track])
+    fold_norms(net)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in net.modules())
+    np.testing.assert_allclose(model.predict([track])[0].probabilities, before.probabilities, atol=1e-4)
+
+
+def test_seven_labels_come_in_our_order_whatever_the_checkpoint_has(network):
+    turned = tuple(reversed(SEVEN))
+    ours, theirs = (Predictor(network, Card("made", "any", labels), sha256="") for labels in (SEVEN, turned))
+    assert theirs.info.labels == SEVEN
+    (first,), (second,) = ours.predict([[seen()]]), theirs.predict([[seen()]])
+    np.testing.assert_allclose(second.probabilities, first.probabilities[::-1], atol=1e-6)
+
+
+# ResEmoteNet
+
+
+def test_resemotenet_at_full_width_has_the_published_layout_key_for_key():
+    with torch.device("meta"):
+        network = ResEmoteNet()
+    assert {key: tuple(value.shape) for key, value in network.state_dict().items()} == public_layout()
+    assert sum(p.numel() for p in network.parameters()) == 80_238_599
+
+
+@pytest.mark.parametrize("wrapped", [True, False])
+def test_a_public_checkpoint_loads_from_a_path_and_reads_a_portrait(tmp_path, portrait, finder, wrapped):
+    weights = public_checkpoint()
+    torch.save({"model_state_dict": weights, "epoch": 80} if wrapped else weights, tmp_path / "best_model.pth")
+    (tmp_path / "model.json").write_text(json.dumps({"architecture": "resemotenet", "labels": list(SEVEN)}))
+    models = ModelStore(STORE)
+    models.register(tmp_path / "best_model.pth")
+    face = describe(portrait, finder.find(portrait)[0], portrait=models.get().portrait)
+    (verdict,) = models.get().predict([[face]])
+    assert verdict.probabilities.sum() == pytest.approx(1, abs=1e-5)
+    logits = by_hand({key: value.float() for key, value in weights.items()}, prepare(torch.tensor(face.portrait)[None]))
+    np.testing.assert_allclose(verdict.probabilities, logits[0].softmax(dim=0), atol=1e-4)
+
+
+def by_hand(weights, x):
+    """What the paper's network answers, layer by layer."""
+
+    def conv(x, name, **options):
+        return F.conv2d(x, weights[f"{name}.weight"], weights[f"{name}.bias"], **options)
+
+    def norm(x, name):
+        weight, bias, mean, var = (weights[f"{name}.{part}"] for part in NORM)
+        return F.batch_norm(x, mean, var, weight, bias)
+
+    def residual(x, name):
+        y = F.relu(norm(conv(x, f"{name}.conv1", stride=2, padding=1), f"{name}.bn1"))
+        y = norm(conv(y, f"{name}.conv2", padding=1), f"{name}.bn2")
+        return F.relu(y + norm(conv(x, f"{name}.shortcut.0", stride=2), f"{name}.shortcut.1"))
+
+    for number in (1, 2, 3):
+        x = F.max_pool2d(F.relu(norm(conv(x, f"conv{number}", padding=1), f"bn{number}")), 2)
+    gate = F.relu(x.mean(dim=(2, 3)) @ weights["se.fc.0.weight"].T) @ weights["se.fc.2.weight"].T
+    x = x * gate.sigmoid()[:, :, None, None]
+    for number in (1, 2, 3):
+        x = residual(x, f"res_block{number}")
+    x = x.mean(dim=(2, 3))
+    for number in (1, 2, 3):
+        x = F.relu(F.linear(x, weights[f"fc{number}.weight"], weights[f"fc{number}.bias"]))
+    return F.linear(x, weights["fc4.weight"], weights["fc4.bias"])
+
+
+def test_the_published_network_reads_64_grey_pixels_normalised_as_imagenet(portrait, finder):
+    face = describe(portrait, finder.find(portrait)[0], portrait=True)
+    small = Image.fromarray(face.portrait).resize((64, 64), Image.Resampling.BILINEAR).convert("L")
+    values = np.asarray(small, np.float32) / 255
+    colours = zip((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), strict=True)
+    expected = np.stack([(values - mean) / std for mean, std in colours])
+    # Pillow rounds twice on the way.
+    np.testing.assert_allclose(prepare(torch.tensor(face.portrait)[None])[0], expected, atol=0.02)
+
+
+def test_the_slim_one_has_a_quarter_of_the_width_and_a_head_for_each_convention():
+    with torch.device("meta"):
+        network = ResEmoteNet(width=0.25, portrait=False, shares=(0.8, 0.2, 0.0))
+    assert network.fc4.weight.shape == (3 * 7, 64)
+    assert network.res_block3.conv2.weight.shape == (512, 512, 3, 3)
+    assert sum(p.numel() for p in network.parameters()) * 2 < 15e6, "bytes in half precision"
+
+
+def test_a_public_checkpoint_without_a_word_on_it_is_refused_with_what_to_write(tmp_path):
+    safetensors.torch.save_file(ResEmoteNet(width=1 / 16).state_dict(), tmp_path / "best.safetensors")
+    with pytest.raises(ModelInvalid, match=r"Name the architecture and arguments .* in a model\.json"):
+        load(tmp_path / "best.safetensors")
+
+
+def test_a_clip_is_read_by_a_network_of_portraits(tmp_path, smile):
+    torch.manual_seed(1)
+    save(tmp_path / "published", lived(ResEmoteNet(**PUBLISHED)), "resemotenet", PUBLISHED)
+    analyser = Analyser.load(STORE, model_path=tmp_path / "published")
+    analysis = analyser.analyse(smile)
+    assert analysis.model.name == "published"
+    assert analysis.emotion in SEVEN
+    assert analyser.cover(smile).emotion == analysis.emotion
+
+
+def test_pictures_are_read_by_a_network_of_portraits_alone_as_in_a_batch(tmp_path, portrait):
+    torch.manual_seed(1)
+    save(tmp_path / "published", lived(ResEmoteNet(**PUBLISHED)), "resemotenet", PUBLISHED)
+    detector = Detector(Analyser.load(STORE, model_path=tmp_path / "published"))
+    png = cv2.imencode(".png", portrait[:300, :, ::-1])[1].tobytes()
+    alone, batch = detector.detect(png, model="published"), detector.detect_all([png, b"none"], model="published")
+    assert alone.model.name == "published"
+    assert batch.results[0].all_emotions == pytest.approx(alone.all_emotions, abs=1e-4)
+
+
+# ViT
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"stem": [], "patch": 5}, {"patch": 4}, {"width": 30, "heads": 4}, {"stem": [8, 8, 8, 8, 8]}],
+)
+def test_a_vit_whose_patches_do_not_fill_the_crop_or_whose_heads_do_not_fit_is_refused(tmp_path, arguments):
+    folder = save(tmp_path / "vit", ViTNet(**VIT), "vit", arguments)
+    with pytest.raises(ModelInvalid, match="does not take"):
+        load(folder)
+
+
+def test_a_patch_counts_by_its_place():
+    torch.manual_seed(1)
+    network = ViTNet(**PLAIN_VIT).eval()
+    crop = torch.from_numpy(seen().crop)[None]
+    moved = crop.roll(8, dims=1)  # the same patches, each one row further down
+    with torch.inference_mode():
+        assert (network(crop) - network(moved)).abs().max() > 1e-3
+
+
+# Scales
+
+
+def test_probabilities_are_scaled_where_the_card_says_so_and_add_up_to_one_again(network):
+    plain, scaled = (
+        Predictor(network, Card("made", "any", SEVEN, scales=scales), sha256="") for scales in ({}, {"neutral": 0.7})
+    )
+    (before,), (after,) = (model.predict([[seen(1), seen(2)]]) for model in (plain, scaled))
+    factors = np.array([0.7 if label == "neutral" else 1.0 for label in SEVEN])
+    for name in ("probabilities", "moments"):
+        expected = getattr(before, name) * factors
+        expected /= expected.sum(axis=-1, keepdims=True)
+        np.testing.assert_allclose(getattr(after, name), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "scales",
+    [{"calm": 0.7}, {"neutral": 0}, {"neutral": -1}, {"neutral": "0.7"}, {"neutral": True}, [0.7], 0.7, None],
+)
+def test_scales_that_are_none_are_refused(tmp_path, scales):
+    folder = save(tmp_path / "made", FaceExpressionNet(**FACE), "face-expression", FACE, scales=scales)
+    with pytest.raises(ModelInvalid, match="scales that are numbers above 0"):
+        load(folder)
+
+
+@pytest.fixture(scope="module")
+def finder():
+    finder = FaceFinder(STORE / "face_landmarker" / "face_landmarker.task", max_faces=1)
+    yield finder
+    finder.close()
+
+
+@pytest.fixture(scope="module")
+def smile():
+    return media.encode(media.face_frames(12))

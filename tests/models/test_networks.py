@@ -1,0 +1,285 @@
+"""Networks that the lab trains, by name: how large they are, any number of classes, and served like any other."""
+
+import contextlib
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from torch import nn
+
+from api.app import create_app
+from moodreel.emotions import FIVE, SEVEN
+from moodreel.errors import ModelInvalid
+from moodreel.models.face_registry import ARCHITECTURES, load
+from moodreel.models.huggingface.pretrained import PRETRAINED
+from moodreel.models.model_card import Card
+from moodreel.models.networks.audiovisual import AudioVisualNet, Excerpts
+from moodreel.models.networks.temporal_vit import TemporalViTNet, places
+from moodreel.models.networks.vit import ViTNet, ViTScratch
+from moodreel.models.predictor import Predictor
+from moodreel.pipelines.image import Detector
+from moodreel.pipelines.video import Analyser
+from moodreel.training.experiment.adapters import MAKERS
+from tests.models.test_multi_head import lived, seen
+from tests.support import accounts, media
+from tests.support.server import DATE, KEY, video_body
+
+ROOT = Path(__file__).parents[2]
+STORE = ROOT / "model_store"
+THREE = ("calm", "bored", "curious")
+"""Labels of somebody's own, one of which we know."""
+
+TINY = {
+    "compact-emotimesh": {"width": 16, "embedding": 8, "hidden": 4},
+    "emotimesh": {"hidden": 4, "channels": 2},
+    "face-expression": {"widths": [8, 8], "depths": [1, 1]},
+    "improved-cnn": {"channels": [4, 8, 8], "hidden": 16},
+    "resemotenet": {"width": 1 / 16, "portrait": False},
+    "temporal-vit": {"frame": {"stem": [4, 8, 8], "width": 16, "heads": 2, "layers": 1}, "heads": 2, "layers": 1},
+    "vit": {"stem": [4, 8, 8], "width": 16, "heads": 2, "layers": 1},
+    "vit-scratch": {"width": 24, "layers": 1},
+}
+"""Arguments of each that are quick to make; a joint network answers the five and nothing else."""
+NEW = ("improved-cnn", "temporal-vit", "vit-scratch")
+
+
+def made(name, classes=3):
+    torch.manual_seed(1)
+    return lived(ARCHITECTURES[name](classes=classes, **TINY[name]))
+
+
+def saved(folder, name, labels=THREE):
+    folder.mkdir()
+    network = made(name, len(labels))
+    safetensors.torch.save_file(network.state_dict(), folder / "weights.safetensors")
+    card = {"architecture": name, "arguments": TINY[name], "labels": list(labels)}
+    (folder / "model.json").write_text(json.dumps(card))
+    return network
+
+
+def table():
+    """Rows of the README's table of architectures: names and parameters."""
+    section = (ROOT / "README.md").read_text().split("### Architectures, by name")[1].split("###")[0]
+    rows = re.findall(r"^\| `([\w-]+)` \| ([\d,]+) ", section, re.M)
+    return {name: int(count.replace(",", "")) for name, count in rows}
+
+
+def test_the_readme_has_every_architecture():
+    assert sorted(table()) == sorted(MAKERS)
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_a_network_has_as_many_parameters_as_the_readme_says(name):
+    with contextlib.nullcontext() if name in PRETRAINED else torch.device("meta"):
+        network = MAKERS[name].make(SEVEN, {}, None)
+    assert sum(p.numel() for p in network.parameters()) == table()[name]
+
+
+def test_the_parts_of_a_vit_from_scratch_are_those_of_the_publication():
+    with torch.device("meta"):
+        network = ViTScratch()
+    assert network.patches.weight.shape == (192, 1, 16, 16)
+    assert network.place.shape == (1 + 6 * 6, 192), "a class token, and 36 patches of 16 pixels in 96"
+    assert [layer.self_attn.num_heads for layer in network.layers] == [3, 3, 3, 3]
+
+
+@pytest.mark.parametrize(("side", "patches"), [(48, 9), (96, 36), (112, 49), (224, 196)])
+def test_a_vit_from_scratch_reads_a_crop_at_any_of_its_sides(side, patches):
+    torch.manual_seed(1)
+    network = ViTScratch(classes=4, side=side, width=24, layers=1).eval()
+    assert len(network.place) == patches + 1
+    crops = torch.from_numpy(np.stack([seen(1).crop, seen(2).crop]))
+    with torch.inference_mode():
+        logits = network(crops)
+    assert logits.shape == (2, 1, 4)
+    assert (logits[0] - logits[1]).abs().max() > 1e-4
+
+
+def test_an_enlarged_crop_is_the_crop():
+    """A plain edge stays where it was: what a patch holds is what the crop has in that place."""
+    network = ViTScratch(side=96, width=24, layers=1)
+    read = []
+    network.patches.register_forward_pre_hook(lambda module, args: read.append(args[0]))
+    crop = np.zeros((48, 48), np.uint8)
+    crop[:, 24:] = 200
+    network.embed(torch.from_numpy(crop)[None])
+    assert read[0].shape == (1, 1, 96, 96)
+    assert (read[0][..., :47] < 0).all() and (read[0][..., 49:] > 0).all()
+
+
+@pytest.mark.parametrize("arguments", [{"side": 64}, {"side": 112, "patch": 32}, {"width": 192, "heads": 5}])
+def test_a_vit_from_scratch_that_cannot_be_is_refused_with_the_reason(tmp_path, arguments):
+    saved(tmp_path / "mine", "vit-scratch")
+    card = json.loads((tmp_path / "mine" / "model.json").read_text())
+    (tmp_path / "mine" / "model.json").write_text(json.dumps(card | {"arguments": arguments}))
+    with pytest.raises(ModelInvalid, match="pixels"):
+        load(tmp_path / "mine")
+
+
+def test_the_class_token_is_what_a_vit_from_scratch_is_answered_from():
+    torch.manual_seed(1)
+    network = ViTScratch(width=24, layers=0).eval()
+    crops = torch.from_numpy(np.stack([seen(1).crop, seen(2).crop]))
+    with torch.inference_mode():
+        first, second = network(crops)
+    torch.testing.assert_close(first, second, msg="no layer has shown the patches to the token")
+
+
+# Any number of classes, through the store
+
+
+@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("labels", [THREE, ("up", "down"), tuple("abcdefghijk")])
+def test_a_network_of_any_labels_is_saved_loaded_and_answers_with_them(tmp_path, name, labels):
+    network = saved(tmp_path / "mine", name, labels)
+    track = [seen(1), None, seen(2)]
+    card = Card("mine", name, labels)
+    (before,) = Predictor(network, card, sha256="").predict([track])
+    model = load(tmp_path / "mine")
+    (verdict,) = model.predict([track])
+    assert model.info.labels == labels
+    assert verdict.probabilities.shape == (len(labels),) and verdict.moments.shape == (3, len(labels))
+    np.testing.assert_allclose(verdict.probabilities, before.probabilities, atol=1e-4)
+    np.testing.assert_allclose(verdict.moments, before.moments, atol=1e-4)
+    assert np.isnan(verdict.moments[1]).all() and verdict.weights[1] == 0
+    assert verdict.weights.sum() == pytest.approx(1, abs=1e-5)
+    [now] = model.conclude([model.observe([seen(1), seen(2)])])
+    assert now.shape == (len(labels),) and now.sum() == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", [name for name in TINY if name not in ("compact-emotimesh", "emotimesh")])
+def test_batch_normalisation_is_folded_away_where_pictures_are_read(tmp_path, name):
+    saved(tmp_path / "mine", name)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in load(tmp_path / "mine").module.modules())
+
+
+def test_a_joint_network_of_other_labels_is_refused_with_the_reason(tmp_path):
+    saved(tmp_path / "mine", "vit")
+    card = {"architecture": "joint", "arguments": {}, "labels": list(THREE)}
+    (tmp_path / "mine" / "model.json").write_text(json.dumps(card))
+    with pytest.raises(ModelInvalid, match="answers 5 labels, not 3"):
+        load(tmp_path / "mine")
+
+
+@pytest.mark.parametrize("name", NEW)
+def test_a_face_gets_the_same_answer_alone_and_beside_others(name):
+    model = Predictor(made(name), Card("made", name, THREE), sha256="")
+    tracks = [[seen(seed) for seed in range(18)], [None, seen(31), None], [seen(32)]]
+    for track, together in zip(tracks, model.predict(tracks), strict=True):
+        (alone,) = model.predict([track])
+        np.testing.assert_allclose(together.probabilities, alone.probabilities, atol=1e-5)
+        np.testing.assert_allclose(together.moments, alone.moments, atol=1e-5)
+        np.testing.assert_allclose(together.weights, alone.weights, atol=1e-5)
+
+
+@pytest.mark.parametrize("fusion", ["late", "concat", "gated", "xattn"])
+def test_the_audio_visual_network_takes_any_number_of_classes(fusion):
+    torch.manual_seed(1)
+    network = AudioVisualNet(classes=3, fusion=fusion).eval()
+    windows = Excerpts(
+        faces=torch.randint(0, 256, (2, 8, 112, 112, 3), dtype=torch.uint8),
+        seen=torch.tensor([[True] * 8, [False] * 8]),
+        mels=torch.randn(2, 64, 188),
+        heard=torch.tensor([False, True]),
+    )
+    answers = network.predict(windows)
+    assert [(len(probabilities), modalities) for probabilities, modalities in answers] == [
+        (3, ("video",)),
+        (3, ("audio",)),
+    ]
+
+
+@pytest.mark.parametrize("name", NEW)
+def test_what_the_lab_trains_is_served_with_its_own_labels(tmp_path, name, portrait):
+    saved(tmp_path / "somebodys", name)
+    analyser = Analyser.load(STORE, model_path=tmp_path / "somebodys")
+    app = create_app(accounts.settings(tmp_path), analyser=analyser, detector=Detector(analyser))
+    client = app.test_client(use_cookies=False)
+    headers = {"x-api-key": KEY, "date": DATE}
+    clip = client.post("/predict?explain=true", json=video_body(media.encode(media.face_frames(12))), headers=headers)
+    assert clip.status_code == 200, clip.json
+    assert tuple(clip.json["probabilities"]) == THREE and clip.json["emotion"] in THREE
+    picture = client.post("/api/predict/", json=video_body(media.photo(portrait[:300])), headers=headers)
+    assert picture.status_code == 200, picture.json
+    assert tuple(picture.json["all_emotions"]) == THREE and picture.json["emotion"] in THREE
+
+
+# TemporalViT
+
+
+@pytest.fixture(scope="module")
+def temporal():
+    return Predictor(made("temporal-vit", 5), Card("made", "temporal-vit", FIVE), sha256="")
+
+
+def test_time_counts_in_a_temporal_vit(temporal):
+    track = [seen(seed) for seed in range(6)]
+    (forwards,), (backwards,) = temporal.predict([track]), temporal.predict([track[::-1]])
+    np.testing.assert_allclose(forwards.moments, backwards.moments[::-1], atol=1e-5)
+    assert np.abs(forwards.probabilities - backwards.probabilities).max() > 1e-3
+
+
+def test_a_temporal_vit_does_not_look_at_moments_without_a_face(temporal):
+    """What lies in their places has no say; how long they last has."""
+    network = temporal.module
+    embeddings, lengths = torch.randn(1, 4, network.frame.width), torch.tensor([4])
+    seen = torch.tensor([[True, False, True, True]])
+    other = embeddings.clone()
+    other[0, 1] = 1e6
+    with torch.inference_mode():
+        logits, weights = network.join(embeddings, seen, lengths)
+        torch.testing.assert_close(network.join(other, seen, lengths)[0], logits)
+        shorter, _ = network.join(embeddings[:, [0, 2, 3]], torch.ones(1, 3, dtype=torch.bool), torch.tensor([3]))
+    assert weights[0, 1] == 0
+    assert (shorter - logits).abs().max() > 1e-4
+
+
+def test_live_video_concludes_what_the_clip_does_from_faces_that_were_read_once(temporal):
+    track = [seen(seed) for seed in range(5)]
+    observed = temporal.observe(track)
+    [now] = temporal.conclude([observed])
+    (clip,) = temporal.predict([track])
+    np.testing.assert_allclose(now, clip.probabilities, atol=1e-5)
+    both = temporal.conclude([observed, [None, *observed[:2]]])
+    np.testing.assert_allclose(both[0], now, atol=1e-5)
+    (gap,) = temporal.predict([[None, *track[:2]]])
+    np.testing.assert_allclose(both[1], gap.probabilities, atol=1e-5)
+
+
+def test_places_in_time_count_back_from_the_last_moment():
+    short, long = places(torch.tensor([3, 7]), 7, 8)
+    torch.testing.assert_close(short[2], long[6])
+    torch.testing.assert_close(short[0], long[4])
+    assert (long[0] - long[6]).abs().max() > 0.5
+
+
+def test_a_temporal_vit_learns_what_only_time_tells():
+    """The same two pictures in either order: each moment by itself cannot tell."""
+    torch.manual_seed(0)
+    network = TemporalViTNet(classes=2, **TINY["temporal-vit"])
+    a, b = (torch.from_numpy(seen(seed).crop) for seed in (1, 2))
+    clips, truth = torch.stack([torch.stack([a, b]), torch.stack([b, a])]), torch.tensor([0, 1])
+    all_seen, lengths = torch.ones(2, 2, dtype=torch.bool), torch.tensor([2, 2])
+    optimiser = torch.optim.Adam(network.parameters(), 3e-3)
+    for _ in range(60):
+        embeddings = network.frame.embed(clips.flatten(0, 1)).unflatten(0, (2, 2))
+        loss = nn.functional.cross_entropy(network.join(embeddings, all_seen, lengths)[0], truth)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    model = Predictor(network, Card("made", "temporal-vit", ("first", "second")), sha256="")
+    verdicts = model.predict([[seen(1), seen(2)], [seen(2), seen(1)]])
+    assert [int(verdict.probabilities.argmax()) for verdict in verdicts] == [0, 1]
+
+
+def test_the_face_reading_part_of_a_temporal_vit_takes_the_weights_of_a_vit():
+    arguments = {"stem": [4, 8, 8], "width": 16, "heads": 2, "layers": 1}
+    read = ViTNet(classes=7, **arguments, shares=(1.0,), tau=0.0)
+    network = TemporalViTNet(classes=7, frame=arguments, heads=2, layers=1)
+    network.frame.load_state_dict(read.state_dict())
+    crops = torch.from_numpy(seen().crop)[None]
+    torch.testing.assert_close(network.eval()(crops), read.eval()(crops))

@@ -1,0 +1,310 @@
+"""`resnet-50` and `vit-b-16` to train: from weights in anybody's layout, with a new head, into a folder to serve."""
+
+import json
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import ResNetConfig, ResNetForImageClassification, ViTConfig, ViTForImageClassification, ViTModel
+
+from moodreel.emotions import SEVEN
+from moodreel.errors import ModelInvalid
+from moodreel.models.face_registry import load
+from moodreel.models.huggingface.pretrained import make_network, write_network
+from moodreel.models.networks.resnet18 import MEAN, STD
+from tests.models.test_multi_head import seen
+
+THREE = ("calm", "bored", "curious")
+VIT = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64, "image_size": 32}
+RESNET = {"embedding_size": 8, "hidden_sizes": [16, 32], "depths": [2, 1]}
+SIZES = {"vit-b-16": VIT, "resnet-50": RESNET}
+
+
+@pytest.mark.parametrize(("name", "parameters"), [("resnet-50", 23_522_375), ("vit-b-16", 85_804_039)])
+def test_without_sizes_a_network_is_as_large_as_its_name_says(name, parameters):
+    assert sum(p.numel() for p in make_network(name, SEVEN).parameters()) == parameters
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_a_network_of_any_labels_is_saved_loaded_and_answers_with_them(tmp_path, name):
+    torch.manual_seed(0)
+    network = make_network(name, THREE, **SIZES[name]).eval()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.uniform_(-1, 1)
+            module.running_var.uniform_(0.5, 2)
+    write_network(tmp_path / "mine", network)
+    model = load(tmp_path / "mine")
+    assert (model.info.name, model.info.labels) == ("mine", THREE)
+    assert model.info.architecture == {"vit-b-16": "hugging-face-vit", "resnet-50": "hugging-face-resnet"}[name]
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in model.module.modules())
+    kept = load(tmp_path / "mine", fold=False)
+    assert kept.module.state_dict().keys() == network.state_dict().keys()
+    portraits = torch.from_numpy(np.stack([seen(1).portrait, seen(2).portrait]))
+    with torch.inference_mode():
+        expected = network(portraits)
+        torch.testing.assert_close(model.module(portraits), expected, atol=1e-4, rtol=1e-4)
+    assert expected.shape == (2, 1, 3)
+    (verdict,) = model.predict([[seen(1), None, seen(2)]])
+    assert verdict.probabilities.shape == (3,)
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_it_learns_with_its_head_or_with_all_of_it(name):
+    torch.manual_seed(0)
+    network = make_network(name, ("first", "second"), **SIZES[name]).train()
+    portraits = torch.from_numpy(np.stack([seen(1).portrait, np.full((224, 224, 3), 40, np.uint8)]))
+    truth = torch.tensor([0, 1])
+    body = f"network.{network.kind}."
+    assert {key for key, _ in network.named_parameters() if not key.startswith(body)} == {
+        key for key, _ in network.named_parameters() if key.startswith("network.classifier.")
+    }
+    optimiser = torch.optim.Adam(network.parameters(), 1e-2)
+    first = last = 0.0
+    for step in range(20):
+        loss = F.cross_entropy(network(portraits)[:, 0], truth)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        first, last = (loss.item() if step == 0 else first), loss.item()
+    assert last < 0.1 * first
+
+
+# Weights of others
+
+
+def torchvision_resnet():
+    """A small ResNet in torchvision's layout: two bottlenecks in one stage, one in the next."""
+    torch.manual_seed(1)
+    weights = {}
+
+    def norm(name, width):
+        for part in ("weight", "running_var"):
+            weights[f"{name}.{part}"] = torch.rand(width) + 0.5
+        for part in ("bias", "running_mean"):
+            weights[f"{name}.{part}"] = torch.randn(width) * 0.2
+        weights[f"{name}.num_batches_tracked"] = torch.tensor(9)
+
+    def conv(name, out, into, side):
+        weights[f"{name}.weight"] = torch.randn(out, into, side, side) / (into * side**2) ** 0.5
+
+    def block(name, into, inner, out, around):
+        sides = ((inner, into, 1), (inner, inner, 3), (out, inner, 1))
+        for number, (after, before, side) in enumerate(sides, start=1):
+            conv(f"{name}.conv{number}", after, before, side)
+            norm(f"{name}.bn{number}", after)
+        if around:
+            conv(f"{name}.downsample.0", out, into, 1)
+            norm(f"{name}.downsample.1", out)
+
+    conv("conv1", 8, 3, 7)
+    norm("bn1", 8)
+    block("layer1.0", 8, 4, 16, True)
+    block("layer1.1", 16, 4, 16, False)
+    block("layer2.0", 16, 8, 32, True)
+    return weights | {"fc.weight": torch.zeros(1000, 32), "fc.bias": torch.zeros(1000)}
+
+
+def resnet_by_hand(weights, x):
+    """What torchvision makes of pictures before its layer that names classes."""
+
+    def layer(x, conv, bn, **options):
+        x = F.conv2d(x, weights[f"{conv}.weight"], **options)
+        parts = (weights[f"{bn}.{part}"] for part in ("running_mean", "running_var", "weight", "bias"))
+        return F.batch_norm(x, *parts)
+
+    def block(x, name, stride):
+        y = F.relu(layer(x, f"{name}.conv1", f"{name}.bn1"))
+        y = F.relu(layer(y, f"{name}.conv2", f"{name}.bn2", stride=stride, padding=1))
+        y = layer(y, f"{name}.conv3", f"{name}.bn3")
+        if f"{name}.downsample.0.weight" in weights:
+            x = layer(x, f"{name}.downsample.0", f"{name}.downsample.1", stride=stride)
+        return F.relu(x + y)
+
+    x = F.max_pool2d(F.relu(layer(x, "conv1", "bn1", stride=2, padding=3)), 3, 2, padding=1)
+    x = block(block(block(x, "layer1.0", 1), "layer1.1", 1), "layer2.0", 2)
+    return x.mean(dim=(2, 3))
+
+
+def torchvision_vit():
+    """A small ViT in torchvision's layout: pictures of 32 pixels, one layer."""
+    torch.manual_seed(1)
+    layer = "encoder.layers.encoder_layer_0."
+    shapes = {
+        "class_token": (1, 1, 32),
+        "conv_proj.weight": (32, 3, 16, 16),
+        "conv_proj.bias": (32,),
+        "encoder.pos_embedding": (1, 5, 32),
+        layer + "ln_1.weight": (32,),
+        layer + "ln_1.bias": (32,),
+        layer + "self_attention.in_proj_weight": (96, 32),
+        layer + "self_attention.in_proj_bias": (96,),
+        layer + "self_attention.out_proj.weight": (32, 32),
+        layer + "self_attention.out_proj.bias": (32,),
+        layer + "ln_2.weight": (32,),
+        layer + "ln_2.bias": (32,),
+        layer + "mlp.0.weight": (64, 32),
+        layer + "mlp.0.bias": (64,),
+        layer + "mlp.3.weight": (32, 64),
+        layer + "mlp.3.bias": (32,),
+        "encoder.ln.weight": (32,),
+        "encoder.ln.bias": (32,),
+        "heads.head.weight": (1000, 32),
+        "heads.head.bias": (1000,),
+    }
+    return {key: torch.randn(shape) * 0.3 for key, shape in shapes.items()}
+
+
+def vit_by_hand(weights, x):
+    """What torchvision's class token has read before the layer that names classes."""
+    layer = "encoder.layers.encoder_layer_0."
+    x = F.conv2d(x, weights["conv_proj.weight"], weights["conv_proj.bias"], stride=16).flatten(2).transpose(1, 2)
+    x = torch.cat([weights["class_token"].expand(len(x), -1, -1), x], dim=1) + weights["encoder.pos_embedding"]
+
+    def norm(x, name):
+        return F.layer_norm(x, (32,), weights[f"{name}.weight"], weights[f"{name}.bias"], 1e-6)
+
+    def linear(x, name):
+        return F.linear(x, weights[f"{name}.weight"], weights[f"{name}.bias"])
+
+    attention = nn.MultiheadAttention(32, 2, batch_first=True)
+    start = layer + "self_attention."
+    attention.load_state_dict({key[len(start) :]: value for key, value in weights.items() if key.startswith(start)})
+    y = norm(x, layer + "ln_1")
+    x = x + attention(y, y, y)[0]
+    x = x + linear(F.gelu(linear(norm(x, layer + "ln_2"), layer + "mlp.0")), layer + "mlp.3")
+    return norm(x, "encoder.ln")[:, 0]
+
+
+TO_TIMM = {
+    "class_token": "cls_token",
+    "encoder.pos_embedding": "pos_embed",
+    "conv_proj": "patch_embed.proj",
+    "encoder.layers.encoder_layer_0": "blocks.0",
+    "ln_1": "norm1",
+    "self_attention.in_proj_": "attn.qkv.",
+    "self_attention.out_proj": "attn.proj",
+    "ln_2": "norm2",
+    "mlp.0": "mlp.fc1",
+    "mlp.3": "mlp.fc2",
+    "encoder.ln": "norm",
+    "heads.head": "head",
+}
+
+
+def timm_vit():
+    weights = torchvision_vit()
+    for theirs, timms in TO_TIMM.items():
+        weights = {key.replace(theirs, timms): value for key, value in weights.items()}
+    return weights
+
+
+def older_vit():
+    """torchvision's first names of the linear layers."""
+    names = (("mlp.0", "mlp.linear_1"), ("mlp.3", "mlp.linear_2"))
+    weights = torchvision_vit()
+    for now, then in names:
+        weights = {key.replace(now, then): value for key, value in weights.items()}
+    return weights
+
+
+@pytest.mark.parametrize("layout", [torchvision_vit, older_vit, timm_vit])
+def test_a_vit_in_the_layout_of_torchvision_or_timm_is_read_as_it_would_be_there(tmp_path, layout):
+    torch.save(layout(), tmp_path / "vit.pth")
+    network = make_network("vit-b-16", THREE, pretrained=tmp_path / "vit.pth", **VIT | {"image_size": 224}).eval()
+    assert network.preparation.size == 32, "the checkpoint's own, by its places"
+    assert network.preparation.mean == ((0.5, 0.5, 0.5) if layout is timm_vit else MEAN)
+    pictures = torch.randn(2, 3, 32, 32)
+    with torch.inference_mode():
+        ours = network.network.vit(pictures).last_hidden_state[:, 0]
+        torch.testing.assert_close(ours, vit_by_hand(torchvision_vit(), pictures), atol=1e-5, rtol=1e-4)
+    assert network.network.classifier.weight.shape == (3, 32)
+
+
+@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
+def test_a_resnet_in_the_layout_of_torchvision_is_read_as_it_would_be_there(tmp_path, suffix):
+    path = tmp_path / f"resnet.{suffix}"
+    (torch.save if suffix == "pth" else safetensors.torch.save_file)(torchvision_resnet(), path)
+    network = make_network("resnet-50", THREE, pretrained=path, **RESNET).eval()
+    assert (network.preparation.mean, network.preparation.std) == (MEAN, STD)
+    pictures = torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        ours = network.network.resnet(pictures).pooler_output.flatten(1)
+        torch.testing.assert_close(ours, resnet_by_hand(torchvision_resnet(), pictures), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "theirs"),
+    [
+        ("vit-b-16", lambda: ViTForImageClassification(ViTConfig(**VIT, num_labels=1000))),
+        ("vit-b-16", lambda: ViTModel(ViTConfig(**VIT))),
+        ("resnet-50", lambda: ResNetForImageClassification(ResNetConfig(**RESNET, num_labels=1000))),
+    ],
+)
+def test_a_folder_gives_its_body_and_how_it_reads_pictures_and_gets_a_new_head(tmp_path, name, theirs):
+    torch.manual_seed(2)
+    network = theirs().eval()
+    network.save_pretrained(tmp_path / "theirs")
+    (tmp_path / "theirs" / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.1, 0.2, 0.3]}))
+    ours = make_network(name, THREE, pretrained=tmp_path / "theirs").eval()
+    assert ours.preparation.mean == (0.1, 0.2, 0.3)
+    assert (ours.classes, ours.network.config.id2label) == (3, dict(enumerate(THREE)))
+    body = getattr(network, ours.kind, network)
+    pictures = torch.randn(2, 3, 32, 32)
+    with torch.inference_mode():
+        torch.testing.assert_close(
+            getattr(ours.network, ours.kind)(pictures).last_hidden_state, body(pictures).last_hidden_state
+        )
+
+
+def of_the_other_kind(path):
+    torch.save(torchvision_resnet(), path)
+
+
+def with_one_missing(path):
+    weights = torchvision_vit()
+    del weights["encoder.layers.encoder_layer_0.ln_2.bias"]
+    torch.save(weights, path)
+
+
+def of_another_width(path):
+    torch.save({key: value.repeat_interleave(2, dim=-1) for key, value in torchvision_vit().items()}, path)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (of_the_other_kind, "layout of no vit"),
+        (with_one_missing, "are not of a vit-b-16"),
+        (of_another_width, "are not of a vit-b-16|can be made"),
+        (lambda path: path.write_bytes(b"<html>"), "web page"),
+        (lambda path: None, "no readable checkpoint"),
+    ],
+)
+def test_weights_that_are_of_no_such_network_are_refused_with_what_to_do(tmp_path, spoil, message):
+    spoil(tmp_path / "weights.pth")
+    with pytest.raises(ModelInvalid, match=message):
+        make_network("vit-b-16", THREE, pretrained=tmp_path / "weights.pth", **VIT)
+
+
+def test_a_folder_of_another_kind_is_refused(tmp_path):
+    ResNetForImageClassification(ResNetConfig(**RESNET)).save_pretrained(tmp_path / "theirs")
+    with pytest.raises(ModelInvalid, match="of a resnet, not of a vit"):
+        make_network("vit-b-16", THREE, pretrained=tmp_path / "theirs")
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_it_is_written_in_fewer_bytes_where_that_is_asked_for(tmp_path, name):
+    torch.manual_seed(0)
+    network = make_network(name, THREE, **SIZES[name]).eval()
+    sizes, answers = [], []
+    for weights in ("float32", "float16", "int8"):
+        write_network(tmp_path / weights, network, weights)
+        sizes.append((tmp_path / weights / "model.safetensors").stat().st_size)
+        answers.append(load(tmp_path / weights).predict([[seen(1)]])[0].probabilities)
+    assert sizes[0] > sizes[1] > sizes[2]
+    np.testing.assert_allclose(answers[1], answers[0], atol=0.01)
+    np.testing.assert_allclose(answers[2], answers[0], atol=0.1)

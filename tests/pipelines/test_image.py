@@ -1,0 +1,236 @@
+"""Pictures to answers, with the real models."""
+
+import io
+import itertools
+import threading
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import skimage.data
+from PIL import Image
+
+from moodreel.emotions import FIVE, SEVEN
+from moodreel.errors import ModelNotFound, NoFace, Overloaded, PictureCorrupt, PictureTooBig, UnsupportedMedia
+from moodreel.media import image
+from moodreel.pipelines.image import Batch, Detection, Detector
+from moodreel.pipelines.video import Analyser
+from tests.media.test_image import exif, stored
+from tests.support import media
+
+STORE = Path(__file__).parents[2] / "model_store"
+NOBODY = media.photo(skimage.data.coffee())
+
+
+@pytest.fixture(scope="module")
+def analyser():
+    return Analyser.load(STORE, wait_seconds=0.05)
+
+
+@pytest.fixture(scope="module")
+def detector(analyser):
+    return Detector(analyser)
+
+
+@pytest.fixture(scope="module")
+def smile():
+    return media.photo(media.portrait(), quality=95)
+
+
+def test_a_batch_that_takes_too_long_leaves_its_last_pictures_for_another(analyser, smile):
+    results = Detector(analyser, batch_seconds=0).detect_all([smile, smile, b"scrap"]).results
+    assert results[0].emotion == "happy"
+    assert [type(result) for result in results[1:]] == [Overloaded, Overloaded]
+    assert "smaller batch" in str(results[1])
+
+
+@pytest.mark.parametrize(("path", "name"), [("resemotenet", "resemotenet"), ("compact-emotimesh", "face-expression")])
+def test_a_default_of_seven_labels_answers_for_pictures_too(smile, path, name):
+    detector = Detector(Analyser.load(STORE, model_path=STORE / path))
+    assert detector.detect(smile).model.name == name
+    assert detector.show(smile).model.name == name
+    assert detector.show(media.encode(media.face_frames(5))).model.name == name
+
+
+def test_a_smile_is_happy_with_everything_that_the_answer_promises(detector, smile):
+    detection = detector.detect(smile)
+    [face] = detection.faces
+    assert detection.emotion == face.emotion == "happy"
+    assert detection.confidence == face.confidence == face.probabilities["happy"] > 0.9
+    assert detection.all_emotions == face.probabilities
+    assert tuple(face.probabilities) == SEVEN
+    assert sum(face.probabilities.values()) == pytest.approx(1, abs=1e-5)
+    assert (detection.width, detection.height) == (512, 512)
+    x, y, w, h = face.box
+    assert x < 224 < x + w and y < 115 < y + h, "the nose is in the box"
+    assert (face.certain, face.quality.reason) == (True, None)
+    assert detection.model.name == "face-expression"
+    assert set(detection.timings) == {"decode", "faces", "model"}
+    assert detection.drawn is None
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "HEIF"])
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_the_format_and_the_way_the_phone_was_held_change_nothing(detector, smile, kind, orientation):
+    upright = media.portrait()[:320]
+    plain, turned = (
+        detector.detect(media.photo(stored(upright, turn), kind, exif=exif(turn))) for turn in (1, orientation)
+    )
+    assert (turned.width, turned.height) == (512, 320)
+    assert turned.faces[0].box == pytest.approx(plain.faces[0].box, abs=3)
+    assert turned.emotion == "happy"
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_jpeg_in_each_of_the_eight_orientations_gives_the_same_box_and_an_upright_drawing(detector, orientation):
+    upright = media.portrait()[:320]
+    data = media.photo(stored(upright, orientation), quality=95, exif=exif(orientation))
+    expected = detector.detect(media.photo(upright, quality=95))
+    found = detector.detect(data, draw=True)
+    assert (found.width, found.height) == (512, 320)
+    assert found.faces[0].box == pytest.approx(expected.faces[0].box, abs=3)
+    assert found.confidence == pytest.approx(expected.confidence, abs=0.02)
+    drawn = cv2.resize(np.asarray(Image.open(io.BytesIO(found.drawn))), (512, 320), interpolation=cv2.INTER_AREA)
+    assert np.abs(drawn.astype(int) - upright).mean() < 8, "but for the box it is the picture"
+
+
+def test_a_large_picture_has_its_boxes_in_its_own_pixels(detector):
+    rgb, centres = media.group(3840, 2880, 5, 300)
+    detection = detector.detect(media.photo(rgb))
+    assert (detection.width, detection.height) == (3840, 2880)
+    boxes = [face.box for face in detection.faces]
+    assert len(boxes) == 5
+    for x, y in centres:
+        [width] = [w for left, top, w, h in boxes if left < x < left + w and top < y < top + h]
+        assert width == pytest.approx(300, rel=0.15)
+
+
+def test_a_group_has_every_face_the_largest_first_and_answers_for_that(detector):
+    rgb, _ = media.group(1280, 960, 7, 70)
+    rgb[300:900, 600:1200] = cv2.resize(media.portrait()[20:240, 120:340], (600, 600))
+    detection = detector.detect(media.photo(rgb))
+    areas = [face.box[2] * face.box[3] for face in detection.faces]
+    assert len(areas) == 8
+    assert areas[0] > 5 * max(areas[1:])
+    assert detection.all_emotions == detection.faces[0].probabilities
+    assert {face.emotion for face in detection.faces} == {"happy"}
+
+
+def test_a_picture_without_a_face_is_a_fact_and_no_error(detector):
+    detection = detector.detect(NOBODY, draw=True)
+    assert (detection.faces, detection.emotion, detection.confidence, detection.all_emotions) == ((), None, None, {})
+    assert Image.open(io.BytesIO(detection.drawn)).size == (640, 427)
+
+
+def test_a_small_face_is_not_certain_and_says_why(detector):
+    [face] = detector.detect(media.photo(media.portrait()[::4, ::4], quality=95)).faces
+    assert (face.certain, face.quality.reason) == (False, "small")
+
+
+def test_another_model_answers_when_named(detector, smile):
+    detection = detector.detect(smile, model="moodreel-five")
+    assert tuple(detection.all_emotions) == FIVE
+    assert (detection.emotion, detection.model.name) == ("Happy", "moodreel-five")
+    for call in (detector.detect, detector.show, lambda data, model: detector.detect_all([data], model=model)):
+        with pytest.raises(ModelNotFound):
+            call(smile, model="nobody")
+
+
+def many() -> list[bytes]:
+    group, _ = media.group(960, 720, 9, 60)
+    faces = [media.portrait()[:, ::-1], media.portrait()[::2, ::2], media.portrait() // 3, media.face_frames(1)[0]]
+    return [media.photo(rgb) for rgb in (media.portrait(), group, *faces)] + [NOBODY]
+
+
+def test_a_batch_answers_each_picture_as_if_it_were_alone(detector):
+    files = many()
+    batch = detector.detect_all(files)
+    assert isinstance(batch, Batch)
+    assert set(batch.timings) == {"decode", "faces", "model"}
+    for data, together in zip(files, batch.results, strict=True):
+        alone = detector.detect(data)
+        assert [face.box for face in together.faces] == [face.box for face in alone.faces]
+        assert [face.emotion for face in together.faces] == [face.emotion for face in alone.faces]
+        assert [face.quality for face in together.faces] == [face.quality for face in alone.faces]
+        for one, other in zip(together.faces, alone.faces, strict=True):
+            # A network's sums round differently by the size of its batch.
+            assert one.probabilities == pytest.approx(other.probabilities, abs=2e-6)
+
+
+def test_a_batch_reads_all_faces_of_all_pictures_at_once(detector, monkeypatch):
+    predictor = detector._analyser.store.get("face-expression")
+    asked = []
+    predict = predictor.predict
+    monkeypatch.setattr(predictor, "predict", lambda tracks, **o: asked.append(len(tracks)) or predict(tracks, **o))
+    files = many()
+    faces = sum(len(result.faces) for result in detector.detect_all(files).results)
+    assert asked == [faces]
+
+
+def test_what_is_wrong_with_a_picture_stands_in_its_place(detector, smile):
+    files = [NOBODY, b"words", smile, smile[:5000], smile * 200, b"", smile]
+    kinds = [type(result) for result in detector.detect_all(files).results]
+    error = [UnsupportedMedia, PictureCorrupt, PictureTooBig, UnsupportedMedia]
+    assert kinds == [Detection, error[0], Detection, error[1], error[2], error[3], Detection]
+    assert [type(result) for result in detector.detect_all([b"words"]).results] == [UnsupportedMedia]
+
+
+def test_a_batch_holds_one_decoded_picture_at_a_time(detector, smile, monkeypatch):
+    alive, most = itertools.count(), []
+    held: set[int] = set()
+
+    class Held(image.Picture):
+        def __del__(self):
+            held.discard(self.number)
+
+    def read(*arguments):
+        picture = original(*arguments)
+        copy = Held(picture.rgb, picture.width, picture.height, picture.profile)
+        object.__setattr__(copy, "number", next(alive))
+        held.add(copy.number)
+        most.append(len(held))
+        return copy
+
+    original = image.read
+    monkeypatch.setattr(image, "read", read)
+    detector.detect_all([smile] * 6)
+    assert len(most) == 6
+    assert max(most) <= 2, "the one before may wait for the next to take its name"
+
+
+def test_a_clip_and_a_picture_are_told_apart_by_their_bytes(detector, smile):
+    picture, clip = detector.show(smile), detector.show(media.encode(media.face_frames(10)))
+    assert picture.emotion == clip.emotion == "happy"
+    assert tuple(picture.all_emotions) == tuple(clip.all_emotions) == SEVEN
+    assert (picture.frames, picture.seconds) == (1, None)
+    assert (clip.frames, clip.seconds) == (10, pytest.approx(0.4))
+
+
+def test_only_a_clip_needs_a_face(detector):
+    assert detector.show(NOBODY).emotion is None
+    with pytest.raises(NoFace):
+        detector.show(media.encode(media.noise_frames(5)))
+    with pytest.raises(UnsupportedMedia, match=r"MP4.* A picture may be JPEG"):
+        detector.show(b"words")
+
+
+def test_a_call_that_waits_too_long_for_its_turn_is_told_so(analyser, detector, smile):
+    inside, leave = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with analyser.slot():
+            inside.set()
+            leave.wait(20)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    try:
+        assert inside.wait(20)
+        for call in (detector.detect, detector.show, lambda data: detector.detect_all([data])):
+            with pytest.raises(Overloaded):
+                call(smile)
+    finally:
+        leave.set()
+        holder.join()
+    assert detector.detect(smile).emotion == "happy"

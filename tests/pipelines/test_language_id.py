@@ -1,0 +1,77 @@
+"""Which language a text is in: English is not called foreign, and a line of another language is."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from moodreel.errors import ModelInvalid
+from moodreel.pipelines.language_id import LanguageFinder
+from tests.support.foreign_texts import DIARY
+
+FOLDER = Path(__file__).parents[2] / "model_store" / "lid.176"
+LINES = [(language, line) for language, lines in DIARY.items() for line in lines]
+
+
+@pytest.fixture(scope="module")
+def finder():
+    return LanguageFinder(FOLDER)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Today was the best day I have had in weeks, we laughed until it hurt.",
+        "ugh. work again",
+        "I wanna die",
+        "WHY IS EVERYTHING SO LOUD",
+        "wait, WHAT? no way",
+        "i dont wanna talk abt it",
+        "Lunch at Café Müller with José and Zoë",
+        "It’s worse. I’m sorry.",
+        "so tired 😴😴😴",
+        "omg yesss",
+        "ok",
+        "2024-05-03, 18:30: dentist",
+    ],
+)
+def test_english_as_people_write_it_is_english(finder, text):
+    assert finder.find(text) == "en"
+
+
+@pytest.mark.parametrize(
+    "text", ["", "😂😂", "🇫🇷", "!!!", "12:30", "https://example.org/eine/seite", "…", "\0", "\ud83d"]
+)
+def test_what_has_no_words_is_in_no_language(finder, text):
+    assert finder.find(text) is None
+
+
+def test_lines_of_other_languages_are_hardly_ever_missed(finder):
+    missed = [(language, line) for language, line in LINES if finder.find(line) == "en"]
+    assert len(missed) <= 1, missed
+
+
+def test_lines_of_other_languages_are_told_by_name(finder):
+    wrong = [(language, finder.find(line), line) for language, line in LINES if finder.find(line) != language]
+    assert len(wrong) <= len(LINES) // 10, wrong
+
+
+def test_a_page_is_enough_to_tell_a_long_text_by(finder):
+    assert finder.find("Ich bin heute sehr müde. " * 4000) == "de"
+    assert finder.find("word " * 20_000) == "en"
+
+
+def test_broken_halves_of_characters_and_signs_of_direction_break_nothing(finder):
+    assert finder.find("\u202eI am so happy today\u202c \ud800 \x00 and you are too") == "en"
+
+
+def test_a_file_that_is_not_the_one_described_is_refused(tmp_path):
+    folder = shutil.copytree(FOLDER, tmp_path / "lid")
+    stated = json.loads((folder / "model.json").read_text())
+    (folder / "model.json").write_text(json.dumps(stated | {"sha256": "0" * 64}))
+    with pytest.raises(ModelInvalid, match="SHA-256"):
+        LanguageFinder(folder)
+    (folder / "lid.176.ftz").unlink()
+    with pytest.raises(ModelInvalid, match=r"lid\.176\.ftz"):
+        LanguageFinder(folder)

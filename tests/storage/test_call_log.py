@@ -1,0 +1,353 @@
+import csv
+import io
+import json
+import multiprocessing
+import sqlite3
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from moodreel.storage import call_log
+from moodreel.storage.call_log import CallLog, CallLogError, Filters, Outcome
+from moodreel.storage.timestamps import end_of, stamp, start_of
+
+NOON = datetime(2025, 8, 16, 12, tzinfo=UTC)
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> CallLog:
+    return CallLog(tmp_path / "logs" / "calls.db")
+
+
+def write(log: CallLog, name: str, at: datetime | None = None, status: int | None = 200, **more: object) -> int:
+    """Log a call by its request_id, as if it had come at that time; status None leaves it open."""
+    opening = {key: more.pop(key) for key in ("client_id", "caller", "endpoint") if key in more}
+    row = log.open(**{"request_id": name, "method": "POST", "endpoint": "/predict", **opening})  # type: ignore[arg-type]
+    if status is not None:
+        log.close(row, Outcome(status, 1.5, **more))  # type: ignore[arg-type]
+    if at is not None:
+        with sqlite3.connect(log.path) as db:
+            db.execute("update calls set timestamp = ? where id = ?", [stamp(at), row])
+    return row
+
+
+def names(log: CallLog, **filters: object) -> list[str]:
+    return [row["request_id"] for row in log.select(Filters(**filters)).rows]  # type: ignore[arg-type]
+
+
+def test_a_call_shows_what_it_was_and_how_it_ended(log: CallLog) -> None:
+    row = log.open(request_id="r", method="POST", endpoint="/predict", client_id="app", caller="key-1")
+    log.close(row, Outcome(200, 12.5, prediction="Happy", confidence=0.9, bytes_in=7, timings={"decode": 3.0}))
+    [call] = log.select().rows
+    assert tuple(call) == call_log.COLUMNS
+    assert call["timestamp"].endswith("Z")
+    assert call["success"] is True
+    assert call["timings"] == {"decode": 3.0}
+    assert (call["prediction"], call["confidence"], call["bytes_in"], call["error"]) == ("Happy", 0.9, 7, None)
+
+
+def test_a_call_that_never_ended_has_no_status(log: CallLog) -> None:
+    write(log, "lost", status=None)
+    [call] = log.select().rows
+    assert (call["status_code"], call["success"], call["latency_ms"]) == (None, None, None)
+
+
+@pytest.mark.parametrize(("status", "success"), [(200, True), (204, True), (308, True), (400, False), (500, False)])
+def test_success_is_a_status_below_400(log: CallLog, status: int, success: bool) -> None:
+    write(log, "call", status=status)
+    assert names(log, success=success) == ["call"]
+    assert names(log, success=not success) == []
+
+
+def test_the_newest_comes_first(log: CallLog) -> None:
+    for hours, name in ((2, "second"), (3, "newest"), (1, "oldest")):
+        write(log, name, NOON + timedelta(hours=hours))
+    assert names(log) == ["newest", "second", "oldest"]
+
+
+@pytest.mark.parametrize(
+    ("filters", "found"),
+    [
+        ({}, ["c", "b", "a"]),
+        ({"status_code": 422}, ["b"]),
+        ({"success": False}, ["b"]),
+        ({"client_id": "ios"}, ["c", "a"]),
+        ({"endpoint": "/thumbnail"}, ["c"]),
+        ({"request_id": "a"}, ["a"]),
+        ({"prediction": "Sad"}, ["a"]),
+        ({"client_id": "ios", "success": True, "prediction": "Happy"}, ["c"]),
+        ({"client_id": "IOS"}, []),
+        ({"client_id": "io%"}, []),
+        ({"client_id": "' or 1=1 --"}, []),
+        ({"start": NOON}, ["c", "b", "a"]),
+        ({"start": NOON + timedelta(microseconds=1)}, ["c", "b"]),
+        ({"end": NOON + timedelta(hours=1)}, ["b", "a"]),
+        ({"end": NOON + timedelta(hours=1) - timedelta(microseconds=1)}, ["a"]),
+        ({"start": NOON + timedelta(hours=1), "end": NOON + timedelta(hours=1)}, ["b"]),
+    ],
+)
+def test_filters_select(log: CallLog, filters: dict[str, object], found: list[str]) -> None:
+    write(log, "a", NOON, client_id="ios", prediction="Sad")
+    write(log, "b", NOON + timedelta(hours=1), status=422, client_id="web")
+    write(log, "c", NOON + timedelta(hours=2), client_id="ios", endpoint="/thumbnail", prediction="Happy")
+    assert names(log, **filters) == found
+
+
+@pytest.mark.parametrize(
+    ("text", "start", "end"),
+    [
+        ("2025-08-16", "2025-08-16T00:00:00.000000Z", "2025-08-16T23:59:59.999999Z"),
+        ("2025-08-16T12:34:56", "2025-08-16T12:34:56.000000Z", "2025-08-16T12:34:56.999999Z"),
+        ("2025-08-16T12:34:56Z", "2025-08-16T12:34:56.000000Z", "2025-08-16T12:34:56.999999Z"),
+        ("2025-08-16 12:34", "2025-08-16T12:34:00.000000Z", "2025-08-16T12:34:00.999999Z"),
+        ("2025-08-16T12:34:56.789+02:00", "2025-08-16T10:34:56.789000Z", "2025-08-16T10:34:56.789000Z"),
+        ("2025-08-16T12:34:56 02:00", "2025-08-16T10:34:56.000000Z", "2025-08-16T10:34:56.999999Z"),
+        ("2025-08-16T00:30:00-09:30", "2025-08-16T10:00:00.000000Z", "2025-08-16T10:00:00.999999Z"),
+    ],
+)
+def test_no_zone_means_utc_and_an_end_holds_all_of_the_day_or_second_it_names(text: str, start: str, end: str) -> None:
+    assert (stamp(start_of(text)), stamp(end_of(text))) == (start, end)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "yesterday", "2025-13-01", "2025-08-16T25:00", "16/08/2025", "0001-01-01T00:00+10:00"]
+)
+def test_no_date_is_refused(text: str) -> None:
+    with pytest.raises(ValueError):
+        start_of(text)
+
+
+def test_pages_have_no_gap_and_no_repeat_while_new_calls_come_in(log: CallLog) -> None:
+    for number in range(250):
+        # Many at the same time: only the id tells them apart.
+        write(log, str(number), NOON + timedelta(seconds=number // 50))
+    seen, cursor = [], None
+    while True:
+        page = log.select(limit=40, cursor=cursor)
+        seen += [row["request_id"] for row in page.rows]
+        write(log, f"new {cursor}")
+        cursor = page.next_cursor
+        if cursor is None:
+            break
+    assert seen == [str(number) for number in reversed(range(250))]
+
+
+def test_a_page_that_holds_everything_has_no_next(log: CallLog) -> None:
+    for number in range(3):
+        write(log, str(number))
+    assert log.select(limit=3).next_cursor is None
+    assert log.select(limit=2).next_cursor is not None
+
+
+@pytest.mark.parametrize("cursor", ["", "x", "!!!!", "MjAyNQ", "bm90LWEtZGF0ZSA3", "é"])
+def test_a_cursor_that_no_page_gave_is_refused(log: CallLog, cursor: str) -> None:
+    with pytest.raises(ValueError, match="cursor"):
+        log.select(cursor=cursor)
+
+
+@pytest.mark.parametrize("column", ["status_code", "success", "client_id", "endpoint", "request_id", "prediction"])
+@pytest.mark.parametrize("further", [False, True])
+def test_every_filter_is_found_by_index_and_not_sorted(log: CallLog, column: str, further: bool) -> None:
+    write(log, "a")
+    write(log, "b")
+    value = {"status_code": 200, "success": True}.get(column, "a")
+    cursor = log.select(limit=1).next_cursor if further else None
+    dates = Filters(start=NOON, end=NOON)
+    for filters in (Filters(**{column: value}), Filters(**{column: value}, start=NOON, end=NOON)):  # type: ignore[arg-type]
+        plan = _plan(log, filters, cursor)
+        assert f"idx_calls_{column}_timestamp" in plan
+        assert "B-TREE" not in plan
+    assert "USING INDEX idx_calls_timestamp" in _plan(log, dates, cursor)
+    assert "B-TREE" not in _plan(log, dates, cursor)
+
+
+def _plan(log: CallLog, filters: Filters, cursor: str | None) -> str:
+    sql, arguments = call_log._query(filters, cursor)
+    with sqlite3.connect(log.path) as db:
+        return " / ".join(row[3] for row in db.execute(f"explain query plan {sql}", arguments))
+
+
+def test_recent_calls_of_one_caller_are_counted(log: CallLog) -> None:
+    now = datetime.now(UTC)
+    write(log, "long ago", now - timedelta(minutes=2), caller="a")
+    write(log, "somebody else", caller="b")
+    write(log, "refused for its rate", caller="a", status=429, error="rate_limited")
+    first = write(log, "first", caller="a", status=None)
+    last = write(log, "last", caller="a", status=500, error="internal")
+    since = now - timedelta(minutes=1)
+    assert log.count_since("a", since) == 2
+    assert log.count_since("a", since, up_to=last - 1) == 1
+    [row] = log.select(Filters(request_id="first")).rows
+    assert log.first_since("a", since) == datetime.fromisoformat(row["timestamp"])
+    assert log.first_since("nobody", since) is None
+    assert first < last
+
+
+def test_prune_deletes_what_is_older_and_nothing_else(log: CallLog) -> None:
+    now = datetime.now(UTC)
+    for days in range(5):
+        write(log, str(days), now - timedelta(days=days, minutes=1))
+    assert log.prune(3) == 2
+    assert names(log) == ["0", "1", "2"]
+
+
+def test_prune_deletes_more_than_one_batch(log: CallLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(call_log, "PRUNE_BATCH", 3)
+    for number in range(10):
+        write(log, str(number), NOON)
+    assert log.prune(1) == 10
+
+
+def test_one_process_a_day_prunes(log: CallLog) -> None:
+    write(log, "old", NOON)
+    assert log.prune_if_due(30) == 1
+    write(log, "old too", NOON)
+    assert CallLog(log.path).prune_if_due(30) == 0
+    with sqlite3.connect(log.path) as db:
+        db.execute("update upkeep set done_at = ?", [stamp(datetime.now(UTC) - timedelta(hours=25))])
+    assert CallLog(log.path).prune_if_due(30) == 1
+
+
+def test_calls_may_be_kept_for_ever(log: CallLog) -> None:
+    write(log, "old", NOON)
+    assert log.prune_if_due(0) == 0
+    assert names(log) == ["old"]
+
+
+def _open_and_write(path: Path, count: int) -> None:
+    log = CallLog(path)
+    for number in range(count):
+        write(log, str(number))
+
+
+def test_processes_may_make_and_write_the_same_log_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "calls.db"
+    spawn = multiprocessing.get_context("fork")
+    processes = [spawn.Process(target=_open_and_write, args=(path, 50)) for _ in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0] * 4
+    assert len(CallLog(path).select(limit=1000).rows) == 200
+
+
+def test_threads_share_a_log(log: CallLog) -> None:
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda number: write(log, str(number)), range(200)))
+    assert {row["status_code"] for row in log.select(limit=1000).rows} == {200}
+    assert sorted(names := [row["request_id"] for row in log.walk()], key=int) == [str(n) for n in range(200)]
+    assert len(names) == 200
+
+
+def test_migrations_are_applied_once_and_recorded(log: CallLog) -> None:
+    write(log, "kept")
+    again = CallLog(log.path)
+    assert names(again) == ["kept"]
+    with sqlite3.connect(log.path) as db:
+        applied = [row[0] for row in db.execute("select name from _sqlite_migrations order by rowid")]
+        assert db.execute("pragma journal_mode").fetchone() == ("wal",)
+    assert applied == ["m001_calls", "m002_indexes", "m003_upkeep", "m004_modalities"]
+
+
+def test_a_log_from_before_answers_had_modalities_keeps_its_calls(tmp_path: Path) -> None:
+    path = tmp_path / "calls.db"
+    write(CallLog(path), "old")
+    with sqlite3.connect(path) as db:
+        db.execute("drop index idx_calls_modalities_timestamp")
+        db.execute("alter table calls drop column modalities")
+        db.execute("delete from _sqlite_migrations where name = 'm004_modalities'")
+    log = CallLog(path)
+    row = log.open(request_id="new", method="POST", endpoint="/api/predict/multimodal")
+    log.close(row, Outcome(200, 1.0, modalities="video,audio"))
+    assert names(log) == ["new", "old"]
+    assert names(log, modalities="video,audio") == ["new"]
+    assert [call["modalities"] for call in log.walk()] == ["video,audio", None]
+
+
+def test_a_corrupt_log_is_named_with_what_to_do(tmp_path: Path) -> None:
+    path = tmp_path / "calls.db"
+    path.write_bytes(b"this is no database" * 1000)
+    with pytest.raises(CallLogError, match=r"calls\.db cannot be opened: .* Move the file away"):
+        CallLog(path)
+
+
+def test_a_log_that_cannot_be_made_is_named_with_what_to_do() -> None:
+    with pytest.raises(CallLogError, match=r"Check that the folder exists"):
+        CallLog("/proc/nowhere/calls.db")
+
+
+def test_a_log_whose_file_went_bad_is_not_writable(log: CallLog) -> None:
+    assert log.writable()
+    log.dispose()
+    log.path.write_bytes(b"scrap" * 10_000)
+    for rest in log.path.parent.glob("calls.db-*"):
+        rest.unlink()
+    assert not log.writable()
+    with pytest.raises(CallLogError):
+        log.open(request_id="r", method="GET", endpoint="/")
+
+
+@pytest.mark.parametrize("name", ["=cmd()", "+1", "-1", "@sum", "\tx", "\rx"])
+def test_csv_never_runs_in_a_spreadsheet(log: CallLog, name: str) -> None:
+    write(log, "call", client_id=name)
+    file = io.StringIO(newline="")
+    call_log.write_csv(log.walk(), file)
+    [row] = csv.DictReader(io.StringIO(file.getvalue(), newline=""))
+    assert row["client_id"] == "'" + name
+
+
+class TestOperators:
+    @pytest.fixture(autouse=True)
+    def some_calls(self, log: CallLog) -> None:
+        write(log, "a", NOON, prediction="Sad", confidence=0.5, timings={"decode": 1.0})
+        write(log, "b", NOON + timedelta(hours=1), status=422, error="no_face", client_id='a "quoted", name')
+        write(log, "c", NOON + timedelta(hours=2), status=None)
+
+    def run(self, log: CallLog, *arguments: str) -> int:
+        return call_log.main([arguments[0], "--db", str(log.path), *arguments[1:]])
+
+    def test_list(self, log: CallLog, capsys: pytest.CaptureFixture[str]) -> None:
+        assert self.run(log, "list") == 0
+        head, *lines = capsys.readouterr().out.splitlines()
+        assert head.split() == ["timestamp", "code", "ms", "method", "endpoint", "client_id", "result"]
+        assert [line.split()[1] for line in lines] == ["-", "422", "200"]
+        assert lines[1].endswith("no_face") and lines[2].endswith("Sad")
+
+    def test_export_json_lines(self, log: CallLog, capsys: pytest.CaptureFixture[str]) -> None:
+        assert self.run(log, "export", "--format", "jsonl", "--success", "True") == 0
+        [call] = map(json.loads, capsys.readouterr().out.splitlines())
+        assert (call["request_id"], call["timings"]) == ("a", {"decode": 1.0})
+
+    def test_export_csv(self, log: CallLog, capsys: pytest.CaptureFixture[str]) -> None:
+        assert self.run(log, "export", "--start", "2025-08-16T12:30", "--end", "2025-08-16") == 0
+        rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+        assert [row["request_id"] for row in rows] == ["c", "b"]
+        assert [row["success"] for row in rows] == ["", "False"]
+        assert rows[1]["client_id"] == 'a "quoted", name'
+
+    def test_a_limit_takes_the_newest(self, log: CallLog, capsys: pytest.CaptureFixture[str]) -> None:
+        assert self.run(log, "export", "--limit", "1") == 0
+        assert [row["request_id"] for row in csv.DictReader(io.StringIO(capsys.readouterr().out))] == ["c"]
+
+    def test_prune(self, log: CallLog, capsys: pytest.CaptureFixture[str]) -> None:
+        assert self.run(log, "prune", "--days", "30") == 0
+        assert capsys.readouterr().out.startswith("3 calls older than 30 days deleted")
+
+    @pytest.mark.parametrize("days", ["0", "-1", "nan", "1e12", "many"])
+    def test_prune_deletes_nothing_for_a_number_of_days_that_makes_no_sense(self, log: CallLog, days: str) -> None:
+        with pytest.raises(SystemExit):
+            self.run(log, "prune", f"--days={days}")
+        assert len(log.select().rows) == 3
+
+    def test_no_log_is_one_clear_line(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        assert call_log.main(["list", "--db", str(tmp_path / "none.db")]) == 1
+        assert "There is no call log" in capsys.readouterr().err
+        assert not (tmp_path / "none.db").exists()
+
+    def test_a_corrupt_log_is_one_clear_line(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        (tmp_path / "bad.db").write_bytes(b"scrap" * 5000)
+        assert call_log.main(["list", "--db", str(tmp_path / "bad.db")]) == 1
+        assert len(capsys.readouterr().err.splitlines()) == 1

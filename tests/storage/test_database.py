@@ -1,0 +1,62 @@
+"""A file for any number of threads: what its connections cost, and what becomes of one that failed."""
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from moodreel.storage.call_log import CallLog, CallLogError
+
+THREADS = 40
+
+
+def test_threads_that_wait_for_something_else_hold_no_connection(tmp_path: Path) -> None:
+    log = CallLog(tmp_path / "calls.db")
+    written, ended = threading.Barrier(THREADS + 1), threading.Event()
+
+    def live() -> None:
+        log.open(request_id="a socket", method="GET", endpoint="/api/ws")
+        written.wait(60)
+        ended.wait(60)
+
+    threads = [threading.Thread(target=live) for _ in range(THREADS)]
+    for thread in threads:
+        thread.start()
+    written.wait(60)
+    # Every connection has the journal open too. The database itself SQLite keeps open, for the next, as often as it was
+    # at a time.
+    assert 0 < _open_files(tmp_path / "calls.db-wal") < THREADS / 4
+    ended.set()
+    for thread in threads:
+        thread.join()
+    assert len(log.select(limit=1000).rows) == THREADS
+    log.dispose()
+    assert _open_files(log.path) == 0
+
+
+def test_what_a_block_began_is_undone_when_it_raises_and_the_next_one_writes(tmp_path: Path) -> None:
+    log = CallLog(tmp_path / "calls.db")
+    with pytest.raises(ZeroDivisionError), log._file.writing() as db:
+        db.execute("insert into calls (timestamp, request_id, method, endpoint) values ('', '', '', '')")
+        raise ZeroDivisionError
+    assert log.select().rows == ()
+    assert log.open(request_id="next", method="GET", endpoint="/") == 1
+
+
+def test_a_file_that_is_put_right_again_is_used_again(tmp_path: Path) -> None:
+    log = CallLog(tmp_path / "calls.db")
+    log.dispose()
+    kept = log.path.read_bytes()
+    log.path.write_bytes(b"no database at all, but as long as a page of one must be" * 100)
+    for path in tmp_path.glob("calls.db-*"):
+        path.unlink()
+    with pytest.raises(CallLogError):
+        log.open(request_id="lost", method="GET", endpoint="/")
+    log.path.write_bytes(kept)
+    assert log.open(request_id="next", method="GET", endpoint="/")
+
+
+def _open_files(path: Path) -> int:
+    """Count this process's."""
+    links = [link for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
+    return [str(link.readlink()) for link in links].count(str(path))

@@ -1,0 +1,705 @@
+"""What is kept for a person, and that nobody else ever sees it."""
+
+import inspect
+import itertools
+import json
+import multiprocessing
+import sqlite3
+import stat
+import uuid
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+
+from moodreel.emotions import FIVE, to_five
+from moodreel.storage import history as module
+from moodreel.storage.history import KINDS, Filters, Finding, History, HistoryError
+from moodreel.storage.objects import Media, MediaError, MediaStorage
+from moodreel.storage.timestamps import stamp
+
+NOON = datetime(2025, 8, 16, 12, tzinfo=UTC)
+LOOP = (Media("thumbnail.mp4", "video/mp4", b"a loop"), Media("poster.jpg", "image/jpeg", b"a poster"))
+HAPPY = Finding(
+    kind="video",
+    emotion="Happy",
+    confidence=0.9,
+    probabilities={"Anger": 0.0, "Happy": 0.9, "Shock": 0.0, "Neutral": 0.1, "Sad": 0.0},
+    model="moodreel-five",
+    facts={"duration": 4.98, "faces": 1, "certain": True},
+    content_sha256="a" * 64,
+)
+SAD = replace(HAPPY, emotion="sad", probabilities={"sad": 0.9, "fear": 0.1}, model="face-expression")
+NO_FACE = replace(HAPPY, emotion=None, confidence=None, probabilities=None)
+
+
+def other(finding: Finding = HAPPY, **changes: Any) -> Finding:
+    """A finding in another file."""
+    return replace(finding, content_sha256=uuid.uuid4().hex, **changes)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Where media go."""
+    return tmp_path / "media"
+
+
+@pytest.fixture
+def history(tmp_path: Path, folder: Path) -> History:
+    return History(tmp_path / "data" / "history.db", MediaStorage(f"file://{folder}"))
+
+
+def files(folder: Path) -> list[bytes]:
+    return sorted(path.read_bytes() for path in folder.rglob("*") if path.is_file())
+
+
+def keep_with_loop(history: History, user: str, finding: Finding = HAPPY, **more: Any) -> str:
+    return history.keep(user, finding, history.store(user, LOOP), **more)
+
+
+def ids(history: History, user: str, **filters: Any) -> list[str]:
+    return [row["id"] for row in history.select(user, Filters(**filters)).rows]
+
+
+# --- an entry ---
+
+
+def test_an_entry_says_what_was_found_and_nothing_of_what_was_sent(history: History) -> None:
+    entry = keep_with_loop(history, "ann", at=NOON)
+    assert history.find("ann", entry) == {
+        "id": entry,
+        "kind": "video",
+        "created": "2025-08-16T12:00:00.000000Z",
+        "emotion": "Happy",
+        "mood": "Happy",
+        "confidence": 0.9,
+        "probabilities": {"Anger": 0.0, "Happy": 0.9, "Shock": 0.0, "Neutral": 0.1, "Sad": 0.0},
+        "model": "moodreel-five",
+        "facts": {"duration": 4.98, "faces": 1, "certain": True},
+        "media": [
+            {"name": "thumbnail.mp4", "type": "video/mp4", "size": 6},
+            {"name": "poster.jpg", "type": "image/jpeg", "size": 8},
+        ],
+    }
+    assert history.select("ann").rows == (history.find("ann", entry),)
+
+
+def test_a_label_of_any_model_is_kept_as_it_is_beside_its_mood(history: History) -> None:
+    entry = history.find("ann", history.keep("ann", SAD))
+    assert entry is not None
+    assert (entry["emotion"], entry["mood"], entry["probabilities"]) == ("sad", "Sad", {"sad": 0.9, "fear": 0.1})
+
+
+@pytest.mark.parametrize("probabilities", [None, {}])
+def test_a_picture_without_a_face_is_an_entry_without_probabilities(
+    history: History, probabilities: dict[str, float] | None
+) -> None:
+    entry = history.keep("ann", replace(NO_FACE, kind="picture", probabilities=probabilities))
+    assert history.find("ann", entry)["probabilities"] is None  # type: ignore[index]
+
+
+def test_ids_say_nothing_of_order_or_number(history: History) -> None:
+    entries = [history.keep("ann", other()) for _ in range(20)]
+    assert all(len(entry) == 32 and int(entry, 16) for entry in entries)
+    assert sorted(entries) != entries
+
+
+def test_nothing_that_was_sent_can_be_matched_between_users(history: History) -> None:
+    history.keep("ann", HAPPY)
+    history.keep("bob", HAPPY)
+    with sqlite3.connect(history.path) as db:
+        rows = db.execute("select fingerprint from entries").fetchall()
+        assert len(set(rows)) == 2
+        assert HAPPY.content_sha256 not in "\n".join(db.iterdump())
+
+
+def test_the_file_is_its_owners_alone(history: History) -> None:
+    history.keep("ann", HAPPY)
+    made = [history.path.parent, *history.path.parent.iterdir()]
+    assert {stat.S_IMODE(path.stat().st_mode) for path in made} == {0o700, 0o600}
+
+
+# --- the same file again ---
+
+
+def test_the_same_file_within_a_day_is_one_entry_updated(history: History, folder: Path) -> None:
+    first = history.keep("ann", HAPPY, at=NOON)
+    again = keep_with_loop(history, "ann", replace(SAD, facts={"certain": False}), at=NOON + timedelta(hours=23))
+    [entry] = history.select("ann").rows
+    assert (first, entry["id"], entry["created"]) == (again, first, stamp(NOON))
+    assert (entry["emotion"], entry["mood"], entry["model"]) == ("sad", "Sad", "face-expression")
+    assert entry["probabilities"] == SAD.probabilities
+    assert entry["facts"] == {"duration": 4.98, "faces": 1, "certain": False}
+    assert files(folder) == [b"a loop", b"a poster"]
+
+
+@pytest.mark.parametrize(
+    ("user", "finding", "hours"),
+    [
+        ("ann", HAPPY, 24),
+        ("ann", replace(HAPPY, kind="picture"), 1),
+        ("ann", replace(HAPPY, content_sha256="b" * 64), 1),
+        ("ann", replace(HAPPY, content_sha256=None), 1),
+        ("bob", HAPPY, 1),
+    ],
+)
+def test_anything_else_is_an_entry_of_its_own(history: History, user: str, finding: Finding, hours: int) -> None:
+    history.keep("ann", HAPPY, at=NOON)
+    history.keep("ann", replace(HAPPY, content_sha256=None), at=NOON)
+    history.keep(user, finding, at=NOON + timedelta(hours=hours))
+    assert len(history.select("ann").rows) + len(history.select("bob").rows) == 3
+
+
+def test_a_second_call_that_finds_no_face_hides_nothing(history: History) -> None:
+    entry = keep_with_loop(history, "ann")
+    before = history.find("ann", entry)
+    assert history.keep("ann", replace(NO_FACE, facts={})) == entry
+    assert history.find("ann", entry) == before
+
+
+def test_a_face_found_by_the_second_call_counts(history: History) -> None:
+    entry = history.keep("ann", NO_FACE)
+    history.keep("ann", HAPPY)
+    assert history.find("ann", entry)["mood"] == "Happy"  # type: ignore[index]
+
+
+def test_new_media_take_the_place_of_the_old_and_these_are_deleted(history: History, folder: Path) -> None:
+    entry = keep_with_loop(history, "ann")
+    new = history.store("ann", [Media("thumbnail.gif", "image/gif", b"a gif")])
+    history.keep("ann", HAPPY, new)
+    assert history.media("ann", entry, "thumbnail.gif").data == b"a gif"  # type: ignore[union-attr]
+    assert history.media("ann", entry, "thumbnail.mp4") is None
+    assert history.sweep() == 2
+    assert files(folder) == [b"a gif"]
+
+
+# --- lists ---
+
+
+@pytest.mark.parametrize(
+    ("filters", "found"),
+    [
+        ({}, "dcba"),
+        ({"kind": "video"}, "ba"),
+        ({"kind": "text"}, "c"),
+        ({"emotion": "Happy"}, "ca"),
+        ({"emotion": "joy"}, "c"),
+        ({"emotion": "sad"}, "b"),
+        ({"emotion": "Sad"}, "b"),
+        ({"emotion": "' or 1=1 --"}, ""),
+        ({"kind": "video", "emotion": "Happy"}, "a"),
+        ({"start": NOON + timedelta(hours=1)}, "dcb"),
+        ({"start": NOON + timedelta(hours=1, microseconds=1)}, "dc"),
+        ({"end": NOON + timedelta(hours=1)}, "ba"),
+        ({"end": NOON + timedelta(hours=1, microseconds=-1)}, "a"),
+    ],
+)
+def test_filters_select(history: History, filters: dict[str, Any], found: str) -> None:
+    kept = [HAPPY, other(SAD), replace(HAPPY, kind="text", emotion="joy"), replace(NO_FACE, kind="picture")]
+    names = {history.keep("ann", each, at=NOON + timedelta(hours=n)): "abcd"[n] for n, each in enumerate(kept)}
+    history.keep("bob", HAPPY, at=NOON + timedelta(hours=1))
+    assert "".join(names[entry] for entry in ids(history, "ann", **filters)) == found
+
+
+@pytest.mark.parametrize("cursor", ["", "x", "!!!!", "MjAyNQ", "bm90LWEtZGF0ZSA3", "é", "MjAyNS0wMS0wMVQwMDowMFogeA"])
+def test_a_cursor_that_no_page_gave_is_refused(history: History, cursor: str) -> None:
+    with pytest.raises(ValueError, match="cursor"):
+        history.select("ann", cursor=cursor)
+
+
+def test_pages_have_no_gap_and_no_repeat_while_entries_come_and_go(history: History) -> None:
+    for number in range(50):
+        # Many at the same time: only the id tells them apart.
+        history.keep("ann", other(), at=NOON + timedelta(seconds=number // 20))
+    everything = ids(history, "ann")
+    seen: list[str] = []
+    cursor = None
+    while True:
+        page = history.select("ann", limit=7, cursor=cursor)
+        seen += [row["id"] for row in page.rows]
+        history.keep("ann", other(), at=NOON + timedelta(hours=1))
+        # The cursor holds where the entry that it stands for is gone.
+        history.delete("ann", seen[-1])
+        cursor = page.next_cursor
+        if cursor is None:
+            break
+    assert seen == everything
+    assert len(set(seen)) == 50
+
+
+def test_a_list_is_found_by_index_and_not_sorted(history: History) -> None:
+    for filters in (Filters(), Filters("video", "Happy", NOON, NOON)):
+        sql, arguments = module._query("ann", filters, None)
+        with sqlite3.connect(history.path) as db:
+            plan = " / ".join(row[3] for row in db.execute(f"explain query plan {sql}", arguments))
+        assert "idx_entries_user_timestamp_id" in plan and "B-TREE" not in plan
+
+
+# --- media ---
+
+
+def test_media_are_read_back_by_their_entry_alone(history: History) -> None:
+    entry, second = keep_with_loop(history, "ann"), history.keep("ann", other())
+    assert history.media("ann", entry, "thumbnail.mp4") == LOOP[0]
+    assert history.media("ann", entry, "poster.jpg") == LOOP[1]
+    with sqlite3.connect(history.path) as db:
+        key = json.loads(db.execute("select media from entries where id = ?", [entry]).fetchone()[0])[0]["key"]
+    for user, which, name in (
+        ("bob", entry, "thumbnail.mp4"),
+        ("ann", second, "thumbnail.mp4"),
+        ("ann", entry, "nothing.mp4"),
+        ("ann", entry, key),
+        ("ann", entry, f"../{key}"),
+        ("ann", entry, "../../data/history.db"),
+        ("ann", "x" * 32, "thumbnail.mp4"),
+    ):
+        assert history.media(user, which, name) is None
+
+
+def test_media_go_with_their_entry_and_with_all_of_them(history: History, folder: Path) -> None:
+    entry = keep_with_loop(history, "ann")
+    keep_with_loop(history, "ann", other())
+    keep_with_loop(history, "bob")
+    assert history.delete("ann", entry)
+    assert history.sweep() == 2
+    assert len(files(folder)) == 4
+    assert history.delete_all("ann") == 1
+    assert history.sweep() == 2
+    assert files(folder) == [b"a loop", b"a poster"]
+    assert len(list(folder.iterdir())) == 1, "a folder that is empty goes as well"
+    assert history.media("bob", ids(history, "bob")[0], "poster.jpg") == LOOP[1]
+
+
+def test_without_a_storage_nothing_is_stored(tmp_path: Path) -> None:
+    bare = History(tmp_path / "history.db")
+    assert bare.store("ann", LOOP) == ()
+    entry = keep_with_loop(bare, "ann")
+    assert bare.find("ann", entry)["media"] == []  # type: ignore[index]
+    assert bare.media("ann", entry, "poster.jpg") is None
+    assert bare.sweep() == 0
+
+
+def test_files_of_a_storage_that_is_set_no_more_are_not_forgotten(tmp_path: Path, history: History) -> None:
+    entry = keep_with_loop(history, "ann")
+    bare = History(tmp_path / "data" / "history.db")
+    assert bare.delete("ann", entry)
+    with pytest.raises(MediaError, match="set MEDIA_STORAGE"):
+        bare.sweep()
+    assert history.sweep() == 2
+
+
+def later(history: History, hours: float) -> None:
+    """Let time pass for what is doomed."""
+    with sqlite3.connect(history.path) as db:
+        for key, due in db.execute("select key, due from doomed").fetchall():
+            past = stamp(datetime.fromisoformat(due) - timedelta(hours=hours))
+            db.execute("update doomed set due = ? where key = ?", [past, key])
+
+
+def test_what_was_stored_for_an_entry_that_was_never_written_is_deleted(history: History, folder: Path) -> None:
+    history.store("ann", LOOP)
+    assert (history.sweep(), len(files(folder))) == (0, 2), "its entry may come yet"
+    later(history, 1)
+    assert (history.sweep(), files(folder)) == (2, [])
+
+
+def test_an_entry_that_comes_too_late_for_its_media_has_none(history: History, folder: Path) -> None:
+    stored = history.store("ann", LOOP)
+    later(history, 1)
+    history.sweep()
+    entry = history.keep("ann", HAPPY, stored)
+    assert history.find("ann", entry)["media"] == []  # type: ignore[index]
+    assert files(folder) == []
+
+
+def test_media_that_cannot_be_written_leave_no_orphan(
+    history: History, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(history.storage, "put", _fail_after(1, history.storage.put))  # type: ignore[union-attr]
+        with pytest.raises(MediaError):
+            history.store("ann", LOOP)
+    assert files(folder) == [b"a loop"]
+    later(history, 1)
+    assert history.sweep() == 2
+    assert files(folder) == []
+
+
+def test_a_deletion_that_fails_is_said_and_tried_again(
+    history: History, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = keep_with_loop(history, "ann")
+    history.delete("ann", entry)
+    with monkeypatch.context() as patch:
+        patch.setattr(history.storage, "delete", _fail_after(1, history.storage.delete))  # type: ignore[union-attr]
+        with pytest.raises(MediaError, match="still there: 1"):
+            history.sweep()
+    assert len(files(folder)) == 1
+    assert history.sweep() == 0, "not at once: a storage that is down would be asked all the time"
+    later(history, 1)
+    assert history.sweep() == 1
+    assert files(folder) == []
+
+
+def test_a_sweep_ends_in_time_and_the_next_goes_on(history: History, folder: Path) -> None:
+    keep_with_loop(history, "ann")
+    history.delete_all("ann")
+    assert (history.sweep(seconds=0), len(files(folder))) == (0, 2)
+    assert (history.sweep(), files(folder)) == (2, [])
+
+
+def test_more_is_swept_than_one_batch(history: History, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SWEEP_BATCH", 3)
+    for _ in range(5):
+        keep_with_loop(history, "ann", other())
+    history.delete_all("ann")
+    assert (history.sweep(), files(folder)) == (10, [])
+
+
+def _fail_after(good: int, do: Any) -> Any:
+    left = itertools.count(good, -1)
+
+    def maybe(*arguments: Any) -> Any:
+        if next(left) <= 0:
+            raise MediaError("The media storage cannot be reached.")
+        return do(*arguments)
+
+    return maybe
+
+
+# --- deleting ---
+
+
+def test_what_is_deleted_is_not_in_the_file_any_more(history: History) -> None:
+    marked = replace(HAPPY, model="a-model-that-leaves-traces")
+    history.keep("ann", marked)
+    history.keep("ann", replace(marked, content_sha256="b" * 64))
+    history.keep("bob", HAPPY)
+    assert history.delete_all("ann") == 2
+    # Nor in the journal, which a service that runs keeps open.
+    left = b"".join(path.read_bytes() for path in history.path.parent.glob("history.db*"))
+    assert b"moodreel-five" in left
+    assert b"traces" not in left
+
+
+def test_old_entries_are_deleted_once_a_day_with_their_media(history: History, folder: Path) -> None:
+    now = datetime.now(UTC)
+    keep_with_loop(history, "ann", at=now - timedelta(days=31))
+    keep_with_loop(history, "bob", at=now - timedelta(days=31))
+    kept = keep_with_loop(history, "ann", at=now - timedelta(days=29))
+    assert history.prune_if_due(30) == 2
+    history.sweep()
+    assert (ids(history, "ann"), ids(history, "bob"), len(files(folder))) == ([kept], [], 2)
+    history.keep("ann", other(), at=now - timedelta(days=31))
+    assert History(history.path).prune_if_due(30) == 0, "today it is done"
+    with sqlite3.connect(history.path) as db:
+        db.execute("update upkeep set done_at = ?", [stamp(now - timedelta(hours=25))])
+    assert History(history.path).prune_if_due(30) == 1
+
+
+def test_more_is_pruned_than_one_batch(history: History, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PRUNE_BATCH", 3)
+    for _ in range(10):
+        history.keep("ann", other(), at=NOON)
+    assert history.prune_if_due(30) == 10
+
+
+def test_entries_may_be_kept_for_ever(history: History) -> None:
+    history.keep("ann", HAPPY, at=NOON)
+    assert history.prune_if_due(0) == 0
+    assert len(ids(history, "ann")) == 1
+
+
+# --- the summary reads the right rows ---
+
+
+def test_a_summary_is_of_one_users_entries_in_the_range(history: History) -> None:
+    berlin = ZoneInfo("Europe/Berlin")
+    for at in ("2025-08-15T21:59:59.999999Z", "2025-08-15T22:00Z", "2025-08-16T21:59:59.999999Z", "2025-08-16T22:00Z"):
+        history.keep("ann", other(), at=datetime.fromisoformat(at))
+    history.keep("bob", HAPPY, at=NOON)
+    found = history.summary("ann", "day", date(2025, 8, 16), date(2025, 8, 16), berlin, now=NOON)
+    assert (found.entries, found.emotions["Happy"], found.baseline.entries) == (2, 2, 2)
+    assert history.summary("cy", now=NOON).entries == 0
+
+
+def test_the_baseline_is_of_the_last_90_days_and_of_one_user(history: History) -> None:
+    for days in range(1, 100):
+        history.keep("ann", other(), at=NOON - timedelta(days=days))
+        history.keep("bob", other(SAD), at=NOON - timedelta(days=days))
+    found = history.summary("ann", now=NOON)
+    assert found.baseline.entries == 90
+    assert found.baseline.probabilities == pytest.approx(
+        {"Anger": 0, "Happy": 0.9, "Shock": 0, "Neutral": 0.1, "Sad": 0}
+    )
+
+
+# --- many at once ---
+
+
+def _write(path: Path, folder: Path, user: str, count: int) -> None:
+    history = History(path, MediaStorage(f"file://{folder}"))
+    for number in range(count):
+        keep_with_loop(history, user, replace(HAPPY, content_sha256=f"{number:064x}"))
+    history.dispose()
+
+
+def test_processes_may_make_and_write_the_same_history_at_once(tmp_path: Path) -> None:
+    path, folder = tmp_path / "data" / "history.db", tmp_path / "media"
+    spawn = multiprocessing.get_context("fork")
+    # Two each write the same files of one user: those are one entry each, whoever comes first.
+    processes = [spawn.Process(target=_write, args=(path, folder, user, 20)) for user in ("ann", "ann", "bob", "bob")]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0] * 4
+    history = History(path, MediaStorage(f"file://{folder}"))
+    assert [len(ids(history, user)) for user in ("ann", "bob")] == [20, 20]
+    history.sweep()
+    assert len(files(folder)) == 80
+
+
+def test_threads_share_a_history(history: History) -> None:
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda n: history.keep(f"user {n % 4}", other(), at=NOON), range(100)))
+    assert [len(ids(history, f"user {n}")) for n in range(4)] == [25] * 4
+
+
+def test_a_history_that_cannot_be_used_says_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "bad.db").write_bytes(b"this is no database" * 1000)
+    with pytest.raises(HistoryError, match=r"history .*bad\.db cannot be opened: .* Move the file away"):
+        History(tmp_path / "bad.db")
+    with pytest.raises(HistoryError, match="set HISTORY_PATH"):
+        History("/proc/nowhere/history.db")
+
+
+def test_migrations_are_applied_once(history: History) -> None:
+    history.keep("ann", HAPPY)
+    assert len(ids(History(history.path), "ann")) == 1
+    with sqlite3.connect(history.path) as db:
+        applied = [row[0] for row in db.execute("select name from _sqlite_migrations order by rowid")]
+    assert applied == ["m001_entries", "m002_doomed", "m003_upkeep"]
+
+
+def test_no_question_can_be_asked_without_a_user() -> None:
+    public = [name for name, _ in inspect.getmembers(History, inspect.isfunction) if not name.startswith("_")]
+    first = {name: list(inspect.signature(getattr(History, name)).parameters)[1:2] for name in public}
+    assert {name for name, parameters in first.items() if parameters != ["user"]} == {
+        "prune_if_due",
+        "sweep",
+        "dispose",
+    }
+
+
+# --- any number of users, in any order ---
+
+USERS = ("ann", "bob", "cy")
+LABELS = (*FIVE, "happy", "surprise", "disgust", "joy", "calm", None)
+
+
+@dataclass
+class Kept:
+    """An entry as plain Python knows it."""
+
+    id: str
+    at: datetime
+    kind: str
+    emotion: str | None
+    content: str | None
+    media: dict[str, bytes]
+
+    def fits(self, filters: Filters) -> bool:
+        return (
+            filters.kind in (None, self.kind)
+            and filters.emotion in (None, self.emotion, to_five(self.emotion or ""))
+            and (filters.start is None or filters.start <= self.at)
+            and (filters.end is None or self.at <= filters.end)
+        )
+
+
+class Diaries(RuleBasedStateMachine):
+    """Several people keep, read and delete; a plain dictionary says what each of them must be answered.
+
+    All runs share one history, each with users of its own: the others' entries are there too, and never to be seen.
+    """
+
+    history: History
+    media_folder: Path
+    runs = itertools.count()
+
+    def __init__(self) -> None:
+        super().__init__()
+        run = next(self.runs)
+        self.users = [f"{user} of run {run}" for user in USERS]
+        self.now = NOON
+        self.kept: dict[str, list[Kept]] = {user: [] for user in self.users}
+        self.gone: list[str] = []
+        self.cursors: list[str] = []
+
+    def who(self, number: int) -> str:
+        return self.users[number]
+
+    def newest_first(self, user: str) -> list[Kept]:
+        return sorted(self.kept[user], key=lambda each: (each.at, each.id), reverse=True)
+
+    def everything(self) -> list[tuple[str, str]]:
+        """Every id that ever was, with its owner."""
+        return [(user, each.id) for user in self.users for each in self.kept[user]] + [("nobody", i) for i in self.gone]
+
+    @rule(hours=st.sampled_from([0, 1, 5, 23, 24, 25, 200]))
+    def time_passes(self, hours: int) -> None:
+        self.now += timedelta(hours=hours)
+
+    @rule(
+        user=st.sampled_from(range(3)),
+        kind=st.sampled_from(KINDS),
+        emotion=st.sampled_from(LABELS),
+        content=st.sampled_from([None, "a" * 64, "b" * 64]),
+        media=st.booleans(),
+    )
+    def keep(self, user: int, kind: str, emotion: str | None, content: str | None, media: bool) -> None:
+        name = self.who(user)
+        data = {"poster.jpg": f"{name} {len(self.everything())}".encode()} if media else {}
+        stored = self.history.store(name, [Media(key, "image/jpeg", value) for key, value in data.items()])
+        probabilities = {emotion: 1.0} if emotion else None
+        finding = Finding(kind, emotion, 0.9, probabilities, "m", {}, content)
+        entry = self.history.keep(name, finding, stored, at=self.now)
+        same = [
+            each
+            for each in self.newest_first(name)
+            if content and (each.kind, each.content) == (kind, content) and self.now - each.at < timedelta(days=1)
+        ]
+        if not same:
+            assert entry not in [i for _, i in self.everything()]
+            self.kept[name].append(Kept(entry, self.now, kind, emotion, content, data))
+        else:
+            assert entry == same[0].id
+            same[0].emotion = emotion or same[0].emotion
+            same[0].media = data or same[0].media
+
+    @rule(user=st.sampled_from(range(3)), kind=st.sampled_from(KINDS), count=st.integers(2, 6))
+    def keep_some_at_once(self, user: int, kind: str, count: int) -> None:
+        for label in LABELS[:count]:
+            self.keep(user, kind, label, None, media=False)
+
+    @rule(
+        user=st.sampled_from(range(3)),
+        kind=st.none() | st.sampled_from(KINDS),
+        emotion=st.none() | st.sampled_from([*LABELS, "Nothing"]),
+        start=st.none() | st.sampled_from([0, 3, 48]),
+        end=st.none() | st.sampled_from([0, 3, 48]),
+        limit=st.integers(1, 5),
+    )
+    def list_by_pages(
+        self, user: int, kind: str | None, emotion: str | None, start: int | None, end: int | None, limit: int
+    ) -> None:
+        ends = [None if hours is None else self.now - timedelta(hours=hours) for hours in (start, end)]
+        filters = Filters(kind, emotion, *ends)
+        found, cursor = [], None
+        while True:
+            page = self.history.select(self.who(user), filters, limit, cursor)
+            found += [row["id"] for row in page.rows]
+            cursor = page.next_cursor
+            if cursor is None:
+                break
+            assert len(page.rows) == limit
+            self.cursors.append(cursor)
+        assert found == [each.id for each in self.newest_first(self.who(user)) if each.fits(filters)]
+
+    @rule(user=st.sampled_from(range(3)), data=st.data())
+    def go_on_with_anybodys_cursor(self, user: int, data: st.DataObject) -> None:
+        if not self.cursors:
+            return
+        page = self.history.select(self.who(user), cursor=data.draw(st.sampled_from(self.cursors)))
+        own = [each.id for each in self.newest_first(self.who(user))]
+        # What is older than somebody else's entry is still one's own, and the end of one's own list.
+        found = [row["id"] for row in page.rows]
+        assert found == own[len(own) - len(found) :]
+
+    @rule(user=st.sampled_from(range(3)), data=st.data())
+    def read_anybodys_entry(self, user: int, data: st.DataObject) -> None:
+        if not (known := self.everything()):
+            return
+        name = self.who(user)
+        owner, entry = data.draw(st.sampled_from(known))
+        found, file = self.history.find(name, entry), self.history.media(name, entry, "poster.jpg")
+        if owner != name:
+            assert (found, file) == (None, None)
+            return
+        [kept] = [each for each in self.kept[name] if each.id == entry]
+        assert found is not None
+        assert (found["created"], found["kind"], found["emotion"]) == (stamp(kept.at), kept.kind, kept.emotion)
+        assert found["mood"] == to_five(kept.emotion or "")
+        assert [media["name"] for media in found["media"]] == list(kept.media)
+        assert (file.data if file else None) == kept.media.get("poster.jpg")
+
+    @rule(user=st.sampled_from(range(3)), data=st.data())
+    def delete_anybodys_entry(self, user: int, data: st.DataObject) -> None:
+        if not (known := self.everything()):
+            return
+        name = self.who(user)
+        owner, entry = data.draw(st.sampled_from(known))
+        assert self.history.delete(name, entry) == (owner == name)
+        if owner == name:
+            self.kept[name] = [each for each in self.kept[name] if each.id != entry]
+            self.gone.append(entry)
+
+    @rule(user=st.sampled_from(range(3)), sure=st.integers(0, 3))
+    def delete_all(self, user: int, sure: int) -> None:
+        if sure != 3:
+            return
+        name = self.who(user)
+        assert self.history.delete_all(name) == len(self.kept[name])
+        self.gone += [each.id for each in self.kept[name]]
+        self.kept[name] = []
+
+    @rule(user=st.sampled_from(range(3)))
+    def summarise(self, user: int) -> None:
+        mine = [each for each in self.kept[self.who(user)] if each.at.date() > self.now.date() - timedelta(days=30)]
+        found = self.history.summary(self.who(user), now=self.now)
+        assert found.entries == len(mine)
+        assert {name: count for name, count in found.emotions.items() if count} == Counter(
+            to_five(each.emotion) for each in mine if each.emotion
+        )
+        assert {period.name: period.entries for period in found.periods} == Counter(
+            each.at.date().isoformat() for each in mine
+        )
+        usual = [
+            each for each in self.kept[self.who(user)] if each.emotion and self.now - each.at <= timedelta(days=90)
+        ]
+        assert found.baseline.entries == len(usual)
+
+    @invariant()
+    def everybody_has_their_own_and_the_storage_no_more_than_that(self) -> None:
+        for user in self.users:
+            assert ids(self.history, user) == [each.id for each in self.newest_first(user)]
+        self.history.sweep()
+        stored = Counter(data for data in files(self.media_folder) if self._mine(data))
+        assert stored == Counter(
+            data for user in self.users for each in self.kept[user] for data in each.media.values()
+        )
+
+    def _mine(self, data: bytes) -> bool:
+        return any(data.startswith(user.encode() + b" ") for user in self.users)
+
+
+def test_nobody_ever_sees_anybody_elses_row(history: History, folder: Path) -> None:
+    class Machine(Diaries):
+        runs = itertools.count()
+
+    Machine.history, Machine.media_folder = history, folder
+    run_state_machine_as_test(
+        Machine,
+        settings=settings(
+            max_examples=50, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
+        ),
+    )

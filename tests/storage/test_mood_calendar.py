@@ -1,0 +1,169 @@
+"""Calendars counted by hand: over nights when clocks change, and over a new year."""
+
+from datetime import UTC, date, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from moodreel.emotions import EIGHT, FIVE, SEVEN, fold, to_five
+from moodreel.storage import mood_calendar
+from moodreel.storage.mood_calendar import Mark, Range, Summary, range_of, summarise
+
+BERLIN = ZoneInfo("Europe/Berlin")
+
+
+def mark(at: str, emotion: str | None = "Happy", **probabilities: float) -> Mark:
+    known = {**dict.fromkeys(FIVE, 0.0), **(probabilities or ({emotion: 1.0} if emotion else {}))}
+    return Mark(datetime.fromisoformat(at), emotion, known if emotion else None)
+
+
+def calendar(
+    marks: list[Mark], start: str, end: str, zone: ZoneInfo = BERLIN, by: str = "day"
+) -> dict[str, tuple[int, str | None]]:
+    within = range_of(by, date.fromisoformat(start), date.fromisoformat(end), zone, datetime.now(UTC))
+    first, after = within.bounds()
+    inside = [each for each in marks if first <= each.at < after]
+    return {period.name: (period.entries, period.leading) for period in summarise(inside, [], within, by).periods}
+
+
+def test_a_day_ends_at_midnight_where_the_person_is_also_when_clocks_change() -> None:
+    spring = [
+        mark("2025-03-28T22:59:59.999999+00:00", "Sad"),  # 23:59 of the 28th in winter time
+        mark("2025-03-28T23:00:00+00:00", "Anger"),  # 0:00 of the 29th
+        mark("2025-03-29T22:59:59.999999+00:00", "Anger"),  # 23:59 of the 29th
+        mark("2025-03-29T23:00:00+00:00", "Happy"),  # 0:00 of the 30th, which has 23 hours
+        mark("2025-03-30T21:59:59.999999+00:00", "Happy"),  # 23:59 of the 30th in summer time
+        mark("2025-03-30T22:00:00+00:00", "Shock"),  # 0:00 of the 31st
+    ]
+    assert calendar(spring, "2025-03-29", "2025-03-30") == {"2025-03-29": (2, "Anger"), "2025-03-30": (2, "Happy")}
+    autumn = [
+        mark("2025-10-25T21:59:59.999999+00:00", "Sad"),
+        mark("2025-10-25T22:00:00+00:00", "Neutral"),  # 0:00 of the 26th, which has 25 hours
+        mark("2025-10-26T00:30:00+00:00", "Neutral"),  # 2:30 for the first time
+        mark("2025-10-26T01:30:00+00:00", "Neutral"),  # 2:30 for the second
+        mark("2025-10-26T22:59:59.999999+00:00", "Neutral"),
+        mark("2025-10-26T23:00:00+00:00", "Shock"),
+    ]
+    assert calendar(autumn, "2025-10-26", "2025-10-26") == {"2025-10-26": (4, "Neutral")}
+    assert calendar(autumn, "2025-10-26", "2025-10-26", ZoneInfo("UTC")) == {"2025-10-26": (4, "Neutral")}
+    assert calendar(autumn, "2025-10-25", "2025-10-25", ZoneInfo("UTC")) == {"2025-10-25": (2, "Neutral")}
+
+
+def test_a_day_whose_midnight_the_clocks_skip_begins_when_they_do() -> None:
+    # In Beirut 30 March 2025 began at 1:00 of summer time, 22:00 UTC of the 29th.
+    beirut = ZoneInfo("Asia/Beirut")
+    first, after = Range(date(2025, 3, 30), date(2025, 3, 30), beirut).bounds()
+    assert (first, after) == (datetime(2025, 3, 29, 22, tzinfo=UTC), datetime(2025, 3, 30, 21, tzinfo=UTC))
+    assert (after - first) == timedelta(hours=23)
+    assert first.astimezone(beirut).date() == date(2025, 3, 30)
+
+
+def test_weeks_are_iso_weeks_over_a_new_year() -> None:
+    marks = [
+        mark("2024-12-29T12:00:00+00:00", "Sad"),  # the Sunday of 2024-W52
+        mark("2024-12-30T12:00:00+00:00", "Happy"),  # Monday, of the next year's first week
+        mark("2025-01-05T22:59:00+00:00", "Happy"),  # Sunday, 23:59 in Berlin
+        mark("2025-01-05T23:00:00+00:00", "Shock"),  # Monday, 0:00
+    ]
+    weeks = {"2024-W52": (1, "Sad"), "2025-W01": (2, "Happy"), "2025-W02": (1, "Shock")}
+    assert calendar(marks, "2024-12-23", "2025-01-12", by="week") == weeks
+    # A week is whole, whichever of its days is named.
+    assert calendar(marks, "2025-01-01", "2025-01-02", by="week") == {"2025-W01": (2, "Happy")}
+    # 2020 had 53 weeks; its last ended on 3 January.
+    assert calendar([mark("2021-01-03T12:00:00+00:00")], "2021-01-03", "2021-01-03", by="week") == {
+        "2020-W53": (1, "Happy")
+    }
+
+
+@pytest.mark.parametrize(
+    ("by", "start", "end", "expected"),
+    [
+        ("day", None, None, ("2025-07-03", "2025-08-01")),
+        ("day", None, "2025-03-31", ("2025-03-02", "2025-03-31")),
+        ("day", "2025-07-31", None, ("2025-07-31", "2025-08-01")),
+        ("week", None, None, ("2025-05-12", "2025-08-03")),
+        ("week", "2025-07-24", None, ("2025-07-21", "2025-08-03")),
+        ("week", "2025-07-24", "2025-07-25", ("2025-07-21", "2025-07-27")),
+    ],
+)
+def test_without_dates_it_is_30_days_or_12_weeks_up_to_today(
+    by: str, start: str | None, end: str | None, expected: tuple[str, str]
+) -> None:
+    # It is already Friday, 1 August in Berlin.
+    now = datetime(2025, 7, 31, 22, 30, tzinfo=UTC)
+    found = range_of(by, start and date.fromisoformat(start), end and date.fromisoformat(end), BERLIN, now)  # type: ignore[arg-type]
+    assert (found.start.isoformat(), found.end.isoformat()) == expected
+
+
+def test_a_range_that_ends_before_it_starts_is_refused() -> None:
+    with pytest.raises(ValueError, match="ends before"):
+        range_of("day", date(2025, 8, 2), date(2025, 8, 1), BERLIN, datetime.now(UTC))
+
+
+def summary(marks: list[Mark], usually: list[Mark]) -> Summary:
+    return summarise(marks, usually, Range(date(2025, 8, 1), date(2025, 8, 31), BERLIN), "day")
+
+
+def test_entries_without_a_face_count_as_entries_and_as_no_emotion() -> None:
+    found = summary([mark("2025-08-01T12:00+00:00", None), mark("2025-08-01T13:00+00:00", "Sad")], [])
+    assert (found.entries, found.emotions) == (2, {"Anger": 0, "Happy": 0, "Shock": 0, "Neutral": 0, "Sad": 1})
+    assert [(period.entries, period.leading) for period in found.periods] == [(2, "Sad")]
+    [alone] = summary([mark("2025-08-01T12:00+00:00", None)], []).periods
+    assert (alone.entries, alone.leading) == (1, None)
+
+
+def test_of_emotions_with_as_many_entries_the_likelier_leads() -> None:
+    marks = [
+        mark("2025-08-01T12:00+00:00", "Anger", Anger=0.5, Sad=0.5),
+        mark("2025-08-01T13:00+00:00", "Sad", Anger=0.1, Sad=0.9),
+    ]
+    [day] = summary(marks, []).periods
+    assert day.leading == "Sad"
+
+
+def test_the_baseline_is_the_mean_and_the_range_differs_from_it() -> None:
+    usually = [mark("2025-07-01T12:00+00:00", "Neutral", Neutral=0.75, Happy=0.25)] * 8
+    usually += [mark("2025-08-02T12:00+00:00", "Happy", Happy=1.0)] * 4
+    here = usually[8:]
+    baseline = summary(here, usually).baseline
+    # (8 × 0.25 + 4 × 1) / 12 and 8 × 0.75 / 12
+    assert (baseline.days, baseline.entries, baseline.entries_needed) == (90, 12, 10)
+    assert baseline.probabilities == {"Anger": 0, "Happy": 0.5, "Shock": 0, "Neutral": 0.5, "Sad": 0}
+    assert baseline.difference == {"Anger": 0, "Happy": 0.5, "Shock": 0, "Neutral": -0.5, "Sad": 0}
+
+
+@pytest.mark.parametrize(
+    ("usual", "here", "has_mean", "has_difference"),
+    [(9, 9, False, False), (10, 2, True, False), (10, 3, True, True), (0, 0, False, False)],
+)
+def test_too_few_entries_make_no_baseline(usual: int, here: int, has_mean: bool, has_difference: bool) -> None:
+    one = mark("2025-08-01T12:00+00:00")
+    faceless = [mark("2025-08-01T12:00+00:00", None)] * 20
+    baseline = summary([one] * here + faceless, [one] * usual + faceless).baseline
+    assert baseline.entries == usual
+    assert (baseline.probabilities is not None, baseline.difference is not None) == (has_mean, has_difference)
+
+
+def test_the_baseline_reaches_back_90_days() -> None:
+    now = datetime(2025, 8, 31, tzinfo=UTC)
+    assert now - mood_calendar.usual(now) == timedelta(days=90)
+
+
+@pytest.mark.parametrize(
+    ("label", "five"),
+    [
+        *[(label, label) for label in FIVE],
+        *zip(SEVEN, ("Happy", "Shock", "Sad", "Anger", "Anger", "Shock", "Neutral"), strict=True),
+        *zip(EIGHT, ("Neutral", "Neutral", "Happy", "Sad", "Anger", "Shock", "Anger", "Shock"), strict=True),
+        *[("joy", "Happy"), ("sadness", "Sad"), ("Surprise", "Shock"), ("contempt", None), ("", None)],
+    ],
+)
+def test_every_label_set_folds_into_the_five(label: str, five: str | None) -> None:
+    assert to_five(label) == five
+
+
+def test_probabilities_of_any_labels_add_up_to_those_of_the_five() -> None:
+    seven = {"happy": 0.1, "surprise": 0.2, "sad": 0.05, "anger": 0.25, "disgust": 0.15, "fear": 0.05, "neutral": 0.2}
+    assert fold(seven) == pytest.approx({"Anger": 0.4, "Happy": 0.1, "Shock": 0.25, "Neutral": 0.2, "Sad": 0.05})
+    assert tuple(fold(seven)) == FIVE
+    assert fold({"contempt": 0.5, "joy": 0.5})["Happy"] == 0.5

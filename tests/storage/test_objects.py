@@ -1,0 +1,156 @@
+import io
+import stat
+import threading
+import time
+import uuid
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pytest
+from PIL import Image
+
+from moodreel.storage.objects import PICTURE_SIDE, MediaError, MediaStorage, as_picture, new_key
+
+DATA = bytes(range(256)) * 40
+
+
+@pytest.fixture(params=["file", "memory"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> MediaStorage:
+    return MediaStorage(f"file://{tmp_path}/kept" if request.param == "file" else f"memory://{uuid.uuid4().hex}")
+
+
+def test_what_is_put_is_read_until_it_is_deleted(storage: MediaStorage) -> None:
+    key, other = new_key("ann", "loop.mp4"), new_key("ann", "loop.mp4")
+    storage.put(key, DATA)
+    storage.put(other, b"another")
+    assert storage.get(key) == DATA
+    storage.delete(key)
+    assert storage.get(key) is None
+    assert storage.get(other) == b"another"
+
+
+def test_what_is_not_there_is_deleted_already(storage: MediaStorage) -> None:
+    storage.delete(new_key("ann", "loop.mp4"))
+
+
+def test_keys_are_never_the_same_and_tell_no_name(storage: MediaStorage) -> None:
+    keys = {new_key(user, "thumbnail.mp4") for user in ("ann@app.example", "bob") for _ in range(50)}
+    assert len(keys) == 100
+    assert len({key.partition("/")[0] for key in keys}) == 2
+    assert all(key.endswith(".mp4") and "ann" not in key and "thumbnail" not in key for key in keys)
+
+
+def test_files_are_their_owners_alone(tmp_path: Path) -> None:
+    MediaStorage(f"file://{tmp_path}/a/b").put(new_key("ann", "loop.mp4"), DATA)
+    modes = {path: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "a" / "b").rglob("*")}
+    assert sorted(modes.values()) == [0o600, 0o700]
+    assert stat.S_IMODE((tmp_path / "a" / "b").stat().st_mode) == 0o700
+
+
+def test_a_write_that_breaks_off_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = MediaStorage(f"file://{tmp_path}")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    key = new_key("ann", "loop.mp4")
+    with pytest.raises(MediaError, match="No space left"):
+        storage.put(key, DATA)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+    assert storage.get(key) is None
+
+
+def test_what_a_killed_write_left_is_deleted_with_its_key(tmp_path: Path) -> None:
+    storage, key = MediaStorage(f"file://{tmp_path}"), new_key("ann", "loop.mp4")
+    path = tmp_path / key
+    path.parent.mkdir()
+    path.with_name(f".{path.name}.part").write_bytes(b"half")
+    storage.delete(key)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_one_may_write_while_another_empties_the_folder(tmp_path: Path) -> None:
+    storage = MediaStorage(f"file://{tmp_path}")
+    failures: list[Exception] = []
+
+    def work() -> None:
+        for _ in range(100):
+            key = new_key("ann", "loop.mp4")
+            try:
+                storage.put(key, b"x")
+                assert storage.get(key) == b"x"
+                storage.delete(key)
+            except Exception as error:
+                failures.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_is_not_there_deletes_nothing(tmp_path: Path) -> None:
+    storage, key = MediaStorage(f"file://{tmp_path}/kept"), new_key("ann", "loop.mp4")
+    storage.put(key, DATA)
+    (tmp_path / "kept").rename(tmp_path / "away")
+    with pytest.raises(MediaError, match="cannot be emptied"):
+        storage.delete(key)
+    with pytest.raises(MediaError, match="cannot be written"):
+        storage.put(key, DATA)
+    (tmp_path / "away").rename(tmp_path / "kept")
+    assert storage.get(key) == DATA
+
+
+def test_a_storage_that_hangs_does_not_hang_the_caller() -> None:
+    storage, wake = MediaStorage("memory://slow", seconds=0.05), threading.Event()
+
+    class Slow:
+        def get(self, _key: str) -> bytes:
+            wake.wait(30)
+            return b""
+
+    storage._objects = Slow()  # type: ignore[assignment]
+    begun = time.monotonic()
+    with pytest.raises(MediaError, match="cannot be read"):
+        storage.get("a/b")
+    wake.set()
+    assert time.monotonic() - begun < 25
+
+
+@pytest.mark.parametrize(("scheme", "package"), [("gs", "gcsfs"), ("s3", "s3fs")])
+def test_a_storage_whose_package_is_missing_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, scheme: str, package: str
+) -> None:
+    def missing(*_: object, **__: object) -> None:
+        raise ImportError(f"No module named {package}")
+
+    monkeypatch.setattr(fsspec, "url_to_fs", missing)
+    with pytest.raises(
+        MediaError, match=rf"^MEDIA_STORAGE={scheme}://… needs {package}: pip install -r requirements-extras.txt\.$"
+    ):
+        MediaStorage(f"{scheme}://bucket/folder")
+
+
+def test_a_folder_that_cannot_be_made_is_an_error_at_the_start() -> None:
+    with pytest.raises(MediaError, match=r"^MEDIA_STORAGE=file://… cannot be opened"):
+        MediaStorage("file:///proc/nowhere")
+
+
+@pytest.mark.parametrize("shape", [(480, 640), (3000, 2000), (20, 4000)])
+def test_a_picture_is_kept_small_and_without_metadata(shape: tuple[int, int]) -> None:
+    rgb = np.zeros((*shape, 3), np.uint8)
+    rgb[: shape[0] // 2] = (250, 10, 10)
+    kept = as_picture(rgb)
+    picture = Image.open(io.BytesIO(kept.data))
+    height, width = shape
+    scale = min(1, PICTURE_SIDE / max(shape))
+    assert picture.size == (pytest.approx(width * scale, abs=1), pytest.approx(height * scale, abs=1))
+    assert (kept.name, kept.type, picture.format) == ("picture.jpg", "image/jpeg", "JPEG")
+    assert not picture.getexif() and not picture.info.keys() & {"exif", "icc_profile", "comment"}
+    red, green, _ = picture.convert("RGB").getpixel((0, 0))  # type: ignore[misc]
+    assert red > 200 and green < 60

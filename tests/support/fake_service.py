@@ -1,0 +1,210 @@
+"""The service with an analyser that does what the posted bytes say, so that HTTP can be tested by itself."""
+
+import time
+from types import SimpleNamespace
+from typing import Any
+
+from api.app import create_app
+from moodreel import errors
+from moodreel.faces.facial_actions import Explanation, Weighed
+from moodreel.storage.objects import Media
+
+PROBABILITIES = {"Anger": 0.01, "Happy": 0.92, "Shock": 0.03, "Neutral": 0.03, "Sad": 0.01}
+QUALITY = SimpleNamespace(
+    face_coverage=0.97, size=310, sharpness=420.46, light=0.523456, yaw=6.14, reason=None, tip=None
+)
+DOUBT = SimpleNamespace(**{**vars(QUALITY), "light": 0.05, "reason": "dark", "tip": "Turn towards the light."})
+MODEL = SimpleNamespace(name="fake", version="1", sha256="0" * 64)
+
+
+STORE = SimpleNamespace(names=lambda: ["fake"], get=lambda name=None: None)
+"""What live video asks for before its first frame."""
+
+
+class FakeAnalyser:
+    """Answers `Happy`, to `doubt` without being certain; `raise NoFace` raises that, `crash` something that nobody
+    expects, `sleep 2` takes its time."""
+
+    store = STORE
+    movements = None
+
+    def analyse(self, data: bytes, *, model: str | None = None, fps: float | None = None, explain: bool = False) -> Any:
+        _obey(data, model)
+        moment = SimpleNamespace(
+            time=0.4, emotion="Happy", probabilities=PROBABILITIES, weight=0.25, box=(10, 20, 30, 40), track=0
+        )
+        return SimpleNamespace(
+            emotion="Happy",
+            confidence=0.92,
+            probabilities=PROBABILITIES,
+            face_coverage=0.97,
+            certain=data != b"doubt",
+            quality=DOUBT if data == b"doubt" else QUALITY,
+            frames_analysed=24,
+            duration=4.98,
+            width=720,
+            height=1280,
+            timeline=(moment,),
+            model=MODEL,
+            timings={"decode": 12.3, "faces": 45.6, "model": 7.8},
+            explanation=Explanation((Weighed("lip corners up", 0.81, 0.64),)) if explain else None,
+        )
+
+    def cover(self, data: bytes, *, model: str | None = None, **options: Any) -> Any:
+        _obey(data, model)
+        loop = SimpleNamespace(
+            data=repr(options).encode(),
+            output=options["output"],
+            width=options["size"],
+            height=270,
+            duration=options["duration"],
+            start=1.0,
+            peak=2.5,
+            poster=b"a poster",
+        )
+        return SimpleNamespace(
+            loop=loop,
+            emotion=None if data == b"no face" else "Happy",
+            confidence=None if data == b"no face" else 0.92,
+            probabilities=None if data == b"no face" else PROBABILITIES,
+            certain=None if data == b"no face" else True,
+            clip_duration=4.98,
+            frames_analysed=24,
+            model=MODEL,
+            timings={"decode": 12.3, "faces": 45.6, "model": 7.8, "encode": 9.0},
+        )
+
+
+SEVEN = {"happy": 0.9, "surprise": 0.04, "sad": 0.01, "anger": 0.01, "disgust": 0.01, "fear": 0.01, "neutral": 0.02}
+FACE = SimpleNamespace(
+    box=(10, 20, 30, 40), emotion="happy", confidence=0.9, probabilities=SEVEN, certain=True, quality=QUALITY
+)
+
+
+class FakeDetector:
+    """Answers `happy`, to `no face` that there is none; otherwise as `FakeAnalyser`."""
+
+    def detect(self, data: bytes, *, model: str | None = None, draw: bool = False, copy: bool = False) -> Any:
+        _obey(data, model)
+        face = data != b"no face"
+        return SimpleNamespace(
+            faces=(FACE,) if face else (),
+            emotion="happy" if face else None,
+            confidence=0.9 if face else None,
+            all_emotions=SEVEN if face else {},
+            certain=True if face else None,
+            width=300,
+            height=400,
+            model=MODEL,
+            timings={"decode": 1.2, "faces": 3.4, "model": 5.6},
+            drawn=b"a JPEG" if draw else None,
+            copy=Media("picture.jpg", "image/jpeg", b"a copy of " + data) if copy else None,
+        )
+
+    def detect_all(self, files: list[bytes], *, model: str | None = None, copy: bool = False) -> Any:
+        results: list[Any] = []
+        for data in files:
+            try:
+                results.append(self.detect(data, model=model, copy=copy))
+            except (errors.UnsupportedMedia, errors.PictureCorrupt, errors.PictureTooBig) as error:
+                results.append(error)
+        return SimpleNamespace(results=results, model=MODEL, timings={"decode": 1.2, "faces": 3.4, "model": 5.6})
+
+    def show(self, data: bytes, *, model: str | None = None, copy: bool = False) -> Any:
+        """Take what begins with `picture` for one, and all else for a clip."""
+        picture = data.startswith(b"picture")
+        found = self.detect(data, model=model, copy=copy and picture)
+        return SimpleNamespace(**vars(found), frames=1 if picture else 24, seconds=None if picture else 4.98)
+
+
+def _obey(data: bytes, model: str | None) -> None:
+    if model not in (None, "fake"):
+        raise errors.ModelNotFound(f"There is no model {model!r}; there are fake.")
+    if not data:
+        raise errors.UnsupportedMedia("This is no video. Send an MP4.")
+    order, _, argument = data[:100].partition(b" ")
+    if order == b"raise":
+        try:
+            raise OSError("/a/secret/path")
+        except OSError as error:
+            raise getattr(errors, argument.decode())("A sentence for the caller. Do this next.") from error
+    if order == b"crash":
+        raise RuntimeError("/a/secret/path")
+    if order == b"sleep":
+        time.sleep(float(argument))
+
+
+EKMAN = {
+    "anger": 0.02,
+    "disgust": 0.01,
+    "fear": 0.01,
+    "joy": 0.94,
+    "neutral": 0.05,
+    "sadness": 0.01,
+    "surprise": 0.31,
+}
+
+
+class FakeReader:
+    """Answers `joy` to every text, in French to `bonjour`; otherwise as `FakeAnalyser`."""
+
+    def read(self, texts: list[str], *, model: str | None = None) -> Any:
+        for result in (results := self.read_all(texts, model=model).results):
+            if isinstance(result, errors.MoodreelError):
+                raise result
+        return results
+
+    def read_all(self, texts: list[str], *, model: str | None = None) -> Any:
+        results: list[Any] = []
+        for text in texts:
+            try:
+                results.append(self._reading(text, model))
+            except (errors.TextEmpty, errors.TextTooLong) as error:
+                results.append(error)
+        return SimpleNamespace(results=results, model=MODEL, timings={"tokens": 0.4, "language": 0.1, "model": 5.6})
+
+    def _reading(self, text: str, model: str | None) -> Any:
+        _obey(text.encode("utf-8", "replace") or b"raise TextEmpty", model)
+        french = text.startswith("bonjour")
+        return SimpleNamespace(
+            label="joy",
+            score=0.94,
+            scores=EKMAN,
+            labels=("joy", "surprise"),
+            language="fr" if french else "en",
+            language_supported=not french,
+            characters=len(text),
+            windows=1,
+            model=MODEL,
+            timings={"tokens": 0.4, "language": 0.1, "model": 5.6},
+        )
+
+
+EIGHT = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")
+SHARES = (0.05, 0.03, 0.8, 0.02, 0.04, 0.03, 0.01, 0.02)
+
+
+class FakeViewer:
+    """Answers `happy`, from faces alone to `silent`, made up to `mock`; otherwise as `FakeAnalyser`."""
+
+    def view(self, data: bytes, *, model: str | None = None, fps: float | None = None) -> Any:
+        _obey(data, model)
+        modalities = ("video",) if data == b"silent" else ("video", "audio")
+        card = SimpleNamespace(commercial=data != b"research", licence="MIT")
+        return SimpleNamespace(
+            labels=EIGHT,
+            probabilities=SHARES,
+            best=2,
+            modalities=modalities,
+            missing={} if "audio" in modalities else {"audio": "none"},
+            glimpses=(SimpleNamespace(start=0.0, end=3.0, probabilities=SHARES, modalities=modalities),),
+            seconds=3.0,
+            frames=8,
+            faces=1,
+            model=SimpleNamespace(**vars(MODEL), card=card),
+            mock=data == b"mock",
+            timings={"sound": 3.2, "decode": 12.3, "faces": 45.6, "model": 7.8},
+        )
+
+
+app = create_app(analyser=FakeAnalyser(), detector=FakeDetector(), words=FakeReader(), viewer=FakeViewer())

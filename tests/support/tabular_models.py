@@ -1,0 +1,72 @@
+"""Models whose answers are a table, a set to ask them about, and the whole comparison of the two."""
+
+from pathlib import Path
+
+import numpy as np
+from torch import nn
+
+from moodreel.models.model_card import Card
+from moodreel.models.predictor import ModelInfo
+from moodreel.training.comparison.compare import compare
+from moodreel.training.comparison.results import Plan
+from moodreel.training.comparison.split import sides_of
+from moodreel.training.data.examples import Example
+from moodreel.training.data.loading import Means
+from moodreel.training.data.registry import PICTURES, DataSet
+from moodreel.training.evaluation.face_model import Subject
+from moodreel.training.evaluation.metrics import Answers
+
+LABELS = ("calm", "glad", "cross")
+PLAN = Plan(resamples=400, gap_sample=40)
+
+
+class Table(Subject):
+    """Right in a share of the examples, by a seed: what it says of one is drawn from the number in its picture.
+
+    lost: share of the examples that it finds nothing in.
+    """
+
+    media = (PICTURES,)
+    unit = "one face"
+
+    def __init__(self, folder: Path, name="table", share=0.8, seed=0, labels=LABELS, data="", lost=0.0):
+        path = folder / f"{seed}.safetensors"
+        path.write_bytes(b"weights")
+        card = Card(name=name, architecture="table", labels=labels, data=data)
+        super().__init__(name, path, ModelInfo(name, "1", "0" * 64, "table", labels, card), nn.Linear(3, 4))
+        self._share, self._seed, self._lost = share, seed, lost
+
+    def answer(self, examples, media, means):
+        classes = len(self.info.labels)
+        probabilities, found = np.zeros((len(examples), classes)), np.ones(len(examples), bool)
+        for row, example in enumerate(examples):
+            draw = np.random.default_rng((self._seed, int(example.media[0, 0])))
+            truth = self.info.labels.index(example.label)
+            right, found[row] = draw.random() < self._share, draw.random() >= self._lost
+            said = truth if right else (truth + 1) % classes
+            probabilities[row] = (1 - (sure := draw.uniform(0.5, 0.95))) / (classes - 1)
+            probabilities[row, said] = sure
+        probabilities[~found] = 1 / classes
+        return Answers(probabilities, found)
+
+    def once(self):
+        return self.network.weight.sum()
+
+
+def made_set(count=240, labels=LABELS, people=0, groups=(), own=None, name="made"):
+    """Pictures that hold their own number; of each person as many, in turn."""
+    examples = tuple(
+        Example(
+            label=labels[row % len(labels)],
+            media=np.full((4, 4), row, np.int64),
+            person=f"person {row % people}" if people else None,
+            group=groups[row % people % len(groups)] if groups else None,
+        )
+        for row in range(count)
+    )
+    return DataSet(name, PICTURES, labels, examples, licence="ours", own=own)
+
+
+def compared(subjects, data, plan=PLAN, **options):
+    sides = sides_of(data, [subject.info.card for subject in subjects])
+    return compare(subjects, data, sides, Means(Path(), Path()), plan, **options)[0]

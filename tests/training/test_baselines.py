@@ -1,0 +1,191 @@
+"""The baseline: frozen features and a logistic regression, measured on people that it has never heard."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from moodreel.emotions import EIGHT
+from moodreel.errors import DataInvalid
+from moodreel.training.__main__ import main
+from moodreel.training.baselines import audio_logreg
+from moodreel.training.baselines.audio_logreg import (
+    STRENGTHS,
+    choose_strength,
+    fit,
+    macro_f1,
+    mean_recall,
+    measure_baseline,
+)
+from moodreel.training.data.examples import Example
+from moodreel.training.data.registry import DataSet, open_set
+from moodreel.training.data.splits import folds
+from tests.support import ravdess, synthetic_audio
+
+LABELS = ("calm", "happy", "angry")
+
+
+def people(count, each=6):
+    """Examples of so many persons, as many of every label."""
+    return tuple(
+        Example(label, np.array([person, index, take], np.uint8), f"p{person}")
+        for person in range(count)
+        for index, label in enumerate(LABELS)
+        for take in range(each)
+    )
+
+
+def set_of(examples):
+    return DataSet("made", "recordings", LABELS, examples, "none")
+
+
+def told_by_two_numbers(truth, seed=0, noise=0.3):
+    """Rows of which two of eight say the class, and the others nothing."""
+    rng = np.random.default_rng(seed)
+    rows = rng.normal(0, 1, (len(truth), 8))
+    rows[:, 2] = truth == 0
+    rows[:, 5] = truth == 1
+    return rows + rng.normal(0, noise, rows.shape)
+
+
+def test_it_tells_classes_apart_that_a_line_tells_apart_and_its_probabilities_add_up_to_one():
+    truth = np.arange(90) % 3
+    model = fit(told_by_two_numbers(truth, noise=0.05), truth, 3, 0.01)
+    told = model.probabilities(told_by_two_numbers(truth, seed=1, noise=0.05))
+    assert (told.argmax(axis=1) == truth).all()
+    np.testing.assert_allclose(told.sum(axis=1), 1)
+
+
+def test_the_fit_is_the_minimum_of_its_loss():
+    truth = np.arange(60) % 3
+    rows = told_by_two_numbers(truth)
+    model = fit(rows, truth, 3, 0.1)
+    known = torch.from_numpy((rows - rows.mean(axis=0)) / rows.std(axis=0))
+    weights = torch.from_numpy(model.weights).requires_grad_()
+    offset = torch.from_numpy(model.offset).requires_grad_()
+    logits = known @ weights + offset
+    loss = torch.nn.functional.cross_entropy(logits, torch.from_numpy(truth)) + 0.05 * weights.square().sum()
+    loss.backward()
+    assert max(weights.grad.abs().max(), offset.grad.abs().max()) < 1e-4
+
+
+def test_numbers_on_another_scale_and_one_that_never_changes_make_no_difference():
+    truth = np.arange(60) % 3
+    rows = told_by_two_numbers(truth)
+    other = np.column_stack([rows * 1000 - 7, np.full(len(rows), 3.0)])
+    told, again = (fit(x, truth, 3, 0.1).probabilities(x) for x in (rows, other))
+    np.testing.assert_allclose(told, again, atol=1e-3)
+
+
+def test_a_rare_class_weighs_as_much_as_a_common_one():
+    """One class has four times as many examples; where nothing tells them apart, neither is preferred."""
+    truth = np.repeat([0, 1], [80, 20])
+    told = fit(np.zeros((100, 2)), truth, 2, 0.1).probabilities(np.zeros((1, 2)))
+    np.testing.assert_allclose(told, 0.5, atol=1e-3)
+
+
+def test_a_stronger_penalty_makes_smaller_weights_and_more_doubt():
+    truth = np.arange(60) % 3
+    rows = told_by_two_numbers(truth)
+    weak, strong = (fit(rows, truth, 3, strength) for strength in (0.01, 1.0))
+    assert np.abs(strong.weights).sum() < np.abs(weak.weights).sum()
+    assert strong.probabilities(rows).max() < weak.probabilities(rows).max()
+
+
+def test_the_penalty_is_chosen_by_what_helps_with_other_people_and_of_equals_is_the_strongest():
+    examples = people(8)
+    truth, inner = set_of(examples).truth, folds(examples, 4)
+    chance = np.random.default_rng(0).normal(size=(len(truth), 200))
+    assert choose_strength(np.column_stack([told_by_two_numbers(truth), chance]), truth, 3, inner) > STRENGTHS[0]
+    assert choose_strength(np.zeros((len(truth), 2)), truth, 3, inner) == STRENGTHS[-1]
+
+
+def test_what_only_tells_people_apart_is_worth_nothing_on_others():
+    """Each person's rows are a fingerprint, and emotions of a person differ in it: by the same person a line would
+    find them, of somebody else it knows nothing."""
+    examples = people(8)
+    data = set_of(examples)
+    rng = np.random.default_rng(0)
+    prints = {}
+    rows = np.stack([prints.setdefault((e.person, e.label), rng.normal(size=40)) for e in examples])
+    rows = rows + rng.normal(0, 0.05, rows.shape)
+    same_people = fit(rows[::2], data.truth[::2], 3, 0.01).probabilities(rows[1::2])
+    assert mean_recall(same_people.argmax(axis=1), data.truth[1::2]) > 0.95
+    measured = measure_baseline(data, rows, 4)
+    assert np.mean([fold.report.mean_recall for fold in measured]) < 0.6
+
+
+def test_the_part_held_out_has_no_say_in_scale_or_penalty(monkeypatch):
+    """Whatever the numbers of those held out are, the same is fitted."""
+    data = set_of(people(6))
+    rows = told_by_two_numbers(data.truth)
+    fitted = []
+    monkeypatch.setattr(audio_logreg, "fit", lambda *given: fitted.append(fit(*given)) or fitted[-1])
+    measure_baseline(data, rows, 3)
+    first, count = list(fitted), len(fitted) // 3
+    held = folds(data.examples, 3)[0].held_out
+    changed = rows.copy()
+    changed[held] += 1000
+    fitted.clear()
+    measure_baseline(data, changed, 3)
+    for before, after in zip(first[:count], fitted[:count], strict=True):
+        np.testing.assert_array_equal(before.weights, after.weights)
+        np.testing.assert_array_equal(before.mean, after.mean)
+
+
+def test_every_example_is_measured_once_and_the_summary_says_on_whom():
+    data = set_of(people(6))
+    measured = measure_baseline(data, told_by_two_numbers(data.truth), 3)
+    assert sum(fold.report.confusion.sum() for fold in measured) == len(data.examples)
+    text = audio_logreg.summary(measured)
+    assert text.count("Split by person: 4 learnt from, 2 others held out.") == 3
+    recalls = [fold.report.mean_recall for fold in measured]
+    assert f"mean recall {np.mean(recalls):.4f} ± {np.std(recalls, ddof=1):.4f} over 3 folds" in text
+    assert np.mean(recalls) > 0.85
+
+
+def test_two_people_cannot_be_parted_and_parted_again():
+    data = set_of(people(2))
+    with pytest.raises(DataInvalid, match="Take fewer folds, or more people"):
+        measure_baseline(data, told_by_two_numbers(data.truth), 2)
+
+
+def test_a_class_that_does_not_occur_counts_neither_for_recall_nor_for_f1():
+    truth, answered = np.array([0, 0, 0, 0, 1, 1]), np.array([0, 0, 0, 1, 1, 2])
+    confusion = np.zeros((3, 3), int)
+    np.add.at(confusion, (truth, answered), 1)
+    assert mean_recall(answered, truth) == pytest.approx((3 / 4 + 1 / 2) / 2)
+    assert macro_f1(confusion) == pytest.approx((6 / 7 + 2 / 4) / 2)
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ravdess")
+    ravdess.write_recordings(folder, range(1, 5), emotions=EIGHT)
+    return folder
+
+
+def test_the_command_hears_pitches_of_people_that_it_has_not_heard(tree, capsys):
+    """Each emotion of the made recordings has a pitch of its own, which every actor shifts a little."""
+    main(["baseline", "--data", f"ravdess-audio:{tree}", "--folds", "2"])
+    said = capsys.readouterr().out
+    assert "RAVDESS, audio: 64 recordings. CC BY-NC-SA 4.0" in said
+    assert "Split by person: 2 learnt from, 2 others held out." in said
+    mean = float(said.partition("\nmean recall ")[2].split()[0])
+    assert mean > 0.9
+
+
+def test_recordings_that_are_silent_or_broken_are_named(tree, tmp_path):
+    silent, broken = tmp_path / "silent.wav", tmp_path / "broken.wav"
+    silent.write_bytes(synthetic_audio.encode(np.zeros(8000, np.float32)))
+    broken.write_bytes(b"RIFF of nothing at all")
+    data = open_set(f"ravdess-audio:{tree}")
+    for path in (silent, broken):
+        with pytest.raises(DataInvalid, match=path.name):
+            audio_logreg.listen(replace(data, examples=(Example("calm", path, "p"),)))
+
+
+def test_pictures_have_no_sound():
+    with pytest.raises(DataInvalid, match="set of pictures"):
+        audio_logreg.listen(DataSet("faces", "pictures", LABELS, people(1), "none"))

@@ -1,0 +1,330 @@
+"""Real models on real files: pictures, portraits, clips and sound, from a folder's name to a report."""
+
+import json
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from torch import nn
+
+from moodreel.emotions import EIGHT, SEVEN
+from moodreel.errors import DataInvalid, ModelNotFound, MoodreelError
+from moodreel.faces.features import cut
+from moodreel.faces.landmarker import FaceFinder
+from moodreel.models.checkpoint import sha256
+from moodreel.models.face_registry import load
+from moodreel.models.model_card import Card
+from moodreel.models.networks.audiovisual import AudioVisualNet
+from moodreel.models.networks.multi_head import ExpressionNet
+from moodreel.models.networks.vit import ViTNet
+from moodreel.models.predictor import Predictor
+from moodreel.training.__main__ import main
+from moodreel.training.comparison import cost as costs
+from moodreel.training.comparison.cost import count_flops, measure_costs
+from moodreel.training.comparison.report import NUMBERS, PAGE, TEXT
+from moodreel.training.data import loading
+from moodreel.training.data.examples import Example
+from moodreel.training.data.face_cache import Found, find_landmarks
+from moodreel.training.data.loading import Means
+from moodreel.training.evaluation.evaluate import evaluate, judge
+from moodreel.training.evaluation.face_model import FaceSubject
+from moodreel.training.evaluation.open_models import open_subjects
+from moodreel.training.export.model_folder import save_model, write_folder
+from tests.support import media, ravdess
+from tests.training.test_training import votes, write_split
+
+STORE = Path(__file__).parents[2] / "model_store"
+MEANS = Means(STORE, Path())
+
+
+@pytest.fixture(autouse=True)
+def briefly(monkeypatch):
+    """What is timed is timed a few times: nothing here asks how long."""
+    monkeypatch.setattr(costs, "REPETITIONS", 3)
+    monkeypatch.setattr(costs, "WARM_UP", 1)
+
+
+def bands(emotion):
+    """Pictures (N, 48, 48) with a bright band, lower for each of the seven."""
+    pictures = np.random.default_rng(0).integers(40, 80, (len(emotion), 48, 48), np.uint8)
+    for row, index in enumerate(emotion):
+        pictures[row, 6 * index : 6 * index + 6] = 220
+    return pictures
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """A small ViT that tells bands apart, and the same with the outputs of its head shuffled."""
+    folder = tmp_path_factory.mktemp("models")
+    torch.manual_seed(0)
+    fields = {"classes": 7, "stem": [8, 8, 16], "width": 32, "heads": 2, "layers": 1, "shares": [1.0]}
+    network = ViTNet(**fields)
+    truth = np.arange(140) % 7
+    pictures, meant = torch.from_numpy(bands(truth)), torch.from_numpy(truth)
+    optimiser = torch.optim.AdamW(network.parameters(), lr=5e-3)
+    for _ in range(40):
+        loss = nn.functional.cross_entropy(network(pictures)[:, 0], meant)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    save_model(
+        folder / "sound", network, {"architecture": "vit", "arguments": fields, "labels": list(SEVEN), "recipe": {}}
+    )
+    shutil.copytree(folder / "sound", folder / "shuffled")
+    weights = safetensors.torch.load_file(folder / "sound" / "weights.safetensors")
+    for name in ("heads.weight", "heads.bias"):
+        weights[name] = weights[name].roll(1, dims=0).contiguous()
+    safetensors.torch.save_file(weights, folder / "shuffled" / "weights.safetensors")
+    card = json.loads((folder / "shuffled" / "model.json").read_text())
+    card |= {"name": "shuffled", "sha256": sha256(folder / "shuffled" / "weights.safetensors")}
+    (folder / "shuffled" / "model.json").write_text(json.dumps(card))
+    return folder
+
+
+@pytest.fixture
+def banded(tmp_path, monkeypatch):
+    """A set like FER+, of bands. The seam is the face finder: a picture is its own crop, and some are not found."""
+    voted = ("happiness", "surprise", "sadness", "anger", "disgust", "fear", "neutral")
+    for split, count in (("train", 210), ("valid", 140)):
+        emotion = np.arange(count) % 7
+        rows = [votes(**{voted[index]: 10}) for index in emotion]
+        write_split(tmp_path, split, rows, fer2013=[0] * count, images=bands(emotion) + (split == "train"))
+
+    def find_all(pictures, *args, **options):
+        crops = np.stack([pictures[row] for row in range(len(pictures))])
+        blank = np.zeros((len(crops), 478, 3), np.float32)
+        found = np.arange(len(crops)) % 20 != 7
+        return Found(blank, blank[:, :52, 0], blank[:, 0], crops, found)
+
+    monkeypatch.setattr(loading, "find_all", find_all)
+    return tmp_path
+
+
+def compare(*arguments, data, out, more=()):
+    main(["compare", *map(str, arguments), "--data", data, "--out", str(out), "--resamples", "300", *more])
+    return json.loads((out / NUMBERS).read_text())
+
+
+@pytest.mark.training
+def test_a_model_beats_itself_with_a_shuffled_head_and_does_not_beat_itself(models, banded, tmp_path, capsys):
+    data = f"ferplus:{banded}"
+    numbers = compare(models / "sound", models / "sound", models / "shuffled", data=data, out=tmp_path / "out")
+    assert (numbers["winner"], numbers["loser"]) == (None, "shuffled")
+    assert [result["name"] for result in numbers["results"]] == ["sound", "sound (2)", "shuffled"]
+    sound, again, shuffled = (result["figures"] for result in numbers["results"])
+    assert sound["accuracy"] == again["accuracy"] == pytest.approx(sound["found"]) == pytest.approx(0.95)
+    assert shuffled["accuracy"] == 0
+    assert numbers["results"][0]["gap"]["examples"] == 210
+    numbers = compare(
+        models / "sound", models / "shuffled", data=data, out=tmp_path / "two", more=["--gap-sample", "0"]
+    )
+    assert numbers["winner"] == "sound"
+    printed = capsys.readouterr().out
+    assert "sound is better than the other in balanced accuracy." in printed
+    assert "FER+'s own split" in printed
+    for name in (PAGE, TEXT, "faces-1.png", "faces-2.png"):
+        assert (tmp_path / "two" / name).is_file()
+    assert numbers["command"].startswith("python -m moodreel.training compare ")
+    assert "--gap-sample 0" in numbers["command"]
+
+
+def write_faces(folder, portrait):
+    """Four smiles, differently cut, two of them called sad; and a picture without a face."""
+    for row, label in enumerate(("happy", "happy", "sad", "sad")):
+        face = portrait[20 + 3 * row : 240, 110 + 5 * row : 330, ::-1]
+        path = folder / label / f"{row}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(path), cv2.resize(face, (160, 160)))
+    cv2.imwrite(str(folder / "happy" / "blank.png"), np.full((90, 90, 3), 90, np.uint8))
+
+
+def test_shipped_models_are_compared_on_a_folder_of_pictures_by_group(tmp_path, portrait):
+    data = tmp_path / "pictures"
+    write_faces(data, portrait)
+    groups = "file,group\nhappy/0.png,a\nhappy/1.png,a\nsad/2.png,b\nsad/3.png,b\nhappy/blank.png,c\n"
+    (tmp_path / "groups.csv").write_text(groups)
+    more = ["--groups", str(tmp_path / "groups.csv"), "--cache", str(tmp_path / "cache")]
+    numbers = compare("resemotenet", "vit", data=f"pictures:{data}", out=tmp_path / "out", more=more)
+    for result in numbers["results"]:
+        assert result["figures"]["recall"] == {"happy": pytest.approx(2 / 3), "sad": 0}
+        assert [group["accuracy"] for group in result["groups"]] == [0, 0, 1]
+        assert result["figures"]["found"] == pytest.approx(0.8)
+    assert numbers["winner"] is None
+    assert "the set holds no part of itself out" in numbers["why"]
+
+
+def test_a_random_split_that_is_asked_for_leaks_in_its_report(tmp_path, portrait):
+    data = tmp_path / "pictures"
+    write_faces(data, portrait)
+    more = ["--by", "random", "--hold-out", "0.5", "--cache", str(tmp_path / "cache")]
+    numbers = compare("vit", data=f"pictures:{data}", out=tmp_path / "out", more=more)
+    assert numbers["leaks"] is True
+    assert (tmp_path / "out" / TEXT).read_text().startswith("# LEAKS: ")
+    assert "--by random" in numbers["command"]
+
+
+def test_clips_are_watched_and_one_that_shows_nobody_counts_as_not_found(tmp_path):
+    for name, frames in (("face", media.face_frames(8)), ("noise", media.noise_frames(8))):
+        (tmp_path / f"{name}.mp4").write_bytes(media.encode(frames, fps=5))
+    examples = [Example("happy", tmp_path / f"{name}.mp4") for name in ("face", "noise")]
+    [subject] = open_subjects(["resemotenet"], STORE)
+    answers = subject.answer(examples, "clips", MEANS)
+    assert answers.found.tolist() == [True, False]
+    assert SEVEN[answers.chosen[0]] == "happy"
+    np.testing.assert_allclose(answers.probabilities.sum(axis=1), 1, atol=1e-5)
+    (tmp_path / "broken.mp4").write_bytes(b"no clip")
+    with pytest.raises(DataInvalid, match=r"broken\.mp4"):
+        subject.answer([Example("happy", tmp_path / "broken.mp4")], "clips", MEANS)
+
+
+@pytest.fixture(scope="module")
+def hearing(tmp_path_factory):
+    """An audio-visual model that has learnt nothing."""
+    torch.manual_seed(0)
+    fields = {"kind": "audio-visual", "architecture": "audio-visual", "arguments": {"fusion": "late"}}
+    folder = tmp_path_factory.mktemp("models") / "hearing"
+    state = AudioVisualNet(fusion="late").state_dict()
+    write_folder(folder, state, fields | {"labels": list(EIGHT), "recipe": {}}, data="", licence="")
+    return folder
+
+
+def test_who_sees_and_hears_answers_for_clips_recordings_and_pictures(tmp_path, hearing, portrait):
+    [subject] = open_subjects([str(hearing)], STORE)
+    ravdess.write_clip(tmp_path / "face.mp4", "happy", 6, face=True)
+    ravdess.write_sound(tmp_path / "sound.flac", "sad", 6)
+    (tmp_path / "noise.mp4").write_bytes(media.encode(media.noise_frames(8), fps=5))
+    files = [Example("happy", tmp_path / name) for name in ("face.mp4", "noise.mp4")]
+    for media_of, examples, found in (
+        ("clips", files, [True, False]),
+        ("recordings", [Example("sad", tmp_path / "sound.flac")], [True]),
+        ("pictures", [Example("happy", portrait), Example("happy", np.zeros((50, 50, 3), np.uint8))], [True, False]),
+    ):
+        answers = subject.answer(examples, media_of, Means(STORE, tmp_path / "cache"))
+        assert answers.found.tolist() == found
+        assert answers.probabilities.shape == (len(found), len(EIGHT))
+        np.testing.assert_allclose(answers.probabilities.sum(axis=1), 1, atol=1e-5)
+    data = tmp_path / "clips"
+    ravdess.write_clip(data / "Actor_06" / f"{ravdess.name('happy', 6, modality=1)}.mp4", "happy", 6, face=True)
+    ravdess.write_clip(data / "Actor_07" / f"{ravdess.name('sad', 7, modality=1)}.mp4", "sad", 7, face=True)
+    numbers = compare(hearing, "vit", data=f"ravdess:{data}", out=tmp_path / "out")
+    assert numbers["labels"] == list(SEVEN)
+    assert numbers["results"][0]["cost"]["unit"] == "one window of three seconds"
+    assert [result["figures"]["examples"] for result in numbers["results"]] == [2, 2]
+
+
+class Reader(ExpressionNet):
+    """Reads portraits: as sure of its first label as the picture is bright."""
+
+    portrait = True
+
+    def __init__(self):
+        super().__init__(classes=7, shares=(1.0,), tau=0, temperatures=())
+        self.scale = nn.Parameter(torch.ones(1))
+
+    def forward(self, pictures):
+        bright = pictures.float().mean(dim=(1, 2, 3)) / 255
+        return torch.nn.functional.pad(bright[:, None] * self.scale, (0, 6))[:, None]
+
+
+def test_a_model_that_reads_portraits_is_shown_the_same_as_in_serving(tmp_path, portrait):
+    """Whatever border it took to find the face: the square that is cut is the one that a call would give."""
+    means = Means(STORE, tmp_path)
+    tight = np.ascontiguousarray(portrait[60:190, 150:290])
+    grey = cv2.resize(cv2.cvtColor(tight, cv2.COLOR_RGB2GRAY), (48, 48), interpolation=cv2.INTER_AREA)
+    finder = FaceFinder(means.landmarker)
+    wide = np.ascontiguousarray(portrait[:300, 60:400])
+    served = cut(wide, finder.find(wide)[0].landmarks)
+    predictor = Predictor(Reader(), Card(name="r", architecture="reader", labels=SEVEN), sha256="")
+    for pictures in ([wide, tight], [grey, grey]):
+        faces, landmarks = find_landmarks(pictures, means.landmarker, tmp_path, seed=0)
+        assert faces.found.all()
+        answers = judge(predictor, faces, np.array([0, 1]), pictures, landmarks)
+        expected = torch.tensor([served.mean() / 255, *[0.0] * 6]).softmax(dim=0)[0]
+        assert answers[:, 0] == pytest.approx(float(expected), abs=0.01)
+    again, kept = find_landmarks([grey, grey], means.landmarker, tmp_path, seed=0)
+    np.testing.assert_array_equal(kept, landmarks)
+    np.testing.assert_array_equal(again.crop, faces.crop)
+
+
+def test_a_model_that_reads_portraits_can_be_evaluated(tmp_path, portrait):
+    write_faces(tmp_path / "pictures", portrait)
+    predictor = Predictor(Reader(), Card(name="r", architecture="reader", labels=SEVEN), sha256="")
+    report = evaluate(predictor, tmp_path / "pictures", MEANS.landmarker, tmp_path)
+    assert report.recall == {"happy": pytest.approx(2 / 3), "sad": 0}
+    assert report.found == pytest.approx(0.8)
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "reason"),
+    [
+        ("nobody", ModelNotFound, "resemotenet"),
+        ("text-emotion", MoodreelError, "evaluate"),
+        ("", ModelNotFound, "Name"),
+    ],
+)
+def test_who_cannot_be_compared_is_refused_with_what_can(name, error, reason):
+    with pytest.raises(error, match=reason):
+        open_subjects([name], STORE)
+
+
+def test_groups_of_arrays_and_too_few_resamples_are_refused(banded, tmp_path):
+    (tmp_path / "g.csv").write_text("file,group\n")
+    for more, reason in ((["--groups", str(tmp_path / "g.csv")], "arrays"), (["--resamples", "9"], "100 or more")):
+        with pytest.raises(SystemExit, match=reason):
+            main(["compare", "vit", "--data", f"ferplus:{banded}", "--out", str(tmp_path / "out"), *more])
+    assert not (tmp_path / "out").exists()
+
+
+# What it costs
+
+
+class Once:
+    """A network and an input, as costs are measured of them."""
+
+    unit = "one face"
+
+    def __init__(self, network, given, weights):
+        self.network, self._given, self.weights = network.eval(), given, weights
+
+    def once(self):
+        with torch.inference_mode():
+            return self.network(self._given)
+
+
+def test_flops_are_two_for_each_multiply_add_whatever_layer_it_is_in(tmp_path):
+    width, steps, hidden = 16, 5, 8
+    layer = nn.TransformerEncoderLayer(width, 2, 4 * width, batch_first=True, norm_first=True)
+    attention = 4 * steps * width * width + 2 * steps * steps * width
+    cases = (
+        (nn.Linear(10, 20), torch.zeros(3, 10), 3 * 10 * 20),
+        (nn.Conv2d(3, 4, 3, padding=1), torch.zeros(1, 3, 6, 6), 6 * 6 * 4 * 3 * 9),
+        (layer, torch.zeros(1, steps, width), attention + 2 * steps * width * 4 * width),
+        (nn.LSTM(width, hidden), torch.zeros(steps, 1, width), steps * 4 * hidden * (width + hidden)),
+    )
+    for network, given, products in cases:
+        assert count_flops(Once(network, given, tmp_path)) == 2 * products
+    assert torch.backends.mha.get_fastpath_enabled()
+    assert torch.backends.mkldnn.enabled
+
+
+def test_costs_are_of_the_file_the_network_and_one_thread(tmp_path):
+    weights = tmp_path / "weights.safetensors"
+    weights.write_bytes(b"x" * 123)
+    before = torch.get_num_threads()
+    [cost] = measure_costs([Once(nn.Linear(10, 20), torch.zeros(1, 10), weights)])
+    assert (cost.parameters, cost.flops, cost.bytes, cost.repetitions) == (220, 400, 123, 3)
+    assert 0 < cost.p50 <= cost.p95
+    assert cost.processor
+    assert torch.get_num_threads() == before
+
+
+def test_the_weights_of_a_folder_and_of_a_file_are_the_same_model(models):
+    by_folder, by_file = open_subjects([str(models / "sound"), str(models / "sound" / "weights.safetensors")], STORE)
+    assert isinstance(by_folder, FaceSubject)
+    assert by_folder.weights == by_file.weights
+    assert (by_folder.name, by_file.name) == ("sound", "sound (2)")
+    assert load(models / "sound").info.sha256 == by_file.info.sha256

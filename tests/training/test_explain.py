@@ -1,0 +1,316 @@
+"""Where a network looked: maps that lie on the evidence, change with the label and the weights, and are drawn."""
+
+import copy
+import io
+import json
+from contextlib import redirect_stdout
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from PIL import Image
+from torch.nn import functional as F
+
+from moodreel.emotions import FIVE
+from moodreel.errors import ModelInvalid
+from moodreel.models.face_registry import load
+from moodreel.models.huggingface.pretrained import make_network
+from moodreel.models.networks.audiovisual import AudioVisualNet
+from moodreel.models.networks.compact_emotimesh import CompactEmotiMeshNet
+from moodreel.models.networks.improved_cnn import ImprovedCNN
+from moodreel.models.networks.resemotenet import ResEmoteNet
+from moodreel.models.networks.se_resnet import FaceExpressionNet
+from moodreel.models.networks.temporal_vit import TemporalViTNet
+from moodreel.models.networks.two_stream import JointNet
+from moodreel.models.networks.vit import ViTNet, ViTScratch
+from moodreel.training.__main__ import main
+from moodreel.training.evaluation.open_models import open_subjects
+from moodreel.training.explain.attribution import explain
+from moodreel.training.explain.faces import find_faces, highlighter, look
+from moodreel.training.explain.render import Look, draw_attention, overlay, sheet
+from tests.models.test_multi_head import lived
+from tests.models.test_pretrained import RESNET, VIT
+
+STORE = Path(__file__).parents[2] / "model_store"
+SMALL_VIT = {"stem": (8, 16), "patch": 2, "width": 32, "heads": 2, "layers": 2, "shares": (1.0,), "tau": 0.0}
+CELL = 16
+
+
+def striped(count, seed):
+    """Crops of noise, with stripes that lie or stand in one of nine places; labels (N,), places (N, 48, 48)."""
+    rng = np.random.default_rng(seed)
+    crops = rng.normal(110, 12, (count, 48, 48))
+    labels, places = rng.integers(0, 2, count), np.zeros((count, 48, 48), bool)
+    stripes = np.where(np.arange(CELL) % 4 < 2, 60, -60)
+    for crop, label, place in zip(crops, labels, places, strict=True):
+        top, left = CELL * rng.integers(0, 3, 2)
+        crop[top : top + CELL, left : left + CELL] += stripes[:, None] if label else stripes[None, :]
+        place[top : top + CELL, left : left + CELL] = True
+    return crops.clip(0, 255).astype(np.uint8), labels, places
+
+
+TOYS = {
+    "convolutions": (lambda: ImprovedCNN(classes=2, channels=(8, 16, 16), hidden=32, dropout=0), 80, 3e-3),
+    "residual convolutions": (
+        lambda: FaceExpressionNet(classes=2, widths=(8, 16), depths=(1, 1), shares=(1.0,), tau=0, dropout=0),
+        80,
+        1e-2,
+    ),
+    "transformer": (lambda: ViTNet(classes=2, **SMALL_VIT), 120, 4e-3),
+}
+
+
+def taught(network, steps, rate):
+    """Teach a network which way the stripes run."""
+    crops, labels, _ = striped(32 * steps, seed=1)
+    optimiser = torch.optim.Adam(network.parameters(), rate)
+    for step in range(steps):
+        rows = slice(32 * step, 32 * step + 32)
+        logits = network(torch.from_numpy(crops[rows]))[:, 0]
+        optimiser.zero_grad()
+        F.cross_entropy(logits, torch.from_numpy(labels[rows])).backward()
+        optimiser.step()
+    return network.eval()
+
+
+@pytest.fixture(params=TOYS, scope="module")
+def toy(request):
+    make, steps, rate = TOYS[request.param]
+    torch.manual_seed(0)
+    return taught(make(), steps, rate)
+
+
+@pytest.fixture(scope="module")
+def shown():
+    return striped(64, seed=2)
+
+
+def probability(network, crops, labels):
+    with torch.inference_mode():
+        said = network.mix(network(torch.from_numpy(crops))).softmax(dim=1)
+    return said[torch.arange(len(crops)), torch.from_numpy(labels)].numpy()
+
+
+def test_the_heat_lies_on_what_the_answer_is_drawn_from(toy, shown):
+    crops, labels, places = shown
+    assert probability(toy, crops, labels).mean() > 0.9, "it has not learnt"
+    heat = explain(toy, crops, labels)
+    assert (heat.shape, heat.dtype) == ((64, 48, 48), np.float32)
+    assert heat.min() >= 0 and heat.max() <= 1
+    inside, outside = heat[places].mean(), heat[~places].mean()
+    assert inside > 2 * outside
+    assert _hottest(heat, places) > 0.8, "by chance it would be 0.11"
+
+
+def _hottest(heat, places):
+    """The share of maps that are hottest where the stripes are."""
+    return np.mean([place.ravel()[one.argmax()] for place, one in zip(places, heat, strict=True)])
+
+
+def test_a_class_token_is_followed_to_the_patches_though_it_hears_of_them_from_their_neighbours_too(shown):
+    crops, labels, places = shown
+    torch.manual_seed(0)
+    network = taught(ViTNet(classes=2, token=True, **SMALL_VIT), 200, 4e-3)
+    assert probability(network, crops, labels).mean() > 0.9, "it has not learnt"
+    heat = explain(network, crops, labels)
+    assert heat[places].mean() > 1.5 * heat[~places].mean()
+    assert _hottest(heat, places) > 0.3
+
+
+def test_hiding_the_hot_part_changes_the_answer_more_than_hiding_as_much_of_the_cold(toy, shown):
+    crops, labels, _ = shown
+    heat = explain(toy, crops, labels).reshape(len(crops), -1)
+    order, count = heat.argsort(axis=1), CELL**2
+    drops = []
+    for chosen in (order[:, -count:], order[:, :count]):
+        hidden = crops.reshape(len(crops), -1).copy()
+        np.put_along_axis(hidden, chosen, 110, axis=1)
+        left = probability(toy, hidden.reshape(crops.shape), labels)
+        drops.append((probability(toy, crops, labels) - left).mean())
+    assert drops[0] > 0.2 and drops[0] > 5 * abs(drops[1])
+
+
+def test_another_label_has_another_map_and_so_have_other_weights(toy, shown):
+    crops, labels, _ = shown
+    own, other = explain(toy, crops, labels), explain(toy, crops, 1 - labels)
+    assert _alike(own, other) < 0.95
+    torch.manual_seed(5)
+    random = copy.deepcopy(toy)
+    for parameter in random.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    assert _alike(own, explain(random, crops, labels)) < 0.5
+
+
+def _alike(some, others):
+    """The mean correlation of maps."""
+    pairs = zip(some, others, strict=True)
+    return np.mean([np.corrcoef(a.ravel(), b.ravel())[0, 1] if a.std() and b.std() else 0 for a, b in pairs])
+
+
+NETWORKS = {
+    "improved-cnn": lambda: ImprovedCNN(classes=3, channels=(4, 8, 8), hidden=16),
+    "face-expression": lambda: FaceExpressionNet(classes=3, widths=(8, 8), depths=(1, 1)),
+    "slim resemotenet": lambda: ResEmoteNet(classes=3, width=1 / 16, portrait=False),
+    "resemotenet": lambda: ResEmoteNet(classes=3, width=1 / 16),
+    "vit": lambda: ViTNet(classes=3, **SMALL_VIT),
+    "vit-scratch": lambda: ViTScratch(classes=3, width=24, layers=2),
+    "temporal-vit": lambda: TemporalViTNet(classes=3, frame={"width": 16, "heads": 2, "layers": 2}, heads=2, layers=1),
+    "vit-b-16": lambda: make_network("vit-b-16", ("a", "b", "c"), **VIT | {"num_hidden_layers": 2}),
+    "resnet-50": lambda: make_network("resnet-50", ("a", "b", "c"), **RESNET),
+    "audio-visual": lambda: AudioVisualNet(classes=3),
+}
+PORTRAITS = ("resemotenet", "vit-b-16", "resnet-50", "audio-visual")
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_network_that_reads_pictures_is_explained_and_left_as_it_was(name):
+    torch.manual_seed(1)
+    network = lived(NETWORKS[name]()).train().requires_grad_(False)
+    size = (3, 64, 64, 3) if name in PORTRAITS else (3, 48, 48)
+    pictures = np.random.default_rng(0).integers(0, 256, size, dtype=np.uint8)
+    heat = explain(network, pictures, [0, 1, 2])
+    assert heat.shape == size[:3]
+    # Where nothing speaks for a label, as may be in a network that has learnt nothing, the map is cold.
+    assert set(heat.max(axis=(1, 2)).round(3).tolist()) in ({1.0}, {0.0, 1.0}) and (heat.min(axis=(1, 2)) == 0).all()
+    assert network.training and not any(module._forward_hooks for module in network.modules())
+    network.eval()
+    by_label = [explain(network, pictures[1:2], [label])[0] for label in range(3)]
+    np.testing.assert_allclose(by_label[1], heat[1], atol=1e-3)
+    assert np.ptp(by_label, axis=0).max() > 0.05
+
+
+def test_no_pictures_have_no_maps():
+    network = ImprovedCNN(classes=2, channels=(4, 8), hidden=8)
+    assert explain(network, np.zeros((0, 48, 48), np.uint8), []).shape == (0, 48, 48)
+
+
+@pytest.mark.parametrize("network", [CompactEmotiMeshNet(width=8), JointNet()], ids=["landmarks", "both"])
+def test_a_network_that_reads_no_pictures_or_more_than_them_is_refused(network):
+    with pytest.raises(ModelInvalid, match="cannot be explained"):
+        explain(network, np.zeros((1, 48, 48), np.uint8), [0])
+
+
+# Drawing
+
+
+def a_look(**changes):
+    heat = np.zeros((48, 48), np.float32)
+    heat[30:40, 14:34] = 1
+    face = np.full((48, 48), 128, np.uint8)
+    return Look(**{"face": face, "heat": heat, "label": "happy", "probability": 0.93, "truth": "sad"} | changes)
+
+
+@pytest.mark.parametrize("face", [np.full((48, 48), 128, np.uint8), np.full((224, 224, 3), 128, np.uint8)])
+def test_colour_lies_where_the_heat_is_and_the_face_stays_where_it_is_not(face):
+    drawn = overlay(face, a_look().heat, side=96).astype(int)
+    assert drawn.shape == (96, 96, 3)
+    assert (drawn[:40] == 128).all()
+    hot = drawn[66:74, 36:60].reshape(-1, 3)
+    assert (hot[:, 0] > hot[:, 2] + 60).all(), "the hot end of the colours is yellow"
+
+
+def test_a_sheet_has_a_row_for_each_face_and_a_column_for_each_model():
+    looks = [a_look(), a_look(truth=None)]
+    alone, both = sheet({"one": looks}, side=120), sheet({"one": looks, "two": looks}, side=120)
+    assert both.shape[0] == alone.shape[0] and both.shape[1] > alone.shape[1]
+    taller = sheet({"one": [*looks, a_look()]}, side=120)
+    assert taller.shape[0] - alone.shape[0] >= 120
+    assert not np.array_equal(sheet({"one": looks[:1]}), sheet({"one": looks[1:]})), "what is true is written"
+
+
+def test_the_answer_is_written_below_in_the_colour_of_its_emotion():
+    happy, sad = draw_attention(a_look()), draw_attention(a_look(label="sad"))
+    assert happy.shape == sad.shape
+    for drawn, colour in ((happy, (0xED, 0xAE, 0x49)), (sad, (0x3D, 0x7E, 0xA6))):
+        assert (drawn.reshape(-1, 3) == colour).all(axis=1).sum() > 200
+    assert not np.array_equal(happy, draw_attention(a_look(probability=0.2)))
+
+
+# In a comparison
+
+
+def test_a_report_shows_where_each_model_looked_whatever_labels_it_is_in():
+    crops = np.random.default_rng(0).integers(0, 256, (3, 48, 48), dtype=np.uint8)
+    seven, joint = open_subjects(["vit", "moodreel-five"], STORE)
+    drawn = highlighter(FIVE)(seven, crops, np.array([0, 1, 2]))
+    assert drawn.ndim == 4 and len(drawn) == 3 and drawn.dtype == np.uint8
+    assert (drawn.reshape(3, -1, 3).std(axis=2).max(axis=1) > 0).all(), "grey faces under colours"
+    assert highlighter(FIVE)(joint, crops, np.array([0, 1, 2])) is None, "it reads landmarks too"
+
+
+# The command
+
+
+def said(*arguments):
+    with redirect_stdout(io.StringIO()) as out:
+        main(list(map(str, arguments)))
+    return out.getvalue()
+
+
+@pytest.fixture(scope="module")
+def photo(portrait, tmp_path_factory):
+    path = tmp_path_factory.mktemp("photo") / "nasa.jpg"
+    Image.fromarray(portrait).save(path)
+    return path
+
+
+@pytest.mark.parametrize("name", ["face-expression", "resemotenet", "vit"])
+def test_a_shipped_model_finds_a_smile_in_the_face_and_not_in_the_corners(photo, tmp_path, name):
+    assert "nasa-1: happy" in said("explain", name, photo, "--out", tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["nasa-1.png", "sheet.png"]
+    crop = np.asarray(Image.open(tmp_path / "nasa-1.png"))
+    assert crop.ndim == 3
+    [one] = look(load(STORE / name), find_faces([photo], STORE / "face_landmarker" / "face_landmarker.task"))
+    corners = np.concatenate([one.heat[rows, columns] for rows in EDGES for columns in EDGES])
+    assert one.heat[8:].sum() > 0.8 * one.heat.sum(), "not the hair"
+    assert corners.mean() < 0.75 * one.heat.mean()
+
+
+EDGES = (slice(0, 8), slice(40, 48))
+
+
+def test_a_label_may_be_asked_for_and_a_set_gives_its_own(photo, tmp_path, portrait):
+    assert "nasa-1: sad 0%" in said("explain", "vit", photo, "--label", "sad", "--out", tmp_path / "sad")
+    for label, number in (("happy", 6), ("sad", 6)):
+        (tmp_path / "set" / label).mkdir(parents=True)
+        for i in range(number):
+            Image.fromarray(portrait[i : 250 + i, 100:350]).save(tmp_path / "set" / label / f"{i}.png")
+    (tmp_path / "set" / "people.csv").write_text(
+        "file,person\n" + "".join(f"{label}/{i}.png,{label}{i}\n" for label in ("happy", "sad") for i in range(6))
+    )
+    out = said(
+        *("explain", "vit", "--data", f"pictures:{tmp_path / 'set'}", "--count", "2"),
+        *("--cache", tmp_path / "cache", "--out", tmp_path / "out"),
+    )
+    assert "2 faces and sheet.png" in out and "happy 100%, truly " in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["moodreel-five", "PHOTO"], "cannot be explained"),
+        (["text-emotion", "PHOTO"], "reads texts"),
+        (["nobody", "PHOTO"], "There is no model 'nobody'"),
+        (["vit", "PHOTO", "--label", "joyful"], "has no label 'joyful'; it has happy"),
+        (["vit", "missing.jpg"], "There is no missing.jpg"),
+        (["vit"], "There is no face to explain"),
+    ],
+)
+def test_what_cannot_be_explained_is_said_and_nothing_is_written(photo, tmp_path, arguments, message):
+    words = [str(photo) if word == "PHOTO" else word for word in arguments]
+    with pytest.raises(SystemExit, match=message):
+        main(["explain", *words, "--out", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_audio_visual_model_is_explained_by_what_it_sees(photo, tmp_path):
+    torch.manual_seed(1)
+    folder = tmp_path / "eight"
+    folder.mkdir()
+    safetensors.torch.save_file(AudioVisualNet(classes=3).state_dict(), folder / "weights.safetensors")
+    card = {"kind": "audio-visual", "architecture": "audio-visual", "arguments": {}, "labels": ["a", "b", "c"]}
+    (folder / "model.json").write_text(json.dumps(card))
+    assert "nasa-1: " in said("explain", folder, photo, "--out", tmp_path / "out")
+    assert (tmp_path / "out" / "nasa-1.png").is_file()

