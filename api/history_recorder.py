@@ -11,8 +11,8 @@ from api.log_fields import recorded
 from api.metrics import HISTORY_FAILURES, KEPT
 from api.services import Services, services
 from moodreel.errors import MoodreelError
-from moodreel.storage.history import Finding, Stored
-from moodreel.storage.objects import Media
+from moodreel.storage.history import HistoryEntry, StoredMedia
+from moodreel.storage.objects import StoredFile
 
 HISTORY_ID = {
     "x-history-id": {
@@ -40,7 +40,7 @@ def keep(
     probabilities: Mapping[str, float] | None,
     model: str,
     facts: Mapping[str, Any],
-    media: Callable[[], Sequence[Media]] = tuple,
+    media: Callable[[], Sequence[StoredFile]] = tuple,
     content_sha256: str | None = None,
     in_header: bool = True,
 ) -> str | None:
@@ -56,7 +56,7 @@ def keep(
     history, user = services().history, g.caller.user if g.caller else None
     if history is None or user is None or "entry" in _failed():
         return None
-    finding = Finding(
+    finding = HistoryEntry(
         kind=kind,
         emotion=emotion,
         confidence=confidence,
@@ -66,7 +66,7 @@ def keep(
         content_sha256=content_sha256 or recorded().get("content_sha256"),
     )
     try:
-        entry = history.keep(user, finding, _stored(user, media))
+        entry = history.upsert(user, finding, _stored(user, media))
     except MoodreelError as error:
         _failed().add("entry")
         report("entry", error)
@@ -120,18 +120,18 @@ def sweep(shared: Services | None = None) -> None:
     if history is None:
         return
     try:
-        history.sweep()
+        history.delete_orphans()
     except MoodreelError as error:
         report("deletion", error)
 
 
-def _stored(user: str, media: Callable[[], Sequence[Media]]) -> tuple[Stored, ...]:
+def _stored(user: str, media: Callable[[], Sequence[StoredFile]]) -> tuple[StoredMedia, ...]:
     """Store the files; none where that fails: an entry without its picture is better than no entry."""
     history = services().history
     if history is None or history.storage is None or "media" in _failed():
         return ()
     try:
-        return history.store(user, media())
+        return history.put_media(user, media())
     except MoodreelError as error:
         _failed().add("media")
         report("media", error)

@@ -3,7 +3,7 @@
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flask import Flask, current_app
 
@@ -15,8 +15,16 @@ from api.websocket.gunicorn_socket import Farewell, Seats
 from moodreel.errors import MoodreelError
 from moodreel.storage.call_log import CallLog
 from moodreel.storage.history import History
-from moodreel.storage.objects import MediaStorage
-from moodreel.storage.presence import Presence, PresenceError, SqliteRows
+from moodreel.storage.objects import ObjectStorage
+from moodreel.storage.presence import Presence, PresenceError, SqlitePresenceStore
+
+if TYPE_CHECKING:  # These load torch; Gunicorn's master imports this module and must not.
+    from moodreel.live.scheduler import FrameScheduler
+    from moodreel.media.video import VideoLimits
+    from moodreel.pipelines.audiovisual import AudioVisualPipeline
+    from moodreel.pipelines.image import ImagePipeline
+    from moodreel.pipelines.text import TextPipeline
+    from moodreel.pipelines.video import VideoPipeline
 
 log = logging.getLogger(__name__)
 
@@ -24,17 +32,17 @@ log = logging.getLogger(__name__)
 @dataclass(frozen=True)
 class Services:
     settings: Settings
-    analyser: Any
-    detector: Any
-    words: Any
-    viewer: Any
+    analyser: "VideoPipeline"
+    detector: "ImagePipeline"
+    words: "TextPipeline"
+    viewer: "AudioVisualPipeline"
     call_log: CallLog
     accounts: Accounts
     places: Places
     seats: Seats
     farewell: Farewell
     audience: Audience
-    desk: Any
+    desk: "FrameScheduler"
     history: History | None = None
 
 
@@ -78,34 +86,34 @@ def open_history(settings: Settings) -> History | None:
     """Open what signed-in users keep, and their media; None where HISTORY is off. Raises MoodreelError."""
     if not settings.history:
         return None
-    storage = MediaStorage(settings.media_storage) if settings.media_storage else None
+    storage = ObjectStorage(settings.media_storage) if settings.media_storage else None
     return History(settings.history_path, storage)
 
 
 def open_presence(settings: Settings) -> Presence:
     """Set up the count of connections over all processes. Raises SettingsError for a REDIS_URL that is none."""
     if not settings.redis_url:
-        return Presence(SqliteRows(settings.presence_path))
+        return Presence(SqlitePresenceStore(settings.presence_path))
     # Imported here: few need it.
-    from moodreel.storage.presence_redis import RedisRows
+    from moodreel.storage.presence_redis import RedisPresenceStore
 
     try:
-        return Presence(RedisRows(settings.redis_url))
+        return Presence(RedisPresenceStore(settings.redis_url))
     except PresenceError as error:
         raise SettingsError(str(error)) from error
 
 
-def load_analyser(settings: Settings) -> Any:
+def load_analyser(settings: Settings) -> "VideoPipeline":
     """Load the models as the settings say. Raises MoodreelError."""
     # Imported here: Gunicorn's master imports this package for its settings, and must not import torch and MediaPipe
     # before it forks.
     import torch
 
-    from moodreel.pipelines.video import Analyser
+    from moodreel.pipelines.video import VideoPipeline
 
     # The workers share the cores; threads inside one would only wait for each other.
     torch.set_num_threads(1)
-    return Analyser.load(
+    return VideoPipeline.load(
         settings.model_store,
         model_path=settings.model_path or fetch_model(settings),
         model_fallback=settings.model_fallback,
@@ -117,24 +125,24 @@ def load_analyser(settings: Settings) -> Any:
     )
 
 
-def clip_limits(settings: Settings) -> Any:
+def clip_limits(settings: Settings) -> "VideoLimits":
     """Give what one clip may cost."""
-    from moodreel.media.video import Limits
+    from moodreel.media.video import VideoLimits
 
-    return Limits(
+    return VideoLimits(
         seconds=settings.max_seconds,
         frames=settings.max_frames,
         frame_pixels=settings.max_frame_pixels,
         total_pixels=settings.max_total_pixels,
-        wall_seconds=settings.max_wall_seconds,
+        timeout_seconds=settings.max_wall_seconds,
     )
 
 
-def load_viewer(settings: Settings, analyser: Any) -> Any:
+def load_viewer(settings: Settings, analyser: "VideoPipeline") -> "AudioVisualPipeline":
     """Make what looks at clips and listens to them, in the turns of `analyser`. Raises MoodreelError."""
-    from moodreel.pipelines.audiovisual import Viewer
+    from moodreel.pipelines.audiovisual import AudioVisualPipeline
 
-    return Viewer.load(
+    return AudioVisualPipeline.load(
         settings.model_store,
         analyser,
         checkpoint=settings.checkpoint_path,
@@ -146,19 +154,19 @@ def load_viewer(settings: Settings, analyser: Any) -> Any:
     )
 
 
-def load_detector(settings: Settings, analyser: Any) -> Any:
+def load_detector(settings: Settings, analyser: "VideoPipeline") -> "ImagePipeline":
     """Make what reads pictures, with the models and the turns of `analyser`."""
-    from moodreel.media.image import PictureLimits
-    from moodreel.pipelines.image import Detector
+    from moodreel.media.image import ImageLimits
+    from moodreel.pipelines.image import ImagePipeline
 
-    return Detector(analyser, PictureLimits(bytes=settings.max_image_bytes, pixels=settings.max_image_pixels))
+    return ImagePipeline(analyser, ImageLimits(bytes=settings.max_image_bytes, pixels=settings.max_image_pixels))
 
 
-def load_words(settings: Settings) -> Any:
+def load_words(settings: Settings) -> "TextPipeline":
     """Make what reads texts, with models of its own. Raises MoodreelError."""
-    from moodreel.pipelines.text import WordReader
+    from moodreel.pipelines.text import TextPipeline
 
-    return WordReader.load(
+    return TextPipeline.load(
         settings.model_store,
         model_path=settings.text_model_path,
         model_fallback=settings.model_fallback,
@@ -168,13 +176,13 @@ def load_words(settings: Settings) -> Any:
     )
 
 
-def load_desk(settings: Settings, analyser: Any) -> Any:
+def load_desk(settings: Settings, analyser: "VideoPipeline") -> "FrameScheduler":
     """Make what looks at the frames of live videos, with the models of `analyser`. Its threads start when needed."""
-    from moodreel.live.scheduler import Desk
-    from moodreel.media.image import PictureLimits
+    from moodreel.live.scheduler import FrameScheduler
+    from moodreel.media.image import ImageLimits
 
-    limits = PictureLimits(bytes=settings.max_live_frame_bytes, pixels=settings.max_frame_pixels)
-    return Desk(analyser, limits, threads=settings.analyses_at_once)
+    limits = ImageLimits(bytes=settings.max_live_frame_bytes, pixels=settings.max_frame_pixels)
+    return FrameScheduler(analyser, limits, threads=settings.analyses_at_once)
 
 
 def fetch_model(settings: Settings) -> Path | None:

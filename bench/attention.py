@@ -12,7 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from moodreel.models.face_registry import ModelStore
+from moodreel.models.face_registry import FaceModelRegistry
 from moodreel.models.predictor import Predictor
 from moodreel.training.data.loading import Means, Media
 from moodreel.training.data.registry import open_set
@@ -34,7 +34,7 @@ def main() -> None:
     rows = np.sort(np.random.default_rng(0).permutation(data.parted().held_out)[: args.count])
     faces, _ = Means(STORE, args.cache).find(Media([data.examples[row] for row in rows]))
     for name in args.models:
-        measure(ModelStore(STORE).get(name), faces.crop[faces.found])
+        measure(FaceModelRegistry(STORE).get(name), faces.crop[faces.found])
 
 
 def measure(model: Predictor, crops: np.ndarray) -> None:

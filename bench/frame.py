@@ -19,8 +19,8 @@ import torch
 
 from bench.clips import phone_clip
 from moodreel.media.video import VideoReader
-from moodreel.pipelines.keyframe import see
-from moodreel.pipelines.video import ANALYSIS_SIDE, Analyser
+from moodreel.pipelines.keyframe import observe_face
+from moodreel.pipelines.video import ANALYSIS_SIDE, VideoPipeline
 
 ALLOWED = 12.0
 """Milliseconds of CPU that a frame may take, finding the face included."""
@@ -47,16 +47,20 @@ def one_core() -> Iterator[None]:
 
 def measure(model: str | None, rounds: int) -> tuple[list[np.ndarray], dict[str, float]]:
     """Give the frames, and what each stage takes of a frame, in milliseconds."""
-    analyser = Analyser.load(STORE)
-    predictor = analyser.store.get(model)
+    analyser = VideoPipeline.load(STORE)
+    predictor = analyser.models.get(model)
     reader = VideoReader(phone_clip(seconds=4.0))
     frames = [frame.rgb for frame in reader.frames(every=0.2, longest_side=ANALYSIS_SIDE)]
-    faces = [analyser.finder.find(rgb)[0] for rgb in frames]
-    track = [see(rgb, face, portrait=predictor.portrait).features for rgb, face in zip(frames, faces, strict=True)]
+    faces = [analyser.landmarker.detect(rgb)[0] for rgb in frames]
+    track = [
+        observe_face(rgb, face, with_rgb_crop=predictor.requires_rgb_crop).features
+        for rgb, face in zip(frames, faces, strict=True)
+    ]
     stages: dict[str, Callable[[], object]] = {
-        "find the face": lambda: [analyser.finder.find(rgb) for rgb in frames],
+        "find the face": lambda: [analyser.landmarker.detect(rgb) for rgb in frames],
         "describe it": lambda: [
-            see(rgb, face, portrait=predictor.portrait) for rgb, face in zip(frames, faces, strict=True)
+            observe_face(rgb, face, with_rgb_crop=predictor.requires_rgb_crop)
+            for rgb, face in zip(frames, faces, strict=True)
         ],
         f"read it, {predictor.info.name}": lambda: predictor.predict([track]),
     }

@@ -19,8 +19,8 @@ import requests
 from PIL import Image
 
 from bench.serve import milliseconds, peak_megabytes, running
-from moodreel.faces.landmarker import FaceFinder
-from moodreel.faces.tiled_detection import search
+from moodreel.faces.landmarker import FaceLandmarker
+from moodreel.faces.tiled_detection import detect_tiled
 from moodreel.media.image import SIDE
 from tests.support import media
 from tests.support.server import STORE, Server
@@ -47,13 +47,13 @@ def made() -> dict[str, bytes]:
     }
 
 
-def decode_and_look(finder: FaceFinder, data: bytes) -> None:
+def decode_and_look(finder: FaceLandmarker, data: bytes) -> None:
     """Decode as small as the codec can, and look for faces once: the floor."""
     with Image.open(io.BytesIO(data)) as image:
         scale = min(1.0, SIDE / max(image.size))
         image.draft("RGB", (round(image.width * scale), round(image.height * scale)))
         image.thumbnail((SIDE, SIDE), Image.Resampling.BILINEAR)
-        finder.look(np.asarray(image.convert("RGB")))
+        finder.detect_once(np.asarray(image.convert("RGB")))
 
 
 def post(server: Server, path: str, files: list[bytes]) -> None:
@@ -64,7 +64,7 @@ def post(server: Server, path: str, files: list[bytes]) -> None:
         raise SystemExit(f"{path} answered {response.status_code} {wrong}: {response.text[:300]}")
 
 
-def speed(server: Server, finder: FaceFinder, photos: dict[str, bytes], rounds: int) -> None:
+def speed(server: Server, finder: FaceLandmarker, photos: dict[str, bytes], rounds: int) -> None:
     print("| picture | way | ms a picture | pictures a second | x floor |\n| --- | --- | --- | --- | --- |")
     for name, data in photos.items():
         ways = {
@@ -86,16 +86,18 @@ def speed(server: Server, finder: FaceFinder, photos: dict[str, bytes], rounds: 
             print(f"| {name} | {way} | {p50:.0f} | {1000 / p50:.1f} | {p50 / floor:.2f} |", flush=True)
 
 
-def found(finder: FaceFinder) -> None:
+def found(finder: FaceLandmarker) -> None:
     """Print which share of the faces of groups is found, by one look and by the search, and what that costs."""
     print("| face's width, of 1920 x 1440 | one look | search | CPU ms of the search |\n| --- | --- | --- | --- |")
     for size in SIZES:
         count = min(20, int(1920 // (2.4 * size + 4)) * int(1440 // (2.4 * size + 4)))
         rgb, centres = media.group(1920, 1440, count, size)
         begun = time.process_time()
-        faces = search(finder, rgb)
+        faces = detect_tiled(finder, rgb)
         spent = (time.process_time() - begun) * 1000
-        shares = [sum(_shows(face.box, at) for at in centres for face in some) for some in (finder.look(rgb), faces)]
+        shares = [
+            sum(_shows(face.box, at) for at in centres for face in some) for some in (finder.detect_once(rgb), faces)
+        ]
         print(f"| {size} | {shares[0]} of {count} | {shares[1]} of {count} | {spent:.0f} |", flush=True)
 
 
@@ -110,7 +112,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7, help="calls of each kind for each picture (default 7)")
     parser.add_argument("--faces", action="store_true", help="tell which faces are found instead")
     options = parser.parse_args()
-    finder = FaceFinder(STORE / "face_landmarker" / "face_landmarker.task")
+    finder = FaceLandmarker(STORE / "face_landmarker" / "face_landmarker.task")
     if options.faces:
         return found(finder)
     photos = {path.name: path.read_bytes() for path in options.photos} or made()

@@ -13,8 +13,8 @@ import cv2
 import numpy as np
 from mediapipe.tasks.python.vision.face_landmarker import FaceLandmarksConnections
 
-from moodreel.faces.features import normalise
-from moodreel.faces.landmarker import FaceFinder
+from moodreel.faces.features import normalize_landmarks
+from moodreel.faces.landmarker import FaceLandmarker
 from moodreel.pipelines.video import ANALYSIS_SIDE
 from tests.support import media
 
@@ -59,13 +59,13 @@ class Scene:
 Effect = Callable[[Scene, float, np.random.Generator], np.ndarray]
 
 
-def scene(picture: np.ndarray, finder: FaceFinder) -> Scene:
+def scene(picture: np.ndarray, finder: FaceLandmarker) -> Scene:
     """Show a grey picture (S, S), uint8, in plain conditions, and find its face."""
     frame = shoot(picture)
-    faces = finder.find(frame)
+    faces = finder.detect(frame)
     if not faces:
         return Scene(picture, frame, None, 0.0)
-    _, pose = normalise(faces[0].landmarks, width=WIDTH, height=HEIGHT)
+    _, pose = normalize_landmarks(faces[0].landmarks, width=WIDTH, height=HEIGHT)
     return Scene(picture, frame, faces[0].landmarks * np.float64((WIDTH, HEIGHT, WIDTH)), float(pose[0]))
 
 

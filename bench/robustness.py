@@ -23,12 +23,12 @@ from tqdm import tqdm
 from bench import render
 from bench.render import Effect, Scene
 from moodreel.emotions import FIVE, SEVEN
-from moodreel.faces.landmarker import FaceFinder
-from moodreel.faces.quality import assess
-from moodreel.models.face_registry import load
+from moodreel.faces.landmarker import FaceLandmarker
+from moodreel.faces.quality import assess_quality
+from moodreel.models.face_registry import load_face_model
 from moodreel.models.predictor import Predictor
-from moodreel.pipelines.keyframe import see
-from moodreel.pipelines.video import Analyser
+from moodreel.pipelines.keyframe import observe_face
+from moodreel.pipelines.video import VideoPipeline
 from moodreel.training.data.ferplus import read_split
 from moodreel.training.evaluation.evaluate import calibration_error
 
@@ -161,7 +161,7 @@ def measure(
     scenes: Sequence[Scene],
     truth: np.ndarray,
     condition: Condition,
-    finder: FaceFinder,
+    finder: FaceLandmarker,
     predictor: Predictor,
     progress: Callable[[], object] = lambda: None,
 ) -> Outcome:
@@ -172,15 +172,15 @@ def measure(
     found = np.zeros(len(scenes), bool)
     views, sizes = [], []
     for row, frame in enumerate(frames(scenes, condition)):
-        if faces := finder.find(frame):
+        if faces := finder.detect(frame):
             found[row] = True
-            views.append(see(frame, faces[0], portrait=predictor.portrait))
+            views.append(observe_face(frame, faces[0], with_rgb_crop=predictor.requires_rgb_crop))
             sizes.append(max(faces[0].box[2] * frame.shape[1], faces[0].box[3] * frame.shape[0]))
         progress()
-    verdicts = predictor.predict([[view.features] for view in views], moments=False)
+    verdicts = predictor.predict([[view.features] for view in views], per_frame=False)
     certain = found.copy()
     certain[found] = [
-        assess([view], [size], face_coverage=1, confidence=float(verdict.probabilities.max())).reason is None
+        assess_quality([view], [size], face_coverage=1, confidence=float(verdict.probabilities.max())).reason is None
         for view, size, verdict in zip(views, sizes, verdicts, strict=True)
     ]
     probabilities = np.array([verdict.probabilities for verdict in verdicts])
@@ -233,14 +233,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     conditions = [condition for condition in CONDITIONS if condition.name in wanted]
 
     torch.set_num_threads(1)
-    analyser = Analyser.load(STORE, use_gpu="0")
-    named = options.model or analyser.store.default
-    predictor = load(Path(named)) if Path(named).is_dir() else analyser.store.get(named)
+    analyser = VideoPipeline.load(STORE, use_gpu="0")
+    named = options.model or analyser.models.default
+    predictor = load_face_model(Path(named)) if Path(named).is_dir() else analyser.models.get(named)
     labels = predictor.info.labels
     if labels not in (FIVE, SEVEN):
         parser.error(f"{predictor.info.name} answers {', '.join(labels)}, which FER+ cannot judge")
     pictures = sample(options.data, labels, options.pictures)
-    scenes = [render.scene(image, analyser.finder) for image in pictures.images]
+    scenes = [render.scene(image, analyser.landmarker) for image in pictures.images]
     if options.sheet:
         cv2.imwrite(str(options.sheet), sheet(scenes, conditions)[..., ::-1])
         return
@@ -248,7 +248,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         outcomes = {}
         for condition in conditions:
             bar.set_description(condition.name)
-            outcomes[condition] = measure(scenes, pictures.truth, condition, analyser.finder, predictor, bar.update)
+            outcomes[condition] = measure(scenes, pictures.truth, condition, analyser.landmarker, predictor, bar.update)
     print(report := _report(outcomes, predictor, labels, pictures, options))
     if options.card:
         options.card.write_text(into_card(options.card.read_text(encoding="utf-8"), report), encoding="utf-8")

@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 import torch
 
-from moodreel.pipelines.language_id import LanguageFinder
+from moodreel.pipelines.language_id import LanguageIdentifier
 
 STORE = Path(__file__).resolve().parents[1] / "model_store"
 LINE = "I finally told her how I feel, and I have been smiling ever since 😊"
@@ -32,16 +32,16 @@ def main() -> None:
     torch.set_num_threads(1)
     # As Gunicorn's workers have it (api/gunicorn.conf.py): blocks of a matrix's size are given back when they are free.
     ctypes.CDLL(None).mallopt(-3, 1024 * 1024)
-    from moodreel.models.face_registry import ModelStore
+    from moodreel.models.face_registry import FaceModelRegistry
 
     # A worker has loaded it in any case, with all that torch itself takes for that.
-    ModelStore(STORE).get()
+    FaceModelRegistry(STORE).get()
     before = _megabytes()
-    from moodreel.pipelines.text import WordReader
+    from moodreel.pipelines.text import TextPipeline
 
     imported = _megabytes()
-    reader = WordReader.load(STORE, use_gpu="0")
-    reader.read([LINE])
+    reader = TextPipeline.load(STORE, use_gpu="0")
+    reader.predict([LINE])
     print(
         f"memory: {imported - before:.0f} MB of imports beside those of faces, {_megabytes() - imported:.0f} of models"
     )
@@ -49,7 +49,7 @@ def main() -> None:
     predictor = reader.store.get()
     for name, texts in (("a line", [LINE]), ("64 lines", [LINE] * 64), (f"{len(ENTRY):,} characters", [ENTRY])):
         windows = [window for text in texts for window in predictor.tokens.windows(text)]
-        whole = _median(lambda texts=texts: reader.read(texts), options.rounds)
+        whole = _median(lambda texts=texts: reader.predict(texts), options.rounds)
         bare = _median(lambda windows=windows: predictor.predict(windows), options.rounds)
         print(
             f"{name}: {whole:.1f} ms ({whole / bare:.2f} x the network alone, {bare:.1f} ms), "
@@ -61,11 +61,11 @@ def main() -> None:
 
 def _count_false_alarms(data: Path) -> None:
     """Names are filled in: GoEmotions has [NAME] in their place, which is no word."""
-    finder = LanguageFinder(STORE / "lid.176")
+    finder = LanguageIdentifier(STORE / "lid.176")
     for split in ("dev", "train"):
         rows = (data / f"{split}.tsv").read_text(encoding="utf-8").splitlines()
         texts = [re.sub(r"\[[A-Z]+\]", "Anna", row.split("\t")[0]) for row in rows if row]
-        foreign = [finder.find(text) not in ("en", None) for text in texts]
+        foreign = [finder.detect(text) not in ("en", None) for text in texts]
         few = [len(re.findall(r"[^\W\d_]+", text)) <= 3 for text in texts]
         of_few = sum(alarm for alarm, short in zip(foreign, few, strict=True) if short) / sum(few)
         print(f"{split}: {sum(foreign) / len(texts):.2%} of {len(texts)} English comments called foreign, ", end="")

@@ -11,12 +11,12 @@ from pathlib import Path
 from tqdm import tqdm
 
 from moodreel.errors import MoodreelError, UnsupportedMedia
-from moodreel.media.image import is_picture
+from moodreel.media.image import is_image
 from moodreel.models.predictor import ModelInfo
 from moodreel.pipelines.boomerang import OUTPUTS
-from moodreel.pipelines.image import DetectedFace, Detection, Detector
-from moodreel.pipelines.text import Reading, WordReader
-from moodreel.pipelines.video import Analyser, Analysis
+from moodreel.pipelines.image import DetectedFace, ImagePipeline, ImageResult
+from moodreel.pipelines.text import TextPipeline, TextResult
+from moodreel.pipelines.video import VideoPipeline, VideoResult
 
 TEXTS = (".txt", ".md")
 """Endings of files that hold a text."""
@@ -35,8 +35,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         texts, others = _sort(options.clips)
         store, gpu = options.model_store, options.use_gpu
-        reader = WordReader.load(store, use_gpu=gpu) if texts else None
-        analyser = Analyser.load(store, model_path=options.model_path, use_gpu=gpu) if others else None
+        reader = TextPipeline.load(store, use_gpu=gpu) if texts else None
+        analyser = VideoPipeline.load(store, model_path=options.model_path, use_gpu=gpu) if others else None
     except MoodreelError as error:
         print(f"moodreel: {error}", file=sys.stderr)
         return 2
@@ -60,9 +60,9 @@ def _sort(paths: list[Path]) -> tuple[set[Path], set[Path]]:
     return texts, set(paths) - texts
 
 
-def _run(analyser: Analyser, clip: Path, options: argparse.Namespace) -> None:
+def _run(analyser: VideoPipeline, clip: Path, options: argparse.Namespace) -> None:
     data = clip.read_bytes()
-    if is_picture(data):
+    if is_image(data):
         return _run_picture(analyser, clip, data, options)
     with tqdm(desc=clip.name, unit=" frames", leave=False, disable=None) as bar:
 
@@ -70,7 +70,7 @@ def _run(analyser: Analyser, clip: Path, options: argparse.Namespace) -> None:
             bar.set_postfix_str(f"{time:.1f} s")
             bar.update()
 
-        analysis = analyser.analyse(data, model=options.model, explain=options.explain, progress=show)
+        analysis = analyser.predict(data, model=options.model, explain=options.explain, progress=show)
     _say(json.dumps(_as_json(clip, analysis)) if options.json else f"{clip}: {_in_words(analysis)}")
     if options.timeline:
         from moodreel.pipelines import timeline_plot
@@ -78,27 +78,27 @@ def _run(analyser: Analyser, clip: Path, options: argparse.Namespace) -> None:
         timeline_plot.timeline(analysis, _output(options.timeline, clip, "png", options.clips), title=clip.name)
     if options.thumbnail:
         path = _output(options.thumbnail, clip, "mp4", options.clips)
-        cover = analyser.cover(
+        cover = analyser.thumbnail(
             data, duration=options.duration, size=options.size, output=path.suffix[1:], model=options.model
         )
         path.write_bytes(cover.loop.data)
 
 
-def _run_picture(analyser: Analyser, path: Path, data: bytes, options: argparse.Namespace) -> None:
+def _run_picture(analyser: VideoPipeline, path: Path, data: bytes, options: argparse.Namespace) -> None:
     if options.thumbnail or options.timeline:
         raise UnsupportedMedia("A picture has no loop and no timeline: leave --thumbnail and --timeline out.")
-    detection = Detector(analyser).detect(data, model=options.model)
+    detection = ImagePipeline(analyser).predict(data, model=options.model)
     _say(json.dumps(_picture_as_json(path, detection)) if options.json else f"{path}: {_picture_in_words(detection)}")
 
 
-def _run_text(reader: WordReader, path: Path, options: argparse.Namespace) -> None:
+def _run_text(reader: TextPipeline, path: Path, options: argparse.Namespace) -> None:
     if options.thumbnail or options.timeline:
         raise UnsupportedMedia("A text has no loop and no timeline: leave --thumbnail and --timeline out.")
-    [reading] = reader.read([path.read_text(encoding="utf-8", errors="replace")], model=options.model)
+    [reading] = reader.predict([path.read_text(encoding="utf-8", errors="replace")], model=options.model)
     _say(json.dumps(_text_as_json(path, reading)) if options.json else f"{path}: {_text_in_words(reading)}")
 
 
-def _in_words(analysis: Analysis) -> str:
+def _in_words(analysis: VideoResult) -> str:
     return (
         f"{analysis.emotion} ({analysis.confidence:.0%}) at {analysis.peak:.1f} of {analysis.duration:.1f} s; "
         f"{_shares(analysis.probabilities)}; face in {analysis.face_coverage:.0%} of {analysis.frames_analysed} frames"
@@ -106,7 +106,7 @@ def _in_words(analysis: Analysis) -> str:
     )
 
 
-def _picture_in_words(detection: Detection) -> str:
+def _picture_in_words(detection: ImageResult) -> str:
     if not detection.faces:
         return "no face"
     faces, largest = len(detection.faces), detection.faces[0]
@@ -114,7 +114,7 @@ def _picture_in_words(detection: Detection) -> str:
     return f"{largest.emotion} ({largest.confidence:.0%}); {_shares(largest.probabilities)}; {of}{_doubt(largest)}"
 
 
-def _text_in_words(reading: Reading) -> str:
+def _text_in_words(reading: TextResult) -> str:
     doubt = "" if reading.language_supported else f"; a guess, since it is not in English ({reading.language})"
     return f"{reading.label} ({reading.score:.0%}); {_shares(reading.scores)}{doubt}"
 
@@ -123,20 +123,20 @@ def _shares(probabilities: Mapping[str, float]) -> str:
     return ", ".join(f"{label} {share:.0%}" for label, share in probabilities.items())
 
 
-def _doubt(answer: Analysis | DetectedFace) -> str:
+def _doubt(answer: VideoResult | DetectedFace) -> str:
     return "" if answer.certain else f"; not certain ({answer.quality.reason}): {answer.quality.tip}"
 
 
-def _why(analysis: Analysis) -> str:
+def _why(analysis: VideoResult) -> str:
     return f"; {analysis.explanation.text}" if analysis.explanation else ""
 
 
-def _as_json(clip: Path, analysis: Analysis) -> dict:
+def _as_json(clip: Path, analysis: VideoResult) -> dict:
     values = dataclasses.asdict(dataclasses.replace(analysis, model=None))  # type: ignore[arg-type]
     return {"clip": str(clip), **values, "model": _model(analysis.model)}
 
 
-def _picture_as_json(path: Path, detection: Detection) -> dict:
+def _picture_as_json(path: Path, detection: ImageResult) -> dict:
     return {
         "picture": str(path),
         "emotion": detection.emotion,
@@ -149,7 +149,7 @@ def _picture_as_json(path: Path, detection: Detection) -> dict:
     }
 
 
-def _text_as_json(path: Path, reading: Reading) -> dict:
+def _text_as_json(path: Path, reading: TextResult) -> dict:
     values = dataclasses.asdict(dataclasses.replace(reading, model=None))  # type: ignore[arg-type]
     return {"text": str(path), **values, "model": _model(reading.model)}
 

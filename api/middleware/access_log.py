@@ -14,7 +14,7 @@ from api.log_fields import recorded
 from api.metrics import LOG_FAILURES
 from api.middleware import request_body
 from api.services import Services, services
-from moodreel.storage.call_log import CallLogError, Outcome
+from moodreel.storage.call_log import CallLogError, CallOutcome
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +86,9 @@ def _write(status: int, bytes_out: int | None) -> None:
     if row_id is None:
         return
     latency = round((time.perf_counter() - g.began) * 1000, 3)
-    outcome = Outcome(status, latency, **{"bytes_in": request_body.bytes_read(), "bytes_out": bytes_out, **recorded()})
+    outcome = CallOutcome(
+        status, latency, **{"bytes_in": request_body.bytes_read(), "bytes_out": bytes_out, **recorded()}
+    )
     try:
         services().call_log.close(row_id, outcome)
     except CallLogError as error:

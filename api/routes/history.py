@@ -18,7 +18,7 @@ from api.schemas.history import (
     SummarySchema,
 )
 from api.services import services
-from moodreel.storage.history import Filters
+from moodreel.storage.history import HistoryFilters
 from moodreel.storage.objects import MediaError
 
 blueprint = GuardedBlueprint("history", __name__, description="A signed-in user's own past", dated=False)
@@ -40,7 +40,7 @@ def require_user() -> None:
 @blueprint.takes_query(HistoryQuery)
 def entries(query: dict[str, Any]) -> dict[str, Any]:
     """List my entries, newest first."""
-    filters = Filters(query.get("kind"), query.get("emotion"), query.get("start_date"), query.get("end_date"))
+    filters = HistoryFilters(query.get("kind"), query.get("emotion"), query.get("start_date"), query.get("end_date"))
     try:
         page = _history().select(g.caller.user, filters, query["limit"], query["cursor"])
     except ValueError as error:

@@ -11,7 +11,7 @@ from api.openapi import CLIP_CODES, GuardedBlueprint, file_body
 from api.request_parsing import read_upload
 from api.schemas.clips import CoverQuery, LoopSchema, ThumbnailSchema
 from api.services import services
-from moodreel.storage.objects import Media
+from moodreel.storage.objects import StoredFile
 
 _TYPES = {"mp4": "video/mp4", "webp": "image/webp", "gif": "image/gif"}
 
@@ -26,8 +26,8 @@ blueprint = GuardedBlueprint("thumbnail", __name__, description="A looping cover
 def thumbnail(query: dict[str, Any]) -> Response:
     """Make a loop of a video's best moment."""
     clip = read_upload(LoopSchema())
-    options = {name: clip.options.get(name) for name in ("duration", "size", "output", "moment", "fps")}
-    cover = services().analyser.cover(clip.data, model=query["model"], **options)
+    options: dict[str, Any] = {name: clip.options.get(name) for name in ("duration", "size", "output", "moment", "fps")}
+    cover = services().analyser.thumbnail(clip.data, model=query["model"], **options)
     record(
         prediction=cover.emotion,
         confidence=None if cover.confidence is None else round(cover.confidence, 4),
@@ -47,10 +47,10 @@ def thumbnail(query: dict[str, Any]) -> Response:
     return metrics.observed(jsonify(ThumbnailSchema().dump(_answer(cover))), cover.emotion, cover.timings)
 
 
-def _media(loop: Any) -> tuple[Media, ...]:
+def _media(loop: Any) -> tuple[StoredFile, ...]:
     return (
-        Media(f"thumbnail.{loop.output}", _TYPES[loop.output], loop.data),
-        Media("poster.jpg", "image/jpeg", loop.poster),
+        StoredFile(f"thumbnail.{loop.output}", _TYPES[loop.output], loop.data),
+        StoredFile("poster.jpg", "image/jpeg", loop.poster),
     )
 
 

@@ -196,7 +196,7 @@ def _text(message: str | bytes) -> str:
 
 
 def _classified(text: str) -> dict[str, Any]:
-    [reading] = services().words.read([text])
+    [reading] = services().words.predict([text])
     metrics.observe(reading.label, reading.timings)
     record(prediction=reading.label, confidence=round(reading.score, 4), model=reading.model.name)
     entry = history_recorder.keep_reading(reading, in_header=False)

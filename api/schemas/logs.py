@@ -5,7 +5,7 @@ from typing import Any
 from marshmallow import RAISE, Schema, fields, post_load, validate
 
 from api.schemas.fields import Boolean, Date, StatusCode, about
-from moodreel.storage.call_log import Filters
+from moodreel.storage.call_log import CallFilters
 from moodreel.storage.timestamps import end_of, start_of
 
 
@@ -30,7 +30,7 @@ class LogsQuery(Schema):
     @post_load
     def _to_filters(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:
         limit, cursor = data.pop("limit"), data.pop("cursor")
-        filters = Filters(start=data.pop("start_date", None), end=data.pop("end_date", None), **data)
+        filters = CallFilters(start=data.pop("start_date", None), end=data.pop("end_date", None), **data)
         return {"filters": filters, "limit": limit, "cursor": cursor}
 
 

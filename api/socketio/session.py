@@ -24,8 +24,8 @@ from api.socketio.handshake import Admission
 from api.socketio.packet import NAMESPACE
 from api.socketio.transport import WIRE, Wire
 from moodreel.errors import MoodreelError
-from moodreel.live.messages import LiveFailure, LiveResult, Suggestion, Wishes
-from moodreel.storage.call_log import CallLogError, Outcome
+from moodreel.live.messages import LiveFailure, LiveResult, SessionSettings, Suggestion
+from moodreel.storage.call_log import CallLogError, CallOutcome
 
 UNREAD = 8
 """Packets that may wait for a client to read; what comes then it doesn't get."""
@@ -51,7 +51,9 @@ class Connection:
         self._row = row
         self._say = say
         self._client: Any = None
-        self._wishes = self._defaults = Wishes(explain=request.args.get("explain", "").lower() in ("true", "1"))
+        self._wishes = self._defaults = SessionSettings(
+            explain=request.args.get("explain", "").lower() in ("true", "1")
+        )
         self._complained: dict[str, float] = {}
         self._mistakes = 0
         self._pardoned = time.monotonic()
@@ -67,7 +69,7 @@ class Connection:
 
     def greet(self) -> None:
         """Tell the client that it is in, and what it may ask for."""
-        self._status("connected", session=self._row.request_id, models=self._shared.analyser.store.names())
+        self._status("connected", session=self._row.request_id, models=self._shared.analyser.models.names())
 
     def initialise(self, wishes: Mapping[str, Any]) -> None:
         """Begin anew with these wishes, and the defaults for what they leave out. Raises MoodreelError."""
@@ -143,7 +145,7 @@ class Connection:
             video_seconds=round(self._running, 3),
         )
 
-    def _configure(self, wishes: Wishes) -> None:
+    def _configure(self, wishes: SessionSettings) -> None:
         desk = self._shared.desk
         if self._client is None:
             self._client = desk.open(wishes, self.deliver)
@@ -200,7 +202,7 @@ class Row:
         if row is None:
             return
         try:
-            self._log.close(row, Outcome(status, round((time.monotonic() - self._began) * 1000, 3), **facts))
+            self._log.close(row, CallOutcome(status, round((time.monotonic() - self._began) * 1000, 3), **facts))
         except CallLogError as error:
             _report(error)
 

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from api.metrics import PRESENCE_FAILURES, SOCKETS
 from api.websocket.connection import GOING_AWAY
-from moodreel.storage.presence import Census, Held, Presence, PresenceError
+from moodreel.storage.presence import ConnectionCounts, Presence, PresenceError, ProcessCount
 from moodreel.storage.timestamps import stamp
 
 WATCH_SECONDS = 0.25
@@ -84,7 +84,7 @@ class Audience:
             _dismiss(listener)
 
     def _watch(self) -> None:
-        told: Census | None = None
+        told: ConnectionCounts | None = None
         while True:
             try:
                 told = self._look(told)
@@ -93,14 +93,14 @@ class Audience:
                 time.sleep(RETRY_SECONDS)
             time.sleep(SETTLE_SECONDS)
 
-    def _look(self, told: Census | None) -> Census:
+    def _look(self, told: ConnectionCounts | None) -> ConnectionCounts:
         with self._changed:
             if self._changes == self._reported:
                 self._changed.wait(WATCH_SECONDS if self._listeners else None)
             listeners = list(self._listeners)
-            held = Held(len(listeners), self._changes)
+            held = ProcessCount(len(listeners), self._changes)
             self._reported = self._changes
-        alone = Census({self._presence.name: held})
+        alone = ConnectionCounts({self._presence.name: held})
         census = self._asked(lambda: self._presence.report(held)) or alone
         if census != told:
             update = json.dumps({"type": "connection_update", **counted(census.connections)})

@@ -20,7 +20,7 @@ DARK, LIGHT = "#1d1d1f", "#ffffff"
 
 
 @dataclass(frozen=True)
-class Mark:
+class Annotation:
     """One face: x, y, width, height in pixels of the picture that is drawn on, and what is written beside it."""
 
     box: tuple[float, ...]
@@ -29,7 +29,7 @@ class Mark:
     certain: bool
 
 
-def draw(rgb: np.ndarray, marks: Sequence[Mark], *, profile: bytes | None = None) -> bytes:
+def annotate(rgb: np.ndarray, marks: Sequence[Annotation], *, profile: bytes | None = None) -> bytes:
     """Draw the marks, the first on top.
 
     Args:
@@ -49,7 +49,7 @@ def draw(rgb: np.ndarray, marks: Sequence[Mark], *, profile: bytes | None = None
     return file.getvalue()
 
 
-def _mark(canvas: ImageDraw.ImageDraw, box: Sequence[float], mark: Mark, size: tuple[int, int]) -> None:
+def _mark(canvas: ImageDraw.ImageDraw, box: Sequence[float], mark: Annotation, size: tuple[int, int]) -> None:
     x, y, width, height = box
     letters = max(LEAST_TEXT, min(TEXT * height, MOST_TEXT * max(size)))
     line = max(2, round(letters / (6 if mark.certain else 12)))

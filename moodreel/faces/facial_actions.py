@@ -18,7 +18,7 @@ from moodreel.emotions import NAMES, SEVEN, SEVEN_TO_FIVE
 from moodreel.errors import ModelInvalid
 from moodreel.faces.landmarker import BLENDSHAPES
 
-MOVEMENTS: Mapping[str, tuple[str, ...]] = {
+ACTIONS: Mapping[str, tuple[str, ...]] = {
     "brows lowered": ("browDownLeft", "browDownRight"),
     "inner brows raised": ("browInnerUp",),
     "outer brows raised": ("browOuterUpLeft", "browOuterUpRight"),
@@ -52,11 +52,11 @@ LEAST_STRENGTH = 0.15
 LEAST_WEIGHT = 0.05
 """A movement with less of an explanation is not worth its words."""
 _FILE = "model.json"
-_COLUMNS = [[BLENDSHAPES.index(name) for name in names] for names in MOVEMENTS.values()]
+_COLUMNS = [[BLENDSHAPES.index(name) for name in names] for names in ACTIONS.values()]
 
 
 @dataclass(frozen=True)
-class Movement:
+class FacialAction:
     """name: a key of `MOVEMENTS`. strength: 0 as in a calm face, 1 as in few."""
 
     name: str
@@ -64,7 +64,7 @@ class Movement:
 
 
 @dataclass(frozen=True)
-class Weighed(Movement):
+class ActionWeight(FacialAction):
     """weight: its share, 0 to 1, of all that spoke for the answered emotion."""
 
     weight: float
@@ -74,7 +74,7 @@ class Weighed(Movement):
 class Explanation:
     """The movements that weighed most in an answer, at most `MOST`, the heaviest first; none for a face at rest."""
 
-    movements: tuple[Weighed, ...]
+    movements: tuple[ActionWeight, ...]
 
     @property
     def text(self) -> str:
@@ -82,7 +82,7 @@ class Explanation:
         return ", ".join(movement.name for movement in self.movements) or "no marked movement"
 
 
-class Movements:
+class FacialActionExplainer:
     """Says what moved in faces, and what weighed.
 
     calm, full: float (M,), mean blendshapes at which the movements of `MOVEMENTS`, in their order, have strength 0, 1.
@@ -93,11 +93,11 @@ class Movements:
         self._calm, self._full, self._weights, self._bias = calm, full, weights, bias
 
     @classmethod
-    def load(cls, folder: Path) -> "Movements":
+    def load(cls, folder: Path) -> "FacialActionExplainer":
         """Read the numbers of a `model.json`. Raises ModelInvalid."""
         try:
             card = json.loads((folder / _FILE).read_text(encoding="utf-8"))
-            rows = [card["movements"][name] for name in MOVEMENTS]
+            rows = [card["movements"][name] for name in ACTIONS]
             calm, full = (np.array([float(row[key]) for row in rows]) for key in ("calm", "full"))
             weights = np.array([[float(row["weights"][label]) for label in SEVEN] for row in rows])
             bias = np.array([float(card["bias"][label]) for label in SEVEN])
@@ -110,16 +110,16 @@ class Movements:
             raise ModelInvalid(f"The model.json of {folder.name!r} has numbers that cannot be; restore the release's.")
         return cls(calm, full, weights, bias)
 
-    def strengths(self, blendshapes: np.ndarray) -> np.ndarray:
+    def activations(self, blendshapes: np.ndarray) -> np.ndarray:
         """Blendshapes (..., 52), 0 to 1, to strengths (..., M), 0 to 1, in the order of `MOVEMENTS`."""
         return np.clip((mean(blendshapes) - self._calm) / (self._full - self._calm), 0, 1)
 
-    def seen(self, blendshapes: np.ndarray) -> tuple[Movement, ...]:
+    def active_actions(self, blendshapes: np.ndarray) -> tuple[FacialAction, ...]:
         """Name what moved in one face, the strongest first. blendshapes: (52,), 0 to 1."""
-        strengths = self.strengths(blendshapes)
+        strengths = self.activations(blendshapes)
         return tuple(
-            Movement(name, float(strength))
-            for strength, name in sorted(zip(strengths, MOVEMENTS, strict=True), reverse=True)
+            FacialAction(name, float(strength))
+            for strength, name in sorted(zip(strengths, ACTIONS, strict=True), reverse=True)
             if strength >= LEAST_STRENGTH
         )
 
@@ -138,7 +138,7 @@ class Movements:
             emotion: the label in it that was answered.
             weights: (T,), how far each moment decided; all alike when not given.
         """
-        moments = np.atleast_2d(self.strengths(blendshapes))
+        moments = np.atleast_2d(self.activations(blendshapes))
         strengths = np.average(moments, axis=0, weights=weights)
         logits = strengths @ self._weights + self._bias
         answered = self._column(emotion, logits)
@@ -153,10 +153,10 @@ class Movements:
         spoke = ((self._weights[:, answered] - against) * strengths).clip(min=0)
         shares = spoke / max(float(spoke.sum()), 1e-9)
         heaviest = [row for row in np.argsort(-shares, kind="stable") if strengths[row] >= LEAST_STRENGTH]
-        names = list(MOVEMENTS)
+        names = list(ACTIONS)
         return Explanation(
             tuple(
-                Weighed(names[row], float(strengths[row]), float(shares[row]))
+                ActionWeight(names[row], float(strengths[row]), float(shares[row]))
                 for row in heaviest[:MOST]
                 if shares[row] >= LEAST_WEIGHT
             )

@@ -38,7 +38,7 @@ CANONICAL = {
 _RIGID = list(CANONICAL)
 _REFERENCE = np.array(list(CANONICAL.values()), dtype=np.float64)
 
-CROP = 48
+CROP_SIDE = 48
 """Pixels a side of `Features.crop`: as much as the pictures hold that faces are learnt from, and as a face across the
 room or in a small clip still has; a network on 64 would read enlargement, at nearly twice the time."""
 CROP_EYES = 20.0, 17.0
@@ -46,7 +46,7 @@ CROP_EYES = 20.0, 17.0
 hairline to some pixels below a closed jaw: hair and clothes stay out, a dropped jaw in."""
 _EYES = [33, 133], [362, 263]
 
-PORTRAIT = 224
+RGB_CROP_SIDE = 224
 """Pixels a side of `Features.portrait`: what most public models of pictures read, or more."""
 PORTRAIT_FACE, PORTRAIT_MIDDLE = 0.92, 0.565
 """Longer side of the landmarks' bounds in a portrait, and how far down their middle lies, both in sides of it: the
@@ -54,7 +54,7 @@ medians of FER2013's pictures, which most public models of expressions learnt fr
 
 
 @dataclass(frozen=True, eq=False)
-class Features:
+class FaceFeatures:
     """One face at one moment, as models read it.
 
     landmarks: float32 (478, 3), raw, as in `moodreel.faces.landmarker.Face`.
@@ -68,32 +68,32 @@ class Features:
     """
 
     landmarks: np.ndarray
-    shape: np.ndarray
+    normalized_landmarks: np.ndarray
     blendshapes: np.ndarray
     pose: np.ndarray
     crop: np.ndarray
-    portrait: np.ndarray | None = None
+    rgb_crop: np.ndarray | None = None
 
 
-def describe(rgb: np.ndarray, face: Face, *, portrait: bool = False) -> Features:
+def extract_features(rgb: np.ndarray, face: Face, *, with_rgb_crop: bool = False) -> FaceFeatures:
     """Describe a face found in a picture.
 
     rgb: uint8 (H, W, 3), red first: the picture that `face` was found in.
     portrait: whether to make `Features.portrait` too.
     """
     height, width = rgb.shape[:2]
-    shape, pose = normalise(face.landmarks, width=width, height=height)
-    return Features(
+    shape, pose = normalize_landmarks(face.landmarks, width=width, height=height)
+    return FaceFeatures(
         landmarks=face.landmarks,
-        shape=shape,
+        normalized_landmarks=shape,
         blendshapes=face.blendshapes,
         pose=pose,
-        crop=align(rgb, face.landmarks),
-        portrait=cut(rgb, face.landmarks) if portrait else None,
+        crop=align_crop(rgb, face.landmarks),
+        rgb_crop=crop_square(rgb, face.landmarks) if with_rgb_crop else None,
     )
 
 
-def align(rgb: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
+def align_crop(rgb: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
     """Cut a face out, `Features.crop`, by the similarity that puts the eyes' centres where `CROP_EYES` has them.
 
     rgb: uint8 (H, W, 3), red first. landmarks: float32 (478, 3), as in `moodreel.faces.landmarker.Face`.
@@ -107,10 +107,10 @@ def align(rgb: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
     apart, line = CROP_EYES
     pixels = max(float(np.linalg.norm(left - right)) / apart, 1e-3)
     axis = pixels * np.array([across, down]) / max(float(np.hypot(across, down)), 1e-9)
-    return _square(rgb, CROP, pixels, axis, centre, (CROP / 2, line), grey=True)
+    return _square(rgb, CROP_SIDE, pixels, axis, centre, (CROP_SIDE / 2, line), grey=True)
 
 
-def cut(rgb: np.ndarray, landmarks: np.ndarray, side: int = PORTRAIT) -> np.ndarray:
+def crop_square(rgb: np.ndarray, landmarks: np.ndarray, side: int = RGB_CROP_SIDE) -> np.ndarray:
     """Cut the square around a face out, `Features.portrait`, upright as the picture is.
 
     rgb: uint8 (H, W, 3), red first. landmarks: float32 (478, 3), as in `moodreel.faces.landmarker.Face`.
@@ -161,7 +161,7 @@ def _square(
     )
 
 
-def normalise(landmarks: np.ndarray, *, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
+def normalize_landmarks(landmarks: np.ndarray, *, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
     """Take position, size and rotation of the head away from its landmarks.
 
     landmarks: float32 (478, 3), relative to a picture of `width` by `height` pixels.

@@ -136,7 +136,7 @@ def angles(rotation: np.ndarray) -> tuple[float, float, float]:
     return float(np.degrees(yaw)), float(np.degrees(pitch)), float(np.degrees(roll))
 
 
-class FaceFinder:
+class FaceLandmarker:
     """Find faces in pictures, from any number of threads at once.
 
     Every picture is looked at on its own (MediaPipe's image mode): an answer never depends on pictures seen before.
@@ -153,10 +153,10 @@ class FaceFinder:
     """
 
     def __init__(
-        self, model_path: Path, *, max_faces: int = 4, min_confidence: float = 0.5, again: bool = False
+        self, model_path: Path, *, max_faces: int = 4, min_confidence: float = 0.5, use_fallbacks: bool = False
     ) -> None:
         _check(model_path)
-        self._again = again
+        self._again = use_fallbacks
         self._options = vision.FaceLandmarkerOptions(
             base_options=BaseOptions(model_asset_path=str(model_path)),
             running_mode=vision.RunningMode.IMAGE,
@@ -173,17 +173,17 @@ class FaceFinder:
         with self._lent():
             pass
 
-    def find(self, rgb: np.ndarray) -> tuple[Face, ...]:
+    def detect(self, rgb: np.ndarray) -> tuple[Face, ...]:
         """Return the faces of a picture, the one with the largest box first.
 
         rgb: uint8 (H, W, 3), red first. Raises ValueError for any other array.
         """
-        found = self.look(rgb)
+        found = self.detect_once(rgb)
         if self._again:
             found = found or self._within_border(rgb) or self._in_the_middle(rgb)
         return tuple(sorted(found, key=lambda face: face.box[2] * face.box[3], reverse=True))
 
-    def look(self, rgb: np.ndarray) -> list[Face]:
+    def detect_once(self, rgb: np.ndarray) -> list[Face]:
         """Return the faces that one look at a picture shows, in no order, without looking again.
 
         rgb: uint8 (H, W, 3), red first. Raises ValueError for any other array.
@@ -206,7 +206,7 @@ class FaceFinder:
         height, width = rgb.shape[:2]
         down, across = round(height * BORDER), round(width * BORDER)
         bordered = cv2.copyMakeBorder(rgb, down, down, across, across, cv2.BORDER_CONSTANT)
-        found = moved(self.look(bordered), bordered, rgb, -across, -down)
+        found = to_full_image(self.detect_once(bordered), bordered, rgb, -across, -down)
         return [face for face in found if face.box[3] >= FILLS]
 
     def _in_the_middle(self, rgb: np.ndarray) -> list[Face]:
@@ -214,7 +214,7 @@ class FaceFinder:
         side = max(1, round(MIDDLE * min(height, width)))
         left, top = (width - side) // 2, round((height - side) * MIDDLE_HEIGHT)
         middle = rgb[top : top + side, left : left + side]
-        return moved(self.look(middle), middle, rgb, left, top)
+        return to_full_image(self.detect_once(middle), middle, rgb, left, top)
 
     @contextmanager
     def _lent(self) -> Iterator[vision.FaceLandmarker]:
@@ -242,7 +242,7 @@ class FaceFinder:
             raise ModelInvalid("MediaPipe cannot load the face landmarker; restore the file of the release.") from error
 
 
-def moved(faces: Sequence[Face], part: np.ndarray, whole: np.ndarray, left: int, top: int) -> list[Face]:
+def to_full_image(faces: Sequence[Face], part: np.ndarray, whole: np.ndarray, left: int, top: int) -> list[Face]:
     """Give faces of a part of a picture, which starts at `left`, `top`, as faces of the whole."""
     (height, width), (part_height, part_width) = whole.shape[:2], part.shape[:2]
     scale = np.array([part_width / width, part_height / height, part_width / width])

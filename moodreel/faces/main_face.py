@@ -11,7 +11,7 @@ from moodreel.faces.tracker import MAX_GAP, Box, Tracker
 
 
 @dataclass(frozen=True, eq=False)
-class Sighting:
+class FrameFaces:
     """The faces of one picture, `time` seconds after the first: boxes in its pixels, and the squares around them."""
 
     time: float
@@ -19,7 +19,7 @@ class Sighting:
     milliseconds: float
 
 
-def follow(sightings: Sequence[Sighting]) -> list[np.ndarray | None]:
+def main_face_crops(sightings: Sequence[FrameFaces]) -> list[np.ndarray | None]:
     """Give, for each picture, what is around the face of the person most to be seen, as an analysis chooses them.
 
     Between the windows of a long clip lie more seconds than anybody is followed for: what comes after such a gap is
@@ -39,6 +39,6 @@ def follow(sightings: Sequence[Sighting]) -> list[np.ndarray | None]:
     return crops
 
 
-def _stretches(sightings: Sequence[Sighting]) -> list[list[Sighting]]:
+def _stretches(sightings: Sequence[FrameFaces]) -> list[list[FrameFaces]]:
     gaps = [after for after, (a, b) in enumerate(itertools.pairwise(sightings), 1) if b.time - a.time > MAX_GAP]
     return [list(sightings[a:b]) for a, b in itertools.pairwise([0, *gaps, len(sightings)])]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from moodreel.pipelines.keyframe import View
+from moodreel.pipelines.keyframe import FaceObservation
 
 LEAST_CONFIDENCE = 0.6
 """Of the answers below it, 8 % of all, 54 % were right; of the others 94 %."""
@@ -28,7 +28,7 @@ BLURRED = 150.0
 Of blurred faces 80 % were right at 280, 75 % at 170, 70 % at 100, 63 % at 70; of real webcams the dullest had 800."""
 PROFILE = 35.0
 """Degrees. 92 % were right below 10, 87 % at 20 to 35, 83 % above, and more and more are not found at all."""
-LITTLE_FACE = 0.3
+LOW_FACE_COVERAGE = 0.3
 """Share of the clip. In pieces of 5 s of three clips of people, a third of the frames, in one run, gave the answer of
 the whole piece 85 times of 100; a quarter of them, or any fewer, 80 times."""
 
@@ -46,7 +46,7 @@ turned one is found less often, and each of them may lower the confidence."""
 
 
 @dataclass(frozen=True)
-class Quality:
+class FaceQuality:
     """How well a clip shows the answered face.
 
     face_coverage: share of the analysed frames in which it was found, 0 to 1.
@@ -67,7 +67,9 @@ class Quality:
     tip: str | None
 
 
-def assess(views: Sequence[View], sizes: Sequence[float], *, face_coverage: float, confidence: float) -> Quality:
+def assess_quality(
+    views: Sequence[FaceObservation], sizes: Sequence[float], *, face_coverage: float, confidence: float
+) -> FaceQuality:
     """Judge how well a clip shows the answered face.
 
     Args:
@@ -77,7 +79,7 @@ def assess(views: Sequence[View], sizes: Sequence[float], *, face_coverage: floa
         confidence: of the answer, 0..1.
     """
     size, sharpness = float(np.median(sizes)), float(np.median([view.sharpness for view in views]))
-    light = float(np.median([view.light for view in views]))
+    light = float(np.median([view.brightness for view in views]))
     yaw = float(np.median([abs(view.features.pose[0]) for view in views]))
     holds = {
         "dark": light < DARK,
@@ -85,11 +87,11 @@ def assess(views: Sequence[View], sizes: Sequence[float], *, face_coverage: floa
         "small": size < SMALL,
         "blurred": sharpness < BLURRED * light**2,
         "profile": yaw > PROFILE,
-        "little_face": face_coverage < LITTLE_FACE,
+        "little_face": face_coverage < LOW_FACE_COVERAGE,
         "low_confidence": confidence < LEAST_CONFIDENCE,
     }
     reason = next((reason for reason in TIPS if holds[reason]), None)
-    return Quality(
+    return FaceQuality(
         face_coverage=face_coverage,
         size=round(size),
         sharpness=sharpness,

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from moodreel.faces.landmarker import Face, FaceFinder, moved
+from moodreel.faces.landmarker import Face, FaceLandmarker, to_full_image
 
 MAX_FACES = 32
 LEAST_SIDE = 256
@@ -37,8 +37,8 @@ Square = tuple[int, int, int]
 Box = tuple[float, float, float, float]
 
 
-def search(
-    finder: FaceFinder, rgb: np.ndarray, *, each: Callable[..., Iterable[Any]] = map, most: int = MAX_FACES
+def detect_tiled(
+    finder: FaceLandmarker, rgb: np.ndarray, *, each: Callable[..., Iterable[Any]] = map, most: int = MAX_FACES
 ) -> tuple[Face, ...]:
     """Return the faces of a picture, the one with the largest box first.
 
@@ -51,13 +51,13 @@ def search(
     def look(picture: np.ndarray, square: Square) -> list[Face]:
         left, top, side = square
         part = picture[top : top + side, left : left + side]
-        whole = [face for face in finder.look(part) if not _cut(face, square, width, height)]
-        return moved(whole, part, picture, left, top)
+        whole = [face for face in finder.detect_once(part) if not _cut(face, square, width, height)]
+        return to_full_image(whole, part, picture, left, top)
 
     def confirm(face: Face) -> list[Face]:
         return [again for again in look(rgb, _around(face, width, height)) if _same(face.box, again.box)][:1]
 
-    found = _distinct([finder.find(rgb)])
+    found = _distinct([finder.detect(rgb)])
     for side in _sides(width, height):
         if len(found) >= most:
             break

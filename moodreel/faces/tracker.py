@@ -108,7 +108,7 @@ class Tracker:
             [self._cost(track, time, box, cue) for track in self._tracks] for box, cue in zip(boxes, looks, strict=True)
         ]
         # New faces join only now: no face of this frame is compared with another.
-        found = [None if at is None else self._tracks[at] for at in share_out(costs)]
+        found = [None if at is None else self._tracks[at] for at in assign(costs)]
         for index, (box, cue) in enumerate(zip(boxes, looks, strict=True)):
             crowded = any(_overlap(box, other) > CALM for at, other in enumerate(boxes) if at != index)
             track = found[index] or self._new(box, time)
@@ -149,7 +149,7 @@ class Tracker:
         return distance + missed + (LOOKS * math.dist(track.cue, cue) if track.cue and cue else 0.0)
 
 
-def share_out(costs: Sequence[Sequence[float]]) -> list[int | None]:
+def assign(costs: Sequence[Sequence[float]]) -> list[int | None]:
     """Give each row a column of its own, as many as can be and those at the least cost together; None for the rest.
 
     costs: rows of one length; infinite where the two cannot go together.

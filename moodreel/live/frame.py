@@ -6,38 +6,38 @@ import cv2
 import numpy as np
 
 from moodreel.errors import PictureTooBig, UnsupportedMedia
-from moodreel.faces.features import Features, describe
-from moodreel.faces.landmarker import FaceFinder
+from moodreel.faces.features import FaceFeatures, extract_features
+from moodreel.faces.landmarker import FaceLandmarker
 from moodreel.faces.tracker import Box
 from moodreel.media import image
-from moodreel.media.image import PictureLimits
+from moodreel.media.image import ImageLimits
 
 SAME = 0.6
 """Share of the smaller of two boxes that lies in the larger, from which on they are one face found twice."""
 
 
 @dataclass(frozen=True, eq=False)
-class Sighting:
+class FrameFace:
     """One face of a frame.
 
     box: x, y, width, height, in pixels of the upright frame as it was sent. cue: how it looks, see `colours`.
     """
 
     box: Box
-    features: Features
+    features: FaceFeatures
     cue: tuple[float, ...]
 
 
 @dataclass(frozen=True, eq=False)
-class Look:
+class FrameDetections:
     """What a frame of `width` by `height` pixels, as it was sent and upright, holds: the largest face first."""
 
     width: int
     height: int
-    faces: tuple[Sighting, ...]
+    faces: tuple[FrameFace, ...]
 
 
-def check(data: bytes, limits: PictureLimits) -> None:
+def check_frame(data: bytes, limits: ImageLimits) -> None:
     """Refuse what is no JPEG by its first bytes, or too large. Raises UnsupportedMedia or PictureTooBig."""
     if not image.is_jpeg(data):
         raise UnsupportedMedia("A frame of a live video is a JPEG. Send one, as binary data or base64.")
@@ -45,9 +45,9 @@ def check(data: bytes, limits: PictureLimits) -> None:
         raise PictureTooBig(f"The frame has more than {limits.bytes} bytes. Send smaller frames: 640 by 360 is plenty.")
 
 
-def look(
-    finder: FaceFinder, data: bytes, limits: PictureLimits, *, side: int, portrait: bool = False, again: bool = False
-) -> Look:
+def detect_faces(
+    finder: FaceLandmarker, data: bytes, limits: ImageLimits, *, side: int, portrait: bool = False, again: bool = False
+) -> FrameDetections:
     """Decode a frame and find its faces.
 
     Args:
@@ -59,17 +59,21 @@ def look(
     Raises:
         MoodreelError: what `check` and `pictures.read` raise.
     """
-    check(data, limits)
-    picture = image.read(data, limits, side=side)
-    found = finder.find(picture.rgb) if again else finder.look(picture.rgb)
+    check_frame(data, limits)
+    picture = image.decode_image(data, limits, side=side)
+    found = finder.detect(picture.rgb) if again else finder.detect_once(picture.rgb)
     width, height = picture.width, picture.height
-    faces: list[Sighting] = []
+    faces: list[FrameFace] = []
     for face in sorted(found, key=lambda face: face.box[2] * face.box[3], reverse=True):
         x, y, w, h = face.box
         box = (x * width, y * height, w * width, h * height)
         if all(_shared(box, other.box) < SAME for other in faces):
-            faces.append(Sighting(box, describe(picture.rgb, face, portrait=portrait), colours(picture.rgb, face.box)))
-    return Look(width, height, tuple(faces))
+            faces.append(
+                FrameFace(
+                    box, extract_features(picture.rgb, face, with_rgb_crop=portrait), colours(picture.rgb, face.box)
+                )
+            )
+    return FrameDetections(width, height, tuple(faces))
 
 
 def colours(rgb: np.ndarray, box: Box) -> tuple[float, ...]:

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 from moodreel.errors import MoodreelError
 
 if TYPE_CHECKING:  # it imports what finds faces
-    from moodreel.faces.facial_actions import Explanation, Movement
+    from moodreel.faces.facial_actions import Explanation, FacialAction
 
 MAX_FACES = 4
 """Of one frame: what one look finds at most."""
 
 
 @dataclass(frozen=True)
-class Wishes:
+class SessionSettings:
     """What a client wants of its session.
 
     faces: "largest" or "all". max_faces: of "all", 1 to `MAX_FACES`.
@@ -52,7 +52,7 @@ class LiveFace:
     emotion: str
     confidence: float
     probabilities: dict[str, float]
-    movements: "tuple[Movement, ...]"
+    movements: "tuple[FacialAction, ...]"
     """What moved in it, the strongest first."""
     explanation: "Explanation | None" = None
     """The movements that weighed most, where they were asked for."""
@@ -100,4 +100,4 @@ class Suggestion:
     height: int
 
 
-Outcome = LiveResult | LiveFailure | Suggestion
+LiveEvent = LiveResult | LiveFailure | Suggestion

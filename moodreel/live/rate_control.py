@@ -22,7 +22,7 @@ SUGGEST_SECONDS = 5.0
 """Least time between two suggestions."""
 
 
-class Pace:
+class RateController:
     """Watches one session.
 
     side: pixels of the longest side that is asked for. frame_rate: frames a second that are to be answered.

@@ -12,12 +12,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from moodreel.errors import MoodreelError
-from moodreel.live.frame import check, look
-from moodreel.live.messages import LiveFailure, LiveFrame, LiveResult, Outcome, Wishes
+from moodreel.live.frame import check_frame, detect_faces
+from moodreel.live.messages import LiveEvent, LiveFailure, LiveFrame, LiveResult, SessionSettings
 from moodreel.live.session import LiveSession
-from moodreel.media.image import PictureLimits
+from moodreel.media.image import ImageLimits
 from moodreel.models.predictor import Predictor
-from moodreel.pipelines.video import Analyser
+from moodreel.pipelines.video import VideoPipeline
 
 logger = logging.getLogger(__name__)
 
@@ -26,11 +26,11 @@ EARLY = 0.9
 
 
 @dataclass(eq=False)
-class Client:
+class SessionSlot:
     """One session at the desk, and where its outcomes go."""
 
     session: LiveSession
-    deliver: Callable[[Outcome], None]
+    deliver: Callable[[LiveEvent], None]
     waiting: LiveFrame | None = None
     due: float = 0.0
     began: float = field(default=float("-inf"))
@@ -40,28 +40,28 @@ class Client:
     """Whether to forget who was in the video, as soon as no frame of it is being looked at."""
 
 
-class Desk:
+class FrameScheduler:
     """Looks at the frames of all live sessions of a process, with an analyser's models.
 
     limits: of one frame. threads: frames that are looked at at once.
     """
 
-    def __init__(self, analyser: Analyser, limits: PictureLimits, *, threads: int = 1) -> None:
+    def __init__(self, analyser: VideoPipeline, limits: ImageLimits, *, threads: int = 1) -> None:
         self._analyser = analyser
         self.limits = limits
         self._threads = threads
-        self._clients: list[Client] = []
+        self._clients: list[SessionSlot] = []
         self._change = threading.Condition()
         self._working: list[threading.Thread] = []
         self._closed = False
 
-    def open(self, wishes: Wishes, deliver: Callable[[Outcome], None]) -> Client:
+    def open(self, wishes: SessionSettings, deliver: Callable[[LiveEvent], None]) -> SessionSlot:
         """Begin a session; its outcomes go to `deliver`, from a thread of the desk, one at a time.
 
         Raises ModelNotFound, or ModelInvalid where the model cannot be loaded.
         """
-        self._analyser.store.get(wishes.model)
-        client = Client(LiveSession(wishes, self._analyser.movements, clock.monotonic()), deliver)
+        self._analyser.models.get(wishes.model)
+        client = SessionSlot(LiveSession(wishes, self._analyser.movements, clock.monotonic()), deliver)
         with self._change:
             self._clients.append(client)
             while len(self._working) < self._threads and not self._closed:
@@ -70,14 +70,14 @@ class Desk:
                 thread.start()
         return client
 
-    def configure(self, client: Client, wishes: Wishes) -> None:
+    def configure(self, client: SessionSlot, wishes: SessionSettings) -> None:
         """Change a session's wishes. Raises as `open`."""
-        self._analyser.store.get(wishes.model)
+        self._analyser.models.get(wishes.model)
         with self._change:
             client.session.configure(wishes, clock.monotonic())
 
     def offer(
-        self, client: Client, data: bytes, *, sequence: int | None = None, time: float | None = None
+        self, client: SessionSlot, data: bytes, *, sequence: int | None = None, time: float | None = None
     ) -> LiveFrame | None:
         """Put a frame in a session's place; give the one that it displaces, which nobody will look at.
 
@@ -88,26 +88,26 @@ class Desk:
             session = client.session
             session.pace.came()
             try:
-                check(data, self.limits)
+                check_frame(data, self.limits)
             except MoodreelError:
                 session.dropped += 1
                 raise
             displaced, client.waiting = client.waiting, frame
             if displaced is None:
-                client.due = max(frame.came, client.began + EARLY / session.wishes.frame_rate)
+                client.due = max(frame.came, client.began + EARLY / session.settings.frame_rate)
                 self._change.notify()
             else:
                 session.dropped += 1
             return displaced
 
-    def pause(self, client: Client) -> None:
+    def pause(self, client: SessionSlot) -> None:
         """Forget the frame that waits, and who was in the video."""
         with self._change:
             self._forget_frame(client)
             client.anew = True
             self._begin_anew(client)
 
-    def leave(self, client: Client) -> None:
+    def leave(self, client: SessionSlot) -> None:
         """End a session; nothing is delivered to it any more, but what is on its way."""
         with self._change:
             client.gone = True
@@ -125,12 +125,12 @@ class Desk:
     def sessions(self) -> int:
         return len(self._clients)
 
-    def _forget_frame(self, client: Client) -> None:
+    def _forget_frame(self, client: SessionSlot) -> None:
         if client.waiting is not None:
             client.waiting = None
             client.session.dropped += 1
 
-    def _begin_anew(self, client: Client) -> None:
+    def _begin_anew(self, client: SessionSlot) -> None:
         # Not under a thread that looks at a frame: it would miss what it has just noted.
         if client.anew and not client.busy:
             client.anew = False
@@ -149,7 +149,7 @@ class Desk:
                     self._begin_anew(client)
                     self._change.notify()
 
-    def _next(self) -> Client | None:
+    def _next(self) -> SessionSlot | None:
         """Wait for the session that has been due longest; None once the desk is closed."""
         with self._change:
             while not self._closed:
@@ -162,7 +162,7 @@ class Desk:
                 self._change.wait(client.due - now if client is not None else None)
         return None
 
-    def _serve(self, client: Client) -> None:
+    def _serve(self, client: SessionSlot) -> None:
         with self._change:
             session, frame, client.waiting = client.session, client.waiting, None
         if frame is None:
@@ -177,18 +177,18 @@ class Desk:
                 client.deliver(suggestion)
 
     def _look(self, session: LiveSession, frame: LiveFrame) -> LiveResult | LiveFailure:
-        began, wishes, side = clock.monotonic(), session.wishes, session.pace.side
+        began, wishes, side = clock.monotonic(), session.settings, session.pace.side
         try:
-            predictor: Predictor = self._analyser.store.get(wishes.model)
-            detections = look(
-                self._analyser.finder,
+            predictor: Predictor = self._analyser.models.get(wishes.model)
+            detections = detect_faces(
+                self._analyser.landmarker,
                 frame.data,
                 self.limits,
                 side=side,
-                portrait=predictor.portrait,
+                portrait=predictor.requires_rgb_crop,
                 again=session.looks_again(frame.came),
             )
-            faces = session.judge(detections, predictor, frame.came)
+            faces = session.classify(detections, predictor, frame.came)
         except MoodreelError as error:
             session.dropped += 1
             # It took its time, and a slower or smaller one would be no better.

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from moodreel.faces.facial_actions import Movements
+from moodreel.faces.facial_actions import FacialActionExplainer
 from moodreel.faces.tracker import Box, Tracker
-from moodreel.live.frame import Look, Sighting
-from moodreel.live.messages import LiveFace, Wishes
-from moodreel.live.rate_control import Pace
-from moodreel.live.smoothing import Smoother
+from moodreel.live.frame import FrameDetections, FrameFace
+from moodreel.live.messages import LiveFace, SessionSettings
+from moodreel.live.rate_control import RateController
+from moodreel.live.smoothing import EmaSmoother
 from moodreel.models.predictor import Predictor
 from moodreel.pipelines.video import by_label
 
@@ -35,12 +35,12 @@ LOOK_AGAIN_SECONDS = 0.5
 class _Known:
     """What is known of one face: its last seconds, what it showed, and what moved in it."""
 
-    window: "Window" = field(default_factory=lambda: Window())
-    probabilities: Smoother = field(default_factory=Smoother)
-    blendshapes: Smoother = field(default_factory=Smoother)
+    window: "SlidingWindow" = field(default_factory=lambda: SlidingWindow())
+    probabilities: EmaSmoother = field(default_factory=EmaSmoother)
+    blendshapes: EmaSmoother = field(default_factory=EmaSmoother)
 
 
-class Window:
+class SlidingWindow:
     """The last seconds of one face, whatever the frame rate at moments as far apart as networks learnt them."""
 
     def __init__(self) -> None:
@@ -70,16 +70,16 @@ class LiveSession:
     now: seconds, of the clock that `LiveFrame.came` is of.
     """
 
-    def __init__(self, wishes: Wishes, movements: Movements, now: float) -> None:
+    def __init__(self, wishes: SessionSettings, movements: FacialActionExplainer, now: float) -> None:
         self._movements = movements
         self.frames = self.dropped = 0
         self.configure(wishes, now)
         self.restart()
 
-    def configure(self, wishes: Wishes, now: float) -> None:
+    def configure(self, wishes: SessionSettings, now: float) -> None:
         """Take other wishes, from the next frame on. Who is in the video stays known."""
-        self.wishes = wishes
-        self.pace = Pace(wishes.side, wishes.frame_rate, now)
+        self.settings = wishes
+        self.pace = RateController(wishes.side, wishes.frame_rate, now)
 
     def restart(self) -> None:
         """Forget who was in the video."""
@@ -93,7 +93,7 @@ class LiveSession:
         """Tell whether a frame in which no face shows is worth a closer look now."""
         return now >= self._look_again_at
 
-    def judge(self, look: Look, predictor: Predictor, came: float) -> tuple[LiveFace, ...]:
+    def classify(self, look: FrameDetections, predictor: Predictor, came: float) -> tuple[LiveFace, ...]:
         """Say what the faces of a frame show, the largest first.
 
         came: seconds, when the frame came: never before the one before.
@@ -107,20 +107,20 @@ class LiveSession:
         living = self._tracker.living
         self._known = {track: known for track, known in self._known.items() if track in living}
         chosen = self._choose(list(zip(tracks, look.faces, strict=True)))
-        observed = predictor.observe([face.features for _, face in chosen])
+        observed = predictor.embed_faces([face.features for _, face in chosen])
         windows = [
             self._known.setdefault(track, _Known()).window.with_now(came, observation)
             for (track, _), observation in zip(chosen, observed, strict=True)
         ]
         return tuple(
             self._face(track, face, probabilities, predictor.info.labels, came)
-            for (track, face), probabilities in zip(chosen, predictor.conclude(windows), strict=True)
+            for (track, face), probabilities in zip(chosen, predictor.classify_windows(windows), strict=True)
         )
 
-    def _choose(self, faces: list[tuple[int, Sighting]]) -> list[tuple[int, Sighting]]:
+    def _choose(self, faces: list[tuple[int, FrameFace]]) -> list[tuple[int, FrameFace]]:
         """Choose the faces to answer for, of those of a frame, the largest first."""
-        if self.wishes.faces == "all" or not faces:
-            return faces[: self.wishes.max_faces]
+        if self.settings.faces == "all" or not faces:
+            return faces[: self.settings.max_faces]
         largest = faces[0]
         main = next((face for face in faces if face[0] == self._main), None)
         if main is None or _area(largest[1].box) > STAYS * _area(main[1].box):
@@ -128,10 +128,10 @@ class LiveSession:
         self._main = main[0]
         return [main]
 
-    def _face(self, track: int, face: Sighting, now: np.ndarray, labels: Sequence[str], came: float) -> LiveFace:
+    def _face(self, track: int, face: FrameFace, now: np.ndarray, labels: Sequence[str], came: float) -> LiveFace:
         known = self._known[track]
-        smoothed = known.probabilities.update(came, now, self.wishes.smoothing)
-        blendshapes = known.blendshapes.update(came, face.features.blendshapes, self.wishes.smoothing)
+        smoothed = known.probabilities.update(came, now, self.settings.smoothing)
+        blendshapes = known.blendshapes.update(came, face.features.blendshapes, self.settings.smoothing)
         best = int(smoothed.argmax())
         emotion, probabilities = labels[best], by_label(labels, smoothed)
         x, y, w, h = (round(side) for side in face.box)
@@ -141,8 +141,8 @@ class LiveSession:
             emotion=emotion,
             confidence=float(smoothed[best]),
             probabilities=probabilities,
-            movements=self._movements.seen(blendshapes),
-            explanation=self._movements.explain(blendshapes, probabilities, emotion) if self.wishes.explain else None,
+            movements=self._movements.active_actions(blendshapes),
+            explanation=self._movements.explain(blendshapes, probabilities, emotion) if self.settings.explain else None,
         )
 
 

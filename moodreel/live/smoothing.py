@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 
-class Smoother:
+class EmaSmoother:
     """An exponential mean over time, the same whatever the frame rate: after `seconds` two thirds of a change show."""
 
     def __init__(self) -> None:

@@ -17,7 +17,7 @@ from av.container import InputContainer
 from moodreel.errors import AudioCorrupt, AudioTooLong, UnsupportedMedia
 from moodreel.media.container import open_container, sound_demuxer, video_demuxer
 
-RATE = 16_000
+SAMPLE_RATE = 16_000
 """Samples a second: voices have little above the 8 kHz that this holds."""
 
 _RECORDED = ("aac", "aac_latm", "opus", "vorbis", "mp3", "mp2", "mp1", "flac", "alac", "amr_nb", "amr_wb")
@@ -39,15 +39,15 @@ _SILENCE = 2 / 2**15
 
 
 @dataclass(frozen=True)
-class SoundLimits:
+class AudioLimits:
     """What the sound of one file may cost; each is enforced on what is decoded."""
 
     seconds: float = 60.0
-    wall_seconds: float = 30.0
+    timeout_seconds: float = 30.0
 
 
 @dataclass(frozen=True, eq=False)
-class Sound:
+class AudioClip:
     """samples: float32 (N,), N > 0, from -1 to 1, mono, `RATE` a second; the first is the file's first.
     start: when that one is to be heard, in seconds by the file's own clock; 0 where it has none.
     """
@@ -57,18 +57,18 @@ class Sound:
 
     @property
     def seconds(self) -> float:
-        return len(self.samples) / RATE
+        return len(self.samples) / SAMPLE_RATE
 
-    def excerpt(self, start: float, seconds: float) -> np.ndarray:
+    def slice(self, start: float, seconds: float) -> np.ndarray:
         """Give so many seconds, float32 (seconds * RATE,), the first of them `start` seconds after the first sample, or
         before it where that is below 0. Before the sound and after it there is silence."""
-        first, count = round(start * RATE), round(seconds * RATE)
+        first, count = round(start * SAMPLE_RATE), round(seconds * SAMPLE_RATE)
         piece = self.samples[max(0, first) : max(0, first + count)]
         before = min(count, max(0, -first))
         return np.pad(piece, (before, count - before - len(piece)))
 
 
-def read(data: bytes, limits: SoundLimits | None = None) -> Sound | None:
+def decode_audio(data: bytes, limits: AudioLimits | None = None) -> AudioClip | None:
     """Read the sound of a clip or of a sound file, whatever its codec, rate and channels.
 
     Several channels are mixed as a player with one loudspeaker mixes them, never louder than the loudest.
@@ -80,9 +80,9 @@ def read(data: bytes, limits: SoundLimits | None = None) -> Sound | None:
         AudioCorrupt: there is sound, but none of it can be decoded.
         AudioTooLong: a limit was reached.
     """
-    decoder = _Decoder(data, limits or SoundLimits())
+    decoder = _Decoder(data, limits or AudioLimits())
     samples = decoder.decode()
-    return None if is_silent(samples) else Sound(samples, decoder.began or 0.0)
+    return None if is_silent(samples) else AudioClip(samples, decoder.began or 0.0)
 
 
 def is_silent(samples: np.ndarray) -> bool:
@@ -93,7 +93,7 @@ def is_silent(samples: np.ndarray) -> bool:
 class _Decoder:
     """Decodes one file, once."""
 
-    def __init__(self, data: bytes, limits: SoundLimits) -> None:
+    def __init__(self, data: bytes, limits: AudioLimits) -> None:
         demuxer = sound_demuxer(data) or video_demuxer(data)
         if demuxer is None:
             raise UnsupportedMedia(
@@ -102,7 +102,7 @@ class _Decoder:
         self._data = data
         self._demuxer = demuxer
         self._limits = limits
-        self._deadline = clock.monotonic() + limits.wall_seconds
+        self._deadline = clock.monotonic() + limits.timeout_seconds
         self._pieces: list[np.ndarray] = []
         self._count = 0
         self._resampler: av.AudioResampler | None = None
@@ -113,7 +113,7 @@ class _Decoder:
         """Give all samples, float32 (N,)."""
         for frame in self._frames():
             if frame.time is not None:
-                self.began = frame.time - self._count / RATE if self.began is None else self.began
+                self.began = frame.time - self._count / SAMPLE_RATE if self.began is None else self.began
                 self._mind_gap(frame.time - self.began)
             self._resample(frame)
         self._flush()
@@ -154,7 +154,7 @@ class _Decoder:
         if setup != self._setup:  # a stream may change in the middle, as when a broadcast goes from stereo to 5.1
             self._flush()
             # Whole numbers, not floats: to floats FFmpeg mixes two equal channels to one that is 1.4 times as loud.
-            self._resampler = av.AudioResampler(format="s32p", layout="mono", rate=RATE)
+            self._resampler = av.AudioResampler(format="s32p", layout="mono", rate=SAMPLE_RATE)
             self._setup = setup
         assert self._resampler is not None
         frame.pts = None  # the gaps are minded here; the resampler would stretch and squeeze
@@ -174,15 +174,15 @@ class _Decoder:
 
     def _mind_gap(self, time: float) -> None:
         """Put silence where nothing was recorded up to `time`, so that sound and pictures stay together."""
-        missing = time - self._count / RATE
+        missing = time - self._count / SAMPLE_RATE
         if missing > _LEAST_GAP:
             self._check_seconds(time)
-            self._append(np.zeros(round(missing * RATE), np.float32))
+            self._append(np.zeros(round(missing * SAMPLE_RATE), np.float32))
 
     def _append(self, samples: np.ndarray) -> None:
         self._pieces.append(samples)
         self._count += len(samples)
-        self._check_seconds(self._count / RATE)
+        self._check_seconds(self._count / SAMPLE_RATE)
 
     def _check_seconds(self, seconds: float) -> None:
         # A codec works in blocks, so that its last may reach a little further than what was recorded.
@@ -192,7 +192,7 @@ class _Decoder:
     def _check_deadline(self) -> None:
         if clock.monotonic() > self._deadline:
             raise AudioTooLong(
-                f"Reading the sound took more than {self._limits.wall_seconds:g} seconds. Send a shorter one."
+                f"Reading the sound took more than {self._limits.timeout_seconds:g} seconds. Send a shorter one."
             )
 
 

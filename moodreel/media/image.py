@@ -57,7 +57,7 @@ _SCAN, _END = 0xDA, 0xD9
 
 
 @dataclass(frozen=True)
-class PictureLimits:
+class ImageLimits:
     """What one picture may cost: bytes of the file, and pixels by its header."""
 
     bytes: int = 5 * 2**20
@@ -65,7 +65,7 @@ class PictureLimits:
 
 
 @dataclass(frozen=True, eq=False)
-class Picture:
+class DecodedImage:
     """An upright picture.
 
     rgb: uint8 (H, W, 3), red first, at most `SIDE` pixels a side, or as many as were asked for.
@@ -79,7 +79,7 @@ class Picture:
     profile: bytes | None
 
 
-def is_picture(data: bytes) -> bool:
+def is_image(data: bytes) -> bool:
     """Tell whether the first bytes are those of a picture that `read` takes."""
     return _format(data) is not None
 
@@ -89,7 +89,7 @@ def is_jpeg(data: bytes) -> bool:
     return _format(data) == "JPEG"
 
 
-def read(data: bytes, limits: PictureLimits | None = None, *, side: int = SIDE) -> Picture:
+def decode_image(data: bytes, limits: ImageLimits | None = None, *, side: int = SIDE) -> DecodedImage:
     """Decode a JPEG, PNG, WebP or HEIC; the first picture where there are several.
 
     side: pixels of the longest side of `Picture.rgb`, at most.
@@ -99,7 +99,7 @@ def read(data: bytes, limits: PictureLimits | None = None, *, side: int = SIDE) 
         PictureTooBig: more bytes, by its header more pixels, or more scans than are allowed; nothing was decoded.
         PictureCorrupt: it cannot be decoded, or not to its end.
     """
-    limits = limits or PictureLimits()
+    limits = limits or ImageLimits()
     kind = _format(data)
     if kind is None:
         raise UnsupportedMedia("This is not a picture that moodreel reads. Send JPEG, PNG, WebP or HEIC.")
@@ -147,16 +147,16 @@ def _scans(data: bytes) -> int:
     return scans
 
 
-def _check_pixels(image: Image.Image, limits: PictureLimits) -> None:
+def _check_pixels(image: Image.Image, limits: ImageLimits) -> None:
     if image.width * image.height > limits.pixels:
         raise _too_many_pixels(limits)
 
 
-def _too_many_pixels(limits: PictureLimits) -> PictureTooBig:
+def _too_many_pixels(limits: ImageLimits) -> PictureTooBig:
     return PictureTooBig(f"The picture has more than {limits.pixels} pixels. Make it smaller and send it again.")
 
 
-def _decode(image: Image.Image, limits: PictureLimits, side: int) -> Picture:
+def _decode(image: Image.Image, limits: ImageLimits, side: int) -> DecodedImage:
     width, height = image.size
     if image.format in ("JPEG", "MPO"):
         image.draft(None, _fit(image.size, side))
@@ -171,7 +171,9 @@ def _decode(image: Image.Image, limits: PictureLimits, side: int) -> Picture:
         upright = upright.transpose(turn)
         if turn in (Transpose.TRANSPOSE, Transpose.ROTATE_270, Transpose.TRANSVERSE, Transpose.ROTATE_90):
             width, height = height, width
-    return Picture(np.asarray(upright), width, height, profile if profile and len(profile) <= KEPT_PROFILE else None)
+    return DecodedImage(
+        np.asarray(upright), width, height, profile if profile and len(profile) <= KEPT_PROFILE else None
+    )
 
 
 def _orientation(image: Image.Image) -> int:

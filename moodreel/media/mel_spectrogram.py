@@ -8,14 +8,14 @@ from functools import cache
 
 import numpy as np
 
-from moodreel.media.audio import RATE
+from moodreel.media.audio import SAMPLE_RATE
 
-BANDS = 64
-HOP = 256
+MEL_BANDS = 64
+HOP_LENGTH = 256
 """Samples from one step to the next, 16 ms: three seconds have 188 steps."""
 WINDOW = 1024
 """Samples of a Hann window, 64 ms: a shorter one would leave the lowest bands, 28 Hz apart, without a frequency."""
-LOWEST, HIGHEST = 0.0, RATE / 2
+LOWEST, HIGHEST = 0.0, SAMPLE_RATE / 2
 """Hertz."""
 FLOOR = 1e-10
 """Power below which there is silence, 100 dB under a full sine: so that ln(0) is a number like others. At 80 dB more
@@ -32,7 +32,7 @@ def log_mel(samples: np.ndarray) -> np.ndarray:
     half = WINDOW // 2
     padded = np.pad(samples.astype(np.float32), half)
     # As long as a sound of fewer samples than a window needs it, for its first step.
-    steps = np.lib.stride_tricks.sliding_window_view(padded, WINDOW)[::HOP][: 1 + len(samples) // HOP]
+    steps = np.lib.stride_tricks.sliding_window_view(padded, WINDOW)[::HOP_LENGTH][: 1 + len(samples) // HOP_LENGTH]
     window, filters = _window(), filter_bank()
     spectrum = np.fft.rfft(steps * window)
     power = (spectrum.real**2 + spectrum.imag**2) / (window.sum() / 2) ** 2
@@ -43,8 +43,8 @@ def log_mel(samples: np.ndarray) -> np.ndarray:
 def filter_bank() -> np.ndarray:
     """Give the bands, float32 (BANDS, WINDOW // 2 + 1): each a triangle from the middle of the one below, over its own,
     to the middle of the one above, all equally far apart in mel."""
-    corners = hertz(np.linspace(mel(LOWEST), mel(HIGHEST), BANDS + 2))
-    frequencies = np.fft.rfftfreq(WINDOW, 1 / RATE)
+    corners = hertz(np.linspace(mel(LOWEST), mel(HIGHEST), MEL_BANDS + 2))
+    frequencies = np.fft.rfftfreq(WINDOW, 1 / SAMPLE_RATE)
     below, middle, above = corners[:-2, None], corners[1:-1, None], corners[2:, None]
     rise = (frequencies - below) / (middle - below)
     fall = (above - frequencies) / (above - middle)

@@ -42,14 +42,14 @@ _TIME_SLACK = 0.001
 
 
 @dataclass(frozen=True)
-class Limits:
+class VideoLimits:
     """What one clip may cost; each is enforced on what is decoded."""
 
     seconds: float = 60.0
     frames: int = 3600
     frame_pixels: int = 3840 * 2160
     total_pixels: int = 1920 * 1080 * 3600
-    wall_seconds: float = 30.0
+    timeout_seconds: float = 30.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +60,7 @@ class Frame:
     rgb: np.ndarray
 
 
-class Span(NamedTuple):
+class MediaSpan(NamedTuple):
     """When something of a file begins, by the file's own clock, and how long it lasts; both in seconds."""
 
     start: float
@@ -75,7 +75,7 @@ class VideoReader:
 
     Args:
         data: the file.
-        limits: what may be spent on it; `wall_seconds` counts from here.
+        limits: what may be spent on it; `timeout_seconds` counts from here.
         fps: frames a second, used only where the container has no timing of its own.
         keep_side: keep every frame of the first reading at this longest side, in pixels, as long as all of them take
             less than `KEEP_BYTES`: a later reading at this size then decodes nothing.
@@ -85,20 +85,20 @@ class VideoReader:
     """
 
     def __init__(
-        self, data: bytes, limits: Limits | None = None, *, fps: float | None = None, keep_side: int | None = None
+        self, data: bytes, limits: VideoLimits | None = None, *, fps: float | None = None, cache_side: int | None = None
     ) -> None:
         self._data = data
         self._demuxer = _demuxer(data)
-        self._limits = limits or Limits()
+        self._limits = limits or VideoLimits()
         self._fps = fps
-        self._deadline = clock.monotonic() + self._limits.wall_seconds
+        self._deadline = clock.monotonic() + self._limits.timeout_seconds
         self._origin: float | None = None  # container time of the first frame; None until known, or where untimed
         self._rate = _FALLBACK_FPS
         self._claimed = math.inf  # seconds that the header says it runs; infinite where it does not say
         self._aspect = 1.0  # of a pixel: width by height
         self._stored = (0, 0)  # width and height with square pixels, before the matrix turns them
         self._matrix: np.ndarray | None = None
-        self._keep_side = keep_side
+        self._keep_side = cache_side
         self._kept: list[tuple[float, av.VideoFrame]] | None = None
         self.duration = 0.0
         self.frame_count = 0
@@ -148,7 +148,7 @@ class VideoReader:
         if short and skipped:
             yield upright(*skipped)
 
-    def shown(self, times: Sequence[float], *, longest_side: int = 640) -> Generator[Frame, None, None]:
+    def frames_at(self, times: Sequence[float], *, longest_side: int = 640) -> Generator[Frame, None, None]:
         """Read the clip once, to its end, and yield the frames that a player shows at these times.
 
         times: seconds since the first frame, growing, none below 0. A frame that is shown at several of them comes
@@ -168,7 +168,7 @@ class VideoReader:
         if showing and wanted and wanted[0] < self.duration:
             yield upright(*showing)
 
-    def measure(self) -> Span:
+    def probe_span(self) -> MediaSpan:
         """Tell when the pictures begin and how long they last by the times of their packets, without decoding any.
 
         It is for planning what to read: what is decoded in the end may be less, as `duration` says then.
@@ -193,8 +193,8 @@ class VideoReader:
         if last - first > self._limits.seconds:
             self._refuse_long()
         if last <= first:
-            return Span(0.0 if math.isinf(first) else first, count / rate)
-        return Span(first, last - first + 1 / rate)
+            return MediaSpan(0.0 if math.isinf(first) else first, count / rate)
+        return MediaSpan(first, last - first + 1 / rate)
 
     def _converter(self, longest_side: int) -> Callable[[float, av.VideoFrame], Frame]:
         # One for all frames: a frame's own would set up the scaler anew each time, and keep it as long as the frame.
@@ -322,7 +322,7 @@ class VideoReader:
     def _check_deadline(self) -> None:
         if clock.monotonic() > self._deadline:
             raise VideoTooLong(
-                f"Reading the video took more than {self._limits.wall_seconds:g} seconds. "
+                f"Reading the video took more than {self._limits.timeout_seconds:g} seconds. "
                 "Send a shorter one or record at a lower size."
             )
 

@@ -9,14 +9,14 @@ import torch
 
 from moodreel.emotions import EIGHT
 from moodreel.errors import ModelInvalid
-from moodreel.models.checkpoint import fill, read_weights
-from moodreel.models.model_card import AUDIO_VISUAL, Card, read_card
-from moodreel.models.networks.audiovisual import MODALITIES, AudioVisualNet, Excerpts
-from moodreel.models.networks.base import fold_norms
+from moodreel.models.checkpoint import load_state_dict, read_weights
+from moodreel.models.model_card import AUDIO_VISUAL, ModelCard, read_card
+from moodreel.models.networks.audiovisual import MODALITIES, AudioVisualBatch, AudioVisualNet
+from moodreel.models.networks.base import fuse_batchnorm
 from moodreel.models.networks.resnet18 import WIDTH
 from moodreel.models.predictor import ModelInfo, calibrate, scales_of
-from moodreel.models.quantization import restore
-from moodreel.models.registry import CARD, Shelf, build, digest_of, weights_in
+from moodreel.models.quantization import dequantize
+from moodreel.models.registry import CARD, ModelRegistry, build, digest_of, weights_in
 
 ARCHITECTURES: dict[str, type[AudioVisualNet]] = {"audio-visual": AudioVisualNet}
 
@@ -33,7 +33,7 @@ class AudioVisualPredictor:
     modalities: which of `MODALITIES` it reads.
     """
 
-    def __init__(self, network: AudioVisualNet, card: Card, *, sha256: str, device: str = "cpu") -> None:
+    def __init__(self, network: AudioVisualNet, card: ModelCard, *, sha256: str, device: str = "cpu") -> None:
         # Convolutions over pictures are faster so.
         self.network = network.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         labels = EIGHT if set(card.labels) == set(EIGHT) else card.labels
@@ -49,7 +49,7 @@ class AudioVisualPredictor:
             card=card,
         )
 
-    def predict(self, excerpts: Excerpts) -> list[tuple[np.ndarray, tuple[str, ...]]]:
+    def predict(self, excerpts: AudioVisualBatch) -> list[tuple[np.ndarray, tuple[str, ...]]]:
         """Say what each window showed and sounded like, and which modalities that comes from.
 
         Returns, for each window, float32 (C,) that add up to 1, in the order of `info.labels`.
@@ -66,11 +66,11 @@ class AudioVisualPredictor:
                 found.extend(calibrate(logits[:, self._order], self._temperature, self._scales))
         return list(zip(found, modalities, strict=True))
 
-    def judge(self, excerpts: Excerpts) -> np.ndarray:
+    def judge(self, excerpts: AudioVisualBatch) -> np.ndarray:
         """Say what the clip showed whose windows these are, float32 (C,): their mean, so that what lasted counts."""
         return np.stack([probabilities for probabilities, _ in self.predict(excerpts)]).mean(axis=0)
 
-    def _logits(self, excerpts: Excerpts) -> torch.Tensor:
+    def _logits(self, excerpts: AudioVisualBatch) -> torch.Tensor:
         """On a CPU two threads share the faces: nothing else of a clip is left to do meanwhile."""
         network, faces = self.network, excerpts.faces[excerpts.seen]
         if network.device.type != "cpu" or len(faces) < 2:
@@ -79,28 +79,28 @@ class AudioVisualPredictor:
             looks = pool.map(self._look, faces.split(min(AT_ONCE, -(-len(faces) // 2))))
             frames = torch.zeros(*excerpts.seen.shape, WIDTH)
             frames[excerpts.seen] = torch.cat(list(looks))
-        return network.fusion(network.listen(frames, excerpts.seen, excerpts.mels, excerpts.heard))
+        return network.fusion(network.encode_audio(frames, excerpts.seen, excerpts.mels, excerpts.heard))
 
     def _look(self, faces: torch.Tensor) -> torch.Tensor:
         with torch.inference_mode():  # a thread of its own begins without
-            return self.network.look(faces)
+            return self.network.encode_faces(faces)
 
-    def _readable(self, excerpts: Excerpts) -> Excerpts:
+    def _readable(self, excerpts: AudioVisualBatch) -> AudioVisualBatch:
         """Take away what the model does not read."""
         seen, heard = ("video" in self.modalities), ("audio" in self.modalities)
         return replace(excerpts, seen=excerpts.seen & seen, heard=excerpts.heard & heard)
 
 
-class AudioVisualStore(Shelf[AudioVisualPredictor]):
+class AudioVisualModelRegistry(ModelRegistry[AudioVisualPredictor]):
     """The models that see and hear."""
 
     kind = AUDIO_VISUAL
-    answers = "faces-eight"
+    default_name = "faces-eight"
 
-    def read(self, path: Path, *, device: str) -> AudioVisualPredictor:
+    def load(self, path: Path, *, device: str) -> AudioVisualPredictor:
         return load_audiovisual(path, device=device)
 
-    def card(self, name: str) -> Card:
+    def card(self, name: str) -> ModelCard:
         """Tell what a model's card says, without loading the model. Raises ModelNotFound, ModelInvalid."""
         with self._lock:
             if name in self._loaded:
@@ -117,16 +117,16 @@ def load_audiovisual(path: Path, *, device: str = "cpu", fold: bool = True) -> A
         raise ModelInvalid(f"There is no checkpoint {path.name!r}; check the name and its permissions.")
     weights_path = weights_in(path) if path.is_dir() else path
     card = check_audiovisual(read_card(weights_path.parent / CARD))
-    weights = restore(read_weights(weights_path))
+    weights = dequantize(read_weights(weights_path))
     digest = digest_of(weights_path, card)
     network = build(card, ARCHITECTURES)
-    fill(network, weights, card.name)
+    load_state_dict(network, weights, card.name)
     if fold:
-        fold_norms(network)
+        fuse_batchnorm(network)
     return AudioVisualPredictor(network, card, sha256=digest, device=device)
 
 
-def check_audiovisual(card: Card) -> Card:
+def check_audiovisual(card: ModelCard) -> ModelCard:
     """Return a card that is of an audio-visual model. Raises ModelInvalid."""
     if card.kind != AUDIO_VISUAL:
         raise ModelInvalid(f"{card.name!r} is no audio-visual model: its model.json needs the kind {AUDIO_VISUAL!r}.")

@@ -49,7 +49,7 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     return _unwrap(loaded, path.name)
 
 
-def fill(module: nn.Module, weights: dict[str, torch.Tensor], name: str) -> None:
+def load_state_dict(module: nn.Module, weights: dict[str, torch.Tensor], name: str) -> None:
     """Put weights into a module, each at its place and none left over.
 
     The tensors become the module's own, as float32 where the module has floats. Raises ModelInvalid naming what is

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from moodreel.errors import ModelInvalid
-from moodreel.models.face_registry import load
+from moodreel.models.face_registry import load_face_model
 
 
 def fetch(drive_id: str, folder: Path) -> Path:
@@ -24,7 +24,7 @@ def fetch(drive_id: str, folder: Path) -> Path:
     partial = folder / f"{drive_id}.{os.getpid()}.partial"
     try:
         _download(drive_id, partial)
-        load(partial)
+        load_face_model(partial)
         partial.replace(checkpoint)
     finally:
         partial.unlink(missing_ok=True)

@@ -4,30 +4,30 @@ from pathlib import Path
 from typing import Any
 
 from moodreel.errors import ModelInvalid
-from moodreel.models.checkpoint import fill, read_weights
+from moodreel.models.checkpoint import load_state_dict, read_weights
 from moodreel.models.huggingface import image
-from moodreel.models.model_card import FACE, Card, check, original_card, read_card
-from moodreel.models.networks.base import Architecture, fold_norms
+from moodreel.models.model_card import FACE, ModelCard, check, original_card, read_card
+from moodreel.models.networks.base import FaceNetwork, fuse_batchnorm
 from moodreel.models.networks.compact_emotimesh import CompactEmotiMeshNet
 from moodreel.models.networks.emotimesh import EmotiMeshNet
 from moodreel.models.networks.improved_cnn import ImprovedCNN
 from moodreel.models.networks.resemotenet import ResEmoteNet
 from moodreel.models.networks.se_resnet import FaceExpressionNet
 from moodreel.models.networks.temporal_vit import TemporalViTNet
-from moodreel.models.networks.two_stream import JointNet
+from moodreel.models.networks.two_stream import TwoStreamNet
 from moodreel.models.networks.vit import ViTNet, ViTScratch
 from moodreel.models.predictor import Predictor
-from moodreel.models.quantization import restore
-from moodreel.models.registry import CARD, WEIGHTS, Shelf, build, digest_of, weights_in
+from moodreel.models.quantization import dequantize
+from moodreel.models.registry import CARD, WEIGHTS, ModelRegistry, build, digest_of, weights_in
 
-__all__ = ["ARCHITECTURES", "CARD", "WEIGHTS", "ModelStore", "load"]
+__all__ = ["ARCHITECTURES", "CARD", "WEIGHTS", "FaceModelRegistry", "load_face_model"]
 
-ARCHITECTURES: dict[str, type[Architecture]] = {
+ARCHITECTURES: dict[str, type[FaceNetwork]] = {
     "compact-emotimesh": CompactEmotiMeshNet,
     "emotimesh": EmotiMeshNet,
     "face-expression": FaceExpressionNet,
     "improved-cnn": ImprovedCNN,
-    "joint": JointNet,
+    "joint": TwoStreamNet,
     "resemotenet": ResEmoteNet,
     "temporal-vit": TemporalViTNet,
     "vit": ViTNet,
@@ -35,17 +35,17 @@ ARCHITECTURES: dict[str, type[Architecture]] = {
 }
 
 
-class ModelStore(Shelf[Predictor]):
+class FaceModelRegistry(ModelRegistry[Predictor]):
     """The models that read faces."""
 
     kind = FACE
-    answers = "moodreel-five"
+    default_name = "moodreel-five"
 
-    def read(self, path: Path, *, device: str) -> Predictor:
-        return load(path, device=device)
+    def load(self, path: Path, *, device: str) -> Predictor:
+        return load_face_model(path, device=device)
 
 
-def load(path: Path, *, device: str = "cpu", fold: bool = True) -> Predictor:
+def load_face_model(path: Path, *, device: str = "cpu", fold: bool = True) -> Predictor:
     """Load a model from its folder or its weights file, and check it in full. Raises ModelInvalid.
 
     A folder with a `config.json` is one of Hugging Face's; a `model.json` in it may say what its config does not.
@@ -58,12 +58,12 @@ def load(path: Path, *, device: str = "cpu", fold: bool = True) -> Predictor:
     weights_path = weights_in(path) if path.is_dir() else path
     card_path = weights_path.parent / CARD
     card = read_card(card_path) if card_path.is_file() else original_card(path.stem)
-    weights = restore(read_weights(weights_path))
+    weights = dequantize(read_weights(weights_path))
     digest = digest_of(weights_path, card)
     module = build(card, ARCHITECTURES)
-    fill(module, weights, card.name)
+    load_state_dict(module, weights, card.name)
     if fold:
-        fold_norms(module)
+        fuse_batchnorm(module)
     return Predictor(module, card, sha256=digest, device=device)
 
 
@@ -73,10 +73,10 @@ def _load_hugging_face(folder: Path, device: str, *, fold: bool) -> Predictor:
         "labels": image.read_labels(folder),
     }
     stated = folder / CARD
-    card = read_card(stated, **known) if stated.is_file() else check(Card(name=folder.resolve().name, **known))
+    card = read_card(stated, **known) if stated.is_file() else check(ModelCard(name=folder.resolve().name, **known))
     network = image.read_network(folder)
     if len(card.labels) != network.classes:
         raise ModelInvalid(f"{card.name!r} has {len(card.labels)} labels for {network.classes} outputs; correct them.")
     if fold:
-        fold_norms(network)
+        fuse_batchnorm(network)
     return Predictor(network, card, sha256=digest_of(folder / image.WEIGHTS, card), device=device)

@@ -5,13 +5,13 @@ import hashlib
 import numpy as np
 
 from moodreel.emotions import EIGHT
-from moodreel.models.model_card import AUDIO_VISUAL, Card
-from moodreel.models.networks.audiovisual import MODALITIES, Excerpts
+from moodreel.models.model_card import AUDIO_VISUAL, ModelCard
+from moodreel.models.networks.audiovisual import MODALITIES, AudioVisualBatch
 from moodreel.models.predictor import ModelInfo
 
 NAME = "mock"
 
-_CARD = Card(name=NAME, architecture=NAME, labels=EIGHT, version="1", kind=AUDIO_VISUAL)
+_CARD = ModelCard(name=NAME, architecture=NAME, labels=EIGHT, version="1", kind=AUDIO_VISUAL)
 _SHARPNESS = 6
 """Power of what the hash gives: with it the likeliest of eight has some 50 %, as clients will see it."""
 
@@ -32,5 +32,5 @@ class MockPredictor:
         weights = values**_SHARPNESS + 1e-3
         self._probabilities = (weights / weights.sum()).astype(np.float32)
 
-    def predict(self, excerpts: Excerpts) -> list[tuple[np.ndarray, tuple[str, ...]]]:
+    def predict(self, excerpts: AudioVisualBatch) -> list[tuple[np.ndarray, tuple[str, ...]]]:
         return [(self._probabilities, modalities) for modalities in excerpts.modalities()]

@@ -20,7 +20,7 @@ MODALITIES = ("video", "audio")
 
 
 @dataclass(frozen=True)
-class Card:
+class ModelCard:
     """A model.json.
 
     kind: what it reads, one of `KINDS`; each kind has a store of its own.
@@ -62,7 +62,7 @@ class Card:
     licence: str = ""
 
 
-def read_card(path: Path, **known: Any) -> Card:
+def read_card(path: Path, **known: Any) -> ModelCard:
     """Read a model.json. Raises ModelInvalid.
 
     known: fields for what it does not say; name and architecture are else the folder's and the original one.
@@ -73,7 +73,7 @@ def read_card(path: Path, **known: Any) -> Card:
         fields["labels"] = tuple(fields["labels"])
         fields["metrics"] = tuple(fields.get("metrics", ()))
         fields["modalities"] = tuple(fields.get("modalities", MODALITIES))
-        card = Card(**{key: value for key, value in fields.items() if key in Card.__dataclass_fields__})
+        card = ModelCard(**{key: value for key, value in fields.items() if key in ModelCard.__dataclass_fields__})
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelInvalid(
             f"The model.json of {path.parent.name!r} needs at least labels, as JSON; correct it."
@@ -81,7 +81,7 @@ def read_card(path: Path, **known: Any) -> Card:
     return check(card)
 
 
-def check(card: Card) -> Card:
+def check(card: ModelCard) -> ModelCard:
     """Return a card whose numbers and labels can be used. Raises ModelInvalid."""
     usable = all(map(_positive, (card.temperature, card.moment_temperature)))
     if not usable or not all(isinstance(v, str) for v in card.labels) or len(set(card.labels)) != len(card.labels):
@@ -132,9 +132,9 @@ def _finite(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def original_card(name: str) -> Card:
+def original_card(name: str) -> ModelCard:
     """What a checkpoint is taken for that comes without a model.json: EmotiMesh-Net as it was trained."""
-    return Card(
+    return ModelCard(
         name=name,
         architecture=ORIGINAL,
         labels=EMOTIMESH_TRAINED_ORDER,

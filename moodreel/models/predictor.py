@@ -9,9 +9,9 @@ import torch
 
 from moodreel.emotions import FIVE, SEVEN
 from moodreel.errors import MoodreelError
-from moodreel.faces.features import Features
-from moodreel.models.model_card import Card
-from moodreel.models.networks.base import Answer, Architecture, Track
+from moodreel.faces.features import FaceFeatures
+from moodreel.models.model_card import ModelCard
+from moodreel.models.networks.base import FaceNetwork, Track, TrackLogits
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,11 @@ class ModelInfo:
     sha256: str
     architecture: str
     labels: tuple[str, ...]
-    card: Card
+    card: ModelCard
 
 
 @dataclass(frozen=True, eq=False)
-class Verdict:
+class TrackPrediction:
     """What a model says of one person in one clip, in the order of `ModelInfo.labels`.
 
     probabilities: float32 (C,), adding up to 1, calibrated by the card's temperature, then scaled where it says so.
@@ -43,14 +43,14 @@ class Verdict:
     """
 
     probabilities: np.ndarray
-    moments: np.ndarray
+    per_frame: np.ndarray
     weights: np.ndarray
 
 
 class Predictor:
     """One loaded model. Safe to use from any number of threads: it is never changed after it is made."""
 
-    def __init__(self, module: Architecture, card: Card, *, sha256: str, device: str = "cpu") -> None:
+    def __init__(self, module: FaceNetwork, card: ModelCard, *, sha256: str, device: str = "cpu") -> None:
         # Convolutions over pictures are a sixth faster so; all else stays as it is.
         self.module = module.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._card = card
@@ -67,11 +67,11 @@ class Predictor:
         )
 
     @property
-    def portrait(self) -> bool:
+    def requires_rgb_crop(self) -> bool:
         """Whether the features that it reads need `Features.portrait`."""
         return self.module.portrait
 
-    def predict(self, tracks: Sequence[Track], *, moments: bool = True) -> list[Verdict]:
+    def predict(self, tracks: Sequence[Track], *, per_frame: bool = True) -> list[TrackPrediction]:
         """Say what each person showed, all of them in one batch.
 
         tracks: for each person, features at T >= 1 equally spaced times, None where the face was not seen.
@@ -83,17 +83,17 @@ class Predictor:
         if any(all(features is None for features in track) for track in tracks):
             raise ValueError("A track needs at least one face.")
         with torch.inference_mode():
-            answers = self.module.answer(tracks, moments=moments)
+            answers = self.module.forward_tracks(tracks, per_frame=per_frame)
             return [self._verdict(track, answer) for track, answer in zip(tracks, answers, strict=True)]
 
-    def observe(self, faces: Sequence[Features]) -> list[Any]:
+    def embed_faces(self, faces: Sequence[FaceFeatures]) -> list[Any]:
         """Read faces of live video each by itself; what comes out is for `conclude`, and may be kept for seconds."""
         if not faces:
             return []
         with torch.inference_mode():
-            return self.module.observe(faces)
+            return self.module.embed_faces(faces)
 
-    def conclude(self, windows: Sequence[Sequence[Any | None]]) -> list[np.ndarray]:
+    def classify_windows(self, windows: Sequence[Sequence[Any | None]]) -> list[np.ndarray]:
         """Say what people show now, in the light of their last seconds: calibrated probabilities (C,) of each.
 
         windows: for each person, what `observe` gave at equally spaced moments, five a second as the networks learnt
@@ -102,16 +102,16 @@ class Predictor:
         if not windows:
             return []
         with torch.inference_mode():
-            return list(self._calibrated(self.module.conclude(windows), self._card.temperature))
+            return list(self._calibrated(self.module.classify_windows(windows), self._card.temperature))
 
-    def _verdict(self, track: Track, answer: Answer) -> Verdict:
+    def _verdict(self, track: Track, answer: TrackLogits) -> TrackPrediction:
         by_moment = np.full((len(track), len(self._order)), np.nan, np.float32)
-        if answer.moments is not None:
+        if answer.per_frame is not None:
             seen = [features is not None for features in track]
-            by_moment[seen] = self._calibrated(answer.moments, self._card.moment_temperature)[seen]
-        return Verdict(
+            by_moment[seen] = self._calibrated(answer.per_frame, self._card.moment_temperature)[seen]
+        return TrackPrediction(
             probabilities=self._calibrated(answer.logits, self._card.temperature),
-            moments=by_moment,
+            per_frame=by_moment,
             weights=answer.weights.cpu().numpy(),
         )
 
@@ -119,7 +119,7 @@ class Predictor:
         return calibrate(logits[..., self._order], temperature, self._scales)
 
 
-def scales_of(card: Card, labels: Sequence[str]) -> np.ndarray | None:
+def scales_of(card: ModelCard, labels: Sequence[str]) -> np.ndarray | None:
     """Give the scales of a card, float32 (C,) in the order of `labels`; None where it has none."""
     return np.array([card.scales.get(label, 1.0) for label in labels], np.float32) if card.scales else None
 

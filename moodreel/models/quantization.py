@@ -13,11 +13,11 @@ _SHORTEST = 16
 and its scale takes as many bytes as they save."""
 
 
-def in_full(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def to_float32(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: tensor.contiguous() for name, tensor in state.items()}
 
 
-def in_half(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def to_float16(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Half precision; what has numbers too large for it stays as it is."""
     halved = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
     return {
@@ -25,11 +25,11 @@ def in_half(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     }
 
 
-def in_eight_bits(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def to_int8(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Matrices and convolutions as whole numbers of -127 to 127 times a scale for each row or output channel; what is
     neither, or has but one row, in half precision."""
     small = {}
-    for name, tensor in in_half(state).items():
+    for name, tensor in to_float16(state).items():
         if tensor.ndim < 2 or len(tensor) < 2 or tensor[0].numel() < _SHORTEST or not tensor.is_floating_point():
             small[name] = tensor
             continue
@@ -41,14 +41,14 @@ def in_eight_bits(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 PRECISIONS: dict[str, Callable[[Mapping[str, torch.Tensor]], dict[str, torch.Tensor]]] = {
-    "float32": in_full,
-    "float16": in_half,
-    "int8": in_eight_bits,
+    "float32": to_float32,
+    "float16": to_float16,
+    "int8": to_int8,
 }
 """Ways to store weights, by name."""
 
 
-def restore(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def dequantize(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Undo what `in_eight_bits` did; weights that were stored otherwise stay as they are."""
     rows = {name.removesuffix(SCALE) for name in weights if name.endswith(SCALE)} & weights.keys()
     kept = {name: tensor for name, tensor in weights.items() if name.removesuffix(SCALE) not in rows}

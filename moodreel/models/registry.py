@@ -13,7 +13,7 @@ from torch import nn
 from moodreel.errors import ModelInvalid, ModelNotFound
 from moodreel.models.checkpoint import sha256
 from moodreel.models.huggingface.image import WEIGHTS as THEIR_WEIGHTS
-from moodreel.models.model_card import Card, kind_of
+from moodreel.models.model_card import ModelCard, kind_of
 from moodreel.models.predictor import ModelInfo
 
 logger = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ Model = TypeVar("Model", bound=Loaded)
 Network = TypeVar("Network", bound=nn.Module)
 
 
-class Shelf(ABC, Generic[Model]):
+class ModelRegistry(ABC, Generic[Model]):
     """Load models of one kind by name, each once a process, from any number of threads.
 
     root: the folder that holds a folder for each model: `model.json`, `weights.safetensors`, `CARD.md`. Those of other
@@ -43,18 +43,18 @@ class Shelf(ABC, Generic[Model]):
 
     kind: ClassVar[str]
     """One of `moodreel.models.model_card.KINDS`."""
-    answers: ClassVar[str]
+    default_name: ClassVar[str]
     """The name that answers when none is given."""
 
     def __init__(self, root: Path, *, default: str | None = None, device: str = "cpu") -> None:
-        self.default = default or self.answers
+        self.default = default or self.default_name
         self._root = root
         self._device = device
         self._lock = threading.Lock()
         self._loaded: dict[str, Model] = {}
 
     @abstractmethod
-    def read(self, path: Path, *, device: str) -> Model:
+    def load(self, path: Path, *, device: str) -> Model:
         """Load a model from wherever it is. Raises ModelInvalid."""
 
     def names(self) -> list[str]:
@@ -68,7 +68,7 @@ class Shelf(ABC, Generic[Model]):
         name = name or self.default
         with self._lock:
             if name not in self._loaded:
-                self._loaded[name] = self.read(self._find(name), device=self._device)
+                self._loaded[name] = self.load(self._find(name), device=self._device)
             return self._loaded[name]
 
     def _find(self, name: str) -> Path:
@@ -83,7 +83,7 @@ class Shelf(ABC, Generic[Model]):
         Raises ModelInvalid, and changes nothing, when any of it is not as it should be, or another model of the store
         has its name.
         """
-        model = self.read(path, device=self._device)
+        model = self.load(path, device=self._device)
         name = model.info.name
         with self._lock:
             if name in self.names() and path.resolve() != (self._root / name).resolve():
@@ -92,7 +92,7 @@ class Shelf(ABC, Generic[Model]):
             self.default = name
         return name
 
-    def prefer(self, path: Path | None, *, setting: str, fallback: bool) -> None:
+    def set_default_from_path(self, path: Path | None, *, setting: str, fallback: bool) -> None:
         """Make a model from elsewhere the default, where one is given, and load the default. Raises ModelInvalid.
 
         setting: what names it, for the operator. fallback: stay with the store's own where it is no good.
@@ -107,7 +107,7 @@ class Shelf(ABC, Generic[Model]):
         self.get()
 
 
-def digest_of(weights: Path, card: Card) -> str:
+def digest_of(weights: Path, card: ModelCard) -> str:
     """Give the SHA-256 of a weights file. Raises ModelInvalid where its card says another."""
     digest = sha256(weights)
     if card.sha256 and digest != card.sha256:
@@ -137,7 +137,7 @@ def weights_in(folder: Path) -> Path:
     return found[0]
 
 
-def build(card: Card, known: Mapping[str, type[Network]]) -> Network:
+def build(card: ModelCard, known: Mapping[str, type[Network]]) -> Network:
     """Make the card's network, without memory for weights that are about to be replaced."""
     if card.architecture not in known:
         raise ModelInvalid(

@@ -10,17 +10,17 @@ from tokenizers import Tokenizer
 
 from moodreel.emotions import EKMAN
 from moodreel.errors import ModelInvalid
-from moodreel.models.checkpoint import fill, read_weights
+from moodreel.models.checkpoint import load_state_dict, read_weights
 from moodreel.models.huggingface import image, text
-from moodreel.models.model_card import TEXT, Card, check, read_card
+from moodreel.models.model_card import TEXT, ModelCard, check, read_card
 from moodreel.models.networks.minilm import MiniLM
-from moodreel.models.networks.text_base import TextNetwork
+from moodreel.models.networks.text_base import TextClassifier
 from moodreel.models.predictor import ModelInfo
-from moodreel.models.quantization import restore
-from moodreel.models.registry import CARD, Shelf, build, digest_of, weights_in
-from moodreel.models.tokenizer import Tokens, Window
+from moodreel.models.quantization import dequantize
+from moodreel.models.registry import CARD, ModelRegistry, build, digest_of, weights_in
+from moodreel.models.tokenizer import TokenWindow, WindowedTokenizer
 
-ARCHITECTURES: dict[str, type[TextNetwork]] = {"minilm": MiniLM}
+ARCHITECTURES: dict[str, type[TextClassifier]] = {"minilm": MiniLM}
 
 TOKENIZER = "tokenizer.json"
 
@@ -35,7 +35,9 @@ class TextPredictor:
     thresholds: float32 (7,): from which probability on each label is said.
     """
 
-    def __init__(self, module: TextNetwork, tokens: Tokens, card: Card, *, sha256: str, device: str = "cpu") -> None:
+    def __init__(
+        self, module: TextClassifier, tokens: WindowedTokenizer, card: ModelCard, *, sha256: str, device: str = "cpu"
+    ) -> None:
         self.module = module.eval().to(device)
         self.tokens = tokens
         self._device = device
@@ -52,7 +54,7 @@ class TextPredictor:
             card=card,
         )
 
-    def predict(self, windows: Sequence[Window]) -> np.ndarray:
+    def predict(self, windows: Sequence[TokenWindow]) -> np.ndarray:
         """Say how likely each window shows each emotion: float32 (N, 7), calibrated, each 0..1 by itself."""
         answers = np.zeros((len(windows), len(EKMAN)), np.float32)
         by_length = sorted(range(len(windows)), key=lambda number: len(windows[number].ids))
@@ -67,7 +69,7 @@ class TextPredictor:
         ordered = probabilities.float().cpu()[:, self._order].clamp(1e-6, 1 - 1e-6)
         return (ordered.logit() / self._temperatures + self._offsets).sigmoid().numpy()
 
-    def _batch(self, windows: Sequence[Window]) -> torch.Tensor:
+    def _batch(self, windows: Sequence[TokenWindow]) -> torch.Tensor:
         longest = max(len(window.ids) for window in windows)
         rows = np.full((len(windows), longest), self.module.pad, np.int64)
         for row, window in zip(rows, windows, strict=True):
@@ -75,13 +77,13 @@ class TextPredictor:
         return torch.from_numpy(rows).to(self._device)
 
 
-class TextStore(Shelf[TextPredictor]):
+class TextModelRegistry(ModelRegistry[TextPredictor]):
     """The models that read texts."""
 
     kind = TEXT
-    answers = "text-emotion"
+    default_name = "text-emotion"
 
-    def read(self, path: Path, *, device: str) -> TextPredictor:
+    def load(self, path: Path, *, device: str) -> TextPredictor:
         return load_text(path, device=device)
 
 
@@ -95,12 +97,12 @@ def load_text(path: Path, *, device: str = "cpu") -> TextPredictor:
         return _load_hugging_face(folder, device)
     weights_path = weights_in(path) if path.is_dir() else path
     card = check_text(read_card(folder / CARD))
-    weights = restore(read_weights(weights_path))
+    weights = dequantize(read_weights(weights_path))
     digest = digest_of(weights_path, card)
     module = build(card, ARCHITECTURES)
     module.serve()
-    fill(module, weights, card.name)
-    tokens = Tokens(read_tokenizer(folder), module.longest)
+    load_state_dict(module, weights, card.name)
+    tokens = WindowedTokenizer(read_tokenizer(folder), module.longest)
     if isinstance(module, MiniLM) and tokens.vocabulary > module.word.num_embeddings:
         raise ModelInvalid(
             f"The {TOKENIZER} of {card.name!r} has more word pieces than its weights; restore the two from one release."
@@ -116,9 +118,9 @@ def _load_hugging_face(folder: Path, device: str) -> TextPredictor:
         "name": folder.resolve().name,
     }
     stated = folder / CARD
-    card = check_text(read_card(stated, **known) if stated.is_file() else check(Card(**known)))
+    card = check_text(read_card(stated, **known) if stated.is_file() else check(ModelCard(**known)))
     network = text.read_text_network(folder)
-    tokens = Tokens(text.read_text_tokenizer(folder), network.longest)
+    tokens = WindowedTokenizer(text.read_text_tokenizer(folder), network.longest)
     digest = digest_of(folder / image.WEIGHTS, card)
     return TextPredictor(network, tokens, card, sha256=digest, device=device)
 
@@ -133,7 +135,7 @@ def read_tokenizer(folder: Path) -> Tokenizer:
         ) from error
 
 
-def check_text(card: Card) -> Card:
+def check_text(card: ModelCard) -> ModelCard:
     """Return a card that is of a model for texts. Raises ModelInvalid."""
     if card.kind != TEXT or set(card.labels) != set(EKMAN):
         raise ModelInvalid(

@@ -14,14 +14,14 @@ _SKIN_TONES = dict.fromkeys(range(0x1F3FB, 0x1F400))
 
 
 @dataclass(frozen=True)
-class Window:
+class TokenWindow:
     """A part of a text: its word pieces, special ones included, and how many of them are the text's own."""
 
     ids: tuple[int, ...]
     own: int
 
 
-class Tokens:
+class WindowedTokenizer:
     """Cuts texts into windows of word pieces; any number of threads may.
 
     tokenizer: as its library read it; it is the caller's no longer.
@@ -39,10 +39,10 @@ class Tokens:
         """How many word pieces there are."""
         return self._tokenizer.get_vocab_size()
 
-    def windows(self, text: str) -> list[Window]:
+    def windows(self, text: str) -> list[TokenWindow]:
         """Cut a text into windows, the whole of it and in its order; none where nothing in it can be read."""
         first = self._tokenizer.encode(prepare(text))
-        cut = [Window(tuple(each.ids), each.special_tokens_mask.count(0)) for each in (first, *first.overflowing)]
+        cut = [TokenWindow(tuple(each.ids), each.special_tokens_mask.count(0)) for each in (first, *first.overflowing)]
         return [window for window in cut if window.own]
 
 

@@ -13,21 +13,21 @@ from pathlib import Path
 import numpy as np
 
 from moodreel.errors import ModelMissing, ModelNotFound, NonCommercial
-from moodreel.media.video import Limits
+from moodreel.media.video import VideoLimits
 from moodreel.models import mock as mocking
-from moodreel.models.audiovisual_registry import AudioVisualPredictor, AudioVisualStore
+from moodreel.models.audiovisual_registry import AudioVisualModelRegistry, AudioVisualPredictor
 from moodreel.models.mock import MockPredictor
 from moodreel.models.networks.audiovisual import MODALITIES
 from moodreel.models.predictor import ModelInfo, resolve_device
 from moodreel.pipelines import clip_sampler
-from moodreel.pipelines.clip_loader import ExcerptReader, Footage
-from moodreel.pipelines.video import Analyser, since
+from moodreel.pipelines.clip_loader import ClipLoader, LoadedClip
+from moodreel.pipelines.video import VideoPipeline, elapsed_ms
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
-class Glimpse:
+class WindowResult:
     """What one window showed, from `start` to `end` seconds of the clip; probabilities as in `Impression`."""
 
     start: float
@@ -37,7 +37,7 @@ class Glimpse:
 
 
 @dataclass(frozen=True, eq=False)
-class Impression:
+class AudioVisualResult:
     """What a clip showed and sounded like.
 
     labels: of the model. probabilities: 0 to 1, in the order of the labels, adding up to 1: the mean over the windows.
@@ -52,7 +52,7 @@ class Impression:
     probabilities: tuple[float, ...]
     modalities: tuple[str, ...]
     missing: Mapping[str, str]
-    glimpses: tuple[Glimpse, ...]
+    windows: tuple[WindowResult, ...]
     seconds: float
     frames: int
     faces: int
@@ -66,7 +66,7 @@ class Impression:
         return int(np.argmax(self.probabilities))
 
 
-class Viewer:
+class AudioVisualPipeline:
     """Looks at clips and listens to them, with an analyser's face finder and in its turns; one serves all threads.
 
     store: of the models. named: the model that an operator chose to answer by default, whatever its licence.
@@ -76,13 +76,13 @@ class Viewer:
 
     def __init__(
         self,
-        analyser: Analyser,
-        store: AudioVisualStore,
+        analyser: VideoPipeline,
+        store: AudioVisualModelRegistry,
         *,
         named: str | None = None,
         noncommercial: bool = False,
         mock: bool = False,
-        limits: Limits | None = None,
+        limits: VideoLimits | None = None,
     ) -> None:
         self.store = store
         self.mock = mock
@@ -95,15 +95,15 @@ class Viewer:
     def load(
         cls,
         store_root: Path,
-        analyser: Analyser,
+        analyser: VideoPipeline,
         *,
         checkpoint: Path | None = None,
         model_fallback: bool = False,
         noncommercial: bool = False,
         mock: bool = False,
         use_gpu: str = "auto",
-        limits: Limits | None = None,
-    ) -> "Viewer":
+        limits: VideoLimits | None = None,
+    ) -> "AudioVisualPipeline":
         """Load the model that answers by default, where there is one; without it every call is `ModelMissing`.
 
         checkpoint: a checkpoint or model folder that answers instead of the store's own.
@@ -111,7 +111,7 @@ class Viewer:
 
         Raises ModelInvalid: a model is not what it should be.
         """
-        store = AudioVisualStore(store_root, device=resolve_device(use_gpu))
+        store = AudioVisualModelRegistry(store_root, device=resolve_device(use_gpu))
         if mock:
             logger.warning(
                 "EMO_MOCK=1: /api/predict/multimodal makes its answers up, and marks them%s. Not for production.",
@@ -120,7 +120,7 @@ class Viewer:
             return cls(analyser, store, mock=True, limits=limits)
         named = None
         try:
-            store.prefer(checkpoint, setting="CHECKPOINT_PATH", fallback=model_fallback)
+            store.set_default_from_path(checkpoint, setting="CHECKPOINT_PATH", fallback=model_fallback)
             named = store.default if checkpoint else None
         except ModelNotFound as error:
             logger.warning("%s Until CHECKPOINT_PATH names one, /api/predict/multimodal answers model_missing.", error)
@@ -128,7 +128,7 @@ class Viewer:
             logger.warning("CHECKPOINT_PATH names %s, whose weights are not for commercial use.", named)
         return cls(analyser, store, named=named, noncommercial=noncommercial, limits=limits)
 
-    def view(self, data: bytes, *, model: str | None = None, fps: float | None = None) -> Impression:
+    def predict(self, data: bytes, *, model: str | None = None, fps: float | None = None) -> AudioVisualResult:
         """Tell what a clip showed and sounded like, or a sound file.
 
         data: the file. model: one of the store; None for the default. fps: where the container has no timing.
@@ -139,11 +139,11 @@ class Viewer:
         """
         predictor = self._made_up(data, model) if self.mock else self._choose(model)
         with self._analyser.slot():
-            reader = ExcerptReader(self._analyser.finder, limits=self._limits, threads=self._analyser.threads)
-            footage = reader.watch(data, fps=fps, modalities=predictor.modalities)
+            reader = ClipLoader(self._analyser.landmarker, limits=self._limits, threads=self._analyser.threads)
+            footage = reader.load(data, fps=fps, modalities=predictor.modalities)
             begun = clock.perf_counter()
-            found = predictor.predict(footage.excerpts)
-        return _conclude(footage, found, predictor.info, since(begun), mock=self.mock)
+            found = predictor.predict(footage.batch)
+        return _conclude(footage, found, predictor.info, elapsed_ms(begun), mock=self.mock)
 
     def _choose(self, model: str | None) -> AudioVisualPredictor:
         name = model or self.store.default
@@ -173,24 +173,26 @@ _MISSING = (
 
 
 def _conclude(
-    footage: Footage,
+    footage: LoadedClip,
     found: list[tuple[np.ndarray, tuple[str, ...]]],
     model: ModelInfo,
     milliseconds: float,
     *,
     mock: bool,
-) -> Impression:
+) -> AudioVisualResult:
     glimpses = tuple(
-        Glimpse(start, min(start + clip_sampler.SECONDS, footage.seconds), tuple(map(float, probabilities)), modalities)
+        WindowResult(
+            start, min(start + clip_sampler.SECONDS, footage.seconds), tuple(map(float, probabilities)), modalities
+        )
         for start, (probabilities, modalities) in zip(footage.starts, found, strict=True)
     )
     had = {name for glimpse in glimpses for name in glimpse.modalities}
-    return Impression(
+    return AudioVisualResult(
         labels=model.labels,
         probabilities=tuple(map(float, np.mean([probabilities for probabilities, _ in found], axis=0))),
         modalities=tuple(name for name in MODALITIES if name in had),
-        missing=dict(footage.lacks),
-        glimpses=glimpses,
+        missing=dict(footage.missing),
+        windows=glimpses,
         seconds=footage.seconds,
         frames=footage.frames,
         faces=footage.faces,

@@ -36,7 +36,7 @@ _CLOCK = 90_000
 
 
 @dataclass(frozen=True, eq=False)
-class Loop:
+class BoomerangClip:
     """A boomerang. `start` and `peak` are seconds of the clip it was made from; `duration` is the loop's own."""
 
     data: bytes
@@ -50,7 +50,7 @@ class Loop:
     """JPEG of the frame at `peak`, as large as the loop."""
 
 
-def make(
+def make_boomerang(
     reader: VideoReader,
     peak: float,
     *,
@@ -58,7 +58,7 @@ def make(
     size: int = 480,
     output: str = "mp4",
     whole: bool = False,
-) -> Loop:
+) -> BoomerangClip:
     """Make a boomerang of the clip around `peak`, or of the whole clip.
 
     Args:
@@ -80,7 +80,7 @@ def make(
     seconds = [*gaps, *gaps[::-1]] if len(frames) > 1 else [_STILL_SECONDS]
     poster = min(range(len(frames)), key=lambda i: abs(frames[i].time - peak))
     height, width = pictures[0].shape[:2]
-    return Loop(
+    return BoomerangClip(
         data=_ENCODERS[output](pictures, order, seconds),
         output=output,
         width=width,

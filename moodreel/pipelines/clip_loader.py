@@ -30,18 +30,18 @@ from moodreel.errors import (
     VideoCorrupt,
     VideoTooShort,
 )
-from moodreel.faces.features import cut
-from moodreel.faces.landmarker import FaceFinder
-from moodreel.faces.main_face import Sighting, follow
+from moodreel.faces.features import crop_square
+from moodreel.faces.landmarker import FaceLandmarker
+from moodreel.faces.main_face import FrameFaces, main_face_crops
 from moodreel.media import audio
-from moodreel.media.audio import Sound, SoundLimits
+from moodreel.media.audio import AudioClip, AudioLimits
 from moodreel.media.container import sound_demuxer
-from moodreel.media.mel_spectrogram import BANDS, HOP, log_mel
-from moodreel.media.video import Frame, Limits, Span, VideoReader
-from moodreel.models.networks.audiovisual import MODALITIES, Excerpts
+from moodreel.media.mel_spectrogram import HOP_LENGTH, MEL_BANDS, log_mel
+from moodreel.media.video import Frame, MediaSpan, VideoLimits, VideoReader
+from moodreel.models.networks.audiovisual import MODALITIES, AudioVisualBatch
 from moodreel.models.networks.resnet18 import SIDE
 from moodreel.pipelines import clip_sampler
-from moodreel.pipelines.clip_sampler import Timeline
+from moodreel.pipelines.clip_sampler import ClipTimeline
 
 LOOK_SIDE = 640
 """Pixels: longest side of the frames in which faces are sought, as in an analysis."""
@@ -49,7 +49,7 @@ NONE, NO_FACE, CORRUPT, UNSUPPORTED, NOT_READ = "none", "no_face", "corrupt", "u
 """Why a clip has nothing of a modality: the file holds none, or silence; nobody is to be seen; it is damaged; its codec
 is not read here; it was not asked for."""
 
-_STEPS = 1 + round(clip_sampler.SECONDS * audio.RATE) // HOP
+_STEPS = 1 + round(clip_sampler.SECONDS * audio.SAMPLE_RATE) // HOP_LENGTH
 _AHEAD = 8
 """Frames that may wait for the face finder before decoding pauses: bounds memory."""
 _TIME_SLACK = 0.001
@@ -57,7 +57,7 @@ _TIME_SLACK = 0.001
 
 
 @dataclass(frozen=True, eq=False)
-class Footage:
+class LoadedClip:
     """What one clip has for an audio-visual network.
 
     excerpts: its windows, but for those with neither a face nor sound; at least one is left.
@@ -68,21 +68,21 @@ class Footage:
     timings: milliseconds by stage; `faces` runs beside `decode`, so they overlap.
     """
 
-    excerpts: Excerpts
+    batch: AudioVisualBatch
     starts: tuple[float, ...]
     seconds: float
     frames: int
     faces: int
-    lacks: Mapping[str, str]
+    missing: Mapping[str, str]
     timings: Mapping[str, float]
 
     @property
     def modalities(self) -> tuple[str, ...]:
         """What it has, in the order of `MODALITIES`."""
-        return tuple(name for name in MODALITIES if name not in self.lacks)
+        return tuple(name for name in MODALITIES if name not in self.missing)
 
 
-class ExcerptReader:
+class ClipLoader:
     """Reads clips and sound files; one serves any number of threads.
 
     finder: of faces.
@@ -92,22 +92,22 @@ class ExcerptReader:
 
     def __init__(
         self,
-        finder: FaceFinder,
+        finder: FaceLandmarker,
         *,
-        limits: Limits | None = None,
-        sound_limits: SoundLimits | None = None,
+        limits: VideoLimits | None = None,
+        sound_limits: AudioLimits | None = None,
         threads: Executor | None = None,
     ) -> None:
         self._finder = finder
-        self._limits = limits or Limits()
-        self._sound_limits = sound_limits or SoundLimits(self._limits.seconds, self._limits.wall_seconds)
+        self._limits = limits or VideoLimits()
+        self._sound_limits = sound_limits or AudioLimits(self._limits.seconds, self._limits.timeout_seconds)
         self._threads = threads or ThreadPoolExecutor(2, thread_name_prefix="faces")
 
-    def read(self, data: bytes) -> Excerpts:
+    def load_batch(self, data: bytes) -> AudioVisualBatch:
         """Give all windows of a clip, or of a sound file, that show a face or have sound. Raises as `watch`."""
-        return self.watch(data).excerpts
+        return self.load(data).batch
 
-    def watch(self, data: bytes, *, fps: float | None = None, modalities: Collection[str] = MODALITIES) -> Footage:
+    def load(self, data: bytes, *, fps: float | None = None, modalities: Collection[str] = MODALITIES) -> LoadedClip:
         """Give all windows of a clip, and what is to be known of it.
 
         data: the file: a clip with or without sound, or sound alone.
@@ -124,11 +124,11 @@ class ExcerptReader:
         seen = self._look(data, fps, sound, notes) if "video" in modalities else None
         return _put_together(seen, sound, notes)
 
-    def _listen(self, data: bytes, notes: "_Notes") -> Sound | None:
+    def _listen(self, data: bytes, notes: "_Notes") -> AudioClip | None:
         begun = clock.perf_counter()
         sound = None
         try:
-            sound = audio.read(data, self._sound_limits)
+            sound = audio.decode_audio(data, self._sound_limits)
             if sound is None:
                 notes.lack("audio", NONE)
         except AudioCorrupt as error:
@@ -138,17 +138,17 @@ class ExcerptReader:
         except AudioTooLong:
             # Whose pictures run too long as well has sent a video that does.
             with suppress(UnsupportedMedia, VideoCorrupt):
-                VideoReader(data, self._limits).measure()
+                VideoReader(data, self._limits).probe_span()
             raise
         notes.timings["sound"] = _since(begun)
         return sound
 
-    def _look(self, data: bytes, fps: float | None, sound: Sound | None, notes: "_Notes") -> "_Seen | None":
+    def _look(self, data: bytes, fps: float | None, sound: AudioClip | None, notes: "_Notes") -> "_Seen | None":
         try:
             if sound_demuxer(data):
                 raise NoPictures("There is only sound in this file. Send a clip with pictures.")
             reader = VideoReader(data, self._limits, fps=fps)
-            timeline = _lay_out(reader.measure(), sound, self._limits.seconds)
+            timeline = _lay_out(reader.probe_span(), sound, self._limits.seconds)
             sightings = self._find_all(reader, timeline.pictures_wanted(), notes)
         except NoPictures as error:
             notes.lack("video", NONE, error)
@@ -159,15 +159,15 @@ class ExcerptReader:
         else:
             faces = max((len(sighting.faces) for sighting in sightings), default=0)
             times = [sighting.time for sighting in sightings]
-            return _Seen(times, follow(sightings), reader.duration, faces, timeline)
+            return _Seen(times, main_face_crops(sightings), reader.duration, faces, timeline)
         return None
 
-    def _find_all(self, reader: VideoReader, wanted: Sequence[float], notes: "_Notes") -> list[Sighting]:
+    def _find_all(self, reader: VideoReader, wanted: Sequence[float], notes: "_Notes") -> list[FrameFaces]:
         """Decode once; look for faces in other threads while the next frames are decoded."""
-        sightings: list[Sighting] = []
-        waiting: deque[Future[Sighting]] = deque()
+        sightings: list[FrameFaces] = []
+        waiting: deque[Future[FrameFaces]] = deque()
         decode = 0.0
-        frames = reader.shown(wanted, longest_side=LOOK_SIDE)
+        frames = reader.frames_at(wanted, longest_side=LOOK_SIDE)
         try:
             while True:
                 begun = clock.perf_counter()
@@ -186,14 +186,14 @@ class ExcerptReader:
         notes.timings |= {"decode": decode, "faces": sum(sighting.milliseconds for sighting in sightings)}
         return sightings
 
-    def _find(self, frame: Frame) -> Sighting:
+    def _find(self, frame: Frame) -> FrameFaces:
         begun = clock.perf_counter()
         height, width = frame.rgb.shape[:2]
         faces = []
-        for face in self._finder.find(frame.rgb):
+        for face in self._finder.detect(frame.rgb):
             x, y, w, h = face.box
-            faces.append(((x * width, y * height, w * width, h * height), cut(frame.rgb, face.landmarks, SIDE)))
-        return Sighting(frame.time, tuple(faces), _since(begun))
+            faces.append(((x * width, y * height, w * width, h * height), crop_square(frame.rgb, face.landmarks, SIDE)))
+        return FrameFaces(frame.time, tuple(faces), _since(begun))
 
 
 class _Notes:
@@ -236,7 +236,7 @@ class _Seen:
     crops: list[np.ndarray | None]
     duration: float
     faces: int
-    timeline: Timeline
+    timeline: ClipTimeline
 
     def crop(self, time: float) -> np.ndarray | None:
         """Give the face in the picture that is shown at that time; None where there is none, or no picture."""
@@ -244,7 +244,7 @@ class _Seen:
         return self.crops[shown] if shown >= 0 and time < self.duration else None
 
 
-def _lay_out(pictures: Span, sound: Sound | None, longest: float) -> Timeline:
+def _lay_out(pictures: MediaSpan, sound: AudioClip | None, longest: float) -> ClipTimeline:
     """Lay pictures and sound over one another, from where the first of them begins to where the last ends.
 
     longest: seconds that a clip may have. Where the two begin further apart than that the file's times are wrong, and
@@ -254,22 +254,22 @@ def _lay_out(pictures: Span, sound: Sound | None, longest: float) -> Timeline:
     later = later if abs(later) <= longest else 0.0
     zero = min(0.0, later)
     ends = [pictures.seconds, *([later + sound.seconds] if sound else [])]
-    return Timeline(max(ends) - zero, pictures=-zero, sound=later - zero)
+    return ClipTimeline(max(ends) - zero, pictures=-zero, sound=later - zero)
 
 
-def _put_together(seen: _Seen | None, sound: Sound | None, notes: _Notes) -> Footage:
-    timeline = seen.timeline if seen else Timeline(sound.seconds if sound else 0.0)
+def _put_together(seen: _Seen | None, sound: AudioClip | None, notes: _Notes) -> LoadedClip:
+    timeline = seen.timeline if seen else ClipTimeline(sound.seconds if sound else 0.0)
     count = len(timeline.starts)
     faces = np.zeros((count, clip_sampler.FRAMES, SIDE, SIDE, 3), np.uint8)
     shown = np.zeros((count, clip_sampler.FRAMES), bool)
-    mels, heard = np.zeros((count, BANDS, _STEPS), np.float32), np.zeros(count, bool)
+    mels, heard = np.zeros((count, MEL_BANDS, _STEPS), np.float32), np.zeros(count, bool)
     begun = clock.perf_counter()
     for row, start in enumerate(timeline.starts):
         for column, time in enumerate(timeline.times(start)):
             crop = seen.crop(time) if seen else None
             if crop is not None:
                 faces[row, column], shown[row, column] = crop, True
-        piece = sound.excerpt(start - timeline.sound, clip_sampler.SECONDS) if sound else None
+        piece = sound.slice(start - timeline.sound, clip_sampler.SECONDS) if sound else None
         if piece is not None and not audio.is_silent(piece):
             mels[row], heard[row] = log_mel(piece), True
     notes.timings["sound"] = notes.timings.get("sound", 0.0) + _since(begun)
@@ -280,13 +280,13 @@ def _put_together(seen: _Seen | None, sound: Sound | None, notes: _Notes) -> Foo
         notes.lacks.setdefault("audio", NONE)
     if not kept.any():
         raise notes.refusal()
-    return Footage(
-        excerpts=Excerpts(*(torch.from_numpy(array[kept]) for array in (faces, shown, mels, heard))),
+    return LoadedClip(
+        batch=AudioVisualBatch(*(torch.from_numpy(array[kept]) for array in (faces, shown, mels, heard))),
         starts=tuple(start for start, keep in zip(timeline.starts, kept.tolist(), strict=True) if keep),
         seconds=timeline.seconds,
         frames=len(seen.times) if seen else 0,
         faces=seen.faces if seen else 0,
-        lacks=notes.lacks,
+        missing=notes.lacks,
         timings=notes.timings,
     )
 

@@ -37,7 +37,7 @@ def times(start: float, seconds: float) -> tuple[float, ...]:
 
 
 @dataclass(frozen=True)
-class Timeline:
+class ClipTimeline:
     """A clip of so many seconds, and when in it the first picture is shown and the sound begins."""
 
     seconds: float

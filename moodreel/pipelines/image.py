@@ -15,14 +15,14 @@ import numpy as np
 from moodreel.emotions import FIVE
 from moodreel.errors import MoodreelError, Overloaded, PictureCorrupt, PictureTooBig, UnsupportedMedia
 from moodreel.faces import annotate
-from moodreel.faces.quality import Quality, assess
-from moodreel.faces.tiled_detection import search
+from moodreel.faces.quality import FaceQuality, assess_quality
+from moodreel.faces.tiled_detection import detect_tiled
 from moodreel.media import image
-from moodreel.media.image import PictureLimits
+from moodreel.media.image import ImageLimits
 from moodreel.models.predictor import ModelInfo, Predictor
-from moodreel.pipelines.keyframe import View, see
-from moodreel.pipelines.video import Analyser, by_label, in_pixels, since
-from moodreel.storage.objects import Media, as_picture
+from moodreel.pipelines.keyframe import FaceObservation, observe_face
+from moodreel.pipelines.video import VideoPipeline, by_label, elapsed_ms, in_pixels
+from moodreel.storage.objects import StoredFile, as_picture
 
 logger = logging.getLogger(__name__)
 
@@ -43,11 +43,11 @@ class DetectedFace:
     probabilities: dict[str, float]
     certain: bool
     """Whether the answer can be relied on: `quality` has no reason against it."""
-    quality: Quality
+    quality: FaceQuality
 
 
 @dataclass(frozen=True, eq=False)
-class Detection:
+class ImageResult:
     """What the faces of a picture showed, the largest first, and as the picture's own answer what that one did.
 
     Where there is no face, `emotion` and `confidence` are None and `all_emotions` is empty.
@@ -61,7 +61,7 @@ class Detection:
     """Milliseconds by stage; `model` is the whole batch's."""
     drawn: bytes | None = None
     """A JPEG with the faces marked, where one was asked for."""
-    copy: Media | None = None
+    copy: StoredFile | None = None
     """A smaller picture without metadata, to be kept, where one was asked for."""
 
     @property
@@ -82,16 +82,16 @@ class Detection:
 
 
 @dataclass(frozen=True, eq=False)
-class Batch:
+class ImageBatchResult:
     """An answer or an error for each picture, in its place."""
 
-    results: tuple[Detection | MoodreelError, ...]
+    results: tuple[ImageResult | MoodreelError, ...]
     model: ModelInfo
     timings: dict[str, float]
 
 
 @dataclass(frozen=True)
-class Showing:
+class EmotionResult:
     """What a picture or a clip showed: of its largest face, over time where it has time.
 
     certain: whether the answer can be relied on; None where there is no face.
@@ -107,7 +107,7 @@ class Showing:
     seconds: float | None
     model: ModelInfo
     timings: dict[str, float]
-    copy: Media | None = None
+    copy: StoredFile | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,26 +116,26 @@ class _Seen:
 
     width: int
     height: int
-    faces: tuple[tuple[tuple[int, int, int, int], View], ...]
-    picture: image.Picture | None
-    copy: Media | None
+    faces: tuple[tuple[tuple[int, int, int, int], FaceObservation], ...]
+    picture: image.DecodedImage | None
+    copy: StoredFile | None
     timings: dict[str, float]
 
 
-class Detector:
+class ImagePipeline:
     """Reads pictures with an analyser's models, in its turns; one serves all threads of a process.
 
     batch_seconds: after so many no further picture of a batch is looked at.
     """
 
     def __init__(
-        self, analyser: Analyser, limits: PictureLimits | None = None, *, batch_seconds: float = BATCH_SECONDS
+        self, analyser: VideoPipeline, limits: ImageLimits | None = None, *, batch_seconds: float = BATCH_SECONDS
     ) -> None:
         self._analyser = analyser
-        self._limits = limits or PictureLimits()
+        self._limits = limits or ImageLimits()
         self._batch_seconds = batch_seconds
 
-    def detect(self, data: bytes, *, model: str | None = None, draw: bool = False, copy: bool = False) -> Detection:
+    def predict(self, data: bytes, *, model: str | None = None, draw: bool = False, copy: bool = False) -> ImageResult:
         """Tell what each face of a picture showed.
 
         Args:
@@ -148,16 +148,18 @@ class Detector:
         """
         predictor = self._predictor(model)
         with self._analyser.slot():
-            seen = self._see(data, portrait=predictor.portrait, draw=draw, copy=copy)
+            seen = self._see(data, portrait=predictor.requires_rgb_crop, draw=draw, copy=copy)
             [detection], milliseconds = _judge([seen], predictor)
             timings = {**seen.timings, "model": milliseconds}
             if seen.picture is None:
                 return replace(detection, timings=timings)
             begun = clock.perf_counter()
             drawn = _draw(seen.picture, detection)
-        return replace(detection, drawn=drawn, timings={**timings, "encode": since(begun)})
+        return replace(detection, drawn=drawn, timings={**timings, "encode": elapsed_ms(begun)})
 
-    def detect_all(self, files: Sequence[bytes], *, model: str | None = None, copy: bool = False) -> Batch:
+    def predict_batch(
+        self, files: Sequence[bytes], *, model: str | None = None, copy: bool = False
+    ) -> ImageBatchResult:
         """Do as `detect` for several pictures, with one batch for the model; one that fails spoils no other.
 
         Those that are not looked at in time have `Overloaded` in their place.
@@ -167,26 +169,26 @@ class Detector:
         """
         predictor = self._predictor(model)
         with self._analyser.slot():
-            looks = self._see_all(files, portrait=predictor.portrait, copy=copy)
+            looks = self._see_all(files, portrait=predictor.requires_rgb_crop, copy=copy)
             seen = [look for look in looks if isinstance(look, _Seen)]
             detections, milliseconds = _judge(seen, predictor)
         waiting = iter(detections)
-        return Batch(
+        return ImageBatchResult(
             results=tuple(next(waiting) if isinstance(look, _Seen) else look for look in looks),
             model=predictor.info,
             timings={stage: sum(look.timings[stage] for look in seen) for stage in ("decode", "faces")}
             | {"model": milliseconds},
         )
 
-    def show(self, data: bytes, *, model: str | None = None, copy: bool = False) -> Showing:
+    def predict_any(self, data: bytes, *, model: str | None = None, copy: bool = False) -> EmotionResult:
         """Tell what a picture or a clip showed; the first bytes say which of them it is.
 
         Raises:
             MoodreelError: what `detect` or `Analyser.analyse` raises. Only a clip needs a face.
         """
-        if image.is_picture(data):
-            found = self.detect(data, model=model, copy=copy)
-            return Showing(
+        if image.is_image(data):
+            found = self.predict(data, model=model, copy=copy)
+            return EmotionResult(
                 found.emotion,
                 found.confidence,
                 found.all_emotions,
@@ -198,10 +200,10 @@ class Detector:
                 found.copy,
             )
         try:
-            clip = self._analyser.analyse(data, model=self._predictor(model).info.name)
+            clip = self._analyser.predict(data, model=self._predictor(model).info.name)
         except UnsupportedMedia as error:
             raise UnsupportedMedia(f"{error} A picture may be JPEG, PNG, WebP or HEIC.") from error
-        return Showing(
+        return EmotionResult(
             clip.emotion,
             clip.confidence,
             clip.probabilities,
@@ -213,14 +215,14 @@ class Detector:
         )
 
     def _predictor(self, model: str | None) -> Predictor:
-        default = self._analyser.store.get()
-        return self._analyser.store.get(model or (MODEL if default.info.labels == FIVE else default.info.name))
+        default = self._analyser.models.get()
+        return self._analyser.models.get(model or (MODEL if default.info.labels == FIVE else default.info.name))
 
     def _see_all(self, files: Sequence[bytes], *, portrait: bool, copy: bool) -> "list[_Seen | MoodreelError]":
         looks: list[_Seen | MoodreelError] = []
         begun = clock.perf_counter()
         for data in files:
-            if looks and since(begun) > 1000 * self._batch_seconds:
+            if looks and elapsed_ms(begun) > 1000 * self._batch_seconds:
                 looks.append(Overloaded("The pictures before took too long. Send this one again in a smaller batch."))
             else:
                 looks.append(self._try_to_see(data, portrait=portrait, copy=copy))
@@ -235,15 +237,15 @@ class Detector:
 
     def _see(self, data: bytes, *, portrait: bool, draw: bool = False, copy: bool = False) -> _Seen:
         begun = clock.perf_counter()
-        picture = image.read(data, self._limits)
+        picture = image.decode_image(data, self._limits)
         decoded = clock.perf_counter()
         threads = self._analyser.threads
         views = threads.map(
             lambda face: (
                 in_pixels(face.box, picture.width, picture.height),
-                see(picture.rgb, face, portrait=portrait),
+                observe_face(picture.rgb, face, with_rgb_crop=portrait),
             ),
-            search(self._analyser.finder, picture.rgb, each=threads.map),
+            detect_tiled(self._analyser.landmarker, picture.rgb, each=threads.map),
         )
         return _Seen(
             width=picture.width,
@@ -251,16 +253,16 @@ class Detector:
             faces=tuple(views),
             picture=picture if draw else None,
             copy=as_picture(picture.rgb) if copy else None,
-            timings={"decode": (decoded - begun) * 1000, "faces": since(decoded)},
+            timings={"decode": (decoded - begun) * 1000, "faces": elapsed_ms(decoded)},
         )
 
 
-def _judge(seen: Sequence[_Seen], predictor: Predictor) -> tuple[list[Detection], float]:
+def _judge(seen: Sequence[_Seen], predictor: Predictor) -> tuple[list[ImageResult], float]:
     """Read the faces of all pictures in one batch; give the answers and the milliseconds that took."""
     begun = clock.perf_counter()
-    verdicts = iter(predictor.predict([[view.features] for look in seen for _, view in look.faces], moments=False))
+    verdicts = iter(predictor.predict([[view.features] for look in seen for _, view in look.faces], per_frame=False))
     detections = [
-        Detection(
+        ImageResult(
             faces=tuple(
                 _face(box, view, next(verdicts).probabilities, predictor.info.labels) for box, view in look.faces
             ),
@@ -272,13 +274,15 @@ def _judge(seen: Sequence[_Seen], predictor: Predictor) -> tuple[list[Detection]
         )
         for look in seen
     ]
-    return detections, since(begun)
+    return detections, elapsed_ms(begun)
 
 
-def _face(box: tuple[int, int, int, int], view: View, probabilities: np.ndarray, labels: Sequence[str]) -> DetectedFace:
+def _face(
+    box: tuple[int, int, int, int], view: FaceObservation, probabilities: np.ndarray, labels: Sequence[str]
+) -> DetectedFace:
     best = int(probabilities.argmax())
     confidence = float(probabilities[best])
-    quality = assess([view], [max(box[2:])], face_coverage=1.0, confidence=confidence)
+    quality = assess_quality([view], [max(box[2:])], face_coverage=1.0, confidence=confidence)
     return DetectedFace(
         box=box,
         emotion=labels[best],
@@ -289,10 +293,10 @@ def _face(box: tuple[int, int, int, int], view: View, probabilities: np.ndarray,
     )
 
 
-def _draw(picture: image.Picture, detection: Detection) -> bytes:
+def _draw(picture: image.DecodedImage, detection: ImageResult) -> bytes:
     scale = picture.rgb.shape[1] / picture.width
     marks = [
-        annotate.Mark(tuple(side * scale for side in face.box), face.emotion, face.confidence, face.certain)
+        annotate.Annotation(tuple(side * scale for side in face.box), face.emotion, face.confidence, face.certain)
         for face in detection.faces
     ]
-    return annotate.draw(picture.rgb, marks, profile=picture.profile)
+    return annotate.annotate(picture.rgb, marks, profile=picture.profile)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from moodreel.faces.features import Features, describe
+from moodreel.faces.features import FaceFeatures, extract_features
 from moodreel.faces.landmarker import BLENDSHAPES, Face
 
 CALM_SHARE = 0.3
@@ -28,25 +28,29 @@ _FLOORS = {"expression": 0.5, "sharpness": 0.5, "eyes": 0.3, "facing": 0.4}
 
 
 @dataclass(frozen=True, eq=False)
-class View:
+class FaceObservation:
     """A face as it was seen at one moment, and how sharp (`sharpness`) and light (`light`) its picture was."""
 
-    features: Features
+    features: FaceFeatures
     sharpness: float
-    light: float
+    brightness: float
 
 
-def see(rgb: np.ndarray, face: Face, *, portrait: bool = False) -> View:
+def observe_face(rgb: np.ndarray, face: Face, *, with_rgb_crop: bool = False) -> FaceObservation:
     """Describe a face found in a picture, and measure its picture.
 
     rgb: uint8 (H, W, 3), red first: the picture that `face` was found in.
     portrait: whether to make `Features.portrait` too.
     """
-    small = shrink(rgb, face.box)
-    return View(features=describe(rgb, face, portrait=portrait), sharpness=sharpness(small), light=light(small))
+    small = face_patch(rgb, face.box)
+    return FaceObservation(
+        features=extract_features(rgb, face, with_rgb_crop=with_rgb_crop),
+        sharpness=sharpness(small),
+        brightness=brightness(small),
+    )
 
 
-def shrink(rgb: np.ndarray, box: tuple[float, float, float, float]) -> np.ndarray:
+def face_patch(rgb: np.ndarray, box: tuple[float, float, float, float]) -> np.ndarray:
     """Cut a face out, at one size, or one far away would have more detail a pixel than the same face near.
 
     Args:
@@ -71,7 +75,7 @@ def sharpness(face: np.ndarray) -> float:
     return float(cv2.Laplacian(face, cv2.CV_32F).var())
 
 
-def light(face: np.ndarray) -> float:
+def brightness(face: np.ndarray) -> float:
     """Measure how light a face is: 0 to 1, the mean of its grey values as the video encodes them.
 
     face: as `shrink` gives it.
@@ -79,7 +83,7 @@ def light(face: np.ndarray) -> float:
     return float(face[_OVAL].mean()) / 255
 
 
-def score(views: Sequence[View | None], likely: np.ndarray) -> np.ndarray:
+def score_keyframes(views: Sequence[FaceObservation | None], likely: np.ndarray) -> np.ndarray:
     """Score every moment of one person's clip.
 
     Args:

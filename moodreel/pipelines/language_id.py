@@ -28,7 +28,7 @@ _PLAIN = frozenset(
 _NO_WORD = re.compile(r"https?://\S+|[@#]\w+|[^\w']+|[\d_]+")
 
 
-class LanguageFinder:
+class LanguageIdentifier:
     """Tells languages apart by the letters of their words (fastText, Joulin et al. 2016); any number of threads may.
 
     Raises ModelInvalid where its file is not what its model.json says.

@@ -20,9 +20,9 @@ import numpy as np
 from moodreel.emotions import EKMAN
 from moodreel.errors import MoodreelError, Overloaded, TextEmpty, TextTooLong
 from moodreel.models.predictor import ModelInfo, resolve_device
-from moodreel.models.text_registry import AT_ONCE, TextPredictor, TextStore
-from moodreel.models.tokenizer import Window
-from moodreel.pipelines.language_id import ENGLISH, LanguageFinder
+from moodreel.models.text_registry import AT_ONCE, TextModelRegistry, TextPredictor
+from moodreel.models.tokenizer import TokenWindow
+from moodreel.pipelines.language_id import ENGLISH, LanguageIdentifier
 
 MAX_CHARACTERS = 20_000
 """Of one text: some 3,500 words, or seven pages."""
@@ -33,7 +33,7 @@ _CALM = 0.02
 
 
 @dataclass(frozen=True)
-class Reading:
+class TextResult:
     """What one text shows, by Ekman's six emotions and neutral.
 
     label, score: the likeliest emotion, and its probability: of the answers given with 0.8, about 80 % are right.
@@ -60,15 +60,15 @@ class Reading:
 
 
 @dataclass(frozen=True, eq=False)
-class Readings:
+class TextBatchResult:
     """An answer or an error for each text, in its place."""
 
-    results: tuple[Reading | MoodreelError, ...]
+    results: tuple[TextResult | MoodreelError, ...]
     model: ModelInfo
     timings: dict[str, float]
 
 
-class WordReader:
+class TextPipeline:
     """Reads texts; one serves all threads of a process. Make it after a fork, never before.
 
     longest: characters that one text may have, and word pieces: English has one for four characters, but an emoji that
@@ -79,8 +79,8 @@ class WordReader:
 
     def __init__(
         self,
-        store: TextStore,
-        languages: LanguageFinder,
+        store: TextModelRegistry,
+        languages: LanguageIdentifier,
         *,
         longest: int = MAX_CHARACTERS,
         wait_seconds: float = 20.0,
@@ -103,17 +103,17 @@ class WordReader:
         use_gpu: str = "auto",
         longest: int = MAX_CHARACTERS,
         wait_seconds: float = 20.0,
-    ) -> "WordReader":
+    ) -> "TextPipeline":
         """Load the default model of a store, and what tells languages apart.
 
         Args: as those of `Analyser.load`, and of `WordReader`.
         Raises ModelInvalid: a model is not what it should be.
         """
-        store = TextStore(store_root, device=resolve_device(use_gpu))
-        store.prefer(model_path, setting="TEXT_MODEL_PATH", fallback=model_fallback)
-        return cls(store, LanguageFinder(store_root / "lid.176"), longest=longest, wait_seconds=wait_seconds)
+        store = TextModelRegistry(store_root, device=resolve_device(use_gpu))
+        store.set_default_from_path(model_path, setting="TEXT_MODEL_PATH", fallback=model_fallback)
+        return cls(store, LanguageIdentifier(store_root / "lid.176"), longest=longest, wait_seconds=wait_seconds)
 
-    def read(self, texts: Sequence[str], *, model: str | None = None) -> tuple[Reading, ...]:
+    def predict(self, texts: Sequence[str], *, model: str | None = None) -> tuple[TextResult, ...]:
         """Tell what each text shows.
 
         Raises:
@@ -121,13 +121,13 @@ class WordReader:
                 `ModelNotFound`.
         """
         found = []
-        for result in self.read_all(texts, model=model).results:
+        for result in self.predict_batch(texts, model=model).results:
             if isinstance(result, MoodreelError):
                 raise result
             found.append(result)
         return tuple(found)
 
-    def read_all(self, texts: Sequence[str], *, model: str | None = None) -> Readings:
+    def predict_batch(self, texts: Sequence[str], *, model: str | None = None) -> TextBatchResult:
         """Do as `read`, but what is wrong with one text stands in its place. Those not read in time are `Overloaded`.
 
         Raises:
@@ -141,7 +141,7 @@ class WordReader:
         timings = {"tokens": (told - begun) * 1000, "language": _since(told)}
         shares, timings["model"] = self._read([part for part in cut if isinstance(part, _Cut)], predictor)
         answers = iter(shares)
-        return Readings(
+        return TextBatchResult(
             results=tuple(
                 part if isinstance(part, MoodreelError) else _judge(part, next(answers), language, predictor, timings)
                 for part, language in zip(cut, languages, strict=True)
@@ -190,7 +190,7 @@ class WordReader:
         ]
         return whole, milliseconds
 
-    def _take_turn(self, predictor: TextPredictor, windows: Sequence[Window]) -> tuple[np.ndarray, float]:
+    def _take_turn(self, predictor: TextPredictor, windows: Sequence[TokenWindow]) -> tuple[np.ndarray, float]:
         """Wait for the queue to read a batch of windows; give their probabilities and its milliseconds."""
 
         def work() -> tuple[np.ndarray, float]:
@@ -210,19 +210,19 @@ class WordReader:
 @dataclass(frozen=True)
 class _Cut:
     text: str
-    windows: tuple[Window, ...]
+    windows: tuple[TokenWindow, ...]
 
 
 def _judge(
     part: _Cut, shares: np.ndarray | None, language: str | None, predictor: TextPredictor, timings: dict[str, float]
-) -> Reading | MoodreelError:
+) -> TextResult | MoodreelError:
     if shares is None:
         return Overloaded("There was no time left to read this text. Send it again with fewer beside it.")
     labels, together = predictor.info.labels, join(shares, part.windows)
     by_likelihood = [int(number) for number in np.argsort(-together, kind="stable")]
     best = by_likelihood[0]
     said = tuple(labels[i] for i in by_likelihood if i == best or together[i] >= predictor.thresholds[i])
-    return Reading(
+    return TextResult(
         label=labels[best],
         score=float(together[best]),
         scores={label: float(share) for label, share in zip(labels, together, strict=True)},
@@ -236,7 +236,7 @@ def _judge(
     )
 
 
-def join(shares: np.ndarray, windows: Sequence[Window]) -> np.ndarray:
+def join(shares: np.ndarray, windows: Sequence[TokenWindow]) -> np.ndarray:
     """Make one answer (7,) of the probabilities (W, 7) of a text's windows: their mean, each weighed by its length and
     by how far it is from neutral.
 

@@ -5,10 +5,10 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from moodreel.palette import colour_of
-from moodreel.pipelines.video import Analysis
+from moodreel.pipelines.video import VideoResult
 
 
-def timeline(analysis: Analysis, path: Path, *, title: str = "") -> None:
+def timeline(analysis: VideoResult, path: Path, *, title: str = "") -> None:
     """Draw the answered face's probabilities over time, stacked, and mark the peak.
 
     Args:

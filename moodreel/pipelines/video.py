@@ -21,17 +21,17 @@ import cv2
 import numpy as np
 
 from moodreel.errors import NoFace, Overloaded
-from moodreel.faces.facial_actions import Explanation, Movements
-from moodreel.faces.features import Features
-from moodreel.faces.landmarker import FaceFinder
-from moodreel.faces.quality import Quality, assess
+from moodreel.faces.facial_actions import Explanation, FacialActionExplainer
+from moodreel.faces.features import FaceFeatures
+from moodreel.faces.landmarker import FaceLandmarker
+from moodreel.faces.quality import FaceQuality, assess_quality
 from moodreel.faces.tracker import Box, Tracker
-from moodreel.media.video import Frame, Limits, VideoReader
-from moodreel.models.face_registry import ModelStore
-from moodreel.models.predictor import ModelInfo, Predictor, Verdict, resolve_device
+from moodreel.media.video import Frame, VideoLimits, VideoReader
+from moodreel.models.face_registry import FaceModelRegistry
+from moodreel.models.predictor import ModelInfo, Predictor, TrackPrediction, resolve_device
 from moodreel.pipelines import boomerang
-from moodreel.pipelines.boomerang import Loop
-from moodreel.pipelines.keyframe import View, score, see
+from moodreel.pipelines.boomerang import BoomerangClip
+from moodreel.pipelines.keyframe import FaceObservation, observe_face, score_keyframes
 
 ANALYSIS_SIDE = 640
 """Pixels: longest side of the frames in which faces are sought. Larger ones cost little to search, much to convert."""
@@ -43,7 +43,7 @@ _AHEAD = 8
 
 
 @dataclass(frozen=True)
-class Moment:
+class TimelinePoint:
     """One face at one time of the clip; `box` is x, y, width, height in pixels of the upright video."""
 
     time: float
@@ -56,7 +56,7 @@ class Moment:
 
 
 @dataclass(frozen=True)
-class Analysis:
+class VideoResult:
     """What the face that is largest over time showed; every face is in the timeline."""
 
     emotion: str
@@ -68,12 +68,12 @@ class Analysis:
     """Share of the analysed frames in which the answered face was found, 0..1."""
     certain: bool
     """Whether the answer can be relied on: `quality` has no reason against it."""
-    quality: Quality
+    quality: FaceQuality
     frames_analysed: int
     duration: float
     width: int
     height: int
-    timeline: tuple[Moment, ...]
+    timeline: tuple[TimelinePoint, ...]
     track: int
     """The answered face's number in the timeline."""
     model: ModelInfo
@@ -84,10 +84,10 @@ class Analysis:
 
 
 @dataclass(frozen=True, eq=False)
-class Cover:
+class ThumbnailResult:
     """A boomerang of the clip's best moment; what the face showed is None where the clip shows none."""
 
-    loop: Loop
+    loop: BoomerangClip
     emotion: str | None
     confidence: float | None
     probabilities: dict[str, float] | None
@@ -103,12 +103,12 @@ class _Sighting:
     """What one sampled frame holds: its faces, and a tiny grey copy to measure motion by."""
 
     time: float
-    faces: tuple[tuple[Box, View], ...]
+    faces: tuple[tuple[Box, FaceObservation], ...]
     grey: np.ndarray  # (24, 24) float32
     milliseconds: float
 
 
-class Analyser:
+class VideoPipeline:
     """The stages with everything they need loaded once; one serves all threads of a process.
 
     Args:
@@ -119,19 +119,19 @@ class Analyser:
 
     def __init__(
         self,
-        finder: FaceFinder,
-        store: ModelStore,
-        movements: Movements,
+        finder: FaceLandmarker,
+        store: FaceModelRegistry,
+        movements: FacialActionExplainer,
         *,
-        limits: Limits | None = None,
+        limits: VideoLimits | None = None,
         sample_rate: float = 5.0,
         slots: int = 1,
         wait_seconds: float = 20.0,
     ) -> None:
-        self.finder = finder
-        self.store = store
+        self.landmarker = finder
+        self.models = store
         self.movements = movements
-        self._limits = limits or Limits()
+        self._limits = limits or VideoLimits()
         self._every = 1.0 / sample_rate
         self._slots = BoundedSemaphore(slots)
         self._wait_seconds = wait_seconds
@@ -146,7 +146,7 @@ class Analyser:
         model_fallback: bool = False,
         use_gpu: str = "auto",
         **options: Any,
-    ) -> "Analyser":
+    ) -> "VideoPipeline":
         """Load the face finder, the default model of a store, and what names movements.
 
         Args:
@@ -159,13 +159,13 @@ class Analyser:
         Raises:
             ModelInvalid: a model, the face landmarker or the movements' numbers are not what they should be.
         """
-        store = ModelStore(store_root, device=resolve_device(use_gpu))
-        store.prefer(model_path, setting="MODEL_PATH", fallback=model_fallback)
-        movements = Movements.load(store_root / "movements")
-        finder = FaceFinder(store_root / "face_landmarker" / "face_landmarker.task", again=True)
+        store = FaceModelRegistry(store_root, device=resolve_device(use_gpu))
+        store.set_default_from_path(model_path, setting="MODEL_PATH", fallback=model_fallback)
+        movements = FacialActionExplainer.load(store_root / "movements")
+        finder = FaceLandmarker(store_root / "face_landmarker" / "face_landmarker.task", use_fallbacks=True)
         return cls(finder, store, movements, **options)
 
-    def analyse(
+    def predict(
         self,
         data: bytes,
         *,
@@ -173,7 +173,7 @@ class Analyser:
         fps: float | None = None,
         explain: bool = False,
         progress: Callable[[float], None] | None = None,
-    ) -> Analysis:
+    ) -> VideoResult:
         """Tell what the face in a clip showed.
 
         Args:
@@ -186,13 +186,13 @@ class Analyser:
         Raises:
             MoodreelError: any of `errors`: what `VideoReader.frames` raises, `NoFace`, `ModelNotFound`, `Overloaded`.
         """
-        predictor = self.store.get(model)
+        predictor = self.models.get(model)
         with self.slot():
             reader = VideoReader(data, self._limits, fps=fps)
-            sightings, timings = self._watch(reader, portrait=predictor.portrait, progress=progress)
+            sightings, timings = self._watch(reader, portrait=predictor.requires_rgb_crop, progress=progress)
             return _judge(reader, sightings, predictor, timings, self.movements if explain else None)
 
-    def cover(
+    def thumbnail(
         self,
         data: bytes,
         *,
@@ -202,7 +202,7 @@ class Analyser:
         moment: str = "expressive",
         model: str | None = None,
         fps: float | None = None,
-    ) -> Cover:
+    ) -> ThumbnailResult:
         """Make the boomerang of the moment that showed the emotion best; of the liveliest where there is no face.
 
         Args:
@@ -213,20 +213,22 @@ class Analyser:
         Raises:
             MoodreelError: as `analyse`, but never `NoFace`.
         """
-        predictor = self.store.get(model)
+        predictor = self.models.get(model)
         with self.slot():
-            reader = VideoReader(data, self._limits, fps=fps, keep_side=size)
-            sightings, timings = self._watch(reader, portrait=predictor.portrait)
-            analysis: Analysis | None = None
+            reader = VideoReader(data, self._limits, fps=fps, cache_side=size)
+            sightings, timings = self._watch(reader, portrait=predictor.requires_rgb_crop)
+            analysis: VideoResult | None = None
             try:
                 analysis = _judge(reader, sightings, predictor, timings)
                 peak, timings = analysis.peak, analysis.timings
             except NoFace:
                 peak = _liveliest(sightings)
             begun = clock.perf_counter()
-            loop = boomerang.make(reader, peak, duration=duration, size=size, output=output, whole=moment == "whole")
-            timings = {**timings, "encode": since(begun)}
-        return Cover(
+            loop = boomerang.make_boomerang(
+                reader, peak, duration=duration, size=size, output=output, whole=moment == "whole"
+            )
+            timings = {**timings, "encode": elapsed_ms(begun)}
+        return ThumbnailResult(
             loop=loop,
             emotion=analysis.emotion if analysis else None,
             confidence=analysis.confidence if analysis else None,
@@ -238,7 +240,7 @@ class Analyser:
             timings=timings,
         )
 
-    def person(self, data: bytes, *, portrait: bool = False) -> list[Features | None]:
+    def main_track(self, data: bytes, *, portrait: bool = False) -> list[FaceFeatures | None]:
         """The face that an analysis answers for, as models read it: one for each moment, None where it is not seen.
 
         portrait: whether to make `Features.portrait` too. Raises what `analyse` does.
@@ -272,7 +274,7 @@ class Analyser:
             while True:
                 begun = clock.perf_counter()
                 frame = next(frames, None)
-                decode += since(begun)
+                decode += elapsed_ms(begun)
                 if frame is None:
                     break
                 if progress is not None:
@@ -289,9 +291,12 @@ class Analyser:
 
     def _look(self, frame: Frame, portrait: bool) -> _Sighting:
         begun = clock.perf_counter()
-        faces = tuple((face.box, see(frame.rgb, face, portrait=portrait)) for face in self.finder.find(frame.rgb))
+        faces = tuple(
+            (face.box, observe_face(frame.rgb, face, with_rgb_crop=portrait))
+            for face in self.landmarker.detect(frame.rgb)
+        )
         grey = cv2.cvtColor(cv2.resize(frame.rgb, (24, 24), interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY)
-        return _Sighting(frame.time, faces, grey.astype(np.float32), since(begun))
+        return _Sighting(frame.time, faces, grey.astype(np.float32), elapsed_ms(begun))
 
 
 def _judge(
@@ -299,8 +304,8 @@ def _judge(
     sightings: Sequence[_Sighting],
     predictor: Predictor,
     timings: dict[str, float],
-    movements: Movements | None = None,
-) -> Analysis:
+    movements: FacialActionExplainer | None = None,
+) -> VideoResult:
     """Follow each face through the clip, read all of them in one batch, answer for the one largest over time."""
     begun = clock.perf_counter()
     tracks = _follow(sightings, reader.width, reader.height)
@@ -314,18 +319,18 @@ def _judge(
     labels, verdict = predictor.info.labels, verdicts[main]
     best = int(verdict.probabilities.argmax())
     confidence, face_coverage = float(verdict.probabilities[best]), len(tracks[main]) / len(sightings)
-    quality = assess(
+    quality = assess_quality(
         [view for _, view in tracks[main].values()],
         [max(box[2:]) for box, _ in tracks[main].values()],
         face_coverage=face_coverage,
         confidence=confidence,
     )
     probabilities = by_label(labels, verdict.probabilities)
-    return Analysis(
+    return VideoResult(
         emotion=labels[best],
         confidence=confidence,
         probabilities=probabilities,
-        peak=sightings[int(score(views[main], verdict.moments[:, best]).argmax())].time,
+        peak=sightings[int(score_keyframes(views[main], verdict.per_frame[:, best]).argmax())].time,
         face_coverage=face_coverage,
         certain=quality.reason is None,
         quality=quality,
@@ -336,15 +341,15 @@ def _judge(
         timeline=tuple(_timeline(sightings, tracks, verdicts, labels)),
         track=main,
         model=predictor.info,
-        timings={**timings, "model": since(begun)},
+        timings={**timings, "model": elapsed_ms(begun)},
         explanation=_explain(movements, views[main], verdict, probabilities, labels[best]) if movements else None,
     )
 
 
 def _explain(
-    movements: Movements,
-    views: Sequence[View | None],
-    verdict: Verdict,
+    movements: FacialActionExplainer,
+    views: Sequence[FaceObservation | None],
+    verdict: TrackPrediction,
     probabilities: dict[str, float],
     emotion: str,
 ) -> Explanation:
@@ -353,7 +358,7 @@ def _explain(
     return movements.explain(blendshapes, probabilities, emotion, verdict.weights[seen])
 
 
-_Seen = dict[int, tuple[tuple[int, int, int, int], View]]
+_Seen = dict[int, tuple[tuple[int, int, int, int], FaceObservation]]
 """A track: the face's box in pixels and how it was seen, by the index of the sampled frame."""
 
 
@@ -377,14 +382,14 @@ def _main(tracks: dict[int, _Seen]) -> int:
 def _timeline(
     sightings: Sequence[_Sighting],
     tracks: dict[int, _Seen],
-    verdicts: dict[int, Verdict],
+    verdicts: dict[int, TrackPrediction],
     labels: Sequence[str],
-) -> Iterator[Moment]:
+) -> Iterator[TimelinePoint]:
     for moment, sighting in enumerate(sightings):
         for track, seen in tracks.items():
             if moment in seen:
-                probabilities = verdicts[track].moments[moment]
-                yield Moment(
+                probabilities = verdicts[track].per_frame[moment]
+                yield TimelinePoint(
                     time=sighting.time,
                     emotion=labels[int(probabilities.argmax())],
                     probabilities=by_label(labels, probabilities),
@@ -414,6 +419,6 @@ def in_pixels(box: Box, width: int, height: int) -> tuple[int, int, int, int]:
     return round(x * width), round(y * height), round(w * width), round(h * height)
 
 
-def since(begun: float) -> float:
+def elapsed_ms(begun: float) -> float:
     """Give milliseconds since a `perf_counter` reading."""
     return (clock.perf_counter() - begun) * 1000

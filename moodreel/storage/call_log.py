@@ -63,7 +63,7 @@ class CallLogError(MoodreelError):
 
 
 @dataclass(frozen=True)
-class Outcome:
+class CallOutcome:
     """How a call ended.
 
     timings: milliseconds by stage. error: the stable code that the caller got. modalities: what an answer comes from,
@@ -86,7 +86,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Filters:
+class CallFilters:
     """Which calls to select; None selects all. Both ends of the time are inclusive."""
 
     start: datetime | None = None
@@ -201,7 +201,7 @@ class CallLog:
         with self._file.writing() as db:
             return int(db.execute(insert("calls", row), row).lastrowid or 0)
 
-    def close(self, row_id: int, outcome: Outcome) -> None:
+    def close(self, row_id: int, outcome: CallOutcome) -> None:
         """Write down how that call ended. Raises CallLogError."""
         row = {
             **asdict(outcome),
@@ -214,7 +214,7 @@ class CallLog:
 
     def select(
         self,
-        filters: Filters | None = None,
+        filters: CallFilters | None = None,
         limit: int = 100,
         cursor: str | None = None,
         *,
@@ -226,13 +226,13 @@ class CallLog:
             ValueError: the cursor is none that a page gave.
             CallLogError: the log cannot be read.
         """
-        sql, arguments = _query(filters or Filters(), cursor, without)
+        sql, arguments = _query(filters or CallFilters(), cursor, without)
         with self._file.reading() as db:
             found = list(db.query(f"{sql} limit {limit + 1:d}", arguments))
         rows, more = found[:limit], len(found) > limit
         return Page(tuple(_presented(row) for row in rows), cursor_after(rows[-1]) if more and rows else None)
 
-    def walk(self, filters: Filters | None = None, limit: int | None = None) -> Iterator[dict[str, Any]]:
+    def walk(self, filters: CallFilters | None = None, limit: int | None = None) -> Iterator[dict[str, Any]]:
         """Yield all matching calls, newest first, a page at a time."""
         cursor, left = None, limit
         while left is None or left > 0:
@@ -320,7 +320,7 @@ def _cell(value: Any) -> Any:
     return value
 
 
-def _query(filters: Filters, cursor: str | None, without: int | None = None) -> tuple[str, dict[str, Any]]:
+def _query(filters: CallFilters, cursor: str | None, without: int | None = None) -> tuple[str, dict[str, Any]]:
     conditions: list[str] = []
     arguments: dict[str, Any] = {}
     for column in _EXACT:
@@ -409,8 +409,8 @@ def _prune(log: CallLog, options: argparse.Namespace) -> None:
 _COMMANDS = {"list": _list, "export": _export, "prune": _prune}
 
 
-def _filters(options: argparse.Namespace) -> Filters:
-    return Filters(**{item.name: getattr(options, item.name) for item in fields(Filters)})
+def _filters(options: argparse.Namespace) -> CallFilters:
+    return CallFilters(**{item.name: getattr(options, item.name) for item in fields(CallFilters)})
 
 
 def _boolean(text: str) -> bool:

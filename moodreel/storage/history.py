@@ -32,8 +32,8 @@ from sqlite_utils.migrations import Migrations
 from moodreel.emotions import fold, to_five
 from moodreel.errors import MoodreelError
 from moodreel.storage.database import PRUNE_BATCH, PRUNE_EVERY, Page, SharedDatabase, cursor_after, insert, position_of
-from moodreel.storage.mood_calendar import Mark, Summary, range_of, summarise, usual
-from moodreel.storage.objects import Media, MediaError, MediaStorage, new_key
+from moodreel.storage.mood_calendar import MoodEntry, Summary, range_of, summarize, usual
+from moodreel.storage.objects import MediaError, ObjectStorage, StoredFile, new_key
 from moodreel.storage.timestamps import stamp
 
 KINDS = ("video", "picture", "text", "audio")
@@ -55,7 +55,7 @@ class HistoryError(MoodreelError):
 
 
 @dataclass(frozen=True)
-class Finding:
+class HistoryEntry:
     """What one analysis found. Its emotion and probabilities carry the model's own labels; no face has none.
 
     facts: a few numbers more (duration, faces, certain), small.
@@ -72,7 +72,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredMedia:
     """A file in the storage: what its entry calls it, and the key that only its row knows."""
 
     name: str
@@ -82,7 +82,7 @@ class Stored:
 
 
 @dataclass(frozen=True)
-class Filters:
+class HistoryFilters:
     """Which entries to list; None lists all. Both ends of the time are inclusive.
 
     emotion: the model's own label, or one of the five that it folds to.
@@ -142,7 +142,7 @@ class History:
     storage: where pictures and loops are kept; None keeps none.
     """
 
-    def __init__(self, path: Path | str, storage: MediaStorage | None = None) -> None:
+    def __init__(self, path: Path | str, storage: ObjectStorage | None = None) -> None:
         """Open the file, making and migrating it as needed. Raises HistoryError."""
         self.path = Path(path)
         self.storage = storage
@@ -156,18 +156,20 @@ class History:
 
     # --- keeping ---
 
-    def store(self, user: str, media: Sequence[Media]) -> tuple[Stored, ...]:
+    def put_media(self, user: str, media: Sequence[StoredFile]) -> tuple[StoredMedia, ...]:
         """Put files into the storage, for an entry that is written within the hour. Raises MediaError, HistoryError."""
         if self.storage is None or not media:
             return ()
-        stored = tuple(Stored(each.name, each.type, len(each.data), new_key(user, each.name)) for each in media)
+        stored = tuple(StoredMedia(each.name, each.type, len(each.data), new_key(user, each.name)) for each in media)
         with self._file.writing() as db:
             _doom(db, [each.key for each in stored], datetime.now(UTC) + RETRY_AFTER)
         for each, file in zip(stored, media, strict=True):
             self.storage.put(each.key, file.data)
         return stored
 
-    def keep(self, user: str, finding: Finding, stored: Sequence[Stored] = (), *, at: datetime | None = None) -> str:
+    def upsert(
+        self, user: str, finding: HistoryEntry, stored: Sequence[StoredMedia] = (), *, at: datetime | None = None
+    ) -> str:
         """Write an entry, or into the one that this file has, and return its id.
 
         What is found anew takes the place of what was, but no face never hides a face, and no media leaves those there.
@@ -198,14 +200,16 @@ class History:
 
     # --- asking ---
 
-    def select(self, user: str, filters: Filters | None = None, limit: int = 100, cursor: str | None = None) -> Page:
+    def select(
+        self, user: str, filters: HistoryFilters | None = None, limit: int = 100, cursor: str | None = None
+    ) -> Page:
         """Give a user's entries that match, newest first.
 
         Raises:
             ValueError: the cursor is none that a page gave.
             HistoryError: the history cannot be read.
         """
-        sql, arguments = _query(user, filters or Filters(), cursor)
+        sql, arguments = _query(user, filters or HistoryFilters(), cursor)
         with self._file.reading() as db:
             found = list(db.query(f"{sql} limit {limit + 1:d}", arguments))
         rows, more = found[:limit], len(found) > limit
@@ -216,14 +220,14 @@ class History:
         row = self._row_of(user, entry)
         return self._presented(row) if row else None
 
-    def media(self, user: str, entry: str, name: str) -> Media | None:
+    def media(self, user: str, entry: str, name: str) -> StoredFile | None:
         """Read a file of a user's entry; None where there is none of that name. Raises MediaError, HistoryError."""
         row = self._row_of(user, entry)
         stored = next((each for each in _stored(row) if each.name == name), None) if row else None
         if self.storage is None or stored is None:
             return None
         data = self.storage.get(stored.key)
-        return Media(stored.name, stored.type, data) if data is not None else None
+        return StoredFile(stored.name, stored.type, data) if data is not None else None
 
     def summary(
         self,
@@ -246,7 +250,7 @@ class History:
         # The last moment of a range is one microsecond, the unit of `stamp`, before the first one after it.
         first, after = within.bounds()
         marks = self._marks(user, first, after - timedelta(microseconds=1))
-        return summarise(marks, self._marks(user, usual(now), now), within, by)
+        return summarize(marks, self._marks(user, usual(now), now), within, by)
 
     # --- deleting ---
 
@@ -264,7 +268,7 @@ class History:
         """Delete older entries once a day, by whichever process asks first; 0 days keeps them for ever."""
         return self._prune(days) if days > 0 and self._file.claim("prune", PRUNE_EVERY) else 0
 
-    def sweep(self, seconds: float = SWEEP_SECONDS) -> int:
+    def delete_orphans(self, seconds: float = SWEEP_SECONDS) -> int:
         """Delete the objects that are doomed and due, for so long, and return how many were deleted.
 
         Raises MediaError where some could not be: they are tried again in an hour. Without a storage none can.
@@ -328,14 +332,16 @@ class History:
         with self._file.reading() as db:
             return next(iter(db.query("select * from entries where user = ? and id = ?", [user, entry])), None)
 
-    def _marks(self, user: str, start: datetime, end: datetime) -> list[Mark]:
+    def _marks(self, user: str, start: datetime, end: datetime) -> list[MoodEntry]:
         columns = "select timestamp, mood, probabilities from entries"
         asked = {"user": user, "start": stamp(start), "end": stamp(end)}
         within = "where user = :user and timestamp >= :start and timestamp <= :end order by timestamp"
         with self._file.reading() as db:
             rows = db.execute(f"{columns} {within}", asked).fetchall()
         return [
-            Mark(datetime.fromisoformat(timestamp), mood, fold(json.loads(probabilities)) if probabilities else None)
+            MoodEntry(
+                datetime.fromisoformat(timestamp), mood, fold(json.loads(probabilities)) if probabilities else None
+            )
             for timestamp, mood, probabilities in rows
         ]
 
@@ -354,7 +360,7 @@ class History:
         return {column: known[column] for column in _PUBLIC}
 
 
-def _row(user: str, finding: Finding, media: Sequence[Stored]) -> dict[str, Any]:
+def _row(user: str, finding: HistoryEntry, media: Sequence[StoredMedia]) -> dict[str, Any]:
     probabilities = finding.probabilities
     return {
         "user": user,
@@ -372,7 +378,7 @@ def _row(user: str, finding: Finding, media: Sequence[Stored]) -> dict[str, Any]
     }
 
 
-def _fingerprint(user: str, finding: Finding) -> str | None:
+def _fingerprint(user: str, finding: HistoryEntry) -> str | None:
     if finding.content_sha256 is None:
         return None
     return hashlib.sha256(f"{finding.kind} {finding.content_sha256} {user}".encode()).hexdigest()
@@ -393,7 +399,7 @@ def _merged(before: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, Any]
     return {**changed, "media": row["media"]} if row["media"] != "[]" else changed
 
 
-def _query(user: str, filters: Filters, cursor: str | None) -> tuple[str, dict[str, Any]]:
+def _query(user: str, filters: HistoryFilters, cursor: str | None) -> tuple[str, dict[str, Any]]:
     conditions, arguments = ["user = :user"], {"user": user}
     if filters.kind is not None:
         conditions.append("kind = :kind")
@@ -418,8 +424,8 @@ def _id(text: str) -> str:
     return text
 
 
-def _stored(row: Mapping[str, Any]) -> tuple[Stored, ...]:
-    return tuple(Stored(**each) for each in json.loads(row["media"]))
+def _stored(row: Mapping[str, Any]) -> tuple[StoredMedia, ...]:
+    return tuple(StoredMedia(**each) for each in json.loads(row["media"]))
 
 
 def _keys(row: Mapping[str, Any]) -> list[str]:
@@ -435,7 +441,7 @@ def _spare(db: Database, keys: Sequence[str]) -> int:
     return sum(db.execute("delete from doomed where key = ?", [key]).rowcount for key in keys)
 
 
-def _claimed(db: Database, stored: Sequence[Stored]) -> Sequence[Stored]:
+def _claimed(db: Database, stored: Sequence[StoredMedia]) -> Sequence[StoredMedia]:
     """Take stored files for an entry; none of them where one was given up already."""
     if _spare(db, [each.key for each in stored]) == len(stored):
         return stored

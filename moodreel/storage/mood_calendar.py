@@ -24,7 +24,7 @@ _DEFAULT_DAYS = {"day": 30, "week": 12 * 7}
 
 
 @dataclass(frozen=True)
-class Mark:
+class MoodEntry:
     """One entry in the calendar: its time, its emotion of the five and their probabilities, where it has them."""
 
     at: datetime
@@ -33,7 +33,7 @@ class Mark:
 
 
 @dataclass(frozen=True)
-class Range:
+class DateRange:
     """Days from `start` to `end`, both inclusive, in a time zone."""
 
     start: date
@@ -85,7 +85,7 @@ class Summary:
     baseline: Baseline
 
 
-def range_of(by: str, start: date | None, end: date | None, zone: ZoneInfo, now: datetime) -> Range:
+def range_of(by: str, start: date | None, end: date | None, zone: ZoneInfo, now: datetime) -> DateRange:
     """Complete a range: up to today, and back 30 days or 12 weeks; weeks are made whole.
 
     Raises ValueError where it ends before it starts.
@@ -98,7 +98,7 @@ def range_of(by: str, start: date | None, end: date | None, zone: ZoneInfo, now:
         first = _monday(first)
     if first > last:
         raise ValueError("the range ends before it starts")
-    return Range(first, last, zone)
+    return DateRange(first, last, zone)
 
 
 def usual(now: datetime) -> datetime:
@@ -106,7 +106,7 @@ def usual(now: datetime) -> datetime:
     return now - timedelta(days=USUAL_DAYS)
 
 
-def summarise(marks: Sequence[Mark], usually: Sequence[Mark], within: Range, by: str) -> Summary:
+def summarize(marks: Sequence[MoodEntry], usually: Sequence[MoodEntry], within: DateRange, by: str) -> Summary:
     """Make the calendar of a range's marks, given in order of time, and compare it with what is usual."""
     return Summary(
         by=by,
@@ -120,8 +120,8 @@ def summarise(marks: Sequence[Mark], usually: Sequence[Mark], within: Range, by:
     )
 
 
-def _periods(marks: Iterable[Mark], zone: ZoneInfo, by: str) -> Iterator[Period]:
-    together: dict[date, list[Mark]] = {}
+def _periods(marks: Iterable[MoodEntry], zone: ZoneInfo, by: str) -> Iterator[Period]:
+    together: dict[date, list[MoodEntry]] = {}
     for mark in marks:
         day = mark.at.astimezone(zone).date()
         together.setdefault(_monday(day) if by == "week" else day, []).append(mark)
@@ -137,7 +137,7 @@ def _periods(marks: Iterable[Mark], zone: ZoneInfo, by: str) -> Iterator[Period]
         )
 
 
-def _counts(marks: Iterable[Mark]) -> dict[str, int]:
+def _counts(marks: Iterable[MoodEntry]) -> dict[str, int]:
     counts = dict.fromkeys(FIVE, 0)
     for mark in marks:
         if mark.emotion is not None:
@@ -145,14 +145,14 @@ def _counts(marks: Iterable[Mark]) -> dict[str, int]:
     return counts
 
 
-def _leading(marks: Sequence[Mark]) -> str | None:
+def _leading(marks: Sequence[MoodEntry]) -> str | None:
     """Choose the emotion of most entries; of several, the one that is likelier over all of them."""
     counts, means = _counts(marks), _means(marks) or dict.fromkeys(FIVE, 0.0)
     best = max(FIVE, key=lambda emotion: (counts[emotion], means[emotion]))
     return best if counts[best] else None
 
 
-def _baseline(marks: Sequence[Mark], usually: Sequence[Mark]) -> Baseline:
+def _baseline(marks: Sequence[MoodEntry], usually: Sequence[MoodEntry]) -> Baseline:
     known, compared = _with_probabilities(usually), _with_probabilities(marks)
     mean = _means(known) if len(known) >= USUAL_ENTRIES else None
     here = _means(compared) if len(compared) >= COMPARED_ENTRIES else None
@@ -160,12 +160,12 @@ def _baseline(marks: Sequence[Mark], usually: Sequence[Mark]) -> Baseline:
     return Baseline(USUAL_DAYS, len(known), USUAL_ENTRIES, mean, difference)
 
 
-def _means(marks: Sequence[Mark]) -> dict[str, float] | None:
+def _means(marks: Sequence[MoodEntry]) -> dict[str, float] | None:
     known = [mark.probabilities for mark in marks if mark.probabilities]
     return {emotion: sum(each[emotion] for each in known) / len(known) for emotion in FIVE} if known else None
 
 
-def _with_probabilities(marks: Iterable[Mark]) -> list[Mark]:
+def _with_probabilities(marks: Iterable[MoodEntry]) -> list[MoodEntry]:
     return [mark for mark in marks if mark.probabilities]
 
 

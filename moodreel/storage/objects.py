@@ -38,7 +38,7 @@ class MediaError(MoodreelError):
 
 
 @dataclass(frozen=True)
-class Media:
+class StoredFile:
     """A file; `name` is what its record calls it, `type` its media type."""
 
     name: str
@@ -46,7 +46,7 @@ class Media:
     data: bytes
 
 
-def as_picture(rgb: "np.ndarray") -> Media:
+def as_picture(rgb: "np.ndarray") -> StoredFile:
     """Make a JPEG without metadata of an upright picture, (H, W, 3) uint8 RGB, at most `PICTURE_SIDE` pixels long."""
     # Imported here: Gunicorn's master reads this module, and must not load codecs before it forks.
     from PIL import Image
@@ -55,7 +55,7 @@ def as_picture(rgb: "np.ndarray") -> Media:
     picture.thumbnail((PICTURE_SIDE, PICTURE_SIDE), Image.Resampling.LANCZOS)
     file = io.BytesIO()
     picture.save(file, "JPEG", quality=_PICTURE_QUALITY)
-    return Media("picture.jpg", "image/jpeg", file.getvalue())
+    return StoredFile("picture.jpg", "image/jpeg", file.getvalue())
 
 
 def new_key(user: str, name: str) -> str:
@@ -64,7 +64,7 @@ def new_key(user: str, name: str) -> str:
     return f"{folder}/{secrets.token_hex(16)}{PurePosixPath(name).suffix}"
 
 
-class MediaStorage:
+class ObjectStorage:
     """Objects by key, for any number of threads. Make one after a fork, never before."""
 
     def __init__(self, url: str, *, seconds: float = 10.0) -> None:

@@ -36,7 +36,7 @@ class PresenceError(MoodreelError):
 
 
 @dataclass(frozen=True)
-class Held:
+class ProcessCount:
     """What one process says: connections that it holds, and how often one came or went."""
 
     connections: int
@@ -44,40 +44,40 @@ class Held:
 
 
 @dataclass(frozen=True)
-class Census:
+class ConnectionCounts:
     """What all processes say, by their names. Two are equal when nobody came or went in between."""
 
-    held: Mapping[str, Held] = field(default_factory=dict)
+    held: Mapping[str, ProcessCount] = field(default_factory=dict)
 
     @property
     def connections(self) -> int:
         return sum(held.connections for held in self.held.values())
 
 
-class Rows(Protocol):
+class PresenceStore(Protocol):
     """Where the rows are. Every method raises PresenceError."""
 
-    def write(self, name: str, held: Held) -> None:
+    def write(self, name: str, held: ProcessCount) -> None:
         """Write a process's row, new or again, and delete those that nobody writes any more."""
 
     def erase(self, name: str) -> None:
         """Delete a process's row."""
 
-    def read(self) -> Mapping[str, Held]:
+    def read(self) -> Mapping[str, ProcessCount]:
         """Give the rows that count, by their names."""
 
 
 class Presence:
     """One process's part in the count. `report` is called by one thread, the rest by any."""
 
-    def __init__(self, rows: Rows, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, rows: PresenceStore, clock: Callable[[], float] = time.monotonic) -> None:
         self.name = uuid.uuid4().hex
         self._rows = rows
         self._clock = clock
-        self._said: Held | None = None
+        self._said: ProcessCount | None = None
         self._said_at = 0.0
 
-    def report(self, held: Held) -> Census:
+    def report(self, held: ProcessCount) -> ConnectionCounts:
         """Say what this process holds, if that is new or due; give what all do. Raises PresenceError."""
         if not held.connections:
             if self._said is not None:
@@ -86,7 +86,7 @@ class Presence:
         elif held != self._said or self._clock() - self._said_at >= BEAT_SECONDS:
             self._rows.write(self.name, held)
             self._said, self._said_at = held, self._clock()
-        return Census(self._rows.read())
+        return ConnectionCounts(self._rows.read())
 
     def others(self) -> int:
         """Count the connections of the other processes. Raises PresenceError."""
@@ -106,7 +106,7 @@ def m001_processes(db: Database) -> None:
     )
 
 
-class SqliteRows:
+class SqlitePresenceStore:
     """Rows in a file, for the processes of one machine. It is opened when it is first needed."""
 
     def __init__(self, path: Path | str, clock: Callable[[], float] = time.monotonic, boot: str | None = None) -> None:
@@ -116,7 +116,7 @@ class SqliteRows:
         self._opened: SharedDatabase | None = None
         self._lock = threading.Lock()
 
-    def write(self, name: str, held: Held) -> None:
+    def write(self, name: str, held: ProcessCount) -> None:
         now = self._clock()
         row = {"name": name, "boot": self._boot, "connections": held.connections, "changes": held.changes, "beat": now}
         with self._file.writing() as db:
@@ -127,11 +127,11 @@ class SqliteRows:
         with self._file.writing() as db:
             db.execute("delete from processes where name = ?", [name])
 
-    def read(self) -> Mapping[str, Held]:
+    def read(self) -> Mapping[str, ProcessCount]:
         counting = "select name, connections, changes from processes where boot = ? and beat >= ?"
         with self._file.reading() as db:
             found = db.execute(counting, [self._boot, self._clock() - STALE_SECONDS]).fetchall()
-        return {name: Held(connections, changes) for name, connections, changes in found}
+        return {name: ProcessCount(connections, changes) for name, connections, changes in found}
 
     @property
     def _file(self) -> SharedDatabase:

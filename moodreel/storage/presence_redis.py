@@ -11,7 +11,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
-from moodreel.storage.presence import STALE_SECONDS, Held, PresenceError
+from moodreel.storage.presence import STALE_SECONDS, PresenceError, ProcessCount
 
 KEY = "moodreel:connections"
 TIMEOUT_SECONDS = 1.0
@@ -36,7 +36,7 @@ return counting
 """
 
 
-class RedisRows:
+class RedisPresenceStore:
     """Rows in Redis. Nothing is connected before it is needed, and a connection that broke is made anew."""
 
     def __init__(self, url: str) -> None:
@@ -55,7 +55,7 @@ class RedisRows:
         self._write = self._redis.register_script(_WRITE)
         self._read = self._redis.register_script(_READ)
 
-    def write(self, name: str, held: Held) -> None:
+    def write(self, name: str, held: ProcessCount) -> None:
         with _named_errors():
             self._write([KEY], [name, held.connections, held.changes, int(STALE_SECONDS * 1000)])
 
@@ -63,10 +63,10 @@ class RedisRows:
         with _named_errors():
             self._redis.hdel(KEY, name)
 
-    def read(self) -> Mapping[str, Held]:
+    def read(self) -> Mapping[str, ProcessCount]:
         with _named_errors():
             found = self._read([KEY], [int(STALE_SECONDS * 1000)])
-        return {name: Held(int(connections), int(changes)) for name, connections, changes in found}
+        return {name: ProcessCount(int(connections), int(changes)) for name, connections, changes in found}
 
 
 class _named_errors:  # noqa: N801 - reads as a statement

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from moodreel.errors import DataInvalid, MoodreelError
-from moodreel.models.face_registry import ModelStore, load
+from moodreel.models.face_registry import FaceModelRegistry, load_face_model
 from moodreel.training.baselines.audio_logreg import listen, measure_baseline
 from moodreel.training.baselines.audio_logreg import summary as summary_of_folds
 from moodreel.training.cli import compare as comparing
@@ -94,13 +94,15 @@ def _evaluate(args: argparse.Namespace) -> None:
     if text_commands.is_for_texts(args.model, STORE):
         return text_commands.run_evaluation(args.model, args.data, STORE)
     path = Path(args.model)
-    predictor = load(path) if path.exists() else ModelStore(STORE).get(args.model)
+    predictor = load_face_model(path) if path.exists() else FaceModelRegistry(STORE).get(args.model)
     report = evaluate(predictor, args.data, LANDMARKER, args.cache, groups=args.groups, workers=args.threads)
     print(_summary(report))
 
 
 def _movements(args: argparse.Namespace) -> None:
-    surrogate = fit_movements(args.data, LANDMARKER, args.cache, ModelStore(STORE).get(MODEL), workers=args.threads)
+    surrogate = fit_movements(
+        args.data, LANDMARKER, args.cache, FaceModelRegistry(STORE).get(MODEL), workers=args.threads
+    )
     write_movements(args.out, surrogate, MODEL)
     print(f"agreement with {MODEL} {surrogate.agreement:.4f} of {surrogate.pictures} faces")
 

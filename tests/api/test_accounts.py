@@ -20,7 +20,7 @@ from api.app import create_app
 from api.auth.tokens import Accounts, Token
 from api.errors import ApiError
 from moodreel.storage import call_log
-from moodreel.storage.call_log import CallLog, Outcome
+from moodreel.storage.call_log import CallLog, CallOutcome
 from moodreel.storage.timestamps import stamp
 from tests.support import accounts
 from tests.support.accounts import ISSUER, PROVIDER, STRANGER, openid, own
@@ -453,7 +453,7 @@ def wrote(log: CallLog, caller: str | None, at: str, seconds: float | None = Non
     """Log a call as if it had come at that time, in UTC."""
     row = log.open(request_id="r", method="POST", endpoint="/predict", caller=caller)
     if status is not None:
-        log.close(row, Outcome(status, 1.0, video_seconds=seconds))
+        log.close(row, CallOutcome(status, 1.0, video_seconds=seconds))
     with sqlite3.connect(log.path) as db:
         db.execute("update calls set timestamp = ? where id = ?", [stamp(datetime.fromisoformat(at + "Z")), row])
 

@@ -17,7 +17,7 @@ import pytest
 import requests
 from PIL import Image
 
-from moodreel.storage.history import Finding, History
+from moodreel.storage.history import History, HistoryEntry
 from tests.support import accounts, media
 from tests.support.server import DATE, HEADERS, REAL, Server, video_body
 
@@ -453,8 +453,8 @@ def test_media_that_cannot_be_read_are_said_to_be_there_later(tmp_path: Path) ->
 def test_old_entries_are_deleted_at_the_start(tmp_path: Path) -> None:
     history = History(tmp_path / "data" / "history.db")
     for name, days in (("old", 8), ("young", 6)):
-        finding = Finding("video", "Happy", 0.9, None, name)
-        history.keep("ann", finding, at=datetime.now(UTC) - timedelta(days=days))
+        finding = HistoryEntry("video", "Happy", 0.9, None, name)
+        history.upsert("ann", finding, at=datetime.now(UTC) - timedelta(days=days))
     history.dispose()
     with (
         Server(tmp_path, **ON, HISTORY_RETENTION_DAYS=7),

@@ -21,12 +21,12 @@ from api.schemas import multimodal
 from api.schemas.multimodal import percentages
 from api.settings import Settings
 from moodreel.emotions import EIGHT
-from moodreel.faces.facial_actions import Movements
-from moodreel.faces.landmarker import FaceFinder
-from moodreel.models.face_registry import ModelStore
+from moodreel.faces.facial_actions import FacialActionExplainer
+from moodreel.faces.landmarker import FaceLandmarker
+from moodreel.models.face_registry import FaceModelRegistry
 from moodreel.models.networks.audiovisual import MODALITIES
 from moodreel.pipelines import clip_loader
-from moodreel.pipelines.video import Analyser
+from moodreel.pipelines.video import VideoPipeline
 from tests.api.test_contract import assert_problem
 from tests.support import accounts, media, synthetic_audio
 from tests.support.audiovisual_models import write_model
@@ -38,9 +38,11 @@ BLACK = [np.zeros((48, 64, 3), np.uint8)] * 10
 
 
 @pytest.fixture(scope="module")
-def analyser() -> Analyser:
-    finder = FaceFinder(STORE / "face_landmarker" / "face_landmarker.task", again=True)
-    return Analyser(finder, ModelStore(STORE), Movements.load(STORE / "movements"), wait_seconds=120)
+def analyser() -> VideoPipeline:
+    finder = FaceLandmarker(STORE / "face_landmarker" / "face_landmarker.task", use_fallbacks=True)
+    return VideoPipeline(
+        finder, FaceModelRegistry(STORE), FacialActionExplainer.load(STORE / "movements"), wait_seconds=120
+    )
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +55,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def app(tmp_path_factory: pytest.TempPathFactory, store: Path, analyser: Analyser) -> Any:
+def app(tmp_path_factory: pytest.TempPathFactory, store: Path, analyser: VideoPipeline) -> Any:
     return make(tmp_path_factory.mktemp("service"), analyser, model_store=store)
 
 
@@ -214,7 +216,7 @@ def test_a_key_is_needed_and_no_date(client: FlaskClient, clip: bytes) -> None:
 
 
 def test_weights_for_research_say_so_in_every_answer(
-    tmp_path: Path, store: Path, analyser: Analyser, clip: bytes
+    tmp_path: Path, store: Path, analyser: VideoPipeline, clip: bytes
 ) -> None:
     allowed = make(tmp_path, analyser, model_store=store, noncommercial_models=True).test_client()
     answer = post(allowed, clip, "?model=research").json
@@ -225,7 +227,7 @@ def test_weights_for_research_say_so_in_every_answer(
 
 
 def test_without_a_model_the_service_starts_and_says_what_to_set(
-    tmp_path: Path, analyser: Analyser, clip: bytes
+    tmp_path: Path, analyser: VideoPipeline, clip: bytes
 ) -> None:
     empty = make(tmp_path, analyser, model_store=tmp_path).test_client()
     assert empty.get("/ready").json == {"status": "ready"}
@@ -240,7 +242,7 @@ def test_without_a_model_the_service_starts_and_says_what_to_set(
 
 
 def test_an_answer_is_kept_for_who_signed_in_but_not_what_is_made_up(
-    tmp_path: Path, store: Path, analyser: Analyser, clip: bytes
+    tmp_path: Path, store: Path, analyser: VideoPipeline, clip: bytes
 ) -> None:
     headers = {"Authorization": f"Bearer {accounts.own()}"}
     kept = {
@@ -276,7 +278,7 @@ def test_an_answer_is_kept_for_who_signed_in_but_not_what_is_made_up(
 
 
 def test_made_up_answers_are_the_same_again_and_marked_everywhere(
-    tmp_path: Path, analyser: Analyser, clip: bytes, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, analyser: VideoPipeline, clip: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     client = make(tmp_path, analyser, model_store=tmp_path, emo_mock=True).test_client()
     assert "EMO_MOCK=1" in caplog.text

@@ -10,8 +10,8 @@ import pytest
 from bench import render, robustness
 from bench.robustness import CONDITIONS, Outcome, measure, sample, table
 from moodreel.emotions import FIVE
-from moodreel.faces.landmarker import FaceFinder
-from moodreel.models.face_registry import ModelStore
+from moodreel.faces.landmarker import FaceLandmarker
+from moodreel.models.face_registry import FaceModelRegistry
 from moodreel.training.data.ferplus import VOTES
 
 STORE = Path(__file__).parents[2] / "model_store"
@@ -22,7 +22,7 @@ NOSE = 4
 
 @pytest.fixture(scope="module")
 def finder():
-    finder = FaceFinder(STORE / "face_landmarker" / "face_landmarker.task")
+    finder = FaceLandmarker(STORE / "face_landmarker" / "face_landmarker.task")
     yield finder
     finder.close()
 
@@ -83,8 +83,8 @@ def test_where_no_face_is_found_there_is_nothing_to_turn_or_cover(faceless, effe
 
 @pytest.mark.parametrize("degrees", [-30, -15, 15, 30])
 def test_a_head_turns_to_the_side_asked_for_and_keeps_its_size(scene, finder, degrees):
-    (before,) = finder.find(scene.frame)
-    (after,) = finder.find(render.turn(scene.frame, scene.landmarks, yaw=degrees))
+    (before,) = finder.detect(scene.frame)
+    (after,) = finder.detect(render.turn(scene.frame, scene.landmarks, yaw=degrees))
     assert after.yaw - before.yaw == pytest.approx(degrees, abs=10)
     assert (after.landmarks[NOSE, 0] - before.landmarks[NOSE, 0]) * degrees > 0
     assert after.box[3] == pytest.approx(before.box[3], rel=0.1)
@@ -92,8 +92,8 @@ def test_a_head_turns_to_the_side_asked_for_and_keeps_its_size(scene, finder, de
 
 @pytest.mark.parametrize("degrees", [-20, 20])
 def test_a_head_is_raised_and_lowered(scene, finder, degrees):
-    (before,) = finder.find(scene.frame)
-    (after,) = finder.find(render.turn(scene.frame, scene.landmarks, pitch=degrees))
+    (before,) = finder.detect(scene.frame)
+    (after,) = finder.detect(render.turn(scene.frame, scene.landmarks, pitch=degrees))
     assert after.pitch - before.pitch == pytest.approx(degrees, abs=10)
     assert (after.landmarks[NOSE, 1] - before.landmarks[NOSE, 1]) * degrees < 0
 
@@ -105,7 +105,7 @@ def test_a_head_that_is_not_turned_stays_as_it_is(scene):
 
 @pytest.mark.parametrize("degrees", [-30, 30])
 def test_the_yaw_is_what_the_condition_says_whatever_it_was(scene, finder, rng, degrees):
-    (face,) = finder.find(render.yawed(scene, degrees, rng))
+    (face,) = finder.detect(render.yawed(scene, degrees, rng))
     assert face.yaw == pytest.approx(degrees, abs=12)
 
 
@@ -118,13 +118,13 @@ def test_a_head_turned_farther_stays_and_is_mirrored_to_the_side_asked_for(scene
 
 @pytest.mark.parametrize("degrees", [15, 45])
 def test_a_head_leans(scene, finder, rng, degrees):
-    (face,) = finder.find(render.rolled(scene, degrees, rng))
+    (face,) = finder.detect(render.rolled(scene, degrees, rng))
     assert abs(face.roll) == pytest.approx(degrees, abs=8)
 
 
 @pytest.mark.parametrize("pixels", [128, 300])
 def test_a_face_is_as_large_as_asked_for(scene, finder, rng, pixels):
-    (before,), (after,) = finder.find(scene.frame), finder.find(render.sized(scene, pixels, rng))
+    (before,), (after,) = finder.detect(scene.frame), finder.detect(render.sized(scene, pixels, rng))
     assert after.box[2] / before.box[2] == pytest.approx(pixels / render.FACE, rel=0.1)
 
 
@@ -181,7 +181,7 @@ def test_light_from_one_side_and_from_behind(scene, rng):
 
 
 def test_a_face_is_read_as_the_service_reads_it_and_one_not_found_is_wrong(scene, faceless, finder):
-    predictor = ModelStore(STORE).get()
+    predictor = FaceModelRegistry(STORE).get()
     truth = np.array([HAPPY, HAPPY])
     outcome = measure([scene, faceless], truth, CONDITIONS[0], finder, predictor)
     assert outcome.found.tolist() == [True, False]

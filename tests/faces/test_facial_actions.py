@@ -10,7 +10,7 @@ import pytest
 
 from moodreel.emotions import FIVE, SEVEN
 from moodreel.errors import ModelInvalid
-from moodreel.faces.facial_actions import LEAST_STRENGTH, MOST, MOVEMENTS, Movements
+from moodreel.faces.facial_actions import ACTIONS, LEAST_STRENGTH, MOST, FacialActionExplainer
 from moodreel.faces.landmarker import BLENDSHAPES
 from moodreel.training.recipes import facial_actions as training
 from moodreel.training.recipes.facial_actions import fit_movements, write_movements
@@ -21,7 +21,7 @@ SHIPPED = Path(__file__).parents[2] / "model_store" / "movements"
 
 @pytest.fixture(scope="module")
 def movements():
-    return Movements.load(SHIPPED)
+    return FacialActionExplainer.load(SHIPPED)
 
 
 def face(**moved):
@@ -39,23 +39,25 @@ def answer(emotion, labels=FIVE):
 
 
 def test_a_blendshape_belongs_to_one_movement_at_most():
-    named = [name for names in MOVEMENTS.values() for name in names]
+    named = [name for names in ACTIONS.values() for name in names]
     assert len(named) == len(set(named)) and set(named) <= set(BLENDSHAPES)
 
 
 def test_what_moved_is_named_strongest_first(movements):
-    seen = movements.seen(face(mouthSmile=0.9, eyeSquint=0.5))
+    seen = movements.active_actions(face(mouthSmile=0.9, eyeSquint=0.5))
     assert [movement.name for movement in seen] == ["lip corners up", "eyes narrowed"]
     assert 1 >= seen[0].strength > seen[1].strength >= LEAST_STRENGTH
 
 
 def test_one_side_alone_counts_by_half(movements):
-    half, both = (movements.seen(face(**{name: 0.5}))[0].strength for name in ("mouthSmileLeft", "mouthSmile"))
+    half, both = (
+        movements.active_actions(face(**{name: 0.5}))[0].strength for name in ("mouthSmileLeft", "mouthSmile")
+    )
     assert half == pytest.approx(both / 2, abs=0.01)
 
 
 def test_a_face_at_rest_moved_nothing(movements):
-    assert movements.seen(face()) == ()
+    assert movements.active_actions(face()) == ()
     explanation = movements.explain(face(), answer("Neutral"), "Neutral")
     assert (explanation.movements, explanation.text) == ((), "no marked movement")
 
@@ -129,7 +131,7 @@ def test_numbers_that_cannot_be_used_are_refused(tmp_path, write):
     folder = shutil.copytree(SHIPPED, tmp_path / "movements")
     write(folder)
     with pytest.raises(ModelInvalid, match="restore"):
-        Movements.load(folder)
+        FacialActionExplainer.load(folder)
 
 
 # Where the numbers come from
@@ -159,7 +161,7 @@ def test_fitting_finds_what_the_answers_go_with(tmp_path, monkeypatch, movements
     assert surrogate.agreement > 0.7, "and a fifth by chance"
     assert surrogate.named["surprise"][0][0] == "lips stretched wide"
     write_movements(tmp_path / "movements", surrogate, "a network")
-    fitted = Movements.load(tmp_path / "movements")
+    fitted = FacialActionExplainer.load(tmp_path / "movements")
     assert fitted.explain(face(jawOpen=0, mouthStretch=0.8), answer("surprise", SEVEN), "surprise").text == (
         "lips stretched wide"
     )

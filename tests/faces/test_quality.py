@@ -3,20 +3,20 @@ import re
 import numpy as np
 import pytest
 
-from moodreel.faces.features import CROP, Features
+from moodreel.faces.features import CROP_SIDE, FaceFeatures
 from moodreel.faces.landmarker import BLENDSHAPES, LANDMARKS
-from moodreel.faces.quality import TIPS, Quality, assess
-from moodreel.pipelines.keyframe import View
+from moodreel.faces.quality import TIPS, FaceQuality, assess_quality
+from moodreel.pipelines.keyframe import FaceObservation
 
 
-def view(sharpness: float = 400.0, light: float = 0.5, yaw: float = 5.0) -> View:
+def view(sharpness: float = 400.0, light: float = 0.5, yaw: float = 5.0) -> FaceObservation:
     points, blendshapes = np.zeros((LANDMARKS, 3), np.float32), np.zeros(len(BLENDSHAPES), np.float32)
-    pose, crop = np.array([yaw, 0, 0], np.float32), np.zeros((CROP, CROP), np.uint8)
-    return View(Features(points, points, blendshapes, pose, crop), sharpness, light)
+    pose, crop = np.array([yaw, 0, 0], np.float32), np.zeros((CROP_SIDE, CROP_SIDE), np.uint8)
+    return FaceObservation(FaceFeatures(points, points, blendshapes, pose, crop), sharpness, light)
 
 
-def of(*, size: float = 150, coverage: float = 1.0, confidence: float = 0.9, **measures: float) -> Quality:
-    return assess([view(**measures)] * 3, [size] * 3, face_coverage=coverage, confidence=confidence)
+def of(*, size: float = 150, coverage: float = 1.0, confidence: float = 0.9, **measures: float) -> FaceQuality:
+    return assess_quality([view(**measures)] * 3, [size] * 3, face_coverage=coverage, confidence=confidence)
 
 
 def test_a_good_clip_has_no_reason_and_no_tip():
@@ -72,16 +72,16 @@ def test_it_is_turned_to_either_side_alike():
 
 def test_a_head_that_looks_to_both_sides_in_turn_is_not_taken_for_frontal():
     views = [view(yaw=yaw) for yaw in (-50, 50, -50, 50)]
-    assert assess(views, [150] * 4, face_coverage=1, confidence=0.9).reason == "profile"
+    assert assess_quality(views, [150] * 4, face_coverage=1, confidence=0.9).reason == "profile"
 
 
 def test_a_few_bad_frames_do_not_spoil_a_good_clip():
     views = [view()] * 5 + [view(sharpness=1, light=0.01, yaw=80)] * 3
-    quality = assess(views, [150] * 5 + [10] * 3, face_coverage=0.9, confidence=0.9)
+    quality = assess_quality(views, [150] * 5 + [10] * 3, face_coverage=0.9, confidence=0.9)
     assert quality.reason is None
     assert (quality.size, quality.yaw) == (150, 5.0)
 
 
 def test_the_size_is_a_whole_number_and_one_view_is_enough():
-    quality = assess([view()], [99.6], face_coverage=0.5, confidence=0.9)
+    quality = assess_quality([view()], [99.6], face_coverage=0.5, confidence=0.9)
     assert (quality.size, type(quality.size)) == (100, int)

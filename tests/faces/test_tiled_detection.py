@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import skimage.data
 
-from moodreel.faces.landmarker import Face, FaceFinder
-from moodreel.faces.tiled_detection import MAX_FACES, search
+from moodreel.faces.landmarker import Face, FaceLandmarker
+from moodreel.faces.tiled_detection import MAX_FACES, detect_tiled
 from tests.support import media
 
 MODEL = Path(__file__).parents[2] / "model_store" / "face_landmarker" / "face_landmarker.task"
@@ -17,7 +17,7 @@ MODEL = Path(__file__).parents[2] / "model_store" / "face_landmarker" / "face_la
 
 @pytest.fixture(scope="module")
 def finder():
-    finder = FaceFinder(MODEL)
+    finder = FaceLandmarker(MODEL)
     yield finder
     finder.close()
 
@@ -35,17 +35,17 @@ def shown(faces: tuple[Face, ...], rgb: np.ndarray, centres: list[tuple[int, int
 )
 def test_every_face_of_a_group_is_found_once(finder, width, height, faces, size):
     rgb, centres = media.group(width, height, faces, size)
-    found = search(finder, rgb)
+    found = detect_tiled(finder, rgb)
     assert shown(found, rgb, centres) == [1] * faces
     assert len(found) == faces
-    assert len(finder.find(rgb)) < faces or faces == 1
+    assert len(finder.detect(rgb)) < faces or faces == 1
 
 
 def test_the_largest_face_comes_first(finder):
     rgb, _ = media.group(1920, 1440, 3, 80)
     near = cv2.resize(media.portrait()[20:240, 120:340], (700, 700))
     rgb[700:1400, 1000:1700] = near
-    areas = [face.box[2] * face.box[3] for face in search(finder, rgb)]
+    areas = [face.box[2] * face.box[3] for face in detect_tiled(finder, rgb)]
     assert len(areas) == 4
     assert areas == sorted(areas, reverse=True)
     assert areas[0] > 5 * areas[1]
@@ -53,22 +53,22 @@ def test_the_largest_face_comes_first(finder):
 
 def test_no_more_than_so_many_faces_are_found(finder):
     rgb, _ = media.group(1920, 1440, 40, 90)
-    assert len(search(finder, rgb)) == MAX_FACES == 32
-    assert len(search(finder, rgb, most=5)) == 5
+    assert len(detect_tiled(finder, rgb)) == MAX_FACES == 32
+    assert len(detect_tiled(finder, rgb, most=5)) == 5
 
 
 def test_several_threads_find_the_same(finder):
     rgb, _ = media.group(1280, 960, 8, 80)
     with ThreadPoolExecutor(2) as pool:
-        together = search(finder, rgb, each=pool.map)
-    for alone, found in zip(search(finder, rgb), together, strict=True):
+        together = detect_tiled(finder, rgb, each=pool.map)
+    for alone, found in zip(detect_tiled(finder, rgb), together, strict=True):
         np.testing.assert_array_equal(found.landmarks, alone.landmarks)
 
 
 def test_the_picture_is_left_as_it_was(finder):
     rgb, _ = media.group(640, 480, 4, 60)
     before = rgb.copy()
-    search(finder, rgb)
+    detect_tiled(finder, rgb)
     np.testing.assert_array_equal(rgb, before)
 
 
@@ -77,11 +77,11 @@ def test_a_picture_of_something_else_has_no_face(finder, name):
     rgb = getattr(skimage.data, name)()
     height, width = rgb.shape[:2]
     large = cv2.resize(rgb, (1920, 1920 * height // width), interpolation=cv2.INTER_CUBIC)
-    assert search(finder, rgb) == search(finder, large) == ()
+    assert detect_tiled(finder, rgb) == detect_tiled(finder, large) == ()
 
 
 @pytest.mark.parametrize(
     "shape", [(1, 1, 3), (1, 1920, 3), (1920, 1, 3), (255, 1920, 3), (256, 1920, 3), (256, 256, 3)]
 )
 def test_a_picture_of_nothing_has_no_face_whatever_its_shape(finder, shape):
-    assert search(finder, np.zeros(shape, np.uint8)) == ()
+    assert detect_tiled(finder, np.zeros(shape, np.uint8)) == ()

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moodreel.faces.landmarker import FaceFinder
-from moodreel.faces.tracker import Tracker, share_out
+from moodreel.faces.landmarker import FaceLandmarker
+from moodreel.faces.tracker import Tracker, assign
 from moodreel.live.frame import colours
 from tests.support import media
 from tests.support.server import STORE
@@ -114,11 +114,11 @@ def test_faces_that_left_are_forgotten():
 
 def test_what_is_shared_out_is_the_best_for_all_together():
     # The first takes what is second best for it, or there would be nothing for the second.
-    assert share_out([[1.0, 2.0], [1.5, math.inf]]) == [1, 0]
-    assert share_out([[1.0, math.inf], [0.5, math.inf]]) == [None, 0]
-    assert share_out([[math.inf], [math.inf]]) == [None, None]
-    assert share_out([[], []]) == [None, None]
-    assert share_out([]) == []
+    assert assign([[1.0, 2.0], [1.5, math.inf]]) == [1, 0]
+    assert assign([[1.0, math.inf], [0.5, math.inf]]) == [None, 0]
+    assert assign([[math.inf], [math.inf]]) == [None, None]
+    assert assign([[], []]) == [None, None]
+    assert assign([]) == []
 
 
 @given(st.integers(1, 5), st.integers(1, 5), st.randoms(use_true_random=False))
@@ -135,19 +135,20 @@ def test_sharing_out_is_as_good_as_trying_every_way(rows, columns, random):
         if len({c for c in way if c is not None}) == sum(c is not None for c in way)
         and all(c is None or costs[row][c] < math.inf for row, c in enumerate(way))
     )
-    assert worth(share_out(costs)) == min(map(worth, every_way))
+    assert worth(assign(costs)) == min(map(worth, every_way))
 
 
 @pytest.fixture(scope="module")
 def find():
     """Finds the boxes and looks of two people who pass, frame by frame; what was found once is kept."""
-    finder = FaceFinder(STORE / "face_landmarker" / "face_landmarker.task")
+    finder = FaceLandmarker(STORE / "face_landmarker" / "face_landmarker.task")
 
     @cache
     def found(fps, seconds, first_in_front, turn_back):
         frames = media.passing(fps, seconds, first_in_front=first_in_front, turn_back=turn_back)
         return [
-            (time, [(in_frame(face.box), colours(rgb, face.box)) for face in finder.look(rgb)]) for time, rgb in frames
+            (time, [(in_frame(face.box), colours(rgb, face.box)) for face in finder.detect_once(rgb)])
+            for time, rgb in frames
         ]
 
     yield found

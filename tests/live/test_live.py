@@ -10,18 +10,18 @@ import pytest
 
 from moodreel.emotions import FIVE
 from moodreel.errors import ModelNotFound, MoodreelError, PictureTooBig, UnsupportedMedia
-from moodreel.live.messages import LiveFailure, LiveResult, Suggestion, Wishes
-from moodreel.live.rate_control import Pace
-from moodreel.live.scheduler import Desk
-from moodreel.live.session import Window
-from moodreel.live.smoothing import Smoother
-from moodreel.media.image import PictureLimits
-from moodreel.pipelines.keyframe import see
-from moodreel.pipelines.video import Analyser
+from moodreel.live.messages import LiveFailure, LiveResult, SessionSettings, Suggestion
+from moodreel.live.rate_control import RateController
+from moodreel.live.scheduler import FrameScheduler
+from moodreel.live.session import SlidingWindow
+from moodreel.live.smoothing import EmaSmoother
+from moodreel.media.image import ImageLimits
+from moodreel.pipelines.keyframe import observe_face
+from moodreel.pipelines.video import VideoPipeline
 from tests.support import media
 from tests.support.server import STORE
 
-LIMITS = PictureLimits(bytes=200_000, pixels=1_000_000)
+LIMITS = ImageLimits(bytes=200_000, pixels=1_000_000)
 FRAME = media.photo(media.face_frames(1, 640, 360)[0], quality=80)
 EMPTY = media.photo(np.full((90, 160, 3), 120, np.uint8))
 
@@ -33,12 +33,12 @@ class SlowFinder:
         self.seconds = seconds
         self.sides = []
 
-    def look(self, rgb):
+    def detect_once(self, rgb):
         self.sides.append(max(rgb.shape))
         time.sleep(self.seconds)
         return []
 
-    find = look
+    detect = detect_once
 
 
 def slow_analyser(seconds):
@@ -48,13 +48,13 @@ def slow_analyser(seconds):
         if name not in (None, "fake"):
             raise ModelNotFound(f"There is no model {name!r}.")
         return SimpleNamespace(
-            portrait=False,
+            requires_rgb_crop=False,
             info=SimpleNamespace(name="fake", labels=()),
-            observe=lambda faces: [],
-            conclude=lambda windows: [],
+            embed_faces=lambda faces: [],
+            classify_windows=lambda windows: [],
         )
 
-    return SimpleNamespace(finder=SlowFinder(seconds), store=SimpleNamespace(get=get), movements=None)
+    return SimpleNamespace(landmarker=SlowFinder(seconds), models=SimpleNamespace(get=get), movements=None)
 
 
 class Guest:
@@ -63,7 +63,7 @@ class Guest:
     def __init__(self, desk, **wishes):
         self.got = []
         self.desk = desk
-        self.client = desk.open(Wishes(**wishes), self.got.append)
+        self.client = desk.open(SessionSettings(**wishes), self.got.append)
 
     def offer(self, data=EMPTY, **more):
         return self.desk.offer(self.client, data, **more)
@@ -84,7 +84,7 @@ def open_desk():
     desks = []
 
     def make(analyser, **options):
-        desks.append(Desk(analyser, LIMITS, **options))
+        desks.append(FrameScheduler(analyser, LIMITS, **options))
         return desks[-1]
 
     yield make
@@ -94,7 +94,7 @@ def open_desk():
 
 @pytest.fixture(scope="module")
 def analyser():
-    return Analyser.load(STORE)
+    return VideoPipeline.load(STORE)
 
 
 def test_a_frame_is_answered_with_faces_and_what_the_client_called_it(open_desk, analyser):
@@ -125,7 +125,7 @@ def test_another_model_answers_with_its_own_labels(open_desk, analyser):
     guest = Guest(open_desk(analyser), frame_rate=30)
     guest.offer(FRAME)
     guest.wait()
-    guest.desk.configure(guest.client, Wishes(model="face-expression"))
+    guest.desk.configure(guest.client, SessionSettings(model="face-expression"))
     guest.offer(FRAME)
     first, second = guest.wait(2)
     assert (set(first.faces[0].probabilities), first.model) == (set(FIVE), "moodreel-five")
@@ -136,11 +136,11 @@ def test_another_model_answers_with_its_own_labels(open_desk, analyser):
 def test_a_model_that_is_not_there_changes_nothing(open_desk, analyser):
     desk = open_desk(analyser)
     with pytest.raises(ModelNotFound):
-        desk.open(Wishes(model="nobody"), print)
+        desk.open(SessionSettings(model="nobody"), print)
     guest = Guest(desk)
     with pytest.raises(ModelNotFound):
-        desk.configure(guest.client, Wishes(model="nobody"))
-    assert guest.client.session.wishes.model is None
+        desk.configure(guest.client, SessionSettings(model="nobody"))
+    assert guest.client.session.settings.model is None
 
 
 def test_the_largest_stays_the_largest_until_another_is_clearly_larger(open_desk, analyser):
@@ -184,7 +184,7 @@ def test_no_more_frames_are_looked_at_than_were_asked_for(open_desk):
         guest.offer()
         time.sleep(0.005)
     seconds = time.monotonic() - began
-    assert len(analyser.finder.sides) <= 5 * seconds / 0.9 + 2
+    assert len(analyser.landmarker.sides) <= 5 * seconds / 0.9 + 2
 
 
 def test_one_who_sends_everything_at_once_takes_nobody_elses_turn(open_desk):
@@ -259,10 +259,10 @@ def test_odd_frames_are_answered(open_desk, analyser, data):
 def test_a_fault_of_ours_costs_one_frame_and_no_thread(open_desk, caplog):
     analyser = slow_analyser(0)
     guest = Guest(open_desk(analyser), frame_rate=30)
-    analyser.finder.find = analyser.finder.look = lambda rgb: 1 / 0
+    analyser.landmarker.detect = analyser.landmarker.detect_once = lambda rgb: 1 / 0
     guest.offer()
     assert guest.wait(kind=LiveFailure)[0].error is None
-    del analyser.finder.find, analyser.finder.look
+    del analyser.landmarker.detect, analyser.landmarker.detect_once
     guest.offer()
     guest.wait()
     assert "ZeroDivisionError" in caplog.text
@@ -270,7 +270,7 @@ def test_a_fault_of_ours_costs_one_frame_and_no_thread(open_desk, caplog):
 
 def test_a_client_that_cannot_be_told_costs_nobody_else_anything(open_desk):
     desk = open_desk(slow_analyser(0))
-    client = desk.open(Wishes(), lambda outcome: 1 / 0)
+    client = desk.open(SessionSettings(), lambda outcome: 1 / 0)
     desk.offer(client, EMPTY)
     guest = Guest(desk)
     guest.offer()
@@ -303,16 +303,20 @@ def test_after_a_pause_nobody_is_known(open_desk, analyser):
 
 
 def test_a_pause_while_a_frame_is_being_looked_at_waits_for_its_end(open_desk, analyser):
-    predictor = analyser.store.get()
+    predictor = analyser.models.get()
 
-    def conclude(windows):
+    def classify_windows(windows):
         guest.desk.pause(guest.client)
-        return predictor.conclude(windows)
+        return predictor.classify_windows(windows)
 
-    interrupted = SimpleNamespace(**{name: getattr(predictor, name) for name in ("portrait", "info", "observe")})
-    interrupted.conclude = conclude
+    interrupted = SimpleNamespace(
+        **{name: getattr(predictor, name) for name in ("requires_rgb_crop", "info", "embed_faces")}
+    )
+    interrupted.classify_windows = classify_windows
     store = SimpleNamespace(get=lambda _name=None: interrupted)
-    guest = Guest(open_desk(SimpleNamespace(finder=analyser.finder, movements=analyser.movements, store=store)))
+    guest = Guest(
+        open_desk(SimpleNamespace(landmarker=analyser.landmarker, movements=analyser.movements, models=store))
+    )
     guest.offer(FRAME)
     assert guest.wait()[0].faces
     deadline = time.monotonic() + 60
@@ -335,7 +339,7 @@ def test_many_sessions_come_and_go_and_nothing_grows(open_desk):
 def test_smoothing_is_the_same_at_any_frame_rate():
     after = []
     for fps in (5, 15, 30):
-        smoother = Smoother()
+        smoother = EmaSmoother()
         smoother.update(0.0, np.array([1.0, 0.0]), 0.5)
         for frame in range(1, fps + 1):
             value = smoother.update(frame / fps, np.array([0.0, 1.0]), 0.5)
@@ -344,7 +348,7 @@ def test_smoothing_is_the_same_at_any_frame_rate():
 
 
 def test_smoothing_may_be_off_and_time_may_stand_still():
-    smoother = Smoother()
+    smoother = EmaSmoother()
     smoother.update(0.0, np.array([1.0, 0.0]), 0)
     assert smoother.update(0.0, np.array([0.0, 1.0]), 0).tolist() == [0, 1]
     assert smoother.update(0.0, np.array([1.0, 0.0]), 1.0).tolist() == [0, 1]
@@ -352,7 +356,7 @@ def test_smoothing_may_be_off_and_time_may_stand_still():
 
 @pytest.mark.parametrize("fps", [4, 5, 7.5, 15, 30])
 def test_a_window_has_five_moments_a_second_whatever_the_frame_rate(fps):
-    window = Window()
+    window = SlidingWindow()
     for frame in range(int(6 * fps)):
         moments = window.with_now(frame / fps, frame)
     assert moments[-1] == frame
@@ -363,7 +367,7 @@ def test_a_window_has_five_moments_a_second_whatever_the_frame_rate(fps):
 
 
 def test_a_window_has_gaps_where_the_face_was_not_seen():
-    window = Window()
+    window = SlidingWindow()
     for moment in (0.0, 0.2, 0.4, 1.4):
         moments = window.with_now(moment, moment)
     assert moments == [0.0, 0.2, 0.4, None, None, None, None, 1.4]
@@ -373,19 +377,19 @@ def test_a_window_has_gaps_where_the_face_was_not_seen():
 def test_reading_a_face_moment_by_moment_says_what_reading_the_clip_says(analyser):
     faces = []
     for rgb in media.face_frames(20, 640, 360):
-        [face] = analyser.finder.look(rgb)
-        faces.append(see(rgb, face).features)
+        [face] = analyser.landmarker.detect_once(rgb)
+        faces.append(observe_face(rgb, face).features)
     for name in ("moodreel-five", "face-expression", "compact-emotimesh"):
-        predictor = analyser.store.get(name)
-        observed = [predictor.observe([face])[0] for face in faces]
-        [now] = predictor.conclude([observed])
+        predictor = analyser.models.get(name)
+        observed = [predictor.embed_faces([face])[0] for face in faces]
+        [now] = predictor.classify_windows([observed])
         assert now.shape == (len(predictor.info.labels),)
         assert now.sum() == pytest.approx(1, abs=1e-5)
         if name == "moodreel-five":
             # More than sixteen: of fewer the clip's faces are seen mirrored as well.
             [clip] = predictor.predict([faces])
             assert now == pytest.approx(clip.probabilities, abs=1e-4)
-            both = predictor.conclude([observed, [None, *observed[:3]]])
+            both = predictor.classify_windows([observed, [None, *observed[:3]]])
             assert both[0] == pytest.approx(now, abs=1e-4)
 
 
@@ -399,13 +403,13 @@ def second(pace, now, came, answered, milliseconds, size=(640, 360)):
 
 
 def test_a_server_that_keeps_up_suggests_nothing_and_looks_at_frames_as_wished():
-    pace = Pace(640, 15, 0)
+    pace = RateController(640, 15, 0)
     assert [second(pace, now, 15, 15, 30) for now in range(1, 60)] == [None] * 59
     assert pace.side == 640
 
 
 def test_a_server_that_falls_behind_looks_at_smaller_frames_and_at_larger_ones_again():
-    pace = Pace(640, 15, 0)
+    pace = RateController(640, 15, 0)
     sides = []
     for now in range(1, 40):
         slow = now <= 6
@@ -420,7 +424,7 @@ def test_a_server_that_falls_behind_looks_at_smaller_frames_and_at_larger_ones_a
 
 
 def test_what_was_too_much_is_tried_again_later_and_later():
-    pace = Pace(640, 15, 0)
+    pace = RateController(640, 15, 0)
     sides = []
     for now in range(1, 200):
         slow = pace.side > 480
@@ -433,7 +437,7 @@ def test_what_was_too_much_is_tried_again_later_and_later():
 
 
 def test_suggestions_have_numbers_come_seldom_and_end():
-    pace = Pace(640, 15, 0)
+    pace = RateController(640, 15, 0)
     heard = []
     for now in range(1, 40):
         slow = now <= 15
@@ -449,21 +453,21 @@ def test_suggestions_have_numbers_come_seldom_and_end():
 
 
 def test_a_hiccup_is_no_reason_for_anything():
-    pace = Pace(640, 15, 0)
+    pace = RateController(640, 15, 0)
     heard = [second(pace, now, 15, 1 if now == 5 else 15, 900 if now == 5 else 30) for now in range(1, 15)]
     assert heard == [None] * 14
     assert pace.side == 640
 
 
 def test_late_answers_are_a_reason_of_their_own():
-    pace = Pace(640, 15, 0)
+    pace = RateController(640, 15, 0)
     heard = [second(pace, now, 15, 15, 200) for now in range(1, 4)]
     assert [suggestion.reason for suggestion in heard if suggestion] == ["latency"]
     assert heard[1].frame_rate == 10
 
 
 def test_who_sends_more_than_was_asked_for_is_told_so_and_the_frames_stay_as_large():
-    pace = Pace(640, 10, 0)
+    pace = RateController(640, 10, 0)
     heard = [second(pace, now, 60, 10, 30) for now in range(1, 4)]
     assert [suggestion.reason for suggestion in heard if suggestion] == ["rate"]
     assert heard[1].frame_rate == 10
@@ -483,10 +487,10 @@ def test_a_slow_desk_suggests_and_adapts_by_itself(open_desk):
             time.sleep(0.05)
 
     # The next look after a suggestion may not have begun yet.
-    send_until(lambda: guest.all(Suggestion) and min(analyser.finder.sides) < 640)
+    send_until(lambda: guest.all(Suggestion) and min(analyser.landmarker.sides) < 640)
     suggestion = guest.all(Suggestion)[0]
     assert suggestion.reason == "drops"
     assert suggestion.frame_rate < 5
-    analyser.finder.seconds = 0.0
-    guest.desk.configure(guest.client, Wishes(frame_rate=5))
+    analyser.landmarker.seconds = 0.0
+    guest.desk.configure(guest.client, SessionSettings(frame_rate=5))
     assert guest.client.session.pace.side == 640

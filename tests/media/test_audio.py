@@ -7,7 +7,7 @@ import pytest
 
 from moodreel.errors import AudioCorrupt, AudioTooLong, UnsupportedMedia
 from moodreel.media import audio
-from moodreel.media.audio import RATE, Sound, SoundLimits
+from moodreel.media.audio import SAMPLE_RATE, AudioClip, AudioLimits
 from moodreel.pipelines import clip_sampler
 from tests.support import media, synthetic_audio
 
@@ -34,41 +34,45 @@ FORMATS = [
 
 def loudest(samples: np.ndarray) -> float:
     """The frequency that is loudest, in hertz."""
-    return float(np.abs(np.fft.rfft(samples * np.hanning(len(samples)))).argmax() * RATE / len(samples))
+    return float(np.abs(np.fft.rfft(samples * np.hanning(len(samples)))).argmax() * SAMPLE_RATE / len(samples))
 
 
 @pytest.mark.parametrize(("container", "codec", "rate", "layout"), FORMATS)
 def test_every_container_codec_rate_and_layout_gives_the_same_wave(container, codec, rate, layout):
     wave = synthetic_audio.sine(440, 2, rate=rate)
-    heard = audio.read(synthetic_audio.encode(wave, rate=rate, container=container, codec=codec, layout=layout))
+    heard = audio.decode_audio(synthetic_audio.encode(wave, rate=rate, container=container, codec=codec, layout=layout))
     assert heard.samples.dtype == np.float32
     assert heard.seconds == pytest.approx(2, abs=0.08)
     assert loudest(heard.samples) == pytest.approx(440, abs=2)
-    middle = heard.samples[RATE // 2 : -RATE // 2]
+    middle = heard.samples[SAMPLE_RATE // 2 : -SAMPLE_RATE // 2]
     like = 0.2 if "amr" in codec else 0.12  # AMR is for voices: it hardly keeps a sine's strength
     assert np.sqrt(2) * middle.std() == pytest.approx(0.4, rel=like), "several channels are no louder than one"
 
 
 def test_plain_samples_come_out_as_they_went_in():
     wave = synthetic_audio.sine(1000, 1)
-    np.testing.assert_allclose(audio.read(synthetic_audio.encode(wave)).samples, wave, atol=1 / 2**14)
+    np.testing.assert_allclose(audio.decode_audio(synthetic_audio.encode(wave)).samples, wave, atol=1 / 2**14)
 
 
 def test_a_sound_of_one_channel_of_two_is_heard_at_half_its_strength():
-    wave = np.stack([synthetic_audio.sine(440, 1), np.zeros(RATE, np.float32)])
-    assert np.abs(audio.read(synthetic_audio.encode(wave, layout="stereo")).samples).max() == pytest.approx(
+    wave = np.stack([synthetic_audio.sine(440, 1), np.zeros(SAMPLE_RATE, np.float32)])
+    assert np.abs(audio.decode_audio(synthetic_audio.encode(wave, layout="stereo")).samples).max() == pytest.approx(
         0.2, abs=0.01
     )
 
 
 def test_what_16_khz_cannot_hold_is_left_out_and_not_folded_down():
-    assert audio.read(synthetic_audio.encode(synthetic_audio.sine(440, 1, rate=48_000) * 0, rate=48_000)) is None
-    high = audio.read(synthetic_audio.encode(synthetic_audio.sine(12_000, 1, rate=48_000), rate=48_000))
+    assert (
+        audio.decode_audio(synthetic_audio.encode(synthetic_audio.sine(440, 1, rate=48_000) * 0, rate=48_000)) is None
+    )
+    high = audio.decode_audio(synthetic_audio.encode(synthetic_audio.sine(12_000, 1, rate=48_000), rate=48_000))
     assert high is None or np.abs(high.samples[1000:-1000]).max() < 0.001
 
 
 def test_the_sound_of_a_clip_is_read_from_the_same_file_as_its_pictures():
-    heard = audio.read(synthetic_audio.clip(media.counter_frames(20), synthetic_audio.sine(500, 2, rate=48_000)))
+    heard = audio.decode_audio(
+        synthetic_audio.clip(media.counter_frames(20), synthetic_audio.sine(500, 2, rate=48_000))
+    )
     assert heard.seconds == pytest.approx(2, abs=0.08)
     assert loudest(heard.samples) == pytest.approx(500, abs=2)
 
@@ -79,23 +83,25 @@ EMPTY_WAV = struct.pack(
 NO_SOUND = {
     "a clip without sound": synthetic_audio.SILENT_CLIP,
     "a GIF": media.encode(media.counter_frames(2), container="gif", codec="gif", pix_fmt="rgb8"),
-    "a muted microphone": synthetic_audio.encode(np.zeros(RATE, np.float32)),
-    "a muted microphone in AAC": synthetic_audio.encode(np.zeros(RATE, np.float32), container="ipod", codec="aac"),
+    "a muted microphone": synthetic_audio.encode(np.zeros(SAMPLE_RATE, np.float32)),
+    "a muted microphone in AAC": synthetic_audio.encode(
+        np.zeros(SAMPLE_RATE, np.float32), container="ipod", codec="aac"
+    ),
     "a WAV of no samples": EMPTY_WAV,
 }
 
 
 @pytest.mark.parametrize("data", NO_SOUND.values(), ids=NO_SOUND.keys())
 def test_no_sound_is_no_error(data):
-    assert audio.read(data) is None
+    assert audio.decode_audio(data) is None
 
 
 def test_a_muted_stretch_is_silence_of_its_length_so_that_pictures_and_sound_stay_together():
     data = synthetic_audio.encode(synthetic_audio.sine(440, 2), container="matroska", codec="flac", pauses={1.0: 0.5})
-    heard = audio.read(data)
+    heard = audio.decode_audio(data)
     assert heard.seconds == pytest.approx(2.5, abs=0.15)
-    assert np.abs(heard.samples[int(1.15 * RATE) : int(1.4 * RATE)]).max() < 0.001
-    assert np.abs(heard.samples[int(1.7 * RATE) :]).max() > 0.3
+    assert np.abs(heard.samples[int(1.15 * SAMPLE_RATE) : int(1.4 * SAMPLE_RATE)]).max() < 0.001
+    assert np.abs(heard.samples[int(1.7 * SAMPLE_RATE) :]).max() > 0.3
 
 
 NINE = synthetic_audio.encode(
@@ -114,7 +120,7 @@ NOT_READ = {
 @pytest.mark.parametrize("data", NOT_READ.values(), ids=NOT_READ.keys())
 def test_what_is_no_sound_read_here_is_refused_as_such(data):
     with pytest.raises(UnsupportedMedia):
-        audio.read(data)
+        audio.decode_audio(data)
 
 
 WAV = synthetic_audio.encode(synthetic_audio.sine(440, 1))
@@ -125,7 +131,7 @@ def test_a_header_with_a_rate_that_nothing_records_costs_nothing(rate):
     data = bytearray(WAV)
     data[24:28] = struct.pack("<I", rate)
     with pytest.raises((UnsupportedMedia, AudioCorrupt, AudioTooLong)):
-        audio.read(bytes(data))
+        audio.decode_audio(bytes(data))
 
 
 DAMAGED = {
@@ -145,7 +151,7 @@ DAMAGED = {
 @pytest.mark.parametrize("data", DAMAGED.values(), ids=DAMAGED.keys())
 def test_what_is_broken_ends_in_an_error_of_ours_or_in_what_could_be_heard(data):
     try:
-        heard = audio.read(data, SoundLimits(seconds=5))
+        heard = audio.decode_audio(data, AudioLimits(seconds=5))
     except (AudioCorrupt, AudioTooLong, UnsupportedMedia):
         return
     assert heard is None or np.isfinite(heard.samples).all()
@@ -153,13 +159,13 @@ def test_what_is_broken_ends_in_an_error_of_ours_or_in_what_could_be_heard(data)
 
 def test_a_recording_that_was_cut_off_gives_what_it_holds():
     data = synthetic_audio.encode(synthetic_audio.sine(440, 4), container="mp3", codec="libmp3lame")
-    assert audio.read(data[: len(data) // 2]).seconds == pytest.approx(2, abs=0.3)
+    assert audio.decode_audio(data[: len(data) // 2]).seconds == pytest.approx(2, abs=0.3)
 
 
-@pytest.mark.parametrize("limits", [SoundLimits(seconds=0.5), SoundLimits(wall_seconds=0.0)])
+@pytest.mark.parametrize("limits", [AudioLimits(seconds=0.5), AudioLimits(timeout_seconds=0.0)])
 def test_limits_hold_for_what_is_decoded(limits):
     with pytest.raises(AudioTooLong):
-        audio.read(WAV, limits)
+        audio.decode_audio(WAV, limits)
 
 
 def test_a_pause_counts_as_the_seconds_that_it_lasts():
@@ -167,13 +173,13 @@ def test_a_pause_counts_as_the_seconds_that_it_lasts():
         synthetic_audio.sine(440, 2), container="matroska", codec="flac", pauses={1.0: 1000.0}
     )
     with pytest.raises(AudioTooLong):
-        audio.read(data)
+        audio.decode_audio(data)
 
 
 def test_samples_that_are_no_numbers_stay_within_bounds():
     wave = synthetic_audio.sine(440, 1)
     wave[100], wave[200], wave[300] = np.nan, np.inf, -1e30
-    heard = audio.read(synthetic_audio.encode(wave, codec="pcm_f32le"))
+    heard = audio.decode_audio(synthetic_audio.encode(wave, codec="pcm_f32le"))
     assert np.isfinite(heard.samples).all()
     assert np.abs(heard.samples).max() <= 1
 
@@ -182,10 +188,10 @@ def test_samples_that_are_no_numbers_stay_within_bounds():
 
 
 def test_an_excerpt_has_the_length_asked_for_and_silence_past_the_end():
-    piece = Sound(np.ones(RATE, np.float32)).excerpt(0.5, 3)
-    assert piece.shape == (3 * RATE,)
-    assert piece[: RATE // 2].all()
-    assert not piece[RATE // 2 :].any()
+    piece = AudioClip(np.ones(SAMPLE_RATE, np.float32)).slice(0.5, 3)
+    assert piece.shape == (3 * SAMPLE_RATE,)
+    assert piece[: SAMPLE_RATE // 2].all()
+    assert not piece[SAMPLE_RATE // 2 :].any()
 
 
 @pytest.mark.parametrize(

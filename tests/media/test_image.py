@@ -17,7 +17,7 @@ from PIL import Image, ImageCms
 
 from moodreel.errors import PictureCorrupt, PictureTooBig, UnsupportedMedia
 from moodreel.media import image
-from moodreel.media.image import MAX_SCANS, SIDE, PictureLimits, is_picture, read
+from moodreel.media.image import MAX_SCANS, SIDE, ImageLimits, decode_image, is_image
 from tests.support import media
 
 FACE = media.portrait()[50:178, 150:278]
@@ -58,7 +58,7 @@ UPRIGHT = ["red", "green", "blue", "white"]
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "HEIF"])
 def test_each_format_is_read_as_what_it_shows(kind):
-    picture = read(media.photo(CORNERS, kind))
+    picture = decode_image(media.photo(CORNERS, kind))
     assert picture.rgb.shape == (48, 64, 3)
     assert picture.rgb.dtype == np.uint8
     assert (picture.width, picture.height) == (64, 48)
@@ -68,7 +68,7 @@ def test_each_format_is_read_as_what_it_shows(kind):
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
 def test_exif_turns_a_picture_upright(kind, orientation):
-    picture = read(media.photo(stored(CORNERS, orientation), kind, exif=exif(orientation)))
+    picture = decode_image(media.photo(stored(CORNERS, orientation), kind, exif=exif(orientation)))
     assert as_corners(picture.rgb) == UPRIGHT
     assert (picture.width, picture.height) == (64, 48)
 
@@ -79,18 +79,18 @@ def test_a_container_that_turns_by_itself_is_turned_once(kind, orientation):
     """pillow-heif and Pillow write the orientation as the container's own, `irot` and `imir`."""
     data = media.photo(stored(CORNERS, orientation), kind, exif=exif(orientation))
     assert orientation == 1 or b"irot" in data or b"imir" in data
-    picture = read(data)
+    picture = decode_image(data)
     assert as_corners(picture.rgb) == UPRIGHT
     assert (picture.width, picture.height) == (64, 48)
 
 
 @pytest.mark.parametrize("orientation", [0, 9, 65535])
 def test_an_orientation_that_is_none_turns_nothing(orientation):
-    assert as_corners(read(media.photo(CORNERS, exif=exif(orientation))).rgb) == UPRIGHT
+    assert as_corners(decode_image(media.photo(CORNERS, exif=exif(orientation))).rgb) == UPRIGHT
 
 
 def test_broken_notes_of_a_camera_spoil_no_picture():
-    assert as_corners(read(media.photo(CORNERS, exif=b"Exif\x00\x00MM\x00*\xff\xff\xff\xff")).rgb) == UPRIGHT
+    assert as_corners(decode_image(media.photo(CORNERS, exif=b"Exif\x00\x00MM\x00*\xff\xff\xff\xff")).rgb) == UPRIGHT
 
 
 def modes():
@@ -120,14 +120,14 @@ def test_every_kind_of_pixel_becomes_rgb_over_white(name):
     image, kind, expected = modes()[name]
     file = io.BytesIO()
     image.save(file, kind)
-    rgb = read(file.getvalue()).rgb
+    rgb = decode_image(file.getvalue()).rgb
     assert rgb.shape == (24, 32, 3)
     assert np.abs(rgb.astype(int) - expected).max() <= 6
 
 
 def test_of_16_bit_colour_the_upper_half_counts():
     rows = b"".join(b"\x00" + struct.pack(">3H", 0xC800, 0x6400, 0x3200) * 8 for _ in range(8))
-    rgb = read(png(8, 8, rows, depth=16)).rgb
+    rgb = decode_image(png(8, 8, rows, depth=16)).rgb
     assert tuple(rgb[0, 0]) == (200, 100, 50)
 
 
@@ -136,26 +136,26 @@ def test_of_an_animation_the_first_picture_is_read(kind):
     first, second = Image.fromarray(CORNERS), Image.new("RGB", (64, 48))
     file = io.BytesIO()
     first.save(file, kind, save_all=True, append_images=[second], duration=100, lossless=True)
-    assert as_corners(read(file.getvalue()).rgb) == UPRIGHT
+    assert as_corners(decode_image(file.getvalue()).rgb) == UPRIGHT
 
 
 def test_a_phones_jpeg_with_a_second_picture_in_it_is_read():
     file = io.BytesIO()
     Image.fromarray(CORNERS).save(file, "MPO", save_all=True, append_images=[Image.new("RGB", (64, 48))])
-    assert as_corners(read(file.getvalue()).rgb) == UPRIGHT
+    assert as_corners(decode_image(file.getvalue()).rgb) == UPRIGHT
 
 
 def test_a_colour_profile_changes_nothing_and_is_carried_on():
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    with_profile = read(media.photo(CORNERS, "PNG", icc_profile=profile))
+    with_profile = decode_image(media.photo(CORNERS, "PNG", icc_profile=profile))
     np.testing.assert_array_equal(with_profile.rgb, CORNERS)
     assert with_profile.profile == profile
-    assert read(media.photo(CORNERS, "PNG", icc_profile=bytes(image.KEPT_PROFILE + 1))).profile is None
+    assert decode_image(media.photo(CORNERS, "PNG", icc_profile=bytes(image.KEPT_PROFILE + 1))).profile is None
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "HEIF"])
 def test_a_large_picture_is_made_smaller_and_keeps_its_own_size_in_mind(kind):
-    picture = read(media.photo(np.repeat(np.repeat(CORNERS, 45, 0), 45, 1), kind))
+    picture = decode_image(media.photo(np.repeat(np.repeat(CORNERS, 45, 0), 45, 1), kind))
     assert (picture.width, picture.height) == (2880, 2160)
     assert picture.rgb.shape == (SIDE * 3 // 4, SIDE, 3)
     assert as_corners(picture.rgb) == UPRIGHT
@@ -163,7 +163,7 @@ def test_a_large_picture_is_made_smaller_and_keeps_its_own_size_in_mind(kind):
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1), (3, 2)])
 def test_the_smallest_and_the_narrowest_are_pictures(size):
-    picture = read(media.photo(np.zeros((size[1], size[0], 3), np.uint8), "PNG"))
+    picture = decode_image(media.photo(np.zeros((size[1], size[0], 3), np.uint8), "PNG"))
     assert (picture.width, picture.height) == size
     assert min(picture.rgb.shape) >= 1
 
@@ -173,7 +173,7 @@ def test_threads_at_once_get_their_own_pictures():
         media.photo(stored(CORNERS, turn), kind, exif=exif(turn)) for turn in (1, 6, 8) for kind in ("JPEG", "HEIF")
     ]
     with ThreadPoolExecutor(4) as pool:
-        assert all(as_corners(picture.rgb) == UPRIGHT for picture in pool.map(read, files * 8))
+        assert all(as_corners(picture.rgb) == UPRIGHT for picture in pool.map(decode_image, files * 8))
 
 
 # --- what is refused ---
@@ -222,13 +222,13 @@ FOREIGN = {
 
 @pytest.mark.parametrize("name", FOREIGN)
 def test_what_does_not_begin_as_a_picture_is_none(name):
-    assert not is_picture(FOREIGN[name])
+    assert not is_image(FOREIGN[name])
     with pytest.raises(UnsupportedMedia, match="Send JPEG"):
-        read(FOREIGN[name])
+        decode_image(FOREIGN[name])
 
 
 def test_what_follows_a_picture_is_ignored():
-    assert as_corners(read(JPEG + archive() + b"<script>alert(1)</script>").rgb) == UPRIGHT
+    assert as_corners(decode_image(JPEG + archive() + b"<script>alert(1)</script>").rgb) == UPRIGHT
 
 
 BROKEN = {
@@ -257,7 +257,7 @@ BROKEN = {
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_picture_that_cannot_be_decoded_to_its_end_is_corrupt(name):
     with pytest.raises(PictureCorrupt, match="Send it again"):
-        read(BROKEN[name])
+        decode_image(BROKEN[name])
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "HEIF"])
@@ -269,28 +269,30 @@ def test_any_damage_gives_a_picture_or_a_named_error(kind):
         for at in random.integers(12, len(whole), random.integers(1, 6)):
             damaged[at] = random.integers(256)
         with suppress(PictureCorrupt, PictureTooBig):
-            assert read(bytes(damaged)).rgb.dtype == np.uint8
+            assert decode_image(bytes(damaged)).rgb.dtype == np.uint8
 
 
 def test_a_file_with_too_many_bytes_is_refused_and_one_at_the_limit_is_not():
-    assert read(JPEG, PictureLimits(bytes=len(JPEG))).width == 64
+    assert decode_image(JPEG, ImageLimits(bytes=len(JPEG))).width == 64
     with pytest.raises(PictureTooBig, match="bytes"):
-        read(JPEG, PictureLimits(bytes=len(JPEG) - 1))
+        decode_image(JPEG, ImageLimits(bytes=len(JPEG) - 1))
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "HEIF"])
 def test_a_picture_with_too_many_pixels_is_refused_and_one_at_the_limit_is_not(kind):
     data = media.photo(CORNERS, kind)
-    assert read(data, PictureLimits(pixels=64 * 48)).width == 64
+    assert decode_image(data, ImageLimits(pixels=64 * 48)).width == 64
     with pytest.raises(PictureTooBig, match="pixels"):
-        read(data, PictureLimits(pixels=64 * 48 - 1))
+        decode_image(data, ImageLimits(pixels=64 * 48 - 1))
 
 
 def test_a_heic_that_holds_more_than_its_header_says_is_refused():
     data = media.photo(np.zeros((480, 640, 3), np.uint8), "HEIF")
     assert data.count(struct.pack(">II", 640, 480)) == 1
     with pytest.raises((PictureTooBig, PictureCorrupt)):
-        read(data.replace(struct.pack(">II", 640, 480), struct.pack(">II", 64, 48)), PictureLimits(pixels=64 * 48))
+        decode_image(
+            data.replace(struct.pack(">II", 640, 480), struct.pack(">II", 64, 48)), ImageLimits(pixels=64 * 48)
+        )
 
 
 def bomb(side: int) -> bytes:
@@ -307,16 +309,16 @@ def test_a_bomb_is_refused_before_any_of_it_is_decoded(tmp_path):
     """16,384 x 16,384 pixels take 800 MB: the peak of the process hardly moves."""
     path = tmp_path / "bomb.png"
     path.write_bytes(bomb(16_384))
-    assert path.stat().st_size < PictureLimits().bytes
+    assert path.stat().st_size < ImageLimits().bytes
     code = """
 import resource, sys
 from pathlib import Path
-from moodreel import pictures
+from moodreel.media import image
 from moodreel.errors import PictureTooBig
 data = Path(sys.argv[1]).read_bytes()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 try:
-    pictures.read(data)
+    image.decode_image(data)
 except PictureTooBig:
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
@@ -335,21 +337,21 @@ def scans(count: int) -> bytes:
 
 def test_a_jpeg_of_countless_scans_is_refused_and_one_at_the_limit_is_not():
     """Each is gone through for every pixel: at 40 megapixels a file of 200 kB took more than a minute."""
-    assert read(scans(MAX_SCANS)).width == 64
+    assert decode_image(scans(MAX_SCANS)).width == 64
     with pytest.raises(PictureTooBig, match="scans"):
-        read(scans(MAX_SCANS + 1))
+        decode_image(scans(MAX_SCANS + 1))
 
 
 def test_scans_of_a_thumbnail_and_of_a_film_behind_a_picture_do_not_count():
     thumbnail = b"\xff\xe1" + struct.pack(">H", 2 + 2 * 1000) + b"\xff\xda" * 1000
-    assert read(JPEG[:2] + thumbnail + JPEG[2:] + b"\xff\xda" * 1000).width == 64
+    assert decode_image(JPEG[:2] + thumbnail + JPEG[2:] + b"\xff\xda" * 1000).width == 64
 
 
 TILE = np.full((64, 64, 3), (200, 30, 30), np.uint8)
 
 
 def test_a_heic_of_tiles_is_read_and_those_over_its_edge_are_cut_off():
-    found = read(media.heic_grid(TILE, 3, 4, 250, 190), PictureLimits(pixels=250 * 190))
+    found = decode_image(media.heic_grid(TILE, 3, 4, 250, 190), ImageLimits(pixels=250 * 190))
     assert (found.width, found.height) == (250, 190)
     assert np.allclose(found.rgb[::63, ::83], TILE[0, 0], atol=12)
 
@@ -357,9 +359,9 @@ def test_a_heic_of_tiles_is_read_and_those_over_its_edge_are_cut_off():
 def test_a_heic_that_has_a_tile_decoded_countless_times_is_refused():
     """A grid of 64 times 36 megapixels took 16 seconds, one of 65,025 would take hours."""
     with pytest.raises(PictureTooBig, match="pixels"):
-        read(media.heic_grid(TILE, 200, 200, 64, 64))
+        decode_image(media.heic_grid(TILE, 200, 200, 64, 64))
     with pytest.raises(PictureTooBig, match="pixels"):
-        read(media.heic_grid(TILE, 2, 2, 64, 64), PictureLimits(pixels=64 * 64))
+        decode_image(media.heic_grid(TILE, 2, 2, 64, 64), ImageLimits(pixels=64 * 64))
 
 
 def claiming(data: bytes, size: bytes, claimed: bytes) -> bytes:
@@ -378,13 +380,13 @@ CLAIMS = {
 @pytest.mark.parametrize("name", CLAIMS)
 def test_the_header_is_enough_to_be_refused(name):
     with pytest.raises(PictureTooBig, match="pixels"):
-        read(CLAIMS[name])
+        decode_image(CLAIMS[name])
 
 
 def test_no_other_decoder_of_pillow_is_asked(monkeypatch):
     asked = []
     opened = Image.open
     monkeypatch.setattr(Image, "open", lambda file, formats: asked.append(formats) or opened(file, formats=formats))
-    read(JPEG)
+    decode_image(JPEG)
     assert asked == [("JPEG",)]
     assert pillow_heif.options.THUMBNAILS is False

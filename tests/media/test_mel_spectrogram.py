@@ -5,11 +5,11 @@ import pytest
 from scipy.signal import ShortTimeFFT
 from scipy.signal.windows import hann
 
-from moodreel.media.audio import RATE
-from moodreel.media.mel_spectrogram import BANDS, FLOOR, HOP, WINDOW, filter_bank, hertz, log_mel, mel
+from moodreel.media.audio import SAMPLE_RATE
+from moodreel.media.mel_spectrogram import FLOOR, HOP_LENGTH, MEL_BANDS, WINDOW, filter_bank, hertz, log_mel, mel
 from tests.support import synthetic_audio
 
-MIDDLES = hertz(np.linspace(mel(0), mel(RATE / 2), BANDS + 2))[1:-1]
+MIDDLES = hertz(np.linspace(mel(0), mel(SAMPLE_RATE / 2), MEL_BANDS + 2))[1:-1]
 
 
 def test_three_seconds_are_64_bands_of_188_steps():
@@ -20,11 +20,11 @@ def test_three_seconds_are_64_bands_of_188_steps():
 
 @pytest.mark.parametrize("count", [1, 255, 256, 1023, 48_000])
 def test_any_length_has_a_step_every_16_ms(count):
-    assert log_mel(np.ones(count, np.float32)).shape == (BANDS, 1 + count // HOP)
+    assert log_mel(np.ones(count, np.float32)).shape == (MEL_BANDS, 1 + count // HOP_LENGTH)
 
 
 def test_silence_is_the_floor_everywhere():
-    np.testing.assert_allclose(log_mel(np.zeros(RATE, np.float32)), np.log(FLOOR), rtol=1e-6)
+    np.testing.assert_allclose(log_mel(np.zeros(SAMPLE_RATE, np.float32)), np.log(FLOOR), rtol=1e-6)
 
 
 @pytest.mark.parametrize("band", [10, 30, 50, 63])
@@ -35,7 +35,7 @@ def test_a_sine_is_in_the_band_of_its_frequency_at_its_own_power(band):
 
 
 def test_half_the_amplitude_is_a_quarter_of_the_power_in_all_bands():
-    noise = np.random.default_rng(0).normal(0, 0.2, RATE).astype(np.float32)
+    noise = np.random.default_rng(0).normal(0, 0.2, SAMPLE_RATE).astype(np.float32)
     loud, soft = log_mel(noise), log_mel(noise / 2)
     above = loud > np.log(1000 * FLOOR)
     assert above.mean() > 0.9
@@ -43,9 +43,9 @@ def test_half_the_amplitude_is_a_quarter_of_the_power_in_all_bands():
 
 
 def test_a_sound_is_where_it_sounds():
-    late = np.concatenate([np.zeros(RATE, np.float32), synthetic_audio.sine(1000, 1)])
+    late = np.concatenate([np.zeros(SAMPLE_RATE, np.float32), synthetic_audio.sine(1000, 1)])
     loud = log_mel(late).max(axis=0) > -5
-    assert loud.argmax() == pytest.approx(RATE / HOP, abs=WINDOW / HOP)
+    assert loud.argmax() == pytest.approx(SAMPLE_RATE / HOP_LENGTH, abs=WINDOW / HOP_LENGTH)
 
 
 def test_mel_and_hertz_are_each_other_turned_round_and_1000_hz_are_1000_mel():
@@ -56,15 +56,17 @@ def test_mel_and_hertz_are_each_other_turned_round_and_1000_hz_are_1000_mel():
 def test_bands_hold_a_frequency_each_and_leave_none_out_between_the_first_and_the_last():
     bank = filter_bank()
     assert (bank.max(axis=1) > 0.3).all()
-    inside = (np.fft.rfftfreq(WINDOW, 1 / RATE) >= MIDDLES[0]) & (np.fft.rfftfreq(WINDOW, 1 / RATE) <= MIDDLES[-1])
+    inside = (np.fft.rfftfreq(WINDOW, 1 / SAMPLE_RATE) >= MIDDLES[0]) & (
+        np.fft.rfftfreq(WINDOW, 1 / SAMPLE_RATE) <= MIDDLES[-1]
+    )
     np.testing.assert_allclose(bank.sum(axis=0)[inside], 1, atol=1e-5)
 
 
 def test_it_is_what_another_library_and_the_formula_written_out_give():
-    noise = np.random.default_rng(1).normal(0, 0.1, RATE).astype(np.float32)
+    noise = np.random.default_rng(1).normal(0, 0.1, SAMPLE_RATE).astype(np.float32)
     window = hann(WINDOW, sym=False)
-    transform = ShortTimeFFT(window, HOP, RATE, fft_mode="onesided")
-    count = 1 + len(noise) // HOP
+    transform = ShortTimeFFT(window, HOP_LENGTH, SAMPLE_RATE, fft_mode="onesided")
+    count = 1 + len(noise) // HOP_LENGTH
     power = np.abs(transform.stft(noise, p0=0, p1=count)) ** 2 / (window.sum() / 2) ** 2
     corners = [700 * (10 ** (step * 2595 * np.log10(1 + 8000 / 700) / 65 / 2595) - 1) for step in range(66)]
     expected = np.zeros((64, count))

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from moodreel.errors import UnsupportedMedia, VideoCorrupt, VideoTooBig, VideoTooLong, VideoTooShort
-from moodreel.media.video import Limits, VideoReader
+from moodreel.media.video import VideoLimits, VideoReader
 from tests.support import media
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
@@ -134,7 +134,7 @@ def test_a_header_that_makes_a_clip_shorter_wins_a_dozen_frames_and_no_more(seco
     assert np.diff(found[11:-1]).tolist() == [5] * (len(found) - 13)
     assert len(found) <= len(counters(bytes(data), every=0.2)) + 12
     with pytest.raises(VideoTooLong):
-        list(VideoReader(bytes(data), Limits(seconds=1.0)).frames(every=0.2, at_least=12))
+        list(VideoReader(bytes(data), VideoLimits(seconds=1.0)).frames(every=0.2, at_least=12))
 
 
 def test_a_header_that_makes_a_short_clip_longer_changes_nothing():
@@ -188,7 +188,7 @@ def test_a_moment_read_again_holds_the_same_frames_as_the_first_reading(start, o
 def test_kept_frames_are_what_reading_again_gives(monkeypatch, rotation, colour):
     options = {"codec": "libx265", "pix_fmt": "yuv420p10le", "options": {"x265-params": "log-level=none"}}
     data = media.encode(media.face_frames(30), rotation=rotation, colour=colour, **options)
-    reader, keeper = VideoReader(data), VideoReader(data, keep_side=160)
+    reader, keeper = VideoReader(data), VideoReader(data, cache_side=160)
     for each in (reader, keeper):
         for _ in each.frames(every=0.2):
             pass
@@ -203,7 +203,7 @@ def test_kept_frames_are_what_reading_again_gives(monkeypatch, rotation, colour)
 
 def test_frames_that_would_take_too_much_memory_are_not_kept_but_read_again(monkeypatch):
     monkeypatch.setattr("moodreel.media.video.KEEP_BYTES", 20_000)
-    reader = VideoReader(media.encode(media.counter_frames(30)), keep_side=64)
+    reader = VideoReader(media.encode(media.counter_frames(30)), cache_side=64)
     assert len(list(reader.frames())) == 30
     assert reader._kept is None
     assert [media.counter(frame.rgb) for frame in reader.frames(start=0.4, stop=0.48, longest_side=64)] == [10, 11, 12]
@@ -397,11 +397,11 @@ def test_no_damage_whatever_gets_past_the_named_errors(seed):
 @pytest.mark.parametrize(
     ("limits", "error"),
     [
-        (Limits(seconds=0.5), VideoTooLong),
-        (Limits(frames=20), VideoTooLong),
-        (Limits(frame_pixels=64 * 64 - 1), VideoTooBig),
-        (Limits(total_pixels=64 * 64 * 20), VideoTooBig),
-        (Limits(wall_seconds=0.0), VideoTooLong),
+        (VideoLimits(seconds=0.5), VideoTooLong),
+        (VideoLimits(frames=20), VideoTooLong),
+        (VideoLimits(frame_pixels=64 * 64 - 1), VideoTooBig),
+        (VideoLimits(total_pixels=64 * 64 * 20), VideoTooBig),
+        (VideoLimits(timeout_seconds=0.0), VideoTooLong),
     ],
 )
 def test_limits_hold_for_what_is_decoded(limits, error):
@@ -421,9 +421,9 @@ def test_a_frame_of_exactly_the_limit_is_decoded_and_a_larger_one_is_not(size, c
     if codec != "libvpx-vp9":
         width, height = width // 2 * 2, height // 2 * 2
     data = media.encode(media.corner_frames(2, width, height), container=container, codec=codec)
-    assert len(list(VideoReader(data, Limits(frame_pixels=width * height)).frames())) == 2
+    assert len(list(VideoReader(data, VideoLimits(frame_pixels=width * height)).frames())) == 2
     with pytest.raises(VideoTooBig):
-        list(VideoReader(data, Limits(frame_pixels=width * height - 1)).frames())
+        list(VideoReader(data, VideoLimits(frame_pixels=width * height - 1)).frames())
 
 
 def test_a_container_that_claims_a_huge_picture_is_read_by_what_its_stream_holds():
@@ -439,7 +439,7 @@ def test_a_timescale_that_cannot_be_gives_a_duration_that_can(timescale):
     data = bytearray(media.encode(media.counter_frames(25)))
     at = data.find(b"mdhd") + 4 + 12  # version and flags, two times; then the timescale
     data[at : at + 4] = timescale.to_bytes(4, "big")
-    reader = VideoReader(bytes(data), Limits(seconds=10), fps=25)
+    reader = VideoReader(bytes(data), VideoLimits(seconds=10), fps=25)
     try:
         count = len(list(reader.frames()))
     except VideoTooLong:
@@ -453,14 +453,14 @@ def test_a_header_that_lies_about_the_duration_fools_nobody():
     at = data.find(b"mvhd") + 4 + 16  # version, flags, two times, timescale; then the duration
     lying[at : at + 4] = (40).to_bytes(4, "big")
     with pytest.raises(VideoTooLong):
-        list(VideoReader(bytes(lying), Limits(seconds=1.0)).frames())
+        list(VideoReader(bytes(lying), VideoLimits(seconds=1.0)).frames())
 
 
 def test_a_huge_frame_is_refused_before_it_is_decoded():
     data = media.encode([np.zeros((9000, 9000, 3), np.uint8)], container="matroska", codec="mjpeg", pix_fmt="yuvj420p")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(VideoTooBig):
-        list(VideoReader(data, Limits(frame_pixels=1920 * 1080)).frames())
+        list(VideoReader(data, VideoLimits(frame_pixels=1920 * 1080)).frames())
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000, "kilobytes"
 
 
@@ -481,7 +481,7 @@ def test_a_demuxer_never_opens_another_file(monkeypatch):
 
 def test_at_each_time_the_frame_is_read_that_a_player_shows_then():
     clip = media.encode(media.counter_frames(20), fps=10)
-    frames = list(VideoReader(clip).shown([0.0, 0.05, 0.29, 0.3, 0.99, 1.95, 7.0]))
+    frames = list(VideoReader(clip).frames_at([0.0, 0.05, 0.29, 0.3, 0.99, 1.95, 7.0]))
     assert [media.counter(frame.rgb) for frame in frames] == [0, 2, 3, 9, 19]
     assert [frame.time for frame in frames] == pytest.approx([0.0, 0.2, 0.3, 0.9, 1.9], abs=0.002)
 
@@ -489,13 +489,13 @@ def test_at_each_time_the_frame_is_read_that_a_player_shows_then():
 def test_what_is_shown_is_known_where_the_frame_rate_varies():
     times = [0.0, 0.1, 0.9, 1.0, 2.5]
     clip = media.encode(media.counter_frames(5), times=times, container="matroska")
-    frames = list(VideoReader(clip).shown([0.5, 0.95, 1.7, 2.4]))
+    frames = list(VideoReader(clip).frames_at([0.5, 0.95, 1.7, 2.4]))
     assert [media.counter(frame.rgb) for frame in frames] == [1, 2, 3]
 
 
 def test_no_time_reads_the_clip_to_its_end_all_the_same():
     reader = VideoReader(media.encode(media.counter_frames(20), fps=10))
-    assert list(reader.shown([])) == []
+    assert list(reader.frames_at([])) == []
     assert (reader.duration, reader.frame_count) == (pytest.approx(2), 20)
 
 
@@ -503,7 +503,7 @@ def test_no_time_reads_the_clip_to_its_end_all_the_same():
 def test_a_clip_is_measured_as_long_as_it_decodes(container, codec):
     clip = media.encode(media.counter_frames(20), fps=10, container=container, codec=codec)
     reader = VideoReader(clip)
-    span = reader.measure()
+    span = reader.probe_span()
     list(reader.frames())
     assert (span.start, span.seconds) == (pytest.approx(0, abs=0.01), pytest.approx(reader.duration, abs=0.01))
 
@@ -514,13 +514,13 @@ def test_a_clip_is_measured_and_refused_by_its_packets_whatever_its_header_claim
         duration = struct.pack(">d", container.duration / 1000)
     lying = clip.replace(duration, struct.pack(">d", 1.0))
     assert lying != clip
-    assert VideoReader(lying).measure().seconds == pytest.approx(4, abs=0.01)
+    assert VideoReader(lying).probe_span().seconds == pytest.approx(4, abs=0.01)
     with pytest.raises(VideoTooLong, match="longer than 3 seconds"):
-        VideoReader(lying, Limits(seconds=3)).measure()
+        VideoReader(lying, VideoLimits(seconds=3)).probe_span()
 
 
 def test_half_a_clip_is_measured_by_the_half_that_is_there():
     clip = media.encode(media.noise_frames(40), fps=10, container="matroska")
-    assert 0.5 < VideoReader(clip[: len(clip) // 2]).measure().seconds < 3.5
+    assert 0.5 < VideoReader(clip[: len(clip) // 2]).probe_span().seconds < 3.5
     with pytest.raises(VideoCorrupt):
-        VideoReader(media.encode(media.counter_frames(20))[:300]).measure()
+        VideoReader(media.encode(media.counter_frames(20))[:300]).probe_span()

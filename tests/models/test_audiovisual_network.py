@@ -11,9 +11,9 @@ import torch
 from transformers import ResNetConfig, ResNetModel
 
 from moodreel.errors import ModelInvalid
-from moodreel.models.networks.audiovisual import AudioVisualNet, Excerpts
+from moodreel.models.networks.audiovisual import AudioVisualBatch, AudioVisualNet
 from moodreel.models.networks.fusion import FUSIONS
-from moodreel.models.networks.resnet18 import MEAN, STD, ResNet18, load_pretrained, normalise
+from moodreel.models.networks.resnet18 import MEAN, STD, ResNet18, load_pretrained, normalize
 from moodreel.training.augmentation.modality_dropout import drop_modalities
 
 BOTH = ("video", "audio")
@@ -21,7 +21,7 @@ BOTH = ("video", "audio")
 
 def excerpts(count=3, *, frames=8, side=112, steps=188, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    return Excerpts(
+    return AudioVisualBatch(
         faces=torch.randint(0, 256, (count, frames, side, side, 3), generator=generator, dtype=torch.uint8),
         seen=torch.ones(count, frames, dtype=torch.bool),
         mels=torch.randn(count, 64, steps, generator=generator) * 3 - 11,
@@ -136,7 +136,7 @@ def test_the_trunk_computes_what_another_library_does_with_the_same_weights():
     mine = {key: tensor for key, tensor in ours.state_dict().items() if "num_batches" not in key}
     for key in ordered:
         theirs.state_dict()[key].copy_(mine[_in_our_words(key)])
-    pictures = normalise(torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8))
+    pictures = normalize(torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8))
     with torch.inference_mode():
         torch.testing.assert_close(ours(pictures), theirs(pictures).pooler_output.flatten(1), atol=1e-4, rtol=1e-4)
 
@@ -156,7 +156,7 @@ def _in_our_words(key):
 
 def test_pictures_of_any_size_are_normalised_as_imagenet_is():
     grey = torch.full((1, 224, 224, 3), 128, dtype=torch.uint8)
-    pictures = normalise(grey)
+    pictures = normalize(grey)
     assert pictures.shape == (1, 3, 112, 112)
     np.testing.assert_allclose(pictures[0, :, 50, 50], (128 / 255 - np.array(MEAN)) / STD, rtol=1e-5)
 
@@ -231,8 +231,8 @@ def test_every_part_learns_from_windows_of_which_some_lack_something(fusion, opt
 
 def test_late_is_the_mean_of_what_each_says_or_the_only_one():
     made, windows = network("late"), small(1)
-    blind = Excerpts(windows.faces, torch.zeros(1, 2, dtype=torch.bool), windows.mels, windows.heard)
-    deaf = Excerpts(windows.faces, windows.seen, windows.mels, torch.zeros(1, dtype=torch.bool))
+    blind = AudioVisualBatch(windows.faces, torch.zeros(1, 2, dtype=torch.bool), windows.mels, windows.heard)
+    deaf = AudioVisualBatch(windows.faces, windows.seen, windows.mels, torch.zeros(1, dtype=torch.bool))
     together, heard, seen = (made.predict(each)[0][0] for each in (windows, blind, deaf))
     torch.testing.assert_close(together, (heard + seen) / 2)
 

@@ -11,12 +11,12 @@ import torch
 
 from moodreel.emotions import EIGHT
 from moodreel.errors import ModelInvalid, ModelNotFound
-from moodreel.models.audiovisual_registry import AudioVisualStore, load_audiovisual
-from moodreel.models.face_registry import ModelStore
+from moodreel.models.audiovisual_registry import AudioVisualModelRegistry, load_audiovisual
+from moodreel.models.face_registry import FaceModelRegistry
 from moodreel.models.model_card import read_card
-from moodreel.models.networks.audiovisual import Excerpts
+from moodreel.models.networks.audiovisual import AudioVisualBatch
 from moodreel.models.quantization import PRECISIONS
-from moodreel.models.text_registry import TextStore
+from moodreel.models.text_registry import TextModelRegistry
 from tests.support.audiovisual_models import network, write_model
 
 BOTH = ("video", "audio")
@@ -25,7 +25,7 @@ BOTH = ("video", "audio")
 def excerpts(count=3, seed=0):
     """Windows of two small frames and half a second: as good for what is no matter of size."""
     generator = torch.Generator().manual_seed(seed)
-    return Excerpts(
+    return AudioVisualBatch(
         faces=torch.randint(0, 256, (count, 2, 32, 32, 3), generator=generator, dtype=torch.uint8),
         seen=torch.ones(count, 2, dtype=torch.bool),
         mels=torch.randn(count, 64, 32, generator=generator) * 3 - 11,
@@ -42,7 +42,7 @@ def shelf(tmp_path_factory):
 
 
 def test_a_model_answers_calibrated_what_its_network_says(shelf, tmp_path):
-    predictor = AudioVisualStore(shelf).get()
+    predictor = AudioVisualModelRegistry(shelf).get()
     warm = load_audiovisual(write_model(tmp_path / "warm", temperature=2.5))
     windows = excerpts(19)  # more than one batch
     windows.seen[3] = False
@@ -57,7 +57,7 @@ def test_a_model_answers_calibrated_what_its_network_says(shelf, tmp_path):
 
 
 def test_a_clip_is_the_mean_of_its_windows(shelf):
-    predictor, windows = AudioVisualStore(shelf).get(), excerpts()
+    predictor, windows = AudioVisualModelRegistry(shelf).get(), excerpts()
     each = np.stack([probabilities for probabilities, _ in predictor.predict(windows)])
     np.testing.assert_allclose(predictor.judge(windows), each.mean(axis=0), atol=1e-6)
     assert predictor.judge(windows).sum() == pytest.approx(1, abs=1e-5)
@@ -113,10 +113,10 @@ def test_a_network_to_be_trained_keeps_its_layers(tmp_path):
 
 
 def test_each_kind_of_model_has_a_store_of_its_own(shelf):
-    assert AudioVisualStore(shelf).names() == ["faces-eight"]
-    assert ModelStore(shelf).names() == TextStore(shelf).names() == []
+    assert AudioVisualModelRegistry(shelf).names() == ["faces-eight"]
+    assert FaceModelRegistry(shelf).names() == TextModelRegistry(shelf).names() == []
     with pytest.raises(ModelNotFound, match="faces-eight"):
-        AudioVisualStore(shelf).get("nobody")
+        AudioVisualModelRegistry(shelf).get("nobody")
 
 
 def test_a_card_may_say_that_weights_are_not_for_commerce(tmp_path):
@@ -169,7 +169,7 @@ def test_a_weights_file_is_named_by_itself_with_its_card_beside_it(tmp_path):
 
 
 def test_one_model_serves_several_threads(shelf):
-    store, windows = AudioVisualStore(shelf), excerpts()
+    store, windows = AudioVisualModelRegistry(shelf), excerpts()
     with ThreadPoolExecutor(6) as pool:
         answers = list(pool.map(lambda _: store.get().judge(windows), range(12)))
     for answer in answers:

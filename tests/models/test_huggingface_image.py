@@ -16,9 +16,9 @@ from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPi
 
 from moodreel.emotions import SEVEN
 from moodreel.errors import ModelInvalid
-from moodreel.faces.features import describe
-from moodreel.faces.landmarker import FaceFinder
-from moodreel.models.face_registry import ModelStore, load
+from moodreel.faces.features import extract_features
+from moodreel.faces.landmarker import FaceLandmarker
+from moodreel.models.face_registry import FaceModelRegistry, load_face_model
 from moodreel.models.huggingface.image import read_labels
 
 STORE = Path(__file__).parents[2] / "model_store"
@@ -51,10 +51,10 @@ def folder(tmp_path):
 
 @pytest.fixture(scope="module")
 def face(portrait):
-    finder = FaceFinder(STORE / "face_landmarker" / "face_landmarker.task", max_faces=1)
-    (found,) = finder.find(np.ascontiguousarray(portrait[:300]))
+    finder = FaceLandmarker(STORE / "face_landmarker" / "face_landmarker.task", max_faces=1)
+    (found,) = finder.detect(np.ascontiguousarray(portrait[:300]))
     finder.close()
-    return describe(np.ascontiguousarray(portrait[:300]), found, portrait=True)
+    return extract_features(np.ascontiguousarray(portrait[:300]), found, with_rgb_crop=True)
 
 
 @pytest.mark.parametrize(
@@ -69,12 +69,12 @@ def face(portrait):
     ],
 )
 def test_a_folder_answers_as_the_steps_of_transformers_own_pipeline_do(tmp_path, face, size, preprocessor):
-    model = load(made(tmp_path / "vit", size=size, preprocessor=preprocessor))
+    model = load_face_model(made(tmp_path / "vit", size=size, preprocessor=preprocessor))
     vit = ViTForImageClassification.from_pretrained(tmp_path / "vit").eval()
-    inputs = ViTImageProcessorPil.from_pretrained(tmp_path / "vit")(face.portrait, return_tensors="pt")
+    inputs = ViTImageProcessorPil.from_pretrained(tmp_path / "vit")(face.rgb_crop, return_tensors="pt")
     with torch.inference_mode():
         theirs = vit(**inputs).logits[0].softmax(dim=0)
-        read = model.module.prepare(torch.tensor(face.portrait)[None])
+        read = model.module.prepare(torch.tensor(face.rgb_crop)[None])
     grey_level = 0 if size == 224 else 1.01 / 255 / 0.5  # what resizing may round otherwise
     torch.testing.assert_close(read, inputs["pixel_values"], atol=1e-5 + grey_level, rtol=0)
     assert max(theirs) - min(theirs) > 0.05, "a network that tells nothing apart would pass"
@@ -86,28 +86,28 @@ def test_a_folder_answers_as_the_steps_of_transformers_own_pipeline_do(tmp_path,
 
 
 def test_a_face_gets_the_same_answer_alone_and_beside_others(folder, face):
-    model = load(folder)
-    other = dataclasses.replace(face, portrait=face.portrait[::-1].copy())
+    model = load_face_model(folder)
+    other = dataclasses.replace(face, rgb_crop=face.rgb_crop[::-1].copy())
     tracks = [[face, None, other], [other], [face] * 20]
     for track, together in zip(tracks, model.predict(tracks), strict=True):
-        np.testing.assert_allclose(together.moments, model.predict([track])[0].moments, atol=1e-5)
+        np.testing.assert_allclose(together.per_frame, model.predict([track])[0].per_frame, atol=1e-5)
 
 
 def test_without_a_preprocessor_colours_go_from_minus_one_to_one(folder, face):
-    network = load(folder).module
+    network = load_face_model(folder).module
     read = network.prepare(torch.tensor([0, 255], dtype=torch.uint8)[None, :, None, None].expand(1, 2, 2, 3))
     assert (float(read.min()), float(read.max())) == (-1, 1)
 
 
 def test_it_stands_in_the_store_under_the_name_of_its_folder_and_answers_by_default(folder):
-    models = ModelStore(STORE)
+    models = FaceModelRegistry(STORE)
     assert models.register(folder.rename(folder.parent / "mine")) == "mine"
     assert models.get().info.architecture == "hugging-face-vit"
     assert len(models.get().info.sha256) == 64
 
 
 def test_the_weights_file_in_such_a_folder_stands_for_the_folder(folder, face):
-    by_file, by_folder = (load(path).predict([[face]])[0] for path in (folder / "model.safetensors", folder))
+    by_file, by_folder = (load_face_model(path).predict([[face]])[0] for path in (folder / "model.safetensors", folder))
     np.testing.assert_array_equal(by_file.probabilities, by_folder.probabilities)
 
 
@@ -124,9 +124,9 @@ def test_labels_are_called_by_our_names_where_that_leaves_them_apart(tmp_path, l
 
 
 def test_a_card_beside_it_says_what_its_config_does_not(folder, face):
-    plain = load(folder).predict([[face]])[0].probabilities
+    plain = load_face_model(folder).predict([[face]])[0].probabilities
     (folder / "model.json").write_text(json.dumps({"name": "mine", "temperature": 1000, "scales": {"neutral": 0.5}}))
-    model = load(folder)
+    model = load_face_model(folder)
     assert (model.info.name, model.info.labels) == ("mine", SEVEN)
     scaled = model.predict([[face]])[0].probabilities
     assert np.ptp(plain) > 0.05
@@ -182,7 +182,7 @@ def pickled(folder):
 def test_a_folder_that_is_not_right_is_refused_with_what_to_do(folder, spoil, message):
     spoil(folder)
     with pytest.raises(ModelInvalid, match=message) as refusal:
-        load(folder)
+        load_face_model(folder)
     assert str(folder.parent) not in str(refusal.value)
 
 
@@ -190,11 +190,11 @@ def test_code_in_a_folder_is_not_run(folder, face):
     """What from_pretrained would import and run, were remote code trusted."""
     edit(folder, "config.json", auto_map={"AutoModelForImageClassification": "evil.Evil", "AutoConfig": "evil.Evil"})
     (folder / "evil.py").write_text(f"open({str(folder / 'ran')!r}, 'w')")
-    load(folder).predict([[face]])
+    load_face_model(folder).predict([[face]])
     assert not (folder / "ran").exists()
 
 
 def test_without_transformers_it_says_how_to_install_it(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(ModelInvalid, match=r"pip install -r requirements-extras\.txt"):
-        load(folder)
+        load_face_model(folder)

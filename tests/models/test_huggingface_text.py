@@ -19,7 +19,7 @@ from transformers import (
 
 from moodreel.emotions import EKMAN, GOEMOTIONS
 from moodreel.errors import ModelInvalid
-from moodreel.models.text_registry import TextStore, load_text
+from moodreel.models.text_registry import TextModelRegistry, load_text
 from moodreel.models.tokenizer import WINDOW
 
 WORDS = [
@@ -118,7 +118,7 @@ def test_a_vocabulary_stands_in_for_a_tokenizer_json(tmp_path):
 
 
 def test_it_answers_by_default_under_the_name_of_its_folder_with_windows_as_short_as_ours(tmp_path):
-    store = TextStore(Path(__file__).parents[2] / "model_store")
+    store = TextModelRegistry(Path(__file__).parents[2] / "model_store")
     assert store.register(made(tmp_path / "mine")) == "mine"
     assert store.get().info.labels == EKMAN
     assert max(len(window.ids) for window in store.get().tokens.windows("so happy " * 500)) == WINDOW

@@ -16,16 +16,16 @@ import torch
 
 from moodreel.emotions import EMOTIMESH_TRAINED_ORDER, FIVE, SEVEN
 from moodreel.errors import ModelInvalid, ModelNotFound, MoodreelError
-from moodreel.faces.features import Features, describe
-from moodreel.faces.landmarker import FaceFinder
+from moodreel.faces.features import FaceFeatures, extract_features
+from moodreel.faces.landmarker import FaceLandmarker
 from moodreel.models import download, face_registry, predictor
-from moodreel.models.face_registry import ModelStore, load
+from moodreel.models.face_registry import FaceModelRegistry, load_face_model
 from moodreel.models.model_card import original_card, read_card
 from moodreel.models.networks.compact_emotimesh import CompactEmotiMeshNet
 from moodreel.models.networks.emotimesh import EmotiMeshNet
-from moodreel.models.networks.multi_head import standardise
+from moodreel.models.networks.multi_head import standardize
 from moodreel.models.networks.se_resnet import FaceExpressionNet
-from moodreel.models.networks.two_stream import JointNet
+from moodreel.models.networks.two_stream import TwoStreamNet
 from moodreel.models.predictor import Predictor, resolve_device
 
 STORE = Path(__file__).parents[2] / "model_store"
@@ -45,9 +45,9 @@ def someone(seed=0, moments=1):
     """A track of made features, each moment another face."""
     rng = np.random.default_rng(seed)
     return [
-        Features(
+        FaceFeatures(
             landmarks=rng.random((478, 3), np.float32),
-            shape=rng.normal(0, 4, (478, 3)).astype(np.float32),
+            normalized_landmarks=rng.normal(0, 4, (478, 3)).astype(np.float32),
             blendshapes=rng.random(52, np.float32),
             pose=np.zeros(3, np.float32),
             crop=rng.integers(0, 256, (48, 48), dtype=np.uint8),
@@ -95,7 +95,7 @@ def appearance():
 def joint():
     card = dataclasses.replace(original_card("joint"), architecture="joint", labels=FIVE)
     arguments = {"appearance": FACE, "landmarks": SMALL, "hidden": 4}
-    return Predictor(random_network(JointNet, arguments), card, sha256="")
+    return Predictor(random_network(TwoStreamNet, arguments), card, sha256="")
 
 
 @pytest.fixture(params=["compact", "original", "appearance", "joint"])
@@ -110,25 +110,25 @@ def model(request):
 def test_a_verdict_is_probabilities_moments_and_weights(model, moments):
     (verdict,) = model.predict([someone(moments=moments)])
     assert verdict.probabilities.shape == (5,)
-    assert verdict.moments.shape == (moments, 5)
+    assert verdict.per_frame.shape == (moments, 5)
     assert verdict.weights.shape == (moments,)
     assert verdict.probabilities.sum() == pytest.approx(1, abs=1e-5)
     assert verdict.weights.sum() == pytest.approx(1, abs=1e-5)
-    np.testing.assert_allclose(verdict.moments.sum(axis=1), 1, atol=1e-5)
+    np.testing.assert_allclose(verdict.per_frame.sum(axis=1), 1, atol=1e-5)
 
 
 def test_a_moment_without_a_face_has_no_weight_and_no_probabilities(model):
     track = someone(moments=5)
     track[0] = track[3] = None
     (verdict,) = model.predict([track])
-    assert np.isnan(verdict.moments).any(axis=1).tolist() == [True, False, False, True, False]
+    assert np.isnan(verdict.per_frame).any(axis=1).tolist() == [True, False, False, True, False]
     assert (verdict.weights > 0).tolist() == [False, True, True, False, True]
 
 
 def test_moments_are_left_out_when_not_asked_for(model):
     track = someone(moments=3)
-    (verdict,) = model.predict([track], moments=False)
-    assert np.isnan(verdict.moments).all()
+    (verdict,) = model.predict([track], per_frame=False)
+    assert np.isnan(verdict.per_frame).all()
     np.testing.assert_allclose(verdict.probabilities, model.predict([track])[0].probabilities, atol=1e-6)
 
 
@@ -137,7 +137,7 @@ def test_a_track_gets_the_same_verdict_alone_and_beside_others(model):
     for track, together in zip(tracks, model.predict(tracks), strict=True):
         (alone,) = model.predict([track])
         np.testing.assert_allclose(together.probabilities, alone.probabilities, atol=1e-5)
-        np.testing.assert_allclose(together.moments, alone.moments, atol=1e-5)
+        np.testing.assert_allclose(together.per_frame, alone.per_frame, atol=1e-5)
         np.testing.assert_allclose(together.weights, alone.weights, atol=1e-5)
 
 
@@ -169,7 +169,7 @@ def test_a_higher_temperature_makes_a_model_less_sure_but_of_the_same_mind():
     (sure,), (unsure,) = cold.predict([someone(moments=3)]), warm.predict([someone(moments=3)])
     assert sure.probabilities.argmax() == unsure.probabilities.argmax()
     assert sure.probabilities.max() > unsure.probabilities.max() + 0.05
-    assert (sure.moments.max(axis=1) > unsure.moments.max(axis=1)).all()
+    assert (sure.per_frame.max(axis=1) > unsure.per_frame.max(axis=1)).all()
 
 
 def test_five_labels_come_in_the_order_of_five_whatever_the_checkpoint_has():
@@ -231,7 +231,7 @@ def test_the_original_repeats_the_last_known_face_where_there_is_none(original):
 def test_a_moment_of_the_original_is_its_face_held_still(original):
     track = someone(moments=3)
     (verdict,) = original.predict([track])
-    for features, moment in zip(track, verdict.moments, strict=True):
+    for features, moment in zip(track, verdict.per_frame, strict=True):
         np.testing.assert_allclose(moment, original.predict([[features]])[0].probabilities, atol=1e-5)
 
 
@@ -240,7 +240,7 @@ def test_a_moment_of_the_original_is_its_face_held_still(original):
 
 def test_light_and_contrast_of_a_picture_as_a_whole_change_nothing():
     crop = torch.randint(60, 120, (1, 48, 48), dtype=torch.uint8)
-    torch.testing.assert_close(standardise(2 * crop + 10), standardise(crop), atol=1e-4, rtol=0)
+    torch.testing.assert_close(standardize(2 * crop + 10), standardize(crop), atol=1e-4, rtol=0)
 
 
 def test_a_plain_crop_gives_numbers_all_the_same(appearance):
@@ -260,7 +260,8 @@ def test_few_faces_are_read_mirrored_too_and_many_are_not(appearance):
 def test_the_mixture_of_the_two_conventions_follows_its_share():
     logits = torch.tensor([[[4.0, 0, 0], [0, 0, 4.0]]])
     first, second = (
-        FaceExpressionNet(classes=3, shares=(1 - share, share), tau=0, **FACE).mix(logits)[0] for share in (0.1, 0.9)
+        FaceExpressionNet(classes=3, shares=(1 - share, share), tau=0, **FACE).mix_heads(logits)[0]
+        for share in (0.1, 0.9)
     )
     assert (first.argmax(), second.argmax()) == (0, 2)
 
@@ -268,7 +269,7 @@ def test_the_mixture_of_the_two_conventions_follows_its_share():
 def test_the_adjustment_for_the_prior_favours_what_is_rare():
     network = FaceExpressionNet(classes=3, shares=(0.5, 0.5), tau=1, **FACE)
     network.prior.copy_(torch.tensor([[0.8, 0.1, 0.1]] * 2))
-    assert network.mix(torch.tensor([[[1.0, 0.5, 0]] * 2])).argmax() == 1
+    assert network.mix_heads(torch.tensor([[[1.0, 0.5, 0]] * 2])).argmax() == 1
 
 
 def test_seven_opinions_of_appearance_count_for_five(joint):
@@ -276,14 +277,14 @@ def test_seven_opinions_of_appearance_count_for_five(joint):
     surprised_or_afraid = torch.full((1, 2, 7), -9.0)
     surprised_or_afraid[..., [SEVEN.index("surprise"), SEVEN.index("fear")]] = 9.0
     with torch.inference_mode():
-        opinions = network.opinions(surprised_or_afraid.flatten(1), torch.zeros(1, len(network.landmarks.mean)))
+        opinions = network.stream_logits(surprised_or_afraid.flatten(1), torch.zeros(1, len(network.landmarks.mean)))
     assert FIVE[opinions[0, 0].argmax()] == "Shock"
 
 
 def test_a_joint_network_hears_both_opinions(joint):
     one, other = someone(1)[0], someone(2)[0]
     base = joint.predict([[one]])[0].probabilities
-    for changed in ({"crop": other.crop}, {"shape": other.shape}):
+    for changed in ({"crop": other.crop}, {"shape": other.normalized_landmarks}):
         assert np.abs(joint.predict([[dataclasses.replace(one, **changed)]])[0].probabilities - base).max() > 1e-5
 
 
@@ -296,7 +297,7 @@ def test_a_checkpoint_of_the_full_original_layout_loads_and_predicts(tmp_path):
     weights = {key: torch.full(tensor.shape, 0.001, dtype=tensor.dtype) for key, tensor in shapes.items()}
     torch.save(weights, tmp_path / "emotimesh_5.pth")
     del weights
-    models = ModelStore(tmp_path / "store")
+    models = FaceModelRegistry(tmp_path / "store")
     assert models.register(tmp_path / "emotimesh_5.pth") == "emotimesh_5"
     (verdict,) = models.get().predict([someone(moments=2)])
     assert verdict.probabilities.sum() == pytest.approx(1, abs=1e-5)
@@ -326,7 +327,7 @@ def described(folder, **fields):
 def test_a_checkpoint_loads_in_the_wrappings_that_training_scripts_use(tmp_path, original, wrap):
     torch.save(wrap(tiny_weights()), tmp_path / "some.pt")
     described(tmp_path)
-    loaded = load(tmp_path / "some.pt")
+    loaded = load_face_model(tmp_path / "some.pt")
     track = someone(moments=4)
     np.testing.assert_allclose(
         loaded.predict([track])[0].probabilities, original.predict([track])[0].probabilities, atol=1e-6
@@ -337,7 +338,7 @@ def test_a_checkpoint_in_half_precision_loads(tmp_path, original):
     half = {key: t.half() if t.is_floating_point() else t for key, t in tiny_weights().items()}
     safetensors.torch.save_file(half, tmp_path / "some.safetensors")
     described(tmp_path)
-    (verdict,) = load(tmp_path / "some.safetensors").predict([someone()])
+    (verdict,) = load_face_model(tmp_path / "some.safetensors").predict([someone()])
     np.testing.assert_allclose(verdict.probabilities, original.predict([someone()])[0].probabilities, atol=1e-2)
 
 
@@ -346,7 +347,7 @@ def test_the_card_beside_a_checkpoint_names_the_label_order(tmp_path):
     answers = []
     for labels in (EMOTIMESH_TRAINED_ORDER, tuple(reversed(EMOTIMESH_TRAINED_ORDER))):
         described(tmp_path, labels=labels)
-        (verdict,) = load(tmp_path / "some.pth").predict([someone()])
+        (verdict,) = load_face_model(tmp_path / "some.pth").predict([someone()])
         answers.append(dict(zip(FIVE, verdict.probabilities, strict=True)))
     assert answers[0]["Anger"] == pytest.approx(answers[1]["Shock"])
     assert answers[0]["Happy"] == pytest.approx(answers[1]["Sad"])
@@ -388,7 +389,7 @@ def test_a_bad_checkpoint_is_refused_and_the_default_stays(tmp_path, monkeypatch
     else:
         checkpoint.write_bytes(content)
     described(tmp_path)
-    models = ModelStore(tmp_path / "store", default="good")
+    models = FaceModelRegistry(tmp_path / "store", default="good")
     with pytest.raises(ModelInvalid, match=message) as refusal:
         models.register(checkpoint)
     assert models.default == "good"
@@ -404,12 +405,12 @@ def test_a_truncated_checkpoint_is_refused(tmp_path, suffix, share):
     part.write_bytes(whole.read_bytes()[: int(share * whole.stat().st_size)])
     described(tmp_path)
     with pytest.raises(ModelInvalid, match="incomplete"):
-        load(part)
+        load_face_model(part)
 
 
 def test_a_checkpoint_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(ModelInvalid, match="no readable checkpoint"):
-        load(tmp_path / "nowhere.pth")
+        load_face_model(tmp_path / "nowhere.pth")
 
 
 @pytest.mark.parametrize(
@@ -429,7 +430,7 @@ def test_a_card_that_does_not_fit_is_refused(tmp_path, fields, message):
     torch.save(tiny_weights(), tmp_path / "some.pth")
     described(tmp_path, **fields)
     with pytest.raises(ModelInvalid, match=message):
-        load(tmp_path / "some.pth")
+        load_face_model(tmp_path / "some.pth")
 
 
 def test_a_card_that_is_no_json_is_refused(tmp_path):
@@ -443,7 +444,7 @@ def test_a_card_that_is_no_json_is_refused(tmp_path):
 
 @pytest.fixture(scope="module")
 def shipped():
-    return ModelStore(STORE).get()
+    return FaceModelRegistry(STORE).get()
 
 
 def test_the_shipped_default_fits_its_card_and_says_how_it_was_measured(shipped):
@@ -457,7 +458,7 @@ def test_the_shipped_default_fits_its_card_and_says_how_it_was_measured(shipped)
 
 
 def test_every_shipped_model_fits_its_card_and_all_of_them_fit_a_small_machine():
-    models = ModelStore(STORE)
+    models = FaceModelRegistry(STORE)
     assert {"compact-emotimesh", "face-expression", "moodreel-five", "resemotenet", "vit"} <= set(models.names())
     for name in models.names():
         info = models.get(name).info
@@ -468,15 +469,15 @@ def test_every_shipped_model_fits_its_card_and_all_of_them_fit_a_small_machine()
 
 @pytest.mark.parametrize("name", ["compact-emotimesh", "face-expression", "moodreel-five", "resemotenet", "vit"])
 def test_every_shipped_model_takes_a_smile_for_happy_in_one_moment_and_in_many(name, portrait):
-    shipped = ModelStore(STORE).get(name)
+    shipped = FaceModelRegistry(STORE).get(name)
     picture = np.ascontiguousarray(portrait[:300])
-    finder = FaceFinder(STORE / "face_landmarker" / "face_landmarker.task", max_faces=1)
-    smile = describe(picture, finder.find(picture)[0])
+    finder = FaceLandmarker(STORE / "face_landmarker" / "face_landmarker.task", max_faces=1)
+    smile = extract_features(picture, finder.detect(picture)[0])
     finder.close()
     for track in ([smile], [None, smile], [smile] * 20):
         (verdict,) = shipped.predict([track])
         assert shipped.info.labels[verdict.probabilities.argmax()].lower() == "happy"
-        assert shipped.info.labels[np.nanargmax(verdict.moments[-1])].lower() == "happy"
+        assert shipped.info.labels[np.nanargmax(verdict.per_frame[-1])].lower() == "happy"
 
 
 def test_the_store_lists_and_loads_models_by_name(tmp_path):
@@ -484,7 +485,7 @@ def test_the_store_lists_and_loads_models_by_name(tmp_path):
     save(tmp_path / "a", random_network(EmotiMeshNet, TINY), architecture="emotimesh", arguments=TINY)
     (tmp_path / "face_landmarker").mkdir()
     (tmp_path / "face_landmarker" / "model.json").write_text("{}")
-    models = ModelStore(tmp_path, default="b")
+    models = FaceModelRegistry(tmp_path, default="b")
     assert models.names() == ["a", "b"]
     assert models.get("a").info.architecture == "emotimesh"
     assert (models.get().info.name, models.get().info.version) == ("b", "7")
@@ -493,8 +494,10 @@ def test_the_store_lists_and_loads_models_by_name(tmp_path):
 def test_a_model_is_loaded_once_however_many_ask_at_once(tmp_path, monkeypatch):
     save(tmp_path / "one", random_network(CompactEmotiMeshNet, SMALL))
     loads = []
-    monkeypatch.setattr(face_registry, "load", lambda *args, **kwargs: loads.append(args) or load(*args, **kwargs))
-    models = ModelStore(tmp_path, default="one")
+    monkeypatch.setattr(
+        face_registry, "load_face_model", lambda *args, **kwargs: loads.append(args) or load_face_model(*args, **kwargs)
+    )
+    models = FaceModelRegistry(tmp_path, default="one")
     assert loads == []
     with ThreadPoolExecutor(8) as pool:
         answers = set(pool.map(lambda _: models.get(), range(16)))
@@ -504,26 +507,26 @@ def test_a_model_is_loaded_once_however_many_ask_at_once(tmp_path, monkeypatch):
 def test_an_unknown_name_is_answered_with_those_there_are(tmp_path):
     save(tmp_path / "one", random_network(CompactEmotiMeshNet, SMALL))
     with pytest.raises(ModelNotFound, match="'two'; there are one"):
-        ModelStore(tmp_path).get("two")
+        FaceModelRegistry(tmp_path).get("two")
 
 
 @pytest.mark.parametrize("name", ["../one", "one/../one", "."])
 def test_a_name_cannot_leave_the_store(tmp_path, name):
     save(tmp_path / "one", random_network(CompactEmotiMeshNet, SMALL))
     with pytest.raises(ModelNotFound):
-        ModelStore(tmp_path / "one").get(name)
+        FaceModelRegistry(tmp_path / "one").get(name)
 
 
 def test_shipped_weights_must_have_the_sha256_of_their_card(tmp_path):
     folder = save(tmp_path / "one", random_network(CompactEmotiMeshNet, SMALL), sha256="0" * 64)
     with pytest.raises(ModelInvalid, match="SHA-256"):
-        ModelStore(tmp_path).get(folder.name)
+        FaceModelRegistry(tmp_path).get(folder.name)
 
 
 def test_a_registered_folder_becomes_the_default_under_its_own_name(tmp_path):
     save(tmp_path / "store" / "one", random_network(CompactEmotiMeshNet, SMALL))
     outside = save(tmp_path / "elsewhere", random_network(CompactEmotiMeshNet, SMALL), name="mine")
-    models = ModelStore(tmp_path / "store", default="one")
+    models = FaceModelRegistry(tmp_path / "store", default="one")
     assert models.register(outside) == "mine"
     assert models.get().info.name == "mine"
     assert models.names() == ["mine", "one"]
@@ -533,7 +536,7 @@ def test_a_registered_folder_becomes_the_default_under_its_own_name(tmp_path):
 def test_a_folder_of_the_store_itself_can_be_made_the_default(tmp_path):
     for name in ("one", "two"):
         save(tmp_path / name, random_network(CompactEmotiMeshNet, SMALL))
-    models = ModelStore(tmp_path, default="one")
+    models = FaceModelRegistry(tmp_path, default="one")
     assert models.register(tmp_path / "two") == "two"
     assert models.get().info.name == "two"
 
@@ -541,7 +544,7 @@ def test_a_folder_of_the_store_itself_can_be_made_the_default(tmp_path):
 def test_a_model_from_outside_cannot_take_the_name_of_one_in_the_store(tmp_path):
     save(tmp_path / "store" / "one", random_network(CompactEmotiMeshNet, SMALL))
     outside = save(tmp_path / "elsewhere", random_network(CompactEmotiMeshNet, SMALL), name="one")
-    models = ModelStore(tmp_path / "store", default="one")
+    models = FaceModelRegistry(tmp_path / "store", default="one")
     with pytest.raises(ModelInvalid, match="already"):
         models.register(outside)
 
@@ -589,7 +592,7 @@ def test_a_download_becomes_a_checkpoint_and_is_not_fetched_again(tmp_path, driv
     described(tmp_path)
     drive.content = lambda path: torch.save(tiny_weights(), path)
     checkpoint = download.fetch(DRIVE_ID, tmp_path)
-    assert load(checkpoint).info.architecture == "emotimesh"
+    assert load_face_model(checkpoint).info.architecture == "emotimesh"
     assert download.fetch(DRIVE_ID, tmp_path) == checkpoint
     assert drive.downloads == 1
 

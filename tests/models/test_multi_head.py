@@ -15,18 +15,18 @@ from torch.nn import functional as F
 
 from moodreel.emotions import SEVEN
 from moodreel.errors import ModelInvalid
-from moodreel.faces.features import Features, describe
-from moodreel.faces.landmarker import FaceFinder
-from moodreel.models.face_registry import ModelStore, load
-from moodreel.models.model_card import Card
-from moodreel.models.networks.base import fold_norms
+from moodreel.faces.features import FaceFeatures, extract_features
+from moodreel.faces.landmarker import FaceLandmarker
+from moodreel.models.face_registry import FaceModelRegistry, load_face_model
+from moodreel.models.model_card import ModelCard
+from moodreel.models.networks.base import fuse_batchnorm
 from moodreel.models.networks.resemotenet import ResEmoteNet, prepare
 from moodreel.models.networks.se_resnet import FaceExpressionNet
-from moodreel.models.networks.two_stream import JointNet
+from moodreel.models.networks.two_stream import TwoStreamNet
 from moodreel.models.networks.vit import ViTNet
 from moodreel.models.predictor import Predictor
-from moodreel.pipelines.image import Detector
-from moodreel.pipelines.video import Analyser
+from moodreel.pipelines.image import ImagePipeline
+from moodreel.pipelines.video import VideoPipeline
 from tests.support import media
 
 STORE = Path(__file__).parents[2] / "model_store"
@@ -98,13 +98,13 @@ def public_checkpoint():
 def seen(seed=0):
     """Made features of one moment, with a portrait."""
     rng = np.random.default_rng(seed)
-    return Features(
+    return FaceFeatures(
         landmarks=rng.random((478, 3), np.float32),
-        shape=rng.normal(0, 4, (478, 3)).astype(np.float32),
+        normalized_landmarks=rng.normal(0, 4, (478, 3)).astype(np.float32),
         blendshapes=rng.random(52, np.float32),
         pose=np.zeros(3, np.float32),
         crop=rng.integers(0, 256, (48, 48), dtype=np.uint8),
-        portrait=rng.integers(0, 256, (224, 224, 3), dtype=np.uint8),
+        rgb_crop=rng.integers(0, 256, (224, 224, 3), dtype=np.uint8),
     )
 
 
@@ -154,7 +154,7 @@ def network(request):
 
 @pytest.fixture
 def predictor(network):
-    return Predictor(network, Card("made", "any", SEVEN), sha256="")
+    return Predictor(network, ModelCard("made", "any", SEVEN), sha256="")
 
 
 # What all of them do
@@ -166,16 +166,16 @@ def test_a_face_gets_the_same_answer_alone_and_beside_others(predictor, moments)
     for track, together in zip(tracks, predictor.predict(tracks), strict=True):
         (alone,) = predictor.predict([track])
         np.testing.assert_allclose(together.probabilities, alone.probabilities, atol=1e-5)
-        np.testing.assert_allclose(together.moments, alone.moments, atol=1e-5)
+        np.testing.assert_allclose(together.per_frame, alone.per_frame, atol=1e-5)
         assert together.probabilities.shape == (7,)
         assert together.probabilities.sum() == pytest.approx(1, abs=1e-5)
 
 
 def test_a_network_reads_what_it_says_it_reads_and_nothing_else(predictor):
     face, other = seen(1), seen(2)
-    read, unread = ("portrait", "crop") if predictor.portrait else ("crop", "portrait")
+    read, unread = ("rgb_crop", "crop") if predictor.requires_rgb_crop else ("crop", "rgb_crop")
     answers = {
-        name: predictor.predict([[Features(**(vars(face) | {name: getattr(other, name)}))]])[0].probabilities
+        name: predictor.predict([[FaceFeatures(**(vars(face) | {name: getattr(other, name)}))]])[0].probabilities
         for name in (read, unread)
     }
     own = predictor.predict([[face]])[0].probabilities
@@ -190,27 +190,27 @@ def test_batch_normalisation_folds_away_when_a_model_is_loaded_and_the_answers_s
     made = lived(kind(**arguments))
     folder = save(tmp_path / "made", made, architecture, arguments)
     track = [seen(seed) for seed in range(5)]
-    (expected,) = Predictor(made, Card("made", "any", SEVEN), sha256="").predict([track])
-    served, kept = load(folder), load(folder, fold=False)
+    (expected,) = Predictor(made, ModelCard("made", "any", SEVEN), sha256="").predict([track])
+    served, kept = load_face_model(folder), load_face_model(folder, fold=False)
     assert not any(isinstance(module, nn.BatchNorm2d) for module in served.module.modules())
     assert kept.module.state_dict().keys() == made.state_dict().keys()
     for model in (served, kept):
-        np.testing.assert_allclose(model.predict([track])[0].moments, expected.moments, atol=1e-4)
+        np.testing.assert_allclose(model.predict([track])[0].per_frame, expected.per_frame, atol=1e-4)
 
 
 def test_a_joint_network_folds_its_part_that_reads_pictures():
-    net = lived(JointNet(appearance=FACE, landmarks={"width": 16, "embedding": 8}, hidden=4))
-    card = Card("joint", "joint", ("Anger", "Happy", "Shock", "Neutral", "Sad"))
+    net = lived(TwoStreamNet(appearance=FACE, landmarks={"width": 16, "embedding": 8}, hidden=4))
+    card = ModelCard("joint", "joint", ("Anger", "Happy", "Shock", "Neutral", "Sad"))
     model, track = Predictor(net, card, sha256=""), [seen(seed) for seed in range(4)]
     (before,) = model.predict([track])
-    fold_norms(net)
+    fuse_batchnorm(net)
     assert not any(isinstance(module, nn.BatchNorm2d) for module in net.modules())
     np.testing.assert_allclose(model.predict([track])[0].probabilities, before.probabilities, atol=1e-4)
 
 
 def test_seven_labels_come_in_our_order_whatever_the_checkpoint_has(network):
     turned = tuple(reversed(SEVEN))
-    ours, theirs = (Predictor(network, Card("made", "any", labels), sha256="") for labels in (SEVEN, turned))
+    ours, theirs = (Predictor(network, ModelCard("made", "any", labels), sha256="") for labels in (SEVEN, turned))
     assert theirs.info.labels == SEVEN
     (first,), (second,) = ours.predict([[seen()]]), theirs.predict([[seen()]])
     np.testing.assert_allclose(second.probabilities, first.probabilities[::-1], atol=1e-6)
@@ -231,12 +231,12 @@ def test_a_public_checkpoint_loads_from_a_path_and_reads_a_portrait(tmp_path, po
     weights = public_checkpoint()
     torch.save({"model_state_dict": weights, "epoch": 80} if wrapped else weights, tmp_path / "best_model.pth")
     (tmp_path / "model.json").write_text(json.dumps({"architecture": "resemotenet", "labels": list(SEVEN)}))
-    models = ModelStore(STORE)
+    models = FaceModelRegistry(STORE)
     models.register(tmp_path / "best_model.pth")
-    face = describe(portrait, finder.find(portrait)[0], portrait=models.get().portrait)
+    face = extract_features(portrait, finder.detect(portrait)[0], with_rgb_crop=models.get().requires_rgb_crop)
     (verdict,) = models.get().predict([[face]])
     assert verdict.probabilities.sum() == pytest.approx(1, abs=1e-5)
-    logits = by_hand({key: value.float() for key, value in weights.items()}, prepare(torch.tensor(face.portrait)[None]))
+    logits = by_hand({key: value.float() for key, value in weights.items()}, prepare(torch.tensor(face.rgb_crop)[None]))
     np.testing.assert_allclose(verdict.probabilities, logits[0].softmax(dim=0), atol=1e-4)
 
 
@@ -268,13 +268,13 @@ def by_hand(weights, x):
 
 
 def test_the_published_network_reads_64_grey_pixels_normalised_as_imagenet(portrait, finder):
-    face = describe(portrait, finder.find(portrait)[0], portrait=True)
-    small = Image.fromarray(face.portrait).resize((64, 64), Image.Resampling.BILINEAR).convert("L")
+    face = extract_features(portrait, finder.detect(portrait)[0], with_rgb_crop=True)
+    small = Image.fromarray(face.rgb_crop).resize((64, 64), Image.Resampling.BILINEAR).convert("L")
     values = np.asarray(small, np.float32) / 255
     colours = zip((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), strict=True)
     expected = np.stack([(values - mean) / std for mean, std in colours])
     # Pillow rounds twice on the way.
-    np.testing.assert_allclose(prepare(torch.tensor(face.portrait)[None])[0], expected, atol=0.02)
+    np.testing.assert_allclose(prepare(torch.tensor(face.rgb_crop)[None])[0], expected, atol=0.02)
 
 
 def test_the_slim_one_has_a_quarter_of_the_width_and_a_head_for_each_convention():
@@ -288,25 +288,25 @@ def test_the_slim_one_has_a_quarter_of_the_width_and_a_head_for_each_convention(
 def test_a_public_checkpoint_without_a_word_on_it_is_refused_with_what_to_write(tmp_path):
     safetensors.torch.save_file(ResEmoteNet(width=1 / 16).state_dict(), tmp_path / "best.safetensors")
     with pytest.raises(ModelInvalid, match=r"Name the architecture and arguments .* in a model\.json"):
-        load(tmp_path / "best.safetensors")
+        load_face_model(tmp_path / "best.safetensors")
 
 
 def test_a_clip_is_read_by_a_network_of_portraits(tmp_path, smile):
     torch.manual_seed(1)
     save(tmp_path / "published", lived(ResEmoteNet(**PUBLISHED)), "resemotenet", PUBLISHED)
-    analyser = Analyser.load(STORE, model_path=tmp_path / "published")
-    analysis = analyser.analyse(smile)
+    analyser = VideoPipeline.load(STORE, model_path=tmp_path / "published")
+    analysis = analyser.predict(smile)
     assert analysis.model.name == "published"
     assert analysis.emotion in SEVEN
-    assert analyser.cover(smile).emotion == analysis.emotion
+    assert analyser.thumbnail(smile).emotion == analysis.emotion
 
 
 def test_pictures_are_read_by_a_network_of_portraits_alone_as_in_a_batch(tmp_path, portrait):
     torch.manual_seed(1)
     save(tmp_path / "published", lived(ResEmoteNet(**PUBLISHED)), "resemotenet", PUBLISHED)
-    detector = Detector(Analyser.load(STORE, model_path=tmp_path / "published"))
+    detector = ImagePipeline(VideoPipeline.load(STORE, model_path=tmp_path / "published"))
     png = cv2.imencode(".png", portrait[:300, :, ::-1])[1].tobytes()
-    alone, batch = detector.detect(png, model="published"), detector.detect_all([png, b"none"], model="published")
+    alone, batch = detector.predict(png, model="published"), detector.predict_batch([png, b"none"], model="published")
     assert alone.model.name == "published"
     assert batch.results[0].all_emotions == pytest.approx(alone.all_emotions, abs=1e-4)
 
@@ -321,7 +321,7 @@ def test_pictures_are_read_by_a_network_of_portraits_alone_as_in_a_batch(tmp_pat
 def test_a_vit_whose_patches_do_not_fill_the_crop_or_whose_heads_do_not_fit_is_refused(tmp_path, arguments):
     folder = save(tmp_path / "vit", ViTNet(**VIT), "vit", arguments)
     with pytest.raises(ModelInvalid, match="does not take"):
-        load(folder)
+        load_face_model(folder)
 
 
 def test_a_patch_counts_by_its_place():
@@ -338,11 +338,12 @@ def test_a_patch_counts_by_its_place():
 
 def test_probabilities_are_scaled_where_the_card_says_so_and_add_up_to_one_again(network):
     plain, scaled = (
-        Predictor(network, Card("made", "any", SEVEN, scales=scales), sha256="") for scales in ({}, {"neutral": 0.7})
+        Predictor(network, ModelCard("made", "any", SEVEN, scales=scales), sha256="")
+        for scales in ({}, {"neutral": 0.7})
     )
     (before,), (after,) = (model.predict([[seen(1), seen(2)]]) for model in (plain, scaled))
     factors = np.array([0.7 if label == "neutral" else 1.0 for label in SEVEN])
-    for name in ("probabilities", "moments"):
+    for name in ("probabilities", "per_frame"):
         expected = getattr(before, name) * factors
         expected /= expected.sum(axis=-1, keepdims=True)
         np.testing.assert_allclose(getattr(after, name), expected, atol=1e-6)
@@ -355,12 +356,12 @@ def test_probabilities_are_scaled_where_the_card_says_so_and_add_up_to_one_again
 def test_scales_that_are_none_are_refused(tmp_path, scales):
     folder = save(tmp_path / "made", FaceExpressionNet(**FACE), "face-expression", FACE, scales=scales)
     with pytest.raises(ModelInvalid, match="scales that are numbers above 0"):
-        load(folder)
+        load_face_model(folder)
 
 
 @pytest.fixture(scope="module")
 def finder():
-    finder = FaceFinder(STORE / "face_landmarker" / "face_landmarker.task", max_faces=1)
+    finder = FaceLandmarker(STORE / "face_landmarker" / "face_landmarker.task", max_faces=1)
     yield finder
     finder.close()
 

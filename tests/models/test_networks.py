@@ -14,15 +14,15 @@ from torch import nn
 from api.app import create_app
 from moodreel.emotions import FIVE, SEVEN
 from moodreel.errors import ModelInvalid
-from moodreel.models.face_registry import ARCHITECTURES, load
+from moodreel.models.face_registry import ARCHITECTURES, load_face_model
 from moodreel.models.huggingface.pretrained import PRETRAINED
-from moodreel.models.model_card import Card
-from moodreel.models.networks.audiovisual import AudioVisualNet, Excerpts
+from moodreel.models.model_card import ModelCard
+from moodreel.models.networks.audiovisual import AudioVisualBatch, AudioVisualNet
 from moodreel.models.networks.temporal_vit import TemporalViTNet, places
 from moodreel.models.networks.vit import ViTNet, ViTScratch
 from moodreel.models.predictor import Predictor
-from moodreel.pipelines.image import Detector
-from moodreel.pipelines.video import Analyser
+from moodreel.pipelines.image import ImagePipeline
+from moodreel.pipelines.video import VideoPipeline
 from moodreel.training.experiment.adapters import MAKERS
 from tests.models.test_multi_head import lived, seen
 from tests.support import accounts, media
@@ -117,7 +117,7 @@ def test_a_vit_from_scratch_that_cannot_be_is_refused_with_the_reason(tmp_path, 
     card = json.loads((tmp_path / "mine" / "model.json").read_text())
     (tmp_path / "mine" / "model.json").write_text(json.dumps(card | {"arguments": arguments}))
     with pytest.raises(ModelInvalid, match="pixels"):
-        load(tmp_path / "mine")
+        load_face_model(tmp_path / "mine")
 
 
 def test_the_class_token_is_what_a_vit_from_scratch_is_answered_from():
@@ -137,24 +137,24 @@ def test_the_class_token_is_what_a_vit_from_scratch_is_answered_from():
 def test_a_network_of_any_labels_is_saved_loaded_and_answers_with_them(tmp_path, name, labels):
     network = saved(tmp_path / "mine", name, labels)
     track = [seen(1), None, seen(2)]
-    card = Card("mine", name, labels)
+    card = ModelCard("mine", name, labels)
     (before,) = Predictor(network, card, sha256="").predict([track])
-    model = load(tmp_path / "mine")
+    model = load_face_model(tmp_path / "mine")
     (verdict,) = model.predict([track])
     assert model.info.labels == labels
-    assert verdict.probabilities.shape == (len(labels),) and verdict.moments.shape == (3, len(labels))
+    assert verdict.probabilities.shape == (len(labels),) and verdict.per_frame.shape == (3, len(labels))
     np.testing.assert_allclose(verdict.probabilities, before.probabilities, atol=1e-4)
-    np.testing.assert_allclose(verdict.moments, before.moments, atol=1e-4)
-    assert np.isnan(verdict.moments[1]).all() and verdict.weights[1] == 0
+    np.testing.assert_allclose(verdict.per_frame, before.per_frame, atol=1e-4)
+    assert np.isnan(verdict.per_frame[1]).all() and verdict.weights[1] == 0
     assert verdict.weights.sum() == pytest.approx(1, abs=1e-5)
-    [now] = model.conclude([model.observe([seen(1), seen(2)])])
+    [now] = model.classify_windows([model.embed_faces([seen(1), seen(2)])])
     assert now.shape == (len(labels),) and now.sum() == pytest.approx(1, abs=1e-5)
 
 
 @pytest.mark.parametrize("name", [name for name in TINY if name not in ("compact-emotimesh", "emotimesh")])
 def test_batch_normalisation_is_folded_away_where_pictures_are_read(tmp_path, name):
     saved(tmp_path / "mine", name)
-    assert not any(isinstance(module, nn.BatchNorm2d) for module in load(tmp_path / "mine").module.modules())
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in load_face_model(tmp_path / "mine").module.modules())
 
 
 def test_a_joint_network_of_other_labels_is_refused_with_the_reason(tmp_path):
@@ -162,17 +162,17 @@ def test_a_joint_network_of_other_labels_is_refused_with_the_reason(tmp_path):
     card = {"architecture": "joint", "arguments": {}, "labels": list(THREE)}
     (tmp_path / "mine" / "model.json").write_text(json.dumps(card))
     with pytest.raises(ModelInvalid, match="answers 5 labels, not 3"):
-        load(tmp_path / "mine")
+        load_face_model(tmp_path / "mine")
 
 
 @pytest.mark.parametrize("name", NEW)
 def test_a_face_gets_the_same_answer_alone_and_beside_others(name):
-    model = Predictor(made(name), Card("made", name, THREE), sha256="")
+    model = Predictor(made(name), ModelCard("made", name, THREE), sha256="")
     tracks = [[seen(seed) for seed in range(18)], [None, seen(31), None], [seen(32)]]
     for track, together in zip(tracks, model.predict(tracks), strict=True):
         (alone,) = model.predict([track])
         np.testing.assert_allclose(together.probabilities, alone.probabilities, atol=1e-5)
-        np.testing.assert_allclose(together.moments, alone.moments, atol=1e-5)
+        np.testing.assert_allclose(together.per_frame, alone.per_frame, atol=1e-5)
         np.testing.assert_allclose(together.weights, alone.weights, atol=1e-5)
 
 
@@ -180,7 +180,7 @@ def test_a_face_gets_the_same_answer_alone_and_beside_others(name):
 def test_the_audio_visual_network_takes_any_number_of_classes(fusion):
     torch.manual_seed(1)
     network = AudioVisualNet(classes=3, fusion=fusion).eval()
-    windows = Excerpts(
+    windows = AudioVisualBatch(
         faces=torch.randint(0, 256, (2, 8, 112, 112, 3), dtype=torch.uint8),
         seen=torch.tensor([[True] * 8, [False] * 8]),
         mels=torch.randn(2, 64, 188),
@@ -196,8 +196,8 @@ def test_the_audio_visual_network_takes_any_number_of_classes(fusion):
 @pytest.mark.parametrize("name", NEW)
 def test_what_the_lab_trains_is_served_with_its_own_labels(tmp_path, name, portrait):
     saved(tmp_path / "somebodys", name)
-    analyser = Analyser.load(STORE, model_path=tmp_path / "somebodys")
-    app = create_app(accounts.settings(tmp_path), analyser=analyser, detector=Detector(analyser))
+    analyser = VideoPipeline.load(STORE, model_path=tmp_path / "somebodys")
+    app = create_app(accounts.settings(tmp_path), analyser=analyser, detector=ImagePipeline(analyser))
     client = app.test_client(use_cookies=False)
     headers = {"x-api-key": KEY, "date": DATE}
     clip = client.post("/predict?explain=true", json=video_body(media.encode(media.face_frames(12))), headers=headers)
@@ -213,13 +213,13 @@ def test_what_the_lab_trains_is_served_with_its_own_labels(tmp_path, name, portr
 
 @pytest.fixture(scope="module")
 def temporal():
-    return Predictor(made("temporal-vit", 5), Card("made", "temporal-vit", FIVE), sha256="")
+    return Predictor(made("temporal-vit", 5), ModelCard("made", "temporal-vit", FIVE), sha256="")
 
 
 def test_time_counts_in_a_temporal_vit(temporal):
     track = [seen(seed) for seed in range(6)]
     (forwards,), (backwards,) = temporal.predict([track]), temporal.predict([track[::-1]])
-    np.testing.assert_allclose(forwards.moments, backwards.moments[::-1], atol=1e-5)
+    np.testing.assert_allclose(forwards.per_frame, backwards.per_frame[::-1], atol=1e-5)
     assert np.abs(forwards.probabilities - backwards.probabilities).max() > 1e-3
 
 
@@ -240,11 +240,11 @@ def test_a_temporal_vit_does_not_look_at_moments_without_a_face(temporal):
 
 def test_live_video_concludes_what_the_clip_does_from_faces_that_were_read_once(temporal):
     track = [seen(seed) for seed in range(5)]
-    observed = temporal.observe(track)
-    [now] = temporal.conclude([observed])
+    observed = temporal.embed_faces(track)
+    [now] = temporal.classify_windows([observed])
     (clip,) = temporal.predict([track])
     np.testing.assert_allclose(now, clip.probabilities, atol=1e-5)
-    both = temporal.conclude([observed, [None, *observed[:2]]])
+    both = temporal.classify_windows([observed, [None, *observed[:2]]])
     np.testing.assert_allclose(both[0], now, atol=1e-5)
     (gap,) = temporal.predict([[None, *track[:2]]])
     np.testing.assert_allclose(both[1], gap.probabilities, atol=1e-5)
@@ -271,7 +271,7 @@ def test_a_temporal_vit_learns_what_only_time_tells():
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-    model = Predictor(network, Card("made", "temporal-vit", ("first", "second")), sha256="")
+    model = Predictor(network, ModelCard("made", "temporal-vit", ("first", "second")), sha256="")
     verdicts = model.predict([[seen(1), seen(2)], [seen(2), seen(1)]])
     assert [int(verdict.probabilities.argmax()) for verdict in verdicts] == [0, 1]
 

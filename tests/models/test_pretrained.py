@@ -12,7 +12,7 @@ from transformers import ResNetConfig, ResNetForImageClassification, ViTConfig, 
 
 from moodreel.emotions import SEVEN
 from moodreel.errors import ModelInvalid
-from moodreel.models.face_registry import load
+from moodreel.models.face_registry import load_face_model
 from moodreel.models.huggingface.pretrained import make_network, write_network
 from moodreel.models.networks.resnet18 import MEAN, STD
 from tests.models.test_multi_head import seen
@@ -37,13 +37,13 @@ def test_a_network_of_any_labels_is_saved_loaded_and_answers_with_them(tmp_path,
             module.running_mean.uniform_(-1, 1)
             module.running_var.uniform_(0.5, 2)
     write_network(tmp_path / "mine", network)
-    model = load(tmp_path / "mine")
+    model = load_face_model(tmp_path / "mine")
     assert (model.info.name, model.info.labels) == ("mine", THREE)
     assert model.info.architecture == {"vit-b-16": "hugging-face-vit", "resnet-50": "hugging-face-resnet"}[name]
     assert not any(isinstance(module, nn.BatchNorm2d) for module in model.module.modules())
-    kept = load(tmp_path / "mine", fold=False)
+    kept = load_face_model(tmp_path / "mine", fold=False)
     assert kept.module.state_dict().keys() == network.state_dict().keys()
-    portraits = torch.from_numpy(np.stack([seen(1).portrait, seen(2).portrait]))
+    portraits = torch.from_numpy(np.stack([seen(1).rgb_crop, seen(2).rgb_crop]))
     with torch.inference_mode():
         expected = network(portraits)
         torch.testing.assert_close(model.module(portraits), expected, atol=1e-4, rtol=1e-4)
@@ -56,7 +56,7 @@ def test_a_network_of_any_labels_is_saved_loaded_and_answers_with_them(tmp_path,
 def test_it_learns_with_its_head_or_with_all_of_it(name):
     torch.manual_seed(0)
     network = make_network(name, ("first", "second"), **SIZES[name]).train()
-    portraits = torch.from_numpy(np.stack([seen(1).portrait, np.full((224, 224, 3), 40, np.uint8)]))
+    portraits = torch.from_numpy(np.stack([seen(1).rgb_crop, np.full((224, 224, 3), 40, np.uint8)]))
     truth = torch.tensor([0, 1])
     body = f"network.{network.kind}."
     assert {key for key, _ in network.named_parameters() if not key.startswith(body)} == {
@@ -304,7 +304,7 @@ def test_it_is_written_in_fewer_bytes_where_that_is_asked_for(tmp_path, name):
     for weights in ("float32", "float16", "int8"):
         write_network(tmp_path / weights, network, weights)
         sizes.append((tmp_path / weights / "model.safetensors").stat().st_size)
-        answers.append(load(tmp_path / weights).predict([[seen(1)]])[0].probabilities)
+        answers.append(load_face_model(tmp_path / weights).predict([[seen(1)]])[0].probabilities)
     assert sizes[0] > sizes[1] > sizes[2]
     np.testing.assert_allclose(answers[1], answers[0], atol=0.01)
     np.testing.assert_allclose(answers[2], answers[0], atol=0.1)

@@ -22,12 +22,12 @@ from moodreel.errors import (
     VideoCorrupt,
     VideoTooLong,
 )
-from moodreel.faces.facial_actions import Movements
-from moodreel.faces.landmarker import FaceFinder
-from moodreel.media.video import Limits
-from moodreel.models.face_registry import ModelStore
-from moodreel.pipelines.audiovisual import Viewer
-from moodreel.pipelines.video import Analyser
+from moodreel.faces.facial_actions import FacialActionExplainer
+from moodreel.faces.landmarker import FaceLandmarker
+from moodreel.media.video import VideoLimits
+from moodreel.models.face_registry import FaceModelRegistry
+from moodreel.pipelines.audiovisual import AudioVisualPipeline
+from moodreel.pipelines.video import VideoPipeline
 from tests.support import media, synthetic_audio
 from tests.support.audiovisual_models import write_model
 from tests.support.server import STORE
@@ -39,8 +39,10 @@ BLACK = [np.zeros((48, 64, 3), np.uint8)] * 10
 
 @pytest.fixture(scope="module")
 def analyser():
-    finder = FaceFinder(STORE / "face_landmarker" / "face_landmarker.task", again=True)
-    return Analyser(finder, ModelStore(STORE), Movements.load(STORE / "movements"), wait_seconds=0.05)
+    finder = FaceLandmarker(STORE / "face_landmarker" / "face_landmarker.task", use_fallbacks=True)
+    return VideoPipeline(
+        finder, FaceModelRegistry(STORE), FacialActionExplainer.load(STORE / "movements"), wait_seconds=0.05
+    )
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +57,7 @@ def store(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def viewer(store, analyser):
-    return Viewer.load(store, analyser)
+    return AudioVisualPipeline.load(store, analyser)
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +66,7 @@ def talking():
 
 
 def test_the_default_sees_and_is_given_no_sound(viewer, talking):
-    impression = viewer.view(talking)
+    impression = viewer.predict(talking)
     assert impression.model.name == "faces-eight"
     assert impression.labels == EIGHT
     assert (impression.modalities, impression.missing) == (("video",), {"audio": "not_read"})
@@ -75,20 +77,20 @@ def test_the_default_sees_and_is_given_no_sound(viewer, talking):
 
 
 def test_a_model_of_both_says_what_each_window_had_and_answers_their_mean(viewer):
-    impression = viewer.view(synthetic_audio.recording(FACE[:30], 6), model="both")
+    impression = viewer.predict(synthetic_audio.recording(FACE[:30], 6), model="both")
     assert impression.modalities == BOTH
     assert impression.missing == {}
-    assert [glimpse.modalities for glimpse in impression.glimpses] == [BOTH, ("audio",)]
-    assert [glimpse.start for glimpse in impression.glimpses] == pytest.approx([0, 3], abs=0.05)
-    assert impression.glimpses[-1].end == pytest.approx(impression.seconds)
-    each = np.array([glimpse.probabilities for glimpse in impression.glimpses])
+    assert [glimpse.modalities for glimpse in impression.windows] == [BOTH, ("audio",)]
+    assert [glimpse.start for glimpse in impression.windows] == pytest.approx([0, 3], abs=0.05)
+    assert impression.windows[-1].end == pytest.approx(impression.seconds)
+    each = np.array([glimpse.probabilities for glimpse in impression.windows])
     np.testing.assert_allclose(impression.probabilities, each.mean(axis=0), atol=1e-6)
 
 
 def test_what_is_missing_is_named(viewer):
-    silent = viewer.view(synthetic_audio.recording(FACE, 4, silent=True), model="both")
-    hidden = viewer.view(synthetic_audio.recording(BLACK, 1), model="both")
-    alone = viewer.view(
+    silent = viewer.predict(synthetic_audio.recording(FACE, 4, silent=True), model="both")
+    hidden = viewer.predict(synthetic_audio.recording(BLACK, 1), model="both")
+    alone = viewer.predict(
         synthetic_audio.encode(synthetic_audio.sine(300, 2), container="mp3", codec="libmp3lame"), model="both"
     )
     assert (silent.modalities, silent.missing) == (("video",), {"audio": "none"})
@@ -97,20 +99,22 @@ def test_what_is_missing_is_named(viewer):
 
 
 def test_the_same_clip_has_the_same_answer_from_any_number_of_threads(store, talking):
-    finder = FaceFinder(STORE / "face_landmarker" / "face_landmarker.task", again=True)
-    patient = Analyser(finder, ModelStore(STORE), Movements.load(STORE / "movements"), slots=2, wait_seconds=120)
-    viewer = Viewer.load(store, patient)
+    finder = FaceLandmarker(STORE / "face_landmarker" / "face_landmarker.task", use_fallbacks=True)
+    patient = VideoPipeline(
+        finder, FaceModelRegistry(STORE), FacialActionExplainer.load(STORE / "movements"), slots=2, wait_seconds=120
+    )
+    viewer = AudioVisualPipeline.load(store, patient)
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda name: viewer.view(talking, model=name), ["both", "faces-eight"] * 4))
+        found = list(pool.map(lambda name: viewer.predict(talking, model=name), ["both", "faces-eight"] * 4))
     for impression in found:
         np.testing.assert_allclose(
-            impression.probabilities, viewer.view(talking, model=impression.model.name).probabilities, atol=1e-5
+            impression.probabilities, viewer.predict(talking, model=impression.model.name).probabilities, atol=1e-5
         )
 
 
 def test_a_call_waits_for_its_turn_and_no_longer(viewer, analyser, talking):
     with analyser.slot(), pytest.raises(Overloaded):
-        viewer.view(talking)
+        viewer.predict(talking)
 
 
 # What is refused
@@ -130,12 +134,12 @@ def test_a_call_waits_for_its_turn_and_no_longer(viewer, analyser, talking):
 )
 def test_what_cannot_be_answered_is_refused_as_such(viewer, clip, model, error):
     with pytest.raises(error):
-        viewer.view(clip, model=model)
+        viewer.predict(clip, model=model)
 
 
 def test_limits_hold(store, analyser):
     with pytest.raises(VideoTooLong):
-        Viewer.load(store, analyser, limits=Limits(seconds=1)).view(media.encode(FACE, fps=10))
+        AudioVisualPipeline.load(store, analyser, limits=VideoLimits(seconds=1)).predict(media.encode(FACE, fps=10))
 
 
 # Licences
@@ -143,23 +147,23 @@ def test_limits_hold(store, analyser):
 
 def test_weights_for_research_answer_only_where_they_are_allowed(store, analyser, talking):
     with pytest.raises(NonCommercial, match="NONCOMMERCIAL_MODELS=1"):
-        Viewer.load(store, analyser).view(talking, model="audio-visual")
-    allowed = Viewer.load(store, analyser, noncommercial=True)
-    assert allowed.view(talking, model="audio-visual").model.card.licence == "CC BY-NC-SA 4.0"
-    assert allowed.view(talking).model.name == "faces-eight"
+        AudioVisualPipeline.load(store, analyser).predict(talking, model="audio-visual")
+    allowed = AudioVisualPipeline.load(store, analyser, noncommercial=True)
+    assert allowed.predict(talking, model="audio-visual").model.card.licence == "CC BY-NC-SA 4.0"
+    assert allowed.predict(talking).model.name == "faces-eight"
 
 
 def test_a_model_that_is_refused_is_not_loaded(store, analyser, talking):
-    viewer = Viewer.load(store, analyser)
+    viewer = AudioVisualPipeline.load(store, analyser)
     with pytest.raises(NonCommercial):
-        viewer.view(talking, model="audio-visual")
+        viewer.predict(talking, model="audio-visual")
     assert "audio-visual" not in viewer.store._loaded
 
 
 def test_an_operator_who_names_weights_for_research_has_them_answer(store, analyser, talking, caplog):
-    viewer = Viewer.load(store, analyser, checkpoint=store / "audio-visual")
-    assert viewer.view(talking).model.name == "audio-visual"
-    assert viewer.view(talking, model="audio-visual").modalities == BOTH
+    viewer = AudioVisualPipeline.load(store, analyser, checkpoint=store / "audio-visual")
+    assert viewer.predict(talking).model.name == "audio-visual"
+    assert viewer.predict(talking, model="audio-visual").modalities == BOTH
     assert "not for commercial use" in caplog.text
 
 
@@ -167,7 +171,7 @@ def test_a_default_for_research_is_no_default(tmp_path, analyser, talking):
     write_model(tmp_path / "faces-eight", commercial=False)
     for noncommercial in (False, True):
         with pytest.raises(ModelMissing):
-            Viewer.load(tmp_path, analyser, noncommercial=noncommercial).view(talking)
+            AudioVisualPipeline.load(tmp_path, analyser, noncommercial=noncommercial).predict(talking)
 
 
 # Checkpoints
@@ -176,7 +180,7 @@ def test_a_default_for_research_is_no_default(tmp_path, analyser, talking):
 def test_a_checkpoint_from_elsewhere_answers_by_default(store, analyser, talking, tmp_path):
     folder = write_model(tmp_path / "mine", labels=("yes", "no"))
     for checkpoint in (folder, folder / "weights.safetensors"):
-        impression = Viewer.load(store, analyser, checkpoint=checkpoint).view(talking)
+        impression = AudioVisualPipeline.load(store, analyser, checkpoint=checkpoint).predict(talking)
         assert (impression.model.name, impression.labels) == ("mine", ("yes", "no"))
 
 
@@ -185,17 +189,17 @@ def test_a_checkpoint_that_is_no_good_stops_the_start_unless_there_is_a_fallback
     (tmp_path / "torn" / "weights.safetensors").write_bytes(b"<html>")
     for checkpoint in (tmp_path / "torn", tmp_path / "nowhere"):
         with pytest.raises(ModelInvalid):
-            Viewer.load(store, analyser, checkpoint=checkpoint)
-        fallen = Viewer.load(store, analyser, checkpoint=checkpoint, model_fallback=True)
-        assert fallen.view(talking).model.name == "faces-eight"
+            AudioVisualPipeline.load(store, analyser, checkpoint=checkpoint)
+        fallen = AudioVisualPipeline.load(store, analyser, checkpoint=checkpoint, model_fallback=True)
+        assert fallen.predict(talking).model.name == "faces-eight"
 
 
 def test_without_any_model_calls_are_told_what_to_set(tmp_path, analyser, talking, caplog):
     with caplog.at_level(logging.WARNING):
-        viewer = Viewer.load(tmp_path, analyser)
+        viewer = AudioVisualPipeline.load(tmp_path, analyser)
     assert "CHECKPOINT_PATH" in caplog.text
     with pytest.raises(ModelMissing, match=r"CHECKPOINT_PATH.*EMO_MOCK"):
-        viewer.view(talking)
+        viewer.predict(talking)
 
 
 def test_the_card_of_a_model_that_is_there_but_broken_stops_the_start(tmp_path, analyser):
@@ -203,7 +207,7 @@ def test_the_card_of_a_model_that_is_there_but_broken_stops_the_start(tmp_path, 
     card = json.loads((folder / "model.json").read_text()) | {"commercial": "perhaps"}
     (folder / "model.json").write_text(json.dumps(card))
     with pytest.raises(ModelInvalid, match="commercial"):
-        Viewer.load(tmp_path, analyser)
+        AudioVisualPipeline.load(tmp_path, analyser)
 
 
 # Answers that are made up
@@ -212,14 +216,14 @@ def test_the_card_of_a_model_that_is_there_but_broken_stops_the_start(tmp_path, 
 @pytest.fixture
 def mock(tmp_path, analyser, caplog):
     with caplog.at_level(logging.WARNING):
-        viewer = Viewer.load(tmp_path, analyser, mock=True, checkpoint=tmp_path / "nowhere")
+        viewer = AudioVisualPipeline.load(tmp_path, analyser, mock=True, checkpoint=tmp_path / "nowhere")
     assert "EMO_MOCK=1" in caplog.text
     return viewer
 
 
 def test_made_up_answers_come_from_the_content_alone_and_say_that_they_are(mock, talking):
     other = synthetic_audio.recording(FACE, 4, hertz=600)
-    first, again, second = (mock.view(clip) for clip in (talking, talking, other))
+    first, again, second = (mock.predict(clip) for clip in (talking, talking, other))
     assert first.mock
     assert (first.model.name, first.labels, first.modalities) == ("mock", EIGHT, BOTH)
     assert first.probabilities == again.probabilities != second.probabilities
@@ -231,6 +235,6 @@ def test_made_up_answers_come_from_the_content_alone_and_say_that_they_are(mock,
 def test_what_is_made_up_is_still_looked_at(mock):
     for clip, error in ((media.encode(BLACK)[:300], VideoCorrupt), (media.encode(BLACK), NoFaceNoSound)):
         with pytest.raises(error):
-            mock.view(clip)
+            mock.predict(clip)
     with pytest.raises(ModelNotFound, match="EMO_MOCK"):
-        mock.view(media.encode(FACE), model="faces-eight")
+        mock.predict(media.encode(FACE), model="faces-eight")

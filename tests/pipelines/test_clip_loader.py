@@ -18,12 +18,12 @@ from moodreel.errors import (
     VideoCorrupt,
     VideoTooLong,
 )
-from moodreel.faces.features import cut
-from moodreel.faces.landmarker import FaceFinder
+from moodreel.faces.features import crop_square
+from moodreel.faces.landmarker import FaceLandmarker
 from moodreel.media import mel_spectrogram
-from moodreel.media.audio import RATE, SoundLimits
-from moodreel.media.video import Limits
-from moodreel.pipelines.clip_loader import CORRUPT, NO_FACE, NONE, NOT_READ, UNSUPPORTED, ExcerptReader
+from moodreel.media.audio import SAMPLE_RATE, AudioLimits
+from moodreel.media.video import VideoLimits
+from moodreel.pipelines.clip_loader import CORRUPT, NO_FACE, NONE, NOT_READ, UNSUPPORTED, ClipLoader
 from tests.support import media, synthetic_audio
 from tests.support.synthetic_audio import recording
 
@@ -33,19 +33,19 @@ BOTH = ("video", "audio")
 
 @pytest.fixture(scope="module")
 def finder():
-    return FaceFinder(LANDMARKER, again=True)
+    return FaceLandmarker(LANDMARKER, use_fallbacks=True)
 
 
 @pytest.fixture(scope="module")
 def reader(finder):
-    return ExcerptReader(finder)
+    return ClipLoader(finder)
 
 
 def loudest_band(mel):
     """Hertz of the middle of the band that is loudest over the steps of a spectrogram."""
     row = int(np.asarray(mel).mean(axis=1).argmax())
     band = mel_spectrogram.filter_bank()[row]
-    return float((band * np.fft.rfftfreq(mel_spectrogram.WINDOW, 1 / RATE)).sum() / band.sum())
+    return float((band * np.fft.rfftfreq(mel_spectrogram.WINDOW, 1 / SAMPLE_RATE)).sum() / band.sum())
 
 
 FACE = media.face_frames(30)
@@ -61,13 +61,13 @@ CONTAINERS = [
 @pytest.mark.parametrize(("container", "video", "codec", "rate", "layout"), CONTAINERS)
 def test_faces_and_sound_of_one_file_are_read_whatever_its_codecs(reader, container, video, codec, rate, layout):
     clip = recording(FACE, 3, container=container, video=video, codec=codec, rate=rate, layout=layout)
-    footage = reader.watch(clip)
+    footage = reader.load(clip)
     assert footage.modalities == BOTH
-    assert not footage.lacks
+    assert not footage.missing
     assert footage.starts == pytest.approx((0,), abs=0.1)
     assert footage.seconds == pytest.approx(3, abs=0.15)
     assert (footage.frames, footage.faces) == (8, 1)
-    excerpts = footage.excerpts
+    excerpts = footage.batch
     assert excerpts.faces.shape == (1, 8, 112, 112, 3)
     assert excerpts.mels.shape == (1, 64, 188)
     assert excerpts.seen.all()
@@ -77,36 +77,36 @@ def test_faces_and_sound_of_one_file_are_read_whatever_its_codecs(reader, contai
 
 def test_a_face_is_the_square_that_is_cut_around_it_in_the_picture_shown_then(reader, finder):
     frames = media.face_frames(30)
-    excerpts = reader.read(media.encode(frames, fps=10, options={"qp": "0"}))
+    excerpts = reader.load_batch(media.encode(frames, fps=10, options={"qp": "0"}))
     for column, number in enumerate((1, 5, 9, 13, 16, 20, 24, 28)):  # 3 s in eight shares, the middle of each
-        [face] = finder.find(frames[number])
-        theirs = cut(frames[number], face.landmarks, 112).astype(int)
+        [face] = finder.detect(frames[number])
+        theirs = crop_square(frames[number], face.landmarks, 112).astype(int)
         assert np.abs(excerpts.faces[0, column].numpy().astype(int) - theirs).mean() < 2.5
 
 
 def test_a_long_clip_has_windows_side_by_side_and_one_decode_serves_them(reader):
     clip = media.encode(media.face_frames(50, 160, 120), fps=10)
-    footage = reader.watch(clip)
+    footage = reader.load(clip)
     assert footage.starts == pytest.approx((0, 2))
-    assert footage.excerpts.seen.shape == (2, 8)
-    assert footage.excerpts.seen.all()
+    assert footage.batch.seen.shape == (2, 8)
+    assert footage.batch.seen.all()
     assert footage.frames <= 16
 
 
 def test_a_clip_without_sound_and_one_with_silence_have_their_pictures(reader):
     for clip in (media.encode(FACE, fps=10), recording(FACE, 3, silent=True)):
-        footage = reader.watch(clip)
+        footage = reader.load(clip)
         assert footage.modalities == ("video",)
-        assert footage.lacks == {"audio": NONE}
-        assert footage.excerpts.modalities() == [("video",)]
+        assert footage.missing == {"audio": NONE}
+        assert footage.batch.modalities() == [("video",)]
 
 
 def test_a_hidden_face_leaves_the_sound(reader):
-    footage = reader.watch(recording([np.zeros((48, 64, 3), np.uint8)] * 30, 3))
+    footage = reader.load(recording([np.zeros((48, 64, 3), np.uint8)] * 30, 3))
     assert footage.modalities == ("audio",)
-    assert footage.lacks == {"video": NO_FACE}
-    assert footage.excerpts.heard.all()
-    assert not footage.excerpts.seen.any()
+    assert footage.missing == {"video": NO_FACE}
+    assert footage.batch.heard.all()
+    assert not footage.batch.seen.any()
 
 
 @pytest.mark.parametrize(
@@ -114,14 +114,14 @@ def test_a_hidden_face_leaves_the_sound(reader):
     [("wav", "pcm_s16le", 8_000), ("mp3", "libmp3lame", 44_100), ("ipod", "aac", 48_000), ("webm", "libopus", 48_000)],
 )
 def test_sound_alone_has_windows_of_its_own(reader, container, codec, rate):
-    footage = reader.watch(
+    footage = reader.load(
         synthetic_audio.encode(synthetic_audio.sine(500, 5, rate=rate), container=container, codec=codec, rate=rate)
     )
     assert footage.modalities == ("audio",)
-    assert footage.lacks == {"video": NONE}
+    assert footage.missing == {"video": NONE}
     assert len(footage.starts) == 2
     assert footage.frames == 0
-    assert loudest_band(footage.excerpts.mels[1]) == pytest.approx(500, abs=25)
+    assert loudest_band(footage.batch.mels[1]) == pytest.approx(500, abs=25)
 
 
 BLACK = [np.zeros((48, 64, 3), np.uint8)] * 10
@@ -132,43 +132,43 @@ BLACK = [np.zeros((48, 64, 3), np.uint8)] * 10
     [
         (media.encode(BLACK, fps=10), "Face the camera"),
         (recording(BLACK, 1, silent=True), "Face the camera"),
-        (synthetic_audio.encode(np.zeros(RATE, np.float32)), "microphone"),
+        (synthetic_audio.encode(np.zeros(SAMPLE_RATE, np.float32)), "microphone"),
     ],
     ids=["black, no sound", "black, silence", "silence alone"],
 )
 def test_neither_face_nor_sound_is_an_error_that_says_what_to_do(reader, clip, says):
     with pytest.raises(NoFaceNoSound, match=says):
-        reader.watch(clip)
+        reader.load(clip)
 
 
 def test_what_is_not_wanted_is_not_read(reader):
     clip = recording(FACE[:10], 1)
-    seen, heard = reader.watch(clip, modalities=("video",)), reader.watch(clip, modalities=("audio",))
-    assert (seen.modalities, seen.lacks) == (("video",), {"audio": NOT_READ})
-    assert (heard.modalities, heard.lacks) == (("audio",), {"video": NOT_READ})
+    seen, heard = reader.load(clip, modalities=("video",)), reader.load(clip, modalities=("audio",))
+    assert (seen.modalities, seen.missing) == (("video",), {"audio": NOT_READ})
+    assert (heard.modalities, heard.missing) == (("audio",), {"video": NOT_READ})
     assert heard.frames == 0
     with pytest.raises(NoFace, match="arm's length"):
-        reader.watch(recording(BLACK, 1), modalities=("video",))
+        reader.load(recording(BLACK, 1), modalities=("video",))
     with pytest.raises(NoPictures, match="Send a clip with pictures"):
-        reader.watch(synthetic_audio.encode(synthetic_audio.sine(500, 1)), modalities=("video",))
+        reader.load(synthetic_audio.encode(synthetic_audio.sine(500, 1)), modalities=("video",))
     with pytest.raises(NoFaceNoSound, match="microphone"):
-        reader.watch(media.encode(FACE[:10], fps=10), modalities=("audio",))
+        reader.load(media.encode(FACE[:10], fps=10), modalities=("audio",))
 
 
 # Times
 
 
 def test_pictures_that_end_before_their_sound_leave_its_last_window_without_a_face(reader):
-    footage = reader.watch(recording(FACE[:30], 7))
+    footage = reader.load(recording(FACE[:30], 7))
     assert footage.starts == pytest.approx((0, 2, 4), abs=0.05)
-    assert footage.excerpts.modalities() == [BOTH, BOTH, ("audio",)]
-    assert 0 < footage.excerpts.seen[1].sum() < 8
+    assert footage.batch.modalities() == [BOTH, BOTH, ("audio",)]
+    assert 0 < footage.batch.seen[1].sum() < 8
 
 
 def test_sound_that_ends_before_its_pictures_leaves_the_last_window_without_it(reader):
-    footage = reader.watch(recording(media.face_frames(70, 160, 120), 1.5))
-    assert footage.excerpts.modalities() == [BOTH, ("video",), ("video",)]
-    steps = footage.excerpts.mels[0].amax(dim=0).numpy()
+    footage = reader.load(recording(media.face_frames(70, 160, 120), 1.5))
+    assert footage.batch.modalities() == [BOTH, ("video",), ("video",)]
+    steps = footage.batch.mels[0].amax(dim=0).numpy()
     assert (steps[:80] > -6).all()
     np.testing.assert_allclose(steps[110:], np.log(mel_spectrogram.FLOOR), rtol=1e-6, err_msg="silence from there on")
 
@@ -177,35 +177,35 @@ def test_sound_that_ends_before_its_pictures_leaves_the_last_window_without_it(r
 @pytest.mark.parametrize("container", ["mp4", "matroska"])
 def test_sound_that_begins_later_is_heard_later_wherever_the_clock_of_the_file_begins(reader, container, shift):
     codec = {"mp4": "aac", "matroska": "flac"}[container]
-    footage = reader.watch(recording(FACE, 2, container=container, codec=codec, later=1.0, shift=shift))
+    footage = reader.load(recording(FACE, 2, container=container, codec=codec, later=1.0, shift=shift))
     assert footage.seconds == pytest.approx(3, abs=0.2)
-    steps = footage.excerpts.mels[0].amax(dim=0)
-    begins = int((steps > -6).nonzero()[0]) * mel_spectrogram.HOP / RATE
+    steps = footage.batch.mels[0].amax(dim=0)
+    begins = int((steps > -6).nonzero()[0]) * mel_spectrogram.HOP_LENGTH / SAMPLE_RATE
     assert begins == pytest.approx(1.0, abs=0.1)
-    assert footage.excerpts.seen.all()
+    assert footage.batch.seen.all()
 
 
 def test_sound_that_begins_first_is_not_cut_off(reader):
-    footage = reader.watch(recording(FACE[:20], 3, container="matroska", codec="flac", later=-1.0, shift=1.0))
+    footage = reader.load(recording(FACE[:20], 3, container="matroska", codec="flac", later=-1.0, shift=1.0))
     assert footage.seconds == pytest.approx(3, abs=0.15)
-    assert footage.excerpts.seen[0].tolist() == [False] * 3 + [True] * 5
-    assert float(footage.excerpts.mels[0].amax(dim=0)[2]) > -6
+    assert footage.batch.seen[0].tolist() == [False] * 3 + [True] * 5
+    assert float(footage.batch.mels[0].amax(dim=0)[2]) > -6
 
 
 def test_times_that_cannot_be_are_taken_for_wrong_and_both_begin_at_once(finder):
-    reader = ExcerptReader(finder, limits=Limits(seconds=10))
-    footage = reader.watch(recording(FACE[:20], 2, container="matroska", codec="flac", later=500.0))
+    reader = ClipLoader(finder, limits=VideoLimits(seconds=10))
+    footage = reader.load(recording(FACE[:20], 2, container="matroska", codec="flac", later=500.0))
     assert footage.seconds == pytest.approx(2, abs=0.15)
-    assert footage.excerpts.modalities() == [BOTH]
+    assert footage.batch.modalities() == [BOTH]
 
 
 def test_a_recording_without_a_duration_in_its_header_is_measured(reader):
     clip = media.encode(FACE, container="webm", codec="libvpx", fps=10, container_options={"live": "1"})
     with av.open(io.BytesIO(clip)) as container:
         assert container.duration is None
-    footage = reader.watch(clip)
+    footage = reader.load(clip)
     assert footage.seconds == pytest.approx(3, abs=0.1)
-    assert footage.excerpts.seen.all()
+    assert footage.batch.seen.all()
 
 
 # What is broken
@@ -225,25 +225,25 @@ WHOLE = recording(FACE, 3, codec="flac")
 
 
 def test_damaged_sound_beside_a_good_picture_is_answered_from_the_picture(reader):
-    footage = reader.watch(damaged(WHOLE, "audio"))
-    assert footage.lacks == {"audio": CORRUPT}
-    assert footage.excerpts.modalities() == [("video",)]
+    footage = reader.load(damaged(WHOLE, "audio"))
+    assert footage.missing == {"audio": CORRUPT}
+    assert footage.batch.modalities() == [("video",)]
 
 
 def test_damaged_pictures_beside_good_sound_are_answered_from_the_sound(reader):
-    footage = reader.watch(damaged(WHOLE, "video"))
-    assert footage.lacks["video"] in (CORRUPT, NO_FACE)
-    assert footage.excerpts.modalities() == [("audio",)]
+    footage = reader.load(damaged(WHOLE, "video"))
+    assert footage.missing["video"] in (CORRUPT, NO_FACE)
+    assert footage.batch.modalities() == [("audio",)]
 
 
 def test_sound_of_a_codec_that_is_not_read_spoils_no_picture(reader):
-    footage = reader.watch(recording(FACE[:10], 1, container="matroska", codec="tta"))
-    assert footage.lacks == {"audio": UNSUPPORTED}
+    footage = reader.load(recording(FACE[:10], 1, container="matroska", codec="tta"))
+    assert footage.missing == {"audio": UNSUPPORTED}
 
 
 def test_pictures_of_a_codec_that_is_not_read_spoil_no_sound(reader):
-    footage = reader.watch(recording(FACE[:10], 1, container="matroska", video="ffv1"))
-    assert footage.lacks == {"video": UNSUPPORTED}
+    footage = reader.load(recording(FACE[:10], 1, container="matroska", video="ffv1"))
+    assert footage.missing == {"video": UNSUPPORTED}
 
 
 @pytest.mark.parametrize(
@@ -261,18 +261,18 @@ def test_pictures_of_a_codec_that_is_not_read_spoil_no_sound(reader):
 )
 def test_what_cannot_be_read_at_all_is_refused_as_such(reader, data, error):
     with pytest.raises(error):
-        reader.watch(data)
+        reader.load(data)
 
 
 def test_limits_hold_for_pictures_and_for_sound(finder):
     with pytest.raises(VideoTooLong):
-        ExcerptReader(finder, limits=Limits(seconds=2)).watch(media.encode(FACE, fps=10))
+        ClipLoader(finder, limits=VideoLimits(seconds=2)).load(media.encode(FACE, fps=10))
     with pytest.raises(VideoTooLong):  # and not its sound, which runs as long
-        ExcerptReader(finder, limits=Limits(seconds=2)).watch(WHOLE)
+        ClipLoader(finder, limits=VideoLimits(seconds=2)).load(WHOLE)
     with pytest.raises(AudioTooLong):
-        ExcerptReader(finder, sound_limits=SoundLimits(seconds=2)).watch(WHOLE)
+        ClipLoader(finder, sound_limits=AudioLimits(seconds=2)).load(WHOLE)
     with pytest.raises(AudioTooLong):
-        ExcerptReader(finder, limits=Limits(seconds=2)).watch(synthetic_audio.encode(synthetic_audio.sine(440, 3)))
+        ClipLoader(finder, limits=VideoLimits(seconds=2)).load(synthetic_audio.encode(synthetic_audio.sine(440, 3)))
 
 
 # People
@@ -288,7 +288,7 @@ def test_the_person_most_seen_is_followed_and_nobody_else(reader, finder):
         if number < 4:
             frame[40 : 40 + large.shape[0], 300 : 300 + large.shape[1]] = large
         frames.append(frame)
-    excerpts = reader.read(media.encode(frames, fps=10, options={"qp": "0"}))
+    excerpts = reader.load_batch(media.encode(frames, fps=10, options={"qp": "0"}))
     assert excerpts.seen.all(), "the larger one is there for one of eight pictures"
     last = excerpts.faces[0, -1].numpy().astype(int)
     assert np.abs(excerpts.faces[0, 0].numpy().astype(int) - last).mean() < 6
@@ -297,7 +297,7 @@ def test_the_person_most_seen_is_followed_and_nobody_else(reader, finder):
 def test_one_reader_serves_several_threads(reader):
     clips = [recording(FACE[:10], 1, hertz=300 * number) for number in (1, 2, 3)] * 2
     with ThreadPoolExecutor(6) as pool:
-        found = list(pool.map(reader.read, clips))
+        found = list(pool.map(reader.load_batch, clips))
     for first, second in zip(found[:3], found[3:], strict=True):
         np.testing.assert_array_equal(first.faces, second.faces)
         np.testing.assert_array_equal(first.mels, second.mels)

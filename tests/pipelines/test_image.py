@@ -14,8 +14,8 @@ from PIL import Image
 from moodreel.emotions import FIVE, SEVEN
 from moodreel.errors import ModelNotFound, NoFace, Overloaded, PictureCorrupt, PictureTooBig, UnsupportedMedia
 from moodreel.media import image
-from moodreel.pipelines.image import Batch, Detection, Detector
-from moodreel.pipelines.video import Analyser
+from moodreel.pipelines.image import ImageBatchResult, ImagePipeline, ImageResult
+from moodreel.pipelines.video import VideoPipeline
 from tests.media.test_image import exif, stored
 from tests.support import media
 
@@ -25,12 +25,12 @@ NOBODY = media.photo(skimage.data.coffee())
 
 @pytest.fixture(scope="module")
 def analyser():
-    return Analyser.load(STORE, wait_seconds=0.05)
+    return VideoPipeline.load(STORE, wait_seconds=0.05)
 
 
 @pytest.fixture(scope="module")
 def detector(analyser):
-    return Detector(analyser)
+    return ImagePipeline(analyser)
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def smile():
 
 
 def test_a_batch_that_takes_too_long_leaves_its_last_pictures_for_another(analyser, smile):
-    results = Detector(analyser, batch_seconds=0).detect_all([smile, smile, b"scrap"]).results
+    results = ImagePipeline(analyser, batch_seconds=0).predict_batch([smile, smile, b"scrap"]).results
     assert results[0].emotion == "happy"
     assert [type(result) for result in results[1:]] == [Overloaded, Overloaded]
     assert "smaller batch" in str(results[1])
@@ -47,14 +47,14 @@ def test_a_batch_that_takes_too_long_leaves_its_last_pictures_for_another(analys
 
 @pytest.mark.parametrize(("path", "name"), [("resemotenet", "resemotenet"), ("compact-emotimesh", "face-expression")])
 def test_a_default_of_seven_labels_answers_for_pictures_too(smile, path, name):
-    detector = Detector(Analyser.load(STORE, model_path=STORE / path))
-    assert detector.detect(smile).model.name == name
-    assert detector.show(smile).model.name == name
-    assert detector.show(media.encode(media.face_frames(5))).model.name == name
+    detector = ImagePipeline(VideoPipeline.load(STORE, model_path=STORE / path))
+    assert detector.predict(smile).model.name == name
+    assert detector.predict_any(smile).model.name == name
+    assert detector.predict_any(media.encode(media.face_frames(5))).model.name == name
 
 
 def test_a_smile_is_happy_with_everything_that_the_answer_promises(detector, smile):
-    detection = detector.detect(smile)
+    detection = detector.predict(smile)
     [face] = detection.faces
     assert detection.emotion == face.emotion == "happy"
     assert detection.confidence == face.confidence == face.probabilities["happy"] > 0.9
@@ -75,7 +75,7 @@ def test_a_smile_is_happy_with_everything_that_the_answer_promises(detector, smi
 def test_the_format_and_the_way_the_phone_was_held_change_nothing(detector, smile, kind, orientation):
     upright = media.portrait()[:320]
     plain, turned = (
-        detector.detect(media.photo(stored(upright, turn), kind, exif=exif(turn))) for turn in (1, orientation)
+        detector.predict(media.photo(stored(upright, turn), kind, exif=exif(turn))) for turn in (1, orientation)
     )
     assert (turned.width, turned.height) == (512, 320)
     assert turned.faces[0].box == pytest.approx(plain.faces[0].box, abs=3)
@@ -86,8 +86,8 @@ def test_the_format_and_the_way_the_phone_was_held_change_nothing(detector, smil
 def test_a_jpeg_in_each_of_the_eight_orientations_gives_the_same_box_and_an_upright_drawing(detector, orientation):
     upright = media.portrait()[:320]
     data = media.photo(stored(upright, orientation), quality=95, exif=exif(orientation))
-    expected = detector.detect(media.photo(upright, quality=95))
-    found = detector.detect(data, draw=True)
+    expected = detector.predict(media.photo(upright, quality=95))
+    found = detector.predict(data, draw=True)
     assert (found.width, found.height) == (512, 320)
     assert found.faces[0].box == pytest.approx(expected.faces[0].box, abs=3)
     assert found.confidence == pytest.approx(expected.confidence, abs=0.02)
@@ -97,7 +97,7 @@ def test_a_jpeg_in_each_of_the_eight_orientations_gives_the_same_box_and_an_upri
 
 def test_a_large_picture_has_its_boxes_in_its_own_pixels(detector):
     rgb, centres = media.group(3840, 2880, 5, 300)
-    detection = detector.detect(media.photo(rgb))
+    detection = detector.predict(media.photo(rgb))
     assert (detection.width, detection.height) == (3840, 2880)
     boxes = [face.box for face in detection.faces]
     assert len(boxes) == 5
@@ -109,7 +109,7 @@ def test_a_large_picture_has_its_boxes_in_its_own_pixels(detector):
 def test_a_group_has_every_face_the_largest_first_and_answers_for_that(detector):
     rgb, _ = media.group(1280, 960, 7, 70)
     rgb[300:900, 600:1200] = cv2.resize(media.portrait()[20:240, 120:340], (600, 600))
-    detection = detector.detect(media.photo(rgb))
+    detection = detector.predict(media.photo(rgb))
     areas = [face.box[2] * face.box[3] for face in detection.faces]
     assert len(areas) == 8
     assert areas[0] > 5 * max(areas[1:])
@@ -118,21 +118,25 @@ def test_a_group_has_every_face_the_largest_first_and_answers_for_that(detector)
 
 
 def test_a_picture_without_a_face_is_a_fact_and_no_error(detector):
-    detection = detector.detect(NOBODY, draw=True)
+    detection = detector.predict(NOBODY, draw=True)
     assert (detection.faces, detection.emotion, detection.confidence, detection.all_emotions) == ((), None, None, {})
     assert Image.open(io.BytesIO(detection.drawn)).size == (640, 427)
 
 
 def test_a_small_face_is_not_certain_and_says_why(detector):
-    [face] = detector.detect(media.photo(media.portrait()[::4, ::4], quality=95)).faces
+    [face] = detector.predict(media.photo(media.portrait()[::4, ::4], quality=95)).faces
     assert (face.certain, face.quality.reason) == (False, "small")
 
 
 def test_another_model_answers_when_named(detector, smile):
-    detection = detector.detect(smile, model="moodreel-five")
+    detection = detector.predict(smile, model="moodreel-five")
     assert tuple(detection.all_emotions) == FIVE
     assert (detection.emotion, detection.model.name) == ("Happy", "moodreel-five")
-    for call in (detector.detect, detector.show, lambda data, model: detector.detect_all([data], model=model)):
+    for call in (
+        detector.predict,
+        detector.predict_any,
+        lambda data, model: detector.predict_batch([data], model=model),
+    ):
         with pytest.raises(ModelNotFound):
             call(smile, model="nobody")
 
@@ -145,11 +149,11 @@ def many() -> list[bytes]:
 
 def test_a_batch_answers_each_picture_as_if_it_were_alone(detector):
     files = many()
-    batch = detector.detect_all(files)
-    assert isinstance(batch, Batch)
+    batch = detector.predict_batch(files)
+    assert isinstance(batch, ImageBatchResult)
     assert set(batch.timings) == {"decode", "faces", "model"}
     for data, together in zip(files, batch.results, strict=True):
-        alone = detector.detect(data)
+        alone = detector.predict(data)
         assert [face.box for face in together.faces] == [face.box for face in alone.faces]
         assert [face.emotion for face in together.faces] == [face.emotion for face in alone.faces]
         assert [face.quality for face in together.faces] == [face.quality for face in alone.faces]
@@ -159,28 +163,28 @@ def test_a_batch_answers_each_picture_as_if_it_were_alone(detector):
 
 
 def test_a_batch_reads_all_faces_of_all_pictures_at_once(detector, monkeypatch):
-    predictor = detector._analyser.store.get("face-expression")
+    predictor = detector._analyser.models.get("face-expression")
     asked = []
     predict = predictor.predict
     monkeypatch.setattr(predictor, "predict", lambda tracks, **o: asked.append(len(tracks)) or predict(tracks, **o))
     files = many()
-    faces = sum(len(result.faces) for result in detector.detect_all(files).results)
+    faces = sum(len(result.faces) for result in detector.predict_batch(files).results)
     assert asked == [faces]
 
 
 def test_what_is_wrong_with_a_picture_stands_in_its_place(detector, smile):
     files = [NOBODY, b"words", smile, smile[:5000], smile * 200, b"", smile]
-    kinds = [type(result) for result in detector.detect_all(files).results]
+    kinds = [type(result) for result in detector.predict_batch(files).results]
     error = [UnsupportedMedia, PictureCorrupt, PictureTooBig, UnsupportedMedia]
-    assert kinds == [Detection, error[0], Detection, error[1], error[2], error[3], Detection]
-    assert [type(result) for result in detector.detect_all([b"words"]).results] == [UnsupportedMedia]
+    assert kinds == [ImageResult, error[0], ImageResult, error[1], error[2], error[3], ImageResult]
+    assert [type(result) for result in detector.predict_batch([b"words"]).results] == [UnsupportedMedia]
 
 
 def test_a_batch_holds_one_decoded_picture_at_a_time(detector, smile, monkeypatch):
     alive, most = itertools.count(), []
     held: set[int] = set()
 
-    class Held(image.Picture):
+    class Held(image.DecodedImage):
         def __del__(self):
             held.discard(self.number)
 
@@ -192,15 +196,15 @@ def test_a_batch_holds_one_decoded_picture_at_a_time(detector, smile, monkeypatc
         most.append(len(held))
         return copy
 
-    original = image.read
-    monkeypatch.setattr(image, "read", read)
-    detector.detect_all([smile] * 6)
+    original = image.decode_image
+    monkeypatch.setattr(image, "decode_image", read)
+    detector.predict_batch([smile] * 6)
     assert len(most) == 6
     assert max(most) <= 2, "the one before may wait for the next to take its name"
 
 
 def test_a_clip_and_a_picture_are_told_apart_by_their_bytes(detector, smile):
-    picture, clip = detector.show(smile), detector.show(media.encode(media.face_frames(10)))
+    picture, clip = detector.predict_any(smile), detector.predict_any(media.encode(media.face_frames(10)))
     assert picture.emotion == clip.emotion == "happy"
     assert tuple(picture.all_emotions) == tuple(clip.all_emotions) == SEVEN
     assert (picture.frames, picture.seconds) == (1, None)
@@ -208,11 +212,11 @@ def test_a_clip_and_a_picture_are_told_apart_by_their_bytes(detector, smile):
 
 
 def test_only_a_clip_needs_a_face(detector):
-    assert detector.show(NOBODY).emotion is None
+    assert detector.predict_any(NOBODY).emotion is None
     with pytest.raises(NoFace):
-        detector.show(media.encode(media.noise_frames(5)))
+        detector.predict_any(media.encode(media.noise_frames(5)))
     with pytest.raises(UnsupportedMedia, match=r"MP4.* A picture may be JPEG"):
-        detector.show(b"words")
+        detector.predict_any(b"words")
 
 
 def test_a_call_that_waits_too_long_for_its_turn_is_told_so(analyser, detector, smile):
@@ -227,10 +231,10 @@ def test_a_call_that_waits_too_long_for_its_turn_is_told_so(analyser, detector, 
     holder.start()
     try:
         assert inside.wait(20)
-        for call in (detector.detect, detector.show, lambda data: detector.detect_all([data])):
+        for call in (detector.predict, detector.predict_any, lambda data: detector.predict_batch([data])):
             with pytest.raises(Overloaded):
                 call(smile)
     finally:
         leave.set()
         holder.join()
-    assert detector.detect(smile).emotion == "happy"
+    assert detector.predict(smile).emotion == "happy"

@@ -2,27 +2,29 @@ import cv2
 import numpy as np
 import pytest
 
-from moodreel.faces.features import CROP, Features
+from moodreel.faces.features import CROP_SIDE, FaceFeatures
 from moodreel.faces.landmarker import BLENDSHAPES, LANDMARKS
 from moodreel.pipelines import keyframe
-from moodreel.pipelines.keyframe import View
+from moodreel.pipelines.keyframe import FaceObservation
 from tests.support import media
 
 
-def view(smile: float = 0.0, blink: float = 0.0, yaw: float = 0.0, sharpness: float = 100.0) -> View:
+def view(smile: float = 0.0, blink: float = 0.0, yaw: float = 0.0, sharpness: float = 100.0) -> FaceObservation:
     blendshapes = np.zeros(len(BLENDSHAPES), np.float32)
     for name, value in {"mouthSmile": smile, "cheekSquint": smile, "eyeBlink": blink}.items():
         for side in ("Left", "Right"):
             blendshapes[BLENDSHAPES.index(name + side)] = value
     points, pose = np.zeros((LANDMARKS, 3), np.float32), np.array([yaw, 0, 0], np.float32)
-    return View(
-        Features(points, points, blendshapes, pose, crop=np.zeros((CROP, CROP), np.uint8)), sharpness, light=0.5
+    return FaceObservation(
+        FaceFeatures(points, points, blendshapes, pose, crop=np.zeros((CROP_SIDE, CROP_SIDE), np.uint8)),
+        sharpness,
+        brightness=0.5,
     )
 
 
-def best(views: list[View | None], likely: list[float] | None = None) -> int:
+def best(views: list[FaceObservation | None], likely: list[float] | None = None) -> int:
     given = [0.9 if each else np.nan for each in views] if likely is None else likely
-    return int(keyframe.score(views, np.array(given)).argmax())
+    return int(keyframe.score_keyframes(views, np.array(given)).argmax())
 
 
 def test_the_moment_furthest_from_the_persons_own_calm_is_best():
@@ -32,7 +34,7 @@ def test_the_moment_furthest_from_the_persons_own_calm_is_best():
 def test_calm_is_the_persons_own_and_not_a_face_without_any_expression():
     """Somebody whose face at rest looks like a smile, and who stops smiling for a moment."""
     resting = view(0.3)
-    scores = keyframe.score([resting, resting, resting, view(0.6), view(0.6), resting], np.full(6, 0.9))
+    scores = keyframe.score_keyframes([resting, resting, resting, view(0.6), view(0.6), resting], np.full(6, 0.9))
     assert scores[3] > 1.2 * scores[0]
 
 
@@ -50,7 +52,7 @@ def test_a_moment_of_which_the_model_is_unsure_is_not_best():
 
 
 def test_a_moment_without_the_face_is_never_best_and_one_face_alone_is():
-    scores = keyframe.score([None, view(0.5), None], np.array([np.nan, 0.9, np.nan]))
+    scores = keyframe.score_keyframes([None, view(0.5), None], np.array([np.nan, 0.9, np.nan]))
     assert scores[0] == scores[2] == 0 < scores[1]
 
 
@@ -63,11 +65,11 @@ FACE = (0.35, 0.12, 0.18, 0.27)
 
 
 def sharpness(rgb: np.ndarray, box: tuple[float, float, float, float]) -> float:
-    return keyframe.sharpness(keyframe.shrink(rgb, box))
+    return keyframe.sharpness(keyframe.face_patch(rgb, box))
 
 
 def light(rgb: np.ndarray, box: tuple[float, float, float, float]) -> float:
-    return keyframe.light(keyframe.shrink(rgb, box))
+    return keyframe.brightness(keyframe.face_patch(rgb, box))
 
 
 def test_a_blurred_picture_is_less_sharp():

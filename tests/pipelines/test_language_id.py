@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from moodreel.errors import ModelInvalid
-from moodreel.pipelines.language_id import LanguageFinder
+from moodreel.pipelines.language_id import LanguageIdentifier
 from tests.support.foreign_texts import DIARY
 
 FOLDER = Path(__file__).parents[2] / "model_store" / "lid.176"
@@ -16,7 +16,7 @@ LINES = [(language, line) for language, lines in DIARY.items() for line in lines
 
 @pytest.fixture(scope="module")
 def finder():
-    return LanguageFinder(FOLDER)
+    return LanguageIdentifier(FOLDER)
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_a_file_that_is_not_the_one_described_is_refused(tmp_path):
     stated = json.loads((folder / "model.json").read_text())
     (folder / "model.json").write_text(json.dumps(stated | {"sha256": "0" * 64}))
     with pytest.raises(ModelInvalid, match="SHA-256"):
-        LanguageFinder(folder)
+        LanguageIdentifier(folder)
     (folder / "lid.176.ftz").unlink()
     with pytest.raises(ModelInvalid, match=r"lid\.176\.ftz"):
-        LanguageFinder(folder)
+        LanguageIdentifier(folder)

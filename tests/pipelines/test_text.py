@@ -9,11 +9,11 @@ import pytest
 
 from moodreel.emotions import EKMAN
 from moodreel.errors import ModelNotFound, Overloaded, TextEmpty, TextTooLong
-from moodreel.models.face_registry import ModelStore
-from moodreel.models.text_registry import TextStore
-from moodreel.models.tokenizer import OVERLAP, WINDOW, Window, prepare
-from moodreel.pipelines.language_id import LanguageFinder
-from moodreel.pipelines.text import WordReader, join
+from moodreel.models.face_registry import FaceModelRegistry
+from moodreel.models.text_registry import TextModelRegistry
+from moodreel.models.tokenizer import OVERLAP, WINDOW, TokenWindow, prepare
+from moodreel.pipelines.language_id import LanguageIdentifier
+from moodreel.pipelines.text import TextPipeline, join
 
 STORE = Path(__file__).parents[2] / "model_store"
 SAD = "I can't stop crying, I miss her so much."
@@ -22,11 +22,11 @@ GLAD = "Thank you so much, this is wonderful!"
 
 @pytest.fixture(scope="module")
 def reader():
-    return WordReader.load(STORE)
+    return TextPipeline.load(STORE)
 
 
 def read(reader, text):
-    [reading] = reader.read([text])
+    [reading] = reader.predict([text])
     return reading
 
 
@@ -52,7 +52,7 @@ def test_the_labels_are_those_over_their_thresholds_and_the_likeliest(reader):
         "x",
         "the meeting is at nine",
     ]
-    for reading in reader.read(texts):
+    for reading in reader.predict(texts):
         over = {label for label, score in reading.scores.items() if score >= thresholds[label]}
         assert set(reading.labels) == over | {reading.label}
         assert list(reading.labels) == sorted(reading.labels, key=reading.scores.__getitem__, reverse=True)
@@ -60,7 +60,7 @@ def test_the_labels_are_those_over_their_thresholds_and_the_likeliest(reader):
 
 def test_each_text_is_answered_in_its_place_as_it_is_alone(reader):
     texts = [GLAD, SAD * 40, "ok", SAD]
-    for text, reading in zip(texts, reader.read(texts), strict=True):
+    for text, reading in zip(texts, reader.predict(texts), strict=True):
         alone = read(reader, text)
         assert reading.label == alone.label
         assert list(reading.scores.values()) == pytest.approx(list(alone.scores.values()), abs=1e-4)
@@ -72,7 +72,7 @@ def test_case_and_accents_make_no_difference_to_the_emotion(reader):
 
 
 def test_no_skin_tone_makes_a_difference(reader):
-    hands = reader.read(["👍", *(f"👍{chr(tone)}" for tone in range(0x1F3FB, 0x1F400))])
+    hands = reader.predict(["👍", *(f"👍{chr(tone)}" for tone in range(0x1F3FB, 0x1F400))])
     assert len({reading.label for reading in hands}) == 1
     for hand in hands:
         assert hand.scores == pytest.approx(hands[0].scores, abs=1e-5)
@@ -111,28 +111,28 @@ def test_whatever_a_text_holds_it_gets_an_answer_that_is_one(reader, text):
 @pytest.mark.parametrize("text", ["", " \n\t", "\0\0", "\u200b\u200e", "\u202e", "___"])
 def test_a_text_without_anything_to_read_is_refused(reader, text):
     with pytest.raises(TextEmpty):
-        reader.read([text])
+        reader.predict([text])
 
 
 def test_a_text_that_is_too_long_is_refused_and_one_just_short_enough_is_read(reader):
-    strict = WordReader(reader.store, LanguageFinder(STORE / "lid.176"), longest=1600)
+    strict = TextPipeline(reader.store, LanguageIdentifier(STORE / "lid.176"), longest=1600)
     assert read(strict, "so sad. " * 200).label == "sadness"
     with pytest.raises(TextTooLong, match="1,600 characters"):
-        strict.read(["so sad. " * 200 + "!"])
+        strict.predict(["so sad. " * 200 + "!"])
     with pytest.raises(TextTooLong, match="emoji"):
-        strict.read(["😂" * 1500])
+        strict.predict(["😂" * 1500])
     with pytest.raises(TextTooLong, match="20,000 characters"):
-        reader.read(["so sad. " * 2500 + "!"])
+        reader.predict(["so sad. " * 2500 + "!"])
 
 
 def test_what_is_wrong_with_one_text_spoils_no_other(reader):
-    found = reader.read_all([GLAD, "", "x" * 20_001, SAD]).results
-    assert [type(result).__name__ for result in found] == ["Reading", "TextEmpty", "TextTooLong", "Reading"]
+    found = reader.predict_batch([GLAD, "", "x" * 20_001, SAD]).results
+    assert [type(result).__name__ for result in found] == ["TextResult", "TextEmpty", "TextTooLong", "TextResult"]
     assert (found[0].label, found[3].label) == ("joy", "sadness")
 
 
 def test_no_texts_are_no_answers(reader):
-    assert reader.read([]) == ()
+    assert reader.predict([]) == ()
 
 
 def test_another_language_is_answered_and_said_to_be_no_more_than_a_guess(reader):
@@ -142,7 +142,7 @@ def test_another_language_is_answered_and_said_to_be_no_more_than_a_guess(reader
 
 
 def test_the_shipped_model_fits_its_card_and_fifty_megabytes():
-    store = TextStore(STORE)
+    store = TextModelRegistry(STORE)
     assert store.names() == ["text-emotion"]
     info = store.get().info
     assert info.sha256 == info.card.sha256
@@ -155,7 +155,7 @@ def test_the_shipped_model_fits_its_card_and_fifty_megabytes():
 
 def test_a_long_text_is_read_whole_its_end_as_well_as_its_beginning(reader):
     calm = "I went to the shop and then I cleaned the kitchen table. " * 12
-    plain, at_end, at_start = reader.read([calm, calm + SAD * 5, SAD * 5 + calm])
+    plain, at_end, at_start = reader.predict([calm, calm + SAD * 5, SAD * 5 + calm])
     assert plain.windows > 1
     for reading in (at_end, at_start):
         assert reading.scores["sadness"] > 5 * plain.scores["sadness"]
@@ -179,7 +179,7 @@ def test_windows_overlap_and_leave_nothing_out(reader):
 def test_a_short_last_window_weighs_little():
     shares = np.array([[0.9] * 7, [0.1] * 7], np.float32)
     shares[:, EKMAN.index("neutral")] = 0.3
-    together = join(shares, [Window((1,) * 92, 90), Window((1,) * 12, 10)])
+    together = join(shares, [TokenWindow((1,) * 92, 90), TokenWindow((1,) * 12, 10)])
     assert together[EKMAN.index("joy")] == pytest.approx(0.82)
 
 
@@ -187,7 +187,7 @@ def test_calm_windows_weigh_less_than_the_one_that_shows_something_and_are_all_t
     joy, neutral = EKMAN.index("joy"), EKMAN.index("neutral")
     calm, glad = np.zeros(7, np.float32), np.zeros(7, np.float32)
     calm[neutral], glad[joy] = 1, 1
-    windows = [Window((1,) * 92, 90)] * 4
+    windows = [TokenWindow((1,) * 92, 90)] * 4
     assert join(np.stack([calm, calm, calm, glad]), windows)[joy] > 0.9
     assert join(np.stack([calm] * 4), windows)[neutral] == pytest.approx(1)
 
@@ -207,9 +207,9 @@ def test_emoji_become_their_names():
 
 def test_a_model_that_is_not_there_is_named_with_those_that_are(reader):
     with pytest.raises(ModelNotFound, match="'face-expression'; there are text-emotion"):
-        reader.read([SAD], model="face-expression")
+        reader.predict([SAD], model="face-expression")
     with pytest.raises(ModelNotFound, match=r"'text-emotion'; there are .*face-expression"):
-        ModelStore(STORE).get("text-emotion")
+        FaceModelRegistry(STORE).get("text-emotion")
 
 
 class Slow:
@@ -235,37 +235,39 @@ class OneModel:
 
 
 def slow_reader(seconds, **limits):
-    return WordReader(OneModel(Slow(TextStore(STORE).get(), seconds)), LanguageFinder(STORE / "lid.176"), **limits)
+    return TextPipeline(
+        OneModel(Slow(TextModelRegistry(STORE).get(), seconds)), LanguageIdentifier(STORE / "lid.176"), **limits
+    )
 
 
 def test_a_text_that_finds_the_queue_busy_for_too_long_is_told_to_come_again():
     busy = slow_reader(1.0, wait_seconds=0.1)
-    first = threading.Thread(target=busy.read, args=([SAD],))
+    first = threading.Thread(target=busy.predict, args=([SAD],))
     first.start()
     time.sleep(0.3)
     with pytest.raises(Overloaded):
-        busy.read([GLAD])
+        busy.predict([GLAD])
     first.join()
-    assert busy.read([GLAD])
+    assert busy.predict([GLAD])
 
 
 def test_texts_that_there_is_no_time_for_are_said_to_be_so_in_their_places():
-    found = slow_reader(0.4, batch_seconds=0.3).read_all([SAD] * 40).results
+    found = slow_reader(0.4, batch_seconds=0.3).predict_batch([SAD] * 40).results
     kinds = [type(result).__name__ for result in found]
-    assert kinds == ["Reading"] * 16 + ["Overloaded"] * 24
+    assert kinds == ["TextResult"] * 16 + ["Overloaded"] * 24
 
 
 def test_one_text_is_read_to_its_end_however_long_that_takes():
-    [reading] = slow_reader(0.2, batch_seconds=0.1).read([SAD * 300])
+    [reading] = slow_reader(0.2, batch_seconds=0.1).predict([SAD * 300])
     assert reading.windows > 32
 
 
 def test_a_line_does_not_wait_for_all_of_somebody_elses_novel():
     shared = slow_reader(0.2)
     answered = []
-    novel = threading.Thread(target=lambda: answered.append(("novel", shared.read([SAD] * 100))))
+    novel = threading.Thread(target=lambda: answered.append(("novel", shared.predict([SAD] * 100))))
     novel.start()
     time.sleep(0.1)
-    answered.append(("line", shared.read([GLAD])))
+    answered.append(("line", shared.predict([GLAD])))
     novel.join()
     assert [name for name, _ in answered] == ["line", "novel"]

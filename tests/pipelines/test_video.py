@@ -7,8 +7,8 @@ import pytest
 
 from moodreel.emotions import FIVE
 from moodreel.errors import ModelInvalid, ModelNotFound, NoFace, Overloaded, UnsupportedMedia, VideoTooLong
-from moodreel.media.video import Limits
-from moodreel.pipelines.video import Analyser
+from moodreel.media.video import VideoLimits
+from moodreel.pipelines.video import VideoPipeline
 from tests.support import media
 
 STORE = Path(__file__).parents[2] / "model_store"
@@ -16,11 +16,11 @@ STORE = Path(__file__).parents[2] / "model_store"
 
 @pytest.fixture(scope="module")
 def analyser():
-    return Analyser.load(STORE, limits=Limits(seconds=10))
+    return VideoPipeline.load(STORE, limits=VideoLimits(seconds=10))
 
 
 def test_a_smile_is_happy_with_everything_that_the_answer_promises(analyser):
-    analysis = analyser.analyse(media.encode(media.face_frames(75)))
+    analysis = analyser.predict(media.encode(media.face_frames(75)))
     assert analysis.emotion == "Happy"
     assert tuple(analysis.probabilities) == FIVE
     assert sum(analysis.probabilities.values()) == pytest.approx(1, abs=1e-5)
@@ -34,17 +34,17 @@ def test_a_smile_is_happy_with_everything_that_the_answer_promises(analyser):
 
 def test_a_smile_is_explained_by_the_corners_of_its_lips(analyser):
     data = media.encode(media.face_frames(25))
-    assert analyser.analyse(data).explanation is None
-    explanation = analyser.analyse(data, explain=True).explanation
+    assert analyser.predict(data).explanation is None
+    explanation = analyser.predict(data, explain=True).explanation
     assert explanation.movements[0].name == "lip corners up"
     assert 0.5 < explanation.movements[0].weight <= 1
-    seven = analyser.analyse(data, model="face-expression", explain=True).explanation
+    seven = analyser.predict(data, model="face-expression", explain=True).explanation
     assert seven.movements[0].name == "lip corners up", "whatever set of labels the model has"
 
 
 def test_the_timeline_follows_the_face_in_pixels_of_the_upright_video(analyser):
     data = media.encode(media.face_frames(75, 640, 480))
-    timeline = analyser.analyse(data).timeline
+    timeline = analyser.predict(data).timeline
     assert [moment.time for moment in timeline] == pytest.approx(np.arange(15) * 0.2, abs=0.01)
     lefts = [moment.box[0] for moment in timeline]
     assert lefts[-1] - lefts[0] == pytest.approx(70, abs=10), "the face drifts a pixel a frame"
@@ -56,15 +56,15 @@ def test_the_timeline_follows_the_face_in_pixels_of_the_upright_video(analyser):
 def test_a_phone_held_sideways_gives_the_same_answer(analyser, rotation):
     upright = media.face_frames(20, 240, 320)
     stored = [np.rot90(frame, -rotation // 90) for frame in upright]
-    turned = analyser.analyse(media.encode(stored, rotation=rotation))
-    plain = analyser.analyse(media.encode(upright))
+    turned = analyser.predict(media.encode(stored, rotation=rotation))
+    plain = analyser.predict(media.encode(upright))
     assert (turned.width, turned.height) == (240, 320)
     assert turned.emotion == plain.emotion == "Happy"
     assert turned.timeline[0].box == pytest.approx(plain.timeline[0].box, abs=6)
 
 
 def test_a_face_in_part_of_the_clip_is_enough(analyser):
-    analysis = analyser.analyse(media.encode(media.noise_frames(25) + media.face_frames(25)))
+    analysis = analyser.predict(media.encode(media.noise_frames(25) + media.face_frames(25)))
     assert analysis.emotion == "Happy"
     assert analysis.face_coverage == pytest.approx(0.5, abs=0.11)
     assert min(moment.time for moment in analysis.timeline) == pytest.approx(1.0, abs=0.21)
@@ -76,7 +76,7 @@ def test_of_two_faces_the_larger_over_time_is_answered_and_both_are_in_the_timel
         np.hstack([cv2.copyMakeBorder(b, 50, 50, 20, 20, cv2.BORDER_REPLICATE), a])
         for a, b in zip(large, small, strict=True)
     ]
-    analysis = analyser.analyse(media.encode(frames))
+    analysis = analyser.predict(media.encode(frames))
     boxes = {moment.track: moment.box for moment in analysis.timeline}
     for track in boxes:
         assert sum(moment.weight for moment in analysis.timeline if moment.track == track) == pytest.approx(1, abs=1e-4)
@@ -86,7 +86,7 @@ def test_of_two_faces_the_larger_over_time_is_answered_and_both_are_in_the_timel
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_one_and_two_frames_are_answered(analyser, count):
-    analysis = analyser.analyse(media.encode(media.face_frames(count)))
+    analysis = analyser.predict(media.encode(media.face_frames(count)))
     assert (analysis.emotion, analysis.frames_analysed) == ("Happy", count)
     assert [moment.time for moment in analysis.timeline] == pytest.approx(np.arange(count) * 0.04, abs=0.001)
 
@@ -94,20 +94,20 @@ def test_one_and_two_frames_are_answered(analyser, count):
 def test_a_short_clip_is_looked_at_closer_and_to_its_last_frame(analyser):
     """The face comes into the last frames of 0.6 s: five samples a second would see one of them, and not the last."""
     data = media.encode(media.noise_frames(10) + media.face_frames(5))
-    analysis = analyser.analyse(data)
+    analysis = analyser.predict(data)
     assert 11 <= analysis.frames_analysed <= 13
     assert analysis.duration == pytest.approx(0.6)
     times = [moment.time for moment in analysis.timeline]
     assert len(times) >= 3
     assert times[-1] == pytest.approx(0.56)
     assert 0.4 <= analysis.peak <= 0.56
-    cover = analyser.cover(data, duration=1.0)
+    cover = analyser.thumbnail(data, duration=1.0)
     assert (cover.emotion, cover.frames_analysed) == ("Happy", analysis.frames_analysed)
     assert cover.loop.peak == pytest.approx(analysis.peak)
 
 
 def test_a_good_clip_is_certain_and_its_measures_are_those_of_the_face(analyser):
-    analysis = analyser.analyse(media.encode(media.face_frames(75, 640, 480)))
+    analysis = analyser.predict(media.encode(media.face_frames(75, 640, 480)))
     quality = analysis.quality
     assert (analysis.certain, quality.reason, quality.tip) == (True, None, None)
     assert quality.face_coverage == analysis.face_coverage
@@ -127,12 +127,12 @@ SPOILT = {
 @pytest.mark.parametrize("reason", SPOILT)
 def test_a_spoilt_clip_is_not_certain_and_says_why(analyser, reason):
     frames = [SPOILT[reason](frame) for frame in media.face_frames(10)]
-    analysis = analyser.analyse(media.encode(frames, options={"crf": "12"}))
+    analysis = analyser.predict(media.encode(frames, options={"crf": "12"}))
     assert (analysis.certain, analysis.quality.reason) == (False, reason)
 
 
 def test_a_face_in_a_small_part_of_the_clip_is_not_enough_to_be_certain(analyser):
-    analysis = analyser.analyse(media.encode(media.noise_frames(65) + media.face_frames(10)))
+    analysis = analyser.predict(media.encode(media.noise_frames(65) + media.face_frames(10)))
     assert analysis.face_coverage < 0.2
     assert (analysis.certain, analysis.quality.reason) == (False, "little_face")
 
@@ -144,7 +144,7 @@ def test_only_the_answered_face_is_judged(analyser):
         np.hstack([cv2.copyMakeBorder(b // 4, 50, 50, 20, 20, cv2.BORDER_REPLICATE), a])
         for a, b in zip(large, small, strict=True)
     ]
-    both, alone = analyser.analyse(media.encode(frames)), analyser.analyse(media.encode(large))
+    both, alone = analyser.predict(media.encode(frames)), analyser.predict(media.encode(large))
     assert len({moment.track for moment in both.timeline}) == 2
     assert both.quality.reason is None
     assert both.quality.light == pytest.approx(alone.quality.light, abs=0.02)
@@ -153,9 +153,9 @@ def test_only_the_answered_face_is_judged(analyser):
 
 def test_the_same_clip_gives_the_same_answer_whatever_came_before(analyser):
     data = media.encode(media.face_frames(25))
-    first = analyser.analyse(data)
-    analyser.analyse(media.encode([frame[:, ::-1] for frame in media.face_frames(25)]))
-    assert analyser.analyse(data).probabilities == first.probabilities
+    first = analyser.predict(data)
+    analyser.predict(media.encode([frame[:, ::-1] for frame in media.face_frames(25)]))
+    assert analyser.predict(data).probabilities == first.probabilities
 
 
 @pytest.mark.parametrize(
@@ -169,18 +169,18 @@ def test_the_same_clip_gives_the_same_answer_whatever_came_before(analyser):
 )
 def test_what_cannot_be_answered_is_refused_by_name_and_the_analyser_goes_on(analyser, data, error):
     with pytest.raises(error):
-        analyser.analyse(data)
-    assert analyser.analyse(media.encode(media.face_frames(3))).emotion == "Happy"
+        analyser.predict(data)
+    assert analyser.predict(media.encode(media.face_frames(3))).emotion == "Happy"
 
 
 def test_an_unknown_model_is_refused_with_the_names_there_are(analyser):
     with pytest.raises(ModelNotFound, match="compact-emotimesh"):
-        analyser.analyse(media.encode(media.face_frames(1)), model="nonsense")
+        analyser.predict(media.encode(media.face_frames(1)), model="nonsense")
 
 
 def test_a_cover_turns_at_the_peak_of_the_answered_emotion(analyser):
     frames = media.noise_frames(40) + media.face_frames(20)
-    cover = analyser.cover(media.encode(frames), duration=1.0)
+    cover = analyser.thumbnail(media.encode(frames), duration=1.0)
     assert cover.emotion == "Happy"
     assert 1.6 <= cover.loop.peak <= 2.4
     assert cover.loop.duration <= 1.0
@@ -190,13 +190,13 @@ def test_a_cover_turns_at_the_peak_of_the_answered_emotion(analyser):
 def test_a_cover_without_a_face_shows_the_liveliest_moment(analyser):
     still = media.corner_frames(1, 320, 240) * 50
     data = media.encode(still + media.noise_frames(10) + still)
-    cover = analyser.cover(data, duration=1.0)
+    cover = analyser.thumbnail(data, duration=1.0)
     assert cover.emotion is None
     assert 1.8 <= cover.loop.peak <= 2.6
 
 
 def test_a_caller_who_waits_too_long_for_a_slot_is_told_so():
-    analyser = Analyser.load(STORE, slots=1, wait_seconds=0.05)
+    analyser = VideoPipeline.load(STORE, slots=1, wait_seconds=0.05)
     inside, leave = threading.Event(), threading.Event()
 
     def hold(_time: float) -> None:
@@ -204,21 +204,21 @@ def test_a_caller_who_waits_too_long_for_a_slot_is_told_so():
         leave.wait(20)
 
     data = media.encode(media.face_frames(2))
-    holder = threading.Thread(target=analyser.analyse, args=(data,), kwargs={"progress": hold})
+    holder = threading.Thread(target=analyser.predict, args=(data,), kwargs={"progress": hold})
     holder.start()
     try:
         assert inside.wait(20)
         with pytest.raises(Overloaded):
-            analyser.analyse(data)
+            analyser.predict(data)
     finally:
         leave.set()
         holder.join()
-    assert analyser.analyse(data).emotion == "Happy"
+    assert analyser.predict(data).emotion == "Happy"
 
 
 def test_a_bad_checkpoint_stops_the_start_unless_told_to_stay_with_the_default(tmp_path):
     path = tmp_path / "broken.pth"
     path.write_bytes(b"<html>quota exceeded</html>")
     with pytest.raises(ModelInvalid):
-        Analyser.load(STORE, model_path=path)
-    assert Analyser.load(STORE, model_path=path, model_fallback=True).store.default == "moodreel-five"
+        VideoPipeline.load(STORE, model_path=path)
+    assert VideoPipeline.load(STORE, model_path=path, model_fallback=True).models.default == "moodreel-five"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from moodreel.storage import call_log
-from moodreel.storage.call_log import CallLog, CallLogError, Filters, Outcome
+from moodreel.storage.call_log import CallFilters, CallLog, CallLogError, CallOutcome
 from moodreel.storage.timestamps import end_of, stamp, start_of
 
 NOON = datetime(2025, 8, 16, 12, tzinfo=UTC)
@@ -26,7 +26,7 @@ def write(log: CallLog, name: str, at: datetime | None = None, status: int | Non
     opening = {key: more.pop(key) for key in ("client_id", "caller", "endpoint") if key in more}
     row = log.open(**{"request_id": name, "method": "POST", "endpoint": "/predict", **opening})  # type: ignore[arg-type]
     if status is not None:
-        log.close(row, Outcome(status, 1.5, **more))  # type: ignore[arg-type]
+        log.close(row, CallOutcome(status, 1.5, **more))  # type: ignore[arg-type]
     if at is not None:
         with sqlite3.connect(log.path) as db:
             db.execute("update calls set timestamp = ? where id = ?", [stamp(at), row])
@@ -34,12 +34,12 @@ def write(log: CallLog, name: str, at: datetime | None = None, status: int | Non
 
 
 def names(log: CallLog, **filters: object) -> list[str]:
-    return [row["request_id"] for row in log.select(Filters(**filters)).rows]  # type: ignore[arg-type]
+    return [row["request_id"] for row in log.select(CallFilters(**filters)).rows]  # type: ignore[arg-type]
 
 
 def test_a_call_shows_what_it_was_and_how_it_ended(log: CallLog) -> None:
     row = log.open(request_id="r", method="POST", endpoint="/predict", client_id="app", caller="key-1")
-    log.close(row, Outcome(200, 12.5, prediction="Happy", confidence=0.9, bytes_in=7, timings={"decode": 3.0}))
+    log.close(row, CallOutcome(200, 12.5, prediction="Happy", confidence=0.9, bytes_in=7, timings={"decode": 3.0}))
     [call] = log.select().rows
     assert tuple(call) == call_log.COLUMNS
     assert call["timestamp"].endswith("Z")
@@ -154,8 +154,8 @@ def test_every_filter_is_found_by_index_and_not_sorted(log: CallLog, column: str
     write(log, "b")
     value = {"status_code": 200, "success": True}.get(column, "a")
     cursor = log.select(limit=1).next_cursor if further else None
-    dates = Filters(start=NOON, end=NOON)
-    for filters in (Filters(**{column: value}), Filters(**{column: value}, start=NOON, end=NOON)):  # type: ignore[arg-type]
+    dates = CallFilters(start=NOON, end=NOON)
+    for filters in (CallFilters(**{column: value}), CallFilters(**{column: value}, start=NOON, end=NOON)):  # type: ignore[arg-type]
         plan = _plan(log, filters, cursor)
         assert f"idx_calls_{column}_timestamp" in plan
         assert "B-TREE" not in plan
@@ -163,7 +163,7 @@ def test_every_filter_is_found_by_index_and_not_sorted(log: CallLog, column: str
     assert "B-TREE" not in _plan(log, dates, cursor)
 
 
-def _plan(log: CallLog, filters: Filters, cursor: str | None) -> str:
+def _plan(log: CallLog, filters: CallFilters, cursor: str | None) -> str:
     sql, arguments = call_log._query(filters, cursor)
     with sqlite3.connect(log.path) as db:
         return " / ".join(row[3] for row in db.execute(f"explain query plan {sql}", arguments))
@@ -179,7 +179,7 @@ def test_recent_calls_of_one_caller_are_counted(log: CallLog) -> None:
     since = now - timedelta(minutes=1)
     assert log.count_since("a", since) == 2
     assert log.count_since("a", since, up_to=last - 1) == 1
-    [row] = log.select(Filters(request_id="first")).rows
+    [row] = log.select(CallFilters(request_id="first")).rows
     assert log.first_since("a", since) == datetime.fromisoformat(row["timestamp"])
     assert log.first_since("nobody", since) is None
     assert first < last
@@ -261,7 +261,7 @@ def test_a_log_from_before_answers_had_modalities_keeps_its_calls(tmp_path: Path
         db.execute("delete from _sqlite_migrations where name = 'm004_modalities'")
     log = CallLog(path)
     row = log.open(request_id="new", method="POST", endpoint="/api/predict/multimodal")
-    log.close(row, Outcome(200, 1.0, modalities="video,audio"))
+    log.close(row, CallOutcome(200, 1.0, modalities="video,audio"))
     assert names(log) == ["new", "old"]
     assert names(log, modalities="video,audio") == ["new"]
     assert [call["modalities"] for call in log.walk()] == ["video,audio", None]

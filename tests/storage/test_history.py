@@ -22,13 +22,13 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 
 from moodreel.emotions import FIVE, to_five
 from moodreel.storage import history as module
-from moodreel.storage.history import KINDS, Filters, Finding, History, HistoryError
-from moodreel.storage.objects import Media, MediaError, MediaStorage
+from moodreel.storage.history import KINDS, History, HistoryEntry, HistoryError, HistoryFilters
+from moodreel.storage.objects import MediaError, ObjectStorage, StoredFile
 from moodreel.storage.timestamps import stamp
 
 NOON = datetime(2025, 8, 16, 12, tzinfo=UTC)
-LOOP = (Media("thumbnail.mp4", "video/mp4", b"a loop"), Media("poster.jpg", "image/jpeg", b"a poster"))
-HAPPY = Finding(
+LOOP = (StoredFile("thumbnail.mp4", "video/mp4", b"a loop"), StoredFile("poster.jpg", "image/jpeg", b"a poster"))
+HAPPY = HistoryEntry(
     kind="video",
     emotion="Happy",
     confidence=0.9,
@@ -41,7 +41,7 @@ SAD = replace(HAPPY, emotion="sad", probabilities={"sad": 0.9, "fear": 0.1}, mod
 NO_FACE = replace(HAPPY, emotion=None, confidence=None, probabilities=None)
 
 
-def other(finding: Finding = HAPPY, **changes: Any) -> Finding:
+def other(finding: HistoryEntry = HAPPY, **changes: Any) -> HistoryEntry:
     """A finding in another file."""
     return replace(finding, content_sha256=uuid.uuid4().hex, **changes)
 
@@ -54,19 +54,19 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def history(tmp_path: Path, folder: Path) -> History:
-    return History(tmp_path / "data" / "history.db", MediaStorage(f"file://{folder}"))
+    return History(tmp_path / "data" / "history.db", ObjectStorage(f"file://{folder}"))
 
 
 def files(folder: Path) -> list[bytes]:
     return sorted(path.read_bytes() for path in folder.rglob("*") if path.is_file())
 
 
-def keep_with_loop(history: History, user: str, finding: Finding = HAPPY, **more: Any) -> str:
-    return history.keep(user, finding, history.store(user, LOOP), **more)
+def keep_with_loop(history: History, user: str, finding: HistoryEntry = HAPPY, **more: Any) -> str:
+    return history.upsert(user, finding, history.put_media(user, LOOP), **more)
 
 
 def ids(history: History, user: str, **filters: Any) -> list[str]:
-    return [row["id"] for row in history.select(user, Filters(**filters)).rows]
+    return [row["id"] for row in history.select(user, HistoryFilters(**filters)).rows]
 
 
 # --- an entry ---
@@ -93,7 +93,7 @@ def test_an_entry_says_what_was_found_and_nothing_of_what_was_sent(history: Hist
 
 
 def test_a_label_of_any_model_is_kept_as_it_is_beside_its_mood(history: History) -> None:
-    entry = history.find("ann", history.keep("ann", SAD))
+    entry = history.find("ann", history.upsert("ann", SAD))
     assert entry is not None
     assert (entry["emotion"], entry["mood"], entry["probabilities"]) == ("sad", "Sad", {"sad": 0.9, "fear": 0.1})
 
@@ -102,19 +102,19 @@ def test_a_label_of_any_model_is_kept_as_it_is_beside_its_mood(history: History)
 def test_a_picture_without_a_face_is_an_entry_without_probabilities(
     history: History, probabilities: dict[str, float] | None
 ) -> None:
-    entry = history.keep("ann", replace(NO_FACE, kind="picture", probabilities=probabilities))
+    entry = history.upsert("ann", replace(NO_FACE, kind="picture", probabilities=probabilities))
     assert history.find("ann", entry)["probabilities"] is None  # type: ignore[index]
 
 
 def test_ids_say_nothing_of_order_or_number(history: History) -> None:
-    entries = [history.keep("ann", other()) for _ in range(20)]
+    entries = [history.upsert("ann", other()) for _ in range(20)]
     assert all(len(entry) == 32 and int(entry, 16) for entry in entries)
     assert sorted(entries) != entries
 
 
 def test_nothing_that_was_sent_can_be_matched_between_users(history: History) -> None:
-    history.keep("ann", HAPPY)
-    history.keep("bob", HAPPY)
+    history.upsert("ann", HAPPY)
+    history.upsert("bob", HAPPY)
     with sqlite3.connect(history.path) as db:
         rows = db.execute("select fingerprint from entries").fetchall()
         assert len(set(rows)) == 2
@@ -122,7 +122,7 @@ def test_nothing_that_was_sent_can_be_matched_between_users(history: History) ->
 
 
 def test_the_file_is_its_owners_alone(history: History) -> None:
-    history.keep("ann", HAPPY)
+    history.upsert("ann", HAPPY)
     made = [history.path.parent, *history.path.parent.iterdir()]
     assert {stat.S_IMODE(path.stat().st_mode) for path in made} == {0o700, 0o600}
 
@@ -131,7 +131,7 @@ def test_the_file_is_its_owners_alone(history: History) -> None:
 
 
 def test_the_same_file_within_a_day_is_one_entry_updated(history: History, folder: Path) -> None:
-    first = history.keep("ann", HAPPY, at=NOON)
+    first = history.upsert("ann", HAPPY, at=NOON)
     again = keep_with_loop(history, "ann", replace(SAD, facts={"certain": False}), at=NOON + timedelta(hours=23))
     [entry] = history.select("ann").rows
     assert (first, entry["id"], entry["created"]) == (again, first, stamp(NOON))
@@ -151,33 +151,33 @@ def test_the_same_file_within_a_day_is_one_entry_updated(history: History, folde
         ("bob", HAPPY, 1),
     ],
 )
-def test_anything_else_is_an_entry_of_its_own(history: History, user: str, finding: Finding, hours: int) -> None:
-    history.keep("ann", HAPPY, at=NOON)
-    history.keep("ann", replace(HAPPY, content_sha256=None), at=NOON)
-    history.keep(user, finding, at=NOON + timedelta(hours=hours))
+def test_anything_else_is_an_entry_of_its_own(history: History, user: str, finding: HistoryEntry, hours: int) -> None:
+    history.upsert("ann", HAPPY, at=NOON)
+    history.upsert("ann", replace(HAPPY, content_sha256=None), at=NOON)
+    history.upsert(user, finding, at=NOON + timedelta(hours=hours))
     assert len(history.select("ann").rows) + len(history.select("bob").rows) == 3
 
 
 def test_a_second_call_that_finds_no_face_hides_nothing(history: History) -> None:
     entry = keep_with_loop(history, "ann")
     before = history.find("ann", entry)
-    assert history.keep("ann", replace(NO_FACE, facts={})) == entry
+    assert history.upsert("ann", replace(NO_FACE, facts={})) == entry
     assert history.find("ann", entry) == before
 
 
 def test_a_face_found_by_the_second_call_counts(history: History) -> None:
-    entry = history.keep("ann", NO_FACE)
-    history.keep("ann", HAPPY)
+    entry = history.upsert("ann", NO_FACE)
+    history.upsert("ann", HAPPY)
     assert history.find("ann", entry)["mood"] == "Happy"  # type: ignore[index]
 
 
 def test_new_media_take_the_place_of_the_old_and_these_are_deleted(history: History, folder: Path) -> None:
     entry = keep_with_loop(history, "ann")
-    new = history.store("ann", [Media("thumbnail.gif", "image/gif", b"a gif")])
-    history.keep("ann", HAPPY, new)
+    new = history.put_media("ann", [StoredFile("thumbnail.gif", "image/gif", b"a gif")])
+    history.upsert("ann", HAPPY, new)
     assert history.media("ann", entry, "thumbnail.gif").data == b"a gif"  # type: ignore[union-attr]
     assert history.media("ann", entry, "thumbnail.mp4") is None
-    assert history.sweep() == 2
+    assert history.delete_orphans() == 2
     assert files(folder) == [b"a gif"]
 
 
@@ -204,8 +204,8 @@ def test_new_media_take_the_place_of_the_old_and_these_are_deleted(history: Hist
 )
 def test_filters_select(history: History, filters: dict[str, Any], found: str) -> None:
     kept = [HAPPY, other(SAD), replace(HAPPY, kind="text", emotion="joy"), replace(NO_FACE, kind="picture")]
-    names = {history.keep("ann", each, at=NOON + timedelta(hours=n)): "abcd"[n] for n, each in enumerate(kept)}
-    history.keep("bob", HAPPY, at=NOON + timedelta(hours=1))
+    names = {history.upsert("ann", each, at=NOON + timedelta(hours=n)): "abcd"[n] for n, each in enumerate(kept)}
+    history.upsert("bob", HAPPY, at=NOON + timedelta(hours=1))
     assert "".join(names[entry] for entry in ids(history, "ann", **filters)) == found
 
 
@@ -218,14 +218,14 @@ def test_a_cursor_that_no_page_gave_is_refused(history: History, cursor: str) ->
 def test_pages_have_no_gap_and_no_repeat_while_entries_come_and_go(history: History) -> None:
     for number in range(50):
         # Many at the same time: only the id tells them apart.
-        history.keep("ann", other(), at=NOON + timedelta(seconds=number // 20))
+        history.upsert("ann", other(), at=NOON + timedelta(seconds=number // 20))
     everything = ids(history, "ann")
     seen: list[str] = []
     cursor = None
     while True:
         page = history.select("ann", limit=7, cursor=cursor)
         seen += [row["id"] for row in page.rows]
-        history.keep("ann", other(), at=NOON + timedelta(hours=1))
+        history.upsert("ann", other(), at=NOON + timedelta(hours=1))
         # The cursor holds where the entry that it stands for is gone.
         history.delete("ann", seen[-1])
         cursor = page.next_cursor
@@ -236,7 +236,7 @@ def test_pages_have_no_gap_and_no_repeat_while_entries_come_and_go(history: Hist
 
 
 def test_a_list_is_found_by_index_and_not_sorted(history: History) -> None:
-    for filters in (Filters(), Filters("video", "Happy", NOON, NOON)):
+    for filters in (HistoryFilters(), HistoryFilters("video", "Happy", NOON, NOON)):
         sql, arguments = module._query("ann", filters, None)
         with sqlite3.connect(history.path) as db:
             plan = " / ".join(row[3] for row in db.execute(f"explain query plan {sql}", arguments))
@@ -247,7 +247,7 @@ def test_a_list_is_found_by_index_and_not_sorted(history: History) -> None:
 
 
 def test_media_are_read_back_by_their_entry_alone(history: History) -> None:
-    entry, second = keep_with_loop(history, "ann"), history.keep("ann", other())
+    entry, second = keep_with_loop(history, "ann"), history.upsert("ann", other())
     assert history.media("ann", entry, "thumbnail.mp4") == LOOP[0]
     assert history.media("ann", entry, "poster.jpg") == LOOP[1]
     with sqlite3.connect(history.path) as db:
@@ -269,10 +269,10 @@ def test_media_go_with_their_entry_and_with_all_of_them(history: History, folder
     keep_with_loop(history, "ann", other())
     keep_with_loop(history, "bob")
     assert history.delete("ann", entry)
-    assert history.sweep() == 2
+    assert history.delete_orphans() == 2
     assert len(files(folder)) == 4
     assert history.delete_all("ann") == 1
-    assert history.sweep() == 2
+    assert history.delete_orphans() == 2
     assert files(folder) == [b"a loop", b"a poster"]
     assert len(list(folder.iterdir())) == 1, "a folder that is empty goes as well"
     assert history.media("bob", ids(history, "bob")[0], "poster.jpg") == LOOP[1]
@@ -280,11 +280,11 @@ def test_media_go_with_their_entry_and_with_all_of_them(history: History, folder
 
 def test_without_a_storage_nothing_is_stored(tmp_path: Path) -> None:
     bare = History(tmp_path / "history.db")
-    assert bare.store("ann", LOOP) == ()
+    assert bare.put_media("ann", LOOP) == ()
     entry = keep_with_loop(bare, "ann")
     assert bare.find("ann", entry)["media"] == []  # type: ignore[index]
     assert bare.media("ann", entry, "poster.jpg") is None
-    assert bare.sweep() == 0
+    assert bare.delete_orphans() == 0
 
 
 def test_files_of_a_storage_that_is_set_no_more_are_not_forgotten(tmp_path: Path, history: History) -> None:
@@ -292,8 +292,8 @@ def test_files_of_a_storage_that_is_set_no_more_are_not_forgotten(tmp_path: Path
     bare = History(tmp_path / "data" / "history.db")
     assert bare.delete("ann", entry)
     with pytest.raises(MediaError, match="set MEDIA_STORAGE"):
-        bare.sweep()
-    assert history.sweep() == 2
+        bare.delete_orphans()
+    assert history.delete_orphans() == 2
 
 
 def later(history: History, hours: float) -> None:
@@ -305,17 +305,17 @@ def later(history: History, hours: float) -> None:
 
 
 def test_what_was_stored_for_an_entry_that_was_never_written_is_deleted(history: History, folder: Path) -> None:
-    history.store("ann", LOOP)
-    assert (history.sweep(), len(files(folder))) == (0, 2), "its entry may come yet"
+    history.put_media("ann", LOOP)
+    assert (history.delete_orphans(), len(files(folder))) == (0, 2), "its entry may come yet"
     later(history, 1)
-    assert (history.sweep(), files(folder)) == (2, [])
+    assert (history.delete_orphans(), files(folder)) == (2, [])
 
 
 def test_an_entry_that_comes_too_late_for_its_media_has_none(history: History, folder: Path) -> None:
-    stored = history.store("ann", LOOP)
+    stored = history.put_media("ann", LOOP)
     later(history, 1)
-    history.sweep()
-    entry = history.keep("ann", HAPPY, stored)
+    history.delete_orphans()
+    entry = history.upsert("ann", HAPPY, stored)
     assert history.find("ann", entry)["media"] == []  # type: ignore[index]
     assert files(folder) == []
 
@@ -326,10 +326,10 @@ def test_media_that_cannot_be_written_leave_no_orphan(
     with monkeypatch.context() as patch:
         patch.setattr(history.storage, "put", _fail_after(1, history.storage.put))  # type: ignore[union-attr]
         with pytest.raises(MediaError):
-            history.store("ann", LOOP)
+            history.put_media("ann", LOOP)
     assert files(folder) == [b"a loop"]
     later(history, 1)
-    assert history.sweep() == 2
+    assert history.delete_orphans() == 2
     assert files(folder) == []
 
 
@@ -341,19 +341,19 @@ def test_a_deletion_that_fails_is_said_and_tried_again(
     with monkeypatch.context() as patch:
         patch.setattr(history.storage, "delete", _fail_after(1, history.storage.delete))  # type: ignore[union-attr]
         with pytest.raises(MediaError, match="still there: 1"):
-            history.sweep()
+            history.delete_orphans()
     assert len(files(folder)) == 1
-    assert history.sweep() == 0, "not at once: a storage that is down would be asked all the time"
+    assert history.delete_orphans() == 0, "not at once: a storage that is down would be asked all the time"
     later(history, 1)
-    assert history.sweep() == 1
+    assert history.delete_orphans() == 1
     assert files(folder) == []
 
 
 def test_a_sweep_ends_in_time_and_the_next_goes_on(history: History, folder: Path) -> None:
     keep_with_loop(history, "ann")
     history.delete_all("ann")
-    assert (history.sweep(seconds=0), len(files(folder))) == (0, 2)
-    assert (history.sweep(), files(folder)) == (2, [])
+    assert (history.delete_orphans(seconds=0), len(files(folder))) == (0, 2)
+    assert (history.delete_orphans(), files(folder)) == (2, [])
 
 
 def test_more_is_swept_than_one_batch(history: History, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -361,7 +361,7 @@ def test_more_is_swept_than_one_batch(history: History, folder: Path, monkeypatc
     for _ in range(5):
         keep_with_loop(history, "ann", other())
     history.delete_all("ann")
-    assert (history.sweep(), files(folder)) == (10, [])
+    assert (history.delete_orphans(), files(folder)) == (10, [])
 
 
 def _fail_after(good: int, do: Any) -> Any:
@@ -380,9 +380,9 @@ def _fail_after(good: int, do: Any) -> Any:
 
 def test_what_is_deleted_is_not_in_the_file_any_more(history: History) -> None:
     marked = replace(HAPPY, model="a-model-that-leaves-traces")
-    history.keep("ann", marked)
-    history.keep("ann", replace(marked, content_sha256="b" * 64))
-    history.keep("bob", HAPPY)
+    history.upsert("ann", marked)
+    history.upsert("ann", replace(marked, content_sha256="b" * 64))
+    history.upsert("bob", HAPPY)
     assert history.delete_all("ann") == 2
     # Nor in the journal, which a service that runs keeps open.
     left = b"".join(path.read_bytes() for path in history.path.parent.glob("history.db*"))
@@ -396,9 +396,9 @@ def test_old_entries_are_deleted_once_a_day_with_their_media(history: History, f
     keep_with_loop(history, "bob", at=now - timedelta(days=31))
     kept = keep_with_loop(history, "ann", at=now - timedelta(days=29))
     assert history.prune_if_due(30) == 2
-    history.sweep()
+    history.delete_orphans()
     assert (ids(history, "ann"), ids(history, "bob"), len(files(folder))) == ([kept], [], 2)
-    history.keep("ann", other(), at=now - timedelta(days=31))
+    history.upsert("ann", other(), at=now - timedelta(days=31))
     assert History(history.path).prune_if_due(30) == 0, "today it is done"
     with sqlite3.connect(history.path) as db:
         db.execute("update upkeep set done_at = ?", [stamp(now - timedelta(hours=25))])
@@ -408,12 +408,12 @@ def test_old_entries_are_deleted_once_a_day_with_their_media(history: History, f
 def test_more_is_pruned_than_one_batch(history: History, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PRUNE_BATCH", 3)
     for _ in range(10):
-        history.keep("ann", other(), at=NOON)
+        history.upsert("ann", other(), at=NOON)
     assert history.prune_if_due(30) == 10
 
 
 def test_entries_may_be_kept_for_ever(history: History) -> None:
-    history.keep("ann", HAPPY, at=NOON)
+    history.upsert("ann", HAPPY, at=NOON)
     assert history.prune_if_due(0) == 0
     assert len(ids(history, "ann")) == 1
 
@@ -424,8 +424,8 @@ def test_entries_may_be_kept_for_ever(history: History) -> None:
 def test_a_summary_is_of_one_users_entries_in_the_range(history: History) -> None:
     berlin = ZoneInfo("Europe/Berlin")
     for at in ("2025-08-15T21:59:59.999999Z", "2025-08-15T22:00Z", "2025-08-16T21:59:59.999999Z", "2025-08-16T22:00Z"):
-        history.keep("ann", other(), at=datetime.fromisoformat(at))
-    history.keep("bob", HAPPY, at=NOON)
+        history.upsert("ann", other(), at=datetime.fromisoformat(at))
+    history.upsert("bob", HAPPY, at=NOON)
     found = history.summary("ann", "day", date(2025, 8, 16), date(2025, 8, 16), berlin, now=NOON)
     assert (found.entries, found.emotions["Happy"], found.baseline.entries) == (2, 2, 2)
     assert history.summary("cy", now=NOON).entries == 0
@@ -433,8 +433,8 @@ def test_a_summary_is_of_one_users_entries_in_the_range(history: History) -> Non
 
 def test_the_baseline_is_of_the_last_90_days_and_of_one_user(history: History) -> None:
     for days in range(1, 100):
-        history.keep("ann", other(), at=NOON - timedelta(days=days))
-        history.keep("bob", other(SAD), at=NOON - timedelta(days=days))
+        history.upsert("ann", other(), at=NOON - timedelta(days=days))
+        history.upsert("bob", other(SAD), at=NOON - timedelta(days=days))
     found = history.summary("ann", now=NOON)
     assert found.baseline.entries == 90
     assert found.baseline.probabilities == pytest.approx(
@@ -446,7 +446,7 @@ def test_the_baseline_is_of_the_last_90_days_and_of_one_user(history: History) -
 
 
 def _write(path: Path, folder: Path, user: str, count: int) -> None:
-    history = History(path, MediaStorage(f"file://{folder}"))
+    history = History(path, ObjectStorage(f"file://{folder}"))
     for number in range(count):
         keep_with_loop(history, user, replace(HAPPY, content_sha256=f"{number:064x}"))
     history.dispose()
@@ -462,15 +462,15 @@ def test_processes_may_make_and_write_the_same_history_at_once(tmp_path: Path) -
     for process in processes:
         process.join()
     assert [process.exitcode for process in processes] == [0] * 4
-    history = History(path, MediaStorage(f"file://{folder}"))
+    history = History(path, ObjectStorage(f"file://{folder}"))
     assert [len(ids(history, user)) for user in ("ann", "bob")] == [20, 20]
-    history.sweep()
+    history.delete_orphans()
     assert len(files(folder)) == 80
 
 
 def test_threads_share_a_history(history: History) -> None:
     with ThreadPoolExecutor(8) as threads:
-        list(threads.map(lambda n: history.keep(f"user {n % 4}", other(), at=NOON), range(100)))
+        list(threads.map(lambda n: history.upsert(f"user {n % 4}", other(), at=NOON), range(100)))
     assert [len(ids(history, f"user {n}")) for n in range(4)] == [25] * 4
 
 
@@ -483,7 +483,7 @@ def test_a_history_that_cannot_be_used_says_what_to_do(tmp_path: Path) -> None:
 
 
 def test_migrations_are_applied_once(history: History) -> None:
-    history.keep("ann", HAPPY)
+    history.upsert("ann", HAPPY)
     assert len(ids(History(history.path), "ann")) == 1
     with sqlite3.connect(history.path) as db:
         applied = [row[0] for row in db.execute("select name from _sqlite_migrations order by rowid")]
@@ -495,7 +495,7 @@ def test_no_question_can_be_asked_without_a_user() -> None:
     first = {name: list(inspect.signature(getattr(History, name)).parameters)[1:2] for name in public}
     assert {name for name, parameters in first.items() if parameters != ["user"]} == {
         "prune_if_due",
-        "sweep",
+        "delete_orphans",
         "dispose",
     }
 
@@ -517,7 +517,7 @@ class Kept:
     content: str | None
     media: dict[str, bytes]
 
-    def fits(self, filters: Filters) -> bool:
+    def fits(self, filters: HistoryFilters) -> bool:
         return (
             filters.kind in (None, self.kind)
             and filters.emotion in (None, self.emotion, to_five(self.emotion or ""))
@@ -569,10 +569,10 @@ class Diaries(RuleBasedStateMachine):
     def keep(self, user: int, kind: str, emotion: str | None, content: str | None, media: bool) -> None:
         name = self.who(user)
         data = {"poster.jpg": f"{name} {len(self.everything())}".encode()} if media else {}
-        stored = self.history.store(name, [Media(key, "image/jpeg", value) for key, value in data.items()])
+        stored = self.history.put_media(name, [StoredFile(key, "image/jpeg", value) for key, value in data.items()])
         probabilities = {emotion: 1.0} if emotion else None
-        finding = Finding(kind, emotion, 0.9, probabilities, "m", {}, content)
-        entry = self.history.keep(name, finding, stored, at=self.now)
+        finding = HistoryEntry(kind, emotion, 0.9, probabilities, "m", {}, content)
+        entry = self.history.upsert(name, finding, stored, at=self.now)
         same = [
             each
             for each in self.newest_first(name)
@@ -603,7 +603,7 @@ class Diaries(RuleBasedStateMachine):
         self, user: int, kind: str | None, emotion: str | None, start: int | None, end: int | None, limit: int
     ) -> None:
         ends = [None if hours is None else self.now - timedelta(hours=hours) for hours in (start, end)]
-        filters = Filters(kind, emotion, *ends)
+        filters = HistoryFilters(kind, emotion, *ends)
         found, cursor = [], None
         while True:
             page = self.history.select(self.who(user), filters, limit, cursor)
@@ -682,7 +682,7 @@ class Diaries(RuleBasedStateMachine):
     def everybody_has_their_own_and_the_storage_no_more_than_that(self) -> None:
         for user in self.users:
             assert ids(self.history, user) == [each.id for each in self.newest_first(user)]
-        self.history.sweep()
+        self.history.delete_orphans()
         stored = Counter(data for data in files(self.media_folder) if self._mine(data))
         assert stored == Counter(
             data for user in self.users for each in self.kept[user] for data in each.media.values()

@@ -7,23 +7,23 @@ import pytest
 
 from moodreel.emotions import EIGHT, FIVE, SEVEN, fold, to_five
 from moodreel.storage import mood_calendar
-from moodreel.storage.mood_calendar import Mark, Range, Summary, range_of, summarise
+from moodreel.storage.mood_calendar import DateRange, MoodEntry, Summary, range_of, summarize
 
 BERLIN = ZoneInfo("Europe/Berlin")
 
 
-def mark(at: str, emotion: str | None = "Happy", **probabilities: float) -> Mark:
+def mark(at: str, emotion: str | None = "Happy", **probabilities: float) -> MoodEntry:
     known = {**dict.fromkeys(FIVE, 0.0), **(probabilities or ({emotion: 1.0} if emotion else {}))}
-    return Mark(datetime.fromisoformat(at), emotion, known if emotion else None)
+    return MoodEntry(datetime.fromisoformat(at), emotion, known if emotion else None)
 
 
 def calendar(
-    marks: list[Mark], start: str, end: str, zone: ZoneInfo = BERLIN, by: str = "day"
+    marks: list[MoodEntry], start: str, end: str, zone: ZoneInfo = BERLIN, by: str = "day"
 ) -> dict[str, tuple[int, str | None]]:
     within = range_of(by, date.fromisoformat(start), date.fromisoformat(end), zone, datetime.now(UTC))
     first, after = within.bounds()
     inside = [each for each in marks if first <= each.at < after]
-    return {period.name: (period.entries, period.leading) for period in summarise(inside, [], within, by).periods}
+    return {period.name: (period.entries, period.leading) for period in summarize(inside, [], within, by).periods}
 
 
 def test_a_day_ends_at_midnight_where_the_person_is_also_when_clocks_change() -> None:
@@ -52,7 +52,7 @@ def test_a_day_ends_at_midnight_where_the_person_is_also_when_clocks_change() ->
 def test_a_day_whose_midnight_the_clocks_skip_begins_when_they_do() -> None:
     # In Beirut 30 March 2025 began at 1:00 of summer time, 22:00 UTC of the 29th.
     beirut = ZoneInfo("Asia/Beirut")
-    first, after = Range(date(2025, 3, 30), date(2025, 3, 30), beirut).bounds()
+    first, after = DateRange(date(2025, 3, 30), date(2025, 3, 30), beirut).bounds()
     assert (first, after) == (datetime(2025, 3, 29, 22, tzinfo=UTC), datetime(2025, 3, 30, 21, tzinfo=UTC))
     assert (after - first) == timedelta(hours=23)
     assert first.astimezone(beirut).date() == date(2025, 3, 30)
@@ -100,8 +100,8 @@ def test_a_range_that_ends_before_it_starts_is_refused() -> None:
         range_of("day", date(2025, 8, 2), date(2025, 8, 1), BERLIN, datetime.now(UTC))
 
 
-def summary(marks: list[Mark], usually: list[Mark]) -> Summary:
-    return summarise(marks, usually, Range(date(2025, 8, 1), date(2025, 8, 31), BERLIN), "day")
+def summary(marks: list[MoodEntry], usually: list[MoodEntry]) -> Summary:
+    return summarize(marks, usually, DateRange(date(2025, 8, 1), date(2025, 8, 31), BERLIN), "day")
 
 
 def test_entries_without_a_face_count_as_entries_and_as_no_emotion() -> None:

@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from moodreel.storage.objects import PICTURE_SIDE, MediaError, MediaStorage, as_picture, new_key
+from moodreel.storage.objects import PICTURE_SIDE, MediaError, ObjectStorage, as_picture, new_key
 
 DATA = bytes(range(256)) * 40
 
 
 @pytest.fixture(params=["file", "memory"])
-def storage(request: pytest.FixtureRequest, tmp_path: Path) -> MediaStorage:
-    return MediaStorage(f"file://{tmp_path}/kept" if request.param == "file" else f"memory://{uuid.uuid4().hex}")
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStorage:
+    return ObjectStorage(f"file://{tmp_path}/kept" if request.param == "file" else f"memory://{uuid.uuid4().hex}")
 
 
-def test_what_is_put_is_read_until_it_is_deleted(storage: MediaStorage) -> None:
+def test_what_is_put_is_read_until_it_is_deleted(storage: ObjectStorage) -> None:
     key, other = new_key("ann", "loop.mp4"), new_key("ann", "loop.mp4")
     storage.put(key, DATA)
     storage.put(other, b"another")
@@ -30,11 +30,11 @@ def test_what_is_put_is_read_until_it_is_deleted(storage: MediaStorage) -> None:
     assert storage.get(other) == b"another"
 
 
-def test_what_is_not_there_is_deleted_already(storage: MediaStorage) -> None:
+def test_what_is_not_there_is_deleted_already(storage: ObjectStorage) -> None:
     storage.delete(new_key("ann", "loop.mp4"))
 
 
-def test_keys_are_never_the_same_and_tell_no_name(storage: MediaStorage) -> None:
+def test_keys_are_never_the_same_and_tell_no_name(storage: ObjectStorage) -> None:
     keys = {new_key(user, "thumbnail.mp4") for user in ("ann@app.example", "bob") for _ in range(50)}
     assert len(keys) == 100
     assert len({key.partition("/")[0] for key in keys}) == 2
@@ -42,14 +42,14 @@ def test_keys_are_never_the_same_and_tell_no_name(storage: MediaStorage) -> None
 
 
 def test_files_are_their_owners_alone(tmp_path: Path) -> None:
-    MediaStorage(f"file://{tmp_path}/a/b").put(new_key("ann", "loop.mp4"), DATA)
+    ObjectStorage(f"file://{tmp_path}/a/b").put(new_key("ann", "loop.mp4"), DATA)
     modes = {path: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "a" / "b").rglob("*")}
     assert sorted(modes.values()) == [0o600, 0o700]
     assert stat.S_IMODE((tmp_path / "a" / "b").stat().st_mode) == 0o700
 
 
 def test_a_write_that_breaks_off_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    storage = MediaStorage(f"file://{tmp_path}")
+    storage = ObjectStorage(f"file://{tmp_path}")
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
@@ -63,7 +63,7 @@ def test_a_write_that_breaks_off_leaves_nothing(tmp_path: Path, monkeypatch: pyt
 
 
 def test_what_a_killed_write_left_is_deleted_with_its_key(tmp_path: Path) -> None:
-    storage, key = MediaStorage(f"file://{tmp_path}"), new_key("ann", "loop.mp4")
+    storage, key = ObjectStorage(f"file://{tmp_path}"), new_key("ann", "loop.mp4")
     path = tmp_path / key
     path.parent.mkdir()
     path.with_name(f".{path.name}.part").write_bytes(b"half")
@@ -72,7 +72,7 @@ def test_what_a_killed_write_left_is_deleted_with_its_key(tmp_path: Path) -> Non
 
 
 def test_one_may_write_while_another_empties_the_folder(tmp_path: Path) -> None:
-    storage = MediaStorage(f"file://{tmp_path}")
+    storage = ObjectStorage(f"file://{tmp_path}")
     failures: list[Exception] = []
 
     def work() -> None:
@@ -95,7 +95,7 @@ def test_one_may_write_while_another_empties_the_folder(tmp_path: Path) -> None:
 
 
 def test_a_disk_that_is_not_there_deletes_nothing(tmp_path: Path) -> None:
-    storage, key = MediaStorage(f"file://{tmp_path}/kept"), new_key("ann", "loop.mp4")
+    storage, key = ObjectStorage(f"file://{tmp_path}/kept"), new_key("ann", "loop.mp4")
     storage.put(key, DATA)
     (tmp_path / "kept").rename(tmp_path / "away")
     with pytest.raises(MediaError, match="cannot be emptied"):
@@ -107,7 +107,7 @@ def test_a_disk_that_is_not_there_deletes_nothing(tmp_path: Path) -> None:
 
 
 def test_a_storage_that_hangs_does_not_hang_the_caller() -> None:
-    storage, wake = MediaStorage("memory://slow", seconds=0.05), threading.Event()
+    storage, wake = ObjectStorage("memory://slow", seconds=0.05), threading.Event()
 
     class Slow:
         def get(self, _key: str) -> bytes:
@@ -133,12 +133,12 @@ def test_a_storage_whose_package_is_missing_says_what_to_install(
     with pytest.raises(
         MediaError, match=rf"^MEDIA_STORAGE={scheme}://… needs {package}: pip install -r requirements-extras.txt\.$"
     ):
-        MediaStorage(f"{scheme}://bucket/folder")
+        ObjectStorage(f"{scheme}://bucket/folder")
 
 
 def test_a_folder_that_cannot_be_made_is_an_error_at_the_start() -> None:
     with pytest.raises(MediaError, match=r"^MEDIA_STORAGE=file://… cannot be opened"):
-        MediaStorage("file:///proc/nowhere")
+        ObjectStorage("file:///proc/nowhere")
 
 
 @pytest.mark.parametrize("shape", [(480, 640), (3000, 2000), (20, 4000)])

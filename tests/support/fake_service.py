@@ -6,8 +6,8 @@ from typing import Any
 
 from api.app import create_app
 from moodreel import errors
-from moodreel.faces.facial_actions import Explanation, Weighed
-from moodreel.storage.objects import Media
+from moodreel.faces.facial_actions import ActionWeight, Explanation
+from moodreel.storage.objects import StoredFile
 
 PROBABILITIES = {"Anger": 0.01, "Happy": 0.92, "Shock": 0.03, "Neutral": 0.03, "Sad": 0.01}
 QUALITY = SimpleNamespace(
@@ -25,10 +25,10 @@ class FakeAnalyser:
     """Answers `Happy`, to `doubt` without being certain; `raise NoFace` raises that, `crash` something that nobody
     expects, `sleep 2` takes its time."""
 
-    store = STORE
+    models = STORE
     movements = None
 
-    def analyse(self, data: bytes, *, model: str | None = None, fps: float | None = None, explain: bool = False) -> Any:
+    def predict(self, data: bytes, *, model: str | None = None, fps: float | None = None, explain: bool = False) -> Any:
         _obey(data, model)
         moment = SimpleNamespace(
             time=0.4, emotion="Happy", probabilities=PROBABILITIES, weight=0.25, box=(10, 20, 30, 40), track=0
@@ -47,10 +47,10 @@ class FakeAnalyser:
             timeline=(moment,),
             model=MODEL,
             timings={"decode": 12.3, "faces": 45.6, "model": 7.8},
-            explanation=Explanation((Weighed("lip corners up", 0.81, 0.64),)) if explain else None,
+            explanation=Explanation((ActionWeight("lip corners up", 0.81, 0.64),)) if explain else None,
         )
 
-    def cover(self, data: bytes, *, model: str | None = None, **options: Any) -> Any:
+    def thumbnail(self, data: bytes, *, model: str | None = None, **options: Any) -> Any:
         _obey(data, model)
         loop = SimpleNamespace(
             data=repr(options).encode(),
@@ -84,7 +84,7 @@ FACE = SimpleNamespace(
 class FakeDetector:
     """Answers `happy`, to `no face` that there is none; otherwise as `FakeAnalyser`."""
 
-    def detect(self, data: bytes, *, model: str | None = None, draw: bool = False, copy: bool = False) -> Any:
+    def predict(self, data: bytes, *, model: str | None = None, draw: bool = False, copy: bool = False) -> Any:
         _obey(data, model)
         face = data != b"no face"
         return SimpleNamespace(
@@ -98,22 +98,22 @@ class FakeDetector:
             model=MODEL,
             timings={"decode": 1.2, "faces": 3.4, "model": 5.6},
             drawn=b"a JPEG" if draw else None,
-            copy=Media("picture.jpg", "image/jpeg", b"a copy of " + data) if copy else None,
+            copy=StoredFile("picture.jpg", "image/jpeg", b"a copy of " + data) if copy else None,
         )
 
-    def detect_all(self, files: list[bytes], *, model: str | None = None, copy: bool = False) -> Any:
+    def predict_batch(self, files: list[bytes], *, model: str | None = None, copy: bool = False) -> Any:
         results: list[Any] = []
         for data in files:
             try:
-                results.append(self.detect(data, model=model, copy=copy))
+                results.append(self.predict(data, model=model, copy=copy))
             except (errors.UnsupportedMedia, errors.PictureCorrupt, errors.PictureTooBig) as error:
                 results.append(error)
         return SimpleNamespace(results=results, model=MODEL, timings={"decode": 1.2, "faces": 3.4, "model": 5.6})
 
-    def show(self, data: bytes, *, model: str | None = None, copy: bool = False) -> Any:
+    def predict_any(self, data: bytes, *, model: str | None = None, copy: bool = False) -> Any:
         """Take what begins with `picture` for one, and all else for a clip."""
         picture = data.startswith(b"picture")
-        found = self.detect(data, model=model, copy=copy and picture)
+        found = self.predict(data, model=model, copy=copy and picture)
         return SimpleNamespace(**vars(found), frames=1 if picture else 24, seconds=None if picture else 4.98)
 
 
@@ -148,13 +148,13 @@ EKMAN = {
 class FakeReader:
     """Answers `joy` to every text, in French to `bonjour`; otherwise as `FakeAnalyser`."""
 
-    def read(self, texts: list[str], *, model: str | None = None) -> Any:
+    def predict(self, texts: list[str], *, model: str | None = None) -> Any:
         for result in (results := self.read_all(texts, model=model).results):
             if isinstance(result, errors.MoodreelError):
                 raise result
         return results
 
-    def read_all(self, texts: list[str], *, model: str | None = None) -> Any:
+    def predict_batch(self, texts: list[str], *, model: str | None = None) -> Any:
         results: list[Any] = []
         for text in texts:
             try:
@@ -187,7 +187,7 @@ SHARES = (0.05, 0.03, 0.8, 0.02, 0.04, 0.03, 0.01, 0.02)
 class FakeViewer:
     """Answers `happy`, from faces alone to `silent`, made up to `mock`; otherwise as `FakeAnalyser`."""
 
-    def view(self, data: bytes, *, model: str | None = None, fps: float | None = None) -> Any:
+    def predict(self, data: bytes, *, model: str | None = None, fps: float | None = None) -> Any:
         _obey(data, model)
         modalities = ("video",) if data == b"silent" else ("video", "audio")
         card = SimpleNamespace(commercial=data != b"research", licence="MIT")
@@ -197,7 +197,7 @@ class FakeViewer:
             best=2,
             modalities=modalities,
             missing={} if "audio" in modalities else {"audio": "none"},
-            glimpses=(SimpleNamespace(start=0.0, end=3.0, probabilities=SHARES, modalities=modalities),),
+            windows=(SimpleNamespace(start=0.0, end=3.0, probabilities=SHARES, modalities=modalities),),
             seconds=3.0,
             frames=8,
             faces=1,

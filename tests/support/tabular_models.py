@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
-from moodreel.models.model_card import Card
+from moodreel.models.model_card import ModelCard
 from moodreel.models.predictor import ModelInfo
 from moodreel.training.comparison.compare import compare
 from moodreel.training.comparison.results import Plan
@@ -32,7 +32,7 @@ class Table(Subject):
     def __init__(self, folder: Path, name="table", share=0.8, seed=0, labels=LABELS, data="", lost=0.0):
         path = folder / f"{seed}.safetensors"
         path.write_bytes(b"weights")
-        card = Card(name=name, architecture="table", labels=labels, data=data)
+        card = ModelCard(name=name, architecture="table", labels=labels, data=data)
         super().__init__(name, path, ModelInfo(name, "1", "0" * 64, "table", labels, card), nn.Linear(3, 4))
         self._share, self._seed, self._lost = share, seed, lost
 

@@ -7,7 +7,7 @@ import pytest
 
 from moodreel.emotions import EIGHT, FIVE, SEVEN
 from moodreel.errors import DataInvalid, MoodreelError
-from moodreel.models.model_card import Card
+from moodreel.models.model_card import ModelCard
 from moodreel.training.comparison.split import learnt_from, sides_of
 from moodreel.training.comparison.verdict import loser, verdict, winner
 from moodreel.training.data.splits import Split
@@ -198,7 +198,7 @@ def test_only_what_a_majority_settled_is_looked_at_for_over_fitting(tmp_path):
     ],
 )
 def test_a_card_says_what_was_learnt_from(stated, name, learnt):
-    assert learnt_from(Card(name="m", architecture="a", labels=("x",), data=stated), name) is learnt
+    assert learnt_from(ModelCard(name="m", architecture="a", labels=("x",), data=stated), name) is learnt
 
 
 # What is held out
@@ -230,7 +230,9 @@ def test_a_random_split_leaks_and_one_by_person_does_not():
 
 def test_a_set_without_a_part_of_its_own_is_measured_whole_and_leaks_where_a_card_names_it():
     data = made_set()
-    cards = [Card(name=name, architecture="a", labels=LABELS, data=text) for name, text in (("m", "made"), ("n", ""))]
+    cards = [
+        ModelCard(name=name, architecture="a", labels=LABELS, data=text) for name, text in (("m", "made"), ("n", ""))
+    ]
     sides = sides_of(data, cards)
     assert len(sides.held_out) == len(data.examples)
     assert sides.leaks

@@ -10,7 +10,7 @@ from moodreel.emotions import EIGHT
 from moodreel.media import audio
 from moodreel.media.mel_spectrogram import log_mel
 from moodreel.media.video import VideoReader
-from moodreel.models.networks.audiovisual import AudioVisualNet, Excerpts
+from moodreel.models.networks.audiovisual import AudioVisualBatch, AudioVisualNet
 from moodreel.pipelines import clip_sampler
 from moodreel.training.augmentation.modality_dropout import drop_modalities
 from moodreel.training.data.ravdess import read_ravdess
@@ -36,7 +36,7 @@ def tree(tmp_path_factory):
 def window_of(path):
     """The one window of a clip or a recording shorter than three seconds; the whole picture stands for its face."""
     data = path.read_bytes()
-    sound = audio.read(data)
+    sound = audio.decode_audio(data)
     [start] = clip_sampler.starts(sound.seconds)
     faces = np.zeros((clip_sampler.FRAMES, 48, 64, 3), np.uint8)
     seen = np.zeros(clip_sampler.FRAMES, bool)
@@ -45,12 +45,12 @@ def window_of(path):
         frames = list(reader.frames(longest_side=64))
         for index, time in enumerate(clip_sampler.times(start, reader.duration)):
             faces[index], seen[index] = min(frames, key=lambda frame: abs(frame.time - time)).rgb, True
-    return faces, seen, log_mel(sound.excerpt(start, clip_sampler.SECONDS)), True
+    return faces, seen, log_mel(sound.slice(start, clip_sampler.SECONDS)), True
 
 
 def batch_of(examples):
     faces, seen, mels, heard = zip(*(window_of(example.media) for example in examples), strict=True)
-    return Excerpts(*(torch.from_numpy(np.stack(column)) for column in (faces, seen, mels, np.array(heard))))
+    return AudioVisualBatch(*(torch.from_numpy(np.stack(column)) for column in (faces, seen, mels, np.array(heard))))
 
 
 def test_the_tree_is_parted_by_actor_with_every_emotion_in_every_fold(tree):

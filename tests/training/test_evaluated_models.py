@@ -13,13 +13,13 @@ from torch import nn
 
 from moodreel.emotions import EIGHT, SEVEN
 from moodreel.errors import DataInvalid, ModelNotFound, MoodreelError
-from moodreel.faces.features import cut
-from moodreel.faces.landmarker import FaceFinder
+from moodreel.faces.features import crop_square
+from moodreel.faces.landmarker import FaceLandmarker
 from moodreel.models.checkpoint import sha256
-from moodreel.models.face_registry import load
-from moodreel.models.model_card import Card
+from moodreel.models.face_registry import load_face_model
+from moodreel.models.model_card import ModelCard
 from moodreel.models.networks.audiovisual import AudioVisualNet
-from moodreel.models.networks.multi_head import ExpressionNet
+from moodreel.models.networks.multi_head import MultiHeadFaceNet
 from moodreel.models.networks.vit import ViTNet
 from moodreel.models.predictor import Predictor
 from moodreel.training.__main__ import main
@@ -216,7 +216,7 @@ def test_who_sees_and_hears_answers_for_clips_recordings_and_pictures(tmp_path, 
     assert [result["figures"]["examples"] for result in numbers["results"]] == [2, 2]
 
 
-class Reader(ExpressionNet):
+class Reader(MultiHeadFaceNet):
     """Reads portraits: as sure of its first label as the picture is bright."""
 
     portrait = True
@@ -235,10 +235,10 @@ def test_a_model_that_reads_portraits_is_shown_the_same_as_in_serving(tmp_path, 
     means = Means(STORE, tmp_path)
     tight = np.ascontiguousarray(portrait[60:190, 150:290])
     grey = cv2.resize(cv2.cvtColor(tight, cv2.COLOR_RGB2GRAY), (48, 48), interpolation=cv2.INTER_AREA)
-    finder = FaceFinder(means.landmarker)
+    finder = FaceLandmarker(means.landmarker)
     wide = np.ascontiguousarray(portrait[:300, 60:400])
-    served = cut(wide, finder.find(wide)[0].landmarks)
-    predictor = Predictor(Reader(), Card(name="r", architecture="reader", labels=SEVEN), sha256="")
+    served = crop_square(wide, finder.detect(wide)[0].landmarks)
+    predictor = Predictor(Reader(), ModelCard(name="r", architecture="reader", labels=SEVEN), sha256="")
     for pictures in ([wide, tight], [grey, grey]):
         faces, landmarks = find_landmarks(pictures, means.landmarker, tmp_path, seed=0)
         assert faces.found.all()
@@ -252,7 +252,7 @@ def test_a_model_that_reads_portraits_is_shown_the_same_as_in_serving(tmp_path, 
 
 def test_a_model_that_reads_portraits_can_be_evaluated(tmp_path, portrait):
     write_faces(tmp_path / "pictures", portrait)
-    predictor = Predictor(Reader(), Card(name="r", architecture="reader", labels=SEVEN), sha256="")
+    predictor = Predictor(Reader(), ModelCard(name="r", architecture="reader", labels=SEVEN), sha256="")
     report = evaluate(predictor, tmp_path / "pictures", MEANS.landmarker, tmp_path)
     assert report.recall == {"happy": pytest.approx(2 / 3), "sad": 0}
     assert report.found == pytest.approx(0.8)
@@ -327,4 +327,4 @@ def test_the_weights_of_a_folder_and_of_a_file_are_the_same_model(models):
     assert isinstance(by_folder, FaceSubject)
     assert by_folder.weights == by_file.weights
     assert (by_folder.name, by_file.name) == ("sound", "sound (2)")
-    assert load(models / "sound").info.sha256 == by_file.info.sha256
+    assert load_face_model(models / "sound").info.sha256 == by_file.info.sha256

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from moodreel.emotions import FIVE
 from moodreel.errors import ModelInvalid
-from moodreel.models.face_registry import load
+from moodreel.models.face_registry import load_face_model
 from moodreel.models.huggingface.pretrained import make_network
 from moodreel.models.networks.audiovisual import AudioVisualNet
 from moodreel.models.networks.compact_emotimesh import CompactEmotiMeshNet
@@ -23,7 +23,7 @@ from moodreel.models.networks.improved_cnn import ImprovedCNN
 from moodreel.models.networks.resemotenet import ResEmoteNet
 from moodreel.models.networks.se_resnet import FaceExpressionNet
 from moodreel.models.networks.temporal_vit import TemporalViTNet
-from moodreel.models.networks.two_stream import JointNet
+from moodreel.models.networks.two_stream import TwoStreamNet
 from moodreel.models.networks.vit import ViTNet, ViTScratch
 from moodreel.training.__main__ import main
 from moodreel.training.evaluation.open_models import open_subjects
@@ -89,7 +89,7 @@ def shown():
 
 def probability(network, crops, labels):
     with torch.inference_mode():
-        said = network.mix(network(torch.from_numpy(crops))).softmax(dim=1)
+        said = network.mix_heads(network(torch.from_numpy(crops))).softmax(dim=1)
     return said[torch.arange(len(crops)), torch.from_numpy(labels)].numpy()
 
 
@@ -186,7 +186,7 @@ def test_no_pictures_have_no_maps():
     assert explain(network, np.zeros((0, 48, 48), np.uint8), []).shape == (0, 48, 48)
 
 
-@pytest.mark.parametrize("network", [CompactEmotiMeshNet(width=8), JointNet()], ids=["landmarks", "both"])
+@pytest.mark.parametrize("network", [CompactEmotiMeshNet(width=8), TwoStreamNet()], ids=["landmarks", "both"])
 def test_a_network_that_reads_no_pictures_or_more_than_them_is_refused(network):
     with pytest.raises(ModelInvalid, match="cannot be explained"):
         explain(network, np.zeros((1, 48, 48), np.uint8), [0])
@@ -262,7 +262,7 @@ def test_a_shipped_model_finds_a_smile_in_the_face_and_not_in_the_corners(photo,
     assert sorted(path.name for path in tmp_path.iterdir()) == ["nasa-1.png", "sheet.png"]
     crop = np.asarray(Image.open(tmp_path / "nasa-1.png"))
     assert crop.ndim == 3
-    [one] = look(load(STORE / name), find_faces([photo], STORE / "face_landmarker" / "face_landmarker.task"))
+    [one] = look(load_face_model(STORE / name), find_faces([photo], STORE / "face_landmarker" / "face_landmarker.task"))
     corners = np.concatenate([one.heat[rows, columns] for rows in EDGES for columns in EDGES])
     assert one.heat[8:].sum() > 0.8 * one.heat.sum(), "not the hair"
     assert corners.mean() < 0.75 * one.heat.mean()

@@ -12,10 +12,10 @@ import torch
 
 from moodreel.emotions import EIGHT, SEVEN
 from moodreel.errors import DataInvalid
-from moodreel.faces.features import Features
+from moodreel.faces.features import FaceFeatures
 from moodreel.models.audiovisual_registry import load_audiovisual
-from moodreel.models.face_registry import ModelStore, load
-from moodreel.models.networks.audiovisual import Excerpts
+from moodreel.models.face_registry import FaceModelRegistry, load_face_model
+from moodreel.models.networks.audiovisual import AudioVisualBatch
 from moodreel.training.__main__ import main
 from moodreel.training.augmentation.spectrogram import STEPS, Disturbance
 from moodreel.training.data.examples import Example
@@ -60,7 +60,7 @@ def tracks(moments=3):
         shape = follow[label] + rng.normal(0, 0.05, (478, 3)).astype(np.float32)
         blendshapes = np.zeros(52, np.float32)
         blendshapes[10 + label] = 0.8
-        return Features(shape / 9, shape, blendshapes, np.zeros(3, np.float32), crop)
+        return FaceFeatures(shape / 9, shape, blendshapes, np.zeros(3, np.float32), crop)
 
     pictures = bands(48, rng)
     return Tracks([[face(crop, label)] * moments for crop, label in zip(pictures, TRUTH, strict=True)], hidden=0.2)
@@ -86,7 +86,7 @@ def sounds():
 def footage():
     shown = torch.from_numpy(bands(64, np.random.default_rng(0)))[:, None, None, ..., None].expand(-1, 1, 2, -1, -1, 3)
     clips = [
-        Excerpts(
+        AudioVisualBatch(
             pictures, torch.ones(1, 2, dtype=torch.bool), torch.from_numpy(mel[:, :STEPS])[None], torch.tensor([True])
         )
         for pictures, mel in zip(shown, tones(), strict=True)
@@ -202,7 +202,7 @@ def run(out, data, cache, *more, architecture="improved-cnn"):
 @pytest.mark.training
 def test_pictures_become_a_model_that_serves_and_says_how_it_did(album, cache, tmp_path, capsys):
     fields = run(tmp_path / "mine", f"pictures:{album}", cache)
-    predictor = load(tmp_path / "mine")
+    predictor = load_face_model(tmp_path / "mine")
     assert predictor.info.labels == ("happy", "sad")
     figures = {metric["name"]: metric["value"] for metric in fields["metrics"]}
     assert figures["accuracy"] >= 0.8
@@ -221,7 +221,7 @@ def test_networks_of_transformers_become_models_beside_their_checkpoints(album, 
     words = [word for size, value in sizes.items() for word in ("--argument", f"{size}={value}")]
     run(tmp_path / "mine", f"pictures:{album}", cache, "--epochs", "1", *words, architecture=name)
     assert (tmp_path / "mine" / "checkpoint.pt").is_file()
-    store = ModelStore(tmp_path)
+    store = FaceModelRegistry(tmp_path)
     assert store.names() == ["mine"]
     assert store.get("mine").info.labels == ("happy", "sad")
     assert f"{name}: happy, sad." in (tmp_path / "mine" / "CARD.md").read_text()

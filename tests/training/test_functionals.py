@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from moodreel.media.audio import RATE
+from moodreel.media.audio import SAMPLE_RATE
 from moodreel.media.mel_spectrogram import log_mel
 from moodreel.training.baselines.acoustic_features import COEFFICIENTS, NAMES, cepstrum, describe, pitch
 from moodreel.training.baselines.functionals import FUNCTIONALS, OF_EACH, functionals, summarise
@@ -14,7 +14,7 @@ INSIDE = slice(5, -5)
 
 
 def noise(seconds, amplitude=0.1, seed=0):
-    return np.random.default_rng(seed).normal(0, amplitude, round(seconds * RATE)).astype(np.float32)
+    return np.random.default_rng(seed).normal(0, amplitude, round(seconds * SAMPLE_RATE)).astype(np.float32)
 
 
 def buzz(hertz, seconds, partials=10):
@@ -40,13 +40,15 @@ def test_a_pitch_without_its_lowest_partial_is_heard_all_the_same():
 
 
 def test_a_glide_is_followed():
-    hertz = np.geomspace(150, 300, 2 * RATE)
-    glide = (0.3 * np.sin(2 * np.pi * np.cumsum(hertz) / RATE)).astype(np.float32)
+    hertz = np.geomspace(150, 300, 2 * SAMPLE_RATE)
+    glide = (0.3 * np.sin(2 * np.pi * np.cumsum(hertz) / SAMPLE_RATE)).astype(np.float32)
     followed, meant = pitch(glide), np.append(hertz, hertz[-1])[::256]
     assert followed[INSIDE] == pytest.approx(meant[INSIDE], rel=0.02)
 
 
-@pytest.mark.parametrize("silence", [np.zeros(RATE, np.float32), noise(1, 1e-5)], ids=["digital", "of a microphone"])
+@pytest.mark.parametrize(
+    "silence", [np.zeros(SAMPLE_RATE, np.float32), noise(1, 1e-5)], ids=["digital", "of a microphone"]
+)
 def test_silence_has_no_voice(silence):
     assert np.isnan(pitch(silence)).all()
     assert describe(silence).periodicity.max() == 0
@@ -76,9 +78,9 @@ def test_a_full_sine_is_3_decibels_under_a_full_square_wave():
 @pytest.mark.parametrize("hertz", [500, 2000, 6000])
 def test_a_sine_crosses_zero_twice_a_period_and_has_its_whole_power_at_its_frequency(hertz):
     values = describe(synthetic_audio.sine(hertz, 1)).values
-    assert values["crossings"][INSIDE] == pytest.approx(2 * hertz / RATE, rel=0.03)
+    assert values["crossings"][INSIDE] == pytest.approx(2 * hertz / SAMPLE_RATE, rel=0.03)
     assert values["centroid"][INSIDE] == pytest.approx(hertz, rel=0.01)
-    assert values["roll-off"][INSIDE] == pytest.approx(hertz, abs=2 * RATE / 1024)
+    assert values["roll-off"][INSIDE] == pytest.approx(hertz, abs=2 * SAMPLE_RATE / 1024)
     assert values["spread"][INSIDE].max() < 50
 
 
@@ -106,7 +108,9 @@ def test_every_number_of_a_recording_has_a_name_and_every_descriptor_a_meaning()
     assert set(NAMES) <= set(describe(noise(0.2)).values)
 
 
-@pytest.mark.parametrize("samples", [np.zeros(RATE, np.float32), np.ones(1, np.float32), noise(0.01), noise(0.1, 1e-6)])
+@pytest.mark.parametrize(
+    "samples", [np.zeros(SAMPLE_RATE, np.float32), np.ones(1, np.float32), noise(0.01), noise(0.1, 1e-6)]
+)
 def test_whatever_is_recorded_every_number_is_finite(samples):
     assert np.isfinite(functionals(samples)).all()
 
@@ -116,7 +120,7 @@ def test_functionals_of_a_line_are_those_of_arithmetic():
     described = dict(zip(OF_EACH, summarise(line, np.ones(101, bool)), strict=True))
     assert described["mean"] == described["median"] == pytest.approx(5)
     assert (described["10th"], described["90th"], described["range"]) == pytest.approx((1, 9, 8))
-    assert described["slope"] == pytest.approx(0.1 * RATE / 256)  # a second
+    assert described["slope"] == pytest.approx(0.1 * SAMPLE_RATE / 256)  # a second
     assert described["change"] == pytest.approx(0)  # always the same
 
 
@@ -129,7 +133,7 @@ def test_steps_that_are_not_chosen_do_not_count():
 
 def test_the_pause_before_a_voice_makes_it_no_quieter_but_is_counted():
     voice = buzz(200, 1)
-    at_once, later = named(voice), named(np.concatenate([np.zeros(RATE, np.float32), voice]))
+    at_once, later = named(voice), named(np.concatenate([np.zeros(SAMPLE_RATE, np.float32), voice]))
     assert later["loudness, median"] == pytest.approx(at_once["loudness, median"], abs=0.1)
     assert later["pitch, mean"] == pytest.approx(at_once["pitch, mean"], abs=0.1)
     assert later["sounding"] == pytest.approx(at_once["sounding"] / 2, abs=0.05)

@@ -13,10 +13,10 @@ from PIL import Image
 
 from moodreel.errors import DataInvalid, ModelInvalid
 from moodreel.models.audiovisual_registry import load_audiovisual
-from moodreel.models.face_registry import ARCHITECTURES, load
+from moodreel.models.face_registry import ARCHITECTURES, load_face_model
 from moodreel.models.huggingface.pretrained import make_network, write_network
-from moodreel.models.networks.audiovisual import AudioVisualNet, Excerpts
-from moodreel.models.quantization import PRECISIONS, SCALE, in_eight_bits, in_half, restore
+from moodreel.models.networks.audiovisual import AudioVisualBatch, AudioVisualNet
+from moodreel.models.quantization import PRECISIONS, SCALE, dequantize, to_float16, to_int8
 from moodreel.training.__main__ import main
 from moodreel.training.export.quantize import export, precision_of, write_precision
 from tests.models.test_multi_head import lived, seen
@@ -31,10 +31,10 @@ FACES = [[seen(seed)] for seed in range(40)]
 def test_a_convolution_has_a_scale_for_each_output_channel():
     torch.manual_seed(0)
     weight = torch.randn(8, 4, 3, 3) * torch.logspace(-3, 1, 8)[:, None, None, None]
-    small = in_eight_bits({"conv.weight": weight})
+    small = to_int8({"conv.weight": weight})
     assert small["conv.weight"].dtype == torch.int8 and small["conv.weight"].shape == weight.shape
     assert small["conv.weight" + SCALE].shape == (8,)
-    back = restore(small)["conv.weight"]
+    back = dequantize(small)["conv.weight"]
     worst = (back - weight).abs().flatten(1).amax(dim=1) / weight.abs().flatten(1).amax(dim=1)
     assert worst.max() <= 0.5 / 127 + 1e-6, "of each channel's largest, however small that is"
 
@@ -49,14 +49,14 @@ def test_a_convolution_has_a_scale_for_each_output_channel():
     ],
 )
 def test_what_has_most_to_lose_by_eight_bits_is_kept_in_half_precision(kept):
-    small = in_eight_bits({"some": kept})
+    small = to_int8({"some": kept})
     assert list(small) == ["some"]
     torch.testing.assert_close(small["some"].to(kept.dtype), kept, rtol=1e-3, atol=1e-3)
 
 
 def test_what_half_precision_cannot_hold_stays_as_it_is():
     state = {"running_var": torch.tensor([1e6, 2.0]), "weight": torch.tensor([1.5, 2.0])}
-    assert {name: tensor.dtype for name, tensor in in_half(state).items()} == {
+    assert {name: tensor.dtype for name, tensor in to_float16(state).items()} == {
         "running_var": torch.float32,
         "weight": torch.float16,
     }
@@ -68,10 +68,10 @@ def test_every_network_is_served_from_every_precision(tmp_path, name, weights):
     saved(tmp_path / "full", name)
     write_precision(tmp_path / "full", tmp_path / "small", weights)
     track = [seen(1), None, seen(2)]
-    (before,), (after,) = (load(tmp_path / folder).predict([track]) for folder in ("full", "small"))
+    (before,), (after,) = (load_face_model(tmp_path / folder).predict([track]) for folder in ("full", "small"))
     off = np.abs(before.probabilities - after.probabilities).max()
     assert off <= {"float32": 0, "float16": 0.01, "int8": 0.1}[weights]
-    assert load(tmp_path / "small").info.name == "small"
+    assert load_face_model(tmp_path / "small").info.name == "small"
 
 
 @pytest.mark.parametrize(("name", "sizes"), [("vit-b-16", VIT), ("resnet-50", RESNET)])
@@ -80,10 +80,10 @@ def test_a_folder_of_hugging_face_is_served_from_every_precision(tmp_path, name,
     torch.manual_seed(0)
     write_network(tmp_path / "full", lived(make_network(name, THREE, **sizes)))
     write_precision(tmp_path / "full", tmp_path / "small", weights)
-    (before,), (after,) = (load(tmp_path / folder).predict([[seen(1)]]) for folder in ("full", "small"))
+    (before,), (after,) = (load_face_model(tmp_path / folder).predict([[seen(1)]]) for folder in ("full", "small"))
     off = np.abs(before.probabilities - after.probabilities).max()
     assert off <= {"float32": 1e-6, "float16": 0.01, "int8": 0.1}[weights]
-    assert load(tmp_path / "small").info.labels == THREE
+    assert load_face_model(tmp_path / "small").info.labels == THREE
 
 
 @pytest.mark.parametrize("weights", PRECISIONS)
@@ -94,7 +94,7 @@ def test_an_audio_visual_model_is_served_from_every_precision(tmp_path, weights)
     card = {"kind": "audio-visual", "architecture": "audio-visual", "labels": list(THREE)}
     (tmp_path / "full" / "model.json").write_text(json.dumps(card))
     write_precision(tmp_path / "full", tmp_path / "small", weights)
-    windows = Excerpts(
+    windows = AudioVisualBatch(
         faces=torch.randint(0, 256, (1, 2, 112, 112, 3), dtype=torch.uint8),
         seen=torch.ones(1, 2, dtype=torch.bool),
         mels=torch.randn(1, 64, 188) * 4 - 19,
@@ -120,7 +120,7 @@ def test_half_precision_halves_and_eight_bits_quarter_the_bytes(tmp_path):
 
 
 def answers(folder):
-    return np.stack([verdict.probabilities for verdict in load(folder).predict(FACES, moments=False)])
+    return np.stack([verdict.probabilities for verdict in load_face_model(folder).predict(FACES, per_frame=False)])
 
 
 def test_the_loss_is_what_the_two_folders_answer(tmp_path):
@@ -144,7 +144,7 @@ def test_the_loss_is_what_the_two_folders_answer(tmp_path):
     words = (tmp_path / "small" / "CARD.md").read_text()
     assert words.startswith("# full\n\nOf somebody.") and "## These weights: int8" in words
     assert f"| accuracy | 0.7500 | {loss.after.accuracy:.4f} |" in words
-    assert load(tmp_path / "small").info.sha256 == card["sha256"]
+    assert load_face_model(tmp_path / "small").info.sha256 == card["sha256"]
 
 
 def test_a_loss_is_seen_where_there_is_one(tmp_path, monkeypatch):
@@ -193,7 +193,7 @@ def test_the_command_exports_a_model_of_the_store_and_prints_what_it_cost(tmp_pa
             ]
         )
     assert "float16 to int8, 2 of set, held out: accuracy" in said.getvalue()
-    model = load(tmp_path / "vit-int8")
+    model = load_face_model(tmp_path / "vit-int8")
     assert model.info.name == "vit-int8"
     shipped = ROOT / "model_store" / "vit"
     assert (tmp_path / "vit-int8" / "weights.safetensors").stat().st_size < 0.55 * (

@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from moodreel.media.audio import RATE
-from moodreel.media.mel_spectrogram import BANDS, HOP, hertz, log_mel, mel
+from moodreel.media.audio import SAMPLE_RATE
+from moodreel.media.mel_spectrogram import HOP_LENGTH, MEL_BANDS, hertz, log_mel, mel
 from moodreel.training.augmentation.spectrogram import (
     SILENCE,
     STEPS,
@@ -21,7 +21,7 @@ from moodreel.training.augmentation.spectrogram import (
 )
 from tests.support import synthetic_audio
 
-MIDDLES = hertz(np.linspace(mel(0), mel(RATE / 2), BANDS + 2))[1:-1]
+MIDDLES = hertz(np.linspace(mel(0), mel(SAMPLE_RATE / 2), MEL_BANDS + 2))[1:-1]
 NOTHING = Disturbance(slack=0, gain=0, noisy=0, pitch=0, stretch=0, masks=(0, 0))
 
 
@@ -65,16 +65,18 @@ def test_a_recording_that_is_too_short_is_whole_and_somewhere_in_silence():
 
 
 def test_slack_lets_a_window_begin_before_the_recording_and_end_after_it():
-    mels = np.zeros((BANDS, STEPS), np.float32)
+    mels = np.zeros((MEL_BANDS, STEPS), np.float32)
     windows = [disturb(mels, np.random.default_rng(seed), replace(NOTHING, slack=0.5)) for seed in range(40)]
     before = [int((window[0, : STEPS // 2] == np.float32(SILENCE)).sum()) for window in windows]
     after = [int((window[0, STEPS // 2 :] == np.float32(SILENCE)).sum()) for window in windows]
-    assert 20 < max(before) <= round(0.5 * RATE / HOP) and 20 < max(after) <= round(0.5 * RATE / HOP)
+    assert 20 < max(before) <= round(0.5 * SAMPLE_RATE / HOP_LENGTH) and 20 < max(after) <= round(
+        0.5 * SAMPLE_RATE / HOP_LENGTH
+    )
 
 
 @pytest.mark.parametrize("start", [-50, 0, 40, 240, 300])
 def test_before_and_after_the_recording_there_is_silence(start):
-    mels = np.ones((BANDS, 250), np.float32)
+    mels = np.ones((MEL_BANDS, 250), np.float32)
     window = excerpt(mels, start)
     sounding = (window == 1).all(axis=0)
     expected = (np.arange(start, start + STEPS) >= 0) & (np.arange(start, start + STEPS) < 250)
@@ -91,7 +93,7 @@ def test_louder_is_what_the_spectrogram_of_the_louder_sound_is(decibels):
 
 
 def test_silence_stays_silence_however_it_is_amplified():
-    silence = log_mel(np.zeros(RATE, np.float32))
+    silence = log_mel(np.zeros(SAMPLE_RATE, np.float32))
     np.testing.assert_allclose(amplify(silence, 30), SILENCE, atol=0.01)
 
 
@@ -104,8 +106,8 @@ def test_a_tone_that_is_shifted_is_the_tone_of_a_band_so_much_higher(bands):
 
 
 def test_half_a_band_lies_between_two():
-    ramp = np.repeat(np.arange(BANDS, dtype=np.float32)[:, None], 5, axis=1)
-    np.testing.assert_allclose(shift(ramp, 0.5)[1:, 0], np.arange(1, BANDS) - 0.5)
+    ramp = np.repeat(np.arange(MEL_BANDS, dtype=np.float32)[:, None], 5, axis=1)
+    np.testing.assert_allclose(shift(ramp, 0.5)[1:, 0], np.arange(1, MEL_BANDS) - 0.5)
 
 
 @pytest.mark.parametrize("factor", [0.8, 1.0, 1.25])
@@ -114,16 +116,16 @@ def test_stretched_tones_last_longer_at_the_same_pitch(factor):
     stretched = stretch(mels, factor)
     assert stretched.shape[1] == round(mels.shape[1] * factor)
     for note in range(4):
-        middle = round((note + 0.5) * 0.5 * factor * RATE / HOP)
+        middle = round((note + 0.5) * 0.5 * factor * SAMPLE_RATE / HOP_LENGTH)
         assert stretched[:, middle].argmax() == 10 + 5 * note
 
 
 @pytest.mark.parametrize("ratio", [10, 30])
 def test_noise_is_so_many_decibels_under_what_is_loud(ratio):
-    loud = np.zeros((BANDS, 400), np.float32)
+    loud = np.zeros((MEL_BANDS, 400), np.float32)
     loud[:, :200] = SILENCE
     levels = [add_noise(loud, np.random.default_rng(seed), ratio)[:, :200] for seed in range(30)]
-    power = np.mean([np.exp(level).mean(axis=1)[BANDS // 2 - 1 : BANDS // 2 + 1].mean() for level in levels])
+    power = np.mean([np.exp(level).mean(axis=1)[MEL_BANDS // 2 - 1 : MEL_BANDS // 2 + 1].mean() for level in levels])
     assert 10 * np.log10(power) == pytest.approx(-ratio, abs=0.5)
     assert 10 * np.log10(np.exp(levels[0]).mean(axis=1)).std() > 0  # tilted
     assert all((add_noise(loud, np.random.default_rng(s), ratio) >= loud - 1e-5).all() for s in range(3))
@@ -131,13 +133,13 @@ def test_noise_is_so_many_decibels_under_what_is_loud(ratio):
 
 def test_noise_scatters_as_that_of_a_recording_does():
     """Beside the spectrogram of white noise: the spread of a band's logarithm over time."""
-    noise = log_mel(np.random.default_rng(0).normal(0, 0.1, 3 * RATE).astype(np.float32))
-    made = add_noise(np.full((BANDS, 188), SILENCE, np.float32), np.random.default_rng(0), -60)
+    noise = log_mel(np.random.default_rng(0).normal(0, 0.1, 3 * SAMPLE_RATE).astype(np.float32))
+    made = add_noise(np.full((MEL_BANDS, 188), SILENCE, np.float32), np.random.default_rng(0), -60)
     assert np.median(made.std(axis=1)) == pytest.approx(np.median(noise.std(axis=1)), rel=0.4)
 
 
 def test_masks_hide_stretches_of_time_and_of_bands_behind_the_mean():
-    mels = np.random.default_rng(0).normal(size=(BANDS, STEPS)).astype(np.float32)
+    mels = np.random.default_rng(0).normal(size=(MEL_BANDS, STEPS)).astype(np.float32)
     hidden_steps, hidden_bands = [], []
     for seed in range(100):
         masked = mask(mels, np.random.default_rng(seed), (1, 1), 20, 6)

@@ -15,7 +15,7 @@ from transformers import BertConfig, BertModel
 from moodreel.emotions import EKMAN, GOEMOTIONS
 from moodreel.errors import DataInvalid, ModelInvalid
 from moodreel.models.networks.minilm import MiniLM
-from moodreel.models.quantization import PRECISIONS, restore
+from moodreel.models.quantization import PRECISIONS, dequantize
 from moodreel.models.text_registry import load_text
 from moodreel.training.__main__ import main
 from moodreel.training.baselines.tfidf_logreg import measure_floor
@@ -271,7 +271,7 @@ def test_weights_in_eight_bits_are_a_quarter_as_large_and_hardly_off(tmp_path):
     for name, store in PRECISIONS.items():
         safetensors.torch.save_file(store(state), tmp_path / name)
         sizes[name] = (tmp_path / name).stat().st_size
-        for key, tensor in restore(safetensors.torch.load_file(tmp_path / name)).items():
+        for key, tensor in dequantize(safetensors.torch.load_file(tmp_path / name)).items():
             rounding = tensor.float().abs().max() / (250 if name == "int8" else 1000)
             assert (tensor.float() - state[key]).abs().max() <= rounding + 1e-6
     assert sizes["float32"] / sizes["float16"] == pytest.approx(2, rel=0.05)

@@ -18,8 +18,8 @@ import torch
 from moodreel.emotions import FIVE, SEVEN, SEVEN_TO_FIVE
 from moodreel.errors import DataInvalid
 from moodreel.faces.landmarker import BLENDSHAPES
-from moodreel.models.face_registry import ModelStore
-from moodreel.models.predictor import Predictor, Verdict
+from moodreel.models.face_registry import FaceModelRegistry
+from moodreel.models.predictor import Predictor, TrackPrediction
 from moodreel.training.__main__ import main
 from moodreel.training.augmentation.image import disturb
 from moodreel.training.augmentation.pseudo_sequences import (
@@ -369,7 +369,7 @@ def test_an_album_is_measured_as_a_whole_and_by_group(tmp_path, monkeypatch, cap
     faces.found[1] = False
     monkeypatch.setattr(evaluation, "find_all", lambda *args, **kwargs: faces)
     happy = np.full(5, 0.05) + 0.75 * (np.arange(5) == FIVE.index("Happy"))
-    verdict = Verdict(probabilities=happy, moments=np.zeros((1, 5)), weights=np.ones(1))
+    verdict = TrackPrediction(probabilities=happy, per_frame=np.zeros((1, 5)), weights=np.ones(1))
     monkeypatch.setattr(Predictor, "predict", lambda self, shown, moments: [verdict] * len(shown))
     main(["evaluate", "compact-emotimesh", "--data", str(tmp_path), "--groups", str(tmp_path / "groups.csv")])
     printed = capsys.readouterr().out
@@ -600,7 +600,7 @@ def test_training_learns_a_made_set_by_heart_and_leaves_a_model_that_serves(tmp_
     assert report.accuracy == 1
     assert report.confusion.tolist() == (30 * np.eye(5, dtype=int)).tolist()
     assert report.by_kind["steady"][0] > 0.9
-    served = ModelStore(tmp_path / "store", default="learnt").get()
+    served = FaceModelRegistry(tmp_path / "store", default="learnt").get()
     assert served.info.card.metrics[0]["value"] == 1
     assert "**1.000**" in (out / "CARD.md").read_text()
 
@@ -701,7 +701,7 @@ def test_a_face_expression_and_a_joint_model_learn_a_made_set_and_serve(tmp_path
     write_joint_card(out, report, both, recipe, "train")
     assert report.accuracy > 0.95
     assert report.by_kind["burst"][0] > 0.8
-    served = ModelStore(tmp_path / "store", default="both").get()
+    served = FaceModelRegistry(tmp_path / "store", default="both").get()
     assert served.info.labels == FIVE
     for card in ("looks", "both"):
         text = (tmp_path / "store" / card / "CARD.md").read_text() + (
@@ -734,7 +734,7 @@ def test_a_network_learns_what_its_teacher_says_and_serves(tmp_path, banded, rec
     report = evaluate(write_appearance(out, learnt, recipe), data, *places)
     write_appearance_card(out, report, learnt, recipe, "train")
     assert report.accuracy > 0.95, "its labels were neutral all of them"
-    served = ModelStore(tmp_path / "store").get(recipe.architecture)
+    served = FaceModelRegistry(tmp_path / "store").get(recipe.architecture)
     assert served.info.labels == SEVEN
     card = (out / "CARD.md").read_text()
     assert "`looks`, shown the crop" in card
@@ -757,7 +757,7 @@ def test_each_head_learns_its_own_convention_and_muxspace_is_no_reason_to_forget
     net = learn(loop=partial(fit, folder=tmp_path / "kept", resume=True)).net
     crops = appearance_training.find_all().crop
     with torch.inference_mode():
-        said = net.read(torch.from_numpy(crops)).argmax(dim=2).numpy()
+        said = net.predict_batched(torch.from_numpy(crops)).argmax(dim=2).numpy()
     ferplus, _, muxspace = said.T
     assert (ferplus == seven).mean() > 0.95
     assert [SEVEN[label] for label in muxspace] == [called[index] for index in seven]
@@ -787,7 +787,7 @@ def test_a_command_that_was_killed_goes_on_to_the_same_model(tmp_path, banded, m
     monkeypatch.setattr(crops_training, "disturb", lambda crop, rng, clean=1: drawn.append(crop) or crop)
     assert command(out, "--resume") == whole
     assert len(drawn) == 6 * 32, "only what was left to learn"
-    assert ModelStore(tmp_path / "killed").get("mine").info.labels == SEVEN, "served beside its checkpoint"
+    assert FaceModelRegistry(tmp_path / "killed").get("mine").info.labels == SEVEN, "served beside its checkpoint"
     said = (out / "train.log").read_text()
     assert said.index("training: step 4") < said.index("Going on at step 10 of phase 1")
     assert [line.split("|")[1:3] for line in (out / "CARD.md").read_text().splitlines() if "| polishing |" in line] == [

@@ -15,9 +15,9 @@ import torch
 from torch.nn import functional as F
 
 from moodreel.errors import ModelInvalid
-from moodreel.models.networks.multi_head import ExpressionNet
+from moodreel.models.networks.multi_head import MultiHeadFaceNet
 from moodreel.models.networks.resnet18 import MEAN, STD
-from moodreel.models.quantization import restore
+from moodreel.models.quantization import dequantize
 
 ARCHITECTURES = {"vit": "hugging-face-vit", "resnet": "hugging-face-resnet"}
 """What cards name, by the config's model_type; only made from a folder."""
@@ -42,7 +42,7 @@ RESAMPLING = {2: "bilinear", 3: "bicubic"}
 
 
 @dataclass(frozen=True)
-class Preparation:
+class ImagePreprocessing:
     """How pictures become what a network reads.
 
     size: pixels a side. mean, std: of red, green and blue after `scale`, which 0 to 255 is multiplied by.
@@ -56,7 +56,7 @@ class Preparation:
     mode: str
 
 
-class HuggingFaceNet(ExpressionNet):
+class HuggingFaceNet(MultiHeadFaceNet):
     """A network of transformers that reads portraits as it was trained to: a vision transformer (Dosovitskiy et al.
     2021) or a ResNet (He et al. 2016).
 
@@ -67,7 +67,7 @@ class HuggingFaceNet(ExpressionNet):
     few = 0
     batch = 16
 
-    def __init__(self, network: Any, preparation: Preparation) -> None:
+    def __init__(self, network: Any, preparation: ImagePreprocessing) -> None:
         super().__init__(classes=network.config.num_labels, shares=(1.0,), tau=0.0, temperatures=())
         self.network = network
         self.preparation = preparation
@@ -146,7 +146,7 @@ def read_network(folder: Path) -> HuggingFaceNet:
     preparation = read_preparation(folder)
     import_transformers(folder.name)
     try:
-        weights = restore(safetensors.torch.load_file(folder / WEIGHTS))
+        weights = dequantize(safetensors.torch.load_file(folder / WEIGHTS))
         network, wrong = fill_network(config, weights, folder.name)
     except Exception as error:  # transformers lets through errors of its own, of safetensors and of torch
         raise ModelInvalid(
@@ -189,7 +189,7 @@ def fill_network(config: Mapping[str, Any], weights: Mapping[str, torch.Tensor],
     return network, sorted({*report["missing_keys"], *report["unexpected_keys"], *other})
 
 
-def read_preparation(folder: Path) -> Preparation:
+def read_preparation(folder: Path) -> ImagePreprocessing:
     """Read how pictures are prepared; without a `preprocessor_config.json` as most networks of its kind have it.
 
     A ResNet's may ask for a margin that is cut off (`crop_pct`); the square around a face has none, and is read whole.
@@ -200,7 +200,7 @@ def read_preparation(folder: Path) -> Preparation:
     usual = usual_preparation(str(config.get("model_type")))
     normalise = stated.get("do_normalize", True)
     try:
-        preparation = Preparation(
+        preparation = ImagePreprocessing(
             # The network's own, where it has one: one of another size could not read what it is given.
             size=int(config.get("image_size") or _side(stated.get("size")) or usual.size),
             scale=float(stated.get("rescale_factor", usual.scale)) if stated.get("do_rescale", True) else 1.0,
@@ -218,10 +218,10 @@ def read_preparation(folder: Path) -> Preparation:
     return preparation
 
 
-def usual_preparation(kind: str, size: int = 224) -> Preparation:
+def usual_preparation(kind: str, size: int = 224) -> ImagePreprocessing:
     """Colours from -1 to 1 for ViTs; for ResNets those of ImageNet, of mean 0 and deviation 1."""
     mean, std = (MEAN, STD) if kind == "resnet" else ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-    return Preparation(size=size, scale=1 / 255, mean=mean, std=std, mode=RESAMPLING[2])
+    return ImagePreprocessing(size=size, scale=1 / 255, mean=mean, std=std, mode=RESAMPLING[2])
 
 
 def _side(size: Any) -> Any:

@@ -21,7 +21,14 @@ import torch
 from moodreel.errors import ModelInvalid
 from moodreel.models.checkpoint import read_weights
 from moodreel.models.huggingface import image
-from moodreel.models.huggingface.image import CONFIG, PREPROCESSOR, RESAMPLING, WEIGHTS, HuggingFaceNet, Preparation
+from moodreel.models.huggingface.image import (
+    CONFIG,
+    PREPROCESSOR,
+    RESAMPLING,
+    WEIGHTS,
+    HuggingFaceNet,
+    ImagePreprocessing,
+)
 from moodreel.models.quantization import PRECISIONS
 
 PRETRAINED = {"resnet-50": "resnet", "vit-b-16": "vit"}
@@ -111,7 +118,7 @@ class _Start:
     weights: Mapping[str, torch.Tensor]
     config: Mapping[str, Any]
     colours: str
-    preparation: Preparation | None = None
+    preparation: ImagePreprocessing | None = None
 
 
 def _read_folder(folder: Path, kind: str) -> _Start:

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 from moodreel.emotions import EKMAN, to_ekman
 from moodreel.errors import ModelInvalid
 from moodreel.models.huggingface.image import CONFIG, WEIGHTS, import_transformers, read_config
-from moodreel.models.networks.text_base import TextNetwork
+from moodreel.models.networks.text_base import TextClassifier
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ SEVERAL = "multi_label_classification"
 LONGEST = 512
 
 
-class HuggingFaceText(TextNetwork):
+class HuggingFaceText(TextClassifier):
     """A network of transformers for text-classification, whose labels are folded into `EKMAN`.
 
     Of a model that says one label only, the probabilities of the labels folded into one are added up, after those of

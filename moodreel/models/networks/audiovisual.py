@@ -15,14 +15,14 @@ from torch import nn
 from torch.nn import functional as F
 
 from moodreel.models.model_card import MODALITIES
-from moodreel.models.networks.fusion import AUDIO, FUSIONS, Evidence
-from moodreel.models.networks.resnet18 import SIDE, WIDTH, ResNet18, normalise
+from moodreel.models.networks.fusion import AUDIO, FUSIONS, FusionInputs
+from moodreel.models.networks.resnet18 import SIDE, WIDTH, ResNet18, normalize
 
-__all__ = ["MODALITIES", "AudioCNN", "AudioVisualNet", "Excerpts"]
+__all__ = ["MODALITIES", "AudioCNN", "AudioVisualNet", "AudioVisualBatch"]
 
 
 @dataclass(frozen=True, eq=False)
-class Excerpts:
+class AudioVisualBatch:
     """B windows of three seconds, as `moodreel.pipelines.clip_sampler` lays them out.
 
     faces: uint8 (B, T, S, S, 3), red first: a square around the face at each time, as `moodreel.faces.features.cut` makes
@@ -40,9 +40,9 @@ class Excerpts:
     def __len__(self) -> int:
         return len(self.heard)
 
-    def only(self, rows: torch.Tensor) -> "Excerpts":
+    def only(self, rows: torch.Tensor) -> "AudioVisualBatch":
         """Some of the windows, by their numbers, int64, or bool (B,)."""
-        return Excerpts(self.faces[rows], self.seen[rows], self.mels[rows], self.heard[rows])
+        return AudioVisualBatch(self.faces[rows], self.seen[rows], self.mels[rows], self.heard[rows])
 
     def modalities(self) -> list[tuple[str, ...]]:
         """Name what each window has, in the order of `MODALITIES`."""
@@ -122,31 +122,35 @@ class AudioVisualNet(nn.Module):
         self.audio = AudioCNN(levelled=levelled)
         self.fusion = FUSIONS[fusion](classes=classes, dropout=dropout, **options)
 
-    def forward(self, excerpts: Excerpts) -> torch.Tensor:
+    def forward(self, excerpts: AudioVisualBatch) -> torch.Tensor:
         """Logits (B, C). Raises ValueError for a window that has neither a face nor sound."""
         if not (excerpts.seen.any(dim=1) | excerpts.heard).all():
             raise ValueError("A window shows no face and has no sound: there is nothing to answer from.")
         heard = excerpts.heard.to(self.device)
-        return self.fusion(self.listen(self.watch(excerpts), excerpts.seen.to(self.device), excerpts.mels, heard))
+        return self.fusion(
+            self.encode_audio(self.encode_frames(excerpts), excerpts.seen.to(self.device), excerpts.mels, heard)
+        )
 
     @property
     def device(self) -> torch.device:
         return next(self.parameters()).device
 
-    def watch(self, excerpts: Excerpts) -> torch.Tensor:
+    def encode_frames(self, excerpts: AudioVisualBatch) -> torch.Tensor:
         """What the trunk makes of all frames, (B, T, 512); zeros where there is no face."""
         seen = excerpts.seen.to(self.device)
         frames = torch.zeros(*seen.shape, WIDTH, device=self.device)
         if not seen.any():
             return frames
-        found = self.look(excerpts.faces[excerpts.seen])
+        found = self.encode_faces(excerpts.faces[excerpts.seen])
         return frames.to(found.dtype).masked_scatter(seen[..., None], found)
 
-    def look(self, faces: torch.Tensor) -> torch.Tensor:
+    def encode_faces(self, faces: torch.Tensor) -> torch.Tensor:
         """What the trunk makes of faces, uint8 (N, S, S, 3), red first: (N, 512)."""
-        return self.trunk(normalise(faces.to(self.device), self.side, grey=self.grey, detail=self.detail))
+        return self.trunk(normalize(faces.to(self.device), self.side, grey=self.grey, detail=self.detail))
 
-    def listen(self, frames: torch.Tensor, seen: torch.Tensor, mels: torch.Tensor, heard: torch.Tensor) -> Evidence:
+    def encode_audio(
+        self, frames: torch.Tensor, seen: torch.Tensor, mels: torch.Tensor, heard: torch.Tensor
+    ) -> FusionInputs:
         """Join what was seen, (B, T, 512), with what the audio network makes of what was heard; where nothing was, it
         is not asked."""
         mels = self.audio.standardise(mels.to(self.device)).masked_fill(~heard[:, None, None], 0)
@@ -154,9 +158,9 @@ class AudioVisualNet(nn.Module):
         if heard.any():
             made = self.audio(mels[heard])
             sound = sound.to(made.dtype).masked_scatter(heard[:, None], made)
-        return Evidence(frames=frames, seen=seen, mels=mels, sound=sound, heard=heard)
+        return FusionInputs(frames=frames, seen=seen, mels=mels, sound=sound, heard=heard)
 
-    def predict(self, excerpts: Excerpts) -> list[tuple[torch.Tensor, tuple[str, ...]]]:
+    def predict(self, excerpts: AudioVisualBatch) -> list[tuple[torch.Tensor, tuple[str, ...]]]:
         """Probabilities (C,) of each window, and the modalities that they come from."""
         with torch.inference_mode():
             probabilities = self(excerpts).softmax(dim=-1).cpu()

@@ -10,14 +10,14 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from moodreel.faces.features import Features
+from moodreel.faces.features import FaceFeatures
 
-Track = Sequence[Features | None]
+Track = Sequence[FaceFeatures | None]
 """One person's features at T >= 1 equally spaced times; None where the face was not seen."""
 
 
 @dataclass(frozen=True, eq=False)
-class Answer:
+class TrackLogits:
     """What a network says of one track, before calibration.
 
     logits: (C,) for the track as a whole.
@@ -26,11 +26,11 @@ class Answer:
     """
 
     logits: torch.Tensor
-    moments: torch.Tensor | None
+    per_frame: torch.Tensor | None
     weights: torch.Tensor
 
 
-class Architecture(nn.Module, ABC):
+class FaceNetwork(nn.Module, ABC):
     """A network that can be named in a `model.json`.
 
     A BatchNorm2d that is registered right behind a Conv2d is one that reads it and nothing else does: `fold_norms`
@@ -41,25 +41,25 @@ class Architecture(nn.Module, ABC):
     """Whether it reads `Features.portrait`, which is only made where it is."""
 
     @abstractmethod
-    def answer(self, tracks: Sequence[Track], *, moments: bool) -> list[Answer]:
+    def forward_tracks(self, tracks: Sequence[Track], *, per_frame: bool) -> list[TrackLogits]:
         """Answer for every track, each with at least one face, in one batch."""
 
-    def observe(self, faces: Sequence[Features]) -> list[Any]:
+    def embed_faces(self, faces: Sequence[FaceFeatures]) -> list[Any]:
         """Work out what of each face depends on no other moment, to be kept for `conclude`."""
         return list(faces)
 
-    def conclude(self, windows: Sequence[Sequence[Any | None]]) -> torch.Tensor:
+    def classify_windows(self, windows: Sequence[Sequence[Any | None]]) -> torch.Tensor:
         """Logits (B, C) of people's last seconds, the last moment being now.
 
         windows: what `observe` gave for T >= 1 equally spaced moments, None where the face was not seen; never last.
 
         A network that does not read time answers for now alone.
         """
-        answers = self.answer([[window[-1]] for window in windows], moments=False)
+        answers = self.forward_tracks([[window[-1]] for window in windows], per_frame=False)
         return torch.stack([answer.logits for answer in answers])
 
 
-def fold_norms(network: nn.Module) -> None:
+def fuse_batchnorm(network: nn.Module) -> None:
     """Fold every batch normalisation into the convolution before it: a trained one is a mere factor and a sum for each
     channel. The answers stay, but for rounding; training is over."""
     network.eval()

@@ -7,15 +7,15 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence, pad_sequence
 
-from moodreel.faces.features import Features
+from moodreel.faces.features import FaceFeatures
 from moodreel.faces.landmarker import BLENDSHAPES, LANDMARKS
-from moodreel.models.networks.base import Answer, Architecture, Track
+from moodreel.models.networks.base import FaceNetwork, Track, TrackLogits
 
 INPUT = LANDMARKS * 3 + len(BLENDSHAPES)
 """Numbers a face: pose-normalised landmarks, then blendshapes."""
 
 
-class CompactEmotiMeshNet(Architecture):
+class CompactEmotiMeshNet(FaceNetwork):
     """An encoder that reads each face by itself, and a GRU that weighs the moments of a clip against each other.
 
     `mean` and `std` (INPUT,) are buffers, so the weights carry the normalisation they were trained with.
@@ -76,7 +76,7 @@ class CompactEmotiMeshNet(Architecture):
         decided = (weights[..., None] * (self.moment(embeddings) + self.adjust(context))).sum(dim=1)
         return decided, weights
 
-    def answer(self, tracks: Sequence[Track], *, moments: bool) -> list[Answer]:
+    def forward_tracks(self, tracks: Sequence[Track], *, per_frame: bool) -> list[TrackLogits]:
         device = self.mean.device
         read_tracks = [torch.from_numpy(np.stack([read(features) for features in track])) for track in tracks]
         faces = pad_sequence(read_tracks, batch_first=True).to(device)
@@ -87,13 +87,15 @@ class CompactEmotiMeshNet(Architecture):
         logits, weights = self.join(embeddings, seen, torch.tensor(lengths))
         by_moment = self.moment(embeddings)
         return [
-            Answer(logits=logits[i], moments=by_moment[i, :length] if moments else None, weights=weights[i, :length])
+            TrackLogits(
+                logits=logits[i], per_frame=by_moment[i, :length] if per_frame else None, weights=weights[i, :length]
+            )
             for i, length in enumerate(lengths)
         ]
 
 
-def read(features: Features | None) -> np.ndarray:
+def read(features: FaceFeatures | None) -> np.ndarray:
     """One face as the network reads it: float32 (INPUT,), zeros for none."""
     if features is None:
         return np.zeros(INPUT, np.float32)
-    return np.concatenate([features.shape.reshape(-1), features.blendshapes])
+    return np.concatenate([features.normalized_landmarks.reshape(-1), features.blendshapes])

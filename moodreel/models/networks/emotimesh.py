@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from moodreel.models.networks.base import Answer, Architecture, Track
+from moodreel.models.networks.base import FaceNetwork, Track, TrackLogits
 
 MOMENTS = 15
 POINTS = 468
@@ -17,7 +17,7 @@ _BATCH = 8
 """Tracks at a time: one costs 11 MB of activations."""
 
 
-class EmotiMeshNet(Architecture):
+class EmotiMeshNet(FaceNetwork):
     """A convolution along the landmarks of each moment, then a bidirectional LSTM over the moments; 139 M parameters.
 
     Reads x, y, z of 468 points as MediaPipe gives them, relative to the picture, one after the other (1404 numbers),
@@ -57,7 +57,7 @@ class EmotiMeshNet(Architecture):
         shown = F.linear(self._convolve(x), products)[:, None].expand(-1, MOMENTS, -1)
         return self._classify(narrow(shown)[0][:, -1])
 
-    def answer(self, tracks: Sequence[Track], *, moments: bool) -> list[Answer]:
+    def forward_tracks(self, tracks: Sequence[Track], *, per_frame: bool) -> list[TrackLogits]:
         device = self.fc2.weight.device
         clips = torch.from_numpy(np.stack([_spread(track) for track in tracks])).to(device)
         logits = torch.cat([self(batch) for batch in clips.split(_BATCH)])
@@ -65,11 +65,11 @@ class EmotiMeshNet(Architecture):
         for track, clip_logits in zip(tracks, logits, strict=True):
             seen = torch.tensor([features is not None for features in track], device=device)
             by_moment = None
-            if moments:
+            if per_frame:
                 faces = torch.from_numpy(np.stack([_flat(f.landmarks) for f in track if f is not None])).to(device)
                 by_moment = torch.zeros(len(track), len(clip_logits), device=device)
                 by_moment[seen] = torch.cat([self.held_still(batch) for batch in faces.split(_BATCH * MOMENTS)])
-            answers.append(Answer(logits=clip_logits, moments=by_moment, weights=seen.float() / seen.sum()))
+            answers.append(TrackLogits(logits=clip_logits, per_frame=by_moment, weights=seen.float() / seen.sum()))
         return answers
 
     def _convolve(self, x: torch.Tensor) -> torch.Tensor:

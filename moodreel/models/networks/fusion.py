@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from moodreel.media.mel_spectrogram import BANDS
+from moodreel.media.mel_spectrogram import MEL_BANDS
 from moodreel.models.networks.resnet18 import WIDTH as VIDEO
 
 AUDIO = 128
@@ -18,7 +18,7 @@ AUDIO = 128
 
 
 @dataclass(frozen=True, eq=False)
-class Evidence:
+class FusionInputs:
     """What B windows showed and sounded like.
 
     frames: float32 (B, T, 512); rows without a face mean nothing. seen: bool (B, T).
@@ -43,7 +43,7 @@ class Evidence:
         return (self.frames * weights).sum(dim=1) / weights.sum(dim=1).clamp_min(1)
 
 
-class Late(nn.Module):
+class LateFusion(nn.Module):
     """Each answers by itself, and the answer is the mean of their probabilities, or the only one there is.
 
     Returns the logarithm of that mean, which is logits as good as any.
@@ -54,7 +54,7 @@ class Late(nn.Module):
         self.video, self.audio = nn.Linear(VIDEO, classes), nn.Linear(AUDIO, classes)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, evidence: Evidence) -> torch.Tensor:
+    def forward(self, evidence: FusionInputs) -> torch.Tensor:
         opinions = torch.stack(
             [self.video(self.dropout(evidence.face())), self.audio(self.dropout(evidence.sound))], dim=1
         )
@@ -63,7 +63,7 @@ class Late(nn.Module):
         return logs.logsumexp(dim=1) - present.sum(dim=1, keepdim=True).log()
 
 
-class Concat(nn.Module):
+class ConcatFusion(nn.Module):
     """Both to 256 numbers, side by side, and two linear layers. A learnt vector stands in for what is missing."""
 
     def __init__(self, *, classes: int, dropout: float, common: int = 256) -> None:
@@ -72,13 +72,13 @@ class Concat(nn.Module):
         self.no_video, self.no_audio = _absent(common), _absent(common)
         self.head = _head(2 * common, common, classes, dropout)
 
-    def forward(self, evidence: Evidence) -> torch.Tensor:
+    def forward(self, evidence: FusionInputs) -> torch.Tensor:
         video = torch.where(evidence.shown[:, None], self.video(evidence.face()), self.no_video)
         audio = torch.where(evidence.heard[:, None], self.audio(evidence.sound), self.no_audio)
         return self.head(torch.cat([video, audio], dim=1))
 
 
-class Gated(nn.Module):
+class GatedFusion(nn.Module):
     """Both to 256 numbers, and one learnt share for each window of how far to go by the sound; it is 0 or 1 where the
     sound or the face is missing."""
 
@@ -88,11 +88,11 @@ class Gated(nn.Module):
         self.mix = _Gate(common, dropout)
         self.head = nn.Linear(common, classes)
 
-    def forward(self, evidence: Evidence) -> torch.Tensor:
+    def forward(self, evidence: FusionInputs) -> torch.Tensor:
         return self.head(self.mix(self.video(evidence.face()), self.audio(evidence.sound), evidence))
 
 
-class CrossAttention(nn.Module):
+class CrossAttentionFusion(nn.Module):
     """Frames and steps of sound, each to 128 numbers, look at one another with four heads; then residual,
     normalisation, the mean over time, and a head: `concat`, two linear layers on both, or `gated`, as in `Gated`.
 
@@ -108,7 +108,7 @@ class CrossAttention(nn.Module):
         super().__init__()
         if head not in ("concat", "gated"):
             raise ValueError(f"The head of xattn is concat or gated, not {head}.")
-        self.video, self.steps = nn.Linear(VIDEO, width), nn.Conv1d(BANDS, AUDIO, 3, padding=1)
+        self.video, self.steps = nn.Linear(VIDEO, width), nn.Conv1d(MEL_BANDS, AUDIO, 3, padding=1)
         self.audio = nn.Linear(AUDIO, width)
         self.to_audio, self.to_video = (
             nn.MultiheadAttention(width, heads, dropout=dropout, batch_first=True) for _ in range(2)
@@ -118,7 +118,7 @@ class CrossAttention(nn.Module):
         self.mix = _Gate(width, dropout) if head == "gated" else None
         self.head = nn.Linear(width, classes) if self.mix else _head(2 * width, common, classes, dropout)
 
-    def forward(self, evidence: Evidence) -> torch.Tensor:
+    def forward(self, evidence: FusionInputs) -> torch.Tensor:
         # What is missing is one token, the first, so that there is always something to look at.
         video = torch.where(evidence.shown[:, None, None], self.video(evidence.frames), self.no_video)
         looked_at = evidence.seen.clone()
@@ -144,13 +144,13 @@ class _Gate(nn.Module):
         super().__init__()
         self.share = _head(2 * width, width, 1, dropout)
 
-    def forward(self, video: torch.Tensor, audio: torch.Tensor, evidence: Evidence) -> torch.Tensor:
+    def forward(self, video: torch.Tensor, audio: torch.Tensor, evidence: FusionInputs) -> torch.Tensor:
         share = self.share(torch.cat([video, audio], dim=1)).sigmoid()
         share = share.masked_fill(~evidence.shown[:, None], 1).masked_fill(~evidence.heard[:, None], 0)
         return share * audio + (1 - share) * video
 
 
-FUSIONS = {"late": Late, "concat": Concat, "gated": Gated, "xattn": CrossAttention}
+FUSIONS = {"late": LateFusion, "concat": ConcatFusion, "gated": GatedFusion, "xattn": CrossAttentionFusion}
 
 
 def _head(before: int, between: int, after: int, dropout: float) -> nn.Sequential:

@@ -7,13 +7,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from moodreel.models.networks.multi_head import ExpressionNet, standardise
+from moodreel.models.networks.multi_head import MultiHeadFaceNet, standardize
 
 GRID = 7
 """Places a side that the last convolution is averaged to."""
 
 
-class ImprovedCNN(ExpressionNet):
+class ImprovedCNN(MultiHeadFaceNet):
     """Convolutions, each with batch normalisation, ReLU and a pooling that halves the picture, and two linear layers.
 
     The last pooling is a mean over a grid of 7 × 7: halved once more, a crop would leave 6 × 6.
@@ -40,7 +40,7 @@ class ImprovedCNN(ExpressionNet):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
-        x = standardise(pictures)
+        x = standardize(pictures)
         for number, layer in enumerate(self.layers, start=1):
             x = layer(x)
             x = F.max_pool2d(x, 2) if number < len(self.layers) else F.adaptive_avg_pool2d(x, GRID)

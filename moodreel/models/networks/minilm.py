@@ -5,13 +5,13 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from moodreel.models.networks.text_base import TextNetwork
+from moodreel.models.networks.text_base import TextClassifier
 
 VOCABULARY = 30522
 """Word pieces of BERT's uncased vocabulary."""
 
 
-class MiniLM(TextNetwork):
+class MiniLM(TextClassifier):
     """An encoder, the mean of its last layer over all tokens, and a logit for each label that it learnt.
 
     groups: of each finer label that it learnt beside its classes, the class that it belongs to. A class's probability

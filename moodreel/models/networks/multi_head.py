@@ -7,14 +7,14 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import torch
 
-from moodreel.faces.features import CROP, Features
-from moodreel.models.networks.base import Answer, Architecture, Track
+from moodreel.faces.features import CROP_SIDE, FaceFeatures
+from moodreel.models.networks.base import FaceNetwork, Track, TrackLogits
 
 _SHARE = 4
 """Pictures that are worth a thread of their own."""
 
 
-class ExpressionNet(Architecture):
+class MultiHeadFaceNet(FaceNetwork):
     """A network with a head for each convention of labelling that it learnt from.
 
     FER+'s pictures were labelled twice: by ten people's votes, and in FER2013 by one label, which sees anger and fear
@@ -50,7 +50,7 @@ class ExpressionNet(Architecture):
         """Pictures, uint8 or float 0 to 255, crops (N, 48, 48) or portraits (N, 224, 224, 3) as `portrait` says, to
         the logits (N, H, C) of all heads."""
 
-    def mix(self, logits: torch.Tensor) -> torch.Tensor:
+    def mix_heads(self, logits: torch.Tensor) -> torch.Tensor:
         """Logits (..., H, C) of the heads to one answer (..., C)."""
         cooled = logits.float() / logits.new_tensor(self.temperatures)[:, None]
         if len(self.shares) == 1:
@@ -66,27 +66,27 @@ class ExpressionNet(Architecture):
         device = next(self.parameters()).device
         pictures = torch.from_numpy(np.stack([picture for track in faces for picture in track])).to(device)
         few = torch.tensor([len(track) <= self.few for track in faces for _ in track])
-        logits = self.read(pictures)
+        logits = self.predict_batched(pictures)
         if few.any():
-            logits[few] = (logits[few] + self.read(pictures[few].flip(2))) / 2
+            logits[few] = (logits[few] + self.predict_batched(pictures[few].flip(2))) / 2
         return logits
 
-    def _picture(self, face: Features) -> np.ndarray:
-        picture = face.portrait if self.portrait else face.crop
+    def _picture(self, face: FaceFeatures) -> np.ndarray:
+        picture = face.rgb_crop if self.portrait else face.crop
         if picture is None:
-            raise ValueError("This network reads portraits; describe the faces with portrait=True.")
+            raise ValueError("This network reads portraits; extract the features with with_rgb_crop=True.")
         return picture
 
-    def observe(self, faces: Sequence[Features]) -> list[torch.Tensor]:
+    def embed_faces(self, faces: Sequence[FaceFeatures]) -> list[torch.Tensor]:
         """Logits (H, C) of each face, seen once: in a video the next frame comes as cheap as a mirror image."""
         device = next(self.parameters()).device
         pictures = torch.from_numpy(np.stack([self._picture(face) for face in faces])).to(device)
-        return list(self.read(pictures))
+        return list(self.predict_batched(pictures))
 
-    def conclude(self, windows: Sequence[Sequence[torch.Tensor | None]]) -> torch.Tensor:
-        return self.mix(torch.stack([now for *_, now in windows if now is not None]))
+    def classify_windows(self, windows: Sequence[Sequence[torch.Tensor | None]]) -> torch.Tensor:
+        return self.mix_heads(torch.stack([now for *_, now in windows if now is not None]))
 
-    def read(self, pictures: torch.Tensor) -> torch.Tensor:
+    def predict_batched(self, pictures: torch.Tensor) -> torch.Tensor:
         """Logits (N, H, C) of any number of pictures, as `forward` takes them, in batches, without gradients.
 
         On a CPU two threads share them: nothing else of a clip is left to do meanwhile.
@@ -101,9 +101,9 @@ class ExpressionNet(Architecture):
         with torch.inference_mode():
             return self(pictures)
 
-    def answer(self, tracks: Sequence[Track], *, moments: bool) -> list[Answer]:
+    def forward_tracks(self, tracks: Sequence[Track], *, per_frame: bool) -> list[TrackLogits]:
         """Answer with the mean over the moments of a track: these networks are for pictures and for the timeline."""
-        logits = self.mix(self.look(tracks))
+        logits = self.mix_heads(self.look(tracks))
         answers = []
         for track in tracks:
             seen = torch.tensor([face is not None for face in track], device=logits.device)
@@ -111,20 +111,20 @@ class ExpressionNet(Architecture):
             by_moment = own.new_zeros(len(track), own.shape[-1])
             by_moment[seen] = own
             answers.append(
-                Answer(
+                TrackLogits(
                     logits=own.softmax(dim=-1).mean(dim=0).log(),
-                    moments=by_moment if moments else None,
+                    per_frame=by_moment if per_frame else None,
                     weights=seen.float() / seen.sum(),
                 )
             )
         return answers
 
 
-def standardise(crops: torch.Tensor) -> torch.Tensor:
+def standardize(crops: torch.Tensor) -> torch.Tensor:
     """Crops (N, 48, 48), 0 to 255, to float32 (N, 1, 48, 48) of mean 0 and deviation 1 each: light and contrast of a
     picture as a whole say nothing of a face."""
-    if crops.shape[-2:] != (CROP, CROP):
-        raise ValueError(f"Crops are {CROP} pixels a side, not {tuple(crops.shape[-2:])}.")
+    if crops.shape[-2:] != (CROP_SIDE, CROP_SIDE):
+        raise ValueError(f"Crops are {CROP_SIDE} pixels a side, not {tuple(crops.shape[-2:])}.")
     values = crops.float()[:, None]
     mean, spread = values.mean(dim=(2, 3), keepdim=True), values.std(dim=(2, 3), keepdim=True)
     # A crop of one plain grey stays plain.

@@ -6,14 +6,14 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from moodreel.models.networks.multi_head import ExpressionNet, standardise
+from moodreel.models.networks.multi_head import MultiHeadFaceNet, standardize
 from moodreel.models.networks.resnet18 import LUMA, MEAN, STD
 
 SIDE = 64
 """Pixels a side that it reads."""
 
 
-class ResEmoteNet(ExpressionNet):
+class ResEmoteNet(MultiHeadFaceNet):
     """Three convolutions, squeeze-and-excitation, three residual blocks and four linear layers.
 
     width: of all layers, in those of the published network, which has 80 M parameters.
@@ -54,7 +54,7 @@ class ResEmoteNet(ExpressionNet):
         self.blank, self.dropout = nn.Dropout(blank), nn.Dropout(dropout)
 
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
-        x = prepare(pictures) if self.portrait else enlarge(standardise(pictures))
+        x = prepare(pictures) if self.portrait else enlarge(standardize(pictures))
         x = self.blank(F.max_pool2d(F.relu(self.bn1(self.conv1(x))), 2))
         x = self.blank(F.max_pool2d(F.relu(self.bn2(self.conv2(x))), 2))
         x = self.se(F.max_pool2d(F.relu(self.bn3(self.conv3(x))), 2))

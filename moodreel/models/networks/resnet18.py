@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from moodreel.models.checkpoint import fill, read_weights
+from moodreel.models.checkpoint import load_state_dict, read_weights
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of ImageNet's colours, 0 to 1."""
@@ -63,7 +63,7 @@ class _Block(nn.Module):
         return F.relu(y + (x if self.downsample is None else self.downsample(x)))
 
 
-def normalise(pictures: torch.Tensor, side: int = SIDE, *, grey: bool = False, detail: int = 0) -> torch.Tensor:
+def normalize(pictures: torch.Tensor, side: int = SIDE, *, grey: bool = False, detail: int = 0) -> torch.Tensor:
     """Pictures (N, S, S, 3), red first, 0 to 255, to float32 (N, 3, side, side), normalised as ImageNet's colours are.
 
     grey: without colours (ITU-R BT.601). detail: pixels a side that larger ones are shrunk to first; 0 for none.
@@ -87,4 +87,4 @@ def load_pretrained(trunk: ResNet18, path: Path) -> None:
     weights = {key: tensor for key, tensor in read_weights(path).items() if not key.startswith("fc.")}
     # Files older than torch 0.4.1, as torchvision's first ones are, do not count batches.
     counters = {key: tensor for key, tensor in trunk.state_dict().items() if key.endswith(_COUNTER)}
-    fill(trunk, counters | weights, path.name)
+    load_state_dict(trunk, counters | weights, path.name)

@@ -6,10 +6,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from moodreel.models.networks.multi_head import ExpressionNet, standardise
+from moodreel.models.networks.multi_head import MultiHeadFaceNet, standardize
 
 
-class FaceExpressionNet(ExpressionNet):
+class FaceExpressionNet(MultiHeadFaceNet):
     """A residual network with squeeze-and-excitation (He et al. 2016, Hu et al. 2018)."""
 
     def __init__(
@@ -33,7 +33,7 @@ class FaceExpressionNet(ExpressionNet):
         self.heads = nn.Linear(widths[-1], len(self.shares) * classes)
 
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
-        embedding = self.body(standardise(pictures)).mean(dim=(2, 3))
+        embedding = self.body(standardize(pictures)).mean(dim=(2, 3))
         return self.heads(self.dropout(embedding)).unflatten(1, (len(self.shares), -1))
 
 

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
-from moodreel.faces.features import Features
-from moodreel.models.networks.base import Answer, Architecture, Track
+from moodreel.faces.features import FaceFeatures
+from moodreel.models.networks.base import FaceNetwork, Track, TrackLogits
 from moodreel.models.networks.vit import ViTNet
 
 SMALL: Mapping[str, Any] = {"width": 96, "layers": 3}
@@ -21,7 +21,7 @@ _BATCH = 256
 """Faces at a time: bounds the memory of activations."""
 
 
-class TemporalViTNet(Architecture):
+class TemporalViTNet(FaceNetwork):
     """A `ViTNet` for each face by itself, and transformer layers that weigh the moments of a clip against each other.
 
     Moments without a face are not looked at. Places in time count back from the last moment, in sines and cosines
@@ -81,27 +81,27 @@ class TemporalViTNet(Architecture):
         decided = (weights[..., None] * (self.moment(faces) + self.adjust(context))).sum(dim=1)
         return decided, weights
 
-    def answer(self, tracks: Sequence[Track], *, moments: bool) -> list[Answer]:
-        observed = iter(self.observe([face for track in tracks for face in track if face is not None]))
+    def forward_tracks(self, tracks: Sequence[Track], *, per_frame: bool) -> list[TrackLogits]:
+        observed = iter(self.embed_faces([face for track in tracks for face in track if face is not None]))
         windows = [[None if face is None else next(observed) for face in track] for track in tracks]
         embeddings, seen, lengths = self._laid_out(windows)
         logits, weights = self.join(embeddings, seen, lengths)
-        by_moment = self.moment(embeddings) if moments else None
+        by_moment = self.moment(embeddings) if per_frame else None
         return [
-            Answer(
+            TrackLogits(
                 logits=logits[i],
-                moments=None if by_moment is None else by_moment[i, : len(track)],
+                per_frame=None if by_moment is None else by_moment[i, : len(track)],
                 weights=weights[i, : len(track)],
             )
             for i, track in enumerate(tracks)
         ]
 
-    def observe(self, faces: Sequence[Features]) -> list[torch.Tensor]:
+    def embed_faces(self, faces: Sequence[FaceFeatures]) -> list[torch.Tensor]:
         """Embedding (width,) of each face."""
         crops = torch.from_numpy(np.stack([face.crop for face in faces])).to(self.weigh.weight.device)
         return [embedding for batch in crops.split(_BATCH) for embedding in self.frame.embed(batch)]
 
-    def conclude(self, windows: Sequence[Sequence[torch.Tensor | None]]) -> torch.Tensor:
+    def classify_windows(self, windows: Sequence[Sequence[torch.Tensor | None]]) -> torch.Tensor:
         return self.join(*self._laid_out(windows))[0]
 
     def _laid_out(

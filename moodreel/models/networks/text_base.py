@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 
-class TextNetwork(nn.Module, ABC):
+class TextClassifier(nn.Module, ABC):
     """A network that can be named in a `model.json` of the kind `text`.
 
     classes: how many labels it answers for. longest: word pieces that it reads at once, special ones included.

@@ -10,14 +10,14 @@ from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence, pad_sequence
 
 from moodreel.emotions import FIVE, SEVEN, SEVEN_TO_FIVE
-from moodreel.faces.features import Features
+from moodreel.faces.features import FaceFeatures
 from moodreel.faces.landmarker import BLENDSHAPES
-from moodreel.models.networks.base import Answer, Architecture, Track
+from moodreel.models.networks.base import FaceNetwork, Track, TrackLogits
 from moodreel.models.networks.compact_emotimesh import CompactEmotiMeshNet, read
 from moodreel.models.networks.se_resnet import FaceExpressionNet
 
 
-class JointNet(Architecture):
+class TwoStreamNet(FaceNetwork):
     """A face-expression network and the encoder of a compact EmotiMesh-Net, and a GRU that weighs the moments.
 
     A moment's answer is a product of the two opinions, each to a power of its own (`trust`): so few numbers that
@@ -64,21 +64,21 @@ class JointNet(Architecture):
         """Numbers a face: what all heads of the appearance network say of it."""
         return len(self.appearance.shares) * len(SEVEN)
 
-    def opinions(self, appearance: torch.Tensor, faces: torch.Tensor) -> torch.Tensor:
+    def stream_logits(self, appearance: torch.Tensor, faces: torch.Tensor) -> torch.Tensor:
         """Logits (..., 2, C) of moments: what the appearance says, then what the landmarks say.
 
         appearance: (..., `looks`), the heads of the face-expression network one after the other.
         faces: (..., INPUT), as `compact_emotimesh.read` lays them out.
         """
-        seven = self.appearance.mix(appearance.unflatten(-1, (-1, len(SEVEN)))).softmax(dim=-1)
+        seven = self.appearance.mix_heads(appearance.unflatten(-1, (-1, len(SEVEN)))).softmax(dim=-1)
         seen = (seven @ self.merge).clamp_min(1e-6).log()
         return torch.stack([seen, self.landmarks.moment(self.landmarks.encode(faces)).log_softmax(dim=-1)], dim=-2)
 
-    def moment(self, opinions: torch.Tensor) -> torch.Tensor:
+    def frame_logits(self, opinions: torch.Tensor) -> torch.Tensor:
         """Opinions (..., 2, C) to one logit for each label (..., C)."""
         return (opinions * self.trust[:, None]).sum(dim=-2)
 
-    def join(
+    def temporal_pool(
         self,
         opinions: torch.Tensor,
         appearance: torch.Tensor,
@@ -106,11 +106,11 @@ class JointNet(Architecture):
         weights = scores.softmax(dim=1)
         # One moment has no time: it speaks for itself.
         several = (lengths > 1).to(weights)[:, None]
-        adjusted = self.moment(opinions) + several[..., None] * self.adjust(context)
+        adjusted = self.frame_logits(opinions) + several[..., None] * self.adjust(context)
         decided = (weights[..., None] * adjusted).sum(dim=1)
         return decided / (1 + several * (self.temperature - 1)), weights
 
-    def answer(self, tracks: Sequence[Track], *, moments: bool) -> list[Answer]:
+    def forward_tracks(self, tracks: Sequence[Track], *, per_frame: bool) -> list[TrackLogits]:
         device = self.trust.device
         lengths = [len(track) for track in tracks]
         present = [torch.tensor([features is not None for features in track]) for track in tracks]
@@ -120,21 +120,23 @@ class JointNet(Architecture):
         appearance[seen] = self.appearance.look(tracks).flatten(1)
         faces = torch.zeros(*seen.shape, len(self.landmarks.mean), device=device)
         faces[seen] = torch.from_numpy(np.stack([read(features) for features in flat])).to(device)
-        opinions = self.opinions(appearance, faces)
-        logits, weights = self.join(opinions, appearance, faces, seen, torch.tensor(lengths))
-        by_moment = self.moment(opinions)
+        opinions = self.stream_logits(appearance, faces)
+        logits, weights = self.temporal_pool(opinions, appearance, faces, seen, torch.tensor(lengths))
+        by_moment = self.frame_logits(opinions)
         return [
-            Answer(logits=logits[i], moments=by_moment[i, :length] if moments else None, weights=weights[i, :length])
+            TrackLogits(
+                logits=logits[i], per_frame=by_moment[i, :length] if per_frame else None, weights=weights[i, :length]
+            )
             for i, length in enumerate(lengths)
         ]
 
-    def observe(self, faces: Sequence[Features]) -> list["Observation"]:
-        appearance = torch.stack(self.appearance.observe(faces)).flatten(1)
+    def embed_faces(self, faces: Sequence[FaceFeatures]) -> list["FrameEmbedding"]:
+        appearance = torch.stack(self.appearance.embed_faces(faces)).flatten(1)
         landmarks = torch.from_numpy(np.stack([read(face) for face in faces])).to(self.trust.device)
-        opinions = self.opinions(appearance, landmarks)
-        return [Observation(*of_one) for of_one in zip(appearance, landmarks, opinions, strict=True)]
+        opinions = self.stream_logits(appearance, landmarks)
+        return [FrameEmbedding(*of_one) for of_one in zip(appearance, landmarks, opinions, strict=True)]
 
-    def conclude(self, windows: Sequence[Sequence["Observation | None"]]) -> torch.Tensor:
+    def classify_windows(self, windows: Sequence[Sequence["FrameEmbedding | None"]]) -> torch.Tensor:
         device, lengths = self.trust.device, [len(window) for window in windows]
         seen = pad_sequence([torch.tensor([moment is not None for moment in window]) for window in windows], True)
         flat = [moment for window in windows for moment in window if moment is not None]
@@ -148,11 +150,11 @@ class JointNet(Architecture):
         appearance = laid_out([moment.appearance for moment in flat])
         faces = laid_out([moment.landmarks for moment in flat])
         opinions = laid_out([moment.opinions for moment in flat])
-        return self.join(opinions, appearance, faces, seen, torch.tensor(lengths))[0]
+        return self.temporal_pool(opinions, appearance, faces, seen, torch.tensor(lengths))[0]
 
 
 @dataclass(frozen=True, eq=False)
-class Observation:
+class FrameEmbedding:
     """One face by itself: `appearance` (`looks`,), `landmarks` (INPUT,) and `opinions` (2, C)."""
 
     appearance: torch.Tensor

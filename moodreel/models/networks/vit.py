@@ -9,14 +9,14 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from moodreel.faces.features import CROP
-from moodreel.models.networks.multi_head import ExpressionNet, standardise
+from moodreel.faces.features import CROP_SIDE
+from moodreel.models.networks.multi_head import MultiHeadFaceNet, standardize
 
 SIDES = (48, 96, 112, 224)
 """Pixels a side at which a crop may be read."""
 
 
-class ViTNet(ExpressionNet):
+class ViTNet(MultiHeadFaceNet):
     """Patches, a learnt place for each, and transformer layers with normalisation first.
 
     side: pixels a side that the crop is enlarged to, one of `SIDES`.
@@ -32,7 +32,7 @@ class ViTNet(ExpressionNet):
         self,
         *,
         classes: int = 7,
-        side: int = CROP,
+        side: int = CROP_SIDE,
         stem: Sequence[int] = (24, 48, 96),
         patch: int = 1,
         width: int = 192,
@@ -73,8 +73,8 @@ class ViTNet(ExpressionNet):
 
     def embed(self, pictures: torch.Tensor) -> torch.Tensor:
         """Crops (N, 48, 48), 0 to 255, to what the layers make of each (N, width)."""
-        crops = standardise(pictures)
-        if self.side != CROP:
+        crops = standardize(pictures)
+        if self.side != CROP_SIDE:
             crops = F.interpolate(crops, (self.side, self.side), mode="bilinear")
         tokens = self.patches(self.stem(crops)).flatten(2).transpose(1, 2)
         if self.token is not None:

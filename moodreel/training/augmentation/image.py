@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 
-from moodreel.faces.features import CROP
+from moodreel.faces.features import CROP_SIDE
 
 BANDS = {"eyes": (10, 24), "mouth": (29, 46)}
 """Rows of a crop that hold the eyes and the mouth: what glasses and hands cover."""
@@ -37,21 +37,21 @@ def disturb(crop: np.ndarray, rng: np.random.Generator, *, clean: float = 0.3) -
 
 def _misalign(crop: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Mirror half of the time, turn, scale and shift by some degrees and pixels."""
-    centre = CROP / 2 - 0.5
+    centre = CROP_SIDE / 2 - 0.5
     turn = cv2.getRotationMatrix2D((centre, centre), rng.normal(0, 6), rng.uniform(0.87, 1.15))
     around = np.asarray(turn, np.float64)
     around[:, 0] *= rng.uniform(0.87, 1.07)  # a turned face is narrower
     around[:, 2] += rng.normal(0, 1.3, 2)
     if rng.random() < 0.5:
-        around = around @ np.array([[-1, 0, CROP - 1], [0, 1, 0], [0, 0, 1]])
-    return cv2.warpAffine(crop, around, (CROP, CROP), borderMode=cv2.BORDER_REPLICATE)
+        around = around @ np.array([[-1, 0, CROP_SIDE - 1], [0, 1, 0], [0, 0, 1]])
+    return cv2.warpAffine(crop, around, (CROP_SIDE, CROP_SIDE), borderMode=cv2.BORDER_REPLICATE)
 
 
 def _light(crop: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Change gamma and exposure, and light the face from one side or from behind."""
     light = (crop / np.float32(255)) ** np.float32(np.exp(rng.normal(0, 0.35)))
     if rng.random() < 0.4:
-        slope = np.linspace(-1, 1, CROP, dtype=np.float32)
+        slope = np.linspace(-1, 1, CROP_SIDE, dtype=np.float32)
         angle, strength = rng.uniform(0, 2 * np.pi), rng.uniform(0.1, 0.7)
         side = np.cos(angle) * slope[None, :] + np.sin(angle) * slope[:, None]
         light = light * (1 + np.float32(strength) * side)
@@ -64,7 +64,7 @@ def _shrink(crop: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """What is left of a face 14 to 40 pixels large."""
     side = int(rng.integers(14, 41))
     small = cv2.resize(crop, (side, side), interpolation=cv2.INTER_AREA)
-    return cv2.resize(small, (CROP, CROP), interpolation=cv2.INTER_LINEAR)
+    return cv2.resize(small, (CROP_SIDE, CROP_SIDE), interpolation=cv2.INTER_LINEAR)
 
 
 def _compress(crop: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -74,9 +74,9 @@ def _compress(crop: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def _cover(crop: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Put a plain patch over a part of the eyes, of the mouth or of anything."""
-    top, bottom = [*BANDS.values(), (0, CROP)][rng.integers(3)]
+    top, bottom = [*BANDS.values(), (0, CROP_SIDE)][rng.integers(3)]
     height, width = int(rng.integers(6, 17)), int(rng.integers(8, 33))
-    y, x = rng.integers(top, max(top + 1, bottom - height)), rng.integers(0, CROP - width)
+    y, x = rng.integers(top, max(top + 1, bottom - height)), rng.integers(0, CROP_SIDE - width)
     covered = crop.copy()
     covered[y : y + height, x : x + width] = rng.integers(0, 256)
     return covered

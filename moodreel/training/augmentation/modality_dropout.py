@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import torch
 
-from moodreel.models.networks.audiovisual import Excerpts
+from moodreel.models.networks.audiovisual import AudioVisualBatch
 
 
 def drop_modalities(
-    excerpts: Excerpts, generator: torch.Generator, *, video: float = 0.15, audio: float = 0.15
-) -> Excerpts:
+    excerpts: AudioVisualBatch, generator: torch.Generator, *, video: float = 0.15, audio: float = 0.15
+) -> AudioVisualBatch:
     """Take the faces or the sound away from some windows of a batch that have both; never both.
 
     video, audio: shares of these windows, 0 to 1, together at most 1, that lose the one or the other (Neverova et al.

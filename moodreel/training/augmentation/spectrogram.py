@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from moodreel.media.audio import RATE
-from moodreel.media.mel_spectrogram import FLOOR, HOP
+from moodreel.media.audio import SAMPLE_RATE
+from moodreel.media.mel_spectrogram import FLOOR, HOP_LENGTH
 from moodreel.pipelines.clip_sampler import SECONDS
 
-STEPS = 1 + round(SECONDS * RATE) // HOP
+STEPS = 1 + round(SECONDS * SAMPLE_RATE) // HOP_LENGTH
 """Of a window: 188."""
 SILENCE = float(np.log(FLOOR))
 
@@ -120,7 +120,7 @@ def mask(
 
 def _start(steps: int, rng: np.random.Generator, slack: float) -> int:
     """The first step of a window: anywhere in a recording that is longer, anywhere around one that is shorter."""
-    room, more = steps - STEPS, round(slack * RATE / HOP)
+    room, more = steps - STEPS, round(slack * SAMPLE_RATE / HOP_LENGTH)
     return int(rng.integers(min(0, room) - more, max(0, room) + more + 1))
 
 

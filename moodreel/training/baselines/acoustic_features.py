@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from moodreel.media.audio import RATE
-from moodreel.media.mel_spectrogram import BANDS, HOP, WINDOW, log_mel
+from moodreel.media.audio import SAMPLE_RATE
+from moodreel.media.mel_spectrogram import HOP_LENGTH, MEL_BANDS, WINDOW, log_mel
 
 LOWEST_PITCH, HIGHEST_PITCH = 60.0, 600.0
 """Hertz: from a bass to somebody who cries out."""
@@ -21,8 +21,8 @@ COEFFICIENTS = 13
 """Cepstral ones, without the zeroth, which is loudness."""
 _SILENT = 1e-7
 """Mean square of a step, 70 dB under the loudest there can be, below which nobody speaks."""
-_LONGEST = int(RATE / LOWEST_PITCH) + 1
-_SHORTEST = int(RATE / HIGHEST_PITCH)
+_LONGEST = int(SAMPLE_RATE / LOWEST_PITCH) + 1
+_SHORTEST = int(SAMPLE_RATE / HIGHEST_PITCH)
 _SUMMED = WINDOW - _LONGEST - 1
 """Samples of a step that are compared with those a period later."""
 
@@ -83,15 +83,15 @@ def pitch(samples: np.ndarray) -> np.ndarray:
 def cepstrum(mels: np.ndarray, count: int = COEFFICIENTS) -> np.ndarray:
     """Give the cosine transform (type II, orthonormal) of each column of a log-mel spectrogram (64, N), without the
     zeroth coefficient: float64 (count, N)."""
-    bands = np.arange(BANDS) + 0.5
-    basis = np.cos(np.pi / BANDS * np.outer(np.arange(1, count + 1), bands)) * np.sqrt(2 / BANDS)
+    bands = np.arange(MEL_BANDS) + 0.5
+    basis = np.cos(np.pi / MEL_BANDS * np.outer(np.arange(1, count + 1), bands)) * np.sqrt(2 / MEL_BANDS)
     return basis @ mels.astype(np.float64)
 
 
 def _steps(samples: np.ndarray) -> np.ndarray:
     """Overlapping pieces, float64 (N, WINDOW), centred as those of the spectrogram."""
     padded = np.pad(samples.astype(np.float64), WINDOW // 2)
-    return np.lib.stride_tricks.sliding_window_view(padded, WINDOW)[::HOP][: 1 + len(samples) // HOP]
+    return np.lib.stride_tricks.sliding_window_view(padded, WINDOW)[::HOP_LENGTH][: 1 + len(samples) // HOP_LENGTH]
 
 
 def _pitch(steps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -111,7 +111,7 @@ def _pitch(steps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     before, at, after = (normal[rows, lag + shift] for shift in (-1, 0, 1))
     curve = before - 2 * at + after
     shift = np.divide(0.5 * (before - after), curve, out=np.zeros_like(curve), where=curve > 0)
-    hertz = np.where(voiced, RATE / (lag + shift.clip(-0.5, 0.5)), np.nan)
+    hertz = np.where(voiced, SAMPLE_RATE / (lag + shift.clip(-0.5, 0.5)), np.nan)
     return hertz, np.where(speaks, (1 - at).clip(0, 1), 0.0)
 
 
@@ -128,7 +128,7 @@ def _differences(steps: np.ndarray) -> np.ndarray:
 
 
 def _spectral(steps: np.ndarray) -> dict[str, np.ndarray]:
-    hertz = np.fft.rfftfreq(WINDOW, 1 / RATE)
+    hertz = np.fft.rfftfreq(WINDOW, 1 / SAMPLE_RATE)
     power = np.square(np.abs(np.fft.rfft(steps * np.hanning(WINDOW + 1)[:-1]))) + 1e-12
     share = power / power.sum(axis=1, keepdims=True)
     centroid = share @ hertz

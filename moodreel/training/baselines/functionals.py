@@ -8,13 +8,13 @@ their own.
 
 import numpy as np
 
-from moodreel.media.audio import RATE
-from moodreel.media.mel_spectrogram import BANDS, HOP
+from moodreel.media.audio import SAMPLE_RATE
+from moodreel.media.mel_spectrogram import HOP_LENGTH, MEL_BANDS
 from moodreel.training.baselines.acoustic_features import COEFFICIENTS, NAMES, Descriptors, describe
 
 SOUNDS = 40.0
 """Decibels under the loudest step, down to which something sounds."""
-SECOND = RATE / HOP
+SECOND = SAMPLE_RATE / HOP_LENGTH
 """Steps of a second."""
 OF_EACH = ("mean", "deviation", "10th", "median", "90th", "range", "slope", "change")
 """Functionals of a descriptor: mean, standard deviation, percentiles, the 10th to the 90th, slope a second, and the
@@ -23,7 +23,7 @@ _DESCRIPTORS = ("pitch", "periodicity", *NAMES, *(f"mfcc {number}" for number in
 _RHYTHM = ("sounding", "voiced", "voices a second", "longest voice", "mean voice", "seconds")
 FUNCTIONALS = (
     *(f"{name}, {functional}" for name in _DESCRIPTORS for functional in OF_EACH),
-    *(f"band {band}, {what}" for what in ("mean", "deviation", "90th", "change") for band in range(BANDS)),
+    *(f"band {band}, {what}" for what in ("mean", "deviation", "90th", "change") for band in range(MEL_BANDS)),
     *_RHYTHM,
 )
 """What the numbers are, in their order. Pitch is in semitones over 27.5 Hz, as eGeMAPS has it."""
@@ -66,9 +66,9 @@ def _bands(described: Descriptors, sounding: np.ndarray) -> np.ndarray:
     mels = described.mels.astype(np.float64)
     chosen = mels[:, sounding]
     if not chosen.size:
-        return np.zeros(4 * BANDS)
+        return np.zeros(4 * MEL_BANDS)
     changes = np.diff(mels, axis=1)[:, sounding[1:] & sounding[:-1]]
-    change = changes.std(axis=1) if changes.size else np.zeros(BANDS)
+    change = changes.std(axis=1) if changes.size else np.zeros(MEL_BANDS)
     return np.concatenate([chosen.mean(axis=1), chosen.std(axis=1), np.percentile(chosen, 90, axis=1), change])
 
 

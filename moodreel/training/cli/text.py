@@ -14,7 +14,7 @@ from moodreel.errors import DataInvalid
 from moodreel.models.model_card import TEXT, kind_of
 from moodreel.models.quantization import PRECISIONS
 from moodreel.models.registry import CARD, WEIGHTS
-from moodreel.models.text_registry import TextStore, load_text
+from moodreel.models.text_registry import TextModelRegistry, load_text
 from moodreel.training.baselines.tfidf_logreg import measure_floor
 from moodreel.training.cli.fit import add_options, begin_log
 from moodreel.training.data.ferplus import hold_out
@@ -75,7 +75,7 @@ def run_training(args: argparse.Namespace) -> None:
 def run_evaluation(model: str, data: Path, store: Path) -> None:
     """Measure a model of the store, by its name, or one by its folder."""
     path = Path(model)
-    predictor = load_text(path) if path.exists() else TextStore(store).get(model)
+    predictor = load_text(path) if path.exists() else TextModelRegistry(store).get(model)
     print(summary(evaluate_text(predictor, data)))
 
 

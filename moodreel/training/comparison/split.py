@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from moodreel.errors import DataInvalid
-from moodreel.models.model_card import Card
+from moodreel.models.model_card import ModelCard
 from moodreel.training.data.registry import DataSet
 from moodreel.training.data.splits import units
 
@@ -26,7 +26,9 @@ class Sides:
     why: str
 
 
-def sides_of(data: DataSet, cards: Sequence[Card], *, share: float | None = None, by: str = "", seed: int = 0) -> Sides:
+def sides_of(
+    data: DataSet, cards: Sequence[ModelCard], *, share: float | None = None, by: str = "", seed: int = 0
+) -> Sides:
     """Take the part that a set itself holds out; or as much as is asked for; or, of a set without such a part, all.
 
     cards: of the models, which say what those learnt from.
@@ -50,7 +52,7 @@ def sides_of(data: DataSet, cards: Sequence[Card], *, share: float | None = None
     return Sides(split.train, split.held_out, leaks, why)
 
 
-def learnt_from(card: Card, name: str) -> bool:
+def learnt_from(card: ModelCard, name: str) -> bool:
     """Whether a card's `data` names a set: by the first word of its name, however it is written."""
     wanted = _plain(name.partition(",")[0])
     return bool(wanted) and wanted in _plain(card.data)

@@ -9,29 +9,31 @@ import torch
 from tqdm import tqdm
 
 from moodreel.errors import DataInvalid, MoodreelError, NoFace, NoFaceNoSound
-from moodreel.faces.facial_actions import Movements
-from moodreel.faces.features import Features
-from moodreel.faces.landmarker import FaceFinder
-from moodreel.models.face_registry import ModelStore
-from moodreel.models.networks.audiovisual import Excerpts
-from moodreel.pipelines.clip_loader import ExcerptReader
-from moodreel.pipelines.video import Analyser
+from moodreel.faces.facial_actions import FacialActionExplainer
+from moodreel.faces.features import FaceFeatures
+from moodreel.faces.landmarker import FaceLandmarker
+from moodreel.models.face_registry import FaceModelRegistry
+from moodreel.models.networks.audiovisual import AudioVisualBatch
+from moodreel.pipelines.clip_loader import ClipLoader
+from moodreel.pipelines.video import VideoPipeline
 from moodreel.training.data.examples import Example
 from moodreel.training.data.loading import Means
 
 _FIELDS = ("landmarks", "shape", "blendshapes", "pose", "crop")
 
 
-def tracks_of(examples: Sequence[Example], means: Means) -> list[list[Features | None] | None]:
+def tracks_of(examples: Sequence[Example], means: Means) -> list[list[FaceFeatures | None] | None]:
     """The person's face in each clip, about five times a second, as an analysis reads it; None where nobody is seen.
 
     Raises DataInvalid for a file that cannot be read.
     """
-    finder = FaceFinder(means.landmarker)
-    analyser = Analyser(finder, ModelStore(means.store), Movements.load(means.store / "movements"))
+    finder = FaceLandmarker(means.landmarker)
+    analyser = VideoPipeline(
+        finder, FaceModelRegistry(means.store), FacialActionExplainer.load(means.store / "movements")
+    )
 
     def read(data: bytes) -> dict[str, np.ndarray]:
-        track = analyser.person(data)
+        track = analyser.main_track(data)
         seen = [face for face in track if face is not None]
         arrays = {name: np.stack([getattr(face, name) for face in seen]) for name in _FIELDS}
         return arrays | {"seen": np.array([face is not None for face in track])}
@@ -44,13 +46,13 @@ def tracks_of(examples: Sequence[Example], means: Means) -> list[list[Features |
     return [None if arrays is None else _track(arrays) for arrays in kept]
 
 
-def windows_of(examples: Sequence[Example], means: Means) -> list[Excerpts | None]:
+def windows_of(examples: Sequence[Example], means: Means) -> list[AudioVisualBatch | None]:
     """All windows of each clip; None where there is neither a face nor sound. Raises as `tracks_of`."""
-    finder = FaceFinder(means.landmarker)
-    reader = ExcerptReader(finder)
+    finder = FaceLandmarker(means.landmarker)
+    reader = ClipLoader(finder)
 
     def read(data: bytes) -> dict[str, np.ndarray]:
-        return {name: tensor.numpy() for name, tensor in vars(reader.read(data)).items()}
+        return {name: tensor.numpy() for name, tensor in vars(reader.load_batch(data)).items()}
 
     try:
         kept = [_kept(example, read, "windows", means.cache) for example in tqdm(examples, desc="clips", mininterval=5)]
@@ -59,13 +61,13 @@ def windows_of(examples: Sequence[Example], means: Means) -> list[Excerpts | Non
     return [None if arrays is None else _excerpts(arrays) for arrays in kept]
 
 
-def _excerpts(arrays: Mapping[str, np.ndarray]) -> Excerpts:
-    return Excerpts(**{name: torch.from_numpy(array) for name, array in arrays.items()})
+def _excerpts(arrays: Mapping[str, np.ndarray]) -> AudioVisualBatch:
+    return AudioVisualBatch(**{name: torch.from_numpy(array) for name, array in arrays.items()})
 
 
-def _track(arrays: Mapping[str, np.ndarray]) -> list[Features | None]:
+def _track(arrays: Mapping[str, np.ndarray]) -> list[FaceFeatures | None]:
     rows = iter(zip(*(arrays[name] for name in _FIELDS), strict=True))
-    return [Features(*next(rows)) if seen else None for seen in arrays["seen"]]
+    return [FaceFeatures(*next(rows)) if seen else None for seen in arrays["seen"]]
 
 
 def _kept(

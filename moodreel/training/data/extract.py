@@ -12,16 +12,16 @@ import numpy as np
 from tqdm import tqdm
 
 from moodreel.errors import DataInvalid, MoodreelError
-from moodreel.faces.features import cut
-from moodreel.faces.landmarker import FaceFinder
+from moodreel.faces.features import crop_square
+from moodreel.faces.landmarker import FaceLandmarker
 from moodreel.faces.tracker import Tracker
-from moodreel.media.video import Frame, Limits, VideoReader
+from moodreel.media.video import Frame, VideoLimits, VideoReader
 
 log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.csv"
-LIMITS = Limits(
-    seconds=4 * 3600, frames=4 * 3600 * 120, total_pixels=4 * 3600 * 60 * 3840 * 2160, wall_seconds=24 * 3600
+LIMITS = VideoLimits(
+    seconds=4 * 3600, frames=4 * 3600 * 120, total_pixels=4 * 3600 * 60 * 3840 * 2160, timeout_seconds=24 * 3600
 )
 """Of one's own videos: a long film."""
 MOST_BYTES = 2 * 2**30
@@ -78,7 +78,7 @@ def extract(videos: Sequence[Path], out: Path, *, every: float, size: int, landm
     """
     _check(videos, out, every, size)
     out.mkdir(parents=True, exist_ok=True)
-    finder = FaceFinder(landmarker, again=True) if landmarker else None
+    finder = FaceLandmarker(landmarker, use_fallbacks=True) if landmarker else None
     failed, written = [], 0
     with (out / MANIFEST).open("x", buffering=1, newline="", encoding="utf-8") as file:  # a line is there at once
         manifest = csv.writer(file)
@@ -117,17 +117,17 @@ def _whole(frame: Frame, reader: VideoReader) -> Iterator[tuple[np.ndarray, Plac
     yield frame.rgb, None
 
 
-def _faces(finder: FaceFinder, size: int) -> Cut:
+def _faces(finder: FaceLandmarker, size: int) -> Cut:
     tracker = Tracker()
 
     def take(frame: Frame, reader: VideoReader) -> Iterator[tuple[np.ndarray, Place | None]]:
-        faces = finder.find(frame.rgb)
+        faces = finder.detect(frame.rgb)
         height, width = frame.rgb.shape[:2]
         scale = max(reader.width, reader.height) / max(width, height)
         boxes = [tuple(np.multiply(face.box, (width, height, width, height)) * scale) for face in faces]
         for face, box, track in zip(faces, boxes, tracker.update(frame.time, boxes), strict=True):
             x, y, across, down = (round(side) for side in box)
-            yield cut(frame.rgb, face.landmarks, size), (track, x, y, across, down)
+            yield crop_square(frame.rgb, face.landmarks, size), (track, x, y, across, down)
 
     return take
 

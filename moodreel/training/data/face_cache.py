@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from moodreel.faces.features import CROP, CROP_EYES, PORTRAIT, align, cut, describe
-from moodreel.faces.landmarker import BLENDSHAPES, LANDMARKS, FaceFinder
+from moodreel.faces.features import CROP_EYES, CROP_SIDE, RGB_CROP_SIDE, align_crop, crop_square, extract_features
+from moodreel.faces.landmarker import BLENDSHAPES, LANDMARKS, FaceLandmarker
 
 log = logging.getLogger(__name__)
 
@@ -147,13 +147,13 @@ def _search(
     workers: int,
     landmarks: np.ndarray | None = None,
 ) -> Found:
-    finders = {c: FaceFinder(model_path, max_faces=1, min_confidence=c) for c in {a.confidence for a in ATTEMPTS}}
+    finders = {c: FaceLandmarker(model_path, max_faces=1, min_confidence=c) for c in {a.confidence for a in ATTEMPTS}}
     count = len(images)
     result = Found(
         shape=np.zeros((count, LANDMARKS, 3), np.float32),
         blendshapes=np.zeros((count, len(BLENDSHAPES)), np.float32),
         pose=np.zeros((count, 3), np.float32),
-        crop=np.zeros((count, CROP, CROP), np.uint8),
+        crop=np.zeros((count, CROP_SIDE, CROP_SIDE), np.uint8),
         found=np.zeros(count, bool),
     )
 
@@ -161,18 +161,18 @@ def _search(
         picture = disturb(images[row], np.random.default_rng((seed, row)))
         for attempt in ATTEMPTS if picture.ndim == 2 else ATTEMPTS_COLOUR:
             rgb = _show(picture, attempt)
-            if faces := finders[attempt.confidence].find(rgb):
-                features = describe(rgb, faces[0])
-                result.shape[row], result.blendshapes[row] = features.shape, features.blendshapes
+            if faces := finders[attempt.confidence].detect(rgb):
+                features = extract_features(rgb, faces[0])
+                result.shape[row], result.blendshapes[row] = features.normalized_landmarks, features.blendshapes
                 result.pose[row], result.found[row] = features.pose, True
                 if landmarks is not None:
                     landmarks[row] = _within(faces[0].landmarks, rgb, attempt, picture)
                 # Without the plain ground and the contrast that only the finder needs.
-                result.crop[row] = align(
+                result.crop[row] = align_crop(
                     _show(picture, replace(attempt, equalise=False), cv2.BORDER_REPLICATE), faces[0].landmarks
                 )
                 return
-        result.crop[row] = cv2.resize(_grey(picture), (CROP, CROP), interpolation=cv2.INTER_AREA)
+        result.crop[row] = cv2.resize(_grey(picture), (CROP_SIDE, CROP_SIDE), interpolation=cv2.INTER_AREA)
 
     with ThreadPoolExecutor(workers) as pool:
         list(tqdm(pool.map(find, range(count)), total=count, desc=f"faces, {disturb.__name__}", mininterval=5))
@@ -189,9 +189,9 @@ def _keep(file: Path, arrays: dict[str, Any]) -> None:
     partial.replace(file)
 
 
-def portrait(picture: np.ndarray, landmarks: np.ndarray, side: int = PORTRAIT) -> np.ndarray:
+def portrait(picture: np.ndarray, landmarks: np.ndarray, side: int = RGB_CROP_SIDE) -> np.ndarray:
     """Make `Features.portrait`, or the same of other sides, of a picture and the landmarks found in it."""
-    return cut(_show(picture, _PLAIN), landmarks, side)
+    return crop_square(_show(picture, _PLAIN), landmarks, side)
 
 
 def _within(landmarks: np.ndarray, shown: np.ndarray, attempt: Attempt, picture: np.ndarray) -> np.ndarray:
@@ -212,7 +212,7 @@ def _key(images: Pictures, seed: int) -> str:
         digest.update(picture.tobytes())
         if picture.ndim == 3:
             digest.update(f"{picture.shape} {ATTEMPTS_COLOUR}".encode())
-    digest.update(f"{ATTEMPTS} {SIZE} {CROP} {CROP_EYES} {seed}".encode())
+    digest.update(f"{ATTEMPTS} {SIZE} {CROP_SIDE} {CROP_EYES} {seed}".encode())
     return digest.hexdigest()[:12]
 
 

@@ -8,14 +8,14 @@ import numpy as np
 import torch
 
 from moodreel.errors import NoFace, NoFaceNoSound
-from moodreel.faces.landmarker import FaceFinder
+from moodreel.faces.landmarker import FaceLandmarker
 from moodreel.media import audio
-from moodreel.media.mel_spectrogram import BANDS, HOP
+from moodreel.media.mel_spectrogram import HOP_LENGTH, MEL_BANDS
 from moodreel.models.audiovisual_registry import AudioVisualPredictor
-from moodreel.models.networks.audiovisual import Excerpts
+from moodreel.models.networks.audiovisual import AudioVisualBatch
 from moodreel.models.networks.resnet18 import SIDE
 from moodreel.pipelines import clip_sampler
-from moodreel.pipelines.clip_loader import ExcerptReader
+from moodreel.pipelines.clip_loader import ClipLoader
 from moodreel.training.data.examples import Example
 from moodreel.training.data.face_cache import portrait
 from moodreel.training.data.loading import Means, Media, read_files, spread
@@ -23,7 +23,7 @@ from moodreel.training.data.registry import CLIPS, PICTURES, RECORDINGS
 from moodreel.training.evaluation.face_model import Subject
 from moodreel.training.evaluation.metrics import Answers
 
-_STEPS = 1 + round(clip_sampler.SECONDS * audio.RATE) // HOP
+_STEPS = 1 + round(clip_sampler.SECONDS * audio.SAMPLE_RATE) // HOP_LENGTH
 _AT_ONCE = 64
 """Pictures that are read at a time: bounds the memory of activations."""
 
@@ -43,11 +43,11 @@ class AudioVisualSubject(Subject):
     def answer(self, examples: Sequence[Example], media: str, means: Means) -> Answers:
         if media == PICTURES:
             return self._look(examples, means)
-        finder = FaceFinder(means.landmarker, again=True)
-        reader = ExcerptReader(finder)
+        finder = FaceLandmarker(means.landmarker, use_fallbacks=True)
+        reader = ClipLoader(finder)
 
         def read(data: bytes) -> np.ndarray:
-            return self.predictor.judge(reader.watch(data, modalities=self.predictor.modalities).excerpts)
+            return self.predictor.judge(reader.load(data, modalities=self.predictor.modalities).batch)
 
         try:
             nobody = (NoFace, NoFaceNoSound)
@@ -73,11 +73,11 @@ class AudioVisualSubject(Subject):
         return self.predictor.predict(_windows(faces, sound=True))
 
 
-def _windows(faces: torch.Tensor, *, sound: bool) -> Excerpts:
+def _windows(faces: torch.Tensor, *, sound: bool) -> AudioVisualBatch:
     """Windows that show these faces (B, T, S, S, 3), with an even hiss or without sound."""
-    return Excerpts(
+    return AudioVisualBatch(
         faces=faces,
         seen=torch.ones(faces.shape[:2], dtype=torch.bool),
-        mels=torch.zeros(len(faces), BANDS, _STEPS),
+        mels=torch.zeros(len(faces), MEL_BANDS, _STEPS),
         heard=torch.full((len(faces),), sound),
     )

@@ -10,10 +10,10 @@ import torch
 
 from moodreel.emotions import FIVE, SEVEN
 from moodreel.errors import DataInvalid, MoodreelError
-from moodreel.faces.features import CROP, Features
+from moodreel.faces.features import CROP_SIDE, FaceFeatures
 from moodreel.faces.landmarker import BLENDSHAPES, LANDMARKS
 from moodreel.models.model_card import ORIGINAL
-from moodreel.models.networks.two_stream import JointNet
+from moodreel.models.networks.two_stream import TwoStreamNet
 from moodreel.models.predictor import Predictor
 from moodreel.training.augmentation.pseudo_sequences import Kind, Sequences, Studio, fit_deformation, listen
 from moodreel.training.data import muxspace
@@ -168,7 +168,7 @@ def _sequences(predictor: Predictor, faces: Found, truth: np.ndarray, seed: int)
     targets[truth >= 0, truth[truth >= 0]] = 1
     net = predictor.module
     appearance = speech = None
-    if isinstance(net, JointNet):
+    if isinstance(net, TwoStreamNet):
         appearance = look(net, faces.crop)
         calm = faces.found & (truth == FIVE.index("Neutral"))
         speech = listen(faces.blendshapes[calm], appearance[calm])
@@ -177,7 +177,7 @@ def _sequences(predictor: Predictor, faces: Found, truth: np.ndarray, seed: int)
     for kind in Kind:
         clips = studio.make(SEQUENCES, np.random.default_rng((seed, int(kind))), kind=kind)
         whole, mean = (
-            _by_opinions(predictor, net, clips) if isinstance(net, JointNet) else _by_features(predictor, clips)
+            _by_opinions(predictor, net, clips) if isinstance(net, TwoStreamNet) else _by_features(predictor, clips)
         )
         joined.append(whole)
         expected.append(clips.targets.argmax(axis=1))
@@ -190,10 +190,10 @@ def _by_features(predictor: Predictor, clips: Sequences) -> tuple[np.ndarray, np
     """Probabilities (B, 5) of sequences as wholes, and the mean of their moments'."""
     verdicts = predictor.predict(tracks(clips))
     whole = np.stack([verdict.probabilities for verdict in verdicts])
-    return whole, np.stack([np.nanmean(verdict.moments, axis=0) for verdict in verdicts])
+    return whole, np.stack([np.nanmean(verdict.per_frame, axis=0) for verdict in verdicts])
 
 
-def _by_opinions(predictor: Predictor, net: JointNet, clips: Sequences) -> tuple[np.ndarray, np.ndarray]:
+def _by_opinions(predictor: Predictor, net: TwoStreamNet, clips: Sequences) -> tuple[np.ndarray, np.ndarray]:
     """The same for a joint network: the sequences have opinions of appearance, but no crops."""
     card = predictor.info.card
     with torch.inference_mode():
@@ -224,7 +224,7 @@ def reliability(confidence: np.ndarray, right: np.ndarray, bins: int = 15) -> li
 
 def needs_landmarks(predictor: Predictor) -> bool:
     """Whether a model reads raw landmarks, or portraits, which are made by them: `judge` has to be given them."""
-    return predictor.portrait or predictor.info.architecture == ORIGINAL
+    return predictor.requires_rgb_crop or predictor.info.architecture == ORIGINAL
 
 
 def judge(
@@ -242,37 +242,37 @@ def judge(
                 replace(
                     face,
                     landmarks=landmarks[row],
-                    portrait=portrait(images[row], landmarks[row]) if predictor.portrait else None,
+                    rgb_crop=portrait(images[row], landmarks[row]) if predictor.requires_rgb_crop else None,
                 )
                 for face, row in zip(shown, rows[begun : begun + _AT_ONCE], strict=True)
             ]
-        verdicts = predictor.predict([[face] for face in shown], moments=False)
+        verdicts = predictor.predict([[face] for face in shown], per_frame=False)
         judged.append(np.stack([verdict.probabilities for verdict in verdicts]))
     return np.concatenate(judged)
 
 
-def still(faces: Found, row: int | np.integer) -> Features:
+def still(faces: Found, row: int | np.integer) -> FaceFeatures:
     """One picture's face as the predictor takes it, but without the raw landmarks."""
-    return Features(
+    return FaceFeatures(
         landmarks=np.full((LANDMARKS, 3), np.nan, np.float32),
-        shape=faces.shape[row],
+        normalized_landmarks=faces.shape[row],
         blendshapes=faces.blendshapes[row],
         pose=faces.pose[row],
         crop=faces.crop[row],
     )
 
 
-def tracks(sequences: Sequences) -> list[list[Features | None]]:
+def tracks(sequences: Sequences) -> list[list[FaceFeatures | None]]:
     """Pseudo-sequences as the predictor takes them."""
     unknown = np.full((LANDMARKS, 3), np.nan, np.float32)
     return [
         [
-            Features(
+            FaceFeatures(
                 landmarks=unknown,
-                shape=face[: -len(BLENDSHAPES)].reshape(LANDMARKS, 3),
+                normalized_landmarks=face[: -len(BLENDSHAPES)].reshape(LANDMARKS, 3),
                 blendshapes=face[-len(BLENDSHAPES) :],
                 pose=np.zeros(3, np.float32),
-                crop=np.zeros((CROP, CROP), np.uint8),
+                crop=np.zeros((CROP_SIDE, CROP_SIDE), np.uint8),
             )
             if visible
             else None

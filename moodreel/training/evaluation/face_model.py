@@ -9,13 +9,13 @@ import numpy as np
 from torch import nn
 
 from moodreel.errors import MoodreelError, NoFace
-from moodreel.faces.facial_actions import Movements
-from moodreel.faces.features import CROP, PORTRAIT, Features
-from moodreel.faces.landmarker import BLENDSHAPES, LANDMARKS, FaceFinder
-from moodreel.models.face_registry import ModelStore
+from moodreel.faces.facial_actions import FacialActionExplainer
+from moodreel.faces.features import CROP_SIDE, RGB_CROP_SIDE, FaceFeatures
+from moodreel.faces.landmarker import BLENDSHAPES, LANDMARKS, FaceLandmarker
+from moodreel.models.face_registry import FaceModelRegistry
 from moodreel.models.predictor import ModelInfo, Predictor
 from moodreel.models.registry import weights_in
-from moodreel.pipelines.video import Analyser
+from moodreel.pipelines.video import VideoPipeline
 from moodreel.training.data.examples import Example
 from moodreel.training.data.loading import Means, Media, read_files, spread
 from moodreel.training.data.registry import CLIPS, PICTURES
@@ -68,13 +68,13 @@ class FaceSubject(Subject):
         return spread(len(examples), rows, judge(self.predictor, faces, rows, pictures, landmarks))
 
     def _watch(self, examples: Sequence[Example], means: Means) -> Answers:
-        store = ModelStore(self.path if self.path.is_dir() else self.path.parent)
+        store = FaceModelRegistry(self.path if self.path.is_dir() else self.path.parent)
         store.register(self.path)
-        finder = FaceFinder(means.landmarker, again=True)
-        analyser = Analyser(finder, store, Movements.load(means.store / "movements"))
+        finder = FaceLandmarker(means.landmarker, use_fallbacks=True)
+        analyser = VideoPipeline(finder, store, FacialActionExplainer.load(means.store / "movements"))
 
         def analyse(data: bytes) -> np.ndarray:
-            return np.array([*analyser.analyse(data).probabilities.values()])
+            return np.array([*analyser.predict(data).probabilities.values()])
 
         try:
             classes = len(self.info.labels)
@@ -84,7 +84,7 @@ class FaceSubject(Subject):
             finder.close()
 
     def once(self) -> Any:
-        return self.predictor.predict([[_made_up(portrait=self.predictor.portrait)]], moments=False)
+        return self.predictor.predict([[_made_up(portrait=self.predictor.requires_rgb_crop)]], per_frame=False)
 
 
 def check_media(subjects: Sequence[Subject], media: str) -> None:
@@ -96,13 +96,13 @@ def check_media(subjects: Sequence[Subject], media: str) -> None:
             )
 
 
-def _made_up(*, portrait: bool) -> Features:
+def _made_up(*, portrait: bool) -> FaceFeatures:
     draw = np.random.default_rng(0)
-    return Features(
+    return FaceFeatures(
         landmarks=draw.random((LANDMARKS, 3), np.float32),
-        shape=draw.standard_normal((LANDMARKS, 3), np.float32),
+        normalized_landmarks=draw.standard_normal((LANDMARKS, 3), np.float32),
         blendshapes=draw.random(len(BLENDSHAPES), np.float32),
         pose=np.zeros(3, np.float32),
-        crop=draw.integers(0, 256, (CROP, CROP), np.uint8),
-        portrait=draw.integers(0, 256, (PORTRAIT, PORTRAIT, 3), np.uint8) if portrait else None,
+        crop=draw.integers(0, 256, (CROP_SIDE, CROP_SIDE), np.uint8),
+        rgb_crop=draw.integers(0, 256, (RGB_CROP_SIDE, RGB_CROP_SIDE, 3), np.uint8) if portrait else None,
     )

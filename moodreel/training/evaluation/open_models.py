@@ -5,7 +5,7 @@ from pathlib import Path
 
 from moodreel.errors import ModelNotFound, MoodreelError
 from moodreel.models.audiovisual_registry import load_audiovisual
-from moodreel.models.face_registry import load
+from moodreel.models.face_registry import load_face_model
 from moodreel.models.model_card import AUDIO_VISUAL, FACE, kind_of
 from moodreel.models.registry import CARD
 from moodreel.training.evaluation.audiovisual_model import AudioVisualSubject
@@ -36,7 +36,7 @@ def _open(path: Path, taken: set[str]) -> Subject:
     card = (path if path.is_dir() else path.parent) / CARD
     kind = kind_of(card) if card.is_file() else FACE
     if kind == FACE:
-        predictor = load(path)
+        predictor = load_face_model(path)
         return FaceSubject(_unlike(predictor.info.name, taken), path, predictor)
     if kind == AUDIO_VISUAL:
         hears = load_audiovisual(path)

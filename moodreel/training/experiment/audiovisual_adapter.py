@@ -167,7 +167,7 @@ class PairsOf(Pairs):
                 for some in np.array_split(own, max(1, -(-len(own) // 64))):
                     shown = np.stack([portrait(self._squares[row], SIDE, rng if look else None) for row in some])
                     with torch.inference_mode():
-                        features.append(network.look(torch.from_numpy(shown)).float().cpu())
+                        features.append(network.encode_faces(torch.from_numpy(shown)).float().cpu())
                     count += len(some)
             places.append(np.arange(before, count))
         return torch.cat(features).clone(), [places[index] for index in self._wanted]

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from moodreel.media.audio import RATE
-from moodreel.media.mel_spectrogram import BANDS, HOP
-from moodreel.models.networks.audiovisual import AudioVisualNet, Excerpts
+from moodreel.media.audio import SAMPLE_RATE
+from moodreel.media.mel_spectrogram import HOP_LENGTH, MEL_BANDS
+from moodreel.models.networks.audiovisual import AudioVisualBatch, AudioVisualNet
 from moodreel.models.networks.resnet18 import SIDE, WIDTH
 from moodreel.pipelines.clip_sampler import FRAMES, starts
 from moodreel.training.augmentation.modality_dropout import drop_modalities
@@ -33,7 +33,7 @@ class Views:
     owners: int64 (B,), which example each window is of; None where each has one. Its windows' answers are averaged.
     """
 
-    excerpts: Excerpts
+    excerpts: AudioVisualBatch
     frames: torch.Tensor | None = None
     owners: torch.Tensor | None = None
 
@@ -45,7 +45,7 @@ class Windows(Material):
     def blend(self, inputs: Views, order: np.ndarray, share: float) -> Views:
         rows = torch.from_numpy(order)
         own, other = inputs.excerpts, inputs.excerpts.only(rows)
-        mixed = Excerpts(
+        mixed = AudioVisualBatch(
             faces=(share * own.faces + (1 - share) * other.faces).round().byte(),
             seen=own.seen | other.seen,
             mels=own.mels.lerp(other.mels, 1 - share),
@@ -58,8 +58,8 @@ class Windows(Material):
         assert isinstance(network, AudioVisualNet)
         network.side = SMALL_SIDE if phase is not None and phase.name == SMALL else SIDE
         seen, heard = inputs.excerpts.seen.to(network.device), inputs.excerpts.heard.to(network.device)
-        frames = network.watch(inputs.excerpts) if inputs.frames is None else inputs.frames.to(network.device)
-        logits = network.fusion(network.listen(frames, seen, inputs.excerpts.mels, heard))
+        frames = network.encode_frames(inputs.excerpts) if inputs.frames is None else inputs.frames.to(network.device)
+        logits = network.fusion(network.encode_audio(frames, seen, inputs.excerpts.mels, heard))
         if inputs.owners is None:
             return logits
         owners = inputs.owners.to(logits.device)
@@ -85,7 +85,7 @@ class Both(Windows):
             made[left] = other
         return made
 
-    def lose(self, excerpts: Excerpts, rng: np.random.Generator | None) -> Excerpts:
+    def lose(self, excerpts: AudioVisualBatch, rng: np.random.Generator | None) -> AudioVisualBatch:
         if rng is not None:
             draw = torch.Generator().manual_seed(int(rng.integers(2**31)))
             return drop_modalities(excerpts, draw, video=self.video, audio=self.audio)
@@ -127,7 +127,7 @@ class Sounds(Windows):
         return Views(_excerpts(mels=torch.from_numpy(mels)), owners=owners)
 
     def _windows(self, row: int) -> list[np.ndarray]:
-        return [excerpt(self.mels[row], round(start * RATE / HOP)) for start in starts(self.seconds[row])]
+        return [excerpt(self.mels[row], round(start * SAMPLE_RATE / HOP_LENGTH)) for start in starts(self.seconds[row])]
 
 
 class Pairs(Both):
@@ -173,7 +173,9 @@ class Footage(Both):
     """Clips, each with all its windows of face and voice, None for one that has neither; one of them, at random, is
     learnt from at a time."""
 
-    def __init__(self, clips: Sequence[Excerpts | None], voices: Disturbance, *, video: float, audio: float) -> None:
+    def __init__(
+        self, clips: Sequence[AudioVisualBatch | None], voices: Disturbance, *, video: float, audio: float
+    ) -> None:
         super().__init__(video, audio)
         self.clips, self.voices = clips, voices
 
@@ -188,10 +190,10 @@ class Footage(Both):
         windows = _joined([self._disturbed(clip, rng) for clip in self.chosen(rows)])
         return Views(self.lose(windows, rng))
 
-    def chosen(self, rows: np.ndarray) -> list[Excerpts]:
+    def chosen(self, rows: np.ndarray) -> list[AudioVisualBatch]:
         return [clip for clip in (self.clips[row] for row in rows) if clip is not None]
 
-    def _disturbed(self, clip: Excerpts, rng: np.random.Generator) -> Excerpts:
+    def _disturbed(self, clip: AudioVisualBatch, rng: np.random.Generator) -> AudioVisualBatch:
         window = clip.only(torch.tensor([int(rng.integers(len(clip)))]))
         seed = int(rng.integers(2**31))  # one camera for all frames
         faces = [portrait(face, SIDE, np.random.default_rng(seed)) for face in window.faces[0].numpy()]
@@ -201,18 +203,18 @@ class Footage(Both):
         )
 
 
-def _excerpts(*, faces: torch.Tensor | None = None, mels: torch.Tensor | None = None) -> Excerpts:
+def _excerpts(*, faces: torch.Tensor | None = None, mels: torch.Tensor | None = None) -> AudioVisualBatch:
     """Windows of faces or of sound alone."""
     if faces is not None:
         count, frames = faces.shape[:2]
-        return Excerpts(
+        return AudioVisualBatch(
             faces=faces,
             seen=torch.ones(count, frames, dtype=torch.bool),
-            mels=torch.zeros(count, BANDS, STEPS),
+            mels=torch.zeros(count, MEL_BANDS, STEPS),
             heard=torch.zeros(count, dtype=torch.bool),
         )
     assert mels is not None
-    return Excerpts(
+    return AudioVisualBatch(
         faces=torch.zeros(len(mels), FRAMES, 0, 0, 3, dtype=torch.uint8),
         seen=torch.zeros(len(mels), FRAMES, dtype=torch.bool),
         mels=mels,
@@ -220,7 +222,7 @@ def _excerpts(*, faces: torch.Tensor | None = None, mels: torch.Tensor | None = 
     )
 
 
-def _joined(parts: Sequence[Excerpts]) -> Excerpts:
-    return Excerpts(
+def _joined(parts: Sequence[AudioVisualBatch]) -> AudioVisualBatch:
+    return AudioVisualBatch(
         *(torch.cat([getattr(part, name) for part in parts]) for name in ("faces", "seen", "mels", "heard"))
     )

@@ -10,13 +10,13 @@ import torch
 from torch import nn
 
 from moodreel.errors import DataInvalid
-from moodreel.faces.features import PORTRAIT
+from moodreel.faces.features import RGB_CROP_SIDE
 from moodreel.models.checkpoint import sha256
 from moodreel.models.face_registry import ARCHITECTURES
 from moodreel.models.huggingface.image import WEIGHTS, HuggingFaceNet
 from moodreel.models.huggingface.pretrained import make_network, write_network
 from moodreel.models.networks.compact_emotimesh import CompactEmotiMeshNet, read
-from moodreel.models.networks.multi_head import ExpressionNet
+from moodreel.models.networks.multi_head import MultiHeadFaceNet
 from moodreel.training.data.clip_cache import tracks_of
 from moodreel.training.data.face_crops import squares_of
 from moodreel.training.data.loading import Means, Media
@@ -49,7 +49,7 @@ class FaceMaker(Maker):
         if pretrained:
             raise DataInvalid(f"{self.name} is trained from the start; leave --pretrained out.")
         network = _made(self.name, labels, self.arguments(arguments))
-        assert isinstance(network, ExpressionNet)
+        assert isinstance(network, MultiHeadFaceNet)
         return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def arguments(self, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -107,7 +107,7 @@ class PortraitMaker(Maker):
         self, data: DataSet, means: Means, study: Study, arguments: Mapping[str, Any]
     ) -> tuple[Material, np.ndarray]:
         squares, found = squares_of(data.examples, means)
-        return Portraits(squares, side=PORTRAIT), found
+        return Portraits(squares, side=RGB_CROP_SIDE), found
 
     def make(self, labels: tuple[str, ...], arguments: Mapping[str, Any], pretrained: Path | None) -> nn.Module:
         return make_network(self.name, labels, pretrained=pretrained, **self.arguments(arguments))

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from moodreel.faces.features import Features
-from moodreel.models.networks.base import Architecture
+from moodreel.faces.features import FaceFeatures
+from moodreel.models.networks.base import FaceNetwork
 from moodreel.training.augmentation.image import disturb
 from moodreel.training.data.face_cache import Pictures
 from moodreel.training.engine.trainer import Phase
@@ -64,7 +64,7 @@ class Tracks(Material):
     blends = False  # two people's faces over time have no mean
 
     def __init__(
-        self, tracks: Sequence[Sequence[Features | None]], *, noise: float = 0.05, hidden: float = 0.1
+        self, tracks: Sequence[Sequence[FaceFeatures | None]], *, noise: float = 0.05, hidden: float = 0.1
     ) -> None:
         self.tracks, self.noise, self.hidden = tracks, noise, hidden
 
@@ -73,11 +73,11 @@ class Tracks(Material):
 
     def take(
         self, rows: np.ndarray, rng: np.random.Generator | None, phase: Phase | None = None
-    ) -> list[list[Features | None]]:
+    ) -> list[list[FaceFeatures | None]]:
         chosen = [list(self.tracks[row]) for row in rows]
         return chosen if rng is None else [self._disturbed(track, rng) for track in chosen]
 
-    def _disturbed(self, track: list[Features | None], rng: np.random.Generator) -> list[Features | None]:
+    def _disturbed(self, track: list[FaceFeatures | None], rng: np.random.Generator) -> list[FaceFeatures | None]:
         """A stretch of a track, of two thirds of it or more, with one camera's faults and another person's gaps."""
         length = int(rng.integers(-(-2 * len(track) // 3), len(track) + 1))
         start = int(rng.integers(0, len(track) - length + 1))
@@ -88,16 +88,17 @@ class Tracks(Material):
         seed = int(rng.integers(2**31))
         return [None if i in hidden or face is None else self._moved(face, rng, seed) for i, face in enumerate(part)]
 
-    def _moved(self, face: Features, rng: np.random.Generator, seed: int) -> Features:
+    def _moved(self, face: FaceFeatures, rng: np.random.Generator, seed: int) -> FaceFeatures:
         return replace(
             face,
-            shape=face.shape + rng.normal(0, self.noise, face.shape.shape).astype(np.float32),
+            normalized_landmarks=face.normalized_landmarks
+            + rng.normal(0, self.noise, face.normalized_landmarks.shape).astype(np.float32),
             crop=disturb(face.crop, np.random.default_rng(seed)),
         )
 
     def logits(self, network: nn.Module, inputs: Any, phase: Phase | None = None) -> torch.Tensor:
-        assert isinstance(network, Architecture)
-        return torch.stack([answer.logits for answer in network.answer(inputs, moments=False)])
+        assert isinstance(network, FaceNetwork)
+        return torch.stack([answer.logits for answer in network.forward_tracks(inputs, per_frame=False)])
 
 
 def portrait(picture: np.ndarray, side: int, rng: np.random.Generator | None) -> np.ndarray:

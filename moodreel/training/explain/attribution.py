@@ -22,11 +22,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from moodreel.errors import ModelInvalid
-from moodreel.media.mel_spectrogram import BANDS
+from moodreel.media.mel_spectrogram import MEL_BANDS
 from moodreel.models.huggingface.image import HuggingFaceNet
-from moodreel.models.networks.audiovisual import AudioVisualNet, Excerpts
+from moodreel.models.networks.audiovisual import AudioVisualBatch, AudioVisualNet
 from moodreel.models.networks.improved_cnn import ImprovedCNN
-from moodreel.models.networks.multi_head import ExpressionNet
+from moodreel.models.networks.multi_head import MultiHeadFaceNet
 from moodreel.models.networks.resemotenet import ResEmoteNet
 from moodreel.models.networks.se_resnet import FaceExpressionNet
 from moodreel.models.networks.temporal_vit import TemporalViTNet
@@ -84,12 +84,12 @@ Heat = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """Pictures and the number of a label for each, to (N, h, w), any h and w, the more the hotter."""
 
 
-def silent(faces: torch.Tensor) -> Excerpts:
+def silent(faces: torch.Tensor) -> AudioVisualBatch:
     """Pictures of faces (N, S, S, 3) as windows of one picture each, without sound."""
-    return Excerpts(
+    return AudioVisualBatch(
         faces=faces[:, None],
         seen=torch.ones(len(faces), 1, dtype=torch.bool),
-        mels=torch.zeros(len(faces), BANDS, _STEPS),
+        mels=torch.zeros(len(faces), MEL_BANDS, _STEPS),
         heard=torch.zeros(len(faces), dtype=torch.bool),
     )
 
@@ -132,8 +132,8 @@ def _say(network: nn.Module, shown: torch.Tensor) -> torch.Tensor:
         return network(silent(shown))
     if isinstance(network, TemporalViTNet):
         return _say(network.frame, shown)
-    assert isinstance(network, ExpressionNet)
-    return network.mix(network(shown))
+    assert isinstance(network, MultiHeadFaceNet)
+    return network.mix_heads(network(shown))
 
 
 def _by_gradients(

@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 
 from moodreel.errors import DataInvalid, ModelInvalid
-from moodreel.faces.features import PORTRAIT, Features, describe
-from moodreel.faces.landmarker import FaceFinder
-from moodreel.faces.tiled_detection import search
+from moodreel.faces.features import RGB_CROP_SIDE, FaceFeatures, extract_features
+from moodreel.faces.landmarker import FaceLandmarker
+from moodreel.faces.tiled_detection import detect_tiled
 from moodreel.media import image
 from moodreel.models.audiovisual_registry import AudioVisualPredictor
 from moodreel.models.predictor import Predictor
@@ -44,7 +44,7 @@ class Seen:
     """A face to explain: where it is from, for names of files, what is read of it, and what the data calls it."""
 
     name: str
-    features: Features
+    features: FaceFeatures
     truth: str | None = None
 
 
@@ -85,7 +85,7 @@ def find_faces(files: Sequence[Path], landmarker: Path) -> list[Seen]:
 
     Raises DataInvalid for a file that cannot be read, MoodreelError for one that is no picture.
     """
-    finder = FaceFinder(landmarker, again=True) if files else None
+    finder = FaceLandmarker(landmarker, use_fallbacks=True) if files else None
     faces: list[Seen] = []
     for file in files:
         assert finder is not None
@@ -93,12 +93,12 @@ def find_faces(files: Sequence[Path], landmarker: Path) -> list[Seen]:
             data = file.read_bytes()
         except OSError as error:
             raise DataInvalid(f"There is no {file} that can be read; check its name.") from error
-        rgb = image.read(data).rgb
-        found = search(finder, rgb)
+        rgb = image.decode_image(data).rgb
+        found = detect_tiled(finder, rgb)
         if not found:
             log.warning("%s shows no face that could be found.", file)
         faces += [
-            Seen(f"{file.stem}-{number}", describe(rgb, face, portrait=True))
+            Seen(f"{file.stem}-{number}", extract_features(rgb, face, with_rgb_crop=True))
             for number, face in enumerate(found, start=1)
         ]
     if finder is not None:
@@ -135,7 +135,7 @@ def of_set(spec: str, means: Means, *, count: int) -> list[Seen]:
     return [
         Seen(
             f"{data.name.lower().replace(' ', '-')}-{row}",
-            replace(still(faces, number), portrait=portrait(squares[number], PORTRAIT, None)),
+            replace(still(faces, number), rgb_crop=portrait(squares[number], RGB_CROP_SIDE, None)),
             example.label,
         )
         for number, (row, example) in enumerate(zip(rows.tolist(), examples, strict=True))
@@ -148,7 +148,7 @@ def highlighter(labels: Sequence[str]) -> Highlight:
     one answered, for the likeliest of them. Nothing for models that read no crops, or more than them."""
 
     def highlight(subject: Subject, crops: np.ndarray, chosen: np.ndarray) -> np.ndarray | None:
-        if not isinstance(subject, FaceSubject) or subject.predictor.portrait:
+        if not isinstance(subject, FaceSubject) or subject.predictor.requires_rgb_crop:
             return None
         network, own = subject.predictor.module, subject.info.card.labels
         try:
@@ -162,17 +162,17 @@ def highlighter(labels: Sequence[str]) -> Highlight:
     return highlight
 
 
-def _read_by(model: Model, features: Features) -> np.ndarray:
+def _read_by(model: Model, features: FaceFeatures) -> np.ndarray:
     """What a model reads of a face."""
-    if isinstance(model, Predictor) and not model.portrait:
+    if isinstance(model, Predictor) and not model.requires_rgb_crop:
         return features.crop
-    assert features.portrait is not None
-    return features.portrait
+    assert features.rgb_crop is not None
+    return features.rgb_crop
 
 
 def _answers(model: Model, faces: Sequence[Seen], shown: np.ndarray) -> np.ndarray:
     """Calibrated probabilities (N, C) in the order of the model's labels."""
     if isinstance(model, Predictor):
-        verdicts = model.predict([[seen.features] for seen in faces], moments=False)
+        verdicts = model.predict([[seen.features] for seen in faces], per_frame=False)
         return np.stack([verdict.probabilities for verdict in verdicts])
     return np.stack([probabilities for probabilities, _ in model.predict(silent(torch.from_numpy(shown)))])

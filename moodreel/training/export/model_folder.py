@@ -10,9 +10,9 @@ from torch import nn
 
 from moodreel.emotions import FIVE
 from moodreel.models.checkpoint import sha256
-from moodreel.models.face_registry import CARD, WEIGHTS, load
+from moodreel.models.face_registry import CARD, WEIGHTS, load_face_model
 from moodreel.models.predictor import Predictor
-from moodreel.models.quantization import in_full, in_half
+from moodreel.models.quantization import to_float16, to_float32
 from moodreel.training.augmentation.pseudo_sequences import VISEMES, Kind
 from moodreel.training.evaluation.evaluate import Report
 from moodreel.training.recipes.compact_emotimesh import Recipe, Trained
@@ -30,8 +30,8 @@ def save_model(out: Path, net: nn.Module, fields: dict, *, half: bool = False) -
     fields: of model.json, but for name, version, data, licence and sha256.
     half: keep the weights in half precision: half the size, and nothing that shows in the answers.
     """
-    write_folder(out, (in_half if half else in_full)(net.state_dict()), fields, data=DATA, licence=LICENCE)
-    return load(out)
+    write_folder(out, (to_float16 if half else to_float32)(net.state_dict()), fields, data=DATA, licence=LICENCE)
+    return load_face_model(out)
 
 
 def write_folder(out: Path, state: dict[str, torch.Tensor], fields: dict, *, data: str, licence: str) -> None:

@@ -14,7 +14,7 @@ import torch
 from moodreel.errors import DataInvalid, ModelInvalid
 from moodreel.models.checkpoint import read_weights, sha256
 from moodreel.models.huggingface import image
-from moodreel.models.quantization import PRECISIONS, SCALE, restore
+from moodreel.models.quantization import PRECISIONS, SCALE, dequantize
 from moodreel.models.registry import CARD, weights_in
 from moodreel.training.export.model_folder import write_json
 
@@ -97,7 +97,7 @@ def write_precision(source: Path, out: Path, weights: str) -> None:
     """Write a model's folder, its card without metrics of its own, with weights in another precision."""
     file = weights_in(source)
     # In full first: what is stored in half already is to come out in what is asked for.
-    full = {name: t.float() if t.is_floating_point() else t for name, t in restore(read_weights(file)).items()}
+    full = {name: t.float() if t.is_floating_point() else t for name, t in dequantize(read_weights(file)).items()}
     state = PRECISIONS[weights](full)
     out.mkdir(parents=True, exist_ok=True)
     target = out / file.with_suffix(".safetensors").name

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from moodreel.emotions import FIVE, SEVEN
 from moodreel.models.face_registry import WEIGHTS
-from moodreel.models.networks.multi_head import ExpressionNet
+from moodreel.models.networks.multi_head import MultiHeadFaceNet
 from moodreel.models.predictor import Predictor
 from moodreel.training.evaluation.evaluate import Report
 from moodreel.training.export.model_folder import (
@@ -116,7 +116,7 @@ While it learnt, pictures held out, one look at each:
   (mixup). Label smoothing {recipe.smoothing:g}; weights averaged over the last steps; {recipe.steps} steps of
   {recipe.faces} pictures of FER+ (and {recipe.others} of muxspace), then {recipe.polish_steps} in which most crops were
   only misaligned.
-- Up to {ExpressionNet.few} faces are read mirrored too.
+- Up to {MultiHeadFaceNet.few} faces are read mirrored too.
 - Temperatures ({temperatures} of the heads, {card["temperature"]:.3f} of the answer) were fitted on
   {recipe.held_out:.0%} of the training pictures, held out from all else.
 

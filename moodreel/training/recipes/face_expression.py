@@ -19,8 +19,8 @@ import torch
 
 from moodreel.emotions import SEVEN
 from moodreel.errors import DataInvalid
-from moodreel.models.face_registry import ARCHITECTURES, load
-from moodreel.models.networks.multi_head import ExpressionNet
+from moodreel.models.face_registry import ARCHITECTURES, load_face_model
+from moodreel.models.networks.multi_head import MultiHeadFaceNet
 from moodreel.training.data.face_cache import find_all
 from moodreel.training.data.ferplus import hold_out, read_split
 from moodreel.training.data.muxspace import read_muxspace
@@ -51,7 +51,7 @@ class Point:
 class TrainedAppearance:
     """A network in eval mode, the temperature of its answer, and how it got there."""
 
-    net: ExpressionNet
+    net: MultiHeadFaceNet
     temperature: float
     curve: tuple[Point, ...]
 
@@ -92,7 +92,7 @@ def train_appearance(
         shown = found.found & (own.truth >= 0)
         others = _lessons(found.crop[shown], said[shown], MUXSPACE, recipe)
 
-    net = cast(ExpressionNet, ARCHITECTURES[recipe.architecture](classes=len(SEVEN), **recipe.arguments()))
+    net = cast(MultiHeadFaceNet, ARCHITECTURES[recipe.architecture](classes=len(SEVEN), **recipe.arguments()))
     for lessons, heads in ((faces, [FERPLUS, FER2013]), (others, [MUXSPACE])):
         if lessons:
             net.prior[heads] = torch.einsum("n,nhc->hc", torch.from_numpy(lessons.weights), lessons.targets)[heads]
@@ -114,31 +114,34 @@ def train_appearance(
     return TrainedAppearance(net=net, temperature=temperature, curve=_curve(fitted, recipe))
 
 
-def calibrate(net: ExpressionNet, crops: np.ndarray, targets: torch.Tensor, truth: torch.Tensor) -> float:
+def calibrate(net: MultiHeadFaceNet, crops: np.ndarray, targets: torch.Tensor, truth: torch.Tensor) -> float:
     """Fit the temperatures of the first heads to their targets (N, H, C) and return that of the answer, fitted to the
     label with most votes (N,), -1 where there is none."""
     with torch.inference_mode():
         # As one picture is read when it serves.
-        logits = (net.read(torch.from_numpy(crops)) + net.read(torch.from_numpy(crops[..., ::-1].copy()))) / 2
+        logits = (
+            net.predict_batched(torch.from_numpy(crops))
+            + net.predict_batched(torch.from_numpy(crops[..., ::-1].copy()))
+        ) / 2
         fitted = [fit_temperature(logits[:, head], targets[:, head]) for head in range(targets.shape[1])]
         net.temperatures = (*fitted, *net.temperatures[len(fitted) :])
-        return fit_temperature(net.mix(logits[truth >= 0]), truth[truth >= 0])
+        return fit_temperature(net.mix_heads(logits[truth >= 0]), truth[truth >= 0])
 
 
-def _teacher(model: str) -> ExpressionNet:
-    predictor = load(folder_of(model))
+def _teacher(model: str) -> MultiHeadFaceNet:
+    predictor = load_face_model(folder_of(model))
     net = predictor.module
-    fits = isinstance(net, ExpressionNet) and len(net.shares) >= MUXSPACE and not net.portrait
+    fits = isinstance(net, MultiHeadFaceNet) and len(net.shares) >= MUXSPACE and not net.portrait
     if predictor.info.card.labels != SEVEN or not fits:
         raise DataInvalid(f"{predictor.info.name} cannot teach; name a model of seven labels trained on FER+'s crops.")
-    return cast(ExpressionNet, net)
+    return cast(MultiHeadFaceNet, net)
 
 
-def _teach(teacher: ExpressionNet, lessons: Lessons, share: float) -> Lessons:
+def _teach(teacher: MultiHeadFaceNet, lessons: Lessons, share: float) -> Lessons:
     """Let the teacher's word on each crop as it is, and on its mirror image, make up a share of the targets of FER+'s
     and FER2013's labellers (distillation, Hinton et al. 2015)."""
     crops = torch.from_numpy(lessons.crops)
-    logits = (teacher.read(crops) + teacher.read(crops.flip(2)))[:, :MUXSPACE] / 2
+    logits = (teacher.predict_batched(crops) + teacher.predict_batched(crops.flip(2)))[:, :MUXSPACE] / 2
     said = (logits / logits.new_tensor(teacher.temperatures[:MUXSPACE])[:, None]).softmax(dim=2)
     targets = lessons.targets.clone()
     targets[:, :MUXSPACE].lerp_(said, share)

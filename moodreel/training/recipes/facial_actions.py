@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from moodreel.emotions import SEVEN
-from moodreel.faces.facial_actions import MOVEMENTS, Movements, mean
+from moodreel.faces.facial_actions import ACTIONS, FacialActionExplainer, mean
 from moodreel.models.face_registry import CARD
 from moodreel.models.predictor import Predictor
 from moodreel.training.data.face_cache import Found, find_all
@@ -59,12 +59,12 @@ def fit_movements(data: Path, landmarker: Path, cache: Path, predictor: Predicto
     moved = mean(faces.blendshapes[faces.found])
     calm = np.median(moved[split.truth[faces.found] == SEVEN.index("neutral")], axis=0)
     full = np.maximum(np.percentile(moved, FULL, axis=0), calm + 1e-3)
-    fresh = Movements(calm, full, np.zeros((len(MOVEMENTS), len(SEVEN))), np.zeros(len(SEVEN)))
-    weights, bias = _regress(fresh.strengths(faces.blendshapes[faces.found]), said)
+    fresh = FacialActionExplainer(calm, full, np.zeros((len(ACTIONS), len(SEVEN))), np.zeros(len(SEVEN)))
+    weights, bias = _regress(fresh.activations(faces.blendshapes[faces.found]), said)
     _, faces, said = _ask(data, "valid", landmarker, cache, predictor, workers)
     shown, answered = faces.blendshapes[faces.found], said.argmax(axis=1)
-    fitted = Movements(calm, full, weights, bias)
-    agreed = (fitted.strengths(shown) @ weights + bias).argmax(axis=1) == answered
+    fitted = FacialActionExplainer(calm, full, weights, bias)
+    agreed = (fitted.activations(shown) @ weights + bias).argmax(axis=1) == answered
     of_label = [answered == column for column in range(len(SEVEN))]
     return Surrogate(
         calm=calm,
@@ -101,7 +101,7 @@ def write_movements(out: Path, surrogate: Surrogate, teacher: str) -> None:
                 "full": round(float(surrogate.full[row]), 5),
                 "weights": _rounded(SEVEN, surrogate.weights[row]),
             }
-            for row, name in enumerate(MOVEMENTS)
+            for row, name in enumerate(ACTIONS)
         },
     }
     out.mkdir(parents=True, exist_ok=True)
@@ -119,7 +119,7 @@ def _ask(
     said = []
     for begin in range(0, len(rows), _BATCH):
         tracks = [[still(faces, row)] for row in rows[begin : begin + _BATCH]]
-        said += [verdict.probabilities for verdict in predictor.predict(tracks, moments=False)]
+        said += [verdict.probabilities for verdict in predictor.predict(tracks, per_frame=False)]
         log.info("%s: asked about %d of %d faces", name, len(said), len(rows))
     return split, faces, np.stack(said)
 
@@ -129,7 +129,7 @@ def _regress(strengths: np.ndarray, said: np.ndarray) -> tuple[np.ndarray, np.nd
     faces, targets = torch.from_numpy(strengths).double(), torch.from_numpy(said).double()
     often = targets.mean(dim=0).clamp_min(1e-6) ** -RARE
     counts = (targets @ often)[:, None]
-    weights = torch.zeros(len(MOVEMENTS), len(SEVEN), dtype=torch.float64, requires_grad=True)
+    weights = torch.zeros(len(ACTIONS), len(SEVEN), dtype=torch.float64, requires_grad=True)
     bias = torch.zeros(len(SEVEN), dtype=torch.float64, requires_grad=True)
     optimiser = torch.optim.LBFGS([weights, bias], max_iter=300, line_search_fn="strong_wolfe")
 
@@ -146,7 +146,7 @@ def _regress(strengths: np.ndarray, said: np.ndarray) -> tuple[np.ndarray, np.nd
     return level.numpy(), bias.detach().numpy()
 
 
-def _named(fitted: Movements, shown: np.ndarray, said: np.ndarray, label: str) -> list[tuple[str, float]]:
+def _named(fitted: FacialActionExplainer, shown: np.ndarray, said: np.ndarray, label: str) -> list[tuple[str, float]]:
     counts = Counter(
         movement.name
         for blendshapes, probabilities in zip(shown, said, strict=True)
@@ -167,7 +167,7 @@ def _card(name: str, surrogate: Surrogate, teacher: str, command: str) -> str:
     return f"""# {name}
 
 Names the facial movements that weighed most in an answer, in plain words, from MediaPipe's blendshapes: a linear model
-with {len(MOVEMENTS)} movements and seven labels, fitted to what `{teacher}` answers. All its numbers are in model.json.
+with {len(ACTIONS)} movements and seven labels, fitted to what `{teacher}` answers. All its numbers are in model.json.
 
 ```
 {command}

@@ -19,8 +19,8 @@ import torch
 from torch.nn import functional as F
 
 from moodreel.emotions import FIVE
-from moodreel.models.face_registry import load
-from moodreel.models.networks.two_stream import JointNet
+from moodreel.models.face_registry import load_face_model
+from moodreel.models.networks.two_stream import TwoStreamNet
 from moodreel.models.predictor import Predictor
 from moodreel.training.augmentation.image import disturb
 from moodreel.training.augmentation.pseudo_sequences import Kind, Sequences, Studio, fit_deformation, listen
@@ -66,7 +66,7 @@ class JointRecipe:
 class TrainedJoint:
     """A network in eval mode, its arguments, and the temperature of its answers."""
 
-    net: JointNet
+    net: TwoStreamNet
     arguments: dict
     temperature: float
 
@@ -98,7 +98,7 @@ def train_joint(
     torch.manual_seed(recipe.seed)
     rng = np.random.default_rng(recipe.seed)
 
-    parts = [load(folder_of(model), fold=False) for model in (recipe.appearance, recipe.landmarks)]
+    parts = [load_face_model(folder_of(model), fold=False) for model in (recipe.appearance, recipe.landmarks)]
     net, arguments = assemble(*parts, hidden=recipe.hidden)
 
     split = read_split(data, "train", fer2013=recipe.fer2013)
@@ -115,7 +115,7 @@ def train_joint(
     # As one picture is read when it serves: mirrored too.
     still = (appearance[judged] + look(net, shown[judged][..., ::-1].copy())) / 2
     with torch.no_grad():
-        opinions = net.opinions(torch.from_numpy(still), torch.from_numpy(flat(only(faces, judged))))
+        opinions = net.stream_logits(torch.from_numpy(still), torch.from_numpy(flat(only(faces, judged))))
     prior = recipe.tau * F.one_hot(truth, len(FIVE)).float().mean(dim=0).clamp_min(1e-6).log()
     _fit_trust(net, opinions, truth, prior)
 
@@ -144,7 +144,7 @@ def train_joint(
     clips = kept.make(recipe.calibration_clips, rng)
     several = torch.from_numpy(clips.lengths > 1)
     with torch.inference_mode():
-        by_clip, by_moment = join(net, clips)[0][several], net.moment(opinions)
+        by_clip, by_moment = join(net, clips)[0][several], net.frame_logits(opinions)
     temperature = fit_temperature(by_moment, truth)
     of_clips = fit_temperature(by_clip, torch.from_numpy(clips.targets.argmax(axis=1))[several])
     net.temperature = round(of_clips / temperature, 4)
@@ -156,14 +156,14 @@ def folder_of(model: str) -> Path:
     return path if (path := Path(model)).is_dir() else STORE / model
 
 
-def assemble(appearance: Predictor, landmarks: Predictor, *, hidden: int) -> tuple[JointNet, dict]:
+def assemble(appearance: Predictor, landmarks: Predictor, *, hidden: int) -> tuple[TwoStreamNet, dict]:
     """A joint network with the weights of two that are trained, frozen, and its arguments."""
     own = [
         {key: value for key, value in part.info.card.arguments.items() if key != "classes"}
         for part in (appearance, landmarks)
     ]
     arguments: dict[str, Any] = {"appearance": own[0], "landmarks": own[1], "hidden": hidden}
-    net = JointNet(**arguments)
+    net = TwoStreamNet(**arguments)
     net.appearance.load_state_dict(appearance.module.state_dict())
     # All but how that network read time.
     net.landmarks.load_state_dict(landmarks.module.state_dict(), strict=False)
@@ -172,29 +172,29 @@ def assemble(appearance: Predictor, landmarks: Predictor, *, hidden: int) -> tup
     return net, arguments
 
 
-def look(net: JointNet, crops: np.ndarray) -> np.ndarray:
+def look(net: TwoStreamNet, crops: np.ndarray) -> np.ndarray:
     """What the appearance network says of crops (N, 48, 48): float32 (N, `net.looks`)."""
     with torch.inference_mode():
-        return net.appearance.read(torch.from_numpy(crops)).flatten(1).numpy()
+        return net.appearance.predict_batched(torch.from_numpy(crops)).flatten(1).numpy()
 
 
-def join(net: JointNet, clips: Sequences) -> tuple[torch.Tensor, torch.Tensor]:
+def join(net: TwoStreamNet, clips: Sequences) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits (B, 5) of whole sequences, and (B, T, 5) of their moments."""
     seen, appearance = torch.from_numpy(clips.seen), torch.from_numpy(clips.appearance)
     faces = torch.from_numpy(clips.faces)
     opinions = torch.zeros(*seen.shape, 2, len(FIVE))
     with torch.no_grad():
-        opinions[seen] = net.opinions(appearance[seen], faces[seen])
-    logits, _ = net.join(opinions, appearance, faces, seen, torch.from_numpy(clips.lengths))
-    return logits, net.moment(opinions)
+        opinions[seen] = net.stream_logits(appearance[seen], faces[seen])
+    logits, _ = net.temporal_pool(opinions, appearance, faces, seen, torch.from_numpy(clips.lengths))
+    return logits, net.frame_logits(opinions)
 
 
-def _fit_trust(net: JointNet, opinions: torch.Tensor, truth: torch.Tensor, prior: torch.Tensor) -> None:
+def _fit_trust(net: TwoStreamNet, opinions: torch.Tensor, truth: torch.Tensor, prior: torch.Tensor) -> None:
     optimiser = torch.optim.LBFGS([net.trust], max_iter=100, line_search_fn="strong_wolfe")
 
     def loss() -> torch.Tensor:
         optimiser.zero_grad()
-        value = F.cross_entropy(net.moment(opinions) + prior, truth)
+        value = F.cross_entropy(net.frame_logits(opinions) + prior, truth)
         value.backward()
         return value
 

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from moodreel.emotions import FIVE, SEVEN
-from moodreel.models.networks.multi_head import ExpressionNet
+from moodreel.models.networks.multi_head import MultiHeadFaceNet
 from moodreel.training.augmentation.image import disturb
 from moodreel.training.data.ferplus import one_hot
 from moodreel.training.engine.trainer import Phase, Task
@@ -57,7 +57,7 @@ class Crops(Task):
     faces, others: of FER+ and of muxspace. kept, truth: crops (N, 48, 48) to judge by, and their labels (N,).
     """
 
-    network: ExpressionNet
+    network: MultiHeadFaceNet
     faces: Lessons
     others: Lessons | None
     kept: np.ndarray
@@ -109,8 +109,8 @@ class Crops(Task):
         return (losses * heard.flatten()).sum() / recipe.faces
 
     def judge(self, phase: Phase) -> dict[str, float]:
-        net = cast(ExpressionNet, self.averaged)
-        answers = net.mix(net.read(torch.from_numpy(self.kept))).softmax(dim=1).numpy()
+        net = cast(MultiHeadFaceNet, self.averaged)
+        answers = net.mix_heads(net.predict_batched(torch.from_numpy(self.kept))).softmax(dim=1).numpy()
         merge, all_of_them = one_hot(SEVEN, FIVE), np.ones(len(self.truth), bool)
         seven = measure(answers, self.truth, all_of_them, SEVEN, {})
         five = measure(answers @ merge, merge.argmax(axis=1)[self.truth], all_of_them, FIVE, {})
