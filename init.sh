@@ -4,7 +4,7 @@
 #   ./init.sh             serve: in Docker where an engine runs, else in a virtual environment
 #   ./init.sh --local     serve from a virtual environment (.venv)
 #   ./init.sh --docker    serve from a Docker image
-#   ./init.sh test        set up and run the whole test suite; further words go to pytest
+#   ./init.sh test        set up, run scripts/check, then the whole test suite; further words go to pytest
 #
 # Settings come from the environment, then from .env, which is made from .env.example when there is none.
 # Every step is skipped when it was done before.
@@ -14,8 +14,8 @@ cd "$(dirname "$0")"
 say() { printf '\033[1m==>\033[0m %s\n' "$*"; }
 die() { printf 'init.sh: %s\n' "$*" >&2; exit 1; }
 
-# Debian packages that a slim system lacks, each shown to be needed: without libgl1 and libglib2.0-0 `import cv2` fails,
-# without libegl1 and libgles2 the import of MediaPipe's tasks does (tests/test_setup.py reads the libraries' needs).
+# Debian packages that a slim system lacks: without libgl1 and libglib2.0-0 `import cv2` fails, without libegl1 and
+# libgles2 the import of MediaPipe's tasks fails (tests/test_setup.py reads what the libraries link).
 SYSTEM_PACKAGES="libgl1 libglib2.0-0 libegl1 libgles2"
 CPU_TORCH_INDEX=https://download.pytorch.org/whl/cpu
 
@@ -26,7 +26,9 @@ as_root() {
   fi
 }
 
+# Install Debian packages. On macOS the wheels hold the libraries that Debian packages apart.
 install_packages() {
+  [ "$(uname)" = Darwin ] && return
   local missing=()
   for package in "$@"; do
     dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'install ok installed' || missing+=("$package")
@@ -42,16 +44,18 @@ find_python() {
   for PYTHON in python3.11 python3; do
     command -v "$PYTHON" >/dev/null && "$PYTHON" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' && return
   done
-  die "needs Python 3.11 (Debian 12 has it: apt-get install python3 python3-venv)."
+  die "needs Python 3.11. Debian 12: apt-get install python3 python3-venv. macOS: brew install python@3.11."
 }
 
-# Install torch first: the index of a plain `pip install torch` has a build with several gigabytes of CUDA.
+# Install torch first: a plain `pip install torch` on Linux takes a CUDA build of several gigabytes.
 install_torch() {
   local torch index pip=(.venv/bin/pip install -q --disable-pip-version-check)
   torch=$(grep '^torch==' requirements.txt)
   index=$(setting TORCH_INDEX_URL)
   if [ -n "$index" ]; then
     "${pip[@]}" --index-url "$index" "$torch"
+  elif [ "$(uname)" = Darwin ]; then
+    "${pip[@]}" "$torch"  # the only build there
   else
     "${pip[@]}" --no-deps "$torch+cpu" 2>/dev/null || "${pip[@]}" --index-url "$CPU_TORCH_INDEX" "$torch"
   fi
@@ -60,7 +64,7 @@ install_torch() {
 # make_venv REQUIREMENTS: bring .venv up to date with a requirements file, if it is not.
 make_venv() {
   local stamp=".venv/.$1.installed" wanted
-  wanted=$(cat requirements*.txt | sha256sum; setting TORCH_INDEX_URL)
+  wanted=$(cat requirements*.txt | cksum; setting TORCH_INDEX_URL)
   [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ] && return
   find_python
   if [ ! -x .venv/bin/pip ]; then
@@ -72,7 +76,7 @@ make_venv() {
   install_torch
   .venv/bin/pip install -q --disable-pip-version-check -r "$1"
   printf '%s\n' "$wanted" >"$stamp"
-  printf "%s\n" "$wanted" >.venv/.requirements.txt.installed  # the others hold it too
+  printf "%s\n" "$wanted" >.venv/.requirements.txt.installed  # every other file includes it
 }
 
 make_env_file() {
@@ -93,7 +97,7 @@ setting() {
   printf '%s' "${value:-${2-}}"
 }
 
-# The clip is shipped (made by bench/clips.py from NASA's portrait), so that the curl works on a fresh clone.
+# Print a curl that works on a fresh clone: the clip is part of it (bench/clips.py makes it from NASA's portrait).
 print_example() {
   local port key
   port=$(setting PORT 5000) key=$(setting API_KEY)
@@ -111,7 +115,7 @@ serve_local() {
   install_packages $SYSTEM_PACKAGES
   make_venv requirements.txt
   make_env_file
-  # Says what is wrong with a setting before anything is promised.
+  # Report a wrong setting before the example is printed.
   .venv/bin/python -c 'from api.settings import Settings, SettingsError
 try: Settings.from_environment()
 except SettingsError as error: raise SystemExit(f"init.sh: {error}")'
@@ -131,13 +135,15 @@ serve_docker() {
     [ -n "${!name-}" ] && overrides+=(--env "$name")
   done
   say "Serving on port $port; Ctrl-C stops"
-  exec docker run --rm --init --name moodreel -p "$port:$port" --env-file .env "${overrides[@]}" \
+  exec docker run --rm --init --name moodreel -p "$port:$port" --env-file .env ${overrides[@]+"${overrides[@]}"} \
     -v moodreel-data:/app/data -v moodreel-logs:/app/logs -v moodreel-models:/app/model_store/downloaded moodreel
 }
 
 run_tests() {
   install_packages $SYSTEM_PACKAGES chromium redis-server
   make_venv requirements-dev.txt
+  say "Checking format, style, types and imports"
+  scripts/check
   say "Running the tests"
   exec .venv/bin/python -m pytest "$@"
 }

@@ -1,0 +1,77 @@
+"""The package: what pyproject.toml asks for is what requirements*.txt pin, and an installed copy works by itself."""
+
+import os
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PINNED_IN = {
+    "requirements.txt": [PROJECT["dependencies"], PROJECT["optional-dependencies"]["server"]],
+    "requirements-training.txt": [PROJECT["optional-dependencies"]["training"]],
+    "requirements-extras.txt": [
+        PROJECT["optional-dependencies"]["storage"],
+        PROJECT["optional-dependencies"]["huggingface"],
+    ],
+}
+
+
+def names(lines: list[str]) -> set[str]:
+    return {re.match(r"[A-Za-z0-9-]+", line)[0].lower() for line in lines if line and not line.startswith(("#", "-r"))}
+
+
+@pytest.mark.parametrize("file", PINNED_IN)
+def test_requirements_pin_what_the_package_depends_on(file):
+    assert names((ROOT / file).read_text().splitlines()) == names(sum(PINNED_IN[file], []))
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory) -> Path:
+    """A folder with the unpacked wheel, as pip lays it into site-packages."""
+    folder = tmp_path_factory.mktemp("wheel")
+    build = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", folder, ROOT]
+    subprocess.run(build, check=True, capture_output=True)
+    [wheel] = folder.glob("moodreel-*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(folder / "site")
+    wheel.unlink()
+    return folder / "site"
+
+
+def run(installed: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if name != "MODEL_STORE"}
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        cwd=installed.parent,
+        env=environment | {"PYTHONPATH": str(installed)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_the_wheel_holds_the_service_the_models_and_no_tests(installed):
+    assert {path.name for path in installed.iterdir() if not path.name.endswith(".dist-info")} == {"api", "moodreel"}
+    assert (installed / "moodreel" / "model_store" / "moodreel-five" / "weights.safetensors").is_file()
+    assert (installed / "api" / "gunicorn.conf.py").is_file()
+    assert not list(installed.rglob("train.log"))
+
+
+def test_an_installed_copy_finds_its_models(installed):
+    answer = run(installed, "-m", "moodreel", "predict", ROOT / "examples" / "smile.mp4")
+    assert answer.returncode == 0, answer.stderr
+    assert "Happy" in answer.stdout
+
+
+def test_the_entry_point_is_the_command_line(installed):
+    module, _, function = PROJECT["scripts"]["moodreel"].partition(":")
+    answer = run(installed, "-c", f"import sys, {module} as m; sys.argv = ['moodreel', '--help']; m.{function}()")
+    assert answer.returncode == 0, answer.stderr
+    assert {"predict", "serve", "train", "logs"} <= set(re.findall(r"\w+", answer.stdout))
