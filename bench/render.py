@@ -47,7 +47,7 @@ class Scene:
     picture: uint8 (S, S), grey; a face fills it, as FER+ has them.
     frame: uint8 (640, 480, 3), red first: `shoot(picture)`.
     landmarks: float64 (478, 3), in pixels of the frame, y down, z smaller nearer; None where no face was found.
-    yaw: degrees the head is turned already, as `moodreel.faces.features.Features.pose` has it; 0 where no face was found.
+    yaw: degrees the head is turned already, as `FaceFeatures.pose` has it; 0 where no face was found.
     """
 
     picture: np.ndarray
@@ -231,7 +231,7 @@ def lit_from_behind(scene: Scene, stops: float, rng: np.random.Generator) -> np.
 def turn(frame: np.ndarray, landmarks: np.ndarray, *, yaw: float = 0.0, pitch: float = 0.0) -> np.ndarray:
     """Turn the head in a frame, as a mesh with the frame as its texture.
 
-    frame: uint8 (H, W, 3). landmarks: (478, 3), in its pixels. yaw, pitch: degrees, signs as in `moodreel.faces.landmarker.Face`.
+    frame: uint8 (H, W, 3). landmarks: (478, 3), in its pixels. yaw, pitch: degrees, signs as in `landmarker.Face`.
     Around the face, where MediaPipe's mesh ends, what the frame has there is carried on to the back of the head, and
     from there stretched to the ground that stays. The camera is far away: nothing grows by coming nearer.
     """

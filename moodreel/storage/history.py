@@ -239,7 +239,7 @@ class History:
         *,
         now: datetime | None = None,
     ) -> Summary:
-        """Make a user's mood calendar, and compare it with what is usual for them; see `moodreel.storage.mood_calendar`.
+        """Make a user's mood calendar, and compare it with what is usual for them; see `mood_calendar`.
 
         Raises:
             ValueError: the range ends before it starts.

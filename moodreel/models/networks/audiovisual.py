@@ -18,14 +18,14 @@ from moodreel.models.model_card import MODALITIES
 from moodreel.models.networks.fusion import AUDIO, FUSIONS, FusionInputs
 from moodreel.models.networks.resnet18 import SIDE, WIDTH, ResNet18, normalize
 
-__all__ = ["MODALITIES", "AudioCNN", "AudioVisualNet", "AudioVisualBatch"]
+__all__ = ["MODALITIES", "AudioCNN", "AudioVisualBatch", "AudioVisualNet"]
 
 
 @dataclass(frozen=True, eq=False)
 class AudioVisualBatch:
     """B windows of three seconds, as `moodreel.pipelines.clip_sampler` lays them out.
 
-    faces: uint8 (B, T, S, S, 3), red first: a square around the face at each time, as `moodreel.faces.features.cut` makes
+    faces: uint8 (B, T, S, S, 3), red first: a square around the face at each time, as `crop_square` makes
         it; whatever is in a row without a face is not looked at.
     seen: bool (B, T), which of them show a face.
     mels: float32 (B, 64, steps), as `moodreel.media.mel_spectrogram.log_mel` makes them.

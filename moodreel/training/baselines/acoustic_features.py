@@ -1,7 +1,7 @@
 """What a voice does from step to step: its pitch, loudness and timbre, by plain signal processing.
 
 The descriptors are in the spirit of eGeMAPS (Eyben et al. 2016, doi:10.1109/TAFFC.2015.2457417), with pitch by YIN (de
-Cheveigné & Kawahara 2002, doi:10.1121/1.1458024). Their steps are those of `moodreel.media.mel_spectrogram`, so that a descriptor can
+Cheveigné & Kawahara 2002, doi:10.1121/1.1458024). Their steps are those of `mel_spectrogram`, so that a descriptor can
 be laid over the spectrogram that networks read.
 """
 

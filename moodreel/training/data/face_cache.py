@@ -125,7 +125,7 @@ def find_landmarks(
     images: Pictures, model_path: Path, cache: Path, *, seed: int, workers: int = 1
 ) -> tuple[Found, np.ndarray]:
     """Do as `find_all` for pictures as they are, and give the landmarks, float32 (N, 478, 3), relative to the picture
-    as in `moodreel.faces.landmarker.Face`: what portraits are made of, and what some models read as it is. Rows without a face are
+    as in `landmarker.Face`: what portraits are made of, and what some models read as it is. Rows without a face are
     zero."""
     kept = cache / f"landmarks-{_key(images, seed)}.npz"
     if kept.exists():

@@ -61,7 +61,7 @@ def write_model(out: Path, trained: Trained, recipe: Recipe) -> Predictor:
         },
         "labels": list(FIVE),
         "input": "of each moment 478 landmarks laid over MediaPipe's canonical face, in centimetres, and 52 "
-        "blendshapes (moodreel.faces.features.describe); any number of moments from 1, trained on up to 64 at about 5 a "
+        "blendshapes (faces.features.extract_features); any number of moments from 1, trained on up to 64 at about 5 a "
         "second; moments without a face are masked",
         "normalisation": "mean and standard deviation of the training faces, buffers of the network",
         "temperature": round(trained.temperature, 4),
