@@ -165,7 +165,7 @@ def write_joint(out: Path, trained: TrainedJoint, recipe: JointRecipe) -> Predic
         "arguments": {"classes": len(FIVE), **trained.arguments},
         "labels": list(FIVE),
         "input": f"of each moment {CROPS}, 478 landmarks laid over MediaPipe's canonical face, in centimetres, and 52 "
-        f"blendshapes (faces.features.extract_features); any number of moments from 1, trained on up to {recipe.longest} at "
+        f"blendshapes (extract_features); any number of moments from 1, trained on up to {recipe.longest} at "
         "about 5 a second; moments without a face are masked",
         "normalisation": "that of the two networks joined, within them",
         "temperature": round(trained.temperature, 4),
