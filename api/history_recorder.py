@@ -125,6 +125,11 @@ def sweep(shared: Services | None = None) -> None:
         report("deletion", error)
 
 
+def image_copy(jpeg: bytes) -> StoredFile:
+    """Name the copy of an analyzed image."""
+    return StoredFile("picture.jpg", "image/jpeg", jpeg)
+
+
 def _stored(user: str, media: Callable[[], Sequence[StoredFile]]) -> tuple[StoredMedia, ...]:
     """Store the files; none where that fails: an entry without its picture is better than no entry."""
     history = services().history

@@ -18,8 +18,8 @@ import numpy as np
 import torch
 
 from bench.clips import phone_clip
+from moodreel.faces.observation import observe_face
 from moodreel.media.video import VideoReader
-from moodreel.pipelines.keyframe import observe_face
 from moodreel.pipelines.video import ANALYSIS_SIDE, VideoPipeline
 
 ALLOWED = 12.0

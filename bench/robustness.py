@@ -24,10 +24,10 @@ from bench import render
 from bench.render import Effect, Scene
 from moodreel.emotions import FIVE, SEVEN
 from moodreel.faces.landmarker import FaceLandmarker
+from moodreel.faces.observation import observe_face
 from moodreel.faces.quality import assess_quality
 from moodreel.models.face_registry import load_face_model
 from moodreel.models.predictor import Predictor
-from moodreel.pipelines.keyframe import observe_face
 from moodreel.pipelines.video import VideoPipeline
 from moodreel.training.data.ferplus import read_split
 from moodreel.training.evaluation.evaluate import calibration_error

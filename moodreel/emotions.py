@@ -81,6 +81,20 @@ GOEMOTIONS: Mapping[str, tuple[str, ...]] = {
 }
 """GoEmotions' 28 labels under Ekman's and neutral, as that data set itself groups them (Demszky et al. 2020)."""
 
+COLOURS = {
+    "anger": "#d1495b",
+    "happy": "#edae49",
+    "shock": "#8e6bbf",
+    "surprise": "#8e6bbf",
+    "neutral": "#9aa5b1",
+    "sad": "#3d7ea6",
+    "disgust": "#66885a",
+    "fear": "#453a5e",
+}
+"""One colour an emotion, told apart by people with the common kinds of colour blindness."""
+OTHER = "#000000"
+"""Of what a model of somebody's own calls otherwise."""
+
 _SEVEN_TO_EKMAN = {"happy": "joy", "sad": "sadness"}
 _TO_EKMAN = {name: label for label, names in GOEMOTIONS.items() for name in names}
 
@@ -105,3 +119,8 @@ def fold(probabilities: Mapping[str, float]) -> dict[str, float]:
         if five := to_five(label):
             folded[five] += probability
     return folded
+
+
+def colour_of(label: str) -> str:
+    """Give a label's colour, as `#rrggbb`."""
+    return COLOURS.get(label.lower(), OTHER)

@@ -85,7 +85,7 @@ def _keep(detection: Any, content_sha256: str | None = None) -> None:
         probabilities=detection.all_emotions,
         model=detection.model.name,
         facts={"faces": len(detection.faces), "certain": detection.certain},
-        media=lambda: [detection.copy],
+        media=lambda: [history_recorder.image_copy(detection.copy)],
         content_sha256=content_sha256,
     )
 

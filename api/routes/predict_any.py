@@ -40,6 +40,6 @@ def predict(query: dict[str, Any]) -> Response:
         model=showing.model.name,
         facts={"certain": showing.certain}
         | ({} if showing.seconds is None else {"duration": round(showing.seconds, 3)}),
-        media=lambda: [showing.copy] if showing.copy else [],
+        media=lambda: [history_recorder.image_copy(showing.copy)] if showing.copy else [],
     )
     return metrics.observed(jsonify(EmotionSchema().dump(showing)), showing.emotion, showing.timings)

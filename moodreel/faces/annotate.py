@@ -8,7 +8,7 @@ from typing import cast
 import numpy as np
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
-from moodreel.palette import colour_of
+from moodreel.emotions import colour_of
 
 LEAST_SIDE = 640
 """Pixels: a picture whose longer side has fewer is enlarged to that, or its labels would be all there is to see."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from moodreel.pipelines.keyframe import FaceObservation
+from moodreel.faces.observation import FaceObservation
 
 LEAST_CONFIDENCE = 0.6
 """Of the answers below it, 8 % of all, 54 % were right; of the others 94 %."""
@@ -51,8 +51,8 @@ class FaceQuality:
 
     face_coverage: share of the analysed frames in which it was found, 0 to 1.
     size: the longest side of its box, in pixels of the upright video.
-    sharpness: as `moodreel.pipelines.keyframe.sharpness` measures it.
-    light: as `moodreel.pipelines.keyframe.light` measures it, 0 to 1.
+    sharpness: as `moodreel.faces.observation.sharpness` measures it.
+    light: as `moodreel.faces.observation.brightness` measures it, 0 to 1.
     yaw: degrees that it is turned to either side.
     reason: a key of `TIPS`, why the answer should not be relied on; None where it can be.
     tip: one sentence to the person in the clip, where there is a reason.

@@ -34,6 +34,9 @@ SIDE = 1920
 """Pixels of the longest side of `Picture.rgb`; a phone's 12 megapixels are decoded at half their size."""
 KEPT_PROFILE = 64 * 1024
 """Bytes of a colour profile that is carried on; those of cameras have a few hundred."""
+COPY_SIDE = 1280
+"""Longest side of a stored copy, in pixels."""
+_COPY_QUALITY = 85
 MAX_SCANS = 32
 """Of a JPEG: cameras and programs write one to about a dozen. Each takes a decoder through every pixel again, a tenth
 of a second for forty million, and may be 60 bytes long: a file of 5 MB would keep it busy for hours."""
@@ -120,6 +123,20 @@ def decode_image(data: bytes, limits: ImageLimits | None = None, *, side: int = 
         raise _too_many_pixels(limits) from error
     except Exception as error:  # a decoder that meets what it did not expect raises anything
         raise PictureCorrupt("The picture is damaged or incomplete and cannot be read. Send it again.") from error
+
+
+def encode_jpeg(rgb: np.ndarray, *, max_side: int = COPY_SIDE) -> bytes:
+    """Encode an image as a JPEG without metadata, scaled down to `max_side`.
+
+    Args:
+        rgb: Upright image, uint8 (H, W, 3), RGB.
+        max_side: Longest side of the JPEG, in pixels; a smaller image keeps its size.
+    """
+    image = Image.fromarray(rgb)
+    image.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=_COPY_QUALITY)
+    return file.getvalue()
 
 
 def _format(data: bytes) -> str | None:

@@ -15,14 +15,13 @@ import numpy as np
 from moodreel.emotions import FIVE
 from moodreel.errors import MoodreelError, Overloaded, PictureCorrupt, PictureTooBig, UnsupportedMedia
 from moodreel.faces import annotate
+from moodreel.faces.observation import FaceObservation, observe_face
 from moodreel.faces.quality import FaceQuality, assess_quality
 from moodreel.faces.tiled_detection import detect_tiled
 from moodreel.media import image
 from moodreel.media.image import ImageLimits
 from moodreel.models.predictor import ModelInfo, Predictor
-from moodreel.pipelines.keyframe import FaceObservation, observe_face
 from moodreel.pipelines.video import VideoPipeline, by_label, elapsed_ms, in_pixels
-from moodreel.storage.objects import StoredFile, as_picture
 
 logger = logging.getLogger(__name__)
 
@@ -61,8 +60,8 @@ class ImageResult:
     """Milliseconds by stage; `model` is the whole batch's."""
     drawn: bytes | None = None
     """A JPEG with the faces marked, where one was asked for."""
-    copy: StoredFile | None = None
-    """A smaller picture without metadata, to be kept, where one was asked for."""
+    copy: bytes | None = None
+    """A smaller JPEG without metadata, for the user's history, where one was asked for."""
 
     @property
     def emotion(self) -> str | None:
@@ -107,7 +106,7 @@ class EmotionResult:
     seconds: float | None
     model: ModelInfo
     timings: dict[str, float]
-    copy: StoredFile | None = None
+    copy: bytes | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +117,7 @@ class _Seen:
     height: int
     faces: tuple[tuple[tuple[int, int, int, int], FaceObservation], ...]
     picture: image.DecodedImage | None
-    copy: StoredFile | None
+    copy: bytes | None
     timings: dict[str, float]
 
 
@@ -252,7 +251,7 @@ class ImagePipeline:
             height=picture.height,
             faces=tuple(views),
             picture=picture if draw else None,
-            copy=as_picture(picture.rgb) if copy else None,
+            copy=image.encode_jpeg(picture.rgb) if copy else None,
             timings={"decode": (decoded - begun) * 1000, "faces": elapsed_ms(decoded)},
         )
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from moodreel.palette import colour_of
+from moodreel.emotions import colour_of
 from moodreel.pipelines.video import VideoResult
 
 

@@ -24,6 +24,7 @@ from moodreel.errors import NoFace, Overloaded
 from moodreel.faces.facial_actions import Explanation, FacialActionExplainer
 from moodreel.faces.features import FaceFeatures
 from moodreel.faces.landmarker import FaceLandmarker
+from moodreel.faces.observation import FaceObservation, observe_face
 from moodreel.faces.quality import FaceQuality, assess_quality
 from moodreel.faces.tracker import Box, Tracker
 from moodreel.media.video import Frame, VideoLimits, VideoReader
@@ -31,7 +32,7 @@ from moodreel.models.face_registry import FaceModelRegistry
 from moodreel.models.predictor import ModelInfo, Predictor, TrackPrediction, resolve_device
 from moodreel.pipelines import boomerang
 from moodreel.pipelines.boomerang import BoomerangClip
-from moodreel.pipelines.keyframe import FaceObservation, observe_face, score_keyframes
+from moodreel.pipelines.keyframe import score_keyframes
 
 ANALYSIS_SIDE = 640
 """Pixels: longest side of the frames in which faces are sought. Larger ones cost little to search, much to convert."""

@@ -7,7 +7,6 @@
 """
 
 import hashlib
-import io
 import os
 import secrets
 from collections.abc import Callable
@@ -15,18 +14,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import fsspec
 
 from moodreel.errors import MoodreelError
 
-if TYPE_CHECKING:
-    import numpy as np
-
-PICTURE_SIDE = 1280
-"""Pixels: longest side of a picture that is kept."""
-_PICTURE_QUALITY = 85
 _THREADS = 4
 _PACKAGES = {"gs": "gcsfs", "s3": "s3fs"}
 
@@ -44,18 +37,6 @@ class StoredFile:
     name: str
     type: str
     data: bytes
-
-
-def as_picture(rgb: "np.ndarray") -> StoredFile:
-    """Make a JPEG without metadata of an upright picture, (H, W, 3) uint8 RGB, at most `PICTURE_SIDE` pixels long."""
-    # Imported here: Gunicorn's master reads this module, and must not load codecs before it forks.
-    from PIL import Image
-
-    picture = Image.fromarray(rgb)
-    picture.thumbnail((PICTURE_SIDE, PICTURE_SIDE), Image.Resampling.LANCZOS)
-    file = io.BytesIO()
-    picture.save(file, "JPEG", quality=_PICTURE_QUALITY)
-    return StoredFile("picture.jpg", "image/jpeg", file.getvalue())
 
 
 def new_key(user: str, name: str) -> str:

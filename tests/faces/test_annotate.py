@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageColor
 
+from moodreel.emotions import COLOURS
 from moodreel.faces.annotate import Annotation, annotate
-from moodreel.palette import COLOURS
 from tests.support import media
 
 MARK = Annotation((181, 72, 89, 106), "happy", 0.931, True)

@@ -19,7 +19,7 @@ from moodreel.faces.features import (
     normalize_landmarks,
 )
 from moodreel.faces.landmarker import FaceLandmarker
-from moodreel.pipelines.keyframe import observe_face
+from moodreel.faces.observation import observe_face
 
 MODEL = Path(__file__).parents[2] / "model_store" / "face_landmarker" / "face_landmarker.task"
 

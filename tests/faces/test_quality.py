@@ -5,8 +5,8 @@ import pytest
 
 from moodreel.faces.features import CROP_SIDE, FaceFeatures
 from moodreel.faces.landmarker import BLENDSHAPES, LANDMARKS
+from moodreel.faces.observation import FaceObservation
 from moodreel.faces.quality import TIPS, FaceQuality, assess_quality
-from moodreel.pipelines.keyframe import FaceObservation
 
 
 def view(sharpness: float = 400.0, light: float = 0.5, yaw: float = 5.0) -> FaceObservation:

@@ -10,13 +10,13 @@ import pytest
 
 from moodreel.emotions import FIVE
 from moodreel.errors import ModelNotFound, MoodreelError, PictureTooBig, UnsupportedMedia
+from moodreel.faces.observation import observe_face
 from moodreel.live.messages import LiveFailure, LiveResult, SessionSettings, Suggestion
 from moodreel.live.rate_control import RateController
 from moodreel.live.scheduler import FrameScheduler
 from moodreel.live.session import SlidingWindow
 from moodreel.live.smoothing import EmaSmoother
 from moodreel.media.image import ImageLimits
-from moodreel.pipelines.keyframe import observe_face
 from moodreel.pipelines.video import VideoPipeline
 from tests.support import media
 from tests.support.server import STORE

@@ -17,7 +17,7 @@ from PIL import Image, ImageCms
 
 from moodreel.errors import PictureCorrupt, PictureTooBig, UnsupportedMedia
 from moodreel.media import image
-from moodreel.media.image import MAX_SCANS, SIDE, ImageLimits, decode_image, is_image
+from moodreel.media.image import COPY_SIDE, MAX_SCANS, SIDE, ImageLimits, decode_image, encode_jpeg, is_image
 from tests.support import media
 
 FACE = media.portrait()[50:178, 150:278]
@@ -390,3 +390,17 @@ def test_no_other_decoder_of_pillow_is_asked(monkeypatch):
     decode_image(JPEG)
     assert asked == [("JPEG",)]
     assert pillow_heif.options.THUMBNAILS is False
+
+
+@pytest.mark.parametrize("shape", [(480, 640), (3000, 2000), (20, 4000)])
+def test_a_stored_copy_is_small_and_has_no_metadata(shape: tuple[int, int]) -> None:
+    rgb = np.zeros((*shape, 3), np.uint8)
+    rgb[: shape[0] // 2] = (250, 10, 10)
+    copy = Image.open(io.BytesIO(encode_jpeg(rgb)))
+    height, width = shape
+    scale = min(1, COPY_SIDE / max(shape))
+    assert copy.size == (pytest.approx(width * scale, abs=1), pytest.approx(height * scale, abs=1))
+    assert copy.format == "JPEG"
+    assert not copy.getexif() and not copy.info.keys() & {"exif", "icc_profile", "comment"}
+    red, green, _ = copy.convert("RGB").getpixel((0, 0))  # type: ignore[misc]
+    assert red > 200 and green < 60

@@ -1,4 +1,3 @@
-import io
 import stat
 import threading
 import time
@@ -6,11 +5,9 @@ import uuid
 from pathlib import Path
 
 import fsspec
-import numpy as np
 import pytest
-from PIL import Image
 
-from moodreel.storage.objects import PICTURE_SIDE, MediaError, ObjectStorage, as_picture, new_key
+from moodreel.storage.objects import MediaError, ObjectStorage, new_key
 
 DATA = bytes(range(256)) * 40
 
@@ -139,18 +136,3 @@ def test_a_storage_whose_package_is_missing_says_what_to_install(
 def test_a_folder_that_cannot_be_made_is_an_error_at_the_start() -> None:
     with pytest.raises(MediaError, match=r"^MEDIA_STORAGE=file://… cannot be opened"):
         ObjectStorage("file:///proc/nowhere")
-
-
-@pytest.mark.parametrize("shape", [(480, 640), (3000, 2000), (20, 4000)])
-def test_a_picture_is_kept_small_and_without_metadata(shape: tuple[int, int]) -> None:
-    rgb = np.zeros((*shape, 3), np.uint8)
-    rgb[: shape[0] // 2] = (250, 10, 10)
-    kept = as_picture(rgb)
-    picture = Image.open(io.BytesIO(kept.data))
-    height, width = shape
-    scale = min(1, PICTURE_SIDE / max(shape))
-    assert picture.size == (pytest.approx(width * scale, abs=1), pytest.approx(height * scale, abs=1))
-    assert (kept.name, kept.type, picture.format) == ("picture.jpg", "image/jpeg", "JPEG")
-    assert not picture.getexif() and not picture.info.keys() & {"exif", "icc_profile", "comment"}
-    red, green, _ = picture.convert("RGB").getpixel((0, 0))  # type: ignore[misc]
-    assert red > 200 and green < 60

@@ -7,7 +7,6 @@ from typing import Any
 from api.app import create_app
 from moodreel import errors
 from moodreel.faces.facial_actions import ActionWeight, Explanation
-from moodreel.storage.objects import StoredFile
 
 PROBABILITIES = {"Anger": 0.01, "Happy": 0.92, "Shock": 0.03, "Neutral": 0.03, "Sad": 0.01}
 QUALITY = SimpleNamespace(
@@ -98,7 +97,7 @@ class FakeDetector:
             model=MODEL,
             timings={"decode": 1.2, "faces": 3.4, "model": 5.6},
             drawn=b"a JPEG" if draw else None,
-            copy=StoredFile("picture.jpg", "image/jpeg", b"a copy of " + data) if copy else None,
+            copy=b"a copy of " + data if copy else None,
         )
 
     def predict_batch(self, files: list[bytes], *, model: str | None = None, copy: bool = False) -> Any:

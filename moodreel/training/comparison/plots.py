@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from moodreel.palette import COLOURS
+from moodreel.emotions import COLOURS
 from moodreel.training.comparison.results import Comparison, Group, Result
 from moodreel.training.comparison.verdict import WORDS
 from moodreel.training.evaluation.metrics import SCORES

@@ -8,8 +8,8 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from moodreel.emotions import colour_of
 from moodreel.faces.annotate import DARK, legible_on
-from moodreel.palette import colour_of
 
 SIDE = 240
 """Pixels a side of a face."""
