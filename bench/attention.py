@@ -16,7 +16,7 @@ from moodreel.models.face_registry import FaceModelRegistry
 from moodreel.models.predictor import Predictor
 from moodreel.training.data.loading import Means, Media
 from moodreel.training.data.registry import open_set
-from moodreel.training.explain.attribution import explain, say
+from moodreel.training.explain.attribution import attribute, predict_logits
 
 STORE = Path("model_store")
 SHARE, BLUR = 0.2, 8.0
@@ -42,7 +42,7 @@ def measure(model: Predictor, crops: np.ndarray) -> None:
     neutral = model.info.card.labels.index("neutral")
     answers = _probabilities(model, crops).argmax(axis=1)
     crops, answers = crops[answers != neutral], answers[answers != neutral]
-    heat = explain(model.module, crops, answers)
+    heat = attribute(model.module, crops, answers)
     chance = np.random.default_rng(0).random(heat.shape)
     before = _probabilities(model, crops)[np.arange(len(crops)), answers]
     lost = {}
@@ -64,7 +64,7 @@ def _hidden(crops: np.ndarray, order: np.ndarray) -> np.ndarray:
 
 def _probabilities(model: Predictor, crops: np.ndarray) -> np.ndarray:
     """The network's own, uncalibrated, each face as it is."""
-    logits = say(model.module, crops)
+    logits = predict_logits(model.module, crops)
     raised = np.exp(logits - logits.max(axis=1, keepdims=True))
     return raised / raised.sum(axis=1, keepdims=True)
 

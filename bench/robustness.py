@@ -30,7 +30,7 @@ from moodreel.models.face_registry import load_face_model
 from moodreel.models.predictor import Predictor
 from moodreel.pipelines.video import VideoPipeline
 from moodreel.training.data.ferplus import read_split
-from moodreel.training.evaluation.evaluate import calibration_error
+from moodreel.training.evaluation.evaluate import expected_calibration_error
 
 STORE = Path(__file__).resolve().parents[1] / "model_store"
 SEED = 0
@@ -114,7 +114,7 @@ def _percent(value: float) -> str:
 
 def _error(outcome: Outcome) -> str:
     truth = outcome.truth[outcome.found]
-    return f"{calibration_error(outcome.probabilities, truth):.2f}" if len(truth) else "–"
+    return f"{expected_calibration_error(outcome.probabilities, truth):.2f}" if len(truth) else "–"
 
 
 def _recall(outcome: Outcome) -> float:

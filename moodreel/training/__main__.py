@@ -16,7 +16,7 @@ import torch
 
 from moodreel.errors import DataInvalid, MoodreelError
 from moodreel.models.face_registry import FaceModelRegistry, load_face_model
-from moodreel.training.baselines.audio_logreg import listen, measure_baseline
+from moodreel.training.baselines.audio_logreg import cross_validate_baseline, extract_features
 from moodreel.training.baselines.audio_logreg import summary as summary_of_folds
 from moodreel.training.cli import compare as comparing
 from moodreel.training.cli import export, fit
@@ -118,7 +118,7 @@ def _extract(args: argparse.Namespace) -> None:
 def _baseline(args: argparse.Namespace) -> None:
     data = open_set(args.data)
     print(f"{data.name}: {len(data.examples)} recordings. {data.licence}.")
-    print(summary_of_folds(measure_baseline(data, listen(data), args.folds, seed=args.seed)))
+    print(summary_of_folds(cross_validate_baseline(data, extract_features(data), args.folds, seed=args.seed)))
 
 
 def _train(args: argparse.Namespace) -> None:

@@ -8,19 +8,19 @@ from torch import nn
 from moodreel.models.model_card import ModelCard
 from moodreel.models.predictor import ModelInfo
 from moodreel.training.comparison.compare import compare
-from moodreel.training.comparison.results import Plan
-from moodreel.training.comparison.split import sides_of
+from moodreel.training.comparison.results import ComparisonConfig
+from moodreel.training.comparison.split import evaluation_split
 from moodreel.training.data.examples import Example
 from moodreel.training.data.loading import Means
 from moodreel.training.data.registry import PICTURES, DataSet
-from moodreel.training.evaluation.face_model import Subject
-from moodreel.training.evaluation.metrics import Answers
+from moodreel.training.evaluation.face_model import EvaluatedModel
+from moodreel.training.evaluation.metrics import Predictions
 
 LABELS = ("calm", "glad", "cross")
-PLAN = Plan(resamples=400, gap_sample=40)
+PLAN = ComparisonConfig(resamples=400, gap_samples=40)
 
 
-class Table(Subject):
+class Table(EvaluatedModel):
     """Right in a share of the examples, by a seed: what it says of one is drawn from the number in its picture.
 
     lost: share of the examples that it finds nothing in.
@@ -36,7 +36,7 @@ class Table(Subject):
         super().__init__(name, path, ModelInfo(name, "1", "0" * 64, "table", labels, card), nn.Linear(3, 4))
         self._share, self._seed, self._lost = share, seed, lost
 
-    def answer(self, examples, media, means):
+    def predict(self, examples, media, means):
         classes = len(self.info.labels)
         probabilities, found = np.zeros((len(examples), classes)), np.ones(len(examples), bool)
         for row, example in enumerate(examples):
@@ -47,9 +47,9 @@ class Table(Subject):
             probabilities[row] = (1 - (sure := draw.uniform(0.5, 0.95))) / (classes - 1)
             probabilities[row, said] = sure
         probabilities[~found] = 1 / classes
-        return Answers(probabilities, found)
+        return Predictions(probabilities, found)
 
-    def once(self):
+    def run_once(self):
         return self.network.weight.sum()
 
 
@@ -68,5 +68,5 @@ def made_set(count=240, labels=LABELS, people=0, groups=(), own=None, name="made
 
 
 def compared(subjects, data, plan=PLAN, **options):
-    sides = sides_of(data, [subject.info.card for subject in subjects])
+    sides = evaluation_split(data, [subject.info.card for subject in subjects])
     return compare(subjects, data, sides, Means(Path(), Path()), plan, **options)[0]

@@ -13,10 +13,10 @@ from moodreel.training.baselines import audio_logreg
 from moodreel.training.baselines.audio_logreg import (
     STRENGTHS,
     choose_strength,
+    cross_validate_baseline,
     fit,
     macro_f1,
     mean_recall,
-    measure_baseline,
 )
 from moodreel.training.data.examples import Example
 from moodreel.training.data.registry import DataSet, open_set
@@ -112,7 +112,7 @@ def test_what_only_tells_people_apart_is_worth_nothing_on_others():
     rows = rows + rng.normal(0, 0.05, rows.shape)
     same_people = fit(rows[::2], data.truth[::2], 3, 0.01).probabilities(rows[1::2])
     assert mean_recall(same_people.argmax(axis=1), data.truth[1::2]) > 0.95
-    measured = measure_baseline(data, rows, 4)
+    measured = cross_validate_baseline(data, rows, 4)
     assert np.mean([fold.report.mean_recall for fold in measured]) < 0.6
 
 
@@ -122,13 +122,13 @@ def test_the_part_held_out_has_no_say_in_scale_or_penalty(monkeypatch):
     rows = told_by_two_numbers(data.truth)
     fitted = []
     monkeypatch.setattr(audio_logreg, "fit", lambda *given: fitted.append(fit(*given)) or fitted[-1])
-    measure_baseline(data, rows, 3)
+    cross_validate_baseline(data, rows, 3)
     first, count = list(fitted), len(fitted) // 3
     held = folds(data.examples, 3)[0].held_out
     changed = rows.copy()
     changed[held] += 1000
     fitted.clear()
-    measure_baseline(data, changed, 3)
+    cross_validate_baseline(data, changed, 3)
     for before, after in zip(first[:count], fitted[:count], strict=True):
         np.testing.assert_array_equal(before.weights, after.weights)
         np.testing.assert_array_equal(before.mean, after.mean)
@@ -136,7 +136,7 @@ def test_the_part_held_out_has_no_say_in_scale_or_penalty(monkeypatch):
 
 def test_every_example_is_measured_once_and_the_summary_says_on_whom():
     data = set_of(people(6))
-    measured = measure_baseline(data, told_by_two_numbers(data.truth), 3)
+    measured = cross_validate_baseline(data, told_by_two_numbers(data.truth), 3)
     assert sum(fold.report.confusion.sum() for fold in measured) == len(data.examples)
     text = audio_logreg.summary(measured)
     assert text.count("Split by person: 4 learnt from, 2 others held out.") == 3
@@ -148,7 +148,7 @@ def test_every_example_is_measured_once_and_the_summary_says_on_whom():
 def test_two_people_cannot_be_parted_and_parted_again():
     data = set_of(people(2))
     with pytest.raises(DataInvalid, match="Take fewer folds, or more people"):
-        measure_baseline(data, told_by_two_numbers(data.truth), 2)
+        cross_validate_baseline(data, told_by_two_numbers(data.truth), 2)
 
 
 def test_a_class_that_does_not_occur_counts_neither_for_recall_nor_for_f1():
@@ -183,9 +183,9 @@ def test_recordings_that_are_silent_or_broken_are_named(tree, tmp_path):
     data = open_set(f"ravdess-audio:{tree}")
     for path in (silent, broken):
         with pytest.raises(DataInvalid, match=path.name):
-            audio_logreg.listen(replace(data, examples=(Example("calm", path, "p"),)))
+            audio_logreg.extract_features(replace(data, examples=(Example("calm", path, "p"),)))
 
 
 def test_pictures_have_no_sound():
     with pytest.raises(DataInvalid, match="set of pictures"):
-        audio_logreg.listen(DataSet("faces", "pictures", LABELS, people(1), "none"))
+        audio_logreg.extract_features(DataSet("faces", "pictures", LABELS, people(1), "none"))

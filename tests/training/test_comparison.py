@@ -8,11 +8,11 @@ import pytest
 from moodreel.emotions import EIGHT, FIVE, SEVEN
 from moodreel.errors import DataInvalid, MoodreelError
 from moodreel.models.model_card import ModelCard
-from moodreel.training.comparison.split import learnt_from, sides_of
+from moodreel.training.comparison.split import evaluation_split, trained_on
 from moodreel.training.comparison.verdict import loser, verdict, winner
 from moodreel.training.data.splits import Split
-from moodreel.training.evaluation.label_mapping import common_labels, folded, merge
-from moodreel.training.evaluation.significance import LEAST_UNITS
+from moodreel.training.evaluation.label_mapping import common_labels, describe_mapping, mapping_matrix
+from moodreel.training.evaluation.significance import MIN_UNITS
 from tests.support.tabular_models import LABELS, PLAN, Table, compared, made_set
 
 # Who is better
@@ -67,8 +67,8 @@ def test_the_figure_that_decides_can_be_chosen(tmp_path):
     data = replace(data, examples=examples)
 
     class Calm(Table):
-        def answer(self, examples, media, means):
-            answers = super().answer(examples, media, means)
+        def predict(self, examples, media, means):
+            answers = super().predict(examples, media, means)
             answers.probabilities[:] = (0.9, 0.1)
             return answers
 
@@ -76,15 +76,15 @@ def test_the_figure_that_decides_can_be_chosen(tmp_path):
         Calm(tmp_path, "calm", labels=("calm", "glad")),
         Table(tmp_path, "fair", share=0.8, labels=("calm", "glad")),
     ]
-    assert winner(compared(models, data, replace(PLAN, judged_by="accuracy"))) == "calm"
+    assert winner(compared(models, data, replace(PLAN, decision_metric="accuracy"))) == "calm"
     assert winner(compared(models, data)) == "fair"
 
 
 def test_nobody_wins_by_a_handful_of_persons(tmp_path):
     models = [Table(tmp_path, "bad", share=0.2, seed=1), Table(tmp_path, "good", share=0.95)]
-    few, enough = (compared(models, made_set(people=count)) for count in (LEAST_UNITS - 1, LEAST_UNITS))
+    few, enough = (compared(models, made_set(people=count)) for count in (MIN_UNITS - 1, MIN_UNITS))
     assert winner(few) is None
-    assert f"{LEAST_UNITS - 1} persons are too few" in verdict(few)[0]
+    assert f"{MIN_UNITS - 1} persons are too few" in verdict(few)[0]
     assert winner(enough) == "good"
     assert enough.by_person
 
@@ -100,7 +100,7 @@ def test_one_model_alone_is_measured_and_compared_with_none(tmp_path):
 
 def test_what_nothing_was_found_in_is_wrong(tmp_path):
     comparison = compared([Table(tmp_path, "blind", share=1, lost=0.5)], made_set())
-    figures = comparison.results[0].figures
+    figures = comparison.results[0].metrics
     assert figures.accuracy == figures.found < 0.7
     assert figures.ece is not None
 
@@ -109,8 +109,8 @@ def test_groups_and_persons_come_worst_first(tmp_path):
     data = made_set(people=8, groups=("young", "old"))
 
     class Partial(Table):
-        def answer(self, examples, media, means):
-            answers = super().answer(examples, media, means)
+        def predict(self, examples, media, means):
+            answers = super().predict(examples, media, means)
             old = np.array([example.group == "old" for example in examples])
             worse = np.roll(answers.probabilities, 1, axis=1)
             return replace(answers, probabilities=np.where(old[:, None], worse, answers.probabilities))
@@ -152,8 +152,8 @@ def parted(count=240, learnt=160, **options):
 class Parrot(Table):
     """Knows the first 160 pictures by heart."""
 
-    def answer(self, examples, media, means):
-        answers = super().answer(examples, media, means)
+    def predict(self, examples, media, means):
+        answers = super().predict(examples, media, means)
         for row, example in enumerate(examples):
             if example.media[0, 0] < 160:
                 answers.probabilities[row] = 0.01
@@ -169,13 +169,13 @@ def test_the_gap_is_what_was_learnt_by_heart(tmp_path):
     ]
     data = parted()
     parrot, fresh, stranger = compared(models, data).results
-    assert (parrot.gap.learnt, parrot.gap.examples) == (1, 40)
-    assert parrot.gap.value == pytest.approx(1 - parrot.figures.accuracy)
+    assert (parrot.gap.train_accuracy, parrot.gap.examples) == (1, 40)
+    assert parrot.gap.value == pytest.approx(1 - parrot.metrics.accuracy)
     assert 0 < parrot.gap.interval.low <= parrot.gap.value <= parrot.gap.interval.high
     assert (fresh.gap.value, fresh.gap.interval.low, fresh.gap.interval.high) == (0, 0, 0)
     assert stranger.gap is None
-    assert "--gap" in stranger.no_gap
-    assert compared(models, data, replace(PLAN, gap=True)).results[2].gap is not None
+    assert "--gap" in stranger.gap_reason
+    assert compared(models, data, replace(PLAN, always_gap=True)).results[2].gap is not None
     assert compared(models, made_set()).results[0].gap is None
 
 
@@ -198,16 +198,16 @@ def test_only_what_a_majority_settled_is_looked_at_for_over_fitting(tmp_path):
     ],
 )
 def test_a_card_says_what_was_learnt_from(stated, name, learnt):
-    assert learnt_from(ModelCard(name="m", architecture="a", labels=("x",), data=stated), name) is learnt
+    assert trained_on(ModelCard(name="m", architecture="a", labels=("x",), data=stated), name) is learnt
 
 
 # What is held out
 
 
 def test_a_set_with_a_part_of_its_own_is_measured_on_that():
-    sides = sides_of(parted(people=0), [])
+    sides = evaluation_split(parted(people=0), [])
     assert (len(sides.train), len(sides.held_out), sides.leaks) == (160, 80, False)
-    assert sides.why == "The set's own split."
+    assert sides.description == "The set's own split."
 
 
 def test_a_split_that_has_a_person_or_a_copy_on_both_sides_leaks_whatever_it_says():
@@ -215,16 +215,16 @@ def test_a_split_that_has_a_person_or_a_copy_on_both_sides_leaks_whatever_it_say
         if not data.examples[0].person:
             copy = replace(data.examples[200], media=data.examples[0].media.copy())
             data = replace(data, examples=(*data.examples[:200], copy, *data.examples[201:]))
-        sides = sides_of(data, [])
+        sides = evaluation_split(data, [])
         assert sides.leaks
-        assert sides.why.startswith("LEAKS: ")
+        assert sides.description.startswith("LEAKS: ")
 
 
 def test_a_random_split_leaks_and_one_by_person_does_not():
     data = made_set(people=12)
-    asked, plain = sides_of(data, [], share=0.25, by="random"), sides_of(data, [], share=0.25)
+    asked, plain = evaluation_split(data, [], share=0.25, by="random"), evaluation_split(data, [], share=0.25)
     assert (asked.leaks, plain.leaks) == (True, False)
-    assert asked.why.startswith("LEAKS")
+    assert asked.description.startswith("LEAKS")
     assert len(plain.train) + len(plain.held_out) == len(data.examples)
 
 
@@ -233,11 +233,11 @@ def test_a_set_without_a_part_of_its_own_is_measured_whole_and_leaks_where_a_car
     cards = [
         ModelCard(name=name, architecture="a", labels=LABELS, data=text) for name, text in (("m", "made"), ("n", ""))
     ]
-    sides = sides_of(data, cards)
+    sides = evaluation_split(data, cards)
     assert len(sides.held_out) == len(data.examples)
     assert sides.leaks
-    assert "learnt from it: m." in sides.why
-    assert not sides_of(data, cards[1:]).leaks
+    assert "learnt from it: m." in sides.description
+    assert not evaluation_split(data, cards[1:]).leaks
 
 
 # Labels
@@ -264,24 +264,24 @@ def test_models_of_one_set_of_labels_keep_them_whatever_they_are():
 def test_different_labels_meet_in_the_coarsest_that_they_share(models, data, common):
     assert common_labels({str(number): labels for number, labels in enumerate(models)}, data) == common
     for labels in (*models, data):
-        np.testing.assert_array_equal(merge(labels, common).sum(axis=1), 1)
+        np.testing.assert_array_equal(mapping_matrix(labels, common).sum(axis=1), 1)
 
 
 def test_probabilities_add_up_when_labels_meet(tmp_path):
     class Cross(Table):
         """Takes everything for its first label."""
 
-        def answer(self, examples, media, means):
-            return super().answer([replace(e, label=self.info.labels[0]) for e in examples], media, means)
+        def predict(self, examples, media, means):
+            return super().predict([replace(e, label=self.info.labels[0]) for e in examples], media, means)
 
     eight = ("angry", *(label for label in EIGHT if label != "angry"))
     models = [Cross(tmp_path, "eight", labels=eight, share=1), Cross(tmp_path, "five", labels=FIVE, share=1)]
     comparison = compared(models, made_set(labels=("angry", "disgust")))
     assert comparison.labels == FIVE
-    assert [result.figures.accuracy for result in comparison.results] == [1, 1]
+    assert [result.metrics.accuracy for result in comparison.results] == [1, 1]
     assert "eight was measured in 5 labels" in comparison.notes[0]
-    assert "disgust as Anger" in folded("eight", EIGHT, FIVE)
-    assert folded("seven", SEVEN, SEVEN) is None
+    assert "disgust as Anger" in describe_mapping("eight", EIGHT, FIVE)
+    assert describe_mapping("seven", SEVEN, SEVEN) is None
 
 
 def test_labels_that_fit_nothing_are_named():

@@ -30,9 +30,9 @@ from moodreel.training.data import loading
 from moodreel.training.data.examples import Example
 from moodreel.training.data.face_cache import Found, find_landmarks
 from moodreel.training.data.loading import Means
-from moodreel.training.evaluation.evaluate import evaluate, judge
-from moodreel.training.evaluation.face_model import FaceSubject
-from moodreel.training.evaluation.open_models import open_subjects
+from moodreel.training.evaluation.evaluate import evaluate, predict_rows
+from moodreel.training.evaluation.face_model import EvaluatedFaceModel
+from moodreel.training.evaluation.open_models import open_models
 from moodreel.training.export.model_folder import save_model, write_folder
 from tests.support import media, ravdess
 from tests.training.test_training import votes, write_split
@@ -115,7 +115,7 @@ def test_a_model_beats_itself_with_a_shuffled_head_and_does_not_beat_itself(mode
     numbers = compare(models / "sound", models / "sound", models / "shuffled", data=data, out=tmp_path / "out")
     assert (numbers["winner"], numbers["loser"]) == (None, "shuffled")
     assert [result["name"] for result in numbers["results"]] == ["sound", "sound (2)", "shuffled"]
-    sound, again, shuffled = (result["figures"] for result in numbers["results"])
+    sound, again, shuffled = (result["metrics"] for result in numbers["results"])
     assert sound["accuracy"] == again["accuracy"] == pytest.approx(sound["found"]) == pytest.approx(0.95)
     assert shuffled["accuracy"] == 0
     assert numbers["results"][0]["gap"]["examples"] == 210
@@ -150,11 +150,11 @@ def test_shipped_models_are_compared_on_a_folder_of_pictures_by_group(tmp_path, 
     more = ["--groups", str(tmp_path / "groups.csv"), "--cache", str(tmp_path / "cache")]
     numbers = compare("resemotenet", "vit", data=f"pictures:{data}", out=tmp_path / "out", more=more)
     for result in numbers["results"]:
-        assert result["figures"]["recall"] == {"happy": pytest.approx(2 / 3), "sad": 0}
+        assert result["metrics"]["recall"] == {"happy": pytest.approx(2 / 3), "sad": 0}
         assert [group["accuracy"] for group in result["groups"]] == [0, 0, 1]
-        assert result["figures"]["found"] == pytest.approx(0.8)
+        assert result["metrics"]["found"] == pytest.approx(0.8)
     assert numbers["winner"] is None
-    assert "the set holds no part of itself out" in numbers["why"]
+    assert "the set holds no part of itself out" in numbers["split_description"]
 
 
 def test_a_random_split_that_is_asked_for_leaks_in_its_report(tmp_path, portrait):
@@ -171,14 +171,14 @@ def test_clips_are_watched_and_one_that_shows_nobody_counts_as_not_found(tmp_pat
     for name, frames in (("face", media.face_frames(8)), ("noise", media.noise_frames(8))):
         (tmp_path / f"{name}.mp4").write_bytes(media.encode(frames, fps=5))
     examples = [Example("happy", tmp_path / f"{name}.mp4") for name in ("face", "noise")]
-    [subject] = open_subjects(["resemotenet"], STORE)
-    answers = subject.answer(examples, "clips", MEANS)
+    [subject] = open_models(["resemotenet"], STORE)
+    answers = subject.predict(examples, "clips", MEANS)
     assert answers.found.tolist() == [True, False]
-    assert SEVEN[answers.chosen[0]] == "happy"
+    assert SEVEN[answers.predicted[0]] == "happy"
     np.testing.assert_allclose(answers.probabilities.sum(axis=1), 1, atol=1e-5)
     (tmp_path / "broken.mp4").write_bytes(b"no clip")
     with pytest.raises(DataInvalid, match=r"broken\.mp4"):
-        subject.answer([Example("happy", tmp_path / "broken.mp4")], "clips", MEANS)
+        subject.predict([Example("happy", tmp_path / "broken.mp4")], "clips", MEANS)
 
 
 @pytest.fixture(scope="module")
@@ -193,7 +193,7 @@ def hearing(tmp_path_factory):
 
 
 def test_who_sees_and_hears_answers_for_clips_recordings_and_pictures(tmp_path, hearing, portrait):
-    [subject] = open_subjects([str(hearing)], STORE)
+    [subject] = open_models([str(hearing)], STORE)
     ravdess.write_clip(tmp_path / "face.mp4", "happy", 6, face=True)
     ravdess.write_sound(tmp_path / "sound.flac", "sad", 6)
     (tmp_path / "noise.mp4").write_bytes(media.encode(media.noise_frames(8), fps=5))
@@ -203,7 +203,7 @@ def test_who_sees_and_hears_answers_for_clips_recordings_and_pictures(tmp_path, 
         ("recordings", [Example("sad", tmp_path / "sound.flac")], [True]),
         ("pictures", [Example("happy", portrait), Example("happy", np.zeros((50, 50, 3), np.uint8))], [True, False]),
     ):
-        answers = subject.answer(examples, media_of, Means(STORE, tmp_path / "cache"))
+        answers = subject.predict(examples, media_of, Means(STORE, tmp_path / "cache"))
         assert answers.found.tolist() == found
         assert answers.probabilities.shape == (len(found), len(EIGHT))
         np.testing.assert_allclose(answers.probabilities.sum(axis=1), 1, atol=1e-5)
@@ -213,7 +213,7 @@ def test_who_sees_and_hears_answers_for_clips_recordings_and_pictures(tmp_path, 
     numbers = compare(hearing, "vit", data=f"ravdess:{data}", out=tmp_path / "out")
     assert numbers["labels"] == list(SEVEN)
     assert numbers["results"][0]["cost"]["unit"] == "one window of three seconds"
-    assert [result["figures"]["examples"] for result in numbers["results"]] == [2, 2]
+    assert [result["metrics"]["examples"] for result in numbers["results"]] == [2, 2]
 
 
 class Reader(MultiHeadFaceNet):
@@ -242,7 +242,7 @@ def test_a_model_that_reads_portraits_is_shown_the_same_as_in_serving(tmp_path, 
     for pictures in ([wide, tight], [grey, grey]):
         faces, landmarks = find_landmarks(pictures, means.landmarker, tmp_path, seed=0)
         assert faces.found.all()
-        answers = judge(predictor, faces, np.array([0, 1]), pictures, landmarks)
+        answers = predict_rows(predictor, faces, np.array([0, 1]), pictures, landmarks)
         expected = torch.tensor([served.mean() / 255, *[0.0] * 6]).softmax(dim=0)[0]
         assert answers[:, 0] == pytest.approx(float(expected), abs=0.01)
     again, kept = find_landmarks([grey, grey], means.landmarker, tmp_path, seed=0)
@@ -268,7 +268,7 @@ def test_a_model_that_reads_portraits_can_be_evaluated(tmp_path, portrait):
 )
 def test_who_cannot_be_compared_is_refused_with_what_can(name, error, reason):
     with pytest.raises(error, match=reason):
-        open_subjects([name], STORE)
+        open_models([name], STORE)
 
 
 def test_groups_of_arrays_and_too_few_resamples_are_refused(banded, tmp_path):
@@ -290,7 +290,7 @@ class Once:
     def __init__(self, network, given, weights):
         self.network, self._given, self.weights = network.eval(), given, weights
 
-    def once(self):
+    def run_once(self):
         with torch.inference_mode():
             return self.network(self._given)
 
@@ -323,8 +323,8 @@ def test_costs_are_of_the_file_the_network_and_one_thread(tmp_path):
 
 
 def test_the_weights_of_a_folder_and_of_a_file_are_the_same_model(models):
-    by_folder, by_file = open_subjects([str(models / "sound"), str(models / "sound" / "weights.safetensors")], STORE)
-    assert isinstance(by_folder, FaceSubject)
+    by_folder, by_file = open_models([str(models / "sound"), str(models / "sound" / "weights.safetensors")], STORE)
+    assert isinstance(by_folder, EvaluatedFaceModel)
     assert by_folder.weights == by_file.weights
     assert (by_folder.name, by_file.name) == ("sound", "sound (2)")
     assert load_face_model(models / "sound").info.sha256 == by_file.info.sha256

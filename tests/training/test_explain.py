@@ -26,10 +26,10 @@ from moodreel.models.networks.temporal_vit import TemporalViTNet
 from moodreel.models.networks.two_stream import TwoStreamNet
 from moodreel.models.networks.vit import ViTNet, ViTScratch
 from moodreel.training.__main__ import main
-from moodreel.training.evaluation.open_models import open_subjects
-from moodreel.training.explain.attribution import explain
-from moodreel.training.explain.faces import find_faces, highlighter, look
-from moodreel.training.explain.render import Look, draw_attention, overlay, sheet
+from moodreel.training.evaluation.open_models import open_models
+from moodreel.training.explain.attribution import attribute
+from moodreel.training.explain.faces import attribute_faces, find_faces, highlighter
+from moodreel.training.explain.render import AttributionMap, draw_attribution, draw_sheet, overlay
 from tests.models.test_multi_head import lived
 from tests.models.test_pretrained import RESNET, VIT
 
@@ -96,7 +96,7 @@ def probability(network, crops, labels):
 def test_the_heat_lies_on_what_the_answer_is_drawn_from(toy, shown):
     crops, labels, places = shown
     assert probability(toy, crops, labels).mean() > 0.9, "it has not learnt"
-    heat = explain(toy, crops, labels)
+    heat = attribute(toy, crops, labels)
     assert (heat.shape, heat.dtype) == ((64, 48, 48), np.float32)
     assert heat.min() >= 0 and heat.max() <= 1
     inside, outside = heat[places].mean(), heat[~places].mean()
@@ -114,14 +114,14 @@ def test_a_class_token_is_followed_to_the_patches_though_it_hears_of_them_from_t
     torch.manual_seed(0)
     network = taught(ViTNet(classes=2, token=True, **SMALL_VIT), 200, 4e-3)
     assert probability(network, crops, labels).mean() > 0.9, "it has not learnt"
-    heat = explain(network, crops, labels)
+    heat = attribute(network, crops, labels)
     assert heat[places].mean() > 1.5 * heat[~places].mean()
     assert _hottest(heat, places) > 0.3
 
 
 def test_hiding_the_hot_part_changes_the_answer_more_than_hiding_as_much_of_the_cold(toy, shown):
     crops, labels, _ = shown
-    heat = explain(toy, crops, labels).reshape(len(crops), -1)
+    heat = attribute(toy, crops, labels).reshape(len(crops), -1)
     order, count = heat.argsort(axis=1), CELL**2
     drops = []
     for chosen in (order[:, -count:], order[:, :count]):
@@ -134,13 +134,13 @@ def test_hiding_the_hot_part_changes_the_answer_more_than_hiding_as_much_of_the_
 
 def test_another_label_has_another_map_and_so_have_other_weights(toy, shown):
     crops, labels, _ = shown
-    own, other = explain(toy, crops, labels), explain(toy, crops, 1 - labels)
+    own, other = attribute(toy, crops, labels), attribute(toy, crops, 1 - labels)
     assert _alike(own, other) < 0.95
     torch.manual_seed(5)
     random = copy.deepcopy(toy)
     for parameter in random.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
-    assert _alike(own, explain(random, crops, labels)) < 0.5
+    assert _alike(own, attribute(random, crops, labels)) < 0.5
 
 
 def _alike(some, others):
@@ -170,26 +170,26 @@ def test_every_network_that_reads_pictures_is_explained_and_left_as_it_was(name)
     network = lived(NETWORKS[name]()).train().requires_grad_(False)
     size = (3, 64, 64, 3) if name in PORTRAITS else (3, 48, 48)
     pictures = np.random.default_rng(0).integers(0, 256, size, dtype=np.uint8)
-    heat = explain(network, pictures, [0, 1, 2])
+    heat = attribute(network, pictures, [0, 1, 2])
     assert heat.shape == size[:3]
     # Where nothing speaks for a label, as may be in a network that has learnt nothing, the map is cold.
     assert set(heat.max(axis=(1, 2)).round(3).tolist()) in ({1.0}, {0.0, 1.0}) and (heat.min(axis=(1, 2)) == 0).all()
     assert network.training and not any(module._forward_hooks for module in network.modules())
     network.eval()
-    by_label = [explain(network, pictures[1:2], [label])[0] for label in range(3)]
+    by_label = [attribute(network, pictures[1:2], [label])[0] for label in range(3)]
     np.testing.assert_allclose(by_label[1], heat[1], atol=1e-3)
     assert np.ptp(by_label, axis=0).max() > 0.05
 
 
 def test_no_pictures_have_no_maps():
     network = ImprovedCNN(classes=2, channels=(4, 8), hidden=8)
-    assert explain(network, np.zeros((0, 48, 48), np.uint8), []).shape == (0, 48, 48)
+    assert attribute(network, np.zeros((0, 48, 48), np.uint8), []).shape == (0, 48, 48)
 
 
 @pytest.mark.parametrize("network", [CompactEmotiMeshNet(width=8), TwoStreamNet()], ids=["landmarks", "both"])
 def test_a_network_that_reads_no_pictures_or_more_than_them_is_refused(network):
     with pytest.raises(ModelInvalid, match="cannot be explained"):
-        explain(network, np.zeros((1, 48, 48), np.uint8), [0])
+        attribute(network, np.zeros((1, 48, 48), np.uint8), [0])
 
 
 # Drawing
@@ -199,7 +199,9 @@ def a_look(**changes):
     heat = np.zeros((48, 48), np.float32)
     heat[30:40, 14:34] = 1
     face = np.full((48, 48), 128, np.uint8)
-    return Look(**{"face": face, "heat": heat, "label": "happy", "probability": 0.93, "truth": "sad"} | changes)
+    return AttributionMap(
+        **{"face": face, "heat": heat, "label": "happy", "probability": 0.93, "truth": "sad"} | changes
+    )
 
 
 @pytest.mark.parametrize("face", [np.full((48, 48), 128, np.uint8), np.full((224, 224, 3), 128, np.uint8)])
@@ -213,19 +215,19 @@ def test_colour_lies_where_the_heat_is_and_the_face_stays_where_it_is_not(face):
 
 def test_a_sheet_has_a_row_for_each_face_and_a_column_for_each_model():
     looks = [a_look(), a_look(truth=None)]
-    alone, both = sheet({"one": looks}, side=120), sheet({"one": looks, "two": looks}, side=120)
+    alone, both = draw_sheet({"one": looks}, side=120), draw_sheet({"one": looks, "two": looks}, side=120)
     assert both.shape[0] == alone.shape[0] and both.shape[1] > alone.shape[1]
-    taller = sheet({"one": [*looks, a_look()]}, side=120)
+    taller = draw_sheet({"one": [*looks, a_look()]}, side=120)
     assert taller.shape[0] - alone.shape[0] >= 120
-    assert not np.array_equal(sheet({"one": looks[:1]}), sheet({"one": looks[1:]})), "what is true is written"
+    assert not np.array_equal(draw_sheet({"one": looks[:1]}), draw_sheet({"one": looks[1:]})), "what is true is written"
 
 
 def test_the_answer_is_written_below_in_the_colour_of_its_emotion():
-    happy, sad = draw_attention(a_look()), draw_attention(a_look(label="sad"))
+    happy, sad = draw_attribution(a_look()), draw_attribution(a_look(label="sad"))
     assert happy.shape == sad.shape
     for drawn, colour in ((happy, (0xED, 0xAE, 0x49)), (sad, (0x3D, 0x7E, 0xA6))):
         assert (drawn.reshape(-1, 3) == colour).all(axis=1).sum() > 200
-    assert not np.array_equal(happy, draw_attention(a_look(probability=0.2)))
+    assert not np.array_equal(happy, draw_attribution(a_look(probability=0.2)))
 
 
 # In a comparison
@@ -233,7 +235,7 @@ def test_the_answer_is_written_below_in_the_colour_of_its_emotion():
 
 def test_a_report_shows_where_each_model_looked_whatever_labels_it_is_in():
     crops = np.random.default_rng(0).integers(0, 256, (3, 48, 48), dtype=np.uint8)
-    seven, joint = open_subjects(["vit", "moodreel-five"], STORE)
+    seven, joint = open_models(["vit", "moodreel-five"], STORE)
     drawn = highlighter(FIVE)(seven, crops, np.array([0, 1, 2]))
     assert drawn.ndim == 4 and len(drawn) == 3 and drawn.dtype == np.uint8
     assert (drawn.reshape(3, -1, 3).std(axis=2).max(axis=1) > 0).all(), "grey faces under colours"
@@ -262,7 +264,9 @@ def test_a_shipped_model_finds_a_smile_in_the_face_and_not_in_the_corners(photo,
     assert sorted(path.name for path in tmp_path.iterdir()) == ["nasa-1.png", "sheet.png"]
     crop = np.asarray(Image.open(tmp_path / "nasa-1.png"))
     assert crop.ndim == 3
-    [one] = look(load_face_model(STORE / name), find_faces([photo], STORE / "face_landmarker" / "face_landmarker.task"))
+    [one] = attribute_faces(
+        load_face_model(STORE / name), find_faces([photo], STORE / "face_landmarker" / "face_landmarker.task")
+    )
     corners = np.concatenate([one.heat[rows, columns] for rows in EDGES for columns in EDGES])
     assert one.heat[8:].sum() > 0.8 * one.heat.sum(), "not the hair"
     assert corners.mean() < 0.75 * one.heat.mean()

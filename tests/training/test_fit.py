@@ -22,7 +22,7 @@ from moodreel.training.data.examples import Example
 from moodreel.training.data.registry import SETS, DataSet, open_set, paired
 from moodreel.training.data.splits import Split, split
 from moodreel.training.engine.trainer import Phase, Running, fit
-from moodreel.training.evaluation.audiovisual_model import AudioVisualSubject
+from moodreel.training.evaluation.audiovisual_model import EvaluatedAudioVisualModel
 from moodreel.training.experiment.adapters import MAKERS, maker_of
 from moodreel.training.experiment.audiovisual_inputs import Faces, Footage, Sounds
 from moodreel.training.experiment.classification import Lessons, Manner
@@ -347,7 +347,7 @@ def test_pairs_of_recordings_and_faces_are_called_synthetic_everywhere(recording
     def alone(self, examples, media, means):
         raise AssertionError("As a file a recording has no face: what was said of both would be of audio alone.")
 
-    monkeypatch.setattr(AudioVisualSubject, "answer", alone)
+    monkeypatch.setattr(EvaluatedAudioVisualModel, "predict", alone)
     words = ("--faces", f"ferplus:{recordings}", "--epochs", "2", "--frozen", "2", "--argument", "fusion=gated")
     fields = run(tmp_path / "pairs", f"ravdess-audio:{recordings}", cache, *words, architecture="audio-visual")
     assert fields["data"].startswith("synthetic pairing of RAVDESS, audio with faces of FER+")

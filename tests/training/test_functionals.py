@@ -5,8 +5,14 @@ import pytest
 
 from moodreel.media.audio import SAMPLE_RATE
 from moodreel.media.mel_spectrogram import log_mel
-from moodreel.training.baselines.acoustic_features import COEFFICIENTS, NAMES, cepstrum, describe, pitch
-from moodreel.training.baselines.functionals import FUNCTIONALS, OF_EACH, functionals, summarise
+from moodreel.training.baselines.acoustic_features import (
+    COEFFICIENTS,
+    DESCRIPTORS,
+    cepstrum,
+    compute_descriptors,
+    pitch,
+)
+from moodreel.training.baselines.functionals import FUNCTIONALS, OF_EACH, compute_functionals, summarize
 from tests.support import synthetic_audio
 
 INSIDE = slice(5, -5)
@@ -25,7 +31,7 @@ def buzz(hertz, seconds, partials=10):
 
 
 def named(samples):
-    return dict(zip(FUNCTIONALS, functionals(samples), strict=True))
+    return dict(zip(FUNCTIONALS, compute_functionals(samples), strict=True))
 
 
 @pytest.mark.parametrize("hertz", [80, 110, 220, 330, 440, 590])
@@ -51,18 +57,20 @@ def test_a_glide_is_followed():
 )
 def test_silence_has_no_voice(silence):
     assert np.isnan(pitch(silence)).all()
-    assert describe(silence).periodicity.max() == 0
+    assert compute_descriptors(silence).periodicity.max() == 0
 
 
 def test_noise_has_no_voice_and_a_tone_in_much_noise_has_less_of_one():
     assert np.isnan(pitch(noise(1))).all()
     tone = buzz(200, 1)
-    clear, buried = (describe(tone + noise(1, amplitude)).periodicity[INSIDE].mean() for amplitude in (0.001, 0.1))
+    clear, buried = (
+        compute_descriptors(tone + noise(1, amplitude)).periodicity[INSIDE].mean() for amplitude in (0.001, 0.1)
+    )
     assert clear > 0.95 > buried + 0.1
 
 
 def test_ten_times_the_amplitude_is_20_decibels_louder_and_of_the_same_pitch_and_timbre():
-    quiet, loud = describe(buzz(200, 1) / 10), describe(buzz(200, 1))
+    quiet, loud = compute_descriptors(buzz(200, 1) / 10), compute_descriptors(buzz(200, 1))
     assert (loud.values["loudness"] - quiet.values["loudness"])[INSIDE] == pytest.approx(20, abs=0.01)
     assert loud.pitch[INSIDE] == pytest.approx(quiet.pitch[INSIDE])
     for name in ("crossings", "centroid", "spread", "roll-off", "flux", "alpha", "hammarberg", "slope low"):
@@ -70,14 +78,14 @@ def test_ten_times_the_amplitude_is_20_decibels_louder_and_of_the_same_pitch_and
 
 
 def test_a_full_sine_is_3_decibels_under_a_full_square_wave():
-    assert describe(synthetic_audio.sine(250, 1, amplitude=1.0)).values["loudness"][INSIDE] == pytest.approx(
+    assert compute_descriptors(synthetic_audio.sine(250, 1, amplitude=1.0)).values["loudness"][INSIDE] == pytest.approx(
         -3.01, abs=0.02
     )
 
 
 @pytest.mark.parametrize("hertz", [500, 2000, 6000])
 def test_a_sine_crosses_zero_twice_a_period_and_has_its_whole_power_at_its_frequency(hertz):
-    values = describe(synthetic_audio.sine(hertz, 1)).values
+    values = compute_descriptors(synthetic_audio.sine(hertz, 1)).values
     assert values["crossings"][INSIDE] == pytest.approx(2 * hertz / SAMPLE_RATE, rel=0.03)
     assert values["centroid"][INSIDE] == pytest.approx(hertz, rel=0.01)
     assert values["roll-off"][INSIDE] == pytest.approx(hertz, abs=2 * SAMPLE_RATE / 1024)
@@ -87,12 +95,12 @@ def test_a_sine_crosses_zero_twice_a_period_and_has_its_whole_power_at_its_frequ
 def test_a_bright_sound_has_less_below_1_khz_and_a_flatter_spectrum_than_a_dark_one():
     dark, bright = buzz(200, 1, partials=3), buzz(200, 1, partials=3) + synthetic_audio.sine(3000, 1, amplitude=0.3)
     for name in ("alpha", "hammarberg"):
-        assert (describe(dark).values[name] > describe(bright).values[name] + 10)[INSIDE].all()
+        assert (compute_descriptors(dark).values[name] > compute_descriptors(bright).values[name] + 10)[INSIDE].all()
 
 
 def test_the_spectrum_of_a_steady_tone_stands_still_and_that_of_noise_does_not():
-    assert describe(buzz(220, 1)).values["flux"][INSIDE].max() < 0.05
-    assert describe(noise(1)).values["flux"][INSIDE].min() > 0.2
+    assert compute_descriptors(buzz(220, 1)).values["flux"][INSIDE].max() < 0.05
+    assert compute_descriptors(noise(1)).values["flux"][INSIDE].min() > 0.2
 
 
 def test_the_cepstrum_is_that_of_an_independent_transform_and_blind_to_loudness():
@@ -104,20 +112,20 @@ def test_the_cepstrum_is_that_of_an_independent_transform_and_blind_to_loudness(
 
 
 def test_every_number_of_a_recording_has_a_name_and_every_descriptor_a_meaning():
-    assert len(functionals(buzz(150, 1))) == len(FUNCTIONALS) == len(set(FUNCTIONALS))
-    assert set(NAMES) <= set(describe(noise(0.2)).values)
+    assert len(compute_functionals(buzz(150, 1))) == len(FUNCTIONALS) == len(set(FUNCTIONALS))
+    assert set(DESCRIPTORS) <= set(compute_descriptors(noise(0.2)).values)
 
 
 @pytest.mark.parametrize(
     "samples", [np.zeros(SAMPLE_RATE, np.float32), np.ones(1, np.float32), noise(0.01), noise(0.1, 1e-6)]
 )
 def test_whatever_is_recorded_every_number_is_finite(samples):
-    assert np.isfinite(functionals(samples)).all()
+    assert np.isfinite(compute_functionals(samples)).all()
 
 
 def test_functionals_of_a_line_are_those_of_arithmetic():
     line = np.arange(101) / 10
-    described = dict(zip(OF_EACH, summarise(line, np.ones(101, bool)), strict=True))
+    described = dict(zip(OF_EACH, summarize(line, np.ones(101, bool)), strict=True))
     assert described["mean"] == described["median"] == pytest.approx(5)
     assert (described["10th"], described["90th"], described["range"]) == pytest.approx((1, 9, 8))
     assert described["slope"] == pytest.approx(0.1 * SAMPLE_RATE / 256)  # a second
@@ -126,7 +134,7 @@ def test_functionals_of_a_line_are_those_of_arithmetic():
 
 def test_steps_that_are_not_chosen_do_not_count():
     values = np.array([0, 1, 2, 99, 99, 3, 4.0])
-    described = dict(zip(OF_EACH, summarise(values, values < 9), strict=True))
+    described = dict(zip(OF_EACH, summarize(values, values < 9), strict=True))
     assert described["mean"] == pytest.approx(2)
     assert described["change"] == pytest.approx(0)  # not the leap over the gap
 

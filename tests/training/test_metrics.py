@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from moodreel.training.evaluation.metrics import Answers, accuracy, measure, tally
+from moodreel.training.evaluation.metrics import Predictions, accuracy, compute_metrics, per_sample_confusion
 from moodreel.training.evaluation.significance import (
     bootstrap,
     bootstrap_p,
@@ -29,7 +29,7 @@ def measured(draw):
     truth = np.array(draw(st.lists(st.integers(0, 2), min_size=count, max_size=count)))
     probabilities = weights / weights.sum(axis=1, keepdims=True)
     probabilities[~found] = 1 / 3
-    return Answers(probabilities, found), truth
+    return Predictions(probabilities, found), truth
 
 
 def by_hand(answers, truth):
@@ -54,7 +54,7 @@ def by_hand(answers, truth):
 @given(measured())
 def test_figures_are_those_worked_out_by_hand(case):
     answers, truth = case
-    figures = measure(answers, truth, LABELS)
+    figures = compute_metrics(answers, truth, LABELS)
     said, recall, f1, areas = by_hand(answers, truth)
     assert figures.accuracy == pytest.approx(np.mean([a == b for a, b in zip(said, truth, strict=True)]))
     assert figures.recall == pytest.approx(recall)
@@ -69,7 +69,7 @@ def test_figures_are_those_worked_out_by_hand(case):
 @given(measured())
 def test_the_calibration_error_is_the_mean_gap_of_the_bins(case):
     answers, truth = case
-    figures = measure(answers, truth, LABELS)
+    figures = compute_metrics(answers, truth, LABELS)
     confidence = answers.probabilities.max(axis=1)
     right = (answers.probabilities.argmax(axis=1) == truth) & answers.found
     gaps = []
@@ -80,7 +80,7 @@ def test_the_calibration_error_is_the_mean_gap_of_the_bins(case):
         assert figures.ece is None
     else:
         assert figures.ece == pytest.approx(sum(gaps) / answers.found.sum())
-        assert sum(each.share for each in figures.reliability) == pytest.approx(1)
+        assert sum(each.fraction for each in figures.reliability) == pytest.approx(1)
 
 
 @given(st.integers(0, 60), st.integers(0, 60), st.integers(0, 9))
@@ -140,7 +140,7 @@ def test_an_interval_holds_the_truth_as_often_as_it_says():
     held = []
     for run in range(150):
         right = (rng.random(80) < 0.7).astype(int)
-        tallies = tally(np.where(right, 0, 1), np.zeros(80, int), 2)
+        tallies = per_sample_confusion(np.where(right, 0, 1), np.zeros(80, int), 2)
         within = interval(bootstrap([tallies], np.arange(80), resamples=200, seed=run)["accuracy"][0])
         held.append(within.low <= 0.7 <= within.high)
     assert 0.88 <= np.mean(held) <= 0.99
@@ -149,7 +149,7 @@ def test_an_interval_holds_the_truth_as_often_as_it_says():
 def test_persons_are_drawn_as_wholes():
     """Ten persons of twenty pictures, each read right always or never, say as much as ten pictures do."""
     person = np.repeat(np.arange(10), 20)
-    tallies = tally((person >= 5).astype(int), np.zeros(200, int), 2)
+    tallies = per_sample_confusion((person >= 5).astype(int), np.zeros(200, int), 2)
     widths = []
     for units in (person, np.arange(200)):
         within = interval(bootstrap([tallies], units, resamples=1000, seed=0)["accuracy"][0])
@@ -161,11 +161,11 @@ def test_persons_are_drawn_as_wholes():
 def test_models_are_measured_on_the_same_resamples():
     chosen = np.random.default_rng(0).integers(0, 3, 60)
     truth = np.arange(60) % 3
-    drawn = bootstrap([tally(chosen, truth, 3)] * 2, np.arange(60), resamples=250, seed=4)
+    drawn = bootstrap([per_sample_confusion(chosen, truth, 3)] * 2, np.arange(60), resamples=250, seed=4)
     for values in drawn.values():
         assert values.shape == (2, 250)
         np.testing.assert_array_equal(values[0], values[1])
-    again = bootstrap([tally(chosen, truth, 3)], np.arange(60), resamples=250, seed=4)
+    again = bootstrap([per_sample_confusion(chosen, truth, 3)], np.arange(60), resamples=250, seed=4)
     np.testing.assert_array_equal(again["macro_f1"][0], drawn["macro_f1"][0])
     assert bootstrap_p(np.zeros(250)) == 1
     assert bootstrap_p(np.full(249, 0.1)) == pytest.approx(2 / 250)
@@ -175,6 +175,6 @@ def test_a_resample_that_lacks_a_label_is_measured_in_the_others():
     confusions = np.array([[[3.0, 1, 0], [0, 0, 0]]])
     assert accuracy(confusions)[0] == 0.75
     truth = np.array([0] * 40 + [1])
-    drawn = bootstrap([tally(truth, truth, 2)], np.arange(41), resamples=300, seed=0)
+    drawn = bootstrap([per_sample_confusion(truth, truth, 2)], np.arange(41), resamples=300, seed=0)
     assert (drawn["balanced_accuracy"] == 1).all()
     assert (drawn["macro_f1"] == 1).all()

@@ -82,13 +82,18 @@ def test_the_page_and_the_text_hold_the_same_tables(written):
 def test_the_numbers_are_those_of_the_json(written):
     folder, numbers = written
     texts = [Page((folder / PAGE).read_text()).text, " ".join((folder / TEXT).read_text().replace("\\", "").split())]
-    wanted = [numbers["why"], numbers["command"], *numbers["verdict"], f"{numbers['examples']} examples held out"]
+    wanted = [
+        numbers["split_description"],
+        numbers["command"],
+        *numbers["verdict"],
+        f"{numbers['examples']} examples held out",
+    ]
     for result in numbers["results"]:
         for name, within in result["intervals"].items():
-            shares = (result["figures"][name], within["low"], within["high"])
+            shares = (result["metrics"][name], within["low"], within["high"])
             wanted.append("{:.1f} ({:.1f} to {:.1f})".format(*(100 * share for share in shares)))
-        wanted += [f"{result['figures'][name]:.3f}" for name in ("roc_auc", "ece")]
-        wanted += [f"{100 * share:.1f}" for share in result["figures"]["recall"].values()]
+        wanted += [f"{result['metrics'][name]:.3f}" for name in ("roc_auc", "ece")]
+        wanted += [f"{100 * share:.1f}" for share in result["metrics"]["recall"].values()]
         wanted += [f"{result['cost']['parameters']:,}", f"{result['cost']['p95']:.1f}", result["cost"]["processor"]]
         for group in result["groups"]:
             wanted.append(f"{group['name']}")

@@ -18,17 +18,17 @@ from moodreel.models.networks.minilm import MiniLM
 from moodreel.models.quantization import PRECISIONS, dequantize
 from moodreel.models.text_registry import load_text
 from moodreel.training.__main__ import main
-from moodreel.training.baselines.tfidf_logreg import measure_floor
+from moodreel.training.baselines.tfidf_logreg import measure_tfidf_baseline
 from moodreel.training.data.goemotions import Texts, read_texts
 from moodreel.training.engine.trainer import fit
-from moodreel.training.evaluation.evaluate_text import read_all
+from moodreel.training.evaluation.evaluate_text import predict_texts
 from moodreel.training.evaluation.multilabel_metrics import (
-    CANDIDATES,
-    calibrated,
+    THRESHOLD_CANDIDATES,
+    apply_calibration,
+    compute_multilabel_metrics,
     f1,
     fit_calibration,
     fit_thresholds,
-    measure_texts,
 )
 from moodreel.training.recipes import minilm_init
 from moodreel.training.recipes import text_emotion as training
@@ -126,13 +126,13 @@ def test_figures_are_those_worked_out_by_hand():
     truth[[0, 1, 2, 3], [3, 3, 5, 5]] = 1
     shares = np.full((4, 7), 0.1)
     shares[[0, 1, 2, 3], [3, 5, 5, 5]] = (0.9, 0.7, 0.8, 0.3)
-    report = measure_texts(shares, truth, np.full(7, 0.5))
+    report = compute_multilabel_metrics(shares, truth, np.full(7, 0.5))
     assert report.f1["joy"] == pytest.approx(2 * 1 / (1 + 2))
     assert report.f1["sadness"] == pytest.approx(2 * 1 / (2 + 2))
     assert report.f1["anger"] == 0
     assert report.accuracy == 0.75
     assert report.macro_f1 == pytest.approx((2 / 3 + 0.5) / 7)
-    assert report.macro_f1_said == pytest.approx((2 / 3 + 0.8) / 7), "the last text's likeliest label is said too"
+    assert report.macro_f1_with_top == pytest.approx((2 / 3 + 0.8) / 7), "the last text's likeliest label is said too"
 
 
 def test_calibration_undoes_what_made_probabilities_too_sure():
@@ -143,7 +143,7 @@ def test_calibration_undoes_what_made_probabilities_too_sure():
     temperatures, offsets = fit_calibration(too_sure, truth)
     assert temperatures == pytest.approx([2] * 7, rel=0.1)
     assert offsets == pytest.approx([-0.5] * 7, abs=0.1)
-    assert calibrated(too_sure, temperatures, offsets) == pytest.approx(true.numpy(), abs=0.03)
+    assert apply_calibration(too_sure, temperatures, offsets) == pytest.approx(true.numpy(), abs=0.03)
 
 
 def test_a_threshold_is_near_the_best_one_where_there_are_texts_enough():
@@ -151,7 +151,7 @@ def test_a_threshold_is_near_the_best_one_where_there_are_texts_enough():
     shares = rng.beta(0.5, 2, (20_000, 7))
     truth = (rng.random(shares.shape) < shares).astype(np.float32)
     for i, threshold in enumerate(fit_thresholds(shares, truth)):
-        best = max(f1(shares[:, i] >= t, truth[:, i] > 0) for t in CANDIDATES)
+        best = max(f1(shares[:, i] >= t, truth[:, i] > 0) for t in THRESHOLD_CANDIDATES)
         assert f1(shares[:, i] >= threshold, truth[:, i] > 0) > best - 0.01
 
 
@@ -178,7 +178,7 @@ def test_a_network_learns_what_is_said_and_its_folder_says_the_same(tmp_path, da
     trained = training.train_text(data, recipe, pretrained)
     model = write_text(tmp_path / "learnt", trained, recipe)
     dev = read_texts(data, "dev")
-    report = measure_texts(read_all(model, dev.texts), dev.classes, model.thresholds)
+    report = compute_multilabel_metrics(predict_texts(model, dev.texts), dev.classes, model.thresholds)
     assert report.macro_f1 > 0.9
     assert report.accuracy > 0.9
     assert len(trained.curve) == recipe.epochs
@@ -238,7 +238,7 @@ def test_training_that_was_killed_goes_on_to_the_same_network(tmp_path, data, pr
 def test_counted_words_learn_it_too(data):
     train, dev = read_texts(data, "train"), read_texts(data, "dev")
     held = np.arange(len(train.texts)) % 5 == 0
-    assert measure_floor(train.only(~held), train.only(held), dev).accuracy > 0.8
+    assert measure_tfidf_baseline(train.only(~held), train.only(held), dev).accuracy > 0.8
 
 
 def test_a_network_begins_as_the_pretrained_one(pretrained):

@@ -39,7 +39,7 @@ from moodreel.training.engine import trainer
 from moodreel.training.engine.checkpoint import CHECKPOINT
 from moodreel.training.engine.trainer import fit
 from moodreel.training.evaluation import evaluate as evaluation
-from moodreel.training.evaluation.evaluate import calibration_error, evaluate
+from moodreel.training.evaluation.evaluate import evaluate, expected_calibration_error
 from moodreel.training.export.model_folder import write_card, write_model
 from moodreel.training.recipes import compact_emotimesh as training
 from moodreel.training.recipes import face_expression as appearance_training
@@ -562,8 +562,8 @@ def test_a_blink_is_in_the_eyes():
 
 def test_calibration_error_is_the_gap_between_confidence_and_share_right():
     probabilities = np.tile([0.8, 0.2], (10, 1))
-    assert calibration_error(probabilities, np.array([0] * 8 + [1] * 2)) == pytest.approx(0, abs=1e-9)
-    assert calibration_error(probabilities, np.array([0] * 5 + [1] * 5)) == pytest.approx(0.3)
+    assert expected_calibration_error(probabilities, np.array([0] * 8 + [1] * 2)) == pytest.approx(0, abs=1e-9)
+    assert expected_calibration_error(probabilities, np.array([0] * 5 + [1] * 5)) == pytest.approx(0.3)
 
 
 def test_the_temperature_undoes_overconfidence():

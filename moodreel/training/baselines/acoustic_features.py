@@ -28,13 +28,13 @@ _SUMMED = WINDOW - _LONGEST - 1
 
 
 @dataclass(frozen=True, eq=False)
-class Descriptors:
+class AcousticDescriptors:
     """N steps of `moodreel.media.mel_spectrogram`, 16 ms apart, each a look at 64 ms.
 
     mels: float32 (64, N), the log-mel spectrogram.
     pitch: float64 (N,), hertz; NaN where there is no voice.
     periodicity: float64 (N,), from 0, noise, to 1, the same again and again.
-    values: float64 (N,) by name; `NAMES` says what they are. The cepstral ones are `mfcc 1` … `mfcc 13`.
+    values: float64 (N,) by name; `DESCRIPTORS` says what they are. The cepstral ones are `mfcc 1` … `mfcc 13`.
     """
 
     mels: np.ndarray
@@ -43,7 +43,7 @@ class Descriptors:
     values: dict[str, np.ndarray]
 
 
-NAMES = {
+DESCRIPTORS = {
     "loudness": "decibels of the mean square, 0 for a full square wave",
     "crossings": "share of neighbouring samples with the zero between them",
     "centroid": "middle of the power's distribution over the frequencies, hertz",
@@ -57,7 +57,7 @@ NAMES = {
 }
 
 
-def describe(samples: np.ndarray) -> Descriptors:
+def compute_descriptors(samples: np.ndarray) -> AcousticDescriptors:
     """Describe a recording.
 
     samples: float32 (M,), M > 0, from -1 to 1, mono, `moodreel.media.audio.RATE` a second.
@@ -71,7 +71,7 @@ def describe(samples: np.ndarray) -> Descriptors:
         **_spectral(steps),
         **{f"mfcc {number}": row for number, row in enumerate(cepstrum(mels), start=1)},
     }
-    return Descriptors(mels=mels, pitch=pitch, periodicity=periodicity, values=values)
+    return AcousticDescriptors(mels=mels, pitch=pitch, periodicity=periodicity, values=values)
 
 
 def pitch(samples: np.ndarray) -> np.ndarray:

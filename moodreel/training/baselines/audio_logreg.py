@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional as F
 
 from moodreel.errors import DataInvalid
-from moodreel.training.baselines.functionals import functionals
+from moodreel.training.baselines.functionals import compute_functionals
 from moodreel.training.data.audio import sounds_of
 from moodreel.training.data.registry import PICTURES, DataSet
 from moodreel.training.data.splits import Split, folds, units
@@ -49,7 +49,7 @@ class Regression:
 
 
 @dataclass(frozen=True, eq=False)
-class Fold:
+class BaselineFold:
     """One part held out. strength: the penalty chosen for it; why: `Split.why`; report: of the part held out."""
 
     strength: float
@@ -57,14 +57,14 @@ class Fold:
     report: Report
 
 
-def measure_baseline(data: DataSet, rows: np.ndarray, count: int = 5, *, seed: int = 0) -> list[Fold]:
+def cross_validate_baseline(data: DataSet, rows: np.ndarray, count: int = 5, *, seed: int = 0) -> list[BaselineFold]:
     """Hold out each of `count` parts once, by person, and measure on it what the others taught.
 
     rows: float64 (N, D), `listen` to the set.
     Raises DataInvalid where there are too few people to part, or to part those again who are learnt from.
     """
     truth, classes = data.truth, len(data.labels)
-    measured: list[Fold] = []
+    measured: list[BaselineFold] = []
     for part in folds(data.examples, count, seed=seed):
         learnt = [data.examples[row] for row in part.train]
         inner = folds(learnt, max(2, min(INNER, int(units(learnt).max()) + 1)), seed=seed)
@@ -73,18 +73,18 @@ def measure_baseline(data: DataSet, rows: np.ndarray, count: int = 5, *, seed: i
         told, heard = model.probabilities(rows[part.held_out]), np.ones(len(part.held_out), bool)
         report = measure(told, truth[part.held_out], heard, data.labels, {})
         log.info("fold %d of %d: mean recall %.4f", len(measured) + 1, count, report.mean_recall)
-        measured.append(Fold(strength, part.why, report))
+        measured.append(BaselineFold(strength, part.why, report))
     return measured
 
 
-def listen(data: DataSet) -> np.ndarray:
+def extract_features(data: DataSet) -> np.ndarray:
     """Give the functionals of a set's recordings, or of its clips' sound, float64 (N, D).
 
     Raises DataInvalid for a set of pictures, and for what cannot be read or holds no sound; it names the file.
     """
     if data.media == PICTURES:
         raise DataInvalid(f"{data.name} is a set of pictures; name one with sound, as in ravdess-audio:PATH.")
-    return np.stack([functionals(sound.samples) for sound in sounds_of(data.examples)])
+    return np.stack([compute_functionals(sound.samples) for sound in sounds_of(data.examples)])
 
 
 def fit(rows: np.ndarray, truth: np.ndarray, classes: int, strength: float) -> Regression:
@@ -138,7 +138,7 @@ def macro_f1(confusion: np.ndarray) -> float:
     return float((2 * right[occurs] / (given + answered)[occurs]).mean())
 
 
-def summary(measured: Sequence[Fold]) -> str:
+def summary(measured: Sequence[BaselineFold]) -> str:
     """Put the folds, their means and deviations, and all confusions together in words."""
     reports = [fold.report for fold in measured]
     figures = {

@@ -10,7 +10,12 @@ import numpy as np
 
 from moodreel.media.audio import SAMPLE_RATE
 from moodreel.media.mel_spectrogram import HOP_LENGTH, MEL_BANDS
-from moodreel.training.baselines.acoustic_features import COEFFICIENTS, NAMES, Descriptors, describe
+from moodreel.training.baselines.acoustic_features import (
+    COEFFICIENTS,
+    DESCRIPTORS,
+    AcousticDescriptors,
+    compute_descriptors,
+)
 
 SOUNDS = 40.0
 """Decibels under the loudest step, down to which something sounds."""
@@ -19,7 +24,7 @@ SECOND = SAMPLE_RATE / HOP_LENGTH
 OF_EACH = ("mean", "deviation", "10th", "median", "90th", "range", "slope", "change")
 """Functionals of a descriptor: mean, standard deviation, percentiles, the 10th to the 90th, slope a second, and the
 standard deviation of what it changes by in a step."""
-_DESCRIPTORS = ("pitch", "periodicity", *NAMES, *(f"mfcc {number}" for number in range(1, COEFFICIENTS + 1)))
+_DESCRIPTORS = ("pitch", "periodicity", *DESCRIPTORS, *(f"mfcc {number}" for number in range(1, COEFFICIENTS + 1)))
 _RHYTHM = ("sounding", "voiced", "voices a second", "longest voice", "mean voice", "seconds")
 FUNCTIONALS = (
     *(f"{name}, {functional}" for name in _DESCRIPTORS for functional in OF_EACH),
@@ -29,12 +34,12 @@ FUNCTIONALS = (
 """What the numbers are, in their order. Pitch is in semitones over 27.5 Hz, as eGeMAPS has it."""
 
 
-def functionals(samples: np.ndarray) -> np.ndarray:
+def compute_functionals(samples: np.ndarray) -> np.ndarray:
     """Give the numbers of a recording, float64 (len(FUNCTIONALS),), all finite; where nothing sounds, most are 0.
 
     samples: float32 (M,), M > 0, from -1 to 1, mono, `moodreel.media.audio.RATE` a second.
     """
-    described = describe(samples)
+    described = compute_descriptors(samples)
     loudness = described.values["loudness"]
     sounding = loudness > max(loudness.max() - SOUNDS, -70.0)
     voiced = sounding & ~np.isnan(described.pitch)
@@ -42,11 +47,11 @@ def functionals(samples: np.ndarray) -> np.ndarray:
     lines = [(semitones, voiced), (described.periodicity, sounding)]
     lines += [(values, sounding) for values in described.values.values()]
     return np.concatenate(
-        [*(summarise(values, where) for values, where in lines), _bands(described, sounding), _rhythm(sounding, voiced)]
+        [*(summarize(values, where) for values, where in lines), _bands(described, sounding), _rhythm(sounding, voiced)]
     )
 
 
-def summarise(values: np.ndarray, where: np.ndarray) -> np.ndarray:
+def summarize(values: np.ndarray, where: np.ndarray) -> np.ndarray:
     """Give the functionals `OF_EACH`, float64 (8,), of the steps of a descriptor (N,) that are chosen by `where`, bool
     (N,); zeros where there is none. Changes are between neighbours that are both chosen."""
     chosen = values[where]
@@ -61,7 +66,7 @@ def summarise(values: np.ndarray, where: np.ndarray) -> np.ndarray:
     return np.array([chosen.mean(), chosen.std(), low, middle, high, high - low, slope, change])
 
 
-def _bands(described: Descriptors, sounding: np.ndarray) -> np.ndarray:
+def _bands(described: AcousticDescriptors, sounding: np.ndarray) -> np.ndarray:
     """Mean, deviation, 90th percentile and change of each band of the spectrogram, (4 * BANDS,)."""
     mels = described.mels.astype(np.float64)
     chosen = mels[:, sounding]

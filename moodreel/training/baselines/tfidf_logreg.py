@@ -14,18 +14,18 @@ from moodreel.emotions import EKMAN
 from moodreel.models.tokenizer import prepare
 from moodreel.training.data.goemotions import Texts
 from moodreel.training.evaluation.multilabel_metrics import (
-    TextReport,
-    calibrated,
+    MultilabelMetrics,
+    apply_calibration,
+    compute_multilabel_metrics,
     fit_calibration,
     fit_thresholds,
-    measure_texts,
 )
 
 EPOCHS, BATCH, RATE, DECAY = 6, 256, 0.03, 1e-6
 _WORD = re.compile(r"\w+|[!?]")
 
 
-def measure_floor(learnt: Texts, kept: Texts, dev: Texts, *, seed: int = 0) -> TextReport:
+def measure_tfidf_baseline(learnt: Texts, kept: Texts, dev: Texts, *, seed: int = 0) -> MultilabelMetrics:
     """Measure a logistic regression over TF-IDF of words and pairs of words, made of the same three sets of texts.
 
     learnt: what it learns from. kept: what its calibration and thresholds are fitted on. dev: what it is measured on.
@@ -56,8 +56,8 @@ def measure_floor(learnt: Texts, kept: Texts, dev: Texts, *, seed: int = 0) -> T
     with torch.inference_mode():
         of_kept, of_dev = ((_apply(regression, rows(part.texts)) + offset).sigmoid() for part in (kept, dev))
     fitted = fit_calibration(of_kept, torch.from_numpy(kept.classes))
-    thresholds = fit_thresholds(calibrated(of_kept, *fitted), kept.classes)
-    return measure_texts(calibrated(of_dev, *fitted), dev.classes, thresholds)
+    thresholds = fit_thresholds(apply_calibration(of_kept, *fitted), kept.classes)
+    return compute_multilabel_metrics(apply_calibration(of_dev, *fitted), dev.classes, thresholds)
 
 
 def _terms(text: str) -> list[str]:

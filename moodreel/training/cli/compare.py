@@ -11,16 +11,16 @@ from moodreel.errors import DataInvalid
 from moodreel.training.comparison.compare import compare
 from moodreel.training.comparison.face_sheets import draw_faces
 from moodreel.training.comparison.report import PAGE, TEXT, write_report
-from moodreel.training.comparison.results import JUDGED_BY, Plan
-from moodreel.training.comparison.split import sides_of
+from moodreel.training.comparison.results import DECISION_METRIC, ComparisonConfig
+from moodreel.training.comparison.split import evaluation_split
 from moodreel.training.comparison.verdict import verdict
 from moodreel.training.data.album import read_groups
 from moodreel.training.data.loading import Means
 from moodreel.training.data.registry import SETS, DataSet, open_set
 from moodreel.training.data.splits import BY
 from moodreel.training.evaluation.face_model import check_media
-from moodreel.training.evaluation.metrics import SCORES
-from moodreel.training.evaluation.open_models import open_subjects
+from moodreel.training.evaluation.metrics import CONFUSION_METRICS
+from moodreel.training.evaluation.open_models import open_models
 from moodreel.training.explain.faces import highlighter
 
 log = logging.getLogger("moodreel.training")
@@ -35,7 +35,9 @@ def add_parser(commands: argparse._SubParsersAction, store: Path) -> None:
     )
     parser.add_argument("--out", type=Path, required=True, help="the report's folder")
     parser.add_argument("--groups", type=Path, help="csv of columns file, group: measure each group too")
-    parser.add_argument("--judge-by", choices=sorted(SCORES), default=JUDGED_BY, help="default: %(default)s")
+    parser.add_argument(
+        "--judge-by", choices=sorted(CONFUSION_METRICS), default=DECISION_METRIC, help="default: %(default)s"
+    )
     parser.add_argument(
         "--hold-out", type=float, metavar="SHARE", help="measure on such a share instead of what the set holds out"
     )
@@ -56,19 +58,19 @@ def run(args: argparse.Namespace, store: Path) -> None:
     if args.resamples < 100 or args.gap_sample < 0:
         raise DataInvalid("--resamples takes 100 or more, --gap-sample 0 or more.")
     data = open_set(args.data)
-    subjects = open_subjects(args.models, store)
+    subjects = open_models(args.models, store)
     check_media(subjects, data.media)
     cards = [subject.info.card for subject in subjects]
-    sides = sides_of(data, cards, share=args.hold_out, by=args.by, seed=args.seed)
+    sides = evaluation_split(data, cards, share=args.hold_out, by=args.by, seed=args.seed)
     groups = groups_of(args.groups, data, Path(args.data.partition(":")[2])) if args.groups else None
     means = Means(store, args.cache, workers=args.threads)
-    plan = Plan(args.judge_by, args.resamples, args.seed, args.gap_sample, args.gap)
+    plan = ComparisonConfig(args.judge_by, args.resamples, args.seed, args.gap_sample, args.gap)
     comparison, sitting = compare(subjects, data, sides, means, plan, groups=groups)
     drawn = draw_faces(subjects, sitting, data.media, means, highlighter(sitting.labels))
     write_report(args.out, comparison, command_of(args), drawn)
     for sentence in verdict(comparison):
         print(sentence)
-    print(f"Held out: {comparison.why}\n{args.out / PAGE}, {args.out / TEXT}")
+    print(f"Held out: {comparison.split_description}\n{args.out / PAGE}, {args.out / TEXT}")
 
 
 def groups_of(file: Path, data: DataSet, folder: Path) -> dict[str, np.ndarray]:
@@ -83,7 +85,7 @@ def command_of(args: argparse.Namespace) -> str:
     """The command that made a report, with all that its numbers depend on."""
     words = ["python", "-m", "moodreel.training", "compare", *args.models, "--data", args.data]
     words += ["--groups", str(args.groups)] if args.groups else []
-    words += ["--judge-by", args.judge_by] if args.judge_by != JUDGED_BY else []
+    words += ["--judge-by", args.judge_by] if args.judge_by != DECISION_METRIC else []
     words += ["--hold-out", f"{args.hold_out:g}"] if args.hold_out is not None else []
     words += ["--by", args.by] if args.by else []
     words += ["--seed", str(args.seed), "--resamples", str(args.resamples), "--gap-sample", str(args.gap_sample)]

@@ -9,9 +9,9 @@ from moodreel.errors import DataInvalid, ModelInvalid
 from moodreel.models.quantization import PRECISIONS
 from moodreel.training.data.loading import Means
 from moodreel.training.data.registry import DataSet, open_set
-from moodreel.training.evaluation.face_model import Subject, check_media
-from moodreel.training.evaluation.label_mapping import common_labels, merge
-from moodreel.training.evaluation.open_models import open_subjects
+from moodreel.training.evaluation.face_model import EvaluatedModel, check_media
+from moodreel.training.evaluation.label_mapping import common_labels, mapping_matrix
+from moodreel.training.evaluation.open_models import open_models
 from moodreel.training.export.quantize import Loss, export
 
 
@@ -30,11 +30,13 @@ def add_parser(commands: argparse._SubParsersAction, *, store: Path) -> None:
 
 def _run(args: argparse.Namespace, store: Path) -> None:
     means = Means(store, args.cache, workers=args.threads)
-    [subject] = open_subjects([args.model], store)
+    [subject] = open_models([args.model], store)
     print(export_measured(subject, args.out, args.weights, open_set(args.data), means, count=args.count))
 
 
-def export_measured(subject: Subject, out: Path, weights: str, data: DataSet, means: Means, *, count: int = 0) -> Loss:
+def export_measured(
+    subject: EvaluatedModel, out: Path, weights: str, data: DataSet, means: Means, *, count: int = 0
+) -> Loss:
     """Export a model, measured on at most `count` of the examples that a set holds out, or all for 0.
 
     An example in which the model finds no face counts for neither side.
@@ -47,17 +49,17 @@ def export_measured(subject: Subject, out: Path, weights: str, data: DataSet, me
     held_out = np.random.default_rng(means.seed).permutation(data.parted().held_out)
     rows = np.sort(held_out[: count or None])
     examples = [data.examples[row] for row in rows]
-    first = subject.answer(examples, data.media, means)
+    first = subject.predict(examples, data.media, means)
     if not first.found.any():
         raise DataInvalid(f"No face was found in any of {len(rows)} examples of {data.name}; look at some.")
-    into = merge(subject.info.labels, labels)
-    truth = merge(data.labels, labels).argmax(axis=1)[data.truth[rows]]
+    into = mapping_matrix(subject.info.labels, labels)
+    truth = mapping_matrix(data.labels, labels).argmax(axis=1)[data.truth[rows]]
 
     def answers(folder: Path) -> np.ndarray:
         said = first
         if folder != subject.path:
-            [other] = open_subjects([str(folder)], means.store)
-            said = other.answer(examples, data.media, means)
+            [other] = open_models([str(folder)], means.store)
+            said = other.predict(examples, data.media, means)
         return said.probabilities[first.found] @ into
 
     return export(subject.path, out, weights, answers, truth[first.found], data=f"{data.name}, held out")

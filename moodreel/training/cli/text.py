@@ -15,7 +15,7 @@ from moodreel.models.model_card import TEXT, kind_of
 from moodreel.models.quantization import PRECISIONS
 from moodreel.models.registry import CARD, WEIGHTS
 from moodreel.models.text_registry import TextModelRegistry, load_text
-from moodreel.training.baselines.tfidf_logreg import measure_floor
+from moodreel.training.baselines.tfidf_logreg import measure_tfidf_baseline
 from moodreel.training.cli.fit import add_options, begin_log
 from moodreel.training.data.ferplus import hold_out
 from moodreel.training.data.goemotions import read_texts
@@ -61,7 +61,7 @@ def run_training(args: argparse.Namespace) -> None:
     log.info("%s", recipe)
 
     held = hold_out(len(texts.texts), recipe.held_out, recipe.seed)
-    floor = measure_floor(texts.only(~held), texts.only(held), dev, seed=recipe.seed)
+    floor = measure_tfidf_baseline(texts.only(~held), texts.only(held), dev, seed=recipe.seed)
     log.info("words counted, and a logistic regression:\n%s", summary(floor))
     kept = partial(fit, folder=args.out, resume=args.resume, wandb=args.wandb)
     trained = train_text(args.data, recipe, pretrained, loop=kept)

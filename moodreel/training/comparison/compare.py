@@ -9,15 +9,30 @@ import numpy as np
 
 from moodreel.errors import DataInvalid
 from moodreel.training.comparison.cost import measure_costs
-from moodreel.training.comparison.results import LEAST_OF_PERSON, Comparison, Gap, Group, Pair, Plan, Result, Sitting
-from moodreel.training.comparison.split import Sides, learnt_from
+from moodreel.training.comparison.results import (
+    MIN_PERSON_EXAMPLES,
+    Comparison,
+    ComparisonConfig,
+    EvaluationRun,
+    GeneralizationGap,
+    GroupMetrics,
+    ModelResult,
+    PairwiseResult,
+)
+from moodreel.training.comparison.split import EvaluationSplit, trained_on
 from moodreel.training.data.examples import Example
 from moodreel.training.data.loading import Means
 from moodreel.training.data.registry import DataSet
 from moodreel.training.data.splits import units
-from moodreel.training.evaluation.face_model import Subject, check_media
-from moodreel.training.evaluation.label_mapping import common_labels, folded, merge
-from moodreel.training.evaluation.metrics import SCORES, Answers, accuracy, measure, tally
+from moodreel.training.evaluation.face_model import EvaluatedModel, check_media
+from moodreel.training.evaluation.label_mapping import common_labels, describe_mapping, mapping_matrix
+from moodreel.training.evaluation.metrics import (
+    CONFUSION_METRICS,
+    Predictions,
+    accuracy,
+    compute_metrics,
+    per_sample_confusion,
+)
 from moodreel.training.evaluation.significance import (
     Difference,
     bootstrap,
@@ -29,14 +44,14 @@ from moodreel.training.evaluation.significance import (
 
 
 def compare(
-    subjects: Sequence[Subject],
+    subjects: Sequence[EvaluatedModel],
     data: DataSet,
-    sides: Sides,
+    sides: EvaluationSplit,
     means: Means,
-    plan: Plan,
+    plan: ComparisonConfig,
     *,
     groups: Mapping[str, np.ndarray] | None = None,
-) -> tuple[Comparison, Sitting]:
+) -> tuple[Comparison, EvaluationRun]:
     """Measure the models on what is held out. groups: bool (N,), over all examples of the set; else the set's own.
 
     Raises MoodreelError for models and data that do not go together.
@@ -48,33 +63,33 @@ def compare(
     sitting = _sit(subjects, data, sides.held_out, labels, means)
     number = units(sitting.examples)
     apart = units(sitting.examples, "random")  # of one person: by clip, and file
-    tallies = [tally(answers.chosen, sitting.truth, len(labels)) for answers in sitting.answers]
+    tallies = [per_sample_confusion(answers.predicted, sitting.truth, len(labels)) for answers in sitting.predictions]
     drawn = bootstrap(tallies, number, resamples=plan.resamples, seed=plan.seed)
     of_groups = {name: rows[sides.held_out] for name, rows in (groups or own_groups(data.examples)).items()}
     people = _people(sitting.examples)
     results = []
     costs = measure_costs(subjects)
-    for index, (subject, answers) in enumerate(zip(subjects, sitting.answers, strict=True)):
-        right = answers.chosen == sitting.truth
+    for index, (subject, answers) in enumerate(zip(subjects, sitting.predictions, strict=True)):
+        right = answers.predicted == sitting.truth
         gap, no_gap = _gap(subject, data, sides, labels, means, plan, right, drawn["accuracy"][index])
         results.append(
-            Result(
+            ModelResult(
                 name=subject.name,
                 architecture=subject.info.architecture,
                 sha256=subject.info.sha256,
                 data=subject.info.card.data,
                 licence=subject.info.card.licence,
-                figures=measure(answers, sitting.truth, labels),
+                metrics=compute_metrics(answers, sitting.truth, labels),
                 intervals={name: interval(values[index]) for name, values in drawn.items()},
                 cost=costs[index],
                 groups=_by_group(answers, sitting.truth, labels, of_groups, number, plan),
                 people=_by_group(answers, sitting.truth, labels, people, apart, plan),
                 gap=gap,
-                no_gap=no_gap,
+                gap_reason=no_gap,
             )
         )
-    sentences = [folded(subject.name, subject.info.labels, labels) for subject in subjects]
-    sentences.append(folded("The data", data.labels, labels))
+    sentences = [describe_mapping(subject.name, subject.info.labels, labels) for subject in subjects]
+    sentences.append(describe_mapping("The data", data.labels, labels))
     comparison = Comparison(
         data=data.name,
         media=data.media,
@@ -83,11 +98,11 @@ def compare(
         examples=len(sitting.truth),
         labels=labels,
         notes=tuple(sentence for sentence in sentences if sentence),
-        why=sides.why,
+        split_description=sides.description,
         leaks=sides.leaks,
         units=int(number.max()) + 1,
         by_person=any(example.person is not None for example in sitting.examples),
-        plan=plan,
+        config=plan,
         results=tuple(results),
         pairs=_pairs(results, sitting, drawn),
     )
@@ -102,49 +117,51 @@ def own_groups(examples: Sequence[Example]) -> dict[str, np.ndarray]:
 
 def _people(examples: Sequence[Example]) -> dict[str, np.ndarray]:
     counts = Counter(example.person for example in examples if example.person is not None)
-    names = sorted(name for name, count in counts.items() if count >= LEAST_OF_PERSON)
+    names = sorted(name for name, count in counts.items() if count >= MIN_PERSON_EXAMPLES)
     who = np.array([example.person or "" for example in examples])
     return {name: who == name for name in names}
 
 
 def _sit(
-    subjects: Sequence[Subject], data: DataSet, rows: np.ndarray, labels: tuple[str, ...], means: Means
-) -> Sitting:
+    subjects: Sequence[EvaluatedModel], data: DataSet, rows: np.ndarray, labels: tuple[str, ...], means: Means
+) -> EvaluationRun:
     examples = tuple(data.examples[row] for row in rows)
-    truth = merge(data.labels, labels).argmax(axis=1)[data.truth[rows]]
-    answers = tuple(_merged(subject, subject.answer(examples, data.media, means), labels) for subject in subjects)
-    return Sitting(examples, truth, labels, answers)
+    truth = mapping_matrix(data.labels, labels).argmax(axis=1)[data.truth[rows]]
+    answers = tuple(_merged(subject, subject.predict(examples, data.media, means), labels) for subject in subjects)
+    return EvaluationRun(examples, truth, labels, answers)
 
 
-def _merged(subject: Subject, answers: Answers, labels: tuple[str, ...]) -> Answers:
-    merged = replace(answers, probabilities=answers.probabilities.astype(float) @ merge(subject.info.labels, labels))
+def _merged(subject: EvaluatedModel, answers: Predictions, labels: tuple[str, ...]) -> Predictions:
+    merged = replace(
+        answers, probabilities=answers.probabilities.astype(float) @ mapping_matrix(subject.info.labels, labels)
+    )
     # What nothing was found in says nothing of any label, however many of a model's count for it.
     merged.probabilities[~answers.found] = 1 / len(labels)
     return merged
 
 
 def _by_group(
-    answers: Answers,
+    answers: Predictions,
     truth: np.ndarray,
     labels: tuple[str, ...],
     groups: Mapping[str, np.ndarray],
     number: np.ndarray,
-    plan: Plan,
-) -> tuple[Group, ...]:
+    plan: ComparisonConfig,
+) -> tuple[GroupMetrics, ...]:
     made = []
     for name, rows in groups.items():
         if not rows.any():
             continue
-        own = answers.only(rows)
-        figures = measure(own, truth[rows], labels)
+        own = answers.select(rows)
+        figures = compute_metrics(own, truth[rows], labels)
         drawn = bootstrap(
-            [tally(own.chosen, truth[rows], len(labels))],
+            [per_sample_confusion(own.predicted, truth[rows], len(labels))],
             np.unique(number[rows], return_inverse=True)[1],
             resamples=plan.resamples,
             seed=plan.seed,
         )
         made.append(
-            Group(
+            GroupMetrics(
                 name=name,
                 examples=figures.examples,
                 found=figures.found,
@@ -157,59 +174,61 @@ def _by_group(
 
 
 def _gap(
-    subject: Subject,
+    subject: EvaluatedModel,
     data: DataSet,
-    sides: Sides,
+    sides: EvaluationSplit,
     labels: tuple[str, ...],
     means: Means,
-    plan: Plan,
+    plan: ComparisonConfig,
     right: np.ndarray,
     drawn: np.ndarray,
-) -> tuple[Gap | None, str]:
-    if not plan.gap_sample:
+) -> tuple[GeneralizationGap | None, str]:
+    if not plan.gap_samples:
         return None, "Not asked for."
     if not len(sides.train):
         return None, "The set has no part to learn from."
-    if not plan.gap and not learnt_from(subject.info.card, data.name):
+    if not plan.always_gap and not trained_on(subject.info.card, data.name):
         return None, f"Its card does not say that it learnt from {data.name}; --gap measures it all the same."
     rows = _sample(data, sides.train, plan)
     sitting = _sit([subject], data, rows, labels, means)
-    tallies = tally(sitting.answers[0].chosen, sitting.truth, len(labels))
+    tallies = per_sample_confusion(sitting.predictions[0].predicted, sitting.truth, len(labels))
     number = units(sitting.examples)
     # Other examples than those held out, so drawn apart from them.
     learnt = bootstrap([tallies], number, resamples=plan.resamples, seed=plan.seed + 1)["accuracy"][0]
     share = float(accuracy(tallies.sum(axis=0, dtype=float)))
-    return Gap(len(rows), share, share - float(right.mean()), interval(learnt - drawn)), ""
+    return GeneralizationGap(len(rows), share, share - float(right.mean()), interval(learnt - drawn)), ""
 
 
-def _sample(data: DataSet, train: np.ndarray, plan: Plan) -> np.ndarray:
+def _sample(data: DataSet, train: np.ndarray, plan: ComparisonConfig) -> np.ndarray:
     """Rows to look at for over-fitting: where people voted only those that a majority settled, as it did those held
     out. The others are harder, and would hide the gap."""
     if data.settled is not None:
         train = train[data.settled[train]]
-    return np.sort(np.random.default_rng(plan.seed).permutation(train)[: plan.gap_sample])
+    return np.sort(np.random.default_rng(plan.seed).permutation(train)[: plan.gap_samples])
 
 
-def _pairs(results: Sequence[Result], sitting: Sitting, drawn: Mapping[str, np.ndarray]) -> tuple[Pair, ...]:
+def _pairs(
+    results: Sequence[ModelResult], sitting: EvaluationRun, drawn: Mapping[str, np.ndarray]
+) -> tuple[PairwiseResult, ...]:
     rows = list(combinations(range(len(results)), 2))
     apart = {name: [values[a] - values[b] for a, b in rows] for name, values in drawn.items()}
     p = {name: [bootstrap_p(values) for values in each] for name, each in apart.items()}
     corrected = {name: holm(each) for name, each in p.items()}
-    right = [answers.chosen == sitting.truth for answers in sitting.answers]
+    right = [answers.predicted == sitting.truth for answers in sitting.predictions]
     tests = [mcnemar(right[a], right[b]) for a, b in rows]
     of_tests = holm([test.p for test in tests])
     return tuple(
-        Pair(
+        PairwiseResult(
             first=results[a].name,
             second=results[b].name,
             differences={
                 name: Difference(
-                    value=getattr(results[a].figures, name) - getattr(results[b].figures, name),
+                    value=getattr(results[a].metrics, name) - getattr(results[b].metrics, name),
                     interval=interval(apart[name][index]),
                     p=p[name][index],
                     holm=corrected[name][index],
                 )
-                for name in SCORES
+                for name in CONFUSION_METRICS
             },
             mcnemar=replace(tests[index], holm=of_tests[index]),
         )

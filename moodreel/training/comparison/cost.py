@@ -13,7 +13,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from moodreel.training.evaluation.face_model import Subject
+from moodreel.training.evaluation.face_model import EvaluatedModel
 
 WARM_UP = 10
 REPETITIONS, LEAST, SECONDS = 100, 20, 30.0
@@ -43,7 +43,7 @@ class Cost:
     unit: str
 
 
-def measure_costs(subjects: Sequence[Subject]) -> list[Cost]:
+def measure_costs(subjects: Sequence[EvaluatedModel]) -> list[Cost]:
     """Measure models beside each other: they answer in turn, so that what else the machine does slows all of them."""
     return [
         Cost(
@@ -60,9 +60,9 @@ def measure_costs(subjects: Sequence[Subject]) -> list[Cost]:
     ]
 
 
-def count_flops(subject: Subject) -> int:
+def count_flops(subject: EvaluatedModel) -> int:
     with _plainly(), FlopCounterMode(display=False) as counter:
-        subject.once()
+        subject.run_once()
     return counter.get_total_flops()
 
 
@@ -92,7 +92,7 @@ def _plainly() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(fast)
 
 
-def _milliseconds(subjects: Sequence[Subject]) -> list[list[float]]:
+def _milliseconds(subjects: Sequence[EvaluatedModel]) -> list[list[float]]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     times: list[list[float]] = [[] for _ in subjects]
@@ -103,7 +103,7 @@ def _milliseconds(subjects: Sequence[Subject]) -> list[list[float]]:
                 break
             for subject, own in zip(subjects, times, strict=True):
                 begun = time.perf_counter()
-                subject.once()
+                subject.run_once()
                 own.append(1000 * (time.perf_counter() - begun))
         return [own[WARM_UP:] for own in times]
     finally:

@@ -7,20 +7,24 @@ from matplotlib.figure import Figure
 
 from moodreel.training.comparison.document import Plot
 from moodreel.training.comparison.plots import WIDTH, styled
-from moodreel.training.comparison.results import Sitting
+from moodreel.training.comparison.results import EvaluationRun
 from moodreel.training.data.loading import Means, Media
 from moodreel.training.data.registry import PICTURES
-from moodreel.training.evaluation.face_model import FaceSubject, Subject
+from moodreel.training.evaluation.face_model import EvaluatedFaceModel, EvaluatedModel
 
 EACH = 5
 """Right answers shown of each model, and as many wrong ones."""
-Highlight = Callable[[Subject, np.ndarray, np.ndarray], np.ndarray | None]
+Highlight = Callable[[EvaluatedModel, np.ndarray, np.ndarray], np.ndarray | None]
 """A model, its crops uint8 (N, 48, 48) and int64 (N,) the label answered, to the same crops with what weighed most
 drawn on them, uint8 (N, H, W, 3); None for a network that this cannot be told of."""
 
 
 def draw_faces(
-    subjects: Sequence[Subject], sitting: Sitting, media: str, means: Means, highlight: Highlight | None = None
+    subjects: Sequence[EvaluatedModel],
+    sitting: EvaluationRun,
+    media: str,
+    means: Means,
+    highlight: Highlight | None = None,
 ) -> list[Plot]:
     """Draw a sheet for each model; none for clips and recordings."""
     if media != PICTURES:
@@ -33,15 +37,15 @@ def draw_faces(
             _sheet(subject, index, sitting, crops, highlight),
         )
         for number, (index, subject) in enumerate(enumerate(subjects), start=1)
-        if isinstance(subject, FaceSubject)
+        if isinstance(subject, EvaluatedFaceModel)
     ]
 
 
-def pick(sitting: Sitting, index: int, *, right: bool) -> np.ndarray:
+def pick(sitting: EvaluationRun, index: int, *, right: bool) -> np.ndarray:
     """Rows of the surest answers of a model that are right, or wrong: of as many labels as there are, in turn."""
-    answers = sitting.answers[index]
+    answers = sitting.predictions[index]
     confidence = np.where(
-        answers.found & ((answers.chosen == sitting.truth) == right), answers.probabilities.max(axis=1), -1
+        answers.found & ((answers.predicted == sitting.truth) == right), answers.probabilities.max(axis=1), -1
     )
     order = [row for row in np.argsort(-confidence, kind="stable") if confidence[row] >= 0]
     seen: dict[int, int] = {}
@@ -53,8 +57,10 @@ def pick(sitting: Sitting, index: int, *, right: bool) -> np.ndarray:
 
 
 @styled
-def _sheet(subject: Subject, index: int, sitting: Sitting, crops: np.ndarray, highlight: Highlight | None) -> Figure:
-    answers = sitting.answers[index]
+def _sheet(
+    subject: EvaluatedModel, index: int, sitting: EvaluationRun, crops: np.ndarray, highlight: Highlight | None
+) -> Figure:
+    answers = sitting.predictions[index]
     figure = Figure(figsize=(WIDTH, 2.9), layout="constrained")
     figure.suptitle(subject.name, fontsize=9)
     cells = figure.subplots(2, EACH)
@@ -62,10 +68,10 @@ def _sheet(subject: Subject, index: int, sitting: Sitting, crops: np.ndarray, hi
         cell.axis("off")
     for line, right in zip(cells, (True, False), strict=True):
         rows = pick(sitting, index, right=right)
-        drawn = highlight(subject, crops[rows], answers.chosen[rows]) if highlight and len(rows) else None
+        drawn = highlight(subject, crops[rows], answers.predicted[rows]) if highlight and len(rows) else None
         for cell, row, picture in zip(line, rows, crops[rows] if drawn is None else drawn, strict=False):
             cell.imshow(picture, cmap="gray", vmin=0, vmax=255)
-            true, chosen = (sitting.labels[which] for which in (sitting.truth[row], answers.chosen[row]))
+            true, chosen = (sitting.labels[which] for which in (sitting.truth[row], answers.predicted[row]))
             said = true if right else f"{true}\n→ {chosen}"
             cell.set_title(f"{said} {answers.probabilities[row].max():.0%}", fontsize=7, pad=2)
     return figure

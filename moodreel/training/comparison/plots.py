@@ -12,9 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from moodreel.emotions import COLOURS
-from moodreel.training.comparison.results import Comparison, Group, Result
+from moodreel.training.comparison.results import Comparison, GroupMetrics, ModelResult
 from moodreel.training.comparison.verdict import WORDS
-from moodreel.training.evaluation.metrics import SCORES
+from moodreel.training.evaluation.metrics import CONFUSION_METRICS
 from moodreel.training.evaluation.significance import Interval
 
 Arguments = ParamSpec("Arguments")
@@ -76,12 +76,12 @@ def as_png(figure: Figure) -> bytes:
 def scores(comparison: Comparison) -> Figure:
     """Each model's accuracy, balanced accuracy and macro-F1, with intervals."""
     results = comparison.results
-    figure, axes = _figure(WIDTH, 1.1 + 0.24 * len(SCORES) * (len(results) + 1))
+    figure, axes = _figure(WIDTH, 1.1 + 0.24 * len(CONFUSION_METRICS) * (len(results) + 1))
     places, names = [], []
-    for block, score in enumerate(SCORES):
+    for block, score in enumerate(CONFUSION_METRICS):
         for index, result in enumerate(results):
             place = block * (len(results) + 1) + index
-            _dot(axes, place, getattr(result.figures, score), result.intervals[score], index)
+            _dot(axes, place, getattr(result.metrics, score), result.intervals[score], index)
             places.append(place)
             names.append(f"{WORDS[score]}: {result.name}" if index == 0 else result.name)
     return _ranked(figure, axes, places, names, "per cent, with 95 % intervals")
@@ -90,7 +90,7 @@ def scores(comparison: Comparison) -> Figure:
 @styled
 def differences(comparison: Comparison) -> Figure:
     """What the first of each pair has over the second, in the figure that decides."""
-    pairs, judged_by = comparison.pairs, comparison.plan.judged_by
+    pairs, judged_by = comparison.pairs, comparison.config.decision_metric
     figure, axes = _figure(WIDTH, 0.9 + 0.28 * len(pairs))
     axes.axvline(0, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
     for place, pair in enumerate(pairs):
@@ -101,29 +101,29 @@ def differences(comparison: Comparison) -> Figure:
 
 
 @styled
-def reliability(result: Result) -> Figure:
+def reliability(result: ModelResult) -> Figure:
     """How often answers of each confidence are right, and how many of each there are."""
     figure, axes = _figure(3.0, 3.1)
-    bins = result.figures.reliability
+    bins = result.metrics.reliability
     confidence, right, share = (
-        100 * np.array([getattr(each, name) for each in bins]) for name in ("confidence", "right", "share")
+        100 * np.array([getattr(each, name) for each in bins]) for name in ("confidence", "accuracy", "fraction")
     )
     axes.plot([0, 100], [0, 100], color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
     axes.bar(confidence, share, width=4.5, color=BLUE, alpha=0.3, linewidth=0)
     axes.plot(confidence, right, color=BLUE, linewidth=1.2, marker="o", markersize=4)
-    error = "" if result.figures.ece is None else f"\ncalibration error {result.figures.ece:.3f}"
+    error = "" if result.metrics.ece is None else f"\ncalibration error {result.metrics.ece:.3f}"
     axes.set(xlim=(0, 100), ylim=(0, 100), xlabel="confidence, %", ylabel="right, % (bars: share of answers)")
     axes.set_title(f"{result.name}{error}", fontsize=9)
     return figure
 
 
 @styled
-def confusion(result: Result, labels: Sequence[str]) -> Figure:
+def confusion(result: ModelResult, labels: Sequence[str]) -> Figure:
     """Rows true, columns answered: per cent of the row, shaded, and the number of examples."""
-    counts = result.figures.confusion
+    counts = result.metrics.confusion
     columns = [*labels, "no face"] if counts[:, -1].any() else list(labels)
     counts = counts[:, : len(columns)]
-    shares = counts / np.maximum(result.figures.confusion.sum(axis=1, keepdims=True), 1)
+    shares = counts / np.maximum(result.metrics.confusion.sum(axis=1, keepdims=True), 1)
     figure, axes = _figure(1.0 + 0.46 * len(columns), 1.1 + 0.4 * len(labels))
     for row in range(len(labels)):
         for column in range(len(columns)):
@@ -148,7 +148,7 @@ def over_fitting(comparison: Comparison) -> Figure:
     measured = [(result, result.gap) for result in comparison.results if result.gap]
     figure, axes = _figure(WIDTH, 1.0 + 0.3 * len(measured))
     for place, (result, gap) in enumerate(measured):
-        held_out, learnt = 100 * result.figures.accuracy, 100 * gap.learnt
+        held_out, learnt = 100 * result.metrics.accuracy, 100 * gap.train_accuracy
         axes.plot([held_out, learnt], [place, place], color=INK, linewidth=1, alpha=0.6)
         axes.plot([held_out], [place], "o", color=BLUE, label="held out" if place == 0 else None)
         axes.plot([learnt], [place], "s", color=COLOURS["happy"], label="learnt from" if place == 0 else None)
@@ -158,10 +158,10 @@ def over_fitting(comparison: Comparison) -> Figure:
 
 
 @styled
-def groups(result: Result, measured: Sequence[Group]) -> Figure:
+def groups(result: ModelResult, measured: Sequence[GroupMetrics]) -> Figure:
     """Accuracy of each group, the worst on top, beside that of all."""
     figure, axes = _figure(WIDTH, 1.1 + 0.26 * len(measured))
-    axes.axvline(100 * result.figures.accuracy, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
+    axes.axvline(100 * result.metrics.accuracy, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
     for place, group in enumerate(measured):
         _dot(axes, place, group.accuracy, group.interval, 0, colour=BLUE)
     names = [f"{group.name} ({group.examples})" for group in measured]
@@ -174,7 +174,7 @@ def speed(comparison: Comparison) -> Figure:
     """Accuracy against the time of an answer; the size of a mark grows with the parameters."""
     figure, axes = _figure(WIDTH, 3.4)
     for index, result in enumerate(comparison.results):
-        x, y = result.cost.p50, 100 * result.figures.accuracy
+        x, y = result.cost.p50, 100 * result.metrics.accuracy
         across = result.intervals["accuracy"]
         axes.plot([x, x], [100 * across.low, 100 * across.high], color=_colour(index), linewidth=1.2)
         axes.plot([x, result.cost.p95], [y, y], color=_colour(index), linewidth=0.8, alpha=0.6)

@@ -110,11 +110,11 @@ def _names(comparison: Comparison) -> str:
 
 
 def _how(comparison: Comparison) -> list[Block]:
-    plan = comparison.plan
+    plan = comparison.config
     drawn = "persons" if comparison.by_person else "examples, clips and copies of one file counting as one"
     measured = (
         f"{comparison.examples} {comparison.media} of {comparison.data}, in {len(comparison.labels)} labels: "
-        f"{', '.join(comparison.labels)}. Who is better is judged by {WORDS[plan.judged_by]}."
+        f"{', '.join(comparison.labels)}. Who is better is judged by {WORDS[plan.decision_metric]}."
     )
     luck = (
         f"Intervals hold 95 % of {plan.resamples} resamples of the {comparison.units} {drawn} (percentile bootstrap, "
@@ -124,14 +124,14 @@ def _how(comparison: Comparison) -> list[Block]:
     data = f"Licence of the data: {comparison.licence}." + (
         "" if comparison.commercial else " Weights that learnt from it are not for commercial use."
     )
-    words = [f"Held out: {comparison.why}", measured, " ".join(comparison.notes), luck, data]
+    words = [f"Held out: {comparison.split_description}", measured, " ".join(comparison.notes), luck, data]
     return [Heading("How"), *(Paragraph(text) for text in words if text)]
 
 
 def _compared(comparison: Comparison) -> list[Block]:
     if not comparison.pairs:
         return []
-    alt = f"Differences in {WORDS[comparison.plan.judged_by]} with intervals"
+    alt = f"Differences in {WORDS[comparison.config.decision_metric]} with intervals"
     words = (
         "McNemar's test asks whether one of two models is right more often where they are not both right or both "
         "wrong. It takes examples for independent, which those of one person are not; the intervals do not. Cohen's g "
@@ -174,7 +174,7 @@ def _over_fitting(comparison: Comparison) -> list[Block]:
     if any(result.gap for result in comparison.results):
         alt = "Accuracy on what was learnt from and on what was held out"
         blocks += [gap_table(comparison), Plots((Plot("over-fitting", alt, plots.over_fitting(comparison)),))]
-    blocks += [Paragraph(f"{result.name}: {result.no_gap}") for result in comparison.results if not result.gap]
+    blocks += [Paragraph(f"{result.name}: {result.gap_reason}") for result in comparison.results if not result.gap]
     return blocks
 
 

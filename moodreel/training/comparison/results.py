@@ -7,18 +7,18 @@ import numpy as np
 
 from moodreel.training.comparison.cost import Cost
 from moodreel.training.data.examples import Example
-from moodreel.training.evaluation.metrics import Answers, Figures
+from moodreel.training.evaluation.metrics import ClassificationMetrics, Predictions
 from moodreel.training.evaluation.significance import Difference, Interval, McNemar
 
-LEAST_OF_PERSON = 5
+MIN_PERSON_EXAMPLES = 5
 """Examples of a person under which nothing is said of them: of one picture each somebody is always wrong."""
-JUDGED_BY = "balanced_accuracy"
+DECISION_METRIC = "balanced_accuracy"
 """Which figure decides who is better, unless another is asked for: a model that knows calm and joy alone is right in
 most pictures of most sets."""
 
 
 @dataclass(frozen=True)
-class Plan:
+class ComparisonConfig:
     """How to compare.
 
     judged_by: one of `SCORES`. resamples: of the bootstrap.
@@ -26,15 +26,15 @@ class Plan:
         also for models whose cards do not say that they learnt from the set.
     """
 
-    judged_by: str = JUDGED_BY
+    decision_metric: str = DECISION_METRIC
     resamples: int = 2000
     seed: int = 0
-    gap_sample: int = 1000
-    gap: bool = False
+    gap_samples: int = 1000
+    always_gap: bool = False
 
 
 @dataclass(frozen=True)
-class Group:
+class GroupMetrics:
     """Some of the examples, such as those of one group of people."""
 
     name: str
@@ -47,17 +47,17 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Gap:
+class GeneralizationGap:
     """Over-fitting: accuracy on examples of the training part, less that on the part held out."""
 
     examples: int
-    learnt: float
+    train_accuracy: float
     value: float
     interval: Interval
 
 
 @dataclass(frozen=True, eq=False)
-class Result:
+class ModelResult:
     """One model. intervals: of its `SCORES`. groups, people: the worst first; people are those with
     `LEAST_OF_PERSON` examples or more. gap: None, and then `no_gap` says why."""
 
@@ -66,17 +66,17 @@ class Result:
     sha256: str
     data: str
     licence: str
-    figures: Figures
+    metrics: ClassificationMetrics
     intervals: Mapping[str, Interval]
     cost: Cost
-    groups: tuple[Group, ...]
-    people: tuple[Group, ...]
-    gap: Gap | None
-    no_gap: str
+    groups: tuple[GroupMetrics, ...]
+    people: tuple[GroupMetrics, ...]
+    gap: GeneralizationGap | None
+    gap_reason: str
 
 
 @dataclass(frozen=True, eq=False)
-class Pair:
+class PairwiseResult:
     """Two models. differences: what the first has over the second, in each of `SCORES`."""
 
     first: str
@@ -100,20 +100,20 @@ class Comparison:
     examples: int
     labels: tuple[str, ...]
     notes: tuple[str, ...]
-    why: str
+    split_description: str
     leaks: bool
     units: int
     by_person: bool
-    plan: Plan
-    results: tuple[Result, ...]
-    pairs: tuple[Pair, ...]
+    config: ComparisonConfig
+    results: tuple[ModelResult, ...]
+    pairs: tuple[PairwiseResult, ...]
 
 
 @dataclass(frozen=True, eq=False)
-class Sitting:
+class EvaluationRun:
     """What the models were measured on, and what they said of it: for pictures of their mistakes."""
 
     examples: tuple[Example, ...]
     truth: np.ndarray
     labels: tuple[str, ...]
-    answers: tuple[Answers, ...]
+    predictions: tuple[Predictions, ...]

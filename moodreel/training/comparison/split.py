@@ -13,7 +13,7 @@ from moodreel.training.data.splits import units
 
 
 @dataclass(frozen=True, eq=False)
-class Sides:
+class EvaluationSplit:
     """Rows of a set: `train`, int64, what models may have learnt from, empty where nothing was held out; `held_out`,
     int64, what is measured on.
 
@@ -23,12 +23,12 @@ class Sides:
     train: np.ndarray
     held_out: np.ndarray
     leaks: bool
-    why: str
+    description: str
 
 
-def sides_of(
+def evaluation_split(
     data: DataSet, cards: Sequence[ModelCard], *, share: float | None = None, by: str = "", seed: int = 0
-) -> Sides:
+) -> EvaluationSplit:
     """Take the part that a set itself holds out; or as much as is asked for; or, of a set without such a part, all.
 
     cards: of the models, which say what those learnt from.
@@ -38,21 +38,21 @@ def sides_of(
     if not len(everything):
         raise DataInvalid(f"{data.name} holds nothing to measure on.")
     if share is None and not by and data.own is None:
-        learnt = [card.name for card in cards if learnt_from(card, data.name)]
+        learnt = [card.name for card in cards if trained_on(card, data.name)]
         why = f"All {len(everything)} examples were measured on: the set holds no part of itself out."
         if learnt:
             why = f"LEAKS: {why} By their cards these learnt from it: {', '.join(learnt)}."
-        return Sides(everything[:0], everything, bool(learnt), why)
+        return EvaluationSplit(everything[:0], everything, bool(learnt), why)
     split = data.parted(share or 0.2, by=by or ("person" if share else ""), seed=seed)
     leaks, why = split.leaks, split.why
     numbers = units(data.examples)
     if not leaks and (both := np.intersect1d(numbers[split.train], numbers[split.held_out])).size:
         what = "persons, clips or copies of one file are"
         leaks, why = True, f"LEAKS: {both.size} {what} on both sides. {why}"
-    return Sides(split.train, split.held_out, leaks, why)
+    return EvaluationSplit(split.train, split.held_out, leaks, why)
 
 
-def learnt_from(card: ModelCard, name: str) -> bool:
+def trained_on(card: ModelCard, name: str) -> bool:
     """Whether a card's `data` names a set: by the first word of its name, however it is written."""
     wanted = _plain(name.partition(",")[0])
     return bool(wanted) and wanted in _plain(card.data)

@@ -3,31 +3,31 @@
 from collections.abc import Sequence
 
 from moodreel.training.comparison.document import Table
-from moodreel.training.comparison.results import LEAST_OF_PERSON, Comparison, Group, Result
+from moodreel.training.comparison.results import MIN_PERSON_EXAMPLES, Comparison, GroupMetrics, ModelResult
 from moodreel.training.comparison.verdict import WORDS, points
-from moodreel.training.evaluation.metrics import SCORES
+from moodreel.training.evaluation.metrics import CONFUSION_METRICS
 from moodreel.training.evaluation.significance import Interval
 
 
 def figures_table(comparison: Comparison) -> Table:
     rows = []
     for result in comparison.results:
-        figures = result.figures
-        shares = (_within(getattr(figures, name), result.intervals[name]) for name in SCORES)
+        figures = result.metrics
+        shares = (_within(getattr(figures, name), result.intervals[name]) for name in CONFUSION_METRICS)
         others = (_number(figures.roc_auc), _number(figures.ece), percent(figures.found))
         rows.append((result.name, *shares, *others))
-    head = ("model", *(f"{WORDS[name]}, % (95 %)" for name in SCORES), "ROC-AUC", "ECE", "found, %")
+    head = ("model", *(f"{WORDS[name]}, % (95 %)" for name in CONFUSION_METRICS), "ROC-AUC", "ECE", "found, %")
     return Table(_caption(comparison, f"{comparison.examples} examples held out"), head, tuple(rows))
 
 
 def recall_table(comparison: Comparison) -> Table:
-    labels = [label for label in comparison.labels if label in comparison.results[0].figures.recall]
-    counts = comparison.results[0].figures.confusion.sum(axis=1)
+    labels = [label for label in comparison.labels if label in comparison.results[0].metrics.recall]
+    counts = comparison.results[0].metrics.confusion.sum(axis=1)
     rows = tuple(
         (
             label,
             str(int(counts[comparison.labels.index(label)])),
-            *(percent(result.figures.recall[label]) for result in comparison.results),
+            *(percent(result.metrics.recall[label]) for result in comparison.results),
         )
         for label in labels
     )
@@ -38,7 +38,7 @@ def recall_table(comparison: Comparison) -> Table:
 def pair_table(comparison: Comparison) -> Table:
     rows = []
     for pair in comparison.pairs:
-        for name in SCORES:
+        for name in CONFUSION_METRICS:
             difference = pair.differences[name]
             within = f"{points(difference.interval.low)} to {points(difference.interval.high)}"
             rows.append(
@@ -78,8 +78,8 @@ def gap_table(comparison: Comparison) -> Table:
         (
             result.name,
             str(gap.examples),
-            percent(gap.learnt),
-            percent(result.figures.accuracy),
+            percent(gap.train_accuracy),
+            percent(result.metrics.accuracy),
             points(gap.value),
             f"{points(gap.interval.low)} to {points(gap.interval.high)}",
         )
@@ -90,7 +90,7 @@ def gap_table(comparison: Comparison) -> Table:
     return Table(_caption(comparison, "Accuracy on a sample of the training part, and held out"), head, rows)
 
 
-def group_table(comparison: Comparison, result: Result, measured: Sequence[Group], kind: str) -> Table:
+def group_table(comparison: Comparison, result: ModelResult, measured: Sequence[GroupMetrics], kind: str) -> Table:
     rows = tuple(
         (
             group.name,
@@ -103,7 +103,7 @@ def group_table(comparison: Comparison, result: Result, measured: Sequence[Group
     )
     head = (kind, "examples", "accuracy, % (95 %)", "balanced, %", "found, %")
     everyone = result.groups if kind == "group" else result.people
-    least = f" with {LEAST_OF_PERSON} examples or more" if kind == "person" else ""
+    least = f" with {MIN_PERSON_EXAMPLES} examples or more" if kind == "person" else ""
     listed = "" if len(rows) == len(everyone) else f", {len(rows)} of {len(everyone)}"
     spread = points(everyone[-1].accuracy - everyone[0].accuracy)
     what = (

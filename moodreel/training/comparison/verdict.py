@@ -1,7 +1,7 @@
 """Who is better, in words: a winner is named only where the numbers hold one."""
 
-from moodreel.training.comparison.results import Comparison, Pair
-from moodreel.training.evaluation.significance import LEAST_UNITS, LEVEL
+from moodreel.training.comparison.results import Comparison, PairwiseResult
+from moodreel.training.evaluation.significance import CONFIDENCE_LEVEL, MIN_UNITS
 
 WORDS = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "macro_f1": "macro-F1"}
 
@@ -19,13 +19,13 @@ def loser(comparison: Comparison) -> str | None:
 def verdict(comparison: Comparison) -> tuple[str, ...]:
     """Say who is better and by how much: the first sentence is the answer, the others are each pair's."""
     names = [result.name for result in comparison.results]
-    what = WORDS[comparison.plan.judged_by]
+    what = WORDS[comparison.config.decision_metric]
     if len(names) < 2:
         return (f"Only {names[0]} was measured: there is nothing to compare it with.",)
     if _too_few(comparison):
         return (
             f"No winner: {comparison.units} {_drawn_from(comparison)} are too few to tell skill from luck; "
-            f"it takes {LEAST_UNITS}.",
+            f"it takes {MIN_UNITS}.",
         )
     best, worst = winner(comparison), loser(comparison)
     if best:
@@ -40,10 +40,10 @@ def verdict(comparison: Comparison) -> tuple[str, ...]:
     return (head, *(_sentence(comparison, pair) for pair in told))
 
 
-def _sentence(comparison: Comparison, pair: Pair) -> str:
-    difference = pair.differences[comparison.plan.judged_by]
+def _sentence(comparison: Comparison, pair: PairwiseResult) -> str:
+    difference = pair.differences[comparison.config.decision_metric]
     value, low, high = difference.value, difference.interval.low, difference.interval.high
-    level = f"{100 * LEVEL:g} % interval"
+    level = f"{100 * CONFIDENCE_LEVEL:g} % interval"
     if _better(comparison, pair) is None:
         if not value and low == high == 0:
             return f"{pair.first} and {pair.second} do the same: a difference of 0.0 points in every resample."
@@ -75,15 +75,15 @@ def _over_all(comparison: Comparison, *, sign: int) -> str | None:
     return None
 
 
-def _better(comparison: Comparison, pair: Pair) -> str | None:
-    difference = pair.differences[comparison.plan.judged_by]
+def _better(comparison: Comparison, pair: PairwiseResult) -> str | None:
+    difference = pair.differences[comparison.config.decision_metric]
     if not difference.counts or _too_few(comparison):
         return None
     return pair.first if difference.value > 0 else pair.second
 
 
 def _too_few(comparison: Comparison) -> bool:
-    return comparison.units < LEAST_UNITS
+    return comparison.units < MIN_UNITS
 
 
 def _drawn_from(comparison: Comparison) -> str:

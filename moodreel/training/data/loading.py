@@ -11,7 +11,7 @@ from moodreel.errors import DataInvalid, MoodreelError
 from moodreel.training.data.album import Album
 from moodreel.training.data.examples import Example
 from moodreel.training.data.face_cache import Found, find_all, find_landmarks
-from moodreel.training.evaluation.metrics import Answers
+from moodreel.training.evaluation.metrics import Predictions
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def read_files(
     classes: int,
     nobody: tuple[type[MoodreelError], ...],
     what: str,
-) -> Answers:
+) -> Predictions:
     """Answer for each example's file by probabilities (C,).
 
     nobody: the errors of a file in which there is nothing to answer from: it counts as not found.
@@ -77,11 +77,11 @@ def read_files(
     return spread(len(examples), np.array(rows, int), np.array(answers).reshape(-1, classes))
 
 
-def spread(count: int, rows: np.ndarray, probabilities: np.ndarray) -> Answers:
+def spread(count: int, rows: np.ndarray, probabilities: np.ndarray) -> Predictions:
     """Put the answers for some rows among all, whose others were not found."""
     classes = probabilities.shape[1]
     everything = np.full((count, classes), 1 / classes)
     everything[rows] = probabilities
     found = np.zeros(count, bool)
     found[rows] = True
-    return Answers(everything, found)
+    return Predictions(everything, found)

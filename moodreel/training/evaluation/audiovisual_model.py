@@ -20,15 +20,15 @@ from moodreel.training.data.examples import Example
 from moodreel.training.data.face_cache import portrait
 from moodreel.training.data.loading import Means, Media, read_files, spread
 from moodreel.training.data.registry import CLIPS, PICTURES, RECORDINGS
-from moodreel.training.evaluation.face_model import Subject
-from moodreel.training.evaluation.metrics import Answers
+from moodreel.training.evaluation.face_model import EvaluatedModel
+from moodreel.training.evaluation.metrics import Predictions
 
 _STEPS = 1 + round(clip_sampler.SECONDS * audio.SAMPLE_RATE) // HOP_LENGTH
 _AT_ONCE = 64
 """Pictures that are read at a time: bounds the memory of activations."""
 
 
-class AudioVisualSubject(Subject):
+class EvaluatedAudioVisualModel(EvaluatedModel):
     """A model that reads faces and voices. A clip's answer is the mean of its windows'; a picture is a window of one
     frame, without sound."""
 
@@ -40,7 +40,7 @@ class AudioVisualSubject(Subject):
         sees, hears = ("video" in predictor.modalities), ("audio" in predictor.modalities)
         self.media = ((PICTURES,) if sees else ()) + (CLIPS,) + ((RECORDINGS,) if hears else ())
 
-    def answer(self, examples: Sequence[Example], media: str, means: Means) -> Answers:
+    def predict(self, examples: Sequence[Example], media: str, means: Means) -> Predictions:
         if media == PICTURES:
             return self._look(examples, means)
         finder = FaceLandmarker(means.landmarker, use_fallbacks=True)
@@ -55,7 +55,7 @@ class AudioVisualSubject(Subject):
         finally:
             finder.close()
 
-    def _look(self, examples: Sequence[Example], means: Means) -> Answers:
+    def _look(self, examples: Sequence[Example], means: Means) -> Predictions:
         pictures = Media(examples)
         faces, landmarks = means.find(pictures, landmarks=True)
         assert landmarks is not None
@@ -67,7 +67,7 @@ class AudioVisualSubject(Subject):
             answers.append(np.stack([probabilities for probabilities, _ in said]))
         return spread(len(examples), rows, np.concatenate(answers))
 
-    def once(self) -> Any:
+    def run_once(self) -> Any:
         draw = torch.Generator().manual_seed(0)
         faces = torch.randint(0, 256, (1, clip_sampler.FRAMES, SIDE, SIDE, 3), dtype=torch.uint8, generator=draw)
         return self.predictor.predict(_windows(faces, sound=True))

@@ -61,12 +61,12 @@ class Report:
 
 
 @dataclass(frozen=True)
-class Bin:
+class CalibrationBin:
     """Answers of about the same confidence: its mean, the share of them that is right, and their share of all."""
 
     confidence: float
-    right: float
-    share: float
+    accuracy: float
+    fraction: float
 
 
 def evaluate(
@@ -91,7 +91,7 @@ def evaluate(
     if labels not in (FIVE, SEVEN):
         raise MoodreelError("Only models of five or seven labels can be evaluated; choose another.")
     images, all_truth, members = _read(data, labels, split, groups)
-    if needs_landmarks(predictor):
+    if requires_landmarks(predictor):
         faces, landmarks = find_landmarks(images, landmarker, cache, seed=seed, workers=workers)
     else:
         faces, landmarks = find_all(images, landmarker, cache, seed=seed, workers=workers), None
@@ -100,13 +100,13 @@ def evaluate(
     if not found.any():
         raise DataInvalid(f"No face was found in any of the {len(truth)} labelled pictures of {data}; look at some.")
     members = {name: rows[judged] for name, rows in members.items()}
-    probabilities = judge(predictor, faces, np.flatnonzero(judged & faces.found), images, landmarks)
+    probabilities = predict_rows(predictor, faces, np.flatnonzero(judged & faces.found), images, landmarks)
     report = measure(probabilities, truth, found, labels, members)
     if labels == SEVEN:
         merge = one_hot(SEVEN, FIVE)
         five = measure(probabilities @ merge, merge.argmax(axis=1)[truth], found, FIVE, members)
         return replace(report, five=five)
-    if needs_landmarks(predictor):
+    if requires_landmarks(predictor):
         log.warning("No pseudo-sequences: they have no pictures, which this model reads.")
         return report
     neutral = truth[found] == FIVE.index("Neutral")
@@ -152,7 +152,7 @@ def measure(
         accuracy=float(right.mean()),
         accuracy_found=float(right[found].mean()) if found.any() else float("nan"),
         mean_recall=float(np.mean(list(recall.values()))),
-        ece=calibration_error(probabilities, truth[found]) if found.any() else float("nan"),
+        ece=expected_calibration_error(probabilities, truth[found]) if found.any() else float("nan"),
         recall=recall,
         confusion=confusion,
         groups={
@@ -182,13 +182,13 @@ def _sequences(predictor: Predictor, faces: Found, truth: np.ndarray, seed: int)
         joined.append(whole)
         expected.append(clips.targets.argmax(axis=1))
         by_kind[kind.name.lower()] = (_share(whole, expected[-1]), _share(mean, expected[-1]))
-    error = calibration_error(np.concatenate(joined), np.concatenate(expected))
+    error = expected_calibration_error(np.concatenate(joined), np.concatenate(expected))
     return {"ece_sequences": error, "by_kind": by_kind}
 
 
 def _by_features(predictor: Predictor, clips: Sequences) -> tuple[np.ndarray, np.ndarray]:
     """Probabilities (B, 5) of sequences as wholes, and the mean of their moments'."""
-    verdicts = predictor.predict(tracks(clips))
+    verdicts = predictor.predict(to_tracks(clips))
     whole = np.stack([verdict.probabilities for verdict in verdicts])
     return whole, np.stack([np.nanmean(verdict.per_frame, axis=0) for verdict in verdicts])
 
@@ -203,31 +203,35 @@ def _by_opinions(predictor: Predictor, net: TwoStreamNet, clips: Sequences) -> t
     return whole, np.stack([own[seen].mean(axis=0) for own, seen in zip(each, clips.seen, strict=True)])
 
 
-def calibration_error(probabilities: np.ndarray, truth: np.ndarray, bins: int = 15) -> float:
+def expected_calibration_error(probabilities: np.ndarray, truth: np.ndarray, bins: int = 15) -> float:
     """Expected calibration error of probabilities (N, C) against labels (N,)."""
-    return binned_error(probabilities.max(axis=1), probabilities.argmax(axis=1) == truth, bins)
+    return binned_calibration_error(probabilities.max(axis=1), probabilities.argmax(axis=1) == truth, bins)
 
 
-def binned_error(confidence: np.ndarray, right: np.ndarray, bins: int = 15) -> float:
+def binned_calibration_error(confidence: np.ndarray, right: np.ndarray, bins: int = 15) -> float:
     """Expected calibration error of confidences (N,) for answers that were right or not (N,)."""
-    return float(sum(abs(each.confidence - each.right) * each.share for each in reliability(confidence, right, bins)))
+    return float(
+        sum(abs(each.confidence - each.accuracy) * each.fraction for each in reliability_bins(confidence, right, bins))
+    )
 
 
-def reliability(confidence: np.ndarray, right: np.ndarray, bins: int = 15) -> list[Bin]:
+def reliability_bins(confidence: np.ndarray, right: np.ndarray, bins: int = 15) -> list[CalibrationBin]:
     """How often answers of each confidence (N,) were right (N,), in bins of equal width; empty ones are left out."""
     which = np.minimum((confidence * bins).astype(int), bins - 1)
     return [
-        Bin(float(confidence[which == b].mean()), float(right[which == b].mean()), float((which == b).mean()))
+        CalibrationBin(
+            float(confidence[which == b].mean()), float(right[which == b].mean()), float((which == b).mean())
+        )
         for b in sorted(set(which.tolist()))
     ]
 
 
-def needs_landmarks(predictor: Predictor) -> bool:
+def requires_landmarks(predictor: Predictor) -> bool:
     """Whether a model reads raw landmarks, or portraits, which are made by them: `judge` has to be given them."""
     return predictor.requires_rgb_crop or predictor.info.architecture == ORIGINAL
 
 
-def judge(
+def predict_rows(
     predictor: Predictor, faces: Found, rows: np.ndarray, images: Pictures, landmarks: np.ndarray | None = None
 ) -> np.ndarray:
     """Calibrated probabilities (len(rows), C) of pictures with a found face, by their rows in `faces` and `images`.
@@ -236,7 +240,7 @@ def judge(
     """
     judged = [np.zeros((0, len(predictor.info.labels)), np.float32)]
     for begun in range(0, len(rows), _AT_ONCE):
-        shown = [still(faces, row) for row in rows[begun : begun + _AT_ONCE]]
+        shown = [single_frame(faces, row) for row in rows[begun : begun + _AT_ONCE]]
         if landmarks is not None:
             shown = [
                 replace(
@@ -251,7 +255,7 @@ def judge(
     return np.concatenate(judged)
 
 
-def still(faces: Found, row: int | np.integer) -> FaceFeatures:
+def single_frame(faces: Found, row: int | np.integer) -> FaceFeatures:
     """One picture's face as the predictor takes it, but without the raw landmarks."""
     return FaceFeatures(
         landmarks=np.full((LANDMARKS, 3), np.nan, np.float32),
@@ -262,7 +266,7 @@ def still(faces: Found, row: int | np.integer) -> FaceFeatures:
     )
 
 
-def tracks(sequences: Sequences) -> list[list[FaceFeatures | None]]:
+def to_tracks(sequences: Sequences) -> list[list[FaceFeatures | None]]:
     """Pseudo-sequences as the predictor takes them."""
     unknown = np.full((LANDMARKS, 3), np.nan, np.float32)
     return [

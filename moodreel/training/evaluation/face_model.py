@@ -19,11 +19,11 @@ from moodreel.pipelines.video import VideoPipeline
 from moodreel.training.data.examples import Example
 from moodreel.training.data.loading import Means, Media, read_files, spread
 from moodreel.training.data.registry import CLIPS, PICTURES
-from moodreel.training.evaluation.evaluate import judge, needs_landmarks
-from moodreel.training.evaluation.metrics import Answers
+from moodreel.training.evaluation.evaluate import predict_rows, requires_landmarks
+from moodreel.training.evaluation.metrics import Predictions
 
 
-class Subject(ABC):
+class EvaluatedModel(ABC):
     """A model that is compared.
 
     name: as the report says it, unlike all others'. path: its folder, or its weights file.
@@ -41,15 +41,15 @@ class Subject(ABC):
         return weights_in(self.path) if self.path.is_dir() else self.path
 
     @abstractmethod
-    def answer(self, examples: Sequence[Example], media: str, means: Means) -> Answers:
+    def predict(self, examples: Sequence[Example], media: str, means: Means) -> Predictions:
         """Answer for each example, in the order of `info.labels`. Raises DataInvalid for a file that is no good."""
 
     @abstractmethod
-    def once(self) -> Any:
+    def run_once(self) -> Any:
         """Answer for one face, or one window, that is made up: by that costs are measured."""
 
 
-class FaceSubject(Subject):
+class EvaluatedFaceModel(EvaluatedModel):
     """A model that reads faces, in pictures or in clips."""
 
     media = (PICTURES, CLIPS)
@@ -59,15 +59,15 @@ class FaceSubject(Subject):
         super().__init__(name, path, predictor.info, predictor.module)
         self.predictor = predictor
 
-    def answer(self, examples: Sequence[Example], media: str, means: Means) -> Answers:
+    def predict(self, examples: Sequence[Example], media: str, means: Means) -> Predictions:
         if media == CLIPS:
             return self._watch(examples, means)
         pictures = Media(examples)
-        faces, landmarks = means.find(pictures, landmarks=needs_landmarks(self.predictor))
+        faces, landmarks = means.find(pictures, landmarks=requires_landmarks(self.predictor))
         rows = np.flatnonzero(faces.found)
-        return spread(len(examples), rows, judge(self.predictor, faces, rows, pictures, landmarks))
+        return spread(len(examples), rows, predict_rows(self.predictor, faces, rows, pictures, landmarks))
 
-    def _watch(self, examples: Sequence[Example], means: Means) -> Answers:
+    def _watch(self, examples: Sequence[Example], means: Means) -> Predictions:
         store = FaceModelRegistry(self.path if self.path.is_dir() else self.path.parent)
         store.register(self.path)
         finder = FaceLandmarker(means.landmarker, use_fallbacks=True)
@@ -83,13 +83,13 @@ class FaceSubject(Subject):
             analyser.threads.shutdown()
             finder.close()
 
-    def once(self) -> Any:
+    def run_once(self) -> Any:
         return self.predictor.predict([[_made_up(portrait=self.predictor.requires_rgb_crop)]], per_frame=False)
 
 
-def check_media(subjects: Sequence[Subject], media: str) -> None:
+def check_media(models: Sequence[EvaluatedModel], media: str) -> None:
     """Raise MoodreelError where one of the models cannot read what a set holds."""
-    for subject in subjects:
+    for subject in models:
         if media not in subject.media:
             raise MoodreelError(
                 f"{subject.name} reads {' and '.join(subject.media)}, but the set holds {media}; leave one of them out."

@@ -32,17 +32,17 @@ def common_labels(models: dict[str, tuple[str, ...]], data: tuple[str, ...]) -> 
     return FIVE if coarse else SEVEN
 
 
-def merge(labels: Sequence[str], into: Sequence[str]) -> np.ndarray:
-    """Say which label counts for which: float64 (len(labels), len(into)), one 1 in each row."""
-    return np.array([[float(_meant(label, into) == target) for target in into] for label in labels])
+def mapping_matrix(labels: Sequence[str], target: Sequence[str]) -> np.ndarray:
+    """Say which label counts for which: float64 (len(labels), len(target)), one 1 in each row."""
+    return np.array([[float(_meant(label, target) == name) for name in target] for label in labels])
 
 
-def folded(owner: str, labels: Sequence[str], into: Sequence[str]) -> str | None:
+def describe_mapping(owner: str, labels: Sequence[str], target: Sequence[str]) -> str | None:
     """Say in a sentence what became of somebody's labels; None where they stayed."""
-    if set(labels) <= set(into):
+    if set(labels) <= set(target):
         return None
-    how = ", ".join(f"{label} as {_meant(label, into)}" for label in labels if label not in into)
-    return f"{owner} was measured in {len(into)} labels: {how}."
+    how = ", ".join(f"{label} as {_meant(label, target)}" for label in labels if label not in target)
+    return f"{owner} was measured in {len(target)} labels: {how}."
 
 
 def _meant(label: str, into: Sequence[str]) -> str | None:

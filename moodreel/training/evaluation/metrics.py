@@ -5,13 +5,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from moodreel.training.evaluation.evaluate import Bin, binned_error, reliability
+from moodreel.training.evaluation.evaluate import CalibrationBin, binned_calibration_error, reliability_bins
 
 Score = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True, eq=False)
-class Answers:
+class Predictions:
     """What a model said of N examples.
 
     probabilities: float64 (N, C), each row adding up to 1; the same for every label where no face was found.
@@ -22,16 +22,16 @@ class Answers:
     found: np.ndarray
 
     @property
-    def chosen(self) -> np.ndarray:
+    def predicted(self) -> np.ndarray:
         """int64 (N,): the likeliest label; C, which is never right, where nothing was found."""
         return np.where(self.found, self.probabilities.argmax(axis=1), self.probabilities.shape[1])
 
-    def only(self, rows: np.ndarray) -> "Answers":
-        return Answers(self.probabilities[rows], self.found[rows])
+    def select(self, rows: np.ndarray) -> "Predictions":
+        return Predictions(self.probabilities[rows], self.found[rows])
 
 
 @dataclass(frozen=True, eq=False)
-class Figures:
+class ClassificationMetrics:
     """Shares are 0 to 1. What nothing was found in counts as wrong, except where it says otherwise.
 
     found: share of the examples with something to answer from.
@@ -50,33 +50,33 @@ class Figures:
     ece: float | None
     recall: dict[str, float]
     confusion: np.ndarray
-    reliability: tuple[Bin, ...]
+    reliability: tuple[CalibrationBin, ...]
 
 
-def measure(answers: Answers, truth: np.ndarray, labels: Sequence[str]) -> Figures:
+def compute_metrics(predictions: Predictions, truth: np.ndarray, labels: Sequence[str]) -> ClassificationMetrics:
     """Work all figures out. truth: int64 (N,), N > 0, indices into labels."""
-    chosen, found = answers.chosen, answers.found
-    confusion = tally(chosen, truth, len(labels)).sum(axis=0).astype(int)
-    confidence, right = answers.probabilities.max(axis=1)[found], (chosen == truth)[found]
+    chosen, found = predictions.predicted, predictions.found
+    confusion = per_sample_confusion(chosen, truth, len(labels)).sum(axis=0).astype(int)
+    confidence, right = predictions.probabilities.max(axis=1)[found], (chosen == truth)[found]
     totals = confusion.sum(axis=1)
-    return Figures(
+    return ClassificationMetrics(
         examples=len(truth),
         found=float(found.mean()),
         accuracy=float(accuracy(confusion)),
         balanced_accuracy=float(balanced_accuracy(confusion)),
         macro_f1=float(macro_f1(confusion)),
-        roc_auc=roc_auc(answers.probabilities, truth),
-        ece=binned_error(confidence, right) if found.any() else None,
+        roc_auc=roc_auc(predictions.probabilities, truth),
+        ece=binned_calibration_error(confidence, right) if found.any() else None,
         recall={label: float(confusion[i, i] / totals[i]) for i, label in enumerate(labels) if totals[i]},
         confusion=confusion,
-        reliability=tuple(reliability(confidence, right)),
+        reliability=tuple(reliability_bins(confidence, right)),
     )
 
 
-def tally(chosen: np.ndarray, truth: np.ndarray, classes: int) -> np.ndarray:
+def per_sample_confusion(predicted: np.ndarray, truth: np.ndarray, classes: int) -> np.ndarray:
     """Give each example's own confusion matrix, float32 (N, C, C + 1): a single 1."""
     tallies = np.zeros((len(truth), classes, classes + 1), np.float32)
-    tallies[np.arange(len(truth)), truth, chosen] = 1
+    tallies[np.arange(len(truth)), truth, predicted] = 1
     return tallies
 
 
@@ -95,7 +95,7 @@ def macro_f1(confusion: np.ndarray) -> np.ndarray:
     return _mean_where(2 * _right(confusion) / np.maximum(there + said, 1), there > 0)
 
 
-SCORES: Mapping[str, Score] = {
+CONFUSION_METRICS: Mapping[str, Score] = {
     "accuracy": accuracy,
     "balanced_accuracy": balanced_accuracy,
     "macro_f1": macro_f1,

@@ -10,14 +10,14 @@ import torch
 from torch.nn import functional as F
 
 from moodreel.emotions import EKMAN
-from moodreel.training.evaluation.evaluate import binned_error
+from moodreel.training.evaluation.evaluate import binned_calibration_error
 
-CANDIDATES = np.linspace(0.04, 0.8, 77)
+THRESHOLD_CANDIDATES = np.linspace(0.04, 0.8, 77)
 """Thresholds that are tried."""
 
 
 @dataclass(frozen=True, eq=False)
-class TextReport:
+class MultilabelMetrics:
     """How a model did on `texts` texts.
 
     macro_f1, micro_f1, f1: of the labels over their thresholds. macro_f1_said: the same with the likeliest label added
@@ -26,17 +26,19 @@ class TextReport:
         mean over the labels of each one's own.
     """
 
-    texts: int
+    examples: int
     macro_f1: float
     micro_f1: float
-    macro_f1_said: float
+    macro_f1_with_top: float
     f1: dict[str, float]
     accuracy: float
     ece: float
-    ece_labels: float
+    ece_per_label: float
 
 
-def measure_texts(probabilities: np.ndarray, truth: np.ndarray, thresholds: np.ndarray) -> TextReport:
+def compute_multilabel_metrics(
+    probabilities: np.ndarray, truth: np.ndarray, thresholds: np.ndarray
+) -> MultilabelMetrics:
     """Report on calibrated probabilities (N, 7) for the labels (N, 7), 0 or 1, that the texts were given."""
     given = truth > 0
     over = probabilities >= thresholds
@@ -44,15 +46,17 @@ def measure_texts(probabilities: np.ndarray, truth: np.ndarray, thresholds: np.n
     said = over | (np.arange(len(EKMAN)) == likeliest[:, None])
     right = given[np.arange(len(given)), likeliest]
     by_label = [f1(over[:, i], given[:, i]) for i in range(len(EKMAN))]
-    return TextReport(
-        texts=len(truth),
+    return MultilabelMetrics(
+        examples=len(truth),
         macro_f1=float(np.mean(by_label)),
         micro_f1=f1(over.ravel(), given.ravel()),
-        macro_f1_said=float(np.mean([f1(said[:, i], given[:, i]) for i in range(len(EKMAN))])),
+        macro_f1_with_top=float(np.mean([f1(said[:, i], given[:, i]) for i in range(len(EKMAN))])),
         f1=dict(zip(EKMAN, by_label, strict=True)),
         accuracy=float(right.mean()),
-        ece=binned_error(probabilities.max(axis=1), right),
-        ece_labels=float(np.mean([binned_error(probabilities[:, i], given[:, i]) for i in range(len(EKMAN))])),
+        ece=binned_calibration_error(probabilities.max(axis=1), right),
+        ece_per_label=float(
+            np.mean([binned_calibration_error(probabilities[:, i], given[:, i]) for i in range(len(EKMAN))])
+        ),
     )
 
 
@@ -68,8 +72,11 @@ def fit_thresholds(probabilities: np.ndarray, truth: np.ndarray) -> np.ndarray:
     given countless texts; for a label that few were given it is where luck had it, while its F1 is hardly off.
     """
     return np.array(
-        [max(f1(probabilities[:, i] >= t, truth[:, i] > 0) for t in CANDIDATES) / 2 for i in range(len(EKMAN))]
-    ).clip(min=CANDIDATES[0])
+        [
+            max(f1(probabilities[:, i] >= t, truth[:, i] > 0) for t in THRESHOLD_CANDIDATES) / 2
+            for i in range(len(EKMAN))
+        ]
+    ).clip(min=THRESHOLD_CANDIDATES[0])
 
 
 def fit_calibration(probabilities: torch.Tensor, truth: torch.Tensor) -> tuple[list[float], list[float]]:
@@ -91,7 +98,7 @@ def fit_calibration(probabilities: torch.Tensor, truth: torch.Tensor) -> tuple[l
     return [float(value) for value in (-scale.detach()).exp()], [float(value) for value in offset.detach()]
 
 
-def calibrated(probabilities: torch.Tensor, temperatures: list[float], offsets: list[float]) -> np.ndarray:
+def apply_calibration(probabilities: torch.Tensor, temperatures: list[float], offsets: list[float]) -> np.ndarray:
     """Probabilities (N, 7) of a network as `fit_calibration` corrects them."""
     logits = probabilities.clamp(1e-6, 1 - 1e-6).logit()
     return (logits / torch.tensor(temperatures) + torch.tensor(offsets)).sigmoid().numpy()

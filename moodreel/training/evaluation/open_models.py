@@ -8,19 +8,19 @@ from moodreel.models.audiovisual_registry import load_audiovisual
 from moodreel.models.face_registry import load_face_model
 from moodreel.models.model_card import AUDIO_VISUAL, FACE, kind_of
 from moodreel.models.registry import CARD
-from moodreel.training.evaluation.audiovisual_model import AudioVisualSubject
-from moodreel.training.evaluation.face_model import FaceSubject, Subject
+from moodreel.training.evaluation.audiovisual_model import EvaluatedAudioVisualModel
+from moodreel.training.evaluation.face_model import EvaluatedFaceModel, EvaluatedModel
 
 _LONGEST_NAME = 60
 
 
-def open_subjects(models: Sequence[str], store: Path) -> list[Subject]:
+def open_models(models: Sequence[str], store: Path) -> list[EvaluatedModel]:
     """Load models, each by a name in the store, its folder or its weights file.
 
     Of several that have one name all but the first get a number.
     Raises MoodreelError for one that is not there, not as it should be, or reads texts.
     """
-    subjects: list[Subject] = []
+    subjects: list[EvaluatedModel] = []
     for model in models:
         path = Path(model) if Path(model).exists() else store / model
         if not model.strip() or not path.exists():
@@ -32,15 +32,15 @@ def open_subjects(models: Sequence[str], store: Path) -> list[Subject]:
     return subjects
 
 
-def _open(path: Path, taken: set[str]) -> Subject:
+def _open(path: Path, taken: set[str]) -> EvaluatedModel:
     card = (path if path.is_dir() else path.parent) / CARD
     kind = kind_of(card) if card.is_file() else FACE
     if kind == FACE:
         predictor = load_face_model(path)
-        return FaceSubject(_unlike(predictor.info.name, taken), path, predictor)
+        return EvaluatedFaceModel(_unlike(predictor.info.name, taken), path, predictor)
     if kind == AUDIO_VISUAL:
         hears = load_audiovisual(path)
-        return AudioVisualSubject(_unlike(hears.info.name, taken), path, hears)
+        return EvaluatedAudioVisualModel(_unlike(hears.info.name, taken), path, hears)
     raise MoodreelError(
         f"{path.name} reads {kind}s. What can be compared are models that read faces, or faces and voices; for others "
         "there is `python -m moodreel.training evaluate`."

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from moodreel.training.evaluation.metrics import SCORES
+from moodreel.training.evaluation.metrics import CONFUSION_METRICS
 
-LEVEL = 0.95
+CONFIDENCE_LEVEL = 0.95
 """Of every interval."""
-LEAST_UNITS = 6
+MIN_UNITS = 6
 """Persons, or pictures of nobody known, under which nobody is named better: if five all agree, that is luck one time in
 sixteen."""
 _EXACT = 1000
@@ -43,7 +43,7 @@ class Difference:
     @property
     def counts(self) -> bool:
         """Whether it is more than luck: its interval excludes zero, and so it stays where several were compared."""
-        return self.interval.excludes_zero() and self.holm < 1 - LEVEL
+        return self.interval.excludes_zero() and self.holm < 1 - CONFIDENCE_LEVEL
 
 
 @dataclass(frozen=True)
@@ -92,17 +92,17 @@ def bootstrap(
     """
     count = int(units.max()) + 1
     by_unit = [_summed(tally, units, count) for tally in tallies]
-    drawn: dict[str, list[np.ndarray]] = {name: [] for name in SCORES}
+    drawn: dict[str, list[np.ndarray]] = {name: [] for name in CONFUSION_METRICS}
     for weights in _weights(count, resamples, seed):
         confusions = np.stack([np.tensordot(weights, own, axes=1) for own in by_unit]).astype(float)
-        for name, score in SCORES.items():
+        for name, score in CONFUSION_METRICS.items():
             drawn[name].append(score(confusions))
     return {name: np.concatenate(parts, axis=1) for name, parts in drawn.items()}
 
 
 def interval(drawn: np.ndarray) -> Interval:
     """The percentile interval of a figure's resamples (R,)."""
-    low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    low, high = np.quantile(drawn, [(1 - CONFIDENCE_LEVEL) / 2, (1 + CONFIDENCE_LEVEL) / 2])
     return Interval(float(low), float(high))
 
 

@@ -21,7 +21,7 @@ from moodreel.training.data.clip_cache import tracks_of
 from moodreel.training.data.face_crops import squares_of
 from moodreel.training.data.loading import Means, Media
 from moodreel.training.data.registry import CLIPS, PICTURES, DataSet
-from moodreel.training.evaluation.evaluate import still
+from moodreel.training.evaluation.evaluate import single_frame
 from moodreel.training.experiment.adapter import Maker
 from moodreel.training.experiment.classification import Material
 from moodreel.training.experiment.config import Study
@@ -76,7 +76,7 @@ class TrackMaker(Maker):
             tracks = tracks_of(data.examples, means)
             return Tracks([track or [] for track in tracks]), np.array([track is not None for track in tracks])
         faces, landmarks = means.find(Media(data.examples), landmarks=self._landmarks)
-        seen = [still(faces, row) for row in range(len(data.examples))]
+        seen = [single_frame(faces, row) for row in range(len(data.examples))]
         if landmarks is not None:
             seen = [replace(face, landmarks=own) for face, own in zip(seen, landmarks, strict=True)]
         return Tracks([[face] for face in seen]), faces.found

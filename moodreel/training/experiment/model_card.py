@@ -10,7 +10,7 @@ from torch import nn
 
 from moodreel.models.registry import CARD, weights_in
 from moodreel.training.data.registry import OWNERS, DataSet
-from moodreel.training.evaluation.metrics import Figures
+from moodreel.training.evaluation.metrics import ClassificationMetrics
 from moodreel.training.experiment.adapter import Maker
 from moodreel.training.experiment.config import Study
 from moodreel.training.export.model_folder import write_json
@@ -56,7 +56,7 @@ def write_fitted_card(order: "Order", study: Study, outcome: "Outcome", maker: M
     (order.out / "CARD.md").write_text(_card(order, study, outcome, maker, fields), encoding="utf-8")
 
 
-def _named(figures: Figures) -> list[tuple[str, float]]:
+def _named(figures: ClassificationMetrics) -> list[tuple[str, float]]:
     named = {
         "accuracy": figures.accuracy,
         "balanced accuracy (UAR)": figures.balanced_accuracy,
@@ -158,7 +158,7 @@ def _making(study: Study, outcome: "Outcome", fields: dict[str, Any]) -> str:
     return "\n".join(_filled(f"- {item}", subsequent_indent="  ") for item in items)
 
 
-def _side_by_side(held_out: Figures, learnt: Figures) -> str:
+def _side_by_side(held_out: ClassificationMetrics, learnt: ClassificationMetrics) -> str:
     seen = dict(_named(learnt))
     rows = [f"| {name} | {value:.3f} | {seen[name]:.3f} |" for name, value in _named(held_out) if name in seen]
     return "\n".join(rows)
@@ -200,7 +200,7 @@ The same network with something missing:
 """
 
 
-def _confusion(labels: Sequence[str], figures: Figures) -> str:
+def _confusion(labels: Sequence[str], figures: ClassificationMetrics) -> str:
     nothing = figures.confusion[:, -1].any()
     columns = [*labels, "nothing found"] if nothing else list(labels)
     rows = [

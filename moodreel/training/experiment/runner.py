@@ -16,8 +16,8 @@ from moodreel.training.data.registry import DataSet
 from moodreel.training.data.splits import Split, folds, split
 from moodreel.training.engine.checkpoint import CHECKPOINT
 from moodreel.training.engine.trainer import Fitted, fit
-from moodreel.training.evaluation.metrics import Answers, Figures, measure
-from moodreel.training.evaluation.open_models import open_subjects
+from moodreel.training.evaluation.metrics import ClassificationMetrics, Predictions, compute_metrics
+from moodreel.training.evaluation.open_models import open_models
 from moodreel.training.experiment.adapter import Maker
 from moodreel.training.experiment.adapters import maker_of
 from moodreel.training.experiment.classification import Lessons, Material
@@ -54,7 +54,7 @@ class Order:
 class Fold:
     """One of several trainings, and how it did on the part that it did not learn from."""
 
-    figures: Figures
+    figures: ClassificationMetrics
     history: tuple[dict[str, Any], ...]
     people: tuple[str, ...]
 
@@ -73,10 +73,10 @@ class Outcome:
     fitted: Fitted
     network: nn.Module
     temperature: float
-    held_out: Figures
-    learnt: Figures
+    held_out: ClassificationMetrics
+    learnt: ClassificationMetrics
     folds: tuple[Fold, ...] = ()
-    variants: Mapping[str, Figures] = field(default_factory=dict)
+    variants: Mapping[str, ClassificationMetrics] = field(default_factory=dict)
 
 
 def conduct(data: DataSet, study: Study, order: Order, means: Means) -> Outcome:
@@ -101,13 +101,13 @@ def conduct(data: DataSet, study: Study, order: Order, means: Means) -> Outcome:
     lessons, fitted = _train(data, study, order, maker, material, learnt, kept, order.out)
     temperature = _temperature(lessons.answers(kept), data, kept)
     write_fitted(order, study, data, maker, lessons.network, temperature)
-    [subject] = open_subjects([str(order.out)], means.store)
+    [subject] = open_models([str(order.out)], means.store)
 
-    def figures(rows: np.ndarray) -> Figures:
+    def figures(rows: np.ndarray) -> ClassificationMetrics:
         if data.faces is not None:  # a pair is in no file that could be served
             return _figures(lessons.answers(rows) / temperature, data, rows)
-        answers = subject.answer([data.examples[row] for row in rows], data.media, means)
-        return measure(answers, data.truth[rows], data.labels)
+        answers = subject.predict([data.examples[row] for row in rows], data.media, means)
+        return compute_metrics(answers, data.truth[rows], data.labels)
 
     # Of pictures that no majority settled nothing is held out either.
     clear = learnt if data.settled is None else learnt[data.settled[learnt]]
@@ -212,6 +212,6 @@ def _temperature(logits: torch.Tensor, data: DataSet, rows: np.ndarray) -> float
     return fit_temperature(logits, torch.from_numpy(data.truth[rows]))
 
 
-def _figures(logits: torch.Tensor, data: DataSet, rows: np.ndarray) -> Figures:
+def _figures(logits: torch.Tensor, data: DataSet, rows: np.ndarray) -> ClassificationMetrics:
     probabilities = logits.softmax(dim=1).double().numpy()
-    return measure(Answers(probabilities, np.ones(len(rows), bool)), data.truth[rows], data.labels)
+    return compute_metrics(Predictions(probabilities, np.ones(len(rows), bool)), data.truth[rows], data.labels)

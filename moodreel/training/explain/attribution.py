@@ -40,7 +40,7 @@ _STEPS = 16
 """Of the spectrogram of a window without sound, which nothing looks at."""
 
 
-def explain(network: nn.Module, pictures: np.ndarray, labels: Sequence[int] | np.ndarray) -> np.ndarray:
+def attribute(network: nn.Module, pictures: np.ndarray, labels: Sequence[int] | np.ndarray) -> np.ndarray:
     """Say where in each picture a network found its label.
 
     pictures: uint8, as the network reads them: crops (N, 48, 48), or squares around faces (N, S, S, 3), red first.
@@ -67,7 +67,7 @@ def explain(network: nn.Module, pictures: np.ndarray, labels: Sequence[int] | np
     return np.concatenate(maps) if maps else np.zeros((0, *pictures.shape[1:3]), np.float32)
 
 
-def say(network: nn.Module, pictures: np.ndarray) -> np.ndarray:
+def predict_logits(network: nn.Module, pictures: np.ndarray) -> np.ndarray:
     """What a network that `explain` takes says of pictures, in the order of its outputs: uncalibrated logits (N, C).
 
     Raises ModelInvalid for another.
@@ -84,7 +84,7 @@ Heat = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """Pictures and the number of a label for each, to (N, h, w), any h and w, the more the hotter."""
 
 
-def silent(faces: torch.Tensor) -> AudioVisualBatch:
+def without_audio(faces: torch.Tensor) -> AudioVisualBatch:
     """Pictures of faces (N, S, S, 3) as windows of one picture each, without sound."""
     return AudioVisualBatch(
         faces=faces[:, None],
@@ -129,7 +129,7 @@ def _blocks(network: nn.Module) -> Sequence[nn.Module] | None:
 def _say(network: nn.Module, shown: torch.Tensor) -> torch.Tensor:
     """What a network says of pictures (N, C)."""
     if isinstance(network, AudioVisualNet):
-        return network(silent(shown))
+        return network(without_audio(shown))
     if isinstance(network, TemporalViTNet):
         return _say(network.frame, shown)
     assert isinstance(network, MultiHeadFaceNet)

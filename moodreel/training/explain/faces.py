@@ -21,14 +21,14 @@ from moodreel.training.comparison.face_sheets import Highlight
 from moodreel.training.data.face_crops import squares_of
 from moodreel.training.data.loading import Means, Media
 from moodreel.training.data.registry import PICTURES, open_set
-from moodreel.training.evaluation.audiovisual_model import AudioVisualSubject
-from moodreel.training.evaluation.evaluate import still
-from moodreel.training.evaluation.face_model import FaceSubject, Subject
-from moodreel.training.evaluation.label_mapping import merge
-from moodreel.training.evaluation.open_models import open_subjects
+from moodreel.training.evaluation.audiovisual_model import EvaluatedAudioVisualModel
+from moodreel.training.evaluation.evaluate import single_frame
+from moodreel.training.evaluation.face_model import EvaluatedFaceModel, EvaluatedModel
+from moodreel.training.evaluation.label_mapping import mapping_matrix
+from moodreel.training.evaluation.open_models import open_models
 from moodreel.training.experiment.face_inputs import portrait
-from moodreel.training.explain.attribution import explain, say, silent
-from moodreel.training.explain.render import Look, draw_attention, overlay, sheet
+from moodreel.training.explain.attribution import attribute, predict_logits, without_audio
+from moodreel.training.explain.render import AttributionMap, draw_attribution, draw_sheet, overlay
 
 SHEET = "sheet.png"
 MOST = 24
@@ -40,7 +40,7 @@ Model = Predictor | AudioVisualPredictor
 
 
 @dataclass(frozen=True, eq=False)
-class Seen:
+class FaceToExplain:
     """A face to explain: where it is from, for names of files, what is read of it, and what the data calls it."""
 
     name: str
@@ -63,30 +63,30 @@ def add_parser(commands: argparse._SubParsersAction, *, store: Path) -> None:
 
 
 def _run(args: argparse.Namespace, store: Path) -> None:
-    [subject] = open_subjects([args.model], store)
-    assert isinstance(subject, FaceSubject | AudioVisualSubject)
+    [subject] = open_models([args.model], store)
+    assert isinstance(subject, EvaluatedFaceModel | EvaluatedAudioVisualModel)
     model, means = subject.predictor, Means(store, args.cache, workers=args.threads)
     faces = find_faces(args.pictures, means.landmarker)
     if args.data:
         faces += of_set(args.data, means, count=args.count)
     if not faces:
         raise DataInvalid("There is no face to explain; name pictures that show one, or --data NAME:PATH.")
-    looks = look(model, faces, label=args.label)
+    looks = attribute_faces(model, faces, label=args.label)
     args.out.mkdir(parents=True, exist_ok=True)
     for seen, one in zip(faces, looks, strict=True):
-        Image.fromarray(draw_attention(one)).save(args.out / f"{seen.name}.png")
+        Image.fromarray(draw_attribution(one)).save(args.out / f"{seen.name}.png")
         print(f"{seen.name}: {one.label} {one.probability:.0%}" + (f", truly {one.truth}" if one.truth else ""))
-    Image.fromarray(sheet({model.info.name: looks[:MOST]})).save(args.out / SHEET)
+    Image.fromarray(draw_sheet({model.info.name: looks[:MOST]})).save(args.out / SHEET)
     print(f"{len(looks)} faces and {SHEET} in {args.out}")
 
 
-def find_faces(files: Sequence[Path], landmarker: Path) -> list[Seen]:
+def find_faces(files: Sequence[Path], landmarker: Path) -> list[FaceToExplain]:
     """Find every face of some pictures, the largest of each first; a picture without any is told in the log.
 
     Raises DataInvalid for a file that cannot be read, MoodreelError for one that is no picture.
     """
     finder = FaceLandmarker(landmarker, use_fallbacks=True) if files else None
-    faces: list[Seen] = []
+    faces: list[FaceToExplain] = []
     for file in files:
         assert finder is not None
         try:
@@ -98,7 +98,7 @@ def find_faces(files: Sequence[Path], landmarker: Path) -> list[Seen]:
         if not found:
             log.warning("%s shows no face that could be found.", file)
         faces += [
-            Seen(f"{file.stem}-{number}", extract_features(rgb, face, with_rgb_crop=True))
+            FaceToExplain(f"{file.stem}-{number}", extract_features(rgb, face, with_rgb_crop=True))
             for number, face in enumerate(found, start=1)
         ]
     if finder is not None:
@@ -106,7 +106,7 @@ def find_faces(files: Sequence[Path], landmarker: Path) -> list[Seen]:
     return faces
 
 
-def look(model: Model, faces: Sequence[Seen], *, label: str | None = None) -> list[Look]:
+def attribute_faces(model: Model, faces: Sequence[FaceToExplain], *, label: str | None = None) -> list[AttributionMap]:
     """Say what a model answers for faces, or how likely `label` is, and where it looked for that."""
     labels = model.info.labels
     if label is not None and label not in labels:
@@ -116,14 +116,14 @@ def look(model: Model, faces: Sequence[Seen], *, label: str | None = None) -> li
     chosen = answers.argmax(axis=1) if label is None else np.full(len(faces), labels.index(label))
     outputs = [model.info.card.labels.index(labels[number]) for number in chosen]
     network = model.module if isinstance(model, Predictor) else model.network
-    heat = explain(network, shown, outputs)
+    heat = attribute(network, shown, outputs)
     return [
-        Look(picture, warm, labels[number], float(answer[number]), seen.truth)
+        AttributionMap(picture, warm, labels[number], float(answer[number]), seen.truth)
         for picture, warm, number, answer, seen in zip(shown, heat, chosen, answers, faces, strict=True)
     ]
 
 
-def of_set(spec: str, means: Means, *, count: int) -> list[Seen]:
+def of_set(spec: str, means: Means, *, count: int) -> list[FaceToExplain]:
     """Faces of at most `count` of the pictures that a set holds out. Raises DataInvalid for a set of no pictures."""
     data = open_set(spec)
     if data.media != PICTURES:
@@ -133,9 +133,9 @@ def of_set(spec: str, means: Means, *, count: int) -> list[Seen]:
     faces, _ = means.find(Media(examples))
     squares, _ = squares_of(examples, means)
     return [
-        Seen(
+        FaceToExplain(
             f"{data.name.lower().replace(' ', '-')}-{row}",
-            replace(still(faces, number), rgb_crop=portrait(squares[number], RGB_CROP_SIDE, None)),
+            replace(single_frame(faces, number), rgb_crop=portrait(squares[number], RGB_CROP_SIDE, None)),
             example.label,
         )
         for number, (row, example) in enumerate(zip(rows.tolist(), examples, strict=True))
@@ -147,14 +147,14 @@ def highlighter(labels: Sequence[str]) -> Highlight:
     """Make what draws, for a report in these labels, where models looked; where a model has several that count for the
     one answered, for the likeliest of them. Nothing for models that read no crops, or more than them."""
 
-    def highlight(subject: Subject, crops: np.ndarray, chosen: np.ndarray) -> np.ndarray | None:
-        if not isinstance(subject, FaceSubject) or subject.predictor.requires_rgb_crop:
+    def highlight(subject: EvaluatedModel, crops: np.ndarray, chosen: np.ndarray) -> np.ndarray | None:
+        if not isinstance(subject, EvaluatedFaceModel) or subject.predictor.requires_rgb_crop:
             return None
         network, own = subject.predictor.module, subject.info.card.labels
         try:
-            counts = merge(own, labels)[:, chosen].T > 0
-            likely = np.where(counts, say(network, crops), -np.inf).argmax(axis=1)
-            heat = explain(network, crops, likely)
+            counts = mapping_matrix(own, labels)[:, chosen].T > 0
+            likely = np.where(counts, predict_logits(network, crops), -np.inf).argmax(axis=1)
+            heat = attribute(network, crops, likely)
         except ModelInvalid:
             return None
         return np.stack([overlay(crop, warm) for crop, warm in zip(crops, heat, strict=True)])
@@ -170,9 +170,9 @@ def _read_by(model: Model, features: FaceFeatures) -> np.ndarray:
     return features.rgb_crop
 
 
-def _answers(model: Model, faces: Sequence[Seen], shown: np.ndarray) -> np.ndarray:
+def _answers(model: Model, faces: Sequence[FaceToExplain], shown: np.ndarray) -> np.ndarray:
     """Calibrated probabilities (N, C) in the order of the model's labels."""
     if isinstance(model, Predictor):
         verdicts = model.predict([[seen.features] for seen in faces], per_frame=False)
         return np.stack([verdict.probabilities for verdict in verdicts])
-    return np.stack([probabilities for probabilities, _ in model.predict(silent(torch.from_numpy(shown)))])
+    return np.stack([probabilities for probabilities, _ in model.predict(without_audio(torch.from_numpy(shown)))])

@@ -25,7 +25,7 @@ _SHORT = "none", "most for this answer"
 
 
 @dataclass(frozen=True, eq=False)
-class Look:
+class AttributionMap:
     """One face as one model read it.
 
     face: uint8 (H, W) grey or (H, W, 3), red first. heat: float32 (H, W), 0 to 1, as `attention.explain` gives it.
@@ -46,12 +46,12 @@ def overlay(face: np.ndarray, heat: np.ndarray, *, side: int = SIDE) -> np.ndarr
     return _coloured(large, hot.clip(0, 1))
 
 
-def draw_attention(look: Look, *, side: int = SIDE) -> np.ndarray:
+def draw_attribution(look: AttributionMap, *, side: int = SIDE) -> np.ndarray:
     """Draw one face beside the same under its heat, the label and a legend: RGB."""
-    return sheet({"": [look]}, side=side)
+    return draw_sheet({"": [look]}, side=side)
 
 
-def sheet(models: Mapping[str, Sequence[Look]], *, side: int = SIDE) -> np.ndarray:
+def draw_sheet(models: Mapping[str, Sequence[AttributionMap]], *, side: int = SIDE) -> np.ndarray:
     """Draw a row for each face: as it is, then under the heat of each model, by name. RGB.
 
     All models have the same faces, in the same order.
@@ -96,7 +96,7 @@ def _write(canvas: ImageDraw.ImageDraw, at: tuple[int, int], text: str, room: in
     canvas.text(at, text, font=_font(), fill=DARK)
 
 
-def _answer(canvas: ImageDraw.ImageDraw, at: tuple[int, int], look: Look, room: int) -> None:
+def _answer(canvas: ImageDraw.ImageDraw, at: tuple[int, int], look: AttributionMap, room: int) -> None:
     colour = colour_of(look.label)
     text = f"{look.label} {look.probability:.0%}"
     if look.truth and look.truth.lower() != look.label.lower():

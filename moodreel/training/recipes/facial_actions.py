@@ -21,7 +21,7 @@ from moodreel.models.face_registry import CARD
 from moodreel.models.predictor import Predictor
 from moodreel.training.data.face_cache import Found, find_all
 from moodreel.training.data.ferplus import Split, read_split
-from moodreel.training.evaluation.evaluate import still
+from moodreel.training.evaluation.evaluate import single_frame
 from moodreel.training.export.model_folder import DATA, LICENCE
 
 FULL = 98
@@ -118,7 +118,7 @@ def _ask(
     rows = np.flatnonzero(faces.found)
     said = []
     for begin in range(0, len(rows), _BATCH):
-        tracks = [[still(faces, row)] for row in rows[begin : begin + _BATCH]]
+        tracks = [[single_frame(faces, row)] for row in rows[begin : begin + _BATCH]]
         said += [verdict.probabilities for verdict in predictor.predict(tracks, per_frame=False)]
         log.info("%s: asked about %d of %d faces", name, len(said), len(rows))
     return split, faces, np.stack(said)

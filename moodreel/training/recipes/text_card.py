@@ -9,7 +9,7 @@ from moodreel.emotions import EKMAN
 from moodreel.models.model_card import TEXT
 from moodreel.models.quantization import PRECISIONS
 from moodreel.models.text_registry import TOKENIZER, TextPredictor, load_text
-from moodreel.training.evaluation.multilabel_metrics import TextReport
+from moodreel.training.evaluation.multilabel_metrics import MultilabelMetrics
 from moodreel.training.export.model_folder import CARD, evaluation_of, write_folder, write_json
 from moodreel.training.recipes.configs import TextRecipe
 from moodreel.training.recipes.text_emotion import TrainedText
@@ -50,16 +50,16 @@ class Point:
 
     name: str
     megabytes: float
-    report: TextReport
+    report: MultilabelMetrics
 
 
 def write_text_card(
     out: Path,
-    report: TextReport,
+    report: MultilabelMetrics,
     trained: TrainedText,
     recipe: TextRecipe,
     command: str,
-    floor: TextReport,
+    floor: MultilabelMetrics,
     curve: Sequence[Point],
 ) -> None:
     """Add the figures to model.json and write CARD.md."""
@@ -69,16 +69,16 @@ def write_text_card(
     (out / "CARD.md").write_text(_card(card, report, trained, recipe, command, floor, curve), encoding="utf-8")
 
 
-def _metrics(report: TextReport, command: str) -> list[dict]:
+def _metrics(report: MultilabelMetrics, command: str) -> list[dict]:
     figures = {
         "macro-F1, labels over their thresholds": report.macro_f1,
         "micro-F1, labels over their thresholds": report.micro_f1,
         "accuracy of the likeliest label": report.accuracy,
         "expected calibration error, its score": report.ece,
-        "expected calibration error, mean of the labels": report.ece_labels,
+        "expected calibration error, mean of the labels": report.ece_per_label,
         **{f"F1 of {label}": value for label, value in report.f1.items()},
     }
-    source = f"GoEmotions dev.tsv, seven classes, {report.texts} texts"
+    source = f"GoEmotions dev.tsv, seven classes, {report.examples} texts"
     return [
         {"name": name, "value": round(value, 4), "data": source, "command": command} for name, value in figures.items()
     ]
@@ -86,11 +86,11 @@ def _metrics(report: TextReport, command: str) -> list[dict]:
 
 def _card(
     card: dict,
-    report: TextReport,
+    report: MultilabelMetrics,
     trained: TrainedText,
     recipe: TextRecipe,
     command: str,
-    floor: TextReport,
+    floor: MultilabelMetrics,
     curve: Sequence[Point],
 ) -> str:
     count = sum(p.numel() for p in trained.net.parameters())
@@ -124,16 +124,16 @@ and `score` its own. `labels` are those over their thresholds, and `label`. Thre
 where F1 is best, which for calibrated probabilities is half of the F1 reached (Lipton et al. 2014).
 
 ## Figures
-GoEmotions `dev.tsv`, grouped to seven classes, {report.texts:,} texts; thresholds of model.json.
+GoEmotions `dev.tsv`, grouped to seven classes, {report.examples:,} texts; thresholds of model.json.
 
 | | this model | words counted (TF-IDF), logistic regression |
 | --- | --- | --- |
 | macro-F1, labels over their thresholds | **{report.macro_f1:.3f}** | {floor.macro_f1:.3f} |
-| the same, the likeliest label always said | {report.macro_f1_said:.3f} | {floor.macro_f1_said:.3f} |
+| the same, the likeliest label always said | {report.macro_f1_with_top:.3f} | {floor.macro_f1_with_top:.3f} |
 | micro-F1 | {report.micro_f1:.3f} | {floor.micro_f1:.3f} |
 | accuracy: the likeliest label is one of those given | {report.accuracy:.3f} | {floor.accuracy:.3f} |
 | expected calibration error of `score`, 15 bins | {report.ece:.3f} | {floor.ece:.3f} |
-| the same, mean over the seven `scores` | {report.ece_labels:.3f} | {floor.ece_labels:.3f} |
+| the same, mean over the seven `scores` | {report.ece_per_label:.3f} | {floor.ece_per_label:.3f} |
 
 BERT-base is reported at a macro-F1 of 0.64 for this grouping, on the test split (Demszky et al. 2020).
 

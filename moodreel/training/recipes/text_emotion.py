@@ -26,7 +26,12 @@ from moodreel.models.tokenizer import prepare
 from moodreel.training.data.ferplus import hold_out
 from moodreel.training.data.goemotions import Texts, read_texts
 from moodreel.training.engine.trainer import Fitted, Phase, Running, Task, fit
-from moodreel.training.evaluation.multilabel_metrics import calibrated, fit_calibration, fit_thresholds, measure_texts
+from moodreel.training.evaluation.multilabel_metrics import (
+    apply_calibration,
+    compute_multilabel_metrics,
+    fit_calibration,
+    fit_thresholds,
+)
 from moodreel.training.recipes.configs import TextRecipe
 from moodreel.training.recipes.minilm_init import find_pretrained, make_network, start_at_prior
 
@@ -80,7 +85,7 @@ def finish(
     net.eval()
     probabilities = predict(net, cut(tokenizer, kept.texts, recipe.longest), recipe)
     temperatures, offsets = fit_calibration(probabilities, torch.from_numpy(kept.classes))
-    thresholds = fit_thresholds(calibrated(probabilities, temperatures, offsets), kept.classes)
+    thresholds = fit_thresholds(apply_calibration(probabilities, temperatures, offsets), kept.classes)
     return TrainedText(net, tokenizer, _named(temperatures), _named(offsets), _named(thresholds), curve)
 
 
@@ -116,7 +121,7 @@ def padded(rows: Pieces) -> torch.Tensor:
 
 
 def _fitted(probabilities: torch.Tensor, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    shares = calibrated(probabilities, *fit_calibration(probabilities, torch.from_numpy(truth)))
+    shares = apply_calibration(probabilities, *fit_calibration(probabilities, torch.from_numpy(truth)))
     return shares, truth, fit_thresholds(shares, truth)
 
 
@@ -177,7 +182,7 @@ class Comments(Task):
     def judge(self, phase: Phase) -> dict[str, float]:
         probabilities = predict(cast(MiniLM, self.averaged), self.kept, self.recipe)
         with torch.inference_mode(False):  # calibration is fitted by gradients
-            report = measure_texts(*_fitted(probabilities.clone(), self.truth))
+            report = compute_multilabel_metrics(*_fitted(probabilities.clone(), self.truth))
         return {"macro_f1": report.macro_f1, "accuracy": report.accuracy}
 
 
