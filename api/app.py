@@ -1,10 +1,9 @@
-"""HTTP: the only room that knows Flask."""
-
-from typing import Any
+"""The application factory."""
 
 from flask import Flask
 
 from api import errors, history_recorder, metrics, openapi, services, socketio
+from api.bootstrap import build_services
 from api.middleware import access_log, cors, request_body, security_headers
 from api.routes import (
     auth,
@@ -25,20 +24,37 @@ from api.routes import (
 from api.routes import metrics as metrics_route
 from api.settings import Settings
 from api.websocket import gunicorn_socket
+from moodreel.pipelines.audiovisual import AudioVisualPipeline
+from moodreel.pipelines.image import ImagePipeline
+from moodreel.pipelines.text import TextPipeline
+from moodreel.pipelines.video import VideoPipeline
 
 
 def create_app(
     settings: Settings | None = None,
-    analyser: Any = None,
-    detector: Any = None,
-    words: Any = None,
-    viewer: Any = None,
+    *,
+    video_pipeline: VideoPipeline | None = None,
+    image_pipeline: ImagePipeline | None = None,
+    text_pipeline: TextPipeline | None = None,
+    audiovisual_pipeline: AudioVisualPipeline | None = None,
 ) -> Flask:
-    """Build the service: settings from the environment, and what analyses as it is, unless they are given."""
+    """Create the app; settings that are not given come from the environment, pipelines from the settings.
+
+    Raises:
+        MoodreelError: A model, the call log or the history is unusable.
+        SettingsError: A variable of the environment is unusable.
+    """
     settings = settings or Settings.from_environment()
     app = Flask("api")
     app.json.sort_keys = False  # type: ignore[attr-defined]
-    services.attach(app, settings, analyser, detector, words, viewer)
+    container = build_services(
+        settings,
+        video_pipeline=video_pipeline,
+        image_pipeline=image_pipeline,
+        text_pipeline=text_pipeline,
+        audiovisual_pipeline=audiovisual_pipeline,
+    )
+    services.init_app(app, container)
     access_log.watch(app)
     metrics.watch(app)
     cors.watch(app)

@@ -21,7 +21,7 @@ if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="moodreel-metrics-")
 
 from api.limits import threads_for
-from api.services import fetch_model
+from api.model_download import download_model
 from api.settings import Settings, SettingsError
 from moodreel.errors import MoodreelError
 
@@ -81,7 +81,7 @@ def on_starting(_server: Any) -> None:
     try:
         # In a process of its own: checking the download imports torch, which the workers must do after their fork.
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as one:
-            fetched = one.submit(fetch_model, settings).result()
+            fetched = one.submit(download_model, settings).result()
     except MoodreelError as error:
         _stop(error)
     if fetched is None:
@@ -91,7 +91,10 @@ def on_starting(_server: Any) -> None:
 
 def post_worker_init(worker: Any) -> None:
     """Have sockets closed as soon as the worker is told to stop."""
-    worker.wsgi.extensions["moodreel"].farewell.watch(worker)
+    # Imported here because it loads torch, which does not survive a fork.
+    from api.services import services
+
+    services(worker.wsgi).shutdown_hooks.watch(worker)
 
 
 def child_exit(_server: Any, worker: Any) -> None:

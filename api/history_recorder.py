@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 def watch(app: Flask) -> None:
     """Delete old entries, and media that nothing belongs to any more, at the start and every hour."""
-    if app.extensions["moodreel"].history:
+    if services(app).history:
         maintenance.hourly(app, _tidy)
 
 

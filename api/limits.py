@@ -12,7 +12,7 @@ QUICK_THREADS = 8
 """Threads beyond those of bodies and sockets: /health, /ready and /metrics answer whatever the others do."""
 
 
-class Places:
+class ConcurrencyLimiter:
     """So many calls at a time, and some more that wait; thread-safe.
 
     most: how many places there are.
@@ -26,7 +26,7 @@ class Places:
         self._free = threading.Semaphore(most)
         self._lock = threading.Lock()
 
-    def take(self) -> bool:
+    def acquire(self) -> bool:
         """Take a place, waiting for it if need be; tell whether there was one. Whoever took one leaves it again."""
         if self._free.acquire(blocking=False):
             return True
@@ -40,7 +40,7 @@ class Places:
             with self._lock:
                 self.waiting -= 1
 
-    def leave(self) -> None:
+    def release(self) -> None:
         """Give a place back."""
         self._free.release()
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from flask import Flask, Response
 
-from api.services import Services
+from api.services import Services, services
 
 CHECK_SECONDS = 3600
 
@@ -19,7 +19,7 @@ def hourly(app: Flask, task: Callable[[Services], None]) -> None:
 
 class _Due:
     def __init__(self, app: Flask, task: Callable[[Services], None]) -> None:
-        self._shared: Services = app.extensions["moodreel"]
+        self._shared = services(app)
         self._task = task
         self._next = 0.0
 

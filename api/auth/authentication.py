@@ -112,7 +112,7 @@ def client_id(request: Request) -> str | None:
 
 
 def _stranger() -> ApiError:
-    tokens = bool(services().accounts)
+    tokens = bool(services().token_verifier)
     return ApiError(
         "unauthorized",
         f"Send a valid API key in the x-api-key header{', or a token as Authorization: Bearer' if tokens else ''}.",
@@ -122,14 +122,14 @@ def _stranger() -> ApiError:
 
 def _by_bearer_token(request: Request) -> Caller | None:
     text = bearer_token(request)
-    return None if text is None else _user(services().accounts.verify(text))
+    return None if text is None else _user(services().token_verifier.verify(text))
 
 
 def _by_cookie(request: Request) -> Caller | None:
     name = next((name for name in COOKIES if request.cookies.get(name)), None)
     if name is None or request.headers.get("x-api-key"):
         return None
-    return _user(services().accounts.verify(request.cookies[name]), name)
+    return _user(services().token_verifier.verify(request.cookies[name]), name)
 
 
 def _user(token: Token, cookie: str | None = None) -> Caller:

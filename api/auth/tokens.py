@@ -70,7 +70,7 @@ class Verifier(Protocol):
         """Read a token. Raises jwt.PyJWTError, or KeysUnavailable."""
 
 
-class Accounts:
+class TokenVerifier:
     """The kinds of tokens that this service takes, none or more."""
 
     def __init__(self, own: "OwnTokens | None" = None, openid: "OpenIdTokens | None" = None) -> None:
@@ -78,7 +78,7 @@ class Accounts:
         self._by_issuer: dict[Any, Verifier] = {kind.issuer: kind for kind in (own, openid) if kind}
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> "Accounts":
+    def from_settings(cls, settings: Settings) -> "TokenVerifier":
         """Set up what the settings ask for. Raises SettingsError where the provider's keys cannot be used."""
         own, openid = None, None
         if settings.security_secret and settings.security_issuer:

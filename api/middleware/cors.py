@@ -11,7 +11,7 @@ _METHODS = "GET, POST, DELETE, OPTIONS"
 
 def watch(app: Flask) -> None:
     """Answer preflights and add the headers that browsers ask for."""
-    if app.extensions["moodreel"].settings.cors_origins:
+    if services(app).settings.cors_origins:
         app.before_request(_preflight)
         app.after_request(_allow)
 

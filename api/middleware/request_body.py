@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 def watch(app: Flask) -> None:
     """Give the app requests whose bodies are bounded and stay in memory."""
     app.request_class = Request
-    app.config["MAX_CONTENT_LENGTH"] = app.extensions["moodreel"].settings.max_body_bytes
+    app.config["MAX_CONTENT_LENGTH"] = services(app).settings.max_body_bytes
     app.after_request(_finish_body)
     app.teardown_request(_leave_place)
 
@@ -149,14 +149,14 @@ def read_form() -> tuple[dict[str, str], list[bytes]]:
 
 
 def _take_place() -> None:
-    if not services().places.take():
+    if not services().concurrency_limiter.acquire():
         raise ApiError("overloaded", "Too many calls are being answered right now. Try again in a few seconds.")
     g.has_place = True
 
 
 def _leave_place(_error: BaseException | None) -> None:
     if g.pop("has_place", False):
-        services().places.leave()
+        services().concurrency_limiter.release()
 
 
 def _is_chunked(request: flask.Request) -> bool:

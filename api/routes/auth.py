@@ -53,7 +53,7 @@ def refresh_token() -> Response:
     """
     if g.caller.token is None:
         raise ApiError("forbidden", "An API key needs no refreshing. Send the token to refresh.")
-    renewed = services().accounts.renew(g.caller.token)
+    renewed = services().token_verifier.renew(g.caller.token)
     if g.caller.cookie is None:
         return _answer(renewed.text, renewed)
     response = _answer(None, renewed)

@@ -14,4 +14,4 @@ blueprint = GuardedBlueprint("connections", __name__, description="Who is connec
 @blueprint.response(200, ConnectionsSchema)
 def count() -> dict[str, Any]:
     """Count the WebSockets that are open on /api/ws, over all workers."""
-    return counted(services().audience.count())
+    return counted(services().connections.count())

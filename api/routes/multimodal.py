@@ -32,7 +32,9 @@ blueprint = GuardedBlueprint(
 def predict(query: dict[str, Any]) -> Response:
     """Tell the emotion that a face and a voice showed, from whichever of them there is."""
     upload = read_upload(RecordingSchema())
-    impression = services().viewer.predict(upload.data, model=query["model"], fps=upload.options.get("fps"))
+    impression = services().audiovisual_pipeline.predict(
+        upload.data, model=query["model"], fps=upload.options.get("fps")
+    )
     label, confidence = impression.labels[impression.best], impression.probabilities[impression.best]
     record(
         prediction=label,

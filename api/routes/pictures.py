@@ -38,7 +38,7 @@ def detect(query: dict[str, Any]) -> Response:
     """Tell the emotion that every face in a picture showed."""
     upload = read_upload(FileSchema())
     as_jpeg = query["draw"] and request.accept_mimetypes.best_match(["application/json", JPEG]) == JPEG
-    detection = services().detector.predict(
+    detection = services().image_pipeline.predict(
         upload.data, model=query["model"], draw=query["draw"], copy=history_recorder.keeps_media()
     )
     record(
@@ -63,7 +63,7 @@ def detect(query: dict[str, Any]) -> Response:
 def detect_batch(query: dict[str, Any]) -> Response:
     """Do so for up to 32 pictures. What is wrong with one of them stands in its place; the call succeeds."""
     uploads = read_uploads()
-    batch = services().detector.predict_batch(
+    batch = services().image_pipeline.predict_batch(
         [upload for upload in uploads if isinstance(upload, bytes)],
         model=query["model"],
         copy=history_recorder.keeps_media(),

@@ -22,7 +22,7 @@ blueprint = GuardedBlueprint("predict", __name__, description="What the face in 
 def predict(query: dict[str, Any]) -> Response:
     """Tell the emotion that the face in a video showed."""
     clip = read_upload(ClipSchema())
-    analysis = services().analyser.predict(
+    analysis = services().video_pipeline.predict(
         clip.data, model=query["model"], fps=clip.options.get("fps"), explain=query["explain"]
     )
     record(

@@ -24,7 +24,9 @@ blueprint = GuardedBlueprint("emotion", __name__, dated=False, description="The 
 def predict(query: dict[str, Any]) -> Response:
     """Tell the emotion that the face in a video or a picture showed; the bytes say which of them it is."""
     upload = read_upload(FileSchema())
-    showing = services().detector.predict_any(upload.data, model=query["model"], copy=history_recorder.keeps_media())
+    showing = services().image_pipeline.predict_any(
+        upload.data, model=query["model"], copy=history_recorder.keeps_media()
+    )
     record(
         prediction=showing.emotion,
         confidence=None if showing.confidence is None else round(showing.confidence, 4),

@@ -35,14 +35,14 @@ def text(query: dict[str, Any]) -> Response:
 
 
 def _answer(given: str, model: str | None) -> Response:
-    [reading] = services().words.predict([given], model=model)
+    [reading] = services().text_pipeline.predict([given], model=model)
     record(prediction=reading.label, confidence=round(reading.score, 4), model=reading.model.name)
     history_recorder.keep_reading(reading)
     return metrics.observed(jsonify(ReadingSchema().dump(reading)), reading.label, reading.timings)
 
 
 def _answer_all(given: Sequence[str], model: str | None) -> Response:
-    readings = services().words.predict_batch(given, model=model)
+    readings = services().text_pipeline.predict_batch(given, model=model)
     record(model=readings.model.name)
     for result in readings.results:
         if not isinstance(result, MoodreelError):

@@ -27,7 +27,7 @@ def thumbnail(query: dict[str, Any]) -> Response:
     """Make a loop of a video's best moment."""
     clip = read_upload(LoopSchema())
     options: dict[str, Any] = {name: clip.options.get(name) for name in ("duration", "size", "output", "moment", "fps")}
-    cover = services().analyser.thumbnail(clip.data, model=query["model"], **options)
+    cover = services().video_pipeline.thumbnail(clip.data, model=query["model"], **options)
     record(
         prediction=cover.emotion,
         confidence=None if cover.confidence is None else round(cover.confidence, 4),

@@ -46,7 +46,7 @@ def _token() -> Token:
     if authentication.bearer_token(request) is None and (
         request.content_length or "Transfer-Encoding" in request.headers
     ):
-        return services().accounts.verify(_text_in_body())
+        return services().token_verifier.verify(_text_in_body())
     if g.refusal:
         raise g.refusal
     if g.caller is None or g.caller.token is None:

@@ -56,8 +56,7 @@ def attach(app: Flask) -> None:
     """Serve it."""
     app.config["SOCK_SERVER_OPTIONS"] = {"thread_class": _NoThread}
     app.register_blueprint(blueprint)
-    shared = app.extensions["moodreel"]
-    shared.farewell.add(shared.audience.dismiss)
+    services(app).shutdown_hooks.add(services(app).connections.dismiss)
 
 
 @sock.route(PATH, bp=blueprint)
@@ -66,7 +65,7 @@ def converse(server: Any) -> None:
     settings, token = services().settings, g.caller.token if g.caller else None
     expires_at = token.expires_at.timestamp() + LEEWAY_SECONDS if token else None
     line = Line(server, settings.socket_message_bytes, settings.socket_ping_seconds, expires_at)
-    with line, services().seats.taken_by(g.caller.user if g.caller else None) as seated:
+    with line, services().connection_limiter.taken_by(g.caller.user if g.caller else None) as seated:
         refusal = g.no_entry or (None if seated else _full())
         if refusal is not None:
             g.status = STATUS[refusal.code]
@@ -96,7 +95,7 @@ def check() -> None:
     try:
         authentication.require_caller(dated=False)
         _check_origin()
-        if services().farewell.stopping:
+        if services().shutdown_hooks.stopping:
             raise _full()
     except ApiError as refusal:
         g.no_entry = refusal
@@ -146,7 +145,7 @@ def _full() -> ApiError:
 
 def _serve(line: Line) -> None:
     allowance, patience = Allowance(services().settings.socket_messages_per_minute), PATIENCE
-    with services().audience.joined_by(line):
+    with services().connections.joined_by(line):
         for message in line.messages():
             if allowance.use():
                 answer, patience = _answer(message), PATIENCE
@@ -196,7 +195,7 @@ def _text(message: str | bytes) -> str:
 
 
 def _classified(text: str) -> dict[str, Any]:
-    [reading] = services().words.predict([text])
+    [reading] = services().text_pipeline.predict([text])
     metrics.observe(reading.label, reading.timings)
     record(prediction=reading.label, confidence=round(reading.score, 4), model=reading.model.name)
     entry = history_recorder.keep_reading(reading, in_header=False)

@@ -103,7 +103,6 @@ class ImpressionSchema(Schema):
     )
     windows = fields.List(
         fields.Nested(GlimpseSchema),
-        attribute="glimpses",
         metadata=about("At most five, spread over the clip; those with neither a face nor sound are left out."),
     )
     duration = Seconds(attribute="seconds", metadata=about("Seconds of the clip.", example=4.0))

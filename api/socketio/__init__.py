@@ -13,7 +13,7 @@ from flask import Flask
 from flask_socketio import SocketIO
 from wsproto.frame_protocol import CloseReason
 
-from api.services import Services
+from api.services import Services, services
 from api.socketio.handshake import Gate, register
 from api.socketio.namespace import CONNECT_SECONDS, EmotionDetection, Manager
 from api.socketio.packet import NAMESPACE, Packet
@@ -34,7 +34,7 @@ _quiet.setLevel(logging.CRITICAL)
 
 def serve(app: Flask) -> None:
     """Serve live video beside the app's routes."""
-    shared: Services = app.extensions["moodreel"]
+    shared = services(app)
     register(app)
     plain = app.wsgi_app
     sockets = SocketIO(
@@ -61,8 +61,8 @@ def serve(app: Flask) -> None:
     engine = sockets.server.eio
     engine._async = {**engine._async, "websocket": partial(wires.make, _largest(shared))}
     app.wsgi_app = Gate(shared, plain, app.wsgi_app)  # type: ignore[method-assign]
-    shared.farewell.add(wires.hang_up)
-    shared.farewell.add(shared.desk.close)
+    shared.shutdown_hooks.add(wires.hang_up)
+    shared.shutdown_hooks.add(shared.frame_scheduler.close)
 
 
 class Wires:

@@ -84,7 +84,7 @@ class Admission:
     KEY = "moodreel.admission"
 
     def __init__(self, shared: Services, strangers: Strangers) -> None:
-        self._seats = shared.seats
+        self._seats = shared.connection_limiter
         self._strangers = strangers
         self._stranger = False
         self._seated = False

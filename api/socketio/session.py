@@ -69,7 +69,7 @@ class Connection:
 
     def greet(self) -> None:
         """Tell the client that it is in, and what it may ask for."""
-        self._status("connected", session=self._row.request_id, models=self._shared.analyser.models.names())
+        self._status("connected", session=self._row.request_id, models=self._shared.video_pipeline.models.names())
 
     def initialise(self, wishes: Mapping[str, Any]) -> None:
         """Begin anew with these wishes, and the defaults for what they leave out. Raises MoodreelError."""
@@ -90,7 +90,7 @@ class Connection:
         """Take a frame. Raises ApiError, UnsupportedMedia or PictureTooBig."""
         if self._started is None:
             raise ApiError("not_started", "Send control with the action start before the first frame.")
-        if self._shared.desk.offer(self._client, frame, sequence=sequence, time=moment) is not None:
+        if self._shared.frame_scheduler.offer(self._client, frame, sequence=sequence, time=moment) is not None:
             LIVE_FRAMES.labels("dropped").inc()
 
     def deliver(self, outcome: LiveResult | LiveFailure | Suggestion) -> None:
@@ -133,7 +133,7 @@ class Connection:
             self._stop()
         frames = 0
         if self._client is not None:
-            self._shared.desk.leave(self._client)
+            self._shared.frame_scheduler.leave(self._client)
             frames = self._client.session.frames
         LIVE_SESSIONS.dec()
         self._row.close(
@@ -146,7 +146,7 @@ class Connection:
         )
 
     def _configure(self, wishes: SessionSettings) -> None:
-        desk = self._shared.desk
+        desk = self._shared.frame_scheduler
         if self._client is None:
             self._client = desk.open(wishes, self.deliver)
         else:
@@ -156,7 +156,7 @@ class Connection:
     def _stop(self) -> None:
         self._running += time.monotonic() - (self._started or 0.0)
         self._started = None
-        self._shared.desk.pause(self._client)
+        self._shared.frame_scheduler.pause(self._client)
 
     def _count(self, result: LiveResult) -> None:
         LIVE_FRAMES.labels("answered").inc()

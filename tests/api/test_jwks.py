@@ -10,7 +10,7 @@ import pytest
 
 from api.auth import jwks as jwks_module
 from api.auth.jwks import COOLDOWN_SECONDS, FRESH_SECONDS, KEPT_SECONDS, MAX_BYTES, FileKeys, KeysUnavailable, UrlKeys
-from api.auth.tokens import Accounts, OpenIdTokens
+from api.auth.tokens import OpenIdTokens, TokenVerifier
 from api.errors import ApiError
 from tests.support.accounts import AUDIENCE, PROVIDER, RSA, STRANGER, by_hand, jwk, jwks, openid, openid_claims
 
@@ -175,8 +175,8 @@ def site() -> Iterator[Site]:
     site.server.server_close()
 
 
-def accounts_of(site: Site) -> Accounts:
-    return Accounts(openid=OpenIdTokens(UrlKeys(site.url), PROVIDER, (AUDIENCE,)))
+def accounts_of(site: Site) -> TokenVerifier:
+    return TokenVerifier(openid=OpenIdTokens(UrlKeys(site.url), PROVIDER, (AUDIENCE,)))
 
 
 def test_a_token_is_checked_with_keys_from_the_web(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -240,7 +240,7 @@ def test_an_answer_that_trickles_is_given_up(site: Site, monkeypatch: pytest.Mon
 
 def test_a_url_in_a_token_is_never_visited(site: Site, provider: Provider) -> None:
     site.respond = answering(jwks(jwk(STRANGER, "old")))
-    accounts = Accounts(openid=OpenIdTokens(provider.keys, PROVIDER, (AUDIENCE,)))
+    accounts = TokenVerifier(openid=OpenIdTokens(provider.keys, PROVIDER, (AUDIENCE,)))
     for name in ("jku", "x5u", "kid"):
         header = {"kid": "old", name: site.url}
         with pytest.raises(ApiError):

@@ -8,44 +8,44 @@ from pathlib import Path
 
 import pytest
 
-from api.limits import QUEUE, Places
+from api.limits import QUEUE, ConcurrencyLimiter
 from tests.support.server import HEADERS, Server, video_body
 
 AT_ONCE = 1
 
 
 def test_there_are_so_many_places_and_one_that_is_left_can_be_taken_again() -> None:
-    places = Places(2, seconds=0)
-    assert [places.take() for _ in range(3)] == [True, True, False]
-    places.leave()
-    assert [places.take() for _ in range(2)] == [True, False]
+    places = ConcurrencyLimiter(2, seconds=0)
+    assert [places.acquire() for _ in range(3)] == [True, True, False]
+    places.release()
+    assert [places.acquire() for _ in range(2)] == [True, False]
 
 
 def test_who_waits_gets_the_place_that_is_left() -> None:
-    places = Places(1, seconds=30)
-    assert places.take()
+    places = ConcurrencyLimiter(1, seconds=30)
+    assert places.acquire()
     got: list[bool] = []
-    waiting = threading.Thread(target=lambda: got.append(places.take()))
+    waiting = threading.Thread(target=lambda: got.append(places.acquire()))
     waiting.start()
-    places.leave()
+    places.release()
     waiting.join(30)
     assert got == [True]
 
 
 def test_only_so_many_wait_and_who_comes_then_is_sent_away_at_once() -> None:
-    places = Places(1, seconds=30)
-    assert places.take()
+    places = ConcurrencyLimiter(1, seconds=30)
+    assert places.acquire()
     got: list[bool] = []
-    waiting = [threading.Thread(target=lambda: got.append(places.take())) for _ in range(QUEUE)]
+    waiting = [threading.Thread(target=lambda: got.append(places.acquire())) for _ in range(QUEUE)]
     for thread in waiting:
         thread.start()
     deadline = time.monotonic() + 30
     while places.waiting < QUEUE:
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    assert not places.take()
+    assert not places.acquire()
     for _ in range(QUEUE):
-        places.leave()
+        places.release()
     for thread in waiting:
         thread.join(30)
     assert got == [True] * QUEUE

@@ -66,7 +66,7 @@ def client(app: Any) -> FlaskClient:
 
 def make(folder: Path, analyser: Any, **settings: Any) -> Any:
     settings = {"api_key": (KEY,), "log_path": folder / "calls.db", **settings}
-    return create_app(Settings(**settings), analyser=analyser, detector=object(), words=object())
+    return create_app(Settings(**settings), video_pipeline=analyser, image_pipeline=object(), text_pipeline=object())
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from api.app import create_app
+from api.services import services
 from api.settings import Settings
 from moodreel.emotions import EKMAN
 from tests.support.server import KEY, STORE
@@ -21,7 +22,7 @@ GLAD = "thank you so much, this is wonderful"
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FlaskClient]:
     folder: Path = tmp_path_factory.mktemp("text")
     settings = Settings(api_key=(KEY,), model_store=STORE, log_path=folder / "calls.db")
-    yield create_app(settings, analyser=object(), detector=object()).test_client()
+    yield create_app(settings, video_pipeline=object(), image_pipeline=object()).test_client()
 
 
 def post(client: FlaskClient, body: Any, query: str = "", headers: dict[str, str] = HEADERS) -> Any:
@@ -117,7 +118,7 @@ def test_the_log_has_the_answer_and_nothing_of_the_text(client: FlaskClient) -> 
     secret = "zebrafinch is what I call my sadness, and I cried"
     assert post(client, {"text": secret}).status_code == 200
     assert post(client, {"text": [secret, ""]}).status_code == 200
-    shared = client.application.extensions["moodreel"]
+    shared = services(client.application)
     several, one = shared.call_log.select(limit=2).rows
     assert (one["endpoint"], one["prediction"], one["model"]) == ("/api/text", "sadness", "text-emotion")
     assert 0 < one["confidence"] <= 1

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from api.auth.tokens import LEEWAY_SECONDS, MAX_CHARACTERS, Accounts
+from api.auth.tokens import LEEWAY_SECONDS, MAX_CHARACTERS, TokenVerifier
 from api.errors import ApiError
 from api.settings import SettingsError
 from tests.support import accounts
@@ -45,11 +45,11 @@ PROVIDER_KEYS = {"RS256": (RSA, "rsa"), "ES256": (EC, "ec")}
 
 
 @pytest.fixture(scope="module")
-def both(tmp_path_factory: pytest.TempPathFactory) -> Accounts:
-    return Accounts.from_settings(accounts.settings(tmp_path_factory.mktemp("tokens")))
+def both(tmp_path_factory: pytest.TempPathFactory) -> TokenVerifier:
+    return TokenVerifier.from_settings(accounts.settings(tmp_path_factory.mktemp("tokens")))
 
 
-def refusal(verifier: Accounts, text: str) -> ApiError:
+def refusal(verifier: TokenVerifier, text: str) -> ApiError:
     with pytest.raises(ApiError) as caught:
         verifier.verify(text)
     return caught.value
@@ -59,7 +59,7 @@ def refusal(verifier: Accounts, text: str) -> ApiError:
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
-def test_our_own_tokens_are_good_whichever_library_signed_them(both: Accounts, library: str) -> None:
+def test_our_own_tokens_are_good_whichever_library_signed_them(both: TokenVerifier, library: str) -> None:
     claims = own_claims(roles=["USER", "ADMIN"])
     token = both.verify(LIBRARIES[library](claims, SECRET, "HS512"))
     assert (token.user_id, token.subject, token.roles) == ("42", "ada@app.example", ("USER", "ADMIN"))
@@ -70,7 +70,7 @@ def test_our_own_tokens_are_good_whichever_library_signed_them(both: Accounts, l
 @pytest.mark.parametrize("library", LIBRARIES)
 @pytest.mark.parametrize("algorithm", PROVIDER_KEYS)
 def test_a_providers_tokens_are_good_whichever_library_signed_them(
-    both: Accounts, library: str, algorithm: str
+    both: TokenVerifier, library: str, algorithm: str
 ) -> None:
     key, kid = PROVIDER_KEYS[algorithm]
     token = both.verify(LIBRARIES[library](openid_claims(), key, algorithm, kid=kid))
@@ -92,11 +92,11 @@ def test_a_providers_tokens_are_good_whichever_library_signed_them(
     ],
     ids=str,
 )
-def test_our_own_tokens_may_say(both: Accounts, changes: dict[str, Any]) -> None:
+def test_our_own_tokens_may_say(both: TokenVerifier, changes: dict[str, Any]) -> None:
     assert both.verify(own(**changes)).user_id == str(changes.get("userId", "42"))
 
 
-def test_clocks_may_differ_a_little(both: Accounts) -> None:
+def test_clocks_may_differ_a_little(both: TokenVerifier) -> None:
     now, little = time.time(), LEEWAY_SECONDS / 2
     for times in ({"iat": now + little}, {"nbf": now + little}, {"iat": now - 3600, "exp": now - little}):
         assert both.verify(own(**times)) and both.verify(openid(**times))
@@ -114,22 +114,22 @@ def test_clocks_may_differ_a_little(both: Accounts) -> None:
     ],
     ids=str,
 )
-def test_a_providers_tokens_may_say(both: Accounts, changes: dict[str, Any], roles: tuple[str, ...]) -> None:
+def test_a_providers_tokens_may_say(both: TokenVerifier, changes: dict[str, Any], roles: tuple[str, ...]) -> None:
     assert both.verify(openid(**changes)).roles == roles
 
 
 @pytest.mark.parametrize("typ", ["JWT", "jwt", "at+jwt", "application/at+jwt", None])
-def test_a_header_may_name_these_types(both: Accounts, typ: str | None) -> None:
+def test_a_header_may_name_these_types(both: TokenVerifier, typ: str | None) -> None:
     assert both.verify(by_hand(openid_claims(), RSA, "RS256", kid="rsa", typ=typ))
 
 
 def test_several_audiences_may_be_ours(tmp_path: Path) -> None:
-    ours = Accounts.from_settings(accounts.settings(tmp_path, oidc_audience=("ios", "web")))
+    ours = TokenVerifier.from_settings(accounts.settings(tmp_path, oidc_audience=("ios", "web")))
     assert ours.verify(openid(aud="web")) and ours.verify(openid(aud="ios"))
     assert refusal(ours, openid(aud="ios,web")).code == "invalid_token"
 
 
-def test_a_person_is_one_whatever_their_token_and_nobody_else(both: Accounts) -> None:
+def test_a_person_is_one_whatever_their_token_and_nobody_else(both: TokenVerifier) -> None:
     first, again = both.verify(own()), both.verify(own(sub="ada@other.example", userId=42, exp=time.time() + 60))
     assert first.user == again.user
     others = [both.verify(own(userId="43")), both.verify(openid()), both.verify(openid(sub="42"))]
@@ -137,7 +137,7 @@ def test_a_person_is_one_whatever_their_token_and_nobody_else(both: Accounts) ->
     assert len(first.user) == 64 and first.user != "42"
 
 
-def test_nothing_shows_a_tokens_claims_by_accident(both: Accounts, tmp_path: Path) -> None:
+def test_nothing_shows_a_tokens_claims_by_accident(both: TokenVerifier, tmp_path: Path) -> None:
     assert "secret-claim" not in repr(both.verify(own(more="secret-claim")))
     assert repr(SECRET) not in repr(accounts.settings(tmp_path))
 
@@ -174,11 +174,11 @@ CLAIMS: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("changes", CLAIMS, ids=lambda changes: str(changes)[:60])
-def test_our_own_tokens_may_not_say(both: Accounts, changes: dict[str, Any]) -> None:
+def test_our_own_tokens_may_not_say(both: TokenVerifier, changes: dict[str, Any]) -> None:
     assert refusal(both, own(**changes)).code == "invalid_token"
 
 
-def test_a_token_that_ends_as_it_begins_is_none(both: Accounts) -> None:
+def test_a_token_that_ends_as_it_begins_is_none(both: TokenVerifier) -> None:
     now = int(time.time())
     assert refusal(both, own(iat=now, exp=now)).code == "invalid_token"
 
@@ -200,7 +200,7 @@ OPENID_CLAIMS: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("changes", OPENID_CLAIMS, ids=lambda changes: str(changes)[:60])
 @pytest.mark.parametrize("algorithm", PROVIDER_KEYS)
-def test_a_providers_tokens_may_not_say(both: Accounts, algorithm: str, changes: dict[str, Any]) -> None:
+def test_a_providers_tokens_may_not_say(both: TokenVerifier, algorithm: str, changes: dict[str, Any]) -> None:
     key, kid = PROVIDER_KEYS[algorithm]
     assert both.verify(openid(key, algorithm, kid))
     assert refusal(both, openid(key, algorithm, kid, **changes)).code == "invalid_token"
@@ -208,7 +208,7 @@ def test_a_providers_tokens_may_not_say(both: Accounts, algorithm: str, changes:
 
 @pytest.mark.parametrize("library", LIBRARIES)
 @pytest.mark.parametrize("kind", ["own", "openid"])
-def test_an_expired_token_says_so(both: Accounts, library: str, kind: str) -> None:
+def test_an_expired_token_says_so(both: TokenVerifier, library: str, kind: str) -> None:
     times = {"iat": NOW - 7200, "exp": NOW - LEEWAY_SECONDS - 5}
     make = {"own": (own_claims(**times), SECRET, "HS512"), "openid": (openid_claims(**times), RSA, "RS256")}
     error = refusal(both, LIBRARIES[library](*make[kind], kid="rsa"))
@@ -218,7 +218,7 @@ def test_an_expired_token_says_so(both: Accounts, library: str, kind: str) -> No
     )
 
 
-def test_only_who_signed_it_learns_that_a_token_has_expired(both: Accounts) -> None:
+def test_only_who_signed_it_learns_that_a_token_has_expired(both: TokenVerifier) -> None:
     forged = by_hand(own_claims(iat=NOW - 7200, exp=NOW - 3600), b"x" * 64, "HS512")
     assert refusal(both, forged).code == "invalid_token"
 
@@ -414,7 +414,7 @@ def _swapped(text: str, claims: dict[str, Any]) -> str:
 
 
 @pytest.mark.parametrize("name", FORGERIES)
-def test_a_forgery_is_refused_for_what_is_wrong_with_it_and_does_not_learn_that(both: Accounts, name: str) -> None:
+def test_a_forgery_is_refused_for_what_is_wrong_with_it_and_does_not_learn_that(both: TokenVerifier, name: str) -> None:
     forge, reason = FORGERIES[name]
     error = refusal(both, forge())
     assert isinstance(error.__cause__, reason), repr(error.__cause__)
@@ -425,7 +425,7 @@ def test_a_forgery_is_refused_for_what_is_wrong_with_it_and_does_not_learn_that(
     assert error.headers == {"WWW-Authenticate": 'Bearer realm="moodreel", error="invalid_token"'}
 
 
-def test_the_forgers_tools_make_good_tokens(both: Accounts) -> None:
+def test_the_forgers_tools_make_good_tokens(both: TokenVerifier) -> None:
     """With the right key and nothing changed; else the table above would say nothing."""
     assert both.verify(own()) and both.verify(own_header(kid="any", jku="https://app.example"))
     assert both.verify(openid()) and both.verify(openid(EC, "ES256", "ec"))
@@ -433,7 +433,7 @@ def test_the_forgers_tools_make_good_tokens(both: Accounts) -> None:
     assert both.verify(by_hand(json.dumps(own_claims())[:-1].encode() + b', "x": [[[]]]}', SECRET, "HS512"))
 
 
-def test_a_token_may_be_this_long_and_no_longer(both: Accounts) -> None:
+def test_a_token_may_be_this_long_and_no_longer(both: TokenVerifier) -> None:
     lengths = {}
     for padding in range(5500, 6000):
         text = own(more="x" * padding)
@@ -446,7 +446,7 @@ def test_a_token_may_be_this_long_and_no_longer(both: Accounts) -> None:
 
 @hypothesis_settings(deadline=None, max_examples=300)
 @given(data=st.data())
-def test_no_change_to_a_good_token_is_good(both: Accounts, data: st.DataObject) -> None:
+def test_no_change_to_a_good_token_is_good(both: TokenVerifier, data: st.DataObject) -> None:
     good = data.draw(st.sampled_from([GOOD_OWN, GOOD_RSA, GOOD_EC]))
     letters = st.text(string.ascii_letters + string.digits + "-_.=", max_size=3)
     changed = good
@@ -469,7 +469,7 @@ GOOD_OWN, GOOD_RSA, GOOD_EC = own(), openid(), openid(EC, "ES256", "ec")
         lambda parts: ".".join(map(encoded, parts))
     )
 )
-def test_whatever_is_sent_is_refused_and_nothing_breaks(both: Accounts, text: str) -> None:
+def test_whatever_is_sent_is_refused_and_nothing_breaks(both: TokenVerifier, text: str) -> None:
     assert refusal(both, text).code == "invalid_token"
 
 
@@ -482,7 +482,7 @@ _JSON = st.recursive(
 
 @hypothesis_settings(deadline=None, max_examples=300)
 @given(claim=st.sampled_from(["sub", "userId", "roles", "iss", "iat", "exp", "nbf", "aud", "auth_time"]), value=_JSON)
-def test_whatever_a_signed_claim_is_it_is_good_or_refused(both: Accounts, claim: str, value: Any) -> None:
+def test_whatever_a_signed_claim_is_it_is_good_or_refused(both: TokenVerifier, claim: str, value: Any) -> None:
     for text in (own(**{claim: value}), openid(**{claim: value})):
         try:
             token = both.verify(text)
@@ -497,7 +497,7 @@ def test_whatever_a_signed_claim_is_it_is_good_or_refused(both: Accounts, claim:
 
 def test_with_nothing_configured_every_token_is_refused(tmp_path: Path) -> None:
     nothing = dict.fromkeys(("security_secret", "security_issuer", "oidc_issuer", "oidc_jwks")) | {"oidc_audience": ()}
-    none = Accounts.from_settings(accounts.settings(tmp_path, **nothing))
+    none = TokenVerifier.from_settings(accounts.settings(tmp_path, **nothing))
     for text in (own(), openid(), "", "scrap"):
         error = refusal(none, text)
         assert (error.code, error.detail) == (
@@ -508,8 +508,8 @@ def test_with_nothing_configured_every_token_is_refused(tmp_path: Path) -> None:
 
 
 def test_each_kind_is_taken_only_where_it_is_configured(tmp_path: Path) -> None:
-    only_own = Accounts.from_settings(accounts.settings(tmp_path, oidc_issuer=None))
-    only_openid = Accounts.from_settings(accounts.settings(tmp_path, security_secret=None))
+    only_own = TokenVerifier.from_settings(accounts.settings(tmp_path, oidc_issuer=None))
+    only_openid = TokenVerifier.from_settings(accounts.settings(tmp_path, security_secret=None))
     assert only_own.verify(own()) and only_openid.verify(openid())
     assert refusal(only_own, openid()).code == refusal(only_openid, own()).code == "invalid_token"
 
@@ -534,23 +534,23 @@ def test_a_published_key_that_is_unfit_is_as_good_as_none(tmp_path: Path, name: 
     settings = accounts.settings(tmp_path)
     Path(str(settings.oidc_jwks)).write_bytes(jwks(published, jwk(RSA, "rsa"), {"kty": "?"}, 7))  # type: ignore[arg-type]
     algorithm = {bytes: "HS512"}.get(type(key), "ES256" if key is EC else "RS256")
-    taken = Accounts.from_settings(settings)
+    taken = TokenVerifier.from_settings(settings)
     assert taken.verify(openid())
     assert refusal(taken, openid(key, algorithm, "k")).code == "invalid_token"
 
 
 def test_a_single_key_needs_no_kid_and_one_of_several_does(tmp_path: Path) -> None:
     settings = accounts.settings(tmp_path)
-    assert Accounts.from_settings(settings).verify(openid(kid=None))
+    assert TokenVerifier.from_settings(settings).verify(openid(kid=None))
     Path(str(settings.oidc_jwks)).write_bytes(jwks(jwk(RSA, "rsa"), jwk(STRANGER, "next")))
-    assert refusal(Accounts.from_settings(settings), openid(kid=None)).code == "invalid_token"
+    assert refusal(TokenVerifier.from_settings(settings), openid(kid=None)).code == "invalid_token"
 
 
 def test_a_key_set_with_private_halves_still_only_verifies(tmp_path: Path) -> None:
     settings = accounts.settings(tmp_path)
     private = jwt.algorithms.RSAAlgorithm.to_jwk(RSA, as_dict=True)
     Path(str(settings.oidc_jwks)).write_bytes(jwks({**private, "kid": "rsa", "key_ops": ["sign", "verify"]}))
-    assert Accounts.from_settings(settings).verify(openid())
+    assert TokenVerifier.from_settings(settings).verify(openid())
 
 
 @pytest.mark.parametrize(
@@ -561,4 +561,4 @@ def test_a_key_file_that_cannot_be_used_stops_the_start(tmp_path: Path, content:
     path = Path(str(settings.oidc_jwks))
     path.unlink() if content is None else path.write_bytes(content)
     with pytest.raises(SettingsError, match=r"OIDC_JWKS: the file .* cannot be used: .*"):
-        Accounts.from_settings(settings)
+        TokenVerifier.from_settings(settings)

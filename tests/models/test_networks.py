@@ -197,7 +197,7 @@ def test_the_audio_visual_network_takes_any_number_of_classes(fusion):
 def test_what_the_lab_trains_is_served_with_its_own_labels(tmp_path, name, portrait):
     saved(tmp_path / "somebodys", name)
     analyser = VideoPipeline.load(STORE, model_path=tmp_path / "somebodys")
-    app = create_app(accounts.settings(tmp_path), analyser=analyser, detector=ImagePipeline(analyser))
+    app = create_app(accounts.settings(tmp_path), video_pipeline=analyser, image_pipeline=ImagePipeline(analyser))
     client = app.test_client(use_cookies=False)
     headers = {"x-api-key": KEY, "date": DATE}
     clip = client.post("/predict?explain=true", json=video_body(media.encode(media.face_frames(12))), headers=headers)

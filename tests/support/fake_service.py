@@ -148,7 +148,7 @@ class FakeReader:
     """Answers `joy` to every text, in French to `bonjour`; otherwise as `FakeAnalyser`."""
 
     def predict(self, texts: list[str], *, model: str | None = None) -> Any:
-        for result in (results := self.read_all(texts, model=model).results):
+        for result in (results := self.predict_batch(texts, model=model).results):
             if isinstance(result, errors.MoodreelError):
                 raise result
         return results
@@ -206,4 +206,9 @@ class FakeViewer:
         )
 
 
-app = create_app(analyser=FakeAnalyser(), detector=FakeDetector(), words=FakeReader(), viewer=FakeViewer())
+app = create_app(
+    video_pipeline=FakeAnalyser(),
+    image_pipeline=FakeDetector(),
+    text_pipeline=FakeReader(),
+    audiovisual_pipeline=FakeViewer(),
+)

@@ -1,0 +1,143 @@
+"""Build the services from the settings. This loads the models."""
+
+import torch
+
+from api.auth.tokens import TokenVerifier
+from api.limits import ConcurrencyLimiter
+from api.model_download import download_model
+from api.services import Services
+from api.settings import Settings, SettingsError
+from api.websocket.broadcaster import Audience
+from api.websocket.gunicorn_socket import Farewell, Seats
+from moodreel.live.scheduler import FrameScheduler
+from moodreel.media.image import ImageLimits
+from moodreel.media.video import VideoLimits
+from moodreel.pipelines.audiovisual import AudioVisualPipeline
+from moodreel.pipelines.image import ImagePipeline
+from moodreel.pipelines.text import TextPipeline
+from moodreel.pipelines.video import VideoPipeline
+from moodreel.storage.call_log import CallLog
+from moodreel.storage.history import History
+from moodreel.storage.objects import ObjectStorage
+from moodreel.storage.presence import Presence, PresenceError, SqlitePresenceStore
+
+
+def build_services(
+    settings: Settings,
+    *,
+    video_pipeline: VideoPipeline | None = None,
+    image_pipeline: ImagePipeline | None = None,
+    text_pipeline: TextPipeline | None = None,
+    audiovisual_pipeline: AudioVisualPipeline | None = None,
+) -> Services:
+    """Build the services; a pipeline that is given is used as it is, the others load their models.
+
+    Raises:
+        MoodreelError: A model, the call log or the history is unusable.
+        SettingsError: The keys of OIDC_JWKS are unusable, or REDIS_URL is malformed.
+    """
+    # The cheap parts come first: a bad setting is reported before seconds of loading.
+    token_verifier = TokenVerifier.from_settings(settings)
+    call_log, history = CallLog(settings.log_path), open_history(settings)
+    video_pipeline = video_pipeline or load_video_pipeline(settings)
+    return Services(
+        settings=settings,
+        video_pipeline=video_pipeline,
+        image_pipeline=image_pipeline or load_image_pipeline(settings, video_pipeline),
+        text_pipeline=text_pipeline or load_text_pipeline(settings),
+        audiovisual_pipeline=audiovisual_pipeline or load_audiovisual_pipeline(settings, video_pipeline),
+        frame_scheduler=load_frame_scheduler(settings, video_pipeline),
+        call_log=call_log,
+        token_verifier=token_verifier,
+        concurrency_limiter=ConcurrencyLimiter(settings.threads, settings.max_wait_seconds),
+        connection_limiter=Seats(settings.max_sockets, settings.max_sockets_per_user),
+        shutdown_hooks=Farewell(),
+        connections=Audience(open_presence(settings)),
+        history=history,
+    )
+
+
+def open_history(settings: Settings) -> History | None:
+    """Open the users' histories and their media; None if HISTORY is off. Raises MoodreelError."""
+    if not settings.history:
+        return None
+    storage = ObjectStorage(settings.media_storage) if settings.media_storage else None
+    return History(settings.history_path, storage)
+
+
+def open_presence(settings: Settings) -> Presence:
+    """Open the count of connections over all processes. Raises SettingsError for a malformed REDIS_URL."""
+    if not settings.redis_url:
+        return Presence(SqlitePresenceStore(settings.presence_path))
+    # Imported here because the redis package is optional and slow to import.
+    from moodreel.storage.presence_redis import RedisPresenceStore
+
+    try:
+        return Presence(RedisPresenceStore(settings.redis_url))
+    except PresenceError as error:
+        raise SettingsError(str(error)) from error
+
+
+def load_video_pipeline(settings: Settings) -> VideoPipeline:
+    """Load the face models and the landmarker. Raises MoodreelError."""
+    # The workers share the cores; several torch threads in each would only wait for each other.
+    torch.set_num_threads(1)
+    return VideoPipeline.load(
+        settings.model_store,
+        model_path=settings.model_path or download_model(settings),
+        model_fallback=settings.model_fallback,
+        use_gpu=settings.use_gpu,
+        limits=video_limits(settings),
+        sample_rate=settings.analysis_fps,
+        slots=settings.analyses_at_once,
+        wait_seconds=settings.max_wait_seconds,
+    )
+
+
+def load_image_pipeline(settings: Settings, video_pipeline: VideoPipeline) -> ImagePipeline:
+    """Make the image pipeline. It shares the models and the slots of `video_pipeline`."""
+    limits = ImageLimits(bytes=settings.max_image_bytes, pixels=settings.max_image_pixels)
+    return ImagePipeline(video_pipeline, limits)
+
+
+def load_text_pipeline(settings: Settings) -> TextPipeline:
+    """Load the text models. Raises MoodreelError."""
+    return TextPipeline.load(
+        settings.model_store,
+        model_path=settings.text_model_path,
+        model_fallback=settings.model_fallback,
+        use_gpu=settings.use_gpu,
+        longest=settings.max_text_characters,
+        wait_seconds=settings.max_wait_seconds,
+    )
+
+
+def load_audiovisual_pipeline(settings: Settings, video_pipeline: VideoPipeline) -> AudioVisualPipeline:
+    """Load the audio-visual models. They share the slots of `video_pipeline`. Raises MoodreelError."""
+    return AudioVisualPipeline.load(
+        settings.model_store,
+        video_pipeline,
+        checkpoint=settings.checkpoint_path,
+        model_fallback=settings.model_fallback,
+        noncommercial=settings.noncommercial_models,
+        mock=settings.emo_mock,
+        use_gpu=settings.use_gpu,
+        limits=video_limits(settings),
+    )
+
+
+def load_frame_scheduler(settings: Settings, video_pipeline: VideoPipeline) -> FrameScheduler:
+    """Make the scheduler of live frames, with the models of `video_pipeline`. Its threads start when needed."""
+    limits = ImageLimits(bytes=settings.max_live_frame_bytes, pixels=settings.max_frame_pixels)
+    return FrameScheduler(video_pipeline, limits, threads=settings.analyses_at_once)
+
+
+def video_limits(settings: Settings) -> VideoLimits:
+    """Return the limits of one clip."""
+    return VideoLimits(
+        seconds=settings.max_seconds,
+        frames=settings.max_frames,
+        frame_pixels=settings.max_frame_pixels,
+        total_pixels=settings.max_total_pixels,
+        timeout_seconds=settings.max_wall_seconds,
+    )

@@ -1,0 +1,29 @@
+"""Download the model that MODEL_DOWNLOAD_ID names. Gunicorn's master imports this, and must not load torch."""
+
+import logging
+from pathlib import Path
+
+from api.settings import Settings
+from moodreel.errors import MoodreelError
+
+log = logging.getLogger(__name__)
+
+
+def download_model(settings: Settings) -> Path | None:
+    """Return the checkpoint that MODEL_DOWNLOAD_ID names, downloading it unless it is there; None if MODEL_PATH is set.
+
+    Raises:
+        MoodreelError: It cannot be downloaded or loaded, and MODEL_FALLBACK is 0.
+    """
+    if not settings.model_download_id or settings.model_path:
+        return None
+    # Imported here because it loads torch, which does not survive the fork of Gunicorn's workers.
+    from moodreel.models.download import fetch
+
+    try:
+        return fetch(settings.model_download_id, settings.model_store / "downloaded")
+    except MoodreelError as error:
+        if not settings.model_fallback:
+            raise
+        log.error("%s MODEL_FALLBACK is 1: the shipped model answers.", error)
+        return None
