@@ -50,7 +50,7 @@ def measure(model: str | None, rounds: int) -> tuple[list[np.ndarray], dict[str,
     analyser = VideoPipeline.load(STORE)
     predictor = analyser.models.get(model)
     reader = VideoReader(phone_clip(seconds=4.0))
-    frames = [frame.rgb for frame in reader.frames(every=0.2, longest_side=ANALYSIS_SIDE)]
+    frames = [frame.rgb for frame in reader.frames(min_interval=0.2, max_side=ANALYSIS_SIDE)]
     faces = [analyser.landmarker.detect(rgb)[0] for rgb in frames]
     track = [
         observe_face(rgb, face, with_rgb_crop=predictor.requires_rgb_crop).features

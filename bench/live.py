@@ -93,7 +93,7 @@ def floor(frames: Sequence[bytes]) -> tuple[float, float]:
 
     def work() -> None:
         for data in frames:
-            analyser.landmarker.detect_once(image.decode_image(data, side=640).rgb)
+            analyser.landmarker.detect_once(image.decode_image(data, max_side=640).rgb)
 
     work()
     began, cpu = time.perf_counter(), time.process_time()

@@ -21,7 +21,7 @@ from PIL import Image
 from bench.serve import milliseconds, peak_megabytes, running
 from moodreel.faces.landmarker import FaceLandmarker
 from moodreel.faces.tiled_detection import detect_tiled
-from moodreel.media.image import SIDE
+from moodreel.media.image import MAX_SIDE
 from tests.support import media
 from tests.support.server import STORE, Server
 
@@ -50,9 +50,9 @@ def made() -> dict[str, bytes]:
 def decode_and_look(finder: FaceLandmarker, data: bytes) -> None:
     """Decode as small as the codec can, and look for faces once: the floor."""
     with Image.open(io.BytesIO(data)) as image:
-        scale = min(1.0, SIDE / max(image.size))
+        scale = min(1.0, MAX_SIDE / max(image.size))
         image.draft("RGB", (round(image.width * scale), round(image.height * scale)))
-        image.thumbnail((SIDE, SIDE), Image.Resampling.BILINEAR)
+        image.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.BILINEAR)
         finder.detect_once(np.asarray(image.convert("RGB")))
 
 

@@ -41,7 +41,7 @@ EIGHT_TO_SEVEN: Mapping[str, str] = {
     "surprised": "surprise",
 }
 
-NAMES: Mapping[str, str] = {
+LABEL_SYNONYMS: Mapping[str, str] = {
     name: label
     for label, names in {
         "happy": ("happy", "happiness", "joy"),
@@ -57,7 +57,7 @@ NAMES: Mapping[str, str] = {
 """What people and models call the seven labels, in lower case."""
 
 
-GOEMOTIONS: Mapping[str, tuple[str, ...]] = {
+GOEMOTIONS_BY_EKMAN: Mapping[str, tuple[str, ...]] = {
     "anger": ("anger", "annoyance", "disapproval"),
     "disgust": ("disgust",),
     "fear": ("fear", "nervousness"),
@@ -81,7 +81,7 @@ GOEMOTIONS: Mapping[str, tuple[str, ...]] = {
 }
 """GoEmotions' 28 labels under Ekman's and neutral, as that data set itself groups them (Demszky et al. 2020)."""
 
-COLOURS = {
+COLORS = {
     "anger": "#d1495b",
     "happy": "#edae49",
     "shock": "#8e6bbf",
@@ -92,27 +92,27 @@ COLOURS = {
     "fear": "#453a5e",
 }
 """One colour an emotion, told apart by people with the common kinds of colour blindness."""
-OTHER = "#000000"
+DEFAULT_COLOR = "#000000"
 """Of what a model of somebody's own calls otherwise."""
 
 _SEVEN_TO_EKMAN = {"happy": "joy", "sad": "sadness"}
-_TO_EKMAN = {name: label for label, names in GOEMOTIONS.items() for name in names}
+_TO_EKMAN = {name: label for label, names in GOEMOTIONS_BY_EKMAN.items() for name in names}
 
 
 def to_ekman(label: str) -> str | None:
     """Fold a label of any set, GoEmotions' 28 among them, in any case, into Ekman's and neutral; None for others."""
     name = label.strip().lower()
-    seven = NAMES.get(name)
+    seven = LABEL_SYNONYMS.get(name)
     return _SEVEN_TO_EKMAN.get(seven, seven) if seven else _TO_EKMAN.get(name)
 
 
 def to_five(label: str) -> str | None:
     """Fold a label of any set, in any case, into the five; None for one that is in no set."""
-    seven = NAMES.get(label.strip().lower())
+    seven = LABEL_SYNONYMS.get(label.strip().lower())
     return SEVEN_TO_FIVE[seven] if seven else None
 
 
-def fold(probabilities: Mapping[str, float]) -> dict[str, float]:
+def fold_to_five(probabilities: Mapping[str, float]) -> dict[str, float]:
     """Add the probabilities of any label set up to those of the five, in their order; a label of no set is left out."""
     folded = dict.fromkeys(FIVE, 0.0)
     for label, probability in probabilities.items():
@@ -121,6 +121,6 @@ def fold(probabilities: Mapping[str, float]) -> dict[str, float]:
     return folded
 
 
-def colour_of(label: str) -> str:
+def color_of(label: str) -> str:
     """Give a label's colour, as `#rrggbb`."""
-    return COLOURS.get(label.lower(), OTHER)
+    return COLORS.get(label.lower(), DEFAULT_COLOR)

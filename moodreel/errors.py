@@ -13,7 +13,7 @@ class UnsupportedMedia(MoodreelError):
     """The bytes are no video and no picture, or one that no decoder here reads."""
 
 
-class NoPictures(UnsupportedMedia):
+class NoVideoStream(UnsupportedMedia):
     """The file holds sound or other data, but no video."""
 
 
@@ -41,11 +41,11 @@ class AudioTooLong(MoodreelError):
     """More seconds of sound, or more time to decode it, than the limits allow."""
 
 
-class PictureCorrupt(MoodreelError):
+class ImageCorrupt(MoodreelError):
     """The bytes are a picture of a known kind, but cannot be decoded to the end."""
 
 
-class PictureTooBig(MoodreelError):
+class ImageTooBig(MoodreelError):
     """More bytes or pixels than the limits allow."""
 
 
@@ -53,7 +53,7 @@ class NoFace(MoodreelError):
     """No face was found in any analysed frame."""
 
 
-class NoFaceNoSound(MoodreelError):
+class NoFaceNoAudio(MoodreelError):
     """The clip shows no face, and there is nothing to be heard in it either."""
 
 
@@ -77,7 +77,7 @@ class ModelMissing(MoodreelError):
     """No model is set up for what was asked."""
 
 
-class NonCommercial(MoodreelError):
+class NonCommercialModel(MoodreelError):
     """The licence of the model asked for forbids commercial use, and nobody has allowed it here."""
 
 

@@ -129,7 +129,9 @@ class QualitySchema(Schema):
             example=420.5,
         )
     )
-    light = Probability(metadata=about("Mean grey value of the face, 0 black to 1 white.", example=0.52))
+    light = Probability(
+        attribute="brightness", metadata=about("Mean grey value of the face, 0 black to 1 white.", example=0.52)
+    )
     yaw = Measure(metadata=about("Degrees that the head is turned to either side.", example=6.1))
     reason = fields.String(
         allow_none=True,
@@ -148,7 +150,7 @@ class QualitySchema(Schema):
 
 class WeighedSchema(Schema):
     name = fields.String(metadata=about("In plain words.", example="lip corners up"))
-    strength = Probability(metadata=about("0 as in a calm face, 1 as in few.", example=0.81))
+    strength = Probability(attribute="activation", metadata=about("0 as in a calm face, 1 as in few.", example=0.81))
     weight = Probability(metadata=about("Its share of all that spoke for the emotion.", example=0.64))
 
 
@@ -158,6 +160,7 @@ class ExplanationSchema(Schema):
     text = fields.String(metadata=about("The names of the movements.", example="lip corners up, upper lip raised"))
     movements = fields.List(
         fields.Nested(WeighedSchema),
+        attribute="actions",
         metadata=about("At most three, the heaviest first; none for a face at rest."),
     )
 

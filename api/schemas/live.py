@@ -104,7 +104,7 @@ class CredentialsSchema(Schema):
 
 class MovementSchema(Schema):
     name = fields.String()
-    strength = Probability()
+    strength = Probability(attribute="activation")
 
 
 class LiveFaceSchema(Schema):

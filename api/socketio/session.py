@@ -87,7 +87,7 @@ class Connection:
         self._status("running" if self._started is not None else "stopped")
 
     def take(self, frame: bytes, sequence: int | None, moment: float | None) -> None:
-        """Take a frame. Raises ApiError, UnsupportedMedia or PictureTooBig."""
+        """Take a frame. Raises ApiError, UnsupportedMedia or ImageTooBig."""
         if self._started is None:
             raise ApiError("not_started", "Send control with the action start before the first frame.")
         if self._shared.frame_scheduler.offer(self._client, frame, sequence=sequence, time=moment) is not None:

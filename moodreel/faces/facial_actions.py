@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from moodreel.emotions import NAMES, SEVEN, SEVEN_TO_FIVE
+from moodreel.emotions import LABEL_SYNONYMS, SEVEN, SEVEN_TO_FIVE
 from moodreel.errors import ModelInvalid
 from moodreel.faces.landmarker import BLENDSHAPES
 
@@ -45,11 +45,11 @@ ACTIONS: Mapping[str, tuple[str, ...]] = {
 expression, and cheeks raised or puffed, noses wrinkled and jaws pushed forward, which MediaPipe's model has names for
 and gives next to nothing for, whatever the face does (99 of 100 FER+ faces are below 0.015)."""
 
-MOST = 3
+MAX_ACTIONS = 3
 """Movements that an explanation names at most."""
-LEAST_STRENGTH = 0.15
+MIN_ACTIVATION = 0.15
 """A movement that is weaker is not one that a person would see."""
-LEAST_WEIGHT = 0.05
+MIN_WEIGHT = 0.05
 """A movement with less of an explanation is not worth its words."""
 _FILE = "model.json"
 _COLUMNS = [[BLENDSHAPES.index(name) for name in names] for names in ACTIONS.values()]
@@ -60,7 +60,7 @@ class FacialAction:
     """name: a key of `MOVEMENTS`. strength: 0 as in a calm face, 1 as in few."""
 
     name: str
-    strength: float
+    activation: float
 
 
 @dataclass(frozen=True)
@@ -74,12 +74,12 @@ class ActionWeight(FacialAction):
 class Explanation:
     """The movements that weighed most in an answer, at most `MOST`, the heaviest first; none for a face at rest."""
 
-    movements: tuple[ActionWeight, ...]
+    actions: tuple[ActionWeight, ...]
 
     @property
     def text(self) -> str:
         """The same in words."""
-        return ", ".join(movement.name for movement in self.movements) or "no marked movement"
+        return ", ".join(movement.name for movement in self.actions) or "no marked movement"
 
 
 class FacialActionExplainer:
@@ -112,7 +112,7 @@ class FacialActionExplainer:
 
     def activations(self, blendshapes: np.ndarray) -> np.ndarray:
         """Blendshapes (..., 52), 0 to 1, to strengths (..., M), 0 to 1, in the order of `MOVEMENTS`."""
-        return np.clip((mean(blendshapes) - self._calm) / (self._full - self._calm), 0, 1)
+        return np.clip((mean_blendshapes(blendshapes) - self._calm) / (self._full - self._calm), 0, 1)
 
     def active_actions(self, blendshapes: np.ndarray) -> tuple[FacialAction, ...]:
         """Name what moved in one face, the strongest first. blendshapes: (52,), 0 to 1."""
@@ -120,7 +120,7 @@ class FacialActionExplainer:
         return tuple(
             FacialAction(name, float(strength))
             for strength, name in sorted(zip(strengths, ACTIONS, strict=True), reverse=True)
-            if strength >= LEAST_STRENGTH
+            if strength >= MIN_ACTIVATION
         )
 
     def explain(
@@ -152,19 +152,19 @@ class FacialActionExplainer:
         against = self._weights @ (rivals / max(rivals.sum(), 1e-9))
         spoke = ((self._weights[:, answered] - against) * strengths).clip(min=0)
         shares = spoke / max(float(spoke.sum()), 1e-9)
-        heaviest = [row for row in np.argsort(-shares, kind="stable") if strengths[row] >= LEAST_STRENGTH]
+        heaviest = [row for row in np.argsort(-shares, kind="stable") if strengths[row] >= MIN_ACTIVATION]
         names = list(ACTIONS)
         return Explanation(
             tuple(
                 ActionWeight(names[row], float(strengths[row]), float(shares[row]))
-                for row in heaviest[:MOST]
-                if shares[row] >= LEAST_WEIGHT
+                for row in heaviest[:MAX_ACTIONS]
+                if shares[row] >= MIN_WEIGHT
             )
         )
 
     def _column(self, label: str, logits: np.ndarray) -> int | None:
         """Which of the seven a label stands for: of several, as of Anger, the one that this face fits best."""
-        known = NAMES.get(label.lower())
+        known = LABEL_SYNONYMS.get(label.lower())
         five = SEVEN_TO_FIVE.get(known, "") if known else ""
         # The five are written with a capital, and only they stand for several.
         meant = [seven for seven in SEVEN if (SEVEN_TO_FIVE[seven] == five if label == five else seven == known)]
@@ -172,6 +172,6 @@ class FacialActionExplainer:
         return max(columns, key=lambda column: logits[column]) if columns else None
 
 
-def mean(blendshapes: np.ndarray) -> np.ndarray:
+def mean_blendshapes(blendshapes: np.ndarray) -> np.ndarray:
     """Blendshapes (..., 52) to the mean of those of each movement (..., M)."""
     return np.stack([blendshapes[..., columns].mean(axis=-1) for columns in _COLUMNS], axis=-1)

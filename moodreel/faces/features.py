@@ -5,12 +5,12 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from moodreel.faces.landmarker import Face, angles
+from moodreel.faces.landmarker import Face, euler_angles
 
 # Points that speech and expression hardly move (corners of the eyes, bridge of the nose, forehead, temples), where
 # MediaPipe's canonical face has them, in centimetres: x to the picture's right, y up, z towards the viewer. From
 # `geometry_pipeline_metadata_landmarks.binarypb` in the landmarker's bundle.
-CANONICAL = {
+CANONICAL_POINTS = {
     33: (-4.446, 2.664, 3.173),
     133: (-1.856, 2.585, 3.758),
     362: (1.856, 2.585, 3.758),
@@ -35,20 +35,20 @@ CANONICAL = {
     234: (-7.664, 0.673, -2.436),
     454: (7.664, 0.673, -2.436),
 }
-_RIGID = list(CANONICAL)
-_REFERENCE = np.array(list(CANONICAL.values()), dtype=np.float64)
+_RIGID = list(CANONICAL_POINTS)
+_REFERENCE = np.array(list(CANONICAL_POINTS.values()), dtype=np.float64)
 
 CROP_SIDE = 48
 """Pixels a side of `Features.crop`: as much as the pictures hold that faces are learnt from, and as a face across the
 room or in a small clip still has; a network on 64 would read enlargement, at nearly twice the time."""
-CROP_EYES = 20.0, 17.0
+CROP_EYES_PIXELS = 20.0, 17.0
 """Pixels between the centres of the eyes, and from the crop's top to their line. A face then fills the crop from the
 hairline to some pixels below a closed jaw: hair and clothes stay out, a dropped jaw in."""
 _EYES = [33, 133], [362, 263]
 
 RGB_CROP_SIDE = 224
 """Pixels a side of `Features.portrait`: what most public models of pictures read, or more."""
-PORTRAIT_FACE, PORTRAIT_MIDDLE = 0.92, 0.565
+RGB_CROP_FACE_SHARE, RGB_CROP_CENTER_Y = 0.92, 0.565
 """Longer side of the landmarks' bounds in a portrait, and how far down their middle lies, both in sides of it: the
 medians of FER2013's pictures, which most public models of expressions learnt from."""
 
@@ -104,7 +104,7 @@ def align_crop(rgb: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
     height, width = rgb.shape[:2]
     right, left = ((landmarks[corners].astype(np.float64) * (width, height, width)).mean(axis=0) for corners in _EYES)
     (across, down), centre = (left - right)[:2], ((left + right) / 2)[:2]
-    apart, line = CROP_EYES
+    apart, line = CROP_EYES_PIXELS
     pixels = max(float(np.linalg.norm(left - right)) / apart, 1e-3)
     axis = pixels * np.array([across, down]) / max(float(np.hypot(across, down)), 1e-9)
     return _square(rgb, CROP_SIDE, pixels, axis, centre, (CROP_SIDE / 2, line), grey=True)
@@ -120,8 +120,8 @@ def crop_square(rgb: np.ndarray, landmarks: np.ndarray, side: int = RGB_CROP_SID
     """
     points = landmarks[:, :2].astype(np.float64) * rgb.shape[1::-1]
     low, high = points.min(axis=0), points.max(axis=0)
-    pixels = max(float((high - low).max()) / (side * PORTRAIT_FACE), 1e-3)
-    at = side / 2, side * PORTRAIT_MIDDLE
+    pixels = max(float((high - low).max()) / (side * RGB_CROP_FACE_SHARE), 1e-3)
+    at = side / 2, side * RGB_CROP_CENTER_Y
     return _square(rgb, side, pixels, np.array([pixels, 0.0]), (low + high) / 2, at)
 
 
@@ -182,4 +182,4 @@ def normalize_landmarks(landmarks: np.ndarray, *, width: int, height: int) -> tu
     rotation = u @ vt
     scale = stretch.sum() / max(float(((rigid - centre) ** 2).sum()), 1e-9)
     shape = (points - centre) @ rotation * scale + target
-    return shape.astype(np.float32), np.array(angles(rotation), dtype=np.float32)
+    return shape.astype(np.float32), np.array(euler_angles(rotation), dtype=np.float32)

@@ -21,7 +21,7 @@ from mediapipe.tasks.python import BaseOptions, vision
 
 from moodreel.errors import ModelInvalid
 
-LANDMARKS = 478
+NUM_LANDMARKS = 478
 """Points of a face: 468 of the mesh, then five of either iris."""
 
 BLENDSHAPES: tuple[str, ...] = (
@@ -81,11 +81,11 @@ BLENDSHAPES: tuple[str, ...] = (
 """Names of the 52 blendshapes in the model's order. Left and right are the person's own."""
 
 
-BORDER = 0.5
+BORDER_SHARE = 0.5
 """Plain border on each side, in sides of the picture, with which a face that fills its picture is found."""
-FILLS = 0.4
+MIN_BORDERED_HEIGHT = 0.4
 """Height of such a face, in heights of the picture: what else shows only within a border is seldom a face."""
-MIDDLE, MIDDLE_HEIGHT = 0.75, 0.4
+CENTER_SIDE, CENTER_Y = 0.75, 0.4
 """Side of the square that is the middle of a picture, in shorter sides of the picture, and how far down it lies, 0 at
 the top and 1 at the bottom: heads are above the middle."""
 
@@ -115,20 +115,20 @@ class Face:
     @property
     def yaw(self) -> float:
         """Degrees the head is turned; positive towards the picture's right, which is the person's own left."""
-        return angles(self.transform)[0]
+        return euler_angles(self.transform)[0]
 
     @property
     def pitch(self) -> float:
         """Degrees the head is raised; positive when the face looks up."""
-        return angles(self.transform)[1]
+        return euler_angles(self.transform)[1]
 
     @property
     def roll(self) -> float:
         """Degrees the head leans; positive counter-clockwise in the picture, towards the person's own right."""
-        return angles(self.transform)[2]
+        return euler_angles(self.transform)[2]
 
 
-def angles(rotation: np.ndarray) -> tuple[float, float, float]:
+def euler_angles(rotation: np.ndarray) -> tuple[float, float, float]:
     """Yaw, pitch and roll in degrees, signs as in `Face`, of a rotation (3, 3) or transform (4, 4) of a head."""
     yaw = np.arctan2(rotation[0, 2], rotation[2, 2])
     pitch = np.arcsin(np.clip(rotation[1, 2], -1, 1))
@@ -204,15 +204,15 @@ class FaceLandmarker:
 
     def _within_border(self, rgb: np.ndarray) -> list[Face]:
         height, width = rgb.shape[:2]
-        down, across = round(height * BORDER), round(width * BORDER)
+        down, across = round(height * BORDER_SHARE), round(width * BORDER_SHARE)
         bordered = cv2.copyMakeBorder(rgb, down, down, across, across, cv2.BORDER_CONSTANT)
         found = to_full_image(self.detect_once(bordered), bordered, rgb, -across, -down)
-        return [face for face in found if face.box[3] >= FILLS]
+        return [face for face in found if face.box[3] >= MIN_BORDERED_HEIGHT]
 
     def _in_the_middle(self, rgb: np.ndarray) -> list[Face]:
         height, width = rgb.shape[:2]
-        side = max(1, round(MIDDLE * min(height, width)))
-        left, top = (width - side) // 2, round((height - side) * MIDDLE_HEIGHT)
+        side = max(1, round(CENTER_SIDE * min(height, width)))
+        left, top = (width - side) // 2, round((height - side) * CENTER_Y)
         middle = rgb[top : top + side, left : left + side]
         return to_full_image(self.detect_once(middle), middle, rgb, left, top)
 

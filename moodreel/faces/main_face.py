@@ -16,10 +16,10 @@ class FrameFaces:
 
     time: float
     faces: tuple[tuple[Box, np.ndarray], ...]
-    milliseconds: float
+    detection_ms: float
 
 
-def main_face_crops(sightings: Sequence[FrameFaces]) -> list[np.ndarray | None]:
+def main_face_crops(frames: Sequence[FrameFaces]) -> list[np.ndarray | None]:
     """Give, for each picture, what is around the face of the person most to be seen, as an analysis chooses them.
 
     Between the windows of a long clip lie more seconds than anybody is followed for: what comes after such a gap is
@@ -27,7 +27,7 @@ def main_face_crops(sightings: Sequence[FrameFaces]) -> list[np.ndarray | None]:
     """
     crops: list[np.ndarray | None] = []
     tracker = Tracker()
-    for stretch in _stretches(sightings):
+    for stretch in _stretches(frames):
         numbers = [tracker.update(sighting.time, [box for box, _ in sighting.faces]) for sighting in stretch]
         areas: defaultdict[int, float] = defaultdict(float)
         for sighting, tracks in zip(stretch, numbers, strict=True):

@@ -14,21 +14,21 @@ import numpy as np
 
 from moodreel.faces.observation import FaceObservation
 
-LEAST_CONFIDENCE = 0.6
+MIN_CONFIDENCE = 0.6
 """Of the answers below it, 8 % of all, 54 % were right; of the others 94 %."""
-DARK = 0.05
+MIN_BRIGHTNESS = 0.05
 """`light`. Of faces darkened, with a sensor's noise, 91 % were right at 0.05 to 0.1 and 83 % below, where most are not
 even found. Whether skin tone moves that was not measured; the threshold is as low as it can be for that."""
-BRIGHT = 0.9
+MAX_BRIGHTNESS = 0.9
 """`light`. Of overexposed faces 89 % were right at 0.75 to 0.9 and 83 % above, where a third is not even found."""
-SMALL = 32
+MIN_FACE_SIZE = 32
 """Pixels. Of faces shrunk 80 % were right at 37, 75 % at 29, 69 % at 22."""
-BLURRED = 150.0
+MIN_SHARPNESS = 150.0
 """`sharpness` for a face that is all white: half the light means half the contrast, which is a quarter of the variance.
 Of blurred faces 80 % were right at 280, 75 % at 170, 70 % at 100, 63 % at 70; of real webcams the dullest had 800."""
-PROFILE = 35.0
+MAX_YAW = 35.0
 """Degrees. 92 % were right below 10, 87 % at 20 to 35, 83 % above, and more and more are not found at all."""
-LOW_FACE_COVERAGE = 0.3
+MIN_FACE_COVERAGE = 0.3
 """Share of the clip. In pieces of 5 s of three clips of people, a third of the frames, in one run, gave the answer of
 the whole piece 85 times of 100; a quarter of them, or any fewer, 80 times."""
 
@@ -61,14 +61,14 @@ class FaceQuality:
     face_coverage: float
     size: int
     sharpness: float
-    light: float
+    brightness: float
     yaw: float
     reason: str | None
     tip: str | None
 
 
 def assess_quality(
-    views: Sequence[FaceObservation], sizes: Sequence[float], *, face_coverage: float, confidence: float
+    observations: Sequence[FaceObservation], sizes: Sequence[float], *, face_coverage: float, confidence: float
 ) -> FaceQuality:
     """Judge how well a clip shows the answered face.
 
@@ -78,24 +78,24 @@ def assess_quality(
         face_coverage: share of the analysed frames in which it was seen, 0..1.
         confidence: of the answer, 0..1.
     """
-    size, sharpness = float(np.median(sizes)), float(np.median([view.sharpness for view in views]))
-    light = float(np.median([view.brightness for view in views]))
-    yaw = float(np.median([abs(view.features.pose[0]) for view in views]))
+    size, sharpness = float(np.median(sizes)), float(np.median([view.sharpness for view in observations]))
+    brightness = float(np.median([view.brightness for view in observations]))
+    yaw = float(np.median([abs(view.features.pose[0]) for view in observations]))
     holds = {
-        "dark": light < DARK,
-        "bright": light > BRIGHT,
-        "small": size < SMALL,
-        "blurred": sharpness < BLURRED * light**2,
-        "profile": yaw > PROFILE,
-        "little_face": face_coverage < LOW_FACE_COVERAGE,
-        "low_confidence": confidence < LEAST_CONFIDENCE,
+        "dark": brightness < MIN_BRIGHTNESS,
+        "bright": brightness > MAX_BRIGHTNESS,
+        "small": size < MIN_FACE_SIZE,
+        "blurred": sharpness < MIN_SHARPNESS * brightness**2,
+        "profile": yaw > MAX_YAW,
+        "little_face": face_coverage < MIN_FACE_COVERAGE,
+        "low_confidence": confidence < MIN_CONFIDENCE,
     }
     reason = next((reason for reason in TIPS if holds[reason]), None)
     return FaceQuality(
         face_coverage=face_coverage,
         size=round(size),
         sharpness=sharpness,
-        light=light,
+        brightness=brightness,
         yaw=yaw,
         reason=reason,
         tip=TIPS[reason] if reason else None,

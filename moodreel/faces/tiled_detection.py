@@ -21,24 +21,28 @@ import numpy as np
 from moodreel.faces.landmarker import Face, FaceLandmarker, to_full_image
 
 MAX_FACES = 32
-LEAST_SIDE = 256
+MIN_TILE_SIDE = 256
 """Pixels of the smallest square worth a look: it shows faces from about an eighth of its side, and what is smaller than
 32 pixels has no expression to be sure of."""
-OVERLAP = 0.4
+TILE_OVERLAP = 0.4
 """Of two neighbouring squares: a face that a square twice as large misses takes a quarter of this one, its head less
 than this."""
-SAME = 0.5
+MATCH_OVERLAP = 0.5
 """Share of the smaller of two boxes that lies in the larger, from which on they are one face."""
-PORTRAIT = 2.0
+CONTEXT_SCALE = 2.0
 """Side of the square in which a face found in a part is looked at once more, in longer sides of its box."""
 
-Square = tuple[int, int, int]
+Tile = tuple[int, int, int]
 """Left, top and side, in pixels."""
 Box = tuple[float, float, float, float]
 
 
 def detect_tiled(
-    finder: FaceLandmarker, rgb: np.ndarray, *, each: Callable[..., Iterable[Any]] = map, most: int = MAX_FACES
+    landmarker: FaceLandmarker,
+    rgb: np.ndarray,
+    *,
+    map_fn: Callable[..., Iterable[Any]] = map,
+    max_faces: int = MAX_FACES,
 ) -> tuple[Face, ...]:
     """Return the faces of a picture, the one with the largest box first.
 
@@ -48,60 +52,62 @@ def detect_tiled(
     """
     height, width = rgb.shape[:2]
 
-    def look(picture: np.ndarray, square: Square) -> list[Face]:
+    def look(picture: np.ndarray, square: Tile) -> list[Face]:
         left, top, side = square
         part = picture[top : top + side, left : left + side]
-        whole = [face for face in finder.detect_once(part) if not _cut(face, square, width, height)]
+        whole = [face for face in landmarker.detect_once(part) if not _truncated_by_tile(face, square, width, height)]
         return to_full_image(whole, part, picture, left, top)
 
     def confirm(face: Face) -> list[Face]:
-        return [again for again in look(rgb, _around(face, width, height)) if _same(face.box, again.box)][:1]
+        return [
+            again for again in look(rgb, _context_square(face, width, height)) if _is_same_face(face.box, again.box)
+        ][:1]
 
-    found = _distinct([finder.detect(rgb)])
-    for side in _sides(width, height):
-        if len(found) >= most:
+    found = _deduplicate([landmarker.detect(rgb)])
+    for side in _tile_sides(width, height):
+        if len(found) >= max_faces:
             break
-        rest = _without(rgb, found)
-        seen = _distinct(each(partial(look, rest), _squares(width, height, side)))
-        found = _distinct([found, *each(confirm, _largest_first(seen)[: most - len(found)])])
-    return tuple(_largest_first(found)[:most])
+        rest = _mask_out(rgb, found)
+        seen = _deduplicate(map_fn(partial(look, rest), _tiles(width, height, side)))
+        found = _deduplicate([found, *map_fn(confirm, _largest_first(seen)[: max_faces - len(found)])])
+    return tuple(_largest_first(found)[:max_faces])
 
 
-def _sides(width: int, height: int) -> list[int]:
+def _tile_sides(width: int, height: int) -> list[int]:
     """Give the sides of the squares to look at, the largest first."""
     longer = max(width, height)
-    sides = {min(max(longer // part, LEAST_SIDE), width, height) for part in (2, 4)}
-    return sorted((side for side in sides if LEAST_SIDE <= side < longer), reverse=True)
+    sides = {min(max(longer // part, MIN_TILE_SIDE), width, height) for part in (2, 4)}
+    return sorted((side for side in sides if MIN_TILE_SIDE <= side < longer), reverse=True)
 
 
-def _squares(width: int, height: int, side: int) -> list[Square]:
+def _tiles(width: int, height: int, side: int) -> list[Tile]:
     return [(left, top, side) for top in _starts(height, side) for left in _starts(width, side)]
 
 
 def _starts(length: int, side: int) -> list[int]:
-    steps = -(-(length - side) // int(side * (1 - OVERLAP)))
+    steps = -(-(length - side) // int(side * (1 - TILE_OVERLAP)))
     return [round(start) for start in np.linspace(0, length - side, 1 + steps)]
 
 
-def _around(face: Face, width: int, height: int) -> Square:
+def _context_square(face: Face, width: int, height: int) -> Tile:
     """Give the square around a face that a portrait would show."""
     x, y, w, h = face.box
-    side = max(1, min(round(PORTRAIT * max(w * width, h * height)), width, height))
+    side = max(1, min(round(CONTEXT_SCALE * max(w * width, h * height)), width, height))
     left = round((x + w / 2) * width - side / 2)
     top = round((y + h / 2) * height - side / 2)
     return min(max(left, 0), width - side), min(max(top, 0), height - side), side
 
 
-def _distinct(looks: Iterable[Iterable[Face]]) -> list[Face]:
+def _deduplicate(looks: Iterable[Iterable[Face]]) -> list[Face]:
     """Take each face of several looks once, as it was seen first."""
     distinct: list[Face] = []
     for face in itertools.chain.from_iterable(looks):
-        if not any(_same(face.box, other.box) for other in distinct):
+        if not any(_is_same_face(face.box, other.box) for other in distinct):
             distinct.append(face)
     return distinct
 
 
-def _without(rgb: np.ndarray, faces: Iterable[Face]) -> np.ndarray:
+def _mask_out(rgb: np.ndarray, faces: Iterable[Face]) -> np.ndarray:
     """Paint faces over: to find them in every square again would cost as much as all the rest."""
     rgb = rgb.copy()
     height, width = rgb.shape[:2]
@@ -112,7 +118,7 @@ def _without(rgb: np.ndarray, faces: Iterable[Face]) -> np.ndarray:
     return rgb
 
 
-def _cut(face: Face, square: Square, width: int, height: int) -> bool:
+def _truncated_by_tile(face: Face, square: Tile, width: int, height: int) -> bool:
     """Tell whether a face reaches out of its square where the picture goes on: another square shows it whole."""
     left, top, side = square
     (x0, y0), (x1, y1) = face.landmarks[:, :2].min(axis=0), face.landmarks[:, :2].max(axis=0)
@@ -121,10 +127,10 @@ def _cut(face: Face, square: Square, width: int, height: int) -> bool:
     return bool(across or down)
 
 
-def _same(a: Box, b: Box) -> bool:
+def _is_same_face(a: Box, b: Box) -> bool:
     across = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
     down = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
-    return across > 0 and down > 0 and across * down > SAME * min(a[2] * a[3], b[2] * b[3])
+    return across > 0 and down > 0 and across * down > MATCH_OVERLAP * min(a[2] * a[3], b[2] * b[3])
 
 
 def _largest_first(faces: Iterable[Face]) -> list[Face]:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 Box = tuple[float, float, float, float]
 """x, y, width, height, in any one unit."""
-Cue = Sequence[float]
+Appearance = Sequence[float]
 """Numbers for how the place of a box looks, each about 0 to 1; of one length within a `Tracker`."""
 
 MAX_GAP = 3.0
@@ -25,62 +25,62 @@ MAX_GAP = 3.0
 MAX_DISTANCE, MAX_FIRST_STEP = 0.8, 1.2
 """How far from where it is expected a face may be, in units of its own size; one that was seen only once may be on its
 way to anywhere."""
-MAX_GROWTH = 2.0
+MAX_SIZE_RATIO = 2.0
 """How many times larger or smaller it may have become."""
-SLOPE_SECONDS, SLOPE_PLACES = 0.5, 3
+VELOCITY_SECONDS, MIN_VELOCITY_POINTS = 0.5, 3
 """How far back places count for where a face is going: so long, and so many at least."""
 COAST_SECONDS = 0.7
 """A face that is not seen is expected to slow down; after so long it has covered most of what it will."""
-NOT_AHEAD = 0.15
+VELOCITY_SLACK = 0.15
 """What it costs to be where a face was last instead of where it was going: people also stop."""
-MISSED = 0.1
+MISS_COST = 0.1
 """What it costs a face not to have been there in the frame before: of two in one place, the one seen is in front."""
-LOOKS = 2.0
+APPEARANCE_COST = 2.0
 """What it costs to look different by 1, in units of the size of a face."""
-HIDDEN_GAP = 4.0
+MAX_OCCLUSION = 4.0
 """Seconds for which a face that was lost behind another is waited for."""
-NEAR, BESIDE = 1.3, 1.8
+MAX_OCCLUDER_DISTANCE, MAX_REAPPEAR_DISTANCE = 1.3, 1.8
 """How near another face must be to have hidden one that is lost, and how far from that other it may come out again."""
-COMES_OUT = 0.6
+REAPPEAR_COST = 0.6
 """What it costs to come out from behind another face, wherever."""
-CALM = 0.2
+MAX_OVERLAP = 0.2
 """Overlap with another face, as a share of its own box, from which on neither a face's looks nor its slope are learnt
 from: half of it may belong to the other."""
 
 
 @dataclass
 class _Track:
-    number: int
+    track_id: int
     box: Box
     time: float
     frame: int
     path: deque[tuple[float, float, float]] = field(default_factory=deque)
     """Times and centres of the last `SLOPE_SECONDS`."""
     velocity: tuple[float, float] = (0.0, 0.0)
-    cue: list[float] | None = None
-    behind: "_Track | None" = None
+    appearance: list[float] | None = None
+    occluder: "_Track | None" = None
     """Who stood before it when it was lost."""
 
-    def expected(self, time: float) -> Box:
+    def predict(self, time: float) -> Box:
         """Give where it should be by now."""
         ahead = COAST_SECONDS * (1 - math.exp(-(time - self.time) / COAST_SECONDS))
         x, y, w, h = self.box
         return x + self.velocity[0] * ahead, y + self.velocity[1] * ahead, w, h
 
-    def see(self, box: Box, time: float, frame: int, cue: Cue | None, crowded: bool) -> None:
+    def update(self, box: Box, time: float, frame: int, cue: Appearance | None, crowded: bool) -> None:
         self.box, self.time, self.frame = box, time, frame
-        self.path.append((time, *_centre(box)))
-        while time - self.path[0][0] > SLOPE_SECONDS and len(self.path) > SLOPE_PLACES:
+        self.path.append((time, *_center(box)))
+        while time - self.path[0][0] > VELOCITY_SECONDS and len(self.path) > MIN_VELOCITY_POINTS:
             self.path.popleft()
-        self.behind = None
+        self.occluder = None
         if not crowded:
-            self.velocity = _slope(self.path)
-            self._learn(cue)
+            self.velocity = _fit_velocity(self.path)
+            self._update_appearance(cue)
 
-    def _learn(self, cue: Cue | None) -> None:
+    def _update_appearance(self, cue: Appearance | None) -> None:
         if cue is not None:
-            known = self.cue or list(cue)
-            self.cue = [old + 0.2 * (new - old) for old, new in zip(known, cue, strict=True)]
+            known = self.appearance or list(cue)
+            self.appearance = [old + 0.2 * (new - old) for old, new in zip(known, cue, strict=True)]
 
 
 class Tracker:
@@ -94,59 +94,63 @@ class Tracker:
         self._frame = 0
         self._next = 0
 
-    def update(self, time: float, boxes: Sequence[Box], cues: Sequence[Cue] | None = None) -> list[int]:
+    def update(self, time: float, boxes: Sequence[Box], appearances: Sequence[Appearance] | None = None) -> list[int]:
         """Return the track of each box in a frame at `time` (seconds, growing from call to call).
 
         cues: for each box, how it looks; None where it is not known.
         """
         self._frame += 1
         self._tracks = [
-            track for track in self._tracks if time - track.time <= (HIDDEN_GAP if track.behind else MAX_GAP)
+            track for track in self._tracks if time - track.time <= (MAX_OCCLUSION if track.occluder else MAX_GAP)
         ]
-        looks: Sequence[Cue | None] = cues if cues is not None else [None] * len(boxes)
+        looks: Sequence[Appearance | None] = appearances if appearances is not None else [None] * len(boxes)
         costs = [
             [self._cost(track, time, box, cue) for track in self._tracks] for box, cue in zip(boxes, looks, strict=True)
         ]
         # New faces join only now: no face of this frame is compared with another.
         found = [None if at is None else self._tracks[at] for at in assign(costs)]
         for index, (box, cue) in enumerate(zip(boxes, looks, strict=True)):
-            crowded = any(_overlap(box, other) > CALM for at, other in enumerate(boxes) if at != index)
-            track = found[index] or self._new(box, time)
-            track.see(box, time, self._frame, cue, crowded)
+            crowded = any(_overlap(box, other) > MAX_OVERLAP for at, other in enumerate(boxes) if at != index)
+            track = found[index] or self._start_track(box, time)
+            track.update(box, time, self._frame, cue, crowded)
             found[index] = track
-        self._look_behind(time)
-        return [track.number for track in found if track]
+        self._find_occluders(time)
+        return [track.track_id for track in found if track]
 
     @property
-    def living(self) -> set[int]:
+    def active_ids(self) -> set[int]:
         """The tracks that a face may still get."""
-        return {track.number for track in self._tracks}
+        return {track.track_id for track in self._tracks}
 
-    def _new(self, box: Box, time: float) -> _Track:
+    def _start_track(self, box: Box, time: float) -> _Track:
         track = _Track(self._next, box, time, self._frame)
         self._next += 1
         self._tracks.append(track)
         return track
 
-    def _look_behind(self, time: float) -> None:
+    def _find_occluders(self, time: float) -> None:
         """Find out who hides those that are not seen."""
         seen = [track for track in self._tracks if track.frame == self._frame]
         for track in self._tracks:
             if track.frame == self._frame:
                 continue
-            place = track.expected(time)
+            place = track.predict(time)
             near = min(seen, key=lambda other: _distance(place, other.box), default=None)
-            if near and _distance(place, near.box) <= NEAR:
-                track.behind = near
+            if near and _distance(place, near.box) <= MAX_OCCLUDER_DISTANCE:
+                track.occluder = near
 
-    def _cost(self, track: _Track, time: float, box: Box, cue: Cue | None) -> float:
-        distance = min(_distance(track.expected(time), box), _distance(track.box, box) + NOT_AHEAD)
-        if track.behind and _distance(track.behind.box, box) <= BESIDE:
-            distance = min(distance, COMES_OUT)
+    def _cost(self, track: _Track, time: float, box: Box, cue: Appearance | None) -> float:
+        distance = min(_distance(track.predict(time), box), _distance(track.box, box) + VELOCITY_SLACK)
+        if track.occluder and _distance(track.occluder.box, box) <= MAX_REAPPEAR_DISTANCE:
+            distance = min(distance, REAPPEAR_COST)
         if distance > (MAX_DISTANCE if len(track.path) > 1 else MAX_FIRST_STEP):
             return math.inf
-        missed = MISSED if track.frame < self._frame - 1 else 0.0
-        return distance + missed + (LOOKS * math.dist(track.cue, cue) if track.cue and cue else 0.0)
+        missed = MISS_COST if track.frame < self._frame - 1 else 0.0
+        return (
+            distance
+            + missed
+            + (APPEARANCE_COST * math.dist(track.appearance, cue) if track.appearance and cue else 0.0)
+        )
 
 
 def assign(costs: Sequence[Sequence[float]]) -> list[int | None]:
@@ -203,7 +207,7 @@ def _hungarian(table: list[list[float]]) -> list[int]:
     return column_of
 
 
-def _slope(path: Sequence[tuple[float, float, float]]) -> tuple[float, float]:
+def _fit_velocity(path: Sequence[tuple[float, float, float]]) -> tuple[float, float]:
     """Fit a velocity to times and places by least squares."""
     mean = [sum(values) / len(path) for values in zip(*path, strict=True)]
     spread = sum((time - mean[0]) ** 2 for time, _, _ in path)
@@ -213,7 +217,7 @@ def _slope(path: Sequence[tuple[float, float, float]]) -> tuple[float, float]:
     return x, y
 
 
-def _centre(box: Box) -> tuple[float, float]:
+def _center(box: Box) -> tuple[float, float]:
     return box[0] + box[2] / 2, box[1] + box[3] / 2
 
 
@@ -227,6 +231,6 @@ def _overlap(box: Box, other: Box) -> float:
 def _distance(a: Box, b: Box) -> float:
     """Give the distance of two boxes' centres in units of their mean size; infinite where the sizes do not fit."""
     size_a, size_b = (a[2] + a[3]) / 2, (b[2] + b[3]) / 2
-    if not size_a or not size_b or max(size_a, size_b) > MAX_GROWTH * min(size_a, size_b):
+    if not size_a or not size_b or max(size_a, size_b) > MAX_SIZE_RATIO * min(size_a, size_b):
         return math.inf
-    return math.dist(_centre(a), _centre(b)) / ((size_a + size_b) / 2)
+    return math.dist(_center(a), _center(b)) / ((size_a + size_b) / 2)

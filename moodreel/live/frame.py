@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from moodreel.errors import PictureTooBig, UnsupportedMedia
+from moodreel.errors import ImageTooBig, UnsupportedMedia
 from moodreel.faces.features import FaceFeatures, extract_features
 from moodreel.faces.landmarker import FaceLandmarker
 from moodreel.faces.tracker import Box
@@ -38,11 +38,11 @@ class FrameDetections:
 
 
 def check_frame(data: bytes, limits: ImageLimits) -> None:
-    """Refuse what is no JPEG by its first bytes, or too large. Raises UnsupportedMedia or PictureTooBig."""
+    """Refuse what is no JPEG by its first bytes, or too large. Raises UnsupportedMedia or ImageTooBig."""
     if not image.is_jpeg(data):
         raise UnsupportedMedia("A frame of a live video is a JPEG. Send one, as binary data or base64.")
     if len(data) > limits.bytes:
-        raise PictureTooBig(f"The frame has more than {limits.bytes} bytes. Send smaller frames: 640 by 360 is plenty.")
+        raise ImageTooBig(f"The frame has more than {limits.bytes} bytes. Send smaller frames: 640 by 360 is plenty.")
 
 
 def detect_faces(
@@ -60,7 +60,7 @@ def detect_faces(
         MoodreelError: what `check` and `pictures.read` raise.
     """
     check_frame(data, limits)
-    picture = image.decode_image(data, limits, side=side)
+    picture = image.decode_image(data, limits, max_side=side)
     found = finder.detect(picture.rgb) if again else finder.detect_once(picture.rgb)
     width, height = picture.width, picture.height
     faces: list[FrameFace] = []

@@ -81,7 +81,7 @@ class FrameScheduler:
     ) -> LiveFrame | None:
         """Put a frame in a session's place; give the one that it displaces, which nobody will look at.
 
-        Raises UnsupportedMedia, PictureTooBig: what the first bytes and the size say.
+        Raises UnsupportedMedia, ImageTooBig: what the first bytes and the size say.
         """
         frame = LiveFrame(data, clock.monotonic(), sequence, time)
         with self._change:

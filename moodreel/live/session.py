@@ -104,7 +104,7 @@ class LiveSession:
         if predictor is not self.model:
             # Another model's probabilities are not to be mixed with these.
             self.model, self._known = predictor, {}
-        living = self._tracker.living
+        living = self._tracker.active_ids
         self._known = {track: known for track, known in self._known.items() if track in living}
         chosen = self._choose(list(zip(tracks, look.faces, strict=True)))
         observed = predictor.embed_faces([face.features for _, face in chosen])

@@ -15,7 +15,7 @@ from av.audio.stream import AudioStream
 from av.container import InputContainer
 
 from moodreel.errors import AudioCorrupt, AudioTooLong, UnsupportedMedia
-from moodreel.media.container import open_container, sound_demuxer, video_demuxer
+from moodreel.media.container import audio_demuxer, open_container, video_demuxer
 
 SAMPLE_RATE = 16_000
 """Samples a second: voices have little above the 8 kHz that this holds."""
@@ -26,7 +26,7 @@ _ADPCM = ("adpcm_ms", "adpcm_ima_wav", "adpcm_ima_qt", "adpcm_yamaha")
 CODECS = frozenset((*_RECORDED, *_OTHER, *_ADPCM))
 """Canonical FFmpeg names of the codecs that are decoded, beside plain samples (`pcm_…`)."""
 
-RATES = 4_000, 400_000
+SAMPLE_RATE_RANGE = 4_000, 400_000
 """Samples a second that a recording may have. A resampler's filter grows with the rate that a header claims: one for
 four billion would take gigabytes."""
 MAX_CHANNELS = 8
@@ -56,13 +56,13 @@ class AudioClip:
     start: float = 0.0
 
     @property
-    def seconds(self) -> float:
+    def duration(self) -> float:
         return len(self.samples) / SAMPLE_RATE
 
-    def slice(self, start: float, seconds: float) -> np.ndarray:
+    def slice(self, start: float, duration: float) -> np.ndarray:
         """Give so many seconds, float32 (seconds * RATE,), the first of them `start` seconds after the first sample, or
         before it where that is below 0. Before the sound and after it there is silence."""
-        first, count = round(start * SAMPLE_RATE), round(seconds * SAMPLE_RATE)
+        first, count = round(start * SAMPLE_RATE), round(duration * SAMPLE_RATE)
         piece = self.samples[max(0, first) : max(0, first + count)]
         before = min(count, max(0, -first))
         return np.pad(piece, (before, count - before - len(piece)))
@@ -80,7 +80,7 @@ def decode_audio(data: bytes, limits: AudioLimits | None = None) -> AudioClip | 
         AudioCorrupt: there is sound, but none of it can be decoded.
         AudioTooLong: a limit was reached.
     """
-    decoder = _Decoder(data, limits or AudioLimits())
+    decoder = _AudioDecoder(data, limits or AudioLimits())
     samples = decoder.decode()
     return None if is_silent(samples) else AudioClip(samples, decoder.began or 0.0)
 
@@ -90,11 +90,11 @@ def is_silent(samples: np.ndarray) -> bool:
     return not len(samples) or float(np.abs(samples).max()) <= _SILENCE
 
 
-class _Decoder:
+class _AudioDecoder:
     """Decodes one file, once."""
 
     def __init__(self, data: bytes, limits: AudioLimits) -> None:
-        demuxer = sound_demuxer(data) or video_demuxer(data)
+        demuxer = audio_demuxer(data) or video_demuxer(data)
         if demuxer is None:
             raise UnsupportedMedia(
                 "This holds no sound that moodreel reads. Send WAV, FLAC, OGG, MP3, M4A or AAC, or a clip."
@@ -145,10 +145,10 @@ class _Decoder:
 
     def _resample(self, frame: av.AudioFrame) -> None:
         rate, channels = frame.sample_rate, frame.layout.nb_channels
-        if not RATES[0] <= rate <= RATES[1] or channels > MAX_CHANNELS:
+        if not SAMPLE_RATE_RANGE[0] <= rate <= SAMPLE_RATE_RANGE[1] or channels > MAX_CHANNELS:
             raise UnsupportedMedia(
                 f"This sound has {channels} channels of {rate} samples a second. Send it with at most {MAX_CHANNELS} "
-                f"channels of {RATES[0]} to {RATES[1]}."
+                f"channels of {SAMPLE_RATE_RANGE[0]} to {SAMPLE_RATE_RANGE[1]}."
             )
         setup = frame.format.name, frame.layout.name, rate
         if setup != self._setup:  # a stream may change in the middle, as when a broadcast goes from stereo to 5.1

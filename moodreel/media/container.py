@@ -30,7 +30,7 @@ def video_demuxer(data: bytes) -> str | None:
     return None
 
 
-def sound_demuxer(data: bytes) -> str | None:
+def audio_demuxer(data: bytes) -> str | None:
     """Choose FFmpeg's demuxer for a file that has sound alone; None for what is none of those read here.
 
     M4A, and Matroska or WebM without pictures, are what `video_demuxer` knows.
@@ -60,7 +60,7 @@ def open_container(data: bytes, demuxer: str, check_deadline: Callable[[], None]
     Raises av.error.FFmpegError.
     """
     container = av.open(
-        _Source(data, check_deadline),
+        _DeadlineReader(data, check_deadline),
         format=demuxer,
         options={"codec_whitelist": "none"},  # no decoding before the limits are set, just to guess at details
         io_open=_open_nothing_else,
@@ -70,7 +70,7 @@ def open_container(data: bytes, demuxer: str, check_deadline: Callable[[], None]
     return container
 
 
-class _Source(io.BytesIO):
+class _DeadlineReader(io.BytesIO):
     """The bytes as a file that stops answering at the deadline, so that no demuxer can loop on them for ever."""
 
     def __init__(self, data: bytes, check_deadline: Callable[[], None]) -> None:

@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-DEPTH = 4
+MAX_DERIVATION_DEPTH = 4
 """Of pictures made of pictures; a phone's HDR is made of two grids."""
 
 
@@ -24,7 +24,7 @@ class _Items:
     pixels: dict[int, int] = field(default_factory=dict)
 
 
-def most_pixels(data: bytes) -> float:
+def max_decoded_pixels(data: bytes) -> float:
     """Tell how many pixels are decoded for that item of a HEIC which is made of most; 0 where none is made of others.
 
     An item of unknown size, or made of itself, counts as infinite. Raises ValueError where the boxes are broken.
@@ -34,7 +34,7 @@ def most_pixels(data: bytes) -> float:
         if kind == b"meta":
             _read(data, start + 4, end, items)
     known: dict[int, float] = {}
-    return max((_pixels(items, item, DEPTH, known) for item in items.parts), default=0)
+    return max((_pixels(items, item, MAX_DERIVATION_DEPTH, known) for item in items.parts), default=0)
 
 
 def _pixels(items: _Items, item: int, depth: int, known: dict[int, float]) -> float:

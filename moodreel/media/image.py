@@ -20,8 +20,8 @@ from PIL import Image, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 from PIL.ExifTags import Base as Tag
 from PIL.Image import Transpose
 
-from moodreel.errors import PictureCorrupt, PictureTooBig, UnsupportedMedia
-from moodreel.media.heif import most_pixels
+from moodreel.errors import ImageCorrupt, ImageTooBig, UnsupportedMedia
+from moodreel.media.heif import max_decoded_pixels
 
 # Imported for what they register: Pillow would otherwise load all of its forty decoders to find one.
 DECODERS = (JpegImagePlugin, PngImagePlugin, WebPImagePlugin)
@@ -30,9 +30,9 @@ pillow_heif.register_heif_opener(thumbnails=False, decode_threads=2)
 # Of sizes that are checked here, and of a camera's broken notes.
 warnings.filterwarnings("ignore", module=r"PIL\.(Image|TiffImagePlugin)")
 
-SIDE = 1920
+MAX_SIDE = 1920
 """Pixels of the longest side of `Picture.rgb`; a phone's 12 megapixels are decoded at half their size."""
-KEPT_PROFILE = 64 * 1024
+MAX_ICC_PROFILE_BYTES = 64 * 1024
 """Bytes of a colour profile that is carried on; those of cameras have a few hundred."""
 COPY_SIDE = 1280
 """Longest side of a stored copy, in pixels."""
@@ -79,7 +79,7 @@ class DecodedImage:
     rgb: np.ndarray
     width: int
     height: int
-    profile: bytes | None
+    icc_profile: bytes | None
 
 
 def is_image(data: bytes) -> bool:
@@ -92,37 +92,37 @@ def is_jpeg(data: bytes) -> bool:
     return _format(data) == "JPEG"
 
 
-def decode_image(data: bytes, limits: ImageLimits | None = None, *, side: int = SIDE) -> DecodedImage:
+def decode_image(data: bytes, limits: ImageLimits | None = None, *, max_side: int = MAX_SIDE) -> DecodedImage:
     """Decode a JPEG, PNG, WebP or HEIC; the first picture where there are several.
 
     side: pixels of the longest side of `Picture.rgb`, at most.
 
     Raises:
         UnsupportedMedia: the first bytes are those of nothing in the list.
-        PictureTooBig: more bytes, by its header more pixels, or more scans than are allowed; nothing was decoded.
-        PictureCorrupt: it cannot be decoded, or not to its end.
+        ImageTooBig: more bytes, by its header more pixels, or more scans than are allowed; nothing was decoded.
+        ImageCorrupt: it cannot be decoded, or not to its end.
     """
     limits = limits or ImageLimits()
     kind = _format(data)
     if kind is None:
         raise UnsupportedMedia("This is not a picture that moodreel reads. Send JPEG, PNG, WebP or HEIC.")
     if len(data) > limits.bytes:
-        raise PictureTooBig(f"The picture has more than {limits.bytes} bytes. Save it smaller and send it again.")
+        raise ImageTooBig(f"The picture has more than {limits.bytes} bytes. Save it smaller and send it again.")
     if kind == "JPEG" and _scans(data) > MAX_SCANS:
-        raise PictureTooBig(f"The JPEG has more than {MAX_SCANS} scans. Save it anew and send it again.")
+        raise ImageTooBig(f"The JPEG has more than {MAX_SCANS} scans. Save it anew and send it again.")
     try:
         # Tiles reach over the edge, and HDR is a second, smaller picture: twice as many are none too few.
-        if kind == "HEIF" and most_pixels(data) > 2 * limits.pixels:
+        if kind == "HEIF" and max_decoded_pixels(data) > 2 * limits.pixels:
             raise _too_many_pixels(limits)
         with Image.open(io.BytesIO(data), formats=(kind,)) as image:
             _check_pixels(image, limits)
-            return _decode(image, limits, side)
-    except PictureTooBig:
+            return _decode(image, limits, max_side)
+    except ImageTooBig:
         raise
     except Image.DecompressionBombError as error:
         raise _too_many_pixels(limits) from error
     except Exception as error:  # a decoder that meets what it did not expect raises anything
-        raise PictureCorrupt("The picture is damaged or incomplete and cannot be read. Send it again.") from error
+        raise ImageCorrupt("The picture is damaged or incomplete and cannot be read. Send it again.") from error
 
 
 def encode_jpeg(rgb: np.ndarray, *, max_side: int = COPY_SIDE) -> bytes:
@@ -169,8 +169,8 @@ def _check_pixels(image: Image.Image, limits: ImageLimits) -> None:
         raise _too_many_pixels(limits)
 
 
-def _too_many_pixels(limits: ImageLimits) -> PictureTooBig:
-    return PictureTooBig(f"The picture has more than {limits.pixels} pixels. Make it smaller and send it again.")
+def _too_many_pixels(limits: ImageLimits) -> ImageTooBig:
+    return ImageTooBig(f"The picture has more than {limits.pixels} pixels. Make it smaller and send it again.")
 
 
 def _decode(image: Image.Image, limits: ImageLimits, side: int) -> DecodedImage:
@@ -189,7 +189,7 @@ def _decode(image: Image.Image, limits: ImageLimits, side: int) -> DecodedImage:
         if turn in (Transpose.TRANSPOSE, Transpose.ROTATE_270, Transpose.TRANSVERSE, Transpose.ROTATE_90):
             width, height = height, width
     return DecodedImage(
-        np.asarray(upright), width, height, profile if profile and len(profile) <= KEPT_PROFILE else None
+        np.asarray(upright), width, height, profile if profile and len(profile) <= MAX_ICC_PROFILE_BYTES else None
     )
 
 

@@ -23,7 +23,7 @@ from av.sidedata.sidedata import SideData
 from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 
-from moodreel.errors import NoPictures, UnsupportedMedia, VideoCorrupt, VideoTooBig, VideoTooLong, VideoTooShort
+from moodreel.errors import NoVideoStream, UnsupportedMedia, VideoCorrupt, VideoTooBig, VideoTooLong, VideoTooShort
 from moodreel.media import hdr
 from moodreel.media.container import open_container, video_demuxer
 
@@ -32,7 +32,7 @@ _OTHER_CODECS = ("mpeg1video", "mpeg2video", "msmpeg4v3", "prores", "theora", "d
 CODECS = frozenset((*_PHONE_CODECS, *_OTHER_CODECS))
 """Canonical FFmpeg names of the codecs that are decoded; the rest of FFmpeg's hundreds stay shut."""
 
-KEEP_BYTES = 64 * 2**20
+CACHE_BYTES = 64 * 2**20
 """What the kept frames of one clip may take: eleven seconds at 480 × 270 and 30 frames a second."""
 _FALLBACK_FPS = 30.0
 _LEAST_GAP = 0.0005
@@ -64,7 +64,7 @@ class MediaSpan(NamedTuple):
     """When something of a file begins, by the file's own clock, and how long it lasts; both in seconds."""
 
     start: float
-    seconds: float
+    duration: float
 
 
 class VideoReader:
@@ -108,11 +108,11 @@ class VideoReader:
     def frames(
         self,
         *,
-        every: float = 0.0,
-        at_least: int = 0,
+        min_interval: float = 0.0,
+        min_frames: int = 0,
         start: float = 0.0,
         stop: float = math.inf,
-        longest_side: int = 640,
+        max_side: int = 640,
     ) -> Generator[Frame, None, None]:
         """Read the clip once and yield the frames between `start` and `stop` (seconds, inclusive).
 
@@ -130,10 +130,10 @@ class VideoReader:
             VideoCorrupt, VideoTooShort: nothing can be decoded, or there is nothing to decode.
             VideoTooLong, VideoTooBig: a limit was reached; frames before it have been yielded.
         """
-        upright = self._converter(longest_side)
+        upright = self._converter(max_side)
         due, count, short = start, 0, False
         skipped: tuple[float, av.VideoFrame] | None = None
-        kept = self._kept if longest_side == self._keep_side else None
+        kept = self._kept if max_side == self._keep_side else None
         for time, picture in kept or self._decode(start):
             if time > stop + _TIME_SLACK:
                 return
@@ -142,13 +142,13 @@ class VideoReader:
                 continue
             yield upright(time, picture)
             skipped, count = None, count + 1
-            short = self._claimed < at_least * every
+            short = self._claimed < min_frames * min_interval
             # Shares of the clip, not gaps: a gap is rounded up to whole frames each time, which would give far fewer.
-            due = start + self._claimed * count / at_least if short and count < at_least else time + every
+            due = start + self._claimed * count / min_frames if short and count < min_frames else time + min_interval
         if short and skipped:
             yield upright(*skipped)
 
-    def frames_at(self, times: Sequence[float], *, longest_side: int = 640) -> Generator[Frame, None, None]:
+    def frames_at(self, times: Sequence[float], *, max_side: int = 640) -> Generator[Frame, None, None]:
         """Read the clip once, to its end, and yield the frames that a player shows at these times.
 
         times: seconds since the first frame, growing, none below 0. A frame that is shown at several of them comes
@@ -156,7 +156,7 @@ class VideoReader:
 
         Raises what `frames` does.
         """
-        upright = self._converter(longest_side)
+        upright = self._converter(max_side)
         wanted = deque(times)
         showing: tuple[float, av.VideoFrame] | None = None
         for time, picture in self._decode(0.0):
@@ -172,7 +172,7 @@ class VideoReader:
         """Tell when the pictures begin and how long they last by the times of their packets, without decoding any.
 
         It is for planning what to read: what is decoded in the end may be less, as `duration` says then.
-        Raises UnsupportedMedia, NoPictures, VideoCorrupt, VideoTooLong as `frames` does.
+        Raises UnsupportedMedia, NoVideoStream, VideoCorrupt, VideoTooLong as `frames` does.
         """
         first, last, count = math.inf, -math.inf, 0
         with self._open() as container:
@@ -230,7 +230,7 @@ class VideoReader:
         kept: list[tuple[float, av.VideoFrame]] = []
         size = 0
         for time, picture in pictures:
-            if size <= KEEP_BYTES:
+            if size <= CACHE_BYTES:
                 small = _scaled(picture, reformatter, _fit(self._stored, longest_side), _kept_format(picture))
                 size += sum(plane.buffer_size for plane in small.planes)
                 kept.append((time, small))
@@ -361,7 +361,7 @@ def _main_video(container: InputContainer) -> VideoStream:
     """Pick the stream that a player would show; a cover picture of a sound file is none."""
     stream = container.streams.best("video")
     if not isinstance(stream, VideoStream) or stream.disposition & av.stream.Disposition.attached_pic:
-        raise NoPictures("There is no video in this file, only sound or other data. Send a clip with pictures.")
+        raise NoVideoStream("There is no video in this file, only sound or other data. Send a clip with pictures.")
     if stream.codec_context is None or stream.codec_context.codec.canonical_name not in CODECS:
         raise UnsupportedMedia("This video's codec is not read here. Send H.264, HEVC, VP8, VP9, AV1 or MPEG-4.")
     return stream

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from moodreel.errors import ModelMissing, ModelNotFound, NonCommercial
+from moodreel.errors import ModelMissing, ModelNotFound, NonCommercialModel
 from moodreel.media.video import VideoLimits
 from moodreel.models import mock as mocking
 from moodreel.models.audiovisual_registry import AudioVisualModelRegistry, AudioVisualPredictor
@@ -134,7 +134,7 @@ class AudioVisualPipeline:
         data: the file. model: one of the store; None for the default. fps: where the container has no timing.
 
         Raises:
-            MoodreelError: what `ExcerptReader.watch` raises, `ModelNotFound`, `ModelMissing`, `NonCommercial`,
+            MoodreelError: what `ExcerptReader.watch` raises, `ModelNotFound`, `ModelMissing`, `NonCommercialModel`,
                 `Overloaded`.
         """
         predictor = self._made_up(data, model) if self.mock else self._choose(model)
@@ -154,7 +154,7 @@ class AudioVisualPipeline:
             if model is None:
                 raise ModelMissing(_MISSING)
             if not self._noncommercial:
-                raise NonCommercial(
+                raise NonCommercialModel(
                     f"The weights of {name!r} are not for commercial use. Leave model out; or whoever runs this "
                     "service may allow them with NONCOMMERCIAL_MODELS=1."
                 )

@@ -104,14 +104,14 @@ def _read(reader: VideoReader, start: float, stop: float, size: int, speed: floa
     frame_bytes = 3 * reader.width * reader.height * min(1.0, shape) ** 2
     affordable_fps = max(1.0, _FRAME_BYTES / frame_bytes / ((stop - start) / speed or 1.0))
     every = speed / min(fps, affordable_fps)
-    frames = list(reader.frames(start=start, stop=stop, every=every, longest_side=size))
+    frames = list(reader.frames(start=start, stop=stop, min_interval=every, max_side=size))
     return frames if len(frames) > 1 else _two_at(reader, stop, size)
 
 
 def _two_at(reader: VideoReader, time: float, size: int) -> list[Frame]:
     """Give the frame at or after `time` and the one before it: a clip may have less than a frame a second, or one."""
     pair: deque[Frame] = deque(maxlen=2)
-    for frame in reader.frames(longest_side=size):
+    for frame in reader.frames(max_side=size):
         pair.append(frame)
         if frame.time >= time and len(pair) == 2:
             break

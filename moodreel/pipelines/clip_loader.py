@@ -24,8 +24,8 @@ from moodreel.errors import (
     AudioTooLong,
     MoodreelError,
     NoFace,
-    NoFaceNoSound,
-    NoPictures,
+    NoFaceNoAudio,
+    NoVideoStream,
     UnsupportedMedia,
     VideoCorrupt,
     VideoTooShort,
@@ -35,7 +35,7 @@ from moodreel.faces.landmarker import FaceLandmarker
 from moodreel.faces.main_face import FrameFaces, main_face_crops
 from moodreel.media import audio
 from moodreel.media.audio import AudioClip, AudioLimits
-from moodreel.media.container import sound_demuxer
+from moodreel.media.container import audio_demuxer
 from moodreel.media.mel_spectrogram import HOP_LENGTH, MEL_BANDS, log_mel
 from moodreel.media.video import Frame, MediaSpan, VideoLimits, VideoReader
 from moodreel.models.networks.audiovisual import MODALITIES, AudioVisualBatch
@@ -115,7 +115,7 @@ class ClipLoader:
         modalities: which of `MODALITIES` are wanted; others are not even decoded.
 
         Raises:
-            NoFaceNoSound: of what is wanted nothing is to be seen or heard; NoFace where that is faces alone.
+            NoFaceNoAudio: of what is wanted nothing is to be seen or heard; NoFace where that is faces alone.
             UnsupportedMedia, VideoCorrupt, VideoTooShort, AudioCorrupt: neither pictures nor sound can be read.
             VideoTooLong, VideoTooBig, AudioTooLong: either of them reached a limit.
         """
@@ -145,12 +145,12 @@ class ClipLoader:
 
     def _look(self, data: bytes, fps: float | None, sound: AudioClip | None, notes: "_Notes") -> "_Seen | None":
         try:
-            if sound_demuxer(data):
-                raise NoPictures("There is only sound in this file. Send a clip with pictures.")
+            if audio_demuxer(data):
+                raise NoVideoStream("There is only sound in this file. Send a clip with pictures.")
             reader = VideoReader(data, self._limits, fps=fps)
             timeline = _lay_out(reader.probe_span(), sound, self._limits.seconds)
             sightings = self._find_all(reader, timeline.pictures_wanted(), notes)
-        except NoPictures as error:
+        except NoVideoStream as error:
             notes.lack("video", NONE, error)
         except (VideoCorrupt, VideoTooShort) as error:
             notes.lack("video", CORRUPT, error)
@@ -167,7 +167,7 @@ class ClipLoader:
         sightings: list[FrameFaces] = []
         waiting: deque[Future[FrameFaces]] = deque()
         decode = 0.0
-        frames = reader.frames_at(wanted, longest_side=LOOK_SIDE)
+        frames = reader.frames_at(wanted, max_side=LOOK_SIDE)
         try:
             while True:
                 begun = clock.perf_counter()
@@ -183,7 +183,7 @@ class ClipLoader:
             frames.close()
             for future in waiting:
                 future.cancel()
-        notes.timings |= {"decode": decode, "faces": sum(sighting.milliseconds for sighting in sightings)}
+        notes.timings |= {"decode": decode, "faces": sum(sighting.detection_ms for sighting in sightings)}
         return sightings
 
     def _find(self, frame: Frame) -> FrameFaces:
@@ -218,8 +218,8 @@ class _Notes:
         if self.lacks["audio"] == NOT_READ:
             return NoFace("No face was found in the clip. Hold the camera at arm's length, facing you, in good light.")
         if only_sound or self.lacks["video"] == NOT_READ:
-            return NoFaceNoSound("Nothing is to be heard in this. Turn the microphone on, speak, and send it again.")
-        return NoFaceNoSound(
+            return NoFaceNoAudio("Nothing is to be heard in this. Turn the microphone on, speak, and send it again.")
+        return NoFaceNoAudio(
             "No face was found in the clip, and nothing is to be heard in it. Face the camera in good light, or turn "
             "the microphone on."
         )
@@ -253,12 +253,12 @@ def _lay_out(pictures: MediaSpan, sound: AudioClip | None, longest: float) -> Cl
     later = sound.start - pictures.start if sound else 0.0
     later = later if abs(later) <= longest else 0.0
     zero = min(0.0, later)
-    ends = [pictures.seconds, *([later + sound.seconds] if sound else [])]
+    ends = [pictures.duration, *([later + sound.duration] if sound else [])]
     return ClipTimeline(max(ends) - zero, pictures=-zero, sound=later - zero)
 
 
 def _put_together(seen: _Seen | None, sound: AudioClip | None, notes: _Notes) -> LoadedClip:
-    timeline = seen.timeline if seen else ClipTimeline(sound.seconds if sound else 0.0)
+    timeline = seen.timeline if seen else ClipTimeline(sound.duration if sound else 0.0)
     count = len(timeline.starts)
     faces = np.zeros((count, clip_sampler.FRAMES, SIDE, SIDE, 3), np.uint8)
     shown = np.zeros((count, clip_sampler.FRAMES), bool)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from moodreel.emotions import FIVE
-from moodreel.errors import MoodreelError, Overloaded, PictureCorrupt, PictureTooBig, UnsupportedMedia
+from moodreel.errors import ImageCorrupt, ImageTooBig, MoodreelError, Overloaded, UnsupportedMedia
 from moodreel.faces import annotate
 from moodreel.faces.observation import FaceObservation, observe_face
 from moodreel.faces.quality import FaceQuality, assess_quality
@@ -230,7 +230,7 @@ class ImagePipeline:
     def _try_to_see(self, data: bytes, *, portrait: bool, copy: bool) -> "_Seen | MoodreelError":
         try:
             return self._see(data, portrait=portrait, copy=copy)
-        except (UnsupportedMedia, PictureCorrupt, PictureTooBig) as error:
+        except (UnsupportedMedia, ImageCorrupt, ImageTooBig) as error:
             logger.info("one picture of several: %s (%r)", error, error.__cause__)
             return error
 
@@ -244,7 +244,7 @@ class ImagePipeline:
                 in_pixels(face.box, picture.width, picture.height),
                 observe_face(picture.rgb, face, with_rgb_crop=portrait),
             ),
-            detect_tiled(self._analyser.landmarker, picture.rgb, each=threads.map),
+            detect_tiled(self._analyser.landmarker, picture.rgb, map_fn=threads.map),
         )
         return _Seen(
             width=picture.width,
@@ -298,4 +298,4 @@ def _draw(picture: image.DecodedImage, detection: ImageResult) -> bytes:
         annotate.Annotation(tuple(side * scale for side in face.box), face.emotion, face.confidence, face.certain)
         for face in detection.faces
     ]
-    return annotate.annotate(picture.rgb, marks, profile=picture.profile)
+    return annotate.annotate(picture.rgb, marks, icc_profile=picture.icc_profile)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from moodreel.emotions import colour_of
+from moodreel.emotions import color_of
 from moodreel.pipelines.video import VideoResult
 
 
@@ -20,7 +20,7 @@ def timeline(analysis: VideoResult, path: Path, *, title: str = "") -> None:
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     axes = figure.add_subplot()
     shares = [[moment.probabilities[label] for moment in moments] for label in labels]
-    colours = [colour_of(label) for label in labels]
+    colours = [color_of(label) for label in labels]
     if len(times) == 1:  # an area needs two ends
         times, shares = [0.0, max(analysis.duration, 0.04)], [share * 2 for share in shares]
     axes.stackplot(times, shares, labels=labels, colors=colours, linewidth=0)

@@ -270,7 +270,7 @@ class VideoPipeline:
         sightings: list[_Sighting] = []
         waiting: deque[Future[_Sighting]] = deque()
         decode = 0.0
-        frames = reader.frames(every=self._every, at_least=SHORT_CLIP_FRAMES, longest_side=ANALYSIS_SIDE)
+        frames = reader.frames(min_interval=self._every, min_frames=SHORT_CLIP_FRAMES, max_side=ANALYSIS_SIDE)
         try:
             while True:
                 begun = clock.perf_counter()

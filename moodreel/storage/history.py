@@ -29,7 +29,7 @@ from zoneinfo import ZoneInfo
 from sqlite_utils import Database
 from sqlite_utils.migrations import Migrations
 
-from moodreel.emotions import fold, to_five
+from moodreel.emotions import fold_to_five, to_five
 from moodreel.errors import MoodreelError
 from moodreel.storage.database import PRUNE_BATCH, PRUNE_EVERY, Page, SharedDatabase, cursor_after, insert, position_of
 from moodreel.storage.mood_calendar import MoodEntry, Summary, range_of, summarize, usual
@@ -340,7 +340,9 @@ class History:
             rows = db.execute(f"{columns} {within}", asked).fetchall()
         return [
             MoodEntry(
-                datetime.fromisoformat(timestamp), mood, fold(json.loads(probabilities)) if probabilities else None
+                datetime.fromisoformat(timestamp),
+                mood,
+                fold_to_five(json.loads(probabilities)) if probabilities else None,
             )
             for timestamp, mood, probabilities in rows
         ]

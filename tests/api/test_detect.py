@@ -135,7 +135,7 @@ def test_a_picture_without_a_face_has_no_emotion_and_a_clip_is_refused(server: S
 
 
 def test_a_batch_is_answered_in_order_with_what_is_wrong_in_its_place(server: Server) -> None:
-    contents = [b"one", b"raise PictureCorrupt", b"no face", b"", b"raise PictureTooBig", b"two"]
+    contents = [b"one", b"raise ImageCorrupt", b"no face", b"", b"raise ImageTooBig", b"two"]
     response = call(server, "/api/detect/batch", json=batch(*contents))
     answer = response.json()
     assert (response.status_code, answer["count"]) == (200, 6)
@@ -169,7 +169,7 @@ def test_a_content_that_is_no_base64_spoils_no_other(server: Server) -> None:
 
 
 def test_a_form_may_carry_several(server: Server) -> None:
-    files = [("file", (data.decode(), data)) for data in (b"one", b"no face", b"raise PictureCorrupt")]
+    files = [("file", (data.decode(), data)) for data in (b"one", b"no face", b"raise ImageCorrupt")]
     results = call(server, "/api/detect/batch", files=files).json()["results"]
     assert [result.get("code", result.get("emotion")) for result in results] == ["happy", None, "picture_corrupt"]
 
@@ -226,8 +226,8 @@ REFUSED: list[tuple[str, str, dict[str, Any], int, str]] = [
     *[("no encoding", path, {"json": {"content": "AAAA"}}, 422, "invalid_request") for path in ALONE],
     *[("bad base64", path, {"json": {**video_body(b""), "content": "?"}}, 422, "bad_base64") for path in ALONE],
     *[("no picture", path, {"json": video_body(b"")}, 415, "unsupported_media") for path in ALONE],
-    *[("corrupt", path, {"json": video_body(b"raise PictureCorrupt")}, 422, "picture_corrupt") for path in ALONE],
-    *[("too big", path, {"json": video_body(b"raise PictureTooBig")}, 413, "picture_too_big") for path in ALONE],
+    *[("corrupt", path, {"json": video_body(b"raise ImageCorrupt")}, 422, "picture_corrupt") for path in ALONE],
+    *[("too big", path, {"json": video_body(b"raise ImageTooBig")}, 413, "picture_too_big") for path in ALONE],
     ("bad draw", "/api/detect?draw=perhaps", {"json": body("")}, 422, "invalid_request"),
     ("an empty batch", "/api/detect/batch", {"json": {"pictures": []}}, 422, "invalid_request"),
     ("a batch of words", "/api/detect/batch", {"json": {"pictures": ["AAAA"]}}, 422, "invalid_request"),

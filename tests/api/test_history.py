@@ -136,7 +136,7 @@ def test_a_picture_without_a_face_is_an_entry_without_an_emotion(server: Server,
 
 
 def test_each_picture_of_a_batch_is_an_entry_but_for_those_refused(server: Server, user: str) -> None:
-    contents = [b"one", b"raise PictureCorrupt", b"two"]
+    contents = [b"one", b"raise ImageCorrupt", b"two"]
     pictures = [{"content": base64.b64encode(content).decode()} for content in contents]
     response = call(server, user, "POST", "/api/detect/batch", json={"pictures": pictures})
     entries = get(server, user)["entries"]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageColor
 
-from moodreel.emotions import COLOURS
+from moodreel.emotions import COLORS
 from moodreel.faces.annotate import Annotation, annotate
 from tests.support import media
 
@@ -24,7 +24,7 @@ def coloured(rgb: np.ndarray, colour: str) -> np.ndarray:
 
 def test_the_box_is_where_the_face_is_and_the_label_above_it():
     grey = np.full((1000, 800, 3), 128, np.uint8)
-    at = coloured(drawn(grey, Annotation((200, 300, 300, 400), "anger", 0.7, True)), COLOURS["anger"])
+    at = coloured(drawn(grey, Annotation((200, 300, 300, 400), "anger", 0.7, True)), COLORS["anger"])
     rows, columns = at.any(axis=1).nonzero()[0], at.any(axis=0).nonzero()[0]
     assert (columns.min(), columns.max()) == (pytest.approx(200, abs=3), pytest.approx(500, abs=3))
     assert 230 < rows.min() < 280 and rows.max() == pytest.approx(700, abs=3)
@@ -35,13 +35,13 @@ def test_the_box_is_where_the_face_is_and_the_label_above_it():
 @pytest.mark.parametrize("box", [(0, 0, 300, 300), (700, 0, 300, 300), (0, 700, 400, 300), (0, 0, 1000, 1000)])
 def test_the_label_stays_in_the_picture(box):
     grey = np.full((1000, 1000, 3), 128, np.uint8)
-    at = coloured(drawn(grey, Annotation(box, "sad", 0.5, True)), COLOURS["sad"])
+    at = coloured(drawn(grey, Annotation(box, "sad", 0.5, True)), COLORS["sad"])
     # A label is the one place with many coloured pixels in a row and in the next rows.
     inside = at[4:-4, 4:-4]
     assert inside.sum() > 2000
 
 
-@pytest.mark.parametrize("emotion", [*COLOURS, "ecstatic", "Shock"])
+@pytest.mark.parametrize("emotion", [*COLORS, "ecstatic", "Shock"])
 def test_letters_can_be_read_on_every_colour(emotion):
     grey = np.full((700, 700, 3), 128, np.uint8)
     plate = drawn(grey, Annotation((100, 200, 400, 400), emotion, 1.0, True))[165:200, 100:240].astype(int).sum(axis=2)
@@ -70,5 +70,6 @@ def test_without_a_face_the_picture_stays_as_it_is_and_so_does_what_was_given():
 
 def test_a_colour_profile_goes_along():
     assert (
-        Image.open(io.BytesIO(annotate(media.portrait(), [], profile=b"a profile"))).info["icc_profile"] == b"a profile"
+        Image.open(io.BytesIO(annotate(media.portrait(), [], icc_profile=b"a profile"))).info["icc_profile"]
+        == b"a profile"
     )

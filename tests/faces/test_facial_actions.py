@@ -10,7 +10,7 @@ import pytest
 
 from moodreel.emotions import FIVE, SEVEN
 from moodreel.errors import ModelInvalid
-from moodreel.faces.facial_actions import ACTIONS, LEAST_STRENGTH, MOST, FacialActionExplainer
+from moodreel.faces.facial_actions import ACTIONS, MAX_ACTIONS, MIN_ACTIVATION, FacialActionExplainer
 from moodreel.faces.landmarker import BLENDSHAPES
 from moodreel.training.recipes import facial_actions as training
 from moodreel.training.recipes.facial_actions import fit_movements, write_movements
@@ -46,12 +46,12 @@ def test_a_blendshape_belongs_to_one_movement_at_most():
 def test_what_moved_is_named_strongest_first(movements):
     seen = movements.active_actions(face(mouthSmile=0.9, eyeSquint=0.5))
     assert [movement.name for movement in seen] == ["lip corners up", "eyes narrowed"]
-    assert 1 >= seen[0].strength > seen[1].strength >= LEAST_STRENGTH
+    assert 1 >= seen[0].activation > seen[1].activation >= MIN_ACTIVATION
 
 
 def test_one_side_alone_counts_by_half(movements):
     half, both = (
-        movements.active_actions(face(**{name: 0.5}))[0].strength for name in ("mouthSmileLeft", "mouthSmile")
+        movements.active_actions(face(**{name: 0.5}))[0].activation for name in ("mouthSmileLeft", "mouthSmile")
     )
     assert half == pytest.approx(both / 2, abs=0.01)
 
@@ -59,7 +59,7 @@ def test_one_side_alone_counts_by_half(movements):
 def test_a_face_at_rest_moved_nothing(movements):
     assert movements.active_actions(face()) == ()
     explanation = movements.explain(face(), answer("Neutral"), "Neutral")
-    assert (explanation.movements, explanation.text) == ((), "no marked movement")
+    assert (explanation.actions, explanation.text) == ((), "no marked movement")
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_a_face_at_rest_moved_nothing(movements):
 def test_what_weighed_most_goes_with_the_answer(movements, moved, emotion, first):
     labels = FIVE if emotion in FIVE else SEVEN
     explanation = movements.explain(face(**moved), answer(emotion, labels), emotion)
-    assert explanation.movements[0].name == first
+    assert explanation.actions[0].name == first
     assert explanation.text.startswith(first)
 
 
@@ -86,24 +86,24 @@ def test_a_smile_does_not_speak_for_sadness(movements):
 
 
 def test_at_most_three_are_named_with_their_shares(movements):
-    everything = movements.explain(np.full(52, 0.9), answer("Happy"), "Happy").movements
+    everything = movements.explain(np.full(52, 0.9), answer("Happy"), "Happy").actions
     weights = [movement.weight for movement in everything]
-    assert len(everything) == MOST
+    assert len(everything) == MAX_ACTIONS
     assert weights == sorted(weights, reverse=True) and 0 < sum(weights) <= 1
 
 
 def test_moments_count_as_far_as_they_decided(movements):
     moments = np.stack([face(mouthSmile=0.9), face(jawOpen=0.6)])
     for weights, word in (([1, 0], "lip corners up"), ([0, 1], "jaw dropped")):
-        named = [m.name for m in movements.explain(moments, answer("Happy"), "Happy", weights).movements]
+        named = [m.name for m in movements.explain(moments, answer("Happy"), "Happy", weights).actions]
         assert set(named) <= {word}
-    both = movements.explain(moments, answer("Happy"), "Happy", [0.5, 0.5]).movements[0]
-    one = movements.explain(moments, answer("Happy"), "Happy", [1, 0]).movements[0]
-    assert both.strength == pytest.approx(one.strength / 2)
+    both = movements.explain(moments, answer("Happy"), "Happy", [0.5, 0.5]).actions[0]
+    one = movements.explain(moments, answer("Happy"), "Happy", [1, 0]).actions[0]
+    assert both.activation == pytest.approx(one.activation / 2)
 
 
 def test_a_label_that_no_set_knows_has_no_explanation(movements):
-    assert movements.explain(face(mouthSmile=0.9), {"bored": 0.9, "happy": 0.1}, "bored").movements == ()
+    assert movements.explain(face(mouthSmile=0.9), {"bored": 0.9, "happy": 0.1}, "bored").actions == ()
 
 
 def broken(change):

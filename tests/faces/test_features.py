@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from moodreel.faces.features import (
-    CANONICAL,
-    CROP_EYES,
+    CANONICAL_POINTS,
+    CROP_EYES_PIXELS,
     CROP_SIDE,
-    PORTRAIT_FACE,
-    PORTRAIT_MIDDLE,
+    RGB_CROP_CENTER_Y,
+    RGB_CROP_FACE_SHARE,
     RGB_CROP_SIDE,
     align_crop,
     crop_square,
@@ -35,7 +35,7 @@ def finder():
 def face_like():
     """Made landmarks of a head seen straight on, in the axes and units of `Features.shape`."""
     points = np.random.default_rng(3).normal(0, 4, (478, 3))
-    for index, point in CANONICAL.items():
+    for index, point in CANONICAL_POINTS.items():
         points[index] = point
     return points
 
@@ -123,7 +123,7 @@ def dotted_face(*, apart, roll=0.0, at=(150, 120), size=(400, 300)):
 def test_a_crop_has_the_eyes_level_and_at_their_place(view):
     crop = align_crop(*dotted_face(**view)).astype(float)
     assert crop.shape == (CROP_SIDE, CROP_SIDE)
-    apart, line = CROP_EYES
+    apart, line = CROP_EYES_PIXELS
     places = {
         255: [(CROP_SIDE / 2 - apart / 2, line), (CROP_SIDE / 2 + apart / 2, line)],
         128: [(CROP_SIDE / 2, line + apart)],
@@ -190,8 +190,8 @@ def test_a_portrait_is_the_square_around_the_face_in_colour_at_any_size(wide, hi
     landmarks = np.zeros((478, 3), np.float32)
     landmarks[0, :2], landmarks[1:, :2] = (120 / 400, 90 / 300), ((120 + wide) / 400, (90 + high) / 300)
     square = crop_square(picture.astype(np.uint8), landmarks).astype(float)
-    side = 120 / PORTRAIT_FACE
-    left, top = 120 + wide / 2 - side / 2, 90 + high / 2 - side * PORTRAIT_MIDDLE
+    side = 120 / RGB_CROP_FACE_SHARE
+    left, top = 120 + wide / 2 - side / 2, 90 + high / 2 - side * RGB_CROP_CENTER_Y
     for x, y in ((0, 0), (0, 223), (223, 0), (223, 223), (112, 60)):
         at = left + (x + 0.5) / RGB_CROP_SIDE * side, top + (y + 0.5) / RGB_CROP_SIDE * side
         np.testing.assert_allclose(square[y, x], (255 * at[0] / 400, 255 * at[1] / 300, 7), atol=255 / width + 2)

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 from moodreel.faces.features import CROP_SIDE, FaceFeatures
-from moodreel.faces.landmarker import BLENDSHAPES, LANDMARKS
+from moodreel.faces.landmarker import BLENDSHAPES, NUM_LANDMARKS
 from moodreel.faces.observation import FaceObservation
 from moodreel.faces.quality import TIPS, FaceQuality, assess_quality
 
 
 def view(sharpness: float = 400.0, light: float = 0.5, yaw: float = 5.0) -> FaceObservation:
-    points, blendshapes = np.zeros((LANDMARKS, 3), np.float32), np.zeros(len(BLENDSHAPES), np.float32)
+    points, blendshapes = np.zeros((NUM_LANDMARKS, 3), np.float32), np.zeros(len(BLENDSHAPES), np.float32)
     pose, crop = np.array([yaw, 0, 0], np.float32), np.zeros((CROP_SIDE, CROP_SIDE), np.uint8)
     return FaceObservation(FaceFeatures(points, points, blendshapes, pose, crop), sharpness, light)
 
@@ -22,7 +22,7 @@ def of(*, size: float = 150, coverage: float = 1.0, confidence: float = 0.9, **m
 def test_a_good_clip_has_no_reason_and_no_tip():
     quality = of()
     assert (quality.reason, quality.tip) == (None, None)
-    assert (quality.size, quality.sharpness, quality.light, quality.yaw) == (150, 400.0, 0.5, 5.0)
+    assert (quality.size, quality.sharpness, quality.brightness, quality.yaw) == (150, 400.0, 0.5, 5.0)
     assert quality.face_coverage == 1.0
 
 

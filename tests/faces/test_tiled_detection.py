@@ -54,13 +54,13 @@ def test_the_largest_face_comes_first(finder):
 def test_no_more_than_so_many_faces_are_found(finder):
     rgb, _ = media.group(1920, 1440, 40, 90)
     assert len(detect_tiled(finder, rgb)) == MAX_FACES == 32
-    assert len(detect_tiled(finder, rgb, most=5)) == 5
+    assert len(detect_tiled(finder, rgb, max_faces=5)) == 5
 
 
 def test_several_threads_find_the_same(finder):
     rgb, _ = media.group(1280, 960, 8, 80)
     with ThreadPoolExecutor(2) as pool:
-        together = detect_tiled(finder, rgb, each=pool.map)
+        together = detect_tiled(finder, rgb, map_fn=pool.map)
     for alone, found in zip(detect_tiled(finder, rgb), together, strict=True):
         np.testing.assert_array_equal(found.landmarks, alone.landmarks)
 

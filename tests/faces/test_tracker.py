@@ -109,7 +109,7 @@ def test_faces_that_left_are_forgotten():
     tracker = Tracker()
     for step in range(200):
         tracker.update(step / 10, [shifted(LEFT, 100 * (step % 7), 100 * (step % 5))])
-    assert len(tracker.living) < 50
+    assert len(tracker.active_ids) < 50
 
 
 def test_what_is_shared_out_is_the_best_for_all_together():

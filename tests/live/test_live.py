@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from moodreel.emotions import FIVE
-from moodreel.errors import ModelNotFound, MoodreelError, PictureTooBig, UnsupportedMedia
+from moodreel.errors import ImageTooBig, ModelNotFound, MoodreelError, UnsupportedMedia
 from moodreel.faces.observation import observe_face
 from moodreel.live.messages import LiveFailure, LiveResult, SessionSettings, Suggestion
 from moodreel.live.rate_control import RateController
@@ -105,7 +105,7 @@ def test_a_frame_is_answered_with_faces_and_what_the_client_called_it(open_desk,
     [face] = result.faces
     assert face.emotion == "Happy"
     assert sum(face.probabilities.values()) == pytest.approx(1)
-    assert face.movements[0].name == face.explanation.movements[0].name == "lip corners up"
+    assert face.movements[0].name == face.explanation.actions[0].name == "lip corners up"
     x, y, w, h = face.box
     assert 0 < x < x + w < 640 and 0 < y < y + h < 360
     assert (result.frames, result.dropped) == (1, 0)
@@ -233,7 +233,7 @@ TINY = {
 @pytest.mark.parametrize("data", HOSTILE.values(), ids=HOSTILE)
 def test_what_is_no_frame_by_its_first_bytes_never_waits(open_desk, data):
     guest = Guest(open_desk(slow_analyser(0)))
-    with pytest.raises((UnsupportedMedia, PictureTooBig)):
+    with pytest.raises((UnsupportedMedia, ImageTooBig)):
         guest.offer(data)
     assert guest.client.waiting is None
 

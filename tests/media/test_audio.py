@@ -42,7 +42,7 @@ def test_every_container_codec_rate_and_layout_gives_the_same_wave(container, co
     wave = synthetic_audio.sine(440, 2, rate=rate)
     heard = audio.decode_audio(synthetic_audio.encode(wave, rate=rate, container=container, codec=codec, layout=layout))
     assert heard.samples.dtype == np.float32
-    assert heard.seconds == pytest.approx(2, abs=0.08)
+    assert heard.duration == pytest.approx(2, abs=0.08)
     assert loudest(heard.samples) == pytest.approx(440, abs=2)
     middle = heard.samples[SAMPLE_RATE // 2 : -SAMPLE_RATE // 2]
     like = 0.2 if "amr" in codec else 0.12  # AMR is for voices: it hardly keeps a sine's strength
@@ -73,7 +73,7 @@ def test_the_sound_of_a_clip_is_read_from_the_same_file_as_its_pictures():
     heard = audio.decode_audio(
         synthetic_audio.clip(media.counter_frames(20), synthetic_audio.sine(500, 2, rate=48_000))
     )
-    assert heard.seconds == pytest.approx(2, abs=0.08)
+    assert heard.duration == pytest.approx(2, abs=0.08)
     assert loudest(heard.samples) == pytest.approx(500, abs=2)
 
 
@@ -99,7 +99,7 @@ def test_no_sound_is_no_error(data):
 def test_a_muted_stretch_is_silence_of_its_length_so_that_pictures_and_sound_stay_together():
     data = synthetic_audio.encode(synthetic_audio.sine(440, 2), container="matroska", codec="flac", pauses={1.0: 0.5})
     heard = audio.decode_audio(data)
-    assert heard.seconds == pytest.approx(2.5, abs=0.15)
+    assert heard.duration == pytest.approx(2.5, abs=0.15)
     assert np.abs(heard.samples[int(1.15 * SAMPLE_RATE) : int(1.4 * SAMPLE_RATE)]).max() < 0.001
     assert np.abs(heard.samples[int(1.7 * SAMPLE_RATE) :]).max() > 0.3
 
@@ -159,7 +159,7 @@ def test_what_is_broken_ends_in_an_error_of_ours_or_in_what_could_be_heard(data)
 
 def test_a_recording_that_was_cut_off_gives_what_it_holds():
     data = synthetic_audio.encode(synthetic_audio.sine(440, 4), container="mp3", codec="libmp3lame")
-    assert audio.decode_audio(data[: len(data) // 2]).seconds == pytest.approx(2, abs=0.3)
+    assert audio.decode_audio(data[: len(data) // 2]).duration == pytest.approx(2, abs=0.3)
 
 
 @pytest.mark.parametrize("limits", [AudioLimits(seconds=0.5), AudioLimits(timeout_seconds=0.0)])

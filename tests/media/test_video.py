@@ -87,7 +87,7 @@ def test_a_turned_and_mirrored_picture_is_what_a_player_shows():
 def test_frames_are_sampled_by_time_where_the_rate_varies():
     times = [0.0, 0.04, 0.08, 0.5, 0.54, 0.58, 1.5, 1.54]
     data = media.encode(media.counter_frames(8), times=times, container="matroska")
-    sampled = list(VideoReader(data).frames(every=0.4))
+    sampled = list(VideoReader(data).frames(min_interval=0.4))
     assert [frame.time for frame in sampled] == pytest.approx([0.0, 0.5, 1.5], abs=0.002)
 
 
@@ -102,7 +102,7 @@ def counters(data: bytes, **options) -> list[int]:
 )
 def test_a_short_clip_gives_a_dozen_frames_or_all_and_always_its_last(container, count, fps, fewest, most):
     data = media.encode(media.counter_frames(count), container=container, fps=fps)
-    found = counters(data, every=0.2, at_least=12)
+    found = counters(data, min_interval=0.2, min_frames=12)
     assert fewest <= len(found) <= most
     assert (found[0], found[-1]) == (0, count - 1)
     assert np.diff(found).max(initial=0) <= np.ceil(count / 12)
@@ -111,17 +111,17 @@ def test_a_short_clip_gives_a_dozen_frames_or_all_and_always_its_last(container,
 def test_a_short_clip_at_a_variable_rate_gives_its_last_frame():
     times = [0.0, 0.04, 0.08, 0.12, 0.16, 0.2, 0.24, 0.28, 0.6, 0.62, 0.64, 0.66, 0.68, 0.7]
     data = media.encode(media.counter_frames(14), times=times, container="matroska")
-    frames = list(VideoReader(data).frames(every=0.2, at_least=12))
+    frames = list(VideoReader(data).frames(min_interval=0.2, min_frames=12))
     assert frames[-1].time == pytest.approx(0.7, abs=0.002)
     assert np.diff([frame.time for frame in frames]).min() > 0
 
 
 def test_a_long_clip_and_one_whose_header_says_nothing_are_sampled_as_ever():
     long = media.encode(media.counter_frames(63))
-    assert counters(long, every=0.2, at_least=12) == counters(long, every=0.2) == [*range(0, 63, 5)]
+    assert counters(long, min_interval=0.2, min_frames=12) == counters(long, min_interval=0.2) == [*range(0, 63, 5)]
     options = {"container": "webm", "codec": "libvpx", "container_options": {"live": "1"}}
     silent = media.encode(media.counter_frames(15), **options)
-    assert counters(silent, every=0.2, at_least=12) == counters(silent, every=0.2) == [0, 5, 10]
+    assert counters(silent, min_interval=0.2, min_frames=12) == counters(silent, min_interval=0.2) == [0, 5, 10]
 
 
 @pytest.mark.parametrize("seconds", [1e-5, 0.1, 0.6])
@@ -129,19 +129,19 @@ def test_a_header_that_makes_a_clip_shorter_wins_a_dozen_frames_and_no_more(seco
     data = bytearray(media.encode(media.counter_frames(63), container="matroska"))
     at = data.find(b"\x44\x89\x88") + 3  # the segment's Duration: its id, eight bytes follow, milliseconds
     data[at : at + 8] = struct.pack(">d", seconds * 1000)
-    found = counters(bytes(data), every=0.2, at_least=12)
+    found = counters(bytes(data), min_interval=0.2, min_frames=12)
     assert found[-1] == 62
     assert np.diff(found[11:-1]).tolist() == [5] * (len(found) - 13)
-    assert len(found) <= len(counters(bytes(data), every=0.2)) + 12
+    assert len(found) <= len(counters(bytes(data), min_interval=0.2)) + 12
     with pytest.raises(VideoTooLong):
-        list(VideoReader(bytes(data), VideoLimits(seconds=1.0)).frames(every=0.2, at_least=12))
+        list(VideoReader(bytes(data), VideoLimits(seconds=1.0)).frames(min_interval=0.2, min_frames=12))
 
 
 def test_a_header_that_makes_a_short_clip_longer_changes_nothing():
     data = bytearray(media.encode(media.counter_frames(15), container="matroska"))
     at = data.find(b"\x44\x89\x88") + 3
     data[at : at + 8] = struct.pack(">d", 1e9)
-    assert counters(bytes(data), every=0.2, at_least=12) == [0, 5, 10]
+    assert counters(bytes(data), min_interval=0.2, min_frames=12) == [0, 5, 10]
 
 
 def test_times_start_at_zero_whatever_the_container_says():
@@ -190,11 +190,11 @@ def test_kept_frames_are_what_reading_again_gives(monkeypatch, rotation, colour)
     data = media.encode(media.face_frames(30), rotation=rotation, colour=colour, **options)
     reader, keeper = VideoReader(data), VideoReader(data, cache_side=160)
     for each in (reader, keeper):
-        for _ in each.frames(every=0.2):
+        for _ in each.frames(min_interval=0.2):
             pass
-    again = list(reader.frames(start=0.4, stop=0.8, longest_side=160))
+    again = list(reader.frames(start=0.4, stop=0.8, max_side=160))
     monkeypatch.setattr("moodreel.media.video.av.open", None)
-    kept = list(keeper.frames(start=0.4, stop=0.8, longest_side=160))
+    kept = list(keeper.frames(start=0.4, stop=0.8, max_side=160))
     assert [frame.time for frame in kept] == [frame.time for frame in again]
     assert kept[0].rgb.shape == again[0].rgb.shape == ((160, 120, 3) if rotation else (120, 160, 3))
     for a, b in zip(kept, again, strict=True):
@@ -202,11 +202,11 @@ def test_kept_frames_are_what_reading_again_gives(monkeypatch, rotation, colour)
 
 
 def test_frames_that_would_take_too_much_memory_are_not_kept_but_read_again(monkeypatch):
-    monkeypatch.setattr("moodreel.media.video.KEEP_BYTES", 20_000)
+    monkeypatch.setattr("moodreel.media.video.CACHE_BYTES", 20_000)
     reader = VideoReader(media.encode(media.counter_frames(30)), cache_side=64)
     assert len(list(reader.frames())) == 30
     assert reader._kept is None
-    assert [media.counter(frame.rgb) for frame in reader.frames(start=0.4, stop=0.48, longest_side=64)] == [10, 11, 12]
+    assert [media.counter(frame.rgb) for frame in reader.frames(start=0.4, stop=0.48, max_side=64)] == [10, 11, 12]
 
 
 def test_a_size_that_changes_in_the_middle_gives_frames_of_one_shape():
@@ -300,8 +300,8 @@ def test_one_and_two_frames_are_a_clip(count):
 
 def test_frames_are_scaled_down_but_never_up():
     data = media.encode(media.corner_frames(2, 640, 480))
-    assert read(data, longest_side=160)[0].shape == (120, 160, 3)
-    assert read(data, longest_side=2000)[0].shape == (480, 640, 3)
+    assert read(data, max_side=160)[0].shape == (120, 160, 3)
+    assert read(data, max_side=2000)[0].shape == (480, 640, 3)
 
 
 def picture(format: str) -> bytes:
@@ -505,7 +505,7 @@ def test_a_clip_is_measured_as_long_as_it_decodes(container, codec):
     reader = VideoReader(clip)
     span = reader.probe_span()
     list(reader.frames())
-    assert (span.start, span.seconds) == (pytest.approx(0, abs=0.01), pytest.approx(reader.duration, abs=0.01))
+    assert (span.start, span.duration) == (pytest.approx(0, abs=0.01), pytest.approx(reader.duration, abs=0.01))
 
 
 def test_a_clip_is_measured_and_refused_by_its_packets_whatever_its_header_claims():
@@ -514,13 +514,13 @@ def test_a_clip_is_measured_and_refused_by_its_packets_whatever_its_header_claim
         duration = struct.pack(">d", container.duration / 1000)
     lying = clip.replace(duration, struct.pack(">d", 1.0))
     assert lying != clip
-    assert VideoReader(lying).probe_span().seconds == pytest.approx(4, abs=0.01)
+    assert VideoReader(lying).probe_span().duration == pytest.approx(4, abs=0.01)
     with pytest.raises(VideoTooLong, match="longer than 3 seconds"):
         VideoReader(lying, VideoLimits(seconds=3)).probe_span()
 
 
 def test_half_a_clip_is_measured_by_the_half_that_is_there():
     clip = media.encode(media.noise_frames(40), fps=10, container="matroska")
-    assert 0.5 < VideoReader(clip[: len(clip) // 2]).probe_span().seconds < 3.5
+    assert 0.5 < VideoReader(clip[: len(clip) // 2]).probe_span().duration < 3.5
     with pytest.raises(VideoCorrupt):
         VideoReader(media.encode(media.counter_frames(20))[:300]).probe_span()

@@ -17,7 +17,7 @@ from transformers import (
     RobertaForSequenceClassification,
 )
 
-from moodreel.emotions import EKMAN, GOEMOTIONS
+from moodreel.emotions import EKMAN, GOEMOTIONS_BY_EKMAN
 from moodreel.errors import ModelInvalid
 from moodreel.models.text_registry import TextModelRegistry, load_text
 from moodreel.models.tokenizer import WINDOW
@@ -79,10 +79,10 @@ def test_a_model_of_one_label_answers_as_transformers_does_and_love_is_joy(tmp_p
 
 
 def test_a_model_of_goemotions_28_labels_says_a_class_where_any_of_its_labels_is(tmp_path):
-    labels = [name for names in GOEMOTIONS.values() for name in names]
+    labels = [name for names in GOEMOTIONS_BY_EKMAN.values() for name in names]
     folder = made(tmp_path / "all", labels, problem_type="multi_label_classification")
     expected, found = theirs(folder, TEXT), ours(folder, TEXT)
-    for label, names in GOEMOTIONS.items():
+    for label, names in GOEMOTIONS_BY_EKMAN.items():
         assert found[label] == pytest.approx(1 - np.prod([1 - expected[name] for name in names]), abs=1e-4)
 
 

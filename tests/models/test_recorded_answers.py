@@ -152,7 +152,7 @@ def facial_action_answers() -> dict[str, object]:
         "activations": explainer.activations(blendshapes).tolist(),
         "active": [[action.name for action in explainer.active_actions(face)] for face in blendshapes],
         "text": [explanation.text for explanation in explanations],
-        "weight": [[action.weight for action in explanation.movements] for explanation in explanations],
+        "weight": [[action.weight for action in explanation.actions] for explanation in explanations],
     }
 
 

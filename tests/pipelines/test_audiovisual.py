@@ -15,9 +15,9 @@ from moodreel.errors import (
     ModelMissing,
     ModelNotFound,
     NoFace,
-    NoFaceNoSound,
-    NonCommercial,
-    NoPictures,
+    NoFaceNoAudio,
+    NonCommercialModel,
+    NoVideoStream,
     Overloaded,
     VideoCorrupt,
     VideoTooLong,
@@ -123,9 +123,9 @@ def test_a_call_waits_for_its_turn_and_no_longer(viewer, analyser, talking):
 @pytest.mark.parametrize(
     ("clip", "model", "error"),
     [
-        (media.encode(BLACK), "both", NoFaceNoSound),
+        (media.encode(BLACK), "both", NoFaceNoAudio),
         (media.encode(BLACK), None, NoFace),
-        (synthetic_audio.encode(synthetic_audio.sine(300, 1)), None, NoPictures),
+        (synthetic_audio.encode(synthetic_audio.sine(300, 1)), None, NoVideoStream),
         (media.encode(BLACK)[:300], "both", VideoCorrupt),
         (media.encode(FACE), "nobody", ModelNotFound),
         (media.encode(FACE), "../both", ModelNotFound),
@@ -146,7 +146,7 @@ def test_limits_hold(store, analyser):
 
 
 def test_weights_for_research_answer_only_where_they_are_allowed(store, analyser, talking):
-    with pytest.raises(NonCommercial, match="NONCOMMERCIAL_MODELS=1"):
+    with pytest.raises(NonCommercialModel, match="NONCOMMERCIAL_MODELS=1"):
         AudioVisualPipeline.load(store, analyser).predict(talking, model="audio-visual")
     allowed = AudioVisualPipeline.load(store, analyser, noncommercial=True)
     assert allowed.predict(talking, model="audio-visual").model.card.licence == "CC BY-NC-SA 4.0"
@@ -155,7 +155,7 @@ def test_weights_for_research_answer_only_where_they_are_allowed(store, analyser
 
 def test_a_model_that_is_refused_is_not_loaded(store, analyser, talking):
     viewer = AudioVisualPipeline.load(store, analyser)
-    with pytest.raises(NonCommercial):
+    with pytest.raises(NonCommercialModel):
         viewer.predict(talking, model="audio-visual")
     assert "audio-visual" not in viewer.store._loaded
 
@@ -233,7 +233,7 @@ def test_made_up_answers_come_from_the_content_alone_and_say_that_they_are(mock,
 
 
 def test_what_is_made_up_is_still_looked_at(mock):
-    for clip, error in ((media.encode(BLACK)[:300], VideoCorrupt), (media.encode(BLACK), NoFaceNoSound)):
+    for clip, error in ((media.encode(BLACK)[:300], VideoCorrupt), (media.encode(BLACK), NoFaceNoAudio)):
         with pytest.raises(error):
             mock.predict(clip)
     with pytest.raises(ModelNotFound, match="EMO_MOCK"):

@@ -14,7 +14,7 @@ from tests.support import media
 def opened(data: bytes) -> VideoReader:
     """A clip that has been read to its end once, as the analysis leaves it."""
     reader = VideoReader(data)
-    for _ in reader.frames(every=0.2):
+    for _ in reader.frames(min_interval=0.2):
         pass
     return reader
 

@@ -12,8 +12,8 @@ from moodreel.errors import (
     AudioCorrupt,
     AudioTooLong,
     NoFace,
-    NoFaceNoSound,
-    NoPictures,
+    NoFaceNoAudio,
+    NoVideoStream,
     UnsupportedMedia,
     VideoCorrupt,
     VideoTooLong,
@@ -44,8 +44,8 @@ def reader(finder):
 def loudest_band(mel):
     """Hertz of the middle of the band that is loudest over the steps of a spectrogram."""
     row = int(np.asarray(mel).mean(axis=1).argmax())
-    band = mel_spectrogram.filter_bank()[row]
-    return float((band * np.fft.rfftfreq(mel_spectrogram.WINDOW, 1 / SAMPLE_RATE)).sum() / band.sum())
+    band = mel_spectrogram.mel_filter_bank()[row]
+    return float((band * np.fft.rfftfreq(mel_spectrogram.WINDOW_LENGTH, 1 / SAMPLE_RATE)).sum() / band.sum())
 
 
 FACE = media.face_frames(30)
@@ -137,7 +137,7 @@ BLACK = [np.zeros((48, 64, 3), np.uint8)] * 10
     ids=["black, no sound", "black, silence", "silence alone"],
 )
 def test_neither_face_nor_sound_is_an_error_that_says_what_to_do(reader, clip, says):
-    with pytest.raises(NoFaceNoSound, match=says):
+    with pytest.raises(NoFaceNoAudio, match=says):
         reader.load(clip)
 
 
@@ -149,9 +149,9 @@ def test_what_is_not_wanted_is_not_read(reader):
     assert heard.frames == 0
     with pytest.raises(NoFace, match="arm's length"):
         reader.load(recording(BLACK, 1), modalities=("video",))
-    with pytest.raises(NoPictures, match="Send a clip with pictures"):
+    with pytest.raises(NoVideoStream, match="Send a clip with pictures"):
         reader.load(synthetic_audio.encode(synthetic_audio.sine(500, 1)), modalities=("video",))
-    with pytest.raises(NoFaceNoSound, match="microphone"):
+    with pytest.raises(NoFaceNoAudio, match="microphone"):
         reader.load(media.encode(FACE[:10], fps=10), modalities=("audio",))
 
 
@@ -170,7 +170,9 @@ def test_sound_that_ends_before_its_pictures_leaves_the_last_window_without_it(r
     assert footage.batch.modalities() == [BOTH, ("video",), ("video",)]
     steps = footage.batch.mels[0].amax(dim=0).numpy()
     assert (steps[:80] > -6).all()
-    np.testing.assert_allclose(steps[110:], np.log(mel_spectrogram.FLOOR), rtol=1e-6, err_msg="silence from there on")
+    np.testing.assert_allclose(
+        steps[110:], np.log(mel_spectrogram.POWER_FLOOR), rtol=1e-6, err_msg="silence from there on"
+    )
 
 
 @pytest.mark.parametrize("shift", [0.0, 7.3])

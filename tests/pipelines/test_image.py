@@ -12,7 +12,7 @@ import skimage.data
 from PIL import Image
 
 from moodreel.emotions import FIVE, SEVEN
-from moodreel.errors import ModelNotFound, NoFace, Overloaded, PictureCorrupt, PictureTooBig, UnsupportedMedia
+from moodreel.errors import ImageCorrupt, ImageTooBig, ModelNotFound, NoFace, Overloaded, UnsupportedMedia
 from moodreel.media import image
 from moodreel.pipelines.image import ImageBatchResult, ImagePipeline, ImageResult
 from moodreel.pipelines.video import VideoPipeline
@@ -175,7 +175,7 @@ def test_a_batch_reads_all_faces_of_all_pictures_at_once(detector, monkeypatch):
 def test_what_is_wrong_with_a_picture_stands_in_its_place(detector, smile):
     files = [NOBODY, b"words", smile, smile[:5000], smile * 200, b"", smile]
     kinds = [type(result) for result in detector.predict_batch(files).results]
-    error = [UnsupportedMedia, PictureCorrupt, PictureTooBig, UnsupportedMedia]
+    error = [UnsupportedMedia, ImageCorrupt, ImageTooBig, UnsupportedMedia]
     assert kinds == [ImageResult, error[0], ImageResult, error[1], error[2], error[3], ImageResult]
     assert [type(result) for result in detector.predict_batch([b"words"]).results] == [UnsupportedMedia]
 
@@ -190,7 +190,7 @@ def test_a_batch_holds_one_decoded_picture_at_a_time(detector, smile, monkeypatc
 
     def read(*arguments):
         picture = original(*arguments)
-        copy = Held(picture.rgb, picture.width, picture.height, picture.profile)
+        copy = Held(picture.rgb, picture.width, picture.height, picture.icc_profile)
         object.__setattr__(copy, "number", next(alive))
         held.add(copy.number)
         most.append(len(held))

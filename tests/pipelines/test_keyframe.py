@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from moodreel.faces.features import CROP_SIDE, FaceFeatures
-from moodreel.faces.landmarker import BLENDSHAPES, LANDMARKS
+from moodreel.faces.landmarker import BLENDSHAPES, NUM_LANDMARKS
 from moodreel.faces.observation import FaceObservation
 from moodreel.pipelines import keyframe
 
@@ -12,7 +12,7 @@ def view(smile: float = 0.0, blink: float = 0.0, yaw: float = 0.0, sharpness: fl
     for name, value in {"mouthSmile": smile, "cheekSquint": smile, "eyeBlink": blink}.items():
         for side in ("Left", "Right"):
             blendshapes[BLENDSHAPES.index(name + side)] = value
-    points, pose = np.zeros((LANDMARKS, 3), np.float32), np.array([yaw, 0, 0], np.float32)
+    points, pose = np.zeros((NUM_LANDMARKS, 3), np.float32), np.array([yaw, 0, 0], np.float32)
     return FaceObservation(
         FaceFeatures(points, points, blendshapes, pose, crop=np.zeros((CROP_SIDE, CROP_SIDE), np.uint8)),
         sharpness,

@@ -36,10 +36,10 @@ def test_a_smile_is_explained_by_the_corners_of_its_lips(analyser):
     data = media.encode(media.face_frames(25))
     assert analyser.predict(data).explanation is None
     explanation = analyser.predict(data, explain=True).explanation
-    assert explanation.movements[0].name == "lip corners up"
-    assert 0.5 < explanation.movements[0].weight <= 1
+    assert explanation.actions[0].name == "lip corners up"
+    assert 0.5 < explanation.actions[0].weight <= 1
     seven = analyser.predict(data, model="face-expression", explain=True).explanation
-    assert seven.movements[0].name == "lip corners up", "whatever set of labels the model has"
+    assert seven.actions[0].name == "lip corners up", "whatever set of labels the model has"
 
 
 def test_the_timeline_follows_the_face_in_pixels_of_the_upright_video(analyser):
@@ -112,7 +112,7 @@ def test_a_good_clip_is_certain_and_its_measures_are_those_of_the_face(analyser)
     assert (analysis.certain, quality.reason, quality.tip) == (True, None, None)
     assert quality.face_coverage == analysis.face_coverage
     assert quality.size == pytest.approx(np.median([max(moment.box[2:]) for moment in analysis.timeline]), abs=1)
-    assert 0.4 < quality.light < 0.8
+    assert 0.4 < quality.brightness < 0.8
     assert 0 <= quality.yaw < 20
 
 
@@ -147,7 +147,7 @@ def test_only_the_answered_face_is_judged(analyser):
     both, alone = analyser.predict(media.encode(frames)), analyser.predict(media.encode(large))
     assert len({moment.track for moment in both.timeline}) == 2
     assert both.quality.reason is None
-    assert both.quality.light == pytest.approx(alone.quality.light, abs=0.02)
+    assert both.quality.brightness == pytest.approx(alone.quality.brightness, abs=0.02)
     assert both.quality.size == pytest.approx(alone.quality.size, abs=10)
 
 

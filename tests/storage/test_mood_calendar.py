@@ -5,7 +5,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from moodreel.emotions import EIGHT, FIVE, SEVEN, fold, to_five
+from moodreel.emotions import EIGHT, FIVE, SEVEN, fold_to_five, to_five
 from moodreel.storage import mood_calendar
 from moodreel.storage.mood_calendar import DateRange, MoodEntry, Summary, range_of, summarize
 
@@ -164,6 +164,8 @@ def test_every_label_set_folds_into_the_five(label: str, five: str | None) -> No
 
 def test_probabilities_of_any_labels_add_up_to_those_of_the_five() -> None:
     seven = {"happy": 0.1, "surprise": 0.2, "sad": 0.05, "anger": 0.25, "disgust": 0.15, "fear": 0.05, "neutral": 0.2}
-    assert fold(seven) == pytest.approx({"Anger": 0.4, "Happy": 0.1, "Shock": 0.25, "Neutral": 0.2, "Sad": 0.05})
-    assert tuple(fold(seven)) == FIVE
-    assert fold({"contempt": 0.5, "joy": 0.5})["Happy"] == 0.5
+    assert fold_to_five(seven) == pytest.approx(
+        {"Anger": 0.4, "Happy": 0.1, "Shock": 0.25, "Neutral": 0.2, "Sad": 0.05}
+    )
+    assert tuple(fold_to_five(seven)) == FIVE
+    assert fold_to_five({"contempt": 0.5, "joy": 0.5})["Happy"] == 0.5

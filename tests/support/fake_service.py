@@ -10,7 +10,7 @@ from moodreel.faces.facial_actions import ActionWeight, Explanation
 
 PROBABILITIES = {"Anger": 0.01, "Happy": 0.92, "Shock": 0.03, "Neutral": 0.03, "Sad": 0.01}
 QUALITY = SimpleNamespace(
-    face_coverage=0.97, size=310, sharpness=420.46, light=0.523456, yaw=6.14, reason=None, tip=None
+    face_coverage=0.97, size=310, sharpness=420.46, brightness=0.523456, yaw=6.14, reason=None, tip=None
 )
 DOUBT = SimpleNamespace(**{**vars(QUALITY), "light": 0.05, "reason": "dark", "tip": "Turn towards the light."})
 MODEL = SimpleNamespace(name="fake", version="1", sha256="0" * 64)
@@ -105,7 +105,7 @@ class FakeDetector:
         for data in files:
             try:
                 results.append(self.predict(data, model=model, copy=copy))
-            except (errors.UnsupportedMedia, errors.PictureCorrupt, errors.PictureTooBig) as error:
+            except (errors.UnsupportedMedia, errors.ImageCorrupt, errors.ImageTooBig) as error:
                 results.append(error)
         return SimpleNamespace(results=results, model=MODEL, timings={"decode": 1.2, "faces": 3.4, "model": 5.6})
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from moodreel.media.audio import SAMPLE_RATE
-from moodreel.media.mel_spectrogram import HOP_LENGTH, MEL_BANDS, hertz, log_mel, mel
+from moodreel.media.mel_spectrogram import HOP_LENGTH, MEL_BANDS, hz_to_mel, log_mel, mel_to_hz
 from moodreel.training.augmentation.spectrogram import (
     SILENCE,
     STEPS,
@@ -21,7 +21,7 @@ from moodreel.training.augmentation.spectrogram import (
 )
 from tests.support import synthetic_audio
 
-MIDDLES = hertz(np.linspace(mel(0), mel(SAMPLE_RATE / 2), MEL_BANDS + 2))[1:-1]
+MIDDLES = mel_to_hz(np.linspace(hz_to_mel(0), hz_to_mel(SAMPLE_RATE / 2), MEL_BANDS + 2))[1:-1]
 NOTHING = Disturbance(slack=0, gain=0, noisy=0, pitch=0, stretch=0, masks=(0, 0))
 
 

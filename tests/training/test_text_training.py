@@ -12,7 +12,7 @@ import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import BertConfig, BertModel
 
-from moodreel.emotions import EKMAN, GOEMOTIONS
+from moodreel.emotions import EKMAN, GOEMOTIONS_BY_EKMAN
 from moodreel.errors import DataInvalid, ModelInvalid
 from moodreel.models.networks.minilm import MiniLM
 from moodreel.models.quantization import PRECISIONS, dequantize
@@ -35,7 +35,7 @@ from moodreel.training.recipes import text_emotion as training
 from moodreel.training.recipes.configs import TextRecipe
 from moodreel.training.recipes.text_card import write_text
 
-LABELS = [name for names in GOEMOTIONS.values() for name in names]
+LABELS = [name for names in GOEMOTIONS_BY_EKMAN.values() for name in names]
 SAID = {"anger": "furious", "disgust": "gross", "fear": "scared", "joy": "wonderful", "sadness": "crying"}
 SAID |= {"surprise": "unexpected", "neutral": "table"}
 FILLER = ["today", "the", "cat", "sat", "on", "a", "mat", "and", "then", "we", "went", "home", "again"]
@@ -59,7 +59,7 @@ def data(tmp_path_factory):
     """A folder laid out as GoEmotions is."""
     folder = tmp_path_factory.mktemp("goemotions")
     (folder / "labels.txt").write_text("\n".join(LABELS) + "\n")
-    mapping = {label: list(names) for label, names in GOEMOTIONS.items() if label != "neutral"}
+    mapping = {label: list(names) for label, names in GOEMOTIONS_BY_EKMAN.items() if label != "neutral"}
     (folder / "ekman_mapping.json").write_text(json.dumps(mapping))
     for split, count, seed in (("train", 420, 0), ("dev", 70, 1)):
         (folder / f"{split}.tsv").write_text("\n".join(lines(count, seed)) + "\n")

@@ -8,10 +8,10 @@ from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence, pad_sequence
 
 from moodreel.faces.features import FaceFeatures
-from moodreel.faces.landmarker import BLENDSHAPES, LANDMARKS
+from moodreel.faces.landmarker import BLENDSHAPES, NUM_LANDMARKS
 from moodreel.models.networks.base import FaceNetwork, Track, TrackLogits
 
-INPUT = LANDMARKS * 3 + len(BLENDSHAPES)
+INPUT = NUM_LANDMARKS * 3 + len(BLENDSHAPES)
 """Numbers a face: pose-normalised landmarks, then blendshapes."""
 
 

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from moodreel.media.audio import SAMPLE_RATE
-from moodreel.media.mel_spectrogram import FLOOR, HOP_LENGTH
+from moodreel.media.mel_spectrogram import HOP_LENGTH, POWER_FLOOR
 from moodreel.pipelines.clip_sampler import SECONDS
 
 STEPS = 1 + round(SECONDS * SAMPLE_RATE) // HOP_LENGTH
 """Of a window: 188."""
-SILENCE = float(np.log(FLOOR))
+SILENCE = float(np.log(POWER_FLOOR))
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def amplify(mels: np.ndarray, decibels: float) -> np.ndarray:
     """Make the sound louder, or softer; what `log_mel` would give for it, but for what was cut off at the floor."""
     factor = 10 ** (decibels / 10)
     power = np.exp(mels.astype(np.float64))
-    return np.log(factor * power + (1 - factor) * FLOOR).clip(SILENCE).astype(np.float32)
+    return np.log(factor * power + (1 - factor) * POWER_FLOOR).clip(SILENCE).astype(np.float32)
 
 
 def add_noise(mels: np.ndarray, rng: np.random.Generator, ratio: float) -> np.ndarray:

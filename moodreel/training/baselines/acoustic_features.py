@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from moodreel.media.audio import SAMPLE_RATE
-from moodreel.media.mel_spectrogram import HOP_LENGTH, MEL_BANDS, WINDOW, log_mel
+from moodreel.media.mel_spectrogram import HOP_LENGTH, MEL_BANDS, WINDOW_LENGTH, log_mel
 
 LOWEST_PITCH, HIGHEST_PITCH = 60.0, 600.0
 """Hertz: from a bass to somebody who cries out."""
@@ -23,7 +23,7 @@ _SILENT = 1e-7
 """Mean square of a step, 70 dB under the loudest there can be, below which nobody speaks."""
 _LONGEST = int(SAMPLE_RATE / LOWEST_PITCH) + 1
 _SHORTEST = int(SAMPLE_RATE / HIGHEST_PITCH)
-_SUMMED = WINDOW - _LONGEST - 1
+_SUMMED = WINDOW_LENGTH - _LONGEST - 1
 """Samples of a step that are compared with those a period later."""
 
 
@@ -90,8 +90,10 @@ def cepstrum(mels: np.ndarray, count: int = COEFFICIENTS) -> np.ndarray:
 
 def _steps(samples: np.ndarray) -> np.ndarray:
     """Overlapping pieces, float64 (N, WINDOW), centred as those of the spectrogram."""
-    padded = np.pad(samples.astype(np.float64), WINDOW // 2)
-    return np.lib.stride_tricks.sliding_window_view(padded, WINDOW)[::HOP_LENGTH][: 1 + len(samples) // HOP_LENGTH]
+    padded = np.pad(samples.astype(np.float64), WINDOW_LENGTH // 2)
+    return np.lib.stride_tricks.sliding_window_view(padded, WINDOW_LENGTH)[::HOP_LENGTH][
+        : 1 + len(samples) // HOP_LENGTH
+    ]
 
 
 def _pitch(steps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -119,8 +121,8 @@ def _differences(steps: np.ndarray) -> np.ndarray:
     """Sum of squared differences between a step's first samples and those 0 … `_LONGEST` + 1 later, by way of the
     correlation, which a Fourier transform gives: float64 (N, _LONGEST + 2)."""
     # The transform goes round, but what is compared ends before the step does.
-    head = np.fft.rfft(steps[:, :_SUMMED], WINDOW)
-    together = np.fft.irfft(head.conj() * np.fft.rfft(steps), WINDOW)[:, : _LONGEST + 2]
+    head = np.fft.rfft(steps[:, :_SUMMED], WINDOW_LENGTH)
+    together = np.fft.irfft(head.conj() * np.fft.rfft(steps), WINDOW_LENGTH)[:, : _LONGEST + 2]
     energy = np.pad(np.cumsum(np.square(steps), axis=1), ((0, 0), (1, 0)))
     lags = np.arange(_LONGEST + 2)
     later = energy[:, lags + _SUMMED] - energy[:, lags]
@@ -128,8 +130,8 @@ def _differences(steps: np.ndarray) -> np.ndarray:
 
 
 def _spectral(steps: np.ndarray) -> dict[str, np.ndarray]:
-    hertz = np.fft.rfftfreq(WINDOW, 1 / SAMPLE_RATE)
-    power = np.square(np.abs(np.fft.rfft(steps * np.hanning(WINDOW + 1)[:-1]))) + 1e-12
+    hertz = np.fft.rfftfreq(WINDOW_LENGTH, 1 / SAMPLE_RATE)
+    power = np.square(np.abs(np.fft.rfft(steps * np.hanning(WINDOW_LENGTH + 1)[:-1]))) + 1e-12
     share = power / power.sum(axis=1, keepdims=True)
     centroid = share @ hertz
     spread = np.sqrt((share * np.square(hertz - centroid[:, None])).sum(axis=1))

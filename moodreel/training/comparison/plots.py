@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from moodreel.emotions import COLOURS
+from moodreel.emotions import COLORS
 from moodreel.training.comparison.results import Comparison, GroupMetrics, ModelResult
 from moodreel.training.comparison.verdict import WORDS
 from moodreel.training.evaluation.metrics import CONFUSION_METRICS
@@ -21,10 +21,10 @@ Arguments = ParamSpec("Arguments")
 
 INK = "#1d1d1e"
 """Of lines and letters; the SVG has the page's own colour in its place."""
-BLUE = COLOURS["sad"]
+BLUE = COLORS["sad"]
 WIDTH = 4.8
 """Inches of a plot of rows: wide enough to be read, and on a phone not much smaller."""
-MODELS = [COLOURS[name] for name in ("sad", "anger", "happy", "disgust", "shock", "neutral", "fear")]
+MODELS = [COLORS[name] for name in ("sad", "anger", "happy", "disgust", "shock", "neutral", "fear")]
 MARKERS = "osD^vPX"
 STYLE: Any = {
     "font.size": 9,
@@ -151,7 +151,7 @@ def over_fitting(comparison: Comparison) -> Figure:
         held_out, learnt = 100 * result.metrics.accuracy, 100 * gap.train_accuracy
         axes.plot([held_out, learnt], [place, place], color=INK, linewidth=1, alpha=0.6)
         axes.plot([held_out], [place], "o", color=BLUE, label="held out" if place == 0 else None)
-        axes.plot([learnt], [place], "s", color=COLOURS["happy"], label="learnt from" if place == 0 else None)
+        axes.plot([learnt], [place], "s", color=COLORS["happy"], label="learnt from" if place == 0 else None)
     axes.legend(frameon=False, ncols=2, loc="lower right", bbox_to_anchor=(1, 1))
     names = [result.name for result, _ in measured]
     return _ranked(figure, axes, list(range(len(measured))), names, "accuracy, per cent")

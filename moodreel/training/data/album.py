@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from moodreel.emotions import NAMES
+from moodreel.emotions import LABEL_SYNONYMS
 from moodreel.errors import DataInvalid
 from moodreel.pipelines.video import ANALYSIS_SIDE
 from moodreel.training.data.fer2013 import EXPECTED
@@ -63,7 +63,7 @@ def read_album(folder: Path, labels: tuple[str, ...]) -> Album:
     if not listed:
         raise DataInvalid(
             f"{folder} holds nothing to measure on. {EXPECTED}; or a folder with a folder of pictures "
-            f"({', '.join(sorted(ENDINGS))}) for each label, named {', '.join(NAMES)}. "
+            f"({', '.join(sorted(ENDINGS))}) for each label, named {', '.join(LABEL_SYNONYMS)}. "
             f"Left out, by number of files: {describe(left_out)}."
         )
     if left_out:

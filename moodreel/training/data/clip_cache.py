@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from moodreel.errors import DataInvalid, MoodreelError, NoFace, NoFaceNoSound
+from moodreel.errors import DataInvalid, MoodreelError, NoFace, NoFaceNoAudio
 from moodreel.faces.facial_actions import FacialActionExplainer
 from moodreel.faces.features import FaceFeatures
 from moodreel.faces.landmarker import FaceLandmarker
@@ -82,7 +82,7 @@ def _kept(
             with np.load(file) as arrays:
                 return dict(arrays)
         found = read(data)
-    except (NoFace, NoFaceNoSound):
+    except (NoFace, NoFaceNoAudio):
         return None
     except (MoodreelError, OSError) as error:
         raise DataInvalid(f"{example.media} cannot be learnt from: {error} Mend it or take it out.") from error

@@ -137,7 +137,7 @@ def _pictures(video: Path, stem: str, every: float, side: int, take: Cut) -> Ite
         raise DataInvalid(f"it has more than {MOST_BYTES / 2**30:g} GB; cut it into shorter ones.")
     reader = VideoReader(video.read_bytes(), LIMITS)
     with tqdm(desc=video.name, unit=" frames", disable=None, leave=False) as bar:
-        for frame in reader.frames(every=every, longest_side=side):
+        for frame in reader.frames(min_interval=every, max_side=side):
             bar.set_postfix_str(f"{frame.time:.1f} s")
             bar.update()
             for number, (picture, place) in enumerate(take(frame, reader)):

@@ -12,8 +12,15 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from moodreel.faces.features import CROP_EYES, CROP_SIDE, RGB_CROP_SIDE, align_crop, crop_square, extract_features
-from moodreel.faces.landmarker import BLENDSHAPES, LANDMARKS, FaceLandmarker
+from moodreel.faces.features import (
+    CROP_EYES_PIXELS,
+    CROP_SIDE,
+    RGB_CROP_SIDE,
+    align_crop,
+    crop_square,
+    extract_features,
+)
+from moodreel.faces.landmarker import BLENDSHAPES, NUM_LANDMARKS, FaceLandmarker
 
 log = logging.getLogger(__name__)
 
@@ -131,7 +138,7 @@ def find_landmarks(
     if kept.exists():
         with np.load(kept) as arrays:
             return find_all(images, model_path, cache, seed=seed, workers=workers), arrays["landmarks"]
-    landmarks = np.zeros((len(images), LANDMARKS, 3), np.float32)
+    landmarks = np.zeros((len(images), NUM_LANDMARKS, 3), np.float32)
     result = _search(images, model_path, as_is, seed=seed, workers=workers, landmarks=landmarks)
     _keep(cache / f"faces-{as_is.__name__}-{_key(images, seed)}.npz", vars(result))
     _keep(kept, {"landmarks": landmarks})
@@ -150,7 +157,7 @@ def _search(
     finders = {c: FaceLandmarker(model_path, max_faces=1, min_confidence=c) for c in {a.confidence for a in ATTEMPTS}}
     count = len(images)
     result = Found(
-        shape=np.zeros((count, LANDMARKS, 3), np.float32),
+        shape=np.zeros((count, NUM_LANDMARKS, 3), np.float32),
         blendshapes=np.zeros((count, len(BLENDSHAPES)), np.float32),
         pose=np.zeros((count, 3), np.float32),
         crop=np.zeros((count, CROP_SIDE, CROP_SIDE), np.uint8),
@@ -212,7 +219,7 @@ def _key(images: Pictures, seed: int) -> str:
         digest.update(picture.tobytes())
         if picture.ndim == 3:
             digest.update(f"{picture.shape} {ATTEMPTS_COLOUR}".encode())
-    digest.update(f"{ATTEMPTS} {SIZE} {CROP_SIDE} {CROP_EYES} {seed}".encode())
+    digest.update(f"{ATTEMPTS} {SIZE} {CROP_SIDE} {CROP_EYES_PIXELS} {seed}".encode())
     return digest.hexdigest()[:12]
 
 

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-from moodreel.emotions import NAMES, SEVEN_TO_FIVE
+from moodreel.emotions import LABEL_SYNONYMS, SEVEN_TO_FIVE
 from moodreel.errors import DataInvalid
 from moodreel.training.data.examples import Example, read_table
 
@@ -76,10 +76,10 @@ def _meant(name: str, labels: Sequence[str]) -> str | None:
     exact = [label for label in labels if label.lower() == plain]
     if exact:
         return exact[0]
-    seven = NAMES.get(plain)
+    seven = LABEL_SYNONYMS.get(plain)
     if seven is None:
         return None
-    like = [label for label in labels if seven in (NAMES.get(label.lower()), label)]
+    like = [label for label in labels if seven in (LABEL_SYNONYMS.get(label.lower()), label)]
     if like:
         return like[0]
     return SEVEN_TO_FIVE[seven] if SEVEN_TO_FIVE[seven] in labels else None

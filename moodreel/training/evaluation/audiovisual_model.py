@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from moodreel.errors import NoFace, NoFaceNoSound
+from moodreel.errors import NoFace, NoFaceNoAudio
 from moodreel.faces.landmarker import FaceLandmarker
 from moodreel.media import audio
 from moodreel.media.mel_spectrogram import HOP_LENGTH, MEL_BANDS
@@ -50,7 +50,7 @@ class EvaluatedAudioVisualModel(EvaluatedModel):
             return self.predictor.judge(reader.load(data, modalities=self.predictor.modalities).batch)
 
         try:
-            nobody = (NoFace, NoFaceNoSound)
+            nobody = (NoFace, NoFaceNoAudio)
             return read_files(examples, read, classes=len(self.info.labels), nobody=nobody, what=self.name)
         finally:
             finder.close()

@@ -11,7 +11,7 @@ import torch
 from moodreel.emotions import FIVE, SEVEN
 from moodreel.errors import DataInvalid, MoodreelError
 from moodreel.faces.features import CROP_SIDE, FaceFeatures
-from moodreel.faces.landmarker import BLENDSHAPES, LANDMARKS
+from moodreel.faces.landmarker import BLENDSHAPES, NUM_LANDMARKS
 from moodreel.models.model_card import ORIGINAL
 from moodreel.models.networks.two_stream import TwoStreamNet
 from moodreel.models.predictor import Predictor
@@ -258,7 +258,7 @@ def predict_rows(
 def single_frame(faces: Found, row: int | np.integer) -> FaceFeatures:
     """One picture's face as the predictor takes it, but without the raw landmarks."""
     return FaceFeatures(
-        landmarks=np.full((LANDMARKS, 3), np.nan, np.float32),
+        landmarks=np.full((NUM_LANDMARKS, 3), np.nan, np.float32),
         normalized_landmarks=faces.shape[row],
         blendshapes=faces.blendshapes[row],
         pose=faces.pose[row],
@@ -268,12 +268,12 @@ def single_frame(faces: Found, row: int | np.integer) -> FaceFeatures:
 
 def to_tracks(sequences: Sequences) -> list[list[FaceFeatures | None]]:
     """Pseudo-sequences as the predictor takes them."""
-    unknown = np.full((LANDMARKS, 3), np.nan, np.float32)
+    unknown = np.full((NUM_LANDMARKS, 3), np.nan, np.float32)
     return [
         [
             FaceFeatures(
                 landmarks=unknown,
-                normalized_landmarks=face[: -len(BLENDSHAPES)].reshape(LANDMARKS, 3),
+                normalized_landmarks=face[: -len(BLENDSHAPES)].reshape(NUM_LANDMARKS, 3),
                 blendshapes=face[-len(BLENDSHAPES) :],
                 pose=np.zeros(3, np.float32),
                 crop=np.zeros((CROP_SIDE, CROP_SIDE), np.uint8),

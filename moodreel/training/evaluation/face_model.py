@@ -11,7 +11,7 @@ from torch import nn
 from moodreel.errors import MoodreelError, NoFace
 from moodreel.faces.facial_actions import FacialActionExplainer
 from moodreel.faces.features import CROP_SIDE, RGB_CROP_SIDE, FaceFeatures
-from moodreel.faces.landmarker import BLENDSHAPES, LANDMARKS, FaceLandmarker
+from moodreel.faces.landmarker import BLENDSHAPES, NUM_LANDMARKS, FaceLandmarker
 from moodreel.models.face_registry import FaceModelRegistry
 from moodreel.models.predictor import ModelInfo, Predictor
 from moodreel.models.registry import weights_in
@@ -99,8 +99,8 @@ def check_media(models: Sequence[EvaluatedModel], media: str) -> None:
 def _made_up(*, portrait: bool) -> FaceFeatures:
     draw = np.random.default_rng(0)
     return FaceFeatures(
-        landmarks=draw.random((LANDMARKS, 3), np.float32),
-        normalized_landmarks=draw.standard_normal((LANDMARKS, 3), np.float32),
+        landmarks=draw.random((NUM_LANDMARKS, 3), np.float32),
+        normalized_landmarks=draw.standard_normal((NUM_LANDMARKS, 3), np.float32),
         blendshapes=draw.random(len(BLENDSHAPES), np.float32),
         pose=np.zeros(3, np.float32),
         crop=draw.integers(0, 256, (CROP_SIDE, CROP_SIDE), np.uint8),

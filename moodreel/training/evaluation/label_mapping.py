@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from moodreel.emotions import FIVE, NAMES, SEVEN, to_five
+from moodreel.emotions import FIVE, LABEL_SYNONYMS, SEVEN, to_five
 from moodreel.errors import DataInvalid, MoodreelError
 
 
@@ -48,4 +48,4 @@ def describe_mapping(owner: str, labels: Sequence[str], target: Sequence[str]) -
 def _meant(label: str, into: Sequence[str]) -> str | None:
     if label in into:
         return label
-    return to_five(label) if set(into) == set(FIVE) else NAMES.get(label.strip().lower())
+    return to_five(label) if set(into) == set(FIVE) else LABEL_SYNONYMS.get(label.strip().lower())

@@ -179,7 +179,7 @@ def _pictures(data: DataSet, means: Means) -> tuple[Material, np.ndarray]:
 
 
 def _recordings(examples: Sequence[Example]) -> Sounds:
-    made = [(log_mel(sound.samples), sound.seconds) for sound in sounds_of(examples)]
+    made = [(log_mel(sound.samples), sound.duration) for sound in sounds_of(examples)]
     return Sounds([mel for mel, _ in made], [seconds for _, seconds in made], Disturbance())
 
 

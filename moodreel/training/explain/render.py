@@ -8,8 +8,8 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from moodreel.emotions import colour_of
-from moodreel.faces.annotate import DARK, legible_on
+from moodreel.emotions import color_of
+from moodreel.faces.annotate import DARK_TEXT, text_color_on
 
 SIDE = 240
 """Pixels a side of a face."""
@@ -93,11 +93,11 @@ def _font() -> ImageFont.FreeTypeFont:
 def _write(canvas: ImageDraw.ImageDraw, at: tuple[int, int], text: str, room: int) -> None:
     while text and _font().getlength(text) > room:
         text = text[:-2] + "…"
-    canvas.text(at, text, font=_font(), fill=DARK)
+    canvas.text(at, text, font=_font(), fill=DARK_TEXT)
 
 
 def _answer(canvas: ImageDraw.ImageDraw, at: tuple[int, int], look: AttributionMap, room: int) -> None:
-    colour = colour_of(look.label)
+    colour = color_of(look.label)
     text = f"{look.label} {look.probability:.0%}"
     if look.truth and look.truth.lower() != look.label.lower():
         text += f", not {look.truth}"
@@ -106,7 +106,7 @@ def _answer(canvas: ImageDraw.ImageDraw, at: tuple[int, int], look: AttributionM
     x, y = at
     box = x, y, x + _font().getlength(text) + 2 * _GAP, y + _LINE - 4
     canvas.rounded_rectangle(box, radius=5, fill=colour)
-    canvas.text((x + _GAP, y + (_LINE - 4) / 2), text, font=_font(), fill=legible_on(colour), anchor="lm")
+    canvas.text((x + _GAP, y + (_LINE - 4) / 2), text, font=_font(), fill=text_color_on(colour), anchor="lm")
 
 
 def _legend(image: Image.Image, canvas: ImageDraw.ImageDraw, top: int) -> None:
@@ -120,6 +120,6 @@ def _legend(image: Image.Image, canvas: ImageDraw.ImageDraw, top: int) -> None:
     heat = np.linspace(0, 1, wide, dtype=np.float32)[None].repeat(high, axis=0)
     bar = _coloured(np.full((high, wide, 3), 128, np.float32), heat)
     middle = top + _LINE / 2 - 4
-    canvas.text((_GAP, middle), words[0], font=_font(), fill=DARK, anchor="lm")
+    canvas.text((_GAP, middle), words[0], font=_font(), fill=DARK_TEXT, anchor="lm")
     image.paste(Image.fromarray(bar), (2 * _GAP + first, top))
-    canvas.text((image.width - _GAP, middle), words[1], font=_font(), fill=DARK, anchor="rm")
+    canvas.text((image.width - _GAP, middle), words[1], font=_font(), fill=DARK_TEXT, anchor="rm")

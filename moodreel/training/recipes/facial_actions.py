@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from moodreel.emotions import SEVEN
-from moodreel.faces.facial_actions import ACTIONS, FacialActionExplainer, mean
+from moodreel.faces.facial_actions import ACTIONS, FacialActionExplainer, mean_blendshapes
 from moodreel.models.face_registry import CARD
 from moodreel.models.predictor import Predictor
 from moodreel.training.data.face_cache import Found, find_all
@@ -56,7 +56,7 @@ class Surrogate:
 def fit_movements(data: Path, landmarker: Path, cache: Path, predictor: Predictor, *, workers: int = 1) -> Surrogate:
     """Fit to what `predictor`, of the labels `SEVEN`, says of FER+'s train split, and measure on its valid split."""
     split, faces, said = _ask(data, "train", landmarker, cache, predictor, workers)
-    moved = mean(faces.blendshapes[faces.found])
+    moved = mean_blendshapes(faces.blendshapes[faces.found])
     calm = np.median(moved[split.truth[faces.found] == SEVEN.index("neutral")], axis=0)
     full = np.maximum(np.percentile(moved, FULL, axis=0), calm + 1e-3)
     fresh = FacialActionExplainer(calm, full, np.zeros((len(ACTIONS), len(SEVEN))), np.zeros(len(SEVEN)))
@@ -150,7 +150,7 @@ def _named(fitted: FacialActionExplainer, shown: np.ndarray, said: np.ndarray, l
     counts = Counter(
         movement.name
         for blendshapes, probabilities in zip(shown, said, strict=True)
-        for movement in fitted.explain(blendshapes, dict(zip(SEVEN, probabilities, strict=True)), label).movements
+        for movement in fitted.explain(blendshapes, dict(zip(SEVEN, probabilities, strict=True)), label).actions
     )
     return [(name, count / len(shown)) for name, count in counts.most_common(4)]
 
