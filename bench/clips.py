@@ -9,12 +9,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from tests.support import media
+from tests.support import synthetic_frames, synthetic_video
 
 
 def phone_clip(width: int = 1280, height: int = 720, seconds: float = 6.0, fps: int = 30, crf: int = 23) -> bytes:
     """Encode somebody holding a phone: the face comes nearer, the hand sways, the sensor is a little noisy."""
-    return media.encode(
+    return synthetic_video.encode_video(
         [_held_by_hand(index / fps, seconds, width, height) for index in range(round(seconds * fps))],
         fps=fps,
         options={"crf": str(crf), "preset": "medium"},
@@ -22,7 +22,7 @@ def phone_clip(width: int = 1280, height: int = 720, seconds: float = 6.0, fps: 
 
 
 def _held_by_hand(time: float, seconds: float, width: int, height: int) -> np.ndarray:
-    face = media.portrait()
+    face = synthetic_frames.portrait()
     scale = height / 400 * (1.0 + 0.3 * time / seconds)
     tilt = 4 * np.sin(2 * np.pi * time / 3.1)
     sway = 0.01 * width * np.array([np.sin(2 * np.pi * time / 1.7), np.cos(2 * np.pi * time / 2.3)])

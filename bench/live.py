@@ -24,7 +24,7 @@ import torch
 from bench.clips import phone_clip
 from moodreel.media import image
 from moodreel.pipelines.video import VideoPipeline
-from tests.support import media
+from tests.support import synthetic_frames, synthetic_image
 from tests.support.server import KEY, REAL, STORE, Server
 
 TARGET_P95 = 120.0
@@ -141,7 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--beside-predict", action="store_true", help="post clips of 6 s meanwhile")
     options = parser.parse_args(arguments)
     width, height = map(int, re.fullmatch(r"(\d+)x(\d+)", options.size).groups())
-    frames = [media.photo(rgb, quality=80) for rgb in media.face_frames(30, width, height)]
+    frames = [synthetic_image.encode_image(rgb, quality=80) for rgb in synthetic_frames.face_frames(30, width, height)]
     waited, cpu = floor(frames)
     print(
         f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; frames of {options.size}, {len(frames[0]) // 1024} kB"

@@ -22,7 +22,7 @@ from bench.serve import milliseconds, peak_megabytes, running
 from moodreel.faces.landmarker import FaceLandmarker
 from moodreel.faces.tiled_detection import detect_tiled
 from moodreel.media.image import MAX_SIDE
-from tests.support import media
+from tests.support import synthetic_frames, synthetic_image
 from tests.support.server import STORE, Server
 
 BATCH = 32
@@ -33,17 +33,19 @@ SIZES = (400, 250, 192, 134, 96, 67, 48, 35)
 def phone_photo(width: int, height: int) -> bytes:
     """Make somebody's portrait as a phone takes it."""
     top, side = 20, 480 * width // max(width, height)
-    part = media.portrait()[top : top + 480 * height // max(width, height), 224 - side // 2 : 224 + side // 2]
-    return media.photo(cv2.resize(part, (width, height), interpolation=cv2.INTER_CUBIC), quality=85)
+    part = synthetic_frames.portrait()[
+        top : top + 480 * height // max(width, height), 224 - side // 2 : 224 + side // 2
+    ]
+    return synthetic_image.encode_image(cv2.resize(part, (width, height), interpolation=cv2.INTER_CUBIC), quality=85)
 
 
 def made() -> dict[str, bytes]:
     """Make the pictures that are posted unless others are named."""
-    group, _ = media.group(1920, 1440, 4, 240)
+    group, _ = synthetic_frames.group_photo(1920, 1440, 4, 240)
     return {
         "made: 1 face, 12 megapixels": phone_photo(3024, 4032),
         "made: 1 face, 1 megapixel": phone_photo(864, 1152),
-        "made: 4 faces, 3 megapixels": media.photo(group, quality=85),
+        "made: 4 faces, 3 megapixels": synthetic_image.encode_image(group, quality=85),
     }
 
 
@@ -91,7 +93,7 @@ def found(finder: FaceLandmarker) -> None:
     print("| face's width, of 1920 x 1440 | one look | search | CPU ms of the search |\n| --- | --- | --- | --- |")
     for size in SIZES:
         count = min(20, int(1920 // (2.4 * size + 4)) * int(1440 // (2.4 * size + 4)))
-        rgb, centres = media.group(1920, 1440, count, size)
+        rgb, centres = synthetic_frames.group_photo(1920, 1440, count, size)
         begun = time.process_time()
         faces = detect_tiled(finder, rgb)
         spent = (time.process_time() - begun) * 1000

@@ -16,7 +16,7 @@ from mediapipe.tasks.python.vision.face_landmarker import FaceLandmarksConnectio
 from moodreel.faces.features import normalize_landmarks
 from moodreel.faces.landmarker import FaceLandmarker
 from moodreel.pipelines.video import ANALYSIS_SIDE
-from tests.support import media
+from tests.support import synthetic_video
 
 WIDTH, HEIGHT = ANALYSIS_SIDE * 3 // 4, ANALYSIS_SIDE
 """Pixels of a frame: a phone held upright, as large as the service looks for faces in."""
@@ -150,7 +150,7 @@ def as_h264(scene: Scene, crf: float, rng: np.random.Generator) -> np.ndarray:
     ]
     # x264's assembly, unlike its C, does not write the same twice in one process.
     options = {"crf": f"{crf:g}", "preset": "veryfast", "threads": "1", "x264-params": "asm=0"}
-    return media.decode(media.encode(frames, options=options))[-1]
+    return synthetic_video.decode_frames(synthetic_video.encode_video(frames, options=options))[-1]
 
 
 def rolled(scene: Scene, degrees: float, rng: np.random.Generator) -> np.ndarray:

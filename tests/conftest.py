@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from tests.support import media
+from tests.support import synthetic_frames
 
 
 @pytest.fixture(scope="session")
 def portrait() -> np.ndarray:
     """NASA's public-domain portrait of a smiling woman: (512, 512, 3) uint8 RGB."""
-    return media.portrait()
+    return synthetic_frames.portrait()
 
 
 @pytest.fixture(autouse=True, scope="session")

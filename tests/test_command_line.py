@@ -7,13 +7,13 @@ import pytest
 from PIL import Image
 
 from moodreel.__main__ import main
-from tests.support import media
+from tests.support import synthetic_frames, synthetic_image, synthetic_video
 
 
 @pytest.fixture
 def smile(tmp_path):
     path = tmp_path / "smile.mp4"
-    path.write_bytes(media.encode(media.face_frames(50)))
+    path.write_bytes(synthetic_video.encode_video(synthetic_frames.face_frames(50)))
     return path
 
 
@@ -26,7 +26,7 @@ def test_a_clip_is_answered_in_words(smile, capsys):
 
 def test_an_answer_not_to_rely_on_says_so_and_what_to_do(tmp_path, capsys):
     path = tmp_path / "dim.mp4"
-    path.write_bytes(media.encode([frame // 12 for frame in media.face_frames(10)]))
+    path.write_bytes(synthetic_video.encode_video([frame // 12 for frame in synthetic_frames.face_frames(10)]))
     assert main([str(path)]) == 0
     assert capsys.readouterr().out.endswith("; not certain (dark): Turn towards the light.\n")
     assert main(["--json", str(path)]) == 0
@@ -56,9 +56,9 @@ def test_json_has_a_line_a_clip_and_says_what_was_refused(smile, tmp_path, capsy
 
 def test_a_picture_is_answered_for_its_largest_face(tmp_path, capsys):
     one, several, none = tmp_path / "one.jpg", tmp_path / "several.png", tmp_path / "none.webp"
-    one.write_bytes(media.photo(media.portrait()))
-    several.write_bytes(media.photo(media.group(960, 720, 4, 90)[0], "PNG"))
-    none.write_bytes(media.photo(media.noise_frames(1)[0], "WEBP"))
+    one.write_bytes(synthetic_image.encode_image(synthetic_frames.portrait()))
+    several.write_bytes(synthetic_image.encode_image(synthetic_frames.group_photo(960, 720, 4, 90)[0], "PNG"))
+    none.write_bytes(synthetic_image.encode_image(synthetic_frames.noise_frames(1)[0], "WEBP"))
     assert main([str(one), str(several), str(none)]) == 0
     first, second, third = capsys.readouterr().out.splitlines()
     assert first.startswith(f"{one}: happy (") and first.endswith("; 1 face")
@@ -77,7 +77,7 @@ def test_the_thumbnail_is_what_its_ending_says(smile, tmp_path, kind):
     path = tmp_path / f"loop.{kind}"
     assert main([str(smile), "--thumbnail", str(path), "--duration", "1", "--size", "160"]) == 0
     if kind == "mp4":
-        assert media.decode(path.read_bytes())[0].shape == (120, 160, 3)
+        assert synthetic_video.decode_frames(path.read_bytes())[0].shape == (120, 160, 3)
     else:
         assert Image.open(path).size == (160, 120)
 

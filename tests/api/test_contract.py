@@ -26,7 +26,7 @@ from api.schemas import clips
 from moodreel.emotions import FIVE
 from moodreel.faces import quality
 from moodreel.pipelines import boomerang
-from tests.support import media
+from tests.support import synthetic_frames, synthetic_video
 from tests.support.server import HEADERS, KEY, REAL, ROOT, Server, video_body
 
 pytestmark = pytest.mark.server
@@ -538,7 +538,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def face() -> bytes:
-    return media.encode(media.face_frames(50))
+    return synthetic_video.encode_video(synthetic_frames.face_frames(50))
 
 
 def test_a_real_clip_is_predicted_and_logged(real: Server, face: bytes) -> None:
@@ -567,7 +567,7 @@ def test_a_real_form_answers_the_same(real: Server, face: bytes) -> None:
 def test_a_real_thumbnail_plays(real: Server, face: bytes) -> None:
     response = real.post("/thumbnail", face, duration=1, size=160)
     answer = response.json()
-    frames = media.decode(base64.b64decode(answer["thumbnail"]))
+    frames = synthetic_video.decode_frames(base64.b64decode(answer["thumbnail"]))
     assert {frame.shape for frame in frames} == {(120, 160, 3)} == {(answer["height"], answer["width"], 3)}
     assert base64.b64decode(answer["poster"]).startswith(b"\xff\xd8\xff")
     assert answer["emotion"] in FIVE
@@ -582,7 +582,7 @@ def test_a_real_thumbnail_comes_in_other_formats(real: Server, face: bytes, outp
 
 
 def test_a_clip_without_a_face_is_refused_and_has_a_thumbnail(real: Server) -> None:
-    clip = media.encode(media.noise_frames(20))
+    clip = synthetic_video.encode_video(synthetic_frames.noise_frames(20))
     assert_problem(real.post("/predict", clip), 422, "no_face")
     assert real.post("/thumbnail", clip, duration=1).json()["emotion"] is None
 
@@ -601,9 +601,9 @@ def test_a_clip_without_a_face_is_refused_and_has_a_thumbnail(real: Server) -> N
 )
 def test_a_real_clip_that_is_none_is_refused(real: Server, clip: Any, status: int, code: str) -> None:
     made = {
-        "sound": media.sound_only,
-        "half": lambda: media.encode(media.counter_frames(25))[:200],
-        "six seconds": lambda: media.encode(media.counter_frames(60), fps=10),
+        "sound": synthetic_video.encode_audio_only,
+        "half": lambda: synthetic_video.encode_video(synthetic_frames.counter_frames(25))[:200],
+        "six seconds": lambda: synthetic_video.encode_video(synthetic_frames.counter_frames(60), fps=10),
     }
     assert_problem(real.post("/predict", made[clip]() if isinstance(clip, str) else clip), status, code)
 

@@ -16,7 +16,7 @@ from PIL import Image
 from api.schemas.pictures import MAX_PICTURES
 from moodreel.emotions import SEVEN
 from tests.api.test_contract import PROBLEM, assert_problem
-from tests.support import media
+from tests.support import synthetic_frames, synthetic_image, synthetic_video
 from tests.support.server import DATE, KEY, REAL, Server, video_body
 
 pytestmark = pytest.mark.server
@@ -307,7 +307,10 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def test_real_pictures_and_clips_are_answered(real: Server) -> None:
-    smile, clip = media.photo(media.portrait()), media.encode(media.face_frames(10))
+    smile, clip = (
+        synthetic_image.encode_image(synthetic_frames.portrait()),
+        synthetic_video.encode_video(synthetic_frames.face_frames(10)),
+    )
     response = call(real, "/api/detect?draw=true", files={"file": smile})
     answer = response.json()
     assert (answer["emotion"], len(answer["faces"])) == ("happy", 1)
@@ -318,7 +321,7 @@ def test_real_pictures_and_clips_are_answered(real: Server) -> None:
     assert (row["prediction"], row["model"]) == ("happy", "face-expression")
     for data in (smile, clip):
         assert call(real, "/api/predict/", files={"file": data}).json()["emotion"] == "happy"
-    large = media.photo(np.zeros((1001, 1000, 3), np.uint8))
+    large = synthetic_image.encode_image(np.zeros((1001, 1000, 3), np.uint8))
     several = batch(smile, b"<svg/>", large, smile[:3000], smile)
     results = call(real, "/api/detect/batch", json=several).json()["results"]
     assert [result.get("code", result.get("emotion")) for result in results] == [

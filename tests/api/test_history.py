@@ -18,7 +18,7 @@ import requests
 from PIL import Image
 
 from moodreel.storage.history import History, HistoryEntry
-from tests.support import accounts, media
+from tests.support import accounts, synthetic_frames, synthetic_video
 from tests.support.server import DATE, HEADERS, REAL, Server, video_body
 
 pytestmark = pytest.mark.server
@@ -601,7 +601,7 @@ def test_two_workers_share_one_history(server: Server, user: str) -> None:
 
 
 def test_a_real_clips_cover_is_kept_and_plays_until_it_is_deleted(tmp_path: Path) -> None:
-    clip = media.encode(media.face_frames(50))
+    clip = synthetic_video.encode_video(synthetic_frames.face_frames(50))
     with Server(tmp_path, REAL, **ON, MEDIA_STORAGE=f"file://{tmp_path}/media", WEB_CONCURRENCY=1) as server:
         predicted = post(server, "ann", "/predict", clip)
         cover = post(server, "ann", "/thumbnail", clip, duration=1, size=160)
@@ -613,16 +613,18 @@ def test_a_real_clips_cover_is_kept_and_plays_until_it_is_deleted(tmp_path: Path
         assert entry["facts"] == {"duration": pytest.approx(2, abs=0.05), "faces": 1, "certain": True}
         loop = call(server, "ann", "GET", f"/api/history/{id_}/media/thumbnail.mp4").content
         assert base64.b64encode(loop).decode() == cover.json()["thumbnail"]
-        assert {frame.shape for frame in media.decode(loop)} == {(120, 160, 3)}
+        assert {frame.shape for frame in synthetic_video.decode_frames(loop)} == {(120, 160, 3)}
         assert get(server, "ann", "/summary")["emotions"][entry["mood"]] == 1
-        assert post(server, "ann", "/thumbnail", media.encode(media.noise_frames(20)), duration=1).ok
+        assert post(
+            server, "ann", "/thumbnail", synthetic_video.encode_video(synthetic_frames.noise_frames(20)), duration=1
+        ).ok
         assert [each["mood"] for each in get(server, "ann")["entries"]] == [None, entry["mood"]]
-        picture = post(server, "ann", "/api/detect", _sideways(media.portrait()))
+        picture = post(server, "ann", "/api/detect", _sideways(synthetic_frames.portrait()))
         assert picture.json()["emotion"] == "happy"
         copy = call(server, "ann", "GET", f"/api/history/{picture.headers['x-history-id']}/media/picture.jpg").content
         with Image.open(io.BytesIO(copy)) as opened:
             assert (opened.format, opened.size, dict(opened.getexif())) == ("JPEG", (1280, 1280), {})
-            assert np.abs(np.asarray(opened.resize((512, 512)), float) - media.portrait()).mean() < 5
+            assert np.abs(np.asarray(opened.resize((512, 512)), float) - synthetic_frames.portrait()).mean() < 5
         assert call(server, "ann", "DELETE", "/api/history").json() == {"deleted": 3}
         assert list((tmp_path / "media").iterdir()) == []
 

@@ -28,7 +28,7 @@ from moodreel.models.networks.audiovisual import MODALITIES
 from moodreel.pipelines import clip_loader
 from moodreel.pipelines.video import VideoPipeline
 from tests.api.test_contract import assert_problem
-from tests.support import accounts, media, synthetic_audio
+from tests.support import accounts, synthetic_audio, synthetic_frames, synthetic_video
 from tests.support.audiovisual_models import write_model
 from tests.support.server import KEY, REAL, STORE, Server, video_body
 
@@ -71,7 +71,7 @@ def make(folder: Path, analyser: Any, **settings: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def clip() -> bytes:
-    return synthetic_audio.recording(media.face_frames(40, 160, 120), 4, rate=44_100, layout="stereo")
+    return synthetic_audio.encode_sine_clip(synthetic_frames.face_frames(40, 160, 120), 4, rate=44_100, layout="stereo")
 
 
 def post(client: FlaskClient, data: bytes, query: str = "", **fields: Any) -> Any:
@@ -133,19 +133,19 @@ def test_a_form_is_answered_like_json(client: FlaskClient, clip: bytes) -> None:
 
 RECORDINGS = {
     "AAC, stereo, in MP4": (
-        synthetic_audio.recording(media.face_frames(10, 160, 120), 1, rate=44_100, layout="stereo"),
+        synthetic_audio.encode_sine_clip(synthetic_frames.face_frames(10, 160, 120), 1, rate=44_100, layout="stereo"),
         2,
     ),
     "Opus in WebM": (
-        synthetic_audio.recording(
-            media.face_frames(10, 160, 120), 1, container="webm", video="libvpx", codec="libopus"
+        synthetic_audio.encode_sine_clip(
+            synthetic_frames.face_frames(10, 160, 120), 1, container="webm", video="libvpx", codec="libopus"
         ),
         2,
     ),
-    "MP3 alone": (synthetic_audio.encode(synthetic_audio.sine(300, 1), container="mp3", codec="libmp3lame"), 1),
-    "WAV of 8 kHz": (synthetic_audio.encode(synthetic_audio.sine(300, 1, rate=8_000), rate=8_000), 1),
-    "black, with sound": (synthetic_audio.recording(BLACK, 1), 1),
-    "a face, without sound": (media.encode(media.face_frames(10, 160, 120), fps=10), 1),
+    "MP3 alone": (synthetic_audio.encode_audio(synthetic_audio.sine(300, 1), container="mp3", codec="libmp3lame"), 1),
+    "WAV of 8 kHz": (synthetic_audio.encode_audio(synthetic_audio.sine(300, 1, rate=8_000), rate=8_000), 1),
+    "black, with sound": (synthetic_audio.encode_sine_clip(BLACK, 1), 1),
+    "a face, without sound": (synthetic_video.encode_video(synthetic_frames.face_frames(10, 160, 120), fps=10), 1),
 }
 
 
@@ -163,7 +163,7 @@ def test_the_default_goes_by_faces_and_says_that_it_does_not_read_sound(client: 
 
 
 def test_calls_at_once_have_each_their_own_answer(app: Any, clip: bytes) -> None:
-    other = media.encode(media.face_frames(10, 160, 120)[::-1], fps=10)
+    other = synthetic_video.encode_video(synthetic_frames.face_frames(10, 160, 120)[::-1], fps=10)
     expected = [post(app.test_client(), data).json for data in (clip, other)]
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda data: post(app.test_client(), data).json, [clip, other] * 4))
@@ -176,19 +176,19 @@ def test_calls_at_once_have_each_their_own_answer(app: Any, clip: bytes) -> None
 @pytest.mark.parametrize(
     ("data", "query", "status", "code", "says"),
     [
-        (media.encode(BLACK), "?model=both", 422, "no_face_no_sound", "microphone"),
-        (media.encode(BLACK), "", 422, "no_face", "arm's length"),
+        (synthetic_video.encode_video(BLACK), "?model=both", 422, "no_face_no_sound", "microphone"),
+        (synthetic_video.encode_video(BLACK), "", 422, "no_face", "arm's length"),
         (
-            synthetic_audio.encode(synthetic_audio.sine(300, 1)),
+            synthetic_audio.encode_audio(synthetic_audio.sine(300, 1)),
             "",
             415,
             "unsupported_media",
             "Send a clip with pictures",
         ),
-        (media.encode(BLACK)[:300], "", 422, "video_corrupt", "Send it again"),
+        (synthetic_video.encode_video(BLACK)[:300], "", 422, "video_corrupt", "Send it again"),
         (b"fLaC" + bytes(4000), "?model=both", 422, "audio_corrupt", "Send it again"),
         (
-            synthetic_audio.encode(synthetic_audio.sine(300, 61, rate=4000), rate=4000),
+            synthetic_audio.encode_audio(synthetic_audio.sine(300, 61, rate=4000), rate=4000),
             "?model=both",
             413,
             "audio_too_long",
@@ -259,7 +259,9 @@ def test_an_answer_is_kept_for_who_signed_in_but_not_what_is_made_up(
     assert (entry["kind"], entry["emotion"]) == ("video", response.json["top1"]["label"])
     assert entry["facts"]["modalities"] == ["video", "audio"]
     heard = real.post(
-        f"{PATH}?model=both", json=video_body(synthetic_audio.encode(synthetic_audio.sine(300, 1))), headers=headers
+        f"{PATH}?model=both",
+        json=video_body(synthetic_audio.encode_audio(synthetic_audio.sine(300, 1))),
+        headers=headers,
     )
     assert heard.status_code == 200
     assert [found["kind"] for found in real.get("/api/history?kind=audio", headers=headers).json["entries"]] == [
@@ -267,7 +269,9 @@ def test_an_answer_is_kept_for_who_signed_in_but_not_what_is_made_up(
     ]
     mock = make(tmp_path, analyser, **kept, emo_mock=True).test_client()
     response = mock.post(
-        PATH, json=video_body(synthetic_audio.recording(media.face_frames(10, 160, 120), 1)), headers=headers
+        PATH,
+        json=video_body(synthetic_audio.encode_sine_clip(synthetic_frames.face_frames(10, 160, 120), 1)),
+        headers=headers,
     )
     assert response.json["mock"] is True
     assert "x-history-id" not in response.headers
@@ -284,7 +288,7 @@ def test_made_up_answers_are_the_same_again_and_marked_everywhere(
     assert "EMO_MOCK=1" in caplog.text
     counted = _counted()
     first, again = post(client, clip), post(client, clip)
-    other = post(client, media.encode(media.face_frames(10, 160, 120), fps=10))
+    other = post(client, synthetic_video.encode_video(synthetic_frames.face_frames(10, 160, 120), fps=10))
     for response in (first, again, other):
         assert response.json["mock"] is True
         assert response.headers["X-Mock"] == "1"
@@ -297,7 +301,7 @@ def test_made_up_answers_are_the_same_again_and_marked_everywhere(
     assert _counted() == counted, "nothing that is made up is counted as an emotion"
     assert client.get("/health").json == {"status": "ok", "mock": True}
     assert client.get("/ready").json == {"status": "ready", "mock": True}
-    broken = post(client, media.encode(BLACK)[:300])
+    broken = post(client, synthetic_video.encode_video(BLACK)[:300])
     assert (broken.status_code, broken.json["code"]) == (422, "video_corrupt")
 
 

@@ -12,13 +12,13 @@ import requests
 import socketio
 import websocket
 
-from tests.support import accounts, media
+from tests.support import accounts, synthetic_frames, synthetic_image
 from tests.support.server import HEADERS, KEY, REAL, Server
 
 pytestmark = pytest.mark.server
 
 NAMESPACE = "/emotion-detection"
-FRAME = media.photo(media.face_frames(1, 640, 360)[0], quality=80)
+FRAME = synthetic_image.encode_image(synthetic_frames.face_frames(1, 640, 360)[0], quality=80)
 EVENTS = ("status", "detection_result", "performance_suggestion", "error_message")
 
 
@@ -197,7 +197,7 @@ def test_what_makes_no_sense_is_said_and_the_session_goes_on(server, event, data
 
 
 NO_FRAMES = {
-    "a PNG": (media.photo(media.face_frames(1)[0], "PNG"), "unsupported_media"),
+    "a PNG": (synthetic_image.encode_image(synthetic_frames.face_frames(1)[0], "PNG"), "unsupported_media"),
     "too many bytes": (FRAME + bytes(80_000), "picture_too_big"),
     "half a JPEG": (FRAME[:9000], "picture_corrupt"),
 }

@@ -8,7 +8,7 @@ from PIL import Image, ImageColor
 
 from moodreel.emotions import COLORS
 from moodreel.faces.annotate import Annotation, annotate
-from tests.support import media
+from tests.support import synthetic_frames
 
 MARK = Annotation((181, 72, 89, 106), "happy", 0.931, True)
 
@@ -49,19 +49,19 @@ def test_letters_can_be_read_on_every_colour(emotion):
 
 
 def test_a_small_picture_is_enlarged_and_a_large_one_is_not():
-    assert drawn(media.portrait()[::4, ::4], MARK).shape == (640, 640, 3)
+    assert drawn(synthetic_frames.portrait()[::4, ::4], MARK).shape == (640, 640, 3)
     assert drawn(np.zeros((900, 1200, 3), np.uint8)).shape == (900, 1200, 3)
     assert drawn(np.zeros((1, 1, 3), np.uint8), Annotation((0, 0, 1, 1), "fear", 1.0, False)).shape == (640, 640, 3)
 
 
 def test_one_that_is_not_certain_is_drawn_otherwise():
-    portrait = media.portrait()
+    portrait = synthetic_frames.portrait()
     sure, unsure = (drawn(portrait, Annotation(MARK.box, "happy", 0.931, certain)) for certain in (True, False))
     assert (sure != unsure).any()
 
 
 def test_without_a_face_the_picture_stays_as_it_is_and_so_does_what_was_given():
-    large = np.repeat(np.repeat(media.portrait(), 2, 0), 2, 1)
+    large = np.repeat(np.repeat(synthetic_frames.portrait(), 2, 0), 2, 1)
     before = large.copy()
     assert np.abs(drawn(large).astype(int) - large).mean() < 3
     annotate(large, [MARK])
@@ -70,6 +70,6 @@ def test_without_a_face_the_picture_stays_as_it_is_and_so_does_what_was_given():
 
 def test_a_colour_profile_goes_along():
     assert (
-        Image.open(io.BytesIO(annotate(media.portrait(), [], icc_profile=b"a profile"))).info["icc_profile"]
+        Image.open(io.BytesIO(annotate(synthetic_frames.portrait(), [], icc_profile=b"a profile"))).info["icc_profile"]
         == b"a profile"
     )

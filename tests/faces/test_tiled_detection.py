@@ -10,7 +10,7 @@ import skimage.data
 
 from moodreel.faces.landmarker import Face, FaceLandmarker
 from moodreel.faces.tiled_detection import MAX_FACES, detect_tiled
-from tests.support import media
+from tests.support import synthetic_frames
 
 MODEL = Path(__file__).parents[2] / "model_store" / "face_landmarker" / "face_landmarker.task"
 
@@ -34,7 +34,7 @@ def shown(faces: tuple[Face, ...], rgb: np.ndarray, centres: list[tuple[int, int
     [(1920, 1440, 12, 110), (1440, 1920, 20, 80), (640, 480, 6, 60), (1920, 600, 7, 75), (300, 300, 1, 40)],
 )
 def test_every_face_of_a_group_is_found_once(finder, width, height, faces, size):
-    rgb, centres = media.group(width, height, faces, size)
+    rgb, centres = synthetic_frames.group_photo(width, height, faces, size)
     found = detect_tiled(finder, rgb)
     assert shown(found, rgb, centres) == [1] * faces
     assert len(found) == faces
@@ -42,8 +42,8 @@ def test_every_face_of_a_group_is_found_once(finder, width, height, faces, size)
 
 
 def test_the_largest_face_comes_first(finder):
-    rgb, _ = media.group(1920, 1440, 3, 80)
-    near = cv2.resize(media.portrait()[20:240, 120:340], (700, 700))
+    rgb, _ = synthetic_frames.group_photo(1920, 1440, 3, 80)
+    near = cv2.resize(synthetic_frames.portrait()[20:240, 120:340], (700, 700))
     rgb[700:1400, 1000:1700] = near
     areas = [face.box[2] * face.box[3] for face in detect_tiled(finder, rgb)]
     assert len(areas) == 4
@@ -52,13 +52,13 @@ def test_the_largest_face_comes_first(finder):
 
 
 def test_no_more_than_so_many_faces_are_found(finder):
-    rgb, _ = media.group(1920, 1440, 40, 90)
+    rgb, _ = synthetic_frames.group_photo(1920, 1440, 40, 90)
     assert len(detect_tiled(finder, rgb)) == MAX_FACES == 32
     assert len(detect_tiled(finder, rgb, max_faces=5)) == 5
 
 
 def test_several_threads_find_the_same(finder):
-    rgb, _ = media.group(1280, 960, 8, 80)
+    rgb, _ = synthetic_frames.group_photo(1280, 960, 8, 80)
     with ThreadPoolExecutor(2) as pool:
         together = detect_tiled(finder, rgb, map_fn=pool.map)
     for alone, found in zip(detect_tiled(finder, rgb), together, strict=True):
@@ -66,7 +66,7 @@ def test_several_threads_find_the_same(finder):
 
 
 def test_the_picture_is_left_as_it_was(finder):
-    rgb, _ = media.group(640, 480, 4, 60)
+    rgb, _ = synthetic_frames.group_photo(640, 480, 4, 60)
     before = rgb.copy()
     detect_tiled(finder, rgb)
     np.testing.assert_array_equal(rgb, before)

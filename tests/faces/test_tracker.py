@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from moodreel.faces.landmarker import FaceLandmarker
 from moodreel.faces.tracker import Tracker, assign
 from moodreel.live.frame import colours
-from tests.support import media
+from tests.support import synthetic_frames
 from tests.support.server import STORE
 
 LEFT, RIGHT = (100, 100, 50, 60), (400, 100, 50, 60)
@@ -145,7 +145,7 @@ def find():
 
     @cache
     def found(fps, seconds, first_in_front, turn_back):
-        frames = media.passing(fps, seconds, first_in_front=first_in_front, turn_back=turn_back)
+        frames = synthetic_frames.crossing_frames(fps, seconds, first_in_front=first_in_front, turn_back=turn_back)
         return [
             (time, [(in_frame(face.box), colours(rgb, face.box)) for face in finder.detect_once(rgb)])
             for time, rgb in frames
@@ -166,7 +166,7 @@ def tracks_of(found, missed=frozenset()):
         faces = [] if index in missed else faces
         numbers = tracker.update(time, [box for box, _ in faces], [cue for _, cue in faces])
         for ((_, y, _, h), _), number in zip(faces, numbers, strict=True):
-            (first if y + h / 2 < media.FIRST_ABOVE else other).add(number)
+            (first if y + h / 2 < synthetic_frames.FIRST_PERSON_MAX_Y else other).add(number)
     return first, other
 
 

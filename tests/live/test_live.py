@@ -18,12 +18,12 @@ from moodreel.live.session import SlidingWindow
 from moodreel.live.smoothing import EmaSmoother
 from moodreel.media.image import ImageLimits
 from moodreel.pipelines.video import VideoPipeline
-from tests.support import media
+from tests.support import synthetic_frames, synthetic_image
 from tests.support.server import STORE
 
 LIMITS = ImageLimits(bytes=200_000, pixels=1_000_000)
-FRAME = media.photo(media.face_frames(1, 640, 360)[0], quality=80)
-EMPTY = media.photo(np.full((90, 160, 3), 120, np.uint8))
+FRAME = synthetic_image.encode_image(synthetic_frames.face_frames(1, 640, 360)[0], quality=80)
+EMPTY = synthetic_image.encode_image(np.full((90, 160, 3), 120, np.uint8))
 
 
 class SlowFinder:
@@ -144,14 +144,14 @@ def test_a_model_that_is_not_there_changes_nothing(open_desk, analyser):
 
 
 def test_the_largest_stays_the_largest_until_another_is_clearly_larger(open_desk, analyser):
-    first, _ = media.heads(270)
+    first, _ = synthetic_frames.two_heads(270)
     picture = np.full((360, 640, 3), 150, np.uint8)
     picture[30:300, 20:290] = first
     picture[30:300, 340:610] = first
     desk = open_desk(analyser)
     one, both = Guest(desk, faces="largest", frame_rate=30), Guest(desk, frame_rate=30)
     for step in range(4):
-        frame = media.photo(np.roll(picture, step % 2, axis=1), quality=90)
+        frame = synthetic_image.encode_image(np.roll(picture, step % 2, axis=1), quality=90)
         one.offer(frame)
         both.offer(frame)
         one.wait(step + 1)
@@ -212,7 +212,7 @@ def test_one_who_sends_everything_at_once_takes_nobody_elses_turn(open_desk):
 HOSTILE = {
     "nothing": b"",
     "no picture": b"hello",
-    "a PNG": media.photo(np.zeros((8, 8, 3), np.uint8), "PNG"),
+    "a PNG": synthetic_image.encode_image(np.zeros((8, 8, 3), np.uint8), "PNG"),
     "a GIF": b"GIF89a" + bytes(40),
     "more bytes than allowed": EMPTY + bytes(LIMITS.bytes),
 }
@@ -220,13 +220,13 @@ BROKEN = {
     "a JPEG's first bytes": b"\xff\xd8\xff",
     "half a JPEG": FRAME[: len(FRAME) // 2],
     "a JPEG without a picture": FRAME[: FRAME.index(b"\xff\xda")] + b"\xff\xd9",
-    "more pixels than allowed": media.photo(np.zeros((1200, 1200, 3), np.uint8)),
+    "more pixels than allowed": synthetic_image.encode_image(np.zeros((1200, 1200, 3), np.uint8)),
     "scan after scan": EMPTY[:-2] + EMPTY[EMPTY.index(b"\xff\xda") : -2] * 40 + b"\xff\xd9",
 }
 TINY = {
-    "one pixel": media.photo(np.zeros((1, 1, 3), np.uint8)),
-    "one line": media.photo(np.zeros((1, 3000, 3), np.uint8)),
-    "grey": media.photo(np.zeros((50, 50), np.uint8)),
+    "one pixel": synthetic_image.encode_image(np.zeros((1, 1, 3), np.uint8)),
+    "one line": synthetic_image.encode_image(np.zeros((1, 3000, 3), np.uint8)),
+    "grey": synthetic_image.encode_image(np.zeros((50, 50), np.uint8)),
 }
 
 
@@ -376,7 +376,7 @@ def test_a_window_has_gaps_where_the_face_was_not_seen():
 
 def test_reading_a_face_moment_by_moment_says_what_reading_the_clip_says(analyser):
     faces = []
-    for rgb in media.face_frames(20, 640, 360):
+    for rgb in synthetic_frames.face_frames(20, 640, 360):
         [face] = analyser.landmarker.detect_once(rgb)
         faces.append(observe_face(rgb, face).features)
     for name in ("moodreel-five", "face-expression", "compact-emotimesh"):
@@ -477,7 +477,7 @@ def test_who_sends_more_than_was_asked_for_is_told_so_and_the_frames_stay_as_lar
 def test_a_slow_desk_suggests_and_adapts_by_itself(open_desk):
     analyser = slow_analyser(0.4)
     guest = Guest(open_desk(analyser), frame_rate=15)
-    big = media.photo(np.full((480, 854, 3), 120, np.uint8))
+    big = synthetic_image.encode_image(np.full((480, 854, 3), 120, np.uint8))
 
     def send_until(enough):
         deadline = time.monotonic() + 60

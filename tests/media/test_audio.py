@@ -9,7 +9,7 @@ from moodreel.errors import AudioCorrupt, AudioTooLong, UnsupportedMedia
 from moodreel.media import audio
 from moodreel.media.audio import SAMPLE_RATE, AudioClip, AudioLimits
 from moodreel.pipelines import clip_sampler
-from tests.support import media, synthetic_audio
+from tests.support import synthetic_audio, synthetic_frames, synthetic_image, synthetic_video
 
 FORMATS = [
     ("wav", "pcm_s16le", 48_000, "stereo"),
@@ -40,7 +40,9 @@ def loudest(samples: np.ndarray) -> float:
 @pytest.mark.parametrize(("container", "codec", "rate", "layout"), FORMATS)
 def test_every_container_codec_rate_and_layout_gives_the_same_wave(container, codec, rate, layout):
     wave = synthetic_audio.sine(440, 2, rate=rate)
-    heard = audio.decode_audio(synthetic_audio.encode(wave, rate=rate, container=container, codec=codec, layout=layout))
+    heard = audio.decode_audio(
+        synthetic_audio.encode_audio(wave, rate=rate, container=container, codec=codec, layout=layout)
+    )
     assert heard.samples.dtype == np.float32
     assert heard.duration == pytest.approx(2, abs=0.08)
     assert loudest(heard.samples) == pytest.approx(440, abs=2)
@@ -51,27 +53,28 @@ def test_every_container_codec_rate_and_layout_gives_the_same_wave(container, co
 
 def test_plain_samples_come_out_as_they_went_in():
     wave = synthetic_audio.sine(1000, 1)
-    np.testing.assert_allclose(audio.decode_audio(synthetic_audio.encode(wave)).samples, wave, atol=1 / 2**14)
+    np.testing.assert_allclose(audio.decode_audio(synthetic_audio.encode_audio(wave)).samples, wave, atol=1 / 2**14)
 
 
 def test_a_sound_of_one_channel_of_two_is_heard_at_half_its_strength():
     wave = np.stack([synthetic_audio.sine(440, 1), np.zeros(SAMPLE_RATE, np.float32)])
-    assert np.abs(audio.decode_audio(synthetic_audio.encode(wave, layout="stereo")).samples).max() == pytest.approx(
-        0.2, abs=0.01
-    )
+    assert np.abs(
+        audio.decode_audio(synthetic_audio.encode_audio(wave, layout="stereo")).samples
+    ).max() == pytest.approx(0.2, abs=0.01)
 
 
 def test_what_16_khz_cannot_hold_is_left_out_and_not_folded_down():
     assert (
-        audio.decode_audio(synthetic_audio.encode(synthetic_audio.sine(440, 1, rate=48_000) * 0, rate=48_000)) is None
+        audio.decode_audio(synthetic_audio.encode_audio(synthetic_audio.sine(440, 1, rate=48_000) * 0, rate=48_000))
+        is None
     )
-    high = audio.decode_audio(synthetic_audio.encode(synthetic_audio.sine(12_000, 1, rate=48_000), rate=48_000))
+    high = audio.decode_audio(synthetic_audio.encode_audio(synthetic_audio.sine(12_000, 1, rate=48_000), rate=48_000))
     assert high is None or np.abs(high.samples[1000:-1000]).max() < 0.001
 
 
 def test_the_sound_of_a_clip_is_read_from_the_same_file_as_its_pictures():
     heard = audio.decode_audio(
-        synthetic_audio.clip(media.counter_frames(20), synthetic_audio.sine(500, 2, rate=48_000))
+        synthetic_audio.encode_clip(synthetic_frames.counter_frames(20), synthetic_audio.sine(500, 2, rate=48_000))
     )
     assert heard.duration == pytest.approx(2, abs=0.08)
     assert loudest(heard.samples) == pytest.approx(500, abs=2)
@@ -82,9 +85,11 @@ EMPTY_WAV = struct.pack(
 )
 NO_SOUND = {
     "a clip without sound": synthetic_audio.SILENT_CLIP,
-    "a GIF": media.encode(media.counter_frames(2), container="gif", codec="gif", pix_fmt="rgb8"),
-    "a muted microphone": synthetic_audio.encode(np.zeros(SAMPLE_RATE, np.float32)),
-    "a muted microphone in AAC": synthetic_audio.encode(
+    "a GIF": synthetic_video.encode_video(
+        synthetic_frames.counter_frames(2), container="gif", codec="gif", pix_fmt="rgb8"
+    ),
+    "a muted microphone": synthetic_audio.encode_audio(np.zeros(SAMPLE_RATE, np.float32)),
+    "a muted microphone in AAC": synthetic_audio.encode_audio(
         np.zeros(SAMPLE_RATE, np.float32), container="ipod", codec="aac"
     ),
     "a WAV of no samples": EMPTY_WAV,
@@ -97,14 +102,16 @@ def test_no_sound_is_no_error(data):
 
 
 def test_a_muted_stretch_is_silence_of_its_length_so_that_pictures_and_sound_stay_together():
-    data = synthetic_audio.encode(synthetic_audio.sine(440, 2), container="matroska", codec="flac", pauses={1.0: 0.5})
+    data = synthetic_audio.encode_audio(
+        synthetic_audio.sine(440, 2), container="matroska", codec="flac", pauses={1.0: 0.5}
+    )
     heard = audio.decode_audio(data)
     assert heard.duration == pytest.approx(2.5, abs=0.15)
     assert np.abs(heard.samples[int(1.15 * SAMPLE_RATE) : int(1.4 * SAMPLE_RATE)]).max() < 0.001
     assert np.abs(heard.samples[int(1.7 * SAMPLE_RATE) :]).max() > 0.3
 
 
-NINE = synthetic_audio.encode(
+NINE = synthetic_audio.encode_audio(
     synthetic_audio.sine(440, 1)
 )  # its header gets another number of channels, and of bytes of a sample of all
 NOT_READ = {
@@ -112,7 +119,7 @@ NOT_READ = {
     "text": b"hello, this is my diary",
     "a playlist": b"#EXTM3U\n#EXTINF:9,\nfile:///etc/passwd\n",
     "a concat script": b"ffconcat version 1.0\nfile '/etc/passwd'\n",
-    "a picture": media.photo(media.portrait()),
+    "a picture": synthetic_image.encode_image(synthetic_frames.portrait()),
     "nine channels": NINE[:22] + struct.pack("<H", 9) + NINE[24:32] + struct.pack("<H", 18) + NINE[34:],
 }
 
@@ -123,7 +130,7 @@ def test_what_is_no_sound_read_here_is_refused_as_such(data):
         audio.decode_audio(data)
 
 
-WAV = synthetic_audio.encode(synthetic_audio.sine(440, 1))
+WAV = synthetic_audio.encode_audio(synthetic_audio.sine(440, 1))
 
 
 @pytest.mark.parametrize("rate", [0, 1, 100, 4_000_000, 2**32 - 1])
@@ -135,12 +142,12 @@ def test_a_header_with_a_rate_that_nothing_records_costs_nothing(rate):
 
 
 DAMAGED = {
-    "an M4A without its index": synthetic_audio.encode(synthetic_audio.sine(440, 1), container="ipod", codec="aac")[
-        :2000
-    ],
-    "an MP3's tag alone": synthetic_audio.encode(synthetic_audio.sine(440, 1), container="mp3", codec="libmp3lame")[
-        :30
-    ],
+    "an M4A without its index": synthetic_audio.encode_audio(
+        synthetic_audio.sine(440, 1), container="ipod", codec="aac"
+    )[:2000],
+    "an MP3's tag alone": synthetic_audio.encode_audio(
+        synthetic_audio.sine(440, 1), container="mp3", codec="libmp3lame"
+    )[:30],
     "noise that calls itself MP3": b"\xff\xfb" + np.random.default_rng(1).bytes(4000),
     "noise that calls itself FLAC": b"fLaC" + np.random.default_rng(2).bytes(4000),
     "noise that calls itself Ogg": b"OggS" + np.random.default_rng(3).bytes(4000),
@@ -158,7 +165,7 @@ def test_what_is_broken_ends_in_an_error_of_ours_or_in_what_could_be_heard(data)
 
 
 def test_a_recording_that_was_cut_off_gives_what_it_holds():
-    data = synthetic_audio.encode(synthetic_audio.sine(440, 4), container="mp3", codec="libmp3lame")
+    data = synthetic_audio.encode_audio(synthetic_audio.sine(440, 4), container="mp3", codec="libmp3lame")
     assert audio.decode_audio(data[: len(data) // 2]).duration == pytest.approx(2, abs=0.3)
 
 
@@ -169,7 +176,7 @@ def test_limits_hold_for_what_is_decoded(limits):
 
 
 def test_a_pause_counts_as_the_seconds_that_it_lasts():
-    data = synthetic_audio.encode(
+    data = synthetic_audio.encode_audio(
         synthetic_audio.sine(440, 2), container="matroska", codec="flac", pauses={1.0: 1000.0}
     )
     with pytest.raises(AudioTooLong):
@@ -179,7 +186,7 @@ def test_a_pause_counts_as_the_seconds_that_it_lasts():
 def test_samples_that_are_no_numbers_stay_within_bounds():
     wave = synthetic_audio.sine(440, 1)
     wave[100], wave[200], wave[300] = np.nan, np.inf, -1e30
-    heard = audio.decode_audio(synthetic_audio.encode(wave, codec="pcm_f32le"))
+    heard = audio.decode_audio(synthetic_audio.encode_audio(wave, codec="pcm_f32le"))
     assert np.isfinite(heard.samples).all()
     assert np.abs(heard.samples).max() <= 1
 

@@ -18,10 +18,10 @@ from PIL import Image, ImageCms
 from moodreel.errors import ImageCorrupt, ImageTooBig, UnsupportedMedia
 from moodreel.media import image
 from moodreel.media.image import COPY_SIDE, MAX_SCANS, MAX_SIDE, ImageLimits, decode_image, encode_jpeg, is_image
-from tests.support import media
+from tests.support import synthetic_frames, synthetic_image, synthetic_video
 
-FACE = media.portrait()[50:178, 150:278]
-CORNERS = media.corner_frames(1, 64, 48)[0]
+FACE = synthetic_frames.portrait()[50:178, 150:278]
+CORNERS = synthetic_frames.corner_frames(1, 64, 48)[0]
 ROOT = Path(__file__).parents[2]
 
 
@@ -58,7 +58,7 @@ UPRIGHT = ["red", "green", "blue", "white"]
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "HEIF"])
 def test_each_format_is_read_as_what_it_shows(kind):
-    picture = decode_image(media.photo(CORNERS, kind))
+    picture = decode_image(synthetic_image.encode_image(CORNERS, kind))
     assert picture.rgb.shape == (48, 64, 3)
     assert picture.rgb.dtype == np.uint8
     assert (picture.width, picture.height) == (64, 48)
@@ -68,7 +68,7 @@ def test_each_format_is_read_as_what_it_shows(kind):
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
 def test_exif_turns_a_picture_upright(kind, orientation):
-    picture = decode_image(media.photo(stored(CORNERS, orientation), kind, exif=exif(orientation)))
+    picture = decode_image(synthetic_image.encode_image(stored(CORNERS, orientation), kind, exif=exif(orientation)))
     assert as_corners(picture.rgb) == UPRIGHT
     assert (picture.width, picture.height) == (64, 48)
 
@@ -77,7 +77,7 @@ def test_exif_turns_a_picture_upright(kind, orientation):
 @pytest.mark.parametrize("kind", ["HEIF"])
 def test_a_container_that_turns_by_itself_is_turned_once(kind, orientation):
     """pillow-heif and Pillow write the orientation as the container's own, `irot` and `imir`."""
-    data = media.photo(stored(CORNERS, orientation), kind, exif=exif(orientation))
+    data = synthetic_image.encode_image(stored(CORNERS, orientation), kind, exif=exif(orientation))
     assert orientation == 1 or b"irot" in data or b"imir" in data
     picture = decode_image(data)
     assert as_corners(picture.rgb) == UPRIGHT
@@ -86,11 +86,14 @@ def test_a_container_that_turns_by_itself_is_turned_once(kind, orientation):
 
 @pytest.mark.parametrize("orientation", [0, 9, 65535])
 def test_an_orientation_that_is_none_turns_nothing(orientation):
-    assert as_corners(decode_image(media.photo(CORNERS, exif=exif(orientation))).rgb) == UPRIGHT
+    assert as_corners(decode_image(synthetic_image.encode_image(CORNERS, exif=exif(orientation))).rgb) == UPRIGHT
 
 
 def test_broken_notes_of_a_camera_spoil_no_picture():
-    assert as_corners(decode_image(media.photo(CORNERS, exif=b"Exif\x00\x00MM\x00*\xff\xff\xff\xff")).rgb) == UPRIGHT
+    assert (
+        as_corners(decode_image(synthetic_image.encode_image(CORNERS, exif=b"Exif\x00\x00MM\x00*\xff\xff\xff\xff")).rgb)
+        == UPRIGHT
+    )
 
 
 def modes():
@@ -147,18 +150,20 @@ def test_a_phones_jpeg_with_a_second_picture_in_it_is_read():
 
 def test_a_colour_profile_changes_nothing_and_is_carried_on():
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    with_profile = decode_image(media.photo(CORNERS, "PNG", icc_profile=profile))
+    with_profile = decode_image(synthetic_image.encode_image(CORNERS, "PNG", icc_profile=profile))
     np.testing.assert_array_equal(with_profile.rgb, CORNERS)
     assert with_profile.icc_profile == profile
     assert (
-        decode_image(media.photo(CORNERS, "PNG", icc_profile=bytes(image.MAX_ICC_PROFILE_BYTES + 1))).icc_profile
+        decode_image(
+            synthetic_image.encode_image(CORNERS, "PNG", icc_profile=bytes(image.MAX_ICC_PROFILE_BYTES + 1))
+        ).icc_profile
         is None
     )
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "HEIF"])
 def test_a_large_picture_is_made_smaller_and_keeps_its_own_size_in_mind(kind):
-    picture = decode_image(media.photo(np.repeat(np.repeat(CORNERS, 45, 0), 45, 1), kind))
+    picture = decode_image(synthetic_image.encode_image(np.repeat(np.repeat(CORNERS, 45, 0), 45, 1), kind))
     assert (picture.width, picture.height) == (2880, 2160)
     assert picture.rgb.shape == (MAX_SIDE * 3 // 4, MAX_SIDE, 3)
     assert as_corners(picture.rgb) == UPRIGHT
@@ -166,14 +171,16 @@ def test_a_large_picture_is_made_smaller_and_keeps_its_own_size_in_mind(kind):
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1), (3, 2)])
 def test_the_smallest_and_the_narrowest_are_pictures(size):
-    picture = decode_image(media.photo(np.zeros((size[1], size[0], 3), np.uint8), "PNG"))
+    picture = decode_image(synthetic_image.encode_image(np.zeros((size[1], size[0], 3), np.uint8), "PNG"))
     assert (picture.width, picture.height) == size
     assert min(picture.rgb.shape) >= 1
 
 
 def test_threads_at_once_get_their_own_pictures():
     files = [
-        media.photo(stored(CORNERS, turn), kind, exif=exif(turn)) for turn in (1, 6, 8) for kind in ("JPEG", "HEIF")
+        synthetic_image.encode_image(stored(CORNERS, turn), kind, exif=exif(turn))
+        for turn in (1, 6, 8)
+        for kind in ("JPEG", "HEIF")
     ]
     with ThreadPoolExecutor(4) as pool:
         assert all(as_corners(picture.rgb) == UPRIGHT for picture in pool.map(decode_image, files * 8))
@@ -199,7 +206,7 @@ def archive() -> bytes:
     return file.getvalue()
 
 
-JPEG = media.photo(CORNERS)
+JPEG = synthetic_image.encode_image(CORNERS)
 FOREIGN = {
     "nothing": b"",
     "text": b"just words",
@@ -207,18 +214,18 @@ FOREIGN = {
     "HTML in a PNG's name": b"<!DOCTYPE html><script>alert(1)</script>",
     "SVG": b'<svg xmlns="http://www.w3.org/2000/svg"><image href="file:///etc/passwd"/></svg>',
     "SVG with its XML line": b'<?xml version="1.0"?><svg/>',
-    "GIF": media.photo(CORNERS, "GIF"),
+    "GIF": synthetic_image.encode_image(CORNERS, "GIF"),
     "GIF that is a script": b"GIF89a/*" + bytes(40) + b"*/=1;alert(1)",
-    "AVIF": media.photo(CORNERS, "AVIF"),
-    "BMP": media.photo(CORNERS, "BMP"),
-    "TIFF": media.photo(CORNERS, "TIFF"),
-    "ICO": media.photo(CORNERS, "ICO"),
-    "JPEG 2000": media.photo(CORNERS, "JPEG2000"),
-    "PDF": media.photo(CORNERS, "PDF"),
+    "AVIF": synthetic_image.encode_image(CORNERS, "AVIF"),
+    "BMP": synthetic_image.encode_image(CORNERS, "BMP"),
+    "TIFF": synthetic_image.encode_image(CORNERS, "TIFF"),
+    "ICO": synthetic_image.encode_image(CORNERS, "ICO"),
+    "JPEG 2000": synthetic_image.encode_image(CORNERS, "JPEG2000"),
+    "PDF": synthetic_image.encode_image(CORNERS, "PDF"),
     "PostScript": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
     "an archive before a JPEG": archive() + JPEG,
     "a JPEG after a line break": b"\n" + JPEG,
-    "MP4": media.encode(media.corner_frames(2)),
+    "MP4": synthetic_video.encode_video(synthetic_frames.corner_frames(2)),
     "WAV": b"RIFF\x24\x00\x00\x00WAVEfmt ",
 }
 
@@ -235,17 +242,17 @@ def test_what_follows_a_picture_is_ignored():
 
 
 BROKEN = {
-    "half a JPEG": media.photo(FACE)[:3000],
+    "half a JPEG": synthetic_image.encode_image(FACE)[:3000],
     "a JPEG's first bytes": JPEG[:3],
     "a JPEG's header": JPEG[:300],
-    "half a PNG": media.photo(FACE, "PNG")[:20_000],
+    "half a PNG": synthetic_image.encode_image(FACE, "PNG")[:20_000],
     "a PNG's signature": b"\x89PNG\r\n\x1a\n",
     "a PNG of other data": png(64, 48, bytes(10)),
     "a PNG of nothing": b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 0, 0, 8, 2, 0, 0, 0)),
-    "half a WebP": media.photo(FACE, "WEBP")[:1500],
-    "half a HEIC": media.photo(FACE, "HEIF")[:1500],
+    "half a WebP": synthetic_image.encode_image(FACE, "WEBP")[:1500],
+    "half a HEIC": synthetic_image.encode_image(FACE, "HEIF")[:1500],
     "a HEIC's brand": b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic",
-    "a JPEG with a PNG in it": b"\xff\xd8\xff" + media.photo(CORNERS, "PNG"),
+    "a JPEG with a PNG in it": b"\xff\xd8\xff" + synthetic_image.encode_image(CORNERS, "PNG"),
     "a PNG with a JPEG in it": b"\x89PNG\r\n\x1a\n" + JPEG,
     "a WebP's name on an SVG": b"RIFF\x00\x00\x00\x00WEBP<svg/>",
     "a text that grows a thousandfold": png(
@@ -265,7 +272,7 @@ def test_a_picture_that_cannot_be_decoded_to_its_end_is_corrupt(name):
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "HEIF"])
 def test_any_damage_gives_a_picture_or_a_named_error(kind):
-    whole = media.photo(FACE, kind)
+    whole = synthetic_image.encode_image(FACE, kind)
     random = np.random.default_rng(3)
     for _ in range(60):
         damaged = bytearray(whole)
@@ -283,14 +290,14 @@ def test_a_file_with_too_many_bytes_is_refused_and_one_at_the_limit_is_not():
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "HEIF"])
 def test_a_picture_with_too_many_pixels_is_refused_and_one_at_the_limit_is_not(kind):
-    data = media.photo(CORNERS, kind)
+    data = synthetic_image.encode_image(CORNERS, kind)
     assert decode_image(data, ImageLimits(pixels=64 * 48)).width == 64
     with pytest.raises(ImageTooBig, match="pixels"):
         decode_image(data, ImageLimits(pixels=64 * 48 - 1))
 
 
 def test_a_heic_that_holds_more_than_its_header_says_is_refused():
-    data = media.photo(np.zeros((480, 640, 3), np.uint8), "HEIF")
+    data = synthetic_image.encode_image(np.zeros((480, 640, 3), np.uint8), "HEIF")
     assert data.count(struct.pack(">II", 640, 480)) == 1
     with pytest.raises((ImageTooBig, ImageCorrupt)):
         decode_image(
@@ -333,7 +340,7 @@ except ImageTooBig:
 
 def scans(count: int) -> bytes:
     """A grey progressive JPEG that ends in so many scans of a few bytes each."""
-    data = media.photo(np.full((64, 64, 3), 128, np.uint8), "JPEG", progressive=True)
+    data = synthetic_image.encode_image(np.full((64, 64, 3), 128, np.uint8), "JPEG", progressive=True)
     last = data.rindex(b"\xff\xda")
     return data[:last] + data[last:-2] * (count - data.count(b"\xff\xda") + 1) + data[-2:]
 
@@ -354,7 +361,7 @@ TILE = np.full((64, 64, 3), (200, 30, 30), np.uint8)
 
 
 def test_a_heic_of_tiles_is_read_and_those_over_its_edge_are_cut_off():
-    found = decode_image(media.heic_grid(TILE, 3, 4, 250, 190), ImageLimits(pixels=250 * 190))
+    found = decode_image(synthetic_image.encode_heic_grid(TILE, 3, 4, 250, 190), ImageLimits(pixels=250 * 190))
     assert (found.width, found.height) == (250, 190)
     assert np.allclose(found.rgb[::63, ::83], TILE[0, 0], atol=12)
 
@@ -362,9 +369,9 @@ def test_a_heic_of_tiles_is_read_and_those_over_its_edge_are_cut_off():
 def test_a_heic_that_has_a_tile_decoded_countless_times_is_refused():
     """A grid of 64 times 36 megapixels took 16 seconds, one of 65,025 would take hours."""
     with pytest.raises(ImageTooBig, match="pixels"):
-        decode_image(media.heic_grid(TILE, 200, 200, 64, 64))
+        decode_image(synthetic_image.encode_heic_grid(TILE, 200, 200, 64, 64))
     with pytest.raises(ImageTooBig, match="pixels"):
-        decode_image(media.heic_grid(TILE, 2, 2, 64, 64), ImageLimits(pixels=64 * 64))
+        decode_image(synthetic_image.encode_heic_grid(TILE, 2, 2, 64, 64), ImageLimits(pixels=64 * 64))
 
 
 def claiming(data: bytes, size: bytes, claimed: bytes) -> bytes:
@@ -376,7 +383,9 @@ CLAIMS = {
     "JPEG": claiming(JPEG, struct.pack(">HH", 48, 64), b"\xff\xff\xff\xff"),
     "PNG": png(10_000, 9_000, b""),
     "PNG beyond Pillow's own guard": png(60_000, 60_000, b""),
-    "HEIC": claiming(media.photo(FACE, "HEIF"), struct.pack(">II", 128, 128), struct.pack(">II", 20_000, 20_000)),
+    "HEIC": claiming(
+        synthetic_image.encode_image(FACE, "HEIF"), struct.pack(">II", 128, 128), struct.pack(">II", 20_000, 20_000)
+    ),
 }
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from moodreel.errors import UnsupportedMedia, VideoCorrupt, VideoTooBig, VideoTooLong, VideoTooShort
 from moodreel.media.video import VideoLimits, VideoReader
-from tests.support import media
+from tests.support import synthetic_frames, synthetic_video
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
@@ -48,7 +48,9 @@ def corners(rgb: np.ndarray) -> list[tuple]:
     ],
 )
 def test_every_container_and_codec_that_phones_and_browsers_make(container, codec, pix_fmt, options):
-    data = media.encode(media.corner_frames(10), container=container, codec=codec, pix_fmt=pix_fmt, options=options)
+    data = synthetic_video.encode_video(
+        synthetic_frames.corner_frames(10), container=container, codec=codec, pix_fmt=pix_fmt, options=options
+    )
     reader = VideoReader(data)
     frames = list(reader.frames())
     assert reader.frame_count == len(frames) == 10
@@ -68,7 +70,7 @@ def test_every_container_and_codec_that_phones_and_browsers_make(container, code
     ],
 )
 def test_the_display_matrix_turns_the_picture_upright(rotation, mirrored, expected):
-    data = media.encode(media.corner_frames(5), rotation=rotation, mirrored=mirrored)
+    data = synthetic_video.encode_video(synthetic_frames.corner_frames(5), rotation=rotation, mirrored=mirrored)
     reader = VideoReader(data)
     rgb = next(reader.frames()).rgb
     assert corners(rgb) == expected
@@ -76,7 +78,7 @@ def test_the_display_matrix_turns_the_picture_upright(rotation, mirrored, expect
 
 
 def test_a_turned_and_mirrored_picture_is_what_a_player_shows():
-    data = media.encode(media.corner_frames(5), rotation=90, mirrored=True)
+    data = synthetic_video.encode_video(synthetic_frames.corner_frames(5), rotation=90, mirrored=True)
     assert sorted(corners(next(VideoReader(data).frames()).rgb)) == sorted([RED, GREEN, BLUE, WHITE])
     assert corners(next(VideoReader(data).frames()).rgb) in (
         [WHITE, GREEN, BLUE, RED],  # turned, then mirrored left to right
@@ -86,13 +88,13 @@ def test_a_turned_and_mirrored_picture_is_what_a_player_shows():
 
 def test_frames_are_sampled_by_time_where_the_rate_varies():
     times = [0.0, 0.04, 0.08, 0.5, 0.54, 0.58, 1.5, 1.54]
-    data = media.encode(media.counter_frames(8), times=times, container="matroska")
+    data = synthetic_video.encode_video(synthetic_frames.counter_frames(8), times=times, container="matroska")
     sampled = list(VideoReader(data).frames(min_interval=0.4))
     assert [frame.time for frame in sampled] == pytest.approx([0.0, 0.5, 1.5], abs=0.002)
 
 
 def counters(data: bytes, **options) -> list[int]:
-    return [media.counter(rgb) for rgb in read(data, **options)]
+    return [synthetic_frames.read_counter(rgb) for rgb in read(data, **options)]
 
 
 @pytest.mark.parametrize("container", ["mp4", "mov", "matroska"])
@@ -101,7 +103,7 @@ def counters(data: bytes, **options) -> list[int]:
     [(15, 25, 12, 13), (25, 25, 12, 13), (60, 60, 12, 13), (7, 25, 7, 7), (1, 25, 1, 1)],
 )
 def test_a_short_clip_gives_a_dozen_frames_or_all_and_always_its_last(container, count, fps, fewest, most):
-    data = media.encode(media.counter_frames(count), container=container, fps=fps)
+    data = synthetic_video.encode_video(synthetic_frames.counter_frames(count), container=container, fps=fps)
     found = counters(data, min_interval=0.2, min_frames=12)
     assert fewest <= len(found) <= most
     assert (found[0], found[-1]) == (0, count - 1)
@@ -110,23 +112,23 @@ def test_a_short_clip_gives_a_dozen_frames_or_all_and_always_its_last(container,
 
 def test_a_short_clip_at_a_variable_rate_gives_its_last_frame():
     times = [0.0, 0.04, 0.08, 0.12, 0.16, 0.2, 0.24, 0.28, 0.6, 0.62, 0.64, 0.66, 0.68, 0.7]
-    data = media.encode(media.counter_frames(14), times=times, container="matroska")
+    data = synthetic_video.encode_video(synthetic_frames.counter_frames(14), times=times, container="matroska")
     frames = list(VideoReader(data).frames(min_interval=0.2, min_frames=12))
     assert frames[-1].time == pytest.approx(0.7, abs=0.002)
     assert np.diff([frame.time for frame in frames]).min() > 0
 
 
 def test_a_long_clip_and_one_whose_header_says_nothing_are_sampled_as_ever():
-    long = media.encode(media.counter_frames(63))
+    long = synthetic_video.encode_video(synthetic_frames.counter_frames(63))
     assert counters(long, min_interval=0.2, min_frames=12) == counters(long, min_interval=0.2) == [*range(0, 63, 5)]
     options = {"container": "webm", "codec": "libvpx", "container_options": {"live": "1"}}
-    silent = media.encode(media.counter_frames(15), **options)
+    silent = synthetic_video.encode_video(synthetic_frames.counter_frames(15), **options)
     assert counters(silent, min_interval=0.2, min_frames=12) == counters(silent, min_interval=0.2) == [0, 5, 10]
 
 
 @pytest.mark.parametrize("seconds", [1e-5, 0.1, 0.6])
 def test_a_header_that_makes_a_clip_shorter_wins_a_dozen_frames_and_no_more(seconds):
-    data = bytearray(media.encode(media.counter_frames(63), container="matroska"))
+    data = bytearray(synthetic_video.encode_video(synthetic_frames.counter_frames(63), container="matroska"))
     at = data.find(b"\x44\x89\x88") + 3  # the segment's Duration: its id, eight bytes follow, milliseconds
     data[at : at + 8] = struct.pack(">d", seconds * 1000)
     found = counters(bytes(data), min_interval=0.2, min_frames=12)
@@ -138,14 +140,16 @@ def test_a_header_that_makes_a_clip_shorter_wins_a_dozen_frames_and_no_more(seco
 
 
 def test_a_header_that_makes_a_short_clip_longer_changes_nothing():
-    data = bytearray(media.encode(media.counter_frames(15), container="matroska"))
+    data = bytearray(synthetic_video.encode_video(synthetic_frames.counter_frames(15), container="matroska"))
     at = data.find(b"\x44\x89\x88") + 3
     data[at : at + 8] = struct.pack(">d", 1e9)
     assert counters(bytes(data), min_interval=0.2, min_frames=12) == [0, 5, 10]
 
 
 def test_times_start_at_zero_whatever_the_container_says():
-    data = media.encode(media.counter_frames(5), times=[8.0, 8.1, 8.2, 8.3, 8.4], container="matroska")
+    data = synthetic_video.encode_video(
+        synthetic_frames.counter_frames(5), times=[8.0, 8.1, 8.2, 8.3, 8.4], container="matroska"
+    )
     reader = VideoReader(data)
     assert [frame.time for frame in reader.frames()] == pytest.approx([0, 0.1, 0.2, 0.3, 0.4], abs=0.002)
     assert reader.duration == pytest.approx(0.5, abs=0.002)
@@ -153,7 +157,9 @@ def test_times_start_at_zero_whatever_the_container_says():
 
 def test_a_recording_without_a_duration_in_its_header_is_measured():
     """What a browser's MediaRecorder writes: a live WebM, no duration, no cues."""
-    data = media.encode(media.counter_frames(30), container="webm", codec="libvpx", container_options={"live": "1"})
+    data = synthetic_video.encode_video(
+        synthetic_frames.counter_frames(30), container="webm", codec="libvpx", container_options={"live": "1"}
+    )
     with av.open(io.BytesIO(data)) as container:
         assert container.duration is None
     reader = VideoReader(data)
@@ -166,7 +172,7 @@ def test_a_recording_without_a_duration_in_its_header_is_measured():
 @pytest.mark.parametrize("movflags", ["", "frag_keyframe+empty_moov", "frag_every_frame+empty_moov"])
 def test_the_index_may_be_at_the_end_or_in_fragments(movflags):
     options = {"movflags": movflags} if movflags else {}
-    data = media.encode(media.counter_frames(12), container_options=options)
+    data = synthetic_video.encode_video(synthetic_frames.counter_frames(12), container_options=options)
     if not options:
         assert data.find(b"mdat") < data.find(b"moov")
     assert len(read(data)) == 12
@@ -175,7 +181,7 @@ def test_the_index_may_be_at_the_end_or_in_fragments(movflags):
 @pytest.mark.parametrize("start", [0.0, 0.5, 1.9, 3.3])
 @pytest.mark.parametrize("options", [{"g": "25"}, {"g": "250", "bf": "3"}])
 def test_a_moment_read_again_holds_the_same_frames_as_the_first_reading(start, options):
-    data = media.encode(media.face_frames(100, 64, 48), options=options)
+    data = synthetic_video.encode_video(synthetic_frames.face_frames(100, 64, 48), options=options)
     reader = VideoReader(data)
     first = [frame for frame in reader.frames() if start - 1e-6 <= frame.time <= start + 0.5 + 1e-6]
     again = list(reader.frames(start=start, stop=start + 0.5))
@@ -184,10 +190,10 @@ def test_a_moment_read_again_holds_the_same_frames_as_the_first_reading(start, o
 
 
 @pytest.mark.parametrize("rotation", [None, 90])
-@pytest.mark.parametrize("colour", [{}, {"color_trc": 18, "color_primaries": 9, "colorspace": 9}], ids=["SDR", "HDR"])
-def test_kept_frames_are_what_reading_again_gives(monkeypatch, rotation, colour):
+@pytest.mark.parametrize("color", [{}, {"color_trc": 18, "color_primaries": 9, "colorspace": 9}], ids=["SDR", "HDR"])
+def test_kept_frames_are_what_reading_again_gives(monkeypatch, rotation, color):
     options = {"codec": "libx265", "pix_fmt": "yuv420p10le", "options": {"x265-params": "log-level=none"}}
-    data = media.encode(media.face_frames(30), rotation=rotation, colour=colour, **options)
+    data = synthetic_video.encode_video(synthetic_frames.face_frames(30), rotation=rotation, color=color, **options)
     reader, keeper = VideoReader(data), VideoReader(data, cache_side=160)
     for each in (reader, keeper):
         for _ in each.frames(min_interval=0.2):
@@ -203,10 +209,14 @@ def test_kept_frames_are_what_reading_again_gives(monkeypatch, rotation, colour)
 
 def test_frames_that_would_take_too_much_memory_are_not_kept_but_read_again(monkeypatch):
     monkeypatch.setattr("moodreel.media.video.CACHE_BYTES", 20_000)
-    reader = VideoReader(media.encode(media.counter_frames(30)), cache_side=64)
+    reader = VideoReader(synthetic_video.encode_video(synthetic_frames.counter_frames(30)), cache_side=64)
     assert len(list(reader.frames())) == 30
     assert reader._kept is None
-    assert [media.counter(frame.rgb) for frame in reader.frames(start=0.4, stop=0.48, max_side=64)] == [10, 11, 12]
+    assert [synthetic_frames.read_counter(frame.rgb) for frame in reader.frames(start=0.4, stop=0.48, max_side=64)] == [
+        10,
+        11,
+        12,
+    ]
 
 
 def test_a_size_that_changes_in_the_middle_gives_frames_of_one_shape():
@@ -216,7 +226,9 @@ def test_a_size_that_changes_in_the_middle_gives_frames_of_one_shape():
         stream = output.add_stream("libvpx", rate=25)
         stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
         for index, (width, height) in enumerate([(64, 48), (32, 24), (64, 48)]):
-            data = media.encode(media.corner_frames(5, width, height), container="webm", codec="libvpx")
+            data = synthetic_video.encode_video(
+                synthetic_frames.corner_frames(5, width, height), container="webm", codec="libvpx"
+            )
             with av.open(io.BytesIO(data)) as part:
                 for packet in part.demux(video=0):
                     if packet.pts is not None:
@@ -244,12 +256,12 @@ def test_hdr_is_brought_to_the_brightness_of_a_standard_picture(transfer, name):
         )
     row = np.round(code * 255).astype(np.uint8).repeat(16)
     frame = np.broadcast_to(row[None, :, None], (64, 128, 3))
-    colour = {"color_trc": transfer, "color_primaries": 9, "colorspace": 9, "color_range": 1}
-    data = media.encode(
+    color = {"color_trc": transfer, "color_primaries": 9, "colorspace": 9, "color_range": 1}
+    data = synthetic_video.encode_video(
         [frame] * 3,
         codec="libx265",
         pix_fmt="yuv420p10le",
-        colour=colour,
+        color=color,
         options={"x265-params": "log-level=none:lossless=1"},
     )
     rgb = read(data)[1]
@@ -262,8 +274,8 @@ def test_hdr_is_brought_to_the_brightness_of_a_standard_picture(transfer, name):
 @pytest.mark.parametrize("size", [(63, 47), (1, 2), (2, 1), (321, 241)])
 def test_odd_and_tiny_sides(size):
     width, height = size
-    frames = [frame[:height, :width] for frame in media.corner_frames(3, 400, 300)]
-    data = media.encode(frames, container="matroska", codec="libvpx-vp9", pix_fmt="yuv444p")
+    frames = [frame[:height, :width] for frame in synthetic_frames.corner_frames(3, 400, 300)]
+    data = synthetic_video.encode_video(frames, container="matroska", codec="libvpx-vp9", pix_fmt="yuv444p")
     assert read(data)[0].shape == (height, width, 3)
 
 
@@ -273,7 +285,7 @@ def test_pixels_that_are_not_square_are_made_square():
         stream = output.add_stream("libx264", rate=25)
         stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
         stream.codec_context.sample_aspect_ratio = stream.sample_aspect_ratio = 2
-        for rgb in media.corner_frames(3):
+        for rgb in synthetic_frames.corner_frames(3):
             output.mux(stream.encode(av.VideoFrame.from_ndarray(rgb, format="rgb24")))
         output.mux(stream.encode(None))
     reader = VideoReader(file.getvalue())
@@ -287,30 +299,32 @@ def test_pixels_that_are_not_square_are_made_square():
     [("mp4", "libx264", "aac"), ("webm", "libvpx", "libopus"), ("mov", "libx264", "pcm_s16le")],
 )
 def test_sound_beside_the_video_is_passed_over_whatever_the_order(container, codec, audio, audio_first):
-    data = media.encode(media.corner_frames(5), container=container, codec=codec, audio=audio, audio_first=audio_first)
+    data = synthetic_video.encode_video(
+        synthetic_frames.corner_frames(5), container=container, codec=codec, audio_codec=audio, audio_first=audio_first
+    )
     assert len(read(data)) == 5
 
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_one_and_two_frames_are_a_clip(count):
-    reader = VideoReader(media.encode(media.corner_frames(count)))
+    reader = VideoReader(synthetic_video.encode_video(synthetic_frames.corner_frames(count)))
     assert len(list(reader.frames())) == count
     assert reader.duration == pytest.approx(count / 25)
 
 
 def test_frames_are_scaled_down_but_never_up():
-    data = media.encode(media.corner_frames(2, 640, 480))
+    data = synthetic_video.encode_video(synthetic_frames.corner_frames(2, 640, 480))
     assert read(data, max_side=160)[0].shape == (120, 160, 3)
     assert read(data, max_side=2000)[0].shape == (480, 640, 3)
 
 
 def picture(format: str) -> bytes:
     file = io.BytesIO()
-    Image.fromarray(media.portrait()).save(file, format)
+    Image.fromarray(synthetic_frames.portrait()).save(file, format)
     return file.getvalue()
 
 
-MP4 = media.encode(media.corner_frames(5))
+MP4 = synthetic_video.encode_video(synthetic_frames.corner_frames(5))
 NOT_A_VIDEO = {
     "nothing": b"",
     "random bytes": np.random.default_rng(1).bytes(5000),
@@ -324,9 +338,9 @@ NOT_A_VIDEO = {
     "a WebP": picture("WEBP"),
     "a HEIC": b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic" + bytes(100),
     "an AVIF": picture("AVIF"),
-    "a WAV": media.sound_only("wav", "pcm_s16le"),
-    "sound in MP4": media.sound_only("mp4", "aac"),
-    "sound in WebM": media.sound_only("webm", "libopus"),
+    "a WAV": synthetic_video.encode_audio_only("wav", "pcm_s16le"),
+    "sound in MP4": synthetic_video.encode_audio_only("mp4", "aac"),
+    "sound in WebM": synthetic_video.encode_audio_only("webm", "libopus"),
 }
 
 
@@ -342,10 +356,10 @@ def test_a_cover_picture_beside_sound_is_no_video():
         cover = output.add_stream("mjpeg", rate=1)
         cover.width, cover.height, cover.pix_fmt = 64, 48, "yuvj420p"
         cover.disposition = av.stream.Disposition.attached_pic
-        frame = av.VideoFrame.from_ndarray(media.corner_frames(1)[0], format="rgb24")
+        frame = av.VideoFrame.from_ndarray(synthetic_frames.corner_frames(1)[0], format="rgb24")
         sound = output.add_stream("aac", rate=48000, layout="mono")
         output.mux(cover.encode(frame))
-        output.mux(media._sine(sound, 1.0))
+        output.mux(synthetic_video._sine(sound, 1.0))
     with pytest.raises(UnsupportedMedia):
         read(file.getvalue())
 
@@ -354,7 +368,9 @@ DAMAGED = {
     "an MP4 without its index": MP4[: MP4.find(b"moov") - 4],
     "only the first bytes of an MP4": MP4[:40],
     "an MP4 of zeros": MP4[:40] + bytes(len(MP4) - 40),
-    "a WebM cut in its header": media.encode(media.corner_frames(5), container="webm", codec="libvpx")[:60],
+    "a WebM cut in its header": synthetic_video.encode_video(
+        synthetic_frames.corner_frames(5), container="webm", codec="libvpx"
+    )[:60],
     "a GIF header alone": b"GIF89a\x10\x00\x10\x00\x00\x00\x00",
 }
 
@@ -371,14 +387,18 @@ def test_an_avi_of_noise_holds_no_stream_at_all():
 
 
 def test_a_recording_that_was_cut_off_gives_what_it_holds():
-    data = media.encode(media.face_frames(50), container="webm", codec="libvpx", container_options={"live": "1"})
+    data = synthetic_video.encode_video(
+        synthetic_frames.face_frames(50), container="webm", codec="libvpx", container_options={"live": "1"}
+    )
     reader = VideoReader(data[: len(data) * 9 // 10])
     assert 10 < len(list(reader.frames())) < 50
     assert 0.4 < reader.duration < 2.0
 
 
 def test_damage_in_the_middle_is_passed_over():
-    data = bytearray(media.encode(media.face_frames(50), container="matroska", options={"g": "5"}))
+    data = bytearray(
+        synthetic_video.encode_video(synthetic_frames.face_frames(50), container="matroska", options={"g": "5"})
+    )
     middle = len(data) // 2
     data[middle : middle + 400] = np.random.default_rng(3).bytes(400)
     assert 30 < len(read(bytes(data))) <= 50
@@ -387,7 +407,11 @@ def test_damage_in_the_middle_is_passed_over():
 @pytest.mark.parametrize("seed", range(30))
 def test_no_damage_whatever_gets_past_the_named_errors(seed):
     random = np.random.default_rng(seed)
-    data = bytearray(MP4 if seed % 2 else media.encode(media.corner_frames(5), container="webm", codec="libvpx"))
+    data = bytearray(
+        MP4
+        if seed % 2
+        else synthetic_video.encode_video(synthetic_frames.corner_frames(5), container="webm", codec="libvpx")
+    )
     for position in random.integers(0, len(data), 1 + seed):
         data[position] = random.integers(0, 256)
     with contextlib.suppress(UnsupportedMedia, VideoCorrupt, VideoTooShort, VideoTooLong, VideoTooBig):
@@ -405,7 +429,7 @@ def test_no_damage_whatever_gets_past_the_named_errors(seed):
     ],
 )
 def test_limits_hold_for_what_is_decoded(limits, error):
-    data = media.encode(media.counter_frames(25))
+    data = synthetic_video.encode_video(synthetic_frames.counter_frames(25))
     assert len(read(data)) == 25
     with pytest.raises(error):
         list(VideoReader(data, limits).frames())
@@ -420,14 +444,16 @@ def test_a_frame_of_exactly_the_limit_is_decoded_and_a_larger_one_is_not(size, c
     width, height = size
     if codec != "libvpx-vp9":
         width, height = width // 2 * 2, height // 2 * 2
-    data = media.encode(media.corner_frames(2, width, height), container=container, codec=codec)
+    data = synthetic_video.encode_video(
+        synthetic_frames.corner_frames(2, width, height), container=container, codec=codec
+    )
     assert len(list(VideoReader(data, VideoLimits(frame_pixels=width * height)).frames())) == 2
     with pytest.raises(VideoTooBig):
         list(VideoReader(data, VideoLimits(frame_pixels=width * height - 1)).frames())
 
 
 def test_a_container_that_claims_a_huge_picture_is_read_by_what_its_stream_holds():
-    data = bytearray(media.encode(media.corner_frames(5)))
+    data = bytearray(synthetic_video.encode_video(synthetic_frames.corner_frames(5)))
     at = data.find(b"avc1", data.find(b"stsd")) + 4 + 24  # reserved, index, pre-defined; then width and height
     assert data[at : at + 4] == (64).to_bytes(2, "big") + (48).to_bytes(2, "big")
     data[at : at + 4] = b"\xea\x60\xea\x60"
@@ -436,7 +462,7 @@ def test_a_container_that_claims_a_huge_picture_is_read_by_what_its_stream_holds
 
 @pytest.mark.parametrize("timescale", [0, 1, 0x7FFFFFFF])
 def test_a_timescale_that_cannot_be_gives_a_duration_that_can(timescale):
-    data = bytearray(media.encode(media.counter_frames(25)))
+    data = bytearray(synthetic_video.encode_video(synthetic_frames.counter_frames(25)))
     at = data.find(b"mdhd") + 4 + 12  # version and flags, two times; then the timescale
     data[at : at + 4] = timescale.to_bytes(4, "big")
     reader = VideoReader(bytes(data), VideoLimits(seconds=10), fps=25)
@@ -448,7 +474,7 @@ def test_a_timescale_that_cannot_be_gives_a_duration_that_can(timescale):
 
 
 def test_a_header_that_lies_about_the_duration_fools_nobody():
-    data = media.encode(media.counter_frames(50))
+    data = synthetic_video.encode_video(synthetic_frames.counter_frames(50))
     lying = bytearray(data)
     at = data.find(b"mvhd") + 4 + 16  # version, flags, two times, timescale; then the duration
     lying[at : at + 4] = (40).to_bytes(4, "big")
@@ -457,7 +483,9 @@ def test_a_header_that_lies_about_the_duration_fools_nobody():
 
 
 def test_a_huge_frame_is_refused_before_it_is_decoded():
-    data = media.encode([np.zeros((9000, 9000, 3), np.uint8)], container="matroska", codec="mjpeg", pix_fmt="yuvj420p")
+    data = synthetic_video.encode_video(
+        [np.zeros((9000, 9000, 3), np.uint8)], container="matroska", codec="mjpeg", pix_fmt="yuvj420p"
+    )
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(VideoTooBig):
         list(VideoReader(data, VideoLimits(frame_pixels=1920 * 1080)).frames())
@@ -480,28 +508,28 @@ def test_a_demuxer_never_opens_another_file(monkeypatch):
 
 
 def test_at_each_time_the_frame_is_read_that_a_player_shows_then():
-    clip = media.encode(media.counter_frames(20), fps=10)
+    clip = synthetic_video.encode_video(synthetic_frames.counter_frames(20), fps=10)
     frames = list(VideoReader(clip).frames_at([0.0, 0.05, 0.29, 0.3, 0.99, 1.95, 7.0]))
-    assert [media.counter(frame.rgb) for frame in frames] == [0, 2, 3, 9, 19]
+    assert [synthetic_frames.read_counter(frame.rgb) for frame in frames] == [0, 2, 3, 9, 19]
     assert [frame.time for frame in frames] == pytest.approx([0.0, 0.2, 0.3, 0.9, 1.9], abs=0.002)
 
 
 def test_what_is_shown_is_known_where_the_frame_rate_varies():
     times = [0.0, 0.1, 0.9, 1.0, 2.5]
-    clip = media.encode(media.counter_frames(5), times=times, container="matroska")
+    clip = synthetic_video.encode_video(synthetic_frames.counter_frames(5), times=times, container="matroska")
     frames = list(VideoReader(clip).frames_at([0.5, 0.95, 1.7, 2.4]))
-    assert [media.counter(frame.rgb) for frame in frames] == [1, 2, 3]
+    assert [synthetic_frames.read_counter(frame.rgb) for frame in frames] == [1, 2, 3]
 
 
 def test_no_time_reads_the_clip_to_its_end_all_the_same():
-    reader = VideoReader(media.encode(media.counter_frames(20), fps=10))
+    reader = VideoReader(synthetic_video.encode_video(synthetic_frames.counter_frames(20), fps=10))
     assert list(reader.frames_at([])) == []
     assert (reader.duration, reader.frame_count) == (pytest.approx(2), 20)
 
 
 @pytest.mark.parametrize(("container", "codec"), [("mp4", "libx264"), ("webm", "libvpx"), ("avi", "mpeg4")])
 def test_a_clip_is_measured_as_long_as_it_decodes(container, codec):
-    clip = media.encode(media.counter_frames(20), fps=10, container=container, codec=codec)
+    clip = synthetic_video.encode_video(synthetic_frames.counter_frames(20), fps=10, container=container, codec=codec)
     reader = VideoReader(clip)
     span = reader.probe_span()
     list(reader.frames())
@@ -509,7 +537,7 @@ def test_a_clip_is_measured_as_long_as_it_decodes(container, codec):
 
 
 def test_a_clip_is_measured_and_refused_by_its_packets_whatever_its_header_claims():
-    clip = media.encode(media.counter_frames(40), fps=10, container="matroska")
+    clip = synthetic_video.encode_video(synthetic_frames.counter_frames(40), fps=10, container="matroska")
     with av.open(io.BytesIO(clip)) as container:
         duration = struct.pack(">d", container.duration / 1000)
     lying = clip.replace(duration, struct.pack(">d", 1.0))
@@ -520,7 +548,7 @@ def test_a_clip_is_measured_and_refused_by_its_packets_whatever_its_header_claim
 
 
 def test_half_a_clip_is_measured_by_the_half_that_is_there():
-    clip = media.encode(media.noise_frames(40), fps=10, container="matroska")
+    clip = synthetic_video.encode_video(synthetic_frames.noise_frames(40), fps=10, container="matroska")
     assert 0.5 < VideoReader(clip[: len(clip) // 2]).probe_span().duration < 3.5
     with pytest.raises(VideoCorrupt):
-        VideoReader(media.encode(media.counter_frames(20))[:300]).probe_span()
+        VideoReader(synthetic_video.encode_video(synthetic_frames.counter_frames(20))[:300]).probe_span()

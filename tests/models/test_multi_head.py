@@ -27,7 +27,7 @@ from moodreel.models.networks.vit import ViTNet
 from moodreel.models.predictor import Predictor
 from moodreel.pipelines.image import ImagePipeline
 from moodreel.pipelines.video import VideoPipeline
-from tests.support import media
+from tests.support import synthetic_frames, synthetic_video
 
 STORE = Path(__file__).parents[2] / "model_store"
 
@@ -368,4 +368,4 @@ def finder():
 
 @pytest.fixture(scope="module")
 def smile():
-    return media.encode(media.face_frames(12))
+    return synthetic_video.encode_video(synthetic_frames.face_frames(12))

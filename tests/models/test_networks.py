@@ -25,7 +25,7 @@ from moodreel.pipelines.image import ImagePipeline
 from moodreel.pipelines.video import VideoPipeline
 from moodreel.training.experiment.adapters import MAKERS
 from tests.models.test_multi_head import lived, seen
-from tests.support import accounts, media
+from tests.support import accounts, synthetic_frames, synthetic_image, synthetic_video
 from tests.support.server import DATE, KEY, video_body
 
 ROOT = Path(__file__).parents[2]
@@ -200,10 +200,16 @@ def test_what_the_lab_trains_is_served_with_its_own_labels(tmp_path, name, portr
     app = create_app(accounts.settings(tmp_path), video_pipeline=analyser, image_pipeline=ImagePipeline(analyser))
     client = app.test_client(use_cookies=False)
     headers = {"x-api-key": KEY, "date": DATE}
-    clip = client.post("/predict?explain=true", json=video_body(media.encode(media.face_frames(12))), headers=headers)
+    clip = client.post(
+        "/predict?explain=true",
+        json=video_body(synthetic_video.encode_video(synthetic_frames.face_frames(12))),
+        headers=headers,
+    )
     assert clip.status_code == 200, clip.json
     assert tuple(clip.json["probabilities"]) == THREE and clip.json["emotion"] in THREE
-    picture = client.post("/api/predict/", json=video_body(media.photo(portrait[:300])), headers=headers)
+    picture = client.post(
+        "/api/predict/", json=video_body(synthetic_image.encode_image(portrait[:300])), headers=headers
+    )
     assert picture.status_code == 200, picture.json
     assert tuple(picture.json["all_emotions"]) == THREE and picture.json["emotion"] in THREE
 

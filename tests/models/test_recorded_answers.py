@@ -30,7 +30,7 @@ from moodreel.pipelines.image import ImagePipeline
 from moodreel.pipelines.language_id import LanguageIdentifier
 from moodreel.pipelines.text import TextPipeline
 from moodreel.pipelines.video import VideoPipeline
-from tests.support import media, synthetic_audio
+from tests.support import synthetic_audio, synthetic_frames, synthetic_image, synthetic_video
 from tests.support.foreign_texts import DIARY
 
 STORE = Path(__file__).parents[2] / "model_store"
@@ -81,7 +81,7 @@ def made_face(rng: np.random.Generator) -> FaceFeatures:
 def tracks() -> list[list[FaceFeatures | None]]:
     """Make tracks of one frame, of a few with gaps, of one smiling face, and of more than are mirrored."""
     rng = np.random.default_rng(13)
-    smiling = np.ascontiguousarray(media.portrait()[20:212:4, 126:318:4].mean(axis=2).astype(np.uint8))
+    smiling = np.ascontiguousarray(synthetic_frames.portrait()[20:212:4, 126:318:4].mean(axis=2).astype(np.uint8))
     faces = [made_face(rng) for _ in range(40)]
     smile = replace(faces[0], crop=smiling)
     return [[faces[1]], [faces[2], None, faces[3], faces[4], None, faces[5]], [smile] * 3, [None, *faces[6:26], None]]
@@ -170,12 +170,12 @@ def video_pipeline() -> VideoPipeline:
 
 
 def clips() -> dict[str, bytes]:
-    portrait = media.portrait()
-    passing = [frame for _, frame in media.passing(5, 3)]
+    portrait = synthetic_frames.portrait()
+    passing = [frame for _, frame in synthetic_frames.crossing_frames(5, 3)]
     return {
-        "drifting": media.encode(media.face_frames(30), fps=10),
-        "still": media.encode([np.ascontiguousarray(portrait)] * 8, fps=5),
-        "two people": media.encode(passing, fps=5),
+        "drifting": synthetic_video.encode_video(synthetic_frames.face_frames(30), fps=10),
+        "still": synthetic_video.encode_video([np.ascontiguousarray(portrait)] * 8, fps=5),
+        "two people": synthetic_video.encode_video(passing, fps=5),
     }
 
 
@@ -199,8 +199,11 @@ def video_answers() -> dict[str, object]:
 
 def image_answers() -> dict[str, object]:
     pipeline = ImagePipeline(video_pipeline())
-    group, _ = media.group(640, 480, 3, 91)
-    files = {"portrait": media.photo(media.portrait()), "group": media.photo(group, "PNG")}
+    group, _ = synthetic_frames.group_photo(640, 480, 3, 91)
+    files = {
+        "portrait": synthetic_image.encode_image(synthetic_frames.portrait()),
+        "group": synthetic_image.encode_image(group, "PNG"),
+    }
     answers: dict[str, object] = {}
     for name, file in files.items():
         for model in (None, "vit"):
@@ -210,7 +213,7 @@ def image_answers() -> dict[str, object]:
 
 
 def audiovisual_pipeline_answers() -> dict[str, object]:
-    clip = synthetic_audio.recording(media.face_frames(40), 4.0)
+    clip = synthetic_audio.encode_sine_clip(synthetic_frames.face_frames(40), 4.0)
     answers: dict[str, object] = {}
     pipeline = AudioVisualPipeline.load(STORE, video_pipeline(), noncommercial=True, use_gpu="0")
     for model in AUDIOVISUAL_MODELS:

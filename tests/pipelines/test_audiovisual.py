@@ -28,12 +28,12 @@ from moodreel.media.video import VideoLimits
 from moodreel.models.face_registry import FaceModelRegistry
 from moodreel.pipelines.audiovisual import AudioVisualPipeline
 from moodreel.pipelines.video import VideoPipeline
-from tests.support import media, synthetic_audio
+from tests.support import synthetic_audio, synthetic_frames, synthetic_video
 from tests.support.audiovisual_models import write_model
 from tests.support.server import STORE
 
 BOTH = ("video", "audio")
-FACE = media.face_frames(40, 160, 120)
+FACE = synthetic_frames.face_frames(40, 160, 120)
 BLACK = [np.zeros((48, 64, 3), np.uint8)] * 10
 
 
@@ -62,7 +62,7 @@ def viewer(store, analyser):
 
 @pytest.fixture(scope="module")
 def talking():
-    return synthetic_audio.recording(FACE, 4)
+    return synthetic_audio.encode_sine_clip(FACE, 4)
 
 
 def test_the_default_sees_and_is_given_no_sound(viewer, talking):
@@ -77,7 +77,7 @@ def test_the_default_sees_and_is_given_no_sound(viewer, talking):
 
 
 def test_a_model_of_both_says_what_each_window_had_and_answers_their_mean(viewer):
-    impression = viewer.predict(synthetic_audio.recording(FACE[:30], 6), model="both")
+    impression = viewer.predict(synthetic_audio.encode_sine_clip(FACE[:30], 6), model="both")
     assert impression.modalities == BOTH
     assert impression.missing == {}
     assert [glimpse.modalities for glimpse in impression.windows] == [BOTH, ("audio",)]
@@ -88,10 +88,10 @@ def test_a_model_of_both_says_what_each_window_had_and_answers_their_mean(viewer
 
 
 def test_what_is_missing_is_named(viewer):
-    silent = viewer.predict(synthetic_audio.recording(FACE, 4, silent=True), model="both")
-    hidden = viewer.predict(synthetic_audio.recording(BLACK, 1), model="both")
+    silent = viewer.predict(synthetic_audio.encode_sine_clip(FACE, 4, silent=True), model="both")
+    hidden = viewer.predict(synthetic_audio.encode_sine_clip(BLACK, 1), model="both")
     alone = viewer.predict(
-        synthetic_audio.encode(synthetic_audio.sine(300, 2), container="mp3", codec="libmp3lame"), model="both"
+        synthetic_audio.encode_audio(synthetic_audio.sine(300, 2), container="mp3", codec="libmp3lame"), model="both"
     )
     assert (silent.modalities, silent.missing) == (("video",), {"audio": "none"})
     assert (hidden.modalities, hidden.missing) == (("audio",), {"video": "no_face"})
@@ -123,12 +123,12 @@ def test_a_call_waits_for_its_turn_and_no_longer(viewer, analyser, talking):
 @pytest.mark.parametrize(
     ("clip", "model", "error"),
     [
-        (media.encode(BLACK), "both", NoFaceNoAudio),
-        (media.encode(BLACK), None, NoFace),
-        (synthetic_audio.encode(synthetic_audio.sine(300, 1)), None, NoVideoStream),
-        (media.encode(BLACK)[:300], "both", VideoCorrupt),
-        (media.encode(FACE), "nobody", ModelNotFound),
-        (media.encode(FACE), "../both", ModelNotFound),
+        (synthetic_video.encode_video(BLACK), "both", NoFaceNoAudio),
+        (synthetic_video.encode_video(BLACK), None, NoFace),
+        (synthetic_audio.encode_audio(synthetic_audio.sine(300, 1)), None, NoVideoStream),
+        (synthetic_video.encode_video(BLACK)[:300], "both", VideoCorrupt),
+        (synthetic_video.encode_video(FACE), "nobody", ModelNotFound),
+        (synthetic_video.encode_video(FACE), "../both", ModelNotFound),
     ],
     ids=["neither", "no face", "sound for one that sees", "half a clip", "no such model", "a path"],
 )
@@ -139,7 +139,9 @@ def test_what_cannot_be_answered_is_refused_as_such(viewer, clip, model, error):
 
 def test_limits_hold(store, analyser):
     with pytest.raises(VideoTooLong):
-        AudioVisualPipeline.load(store, analyser, limits=VideoLimits(seconds=1)).predict(media.encode(FACE, fps=10))
+        AudioVisualPipeline.load(store, analyser, limits=VideoLimits(seconds=1)).predict(
+            synthetic_video.encode_video(FACE, fps=10)
+        )
 
 
 # Licences
@@ -222,7 +224,7 @@ def mock(tmp_path, analyser, caplog):
 
 
 def test_made_up_answers_come_from_the_content_alone_and_say_that_they_are(mock, talking):
-    other = synthetic_audio.recording(FACE, 4, hertz=600)
+    other = synthetic_audio.encode_sine_clip(FACE, 4, hertz=600)
     first, again, second = (mock.predict(clip) for clip in (talking, talking, other))
     assert first.mock
     assert (first.model.name, first.labels, first.modalities) == ("mock", EIGHT, BOTH)
@@ -233,8 +235,11 @@ def test_made_up_answers_come_from_the_content_alone_and_say_that_they_are(mock,
 
 
 def test_what_is_made_up_is_still_looked_at(mock):
-    for clip, error in ((media.encode(BLACK)[:300], VideoCorrupt), (media.encode(BLACK), NoFaceNoAudio)):
+    for clip, error in (
+        (synthetic_video.encode_video(BLACK)[:300], VideoCorrupt),
+        (synthetic_video.encode_video(BLACK), NoFaceNoAudio),
+    ):
         with pytest.raises(error):
             mock.predict(clip)
     with pytest.raises(ModelNotFound, match="EMO_MOCK"):
-        mock.predict(media.encode(FACE), model="faces-eight")
+        mock.predict(synthetic_video.encode_video(FACE), model="faces-eight")

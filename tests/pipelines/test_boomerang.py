@@ -8,7 +8,7 @@ from PIL import Image
 
 from moodreel.media.video import VideoReader
 from moodreel.pipelines import boomerang
-from tests.support import media
+from tests.support import synthetic_frames, synthetic_video
 
 
 def opened(data: bytes) -> VideoReader:
@@ -21,7 +21,7 @@ def opened(data: bytes) -> VideoReader:
 
 def frames_of(loop: boomerang.BoomerangClip) -> list[np.ndarray]:
     if loop.output != "webp":
-        return media.decode(loop.data)
+        return synthetic_video.decode_frames(loop.data)
     image = Image.open(io.BytesIO(loop.data))
     frames = []
     for index in range(image.n_frames):
@@ -31,12 +31,12 @@ def frames_of(loop: boomerang.BoomerangClip) -> list[np.ndarray]:
 
 
 def counters(loop: boomerang.BoomerangClip) -> list[int]:
-    return [media.counter(frame) for frame in frames_of(loop)]
+    return [synthetic_frames.read_counter(frame) for frame in frames_of(loop)]
 
 
 @pytest.mark.parametrize("output", boomerang.OUTPUTS)
 def test_the_loop_runs_forward_then_back_and_shows_no_frame_twice_at_either_turn(output):
-    reader = opened(media.encode(media.counter_frames(40), fps=10))
+    reader = opened(synthetic_video.encode_video(synthetic_frames.counter_frames(40), fps=10))
     loop = boomerang.make_boomerang(reader, peak=2.0, duration=2.0, output=output)
     shown = counters(loop)
     first = shown[0]
@@ -55,7 +55,9 @@ def test_the_end_away_from_the_peak_is_where_the_picture_moves_least(output, pea
         where = 40 + 100 * abs(time - quiet) if abs(time - quiet) > 0.06 else 40
         cv2.circle(frame, (int(where), 32), 14, (255, 255, 255), -1)
         frames.append(frame)
-    loop = boomerang.make_boomerang(opened(media.encode(frames, fps=20)), peak=peak, duration=3.0, output=output)
+    loop = boomerang.make_boomerang(
+        opened(synthetic_video.encode_video(frames, fps=20)), peak=peak, duration=3.0, output=output
+    )
     end = loop.start if peak else loop.start + loop.duration / 2
     assert end == pytest.approx(quiet, abs=0.11)
     assert loop.peak == pytest.approx(peak, abs=0.03)
@@ -63,7 +65,7 @@ def test_the_end_away_from_the_peak_is_where_the_picture_moves_least(output, pea
 
 def test_every_frame_keeps_the_time_it_had_in_the_clip():
     times = [0.0, 0.1, 0.2, 0.6, 0.7, 1.0]
-    reader = opened(media.encode(media.counter_frames(6), times=times, container="matroska"))
+    reader = opened(synthetic_video.encode_video(synthetic_frames.counter_frames(6), times=times, container="matroska"))
     loop = boomerang.make_boomerang(reader, peak=1.0, duration=2.0)
     with av.open(io.BytesIO(loop.data)) as container:
         shown = [(frame.time, float(frame.duration * frame.time_base)) for frame in container.decode(video=0)]
@@ -74,7 +76,11 @@ def test_every_frame_keeps_the_time_it_had_in_the_clip():
 
 
 def test_mp4_is_what_a_phone_and_a_browser_play_at_once():
-    reader = opened(media.encode(media.face_frames(30, 321, 241), container="matroska", pix_fmt="yuv444p", audio="aac"))
+    reader = opened(
+        synthetic_video.encode_video(
+            synthetic_frames.face_frames(30, 321, 241), container="matroska", pix_fmt="yuv444p", audio_codec="aac"
+        )
+    )
     loop = boomerang.make_boomerang(reader, peak=1.0)
     assert loop.data.find(b"moov") < loop.data.find(b"mdat"), "faststart"
     with av.open(io.BytesIO(loop.data)) as container:
@@ -87,13 +93,15 @@ def test_mp4_is_what_a_phone_and_a_browser_play_at_once():
 
 @pytest.mark.parametrize("output", ["webp", "gif"])
 def test_pictures_loop_for_ever(output):
-    loop = boomerang.make_boomerang(opened(media.encode(media.counter_frames(20))), peak=0.5, output=output)
+    loop = boomerang.make_boomerang(
+        opened(synthetic_video.encode_video(synthetic_frames.counter_frames(20))), peak=0.5, output=output
+    )
     assert Image.open(io.BytesIO(loop.data)).info["loop"] == 0
 
 
 @pytest.mark.parametrize("output", boomerang.OUTPUTS)
 def test_colours_survive(output):
-    reader = opened(media.encode(media.corner_frames(10, 320, 240)))
+    reader = opened(synthetic_video.encode_video(synthetic_frames.corner_frames(10, 320, 240)))
     picture = frames_of(boomerang.make_boomerang(reader, peak=0.3, output=output))[0].astype(int)
     assert picture[60, 80] == pytest.approx([255, 0, 0], abs=14)
     assert picture[60, 240] == pytest.approx([0, 255, 0], abs=14)
@@ -103,9 +111,9 @@ def test_colours_survive(output):
 
 @pytest.mark.parametrize("rotation", [90, 180, 270])
 def test_the_loop_and_its_poster_are_upright(rotation):
-    reader = opened(media.encode(media.corner_frames(10, 320, 240), rotation=rotation))
+    reader = opened(synthetic_video.encode_video(synthetic_frames.corner_frames(10, 320, 240), rotation=rotation))
     loop = boomerang.make_boomerang(reader, peak=0.3)
-    turned = np.rot90(media.corner_frames(1, 320, 240)[0], rotation // 90)
+    turned = np.rot90(synthetic_frames.corner_frames(1, 320, 240)[0], rotation // 90)
     poster = np.asarray(Image.open(io.BytesIO(loop.poster)))
     for picture in (frames_of(loop)[0], poster):
         assert picture.shape == turned.shape
@@ -113,9 +121,9 @@ def test_the_loop_and_its_poster_are_upright(rotation):
 
 
 def test_the_poster_is_the_frame_at_the_peak():
-    reader = opened(media.encode(media.counter_frames(40), fps=10))
+    reader = opened(synthetic_video.encode_video(synthetic_frames.counter_frames(40), fps=10))
     loop = boomerang.make_boomerang(reader, peak=2.5, duration=3.0)
-    assert media.counter(np.asarray(Image.open(io.BytesIO(loop.poster)))) == 25
+    assert synthetic_frames.read_counter(np.asarray(Image.open(io.BytesIO(loop.poster)))) == 25
     assert Image.open(io.BytesIO(loop.poster)).format == "JPEG"
 
 
@@ -124,7 +132,7 @@ def test_the_poster_is_the_frame_at_the_peak():
     [(3.0, 2.0, "end"), (0.5, 0.5, "start"), (0.0, 0.0, "start"), (3.9, 2.9, "end")],
 )
 def test_the_loop_turns_at_the_peak(peak, start, turns_at_peak):
-    reader = opened(media.encode(media.counter_frames(40), fps=10))
+    reader = opened(synthetic_video.encode_video(synthetic_frames.counter_frames(40), fps=10))
     loop = boomerang.make_boomerang(reader, peak=peak, duration=2.0)
     shown = counters(loop)
     assert loop.start == pytest.approx(start, abs=0.11)
@@ -132,33 +140,37 @@ def test_the_loop_turns_at_the_peak(peak, start, turns_at_peak):
 
 
 def test_a_clip_shorter_than_the_loop_is_used_whole_from_the_peak_outwards():
-    reader = opened(media.encode(media.counter_frames(10), fps=10))
+    reader = opened(synthetic_video.encode_video(synthetic_frames.counter_frames(10), fps=10))
     assert counters(boomerang.make_boomerang(reader, peak=0.9, duration=8.0))[:10] == list(range(10))
 
 
 @pytest.mark.parametrize("output", boomerang.OUTPUTS)
 def test_one_frame_is_a_still_loop(output):
-    loop = boomerang.make_boomerang(opened(media.encode(media.corner_frames(1))), peak=0.0, output=output)
+    loop = boomerang.make_boomerang(
+        opened(synthetic_video.encode_video(synthetic_frames.corner_frames(1))), peak=0.0, output=output
+    )
     assert len(frames_of(loop)) == 1
     assert loop.duration == 1.0
 
 
 @pytest.mark.parametrize("output", boomerang.OUTPUTS)
 def test_two_frames_take_turns(output):
-    loop = boomerang.make_boomerang(opened(media.encode(media.counter_frames(2), fps=10)), peak=0.1, output=output)
+    loop = boomerang.make_boomerang(
+        opened(synthetic_video.encode_video(synthetic_frames.counter_frames(2), fps=10)), peak=0.1, output=output
+    )
     assert counters(loop) == [0, 1]
     assert loop.duration == pytest.approx(0.2)
 
 
 def test_a_clip_of_one_frame_a_second_still_moves():
-    reader = opened(media.encode(media.counter_frames(6), fps=1))
+    reader = opened(synthetic_video.encode_video(synthetic_frames.counter_frames(6), fps=1))
     loop = boomerang.make_boomerang(reader, peak=3.0, duration=1.0)
     assert len(set(counters(loop))) == 2
     assert 3 in counters(loop)
 
 
 def test_the_whole_clip_runs_faster_than_life_and_fits():
-    reader = opened(media.encode(media.counter_frames(50), fps=10))
+    reader = opened(synthetic_video.encode_video(synthetic_frames.counter_frames(50), fps=10))
     loop = boomerang.make_boomerang(reader, peak=3.0, duration=2.0, whole=True)
     shown = counters(loop)
     assert (shown[0], max(shown)) == (0, 48)
@@ -167,12 +179,14 @@ def test_the_whole_clip_runs_faster_than_life_and_fits():
 
 @pytest.mark.parametrize(("size", "expected"), [(64, (64, 48)), (480, (480, 360)), (1080, (640, 480))])
 def test_the_longest_side_is_what_was_asked_for_but_never_more_than_the_clip_has(size, expected):
-    loop = boomerang.make_boomerang(opened(media.encode(media.corner_frames(5, 640, 480))), peak=0.1, size=size)
+    loop = boomerang.make_boomerang(
+        opened(synthetic_video.encode_video(synthetic_frames.corner_frames(5, 640, 480))), peak=0.1, size=size
+    )
     assert (loop.width, loop.height) == expected
 
 
 @pytest.mark.parametrize("output", boomerang.OUTPUTS)
 def test_a_clip_one_pixel_wide_is_shown_two_wide(output):
-    frames = [frame[:, :1] for frame in media.counter_frames(4)]
-    data = media.encode(frames, container="matroska", codec="libvpx-vp9", pix_fmt="yuv444p")
+    frames = [frame[:, :1] for frame in synthetic_frames.counter_frames(4)]
+    data = synthetic_video.encode_video(frames, container="matroska", codec="libvpx-vp9", pix_fmt="yuv444p")
     assert boomerang.make_boomerang(opened(data), peak=0.1, output=output).width == 2

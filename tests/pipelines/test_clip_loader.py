@@ -24,8 +24,8 @@ from moodreel.media import mel_spectrogram
 from moodreel.media.audio import SAMPLE_RATE, AudioLimits
 from moodreel.media.video import VideoLimits
 from moodreel.pipelines.clip_loader import CORRUPT, NO_FACE, NONE, NOT_READ, UNSUPPORTED, ClipLoader
-from tests.support import media, synthetic_audio
-from tests.support.synthetic_audio import recording
+from tests.support import synthetic_audio, synthetic_frames, synthetic_image, synthetic_video
+from tests.support.synthetic_audio import encode_sine_clip
 
 LANDMARKER = Path(__file__).parents[2] / "model_store" / "face_landmarker" / "face_landmarker.task"
 BOTH = ("video", "audio")
@@ -48,7 +48,7 @@ def loudest_band(mel):
     return float((band * np.fft.rfftfreq(mel_spectrogram.WINDOW_LENGTH, 1 / SAMPLE_RATE)).sum() / band.sum())
 
 
-FACE = media.face_frames(30)
+FACE = synthetic_frames.face_frames(30)
 CONTAINERS = [
     ("mp4", "libx264", "aac", 44_100, "stereo"),
     ("mp4", "libx264", "libmp3lame", 44_100, "mono"),
@@ -60,7 +60,7 @@ CONTAINERS = [
 
 @pytest.mark.parametrize(("container", "video", "codec", "rate", "layout"), CONTAINERS)
 def test_faces_and_sound_of_one_file_are_read_whatever_its_codecs(reader, container, video, codec, rate, layout):
-    clip = recording(FACE, 3, container=container, video=video, codec=codec, rate=rate, layout=layout)
+    clip = encode_sine_clip(FACE, 3, container=container, video=video, codec=codec, rate=rate, layout=layout)
     footage = reader.load(clip)
     assert footage.modalities == BOTH
     assert not footage.missing
@@ -76,8 +76,8 @@ def test_faces_and_sound_of_one_file_are_read_whatever_its_codecs(reader, contai
 
 
 def test_a_face_is_the_square_that_is_cut_around_it_in_the_picture_shown_then(reader, finder):
-    frames = media.face_frames(30)
-    excerpts = reader.load_batch(media.encode(frames, fps=10, options={"qp": "0"}))
+    frames = synthetic_frames.face_frames(30)
+    excerpts = reader.load_batch(synthetic_video.encode_video(frames, fps=10, options={"qp": "0"}))
     for column, number in enumerate((1, 5, 9, 13, 16, 20, 24, 28)):  # 3 s in eight shares, the middle of each
         [face] = finder.detect(frames[number])
         theirs = crop_square(frames[number], face.landmarks, 112).astype(int)
@@ -85,7 +85,7 @@ def test_a_face_is_the_square_that_is_cut_around_it_in_the_picture_shown_then(re
 
 
 def test_a_long_clip_has_windows_side_by_side_and_one_decode_serves_them(reader):
-    clip = media.encode(media.face_frames(50, 160, 120), fps=10)
+    clip = synthetic_video.encode_video(synthetic_frames.face_frames(50, 160, 120), fps=10)
     footage = reader.load(clip)
     assert footage.starts == pytest.approx((0, 2))
     assert footage.batch.seen.shape == (2, 8)
@@ -94,7 +94,7 @@ def test_a_long_clip_has_windows_side_by_side_and_one_decode_serves_them(reader)
 
 
 def test_a_clip_without_sound_and_one_with_silence_have_their_pictures(reader):
-    for clip in (media.encode(FACE, fps=10), recording(FACE, 3, silent=True)):
+    for clip in (synthetic_video.encode_video(FACE, fps=10), encode_sine_clip(FACE, 3, silent=True)):
         footage = reader.load(clip)
         assert footage.modalities == ("video",)
         assert footage.missing == {"audio": NONE}
@@ -102,7 +102,7 @@ def test_a_clip_without_sound_and_one_with_silence_have_their_pictures(reader):
 
 
 def test_a_hidden_face_leaves_the_sound(reader):
-    footage = reader.load(recording([np.zeros((48, 64, 3), np.uint8)] * 30, 3))
+    footage = reader.load(encode_sine_clip([np.zeros((48, 64, 3), np.uint8)] * 30, 3))
     assert footage.modalities == ("audio",)
     assert footage.missing == {"video": NO_FACE}
     assert footage.batch.heard.all()
@@ -115,7 +115,9 @@ def test_a_hidden_face_leaves_the_sound(reader):
 )
 def test_sound_alone_has_windows_of_its_own(reader, container, codec, rate):
     footage = reader.load(
-        synthetic_audio.encode(synthetic_audio.sine(500, 5, rate=rate), container=container, codec=codec, rate=rate)
+        synthetic_audio.encode_audio(
+            synthetic_audio.sine(500, 5, rate=rate), container=container, codec=codec, rate=rate
+        )
     )
     assert footage.modalities == ("audio",)
     assert footage.missing == {"video": NONE}
@@ -130,9 +132,9 @@ BLACK = [np.zeros((48, 64, 3), np.uint8)] * 10
 @pytest.mark.parametrize(
     ("clip", "says"),
     [
-        (media.encode(BLACK, fps=10), "Face the camera"),
-        (recording(BLACK, 1, silent=True), "Face the camera"),
-        (synthetic_audio.encode(np.zeros(SAMPLE_RATE, np.float32)), "microphone"),
+        (synthetic_video.encode_video(BLACK, fps=10), "Face the camera"),
+        (encode_sine_clip(BLACK, 1, silent=True), "Face the camera"),
+        (synthetic_audio.encode_audio(np.zeros(SAMPLE_RATE, np.float32)), "microphone"),
     ],
     ids=["black, no sound", "black, silence", "silence alone"],
 )
@@ -142,31 +144,31 @@ def test_neither_face_nor_sound_is_an_error_that_says_what_to_do(reader, clip, s
 
 
 def test_what_is_not_wanted_is_not_read(reader):
-    clip = recording(FACE[:10], 1)
+    clip = encode_sine_clip(FACE[:10], 1)
     seen, heard = reader.load(clip, modalities=("video",)), reader.load(clip, modalities=("audio",))
     assert (seen.modalities, seen.missing) == (("video",), {"audio": NOT_READ})
     assert (heard.modalities, heard.missing) == (("audio",), {"video": NOT_READ})
     assert heard.frames == 0
     with pytest.raises(NoFace, match="arm's length"):
-        reader.load(recording(BLACK, 1), modalities=("video",))
+        reader.load(encode_sine_clip(BLACK, 1), modalities=("video",))
     with pytest.raises(NoVideoStream, match="Send a clip with pictures"):
-        reader.load(synthetic_audio.encode(synthetic_audio.sine(500, 1)), modalities=("video",))
+        reader.load(synthetic_audio.encode_audio(synthetic_audio.sine(500, 1)), modalities=("video",))
     with pytest.raises(NoFaceNoAudio, match="microphone"):
-        reader.load(media.encode(FACE[:10], fps=10), modalities=("audio",))
+        reader.load(synthetic_video.encode_video(FACE[:10], fps=10), modalities=("audio",))
 
 
 # Times
 
 
 def test_pictures_that_end_before_their_sound_leave_its_last_window_without_a_face(reader):
-    footage = reader.load(recording(FACE[:30], 7))
+    footage = reader.load(encode_sine_clip(FACE[:30], 7))
     assert footage.starts == pytest.approx((0, 2, 4), abs=0.05)
     assert footage.batch.modalities() == [BOTH, BOTH, ("audio",)]
     assert 0 < footage.batch.seen[1].sum() < 8
 
 
 def test_sound_that_ends_before_its_pictures_leaves_the_last_window_without_it(reader):
-    footage = reader.load(recording(media.face_frames(70, 160, 120), 1.5))
+    footage = reader.load(encode_sine_clip(synthetic_frames.face_frames(70, 160, 120), 1.5))
     assert footage.batch.modalities() == [BOTH, ("video",), ("video",)]
     steps = footage.batch.mels[0].amax(dim=0).numpy()
     assert (steps[:80] > -6).all()
@@ -179,7 +181,7 @@ def test_sound_that_ends_before_its_pictures_leaves_the_last_window_without_it(r
 @pytest.mark.parametrize("container", ["mp4", "matroska"])
 def test_sound_that_begins_later_is_heard_later_wherever_the_clock_of_the_file_begins(reader, container, shift):
     codec = {"mp4": "aac", "matroska": "flac"}[container]
-    footage = reader.load(recording(FACE, 2, container=container, codec=codec, later=1.0, shift=shift))
+    footage = reader.load(encode_sine_clip(FACE, 2, container=container, codec=codec, later=1.0, shift=shift))
     assert footage.seconds == pytest.approx(3, abs=0.2)
     steps = footage.batch.mels[0].amax(dim=0)
     begins = int((steps > -6).nonzero()[0]) * mel_spectrogram.HOP_LENGTH / SAMPLE_RATE
@@ -188,7 +190,7 @@ def test_sound_that_begins_later_is_heard_later_wherever_the_clock_of_the_file_b
 
 
 def test_sound_that_begins_first_is_not_cut_off(reader):
-    footage = reader.load(recording(FACE[:20], 3, container="matroska", codec="flac", later=-1.0, shift=1.0))
+    footage = reader.load(encode_sine_clip(FACE[:20], 3, container="matroska", codec="flac", later=-1.0, shift=1.0))
     assert footage.seconds == pytest.approx(3, abs=0.15)
     assert footage.batch.seen[0].tolist() == [False] * 3 + [True] * 5
     assert float(footage.batch.mels[0].amax(dim=0)[2]) > -6
@@ -196,13 +198,13 @@ def test_sound_that_begins_first_is_not_cut_off(reader):
 
 def test_times_that_cannot_be_are_taken_for_wrong_and_both_begin_at_once(finder):
     reader = ClipLoader(finder, limits=VideoLimits(seconds=10))
-    footage = reader.load(recording(FACE[:20], 2, container="matroska", codec="flac", later=500.0))
+    footage = reader.load(encode_sine_clip(FACE[:20], 2, container="matroska", codec="flac", later=500.0))
     assert footage.seconds == pytest.approx(2, abs=0.15)
     assert footage.batch.modalities() == [BOTH]
 
 
 def test_a_recording_without_a_duration_in_its_header_is_measured(reader):
-    clip = media.encode(FACE, container="webm", codec="libvpx", fps=10, container_options={"live": "1"})
+    clip = synthetic_video.encode_video(FACE, container="webm", codec="libvpx", fps=10, container_options={"live": "1"})
     with av.open(io.BytesIO(clip)) as container:
         assert container.duration is None
     footage = reader.load(clip)
@@ -223,7 +225,7 @@ def damaged(clip: bytes, kind: str) -> bytes:
     return bytes(broken)
 
 
-WHOLE = recording(FACE, 3, codec="flac")
+WHOLE = encode_sine_clip(FACE, 3, codec="flac")
 
 
 def test_damaged_sound_beside_a_good_picture_is_answered_from_the_picture(reader):
@@ -239,12 +241,12 @@ def test_damaged_pictures_beside_good_sound_are_answered_from_the_sound(reader):
 
 
 def test_sound_of_a_codec_that_is_not_read_spoils_no_picture(reader):
-    footage = reader.load(recording(FACE[:10], 1, container="matroska", codec="tta"))
+    footage = reader.load(encode_sine_clip(FACE[:10], 1, container="matroska", codec="tta"))
     assert footage.missing == {"audio": UNSUPPORTED}
 
 
 def test_pictures_of_a_codec_that_is_not_read_spoil_no_sound(reader):
-    footage = reader.load(recording(FACE[:10], 1, container="matroska", video="ffv1"))
+    footage = reader.load(encode_sine_clip(FACE[:10], 1, container="matroska", video="ffv1"))
     assert footage.missing == {"video": UNSUPPORTED}
 
 
@@ -254,9 +256,12 @@ def test_pictures_of_a_codec_that_is_not_read_spoil_no_sound(reader):
         (b"", UnsupportedMedia),
         (b"hello, this is my diary", UnsupportedMedia),
         (b"#EXTM3U\n#EXTINF:9,\nfile:///etc/passwd\n", UnsupportedMedia),
-        (media.photo(media.portrait()), UnsupportedMedia),
-        (media.encode(BLACK)[:300], VideoCorrupt),
-        (synthetic_audio.encode(synthetic_audio.sine(440, 1), container="ipod", codec="aac")[:2000], VideoCorrupt),
+        (synthetic_image.encode_image(synthetic_frames.portrait()), UnsupportedMedia),
+        (synthetic_video.encode_video(BLACK)[:300], VideoCorrupt),
+        (
+            synthetic_audio.encode_audio(synthetic_audio.sine(440, 1), container="ipod", codec="aac")[:2000],
+            VideoCorrupt,
+        ),
         (b"fLaC" + np.random.default_rng(2).bytes(4000), AudioCorrupt),
     ],
     ids=["nothing", "text", "playlist", "picture", "half an mp4", "half an m4a", "noise as FLAC"],
@@ -268,13 +273,15 @@ def test_what_cannot_be_read_at_all_is_refused_as_such(reader, data, error):
 
 def test_limits_hold_for_pictures_and_for_sound(finder):
     with pytest.raises(VideoTooLong):
-        ClipLoader(finder, limits=VideoLimits(seconds=2)).load(media.encode(FACE, fps=10))
+        ClipLoader(finder, limits=VideoLimits(seconds=2)).load(synthetic_video.encode_video(FACE, fps=10))
     with pytest.raises(VideoTooLong):  # and not its sound, which runs as long
         ClipLoader(finder, limits=VideoLimits(seconds=2)).load(WHOLE)
     with pytest.raises(AudioTooLong):
         ClipLoader(finder, sound_limits=AudioLimits(seconds=2)).load(WHOLE)
     with pytest.raises(AudioTooLong):
-        ClipLoader(finder, limits=VideoLimits(seconds=2)).load(synthetic_audio.encode(synthetic_audio.sine(440, 3)))
+        ClipLoader(finder, limits=VideoLimits(seconds=2)).load(
+            synthetic_audio.encode_audio(synthetic_audio.sine(440, 3))
+        )
 
 
 # People
@@ -282,7 +289,7 @@ def test_limits_hold_for_pictures_and_for_sound(finder):
 
 def test_the_person_most_seen_is_followed_and_nobody_else(reader, finder):
     """Two heads, of which the smaller is there all the time and the larger for a moment."""
-    large, small = media.heads(230)[0], media.heads(170)[0]
+    large, small = synthetic_frames.two_heads(230)[0], synthetic_frames.two_heads(170)[0]
     frames = []
     for number in range(30):
         frame = np.full((300, 560, 3), 90, np.uint8)
@@ -290,14 +297,14 @@ def test_the_person_most_seen_is_followed_and_nobody_else(reader, finder):
         if number < 4:
             frame[40 : 40 + large.shape[0], 300 : 300 + large.shape[1]] = large
         frames.append(frame)
-    excerpts = reader.load_batch(media.encode(frames, fps=10, options={"qp": "0"}))
+    excerpts = reader.load_batch(synthetic_video.encode_video(frames, fps=10, options={"qp": "0"}))
     assert excerpts.seen.all(), "the larger one is there for one of eight pictures"
     last = excerpts.faces[0, -1].numpy().astype(int)
     assert np.abs(excerpts.faces[0, 0].numpy().astype(int) - last).mean() < 6
 
 
 def test_one_reader_serves_several_threads(reader):
-    clips = [recording(FACE[:10], 1, hertz=300 * number) for number in (1, 2, 3)] * 2
+    clips = [encode_sine_clip(FACE[:10], 1, hertz=300 * number) for number in (1, 2, 3)] * 2
     with ThreadPoolExecutor(6) as pool:
         found = list(pool.map(reader.load_batch, clips))
     for first, second in zip(found[:3], found[3:], strict=True):

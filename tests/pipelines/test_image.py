@@ -17,10 +17,10 @@ from moodreel.media import image
 from moodreel.pipelines.image import ImageBatchResult, ImagePipeline, ImageResult
 from moodreel.pipelines.video import VideoPipeline
 from tests.media.test_image import exif, stored
-from tests.support import media
+from tests.support import synthetic_frames, synthetic_image, synthetic_video
 
 STORE = Path(__file__).parents[2] / "model_store"
-NOBODY = media.photo(skimage.data.coffee())
+NOBODY = synthetic_image.encode_image(skimage.data.coffee())
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def detector(analyser):
 
 @pytest.fixture(scope="module")
 def smile():
-    return media.photo(media.portrait(), quality=95)
+    return synthetic_image.encode_image(synthetic_frames.portrait(), quality=95)
 
 
 def test_a_batch_that_takes_too_long_leaves_its_last_pictures_for_another(analyser, smile):
@@ -50,7 +50,7 @@ def test_a_default_of_seven_labels_answers_for_pictures_too(smile, path, name):
     detector = ImagePipeline(VideoPipeline.load(STORE, model_path=STORE / path))
     assert detector.predict(smile).model.name == name
     assert detector.predict_any(smile).model.name == name
-    assert detector.predict_any(media.encode(media.face_frames(5))).model.name == name
+    assert detector.predict_any(synthetic_video.encode_video(synthetic_frames.face_frames(5))).model.name == name
 
 
 def test_a_smile_is_happy_with_everything_that_the_answer_promises(detector, smile):
@@ -73,9 +73,10 @@ def test_a_smile_is_happy_with_everything_that_the_answer_promises(detector, smi
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "HEIF"])
 @pytest.mark.parametrize("orientation", [1, 3, 6])
 def test_the_format_and_the_way_the_phone_was_held_change_nothing(detector, smile, kind, orientation):
-    upright = media.portrait()[:320]
+    upright = synthetic_frames.portrait()[:320]
     plain, turned = (
-        detector.predict(media.photo(stored(upright, turn), kind, exif=exif(turn))) for turn in (1, orientation)
+        detector.predict(synthetic_image.encode_image(stored(upright, turn), kind, exif=exif(turn)))
+        for turn in (1, orientation)
     )
     assert (turned.width, turned.height) == (512, 320)
     assert turned.faces[0].box == pytest.approx(plain.faces[0].box, abs=3)
@@ -84,9 +85,9 @@ def test_the_format_and_the_way_the_phone_was_held_change_nothing(detector, smil
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_a_jpeg_in_each_of_the_eight_orientations_gives_the_same_box_and_an_upright_drawing(detector, orientation):
-    upright = media.portrait()[:320]
-    data = media.photo(stored(upright, orientation), quality=95, exif=exif(orientation))
-    expected = detector.predict(media.photo(upright, quality=95))
+    upright = synthetic_frames.portrait()[:320]
+    data = synthetic_image.encode_image(stored(upright, orientation), quality=95, exif=exif(orientation))
+    expected = detector.predict(synthetic_image.encode_image(upright, quality=95))
     found = detector.predict(data, draw=True)
     assert (found.width, found.height) == (512, 320)
     assert found.faces[0].box == pytest.approx(expected.faces[0].box, abs=3)
@@ -96,8 +97,8 @@ def test_a_jpeg_in_each_of_the_eight_orientations_gives_the_same_box_and_an_upri
 
 
 def test_a_large_picture_has_its_boxes_in_its_own_pixels(detector):
-    rgb, centres = media.group(3840, 2880, 5, 300)
-    detection = detector.predict(media.photo(rgb))
+    rgb, centres = synthetic_frames.group_photo(3840, 2880, 5, 300)
+    detection = detector.predict(synthetic_image.encode_image(rgb))
     assert (detection.width, detection.height) == (3840, 2880)
     boxes = [face.box for face in detection.faces]
     assert len(boxes) == 5
@@ -107,9 +108,9 @@ def test_a_large_picture_has_its_boxes_in_its_own_pixels(detector):
 
 
 def test_a_group_has_every_face_the_largest_first_and_answers_for_that(detector):
-    rgb, _ = media.group(1280, 960, 7, 70)
-    rgb[300:900, 600:1200] = cv2.resize(media.portrait()[20:240, 120:340], (600, 600))
-    detection = detector.predict(media.photo(rgb))
+    rgb, _ = synthetic_frames.group_photo(1280, 960, 7, 70)
+    rgb[300:900, 600:1200] = cv2.resize(synthetic_frames.portrait()[20:240, 120:340], (600, 600))
+    detection = detector.predict(synthetic_image.encode_image(rgb))
     areas = [face.box[2] * face.box[3] for face in detection.faces]
     assert len(areas) == 8
     assert areas[0] > 5 * max(areas[1:])
@@ -124,7 +125,7 @@ def test_a_picture_without_a_face_is_a_fact_and_no_error(detector):
 
 
 def test_a_small_face_is_not_certain_and_says_why(detector):
-    [face] = detector.predict(media.photo(media.portrait()[::4, ::4], quality=95)).faces
+    [face] = detector.predict(synthetic_image.encode_image(synthetic_frames.portrait()[::4, ::4], quality=95)).faces
     assert (face.certain, face.quality.reason) == (False, "small")
 
 
@@ -142,9 +143,14 @@ def test_another_model_answers_when_named(detector, smile):
 
 
 def many() -> list[bytes]:
-    group, _ = media.group(960, 720, 9, 60)
-    faces = [media.portrait()[:, ::-1], media.portrait()[::2, ::2], media.portrait() // 3, media.face_frames(1)[0]]
-    return [media.photo(rgb) for rgb in (media.portrait(), group, *faces)] + [NOBODY]
+    group, _ = synthetic_frames.group_photo(960, 720, 9, 60)
+    faces = [
+        synthetic_frames.portrait()[:, ::-1],
+        synthetic_frames.portrait()[::2, ::2],
+        synthetic_frames.portrait() // 3,
+        synthetic_frames.face_frames(1)[0],
+    ]
+    return [synthetic_image.encode_image(rgb) for rgb in (synthetic_frames.portrait(), group, *faces)] + [NOBODY]
 
 
 def test_a_batch_answers_each_picture_as_if_it_were_alone(detector):
@@ -204,7 +210,10 @@ def test_a_batch_holds_one_decoded_picture_at_a_time(detector, smile, monkeypatc
 
 
 def test_a_clip_and_a_picture_are_told_apart_by_their_bytes(detector, smile):
-    picture, clip = detector.predict_any(smile), detector.predict_any(media.encode(media.face_frames(10)))
+    picture, clip = (
+        detector.predict_any(smile),
+        detector.predict_any(synthetic_video.encode_video(synthetic_frames.face_frames(10))),
+    )
     assert picture.emotion == clip.emotion == "happy"
     assert tuple(picture.all_emotions) == tuple(clip.all_emotions) == SEVEN
     assert (picture.frames, picture.seconds) == (1, None)
@@ -214,7 +223,7 @@ def test_a_clip_and_a_picture_are_told_apart_by_their_bytes(detector, smile):
 def test_only_a_clip_needs_a_face(detector):
     assert detector.predict_any(NOBODY).emotion is None
     with pytest.raises(NoFace):
-        detector.predict_any(media.encode(media.noise_frames(5)))
+        detector.predict_any(synthetic_video.encode_video(synthetic_frames.noise_frames(5)))
     with pytest.raises(UnsupportedMedia, match=r"MP4.* A picture may be JPEG"):
         detector.predict_any(b"words")
 

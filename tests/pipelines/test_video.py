@@ -9,7 +9,7 @@ from moodreel.emotions import FIVE
 from moodreel.errors import ModelInvalid, ModelNotFound, NoFace, Overloaded, UnsupportedMedia, VideoTooLong
 from moodreel.media.video import VideoLimits
 from moodreel.pipelines.video import VideoPipeline
-from tests.support import media
+from tests.support import synthetic_frames, synthetic_video
 
 STORE = Path(__file__).parents[2] / "model_store"
 
@@ -20,7 +20,7 @@ def analyser():
 
 
 def test_a_smile_is_happy_with_everything_that_the_answer_promises(analyser):
-    analysis = analyser.predict(media.encode(media.face_frames(75)))
+    analysis = analyser.predict(synthetic_video.encode_video(synthetic_frames.face_frames(75)))
     assert analysis.emotion == "Happy"
     assert tuple(analysis.probabilities) == FIVE
     assert sum(analysis.probabilities.values()) == pytest.approx(1, abs=1e-5)
@@ -33,7 +33,7 @@ def test_a_smile_is_happy_with_everything_that_the_answer_promises(analyser):
 
 
 def test_a_smile_is_explained_by_the_corners_of_its_lips(analyser):
-    data = media.encode(media.face_frames(25))
+    data = synthetic_video.encode_video(synthetic_frames.face_frames(25))
     assert analyser.predict(data).explanation is None
     explanation = analyser.predict(data, explain=True).explanation
     assert explanation.actions[0].name == "lip corners up"
@@ -43,7 +43,7 @@ def test_a_smile_is_explained_by_the_corners_of_its_lips(analyser):
 
 
 def test_the_timeline_follows_the_face_in_pixels_of_the_upright_video(analyser):
-    data = media.encode(media.face_frames(75, 640, 480))
+    data = synthetic_video.encode_video(synthetic_frames.face_frames(75, 640, 480))
     timeline = analyser.predict(data).timeline
     assert [moment.time for moment in timeline] == pytest.approx(np.arange(15) * 0.2, abs=0.01)
     lefts = [moment.box[0] for moment in timeline]
@@ -54,29 +54,31 @@ def test_the_timeline_follows_the_face_in_pixels_of_the_upright_video(analyser):
 
 @pytest.mark.parametrize("rotation", [90, 180, 270])
 def test_a_phone_held_sideways_gives_the_same_answer(analyser, rotation):
-    upright = media.face_frames(20, 240, 320)
+    upright = synthetic_frames.face_frames(20, 240, 320)
     stored = [np.rot90(frame, -rotation // 90) for frame in upright]
-    turned = analyser.predict(media.encode(stored, rotation=rotation))
-    plain = analyser.predict(media.encode(upright))
+    turned = analyser.predict(synthetic_video.encode_video(stored, rotation=rotation))
+    plain = analyser.predict(synthetic_video.encode_video(upright))
     assert (turned.width, turned.height) == (240, 320)
     assert turned.emotion == plain.emotion == "Happy"
     assert turned.timeline[0].box == pytest.approx(plain.timeline[0].box, abs=6)
 
 
 def test_a_face_in_part_of_the_clip_is_enough(analyser):
-    analysis = analyser.predict(media.encode(media.noise_frames(25) + media.face_frames(25)))
+    analysis = analyser.predict(
+        synthetic_video.encode_video(synthetic_frames.noise_frames(25) + synthetic_frames.face_frames(25))
+    )
     assert analysis.emotion == "Happy"
     assert analysis.face_coverage == pytest.approx(0.5, abs=0.11)
     assert min(moment.time for moment in analysis.timeline) == pytest.approx(1.0, abs=0.21)
 
 
 def test_of_two_faces_the_larger_over_time_is_answered_and_both_are_in_the_timeline(analyser):
-    large, small = media.face_frames(25, 400, 400), media.face_frames(25, 300, 300)
+    large, small = synthetic_frames.face_frames(25, 400, 400), synthetic_frames.face_frames(25, 300, 300)
     frames = [
         np.hstack([cv2.copyMakeBorder(b, 50, 50, 20, 20, cv2.BORDER_REPLICATE), a])
         for a, b in zip(large, small, strict=True)
     ]
-    analysis = analyser.predict(media.encode(frames))
+    analysis = analyser.predict(synthetic_video.encode_video(frames))
     boxes = {moment.track: moment.box for moment in analysis.timeline}
     for track in boxes:
         assert sum(moment.weight for moment in analysis.timeline if moment.track == track) == pytest.approx(1, abs=1e-4)
@@ -86,14 +88,14 @@ def test_of_two_faces_the_larger_over_time_is_answered_and_both_are_in_the_timel
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_one_and_two_frames_are_answered(analyser, count):
-    analysis = analyser.predict(media.encode(media.face_frames(count)))
+    analysis = analyser.predict(synthetic_video.encode_video(synthetic_frames.face_frames(count)))
     assert (analysis.emotion, analysis.frames_analysed) == ("Happy", count)
     assert [moment.time for moment in analysis.timeline] == pytest.approx(np.arange(count) * 0.04, abs=0.001)
 
 
 def test_a_short_clip_is_looked_at_closer_and_to_its_last_frame(analyser):
     """The face comes into the last frames of 0.6 s: five samples a second would see one of them, and not the last."""
-    data = media.encode(media.noise_frames(10) + media.face_frames(5))
+    data = synthetic_video.encode_video(synthetic_frames.noise_frames(10) + synthetic_frames.face_frames(5))
     analysis = analyser.predict(data)
     assert 11 <= analysis.frames_analysed <= 13
     assert analysis.duration == pytest.approx(0.6)
@@ -107,7 +109,7 @@ def test_a_short_clip_is_looked_at_closer_and_to_its_last_frame(analyser):
 
 
 def test_a_good_clip_is_certain_and_its_measures_are_those_of_the_face(analyser):
-    analysis = analyser.predict(media.encode(media.face_frames(75, 640, 480)))
+    analysis = analyser.predict(synthetic_video.encode_video(synthetic_frames.face_frames(75, 640, 480)))
     quality = analysis.quality
     assert (analysis.certain, quality.reason, quality.tip) == (True, None, None)
     assert quality.face_coverage == analysis.face_coverage
@@ -126,25 +128,30 @@ SPOILT = {
 
 @pytest.mark.parametrize("reason", SPOILT)
 def test_a_spoilt_clip_is_not_certain_and_says_why(analyser, reason):
-    frames = [SPOILT[reason](frame) for frame in media.face_frames(10)]
-    analysis = analyser.predict(media.encode(frames, options={"crf": "12"}))
+    frames = [SPOILT[reason](frame) for frame in synthetic_frames.face_frames(10)]
+    analysis = analyser.predict(synthetic_video.encode_video(frames, options={"crf": "12"}))
     assert (analysis.certain, analysis.quality.reason) == (False, reason)
 
 
 def test_a_face_in_a_small_part_of_the_clip_is_not_enough_to_be_certain(analyser):
-    analysis = analyser.predict(media.encode(media.noise_frames(65) + media.face_frames(10)))
+    analysis = analyser.predict(
+        synthetic_video.encode_video(synthetic_frames.noise_frames(65) + synthetic_frames.face_frames(10))
+    )
     assert analysis.face_coverage < 0.2
     assert (analysis.certain, analysis.quality.reason) == (False, "little_face")
 
 
 def test_only_the_answered_face_is_judged(analyser):
     """A second, smaller face in the shade beside the first counts for nothing."""
-    large, small = media.face_frames(10, 400, 400), media.face_frames(10, 300, 300)
+    large, small = synthetic_frames.face_frames(10, 400, 400), synthetic_frames.face_frames(10, 300, 300)
     frames = [
         np.hstack([cv2.copyMakeBorder(b // 4, 50, 50, 20, 20, cv2.BORDER_REPLICATE), a])
         for a, b in zip(large, small, strict=True)
     ]
-    both, alone = analyser.predict(media.encode(frames)), analyser.predict(media.encode(large))
+    both, alone = (
+        analyser.predict(synthetic_video.encode_video(frames)),
+        analyser.predict(synthetic_video.encode_video(large)),
+    )
     assert len({moment.track for moment in both.timeline}) == 2
     assert both.quality.reason is None
     assert both.quality.brightness == pytest.approx(alone.quality.brightness, abs=0.02)
@@ -152,35 +159,35 @@ def test_only_the_answered_face_is_judged(analyser):
 
 
 def test_the_same_clip_gives_the_same_answer_whatever_came_before(analyser):
-    data = media.encode(media.face_frames(25))
+    data = synthetic_video.encode_video(synthetic_frames.face_frames(25))
     first = analyser.predict(data)
-    analyser.predict(media.encode([frame[:, ::-1] for frame in media.face_frames(25)]))
+    analyser.predict(synthetic_video.encode_video([frame[:, ::-1] for frame in synthetic_frames.face_frames(25)]))
     assert analyser.predict(data).probabilities == first.probabilities
 
 
 @pytest.mark.parametrize(
     ("data", "error"),
     [
-        (media.encode(media.noise_frames(10)), NoFace),
+        (synthetic_video.encode_video(synthetic_frames.noise_frames(10)), NoFace),
         (b"not a video", UnsupportedMedia),
-        (media.encode(media.counter_frames(12), fps=1), VideoTooLong),
+        (synthetic_video.encode_video(synthetic_frames.counter_frames(12), fps=1), VideoTooLong),
     ],
     ids=["no face", "no video", "too long"],
 )
 def test_what_cannot_be_answered_is_refused_by_name_and_the_analyser_goes_on(analyser, data, error):
     with pytest.raises(error):
         analyser.predict(data)
-    assert analyser.predict(media.encode(media.face_frames(3))).emotion == "Happy"
+    assert analyser.predict(synthetic_video.encode_video(synthetic_frames.face_frames(3))).emotion == "Happy"
 
 
 def test_an_unknown_model_is_refused_with_the_names_there_are(analyser):
     with pytest.raises(ModelNotFound, match="compact-emotimesh"):
-        analyser.predict(media.encode(media.face_frames(1)), model="nonsense")
+        analyser.predict(synthetic_video.encode_video(synthetic_frames.face_frames(1)), model="nonsense")
 
 
 def test_a_cover_turns_at_the_peak_of_the_answered_emotion(analyser):
-    frames = media.noise_frames(40) + media.face_frames(20)
-    cover = analyser.thumbnail(media.encode(frames), duration=1.0)
+    frames = synthetic_frames.noise_frames(40) + synthetic_frames.face_frames(20)
+    cover = analyser.thumbnail(synthetic_video.encode_video(frames), duration=1.0)
     assert cover.emotion == "Happy"
     assert 1.6 <= cover.loop.peak <= 2.4
     assert cover.loop.duration <= 1.0
@@ -188,8 +195,8 @@ def test_a_cover_turns_at_the_peak_of_the_answered_emotion(analyser):
 
 
 def test_a_cover_without_a_face_shows_the_liveliest_moment(analyser):
-    still = media.corner_frames(1, 320, 240) * 50
-    data = media.encode(still + media.noise_frames(10) + still)
+    still = synthetic_frames.corner_frames(1, 320, 240) * 50
+    data = synthetic_video.encode_video(still + synthetic_frames.noise_frames(10) + still)
     cover = analyser.thumbnail(data, duration=1.0)
     assert cover.emotion is None
     assert 1.8 <= cover.loop.peak <= 2.6
@@ -203,7 +210,7 @@ def test_a_caller_who_waits_too_long_for_a_slot_is_told_so():
         inside.set()
         leave.wait(20)
 
-    data = media.encode(media.face_frames(2))
+    data = synthetic_video.encode_video(synthetic_frames.face_frames(2))
     holder = threading.Thread(target=analyser.predict, args=(data,), kwargs={"progress": hold})
     holder.start()
     try:

@@ -7,7 +7,7 @@ from fractions import Fraction
 import av
 import numpy as np
 
-from tests.support import media
+from tests.support import synthetic_frames, synthetic_video
 
 
 def sine(hertz: float, seconds: float, *, amplitude: float = 0.4, rate: int = 16_000) -> np.ndarray:
@@ -15,7 +15,7 @@ def sine(hertz: float, seconds: float, *, amplitude: float = 0.4, rate: int = 16
     return (amplitude * np.sin(2 * np.pi * hertz * np.arange(round(seconds * rate)) / rate)).astype(np.float32)
 
 
-def encode(
+def encode_audio(
     samples: np.ndarray,
     *,
     rate: int = 16_000,
@@ -32,11 +32,11 @@ def encode(
     wave = np.repeat(samples[None], channels, axis=0) if samples.ndim == 1 else samples
     file = io.BytesIO()
     with av.open(file, "w", format=container) as output:
-        output.mux(packets(output.add_stream(codec, rate=rate, layout=layout), wave, rate, pauses or {}))
+        output.mux(encode_packets(output.add_stream(codec, rate=rate, layout=layout), wave, rate, pauses or {}))
     return file.getvalue()
 
 
-def packets(stream: av.AudioStream, wave: np.ndarray, rate: int, pauses: dict[float, float]) -> list[av.Packet]:
+def encode_packets(stream: av.AudioStream, wave: np.ndarray, rate: int, pauses: dict[float, float]) -> list[av.Packet]:
     layout = stream.layout.name
     size = stream.codec_context.frame_size or 1024
     resampler = av.AudioResampler(format=stream.format, layout=layout, rate=rate)
@@ -53,7 +53,7 @@ def packets(stream: av.AudioStream, wave: np.ndarray, rate: int, pauses: dict[fl
     return made + stream.encode(None)
 
 
-def clip(frames: list[np.ndarray], samples: np.ndarray, *, rate: int = 48_000, fps: int = 10) -> bytes:
+def encode_clip(frames: list[np.ndarray], samples: np.ndarray, *, rate: int = 48_000, fps: int = 10) -> bytes:
     """An MP4 as RAVDESS has them: H.264 beside AAC of 48 kHz. samples: float32 (N,), `rate` a second."""
     file = io.BytesIO()
     with av.open(file, "w", format="mp4") as output:
@@ -61,14 +61,14 @@ def clip(frames: list[np.ndarray], samples: np.ndarray, *, rate: int = 48_000, f
         pictures.height, pictures.width = frames[0].shape[:2]
         pictures.pix_fmt = "yuv420p"
         sound = output.add_stream("aac", rate=rate, layout="mono")
-        output.mux(packets(sound, samples[None], rate, {}))
+        output.mux(encode_packets(sound, samples[None], rate, {}))
         for rgb in frames:
             output.mux(pictures.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24")))
         output.mux(pictures.encode(None))
     return file.getvalue()
 
 
-def recording(
+def encode_sine_clip(
     frames: Sequence[np.ndarray],
     seconds: float,
     *,
@@ -92,7 +92,7 @@ def recording(
         voice = output.add_stream(codec, rate=rate, layout=layout)
         wave = sine(hertz, seconds, rate=rate) * (0 if silent else 1)
         wave = np.repeat(wave[None], av.AudioLayout(layout).nb_channels, axis=0)
-        made = packets(voice, wave, rate, {})
+        made = encode_packets(voice, wave, rate, {})
         for packet in made:
             ticks = round((later + shift) / packet.time_base)
             packet.pts, packet.dts = packet.pts + ticks, packet.dts + ticks
@@ -105,4 +105,4 @@ def recording(
     return file.getvalue()
 
 
-SILENT_CLIP = media.encode(media.counter_frames(10))
+SILENT_CLIP = synthetic_video.encode_video(synthetic_frames.counter_frames(10))

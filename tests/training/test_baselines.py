@@ -178,7 +178,7 @@ def test_the_command_hears_pitches_of_people_that_it_has_not_heard(tree, capsys)
 
 def test_recordings_that_are_silent_or_broken_are_named(tree, tmp_path):
     silent, broken = tmp_path / "silent.wav", tmp_path / "broken.wav"
-    silent.write_bytes(synthetic_audio.encode(np.zeros(8000, np.float32)))
+    silent.write_bytes(synthetic_audio.encode_audio(np.zeros(8000, np.float32)))
     broken.write_bytes(b"RIFF of nothing at all")
     data = open_set(f"ravdess-audio:{tree}")
     for path in (silent, broken):

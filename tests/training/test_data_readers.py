@@ -65,7 +65,7 @@ def test_all_wrong_names_are_in_one_error(tmp_path):
 def test_recordings_have_their_emotion_actor_sex_and_take(tmp_path, caplog):
     caplog.set_level("INFO")
     ravdess.write_recordings(tmp_path, range(1, 3), ("neutral", "surprised"))
-    clip = tmp_path / "Actor_02" / f"{ravdess.name('surprised', 2, modality=1)}.mp4"
+    clip = tmp_path / "Actor_02" / f"{ravdess.file_stem('surprised', 2, modality=1)}.mp4"
     ravdess.write_clip(clip, "surprised", 2)
     (tmp_path / "README.txt").write_text("CC BY-NC-SA 4.0")
     (tmp_path / "Actor_02" / "._03-01-08-01-01-01-02.flac").write_bytes(b"")

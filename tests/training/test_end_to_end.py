@@ -28,7 +28,7 @@ def tree(tmp_path_factory):
     for actor in ACTORS:
         for emotion in ("happy", "sad"):
             ravdess.write_clip(
-                folder / f"Actor_{actor:02}" / f"{ravdess.name(emotion, actor, modality=1)}.mp4", emotion, actor
+                folder / f"Actor_{actor:02}" / f"{ravdess.file_stem(emotion, actor, modality=1)}.mp4", emotion, actor
             )
     return folder
 

@@ -34,7 +34,7 @@ from moodreel.training.evaluation.evaluate import evaluate, predict_rows
 from moodreel.training.evaluation.face_model import EvaluatedFaceModel
 from moodreel.training.evaluation.open_models import open_models
 from moodreel.training.export.model_folder import save_model, write_folder
-from tests.support import media, ravdess
+from tests.support import ravdess, synthetic_frames, synthetic_video
 from tests.training.test_training import votes, write_split
 
 STORE = Path(__file__).parents[2] / "model_store"
@@ -168,8 +168,8 @@ def test_a_random_split_that_is_asked_for_leaks_in_its_report(tmp_path, portrait
 
 
 def test_clips_are_watched_and_one_that_shows_nobody_counts_as_not_found(tmp_path):
-    for name, frames in (("face", media.face_frames(8)), ("noise", media.noise_frames(8))):
-        (tmp_path / f"{name}.mp4").write_bytes(media.encode(frames, fps=5))
+    for name, frames in (("face", synthetic_frames.face_frames(8)), ("noise", synthetic_frames.noise_frames(8))):
+        (tmp_path / f"{name}.mp4").write_bytes(synthetic_video.encode_video(frames, fps=5))
     examples = [Example("happy", tmp_path / f"{name}.mp4") for name in ("face", "noise")]
     [subject] = open_models(["resemotenet"], STORE)
     answers = subject.predict(examples, "clips", MEANS)
@@ -195,8 +195,8 @@ def hearing(tmp_path_factory):
 def test_who_sees_and_hears_answers_for_clips_recordings_and_pictures(tmp_path, hearing, portrait):
     [subject] = open_models([str(hearing)], STORE)
     ravdess.write_clip(tmp_path / "face.mp4", "happy", 6, face=True)
-    ravdess.write_sound(tmp_path / "sound.flac", "sad", 6)
-    (tmp_path / "noise.mp4").write_bytes(media.encode(media.noise_frames(8), fps=5))
+    ravdess.write_audio(tmp_path / "sound.flac", "sad", 6)
+    (tmp_path / "noise.mp4").write_bytes(synthetic_video.encode_video(synthetic_frames.noise_frames(8), fps=5))
     files = [Example("happy", tmp_path / name) for name in ("face.mp4", "noise.mp4")]
     for media_of, examples, found in (
         ("clips", files, [True, False]),
@@ -208,8 +208,8 @@ def test_who_sees_and_hears_answers_for_clips_recordings_and_pictures(tmp_path, 
         assert answers.probabilities.shape == (len(found), len(EIGHT))
         np.testing.assert_allclose(answers.probabilities.sum(axis=1), 1, atol=1e-5)
     data = tmp_path / "clips"
-    ravdess.write_clip(data / "Actor_06" / f"{ravdess.name('happy', 6, modality=1)}.mp4", "happy", 6, face=True)
-    ravdess.write_clip(data / "Actor_07" / f"{ravdess.name('sad', 7, modality=1)}.mp4", "sad", 7, face=True)
+    ravdess.write_clip(data / "Actor_06" / f"{ravdess.file_stem('happy', 6, modality=1)}.mp4", "happy", 6, face=True)
+    ravdess.write_clip(data / "Actor_07" / f"{ravdess.file_stem('sad', 7, modality=1)}.mp4", "sad", 7, face=True)
     numbers = compare(hearing, "vit", data=f"ravdess:{data}", out=tmp_path / "out")
     assert numbers["labels"] == list(SEVEN)
     assert numbers["results"][0]["cost"]["unit"] == "one window of three seconds"

@@ -8,7 +8,7 @@ import pytest
 
 from moodreel.training.__main__ import main
 from moodreel.training.data.extract import MANIFEST, seconds
-from tests.support import media
+from tests.support import synthetic_frames, synthetic_video
 
 
 def run(*arguments):
@@ -21,12 +21,12 @@ def manifest(folder):
 
 
 def write_video(path, frames, **options):
-    path.write_bytes(media.encode(frames, **options))
+    path.write_bytes(synthetic_video.encode_video(frames, **options))
     return path
 
 
 def test_a_frame_a_second_at_the_size_asked_for_and_a_line_for_each(tmp_path, capsys):
-    video = write_video(tmp_path / "my diary.mp4", media.counter_frames(25, 128, 96), fps=10)
+    video = write_video(tmp_path / "my diary.mp4", synthetic_frames.counter_frames(25, 128, 96), fps=10)
     run(video, "--every", "1s", "--size", "64", "--out", tmp_path / "out")
     rows = manifest(tmp_path / "out")
     assert [float(row["time"]) for row in rows] == pytest.approx([0, 1, 2], abs=0.01)
@@ -34,13 +34,13 @@ def test_a_frame_a_second_at_the_size_asked_for_and_a_line_for_each(tmp_path, ca
     assert {row["label"] + row["track"] + row["x"] for row in rows} == {""}
     pictures = [cv2.imread(str(tmp_path / "out" / row["file"]), cv2.IMREAD_COLOR_RGB) for row in rows]
     assert [picture.shape for picture in pictures] == [(48, 64, 3)] * 3
-    assert [media.counter(picture) for picture in pictures] == [0, 10, 20]
+    assert [synthetic_frames.read_counter(picture) for picture in pictures] == [0, 10, 20]
     assert len(list((tmp_path / "out").iterdir())) == 4
     assert "3 pictures and manifest.csv" in capsys.readouterr().out
 
 
 def test_faces_are_squares_with_their_place_in_the_upright_video_and_one_track(tmp_path):
-    video = write_video(tmp_path / "face.mp4", media.face_frames(10), fps=10)
+    video = write_video(tmp_path / "face.mp4", synthetic_frames.face_frames(10), fps=10)
     run(video, "--every", "300ms", "--size", "112", "--faces", "--out", tmp_path / "out")
     rows = manifest(tmp_path / "out")
     assert [float(row["time"]) for row in rows] == pytest.approx([0, 0.3, 0.6, 0.9], abs=0.01)
@@ -57,13 +57,13 @@ def test_faces_are_squares_with_their_place_in_the_upright_video_and_one_track(t
 
 
 def test_a_video_without_faces_gives_none(tmp_path):
-    video = write_video(tmp_path / "noise.mp4", media.noise_frames(3))
+    video = write_video(tmp_path / "noise.mp4", synthetic_frames.noise_frames(3))
     run(video, "--faces", "--out", tmp_path / "out")
     assert manifest(tmp_path / "out") == []
 
 
 def test_nothing_is_overwritten(tmp_path):
-    video = write_video(tmp_path / "a.mp4", media.counter_frames(3))
+    video = write_video(tmp_path / "a.mp4", synthetic_frames.counter_frames(3))
     out = tmp_path / "out"
     run(video, "--out", out)
     before = {path.name: path.read_bytes() for path in out.iterdir()}
@@ -85,7 +85,7 @@ def test_videos_of_one_name_get_pictures_of_their_own(tmp_path):
 def test_a_broken_video_is_named_and_keeps_no_other_from_its_pictures(tmp_path, capsys):
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(b"hello, this is my diary")
-    good = write_video(tmp_path / "good.mp4", media.counter_frames(3))
+    good = write_video(tmp_path / "good.mp4", synthetic_frames.counter_frames(3))
     with pytest.raises(SystemExit, match="1 of 2 videos could not be read to their end"):
         run(broken, good, "--out", tmp_path / "out")
     assert [row["video"] for row in manifest(tmp_path / "out")] == [str(good)]
@@ -97,7 +97,7 @@ def test_a_broken_video_is_named_and_keeps_no_other_from_its_pictures(tmp_path, 
     [(["nowhere.mp4"], "no video nowhere.mp4"), (["--size", "5"], "5 pixels"), (["--size", "9999"], "9999 pixels")],
 )
 def test_what_makes_no_sense_is_refused_before_anything_is_written(tmp_path, arguments, message):
-    video = write_video(tmp_path / "a.mp4", media.counter_frames(3))
+    video = write_video(tmp_path / "a.mp4", synthetic_frames.counter_frames(3))
     with pytest.raises(SystemExit, match=message):
         run(video, *arguments, "--out", tmp_path / "out")
     assert not (tmp_path / "out").exists()

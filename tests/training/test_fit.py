@@ -28,7 +28,7 @@ from moodreel.training.experiment.audiovisual_inputs import Faces, Footage, Soun
 from moodreel.training.experiment.classification import Lessons, Manner
 from moodreel.training.experiment.config import Study
 from moodreel.training.experiment.face_inputs import Crops, Portraits, Tracks
-from tests.support import media, ravdess
+from tests.support import ravdess, synthetic_frames
 
 COUNT, LABELS = 32, ("one", "two", "three", "four")
 TRUTH = np.arange(COUNT) % len(LABELS)
@@ -172,7 +172,7 @@ def album(tmp_path_factory):
     """NASA's portrait, dark above or dark below, of eight persons: some of their own, two kinds of label."""
     folder = tmp_path_factory.mktemp("album")
     rng = np.random.default_rng(0)
-    face = cv2.resize(media.portrait()[:320, 60:380], (160, 160), interpolation=cv2.INTER_AREA)
+    face = cv2.resize(synthetic_frames.portrait()[:320, 60:380], (160, 160), interpolation=cv2.INTER_AREA)
     rows = []
     for index in range(32):
         label = ("happy", "sad")[index % 2]
@@ -330,7 +330,7 @@ def test_recordings_are_learnt_in_folds_by_actor_and_stay_non_commercial(recordi
 def test_clips_are_learnt_with_face_and_voice_and_measured_without_either(cache, tmp_path):
     for actor in (1, 2, 3):
         for emotion in ("happy", "sad"):
-            path = tmp_path / "tree" / f"Actor_{actor:02}" / f"{ravdess.name(emotion, actor, modality=1)}.mp4"
+            path = tmp_path / "tree" / f"Actor_{actor:02}" / f"{ravdess.file_stem(emotion, actor, modality=1)}.mp4"
             ravdess.write_clip(path, emotion, actor, face=True)
     words = ("--epochs", "1", "--held-out", "0.34", "--argument", "fusion=gated")
     fields = run(tmp_path / "seen", f"ravdess:{tmp_path / 'tree'}", cache, *words, architecture="audio-visual")

@@ -1,0 +1,61 @@
+"""Synthetic image files for the tests, encoded in memory."""
+
+import io
+import struct
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+
+def encode_image(rgb: np.ndarray, kind: str = "JPEG", **options: Any) -> bytes:
+    """Encode a picture, (H, W, 3) or whatever else Pillow takes, by Pillow's name of its format."""
+    file = io.BytesIO()
+    Image.fromarray(rgb).save(file, kind, **options)
+    return file.getvalue()
+
+
+def encode_heic_grid(tile: np.ndarray, rows: int, columns: int, width: int, height: int) -> bytes:
+    """Encode a HEIC as phones do, as a grid of tiles, which here are all the same one."""
+
+    def box(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I4s", 8 + len(body), kind) + body
+
+    def inside(body: bytes) -> dict[bytes, bytes]:
+        found, at = {}, 0
+        while at < len(body):
+            size, kind = struct.unpack(">I4s", body[at : at + 8])
+            found[kind], at = body[at + 8 : at + size], at + size
+        return found
+
+    outer = inside(encode_image(tile, "HEIF"))
+    meta = inside(outer[b"meta"][4:])
+    properties = inside(meta[b"iprp"])
+    [first] = struct.unpack(">H", meta[b"pitm"][4:6])
+    grid = struct.pack(">BBBBHH", 0, 0, rows - 1, columns - 1, width, height)
+    size = box(b"ispe", struct.pack(">III", 0, width, height))
+    kinds = list(inside(properties[b"ipco"]))
+    [entries] = struct.unpack(">I", properties[b"ipma"][4:8])
+    marks = struct.pack(">I", entries + 1) + properties[b"ipma"][8:] + struct.pack(">HBB", 99, 1, len(kinds) + 1)
+    tiles = struct.pack(">HH", 99, rows * columns) + struct.pack(">H", first) * (rows * columns)
+    known = [
+        box(b"hdlr", meta[b"hdlr"]),
+        box(b"pitm", struct.pack(">IH", 0, 99)),
+        box(
+            b"iinf",
+            struct.pack(">IH", 0, 2)
+            + meta[b"iinf"][6:]
+            + box(b"infe", struct.pack(">IHH", 2 << 24, 99, 0) + b"grid\0"),
+        ),
+        box(b"iref", struct.pack(">I", 0) + box(b"dimg", tiles)),
+        box(b"iprp", box(b"ipco", properties[b"ipco"] + size) + box(b"ipma", properties[b"ipma"][:4] + marks)),
+        box(b"idat", grid),
+    ]
+
+    def head(at: int) -> bytes:
+        places = struct.pack(">HHHHII", first, 0, 0, 1, at, len(outer[b"mdat"]))
+        places += struct.pack(">HHHHII", 99, 1, 0, 1, 0, len(grid))
+        where = box(b"iloc", struct.pack(">IHH", 1 << 24, 0x4400, 2) + places)
+        return box(b"ftyp", outer[b"ftyp"]) + box(b"meta", struct.pack(">I", 0) + where + b"".join(known))
+
+    return head(len(head(0)) + 8) + box(b"mdat", outer[b"mdat"])

@@ -1,0 +1,88 @@
+"""Synthetic clips for the tests, encoded in memory."""
+
+import io
+from collections.abc import Iterable, Sequence
+from fractions import Fraction
+
+import av
+import numpy as np
+
+
+def encode_video(
+    frames: Iterable[np.ndarray],
+    *,
+    container: str = "mp4",
+    codec: str = "libx264",
+    pix_fmt: str = "yuv420p",
+    fps: int = 25,
+    times: Sequence[float] | None = None,
+    rotation: int | None = None,
+    mirrored: bool = False,
+    audio_codec: str | None = None,
+    audio_first: bool = False,
+    options: dict[str, str] | None = None,
+    container_options: dict[str, str] | None = None,
+    color: dict[str, int] | None = None,
+) -> bytes:
+    """Encode frames, (H, W, 3) uint8 RGB, as a video file.
+
+    Args:
+        times: Presentation time of each frame in seconds, for a variable frame rate.
+        rotation: Degrees counter-clockwise that a player turns the video, written as a display matrix.
+        audio_codec: Codec of a second stream with a sine wave.
+        audio_first: Whether that stream comes before the video stream.
+        color: Attributes of the codec context, such as `color_trc`.
+    """
+    frames = list(frames)
+    times = times or [index / fps for index in range(len(frames))]
+    file = io.BytesIO()
+    with av.open(file, "w", format=container, options=container_options or {}) as output:
+        sound = output.add_stream(audio_codec, rate=48000, layout="mono") if audio_codec and audio_first else None
+        stream = output.add_stream(codec, rate=fps, options=options or {})
+        if audio_codec and not audio_first:
+            sound = output.add_stream(audio_codec, rate=48000, layout="mono")
+        stream.height, stream.width = frames[0].shape[:2]
+        stream.pix_fmt = pix_fmt
+        for name, value in (color or {}).items():
+            setattr(stream.codec_context, name, value)
+        if times != [index / fps for index in range(len(frames))]:
+            stream.codec_context.time_base = Fraction(1, 1000)
+        if rotation is not None or mirrored:
+            stream.set_display_rotation(rotation or 0, hflip=mirrored)
+        time_base = stream.codec_context.time_base or Fraction(1, fps)
+        if sound is not None:
+            output.mux(_sine(sound, times[-1] + 1 / fps))
+        for time, rgb in zip(times, frames, strict=True):
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24")
+            frame.pts, frame.time_base = round(time / time_base), time_base
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode(None))
+    return file.getvalue()
+
+
+def encode_audio_only(container: str = "mp4", codec: str = "aac") -> bytes:
+    """One second of a sine wave and no picture."""
+    file = io.BytesIO()
+    with av.open(file, "w", format=container) as output:
+        output.mux(_sine(output.add_stream(codec, rate=48000, layout="mono"), 1.0))
+    return file.getvalue()
+
+
+def _sine(stream: av.AudioStream, seconds: float) -> list[av.Packet]:
+    wave = np.sin(2 * np.pi * 440 * np.arange(int(seconds * 48000)) / 48000).astype(np.float32)
+    if stream.codec_context.name == "pcm_s16le":
+        frame = av.AudioFrame.from_ndarray((wave * 20000).astype(np.int16)[None], format="s16", layout="mono")
+    else:
+        frame = av.AudioFrame.from_ndarray(wave[None], format="fltp", layout="mono")
+    frame.sample_rate, frame.pts = 48000, 0
+    packets = []
+    resampler = av.AudioResampler(format=stream.format, layout="mono", rate=48000)
+    for resampled in resampler.resample(frame):
+        packets += stream.encode(resampled)
+    return packets + stream.encode(None)
+
+
+def decode_frames(data: bytes) -> list[np.ndarray]:
+    """Decode every frame of a file as (H, W, 3) uint8 RGB, as stored."""
+    with av.open(io.BytesIO(data)) as container:
+        return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
