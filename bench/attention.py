@@ -14,8 +14,8 @@ import numpy as np
 
 from moodreel.models.face_registry import FaceModelRegistry
 from moodreel.models.predictor import Predictor
-from moodreel.training.data.loading import Means, Media
-from moodreel.training.data.registry import open_set
+from moodreel.training.data.loading import DataContext, ExampleImages
+from moodreel.training.data.registry import open_dataset
 from moodreel.training.explain.attribution import attribute, predict_logits
 
 STORE = Path("model_store")
@@ -30,11 +30,11 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=300, help="held-out pictures (default: %(default)s)")
     parser.add_argument("--cache", type=Path, default=Path("runs/cache"))
     args = parser.parse_args()
-    data = open_set(args.data)
-    rows = np.sort(np.random.default_rng(0).permutation(data.parted().held_out)[: args.count])
-    faces, _ = Means(STORE, args.cache).find(Media([data.examples[row] for row in rows]))
+    data = open_dataset(args.data)
+    rows = np.sort(np.random.default_rng(0).permutation(data.split().held_out)[: args.count])
+    faces, _ = DataContext(STORE, args.cache).extract_faces(ExampleImages([data.examples[row] for row in rows]))
     for name in args.models:
-        measure(FaceModelRegistry(STORE).get(name), faces.crop[faces.found])
+        measure(FaceModelRegistry(STORE).get(name), faces.crops[faces.found])
 
 
 def measure(model: Predictor, crops: np.ndarray) -> None:

@@ -25,14 +25,14 @@ def killed_at():
     from moodreel.training.engine.trainer import fit
 
     def run(batch, task, *args, **kwargs):
-        batches, draw = itertools.count(1), task.draw
+        batches, sample_batch = itertools.count(1), task.sample_batch
 
         def dying(*drawing):
             if next(batches) == batch:
                 raise KeyboardInterrupt
-            return draw(*drawing)
+            return sample_batch(*drawing)
 
-        task.draw = dying
+        task.sample_batch = dying
         return fit(task, *args, **kwargs)
 
     return run

@@ -21,10 +21,10 @@ from moodreel.training.baselines.audio_logreg import summary as summary_of_folds
 from moodreel.training.cli import compare as comparing
 from moodreel.training.cli import export, fit
 from moodreel.training.cli import text as text_commands
-from moodreel.training.data.extract import MANIFEST, extract, seconds
+from moodreel.training.data.extract import MANIFEST, extract, parse_duration
 from moodreel.training.data.ferplus import read_split
 from moodreel.training.data.muxspace import FILE as MUXSPACE
-from moodreel.training.data.registry import open_set
+from moodreel.training.data.registry import open_dataset
 from moodreel.training.engine import trainer
 from moodreel.training.evaluation.evaluate import Report, evaluate
 from moodreel.training.explain import faces
@@ -116,8 +116,8 @@ def _extract(args: argparse.Namespace) -> None:
 
 
 def _baseline(args: argparse.Namespace) -> None:
-    data = open_set(args.data)
-    print(f"{data.name}: {len(data.examples)} recordings. {data.licence}.")
+    data = open_dataset(args.data)
+    print(f"{data.name}: {len(data.examples)} recordings. {data.license}.")
     print(summary_of_folds(cross_validate_baseline(data, extract_features(data), args.folds, seed=args.seed)))
 
 
@@ -236,7 +236,7 @@ def _parser() -> argparse.ArgumentParser:
     frozen.set_defaults(run=_baseline)
     pictures = commands.add_parser("extract", help="write frames of videos, or faces, to label by hand")
     pictures.add_argument("videos", type=Path, nargs="+", metavar="VIDEO")
-    pictures.add_argument("--every", type=seconds, default=1.0, help="1s, 500ms, 2min (default: 1s)")
+    pictures.add_argument("--every", type=parse_duration, default=1.0, help="1s, 500ms, 2min (default: 1s)")
     pictures.add_argument("--size", type=int, default=224, help="pixels of a picture's side (default: %(default)s)")
     pictures.add_argument("--faces", action="store_true", help="a square around each face, not whole frames")
     pictures.add_argument("--threads", type=int, default=1, help="of torch (default: %(default)s)")

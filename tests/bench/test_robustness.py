@@ -12,7 +12,7 @@ from bench.robustness import CONDITIONS, Outcome, measure, sample, table
 from moodreel.emotions import FIVE
 from moodreel.faces.landmarker import FaceLandmarker
 from moodreel.models.face_registry import FaceModelRegistry
-from moodreel.training.data.ferplus import VOTES
+from moodreel.training.data.ferplus import VOTE_LABELS_FIVE
 
 STORE = Path(__file__).parents[2] / "model_store"
 HAPPY = FIVE.index("Happy")
@@ -208,8 +208,8 @@ def test_the_table_has_a_row_for_each_condition():
 @pytest.fixture
 def data(tmp_path, picture):
     """FER+'s layout: 60 happy pictures, one sad, and one with no majority."""
-    votes = np.zeros((62, len(VOTES)), np.uint8)
-    votes[:60, VOTES.index("Happy")] = votes[60, VOTES.index("Sad")] = 10
+    votes = np.zeros((62, len(VOTE_LABELS_FIVE)), np.uint8)
+    votes[:60, VOTE_LABELS_FIVE.index("Happy")] = votes[60, VOTE_LABELS_FIVE.index("Sad")] = 10
     votes[61, :2] = 5
     np.savez(tmp_path / "valid.npz", images=np.repeat(picture[None], 62, axis=0), votes=votes)
     return tmp_path

@@ -11,8 +11,8 @@ from moodreel.training.comparison.compare import compare
 from moodreel.training.comparison.results import ComparisonConfig
 from moodreel.training.comparison.split import evaluation_split
 from moodreel.training.data.examples import Example
-from moodreel.training.data.loading import Means
-from moodreel.training.data.registry import PICTURES, DataSet
+from moodreel.training.data.loading import DataContext
+from moodreel.training.data.registry import IMAGES, Dataset
 from moodreel.training.evaluation.face_model import EvaluatedModel
 from moodreel.training.evaluation.metrics import Predictions
 
@@ -26,7 +26,7 @@ class Table(EvaluatedModel):
     lost: share of the examples that it finds nothing in.
     """
 
-    media = (PICTURES,)
+    media = (IMAGES,)
     unit = "one face"
 
     def __init__(self, folder: Path, name="table", share=0.8, seed=0, labels=LABELS, data="", lost=0.0):
@@ -64,9 +64,9 @@ def made_set(count=240, labels=LABELS, people=0, groups=(), own=None, name="made
         )
         for row in range(count)
     )
-    return DataSet(name, PICTURES, labels, examples, licence="ours", own=own)
+    return Dataset(name, IMAGES, labels, examples, license="ours", published_split=own)
 
 
 def compared(subjects, data, plan=PLAN, **options):
     sides = evaluation_split(data, [subject.info.card for subject in subjects])
-    return compare(subjects, data, sides, Means(Path(), Path()), plan, **options)[0]
+    return compare(subjects, data, sides, DataContext(Path(), Path()), plan, **options)[0]

@@ -19,7 +19,7 @@ from moodreel.training.baselines.audio_logreg import (
     mean_recall,
 )
 from moodreel.training.data.examples import Example
-from moodreel.training.data.registry import DataSet, open_set
+from moodreel.training.data.registry import Dataset, open_dataset
 from moodreel.training.data.splits import folds
 from tests.support import ravdess, synthetic_audio
 
@@ -37,7 +37,7 @@ def people(count, each=6):
 
 
 def set_of(examples):
-    return DataSet("made", "recordings", LABELS, examples, "none")
+    return Dataset("made", "recordings", LABELS, examples, "none")
 
 
 def told_by_two_numbers(truth, seed=0, noise=0.3):
@@ -180,7 +180,7 @@ def test_recordings_that_are_silent_or_broken_are_named(tree, tmp_path):
     silent, broken = tmp_path / "silent.wav", tmp_path / "broken.wav"
     silent.write_bytes(synthetic_audio.encode_audio(np.zeros(8000, np.float32)))
     broken.write_bytes(b"RIFF of nothing at all")
-    data = open_set(f"ravdess-audio:{tree}")
+    data = open_dataset(f"ravdess-audio:{tree}")
     for path in (silent, broken):
         with pytest.raises(DataInvalid, match=path.name):
             audio_logreg.extract_features(replace(data, examples=(Example("calm", path, "p"),)))
@@ -188,4 +188,4 @@ def test_recordings_that_are_silent_or_broken_are_named(tree, tmp_path):
 
 def test_pictures_have_no_sound():
     with pytest.raises(DataInvalid, match="set of pictures"):
-        audio_logreg.extract_features(DataSet("faces", "pictures", LABELS, people(1), "none"))
+        audio_logreg.extract_features(Dataset("faces", "pictures", LABELS, people(1), "none"))

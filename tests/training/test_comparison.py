@@ -145,7 +145,7 @@ def test_groups_may_be_given_and_overlap(tmp_path):
 
 
 def parted(count=240, learnt=160, **options):
-    own = Split(np.arange(learnt), np.arange(learnt, count), leaks=False, why="The set's own split.")
+    own = Split(np.arange(learnt), np.arange(learnt, count), leaks=False, reason="The set's own split.")
     return made_set(count, own=own, **options)
 
 
@@ -181,7 +181,7 @@ def test_the_gap_is_what_was_learnt_by_heart(tmp_path):
 
 def test_only_what_a_majority_settled_is_looked_at_for_over_fitting(tmp_path):
     settled = np.arange(240) >= 150
-    data = replace(parted(), settled=settled)
+    data = replace(parted(), has_majority=settled)
     [result] = compared([Parrot(tmp_path, "parrot", data="made")], data).results
     assert result.gap.examples == 10
 

@@ -8,17 +8,17 @@ import pytest
 
 from moodreel.emotions import EIGHT, FIVE, SEVEN
 from moodreel.errors import DataInvalid
-from moodreel.training.data.afew_va import PLACES, k_means, name_clusters, read_afew_va
+from moodreel.training.data.afew_va import LABEL_COORDINATES, k_means, name_clusters, read_afew_va
 from moodreel.training.data.image_folder import read_folders
-from moodreel.training.data.ravdess import Recording, parse, read_ravdess
+from moodreel.training.data.ravdess import RavdessName, parse_name, read_ravdess
 from tests.support import ravdess
 
 # RAVDESS
 
 
 def test_a_name_says_everything_about_a_recording():
-    assert parse("03-01-06-01-02-01-12.wav") == Recording("audio", "speech", "fearful", 1, 2, 1, 12)
-    song = parse("01-02-02-02-01-02-23.mp4")
+    assert parse_name("03-01-06-01-02-01-12.wav") == RavdessName("audio", "speech", "fearful", 1, 2, 1, 12)
+    song = parse_name("01-02-02-02-01-02-23.mp4")
     assert (song.modality, song.channel, song.emotion, song.sex) == ("audio-video", "song", "calm", "male")
 
 
@@ -46,7 +46,7 @@ WRONG = {
 @pytest.mark.parametrize(("name", "reason"), WRONG.items())
 def test_a_name_that_is_not_one_of_theirs_says_why(name, reason):
     with pytest.raises(ValueError, match=reason):
-        parse(name)
+        parse_name(name)
 
 
 def test_all_wrong_names_are_in_one_error(tmp_path):
@@ -108,7 +108,7 @@ def film(tmp_path):
     """Five clips, around where the five emotions are; the first two of one actor."""
     rng = np.random.default_rng(0)
     for number, label in enumerate(FIVE, start=1):
-        around = (np.array(PLACES[label]) * 10 + rng.normal(0, 0.4, (6, 2))).round(1).clip(-10, 10)
+        around = (np.array(LABEL_COORDINATES[label]) * 10 + rng.normal(0, 0.4, (6, 2))).round(1).clip(-10, 10)
         write_clip(tmp_path / "part 1", f"{number:03}", around.tolist(), "" if number == 5 else f"actor {number // 2}")
     return tmp_path
 
@@ -119,7 +119,7 @@ def test_frames_are_named_by_clusters_of_valence_and_arousal(film):
     assert [example.label for example in found.examples] == [label for label in FIVE for _ in range(6)]
     assert np.abs(found.values).max() <= 1
     for label in FIVE:
-        assert found.centres[label] == pytest.approx(PLACES[label], abs=0.06)
+        assert found.centres[label] == pytest.approx(LABEL_COORDINATES[label], abs=0.06)
 
 
 def test_frames_have_their_actor_where_it_is_known_and_their_clip(film):
@@ -175,7 +175,7 @@ def test_clusters_are_the_same_for_one_seed_and_take_the_names_that_fit_all_of_t
     for row, index in enumerate(first[1]):
         assert np.linalg.norm(first[0] - points[row], axis=1).argmin() == index
     assert sorted(name_clusters(first[0])) == sorted(FIVE)
-    assert name_clusters(np.array([PLACES[label] for label in reversed(FIVE)])) == list(reversed(FIVE))
+    assert name_clusters(np.array([LABEL_COORDINATES[label] for label in reversed(FIVE)])) == list(reversed(FIVE))
     with pytest.raises(DataInvalid, match="1 different values"):
         k_means(np.zeros((50, 2)), 5, seed=0)
 

@@ -28,8 +28,8 @@ from moodreel.training.comparison.cost import count_flops, measure_costs
 from moodreel.training.comparison.report import NUMBERS, PAGE, TEXT
 from moodreel.training.data import loading
 from moodreel.training.data.examples import Example
-from moodreel.training.data.face_cache import Found, find_landmarks
-from moodreel.training.data.loading import Means
+from moodreel.training.data.face_cache import FaceTable, extract_landmarks
+from moodreel.training.data.loading import DataContext
 from moodreel.training.evaluation.evaluate import evaluate, predict_rows
 from moodreel.training.evaluation.face_model import EvaluatedFaceModel
 from moodreel.training.evaluation.open_models import open_models
@@ -38,7 +38,7 @@ from tests.support import ravdess, synthetic_frames, synthetic_video
 from tests.training.test_training import votes, write_split
 
 STORE = Path(__file__).parents[2] / "model_store"
-MEANS = Means(STORE, Path())
+MEANS = DataContext(STORE, Path())
 
 
 @pytest.fixture(autouse=True)
@@ -98,9 +98,9 @@ def banded(tmp_path, monkeypatch):
         crops = np.stack([pictures[row] for row in range(len(pictures))])
         blank = np.zeros((len(crops), 478, 3), np.float32)
         found = np.arange(len(crops)) % 20 != 7
-        return Found(blank, blank[:, :52, 0], blank[:, 0], crops, found)
+        return FaceTable(blank, blank[:, :52, 0], blank[:, 0], crops, found)
 
-    monkeypatch.setattr(loading, "find_all", find_all)
+    monkeypatch.setattr(loading, "extract_faces", find_all)
     return tmp_path
 
 
@@ -203,7 +203,7 @@ def test_who_sees_and_hears_answers_for_clips_recordings_and_pictures(tmp_path, 
         ("recordings", [Example("sad", tmp_path / "sound.flac")], [True]),
         ("pictures", [Example("happy", portrait), Example("happy", np.zeros((50, 50, 3), np.uint8))], [True, False]),
     ):
-        answers = subject.predict(examples, media_of, Means(STORE, tmp_path / "cache"))
+        answers = subject.predict(examples, media_of, DataContext(STORE, tmp_path / "cache"))
         assert answers.found.tolist() == found
         assert answers.probabilities.shape == (len(found), len(EIGHT))
         np.testing.assert_allclose(answers.probabilities.sum(axis=1), 1, atol=1e-5)
@@ -232,7 +232,7 @@ class Reader(MultiHeadFaceNet):
 
 def test_a_model_that_reads_portraits_is_shown_the_same_as_in_serving(tmp_path, portrait):
     """Whatever border it took to find the face: the square that is cut is the one that a call would give."""
-    means = Means(STORE, tmp_path)
+    means = DataContext(STORE, tmp_path)
     tight = np.ascontiguousarray(portrait[60:190, 150:290])
     grey = cv2.resize(cv2.cvtColor(tight, cv2.COLOR_RGB2GRAY), (48, 48), interpolation=cv2.INTER_AREA)
     finder = FaceLandmarker(means.landmarker)
@@ -240,14 +240,14 @@ def test_a_model_that_reads_portraits_is_shown_the_same_as_in_serving(tmp_path, 
     served = crop_square(wide, finder.detect(wide)[0].landmarks)
     predictor = Predictor(Reader(), ModelCard(name="r", architecture="reader", labels=SEVEN), sha256="")
     for pictures in ([wide, tight], [grey, grey]):
-        faces, landmarks = find_landmarks(pictures, means.landmarker, tmp_path, seed=0)
+        faces, landmarks = extract_landmarks(pictures, means.landmarker, tmp_path, seed=0)
         assert faces.found.all()
         answers = predict_rows(predictor, faces, np.array([0, 1]), pictures, landmarks)
         expected = torch.tensor([served.mean() / 255, *[0.0] * 6]).softmax(dim=0)[0]
         assert answers[:, 0] == pytest.approx(float(expected), abs=0.01)
-    again, kept = find_landmarks([grey, grey], means.landmarker, tmp_path, seed=0)
+    again, kept = extract_landmarks([grey, grey], means.landmarker, tmp_path, seed=0)
     np.testing.assert_array_equal(kept, landmarks)
-    np.testing.assert_array_equal(again.crop, faces.crop)
+    np.testing.assert_array_equal(again.crops, faces.crops)
 
 
 def test_a_model_that_reads_portraits_can_be_evaluated(tmp_path, portrait):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from moodreel.training.__main__ import main
-from moodreel.training.data.extract import MANIFEST, seconds
+from moodreel.training.data.extract import MANIFEST, parse_duration
 from tests.support import synthetic_frames, synthetic_video
 
 
@@ -105,10 +105,10 @@ def test_what_makes_no_sense_is_refused_before_anything_is_written(tmp_path, arg
 
 @pytest.mark.parametrize(("text", "value"), [("1s", 1), ("500ms", 0.5), ("0.25", 0.25), ("2 min", 120), ("1.5s", 1.5)])
 def test_a_length_of_time_is_written_as_people_write_it(text, value):
-    assert seconds(text) == value
+    assert parse_duration(text) == value
 
 
 @pytest.mark.parametrize("text", ["", "s", "0s", "-1s", "1h", "one", "1e9s", "nan"])
 def test_what_is_no_length_of_time_is_refused(text):
     with pytest.raises(ValueError, match="length of time"):
-        seconds(text)
+        parse_duration(text)

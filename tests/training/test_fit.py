@@ -17,11 +17,11 @@ from moodreel.models.audiovisual_registry import load_audiovisual
 from moodreel.models.face_registry import FaceModelRegistry, load_face_model
 from moodreel.models.networks.audiovisual import AudioVisualBatch
 from moodreel.training.__main__ import main
-from moodreel.training.augmentation.spectrogram import STEPS, Disturbance
+from moodreel.training.augmentation.spectrogram import WINDOW_FRAMES, MelAugmentation
 from moodreel.training.data.examples import Example
-from moodreel.training.data.registry import SETS, DataSet, open_set, paired
+from moodreel.training.data.registry import DATASETS, Dataset, open_dataset, pair_with_faces
 from moodreel.training.data.splits import Split, split
-from moodreel.training.engine.trainer import Phase, Running, fit
+from moodreel.training.engine.trainer import Phase, TrainerConfig, fit
 from moodreel.training.evaluation.audiovisual_model import EvaluatedAudioVisualModel
 from moodreel.training.experiment.adapters import MAKERS, maker_of
 from moodreel.training.experiment.audiovisual_inputs import Faces, Footage, Sounds
@@ -32,7 +32,7 @@ from tests.support import ravdess, synthetic_frames
 
 COUNT, LABELS = 32, ("one", "two", "three", "four")
 TRUTH = np.arange(COUNT) % len(LABELS)
-STILL = Disturbance(slack=0, gain=0, noisy=0, pitch=0, stretch=0, masks=(0, 0))
+STILL = MelAugmentation(slack=0, gain=0, noisy=0, pitch=0, stretch=0, masks=(0, 0))
 
 
 def bands(side, rng):
@@ -73,7 +73,7 @@ def faces():
 def tones():
     """Spectrograms of which one band, by label, is loud."""
     rng = np.random.default_rng(0)
-    mels = rng.normal(-18, 1, (COUNT, 64, STEPS + 10)).astype(np.float32)
+    mels = rng.normal(-18, 1, (COUNT, 64, WINDOW_FRAMES + 10)).astype(np.float32)
     for mel, label in zip(mels, TRUTH, strict=True):
         mel[8 + 12 * label : 14 + 12 * label] += 10
     return mels
@@ -87,7 +87,10 @@ def footage():
     shown = torch.from_numpy(bands(64, np.random.default_rng(0)))[:, None, None, ..., None].expand(-1, 1, 2, -1, -1, 3)
     clips = [
         AudioVisualBatch(
-            pictures, torch.ones(1, 2, dtype=torch.bool), torch.from_numpy(mel[:, :STEPS])[None], torch.tensor([True])
+            pictures,
+            torch.ones(1, 2, dtype=torch.bool),
+            torch.from_numpy(mel[:, :WINDOW_FRAMES])[None],
+            torch.tensor([True]),
         )
         for pictures, mel in zip(shown, tones(), strict=True)
     ]
@@ -145,8 +148,8 @@ def test_it_learns_thirty_two_samples_by_heart(name, arguments, made):
     # Transformers take longer; whole ResNets of large pictures learn in few steps.
     steps = {"vit-scratch": 300, "vit-b-16": 200, "audio-visual": 80 if made is sounds else 24}.get(name, 80)
     phase = Phase("all", steps, {"emotimesh": 1e-2, "vit-b-16": 1e-3, "audio-visual": 1e-3}.get(name, 3e-3))
-    fitted = fit(lessons, [phase], Running(every=steps // 2))
-    assert fitted.history[-1]["loss"] < fitted.history[0]["loss"]
+    fitted = fit(lessons, [phase], TrainerConfig(eval_every=steps // 2))
+    assert fitted.rows[-1]["loss"] < fitted.rows[0]["loss"]
     assert (lessons.answers(rows).argmax(dim=1).numpy() == TRUTH).all()
 
 
@@ -155,11 +158,11 @@ def test_of_frozen_networks_only_what_is_new_learns():
     first, rest = study.phases("vit-b-16", epoch=10)
     assert (first.steps, rest.steps) == (10, 20)
     assert first.frozen == ("network.vit.",)
-    assert rest.rates == {"network.vit.": study.trunk_rate}
+    assert rest.lr_scales == {"network.vit.": study.trunk_rate}
     network = maker_of("vit-b-16").make(LABELS, TINY[9][1], None)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     lessons = Lessons(network, portraits(), np.eye(4, dtype=np.float32)[TRUTH], *[np.arange(COUNT)] * 2, Manner())
-    fit(lessons, [replace(first, steps=2)], Running())
+    fit(lessons, [replace(first, steps=2)], TrainerConfig())
     changed = {name for name, tensor in network.state_dict().items() if not torch.equal(tensor, before[name])}
     assert changed == {"network.classifier.weight", "network.classifier.bias"}
 
@@ -263,7 +266,7 @@ def test_a_random_split_is_marked_as_leaking_wherever_it_is_spoken_of(album, cac
 def test_a_command_that_was_killed_goes_on_to_the_same_model(album, cache, tmp_path, monkeypatch, capsys):
     whole = run(tmp_path / "whole", f"pictures:{album}", cache)
     draws = iter(range(1000))
-    draw = Lessons.draw
+    draw = Lessons.sample_batch
 
     def killed(self, step, rng, phase):
         if next(draws) == 20:
@@ -271,7 +274,7 @@ def test_a_command_that_was_killed_goes_on_to_the_same_model(album, cache, tmp_p
         return draw(self, step, rng, phase)
 
     with monkeypatch.context() as patch, pytest.raises(SystemExit):
-        patch.setattr(Lessons, "draw", killed)
+        patch.setattr(Lessons, "sample_batch", killed)
         run(tmp_path / "killed", f"pictures:{album}", cache)
     assert "interrupted. The same command with --resume goes on" in capsys.readouterr().err
     so_far = (tmp_path / "killed" / "metrics.csv").read_text()
@@ -286,8 +289,8 @@ def test_a_command_that_was_killed_goes_on_to_the_same_model(album, cache, tmp_p
 
 
 def test_nobody_is_on_both_sides_of_a_split_and_who_puts_them_there_is_found_out(album):
-    data = open_set(f"pictures:{album}")
-    parted = data.parted(0.25)
+    data = open_dataset(f"pictures:{album}")
+    parted = data.split(0.25)
     sides = [{data.examples[row].person for row in rows} for rows in (parted.train, parted.held_out)]
     assert sides[0] and sides[1] and not sides[0] & sides[1]
     assert not parted.leaks
@@ -342,7 +345,7 @@ def test_clips_are_learnt_with_face_and_voice_and_measured_without_either(cache,
 @pytest.mark.training
 def test_pairs_of_recordings_and_faces_are_called_synthetic_everywhere(recordings, cache, tmp_path, monkeypatch):
     faces = faces_of_eight()
-    monkeypatch.setitem(SETS, "ferplus", lambda path: faces)
+    monkeypatch.setitem(DATASETS, "ferplus", lambda path: faces)
 
     def alone(self, examples, media, means):
         raise AssertionError("As a file a recording has no face: what was said of both would be of audio alone.")
@@ -362,7 +365,7 @@ def test_pairs_of_recordings_and_faces_are_called_synthetic_everywhere(recording
 def test_pairs_begin_from_voices_that_were_heard_with_the_same_folds_and_no_others(
     recordings, cache, tmp_path, monkeypatch
 ):
-    monkeypatch.setitem(SETS, "ferplus", lambda path: faces_of_eight())
+    monkeypatch.setitem(DATASETS, "ferplus", lambda path: faces_of_eight())
     data, folded = f"ravdess-audio:{recordings}", ("--folds", "2", "--argument", "fusion=late")
     run(tmp_path / "voices", data, cache, *folded, "--epochs", "1", architecture="audio-visual")
     begun = {}
@@ -383,21 +386,21 @@ def test_pairs_begin_from_voices_that_were_heard_with_the_same_folds_and_no_othe
         run(tmp_path / "other", data, cache, *paired_with, "--seed", "1", architecture="audio-visual")
 
 
-def faces_of_eight() -> DataSet:
+def faces_of_eight() -> Dataset:
     """Two pictures of each of FER+'s seven labels on each side."""
     pictures = np.random.default_rng(0).integers(0, 255, (28, 48, 48), dtype=np.uint8)
     examples = tuple(Example(SEVEN[index % 7], picture) for index, picture in enumerate(pictures))
-    own = Split(np.arange(14), np.arange(14, 28), leaks=False, why="Made up.")
-    return DataSet("FER+", "pictures", SEVEN, examples, "none", own=own)
+    own = Split(np.arange(14), np.arange(14, 28), leaks=False, reason="Made up.")
+    return Dataset("FER+", "pictures", SEVEN, examples, "none", published_split=own)
 
 
 def test_faces_are_paired_by_emotion_and_lacking_ones_are_named(recordings):
-    data = paired(open_set(f"ravdess-audio:{recordings}"), faces_of_eight())
+    data = pair_with_faces(open_dataset(f"ravdess-audio:{recordings}"), faces_of_eight())
     assert data.name == "synthetic pairing of RAVDESS, audio with faces of FER+"
     assert not data.commercial
     few = replace(faces_of_eight(), labels=("happy", "sad"))
     with pytest.raises(DataInvalid, match="no faces for anger, disgust, fear, neutral, surprise"):
-        paired(open_set(f"ravdess-audio:{recordings}"), few)
+        pair_with_faces(open_dataset(f"ravdess-audio:{recordings}"), few)
 
 
 # What cannot be

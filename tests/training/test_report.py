@@ -59,7 +59,7 @@ def written(tmp_path_factory):
     models = [Table(folder, "one", data="made", lost=0.05), Table(folder, "other", share=0.4, seed=1)]
     data = made_set(240, people=24, groups=("young", "old"))
     early = np.array([int(example.person.split()[1]) < 12 for example in data.examples])
-    own = Split(np.flatnonzero(early), np.flatnonzero(~early), leaks=False, why="Half of the people.")
+    own = Split(np.flatnonzero(early), np.flatnonzero(~early), leaks=False, reason="Half of the people.")
     comparison = compared(models, replace(data, own=own))
     write_report(folder / "out", comparison, COMMAND)
     return folder / "out", json.loads((folder / "out" / NUMBERS).read_text())

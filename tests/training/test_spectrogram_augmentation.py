@@ -9,20 +9,20 @@ from moodreel.media.audio import SAMPLE_RATE
 from moodreel.media.mel_spectrogram import HOP_LENGTH, MEL_BANDS, hz_to_mel, log_mel, mel_to_hz
 from moodreel.training.augmentation.spectrogram import (
     SILENCE,
-    STEPS,
-    Disturbance,
+    WINDOW_FRAMES,
+    MelAugmentation,
     add_noise,
-    amplify,
-    disturb,
-    excerpt,
-    mask,
-    shift,
-    stretch,
+    augment_mel,
+    change_gain,
+    crop_time,
+    mask_blocks,
+    shift_pitch,
+    stretch_time,
 )
 from tests.support import synthetic_audio
 
 MIDDLES = mel_to_hz(np.linspace(hz_to_mel(0), hz_to_mel(SAMPLE_RATE / 2), MEL_BANDS + 2))[1:-1]
-NOTHING = Disturbance(slack=0, gain=0, noisy=0, pitch=0, stretch=0, masks=(0, 0))
+NOTHING = MelAugmentation(slack=0, gain=0, noisy=0, pitch=0, stretch=0, masks=(0, 0))
 
 
 def tune(seconds=4.0):
@@ -31,15 +31,15 @@ def tune(seconds=4.0):
 
 
 def test_a_window_is_what_the_network_reads():
-    assert STEPS == 188
-    assert disturb(log_mel(tune()), np.random.default_rng(0), Disturbance()).shape == (64, 188)
-    assert disturb(log_mel(tune(1)), np.random.default_rng(0), Disturbance()).shape == (64, 188)
+    assert WINDOW_FRAMES == 188
+    assert augment_mel(log_mel(tune()), np.random.default_rng(0), MelAugmentation()).shape == (64, 188)
+    assert augment_mel(log_mel(tune(1)), np.random.default_rng(0), MelAugmentation()).shape == (64, 188)
 
 
 def test_the_same_seed_disturbs_in_the_same_way_and_leaves_the_recording_alone():
     mels = log_mel(tune())
     before = mels.copy()
-    first, again, other = (disturb(mels, np.random.default_rng(seed), Disturbance()) for seed in (1, 1, 2))
+    first, again, other = (augment_mel(mels, np.random.default_rng(seed), MelAugmentation()) for seed in (1, 1, 2))
     np.testing.assert_array_equal(first, again)
     assert np.abs(first - other).max() > 1
     np.testing.assert_array_equal(mels, before)
@@ -50,25 +50,27 @@ def test_with_nothing_to_disturb_it_is_three_seconds_from_anywhere_in_the_record
     mels = log_mel(tune())
     starts = set()
     for seed in range(60):
-        window = disturb(mels, np.random.default_rng(seed), NOTHING)
-        [start] = [at for at in range(mels.shape[1] - STEPS + 1) if (mels[:, at : at + STEPS] == window).all()]
+        window = augment_mel(mels, np.random.default_rng(seed), NOTHING)
+        [start] = [
+            at for at in range(mels.shape[1] - WINDOW_FRAMES + 1) if (mels[:, at : at + WINDOW_FRAMES] == window).all()
+        ]
         starts.add(start)
-    assert min(starts) < 6 and max(starts) > mels.shape[1] - STEPS - 6
+    assert min(starts) < 6 and max(starts) > mels.shape[1] - WINDOW_FRAMES - 6
 
 
 def test_a_recording_that_is_too_short_is_whole_and_somewhere_in_silence():
     mels = log_mel(tune(1))
     for seed in range(10):
-        window = disturb(mels, np.random.default_rng(seed), NOTHING)
+        window = augment_mel(mels, np.random.default_rng(seed), NOTHING)
         heard = np.flatnonzero((window > SILENCE + 1).any(axis=0))
         np.testing.assert_array_equal(window[:, heard[0] : heard[0] + mels.shape[1]], mels)
 
 
 def test_slack_lets_a_window_begin_before_the_recording_and_end_after_it():
-    mels = np.zeros((MEL_BANDS, STEPS), np.float32)
-    windows = [disturb(mels, np.random.default_rng(seed), replace(NOTHING, slack=0.5)) for seed in range(40)]
-    before = [int((window[0, : STEPS // 2] == np.float32(SILENCE)).sum()) for window in windows]
-    after = [int((window[0, STEPS // 2 :] == np.float32(SILENCE)).sum()) for window in windows]
+    mels = np.zeros((MEL_BANDS, WINDOW_FRAMES), np.float32)
+    windows = [augment_mel(mels, np.random.default_rng(seed), replace(NOTHING, slack=0.5)) for seed in range(40)]
+    before = [int((window[0, : WINDOW_FRAMES // 2] == np.float32(SILENCE)).sum()) for window in windows]
+    after = [int((window[0, WINDOW_FRAMES // 2 :] == np.float32(SILENCE)).sum()) for window in windows]
     assert 20 < max(before) <= round(0.5 * SAMPLE_RATE / HOP_LENGTH) and 20 < max(after) <= round(
         0.5 * SAMPLE_RATE / HOP_LENGTH
     )
@@ -77,9 +79,9 @@ def test_slack_lets_a_window_begin_before_the_recording_and_end_after_it():
 @pytest.mark.parametrize("start", [-50, 0, 40, 240, 300])
 def test_before_and_after_the_recording_there_is_silence(start):
     mels = np.ones((MEL_BANDS, 250), np.float32)
-    window = excerpt(mels, start)
+    window = crop_time(mels, start)
     sounding = (window == 1).all(axis=0)
-    expected = (np.arange(start, start + STEPS) >= 0) & (np.arange(start, start + STEPS) < 250)
+    expected = (np.arange(start, start + WINDOW_FRAMES) >= 0) & (np.arange(start, start + WINDOW_FRAMES) < 250)
     np.testing.assert_array_equal(sounding, expected)
     assert (window[:, ~expected] == np.float32(SILENCE)).all()
 
@@ -88,18 +90,18 @@ def test_before_and_after_the_recording_there_is_silence(start):
 def test_louder_is_what_the_spectrogram_of_the_louder_sound_is(decibels):
     wave = tune(1) / 20
     np.testing.assert_allclose(
-        amplify(log_mel(wave), decibels), log_mel(wave * np.float32(10 ** (decibels / 20))), atol=0.02
+        change_gain(log_mel(wave), decibels), log_mel(wave * np.float32(10 ** (decibels / 20))), atol=0.02
     )
 
 
 def test_silence_stays_silence_however_it_is_amplified():
     silence = log_mel(np.zeros(SAMPLE_RATE, np.float32))
-    np.testing.assert_allclose(amplify(silence, 30), SILENCE, atol=0.01)
+    np.testing.assert_allclose(change_gain(silence, 30), SILENCE, atol=0.01)
 
 
 @pytest.mark.parametrize("bands", [-6, 3, 8])
 def test_a_tone_that_is_shifted_is_the_tone_of_a_band_so_much_higher(bands):
-    window = shift(log_mel(synthetic_audio.sine(MIDDLES[30], 1)), bands)[:, 10:-10]
+    window = shift_pitch(log_mel(synthetic_audio.sine(MIDDLES[30], 1)), bands)[:, 10:-10]
     meant = log_mel(synthetic_audio.sine(MIDDLES[30 + bands], 1))[:, 10:-10]
     assert (window.argmax(axis=0) == 30 + bands).all()
     assert np.abs(window.max(axis=0) - meant.max(axis=0)).max() < 0.5
@@ -107,13 +109,13 @@ def test_a_tone_that_is_shifted_is_the_tone_of_a_band_so_much_higher(bands):
 
 def test_half_a_band_lies_between_two():
     ramp = np.repeat(np.arange(MEL_BANDS, dtype=np.float32)[:, None], 5, axis=1)
-    np.testing.assert_allclose(shift(ramp, 0.5)[1:, 0], np.arange(1, MEL_BANDS) - 0.5)
+    np.testing.assert_allclose(shift_pitch(ramp, 0.5)[1:, 0], np.arange(1, MEL_BANDS) - 0.5)
 
 
 @pytest.mark.parametrize("factor", [0.8, 1.0, 1.25])
 def test_stretched_tones_last_longer_at_the_same_pitch(factor):
     mels = log_mel(tune(2))
-    stretched = stretch(mels, factor)
+    stretched = stretch_time(mels, factor)
     assert stretched.shape[1] == round(mels.shape[1] * factor)
     for note in range(4):
         middle = round((note + 0.5) * 0.5 * factor * SAMPLE_RATE / HOP_LENGTH)
@@ -139,10 +141,10 @@ def test_noise_scatters_as_that_of_a_recording_does():
 
 
 def test_masks_hide_stretches_of_time_and_of_bands_behind_the_mean():
-    mels = np.random.default_rng(0).normal(size=(MEL_BANDS, STEPS)).astype(np.float32)
+    mels = np.random.default_rng(0).normal(size=(MEL_BANDS, WINDOW_FRAMES)).astype(np.float32)
     hidden_steps, hidden_bands = [], []
     for seed in range(100):
-        masked = mask(mels, np.random.default_rng(seed), (1, 1), 20, 6)
+        masked = mask_blocks(mels, np.random.default_rng(seed), (1, 1), 20, 6)
         hidden = masked != mels
         assert (masked[hidden] == mels.mean()).all()
         hidden_steps.append(int(hidden.all(axis=0).sum()))
@@ -152,5 +154,5 @@ def test_masks_hide_stretches_of_time_and_of_bands_behind_the_mean():
 
 
 def test_masks_wider_than_the_spectrogram_hide_no_more_than_it_has():
-    masked = mask(np.arange(12, dtype=np.float32).reshape(3, 4), np.random.default_rng(0), (2, 2), 99, 99)
+    masked = mask_blocks(np.arange(12, dtype=np.float32).reshape(3, 4), np.random.default_rng(0), (2, 2), 99, 99)
     assert masked.shape == (3, 4)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from moodreel.errors import DataInvalid
-from moodreel.training.data.examples import Example, contents, from_arrays
+from moodreel.training.data.examples import Example, content_ids, from_arrays
 from moodreel.training.data.ravdess import read_ravdess
 from moodreel.training.data.splits import folds, split
 from tests.support import ravdess
@@ -40,7 +40,7 @@ def test_nobody_is_on_both_sides_of_a_split_by_person(seed, share):
     assert sorted([*parted.train, *parted.held_out]) == list(range(len(examples)))
     assert len(parted.held_out) / len(examples) == pytest.approx(share, abs=1 / 12)
     assert not parted.leaks
-    assert "others held out" in parted.why
+    assert "others held out" in parted.reason
 
 
 def test_the_check_for_leaks_fails_where_there_is_one():
@@ -80,7 +80,7 @@ def test_the_same_seed_gives_the_same_split_and_another_one_another():
 def test_a_random_split_has_to_be_asked_for_and_is_marked_with_how_many_it_mixes():
     parted = split(people(6), 0.3, by="random")
     assert parted.leaks
-    assert parted.why.startswith("LEAKS: split at random, as asked for; 6 of 6 persons are on both sides")
+    assert parted.reason.startswith("LEAKS: split at random, as asked for; 6 of 6 persons are on both sides")
     with pytest.raises(DataInvalid, match="by person or random"):
         split(people(6), 0.3, by="chance")
 
@@ -90,7 +90,7 @@ def test_people_whom_the_data_does_not_know_make_a_split_leak():
     assert len(strangers) == 5
     parted = split([*people(6), *strangers], 0.3)
     assert parted.leaks
-    assert "for 5 of 77 examples it does not" in parted.why
+    assert "for 5 of 77 examples it does not" in parted.reason
 
 
 def test_frames_of_one_clip_stay_together_though_nobody_knows_who_is_in_it():
@@ -134,7 +134,7 @@ def recordings(tmp_path_factory):
 @pytest.mark.parametrize("by", ["person", "random"])
 @pytest.mark.parametrize("seed", range(8))
 def test_one_recording_under_two_names_is_on_one_side_as_actor_07_has_it(recordings, by, seed):
-    copies = [row for row, copy in enumerate(contents(recordings)) if copy]
+    copies = [row for row, copy in enumerate(content_ids(recordings)) if copy]
     assert [recordings[row].media.stem for row in copies] == ["03-01-03-01-02-01-07", "03-01-03-01-02-02-07"]
     parted = split(recordings, 0.4, by=by, seed=seed)
     assert len(set(copies) & set(parted.held_out.tolist())) in (0, 2)

@@ -211,7 +211,7 @@ def test_the_nearer_to_the_words_the_less_a_layer_learns(pretrained):
     phase = training.Comments(net, [np.array([2, 3])], Texts(("",), nothing, nothing, ()), [], nothing, recipe).phase()
 
     def rate(name):
-        return phase.rate * phase.rates[max((word for word in phase.rates if name.startswith(word)), key=len)]
+        return phase.lr * phase.lr_scales[max((word for word in phase.lr_scales if name.startswith(word)), key=len)]
 
     rates = {name.split(".weight")[0]: rate(name) for name, _ in net.named_parameters()}
     assert rates["head"] == pytest.approx(5e-3)

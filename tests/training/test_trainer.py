@@ -14,7 +14,7 @@ from torch import nn
 from moodreel.errors import DataInvalid
 from moodreel.training.engine.checkpoint import CHECKPOINT
 from moodreel.training.engine.schedule import SCHEDULES
-from moodreel.training.engine.trainer import Phase, Running, Task, epoch_rows, fit
+from moodreel.training.engine.trainer import Phase, Task, TrainerConfig, epoch_indices, fit
 
 COUNT, CLASSES = 32, 4
 
@@ -22,7 +22,7 @@ COUNT, CLASSES = 32, 4
 class Toy(Task):
     """Learn random labels of 32 points by heart, through dropout and batch normalisation."""
 
-    watched = "accuracy"
+    monitor = "accuracy"
 
     def __init__(self, *, die_at: int | None = None, dropout: float = 0.1) -> None:
         torch.manual_seed(7)
@@ -34,8 +34,8 @@ class Toy(Task):
         self.network.add_module("head", nn.Sequential(nn.Dropout(dropout), nn.Linear(32, CLASSES)))
         self.die_at, self.drawn = die_at, []
 
-    def draw(self, step, rng, phase):
-        rows = epoch_rows(step, COUNT, 16, seed=0)
+    def sample_batch(self, step, rng, phase):
+        rows = epoch_indices(step, COUNT, 16, seed=0)
         return self.points[rows] + rng.normal(0, 0.01, (len(rows), 8)).astype(np.float32), rows
 
     def loss(self, batch, phase):
@@ -45,22 +45,24 @@ class Toy(Task):
             raise KeyboardInterrupt
         return nn.functional.cross_entropy(self.network(torch.from_numpy(points)), self.labels[torch.from_numpy(rows)])
 
-    def judge(self, phase):
-        answers = self.averaged(torch.from_numpy(self.points)).argmax(dim=1)
+    def evaluate(self, phase):
+        answers = self.eval_network(torch.from_numpy(self.points)).argmax(dim=1)
         return {"accuracy": float((answers == self.labels).float().mean())}
 
 
 PHASES = (
     Phase("head", 20, 1e-2, frozen=("trunk.",)),
-    Phase("all", 180, 2e-2, schedule="cosine-restarts", restart=60, rates={"trunk.": 0.5}, afresh=True),
+    Phase(
+        "all", 180, 2e-2, schedule="cosine-restarts", restart_steps=60, lr_scales={"trunk.": 0.5}, reset_from_ema=True
+    ),
 )
-RUNNING = Running(every=10, average=0.5)
+RUNNING = TrainerConfig(eval_every=10, ema_decay=0.5)
 
 
 def test_it_learns_thirty_two_samples_by_heart():
     task = Toy()
     fitted = fit(task, PHASES, RUNNING)
-    losses = [row["loss"] for row in fitted.history]
+    losses = [row["loss"] for row in fitted.rows]
     assert losses[-1] < losses[0] / 4
     assert fitted.best["accuracy"] == 1.0
     assert not task.network.training
@@ -74,7 +76,7 @@ def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(tmp_path, die_at):
         fit(Toy(die_at=die_at), PHASES, RUNNING, tmp_path / "killed")
     task = Toy()
     resumed = fit(task, PHASES, RUNNING, tmp_path / "killed", resume=True)
-    assert resumed.history == whole.history
+    assert resumed.rows == whole.rows
     assert len(task.drawn) < 200 or die_at < 10
     csvs = [(tmp_path / name / "metrics.csv").read_text() for name in ("whole", "killed")]
     assert csvs[0] == csvs[1]
@@ -84,7 +86,7 @@ def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(tmp_path, die_at):
 def test_resuming_what_had_ended_gives_the_same_network_again(tmp_path):
     first, again = Toy(), Toy()
     ended = fit(first, PHASES, RUNNING, tmp_path)
-    assert fit(again, PHASES, RUNNING, tmp_path, resume=True).history == ended.history
+    assert fit(again, PHASES, RUNNING, tmp_path, resume=True).rows == ended.rows
     assert again.drawn == []
     for ours, theirs in zip(first.network.state_dict().values(), again.network.state_dict().values(), strict=True):
         assert torch.equal(ours, theirs)
@@ -107,14 +109,14 @@ def test_gradients_of_two_halves_make_the_step_of_the_whole():
             self.network.trunk[1] = nn.Identity()  # normalisation sees the batch it is given
             self.batch = batch
 
-        def draw(self, step, rng, phase):
-            rows = epoch_rows(step, COUNT, self.batch, seed=0)
+        def sample_batch(self, step, rng, phase):
+            rows = epoch_indices(step, COUNT, self.batch, seed=0)
             return self.points[rows], rows
 
     phase = Phase("all", 6, 1e-2)
     tasks = Plain(32), Plain(16)
-    fit(tasks[0], [phase], Running())
-    fit(tasks[1], [phase], Running(accumulate=2))
+    fit(tasks[0], [phase], TrainerConfig())
+    fit(tasks[1], [phase], TrainerConfig(grad_accumulation=2))
     for ours, theirs in zip(*(task.network.parameters() for task in tasks), strict=True):
         assert torch.allclose(ours, theirs, atol=1e-5)
 
@@ -125,15 +127,15 @@ def test_it_ends_early_and_keeps_the_best_weights():
 
         count = 0
 
-        def judge(self, phase):
+        def evaluate(self, phase):
             self.count += 1
             if self.count == 3:
-                self.at_best = {name: tensor.clone() for name, tensor in self.averaged.state_dict().items()}
+                self.at_best = {name: tensor.clone() for name, tensor in self.eval_network.state_dict().items()}
             return {"accuracy": self.count if self.count <= 3 else 3 - self.count / 100}
 
     task = Worse()
     fitted = fit(task, PHASES[1:], replace(RUNNING, patience=4))
-    assert [row["step"] for row in fitted.history] == [10, 20, 30, 40, 50, 60, 70]
+    assert [row["step"] for row in fitted.rows] == [10, 20, 30, 40, 50, 60, 70]
     assert fitted.best["step"] == 30
     for name, tensor in task.network.state_dict().items():
         assert torch.equal(tensor, task.at_best[name])
@@ -142,7 +144,7 @@ def test_it_ends_early_and_keeps_the_best_weights():
 def test_the_rate_rises_and_falls_as_its_schedule_says():
     def rates(name, **more):
         phase = Phase("all", 60, 1.0, schedule=name, **more)
-        optimiser = torch.optim.AdamW([nn.Parameter(torch.zeros(1))], lr=phase.rate)
+        optimiser = torch.optim.AdamW([nn.Parameter(torch.zeros(1))], lr=phase.lr)
         schedule = SCHEDULES[name](optimiser, phase)
         seen = []
         for _ in range(phase.steps):
@@ -151,22 +153,22 @@ def test_the_rate_rises_and_falls_as_its_schedule_says():
             schedule.step()
         return seen
 
-    cycle, restarts = rates("one-cycle"), rates("cosine-restarts", restart=20)
+    cycle, restarts = rates("one-cycle"), rates("cosine-restarts", restart_steps=20)
     assert cycle[0] < 0.1 and max(cycle) == pytest.approx(1, abs=0.01) and cycle[-1] < 0.01
     assert restarts[0] == restarts[20] == 1 and restarts[19] < 0.01 and restarts[59] < 0.01
-    straight = rates("trapezoid", warm=0.5, cooling=0.25)
+    straight = rates("trapezoid", warmup=0.5, decay_fraction=0.25)
     assert straight[14] == pytest.approx(0.5) and straight[30] == 1 and straight[-1] == pytest.approx(1 / 15)
 
 
 def test_each_example_comes_once_an_epoch_in_another_order():
-    epochs = [np.concatenate([epoch_rows(step, 10, 4, seed=1) for step in range(e * 3, e * 3 + 3)]) for e in (0, 1)]
+    epochs = [np.concatenate([epoch_indices(step, 10, 4, seed=1) for step in range(e * 3, e * 3 + 3)]) for e in (0, 1)]
     assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
     assert list(epochs[0]) != list(epochs[1])
 
 
 def test_rows_that_weigh_more_come_more_often():
     drawn = np.concatenate(
-        [epoch_rows(step, 4, 50, seed=0, weights=np.array([0.7, 0.1, 0.1, 0.1])) for step in range(9)]
+        [epoch_indices(step, 4, 50, seed=0, weights=np.array([0.7, 0.1, 0.1, 0.1])) for step in range(9)]
     )
     assert 0.6 < (drawn == 0).mean() < 0.8
 
@@ -187,13 +189,13 @@ def test_what_is_logged_stands_on_lines_of_its_own_and_not_behind_the_bar(capsys
 @pytest.mark.parametrize("afresh", [True, False])
 def test_a_phase_may_begin_from_the_averaged_weights_of_the_one_before(afresh):
     class Watching(Toy):
-        def judge(self, phase):
+        def evaluate(self, phase):
             if phase.name == "head":
-                self.mean = [parameter.clone() for parameter in self.averaged.parameters()]
-            return super().judge(phase)
+                self.mean = [parameter.clone() for parameter in self.eval_network.parameters()]
+            return super().evaluate(phase)
 
     task = Watching()
-    fit(task, [Phase("head", 20, 1e-2), Phase("all", 1, 1e-9, afresh=afresh)], replace(RUNNING, average=0.9))
+    fit(task, [Phase("head", 20, 1e-2), Phase("all", 1, 1e-9, reset_from_ema=afresh)], replace(RUNNING, ema_decay=0.9))
     carried = [
         torch.allclose(now, mean, atol=1e-6) for now, mean in zip(task.network.parameters(), task.mean, strict=True)
     ]
@@ -206,13 +208,13 @@ def test_an_anchored_average_weighs_all_steps_alike():
             super().__init__()
             self.seen = []
 
-        def judge(self, phase):
+        def evaluate(self, phase):
             self.seen.append(self.network.head[1].weight.detach().clone())
-            return super().judge(phase)
+            return super().evaluate(phase)
 
     for anchored in (True, False):
         task = Watching()
-        fit(task, [Phase("all", 12, 1e-2)], Running(every=1, average=0.9, anchored=anchored))
+        fit(task, [Phase("all", 12, 1e-2)], TrainerConfig(eval_every=1, ema_decay=0.9, ema_warmup=not anchored))
         mean = task.seen[0]
         for weight in task.seen[1:]:
             mean = 0.9 * mean + 0.1 * weight
@@ -223,17 +225,17 @@ def test_metrics_go_to_a_csv_file_and_to_tensorboard(tmp_path):
     fitted = fit(Toy(), PHASES, RUNNING, tmp_path)
     with (tmp_path / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert [int(row["step"]) for row in rows] == [row["step"] for row in fitted.history]
-    assert float(rows[-1]["accuracy"]) == fitted.history[-1]["accuracy"]
+    assert [int(row["step"]) for row in rows] == [row["step"] for row in fitted.rows]
+    assert float(rows[-1]["accuracy"]) == fitted.rows[-1]["accuracy"]
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
-    assert [event.step for event in events.Scalars("loss")] == [row["step"] for row in fitted.history]
+    assert [event.step for event in events.Scalars("loss")] == [row["step"] for row in fitted.rows]
 
 
 def test_a_checkpoint_says_what_it_is_of_and_holds_no_code(tmp_path):
-    fit(Toy(), PHASES, RUNNING, tmp_path, describe={"architecture": "toy", "labels": ("a", "b")})
+    fit(Toy(), PHASES, RUNNING, tmp_path, metadata={"architecture": "toy", "labels": ("a", "b")})
     state = torch.load(tmp_path / CHECKPOINT, weights_only=True)
     assert state["about"]["architecture"] == "toy"
     assert state["about"]["labels"] == ["a", "b"]
@@ -241,9 +243,9 @@ def test_a_checkpoint_says_what_it_is_of_and_holds_no_code(tmp_path):
 
 
 def test_a_checkpoint_of_another_run_is_refused_by_what_differs(tmp_path):
-    fit(Toy(), PHASES[:1], RUNNING, tmp_path, describe={"architecture": "toy"})
+    fit(Toy(), PHASES[:1], RUNNING, tmp_path, metadata={"architecture": "toy"})
     with pytest.raises(DataInvalid, match="architecture, running differ"):
-        fit(Toy(), PHASES[:1], Running(seed=1), tmp_path, resume=True, describe={"architecture": "other"})
+        fit(Toy(), PHASES[:1], TrainerConfig(seed=1), tmp_path, resume=True, metadata={"architecture": "other"})
 
 
 @pytest.mark.parametrize("damage", [b"", b"PK\x03\x04 cut short", b"no zip at all"])

@@ -21,20 +21,27 @@ from moodreel.faces.landmarker import BLENDSHAPES
 from moodreel.models.face_registry import FaceModelRegistry
 from moodreel.models.predictor import Predictor, TrackPrediction
 from moodreel.training.__main__ import main
-from moodreel.training.augmentation.image import disturb
+from moodreel.training.augmentation.image import augment_crop
 from moodreel.training.augmentation.pseudo_sequences import (
     BLINK,
     JAW_OPEN,
     MOUTH,
-    Kind,
-    Studio,
+    PseudoSequenceGenerator,
+    SequenceKind,
     fit_deformation,
-    listen,
+    speech_offsets,
 )
-from moodreel.training.data.album import read_album, read_groups
-from moodreel.training.data.face_cache import Found, disturbed, find_all, mirrored
-from moodreel.training.data.ferplus import FER2013, VOTES, VOTES_SEVEN, hold_out, majority, read_split
-from moodreel.training.data.muxspace import NAMES, person, read_muxspace
+from moodreel.training.data.album import read_groups, read_image_folder
+from moodreel.training.data.face_cache import FaceTable, augment_still, extract_faces, hflip
+from moodreel.training.data.ferplus import (
+    FER2013_LABELS,
+    VOTE_LABELS_FIVE,
+    VOTE_LABELS_SEVEN,
+    holdout_mask,
+    majority_label,
+    read_split,
+)
+from moodreel.training.data.muxspace import LABEL_NAMES, person_of, read_muxspace
 from moodreel.training.engine import trainer
 from moodreel.training.engine.checkpoint import CHECKPOINT
 from moodreel.training.engine.trainer import fit
@@ -73,7 +80,9 @@ def made_faces(emotion, seed=0):
     shape = (blendshapes @ follow + rng.normal(0, 0.01, (count, 478 * 3))).reshape(count, 478, 3).astype(np.float32)
     pose = rng.normal(0, 5, (count, 3)).astype(np.float32)
     crop = rng.integers(0, 256, (count, 48, 48), dtype=np.uint8)
-    return Found(shape=shape, blendshapes=blendshapes, pose=pose, crop=crop, found=np.ones(count, bool))
+    return FaceTable(
+        normalized_landmarks=shape, blendshapes=blendshapes, pose=pose, crops=crop, found=np.ones(count, bool)
+    )
 
 
 def appearance_of(emotion):
@@ -86,7 +95,9 @@ def appearance_of(emotion):
 def studio():
     emotion = np.arange(200) % 5
     faces = made_faces(emotion)
-    return Studio(faces, np.eye(5, dtype=np.float32)[emotion], fit_deformation(faces), appearance_of(emotion))
+    return PseudoSequenceGenerator(
+        faces, np.eye(5, dtype=np.float32)[emotion], fit_deformation(faces), appearance_of(emotion)
+    )
 
 
 def votes(**counts):
@@ -110,7 +121,7 @@ def votes(**counts):
     ],
 )
 def test_the_truth_is_the_one_label_with_more_than_half_of_the_votes(row, label):
-    assert majority(row[None].astype(np.float32))[0] == (-1 if label is None else FIVE.index(label))
+    assert majority_label(row[None].astype(np.float32))[0] == (-1 if label is None else FIVE.index(label))
 
 
 def write_split(folder, split, rows, fer2013=None, images=None):
@@ -132,15 +143,15 @@ def test_targets_are_shares_of_the_votes_that_count(tmp_path):
 
 def test_the_other_convention_makes_up_its_share(tmp_path):
     write_split(tmp_path, "train", [votes(neutral=10)], fer2013=[1])
-    targets = read_split(tmp_path, "train", fer2013=0.25).targets[0]
+    targets = read_split(tmp_path, "train", fer2013_weight=0.25).targets[0]
     assert dict(zip(FIVE, targets, strict=True)) == pytest.approx(
         {"Anger": 0.25, "Happy": 0, "Shock": 0, "Neutral": 0.75, "Sad": 0}
     )
 
 
 def test_every_vote_has_a_meaning_or_none():
-    assert len(VOTES) == 10
-    assert {label for label in VOTES if label} == set(FIVE)
+    assert len(VOTE_LABELS_FIVE) == 10
+    assert {label for label in VOTE_LABELS_FIVE if label} == set(FIVE)
 
 
 def test_the_same_pictures_have_labels_of_seven_classes_too(tmp_path):
@@ -148,12 +159,12 @@ def test_the_same_pictures_have_labels_of_seven_classes_too(tmp_path):
     split = read_split(tmp_path, "train", labels=SEVEN)
     assert SEVEN[split.truth[0]] == "fear"
     assert split.targets[0, SEVEN.index("fear")] == pytest.approx(0.8)
-    other = read_split(tmp_path, "train", labels=SEVEN, fer2013=1)
+    other = read_split(tmp_path, "train", labels=SEVEN, fer2013_weight=1)
     assert SEVEN[other.targets[0].argmax()] == "disgust"
 
 
 def test_the_same_pictures_are_held_out_for_one_seed():
-    first, again, other = (hold_out(500, 0.1, seed) for seed in (0, 0, 1))
+    first, again, other = (holdout_mask(500, 0.1, seed) for seed in (0, 0, 1))
     assert first.tolist() == again.tolist() != other.tolist()
     assert 30 < first.sum() < 70
 
@@ -183,7 +194,7 @@ def test_nobody_of_muxspace_is_in_both_splits(tmp_path):
 
 @pytest.mark.parametrize("name", ["Jo_Ann_Doe_0012.jpg", "Jo_Ann_Doe_1.jpg", "Jo_Ann_Doe.jpg"])
 def test_a_person_is_what_stands_before_the_number(name):
-    assert person(name) == "Jo_Ann_Doe"
+    assert person_of(name) == "Jo_Ann_Doe"
 
 
 def write_muxspace(folder, pictures):
@@ -237,8 +248,8 @@ def test_the_published_files_come_out_as_the_arrays_made_from_them(published, tm
     for name, kept, shown in (("train", (0, 2), (0, 1)), ("valid", (4, 5), (2, 3))):
         tallies, meant = [rows[row][3] for row in kept], [rows[row][1] for row in kept]
         write_split(tmp_path, name, tallies, fer2013=meant, images=pictures[list(shown)])
-    arrays = read_split(tmp_path, split, labels=labels, fer2013=share)
-    files = read_split(folder, split, labels=labels, fer2013=share)
+    arrays = read_split(tmp_path, split, labels=labels, fer2013_weight=share)
+    files = read_split(folder, split, labels=labels, fer2013_weight=share)
     for field in ("images", "targets", "truth"):
         np.testing.assert_array_equal(getattr(files, field), getattr(arrays, field), strict=True)
 
@@ -251,7 +262,7 @@ def test_fer2013_alone_is_read_with_its_labels_and_the_log_says_so(published, tm
             text = (folder / "fer2013.csv").read_text()
             (data / "icml_face_data.csv").write_text(text.replace("emotion,pixels,Usage", "emotion, pixels, Usage"))
         caplog.clear()
-        split = read_split(data, "valid", labels=SEVEN, fer2013=0.5)
+        split = read_split(data, "valid", labels=SEVEN, fer2013_weight=0.5)
         assert "votes are missing" in caplog.text
         np.testing.assert_array_equal(split.images, pictures[2:4])
         assert [SEVEN[index] for index in split.truth] == ["disgust", "fear"]
@@ -294,7 +305,7 @@ def test_what_is_nothing_to_train_on_is_refused_with_what_to_put_there(tmp_path)
     with pytest.raises(DataInvalid, match=r"valid\.npz"):
         read_split(tmp_path, "valid")
     with pytest.raises(DataInvalid, match=r"train_fer2013\.npz"):
-        read_split(tmp_path, "train", fer2013=0.1)
+        read_split(tmp_path, "train", fer2013_weight=0.1)
     with pytest.raises(SystemExit, match="There is no"):
         main(["evaluate", "compact-emotimesh", "--data", str(tmp_path / "missing")])
 
@@ -311,7 +322,7 @@ def test_an_album_has_the_labels_that_its_folders_are_called_by(tmp_path, caplog
     write_pictures(tmp_path, Happiness__a=10, joy__b=20, AFRAID__c=30, calm__d=40, disgusted__sub__e=50, contempt__f=60)
     (tmp_path / "joy" / "b.heic").write_bytes(b"")
     (tmp_path / "joy" / ".DS_Store").write_bytes(b"")
-    seven, five = read_album(tmp_path, SEVEN), read_album(tmp_path, FIVE)
+    seven, five = read_image_folder(tmp_path, SEVEN), read_image_folder(tmp_path, FIVE)
     shown = {int(seven[row][0, 0, 0]): SEVEN[seven.truth[row]] for row in range(len(seven))}
     assert shown == {10: "happy", 20: "happy", 30: "fear", 40: "neutral", 50: "disgust"}
     assert [FIVE[index] for index in five.truth] == [SEVEN_TO_FIVE[SEVEN[index]] for index in seven.truth]
@@ -328,7 +339,7 @@ def test_an_album_shows_pictures_upright_in_colour_and_no_larger_than_serving_do
     assert ok
     turned = b"\xff\xe1\x00\x22Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
     (tmp_path / "sad" / "phone.jpg").write_bytes(jpeg[:2].tobytes() + turned + jpeg[2:].tobytes())
-    picture = read_album(tmp_path, FIVE)[0]
+    picture = read_image_folder(tmp_path, FIVE)[0]
     assert picture.shape == (640, 320, 3)
     assert abs(picture[100, 160].astype(int) - (200, 0, 0)).max() < 12
     assert picture[600, 160].max() < 12
@@ -337,11 +348,11 @@ def test_an_album_shows_pictures_upright_in_colour_and_no_larger_than_serving_do
 def test_a_folder_without_known_labels_and_a_file_that_is_no_picture_are_named(tmp_path):
     write_pictures(tmp_path, contempt__a=1, bored__b=2, bored__c=3)
     with pytest.raises(DataInvalid, match="bored: 2; contempt: 1"):
-        read_album(tmp_path, FIVE)
+        read_image_folder(tmp_path, FIVE)
     (tmp_path / "sad").mkdir()
     (tmp_path / "sad" / "torn.jpg").write_bytes(b"\xff\xd8\xff")
     with pytest.raises(DataInvalid, match=r"sad/torn\.jpg"):
-        read_album(tmp_path, FIVE)[0]
+        read_image_folder(tmp_path, FIVE)[0]
 
 
 def test_groups_are_read_by_file_and_what_has_none_is_counted(tmp_path, caplog):
@@ -367,7 +378,7 @@ def test_an_album_is_measured_as_a_whole_and_by_group(tmp_path, monkeypatch, cap
     (tmp_path / "groups.csv").write_text("file,group\n" + "".join(f"{file},{name}\n" for file, name in groups.items()))
     faces = made_faces(np.array([1, 1, 1, 4]))
     faces.found[1] = False
-    monkeypatch.setattr(evaluation, "find_all", lambda *args, **kwargs: faces)
+    monkeypatch.setattr(evaluation, "extract_faces", lambda *args, **kwargs: faces)
     happy = np.full(5, 0.05) + 0.75 * (np.arange(5) == FIVE.index("Happy"))
     verdict = TrackPrediction(probabilities=happy, per_frame=np.zeros((1, 5)), weights=np.ones(1))
     monkeypatch.setattr(Predictor, "predict", lambda self, shown, moments: [verdict] * len(shown))
@@ -397,42 +408,42 @@ def test_faces_in_pictures_of_any_size_are_found_cropped_or_in_a_room(tmp_path, 
         room,
         np.zeros((9, 30, 3), np.uint8),
     ]
-    faces = find_all(pictures, LANDMARKER, tmp_path, seed=0)
+    faces = extract_faces(pictures, LANDMARKER, tmp_path, seed=0)
     assert faces.found.tolist() == [True, True, True, False]
     assert (faces.blendshapes[:3, SMILE] > 0.3).all()
-    crops = faces.crop.reshape(4, -1)
+    crops = faces.crops.reshape(4, -1)
     assert min(np.corrcoef(crops[:3])[0]) > 0.8, "the same face, aligned"
 
 
 def test_the_cache_tells_pictures_of_the_same_bytes_apart(tmp_path):
     for shape in ((1, 8, 2, 3), (1, 4, 4, 3)):
-        find_all(np.zeros(shape, np.uint8), LANDMARKER, tmp_path, seed=0)
+        extract_faces(np.zeros(shape, np.uint8), LANDMARKER, tmp_path, seed=0)
     assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_faces_are_found_once_and_then_kept(tmp_path, portrait, monkeypatch):
     grey = cv2.cvtColor(portrait[20:220, 120:320], cv2.COLOR_RGB2GRAY)
     images = np.stack([cv2.resize(grey, (48, 48), interpolation=cv2.INTER_AREA), np.zeros((48, 48), np.uint8)])
-    faces = find_all(images, LANDMARKER, tmp_path, seed=0)
+    faces = extract_faces(images, LANDMARKER, tmp_path, seed=0)
     assert faces.found.tolist() == [True, False]
     assert faces.blendshapes[0, SMILE] > 0.3
-    assert not faces.shape[1].any()
+    assert not faces.normalized_landmarks[1].any()
     smile = cv2.resize(portrait[60:190, 150:290], (48, 48))  # about what the crop should hold
-    assert np.corrcoef(faces.crop[0].ravel(), cv2.cvtColor(smile, cv2.COLOR_RGB2GRAY).ravel())[0, 1] > 0.3
-    monkeypatch.setattr("moodreel.training.data.face_cache.FaceFinder", None)
-    kept = find_all(images, LANDMARKER, tmp_path, seed=0)
-    np.testing.assert_array_equal(kept.shape, faces.shape)
+    assert np.corrcoef(faces.crops[0].ravel(), cv2.cvtColor(smile, cv2.COLOR_RGB2GRAY).ravel())[0, 1] > 0.3
+    monkeypatch.setattr("moodreel.training.data.face_cache.FaceLandmarker", None)
+    kept = extract_faces(images, LANDMARKER, tmp_path, seed=0)
+    np.testing.assert_array_equal(kept.normalized_landmarks, faces.normalized_landmarks)
 
 
 def test_mirroring_swaps_the_sides():
     picture = np.arange(48 * 48, dtype=np.uint8).reshape(48, 48)
     rng = np.random.default_rng(0)
-    np.testing.assert_array_equal(mirrored(picture, rng)[:, 0], picture[:, -1])
+    np.testing.assert_array_equal(hflip(picture, rng)[:, 0], picture[:, -1])
 
 
 def test_a_disturbed_picture_is_another_of_the_same_kind_and_repeats_with_its_seed():
     picture = np.random.default_rng(1).integers(0, 255, (48, 48), dtype=np.uint8)
-    first, again = (disturbed(picture, np.random.default_rng(5)) for _ in range(2))
+    first, again = (augment_still(picture, np.random.default_rng(5)) for _ in range(2))
     assert first.shape == picture.shape
     assert first.dtype == np.uint8
     assert not np.array_equal(first, picture)
@@ -441,8 +452,8 @@ def test_a_disturbed_picture_is_another_of_the_same_kind_and_repeats_with_its_se
 
 def test_a_crop_shown_by_another_camera_is_another_of_the_same_face_and_repeats_with_its_seed(portrait):
     crop = cv2.resize(cv2.cvtColor(portrait[60:190, 150:290], cv2.COLOR_RGB2GRAY), (48, 48))
-    shown = [disturb(crop, np.random.default_rng(seed)) for seed in range(40)]
-    np.testing.assert_array_equal(shown[3], disturb(crop, np.random.default_rng(3)))
+    shown = [augment_crop(crop, np.random.default_rng(seed)) for seed in range(40)]
+    np.testing.assert_array_equal(shown[3], augment_crop(crop, np.random.default_rng(3)))
     assert {(view.shape, view.dtype) for view in shown} == {((48, 48), np.dtype(np.uint8))}
     likeness = [max(np.corrcoef(v.ravel(), crop.ravel())[0, 1] for v in (view, view[:, ::-1])) for view in shown]
     assert 0.4 < np.mean(likeness) < 0.99
@@ -451,11 +462,11 @@ def test_a_crop_shown_by_another_camera_is_another_of_the_same_face_and_repeats_
 # Pseudo-sequences
 
 
-@pytest.mark.parametrize("kind", list(Kind))
+@pytest.mark.parametrize("kind", list(SequenceKind))
 def test_every_kind_of_sequence_shows_a_face_and_stays_within_its_length(studio, kind):
     made = studio.make(40, np.random.default_rng(0), kind=kind)
     assert made.seen.any(axis=1).all()
-    assert (made.lengths == 1).all() == (kind is Kind.STILL)
+    assert (made.lengths == 1).all() == (kind is SequenceKind.STILL)
     for seen, length in zip(made.seen, made.lengths, strict=True):
         assert not seen[length:].any()
     blendshapes = made.faces[..., -52:]
@@ -464,7 +475,7 @@ def test_every_kind_of_sequence_shows_a_face_and_stays_within_its_length(studio,
 
 
 def test_who_talks_calmly_is_neutral_and_moves_the_mouth_more_than_the_brows(studio):
-    made = studio.make(150, np.random.default_rng(0), kind=Kind.TALK)
+    made = studio.make(150, np.random.default_rng(0), kind=SequenceKind.TALK)
     assert {FIVE[index] for index in made.targets.argmax(axis=1)} == {"Neutral"}
     brows = [i for i, name in enumerate(BLENDSHAPES) if name.startswith("brow")]
     long = [clip[:length, -52:] for clip, length in zip(made.faces, made.lengths, strict=True) if length > 8]
@@ -474,7 +485,7 @@ def test_who_talks_calmly_is_neutral_and_moves_the_mouth_more_than_the_brows(stu
 
 
 def test_a_burst_is_calm_at_some_time_and_expressive_at_another(studio):
-    made = studio.make(60, np.random.default_rng(0), kind=Kind.BURST)
+    made = studio.make(60, np.random.default_rng(0), kind=SequenceKind.BURST)
     assert "Neutral" not in {FIVE[index] for index in made.targets.argmax(axis=1)}
     strengths = [
         clip[:length, -52:][:, 44 + target]
@@ -487,21 +498,21 @@ def test_a_burst_is_calm_at_some_time_and_expressive_at_another(studio):
 
 def test_appearance_goes_from_calm_to_the_expression_and_is_led_astray_by_speech_alone(studio):
     neutral = SEVEN.index("neutral")
-    burst = studio.make(60, np.random.default_rng(0), kind=Kind.BURST)
+    burst = studio.make(60, np.random.default_rng(0), kind=SequenceKind.BURST)
     assert np.mean([c[:n, neutral].max() - c[:n, neutral].min() for c, n in _long(burst)]) > 3
     stays = {}
-    for kind in (Kind.STEADY, Kind.TALK):
+    for kind in (SequenceKind.STEADY, SequenceKind.TALK):
         calm = studio.make(80, np.random.default_rng(1), kind=kind)
         rows = [i for i in range(80) if FIVE[calm.targets[i].argmax()] == "Neutral" and calm.lengths[i] > 8]
         stays[kind] = np.mean([calm.appearance[i, : calm.lengths[i], neutral].std() for i in rows])
-    assert stays[Kind.TALK] > 1.2 * stays[Kind.STEADY]
+    assert stays[SequenceKind.TALK] > 1.2 * stays[SequenceKind.STEADY]
 
 
 def test_speech_is_what_open_mouths_add_to_closed_ones():
     blendshapes, appearance = np.zeros((8, 52), np.float32), np.zeros((8, 3), np.float32)
     blendshapes[:, BLINK] = 0.5
     blendshapes[4:, MOUTH[0]], appearance[4:, 1] = 0.6, 2.0
-    speech = listen(blendshapes, appearance)
+    speech = speech_offsets(blendshapes, appearance)
     assert speech.blendshapes[:, MOUTH[0]].tolist() == pytest.approx([0] * 4 + [0.6] * 4)
     assert speech.appearance[:, 1].tolist() == [0] * 4 + [2] * 4
     assert not speech.blendshapes[:, BLINK].any()
@@ -514,9 +525,11 @@ def test_who_gapes_looks_surprised_with_the_mouth_alone():
     shocked = emotion == FIVE.index("Shock")
     faces.blendshapes[np.ix_(shocked, [JAW_OPEN, *wide])] = 0.9
     calm = emotion == FIVE.index("Neutral")
-    speech = listen(faces.blendshapes[calm], looks[calm])
-    studio = Studio(faces, np.eye(5, dtype=np.float32)[emotion], fit_deformation(faces), looks, speech=speech)
-    made = studio.make(80, np.random.default_rng(0), kind=Kind.TALK)
+    speech = speech_offsets(faces.blendshapes[calm], looks[calm])
+    studio = PseudoSequenceGenerator(
+        faces, np.eye(5, dtype=np.float32)[emotion], fit_deformation(faces), looks, speech=speech
+    )
+    made = studio.generate(80, np.random.default_rng(0), kind=SequenceKind.TALK)
     opened, widened, surprised = [], [], []
     for clip, looked, length in zip(made.faces[..., -52:], made.appearance, made.lengths, strict=True):
         opened.append(clip[:length, JAW_OPEN].max())
@@ -530,7 +543,7 @@ def test_who_gapes_looks_surprised_with_the_mouth_alone():
 
 
 def test_an_onset_ends_at_its_height(studio):
-    made = studio.make(60, np.random.default_rng(0), kind=Kind.ONSET)
+    made = studio.make(60, np.random.default_rng(0), kind=SequenceKind.ONSET)
     clips = zip(made.faces, made.lengths, made.targets.argmax(axis=1), strict=True)
     strengths = [clip[:length, -52:][:, 44 + target] for clip, length, target in clips if length > 8]
     assert np.mean([s[-1] - s[0] for s in strengths]) > 0.4
@@ -580,12 +593,12 @@ def test_the_temperature_undoes_overconfidence():
 def test_training_learns_a_made_set_by_heart_and_leaves_a_model_that_serves(tmp_path, monkeypatch):
     """The seam is the face finder: the pictures are blank, the faces are made."""
     emotion = np.arange(150) % 5
-    columns = [VOTES.index(label) for label in FIVE]
+    columns = [VOTE_LABELS_FIVE.index(label) for label in FIVE]
     rows = [np.eye(10, dtype=np.uint8)[columns[index]] * 10 for index in emotion]
     for split in ("train", "valid"):
         write_split(tmp_path, split, rows, fer2013=[0] * len(rows))
     for module in (training, evaluation):
-        monkeypatch.setattr(module, "find_all", lambda *args, **kwargs: made_faces(emotion))
+        monkeypatch.setattr(module, "extract_faces", lambda *args, **kwargs: made_faces(emotion))
     monkeypatch.setattr(evaluation, "SEQUENCES", 30)
     easy = {"fer2013": 0.0, "mix": 0.0, "dropout": 0.0, "calibration_clips": 40}
     small = {"width": 32, "embedding": 16, "hidden": 8, "faces_batch": 64, "time_batch": 16}
@@ -607,9 +620,9 @@ def test_training_learns_a_made_set_by_heart_and_leaves_a_model_that_serves(tmp_
 
 def test_the_same_recipe_trains_the_same_network(tmp_path, monkeypatch):
     emotion = np.arange(50) % 5
-    rows = [np.eye(10, dtype=np.uint8)[VOTES.index(FIVE[index])] * 10 for index in emotion]
+    rows = [np.eye(10, dtype=np.uint8)[VOTE_LABELS_FIVE.index(FIVE[index])] * 10 for index in emotion]
     write_split(tmp_path, "train", rows, fer2013=[0] * len(rows))
-    monkeypatch.setattr(training, "find_all", lambda *args, **kwargs: made_faces(emotion))
+    monkeypatch.setattr(training, "extract_faces", lambda *args, **kwargs: made_faces(emotion))
     small = {"width": 8, "embedding": 4, "hidden": 2, "fer2013": 0.0, "calibration_clips": 20}
     recipe = Recipe(**small, faces_epochs=1, faces_batch=16, time_steps=2, time_batch=4)
     first, again = (train(tmp_path, LANDMARKER, tmp_path, recipe).net.state_dict() for _ in range(2))
@@ -618,9 +631,9 @@ def test_the_same_recipe_trains_the_same_network(tmp_path, monkeypatch):
 
 def test_a_recipe_that_was_ended_in_its_second_phase_goes_on_to_the_same_network(tmp_path, monkeypatch, killed_at):
     emotion = np.arange(50) % 5
-    rows = [np.eye(10, dtype=np.uint8)[VOTES.index(FIVE[index])] * 10 for index in emotion]
+    rows = [np.eye(10, dtype=np.uint8)[VOTE_LABELS_FIVE.index(FIVE[index])] * 10 for index in emotion]
     write_split(tmp_path, "train", rows, fer2013=[0] * len(rows))
-    monkeypatch.setattr(training, "find_all", lambda *args, **kwargs: made_faces(emotion))
+    monkeypatch.setattr(training, "extract_faces", lambda *args, **kwargs: made_faces(emotion))
     monkeypatch.setattr(training, "EVERY", 2)
     small = {"width": 8, "embedding": 4, "hidden": 2, "fer2013": 0.0, "calibration_clips": 20}
     recipe = Recipe(**small, faces_epochs=1, faces_batch=16, time_steps=6, time_batch=4)
@@ -659,18 +672,18 @@ def banded(tmp_path, monkeypatch):
     """A made set, and what training is given besides a recipe. The seam is the face finder: what the crops show is a
     bright band, higher up for each emotion."""
     emotion = np.arange(150) % 5
-    rows = [np.eye(10, dtype=np.uint8)[VOTES.index(FIVE[index])] * 10 for index in emotion]
-    meant = [FER2013.index(VOTES_SEVEN[VOTES.index(FIVE[index])]) for index in emotion]
+    rows = [np.eye(10, dtype=np.uint8)[VOTE_LABELS_FIVE.index(FIVE[index])] * 10 for index in emotion]
+    meant = [FER2013_LABELS.index(VOTE_LABELS_SEVEN[VOTE_LABELS_FIVE.index(FIVE[index])]) for index in emotion]
     for split in ("train", "valid"):
         write_split(tmp_path, split, rows, fer2013=meant)
     faces = made_faces(emotion)
-    faces.crop[:] = 60
+    faces.crops[:] = 60
     for row, index in enumerate(emotion):
-        faces.crop[row, 9 * index : 9 * index + 9] = 200
+        faces.crops[row, 9 * index : 9 * index + 9] = 200
     for module in (training, evaluation, appearance_training, joint_training):
-        monkeypatch.setattr(module, "find_all", lambda *args, **kwargs: faces)
+        monkeypatch.setattr(module, "extract_faces", lambda *args, **kwargs: faces)
     for module in (crops_training, joint_training):
-        monkeypatch.setattr(module, "disturb", lambda crop, rng, clean=1: crop)
+        monkeypatch.setattr(module, "augment_crop", lambda crop, rng, clean_prob=1: crop)
     monkeypatch.setattr(evaluation, "SEQUENCES", 30)
     return tmp_path, LANDMARKER, tmp_path
 
@@ -744,9 +757,11 @@ def test_a_network_learns_what_its_teacher_says_and_serves(tmp_path, banded, rec
 @pytest.mark.training
 def test_each_head_learns_its_own_convention_and_muxspace_is_no_reason_to_forget_another(tmp_path, banded, killed_at):
     """muxspace's labeller calls what FER+'s call neutral sad, and so on around."""
-    seven = np.array([SEVEN.index(VOTES_SEVEN[VOTES.index(FIVE[index])]) for index in np.arange(150) % 5])
+    seven = np.array(
+        [SEVEN.index(VOTE_LABELS_SEVEN[VOTE_LABELS_FIVE.index(FIVE[index])]) for index in np.arange(150) % 5]
+    )
     called = {index: SEVEN[other] for index, other in zip(sorted({*seven}), np.roll(sorted({*seven}), 1), strict=True)}
-    named = {ours: theirs for theirs, ours in NAMES.items()}
+    named = {ours: theirs for theirs, ours in LABEL_NAMES.items()}
     people = (f"P{number}" for number in itertools.count() if zlib.crc32(f"P{number}".encode()) % 5)
     people = {f"{name}_0001.jpg": (named[called[index]], 90) for name, index in zip(people, seven, strict=False)}
     write_muxspace(tmp_path, people)
@@ -755,7 +770,7 @@ def test_each_head_learns_its_own_convention_and_muxspace_is_no_reason_to_forget
     with pytest.raises(KeyboardInterrupt):
         learn(loop=partial(killed_at, 63, folder=tmp_path / "kept"))
     net = learn(loop=partial(fit, folder=tmp_path / "kept", resume=True)).net
-    crops = appearance_training.find_all().crop
+    crops = appearance_training.extract_faces().crop
     with torch.inference_mode():
         said = net.predict_batched(torch.from_numpy(crops)).argmax(dim=2).numpy()
     ferplus, _, muxspace = said.T
@@ -784,7 +799,7 @@ def test_a_command_that_was_killed_goes_on_to_the_same_model(tmp_path, banded, m
             command(out)
     assert {path.name for path in out.iterdir()} == {CHECKPOINT, "metrics.csv", "tensorboard", "train.log"}
     drawn = []
-    monkeypatch.setattr(crops_training, "disturb", lambda crop, rng, clean=1: drawn.append(crop) or crop)
+    monkeypatch.setattr(crops_training, "augment_crop", lambda crop, rng, clean_prob=1: drawn.append(crop) or crop)
     assert command(out, "--resume") == whole
     assert len(drawn) == 6 * 32, "only what was left to learn"
     assert FaceModelRegistry(tmp_path / "killed").get("mine").info.labels == SEVEN, "served beside its checkpoint"

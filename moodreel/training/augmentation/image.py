@@ -9,14 +9,14 @@ BANDS = {"eyes": (10, 24), "mouth": (29, 46)}
 """Rows of a crop that hold the eyes and the mouth: what glasses and hands cover."""
 
 
-def disturb(crop: np.ndarray, rng: np.random.Generator, *, clean: float = 0.3) -> np.ndarray:
+def augment_crop(crop: np.ndarray, rng: np.random.Generator, *, clean_prob: float = 0.3) -> np.ndarray:
     """Show a crop (48, 48), uint8, as another camera might have, mirrored or not. The alignment goes first, since the
     landmarker's errors come before the picture's; the codec comes last but for what covers the face.
 
     clean: share of the crops that are no more than misaligned: many a picture is good.
     """
     crop = _misalign(crop, rng)
-    if rng.random() < clean:
+    if rng.random() < clean_prob:
         return crop
     crop = _light(crop, rng)
     if rng.random() < 0.35:

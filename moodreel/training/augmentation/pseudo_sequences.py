@@ -17,13 +17,13 @@ import numpy as np
 
 from moodreel.emotions import FIVE
 from moodreel.faces.landmarker import BLENDSHAPES
-from moodreel.training.data.face_cache import Found
+from moodreel.training.data.face_cache import FaceTable
 
-LONGEST = 64
+MAX_FRAMES = 64
 """Moments of the longest sequence; at 5 a second about 13 seconds."""
 
 
-class Kind(IntEnum):
+class SequenceKind(IntEnum):
     """What happens in a sequence; its label is that of the still it is made from."""
 
     STILL = 0  # one moment
@@ -34,7 +34,13 @@ class Kind(IntEnum):
     ONSET = 5  # calm, then an expression that is at its height when the clip ends
 
 
-SHARES = {Kind.STILL: 0.2, Kind.STEADY: 0.15, Kind.BURST: 0.3, Kind.TALK: 0.2, Kind.EXPRESSIVE_TALK: 0.15}
+KIND_SHARES = {
+    SequenceKind.STILL: 0.2,
+    SequenceKind.STEADY: 0.15,
+    SequenceKind.BURST: 0.3,
+    SequenceKind.TALK: 0.2,
+    SequenceKind.EXPRESSIVE_TALK: 0.15,
+}
 """How much of each kind to train on, unless something else is asked for."""
 
 
@@ -64,26 +70,26 @@ GAZES = (_indices("eyeLookDown"), _indices("eyeLookUp"), _indices("eyeLookInLeft
 
 
 @dataclass(frozen=True, eq=False)
-class Deformation:
+class DeformationModel:
     """How the landmarks (1434) follow the blendshapes (52) and the head's pose: ridge regression over stills."""
 
     by_blendshape: np.ndarray
     by_pose: np.ndarray
 
 
-def fit_deformation(faces: Found) -> Deformation:
-    shape = faces.shape[faces.found].reshape(faces.found.sum(), -1)
+def fit_deformation(faces: FaceTable) -> DeformationModel:
+    shape = faces.normalized_landmarks[faces.found].reshape(faces.found.sum(), -1)
     driver = np.concatenate([faces.blendshapes[faces.found], _pose_terms(faces.pose[faces.found])], axis=1)
     driver = driver - driver.mean(axis=0)
     # Some blendshapes hardly ever stir; without a penalty in their own unit a small change would throw the face about.
     gram = driver.T @ driver + len(driver) * 0.03**2 * np.eye(driver.shape[1])
     solution = np.linalg.solve(gram, driver.T @ (shape - shape.mean(axis=0))).astype(np.float32)
     count = len(BLENDSHAPES)
-    return Deformation(by_blendshape=solution[:count], by_pose=solution[count:])
+    return DeformationModel(by_blendshape=solution[:count], by_pose=solution[count:])
 
 
 @dataclass(frozen=True, eq=False)
-class Speech:
+class SpeechOffsets:
     """What M mouths that speak add to one that is calm and closed: to its blendshapes, float32 (M, 52), and to what a
     network says of the appearance, float32 (M, A)."""
 
@@ -91,17 +97,17 @@ class Speech:
     appearance: np.ndarray
 
 
-def listen(blendshapes: np.ndarray, appearance: np.ndarray) -> Speech:
+def speech_offsets(blendshapes: np.ndarray, appearance: np.ndarray) -> SpeechOffsets:
     """Take speech from stills of calm people (M, 52), (M, A): many were caught speaking. What a network makes of them
     is what it makes of speech."""
     quiet = np.argsort(blendshapes[:, MOUTH].sum(axis=1))[: max(1, len(blendshapes) // 4)]
     change = np.zeros_like(blendshapes)
     change[:, MOUTH] = blendshapes[:, MOUTH] - blendshapes[np.ix_(quiet, MOUTH)].mean(axis=0)
-    return Speech(change, appearance - appearance[quiet].mean(axis=0))
+    return SpeechOffsets(change, appearance - appearance[quiet].mean(axis=0))
 
 
 @dataclass(frozen=True, eq=False)
-class Sequences:
+class SequenceBatch:
     """B sequences. faces: float32 (B, T, 1486), as `compact_emotimesh.read` lays them out; appearance: float32
     (B, T, A), what a network says of the faces' appearance; seen: bool (B, T); lengths: int64 (B,); targets: float32
     (B, 5); kinds: int64 (B,)."""
@@ -114,7 +120,7 @@ class Sequences:
     kinds: np.ndarray
 
 
-class Studio:
+class PseudoSequenceGenerator:
     """Makes pseudo-sequences of the people in a set of stills.
 
     faces, targets: stills with a face, and float32 (N, 5) of what they show.
@@ -125,22 +131,24 @@ class Studio:
 
     def __init__(
         self,
-        faces: Found,
+        faces: FaceTable,
         targets: np.ndarray,
-        deformation: Deformation,
+        deformation: DeformationModel,
         appearance: np.ndarray | None = None,
         *,
-        speech: Speech | None = None,
-        shares: Mapping[Kind, float] = SHARES,
-        longest: int = LONGEST,
+        speech: SpeechOffsets | None = None,
+        shares: Mapping[SequenceKind, float] = KIND_SHARES,
+        max_frames: int = MAX_FRAMES,
     ) -> None:
         usable = faces.found & (targets.sum(axis=1) > 0)
         appearance = np.zeros((len(targets), 0), np.float32) if appearance is None else appearance
         self._appearance = appearance[usable]
-        self._speech = speech or Speech(np.stack(VISEMES), np.zeros((len(VISEMES), appearance.shape[1]), np.float32))
+        self._speech = speech or SpeechOffsets(
+            np.stack(VISEMES), np.zeros((len(VISEMES), appearance.shape[1]), np.float32)
+        )
         self._shares = shares
-        self._longest = longest
-        self._faces = Found(**{name: array[usable] for name, array in vars(faces).items()})
+        self._longest = max_frames
+        self._faces = FaceTable(**{name: array[usable] for name, array in vars(faces).items()})
         self._targets = targets[usable]
         self._deformation = deformation
         self._spread = self._faces.blendshapes.std(axis=0)
@@ -153,11 +161,11 @@ class Studio:
         self._gaping = np.flatnonzero((speech is not None) & (emotion == FIVE.index("Shock")) & (jaw > 0.25))
         self._expressive = [np.flatnonzero(clear & (emotion == e)) for e in np.unique(emotion[clear])]
 
-    def make(self, count: int, rng: np.random.Generator, *, kind: Kind | None = None) -> Sequences:
+    def generate(self, count: int, rng: np.random.Generator, *, kind: SequenceKind | None = None) -> SequenceBatch:
         """Make `count` sequences, of all kinds by their shares or of one."""
         likely = list(self._shares.values())
         kinds = rng.choice(list(self._shares), size=count, p=likely) if kind is None else np.full(count, kind)
-        rows, faces, looks = zip(*(self._one(Kind(k), rng) for k in kinds), strict=True)
+        rows, faces, looks = zip(*(self._one(SequenceKind(k), rng) for k in kinds), strict=True)
         lengths = np.array([len(clip) for clip in faces])
         batch = np.zeros((count, lengths.max(), faces[0].shape[1]), np.float32)
         appearance = np.zeros((*batch.shape[:2], self._appearance.shape[1]), np.float32)
@@ -165,7 +173,7 @@ class Studio:
         for i, (clip, look) in enumerate(zip(faces, looks, strict=True)):
             batch[i, : len(clip)], appearance[i, : len(clip)] = clip, look
             seen[i, : len(clip)] = _visible(len(clip), rng)
-        return Sequences(
+        return SequenceBatch(
             faces=batch,
             appearance=appearance,
             seen=seen,
@@ -174,20 +182,20 @@ class Studio:
             kinds=kinds,
         )
 
-    def _one(self, kind: Kind, rng: np.random.Generator) -> tuple[int, np.ndarray, np.ndarray]:
+    def _one(self, kind: SequenceKind, rng: np.random.Generator) -> tuple[int, np.ndarray, np.ndarray]:
         """The still a sequence is made from, its faces (T, 1486) and their appearance (T, A)."""
         row = self._pick(kind, rng)
         own = self._faces.blendshapes[row]
-        moments = 1 if kind is Kind.STILL else int(np.exp(rng.uniform(np.log(2), np.log(self._longest + 1))))
+        moments = 1 if kind is SequenceKind.STILL else int(np.exp(rng.uniform(np.log(2), np.log(self._longest + 1))))
         calm, strength = row, np.ones(moments, np.float32)
         talk, heard = np.zeros((moments, len(own)), np.float32), np.zeros((moments, self._appearance.shape[1]))
-        if kind in (Kind.BURST, Kind.ONSET):
-            calm, strength = int(rng.choice(self._calm)), _burst(moments, rng, to_the_end=kind is Kind.ONSET)
-            if kind is Kind.BURST and rng.random() < 0.5:
+        if kind in (SequenceKind.BURST, SequenceKind.ONSET):
+            calm, strength = int(rng.choice(self._calm)), _burst(moments, rng, to_the_end=kind is SequenceKind.ONSET)
+            if kind is SequenceKind.BURST and rng.random() < 0.5:
                 talk, heard = ((1 - strength)[:, None] * said for said in _talk(self._speech, moments, rng))
-        if kind in (Kind.TALK, Kind.EXPRESSIVE_TALK):
+        if kind in (SequenceKind.TALK, SequenceKind.EXPRESSIVE_TALK):
             talk, heard = _talk(self._speech, moments, rng)
-        if kind is Kind.TALK and len(self._gaping) and rng.random() < 0.5:
+        if kind is SequenceKind.TALK and len(self._gaping) and rng.random() < 0.5:
             gape, seen = self._gape(row, moments, rng)
             talk, heard = talk + gape, heard + seen
         blendshapes = _between(self._faces.blendshapes[calm], own, strength) + talk
@@ -197,7 +205,7 @@ class Studio:
             count = appearance.shape[1]
             unsteady = rng.normal(0, 0.2, count) + rng.normal(0, 0.3, (moments, count))
             appearance += unsteady * self._appearance.std(axis=0)
-        if kind is Kind.TALK and rng.random() < 0.5:
+        if kind is SequenceKind.TALK and rng.random() < 0.5:
             lapse = rng.random() * 0.06 * moments
             start = int(rng.integers(moments))
             other = rng.integers(len(self._targets))
@@ -206,16 +214,18 @@ class Studio:
         if moments > 1:
             blendshapes += _fidget(moments, self._spread, rng)
         blendshapes = blendshapes.clip(0, 1)
-        shape = self._faces.shape[row].reshape(-1) + (blendshapes - own) @ self._deformation.by_blendshape
+        shape = (
+            self._faces.normalized_landmarks[row].reshape(-1) + (blendshapes - own) @ self._deformation.by_blendshape
+        )
         if moments > 1:
             shape += self._turn(row, moments, rng)
             shape += rng.normal(0, 0.03, shape.shape)
         return row, np.concatenate([shape, blendshapes], axis=1).astype(np.float32), appearance.astype(np.float32)
 
-    def _pick(self, kind: Kind, rng: np.random.Generator) -> int:
-        if kind is Kind.TALK:
+    def _pick(self, kind: SequenceKind, rng: np.random.Generator) -> int:
+        if kind is SequenceKind.TALK:
             return int(rng.choice(self._calm))
-        if kind in (Kind.BURST, Kind.ONSET, Kind.EXPRESSIVE_TALK):
+        if kind in (SequenceKind.BURST, SequenceKind.ONSET, SequenceKind.EXPRESSIVE_TALK):
             # Every emotion as often: what follows calm should not be a smile just because smiles are common.
             return int(rng.choice(self._expressive[rng.integers(len(self._expressive))]))
         return int(rng.integers(len(self._targets)))
@@ -267,7 +277,7 @@ def _burst(moments: int, rng: np.random.Generator, *, to_the_end: bool) -> np.nd
     return strength * rng.uniform(0.85, 1.0)
 
 
-def _talk(speech: Speech, moments: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def _talk(speech: SpeechOffsets, moments: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """What to add to blendshapes (T, 52) and appearance (T, A) while somebody talks: mouths in an uneven rhythm, with
     pauses, the eyes still.
 

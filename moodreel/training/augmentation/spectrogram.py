@@ -13,13 +13,13 @@ from moodreel.media.audio import SAMPLE_RATE
 from moodreel.media.mel_spectrogram import HOP_LENGTH, POWER_FLOOR
 from moodreel.pipelines.clip_sampler import SECONDS
 
-STEPS = 1 + round(SECONDS * SAMPLE_RATE) // HOP_LENGTH
+WINDOW_FRAMES = 1 + round(SECONDS * SAMPLE_RATE) // HOP_LENGTH
 """Of a window: 188."""
 SILENCE = float(np.log(POWER_FLOOR))
 
 
 @dataclass(frozen=True)
-class Disturbance:
+class MelAugmentation:
     """How much of each there is; with zeros, and no slack, a window at random is all that is taken.
 
     slack: seconds that a window may start before the recording or end after it.
@@ -41,24 +41,24 @@ class Disturbance:
     mask_bands: int = 8
 
 
-def disturb(mels: np.ndarray, rng: np.random.Generator, amount: Disturbance) -> np.ndarray:
+def augment_mel(mels: np.ndarray, rng: np.random.Generator, amount: MelAugmentation) -> np.ndarray:
     """Take three seconds of a recording's spectrogram, as they might have been heard elsewhere: (64, STEPS).
 
     The speaker goes first, then the moment, the microphone's gain and the room's noise; the masks come last.
     """
     if amount.stretch:
-        mels = stretch(mels, float(np.exp(rng.uniform(-1, 1) * np.log1p(amount.stretch))))
-    window = excerpt(mels, _start(mels.shape[1], rng, amount.slack))
+        mels = stretch_time(mels, float(np.exp(rng.uniform(-1, 1) * np.log1p(amount.stretch))))
+    window = crop_time(mels, _start(mels.shape[1], rng, amount.slack))
     if amount.pitch:
-        window = shift(window, float(rng.uniform(-amount.pitch, amount.pitch)))
+        window = shift_pitch(window, float(rng.uniform(-amount.pitch, amount.pitch)))
     if amount.gain:
-        window = amplify(window, float(rng.normal(0, amount.gain)))
+        window = change_gain(window, float(rng.normal(0, amount.gain)))
     if rng.random() < amount.noisy:
         window = add_noise(window, rng, float(rng.uniform(*amount.noise_ratios)))
-    return mask(window, rng, amount.masks, amount.mask_steps, amount.mask_bands)
+    return mask_blocks(window, rng, amount.masks, amount.mask_steps, amount.mask_bands)
 
 
-def excerpt(mels: np.ndarray, start: int, steps: int = STEPS) -> np.ndarray:
+def crop_time(mels: np.ndarray, start: int, steps: int = WINDOW_FRAMES) -> np.ndarray:
     """Give so many steps from `start` on, which may be negative; before the recording and after it there is silence."""
     window = np.full((len(mels), steps), SILENCE, np.float32)
     first, last = max(0, start), min(mels.shape[1], start + steps)
@@ -67,7 +67,7 @@ def excerpt(mels: np.ndarray, start: int, steps: int = STEPS) -> np.ndarray:
     return window
 
 
-def amplify(mels: np.ndarray, decibels: float) -> np.ndarray:
+def change_gain(mels: np.ndarray, decibels: float) -> np.ndarray:
     """Make the sound louder, or softer; what `log_mel` would give for it, but for what was cut off at the floor."""
     factor = 10 ** (decibels / 10)
     power = np.exp(mels.astype(np.float64))
@@ -87,19 +87,19 @@ def add_noise(mels: np.ndarray, rng: np.random.Generator, ratio: float) -> np.nd
     return np.log(np.exp(mels.astype(np.float64)) + noise).astype(np.float32)
 
 
-def shift(mels: np.ndarray, bands: float) -> np.ndarray:
+def shift_pitch(mels: np.ndarray, bands: float) -> np.ndarray:
     """Move the sound up by so many bands, or down: a smaller speaker, or a larger one. What comes in from the edge is
     the edge."""
     return _at(mels.T, np.arange(len(mels)) - bands).T
 
 
-def stretch(mels: np.ndarray, factor: float) -> np.ndarray:
+def stretch_time(mels: np.ndarray, factor: float) -> np.ndarray:
     """Make the sound last `factor` times as long at the same pitch."""
     count = max(1, round(mels.shape[1] * factor))
     return _at(mels, np.linspace(0, mels.shape[1] - 1, count))
 
 
-def mask(
+def mask_blocks(
     mels: np.ndarray, rng: np.random.Generator, counts: tuple[int, int], most_steps: int, most_bands: int
 ) -> np.ndarray:
     """Put the mean in the place of some stretches of time and of some bands, so that no one of them decides.
@@ -120,7 +120,7 @@ def mask(
 
 def _start(steps: int, rng: np.random.Generator, slack: float) -> int:
     """The first step of a window: anywhere in a recording that is longer, anywhere around one that is shorter."""
-    room, more = steps - STEPS, round(slack * SAMPLE_RATE / HOP_LENGTH)
+    room, more = steps - WINDOW_FRAMES, round(slack * SAMPLE_RATE / HOP_LENGTH)
     return int(rng.integers(min(0, room) - more, max(0, room) + more + 1))
 
 

@@ -14,9 +14,9 @@ from torch.nn import functional as F
 
 from moodreel.errors import DataInvalid
 from moodreel.training.baselines.functionals import compute_functionals
-from moodreel.training.data.audio import sounds_of
-from moodreel.training.data.registry import PICTURES, DataSet
-from moodreel.training.data.splits import Split, folds, units
+from moodreel.training.data.audio import load_audio
+from moodreel.training.data.registry import IMAGES, Dataset
+from moodreel.training.data.splits import Split, folds, group_ids
 from moodreel.training.evaluation.evaluate import Report, measure
 
 STRENGTHS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
@@ -57,7 +57,7 @@ class BaselineFold:
     report: Report
 
 
-def cross_validate_baseline(data: DataSet, rows: np.ndarray, count: int = 5, *, seed: int = 0) -> list[BaselineFold]:
+def cross_validate_baseline(data: Dataset, rows: np.ndarray, count: int = 5, *, seed: int = 0) -> list[BaselineFold]:
     """Hold out each of `count` parts once, by person, and measure on it what the others taught.
 
     rows: float64 (N, D), `listen` to the set.
@@ -67,24 +67,24 @@ def cross_validate_baseline(data: DataSet, rows: np.ndarray, count: int = 5, *, 
     measured: list[BaselineFold] = []
     for part in folds(data.examples, count, seed=seed):
         learnt = [data.examples[row] for row in part.train]
-        inner = folds(learnt, max(2, min(INNER, int(units(learnt).max()) + 1)), seed=seed)
+        inner = folds(learnt, max(2, min(INNER, int(group_ids(learnt).max()) + 1)), seed=seed)
         strength = choose_strength(rows[part.train], truth[part.train], classes, inner)
         model = fit(rows[part.train], truth[part.train], classes, strength)
         told, heard = model.probabilities(rows[part.held_out]), np.ones(len(part.held_out), bool)
         report = measure(told, truth[part.held_out], heard, data.labels, {})
         log.info("fold %d of %d: mean recall %.4f", len(measured) + 1, count, report.mean_recall)
-        measured.append(BaselineFold(strength, part.why, report))
+        measured.append(BaselineFold(strength, part.reason, report))
     return measured
 
 
-def extract_features(data: DataSet) -> np.ndarray:
+def extract_features(data: Dataset) -> np.ndarray:
     """Give the functionals of a set's recordings, or of its clips' sound, float64 (N, D).
 
     Raises DataInvalid for a set of pictures, and for what cannot be read or holds no sound; it names the file.
     """
-    if data.media == PICTURES:
+    if data.media == IMAGES:
         raise DataInvalid(f"{data.name} is a set of pictures; name one with sound, as in ravdess-audio:PATH.")
-    return np.stack([compute_functionals(sound.samples) for sound in sounds_of(data.examples)])
+    return np.stack([compute_functionals(sound.samples) for sound in load_audio(data.examples)])
 
 
 def fit(rows: np.ndarray, truth: np.ndarray, classes: int, strength: float) -> Regression:

@@ -15,9 +15,9 @@ from moodreel.training.comparison.results import DECISION_METRIC, ComparisonConf
 from moodreel.training.comparison.split import evaluation_split
 from moodreel.training.comparison.verdict import verdict
 from moodreel.training.data.album import read_groups
-from moodreel.training.data.loading import Means
-from moodreel.training.data.registry import SETS, DataSet, open_set
-from moodreel.training.data.splits import BY
+from moodreel.training.data.loading import DataContext
+from moodreel.training.data.registry import DATASETS, Dataset, open_dataset
+from moodreel.training.data.splits import SPLIT_BY
 from moodreel.training.evaluation.face_model import check_media
 from moodreel.training.evaluation.metrics import CONFUSION_METRICS
 from moodreel.training.evaluation.open_models import open_models
@@ -31,7 +31,7 @@ def add_parser(commands: argparse._SubParsersAction, store: Path) -> None:
     parser = commands.add_parser("compare", help="measure models side by side, and say whether one is better")
     parser.add_argument("models", nargs="+", metavar="MODEL", help="a name in the store, a folder or a weights file")
     parser.add_argument(
-        "--data", required=True, metavar="NAME:PATH", help=f"what to measure on; NAME is one of {', '.join(SETS)}"
+        "--data", required=True, metavar="NAME:PATH", help=f"what to measure on; NAME is one of {', '.join(DATASETS)}"
     )
     parser.add_argument("--out", type=Path, required=True, help="the report's folder")
     parser.add_argument("--groups", type=Path, help="csv of columns file, group: measure each group too")
@@ -41,7 +41,7 @@ def add_parser(commands: argparse._SubParsersAction, store: Path) -> None:
     parser.add_argument(
         "--hold-out", type=float, metavar="SHARE", help="measure on such a share instead of what the set holds out"
     )
-    parser.add_argument("--by", choices=BY, default="", help="how to hold out; random leaks (default: person)")
+    parser.add_argument("--by", choices=SPLIT_BY, default="", help="how to hold out; random leaks (default: person)")
     parser.add_argument("--seed", type=int, default=0, help="of what is held out and resampled (default: %(default)s)")
     parser.add_argument("--resamples", type=int, default=2000, help="of the bootstrap (default: %(default)s)")
     parser.add_argument(
@@ -57,13 +57,13 @@ def run(args: argparse.Namespace, store: Path) -> None:
     """Compare, write the report, and print the verdict."""
     if args.resamples < 100 or args.gap_sample < 0:
         raise DataInvalid("--resamples takes 100 or more, --gap-sample 0 or more.")
-    data = open_set(args.data)
+    data = open_dataset(args.data)
     subjects = open_models(args.models, store)
     check_media(subjects, data.media)
     cards = [subject.info.card for subject in subjects]
     sides = evaluation_split(data, cards, share=args.hold_out, by=args.by, seed=args.seed)
     groups = groups_of(args.groups, data, Path(args.data.partition(":")[2])) if args.groups else None
-    means = Means(store, args.cache, workers=args.threads)
+    means = DataContext(store, args.cache, workers=args.threads)
     plan = ComparisonConfig(args.judge_by, args.resamples, args.seed, args.gap_sample, args.gap)
     comparison, sitting = compare(subjects, data, sides, means, plan, groups=groups)
     drawn = draw_faces(subjects, sitting, data.media, means, highlighter(sitting.labels))
@@ -73,7 +73,7 @@ def run(args: argparse.Namespace, store: Path) -> None:
     print(f"Held out: {comparison.split_description}\n{args.out / PAGE}, {args.out / TEXT}")
 
 
-def groups_of(file: Path, data: DataSet, folder: Path) -> dict[str, np.ndarray]:
+def groups_of(file: Path, data: Dataset, folder: Path) -> dict[str, np.ndarray]:
     """Read the groups of a set's files, by their names relative to its folder: bool (N,) of each."""
     media = [example.media for example in data.examples]
     if not all(isinstance(each, Path) for each in media):

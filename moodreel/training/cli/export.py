@@ -7,8 +7,8 @@ import numpy as np
 
 from moodreel.errors import DataInvalid, ModelInvalid
 from moodreel.models.quantization import PRECISIONS
-from moodreel.training.data.loading import Means
-from moodreel.training.data.registry import DataSet, open_set
+from moodreel.training.data.loading import DataContext
+from moodreel.training.data.registry import Dataset, open_dataset
 from moodreel.training.evaluation.face_model import EvaluatedModel, check_media
 from moodreel.training.evaluation.label_mapping import common_labels, mapping_matrix
 from moodreel.training.evaluation.open_models import open_models
@@ -29,13 +29,13 @@ def add_parser(commands: argparse._SubParsersAction, *, store: Path) -> None:
 
 
 def _run(args: argparse.Namespace, store: Path) -> None:
-    means = Means(store, args.cache, workers=args.threads)
+    means = DataContext(store, args.cache, workers=args.threads)
     [subject] = open_models([args.model], store)
-    print(export_measured(subject, args.out, args.weights, open_set(args.data), means, count=args.count))
+    print(export_measured(subject, args.out, args.weights, open_dataset(args.data), means, count=args.count))
 
 
 def export_measured(
-    subject: EvaluatedModel, out: Path, weights: str, data: DataSet, means: Means, *, count: int = 0
+    subject: EvaluatedModel, out: Path, weights: str, data: Dataset, means: DataContext, *, count: int = 0
 ) -> Loss:
     """Export a model, measured on at most `count` of the examples that a set holds out, or all for 0.
 
@@ -46,7 +46,7 @@ def export_measured(
     if not subject.path.is_dir():
         raise ModelInvalid(f"{subject.path.name!r} is no folder; name the folder of a model, with a model.json in it.")
     labels = common_labels({subject.name: subject.info.labels}, data.labels)
-    held_out = np.random.default_rng(means.seed).permutation(data.parted().held_out)
+    held_out = np.random.default_rng(means.seed).permutation(data.split().held_out)
     rows = np.sort(held_out[: count or None])
     examples = [data.examples[row] for row in rows]
     first = subject.predict(examples, data.media, means)
@@ -58,7 +58,7 @@ def export_measured(
     def answers(folder: Path) -> np.ndarray:
         said = first
         if folder != subject.path:
-            [other] = open_models([str(folder)], means.store)
+            [other] = open_models([str(folder)], means.models)
             said = other.predict(examples, data.media, means)
         return said.probabilities[first.found] @ into
 

@@ -14,11 +14,11 @@ from moodreel.errors import DataInvalid
 from moodreel.models.predictor import resolve_device
 from moodreel.models.quantization import PRECISIONS
 from moodreel.models.registry import CARD
-from moodreel.training.data.registry import SETS, open_set, paired
-from moodreel.training.data.splits import BY
+from moodreel.training.data.registry import DATASETS, open_dataset, pair_with_faces
+from moodreel.training.data.splits import SPLIT_BY
 from moodreel.training.engine.checkpoint import CHECKPOINT
 from moodreel.training.engine.schedule import SCHEDULES
-from moodreel.training.evaluation.face_model import Means
+from moodreel.training.evaluation.face_model import DataContext
 from moodreel.training.experiment.adapters import MAKERS, maker_of
 from moodreel.training.experiment.config import TRUNKS, Study
 from moodreel.training.experiment.model_card import write_fitted_card
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 def add_parser(commands: Any, read_as: Callable[[Any], Callable[[str], Any]], store: Path) -> None:
     parser = commands.add_parser("fit", help="train an architecture on a data set of your own, or any other")
     parser.add_argument("architecture", choices=MAKERS, metavar="ARCHITECTURE", help=", ".join(MAKERS))
-    parser.add_argument("--data", required=True, metavar="NAME:PATH", help=f"NAME is one of {', '.join(SETS)}")
+    parser.add_argument("--data", required=True, metavar="NAME:PATH", help=f"NAME is one of {', '.join(DATASETS)}")
     parser.add_argument(
         "--faces", metavar="NAME:PATH", help="pair each recording with faces of its emotion (synthetic pairing)"
     )
@@ -53,7 +53,7 @@ def add_parser(commands: Any, read_as: Callable[[Any], Callable[[str], Any]], st
     parser.add_argument("--gpu", choices=["auto", "0", "1"], default="auto", help="default: %(default)s")
     parser.add_argument("--cache", type=Path, default=Path("runs/cache"), help="for faces found (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="of torch and of the face finder (default: %(default)s)")
-    allowed = {"schedule": list(SCHEDULES), "by": ["", *BY], "weights": list(PRECISIONS)}
+    allowed = {"schedule": list(SCHEDULES), "by": ["", *SPLIT_BY], "weights": list(PRECISIONS)}
     for field in fields(Study):
         option, choices = "--" + field.name.replace("_", "-"), allowed.get(field.name)
         # Not given is not the same as the default here: see _study.
@@ -79,9 +79,9 @@ def _run(args: argparse.Namespace, store: Path) -> None:
     # All that can be wrong with the words, before anything that is in the folder is touched.
     study = _study(args)
     arguments = dict(_argument(given) for given in args.argument)
-    data = open_set(args.data)
+    data = open_dataset(args.data)
     if args.faces:
-        data = paired(data, open_set(args.faces))
+        data = pair_with_faces(data, open_dataset(args.faces))
     begin_log(args.out, resume=args.resume)
     order = Order(
         architecture=args.architecture,
@@ -95,7 +95,7 @@ def _run(args: argparse.Namespace, store: Path) -> None:
         device=resolve_device(args.gpu),
         command=_command(args, study),
     )
-    means = Means(store=store, cache=args.cache, seed=study.seed, workers=args.threads)
+    means = DataContext(models=store, cache=args.cache, seed=study.seed, workers=args.threads)
     outcome = conduct(data, study, order, means)
     write_fitted_card(order, study, outcome, maker_of(args.architecture))
     log.info("Done in %.1f minutes.", (time.monotonic() - begun) / 60)

@@ -17,7 +17,7 @@ from moodreel.models.registry import CARD, WEIGHTS
 from moodreel.models.text_registry import TextModelRegistry, load_text
 from moodreel.training.baselines.tfidf_logreg import measure_tfidf_baseline
 from moodreel.training.cli.fit import add_options, begin_log
-from moodreel.training.data.ferplus import hold_out
+from moodreel.training.data.ferplus import holdout_mask
 from moodreel.training.data.goemotions import read_texts
 from moodreel.training.engine.trainer import fit
 from moodreel.training.evaluation.evaluate_text import evaluate_text, summary
@@ -60,7 +60,7 @@ def run_training(args: argparse.Namespace) -> None:
     begin_log(args.out, resume=args.resume)
     log.info("%s", recipe)
 
-    held = hold_out(len(texts.texts), recipe.held_out, recipe.seed)
+    held = holdout_mask(len(texts.texts), recipe.held_out, recipe.seed)
     floor = measure_tfidf_baseline(texts.only(~held), texts.only(held), dev, seed=recipe.seed)
     log.info("words counted, and a logistic regression:\n%s", summary(floor))
     kept = partial(fit, folder=args.out, resume=args.resume, wandb=args.wandb)

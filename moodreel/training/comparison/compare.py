@@ -21,9 +21,9 @@ from moodreel.training.comparison.results import (
 )
 from moodreel.training.comparison.split import EvaluationSplit, trained_on
 from moodreel.training.data.examples import Example
-from moodreel.training.data.loading import Means
-from moodreel.training.data.registry import DataSet
-from moodreel.training.data.splits import units
+from moodreel.training.data.loading import DataContext
+from moodreel.training.data.registry import Dataset
+from moodreel.training.data.splits import group_ids
 from moodreel.training.evaluation.face_model import EvaluatedModel, check_media
 from moodreel.training.evaluation.label_mapping import common_labels, describe_mapping, mapping_matrix
 from moodreel.training.evaluation.metrics import (
@@ -45,9 +45,9 @@ from moodreel.training.evaluation.significance import (
 
 def compare(
     subjects: Sequence[EvaluatedModel],
-    data: DataSet,
+    data: Dataset,
     sides: EvaluationSplit,
-    means: Means,
+    means: DataContext,
     plan: ComparisonConfig,
     *,
     groups: Mapping[str, np.ndarray] | None = None,
@@ -61,8 +61,8 @@ def compare(
         raise DataInvalid(f"Nothing of {data.name} is held out; there is nothing to measure on.")
     labels = common_labels({subject.name: subject.info.labels for subject in subjects}, data.labels)
     sitting = _sit(subjects, data, sides.held_out, labels, means)
-    number = units(sitting.examples)
-    apart = units(sitting.examples, "random")  # of one person: by clip, and file
+    number = group_ids(sitting.examples)
+    apart = group_ids(sitting.examples, "random")  # of one person: by clip, and file
     tallies = [per_sample_confusion(answers.predicted, sitting.truth, len(labels)) for answers in sitting.predictions]
     drawn = bootstrap(tallies, number, resamples=plan.resamples, seed=plan.seed)
     of_groups = {name: rows[sides.held_out] for name, rows in (groups or own_groups(data.examples)).items()}
@@ -93,7 +93,7 @@ def compare(
     comparison = Comparison(
         data=data.name,
         media=data.media,
-        licence=data.licence,
+        licence=data.license,
         commercial=data.commercial,
         examples=len(sitting.truth),
         labels=labels,
@@ -123,7 +123,7 @@ def _people(examples: Sequence[Example]) -> dict[str, np.ndarray]:
 
 
 def _sit(
-    subjects: Sequence[EvaluatedModel], data: DataSet, rows: np.ndarray, labels: tuple[str, ...], means: Means
+    subjects: Sequence[EvaluatedModel], data: Dataset, rows: np.ndarray, labels: tuple[str, ...], means: DataContext
 ) -> EvaluationRun:
     examples = tuple(data.examples[row] for row in rows)
     truth = mapping_matrix(data.labels, labels).argmax(axis=1)[data.truth[rows]]
@@ -175,10 +175,10 @@ def _by_group(
 
 def _gap(
     subject: EvaluatedModel,
-    data: DataSet,
+    data: Dataset,
     sides: EvaluationSplit,
     labels: tuple[str, ...],
-    means: Means,
+    means: DataContext,
     plan: ComparisonConfig,
     right: np.ndarray,
     drawn: np.ndarray,
@@ -192,18 +192,18 @@ def _gap(
     rows = _sample(data, sides.train, plan)
     sitting = _sit([subject], data, rows, labels, means)
     tallies = per_sample_confusion(sitting.predictions[0].predicted, sitting.truth, len(labels))
-    number = units(sitting.examples)
+    number = group_ids(sitting.examples)
     # Other examples than those held out, so drawn apart from them.
     learnt = bootstrap([tallies], number, resamples=plan.resamples, seed=plan.seed + 1)["accuracy"][0]
     share = float(accuracy(tallies.sum(axis=0, dtype=float)))
     return GeneralizationGap(len(rows), share, share - float(right.mean()), interval(learnt - drawn)), ""
 
 
-def _sample(data: DataSet, train: np.ndarray, plan: ComparisonConfig) -> np.ndarray:
+def _sample(data: Dataset, train: np.ndarray, plan: ComparisonConfig) -> np.ndarray:
     """Rows to look at for over-fitting: where people voted only those that a majority settled, as it did those held
     out. The others are harder, and would hide the gap."""
-    if data.settled is not None:
-        train = train[data.settled[train]]
+    if data.has_majority is not None:
+        train = train[data.has_majority[train]]
     return np.sort(np.random.default_rng(plan.seed).permutation(train)[: plan.gap_samples])
 
 

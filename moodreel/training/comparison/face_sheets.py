@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 from moodreel.training.comparison.document import Plot
 from moodreel.training.comparison.plots import WIDTH, styled
 from moodreel.training.comparison.results import EvaluationRun
-from moodreel.training.data.loading import Means, Media
-from moodreel.training.data.registry import PICTURES
+from moodreel.training.data.loading import DataContext, ExampleImages
+from moodreel.training.data.registry import IMAGES
 from moodreel.training.evaluation.face_model import EvaluatedFaceModel, EvaluatedModel
 
 EACH = 5
@@ -23,13 +23,13 @@ def draw_faces(
     subjects: Sequence[EvaluatedModel],
     sitting: EvaluationRun,
     media: str,
-    means: Means,
+    means: DataContext,
     highlight: Highlight | None = None,
 ) -> list[Plot]:
     """Draw a sheet for each model; none for clips and recordings."""
-    if media != PICTURES:
+    if media != IMAGES:
         return []
-    crops = means.find(Media(sitting.examples))[0].crop
+    crops = means.extract_faces(ExampleImages(sitting.examples))[0].crops
     return [
         Plot(
             f"faces-{number}",

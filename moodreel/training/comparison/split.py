@@ -8,8 +8,8 @@ import numpy as np
 
 from moodreel.errors import DataInvalid
 from moodreel.models.model_card import ModelCard
-from moodreel.training.data.registry import DataSet
-from moodreel.training.data.splits import units
+from moodreel.training.data.registry import Dataset
+from moodreel.training.data.splits import group_ids
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +27,7 @@ class EvaluationSplit:
 
 
 def evaluation_split(
-    data: DataSet, cards: Sequence[ModelCard], *, share: float | None = None, by: str = "", seed: int = 0
+    data: Dataset, cards: Sequence[ModelCard], *, share: float | None = None, by: str = "", seed: int = 0
 ) -> EvaluationSplit:
     """Take the part that a set itself holds out; or as much as is asked for; or, of a set without such a part, all.
 
@@ -37,15 +37,15 @@ def evaluation_split(
     everything = np.arange(len(data.examples))
     if not len(everything):
         raise DataInvalid(f"{data.name} holds nothing to measure on.")
-    if share is None and not by and data.own is None:
+    if share is None and not by and data.published_split is None:
         learnt = [card.name for card in cards if trained_on(card, data.name)]
         why = f"All {len(everything)} examples were measured on: the set holds no part of itself out."
         if learnt:
             why = f"LEAKS: {why} By their cards these learnt from it: {', '.join(learnt)}."
         return EvaluationSplit(everything[:0], everything, bool(learnt), why)
-    split = data.parted(share or 0.2, by=by or ("person" if share else ""), seed=seed)
-    leaks, why = split.leaks, split.why
-    numbers = units(data.examples)
+    split = data.split(share or 0.2, by=by or ("person" if share else ""), seed=seed)
+    leaks, why = split.leaks, split.reason
+    numbers = group_ids(data.examples)
     if not leaks and (both := np.intersect1d(numbers[split.train], numbers[split.held_out])).size:
         what = "persons, clips or copies of one file are"
         leaks, why = True, f"LEAKS: {both.size} {what} on both sides. {why}"

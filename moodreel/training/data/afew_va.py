@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 SCALE = 10.0
 """Valence and arousal go from -10 to 10 in the files, from -1 to 1 here."""
-PLACES: Mapping[str, tuple[float, float]] = {
+LABEL_COORDINATES: Mapping[str, tuple[float, float]] = {
     "Anger": (-0.51, 0.59),
     "Happy": (0.81, 0.51),
     "Shock": (-0.12, 0.635),
@@ -39,7 +39,7 @@ _ROUNDS = 10
 
 
 @dataclass(frozen=True, eq=False)
-class Frames:
+class AfewVaFrames:
     """N frames. examples: with labels of `moodreel.emotions.FIVE`, the actor as person, the clip as clip.
 
     values: float64 (N, 2), valence and arousal from -1 to 1. centres: of each label's cluster.
@@ -50,7 +50,7 @@ class Frames:
     centres: dict[str, tuple[float, float]]
 
 
-def read_afew_va(folder: Path, *, corrections: Path | None = None, seed: int = 0) -> Frames:
+def read_afew_va(folder: Path, *, corrections: Path | None = None, seed: int = 0) -> AfewVaFrames:
     """Read the clips in a folder and the folders in it, and name what their frames show.
 
     corrections: a csv file with the columns file (`001/00000.png`, or `001` for a whole clip) and label.
@@ -77,7 +77,7 @@ def read_afew_va(folder: Path, *, corrections: Path | None = None, seed: int = 0
     if corrections is not None:
         labels = _corrected(labels, examples, corrections)
     log.info("AFEW-VA: %s.", ", ".join(f"{label} {labels.count(label)}" for label in FIVE))
-    return Frames(
+    return AfewVaFrames(
         examples=tuple(replace(example, label=label) for example, label in zip(examples, labels, strict=True)),
         values=points,
         centres={name: (float(x), float(y)) for name, (x, y) in zip(names, centres, strict=True)},
@@ -104,7 +104,7 @@ def k_means(points: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, np.n
 def name_clusters(centres: np.ndarray) -> list[str]:
     """Give centres (5, 2), valence and arousal from -1 to 1, the five labels, so that all of them together are as near
     as can be to where people place these words (`PLACES`)."""
-    places = np.array([PLACES[label] for label in FIVE])
+    places = np.array([LABEL_COORDINATES[label] for label in FIVE])
     far = np.linalg.norm(centres[:, None] - places, axis=2)
     best = min(
         itertools.permutations(range(len(FIVE))), key=lambda order: sum(far[i, label] for i, label in enumerate(order))

@@ -20,7 +20,7 @@ ENDINGS = KINDS["pictures"]
 
 
 @dataclass(frozen=True, eq=False)
-class Album:
+class ImageFolder:
     """N labelled pictures, decoded when asked for: a large set would not fit into memory.
 
     album[i] is picture i: uint8 (H, W, 3), red first, upright, at most `ANALYSIS_SIDE` pixels long as in serving.
@@ -52,7 +52,7 @@ class Album:
         )
 
 
-def read_album(folder: Path, labels: tuple[str, ...]) -> Album:
+def read_image_folder(folder: Path, labels: tuple[str, ...]) -> ImageFolder:
     """List the pictures in the folders that are named like an emotion (`NAMES`, in any case), and in folders in those.
     What is left out is logged by name and number.
 
@@ -69,7 +69,7 @@ def read_album(folder: Path, labels: tuple[str, ...]) -> Album:
     if left_out:
         log.warning("Left out, by number of files: %s.", describe(left_out))
     truth = np.array([labels.index(label) for _, label in listed])
-    return Album(folder=folder, names=tuple(name for name, _ in listed), truth=truth)
+    return ImageFolder(folder=folder, names=tuple(name for name, _ in listed), truth=truth)
 
 
 def read_groups(file: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:

@@ -11,7 +11,7 @@ from moodreel.media.audio import AudioClip
 from moodreel.training.data.examples import Example
 
 
-def sounds_of(examples: Sequence[Example]) -> Iterator[AudioClip]:
+def load_audio(examples: Sequence[Example]) -> Iterator[AudioClip]:
     """Read the sound of each example. Raises DataInvalid that names a file which cannot be read, or is silent."""
     for example in tqdm(examples, desc="sound", mininterval=5):
         assert isinstance(example.media, Path)

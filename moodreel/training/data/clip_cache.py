@@ -17,19 +17,19 @@ from moodreel.models.networks.audiovisual import AudioVisualBatch
 from moodreel.pipelines.clip_loader import ClipLoader
 from moodreel.pipelines.video import VideoPipeline
 from moodreel.training.data.examples import Example
-from moodreel.training.data.loading import Means
+from moodreel.training.data.loading import DataContext
 
 _FIELDS = ("landmarks", "shape", "blendshapes", "pose", "crop")
 
 
-def tracks_of(examples: Sequence[Example], means: Means) -> list[list[FaceFeatures | None] | None]:
+def load_tracks(examples: Sequence[Example], means: DataContext) -> list[list[FaceFeatures | None] | None]:
     """The person's face in each clip, about five times a second, as an analysis reads it; None where nobody is seen.
 
     Raises DataInvalid for a file that cannot be read.
     """
     finder = FaceLandmarker(means.landmarker)
     analyser = VideoPipeline(
-        finder, FaceModelRegistry(means.store), FacialActionExplainer.load(means.store / "movements")
+        finder, FaceModelRegistry(means.models), FacialActionExplainer.load(means.models / "movements")
     )
 
     def read(data: bytes) -> dict[str, np.ndarray]:
@@ -46,7 +46,7 @@ def tracks_of(examples: Sequence[Example], means: Means) -> list[list[FaceFeatur
     return [None if arrays is None else _track(arrays) for arrays in kept]
 
 
-def windows_of(examples: Sequence[Example], means: Means) -> list[AudioVisualBatch | None]:
+def load_windows(examples: Sequence[Example], means: DataContext) -> list[AudioVisualBatch | None]:
     """All windows of each clip; None where there is neither a face nor sound. Raises as `tracks_of`."""
     finder = FaceLandmarker(means.landmarker)
     reader = ClipLoader(finder)

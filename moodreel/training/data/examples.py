@@ -43,7 +43,7 @@ def from_arrays(
     return tuple(Example(labels[index], image, person) for image, index, person in rows if index >= 0)
 
 
-def contents(examples: Sequence[Example]) -> list[str | None]:
+def content_ids(examples: Sequence[Example]) -> list[str | None]:
     """Give what tells copies apart from others: equal for examples of the same bytes, None for what has no copy.
 
     Only files of a size that several have are read: a set of 25 GB would take minutes otherwise.

@@ -34,7 +34,7 @@ _QUALITY = 95
 
 
 @dataclass(frozen=True)
-class Row:
+class ManifestRow:
     """A line of the manifest.
 
     file: relative to its folder. video: as it was named. time: seconds from the video's start.
@@ -56,14 +56,16 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Extracted:
+class ExtractResult:
     """How many pictures were written, and what was wrong with the videos that could not be read to their end."""
 
     pictures: int
     failed: tuple[str, ...]
 
 
-def extract(videos: Sequence[Path], out: Path, *, every: float, size: int, landmarker: Path | None = None) -> Extracted:
+def extract(
+    videos: Sequence[Path], out: Path, *, every: float, size: int, landmarker: Path | None = None
+) -> ExtractResult:
     """Write a picture of each video every so many seconds, or of each face in it, and `manifest.csv`.
 
     A video that cannot be read, or not to its end, is passed over; what it gave before stays, and is in the manifest.
@@ -82,7 +84,7 @@ def extract(videos: Sequence[Path], out: Path, *, every: float, size: int, landm
     failed, written = [], 0
     with (out / MANIFEST).open("x", buffering=1, newline="", encoding="utf-8") as file:  # a line is there at once
         manifest = csv.writer(file)
-        manifest.writerow([field.name for field in fields(Row)])
+        manifest.writerow([field.name for field in fields(ManifestRow)])
         for stem, video in zip(_stems(videos), videos, strict=True):
             take = _faces(finder, size) if finder else _whole
             try:
@@ -96,10 +98,10 @@ def extract(videos: Sequence[Path], out: Path, *, every: float, size: int, landm
                 log.warning("%s", failed[-1])
     if finder:
         finder.close()
-    return Extracted(written, tuple(failed))
+    return ExtractResult(written, tuple(failed))
 
 
-def seconds(text: str) -> float:
+def parse_duration(text: str) -> float:
     """Read a length of time: 1s, 500ms, 0.5 or 2min. Raises ValueError."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ms|s|min|)", text.strip())
     if match is None or not float(match[1]):
@@ -132,7 +134,7 @@ def _faces(finder: FaceLandmarker, size: int) -> Cut:
     return take
 
 
-def _pictures(video: Path, stem: str, every: float, side: int, take: Cut) -> Iterator[tuple[Row, np.ndarray]]:
+def _pictures(video: Path, stem: str, every: float, side: int, take: Cut) -> Iterator[tuple[ManifestRow, np.ndarray]]:
     if video.stat().st_size > MOST_BYTES:
         raise DataInvalid(f"it has more than {MOST_BYTES / 2**30:g} GB; cut it into shorter ones.")
     reader = VideoReader(video.read_bytes(), LIMITS)
@@ -142,7 +144,7 @@ def _pictures(video: Path, stem: str, every: float, side: int, take: Cut) -> Ite
             bar.update()
             for number, (picture, place) in enumerate(take(frame, reader)):
                 name = f"{stem}-{round(frame.time * 1000):08}" + (f"-{number}" if place else "") + ".jpg"
-                yield Row(name, str(video), round(frame.time, 3), *(place or ("", "", "", "", ""))), picture
+                yield ManifestRow(name, str(video), round(frame.time, 3), *(place or ("", "", "", "", ""))), picture
 
 
 def _check(videos: Sequence[Path], out: Path, every: float, size: int) -> None:

@@ -24,13 +24,13 @@ from moodreel.faces.landmarker import BLENDSHAPES, NUM_LANDMARKS, FaceLandmarker
 
 log = logging.getLogger(__name__)
 
-SIZE = 192
+MIN_SIDE = 192
 """Pixels a side that a picture of 48 is enlarged to; 96, 144 and 288 find as many faces. The least for the
 longer side of pictures in colour."""
 
 
 @dataclass(frozen=True)
-class Attempt:
+class DetectionAttempt:
     """One way to show a picture to the face finder.
 
     margin: plain border on each side, in sides of the picture. FER+ faces fill their picture, which the detector does
@@ -40,31 +40,31 @@ class Attempt:
     """
 
     margin: float
-    equalise: bool
+    equalize: bool
     confidence: float
 
 
 ATTEMPTS = (
-    Attempt(0.5, False, 0.5),
-    Attempt(0.75, False, 0.5),
-    Attempt(0.25, False, 0.5),
-    Attempt(0.5, False, 0.2),
-    Attempt(0.5, True, 0.2),
-    Attempt(0.0, False, 0.2),
+    DetectionAttempt(0.5, False, 0.5),
+    DetectionAttempt(0.75, False, 0.5),
+    DetectionAttempt(0.25, False, 0.5),
+    DetectionAttempt(0.5, False, 0.2),
+    DetectionAttempt(0.5, True, 0.2),
+    DetectionAttempt(0.0, False, 0.2),
 )
 """Tried in turn until one finds a face."""
 
-ATTEMPTS_COLOUR = (ATTEMPTS[0], Attempt(0.0, False, 0.5), *ATTEMPTS[1:])
+ATTEMPTS_COLOUR = (ATTEMPTS[0], DetectionAttempt(0.0, False, 0.5), *ATTEMPTS[1:])
 """For pictures in colour: cropped to the face, when a border serves landmarks best, or of a person in a room, whose
 face a border makes too small to be found."""
 
 
-_PLAIN = Attempt(0.0, False, 0.5)
+_PLAIN = DetectionAttempt(0.0, False, 0.5)
 """A picture without a border, only enlarged."""
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
+class FaceTable:
     """What was found in N pictures, row by row; rows without a face are zero, but for `crop`.
 
     shape: float32 (N, 478, 3), blendshapes: float32 (N, 52), pose: float32 (N, 3), crop: uint8 (N, 48, 48), as in
@@ -72,14 +72,14 @@ class Found:
     found: bool (N,).
     """
 
-    shape: np.ndarray
+    normalized_landmarks: np.ndarray
     blendshapes: np.ndarray
     pose: np.ndarray
-    crop: np.ndarray
+    crops: np.ndarray
     found: np.ndarray
 
 
-class Pictures(Protocol):
+class ImageSequence(Protocol):
     """N pictures: an array of them, or whatever else gives one by its number."""
 
     def __len__(self) -> int: ...
@@ -87,18 +87,18 @@ class Pictures(Protocol):
     def __getitem__(self, row: int, /) -> np.ndarray: ...
 
 
-Disturb = Callable[[np.ndarray, np.random.Generator], np.ndarray]
+ImageAugmentation = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
 
-def as_is(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def identity(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return picture
 
 
-def mirrored(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def hflip(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return picture[:, ::-1]
 
 
-def disturbed(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def augment_still(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Mirror at random, turn, shrink, blur, change light and add noise: what a phone does to a face."""
     if rng.random() < 0.5:
         picture = picture[:, ::-1]
@@ -110,57 +110,63 @@ def disturbed(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return (light + rng.normal(0, rng.uniform(0, 8), picture.shape)).clip(0, 255).astype(np.uint8)
 
 
-def find_all(
-    images: Pictures, model_path: Path, cache: Path, disturb: Disturb = as_is, *, seed: int, workers: int = 1
-) -> Found:
+def extract_faces(
+    images: ImageSequence,
+    model_path: Path,
+    cache: Path,
+    augmentation: ImageAugmentation = identity,
+    *,
+    seed: int,
+    workers: int = 1,
+) -> FaceTable:
     """Find the one face of each picture, or take the answer from the cache.
 
     images: uint8 (N, S, S), grey; or N times uint8 (H, W, 3), red first, of any size.
     model_path: the face landmarker's bundle.
     disturb: `disturbed` is for grey pictures.
     """
-    kept = cache / f"faces-{disturb.__name__}-{_key(images, seed)}.npz"
+    kept = cache / f"faces-{augmentation.__name__}-{_key(images, seed)}.npz"
     if kept.exists():
         with np.load(kept) as arrays:
-            return Found(**arrays)
-    result = _search(images, model_path, disturb, seed=seed, workers=workers)
+            return FaceTable(**arrays)
+    result = _search(images, model_path, augmentation, seed=seed, workers=workers)
     _keep(kept, vars(result))
     return result
 
 
-def find_landmarks(
-    images: Pictures, model_path: Path, cache: Path, *, seed: int, workers: int = 1
-) -> tuple[Found, np.ndarray]:
+def extract_landmarks(
+    images: ImageSequence, model_path: Path, cache: Path, *, seed: int, workers: int = 1
+) -> tuple[FaceTable, np.ndarray]:
     """Do as `find_all` for pictures as they are, and give the landmarks, float32 (N, 478, 3), relative to the picture
     as in `landmarker.Face`: what portraits are made of, and what some models read as it is. Rows without a face are
     zero."""
     kept = cache / f"landmarks-{_key(images, seed)}.npz"
     if kept.exists():
         with np.load(kept) as arrays:
-            return find_all(images, model_path, cache, seed=seed, workers=workers), arrays["landmarks"]
+            return extract_faces(images, model_path, cache, seed=seed, workers=workers), arrays["landmarks"]
     landmarks = np.zeros((len(images), NUM_LANDMARKS, 3), np.float32)
-    result = _search(images, model_path, as_is, seed=seed, workers=workers, landmarks=landmarks)
-    _keep(cache / f"faces-{as_is.__name__}-{_key(images, seed)}.npz", vars(result))
+    result = _search(images, model_path, identity, seed=seed, workers=workers, landmarks=landmarks)
+    _keep(cache / f"faces-{identity.__name__}-{_key(images, seed)}.npz", vars(result))
     _keep(kept, {"landmarks": landmarks})
     return result, landmarks
 
 
 def _search(
-    images: Pictures,
+    images: ImageSequence,
     model_path: Path,
-    disturb: Disturb,
+    disturb: ImageAugmentation,
     *,
     seed: int,
     workers: int,
     landmarks: np.ndarray | None = None,
-) -> Found:
+) -> FaceTable:
     finders = {c: FaceLandmarker(model_path, max_faces=1, min_confidence=c) for c in {a.confidence for a in ATTEMPTS}}
     count = len(images)
-    result = Found(
-        shape=np.zeros((count, NUM_LANDMARKS, 3), np.float32),
+    result = FaceTable(
+        normalized_landmarks=np.zeros((count, NUM_LANDMARKS, 3), np.float32),
         blendshapes=np.zeros((count, len(BLENDSHAPES)), np.float32),
         pose=np.zeros((count, 3), np.float32),
-        crop=np.zeros((count, CROP_SIDE, CROP_SIDE), np.uint8),
+        crops=np.zeros((count, CROP_SIDE, CROP_SIDE), np.uint8),
         found=np.zeros(count, bool),
     )
 
@@ -170,16 +176,19 @@ def _search(
             rgb = _show(picture, attempt)
             if faces := finders[attempt.confidence].detect(rgb):
                 features = extract_features(rgb, faces[0])
-                result.shape[row], result.blendshapes[row] = features.normalized_landmarks, features.blendshapes
+                result.normalized_landmarks[row], result.blendshapes[row] = (
+                    features.normalized_landmarks,
+                    features.blendshapes,
+                )
                 result.pose[row], result.found[row] = features.pose, True
                 if landmarks is not None:
                     landmarks[row] = _within(faces[0].landmarks, rgb, attempt, picture)
                 # Without the plain ground and the contrast that only the finder needs.
-                result.crop[row] = align_crop(
-                    _show(picture, replace(attempt, equalise=False), cv2.BORDER_REPLICATE), faces[0].landmarks
+                result.crops[row] = align_crop(
+                    _show(picture, replace(attempt, equalize=False), cv2.BORDER_REPLICATE), faces[0].landmarks
                 )
                 return
-        result.crop[row] = cv2.resize(_grey(picture), (CROP_SIDE, CROP_SIDE), interpolation=cv2.INTER_AREA)
+        result.crops[row] = cv2.resize(_grey(picture), (CROP_SIDE, CROP_SIDE), interpolation=cv2.INTER_AREA)
 
     with ThreadPoolExecutor(workers) as pool:
         list(tqdm(pool.map(find, range(count)), total=count, desc=f"faces, {disturb.__name__}", mininterval=5))
@@ -196,12 +205,12 @@ def _keep(file: Path, arrays: dict[str, Any]) -> None:
     partial.replace(file)
 
 
-def portrait(picture: np.ndarray, landmarks: np.ndarray, side: int = RGB_CROP_SIDE) -> np.ndarray:
+def rgb_crop(picture: np.ndarray, landmarks: np.ndarray, side: int = RGB_CROP_SIDE) -> np.ndarray:
     """Make `Features.portrait`, or the same of other sides, of a picture and the landmarks found in it."""
     return crop_square(_show(picture, _PLAIN), landmarks, side)
 
 
-def _within(landmarks: np.ndarray, shown: np.ndarray, attempt: Attempt, picture: np.ndarray) -> np.ndarray:
+def _within(landmarks: np.ndarray, shown: np.ndarray, attempt: DetectionAttempt, picture: np.ndarray) -> np.ndarray:
     """Landmarks relative to what was shown, relative to the picture without its border."""
     border = int(_longest(picture) * attempt.margin)
     size = np.array(shown.shape[1::-1], np.float32)
@@ -211,7 +220,7 @@ def _within(landmarks: np.ndarray, shown: np.ndarray, attempt: Attempt, picture:
     return landmarks * scale - np.append(border / inner, 0).astype(np.float32)
 
 
-def _key(images: Pictures, seed: int) -> str:
+def _key(images: ImageSequence, seed: int) -> str:
     """What the cache knows an answer by: all that it depends on."""
     digest = hashlib.sha256()
     for row in range(len(images)):
@@ -219,16 +228,16 @@ def _key(images: Pictures, seed: int) -> str:
         digest.update(picture.tobytes())
         if picture.ndim == 3:
             digest.update(f"{picture.shape} {ATTEMPTS_COLOUR}".encode())
-    digest.update(f"{ATTEMPTS} {SIZE} {CROP_SIDE} {CROP_EYES_PIXELS} {seed}".encode())
+    digest.update(f"{ATTEMPTS} {MIN_SIDE} {CROP_SIDE} {CROP_EYES_PIXELS} {seed}".encode())
     return digest.hexdigest()[:12]
 
 
-def _show(picture: np.ndarray, attempt: Attempt, border_type: int = cv2.BORDER_CONSTANT) -> np.ndarray:
+def _show(picture: np.ndarray, attempt: DetectionAttempt, border_type: int = cv2.BORDER_CONSTANT) -> np.ndarray:
     """Enlarge a picture and set it on a plain ground of its own mean, or on its edge repeated; RGB."""
     height, width = picture.shape[:2]
     longest = _longest(picture)
     scale = longest / max(height, width)
-    if attempt.equalise:
+    if attempt.equalize:
         picture = cv2.createCLAHE(2.0, (4, 4)).apply(np.ascontiguousarray(_grey(picture)))
     size = max(1, round(width * scale)), max(1, round(height * scale))
     picture = cv2.resize(picture, size, interpolation=cv2.INTER_CUBIC)
@@ -240,7 +249,7 @@ def _show(picture: np.ndarray, attempt: Attempt, border_type: int = cv2.BORDER_C
 
 def _longest(picture: np.ndarray) -> int:
     """Pixels of the longer side of a picture as it is shown, without a border."""
-    return SIZE if picture.ndim == 2 else max(SIZE, *picture.shape[:2])
+    return MIN_SIDE if picture.ndim == 2 else max(MIN_SIDE, *picture.shape[:2])
 
 
 def _grey(picture: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 USAGES = {"train": "Training", "valid": "PublicTest", "test": "PrivateTest"}
 """What FER2013 calls each split."""
 
-COLUMNS = ("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt", "unknown", "nf")
+VOTE_COLUMNS = ("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt", "unknown", "nf")
 """FER+'s ten columns of votes, in their order."""
 
 SIDE = 48
@@ -29,7 +29,7 @@ EXPECTED = (
 
 
 @dataclass(frozen=True, eq=False)
-class Rows:
+class Fer2013Split:
     """N pictures of one split.
 
     images: uint8 (N, 48, 48), grey.
@@ -42,19 +42,19 @@ class Rows:
     labels: np.ndarray | None
 
 
-def has_rows(path: Path) -> bool:
+def is_fer2013(path: Path) -> bool:
     """Whether `read_rows` takes it for its own: any file, or a folder of arrays or of FER2013's csv file."""
     return path.is_file() or any((path / f"{split}.npz").exists() for split in USAGES) or bool(_csv_files(path)[0])
 
 
-def read_rows(path: Path, split: str) -> Rows:
+def read_fer2013(path: Path, split: str) -> Fer2013Split:
     """Read `train`, `valid` or `test` of a folder of arrays, a folder of csv files, or a csv file.
 
     Raises DataInvalid for anything else, and for a file that is missing or does not hold what it should.
     """
     if not path.exists():
         raise DataInvalid(f"There is no {path}. {EXPECTED}.")
-    if not has_rows(path):
+    if not is_fer2013(path):
         raise DataInvalid(f"{path} holds no pictures to train on. {EXPECTED}.")
     if any((path / f"{split}.npz").exists() for split in USAGES):
         return _read_arrays(path, split)
@@ -68,7 +68,7 @@ def read_rows(path: Path, split: str) -> Rows:
     return _read_csv(faces[0], votes[0] if votes else None, split)
 
 
-def _read_arrays(folder: Path, split: str) -> Rows:
+def _read_arrays(folder: Path, split: str) -> Fer2013Split:
     pictures, other = folder / f"{split}.npz", folder / f"{split}_fer2013.npz"
     if not pictures.exists():
         raise DataInvalid(f"{folder} lacks {pictures.name}. {EXPECTED}.")
@@ -85,10 +85,10 @@ def _read_arrays(folder: Path, split: str) -> Rows:
         ) from error
     if not len(images) == len(votes) == len(votes if labels is None else labels):
         raise DataInvalid(f"The arrays of {pictures.name} and {other.name} are not of one length; make them anew.")
-    return Rows(images=images, votes=votes, labels=labels)
+    return Fer2013Split(images=images, votes=votes, labels=labels)
 
 
-def _read_csv(faces: Path, votes: Path | None, split: str) -> Rows:
+def _read_csv(faces: Path, votes: Path | None, split: str) -> Fer2013Split:
     images, labels, tallies, shown = [], [], [], []
     later = set(list(USAGES.values())[list(USAGES).index(split) + 1 :])
     shown_later: set[int] = set()
@@ -104,7 +104,7 @@ def _read_csv(faces: Path, votes: Path | None, split: str) -> Rows:
         try:
             images.append(_picture(row["pixels"]))
             labels.append(_number(row["emotion"], 6))
-            tallies.append([_number(vote[column], 10) for column in COLUMNS] if vote else [])
+            tallies.append([_number(vote[column], 10) for column in VOTE_COLUMNS] if vote else [])
         except ValueError as error:
             raise DataInvalid(f"Row {number} of {faces.name} or of its votes: {error}; fetch the file anew.") from error
         shown.append(hash(row["pixels"]))
@@ -126,7 +126,7 @@ def _read_csv(faces: Path, votes: Path | None, split: str) -> Rows:
             "fer2013new.csv; put it beside %s and name their folder.",
             faces.name,
         )
-    return Rows(
+    return Fer2013Split(
         images=np.stack(images)[kept],
         votes=np.array(tallies, np.uint8)[kept] if votes else None,
         labels=np.array(labels, np.uint8)[kept],
@@ -167,7 +167,7 @@ def _csv_files(path: Path) -> tuple[list[Path], list[Path]]:
     files = [path] if path.is_file() else sorted(path.glob("*.csv"))
     columns = {file: _columns(file) for file in files}
     faces = [file for file in files if columns[file] >= {"emotion", "pixels", "usage"}]
-    return faces, [file for file in files if columns[file] >= {"usage", "image name", *COLUMNS}]
+    return faces, [file for file in files if columns[file] >= {"usage", "image name", *VOTE_COLUMNS}]
 
 
 def _columns(file: Path) -> set[str]:

@@ -7,9 +7,9 @@ import numpy as np
 
 from moodreel.emotions import FIVE, SEVEN_TO_FIVE
 from moodreel.errors import DataInvalid
-from moodreel.training.data.fer2013 import EXPECTED, read_rows
+from moodreel.training.data.fer2013 import EXPECTED, read_fer2013
 
-VOTES_SEVEN: tuple[str | None, ...] = (
+VOTE_LABELS_SEVEN: tuple[str | None, ...] = (
     "neutral",
     "happy",
     "surprise",
@@ -24,18 +24,18 @@ VOTES_SEVEN: tuple[str | None, ...] = (
 """What the ten columns of FER+ votes count for. Contempt is none of the seven, and too rare (most votes of 154
 pictures) for a wrong guess at where it belongs to be worth making; the last two are no expressions."""
 
-VOTES = tuple(label and SEVEN_TO_FIVE[label] for label in VOTES_SEVEN)
+VOTE_LABELS_FIVE = tuple(label and SEVEN_TO_FIVE[label] for label in VOTE_LABELS_SEVEN)
 """The same in five classes."""
 
-FER2013 = ("anger", "disgust", "fear", "happy", "sad", "surprise", "neutral")
+FER2013_LABELS = ("anger", "disgust", "fear", "happy", "sad", "surprise", "neutral")
 """What FER2013's seven numbers stand for."""
 
-_ALL_TEN = np.array([[10 * (vote == label) for vote in VOTES_SEVEN] for label in FER2013], dtype=np.uint8)
+_ALL_TEN = np.array([[10 * (vote == label) for vote in VOTE_LABELS_SEVEN] for label in FER2013_LABELS], dtype=np.uint8)
 """Votes (7, 10) that say what FER2013's label says."""
 
 
 @dataclass(frozen=True, eq=False)
-class Split:
+class LabeledImages:
     """N pictures and their labels.
 
     images: uint8 (N, 48, 48), grey.
@@ -49,7 +49,7 @@ class Split:
     truth: np.ndarray
 
 
-def read_split(path: Path, split: str, *, labels: tuple[str, ...] = FIVE, fer2013: float = 0.0) -> Split:
+def read_split(path: Path, split: str, *, labels: tuple[str, ...] = FIVE, fer2013_weight: float = 0.0) -> LabeledImages:
     """Read `train` or `valid` of what `moodreel.training.data.fer2013` reads.
 
     labels: `moodreel.emotions.FIVE` or `SEVEN`.
@@ -57,30 +57,30 @@ def read_split(path: Path, split: str, *, labels: tuple[str, ...] = FIVE, fer201
         has all ten.
     Raises DataInvalid where `path` holds nothing to read, or not the labels that are needed.
     """
-    rows = read_rows(path, split)
+    rows = read_fer2013(path, split)
     votes = (_ALL_TEN[rows.labels] if rows.votes is None else rows.votes).astype(np.float32)
-    counted = votes @ one_hot(VOTES_SEVEN, labels)
+    counted = votes @ one_hot(VOTE_LABELS_SEVEN, labels)
     usable = 2 * counted.sum(axis=1) >= votes.sum(axis=1)
     targets = np.where(usable[:, None], counted / np.maximum(counted.sum(axis=1, keepdims=True), 1), 0)
-    if fer2013:
+    if fer2013_weight:
         if rows.labels is None:
             raise DataInvalid(f"{path} lacks {split}_fer2013.npz, FER2013's label of each picture. {EXPECTED}.")
-        other = one_hot(FER2013, labels)[rows.labels]
-        targets = np.where(usable[:, None], (1 - fer2013) * targets + fer2013 * other, 0)
-    return Split(images=rows.images, targets=targets.astype(np.float32), truth=majority(votes, labels))
+        other = one_hot(FER2013_LABELS, labels)[rows.labels]
+        targets = np.where(usable[:, None], (1 - fer2013_weight) * targets + fer2013_weight * other, 0)
+    return LabeledImages(images=rows.images, targets=targets.astype(np.float32), truth=majority_label(votes, labels))
 
 
-def hold_out(count: int, share: float, seed: int) -> np.ndarray:
+def holdout_mask(count: int, share: float, seed: int) -> np.ndarray:
     """Rows (N,), bool, of the training pictures that no network learns from: the same for one seed, so that networks
     trained apart and then joined have seen none of them."""
     return np.random.default_rng(seed).random(count) < share
 
 
-def majority(votes: np.ndarray, labels: tuple[str, ...] = FIVE) -> np.ndarray:
+def majority_label(votes: np.ndarray, labels: tuple[str, ...] = FIVE) -> np.ndarray:
     """Index of the label with more than half of a picture's votes (N, 10) for one column of FER+, or -1."""
     top = votes.argmax(axis=1)
     settled = 2 * votes.max(axis=1) > votes.sum(axis=1)
-    counts_for = one_hot(VOTES_SEVEN, labels)
+    counts_for = one_hot(VOTE_LABELS_SEVEN, labels)
     index = np.where(counts_for.any(axis=1), counts_for.argmax(axis=1), -1)
     return np.where(settled, index[top], -1)
 

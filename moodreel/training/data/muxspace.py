@@ -8,10 +8,10 @@ import cv2
 import numpy as np
 
 from moodreel.emotions import SEVEN_TO_FIVE
-from moodreel.training.data.ferplus import Split
+from moodreel.training.data.ferplus import LabeledImages
 
 FILE = "faces.npz"
-NAMES = {
+LABEL_NAMES = {
     "neutral": "neutral",
     "happiness": "happy",
     "surprise": "surprise",
@@ -25,7 +25,7 @@ SIDE = 144
 """Pixels a side that pictures are brought to, in a square that their edge fills up."""
 
 
-def read_muxspace(folder: Path, labels: tuple[str, ...], split: str) -> Split:
+def read_muxspace(folder: Path, labels: tuple[str, ...], split: str) -> LabeledImages:
     """Read `faces.npz` (jpeg, offsets, labels, names).
 
     labels: `moodreel.emotions.FIVE` or `SEVEN`.
@@ -36,25 +36,25 @@ def read_muxspace(folder: Path, labels: tuple[str, ...], split: str) -> Split:
         meant, names = (arrays[field].astype(str) for field in ("labels", "names"))
     rows = _rows(names, split)
     images = np.stack([_square(jpeg[offsets[row] : offsets[row + 1]]) for row in rows])
-    found = [NAMES.get(label) for label in meant[rows]]
+    found = [LABEL_NAMES.get(label) for label in meant[rows]]
     truth = np.array([-1 if n is None else labels.index(n if n in labels else SEVEN_TO_FIVE[n]) for n in found])
     targets = np.where(truth[:, None] >= 0, np.eye(len(labels), dtype=np.float32)[truth], 0)
-    return Split(images=images, targets=targets.astype(np.float32), truth=truth)
+    return LabeledImages(images=images, targets=targets.astype(np.float32), truth=truth)
 
 
 def people_of(folder: Path, split: str) -> tuple[str, ...]:
     """Name the person in each picture that `read_muxspace` reads, in its order."""
     with np.load(folder / FILE) as arrays:
         names = arrays["names"].astype(str)
-    return tuple(person(name) for name in names[_rows(names, split)])
+    return tuple(person_of(name) for name in names[_rows(names, split)])
 
 
 def _rows(names: np.ndarray, split: str) -> np.ndarray:
-    held_out = np.array([zlib.crc32(person(name).encode()) % 5 == 0 for name in names])
+    held_out = np.array([zlib.crc32(person_of(name).encode()) % 5 == 0 for name in names])
     return np.flatnonzero(held_out == (split == "valid"))
 
 
-def person(name: str) -> str:
+def person_of(name: str) -> str:
     """The person in a file's name: what stands before the number."""
     return re.sub(r"_?\d*(\.\w+)?$", "", name)
 

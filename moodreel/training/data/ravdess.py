@@ -31,7 +31,7 @@ _SONG = EIGHT[:6]
 
 
 @dataclass(frozen=True)
-class Recording:
+class RavdessName:
     """What a name says. emotion: one of `moodreel.emotions.EIGHT`; actor: 1 to 24; intensity, statement, repetition: 1
     or 2."""
 
@@ -48,7 +48,7 @@ class Recording:
         return "male" if self.actor % 2 else "female"
 
 
-def parse(name: str) -> Recording:
+def parse_name(name: str) -> RavdessName:
     """Read a file's name, as 03-01-06-01-02-01-12.wav. Raises ValueError, which says what is wrong with it."""
     stem, dot, ending = name.rpartition(".")
     parts = stem.split("-")
@@ -66,7 +66,7 @@ def parse(name: str) -> Recording:
         raise ValueError(f"{emotion} is not sung")
     if (dot + ending).lower() not in ENDINGS[modality]:
         raise ValueError(f"its modality is {modality}, which ends in {' or '.join(ENDINGS[modality])}")
-    return Recording(
+    return RavdessName(
         modality, channel, emotion, *(numbers[field] for field in ("intensity", "statement", "repetition", "actor"))
     )
 
@@ -89,7 +89,7 @@ def read_ravdess(folder: Path, modality: str, *, channels: tuple[str, ...] = ("s
             left_out[path.suffix or "no ending"] += 1
             continue
         try:
-            recording = parse(path.name)
+            recording = parse_name(path.name)
             _check_folder(path, recording.actor)
         except ValueError as error:
             wrong.append(f"{path.relative_to(folder).as_posix()}: {error}")
@@ -117,7 +117,7 @@ def _check_folder(path: Path, actor: int) -> None:
         raise ValueError(f"its actor is {actor:02}, but its folder's is {name.removeprefix('Actor_')}")
 
 
-def _example(path: Path, recording: Recording) -> Example:
+def _example(path: Path, recording: RavdessName) -> Example:
     take = path.stem.partition("-")[2]
     return Example(
         label=recording.emotion, media=path, person=f"actor {recording.actor:02}", clip=take, group=recording.sex

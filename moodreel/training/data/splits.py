@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from moodreel.errors import DataInvalid
-from moodreel.training.data.examples import Example, contents
+from moodreel.training.data.examples import Example, content_ids
 
-BY = ("person", "random")
+SPLIT_BY = ("person", "random")
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +27,7 @@ class Split:
     train: np.ndarray
     held_out: np.ndarray
     leaks: bool
-    why: str
+    reason: str
 
 
 def split(examples: Sequence[Example], share: float, *, by: str = "person", seed: int = 0) -> Split:
@@ -50,15 +50,15 @@ def folds(examples: Sequence[Example], count: int, *, by: str = "person", seed: 
     return [_split(examples, part, by) for part in _parts(examples, [1 / count] * count, by, seed)]
 
 
-def units(examples: Sequence[Example], by: str = "person") -> np.ndarray:
+def group_ids(examples: Sequence[Example], by: str = "person") -> np.ndarray:
     """Number what must stay together, int64 (N,): a person with all clips of theirs, and all that is a copy of one.
 
     A clip or a copy joins persons that a set has under two names.
     """
-    if by not in BY:
-        raise DataInvalid(f"A split is made by {' or '.join(BY)}, not by {by}.")
+    if by not in SPLIT_BY:
+        raise DataInvalid(f"A split is made by {' or '.join(SPLIT_BY)}, not by {by}.")
     rows_of: defaultdict[tuple[str, str], list[int]] = defaultdict(list)
-    for row, (example, copy) in enumerate(zip(examples, contents(examples), strict=True)):
+    for row, (example, copy) in enumerate(zip(examples, content_ids(examples), strict=True)):
         keys = {"person": example.person if by == "person" else None, "clip": example.clip, "copy": copy}
         for kind, key in keys.items():
             if key is not None:
@@ -82,7 +82,7 @@ def _parts(examples: Sequence[Example], shares: Sequence[float], by: str, seed: 
     The largest unit comes first, and goes where most is missing of what it has: greedy, as scikit-learn's
     StratifiedGroupKFold, but for shares of any size.
     """
-    unit = units(examples, by)
+    unit = group_ids(examples, by)
     count = int(unit.max(initial=-1)) + 1
     if count < len(shares):
         what = "persons" if by == "person" and any(example.person for example in examples) else "clips or files"
@@ -112,7 +112,7 @@ def _parts(examples: Sequence[Example], shares: Sequence[float], by: str, seed: 
 def _split(examples: Sequence[Example], held_out: np.ndarray, by: str) -> Split:
     train = np.setdiff1d(np.arange(len(examples)), held_out)
     leaks, why = _leak(examples, train, held_out, by)
-    return Split(train=train, held_out=held_out, leaks=leaks, why=why)
+    return Split(train=train, held_out=held_out, leaks=leaks, reason=why)
 
 
 def _leak(examples: Sequence[Example], train: np.ndarray, held_out: np.ndarray, by: str) -> tuple[bool, str]:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 
-class Mean:
+class ExponentialMovingAverage:
     """A network of the mean of another's last weights, which soon forgets the first ones, unless it is anchored."""
 
     def __init__(self, network: nn.Module, kept: float, *, anchored: bool = False) -> None:

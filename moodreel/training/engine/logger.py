@@ -16,7 +16,7 @@ FILE = "metrics.csv"
 EVENTS = "tensorboard"
 
 
-class Metrics:
+class MetricsLogger:
     """Writes rows to all that is there.
 
     folder: for metrics.csv and TensorBoard's events; None writes no files. history: rows that a run which goes on has

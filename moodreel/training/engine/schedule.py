@@ -18,12 +18,12 @@ def _one_cycle(optimiser: Optimizer, phase: "Phase") -> LRScheduler:
 
 def _cosine_restarts(optimiser: Optimizer, phase: "Phase") -> LRScheduler:
     """Down as a cosine, and again from the top, for twice as long (SGDR, Loshchilov & Hutter 2017)."""
-    return CosineAnnealingWarmRestarts(optimiser, phase.restart or max(phase.steps, 1), T_mult=2)
+    return CosineAnnealingWarmRestarts(optimiser, phase.restart_steps or max(phase.steps, 1), T_mult=2)
 
 
 def _trapezoid(optimiser: Optimizer, phase: "Phase") -> LRScheduler:
     """Up, level, and down to zero in straight lines."""
-    rising, falling = (max(1, round(phase.steps * share)) for share in (phase.warm, phase.cooling))
+    rising, falling = (max(1, round(phase.steps * share)) for share in (phase.warmup, phase.decay_fraction))
     return LambdaLR(optimiser, lambda step: min(1, (step + 1) / rising, (phase.steps - step) / falling))
 
 

@@ -27,8 +27,8 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from moodreel.errors import DataInvalid
 from moodreel.training.engine import checkpoint
 from moodreel.training.engine.checkpoint import CHECKPOINT
-from moodreel.training.engine.ema import Mean
-from moodreel.training.engine.logger import Metrics
+from moodreel.training.engine.ema import ExponentialMovingAverage
+from moodreel.training.engine.logger import MetricsLogger
 from moodreel.training.engine.schedule import SCHEDULES
 
 log = logging.getLogger(__name__)
@@ -51,19 +51,19 @@ class Phase:
 
     name: str
     steps: int
-    rate: float
+    lr: float
     schedule: str = "one-cycle"
-    warm: float = 0.1
-    cooling: float = 0.9
-    restart: int = 0
+    warmup: float = 0.1
+    decay_fraction: float = 0.9
+    restart_steps: int = 0
     frozen: tuple[str, ...] = ()
-    rates: Mapping[str, float] = field(default_factory=dict)
-    decay: float = 0.05
-    afresh: bool = False
+    lr_scales: Mapping[str, float] = field(default_factory=dict)
+    weight_decay: float = 0.05
+    reset_from_ema: bool = False
 
 
 @dataclass(frozen=True)
-class Running:
+class TrainerConfig:
     """What holds for all phases.
 
     accumulate: batches of which the gradients are added up for each step. clip: longest gradient.
@@ -78,14 +78,14 @@ class Running:
     """
 
     seed: int = 0
-    accumulate: int = 1
-    clip: float = 1.0
-    average: float = 0.0
-    anchored: bool = False
-    every: int = 100
+    grad_accumulation: int = 1
+    max_grad_norm: float = 1.0
+    ema_decay: float = 0.0
+    ema_warmup: bool = True
+    eval_every: int = 100
     patience: int = 0
     betas: tuple[float, float] = (0.9, 0.999)
-    brief: bool = False
+    bf16: bool = False
 
 
 class Task(ABC):
@@ -96,40 +96,40 @@ class Task(ABC):
     """
 
     network: nn.Module
-    averaged: nn.Module
-    watched = ""
+    eval_network: nn.Module
+    monitor = ""
 
     @abstractmethod
-    def draw(self, step: int, rng: np.random.Generator, phase: Phase) -> Any:
+    def sample_batch(self, step: int, rng: np.random.Generator, phase: Phase) -> Any:
         """Make batch number `step`, from 0, counted through all phases; in another thread, while one is learnt."""
 
     @abstractmethod
     def loss(self, batch: Any, phase: Phase) -> torch.Tensor:
         """The mean loss of a batch, with gradients. May draw from torch's generator, which is seeded."""
 
-    def judge(self, phase: Phase) -> dict[str, float]:
+    def evaluate(self, phase: Phase) -> dict[str, float]:
         """Measure `averaged`, in eval mode and without gradients, on what is not learnt from."""
         return {}
 
 
 @dataclass(frozen=True, eq=False)
-class Fitted:
+class TrainingHistory:
     """How training went. history: a row a judgement, as in metrics.csv. best: the row of the weights that were kept."""
 
-    history: tuple[dict[str, Any], ...]
+    rows: tuple[dict[str, Any], ...]
     best: dict[str, Any]
 
 
 def fit(
     task: Task,
     phases: Iterable[Phase],
-    running: Running,
+    config: TrainerConfig,
     folder: Path | None = None,
     *,
     resume: bool = False,
-    describe: Mapping[str, Any] | None = None,
+    metadata: Mapping[str, Any] | None = None,
     wandb: str = "",
-) -> Fitted:
+) -> TrainingHistory:
     """Train a task's network, phase by phase, and leave the weights that were kept in it, in eval mode.
 
     folder: for `CHECKPOINT`, metrics.csv and TensorBoard's events; None keeps nothing.
@@ -138,13 +138,13 @@ def fit(
     wandb: the project of Weights & Biases to write to as well.
     Raises DataInvalid for a checkpoint that is broken or of another run, or a loss that is no number any more.
     """
-    phases, about = tuple(phases), checkpoint.plain(describe or {}) | {"running": checkpoint.plain(asdict(running))}
+    phases, about = tuple(phases), checkpoint.plain(metadata or {}) | {"running": checkpoint.plain(asdict(config))}
     about["phases"] = [checkpoint.plain(asdict(phase)) for phase in phases]
     state = None
     if folder and resume and (folder / CHECKPOINT).is_file():
         state = checkpoint.resume(folder / CHECKPOINT, about)
-    run = _Run(task, running, state)
-    with Metrics(folder, history=run.history, wandb=wandb, about=about) as metrics, logging_redirect_tqdm():
+    run = Trainer(task, config, state)
+    with MetricsLogger(folder, history=run.history, wandb=wandb, about=about) as metrics, logging_redirect_tqdm():
         for number, phase in enumerate(phases):
             if number < run.phase:
                 continue
@@ -155,15 +155,19 @@ def fit(
     return run.finish()
 
 
-class _Run:
+class Trainer:
     """What a checkpoint keeps, and one way through a phase."""
 
-    def __init__(self, task: Task, running: Running, state: dict[str, Any] | None) -> None:
+    def __init__(self, task: Task, running: TrainerConfig, state: dict[str, Any] | None) -> None:
         self.task, self.running = task, running
         self.device = next(task.network.parameters()).device
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self._half is torch.float16)  # type: ignore[attr-defined]
-        self.mean = Mean(task.network, running.average, anchored=running.anchored) if running.average else None
-        task.averaged = self.mean.network if self.mean else task.network
+        self.mean = (
+            ExponentialMovingAverage(task.network, running.ema_decay, anchored=not running.ema_warmup)
+            if running.ema_decay
+            else None
+        )
+        task.eval_network = self.mean.network if self.mean else task.network
         self.phase, self.step, self.stale = 0, 0, 0
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, Any] = {}
@@ -185,7 +189,7 @@ class _Run:
     def go_through(self, phase: Phase, number: int, *, first: int) -> Iterator[dict[str, Any]]:
         """Train; yields a row of metrics after each judgement, when `state` is whole. first: steps before it."""
         network, running = self.task.network, self.running
-        self.optimiser = AdamW(_groups(network, phase), lr=phase.rate, betas=running.betas)
+        self.optimiser = AdamW(_groups(network, phase), lr=phase.lr, betas=running.betas)
         self.schedule = SCHEDULES[phase.schedule](self.optimiser, phase)
         if self.resumed and number == self.phase:
             self.optimiser.load_state_dict(self.resumed["optimiser"])
@@ -193,7 +197,7 @@ class _Run:
             self.resumed = None
         else:
             self.phase, self.step, self.stale = number, 0, 0
-            if phase.afresh and self.mean:
+            if phase.reset_from_ema and self.mean:
                 network.load_state_dict(self.mean.network.state_dict())
                 self.mean.restart()
         if running.patience and self.stale >= running.patience:
@@ -208,14 +212,14 @@ class _Run:
                 if not math.isfinite(loss):
                     raise DataInvalid(
                         f"At step {step + 1} of {phase.name} the loss is {loss}; train at a lower rate than "
-                        f"{phase.rate:g}, or look for numbers in the data that are not finite."
+                        f"{phase.lr:g}, or look for numbers in the data that are not finite."
                     )
                 total += loss
                 self.step = step + 1
                 bar.update()
                 ended = self.step == phase.steps
-                if self.step % running.every == 0 or ended:
-                    count = (self.step - 1) % running.every + 1
+                if self.step % running.eval_every == 0 or ended:
+                    count = (self.step - 1) % running.eval_every + 1
                     yield self._judge(phase, first + self.step, rate, total / count)
                     total = 0.0
                     if running.patience and self.stale >= running.patience:
@@ -224,11 +228,11 @@ class _Run:
 
     def _batches(self, steps: range, first: int, number: int, phase: Phase) -> Iterator[list[Any]]:
         """The batches of each step; the next ones are made while some are learnt."""
-        parts = self.running.accumulate
+        parts = self.running.grad_accumulation
 
         def make(step: int) -> list[Any]:
             rng = np.random.default_rng((self.running.seed, number, step))
-            return [self.task.draw((first + step) * parts + part, rng, phase) for part in range(parts)]
+            return [self.task.sample_batch((first + step) * parts + part, rng, phase) for part in range(parts)]
 
         with ThreadPoolExecutor(1) as pool:
             following = pool.submit(make, steps.start) if steps else None
@@ -244,14 +248,14 @@ class _Run:
         self.optimiser.zero_grad()
         mean = 0.0
         for batch in batches:
-            brief = self.running.brief or self.device.type == "cuda"
+            brief = self.running.bf16 or self.device.type == "cuda"
             with torch.autocast(self.device.type, self._half, enabled=brief):
                 loss = self.task.loss(batch, phase) / len(batches)
             self.scaler.scale(loss).backward()
             mean += loss.item()
         self.scaler.unscale_(self.optimiser)
         learning = [parameter for group in self.optimiser.param_groups for parameter in group["params"]]
-        nn.utils.clip_grad_norm_(learning, self.running.clip)
+        nn.utils.clip_grad_norm_(learning, self.running.max_grad_norm)
         self.scaler.step(self.optimiser)
         self.scaler.update()
         self.schedule.step()
@@ -262,15 +266,15 @@ class _Run:
     def _judge(self, phase: Phase, step: int, rate: float, loss: float) -> dict[str, Any]:
         self.task.network.eval()
         with torch.inference_mode():
-            judged = self.task.judge(phase)
+            judged = self.task.evaluate(phase)
         row = {"phase": phase.name, "step": step, "rate": rate, "loss": loss, **judged}
         self.history.append(row)
-        value = judged.get(self.task.watched)
-        better = value is None or not self.best or value > self.best.get(self.task.watched, -math.inf)
+        value = judged.get(self.task.monitor)
+        better = value is None or not self.best or value > self.best.get(self.task.monitor, -math.inf)
         if better or not self.running.patience:
             self.best = row
             # Without patience the last weights are kept, which need no copy.
-            self.kept = _copied(self.task.averaged) if self.running.patience else None
+            self.kept = _copied(self.task.eval_network) if self.running.patience else None
         self.stale = 0 if better else self.stale + 1
         said = ", ".join(f"{name} {number:.4f}" for name, number in judged.items())
         log.info("%s: step %d, loss %.4f%s", phase.name, step, loss, f", held out: {said}" if said else "")
@@ -289,16 +293,16 @@ class _Run:
             **{name: getattr(self, name) for name in ("phase", "step", "stale", "history", "best", "kept")},
         }
 
-    def finish(self) -> Fitted:
+    def finish(self) -> TrainingHistory:
         network = self.task.network
-        network.load_state_dict(self.kept or self.task.averaged.state_dict())
+        network.load_state_dict(self.kept or self.task.eval_network.state_dict())
         network.requires_grad_(True)
         network.eval()
-        self.task.averaged = network
-        return Fitted(history=tuple(self.history), best=self.best)
+        self.task.eval_network = network
+        return TrainingHistory(rows=tuple(self.history), best=self.best)
 
 
-def epoch_rows(step: int, count: int, batch: int, seed: int, weights: np.ndarray | None = None) -> np.ndarray:
+def epoch_indices(step: int, count: int, batch: int, seed: int, weights: np.ndarray | None = None) -> np.ndarray:
     """Rows of batch number `step` of a set of `count`, in another order each epoch; int64 (B,), at most `batch`.
 
     weights: (N,), how often each row comes, adding up to 1; drawn with replacement then.
@@ -318,10 +322,10 @@ def _groups(network: nn.Module, phase: Phase) -> list[dict[str, Any]]:
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(not name.startswith(phase.frozen))
-        fits = [word for word in phase.rates if name.startswith(word)]
-        rate = phase.rate * (phase.rates[max(fits, key=len)] if fits else 1)
+        fits = [word for word in phase.lr_scales if name.startswith(word)]
+        rate = phase.lr * (phase.lr_scales[max(fits, key=len)] if fits else 1)
         if parameter.requires_grad:
-            groups.setdefault((rate, phase.decay if parameter.ndim > 1 else 0.0), []).append(parameter)
+            groups.setdefault((rate, phase.weight_decay if parameter.ndim > 1 else 0.0), []).append(parameter)
     if not groups:
         raise DataInvalid(f"In {phase.name} nothing is left to learn: all of it is frozen.")
     return [{"params": params, "lr": rate, "weight_decay": decay} for (rate, decay), params in groups.items()]

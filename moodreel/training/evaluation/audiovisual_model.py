@@ -17,9 +17,9 @@ from moodreel.models.networks.resnet18 import SIDE
 from moodreel.pipelines import clip_sampler
 from moodreel.pipelines.clip_loader import ClipLoader
 from moodreel.training.data.examples import Example
-from moodreel.training.data.face_cache import portrait
-from moodreel.training.data.loading import Means, Media, read_files, spread
-from moodreel.training.data.registry import CLIPS, PICTURES, RECORDINGS
+from moodreel.training.data.face_cache import rgb_crop
+from moodreel.training.data.loading import DataContext, ExampleImages, read_files, spread
+from moodreel.training.data.registry import AUDIO, CLIPS, IMAGES
 from moodreel.training.evaluation.face_model import EvaluatedModel
 from moodreel.training.evaluation.metrics import Predictions
 
@@ -38,10 +38,10 @@ class EvaluatedAudioVisualModel(EvaluatedModel):
         super().__init__(name, path, predictor.info, predictor.network)
         self.predictor = predictor
         sees, hears = ("video" in predictor.modalities), ("audio" in predictor.modalities)
-        self.media = ((PICTURES,) if sees else ()) + (CLIPS,) + ((RECORDINGS,) if hears else ())
+        self.media = ((IMAGES,) if sees else ()) + (CLIPS,) + ((AUDIO,) if hears else ())
 
-    def predict(self, examples: Sequence[Example], media: str, means: Means) -> Predictions:
-        if media == PICTURES:
+    def predict(self, examples: Sequence[Example], media: str, means: DataContext) -> Predictions:
+        if media == IMAGES:
             return self._look(examples, means)
         finder = FaceLandmarker(means.landmarker, use_fallbacks=True)
         reader = ClipLoader(finder)
@@ -55,14 +55,14 @@ class EvaluatedAudioVisualModel(EvaluatedModel):
         finally:
             finder.close()
 
-    def _look(self, examples: Sequence[Example], means: Means) -> Predictions:
-        pictures = Media(examples)
-        faces, landmarks = means.find(pictures, landmarks=True)
+    def _look(self, examples: Sequence[Example], means: DataContext) -> Predictions:
+        pictures = ExampleImages(examples)
+        faces, landmarks = means.extract_faces(pictures, landmarks=True)
         assert landmarks is not None
         rows = np.flatnonzero(faces.found)
         answers = [np.zeros((0, len(self.info.labels)))]
         for begun in range(0, len(rows), _AT_ONCE):
-            squares = [portrait(pictures[row], landmarks[row], SIDE) for row in rows[begun : begun + _AT_ONCE]]
+            squares = [rgb_crop(pictures[row], landmarks[row], SIDE) for row in rows[begun : begun + _AT_ONCE]]
             said = self.predictor.predict(_windows(torch.from_numpy(np.stack(squares))[:, None], sound=False))
             answers.append(np.stack([probabilities for probabilities, _ in said]))
         return spread(len(examples), rows, np.concatenate(answers))

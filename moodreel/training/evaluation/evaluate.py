@@ -15,11 +15,17 @@ from moodreel.faces.landmarker import BLENDSHAPES, NUM_LANDMARKS
 from moodreel.models.model_card import ORIGINAL
 from moodreel.models.networks.two_stream import TwoStreamNet
 from moodreel.models.predictor import Predictor
-from moodreel.training.augmentation.pseudo_sequences import Kind, Sequences, Studio, fit_deformation, listen
+from moodreel.training.augmentation.pseudo_sequences import (
+    PseudoSequenceGenerator,
+    SequenceBatch,
+    SequenceKind,
+    fit_deformation,
+    speech_offsets,
+)
 from moodreel.training.data import muxspace
-from moodreel.training.data.album import read_album, read_groups
-from moodreel.training.data.face_cache import Found, Pictures, find_all, find_landmarks, portrait
-from moodreel.training.data.fer2013 import has_rows
+from moodreel.training.data.album import read_groups, read_image_folder
+from moodreel.training.data.face_cache import FaceTable, ImageSequence, extract_faces, extract_landmarks, rgb_crop
+from moodreel.training.data.fer2013 import is_fer2013
 from moodreel.training.data.ferplus import one_hot, read_split
 from moodreel.training.recipes.moodreel_five import join, look
 
@@ -92,9 +98,9 @@ def evaluate(
         raise MoodreelError("Only models of five or seven labels can be evaluated; choose another.")
     images, all_truth, members = _read(data, labels, split, groups)
     if requires_landmarks(predictor):
-        faces, landmarks = find_landmarks(images, landmarker, cache, seed=seed, workers=workers)
+        faces, landmarks = extract_landmarks(images, landmarker, cache, seed=seed, workers=workers)
     else:
-        faces, landmarks = find_all(images, landmarker, cache, seed=seed, workers=workers), None
+        faces, landmarks = extract_faces(images, landmarker, cache, seed=seed, workers=workers), None
     judged = all_truth >= 0
     truth, found = all_truth[judged], faces.found[judged]
     if not found.any():
@@ -118,10 +124,10 @@ def evaluate(
 
 def _read(
     data: Path, labels: tuple[str, ...], split: str, groups: Path | None
-) -> tuple[Pictures, np.ndarray, dict[str, np.ndarray]]:
+) -> tuple[ImageSequence, np.ndarray, dict[str, np.ndarray]]:
     """Pictures, the index of each one's label (N,), -1 where there is none, and bool (N,) for each group."""
-    if data.is_dir() and not has_rows(data) and not (data / muxspace.FILE).exists():
-        album = read_album(data, labels)
+    if data.is_dir() and not is_fer2013(data) and not (data / muxspace.FILE).exists():
+        album = read_image_folder(data, labels)
         return album, album.truth, read_groups(groups, album.names) if groups else {}
     if groups:
         raise DataInvalid("Groups are of pictures that are files in a folder for each label; name such a folder.")
@@ -162,20 +168,20 @@ def measure(
     )
 
 
-def _sequences(predictor: Predictor, faces: Found, truth: np.ndarray, seed: int) -> dict[str, Any]:
+def _sequences(predictor: Predictor, faces: FaceTable, truth: np.ndarray, seed: int) -> dict[str, Any]:
     """The fields of a `Report` that are of pseudo-sequences."""
     targets = np.zeros((len(truth), len(FIVE)), np.float32)
     targets[truth >= 0, truth[truth >= 0]] = 1
     net = predictor.module
     appearance = speech = None
     if isinstance(net, TwoStreamNet):
-        appearance = look(net, faces.crop)
+        appearance = look(net, faces.crops)
         calm = faces.found & (truth == FIVE.index("Neutral"))
-        speech = listen(faces.blendshapes[calm], appearance[calm])
-    studio = Studio(faces, targets, fit_deformation(faces), appearance, speech=speech)
+        speech = speech_offsets(faces.blendshapes[calm], appearance[calm])
+    studio = PseudoSequenceGenerator(faces, targets, fit_deformation(faces), appearance, speech=speech)
     by_kind, joined, expected = {}, [], []
-    for kind in Kind:
-        clips = studio.make(SEQUENCES, np.random.default_rng((seed, int(kind))), kind=kind)
+    for kind in SequenceKind:
+        clips = studio.generate(SEQUENCES, np.random.default_rng((seed, int(kind))), kind=kind)
         whole, mean = (
             _by_opinions(predictor, net, clips) if isinstance(net, TwoStreamNet) else _by_features(predictor, clips)
         )
@@ -186,14 +192,14 @@ def _sequences(predictor: Predictor, faces: Found, truth: np.ndarray, seed: int)
     return {"ece_sequences": error, "by_kind": by_kind}
 
 
-def _by_features(predictor: Predictor, clips: Sequences) -> tuple[np.ndarray, np.ndarray]:
+def _by_features(predictor: Predictor, clips: SequenceBatch) -> tuple[np.ndarray, np.ndarray]:
     """Probabilities (B, 5) of sequences as wholes, and the mean of their moments'."""
     verdicts = predictor.predict(to_tracks(clips))
     whole = np.stack([verdict.probabilities for verdict in verdicts])
     return whole, np.stack([np.nanmean(verdict.per_frame, axis=0) for verdict in verdicts])
 
 
-def _by_opinions(predictor: Predictor, net: TwoStreamNet, clips: Sequences) -> tuple[np.ndarray, np.ndarray]:
+def _by_opinions(predictor: Predictor, net: TwoStreamNet, clips: SequenceBatch) -> tuple[np.ndarray, np.ndarray]:
     """The same for a joint network: the sequences have opinions of appearance, but no crops."""
     card = predictor.info.card
     with torch.inference_mode():
@@ -232,7 +238,7 @@ def requires_landmarks(predictor: Predictor) -> bool:
 
 
 def predict_rows(
-    predictor: Predictor, faces: Found, rows: np.ndarray, images: Pictures, landmarks: np.ndarray | None = None
+    predictor: Predictor, faces: FaceTable, rows: np.ndarray, images: ImageSequence, landmarks: np.ndarray | None = None
 ) -> np.ndarray:
     """Calibrated probabilities (len(rows), C) of pictures with a found face, by their rows in `faces` and `images`.
 
@@ -246,7 +252,7 @@ def predict_rows(
                 replace(
                     face,
                     landmarks=landmarks[row],
-                    rgb_crop=portrait(images[row], landmarks[row]) if predictor.requires_rgb_crop else None,
+                    rgb_crop=rgb_crop(images[row], landmarks[row]) if predictor.requires_rgb_crop else None,
                 )
                 for face, row in zip(shown, rows[begun : begun + _AT_ONCE], strict=True)
             ]
@@ -255,18 +261,18 @@ def predict_rows(
     return np.concatenate(judged)
 
 
-def single_frame(faces: Found, row: int | np.integer) -> FaceFeatures:
+def single_frame(faces: FaceTable, row: int | np.integer) -> FaceFeatures:
     """One picture's face as the predictor takes it, but without the raw landmarks."""
     return FaceFeatures(
         landmarks=np.full((NUM_LANDMARKS, 3), np.nan, np.float32),
-        normalized_landmarks=faces.shape[row],
+        normalized_landmarks=faces.normalized_landmarks[row],
         blendshapes=faces.blendshapes[row],
         pose=faces.pose[row],
-        crop=faces.crop[row],
+        crop=faces.crops[row],
     )
 
 
-def to_tracks(sequences: Sequences) -> list[list[FaceFeatures | None]]:
+def to_tracks(sequences: SequenceBatch) -> list[list[FaceFeatures | None]]:
     """Pseudo-sequences as the predictor takes them."""
     unknown = np.full((NUM_LANDMARKS, 3), np.nan, np.float32)
     return [

@@ -17,8 +17,8 @@ from moodreel.models.predictor import ModelInfo, Predictor
 from moodreel.models.registry import weights_in
 from moodreel.pipelines.video import VideoPipeline
 from moodreel.training.data.examples import Example
-from moodreel.training.data.loading import Means, Media, read_files, spread
-from moodreel.training.data.registry import CLIPS, PICTURES
+from moodreel.training.data.loading import DataContext, ExampleImages, read_files, spread
+from moodreel.training.data.registry import CLIPS, IMAGES
 from moodreel.training.evaluation.evaluate import predict_rows, requires_landmarks
 from moodreel.training.evaluation.metrics import Predictions
 
@@ -41,7 +41,7 @@ class EvaluatedModel(ABC):
         return weights_in(self.path) if self.path.is_dir() else self.path
 
     @abstractmethod
-    def predict(self, examples: Sequence[Example], media: str, means: Means) -> Predictions:
+    def predict(self, examples: Sequence[Example], media: str, means: DataContext) -> Predictions:
         """Answer for each example, in the order of `info.labels`. Raises DataInvalid for a file that is no good."""
 
     @abstractmethod
@@ -52,26 +52,26 @@ class EvaluatedModel(ABC):
 class EvaluatedFaceModel(EvaluatedModel):
     """A model that reads faces, in pictures or in clips."""
 
-    media = (PICTURES, CLIPS)
+    media = (IMAGES, CLIPS)
     unit = "one face"
 
     def __init__(self, name: str, path: Path, predictor: Predictor) -> None:
         super().__init__(name, path, predictor.info, predictor.module)
         self.predictor = predictor
 
-    def predict(self, examples: Sequence[Example], media: str, means: Means) -> Predictions:
+    def predict(self, examples: Sequence[Example], media: str, means: DataContext) -> Predictions:
         if media == CLIPS:
             return self._watch(examples, means)
-        pictures = Media(examples)
-        faces, landmarks = means.find(pictures, landmarks=requires_landmarks(self.predictor))
+        pictures = ExampleImages(examples)
+        faces, landmarks = means.extract_faces(pictures, landmarks=requires_landmarks(self.predictor))
         rows = np.flatnonzero(faces.found)
         return spread(len(examples), rows, predict_rows(self.predictor, faces, rows, pictures, landmarks))
 
-    def _watch(self, examples: Sequence[Example], means: Means) -> Predictions:
+    def _watch(self, examples: Sequence[Example], means: DataContext) -> Predictions:
         store = FaceModelRegistry(self.path if self.path.is_dir() else self.path.parent)
         store.register(self.path)
         finder = FaceLandmarker(means.landmarker, use_fallbacks=True)
-        analyser = VideoPipeline(finder, store, FacialActionExplainer.load(means.store / "movements"))
+        analyser = VideoPipeline(finder, store, FacialActionExplainer.load(means.models / "movements"))
 
         def analyse(data: bytes) -> np.ndarray:
             return np.array([*analyser.predict(data).probabilities.values()])

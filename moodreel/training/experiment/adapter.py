@@ -10,8 +10,8 @@ from torch import nn
 
 from moodreel.errors import DataInvalid
 from moodreel.models.quantization import PRECISIONS
-from moodreel.training.data.loading import Means
-from moodreel.training.data.registry import DataSet
+from moodreel.training.data.loading import DataContext
+from moodreel.training.data.registry import Dataset
 from moodreel.training.experiment.classification import Material
 from moodreel.training.experiment.config import Study
 from moodreel.training.export.model_folder import write_folder
@@ -32,7 +32,7 @@ class Maker(ABC):
 
     @abstractmethod
     def prepare(
-        self, data: DataSet, means: Means, study: Study, arguments: Mapping[str, Any]
+        self, data: Dataset, means: DataContext, study: Study, arguments: Mapping[str, Any]
     ) -> tuple[Material, np.ndarray]:
         """Give the examples of a set as the network takes them, and bool (N,), which can be learnt from."""
 
@@ -44,15 +44,15 @@ class Maker(ABC):
         """All arguments of the network, but for its classes."""
         return dict(given)
 
-    def idle(self, data: DataSet) -> tuple[str, ...]:
+    def idle(self, data: Dataset) -> tuple[str, ...]:
         """First words of the names of weights that have nothing to learn from in a set."""
         return ()
 
-    def fields(self, data: DataSet) -> dict[str, Any]:
+    def fields(self, data: Dataset) -> dict[str, Any]:
         """More of model.json."""
         return {}
 
-    def hear(self, network: nn.Module, checkpoint: Path, data: DataSet, study: Study, counts: Mapping) -> None:
+    def hear(self, network: nn.Module, checkpoint: Path, data: Dataset, study: Study, counts: Mapping) -> None:
         """Begin from what another run has learnt of the same recordings. counts: of examples, as checkpoints say."""
         raise DataInvalid(f"{self.name} hears nothing; leave --heard out.")
 

@@ -17,13 +17,13 @@ from moodreel.models.model_card import AUDIO_VISUAL
 from moodreel.models.networks.audiovisual import MODALITIES, AudioVisualNet
 from moodreel.models.networks.resnet18 import SIDE, load_pretrained
 from moodreel.models.registry import CARD
-from moodreel.training.augmentation.spectrogram import Disturbance
-from moodreel.training.data.audio import sounds_of
-from moodreel.training.data.clip_cache import windows_of
+from moodreel.training.augmentation.spectrogram import MelAugmentation
+from moodreel.training.data.audio import load_audio
+from moodreel.training.data.clip_cache import load_windows
 from moodreel.training.data.examples import Example
-from moodreel.training.data.face_crops import squares_of
-from moodreel.training.data.loading import Means
-from moodreel.training.data.registry import CLIPS, PICTURES, RECORDINGS, DataSet
+from moodreel.training.data.face_crops import load_face_crops
+from moodreel.training.data.loading import DataContext
+from moodreel.training.data.registry import AUDIO, CLIPS, IMAGES, Dataset
 from moodreel.training.engine.checkpoint import read_checkpoint
 from moodreel.training.experiment.adapter import Maker
 from moodreel.training.experiment.audiovisual_inputs import Faces, Footage, Pairs, Sounds
@@ -46,13 +46,13 @@ LOOKS = 2
 
 class AudioVisualMaker(Maker):
     name = AUDIO_VISUAL
-    media = (PICTURES, RECORDINGS, CLIPS)
+    media = (IMAGES, AUDIO, CLIPS)
     reads = "windows of three seconds"
 
     def prepare(
-        self, data: DataSet, means: Means, study: Study, arguments: Mapping[str, Any]
+        self, data: Dataset, means: DataContext, study: Study, arguments: Mapping[str, Any]
     ) -> tuple[Material, np.ndarray]:
-        if data.media == PICTURES:
+        if data.media == IMAGES:
             return _pictures(data, means)
         if data.media == CLIPS:
             return _clips(data, means, study)
@@ -76,7 +76,7 @@ class AudioVisualMaker(Maker):
             load_pretrained(network.trunk, pretrained)
         return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def hear(self, network: nn.Module, checkpoint: Path, data: DataSet, study: Study, counts: Mapping) -> None:
+    def hear(self, network: nn.Module, checkpoint: Path, data: Dataset, study: Study, counts: Mapping) -> None:
         state = read_checkpoint(checkpoint)
         about, weights = state["about"], (state["mean"] or state)["network"]
         recipe = about["recipe"]
@@ -88,8 +88,8 @@ class AudioVisualMaker(Maker):
         assert isinstance(network, AudioVisualNet)
         network.audio.load_state_dict(own)
 
-    def fields(self, data: DataSet) -> dict[str, Any]:
-        has = {PICTURES: ("video",), RECORDINGS: ("audio",), CLIPS: MODALITIES}[data.media]
+    def fields(self, data: Dataset) -> dict[str, Any]:
+        has = {IMAGES: ("video",), AUDIO: ("audio",), CLIPS: MODALITIES}[data.media]
         modalities = MODALITIES if data.faces else has
         parts = " and ".join(READS[name] for name in modalities)
         return {
@@ -98,11 +98,11 @@ class AudioVisualMaker(Maker):
             "input": f"windows of three seconds: {parts}",
         }
 
-    def idle(self, data: DataSet) -> tuple[str, ...]:
-        if data.media == PICTURES:
+    def idle(self, data: Dataset) -> tuple[str, ...]:
+        if data.media == IMAGES:
             return ("audio.",)
         # The trunk has looked at the faces of pairs before they are made.
-        return ("trunk.",) if data.media == RECORDINGS else ()
+        return ("trunk.",) if data.media == AUDIO else ()
 
     def begin(self, network: nn.Module, material: Material, learnt: np.ndarray) -> None:
         assert isinstance(network, AudioVisualNet)
@@ -123,14 +123,14 @@ class AudioVisualMaker(Maker):
 class PairsOf(Pairs):
     """Pairs whose faces are looked at by a network's trunk, which then stays as it is."""
 
-    def __init__(self, sounds: Sounds, data: DataSet, study: Study, means: Means) -> None:
+    def __init__(self, sounds: Sounds, data: Dataset, study: Study, means: DataContext) -> None:
         super().__init__(sounds, data.truth, video=study.video, audio=study.audio)
-        assert data.faces is not None and data.faces.own is not None
+        assert data.faces is not None and data.faces.published_split is not None
         self._seed = study.seed
         truth = data.faces.truth
         wanted = [data.faces.labels.index(EIGHT_TO_SEVEN.get(label, label)) for label in data.labels]
         draw = np.random.default_rng(study.seed)
-        sides = (data.faces.own.train, data.faces.own.held_out)
+        sides = (data.faces.published_split.train, data.faces.published_split.held_out)
         self._rows = [
             [draw.permutation(rows[truth[rows] == label])[:POOL] for label in range(len(data.faces.labels))]
             for rows in sides
@@ -141,7 +141,7 @@ class PairsOf(Pairs):
             raise DataInvalid(f"{data.faces.name} lacks faces for {', '.join(poor)} on one side of its split.")
         self._wanted = wanted
         self._trunk: list[torch.Tensor] = []
-        self._squares, _ = squares_of(data.faces.examples, means)
+        self._squares, _ = load_face_crops(data.faces.examples, means)
 
     def show(self, network: AudioVisualNet) -> None:
         """Let the trunk look at all faces: those that are learnt from as they are and disturbed. What it sees is kept
@@ -173,19 +173,19 @@ class PairsOf(Pairs):
         return torch.cat(features).clone(), [places[index] for index in self._wanted]
 
 
-def _pictures(data: DataSet, means: Means) -> tuple[Material, np.ndarray]:
-    squares, found = squares_of(data.examples, means)
+def _pictures(data: Dataset, means: DataContext) -> tuple[Material, np.ndarray]:
+    squares, found = load_face_crops(data.examples, means)
     return Faces(squares), found
 
 
 def _recordings(examples: Sequence[Example]) -> Sounds:
-    made = [(log_mel(sound.samples), sound.duration) for sound in sounds_of(examples)]
-    return Sounds([mel for mel, _ in made], [seconds for _, seconds in made], Disturbance())
+    made = [(log_mel(sound.samples), sound.duration) for sound in load_audio(examples)]
+    return Sounds([mel for mel, _ in made], [seconds for _, seconds in made], MelAugmentation())
 
 
-def _clips(data: DataSet, means: Means, study: Study) -> tuple[Material, np.ndarray]:
-    clips = windows_of(data.examples, means)
+def _clips(data: Dataset, means: DataContext, study: Study) -> tuple[Material, np.ndarray]:
+    clips = load_windows(data.examples, means)
     usable = np.array([clip is not None for clip in clips])
     if not usable.any():
         raise DataInvalid(f"None of the {len(clips)} clips shows a face or has sound; look at some.")
-    return Footage(clips, Disturbance(), video=study.video, audio=study.audio), usable
+    return Footage(clips, MelAugmentation(), video=study.video, audio=study.audio), usable

@@ -15,7 +15,7 @@ from moodreel.models.networks.audiovisual import AudioVisualBatch, AudioVisualNe
 from moodreel.models.networks.resnet18 import SIDE, WIDTH
 from moodreel.pipelines.clip_sampler import FRAMES, starts
 from moodreel.training.augmentation.modality_dropout import drop_modalities
-from moodreel.training.augmentation.spectrogram import STEPS, Disturbance, disturb, excerpt
+from moodreel.training.augmentation.spectrogram import WINDOW_FRAMES, MelAugmentation, augment_mel, crop_time
 from moodreel.training.engine.trainer import Phase
 from moodreel.training.experiment.classification import Material
 from moodreel.training.experiment.face_inputs import portrait
@@ -111,7 +111,7 @@ class Faces(Windows):
 class Sounds(Windows):
     """Recordings, each the log-mel spectrogram of all of it, float32 (64, steps): windows of three seconds."""
 
-    def __init__(self, mels: Sequence[np.ndarray], seconds: Sequence[float], voices: Disturbance) -> None:
+    def __init__(self, mels: Sequence[np.ndarray], seconds: Sequence[float], voices: MelAugmentation) -> None:
         self.mels, self.seconds, self.voices = mels, seconds, voices
 
     def __len__(self) -> int:
@@ -119,7 +119,7 @@ class Sounds(Windows):
 
     def take(self, rows: np.ndarray, rng: np.random.Generator | None, phase: Phase | None = None) -> Views:
         if rng is not None:
-            mels = np.stack([disturb(self.mels[row], rng, self.voices) for row in rows])
+            mels = np.stack([augment_mel(self.mels[row], rng, self.voices) for row in rows])
             return Views(_excerpts(mels=torch.from_numpy(mels)))
         cut = [self._windows(row) for row in rows]
         owners = torch.tensor([index for index, windows in enumerate(cut) for _ in windows])
@@ -127,7 +127,9 @@ class Sounds(Windows):
         return Views(_excerpts(mels=torch.from_numpy(mels)), owners=owners)
 
     def _windows(self, row: int) -> list[np.ndarray]:
-        return [excerpt(self.mels[row], round(start * SAMPLE_RATE / HOP_LENGTH)) for start in starts(self.seconds[row])]
+        return [
+            crop_time(self.mels[row], round(start * SAMPLE_RATE / HOP_LENGTH)) for start in starts(self.seconds[row])
+        ]
 
 
 class Pairs(Both):
@@ -174,7 +176,7 @@ class Footage(Both):
     learnt from at a time."""
 
     def __init__(
-        self, clips: Sequence[AudioVisualBatch | None], voices: Disturbance, *, video: float, audio: float
+        self, clips: Sequence[AudioVisualBatch | None], voices: MelAugmentation, *, video: float, audio: float
     ) -> None:
         super().__init__(video, audio)
         self.clips, self.voices = clips, voices
@@ -197,7 +199,7 @@ class Footage(Both):
         window = clip.only(torch.tensor([int(rng.integers(len(clip)))]))
         seed = int(rng.integers(2**31))  # one camera for all frames
         faces = [portrait(face, SIDE, np.random.default_rng(seed)) for face in window.faces[0].numpy()]
-        mels = disturb(window.mels[0].numpy(), rng, self.voices) if bool(window.heard[0]) else window.mels[0]
+        mels = augment_mel(window.mels[0].numpy(), rng, self.voices) if bool(window.heard[0]) else window.mels[0]
         return replace(
             window, faces=torch.from_numpy(np.stack(faces))[None], mels=torch.as_tensor(mels, dtype=torch.float32)[None]
         )
@@ -210,7 +212,7 @@ def _excerpts(*, faces: torch.Tensor | None = None, mels: torch.Tensor | None = 
         return AudioVisualBatch(
             faces=faces,
             seen=torch.ones(count, frames, dtype=torch.bool),
-            mels=torch.zeros(count, MEL_BANDS, STEPS),
+            mels=torch.zeros(count, MEL_BANDS, WINDOW_FRAMES),
             heard=torch.zeros(count, dtype=torch.bool),
         )
     assert mels is not None

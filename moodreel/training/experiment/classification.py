@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from moodreel.errors import DataInvalid
-from moodreel.training.engine.trainer import Phase, Task, epoch_rows
+from moodreel.training.engine.trainer import Phase, Task, epoch_indices
 
 
 class Material(ABC):
@@ -69,7 +69,7 @@ class Lessons(Task):
     targets: float32 (N, C), what each example is, adding up to 1. learnt, kept: rows to learn from and to judge by.
     """
 
-    watched = "uar"
+    monitor = "uar"
 
     def __init__(
         self,
@@ -100,8 +100,8 @@ class Lessons(Task):
         """Steps in which every example is shown once."""
         return -(-len(self.learnt) // self.manner.batch)
 
-    def draw(self, step: int, rng: np.random.Generator, phase: Phase) -> Any:
-        rows = self.learnt[epoch_rows(step, len(self.learnt), self.manner.batch, self.seed, self.often)]
+    def sample_batch(self, step: int, rng: np.random.Generator, phase: Phase) -> Any:
+        rows = self.learnt[epoch_indices(step, len(self.learnt), self.manner.batch, self.seed, self.often)]
         targets = self.targets[torch.from_numpy(rows)]
         inputs = self.material.take(rows, rng, phase)
         if self.manner.mixup and rng.random() < self.manner.mixed:
@@ -118,8 +118,8 @@ class Lessons(Task):
             logits, targets.to(device), weight=self.weights.to(device), label_smoothing=self.manner.smoothing
         )
 
-    def judge(self, phase: Phase) -> dict[str, float]:
-        learnt, kept = (self.answers(rows, self.averaged, phase=phase) for rows in self.glance)
+    def evaluate(self, phase: Phase) -> dict[str, float]:
+        learnt, kept = (self.answers(rows, self.eval_network, phase=phase) for rows in self.glance)
         return {
             "train_accuracy": _accuracy(learnt, self._truth(self.glance[0])),
             "accuracy": _accuracy(kept, self._truth(self.glance[1])),

@@ -6,7 +6,7 @@ from typing import Any
 
 from moodreel.errors import DataInvalid
 from moodreel.models.model_card import AUDIO_VISUAL
-from moodreel.training.engine.trainer import Phase, Running
+from moodreel.training.engine.trainer import Phase, TrainerConfig
 from moodreel.training.experiment.audiovisual_inputs import SMALL
 from moodreel.training.experiment.classification import Manner
 
@@ -109,16 +109,16 @@ class Study:
             rarity=self.rarity,
         )
 
-    def running(self, epoch: int) -> Running:
+    def running(self, epoch: int) -> TrainerConfig:
         """How the loop runs. epoch: batches of one."""
-        return Running(
+        return TrainerConfig(
             seed=self.seed,
-            accumulate=self.accumulate,
-            clip=self.clip,
-            average=self.average,
-            every=self.judged * self._steps(epoch),
+            grad_accumulation=self.accumulate,
+            max_grad_norm=self.clip,
+            ema_decay=self.average,
+            eval_every=self.judged * self._steps(epoch),
             patience=self.patience,
-            brief=self.brief,
+            bf16=self.brief,
         )
 
     def phases(self, architecture: str, epoch: int, idle: tuple[str, ...] = ()) -> tuple[Phase, ...]:
@@ -129,15 +129,15 @@ class Study:
         trunk, steps = TRUNKS.get(architecture, ()), self._steps(epoch)
         frozen = min(self.frozen, self.epochs) if trunk else 0
         common: dict[str, Any] = {
-            "rate": self.rate,
+            "lr": self.rate,
             "schedule": self.schedule,
-            "restart": self.restart * steps,
-            "decay": self.decay,
+            "restart_steps": self.restart * steps,
+            "weight_decay": self.decay,
         }
         first = Phase("trunk frozen", frozen * steps, frozen=(*trunk, *idle), **common)
         slower = dict.fromkeys(trunk, self.trunk_rate) if frozen else {}
-        small = Phase(SMALL, min(self.small, self.epochs - frozen) * steps, frozen=idle, rates=slower, **common)
-        rest = Phase("all", self.epochs * steps - first.steps - small.steps, frozen=idle, rates=slower, **common)
+        small = Phase(SMALL, min(self.small, self.epochs - frozen) * steps, frozen=idle, lr_scales=slower, **common)
+        rest = Phase("all", self.epochs * steps - first.steps - small.steps, frozen=idle, lr_scales=slower, **common)
         return tuple(phase for phase in (first, small, rest) if phase.steps)
 
     def _steps(self, epoch: int) -> int:

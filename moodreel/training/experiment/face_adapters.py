@@ -17,10 +17,10 @@ from moodreel.models.huggingface.image import WEIGHTS, HuggingFaceNet
 from moodreel.models.huggingface.pretrained import make_network, write_network
 from moodreel.models.networks.compact_emotimesh import CompactEmotiMeshNet, read
 from moodreel.models.networks.multi_head import MultiHeadFaceNet
-from moodreel.training.data.clip_cache import tracks_of
-from moodreel.training.data.face_crops import squares_of
-from moodreel.training.data.loading import Means, Media
-from moodreel.training.data.registry import CLIPS, PICTURES, DataSet
+from moodreel.training.data.clip_cache import load_tracks
+from moodreel.training.data.face_crops import load_face_crops
+from moodreel.training.data.loading import DataContext, ExampleImages
+from moodreel.training.data.registry import CLIPS, IMAGES, Dataset
 from moodreel.training.evaluation.evaluate import single_frame
 from moodreel.training.experiment.adapter import Maker
 from moodreel.training.experiment.classification import Material
@@ -32,18 +32,18 @@ from moodreel.training.export.model_folder import write_json
 class FaceMaker(Maker):
     """Networks of the store that read crops, one by one (`ExpressionNet`), with a single head."""
 
-    media = (PICTURES,)
+    media = (IMAGES,)
     reads = "the aligned crop of a face, uint8 (48, 48), grey (moodreel.faces.features.describe)"
 
     def __init__(self, name: str, **given: Any) -> None:
         self.name, self._given = name, given
 
     def prepare(
-        self, data: DataSet, means: Means, study: Study, arguments: Mapping[str, Any]
+        self, data: Dataset, means: DataContext, study: Study, arguments: Mapping[str, Any]
     ) -> tuple[Material, np.ndarray]:
-        faces, _ = means.find(Media(data.examples))
+        faces, _ = means.extract_faces(ExampleImages(data.examples))
         # Where no face is found the crop is the picture itself: good enough to learn from.
-        return Crops(faces.crop, clean=study.clean), np.ones(len(data.examples), bool)
+        return Crops(faces.crops, clean=study.clean), np.ones(len(data.examples), bool)
 
     def make(self, labels: tuple[str, ...], arguments: Mapping[str, Any], pretrained: Path | None) -> nn.Module:
         if pretrained:
@@ -62,7 +62,7 @@ class TrackMaker(Maker):
     landmarks: whether it reads raw ones.
     """
 
-    media = (PICTURES, CLIPS)
+    media = (IMAGES, CLIPS)
     blends = Tracks.blends
     reads = "a person's faces over time, as moodreel.faces.features.describe gives them"
 
@@ -70,12 +70,12 @@ class TrackMaker(Maker):
         self.name, self._landmarks = name, landmarks
 
     def prepare(
-        self, data: DataSet, means: Means, study: Study, arguments: Mapping[str, Any]
+        self, data: Dataset, means: DataContext, study: Study, arguments: Mapping[str, Any]
     ) -> tuple[Material, np.ndarray]:
         if data.media == CLIPS:
-            tracks = tracks_of(data.examples, means)
+            tracks = load_tracks(data.examples, means)
             return Tracks([track or [] for track in tracks]), np.array([track is not None for track in tracks])
-        faces, landmarks = means.find(Media(data.examples), landmarks=self._landmarks)
+        faces, landmarks = means.extract_faces(ExampleImages(data.examples), landmarks=self._landmarks)
         seen = [single_frame(faces, row) for row in range(len(data.examples))]
         if landmarks is not None:
             seen = [replace(face, landmarks=own) for face, own in zip(seen, landmarks, strict=True)]
@@ -96,7 +96,7 @@ class TrackMaker(Maker):
 class PortraitMaker(Maker):
     """Networks of transformers, which read portraits: kept as folders of Hugging Face's."""
 
-    media = (PICTURES,)
+    media = (IMAGES,)
     reads = "the square around a face, uint8 (224, 224, 3), red first (moodreel.faces.features.cut)"
     normalisation = "as preprocessor_config.json says"
 
@@ -104,9 +104,9 @@ class PortraitMaker(Maker):
         self.name = name
 
     def prepare(
-        self, data: DataSet, means: Means, study: Study, arguments: Mapping[str, Any]
+        self, data: Dataset, means: DataContext, study: Study, arguments: Mapping[str, Any]
     ) -> tuple[Material, np.ndarray]:
-        squares, found = squares_of(data.examples, means)
+        squares, found = load_face_crops(data.examples, means)
         return Portraits(squares, side=RGB_CROP_SIDE), found
 
     def make(self, labels: tuple[str, ...], arguments: Mapping[str, Any], pretrained: Path | None) -> nn.Module:

@@ -11,8 +11,8 @@ from torch import nn
 
 from moodreel.faces.features import FaceFeatures
 from moodreel.models.networks.base import FaceNetwork
-from moodreel.training.augmentation.image import disturb
-from moodreel.training.data.face_cache import Pictures
+from moodreel.training.augmentation.image import augment_crop
+from moodreel.training.data.face_cache import ImageSequence
 from moodreel.training.engine.trainer import Phase
 from moodreel.training.experiment.classification import Material
 
@@ -29,7 +29,7 @@ class Crops(Material):
     def take(self, rows: np.ndarray, rng: np.random.Generator | None, phase: Phase | None = None) -> torch.Tensor:
         crops = self.crops[rows]
         if rng is not None:
-            crops = np.stack([disturb(crop, rng, clean=self.clean) for crop in crops])
+            crops = np.stack([augment_crop(crop, rng, clean_prob=self.clean) for crop in crops])
         return torch.from_numpy(crops)
 
     def blend(self, inputs: torch.Tensor, order: np.ndarray, share: float) -> torch.Tensor:
@@ -45,7 +45,7 @@ class Portraits(Crops):
     side: pixels a side that they are brought to.
     """
 
-    def __init__(self, portraits: Pictures, *, side: int) -> None:
+    def __init__(self, portraits: ImageSequence, *, side: int) -> None:
         self.portraits, self.side = portraits, side
 
     def __len__(self) -> int:
@@ -93,7 +93,7 @@ class Tracks(Material):
             face,
             normalized_landmarks=face.normalized_landmarks
             + rng.normal(0, self.noise, face.normalized_landmarks.shape).astype(np.float32),
-            crop=disturb(face.crop, np.random.default_rng(seed)),
+            crop=augment_crop(face.crop, np.random.default_rng(seed)),
         )
 
     def logits(self, network: nn.Module, inputs: Any, phase: Phase | None = None) -> torch.Tensor:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from moodreel.models.registry import CARD, weights_in
-from moodreel.training.data.registry import OWNERS, DataSet
+from moodreel.training.data.registry import OWNER_LICENSE, Dataset
 from moodreel.training.evaluation.metrics import ClassificationMetrics
 from moodreel.training.experiment.adapter import Maker
 from moodreel.training.experiment.config import Study
@@ -23,7 +23,7 @@ NON_COMMERCIAL = "non-commercial, for research: trained on {name}, {licence}"
 
 
 def write_fitted(
-    order: "Order", study: Study, data: DataSet, maker: Maker, network: nn.Module, temperature: float
+    order: "Order", study: Study, data: Dataset, maker: Maker, network: nn.Module, temperature: float
 ) -> None:
     """Write weights and model.json, from which the model can be loaded and measured."""
     fields = {
@@ -37,17 +37,17 @@ def write_fitted(
         **maker.fields(data),
         "recipe": asdict(study),
     }
-    licence = OWNERS if data.licence == OWNERS else OURS
+    licence = OWNER_LICENSE if data.license == OWNER_LICENSE else OURS
     if not data.commercial:
-        licence = NON_COMMERCIAL.format(name=data.name, licence=data.licence)
+        licence = NON_COMMERCIAL.format(name=data.name, licence=data.license)
         fields["commercial"] = False
-    maker.write(order.out, network, fields, study.weights, data=f"{data.name} ({data.licence})", licence=licence)
+    maker.write(order.out, network, fields, study.weights, data=f"{data.name} ({data.license})", licence=licence)
 
 
 def write_fitted_card(order: "Order", study: Study, outcome: "Outcome", maker: Maker) -> None:
     """Add the figures to model.json, and write CARD.md."""
     fields = json.loads((order.out / CARD).read_text(encoding="utf-8"))
-    source = f"{outcome.data.name}, {outcome.held_out.examples} {outcome.data.media} held out. {outcome.parted.why}"
+    source = f"{outcome.data.name}, {outcome.held_out.examples} {outcome.data.media} held out. {outcome.parted.reason}"
     fields["metrics"] = [
         {"name": name, "value": round(value, 4), "data": source, "command": order.command}
         for name, value in _named(outcome.held_out)
@@ -78,7 +78,7 @@ def _card(order: "Order", study: Study, outcome: "Outcome", maker: Maker, fields
         if absent
         else ""
     )
-    leak = f"\n**{outcome.parted.why}**\n" if outcome.parted.leaks else ""
+    leak = f"\n**{outcome.parted.reason}**\n" if outcome.parted.leaks else ""
     warning = "" if data.commercial else f"\n**Not for commercial use.** {fields['licence']}.\n"
     gap = outcome.learnt.accuracy - held_out.accuracy
     recall = "\n".join(
@@ -97,7 +97,7 @@ It says what was shown, not what somebody felt; it makes no diagnosis and identi
 trained it and gives the figures; `metrics.csv` and `train.log` beside this card tell how it went.
 
 ## How well it does
-{_filled(outcome.parted.why)}
+{_filled(outcome.parted.reason)}
 
 {data.name}: {held_out.examples} {data.media} measured on.
 

@@ -11,11 +11,11 @@ import torch
 from torch import nn
 
 from moodreel.errors import DataInvalid
-from moodreel.training.data.loading import Means
-from moodreel.training.data.registry import DataSet
+from moodreel.training.data.loading import DataContext
+from moodreel.training.data.registry import Dataset
 from moodreel.training.data.splits import Split, folds, split
 from moodreel.training.engine.checkpoint import CHECKPOINT
-from moodreel.training.engine.trainer import Fitted, fit
+from moodreel.training.engine.trainer import TrainingHistory, fit
 from moodreel.training.evaluation.metrics import ClassificationMetrics, Predictions, compute_metrics
 from moodreel.training.evaluation.open_models import open_models
 from moodreel.training.experiment.adapter import Maker
@@ -68,9 +68,9 @@ class Outcome:
     variants: of what was held out with something missing, by what was left.
     """
 
-    data: DataSet
+    data: Dataset
     parted: Split
-    fitted: Fitted
+    fitted: TrainingHistory
     network: nn.Module
     temperature: float
     held_out: ClassificationMetrics
@@ -79,7 +79,7 @@ class Outcome:
     variants: Mapping[str, ClassificationMetrics] = field(default_factory=dict)
 
 
-def conduct(data: DataSet, study: Study, order: Order, means: Means) -> Outcome:
+def conduct(data: Dataset, study: Study, order: Order, means: DataContext) -> Outcome:
     """Train on a set, and write `order.out`: model.json, weights, CARD.md, metrics.csv and what it takes to go on.
 
     The same study gives the same network on the same machine. Raises MoodreelError.
@@ -95,13 +95,13 @@ def conduct(data: DataSet, study: Study, order: Order, means: Means) -> Outcome:
     log.info("%s: %d %s, %d usable.", data.name, len(data.examples), data.media, int(usable.sum()))
     if order.folds:
         return _with_folds(data, study, order, maker, material, usable)
-    parted = data.parted(study.held_out, by=study.by, seed=study.seed)
-    log.info("%s", parted.why)
+    parted = data.split(study.held_out, by=study.by, seed=study.seed)
+    log.info("%s", parted.reason)
     learnt, kept = _calibration(data, parted.train[usable[parted.train]], study)
     lessons, fitted = _train(data, study, order, maker, material, learnt, kept, order.out)
     temperature = _temperature(lessons.answers(kept), data, kept)
     write_fitted(order, study, data, maker, lessons.network, temperature)
-    [subject] = open_models([str(order.out)], means.store)
+    [subject] = open_models([str(order.out)], means.models)
 
     def figures(rows: np.ndarray) -> ClassificationMetrics:
         if data.faces is not None:  # a pair is in no file that could be served
@@ -110,7 +110,7 @@ def conduct(data: DataSet, study: Study, order: Order, means: Means) -> Outcome:
         return compute_metrics(answers, data.truth[rows], data.labels)
 
     # Of pictures that no majority settled nothing is held out either.
-    clear = learnt if data.settled is None else learnt[data.settled[learnt]]
+    clear = learnt if data.has_majority is None else learnt[data.has_majority[learnt]]
     sample = np.sort(np.random.default_rng(study.seed).permutation(clear)[: max(len(parted.held_out), 200)])
     held_out, seen = figures(parted.held_out), figures(sample)
     rows = parted.held_out[usable[parted.held_out]]
@@ -122,7 +122,7 @@ def conduct(data: DataSet, study: Study, order: Order, means: Means) -> Outcome:
 
 
 def _with_folds(
-    data: DataSet, study: Study, order: Order, maker: Maker, material: Material, usable: np.ndarray
+    data: Dataset, study: Study, order: Order, maker: Maker, material: Material, usable: np.ndarray
 ) -> Outcome:
     """Train once for each fold, which says how it does with people it did not learn from, and then on everything."""
     if study.patience:
@@ -133,21 +133,21 @@ def _with_folds(
     done, seen = [], []
     for number, part in enumerate(parts, start=1):
         learnt, kept = (rows[usable[rows]] for rows in (part.train, part.held_out))
-        log.info("Fold %d of %d: %s", number, len(parts), part.why)
+        log.info("Fold %d of %d: %s", number, len(parts), part.reason)
         lessons, fitted = _train(data, study, order, maker, material, learnt, kept, order.out / f"fold-{number}")
         logits[torch.from_numpy(kept)] = lessons.answers(kept)
         for left, other in material.variants().items():
             lacking[left][torch.from_numpy(kept)] = lessons.answers(kept, material=other)
         figures = _figures(logits[torch.from_numpy(kept)], data, kept)
         seen.append(_figures(lessons.answers(learnt), data, learnt))
-        done.append(Fold(figures, fitted.history, tuple(sorted({str(data.examples[row].person) for row in kept}))))
+        done.append(Fold(figures, fitted.rows, tuple(sorted({str(data.examples[row].person) for row in kept}))))
         log.info("Fold %d: UAR %.4f, accuracy %.4f", number, figures.balanced_accuracy, figures.accuracy)
     rows = np.flatnonzero(usable)
     temperature = _temperature(logits[torch.from_numpy(rows)], data, rows)
     held_out = _figures(logits[torch.from_numpy(rows)] / temperature, data, rows)
     lessons, fitted = _train(data, study, order, maker, material, rows, rows, order.out)
-    why = f"{len(parts)} folds, each held out in turn. {parts[0].why}"
-    parted = replace(parts[0], train=rows, held_out=rows, why=why)
+    why = f"{len(parts)} folds, each held out in turn. {parts[0].reason}"
+    parted = replace(parts[0], train=rows, held_out=rows, reason=why)
     write_fitted(order, study, data, maker, lessons.network, temperature)
     worst = max(seen, key=lambda figures: figures.accuracy)
     variants = {left: _figures(given[rows] / temperature, data, rows) for left, given in lacking.items()}
@@ -155,7 +155,7 @@ def _with_folds(
 
 
 def _train(
-    data: DataSet,
+    data: Dataset,
     study: Study,
     order: Order,
     maker: Maker,
@@ -163,7 +163,7 @@ def _train(
     learnt: np.ndarray,
     kept: np.ndarray,
     folder: Path,
-) -> tuple[Lessons, Fitted]:
+) -> tuple[Lessons, TrainingHistory]:
     torch.manual_seed(study.seed)
     network = maker.make(data.labels, order.arguments, order.pretrained)
     network.to(order.device)
@@ -188,13 +188,13 @@ def _train(
         study.running(epoch),
         folder,
         resume=order.resume,
-        describe=about,
+        metadata=about,
         wandb=order.wandb,
     )
     return lessons, fitted
 
 
-def _calibration(data: DataSet, rows: np.ndarray, study: Study) -> tuple[np.ndarray, np.ndarray]:
+def _calibration(data: Dataset, rows: np.ndarray, study: Study) -> tuple[np.ndarray, np.ndarray]:
     """Part what is learnt from once more: to learn, and to judge and calibrate by; by person where persons are known.
 
     Of two persons or fewer there is nobody to spare: then by the clip or the picture."""
@@ -208,10 +208,10 @@ def _calibration(data: DataSet, rows: np.ndarray, study: Study) -> tuple[np.ndar
     return rows[parted.train], rows[parted.held_out]
 
 
-def _temperature(logits: torch.Tensor, data: DataSet, rows: np.ndarray) -> float:
+def _temperature(logits: torch.Tensor, data: Dataset, rows: np.ndarray) -> float:
     return fit_temperature(logits, torch.from_numpy(data.truth[rows]))
 
 
-def _figures(logits: torch.Tensor, data: DataSet, rows: np.ndarray) -> ClassificationMetrics:
+def _figures(logits: torch.Tensor, data: Dataset, rows: np.ndarray) -> ClassificationMetrics:
     probabilities = logits.softmax(dim=1).double().numpy()
     return compute_metrics(Predictions(probabilities, np.ones(len(rows), bool)), data.truth[rows], data.labels)

@@ -18,9 +18,9 @@ from moodreel.media import image
 from moodreel.models.audiovisual_registry import AudioVisualPredictor
 from moodreel.models.predictor import Predictor
 from moodreel.training.comparison.face_sheets import Highlight
-from moodreel.training.data.face_crops import squares_of
-from moodreel.training.data.loading import Means, Media
-from moodreel.training.data.registry import PICTURES, open_set
+from moodreel.training.data.face_crops import load_face_crops
+from moodreel.training.data.loading import DataContext, ExampleImages
+from moodreel.training.data.registry import IMAGES, open_dataset
 from moodreel.training.evaluation.audiovisual_model import EvaluatedAudioVisualModel
 from moodreel.training.evaluation.evaluate import single_frame
 from moodreel.training.evaluation.face_model import EvaluatedFaceModel, EvaluatedModel
@@ -65,7 +65,7 @@ def add_parser(commands: argparse._SubParsersAction, *, store: Path) -> None:
 def _run(args: argparse.Namespace, store: Path) -> None:
     [subject] = open_models([args.model], store)
     assert isinstance(subject, EvaluatedFaceModel | EvaluatedAudioVisualModel)
-    model, means = subject.predictor, Means(store, args.cache, workers=args.threads)
+    model, means = subject.predictor, DataContext(store, args.cache, workers=args.threads)
     faces = find_faces(args.pictures, means.landmarker)
     if args.data:
         faces += of_set(args.data, means, count=args.count)
@@ -123,15 +123,15 @@ def attribute_faces(model: Model, faces: Sequence[FaceToExplain], *, label: str 
     ]
 
 
-def of_set(spec: str, means: Means, *, count: int) -> list[FaceToExplain]:
+def of_set(spec: str, means: DataContext, *, count: int) -> list[FaceToExplain]:
     """Faces of at most `count` of the pictures that a set holds out. Raises DataInvalid for a set of no pictures."""
-    data = open_set(spec)
-    if data.media != PICTURES:
+    data = open_dataset(spec)
+    if data.media != IMAGES:
         raise DataInvalid(f"{data.name} has {data.media}, not pictures; name a set of pictures.")
-    rows = np.sort(np.random.default_rng(means.seed).permutation(data.parted().held_out)[:count])
+    rows = np.sort(np.random.default_rng(means.seed).permutation(data.split().held_out)[:count])
     examples = [data.examples[row] for row in rows]
-    faces, _ = means.find(Media(examples))
-    squares, _ = squares_of(examples, means)
+    faces, _ = means.extract_faces(ExampleImages(examples))
+    squares, _ = load_face_crops(examples, means)
     return [
         FaceToExplain(
             f"{data.name.lower().replace(' ', '-')}-{row}",

@@ -13,7 +13,7 @@ from moodreel.models.checkpoint import sha256
 from moodreel.models.face_registry import CARD, WEIGHTS, load_face_model
 from moodreel.models.predictor import Predictor
 from moodreel.models.quantization import to_float16, to_float32
-from moodreel.training.augmentation.pseudo_sequences import VISEMES, Kind
+from moodreel.training.augmentation.pseudo_sequences import VISEMES, SequenceKind
 from moodreel.training.evaluation.evaluate import Report
 from moodreel.training.recipes.compact_emotimesh import Recipe, Trained
 
@@ -142,13 +142,13 @@ Rows are true, columns are answered; pictures with a found face.
 
 
 MEANINGS = {
-    Kind.STILL: "one moment",
-    Kind.STEADY: "the same face throughout",
-    Kind.BURST: "calm but for an expression in 12 to 70 % of the clip, half of them talking before and after",
-    Kind.TALK: "a calm face that talks, half of them with a lapse of at most 6 %, and, where the model reads the "
-    "appearance, half with the mouth held open at times; right is Neutral",
-    Kind.EXPRESSIVE_TALK: "an expression that stays while the mouth talks",
-    Kind.ONSET: "calm, then an expression that is at its height when the clip ends",
+    SequenceKind.STILL: "one moment",
+    SequenceKind.STEADY: "the same face throughout",
+    SequenceKind.BURST: "calm but for an expression in 12 to 70 % of the clip, half of them talking before and after",
+    SequenceKind.TALK: "a calm face that talks, half of them with a lapse of at most 6 %, and, where the model "
+    "reads the appearance, half with the mouth held open at times; right is Neutral",
+    SequenceKind.EXPRESSIVE_TALK: "an expression that stays while the mouth talks",
+    SequenceKind.ONSET: "calm, then an expression that is at its height when the clip ends",
 }
 
 
@@ -157,7 +157,7 @@ def kinds_table(report: Report) -> str:
     kinds = "\n".join(
         f"| {kind.name.lower()} | {MEANINGS[kind]} | {report.by_kind[kind.name.lower()][0]:.3f} "
         f"| {report.by_kind[kind.name.lower()][1]:.3f} |"
-        for kind in Kind
+        for kind in SequenceKind
     )
     return f"""| kind | what happens | this model | mean of moments |
 | --- | --- | --- | --- |

@@ -18,10 +18,10 @@ from torch.nn import functional as F
 
 from moodreel.emotions import FIVE
 from moodreel.models.networks.compact_emotimesh import CompactEmotiMeshNet
-from moodreel.training.augmentation.pseudo_sequences import Sequences, Studio, fit_deformation
-from moodreel.training.data.face_cache import Found, as_is, disturbed, find_all, mirrored
-from moodreel.training.data.ferplus import hold_out, read_split
-from moodreel.training.engine.trainer import Fitted, Phase, Running, fit
+from moodreel.training.augmentation.pseudo_sequences import PseudoSequenceGenerator, SequenceBatch, fit_deformation
+from moodreel.training.data.face_cache import FaceTable, augment_still, extract_faces, hflip, identity
+from moodreel.training.data.ferplus import holdout_mask, read_split
+from moodreel.training.engine.trainer import Phase, TrainerConfig, TrainingHistory, fit
 from moodreel.training.recipes.temporal_task import FACES, TIME, FacesThenTime, time_prior
 
 log = logging.getLogger(__name__)
@@ -77,7 +77,7 @@ def train(
     recipe: Recipe,
     *,
     workers: int = 1,
-    loop: Callable[..., Fitted] = fit,
+    loop: Callable[..., TrainingHistory] = fit,
 ) -> Trained:
     """Train on `train.npz` and `train_fer2013.npz` of the folder `data`. The same recipe gives the same network.
 
@@ -86,12 +86,12 @@ def train(
     torch.manual_seed(recipe.seed)
     rng = np.random.default_rng(recipe.seed)
 
-    split = read_split(data, "train", fer2013=recipe.fer2013)
+    split = read_split(data, "train", fer2013_weight=recipe.fer2013)
     plain, mirror, rough = (
-        find_all(split.images, landmarker, cache, disturb, seed=recipe.seed, workers=workers)
-        for disturb in (as_is, mirrored, disturbed)
+        extract_faces(split.images, landmarker, cache, disturb, seed=recipe.seed, workers=workers)
+        for disturb in (identity, hflip, augment_still)
     )
-    held_out = hold_out(len(split.images), recipe.held_out, recipe.seed)
+    held_out = holdout_mask(len(split.images), recipe.held_out, recipe.seed)
     learnt = ~held_out & (split.targets.sum(axis=1) > 0)
 
     seen = [only(faces, learnt) for faces in (plain, mirror, rough)]
@@ -107,8 +107,8 @@ def train(
     net.mean.copy_(inputs.mean(dim=0))
     net.std.copy_(inputs.std(dim=0).clamp_min(1e-3))
     log.info("%d faces of %d pictures.", len(inputs), learnt.sum())
-    both = Found(**{name: np.concatenate([getattr(f, name) for f in seen[:2]]) for name in vars(plain)})
-    studio = Studio(both, np.concatenate([split.targets[learnt]] * 2), fit_deformation(seen[0]))
+    both = FaceTable(**{name: np.concatenate([getattr(f, name) for f in seen[:2]]) for name in vars(plain)})
+    studio = PseudoSequenceGenerator(both, np.concatenate([split.targets[learnt]] * 2), fit_deformation(seen[0]))
     prior = time_prior(studio, recipe.time_batch, recipe.tau, rng)
     faces_prior = recipe.tau * targets.mean(dim=0).clamp_min(1e-6).log()
     batch = min(recipe.faces_batch, len(inputs))
@@ -121,13 +121,15 @@ def train(
         Phase(TIME, recipe.time_steps, recipe.time_rate, frozen=("encoder.", "moment.")),
     )
     about = {"architecture": "compact-emotimesh", "labels": FIVE, "recipe": asdict(recipe), "faces": len(inputs)}
-    loop(task, phases, Running(seed=recipe.seed, every=EVERY), describe=about)
+    loop(task, phases, TrainerConfig(seed=recipe.seed, eval_every=EVERY), describe=about)
 
     judged = held_out & (split.truth >= 0) & plain.found
     truth = split.truth[judged]
     kept = only(plain, judged)
     kept_targets = np.eye(len(FIVE), dtype=np.float32)[truth]
-    clips = Studio(kept, kept_targets, fit_deformation(seen[0])).make(recipe.calibration_clips, rng)
+    clips = PseudoSequenceGenerator(kept, kept_targets, fit_deformation(seen[0])).generate(
+        recipe.calibration_clips, rng
+    )
     with torch.inference_mode():
         by_moment = net.moment(net.encode(torch.from_numpy(flat(kept))))
         by_clip = join(net, clips)
@@ -139,7 +141,7 @@ def train(
     )
 
 
-def join(net: CompactEmotiMeshNet, clips: Sequences) -> torch.Tensor:
+def join(net: CompactEmotiMeshNet, clips: SequenceBatch) -> torch.Tensor:
     """Logits (B, 5) of whole sequences."""
     seen = torch.from_numpy(clips.seen)
     with torch.no_grad():
@@ -157,10 +159,12 @@ def fit_temperature(logits: torch.Tensor, truth: torch.Tensor) -> float:
     return float(candidates[losses.argmin()])
 
 
-def only(faces: Found, rows: np.ndarray) -> Found:
-    return Found(**{name: array[rows] for name, array in vars(faces).items()})
+def only(faces: FaceTable, rows: np.ndarray) -> FaceTable:
+    return FaceTable(**{name: array[rows] for name, array in vars(faces).items()})
 
 
-def flat(faces: Found) -> np.ndarray:
+def flat(faces: FaceTable) -> np.ndarray:
     """(N, 1486), as `compact_emotimesh.read` lays out one face."""
-    return np.concatenate([faces.shape.reshape(len(faces.shape), -1), faces.blendshapes], axis=1)
+    return np.concatenate(
+        [faces.normalized_landmarks.reshape(len(faces.normalized_landmarks), -1), faces.blendshapes], axis=1
+    )

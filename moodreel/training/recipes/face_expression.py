@@ -21,10 +21,10 @@ from moodreel.emotions import SEVEN
 from moodreel.errors import DataInvalid
 from moodreel.models.face_registry import ARCHITECTURES, load_face_model
 from moodreel.models.networks.multi_head import MultiHeadFaceNet
-from moodreel.training.data.face_cache import find_all
-from moodreel.training.data.ferplus import hold_out, read_split
+from moodreel.training.data.face_cache import extract_faces
+from moodreel.training.data.ferplus import holdout_mask, read_split
 from moodreel.training.data.muxspace import read_muxspace
-from moodreel.training.engine.trainer import Fitted, Phase, Running, fit
+from moodreel.training.engine.trainer import Phase, TrainerConfig, TrainingHistory, fit
 from moodreel.training.recipes.compact_emotimesh import fit_temperature
 from moodreel.training.recipes.configs import AppearanceRecipe
 from moodreel.training.recipes.moodreel_five import folder_of
@@ -64,7 +64,7 @@ def train_appearance(
     *,
     muxspace: Path | None = None,
     workers: int = 1,
-    loop: Callable[..., Fitted] = fit,
+    loop: Callable[..., TrainingHistory] = fit,
 ) -> TrainedAppearance:
     """Train on the train split of FER+ (`data`, as `read_split` reads it), and on `faces.npz` of the folder `muxspace`.
     The same recipe gives the same network. Raises DataInvalid for a teacher that cannot say what is asked.
@@ -74,9 +74,9 @@ def train_appearance(
     torch.manual_seed(recipe.seed)
     teacher = _teacher(recipe.teacher) if recipe.teacher else None
 
-    votes, label = (read_split(data, "train", labels=SEVEN, fer2013=share) for share in (0, 1))
-    crops = find_all(votes.images, landmarker, cache, seed=recipe.seed, workers=workers).crop
-    held_out = hold_out(len(crops), recipe.held_out, recipe.seed)
+    votes, label = (read_split(data, "train", labels=SEVEN, fer2013_weight=share) for share in (0, 1))
+    crops = extract_faces(votes.images, landmarker, cache, seed=recipe.seed, workers=workers).crops
+    held_out = holdout_mask(len(crops), recipe.held_out, recipe.seed)
     usable = votes.targets.sum(axis=1) > 0
     learnt, kept = usable & ~held_out, usable & held_out
     targets = np.zeros((len(crops), 3, len(SEVEN)), np.float32)
@@ -86,11 +86,11 @@ def train_appearance(
     others = None
     if muxspace:
         own = read_muxspace(muxspace, SEVEN, split="train")
-        found = find_all(own.images, landmarker, cache, seed=recipe.seed, workers=workers)
+        found = extract_faces(own.images, landmarker, cache, seed=recipe.seed, workers=workers)
         said = np.zeros((len(own.truth), 3, len(SEVEN)), np.float32)
         said[:, MUXSPACE] = own.targets
         shown = found.found & (own.truth >= 0)
-        others = _lessons(found.crop[shown], said[shown], MUXSPACE, recipe)
+        others = _lessons(found.crops[shown], said[shown], MUXSPACE, recipe)
 
     net = cast(MultiHeadFaceNet, ARCHITECTURES[recipe.architecture](classes=len(SEVEN), **recipe.arguments()))
     for lessons, heads in ((faces, [FERPLUS, FER2013]), (others, [MUXSPACE])):
@@ -103,7 +103,7 @@ def train_appearance(
     net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     judged = kept & (votes.truth >= 0)
     task = Crops(net, faces, others, crops[judged], votes.truth[judged], recipe)
-    running = Running(seed=recipe.seed, clip=2.0, average=recipe.average, every=EVERY, brief=True)
+    running = TrainerConfig(seed=recipe.seed, max_grad_norm=2.0, ema_decay=recipe.average, eval_every=EVERY, bf16=True)
     examples = {"faces": len(faces), "others": len(others or ()), "judged": int(judged.sum())}
     about = {"architecture": recipe.architecture, "labels": SEVEN, "recipe": asdict(recipe), "examples": examples}
     fitted = loop(task, _phases(recipe), running, describe=about)
@@ -158,7 +158,16 @@ def _phases(recipe: AppearanceRecipe) -> tuple[Phase, ...]:
     def phase(name: str, steps: int, rate: float, cooling: float) -> Phase:
         warm = min(recipe.warm, steps) / max(steps, 1)
         decay, afresh = recipe.decay, name == POLISHING
-        return Phase(name, steps, rate, "trapezoid", warm=warm, cooling=cooling, decay=decay, afresh=afresh)
+        return Phase(
+            name,
+            steps,
+            rate,
+            "trapezoid",
+            warmup=warm,
+            decay_fraction=cooling,
+            weight_decay=decay,
+            reset_from_ema=afresh,
+        )
 
     return (
         phase(TRAINING, recipe.steps, recipe.rate, recipe.cooling),
@@ -166,7 +175,7 @@ def _phases(recipe: AppearanceRecipe) -> tuple[Phase, ...]:
     )
 
 
-def _curve(fitted: Fitted, recipe: AppearanceRecipe) -> tuple[Point, ...]:
+def _curve(fitted: TrainingHistory, recipe: AppearanceRecipe) -> tuple[Point, ...]:
     """The judgements, by the step of their phase."""
     before = {TRAINING: 0, POLISHING: recipe.steps}
     return tuple(
@@ -176,5 +185,5 @@ def _curve(fitted: Fitted, recipe: AppearanceRecipe) -> tuple[Point, ...]:
             seven=(row["accuracy"], row["uar"]),
             five=(row["accuracy_five"], row["uar_five"]),
         )
-        for row in fitted.history
+        for row in fitted.rows
     )

@@ -19,8 +19,8 @@ from moodreel.emotions import SEVEN
 from moodreel.faces.facial_actions import ACTIONS, FacialActionExplainer, mean_blendshapes
 from moodreel.models.face_registry import CARD
 from moodreel.models.predictor import Predictor
-from moodreel.training.data.face_cache import Found, find_all
-from moodreel.training.data.ferplus import Split, read_split
+from moodreel.training.data.face_cache import FaceTable, extract_faces
+from moodreel.training.data.ferplus import LabeledImages, read_split
 from moodreel.training.evaluation.evaluate import single_frame
 from moodreel.training.export.model_folder import DATA, LICENCE
 
@@ -111,10 +111,10 @@ def write_movements(out: Path, surrogate: Surrogate, teacher: str) -> None:
 
 def _ask(
     data: Path, name: str, landmarker: Path, cache: Path, predictor: Predictor, workers: int
-) -> tuple[Split, Found, np.ndarray]:
+) -> tuple[LabeledImages, FaceTable, np.ndarray]:
     """Give a split, its faces, and what the network says (N, 7) of those found."""
     split = read_split(data, name, labels=SEVEN)
-    faces = find_all(split.images, landmarker, cache, seed=0, workers=workers)
+    faces = extract_faces(split.images, landmarker, cache, seed=0, workers=workers)
     rows = np.flatnonzero(faces.found)
     said = []
     for begin in range(0, len(rows), _BATCH):

@@ -22,12 +22,18 @@ from moodreel.emotions import FIVE
 from moodreel.models.face_registry import load_face_model
 from moodreel.models.networks.two_stream import TwoStreamNet
 from moodreel.models.predictor import Predictor
-from moodreel.training.augmentation.image import disturb
-from moodreel.training.augmentation.pseudo_sequences import Kind, Sequences, Studio, fit_deformation, listen
-from moodreel.training.data.face_cache import find_all
-from moodreel.training.data.ferplus import hold_out, read_split
+from moodreel.training.augmentation.image import augment_crop
+from moodreel.training.augmentation.pseudo_sequences import (
+    PseudoSequenceGenerator,
+    SequenceBatch,
+    SequenceKind,
+    fit_deformation,
+    speech_offsets,
+)
+from moodreel.training.data.face_cache import extract_faces
+from moodreel.training.data.ferplus import holdout_mask, read_split
 from moodreel.training.data.muxspace import read_muxspace
-from moodreel.training.engine.trainer import Fitted, Phase, Running, fit
+from moodreel.training.engine.trainer import Phase, TrainerConfig, TrainingHistory, fit
 from moodreel.training.recipes.compact_emotimesh import EVERY, fit_temperature, flat, only
 from moodreel.training.recipes.temporal_task import TIME, Time, time_prior
 
@@ -72,12 +78,12 @@ class TrainedJoint:
 
 
 SHARES = {
-    Kind.STILL: 0.05,
-    Kind.STEADY: 0.15,
-    Kind.ONSET: 0.17,
-    Kind.BURST: 0.18,
-    Kind.TALK: 0.3,
-    Kind.EXPRESSIVE_TALK: 0.15,
+    SequenceKind.STILL: 0.05,
+    SequenceKind.STEADY: 0.15,
+    SequenceKind.ONSET: 0.17,
+    SequenceKind.BURST: 0.18,
+    SequenceKind.TALK: 0.3,
+    SequenceKind.EXPRESSIVE_TALK: 0.15,
 }
 """How much of each kind of sequence to train on. A still speaks for itself; clips that go from calm to an expression,
 and those that only talk, pull apart."""
@@ -91,7 +97,7 @@ def train_joint(
     *,
     muxspace: Path | None = None,
     workers: int = 1,
-    loop: Callable[..., Fitted] = fit,
+    loop: Callable[..., TrainingHistory] = fit,
 ) -> TrainedJoint:
     """Train on FER+'s `data`, and on speech from `muxspace`, or from FER+ too where that is not at hand. The same
     recipe gives the same network. loop: `fit`, told where to keep its checkpoints."""
@@ -101,13 +107,13 @@ def train_joint(
     parts = [load_face_model(folder_of(model), fold=False) for model in (recipe.appearance, recipe.landmarks)]
     net, arguments = assemble(*parts, hidden=recipe.hidden)
 
-    split = read_split(data, "train", fer2013=recipe.fer2013)
-    faces = find_all(split.images, landmarker, cache, seed=recipe.seed, workers=workers)
-    held_out = hold_out(len(split.images), recipe.held_out, recipe.seed)
+    split = read_split(data, "train", fer2013_weight=recipe.fer2013)
+    faces = extract_faces(split.images, landmarker, cache, seed=recipe.seed, workers=workers)
+    held_out = holdout_mask(len(split.images), recipe.held_out, recipe.seed)
     learnt = ~held_out & (split.targets.sum(axis=1) > 0)
-    shown = faces.crop.copy()
+    shown = faces.crops.copy()
     for row in np.flatnonzero(learnt):
-        shown[row] = disturb(shown[row], rng)
+        shown[row] = augment_crop(shown[row], rng)
     appearance = look(net, shown)
 
     judged = held_out & (split.truth >= 0) & faces.found
@@ -123,25 +129,25 @@ def train_joint(
     deformation = fit_deformation(seen)
     if muxspace:
         own = read_muxspace(muxspace, FIVE, split="train")
-        talkers = find_all(own.images, landmarker, cache, seed=recipe.seed, workers=workers)
+        talkers = extract_faces(own.images, landmarker, cache, seed=recipe.seed, workers=workers)
         calm = talkers.found & (own.truth == FIVE.index("Neutral"))
-        speech = listen(talkers.blendshapes[calm], look(net, talkers.crop[calm]))
+        speech = speech_offsets(talkers.blendshapes[calm], look(net, talkers.crops[calm]))
     else:
         calm = learnt & faces.found & (split.targets[:, FIVE.index("Neutral")] > 0.7)
-        speech = listen(faces.blendshapes[calm], appearance[calm])
+        speech = speech_offsets(faces.blendshapes[calm], appearance[calm])
     making: dict[str, Any] = {"speech": speech, "shares": SHARES, "longest": recipe.longest}
-    studio = Studio(seen, split.targets[learnt], deformation, appearance[learnt], **making)
+    studio = PseudoSequenceGenerator(seen, split.targets[learnt], deformation, appearance[learnt], **making)
     prior = time_prior(studio, recipe.time_batch, recipe.tau, rng)
     time = Time(net, lambda net, clips: join(net, clips)[0], studio, recipe.time_batch, prior)
     # What is frozen was trained, or fitted above.
     phase = Phase(TIME, recipe.time_steps, recipe.time_rate, frozen=("appearance.", "landmarks.", "trust"))
     examples = {"faces": int(learnt.sum()), "talkers": int(calm.sum())}
     about = {"architecture": "joint", "arguments": arguments, "recipe": asdict(recipe), "examples": examples}
-    loop(time, [phase], Running(seed=recipe.seed, every=EVERY), describe=about)
+    loop(time, [phase], TrainerConfig(seed=recipe.seed, eval_every=EVERY), describe=about)
 
     kept_targets = np.eye(len(FIVE), dtype=np.float32)[split.truth[judged]]
-    kept = Studio(only(faces, judged), kept_targets, deformation, appearance[judged], **making)
-    clips = kept.make(recipe.calibration_clips, rng)
+    kept = PseudoSequenceGenerator(only(faces, judged), kept_targets, deformation, appearance[judged], **making)
+    clips = kept.generate(recipe.calibration_clips, rng)
     several = torch.from_numpy(clips.lengths > 1)
     with torch.inference_mode():
         by_clip, by_moment = join(net, clips)[0][several], net.frame_logits(opinions)
@@ -178,7 +184,7 @@ def look(net: TwoStreamNet, crops: np.ndarray) -> np.ndarray:
         return net.appearance.predict_batched(torch.from_numpy(crops)).flatten(1).numpy()
 
 
-def join(net: TwoStreamNet, clips: Sequences) -> tuple[torch.Tensor, torch.Tensor]:
+def join(net: TwoStreamNet, clips: SequenceBatch) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits (B, 5) of whole sequences, and (B, T, 5) of their moments."""
     seen, appearance = torch.from_numpy(clips.seen), torch.from_numpy(clips.appearance)
     faces = torch.from_numpy(clips.faces)

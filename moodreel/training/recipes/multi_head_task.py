@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from moodreel.emotions import FIVE, SEVEN
 from moodreel.models.networks.multi_head import MultiHeadFaceNet
-from moodreel.training.augmentation.image import disturb
+from moodreel.training.augmentation.image import augment_crop
 from moodreel.training.data.ferplus import one_hot
 from moodreel.training.engine.trainer import Phase, Task
 from moodreel.training.evaluation.evaluate import measure
@@ -63,9 +63,9 @@ class Crops(Task):
     kept: np.ndarray
     truth: np.ndarray
     recipe: AppearanceRecipe
-    watched = "accuracy"
+    monitor = "accuracy"
 
-    def draw(self, step: int, rng: np.random.Generator, phase: Phase) -> Batch:
+    def sample_batch(self, step: int, rng: np.random.Generator, phase: Phase) -> Batch:
         recipe, polishing = self.recipe, phase.name == POLISHING
         crops, targets = [], []
         for lessons, count in ((self.faces, recipe.faces), (self.others, recipe.others)):
@@ -75,7 +75,7 @@ class Crops(Task):
                 targets.append(lessons.targets[torch.from_numpy(rows)])
         clean = np.concatenate(crops)
         share = recipe.polish_clean if polishing else recipe.clean
-        disturbed = np.stack([disturb(crop, rng, clean=share) for crop in clean])
+        disturbed = np.stack([augment_crop(crop, rng, clean_prob=share) for crop in clean])
         return Batch(
             torch.from_numpy(disturbed),
             torch.from_numpy(clean),
@@ -95,7 +95,7 @@ class Crops(Task):
         of_others = slice(-recipe.others, None)
         if self.others and not recipe.teacher and batch.told:
             with torch.inference_mode():
-                said = self.averaged(batch.clean[of_others])[:, :MUXSPACE].float().softmax(dim=2)
+                said = self.eval_network(batch.clean[of_others])[:, :MUXSPACE].float().softmax(dim=2)
             targets[of_others, :MUXSPACE] = said
         heard = (targets.sum(dim=2) > 0).float()
         if self.others:
@@ -108,8 +108,8 @@ class Crops(Task):
         losses = F.cross_entropy(logits, targets.flatten(0, 1), label_smoothing=recipe.smoothing, reduction="none")
         return (losses * heard.flatten()).sum() / recipe.faces
 
-    def judge(self, phase: Phase) -> dict[str, float]:
-        net = cast(MultiHeadFaceNet, self.averaged)
+    def evaluate(self, phase: Phase) -> dict[str, float]:
+        net = cast(MultiHeadFaceNet, self.eval_network)
         answers = net.mix_heads(net.predict_batched(torch.from_numpy(self.kept))).softmax(dim=1).numpy()
         merge, all_of_them = one_hot(SEVEN, FIVE), np.ones(len(self.truth), bool)
         seven = measure(answers, self.truth, all_of_them, SEVEN, {})

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from moodreel.models.networks.compact_emotimesh import CompactEmotiMeshNet
-from moodreel.training.augmentation.pseudo_sequences import Sequences, Studio
+from moodreel.training.augmentation.pseudo_sequences import PseudoSequenceGenerator, SequenceBatch
 from moodreel.training.engine.trainer import Phase, Task
 
 FACES, TIME = "faces", "time"
@@ -25,13 +25,13 @@ class Time(Task):
     """
 
     network: nn.Module
-    join: Callable[[Any, Sequences], torch.Tensor]
-    studio: Studio
+    join: Callable[[Any, SequenceBatch], torch.Tensor]
+    studio: PseudoSequenceGenerator
     batch: int
     prior: torch.Tensor
 
-    def draw(self, step: int, rng: np.random.Generator, phase: Phase) -> Any:
-        return self.studio.make(self.batch, rng)
+    def sample_batch(self, step: int, rng: np.random.Generator, phase: Phase) -> Any:
+        return self.studio.generate(self.batch, rng)
 
     def loss(self, batch: Any, phase: Phase) -> torch.Tensor:
         return F.cross_entropy(self.join(self.network, batch) + self.prior, torch.from_numpy(batch.targets))
@@ -52,9 +52,9 @@ class FacesThenTime(Time):
     at_once: int
     mix: float
 
-    def draw(self, step: int, rng: np.random.Generator, phase: Phase) -> Any:
+    def sample_batch(self, step: int, rng: np.random.Generator, phase: Phase) -> Any:
         if phase.name == TIME:
-            return super().draw(step, rng, phase)
+            return super().sample_batch(step, rng, phase)
         rows, other = torch.from_numpy(rng.integers(len(self.inputs), size=(2, self.at_once)))
         share = self.mix * torch.from_numpy(rng.random((self.at_once, 1), np.float32))
         return tuple(torch.lerp(all_of[rows], all_of[other], share) for all_of in (self.inputs, self.targets))
@@ -66,7 +66,7 @@ class FacesThenTime(Time):
         return F.cross_entropy(self.network.moment(self.network.encode(inputs)) + self.faces_prior, targets)
 
 
-def time_prior(studio: Studio, batch: int, tau: float, rng: np.random.Generator) -> torch.Tensor:
+def time_prior(studio: PseudoSequenceGenerator, batch: int, tau: float, rng: np.random.Generator) -> torch.Tensor:
     """How often each label comes in pseudo-sequences, as logits, for the logit adjustment of strength tau."""
-    some = np.concatenate([studio.make(batch, rng).targets for _ in range(8)])
+    some = np.concatenate([studio.generate(batch, rng).targets for _ in range(8)])
     return tau * torch.from_numpy(some).mean(dim=0).clamp_min(1e-6).log()

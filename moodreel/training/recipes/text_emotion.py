@@ -23,9 +23,9 @@ from moodreel.emotions import EKMAN
 from moodreel.models.networks.minilm import MiniLM
 from moodreel.models.text_registry import read_tokenizer
 from moodreel.models.tokenizer import prepare
-from moodreel.training.data.ferplus import hold_out
+from moodreel.training.data.ferplus import holdout_mask
 from moodreel.training.data.goemotions import Texts, read_texts
-from moodreel.training.engine.trainer import Fitted, Phase, Running, Task, fit
+from moodreel.training.engine.trainer import Phase, Task, TrainerConfig, TrainingHistory, fit
 from moodreel.training.evaluation.multilabel_metrics import (
     apply_calibration,
     compute_multilabel_metrics,
@@ -53,7 +53,7 @@ class TrainedText:
 
 
 def train_text(
-    data: Path, recipe: TextRecipe, pretrained: Path | None = None, *, loop: Callable[..., Fitted] = fit
+    data: Path, recipe: TextRecipe, pretrained: Path | None = None, *, loop: Callable[..., TrainingHistory] = fit
 ) -> TrainedText:
     """Train on `train.tsv` of the folder `data`. The same recipe gives the same network on the same machine.
 
@@ -65,7 +65,7 @@ def train_text(
     pretrained = pretrained or find_pretrained()
     tokenizer = read_tokenizer(pretrained)
     texts = read_texts(data, "train")
-    held = hold_out(len(texts.texts), recipe.held_out, recipe.seed)
+    held = holdout_mask(len(texts.texts), recipe.held_out, recipe.seed)
     learnt, kept = texts.only(~held), texts.only(held)
 
     net = make_network(texts.groups, recipe, pretrained)
@@ -75,7 +75,7 @@ def train_text(
     examples = {"learnt": len(pieces), "judged": len(kept_pieces)}
     about = {"architecture": "minilm", "labels": EKMAN, "recipe": asdict(recipe), "examples": examples}
     fitted = loop(task, [task.phase()], task.running(), describe=about)
-    return finish(net, tokenizer, kept, recipe, [row["macro_f1"] for row in fitted.history])
+    return finish(net, tokenizer, kept, recipe, [row["macro_f1"] for row in fitted.rows])
 
 
 def finish(
@@ -138,7 +138,7 @@ class Comments(Task):
     kept: Pieces
     truth: np.ndarray
     recipe: TextRecipe
-    watched = "macro_f1"
+    monitor = "macro_f1"
 
     def __post_init__(self) -> None:
         self.epoch = math.ceil(len(self.pieces) / self.recipe.batch)
@@ -150,20 +150,29 @@ class Comments(Task):
         factors = {f"layers.{number}.": recipe.layer_decay ** (depth - number) for number in range(depth)}
         factors |= {"": recipe.layer_decay ** (depth + 1), "head.": recipe.head_rate / recipe.rate}
         warm, decay = max(1, int(recipe.warm * steps)) / steps, recipe.decay
-        return Phase("texts", steps, recipe.rate, "trapezoid", warm=warm, cooling=1 - warm, rates=factors, decay=decay)
-
-    def running(self) -> Running:
-        """Each epoch is judged."""
-        return Running(
-            seed=self.recipe.seed,
-            average=self.recipe.average,
-            anchored=True,
-            every=self.epoch,
-            betas=(0.9, 0.98),
-            brief=self.recipe.brief,
+        return Phase(
+            "texts",
+            steps,
+            recipe.rate,
+            "trapezoid",
+            warmup=warm,
+            decay_fraction=1 - warm,
+            lr_scales=factors,
+            weight_decay=decay,
         )
 
-    def draw(self, step: int, rng: np.random.Generator, phase: Phase) -> tuple[torch.Tensor, np.ndarray]:
+    def running(self) -> TrainerConfig:
+        """Each epoch is judged."""
+        return TrainerConfig(
+            seed=self.recipe.seed,
+            ema_decay=self.recipe.average,
+            ema_warmup=False,
+            eval_every=self.epoch,
+            betas=(0.9, 0.98),
+            bf16=self.recipe.brief,
+        )
+
+    def sample_batch(self, step: int, rng: np.random.Generator, phase: Phase) -> tuple[torch.Tensor, np.ndarray]:
         epoch, place = divmod(step, self.epoch)
         if epoch != self.shuffled:
             order = np.random.default_rng((self.recipe.seed, epoch))
@@ -179,8 +188,8 @@ class Comments(Task):
             logits[:, :finer], torch.from_numpy(self.texts.fine[rows])
         )
 
-    def judge(self, phase: Phase) -> dict[str, float]:
-        probabilities = predict(cast(MiniLM, self.averaged), self.kept, self.recipe)
+    def evaluate(self, phase: Phase) -> dict[str, float]:
+        probabilities = predict(cast(MiniLM, self.eval_network), self.kept, self.recipe)
         with torch.inference_mode(False):  # calibration is fitted by gradients
             report = compute_multilabel_metrics(*_fitted(probabilities.clone(), self.truth))
         return {"macro_f1": report.macro_f1, "accuracy": report.accuracy}
