@@ -2,7 +2,7 @@
 
 from flask import Flask
 
-from api import errors, history_recorder, metrics, openapi, services, socketio
+from api import errors, history_recorder, metrics, openapi, services
 from api.bootstrap import build_services
 from api.middleware import access_log, cors, request_body, security_headers
 from api.routes import (
@@ -23,6 +23,7 @@ from api.routes import (
 )
 from api.routes import metrics as metrics_route
 from api.settings import Settings
+from api.socketio import server as socketio_server
 from api.websocket import gunicorn_socket
 from moodreel.pipelines.audiovisual import AudioVisualPipeline
 from moodreel.pipelines.image import ImagePipeline
@@ -78,7 +79,7 @@ def create_app(
     documented.register_blueprint(health.blueprint)
     documented.register_blueprint(metrics_route.blueprint)
     app.register_blueprint(pages.blueprint)
-    websocket.attach(app)
-    socketio.serve(app)
-    gunicorn_socket.watch(app)
+    websocket.init_app(app)
+    socketio_server.init_app(app)
+    gunicorn_socket.init_app(app)
     return app

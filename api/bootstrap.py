@@ -3,12 +3,12 @@
 import torch
 
 from api.auth.tokens import TokenVerifier
-from api.limits import ConcurrencyLimiter
+from api.limits import ConcurrencyLimiter, ConnectionLimiter
 from api.model_download import download_model
 from api.services import Services
 from api.settings import Settings, SettingsError
-from api.websocket.broadcaster import Audience
-from api.websocket.gunicorn_socket import Farewell, Seats
+from api.shutdown import ShutdownHooks
+from api.websocket.broadcaster import ConnectionBroadcaster
 from moodreel.live.scheduler import FrameScheduler
 from moodreel.media.image import ImageLimits
 from moodreel.media.video import VideoLimits
@@ -50,9 +50,9 @@ def build_services(
         call_log=call_log,
         token_verifier=token_verifier,
         concurrency_limiter=ConcurrencyLimiter(settings.threads, settings.max_wait_seconds),
-        connection_limiter=Seats(settings.max_sockets, settings.max_sockets_per_user),
-        shutdown_hooks=Farewell(),
-        connections=Audience(open_presence(settings)),
+        connection_limiter=ConnectionLimiter(settings.max_sockets, settings.max_sockets_per_user),
+        shutdown_hooks=ShutdownHooks(),
+        connections=ConnectionBroadcaster(open_presence(settings)),
         history=history,
     )
 

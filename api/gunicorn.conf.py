@@ -94,7 +94,7 @@ def post_worker_init(worker: Any) -> None:
     # Imported here because it loads torch, which does not survive a fork.
     from api.services import services
 
-    services(worker.wsgi).shutdown_hooks.watch(worker)
+    services(worker.wsgi).shutdown_hooks.start_watcher(worker)
 
 
 def child_exit(_server: Any, worker: Any) -> None:

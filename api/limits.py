@@ -1,50 +1,165 @@
-"""Places for calls with a body: each may hold tens of megabytes, and its client may take its time to send them.
+"""Limit concurrent requests, long-lived connections and message rates.
 
-A worker has many more threads than it may hold bodies, for sockets that last and for calls that need no body. So it is
-counted here how many calls read theirs: `THREADS`, and some more that wait for one of them to end.
+A request with a body may hold tens of megabytes, and its client may upload slowly. A WebSocket holds a worker thread
+for its whole life. A worker therefore has more threads than it may hold bodies, and each kind is counted on its own.
 """
 
 import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
-QUEUE = 4
-"""Calls that may wait for a place, for each place there is; who comes then is sent away at once."""
-QUICK_THREADS = 8
-"""Threads beyond those of bodies and sockets: /health, /ready and /metrics answer whatever the others do."""
+MAX_QUEUED_PER_SLOT = 4
+"""Requests that may wait for each slot. Further requests are rejected at once."""
+SPARE_THREADS = 8
+"""Threads beyond those for bodies and connections, so that /health, /ready and /metrics always answer."""
 
 
 class ConcurrencyLimiter:
-    """So many calls at a time, and some more that wait; thread-safe.
+    """Limit concurrent requests, with a bounded queue. Thread-safe.
 
-    most: how many places there are.
-    seconds: for which a call waits for one.
+    Args:
+        slots: requests that may run at the same time.
+        timeout_seconds: how long a queued request waits for a slot.
     """
 
-    def __init__(self, most: int, seconds: float) -> None:
-        self.waiting = 0
-        self._most_waiting = QUEUE * most
-        self._seconds = seconds
-        self._free = threading.Semaphore(most)
+    def __init__(self, slots: int, timeout_seconds: float) -> None:
+        self.queued = 0
+        self._max_queued = MAX_QUEUED_PER_SLOT * slots
+        self._timeout_seconds = timeout_seconds
+        self._free = threading.Semaphore(slots)
         self._lock = threading.Lock()
 
     def acquire(self) -> bool:
-        """Take a place, waiting for it if need be; tell whether there was one. Whoever took one leaves it again."""
+        """Take a slot, waiting for it if needed. Returns False if none became free; else call `release` later."""
         if self._free.acquire(blocking=False):
             return True
         with self._lock:
-            if self.waiting >= self._most_waiting:
+            if self.queued >= self._max_queued:
                 return False
-            self.waiting += 1
+            self.queued += 1
         try:
-            return self._free.acquire(timeout=self._seconds)
+            return self._free.acquire(timeout=self._timeout_seconds)
         finally:
             with self._lock:
-                self.waiting -= 1
+                self.queued -= 1
 
     def release(self) -> None:
-        """Give a place back."""
+        """Return a slot."""
         self._free.release()
 
 
-def threads_for(places: int, sockets: int) -> int:
-    """Tell how many threads a worker may start: for bodies, for those that wait, for sockets and for quick calls."""
-    return places + QUEUE * places + sockets + QUICK_THREADS
+class ConnectionLimiter:
+    """Limit long-lived connections per worker and per user. Thread-safe.
+
+    Args:
+        max_total: connections of this worker.
+        max_per_user: connections of one user. Callers without a user are limited by `max_total` only.
+    """
+
+    def __init__(self, max_total: int, max_per_user: int) -> None:
+        self._max_total = max_total
+        self._max_per_user = max_per_user
+        self._by_user: Counter[str | None] = Counter()
+        self._lock = threading.Lock()
+
+    def acquire(self, user: str | None = None) -> bool:
+        """Take a slot without waiting. Returns False if there is none; else call `release` with the same user later."""
+        with self._lock:
+            if self._by_user.total() >= self._max_total or (user and self._by_user[user] >= self._max_per_user):
+                return False
+            self._by_user[user] += 1
+            return True
+
+    def release(self, user: str | None = None) -> None:
+        """Return a slot."""
+        with self._lock:
+            self._by_user[user] -= 1
+            # Keep no entry for users without connections: the dictionary would grow without bound.
+            if not self._by_user[user]:
+                del self._by_user[user]
+
+    @contextmanager
+    def slot(self, user: str | None = None) -> Iterator[bool]:
+        """Hold a slot during a `with` block. Yields whether there was one."""
+        acquired = self.acquire(user)
+        try:
+            yield acquired
+        finally:
+            if acquired:
+                self.release(user)
+
+    @property
+    def in_use(self) -> int:
+        """Number of slots taken now."""
+        with self._lock:
+            return self._by_user.total()
+
+
+class TokenBucket:
+    """Token bucket: starts full and is refilled continuously. Not thread-safe.
+
+    Args:
+        per_second: tokens added in a second.
+        capacity: tokens that the bucket holds at most.
+        clock: seconds, never going back.
+    """
+
+    def __init__(self, per_second: float, capacity: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._per_second = per_second
+        self._capacity = capacity
+        self._clock = clock
+        self._tokens = capacity
+        self._refilled_at = clock()
+
+    @classmethod
+    def per_minute(cls, tokens: int, clock: Callable[[], float] = time.monotonic) -> "TokenBucket":
+        """Make a bucket that holds the tokens of one minute."""
+        return cls(tokens / 60, tokens, clock)
+
+    def try_acquire(self) -> bool:
+        """Take one token. Returns False if there is none."""
+        self._refill()
+        if self._tokens < 1:
+            return False
+        self._tokens -= 1
+        return True
+
+    def acquire(self, tokens: float) -> float:
+        """Take tokens even if there are too few. Returns the seconds until the bucket is out of debt."""
+        self._refill()
+        self._tokens -= tokens
+        return max(0.0, -self._tokens / self._per_second)
+
+    def _refill(self) -> None:
+        now = self._clock()
+        self._tokens = min(self._capacity, self._tokens + (now - self._refilled_at) * self._per_second)
+        self._refilled_at = now
+
+
+class RateThrottle:
+    """Throttle the messages and bytes of one client by sleeping in its reader.
+
+    Nothing is rejected: while the reader sleeps, TCP back-pressure slows the client down. Twice the rate may come in a
+    burst.
+
+    Args:
+        messages: messages a second.
+        size: bytes a second.
+    """
+
+    def __init__(self, messages: float, size: float) -> None:
+        self._messages = TokenBucket(messages, 2 * messages)
+        self._bytes = TokenBucket(size, 2 * size)
+
+    def acquire(self, size: int) -> None:
+        """Count a message of `size` bytes. Sleeps until both rates allow it."""
+        delay = max(self._messages.acquire(1), self._bytes.acquire(size))
+        if delay > 0:
+            time.sleep(delay)
+
+
+def threads_for(slots: int, max_connections: int) -> int:
+    """Compute the threads of a worker: for bodies, queued requests, connections and quick requests."""
+    return slots + MAX_QUEUED_PER_SLOT * slots + max_connections + SPARE_THREADS

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from flask import Flask, current_app
 
 from api.auth.tokens import TokenVerifier
-from api.limits import ConcurrencyLimiter
+from api.limits import ConcurrencyLimiter, ConnectionLimiter
 from api.settings import Settings
-from api.websocket.broadcaster import Audience
-from api.websocket.gunicorn_socket import Farewell, Seats
+from api.shutdown import ShutdownHooks
+from api.websocket.broadcaster import ConnectionBroadcaster
 from moodreel.live.scheduler import FrameScheduler
 from moodreel.pipelines.audiovisual import AudioVisualPipeline
 from moodreel.pipelines.image import ImagePipeline
@@ -49,9 +49,9 @@ class Services:
     call_log: CallLog
     token_verifier: TokenVerifier
     concurrency_limiter: ConcurrencyLimiter
-    connection_limiter: Seats
-    shutdown_hooks: Farewell
-    connections: Audience
+    connection_limiter: ConnectionLimiter
+    shutdown_hooks: ShutdownHooks
+    connections: ConnectionBroadcaster
     history: History | None = None
 
 

@@ -5,7 +5,7 @@ from typing import Any
 from api.openapi import GuardedBlueprint
 from api.schemas.service import ConnectionsSchema
 from api.services import services
-from api.websocket.broadcaster import counted
+from api.websocket.broadcaster import count_message
 
 blueprint = GuardedBlueprint("connections", __name__, description="Who is connected", dated=False)
 
@@ -14,4 +14,4 @@ blueprint = GuardedBlueprint("connections", __name__, description="Who is connec
 @blueprint.response(200, ConnectionsSchema)
 def count() -> dict[str, Any]:
     """Count the WebSockets that are open on /api/ws, over all workers."""
-    return counted(services().connections.count())
+    return count_message(services().connections.count())

@@ -21,15 +21,16 @@ from api.auth import authentication
 from api.auth.csrf import is_same_origin
 from api.auth.tokens import LEEWAY_SECONDS
 from api.errors import STATUS, ApiError, as_message, problem
+from api.limits import TokenBucket
 from api.log_fields import record
 from api.metrics import MESSAGE_LATENCY, MESSAGES, SOCKETS_ENDED
 from api.middleware import access_log
 from api.schemas.texts import ReadingSchema
 from api.services import services
-from api.websocket.connection import FORBIDDEN, POLICY, TRY_LATER, UNAUTHENTICATED, Allowance, Line
+from api.websocket.connection import FORBIDDEN, POLICY, TRY_LATER, UNAUTHENTICATED, WebSocketConnection
 
 PATH = "/api/ws"
-PATIENCE = 20
+RATE_LIMIT_GRACE = 20
 """Messages beyond the allowance that are answered with an error before the connection is closed."""
 
 _CODES = {401: UNAUTHENTICATED, 403: FORBIDDEN, 429: TRY_LATER, 503: TRY_LATER}
@@ -52,39 +53,39 @@ class _NoThread:
     def start(self) -> None: ...
 
 
-def attach(app: Flask) -> None:
+def init_app(app: Flask) -> None:
     """Serve it."""
     app.config["SOCK_SERVER_OPTIONS"] = {"thread_class": _NoThread}
     app.register_blueprint(blueprint)
-    services(app).shutdown_hooks.add(services(app).connections.dismiss)
+    services(app).shutdown_hooks.add(services(app).connections.close_all)
 
 
 @sock.route(PATH, bp=blueprint)
-def converse(server: Any) -> None:
+def websocket(server: Any) -> None:
     """Answer what a client says until it goes."""
     settings, token = services().settings, g.caller.token if g.caller else None
     expires_at = token.expires_at.timestamp() + LEEWAY_SECONDS if token else None
-    line = Line(server, settings.socket_message_bytes, settings.socket_ping_seconds, expires_at)
-    with line, services().connection_limiter.taken_by(g.caller.user if g.caller else None) as seated:
-        refusal = g.no_entry or (None if seated else _full())
+    line = WebSocketConnection(server, settings.socket_message_bytes, settings.socket_ping_seconds, expires_at)
+    with line, services().connection_limiter.slot(g.caller.user if g.caller else None) as seated:
+        refusal = g.no_entry or (None if seated else _no_capacity())
         if refusal is not None:
             g.status = STATUS[refusal.code]
             line.close(_CODES.get(g.status, POLICY), refusal.code, refusal.detail)
         else:
-            _serve(line)
-    if line.ending is not None and line.ending.reason:
-        record(error=line.ending.reason)
-    SOCKETS_ENDED.labels((line.ending and line.ending.reason) or "left").inc()
+            _message_loop(line)
+    if line.close_status is not None and line.close_status.reason:
+        record(error=line.close_status.reason)
+    SOCKETS_ENDED.labels((line.close_status and line.close_status.reason) or "left").inc()
 
 
 @blueprint.route(PATH, methods=["GET"])
-def call() -> Response:
+def require_upgrade() -> Response:
     """Refuse a call that is no handshake."""
-    raise _no_handshake()
+    raise _upgrade_required()
 
 
 @blueprint.before_request
-def check() -> None:
+def authenticate() -> None:
     """Refuse what is no handshake; find out whether who makes one may come in, which `converse` tells them."""
     if request.url_rule is None or not request.url_rule.websocket:
         return
@@ -96,13 +97,13 @@ def check() -> None:
         authentication.require_caller(dated=False)
         _check_origin()
         if services().shutdown_hooks.stopping:
-            raise _full()
+            raise _no_capacity()
     except ApiError as refusal:
         g.no_entry = refusal
 
 
 @blueprint.after_request
-def status(response: Response) -> Response:
+def set_status(response: Response) -> Response:
     """Have the log say how the handshake ended; nobody is sent this answer."""
     if "status" in g and response.status_code == 200:
         response.status_code = g.status
@@ -113,14 +114,14 @@ def status(response: Response) -> Response:
 @blueprint.errorhandler(UnicodeError)
 def malformed(_error: Exception) -> Response:
     """Refuse a handshake that wsproto can't read."""
-    refusal = _no_handshake()
+    refusal = _upgrade_required()
     return problem(refusal.code, refusal.detail, headers=refusal.headers)
 
 
 def _check_handshake() -> None:
     key, version = request.headers.get("Sec-WebSocket-Key", ""), request.headers.get("Sec-WebSocket-Version")
     if request.method != "GET" or version != "13" or not _KEY.fullmatch(key) or request.content_length:
-        raise _no_handshake()
+        raise _upgrade_required()
 
 
 def _check_origin() -> None:
@@ -131,7 +132,7 @@ def _check_origin() -> None:
         raise ApiError("forbidden", "Another site's page may not connect with your cookie. See CORS_ORIGINS.")
 
 
-def _no_handshake() -> ApiError:
+def _upgrade_required() -> ApiError:
     return ApiError(
         "upgrade_required",
         "This address takes WebSockets, version 13: connect to it by ws:// or wss://. POST /api/text takes calls.",
@@ -139,16 +140,16 @@ def _no_handshake() -> ApiError:
     )
 
 
-def _full() -> ApiError:
+def _no_capacity() -> ApiError:
     return ApiError("overloaded", "There is no room for more connections, or for more of yours. Try again later.")
 
 
-def _serve(line: Line) -> None:
-    allowance, patience = Allowance(services().settings.socket_messages_per_minute), PATIENCE
-    with services().connections.joined_by(line):
+def _message_loop(line: WebSocketConnection) -> None:
+    allowance, patience = TokenBucket.per_minute(services().settings.socket_messages_per_minute), RATE_LIMIT_GRACE
+    with services().connections.subscribed(line):
         for message in line.messages():
-            if allowance.use():
-                answer, patience = _answer(message), PATIENCE
+            if allowance.try_acquire():
+                answer, patience = _answer(message), RATE_LIMIT_GRACE
             elif patience:
                 answer, patience = _error("rate_limited", _too_many()), patience - 1
             else:

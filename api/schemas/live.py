@@ -48,7 +48,7 @@ class FrameBytes(fields.Field[bytes]):
             raise self.make_error("invalid") from error
 
 
-class WishesSchema(Schema):
+class SessionSettingsSchema(Schema):
     """What a session is to do. What is left out stays as it is."""
 
     class Meta:
@@ -78,7 +78,7 @@ class ControlSchema(Schema):
         unknown = RAISE
 
     action = fields.String(required=True, validate=validate.OneOf(("start", "stop", "configure")))
-    settings = fields.Nested(WishesSchema, load_default=dict)
+    settings = fields.Nested(SessionSettingsSchema, load_default=dict)
 
 
 class FrameSchema(Schema):

@@ -15,27 +15,14 @@ from api.errors import ApiError
 from api.services import Services
 
 PATH = "/socket.io/"
-STRANGERS = 16
+MAX_UNAUTHENTICATED = 16
 """Sockets of a worker whose clients have not said yet who they are."""
 
 _REFUSAL = "moodreel.refusal"
 _HOW = 'Connect with Socket.IO 3 or newer, with WebSocket as its only transport (README, "Live video").'
 
 
-class Strangers:
-    """Counts those who have not said who they are; thread-safe."""
-
-    def __init__(self, most: int) -> None:
-        self._free = threading.BoundedSemaphore(most)
-
-    def come(self) -> bool:
-        return self._free.acquire(blocking=False)
-
-    def go(self) -> None:
-        self._free.release()
-
-
-class Gate:
+class HandshakeMiddleware:
     """WSGI before Flask: lets `sockets` have the WebSockets on `PATH`, and `flask` all else.
 
     A socket has a seat as long as it is open; `environ["moodreel.admission"]` keeps it.
@@ -45,25 +32,25 @@ class Gate:
         self._shared = shared
         self._flask = flask
         self._sockets = sockets
-        self._strangers = Strangers(STRANGERS)
+        self._unauthenticated = threading.BoundedSemaphore(MAX_UNAUTHENTICATED)
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Any:
         if not environ.get("PATH_INFO", "").startswith(PATH):
             return self._flask(environ, start_response)
         refusal = self._refusal(environ)
-        admission = Admission(self._shared, self._strangers)
-        if refusal is None and not admission.enter():
+        admission = ConnectionSlot(self._shared, self._unauthenticated)
+        if refusal is None and not admission.acquire():
             refusal = ApiError("overloaded", "There is no room for another live video now. Try again soon.")
         if refusal is not None:
             # Flask would look for a route of WebSockets.
             environ.pop("HTTP_UPGRADE", None)
             environ[_REFUSAL] = refusal
             return self._flask(environ, start_response)
-        environ[Admission.KEY] = admission
+        environ[ConnectionSlot.KEY] = admission
         try:
             return self._sockets(environ, start_response)
         finally:
-            admission.leave()
+            admission.release()
 
     def _refusal(self, environ: dict[str, Any]) -> ApiError | None:
         asked = Request(environ)
@@ -78,49 +65,49 @@ class Gate:
         return None
 
 
-class Admission:
+class ConnectionSlot:
     """The seat of one socket: anybody's at first, then that of the user who has signed in."""
 
     KEY = "moodreel.admission"
 
-    def __init__(self, shared: Services, strangers: Strangers) -> None:
+    def __init__(self, shared: Services, unauthenticated: threading.BoundedSemaphore) -> None:
         self._seats = shared.connection_limiter
-        self._strangers = strangers
-        self._stranger = False
+        self._unauthenticated = unauthenticated
+        self._anonymous = False
         self._seated = False
         self._user: str | None = None
 
-    def enter(self) -> bool:
+    def acquire(self) -> bool:
         """Take a seat for somebody; tell whether there was one."""
-        self._stranger = self._strangers.come()
-        self._seated = self._stranger and self._seats.take()
+        self._anonymous = self._unauthenticated.acquire(blocking=False)
+        self._seated = self._anonymous and self._seats.acquire()
         if not self._seated:
-            self.leave()
+            self.release()
         return self._seated
 
-    def introduce(self, user: str | None) -> bool:
+    def authenticate(self, user: str | None) -> bool:
         """Say who it is that sits there, None for a key; tell whether this user may have another seat."""
         if user != self._user:
-            self._seats.leave(self._user)
-            self._user, self._seated = user, self._seats.take(user)
+            self._seats.release(self._user)
+            self._user, self._seated = user, self._seats.acquire(user)
         if self._seated:
-            self._know()
+            self._release_anonymous()
         return self._seated
 
-    def leave(self) -> None:
+    def release(self) -> None:
         """Give back what is taken."""
-        self._know()
+        self._release_anonymous()
         if self._seated:
             self._seated = False
-            self._seats.leave(self._user)
+            self._seats.release(self._user)
 
-    def _know(self) -> None:
-        if self._stranger:
-            self._stranger = False
-            self._strangers.go()
+    def _release_anonymous(self) -> None:
+        if self._anonymous:
+            self._anonymous = False
+            self._unauthenticated.release()
 
 
-def register(app: Flask) -> None:
+def add_refusal_route(app: Flask) -> None:
     """Answer, as Flask does, those whom the gate refuses."""
 
     @app.route(PATH, methods=["GET", "POST"])

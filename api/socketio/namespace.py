@@ -10,34 +10,34 @@ from flask_socketio import ConnectionRefusedError, Namespace
 from marshmallow import ValidationError
 
 from api.errors import ApiError, as_message
-from api.schemas.live import ControlSchema, FrameSchema, WishesSchema
+from api.schemas.live import ControlSchema, FrameSchema, SessionSettingsSchema
 from api.socketio.packet import NAMESPACE
-from api.socketio.session import Connection, admit
-from api.socketio.transport import WIRE
+from api.socketio.session import LiveConnection, open_session
+from api.socketio.transport import TRANSPORT_KEY
 from moodreel.errors import MoodreelError
 
-CONNECT_SECONDS = 10.0
+CONNECT_TIMEOUT_SECONDS = 10.0
 """For which a socket may stay open with nobody on it."""
-_CONNECTION = "moodreel.connection"
+_SESSION_KEY = "moodreel.connection"
 
 log = logging.getLogger(__name__)
 
 
-class Manager(socketio.Manager):
+class GreetingManager(socketio.Manager):
     """Greets clients as soon as they have been told that they are connected; the event itself comes before that."""
 
     def connect(self, sid: str, namespace: str) -> Any:
         """Mark a client as connected."""
         super().connect(sid, namespace)
         environ = self.server.get_environ(sid, namespace)
-        if environ and _CONNECTION in environ:
-            environ[_CONNECTION].greet()
+        if environ and _SESSION_KEY in environ:
+            environ[_SESSION_KEY].greet()
 
 
-_WISHES, _CONTROL, _FRAME = WishesSchema(), ControlSchema(), FrameSchema()
+_WISHES, _CONTROL, _FRAME = SessionSettingsSchema(), ControlSchema(), FrameSchema()
 
 
-class EmotionDetection(Namespace):
+class EmotionDetectionNamespace(Namespace):
     """The events of clients, each answered on its own connection, which is kept in the handshake's environ."""
 
     def __init__(self) -> None:
@@ -50,26 +50,26 @@ class EmotionDetection(Namespace):
     def _deal(self, event: str, sid: str, *args: Any) -> None:
         if event == "connect":
             return self._connect(sid, *args)
-        connection: Connection | None = request.environ.get(_CONNECTION)
+        connection: LiveConnection | None = request.environ.get(_SESSION_KEY)
         if connection is None:
             return None
         if event == "disconnect":
-            del request.environ[_CONNECTION]
-            request.environ[WIRE].end_in(CONNECT_SECONDS)
+            del request.environ[_SESSION_KEY]
+            request.environ[TRANSPORT_KEY].end_in(CONNECT_TIMEOUT_SECONDS)
             return connection.end()
         try:
             _answer(connection, event, args)
         except (ValidationError, ApiError) as error:
             if isinstance(error, ApiError):
-                connection.complain(error)
-            elif not connection.mistake(error):
+                connection.send_error(error)
+            elif not connection.count_invalid(error):
                 self.socketio.server.disconnect(sid, namespace=self.namespace)
-                request.environ[WIRE].end_in(0)
+                request.environ[TRANSPORT_KEY].end_in(0)
         except MoodreelError as error:
-            connection.complain(error)
+            connection.send_error(error)
         except Exception as error:
             log.exception("an event of a live video failed")
-            connection.complain(error)
+            connection.send_error(error)
         return None
 
     def _connect(self, sid: str, auth: Any = None) -> None:
@@ -77,21 +77,21 @@ class EmotionDetection(Namespace):
             self.socketio.emit(event, data, to=sid, namespace=NAMESPACE)
 
         try:
-            connection = admit(auth, say)
+            connection = open_session(auth, say)
         except Exception as error:
             if not isinstance(error, ApiError):
                 log.exception("a client of live video could not connect")
             message = as_message(error)
             raise ConnectionRefusedError(message["message"], message) from error
-        request.environ[_CONNECTION] = connection
+        request.environ[_SESSION_KEY] = connection
 
 
-def _answer(connection: Connection, event: str, args: tuple[Any, ...]) -> None:
+def _answer(connection: LiveConnection, event: str, args: tuple[Any, ...]) -> None:
     if event == "video_frame":
         sent = _FRAME.load(_first(args))
-        connection.take(sent["frame"], sent["sequence"], sent["time"])
+        connection.handle_frame(sent["frame"], sent["sequence"], sent["time"])
     elif event == "initialize":
-        connection.initialise(_WISHES.load(_first(args)))
+        connection.initialize(_WISHES.load(_first(args)))
     elif event == "control":
         sent = _CONTROL.load(_first(args))
         connection.control(sent["action"], sent["settings"])

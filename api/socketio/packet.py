@@ -10,7 +10,7 @@ import socketio
 
 NAMESPACE = "/emotion-detection"
 GARBLED = "garbled"
-MAX_MARKS = 500
+MAX_JSON_PUNCTUATION = 500
 """Commas and brackets of one packet: each may become an object of its own. Base64 has none."""
 
 
@@ -38,7 +38,7 @@ class Packet(socketio.packet.Packet):
             return True
 
     def _decode(self, encoded: Any) -> int:
-        if not isinstance(encoded, str) or sum(encoded.count(mark) for mark in ",[{") > MAX_MARKS:
+        if not isinstance(encoded, str) or sum(encoded.count(mark) for mark in ",[{") > MAX_JSON_PUNCTUATION:
             raise ValueError("not a packet of ours")
         attachments = super().decode(encoded) or 0
         if self.packet_type in (socketio.packet.EVENT, socketio.packet.BINARY_EVENT):

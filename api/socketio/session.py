@@ -18,34 +18,41 @@ from api.auth.tokens import LEEWAY_SECONDS
 from api.errors import STATUS, ApiError, as_message
 from api.metrics import LIVE_FRAMES, LIVE_LATENCY, LIVE_SESSIONS, LOG_FAILURES
 from api.middleware import request_body
-from api.schemas.live import CredentialsSchema, DetectionResultSchema, SuggestionSchema, WishesSchema
+from api.schemas.live import CredentialsSchema, DetectionResultSchema, SessionSettingsSchema, SuggestionSchema
 from api.services import Services, services
-from api.socketio.handshake import Admission
+from api.socketio.handshake import ConnectionSlot
 from api.socketio.packet import NAMESPACE
-from api.socketio.transport import WIRE, Wire
+from api.socketio.transport import TRANSPORT_KEY, EngineIOTransport
 from moodreel.errors import MoodreelError
 from moodreel.live.messages import LiveFailure, LiveResult, SessionSettings, Suggestion
 from moodreel.storage.call_log import CallLogError, CallOutcome
 
-UNREAD = 8
+MAX_UNREAD = 8
 """Packets that may wait for a client to read; what comes then it doesn't get."""
-COMPLAINT_SECONDS = 1.0
+ERROR_INTERVAL_SECONDS = 1.0
 """Between two error messages of one code."""
-MISTAKES, PARDON_SECONDS = 30, 60.0
+MAX_INVALID_MESSAGES, INVALID_RESET_SECONDS = 30, 60.0
 """Messages that make no sense, after which a client is sent away, and how long one counts."""
 
 log = logging.getLogger(__name__)
 
-_RESULT, _SUGGESTION, _WISHES = DetectionResultSchema(), SuggestionSchema(), WishesSchema()
+_RESULT, _SUGGESTION, _WISHES = DetectionResultSchema(), SuggestionSchema(), SessionSettingsSchema()
 
 
-class Connection:
+class LiveConnection:
     """A client that may stay. Made by `admit`; used by one thread, and `deliver` by the desk's.
 
     say: sends an event with its data to the client.
     """
 
-    def __init__(self, shared: Services, caller: Caller, wire: Wire, row: "Row", say: Callable[[str, Any], None]):
+    def __init__(
+        self,
+        shared: Services,
+        caller: Caller,
+        wire: EngineIOTransport,
+        row: "SessionLogEntry",
+        say: Callable[[str, Any], None],
+    ):
         self._shared = shared
         self._wire = wire
         self._row = row
@@ -62,19 +69,19 @@ class Connection:
         self._started: float | None = None
         self._model: str | None = None
         self._error: str | None = None
-        wire.trust()
+        wire.set_authenticated()
         token = caller.token
-        wire.end_in(token.expires_at.timestamp() + LEEWAY_SECONDS - time.time() if token else None, self._expire)
+        wire.close_after(token.expires_at.timestamp() + LEEWAY_SECONDS - time.time() if token else None, self._expire)
         LIVE_SESSIONS.inc()
 
-    def greet(self) -> None:
+    def send_welcome(self) -> None:
         """Tell the client that it is in, and what it may ask for."""
-        self._status("connected", session=self._row.request_id, models=self._shared.video_pipeline.models.names())
+        self._send_status("connected", session=self._row.request_id, models=self._shared.video_pipeline.models.names())
 
-    def initialise(self, wishes: Mapping[str, Any]) -> None:
+    def initialize(self, wishes: Mapping[str, Any]) -> None:
         """Begin anew with these wishes, and the defaults for what they leave out. Raises MoodreelError."""
         self._configure(replace(self._defaults, **wishes))
-        self._status("ready")
+        self._send_status("ready")
 
     def control(self, action: str, wishes: Mapping[str, Any]) -> None:
         """Start, stop or change what is wanted. Raises MoodreelError."""
@@ -84,47 +91,47 @@ class Connection:
             self._started = time.monotonic()
         elif action == "stop" and self._started is not None:
             self._stop()
-        self._status("running" if self._started is not None else "stopped")
+        self._send_status("running" if self._started is not None else "stopped")
 
-    def take(self, frame: bytes, sequence: int | None, moment: float | None) -> None:
+    def handle_frame(self, frame: bytes, sequence: int | None, moment: float | None) -> None:
         """Take a frame. Raises ApiError, UnsupportedMedia or ImageTooBig."""
         if self._started is None:
             raise ApiError("not_started", "Send control with the action start before the first frame.")
         if self._shared.frame_scheduler.offer(self._client, frame, sequence=sequence, time=moment) is not None:
             LIVE_FRAMES.labels("dropped").inc()
 
-    def deliver(self, outcome: LiveResult | LiveFailure | Suggestion) -> None:
+    def on_result(self, outcome: LiveResult | LiveFailure | Suggestion) -> None:
         """Tell the client what came of a frame, unless it has stopped reading."""
         if isinstance(outcome, LiveFailure):
             LIVE_FRAMES.labels("failed").inc()
-            self.complain(outcome.error or RuntimeError(), outcome.frame.sequence)
-        elif self._wire.backlog > UNREAD:
+            self.send_error(outcome.error or RuntimeError(), outcome.frame.sequence)
+        elif self._wire.backlog > MAX_UNREAD:
             LIVE_FRAMES.labels("unread").inc()
         elif isinstance(outcome, Suggestion):
-            self._say("performance_suggestion", {**_SUGGESTION.dump(outcome), "message": _advice(outcome)})
+            self._say("performance_suggestion", {**_SUGGESTION.dump(outcome), "message": suggestion_text(outcome)})
         else:
             self._count(outcome)
             self._say("detection_result", _RESULT.dump(outcome))
 
-    def complain(self, error: Exception, sequence: int | None = None) -> None:
+    def send_error(self, error: Exception, sequence: int | None = None) -> None:
         """Tell the client what is wrong with what it sent; the same once a second."""
         message = as_message(error)
         now = time.monotonic()
-        if now - self._complained.get(message["code"], float("-inf")) < COMPLAINT_SECONDS:
+        if now - self._complained.get(message["code"], float("-inf")) < ERROR_INTERVAL_SECONDS:
             return
         self._complained[message["code"]] = now
         self._say("error_message", message if sequence is None else {**message, "sequence": sequence})
 
-    def mistake(self, error: Exception) -> bool:
+    def count_invalid(self, error: Exception) -> bool:
         """Tell the client that a message makes no sense; tell whether it may go on."""
         now = time.monotonic()
-        if now - self._pardoned > PARDON_SECONDS:
+        if now - self._pardoned > INVALID_RESET_SECONDS:
             self._pardoned, self._mistakes = now, 0
         self._mistakes += 1
-        if self._mistakes <= MISTAKES:
-            self.complain(error)
+        if self._mistakes <= MAX_INVALID_MESSAGES:
+            self.send_error(error)
             return True
-        self._leave("rate_limited", "Too many messages made no sense. Correct the client, then connect again.")
+        self._send_closed("rate_limited", "Too many messages made no sense. Correct the client, then connect again.")
         return False
 
     def end(self) -> None:
@@ -148,7 +155,7 @@ class Connection:
     def _configure(self, wishes: SessionSettings) -> None:
         desk = self._shared.frame_scheduler
         if self._client is None:
-            self._client = desk.open(wishes, self.deliver)
+            self._client = desk.open(wishes, self.on_result)
         else:
             desk.configure(self._client, wishes)
         self._wishes = wishes
@@ -165,19 +172,19 @@ class Connection:
         if result.faces:
             self._seen[result.faces[0].emotion] += 1
 
-    def _status(self, state: str, **more: Any) -> None:
+    def _send_status(self, state: str, **more: Any) -> None:
         self._say("status", {"state": state, "settings": _WISHES.dump(asdict(self._wishes)), **more})
 
     def _expire(self) -> None:
-        self._leave("token_expired", "The token has expired. Sign in again and connect with the new one.")
+        self._send_closed("token_expired", "The token has expired. Sign in again and connect with the new one.")
 
-    def _leave(self, code: str, message: str) -> None:
+    def _send_closed(self, code: str, message: str) -> None:
         self._error = code
         self._say("error_message", {"code": code, "message": message})
         self._say("status", {"state": "closed", "reason": code})
 
 
-class Row:
+class SessionLogEntry:
     """A session's row in the call log."""
 
     def __init__(self, shared: Services, request_id: str, caller: str | None) -> None:
@@ -207,7 +214,7 @@ class Row:
             _report(error)
 
 
-def admit(auth: Any, say: Callable[[str, Any], None]) -> Connection:
+def open_session(auth: Any, say: Callable[[str, Any], None]) -> LiveConnection:
     """Let a client in, by what it sends to connect with, else by the handshake's headers and cookies.
 
     Raises ApiError for one that may not; its row is closed then.
@@ -221,19 +228,19 @@ def admit(auth: Any, say: Callable[[str, Any], None]) -> Connection:
         g.caller = authentication.identify(_with_credentials(request, auth))
     except ApiError as error:
         refusal = error
-    row = Row(shared, g.request_id, g.caller.id if g.caller else None)
+    row = SessionLogEntry(shared, g.request_id, g.caller.id if g.caller else None)
     try:
         if refusal is not None:
             raise refusal
-        caller = _check(row)
-        return Connection(shared, caller, request.environ[WIRE], row, say)
+        caller = _require_caller(row)
+        return LiveConnection(shared, caller, request.environ[TRANSPORT_KEY], row, say)
     except Exception as error:
         code = error.code if isinstance(error, ApiError) else "internal"
         row.close(STATUS[code], error=code)
         raise
 
 
-def _check(row: Row) -> Caller:
+def _require_caller(row: SessionLogEntry) -> Caller:
     g.row_id = row.id
     try:
         authentication.require_caller(dated=False)
@@ -247,7 +254,7 @@ def _check(row: Row) -> Caller:
         and not is_same_origin(request, services().settings.cors_origins)
     ):
         raise ApiError("forbidden", "Another site's page may not use your cookie. Send the token as auth.token.")
-    if not request.environ[Admission.KEY].introduce(caller.user):
+    if not request.environ[ConnectionSlot.KEY].introduce(caller.user):
         raise ApiError("overloaded", "There are as many connections as there may be. Close one, or try again soon.")
     return caller
 
@@ -275,7 +282,7 @@ def _report(error: MoodreelError) -> None:
     log.error("%s", error)
 
 
-def _advice(suggestion: Suggestion) -> str:
+def suggestion_text(suggestion: Suggestion) -> str:
     if suggestion.reason is None:
         return "All is well again."
     size, rate = f"{suggestion.width} x {suggestion.height} pixels", f"{suggestion.frame_rate:g} frames a second"

@@ -30,53 +30,53 @@ from wsproto.events import (
 from wsproto.frame_protocol import CloseReason
 from wsproto.utilities import LocalProtocolError, RemoteProtocolError
 
-from api.socketio.toll import Toll
+from api.limits import RateThrottle
 
-WIRE = "moodreel.wire"
+TRANSPORT_KEY = "moodreel.wire"
 """Where a request's environ has its wire."""
-SEND_SECONDS = 10.0
+SEND_TIMEOUT_SECONDS = 10.0
 SEND_BUFFER_BYTES = 64 * 1024
 """What the kernel keeps for a client; Linux doubles it. By itself it keeps megabytes of what is long out of date."""
-CLOSE_SECONDS = 2.0
+CLOSE_TIMEOUT_SECONDS = 2.0
 """How long a client may take to say goodbye."""
-LOOK_SECONDS = 1.0
+POLL_SECONDS = 1.0
 """How often a quiet line is looked at, whether its time is over."""
-STRANGER_BYTES = 16 * 1024
+UNAUTHENTICATED_MAX_BYTES = 16 * 1024
 """Of a message from a client that is not admitted yet: its credentials."""
-MAX_PARTS = 8192
+MAX_FRAGMENTS = 8192
 """Pieces that one message may come in."""
 MAX_BACKLOG = 256
 """Packets that may wait for a client that goes on asking without reading the answers."""
-_PIECE = 64 * 1024
+_RECV_BYTES = 64 * 1024
 
 log = logging.getLogger(__name__)
 
 
-class Wire:
+class EngineIOTransport:
     """A WebSocket, made for a handler of Engine.IO's; calling it shakes hands and stays until the socket is closed.
 
     most: bytes of a message, once the client is trusted.
     """
 
-    def __init__(self, handler: Any, most: int, toll: Toll) -> None:
+    def __init__(self, handler: Any, most: int, toll: RateThrottle) -> None:
         self._handler = handler
-        self._most = min(most, STRANGER_BYTES)
+        self._most = min(most, UNAUTHENTICATED_MAX_BYTES)
         self._most_known = most
         self._toll = toll
         self._protocol = WSConnection(ConnectionType.SERVER)
         self._messages: deque[str | bytes] = deque()
-        self._parts: list[Any] = []
+        self._fragments: list[Any] = []
         self._size = 0
         self._sending = threading.Lock()
         self._open = False
         self._end: float | None = None
-        self._last_words: Callable[[], None] | None = None
+        self._on_expire: Callable[[], None] | None = None
 
     def __call__(self, environ: dict[str, Any], _start_response: Any) -> Any:
         self._socket: socket.socket = environ["gunicorn.socket"]
-        environ[WIRE] = self
+        environ[TRANSPORT_KEY] = self
         try:
-            if self._shake_hands(environ):
+            if self._handshake(environ):
                 self._handler(self)
         except Exception:
             log.debug("a WebSocket broke off", exc_info=True)
@@ -91,16 +91,16 @@ class Wire:
         """Packets that wait for the client to read."""
         return self._handler.__self__.queue.qsize()
 
-    def trust(self) -> None:
+    def set_authenticated(self) -> None:
         """Take messages of any size that is allowed: the client has said who it is."""
         self._most = self._most_known
 
-    def end_in(self, seconds: float | None, last_words: Callable[[], None] | None = None) -> None:
+    def close_after(self, seconds: float | None, last_words: Callable[[], None] | None = None) -> None:
         """End the connection by then, after some last words; None for no end."""
         self._end = None if seconds is None else time.monotonic() + seconds
-        self._last_words = last_words
+        self._on_expire = last_words
 
-    def hang_up(self, code: int) -> None:
+    def close_now(self, code: int) -> None:
         """Close from any thread, at once and without waiting for anybody."""
         if self._sending.acquire(timeout=0.2):
             try:
@@ -123,27 +123,27 @@ class Wire:
     def wait(self) -> str | bytes | None:
         """Give the next message; None when there will be none."""
         if self.backlog > MAX_BACKLOG:
-            self._break()
+            self._abort()
         while not self._messages:
             if not self._open or not self._read():
                 return None
         message = self._messages.popleft()
-        self._toll.pay(len(message))
+        self._toll.acquire(len(message))
         return message
 
     def close(self) -> None:
         """Say goodbye, and give the client a moment to do so too."""
         if self._open:
-            self.end_in(CLOSE_SECONDS)
+            self.close_after(CLOSE_TIMEOUT_SECONDS)
             with suppress(OSError, LocalProtocolError):
                 self._write(CloseConnection(CloseReason.NORMAL_CLOSURE))
 
-    def _shake_hands(self, environ: dict[str, Any]) -> bool:
+    def _handshake(self, environ: dict[str, Any]) -> bool:
         headers = [
             (name[5:].replace("_", "-").lower(), value) for name, value in environ.items() if name.startswith("HTTP_")
         ]
         lines = "".join(f"{name}: {value}\r\n" for name, value in headers)
-        self._socket.settimeout(SEND_SECONDS)
+        self._socket.settimeout(SEND_TIMEOUT_SECONDS)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         try:
             self._protocol.receive_data(f"GET / HTTP/1.1\r\n{lines}\r\n".encode("latin-1"))
@@ -163,10 +163,10 @@ class Wire:
         try:
             if not self._wait_for_data():
                 return False
-            self._protocol.receive_data(self._socket.recv(_PIECE) or None)
-            return all([self._take(event) for event in self._protocol.events()])
+            self._protocol.receive_data(self._socket.recv(_RECV_BYTES) or None)
+            return all([self._handle_event(event) for event in self._protocol.events()])
         except RemoteProtocolError as error:
-            self._bye(error.event_hint)
+            self._send_close(error.event_hint)
         except (OSError, LocalProtocolError):
             pass
         return False
@@ -175,36 +175,36 @@ class Wire:
         poll = select.poll()
         poll.register(self._socket, select.POLLIN)
         while self._open:
-            left = LOOK_SECONDS if self._end is None else min(LOOK_SECONDS, self._end - time.monotonic())
+            left = POLL_SECONDS if self._end is None else min(POLL_SECONDS, self._end - time.monotonic())
             if left <= 0:
-                if self._last_words is not None:
-                    self._last_words()
+                if self._on_expire is not None:
+                    self._on_expire()
                 return False
             if poll.poll(left * 1000):
                 return True
         return False
 
-    def _take(self, event: Any) -> bool:
+    def _handle_event(self, event: Any) -> bool:
         if isinstance(event, CloseConnection):
-            self._bye(event.response())
+            self._send_close(event.response())
             return False
         if isinstance(event, Ping | Pong) or not (event.data or event.message_finished):
             # What says nothing costs something too.
-            self._toll.pay(0)
+            self._toll.acquire(0)
         if isinstance(event, Ping):
             self._write(event.response())
         elif isinstance(event, TextMessage | BytesMessage):
             self._size += len(event.data)
-            if self._size > self._most or len(self._parts) >= MAX_PARTS:
-                self._bye(CloseConnection(CloseReason.MESSAGE_TOO_BIG))
+            if self._size > self._most or len(self._fragments) >= MAX_FRAGMENTS:
+                self._send_close(CloseConnection(CloseReason.MESSAGE_TOO_BIG))
                 return False
-            self._parts.append(event.data)
+            self._fragments.append(event.data)
             if event.message_finished:
-                self._messages.append(("" if isinstance(event, TextMessage) else b"").join(self._parts))
-                self._parts, self._size = [], 0
+                self._messages.append(("" if isinstance(event, TextMessage) else b"").join(self._fragments))
+                self._fragments, self._size = [], 0
         return True
 
-    def _bye(self, event: Any) -> None:
+    def _send_close(self, event: Any) -> None:
         if isinstance(event, CloseConnection | RejectConnection):
             with suppress(LocalProtocolError, OSError):
                 self._write(event)
@@ -216,10 +216,10 @@ class Wire:
                 self._socket.sendall(self._protocol.send(event))
             except OSError:
                 # Half a message is out: nothing that follows would be understood.
-                self._break()
+                self._abort()
                 raise
 
-    def _break(self) -> None:
+    def _abort(self) -> None:
         self._open = False
         self._messages.clear()
         with suppress(OSError):

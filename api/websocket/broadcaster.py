@@ -18,7 +18,7 @@ from api.websocket.connection import GOING_AWAY
 from moodreel.storage.presence import ConnectionCounts, Presence, PresenceError, ProcessCount
 from moodreel.storage.timestamps import stamp
 
-WATCH_SECONDS = 0.25
+POLL_SECONDS = 0.25
 SETTLE_SECONDS = 0.1
 """What comes and goes in so short a time is told at once."""
 RETRY_SECONDS = 2.0
@@ -27,19 +27,19 @@ RETRY_SECONDS = 2.0
 log = logging.getLogger(__name__)
 
 
-class Listener(Protocol):
+class Subscriber(Protocol):
     """A connection, as the others see it. Neither method may wait for its client."""
 
-    def tell(self, text: str) -> None: ...
-    def dismiss(self, code: int, reason: str, sentence: str) -> None: ...
+    def push(self, text: str) -> None: ...
+    def request_close(self, code: int, reason: str, sentence: str) -> None: ...
 
 
-class Audience:
+class ConnectionBroadcaster:
     """This process's connections, thread-safe."""
 
     def __init__(self, presence: Presence) -> None:
         self._presence = presence
-        self._listeners: set[Listener] = set()
+        self._subscribers: set[Subscriber] = set()
         self._changes = self._reported = 0
         self._changed = threading.Condition()
         self._dismissed = False
@@ -48,67 +48,67 @@ class Audience:
         self._retry_at = 0.0
 
     @contextmanager
-    def joined_by(self, listener: Listener) -> Iterator[None]:
+    def subscribed(self, listener: Subscriber) -> Iterator[None]:
         """Count a connection for the length of a `with` block, and keep it told."""
-        self._change(self._listeners.add, listener)
+        self._change(self._subscribers.add, listener)
         SOCKETS.inc()
         try:
             yield
         finally:
             SOCKETS.dec()
-            self._change(self._listeners.discard, listener)
+            self._change(self._subscribers.discard, listener)
 
     def count(self) -> int:
         """Count the connections of all processes; this one's alone while the others' can't be known."""
-        others = self._asked(self._presence.others)
-        return (others or 0) + len(self._listeners)
+        others = self._query_store(self._presence.others)
+        return (others or 0) + len(self._subscribers)
 
-    def dismiss(self) -> None:
+    def close_all(self) -> None:
         """Close all connections, as the worker stops."""
         with self._changed:
             self._dismissed = True
-            listeners = list(self._listeners)
+            listeners = list(self._subscribers)
         for listener in listeners:
-            _dismiss(listener)
+            _request_restart_close(listener)
 
-    def _change(self, change: Any, listener: Listener) -> None:
+    def _change(self, change: Any, listener: Subscriber) -> None:
         with self._changed:
             change(listener)
             self._changes += 1
             if self._thread is None:
-                self._thread = threading.Thread(target=self._watch, name="audience", daemon=True)
+                self._thread = threading.Thread(target=self._run, name="audience", daemon=True)
                 self._thread.start()
             self._changed.notify()
         if self._dismissed:
             # It was on its way in when the others were told.
-            _dismiss(listener)
+            _request_restart_close(listener)
 
-    def _watch(self) -> None:
+    def _run(self) -> None:
         told: ConnectionCounts | None = None
         while True:
             try:
-                told = self._look(told)
+                told = self._poll(told)
             except Exception:
                 log.exception("connections were not told how many there are")
                 time.sleep(RETRY_SECONDS)
             time.sleep(SETTLE_SECONDS)
 
-    def _look(self, told: ConnectionCounts | None) -> ConnectionCounts:
+    def _poll(self, told: ConnectionCounts | None) -> ConnectionCounts:
         with self._changed:
             if self._changes == self._reported:
-                self._changed.wait(WATCH_SECONDS if self._listeners else None)
-            listeners = list(self._listeners)
+                self._changed.wait(POLL_SECONDS if self._subscribers else None)
+            listeners = list(self._subscribers)
             held = ProcessCount(len(listeners), self._changes)
             self._reported = self._changes
         alone = ConnectionCounts({self._presence.name: held})
-        census = self._asked(lambda: self._presence.report(held)) or alone
+        census = self._query_store(lambda: self._presence.report(held)) or alone
         if census != told:
-            update = json.dumps({"type": "connection_update", **counted(census.connections)})
+            update = json.dumps({"type": "connection_update", **count_message(census.connections)})
             for listener in listeners:
-                listener.tell(update)
+                listener.push(update)
         return census
 
-    def _asked(self, question: Any) -> Any:
+    def _query_store(self, question: Any) -> Any:
         """Ask the rows; None where they can't be asked, which is said once and tried again."""
         if time.monotonic() < self._retry_at:
             return None
@@ -127,10 +127,10 @@ class Audience:
         return answer
 
 
-def _dismiss(listener: Listener) -> None:
-    listener.dismiss(GOING_AWAY, "restart", "The server is restarting. Connect again.")
+def _request_restart_close(listener: Subscriber) -> None:
+    listener.request_close(GOING_AWAY, "restart", "The server is restarting. Connect again.")
 
 
-def counted(connections: int) -> dict[str, Any]:
+def count_message(connections: int) -> dict[str, Any]:
     """Say how many connections there are, and when."""
     return {"active_connections": connections, "timestamp": stamp(datetime.now(UTC))}

@@ -8,21 +8,21 @@ from pathlib import Path
 
 import pytest
 
-from api.limits import QUEUE, ConcurrencyLimiter
+from api.limits import MAX_QUEUED_PER_SLOT, ConcurrencyLimiter, ConnectionLimiter, TokenBucket
 from tests.support.server import HEADERS, Server, video_body
 
 AT_ONCE = 1
 
 
 def test_there_are_so_many_places_and_one_that_is_left_can_be_taken_again() -> None:
-    places = ConcurrencyLimiter(2, seconds=0)
+    places = ConcurrencyLimiter(2, timeout_seconds=0)
     assert [places.acquire() for _ in range(3)] == [True, True, False]
     places.release()
     assert [places.acquire() for _ in range(2)] == [True, False]
 
 
 def test_who_waits_gets_the_place_that_is_left() -> None:
-    places = ConcurrencyLimiter(1, seconds=30)
+    places = ConcurrencyLimiter(1, timeout_seconds=30)
     assert places.acquire()
     got: list[bool] = []
     waiting = threading.Thread(target=lambda: got.append(places.acquire()))
@@ -33,22 +33,76 @@ def test_who_waits_gets_the_place_that_is_left() -> None:
 
 
 def test_only_so_many_wait_and_who_comes_then_is_sent_away_at_once() -> None:
-    places = ConcurrencyLimiter(1, seconds=30)
+    places = ConcurrencyLimiter(1, timeout_seconds=30)
     assert places.acquire()
     got: list[bool] = []
-    waiting = [threading.Thread(target=lambda: got.append(places.acquire())) for _ in range(QUEUE)]
+    waiting = [threading.Thread(target=lambda: got.append(places.acquire())) for _ in range(MAX_QUEUED_PER_SLOT)]
     for thread in waiting:
         thread.start()
     deadline = time.monotonic() + 30
-    while places.waiting < QUEUE:
+    while places.queued < MAX_QUEUED_PER_SLOT:
         assert time.monotonic() < deadline
         time.sleep(0.01)
     assert not places.acquire()
-    for _ in range(QUEUE):
+    for _ in range(MAX_QUEUED_PER_SLOT):
         places.release()
     for thread in waiting:
         thread.join(30)
-    assert got == [True] * QUEUE
+    assert got == [True] * MAX_QUEUED_PER_SLOT
+
+
+def test_there_are_so_many_limiter_and_one_that_is_left_can_be_taken_again() -> None:
+    limiter = ConnectionLimiter(2, 2)
+    assert [limiter.acquire() for _ in range(3)] == [True, True, False]
+    limiter.release()
+    assert limiter.acquire()
+    assert limiter.in_use == 2
+
+
+def test_one_user_does_not_take_them_all() -> None:
+    limiter = ConnectionLimiter(10, 2)
+    assert [limiter.acquire("ada") for _ in range(3)] == [True, True, False]
+    assert limiter.acquire("grace")
+    assert limiter.acquire()
+    limiter.release("ada")
+    assert limiter.acquire("ada")
+
+
+def test_no_limiter_at_all() -> None:
+    assert not ConnectionLimiter(0, 1).acquire()
+
+
+def test_a_seat_is_left_whatever_happens_on_it() -> None:
+    limiter = ConnectionLimiter(1, 1)
+    try:
+        with limiter.slot("ada") as seated, limiter.slot("grace") as refused:
+            assert (seated, refused) == (True, False)
+            raise ConnectionError
+    except ConnectionError:
+        pass
+    assert limiter.in_use == 0
+
+
+def test_many_threads_never_take_more_than_there_are() -> None:
+    limiter, got = ConnectionLimiter(50, 50), []
+    threads = [threading.Thread(target=lambda: got.extend(limiter.acquire() for _ in range(20))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (got.count(True), limiter.in_use) == (50, 50)
+
+
+def test_token_bucket_is_refilled_over_the_minute() -> None:
+    now = [0.0]
+    bucket = TokenBucket.per_minute(3, clock=lambda: now[0])
+    assert [bucket.try_acquire() for _ in range(4)] == [True, True, True, False]
+    now[0] = 19.9
+    assert not bucket.try_acquire()
+    now[0] = 20.1
+    assert [bucket.try_acquire() for _ in range(2)] == [True, False]
+    now[0] = 9999
+    assert [bucket.try_acquire() for _ in range(4)] == [True, True, True, False]
 
 
 @pytest.mark.server
@@ -73,7 +127,7 @@ def test_a_burst_of_calls_is_answered_one_after_another(tmp_path: Path) -> None:
         statuses: list[int] = []
         clients = [
             threading.Thread(target=lambda: statuses.append(server.post("/predict", b"sleep 0.05").status_code))
-            for _ in range(AT_ONCE + QUEUE)
+            for _ in range(AT_ONCE + MAX_QUEUED_PER_SLOT)
         ]
         for client in clients:
             client.start()

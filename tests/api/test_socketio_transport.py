@@ -10,7 +10,7 @@ import pytest
 from wsproto import ConnectionType, WSConnection
 from wsproto.events import Message, Ping, Pong, Request
 
-from api.socketio.transport import MAX_BACKLOG, Wire
+from api.socketio.transport import MAX_BACKLOG, EngineIOTransport
 
 
 class Book:
@@ -19,7 +19,7 @@ class Book:
     def __init__(self) -> None:
         self.paid: list[int] = []
 
-    def pay(self, size: int) -> None:
+    def acquire(self, size: int) -> None:
         self.paid.append(size)
 
 
@@ -32,7 +32,7 @@ class Engine:
         for _ in range(unread):
             self.queue.put(None)
 
-    def handle(self, wire: Wire) -> None:
+    def handle(self, wire: EngineIOTransport) -> None:
         while (message := wire.wait()) is not None:
             self.heard.append(message)
 
@@ -59,7 +59,7 @@ def connected(engine: Engine, toll: Book) -> Iterator[Client]:
     ours, theirs = socket.socketpair()
     client = Client(theirs)
     environ = {f"HTTP_{name.upper().replace('-', '_')}": value for name, value in client.headers.items()}
-    wire = Wire(engine.handle, 1000, toll)
+    wire = EngineIOTransport(engine.handle, 1000, toll)
 
     def serve() -> None:
         with pytest.raises(StopIteration):

@@ -11,7 +11,9 @@ from wsproto.connection import Connection
 from wsproto.events import AcceptConnection, CloseConnection, Request, TextMessage
 
 from api.websocket import connection as module
-from api.websocket.connection import Allowance, Ending, Line
+from api.websocket.connection import CloseStatus, WebSocketConnection
+
+Ends = tuple[WebSocketConnection, "Client"]
 
 
 class Client:
@@ -30,11 +32,11 @@ class Client:
 
 
 @pytest.fixture
-def ends() -> Iterator[tuple[Line, Client]]:
+def ends() -> Iterator[Ends]:
     here, there = socket.socketpair()
     there.settimeout(30)
     server = SimpleNamespace(ws=_after_handshake(), sock=here, connected=True)
-    with here, there, Line(server, max_bytes=100, ping_seconds=30) as line:
+    with here, there, WebSocketConnection(server, max_bytes=100, ping_seconds=30) as line:
         yield line, Client(there)
 
 
@@ -46,67 +48,57 @@ def _after_handshake() -> WSConnection:
     return server
 
 
-def test_of_what_it_is_told_while_nobody_reads_only_the_latest_is_sent(ends: tuple[Line, Client]) -> None:
+def test_of_what_it_is_told_while_nobody_reads_only_the_latest_is_sent(
+    ends: Ends,
+) -> None:
     line, client = ends
     for number in range(1000):
-        line.tell(f"there are {number}")
+        line.push(f"there are {number}")
     client.say("hello")
     assert next(line.messages()) == "hello"
     assert [event.data for event in client.hear()] == ["there are 999"]  # type: ignore[attr-defined]
 
 
-def test_a_dismissal_ends_it_from_any_thread(ends: tuple[Line, Client]) -> None:
+def test_a_dismissal_ends_it_from_any_thread(ends: Ends) -> None:
     line, client = ends
-    threading.Timer(0.1, line.dismiss, [1001, "restart", "Connect again."]).start()
+    threading.Timer(0.1, line.request_close, [1001, "restart", "Connect again."]).start()
     client_heard: list[object] = []
     hearing = threading.Thread(target=lambda: client_heard.extend(client.hear()))
     hearing.start()
     assert list(line.messages()) == []
     hearing.join()
-    assert line.ending == Ending(1001, "restart")
+    assert line.close_status == CloseStatus(1001, "restart")
     [goodbye] = client_heard
     assert isinstance(goodbye, CloseConnection)
     assert (goodbye.code, goodbye.reason) == (1001, "Connect again.")
 
 
 def test_a_reason_is_cut_to_what_a_frame_holds_and_never_inside_a_character(
-    ends: tuple[Line, Client], monkeypatch: pytest.MonkeyPatch
+    ends: Ends, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "CLOSE_SECONDS", 0)
+    monkeypatch.setattr(module, "CLOSE_TIMEOUT_SECONDS", 0)
     line, client = ends
     line.close(4001, "unauthorized", "é" * 100)
     [goodbye] = client.hear()
     assert goodbye.reason == "é" * 61  # type: ignore[attr-defined]
 
 
-def test_a_send_that_nobody_takes_ends_it(ends: tuple[Line, Client], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "SEND_SECONDS", 0.2)
+def test_a_send_that_nobody_takes_ends_it(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SEND_TIMEOUT_SECONDS", 0.2)
     line, _ = ends
     for _ in range(1000):
         line.send("x" * 10_000)
-        if line.ending is not None:
+        if line.close_status is not None:
             break
-    assert line.ending == Ending(1008, "slow_reader")
+    assert line.close_status == CloseStatus(1008, "slow_reader")
     assert list(line.messages()) == []
 
 
-def test_what_is_told_after_the_end_goes_nowhere(ends: tuple[Line, Client]) -> None:
+def test_what_is_told_after_the_end_goes_nowhere(ends: Ends) -> None:
     line, client = ends
     client.socket.shutdown(socket.SHUT_RDWR)
     assert list(line.messages()) == []
     line.__exit__()
-    line.tell("anybody there?")
-    line.dismiss(1001, "restart", "")
-    assert line.ending == Ending(1001, None)
-
-
-def test_an_allowance_is_used_up_and_comes_back_over_the_minute() -> None:
-    now = [0.0]
-    allowance = Allowance(3, clock=lambda: now[0])
-    assert [allowance.use() for _ in range(4)] == [True, True, True, False]
-    now[0] = 19.9
-    assert not allowance.use()
-    now[0] = 20.1
-    assert [allowance.use() for _ in range(2)] == [True, False]
-    now[0] = 9999
-    assert [allowance.use() for _ in range(4)] == [True, True, True, False]
+    line.push("anybody there?")
+    line.request_close(1001, "restart", "")
+    assert line.close_status == CloseStatus(1001, None)

@@ -1,0 +1,55 @@
+"""Run hooks as soon as a Gunicorn worker is told to stop."""
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+POLL_SECONDS = 0.25
+"""How often to check whether the worker was told to stop."""
+
+log = logging.getLogger(__name__)
+
+
+class Worker(Protocol):
+    """The part of a Gunicorn worker that is read here."""
+
+    alive: bool
+    ppid: int
+
+
+class ShutdownHooks:
+    """Hooks that close long-lived connections at a stop. Gunicorn would wait for them as it does for requests.
+
+    Attributes:
+        stopping: whether the worker was told to stop.
+    """
+
+    def __init__(self) -> None:
+        self.stopping = False
+        self._hooks: list[Callable[[], None]] = []
+
+    def add(self, hook: Callable[[], None]) -> None:
+        """Register a hook during startup. It runs in a thread of its own, before running requests have ended."""
+        self._hooks.append(hook)
+
+    def start_watcher(self, worker: Worker) -> None:
+        """Start to watch a Gunicorn worker. Call it after the fork: a thread does not survive one."""
+        threading.Thread(target=self._watch, args=[worker], name="shutdown-hooks", daemon=True).start()
+
+    def run(self) -> None:
+        """Run all hooks. One that fails is logged."""
+        self.stopping = True
+        for hook in self._hooks:
+            try:
+                hook()
+            except Exception:
+                log.exception("a shutdown hook failed")
+
+    def _watch(self, worker: Worker) -> None:
+        # Polled, because hooks take locks and a signal handler must not.
+        while worker.alive and worker.ppid == os.getppid():
+            time.sleep(POLL_SECONDS)
+        self.run()
