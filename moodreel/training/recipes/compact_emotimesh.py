@@ -121,7 +121,7 @@ def train(
         Phase(TIME, recipe.time_steps, recipe.time_rate, frozen=("encoder.", "moment.")),
     )
     about = {"architecture": "compact-emotimesh", "labels": FIVE, "recipe": asdict(recipe), "faces": len(inputs)}
-    loop(task, phases, TrainerConfig(seed=recipe.seed, eval_every=EVERY), describe=about)
+    loop(task, phases, TrainerConfig(seed=recipe.seed, eval_every=EVERY), metadata=about)
 
     judged = held_out & (split.truth >= 0) & plain.found
     truth = split.truth[judged]

@@ -106,7 +106,7 @@ def train_appearance(
     running = TrainerConfig(seed=recipe.seed, max_grad_norm=2.0, ema_decay=recipe.average, eval_every=EVERY, bf16=True)
     examples = {"faces": len(faces), "others": len(others or ()), "judged": int(judged.sum())}
     about = {"architecture": recipe.architecture, "labels": SEVEN, "recipe": asdict(recipe), "examples": examples}
-    fitted = loop(task, _phases(recipe), running, describe=about)
+    fitted = loop(task, _phases(recipe), running, metadata=about)
 
     temperature = calibrate(
         net, crops[kept], torch.from_numpy(targets[kept, :MUXSPACE]), torch.from_numpy(votes.truth[kept])

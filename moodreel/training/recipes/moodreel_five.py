@@ -143,7 +143,7 @@ def train_joint(
     phase = Phase(TIME, recipe.time_steps, recipe.time_rate, frozen=("appearance.", "landmarks.", "trust"))
     examples = {"faces": int(learnt.sum()), "talkers": int(calm.sum())}
     about = {"architecture": "joint", "arguments": arguments, "recipe": asdict(recipe), "examples": examples}
-    loop(time, [phase], TrainerConfig(seed=recipe.seed, eval_every=EVERY), describe=about)
+    loop(time, [phase], TrainerConfig(seed=recipe.seed, eval_every=EVERY), metadata=about)
 
     kept_targets = np.eye(len(FIVE), dtype=np.float32)[split.truth[judged]]
     kept = PseudoSequenceGenerator(only(faces, judged), kept_targets, deformation, appearance[judged], **making)

@@ -74,7 +74,7 @@ def train_text(
     task = Comments(net, pieces, learnt, kept_pieces, kept.classes, recipe)
     examples = {"learnt": len(pieces), "judged": len(kept_pieces)}
     about = {"architecture": "minilm", "labels": EKMAN, "recipe": asdict(recipe), "examples": examples}
-    fitted = loop(task, [task.phase()], task.running(), describe=about)
+    fitted = loop(task, [task.phase()], task.running(), metadata=about)
     return finish(net, tokenizer, kept, recipe, [row["macro_f1"] for row in fitted.rows])
 
 
