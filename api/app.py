@@ -8,12 +8,12 @@ from api.middleware import access_log, cors, request_body, security_headers
 from api.routes import (
     auth,
     connections,
+    detect,
     health,
     history,
     logs,
     multimodal,
     pages,
-    pictures,
     predict,
     predict_any,
     text,
@@ -56,18 +56,18 @@ def create_app(
         audiovisual_pipeline=audiovisual_pipeline,
     )
     services.init_app(app, container)
-    access_log.watch(app)
-    metrics.watch(app)
-    cors.watch(app)
-    security_headers.watch(app)
-    request_body.watch(app)
-    errors.register(app)
-    history_recorder.watch(app)
+    access_log.init_app(app)
+    metrics.init_app(app)
+    cors.init_app(app)
+    security_headers.init_app(app)
+    request_body.init_app(app)
+    errors.init_app(app)
+    history_recorder.init_app(app)
 
-    documented = openapi.document(app)
+    documented = openapi.init_app(app)
     documented.register_blueprint(predict.blueprint)
     documented.register_blueprint(thumbnail.blueprint)
-    documented.register_blueprint(pictures.blueprint)
+    documented.register_blueprint(detect.blueprint)
     documented.register_blueprint(predict_any.blueprint)
     documented.register_blueprint(multimodal.blueprint)
     documented.register_blueprint(text.blueprint)

@@ -10,7 +10,7 @@ from flask import Flask, Response, g, json, request
 from marshmallow import ValidationError
 from werkzeug.exceptions import HTTPException
 
-from api.log_fields import record
+from api import log_fields
 from moodreel import errors as domain
 from moodreel.errors import MoodreelError
 from moodreel.storage.history import HistoryError
@@ -57,7 +57,7 @@ STATUS = {
 }
 """Each code that a client may switch on. Codes are added, never changed."""
 
-RETRY_SECONDS = {
+RETRY_AFTER_SECONDS = {
     "rate_limited": 60,
     "overloaded": 5,
     "not_ready": 5,
@@ -114,7 +114,7 @@ class ApiError(Exception):
         self.headers = headers or {}
 
 
-def register(app: Flask) -> None:
+def init_app(app: Flask) -> None:
     """Answer every exception with a problem."""
     app.register_error_handler(ApiError, _refused)
     app.register_error_handler(MoodreelError, _domain_error)
@@ -123,7 +123,7 @@ def register(app: Flask) -> None:
     app.register_error_handler(Exception, _unexpected)
 
 
-def problem(
+def problem_response(
     code: str,
     detail: str,
     *,
@@ -136,27 +136,27 @@ def problem(
     body = _body(code, detail, status)
     if errors is not None:
         body["errors"] = errors
-    record(error=code)
+    log_fields.add(error=code)
     response = Response(json.dumps(body) + "\n", status, mimetype="application/problem+json")
-    if code in RETRY_SECONDS:
-        response.headers["Retry-After"] = str(RETRY_SECONDS[code])
+    if code in RETRY_AFTER_SECONDS:
+        response.headers["Retry-After"] = str(RETRY_AFTER_SECONDS[code])
     response.headers.update(headers or {})
     return response
 
 
-def as_message(error: Exception) -> dict[str, Any]:
+def to_message(error: Exception) -> dict[str, Any]:
     """Describe what is wrong to a client that is told so by a message; whatever nobody expected is `internal`."""
     if isinstance(error, ValidationError):
         return {"code": "invalid_request", "message": _correct(_fields(error)), "errors": _fields(error)}
     if isinstance(error, domain.ModelNotFound):
-        return as_message(ValidationError({"model": [str(error)]}))
+        return to_message(ValidationError({"model": [str(error)]}))
     if isinstance(error, ApiError):
         return {"code": error.code, "message": error.detail}
     code = next((code for kind, code in _DOMAIN.items() if isinstance(error, kind)), None)
     return {"code": code, "message": str(error)} if code else {"code": "internal", "message": _INTERNAL}
 
 
-def as_part(error: ApiError | MoodreelError) -> dict[str, Any]:
+def to_item_error(error: ApiError | MoodreelError) -> dict[str, Any]:
     """Describe what is wrong with one of several things in a call that is answered all the same."""
     code = error.code if isinstance(error, ApiError) else _DOMAIN[type(error)]
     return _body(code, str(error), STATUS[code])
@@ -174,7 +174,7 @@ def _body(code: str, detail: str, status: int) -> dict[str, Any]:
 
 
 def _refused(error: ApiError) -> Response:
-    return problem(error.code, error.detail, errors=error.errors, headers=error.headers)
+    return problem_response(error.code, error.detail, errors=error.errors, headers=error.headers)
 
 
 def _domain_error(error: MoodreelError) -> Response:
@@ -183,17 +183,17 @@ def _domain_error(error: MoodreelError) -> Response:
     if isinstance(error, HistoryError):
         # Its message is for the operator.
         log.error("%s", error)
-        return problem("storage_unavailable", "Histories cannot be reached right now. Try again in a minute.")
+        return problem_response("storage_unavailable", "Histories cannot be reached right now. Try again in a minute.")
     for kind, code in _DOMAIN.items():
         if isinstance(error, kind):
             log.info("%s: %s (%r)", code, error, error.__cause__)
-            return problem(code, str(error))
+            return problem_response(code, str(error))
     return _unexpected(error)
 
 
 def _invalid(error: ValidationError) -> Response:
     fields = _fields(error)
-    return problem("invalid_request", _correct(fields), errors=fields)
+    return problem_response("invalid_request", _correct(fields), errors=fields)
 
 
 def _fields(error: ValidationError) -> dict[str, Any]:
@@ -216,9 +216,9 @@ def _http_error(error: HTTPException) -> Response:
     code = {404: "not_found", 405: "method_not_allowed", 413: "too_large"}.get(
         error.code, re.sub(r"\W+", "_", phrase.lower())
     )
-    return problem(code, _DETAILS.get(error.code, f"{phrase}."), headers=headers, status=error.code)
+    return problem_response(code, _DETAILS.get(error.code, f"{phrase}."), headers=headers, status=error.code)
 
 
 def _unexpected(error: Exception) -> Response:
     log.error("%s %s failed, request_id %s", request.method, request.path, g.get("request_id"), exc_info=error)
-    return problem("internal", _INTERNAL)
+    return problem_response("internal", _INTERNAL)

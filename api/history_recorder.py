@@ -6,15 +6,14 @@ from typing import Any
 
 from flask import Flask, Response, after_this_request, g
 
-from api import maintenance
-from api.log_fields import recorded
-from api.metrics import HISTORY_FAILURES, KEPT
+from api import log_fields, maintenance
+from api.metrics import HISTORY_ENTRIES, HISTORY_FAILURES
 from api.services import Services, services
 from moodreel.errors import MoodreelError
 from moodreel.storage.history import HistoryEntry, StoredMedia
 from moodreel.storage.objects import StoredFile
 
-HISTORY_ID = {
+HISTORY_ID_HEADER = {
     "x-history-id": {
         "description": "The entry in the caller's history, where it was kept: `/api/history/{id}`.",
         "schema": {"type": "string"},
@@ -26,13 +25,13 @@ HISTORY_ID = {
 log = logging.getLogger(__name__)
 
 
-def watch(app: Flask) -> None:
+def init_app(app: Flask) -> None:
     """Delete old entries, and media that nothing belongs to any more, at the start and every hour."""
     if services(app).history:
-        maintenance.hourly(app, _tidy)
+        maintenance.run_hourly(app, _prune)
 
 
-def keep(
+def record_analysis(
     *,
     kind: str,
     emotion: str | None,
@@ -54,7 +53,7 @@ def keep(
         in_header: whether the answer has such a header; a message on a socket has none.
     """
     history, user = services().history, g.caller.user if g.caller else None
-    if history is None or user is None or "entry" in _failed():
+    if history is None or user is None or "entry" in _failed_parts():
         return None
     finding = HistoryEntry(
         kind=kind,
@@ -63,26 +62,26 @@ def keep(
         probabilities=probabilities,
         model=model,
         facts=facts,
-        content_sha256=content_sha256 or recorded().get("content_sha256"),
+        content_sha256=content_sha256 or log_fields.current().get("content_sha256"),
     )
     try:
         entry = history.upsert(user, finding, _stored(user, media))
     except MoodreelError as error:
-        _failed().add("entry")
-        report("entry", error)
+        _failed_parts().add("entry")
+        report_failure("entry", error)
         return None
-    KEPT.labels(kind).inc()
+    HISTORY_ENTRIES.labels(kind).inc()
     if in_header:
         after_this_request(lambda response: _named(response, entry))
     return entry
 
 
-def keep_reading(reading: Any, *, in_header: bool = True) -> str | None:
+def record_text(reading: Any, *, in_header: bool = True) -> str | None:
     """Keep what a text showed, as `keep` does."""
     # The calendar adds emotions up and takes means, which needs shares of 1: several emotions may be there at once.
     every = sum(reading.scores.values())
     # No hash of the text, by which the same one would be one entry: a hash of a few words is soon guessed.
-    return keep(
+    return record_analysis(
         kind="text",
         emotion=reading.label,
         confidence=reading.score,
@@ -97,24 +96,24 @@ def keep_reading(reading: Any, *, in_header: bool = True) -> str | None:
     )
 
 
-def keeps_media() -> bool:
+def stores_media() -> bool:
     """Tell whether a picture that this call makes would be kept: who makes one for it only then saves the work."""
     history = services().history
     return history is not None and history.storage is not None and g.caller is not None and g.caller.user is not None
 
 
-def report(part: str, error: MoodreelError) -> None:
+def report_failure(part: str, error: MoodreelError) -> None:
     """Tell the operator what went wrong with somebody's history; the caller is answered all the same."""
     HISTORY_FAILURES.labels(part).inc()
     log.error("%s", error)
 
 
-def _failed() -> set[str]:
+def _failed_parts() -> set[str]:
     """Give the parts that failed in this call. They are not tried again: what hangs would hold up every picture."""
     return g.setdefault("failed_parts", set())
 
 
-def sweep(shared: Services | None = None) -> None:
+def delete_orphans(shared: Services | None = None) -> None:
     """Delete the media of entries that are deleted; what fails is tried again by the upkeep."""
     history = (shared or services()).history
     if history is None:
@@ -122,7 +121,7 @@ def sweep(shared: Services | None = None) -> None:
     try:
         history.delete_orphans()
     except MoodreelError as error:
-        report("deletion", error)
+        report_failure("deletion", error)
 
 
 def image_copy(jpeg: bytes) -> StoredFile:
@@ -133,13 +132,13 @@ def image_copy(jpeg: bytes) -> StoredFile:
 def _stored(user: str, media: Callable[[], Sequence[StoredFile]]) -> tuple[StoredMedia, ...]:
     """Store the files; none where that fails: an entry without its picture is better than no entry."""
     history = services().history
-    if history is None or history.storage is None or "media" in _failed():
+    if history is None or history.storage is None or "media" in _failed_parts():
         return ()
     try:
         return history.put_media(user, media())
     except MoodreelError as error:
-        _failed().add("media")
-        report("media", error)
+        _failed_parts().add("media")
+        report_failure("media", error)
         return ()
 
 
@@ -148,12 +147,12 @@ def _named(response: Response, entry: str) -> Response:
     return response
 
 
-def _tidy(shared: Services) -> None:
+def _prune(shared: Services) -> None:
     days = shared.settings.history_retention_days
     try:
         deleted = shared.history.prune_if_due(days) if shared.history else 0
     except MoodreelError as error:
-        return report("deletion", error)
+        return report_failure("deletion", error)
     if deleted:
         log.info("%d entries older than %d days were deleted from the history", deleted, days)
-    sweep(shared)
+    delete_orphans(shared)

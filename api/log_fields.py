@@ -5,11 +5,11 @@ from typing import Any
 from flask import g
 
 
-def record(**facts: Any) -> None:
+def add(**facts: Any) -> None:
     """Add to this call's row; the names are those of `moodreel.storage.call_log.Outcome`."""
     g.setdefault("facts", {}).update(facts)
 
 
-def recorded() -> dict[str, Any]:
+def current() -> dict[str, Any]:
     """Give what was added so far."""
     return g.get("facts", {})

@@ -7,10 +7,10 @@ from flask import Flask, Response
 
 from api.services import Services, services
 
-CHECK_SECONDS = 3600
+INTERVAL_SECONDS = 3600
 
 
-def hourly(app: Flask, task: Callable[[Services], None]) -> None:
+def run_hourly(app: Flask, task: Callable[[Services], None]) -> None:
     """Do a task at the start, and from then on after a call that finds it an hour old."""
     due = _Due(app, task)
     due.do()
@@ -29,5 +29,5 @@ class _Due:
         return response
 
     def do(self) -> None:
-        self._next = time.monotonic() + CHECK_SECONDS
+        self._next = time.monotonic() + INTERVAL_SECONDS
         self._task(self._shared)

@@ -8,13 +8,13 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import REGISTRY
 
-from api.log_fields import record
+from api import log_fields
 
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
 LIVE_SECONDS = (0.02, 0.03, 0.05, 0.08, 0.12, 0.2, 0.35, 0.6, 1, 2.5)
 
-SERVER_TIMING = {
+SERVER_TIMING_HEADER = {
     "Server-Timing": {
         "description": "Milliseconds by stage.",
         "schema": {"type": "string"},
@@ -28,7 +28,7 @@ LATENCY = Histogram("moodreel_request_seconds", "Seconds from headers to answer"
 STAGES = Histogram("moodreel_stage_seconds", "Seconds in a stage of an analysis", ["stage"], buckets=SECONDS)
 IN_FLIGHT = Gauge("moodreel_requests_in_flight", "Calls being answered", multiprocess_mode="livesum")
 PREDICTIONS = Counter("moodreel_predictions", "Emotions answered", ["emotion"])
-KEPT = Counter("moodreel_history_entries", "Analyses written into a history", ["kind"])
+HISTORY_ENTRIES = Counter("moodreel_history_entries", "Analyses written into a history", ["kind"])
 HISTORY_FAILURES = Counter("moodreel_history_failures", "Times a history could not be kept or deleted", ["part"])
 SOCKETS = Gauge("moodreel_sockets", "WebSockets on /api/ws that are open", multiprocess_mode="livesum")
 SOCKETS_ENDED = Counter("moodreel_sockets_ended", "WebSockets on /api/ws that ended, or were refused", ["reason"])
@@ -41,30 +41,30 @@ LIVE_LATENCY = Histogram("moodreel_live_seconds", "Seconds from a live frame to 
 LOG_FAILURES = Counter("moodreel_call_log_failures", "Times the call log could not be written")
 
 
-def watch(app: Flask) -> None:
+def init_app(app: Flask) -> None:
     """Count and time each call of the app."""
     app.before_request(_begin)
     app.after_request(_count)
     app.teardown_request(_end)
 
 
-def observed(response: Response, emotion: str | None, timings: Mapping[str, float]) -> Response:
+def with_server_timing(response: Response, emotion: str | None, timings: Mapping[str, float]) -> Response:
     """Count an analysis and its stages' milliseconds, in the call's row too, and tell them to the caller."""
-    observe(emotion, timings)
+    observe_analysis(emotion, timings)
     response.headers["Server-Timing"] = ", ".join(f"{stage};dur={value:.1f}" for stage, value in timings.items())
     return response
 
 
-def observe(emotion: str | None, timings: Mapping[str, float]) -> None:
+def observe_analysis(emotion: str | None, timings: Mapping[str, float]) -> None:
     """Count an analysis and its stages' milliseconds, in the call's row too."""
     for stage, milliseconds in timings.items():
         STAGES.labels(stage).observe(milliseconds / 1000)
     if emotion:
         PREDICTIONS.labels(emotion).inc()
-    record(timings={stage: round(milliseconds, 1) for stage, milliseconds in timings.items()})
+    log_fields.add(timings={stage: round(milliseconds, 1) for stage, milliseconds in timings.items()})
 
 
-def exposition() -> bytes:
+def render() -> bytes:
     """Write the metrics of all workers; of this process alone where there is only one."""
     registry = CollectorRegistry()
     try:

@@ -28,7 +28,7 @@ GUARDED_CODES = (
     "internal",
     "keys_unavailable",
 )
-CLIP_CODES = (
+VIDEO_CODES = (
     "bad_json",
     "too_large",
     "video_too_long",
@@ -41,7 +41,7 @@ CLIP_CODES = (
     "overloaded",
 )
 
-RECORDING_CODES = (*CLIP_CODES, "no_face", "audio_corrupt", "audio_too_long", "no_face_no_sound")
+AUDIOVISUAL_CODES = (*VIDEO_CODES, "no_face", "audio_corrupt", "audio_too_long", "no_face_no_sound")
 
 SECURITY_SCHEMES = {
     "api_key": {"type": "apiKey", "in": "header", "name": "x-api-key", "description": "One of the keys in API_KEY."},
@@ -63,7 +63,7 @@ SECURITY_SCHEMES = {
 }
 """How to get in; any one of them will do."""
 
-PICTURE_CODES = (
+IMAGE_CODES = (
     "bad_json",
     "too_large",
     "picture_too_big",
@@ -105,7 +105,7 @@ class Blueprint(flask_smorest.Blueprint):
         self._prepare_doc_cbks += [self._prepare_query, self._prepare_refusals]
 
     @staticmethod
-    def refuses(*codes: str) -> Any:
+    def error_responses(*codes: str) -> Any:
         """Document the codes that a view refuses with."""
 
         def decorate(view: Any) -> Any:
@@ -116,7 +116,7 @@ class Blueprint(flask_smorest.Blueprint):
         return decorate
 
     @staticmethod
-    def documents_query(schema: type[Schema]) -> Any:
+    def document_query(schema: type[Schema]) -> Any:
         """Document a view's query string."""
 
         def decorate(view: Any) -> Any:
@@ -126,7 +126,7 @@ class Blueprint(flask_smorest.Blueprint):
 
         return decorate
 
-    def takes_query(self, schema: type[Schema]) -> Any:
+    def query(self, schema: type[Schema]) -> Any:
         """Document a view's query string, and hand it to the view validated."""
 
         def decorate(view: Any) -> Any:
@@ -134,7 +134,7 @@ class Blueprint(flask_smorest.Blueprint):
             def with_query(*args: Any, **kwargs: Any) -> Any:
                 return view(schema().load(request.args.to_dict()), *args, **kwargs)
 
-            return self.documents_query(schema)(with_query)
+            return self.document_query(schema)(with_query)
 
         return decorate
 
@@ -166,7 +166,7 @@ class GuardedBlueprint(Blueprint):
         self._prepare_doc_cbks.append(partial(_prepare_guard, dated=dated))
 
 
-def document(app: Flask) -> flask_smorest.Api:
+def init_app(app: Flask) -> flask_smorest.Api:
     """Serve /openapi.json, /docs and /redoc, and return what documented blueprints register with."""
     app.config.update(
         API_TITLE="moodreel",

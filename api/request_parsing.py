@@ -7,12 +7,12 @@ from typing import Any
 from flask import request
 from marshmallow import ValidationError
 
+from api import log_fields
 from api.base64_input import decode_base64
 from api.errors import ApiError
-from api.log_fields import record
 from api.middleware import request_body
 from api.schemas.files import BASE64_FIELDS, FileSchema
-from api.schemas.pictures import HOW_MANY, PicturesSchema
+from api.schemas.images import IMAGE_COUNT, ImagesSchema
 
 _NOT_JSON = ("video/", "image/", "audio/", "application/octet-stream")
 
@@ -28,7 +28,7 @@ class Upload:
 def read_upload(schema: FileSchema) -> Upload:
     """Read the one file that this call carries. Raises ApiError or ValidationError."""
     upload = _from_form(schema) if request_body.is_form() else _from_json(schema)
-    record(content_sha256=hashlib.sha256(upload.data).hexdigest())
+    log_fields.add(content_sha256=hashlib.sha256(upload.data).hexdigest())
     return upload
 
 
@@ -38,10 +38,10 @@ def read_uploads() -> list[bytes | ApiError]:
     A content that is not base64 has its refusal in its place. Raises ApiError or ValidationError for anything else.
     """
     if not request_body.is_form():
-        return [_decoded_or_refused(picture["content"]) for picture in PicturesSchema().load(_json())["pictures"]]
+        return [_decoded_or_refused(picture["content"]) for picture in ImagesSchema().load(_json())["pictures"]]
     _, files = request_body.read_form()
     try:
-        HOW_MANY(files)
+        IMAGE_COUNT(files)
     except ValidationError as error:
         raise ValidationError({"file": error.messages}) from error
     return list(files)

@@ -47,13 +47,13 @@ class Caller:
     cookie: str | None = None
 
 
-def identify(request: Request) -> Caller | None:
-    """Tell who calls; None for somebody who proves nothing. What is wrong with their token waits in `g.refusal`."""
-    g.refusal = None
+def authenticate(request: Request) -> Caller | None:
+    """Tell who calls; None for somebody who proves nothing. What is wrong with their token waits in `g.auth_error`."""
+    g.auth_error = None
     try:
-        return next((caller for way in _WAYS if (caller := way(request)) is not None), None)
+        return next((caller for way in _AUTHENTICATORS if (caller := way(request)) is not None), None)
     except ApiError as refusal:
-        g.refusal = refusal
+        g.auth_error = refusal
         return None
 
 
@@ -65,14 +65,14 @@ def require_caller(*, dated: bool = True) -> None:
     if request.method == "OPTIONS":
         return
     if g.caller is None:
-        raise g.refusal or _stranger()
-    require_own_page()
+        raise g.auth_error or _unauthorized()
+    require_same_origin()
     _check_date(request, dated)
     _check_identifiers(request)
-    check_rate(g.caller)
+    check_rate_limit(g.caller)
 
 
-def require_own_page() -> None:
+def require_same_origin() -> None:
     """Refuse a call that changes something by a cookie, unless a page of our own makes it."""
     by_cookie = g.caller is not None and g.caller.cookie is not None
     if by_cookie and request.method not in SAFE_METHODS and not is_same_origin(request, _settings().cors_origins):
@@ -111,7 +111,7 @@ def client_id(request: Request) -> str | None:
     return value if value.isprintable() and 0 < len(value) <= CLIENT_ID_LENGTH else None
 
 
-def _stranger() -> ApiError:
+def _unauthorized() -> ApiError:
     tokens = bool(services().token_verifier)
     return ApiError(
         "unauthorized",
@@ -147,7 +147,7 @@ def _by_api_key(request: Request) -> Caller | None:
     return Caller(f"key-{found.hex()[:8]}", frozenset({ADMIN})) if found else None
 
 
-_WAYS: tuple[Callable[[Request], Caller | None], ...] = (_by_bearer_token, _by_api_key, _by_cookie)
+_AUTHENTICATORS: tuple[Callable[[Request], Caller | None], ...] = (_by_bearer_token, _by_api_key, _by_cookie)
 
 
 def _settings() -> Settings:
@@ -177,7 +177,7 @@ def _check_identifiers(request: Request) -> None:
         raise ApiError("bad_header", "x-request-id takes at most 128 visible ASCII characters.")
 
 
-def check_rate(caller: Caller) -> None:
+def check_rate_limit(caller: Caller) -> None:
     """Refuse a call, open in the log, of a caller who made too many in the last minute."""
     limit, log = _settings().rate_limit, services().call_log
     if not limit or g.row_id is None:

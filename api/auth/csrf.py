@@ -11,13 +11,13 @@ SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 _PORTS = {"https": ":443", "http": ":80"}
 
 
-def is_same_origin(request: Request, listed: Iterable[str]) -> bool:
+def is_same_origin(request: Request, allowed_origins: Iterable[str]) -> bool:
     """Tell it from what the browser says, and no page can forge; a call that says nothing is none of ours.
 
     listed: origins that count as ours; `*` is none.
     """
     origin, site = request.headers.get("Origin", ""), request.headers.get("Sec-Fetch-Site")
-    if origin != "*" and origin in listed:
+    if origin != "*" and origin in allowed_origins:
         return True
     if site is not None:
         # `none`: the person did it and not a page, by the address bar or a bookmark.

@@ -21,7 +21,7 @@ import jwt
 
 FRESH_SECONDS = 300
 COOLDOWN_SECONDS = 30
-KEPT_SECONDS = 24 * 3600
+MAX_STALE_SECONDS = 24 * 3600
 TIMEOUT_SECONDS = 5
 MAX_BYTES = 1 << 20
 MIN_RSA_BITS = 2048
@@ -40,7 +40,7 @@ class KeysUnavailable(Exception):
     """The keys cannot be read now; the message is for the operator."""
 
 
-class Keys:
+class KeySet:
     """Keys that may sign, found by algorithm and `kid`."""
 
     def __init__(self, data: bytes) -> None:
@@ -67,7 +67,7 @@ class KeySource(Protocol):
         """Give the key that a token names, None where there is none. Raises KeysUnavailable."""
 
 
-def open_keys(source: str) -> KeySource:
+def open_key_source(source: str) -> KeySource:
     """Give the keys at a URL, which is asked when the first token comes, or in a file. Raises KeysUnavailable."""
     return UrlKeys(source) if _URL.match(source) else FileKeys(Path(source))
 
@@ -79,7 +79,7 @@ class FileKeys:
         self._path = path
         self._seen = self._signature()
         try:
-            self._keys = Keys(path.read_bytes())
+            self._keys = KeySet(path.read_bytes())
         except (OSError, ValueError) as error:
             raise KeysUnavailable(f"the file {path} cannot be used: {error}") from error
 
@@ -92,7 +92,7 @@ class FileKeys:
 
     def _read_again(self) -> None:
         try:
-            self._keys = Keys(self._path.read_bytes())
+            self._keys = KeySet(self._path.read_bytes())
         except (OSError, ValueError) as error:
             log.error("OIDC_JWKS: %s has changed but cannot be used, the keys from before stay: %s", self._path, error)
 
@@ -105,10 +105,10 @@ class FileKeys:
 
 
 @dataclass(frozen=True)
-class _Fetched:
+class _CachedKeys:
     """keys: None before any came. at, asked: seconds when they came, and when the provider was last asked."""
 
-    keys: Keys | None
+    keys: KeySet | None
     at: float
     asked: float
 
@@ -130,7 +130,7 @@ class UrlKeys:
         self._fetch = fetch or _fetch
         self._clock = clock
         self._one_asks = threading.Lock()
-        self._state = _Fetched(None, -float("inf"), -float("inf"))
+        self._state = _CachedKeys(None, -float("inf"), -float("inf"))
 
     def find(self, algorithm: str, kid: str | None) -> jwt.PyJWK | None:
         key = self._state.find(algorithm, kid)
@@ -138,7 +138,7 @@ class UrlKeys:
             # While one thread asks, the others go on with the keys they have; they wait only where theirs is unknown.
             self._ask(wait=key is None)
         state = self._state
-        if self._clock() - state.at > KEPT_SECONDS:
+        if self._clock() - state.at > MAX_STALE_SECONDS:
             raise KeysUnavailable("no keys")
         key = state.find(algorithm, kid)
         if key is None and state.at < state.asked:
@@ -153,10 +153,10 @@ class UrlKeys:
             if now - before.asked < COOLDOWN_SECONDS:
                 return
             try:
-                self._state = _Fetched(Keys(self._fetch(self._url)), now, now)
+                self._state = _CachedKeys(KeySet(self._fetch(self._url)), now, now)
             except (OSError, http.client.HTTPException, ValueError) as error:
                 log.error("OIDC_JWKS: %s cannot be used: %s", self._url, error)
-                self._state = _Fetched(before.keys, before.at, now)
+                self._state = _CachedKeys(before.keys, before.at, now)
         finally:
             self._one_asks.release()
 

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 
 import jwt
 
-from api.auth.jwks import ALGORITHMS, KeySource, KeysUnavailable, open_keys
+from api.auth.jwks import ALGORITHMS, KeySource, KeysUnavailable, open_key_source
 from api.errors import ApiError
 from api.settings import Settings, SettingsError
 
@@ -61,7 +61,7 @@ class Token:
         return hashlib.sha256(json.dumps([self.issuer, self.user_id]).encode()).hexdigest()
 
 
-class Verifier(Protocol):
+class IssuerVerifier(Protocol):
     """One kind of tokens."""
 
     issuer: str
@@ -73,22 +73,24 @@ class Verifier(Protocol):
 class TokenVerifier:
     """The kinds of tokens that this service takes, none or more."""
 
-    def __init__(self, own: "OwnTokens | None" = None, openid: "OpenIdTokens | None" = None) -> None:
+    def __init__(self, own: "SharedSecretVerifier | None" = None, openid: "OpenIdVerifier | None" = None) -> None:
         self._own = own
-        self._by_issuer: dict[Any, Verifier] = {kind.issuer: kind for kind in (own, openid) if kind}
+        self._by_issuer: dict[Any, IssuerVerifier] = {kind.issuer: kind for kind in (own, openid) if kind}
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "TokenVerifier":
         """Set up what the settings ask for. Raises SettingsError where the provider's keys cannot be used."""
         own, openid = None, None
         if settings.security_secret and settings.security_issuer:
-            own = OwnTokens(settings.security_secret, settings.security_issuer, settings.security_max_age_seconds)
+            own = SharedSecretVerifier(
+                settings.security_secret, settings.security_issuer, settings.security_max_age_seconds
+            )
         if settings.oidc_issuer and settings.oidc_audience and settings.oidc_jwks:
             try:
-                keys = open_keys(settings.oidc_jwks)
+                keys = open_key_source(settings.oidc_jwks)
             except KeysUnavailable as error:
                 raise SettingsError(f"OIDC_JWKS: {error}.") from error
-            openid = OpenIdTokens(keys, settings.oidc_issuer, settings.oidc_audience)
+            openid = OpenIdVerifier(keys, settings.oidc_issuer, settings.oidc_audience)
         return cls(own, openid)
 
     def __bool__(self) -> bool:
@@ -116,7 +118,7 @@ class TokenVerifier:
                 "keys_unavailable", "The token cannot be checked now, as its issuer does not answer. Try again soon."
             ) from error
 
-    def renew(self, token: Token, now: float | None = None) -> "Renewed":
+    def renew(self, token: Token, now: float | None = None) -> "RenewedToken":
         """Sign the same again for as long as it was good for. Raises ApiError where that may not be."""
         if not token.renewable or self._own is None:
             raise ApiError(
@@ -124,7 +126,7 @@ class TokenVerifier:
             )
         return self._own.renew(token, time.time() if now is None else now)
 
-    def _verifier(self, text: str) -> Verifier:
+    def _verifier(self, text: str) -> IssuerVerifier:
         # Nothing of a token this large or of another shape is ever parsed.
         if len(text) > MAX_CHARACTERS or not _SHAPE.fullmatch(text):
             raise jwt.DecodeError("no token")
@@ -136,14 +138,14 @@ class TokenVerifier:
 
 
 @dataclass(frozen=True)
-class Renewed:
+class RenewedToken:
     """A new token and when it ends."""
 
     text: str = field(repr=False)
     expires_at: datetime
 
 
-class OwnTokens:
+class SharedSecretVerifier:
     """Tokens that we and the journaling app sign with one secret.
 
     secret: at least 64 bytes (RFC 7518, 3.2).
@@ -169,7 +171,7 @@ class OwnTokens:
             _time(claims, "auth_time")
         return _token(claims, user_id, tuple(claims["roles"]), renewable=True)
 
-    def renew(self, token: Token, now: float) -> Renewed:
+    def renew(self, token: Token, now: float) -> RenewedToken:
         """Sign a token's claims again, for as long as it was good for, but not beyond the longest sign-in."""
         issued, expires = _time(token.claims, "iat"), _time(token.claims, "exp")
         signed_in = min(_time(token.claims, "auth_time") if "auth_time" in token.claims else issued, issued)
@@ -178,10 +180,10 @@ class OwnTokens:
             raise _expired("It is too late to refresh this token. Sign in again.")
         claims = {name: value for name, value in token.claims.items() if name not in ("nbf", "jti")}
         claims |= {"iat": math.floor(now), "exp": end, "auth_time": signed_in, "jti": uuid.uuid4().hex}
-        return Renewed(jwt.encode(claims, self._secret, self.ALGORITHM), datetime.fromtimestamp(end, UTC))
+        return RenewedToken(jwt.encode(claims, self._secret, self.ALGORITHM), datetime.fromtimestamp(end, UTC))
 
 
-class OpenIdTokens:
+class OpenIdVerifier:
     """Tokens of an OpenID provider; audience: our names there, of which a token must hold one."""
 
     REQUIRED = ("sub", "iss", "aud", "iat", "exp")

@@ -8,9 +8,8 @@ from contextlib import contextmanager
 
 from flask import Flask, Response, current_app, g, request
 
-from api import maintenance
+from api import log_fields, maintenance
 from api.auth import authentication
-from api.log_fields import recorded
 from api.metrics import LOG_FAILURES
 from api.middleware import request_body
 from api.services import Services, services
@@ -19,12 +18,12 @@ from moodreel.storage.call_log import CallLogError, CallOutcome
 log = logging.getLogger(__name__)
 
 
-def watch(app: Flask) -> None:
+def init_app(app: Flask) -> None:
     """Log each call of the app; prune the log at the start and from then on when a call finds it due."""
     app.before_request(_open)
     app.after_request(_close)
     app.teardown_request(_close_lost)
-    maintenance.hourly(app, _prune)
+    maintenance.run_hourly(app, _prune)
 
 
 def endpoint() -> str:
@@ -33,7 +32,7 @@ def endpoint() -> str:
 
 
 @contextmanager
-def part(method: str) -> Iterator[None]:
+def sub_request(method: str) -> Iterator[None]:
     """Log a part of a call as a call of its own, with the same caller and request id and with facts of its own.
 
     The block says how it ended by `g.status` (500 unless it does), and may record anything but that.
@@ -51,7 +50,7 @@ def part(method: str) -> Iterator[None]:
 def _open() -> None:
     g.began = time.perf_counter()
     g.request_id = authentication.request_id(request) or uuid.uuid4().hex
-    g.caller = authentication.identify(request)
+    g.caller = authentication.authenticate(request)
     _begin(request.method[:16])
 
 
@@ -87,7 +86,7 @@ def _write(status: int, bytes_out: int | None) -> None:
         return
     latency = round((time.perf_counter() - g.began) * 1000, 3)
     outcome = CallOutcome(
-        status, latency, **{"bytes_in": request_body.bytes_read(), "bytes_out": bytes_out, **recorded()}
+        status, latency, **{"bytes_in": request_body.bytes_read(), "bytes_out": bytes_out, **log_fields.current()}
     )
     try:
         services().call_log.close(row_id, outcome)

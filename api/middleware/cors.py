@@ -9,7 +9,7 @@ _EXPOSED_HEADERS = "x-request-id, retry-after, server-timing, x-next-cursor, x-h
 _METHODS = "GET, POST, DELETE, OPTIONS"
 
 
-def watch(app: Flask) -> None:
+def init_app(app: Flask) -> None:
     """Answer preflights and add the headers that browsers ask for."""
     if services(app).settings.cors_origins:
         app.before_request(_preflight)

@@ -26,9 +26,9 @@ from api.services import services
 
 READ_IDLE_SECONDS = 30.0
 """A phone that lost its network in the middle of a body holds a thread for so long."""
-LINGER_IDLE_SECONDS = 1.0
-LINGER_SECONDS = 5.0
-LINGER_BODIES = 2
+DRAIN_IDLE_SECONDS = 1.0
+DRAIN_SECONDS = 5.0
+DRAIN_BODIES = 2
 """After a refusal, what is left of a body is read up to so many times MAX_BODY_BYTES."""
 MAX_JSON_PARTS = 10_000
 """Commas and opening brackets of a JSON body, outside of its strings. A body of nothing else would become a gigabyte of
@@ -40,19 +40,19 @@ _PIECE = 64 * 1024
 log = logging.getLogger(__name__)
 
 
-def watch(app: Flask) -> None:
+def init_app(app: Flask) -> None:
     """Give the app requests whose bodies are bounded and stay in memory."""
     app.request_class = Request
     app.config["MAX_CONTENT_LENGTH"] = services(app).settings.max_body_bytes
     app.after_request(_finish_body)
-    app.teardown_request(_leave_place)
+    app.teardown_request(_release_slot)
 
 
 class Request(flask.Request):
     """A request that holds its body to the limit, however it is sent, and puts no upload on disk."""
 
     @cached_property
-    def stream(self) -> "BoundedBody":  # type: ignore[override]
+    def stream(self) -> "LimitedStream":  # type: ignore[override]
         """The body; reading raises RequestEntityTooLarge as soon as it is larger than the limit.
 
         Raises ApiError where too many calls have one already: until this one is answered it holds one of their places.
@@ -61,15 +61,15 @@ class Request(flask.Request):
         if limit is not None and (self.content_length or 0) > limit:
             raise RequestEntityTooLarge
         if self.content_length or _is_chunked(self):
-            _take_place()
-        return BoundedBody(self.environ, limit)
+            _acquire_slot()
+        return LimitedStream(self.environ, limit)
 
     def _get_file_stream(self, *_args: Any, **_options: Any) -> IO[bytes]:
         # Werkzeug's own puts an upload of more than 500 kB into a file.
         return io.BytesIO()
 
 
-class BoundedBody:
+class LimitedStream:
     """What the server gives as the body, counted.
 
     Werkzeug's own bounded stream cuts a chunked body at the limit without a word when it is read in one go.
@@ -148,13 +148,13 @@ def read_form() -> tuple[dict[str, str], list[bytes]]:
     return fields, [file.stream.getvalue() for file in files]  # type: ignore[attr-defined]
 
 
-def _take_place() -> None:
+def _acquire_slot() -> None:
     if not services().concurrency_limiter.acquire():
         raise ApiError("overloaded", "Too many calls are being answered right now. Try again in a few seconds.")
     g.has_place = True
 
 
-def _leave_place(_error: BaseException | None) -> None:
+def _release_slot(_error: BaseException | None) -> None:
     if g.pop("has_place", False):
         services().concurrency_limiter.release()
 
@@ -176,38 +176,38 @@ def _refuse_constant(name: str) -> None:
 
 def _finish_body(response: Response) -> Response:
     if bytes_read() < (request.content_length or 0) or _is_chunked(request):
-        limit = LINGER_BODIES * (request.max_content_length or 0)
+        limit = DRAIN_BODIES * (request.max_content_length or 0)
         environ = request.environ
-        response.call_on_close(lambda: _linger(environ, limit))
+        response.call_on_close(lambda: _drain_body(environ, limit))
     return response
 
 
-def _linger(environ: dict[str, Any], limit: int) -> None:
+def _drain_body(environ: dict[str, Any], limit: int) -> None:
     """Read what is left of a body and throw it away; hang up on one that doesn't end in time."""
     sock, body = environ.get("gunicorn.socket"), environ["wsgi.input"]
     if sock is None:
         return
     # A read returns when it has all it asked for: without the timer, a byte now and then would hold the thread.
-    timer = threading.Timer(LINGER_SECONDS, _hang_up, [sock, body])
+    timer = threading.Timer(DRAIN_SECONDS, _abort, [sock, body])
     timer.daemon = True
     timer.start()
     try:
-        with _timeout(sock, LINGER_IDLE_SECONDS):
-            deadline = time.monotonic() + LINGER_SECONDS
+        with _timeout(sock, DRAIN_IDLE_SECONDS):
+            deadline = time.monotonic() + DRAIN_SECONDS
             while limit > 0 and time.monotonic() < deadline:
                 data = body.read(_PIECE)
                 if not data:
                     return
                 limit -= len(data)
-        _hang_up(sock, body)
+        _abort(sock, body)
     except Exception as error:
         log.debug("the rest of a body was not read: %r", error)
-        _hang_up(sock, body)
+        _abort(sock, body)
     finally:
         timer.cancel()
 
 
-def _hang_up(sock: socket.socket, body: Any) -> None:
+def _abort(sock: socket.socket, body: Any) -> None:
     # Gunicorn's own mark of a body after which the connection is not used again.
     body.failed = True
     with suppress(OSError):

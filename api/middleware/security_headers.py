@@ -9,7 +9,7 @@ _PAGES = (
 )
 
 
-def watch(app: Flask) -> None:
+def init_app(app: Flask) -> None:
     """Add them to every answer of the app."""
     app.after_request(_add)
 

@@ -4,10 +4,10 @@ from typing import Any
 
 from flask import Response, g, jsonify
 
-from api.auth.tokens import Renewed
+from api.auth.tokens import RenewedToken
 from api.errors import ApiError
 from api.openapi import GuardedBlueprint
-from api.schemas.auth import ProfileSchema, RenewedSchema, UsageQuery, UsageSchema
+from api.schemas.auth import ProfileSchema, RenewedTokenSchema, UsageQuery, UsageSchema
 from api.services import services
 
 blueprint = GuardedBlueprint("auth", __name__, description="Who calls, and what they used", dated=False)
@@ -28,8 +28,8 @@ def profile() -> dict[str, Any]:
 
 @blueprint.route("/auth/usage", methods=["GET"])
 @blueprint.response(200, UsageSchema)
-@blueprint.refuses("invalid_request")
-@blueprint.takes_query(UsageQuery)
+@blueprint.error_responses("invalid_request")
+@blueprint.query(UsageQuery)
 def usage(query: dict[str, Any]) -> dict[str, Any]:
     """Tell how many calls the caller made and how many minutes of video they had analysed, by day."""
     days = services().call_log.usage(g.caller.id, **query, without=g.row_id)
@@ -44,7 +44,7 @@ def usage(query: dict[str, Any]) -> dict[str, Any]:
 
 
 @blueprint.route("/auth/refresh-token", methods=["POST"])
-@blueprint.response(200, RenewedSchema)
+@blueprint.response(200, RenewedTokenSchema)
 def refresh_token() -> Response:
     """Give a new token of the same length for one of this service's own that has not expired yet.
 
@@ -63,5 +63,5 @@ def refresh_token() -> Response:
     return response
 
 
-def _answer(text: str | None, renewed: Renewed) -> Response:
-    return jsonify(RenewedSchema().dump({"token": text, "expires_at": renewed.expires_at}))
+def _answer(text: str | None, renewed: RenewedToken) -> Response:
+    return jsonify(RenewedTokenSchema().dump({"token": text, "expires_at": renewed.expires_at}))

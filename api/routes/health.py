@@ -4,7 +4,7 @@ from typing import Any
 
 from api.errors import ApiError
 from api.openapi import Blueprint
-from api.schemas.service import StateSchema
+from api.schemas.service import HealthSchema
 from api.services import services
 
 blueprint = Blueprint("health", __name__, description="Whether it works")
@@ -12,15 +12,15 @@ blueprint = Blueprint("health", __name__, description="Whether it works")
 
 @blueprint.route("/health", methods=["GET"])
 @blueprint.route("/api/health", methods=["GET"], endpoint="api_health")
-@blueprint.response(200, StateSchema)
+@blueprint.response(200, HealthSchema)
 def health() -> dict[str, Any]:
     """Tell that the process is alive."""
     return _state("ok")
 
 
 @blueprint.route("/ready", methods=["GET"])
-@blueprint.response(200, StateSchema)
-@blueprint.refuses("not_ready")
+@blueprint.response(200, HealthSchema)
+@blueprint.error_responses("not_ready")
 def ready() -> dict[str, Any]:
     """Tell that the models are loaded and the log can be written."""
     # A worker takes its first call only when its models are loaded.

@@ -10,10 +10,10 @@ from api.errors import ApiError
 from api.openapi import GuardedBlueprint
 from api.schemas.history import (
     DeletedSchema,
+    EmptyQuery,
     EntrySchema,
     HistoryQuery,
     HistorySchema,
-    NothingQuery,
     SummaryQuery,
     SummarySchema,
 )
@@ -36,8 +36,8 @@ def require_user() -> None:
 
 @blueprint.route("/api/history", methods=["GET"])
 @blueprint.response(200, HistorySchema)
-@blueprint.refuses("forbidden", "not_found", "invalid_request", "storage_unavailable")
-@blueprint.takes_query(HistoryQuery)
+@blueprint.error_responses("forbidden", "not_found", "invalid_request", "storage_unavailable")
+@blueprint.query(HistoryQuery)
 def entries(query: dict[str, Any]) -> dict[str, Any]:
     """List my entries, newest first."""
     filters = HistoryFilters(query.get("kind"), query.get("emotion"), query.get("start_date"), query.get("end_date"))
@@ -50,19 +50,19 @@ def entries(query: dict[str, Any]) -> dict[str, Any]:
 
 @blueprint.route("/api/history", methods=["DELETE"])
 @blueprint.response(200, DeletedSchema)
-@blueprint.refuses("forbidden", "not_found", "invalid_request", "storage_unavailable")
-@blueprint.takes_query(NothingQuery)
+@blueprint.error_responses("forbidden", "not_found", "invalid_request", "storage_unavailable")
+@blueprint.query(EmptyQuery)
 def delete_all(_query: dict[str, Any]) -> dict[str, int]:
     """Delete all my entries, with their pictures and loops. Takes no filters."""
     deleted = _history().delete_all(g.caller.user)
-    history_recorder.sweep()
+    history_recorder.delete_orphans()
     return {"deleted": deleted}
 
 
 @blueprint.route("/api/history/summary", methods=["GET"])
 @blueprint.response(200, SummarySchema)
-@blueprint.refuses("forbidden", "not_found", "invalid_request", "storage_unavailable")
-@blueprint.takes_query(SummaryQuery)
+@blueprint.error_responses("forbidden", "not_found", "invalid_request", "storage_unavailable")
+@blueprint.query(SummaryQuery)
 def summary(query: dict[str, Any]) -> Any:
     """Count my emotions by day or week, and compare them with what is usual for me."""
     try:
@@ -73,7 +73,7 @@ def summary(query: dict[str, Any]) -> Any:
 
 @blueprint.route("/api/history/<entry_id>", methods=["GET"])
 @blueprint.response(200, EntrySchema)
-@blueprint.refuses("forbidden", "not_found", "storage_unavailable")
+@blueprint.error_responses("forbidden", "not_found", "storage_unavailable")
 def entry(entry_id: str) -> dict[str, Any]:
     """Give one of my entries."""
     return _found(_history().find(g.caller.user, entry_id))
@@ -81,23 +81,23 @@ def entry(entry_id: str) -> dict[str, Any]:
 
 @blueprint.route("/api/history/<entry_id>", methods=["DELETE"])
 @blueprint.response(204)
-@blueprint.refuses("forbidden", "not_found", "storage_unavailable")
+@blueprint.error_responses("forbidden", "not_found", "storage_unavailable")
 def delete(entry_id: str) -> None:
     """Delete one of my entries, with its pictures and loops."""
     _found(_history().delete(g.caller.user, entry_id) or None)
-    history_recorder.sweep()
+    history_recorder.delete_orphans()
 
 
 @blueprint.route("/api/history/<entry_id>/media/<name>", methods=["GET"])
 @blueprint.response(200, {"type": "string", "format": "binary"}, content_type="image/*")
 @blueprint.alt_response(200, schema={"type": "string", "format": "binary"}, content_type="video/mp4", success=True)
-@blueprint.refuses("forbidden", "not_found", "storage_unavailable")
+@blueprint.error_responses("forbidden", "not_found", "storage_unavailable")
 def media(entry_id: str, name: str) -> Response:
     """Give a picture or a loop of one of my entries, whole or in ranges."""
     try:
         file = _found(_history().media(g.caller.user, entry_id, name))
     except MediaError as error:
-        history_recorder.report("media", error)
+        history_recorder.report_failure("media", error)
         raise ApiError("storage_unavailable", "It cannot be read right now. Try again in a minute.") from error
     response = Response(file.data, mimetype=file.type)
     # Asked for anew each time: once deleted, it must be gone from the browser too, and a new loop keeps the name.

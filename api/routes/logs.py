@@ -22,8 +22,8 @@ blueprint.before_request(authentication.require_admin)
 @blueprint.route("/logs", methods=["GET"])
 @blueprint.response(200, LogsSchema)
 @blueprint.alt_response(200, schema={"type": "string"}, content_type="text/csv", success=True)
-@blueprint.refuses("bad_json", "ambiguous_filters", "too_large", "invalid_request", "overloaded")
-@blueprint.documents_query(LogsQuery)
+@blueprint.error_responses("bad_json", "ambiguous_filters", "too_large", "invalid_request", "overloaded")
+@blueprint.document_query(LogsQuery)
 def logs() -> Response:
     """List calls, newest first. The filters may come as a JSON body instead."""
     query = LogsQuery().load(_filters())

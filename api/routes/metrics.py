@@ -3,7 +3,7 @@
 from flask import Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from api.metrics import exposition
+from api.metrics import render
 from api.openapi import Blueprint
 
 blueprint = Blueprint("metrics", __name__, description="For Prometheus")
@@ -13,4 +13,4 @@ blueprint = Blueprint("metrics", __name__, description="For Prometheus")
 @blueprint.response(200, {"type": "string"}, content_type="text/plain")
 def metrics() -> Response:
     """Give the metrics of all workers."""
-    return Response(exposition(), content_type=CONTENT_TYPE_LATEST)
+    return Response(render(), content_type=CONTENT_TYPE_LATEST)

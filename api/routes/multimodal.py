@@ -4,11 +4,10 @@ from typing import Any
 
 from flask import Response, jsonify
 
-from api import history_recorder, metrics
-from api.log_fields import record
-from api.openapi import RECORDING_CODES, GuardedBlueprint, file_body
+from api import history_recorder, log_fields, metrics
+from api.openapi import AUDIOVISUAL_CODES, GuardedBlueprint, file_body
 from api.request_parsing import read_upload
-from api.schemas.multimodal import ImpressionSchema, RecordingQuery, RecordingSchema
+from api.schemas.multimodal import AudioVisualPredictionSchema, AudioVisualQuery, AudioVisualSchema
 from api.services import services
 
 MOCK = {
@@ -25,18 +24,22 @@ blueprint = GuardedBlueprint(
 
 
 @blueprint.route("/api/predict/multimodal", methods=["POST"])
-@blueprint.doc(requestBody=file_body(RecordingSchema))
-@blueprint.response(200, ImpressionSchema, headers={**metrics.SERVER_TIMING, **history_recorder.HISTORY_ID, **MOCK})
-@blueprint.refuses(*RECORDING_CODES, "noncommercial_model", "model_missing")
-@blueprint.takes_query(RecordingQuery)
+@blueprint.doc(requestBody=file_body(AudioVisualSchema))
+@blueprint.response(
+    200,
+    AudioVisualPredictionSchema,
+    headers={**metrics.SERVER_TIMING_HEADER, **history_recorder.HISTORY_ID_HEADER, **MOCK},
+)
+@blueprint.error_responses(*AUDIOVISUAL_CODES, "noncommercial_model", "model_missing")
+@blueprint.query(AudioVisualQuery)
 def predict(query: dict[str, Any]) -> Response:
     """Tell the emotion that a face and a voice showed, from whichever of them there is."""
-    upload = read_upload(RecordingSchema())
+    upload = read_upload(AudioVisualSchema())
     impression = services().audiovisual_pipeline.predict(
         upload.data, model=query["model"], fps=upload.options.get("fps")
     )
     label, confidence = impression.labels[impression.best], impression.probabilities[impression.best]
-    record(
+    log_fields.add(
         prediction=label,
         confidence=round(confidence, 4),
         video_seconds=round(impression.seconds, 3),
@@ -46,7 +49,7 @@ def predict(query: dict[str, Any]) -> Response:
     )
     if impression.mock:
         return _made_up(impression)
-    history_recorder.keep(
+    history_recorder.record_analysis(
         kind="video" if impression.frames else "audio",
         emotion=label,
         confidence=confidence,
@@ -58,12 +61,12 @@ def predict(query: dict[str, Any]) -> Response:
             "modalities": list(impression.modalities),
         },
     )
-    response = jsonify(ImpressionSchema(exclude=("mock",)).dump(impression))
-    return metrics.observed(response, label, impression.timings)
+    response = jsonify(AudioVisualPredictionSchema(exclude=("mock",)).dump(impression))
+    return metrics.with_server_timing(response, label, impression.timings)
 
 
 def _made_up(impression: Any) -> Response:
     """Answer with what is made up, marked twice; it is in nobody's history and in no count of emotions."""
-    response = jsonify(ImpressionSchema(exclude=("commercial", "licence")).dump(impression))
+    response = jsonify(AudioVisualPredictionSchema(exclude=("commercial", "licence")).dump(impression))
     response.headers["X-Mock"] = "1"
-    return metrics.observed(response, None, impression.timings)
+    return metrics.with_server_timing(response, None, impression.timings)

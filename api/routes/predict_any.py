@@ -4,12 +4,11 @@ from typing import Any
 
 from flask import Response, jsonify
 
-from api import history_recorder, metrics
-from api.log_fields import record
-from api.openapi import CLIP_CODES, GuardedBlueprint, file_body
+from api import history_recorder, log_fields, metrics
+from api.openapi import VIDEO_CODES, GuardedBlueprint, file_body
 from api.request_parsing import read_upload
 from api.schemas.files import FileSchema
-from api.schemas.pictures import EmotionSchema, ModelQuery
+from api.schemas.images import EmotionSchema, ModelQuery
 from api.services import services
 
 blueprint = GuardedBlueprint("emotion", __name__, dated=False, description="The emotion in a video or a picture")
@@ -18,23 +17,23 @@ blueprint = GuardedBlueprint("emotion", __name__, dated=False, description="The 
 # As clients of the older service write it, or without the slash: a redirect would lose the body of some.
 @blueprint.route("/api/predict/", methods=["POST"], strict_slashes=False)
 @blueprint.doc(requestBody=file_body(FileSchema))
-@blueprint.response(200, EmotionSchema, headers={**metrics.SERVER_TIMING, **history_recorder.HISTORY_ID})
-@blueprint.refuses(*CLIP_CODES, "picture_too_big", "picture_corrupt", "no_face")
-@blueprint.takes_query(ModelQuery)
+@blueprint.response(200, EmotionSchema, headers={**metrics.SERVER_TIMING_HEADER, **history_recorder.HISTORY_ID_HEADER})
+@blueprint.error_responses(*VIDEO_CODES, "picture_too_big", "picture_corrupt", "no_face")
+@blueprint.query(ModelQuery)
 def predict(query: dict[str, Any]) -> Response:
     """Tell the emotion that the face in a video or a picture showed; the bytes say which of them it is."""
     upload = read_upload(FileSchema())
     showing = services().image_pipeline.predict_any(
-        upload.data, model=query["model"], copy=history_recorder.keeps_media()
+        upload.data, model=query["model"], copy=history_recorder.stores_media()
     )
-    record(
+    log_fields.add(
         prediction=showing.emotion,
         confidence=None if showing.confidence is None else round(showing.confidence, 4),
         video_seconds=None if showing.seconds is None else round(showing.seconds, 3),
         frames=showing.frames,
         model=showing.model.name,
     )
-    history_recorder.keep(
+    history_recorder.record_analysis(
         kind="picture" if showing.seconds is None else "video",
         emotion=showing.emotion,
         confidence=showing.confidence,
@@ -44,4 +43,4 @@ def predict(query: dict[str, Any]) -> Response:
         | ({} if showing.seconds is None else {"duration": round(showing.seconds, 3)}),
         media=lambda: [history_recorder.image_copy(showing.copy)] if showing.copy else [],
     )
-    return metrics.observed(jsonify(EmotionSchema().dump(showing)), showing.emotion, showing.timings)
+    return metrics.with_server_timing(jsonify(EmotionSchema().dump(showing)), showing.emotion, showing.timings)

@@ -5,12 +5,11 @@ from typing import Any
 
 from flask import Response, jsonify
 
-from api import history_recorder, metrics
-from api.errors import as_part
-from api.log_fields import record
+from api import history_recorder, log_fields, metrics
+from api.errors import to_item_error
 from api.middleware import request_body
 from api.openapi import TEXT_CODES, GuardedBlueprint, one_of
-from api.schemas.texts import ReadingSchema, ReadingsSchema, TextQuery, TextSchema
+from api.schemas.texts import TextPredictionBatchSchema, TextPredictionSchema, TextQuery, TextSchema
 from api.services import services
 from moodreel.errors import MoodreelError
 
@@ -20,10 +19,12 @@ blueprint = GuardedBlueprint("text", __name__, dated=False, description="What th
 @blueprint.route("/api/text", methods=["POST"])
 @blueprint.doc(requestBody={"required": True, "content": {"application/json": {"schema": TextSchema}}})
 @blueprint.response(
-    200, one_of(ReadingSchema, ReadingsSchema), headers={**metrics.SERVER_TIMING, **history_recorder.HISTORY_ID}
+    200,
+    one_of(TextPredictionSchema, TextPredictionBatchSchema),
+    headers={**metrics.SERVER_TIMING_HEADER, **history_recorder.HISTORY_ID_HEADER},
 )
-@blueprint.refuses(*TEXT_CODES)
-@blueprint.takes_query(TextQuery)
+@blueprint.error_responses(*TEXT_CODES)
+@blueprint.query(TextQuery)
 def text(query: dict[str, Any]) -> Response:
     """Tell the emotions that a text shows, in Ekman's six and neutral.
 
@@ -36,19 +37,19 @@ def text(query: dict[str, Any]) -> Response:
 
 def _answer(given: str, model: str | None) -> Response:
     [reading] = services().text_pipeline.predict([given], model=model)
-    record(prediction=reading.label, confidence=round(reading.score, 4), model=reading.model.name)
-    history_recorder.keep_reading(reading)
-    return metrics.observed(jsonify(ReadingSchema().dump(reading)), reading.label, reading.timings)
+    log_fields.add(prediction=reading.label, confidence=round(reading.score, 4), model=reading.model.name)
+    history_recorder.record_text(reading)
+    return metrics.with_server_timing(jsonify(TextPredictionSchema().dump(reading)), reading.label, reading.timings)
 
 
 def _answer_all(given: Sequence[str], model: str | None) -> Response:
     readings = services().text_pipeline.predict_batch(given, model=model)
-    record(model=readings.model.name)
+    log_fields.add(model=readings.model.name)
     for result in readings.results:
         if not isinstance(result, MoodreelError):
-            history_recorder.keep_reading(result)
+            history_recorder.record_text(result)
     results = [
-        as_part(result) if isinstance(result, MoodreelError) else ReadingSchema().dump(result)
+        to_item_error(result) if isinstance(result, MoodreelError) else TextPredictionSchema().dump(result)
         for result in readings.results
     ]
-    return metrics.observed(jsonify({"results": results, "count": len(results)}), None, readings.timings)
+    return metrics.with_server_timing(jsonify({"results": results, "count": len(results)}), None, readings.timings)

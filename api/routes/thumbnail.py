@@ -5,11 +5,10 @@ from typing import Any
 
 from flask import Response, jsonify
 
-from api import history_recorder, metrics
-from api.log_fields import record
-from api.openapi import CLIP_CODES, GuardedBlueprint, file_body
+from api import history_recorder, log_fields, metrics
+from api.openapi import VIDEO_CODES, GuardedBlueprint, file_body
 from api.request_parsing import read_upload
-from api.schemas.clips import CoverQuery, LoopSchema, ThumbnailSchema
+from api.schemas.videos import ThumbnailOptionsSchema, ThumbnailQuery, ThumbnailSchema
 from api.services import services
 from moodreel.storage.objects import StoredFile
 
@@ -19,23 +18,25 @@ blueprint = GuardedBlueprint("thumbnail", __name__, description="A looping cover
 
 
 @blueprint.route("/thumbnail", methods=["POST"])
-@blueprint.doc(requestBody=file_body(LoopSchema))
-@blueprint.response(200, ThumbnailSchema, headers={**metrics.SERVER_TIMING, **history_recorder.HISTORY_ID})
-@blueprint.refuses(*CLIP_CODES)
-@blueprint.takes_query(CoverQuery)
+@blueprint.doc(requestBody=file_body(ThumbnailOptionsSchema))
+@blueprint.response(
+    200, ThumbnailSchema, headers={**metrics.SERVER_TIMING_HEADER, **history_recorder.HISTORY_ID_HEADER}
+)
+@blueprint.error_responses(*VIDEO_CODES)
+@blueprint.query(ThumbnailQuery)
 def thumbnail(query: dict[str, Any]) -> Response:
     """Make a loop of a video's best moment."""
-    clip = read_upload(LoopSchema())
+    clip = read_upload(ThumbnailOptionsSchema())
     options: dict[str, Any] = {name: clip.options.get(name) for name in ("duration", "size", "output", "moment", "fps")}
     cover = services().video_pipeline.thumbnail(clip.data, model=query["model"], **options)
-    record(
+    log_fields.add(
         prediction=cover.emotion,
         confidence=None if cover.confidence is None else round(cover.confidence, 4),
         video_seconds=round(cover.clip_duration, 3),
         frames=cover.frames_analysed,
         model=cover.model.name,
     )
-    history_recorder.keep(
+    history_recorder.record_analysis(
         kind="video",
         emotion=cover.emotion,
         confidence=cover.confidence,
@@ -44,7 +45,7 @@ def thumbnail(query: dict[str, Any]) -> Response:
         facts={"duration": round(cover.clip_duration, 3), "certain": cover.certain},
         media=lambda: _media(cover.loop),
     )
-    return metrics.observed(jsonify(ThumbnailSchema().dump(_answer(cover))), cover.emotion, cover.timings)
+    return metrics.with_server_timing(jsonify(ThumbnailSchema().dump(_answer(cover))), cover.emotion, cover.timings)
 
 
 def _media(loop: Any) -> tuple[StoredFile, ...]:

@@ -9,7 +9,7 @@ from api.auth.tokens import MAX_CHARACTERS, Token
 from api.errors import ApiError
 from api.middleware import request_body
 from api.openapi import SECURITY_SCHEMES, Blueprint
-from api.schemas.auth import TokenBody, VerifiedSchema
+from api.schemas.auth import TokenSchema, VerifiedTokenSchema
 from api.services import services
 
 MAX_BYTES = 2 * MAX_CHARACTERS
@@ -21,10 +21,10 @@ blueprint = Blueprint("tokens", __name__, description="Whether a token is good")
 @blueprint.route("/auth/verify-token", methods=["POST"])
 @blueprint.doc(
     security=[{}, *({name: []} for name in SECURITY_SCHEMES if name != "api_key")],
-    requestBody={"required": False, "content": {"application/json": {"schema": TokenBody}}},
+    requestBody={"required": False, "content": {"application/json": {"schema": TokenSchema}}},
 )
-@blueprint.response(200, VerifiedSchema)
-@blueprint.refuses(
+@blueprint.response(200, VerifiedTokenSchema)
+@blueprint.error_responses(
     "bad_json",
     "unauthorized",
     "invalid_token",
@@ -47,18 +47,18 @@ def _token() -> Token:
         request.content_length or "Transfer-Encoding" in request.headers
     ):
         return services().token_verifier.verify(_text_in_body())
-    if g.refusal:
-        raise g.refusal
+    if g.auth_error:
+        raise g.auth_error
     if g.caller is None or g.caller.token is None:
         raise ApiError(
             "unauthorized",
             'Send the token as Authorization: Bearer, as {"token": "…"} or as the cookie access_token.',
             headers={"WWW-Authenticate": 'Bearer realm="moodreel"'},
         )
-    authentication.require_own_page()
+    authentication.require_same_origin()
     return g.caller.token
 
 
 def _text_in_body() -> str:
     request.max_content_length = MAX_BYTES
-    return TokenBody().load(request_body.read_json('{"token": "…"}'))["token"]
+    return TokenSchema().load(request_body.read_json('{"token": "…"}'))["token"]

@@ -16,16 +16,15 @@ from flask import Blueprint, Flask, Response, g, request
 from flask_sock import Sock
 from wsproto.utilities import RemoteProtocolError
 
-from api import history_recorder, metrics
+from api import history_recorder, log_fields, metrics
 from api.auth import authentication
 from api.auth.csrf import is_same_origin
 from api.auth.tokens import LEEWAY_SECONDS
-from api.errors import STATUS, ApiError, as_message, problem
+from api.errors import STATUS, ApiError, problem_response, to_message
 from api.limits import TokenBucket
-from api.log_fields import record
 from api.metrics import MESSAGE_LATENCY, MESSAGES, SOCKETS_ENDED
 from api.middleware import access_log
-from api.schemas.texts import ReadingSchema
+from api.schemas.texts import TextPredictionSchema
 from api.services import services
 from api.websocket.connection import FORBIDDEN, POLICY, TRY_LATER, UNAUTHENTICATED, WebSocketConnection
 
@@ -34,7 +33,7 @@ RATE_LIMIT_GRACE = 20
 """Messages beyond the allowance that are answered with an error before the connection is closed."""
 
 _CODES = {401: UNAUTHENTICATED, 403: FORBIDDEN, 429: TRY_LATER, 503: TRY_LATER}
-_READING = ReadingSchema(exclude=("model",))
+_READING = TextPredictionSchema(exclude=("model",))
 _KEY = re.compile(r"[A-Za-z0-9+/]{22}==")
 
 log = logging.getLogger(__name__)
@@ -74,7 +73,7 @@ def websocket(server: Any) -> None:
         else:
             _message_loop(line)
     if line.close_status is not None and line.close_status.reason:
-        record(error=line.close_status.reason)
+        log_fields.add(error=line.close_status.reason)
     SOCKETS_ENDED.labels((line.close_status and line.close_status.reason) or "left").inc()
 
 
@@ -115,7 +114,7 @@ def set_status(response: Response) -> Response:
 def malformed(_error: Exception) -> Response:
     """Refuse a handshake that wsproto can't read."""
     refusal = _upgrade_required()
-    return problem(refusal.code, refusal.detail, headers=refusal.headers)
+    return problem_response(refusal.code, refusal.detail, headers=refusal.headers)
 
 
 def _check_handshake() -> None:
@@ -163,16 +162,16 @@ def _too_many() -> str:
 
 def _answer(message: str | bytes) -> dict[str, Any]:
     begun = time.perf_counter()
-    with access_log.part("MESSAGE"):
-        record(bytes_in=len(message if isinstance(message, bytes) else message.encode()))
+    with access_log.sub_request("MESSAGE"):
+        log_fields.add(bytes_in=len(message if isinstance(message, bytes) else message.encode()))
         try:
-            authentication.check_rate(g.caller)
+            authentication.check_rate_limit(g.caller)
             answer = _classified(_text(message))
             g.status = 200
         except Exception as error:
-            answer = {"type": "error", **as_message(error)}
+            answer = {"type": "error", **to_message(error)}
             g.status = STATUS[answer["code"]]
-            record(error=answer["code"])
+            log_fields.add(error=answer["code"])
             if answer["code"] == "internal":
                 log.exception("a message failed, request_id %s", g.request_id)
     MESSAGES.labels(answer.get("code", "ok")).inc()
@@ -197,9 +196,9 @@ def _text(message: str | bytes) -> str:
 
 def _classified(text: str) -> dict[str, Any]:
     [reading] = services().text_pipeline.predict([text])
-    metrics.observe(reading.label, reading.timings)
-    record(prediction=reading.label, confidence=round(reading.score, 4), model=reading.model.name)
-    entry = history_recorder.keep_reading(reading, in_header=False)
+    metrics.observe_analysis(reading.label, reading.timings)
+    log_fields.add(prediction=reading.label, confidence=round(reading.score, 4), model=reading.model.name)
+    entry = history_recorder.record_text(reading, in_header=False)
     said = {"type": "emotion_classification", **_READING.dump(reading)}
     return {**said, "history_id": entry} if entry else said
 

@@ -6,7 +6,7 @@ from zoneinfo import ZoneInfo
 
 from marshmallow import RAISE, Schema, ValidationError, fields, post_load, validate
 
-from api.schemas.fields import Measure, Zone, about
+from api.schemas.fields import Measure, TimeZone, about
 
 DAYS = 30
 MAX_DAYS = 366
@@ -26,7 +26,7 @@ class Minutes(Measure):
     places = 3
 
 
-class TokenBody(Schema):
+class TokenSchema(Schema):
     """A token to look at."""
 
     class Meta:
@@ -35,7 +35,7 @@ class TokenBody(Schema):
     token = fields.String(required=True, metadata={"example": "eyJhbGciOiJIUzUxMiJ9.eyJzdWIiOi….…"})
 
 
-class VerifiedSchema(Schema):
+class VerifiedTokenSchema(Schema):
     """What a good token says."""
 
     valid = fields.Constant(True, metadata=about("Always true: any other token is a problem with status 401."))
@@ -60,7 +60,7 @@ class ProfileSchema(Schema):
     expires_at = UtcTime(allow_none=True, metadata=_TIME)
 
 
-class RenewedSchema(Schema):
+class RenewedTokenSchema(Schema):
     """A new token."""
 
     token = fields.String(
@@ -79,7 +79,7 @@ class UsageQuery(Schema):
         load_default=None, metadata=about(f"At most {MAX_DAYS} days in all.", example="2025-08-01")
     )
     end_date = fields.Date(load_default=None, metadata=about("Today where left out."))
-    tz = Zone(load_default=lambda: ZoneInfo("UTC"), metadata=about("Whose days.", example="Europe/Berlin"))
+    tz = TimeZone(load_default=lambda: ZoneInfo("UTC"), metadata=about("Whose days.", example="Europe/Berlin"))
 
     @post_load
     def _to_days(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:

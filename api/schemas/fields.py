@@ -71,7 +71,7 @@ class StatusCode(fields.Integer):
         return super()._deserialize(value, attr, data, **kwargs)
 
 
-class Zone(fields.String):
+class TimeZone(fields.String):
     """A time zone by its name."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> ZoneInfo:  # type: ignore[override]

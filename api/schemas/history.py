@@ -6,7 +6,7 @@ from zoneinfo import ZoneInfo
 
 from marshmallow import RAISE, Schema, ValidationError, fields, post_load, validate
 
-from api.schemas.fields import Date, Probability, Zone, about
+from api.schemas.fields import Date, Probability, TimeZone, about
 from moodreel.emotions import FIVE
 from moodreel.storage.history import KINDS
 from moodreel.storage.mood_calendar import PERIODS
@@ -23,7 +23,7 @@ def _is_sensible(day: date) -> None:
         raise ValidationError(f"Must be from {_YEARS[0]} to {_YEARS[1]}.")
 
 
-class NothingQuery(Schema):
+class EmptyQuery(Schema):
     """No query: whoever filters what is deleted must not lose everything."""
 
     class Meta:
@@ -59,14 +59,14 @@ class SummaryQuery(Schema):
         metadata=about("Inclusive; 30 days or 12 weeks where left out. Weeks are whole.", example="2025-08-01"),
     )
     end_date = fields.Date(load_default=None, validate=_is_sensible, metadata=about("Inclusive; today where left out."))
-    tz = Zone(load_default=lambda: ZoneInfo("UTC"), metadata=about("Whose days.", example="Europe/Berlin"))
+    tz = TimeZone(load_default=lambda: ZoneInfo("UTC"), metadata=about("Whose days.", example="Europe/Berlin"))
 
     @post_load
     def _to_arguments(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:
         return {"by": data["by"], "start": data["start_date"], "end": data["end_date"], "zone": data["tz"]}
 
 
-class KeptMediaSchema(Schema):
+class StoredMediaSchema(Schema):
     """A file at `/api/history/{id}/media/{name}`."""
 
     name = fields.String(metadata={"example": "thumbnail.mp4"})
@@ -90,7 +90,7 @@ class EntrySchema(Schema):
     probabilities = fields.Dict(fields.String(), Probability(), allow_none=True)
     model = fields.String(metadata={"example": "moodreel-five"})
     facts = fields.Dict(fields.String(), metadata={"example": {"duration": 4.98, "faces": 1, "certain": True}})
-    media = fields.List(fields.Nested(KeptMediaSchema))
+    media = fields.List(fields.Nested(StoredMediaSchema))
 
 
 class HistorySchema(Schema):

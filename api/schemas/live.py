@@ -5,25 +5,25 @@ from typing import Any, ClassVar
 from marshmallow import EXCLUDE, RAISE, Schema, fields, post_dump, validate
 
 from api.base64_input import decode_base64
-from api.schemas.clips import ExplanationSchema
 from api.schemas.fields import Boolean, Measure, Probability, about
+from api.schemas.videos import ExplanationSchema
 from moodreel.live.messages import MAX_FACES
 
-LARGEST_NUMBER = 2**53
+MAX_SAFE_INTEGER = 2**53
 """Beyond it a number of JavaScript's is not exact."""
 
 
-class Number(fields.Float):
+class StrictNumber(fields.Float):
     """A number that is sent as one; `fields.Float` would take "0.5" and true."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> float:
         # Neither NaN, nor a whole number too large for a float.
-        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= LARGEST_NUMBER:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= MAX_SAFE_INTEGER:
             raise self.make_error("invalid")
         return float(value)
 
 
-class Whole(fields.Integer):
+class StrictInteger(fields.Integer):
     """A whole number that is sent as one."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> int:
@@ -57,10 +57,14 @@ class SessionSettingsSchema(Schema):
     faces = fields.String(
         validate=validate.OneOf(("largest", "all")), metadata=about("Which faces to answer for.", example="all")
     )
-    max_faces = Whole(validate=validate.Range(1, MAX_FACES), metadata=about("At most so many.", example=MAX_FACES))
-    smoothing = Number(validate=validate.Range(0, 5), metadata=about("Seconds; 0 smooths nothing.", example=0.5))
-    frame_rate = Number(validate=validate.Range(1, 30), metadata=about("Frames a second to answer.", example=15.0))
-    size = Whole(
+    max_faces = StrictInteger(
+        validate=validate.Range(1, MAX_FACES), metadata=about("At most so many.", example=MAX_FACES)
+    )
+    smoothing = StrictNumber(validate=validate.Range(0, 5), metadata=about("Seconds; 0 smooths nothing.", example=0.5))
+    frame_rate = StrictNumber(
+        validate=validate.Range(1, 30), metadata=about("Frames a second to answer.", example=15.0)
+    )
+    size = StrictInteger(
         attribute="side",
         validate=validate.Range(256, 1280),
         metadata=about("Pixels of the longest side at which frames are looked at.", example=640),
@@ -88,8 +92,10 @@ class FrameSchema(Schema):
         unknown = EXCLUDE
 
     frame = FrameBytes(required=True)
-    sequence = Whole(load_default=None, allow_none=True, validate=validate.Range(-LARGEST_NUMBER, LARGEST_NUMBER))
-    time = Number(load_default=None, allow_none=True)
+    sequence = StrictInteger(
+        load_default=None, allow_none=True, validate=validate.Range(-MAX_SAFE_INTEGER, MAX_SAFE_INTEGER)
+    )
+    time = StrictNumber(load_default=None, allow_none=True)
 
 
 class CredentialsSchema(Schema):
@@ -102,7 +108,7 @@ class CredentialsSchema(Schema):
     api_key = fields.String(validate=validate.Length(1, 1024))
 
 
-class MovementSchema(Schema):
+class FacialActionSchema(Schema):
     name = fields.String()
     strength = Probability(attribute="activation")
 
@@ -113,7 +119,7 @@ class LiveFaceSchema(Schema):
     emotion = fields.String()
     confidence = Probability()
     probabilities = fields.Dict(fields.String(), Probability())
-    movements = fields.List(fields.Nested(MovementSchema))
+    movements = fields.List(fields.Nested(FacialActionSchema))
     explanation = fields.Nested(ExplanationSchema)
 
     @post_dump

@@ -4,10 +4,10 @@ from typing import Any
 
 from marshmallow import EXCLUDE, Schema, fields, validate
 
-from api.schemas.clips import FORMATS, ClipSchema, ModelSchema
 from api.schemas.fields import LowerCase, Seconds, about
+from api.schemas.videos import FORMATS, ModelSchema, VideoSchema
 
-SOUND_FORMATS = ("wav", "mp3", "m4a", "aac", "ogg", "flac")
+AUDIO_FORMATS = ("wav", "mp3", "m4a", "aac", "ogg", "flac")
 MODALITIES = ("video", "audio")
 MISSING = ("none", "no_face", "corrupt", "unsupported", "not_read")
 PLACES = 2
@@ -17,17 +17,17 @@ _LABELS = ["neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "su
 _PROBS = [6.1, 3.02, 84.27, 0.93, 1.4, 0.88, 0.52, 2.88]
 
 
-class RecordingSchema(ClipSchema):
+class AudioVisualSchema(VideoSchema):
     """A video with or without sound, or sound alone, as base64 in JSON."""
 
     format = LowerCase(
         allow_none=True,
-        validate=validate.OneOf((*FORMATS, *SOUND_FORMATS, None)),
+        validate=validate.OneOf((*FORMATS, *AUDIO_FORMATS, None)),
         metadata=about("A hint; what the bytes really are decides.", example="mp4"),
     )
 
 
-class RecordingQuery(Schema):
+class AudioVisualQuery(Schema):
     """Which model answers."""
 
     class Meta:
@@ -47,7 +47,7 @@ class Percentages(fields.Field[Any]):
         return percentages(value)
 
 
-class TopSchema(Schema):
+class TopLabelSchema(Schema):
     """The likeliest label."""
 
     label = fields.Function(
@@ -59,7 +59,7 @@ class TopSchema(Schema):
     )
 
 
-class GlimpseSchema(Schema):
+class WindowPredictionSchema(Schema):
     """One window of the clip: three seconds, or all of a shorter one."""
 
     start = Seconds(metadata=about("Seconds of the clip.", example=1.0))
@@ -75,7 +75,7 @@ class GlimpseSchema(Schema):
     modalities = fields.List(fields.String(validate=validate.OneOf(MODALITIES)), metadata={"example": ["video"]})
 
 
-class ImpressionSchema(Schema):
+class AudioVisualPredictionSchema(Schema):
     """What face and voice showed, which is not always what somebody felt."""
 
     labels = fields.List(fields.String(), metadata=about("Of the model.", example=_LABELS))
@@ -87,7 +87,7 @@ class ImpressionSchema(Schema):
             **about("Per cent, in the order of `labels`, adding up to 100: the mean over `windows`.", example=_PROBS),
         },
     )
-    top1 = fields.Nested(TopSchema)
+    top1 = fields.Nested(TopLabelSchema)
     modalities = fields.List(
         fields.String(validate=validate.OneOf(MODALITIES)),
         metadata=about("What the answer comes from.", example=["video", "audio"]),
@@ -102,7 +102,7 @@ class ImpressionSchema(Schema):
         ),
     )
     windows = fields.List(
-        fields.Nested(GlimpseSchema),
+        fields.Nested(WindowPredictionSchema),
         metadata=about("At most five, spread over the clip; those with neither a face nor sound are left out."),
     )
     duration = Seconds(attribute="seconds", metadata=about("Seconds of the clip.", example=4.0))

@@ -5,7 +5,7 @@ from marshmallow import Schema, fields
 from api.schemas.fields import about
 
 
-class StateSchema(Schema):
+class HealthSchema(Schema):
     status = fields.String(metadata={"example": "ok"})
     mock = fields.Boolean(
         metadata=about("Only where `EMO_MOCK=1` has the answers of `/api/predict/multimodal` made up.", example=True)

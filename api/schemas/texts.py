@@ -4,12 +4,12 @@ from typing import Any, ClassVar
 
 from marshmallow import EXCLUDE, RAISE, Schema, ValidationError, fields, validate
 
-from api.schemas.clips import ModelSchema
 from api.schemas.fields import Probability, about
+from api.schemas.videos import ModelSchema
 from moodreel.emotions import EKMAN
 
 MAX_TEXTS = 64
-HOW_MANY = validate.Length(1, MAX_TEXTS)
+TEXT_COUNT = validate.Length(1, MAX_TEXTS)
 
 _EXAMPLE = {
     "anger": 0.0407,
@@ -35,7 +35,7 @@ class TextOrTexts(fields.Field[Any]):
             return value
         if not isinstance(value, list):
             raise self.make_error("invalid")
-        HOW_MANY(value)
+        TEXT_COUNT(value)
         wrong = [number for number, text in enumerate(value) if not isinstance(text, str)]
         if wrong:
             raise ValidationError({number: [self.error_messages["invalid_text"]] for number in wrong})
@@ -76,7 +76,7 @@ class TextQuery(Schema):
     )
 
 
-class ReadingSchema(Schema):
+class TextPredictionSchema(Schema):
     """What the words of a text show, which is not always what somebody felt."""
 
     label = fields.String(validate=validate.OneOf(EKMAN), metadata=about("The likeliest emotion.", example="joy"))
@@ -110,12 +110,14 @@ class ReadingSchema(Schema):
     model = fields.Nested(ModelSchema)
 
 
-class ReadingsSchema(Schema):
+class TextPredictionBatchSchema(Schema):
     """An answer or a problem for each text, in its place."""
 
     results = fields.List(
         fields.Raw(
-            metadata={"oneOf": [{"$ref": "#/components/schemas/Reading"}, {"$ref": "#/components/schemas/Problem"}]}
+            metadata={
+                "oneOf": [{"$ref": "#/components/schemas/TextPrediction"}, {"$ref": "#/components/schemas/Problem"}]
+            }
         )
     )
     count = fields.Integer(metadata=about("How many were sent.", example=1))

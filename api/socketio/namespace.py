@@ -9,7 +9,7 @@ from flask import request
 from flask_socketio import ConnectionRefusedError, Namespace
 from marshmallow import ValidationError
 
-from api.errors import ApiError, as_message
+from api.errors import ApiError, to_message
 from api.schemas.live import ControlSchema, FrameSchema, SessionSettingsSchema
 from api.socketio.packet import NAMESPACE
 from api.socketio.session import LiveConnection, open_session
@@ -81,7 +81,7 @@ class EmotionDetectionNamespace(Namespace):
         except Exception as error:
             if not isinstance(error, ApiError):
                 log.exception("a client of live video could not connect")
-            message = as_message(error)
+            message = to_message(error)
             raise ConnectionRefusedError(message["message"], message) from error
         request.environ[_SESSION_KEY] = connection
 

@@ -15,7 +15,7 @@ from api.auth import authentication
 from api.auth.authentication import Caller
 from api.auth.csrf import is_same_origin
 from api.auth.tokens import LEEWAY_SECONDS
-from api.errors import STATUS, ApiError, as_message
+from api.errors import STATUS, ApiError, to_message
 from api.metrics import LIVE_FRAMES, LIVE_LATENCY, LIVE_SESSIONS, LOG_FAILURES
 from api.middleware import request_body
 from api.schemas.live import CredentialsSchema, DetectionResultSchema, SessionSettingsSchema, SuggestionSchema
@@ -115,7 +115,7 @@ class LiveConnection:
 
     def send_error(self, error: Exception, sequence: int | None = None) -> None:
         """Tell the client what is wrong with what it sent; the same once a second."""
-        message = as_message(error)
+        message = to_message(error)
         now = time.monotonic()
         if now - self._complained.get(message["code"], float("-inf")) < ERROR_INTERVAL_SECONDS:
             return
@@ -221,11 +221,11 @@ def open_session(auth: Any, say: Callable[[str, Any], None]) -> LiveConnection:
     """
     shared = services()
     g.request_id = authentication.request_id(request) or uuid.uuid4().hex
-    g.refusal = None
+    g.auth_error = None
     g.caller = None
     refusal: Exception | None = None
     try:
-        g.caller = authentication.identify(_with_credentials(request, auth))
+        g.caller = authentication.authenticate(_with_credentials(request, auth))
     except ApiError as error:
         refusal = error
     row = SessionLogEntry(shared, g.request_id, g.caller.id if g.caller else None)

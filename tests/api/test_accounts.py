@@ -640,9 +640,9 @@ def test_answers_keep_to_the_document(client: FlaskClient) -> None:
     schemas = client.get("/openapi.json").get_json()["components"]["schemas"]
     usage = client.get("/auth/usage", headers=bearer(ADA)).get_json()
     for name, answer in (
-        ("Verified", client.post("/auth/verify-token", headers=bearer(ADA)).get_json()),
+        ("VerifiedToken", client.post("/auth/verify-token", headers=bearer(ADA)).get_json()),
         ("Profile", client.get("/auth/profile", headers=bearer(ADA)).get_json()),
-        ("Renewed", client.post("/auth/refresh-token", headers=bearer(ADA)).get_json()),
+        ("RenewedToken", client.post("/auth/refresh-token", headers=bearer(ADA)).get_json()),
         ("Usage", usage),
         ("Day", usage["days"][0]),
     ):

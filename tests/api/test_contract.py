@@ -22,7 +22,7 @@ from openapi_spec_validator import validate
 
 from api.base64_input import decode_base64
 from api.errors import STATUS
-from api.schemas import clips
+from api.schemas import videos
 from moodreel.emotions import FIVE
 from moodreel.faces import quality
 from moodreel.pipelines import boomerang
@@ -753,8 +753,8 @@ class TestOpenApi:
 
 def test_the_contract_offers_what_the_loop_can_be() -> None:
     """The schemas name these themselves: Gunicorn's master reads them, and must not load codecs before it forks."""
-    assert (clips.OUTPUTS, clips.MOMENTS) == (boomerang.OUTPUTS, boomerang.MOMENTS)
+    assert (videos.OUTPUTS, videos.MOMENTS) == (boomerang.OUTPUTS, boomerang.MOMENTS)
 
 
 def test_the_contract_has_the_reasons_in_their_order() -> None:
-    assert tuple(quality.TIPS) == clips.REASONS
+    assert tuple(quality.TIPS) == videos.REASONS

@@ -13,7 +13,7 @@ import pytest
 import requests
 from PIL import Image
 
-from api.schemas.pictures import MAX_PICTURES
+from api.schemas.images import MAX_IMAGES
 from moodreel.emotions import SEVEN
 from tests.api.test_contract import PROBLEM, assert_problem
 from tests.support import synthetic_frames, synthetic_image, synthetic_video
@@ -181,7 +181,7 @@ def test_up_to_32_pictures_are_taken(server: Server, way: str) -> None:
             return call(server, "/api/detect/batch", json=batch(*[b"one"] * count))
         return call(server, "/api/detect/batch", files=[("file", (f"{i}.jpg", b"one")) for i in range(count)])
 
-    assert send(MAX_PICTURES).json()["count"] == MAX_PICTURES == 32
+    assert send(MAX_IMAGES).json()["count"] == MAX_IMAGES == 32
     for count in (33, 200):
         errors = assert_problem(send(count), 422, "invalid_request")["errors"]
         assert errors == {"pictures" if way == "json" else "file": ["Length must be between 1 and 32."]}

@@ -578,7 +578,7 @@ class TestOpenApi:
         for name, answer in (
             ("History", listed),
             ("Entry", listed["entries"][0]),
-            ("KeptMedia", listed["entries"][0]["media"][0]),
+            ("StoredMedia", listed["entries"][0]["media"][0]),
             ("Summary", summed),
             ("Period", summed["periods"][0]),
             ("Baseline", summed["baseline"]),

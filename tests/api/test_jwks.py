@@ -9,8 +9,16 @@ from pathlib import Path
 import pytest
 
 from api.auth import jwks as jwks_module
-from api.auth.jwks import COOLDOWN_SECONDS, FRESH_SECONDS, KEPT_SECONDS, MAX_BYTES, FileKeys, KeysUnavailable, UrlKeys
-from api.auth.tokens import OpenIdTokens, TokenVerifier
+from api.auth.jwks import (
+    COOLDOWN_SECONDS,
+    FRESH_SECONDS,
+    MAX_BYTES,
+    MAX_STALE_SECONDS,
+    FileKeys,
+    KeysUnavailable,
+    UrlKeys,
+)
+from api.auth.tokens import OpenIdVerifier, TokenVerifier
 from api.errors import ApiError
 from tests.support.accounts import AUDIENCE, PROVIDER, RSA, STRANGER, by_hand, jwk, jwks, openid, openid_claims
 
@@ -96,7 +104,7 @@ def test_while_a_provider_answers_nothing_usable_its_known_keys_stay_for_a_day(
     assert provider.knows("old")
     with pytest.raises(KeysUnavailable):  # for all we know it is a new one
         provider.knows("new")
-    provider.now += KEPT_SECONDS - FRESH_SECONDS - 2
+    provider.now += MAX_STALE_SECONDS - FRESH_SECONDS - 2
     assert provider.knows("old")
     provider.now += 2
     with pytest.raises(KeysUnavailable):
@@ -176,7 +184,7 @@ def site() -> Iterator[Site]:
 
 
 def accounts_of(site: Site) -> TokenVerifier:
-    return TokenVerifier(openid=OpenIdTokens(UrlKeys(site.url), PROVIDER, (AUDIENCE,)))
+    return TokenVerifier(openid=OpenIdVerifier(UrlKeys(site.url), PROVIDER, (AUDIENCE,)))
 
 
 def test_a_token_is_checked_with_keys_from_the_web(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -240,7 +248,7 @@ def test_an_answer_that_trickles_is_given_up(site: Site, monkeypatch: pytest.Mon
 
 def test_a_url_in_a_token_is_never_visited(site: Site, provider: Provider) -> None:
     site.respond = answering(jwks(jwk(STRANGER, "old")))
-    accounts = TokenVerifier(openid=OpenIdTokens(provider.keys, PROVIDER, (AUDIENCE,)))
+    accounts = TokenVerifier(openid=OpenIdVerifier(provider.keys, PROVIDER, (AUDIENCE,)))
     for name in ("jku", "x5u", "kid"):
         header = {"kid": "old", name: site.url}
         with pytest.raises(ApiError):

@@ -18,7 +18,7 @@ def app(done: list[object]) -> Flask:
     app = Flask("upkeep")
     app.extensions["moodreel"] = SimpleNamespace(name="what views share")
     app.add_url_rule("/", view_func=lambda: "answer")
-    maintenance.hourly(app, lambda shared: done.append(shared.name))
+    maintenance.run_hourly(app, lambda shared: done.append(shared.name))
     return app
 
 
@@ -31,7 +31,7 @@ def test_it_is_done_at_the_start_and_not_with_every_call(app: Flask, done: list[
 def test_it_is_done_when_an_hour_has_passed_after_the_answer_is_out(
     app: Flask, done: list[object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock = maintenance.time.monotonic() + maintenance.CHECK_SECONDS
+    clock = maintenance.time.monotonic() + maintenance.INTERVAL_SECONDS
     monkeypatch.setattr(maintenance, "time", SimpleNamespace(monotonic=lambda: clock))
     response = app.test_client().get("/", buffered=False)
     assert (response.status_code, len(done)) == (200, 1)

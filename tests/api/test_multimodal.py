@@ -347,10 +347,10 @@ class TestContract:
         answer = fake.post(PATH, b"mock")
         schemas = document["components"]["schemas"]
         real = fake.post(PATH, b"x").json()
-        assert answer.json().keys() | real.keys() == schemas["Impression"]["properties"].keys()
+        assert answer.json().keys() | real.keys() == schemas["AudioVisualPrediction"]["properties"].keys()
         assert answer.json().keys() ^ real.keys() == {"mock", "commercial", "licence"}
-        assert answer.json()["top1"].keys() == schemas["Top"]["properties"].keys()
-        assert answer.json()["windows"][0].keys() == schemas["Glimpse"]["properties"].keys()
+        assert answer.json()["top1"].keys() == schemas["TopLabel"]["properties"].keys()
+        assert answer.json()["windows"][0].keys() == schemas["WindowPrediction"]["properties"].keys()
         assert answer.headers["X-Mock"] == "1"
         headers = document["paths"][PATH]["post"]["responses"]["200"]["headers"]
         assert {"X-Mock", "Server-Timing", "x-history-id"} <= headers.keys()

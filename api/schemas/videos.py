@@ -20,7 +20,7 @@ REASONS = ("dark", "bright", "small", "blurred", "profile", "little_face", "low_
 _EXAMPLE = {"Anger": 0.01, "Happy": 0.92, "Shock": 0.03, "Neutral": 0.03, "Sad": 0.01}
 
 
-class ClipSchema(FileSchema):
+class VideoSchema(FileSchema):
     """A video, as base64 in JSON."""
 
     format = LowerCase(
@@ -35,7 +35,7 @@ class ClipSchema(FileSchema):
     )
 
 
-class LoopSchema(ClipSchema):
+class ThumbnailOptionsSchema(VideoSchema):
     """A video, and what its loop shall be like."""
 
     duration = fields.Float(
@@ -59,7 +59,7 @@ class LoopSchema(ClipSchema):
         return data
 
 
-class AnalysisQuery(Schema):
+class PredictionQuery(Schema):
     """Options of an analysis."""
 
     class Meta:
@@ -79,7 +79,7 @@ class AnalysisQuery(Schema):
     )
 
 
-class CoverQuery(AnalysisQuery):
+class ThumbnailQuery(PredictionQuery):
     """Options of a thumbnail."""
 
     class Meta:
@@ -96,7 +96,7 @@ class FaceSchema(Schema):
     track = fields.Integer(metadata=about("The same face has the same number through the clip."))
 
 
-class MomentSchema(Schema):
+class TimelinePointSchema(Schema):
     time = Seconds(metadata=about("Seconds from the start of the clip."))
     emotion = fields.String()
     probabilities = fields.Dict(fields.String(), Probability())
@@ -148,7 +148,7 @@ class QualitySchema(Schema):
     )
 
 
-class WeighedSchema(Schema):
+class ActionWeightSchema(Schema):
     name = fields.String(metadata=about("In plain words.", example="lip corners up"))
     strength = Probability(attribute="activation", metadata=about("0 as in a calm face, 1 as in few.", example=0.81))
     weight = Probability(metadata=about("Its share of all that spoke for the emotion.", example=0.64))
@@ -159,7 +159,7 @@ class ExplanationSchema(Schema):
 
     text = fields.String(metadata=about("The names of the movements.", example="lip corners up, upper lip raised"))
     movements = fields.List(
-        fields.Nested(WeighedSchema),
+        fields.Nested(ActionWeightSchema),
         attribute="actions",
         metadata=about("At most three, the heaviest first; none for a face at rest."),
     )
@@ -184,7 +184,7 @@ class PredictionSchema(Schema):
     width = fields.Integer(metadata=about("Of the upright video, in pixels.", example=720))
     height = fields.Integer(metadata=about("Of the upright video, in pixels.", example=1280))
     model = fields.Nested(ModelSchema)
-    timeline = fields.List(fields.Nested(MomentSchema), metadata=about("Only with `?detail=timeline`."))
+    timeline = fields.List(fields.Nested(TimelinePointSchema), metadata=about("Only with `?detail=timeline`."))
     explanation = fields.Nested(ExplanationSchema, metadata=about("Only with `?explain=true`."))
 
 

@@ -5,13 +5,13 @@ from typing import Any
 
 from marshmallow import EXCLUDE, RAISE, Schema, fields, validate
 
-from api.schemas.clips import ModelSchema, QualitySchema
 from api.schemas.fields import Boolean, Probability, about
 from api.schemas.files import FileSchema
+from api.schemas.videos import ModelSchema, QualitySchema
 from moodreel.emotions import FIVE, SEVEN
 
-MAX_PICTURES = 32
-HOW_MANY = validate.Length(1, MAX_PICTURES)
+MAX_IMAGES = 32
+IMAGE_COUNT = validate.Length(1, MAX_IMAGES)
 
 _EXAMPLE = {
     "happy": 0.9312,
@@ -24,7 +24,7 @@ _EXAMPLE = {
 }
 
 
-class PictureSchema(FileSchema):
+class ImageSchema(FileSchema):
     """One picture of several."""
 
     encoding = fields.String(
@@ -32,25 +32,25 @@ class PictureSchema(FileSchema):
     )
 
 
-class FewPictures(fields.List):
+class CountedList(fields.List):
     """A list that is counted before any of it is looked at: a body has room for millions, and an error for each."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> list[Any]:
         if isinstance(value, list):
-            HOW_MANY(value)
+            IMAGE_COUNT(value)
         return super()._deserialize(value, attr, data, **kwargs)
 
 
-class PicturesSchema(Schema):
+class ImagesSchema(Schema):
     """Several pictures, as base64 in JSON."""
 
     class Meta:
         unknown = RAISE
 
-    pictures = FewPictures(
-        fields.Nested(PictureSchema),
+    pictures = CountedList(
+        fields.Nested(ImageSchema),
         required=True,
-        validate=HOW_MANY,
+        validate=IMAGE_COUNT,
         metadata=about("All of them together must fit into the largest body that is taken, 32 MB as shipped."),
     )
 
@@ -142,7 +142,7 @@ class DetectionSchema(EmotionSchema):
     )
 
 
-class DetectionsSchema(Schema):
+class DetectionBatchSchema(Schema):
     """An answer or a problem for each picture, in its place."""
 
     results = fields.List(
