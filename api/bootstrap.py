@@ -11,7 +11,7 @@ from api.shutdown import ShutdownHooks
 from api.websocket.broadcaster import ConnectionBroadcaster
 from moodreel.live.scheduler import FrameScheduler
 from moodreel.media.image import ImageLimits
-from moodreel.media.video import VideoLimits
+from moodreel.media.video_decoder import VideoLimits
 from moodreel.pipelines.audiovisual import AudioVisualPipeline
 from moodreel.pipelines.image import ImagePipeline
 from moodreel.pipelines.text import TextPipeline

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from moodreel.errors import ModelMissing, ModelNotFound, NonCommercialModel
-from moodreel.media.video import VideoLimits
+from moodreel.media.video_decoder import VideoLimits
 from moodreel.models import mock as mocking
 from moodreel.models.audiovisual_registry import AudioVisualModelRegistry, AudioVisualPredictor
 from moodreel.models.mock import MockPredictor

@@ -37,7 +37,8 @@ from moodreel.media import audio
 from moodreel.media.audio import AudioClip, AudioLimits
 from moodreel.media.container import audio_demuxer
 from moodreel.media.mel_spectrogram import HOP_LENGTH, MEL_BANDS, log_mel
-from moodreel.media.video import Frame, MediaSpan, VideoLimits, VideoReader
+from moodreel.media.video import Frame, VideoReader
+from moodreel.media.video_decoder import MediaSpan, VideoLimits
 from moodreel.models.networks.audiovisual import MODALITIES, AudioVisualBatch
 from moodreel.models.networks.resnet18 import SIDE
 from moodreel.pipelines import clip_sampler

@@ -27,7 +27,8 @@ from moodreel.faces.landmarker import FaceLandmarker
 from moodreel.faces.observation import FaceObservation, observe_face
 from moodreel.faces.quality import FaceQuality, assess_quality
 from moodreel.faces.tracker import Box, Tracker
-from moodreel.media.video import Frame, VideoLimits, VideoReader
+from moodreel.media.video import Frame, VideoReader
+from moodreel.media.video_decoder import VideoLimits
 from moodreel.models.face_registry import FaceModelRegistry
 from moodreel.models.predictor import ModelInfo, Predictor, TrackPrediction, resolve_device
 from moodreel.pipelines import boomerang

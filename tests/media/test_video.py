@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from moodreel.errors import UnsupportedMedia, VideoCorrupt, VideoTooBig, VideoTooLong, VideoTooShort
-from moodreel.media.video import VideoLimits, VideoReader
+from moodreel.media.video import VideoReader
+from moodreel.media.video_decoder import VideoLimits
 from tests.support import synthetic_frames, synthetic_video
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
@@ -199,7 +200,7 @@ def test_kept_frames_are_what_reading_again_gives(monkeypatch, rotation, color):
         for _ in each.frames(min_interval=0.2):
             pass
     again = list(reader.frames(start=0.4, stop=0.8, max_side=160))
-    monkeypatch.setattr("moodreel.media.video.av.open", None)
+    monkeypatch.setattr("moodreel.media.container.av.open", None)
     kept = list(keeper.frames(start=0.4, stop=0.8, max_side=160))
     assert [frame.time for frame in kept] == [frame.time for frame in again]
     assert kept[0].rgb.shape == again[0].rgb.shape == ((160, 120, 3) if rotation else (120, 160, 3))
@@ -211,7 +212,7 @@ def test_frames_that_would_take_too_much_memory_are_not_kept_but_read_again(monk
     monkeypatch.setattr("moodreel.media.video.CACHE_BYTES", 20_000)
     reader = VideoReader(synthetic_video.encode_video(synthetic_frames.counter_frames(30)), cache_side=64)
     assert len(list(reader.frames())) == 30
-    assert reader._kept is None
+    assert reader._cache is None
     assert [synthetic_frames.read_counter(frame.rgb) for frame in reader.frames(start=0.4, stop=0.48, max_side=64)] == [
         10,
         11,

@@ -24,7 +24,7 @@ from moodreel.errors import (
 )
 from moodreel.faces.facial_actions import FacialActionExplainer
 from moodreel.faces.landmarker import FaceLandmarker
-from moodreel.media.video import VideoLimits
+from moodreel.media.video_decoder import VideoLimits
 from moodreel.models.face_registry import FaceModelRegistry
 from moodreel.pipelines.audiovisual import AudioVisualPipeline
 from moodreel.pipelines.video import VideoPipeline

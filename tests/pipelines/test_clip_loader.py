@@ -22,7 +22,7 @@ from moodreel.faces.features import crop_square
 from moodreel.faces.landmarker import FaceLandmarker
 from moodreel.media import mel_spectrogram
 from moodreel.media.audio import SAMPLE_RATE, AudioLimits
-from moodreel.media.video import VideoLimits
+from moodreel.media.video_decoder import VideoLimits
 from moodreel.pipelines.clip_loader import CORRUPT, NO_FACE, NONE, NOT_READ, UNSUPPORTED, ClipLoader
 from tests.support import synthetic_audio, synthetic_frames, synthetic_image, synthetic_video
 from tests.support.synthetic_audio import encode_sine_clip

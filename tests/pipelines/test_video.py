@@ -7,7 +7,7 @@ import pytest
 
 from moodreel.emotions import FIVE
 from moodreel.errors import ModelInvalid, ModelNotFound, NoFace, Overloaded, UnsupportedMedia, VideoTooLong
-from moodreel.media.video import VideoLimits
+from moodreel.media.video_decoder import VideoLimits
 from moodreel.pipelines.video import VideoPipeline
 from tests.support import synthetic_frames, synthetic_video
 

@@ -15,7 +15,8 @@ from moodreel.errors import DataInvalid, MoodreelError
 from moodreel.faces.features import crop_square
 from moodreel.faces.landmarker import FaceLandmarker
 from moodreel.faces.tracker import Tracker
-from moodreel.media.video import Frame, VideoLimits, VideoReader
+from moodreel.media.video import Frame, VideoReader
+from moodreel.media.video_decoder import VideoLimits
 
 log = logging.getLogger(__name__)
 

@@ -1,0 +1,218 @@
+"""Decode the main video stream of a file in memory, within limits.
+
+Durations, frame counts and sizes of a header are not trusted: limits count what is decoded.
+"""
+
+import math
+import time as clock
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple, NoReturn
+
+import av
+from av.container import InputContainer
+from av.video.stream import VideoStream
+
+from moodreel.errors import NoVideoStream, UnsupportedMedia, VideoCorrupt, VideoTooBig, VideoTooLong
+from moodreel.media.container import open_container, video_demuxer
+
+_PHONE_CODECS = ("h264", "hevc", "vp8", "vp9", "av1", "mpeg4", "h263", "mjpeg", "gif")
+_OTHER_CODECS = ("mpeg1video", "mpeg2video", "msmpeg4v3", "prores", "theora", "dvvideo")
+CODECS = frozenset((*_PHONE_CODECS, *_OTHER_CODECS))
+"""FFmpeg's canonical names of the codecs that are decoded. All others are refused, to keep the attack surface small."""
+_FALLBACK_FPS = 30.0
+"""Frames per second of a clip whose header gives no plausible rate."""
+
+
+@dataclass(frozen=True)
+class VideoLimits:
+    """Limit the cost of one clip; each limit is enforced on what is decoded.
+
+    Attributes:
+        seconds: Duration in seconds.
+        frames: Number of frames.
+        frame_pixels: Pixels of one frame.
+        total_pixels: Pixels of all frames together.
+        timeout_seconds: Wall-clock time for reading the clip, in seconds.
+    """
+
+    seconds: float = 60.0
+    frames: int = 3600
+    frame_pixels: int = 3840 * 2160
+    total_pixels: int = 1920 * 1080 * 3600
+    timeout_seconds: float = 30.0
+
+
+class MediaSpan(NamedTuple):
+    """Start and duration of a stream in seconds, by the file's own clock."""
+
+    start: float
+    duration: float
+
+
+class VideoDecoder:
+    """Decode the main video stream of one file, any number of times.
+
+    Attributes:
+        limits: Enforced here: frame size and timeout. The reader enforces duration, frame count and total pixels.
+        fps: Frame rate of the header, or a fallback; known once decoding has started.
+        header_duration: Duration by the header in seconds, infinite if it gives none; known once decoding has started.
+        pixel_aspect: Width of a pixel by its height; known once decoding has started.
+    """
+
+    def __init__(self, data: bytes, limits: VideoLimits, *, fps: float | None) -> None:
+        """Prepare to decode a file; the timeout starts here.
+
+        Args:
+            data: Bytes of the file.
+            limits: What it may cost.
+            fps: Frame rate to assume where the container has no timing.
+
+        Raises:
+            UnsupportedMedia: The first bytes are of no known video format.
+        """
+        demuxer = video_demuxer(data)
+        if demuxer is None:
+            raise UnsupportedMedia(
+                "This is not a video that moodreel reads. Send MP4, MOV, WebM, MKV, AVI, 3GP or GIF."
+            )
+        self._data = data
+        self._demuxer = demuxer
+        self._default_fps = fps or _FALLBACK_FPS
+        self._deadline = clock.monotonic() + limits.timeout_seconds
+        self.limits = limits
+        self.fps = _FALLBACK_FPS
+        self.header_duration = math.inf
+        self.pixel_aspect = 1.0
+
+    def frames(self, seek_to: float | None = None) -> Iterator[av.VideoFrame]:
+        """Yield the decoded frames; a damaged packet is skipped as long as others decode.
+
+        Args:
+            seek_to: Seek to the keyframe before this container time in seconds first.
+
+        Raises:
+            UnsupportedMedia: The codec is not decoded here.
+            NoVideoStream: There is no video stream.
+            VideoCorrupt: There are frames, but none can be decoded.
+            VideoTooBig, VideoTooLong: A limit was reached.
+        """
+        decoded = damaged = 0
+        with self._open() as container:
+            stream = _main_stream(container)
+            header_size = self._start(container, stream)
+            try:
+                if seek_to is not None:
+                    container.seek(math.floor(seek_to / (stream.time_base or 1)), stream=stream)
+                for packet in container.demux(stream):
+                    self._check_deadline()
+                    try:
+                        frames = packet.decode()
+                    except av.error.FFmpegError:
+                        self._check_frame_size(stream.codec_context.width, stream.codec_context.height)
+                        damaged += 1
+                        continue
+                    for frame in frames:
+                        self._check_frame_size(frame.width, frame.height)
+                        decoded += 1
+                        yield frame
+            except av.error.FFmpegError as error:  # the container ends abruptly: the frames before still count
+                if not decoded:
+                    _refuse_corrupt(error)
+            if damaged and not decoded:
+                self._check_frame_size(*header_size)  # a decoder that refused a huge frame may not have kept its size
+                _refuse_corrupt(None)
+
+    def probe_span(self) -> MediaSpan:
+        """Measure start and duration by the timestamps of the packets, without decoding.
+
+        Raises:
+            UnsupportedMedia, NoVideoStream, VideoCorrupt, VideoTooLong: As `frames` does.
+        """
+        first, last, count = math.inf, -math.inf, 0
+        with self._open() as container:
+            stream = _main_stream(container)
+            fps = _plausible_fps(stream) or self._default_fps
+            try:
+                for packet in container.demux(stream):
+                    self._check_deadline()
+                    if packet.is_discard or not packet.size:
+                        continue
+                    count += 1
+                    ticks = packet.pts if packet.pts is not None else packet.dts
+                    if ticks is not None and packet.time_base:
+                        time = float(ticks * packet.time_base)
+                        first, last = min(first, time), max(last, time)
+            except av.error.FFmpegError:  # the packets before still count
+                pass
+        if last - first > self.limits.seconds:
+            self.refuse_long()
+        if last <= first:
+            return MediaSpan(0.0 if math.isinf(first) else first, count / fps)
+        return MediaSpan(first, last - first + 1 / fps)
+
+    def refuse_long(self) -> NoReturn:
+        """Raise VideoTooLong for the limits of duration and frame count."""
+        raise VideoTooLong(
+            f"The video runs longer than {self.limits.seconds:g} seconds or {self.limits.frames} frames. "
+            "Send a shorter one."
+        )
+
+    def _start(self, container: InputContainer, stream: VideoStream) -> tuple[int, int]:
+        """Read the header and set the decoder up; return the frame size that the header gives."""
+        self.fps = _plausible_fps(stream) or self._default_fps
+        self.header_duration = _header_duration(container, stream)
+        self.pixel_aspect = float(stream.sample_aspect_ratio or 1)
+        context = stream.codec_context
+        header_size = context.width, context.height
+        context.width = context.height = 0  # have the decoder take the size from the stream, not from the container
+        context.thread_type = "AUTO"
+        # FFmpeg rounds both sides up before it compares; `_check_frame_size` is exact.
+        context.options = {"max_pixels": str(2 * self.limits.frame_pixels + 2**16)}
+        return header_size
+
+    def _open(self) -> InputContainer:
+        try:
+            return open_container(self._data, self._demuxer, self._check_deadline)
+        except av.error.FFmpegError as error:
+            _refuse_corrupt(error)
+
+    def _check_deadline(self) -> None:
+        if clock.monotonic() > self._deadline:
+            raise VideoTooLong(
+                f"Reading the video took more than {self.limits.timeout_seconds:g} seconds. "
+                "Send a shorter one or record at a lower size."
+            )
+
+    def _check_frame_size(self, width: int, height: int) -> None:
+        if width * height > self.limits.frame_pixels:
+            raise VideoTooBig(
+                f"A frame has more than {self.limits.frame_pixels} pixels. Record at a lower size and send it again."
+            )
+
+
+def _main_stream(container: InputContainer) -> VideoStream:
+    """Select the stream that a player would show; the cover image of an audio file is not one."""
+    stream = container.streams.best("video")
+    if not isinstance(stream, VideoStream) or stream.disposition & av.stream.Disposition.attached_pic:
+        raise NoVideoStream("There is no video in this file, only sound or other data. Send a clip with pictures.")
+    if stream.codec_context is None or stream.codec_context.codec.canonical_name not in CODECS:
+        raise UnsupportedMedia("This video's codec is not read here. Send H.264, HEVC, VP8, VP9, AV1 or MPEG-4.")
+    return stream
+
+
+def _plausible_fps(stream: VideoStream) -> float | None:
+    """Return the header's frame rate if a camera may have it."""
+    fps = float(stream.average_rate or 0)
+    return fps if 0.1 <= fps <= 1000 else None
+
+
+def _header_duration(container: InputContainer, stream: VideoStream) -> float:
+    """Return the duration of the stream, or else of the file, in seconds; infinite if the header gives none."""
+    if stream.duration and stream.duration > 0 and stream.time_base:
+        return float(stream.duration * stream.time_base)
+    return container.duration / av.time_base if container.duration and container.duration > 0 else math.inf
+
+
+def _refuse_corrupt(error: Exception | None) -> NoReturn:
+    raise VideoCorrupt("The video is damaged or incomplete: nothing in it can be decoded. Send it again.") from error
