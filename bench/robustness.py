@@ -30,7 +30,7 @@ from moodreel.models.face_registry import load_face_model
 from moodreel.models.predictor import Predictor
 from moodreel.pipelines.video import VideoPipeline
 from moodreel.training.data.ferplus import read_split
-from moodreel.training.evaluation.evaluate import expected_calibration_error
+from moodreel.training.evaluation.calibration import expected_calibration_error
 
 STORE = Path(__file__).resolve().parents[1] / "model_store"
 SEED = 0

@@ -26,7 +26,8 @@ from moodreel.training.data.ferplus import read_split
 from moodreel.training.data.muxspace import FILE as MUXSPACE
 from moodreel.training.data.registry import open_dataset
 from moodreel.training.engine import trainer
-from moodreel.training.evaluation.evaluate import Report, evaluate
+from moodreel.training.evaluation.evaluate import FaceEvaluation, evaluate
+from moodreel.training.evaluation.metrics import ClassificationMetrics
 from moodreel.training.explain import faces
 from moodreel.training.export.model_folder import write_card, write_model
 from moodreel.training.recipes.compact_emotimesh import Recipe, train
@@ -149,35 +150,44 @@ def _train(args: argparse.Namespace) -> None:
     log.info("%s\nDone in %.1f minutes.", _summary(report), (time.monotonic() - begun) / 60)
 
 
-def _summary(report: Report) -> str:
+def _summary(report: FaceEvaluation) -> str:
+    lines = [_metrics_summary(report.metrics)]
+    if report.sequences:
+        lines.append(f"expected calibration error {report.sequences.ece:.4f} (pseudo-sequences)")
+        for kind, accuracy in report.sequences.by_kind.items():
+            lines.append(f"pseudo-sequences {kind}: {accuracy.model:.3f}, mean of frames {accuracy.frame_mean:.3f}")
+    lines += _group_summary(report.groups)
+    if report.five:
+        lines += ["In five classes:", _metrics_summary(report.five)]
+    return "\n".join(lines)
+
+
+def _metrics_summary(metrics: ClassificationMetrics) -> str:
     lines = [
-        f"pictures {report.pictures}, faces found {report.found:.4f}",
-        f"accuracy {report.accuracy:.4f} (face not found = wrong), {report.accuracy_found:.4f} (faces found)",
-        f"mean recall {report.mean_recall:.4f}",
-        f"expected calibration error {report.ece:.4f} (pictures)"
-        + (f", {report.ece_sequences:.4f} (sequences)" if report.by_kind else ""),
-        "recall " + ", ".join(f"{label} {share:.3f}" for label, share in report.recall.items()),
-        f"confusion, rows true, columns answered, {', '.join(report.labels)}:",
-        *(" ".join(f"{n:5d}" for n in row) for row in report.confusion),
-        *(f"sequences {k}: {joined:.3f}, mean of moments {mean:.3f}" for k, (joined, mean) in report.by_kind.items()),
-        *_by_group(report.groups),
+        f"images {metrics.examples}, faces found {metrics.found:.4f}",
+        f"accuracy {metrics.accuracy:.4f} (face not found = wrong), {metrics.accuracy_found:.4f} (faces found)",
+        f"mean recall {metrics.balanced_accuracy:.4f}",
+        f"expected calibration error {metrics.ece:.4f} (images)",
+        "recall " + ", ".join(f"{label} {share:.3f}" for label, share in metrics.recall.items()),
+        f"confusion, rows true, columns predicted, {', '.join(metrics.labels)}:",
+        *(" ".join(f"{count:5d}" for count in row) for row in metrics.confusion[:, :-1]),
     ]
-    return "\n".join(lines) + (f"\nIn five classes:\n{_summary(report.five)}" if report.five else "")
+    return "\n".join(lines)
 
 
-def _by_group(groups: dict[str, Report]) -> list[str]:
+def _group_summary(groups: dict[str, ClassificationMetrics]) -> list[str]:
     if not groups:
         return []
     lines = [
-        f"group {group}: pictures {report.pictures}, faces found {report.found:.4f}, accuracy {report.accuracy:.4f}, "
-        f"mean recall {report.mean_recall:.4f}"
-        for group, report in groups.items()
+        f"group {group}: images {metrics.examples}, faces found {metrics.found:.4f}, accuracy {metrics.accuracy:.4f}, "
+        f"mean recall {metrics.balanced_accuracy:.4f}"
+        for group, metrics in groups.items()
     ]
-    for name in ("accuracy", "mean_recall"):
-        values = {group: getattr(report, name) for group, report in groups.items()}
+    for label, name in (("accuracy", "accuracy"), ("mean recall", "balanced_accuracy")):
+        values = {group: getattr(metrics, name) for group, metrics in groups.items()}
         worst, best = (choose(values, key=values.__getitem__) for choose in (min, max))
         lines.append(
-            f"spread of {name.replace('_', ' ')} {values[best] - values[worst]:.4f}: "
+            f"spread of {label} {values[best] - values[worst]:.4f}: "
             f"best {values[best]:.4f} ({best}), worst {values[worst]:.4f} ({worst})"
         )
     return lines

@@ -279,7 +279,7 @@ def test_probabilities_add_up_when_labels_meet(tmp_path):
     comparison = compared(models, made_set(labels=("angry", "disgust")))
     assert comparison.labels == FIVE
     assert [result.metrics.accuracy for result in comparison.results] == [1, 1]
-    assert "eight was measured in 5 labels" in comparison.notes[0]
+    assert "eight was evaluated in 5 labels" in comparison.notes[0]
     assert "disgust as Anger" in describe_mapping("eight", EIGHT, FIVE)
     assert describe_mapping("seven", SEVEN, SEVEN) is None
 

@@ -30,9 +30,10 @@ from moodreel.training.data import loading
 from moodreel.training.data.examples import Example
 from moodreel.training.data.face_cache import FaceTable, extract_landmarks
 from moodreel.training.data.loading import DataContext
-from moodreel.training.evaluation.evaluate import evaluate, predict_rows
+from moodreel.training.evaluation.evaluate import evaluate
 from moodreel.training.evaluation.face_model import EvaluatedFaceModel
 from moodreel.training.evaluation.open_models import open_models
+from moodreel.training.evaluation.predict import predict_rows
 from moodreel.training.export.model_folder import save_model, write_folder
 from tests.support import ravdess, synthetic_frames, synthetic_video
 from tests.training.test_training import votes, write_split
@@ -254,8 +255,8 @@ def test_a_model_that_reads_portraits_can_be_evaluated(tmp_path, portrait):
     write_faces(tmp_path / "pictures", portrait)
     predictor = Predictor(Reader(), ModelCard(name="r", architecture="reader", labels=SEVEN), sha256="")
     report = evaluate(predictor, tmp_path / "pictures", MEANS.landmarker, tmp_path)
-    assert report.recall == {"happy": pytest.approx(2 / 3), "sad": 0}
-    assert report.found == pytest.approx(0.8)
+    assert report.metrics.recall == {"happy": pytest.approx(2 / 3), "sad": 0}
+    assert report.metrics.found == pytest.approx(0.8)
 
 
 @pytest.mark.parametrize(

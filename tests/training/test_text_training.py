@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from sklearn.metrics import f1_score
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import BertConfig, BertModel
 
@@ -21,15 +22,14 @@ from moodreel.training.__main__ import main
 from moodreel.training.baselines.tfidf_logreg import measure_tfidf_baseline
 from moodreel.training.data.goemotions import Texts, read_texts
 from moodreel.training.engine.trainer import fit
-from moodreel.training.evaluation.evaluate_text import predict_texts
-from moodreel.training.evaluation.multilabel_metrics import (
+from moodreel.training.evaluation.calibration import (
     THRESHOLD_CANDIDATES,
     apply_calibration,
-    compute_multilabel_metrics,
-    f1,
     fit_calibration,
     fit_thresholds,
 )
+from moodreel.training.evaluation.evaluate_text import predict_texts
+from moodreel.training.evaluation.metrics import compute_multilabel_metrics
 from moodreel.training.recipes import minilm_init
 from moodreel.training.recipes import text_emotion as training
 from moodreel.training.recipes.configs import TextRecipe
@@ -151,8 +151,8 @@ def test_a_threshold_is_near_the_best_one_where_there_are_texts_enough():
     shares = rng.beta(0.5, 2, (20_000, 7))
     truth = (rng.random(shares.shape) < shares).astype(np.float32)
     for i, threshold in enumerate(fit_thresholds(shares, truth)):
-        best = max(f1(shares[:, i] >= t, truth[:, i] > 0) for t in THRESHOLD_CANDIDATES)
-        assert f1(shares[:, i] >= threshold, truth[:, i] > 0) > best - 0.01
+        best = max(f1_score(shares[:, i] >= t, truth[:, i] > 0) for t in THRESHOLD_CANDIDATES)
+        assert f1_score(shares[:, i] >= threshold, truth[:, i] > 0) > best - 0.01
 
 
 # Learning

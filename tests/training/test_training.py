@@ -46,13 +46,15 @@ from moodreel.training.engine import trainer
 from moodreel.training.engine.checkpoint import CHECKPOINT
 from moodreel.training.engine.trainer import fit
 from moodreel.training.evaluation import evaluate as evaluation
-from moodreel.training.evaluation.evaluate import evaluate, expected_calibration_error
+from moodreel.training.evaluation import pseudo_sequences
+from moodreel.training.evaluation.calibration import expected_calibration_error, fit_temperature
+from moodreel.training.evaluation.evaluate import evaluate
 from moodreel.training.export.model_folder import write_card, write_model
 from moodreel.training.recipes import compact_emotimesh as training
 from moodreel.training.recipes import face_expression as appearance_training
 from moodreel.training.recipes import moodreel_five as joint_training
 from moodreel.training.recipes import multi_head_task as crops_training
-from moodreel.training.recipes.compact_emotimesh import Recipe, fit_temperature, train
+from moodreel.training.recipes.compact_emotimesh import Recipe, train
 from moodreel.training.recipes.configs import AppearanceRecipe, ResEmoteNetRecipe, ViTRecipe
 from moodreel.training.recipes.face_cards import (
     write_appearance,
@@ -599,7 +601,7 @@ def test_training_learns_a_made_set_by_heart_and_leaves_a_model_that_serves(tmp_
         write_split(tmp_path, split, rows, fer2013=[0] * len(rows))
     for module in (training, evaluation):
         monkeypatch.setattr(module, "extract_faces", lambda *args, **kwargs: made_faces(emotion))
-    monkeypatch.setattr(evaluation, "SEQUENCES", 30)
+    monkeypatch.setattr(pseudo_sequences, "SEQUENCES", 30)
     easy = {"fer2013": 0.0, "mix": 0.0, "dropout": 0.0, "calibration_clips": 40}
     small = {"width": 32, "embedding": 16, "hidden": 8, "faces_batch": 64, "time_batch": 16}
     recipe = Recipe(**easy, **small, faces_epochs=60, time_steps=60)
@@ -610,9 +612,9 @@ def test_training_learns_a_made_set_by_heart_and_leaves_a_model_that_serves(tmp_
     report = evaluate(model, tmp_path, LANDMARKER, tmp_path)
     write_card(out, report, trained, recipe, "python -m moodreel.training train learnt")
 
-    assert report.accuracy == 1
-    assert report.confusion.tolist() == (30 * np.eye(5, dtype=int)).tolist()
-    assert report.by_kind["steady"][0] > 0.9
+    assert report.metrics.accuracy == 1
+    assert report.metrics.confusion[:, :-1].tolist() == (30 * np.eye(5, dtype=int)).tolist()
+    assert report.sequences.by_kind["steady"].model > 0.9
     served = FaceModelRegistry(tmp_path / "store", default="learnt").get()
     assert served.info.card.metrics[0]["value"] == 1
     assert "**1.000**" in (out / "CARD.md").read_text()
@@ -684,7 +686,7 @@ def banded(tmp_path, monkeypatch):
         monkeypatch.setattr(module, "extract_faces", lambda *args, **kwargs: faces)
     for module in (crops_training, joint_training):
         monkeypatch.setattr(module, "augment_crop", lambda crop, rng, clean_prob=1: crop)
-    monkeypatch.setattr(evaluation, "SEQUENCES", 30)
+    monkeypatch.setattr(pseudo_sequences, "SEQUENCES", 30)
     return tmp_path, LANDMARKER, tmp_path
 
 
@@ -699,8 +701,8 @@ def test_a_face_expression_and_a_joint_model_learn_a_made_set_and_serve(tmp_path
     model = write_appearance(tmp_path / "store" / "looks", looks, recipe)
     report = evaluate(model, *places)
     write_appearance_card(tmp_path / "store" / "looks", report, looks, recipe, "train", report)
-    assert report.accuracy > 0.95
-    assert report.five.accuracy >= report.accuracy
+    assert report.metrics.accuracy > 0.95
+    assert report.five.accuracy >= report.metrics.accuracy
 
     small = {"width": 32, "embedding": 16, "hidden": 8, "faces_batch": 64, "time_batch": 16}
     plain = Recipe(fer2013=0.0, mix=0.0, dropout=0.0, calibration_clips=40, **small, faces_epochs=40, time_steps=2)
@@ -712,8 +714,8 @@ def test_a_face_expression_and_a_joint_model_learn_a_made_set_and_serve(tmp_path
     out = tmp_path / "store" / "both"
     report = evaluate(write_joint(out, both, recipe), *places)
     write_joint_card(out, report, both, recipe, "train")
-    assert report.accuracy > 0.95
-    assert report.by_kind["burst"][0] > 0.8
+    assert report.metrics.accuracy > 0.95
+    assert report.sequences.by_kind["burst"].model > 0.8
     served = FaceModelRegistry(tmp_path / "store", default="both").get()
     assert served.info.labels == FIVE
     for card in ("looks", "both"):
@@ -746,7 +748,7 @@ def test_a_network_learns_what_its_teacher_says_and_serves(tmp_path, banded, rec
     out = tmp_path / "store" / recipe.architecture
     report = evaluate(write_appearance(out, learnt, recipe), data, *places)
     write_appearance_card(out, report, learnt, recipe, "train")
-    assert report.accuracy > 0.95, "its labels were neutral all of them"
+    assert report.metrics.accuracy > 0.95, "its labels were neutral all of them"
     served = FaceModelRegistry(tmp_path / "store").get(recipe.architecture)
     assert served.info.labels == SEVEN
     card = (out / "CARD.md").read_text()

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from sklearn.metrics import balanced_accuracy_score
 from torch.nn import functional as F
 
 from moodreel.errors import DataInvalid
@@ -17,7 +18,7 @@ from moodreel.training.baselines.functionals import compute_functionals
 from moodreel.training.data.audio import load_audio
 from moodreel.training.data.registry import IMAGES, Dataset
 from moodreel.training.data.splits import Split, folds, group_ids
-from moodreel.training.evaluation.evaluate import Report, measure
+from moodreel.training.evaluation.metrics import ClassificationMetrics, Predictions, compute_metrics
 
 STRENGTHS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 """Penalties that are tried, on half the sum of the squared weights, beside the mean loss."""
@@ -54,7 +55,7 @@ class BaselineFold:
 
     strength: float
     why: str
-    report: Report
+    report: ClassificationMetrics
 
 
 def cross_validate_baseline(data: Dataset, rows: np.ndarray, count: int = 5, *, seed: int = 0) -> list[BaselineFold]:
@@ -70,9 +71,10 @@ def cross_validate_baseline(data: Dataset, rows: np.ndarray, count: int = 5, *, 
         inner = folds(learnt, max(2, min(INNER, int(group_ids(learnt).max()) + 1)), seed=seed)
         strength = choose_strength(rows[part.train], truth[part.train], classes, inner)
         model = fit(rows[part.train], truth[part.train], classes, strength)
-        told, heard = model.probabilities(rows[part.held_out]), np.ones(len(part.held_out), bool)
-        report = measure(told, truth[part.held_out], heard, data.labels, {})
-        log.info("fold %d of %d: mean recall %.4f", len(measured) + 1, count, report.mean_recall)
+        told = model.probabilities(rows[part.held_out])
+        predictions = Predictions(told, np.ones(len(told), bool))
+        report = compute_metrics(predictions, truth[part.held_out], data.labels)
+        log.info("fold %d of %d: mean recall %.4f", len(measured) + 1, count, report.balanced_accuracy)
         measured.append(BaselineFold(strength, part.reason, report))
     return measured
 
@@ -122,34 +124,22 @@ def choose_strength(rows: np.ndarray, truth: np.ndarray, classes: int, inner: Se
         for part in inner:
             model = fit(rows[part.train], truth[part.train], classes, strength)
             told[part.held_out] = model.probabilities(rows[part.held_out])
-        recalls[strength] = mean_recall(told.argmax(axis=1), truth)
+        recalls[strength] = balanced_accuracy_score(truth, told.argmax(axis=1))
     return max(reversed(STRENGTHS), key=recalls.__getitem__)  # of equals the strongest
-
-
-def mean_recall(answered: np.ndarray, truth: np.ndarray) -> float:
-    """Mean over the classes that occur of the share of theirs that was answered right."""
-    return float(np.mean([(answered[truth == one] == one).mean() for one in np.unique(truth)]))
-
-
-def macro_f1(confusion: np.ndarray) -> float:
-    """Mean F1 over the classes that occur; rows of `confusion` (C, C) are true, columns answered."""
-    right, given, answered = confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)
-    occurs = given > 0
-    return float((2 * right[occurs] / (given + answered)[occurs]).mean())
 
 
 def summary(measured: Sequence[BaselineFold]) -> str:
     """Put the folds, their means and deviations, and all confusions together in words."""
     reports = [fold.report for fold in measured]
     figures = {
-        "mean recall": [report.mean_recall for report in reports],
+        "mean recall": [report.balanced_accuracy for report in reports],
         "accuracy": [report.accuracy for report in reports],
-        "macro-F1": [macro_f1(report.confusion) for report in reports],
+        "macro-F1": [report.macro_f1 for report in reports],
     }
     lines = [
         f"fold {number}: "
         + ", ".join(f"{name} {values[number - 1]:.4f}" for name, values in figures.items())
-        + f"; {fold.report.pictures} recordings, penalty {fold.strength:g}. {fold.why}"
+        + f"; {fold.report.examples} recordings, penalty {fold.strength:g}. {fold.why}"
         for number, fold in enumerate(measured, start=1)
     ]
     lines += [
@@ -158,7 +148,7 @@ def summary(measured: Sequence[BaselineFold]) -> str:
     ]
     confusion = sum(report.confusion for report in reports)
     lines += [f"confusion, rows true, columns answered, {', '.join(reports[0].labels)}:"]
-    lines += [" ".join(f"{n:5d}" for n in row) for row in np.asarray(confusion)]
+    lines += [" ".join(f"{n:5d}" for n in row) for row in np.asarray(confusion)[:, :-1]]
     return "\n".join(lines)
 
 

@@ -13,13 +13,8 @@ from torch.nn import functional as F
 from moodreel.emotions import EKMAN
 from moodreel.models.tokenizer import prepare
 from moodreel.training.data.goemotions import Texts
-from moodreel.training.evaluation.multilabel_metrics import (
-    MultilabelMetrics,
-    apply_calibration,
-    compute_multilabel_metrics,
-    fit_calibration,
-    fit_thresholds,
-)
+from moodreel.training.evaluation.calibration import apply_calibration, fit_calibration, fit_thresholds
+from moodreel.training.evaluation.metrics import MultilabelMetrics, compute_multilabel_metrics
 
 EPOCHS, BATCH, RATE, DECAY = 6, 256, 0.03, 1e-6
 _WORD = re.compile(r"\w+|[!?]")

@@ -95,7 +95,7 @@ def differences(comparison: Comparison) -> Figure:
     axes.axvline(0, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
     for place, pair in enumerate(pairs):
         difference = pair.differences[judged_by]
-        _dot(axes, place, difference.value, difference.interval, 0, colour=BLUE if difference.counts else INK)
+        _dot(axes, place, difference.value, difference.interval, 0, colour=BLUE if difference.significant else INK)
     names = [f"{pair.first} − {pair.second}" for pair in pairs]
     return _ranked(figure, axes, list(range(len(pairs))), names, f"points of {WORDS[judged_by]}")
 

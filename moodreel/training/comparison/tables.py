@@ -48,7 +48,7 @@ def pair_table(comparison: Comparison) -> Table:
                     points(difference.value),
                     within,
                     chance(difference.holm),
-                    "yes" if difference.counts else "no",
+                    "yes" if difference.significant else "no",
                 )
             )
     head = ("models", "figure", "points", "95 % interval", "p (Holm)", "counts")
@@ -66,7 +66,7 @@ def test_table(comparison: Comparison) -> Table:
                 str(test.only_second),
                 "—" if test.odds_ratio is None else f"{test.odds_ratio:.2f}",
                 f"{test.cohens_g:+.3f}",
-                f"{chance(test.holm)}{'' if test.exact else ' (χ²)'}",
+                chance(test.holm),
             )
         )
     head = ("models", "only first right", "only second right", "odds ratio", "Cohen's g", "p (Holm)")

@@ -77,7 +77,7 @@ def _over_all(comparison: Comparison, *, sign: int) -> str | None:
 
 def _better(comparison: Comparison, pair: PairwiseResult) -> str | None:
     difference = pair.differences[comparison.config.decision_metric]
-    if not difference.counts or _too_few(comparison):
+    if not difference.significant or _too_few(comparison):
         return None
     return pair.first if difference.value > 0 else pair.second
 

@@ -1,9 +1,8 @@
-"""A model -> its answers for the examples of a set, whatever it reads and whatever they are."""
+"""Wrap models so that they predict for the examples of any data set they can read."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from torch import nn
@@ -17,17 +16,22 @@ from moodreel.models.predictor import ModelInfo, Predictor
 from moodreel.models.registry import weights_in
 from moodreel.pipelines.video import VideoPipeline
 from moodreel.training.data.examples import Example
-from moodreel.training.data.loading import DataContext, ExampleImages, read_files, spread
+from moodreel.training.data.loading import DataContext, ExampleImages
 from moodreel.training.data.registry import CLIPS, IMAGES
-from moodreel.training.evaluation.evaluate import predict_rows, requires_landmarks
 from moodreel.training.evaluation.metrics import Predictions
+from moodreel.training.evaluation.predict import predict_files, predict_rows, requires_landmarks, scatter
 
 
 class EvaluatedModel(ABC):
-    """A model that is compared.
+    """A model that is evaluated or compared.
 
-    name: as the report says it, unlike all others'. path: its folder, or its weights file.
-    media: what it can be measured on. unit: what `once` answers for.
+    Attributes:
+        name: As reports show it, different from all others'.
+        path: Its folder, or its weights file.
+        info: What the model is.
+        network: The module, for its cost.
+        media: The kinds of data that it can be evaluated on.
+        unit: What `run_once` predicts for.
     """
 
     media: tuple[str, ...]
@@ -38,19 +42,20 @@ class EvaluatedModel(ABC):
 
     @property
     def weights(self) -> Path:
+        """The weights file."""
         return weights_in(self.path) if self.path.is_dir() else self.path
 
     @abstractmethod
-    def predict(self, examples: Sequence[Example], media: str, means: DataContext) -> Predictions:
-        """Answer for each example, in the order of `info.labels`. Raises DataInvalid for a file that is no good."""
+    def predict(self, examples: Sequence[Example], media: str, context: DataContext) -> Predictions:
+        """Predict for each example, in the order of `info.labels`. Raises DataInvalid for a file it cannot read."""
 
     @abstractmethod
-    def run_once(self) -> Any:
-        """Answer for one face, or one window, that is made up: by that costs are measured."""
+    def run_once(self) -> object:
+        """Predict for one synthetic face or window, so that its cost can be measured."""
 
 
 class EvaluatedFaceModel(EvaluatedModel):
-    """A model that reads faces, in pictures or in clips."""
+    """A model that reads faces, in images or in clips."""
 
     media = (IMAGES, CLIPS)
     unit = "one face"
@@ -59,50 +64,52 @@ class EvaluatedFaceModel(EvaluatedModel):
         super().__init__(name, path, predictor.info, predictor.module)
         self.predictor = predictor
 
-    def predict(self, examples: Sequence[Example], media: str, means: DataContext) -> Predictions:
+    def predict(self, examples: Sequence[Example], media: str, context: DataContext) -> Predictions:
+        """Predict for images through the face cache, for clips through the video pipeline."""
         if media == CLIPS:
-            return self._watch(examples, means)
-        pictures = ExampleImages(examples)
-        faces, landmarks = means.extract_faces(pictures, landmarks=requires_landmarks(self.predictor))
+            return self._predict_clips(examples, context)
+        images = ExampleImages(examples)
+        faces, landmarks = context.extract_faces(images, landmarks=requires_landmarks(self.predictor))
         rows = np.flatnonzero(faces.found)
-        return spread(len(examples), rows, predict_rows(self.predictor, faces, rows, pictures, landmarks))
+        return scatter(len(examples), rows, predict_rows(self.predictor, faces, rows, images, landmarks))
 
-    def _watch(self, examples: Sequence[Example], means: DataContext) -> Predictions:
-        store = FaceModelRegistry(self.path if self.path.is_dir() else self.path.parent)
-        store.register(self.path)
-        finder = FaceLandmarker(means.landmarker, use_fallbacks=True)
-        analyser = VideoPipeline(finder, store, FacialActionExplainer.load(means.models / "movements"))
+    def run_once(self) -> object:
+        """Predict for one synthetic face."""
+        return self.predictor.predict([[_synthetic_face(rgb=self.predictor.requires_rgb_crop)]], per_frame=False)
 
-        def analyse(data: bytes) -> np.ndarray:
-            return np.array([*analyser.predict(data).probabilities.values()])
+    def _predict_clips(self, examples: Sequence[Example], context: DataContext) -> Predictions:
+        registry = FaceModelRegistry(self.path if self.path.is_dir() else self.path.parent)
+        registry.register(self.path)
+        landmarker = FaceLandmarker(context.landmarker, use_fallbacks=True)
+        pipeline = VideoPipeline(landmarker, registry, FacialActionExplainer.load(context.models / "movements"))
+
+        def predict(data: bytes) -> np.ndarray:
+            return np.array([*pipeline.predict(data).probabilities.values()])
 
         try:
             classes = len(self.info.labels)
-            return read_files(examples, analyse, classes=classes, nobody=(NoFace,), what=self.name)
+            return predict_files(examples, predict, classes=classes, not_found=(NoFace,), description=self.name)
         finally:
-            analyser.threads.shutdown()
-            finder.close()
-
-    def run_once(self) -> Any:
-        return self.predictor.predict([[_made_up(portrait=self.predictor.requires_rgb_crop)]], per_frame=False)
+            pipeline.threads.shutdown()
+            landmarker.close()
 
 
 def check_media(models: Sequence[EvaluatedModel], media: str) -> None:
-    """Raise MoodreelError where one of the models cannot read what a set holds."""
-    for subject in models:
-        if media not in subject.media:
+    """Raise MoodreelError where one of the models cannot read what a data set holds."""
+    for model in models:
+        if media not in model.media:
             raise MoodreelError(
-                f"{subject.name} reads {' and '.join(subject.media)}, but the set holds {media}; leave one of them out."
+                f"{model.name} reads {' and '.join(model.media)}, but the set holds {media}; leave one of them out."
             )
 
 
-def _made_up(*, portrait: bool) -> FaceFeatures:
-    draw = np.random.default_rng(0)
+def _synthetic_face(*, rgb: bool) -> FaceFeatures:
+    rng = np.random.default_rng(0)
     return FaceFeatures(
-        landmarks=draw.random((NUM_LANDMARKS, 3), np.float32),
-        normalized_landmarks=draw.standard_normal((NUM_LANDMARKS, 3), np.float32),
-        blendshapes=draw.random(len(BLENDSHAPES), np.float32),
+        landmarks=rng.random((NUM_LANDMARKS, 3), np.float32),
+        normalized_landmarks=rng.standard_normal((NUM_LANDMARKS, 3), np.float32),
+        blendshapes=rng.random(len(BLENDSHAPES), np.float32),
         pose=np.zeros(3, np.float32),
-        crop=draw.integers(0, 256, (CROP_SIDE, CROP_SIDE), np.uint8),
-        rgb_crop=draw.integers(0, 256, (RGB_CROP_SIDE, RGB_CROP_SIDE, 3), np.uint8) if portrait else None,
+        crop=rng.integers(0, 256, (CROP_SIDE, CROP_SIDE), np.uint8),
+        rgb_crop=rng.integers(0, 256, (RGB_CROP_SIDE, RGB_CROP_SIDE, 3), np.uint8) if rgb else None,
     )

@@ -1,21 +1,22 @@
-"""How often a model is right, and how well it knows: every figure of a report, from its answers alone."""
+"""Compute the metrics of a classifier from its predictions."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from sklearn.metrics import confusion_matrix, f1_score, roc_auc_score
 
-from moodreel.training.evaluation.evaluate import CalibrationBin, binned_calibration_error, reliability_bins
-
-Score = Callable[[np.ndarray], np.ndarray]
+from moodreel.emotions import EKMAN
+from moodreel.training.evaluation.calibration import CalibrationBin, binned_calibration_error, reliability_bins
 
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """What a model said of N examples.
+    """Predictions of a model for N examples.
 
-    probabilities: float64 (N, C), each row adding up to 1; the same for every label where no face was found.
-    found: bool (N,), whether there was anything to answer from.
+    Attributes:
+        probabilities: float64 (N, C), each row adding up to 1; uniform where no face was found.
+        found: bool (N,), whether there was something to predict from, such as a face.
     """
 
     probabilities: np.ndarray
@@ -23,27 +24,40 @@ class Predictions:
 
     @property
     def predicted(self) -> np.ndarray:
-        """int64 (N,): the likeliest label; C, which is never right, where nothing was found."""
+        """The most likely label, int64 (N,); C, which is never correct, where nothing was found."""
         return np.where(self.found, self.probabilities.argmax(axis=1), self.probabilities.shape[1])
 
     def select(self, rows: np.ndarray) -> "Predictions":
+        """Return the predictions of some rows."""
         return Predictions(self.probabilities[rows], self.found[rows])
 
 
 @dataclass(frozen=True, eq=False)
 class ClassificationMetrics:
-    """Shares are 0 to 1. What nothing was found in counts as wrong, except where it says otherwise.
+    """Metrics of a single-label classifier; fractions are 0 to 1.
 
-    found: share of the examples with something to answer from.
-    balanced_accuracy: mean recall of the labels that are there, also called UAR. macro_f1: mean F1 of the same.
-    roc_auc: of each of these labels against the rest, the mean; None where there is only one.
-    ece: expected calibration error over 15 bins, of what was found; reliability: those bins.
-    recall: by label. confusion: int (C, C + 1), rows true, columns answered, the last one nothing found.
+    Where nothing was found the prediction counts as wrong, unless an attribute says otherwise.
+
+    Attributes:
+        labels: The C labels, in the order of the confusion matrix.
+        examples: How many were evaluated.
+        found: The fraction with something to predict from.
+        accuracy: The fraction that is correct.
+        accuracy_found: The same of those found; None where nothing was.
+        balanced_accuracy: Mean recall of the labels that occur, also called UAR.
+        macro_f1: Mean F1 of the same labels.
+        roc_auc: Mean area under the ROC curve of each of these labels against the rest; None where only one occurs.
+        ece: Expected calibration error over 15 bins, of those found; None where nothing was.
+        recall: By label, of the labels that occur.
+        confusion: int (C, C + 1), rows true, columns predicted, the last column nothing found.
+        reliability: The bins of the calibration error.
     """
 
+    labels: tuple[str, ...]
     examples: int
     found: float
     accuracy: float
+    accuracy_found: float | None
     balanced_accuracy: float
     macro_f1: float
     roc_auc: float | None
@@ -54,79 +68,130 @@ class ClassificationMetrics:
 
 
 def compute_metrics(predictions: Predictions, truth: np.ndarray, labels: Sequence[str]) -> ClassificationMetrics:
-    """Work all figures out. truth: int64 (N,), N > 0, indices into labels."""
-    chosen, found = predictions.predicted, predictions.found
-    confusion = per_sample_confusion(chosen, truth, len(labels)).sum(axis=0).astype(int)
-    confidence, right = predictions.probabilities.max(axis=1)[found], (chosen == truth)[found]
-    totals = confusion.sum(axis=1)
+    """Compute all metrics of predictions.
+
+    Args:
+        predictions: Of N examples, N > 0.
+        truth: int64 (N,), indices of the labels.
+        labels: C names.
+    """
+    predicted, found = predictions.predicted, predictions.found
+    confusion = confusion_matrix(truth, predicted, labels=np.arange(len(labels) + 1))[:-1]
+    confidence, correct = predictions.probabilities.max(axis=1)[found], (predicted == truth)[found]
+    support = confusion.sum(axis=1)
     return ClassificationMetrics(
+        labels=tuple(labels),
         examples=len(truth),
         found=float(found.mean()),
         accuracy=float(accuracy(confusion)),
+        accuracy_found=float(correct.mean()) if found.any() else None,
         balanced_accuracy=float(balanced_accuracy(confusion)),
         macro_f1=float(macro_f1(confusion)),
         roc_auc=roc_auc(predictions.probabilities, truth),
-        ece=binned_calibration_error(confidence, right) if found.any() else None,
-        recall={label: float(confusion[i, i] / totals[i]) for i, label in enumerate(labels) if totals[i]},
+        ece=binned_calibration_error(confidence, correct) if found.any() else None,
+        recall={label: float(confusion[i, i] / support[i]) for i, label in enumerate(labels) if support[i]},
         confusion=confusion,
-        reliability=tuple(reliability_bins(confidence, right)),
+        reliability=tuple(reliability_bins(confidence, correct)),
     )
 
 
+def roc_auc(probabilities: np.ndarray, truth: np.ndarray) -> float | None:
+    """Return the mean area under the ROC curve of each label that occurs against the rest; None where only one does.
+
+    scikit-learn's own one-vs-rest mean refuses a set that lacks one of the labels.
+    """
+    present = np.unique(truth)
+    if len(present) < 2:
+        return None
+    return float(np.mean([roc_auc_score(truth == index, probabilities[:, index]) for index in present]))
+
+
 def per_sample_confusion(predicted: np.ndarray, truth: np.ndarray, classes: int) -> np.ndarray:
-    """Give each example's own confusion matrix, float32 (N, C, C + 1): a single 1."""
-    tallies = np.zeros((len(truth), classes, classes + 1), np.float32)
-    tallies[np.arange(len(truth)), truth, predicted] = 1
-    return tallies
+    """Return the confusion matrix of each example by itself, float32 (N, C, C + 1): a single 1 in each."""
+    confusion = np.zeros((len(truth), classes, classes + 1), np.float32)
+    confusion[np.arange(len(truth)), truth, predicted] = 1
+    return confusion
+
+
+# The bootstrap computes these of thousands of confusion matrices at once, which scikit-learn's functions cannot do.
 
 
 def accuracy(confusion: np.ndarray) -> np.ndarray:
-    """Of confusion matrices (..., C, C + 1), as the two below: (...)."""
+    """Return the accuracy (...) of confusion matrices (..., C, C + 1)."""
     return np.trace(confusion, axis1=-2, axis2=-1) / confusion.sum(axis=(-2, -1))
 
 
 def balanced_accuracy(confusion: np.ndarray) -> np.ndarray:
-    there = confusion.sum(axis=-1)
-    return _mean_where(_right(confusion) / np.maximum(there, 1), there > 0)
+    """Return the mean recall (...) of the labels that occur in confusion matrices (..., C, C + 1)."""
+    support = confusion.sum(axis=-1)
+    return _mean_where(_diagonal(confusion) / np.maximum(support, 1), support > 0)
 
 
 def macro_f1(confusion: np.ndarray) -> np.ndarray:
-    there, said = confusion.sum(axis=-1), confusion.sum(axis=-2)[..., :-1]
-    return _mean_where(2 * _right(confusion) / np.maximum(there + said, 1), there > 0)
+    """Return the mean F1 (...) of the labels that occur in confusion matrices (..., C, C + 1)."""
+    support, predicted = confusion.sum(axis=-1), confusion.sum(axis=-2)[..., :-1]
+    return _mean_where(2 * _diagonal(confusion) / np.maximum(support + predicted, 1), support > 0)
 
 
-CONFUSION_METRICS: Mapping[str, Score] = {
+CONFUSION_METRICS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
     "accuracy": accuracy,
     "balanced_accuracy": balanced_accuracy,
     "macro_f1": macro_f1,
 }
-"""What intervals are given of: all that follows from confusion matrices."""
+"""The metrics that follow from a confusion matrix alone: intervals are given for these."""
 
 
-def roc_auc(probabilities: np.ndarray, truth: np.ndarray) -> float | None:
-    """Share of pairs, one example of a label and one of another, in which the first has the higher probability of it,
-    ties counting half (Hanley & McNeil 1982): the mean over the labels that are there. None where only one is."""
-    areas = []
-    for index in np.unique(truth):
-        positive = truth == index
-        if positive.all():
-            return None
-        ranks = _ranks(probabilities[:, index])
-        count, others = positive.sum(), (~positive).sum()
-        areas.append((ranks[positive].sum() - count * (count + 1) / 2) / (count * others))
-    return float(np.mean(areas))
+@dataclass(frozen=True, eq=False)
+class MultilabelMetrics:
+    """Metrics of a text classifier whose labels are not exclusive; fractions are 0 to 1.
+
+    Attributes:
+        examples: How many texts were evaluated.
+        macro_f1: Mean F1 of the labels over their thresholds.
+        micro_f1: F1 of all decisions together.
+        macro_f1_with_top: Macro-F1 where the most likely label is always predicted too, as the service answers.
+        f1: By label.
+        accuracy: How often the most likely label is one of the true ones.
+        ece: Expected calibration error of the most likely label's probability, 15 bins.
+        ece_per_label: Mean over the labels of the calibration error of each one's own probability.
+    """
+
+    examples: int
+    macro_f1: float
+    micro_f1: float
+    macro_f1_with_top: float
+    f1: dict[str, float]
+    accuracy: float
+    ece: float
+    ece_per_label: float
 
 
-def _ranks(values: np.ndarray) -> np.ndarray:
-    """Ranks from 1; equal values share the mean of theirs."""
-    _, which, counts = np.unique(values, return_inverse=True, return_counts=True)
-    last = counts.cumsum()
-    return (last - (counts - 1) / 2)[which]
+def compute_multilabel_metrics(
+    probabilities: np.ndarray, truth: np.ndarray, thresholds: np.ndarray
+) -> MultilabelMetrics:
+    """Compute the metrics of calibrated probabilities (N, 7) for labels (N, 7), 0 or 1, given thresholds (7,)."""
+    positive, predicted = truth > 0, probabilities >= thresholds
+    top = probabilities.argmax(axis=1)
+    with_top = predicted | (np.arange(len(EKMAN)) == top[:, None])
+    correct = positive[np.arange(len(positive)), top]
+    f1 = f1_score(positive, predicted, average=None, zero_division=0)
+    return MultilabelMetrics(
+        examples=len(truth),
+        macro_f1=float(f1.mean()),
+        micro_f1=float(f1_score(positive, predicted, average="micro", zero_division=0)),
+        macro_f1_with_top=float(f1_score(positive, with_top, average="macro", zero_division=0)),
+        f1=dict(zip(EKMAN, f1.tolist(), strict=True)),
+        accuracy=float(correct.mean()),
+        ece=binned_calibration_error(probabilities.max(axis=1), correct),
+        ece_per_label=float(
+            np.mean([binned_calibration_error(probabilities[:, i], positive[:, i]) for i in range(len(EKMAN))])
+        ),
+    )
 
 
-def _right(confusion: np.ndarray) -> np.ndarray:
+def _diagonal(confusion: np.ndarray) -> np.ndarray:
     return np.diagonal(confusion, axis1=-2, axis2=-1)
 
 
-def _mean_where(values: np.ndarray, there: np.ndarray) -> np.ndarray:
-    return (values * there).sum(axis=-1) / there.sum(axis=-1)
+def _mean_where(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    return (values * mask).sum(axis=-1) / mask.sum(axis=-1)

@@ -1,4 +1,4 @@
-"""Models by what people call them: a name in the store, a folder, a weights file."""
+"""Open models to evaluate by a name in the store, a folder or a weights file."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,16 +11,24 @@ from moodreel.models.registry import CARD
 from moodreel.training.evaluation.audiovisual_model import EvaluatedAudioVisualModel
 from moodreel.training.evaluation.face_model import EvaluatedFaceModel, EvaluatedModel
 
-_LONGEST_NAME = 60
+_MAX_NAME_LENGTH = 60
 
 
-def open_models(models: Sequence[str], store: Path) -> list[EvaluatedModel]:
+def open_models(models: Sequence[str], store: Path, *, device: str = "cpu") -> list[EvaluatedModel]:
     """Load models, each by a name in the store, its folder or its weights file.
 
-    Of several that have one name all but the first get a number.
-    Raises MoodreelError for one that is not there, not as it should be, or reads texts.
+    Where several have one name, all but the first get a number.
+
+    Args:
+        models: Names or paths.
+        store: The folder of models.
+        device: Where torch computes.
+
+    Raises:
+        ModelNotFound: There is no such model.
+        MoodreelError: The model is invalid, or reads texts.
     """
-    subjects: list[EvaluatedModel] = []
+    opened: list[EvaluatedModel] = []
     for model in models:
         path = Path(model) if Path(model).exists() else store / model
         if not model.strip() or not path.exists():
@@ -28,22 +36,22 @@ def open_models(models: Sequence[str], store: Path) -> list[EvaluatedModel]:
                 f"There is no model {model!r}. Name one of {', '.join(_names(store)) or 'none'}; or a model's folder, "
                 "or its weights file."
             )
-        subjects.append(_open(path, {subject.name for subject in subjects}))
-    return subjects
+        opened.append(_open(path, {each.name for each in opened}, device))
+    return opened
 
 
-def _open(path: Path, taken: set[str]) -> EvaluatedModel:
+def _open(path: Path, taken: set[str], device: str) -> EvaluatedModel:
     card = (path if path.is_dir() else path.parent) / CARD
     kind = kind_of(card) if card.is_file() else FACE
     if kind == FACE:
-        predictor = load_face_model(path)
-        return EvaluatedFaceModel(_unlike(predictor.info.name, taken), path, predictor)
+        face = load_face_model(path, device=device)
+        return EvaluatedFaceModel(_unique_name(face.info.name, taken), path, face)
     if kind == AUDIO_VISUAL:
-        hears = load_audiovisual(path)
-        return EvaluatedAudioVisualModel(_unlike(hears.info.name, taken), path, hears)
+        audiovisual = load_audiovisual(path, device=device)
+        return EvaluatedAudioVisualModel(_unique_name(audiovisual.info.name, taken), path, audiovisual)
     raise MoodreelError(
-        f"{path.name} reads {kind}s. What can be compared are models that read faces, or faces and voices; for others "
-        "there is `python -m moodreel.training evaluate`."
+        f"{path.name} reads {kind}s. Only models that read faces, or faces and voices, can be compared; for others "
+        "use `python -m moodreel.training evaluate`."
     )
 
 
@@ -52,10 +60,10 @@ def _names(store: Path) -> list[str]:
     return sorted(path.parent.name for path in cards if kind_of(path) in (FACE, AUDIO_VISUAL))
 
 
-def _unlike(name: str, taken: set[str]) -> str:
-    """Give a name that can be printed and is nobody else's."""
-    plain = "".join(sign for sign in name if sign.isprintable())[:_LONGEST_NAME].strip() or "unnamed"
-    unlike, number = plain, 2
-    while unlike in taken:
-        unlike, number = f"{plain} ({number})", number + 1
-    return unlike
+def _unique_name(name: str, taken: set[str]) -> str:
+    """Return a printable name that no other model has."""
+    plain = "".join(char for char in name if char.isprintable())[:_MAX_NAME_LENGTH].strip() or "unnamed"
+    unique, number = plain, 2
+    while unique in taken:
+        unique, number = f"{plain} ({number})", number + 1
+    return unique

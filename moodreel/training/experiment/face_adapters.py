@@ -21,7 +21,7 @@ from moodreel.training.data.clip_cache import load_tracks
 from moodreel.training.data.face_crops import load_face_crops
 from moodreel.training.data.loading import DataContext, ExampleImages
 from moodreel.training.data.registry import CLIPS, IMAGES, Dataset
-from moodreel.training.evaluation.evaluate import single_frame
+from moodreel.training.evaluation.predict import single_frame
 from moodreel.training.experiment.adapter import Maker
 from moodreel.training.experiment.classification import Material
 from moodreel.training.experiment.config import Study

@@ -16,6 +16,7 @@ from moodreel.training.data.registry import Dataset
 from moodreel.training.data.splits import Split, folds, split
 from moodreel.training.engine.checkpoint import CHECKPOINT
 from moodreel.training.engine.trainer import TrainingHistory, fit
+from moodreel.training.evaluation.calibration import fit_temperature
 from moodreel.training.evaluation.metrics import ClassificationMetrics, Predictions, compute_metrics
 from moodreel.training.evaluation.open_models import open_models
 from moodreel.training.experiment.adapter import Maker
@@ -23,7 +24,6 @@ from moodreel.training.experiment.adapters import maker_of
 from moodreel.training.experiment.classification import Lessons, Material
 from moodreel.training.experiment.config import Study
 from moodreel.training.experiment.model_card import write_fitted
-from moodreel.training.recipes.compact_emotimesh import fit_temperature
 
 log = logging.getLogger(__name__)
 

@@ -22,10 +22,10 @@ from moodreel.training.data.face_crops import load_face_crops
 from moodreel.training.data.loading import DataContext, ExampleImages
 from moodreel.training.data.registry import IMAGES, open_dataset
 from moodreel.training.evaluation.audiovisual_model import EvaluatedAudioVisualModel
-from moodreel.training.evaluation.evaluate import single_frame
 from moodreel.training.evaluation.face_model import EvaluatedFaceModel, EvaluatedModel
 from moodreel.training.evaluation.label_mapping import mapping_matrix
 from moodreel.training.evaluation.open_models import open_models
+from moodreel.training.evaluation.predict import single_frame
 from moodreel.training.experiment.face_inputs import portrait
 from moodreel.training.explain.attribution import attribute, predict_logits, without_audio
 from moodreel.training.explain.render import AttributionMap, draw_attribution, draw_sheet, overlay

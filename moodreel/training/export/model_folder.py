@@ -14,7 +14,9 @@ from moodreel.models.face_registry import CARD, WEIGHTS, load_face_model
 from moodreel.models.predictor import Predictor
 from moodreel.models.quantization import to_float16, to_float32
 from moodreel.training.augmentation.pseudo_sequences import VISEMES, SequenceKind
-from moodreel.training.evaluation.evaluate import Report
+from moodreel.training.evaluation.evaluate import FaceEvaluation
+from moodreel.training.evaluation.metrics import ClassificationMetrics
+from moodreel.training.evaluation.pseudo_sequences import SequenceMetrics
 from moodreel.training.recipes.compact_emotimesh import Recipe, Trained
 
 DATA = (
@@ -72,7 +74,12 @@ def write_model(out: Path, trained: Trained, recipe: Recipe) -> Predictor:
 
 
 def write_card(
-    out: Path, report: Report, trained: Trained, recipe: Recipe, command: str, other: Report | None = None
+    out: Path,
+    report: FaceEvaluation,
+    trained: Trained,
+    recipe: Recipe,
+    command: str,
+    other: FaceEvaluation | None = None,
 ) -> None:
     """Add the figures to model.json and write CARD.md. other: of muxspace, where it was at hand; model.json alone."""
     card = add_metrics(out, sets(report, other))
@@ -85,50 +92,50 @@ def evaluation_of(name: str) -> str:
     return f"python -m moodreel.training evaluate {name} --data PATH"
 
 
-def sets(report: Report, other: Report | None) -> dict[str, Report]:
+def sets(report: FaceEvaluation, other: FaceEvaluation | None) -> dict[str, FaceEvaluation]:
     """Reports by the name of what was measured on."""
     return {"FER+ valid.npz, majority over half": report} | ({"muxspace": other} if other else {})
 
 
-def add_metrics(out: Path, reports: dict[str, Report]) -> dict:
+def add_metrics(out: Path, reports: dict[str, FaceEvaluation]) -> dict:
     """Add the figures of a model on some sets, by their names, to its model.json; return all of that."""
     card = json.loads((out / CARD).read_text(encoding="utf-8"))
-    card["metrics"] = [
-        metric for data, report in reports.items() for metric in _metrics(report, data, evaluation_of(out.name))
-    ]
+    command = evaluation_of(out.name)
+    card["metrics"] = []
+    for data, report in reports.items():
+        card["metrics"] += _metrics(report.metrics, report.sequences, data, command)
+        card["metrics"] += _metrics(report.five, None, data, command) if report.five else []
     write_json(out, card)
     return card
 
 
-def _metrics(report: Report, data: str, command: str) -> list[dict]:
+def _metrics(metrics: ClassificationMetrics, sequences: SequenceMetrics | None, data: str, command: str) -> list[dict]:
     figures = {
-        "accuracy, a face not found counting as wrong": report.accuracy,
-        "accuracy on faces found": report.accuracy_found,
-        "mean recall, a face not found counting as wrong": report.mean_recall,
-        "expected calibration error, pictures": report.ece,
-        "expected calibration error, pseudo-sequences": report.ece_sequences,
-        "faces found": report.found,
+        "accuracy, a face not found counting as wrong": metrics.accuracy,
+        "accuracy on faces found": metrics.accuracy_found,
+        "mean recall, a face not found counting as wrong": metrics.balanced_accuracy,
+        "expected calibration error, pictures": metrics.ece,
+        "expected calibration error, pseudo-sequences": sequences.ece if sequences else None,
+        "faces found": metrics.found,
     }
-    source = f"{data}, {len(report.labels)} classes, {report.pictures} pictures"
-    metrics = [
+    source = f"{data}, {len(metrics.labels)} classes, {metrics.examples} pictures"
+    entries: list[dict] = [
         {"name": name, "value": round(value, 4), "data": source, "command": command}
         for name, value in figures.items()
-        if value == value  # sequences are of models that join moments alone
+        if value is not None
     ]
-    for kind, (joined, mean) in report.by_kind.items():
-        made = {"data": f"made from {data}", "command": command}
-        metrics.append(
-            {"name": f"pseudo-sequences, {kind}", "value": round(joined, 4), "mean_of_moments": round(mean, 4)} | made
-        )
-    return metrics + (_metrics(report.five, data, command) if report.five else [])
+    for kind, accuracy in (sequences.by_kind if sequences else {}).items():
+        values = {"value": round(accuracy.model, 4), "mean_of_moments": round(accuracy.frame_mean, 4)}
+        entries.append({"name": f"pseudo-sequences, {kind}", **values, "data": f"made from {data}", "command": command})
+    return entries
 
 
-def recall_and_confusion(report: Report) -> str:
+def recall_and_confusion(metrics: ClassificationMetrics) -> str:
     """Two tables, as Markdown."""
-    recall = "\n".join(f"| {label} | {share:.3f} |" for label, share in report.recall.items())
+    recall = "\n".join(f"| {label} | {share:.3f} |" for label, share in metrics.recall.items())
     confusion = "\n".join(
         f"| **{label}** | " + " | ".join(str(n) for n in row) + " |"
-        for label, row in zip(report.labels, report.confusion, strict=True)
+        for label, row in zip(metrics.labels, metrics.confusion[:, :-1], strict=True)
     )
     return f"""| label | recall |
 | --- | --- |
@@ -136,8 +143,8 @@ def recall_and_confusion(report: Report) -> str:
 
 Rows are true, columns are answered; pictures with a found face.
 
-| | {" | ".join(report.labels)} |
-| --- | {" | ".join("---" for _ in report.labels)} |
+| | {" | ".join(metrics.labels)} |
+| --- | {" | ".join("---" for _ in metrics.labels)} |
 {confusion}"""
 
 
@@ -152,11 +159,11 @@ MEANINGS = {
 }
 
 
-def kinds_table(report: Report) -> str:
+def kinds_table(sequences: SequenceMetrics) -> str:
     """The pseudo-sequences, as Markdown."""
     kinds = "\n".join(
-        f"| {kind.name.lower()} | {MEANINGS[kind]} | {report.by_kind[kind.name.lower()][0]:.3f} "
-        f"| {report.by_kind[kind.name.lower()][1]:.3f} |"
+        f"| {kind.name.lower()} | {MEANINGS[kind]} | {sequences.by_kind[kind.name.lower()].model:.3f} "
+        f"| {sequences.by_kind[kind.name.lower()].frame_mean:.3f} |"
         for kind in SequenceKind
     )
     return f"""| kind | what happens | this model | mean of moments |
@@ -168,7 +175,9 @@ def write_json(out: Path, card: dict) -> None:
     (out / CARD).write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _card(card: dict, report: Report, trained: Trained, recipe: Recipe, command: str, evaluation: str) -> str:
+def _card(card: dict, report: FaceEvaluation, trained: Trained, recipe: Recipe, command: str, evaluation: str) -> str:
+    metrics, sequences = report.metrics, report.sequences
+    assert sequences is not None
     count = sum(p.numel() for p in trained.net.parameters())
     return f"""# {card["name"]}
 
@@ -183,22 +192,22 @@ what somebody felt; it makes no diagnosis and identifies nobody.
 The first trained it (`train.log` beside this card is its log), the second gives the figures.
 
 ## Figures
-FER+ `valid.npz`, pictures of which one label has more than half of the votes: {report.pictures}.
+FER+ `valid.npz`, pictures of which one label has more than half of the votes: {metrics.examples}.
 
 | | |
 | --- | --- |
-| accuracy, pictures without a found face counted as wrong | **{report.accuracy:.3f}** |
-| accuracy, pictures with a found face | {report.accuracy_found:.3f} |
-| mean recall, pictures without a found face counted as wrong | {report.mean_recall:.3f} |
-| expected calibration error, 15 bins | {report.ece:.3f} |
-| the same on the pseudo-sequences below | {report.ece_sequences:.3f} |
-| faces found, valid / train | {report.found:.3f} / {trained.found:.3f} |
+| accuracy, pictures without a found face counted as wrong | **{metrics.accuracy:.3f}** |
+| accuracy, pictures with a found face | {metrics.accuracy_found:.3f} |
+| mean recall, pictures without a found face counted as wrong | {metrics.balanced_accuracy:.3f} |
+| expected calibration error, 15 bins | {metrics.ece:.3f} |
+| the same on the pseudo-sequences below | {sequences.ece:.3f} |
+| faces found, valid / train | {metrics.found:.3f} / {trained.found:.3f} |
 
-{recall_and_confusion(report)}
+{recall_and_confusion(metrics)}
 
 Pseudo-sequences made from the same pictures: share right, beside what the mean of the moments would give.
 
-{kinds_table(report)}
+{kinds_table(sequences)}
 
 ## How it was made
 - {DATA}.

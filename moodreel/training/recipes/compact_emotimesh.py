@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 
 from moodreel.emotions import FIVE
 from moodreel.models.networks.compact_emotimesh import CompactEmotiMeshNet
@@ -22,6 +21,7 @@ from moodreel.training.augmentation.pseudo_sequences import PseudoSequenceGenera
 from moodreel.training.data.face_cache import FaceTable, augment_still, extract_faces, hflip, identity
 from moodreel.training.data.ferplus import holdout_mask, read_split
 from moodreel.training.engine.trainer import Phase, TrainerConfig, TrainingHistory, fit
+from moodreel.training.evaluation.calibration import fit_temperature
 from moodreel.training.recipes.temporal_task import FACES, TIME, FacesThenTime, time_prior
 
 log = logging.getLogger(__name__)
@@ -150,13 +150,6 @@ def join(net: CompactEmotiMeshNet, clips: SequenceBatch) -> torch.Tensor:
     embeddings[seen] = faces
     logits, _ = net.join(embeddings, seen, torch.from_numpy(clips.lengths))
     return logits
-
-
-def fit_temperature(logits: torch.Tensor, truth: torch.Tensor) -> float:
-    """The temperature of least negative log-likelihood (Guo et al. 2017), of logits (N, C) and labels (N,)."""
-    candidates = torch.logspace(-1, 1, 401, base=4.0)
-    losses = torch.stack([F.cross_entropy(logits / temperature, truth) for temperature in candidates])
-    return float(candidates[losses.argmin()])
 
 
 def only(faces: FaceTable, rows: np.ndarray) -> FaceTable:

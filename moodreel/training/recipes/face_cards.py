@@ -7,7 +7,8 @@ from moodreel.emotions import FIVE, SEVEN
 from moodreel.models.face_registry import WEIGHTS
 from moodreel.models.networks.multi_head import MultiHeadFaceNet
 from moodreel.models.predictor import Predictor
-from moodreel.training.evaluation.evaluate import Report
+from moodreel.training.evaluation.evaluate import FaceEvaluation
+from moodreel.training.evaluation.metrics import ClassificationMetrics
 from moodreel.training.export.model_folder import (
     DATA,
     LICENCE,
@@ -53,11 +54,11 @@ def write_appearance(out: Path, trained: TrainedAppearance, recipe: AppearanceRe
 
 def write_appearance_card(
     out: Path,
-    report: Report,
+    report: FaceEvaluation,
     trained: TrainedAppearance,
     recipe: AppearanceRecipe,
     command: str,
-    other: Report | None = None,
+    other: FaceEvaluation | None = None,
 ) -> None:
     """Add the figures to model.json and write CARD.md. other: of muxspace, where it was at hand."""
     card = add_metrics(out, sets(report, other))
@@ -82,7 +83,7 @@ folder.
 ## Whom it gets right
 FER+ `valid.npz`, pictures of which one label has more than half of the votes, in seven classes:
 
-{recall_and_confusion(report)}
+{recall_and_confusion(report.metrics)}
 
 In five, disgust counting as Anger and fear as Shock:
 
@@ -95,7 +96,7 @@ Seven classes:
 
 Five:
 
-{_figures(report.five, other and other.five)}
+{_figures_table(report.five, other.five if other else None)}
 
 While it learnt, pictures held out, one look at each:
 
@@ -121,7 +122,7 @@ While it learnt, pictures held out, one look at each:
   {recipe.held_out:.0%} of the training pictures, held out from all else.
 
 ## Weak at
-{_copies(recipe)}{_missed(report)}- Disgust and fear: few pictures, and the conventions do not agree on them.
+{_copies(recipe)}{_missed(report.metrics)}- Disgust and fear: few pictures, and the conventions do not agree on them.
 - Mild sadness: taken for neutral and the other way round. People disagree on it as well.
 - Its confidence in a clip: calibrated on single pictures, and a mean over moments is another thing.
 - A clip of somebody who talks: single moments with an open mouth look like surprise or a smile. It does not know time.
@@ -152,9 +153,9 @@ def _copies(recipe: AppearanceRecipe) -> str:
     return f"- What `{name}` is weak at: it learnt from it. Where the two agree they are no two opinions.\n"
 
 
-def _missed(report: Report) -> str:
+def _missed(metrics: ClassificationMetrics) -> str:
     """Name the labels that are missed more often than not."""
-    missed = ", ".join(label for label, share in report.recall.items() if share < 0.5)
+    missed = ", ".join(label for label, share in metrics.recall.items() if share < 0.5)
     return f"- Found in less than half of the pictures of FER+ that show it: {missed}.\n" if missed else ""
 
 
@@ -178,14 +179,16 @@ def write_joint(out: Path, trained: TrainedJoint, recipe: JointRecipe) -> Predic
 
 def write_joint_card(
     out: Path,
-    report: Report,
+    report: FaceEvaluation,
     trained: TrainedJoint,
     recipe: JointRecipe,
     command: str,
-    other: Report | None = None,
+    other: FaceEvaluation | None = None,
 ) -> None:
     """Add the figures to model.json and write CARD.md. other: of muxspace, where it was at hand."""
     card = add_metrics(out, sets(report, other))
+    assert report.sequences is not None
+    onset = report.sequences.by_kind["onset"]
     count = sum(p.numel() for p in trained.net.parameters())
     appearance, landmarks = trained.net.trust.tolist()
     parts = [card["recipe"][part] for part in ("appearance", "landmarks")]
@@ -207,14 +210,14 @@ folder.
 ## Whom it gets right
 FER+ `valid.npz`, pictures of which one label has more than half of the votes:
 
-{recall_and_confusion(report)}
+{recall_and_confusion(report.metrics)}
 
 ## Figures
 {_figures(report, other)}
 
 Pseudo-sequences made from FER+ `valid.npz`: share right, beside what the mean of the moments would give.
 
-{kinds_table(report)}
+{kinds_table(report.sequences)}
 {_kinds_elsewhere(other)}
 ## How it was made
 - {DATA}{_also(other, "the calm of four fifths of the people of muxspace")}.
@@ -227,8 +230,8 @@ Pseudo-sequences made from FER+ `valid.npz`: share right, beside what the mean o
   appearance as far astray as that person's did; a calm mouth held open leads it as far as a surprised face does.
   Appearance was asked about disturbed crops.
 - Why this one answers by default, and not the network of a picture alone, which is as right on stills: over clips that
-  go from calm to an expression the mean of the moments is right in {report.by_kind["onset"][1]:.0%} and this one in
-  {report.by_kind["onset"][0]:.0%}, and this one knows speech.
+  go from calm to an expression the mean of the moments is right in {onset.frame_mean:.0%} and this one in
+  {onset.model:.0%}, and this one knows speech.
 - FER2013's own label makes up {recipe.fer2013:.0%} of each target; logit adjustment with τ = {recipe.tau:g}.
 - The temperature ({card["temperature"]:.3f}; that of more than one moment is {trained.net.temperature:.3f} times as
   high) was fitted on pictures held out, and on sequences made from them.
@@ -247,18 +250,18 @@ Licence: {LICENCE}.
     )
 
 
-def _also(other: Report | None, what: str) -> str:
+def _also(other: FaceEvaluation | None, what: str) -> str:
     """What was learnt from besides, where muxspace was at hand; the rest of it is what `other` measured."""
     return f";\n  and {what}; the others are only measured on" if other else ""
 
 
-def _kinds_elsewhere(other: Report | None) -> str:
-    if not (other and other.by_kind):
+def _kinds_elsewhere(other: FaceEvaluation | None) -> str:
+    if not (other and other.sequences):
         return ""
     return f"""
 The same made from muxspace's people held out, of whom one labeller's word is all there is:
 
-{kinds_table(other)}
+{kinds_table(other.sequences)}
 """
 
 
@@ -273,24 +276,28 @@ def _curve(trained: TrainedAppearance) -> str:
     return "\n".join([head, "| --- |" + " --- |" * 5, *lines])
 
 
-def _figures(report: Report, other: Report | None) -> str:
+def _figures(report: FaceEvaluation, other: FaceEvaluation | None) -> str:
+    table = _figures_table(report.metrics, other.metrics if other else None)
+    if report.sequences is None:
+        return table
+    errors = [f"{each.sequences.ece:.3f}" if each.sequences else "" for each in (report, *([other] if other else []))]
+    return f"{table}\n| calibration error on pseudo-sequences | {' | '.join(errors)} |"
+
+
+def _figures_table(metrics: ClassificationMetrics, other: ClassificationMetrics | None) -> str:
     rows = [
-        ("pictures", "pictures", "d"),
+        ("pictures", "examples", "d"),
         ("accuracy, pictures without a found face counted as wrong", "accuracy", ".3f"),
         ("accuracy, pictures with a found face", "accuracy_found", ".3f"),
-        ("mean recall, pictures without a found face counted as wrong", "mean_recall", ".3f"),
+        ("mean recall, pictures without a found face counted as wrong", "balanced_accuracy", ".3f"),
         ("expected calibration error, 15 bins", "ece", ".3f"),
         ("faces found", "found", ".3f"),
     ]
-    both = [report] + ([other] if other else [])
+    both = [metrics] + ([other] if other else [])
     names = "FER+ `valid.npz`, majority over half | muxspace" if other else "FER+ `valid.npz`, majority over half"
     lines = [
-        f"| {label} | " + " | ".join(format(getattr(r, name), kind) for r in both) + " |" for label, name, kind in rows
+        f"| {label} | " + " | ".join(format(getattr(m, name), kind) for m in both) + " |" for label, name, kind in rows
     ]
-    if report.by_kind:
-        lines.append(
-            "| calibration error on pseudo-sequences | " + " | ".join(f"{r.ece_sequences:.3f}" for r in both) + " |"
-        )
     return "\n".join([f"| | {names} |", "| --- |" + " --- |" * len(both), *lines])
 
 

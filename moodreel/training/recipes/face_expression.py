@@ -25,7 +25,7 @@ from moodreel.training.data.face_cache import extract_faces
 from moodreel.training.data.ferplus import holdout_mask, read_split
 from moodreel.training.data.muxspace import read_muxspace
 from moodreel.training.engine.trainer import Phase, TrainerConfig, TrainingHistory, fit
-from moodreel.training.recipes.compact_emotimesh import fit_temperature
+from moodreel.training.evaluation.calibration import fit_temperature
 from moodreel.training.recipes.configs import AppearanceRecipe
 from moodreel.training.recipes.moodreel_five import folder_of
 from moodreel.training.recipes.multi_head_task import FER2013, FERPLUS, MUXSPACE, POLISHING, TRAINING, Crops, Lessons

@@ -21,7 +21,7 @@ from moodreel.models.face_registry import CARD
 from moodreel.models.predictor import Predictor
 from moodreel.training.data.face_cache import FaceTable, extract_faces
 from moodreel.training.data.ferplus import LabeledImages, read_split
-from moodreel.training.evaluation.evaluate import single_frame
+from moodreel.training.evaluation.predict import single_frame
 from moodreel.training.export.model_folder import DATA, LICENCE
 
 FULL = 98

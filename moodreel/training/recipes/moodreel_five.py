@@ -25,7 +25,6 @@ from moodreel.models.predictor import Predictor
 from moodreel.training.augmentation.image import augment_crop
 from moodreel.training.augmentation.pseudo_sequences import (
     PseudoSequenceGenerator,
-    SequenceBatch,
     SequenceKind,
     fit_deformation,
     speech_offsets,
@@ -34,7 +33,9 @@ from moodreel.training.data.face_cache import extract_faces
 from moodreel.training.data.ferplus import holdout_mask, read_split
 from moodreel.training.data.muxspace import read_muxspace
 from moodreel.training.engine.trainer import Phase, TrainerConfig, TrainingHistory, fit
-from moodreel.training.recipes.compact_emotimesh import EVERY, fit_temperature, flat, only
+from moodreel.training.evaluation.calibration import fit_temperature
+from moodreel.training.evaluation.pseudo_sequences import appearance_logits, sequence_logits
+from moodreel.training.recipes.compact_emotimesh import EVERY, flat, only
 from moodreel.training.recipes.temporal_task import TIME, Time, time_prior
 
 log = logging.getLogger(__name__)
@@ -114,12 +115,12 @@ def train_joint(
     shown = faces.crops.copy()
     for row in np.flatnonzero(learnt):
         shown[row] = augment_crop(shown[row], rng)
-    appearance = look(net, shown)
+    appearance = appearance_logits(net, shown)
 
     judged = held_out & (split.truth >= 0) & faces.found
     truth = torch.from_numpy(split.truth[judged])
     # As one picture is read when it serves: mirrored too.
-    still = (appearance[judged] + look(net, shown[judged][..., ::-1].copy())) / 2
+    still = (appearance[judged] + appearance_logits(net, shown[judged][..., ::-1].copy())) / 2
     with torch.no_grad():
         opinions = net.stream_logits(torch.from_numpy(still), torch.from_numpy(flat(only(faces, judged))))
     prior = recipe.tau * F.one_hot(truth, len(FIVE)).float().mean(dim=0).clamp_min(1e-6).log()
@@ -131,14 +132,14 @@ def train_joint(
         own = read_muxspace(muxspace, FIVE, split="train")
         talkers = extract_faces(own.images, landmarker, cache, seed=recipe.seed, workers=workers)
         calm = talkers.found & (own.truth == FIVE.index("Neutral"))
-        speech = speech_offsets(talkers.blendshapes[calm], look(net, talkers.crops[calm]))
+        speech = speech_offsets(talkers.blendshapes[calm], appearance_logits(net, talkers.crops[calm]))
     else:
         calm = learnt & faces.found & (split.targets[:, FIVE.index("Neutral")] > 0.7)
         speech = speech_offsets(faces.blendshapes[calm], appearance[calm])
     making: dict[str, Any] = {"speech": speech, "shares": SHARES, "longest": recipe.longest}
     studio = PseudoSequenceGenerator(seen, split.targets[learnt], deformation, appearance[learnt], **making)
     prior = time_prior(studio, recipe.time_batch, recipe.tau, rng)
-    time = Time(net, lambda net, clips: join(net, clips)[0], studio, recipe.time_batch, prior)
+    time = Time(net, lambda net, clips: sequence_logits(net, clips)[0], studio, recipe.time_batch, prior)
     # What is frozen was trained, or fitted above.
     phase = Phase(TIME, recipe.time_steps, recipe.time_rate, frozen=("appearance.", "landmarks.", "trust"))
     examples = {"faces": int(learnt.sum()), "talkers": int(calm.sum())}
@@ -150,7 +151,7 @@ def train_joint(
     clips = kept.generate(recipe.calibration_clips, rng)
     several = torch.from_numpy(clips.lengths > 1)
     with torch.inference_mode():
-        by_clip, by_moment = join(net, clips)[0][several], net.frame_logits(opinions)
+        by_clip, by_moment = sequence_logits(net, clips)[0][several], net.frame_logits(opinions)
     temperature = fit_temperature(by_moment, truth)
     of_clips = fit_temperature(by_clip, torch.from_numpy(clips.targets.argmax(axis=1))[several])
     net.temperature = round(of_clips / temperature, 4)
@@ -176,23 +177,6 @@ def assemble(appearance: Predictor, landmarks: Predictor, *, hidden: int) -> tup
     net.appearance.eval().requires_grad_(False)
     net.landmarks.eval().requires_grad_(False)
     return net, arguments
-
-
-def look(net: TwoStreamNet, crops: np.ndarray) -> np.ndarray:
-    """What the appearance network says of crops (N, 48, 48): float32 (N, `net.looks`)."""
-    with torch.inference_mode():
-        return net.appearance.predict_batched(torch.from_numpy(crops)).flatten(1).numpy()
-
-
-def join(net: TwoStreamNet, clips: SequenceBatch) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits (B, 5) of whole sequences, and (B, T, 5) of their moments."""
-    seen, appearance = torch.from_numpy(clips.seen), torch.from_numpy(clips.appearance)
-    faces = torch.from_numpy(clips.faces)
-    opinions = torch.zeros(*seen.shape, 2, len(FIVE))
-    with torch.no_grad():
-        opinions[seen] = net.stream_logits(appearance[seen], faces[seen])
-    logits, _ = net.temporal_pool(opinions, appearance, faces, seen, torch.from_numpy(clips.lengths))
-    return logits, net.frame_logits(opinions)
 
 
 def _fit_trust(net: TwoStreamNet, opinions: torch.Tensor, truth: torch.Tensor, prior: torch.Tensor) -> None:

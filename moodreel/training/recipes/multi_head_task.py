@@ -7,12 +7,12 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from moodreel.emotions import FIVE, SEVEN
+from moodreel.emotions import SEVEN
 from moodreel.models.networks.multi_head import MultiHeadFaceNet
 from moodreel.training.augmentation.image import augment_crop
-from moodreel.training.data.ferplus import one_hot
 from moodreel.training.engine.trainer import Phase, Task
-from moodreel.training.evaluation.evaluate import measure
+from moodreel.training.evaluation.evaluate import in_five
+from moodreel.training.evaluation.metrics import Predictions, compute_metrics
 from moodreel.training.recipes.configs import AppearanceRecipe
 
 FERPLUS, FER2013, MUXSPACE = range(3)
@@ -111,12 +111,11 @@ class Crops(Task):
     def evaluate(self, phase: Phase) -> dict[str, float]:
         net = cast(MultiHeadFaceNet, self.eval_network)
         answers = net.mix_heads(net.predict_batched(torch.from_numpy(self.kept))).softmax(dim=1).numpy()
-        merge, all_of_them = one_hot(SEVEN, FIVE), np.ones(len(self.truth), bool)
-        seven = measure(answers, self.truth, all_of_them, SEVEN, {})
-        five = measure(answers @ merge, merge.argmax(axis=1)[self.truth], all_of_them, FIVE, {})
+        predictions = Predictions(answers, np.ones(len(self.truth), bool))
+        seven, five = compute_metrics(predictions, self.truth, SEVEN), in_five(predictions, self.truth)
         return {
             "accuracy": seven.accuracy,
-            "uar": seven.mean_recall,
+            "uar": seven.balanced_accuracy,
             "accuracy_five": five.accuracy,
-            "uar_five": five.mean_recall,
+            "uar_five": five.balanced_accuracy,
         }

@@ -9,7 +9,7 @@ from moodreel.emotions import EKMAN
 from moodreel.models.model_card import TEXT
 from moodreel.models.quantization import PRECISIONS
 from moodreel.models.text_registry import TOKENIZER, TextPredictor, load_text
-from moodreel.training.evaluation.multilabel_metrics import MultilabelMetrics
+from moodreel.training.evaluation.metrics import MultilabelMetrics
 from moodreel.training.export.model_folder import CARD, evaluation_of, write_folder, write_json
 from moodreel.training.recipes.configs import TextRecipe
 from moodreel.training.recipes.text_emotion import TrainedText

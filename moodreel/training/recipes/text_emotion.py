@@ -26,12 +26,8 @@ from moodreel.models.tokenizer import prepare
 from moodreel.training.data.ferplus import holdout_mask
 from moodreel.training.data.goemotions import Texts, read_texts
 from moodreel.training.engine.trainer import Phase, Task, TrainerConfig, TrainingHistory, fit
-from moodreel.training.evaluation.multilabel_metrics import (
-    apply_calibration,
-    compute_multilabel_metrics,
-    fit_calibration,
-    fit_thresholds,
-)
+from moodreel.training.evaluation.calibration import apply_calibration, fit_calibration, fit_thresholds
+from moodreel.training.evaluation.metrics import compute_multilabel_metrics
 from moodreel.training.recipes.configs import TextRecipe
 from moodreel.training.recipes.minilm_init import find_pretrained, make_network, start_at_prior
 

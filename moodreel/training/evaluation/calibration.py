@@ -1,0 +1,122 @@
+"""Measure how well calibrated probabilities are, and fit what calibrates them."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+BINS = 15
+"""Bins of equal width of every reported calibration error."""
+THRESHOLD_CANDIDATES = np.linspace(0.04, 0.8, 77)
+_EPSILON = 1e-6
+"""Probabilities are clamped this far from 0 and 1, so that their logits are finite."""
+
+
+@dataclass(frozen=True)
+class CalibrationBin:
+    """Predictions of about the same confidence.
+
+    Attributes:
+        confidence: Their mean confidence, 0 to 1.
+        accuracy: The fraction of them that is correct.
+        fraction: Their fraction of all predictions.
+    """
+
+    confidence: float
+    accuracy: float
+    fraction: float
+
+
+def expected_calibration_error(probabilities: np.ndarray, truth: np.ndarray) -> float:
+    """Return the expected calibration error (Guo et al. 2017) of probabilities (N, C) for labels (N,)."""
+    return binned_calibration_error(probabilities.max(axis=1), probabilities.argmax(axis=1) == truth)
+
+
+def binned_calibration_error(confidence: np.ndarray, correct: np.ndarray) -> float:
+    """Return the expected calibration error of confidences (N,), given which predictions are correct, bool (N,)."""
+    return float(
+        sum(abs(each.confidence - each.accuracy) * each.fraction for each in reliability_bins(confidence, correct))
+    )
+
+
+def reliability_bins(confidence: np.ndarray, correct: np.ndarray) -> list[CalibrationBin]:
+    """Return the bins of a reliability diagram in rising confidence, without empty ones.
+
+    scikit-learn's `calibration_curve` does not tell how many predictions are in a bin, which the error needs.
+    """
+    bin_of = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    return [
+        CalibrationBin(float(confidence[rows].mean()), float(correct[rows].mean()), float(rows.mean()))
+        for rows in (bin_of == number for number in np.unique(bin_of))
+    ]
+
+
+def fit_temperature(logits: torch.Tensor, truth: torch.Tensor) -> float:
+    """Return the temperature that minimizes the negative log-likelihood (Guo et al. 2017).
+
+    Args:
+        logits: float (N, C).
+        truth: int64 (N,), indices of the labels.
+    """
+    candidates = torch.logspace(-1, 1, 401, base=4.0)
+    losses = torch.stack([F.cross_entropy(logits / temperature, truth) for temperature in candidates.tolist()])
+    return float(candidates[losses.argmin().cpu()])
+
+
+def fit_calibration(probabilities: torch.Tensor, truth: torch.Tensor) -> tuple[list[float], list[float]]:
+    """Fit a temperature and an offset for the logit of each label (Platt scaling, Platt 1999).
+
+    Args:
+        probabilities: float (N, L), each label by itself.
+        truth: (N, L), 0 or 1.
+
+    Returns:
+        The temperatures and the offsets, L of each.
+    """
+    logits = _to_logits(probabilities).double()
+    log_scale, offset = (torch.zeros(logits.shape[1], dtype=torch.double, requires_grad=True) for _ in range(2))
+    optimizer = torch.optim.LBFGS([log_scale, offset], max_iter=200, line_search_fn="strong_wolfe")
+
+    def loss() -> torch.Tensor:
+        optimizer.zero_grad()
+        value = F.binary_cross_entropy_with_logits(logits * log_scale.exp() + offset, truth.double())
+        # Without this penalty the logit of a label that occurs nowhere would go to infinity.
+        value = value + 1e-4 * (log_scale.square().sum() + offset.square().sum())
+        value.backward()
+        return value
+
+    optimizer.step(loss)
+    return (-log_scale.detach()).exp().tolist(), offset.detach().tolist()
+
+
+def apply_calibration(probabilities: torch.Tensor, temperatures: list[float], offsets: list[float]) -> np.ndarray:
+    """Correct probabilities (N, L) by what `fit_calibration` returned."""
+    logits = _to_logits(probabilities.cpu())
+    return (logits / torch.tensor(temperatures) + torch.tensor(offsets)).sigmoid().numpy()
+
+
+def fit_thresholds(probabilities: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Choose the threshold with the best F1 for each label of calibrated probabilities.
+
+    The optimal threshold is half of the F1 that it reaches (Lipton et al. 2014). With few positive examples this is a
+    steadier estimate than the best candidate itself, whose place depends on chance while its F1 hardly does.
+
+    Args:
+        probabilities: float (N, L).
+        truth: (N, L), 0 or 1.
+
+    Returns:
+        float (L,), none below the lowest of `THRESHOLD_CANDIDATES`.
+    """
+    positive = truth > 0
+    best = np.zeros(probabilities.shape[1])
+    for threshold in THRESHOLD_CANDIDATES:
+        predicted = probabilities >= threshold
+        total = predicted.sum(axis=0) + positive.sum(axis=0)
+        best = np.maximum(best, 2 * (predicted & positive).sum(axis=0) / np.maximum(total, 1))
+    return (best / 2).clip(min=THRESHOLD_CANDIDATES[0])
+
+
+def _to_logits(probabilities: torch.Tensor) -> torch.Tensor:
+    return probabilities.clamp(_EPSILON, 1 - _EPSILON).logit()

@@ -1,0 +1,109 @@
+"""Predict from cached faces and from files."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from moodreel.errors import DataInvalid, MoodreelError
+from moodreel.faces.features import FaceFeatures
+from moodreel.faces.landmarker import NUM_LANDMARKS
+from moodreel.models.model_card import ORIGINAL
+from moodreel.models.predictor import Predictor
+from moodreel.training.data.examples import Example
+from moodreel.training.data.face_cache import FaceTable, ImageSequence, rgb_crop
+from moodreel.training.evaluation.metrics import Predictions
+
+_BATCH = 256
+"""Images at a time: bounds the memory of RGB crops."""
+
+
+def requires_landmarks(predictor: Predictor) -> bool:
+    """Tell whether a model reads raw landmarks, or RGB crops, which are cut by them."""
+    return predictor.requires_rgb_crop or predictor.info.architecture == ORIGINAL
+
+
+def predict_rows(
+    predictor: Predictor, faces: FaceTable, rows: np.ndarray, images: ImageSequence, landmarks: np.ndarray | None = None
+) -> np.ndarray:
+    """Predict the expression of images in which a face was found.
+
+    Args:
+        predictor: The model.
+        faces: The faces of all N images.
+        rows: int64 (M,), the images to predict, by their rows.
+        images: All N images.
+        landmarks: float32 (N, 478, 3) of all images, for a model that requires them.
+
+    Returns:
+        Calibrated probabilities, float32 (M, C).
+    """
+    probabilities = [np.zeros((0, len(predictor.info.labels)), np.float32)]
+    for start in range(0, len(rows), _BATCH):
+        tracks = []
+        for row in rows[start : start + _BATCH]:
+            face = single_frame(faces, row)
+            if landmarks is not None:
+                crop = rgb_crop(images[row], landmarks[row]) if predictor.requires_rgb_crop else None
+                face = replace(face, landmarks=landmarks[row], rgb_crop=crop)
+            tracks.append([face])
+        predicted = predictor.predict(tracks, per_frame=False)
+        probabilities.append(np.stack([prediction.probabilities for prediction in predicted]))
+    return np.concatenate(probabilities)
+
+
+def single_frame(faces: FaceTable, row: int | np.integer) -> FaceFeatures:
+    """Return one image's face as the predictor takes it, without raw landmarks."""
+    return FaceFeatures(
+        landmarks=np.full((NUM_LANDMARKS, 3), np.nan, np.float32),
+        normalized_landmarks=faces.normalized_landmarks[row],
+        blendshapes=faces.blendshapes[row],
+        pose=faces.pose[row],
+        crop=faces.crops[row],
+    )
+
+
+def predict_files(
+    examples: Sequence[Example],
+    predict: Callable[[bytes], np.ndarray],
+    *,
+    classes: int,
+    not_found: tuple[type[MoodreelError], ...],
+    description: str,
+) -> Predictions:
+    """Predict from the file of each example.
+
+    Args:
+        examples: N examples whose media are files.
+        predict: Returns probabilities (C,) for a file's bytes.
+        classes: C.
+        not_found: Errors of a file that holds nothing to predict from: it counts as not found.
+        description: Of the progress bar.
+
+    Raises:
+        DataInvalid: A file cannot be read.
+    """
+    rows, probabilities = [], []
+    for row, example in enumerate(tqdm(examples, desc=description, mininterval=5)):
+        if not isinstance(example.media, Path):
+            raise DataInvalid("Clips and recordings must be files; this data set holds arrays.")
+        try:
+            probabilities.append(predict(example.media.read_bytes()))
+            rows.append(row)
+        except not_found:
+            continue
+        except (MoodreelError, OSError) as error:
+            raise DataInvalid(f"{example.media} cannot be evaluated: {error} Repair it, or remove it.") from error
+    return scatter(len(examples), np.array(rows, int), np.array(probabilities).reshape(-1, classes))
+
+
+def scatter(count: int, rows: np.ndarray, probabilities: np.ndarray) -> Predictions:
+    """Place the probabilities (M, C) of some rows (M,) among `count` examples; the others are not found."""
+    classes = probabilities.shape[1]
+    everything = np.full((count, classes), 1 / classes)
+    everything[rows] = probabilities
+    found = np.zeros(count, bool)
+    found[rows] = True
+    return Predictions(everything, found)
