@@ -39,7 +39,7 @@ from moodreel.training.recipes.face_cards import (
     write_joint_card,
 )
 from moodreel.training.recipes.face_expression import train_appearance
-from moodreel.training.recipes.facial_actions import fit_movements, write_movements
+from moodreel.training.recipes.facial_actions import fit_facial_actions, write_facial_actions
 from moodreel.training.recipes.moodreel_five import STORE, JointRecipe, train_joint
 
 LANDMARKER = STORE / "face_landmarker" / "face_landmarker.task"
@@ -101,10 +101,10 @@ def _evaluate(args: argparse.Namespace) -> None:
 
 
 def _movements(args: argparse.Namespace) -> None:
-    surrogate = fit_movements(
+    surrogate = fit_facial_actions(
         args.data, LANDMARKER, args.cache, FaceModelRegistry(STORE).get(MODEL), workers=args.threads
     )
-    write_movements(args.out, surrogate, MODEL)
+    write_facial_actions(args.out, surrogate, MODEL)
     print(f"agreement with {MODEL} {surrogate.agreement:.4f} of {surrogate.pictures} faces")
 
 

@@ -13,7 +13,7 @@ from moodreel.errors import ModelInvalid
 from moodreel.faces.facial_actions import ACTIONS, MAX_ACTIONS, MIN_ACTIVATION, FacialActionExplainer
 from moodreel.faces.landmarker import BLENDSHAPES
 from moodreel.training.recipes import facial_actions as training
-from moodreel.training.recipes.facial_actions import fit_movements, write_movements
+from moodreel.training.recipes.facial_actions import fit_facial_actions, write_facial_actions
 from tests.training.test_training import LANDMARKER, made_faces
 
 SHIPPED = Path(__file__).parents[2] / "model_store" / "movements"
@@ -157,10 +157,10 @@ def test_fitting_finds_what_the_answers_go_with(tmp_path, monkeypatch, movements
     truth = np.where(emotion == FIVE.index("Neutral"), SEVEN.index("neutral"), -1)
     monkeypatch.setattr(training, "read_split", lambda *_, **__: SimpleNamespace(images=emotion, truth=truth))
     monkeypatch.setattr(training, "find_all", lambda *_, **__: made_faces(emotion))
-    surrogate = fit_movements(tmp_path, LANDMARKER, tmp_path, Knows())
+    surrogate = fit_facial_actions(tmp_path, LANDMARKER, tmp_path, Knows())
     assert surrogate.agreement > 0.7, "and a fifth by chance"
     assert surrogate.named["surprise"][0][0] == "lips stretched wide"
-    write_movements(tmp_path / "movements", surrogate, "a network")
+    write_facial_actions(tmp_path / "movements", surrogate, "a network")
     fitted = FacialActionExplainer.load(tmp_path / "movements")
     assert fitted.explain(face(jawOpen=0, mouthStretch=0.8), answer("surprise", SEVEN), "surprise").text == (
         "lips stretched wide"

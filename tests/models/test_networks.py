@@ -23,7 +23,7 @@ from moodreel.models.networks.vit import ViTNet, ViTScratch
 from moodreel.models.predictor import Predictor
 from moodreel.pipelines.image import ImagePipeline
 from moodreel.pipelines.video import VideoPipeline
-from moodreel.training.experiment.adapters import MAKERS
+from moodreel.training.experiment.adapters import ADAPTERS
 from tests.models.test_multi_head import lived, seen
 from tests.support import accounts, synthetic_frames, synthetic_image, synthetic_video
 from tests.support.server import DATE, KEY, video_body
@@ -69,13 +69,13 @@ def table():
 
 
 def test_the_readme_has_every_architecture():
-    assert sorted(table()) == sorted(MAKERS)
+    assert sorted(table()) == sorted(ADAPTERS)
 
 
-@pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.parametrize("name", ADAPTERS)
 def test_a_network_has_as_many_parameters_as_the_readme_says(name):
     with contextlib.nullcontext() if name in PRETRAINED else torch.device("meta"):
-        network = MAKERS[name].make(SEVEN, {}, None)
+        network = ADAPTERS[name].build(SEVEN, {}, None)
     assert sum(p.numel() for p in network.parameters()) == table()[name]
 
 

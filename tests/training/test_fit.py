@@ -23,11 +23,11 @@ from moodreel.training.data.registry import DATASETS, Dataset, open_dataset, pai
 from moodreel.training.data.splits import Split, split
 from moodreel.training.engine.trainer import Phase, TrainerConfig, fit
 from moodreel.training.evaluation.audiovisual_model import EvaluatedAudioVisualModel
-from moodreel.training.experiment.adapters import MAKERS, maker_of
-from moodreel.training.experiment.audiovisual_inputs import Faces, Footage, Sounds
-from moodreel.training.experiment.classification import Lessons, Manner
-from moodreel.training.experiment.config import Study
-from moodreel.training.experiment.face_inputs import Crops, Portraits, Tracks
+from moodreel.training.experiment.adapters import ADAPTERS, adapter_for
+from moodreel.training.experiment.audiovisual_inputs import AudioInputs, ClipInputs, FaceInputs
+from moodreel.training.experiment.classification import ClassificationTask, LossConfig
+from moodreel.training.experiment.config import TrainConfig
+from moodreel.training.experiment.face_inputs import CropInputs, PortraitInputs, TrackInputs
 from tests.support import ravdess, synthetic_frames
 
 COUNT, LABELS = 32, ("one", "two", "three", "four")
@@ -45,11 +45,11 @@ def bands(side, rng):
 
 
 def crops():
-    return Crops(bands(48, np.random.default_rng(0)), clean=1.0)
+    return CropInputs(bands(48, np.random.default_rng(0)), clean=1.0)
 
 
 def portraits():
-    return Portraits(bands(32, np.random.default_rng(0)), side=32)
+    return PortraitInputs(bands(32, np.random.default_rng(0)), side=32)
 
 
 def tracks(moments=3):
@@ -63,11 +63,11 @@ def tracks(moments=3):
         return FaceFeatures(shape / 9, shape, blendshapes, np.zeros(3, np.float32), crop)
 
     pictures = bands(48, rng)
-    return Tracks([[face(crop, label)] * moments for crop, label in zip(pictures, TRUTH, strict=True)], hidden=0.2)
+    return TrackInputs([[face(crop, label)] * moments for crop, label in zip(pictures, TRUTH, strict=True)], hidden=0.2)
 
 
 def faces():
-    return Faces(bands(64, np.random.default_rng(0)))
+    return FaceInputs(bands(64, np.random.default_rng(0)))
 
 
 def tones():
@@ -80,7 +80,7 @@ def tones():
 
 
 def sounds():
-    return Sounds(list(tones()), [3.0] * COUNT, STILL)
+    return AudioInputs(list(tones()), [3.0] * COUNT, STILL)
 
 
 def footage():
@@ -94,7 +94,7 @@ def footage():
         )
         for pictures, mel in zip(shown, tones(), strict=True)
     ]
-    return Footage(clips, STILL, video=0.2, audio=0.2)
+    return ClipInputs(clips, STILL, video=0.2, audio=0.2)
 
 
 TINY = [
@@ -126,42 +126,44 @@ TINY = [
 
 
 def test_every_architecture_is_trained_here():
-    assert {name for name, _, _ in TINY} == set(MAKERS)
+    assert {name for name, _, _ in TINY} == set(ADAPTERS)
 
 
 @pytest.mark.training
 @pytest.mark.parametrize(("name", "arguments", "made"), TINY, ids=lambda value: getattr(value, "__name__", value))
 def test_it_learns_thirty_two_samples_by_heart(name, arguments, made):
     torch.manual_seed(0)
-    maker, material = maker_of(name), made()
-    network = maker.make(LABELS, arguments, None)
+    maker, material = adapter_for(name), made()
+    network = maker.build(LABELS, arguments, None)
     rows = np.arange(COUNT)
-    lessons = Lessons(
+    lessons = ClassificationTask(
         network,
         material,
         np.eye(4, dtype=np.float32)[TRUTH],
         rows,
         rows,
-        Manner(batch=8 if name == "audio-visual" else 16),
+        LossConfig(batch=8 if name == "audio-visual" else 16),
     )
-    maker.begin(network, material, rows)
+    maker.init_statistics(network, material, rows)
     # Transformers take longer; whole ResNets of large pictures learn in few steps.
     steps = {"vit-scratch": 300, "vit-b-16": 200, "audio-visual": 80 if made is sounds else 24}.get(name, 80)
     phase = Phase("all", steps, {"emotimesh": 1e-2, "vit-b-16": 1e-3, "audio-visual": 1e-3}.get(name, 3e-3))
     fitted = fit(lessons, [phase], TrainerConfig(eval_every=steps // 2))
     assert fitted.rows[-1]["loss"] < fitted.rows[0]["loss"]
-    assert (lessons.answers(rows).argmax(dim=1).numpy() == TRUTH).all()
+    assert (lessons.predict_logits(rows).argmax(dim=1).numpy() == TRUTH).all()
 
 
 def test_of_frozen_networks_only_what_is_new_learns():
-    study = Study(epochs=3, frozen=1)
+    study = TrainConfig(epochs=3, frozen=1)
     first, rest = study.phases("vit-b-16", epoch=10)
     assert (first.steps, rest.steps) == (10, 20)
     assert first.frozen == ("network.vit.",)
     assert rest.lr_scales == {"network.vit.": study.trunk_rate}
-    network = maker_of("vit-b-16").make(LABELS, TINY[9][1], None)
+    network = adapter_for("vit-b-16").build(LABELS, TINY[9][1], None)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    lessons = Lessons(network, portraits(), np.eye(4, dtype=np.float32)[TRUTH], *[np.arange(COUNT)] * 2, Manner())
+    lessons = ClassificationTask(
+        network, portraits(), np.eye(4, dtype=np.float32)[TRUTH], *[np.arange(COUNT)] * 2, LossConfig()
+    )
     fit(lessons, [replace(first, steps=2)], TrainerConfig())
     changed = {name for name, tensor in network.state_dict().items() if not torch.equal(tensor, before[name])}
     assert changed == {"network.classifier.weight", "network.classifier.bias"}
@@ -266,7 +268,7 @@ def test_a_random_split_is_marked_as_leaking_wherever_it_is_spoken_of(album, cac
 def test_a_command_that_was_killed_goes_on_to_the_same_model(album, cache, tmp_path, monkeypatch, capsys):
     whole = run(tmp_path / "whole", f"pictures:{album}", cache)
     draws = iter(range(1000))
-    draw = Lessons.sample_batch
+    draw = ClassificationTask.sample_batch
 
     def killed(self, step, rng, phase):
         if next(draws) == 20:
@@ -274,7 +276,7 @@ def test_a_command_that_was_killed_goes_on_to_the_same_model(album, cache, tmp_p
         return draw(self, step, rng, phase)
 
     with monkeypatch.context() as patch, pytest.raises(SystemExit):
-        patch.setattr(Lessons, "sample_batch", killed)
+        patch.setattr(ClassificationTask, "sample_batch", killed)
         run(tmp_path / "killed", f"pictures:{album}", cache)
     assert "interrupted. The same command with --resume goes on" in capsys.readouterr().err
     so_far = (tmp_path / "killed" / "metrics.csv").read_text()

@@ -18,7 +18,7 @@ from moodreel.models.huggingface.pretrained import make_network, write_network
 from moodreel.models.networks.audiovisual import AudioVisualBatch, AudioVisualNet
 from moodreel.models.quantization import PRECISIONS, SCALE, dequantize, to_float16, to_int8
 from moodreel.training.__main__ import main
-from moodreel.training.export.quantize import export, precision_of, write_precision
+from moodreel.training.export.quantize import precision_of, quantize_model, write_precision
 from tests.models.test_multi_head import lived, seen
 from tests.models.test_networks import THREE, TINY, saved
 from tests.models.test_pretrained import RESNET, VIT
@@ -128,7 +128,7 @@ def test_the_loss_is_what_the_two_folders_answer(tmp_path):
     (tmp_path / "full" / "CARD.md").write_text("# full\n\nOf somebody.\n")
     truth = answers(tmp_path / "full").argmax(axis=1)
     truth[:10] = (truth[:10] + 1) % 3
-    loss = export(tmp_path / "full", tmp_path / "small", "int8", answers, truth, data="made faces")
+    loss = quantize_model(tmp_path / "full", tmp_path / "small", "int8", answers, truth, data="made faces")
     before, after = answers(tmp_path / "full"), answers(tmp_path / "small")
     assert loss.before.accuracy == 0.75
     assert loss.after.accuracy == (after.argmax(axis=1) == truth).mean()
@@ -151,7 +151,7 @@ def test_a_loss_is_seen_where_there_is_one(tmp_path, monkeypatch):
     saved(tmp_path / "full", "improved-cnn")
     truth = answers(tmp_path / "full").argmax(axis=1)
     monkeypatch.setitem(PRECISIONS, "broken", lambda state: state | {"heads.weight": -state["heads.weight"]})
-    loss = export(tmp_path / "full", tmp_path / "small", "broken", answers, truth, data="made faces")
+    loss = quantize_model(tmp_path / "full", tmp_path / "small", "broken", answers, truth, data="made faces")
     assert loss.before.accuracy == 1 and loss.after.accuracy < 1
     assert loss.largest > 0.1
 
@@ -168,13 +168,13 @@ def test_what_cannot_be_exported_is_refused(tmp_path, spoil, weights, error, mes
     saved(tmp_path / "full", "improved-cnn")
     spoil(tmp_path / "full")
     with pytest.raises(error, match=message):
-        export(tmp_path / "full", tmp_path / "small", weights, answers, [0] * 40, data="made faces")
+        quantize_model(tmp_path / "full", tmp_path / "small", weights, answers, [0] * 40, data="made faces")
 
 
 def test_a_folder_with_files_in_it_is_not_written_over(tmp_path):
     saved(tmp_path / "full", "improved-cnn")
     with pytest.raises(DataInvalid, match="new or empty"):
-        export(tmp_path / "full", tmp_path / "full", "int8", answers, [0] * 40, data="made faces")
+        quantize_model(tmp_path / "full", tmp_path / "full", "int8", answers, [0] * 40, data="made faces")
 
 
 def test_the_command_exports_a_model_of_the_store_and_prints_what_it_cost(tmp_path, portrait):

@@ -194,10 +194,10 @@ def test_thirty_two_texts_can_be_learnt_by_heart(pretrained):
     learnt = Texts(texts, classes, classes, tuple(range(7)))
     recipe = quick(epochs=60, brief=False, decay=0.0, rate=2e-3)
     torch.manual_seed(0)
-    net = minilm_init.make_network(learnt.groups, recipe, pretrained)
-    pieces = training.cut(training.read_tokenizer(pretrained), texts, 32)
-    task = training.Comments(net, pieces, learnt, pieces, classes, recipe)
-    everything = training.padded(pieces), np.arange(32)
+    net = minilm_init.build_network(learnt.groups, recipe, pretrained)
+    pieces = training.tokenize(training.read_tokenizer(pretrained), texts, 32)
+    task = training.MultiLabelTextTask(net, pieces, learnt, pieces, classes, recipe)
+    everything = training.pad(pieces), np.arange(32)
     before = float(task.loss(everything, task.phase()).detach())
     fit(task, [task.phase()], replace(task.running(), every=1000))
     assert float(task.loss(everything, task.phase()).detach()) < before / 10
@@ -206,9 +206,11 @@ def test_thirty_two_texts_can_be_learnt_by_heart(pretrained):
 
 def test_the_nearer_to_the_words_the_less_a_layer_learns(pretrained):
     recipe = quick(layers=2, rate=1e-3, head_rate=5e-3, layer_decay=0.5)
-    net = minilm_init.make_network((), recipe, pretrained)
+    net = minilm_init.build_network((), recipe, pretrained)
     nothing = np.zeros((1, 7), np.float32)
-    phase = training.Comments(net, [np.array([2, 3])], Texts(("",), nothing, nothing, ()), [], nothing, recipe).phase()
+    phase = training.MultiLabelTextTask(
+        net, [np.array([2, 3])], Texts(("",), nothing, nothing, ()), [], nothing, recipe
+    ).phase()
 
     def rate(name):
         return phase.lr * phase.lr_scales[max((word for word in phase.lr_scales if name.startswith(word)), key=len)]
@@ -243,7 +245,7 @@ def test_counted_words_learn_it_too(data):
 
 def test_a_network_begins_as_the_pretrained_one(pretrained):
     bert = BertModel.from_pretrained(pretrained).eval()
-    net = minilm_init.make_network((), TextRecipe(layers=2), pretrained).eval()
+    net = minilm_init.build_network((), TextRecipe(layers=2), pretrained).eval()
     ids = torch.tensor([[2, 5, 9, 12, 3], [2, 7, 3, 0, 0]])
     with torch.no_grad():
         mask = (ids != 0).long()
@@ -254,11 +256,11 @@ def test_a_network_begins_as_the_pretrained_one(pretrained):
 
 def test_layers_are_taken_as_evenly_as_that_goes(pretrained, tmp_path):
     weights = safetensors.torch.load_file(pretrained / "model.safetensors")
-    net = minilm_init.make_network((), TextRecipe(layers=1), pretrained)
+    net = minilm_init.build_network((), TextRecipe(layers=1), pretrained)
     torch.testing.assert_close(net.layers[0].linear1.weight, weights["encoder.layer.0.intermediate.dense.weight"])
     safetensors.torch.save_file({"other": torch.zeros(1)}, tmp_path / "model.safetensors")
     with pytest.raises(DataInvalid, match="holds no BERT"):
-        minilm_init.make_network((), TextRecipe(), tmp_path)
+        minilm_init.build_network((), TextRecipe(), tmp_path)
 
 
 # Weights

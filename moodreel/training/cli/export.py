@@ -12,7 +12,7 @@ from moodreel.training.data.registry import Dataset, open_dataset
 from moodreel.training.evaluation.face_model import EvaluatedModel, check_media
 from moodreel.training.evaluation.label_mapping import common_labels, mapping_matrix
 from moodreel.training.evaluation.open_models import open_models
-from moodreel.training.export.quantize import Loss, export
+from moodreel.training.export.quantize import QuantizationReport, quantize_model
 
 
 def add_parser(commands: argparse._SubParsersAction, *, store: Path) -> None:
@@ -36,7 +36,7 @@ def _run(args: argparse.Namespace, store: Path) -> None:
 
 def export_measured(
     subject: EvaluatedModel, out: Path, weights: str, data: Dataset, means: DataContext, *, count: int = 0
-) -> Loss:
+) -> QuantizationReport:
     """Export a model, measured on at most `count` of the examples that a set holds out, or all for 0.
 
     An example in which the model finds no face counts for neither side.
@@ -62,4 +62,4 @@ def export_measured(
             said = other.predict(examples, data.media, means)
         return said.probabilities[first.found] @ into
 
-    return export(subject.path, out, weights, answers, truth[first.found], data=f"{data.name}, held out")
+    return quantize_model(subject.path, out, weights, answers, truth[first.found], data=f"{data.name}, held out")

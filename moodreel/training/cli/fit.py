@@ -19,17 +19,17 @@ from moodreel.training.data.splits import SPLIT_BY
 from moodreel.training.engine.checkpoint import CHECKPOINT
 from moodreel.training.engine.schedule import SCHEDULES
 from moodreel.training.evaluation.face_model import DataContext
-from moodreel.training.experiment.adapters import MAKERS, maker_of
-from moodreel.training.experiment.config import TRUNKS, Study
+from moodreel.training.experiment.adapters import ADAPTERS, adapter_for
+from moodreel.training.experiment.config import BACKBONES, TrainConfig
 from moodreel.training.experiment.model_card import write_fitted_card
-from moodreel.training.experiment.runner import Order, conduct
+from moodreel.training.experiment.runner import RunRequest, run_experiment
 
 log = logging.getLogger(__name__)
 
 
 def add_parser(commands: Any, read_as: Callable[[Any], Callable[[str], Any]], store: Path) -> None:
     parser = commands.add_parser("fit", help="train an architecture on a data set of your own, or any other")
-    parser.add_argument("architecture", choices=MAKERS, metavar="ARCHITECTURE", help=", ".join(MAKERS))
+    parser.add_argument("architecture", choices=ADAPTERS, metavar="ARCHITECTURE", help=", ".join(ADAPTERS))
     parser.add_argument("--data", required=True, metavar="NAME:PATH", help=f"NAME is one of {', '.join(DATASETS)}")
     parser.add_argument(
         "--faces", metavar="NAME:PATH", help="pair each recording with faces of its emotion (synthetic pairing)"
@@ -54,7 +54,7 @@ def add_parser(commands: Any, read_as: Callable[[Any], Callable[[str], Any]], st
     parser.add_argument("--cache", type=Path, default=Path("runs/cache"), help="for faces found (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="of torch and of the face finder (default: %(default)s)")
     allowed = {"schedule": list(SCHEDULES), "by": ["", *SPLIT_BY], "weights": list(PRECISIONS)}
-    for field in fields(Study):
+    for field in fields(TrainConfig):
         option, choices = "--" + field.name.replace("_", "-"), allowed.get(field.name)
         # Not given is not the same as the default here: see _study.
         default, said = (
@@ -83,7 +83,7 @@ def _run(args: argparse.Namespace, store: Path) -> None:
     if args.faces:
         data = pair_with_faces(data, open_dataset(args.faces))
     begin_log(args.out, resume=args.resume)
-    order = Order(
+    order = RunRequest(
         architecture=args.architecture,
         arguments=arguments,
         out=args.out,
@@ -96,8 +96,8 @@ def _run(args: argparse.Namespace, store: Path) -> None:
         command=_command(args, study),
     )
     means = DataContext(models=store, cache=args.cache, seed=study.seed, workers=args.threads)
-    outcome = conduct(data, study, order, means)
-    write_fitted_card(order, study, outcome, maker_of(args.architecture))
+    outcome = run_experiment(data, study, order, means)
+    write_fitted_card(order, study, outcome, adapter_for(args.architecture))
     log.info("Done in %.1f minutes.", (time.monotonic() - begun) / 60)
     print((args.out / "CARD.md").read_text(encoding="utf-8"))
 
@@ -124,13 +124,15 @@ def _unfinished(out: Path) -> bool:
     return any(path.stat().st_mtime_ns > written for path in checkpoints if path.is_file())
 
 
-def _study(args: argparse.Namespace) -> Study:
-    given = {field.name: getattr(args, field.name) for field in fields(Study)}
+def _study(args: argparse.Namespace) -> TrainConfig:
+    given = {field.name: getattr(args, field.name) for field in fields(TrainConfig)}
     if given["mixup"] is None:
-        given["mixup"] = Study.mixup if maker_of(args.architecture).blends else 0.0
-    study = Study(**given)
-    if study.frozen and args.architecture not in TRUNKS:
-        raise DataInvalid(f"{args.architecture} has no trunk to freeze, which {', '.join(TRUNKS)} have; omit --frozen.")
+        given["mixup"] = TrainConfig.mixup if adapter_for(args.architecture).supports_mixup else 0.0
+    study = TrainConfig(**given)
+    if study.frozen and args.architecture not in BACKBONES:
+        raise DataInvalid(
+            f"{args.architecture} has no trunk to freeze, which {', '.join(BACKBONES)} have; omit --frozen."
+        )
     return study
 
 
@@ -144,7 +146,7 @@ def _argument(given: str) -> tuple[str, Any]:
         return name.strip(), value
 
 
-def _command(args: argparse.Namespace, study: Study) -> str:
+def _command(args: argparse.Namespace, study: TrainConfig) -> str:
     """The command that repeats a study, without paths."""
     name = args.data.partition(":")[0] if ":" in args.data else "ferplus"
     words = ["python -m moodreel.training fit", args.architecture, "--data", f"{name}:PATH", "--out DIR"]
@@ -153,7 +155,7 @@ def _command(args: argparse.Namespace, study: Study) -> str:
     words += ["--pretrained PATH"] if args.pretrained else []
     words += ["--heard RUN"] if args.heard else []
     words += [f"--folds {args.folds}"] if args.folds else []
-    for field in fields(Study):
+    for field in fields(TrainConfig):
         value = getattr(study, field.name)
         if value != field.default:
             words.append(f"--{field.name.replace('_', '-')} {shlex.quote(str(value))}")

@@ -23,7 +23,7 @@ from moodreel.training.engine.trainer import fit
 from moodreel.training.evaluation.evaluate_text import evaluate_text, summary
 from moodreel.training.recipes.configs import TextRecipe
 from moodreel.training.recipes.minilm_init import find_pretrained
-from moodreel.training.recipes.text_card import Point, write_text, write_text_card
+from moodreel.training.recipes.text_card import SizePoint, write_text, write_text_card
 from moodreel.training.recipes.text_emotion import TrainedText, train_text
 
 NAME = "text-emotion"
@@ -85,7 +85,7 @@ def is_for_texts(model: str, store: Path) -> bool:
     return kind_of(folder / CARD) == TEXT
 
 
-def _precisions(trained: TrainedText, recipe: TextRecipe, args: argparse.Namespace) -> list[Point]:
+def _precisions(trained: TrainedText, recipe: TextRecipe, args: argparse.Namespace) -> list[SizePoint]:
     """The same network stored in each way there is."""
     points = []
     with tempfile.TemporaryDirectory() as scratch:
@@ -96,9 +96,9 @@ def _precisions(trained: TrainedText, recipe: TextRecipe, args: argparse.Namespa
     return points
 
 
-def _measured(folder: Path, data: Path, name: str | None = None) -> Point:
+def _measured(folder: Path, data: Path, name: str | None = None) -> SizePoint:
     report = evaluate_text(load_text(folder), data)
-    point = Point(name or folder.name, (folder / WEIGHTS).stat().st_size / 1e6, report)
+    point = SizePoint(name or folder.name, (folder / WEIGHTS).stat().st_size / 1e6, report)
     log.info("%s, %.1f MB: macro-F1 %.4f, ece %.4f", point.name, point.megabytes, report.macro_f1, report.ece)
     return point
 

@@ -25,44 +25,44 @@ from moodreel.training.data.face_crops import load_face_crops
 from moodreel.training.data.loading import DataContext
 from moodreel.training.data.registry import AUDIO, CLIPS, IMAGES, Dataset
 from moodreel.training.engine.checkpoint import read_checkpoint
-from moodreel.training.experiment.adapter import Maker
-from moodreel.training.experiment.audiovisual_inputs import Faces, Footage, Pairs, Sounds
-from moodreel.training.experiment.classification import Material
-from moodreel.training.experiment.config import Study
-from moodreel.training.experiment.face_inputs import portrait
+from moodreel.training.experiment.adapter import ArchitectureAdapter
+from moodreel.training.experiment.audiovisual_inputs import AudioInputs, ClipInputs, FaceInputs, SyntheticPairs
+from moodreel.training.experiment.classification import InputAdapter
+from moodreel.training.experiment.config import TrainConfig
+from moodreel.training.experiment.face_inputs import augment_face_square
 
 log = logging.getLogger(__name__)
 
-READS = {
+INPUT_DESCRIPTIONS = {
     "video": "8 squares around the face (moodreel.faces.features.cut)",
     "audio": "a log-mel spectrogram (moodreel.media.mel_spectrogram)",
 }
 """What is read of each modality."""
-POOL = 600
+MAX_FACES_PER_LABEL = 600
 """Faces of a label that recordings are paired with, at most."""
-LOOKS = 2
+AUGMENTATIONS_PER_FACE = 2
 """Times that each of them is shown to the trunk, disturbed anew."""
 
 
-class AudioVisualMaker(Maker):
+class AudioVisualAdapter(ArchitectureAdapter):
     name = AUDIO_VISUAL
     media = (IMAGES, AUDIO, CLIPS)
-    reads = "windows of three seconds"
+    input_description = "windows of three seconds"
 
-    def prepare(
-        self, data: Dataset, means: DataContext, study: Study, arguments: Mapping[str, Any]
-    ) -> tuple[Material, np.ndarray]:
+    def load_inputs(
+        self, data: Dataset, means: DataContext, study: TrainConfig, arguments: Mapping[str, Any]
+    ) -> tuple[InputAdapter, np.ndarray]:
         if data.media == IMAGES:
-            return _pictures(data, means)
+            return _image_inputs(data, means)
         if data.media == CLIPS:
-            return _clips(data, means, study)
-        sounds = _recordings(data.examples)
+            return _clip_inputs(data, means, study)
+        sounds = _audio_inputs(data.examples)
         usable = np.ones(len(sounds), bool)
         if data.faces is None:
             return sounds, usable
-        return PairsOf(sounds, data, study, means), usable
+        return TrunkFeaturePairs(sounds, data, study, means), usable
 
-    def make(self, labels: tuple[str, ...], arguments: Mapping[str, Any], pretrained: Path | None) -> nn.Module:
+    def build(self, labels: tuple[str, ...], arguments: Mapping[str, Any], pretrained: Path | None) -> nn.Module:
         try:
             network = AudioVisualNet(classes=len(labels), **arguments)
         except (TypeError, ValueError, RuntimeError) as error:
@@ -76,7 +76,9 @@ class AudioVisualMaker(Maker):
             load_pretrained(network.trunk, pretrained)
         return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def hear(self, network: nn.Module, checkpoint: Path, data: Dataset, study: Study, counts: Mapping) -> None:
+    def warm_start_audio(
+        self, network: nn.Module, checkpoint: Path, data: Dataset, study: TrainConfig, counts: Mapping
+    ) -> None:
         state = read_checkpoint(checkpoint)
         about, weights = state["about"], (state["mean"] or state)["network"]
         recipe = about["recipe"]
@@ -88,42 +90,42 @@ class AudioVisualMaker(Maker):
         assert isinstance(network, AudioVisualNet)
         network.audio.load_state_dict(own)
 
-    def fields(self, data: Dataset) -> dict[str, Any]:
+    def card_fields(self, data: Dataset) -> dict[str, Any]:
         has = {IMAGES: ("video",), AUDIO: ("audio",), CLIPS: MODALITIES}[data.media]
         modalities = MODALITIES if data.faces else has
-        parts = " and ".join(READS[name] for name in modalities)
+        parts = " and ".join(INPUT_DESCRIPTIONS[name] for name in modalities)
         return {
             "kind": AUDIO_VISUAL,
             "modalities": list(modalities),
             "input": f"windows of three seconds: {parts}",
         }
 
-    def idle(self, data: Dataset) -> tuple[str, ...]:
+    def unused_parameters(self, data: Dataset) -> tuple[str, ...]:
         if data.media == IMAGES:
             return ("audio.",)
         # The trunk has looked at the faces of pairs before they are made.
         return ("trunk.",) if data.media == AUDIO else ()
 
-    def begin(self, network: nn.Module, material: Material, learnt: np.ndarray) -> None:
+    def init_statistics(self, network: nn.Module, material: InputAdapter, learnt: np.ndarray) -> None:
         assert isinstance(network, AudioVisualNet)
         mels: list[np.ndarray] = []
-        sounds = material.sounds if isinstance(material, Pairs) else material
-        if isinstance(sounds, Sounds):
+        sounds = material.sounds if isinstance(material, SyntheticPairs) else material
+        if isinstance(sounds, AudioInputs):
             mels = [sounds.mels[row] for row in learnt]
-        elif isinstance(material, Footage):
-            mels = [clip.mels[clip.heard].numpy() for clip in material.chosen(learnt)]
+        elif isinstance(material, ClipInputs):
+            mels = [clip.mels[clip.heard].numpy() for clip in material.select(learnt)]
         values = np.concatenate([mel.ravel() for mel in mels]) if mels else np.zeros(0)
         if len(values):
             network.audio.mean.fill_(float(values.mean()))
             network.audio.std.fill_(max(float(values.std()), 1e-3))
-        if isinstance(material, PairsOf):
-            material.show(network)
+        if isinstance(material, TrunkFeaturePairs):
+            material.compute_features(network)
 
 
-class PairsOf(Pairs):
+class TrunkFeaturePairs(SyntheticPairs):
     """Pairs whose faces are looked at by a network's trunk, which then stays as it is."""
 
-    def __init__(self, sounds: Sounds, data: Dataset, study: Study, means: DataContext) -> None:
+    def __init__(self, sounds: AudioInputs, data: Dataset, study: TrainConfig, means: DataContext) -> None:
         super().__init__(sounds, data.truth, video=study.video, audio=study.audio)
         assert data.faces is not None and data.faces.published_split is not None
         self._seed = study.seed
@@ -132,7 +134,10 @@ class PairsOf(Pairs):
         draw = np.random.default_rng(study.seed)
         sides = (data.faces.published_split.train, data.faces.published_split.held_out)
         self._rows = [
-            [draw.permutation(rows[truth[rows] == label])[:POOL] for label in range(len(data.faces.labels))]
+            [
+                draw.permutation(rows[truth[rows] == label])[:MAX_FACES_PER_LABEL]
+                for label in range(len(data.faces.labels))
+            ]
             for rows in sides
         ]
         if poor := [
@@ -143,7 +148,7 @@ class PairsOf(Pairs):
         self._trunk: list[torch.Tensor] = []
         self._squares, _ = load_face_crops(data.faces.examples, means)
 
-    def show(self, network: AudioVisualNet) -> None:
+    def compute_features(self, network: AudioVisualNet) -> None:
         """Let the trunk look at all faces: those that are learnt from as they are and disturbed. What it sees is kept
         for the next network with the same trunk, as that of the next fold."""
         trunk = [tensor.cpu() for tensor in network.trunk.state_dict().values()]
@@ -151,10 +156,10 @@ class PairsOf(Pairs):
             return
         self._trunk = [tensor.clone() for tensor in trunk]
         network.eval()
-        self.features, self.pools = self._look(network, self._rows[0], LOOKS)
-        self.kept, self.kept_pools = self._look(network, self._rows[1], 0)
+        self.features, self.pools = self._encode(network, self._rows[0], AUGMENTATIONS_PER_FACE)
+        self.val_features, self.val_pools = self._encode(network, self._rows[1], 0)
 
-    def _look(
+    def _encode(
         self, network: AudioVisualNet, rows: Sequence[np.ndarray], looks: int
     ) -> tuple[torch.Tensor, list[np.ndarray]]:
         rng = np.random.default_rng(self._seed)
@@ -165,7 +170,9 @@ class PairsOf(Pairs):
             before = count
             for look in range(looks + 1):
                 for some in np.array_split(own, max(1, -(-len(own) // 64))):
-                    shown = np.stack([portrait(self._squares[row], SIDE, rng if look else None) for row in some])
+                    shown = np.stack(
+                        [augment_face_square(self._squares[row], SIDE, rng if look else None) for row in some]
+                    )
                     with torch.inference_mode():
                         features.append(network.encode_faces(torch.from_numpy(shown)).float().cpu())
                     count += len(some)
@@ -173,19 +180,19 @@ class PairsOf(Pairs):
         return torch.cat(features).clone(), [places[index] for index in self._wanted]
 
 
-def _pictures(data: Dataset, means: DataContext) -> tuple[Material, np.ndarray]:
+def _image_inputs(data: Dataset, means: DataContext) -> tuple[InputAdapter, np.ndarray]:
     squares, found = load_face_crops(data.examples, means)
-    return Faces(squares), found
+    return FaceInputs(squares), found
 
 
-def _recordings(examples: Sequence[Example]) -> Sounds:
+def _audio_inputs(examples: Sequence[Example]) -> AudioInputs:
     made = [(log_mel(sound.samples), sound.duration) for sound in load_audio(examples)]
-    return Sounds([mel for mel, _ in made], [seconds for _, seconds in made], MelAugmentation())
+    return AudioInputs([mel for mel, _ in made], [seconds for _, seconds in made], MelAugmentation())
 
 
-def _clips(data: Dataset, means: DataContext, study: Study) -> tuple[Material, np.ndarray]:
+def _clip_inputs(data: Dataset, means: DataContext, study: TrainConfig) -> tuple[InputAdapter, np.ndarray]:
     clips = load_windows(data.examples, means)
     usable = np.array([clip is not None for clip in clips])
     if not usable.any():
         raise DataInvalid(f"None of the {len(clips)} clips shows a face or has sound; look at some.")
-    return Footage(clips, MelAugmentation(), video=study.video, audio=study.audio), usable
+    return ClipInputs(clips, MelAugmentation(), video=study.video, audio=study.audio), usable

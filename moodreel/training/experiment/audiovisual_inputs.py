@@ -17,15 +17,15 @@ from moodreel.pipelines.clip_sampler import FRAMES, starts
 from moodreel.training.augmentation.modality_dropout import drop_modalities
 from moodreel.training.augmentation.spectrogram import WINDOW_FRAMES, MelAugmentation, augment_mel, crop_time
 from moodreel.training.engine.trainer import Phase
-from moodreel.training.experiment.classification import Material
-from moodreel.training.experiment.face_inputs import portrait
+from moodreel.training.experiment.classification import InputAdapter
+from moodreel.training.experiment.face_inputs import augment_face_square
 
-SMALL, SMALL_SIDE = "small faces", 64
+SMALL_FACES, SMALL_FACE_SIDE = "small faces", 64
 """The phase in which faces are shown small, and how small: it takes a third of the time, and teaches most of it."""
 
 
 @dataclass(frozen=True, eq=False)
-class Views:
+class AvBatch:
     """Windows as an audio-visual network reads them.
 
     frames: float32 (B, T, 512), what its trunk makes of the faces, where that is known already; the pictures in
@@ -38,11 +38,11 @@ class Views:
     owners: torch.Tensor | None = None
 
 
-class Windows(Material):
+class AvInputs(InputAdapter):
     """What all of them have in common: `Views` to logits. Sound and spectrograms are blended, pictures where there are
     such."""
 
-    def blend(self, inputs: Views, order: np.ndarray, share: float) -> Views:
+    def mixup(self, inputs: AvBatch, order: np.ndarray, share: float) -> AvBatch:
         rows = torch.from_numpy(order)
         own, other = inputs.excerpts, inputs.excerpts.only(rows)
         mixed = AudioVisualBatch(
@@ -52,11 +52,11 @@ class Windows(Material):
             heard=own.heard | other.heard,
         )
         frames = None if inputs.frames is None else inputs.frames.lerp(inputs.frames[rows], 1 - share)
-        return Views(mixed, frames)
+        return AvBatch(mixed, frames)
 
-    def logits(self, network: nn.Module, inputs: Views, phase: Phase | None = None) -> torch.Tensor:
+    def forward(self, network: nn.Module, inputs: AvBatch, phase: Phase | None = None) -> torch.Tensor:
         assert isinstance(network, AudioVisualNet)
-        network.side = SMALL_SIDE if phase is not None and phase.name == SMALL else SIDE
+        network.side = SMALL_FACE_SIDE if phase is not None and phase.name == SMALL_FACES else SIDE
         seen, heard = inputs.excerpts.seen.to(network.device), inputs.excerpts.heard.to(network.device)
         frames = network.encode_frames(inputs.excerpts) if inputs.frames is None else inputs.frames.to(network.device)
         logits = network.fusion(network.encode_audio(frames, seen, inputs.excerpts.mels, heard))
@@ -68,33 +68,33 @@ class Windows(Material):
         return (total / torch.bincount(owners, minlength=count)[:, None]).clamp_min(1e-9).log()
 
 
-class Both(Windows):
+class PairedInputs(AvInputs):
     """Windows with a face and a voice, of which some lose the one or the other while they are learnt.
 
     video, audio: shares of those that lose it. lacks: which one all lack, when they are judged; "" for none.
     """
 
     def __init__(self, video: float, audio: float) -> None:
-        self.video, self.audio, self.lacks = video, audio, ""
+        self.video, self.audio, self.missing = video, audio, ""
 
-    def variants(self) -> dict[str, Material]:
-        made: dict[str, Material] = {}
+    def ablations(self) -> dict[str, InputAdapter]:
+        made: dict[str, InputAdapter] = {}
         for lacks, left in (("video", "audio alone"), ("audio", "video alone")):
             other = copy(self)
-            other.lacks = lacks
+            other.missing = lacks
             made[left] = other
         return made
 
-    def lose(self, excerpts: AudioVisualBatch, rng: np.random.Generator | None) -> AudioVisualBatch:
+    def drop_modality(self, excerpts: AudioVisualBatch, rng: np.random.Generator | None) -> AudioVisualBatch:
         if rng is not None:
             draw = torch.Generator().manual_seed(int(rng.integers(2**31)))
             return drop_modalities(excerpts, draw, video=self.video, audio=self.audio)
-        if self.lacks == "video":
+        if self.missing == "video":
             return replace(excerpts, seen=torch.zeros_like(excerpts.seen))
-        return replace(excerpts, heard=torch.zeros_like(excerpts.heard)) if self.lacks else excerpts
+        return replace(excerpts, heard=torch.zeros_like(excerpts.heard)) if self.missing else excerpts
 
 
-class Faces(Windows):
+class FaceInputs(AvInputs):
     """Pictures of faces, as `Portraits` takes them: windows of one frame without sound."""
 
     def __init__(self, faces: Any) -> None:
@@ -103,12 +103,12 @@ class Faces(Windows):
     def __len__(self) -> int:
         return len(self.faces)
 
-    def take(self, rows: np.ndarray, rng: np.random.Generator | None, phase: Phase | None = None) -> Views:
-        faces = np.stack([portrait(self.faces[row], SIDE, rng) for row in rows])[:, None]
-        return Views(_excerpts(faces=torch.from_numpy(faces)))
+    def batch(self, rows: np.ndarray, rng: np.random.Generator | None, phase: Phase | None = None) -> AvBatch:
+        faces = np.stack([augment_face_square(self.faces[row], SIDE, rng) for row in rows])[:, None]
+        return AvBatch(_single_modality(faces=torch.from_numpy(faces)))
 
 
-class Sounds(Windows):
+class AudioInputs(AvInputs):
     """Recordings, each the log-mel spectrogram of all of it, float32 (64, steps): windows of three seconds."""
 
     def __init__(self, mels: Sequence[np.ndarray], seconds: Sequence[float], voices: MelAugmentation) -> None:
@@ -117,14 +117,14 @@ class Sounds(Windows):
     def __len__(self) -> int:
         return len(self.mels)
 
-    def take(self, rows: np.ndarray, rng: np.random.Generator | None, phase: Phase | None = None) -> Views:
+    def batch(self, rows: np.ndarray, rng: np.random.Generator | None, phase: Phase | None = None) -> AvBatch:
         if rng is not None:
             mels = np.stack([augment_mel(self.mels[row], rng, self.voices) for row in rows])
-            return Views(_excerpts(mels=torch.from_numpy(mels)))
+            return AvBatch(_single_modality(mels=torch.from_numpy(mels)))
         cut = [self._windows(row) for row in rows]
         owners = torch.tensor([index for index, windows in enumerate(cut) for _ in windows])
         mels = np.stack([window for windows in cut for window in windows])
-        return Views(_excerpts(mels=torch.from_numpy(mels)), owners=owners)
+        return AvBatch(_single_modality(mels=torch.from_numpy(mels)), owners=owners)
 
     def _windows(self, row: int) -> list[np.ndarray]:
         return [
@@ -132,26 +132,26 @@ class Sounds(Windows):
         ]
 
 
-class Pairs(Both):
+class SyntheticPairs(PairedInputs):
     """Synthetic pairing: each recording with a face of the same emotion, of another person, who never said it.
 
     features: float32 (F, 512), what the trunk makes of faces that may be learnt from; kept: the same of faces that may
     not. pools, kept_pools: for each label, the rows in these of its faces. truth: int64 (N,), of the recordings.
     """
 
-    def __init__(self, sounds: Sounds, truth: np.ndarray, *, video: float, audio: float) -> None:
+    def __init__(self, sounds: AudioInputs, truth: np.ndarray, *, video: float, audio: float) -> None:
         super().__init__(video, audio)
         self.sounds, self.truth = sounds, truth
-        self.features = self.kept = torch.zeros(0, WIDTH)
+        self.features = self.val_features = torch.zeros(0, WIDTH)
         self.pools: Sequence[np.ndarray] = ()
-        self.kept_pools: Sequence[np.ndarray] = ()
+        self.val_pools: Sequence[np.ndarray] = ()
 
     def __len__(self) -> int:
         return len(self.sounds)
 
-    def take(self, rows: np.ndarray, rng: np.random.Generator | None, phase: Phase | None = None) -> Views:
-        views = self.sounds.take(rows, rng, phase)
-        features, pools = (self.kept, self.kept_pools) if rng is None else (self.features, self.pools)
+    def batch(self, rows: np.ndarray, rng: np.random.Generator | None, phase: Phase | None = None) -> AvBatch:
+        views = self.sounds.batch(rows, rng, phase)
+        features, pools = (self.val_features, self.val_pools) if rng is None else (self.features, self.pools)
         chosen = np.stack([self._choose(pools[self.truth[row]], int(row), rng) for row in rows])
         frames = features[torch.from_numpy(chosen)]
         frames = frames if views.owners is None else frames[views.owners]
@@ -160,7 +160,7 @@ class Pairs(Both):
             faces=torch.zeros(len(frames), FRAMES, 0, 0, 3, dtype=torch.uint8),
             seen=torch.ones(len(frames), FRAMES, dtype=torch.bool),
         )
-        return Views(self.lose(excerpts, rng), frames, views.owners)
+        return AvBatch(self.drop_modality(excerpts, rng), frames, views.owners)
 
     def _choose(self, pool: np.ndarray, row: int, rng: np.random.Generator | None) -> np.ndarray:
         """One face for all frames, the same each time, where it is measured on; or one to three, one after the other:
@@ -171,7 +171,7 @@ class Pairs(Both):
         return faces[np.arange(FRAMES) * len(faces) // FRAMES]
 
 
-class Footage(Both):
+class ClipInputs(PairedInputs):
     """Clips, each with all its windows of face and voice, None for one that has neither; one of them, at random, is
     learnt from at a time."""
 
@@ -184,28 +184,28 @@ class Footage(Both):
     def __len__(self) -> int:
         return len(self.clips)
 
-    def take(self, rows: np.ndarray, rng: np.random.Generator | None, phase: Phase | None = None) -> Views:
+    def batch(self, rows: np.ndarray, rng: np.random.Generator | None, phase: Phase | None = None) -> AvBatch:
         if rng is None:
-            clips = self.chosen(rows)
+            clips = self.select(rows)
             owners = torch.tensor([index for index, clip in enumerate(clips) for _ in range(len(clip))])
-            return Views(self.lose(_joined(clips), None), owners=owners)
-        windows = _joined([self._disturbed(clip, rng) for clip in self.chosen(rows)])
-        return Views(self.lose(windows, rng))
+            return AvBatch(self.drop_modality(_concatenate(clips), None), owners=owners)
+        windows = _concatenate([self._augment(clip, rng) for clip in self.select(rows)])
+        return AvBatch(self.drop_modality(windows, rng))
 
-    def chosen(self, rows: np.ndarray) -> list[AudioVisualBatch]:
+    def select(self, rows: np.ndarray) -> list[AudioVisualBatch]:
         return [clip for clip in (self.clips[row] for row in rows) if clip is not None]
 
-    def _disturbed(self, clip: AudioVisualBatch, rng: np.random.Generator) -> AudioVisualBatch:
+    def _augment(self, clip: AudioVisualBatch, rng: np.random.Generator) -> AudioVisualBatch:
         window = clip.only(torch.tensor([int(rng.integers(len(clip)))]))
         seed = int(rng.integers(2**31))  # one camera for all frames
-        faces = [portrait(face, SIDE, np.random.default_rng(seed)) for face in window.faces[0].numpy()]
+        faces = [augment_face_square(face, SIDE, np.random.default_rng(seed)) for face in window.faces[0].numpy()]
         mels = augment_mel(window.mels[0].numpy(), rng, self.voices) if bool(window.heard[0]) else window.mels[0]
         return replace(
             window, faces=torch.from_numpy(np.stack(faces))[None], mels=torch.as_tensor(mels, dtype=torch.float32)[None]
         )
 
 
-def _excerpts(*, faces: torch.Tensor | None = None, mels: torch.Tensor | None = None) -> AudioVisualBatch:
+def _single_modality(*, faces: torch.Tensor | None = None, mels: torch.Tensor | None = None) -> AudioVisualBatch:
     """Windows of faces or of sound alone."""
     if faces is not None:
         count, frames = faces.shape[:2]
@@ -224,7 +224,7 @@ def _excerpts(*, faces: torch.Tensor | None = None, mels: torch.Tensor | None = 
     )
 
 
-def _joined(parts: Sequence[AudioVisualBatch]) -> AudioVisualBatch:
+def _concatenate(parts: Sequence[AudioVisualBatch]) -> AudioVisualBatch:
     return AudioVisualBatch(
         *(torch.cat([getattr(part, name) for part in parts]) for name in ("faces", "seen", "mels", "heard"))
     )

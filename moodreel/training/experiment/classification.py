@@ -14,37 +14,37 @@ from moodreel.errors import DataInvalid
 from moodreel.training.engine.trainer import Phase, Task, epoch_indices
 
 
-class Material(ABC):
+class InputAdapter(ABC):
     """What N examples are to a kind of network.
 
     Whatever `take` gives is handed to `blend` and to `logits`; nothing else looks into it.
     """
 
-    blends = True
+    supports_mixup = True
     """Whether two of its inputs have anything between them."""
 
     @abstractmethod
     def __len__(self) -> int: ...
 
     @abstractmethod
-    def take(self, rows: np.ndarray, rng: np.random.Generator | None, phase: Phase | None = None) -> Any:
+    def batch(self, rows: np.ndarray, rng: np.random.Generator | None, phase: Phase | None = None) -> Any:
         """The inputs of some examples, disturbed anew by `rng`, or as they are; may be called in another thread."""
 
-    def variants(self) -> "dict[str, Material]":
+    def ablations(self) -> "dict[str, InputAdapter]":
         """The same examples with something missing, by what is left, to be measured beside the whole."""
         return {}
 
-    def blend(self, inputs: Any, order: np.ndarray, share: float) -> Any:
+    def mixup(self, inputs: Any, order: np.ndarray, share: float) -> Any:
         """Inputs of which each is `share` itself, and else another one of the batch, as `order` (B,) names it."""
         raise NotImplementedError
 
     @abstractmethod
-    def logits(self, network: nn.Module, inputs: Any, phase: Phase | None = None) -> torch.Tensor:
+    def forward(self, network: nn.Module, inputs: Any, phase: Phase | None = None) -> torch.Tensor:
         """What the network says of them, (B, C)."""
 
 
 @dataclass(frozen=True)
-class Manner:
+class LossConfig:
     """How labels are learnt.
 
     batch: examples. smoothing: share of each target that is spread over all labels (Szegedy et al. 2016).
@@ -63,7 +63,7 @@ class Manner:
     rarity: float = 0.0
 
 
-class Lessons(Task):
+class ClassificationTask(Task):
     """Learn the targets of some examples, judged by some others.
 
     targets: float32 (N, C), what each example is, adding up to 1. learnt, kept: rows to learn from and to judge by.
@@ -74,64 +74,66 @@ class Lessons(Task):
     def __init__(
         self,
         network: nn.Module,
-        material: Material,
+        inputs: InputAdapter,
         targets: np.ndarray,
-        learnt: np.ndarray,
-        kept: np.ndarray,
-        manner: Manner,
+        train_rows: np.ndarray,
+        val_rows: np.ndarray,
+        loss_config: LossConfig,
         *,
         seed: int = 0,
-        looks: int = 2000,
+        eval_examples: int = 2000,
     ) -> None:
-        if manner.mixup and not material.blends:
+        if loss_config.mixup and not inputs.supports_mixup:
             raise DataInvalid("Faces over time cannot be blended; train without mixup.")
-        self.network, self.material, self.manner, self.seed = network, material, manner, seed
-        self.targets, self.learnt, self.kept = torch.from_numpy(targets), learnt, kept
+        self.network, self.inputs, self.loss_config, self.seed = network, inputs, loss_config, seed
+        self.targets, self.train_rows, self.val_rows = torch.from_numpy(targets), train_rows, val_rows
         # Looked at now and then only: some of many are enough to see where it goes.
         draw = np.random.default_rng(seed)
-        self.glance = [np.sort(draw.permutation(rows)[:looks]) for rows in (learnt, kept)]
-        labels = targets[learnt].argmax(axis=1)
+        self.eval_subsets = [np.sort(draw.permutation(rows)[:eval_examples]) for rows in (train_rows, val_rows)]
+        labels = targets[train_rows].argmax(axis=1)
         count = np.maximum(np.bincount(labels, minlength=targets.shape[1]), 1.0)
-        self.often = count[labels] ** -manner.rarity if manner.rarity else None
-        weights = np.sqrt(count.mean() / count) if manner.class_weights else np.ones_like(count)
+        self.sampling_weights = count[labels] ** -loss_config.rarity if loss_config.rarity else None
+        weights = np.sqrt(count.mean() / count) if loss_config.class_weights else np.ones_like(count)
         self.weights = torch.from_numpy(weights.astype(np.float32))
 
-    def epoch(self) -> int:
+    def steps_per_epoch(self) -> int:
         """Steps in which every example is shown once."""
-        return -(-len(self.learnt) // self.manner.batch)
+        return -(-len(self.train_rows) // self.loss_config.batch)
 
     def sample_batch(self, step: int, rng: np.random.Generator, phase: Phase) -> Any:
-        rows = self.learnt[epoch_indices(step, len(self.learnt), self.manner.batch, self.seed, self.often)]
+        rows = self.train_rows[
+            epoch_indices(step, len(self.train_rows), self.loss_config.batch, self.seed, self.sampling_weights)
+        ]
         targets = self.targets[torch.from_numpy(rows)]
-        inputs = self.material.take(rows, rng, phase)
-        if self.manner.mixup and rng.random() < self.manner.mixed:
-            share, order = float(rng.beta(self.manner.mixup, self.manner.mixup)), rng.permutation(len(rows))
-            inputs = self.material.blend(inputs, order, share)
+        inputs = self.inputs.batch(rows, rng, phase)
+        if self.loss_config.mixup and rng.random() < self.loss_config.mixed:
+            share, order = float(rng.beta(self.loss_config.mixup, self.loss_config.mixup)), rng.permutation(len(rows))
+            inputs = self.inputs.mixup(inputs, order, share)
             targets = share * targets + (1 - share) * targets[torch.from_numpy(order)]
         return inputs, targets
 
     def loss(self, batch: Any, phase: Phase) -> torch.Tensor:
         inputs, targets = batch
-        logits = self.material.logits(self.network, inputs, phase).float()
+        logits = self.inputs.forward(self.network, inputs, phase).float()
         device = logits.device
         return F.cross_entropy(
-            logits, targets.to(device), weight=self.weights.to(device), label_smoothing=self.manner.smoothing
+            logits, targets.to(device), weight=self.weights.to(device), label_smoothing=self.loss_config.smoothing
         )
 
     def evaluate(self, phase: Phase) -> dict[str, float]:
-        learnt, kept = (self.answers(rows, self.eval_network, phase=phase) for rows in self.glance)
+        learnt, kept = (self.predict_logits(rows, self.eval_network, phase=phase) for rows in self.eval_subsets)
         return {
-            "train_accuracy": _accuracy(learnt, self._truth(self.glance[0])),
-            "accuracy": _accuracy(kept, self._truth(self.glance[1])),
-            "uar": _mean_recall(kept, self._truth(self.glance[1])),
+            "train_accuracy": _accuracy(learnt, self._truth(self.eval_subsets[0])),
+            "accuracy": _accuracy(kept, self._truth(self.eval_subsets[1])),
+            "uar": _mean_recall(kept, self._truth(self.eval_subsets[1])),
         }
 
-    def answers(
+    def predict_logits(
         self,
         rows: np.ndarray,
         network: nn.Module | None = None,
         *,
-        material: Material | None = None,
+        material: InputAdapter | None = None,
         phase: Phase | None = None,
         size: int = 256,
     ) -> torch.Tensor:
@@ -139,11 +141,11 @@ class Lessons(Task):
 
         material: one of its variants.
         """
-        network, material = network or self.network, material or self.material
+        network, material = network or self.network, material or self.inputs
         parts: Sequence[np.ndarray] = np.array_split(rows, max(1, -(-len(rows) // size)))
         with torch.inference_mode():
             return torch.cat(
-                [material.logits(network, material.take(part, None), phase).float().cpu() for part in parts]
+                [material.forward(network, material.batch(part, None), phase).float().cpu() for part in parts]
             )
 
     def _truth(self, rows: np.ndarray) -> torch.Tensor:

@@ -7,10 +7,10 @@ from typing import Any
 from moodreel.errors import DataInvalid
 from moodreel.models.model_card import AUDIO_VISUAL
 from moodreel.training.engine.trainer import Phase, TrainerConfig
-from moodreel.training.experiment.audiovisual_inputs import SMALL
-from moodreel.training.experiment.classification import Manner
+from moodreel.training.experiment.audiovisual_inputs import SMALL_FACES
+from moodreel.training.experiment.classification import LossConfig
 
-TRUNKS = {
+BACKBONES = {
     AUDIO_VISUAL: ("trunk.",),
     "compact-emotimesh": ("encoder.", "mean", "std"),
     "resnet-50": ("network.resnet.",),
@@ -28,7 +28,7 @@ _BELOW_ALL = ("average", "smoothing", "kept", "held_out")
 
 
 @dataclass(frozen=True)
-class Study:
+class TrainConfig:
     """Everything that decides what comes out, besides architecture, arguments and data.
 
     Raises DataInvalid for a number that nothing can be trained by, before anything is read or found.
@@ -99,8 +99,8 @@ class Study:
             raise DataInvalid(f"--{name.replace('_', '-')} takes {over}{under}; {value:g} is not.")
 
     @property
-    def manner(self) -> Manner:
-        return Manner(
+    def loss_config(self) -> LossConfig:
+        return LossConfig(
             batch=self.batch,
             smoothing=self.smoothing,
             mixup=self.mixup,
@@ -109,7 +109,7 @@ class Study:
             rarity=self.rarity,
         )
 
-    def running(self, epoch: int) -> TrainerConfig:
+    def trainer_config(self, epoch: int) -> TrainerConfig:
         """How the loop runs. epoch: batches of one."""
         return TrainerConfig(
             seed=self.seed,
@@ -126,7 +126,7 @@ class Study:
 
         epoch: batches of one. idle: first words of the names of what has nothing to learn from, and stays as it is.
         """
-        trunk, steps = TRUNKS.get(architecture, ()), self._steps(epoch)
+        trunk, steps = BACKBONES.get(architecture, ()), self._steps(epoch)
         frozen = min(self.frozen, self.epochs) if trunk else 0
         common: dict[str, Any] = {
             "lr": self.rate,
@@ -136,7 +136,9 @@ class Study:
         }
         first = Phase("trunk frozen", frozen * steps, frozen=(*trunk, *idle), **common)
         slower = dict.fromkeys(trunk, self.trunk_rate) if frozen else {}
-        small = Phase(SMALL, min(self.small, self.epochs - frozen) * steps, frozen=idle, lr_scales=slower, **common)
+        small = Phase(
+            SMALL_FACES, min(self.small, self.epochs - frozen) * steps, frozen=idle, lr_scales=slower, **common
+        )
         rest = Phase("all", self.epochs * steps - first.steps - small.steps, frozen=idle, lr_scales=slower, **common)
         return tuple(phase for phase in (first, small, rest) if phase.steps)
 

@@ -14,10 +14,10 @@ from moodreel.models.networks.base import FaceNetwork
 from moodreel.training.augmentation.image import augment_crop
 from moodreel.training.data.face_cache import ImageSequence
 from moodreel.training.engine.trainer import Phase
-from moodreel.training.experiment.classification import Material
+from moodreel.training.experiment.classification import InputAdapter
 
 
-class Crops(Material):
+class CropInputs(InputAdapter):
     """Aligned crops, uint8 (N, 48, 48), for an `ExpressionNet` of one head. clean: see `disturb`."""
 
     def __init__(self, crops: np.ndarray, *, clean: float = 0.3) -> None:
@@ -26,20 +26,20 @@ class Crops(Material):
     def __len__(self) -> int:
         return len(self.crops)
 
-    def take(self, rows: np.ndarray, rng: np.random.Generator | None, phase: Phase | None = None) -> torch.Tensor:
+    def batch(self, rows: np.ndarray, rng: np.random.Generator | None, phase: Phase | None = None) -> torch.Tensor:
         crops = self.crops[rows]
         if rng is not None:
             crops = np.stack([augment_crop(crop, rng, clean_prob=self.clean) for crop in crops])
         return torch.from_numpy(crops)
 
-    def blend(self, inputs: torch.Tensor, order: np.ndarray, share: float) -> torch.Tensor:
+    def mixup(self, inputs: torch.Tensor, order: np.ndarray, share: float) -> torch.Tensor:
         return inputs.float().lerp(inputs[torch.from_numpy(order)].float(), 1 - share)
 
-    def logits(self, network: nn.Module, inputs: torch.Tensor, phase: Phase | None = None) -> torch.Tensor:
+    def forward(self, network: nn.Module, inputs: torch.Tensor, phase: Phase | None = None) -> torch.Tensor:
         return network(inputs.to(_device(network)))[:, 0]
 
 
-class Portraits(Crops):
+class PortraitInputs(CropInputs):
     """N squares around faces, uint8 (S, S, 3), red first, or (S, S), grey, for networks that read portraits.
 
     side: pixels a side that they are brought to.
@@ -51,17 +51,17 @@ class Portraits(Crops):
     def __len__(self) -> int:
         return len(self.portraits)
 
-    def take(self, rows: np.ndarray, rng: np.random.Generator | None, phase: Phase | None = None) -> torch.Tensor:
-        return torch.from_numpy(np.stack([portrait(self.portraits[row], self.side, rng) for row in rows]))
+    def batch(self, rows: np.ndarray, rng: np.random.Generator | None, phase: Phase | None = None) -> torch.Tensor:
+        return torch.from_numpy(np.stack([augment_face_square(self.portraits[row], self.side, rng) for row in rows]))
 
 
-class Tracks(Material):
+class TrackInputs(InputAdapter):
     """People's faces over time, for any network that answers for tracks.
 
     noise: deviation, in centimetres, of what landmarks are moved by. hidden: share of the moments that lose their face.
     """
 
-    blends = False  # two people's faces over time have no mean
+    supports_mixup = False  # two people's faces over time have no mean
 
     def __init__(
         self, tracks: Sequence[Sequence[FaceFeatures | None]], *, noise: float = 0.05, hidden: float = 0.1
@@ -71,13 +71,13 @@ class Tracks(Material):
     def __len__(self) -> int:
         return len(self.tracks)
 
-    def take(
+    def batch(
         self, rows: np.ndarray, rng: np.random.Generator | None, phase: Phase | None = None
     ) -> list[list[FaceFeatures | None]]:
         chosen = [list(self.tracks[row]) for row in rows]
-        return chosen if rng is None else [self._disturbed(track, rng) for track in chosen]
+        return chosen if rng is None else [self._augment(track, rng) for track in chosen]
 
-    def _disturbed(self, track: list[FaceFeatures | None], rng: np.random.Generator) -> list[FaceFeatures | None]:
+    def _augment(self, track: list[FaceFeatures | None], rng: np.random.Generator) -> list[FaceFeatures | None]:
         """A stretch of a track, of two thirds of it or more, with one camera's faults and another person's gaps."""
         length = int(rng.integers(-(-2 * len(track) // 3), len(track) + 1))
         start = int(rng.integers(0, len(track) - length + 1))
@@ -86,9 +86,9 @@ class Tracks(Material):
         shown = [i for i, face in enumerate(part) if face is not None]
         hidden = set(rng.permutation(shown)[: int(self.hidden * len(shown) * 2 * rng.random())].tolist())
         seed = int(rng.integers(2**31))
-        return [None if i in hidden or face is None else self._moved(face, rng, seed) for i, face in enumerate(part)]
+        return [None if i in hidden or face is None else self._jitter(face, rng, seed) for i, face in enumerate(part)]
 
-    def _moved(self, face: FaceFeatures, rng: np.random.Generator, seed: int) -> FaceFeatures:
+    def _jitter(self, face: FaceFeatures, rng: np.random.Generator, seed: int) -> FaceFeatures:
         return replace(
             face,
             normalized_landmarks=face.normalized_landmarks
@@ -96,12 +96,12 @@ class Tracks(Material):
             crop=augment_crop(face.crop, np.random.default_rng(seed)),
         )
 
-    def logits(self, network: nn.Module, inputs: Any, phase: Phase | None = None) -> torch.Tensor:
+    def forward(self, network: nn.Module, inputs: Any, phase: Phase | None = None) -> torch.Tensor:
         assert isinstance(network, FaceNetwork)
         return torch.stack([answer.logits for answer in network.forward_tracks(inputs, per_frame=False)])
 
 
-def portrait(picture: np.ndarray, side: int, rng: np.random.Generator | None) -> np.ndarray:
+def augment_face_square(picture: np.ndarray, side: int, rng: np.random.Generator | None) -> np.ndarray:
     """A square around a face, grey or in colour, as uint8 (side, side, 3); by `rng` mirrored, turned, lit otherwise,
     blurred and made noisy."""
     colour = picture if picture.ndim == 3 else cv2.cvtColor(np.ascontiguousarray(picture), cv2.COLOR_GRAY2RGB)

@@ -11,30 +11,35 @@ from torch import nn
 from moodreel.models.registry import CARD, weights_in
 from moodreel.training.data.registry import OWNER_LICENSE, Dataset
 from moodreel.training.evaluation.metrics import ClassificationMetrics
-from moodreel.training.experiment.adapter import Maker
-from moodreel.training.experiment.config import Study
+from moodreel.training.experiment.adapter import ArchitectureAdapter
+from moodreel.training.experiment.config import TrainConfig
 from moodreel.training.export.model_folder import write_json
 
 if TYPE_CHECKING:
-    from moodreel.training.experiment.runner import Order, Outcome
+    from moodreel.training.experiment.runner import RunRequest, RunResult
 
 OURS = "MIT, as moodreel; the training data are not part of it"
 NON_COMMERCIAL = "non-commercial, for research: trained on {name}, {licence}"
 
 
 def write_fitted(
-    order: "Order", study: Study, data: Dataset, maker: Maker, network: nn.Module, temperature: float
+    order: "RunRequest",
+    study: TrainConfig,
+    data: Dataset,
+    maker: ArchitectureAdapter,
+    network: nn.Module,
+    temperature: float,
 ) -> None:
     """Write weights and model.json, from which the model can be loaded and measured."""
     fields = {
         "architecture": order.architecture,
         "arguments": {"classes": len(data.labels)} | maker.arguments(order.arguments),
         "labels": list(data.labels),
-        "input": maker.reads,
-        "normalisation": maker.normalisation,
+        "input": maker.input_description,
+        "normalisation": maker.normalization,
         "temperature": round(temperature, 4),
         "moment_temperature": round(temperature, 4),
-        **maker.fields(data),
+        **maker.card_fields(data),
         "recipe": asdict(study),
     }
     licence = OWNER_LICENSE if data.license == OWNER_LICENSE else OURS
@@ -44,7 +49,9 @@ def write_fitted(
     maker.write(order.out, network, fields, study.weights, data=f"{data.name} ({data.license})", licence=licence)
 
 
-def write_fitted_card(order: "Order", study: Study, outcome: "Outcome", maker: Maker) -> None:
+def write_fitted_card(
+    order: "RunRequest", study: TrainConfig, outcome: "RunResult", maker: ArchitectureAdapter
+) -> None:
     """Add the figures to model.json, and write CARD.md."""
     fields = json.loads((order.out / CARD).read_text(encoding="utf-8"))
     source = f"{outcome.data.name}, {outcome.held_out.examples} {outcome.data.media} held out. {outcome.parted.reason}"
@@ -68,7 +75,9 @@ def _named(figures: ClassificationMetrics) -> list[tuple[str, float]]:
     return [(name, value) for name, value in named.items() if value is not None]
 
 
-def _card(order: "Order", study: Study, outcome: "Outcome", maker: Maker, fields: dict[str, Any]) -> str:
+def _card(
+    order: "RunRequest", study: TrainConfig, outcome: "RunResult", maker: ArchitectureAdapter, fields: dict[str, Any]
+) -> str:
     data, held_out = outcome.data, outcome.held_out
     parameters = sum(parameter.numel() for parameter in outcome.network.parameters())
     size = weights_in(order.out).stat().st_size / 1e6
@@ -131,7 +140,7 @@ def _filled(text: str, **options: str) -> str:
     return "\n" * before + lines + "\n" * after if text else ""
 
 
-def _making(study: Study, outcome: "Outcome", fields: dict[str, Any]) -> str:
+def _making(study: TrainConfig, outcome: "RunResult", fields: dict[str, Any]) -> str:
     """How it was made, as a list, of what was made use of alone."""
     epochs = "1 epoch" if study.epochs == 1 else f"{study.epochs} epochs"
     steps = [
@@ -164,13 +173,14 @@ def _side_by_side(held_out: ClassificationMetrics, learnt: ClassificationMetrics
     return "\n".join(rows)
 
 
-def _folds(outcome: "Outcome") -> str:
+def _folds(outcome: "RunResult") -> str:
     if not outcome.folds:
         return ""
     shares = [fold.figures.balanced_accuracy for fold in outcome.folds]
     mean, deviation = _mean(shares), _deviation(shares)
     rows = "\n".join(
-        f"| {number} | {', '.join(fold.people)} | {fold.figures.balanced_accuracy:.3f} | {fold.figures.accuracy:.3f} |"
+        f"| {number} | {', '.join(fold.held_out_people)} | {fold.figures.balanced_accuracy:.3f} "
+        f"| {fold.figures.accuracy:.3f} |"
         for number, fold in enumerate(outcome.folds, start=1)
     )
     return f"""
@@ -183,7 +193,7 @@ recipe; nobody is left to measure them on.
 """
 
 
-def _variants(outcome: "Outcome") -> str:
+def _variants(outcome: "RunResult") -> str:
     if not outcome.variants:
         return ""
     everything = {"both": outcome.held_out, **outcome.variants}

@@ -19,17 +19,17 @@ from moodreel.training.engine.trainer import TrainingHistory, fit
 from moodreel.training.evaluation.calibration import fit_temperature
 from moodreel.training.evaluation.metrics import ClassificationMetrics, Predictions, compute_metrics
 from moodreel.training.evaluation.open_models import open_models
-from moodreel.training.experiment.adapter import Maker
-from moodreel.training.experiment.adapters import maker_of
-from moodreel.training.experiment.classification import Lessons, Material
-from moodreel.training.experiment.config import Study
+from moodreel.training.experiment.adapter import ArchitectureAdapter
+from moodreel.training.experiment.adapters import adapter_for
+from moodreel.training.experiment.classification import ClassificationTask, InputAdapter
+from moodreel.training.experiment.config import TrainConfig
 from moodreel.training.experiment.model_card import write_fitted
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Order:
+class RunRequest:
     """What is asked for.
 
     architecture: a name in `makers.MAKERS`. arguments: of the network. pretrained: weights to begin with.
@@ -51,16 +51,16 @@ class Order:
 
 
 @dataclass(frozen=True, eq=False)
-class Fold:
+class FoldResult:
     """One of several trainings, and how it did on the part that it did not learn from."""
 
     figures: ClassificationMetrics
     history: tuple[dict[str, Any], ...]
-    people: tuple[str, ...]
+    held_out_people: tuple[str, ...]
 
 
 @dataclass(frozen=True, eq=False)
-class Outcome:
+class RunResult:
     """What a study found.
 
     held_out: measured as it serves; or over all folds, each by the network that had not learnt from it.
@@ -75,37 +75,37 @@ class Outcome:
     temperature: float
     held_out: ClassificationMetrics
     learnt: ClassificationMetrics
-    folds: tuple[Fold, ...] = ()
+    folds: tuple[FoldResult, ...] = ()
     variants: Mapping[str, ClassificationMetrics] = field(default_factory=dict)
 
 
-def conduct(data: Dataset, study: Study, order: Order, means: DataContext) -> Outcome:
+def run_experiment(data: Dataset, study: TrainConfig, order: RunRequest, means: DataContext) -> RunResult:
     """Train on a set, and write `order.out`: model.json, weights, CARD.md, metrics.csv and what it takes to go on.
 
     The same study gives the same network on the same machine. Raises MoodreelError.
     """
-    maker = maker_of(order.architecture)
+    maker = adapter_for(order.architecture)
     if len(data.labels) < 2:
         raise DataInvalid(f"{data.name} has one label, {data.labels[0]}: there is nothing to tell apart. Add another.")
     if data.media not in maker.media:
         raise DataInvalid(
             f"{order.architecture} reads {' and '.join(maker.media)}, and {data.name} holds {data.media}; take another."
         )
-    material, usable = maker.prepare(data, means, study, order.arguments)
+    material, usable = maker.load_inputs(data, means, study, order.arguments)
     log.info("%s: %d %s, %d usable.", data.name, len(data.examples), data.media, int(usable.sum()))
     if order.folds:
-        return _with_folds(data, study, order, maker, material, usable)
+        return _cross_validate(data, study, order, maker, material, usable)
     parted = data.split(study.held_out, by=study.by, seed=study.seed)
     log.info("%s", parted.reason)
-    learnt, kept = _calibration(data, parted.train[usable[parted.train]], study)
+    learnt, kept = _split_validation(data, parted.train[usable[parted.train]], study)
     lessons, fitted = _train(data, study, order, maker, material, learnt, kept, order.out)
-    temperature = _temperature(lessons.answers(kept), data, kept)
+    temperature = _temperature(lessons.predict_logits(kept), data, kept)
     write_fitted(order, study, data, maker, lessons.network, temperature)
     [subject] = open_models([str(order.out)], means.models)
 
     def figures(rows: np.ndarray) -> ClassificationMetrics:
         if data.faces is not None:  # a pair is in no file that could be served
-            return _figures(lessons.answers(rows) / temperature, data, rows)
+            return _figures(lessons.predict_logits(rows) / temperature, data, rows)
         answers = subject.predict([data.examples[row] for row in rows], data.media, means)
         return compute_metrics(answers, data.truth[rows], data.labels)
 
@@ -115,32 +115,37 @@ def conduct(data: Dataset, study: Study, order: Order, means: DataContext) -> Ou
     held_out, seen = figures(parted.held_out), figures(sample)
     rows = parted.held_out[usable[parted.held_out]]
     variants = {
-        left: _figures(lessons.answers(rows, material=other) / temperature, data, rows)
-        for left, other in material.variants().items()
+        left: _figures(lessons.predict_logits(rows, material=other) / temperature, data, rows)
+        for left, other in material.ablations().items()
     }
-    return Outcome(data, parted, fitted, lessons.network, temperature, held_out, seen, variants=variants)
+    return RunResult(data, parted, fitted, lessons.network, temperature, held_out, seen, variants=variants)
 
 
-def _with_folds(
-    data: Dataset, study: Study, order: Order, maker: Maker, material: Material, usable: np.ndarray
-) -> Outcome:
+def _cross_validate(
+    data: Dataset,
+    study: TrainConfig,
+    order: RunRequest,
+    maker: ArchitectureAdapter,
+    material: InputAdapter,
+    usable: np.ndarray,
+) -> RunResult:
     """Train once for each fold, which says how it does with people it did not learn from, and then on everything."""
     if study.patience:
         raise DataInvalid("Ending early would choose by the fold that is measured on; leave --patience out with folds.")
     parts = folds(data.examples, order.folds, by=study.by or "person", seed=study.seed)
     logits = torch.zeros(len(data.examples), len(data.labels))
-    lacking = {left: torch.zeros_like(logits) for left in material.variants()}
+    lacking = {left: torch.zeros_like(logits) for left in material.ablations()}
     done, seen = [], []
     for number, part in enumerate(parts, start=1):
         learnt, kept = (rows[usable[rows]] for rows in (part.train, part.held_out))
         log.info("Fold %d of %d: %s", number, len(parts), part.reason)
         lessons, fitted = _train(data, study, order, maker, material, learnt, kept, order.out / f"fold-{number}")
-        logits[torch.from_numpy(kept)] = lessons.answers(kept)
-        for left, other in material.variants().items():
-            lacking[left][torch.from_numpy(kept)] = lessons.answers(kept, material=other)
+        logits[torch.from_numpy(kept)] = lessons.predict_logits(kept)
+        for left, other in material.ablations().items():
+            lacking[left][torch.from_numpy(kept)] = lessons.predict_logits(kept, material=other)
         figures = _figures(logits[torch.from_numpy(kept)], data, kept)
-        seen.append(_figures(lessons.answers(learnt), data, learnt))
-        done.append(Fold(figures, fitted.rows, tuple(sorted({str(data.examples[row].person) for row in kept}))))
+        seen.append(_figures(lessons.predict_logits(learnt), data, learnt))
+        done.append(FoldResult(figures, fitted.rows, tuple(sorted({str(data.examples[row].person) for row in kept}))))
         log.info("Fold %d: UAR %.4f, accuracy %.4f", number, figures.balanced_accuracy, figures.accuracy)
     rows = np.flatnonzero(usable)
     temperature = _temperature(logits[torch.from_numpy(rows)], data, rows)
@@ -151,28 +156,28 @@ def _with_folds(
     write_fitted(order, study, data, maker, lessons.network, temperature)
     worst = max(seen, key=lambda figures: figures.accuracy)
     variants = {left: _figures(given[rows] / temperature, data, rows) for left, given in lacking.items()}
-    return Outcome(data, parted, fitted, lessons.network, temperature, held_out, worst, tuple(done), variants)
+    return RunResult(data, parted, fitted, lessons.network, temperature, held_out, worst, tuple(done), variants)
 
 
 def _train(
     data: Dataset,
-    study: Study,
-    order: Order,
-    maker: Maker,
-    material: Material,
+    study: TrainConfig,
+    order: RunRequest,
+    maker: ArchitectureAdapter,
+    material: InputAdapter,
     learnt: np.ndarray,
     kept: np.ndarray,
     folder: Path,
-) -> tuple[Lessons, TrainingHistory]:
+) -> tuple[ClassificationTask, TrainingHistory]:
     torch.manual_seed(study.seed)
-    network = maker.make(data.labels, order.arguments, order.pretrained)
+    network = maker.build(data.labels, order.arguments, order.pretrained)
     network.to(order.device)
     targets = data.targets if data.targets is not None else np.eye(len(data.labels), dtype=np.float32)[data.truth]
-    lessons = Lessons(network, material, targets, learnt, kept, study.manner, seed=study.seed)
-    maker.begin(network, material, learnt)
+    lessons = ClassificationTask(network, material, targets, learnt, kept, study.loss_config, seed=study.seed)
+    maker.init_statistics(network, material, learnt)
     counts = {"learnt": len(learnt), "kept": len(kept)}
     if order.heard:
-        maker.hear(network, order.heard / folder.relative_to(order.out) / CHECKPOINT, data, study, counts)
+        maker.warm_start_audio(network, order.heard / folder.relative_to(order.out) / CHECKPOINT, data, study, counts)
     about = {
         "architecture": order.architecture,
         "arguments": maker.arguments(order.arguments),
@@ -181,11 +186,11 @@ def _train(
         "examples": counts,
         "recipe": asdict(study),
     }
-    epoch = lessons.epoch()
+    epoch = lessons.steps_per_epoch()
     fitted = fit(
         lessons,
-        study.phases(order.architecture, epoch, maker.idle(data)),
-        study.running(epoch),
+        study.phases(order.architecture, epoch, maker.unused_parameters(data)),
+        study.trainer_config(epoch),
         folder,
         resume=order.resume,
         metadata=about,
@@ -194,7 +199,7 @@ def _train(
     return lessons, fitted
 
 
-def _calibration(data: Dataset, rows: np.ndarray, study: Study) -> tuple[np.ndarray, np.ndarray]:
+def _split_validation(data: Dataset, rows: np.ndarray, study: TrainConfig) -> tuple[np.ndarray, np.ndarray]:
     """Part what is learnt from once more: to learn, and to judge and calibrate by; by person where persons are known.
 
     Of two persons or fewer there is nobody to spare: then by the clip or the picture."""

@@ -26,7 +26,7 @@ from moodreel.training.evaluation.face_model import EvaluatedFaceModel, Evaluate
 from moodreel.training.evaluation.label_mapping import mapping_matrix
 from moodreel.training.evaluation.open_models import open_models
 from moodreel.training.evaluation.predict import single_frame
-from moodreel.training.experiment.face_inputs import portrait
+from moodreel.training.experiment.face_inputs import augment_face_square
 from moodreel.training.explain.attribution import attribute, predict_logits, without_audio
 from moodreel.training.explain.render import AttributionMap, draw_attribution, draw_sheet, overlay
 
@@ -135,7 +135,7 @@ def of_set(spec: str, means: DataContext, *, count: int) -> list[FaceToExplain]:
     return [
         FaceToExplain(
             f"{data.name.lower().replace(' ', '-')}-{row}",
-            replace(single_frame(faces, number), rgb_crop=portrait(squares[number], RGB_CROP_SIDE, None)),
+            replace(single_frame(faces, number), rgb_crop=augment_face_square(squares[number], RGB_CROP_SIDE, None)),
             example.label,
         )
         for number, (row, example) in enumerate(zip(rows.tolist(), examples, strict=True))

@@ -25,7 +25,7 @@ _BESIDE = (image.CONFIG, image.PREPROCESSOR, "tokenizer.json")
 
 
 @dataclass(frozen=True)
-class Measured:
+class QuantizedMetrics:
     """A model on N examples. accuracy, mean_recall: 0 to 1, the second over labels that the data has."""
 
     precision: str
@@ -35,7 +35,7 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Loss:
+class QuantizationReport:
     """What another precision changes on the same examples.
 
     data: what they are, in words. differ: how many get another answer.
@@ -44,8 +44,8 @@ class Loss:
 
     data: str
     examples: int
-    before: Measured
-    after: Measured
+    before: QuantizedMetrics
+    after: QuantizedMetrics
     differ: int
     largest: float
     mean: float
@@ -60,9 +60,9 @@ class Loss:
         )
 
 
-def export(
+def quantize_model(
     source: Path, out: Path, weights: str, answers: Answers, truth: Sequence[int] | np.ndarray, *, data: str
-) -> Loss:
+) -> QuantizationReport:
     """Write a model's folder in another precision, measure both, and put the loss into model.json and CARD.md.
 
     out: a new or empty folder; its name is the model's. weights: a name in `PRECISIONS`.
@@ -80,7 +80,7 @@ def export(
     file = weights_in(source)
     write_precision(source, out, weights)
     tells = answers(out)
-    loss = Loss(
+    loss = QuantizationReport(
         data=data,
         examples=len(truth),
         before=_measure(told, np.asarray(truth), precision_of(file), file.stat().st_size),
@@ -89,7 +89,7 @@ def export(
         largest=float(np.abs(told - tells).max()),
         mean=float(np.abs(told - tells).mean()),
     )
-    _tell(source, out, loss)
+    _write_report(source, out, loss)
     return loss
 
 
@@ -125,10 +125,10 @@ def precision_of(file: Path) -> str:
     return str(max(sizes, key=lambda dtype: sizes[dtype])).removeprefix("torch.")
 
 
-def _measure(probabilities: np.ndarray, truth: np.ndarray, precision: str, size: int) -> Measured:
+def _measure(probabilities: np.ndarray, truth: np.ndarray, precision: str, size: int) -> QuantizedMetrics:
     right = probabilities.argmax(axis=1) == truth
     recall = [right[truth == label].mean() for label in np.unique(truth)]
-    return Measured(precision, size, float(right.mean()), float(np.mean(recall)))
+    return QuantizedMetrics(precision, size, float(right.mean()), float(np.mean(recall)))
 
 
 def _card_of(folder: Path) -> dict[str, Any]:
@@ -138,7 +138,7 @@ def _card_of(folder: Path) -> dict[str, Any]:
         raise ModelInvalid(f"The {CARD} of {folder.name!r} is no JSON that can be read; restore it.") from error
 
 
-def _tell(source: Path, out: Path, loss: Loss) -> None:
+def _write_report(source: Path, out: Path, loss: QuantizationReport) -> None:
     """Put the loss where people look. The metrics that the source came with are of its own weights, and stay so."""
     card = _card_of(out)
     command = f"python -m moodreel.training export {source.name} --out DIR --weights {loss.after.precision} --data PATH"
@@ -166,7 +166,7 @@ def _tell(source: Path, out: Path, loss: Loss) -> None:
     (out / "CARD.md").write_text(before.rstrip() + "\n" + _section(source, loss, command), encoding="utf-8")
 
 
-def _section(source: Path, loss: Loss, command: str) -> str:
+def _section(source: Path, loss: QuantizationReport, command: str) -> str:
     then, now = loss.before, loss.after
     return f"""
 ## These weights: {now.precision}

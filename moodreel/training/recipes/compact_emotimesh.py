@@ -22,7 +22,7 @@ from moodreel.training.data.face_cache import FaceTable, augment_still, extract_
 from moodreel.training.data.ferplus import holdout_mask, read_split
 from moodreel.training.engine.trainer import Phase, TrainerConfig, TrainingHistory, fit
 from moodreel.training.evaluation.calibration import fit_temperature
-from moodreel.training.recipes.temporal_task import FACES, TIME, FacesThenTime, time_prior
+from moodreel.training.recipes.temporal_task import FACES, TIME, TwoStageTask, time_prior
 
 log = logging.getLogger(__name__)
 
@@ -94,8 +94,8 @@ def train(
     held_out = holdout_mask(len(split.images), recipe.held_out, recipe.seed)
     learnt = ~held_out & (split.targets.sum(axis=1) > 0)
 
-    seen = [only(faces, learnt) for faces in (plain, mirror, rough)]
-    inputs = torch.from_numpy(np.concatenate([flat(faces)[faces.found] for faces in seen]))
+    seen = [select(faces, learnt) for faces in (plain, mirror, rough)]
+    inputs = torch.from_numpy(np.concatenate([flatten(faces)[faces.found] for faces in seen]))
     targets = torch.from_numpy(np.concatenate([split.targets[learnt][faces.found] for faces in seen]))
     net = CompactEmotiMeshNet(
         classes=len(FIVE),
@@ -112,8 +112,17 @@ def train(
     prior = time_prior(studio, recipe.time_batch, recipe.tau, rng)
     faces_prior = recipe.tau * targets.mean(dim=0).clamp_min(1e-6).log()
     batch = min(recipe.faces_batch, len(inputs))
-    task = FacesThenTime(
-        net, join, studio, recipe.time_batch, prior, inputs, targets, faces_prior, at_once=batch, mix=recipe.mix
+    task = TwoStageTask(
+        net,
+        sequence_logits,
+        studio,
+        recipe.time_batch,
+        prior,
+        inputs,
+        targets,
+        faces_prior,
+        at_once=batch,
+        mix=recipe.mix,
     )
     steps = max(1, recipe.faces_epochs * len(inputs) // batch)
     phases = (
@@ -125,14 +134,14 @@ def train(
 
     judged = held_out & (split.truth >= 0) & plain.found
     truth = split.truth[judged]
-    kept = only(plain, judged)
+    kept = select(plain, judged)
     kept_targets = np.eye(len(FIVE), dtype=np.float32)[truth]
     clips = PseudoSequenceGenerator(kept, kept_targets, fit_deformation(seen[0])).generate(
         recipe.calibration_clips, rng
     )
     with torch.inference_mode():
-        by_moment = net.moment(net.encode(torch.from_numpy(flat(kept))))
-        by_clip = join(net, clips)
+        by_moment = net.moment(net.encode(torch.from_numpy(flatten(kept))))
+        by_clip = sequence_logits(net, clips)
     return Trained(
         net=net,
         temperature=fit_temperature(by_clip, torch.from_numpy(clips.targets.argmax(axis=1))),
@@ -141,7 +150,7 @@ def train(
     )
 
 
-def join(net: CompactEmotiMeshNet, clips: SequenceBatch) -> torch.Tensor:
+def sequence_logits(net: CompactEmotiMeshNet, clips: SequenceBatch) -> torch.Tensor:
     """Logits (B, 5) of whole sequences."""
     seen = torch.from_numpy(clips.seen)
     with torch.no_grad():
@@ -152,11 +161,11 @@ def join(net: CompactEmotiMeshNet, clips: SequenceBatch) -> torch.Tensor:
     return logits
 
 
-def only(faces: FaceTable, rows: np.ndarray) -> FaceTable:
+def select(faces: FaceTable, rows: np.ndarray) -> FaceTable:
     return FaceTable(**{name: array[rows] for name, array in vars(faces).items()})
 
 
-def flat(faces: FaceTable) -> np.ndarray:
+def flatten(faces: FaceTable) -> np.ndarray:
     """(N, 1486), as `compact_emotimesh.read` lays out one face."""
     return np.concatenate(
         [faces.normalized_landmarks.reshape(len(faces.normalized_landmarks), -1), faces.blendshapes], axis=1

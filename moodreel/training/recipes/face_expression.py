@@ -27,8 +27,16 @@ from moodreel.training.data.muxspace import read_muxspace
 from moodreel.training.engine.trainer import Phase, TrainerConfig, TrainingHistory, fit
 from moodreel.training.evaluation.calibration import fit_temperature
 from moodreel.training.recipes.configs import AppearanceRecipe
-from moodreel.training.recipes.moodreel_five import folder_of
-from moodreel.training.recipes.multi_head_task import FER2013, FERPLUS, MUXSPACE, POLISHING, TRAINING, Crops, Lessons
+from moodreel.training.recipes.moodreel_five import resolve_model
+from moodreel.training.recipes.multi_head_task import (
+    FER2013,
+    FERPLUS,
+    MUXSPACE,
+    POLISHING,
+    TRAINING,
+    LabeledCrops,
+    MultiHeadTask,
+)
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +45,7 @@ EVERY = 500
 
 
 @dataclass(frozen=True)
-class Point:
+class CurvePoint:
     """What the averaged network got right at a step, of pictures held out, one look at each: accuracy and mean recall
     in seven classes and in five."""
 
@@ -53,7 +61,7 @@ class TrainedAppearance:
 
     net: MultiHeadFaceNet
     temperature: float
-    curve: tuple[Point, ...]
+    curve: tuple[CurvePoint, ...]
 
 
 def train_appearance(
@@ -102,7 +110,7 @@ def train_appearance(
     log.info("%d crops of FER+, %d of muxspace, %d parameters.", len(faces), len(others or ()), parameters)
     net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     judged = kept & (votes.truth >= 0)
-    task = Crops(net, faces, others, crops[judged], votes.truth[judged], recipe)
+    task = MultiHeadTask(net, faces, others, crops[judged], votes.truth[judged], recipe)
     running = TrainerConfig(seed=recipe.seed, max_grad_norm=2.0, ema_decay=recipe.average, eval_every=EVERY, bf16=True)
     examples = {"faces": len(faces), "others": len(others or ()), "judged": int(judged.sum())}
     about = {"architecture": recipe.architecture, "labels": SEVEN, "recipe": asdict(recipe), "examples": examples}
@@ -129,7 +137,7 @@ def calibrate(net: MultiHeadFaceNet, crops: np.ndarray, targets: torch.Tensor, t
 
 
 def _teacher(model: str) -> MultiHeadFaceNet:
-    predictor = load_face_model(folder_of(model))
+    predictor = load_face_model(resolve_model(model))
     net = predictor.module
     fits = isinstance(net, MultiHeadFaceNet) and len(net.shares) >= MUXSPACE and not net.portrait
     if predictor.info.card.labels != SEVEN or not fits:
@@ -137,7 +145,7 @@ def _teacher(model: str) -> MultiHeadFaceNet:
     return cast(MultiHeadFaceNet, net)
 
 
-def _teach(teacher: MultiHeadFaceNet, lessons: Lessons, share: float) -> Lessons:
+def _teach(teacher: MultiHeadFaceNet, lessons: LabeledCrops, share: float) -> LabeledCrops:
     """Let the teacher's word on each crop as it is, and on its mirror image, make up a share of the targets of FER+'s
     and FER2013's labellers (distillation, Hinton et al. 2015)."""
     crops = torch.from_numpy(lessons.crops)
@@ -148,10 +156,10 @@ def _teach(teacher: MultiHeadFaceNet, lessons: Lessons, share: float) -> Lessons
     return replace(lessons, targets=targets)
 
 
-def _lessons(crops: np.ndarray, targets: np.ndarray, head: int, recipe: AppearanceRecipe) -> Lessons:
+def _lessons(crops: np.ndarray, targets: np.ndarray, head: int, recipe: AppearanceRecipe) -> LabeledCrops:
     label = targets[:, head].argmax(axis=1)
     weights = np.maximum(np.bincount(label, minlength=len(SEVEN)), 1.0)[label] ** -recipe.rarity
-    return Lessons(crops, torch.from_numpy(targets), (weights / weights.sum()).astype(np.float32))
+    return LabeledCrops(crops, torch.from_numpy(targets), (weights / weights.sum()).astype(np.float32))
 
 
 def _phases(recipe: AppearanceRecipe) -> tuple[Phase, ...]:
@@ -175,11 +183,11 @@ def _phases(recipe: AppearanceRecipe) -> tuple[Phase, ...]:
     )
 
 
-def _curve(fitted: TrainingHistory, recipe: AppearanceRecipe) -> tuple[Point, ...]:
+def _curve(fitted: TrainingHistory, recipe: AppearanceRecipe) -> tuple[CurvePoint, ...]:
     """The judgements, by the step of their phase."""
     before = {TRAINING: 0, POLISHING: recipe.steps}
     return tuple(
-        Point(
+        CurvePoint(
             phase=row["phase"],
             step=row["step"] - before[row["phase"]],
             seven=(row["accuracy"], row["uar"]),

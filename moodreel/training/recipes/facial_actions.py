@@ -53,7 +53,9 @@ class Surrogate:
     named: dict[str, list[tuple[str, float]]]
 
 
-def fit_movements(data: Path, landmarker: Path, cache: Path, predictor: Predictor, *, workers: int = 1) -> Surrogate:
+def fit_facial_actions(
+    data: Path, landmarker: Path, cache: Path, predictor: Predictor, *, workers: int = 1
+) -> Surrogate:
     """Fit to what `predictor`, of the labels `SEVEN`, says of FER+'s train split, and measure on its valid split."""
     split, faces, said = _ask(data, "train", landmarker, cache, predictor, workers)
     moved = mean_blendshapes(faces.blendshapes[faces.found])
@@ -82,7 +84,7 @@ def fit_movements(data: Path, landmarker: Path, cache: Path, predictor: Predicto
     )
 
 
-def write_movements(out: Path, surrogate: Surrogate, teacher: str) -> None:
+def write_facial_actions(out: Path, surrogate: Surrogate, teacher: str) -> None:
     """Write the folder: model.json, which holds all numbers, and CARD.md."""
     command = "python -m moodreel.training movements --data PATH --out DIR"
     agreement = {"name": f"first answers that are those of {teacher}", "value": round(surrogate.agreement, 4)}

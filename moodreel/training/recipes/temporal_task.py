@@ -18,7 +18,7 @@ FACES, TIME = "faces", "time"
 
 
 @dataclass(eq=False)
-class Time(Task):
+class TemporalTask(Task):
     """Learn to join moments, on pseudo-sequences that are made anew for each step.
 
     join: gives the logits (B, C) of sequences. prior: (C,), what the answers are adjusted by, see `time_prior`.
@@ -38,7 +38,7 @@ class Time(Task):
 
 
 @dataclass(eq=False)
-class FacesThenTime(Time):
+class TwoStageTask(TemporalTask):
     """Learn single faces, by the encoder and the head that reads one moment; then time, on embeddings of the encoder as
     it will serve.
 

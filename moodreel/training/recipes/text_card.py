@@ -45,7 +45,7 @@ def write_text(out: Path, trained: TrainedText, recipe: TextRecipe, weights: str
 
 
 @dataclass(frozen=True)
-class Point:
+class SizePoint:
     """One model on the curve of size against score."""
 
     name: str
@@ -60,7 +60,7 @@ def write_text_card(
     recipe: TextRecipe,
     command: str,
     floor: MultilabelMetrics,
-    curve: Sequence[Point],
+    curve: Sequence[SizePoint],
 ) -> None:
     """Add the figures to model.json and write CARD.md."""
     card = json.loads((out / CARD).read_text(encoding="utf-8"))
@@ -91,7 +91,7 @@ def _card(
     recipe: TextRecipe,
     command: str,
     floor: MultilabelMetrics,
-    curve: Sequence[Point],
+    curve: Sequence[SizePoint],
 ) -> str:
     count = sum(p.numel() for p in trained.net.parameters())
     by_label = "\n".join(

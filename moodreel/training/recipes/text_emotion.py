@@ -29,11 +29,11 @@ from moodreel.training.engine.trainer import Phase, Task, TrainerConfig, Trainin
 from moodreel.training.evaluation.calibration import apply_calibration, fit_calibration, fit_thresholds
 from moodreel.training.evaluation.metrics import compute_multilabel_metrics
 from moodreel.training.recipes.configs import TextRecipe
-from moodreel.training.recipes.minilm_init import find_pretrained, make_network, start_at_prior
+from moodreel.training.recipes.minilm_init import build_network, find_pretrained, init_head_bias
 
 log = logging.getLogger(__name__)
 
-Pieces = list[np.ndarray]
+TokenIds = list[np.ndarray]
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,22 +64,25 @@ def train_text(
     held = holdout_mask(len(texts.texts), recipe.held_out, recipe.seed)
     learnt, kept = texts.only(~held), texts.only(held)
 
-    net = make_network(texts.groups, recipe, pretrained)
-    start_at_prior(net, learnt)
-    pieces, kept_pieces = cut(tokenizer, learnt.texts, recipe.longest), cut(tokenizer, kept.texts, recipe.longest)
-    task = Comments(net, pieces, learnt, kept_pieces, kept.classes, recipe)
+    net = build_network(texts.groups, recipe, pretrained)
+    init_head_bias(net, learnt)
+    pieces, kept_pieces = (
+        tokenize(tokenizer, learnt.texts, recipe.longest),
+        tokenize(tokenizer, kept.texts, recipe.longest),
+    )
+    task = MultiLabelTextTask(net, pieces, learnt, kept_pieces, kept.classes, recipe)
     examples = {"learnt": len(pieces), "judged": len(kept_pieces)}
     about = {"architecture": "minilm", "labels": EKMAN, "recipe": asdict(recipe), "examples": examples}
     fitted = loop(task, [task.phase()], task.running(), metadata=about)
-    return finish(net, tokenizer, kept, recipe, [row["macro_f1"] for row in fitted.rows])
+    return calibrate_text(net, tokenizer, kept, recipe, [row["macro_f1"] for row in fitted.rows])
 
 
-def finish(
+def calibrate_text(
     net: MiniLM, tokenizer: Tokenizer, kept: Texts, recipe: TextRecipe, curve: Sequence[float] = ()
 ) -> TrainedText:
     """Calibrate a trained network, and find its thresholds, on texts that it didn't learn from."""
     net.eval()
-    probabilities = predict(net, cut(tokenizer, kept.texts, recipe.longest), recipe)
+    probabilities = predict(net, tokenize(tokenizer, kept.texts, recipe.longest), recipe)
     temperatures, offsets = fit_calibration(probabilities, torch.from_numpy(kept.classes))
     thresholds = fit_thresholds(apply_calibration(probabilities, temperatures, offsets), kept.classes)
     return TrainedText(net, tokenizer, _named(temperatures), _named(offsets), _named(thresholds), curve)
@@ -89,14 +92,14 @@ def _named(values: Sequence[float] | np.ndarray) -> dict[str, float]:
     return {label: round(float(value), 4) for label, value in zip(EKMAN, values, strict=True)}
 
 
-def cut(tokenizer: Tokenizer, texts: tuple[str, ...], longest: int) -> Pieces:
+def tokenize(tokenizer: Tokenizer, texts: tuple[str, ...], longest: int) -> TokenIds:
     """The word pieces of texts, of each the first `longest`: comments have fewer, but for one in thousands."""
     tokenizer.no_padding()
     tokenizer.enable_truncation(longest)
     return [np.array(encoded.ids) for encoded in tokenizer.encode_batch([prepare(text) for text in texts])]
 
 
-def predict(net: nn.Module, pieces: Pieces, recipe: TextRecipe) -> torch.Tensor:
+def predict(net: nn.Module, pieces: TokenIds, recipe: TextRecipe) -> torch.Tensor:
     """The network's own probabilities (N, 7), before calibration."""
     net.eval()
     order = np.argsort([len(row) for row in pieces], kind="stable")
@@ -104,11 +107,11 @@ def predict(net: nn.Module, pieces: Pieces, recipe: TextRecipe) -> torch.Tensor:
     with torch.inference_mode(), _precision(recipe):
         for start in range(0, len(order), 2 * recipe.batch):
             rows = order[start : start + 2 * recipe.batch]
-            probabilities[rows] = net.probabilities(padded([pieces[i] for i in rows]))  # type: ignore[operator]
+            probabilities[rows] = net.probabilities(pad([pieces[i] for i in rows]))  # type: ignore[operator]
     return probabilities
 
 
-def padded(rows: Pieces) -> torch.Tensor:
+def pad(rows: TokenIds) -> torch.Tensor:
     """Word pieces (N, T), zeros where a text has ended."""
     ids = np.zeros((len(rows), max(map(len, rows))), np.int64)
     for to, row in zip(ids, rows, strict=True):
@@ -122,16 +125,16 @@ def _fitted(probabilities: torch.Tensor, truth: np.ndarray) -> tuple[np.ndarray,
 
 
 @dataclass(eq=False)
-class Comments(Task):
+class MultiLabelTextTask(Task):
     """Learn the 28 labels and the seven classes at once.
 
     pieces, texts: what is learnt from. kept, truth: what the averaged network is judged by, after each epoch.
     """
 
     network: MiniLM
-    pieces: Pieces
+    pieces: TokenIds
     texts: Texts
-    kept: Pieces
+    kept: TokenIds
     truth: np.ndarray
     recipe: TextRecipe
     monitor = "macro_f1"
@@ -174,7 +177,7 @@ class Comments(Task):
             order = np.random.default_rng((self.recipe.seed, epoch))
             self.shuffled, self.batches = epoch, _batches(self.pieces, self.recipe.batch, order)
         rows = self.batches[place]
-        return padded([self.pieces[row] for row in rows]), rows
+        return pad([self.pieces[row] for row in rows]), rows
 
     def loss(self, batch: tuple[torch.Tensor, np.ndarray], phase: Phase) -> torch.Tensor:
         ids, rows = batch
@@ -191,7 +194,7 @@ class Comments(Task):
         return {"macro_f1": report.macro_f1, "accuracy": report.accuracy}
 
 
-def _batches(pieces: Pieces, batch: int, rng: np.random.Generator) -> list[np.ndarray]:
+def _batches(pieces: TokenIds, batch: int, rng: np.random.Generator) -> list[np.ndarray]:
     """Rows in batches of texts of about one length, which need little padding; another order each time."""
     order = rng.permutation(len(pieces))
     chunks = np.array_split(order, max(1, len(order) // (50 * batch)))
