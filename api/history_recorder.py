@@ -119,7 +119,7 @@ def delete_orphans(shared: Services | None = None) -> None:
     if history is None:
         return
     try:
-        history.delete_orphans()
+        history.delete_due_media()
     except MoodreelError as error:
         report_failure("deletion", error)
 

@@ -184,9 +184,9 @@ def check_rate_limit(caller: Caller) -> None:
         return
     since = datetime.now(UTC) - RATE_WINDOW
     try:
-        if log.count_since(caller.id, since, up_to=g.row_id) <= limit:
+        if log.count_since(caller.id, since, max_id=g.row_id) <= limit:
             return
-        first = log.first_since(caller.id, since, up_to=g.row_id) or datetime.now(UTC)
+        first = log.oldest_since(caller.id, since, max_id=g.row_id) or datetime.now(UTC)
     except CallLogError:
         # An unreadable log must not keep everybody out; opening the row has reported it already.
         return current_app.logger.warning("RATE_LIMIT was not applied: the call log cannot be read")

@@ -57,7 +57,7 @@ def _open() -> None:
 def _begin(method: str) -> None:
     g.row_id = None
     try:
-        g.row_id = services().call_log.open(
+        g.row_id = services().call_log.begin(
             request_id=g.request_id,
             method=method,
             endpoint=endpoint(),
@@ -89,7 +89,7 @@ def _write(status: int, bytes_out: int | None) -> None:
         status, latency, **{"bytes_in": request_body.bytes_read(), "bytes_out": bytes_out, **log_fields.current()}
     )
     try:
-        services().call_log.close(row_id, outcome)
+        services().call_log.finish(row_id, outcome)
     except CallLogError as error:
         _report(error)
 

@@ -32,7 +32,7 @@ def profile() -> dict[str, Any]:
 @blueprint.query(UsageQuery)
 def usage(query: dict[str, Any]) -> dict[str, Any]:
     """Tell how many calls the caller made and how many minutes of video they had analysed, by day."""
-    days = services().call_log.usage(g.caller.id, **query, without=g.row_id)
+    days = services().call_log.usage(g.caller.id, **query, exclude_id=g.row_id)
     return {
         "start_date": query["first"],
         "end_date": query["last"],

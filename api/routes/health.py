@@ -24,7 +24,7 @@ def health() -> dict[str, Any]:
 def ready() -> dict[str, Any]:
     """Tell that the models are loaded and the log can be written."""
     # A worker takes its first call only when its models are loaded.
-    if not services().call_log.writable():
+    if not services().call_log.is_writable():
         raise ApiError("not_ready", "The call log cannot be written. The server's own log says why.")
     return _state("ready")
 

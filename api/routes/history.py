@@ -19,7 +19,7 @@ from api.schemas.history import (
 )
 from api.services import services
 from moodreel.storage.history import HistoryFilters
-from moodreel.storage.objects import MediaError
+from moodreel.storage.objects import ObjectStorageError
 
 blueprint = GuardedBlueprint("history", __name__, description="A signed-in user's own past", dated=False)
 
@@ -66,7 +66,7 @@ def delete_all(_query: dict[str, Any]) -> dict[str, int]:
 def summary(query: dict[str, Any]) -> Any:
     """Count my emotions by day or week, and compare them with what is usual for me."""
     try:
-        return _history().summary(g.caller.user, **query)
+        return _history().mood_calendar(g.caller.user, **query)
     except ValueError as error:
         raise ValidationError({"end_date": ["Must not be before start_date."]}) from error
 
@@ -76,7 +76,7 @@ def summary(query: dict[str, Any]) -> Any:
 @blueprint.error_responses("forbidden", "not_found", "storage_unavailable")
 def entry(entry_id: str) -> dict[str, Any]:
     """Give one of my entries."""
-    return _found(_history().find(g.caller.user, entry_id))
+    return _found(_history().get(g.caller.user, entry_id))
 
 
 @blueprint.route("/api/history/<entry_id>", methods=["DELETE"])
@@ -95,8 +95,8 @@ def delete(entry_id: str) -> None:
 def media(entry_id: str, name: str) -> Response:
     """Give a picture or a loop of one of my entries, whole or in ranges."""
     try:
-        file = _found(_history().media(g.caller.user, entry_id, name))
-    except MediaError as error:
+        file = _found(_history().get_media(g.caller.user, entry_id, name))
+    except ObjectStorageError as error:
         history_recorder.report_failure("media", error)
         raise ApiError("storage_unavailable", "It cannot be read right now. Try again in a minute.") from error
     response = Response(file.data, mimetype=file.type)

@@ -45,7 +45,7 @@ def _filters() -> Any:
 
 def _page(query: dict[str, Any]) -> Page:
     try:
-        return services().call_log.select(**query, without=g.row_id)
+        return services().call_log.select(**query, exclude_id=g.row_id)
     except ValueError as error:
         raise ValidationError({"cursor": ["Not a cursor: send the next_cursor of the page before."]}) from error
 

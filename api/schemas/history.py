@@ -10,7 +10,7 @@ from api.schemas.fields import Date, Probability, TimeZone, about
 from moodreel.emotions import FIVE
 from moodreel.storage.history import KINDS
 from moodreel.storage.mood_calendar import PERIODS
-from moodreel.storage.timestamps import end_of, start_of
+from moodreel.storage.timestamps import parse_end, parse_start
 
 _YEARS = (1970, 2999)
 _COUNTS = {"Anger": 0, "Happy": 5, "Shock": 1, "Neutral": 3, "Sad": 1}
@@ -40,8 +40,8 @@ class HistoryQuery(Schema):
     emotion = fields.String(
         metadata=about("A label as the entry has it, or one of the five that it folds to (`mood`).", example="Happy")
     )
-    start_date = Date(start_of, metadata=about("ISO 8601, inclusive; no zone means UTC.", example="2025-08-01"))
-    end_date = Date(end_of, metadata=about("The same; a date alone means to the end of that day."))
+    start_date = Date(parse_start, metadata=about("ISO 8601, inclusive; no zone means UTC.", example="2025-08-01"))
+    end_date = Date(parse_end, metadata=about("The same; a date alone means to the end of that day."))
     limit = fields.Integer(load_default=100, validate=validate.Range(1, 1000))
     cursor = fields.String(load_default=None, metadata=about("The `next_cursor` of the page before."))
 

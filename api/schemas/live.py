@@ -119,7 +119,7 @@ class LiveFaceSchema(Schema):
     emotion = fields.String()
     confidence = Probability()
     probabilities = fields.Dict(fields.String(), Probability())
-    movements = fields.List(fields.Nested(FacialActionSchema))
+    movements = fields.List(fields.Nested(FacialActionSchema), attribute="actions")
     explanation = fields.Nested(ExplanationSchema)
 
     @post_dump
@@ -139,8 +139,8 @@ class DetectionResultSchema(Schema):
     width = fields.Integer()
     height = fields.Integer()
     size = fields.Integer(attribute="side")
-    server_ms = Measure(attribute="milliseconds")
-    waited_ms = Measure(attribute="waited")
+    server_ms = Measure(attribute="latency_ms")
+    waited_ms = Measure(attribute="queued_ms")
     frames = fields.Integer()
     dropped = fields.Integer()
     model = fields.String()

@@ -6,7 +6,7 @@ from marshmallow import RAISE, Schema, fields, post_load, validate
 
 from api.schemas.fields import Boolean, Date, StatusCode, about
 from moodreel.storage.call_log import CallFilters
-from moodreel.storage.timestamps import end_of, start_of
+from moodreel.storage.timestamps import parse_end, parse_start
 
 
 class LogsQuery(Schema):
@@ -15,8 +15,8 @@ class LogsQuery(Schema):
     class Meta:
         unknown = RAISE
 
-    start_date = Date(start_of, metadata=about("ISO 8601, inclusive; no zone means UTC.", example="2025-08-01"))
-    end_date = Date(end_of, metadata=about("The same; a date alone means to the end of that day."))
+    start_date = Date(parse_start, metadata=about("ISO 8601, inclusive; no zone means UTC.", example="2025-08-01"))
+    end_date = Date(parse_end, metadata=about("The same; a date alone means to the end of that day."))
     status_code = StatusCode(validate=validate.Range(100, 599))
     success = Boolean(metadata=about('`"True"`, `"False"` or a JSON boolean.'))
     client_id = fields.String()

@@ -12,7 +12,7 @@ from marshmallow import ValidationError
 from api.errors import ApiError, to_message
 from api.schemas.live import ControlSchema, FrameSchema, SessionSettingsSchema
 from api.socketio.packet import NAMESPACE
-from api.socketio.session import LiveConnection, open_session
+from api.socketio.session import SocketIOSession, open_session
 from api.socketio.transport import TRANSPORT_KEY
 from moodreel.errors import MoodreelError
 
@@ -50,7 +50,7 @@ class EmotionDetectionNamespace(Namespace):
     def _deal(self, event: str, sid: str, *args: Any) -> None:
         if event == "connect":
             return self._connect(sid, *args)
-        connection: LiveConnection | None = request.environ.get(_SESSION_KEY)
+        connection: SocketIOSession | None = request.environ.get(_SESSION_KEY)
         if connection is None:
             return None
         if event == "disconnect":
@@ -86,7 +86,7 @@ class EmotionDetectionNamespace(Namespace):
         request.environ[_SESSION_KEY] = connection
 
 
-def _answer(connection: LiveConnection, event: str, args: tuple[Any, ...]) -> None:
+def _answer(connection: SocketIOSession, event: str, args: tuple[Any, ...]) -> None:
     if event == "video_frame":
         sent = _FRAME.load(_first(args))
         connection.handle_frame(sent["frame"], sent["sequence"], sent["time"])

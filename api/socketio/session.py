@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 _RESULT, _SUGGESTION, _WISHES = DetectionResultSchema(), SuggestionSchema(), SessionSettingsSchema()
 
 
-class LiveConnection:
+class SocketIOSession:
     """A client that may stay. Made by `admit`; used by one thread, and `deliver` by the desk's.
 
     say: sends an event with its data to the client.
@@ -97,7 +97,7 @@ class LiveConnection:
         """Take a frame. Raises ApiError, UnsupportedMedia or ImageTooBig."""
         if self._started is None:
             raise ApiError("not_started", "Send control with the action start before the first frame.")
-        if self._shared.frame_scheduler.offer(self._client, frame, sequence=sequence, time=moment) is not None:
+        if self._shared.frame_scheduler.submit(self._client, frame, sequence=sequence, time=moment) is not None:
             LIVE_FRAMES.labels("dropped").inc()
 
     def on_result(self, outcome: LiveResult | LiveFailure | Suggestion) -> None:
@@ -140,7 +140,7 @@ class LiveConnection:
             self._stop()
         frames = 0
         if self._client is not None:
-            self._shared.frame_scheduler.leave(self._client)
+            self._shared.frame_scheduler.close_session(self._client)
             frames = self._client.session.frames
         LIVE_SESSIONS.dec()
         self._row.close(
@@ -155,7 +155,7 @@ class LiveConnection:
     def _configure(self, wishes: SessionSettings) -> None:
         desk = self._shared.frame_scheduler
         if self._client is None:
-            self._client = desk.open(wishes, self.on_result)
+            self._client = desk.open_session(wishes, self.on_result)
         else:
             desk.configure(self._client, wishes)
         self._wishes = wishes
@@ -167,7 +167,7 @@ class LiveConnection:
 
     def _count(self, result: LiveResult) -> None:
         LIVE_FRAMES.labels("answered").inc()
-        LIVE_LATENCY.observe(result.milliseconds / 1000)
+        LIVE_LATENCY.observe(result.latency_ms / 1000)
         self._model = result.model
         if result.faces:
             self._seen[result.faces[0].emotion] += 1
@@ -193,7 +193,7 @@ class SessionLogEntry:
         self._began = time.monotonic()
         self.id: int | None = None
         try:
-            self.id = self._log.open(
+            self.id = self._log.begin(
                 request_id=request_id,
                 method="GET",
                 endpoint=NAMESPACE,
@@ -209,12 +209,12 @@ class SessionLogEntry:
         if row is None:
             return
         try:
-            self._log.close(row, CallOutcome(status, round((time.monotonic() - self._began) * 1000, 3), **facts))
+            self._log.finish(row, CallOutcome(status, round((time.monotonic() - self._began) * 1000, 3), **facts))
         except CallLogError as error:
             _report(error)
 
 
-def open_session(auth: Any, say: Callable[[str, Any], None]) -> LiveConnection:
+def open_session(auth: Any, say: Callable[[str, Any], None]) -> SocketIOSession:
     """Let a client in, by what it sends to connect with, else by the handshake's headers and cookies.
 
     Raises ApiError for one that may not; its row is closed then.
@@ -233,7 +233,7 @@ def open_session(auth: Any, say: Callable[[str, Any], None]) -> LiveConnection:
         if refusal is not None:
             raise refusal
         caller = _require_caller(row)
-        return LiveConnection(shared, caller, request.environ[TRANSPORT_KEY], row, say)
+        return SocketIOSession(shared, caller, request.environ[TRANSPORT_KEY], row, say)
     except Exception as error:
         code = error.code if isinstance(error, ApiError) else "internal"
         row.close(STATUS[code], error=code)

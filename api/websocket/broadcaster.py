@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from api.metrics import PRESENCE_FAILURES, SOCKETS
 from api.websocket.connection import GOING_AWAY
 from moodreel.storage.presence import ConnectionCounts, Presence, PresenceError, ProcessCount
-from moodreel.storage.timestamps import stamp
+from moodreel.storage.timestamps import format_timestamp
 
 POLL_SECONDS = 0.25
 SETTLE_SECONDS = 0.1
@@ -60,7 +60,7 @@ class ConnectionBroadcaster:
 
     def count(self) -> int:
         """Count the connections of all processes; this one's alone while the others' can't be known."""
-        others = self._query_store(self._presence.others)
+        others = self._query_store(self._presence.count_others)
         return (others or 0) + len(self._subscribers)
 
     def close_all(self) -> None:
@@ -101,7 +101,7 @@ class ConnectionBroadcaster:
             held = ProcessCount(len(listeners), self._changes)
             self._reported = self._changes
         alone = ConnectionCounts({self._presence.name: held})
-        census = self._query_store(lambda: self._presence.report(held)) or alone
+        census = self._query_store(lambda: self._presence.heartbeat(held)) or alone
         if census != told:
             update = json.dumps({"type": "connection_update", **count_message(census.connections)})
             for listener in listeners:
@@ -133,4 +133,4 @@ def _request_restart_close(listener: Subscriber) -> None:
 
 def count_message(connections: int) -> dict[str, Any]:
     """Say how many connections there are, and when."""
-    return {"active_connections": connections, "timestamp": stamp(datetime.now(UTC))}
+    return {"active_connections": connections, "timestamp": format_timestamp(datetime.now(UTC))}

@@ -12,7 +12,7 @@ from moodreel.faces.tracker import Box
 from moodreel.media import image
 from moodreel.media.image import ImageLimits
 
-SAME = 0.6
+DUPLICATE_OVERLAP = 0.6
 """Share of the smaller of two boxes that lies in the larger, from which on they are one face found twice."""
 
 
@@ -25,7 +25,7 @@ class FrameFace:
 
     box: Box
     features: FaceFeatures
-    cue: tuple[float, ...]
+    appearance: tuple[float, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +46,13 @@ def check_frame(data: bytes, limits: ImageLimits) -> None:
 
 
 def detect_faces(
-    finder: FaceLandmarker, data: bytes, limits: ImageLimits, *, side: int, portrait: bool = False, again: bool = False
+    landmarker: FaceLandmarker,
+    data: bytes,
+    limits: ImageLimits,
+    *,
+    side: int,
+    with_rgb_crop: bool = False,
+    use_fallbacks: bool = False,
 ) -> FrameDetections:
     """Decode a frame and find its faces.
 
@@ -61,22 +67,24 @@ def detect_faces(
     """
     check_frame(data, limits)
     picture = image.decode_image(data, limits, max_side=side)
-    found = finder.detect(picture.rgb) if again else finder.detect_once(picture.rgb)
+    found = landmarker.detect(picture.rgb) if use_fallbacks else landmarker.detect_once(picture.rgb)
     width, height = picture.width, picture.height
     faces: list[FrameFace] = []
     for face in sorted(found, key=lambda face: face.box[2] * face.box[3], reverse=True):
         x, y, w, h = face.box
         box = (x * width, y * height, w * width, h * height)
-        if all(_shared(box, other.box) < SAME for other in faces):
+        if all(_overlap(box, other.box) < DUPLICATE_OVERLAP for other in faces):
             faces.append(
                 FrameFace(
-                    box, extract_features(picture.rgb, face, with_rgb_crop=portrait), colours(picture.rgb, face.box)
+                    box,
+                    extract_features(picture.rgb, face, with_rgb_crop=with_rgb_crop),
+                    mean_lab_color(picture.rgb, face.box),
                 )
             )
     return FrameDetections(width, height, tuple(faces))
 
 
-def colours(rgb: np.ndarray, box: Box) -> tuple[float, ...]:
+def mean_lab_color(rgb: np.ndarray, box: Box) -> tuple[float, ...]:
     """Give the mean lightness and colour of the middle of a face, each about 0 to 1.
 
     rgb: uint8 (H, W, 3), red first. box: relative to the picture.
@@ -92,7 +100,7 @@ def colours(rgb: np.ndarray, box: Box) -> tuple[float, ...]:
     return float(lab[0]), float(2 * lab[1]), float(2 * lab[2])
 
 
-def _shared(box: Box, other: Box) -> float:
+def _overlap(box: Box, other: Box) -> float:
     across = min(box[0] + box[2], other[0] + other[2]) - max(box[0], other[0])
     down = min(box[1] + box[3], other[1] + other[3]) - max(box[1], other[1])
     least = min(box[2] * box[3], other[2] * other[3])

@@ -38,7 +38,7 @@ class LiveFrame:
     """A JPEG as a client sent it; `sequence` and `time` are its own and go back to it. `came`: our own seconds."""
 
     data: bytes
-    came: float
+    received_at: float
     sequence: int | None = None
     time: float | None = None
 
@@ -52,7 +52,7 @@ class LiveFace:
     emotion: str
     confidence: float
     probabilities: dict[str, float]
-    movements: "tuple[FacialAction, ...]"
+    actions: "tuple[FacialAction, ...]"
     """What moved in it, the strongest first."""
     explanation: "Explanation | None" = None
     """The movements that weighed most, where they were asked for."""
@@ -72,8 +72,8 @@ class LiveResult:
     width: int
     height: int
     side: int
-    milliseconds: float
-    waited: float
+    latency_ms: float
+    queued_ms: float
     frames: int
     dropped: int
     model: str

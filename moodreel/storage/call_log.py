@@ -25,8 +25,16 @@ from sqlite_utils import Database
 from sqlite_utils.migrations import Migrations
 
 from moodreel.errors import MoodreelError
-from moodreel.storage.database import PRUNE_BATCH, PRUNE_EVERY, Page, SharedDatabase, cursor_after, insert, position_of
-from moodreel.storage.timestamps import end_of, midnight, stamp, start_of
+from moodreel.storage.database import (
+    PRUNE_BATCH,
+    PRUNE_INTERVAL,
+    Page,
+    SharedDatabase,
+    decode_cursor,
+    encode_cursor,
+    insert_sql,
+)
+from moodreel.storage.timestamps import format_timestamp, parse_end, parse_start, start_of_day
 
 COLUMNS = (
     "timestamp",
@@ -53,8 +61,8 @@ COLUMNS = (
 )
 """What one call's row holds, in the order of the CSV."""
 
-_EXACT = ("status_code", "success", "client_id", "endpoint", "request_id", "prediction", "modalities")
-_FIRST_EXACT = tuple(name for name in _EXACT if name != "modalities")
+_EXACT_FILTERS = ("status_code", "success", "client_id", "endpoint", "request_id", "prediction", "modalities")
+_FIRST_EXACT = tuple(name for name in _EXACT_FILTERS if name != "modalities")
 """Those that the first table had."""
 
 
@@ -101,7 +109,7 @@ class CallFilters:
 
 
 @dataclass(frozen=True)
-class Usage:
+class DailyUsage:
     """What a caller asked for on one day: calls, refused ones too, and seconds of video that were looked at."""
 
     date: date
@@ -179,7 +187,7 @@ class CallLog:
         self._file = SharedDatabase(path, migrations, name="call log", setting="LOG_PATH", error=CallLogError)
         self.path = self._file.path
 
-    def open(
+    def begin(
         self,
         *,
         request_id: str,
@@ -190,7 +198,7 @@ class CallLog:
     ) -> int:
         """Write down that a call has begun and return its row's id. Raises CallLogError."""
         row = {
-            "timestamp": stamp(datetime.now(UTC)),
+            "timestamp": format_timestamp(datetime.now(UTC)),
             "request_id": request_id,
             "method": method,
             "endpoint": endpoint,
@@ -198,10 +206,10 @@ class CallLog:
             "caller": caller,
             "worker": os.getpid(),
         }
-        with self._file.writing() as db:
-            return int(db.execute(insert("calls", row), row).lastrowid or 0)
+        with self._file.write() as db:
+            return int(db.execute(insert_sql("calls", row), row).lastrowid or 0)
 
-    def close(self, row_id: int, outcome: CallOutcome) -> None:
+    def finish(self, row_id: int, outcome: CallOutcome) -> None:
         """Write down how that call ended. Raises CallLogError."""
         row = {
             **asdict(outcome),
@@ -209,7 +217,7 @@ class CallLog:
             "timings": json.dumps(outcome.timings) if outcome.timings is not None else None,
         }
         assignments = ", ".join(f"{column} = :{column}" for column in row)
-        with self._file.writing() as db:
+        with self._file.write() as db:
             db.execute(f"update calls set {assignments} where id = :id", {**row, "id": row_id})
 
     def select(
@@ -218,7 +226,7 @@ class CallLog:
         limit: int = 100,
         cursor: str | None = None,
         *,
-        without: int | None = None,
+        exclude_id: int | None = None,
     ) -> Page:
         """Give the calls that match, newest first; `without` leaves out one row, such as that of the asking call.
 
@@ -226,13 +234,13 @@ class CallLog:
             ValueError: the cursor is none that a page gave.
             CallLogError: the log cannot be read.
         """
-        sql, arguments = _query(filters or CallFilters(), cursor, without)
-        with self._file.reading() as db:
+        sql, arguments = _query(filters or CallFilters(), cursor, exclude_id)
+        with self._file.read() as db:
             found = list(db.query(f"{sql} limit {limit + 1:d}", arguments))
         rows, more = found[:limit], len(found) > limit
-        return Page(tuple(_presented(row) for row in rows), cursor_after(rows[-1]) if more and rows else None)
+        return Page(tuple(_public_row(row) for row in rows), encode_cursor(rows[-1]) if more and rows else None)
 
-    def walk(self, filters: CallFilters | None = None, limit: int | None = None) -> Iterator[dict[str, Any]]:
+    def iterate(self, filters: CallFilters | None = None, limit: int | None = None) -> Iterator[dict[str, Any]]:
         """Yield all matching calls, newest first, a page at a time."""
         cursor, left = None, limit
         while left is None or left > 0:
@@ -243,39 +251,42 @@ class CallLog:
             if cursor is None:
                 return
 
-    def count_since(self, caller: str, since: datetime, *, up_to: int | None = None) -> int:
+    def count_since(self, caller: str, since: datetime, *, max_id: int | None = None) -> int:
         """Count a caller's calls, without those refused for their rate.
 
         up_to: count no row opened after this one, so that of calls that come at once the first ones pass.
         """
-        with self._file.reading() as db:
-            return int(db.execute(f"select count(*) {_RECENT}", _recent(caller, since, up_to)).fetchone()[0])
+        with self._file.read() as db:
+            return int(db.execute(f"select count(*) {_RECENT}", _recent(caller, since, max_id)).fetchone()[0])
 
-    def first_since(self, caller: str, since: datetime, *, up_to: int | None = None) -> datetime | None:
+    def oldest_since(self, caller: str, since: datetime, *, max_id: int | None = None) -> datetime | None:
         """Give the time of the oldest call that `count_since` counts."""
-        with self._file.reading() as db:
-            found = db.execute(f"select min(timestamp) {_RECENT}", _recent(caller, since, up_to)).fetchone()[0]
+        with self._file.read() as db:
+            found = db.execute(f"select min(timestamp) {_RECENT}", _recent(caller, since, max_id)).fetchone()[0]
         return datetime.fromisoformat(found) if found else None
 
     def usage(
-        self, caller: str, first: date, last: date, zone: tzinfo = UTC, *, without: int | None = None
-    ) -> tuple[Usage, ...]:
+        self, caller: str, first: date, last: date, zone: tzinfo = UTC, *, exclude_id: int | None = None
+    ) -> tuple[DailyUsage, ...]:
         """Sum up a caller's calls for each day of a zone, from `first` to `last`, the days without any too.
 
         without: leave out one row, such as that of the asking call.
         Raises CallLogError.
         """
         days = [first + timedelta(days=number) for number in range((last - first).days + 1)]
-        spans = [[stamp(midnight(day, zone)), stamp(midnight(day + timedelta(days=1), zone))] for day in days]
-        with self._file.reading() as db:
-            found = db.execute(_USAGE, {"caller": caller, "spans": json.dumps(spans), "without": without}).fetchall()
-        return tuple(Usage(day, calls, seconds) for day, (calls, seconds) in zip(days, found, strict=True))
+        spans = [
+            [format_timestamp(start_of_day(day, zone)), format_timestamp(start_of_day(day + timedelta(days=1), zone))]
+            for day in days
+        ]
+        with self._file.read() as db:
+            found = db.execute(_USAGE, {"caller": caller, "spans": json.dumps(spans), "without": exclude_id}).fetchall()
+        return tuple(DailyUsage(day, calls, seconds) for day, (calls, seconds) in zip(days, found, strict=True))
 
     def prune(self, days: float) -> int:
         """Delete the calls older than that, and return how many. Raises CallLogError."""
-        before, deleted = stamp(datetime.now(UTC) - timedelta(days=days)), 0
+        before, deleted = format_timestamp(datetime.now(UTC) - timedelta(days=days)), 0
         while True:
-            with self._file.writing() as db:
+            with self._file.write() as db:
                 old = "select id from calls where timestamp < ? order by timestamp limit ?"
                 batch = db.execute(f"delete from calls where id in ({old})", [before, PRUNE_BATCH]).rowcount
             deleted += batch
@@ -284,21 +295,21 @@ class CallLog:
 
     def prune_if_due(self, days: float) -> int:
         """Prune once a day, by whichever process asks first; 0 days keeps calls for ever. Raises CallLogError."""
-        return self.prune(days) if days > 0 and self._file.claim("prune", PRUNE_EVERY) else 0
+        return self.prune(days) if days > 0 and self._file.claim_task("prune", PRUNE_INTERVAL) else 0
 
-    def writable(self) -> bool:
+    def is_writable(self) -> bool:
         """Tell whether a call could be written down now."""
         try:
-            with self._file.writing() as db:
+            with self._file.write() as db:
                 # Touches a page, so that a full disk and a file that was made read-only show too.
                 db.execute("update upkeep set done_at = done_at where task = 'prune'")
         except CallLogError:
             return False
         return True
 
-    def dispose(self) -> None:
+    def close(self) -> None:
         """Close the connections that nobody uses."""
-        self._file.dispose()
+        self._file.close()
 
 
 def write_csv(rows: Iterable[Mapping[str, Any]], file: TextIO) -> None:
@@ -323,19 +334,19 @@ def _cell(value: Any) -> Any:
 def _query(filters: CallFilters, cursor: str | None, without: int | None = None) -> tuple[str, dict[str, Any]]:
     conditions: list[str] = []
     arguments: dict[str, Any] = {}
-    for column in _EXACT:
+    for column in _EXACT_FILTERS:
         if (value := getattr(filters, column)) is not None:
             conditions.append(f"{column} = :{column}")
             arguments[column] = value
     if filters.start is not None:
         conditions.append("timestamp >= :start")
-        arguments["start"] = stamp(filters.start)
+        arguments["start"] = format_timestamp(filters.start)
     if filters.end is not None:
         conditions.append("timestamp <= :end")
-        arguments["end"] = stamp(filters.end)
+        arguments["end"] = format_timestamp(filters.end)
     if cursor is not None:
         conditions.append("(timestamp, id) < (:before, :before_id)")
-        arguments["before"], arguments["before_id"] = position_of(cursor, int)
+        arguments["before"], arguments["before_id"] = decode_cursor(cursor, int)
     if without is not None:
         conditions.append("id <> :without")
         arguments["without"] = without
@@ -343,7 +354,7 @@ def _query(filters: CallFilters, cursor: str | None, without: int | None = None)
     return f"select * from calls {where}order by timestamp desc, id desc", arguments
 
 
-def _presented(row: Mapping[str, Any]) -> dict[str, Any]:
+def _public_row(row: Mapping[str, Any]) -> dict[str, Any]:
     success, timings = row["success"], row["timings"]
     return {column: row[column] for column in COLUMNS} | {
         "success": None if success is None else bool(success),
@@ -362,7 +373,7 @@ _RECENT = "from calls where caller = :caller and timestamp >= :since and id <= :
 
 
 def _recent(caller: str, since: datetime, up_to: int | None) -> dict[str, Any]:
-    return {"caller": caller, "since": stamp(since), "up_to": up_to if up_to is not None else 2**63 - 1}
+    return {"caller": caller, "since": format_timestamp(since), "up_to": up_to if up_to is not None else 2**63 - 1}
 
 
 # --- for operators ---
@@ -388,13 +399,13 @@ def _list(log: CallLog, options: argparse.Namespace) -> None:
     line = "{timestamp:27}  {status_code:>4}  {latency_ms:>9}  {method:6} {endpoint:20} {client_id:20} {result}"
     heads = {name: name for name in ("timestamp", "method", "endpoint", "client_id", "result")}
     print(line.format(**heads, status_code="code", latency_ms="ms"))
-    for row in log.walk(_filters(options), options.limit or 50):
+    for row in log.iterate(_filters(options), options.limit or 50):
         shown = {column: "-" if value is None else value for column, value in row.items()}
         print(line.format(**shown, result=row["prediction"] or row["error"] or ""))
 
 
 def _export(log: CallLog, options: argparse.Namespace) -> None:
-    rows = log.walk(_filters(options), options.limit)
+    rows = log.iterate(_filters(options), options.limit)
     if options.format == "csv":
         write_csv(rows, sys.stdout)
     else:
@@ -425,8 +436,10 @@ def _parser() -> argparse.ArgumentParser:
     common.add_argument("--db", type=Path, default=Path("logs/calls.db"), help="the log's file (default: %(default)s)")
     commands = parser.add_subparsers(dest="command", required=True)
     some = argparse.ArgumentParser(add_help=False, parents=[common])
-    some.add_argument("--start", type=start_of, metavar="DATE", help="ISO 8601, inclusive; no zone means UTC")
-    some.add_argument("--end", type=end_of, metavar="DATE", help="the same; a date alone means to the end of that day")
+    some.add_argument("--start", type=parse_start, metavar="DATE", help="ISO 8601, inclusive; no zone means UTC")
+    some.add_argument(
+        "--end", type=parse_end, metavar="DATE", help="the same; a date alone means to the end of that day"
+    )
     some.add_argument("--status-code", type=int)
     some.add_argument("--success", type=_boolean_argument, metavar="True|False")
     for name in ("client-id", "endpoint", "request-id", "prediction", "modalities"):

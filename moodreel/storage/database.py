@@ -24,17 +24,17 @@ from sqlite_utils import Database
 from sqlite_utils.migrations import Migrations
 
 from moodreel.errors import MoodreelError
-from moodreel.storage.timestamps import stamp
+from moodreel.storage.timestamps import format_timestamp
 
-BUSY_SECONDS = 10.0
+BUSY_TIMEOUT_SECONDS = 10.0
 """How long a writer waits for the others before it gives up."""
 
-IDLE = 4
+MAX_IDLE_CONNECTIONS = 4
 """Connections that are kept for the next one who needs one. Each has up to 2 MB of the file in memory."""
 
 PRUNE_BATCH = 2000
 """Old rows deleted in one go: other writers wait for no longer than that takes."""
-PRUNE_EVERY = timedelta(days=1)
+PRUNE_INTERVAL = timedelta(days=1)
 
 _Id = TypeVar("_Id", int, str)
 
@@ -63,57 +63,57 @@ class SharedDatabase:
         name: str,
         setting: str,
         error: type[MoodreelError],
-        erase: bool = False,
+        secure_delete: bool = False,
     ) -> None:
         """Open the file, making and migrating it as needed. Raises `error`."""
         self.path = Path(path)
         self._name = name
         self._setting = setting
         self._error = error
-        self._erase = erase
+        self._erase = secure_delete
         self._idle: list[Database] = []
-        with self._named_errors("opened"):
+        with self._translate_errors("opened"):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self._lent("opened") as db:
+        with self._connection("opened") as db:
             _use_wal(db)
-        with self.writing("opened") as db:
+        with self.write("opened") as db:
             migrations.apply(db)
 
     @contextmanager
-    def reading(self) -> Iterator[Database]:
+    def read(self) -> Iterator[Database]:
         """Lend a connection for reading. Raises `error`."""
-        with self._lent("read") as db:
+        with self._connection("read") as db:
             yield db
 
     @contextmanager
-    def writing(self, done: str = "written") -> Iterator[Database]:
+    def write(self, action: str = "written") -> Iterator[Database]:
         """Lend a connection for one transaction, undone when the block raises. Raises `error`."""
-        with self._lent(done) as db:
+        with self._connection(action) as db:
             db.execute("begin immediate")
             yield db
             db.execute("commit")
 
-    def claim(self, task: str, every: timedelta) -> bool:
+    def claim_task(self, task: str, interval: timedelta) -> bool:
         """Tell whether a task in the table `upkeep` is due, to one of all that ask. Raises `error`."""
         now = datetime.now(UTC)
-        with self.writing() as db:
+        with self.write() as db:
             claim = "update upkeep set done_at = ? where task = ? and done_at < ?"
-            return bool(db.execute(claim, [stamp(now), task, stamp(now - every)]).rowcount)
+            return bool(db.execute(claim, [format_timestamp(now), task, format_timestamp(now - interval)]).rowcount)
 
     def checkpoint(self) -> None:
         """Bring the file up to date and empty its journal, which holds what is deleted for longer. Raises `error`."""
-        with self._lent("written") as db:
+        with self._connection("written") as db:
             db.execute("pragma wal_checkpoint(truncate)")
 
-    def dispose(self) -> None:
+    def close(self) -> None:
         """Close the connections that nobody uses."""
         while self._idle:
             with suppress(IndexError):
                 self._idle.pop().close()
 
     @contextmanager
-    def _lent(self, done: str) -> Iterator[Database]:
-        with self._named_errors(done):
+    def _connection(self, action: str) -> Iterator[Database]:
+        with self._translate_errors(action):
             try:
                 db = self._idle.pop()
             except IndexError:
@@ -124,55 +124,57 @@ class SharedDatabase:
                 # This undoes what it had begun, and nobody gets one that may be broken.
                 db.close()
                 raise
-            if len(self._idle) < IDLE:
+            if len(self._idle) < MAX_IDLE_CONNECTIONS:
                 self._idle.append(db)
             else:
                 db.close()
 
     def _connect(self) -> Database:
         # One thread at a time uses it, but not always the same.
-        connection = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+        connection = sqlite3.connect(
+            self.path, timeout=BUSY_TIMEOUT_SECONDS, isolation_level=None, check_same_thread=False
+        )
         connection.execute("pragma synchronous = normal")
         if self._erase:
             connection.execute("pragma secure_delete = on")
         return Database(connection)
 
     @contextmanager
-    def _named_errors(self, done: str) -> Iterator[None]:
+    def _translate_errors(self, action: str) -> Iterator[None]:
         try:
             yield
         except (sqlite3.Error, OSError) as error:
             with suppress(sqlite3.Error):
-                self.dispose()
+                self.close()
             raise self._error(
-                f"The {self._name} {self.path} cannot be {done}: {error}. {_advice(error, self._setting)}"
+                f"The {self._name} {self.path} cannot be {action}: {error}. {_advice(error, self._setting)}"
             ) from error
 
 
-def insert(table: str, row: Mapping[str, Any]) -> str:
+def insert_sql(table: str, row: Mapping[str, Any]) -> str:
     """Write the SQL that inserts a row of named values."""
     return f"insert into {table} ({', '.join(row)}) values ({', '.join(f':{column}' for column in row)})"
 
 
-def cursor_after(row: Mapping[str, Any]) -> str:
+def encode_cursor(row: Mapping[str, Any]) -> str:
     """Give the cursor of the page that goes on after a row."""
     return base64.urlsafe_b64encode(f"{row['timestamp']} {row['id']}".encode()).decode().rstrip("=")
 
 
-def position_of(cursor: str, read_id: Callable[[str], _Id]) -> tuple[str, _Id]:
+def decode_cursor(cursor: str, parse_id: Callable[[str], _Id]) -> tuple[str, _Id]:
     """Give the timestamp and id that a cursor stands for. Raises ValueError for one that no page gave.
 
     read_id: makes an id of its text; raises ValueError where it is none.
     """
     try:
         timestamp, row_id = base64.urlsafe_b64decode(cursor.encode() + b"=" * (-len(cursor) % 4)).decode().split(" ")
-        return stamp(datetime.fromisoformat(timestamp)), read_id(row_id)
+        return format_timestamp(datetime.fromisoformat(timestamp)), parse_id(row_id)
     except (ValueError, OverflowError, binascii.Error) as error:
         raise ValueError("the cursor is none that a page gave") from error
 
 
 def _use_wal(db: Database) -> None:
-    deadline = time.monotonic() + BUSY_SECONDS
+    deadline = time.monotonic() + BUSY_TIMEOUT_SECONDS
     while True:
         try:
             db.enable_wal()

@@ -31,19 +31,27 @@ from sqlite_utils.migrations import Migrations
 
 from moodreel.emotions import fold_to_five, to_five
 from moodreel.errors import MoodreelError
-from moodreel.storage.database import PRUNE_BATCH, PRUNE_EVERY, Page, SharedDatabase, cursor_after, insert, position_of
-from moodreel.storage.mood_calendar import MoodEntry, Summary, range_of, summarize, usual
-from moodreel.storage.objects import MediaError, ObjectStorage, StoredFile, new_key
-from moodreel.storage.timestamps import stamp
+from moodreel.storage.database import (
+    PRUNE_BATCH,
+    PRUNE_INTERVAL,
+    Page,
+    SharedDatabase,
+    decode_cursor,
+    encode_cursor,
+    insert_sql,
+)
+from moodreel.storage.mood_calendar import MoodCalendar, MoodEntry, baseline_start, complete_range, summarize
+from moodreel.storage.objects import ObjectStorage, ObjectStorageError, StoredFile, new_key
+from moodreel.storage.timestamps import format_timestamp
 
 KINDS = ("video", "picture", "text", "audio")
 
-SAME_WITHIN = timedelta(days=1)
+DUPLICATE_WINDOW = timedelta(days=1)
 """The same file again, sooner than that after its entry was made, is that entry."""
-SWEEP_SECONDS = 5.0
+MEDIA_DELETION_SECONDS = 5.0
 """How long one sweep goes on; the next one does the rest."""
-SWEEP_BATCH = 100
-RETRY_AFTER = timedelta(hours=1)
+MEDIA_DELETION_BATCH = 100
+MEDIA_RETRY_INTERVAL = timedelta(hours=1)
 """When an object that could not be deleted is tried again, and when one whose entry was never written is given up."""
 
 _PLACES = 4
@@ -151,7 +159,7 @@ class History:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.path.touch(mode=0o600)
         self._file = SharedDatabase(
-            path, migrations, name="history", setting="HISTORY_PATH", error=HistoryError, erase=True
+            path, migrations, name="history", setting="HISTORY_PATH", error=HistoryError, secure_delete=True
         )
 
     # --- keeping ---
@@ -161,8 +169,8 @@ class History:
         if self.storage is None or not media:
             return ()
         stored = tuple(StoredMedia(each.name, each.type, len(each.data), new_key(user, each.name)) for each in media)
-        with self._file.writing() as db:
-            _doom(db, [each.key for each in stored], datetime.now(UTC) + RETRY_AFTER)
+        with self._file.write() as db:
+            _doom(db, [each.key for each in stored], datetime.now(UTC) + MEDIA_RETRY_INTERVAL)
         for each, file in zip(stored, media, strict=True):
             self.storage.put(each.key, file.data)
         return stored
@@ -182,13 +190,13 @@ class History:
             HistoryError: it cannot be written.
         """
         at = at or datetime.now(UTC)
-        with self._file.writing() as db:
+        with self._file.write() as db:
             media = _claimed(db, stored)
             row = _row(user, finding, media)
             before = _same(db, user, row["fingerprint"], at)
             if before is None:
-                new = {"id": secrets.token_hex(16), "timestamp": stamp(at), **row}
-                db.execute(insert("entries", new), new)
+                new = {"id": secrets.token_hex(16), "timestamp": format_timestamp(at), **row}
+                db.execute(insert_sql("entries", new), new)
                 return new["id"]
             if media:
                 _doom(db, _keys(before), datetime.now(UTC))
@@ -210,17 +218,17 @@ class History:
             HistoryError: the history cannot be read.
         """
         sql, arguments = _query(user, filters or HistoryFilters(), cursor)
-        with self._file.reading() as db:
+        with self._file.read() as db:
             found = list(db.query(f"{sql} limit {limit + 1:d}", arguments))
         rows, more = found[:limit], len(found) > limit
-        return Page(tuple(self._presented(row) for row in rows), cursor_after(rows[-1]) if more and rows else None)
+        return Page(tuple(self._presented(row) for row in rows), encode_cursor(rows[-1]) if more and rows else None)
 
-    def find(self, user: str, entry: str) -> dict[str, Any] | None:
+    def get(self, user: str, entry: str) -> dict[str, Any] | None:
         """Give one of a user's entries; None where they have none of that id. Raises HistoryError."""
         row = self._row_of(user, entry)
         return self._presented(row) if row else None
 
-    def media(self, user: str, entry: str, name: str) -> StoredFile | None:
+    def get_media(self, user: str, entry: str, name: str) -> StoredFile | None:
         """Read a file of a user's entry; None where there is none of that name. Raises MediaError, HistoryError."""
         row = self._row_of(user, entry)
         stored = next((each for each in _stored(row) if each.name == name), None) if row else None
@@ -229,7 +237,7 @@ class History:
         data = self.storage.get(stored.key)
         return StoredFile(stored.name, stored.type, data) if data is not None else None
 
-    def summary(
+    def mood_calendar(
         self,
         user: str,
         by: str = "day",
@@ -238,7 +246,7 @@ class History:
         zone: ZoneInfo | None = None,
         *,
         now: datetime | None = None,
-    ) -> Summary:
+    ) -> MoodCalendar:
         """Make a user's mood calendar, and compare it with what is usual for them; see `mood_calendar`.
 
         Raises:
@@ -246,11 +254,11 @@ class History:
             HistoryError: the history cannot be read.
         """
         now = now or datetime.now(UTC)
-        within = range_of(by, start, end, zone or ZoneInfo("UTC"), now)
+        within = complete_range(by, start, end, zone or ZoneInfo("UTC"), now)
         # The last moment of a range is one microsecond, the unit of `stamp`, before the first one after it.
         first, after = within.bounds()
         marks = self._marks(user, first, after - timedelta(microseconds=1))
-        return summarize(marks, self._marks(user, usual(now), now), within, by)
+        return summarize(marks, self._marks(user, baseline_start(now), now), within, by)
 
     # --- deleting ---
 
@@ -266,15 +274,17 @@ class History:
 
     def prune_if_due(self, days: float) -> int:
         """Delete older entries once a day, by whichever process asks first; 0 days keeps them for ever."""
-        return self._prune(days) if days > 0 and self._file.claim("prune", PRUNE_EVERY) else 0
+        return self._prune(days) if days > 0 and self._file.claim_task("prune", PRUNE_INTERVAL) else 0
 
-    def delete_orphans(self, seconds: float = SWEEP_SECONDS) -> int:
+    def delete_due_media(self, seconds: float = MEDIA_DELETION_SECONDS) -> int:
         """Delete the objects that are doomed and due, for so long, and return how many were deleted.
 
         Raises MediaError where some could not be: they are tried again in an hour. Without a storage none can.
         """
         if self.storage is None and self._due():
-            raise MediaError("Files that are to be deleted are still there: set MEDIA_STORAGE to where they are.")
+            raise ObjectStorageError(
+                "Files that are to be deleted are still there: set MEDIA_STORAGE to where they are."
+            )
         deleted, failures = 0, []
         deadline = time.monotonic() + seconds
         while self.storage is not None and time.monotonic() < deadline and (keys := self._due()):
@@ -285,24 +295,26 @@ class History:
                 try:
                     self.storage.delete(key)
                     done.append(key)
-                except MediaError as error:
+                except ObjectStorageError as error:
                     failed.append(key)
                     failures.append(error)
-            with self._file.writing() as db:
+            with self._file.write() as db:
                 _spare(db, done)
-                _doom(db, failed, datetime.now(UTC) + RETRY_AFTER)
+                _doom(db, failed, datetime.now(UTC) + MEDIA_RETRY_INTERVAL)
             deleted += len(done)
         if failures:
             first = failures[0]
-            raise MediaError(f"Files that are to be deleted are still there: {len(failures)}. {first}") from first
+            raise ObjectStorageError(
+                f"Files that are to be deleted are still there: {len(failures)}. {first}"
+            ) from first
         return deleted
 
-    def dispose(self) -> None:
+    def close(self) -> None:
         """Close the connections that nobody uses."""
-        self._file.dispose()
+        self._file.close()
 
     def _prune(self, days: float) -> int:
-        before, deleted = stamp(datetime.now(UTC) - timedelta(days=days)), 0
+        before, deleted = format_timestamp(datetime.now(UTC) - timedelta(days=days)), 0
         old = "select id from entries where timestamp < :before order by timestamp limit :batch"
         while True:
             batch = self._delete(f"entries.id in ({old})", {"before": before, "batch": PRUNE_BATCH})
@@ -313,8 +325,8 @@ class History:
     def _delete(self, condition: str, arguments: dict[str, Any]) -> int:
         """Delete entries, doom their media, and return how many there were."""
         keys = f"select json_extract(value, '$.key'), :due from entries, json_each(entries.media) where {condition}"
-        due = stamp(datetime.now(UTC))
-        with self._file.writing() as db:
+        due = format_timestamp(datetime.now(UTC))
+        with self._file.write() as db:
             db.execute(f"insert or replace into doomed (key, due) {keys}", {**arguments, "due": due})
             deleted = db.execute(f"delete from entries where {condition}", arguments).rowcount
         if deleted:
@@ -324,19 +336,19 @@ class History:
         return deleted
 
     def _due(self) -> list[str]:
-        with self._file.reading() as db:
+        with self._file.read() as db:
             due = "select key from doomed where due <= ? order by due limit ?"
-            return [key for (key,) in db.execute(due, [stamp(datetime.now(UTC)), SWEEP_BATCH])]
+            return [key for (key,) in db.execute(due, [format_timestamp(datetime.now(UTC)), MEDIA_DELETION_BATCH])]
 
     def _row_of(self, user: str, entry: str) -> Mapping[str, Any] | None:
-        with self._file.reading() as db:
+        with self._file.read() as db:
             return next(iter(db.query("select * from entries where user = ? and id = ?", [user, entry])), None)
 
     def _marks(self, user: str, start: datetime, end: datetime) -> list[MoodEntry]:
         columns = "select timestamp, mood, probabilities from entries"
-        asked = {"user": user, "start": stamp(start), "end": stamp(end)}
+        asked = {"user": user, "start": format_timestamp(start), "end": format_timestamp(end)}
         within = "where user = :user and timestamp >= :start and timestamp <= :end order by timestamp"
-        with self._file.reading() as db:
+        with self._file.read() as db:
             rows = db.execute(f"{columns} {within}", asked).fetchall()
         return [
             MoodEntry(
@@ -389,7 +401,7 @@ def _fingerprint(user: str, finding: HistoryEntry) -> str | None:
 def _same(db: Database, user: str, fingerprint: str | None, at: datetime) -> Mapping[str, Any] | None:
     """Give the entry of the same file, if it is not a day away; before or after, for two calls may pass each other."""
     near = "user = ? and fingerprint = ? and timestamp > ? and timestamp < ? order by timestamp desc"
-    asked = [user, fingerprint, stamp(at - SAME_WITHIN), stamp(at + SAME_WITHIN)]
+    asked = [user, fingerprint, format_timestamp(at - DUPLICATE_WINDOW), format_timestamp(at + DUPLICATE_WINDOW)]
     return next(iter(db.query(f"select * from entries where {near} limit 1", asked)), None)
 
 
@@ -411,13 +423,13 @@ def _query(user: str, filters: HistoryFilters, cursor: str | None) -> tuple[str,
         arguments["emotion"] = filters.emotion
     if filters.start is not None:
         conditions.append("timestamp >= :start")
-        arguments["start"] = stamp(filters.start)
+        arguments["start"] = format_timestamp(filters.start)
     if filters.end is not None:
         conditions.append("timestamp <= :end")
-        arguments["end"] = stamp(filters.end)
+        arguments["end"] = format_timestamp(filters.end)
     if cursor is not None:
         conditions.append("(timestamp, id) < (:before, :before_id)")
-        arguments["before"], arguments["before_id"] = position_of(cursor, _id)
+        arguments["before"], arguments["before_id"] = decode_cursor(cursor, _id)
     return f"select * from entries where {' and '.join(conditions)} order by timestamp desc, id desc", arguments
 
 
@@ -436,7 +448,7 @@ def _keys(row: Mapping[str, Any]) -> list[str]:
 
 def _doom(db: Database, keys: Sequence[str], due: datetime) -> None:
     for key in keys:
-        db.execute("insert or replace into doomed (key, due) values (?, ?)", [key, stamp(due)])
+        db.execute("insert or replace into doomed (key, due) values (?, ?)", [key, format_timestamp(due)])
 
 
 def _spare(db: Database, keys: Sequence[str]) -> int:

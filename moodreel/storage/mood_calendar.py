@@ -10,14 +10,14 @@ from datetime import date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 from moodreel.emotions import FIVE
-from moodreel.storage.timestamps import midnight
+from moodreel.storage.timestamps import start_of_day
 
 PERIODS = ("day", "week")
-USUAL_DAYS = 90
+BASELINE_DAYS = 90
 """The baseline is the mean over so many days up to now."""
-USUAL_ENTRIES = 10
+MIN_BASELINE_ENTRIES = 10
 """Fewer entries than that make no baseline."""
-COMPARED_ENTRIES = 3
+MIN_COMPARED_ENTRIES = 3
 """Fewer entries than that in the asked range are not compared with it."""
 
 _DEFAULT_DAYS = {"day": 30, "week": 12 * 7}
@@ -27,7 +27,7 @@ _DEFAULT_DAYS = {"day": 30, "week": 12 * 7}
 class MoodEntry:
     """One entry in the calendar: its time, its emotion of the five and their probabilities, where it has them."""
 
-    at: datetime
+    time: datetime
     emotion: str | None
     probabilities: Mapping[str, float] | None
 
@@ -42,11 +42,11 @@ class DateRange:
 
     def bounds(self) -> tuple[datetime, datetime]:
         """Give its first moment, and the first one after it, in UTC."""
-        return midnight(self.start, self.zone), midnight(self.end + timedelta(days=1), self.zone)
+        return start_of_day(self.start, self.zone), start_of_day(self.end + timedelta(days=1), self.zone)
 
 
 @dataclass(frozen=True)
-class Period:
+class MoodPeriod:
     """A day or a week: `name` is 2025-03-30 or 2025-W13; `leading` is the emotion of most entries."""
 
     name: str
@@ -58,7 +58,7 @@ class Period:
 
 
 @dataclass(frozen=True)
-class Baseline:
+class MoodBaseline:
     """What is usual for somebody: mean probabilities, None where there are too few entries for them.
 
     difference: the mean of the asked range less the usual one, each -1..1.
@@ -72,7 +72,7 @@ class Baseline:
 
 
 @dataclass(frozen=True)
-class Summary:
+class MoodCalendar:
     """A mood calendar: the periods that have entries, oldest first, and all of them together."""
 
     by: str
@@ -81,11 +81,11 @@ class Summary:
     end_date: date
     entries: int
     emotions: Mapping[str, int]
-    periods: tuple[Period, ...]
-    baseline: Baseline
+    periods: tuple[MoodPeriod, ...]
+    baseline: MoodBaseline
 
 
-def range_of(by: str, start: date | None, end: date | None, zone: ZoneInfo, now: datetime) -> DateRange:
+def complete_range(by: str, start: date | None, end: date | None, zone: ZoneInfo, now: datetime) -> DateRange:
     """Complete a range: up to today, and back 30 days or 12 weeks; weeks are made whole.
 
     Raises ValueError where it ends before it starts.
@@ -101,14 +101,14 @@ def range_of(by: str, start: date | None, end: date | None, zone: ZoneInfo, now:
     return DateRange(first, last, zone)
 
 
-def usual(now: datetime) -> datetime:
+def baseline_start(now: datetime) -> datetime:
     """Give the time from which on entries make the baseline."""
-    return now - timedelta(days=USUAL_DAYS)
+    return now - timedelta(days=BASELINE_DAYS)
 
 
-def summarize(marks: Sequence[MoodEntry], usually: Sequence[MoodEntry], within: DateRange, by: str) -> Summary:
+def summarize(marks: Sequence[MoodEntry], usually: Sequence[MoodEntry], within: DateRange, by: str) -> MoodCalendar:
     """Make the calendar of a range's marks, given in order of time, and compare it with what is usual."""
-    return Summary(
+    return MoodCalendar(
         by=by,
         tz=within.zone.key,
         start_date=within.start,
@@ -120,14 +120,14 @@ def summarize(marks: Sequence[MoodEntry], usually: Sequence[MoodEntry], within: 
     )
 
 
-def _periods(marks: Iterable[MoodEntry], zone: ZoneInfo, by: str) -> Iterator[Period]:
+def _periods(marks: Iterable[MoodEntry], zone: ZoneInfo, by: str) -> Iterator[MoodPeriod]:
     together: dict[date, list[MoodEntry]] = {}
     for mark in marks:
-        day = mark.at.astimezone(zone).date()
+        day = mark.time.astimezone(zone).date()
         together.setdefault(_monday(day) if by == "week" else day, []).append(mark)
     for start, some in together.items():
         year, week, _ = start.isocalendar()
-        yield Period(
+        yield MoodPeriod(
             name=f"{year:04d}-W{week:02d}" if by == "week" else start.isoformat(),
             start_date=start,
             end_date=start + timedelta(days=6 if by == "week" else 0),
@@ -152,12 +152,12 @@ def _leading(marks: Sequence[MoodEntry]) -> str | None:
     return best if counts[best] else None
 
 
-def _baseline(marks: Sequence[MoodEntry], usually: Sequence[MoodEntry]) -> Baseline:
+def _baseline(marks: Sequence[MoodEntry], usually: Sequence[MoodEntry]) -> MoodBaseline:
     known, compared = _with_probabilities(usually), _with_probabilities(marks)
-    mean = _means(known) if len(known) >= USUAL_ENTRIES else None
-    here = _means(compared) if len(compared) >= COMPARED_ENTRIES else None
+    mean = _means(known) if len(known) >= MIN_BASELINE_ENTRIES else None
+    here = _means(compared) if len(compared) >= MIN_COMPARED_ENTRIES else None
     difference = {emotion: here[emotion] - mean[emotion] for emotion in FIVE} if mean and here else None
-    return Baseline(USUAL_DAYS, len(known), USUAL_ENTRIES, mean, difference)
+    return MoodBaseline(BASELINE_DAYS, len(known), MIN_BASELINE_ENTRIES, mean, difference)
 
 
 def _means(marks: Sequence[MoodEntry]) -> dict[str, float] | None:

@@ -26,7 +26,7 @@ _PACKAGES = {"gs": "gcsfs", "s3": "s3fs"}
 _T = TypeVar("_T")
 
 
-class MediaError(MoodreelError):
+class ObjectStorageError(MoodreelError):
     """The storage cannot be opened, or does not do as it is asked; the message tells the operator what to do."""
 
 
@@ -48,36 +48,36 @@ def new_key(user: str, name: str) -> str:
 class ObjectStorage:
     """Objects by key, for any number of threads. Make one after a fork, never before."""
 
-    def __init__(self, url: str, *, seconds: float = 10.0) -> None:
+    def __init__(self, url: str, *, timeout_seconds: float = 10.0) -> None:
         """Open the storage that a URL names: file://, memory://, gs:// or s3://. Raises MediaError."""
         self._objects = _open(url)
-        self._seconds = seconds
+        self._seconds = timeout_seconds
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="media")
 
     def put(self, key: str, data: bytes) -> None:
         """Store an object. Raises MediaError; the object may then be there or not."""
-        self._in_time("written", self._objects.put, key, data)
+        self._with_timeout("written", self._objects.put, key, data)
 
     def get(self, key: str) -> bytes | None:
         """Read an object; None where there is none. Raises MediaError."""
-        return self._in_time("read", self._objects.get, key)
+        return self._with_timeout("read", self._objects.get, key)
 
     def delete(self, key: str) -> None:
         """Delete an object; one that is not there is deleted already. Raises MediaError."""
-        self._in_time("emptied", self._objects.delete, key)
+        self._with_timeout("emptied", self._objects.delete, key)
 
-    def _in_time(self, done: str, work: Callable[..., _T], *arguments: Any) -> _T:
+    def _with_timeout(self, done: str, work: Callable[..., _T], *arguments: Any) -> _T:
         future = self._threads.submit(work, *arguments)
         try:
             return future.result(self._seconds)
         except Exception as error:  # every storage's library has errors of its own
             future.cancel()
-            raise MediaError(
+            raise ObjectStorageError(
                 f"The media storage cannot be {done}: {error!r}. Check MEDIA_STORAGE, and that the service may use it."
             ) from error
 
 
-class _Objects(Protocol):
+class _Backend(Protocol):
     def put(self, key: str, data: bytes) -> None: ...
 
     def get(self, key: str) -> bytes | None: ...
@@ -85,7 +85,7 @@ class _Objects(Protocol):
     def delete(self, key: str) -> None: ...
 
 
-class _Folder:
+class _LocalBackend:
     """Objects as files, for their owner alone."""
 
     def __init__(self, root: Path) -> None:
@@ -96,9 +96,9 @@ class _Folder:
 
     def put(self, key: str, data: bytes) -> None:
         path = self._root / key
-        part = _part_of(path)
+        part = _partial_path(path)
         try:
-            with os.fdopen(_make(part), "wb") as file:
+            with os.fdopen(_create_private(part), "wb") as file:
                 file.write(data)
             part.replace(path)
         except BaseException:
@@ -114,14 +114,14 @@ class _Folder:
         # Where all of it is gone, on a disk that is not there today, nothing is deleted.
         self._root.stat()
         path = self._root / key
-        for file in (path, _part_of(path)):
+        for file in (path, _partial_path(path)):
             file.unlink(missing_ok=True)
         # The folder of somebody who keeps nothing goes too; it is not empty for all others.
         with suppress(OSError):
             path.parent.rmdir()
 
 
-class _Bucket:
+class _FsspecBackend:
     """Objects of any other storage that fsspec knows."""
 
     def __init__(self, files: Any, root: str) -> None:
@@ -141,27 +141,27 @@ class _Bucket:
             self._files.rm_file(f"{self._root}/{key}")
 
 
-def _open(url: str) -> _Objects:
+def _open(url: str) -> _Backend:
     scheme = url.partition("://")[0]
     try:
         files, root = fsspec.url_to_fs(url)
-        return _Folder(Path(root)) if scheme == "file" else _Bucket(files, root)
+        return _LocalBackend(Path(root)) if scheme == "file" else _FsspecBackend(files, root)
     except ImportError as error:
         package = _PACKAGES.get(scheme, "a package")
-        raise MediaError(
+        raise ObjectStorageError(
             f"MEDIA_STORAGE={scheme}://… needs {package}: pip install -r requirements-extras.txt."
         ) from error
     except Exception as error:  # every storage's library has errors of its own
-        raise MediaError(
+        raise ObjectStorageError(
             f"MEDIA_STORAGE={scheme}://… cannot be opened: {error!r}. Check that the service may use it."
         ) from error
 
 
-def _part_of(path: Path) -> Path:
+def _partial_path(path: Path) -> Path:
     return path.with_name(f".{path.name}.part")
 
 
-def _make(path: Path) -> int:
+def _create_private(path: Path) -> int:
     """Make a file for its owner alone, and give its descriptor."""
     while True:
         # Whoever deletes the folder's last object takes the folder away, at any time.

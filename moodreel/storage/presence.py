@@ -26,7 +26,7 @@ from sqlite_utils.migrations import Migrations
 from moodreel.errors import MoodreelError
 from moodreel.storage.database import SharedDatabase
 
-BEAT_SECONDS = 1.0
+HEARTBEAT_SECONDS = 1.0
 STALE_SECONDS = 5.0
 """A process that is starved for less than this, as by its neighbours on a small machine, does not count as dead."""
 
@@ -47,11 +47,11 @@ class ProcessCount:
 class ConnectionCounts:
     """What all processes say, by their names. Two are equal when nobody came or went in between."""
 
-    held: Mapping[str, ProcessCount] = field(default_factory=dict)
+    by_process: Mapping[str, ProcessCount] = field(default_factory=dict)
 
     @property
     def connections(self) -> int:
-        return sum(held.connections for held in self.held.values())
+        return sum(held.connections for held in self.by_process.values())
 
 
 class PresenceStore(Protocol):
@@ -60,7 +60,7 @@ class PresenceStore(Protocol):
     def write(self, name: str, held: ProcessCount) -> None:
         """Write a process's row, new or again, and delete those that nobody writes any more."""
 
-    def erase(self, name: str) -> None:
+    def delete(self, name: str) -> None:
         """Delete a process's row."""
 
     def read(self) -> Mapping[str, ProcessCount]:
@@ -70,27 +70,27 @@ class PresenceStore(Protocol):
 class Presence:
     """One process's part in the count. `report` is called by one thread, the rest by any."""
 
-    def __init__(self, rows: PresenceStore, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, store: PresenceStore, clock: Callable[[], float] = time.monotonic) -> None:
         self.name = uuid.uuid4().hex
-        self._rows = rows
+        self._store = store
         self._clock = clock
-        self._said: ProcessCount | None = None
-        self._said_at = 0.0
+        self._reported: ProcessCount | None = None
+        self._reported_at = 0.0
 
-    def report(self, held: ProcessCount) -> ConnectionCounts:
+    def heartbeat(self, counts: ProcessCount) -> ConnectionCounts:
         """Say what this process holds, if that is new or due; give what all do. Raises PresenceError."""
-        if not held.connections:
-            if self._said is not None:
-                self._rows.erase(self.name)
-                self._said = None
-        elif held != self._said or self._clock() - self._said_at >= BEAT_SECONDS:
-            self._rows.write(self.name, held)
-            self._said, self._said_at = held, self._clock()
-        return ConnectionCounts(self._rows.read())
+        if not counts.connections:
+            if self._reported is not None:
+                self._store.delete(self.name)
+                self._reported = None
+        elif counts != self._reported or self._clock() - self._reported_at >= HEARTBEAT_SECONDS:
+            self._store.write(self.name, counts)
+            self._reported, self._reported_at = counts, self._clock()
+        return ConnectionCounts(self._store.read())
 
-    def others(self) -> int:
+    def count_others(self) -> int:
         """Count the connections of the other processes. Raises PresenceError."""
-        return sum(held.connections for name, held in self._rows.read().items() if name != self.name)
+        return sum(held.connections for name, held in self._store.read().items() if name != self.name)
 
 
 migrations = Migrations("presence")
@@ -112,24 +112,24 @@ class SqlitePresenceStore:
     def __init__(self, path: Path | str, clock: Callable[[], float] = time.monotonic, boot: str | None = None) -> None:
         self._path = path
         self._clock = clock
-        self._boot = boot or _boot()
+        self._boot = boot or _boot_id()
         self._opened: SharedDatabase | None = None
         self._lock = threading.Lock()
 
     def write(self, name: str, held: ProcessCount) -> None:
         now = self._clock()
         row = {"name": name, "boot": self._boot, "connections": held.connections, "changes": held.changes, "beat": now}
-        with self._file.writing() as db:
+        with self._file.write() as db:
             db.execute("insert or replace into processes values (:name, :boot, :connections, :changes, :beat)", row)
             db.execute("delete from processes where boot != ? or beat < ?", [self._boot, now - STALE_SECONDS])
 
-    def erase(self, name: str) -> None:
-        with self._file.writing() as db:
+    def delete(self, name: str) -> None:
+        with self._file.write() as db:
             db.execute("delete from processes where name = ?", [name])
 
     def read(self) -> Mapping[str, ProcessCount]:
         counting = "select name, connections, changes from processes where boot = ? and beat >= ?"
-        with self._file.reading() as db:
+        with self._file.read() as db:
             found = db.execute(counting, [self._boot, self._clock() - STALE_SECONDS]).fetchall()
         return {name: ProcessCount(connections, changes) for name, connections, changes in found}
 
@@ -143,7 +143,7 @@ class SqlitePresenceStore:
             return self._opened
 
 
-def _boot() -> str:
+def _boot_id() -> str:
     """Tell one start of the machine from the others."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()

@@ -59,7 +59,7 @@ class RedisPresenceStore:
         with _named_errors():
             self._write([KEY], [name, held.connections, held.changes, int(STALE_SECONDS * 1000)])
 
-    def erase(self, name: str) -> None:
+    def delete(self, name: str) -> None:
         with _named_errors():
             self._redis.hdel(KEY, name)
 

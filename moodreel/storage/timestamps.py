@@ -5,25 +5,25 @@ from contextlib import suppress
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
 
 
-def stamp(moment: datetime) -> str:
+def format_timestamp(moment: datetime) -> str:
     """Write a time as it is kept: UTC, always with microseconds."""
     return moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
 
 
-def start_of(text: str) -> datetime:
+def parse_start(text: str) -> datetime:
     """Read a start: ISO 8601; no zone means UTC, no time the day's first moment. Raises ValueError."""
-    return _moment(text)
+    return _parse_timestamp(text)
 
 
-def end_of(text: str) -> datetime:
+def parse_end(text: str) -> datetime:
     """Read an end: as `start_of`, but to the last moment of the day or second that it names. Raises ValueError."""
-    moment = _moment(text)
+    moment = _parse_timestamp(text)
     if _is_date(text):
         return moment + timedelta(days=1, microseconds=-1)
     return moment if moment.microsecond else moment.replace(microsecond=999_999)
 
 
-def midnight(day: date, zone: tzinfo) -> datetime:
+def start_of_day(day: date, zone: tzinfo) -> datetime:
     """Give the moment at which a day begins somewhere, in UTC; where clocks skip midnight, when they do so."""
     return datetime.combine(day, time(), zone).astimezone(UTC)
 
@@ -34,7 +34,7 @@ def _is_date(text: str) -> bool:
     return False
 
 
-def _moment(text: str) -> datetime:
+def _parse_timestamp(text: str) -> datetime:
     # In a query string the + of a zone arrives as a space.
     moment = datetime.fromisoformat(re.sub(r"(:\d\d(?:\.\d+)?) (\d\d:?\d\d)$", r"\1+\2", text.strip()))
     try:

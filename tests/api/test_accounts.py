@@ -21,7 +21,7 @@ from api.auth.tokens import Token, TokenVerifier
 from api.errors import ApiError
 from moodreel.storage import call_log
 from moodreel.storage.call_log import CallLog, CallOutcome
-from moodreel.storage.timestamps import stamp
+from moodreel.storage.timestamps import format_timestamp
 from tests.support import accounts
 from tests.support.accounts import ISSUER, PROVIDER, STRANGER, openid, own
 from tests.support.server import DATE, KEY, ROOT, Server, video_body
@@ -457,11 +457,13 @@ def test_nothing_else_is_refreshed(
 
 def wrote(log: CallLog, caller: str | None, at: str, seconds: float | None = None, status: int | None = 200) -> None:
     """Log a call as if it had come at that time, in UTC."""
-    row = log.open(request_id="r", method="POST", endpoint="/predict", caller=caller)
+    row = log.begin(request_id="r", method="POST", endpoint="/predict", caller=caller)
     if status is not None:
-        log.close(row, CallOutcome(status, 1.0, video_seconds=seconds))
+        log.finish(row, CallOutcome(status, 1.0, video_seconds=seconds))
     with sqlite3.connect(log.path) as db:
-        db.execute("update calls set timestamp = ? where id = ?", [stamp(datetime.fromisoformat(at + "Z")), row])
+        db.execute(
+            "update calls set timestamp = ? where id = ?", [format_timestamp(datetime.fromisoformat(at + "Z")), row]
+        )
 
 
 @pytest.fixture
@@ -497,7 +499,7 @@ def test_days_are_those_of_the_zone(log: CallLog, zone: str, calls: list[int]) -
 
 
 def _by_hand(log: CallLog, zone: ZoneInfo) -> list[int]:
-    found = [datetime.fromisoformat(row["timestamp"]).astimezone(zone).date() for row in log.walk()]
+    found = [datetime.fromisoformat(row["timestamp"]).astimezone(zone).date() for row in log.iterate()]
     return [found.count(DAYS[0] + timedelta(days=number)) for number in range(3)]
 
 

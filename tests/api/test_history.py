@@ -455,7 +455,7 @@ def test_old_entries_are_deleted_at_the_start(tmp_path: Path) -> None:
     for name, days in (("old", 8), ("young", 6)):
         finding = HistoryEntry("video", "Happy", 0.9, None, name)
         history.upsert("ann", finding, at=datetime.now(UTC) - timedelta(days=days))
-    history.dispose()
+    history.close()
     with (
         Server(tmp_path, **ON, HISTORY_RETENTION_DAYS=7),
         sqlite3.connect(tmp_path / "data" / "history.db") as db,

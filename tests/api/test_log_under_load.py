@@ -14,7 +14,7 @@ import pytest
 import requests
 
 from moodreel.storage.call_log import CallLog
-from moodreel.storage.timestamps import stamp
+from moodreel.storage.timestamps import format_timestamp
 from tests.support.server import HEADERS, Server, video_body
 
 pytestmark = pytest.mark.server
@@ -119,10 +119,10 @@ def test_a_stop_lets_running_calls_end(tmp_path: Path) -> None:
 def test_old_calls_are_deleted_at_the_start(tmp_path: Path) -> None:
     log = CallLog(tmp_path / "logs" / "calls.db")
     for name, days in (("old", 8), ("kept", 6)):
-        log.open(request_id=name, method="GET", endpoint="/health")
+        log.begin(request_id=name, method="GET", endpoint="/health")
         with sqlite3.connect(log.path) as db:
-            at = stamp(datetime.now(UTC) - timedelta(days=days))
+            at = format_timestamp(datetime.now(UTC) - timedelta(days=days))
             db.execute("update calls set timestamp = ? where request_id = ?", [at, name])
-    log.dispose()
+    log.close()
     with Server(tmp_path, LOG_RETENTION_DAYS=7) as server:
         assert [server.rows(request_id=name) == [] for name in ("old", "kept")] == [True, False]

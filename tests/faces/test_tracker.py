@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from moodreel.faces.landmarker import FaceLandmarker
 from moodreel.faces.tracker import Tracker, assign
-from moodreel.live.frame import colours
+from moodreel.live.frame import mean_lab_color
 from tests.support import synthetic_frames
 from tests.support.server import STORE
 
@@ -147,7 +147,7 @@ def find():
     def found(fps, seconds, first_in_front, turn_back):
         frames = synthetic_frames.crossing_frames(fps, seconds, first_in_front=first_in_front, turn_back=turn_back)
         return [
-            (time, [(in_frame(face.box), colours(rgb, face.box)) for face in finder.detect_once(rgb)])
+            (time, [(in_frame(face.box), mean_lab_color(rgb, face.box)) for face in finder.detect_once(rgb)])
             for time, rgb in frames
         ]
 

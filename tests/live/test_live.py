@@ -63,10 +63,10 @@ class Guest:
     def __init__(self, desk, **wishes):
         self.got = []
         self.desk = desk
-        self.client = desk.open(SessionSettings(**wishes), self.got.append)
+        self.client = desk.open_session(SessionSettings(**wishes), self.got.append)
 
-    def offer(self, data=EMPTY, **more):
-        return self.desk.offer(self.client, data, **more)
+    def submit(self, data=EMPTY, **more):
+        return self.desk.submit(self.client, data, **more)
 
     def wait(self, count=1, kind=LiveResult):
         deadline = time.monotonic() + 60
@@ -99,34 +99,34 @@ def analyser():
 
 def test_a_frame_is_answered_with_faces_and_what_the_client_called_it(open_desk, analyser):
     guest = Guest(open_desk(analyser), explain=True)
-    guest.offer(FRAME, sequence=7, time=12.5)
+    guest.submit(FRAME, sequence=7, time=12.5)
     [result] = guest.wait()
     assert (result.frame.sequence, result.frame.time, result.width, result.height) == (7, 12.5, 640, 360)
     [face] = result.faces
     assert face.emotion == "Happy"
     assert sum(face.probabilities.values()) == pytest.approx(1)
-    assert face.movements[0].name == face.explanation.actions[0].name == "lip corners up"
+    assert face.actions[0].name == face.explanation.actions[0].name == "lip corners up"
     x, y, w, h = face.box
     assert 0 < x < x + w < 640 and 0 < y < y + h < 360
     assert (result.frames, result.dropped) == (1, 0)
-    assert result.milliseconds >= result.waited >= 0
+    assert result.latency_ms >= result.queued_ms >= 0
 
 
 def test_boxes_are_those_of_the_frame_as_it_was_sent_however_small_it_is_looked_at(open_desk, analyser):
     boxes = []
     for side in (640, 320):
         guest = Guest(open_desk(analyser), side=side)
-        guest.offer(FRAME)
+        guest.submit(FRAME)
         boxes.append(guest.wait()[0].faces[0].box)
     assert boxes[0] == pytest.approx(boxes[1], abs=8)
 
 
 def test_another_model_answers_with_its_own_labels(open_desk, analyser):
     guest = Guest(open_desk(analyser), frame_rate=30)
-    guest.offer(FRAME)
+    guest.submit(FRAME)
     guest.wait()
     guest.desk.configure(guest.client, SessionSettings(model="face-expression"))
-    guest.offer(FRAME)
+    guest.submit(FRAME)
     first, second = guest.wait(2)
     assert (set(first.faces[0].probabilities), first.model) == (set(FIVE), "moodreel-five")
     assert (second.faces[0].emotion, second.model) == ("happy", "face-expression")
@@ -136,7 +136,7 @@ def test_another_model_answers_with_its_own_labels(open_desk, analyser):
 def test_a_model_that_is_not_there_changes_nothing(open_desk, analyser):
     desk = open_desk(analyser)
     with pytest.raises(ModelNotFound):
-        desk.open(SessionSettings(model="nobody"), print)
+        desk.open_session(SessionSettings(model="nobody"), print)
     guest = Guest(desk)
     with pytest.raises(ModelNotFound):
         desk.configure(guest.client, SessionSettings(model="nobody"))
@@ -152,8 +152,8 @@ def test_the_largest_stays_the_largest_until_another_is_clearly_larger(open_desk
     one, both = Guest(desk, faces="largest", frame_rate=30), Guest(desk, frame_rate=30)
     for step in range(4):
         frame = synthetic_image.encode_image(np.roll(picture, step % 2, axis=1), quality=90)
-        one.offer(frame)
-        both.offer(frame)
+        one.submit(frame)
+        both.submit(frame)
         one.wait(step + 1)
         both.wait(step + 1)
     assert {len(result.faces) for result in both.all()} == {2}
@@ -164,9 +164,9 @@ def test_a_client_faster_than_the_server_gets_the_newest_and_hears_what_was_drop
     guest = Guest(open_desk(slow_analyser(0.1)), frame_rate=30)
     displaced = []
     for number in range(200):
-        displaced.append(guest.offer(sequence=number))
+        displaced.append(guest.submit(sequence=number))
         time.sleep(0.002)
-    while guest.client.waiting is not None or guest.client.busy:
+    while guest.client.pending is not None or guest.client.busy:
         time.sleep(0.01)
     results = guest.wait()
     sequences = [result.frame.sequence for result in results]
@@ -181,7 +181,7 @@ def test_no_more_frames_are_looked_at_than_were_asked_for(open_desk):
     guest = Guest(open_desk(analyser), frame_rate=5)
     began = time.monotonic()
     while time.monotonic() < began + 1:
-        guest.offer()
+        guest.submit()
         time.sleep(0.005)
     seconds = time.monotonic() - began
     assert len(analyser.landmarker.sides) <= 5 * seconds / 0.9 + 2
@@ -194,13 +194,13 @@ def test_one_who_sends_everything_at_once_takes_nobody_elses_turn(open_desk):
 
     def send():
         while not stop.is_set():
-            flood.offer()
+            flood.submit()
 
     sender = threading.Thread(target=send)
     sender.start()
     try:
         for count in range(1, 11):
-            calm.offer()
+            calm.submit()
             calm.wait(count)
     finally:
         stop.set()
@@ -234,25 +234,25 @@ TINY = {
 def test_what_is_no_frame_by_its_first_bytes_never_waits(open_desk, data):
     guest = Guest(open_desk(slow_analyser(0)))
     with pytest.raises((UnsupportedMedia, ImageTooBig)):
-        guest.offer(data)
-    assert guest.client.waiting is None
+        guest.submit(data)
+    assert guest.client.pending is None
 
 
 @pytest.mark.parametrize("data", BROKEN.values(), ids=BROKEN)
 def test_what_cannot_be_decoded_is_said_and_the_session_goes_on(open_desk, data):
     guest = Guest(open_desk(slow_analyser(0)), frame_rate=30)
-    guest.offer(data, sequence=1)
+    guest.submit(data, sequence=1)
     [failure] = guest.wait(kind=LiveFailure)
     assert isinstance(failure.error, MoodreelError)
     assert failure.frame.sequence == 1
-    guest.offer(sequence=2)
+    guest.submit(sequence=2)
     assert guest.wait()[0].dropped == 1
 
 
 @pytest.mark.parametrize("data", TINY.values(), ids=TINY)
 def test_odd_frames_are_answered(open_desk, analyser, data):
     guest = Guest(open_desk(analyser))
-    guest.offer(data)
+    guest.submit(data)
     assert guest.wait()[0].faces == ()
 
 
@@ -260,44 +260,44 @@ def test_a_fault_of_ours_costs_one_frame_and_no_thread(open_desk, caplog):
     analyser = slow_analyser(0)
     guest = Guest(open_desk(analyser), frame_rate=30)
     analyser.landmarker.detect = analyser.landmarker.detect_once = lambda rgb: 1 / 0
-    guest.offer()
+    guest.submit()
     assert guest.wait(kind=LiveFailure)[0].error is None
     del analyser.landmarker.detect, analyser.landmarker.detect_once
-    guest.offer()
+    guest.submit()
     guest.wait()
     assert "ZeroDivisionError" in caplog.text
 
 
 def test_a_client_that_cannot_be_told_costs_nobody_else_anything(open_desk):
     desk = open_desk(slow_analyser(0))
-    client = desk.open(SessionSettings(), lambda outcome: 1 / 0)
-    desk.offer(client, EMPTY)
+    client = desk.open_session(SessionSettings(), lambda outcome: 1 / 0)
+    desk.submit(client, EMPTY)
     guest = Guest(desk)
-    guest.offer()
+    guest.submit()
     guest.wait()
 
 
 def test_one_who_left_gets_nothing_and_leaves_nothing(open_desk):
     desk = open_desk(slow_analyser(0.1))
     guest = Guest(desk)
-    guest.offer()
+    guest.submit()
     guest.wait()
-    guest.offer()
-    desk.leave(guest.client)
-    desk.leave(guest.client)
+    guest.submit()
+    desk.close_session(guest.client)
+    desk.close_session(guest.client)
     time.sleep(0.3)
     assert len(guest.got) == 1
     assert desk.sessions == 0
-    assert guest.client.waiting is None
+    assert guest.client.pending is None
 
 
 def test_after_a_pause_nobody_is_known(open_desk, analyser):
     guest = Guest(open_desk(analyser), frame_rate=30)
     for count in range(1, 4):
-        guest.offer(FRAME)
+        guest.submit(FRAME)
         guest.wait(count)
     guest.desk.pause(guest.client)
-    guest.offer(FRAME)
+    guest.submit(FRAME)
     assert [result.faces[0].track for result in guest.wait(4)] == [0, 0, 0, 0]
     assert guest.client.session.frames == 4
 
@@ -317,7 +317,7 @@ def test_a_pause_while_a_frame_is_being_looked_at_waits_for_its_end(open_desk, a
     guest = Guest(
         open_desk(SimpleNamespace(landmarker=analyser.landmarker, movements=analyser.movements, models=store))
     )
-    guest.offer(FRAME)
+    guest.submit(FRAME)
     assert guest.wait()[0].faces
     deadline = time.monotonic() + 60
     while guest.client.session.model is not None:
@@ -330,8 +330,8 @@ def test_many_sessions_come_and_go_and_nothing_grows(open_desk):
     before = threading.active_count()
     for _ in range(100):
         guest = Guest(desk)
-        guest.offer()
-        desk.leave(guest.client)
+        guest.submit()
+        desk.close_session(guest.client)
     assert desk.sessions == 0
     assert threading.active_count() <= before + 2
 
@@ -358,7 +358,7 @@ def test_smoothing_may_be_off_and_time_may_stand_still():
 def test_a_window_has_five_moments_a_second_whatever_the_frame_rate(fps):
     window = SlidingWindow()
     for frame in range(int(6 * fps)):
-        moments = window.with_now(frame / fps, frame)
+        moments = window.add(frame / fps, frame)
     assert moments[-1] == frame
     assert 12 <= len(moments) <= 16
     seen = [moment for moment in moments if moment is not None]
@@ -369,9 +369,9 @@ def test_a_window_has_five_moments_a_second_whatever_the_frame_rate(fps):
 def test_a_window_has_gaps_where_the_face_was_not_seen():
     window = SlidingWindow()
     for moment in (0.0, 0.2, 0.4, 1.4):
-        moments = window.with_now(moment, moment)
+        moments = window.add(moment, moment)
     assert moments == [0.0, 0.2, 0.4, None, None, None, None, 1.4]
-    assert window.with_now(9.0, 9.0) == [9.0]
+    assert window.add(9.0, 9.0) == [9.0]
 
 
 def test_reading_a_face_moment_by_moment_says_what_reading_the_clip_says(analyser):
@@ -396,10 +396,10 @@ def test_reading_a_face_moment_by_moment_says_what_reading_the_clip_says(analyse
 def second(pace, now, came, answered, milliseconds, size=(640, 360)):
     """Let a second pass, up to `now`."""
     for _ in range(came):
-        pace.came()
+        pace.on_received()
     for _ in range(answered):
-        pace.answered(milliseconds)
-    return pace.check(now, size)
+        pace.on_answered(milliseconds)
+    return pace.update(now, size)
 
 
 def test_a_server_that_keeps_up_suggests_nothing_and_looks_at_frames_as_wished():
@@ -483,7 +483,7 @@ def test_a_slow_desk_suggests_and_adapts_by_itself(open_desk):
         deadline = time.monotonic() + 60
         while not enough():
             assert time.monotonic() < deadline, guest.got
-            guest.offer(big)
+            guest.submit(big)
             time.sleep(0.05)
 
     # The next look after a suggestion may not have begun yet.
@@ -493,4 +493,4 @@ def test_a_slow_desk_suggests_and_adapts_by_itself(open_desk):
     assert suggestion.frame_rate < 5
     analyser.landmarker.seconds = 0.0
     guest.desk.configure(guest.client, SessionSettings(frame_rate=5))
-    assert guest.client.session.pace.side == 640
+    assert guest.client.session.rate_controller.side == 640

@@ -11,7 +11,7 @@ import pytest
 
 from moodreel.storage import call_log
 from moodreel.storage.call_log import CallFilters, CallLog, CallLogError, CallOutcome
-from moodreel.storage.timestamps import end_of, stamp, start_of
+from moodreel.storage.timestamps import format_timestamp, parse_end, parse_start
 
 NOON = datetime(2025, 8, 16, 12, tzinfo=UTC)
 
@@ -24,12 +24,12 @@ def log(tmp_path: Path) -> CallLog:
 def write(log: CallLog, name: str, at: datetime | None = None, status: int | None = 200, **more: object) -> int:
     """Log a call by its request_id, as if it had come at that time; status None leaves it open."""
     opening = {key: more.pop(key) for key in ("client_id", "caller", "endpoint") if key in more}
-    row = log.open(**{"request_id": name, "method": "POST", "endpoint": "/predict", **opening})  # type: ignore[arg-type]
+    row = log.begin(**{"request_id": name, "method": "POST", "endpoint": "/predict", **opening})  # type: ignore[arg-type]
     if status is not None:
-        log.close(row, CallOutcome(status, 1.5, **more))  # type: ignore[arg-type]
+        log.finish(row, CallOutcome(status, 1.5, **more))  # type: ignore[arg-type]
     if at is not None:
         with sqlite3.connect(log.path) as db:
-            db.execute("update calls set timestamp = ? where id = ?", [stamp(at), row])
+            db.execute("update calls set timestamp = ? where id = ?", [format_timestamp(at), row])
     return row
 
 
@@ -38,8 +38,8 @@ def names(log: CallLog, **filters: object) -> list[str]:
 
 
 def test_a_call_shows_what_it_was_and_how_it_ended(log: CallLog) -> None:
-    row = log.open(request_id="r", method="POST", endpoint="/predict", client_id="app", caller="key-1")
-    log.close(row, CallOutcome(200, 12.5, prediction="Happy", confidence=0.9, bytes_in=7, timings={"decode": 3.0}))
+    row = log.begin(request_id="r", method="POST", endpoint="/predict", client_id="app", caller="key-1")
+    log.finish(row, CallOutcome(200, 12.5, prediction="Happy", confidence=0.9, bytes_in=7, timings={"decode": 3.0}))
     [call] = log.select().rows
     assert tuple(call) == call_log.COLUMNS
     assert call["timestamp"].endswith("Z")
@@ -108,7 +108,7 @@ def test_filters_select(log: CallLog, filters: dict[str, object], found: list[st
     ],
 )
 def test_no_zone_means_utc_and_an_end_holds_all_of_the_day_or_second_it_names(text: str, start: str, end: str) -> None:
-    assert (stamp(start_of(text)), stamp(end_of(text))) == (start, end)
+    assert (format_timestamp(parse_start(text)), format_timestamp(parse_end(text))) == (start, end)
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_no_zone_means_utc_and_an_end_holds_all_of_the_day_or_second_it_names(te
 )
 def test_no_date_is_refused(text: str) -> None:
     with pytest.raises(ValueError):
-        start_of(text)
+        parse_start(text)
 
 
 def test_pages_have_no_gap_and_no_repeat_while_new_calls_come_in(log: CallLog) -> None:
@@ -178,10 +178,10 @@ def test_recent_calls_of_one_caller_are_counted(log: CallLog) -> None:
     last = write(log, "last", caller="a", status=500, error="internal")
     since = now - timedelta(minutes=1)
     assert log.count_since("a", since) == 2
-    assert log.count_since("a", since, up_to=last - 1) == 1
+    assert log.count_since("a", since, max_id=last - 1) == 1
     [row] = log.select(CallFilters(request_id="first")).rows
-    assert log.first_since("a", since) == datetime.fromisoformat(row["timestamp"])
-    assert log.first_since("nobody", since) is None
+    assert log.oldest_since("a", since) == datetime.fromisoformat(row["timestamp"])
+    assert log.oldest_since("nobody", since) is None
     assert first < last
 
 
@@ -206,7 +206,7 @@ def test_one_process_a_day_prunes(log: CallLog) -> None:
     write(log, "old too", NOON)
     assert CallLog(log.path).prune_if_due(30) == 0
     with sqlite3.connect(log.path) as db:
-        db.execute("update upkeep set done_at = ?", [stamp(datetime.now(UTC) - timedelta(hours=25))])
+        db.execute("update upkeep set done_at = ?", [format_timestamp(datetime.now(UTC) - timedelta(hours=25))])
     assert CallLog(log.path).prune_if_due(30) == 1
 
 
@@ -238,7 +238,7 @@ def test_threads_share_a_log(log: CallLog) -> None:
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(lambda number: write(log, str(number)), range(200)))
     assert {row["status_code"] for row in log.select(limit=1000).rows} == {200}
-    assert sorted(names := [row["request_id"] for row in log.walk()], key=int) == [str(n) for n in range(200)]
+    assert sorted(names := [row["request_id"] for row in log.iterate()], key=int) == [str(n) for n in range(200)]
     assert len(names) == 200
 
 
@@ -260,11 +260,11 @@ def test_a_log_from_before_answers_had_modalities_keeps_its_calls(tmp_path: Path
         db.execute("alter table calls drop column modalities")
         db.execute("delete from _sqlite_migrations where name = 'm004_modalities'")
     log = CallLog(path)
-    row = log.open(request_id="new", method="POST", endpoint="/api/predict/multimodal")
-    log.close(row, CallOutcome(200, 1.0, modalities="video,audio"))
+    row = log.begin(request_id="new", method="POST", endpoint="/api/predict/multimodal")
+    log.finish(row, CallOutcome(200, 1.0, modalities="video,audio"))
     assert names(log) == ["new", "old"]
     assert names(log, modalities="video,audio") == ["new"]
-    assert [call["modalities"] for call in log.walk()] == ["video,audio", None]
+    assert [call["modalities"] for call in log.iterate()] == ["video,audio", None]
 
 
 def test_a_corrupt_log_is_named_with_what_to_do(tmp_path: Path) -> None:
@@ -280,21 +280,21 @@ def test_a_log_that_cannot_be_made_is_named_with_what_to_do() -> None:
 
 
 def test_a_log_whose_file_went_bad_is_not_writable(log: CallLog) -> None:
-    assert log.writable()
-    log.dispose()
+    assert log.is_writable()
+    log.close()
     log.path.write_bytes(b"scrap" * 10_000)
     for rest in log.path.parent.glob("calls.db-*"):
         rest.unlink()
-    assert not log.writable()
+    assert not log.is_writable()
     with pytest.raises(CallLogError):
-        log.open(request_id="r", method="GET", endpoint="/")
+        log.begin(request_id="r", method="GET", endpoint="/")
 
 
 @pytest.mark.parametrize("name", ["=cmd()", "+1", "-1", "@sum", "\tx", "\rx"])
 def test_csv_never_runs_in_a_spreadsheet(log: CallLog, name: str) -> None:
     write(log, "call", client_id=name)
     file = io.StringIO(newline="")
-    call_log.write_csv(log.walk(), file)
+    call_log.write_csv(log.iterate(), file)
     [row] = csv.DictReader(io.StringIO(file.getvalue(), newline=""))
     assert row["client_id"] == "'" + name
 

@@ -15,7 +15,7 @@ def test_threads_that_wait_for_something_else_hold_no_connection(tmp_path: Path)
     written, ended = threading.Barrier(THREADS + 1), threading.Event()
 
     def live() -> None:
-        log.open(request_id="a socket", method="GET", endpoint="/api/ws")
+        log.begin(request_id="a socket", method="GET", endpoint="/api/ws")
         written.wait(60)
         ended.wait(60)
 
@@ -30,30 +30,30 @@ def test_threads_that_wait_for_something_else_hold_no_connection(tmp_path: Path)
     for thread in threads:
         thread.join()
     assert len(log.select(limit=1000).rows) == THREADS
-    log.dispose()
+    log.close()
     assert _open_files(log.path) == 0
 
 
 def test_what_a_block_began_is_undone_when_it_raises_and_the_next_one_writes(tmp_path: Path) -> None:
     log = CallLog(tmp_path / "calls.db")
-    with pytest.raises(ZeroDivisionError), log._file.writing() as db:
+    with pytest.raises(ZeroDivisionError), log._file.write() as db:
         db.execute("insert into calls (timestamp, request_id, method, endpoint) values ('', '', '', '')")
         raise ZeroDivisionError
     assert log.select().rows == ()
-    assert log.open(request_id="next", method="GET", endpoint="/") == 1
+    assert log.begin(request_id="next", method="GET", endpoint="/") == 1
 
 
 def test_a_file_that_is_put_right_again_is_used_again(tmp_path: Path) -> None:
     log = CallLog(tmp_path / "calls.db")
-    log.dispose()
+    log.close()
     kept = log.path.read_bytes()
     log.path.write_bytes(b"no database at all, but as long as a page of one must be" * 100)
     for path in tmp_path.glob("calls.db-*"):
         path.unlink()
     with pytest.raises(CallLogError):
-        log.open(request_id="lost", method="GET", endpoint="/")
+        log.begin(request_id="lost", method="GET", endpoint="/")
     log.path.write_bytes(kept)
-    assert log.open(request_id="next", method="GET", endpoint="/")
+    assert log.begin(request_id="next", method="GET", endpoint="/")
 
 
 def _open_files(path: Path) -> int:

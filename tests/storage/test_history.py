@@ -23,8 +23,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from moodreel.emotions import FIVE, to_five
 from moodreel.storage import history as module
 from moodreel.storage.history import KINDS, History, HistoryEntry, HistoryError, HistoryFilters
-from moodreel.storage.objects import MediaError, ObjectStorage, StoredFile
-from moodreel.storage.timestamps import stamp
+from moodreel.storage.objects import ObjectStorage, ObjectStorageError, StoredFile
+from moodreel.storage.timestamps import format_timestamp
 
 NOON = datetime(2025, 8, 16, 12, tzinfo=UTC)
 LOOP = (StoredFile("thumbnail.mp4", "video/mp4", b"a loop"), StoredFile("poster.jpg", "image/jpeg", b"a poster"))
@@ -74,7 +74,7 @@ def ids(history: History, user: str, **filters: Any) -> list[str]:
 
 def test_an_entry_says_what_was_found_and_nothing_of_what_was_sent(history: History) -> None:
     entry = keep_with_loop(history, "ann", at=NOON)
-    assert history.find("ann", entry) == {
+    assert history.get("ann", entry) == {
         "id": entry,
         "kind": "video",
         "created": "2025-08-16T12:00:00.000000Z",
@@ -89,11 +89,11 @@ def test_an_entry_says_what_was_found_and_nothing_of_what_was_sent(history: Hist
             {"name": "poster.jpg", "type": "image/jpeg", "size": 8},
         ],
     }
-    assert history.select("ann").rows == (history.find("ann", entry),)
+    assert history.select("ann").rows == (history.get("ann", entry),)
 
 
 def test_a_label_of_any_model_is_kept_as_it_is_beside_its_mood(history: History) -> None:
-    entry = history.find("ann", history.upsert("ann", SAD))
+    entry = history.get("ann", history.upsert("ann", SAD))
     assert entry is not None
     assert (entry["emotion"], entry["mood"], entry["probabilities"]) == ("sad", "Sad", {"sad": 0.9, "fear": 0.1})
 
@@ -103,7 +103,7 @@ def test_a_picture_without_a_face_is_an_entry_without_probabilities(
     history: History, probabilities: dict[str, float] | None
 ) -> None:
     entry = history.upsert("ann", replace(NO_FACE, kind="picture", probabilities=probabilities))
-    assert history.find("ann", entry)["probabilities"] is None  # type: ignore[index]
+    assert history.get("ann", entry)["probabilities"] is None  # type: ignore[index]
 
 
 def test_ids_say_nothing_of_order_or_number(history: History) -> None:
@@ -134,7 +134,7 @@ def test_the_same_file_within_a_day_is_one_entry_updated(history: History, folde
     first = history.upsert("ann", HAPPY, at=NOON)
     again = keep_with_loop(history, "ann", replace(SAD, facts={"certain": False}), at=NOON + timedelta(hours=23))
     [entry] = history.select("ann").rows
-    assert (first, entry["id"], entry["created"]) == (again, first, stamp(NOON))
+    assert (first, entry["id"], entry["created"]) == (again, first, format_timestamp(NOON))
     assert (entry["emotion"], entry["mood"], entry["model"]) == ("sad", "Sad", "face-expression")
     assert entry["probabilities"] == SAD.probabilities
     assert entry["facts"] == {"duration": 4.98, "faces": 1, "certain": False}
@@ -160,24 +160,24 @@ def test_anything_else_is_an_entry_of_its_own(history: History, user: str, findi
 
 def test_a_second_call_that_finds_no_face_hides_nothing(history: History) -> None:
     entry = keep_with_loop(history, "ann")
-    before = history.find("ann", entry)
+    before = history.get("ann", entry)
     assert history.upsert("ann", replace(NO_FACE, facts={})) == entry
-    assert history.find("ann", entry) == before
+    assert history.get("ann", entry) == before
 
 
 def test_a_face_found_by_the_second_call_counts(history: History) -> None:
     entry = history.upsert("ann", NO_FACE)
     history.upsert("ann", HAPPY)
-    assert history.find("ann", entry)["mood"] == "Happy"  # type: ignore[index]
+    assert history.get("ann", entry)["mood"] == "Happy"  # type: ignore[index]
 
 
 def test_new_media_take_the_place_of_the_old_and_these_are_deleted(history: History, folder: Path) -> None:
     entry = keep_with_loop(history, "ann")
     new = history.put_media("ann", [StoredFile("thumbnail.gif", "image/gif", b"a gif")])
     history.upsert("ann", HAPPY, new)
-    assert history.media("ann", entry, "thumbnail.gif").data == b"a gif"  # type: ignore[union-attr]
-    assert history.media("ann", entry, "thumbnail.mp4") is None
-    assert history.delete_orphans() == 2
+    assert history.get_media("ann", entry, "thumbnail.gif").data == b"a gif"  # type: ignore[union-attr]
+    assert history.get_media("ann", entry, "thumbnail.mp4") is None
+    assert history.delete_due_media() == 2
     assert files(folder) == [b"a gif"]
 
 
@@ -248,8 +248,8 @@ def test_a_list_is_found_by_index_and_not_sorted(history: History) -> None:
 
 def test_media_are_read_back_by_their_entry_alone(history: History) -> None:
     entry, second = keep_with_loop(history, "ann"), history.upsert("ann", other())
-    assert history.media("ann", entry, "thumbnail.mp4") == LOOP[0]
-    assert history.media("ann", entry, "poster.jpg") == LOOP[1]
+    assert history.get_media("ann", entry, "thumbnail.mp4") == LOOP[0]
+    assert history.get_media("ann", entry, "poster.jpg") == LOOP[1]
     with sqlite3.connect(history.path) as db:
         key = json.loads(db.execute("select media from entries where id = ?", [entry]).fetchone()[0])[0]["key"]
     for user, which, name in (
@@ -261,7 +261,7 @@ def test_media_are_read_back_by_their_entry_alone(history: History) -> None:
         ("ann", entry, "../../data/history.db"),
         ("ann", "x" * 32, "thumbnail.mp4"),
     ):
-        assert history.media(user, which, name) is None
+        assert history.get_media(user, which, name) is None
 
 
 def test_media_go_with_their_entry_and_with_all_of_them(history: History, folder: Path) -> None:
@@ -269,54 +269,54 @@ def test_media_go_with_their_entry_and_with_all_of_them(history: History, folder
     keep_with_loop(history, "ann", other())
     keep_with_loop(history, "bob")
     assert history.delete("ann", entry)
-    assert history.delete_orphans() == 2
+    assert history.delete_due_media() == 2
     assert len(files(folder)) == 4
     assert history.delete_all("ann") == 1
-    assert history.delete_orphans() == 2
+    assert history.delete_due_media() == 2
     assert files(folder) == [b"a loop", b"a poster"]
     assert len(list(folder.iterdir())) == 1, "a folder that is empty goes as well"
-    assert history.media("bob", ids(history, "bob")[0], "poster.jpg") == LOOP[1]
+    assert history.get_media("bob", ids(history, "bob")[0], "poster.jpg") == LOOP[1]
 
 
 def test_without_a_storage_nothing_is_stored(tmp_path: Path) -> None:
     bare = History(tmp_path / "history.db")
     assert bare.put_media("ann", LOOP) == ()
     entry = keep_with_loop(bare, "ann")
-    assert bare.find("ann", entry)["media"] == []  # type: ignore[index]
-    assert bare.media("ann", entry, "poster.jpg") is None
-    assert bare.delete_orphans() == 0
+    assert bare.get("ann", entry)["media"] == []  # type: ignore[index]
+    assert bare.get_media("ann", entry, "poster.jpg") is None
+    assert bare.delete_due_media() == 0
 
 
 def test_files_of_a_storage_that_is_set_no_more_are_not_forgotten(tmp_path: Path, history: History) -> None:
     entry = keep_with_loop(history, "ann")
     bare = History(tmp_path / "data" / "history.db")
     assert bare.delete("ann", entry)
-    with pytest.raises(MediaError, match="set MEDIA_STORAGE"):
-        bare.delete_orphans()
-    assert history.delete_orphans() == 2
+    with pytest.raises(ObjectStorageError, match="set MEDIA_STORAGE"):
+        bare.delete_due_media()
+    assert history.delete_due_media() == 2
 
 
 def later(history: History, hours: float) -> None:
     """Let time pass for what is doomed."""
     with sqlite3.connect(history.path) as db:
         for key, due in db.execute("select key, due from doomed").fetchall():
-            past = stamp(datetime.fromisoformat(due) - timedelta(hours=hours))
+            past = format_timestamp(datetime.fromisoformat(due) - timedelta(hours=hours))
             db.execute("update doomed set due = ? where key = ?", [past, key])
 
 
 def test_what_was_stored_for_an_entry_that_was_never_written_is_deleted(history: History, folder: Path) -> None:
     history.put_media("ann", LOOP)
-    assert (history.delete_orphans(), len(files(folder))) == (0, 2), "its entry may come yet"
+    assert (history.delete_due_media(), len(files(folder))) == (0, 2), "its entry may come yet"
     later(history, 1)
-    assert (history.delete_orphans(), files(folder)) == (2, [])
+    assert (history.delete_due_media(), files(folder)) == (2, [])
 
 
 def test_an_entry_that_comes_too_late_for_its_media_has_none(history: History, folder: Path) -> None:
     stored = history.put_media("ann", LOOP)
     later(history, 1)
-    history.delete_orphans()
+    history.delete_due_media()
     entry = history.upsert("ann", HAPPY, stored)
-    assert history.find("ann", entry)["media"] == []  # type: ignore[index]
+    assert history.get("ann", entry)["media"] == []  # type: ignore[index]
     assert files(folder) == []
 
 
@@ -325,11 +325,11 @@ def test_media_that_cannot_be_written_leave_no_orphan(
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(history.storage, "put", _fail_after(1, history.storage.put))  # type: ignore[union-attr]
-        with pytest.raises(MediaError):
+        with pytest.raises(ObjectStorageError):
             history.put_media("ann", LOOP)
     assert files(folder) == [b"a loop"]
     later(history, 1)
-    assert history.delete_orphans() == 2
+    assert history.delete_due_media() == 2
     assert files(folder) == []
 
 
@@ -340,28 +340,28 @@ def test_a_deletion_that_fails_is_said_and_tried_again(
     history.delete("ann", entry)
     with monkeypatch.context() as patch:
         patch.setattr(history.storage, "delete", _fail_after(1, history.storage.delete))  # type: ignore[union-attr]
-        with pytest.raises(MediaError, match="still there: 1"):
-            history.delete_orphans()
+        with pytest.raises(ObjectStorageError, match="still there: 1"):
+            history.delete_due_media()
     assert len(files(folder)) == 1
-    assert history.delete_orphans() == 0, "not at once: a storage that is down would be asked all the time"
+    assert history.delete_due_media() == 0, "not at once: a storage that is down would be asked all the time"
     later(history, 1)
-    assert history.delete_orphans() == 1
+    assert history.delete_due_media() == 1
     assert files(folder) == []
 
 
 def test_a_sweep_ends_in_time_and_the_next_goes_on(history: History, folder: Path) -> None:
     keep_with_loop(history, "ann")
     history.delete_all("ann")
-    assert (history.delete_orphans(seconds=0), len(files(folder))) == (0, 2)
-    assert (history.delete_orphans(), files(folder)) == (2, [])
+    assert (history.delete_due_media(seconds=0), len(files(folder))) == (0, 2)
+    assert (history.delete_due_media(), files(folder)) == (2, [])
 
 
 def test_more_is_swept_than_one_batch(history: History, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "SWEEP_BATCH", 3)
+    monkeypatch.setattr(module, "MEDIA_DELETION_BATCH", 3)
     for _ in range(5):
         keep_with_loop(history, "ann", other())
     history.delete_all("ann")
-    assert (history.delete_orphans(), files(folder)) == (10, [])
+    assert (history.delete_due_media(), files(folder)) == (10, [])
 
 
 def _fail_after(good: int, do: Any) -> Any:
@@ -369,7 +369,7 @@ def _fail_after(good: int, do: Any) -> Any:
 
     def maybe(*arguments: Any) -> Any:
         if next(left) <= 0:
-            raise MediaError("The media storage cannot be reached.")
+            raise ObjectStorageError("The media storage cannot be reached.")
         return do(*arguments)
 
     return maybe
@@ -396,12 +396,12 @@ def test_old_entries_are_deleted_once_a_day_with_their_media(history: History, f
     keep_with_loop(history, "bob", at=now - timedelta(days=31))
     kept = keep_with_loop(history, "ann", at=now - timedelta(days=29))
     assert history.prune_if_due(30) == 2
-    history.delete_orphans()
+    history.delete_due_media()
     assert (ids(history, "ann"), ids(history, "bob"), len(files(folder))) == ([kept], [], 2)
     history.upsert("ann", other(), at=now - timedelta(days=31))
     assert History(history.path).prune_if_due(30) == 0, "today it is done"
     with sqlite3.connect(history.path) as db:
-        db.execute("update upkeep set done_at = ?", [stamp(now - timedelta(hours=25))])
+        db.execute("update upkeep set done_at = ?", [format_timestamp(now - timedelta(hours=25))])
     assert History(history.path).prune_if_due(30) == 1
 
 
@@ -426,16 +426,16 @@ def test_a_summary_is_of_one_users_entries_in_the_range(history: History) -> Non
     for at in ("2025-08-15T21:59:59.999999Z", "2025-08-15T22:00Z", "2025-08-16T21:59:59.999999Z", "2025-08-16T22:00Z"):
         history.upsert("ann", other(), at=datetime.fromisoformat(at))
     history.upsert("bob", HAPPY, at=NOON)
-    found = history.summary("ann", "day", date(2025, 8, 16), date(2025, 8, 16), berlin, now=NOON)
+    found = history.mood_calendar("ann", "day", date(2025, 8, 16), date(2025, 8, 16), berlin, now=NOON)
     assert (found.entries, found.emotions["Happy"], found.baseline.entries) == (2, 2, 2)
-    assert history.summary("cy", now=NOON).entries == 0
+    assert history.mood_calendar("cy", now=NOON).entries == 0
 
 
 def test_the_baseline_is_of_the_last_90_days_and_of_one_user(history: History) -> None:
     for days in range(1, 100):
         history.upsert("ann", other(), at=NOON - timedelta(days=days))
         history.upsert("bob", other(SAD), at=NOON - timedelta(days=days))
-    found = history.summary("ann", now=NOON)
+    found = history.mood_calendar("ann", now=NOON)
     assert found.baseline.entries == 90
     assert found.baseline.probabilities == pytest.approx(
         {"Anger": 0, "Happy": 0.9, "Shock": 0, "Neutral": 0.1, "Sad": 0}
@@ -449,7 +449,7 @@ def _write(path: Path, folder: Path, user: str, count: int) -> None:
     history = History(path, ObjectStorage(f"file://{folder}"))
     for number in range(count):
         keep_with_loop(history, user, replace(HAPPY, content_sha256=f"{number:064x}"))
-    history.dispose()
+    history.close()
 
 
 def test_processes_may_make_and_write_the_same_history_at_once(tmp_path: Path) -> None:
@@ -464,7 +464,7 @@ def test_processes_may_make_and_write_the_same_history_at_once(tmp_path: Path) -
     assert [process.exitcode for process in processes] == [0] * 4
     history = History(path, ObjectStorage(f"file://{folder}"))
     assert [len(ids(history, user)) for user in ("ann", "bob")] == [20, 20]
-    history.delete_orphans()
+    history.delete_due_media()
     assert len(files(folder)) == 80
 
 
@@ -495,8 +495,8 @@ def test_no_question_can_be_asked_without_a_user() -> None:
     first = {name: list(inspect.signature(getattr(History, name)).parameters)[1:2] for name in public}
     assert {name for name, parameters in first.items() if parameters != ["user"]} == {
         "prune_if_due",
-        "delete_orphans",
-        "dispose",
+        "delete_due_media",
+        "close",
     }
 
 
@@ -631,13 +631,17 @@ class Diaries(RuleBasedStateMachine):
             return
         name = self.who(user)
         owner, entry = data.draw(st.sampled_from(known))
-        found, file = self.history.find(name, entry), self.history.media(name, entry, "poster.jpg")
+        found, file = self.history.get(name, entry), self.history.get_media(name, entry, "poster.jpg")
         if owner != name:
             assert (found, file) == (None, None)
             return
         [kept] = [each for each in self.kept[name] if each.id == entry]
         assert found is not None
-        assert (found["created"], found["kind"], found["emotion"]) == (stamp(kept.at), kept.kind, kept.emotion)
+        assert (found["created"], found["kind"], found["emotion"]) == (
+            format_timestamp(kept.at),
+            kept.kind,
+            kept.emotion,
+        )
         assert found["mood"] == to_five(kept.emotion or "")
         assert [media["name"] for media in found["media"]] == list(kept.media)
         assert (file.data if file else None) == kept.media.get("poster.jpg")
@@ -665,7 +669,7 @@ class Diaries(RuleBasedStateMachine):
     @rule(user=st.sampled_from(range(3)))
     def summarise(self, user: int) -> None:
         mine = [each for each in self.kept[self.who(user)] if each.at.date() > self.now.date() - timedelta(days=30)]
-        found = self.history.summary(self.who(user), now=self.now)
+        found = self.history.mood_calendar(self.who(user), now=self.now)
         assert found.entries == len(mine)
         assert {name: count for name, count in found.emotions.items() if count} == Counter(
             to_five(each.emotion) for each in mine if each.emotion
@@ -682,7 +686,7 @@ class Diaries(RuleBasedStateMachine):
     def everybody_has_their_own_and_the_storage_no_more_than_that(self) -> None:
         for user in self.users:
             assert ids(self.history, user) == [each.id for each in self.newest_first(user)]
-        self.history.delete_orphans()
+        self.history.delete_due_media()
         stored = Counter(data for data in files(self.media_folder) if self._mine(data))
         assert stored == Counter(
             data for user in self.users for each in self.kept[user] for data in each.media.values()

@@ -7,7 +7,7 @@ import pytest
 
 from moodreel.emotions import EIGHT, FIVE, SEVEN, fold_to_five, to_five
 from moodreel.storage import mood_calendar
-from moodreel.storage.mood_calendar import DateRange, MoodEntry, Summary, range_of, summarize
+from moodreel.storage.mood_calendar import DateRange, MoodCalendar, MoodEntry, complete_range, summarize
 
 BERLIN = ZoneInfo("Europe/Berlin")
 
@@ -20,9 +20,9 @@ def mark(at: str, emotion: str | None = "Happy", **probabilities: float) -> Mood
 def calendar(
     marks: list[MoodEntry], start: str, end: str, zone: ZoneInfo = BERLIN, by: str = "day"
 ) -> dict[str, tuple[int, str | None]]:
-    within = range_of(by, date.fromisoformat(start), date.fromisoformat(end), zone, datetime.now(UTC))
+    within = complete_range(by, date.fromisoformat(start), date.fromisoformat(end), zone, datetime.now(UTC))
     first, after = within.bounds()
-    inside = [each for each in marks if first <= each.at < after]
+    inside = [each for each in marks if first <= each.time < after]
     return {period.name: (period.entries, period.leading) for period in summarize(inside, [], within, by).periods}
 
 
@@ -91,16 +91,16 @@ def test_without_dates_it_is_30_days_or_12_weeks_up_to_today(
 ) -> None:
     # It is already Friday, 1 August in Berlin.
     now = datetime(2025, 7, 31, 22, 30, tzinfo=UTC)
-    found = range_of(by, start and date.fromisoformat(start), end and date.fromisoformat(end), BERLIN, now)  # type: ignore[arg-type]
+    found = complete_range(by, start and date.fromisoformat(start), end and date.fromisoformat(end), BERLIN, now)  # type: ignore[arg-type]
     assert (found.start.isoformat(), found.end.isoformat()) == expected
 
 
 def test_a_range_that_ends_before_it_starts_is_refused() -> None:
     with pytest.raises(ValueError, match="ends before"):
-        range_of("day", date(2025, 8, 2), date(2025, 8, 1), BERLIN, datetime.now(UTC))
+        complete_range("day", date(2025, 8, 2), date(2025, 8, 1), BERLIN, datetime.now(UTC))
 
 
-def summary(marks: list[MoodEntry], usually: list[MoodEntry]) -> Summary:
+def summary(marks: list[MoodEntry], usually: list[MoodEntry]) -> MoodCalendar:
     return summarize(marks, usually, DateRange(date(2025, 8, 1), date(2025, 8, 31), BERLIN), "day")
 
 
@@ -146,7 +146,7 @@ def test_too_few_entries_make_no_baseline(usual: int, here: int, has_mean: bool,
 
 def test_the_baseline_reaches_back_90_days() -> None:
     now = datetime(2025, 8, 31, tzinfo=UTC)
-    assert now - mood_calendar.usual(now) == timedelta(days=90)
+    assert now - mood_calendar.baseline_start(now) == timedelta(days=90)
 
 
 @pytest.mark.parametrize(

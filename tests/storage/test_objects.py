@@ -7,7 +7,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from moodreel.storage.objects import MediaError, ObjectStorage, new_key
+from moodreel.storage.objects import ObjectStorage, ObjectStorageError, new_key
 
 DATA = bytes(range(256)) * 40
 
@@ -53,7 +53,7 @@ def test_a_write_that_breaks_off_leaves_nothing(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(Path, "replace", full)
     key = new_key("ann", "loop.mp4")
-    with pytest.raises(MediaError, match="No space left"):
+    with pytest.raises(ObjectStorageError, match="No space left"):
         storage.put(key, DATA)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
     assert storage.get(key) is None
@@ -95,16 +95,16 @@ def test_a_disk_that_is_not_there_deletes_nothing(tmp_path: Path) -> None:
     storage, key = ObjectStorage(f"file://{tmp_path}/kept"), new_key("ann", "loop.mp4")
     storage.put(key, DATA)
     (tmp_path / "kept").rename(tmp_path / "away")
-    with pytest.raises(MediaError, match="cannot be emptied"):
+    with pytest.raises(ObjectStorageError, match="cannot be emptied"):
         storage.delete(key)
-    with pytest.raises(MediaError, match="cannot be written"):
+    with pytest.raises(ObjectStorageError, match="cannot be written"):
         storage.put(key, DATA)
     (tmp_path / "away").rename(tmp_path / "kept")
     assert storage.get(key) == DATA
 
 
 def test_a_storage_that_hangs_does_not_hang_the_caller() -> None:
-    storage, wake = ObjectStorage("memory://slow", seconds=0.05), threading.Event()
+    storage, wake = ObjectStorage("memory://slow", timeout_seconds=0.05), threading.Event()
 
     class Slow:
         def get(self, _key: str) -> bytes:
@@ -113,7 +113,7 @@ def test_a_storage_that_hangs_does_not_hang_the_caller() -> None:
 
     storage._objects = Slow()  # type: ignore[assignment]
     begun = time.monotonic()
-    with pytest.raises(MediaError, match="cannot be read"):
+    with pytest.raises(ObjectStorageError, match="cannot be read"):
         storage.get("a/b")
     wake.set()
     assert time.monotonic() - begun < 25
@@ -128,11 +128,12 @@ def test_a_storage_whose_package_is_missing_says_what_to_install(
 
     monkeypatch.setattr(fsspec, "url_to_fs", missing)
     with pytest.raises(
-        MediaError, match=rf"^MEDIA_STORAGE={scheme}://… needs {package}: pip install -r requirements-extras.txt\.$"
+        ObjectStorageError,
+        match=rf"^MEDIA_STORAGE={scheme}://… needs {package}: pip install -r requirements-extras.txt\.$",
     ):
         ObjectStorage(f"{scheme}://bucket/folder")
 
 
 def test_a_folder_that_cannot_be_made_is_an_error_at_the_start() -> None:
-    with pytest.raises(MediaError, match=r"^MEDIA_STORAGE=file://… cannot be opened"):
+    with pytest.raises(ObjectStorageError, match=r"^MEDIA_STORAGE=file://… cannot be opened"):
         ObjectStorage("file:///proc/nowhere")

@@ -9,7 +9,7 @@ import pytest
 
 from moodreel.storage import presence_redis
 from moodreel.storage.presence import (
-    BEAT_SECONDS,
+    HEARTBEAT_SECONDS,
     STALE_SECONDS,
     ConnectionCounts,
     Presence,
@@ -50,48 +50,48 @@ def member(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Member]:
 
 def test_the_count_is_that_of_all_processes(member: Member) -> None:
     one, other = member(), member()
-    assert one.report(ProcessCount(3, 3)).connections == 3
-    assert other.report(ProcessCount(2, 2)).connections == 5
-    assert one.report(ProcessCount(4, 4)).connections == 6
-    assert (one.others(), other.others()) == (2, 4)
+    assert one.heartbeat(ProcessCount(3, 3)).connections == 3
+    assert other.heartbeat(ProcessCount(2, 2)).connections == 5
+    assert one.heartbeat(ProcessCount(4, 4)).connections == 6
+    assert (one.count_others(), other.count_others()) == (2, 4)
 
 
 def test_one_who_comes_while_another_goes_changes_the_census(member: Member) -> None:
     one, other = member(), member()
-    one.report(ProcessCount(3, 3))
-    before = other.report(ProcessCount(1, 1))
-    assert other.report(ProcessCount(1, 1)) == before
-    one.report(ProcessCount(3, 5))
-    assert other.report(ProcessCount(1, 1)) != before
+    one.heartbeat(ProcessCount(3, 3))
+    before = other.heartbeat(ProcessCount(1, 1))
+    assert other.heartbeat(ProcessCount(1, 1)) == before
+    one.heartbeat(ProcessCount(3, 5))
+    assert other.heartbeat(ProcessCount(1, 1)) != before
 
 
 def test_a_process_whose_last_connection_goes_has_no_row(member: Member) -> None:
     one, other = member(), member()
-    one.report(ProcessCount(3, 3))
-    assert one.report(ProcessCount(0, 6)) == ConnectionCounts()
-    assert other.others() == 0
-    assert one.report(ProcessCount(1, 7)).connections == 1
+    one.heartbeat(ProcessCount(3, 3))
+    assert one.heartbeat(ProcessCount(0, 6)) == ConnectionCounts()
+    assert other.count_others() == 0
+    assert one.heartbeat(ProcessCount(1, 7)).connections == 1
 
 
 def test_what_two_machines_wrote_a_moment_ago_is_what_a_new_process_reads(member: Member) -> None:
     for _ in range(3):
-        member().report(ProcessCount(5, 5))
-    assert member().others() == 15
+        member().heartbeat(ProcessCount(5, 5))
+    assert member().count_others() == 15
 
 
 def test_a_row_that_nobody_writes_counts_no_more_and_is_deleted(tmp_path: Path) -> None:
     clock, path = Clock(), tmp_path / "presence.db"
     dead, alive = (Presence(SqlitePresenceStore(path, clock, "a boot"), clock) for _ in range(2))
-    dead.report(ProcessCount(3, 3))
-    alive.report(ProcessCount(1, 1))
-    for _ in range(int(STALE_SECONDS / BEAT_SECONDS)):
-        clock.now += BEAT_SECONDS
-        assert alive.report(ProcessCount(1, 1)).connections == 4
-    clock.now += BEAT_SECONDS
-    assert alive.report(ProcessCount(1, 1)).connections == 1
-    with SqlitePresenceStore(path, clock, "a boot")._file.reading() as db:
+    dead.heartbeat(ProcessCount(3, 3))
+    alive.heartbeat(ProcessCount(1, 1))
+    for _ in range(int(STALE_SECONDS / HEARTBEAT_SECONDS)):
+        clock.now += HEARTBEAT_SECONDS
+        assert alive.heartbeat(ProcessCount(1, 1)).connections == 4
+    clock.now += HEARTBEAT_SECONDS
+    assert alive.heartbeat(ProcessCount(1, 1)).connections == 1
+    with SqlitePresenceStore(path, clock, "a boot")._file.read() as db:
         assert db["processes"].count == 1
-    assert dead.report(ProcessCount(3, 3)).connections == 4
+    assert dead.heartbeat(ProcessCount(3, 3)).connections == 4
 
 
 def test_a_row_is_written_when_it_changes_and_once_a_beat(tmp_path: Path) -> None:
@@ -104,11 +104,11 @@ def test_a_row_is_written_when_it_changes_and_once_a_beat(tmp_path: Path) -> Non
 
     presence = Presence(Counting(tmp_path / "presence.db", clock), clock)
     for held in (ProcessCount(1, 1), ProcessCount(1, 1), ProcessCount(2, 2)):
-        presence.report(held)
+        presence.heartbeat(held)
     assert written == [1000, 1000]
     for _ in range(12):
-        clock.now += BEAT_SECONDS / 4
-        presence.report(ProcessCount(2, 2))
+        clock.now += HEARTBEAT_SECONDS / 4
+        presence.heartbeat(ProcessCount(2, 2))
     assert written == [1000, 1000, 1001, 1002, 1003]
 
 
@@ -116,8 +116,10 @@ def test_rows_of_an_earlier_boot_do_not_count_whatever_time_they_say(tmp_path: P
     before, after = Clock(), Clock()
     before.now = 9_999_999
     path = tmp_path / "presence.db"
-    Presence(SqlitePresenceStore(path, before, "first boot"), before).report(ProcessCount(7, 7))
-    assert Presence(SqlitePresenceStore(path, after, "second boot"), after).report(ProcessCount(1, 1)).connections == 1
+    Presence(SqlitePresenceStore(path, before, "first boot"), before).heartbeat(ProcessCount(7, 7))
+    assert (
+        Presence(SqlitePresenceStore(path, after, "second boot"), after).heartbeat(ProcessCount(1, 1)).connections == 1
+    )
 
 
 def test_in_redis_a_row_that_nobody_writes_counts_no_more_and_is_deleted(
@@ -125,10 +127,10 @@ def test_in_redis_a_row_that_nobody_writes_counts_no_more_and_is_deleted(
 ) -> None:
     monkeypatch.setattr(presence_redis, "STALE_SECONDS", 0.5)
     dead, alive = Presence(RedisPresenceStore(redis.url)), Presence(RedisPresenceStore(redis.url))
-    dead.report(ProcessCount(3, 3))
-    assert alive.others() == 3
+    dead.heartbeat(ProcessCount(3, 3))
+    assert alive.count_others() == 3
     deadline = time.monotonic() + 30
-    while alive.others():
+    while alive.count_others():
         assert time.monotonic() < deadline
         time.sleep(0.1)
     assert RedisPresenceStore(redis.url)._redis.hlen(presence_redis.KEY) == 0
@@ -137,26 +139,26 @@ def test_in_redis_a_row_that_nobody_writes_counts_no_more_and_is_deleted(
 def test_what_else_is_under_our_key_in_redis_breaks_nothing(redis: RedisServer) -> None:
     rows = RedisPresenceStore(redis.url)
     rows._redis.hset(presence_redis.KEY, "stranger", "what is this?")
-    assert Presence(rows).report(ProcessCount(2, 2)).connections == 2
+    assert Presence(rows).heartbeat(ProcessCount(2, 2)).connections == 2
 
 
 def test_a_redis_that_is_gone_is_said_and_one_that_is_back_is_used(tmp_path: Path) -> None:
     with RedisServer(tmp_path) as redis:
         presence = Presence(RedisPresenceStore(redis.url))
-        presence.report(ProcessCount(1, 1))
+        presence.heartbeat(ProcessCount(1, 1))
         redis.stop()
         with pytest.raises(PresenceError, match="The Redis of REDIS_URL cannot be used"):
-            presence.others()
+            presence.count_others()
         redis.start()
         # It kept nothing: the row is back with the next beat.
-        time.sleep(BEAT_SECONDS)
-        assert presence.report(ProcessCount(1, 1)).connections == 1
+        time.sleep(HEARTBEAT_SECONDS)
+        assert presence.heartbeat(ProcessCount(1, 1)).connections == 1
 
 
 def test_no_password_is_in_the_message(tmp_path: Path) -> None:
     for url in ("redis://:hush@127.0.0.1:1/0", "redis://:hush@127.0.0.1:port/0"):
         with pytest.raises(PresenceError) as raised:
-            Presence(RedisPresenceStore(url)).others()
+            Presence(RedisPresenceStore(url)).count_others()
         assert "hush" not in str(raised.value)
 
 
@@ -165,16 +167,16 @@ def test_a_file_that_cannot_be_opened_is_said_and_tried_again(tmp_path: Path) ->
     path.parent.write_text("a file in the way")
     presence = Presence(SqlitePresenceStore(path))
     with pytest.raises(PresenceError, match="PRESENCE_PATH"):
-        presence.report(ProcessCount(1, 1))
+        presence.heartbeat(ProcessCount(1, 1))
     path.parent.unlink()
-    assert presence.report(ProcessCount(1, 1)).connections == 1
+    assert presence.heartbeat(ProcessCount(1, 1)).connections == 1
 
 
 def _churn(path: Path) -> None:
     presence = Presence(SqlitePresenceStore(path))
     for changes in range(1, 101):
-        presence.report(ProcessCount(1 + changes % 5, changes))
-    presence.report(ProcessCount(0, 101))
+        presence.heartbeat(ProcessCount(1 + changes % 5, changes))
+    presence.heartbeat(ProcessCount(0, 101))
 
 
 def test_processes_may_write_at_once(tmp_path: Path) -> None:
@@ -185,4 +187,4 @@ def test_processes_may_write_at_once(tmp_path: Path) -> None:
     for process in processes:
         process.join(60)
     assert [process.exitcode for process in processes] == [0] * 4
-    assert Presence(SqlitePresenceStore(path)).others() == 0
+    assert Presence(SqlitePresenceStore(path)).count_others() == 0
