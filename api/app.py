@@ -26,7 +26,9 @@ from api.settings import Settings
 from api.socketio import server as socketio_server
 from api.websocket import gunicorn_socket
 from moodreel.pipelines.audiovisual import AudioVisualPipeline
+from moodreel.pipelines.engine import Engine
 from moodreel.pipelines.image import ImagePipeline
+from moodreel.pipelines.image_or_video import ImageOrVideoPipeline
 from moodreel.pipelines.text import TextPipeline
 from moodreel.pipelines.video import VideoPipeline
 
@@ -34,8 +36,10 @@ from moodreel.pipelines.video import VideoPipeline
 def create_app(
     settings: Settings | None = None,
     *,
+    engine: Engine | None = None,
     video_pipeline: VideoPipeline | None = None,
     image_pipeline: ImagePipeline | None = None,
+    image_or_video_pipeline: ImageOrVideoPipeline | None = None,
     text_pipeline: TextPipeline | None = None,
     audiovisual_pipeline: AudioVisualPipeline | None = None,
 ) -> Flask:
@@ -50,8 +54,10 @@ def create_app(
     app.json.sort_keys = False  # type: ignore[attr-defined]
     container = build_services(
         settings,
+        engine=engine,
         video_pipeline=video_pipeline,
         image_pipeline=image_pipeline,
+        image_or_video_pipeline=image_or_video_pipeline,
         text_pipeline=text_pipeline,
         audiovisual_pipeline=audiovisual_pipeline,
     )

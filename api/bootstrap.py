@@ -13,7 +13,9 @@ from moodreel.live.scheduler import FrameScheduler
 from moodreel.media.image import ImageLimits
 from moodreel.media.video_decoder import VideoLimits
 from moodreel.pipelines.audiovisual import AudioVisualPipeline
+from moodreel.pipelines.engine import Engine
 from moodreel.pipelines.image import ImagePipeline
+from moodreel.pipelines.image_or_video import ImageOrVideoPipeline
 from moodreel.pipelines.text import TextPipeline
 from moodreel.pipelines.video import VideoPipeline
 from moodreel.storage.call_log import CallLog
@@ -25,12 +27,14 @@ from moodreel.storage.presence import Presence, PresenceError, SqlitePresenceSto
 def build_services(
     settings: Settings,
     *,
+    engine: Engine | None = None,
     video_pipeline: VideoPipeline | None = None,
     image_pipeline: ImagePipeline | None = None,
+    image_or_video_pipeline: ImageOrVideoPipeline | None = None,
     text_pipeline: TextPipeline | None = None,
     audiovisual_pipeline: AudioVisualPipeline | None = None,
 ) -> Services:
-    """Build the services; a pipeline that is given is used as it is, the others load their models.
+    """Build the services. An engine or pipeline that is given is used as it is, the others load their models.
 
     Raises:
         MoodreelError: A model, the call log or the history is unusable.
@@ -39,14 +43,20 @@ def build_services(
     # The cheap parts come first: a bad setting is reported before seconds of loading.
     token_verifier = TokenVerifier.from_settings(settings)
     call_log, history = CallLog(settings.log_path), open_history(settings)
-    video_pipeline = video_pipeline or load_video_pipeline(settings)
+    engine = engine or load_engine(settings)
+    video_pipeline = video_pipeline or VideoPipeline(
+        engine, limits=video_limits(settings), sample_rate=settings.analysis_fps
+    )
+    image_pipeline = image_pipeline or load_image_pipeline(settings, engine)
     return Services(
         settings=settings,
+        engine=engine,
         video_pipeline=video_pipeline,
-        image_pipeline=image_pipeline or load_image_pipeline(settings, video_pipeline),
+        image_pipeline=image_pipeline,
+        image_or_video_pipeline=image_or_video_pipeline or ImageOrVideoPipeline(image_pipeline, video_pipeline),
         text_pipeline=text_pipeline or load_text_pipeline(settings),
-        audiovisual_pipeline=audiovisual_pipeline or load_audiovisual_pipeline(settings, video_pipeline),
-        frame_scheduler=load_frame_scheduler(settings, video_pipeline),
+        audiovisual_pipeline=audiovisual_pipeline or load_audiovisual_pipeline(settings, engine),
+        frame_scheduler=load_frame_scheduler(settings, engine),
         call_log=call_log,
         token_verifier=token_verifier,
         concurrency_limiter=ConcurrencyLimiter(settings.threads, settings.max_wait_seconds),
@@ -78,26 +88,24 @@ def open_presence(settings: Settings) -> Presence:
         raise SettingsError(str(error)) from error
 
 
-def load_video_pipeline(settings: Settings) -> VideoPipeline:
+def load_engine(settings: Settings) -> Engine:
     """Load the face models and the landmarker. Raises MoodreelError."""
     # The workers share the cores; several torch threads in each would only wait for each other.
     torch.set_num_threads(1)
-    return VideoPipeline.load(
+    return Engine.load(
         settings.model_store,
         model_path=settings.model_path or download_model(settings),
         model_fallback=settings.model_fallback,
         use_gpu=settings.use_gpu,
-        limits=video_limits(settings),
-        sample_rate=settings.analysis_fps,
         slots=settings.analyses_at_once,
         wait_seconds=settings.max_wait_seconds,
     )
 
 
-def load_image_pipeline(settings: Settings, video_pipeline: VideoPipeline) -> ImagePipeline:
-    """Make the image pipeline. It shares the models and the slots of `video_pipeline`."""
+def load_image_pipeline(settings: Settings, engine: Engine) -> ImagePipeline:
+    """Create the image pipeline."""
     limits = ImageLimits(bytes=settings.max_image_bytes, pixels=settings.max_image_pixels)
-    return ImagePipeline(video_pipeline, limits)
+    return ImagePipeline(engine, limits)
 
 
 def load_text_pipeline(settings: Settings) -> TextPipeline:
@@ -112,11 +120,11 @@ def load_text_pipeline(settings: Settings) -> TextPipeline:
     )
 
 
-def load_audiovisual_pipeline(settings: Settings, video_pipeline: VideoPipeline) -> AudioVisualPipeline:
-    """Load the audio-visual models. They share the slots of `video_pipeline`. Raises MoodreelError."""
+def load_audiovisual_pipeline(settings: Settings, engine: Engine) -> AudioVisualPipeline:
+    """Load the audio-visual models. Raises MoodreelError."""
     return AudioVisualPipeline.load(
         settings.model_store,
-        video_pipeline,
+        engine,
         checkpoint=settings.checkpoint_path,
         model_fallback=settings.model_fallback,
         noncommercial=settings.noncommercial_models,
@@ -126,10 +134,10 @@ def load_audiovisual_pipeline(settings: Settings, video_pipeline: VideoPipeline)
     )
 
 
-def load_frame_scheduler(settings: Settings, video_pipeline: VideoPipeline) -> FrameScheduler:
-    """Make the scheduler of live frames, with the models of `video_pipeline`. Its threads start when needed."""
+def load_frame_scheduler(settings: Settings, engine: Engine) -> FrameScheduler:
+    """Create the scheduler of live frames. Its threads start when needed."""
     limits = ImageLimits(bytes=settings.max_live_frame_bytes, pixels=settings.max_frame_pixels)
-    return FrameScheduler(video_pipeline, limits, threads=settings.analyses_at_once)
+    return FrameScheduler(engine, limits, threads=settings.analyses_at_once)
 
 
 def video_limits(settings: Settings) -> VideoLimits:

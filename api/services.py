@@ -11,7 +11,9 @@ from api.shutdown import ShutdownHooks
 from api.websocket.broadcaster import ConnectionBroadcaster
 from moodreel.live.scheduler import FrameScheduler
 from moodreel.pipelines.audiovisual import AudioVisualPipeline
+from moodreel.pipelines.engine import Engine
 from moodreel.pipelines.image import ImagePipeline
+from moodreel.pipelines.image_or_video import ImageOrVideoPipeline
 from moodreel.pipelines.text import TextPipeline
 from moodreel.pipelines.video import VideoPipeline
 from moodreel.storage.call_log import CallLog
@@ -26,8 +28,10 @@ class Services:
 
     Attributes:
         settings: The operator's settings.
+        engine: The models, threads and slots that the pipelines share.
         video_pipeline: Predicts emotions in clips and makes thumbnails.
         image_pipeline: Predicts emotions in images.
+        image_or_video_pipeline: Predicts emotions in files of either kind.
         text_pipeline: Predicts emotions in texts.
         audiovisual_pipeline: Predicts emotions from faces and sound.
         frame_scheduler: Runs the frames of live sessions.
@@ -41,8 +45,10 @@ class Services:
     """
 
     settings: Settings
+    engine: Engine
     video_pipeline: VideoPipeline
     image_pipeline: ImagePipeline
+    image_or_video_pipeline: ImageOrVideoPipeline
     text_pipeline: TextPipeline
     audiovisual_pipeline: AudioVisualPipeline
     frame_scheduler: FrameScheduler

@@ -20,7 +20,7 @@ import torch
 from bench.clips import phone_clip
 from moodreel.faces.observation import observe_face
 from moodreel.media.video import VideoReader
-from moodreel.pipelines.video import ANALYSIS_SIDE, VideoPipeline
+from moodreel.pipelines.engine import DETECTION_SIDE, Engine
 
 ALLOWED = 12.0
 """Milliseconds of CPU that a frame may take, finding the face included."""
@@ -47,17 +47,17 @@ def one_core() -> Iterator[None]:
 
 def measure(model: str | None, rounds: int) -> tuple[list[np.ndarray], dict[str, float]]:
     """Give the frames, and what each stage takes of a frame, in milliseconds."""
-    analyser = VideoPipeline.load(STORE)
-    predictor = analyser.models.get(model)
+    engine = Engine.load(STORE)
+    predictor = engine.models.get(model)
     reader = VideoReader(phone_clip(seconds=4.0))
-    frames = [frame.rgb for frame in reader.frames(min_interval=0.2, max_side=ANALYSIS_SIDE)]
-    faces = [analyser.landmarker.detect(rgb)[0] for rgb in frames]
+    frames = [frame.rgb for frame in reader.frames(min_interval=0.2, max_side=DETECTION_SIDE)]
+    faces = [engine.landmarker.detect(rgb)[0] for rgb in frames]
     track = [
         observe_face(rgb, face, with_rgb_crop=predictor.requires_rgb_crop).features
         for rgb, face in zip(frames, faces, strict=True)
     ]
     stages: dict[str, Callable[[], object]] = {
-        "find the face": lambda: [analyser.landmarker.detect(rgb) for rgb in frames],
+        "find the face": lambda: [engine.landmarker.detect(rgb) for rgb in frames],
         "describe it": lambda: [
             observe_face(rgb, face, with_rgb_crop=predictor.requires_rgb_crop)
             for rgb, face in zip(frames, faces, strict=True)

@@ -23,7 +23,7 @@ import torch
 
 from bench.clips import phone_clip
 from moodreel.media import image
-from moodreel.pipelines.video import VideoPipeline
+from moodreel.pipelines.engine import Engine
 from tests.support import synthetic_frames, synthetic_image
 from tests.support.server import KEY, REAL, STORE, Server
 
@@ -88,12 +88,12 @@ class Client:
 
 def floor(frames: Sequence[bytes]) -> tuple[float, float]:
     """What decoding a frame and one look for faces takes alone: milliseconds of waiting, and of CPU."""
-    analyser = VideoPipeline.load(STORE)
+    engine = Engine.load(STORE)
     torch.set_num_threads(1)
 
     def work() -> None:
         for data in frames:
-            analyser.landmarker.detect_once(image.decode_image(data, max_side=640).rgb)
+            engine.landmarker.detect_once(image.decode_image(data, max_side=640).rgb)
 
     work()
     began, cpu = time.perf_counter(), time.process_time()

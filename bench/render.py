@@ -15,10 +15,10 @@ from mediapipe.tasks.python.vision.face_landmarker import FaceLandmarksConnectio
 
 from moodreel.faces.features import normalize_landmarks
 from moodreel.faces.landmarker import FaceLandmarker
-from moodreel.pipelines.video import ANALYSIS_SIDE
+from moodreel.pipelines.engine import DETECTION_SIDE
 from tests.support import synthetic_video
 
-WIDTH, HEIGHT = ANALYSIS_SIDE * 3 // 4, ANALYSIS_SIDE
+WIDTH, HEIGHT = DETECTION_SIDE * 3 // 4, DETECTION_SIDE
 """Pixels of a frame: a phone held upright, as large as the service looks for faces in."""
 CENTRE = WIDTH / 2, 0.45 * HEIGHT
 """Pixels: where the picture's middle is."""

@@ -28,7 +28,7 @@ from moodreel.faces.observation import observe_face
 from moodreel.faces.quality import assess_quality
 from moodreel.models.face_registry import load_face_model
 from moodreel.models.predictor import Predictor
-from moodreel.pipelines.video import VideoPipeline
+from moodreel.pipelines.engine import Engine
 from moodreel.training.data.ferplus import read_split
 from moodreel.training.evaluation.calibration import expected_calibration_error
 
@@ -233,14 +233,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     conditions = [condition for condition in CONDITIONS if condition.name in wanted]
 
     torch.set_num_threads(1)
-    analyser = VideoPipeline.load(STORE, use_gpu="0")
-    named = options.model or analyser.models.default
-    predictor = load_face_model(Path(named)) if Path(named).is_dir() else analyser.models.get(named)
+    engine = Engine.load(STORE, use_gpu="0")
+    named = options.model or engine.models.default
+    predictor = load_face_model(Path(named)) if Path(named).is_dir() else engine.models.get(named)
     labels = predictor.info.labels
     if labels not in (FIVE, SEVEN):
         parser.error(f"{predictor.info.name} answers {', '.join(labels)}, which FER+ cannot judge")
     pictures = sample(options.data, labels, options.pictures)
-    scenes = [render.scene(image, analyser.landmarker) for image in pictures.images]
+    scenes = [render.scene(image, engine.landmarker) for image in pictures.images]
     if options.sheet:
         cv2.imwrite(str(options.sheet), sheet(scenes, conditions)[..., ::-1])
         return
@@ -248,7 +248,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         outcomes = {}
         for condition in conditions:
             bar.set_description(condition.name)
-            outcomes[condition] = measure(scenes, pictures.truth, condition, analyser.landmarker, predictor, bar.update)
+            outcomes[condition] = measure(scenes, pictures.truth, condition, engine.landmarker, predictor, bar.update)
     print(report := _report(outcomes, predictor, labels, pictures, options))
     if options.card:
         options.card.write_text(into_card(options.card.read_text(encoding="utf-8"), report), encoding="utf-8")

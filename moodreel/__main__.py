@@ -14,6 +14,7 @@ from moodreel.errors import MoodreelError, UnsupportedMedia
 from moodreel.media.image import is_image
 from moodreel.models.predictor import ModelInfo
 from moodreel.pipelines.boomerang import OUTPUTS
+from moodreel.pipelines.engine import Engine
 from moodreel.pipelines.image import DetectedFace, ImagePipeline, ImageResult
 from moodreel.pipelines.text import TextPipeline, TextResult
 from moodreel.pipelines.video import VideoPipeline, VideoResult
@@ -36,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
         texts, others = _sort(options.clips)
         store, gpu = options.model_store, options.use_gpu
         reader = TextPipeline.load(store, use_gpu=gpu) if texts else None
-        analyser = VideoPipeline.load(store, model_path=options.model_path, use_gpu=gpu) if others else None
+        engine = Engine.load(store, model_path=options.model_path, use_gpu=gpu) if others else None
     except MoodreelError as error:
         print(f"moodreel: {error}", file=sys.stderr)
         return 2
@@ -45,8 +46,8 @@ def main(arguments: list[str] | None = None) -> int:
         try:
             if reader is not None and clip in texts:
                 _run_text(reader, clip, options)
-            elif analyser is not None:
-                _run(analyser, clip, options)
+            elif engine is not None:
+                _run(engine, clip, options)
         except (MoodreelError, OSError) as error:
             failed += 1
             reason = error.strerror if isinstance(error, OSError) else error
@@ -60,17 +61,18 @@ def _sort(paths: list[Path]) -> tuple[set[Path], set[Path]]:
     return texts, set(paths) - texts
 
 
-def _run(analyser: VideoPipeline, clip: Path, options: argparse.Namespace) -> None:
+def _run(engine: Engine, clip: Path, options: argparse.Namespace) -> None:
     data = clip.read_bytes()
     if is_image(data):
-        return _run_picture(analyser, clip, data, options)
+        return _run_picture(engine, clip, data, options)
+    pipeline = VideoPipeline(engine)
     with tqdm(desc=clip.name, unit=" frames", leave=False, disable=None) as bar:
 
         def show(time: float) -> None:
             bar.set_postfix_str(f"{time:.1f} s")
             bar.update()
 
-        analysis = analyser.predict(data, model=options.model, explain=options.explain, progress=show)
+        analysis = pipeline.predict(data, model=options.model, explain=options.explain, progress=show)
     _say(json.dumps(_as_json(clip, analysis)) if options.json else f"{clip}: {_in_words(analysis)}")
     if options.timeline:
         from moodreel.pipelines import timeline_plot
@@ -78,16 +80,16 @@ def _run(analyser: VideoPipeline, clip: Path, options: argparse.Namespace) -> No
         timeline_plot.timeline(analysis, _output(options.timeline, clip, "png", options.clips), title=clip.name)
     if options.thumbnail:
         path = _output(options.thumbnail, clip, "mp4", options.clips)
-        cover = analyser.thumbnail(
+        cover = pipeline.thumbnail(
             data, duration=options.duration, size=options.size, output=path.suffix[1:], model=options.model
         )
-        path.write_bytes(cover.loop.data)
+        path.write_bytes(cover.boomerang.data)
 
 
-def _run_picture(analyser: VideoPipeline, path: Path, data: bytes, options: argparse.Namespace) -> None:
+def _run_picture(engine: Engine, path: Path, data: bytes, options: argparse.Namespace) -> None:
     if options.thumbnail or options.timeline:
         raise UnsupportedMedia("A picture has no loop and no timeline: leave --thumbnail and --timeline out.")
-    detection = ImagePipeline(analyser).predict(data, model=options.model)
+    detection = ImagePipeline(engine).predict(data, model=options.model)
     _say(json.dumps(_picture_as_json(path, detection)) if options.json else f"{path}: {_picture_in_words(detection)}")
 
 

@@ -23,7 +23,7 @@ blueprint = GuardedBlueprint("emotion", __name__, dated=False, description="The 
 def predict(query: dict[str, Any]) -> Response:
     """Tell the emotion that the face in a video or a picture showed; the bytes say which of them it is."""
     upload = read_upload(FileSchema())
-    showing = services().image_pipeline.predict_any(
+    showing = services().image_or_video_pipeline.predict(
         upload.data, model=query["model"], copy=history_recorder.stores_media()
     )
     log_fields.add(

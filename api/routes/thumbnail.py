@@ -43,7 +43,7 @@ def thumbnail(query: dict[str, Any]) -> Response:
         probabilities=cover.probabilities,
         model=cover.model.name,
         facts={"duration": round(cover.clip_duration, 3), "certain": cover.certain},
-        media=lambda: _media(cover.loop),
+        media=lambda: _media(cover.boomerang),
     )
     return metrics.with_server_timing(jsonify(ThumbnailSchema().dump(_answer(cover))), cover.emotion, cover.timings)
 

@@ -76,7 +76,7 @@ class SocketIOSession:
 
     def send_welcome(self) -> None:
         """Tell the client that it is in, and what it may ask for."""
-        self._send_status("connected", session=self._row.request_id, models=self._shared.video_pipeline.models.names())
+        self._send_status("connected", session=self._row.request_id, models=self._shared.engine.models.names())
 
     def initialize(self, wishes: Mapping[str, Any]) -> None:
         """Begin anew with these wishes, and the defaults for what they leave out. Raises MoodreelError."""

@@ -16,7 +16,6 @@ class FrameFaces:
 
     time: float
     faces: tuple[tuple[Box, np.ndarray], ...]
-    detection_ms: float
 
 
 def main_face_crops(frames: Sequence[FrameFaces]) -> list[np.ndarray | None]:

@@ -17,7 +17,7 @@ from moodreel.live.messages import LiveEvent, LiveFailure, LiveFrame, LiveResult
 from moodreel.live.session import LiveSession
 from moodreel.media.image import ImageLimits
 from moodreel.models.predictor import Predictor
-from moodreel.pipelines.video import VideoPipeline
+from moodreel.pipelines.engine import Engine
 
 logger = logging.getLogger(__name__)
 
@@ -41,13 +41,13 @@ class SessionSlot:
 
 
 class FrameScheduler:
-    """Looks at the frames of all live sessions of a process, with an analyser's models.
+    """Looks at the frames of all live sessions of a process, with the models of an engine.
 
     limits: of one frame. threads: frames that are looked at at once.
     """
 
-    def __init__(self, analyser: VideoPipeline, limits: ImageLimits, *, threads: int = 1) -> None:
-        self._analyser = analyser
+    def __init__(self, engine: Engine, limits: ImageLimits, *, threads: int = 1) -> None:
+        self._engine = engine
         self.limits = limits
         self._threads = threads
         self._clients: list[SessionSlot] = []
@@ -60,8 +60,8 @@ class FrameScheduler:
 
         Raises ModelNotFound, or ModelInvalid where the model cannot be loaded.
         """
-        self._analyser.models.get(settings.model)
-        client = SessionSlot(LiveSession(settings, self._analyser.movements, clock.monotonic()), on_event)
+        self._engine.models.get(settings.model)
+        client = SessionSlot(LiveSession(settings, self._engine.facial_actions, clock.monotonic()), on_event)
         with self._changed:
             self._clients.append(client)
             while len(self._workers) < self._threads and not self._closed:
@@ -72,7 +72,7 @@ class FrameScheduler:
 
     def configure(self, client: SessionSlot, settings: SessionSettings) -> None:
         """Change a session's wishes. Raises as `open`."""
-        self._analyser.models.get(settings.model)
+        self._engine.models.get(settings.model)
         with self._changed:
             client.session.configure(settings, clock.monotonic())
 
@@ -179,9 +179,9 @@ class FrameScheduler:
     def _process_frame(self, session: LiveSession, frame: LiveFrame) -> LiveResult | LiveFailure:
         began, wishes, side = clock.monotonic(), session.settings, session.rate_controller.side
         try:
-            predictor: Predictor = self._analyser.models.get(wishes.model)
+            predictor: Predictor = self._engine.models.get(wishes.model)
             detections = detect_faces(
-                self._analyser.landmarker,
+                self._engine.landmarker,
                 frame.data,
                 self.limits,
                 side=side,

@@ -18,8 +18,7 @@ from moodreel.live.frame import FrameDetections, FrameFace
 from moodreel.live.messages import LiveFace, SessionSettings
 from moodreel.live.rate_control import RateController
 from moodreel.live.smoothing import EmaSmoother
-from moodreel.models.predictor import Predictor
-from moodreel.pipelines.video import by_label
+from moodreel.models.predictor import Predictor, label_probabilities
 
 SWITCH_RATIO = 1.2
 """Times as large another face must be to become the largest: two of one size would take turns."""
@@ -137,7 +136,7 @@ class LiveSession:
         smoothed = known.probabilities.update(came, now, self.settings.smoothing)
         blendshapes = known.blendshapes.update(came, face.features.blendshapes, self.settings.smoothing)
         best = int(smoothed.argmax())
-        emotion, probabilities = labels[best], by_label(labels, smoothed)
+        emotion, probabilities = labels[best], label_probabilities(labels, smoothed)
         x, y, w, h = (round(side) for side in face.box)
         return LiveFace(
             track=track,

@@ -32,6 +32,11 @@ class ModelInfo:
     card: ModelCard
 
 
+def label_probabilities(labels: Sequence[str], probabilities: np.ndarray) -> dict[str, float]:
+    """Map each of C labels to its probability, from an array of shape (C,)."""
+    return {label: float(probability) for label, probability in zip(labels, probabilities, strict=True)}
+
+
 @dataclass(frozen=True, eq=False)
 class TrackPrediction:
     """What a model says of one person in one clip, in the order of `ModelInfo.labels`.

@@ -1,11 +1,11 @@
-"""A clip -> what face and voice showed together: the one place that joins the stages for audio-visual models.
+"""Classify the emotion that the face and the voice in a clip show together.
 
-bytes -> `excerpts` (windows of three seconds: faces, spectrograms) -> `models.multimodal` (one batch for all windows)
--> `Impression`. A call waits for its turn as an analysis does, and uses the same face finder.
+`clip_loader` cuts the clip into windows of three seconds (face crops and spectrograms), an audio-visual model
+classifies all windows in one batch, and the mean over the windows is the answer.
 """
 
 import logging
-import time as clock
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,14 +21,27 @@ from moodreel.models.networks.audiovisual import MODALITIES
 from moodreel.models.predictor import ModelInfo, resolve_device
 from moodreel.pipelines import clip_sampler
 from moodreel.pipelines.clip_loader import ClipLoader, LoadedClip
-from moodreel.pipelines.video import VideoPipeline, elapsed_ms
+from moodreel.pipelines.engine import Engine
+from moodreel.pipelines.timing import elapsed_ms
 
 logger = logging.getLogger(__name__)
+
+NO_MODEL = (
+    "No model that sees and hears is set up here. Whoever runs this service may name one with CHECKPOINT_PATH, or set "
+    "EMO_MOCK=1 to try clients without one; until then /predict answers from faces."
+)
 
 
 @dataclass(frozen=True, eq=False)
 class WindowResult:
-    """What one window showed, from `start` to `end` seconds of the clip; probabilities as in `Impression`."""
+    """The emotion in one window of a clip.
+
+    Attributes:
+        start: seconds since the start of the clip.
+        end: seconds since the start of the clip.
+        probabilities: as in `AudioVisualResult`.
+        modalities: as in `AudioVisualResult`.
+    """
 
     start: float
     end: float
@@ -38,14 +51,21 @@ class WindowResult:
 
 @dataclass(frozen=True, eq=False)
 class AudioVisualResult:
-    """What a clip showed and sounded like.
+    """The emotion in a clip.
 
-    labels: of the model. probabilities: 0 to 1, in the order of the labels, adding up to 1: the mean over the windows.
-    modalities: what that comes from, of "video" and "audio". missing: why not from the other, by its name; one of
-        `moodreel.pipelines.clip_loader.NONE`, `NO_FACE`, `CORRUPT`, `UNSUPPORTED`, `NOT_READ`.
-    glimpses: the windows. seconds: of the clip. frames: pictures that were looked at. faces: the most people in one.
-    mock: whether all of it is made up.
-    timings: milliseconds by stage; `faces` runs beside `decode`, so they overlap.
+    Attributes:
+        labels: labels of the model.
+        probabilities: mean probability over the windows, in the order of `labels`, adding up to 1.
+        modalities: what was used, of "video" and "audio".
+        missing: why a modality was not used, by its name: one of `NONE`, `NO_FACE`, `CORRUPT`, `UNSUPPORTED`,
+            `NOT_REQUESTED` of `moodreel.pipelines.clip_loader`.
+        windows: the result of each window.
+        seconds: duration of the clip.
+        frames: number of video frames that were read.
+        faces: the largest number of faces in one of them.
+        model: the model that answered.
+        mock: whether the answer is made up, for testing clients.
+        timings: milliseconds by stage. `faces` runs beside `decode`, so the two overlap.
     """
 
     labels: tuple[str, ...]
@@ -62,40 +82,50 @@ class AudioVisualResult:
 
     @property
     def best(self) -> int:
-        """Which label is the likeliest."""
+        """The index of the most likely label."""
         return int(np.argmax(self.probabilities))
 
 
 class AudioVisualPipeline:
-    """Looks at clips and listens to them, with an analyser's face finder and in its turns; one serves all threads.
+    """Classify clips by face and voice. Thread-safe.
 
-    store: of the models. named: the model that an operator chose to answer by default, whatever its licence.
-    noncommercial: whether callers may choose models whose weights are not for commercial use.
-    mock: whether answers are made up; no model is asked then.
+    Attributes:
+        models: the audio-visual models.
+        mock: whether answers are made up.
     """
 
     def __init__(
         self,
-        analyser: VideoPipeline,
-        store: AudioVisualModelRegistry,
+        engine: Engine,
+        models: AudioVisualModelRegistry,
         *,
-        named: str | None = None,
+        operator_model: str | None = None,
         noncommercial: bool = False,
         mock: bool = False,
         limits: VideoLimits | None = None,
     ) -> None:
-        self.store = store
+        """Create a pipeline.
+
+        Args:
+            engine: the face landmarker, threads and slots of this process.
+            models: the audio-visual models.
+            operator_model: name of the model that the operator set up. It answers whatever its license.
+            noncommercial: whether callers may choose models whose weights are not for commercial use.
+            mock: whether answers are made up. No model is used then.
+            limits: what one clip may cost.
+        """
+        self.models = models
         self.mock = mock
-        self._analyser = analyser
-        self._named = named
+        self._engine = engine
+        self._loader = ClipLoader(engine, limits=limits)
+        self._operator_model = operator_model
         self._noncommercial = noncommercial
-        self._limits = limits
 
     @classmethod
     def load(
         cls,
         store_root: Path,
-        analyser: VideoPipeline,
+        engine: Engine,
         *,
         checkpoint: Path | None = None,
         model_fallback: bool = False,
@@ -104,99 +134,105 @@ class AudioVisualPipeline:
         use_gpu: str = "auto",
         limits: VideoLimits | None = None,
     ) -> "AudioVisualPipeline":
-        """Load the model that answers by default, where there is one; without it every call is `ModelMissing`.
+        """Load the default model if there is one. Without one, `predict` raises `ModelMissing`.
 
-        checkpoint: a checkpoint or model folder that answers instead of the store's own.
-        model_fallback: stay with the store's own when `checkpoint` is no good, instead of raising.
+        Args:
+            store_root: folder of the model store.
+            engine: see `__init__`.
+            checkpoint: checkpoint or model folder that becomes the default.
+            model_fallback: use the store's default when `checkpoint` is invalid, instead of raising.
+            noncommercial: see `__init__`.
+            mock: see `__init__`.
+            use_gpu: "auto", "0" or "1".
+            limits: see `__init__`.
 
-        Raises ModelInvalid: a model is not what it should be.
+        Raises:
+            ModelInvalid: a model cannot be loaded.
         """
-        store = AudioVisualModelRegistry(store_root, device=resolve_device(use_gpu))
+        models = AudioVisualModelRegistry(store_root, device=resolve_device(use_gpu))
         if mock:
             logger.warning(
                 "EMO_MOCK=1: /api/predict/multimodal makes its answers up, and marks them%s. Not for production.",
                 "; CHECKPOINT_PATH is not looked at" if checkpoint else "",
             )
-            return cls(analyser, store, mock=True, limits=limits)
-        named = None
+            return cls(engine, models, mock=True, limits=limits)
+        operator_model = None
         try:
-            store.set_default_from_path(checkpoint, setting="CHECKPOINT_PATH", fallback=model_fallback)
-            named = store.default if checkpoint else None
+            models.set_default_from_path(checkpoint, setting="CHECKPOINT_PATH", fallback=model_fallback)
+            operator_model = models.default if checkpoint else None
         except ModelNotFound as error:
             logger.warning("%s Until CHECKPOINT_PATH names one, /api/predict/multimodal answers model_missing.", error)
-        if named and not store.card(named).commercial:
-            logger.warning("CHECKPOINT_PATH names %s, whose weights are not for commercial use.", named)
-        return cls(analyser, store, named=named, noncommercial=noncommercial, limits=limits)
+        if operator_model and not models.card(operator_model).commercial:
+            logger.warning("CHECKPOINT_PATH names %s, whose weights are not for commercial use.", operator_model)
+        return cls(engine, models, operator_model=operator_model, noncommercial=noncommercial, limits=limits)
 
     def predict(self, data: bytes, *, model: str | None = None, fps: float | None = None) -> AudioVisualResult:
-        """Tell what a clip showed and sounded like, or a sound file.
+        """Classify the emotion in a clip or a sound file.
 
-        data: the file. model: one of the store; None for the default. fps: where the container has no timing.
+        Args:
+            data: the file.
+            model: name of a model in the store; None for the default.
+            fps: frames a second of a video whose container has no timing.
 
         Raises:
-            MoodreelError: what `ExcerptReader.watch` raises, `ModelNotFound`, `ModelMissing`, `NonCommercialModel`,
+            MoodreelError: whatever `ClipLoader.load` raises, `ModelNotFound`, `ModelMissing`, `NonCommercialModel`,
                 `Overloaded`.
         """
-        predictor = self._made_up(data, model) if self.mock else self._choose(model)
-        with self._analyser.slot():
-            reader = ClipLoader(self._analyser.landmarker, limits=self._limits, threads=self._analyser.threads)
-            footage = reader.load(data, fps=fps, modalities=predictor.modalities)
-            begun = clock.perf_counter()
-            found = predictor.predict(footage.batch)
-        return _conclude(footage, found, predictor.info, elapsed_ms(begun), mock=self.mock)
+        predictor = self._mock(data, model) if self.mock else self._select_model(model)
+        with self._engine.slot():
+            clip = self._loader.load(data, fps=fps, modalities=predictor.modalities)
+            start = time.perf_counter()
+            predictions = predictor.predict(clip.batch)
+        return _aggregate(clip, predictions, predictor.info, model_ms=elapsed_ms(start), mock=self.mock)
 
-    def _choose(self, model: str | None) -> AudioVisualPredictor:
-        name = model or self.store.default
-        if model is None and name not in self.store.names():
-            raise ModelMissing(_MISSING)
-        card = self.store.card(name)
-        if not card.commercial and name != self._named:
+    def _select_model(self, model: str | None) -> AudioVisualPredictor:
+        name = model or self.models.default
+        if model is None and name not in self.models.names():
+            raise ModelMissing(NO_MODEL)
+        if not self.models.card(name).commercial and name != self._operator_model:
             if model is None:
-                raise ModelMissing(_MISSING)
+                raise ModelMissing(NO_MODEL)
             if not self._noncommercial:
                 raise NonCommercialModel(
                     f"The weights of {name!r} are not for commercial use. Leave model out; or whoever runs this "
                     "service may allow them with NONCOMMERCIAL_MODELS=1."
                 )
-        return self.store.get(name)
+        return self.models.get(name)
 
-    def _made_up(self, data: bytes, model: str | None) -> MockPredictor:
+    def _mock(self, data: bytes, model: str | None) -> MockPredictor:
         if model not in (None, mocking.NAME):
             raise ModelNotFound(f"There is no model {model!r} while answers are made up (EMO_MOCK=1); leave it out.")
         return MockPredictor(data)
 
 
-_MISSING = (
-    "No model that sees and hears is set up here. Whoever runs this service may name one with CHECKPOINT_PATH, or set "
-    "EMO_MOCK=1 to try clients without one; until then /predict answers from faces."
-)
-
-
-def _conclude(
-    footage: LoadedClip,
-    found: list[tuple[np.ndarray, tuple[str, ...]]],
+def _aggregate(
+    clip: LoadedClip,
+    predictions: list[tuple[np.ndarray, tuple[str, ...]]],
     model: ModelInfo,
-    milliseconds: float,
     *,
+    model_ms: float,
     mock: bool,
 ) -> AudioVisualResult:
-    glimpses = tuple(
+    windows = tuple(
         WindowResult(
-            start, min(start + clip_sampler.SECONDS, footage.seconds), tuple(map(float, probabilities)), modalities
+            start=start,
+            end=min(start + clip_sampler.SECONDS, clip.seconds),
+            probabilities=tuple(map(float, probabilities)),
+            modalities=modalities,
         )
-        for start, (probabilities, modalities) in zip(footage.starts, found, strict=True)
+        for start, (probabilities, modalities) in zip(clip.starts, predictions, strict=True)
     )
-    had = {name for glimpse in glimpses for name in glimpse.modalities}
+    used = {name for window in windows for name in window.modalities}
     return AudioVisualResult(
         labels=model.labels,
-        probabilities=tuple(map(float, np.mean([probabilities for probabilities, _ in found], axis=0))),
-        modalities=tuple(name for name in MODALITIES if name in had),
-        missing=dict(footage.missing),
-        windows=glimpses,
-        seconds=footage.seconds,
-        frames=footage.frames,
-        faces=footage.faces,
+        probabilities=tuple(map(float, np.mean([probabilities for probabilities, _ in predictions], axis=0))),
+        modalities=tuple(name for name in MODALITIES if name in used),
+        missing=dict(clip.missing),
+        windows=windows,
+        seconds=clip.seconds,
+        frames=clip.frames,
+        faces=clip.faces,
         model=model,
         mock=mock,
-        timings={**footage.timings, "model": milliseconds},
+        timings={**clip.timings, "model": model_ms},
     )

@@ -57,7 +57,7 @@ def make_boomerang(
     duration: float = 3.0,
     size: int = 480,
     output: str = "mp4",
-    whole: bool = False,
+    full_clip: bool = False,
 ) -> BoomerangClip:
     """Make a boomerang of the clip around `peak`, or of the whole clip.
 
@@ -69,12 +69,12 @@ def make_boomerang(
         output: one of `OUTPUTS`.
         whole: run through the whole clip, faster than life if it is longer than half of `duration`.
     """
-    start, stop = (0.0, reader.duration) if whole else _window(peak, reader.duration, duration / 2)
+    start, stop = (0.0, reader.duration) if full_clip else _window(peak, reader.duration, duration / 2)
     speed = max(1.0, (stop - start) / (duration / 2))
     frames = _read(reader, start, stop, size, speed, _MAX_FPS[output])
-    if not whole:
-        frames = _end_gently(frames, peak)
-    pictures = [_even(frame.rgb) for frame in frames]
+    if not full_clip:
+        frames = _trim_to_still(frames, peak)
+    pictures = [_crop_even(frame.rgb) for frame in frames]
     gaps = np.diff([frame.time for frame in frames]) / speed
     order = [*range(len(frames)), *range(len(frames) - 2, 0, -1)]
     seconds = [*gaps, *gaps[::-1]] if len(frames) > 1 else [_STILL_SECONDS]
@@ -118,10 +118,10 @@ def _two_at(reader: VideoReader, time: float, size: int) -> list[Frame]:
     return list(pair)
 
 
-def _end_gently(frames: list[Frame], peak: float) -> list[Frame]:
+def _trim_to_still(frames: list[Frame], peak: float) -> list[Frame]:
     """Trim the end away from the peak to where the picture moves least from one frame to the next."""
     if abs(frames[0].time - peak) < abs(frames[-1].time - peak):
-        return _end_gently(frames[::-1], peak)[::-1]
+        return _trim_to_still(frames[::-1], peak)[::-1]
     span = abs(frames[-1].time - frames[0].time)
     early = [frame for frame in frames[:-1] if abs(frame.time - frames[0].time) <= _TRIM * span]
     if not early:
@@ -131,7 +131,7 @@ def _end_gently(frames: list[Frame], peak: float) -> list[Frame]:
     return frames[int(np.argmin(motion)) :]
 
 
-def _even(rgb: np.ndarray) -> np.ndarray:
+def _crop_even(rgb: np.ndarray) -> np.ndarray:
     """Cut (H, W, 3) to even sides, as 4:2:0 needs; a side of one pixel is doubled."""
     height, width = rgb.shape[:2]
     rgb = np.pad(rgb, ((0, height == 1), (0, width == 1), (0, 0)), mode="edge")
@@ -143,7 +143,7 @@ def _mp4(pictures: Sequence[np.ndarray], order: Sequence[int], seconds: Sequence
     file = io.BytesIO()
     height, width = pictures[0].shape[:2]
     options = {"movflags": "faststart"}
-    with av.open(file, "w", format="mp4", options=options, io_open=lambda *_: _Reopened(file)) as container:
+    with av.open(file, "w", format="mp4", options=options, io_open=lambda *_: _SecondHandle(file)) as container:
         stream = container.add_stream("libx264", options={"preset": "superfast", "crf": "22", "bf": "0"})
         context = stream.codec_context
         context.width, context.height, context.pix_fmt = width, height, "yuv420p"
@@ -168,7 +168,7 @@ def _mp4(pictures: Sequence[np.ndarray], order: Sequence[int], seconds: Sequence
     return file.getvalue()
 
 
-class _Reopened(io.RawIOBase):
+class _SecondHandle(io.RawIOBase):
     """A second reader of the file that is being written: `faststart` moves the data up to let the index in front."""
 
     def __init__(self, file: io.BytesIO) -> None:

@@ -1,18 +1,16 @@
-"""A clip -> the windows that audio-visual networks read: one way for serving, training and evaluation.
+"""Load a clip as the windows that audio-visual networks read, for serving, training and evaluation.
 
-bytes -> `audio` (all of it) and `video` (one decode, for the pictures of the `windows`) -> `faces` -> `protagonist`
-(one person) -> `features.cut`, `logmel` -> `Excerpts`. Pictures and sound are laid over one another by the file's own
-clock, so that a voice goes with its face also where one of the two begins later or lasts longer.
+`media.audio` decodes all of the audio. `media.video` decodes the video once, for the frames of the windows only, and
+`faces` finds the face of the main person in them. `_align_timelines` places video and audio on the clock of the file,
+so that a voice goes with its face also if one of the two starts later or lasts longer.
 
-A clip gives what it has. Sound that is damaged spoils no picture, and the other way round; only the limits count for
-both, and what has neither a face nor sound is an error.
+A clip yields what it has: damaged audio does not affect the video, and the other way round. A limit on either fails the
+whole clip, and a clip with neither a face nor audio is an error.
 """
 
 import bisect
-import time as clock
-from collections import deque
-from collections.abc import Collection, Mapping, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+import time
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -31,7 +29,6 @@ from moodreel.errors import (
     VideoTooShort,
 )
 from moodreel.faces.features import crop_square
-from moodreel.faces.landmarker import FaceLandmarker
 from moodreel.faces.main_face import FrameFaces, main_face_crops
 from moodreel.media import audio
 from moodreel.media.audio import AudioClip, AudioLimits
@@ -43,30 +40,39 @@ from moodreel.models.networks.audiovisual import MODALITIES, AudioVisualBatch
 from moodreel.models.networks.resnet18 import SIDE
 from moodreel.pipelines import clip_sampler
 from moodreel.pipelines.clip_sampler import ClipTimeline
+from moodreel.pipelines.engine import DETECTION_SIDE, NO_FACE_IN_VIDEO, Engine
+from moodreel.pipelines.timing import elapsed_ms
 
-LOOK_SIDE = 640
-"""Pixels: longest side of the frames in which faces are sought, as in an analysis."""
-NONE, NO_FACE, CORRUPT, UNSUPPORTED, NOT_READ = "none", "no_face", "corrupt", "unsupported", "not_read"
-"""Why a clip has nothing of a modality: the file holds none, or silence; nobody is to be seen; it is damaged; its codec
-is not read here; it was not asked for."""
+NONE = "none"
+"""Why a clip lacks a modality: the file has no such stream, or the audio is silent."""
+NO_FACE = "no_face"
+"""Why a clip lacks a modality: no face was found."""
+CORRUPT = "corrupt"
+"""Why a clip lacks a modality: the stream is damaged."""
+UNSUPPORTED = "unsupported"
+"""Why a clip lacks a modality: the codec is not supported."""
+NOT_REQUESTED = "not_read"
+"""Why a clip lacks a modality: the caller did not ask for it."""
 
-_STEPS = 1 + round(clip_sampler.SECONDS * audio.SAMPLE_RATE) // HOP_LENGTH
-_AHEAD = 8
-"""Frames that may wait for the face finder before decoding pauses: bounds memory."""
+MEL_STEPS = 1 + round(clip_sampler.SECONDS * audio.SAMPLE_RATE) // HOP_LENGTH
+"""Time steps of the spectrogram of one window."""
 _TIME_SLACK = 0.001
 """Seconds: containers round times to a millisecond."""
 
 
 @dataclass(frozen=True, eq=False)
 class LoadedClip:
-    """What one clip has for an audio-visual network.
+    """The windows of one clip.
 
-    excerpts: its windows, but for those with neither a face nor sound; at least one is left.
-    starts: when each of these begins, in seconds of the clip.
-    seconds: how long the clip is, from where the first of picture and sound begins to where the last ends.
-    frames: how many pictures were looked at. faces: the most people in any of them.
-    lacks: why, for each modality that no window has: `NONE`, `NO_FACE`, `CORRUPT`, `UNSUPPORTED` or `NOT_READ`.
-    timings: milliseconds by stage; `faces` runs beside `decode`, so they overlap.
+    Attributes:
+        batch: the windows with a face or audio; at least one.
+        starts: start of each of them, in seconds of the clip.
+        seconds: duration, from the earlier start of video and audio to the later end.
+        frames: number of video frames that were read.
+        faces: the largest number of faces in one of them.
+        missing: for each modality that no window has, why: `NONE`, `NO_FACE`, `CORRUPT`, `UNSUPPORTED` or
+            `NOT_REQUESTED`.
+        timings: milliseconds by stage. `faces` runs beside `decode`, so the two overlap.
     """
 
     batch: AudioVisualBatch
@@ -79,146 +85,132 @@ class LoadedClip:
 
     @property
     def modalities(self) -> tuple[str, ...]:
-        """What it has, in the order of `MODALITIES`."""
+        """The modalities that it has, in the order of `MODALITIES`."""
         return tuple(name for name in MODALITIES if name not in self.missing)
 
 
 class ClipLoader:
-    """Reads clips and sound files; one serves any number of threads.
-
-    finder: of faces.
-    limits, sound_limits: what one clip may cost; its sound as long as its pictures, unless said otherwise.
-    threads: where faces are sought while the next frames are decoded; two of its own unless given.
-    """
+    """Load clips and sound files. Thread-safe. It takes no slot of the engine: that is left to the caller."""
 
     def __init__(
-        self,
-        finder: FaceLandmarker,
-        *,
-        limits: VideoLimits | None = None,
-        sound_limits: AudioLimits | None = None,
-        threads: Executor | None = None,
+        self, engine: Engine, *, limits: VideoLimits | None = None, audio_limits: AudioLimits | None = None
     ) -> None:
-        self._finder = finder
+        """Create a loader.
+
+        Args:
+            engine: the face landmarker and threads of this process.
+            limits: what the video of one clip may cost.
+            audio_limits: what its audio may cost; by default as long as its video.
+        """
+        self._engine = engine
         self._limits = limits or VideoLimits()
-        self._sound_limits = sound_limits or AudioLimits(self._limits.seconds, self._limits.timeout_seconds)
-        self._threads = threads or ThreadPoolExecutor(2, thread_name_prefix="faces")
+        self._audio_limits = audio_limits or AudioLimits(self._limits.seconds, self._limits.timeout_seconds)
 
     def load_batch(self, data: bytes) -> AudioVisualBatch:
-        """Give all windows of a clip, or of a sound file, that show a face or have sound. Raises as `watch`."""
+        """Return only the windows of a clip or a sound file. Raises as `load`."""
         return self.load(data).batch
 
     def load(self, data: bytes, *, fps: float | None = None, modalities: Collection[str] = MODALITIES) -> LoadedClip:
-        """Give all windows of a clip, and what is to be known of it.
+        """Load the windows of a clip.
 
-        data: the file: a clip with or without sound, or sound alone.
-        fps: frames a second, where the container has no timing.
-        modalities: which of `MODALITIES` are wanted; others are not even decoded.
+        Args:
+            data: a video file with or without audio, or a sound file.
+            fps: frames a second of a video whose container has no timing.
+            modalities: which of `MODALITIES` to read. Others are not decoded.
 
         Raises:
-            NoFaceNoAudio: of what is wanted nothing is to be seen or heard; NoFace where that is faces alone.
-            UnsupportedMedia, VideoCorrupt, VideoTooShort, AudioCorrupt: neither pictures nor sound can be read.
-            VideoTooLong, VideoTooBig, AudioTooLong: either of them reached a limit.
+            NoFaceNoAudio: the requested modalities show no face and hold no audio. `NoFace` if only video was
+                requested.
+            UnsupportedMedia: neither video nor audio can be read, as for the next three.
+            VideoCorrupt: the video is damaged.
+            VideoTooShort: the video has no frame.
+            AudioCorrupt: the audio is damaged.
+            VideoTooLong: the video reached a limit.
+            VideoTooBig: the video reached a limit.
+            AudioTooLong: the audio reached a limit.
         """
-        notes = _Notes(modalities)
-        sound = self._listen(data, notes) if "audio" in modalities else None
-        seen = self._look(data, fps, sound, notes) if "video" in modalities else None
-        return _put_together(seen, sound, notes)
+        report = _LoadReport(modalities)
+        sound = self._load_audio(data, report) if "audio" in modalities else None
+        crops = self._load_frames(data, fps, sound, report) if "video" in modalities else None
+        return _assemble(crops, sound, report)
 
-    def _listen(self, data: bytes, notes: "_Notes") -> AudioClip | None:
-        begun = clock.perf_counter()
+    def _load_audio(self, data: bytes, report: "_LoadReport") -> AudioClip | None:
+        start = time.perf_counter()
         sound = None
         try:
-            sound = audio.decode_audio(data, self._sound_limits)
+            sound = audio.decode_audio(data, self._audio_limits)
             if sound is None:
-                notes.lack("audio", NONE)
+                report.set_missing("audio", NONE)
         except AudioCorrupt as error:
-            notes.lack("audio", CORRUPT, error)
+            report.set_missing("audio", CORRUPT, error)
         except UnsupportedMedia as error:
-            notes.lack("audio", UNSUPPORTED, error)
+            report.set_missing("audio", UNSUPPORTED, error)
         except AudioTooLong:
-            # Whose pictures run too long as well has sent a video that does.
+            # If the video is too long as well, the caller is told of the video.
             with suppress(UnsupportedMedia, VideoCorrupt):
                 VideoReader(data, self._limits).probe_span()
             raise
-        notes.timings["sound"] = _since(begun)
+        report.timings["sound"] = elapsed_ms(start)
         return sound
 
-    def _look(self, data: bytes, fps: float | None, sound: AudioClip | None, notes: "_Notes") -> "_Seen | None":
+    def _load_frames(
+        self, data: bytes, fps: float | None, sound: AudioClip | None, report: "_LoadReport"
+    ) -> "_FrameCrops | None":
         try:
             if audio_demuxer(data):
                 raise NoVideoStream("There is only sound in this file. Send a clip with pictures.")
             reader = VideoReader(data, self._limits, fps=fps)
-            timeline = _lay_out(reader.probe_span(), sound, self._limits.seconds)
-            sightings = self._find_all(reader, timeline.pictures_wanted(), notes)
+            timeline = _align_timelines(reader.probe_span(), sound, self._limits.seconds)
+            sampled = reader.frames_at(timeline.all_frame_times(), max_side=DETECTION_SIDE)
+            frames, timings = self._engine.process_frames(sampled, self._detect)
         except NoVideoStream as error:
-            notes.lack("video", NONE, error)
+            report.set_missing("video", NONE, error)
         except (VideoCorrupt, VideoTooShort) as error:
-            notes.lack("video", CORRUPT, error)
+            report.set_missing("video", CORRUPT, error)
         except UnsupportedMedia as error:
-            notes.lack("video", UNSUPPORTED, error)
+            report.set_missing("video", UNSUPPORTED, error)
         else:
-            faces = max((len(sighting.faces) for sighting in sightings), default=0)
-            times = [sighting.time for sighting in sightings]
-            return _Seen(times, main_face_crops(sightings), reader.duration, faces, timeline)
+            report.timings |= timings
+            return _FrameCrops(
+                times=[frame.time for frame in frames],
+                crops=main_face_crops(frames),
+                duration=reader.duration,
+                faces=max((len(frame.faces) for frame in frames), default=0),
+                timeline=timeline,
+            )
         return None
 
-    def _find_all(self, reader: VideoReader, wanted: Sequence[float], notes: "_Notes") -> list[FrameFaces]:
-        """Decode once; look for faces in other threads while the next frames are decoded."""
-        sightings: list[FrameFaces] = []
-        waiting: deque[Future[FrameFaces]] = deque()
-        decode = 0.0
-        frames = reader.frames_at(wanted, max_side=LOOK_SIDE)
-        try:
-            while True:
-                begun = clock.perf_counter()
-                frame = next(frames, None)
-                decode += _since(begun)
-                if frame is None:
-                    break
-                waiting.append(self._threads.submit(self._find, frame))
-                if len(waiting) > _AHEAD:
-                    sightings.append(waiting.popleft().result())
-            sightings.extend(future.result() for future in waiting)
-        finally:
-            frames.close()
-            for future in waiting:
-                future.cancel()
-        notes.timings |= {"decode": decode, "faces": sum(sighting.detection_ms for sighting in sightings)}
-        return sightings
-
-    def _find(self, frame: Frame) -> FrameFaces:
-        begun = clock.perf_counter()
+    def _detect(self, frame: Frame) -> FrameFaces:
         height, width = frame.rgb.shape[:2]
         faces = []
-        for face in self._finder.detect(frame.rgb):
+        for face in self._engine.landmarker.detect(frame.rgb):
             x, y, w, h = face.box
             faces.append(((x * width, y * height, w * width, h * height), crop_square(frame.rgb, face.landmarks, SIDE)))
-        return FrameFaces(frame.time, tuple(faces), _since(begun))
+        return FrameFaces(frame.time, tuple(faces))
 
 
-class _Notes:
-    """What is gathered on the way through one clip: what it lacks, why, and how long the stages took."""
+class _LoadReport:
+    """Collect what one clip lacks, why, and how long each stage took."""
 
-    def __init__(self, wanted: Collection[str]) -> None:
-        self.lacks = {name: NOT_READ for name in MODALITIES if name not in wanted}
+    def __init__(self, requested: Collection[str]) -> None:
+        self.missing = {name: NOT_REQUESTED for name in MODALITIES if name not in requested}
         self.timings: dict[str, float] = {}
         self._errors: dict[str, MoodreelError] = {}
 
-    def lack(self, modality: str, reason: str, error: MoodreelError | None = None) -> None:
-        self.lacks[modality] = reason
+    def set_missing(self, modality: str, reason: str, error: MoodreelError | None = None) -> None:
+        self.missing[modality] = reason
         if error:
             self._errors[modality] = error
 
-    def refusal(self) -> MoodreelError:
-        """Say what is wrong with a clip that gives nothing at all; pictures come first, since most clips have some."""
-        only_sound = self.lacks["video"] == NONE and self.lacks["audio"] != NOT_READ
-        error = self._errors.get("audio" if only_sound or self.lacks["video"] == NOT_READ else "video")
+    def to_error(self) -> MoodreelError:
+        """Return the error of a clip without any window. That of the video comes first: most clips have one."""
+        audio_only = self.missing["video"] == NONE and self.missing["audio"] != NOT_REQUESTED
+        error = self._errors.get("audio" if audio_only or self.missing["video"] == NOT_REQUESTED else "video")
         if error:
             return error
-        if self.lacks["audio"] == NOT_READ:
-            return NoFace("No face was found in the clip. Hold the camera at arm's length, facing you, in good light.")
-        if only_sound or self.lacks["video"] == NOT_READ:
+        if self.missing["audio"] == NOT_REQUESTED:
+            return NoFace(NO_FACE_IN_VIDEO)
+        if audio_only or self.missing["video"] == NOT_REQUESTED:
             return NoFaceNoAudio("Nothing is to be heard in this. Turn the microphone on, speak, and send it again.")
         return NoFaceNoAudio(
             "No face was found in the clip, and nothing is to be heard in it. Face the camera in good light, or turn "
@@ -227,10 +219,15 @@ class _Notes:
 
 
 @dataclass(frozen=True, eq=False)
-class _Seen:
-    """The pictures that were looked at: their times, and what is around the one person's face, None where hidden.
+class _FrameCrops:
+    """The video frames that were read.
 
-    duration: seconds of all pictures together, as decoded. faces: the most people in any of them.
+    Attributes:
+        times: seconds since the first frame.
+        crops: uint8 (SIDE, SIDE, 3) around the main face, None where it was not found.
+        duration: seconds of the video, as decoded.
+        faces: the largest number of faces in one frame.
+        timeline: of the clip.
     """
 
     times: list[float]
@@ -239,58 +236,68 @@ class _Seen:
     faces: int
     timeline: ClipTimeline
 
-    def crop(self, time: float) -> np.ndarray | None:
-        """Give the face in the picture that is shown at that time; None where there is none, or no picture."""
-        shown = bisect.bisect_right(self.times, time + _TIME_SLACK) - 1
-        return self.crops[shown] if shown >= 0 and time < self.duration else None
+    def at(self, time: float) -> np.ndarray | None:
+        """Return the crop of the frame that is shown at `time`; None without a face or a frame."""
+        index = bisect.bisect_right(self.times, time + _TIME_SLACK) - 1
+        return self.crops[index] if index >= 0 and time < self.duration else None
 
 
-def _lay_out(pictures: MediaSpan, sound: AudioClip | None, longest: float) -> ClipTimeline:
-    """Lay pictures and sound over one another, from where the first of them begins to where the last ends.
+def _align_timelines(video: MediaSpan, sound: AudioClip | None, max_seconds: float) -> ClipTimeline:
+    """Place video and audio on one clock, from the earlier start to the later end.
 
-    longest: seconds that a clip may have. Where the two begin further apart than that the file's times are wrong, and
-    both are taken to begin at once.
+    If they start further apart than `max_seconds`, which no clip may last, the times of the file are wrong: both are
+    then taken to start together.
     """
-    later = sound.start - pictures.start if sound else 0.0
-    later = later if abs(later) <= longest else 0.0
-    zero = min(0.0, later)
-    ends = [pictures.duration, *([later + sound.duration] if sound else [])]
-    return ClipTimeline(max(ends) - zero, pictures=-zero, sound=later - zero)
+    offset = sound.start - video.start if sound else 0.0
+    offset = offset if abs(offset) <= max_seconds else 0.0
+    zero = min(0.0, offset)
+    ends = [video.duration, *([offset + sound.duration] if sound else [])]
+    return ClipTimeline(max(ends) - zero, video_start=-zero, audio_start=offset - zero)
 
 
-def _put_together(seen: _Seen | None, sound: AudioClip | None, notes: _Notes) -> LoadedClip:
-    timeline = seen.timeline if seen else ClipTimeline(sound.duration if sound else 0.0)
-    count = len(timeline.starts)
-    faces = np.zeros((count, clip_sampler.FRAMES, SIDE, SIDE, 3), np.uint8)
-    shown = np.zeros((count, clip_sampler.FRAMES), bool)
-    mels, heard = np.zeros((count, MEL_BANDS, _STEPS), np.float32), np.zeros(count, bool)
-    begun = clock.perf_counter()
-    for row, start in enumerate(timeline.starts):
-        for column, time in enumerate(timeline.times(start)):
-            crop = seen.crop(time) if seen else None
-            if crop is not None:
-                faces[row, column], shown[row, column] = crop, True
-        piece = sound.slice(start - timeline.sound, clip_sampler.SECONDS) if sound else None
-        if piece is not None and not audio.is_silent(piece):
-            mels[row], heard[row] = log_mel(piece), True
-    notes.timings["sound"] = notes.timings.get("sound", 0.0) + _since(begun)
-    kept = shown.any(axis=1) | heard
-    if not shown.any():
-        notes.lacks.setdefault("video", NO_FACE)
-    if not heard.any():
-        notes.lacks.setdefault("audio", NONE)
-    if not kept.any():
-        raise notes.refusal()
+def _assemble(frames: _FrameCrops | None, sound: AudioClip | None, report: _LoadReport) -> LoadedClip:
+    """Fill the windows. Raises what `_LoadReport.to_error` returns if all are empty."""
+    timeline = frames.timeline if frames else ClipTimeline(sound.duration if sound else 0.0)
+    faces, has_face = _face_windows(frames, timeline)
+    start = time.perf_counter()
+    mels, has_audio = _mel_windows(sound, timeline)
+    report.timings["sound"] = report.timings.get("sound", 0.0) + elapsed_ms(start)
+    filled = has_face.any(axis=1) | has_audio
+    if not has_face.any():
+        report.missing.setdefault("video", NO_FACE)
+    if not has_audio.any():
+        report.missing.setdefault("audio", NONE)
+    if not filled.any():
+        raise report.to_error()
     return LoadedClip(
-        batch=AudioVisualBatch(*(torch.from_numpy(array[kept]) for array in (faces, shown, mels, heard))),
-        starts=tuple(start for start, keep in zip(timeline.starts, kept.tolist(), strict=True) if keep),
+        batch=AudioVisualBatch(*(torch.from_numpy(array[filled]) for array in (faces, has_face, mels, has_audio))),
+        starts=tuple(start for start, keep in zip(timeline.starts, filled.tolist(), strict=True) if keep),
         seconds=timeline.seconds,
-        frames=len(seen.times) if seen else 0,
-        faces=seen.faces if seen else 0,
-        missing=notes.lacks,
-        timings=notes.timings,
+        frames=len(frames.times) if frames else 0,
+        faces=frames.faces if frames else 0,
+        missing=report.missing,
+        timings=report.timings,
     )
 
 
-def _since(begun: float) -> float:
-    return (clock.perf_counter() - begun) * 1000
+def _face_windows(frames: _FrameCrops | None, timeline: ClipTimeline) -> tuple[np.ndarray, np.ndarray]:
+    """Return uint8 (W, FRAMES, SIDE, SIDE, 3) crops and bool (W, FRAMES), where there is one."""
+    shape = len(timeline.starts), clip_sampler.FRAMES
+    faces, has_face = np.zeros((*shape, SIDE, SIDE, 3), np.uint8), np.zeros(shape, bool)
+    for row, start in enumerate(timeline.starts):
+        for column, frame_time in enumerate(timeline.frame_times(start)):
+            crop = frames.at(frame_time) if frames else None
+            if crop is not None:
+                faces[row, column], has_face[row, column] = crop, True
+    return faces, has_face
+
+
+def _mel_windows(sound: AudioClip | None, timeline: ClipTimeline) -> tuple[np.ndarray, np.ndarray]:
+    """Return float32 (W, MEL_BANDS, MEL_STEPS) spectrograms and bool (W,), where there is one."""
+    count = len(timeline.starts)
+    mels, has_audio = np.zeros((count, MEL_BANDS, MEL_STEPS), np.float32), np.zeros(count, bool)
+    for row, start in enumerate(timeline.starts):
+        samples = sound.slice(start - timeline.audio_start, clip_sampler.SECONDS) if sound else None
+        if samples is not None and not audio.is_silent(samples):
+            mels[row], has_audio[row] = log_mel(samples), True
+    return mels, has_audio

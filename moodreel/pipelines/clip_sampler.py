@@ -1,57 +1,68 @@
-"""Which three seconds of a clip are looked at and listened to: pictures and sound take the same.
+"""Choose the windows of a clip that audio-visual models read, and the frames within them.
 
-The audio-visual models read windows of three seconds. One in the middle would miss what a clip of ten seconds showed at
-its end, and the loudest or liveliest would answer "angry" too often, since that is what is loud. So the windows lie
-side by side, the first at the clip's start, the last at its end, and their answers are averaged: what lasted counts for
-most, whatever it was. A clip of four seconds has two that share their middle, where its words are. Long clips have
-`MOST` windows, spread over them, since each costs eight faces through the trunk.
+The models read windows of three seconds. One window in the middle of a clip of ten seconds would miss its end, and the
+loudest or liveliest window would be classified as anger too often. So the windows are spread evenly, the first at the
+start of the clip and the last at its end, and their results are averaged: what lasts longest counts most. A clip of
+four seconds has two windows that overlap in its middle, where people speak. Long clips have `MAX_WINDOWS`, since each
+costs eight passes through the face network.
 """
 
 import math
 from dataclasses import dataclass
 
 SECONDS = 3.0
-"""Of a window."""
+"""Length of a window."""
 FRAMES = 8
-"""Pictures of a window."""
-MOST = 5
-"""Windows of one clip."""
+"""Video frames of a window."""
+MAX_WINDOWS = 5
+"""Most windows of one clip."""
 _SLACK = 0.25
-"""Seconds over whole windows that are not worth one more: codecs round a recording up by a block or two."""
+"""Seconds beyond whole windows that get no window of their own: codecs round a recording up by a block or two."""
 
 
-def starts(seconds: float, most: int = MOST) -> tuple[float, ...]:
-    """Where the windows of a clip of so many seconds start, in seconds; a shorter clip has one, at 0."""
-    count = min(most, max(1, math.ceil((seconds - _SLACK) / SECONDS)))
+def window_starts(seconds: float, max_windows: int = MAX_WINDOWS) -> tuple[float, ...]:
+    """Return the start of each window in seconds. A clip shorter than a window has one, at 0."""
+    count = min(max_windows, max(1, math.ceil((seconds - _SLACK) / SECONDS)))
     room = max(0.0, seconds - SECONDS)
     if count == 1:
         return (room / 2,)
     return tuple(room * index / (count - 1) for index in range(count))
 
 
-def times(start: float, seconds: float) -> tuple[float, ...]:
-    """When the pictures of the window at `start` are taken, in seconds: each in the middle of an equal share of what
-    the clip has of it."""
+def frame_times(start: float, seconds: float) -> tuple[float, ...]:
+    """Return the times in seconds of the frames of one window, each in the middle of an equal share of it.
+
+    Args:
+        start: start of the window in seconds.
+        seconds: duration of the clip. A window that runs past its end is cut there.
+    """
     length = min(SECONDS, seconds - start)
     return tuple(start + length * (index + 0.5) / FRAMES for index in range(FRAMES))
 
 
 @dataclass(frozen=True)
 class ClipTimeline:
-    """A clip of so many seconds, and when in it the first picture is shown and the sound begins."""
+    """How the video and the audio of a clip lie on a common clock.
+
+    Attributes:
+        seconds: duration of the clip, from the earlier start of the two to the later end.
+        video_start: seconds from the start of the clip to the first frame.
+        audio_start: seconds from the start of the clip to the first sample.
+    """
 
     seconds: float
-    pictures: float = 0.0
-    sound: float = 0.0
+    video_start: float = 0.0
+    audio_start: float = 0.0
 
     @property
     def starts(self) -> tuple[float, ...]:
-        return starts(self.seconds)
+        """Start of each window, in seconds of the clip."""
+        return window_starts(self.seconds)
 
-    def times(self, start: float) -> list[float]:
-        """When the pictures of the window at `start` are taken, in seconds after the first picture."""
-        return [time - self.pictures for time in times(start, self.seconds)]
+    def frame_times(self, start: float) -> list[float]:
+        """Return the times of the frames of the window at `start`, in seconds since the first frame."""
+        return [time - self.video_start for time in frame_times(start, self.seconds)]
 
-    def pictures_wanted(self) -> list[float]:
-        """All of these times, growing, from the first picture on."""
-        return sorted(time for start in self.starts for time in self.times(start) if time >= 0)
+    def all_frame_times(self) -> list[float]:
+        """Return the times of the frames of all windows, in seconds since the first frame, sorted, none below 0."""
+        return sorted(time for start in self.starts for time in self.frame_times(start) if time >= 0)

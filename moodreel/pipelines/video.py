@@ -1,75 +1,89 @@
-"""A clip -> what the face showed, and its cover: the one place that joins the stages.
+"""Classify the emotion of the face in a video, and make its thumbnail.
 
-bytes -> `video` (one decode, sampled by time) -> `faces` (found while the next frames decode) -> `tracks` ->
-`features` -> `models` (one batch for all faces) -> `quality` -> `Analysis`. A cover takes the same way and then
-`boomerang`, which finds a short clip's frames kept, small; those of a long one would take hundreds of megabytes, so it
-decodes them again.
+Stages: `media.video` decodes the video once and samples frames by time; `faces` finds faces while the next frames are
+decoded; `faces.tracker` links them into tracks; `models` classifies all tracks in one batch; `faces.quality` judges
+whether the answer can be relied on. A thumbnail takes the same stages and then `boomerang`. The frames of a short video
+are cached small for it; those of a long one would take hundreds of megabytes, so it decodes them again.
 """
 
 import itertools
-import time as clock
-from collections import deque
+import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from threading import BoundedSemaphore
-from typing import Any
 
 import cv2
 import numpy as np
 
-from moodreel.errors import NoFace, Overloaded
-from moodreel.faces.facial_actions import Explanation, FacialActionExplainer
+from moodreel.errors import NoFace
+from moodreel.faces.facial_actions import Explanation
 from moodreel.faces.features import FaceFeatures
-from moodreel.faces.landmarker import FaceLandmarker
 from moodreel.faces.observation import FaceObservation, observe_face
 from moodreel.faces.quality import FaceQuality, assess_quality
 from moodreel.faces.tracker import Box, Tracker
 from moodreel.media.video import Frame, VideoReader
 from moodreel.media.video_decoder import VideoLimits
-from moodreel.models.face_registry import FaceModelRegistry
-from moodreel.models.predictor import ModelInfo, Predictor, TrackPrediction, resolve_device
-from moodreel.pipelines import boomerang
-from moodreel.pipelines.boomerang import BoomerangClip
+from moodreel.models.predictor import ModelInfo, Predictor, TrackPrediction, label_probabilities
+from moodreel.pipelines.boomerang import BoomerangClip, make_boomerang
+from moodreel.pipelines.engine import DETECTION_SIDE, NO_FACE_IN_VIDEO, Engine
+from moodreel.pipelines.geometry import PixelBox, to_pixel_box
 from moodreel.pipelines.keyframe import score_keyframes
+from moodreel.pipelines.timing import elapsed_ms
 
-ANALYSIS_SIDE = 640
-"""Pixels: longest side of the frames in which faces are sought. Larger ones cost little to search, much to convert."""
 SHORT_CLIP_FRAMES = 12
-"""Frames of a clip that is too short to give so many at the sample rate: an expression comes up in half a second, and
-its last frame is often its strongest."""
-_AHEAD = 8
-"""Frames that may wait for the face finder before decoding pauses: bounds memory, hides the decoder's unevenness."""
+"""Least number of frames to sample. A video too short to give as many at the sample rate is sampled more densely: an
+expression builds up in half a second, and the last frame often shows it best."""
 
 
 @dataclass(frozen=True)
 class TimelinePoint:
-    """One face at one time of the clip; `box` is x, y, width, height in pixels of the upright video."""
+    """The emotion of one face in one sampled frame.
+
+    Attributes:
+        time: seconds since the first frame.
+        emotion: the most likely label.
+        probabilities: probability of each label, adding up to 1.
+        weight: share of this frame in the face's answer over the whole video, 0 to 1. They add up to 1 for each face.
+        box: x, y, width, height in pixels of the upright video.
+        track: number of the face.
+    """
 
     time: float
     emotion: str
     probabilities: dict[str, float]
     weight: float
-    """How far this moment decided what that face showed over the clip: 0 to 1, over all its moments 1."""
-    box: tuple[int, int, int, int]
+    box: PixelBox
     track: int
 
 
 @dataclass(frozen=True)
 class VideoResult:
-    """What the face that is largest over time showed; every face is in the timeline."""
+    """The emotion of the main face of a video: the one that is largest over time. Every face is in the timeline.
+
+    Attributes:
+        emotion: the most likely label.
+        confidence: its probability.
+        probabilities: probability of each label, adding up to 1.
+        peak: time in seconds at which the face showed the emotion best.
+        face_coverage: share of the sampled frames in which the face was found, 0 to 1.
+        certain: whether the answer can be relied on: `quality` gives no reason against it.
+        quality: how well the video shows the face.
+        frames_analysed: number of sampled frames.
+        duration: seconds.
+        width: pixels of the upright video.
+        height: pixels of the upright video.
+        timeline: one point for each face and sampled frame, in the order of time.
+        track: number of the main face in the timeline.
+        model: the model that answered.
+        timings: milliseconds by stage. `faces` runs beside `decode`, so the two overlap.
+        explanation: the facial actions that weighed most, if they were requested.
+    """
 
     emotion: str
     confidence: float
     probabilities: dict[str, float]
     peak: float
-    """Seconds: when the answered emotion showed best."""
     face_coverage: float
-    """Share of the analysed frames in which the answered face was found, 0..1."""
     certain: bool
-    """Whether the answer can be relied on: `quality` has no reason against it."""
     quality: FaceQuality
     frames_analysed: int
     duration: float
@@ -77,19 +91,28 @@ class VideoResult:
     height: int
     timeline: tuple[TimelinePoint, ...]
     track: int
-    """The answered face's number in the timeline."""
     model: ModelInfo
     timings: dict[str, float]
-    """Milliseconds by stage; `faces` runs beside `decode`, so they overlap."""
     explanation: Explanation | None = None
-    """The movements of the face that weighed most, where they were asked for."""
 
 
 @dataclass(frozen=True, eq=False)
 class ThumbnailResult:
-    """A boomerang of the clip's best moment; what the face showed is None where the clip shows none."""
+    """A boomerang of the best moment of a video.
 
-    loop: BoomerangClip
+    Attributes:
+        boomerang: the encoded loop and its poster.
+        emotion: as in `VideoResult`; None without a face, as are the next three.
+        confidence: as in `VideoResult`.
+        probabilities: as in `VideoResult`.
+        certain: as in `VideoResult`.
+        clip_duration: seconds of the video.
+        frames_analysed: number of sampled frames.
+        model: the model that answered.
+        timings: milliseconds by stage.
+    """
+
+    boomerang: BoomerangClip
     emotion: str | None
     confidence: float | None
     probabilities: dict[str, float] | None
@@ -101,71 +124,32 @@ class ThumbnailResult:
 
 
 @dataclass(frozen=True, eq=False)
-class _Sighting:
-    """What one sampled frame holds: its faces, and a tiny grey copy to measure motion by."""
+class _ExtractedFrame:
+    """The faces of one sampled frame, boxes relative to it, and a float32 (24, 24) gray copy to measure motion by."""
 
     time: float
     faces: tuple[tuple[Box, FaceObservation], ...]
-    grey: np.ndarray  # (24, 24) float32
-    milliseconds: float
+    gray: np.ndarray
+
+
+_Track = dict[int, tuple[PixelBox, FaceObservation]]
+"""One face through a video, by the index of the sampled frame."""
 
 
 class VideoPipeline:
-    """The stages with everything they need loaded once; one serves all threads of a process.
+    """Classify videos and make their thumbnails. Thread-safe."""
 
-    Args:
-        slots: analyses that may run at once; more would only make each other slower.
-        wait_seconds: how long a further caller waits for a slot before `Overloaded`.
-        sample_rate: frames a second that are analysed; more of a clip shorter than `SHORT_CLIP_FRAMES` of them.
-    """
-
-    def __init__(
-        self,
-        finder: FaceLandmarker,
-        store: FaceModelRegistry,
-        movements: FacialActionExplainer,
-        *,
-        limits: VideoLimits | None = None,
-        sample_rate: float = 5.0,
-        slots: int = 1,
-        wait_seconds: float = 20.0,
-    ) -> None:
-        self.landmarker = finder
-        self.models = store
-        self.movements = movements
-        self._limits = limits or VideoLimits()
-        self._every = 1.0 / sample_rate
-        self._slots = BoundedSemaphore(slots)
-        self._wait_seconds = wait_seconds
-        self.threads = ThreadPoolExecutor(2 * slots, thread_name_prefix="faces")
-
-    @classmethod
-    def load(
-        cls,
-        store_root: Path,
-        *,
-        model_path: Path | None = None,
-        model_fallback: bool = False,
-        use_gpu: str = "auto",
-        **options: Any,
-    ) -> "VideoPipeline":
-        """Load the face finder, the default model of a store, and what names movements.
+    def __init__(self, engine: Engine, *, limits: VideoLimits | None = None, sample_rate: float = 5.0) -> None:
+        """Create a pipeline.
 
         Args:
-            store_root: the folder of models.
-            model_path: a checkpoint or model folder from elsewhere that answers by default.
-            model_fallback: stay with the store's own default when `model_path` is no good, instead of raising.
-            use_gpu: "auto", "0" or "1".
-            options: those of `Analyser`.
-
-        Raises:
-            ModelInvalid: a model, the face landmarker or the movements' numbers are not what they should be.
+            engine: the models, threads and slots of this process.
+            limits: what one video may cost.
+            sample_rate: frames a second to analyze. Videos shorter than `SHORT_CLIP_FRAMES` of them get more.
         """
-        store = FaceModelRegistry(store_root, device=resolve_device(use_gpu))
-        store.set_default_from_path(model_path, setting="MODEL_PATH", fallback=model_fallback)
-        movements = FacialActionExplainer.load(store_root / "movements")
-        finder = FaceLandmarker(store_root / "face_landmarker" / "face_landmarker.task", use_fallbacks=True)
-        return cls(finder, store, movements, **options)
+        self._engine = engine
+        self._limits = limits or VideoLimits()
+        self._interval = 1.0 / sample_rate
 
     def predict(
         self,
@@ -176,23 +160,23 @@ class VideoPipeline:
         explain: bool = False,
         progress: Callable[[float], None] | None = None,
     ) -> VideoResult:
-        """Tell what the face in a clip showed.
+        """Classify the emotion of the main face in a video.
 
         Args:
             data: the video file.
-            model: a model of the store; None for the default.
-            fps: frames a second, where the container has no timing.
-            explain: whether to work out `Analysis.explanation`.
-            progress: called with the time in the clip, in seconds, of every frame that is analysed.
+            model: name of a model in the store; None for the default.
+            fps: frames a second of a video whose container has no timing.
+            explain: whether to compute `VideoResult.explanation`.
+            progress: called with the time in seconds of each sampled frame.
 
         Raises:
-            MoodreelError: any of `errors`: what `VideoReader.frames` raises, `NoFace`, `ModelNotFound`, `Overloaded`.
+            MoodreelError: whatever `VideoReader.frames` raises, `NoFace`, `ModelNotFound`, `Overloaded`.
         """
-        predictor = self.models.get(model)
-        with self.slot():
+        predictor = self._engine.models.get(model)
+        with self._engine.slot():
             reader = VideoReader(data, self._limits, fps=fps)
-            sightings, timings = self._watch(reader, portrait=predictor.requires_rgb_crop, progress=progress)
-            return _judge(reader, sightings, predictor, timings, self.movements if explain else None)
+            frames, timings = self._extract_frames(reader, with_rgb_crop=predictor.requires_rgb_crop, progress=progress)
+            return self._classify(reader, frames, predictor, timings, explain=explain)
 
     def thumbnail(
         self,
@@ -205,222 +189,200 @@ class VideoPipeline:
         model: str | None = None,
         fps: float | None = None,
     ) -> ThumbnailResult:
-        """Make the boomerang of the moment that showed the emotion best; of the liveliest where there is no face.
+        """Make a boomerang of the moment that shows the emotion best, or without a face of the one with most motion.
 
         Args:
-            duration, size, output: see `boomerang.make`.
+            data: the video file.
+            duration: see `make_boomerang`.
+            size: see `make_boomerang`.
+            output: see `make_boomerang`.
             moment: one of `boomerang.MOMENTS`.
-            data, model, fps: see `analyse`.
+            model: see `predict`.
+            fps: see `predict`.
 
         Raises:
-            MoodreelError: as `analyse`, but never `NoFace`.
+            MoodreelError: as `predict`, but never `NoFace`.
         """
-        predictor = self.models.get(model)
-        with self.slot():
+        predictor = self._engine.models.get(model)
+        with self._engine.slot():
             reader = VideoReader(data, self._limits, fps=fps, cache_side=size)
-            sightings, timings = self._watch(reader, portrait=predictor.requires_rgb_crop)
-            analysis: VideoResult | None = None
+            frames, timings = self._extract_frames(reader, with_rgb_crop=predictor.requires_rgb_crop)
+            result: VideoResult | None = None
             try:
-                analysis = _judge(reader, sightings, predictor, timings)
-                peak, timings = analysis.peak, analysis.timings
+                result = self._classify(reader, frames, predictor, timings)
+                peak, timings = result.peak, result.timings
             except NoFace:
-                peak = _liveliest(sightings)
-            begun = clock.perf_counter()
-            loop = boomerang.make_boomerang(
-                reader, peak, duration=duration, size=size, output=output, whole=moment == "whole"
+                peak = _peak_motion_time(frames)
+            start = time.perf_counter()
+            boomerang = make_boomerang(
+                reader, peak, duration=duration, size=size, output=output, full_clip=moment == "whole"
             )
-            timings = {**timings, "encode": elapsed_ms(begun)}
+            timings = {**timings, "encode": elapsed_ms(start)}
         return ThumbnailResult(
-            loop=loop,
-            emotion=analysis.emotion if analysis else None,
-            confidence=analysis.confidence if analysis else None,
-            probabilities=analysis.probabilities if analysis else None,
-            certain=analysis.certain if analysis else None,
+            boomerang=boomerang,
+            emotion=result.emotion if result else None,
+            confidence=result.confidence if result else None,
+            probabilities=result.probabilities if result else None,
+            certain=result.certain if result else None,
             clip_duration=reader.duration,
-            frames_analysed=len(sightings),
+            frames_analysed=len(frames),
             model=predictor.info,
             timings=timings,
         )
 
-    def main_track(self, data: bytes, *, portrait: bool = False) -> list[FaceFeatures | None]:
-        """The face that an analysis answers for, as models read it: one for each moment, None where it is not seen.
+    def main_track(self, data: bytes, *, with_rgb_crop: bool = False) -> list[FaceFeatures | None]:
+        """Extract the features of the main face of a video, as `predict` gives them to a model.
 
-        portrait: whether to make `Features.portrait` too. Raises what `analyse` does.
+        Args:
+            data: the video file.
+            with_rgb_crop: whether to fill `FaceFeatures.rgb_crop`.
+
+        Returns:
+            One item for each sampled frame, None where the face was not found.
+
+        Raises:
+            MoodreelError: as `predict`.
         """
-        with self.slot():
+        with self._engine.slot():
             reader = VideoReader(data, self._limits)
-            sightings, _ = self._watch(reader, portrait=portrait)
-            tracks = _follow(sightings, reader.width, reader.height)
-            seen = tracks[_main(tracks)]
-            return [seen[moment][1].features if moment in seen else None for moment in range(len(sightings))]
+            frames, _ = self._extract_frames(reader, with_rgb_crop=with_rgb_crop)
+            tracks = _track_faces(frames, reader.width, reader.height)
+            observations = _by_frame(tracks[_main_track(tracks)], len(frames))
+            return [observation.features if observation else None for observation in observations]
 
-    @contextmanager
-    def slot(self) -> Iterator[None]:
-        """Wait for a turn to use the cores. Raises Overloaded when it takes too long."""
-        if not self._slots.acquire(timeout=self._wait_seconds):
-            raise Overloaded("Too much is being analysed right now. Try again in a few seconds.")
-        try:
-            yield
-        finally:
-            self._slots.release()
-
-    def _watch(
-        self, reader: VideoReader, *, portrait: bool, progress: Callable[[float], None] | None = None
-    ) -> tuple[list[_Sighting], dict[str, float]]:
-        """Decode once; look for faces in other threads while the next frames are decoded."""
-        sightings: list[_Sighting] = []
-        waiting: deque[Future[_Sighting]] = deque()
-        decode = 0.0
-        frames = reader.frames(min_interval=self._every, min_frames=SHORT_CLIP_FRAMES, max_side=ANALYSIS_SIDE)
-        try:
-            while True:
-                begun = clock.perf_counter()
-                frame = next(frames, None)
-                decode += elapsed_ms(begun)
-                if frame is None:
-                    break
-                if progress is not None:
-                    progress(frame.time)
-                waiting.append(self.threads.submit(self._look, frame, portrait))
-                if len(waiting) > _AHEAD:
-                    sightings.append(waiting.popleft().result())
-            sightings.extend(future.result() for future in waiting)
-        finally:
-            frames.close()
-            for future in waiting:
-                future.cancel()
-        return sightings, {"decode": decode, "faces": sum(sighting.milliseconds for sighting in sightings)}
-
-    def _look(self, frame: Frame, portrait: bool) -> _Sighting:
-        begun = clock.perf_counter()
-        faces = tuple(
-            (face.box, observe_face(frame.rgb, face, with_rgb_crop=portrait))
-            for face in self.landmarker.detect(frame.rgb)
+    def _extract_frames(
+        self, reader: VideoReader, *, with_rgb_crop: bool, progress: Callable[[float], None] | None = None
+    ) -> tuple[list[_ExtractedFrame], dict[str, float]]:
+        sampled = reader.frames(min_interval=self._interval, min_frames=SHORT_CLIP_FRAMES, max_side=DETECTION_SIDE)
+        return self._engine.process_frames(
+            sampled, lambda frame: self._extract_frame(frame, with_rgb_crop), progress=progress
         )
-        grey = cv2.cvtColor(cv2.resize(frame.rgb, (24, 24), interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY)
-        return _Sighting(frame.time, faces, grey.astype(np.float32), elapsed_ms(begun))
+
+    def _extract_frame(self, frame: Frame, with_rgb_crop: bool) -> _ExtractedFrame:
+        faces = tuple(
+            (face.box, observe_face(frame.rgb, face, with_rgb_crop=with_rgb_crop))
+            for face in self._engine.landmarker.detect(frame.rgb)
+        )
+        gray = cv2.cvtColor(cv2.resize(frame.rgb, (24, 24), interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY)
+        return _ExtractedFrame(frame.time, faces, gray.astype(np.float32))
+
+    def _classify(
+        self,
+        reader: VideoReader,
+        frames: Sequence[_ExtractedFrame],
+        predictor: Predictor,
+        timings: dict[str, float],
+        *,
+        explain: bool = False,
+    ) -> VideoResult:
+        """Classify every face in one batch and answer for the main one. Raises NoFace."""
+        start = time.perf_counter()
+        tracks = _track_faces(frames, reader.width, reader.height)
+        main = _main_track(tracks)
+        predictions = _predict_tracks(tracks, len(frames), predictor)
+        labels, prediction, observations = (
+            predictor.info.labels,
+            predictions[main],
+            _by_frame(tracks[main], len(frames)),
+        )
+        best = int(prediction.probabilities.argmax())
+        probabilities = label_probabilities(labels, prediction.probabilities)
+        coverage = len(tracks[main]) / len(frames)
+        quality = _assess_track(tracks[main], coverage, confidence=probabilities[labels[best]])
+        return VideoResult(
+            emotion=labels[best],
+            confidence=probabilities[labels[best]],
+            probabilities=probabilities,
+            peak=frames[int(score_keyframes(observations, prediction.per_frame[:, best]).argmax())].time,
+            face_coverage=coverage,
+            certain=quality.reason is None,
+            quality=quality,
+            frames_analysed=len(frames),
+            duration=reader.duration,
+            width=reader.width,
+            height=reader.height,
+            timeline=tuple(_timeline(frames, tracks, predictions, labels)),
+            track=main,
+            model=predictor.info,
+            timings={**timings, "model": elapsed_ms(start)},
+            explanation=self._explain(observations, prediction, probabilities, labels[best]) if explain else None,
+        )
+
+    def _explain(
+        self,
+        observations: Sequence[FaceObservation | None],
+        prediction: TrackPrediction,
+        probabilities: dict[str, float],
+        emotion: str,
+    ) -> Explanation:
+        found = [index for index, observation in enumerate(observations) if observation]
+        blendshapes = np.stack([observation.features.blendshapes for observation in observations if observation])
+        return self._engine.facial_actions.explain(blendshapes, probabilities, emotion, prediction.weights[found])
 
 
-def _judge(
-    reader: VideoReader,
-    sightings: Sequence[_Sighting],
-    predictor: Predictor,
-    timings: dict[str, float],
-    movements: FacialActionExplainer | None = None,
-) -> VideoResult:
-    """Follow each face through the clip, read all of them in one batch, answer for the one largest over time."""
-    begun = clock.perf_counter()
-    tracks = _follow(sightings, reader.width, reader.height)
-    main = _main(tracks)
-    views = {
-        track: [seen[moment][1] if moment in seen else None for moment in range(len(sightings))]
-        for track, seen in tracks.items()
-    }
-    read = predictor.predict([[view.features if view else None for view in track] for track in views.values()])
-    verdicts = dict(zip(views, read, strict=True))
-    labels, verdict = predictor.info.labels, verdicts[main]
-    best = int(verdict.probabilities.argmax())
-    confidence, face_coverage = float(verdict.probabilities[best]), len(tracks[main]) / len(sightings)
-    quality = assess_quality(
-        [view for _, view in tracks[main].values()],
-        [max(box[2:]) for box, _ in tracks[main].values()],
-        face_coverage=face_coverage,
-        confidence=confidence,
-    )
-    probabilities = by_label(labels, verdict.probabilities)
-    return VideoResult(
-        emotion=labels[best],
-        confidence=confidence,
-        probabilities=probabilities,
-        peak=sightings[int(score_keyframes(views[main], verdict.per_frame[:, best]).argmax())].time,
-        face_coverage=face_coverage,
-        certain=quality.reason is None,
-        quality=quality,
-        frames_analysed=len(sightings),
-        duration=reader.duration,
-        width=reader.width,
-        height=reader.height,
-        timeline=tuple(_timeline(sightings, tracks, verdicts, labels)),
-        track=main,
-        model=predictor.info,
-        timings={**timings, "model": elapsed_ms(begun)},
-        explanation=_explain(movements, views[main], verdict, probabilities, labels[best]) if movements else None,
-    )
-
-
-def _explain(
-    movements: FacialActionExplainer,
-    views: Sequence[FaceObservation | None],
-    verdict: TrackPrediction,
-    probabilities: dict[str, float],
-    emotion: str,
-) -> Explanation:
-    seen = [moment for moment, view in enumerate(views) if view is not None]
-    blendshapes = np.stack([view.features.blendshapes for view in views if view is not None])
-    return movements.explain(blendshapes, probabilities, emotion, verdict.weights[seen])
-
-
-_Seen = dict[int, tuple[tuple[int, int, int, int], FaceObservation]]
-"""A track: the face's box in pixels and how it was seen, by the index of the sampled frame."""
-
-
-def _follow(sightings: Sequence[_Sighting], width: int, height: int) -> dict[int, _Seen]:
+def _track_faces(frames: Sequence[_ExtractedFrame], width: int, height: int) -> dict[int, _Track]:
     tracker = Tracker()
-    tracks: dict[int, _Seen] = {}
-    for moment, sighting in enumerate(sightings):
-        boxes = [in_pixels(box, width, height) for box, _ in sighting.faces]
-        for number, box, (_, view) in zip(tracker.update(sighting.time, boxes), boxes, sighting.faces, strict=True):
-            tracks.setdefault(number, {})[moment] = (box, view)
+    tracks: dict[int, _Track] = {}
+    for index, frame in enumerate(frames):
+        boxes = [to_pixel_box(box, width, height) for box, _ in frame.faces]
+        numbers = tracker.update(frame.time, boxes)
+        for number, box, (_, observation) in zip(numbers, boxes, frame.faces, strict=True):
+            tracks.setdefault(number, {})[index] = (box, observation)
     return tracks
 
 
-def _main(tracks: dict[int, _Seen]) -> int:
-    """Choose the track of the face that is largest over time. Raises NoFace."""
+def _main_track(tracks: dict[int, _Track]) -> int:
+    """Return the number of the face that is largest over time. Raises NoFace."""
     if not tracks:
-        raise NoFace("No face was found in the clip. Hold the camera at arm's length, facing you, in good light.")
+        raise NoFace(NO_FACE_IN_VIDEO)
     return max(tracks, key=lambda track: sum(box[2] * box[3] for box, _ in tracks[track].values()))
 
 
+def _by_frame(track: _Track, frame_count: int) -> list[FaceObservation | None]:
+    return [track[index][1] if index in track else None for index in range(frame_count)]
+
+
+def _predict_tracks(tracks: dict[int, _Track], frame_count: int, predictor: Predictor) -> dict[int, TrackPrediction]:
+    features = [
+        [observation.features if observation else None for observation in _by_frame(track, frame_count)]
+        for track in tracks.values()
+    ]
+    return dict(zip(tracks, predictor.predict(features), strict=True))
+
+
+def _assess_track(track: _Track, coverage: float, *, confidence: float) -> FaceQuality:
+    return assess_quality(
+        [observation for _, observation in track.values()],
+        [max(box[2:]) for box, _ in track.values()],
+        face_coverage=coverage,
+        confidence=confidence,
+    )
+
+
 def _timeline(
-    sightings: Sequence[_Sighting],
-    tracks: dict[int, _Seen],
-    verdicts: dict[int, TrackPrediction],
+    frames: Sequence[_ExtractedFrame],
+    tracks: dict[int, _Track],
+    predictions: dict[int, TrackPrediction],
     labels: Sequence[str],
 ) -> Iterator[TimelinePoint]:
-    for moment, sighting in enumerate(sightings):
-        for track, seen in tracks.items():
-            if moment in seen:
-                probabilities = verdicts[track].per_frame[moment]
+    for index, frame in enumerate(frames):
+        for number, track in tracks.items():
+            if index in track:
+                probabilities = predictions[number].per_frame[index]
                 yield TimelinePoint(
-                    time=sighting.time,
+                    time=frame.time,
                     emotion=labels[int(probabilities.argmax())],
-                    probabilities=by_label(labels, probabilities),
-                    weight=float(verdicts[track].weights[moment]),
-                    box=seen[moment][0],
-                    track=track,
+                    probabilities=label_probabilities(labels, probabilities),
+                    weight=float(predictions[number].weights[index]),
+                    box=track[index][0],
+                    track=number,
                 )
 
 
-def _liveliest(sightings: Sequence[_Sighting]) -> float:
-    """Choose the moment around which the picture changes most."""
-    if len(sightings) < 2:
-        return sightings[0].time
-    change = [float(np.abs(a.grey - b.grey).mean()) for a, b in itertools.pairwise(sightings)]
-    around = np.convolve(np.pad(change, 1), [0.5, 1.0, 0.5], mode="valid")
-    return sightings[int(around.argmax()) + 1].time
-
-
-def by_label(labels: Sequence[str], probabilities: np.ndarray) -> dict[str, float]:
-    """Name the probabilities (C,) of a model."""
-    return {label: float(value) for label, value in zip(labels, probabilities, strict=True)}
-
-
-def in_pixels(box: Box, width: int, height: int) -> tuple[int, int, int, int]:
-    """Turn a box relative to a picture into one in its pixels."""
-    x, y, w, h = box
-    return round(x * width), round(y * height), round(w * width), round(h * height)
-
-
-def elapsed_ms(begun: float) -> float:
-    """Give milliseconds since a `perf_counter` reading."""
-    return (clock.perf_counter() - begun) * 1000
+def _peak_motion_time(frames: Sequence[_ExtractedFrame]) -> float:
+    """Return the time in seconds around which the picture changes most."""
+    if len(frames) < 2:
+        return frames[0].time
+    changes = [float(np.abs(a.gray - b.gray).mean()) for a, b in itertools.pairwise(frames)]
+    smoothed = np.convolve(np.pad(changes, 1), [0.5, 1.0, 0.5], mode="valid")
+    return frames[int(smoothed.argmax()) + 1].time

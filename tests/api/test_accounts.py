@@ -32,7 +32,7 @@ ORIGIN = "https://app.example"
 
 @pytest.fixture
 def client(tmp_path: Path) -> FlaskClient:
-    return create_app(accounts.settings(tmp_path), video_pipeline=object()).test_client(use_cookies=False)
+    return create_app(accounts.settings(tmp_path), engine=object()).test_client(use_cookies=False)
 
 
 def bearer(text: str) -> dict[str, str]:
@@ -124,7 +124,7 @@ def test_the_new_calls_need_no_date_but_a_well_formed_one(client: FlaskClient) -
 
 def test_without_settings_there_are_no_tokens_and_the_caller_learns_what_to_send(tmp_path: Path) -> None:
     none = {"security_secret": None, "oidc_issuer": None}
-    client = create_app(accounts.settings(tmp_path, **none), video_pipeline=object()).test_client(use_cookies=False)
+    client = create_app(accounts.settings(tmp_path, **none), engine=object()).test_client(use_cookies=False)
     refused = client.get("/auth/profile", headers=bearer(ADA))
     assert code(refused) == (401, "invalid_token")
     assert "takes no tokens" in refused.get_json()["detail"]
@@ -135,7 +135,7 @@ def test_without_settings_there_are_no_tokens_and_the_caller_learns_what_to_send
 
 def test_while_the_providers_keys_cannot_be_had_the_call_may_come_again(tmp_path: Path) -> None:
     settings = accounts.settings(tmp_path, oidc_jwks="http://127.0.0.1:9/nobody-listens-here")
-    client = create_app(settings, video_pipeline=object()).test_client(use_cookies=False)
+    client = create_app(settings, engine=object()).test_client(use_cookies=False)
     response = client.get("/auth/profile", headers=bearer(openid()))
     assert code(response) == (503, "keys_unavailable")
     assert int(response.headers["Retry-After"]) > 0
@@ -168,9 +168,7 @@ def test_the_log_is_for_keys_and_administrators(client: FlaskClient, headers: di
 
 
 def test_calls_a_minute_are_counted_for_each_user(tmp_path: Path) -> None:
-    client = create_app(accounts.settings(tmp_path, rate_limit=3), video_pipeline=object()).test_client(
-        use_cookies=False
-    )
+    client = create_app(accounts.settings(tmp_path, rate_limit=3), engine=object()).test_client(use_cookies=False)
     renewed = own(userId="ada", exp=time.time() + 99)
     answers = [client.get("/auth/profile", headers=bearer(text)).status_code for text in (ADA, renewed, ADA, ADA)]
     assert answers == [200, 200, 200, 429]
@@ -220,7 +218,7 @@ OWN_PAGE: dict[str, tuple[dict[str, str], bool]] = {
 @pytest.mark.parametrize("name", OWN_PAGE)
 def test_a_cookie_changes_something_from_our_own_pages_only(tmp_path: Path, path: str, name: str) -> None:
     settings = accounts.settings(tmp_path, cors_origins=("*", ORIGIN))
-    client = create_app(settings, video_pipeline=object()).test_client(use_cookies=False)
+    client = create_app(settings, engine=object()).test_client(use_cookies=False)
     headers, good = OWN_PAGE[name]
     response = client.post(path, headers={**headers, **cookie(ADA), "Host": "moodreel.example"})
     assert response.status_code == (200 if good else 403)
@@ -245,7 +243,7 @@ def test_a_page_over_an_open_line_is_not_ours_where_ours_is_not(client: FlaskCli
 
 
 def test_listed_pages_may_send_cookies_and_any_page_none(tmp_path: Path) -> None:
-    client = create_app(accounts.settings(tmp_path, cors_origins=("*", ORIGIN)), video_pipeline=object()).test_client(
+    client = create_app(accounts.settings(tmp_path, cors_origins=("*", ORIGIN)), engine=object()).test_client(
         use_cookies=False
     )
     ask = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}

@@ -21,12 +21,9 @@ from api.schemas import multimodal
 from api.schemas.multimodal import percentages
 from api.settings import Settings
 from moodreel.emotions import EIGHT
-from moodreel.faces.facial_actions import FacialActionExplainer
-from moodreel.faces.landmarker import FaceLandmarker
-from moodreel.models.face_registry import FaceModelRegistry
 from moodreel.models.networks.audiovisual import MODALITIES
 from moodreel.pipelines import clip_loader
-from moodreel.pipelines.video import VideoPipeline
+from moodreel.pipelines.engine import Engine
 from tests.api.test_contract import assert_problem
 from tests.support import accounts, synthetic_audio, synthetic_frames, synthetic_video
 from tests.support.audiovisual_models import write_model
@@ -38,11 +35,8 @@ BLACK = [np.zeros((48, 64, 3), np.uint8)] * 10
 
 
 @pytest.fixture(scope="module")
-def analyser() -> VideoPipeline:
-    finder = FaceLandmarker(STORE / "face_landmarker" / "face_landmarker.task", use_fallbacks=True)
-    return VideoPipeline(
-        finder, FaceModelRegistry(STORE), FacialActionExplainer.load(STORE / "movements"), wait_seconds=120
-    )
+def engine() -> Engine:
+    return Engine.load(STORE, wait_seconds=120)
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +49,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def app(tmp_path_factory: pytest.TempPathFactory, store: Path, analyser: VideoPipeline) -> Any:
-    return make(tmp_path_factory.mktemp("service"), analyser, model_store=store)
+def app(tmp_path_factory: pytest.TempPathFactory, store: Path, engine: Engine) -> Any:
+    return make(tmp_path_factory.mktemp("service"), engine, model_store=store)
 
 
 @pytest.fixture
@@ -64,9 +58,9 @@ def client(app: Any) -> FlaskClient:
     return app.test_client()
 
 
-def make(folder: Path, analyser: Any, **settings: Any) -> Any:
+def make(folder: Path, engine: Any, **settings: Any) -> Any:
     settings = {"api_key": (KEY,), "log_path": folder / "calls.db", **settings}
-    return create_app(Settings(**settings), video_pipeline=analyser, image_pipeline=object(), text_pipeline=object())
+    return create_app(Settings(**settings), engine=engine, text_pipeline=object())
 
 
 @pytest.fixture(scope="module")
@@ -215,21 +209,17 @@ def test_a_key_is_needed_and_no_date(client: FlaskClient, clip: bytes) -> None:
     assert post(client, clip, format="exe").status_code == 422
 
 
-def test_weights_for_research_say_so_in_every_answer(
-    tmp_path: Path, store: Path, analyser: VideoPipeline, clip: bytes
-) -> None:
-    allowed = make(tmp_path, analyser, model_store=store, noncommercial_models=True).test_client()
+def test_weights_for_research_say_so_in_every_answer(tmp_path: Path, store: Path, engine: Engine, clip: bytes) -> None:
+    allowed = make(tmp_path, engine, model_store=store, noncommercial_models=True).test_client()
     answer = post(allowed, clip, "?model=research").json
     assert (answer["commercial"], answer["licence"]) == (False, "CC BY-NC-SA 4.0")
-    named = make(tmp_path, analyser, model_store=store, checkpoint_path=store / "research").test_client()
+    named = make(tmp_path, engine, model_store=store, checkpoint_path=store / "research").test_client()
     answer = post(named, clip).json
     assert (answer["model"]["name"], answer["commercial"], answer["modalities"]) == ("research", False, [*MODALITIES])
 
 
-def test_without_a_model_the_service_starts_and_says_what_to_set(
-    tmp_path: Path, analyser: VideoPipeline, clip: bytes
-) -> None:
-    empty = make(tmp_path, analyser, model_store=tmp_path).test_client()
+def test_without_a_model_the_service_starts_and_says_what_to_set(tmp_path: Path, engine: Engine, clip: bytes) -> None:
+    empty = make(tmp_path, engine, model_store=tmp_path).test_client()
     assert empty.get("/ready").json == {"status": "ready"}
     response = post(empty, clip)
     assert (response.status_code, response.json["code"]) == (503, "model_missing")
@@ -242,7 +232,7 @@ def test_without_a_model_the_service_starts_and_says_what_to_set(
 
 
 def test_an_answer_is_kept_for_who_signed_in_but_not_what_is_made_up(
-    tmp_path: Path, store: Path, analyser: VideoPipeline, clip: bytes
+    tmp_path: Path, store: Path, engine: Engine, clip: bytes
 ) -> None:
     headers = {"Authorization": f"Bearer {accounts.own()}"}
     kept = {
@@ -252,7 +242,7 @@ def test_an_answer_is_kept_for_who_signed_in_but_not_what_is_made_up(
         "security_secret": accounts.SECRET,
         "security_issuer": accounts.ISSUER,
     }
-    real = make(tmp_path, analyser, **kept).test_client()
+    real = make(tmp_path, engine, **kept).test_client()
     response = real.post(f"{PATH}?model=both", json=video_body(clip), headers=headers)
     [entry] = real.get("/api/history", headers=headers).json["entries"]
     assert entry["id"] == response.headers["x-history-id"]
@@ -267,7 +257,7 @@ def test_an_answer_is_kept_for_who_signed_in_but_not_what_is_made_up(
     assert [found["kind"] for found in real.get("/api/history?kind=audio", headers=headers).json["entries"]] == [
         "audio"
     ]
-    mock = make(tmp_path, analyser, **kept, emo_mock=True).test_client()
+    mock = make(tmp_path, engine, **kept, emo_mock=True).test_client()
     response = mock.post(
         PATH,
         json=video_body(synthetic_audio.encode_sine_clip(synthetic_frames.face_frames(10, 160, 120), 1)),
@@ -282,9 +272,9 @@ def test_an_answer_is_kept_for_who_signed_in_but_not_what_is_made_up(
 
 
 def test_made_up_answers_are_the_same_again_and_marked_everywhere(
-    tmp_path: Path, analyser: VideoPipeline, clip: bytes, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, engine: Engine, clip: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    client = make(tmp_path, analyser, model_store=tmp_path, emo_mock=True).test_client()
+    client = make(tmp_path, engine, model_store=tmp_path, emo_mock=True).test_client()
     assert "EMO_MOCK=1" in caplog.text
     counted = _counted()
     first, again = post(client, clip), post(client, clip)

@@ -17,7 +17,7 @@ from moodreel.live.scheduler import FrameScheduler
 from moodreel.live.session import SlidingWindow
 from moodreel.live.smoothing import EmaSmoother
 from moodreel.media.image import ImageLimits
-from moodreel.pipelines.video import VideoPipeline
+from moodreel.pipelines.engine import Engine
 from tests.support import synthetic_frames, synthetic_image
 from tests.support.server import STORE
 
@@ -41,8 +41,8 @@ class SlowFinder:
     detect = detect_once
 
 
-def slow_analyser(seconds):
-    """An analyser whose finder takes so long, and whose only model is never asked for anything."""
+def slow_engine(seconds):
+    """An engine whose finder takes so long, and whose only model is never asked for anything."""
 
     def get(name=None):
         if name not in (None, "fake"):
@@ -54,7 +54,7 @@ def slow_analyser(seconds):
             classify_windows=lambda windows: [],
         )
 
-    return SimpleNamespace(landmarker=SlowFinder(seconds), models=SimpleNamespace(get=get), movements=None)
+    return SimpleNamespace(landmarker=SlowFinder(seconds), models=SimpleNamespace(get=get), facial_actions=None)
 
 
 class Guest:
@@ -83,8 +83,8 @@ class Guest:
 def open_desk():
     desks = []
 
-    def make(analyser, **options):
-        desks.append(FrameScheduler(analyser, LIMITS, **options))
+    def make(engine, **options):
+        desks.append(FrameScheduler(engine, LIMITS, **options))
         return desks[-1]
 
     yield make
@@ -93,12 +93,12 @@ def open_desk():
 
 
 @pytest.fixture(scope="module")
-def analyser():
-    return VideoPipeline.load(STORE)
+def engine():
+    return Engine.load(STORE)
 
 
-def test_a_frame_is_answered_with_faces_and_what_the_client_called_it(open_desk, analyser):
-    guest = Guest(open_desk(analyser), explain=True)
+def test_a_frame_is_answered_with_faces_and_what_the_client_called_it(open_desk, engine):
+    guest = Guest(open_desk(engine), explain=True)
     guest.submit(FRAME, sequence=7, time=12.5)
     [result] = guest.wait()
     assert (result.frame.sequence, result.frame.time, result.width, result.height) == (7, 12.5, 640, 360)
@@ -112,17 +112,17 @@ def test_a_frame_is_answered_with_faces_and_what_the_client_called_it(open_desk,
     assert result.latency_ms >= result.queued_ms >= 0
 
 
-def test_boxes_are_those_of_the_frame_as_it_was_sent_however_small_it_is_looked_at(open_desk, analyser):
+def test_boxes_are_those_of_the_frame_as_it_was_sent_however_small_it_is_looked_at(open_desk, engine):
     boxes = []
     for side in (640, 320):
-        guest = Guest(open_desk(analyser), side=side)
+        guest = Guest(open_desk(engine), side=side)
         guest.submit(FRAME)
         boxes.append(guest.wait()[0].faces[0].box)
     assert boxes[0] == pytest.approx(boxes[1], abs=8)
 
 
-def test_another_model_answers_with_its_own_labels(open_desk, analyser):
-    guest = Guest(open_desk(analyser), frame_rate=30)
+def test_another_model_answers_with_its_own_labels(open_desk, engine):
+    guest = Guest(open_desk(engine), frame_rate=30)
     guest.submit(FRAME)
     guest.wait()
     guest.desk.configure(guest.client, SessionSettings(model="face-expression"))
@@ -133,8 +133,8 @@ def test_another_model_answers_with_its_own_labels(open_desk, analyser):
     assert first.faces[0].track == second.faces[0].track
 
 
-def test_a_model_that_is_not_there_changes_nothing(open_desk, analyser):
-    desk = open_desk(analyser)
+def test_a_model_that_is_not_there_changes_nothing(open_desk, engine):
+    desk = open_desk(engine)
     with pytest.raises(ModelNotFound):
         desk.open_session(SessionSettings(model="nobody"), print)
     guest = Guest(desk)
@@ -143,12 +143,12 @@ def test_a_model_that_is_not_there_changes_nothing(open_desk, analyser):
     assert guest.client.session.settings.model is None
 
 
-def test_the_largest_stays_the_largest_until_another_is_clearly_larger(open_desk, analyser):
+def test_the_largest_stays_the_largest_until_another_is_clearly_larger(open_desk, engine):
     first, _ = synthetic_frames.two_heads(270)
     picture = np.full((360, 640, 3), 150, np.uint8)
     picture[30:300, 20:290] = first
     picture[30:300, 340:610] = first
-    desk = open_desk(analyser)
+    desk = open_desk(engine)
     one, both = Guest(desk, faces="largest", frame_rate=30), Guest(desk, frame_rate=30)
     for step in range(4):
         frame = synthetic_image.encode_image(np.roll(picture, step % 2, axis=1), quality=90)
@@ -161,7 +161,7 @@ def test_the_largest_stays_the_largest_until_another_is_clearly_larger(open_desk
 
 
 def test_a_client_faster_than_the_server_gets_the_newest_and_hears_what_was_dropped(open_desk):
-    guest = Guest(open_desk(slow_analyser(0.1)), frame_rate=30)
+    guest = Guest(open_desk(slow_engine(0.1)), frame_rate=30)
     displaced = []
     for number in range(200):
         displaced.append(guest.submit(sequence=number))
@@ -177,18 +177,18 @@ def test_a_client_faster_than_the_server_gets_the_newest_and_hears_what_was_drop
 
 
 def test_no_more_frames_are_looked_at_than_were_asked_for(open_desk):
-    analyser = slow_analyser(0)
-    guest = Guest(open_desk(analyser), frame_rate=5)
+    engine = slow_engine(0)
+    guest = Guest(open_desk(engine), frame_rate=5)
     began = time.monotonic()
     while time.monotonic() < began + 1:
         guest.submit()
         time.sleep(0.005)
     seconds = time.monotonic() - began
-    assert len(analyser.landmarker.sides) <= 5 * seconds / 0.9 + 2
+    assert len(engine.landmarker.sides) <= 5 * seconds / 0.9 + 2
 
 
 def test_one_who_sends_everything_at_once_takes_nobody_elses_turn(open_desk):
-    desk = open_desk(slow_analyser(0.02))
+    desk = open_desk(slow_engine(0.02))
     flood, calm = Guest(desk, frame_rate=30), Guest(desk, frame_rate=30)
     stop = threading.Event()
 
@@ -232,7 +232,7 @@ TINY = {
 
 @pytest.mark.parametrize("data", HOSTILE.values(), ids=HOSTILE)
 def test_what_is_no_frame_by_its_first_bytes_never_waits(open_desk, data):
-    guest = Guest(open_desk(slow_analyser(0)))
+    guest = Guest(open_desk(slow_engine(0)))
     with pytest.raises((UnsupportedMedia, ImageTooBig)):
         guest.submit(data)
     assert guest.client.pending is None
@@ -240,7 +240,7 @@ def test_what_is_no_frame_by_its_first_bytes_never_waits(open_desk, data):
 
 @pytest.mark.parametrize("data", BROKEN.values(), ids=BROKEN)
 def test_what_cannot_be_decoded_is_said_and_the_session_goes_on(open_desk, data):
-    guest = Guest(open_desk(slow_analyser(0)), frame_rate=30)
+    guest = Guest(open_desk(slow_engine(0)), frame_rate=30)
     guest.submit(data, sequence=1)
     [failure] = guest.wait(kind=LiveFailure)
     assert isinstance(failure.error, MoodreelError)
@@ -250,26 +250,26 @@ def test_what_cannot_be_decoded_is_said_and_the_session_goes_on(open_desk, data)
 
 
 @pytest.mark.parametrize("data", TINY.values(), ids=TINY)
-def test_odd_frames_are_answered(open_desk, analyser, data):
-    guest = Guest(open_desk(analyser))
+def test_odd_frames_are_answered(open_desk, engine, data):
+    guest = Guest(open_desk(engine))
     guest.submit(data)
     assert guest.wait()[0].faces == ()
 
 
 def test_a_fault_of_ours_costs_one_frame_and_no_thread(open_desk, caplog):
-    analyser = slow_analyser(0)
-    guest = Guest(open_desk(analyser), frame_rate=30)
-    analyser.landmarker.detect = analyser.landmarker.detect_once = lambda rgb: 1 / 0
+    engine = slow_engine(0)
+    guest = Guest(open_desk(engine), frame_rate=30)
+    engine.landmarker.detect = engine.landmarker.detect_once = lambda rgb: 1 / 0
     guest.submit()
     assert guest.wait(kind=LiveFailure)[0].error is None
-    del analyser.landmarker.detect, analyser.landmarker.detect_once
+    del engine.landmarker.detect, engine.landmarker.detect_once
     guest.submit()
     guest.wait()
     assert "ZeroDivisionError" in caplog.text
 
 
 def test_a_client_that_cannot_be_told_costs_nobody_else_anything(open_desk):
-    desk = open_desk(slow_analyser(0))
+    desk = open_desk(slow_engine(0))
     client = desk.open_session(SessionSettings(), lambda outcome: 1 / 0)
     desk.submit(client, EMPTY)
     guest = Guest(desk)
@@ -278,7 +278,7 @@ def test_a_client_that_cannot_be_told_costs_nobody_else_anything(open_desk):
 
 
 def test_one_who_left_gets_nothing_and_leaves_nothing(open_desk):
-    desk = open_desk(slow_analyser(0.1))
+    desk = open_desk(slow_engine(0.1))
     guest = Guest(desk)
     guest.submit()
     guest.wait()
@@ -291,8 +291,8 @@ def test_one_who_left_gets_nothing_and_leaves_nothing(open_desk):
     assert guest.client.pending is None
 
 
-def test_after_a_pause_nobody_is_known(open_desk, analyser):
-    guest = Guest(open_desk(analyser), frame_rate=30)
+def test_after_a_pause_nobody_is_known(open_desk, engine):
+    guest = Guest(open_desk(engine), frame_rate=30)
     for count in range(1, 4):
         guest.submit(FRAME)
         guest.wait(count)
@@ -302,8 +302,8 @@ def test_after_a_pause_nobody_is_known(open_desk, analyser):
     assert guest.client.session.frames == 4
 
 
-def test_a_pause_while_a_frame_is_being_looked_at_waits_for_its_end(open_desk, analyser):
-    predictor = analyser.models.get()
+def test_a_pause_while_a_frame_is_being_looked_at_waits_for_its_end(open_desk, engine):
+    predictor = engine.models.get()
 
     def classify_windows(windows):
         guest.desk.pause(guest.client)
@@ -315,7 +315,7 @@ def test_a_pause_while_a_frame_is_being_looked_at_waits_for_its_end(open_desk, a
     interrupted.classify_windows = classify_windows
     store = SimpleNamespace(get=lambda _name=None: interrupted)
     guest = Guest(
-        open_desk(SimpleNamespace(landmarker=analyser.landmarker, movements=analyser.movements, models=store))
+        open_desk(SimpleNamespace(landmarker=engine.landmarker, facial_actions=engine.facial_actions, models=store))
     )
     guest.submit(FRAME)
     assert guest.wait()[0].faces
@@ -326,7 +326,7 @@ def test_a_pause_while_a_frame_is_being_looked_at_waits_for_its_end(open_desk, a
 
 
 def test_many_sessions_come_and_go_and_nothing_grows(open_desk):
-    desk = open_desk(slow_analyser(0), threads=2)
+    desk = open_desk(slow_engine(0), threads=2)
     before = threading.active_count()
     for _ in range(100):
         guest = Guest(desk)
@@ -374,13 +374,13 @@ def test_a_window_has_gaps_where_the_face_was_not_seen():
     assert window.add(9.0, 9.0) == [9.0]
 
 
-def test_reading_a_face_moment_by_moment_says_what_reading_the_clip_says(analyser):
+def test_reading_a_face_moment_by_moment_says_what_reading_the_clip_says(engine):
     faces = []
     for rgb in synthetic_frames.face_frames(20, 640, 360):
-        [face] = analyser.landmarker.detect_once(rgb)
+        [face] = engine.landmarker.detect_once(rgb)
         faces.append(observe_face(rgb, face).features)
     for name in ("moodreel-five", "face-expression", "compact-emotimesh"):
-        predictor = analyser.models.get(name)
+        predictor = engine.models.get(name)
         observed = [predictor.embed_faces([face])[0] for face in faces]
         [now] = predictor.classify_windows([observed])
         assert now.shape == (len(predictor.info.labels),)
@@ -475,8 +475,8 @@ def test_who_sends_more_than_was_asked_for_is_told_so_and_the_frames_stay_as_lar
 
 
 def test_a_slow_desk_suggests_and_adapts_by_itself(open_desk):
-    analyser = slow_analyser(0.4)
-    guest = Guest(open_desk(analyser), frame_rate=15)
+    engine = slow_engine(0.4)
+    guest = Guest(open_desk(engine), frame_rate=15)
     big = synthetic_image.encode_image(np.full((480, 854, 3), 120, np.uint8))
 
     def send_until(enough):
@@ -487,10 +487,10 @@ def test_a_slow_desk_suggests_and_adapts_by_itself(open_desk):
             time.sleep(0.05)
 
     # The next look after a suggestion may not have begun yet.
-    send_until(lambda: guest.all(Suggestion) and min(analyser.landmarker.sides) < 640)
+    send_until(lambda: guest.all(Suggestion) and min(engine.landmarker.sides) < 640)
     suggestion = guest.all(Suggestion)[0]
     assert suggestion.reason == "drops"
     assert suggestion.frame_rate < 5
-    analyser.landmarker.seconds = 0.0
+    engine.landmarker.seconds = 0.0
     guest.desk.configure(guest.client, SessionSettings(frame_rate=5))
     assert guest.client.session.rate_controller.side == 640

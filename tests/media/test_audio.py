@@ -215,9 +215,9 @@ def test_an_excerpt_has_the_length_asked_for_and_silence_past_the_end():
     ],
 )
 def test_windows_lie_side_by_side_from_the_start_to_the_end(seconds, expected):
-    assert clip_sampler.starts(seconds) == pytest.approx(expected)
+    assert clip_sampler.window_starts(seconds) == pytest.approx(expected)
 
 
 def test_pictures_are_taken_in_the_middle_of_eight_shares_of_what_there_is():
-    assert clip_sampler.times(3, 6) == pytest.approx(3 + 3 * (np.arange(8) + 0.5) / 8)
-    assert clip_sampler.times(0, 0.8) == pytest.approx(0.1 * np.arange(8) + 0.05)
+    assert clip_sampler.frame_times(3, 6) == pytest.approx(3 + 3 * (np.arange(8) + 0.5) / 8)
+    assert clip_sampler.frame_times(0, 0.8) == pytest.approx(0.1 * np.arange(8) + 0.05)

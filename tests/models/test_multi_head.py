@@ -25,6 +25,7 @@ from moodreel.models.networks.se_resnet import FaceExpressionNet
 from moodreel.models.networks.two_stream import TwoStreamNet
 from moodreel.models.networks.vit import ViTNet
 from moodreel.models.predictor import Predictor
+from moodreel.pipelines.engine import Engine
 from moodreel.pipelines.image import ImagePipeline
 from moodreel.pipelines.video import VideoPipeline
 from tests.support import synthetic_frames, synthetic_video
@@ -294,7 +295,7 @@ def test_a_public_checkpoint_without_a_word_on_it_is_refused_with_what_to_write(
 def test_a_clip_is_read_by_a_network_of_portraits(tmp_path, smile):
     torch.manual_seed(1)
     save(tmp_path / "published", lived(ResEmoteNet(**PUBLISHED)), "resemotenet", PUBLISHED)
-    analyser = VideoPipeline.load(STORE, model_path=tmp_path / "published")
+    analyser = VideoPipeline(Engine.load(STORE, model_path=tmp_path / "published"))
     analysis = analyser.predict(smile)
     assert analysis.model.name == "published"
     assert analysis.emotion in SEVEN
@@ -304,7 +305,7 @@ def test_a_clip_is_read_by_a_network_of_portraits(tmp_path, smile):
 def test_pictures_are_read_by_a_network_of_portraits_alone_as_in_a_batch(tmp_path, portrait):
     torch.manual_seed(1)
     save(tmp_path / "published", lived(ResEmoteNet(**PUBLISHED)), "resemotenet", PUBLISHED)
-    detector = ImagePipeline(VideoPipeline.load(STORE, model_path=tmp_path / "published"))
+    detector = ImagePipeline(Engine.load(STORE, model_path=tmp_path / "published"))
     png = cv2.imencode(".png", portrait[:300, :, ::-1])[1].tobytes()
     alone, batch = detector.predict(png, model="published"), detector.predict_batch([png, b"none"], model="published")
     assert alone.model.name == "published"

@@ -21,8 +21,7 @@ from moodreel.models.networks.audiovisual import AudioVisualBatch, AudioVisualNe
 from moodreel.models.networks.temporal_vit import TemporalViTNet, places
 from moodreel.models.networks.vit import ViTNet, ViTScratch
 from moodreel.models.predictor import Predictor
-from moodreel.pipelines.image import ImagePipeline
-from moodreel.pipelines.video import VideoPipeline
+from moodreel.pipelines.engine import Engine
 from moodreel.training.experiment.adapters import ADAPTERS
 from tests.models.test_multi_head import lived, seen
 from tests.support import accounts, synthetic_frames, synthetic_image, synthetic_video
@@ -196,8 +195,8 @@ def test_the_audio_visual_network_takes_any_number_of_classes(fusion):
 @pytest.mark.parametrize("name", NEW)
 def test_what_the_lab_trains_is_served_with_its_own_labels(tmp_path, name, portrait):
     saved(tmp_path / "somebodys", name)
-    analyser = VideoPipeline.load(STORE, model_path=tmp_path / "somebodys")
-    app = create_app(accounts.settings(tmp_path), video_pipeline=analyser, image_pipeline=ImagePipeline(analyser))
+    engine = Engine.load(STORE, model_path=tmp_path / "somebodys")
+    app = create_app(accounts.settings(tmp_path), engine=engine)
     client = app.test_client(use_cookies=False)
     headers = {"x-api-key": KEY, "date": DATE}
     clip = client.post(

@@ -26,6 +26,7 @@ from moodreel.models.face_registry import FaceModelRegistry
 from moodreel.models.networks.audiovisual import AudioVisualBatch
 from moodreel.models.text_registry import TextModelRegistry
 from moodreel.pipelines.audiovisual import AudioVisualPipeline
+from moodreel.pipelines.engine import Engine
 from moodreel.pipelines.image import ImagePipeline
 from moodreel.pipelines.language_id import LanguageIdentifier
 from moodreel.pipelines.text import TextPipeline
@@ -165,8 +166,8 @@ def language_answers() -> dict[str, object]:
 
 
 @cache
-def video_pipeline() -> VideoPipeline:
-    return VideoPipeline.load(STORE, use_gpu="0")
+def engine() -> Engine:
+    return Engine.load(STORE, use_gpu="0")
 
 
 def clips() -> dict[str, bytes]:
@@ -182,7 +183,7 @@ def clips() -> dict[str, bytes]:
 def video_answers() -> dict[str, object]:
     answers: dict[str, object] = {}
     for name, clip in clips().items():
-        result = video_pipeline().predict(clip, explain=True)
+        result = VideoPipeline(engine()).predict(clip, explain=True)
         assert result.explanation is not None
         answers[name] = {
             "emotion": result.emotion,
@@ -198,7 +199,7 @@ def video_answers() -> dict[str, object]:
 
 
 def image_answers() -> dict[str, object]:
-    pipeline = ImagePipeline(video_pipeline())
+    pipeline = ImagePipeline(engine())
     group, _ = synthetic_frames.group_photo(640, 480, 3, 91)
     files = {
         "portrait": synthetic_image.encode_image(synthetic_frames.portrait()),
@@ -215,7 +216,7 @@ def image_answers() -> dict[str, object]:
 def audiovisual_pipeline_answers() -> dict[str, object]:
     clip = synthetic_audio.encode_sine_clip(synthetic_frames.face_frames(40), 4.0)
     answers: dict[str, object] = {}
-    pipeline = AudioVisualPipeline.load(STORE, video_pipeline(), noncommercial=True, use_gpu="0")
+    pipeline = AudioVisualPipeline.load(STORE, engine(), noncommercial=True, use_gpu="0")
     for model in AUDIOVISUAL_MODELS:
         result = pipeline.predict(clip, model=model)
         answers[model] = [result.probabilities, result.modalities, [window.probabilities for window in result.windows]]

@@ -22,12 +22,9 @@ from moodreel.errors import (
     VideoCorrupt,
     VideoTooLong,
 )
-from moodreel.faces.facial_actions import FacialActionExplainer
-from moodreel.faces.landmarker import FaceLandmarker
 from moodreel.media.video_decoder import VideoLimits
-from moodreel.models.face_registry import FaceModelRegistry
 from moodreel.pipelines.audiovisual import AudioVisualPipeline
-from moodreel.pipelines.video import VideoPipeline
+from moodreel.pipelines.engine import Engine
 from tests.support import synthetic_audio, synthetic_frames, synthetic_video
 from tests.support.audiovisual_models import write_model
 from tests.support.server import STORE
@@ -38,11 +35,8 @@ BLACK = [np.zeros((48, 64, 3), np.uint8)] * 10
 
 
 @pytest.fixture(scope="module")
-def analyser():
-    finder = FaceLandmarker(STORE / "face_landmarker" / "face_landmarker.task", use_fallbacks=True)
-    return VideoPipeline(
-        finder, FaceModelRegistry(STORE), FacialActionExplainer.load(STORE / "movements"), wait_seconds=0.05
-    )
+def engine():
+    return Engine.load(STORE, wait_seconds=0.05)
 
 
 @pytest.fixture(scope="module")
@@ -56,8 +50,8 @@ def store(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def viewer(store, analyser):
-    return AudioVisualPipeline.load(store, analyser)
+def pipeline(store, engine):
+    return AudioVisualPipeline.load(store, engine)
 
 
 @pytest.fixture(scope="module")
@@ -65,32 +59,32 @@ def talking():
     return synthetic_audio.encode_sine_clip(FACE, 4)
 
 
-def test_the_default_sees_and_is_given_no_sound(viewer, talking):
-    impression = viewer.predict(talking)
-    assert impression.model.name == "faces-eight"
-    assert impression.labels == EIGHT
-    assert (impression.modalities, impression.missing) == (("video",), {"audio": "not_read"})
-    assert sum(impression.probabilities) == pytest.approx(1, abs=1e-5)
-    assert impression.probabilities[impression.best] == max(impression.probabilities)
-    assert (impression.frames, impression.faces, impression.mock) == (16, 1, False)
-    assert set(impression.timings) == {"sound", "decode", "faces", "model"}
+def test_the_default_sees_and_is_given_no_sound(pipeline, talking):
+    result = pipeline.predict(talking)
+    assert result.model.name == "faces-eight"
+    assert result.labels == EIGHT
+    assert (result.modalities, result.missing) == (("video",), {"audio": "not_read"})
+    assert sum(result.probabilities) == pytest.approx(1, abs=1e-5)
+    assert result.probabilities[result.best] == max(result.probabilities)
+    assert (result.frames, result.faces, result.mock) == (16, 1, False)
+    assert set(result.timings) == {"sound", "decode", "faces", "model"}
 
 
-def test_a_model_of_both_says_what_each_window_had_and_answers_their_mean(viewer):
-    impression = viewer.predict(synthetic_audio.encode_sine_clip(FACE[:30], 6), model="both")
-    assert impression.modalities == BOTH
-    assert impression.missing == {}
-    assert [glimpse.modalities for glimpse in impression.windows] == [BOTH, ("audio",)]
-    assert [glimpse.start for glimpse in impression.windows] == pytest.approx([0, 3], abs=0.05)
-    assert impression.windows[-1].end == pytest.approx(impression.seconds)
-    each = np.array([glimpse.probabilities for glimpse in impression.windows])
-    np.testing.assert_allclose(impression.probabilities, each.mean(axis=0), atol=1e-6)
+def test_a_model_of_both_says_what_each_window_had_and_answers_their_mean(pipeline):
+    result = pipeline.predict(synthetic_audio.encode_sine_clip(FACE[:30], 6), model="both")
+    assert result.modalities == BOTH
+    assert result.missing == {}
+    assert [window.modalities for window in result.windows] == [BOTH, ("audio",)]
+    assert [window.start for window in result.windows] == pytest.approx([0, 3], abs=0.05)
+    assert result.windows[-1].end == pytest.approx(result.seconds)
+    each = np.array([window.probabilities for window in result.windows])
+    np.testing.assert_allclose(result.probabilities, each.mean(axis=0), atol=1e-6)
 
 
-def test_what_is_missing_is_named(viewer):
-    silent = viewer.predict(synthetic_audio.encode_sine_clip(FACE, 4, silent=True), model="both")
-    hidden = viewer.predict(synthetic_audio.encode_sine_clip(BLACK, 1), model="both")
-    alone = viewer.predict(
+def test_what_is_missing_is_named(pipeline):
+    silent = pipeline.predict(synthetic_audio.encode_sine_clip(FACE, 4, silent=True), model="both")
+    hidden = pipeline.predict(synthetic_audio.encode_sine_clip(BLACK, 1), model="both")
+    alone = pipeline.predict(
         synthetic_audio.encode_audio(synthetic_audio.sine(300, 2), container="mp3", codec="libmp3lame"), model="both"
     )
     assert (silent.modalities, silent.missing) == (("video",), {"audio": "none"})
@@ -99,22 +93,18 @@ def test_what_is_missing_is_named(viewer):
 
 
 def test_the_same_clip_has_the_same_answer_from_any_number_of_threads(store, talking):
-    finder = FaceLandmarker(STORE / "face_landmarker" / "face_landmarker.task", use_fallbacks=True)
-    patient = VideoPipeline(
-        finder, FaceModelRegistry(STORE), FacialActionExplainer.load(STORE / "movements"), slots=2, wait_seconds=120
-    )
-    viewer = AudioVisualPipeline.load(store, patient)
+    pipeline = AudioVisualPipeline.load(store, Engine.load(STORE, slots=2, wait_seconds=120))
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda name: viewer.predict(talking, model=name), ["both", "faces-eight"] * 4))
-    for impression in found:
+        found = list(pool.map(lambda name: pipeline.predict(talking, model=name), ["both", "faces-eight"] * 4))
+    for result in found:
         np.testing.assert_allclose(
-            impression.probabilities, viewer.predict(talking, model=impression.model.name).probabilities, atol=1e-5
+            result.probabilities, pipeline.predict(talking, model=result.model.name).probabilities, atol=1e-5
         )
 
 
-def test_a_call_waits_for_its_turn_and_no_longer(viewer, analyser, talking):
-    with analyser.slot(), pytest.raises(Overloaded):
-        viewer.predict(talking)
+def test_a_call_waits_for_its_turn_and_no_longer(pipeline, engine, talking):
+    with engine.slot(), pytest.raises(Overloaded):
+        pipeline.predict(talking)
 
 
 # What is refused
@@ -132,14 +122,14 @@ def test_a_call_waits_for_its_turn_and_no_longer(viewer, analyser, talking):
     ],
     ids=["neither", "no face", "sound for one that sees", "half a clip", "no such model", "a path"],
 )
-def test_what_cannot_be_answered_is_refused_as_such(viewer, clip, model, error):
+def test_what_cannot_be_answered_is_refused_as_such(pipeline, clip, model, error):
     with pytest.raises(error):
-        viewer.predict(clip, model=model)
+        pipeline.predict(clip, model=model)
 
 
-def test_limits_hold(store, analyser):
+def test_limits_hold(store, engine):
     with pytest.raises(VideoTooLong):
-        AudioVisualPipeline.load(store, analyser, limits=VideoLimits(seconds=1)).predict(
+        AudioVisualPipeline.load(store, engine, limits=VideoLimits(seconds=1)).predict(
             synthetic_video.encode_video(FACE, fps=10)
         )
 
@@ -147,80 +137,80 @@ def test_limits_hold(store, analyser):
 # Licences
 
 
-def test_weights_for_research_answer_only_where_they_are_allowed(store, analyser, talking):
+def test_weights_for_research_answer_only_where_they_are_allowed(store, engine, talking):
     with pytest.raises(NonCommercialModel, match="NONCOMMERCIAL_MODELS=1"):
-        AudioVisualPipeline.load(store, analyser).predict(talking, model="audio-visual")
-    allowed = AudioVisualPipeline.load(store, analyser, noncommercial=True)
+        AudioVisualPipeline.load(store, engine).predict(talking, model="audio-visual")
+    allowed = AudioVisualPipeline.load(store, engine, noncommercial=True)
     assert allowed.predict(talking, model="audio-visual").model.card.licence == "CC BY-NC-SA 4.0"
     assert allowed.predict(talking).model.name == "faces-eight"
 
 
-def test_a_model_that_is_refused_is_not_loaded(store, analyser, talking):
-    viewer = AudioVisualPipeline.load(store, analyser)
+def test_a_model_that_is_refused_is_not_loaded(store, engine, talking):
+    pipeline = AudioVisualPipeline.load(store, engine)
     with pytest.raises(NonCommercialModel):
-        viewer.predict(talking, model="audio-visual")
-    assert "audio-visual" not in viewer.store._loaded
+        pipeline.predict(talking, model="audio-visual")
+    assert "audio-visual" not in pipeline.models._loaded
 
 
-def test_an_operator_who_names_weights_for_research_has_them_answer(store, analyser, talking, caplog):
-    viewer = AudioVisualPipeline.load(store, analyser, checkpoint=store / "audio-visual")
-    assert viewer.predict(talking).model.name == "audio-visual"
-    assert viewer.predict(talking, model="audio-visual").modalities == BOTH
+def test_an_operator_who_names_weights_for_research_has_them_answer(store, engine, talking, caplog):
+    pipeline = AudioVisualPipeline.load(store, engine, checkpoint=store / "audio-visual")
+    assert pipeline.predict(talking).model.name == "audio-visual"
+    assert pipeline.predict(talking, model="audio-visual").modalities == BOTH
     assert "not for commercial use" in caplog.text
 
 
-def test_a_default_for_research_is_no_default(tmp_path, analyser, talking):
+def test_a_default_for_research_is_no_default(tmp_path, engine, talking):
     write_model(tmp_path / "faces-eight", commercial=False)
     for noncommercial in (False, True):
         with pytest.raises(ModelMissing):
-            AudioVisualPipeline.load(tmp_path, analyser, noncommercial=noncommercial).predict(talking)
+            AudioVisualPipeline.load(tmp_path, engine, noncommercial=noncommercial).predict(talking)
 
 
 # Checkpoints
 
 
-def test_a_checkpoint_from_elsewhere_answers_by_default(store, analyser, talking, tmp_path):
+def test_a_checkpoint_from_elsewhere_answers_by_default(store, engine, talking, tmp_path):
     folder = write_model(tmp_path / "mine", labels=("yes", "no"))
     for checkpoint in (folder, folder / "weights.safetensors"):
-        impression = AudioVisualPipeline.load(store, analyser, checkpoint=checkpoint).predict(talking)
-        assert (impression.model.name, impression.labels) == ("mine", ("yes", "no"))
+        result = AudioVisualPipeline.load(store, engine, checkpoint=checkpoint).predict(talking)
+        assert (result.model.name, result.labels) == ("mine", ("yes", "no"))
 
 
-def test_a_checkpoint_that_is_no_good_stops_the_start_unless_there_is_a_fallback(store, analyser, talking, tmp_path):
+def test_a_checkpoint_that_is_no_good_stops_the_start_unless_there_is_a_fallback(store, engine, talking, tmp_path):
     shutil.copytree(store / "both", tmp_path / "torn")
     (tmp_path / "torn" / "weights.safetensors").write_bytes(b"<html>")
     for checkpoint in (tmp_path / "torn", tmp_path / "nowhere"):
         with pytest.raises(ModelInvalid):
-            AudioVisualPipeline.load(store, analyser, checkpoint=checkpoint)
-        fallen = AudioVisualPipeline.load(store, analyser, checkpoint=checkpoint, model_fallback=True)
+            AudioVisualPipeline.load(store, engine, checkpoint=checkpoint)
+        fallen = AudioVisualPipeline.load(store, engine, checkpoint=checkpoint, model_fallback=True)
         assert fallen.predict(talking).model.name == "faces-eight"
 
 
-def test_without_any_model_calls_are_told_what_to_set(tmp_path, analyser, talking, caplog):
+def test_without_any_model_calls_are_told_what_to_set(tmp_path, engine, talking, caplog):
     with caplog.at_level(logging.WARNING):
-        viewer = AudioVisualPipeline.load(tmp_path, analyser)
+        pipeline = AudioVisualPipeline.load(tmp_path, engine)
     assert "CHECKPOINT_PATH" in caplog.text
     with pytest.raises(ModelMissing, match=r"CHECKPOINT_PATH.*EMO_MOCK"):
-        viewer.predict(talking)
+        pipeline.predict(talking)
 
 
-def test_the_card_of_a_model_that_is_there_but_broken_stops_the_start(tmp_path, analyser):
+def test_the_card_of_a_model_that_is_there_but_broken_stops_the_start(tmp_path, engine):
     folder = write_model(tmp_path / "faces-eight")
     card = json.loads((folder / "model.json").read_text()) | {"commercial": "perhaps"}
     (folder / "model.json").write_text(json.dumps(card))
     with pytest.raises(ModelInvalid, match="commercial"):
-        AudioVisualPipeline.load(tmp_path, analyser)
+        AudioVisualPipeline.load(tmp_path, engine)
 
 
 # Answers that are made up
 
 
 @pytest.fixture
-def mock(tmp_path, analyser, caplog):
+def mock(tmp_path, engine, caplog):
     with caplog.at_level(logging.WARNING):
-        viewer = AudioVisualPipeline.load(tmp_path, analyser, mock=True, checkpoint=tmp_path / "nowhere")
+        pipeline = AudioVisualPipeline.load(tmp_path, engine, mock=True, checkpoint=tmp_path / "nowhere")
     assert "EMO_MOCK=1" in caplog.text
-    return viewer
+    return pipeline
 
 
 def test_made_up_answers_come_from_the_content_alone_and_say_that_they_are(mock, talking):

@@ -171,7 +171,7 @@ def test_a_clip_of_one_frame_a_second_still_moves():
 
 def test_the_whole_clip_runs_faster_than_life_and_fits():
     reader = opened(synthetic_video.encode_video(synthetic_frames.counter_frames(50), fps=10))
-    loop = boomerang.make_boomerang(reader, peak=3.0, duration=2.0, whole=True)
+    loop = boomerang.make_boomerang(reader, peak=3.0, duration=2.0, full_clip=True)
     shown = counters(loop)
     assert (shown[0], max(shown)) == (0, 48)
     assert loop.duration == pytest.approx(2.0, abs=0.1)

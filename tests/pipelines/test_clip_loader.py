@@ -2,7 +2,6 @@
 
 import io
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import av
 import numpy as np
@@ -19,26 +18,26 @@ from moodreel.errors import (
     VideoTooLong,
 )
 from moodreel.faces.features import crop_square
-from moodreel.faces.landmarker import FaceLandmarker
 from moodreel.media import mel_spectrogram
 from moodreel.media.audio import SAMPLE_RATE, AudioLimits
 from moodreel.media.video_decoder import VideoLimits
-from moodreel.pipelines.clip_loader import CORRUPT, NO_FACE, NONE, NOT_READ, UNSUPPORTED, ClipLoader
+from moodreel.pipelines.clip_loader import CORRUPT, NO_FACE, NONE, NOT_REQUESTED, UNSUPPORTED, ClipLoader
+from moodreel.pipelines.engine import Engine
 from tests.support import synthetic_audio, synthetic_frames, synthetic_image, synthetic_video
+from tests.support.server import STORE
 from tests.support.synthetic_audio import encode_sine_clip
 
-LANDMARKER = Path(__file__).parents[2] / "model_store" / "face_landmarker" / "face_landmarker.task"
 BOTH = ("video", "audio")
 
 
 @pytest.fixture(scope="module")
-def finder():
-    return FaceLandmarker(LANDMARKER, use_fallbacks=True)
+def engine():
+    return Engine.load(STORE)
 
 
 @pytest.fixture(scope="module")
-def reader(finder):
-    return ClipLoader(finder)
+def loader(engine):
+    return ClipLoader(engine)
 
 
 def loudest_band(mel):
@@ -59,71 +58,71 @@ CONTAINERS = [
 
 
 @pytest.mark.parametrize(("container", "video", "codec", "rate", "layout"), CONTAINERS)
-def test_faces_and_sound_of_one_file_are_read_whatever_its_codecs(reader, container, video, codec, rate, layout):
+def test_faces_and_sound_of_one_file_are_read_whatever_its_codecs(loader, container, video, codec, rate, layout):
     clip = encode_sine_clip(FACE, 3, container=container, video=video, codec=codec, rate=rate, layout=layout)
-    footage = reader.load(clip)
-    assert footage.modalities == BOTH
-    assert not footage.missing
-    assert footage.starts == pytest.approx((0,), abs=0.1)
-    assert footage.seconds == pytest.approx(3, abs=0.15)
-    assert (footage.frames, footage.faces) == (8, 1)
-    excerpts = footage.batch
-    assert excerpts.faces.shape == (1, 8, 112, 112, 3)
-    assert excerpts.mels.shape == (1, 64, 188)
-    assert excerpts.seen.all()
-    assert excerpts.heard.all()
-    assert loudest_band(excerpts.mels[0]) == pytest.approx(500, abs=25)
+    loaded = loader.load(clip)
+    assert loaded.modalities == BOTH
+    assert not loaded.missing
+    assert loaded.starts == pytest.approx((0,), abs=0.1)
+    assert loaded.seconds == pytest.approx(3, abs=0.15)
+    assert (loaded.frames, loaded.faces) == (8, 1)
+    batch = loaded.batch
+    assert batch.faces.shape == (1, 8, 112, 112, 3)
+    assert batch.mels.shape == (1, 64, 188)
+    assert batch.seen.all()
+    assert batch.heard.all()
+    assert loudest_band(batch.mels[0]) == pytest.approx(500, abs=25)
 
 
-def test_a_face_is_the_square_that_is_cut_around_it_in_the_picture_shown_then(reader, finder):
+def test_a_face_is_the_square_that_is_cut_around_it_in_the_picture_shown_then(loader, engine):
     frames = synthetic_frames.face_frames(30)
-    excerpts = reader.load_batch(synthetic_video.encode_video(frames, fps=10, options={"qp": "0"}))
+    batch = loader.load_batch(synthetic_video.encode_video(frames, fps=10, options={"qp": "0"}))
     for column, number in enumerate((1, 5, 9, 13, 16, 20, 24, 28)):  # 3 s in eight shares, the middle of each
-        [face] = finder.detect(frames[number])
+        [face] = engine.landmarker.detect(frames[number])
         theirs = crop_square(frames[number], face.landmarks, 112).astype(int)
-        assert np.abs(excerpts.faces[0, column].numpy().astype(int) - theirs).mean() < 2.5
+        assert np.abs(batch.faces[0, column].numpy().astype(int) - theirs).mean() < 2.5
 
 
-def test_a_long_clip_has_windows_side_by_side_and_one_decode_serves_them(reader):
+def test_a_long_clip_has_windows_side_by_side_and_one_decode_serves_them(loader):
     clip = synthetic_video.encode_video(synthetic_frames.face_frames(50, 160, 120), fps=10)
-    footage = reader.load(clip)
-    assert footage.starts == pytest.approx((0, 2))
-    assert footage.batch.seen.shape == (2, 8)
-    assert footage.batch.seen.all()
-    assert footage.frames <= 16
+    loaded = loader.load(clip)
+    assert loaded.starts == pytest.approx((0, 2))
+    assert loaded.batch.seen.shape == (2, 8)
+    assert loaded.batch.seen.all()
+    assert loaded.frames <= 16
 
 
-def test_a_clip_without_sound_and_one_with_silence_have_their_pictures(reader):
+def test_a_clip_without_sound_and_one_with_silence_have_their_pictures(loader):
     for clip in (synthetic_video.encode_video(FACE, fps=10), encode_sine_clip(FACE, 3, silent=True)):
-        footage = reader.load(clip)
-        assert footage.modalities == ("video",)
-        assert footage.missing == {"audio": NONE}
-        assert footage.batch.modalities() == [("video",)]
+        loaded = loader.load(clip)
+        assert loaded.modalities == ("video",)
+        assert loaded.missing == {"audio": NONE}
+        assert loaded.batch.modalities() == [("video",)]
 
 
-def test_a_hidden_face_leaves_the_sound(reader):
-    footage = reader.load(encode_sine_clip([np.zeros((48, 64, 3), np.uint8)] * 30, 3))
-    assert footage.modalities == ("audio",)
-    assert footage.missing == {"video": NO_FACE}
-    assert footage.batch.heard.all()
-    assert not footage.batch.seen.any()
+def test_a_hidden_face_leaves_the_sound(loader):
+    loaded = loader.load(encode_sine_clip([np.zeros((48, 64, 3), np.uint8)] * 30, 3))
+    assert loaded.modalities == ("audio",)
+    assert loaded.missing == {"video": NO_FACE}
+    assert loaded.batch.heard.all()
+    assert not loaded.batch.seen.any()
 
 
 @pytest.mark.parametrize(
     ("container", "codec", "rate"),
     [("wav", "pcm_s16le", 8_000), ("mp3", "libmp3lame", 44_100), ("ipod", "aac", 48_000), ("webm", "libopus", 48_000)],
 )
-def test_sound_alone_has_windows_of_its_own(reader, container, codec, rate):
-    footage = reader.load(
+def test_sound_alone_has_windows_of_its_own(loader, container, codec, rate):
+    loaded = loader.load(
         synthetic_audio.encode_audio(
             synthetic_audio.sine(500, 5, rate=rate), container=container, codec=codec, rate=rate
         )
     )
-    assert footage.modalities == ("audio",)
-    assert footage.missing == {"video": NONE}
-    assert len(footage.starts) == 2
-    assert footage.frames == 0
-    assert loudest_band(footage.batch.mels[1]) == pytest.approx(500, abs=25)
+    assert loaded.modalities == ("audio",)
+    assert loaded.missing == {"video": NONE}
+    assert len(loaded.starts) == 2
+    assert loaded.frames == 0
+    assert loudest_band(loaded.batch.mels[1]) == pytest.approx(500, abs=25)
 
 
 BLACK = [np.zeros((48, 64, 3), np.uint8)] * 10
@@ -138,39 +137,39 @@ BLACK = [np.zeros((48, 64, 3), np.uint8)] * 10
     ],
     ids=["black, no sound", "black, silence", "silence alone"],
 )
-def test_neither_face_nor_sound_is_an_error_that_says_what_to_do(reader, clip, says):
+def test_neither_face_nor_sound_is_an_error_that_says_what_to_do(loader, clip, says):
     with pytest.raises(NoFaceNoAudio, match=says):
-        reader.load(clip)
+        loader.load(clip)
 
 
-def test_what_is_not_wanted_is_not_read(reader):
+def test_what_is_not_wanted_is_not_read(loader):
     clip = encode_sine_clip(FACE[:10], 1)
-    seen, heard = reader.load(clip, modalities=("video",)), reader.load(clip, modalities=("audio",))
-    assert (seen.modalities, seen.missing) == (("video",), {"audio": NOT_READ})
-    assert (heard.modalities, heard.missing) == (("audio",), {"video": NOT_READ})
+    seen, heard = loader.load(clip, modalities=("video",)), loader.load(clip, modalities=("audio",))
+    assert (seen.modalities, seen.missing) == (("video",), {"audio": NOT_REQUESTED})
+    assert (heard.modalities, heard.missing) == (("audio",), {"video": NOT_REQUESTED})
     assert heard.frames == 0
     with pytest.raises(NoFace, match="arm's length"):
-        reader.load(encode_sine_clip(BLACK, 1), modalities=("video",))
+        loader.load(encode_sine_clip(BLACK, 1), modalities=("video",))
     with pytest.raises(NoVideoStream, match="Send a clip with pictures"):
-        reader.load(synthetic_audio.encode_audio(synthetic_audio.sine(500, 1)), modalities=("video",))
+        loader.load(synthetic_audio.encode_audio(synthetic_audio.sine(500, 1)), modalities=("video",))
     with pytest.raises(NoFaceNoAudio, match="microphone"):
-        reader.load(synthetic_video.encode_video(FACE[:10], fps=10), modalities=("audio",))
+        loader.load(synthetic_video.encode_video(FACE[:10], fps=10), modalities=("audio",))
 
 
 # Times
 
 
-def test_pictures_that_end_before_their_sound_leave_its_last_window_without_a_face(reader):
-    footage = reader.load(encode_sine_clip(FACE[:30], 7))
-    assert footage.starts == pytest.approx((0, 2, 4), abs=0.05)
-    assert footage.batch.modalities() == [BOTH, BOTH, ("audio",)]
-    assert 0 < footage.batch.seen[1].sum() < 8
+def test_pictures_that_end_before_their_sound_leave_its_last_window_without_a_face(loader):
+    loaded = loader.load(encode_sine_clip(FACE[:30], 7))
+    assert loaded.starts == pytest.approx((0, 2, 4), abs=0.05)
+    assert loaded.batch.modalities() == [BOTH, BOTH, ("audio",)]
+    assert 0 < loaded.batch.seen[1].sum() < 8
 
 
-def test_sound_that_ends_before_its_pictures_leaves_the_last_window_without_it(reader):
-    footage = reader.load(encode_sine_clip(synthetic_frames.face_frames(70, 160, 120), 1.5))
-    assert footage.batch.modalities() == [BOTH, ("video",), ("video",)]
-    steps = footage.batch.mels[0].amax(dim=0).numpy()
+def test_sound_that_ends_before_its_pictures_leaves_the_last_window_without_it(loader):
+    loaded = loader.load(encode_sine_clip(synthetic_frames.face_frames(70, 160, 120), 1.5))
+    assert loaded.batch.modalities() == [BOTH, ("video",), ("video",)]
+    steps = loaded.batch.mels[0].amax(dim=0).numpy()
     assert (steps[:80] > -6).all()
     np.testing.assert_allclose(
         steps[110:], np.log(mel_spectrogram.POWER_FLOOR), rtol=1e-6, err_msg="silence from there on"
@@ -179,37 +178,37 @@ def test_sound_that_ends_before_its_pictures_leaves_the_last_window_without_it(r
 
 @pytest.mark.parametrize("shift", [0.0, 7.3])
 @pytest.mark.parametrize("container", ["mp4", "matroska"])
-def test_sound_that_begins_later_is_heard_later_wherever_the_clock_of_the_file_begins(reader, container, shift):
+def test_sound_that_begins_later_is_heard_later_wherever_the_clock_of_the_file_begins(loader, container, shift):
     codec = {"mp4": "aac", "matroska": "flac"}[container]
-    footage = reader.load(encode_sine_clip(FACE, 2, container=container, codec=codec, later=1.0, shift=shift))
-    assert footage.seconds == pytest.approx(3, abs=0.2)
-    steps = footage.batch.mels[0].amax(dim=0)
+    loaded = loader.load(encode_sine_clip(FACE, 2, container=container, codec=codec, later=1.0, shift=shift))
+    assert loaded.seconds == pytest.approx(3, abs=0.2)
+    steps = loaded.batch.mels[0].amax(dim=0)
     begins = int((steps > -6).nonzero()[0]) * mel_spectrogram.HOP_LENGTH / SAMPLE_RATE
     assert begins == pytest.approx(1.0, abs=0.1)
-    assert footage.batch.seen.all()
+    assert loaded.batch.seen.all()
 
 
-def test_sound_that_begins_first_is_not_cut_off(reader):
-    footage = reader.load(encode_sine_clip(FACE[:20], 3, container="matroska", codec="flac", later=-1.0, shift=1.0))
-    assert footage.seconds == pytest.approx(3, abs=0.15)
-    assert footage.batch.seen[0].tolist() == [False] * 3 + [True] * 5
-    assert float(footage.batch.mels[0].amax(dim=0)[2]) > -6
+def test_sound_that_begins_first_is_not_cut_off(loader):
+    loaded = loader.load(encode_sine_clip(FACE[:20], 3, container="matroska", codec="flac", later=-1.0, shift=1.0))
+    assert loaded.seconds == pytest.approx(3, abs=0.15)
+    assert loaded.batch.seen[0].tolist() == [False] * 3 + [True] * 5
+    assert float(loaded.batch.mels[0].amax(dim=0)[2]) > -6
 
 
-def test_times_that_cannot_be_are_taken_for_wrong_and_both_begin_at_once(finder):
-    reader = ClipLoader(finder, limits=VideoLimits(seconds=10))
-    footage = reader.load(encode_sine_clip(FACE[:20], 2, container="matroska", codec="flac", later=500.0))
-    assert footage.seconds == pytest.approx(2, abs=0.15)
-    assert footage.batch.modalities() == [BOTH]
+def test_times_that_cannot_be_are_taken_for_wrong_and_both_begin_at_once(engine):
+    loader = ClipLoader(engine, limits=VideoLimits(seconds=10))
+    loaded = loader.load(encode_sine_clip(FACE[:20], 2, container="matroska", codec="flac", later=500.0))
+    assert loaded.seconds == pytest.approx(2, abs=0.15)
+    assert loaded.batch.modalities() == [BOTH]
 
 
-def test_a_recording_without_a_duration_in_its_header_is_measured(reader):
+def test_a_recording_without_a_duration_in_its_header_is_measured(loader):
     clip = synthetic_video.encode_video(FACE, container="webm", codec="libvpx", fps=10, container_options={"live": "1"})
     with av.open(io.BytesIO(clip)) as container:
         assert container.duration is None
-    footage = reader.load(clip)
-    assert footage.seconds == pytest.approx(3, abs=0.1)
-    assert footage.batch.seen.all()
+    loaded = loader.load(clip)
+    assert loaded.seconds == pytest.approx(3, abs=0.1)
+    assert loaded.batch.seen.all()
 
 
 # What is broken
@@ -228,26 +227,26 @@ def damaged(clip: bytes, kind: str) -> bytes:
 WHOLE = encode_sine_clip(FACE, 3, codec="flac")
 
 
-def test_damaged_sound_beside_a_good_picture_is_answered_from_the_picture(reader):
-    footage = reader.load(damaged(WHOLE, "audio"))
-    assert footage.missing == {"audio": CORRUPT}
-    assert footage.batch.modalities() == [("video",)]
+def test_damaged_sound_beside_a_good_picture_is_answered_from_the_picture(loader):
+    loaded = loader.load(damaged(WHOLE, "audio"))
+    assert loaded.missing == {"audio": CORRUPT}
+    assert loaded.batch.modalities() == [("video",)]
 
 
-def test_damaged_pictures_beside_good_sound_are_answered_from_the_sound(reader):
-    footage = reader.load(damaged(WHOLE, "video"))
-    assert footage.missing["video"] in (CORRUPT, NO_FACE)
-    assert footage.batch.modalities() == [("audio",)]
+def test_damaged_pictures_beside_good_sound_are_answered_from_the_sound(loader):
+    loaded = loader.load(damaged(WHOLE, "video"))
+    assert loaded.missing["video"] in (CORRUPT, NO_FACE)
+    assert loaded.batch.modalities() == [("audio",)]
 
 
-def test_sound_of_a_codec_that_is_not_read_spoils_no_picture(reader):
-    footage = reader.load(encode_sine_clip(FACE[:10], 1, container="matroska", codec="tta"))
-    assert footage.missing == {"audio": UNSUPPORTED}
+def test_sound_of_a_codec_that_is_not_read_spoils_no_picture(loader):
+    loaded = loader.load(encode_sine_clip(FACE[:10], 1, container="matroska", codec="tta"))
+    assert loaded.missing == {"audio": UNSUPPORTED}
 
 
-def test_pictures_of_a_codec_that_is_not_read_spoil_no_sound(reader):
-    footage = reader.load(encode_sine_clip(FACE[:10], 1, container="matroska", video="ffv1"))
-    assert footage.missing == {"video": UNSUPPORTED}
+def test_pictures_of_a_codec_that_is_not_read_spoil_no_sound(loader):
+    loaded = loader.load(encode_sine_clip(FACE[:10], 1, container="matroska", video="ffv1"))
+    assert loaded.missing == {"video": UNSUPPORTED}
 
 
 @pytest.mark.parametrize(
@@ -266,20 +265,20 @@ def test_pictures_of_a_codec_that_is_not_read_spoil_no_sound(reader):
     ],
     ids=["nothing", "text", "playlist", "picture", "half an mp4", "half an m4a", "noise as FLAC"],
 )
-def test_what_cannot_be_read_at_all_is_refused_as_such(reader, data, error):
+def test_what_cannot_be_read_at_all_is_refused_as_such(loader, data, error):
     with pytest.raises(error):
-        reader.load(data)
+        loader.load(data)
 
 
-def test_limits_hold_for_pictures_and_for_sound(finder):
+def test_limits_hold_for_pictures_and_for_sound(engine):
     with pytest.raises(VideoTooLong):
-        ClipLoader(finder, limits=VideoLimits(seconds=2)).load(synthetic_video.encode_video(FACE, fps=10))
+        ClipLoader(engine, limits=VideoLimits(seconds=2)).load(synthetic_video.encode_video(FACE, fps=10))
     with pytest.raises(VideoTooLong):  # and not its sound, which runs as long
-        ClipLoader(finder, limits=VideoLimits(seconds=2)).load(WHOLE)
+        ClipLoader(engine, limits=VideoLimits(seconds=2)).load(WHOLE)
     with pytest.raises(AudioTooLong):
-        ClipLoader(finder, sound_limits=AudioLimits(seconds=2)).load(WHOLE)
+        ClipLoader(engine, audio_limits=AudioLimits(seconds=2)).load(WHOLE)
     with pytest.raises(AudioTooLong):
-        ClipLoader(finder, limits=VideoLimits(seconds=2)).load(
+        ClipLoader(engine, limits=VideoLimits(seconds=2)).load(
             synthetic_audio.encode_audio(synthetic_audio.sine(440, 3))
         )
 
@@ -287,7 +286,7 @@ def test_limits_hold_for_pictures_and_for_sound(finder):
 # People
 
 
-def test_the_person_most_seen_is_followed_and_nobody_else(reader, finder):
+def test_the_person_most_seen_is_followed_and_nobody_else(loader, engine):
     """Two heads, of which the smaller is there all the time and the larger for a moment."""
     large, small = synthetic_frames.two_heads(230)[0], synthetic_frames.two_heads(170)[0]
     frames = []
@@ -297,16 +296,16 @@ def test_the_person_most_seen_is_followed_and_nobody_else(reader, finder):
         if number < 4:
             frame[40 : 40 + large.shape[0], 300 : 300 + large.shape[1]] = large
         frames.append(frame)
-    excerpts = reader.load_batch(synthetic_video.encode_video(frames, fps=10, options={"qp": "0"}))
-    assert excerpts.seen.all(), "the larger one is there for one of eight pictures"
-    last = excerpts.faces[0, -1].numpy().astype(int)
-    assert np.abs(excerpts.faces[0, 0].numpy().astype(int) - last).mean() < 6
+    batch = loader.load_batch(synthetic_video.encode_video(frames, fps=10, options={"qp": "0"}))
+    assert batch.seen.all(), "the larger one is there for one of eight pictures"
+    last = batch.faces[0, -1].numpy().astype(int)
+    assert np.abs(batch.faces[0, 0].numpy().astype(int) - last).mean() < 6
 
 
-def test_one_reader_serves_several_threads(reader):
+def test_one_reader_serves_several_threads(loader):
     clips = [encode_sine_clip(FACE[:10], 1, hertz=300 * number) for number in (1, 2, 3)] * 2
     with ThreadPoolExecutor(6) as pool:
-        found = list(pool.map(reader.load_batch, clips))
+        found = list(pool.map(loader.load_batch, clips))
     for first, second in zip(found[:3], found[3:], strict=True):
         np.testing.assert_array_equal(first.faces, second.faces)
         np.testing.assert_array_equal(first.mels, second.mels)

@@ -14,7 +14,9 @@ from PIL import Image
 from moodreel.emotions import FIVE, SEVEN
 from moodreel.errors import ImageCorrupt, ImageTooBig, ModelNotFound, NoFace, Overloaded, UnsupportedMedia
 from moodreel.media import image
+from moodreel.pipelines.engine import Engine
 from moodreel.pipelines.image import ImageBatchResult, ImagePipeline, ImageResult
+from moodreel.pipelines.image_or_video import ImageOrVideoPipeline
 from moodreel.pipelines.video import VideoPipeline
 from tests.media.test_image import exif, stored
 from tests.support import synthetic_frames, synthetic_image, synthetic_video
@@ -24,13 +26,18 @@ NOBODY = synthetic_image.encode_image(skimage.data.coffee())
 
 
 @pytest.fixture(scope="module")
-def analyser():
-    return VideoPipeline.load(STORE, wait_seconds=0.05)
+def engine():
+    return Engine.load(STORE, wait_seconds=0.05)
 
 
 @pytest.fixture(scope="module")
-def detector(analyser):
-    return ImagePipeline(analyser)
+def pipeline(engine):
+    return ImagePipeline(engine)
+
+
+@pytest.fixture(scope="module")
+def either(engine, pipeline):
+    return ImageOrVideoPipeline(pipeline, VideoPipeline(engine))
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +45,8 @@ def smile():
     return synthetic_image.encode_image(synthetic_frames.portrait(), quality=95)
 
 
-def test_a_batch_that_takes_too_long_leaves_its_last_pictures_for_another(analyser, smile):
-    results = ImagePipeline(analyser, batch_seconds=0).predict_batch([smile, smile, b"scrap"]).results
+def test_a_batch_that_takes_too_long_leaves_its_last_pictures_for_another(engine, smile):
+    results = ImagePipeline(engine, batch_seconds=0).predict_batch([smile, smile, b"scrap"]).results
     assert results[0].emotion == "happy"
     assert [type(result) for result in results[1:]] == [Overloaded, Overloaded]
     assert "smaller batch" in str(results[1])
@@ -47,14 +54,16 @@ def test_a_batch_that_takes_too_long_leaves_its_last_pictures_for_another(analys
 
 @pytest.mark.parametrize(("path", "name"), [("resemotenet", "resemotenet"), ("compact-emotimesh", "face-expression")])
 def test_a_default_of_seven_labels_answers_for_pictures_too(smile, path, name):
-    detector = ImagePipeline(VideoPipeline.load(STORE, model_path=STORE / path))
-    assert detector.predict(smile).model.name == name
-    assert detector.predict_any(smile).model.name == name
-    assert detector.predict_any(synthetic_video.encode_video(synthetic_frames.face_frames(5))).model.name == name
+    engine = Engine.load(STORE, model_path=STORE / path)
+    pipeline = ImagePipeline(engine)
+    either = ImageOrVideoPipeline(pipeline, VideoPipeline(engine))
+    assert pipeline.predict(smile).model.name == name
+    assert either.predict(smile).model.name == name
+    assert either.predict(synthetic_video.encode_video(synthetic_frames.face_frames(5))).model.name == name
 
 
-def test_a_smile_is_happy_with_everything_that_the_answer_promises(detector, smile):
-    detection = detector.predict(smile)
+def test_a_smile_is_happy_with_everything_that_the_answer_promises(pipeline, smile):
+    detection = pipeline.predict(smile)
     [face] = detection.faces
     assert detection.emotion == face.emotion == "happy"
     assert detection.confidence == face.confidence == face.probabilities["happy"] > 0.9
@@ -72,10 +81,10 @@ def test_a_smile_is_happy_with_everything_that_the_answer_promises(detector, smi
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "HEIF"])
 @pytest.mark.parametrize("orientation", [1, 3, 6])
-def test_the_format_and_the_way_the_phone_was_held_change_nothing(detector, smile, kind, orientation):
+def test_the_format_and_the_way_the_phone_was_held_change_nothing(pipeline, smile, kind, orientation):
     upright = synthetic_frames.portrait()[:320]
     plain, turned = (
-        detector.predict(synthetic_image.encode_image(stored(upright, turn), kind, exif=exif(turn)))
+        pipeline.predict(synthetic_image.encode_image(stored(upright, turn), kind, exif=exif(turn)))
         for turn in (1, orientation)
     )
     assert (turned.width, turned.height) == (512, 320)
@@ -84,11 +93,11 @@ def test_the_format_and_the_way_the_phone_was_held_change_nothing(detector, smil
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_jpeg_in_each_of_the_eight_orientations_gives_the_same_box_and_an_upright_drawing(detector, orientation):
+def test_a_jpeg_in_each_of_the_eight_orientations_gives_the_same_box_and_an_upright_drawing(pipeline, orientation):
     upright = synthetic_frames.portrait()[:320]
     data = synthetic_image.encode_image(stored(upright, orientation), quality=95, exif=exif(orientation))
-    expected = detector.predict(synthetic_image.encode_image(upright, quality=95))
-    found = detector.predict(data, draw=True)
+    expected = pipeline.predict(synthetic_image.encode_image(upright, quality=95))
+    found = pipeline.predict(data, draw=True)
     assert (found.width, found.height) == (512, 320)
     assert found.faces[0].box == pytest.approx(expected.faces[0].box, abs=3)
     assert found.confidence == pytest.approx(expected.confidence, abs=0.02)
@@ -96,9 +105,9 @@ def test_a_jpeg_in_each_of_the_eight_orientations_gives_the_same_box_and_an_upri
     assert np.abs(drawn.astype(int) - upright).mean() < 8, "but for the box it is the picture"
 
 
-def test_a_large_picture_has_its_boxes_in_its_own_pixels(detector):
+def test_a_large_picture_has_its_boxes_in_its_own_pixels(pipeline):
     rgb, centres = synthetic_frames.group_photo(3840, 2880, 5, 300)
-    detection = detector.predict(synthetic_image.encode_image(rgb))
+    detection = pipeline.predict(synthetic_image.encode_image(rgb))
     assert (detection.width, detection.height) == (3840, 2880)
     boxes = [face.box for face in detection.faces]
     assert len(boxes) == 5
@@ -107,10 +116,10 @@ def test_a_large_picture_has_its_boxes_in_its_own_pixels(detector):
         assert width == pytest.approx(300, rel=0.15)
 
 
-def test_a_group_has_every_face_the_largest_first_and_answers_for_that(detector):
+def test_a_group_has_every_face_the_largest_first_and_answers_for_that(pipeline):
     rgb, _ = synthetic_frames.group_photo(1280, 960, 7, 70)
     rgb[300:900, 600:1200] = cv2.resize(synthetic_frames.portrait()[20:240, 120:340], (600, 600))
-    detection = detector.predict(synthetic_image.encode_image(rgb))
+    detection = pipeline.predict(synthetic_image.encode_image(rgb))
     areas = [face.box[2] * face.box[3] for face in detection.faces]
     assert len(areas) == 8
     assert areas[0] > 5 * max(areas[1:])
@@ -118,25 +127,25 @@ def test_a_group_has_every_face_the_largest_first_and_answers_for_that(detector)
     assert {face.emotion for face in detection.faces} == {"happy"}
 
 
-def test_a_picture_without_a_face_is_a_fact_and_no_error(detector):
-    detection = detector.predict(NOBODY, draw=True)
+def test_a_picture_without_a_face_is_a_fact_and_no_error(pipeline):
+    detection = pipeline.predict(NOBODY, draw=True)
     assert (detection.faces, detection.emotion, detection.confidence, detection.all_emotions) == ((), None, None, {})
     assert Image.open(io.BytesIO(detection.drawn)).size == (640, 427)
 
 
-def test_a_small_face_is_not_certain_and_says_why(detector):
-    [face] = detector.predict(synthetic_image.encode_image(synthetic_frames.portrait()[::4, ::4], quality=95)).faces
+def test_a_small_face_is_not_certain_and_says_why(pipeline):
+    [face] = pipeline.predict(synthetic_image.encode_image(synthetic_frames.portrait()[::4, ::4], quality=95)).faces
     assert (face.certain, face.quality.reason) == (False, "small")
 
 
-def test_another_model_answers_when_named(detector, smile):
-    detection = detector.predict(smile, model="moodreel-five")
+def test_another_model_answers_when_named(pipeline, either, smile):
+    detection = pipeline.predict(smile, model="moodreel-five")
     assert tuple(detection.all_emotions) == FIVE
     assert (detection.emotion, detection.model.name) == ("Happy", "moodreel-five")
     for call in (
-        detector.predict,
-        detector.predict_any,
-        lambda data, model: detector.predict_batch([data], model=model),
+        pipeline.predict,
+        either.predict,
+        lambda data, model: pipeline.predict_batch([data], model=model),
     ):
         with pytest.raises(ModelNotFound):
             call(smile, model="nobody")
@@ -153,13 +162,13 @@ def many() -> list[bytes]:
     return [synthetic_image.encode_image(rgb) for rgb in (synthetic_frames.portrait(), group, *faces)] + [NOBODY]
 
 
-def test_a_batch_answers_each_picture_as_if_it_were_alone(detector):
+def test_a_batch_answers_each_picture_as_if_it_were_alone(pipeline):
     files = many()
-    batch = detector.predict_batch(files)
+    batch = pipeline.predict_batch(files)
     assert isinstance(batch, ImageBatchResult)
     assert set(batch.timings) == {"decode", "faces", "model"}
     for data, together in zip(files, batch.results, strict=True):
-        alone = detector.predict(data)
+        alone = pipeline.predict(data)
         assert [face.box for face in together.faces] == [face.box for face in alone.faces]
         assert [face.emotion for face in together.faces] == [face.emotion for face in alone.faces]
         assert [face.quality for face in together.faces] == [face.quality for face in alone.faces]
@@ -168,25 +177,25 @@ def test_a_batch_answers_each_picture_as_if_it_were_alone(detector):
             assert one.probabilities == pytest.approx(other.probabilities, abs=2e-6)
 
 
-def test_a_batch_reads_all_faces_of_all_pictures_at_once(detector, monkeypatch):
-    predictor = detector._analyser.models.get("face-expression")
+def test_a_batch_reads_all_faces_of_all_pictures_at_once(engine, pipeline, monkeypatch):
+    predictor = engine.models.get("face-expression")
     asked = []
     predict = predictor.predict
     monkeypatch.setattr(predictor, "predict", lambda tracks, **o: asked.append(len(tracks)) or predict(tracks, **o))
     files = many()
-    faces = sum(len(result.faces) for result in detector.predict_batch(files).results)
+    faces = sum(len(result.faces) for result in pipeline.predict_batch(files).results)
     assert asked == [faces]
 
 
-def test_what_is_wrong_with_a_picture_stands_in_its_place(detector, smile):
+def test_what_is_wrong_with_a_picture_stands_in_its_place(pipeline, smile):
     files = [NOBODY, b"words", smile, smile[:5000], smile * 200, b"", smile]
-    kinds = [type(result) for result in detector.predict_batch(files).results]
+    kinds = [type(result) for result in pipeline.predict_batch(files).results]
     error = [UnsupportedMedia, ImageCorrupt, ImageTooBig, UnsupportedMedia]
     assert kinds == [ImageResult, error[0], ImageResult, error[1], error[2], error[3], ImageResult]
-    assert [type(result) for result in detector.predict_batch([b"words"]).results] == [UnsupportedMedia]
+    assert [type(result) for result in pipeline.predict_batch([b"words"]).results] == [UnsupportedMedia]
 
 
-def test_a_batch_holds_one_decoded_picture_at_a_time(detector, smile, monkeypatch):
+def test_a_batch_holds_one_decoded_picture_at_a_time(pipeline, smile, monkeypatch):
     alive, most = itertools.count(), []
     held: set[int] = set()
 
@@ -204,15 +213,15 @@ def test_a_batch_holds_one_decoded_picture_at_a_time(detector, smile, monkeypatc
 
     original = image.decode_image
     monkeypatch.setattr(image, "decode_image", read)
-    detector.predict_batch([smile] * 6)
+    pipeline.predict_batch([smile] * 6)
     assert len(most) == 6
     assert max(most) <= 2, "the one before may wait for the next to take its name"
 
 
-def test_a_clip_and_a_picture_are_told_apart_by_their_bytes(detector, smile):
+def test_a_clip_and_a_picture_are_told_apart_by_their_bytes(either, smile):
     picture, clip = (
-        detector.predict_any(smile),
-        detector.predict_any(synthetic_video.encode_video(synthetic_frames.face_frames(10))),
+        either.predict(smile),
+        either.predict(synthetic_video.encode_video(synthetic_frames.face_frames(10))),
     )
     assert picture.emotion == clip.emotion == "happy"
     assert tuple(picture.all_emotions) == tuple(clip.all_emotions) == SEVEN
@@ -220,19 +229,19 @@ def test_a_clip_and_a_picture_are_told_apart_by_their_bytes(detector, smile):
     assert (clip.frames, clip.seconds) == (10, pytest.approx(0.4))
 
 
-def test_only_a_clip_needs_a_face(detector):
-    assert detector.predict_any(NOBODY).emotion is None
+def test_only_a_clip_needs_a_face(either):
+    assert either.predict(NOBODY).emotion is None
     with pytest.raises(NoFace):
-        detector.predict_any(synthetic_video.encode_video(synthetic_frames.noise_frames(5)))
+        either.predict(synthetic_video.encode_video(synthetic_frames.noise_frames(5)))
     with pytest.raises(UnsupportedMedia, match=r"MP4.* A picture may be JPEG"):
-        detector.predict_any(b"words")
+        either.predict(b"words")
 
 
-def test_a_call_that_waits_too_long_for_its_turn_is_told_so(analyser, detector, smile):
+def test_a_call_that_waits_too_long_for_its_turn_is_told_so(engine, pipeline, either, smile):
     inside, leave = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with analyser.slot():
+        with engine.slot():
             inside.set()
             leave.wait(20)
 
@@ -240,10 +249,10 @@ def test_a_call_that_waits_too_long_for_its_turn_is_told_so(analyser, detector, 
     holder.start()
     try:
         assert inside.wait(20)
-        for call in (detector.predict, detector.predict_any, lambda data: detector.predict_batch([data])):
+        for call in (pipeline.predict, either.predict, lambda data: pipeline.predict_batch([data])):
             with pytest.raises(Overloaded):
                 call(smile)
     finally:
         leave.set()
         holder.join()
-    assert detector.predict(smile).emotion == "happy"
+    assert pipeline.predict(smile).emotion == "happy"

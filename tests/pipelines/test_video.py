@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from moodreel.emotions import FIVE
-from moodreel.errors import ModelInvalid, ModelNotFound, NoFace, Overloaded, UnsupportedMedia, VideoTooLong
+from moodreel.errors import ModelNotFound, NoFace, Overloaded, UnsupportedMedia, VideoTooLong
 from moodreel.media.video_decoder import VideoLimits
+from moodreel.pipelines.engine import Engine
 from moodreel.pipelines.video import VideoPipeline
 from tests.support import synthetic_frames, synthetic_video
 
@@ -15,12 +16,12 @@ STORE = Path(__file__).parents[2] / "model_store"
 
 
 @pytest.fixture(scope="module")
-def analyser():
-    return VideoPipeline.load(STORE, limits=VideoLimits(seconds=10))
+def pipeline():
+    return VideoPipeline(Engine.load(STORE), limits=VideoLimits(seconds=10))
 
 
-def test_a_smile_is_happy_with_everything_that_the_answer_promises(analyser):
-    analysis = analyser.predict(synthetic_video.encode_video(synthetic_frames.face_frames(75)))
+def test_a_smile_is_happy_with_everything_that_the_answer_promises(pipeline):
+    analysis = pipeline.predict(synthetic_video.encode_video(synthetic_frames.face_frames(75)))
     assert analysis.emotion == "Happy"
     assert tuple(analysis.probabilities) == FIVE
     assert sum(analysis.probabilities.values()) == pytest.approx(1, abs=1e-5)
@@ -32,19 +33,19 @@ def test_a_smile_is_happy_with_everything_that_the_answer_promises(analyser):
     assert set(analysis.timings) == {"decode", "faces", "model"}
 
 
-def test_a_smile_is_explained_by_the_corners_of_its_lips(analyser):
+def test_a_smile_is_explained_by_the_corners_of_its_lips(pipeline):
     data = synthetic_video.encode_video(synthetic_frames.face_frames(25))
-    assert analyser.predict(data).explanation is None
-    explanation = analyser.predict(data, explain=True).explanation
+    assert pipeline.predict(data).explanation is None
+    explanation = pipeline.predict(data, explain=True).explanation
     assert explanation.actions[0].name == "lip corners up"
     assert 0.5 < explanation.actions[0].weight <= 1
-    seven = analyser.predict(data, model="face-expression", explain=True).explanation
+    seven = pipeline.predict(data, model="face-expression", explain=True).explanation
     assert seven.actions[0].name == "lip corners up", "whatever set of labels the model has"
 
 
-def test_the_timeline_follows_the_face_in_pixels_of_the_upright_video(analyser):
+def test_the_timeline_follows_the_face_in_pixels_of_the_upright_video(pipeline):
     data = synthetic_video.encode_video(synthetic_frames.face_frames(75, 640, 480))
-    timeline = analyser.predict(data).timeline
+    timeline = pipeline.predict(data).timeline
     assert [moment.time for moment in timeline] == pytest.approx(np.arange(15) * 0.2, abs=0.01)
     lefts = [moment.box[0] for moment in timeline]
     assert lefts[-1] - lefts[0] == pytest.approx(70, abs=10), "the face drifts a pixel a frame"
@@ -53,18 +54,18 @@ def test_the_timeline_follows_the_face_in_pixels_of_the_upright_video(analyser):
 
 
 @pytest.mark.parametrize("rotation", [90, 180, 270])
-def test_a_phone_held_sideways_gives_the_same_answer(analyser, rotation):
+def test_a_phone_held_sideways_gives_the_same_answer(pipeline, rotation):
     upright = synthetic_frames.face_frames(20, 240, 320)
     stored = [np.rot90(frame, -rotation // 90) for frame in upright]
-    turned = analyser.predict(synthetic_video.encode_video(stored, rotation=rotation))
-    plain = analyser.predict(synthetic_video.encode_video(upright))
+    turned = pipeline.predict(synthetic_video.encode_video(stored, rotation=rotation))
+    plain = pipeline.predict(synthetic_video.encode_video(upright))
     assert (turned.width, turned.height) == (240, 320)
     assert turned.emotion == plain.emotion == "Happy"
     assert turned.timeline[0].box == pytest.approx(plain.timeline[0].box, abs=6)
 
 
-def test_a_face_in_part_of_the_clip_is_enough(analyser):
-    analysis = analyser.predict(
+def test_a_face_in_part_of_the_clip_is_enough(pipeline):
+    analysis = pipeline.predict(
         synthetic_video.encode_video(synthetic_frames.noise_frames(25) + synthetic_frames.face_frames(25))
     )
     assert analysis.emotion == "Happy"
@@ -72,13 +73,13 @@ def test_a_face_in_part_of_the_clip_is_enough(analyser):
     assert min(moment.time for moment in analysis.timeline) == pytest.approx(1.0, abs=0.21)
 
 
-def test_of_two_faces_the_larger_over_time_is_answered_and_both_are_in_the_timeline(analyser):
+def test_of_two_faces_the_larger_over_time_is_answered_and_both_are_in_the_timeline(pipeline):
     large, small = synthetic_frames.face_frames(25, 400, 400), synthetic_frames.face_frames(25, 300, 300)
     frames = [
         np.hstack([cv2.copyMakeBorder(b, 50, 50, 20, 20, cv2.BORDER_REPLICATE), a])
         for a, b in zip(large, small, strict=True)
     ]
-    analysis = analyser.predict(synthetic_video.encode_video(frames))
+    analysis = pipeline.predict(synthetic_video.encode_video(frames))
     boxes = {moment.track: moment.box for moment in analysis.timeline}
     for track in boxes:
         assert sum(moment.weight for moment in analysis.timeline if moment.track == track) == pytest.approx(1, abs=1e-4)
@@ -87,29 +88,29 @@ def test_of_two_faces_the_larger_over_time_is_answered_and_both_are_in_the_timel
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_one_and_two_frames_are_answered(analyser, count):
-    analysis = analyser.predict(synthetic_video.encode_video(synthetic_frames.face_frames(count)))
+def test_one_and_two_frames_are_answered(pipeline, count):
+    analysis = pipeline.predict(synthetic_video.encode_video(synthetic_frames.face_frames(count)))
     assert (analysis.emotion, analysis.frames_analysed) == ("Happy", count)
     assert [moment.time for moment in analysis.timeline] == pytest.approx(np.arange(count) * 0.04, abs=0.001)
 
 
-def test_a_short_clip_is_looked_at_closer_and_to_its_last_frame(analyser):
+def test_a_short_clip_is_looked_at_closer_and_to_its_last_frame(pipeline):
     """The face comes into the last frames of 0.6 s: five samples a second would see one of them, and not the last."""
     data = synthetic_video.encode_video(synthetic_frames.noise_frames(10) + synthetic_frames.face_frames(5))
-    analysis = analyser.predict(data)
+    analysis = pipeline.predict(data)
     assert 11 <= analysis.frames_analysed <= 13
     assert analysis.duration == pytest.approx(0.6)
     times = [moment.time for moment in analysis.timeline]
     assert len(times) >= 3
     assert times[-1] == pytest.approx(0.56)
     assert 0.4 <= analysis.peak <= 0.56
-    cover = analyser.thumbnail(data, duration=1.0)
+    cover = pipeline.thumbnail(data, duration=1.0)
     assert (cover.emotion, cover.frames_analysed) == ("Happy", analysis.frames_analysed)
-    assert cover.loop.peak == pytest.approx(analysis.peak)
+    assert cover.boomerang.peak == pytest.approx(analysis.peak)
 
 
-def test_a_good_clip_is_certain_and_its_measures_are_those_of_the_face(analyser):
-    analysis = analyser.predict(synthetic_video.encode_video(synthetic_frames.face_frames(75, 640, 480)))
+def test_a_good_clip_is_certain_and_its_measures_are_those_of_the_face(pipeline):
+    analysis = pipeline.predict(synthetic_video.encode_video(synthetic_frames.face_frames(75, 640, 480)))
     quality = analysis.quality
     assert (analysis.certain, quality.reason, quality.tip) == (True, None, None)
     assert quality.face_coverage == analysis.face_coverage
@@ -127,21 +128,21 @@ SPOILT = {
 
 
 @pytest.mark.parametrize("reason", SPOILT)
-def test_a_spoilt_clip_is_not_certain_and_says_why(analyser, reason):
+def test_a_spoilt_clip_is_not_certain_and_says_why(pipeline, reason):
     frames = [SPOILT[reason](frame) for frame in synthetic_frames.face_frames(10)]
-    analysis = analyser.predict(synthetic_video.encode_video(frames, options={"crf": "12"}))
+    analysis = pipeline.predict(synthetic_video.encode_video(frames, options={"crf": "12"}))
     assert (analysis.certain, analysis.quality.reason) == (False, reason)
 
 
-def test_a_face_in_a_small_part_of_the_clip_is_not_enough_to_be_certain(analyser):
-    analysis = analyser.predict(
+def test_a_face_in_a_small_part_of_the_clip_is_not_enough_to_be_certain(pipeline):
+    analysis = pipeline.predict(
         synthetic_video.encode_video(synthetic_frames.noise_frames(65) + synthetic_frames.face_frames(10))
     )
     assert analysis.face_coverage < 0.2
     assert (analysis.certain, analysis.quality.reason) == (False, "little_face")
 
 
-def test_only_the_answered_face_is_judged(analyser):
+def test_only_the_answered_face_is_judged(pipeline):
     """A second, smaller face in the shade beside the first counts for nothing."""
     large, small = synthetic_frames.face_frames(10, 400, 400), synthetic_frames.face_frames(10, 300, 300)
     frames = [
@@ -149,8 +150,8 @@ def test_only_the_answered_face_is_judged(analyser):
         for a, b in zip(large, small, strict=True)
     ]
     both, alone = (
-        analyser.predict(synthetic_video.encode_video(frames)),
-        analyser.predict(synthetic_video.encode_video(large)),
+        pipeline.predict(synthetic_video.encode_video(frames)),
+        pipeline.predict(synthetic_video.encode_video(large)),
     )
     assert len({moment.track for moment in both.timeline}) == 2
     assert both.quality.reason is None
@@ -158,11 +159,11 @@ def test_only_the_answered_face_is_judged(analyser):
     assert both.quality.size == pytest.approx(alone.quality.size, abs=10)
 
 
-def test_the_same_clip_gives_the_same_answer_whatever_came_before(analyser):
+def test_the_same_clip_gives_the_same_answer_whatever_came_before(pipeline):
     data = synthetic_video.encode_video(synthetic_frames.face_frames(25))
-    first = analyser.predict(data)
-    analyser.predict(synthetic_video.encode_video([frame[:, ::-1] for frame in synthetic_frames.face_frames(25)]))
-    assert analyser.predict(data).probabilities == first.probabilities
+    first = pipeline.predict(data)
+    pipeline.predict(synthetic_video.encode_video([frame[:, ::-1] for frame in synthetic_frames.face_frames(25)]))
+    assert pipeline.predict(data).probabilities == first.probabilities
 
 
 @pytest.mark.parametrize(
@@ -174,36 +175,36 @@ def test_the_same_clip_gives_the_same_answer_whatever_came_before(analyser):
     ],
     ids=["no face", "no video", "too long"],
 )
-def test_what_cannot_be_answered_is_refused_by_name_and_the_analyser_goes_on(analyser, data, error):
+def test_what_cannot_be_answered_is_refused_by_name_and_the_pipeline_goes_on(pipeline, data, error):
     with pytest.raises(error):
-        analyser.predict(data)
-    assert analyser.predict(synthetic_video.encode_video(synthetic_frames.face_frames(3))).emotion == "Happy"
+        pipeline.predict(data)
+    assert pipeline.predict(synthetic_video.encode_video(synthetic_frames.face_frames(3))).emotion == "Happy"
 
 
-def test_an_unknown_model_is_refused_with_the_names_there_are(analyser):
+def test_an_unknown_model_is_refused_with_the_names_there_are(pipeline):
     with pytest.raises(ModelNotFound, match="compact-emotimesh"):
-        analyser.predict(synthetic_video.encode_video(synthetic_frames.face_frames(1)), model="nonsense")
+        pipeline.predict(synthetic_video.encode_video(synthetic_frames.face_frames(1)), model="nonsense")
 
 
-def test_a_cover_turns_at_the_peak_of_the_answered_emotion(analyser):
+def test_a_cover_turns_at_the_peak_of_the_answered_emotion(pipeline):
     frames = synthetic_frames.noise_frames(40) + synthetic_frames.face_frames(20)
-    cover = analyser.thumbnail(synthetic_video.encode_video(frames), duration=1.0)
+    cover = pipeline.thumbnail(synthetic_video.encode_video(frames), duration=1.0)
     assert cover.emotion == "Happy"
-    assert 1.6 <= cover.loop.peak <= 2.4
-    assert cover.loop.duration <= 1.0
+    assert 1.6 <= cover.boomerang.peak <= 2.4
+    assert cover.boomerang.duration <= 1.0
     assert set(cover.timings) == {"decode", "faces", "model", "encode"}
 
 
-def test_a_cover_without_a_face_shows_the_liveliest_moment(analyser):
+def test_a_cover_without_a_face_shows_the_liveliest_moment(pipeline):
     still = synthetic_frames.corner_frames(1, 320, 240) * 50
     data = synthetic_video.encode_video(still + synthetic_frames.noise_frames(10) + still)
-    cover = analyser.thumbnail(data, duration=1.0)
+    cover = pipeline.thumbnail(data, duration=1.0)
     assert cover.emotion is None
-    assert 1.8 <= cover.loop.peak <= 2.6
+    assert 1.8 <= cover.boomerang.peak <= 2.6
 
 
 def test_a_caller_who_waits_too_long_for_a_slot_is_told_so():
-    analyser = VideoPipeline.load(STORE, slots=1, wait_seconds=0.05)
+    pipeline = VideoPipeline(Engine.load(STORE, slots=1, wait_seconds=0.05))
     inside, leave = threading.Event(), threading.Event()
 
     def hold(_time: float) -> None:
@@ -211,21 +212,13 @@ def test_a_caller_who_waits_too_long_for_a_slot_is_told_so():
         leave.wait(20)
 
     data = synthetic_video.encode_video(synthetic_frames.face_frames(2))
-    holder = threading.Thread(target=analyser.predict, args=(data,), kwargs={"progress": hold})
+    holder = threading.Thread(target=pipeline.predict, args=(data,), kwargs={"progress": hold})
     holder.start()
     try:
         assert inside.wait(20)
         with pytest.raises(Overloaded):
-            analyser.predict(data)
+            pipeline.predict(data)
     finally:
         leave.set()
         holder.join()
-    assert analyser.predict(data).emotion == "Happy"
-
-
-def test_a_bad_checkpoint_stops_the_start_unless_told_to_stay_with_the_default(tmp_path):
-    path = tmp_path / "broken.pth"
-    path.write_bytes(b"<html>quota exceeded</html>")
-    with pytest.raises(ModelInvalid):
-        VideoPipeline.load(STORE, model_path=path)
-    assert VideoPipeline.load(STORE, model_path=path, model_fallback=True).models.default == "moodreel-five"
+    assert pipeline.predict(data).emotion == "Happy"

@@ -16,16 +16,15 @@ DOUBT = SimpleNamespace(**{**vars(QUALITY), "light": 0.05, "reason": "dark", "ti
 MODEL = SimpleNamespace(name="fake", version="1", sha256="0" * 64)
 
 
-STORE = SimpleNamespace(names=lambda: ["fake"], get=lambda name=None: None)
+ENGINE = SimpleNamespace(
+    models=SimpleNamespace(names=lambda: ["fake"], get=lambda name=None: None), facial_actions=None
+)
 """What live video asks for before its first frame."""
 
 
 class FakeAnalyser:
     """Answers `Happy`, to `doubt` without being certain; `raise NoFace` raises that, `crash` something that nobody
     expects, `sleep 2` takes its time."""
-
-    models = STORE
-    movements = None
 
     def predict(self, data: bytes, *, model: str | None = None, fps: float | None = None, explain: bool = False) -> Any:
         _obey(data, model)
@@ -62,7 +61,7 @@ class FakeAnalyser:
             poster=b"a poster",
         )
         return SimpleNamespace(
-            loop=loop,
+            boomerang=loop,
             emotion=None if data == b"no face" else "Happy",
             confidence=None if data == b"no face" else 0.92,
             probabilities=None if data == b"no face" else PROBABILITIES,
@@ -109,10 +108,13 @@ class FakeDetector:
                 results.append(error)
         return SimpleNamespace(results=results, model=MODEL, timings={"decode": 1.2, "faces": 3.4, "model": 5.6})
 
-    def predict_any(self, data: bytes, *, model: str | None = None, copy: bool = False) -> Any:
-        """Take what begins with `picture` for one, and all else for a clip."""
+
+class FakeImageOrVideo:
+    """Takes what begins with `picture` for an image and all else for a video; otherwise as `FakeDetector`."""
+
+    def predict(self, data: bytes, *, model: str | None = None, copy: bool = False) -> Any:
         picture = data.startswith(b"picture")
-        found = self.predict(data, model=model, copy=copy and picture)
+        found = FakeDetector().predict(data, model=model, copy=copy and picture)
         return SimpleNamespace(**vars(found), frames=1 if picture else 24, seconds=None if picture else 4.98)
 
 
@@ -207,8 +209,10 @@ class FakeViewer:
 
 
 app = create_app(
+    engine=ENGINE,
     video_pipeline=FakeAnalyser(),
     image_pipeline=FakeDetector(),
+    image_or_video_pipeline=FakeImageOrVideo(),
     text_pipeline=FakeReader(),
     audiovisual_pipeline=FakeViewer(),
 )

@@ -37,13 +37,13 @@ def window_of(path):
     """The one window of a clip or a recording shorter than three seconds; the whole picture stands for its face."""
     data = path.read_bytes()
     sound = audio.decode_audio(data)
-    [start] = clip_sampler.starts(sound.duration)
+    [start] = clip_sampler.window_starts(sound.duration)
     faces = np.zeros((clip_sampler.FRAMES, 48, 64, 3), np.uint8)
     seen = np.zeros(clip_sampler.FRAMES, bool)
     if path.suffix == ".mp4":
         reader = VideoReader(data)
         frames = list(reader.frames(max_side=64))
-        for index, time in enumerate(clip_sampler.times(start, reader.duration)):
+        for index, time in enumerate(clip_sampler.frame_times(start, reader.duration)):
             faces[index], seen[index] = min(frames, key=lambda frame: abs(frame.time - time)).rgb, True
     return faces, seen, log_mel(sound.slice(start, clip_sampler.SECONDS)), True
 

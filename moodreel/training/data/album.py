@@ -10,7 +10,7 @@ import numpy as np
 
 from moodreel.emotions import LABEL_SYNONYMS
 from moodreel.errors import DataInvalid
-from moodreel.pipelines.video import ANALYSIS_SIDE
+from moodreel.pipelines.engine import DETECTION_SIDE
 from moodreel.training.data.fer2013 import EXPECTED
 from moodreel.training.data.image_folder import KINDS, describe, list_by_label
 
@@ -23,7 +23,7 @@ ENDINGS = KINDS["pictures"]
 class ImageFolder:
     """N labelled pictures, decoded when asked for: a large set would not fit into memory.
 
-    album[i] is picture i: uint8 (H, W, 3), red first, upright, at most `ANALYSIS_SIDE` pixels long as in serving.
+    album[i] is picture i: uint8 (H, W, 3), red first, upright, at most `DETECTION_SIDE` pixels long as in serving.
     names: paths relative to the folder, with slashes.
     truth: int64 (N,), index of the label.
     """
@@ -44,7 +44,7 @@ class ImageFolder:
         if picture is None:
             raise DataInvalid(f"{self.names[row]} cannot be read as a picture; repair it or take it out.")
         height, width = picture.shape[:2]
-        scale = ANALYSIS_SIDE / max(height, width)
+        scale = DETECTION_SIDE / max(height, width)
         if scale >= 1:
             return picture
         return cv2.resize(

@@ -15,6 +15,7 @@ from moodreel.faces.landmarker import FaceLandmarker
 from moodreel.models.face_registry import FaceModelRegistry
 from moodreel.models.networks.audiovisual import AudioVisualBatch
 from moodreel.pipelines.clip_loader import ClipLoader
+from moodreel.pipelines.engine import Engine
 from moodreel.pipelines.video import VideoPipeline
 from moodreel.training.data.examples import Example
 from moodreel.training.data.loading import DataContext
@@ -28,12 +29,11 @@ def load_tracks(examples: Sequence[Example], means: DataContext) -> list[list[Fa
     Raises DataInvalid for a file that cannot be read.
     """
     finder = FaceLandmarker(means.landmarker)
-    analyser = VideoPipeline(
-        finder, FaceModelRegistry(means.models), FacialActionExplainer.load(means.models / "movements")
-    )
+    engine = Engine(finder, FaceModelRegistry(means.models), FacialActionExplainer.load(means.models / "movements"))
+    pipeline = VideoPipeline(engine)
 
     def read(data: bytes) -> dict[str, np.ndarray]:
-        track = analyser.main_track(data)
+        track = pipeline.main_track(data)
         seen = [face for face in track if face is not None]
         arrays = {name: np.stack([getattr(face, name) for face in seen]) for name in _FIELDS}
         return arrays | {"seen": np.array([face is not None for face in track])}
@@ -41,15 +41,15 @@ def load_tracks(examples: Sequence[Example], means: DataContext) -> list[list[Fa
     try:
         kept = [_kept(example, read, "track", means.cache) for example in tqdm(examples, desc="clips", mininterval=5)]
     finally:
-        analyser.threads.shutdown()
-        finder.close()
+        engine.close()
     return [None if arrays is None else _track(arrays) for arrays in kept]
 
 
 def load_windows(examples: Sequence[Example], means: DataContext) -> list[AudioVisualBatch | None]:
     """All windows of each clip; None where there is neither a face nor sound. Raises as `tracks_of`."""
     finder = FaceLandmarker(means.landmarker)
-    reader = ClipLoader(finder)
+    engine = Engine(finder, FaceModelRegistry(means.models), FacialActionExplainer.load(means.models / "movements"))
+    reader = ClipLoader(engine)
 
     def read(data: bytes) -> dict[str, np.ndarray]:
         return {name: tensor.numpy() for name, tensor in vars(reader.load_batch(data)).items()}
@@ -57,7 +57,7 @@ def load_windows(examples: Sequence[Example], means: DataContext) -> list[AudioV
     try:
         kept = [_kept(example, read, "windows", means.cache) for example in tqdm(examples, desc="clips", mininterval=5)]
     finally:
-        finder.close()
+        engine.close()
     return [None if arrays is None else _excerpts(arrays) for arrays in kept]
 
 

@@ -7,14 +7,16 @@ import numpy as np
 import torch
 
 from moodreel.errors import NoFace, NoFaceNoAudio
+from moodreel.faces.facial_actions import FacialActionExplainer
 from moodreel.faces.landmarker import FaceLandmarker
-from moodreel.media import audio
-from moodreel.media.mel_spectrogram import HOP_LENGTH, MEL_BANDS
+from moodreel.media.mel_spectrogram import MEL_BANDS
 from moodreel.models.audiovisual_registry import AudioVisualPredictor
+from moodreel.models.face_registry import FaceModelRegistry
 from moodreel.models.networks.audiovisual import AudioVisualBatch
 from moodreel.models.networks.resnet18 import SIDE
 from moodreel.pipelines import clip_sampler
-from moodreel.pipelines.clip_loader import ClipLoader
+from moodreel.pipelines.clip_loader import MEL_STEPS, ClipLoader
+from moodreel.pipelines.engine import Engine
 from moodreel.training.data.examples import Example
 from moodreel.training.data.face_cache import rgb_crop
 from moodreel.training.data.loading import DataContext, ExampleImages
@@ -23,8 +25,6 @@ from moodreel.training.evaluation.face_model import EvaluatedModel
 from moodreel.training.evaluation.metrics import Predictions
 from moodreel.training.evaluation.predict import predict_files, scatter
 
-_STEPS = 1 + round(clip_sampler.SECONDS * audio.SAMPLE_RATE) // HOP_LENGTH
-"""Steps of a window's mel spectrogram."""
 _BATCH = 64
 """Images at a time: bounds the memory of activations."""
 
@@ -48,8 +48,12 @@ class EvaluatedAudioVisualModel(EvaluatedModel):
         """Predict for images through the face cache, for files through the clip loader."""
         if media == IMAGES:
             return self._predict_images(examples, context)
-        landmarker = FaceLandmarker(context.landmarker, use_fallbacks=True)
-        loader = ClipLoader(landmarker)
+        engine = Engine(
+            FaceLandmarker(context.landmarker, use_fallbacks=True),
+            FaceModelRegistry(context.models),
+            FacialActionExplainer.load(context.models / "movements"),
+        )
+        loader = ClipLoader(engine)
 
         def predict(data: bytes) -> np.ndarray:
             return self.predictor.judge(loader.load(data, modalities=self.predictor.modalities).batch)
@@ -63,7 +67,7 @@ class EvaluatedAudioVisualModel(EvaluatedModel):
                 description=self.name,
             )
         finally:
-            landmarker.close()
+            engine.close()
 
     def run_once(self) -> object:
         """Predict for one synthetic window."""
@@ -91,6 +95,6 @@ def _windows(faces: torch.Tensor, *, with_sound: bool) -> AudioVisualBatch:
     return AudioVisualBatch(
         faces=faces,
         seen=torch.ones(faces.shape[:2], dtype=torch.bool),
-        mels=torch.zeros(len(faces), MEL_BANDS, _STEPS),
+        mels=torch.zeros(len(faces), MEL_BANDS, MEL_STEPS),
         heard=torch.full((len(faces),), with_sound),
     )

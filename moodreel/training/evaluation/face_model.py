@@ -14,6 +14,7 @@ from moodreel.faces.landmarker import BLENDSHAPES, NUM_LANDMARKS, FaceLandmarker
 from moodreel.models.face_registry import FaceModelRegistry
 from moodreel.models.predictor import ModelInfo, Predictor
 from moodreel.models.registry import weights_in
+from moodreel.pipelines.engine import Engine
 from moodreel.pipelines.video import VideoPipeline
 from moodreel.training.data.examples import Example
 from moodreel.training.data.loading import DataContext, ExampleImages
@@ -81,7 +82,8 @@ class EvaluatedFaceModel(EvaluatedModel):
         registry = FaceModelRegistry(self.path if self.path.is_dir() else self.path.parent)
         registry.register(self.path)
         landmarker = FaceLandmarker(context.landmarker, use_fallbacks=True)
-        pipeline = VideoPipeline(landmarker, registry, FacialActionExplainer.load(context.models / "movements"))
+        engine = Engine(landmarker, registry, FacialActionExplainer.load(context.models / "movements"))
+        pipeline = VideoPipeline(engine)
 
         def predict(data: bytes) -> np.ndarray:
             return np.array([*pipeline.predict(data).probabilities.values()])
@@ -90,8 +92,7 @@ class EvaluatedFaceModel(EvaluatedModel):
             classes = len(self.info.labels)
             return predict_files(examples, predict, classes=classes, not_found=(NoFace,), description=self.name)
         finally:
-            pipeline.threads.shutdown()
-            landmarker.close()
+            engine.close()
 
 
 def check_media(models: Sequence[EvaluatedModel], media: str) -> None:

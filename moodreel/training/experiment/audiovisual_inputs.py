@@ -13,7 +13,7 @@ from moodreel.media.audio import SAMPLE_RATE
 from moodreel.media.mel_spectrogram import HOP_LENGTH, MEL_BANDS
 from moodreel.models.networks.audiovisual import AudioVisualBatch, AudioVisualNet
 from moodreel.models.networks.resnet18 import SIDE, WIDTH
-from moodreel.pipelines.clip_sampler import FRAMES, starts
+from moodreel.pipelines.clip_sampler import FRAMES, window_starts
 from moodreel.training.augmentation.modality_dropout import drop_modalities
 from moodreel.training.augmentation.spectrogram import WINDOW_FRAMES, MelAugmentation, augment_mel, crop_time
 from moodreel.training.engine.trainer import Phase
@@ -128,7 +128,8 @@ class AudioInputs(AvInputs):
 
     def _windows(self, row: int) -> list[np.ndarray]:
         return [
-            crop_time(self.mels[row], round(start * SAMPLE_RATE / HOP_LENGTH)) for start in starts(self.seconds[row])
+            crop_time(self.mels[row], round(start * SAMPLE_RATE / HOP_LENGTH))
+            for start in window_starts(self.seconds[row])
         ]
 
 

@@ -1,0 +1,174 @@
+"""Share the models, the worker threads and the CPU of one process between the pipelines.
+
+`VideoPipeline`, `ImagePipeline`, `AudioVisualPipeline`, `ClipLoader` and `FrameScheduler` (live video) all use one
+`Engine`, so that a process holds each model once and runs no more analyses at a time than it has cores for.
+`TextPipeline` does not: a text takes milliseconds and must not wait behind a video.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from threading import BoundedSemaphore
+from typing import TypeVar
+
+from moodreel.errors import Overloaded
+from moodreel.faces.facial_actions import FacialActionExplainer
+from moodreel.faces.landmarker import FaceLandmarker
+from moodreel.media.video import Frame
+from moodreel.models.face_registry import FaceModelRegistry
+from moodreel.models.predictor import resolve_device
+from moodreel.pipelines.timing import elapsed_ms
+
+T = TypeVar("T")
+
+DETECTION_SIDE = 640
+"""Longest side in pixels of the video frames in which faces are detected. In larger ones detection takes as long, but
+converting them to RGB takes longer."""
+NO_FACE_IN_VIDEO = "No face was found in the clip. Hold the camera at arm's length, facing you, in good light."
+FRAMES_AHEAD = 8
+"""Decoded frames that may wait for a worker thread before decoding pauses. Bounds the memory of one analysis."""
+
+
+class Engine:
+    """Own the face landmarker, the face models, the worker threads and the analysis slots. Thread-safe.
+
+    Create it after a fork, never before: threads and models do not survive one.
+
+    Attributes:
+        landmarker: finds faces and their landmarks.
+        models: the emotion models that read faces.
+        facial_actions: explains an answer by the movements of the face.
+        executor: worker threads, two for each slot.
+    """
+
+    def __init__(
+        self,
+        landmarker: FaceLandmarker,
+        models: FaceModelRegistry,
+        facial_actions: FacialActionExplainer,
+        *,
+        slots: int = 1,
+        wait_seconds: float = 20.0,
+    ) -> None:
+        """Create an engine from models that are loaded already.
+
+        Args:
+            landmarker: finds faces and their landmarks.
+            models: the emotion models that read faces.
+            facial_actions: explains an answer by the movements of the face.
+            slots: analyses that run at a time. More than the process has cores only makes each of them slower.
+            wait_seconds: how long a caller waits for a slot before `Overloaded`.
+        """
+        self.landmarker = landmarker
+        self.models = models
+        self.facial_actions = facial_actions
+        self.executor = ThreadPoolExecutor(2 * slots, thread_name_prefix="faces")
+        self._slots = BoundedSemaphore(slots)
+        self._wait_seconds = wait_seconds
+
+    @classmethod
+    def load(
+        cls,
+        store_root: Path,
+        *,
+        model_path: Path | None = None,
+        model_fallback: bool = False,
+        use_gpu: str = "auto",
+        slots: int = 1,
+        wait_seconds: float = 20.0,
+    ) -> "Engine":
+        """Load the face landmarker, the default emotion model and the facial actions of a model store.
+
+        Args:
+            store_root: folder of the model store.
+            model_path: checkpoint or model folder outside the store that becomes the default.
+            model_fallback: use the store's default when `model_path` is invalid, instead of raising.
+            use_gpu: "auto", "0" or "1".
+            slots: see `__init__`.
+            wait_seconds: see `__init__`.
+
+        Raises:
+            ModelInvalid: a model, the face landmarker or the facial actions cannot be loaded.
+            ModelNotFound: the store has no default model.
+        """
+        models = FaceModelRegistry(store_root, device=resolve_device(use_gpu))
+        models.set_default_from_path(model_path, setting="MODEL_PATH", fallback=model_fallback)
+        facial_actions = FacialActionExplainer.load(store_root / "movements")
+        landmarker = FaceLandmarker(store_root / "face_landmarker" / "face_landmarker.task", use_fallbacks=True)
+        return cls(landmarker, models, facial_actions, slots=slots, wait_seconds=wait_seconds)
+
+    @contextmanager
+    def slot(self) -> Iterator[None]:
+        """Hold one analysis slot.
+
+        Raises:
+            Overloaded: no slot became free within `wait_seconds`.
+        """
+        if not self._slots.acquire(timeout=self._wait_seconds):
+            raise Overloaded("Too much is being analysed right now. Try again in a few seconds.")
+        try:
+            yield
+        finally:
+            self._slots.release()
+
+    def process_frames(
+        self,
+        frames: Generator[Frame, None, None],
+        process: Callable[[Frame], T],
+        *,
+        progress: Callable[[float], None] | None = None,
+    ) -> tuple[list[T], dict[str, float]]:
+        """Decode frames in the calling thread while worker threads process those decoded before.
+
+        Args:
+            frames: decodes the next frame whenever it is advanced. It is closed before this returns or raises.
+            process: called in a worker thread, once for each frame.
+            progress: called in the calling thread with the time of each frame, in seconds.
+
+        Returns:
+            The results in the order of the frames, and milliseconds by stage: `decode`, and `faces` for `process`.
+            The two stages overlap.
+
+        Raises:
+            Exception: whatever `frames`, `process` or `progress` raises. Frames that wait are dropped then.
+        """
+        results: list[T] = []
+        pending: deque[Future[tuple[T, float]]] = deque()
+        timings = {"decode": 0.0, "faces": 0.0}
+
+        def timed(frame: Frame) -> tuple[T, float]:
+            start = time.perf_counter()
+            return process(frame), elapsed_ms(start)
+
+        def collect() -> None:
+            result, milliseconds = pending.popleft().result()
+            results.append(result)
+            timings["faces"] += milliseconds
+
+        try:
+            while True:
+                start = time.perf_counter()
+                frame = next(frames, None)
+                timings["decode"] += elapsed_ms(start)
+                if frame is None:
+                    break
+                if progress is not None:
+                    progress(frame.time)
+                pending.append(self.executor.submit(timed, frame))
+                if len(pending) > FRAMES_AHEAD:
+                    collect()
+            while pending:
+                collect()
+        finally:
+            frames.close()
+            for future in pending:
+                future.cancel()
+        return results, timings
+
+    def close(self) -> None:
+        """Stop the worker threads and free the face landmarker."""
+        self.executor.shutdown()
+        self.landmarker.close()
