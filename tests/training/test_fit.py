@@ -21,7 +21,8 @@ from moodreel.training.augmentation.spectrogram import WINDOW_FRAMES, MelAugment
 from moodreel.training.data.examples import Example
 from moodreel.training.data.registry import DATASETS, Dataset, open_dataset, pair_with_faces
 from moodreel.training.data.splits import Split, split
-from moodreel.training.engine.trainer import Phase, TrainerConfig, fit
+from moodreel.training.engine.schedule import Phase
+from moodreel.training.engine.trainer import TrainerConfig, fit
 from moodreel.training.evaluation.audiovisual_model import EvaluatedAudioVisualModel
 from moodreel.training.experiment.adapters import ADAPTERS, adapter_for
 from moodreel.training.experiment.audiovisual_inputs import AudioInputs, ClipInputs, FaceInputs

@@ -1,4 +1,4 @@
-"""The training loop on a network of a few numbers: what it promises to every network."""
+"""Test the trainer on a small network: learning, resuming, schedules, averaging, devices."""
 
 import csv
 import json
@@ -12,9 +12,13 @@ import torch
 from torch import nn
 
 from moodreel.errors import DataInvalid
+from moodreel.models.networks.audiovisual import AudioVisualBatch
+from moodreel.training.engine.batches import epoch_indices, prefetch
 from moodreel.training.engine.checkpoint import CHECKPOINT
-from moodreel.training.engine.schedule import SCHEDULES
-from moodreel.training.engine.trainer import Phase, Task, TrainerConfig, epoch_indices, fit
+from moodreel.training.engine.device import autocast_dtype, deterministic, resolve_device, to_device
+from moodreel.training.engine.schedule import SCHEDULES, Phase
+from moodreel.training.engine.task import Task
+from moodreel.training.engine.trainer import TrainerConfig, fit
 
 COUNT, CLASSES = 32, 4
 
@@ -262,7 +266,9 @@ def test_a_loss_that_is_no_number_ends_training_at_once_and_leaves_the_last_chec
             loss = super().loss(batch, phase)
             return loss * float("nan") if len(self.drawn) == 15 else loss
 
-    with pytest.raises(DataInvalid, match=r"At step 15 of head the loss is nan; train at a lower rate than 0\.01"):
+    with pytest.raises(
+        DataInvalid, match=r"At step 15 of head the loss is nan; train at a lower learning rate than 0\.01"
+    ):
         fit(Bursting(), PHASES, RUNNING, tmp_path)
     assert torch.load(tmp_path / CHECKPOINT, weights_only=True)["step"] == 10
 
@@ -276,3 +282,62 @@ def test_wandb_is_only_for_those_who_have_it(monkeypatch):
     monkeypatch.setattr("moodreel.training.engine.logger.find_spec", lambda name: None)
     with pytest.raises(DataInvalid, match="pip install wandb"):
         fit(Toy(), PHASES, RUNNING, wandb="moodreel")
+
+
+def test_a_batch_is_moved_to_the_device_whatever_it_is_packed_in():
+    meta, faces = torch.device("meta"), [np.zeros(3)]
+    batch = AudioVisualBatch(*(torch.zeros(2, 3) for _ in range(4)))
+    moved = to_device({"batch": batch, "pair": (torch.zeros(1), 7), "faces": faces}, meta)
+    assert all(tensor.device == meta for tensor in vars(moved["batch"]).values())
+    assert moved["pair"][0].device == meta and moved["pair"][1] == 7
+    assert moved["faces"] == faces and moved["faces"][0] is faces[0]
+
+
+def test_an_unknown_or_missing_device_is_refused_and_auto_takes_what_is_there(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert resolve_device("auto") == torch.device("cpu")
+    for name in ("cuda", "cuda:1", "mps", "tpu"):
+        with pytest.raises(DataInvalid, match=f"no device '{name}' here; this machine has cpu"):
+            resolve_device(name)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert resolve_device("auto") == torch.device("cuda")
+    assert resolve_device("cuda:1") == torch.device("cuda", 1)
+
+
+def test_half_precision_goes_by_the_device_and_the_cpu_takes_it_when_asked(monkeypatch):
+    cpu, cuda, mps = map(torch.device, ("cpu", "cuda", "mps"))
+    assert autocast_dtype(cpu, bf16=False) is autocast_dtype(mps, bf16=True) is None
+    assert autocast_dtype(cpu, bf16=True) is torch.bfloat16
+    for supported, dtype in ((True, torch.bfloat16), (False, torch.float16)):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda supported=supported: supported)
+        assert autocast_dtype(cuda, bf16=False) is dtype
+
+
+def test_cuda_runs_deterministic_kernels_while_training_and_the_cpu_is_left_alone():
+    def flags():
+        return torch.backends.cudnn.deterministic, torch.are_deterministic_algorithms_enabled()
+
+    before = flags()
+    with deterministic(torch.device("cuda")):
+        assert flags() == (True, True)
+    with deterministic(torch.device("cpu")):
+        assert flags() == before
+    assert flags() == before
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_batches_come_in_order_and_are_made_ahead(threads):
+    made = []
+    batches = prefetch(range(7), lambda step: made.append(step) or step, threads)
+    assert next(batches) == 0
+    assert list(batches) == [1, 2, 3, 4, 5, 6]
+    assert sorted(made) == list(range(7))
+
+
+def test_weights_do_not_depend_on_how_many_threads_make_batches():
+    first, second = Toy(), Toy()
+    fit(first, PHASES[:1], RUNNING)
+    fit(second, PHASES[:1], RUNNING, loader_threads=3)
+    for one, other in zip(first.network.parameters(), second.network.parameters(), strict=True):
+        assert torch.equal(one, other)

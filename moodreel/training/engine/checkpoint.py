@@ -1,4 +1,4 @@
-"""What a run keeps to go on from: written whole or not at all, and read without running what is in it."""
+"""Checkpoints: written atomically, and read without running code that is in them."""
 
 import zipfile
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ CHECKPOINT = "checkpoint.pt"
 
 
 def plain(values: Any) -> Any:
-    """The same in what a checkpoint may hold without running code: dicts, lists, numbers, words."""
+    """Convert a value to what a checkpoint may hold without code: dicts, lists, numbers and strings."""
     if isinstance(values, Mapping):
         return {str(key): plain(value) for key, value in values.items()}
     if isinstance(values, list | tuple):
@@ -22,44 +22,58 @@ def plain(values: Any) -> Any:
     return values if is_plain(values) else str(values)
 
 
-def is_plain(value: Any) -> bool:
+def is_plain(value: object) -> bool:
+    """Tell whether a value is None, a number, a string, or a list or tuple of these."""
     if isinstance(value, list | tuple):
         return all(map(is_plain, value))
     return value is None or isinstance(value, bool | int | float | str)
 
 
-def only_plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Leave out what a checkpoint cannot hold: functions, which whoever goes on has anyway."""
+def only_plain(values: Mapping[str, object]) -> dict[str, object]:
+    """Leave out what is not plain: a schedule's state has functions, which its constructor makes again."""
     return {name: value for name, value in values.items() if is_plain(value)}
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
-    """Write a checkpoint whole or not at all."""
+    """Write a checkpoint atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    made = path.with_suffix(".new")
-    torch.save(state, made)
-    made.replace(path)
+    partial = path.with_suffix(".new")
+    torch.save(state, partial)
+    partial.replace(path)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint; it holds tensors and plain values, no code. Raises DataInvalid."""
+    """Read a checkpoint to the CPU; it may hold tensors and plain values only.
+
+    Raises:
+        DataInvalid: the file is missing, broken or something else.
+    """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         state["about"], state["network"]
     except (OSError, RuntimeError, UnpicklingError, zipfile.BadZipFile, KeyError, EOFError) as error:
         raise DataInvalid(
-            f"{path} is no checkpoint of this program, or broken; train without --resume, or "
-            "where --heard named its run, name another."
+            f"{path} is no checkpoint of this program, or broken; train without --resume, or where --audio-checkpoint "
+            "named its run, name another."
         ) from error
     return state
 
 
 def resume(path: Path, about: dict[str, Any]) -> dict[str, Any]:
-    """Read the checkpoint of a run that is to go on. Raises DataInvalid where it is of another one."""
+    """Read the checkpoint of a run that is to be continued.
+
+    Args:
+        path: of the checkpoint.
+        about: metadata, trainer's config and phases of the run that continues.
+
+    Raises:
+        DataInvalid: the checkpoint is broken, or of a run with another `about`.
+    """
     state = read_checkpoint(path)
     theirs = state["about"]
     if differ := [name for name in about.keys() | theirs.keys() if about.get(name) != theirs.get(name)]:
         raise DataInvalid(
-            f"{path} is of another run: {', '.join(sorted(differ))} differ. Train as it was, or without --resume."
+            f"{path} is of another run: {', '.join(sorted(differ))} differ. Train with the same options as before, or "
+            "without --resume."
         )
     return state

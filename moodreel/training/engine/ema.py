@@ -1,4 +1,4 @@
-"""The mean of a network's last weights (Polyak & Juditsky 1992), which often knows better than the last of them."""
+"""Exponential moving average of model weights (Polyak & Juditsky 1992)."""
 
 import copy
 from typing import Any
@@ -8,39 +8,57 @@ from torch import nn
 
 
 class ExponentialMovingAverage:
-    """A network of the mean of another's last weights, which soon forgets the first ones, unless it is anchored."""
+    """Keep a copy of a network whose weights follow it slowly; its answers are often better than the last weights'.
 
-    def __init__(self, network: nn.Module, kept: float, *, anchored: bool = False) -> None:
+    Attributes:
+        network: the averaged copy, in eval mode, without gradients.
+    """
+
+    def __init__(self, network: nn.Module, decay: float, *, warmup: bool = True) -> None:
+        """Copy a network.
+
+        Args:
+            network: to follow.
+            decay: weight of the average at each update, 0 to 1.
+            warmup: let the decay rise from 0 to `decay`, so that the first weights are soon forgotten. Without it the
+                average stays near them, which suits pretrained weights.
+        """
         self.network = copy.deepcopy(network).requires_grad_(False).eval()
-        self._kept, self._anchored, self._count = kept, anchored, 0
+        self._decay, self._warmup, self._updates = decay, warmup, 0
 
     def restart(self) -> None:
-        self._count = 0
+        """Let the next update replace the average."""
+        self._updates = 0
 
     def update(self, network: nn.Module) -> None:
-        """Move what learns, and the state of normalisations, towards the network's; the rest is the same in both."""
+        """Move trained parameters and normalization statistics towards the network's; frozen ones are equal anyway."""
         moving = [
-            (mean, now.detach())
-            for mean, now in zip(self._tensors(self.network), self._tensors(network), strict=True)
-            if now.requires_grad or not isinstance(now, nn.Parameter)
+            (average, current.detach())
+            for average, current in zip(_tensors(self.network), _tensors(network), strict=True)
+            if current.requires_grad or not isinstance(current, nn.Parameter)
         ]
-        means, nows = (
-            list(tensors) for tensors in zip(*[pair for pair in moving if pair[0].is_floating_point()], strict=True)
-        )
-        before, self._count = self._count, self._count + 1
-        kept = min(self._kept, 1.0 if self._anchored else (1 + before) / (10 + before)) if before else 0.0
-        torch._foreach_lerp_(means, nows, 1 - kept)
-        for mean, now in moving:
-            if not mean.is_floating_point():
-                mean.copy_(now)
+        floating = [pair for pair in moving if pair[0].is_floating_point()]
+        averages, currents = (list(tensors) for tensors in zip(*floating, strict=True))
+        torch._foreach_lerp_(averages, currents, 1 - self._next_decay())
+        for average, current in moving:
+            if not average.is_floating_point():
+                average.copy_(current)
+
+    def _next_decay(self) -> float:
+        updates, self._updates = self._updates, self._updates + 1
+        if not updates:
+            return 0.0
+        return min(self._decay, (1 + updates) / (10 + updates)) if self._warmup else self._decay
 
     def state_dict(self) -> dict[str, Any]:
-        return {"network": self.network.state_dict(), "count": self._count}
+        """Return the averaged weights and the number of updates."""
+        return {"network": self.network.state_dict(), "count": self._updates}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Load what `state_dict` returned."""
         self.network.load_state_dict(state["network"])
-        self._count = state["count"]
+        self._updates = state["count"]
 
-    @staticmethod
-    def _tensors(network: nn.Module) -> list[torch.Tensor]:
-        return [*network.parameters(), *network.buffers()]
+
+def _tensors(network: nn.Module) -> list[torch.Tensor]:
+    return [*network.parameters(), *network.buffers()]

@@ -1,4 +1,4 @@
-"""How training goes, row by row: to metrics.csv, to TensorBoard, and to Weights & Biases where it is asked for."""
+"""Metrics of a run, row by row: to metrics.csv, to TensorBoard, and to Weights & Biases where asked for."""
 
 import csv
 import logging
@@ -6,9 +6,12 @@ from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from moodreel.errors import DataInvalid
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 log = logging.getLogger(__name__)
 
@@ -17,56 +20,64 @@ EVENTS = "tensorboard"
 
 
 class MetricsLogger:
-    """Writes rows to all that is there.
-
-    folder: for metrics.csv and TensorBoard's events; None writes no files. history: rows that a run which goes on has
-    written already; others of that file, later than its checkpoint, are taken out. wandb: a project's name, or "".
-    Raises DataInvalid where wandb is asked for and not installed.
-    """
+    """Write rows of metrics to all backends."""
 
     def __init__(
         self, folder: Path | None, *, history: Sequence[Mapping[str, Any]], wandb: str, about: Mapping[str, Any]
     ) -> None:
+        """Open the backends.
+
+        Args:
+            folder: for metrics.csv and TensorBoard's events; None writes no files.
+            history: rows that a resumed run has written already; later ones in its files are dropped.
+            wandb: project of Weights & Biases, or "".
+            about: configuration of the run, for Weights & Biases.
+
+        Raises:
+            DataInvalid: wandb is asked for and not installed.
+        """
         self._rows = list(history)
         self._file = folder / FILE if folder else None
-        self._board = self._run = None
+        self._tensorboard: SummaryWriter | None = None
+        self._wandb: Any = None
         if folder:
             folder.mkdir(parents=True, exist_ok=True)
             self._rewrite()
-            self._board = _open_board(folder / EVENTS, after=self._rows[-1]["step"] if self._rows else -1)
+            self._tensorboard = _open_tensorboard(folder / EVENTS, self._rows[-1]["step"] if self._rows else -1)
         if wandb:
             if find_spec("wandb") is None:
                 raise DataInvalid("wandb is not installed: pip install wandb, or leave --wandb out.")
-            import wandb as service
+            import wandb as service  # an optional package
 
-            self._run = service.init(project=wandb, config=dict(about), resume="allow")
+            self._wandb = service.init(project=wandb, config=dict(about), resume="allow")
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._board:
-            self._board.close()
-        if self._run:
-            self._run.finish(exit_code=int(error is not None))
+        if self._tensorboard:
+            self._tensorboard.close()
+        if self._wandb:
+            self._wandb.finish(exit_code=int(error is not None))
 
     def write(self, row: Mapping[str, Any]) -> None:
-        new = not self._rows or row.keys() - set().union(*self._rows)
+        """Log a row; numbers go to all backends, words to metrics.csv alone."""
+        new_columns = not self._rows or row.keys() - set().union(*self._rows)
         self._rows.append(row)
-        if self._file and new:
+        if self._file and new_columns:
             self._rewrite()
         elif self._file:
             with self._file.open("a", newline="", encoding="utf-8") as file:
                 csv.DictWriter(file, self._columns).writerow(row)
         numbers = {name: value for name, value in row.items() if isinstance(value, int | float) and name != "step"}
-        if self._board:
+        if self._tensorboard:
             for name, value in numbers.items():
-                self._board.add_scalar(name, value, row["step"])
-        if self._run:
-            self._run.log(numbers, step=row["step"])
+                self._tensorboard.add_scalar(name, value, row["step"])
+        if self._wandb:
+            self._wandb.log(numbers, step=row["step"])
 
     def _rewrite(self) -> None:
-        """Write the whole file: its columns are known once a row has them all."""
+        """Write the whole file; needed when a row brings new columns."""
         self._columns = list(dict.fromkeys(name for row in self._rows for name in row))
         if self._file:
             with self._file.open("w", newline="", encoding="utf-8") as file:
@@ -75,10 +86,11 @@ class MetricsLogger:
                 writer.writerows(self._rows)
 
 
-def _open_board(folder: Path, after: int) -> Any:
+def _open_tensorboard(folder: Path, last_step: int) -> "SummaryWriter | None":
+    """Open a writer that drops events after `last_step`."""
     if find_spec("tensorboard") is None:
-        log.warning("TensorBoard is not installed, so there is %s alone: pip install -r requirements-extras.txt.", FILE)
+        log.warning("TensorBoard is not installed; metrics go to %s alone.", FILE)
         return None
-    from torch.utils.tensorboard import SummaryWriter
+    from torch.utils.tensorboard import SummaryWriter  # an optional package
 
-    return SummaryWriter(str(folder), purge_step=after + 1)
+    return SummaryWriter(str(folder), purge_step=last_step + 1)

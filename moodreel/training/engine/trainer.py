@@ -1,19 +1,17 @@
-"""The loop that every network is trained by. Reads from top to bottom.
+"""Train the network of a task, phase by phase.
 
-1. A `Task` knows the network and what it learns: it draws batches, gives their loss and judges the network.
-2. `Phase`s say how: for how long, at which rates, and which layers are frozen.
-3. `fit` goes through them, and can be killed at any time: with the same folder it goes on where it last judged.
+1. A `Task` knows the network and its data: it makes batches, returns their loss and evaluates the network.
+2. `Phase`s say for how many steps, at which learning rates, and which parameters are frozen.
+3. `fit` runs them. It may be killed at any time: with the same folder and `resume` it continues at its last evaluation.
 
-Each step draws from a seed of its own, number of phase and step, so that a run that was killed goes on as if it had not
-been: the same batches, the same dropout, the same curve.
+The random numbers of each step are seeded by the phase and the step. So a resumed run sees the same batches and the
+same dropout, and ends with the same weights, bit for bit, on the same machine.
 """
 
 import logging
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,60 +19,43 @@ import numpy as np
 import torch
 from torch import nn
 from torch.optim import AdamW
+from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from moodreel.errors import DataInvalid
 from moodreel.training.engine import checkpoint
+from moodreel.training.engine.batches import prefetch
 from moodreel.training.engine.checkpoint import CHECKPOINT
+from moodreel.training.engine.device import autocast, autocast_dtype, deterministic, to_device
 from moodreel.training.engine.ema import ExponentialMovingAverage
 from moodreel.training.engine.logger import MetricsLogger
-from moodreel.training.engine.schedule import SCHEDULES
+from moodreel.training.engine.optimizer import build_optimizer, set_train_mode
+from moodreel.training.engine.schedule import SCHEDULES, Phase
+from moodreel.training.engine.task import Task
 
 log = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True)
-class Phase:
-    """A stretch of training.
-
-    steps: updates of the weights. rate: the highest of AdamW's (Loshchilov & Hutter 2019).
-    schedule: a name in `SCHEDULES`. warm: share of the steps over which a trapezoid rises; cooling: over which it falls
-        to zero. restart: steps of the first cosine, each of the next being twice as long; 0 for one that lasts.
-    frozen: first words of the names of parameters that stay as they are ("trunk."); a module of which nothing learns is
-        as in serving, with its normalisation and without dropout.
-    rates: factors of the rate by first words of names; the longest that fits counts.
-    decay: of weights, but not of biases and normalisations, which are not drawn towards zero.
-    afresh: whether it begins from the averaged weights of the phase before, and averages anew; else it goes on from the
-        last ones.
-    """
-
-    name: str
-    steps: int
-    lr: float
-    schedule: str = "one-cycle"
-    warmup: float = 0.1
-    decay_fraction: float = 0.9
-    restart_steps: int = 0
-    frozen: tuple[str, ...] = ()
-    lr_scales: Mapping[str, float] = field(default_factory=dict)
-    weight_decay: float = 0.05
-    reset_from_ema: bool = False
+_RESUMED = ("phase", "step", "stale", "history", "best", "kept")
+"""Attributes of `Trainer` that a checkpoint holds as they are."""
 
 
 @dataclass(frozen=True)
 class TrainerConfig:
-    """What holds for all phases.
+    """What holds for all phases of a run.
 
-    accumulate: batches of which the gradients are added up for each step. clip: longest gradient.
-    average: how much of the averaged weights stays at each step (Polyak & Juditsky 1992); 0 to keep the last ones.
-    anchored: whether so much stays from the first step on, which suits pretrained weights: they are worth keeping near;
-        else the first steps are forgotten quickly.
-    every: steps from one judgement, and one checkpoint, to the next.
-    patience: judgements without a better one after which a phase ends; 0 for never. The best is what is kept then;
-        without patience the last.
-    betas: of AdamW. brief: whether to compute in bfloat16 on a CPU too, which some do twice as fast; on a GPU it is
-        always half precision.
+    Attributes:
+        seed: of batches and dropout.
+        grad_accumulation: batches whose gradients are added up for one step.
+        max_grad_norm: gradients are clipped to this norm.
+        ema_decay: decay of the exponential moving average of the weights (Polyak & Juditsky 1992); 0 for none.
+        ema_warmup: let the decay rise from 0, so that the first weights are soon forgotten. False suits pretrained
+            weights, which are worth staying near.
+        eval_every: steps between evaluations; a checkpoint is written at each.
+        patience: evaluations without improvement after which a phase ends, 0 for never. With patience the best
+            weights are kept, without it the last ones.
+        betas: of AdamW.
+        bf16: compute in bfloat16 on the CPU too; some CPUs are twice as fast so. CUDA always uses half precision.
     """
 
     seed: int = 0
@@ -88,33 +69,14 @@ class TrainerConfig:
     bf16: bool = False
 
 
-class Task(ABC):
-    """What is learnt.
-
-    network: is trained where it is. averaged: the mean of its last weights where there is one, or itself.
-    watched: the name of the judgement that says which weights are best; higher is better.
-    """
-
-    network: nn.Module
-    eval_network: nn.Module
-    monitor = ""
-
-    @abstractmethod
-    def sample_batch(self, step: int, rng: np.random.Generator, phase: Phase) -> Any:
-        """Make batch number `step`, from 0, counted through all phases; in another thread, while one is learnt."""
-
-    @abstractmethod
-    def loss(self, batch: Any, phase: Phase) -> torch.Tensor:
-        """The mean loss of a batch, with gradients. May draw from torch's generator, which is seeded."""
-
-    def evaluate(self, phase: Phase) -> dict[str, float]:
-        """Measure `averaged`, in eval mode and without gradients, on what is not learnt from."""
-        return {}
-
-
 @dataclass(frozen=True, eq=False)
 class TrainingHistory:
-    """How training went. history: a row a judgement, as in metrics.csv. best: the row of the weights that were kept."""
+    """How a run went.
+
+    Attributes:
+        rows: one an evaluation, as in metrics.csv.
+        best: the row of the weights that were kept.
+    """
 
     rows: tuple[dict[str, Any], ...]
     best: dict[str, Any]
@@ -129,171 +91,121 @@ def fit(
     resume: bool = False,
     metadata: Mapping[str, Any] | None = None,
     wandb: str = "",
+    loader_threads: int = 1,
 ) -> TrainingHistory:
-    """Train a task's network, phase by phase, and leave the weights that were kept in it, in eval mode.
+    """Train a task's network, and leave the weights that were kept in it, in eval mode.
 
-    folder: for `CHECKPOINT`, metrics.csv and TensorBoard's events; None keeps nothing.
-    resume: go on from the checkpoint in the folder, if there is one.
-    describe: what the checkpoint says of itself (architecture, arguments, labels, recipe, data): plain values.
-    wandb: the project of Weights & Biases to write to as well.
-    Raises DataInvalid for a checkpoint that is broken or of another run, or a loss that is no number any more.
+    The device is the one that the network is on.
+
+    Args:
+        task: is trained in place.
+        phases: run one after the other.
+        config: of all phases.
+        folder: for `CHECKPOINT`, metrics.csv and TensorBoard's events; None writes nothing.
+        resume: continue from the checkpoint in the folder, if there is one.
+        metadata: what the checkpoint says of itself (architecture, arguments, labels, recipe, data): plain values.
+        wandb: project of Weights & Biases to log to as well.
+        loader_threads: batches made at once, ahead of the training. Their content does not depend on it. More than one
+            needs a thread-safe `Task.sample_batch`.
+
+    Raises:
+        DataInvalid: the checkpoint is broken or of another run, or the loss is not finite any more.
     """
     phases, about = tuple(phases), checkpoint.plain(metadata or {}) | {"running": checkpoint.plain(asdict(config))}
     about["phases"] = [checkpoint.plain(asdict(phase)) for phase in phases]
     state = None
     if folder and resume and (folder / CHECKPOINT).is_file():
         state = checkpoint.resume(folder / CHECKPOINT, about)
-    run = Trainer(task, config, state)
-    with MetricsLogger(folder, history=run.history, wandb=wandb, about=about) as metrics, logging_redirect_tqdm():
+    trainer = Trainer(task, config, state, loader_threads)
+    logger = MetricsLogger(folder, history=trainer.history, wandb=wandb, about=about)
+    with logger, logging_redirect_tqdm(), deterministic(trainer.device):
         for number, phase in enumerate(phases):
-            if number < run.phase:
+            if number < trainer.phase:
                 continue
-            for row in run.go_through(phase, number, first=sum(p.steps for p in phases[:number])):
-                metrics.write(row)
+            for row in trainer.run_phase(phase, number, first_step=sum(each.steps for each in phases[:number])):
+                logger.write(row)
                 if folder:
-                    checkpoint.save(folder / CHECKPOINT, {**run.state(), "about": about})
-    return run.finish()
+                    checkpoint.save(folder / CHECKPOINT, {**trainer.state_dict(), "about": about})
+    return trainer.finish()
 
 
 class Trainer:
-    """What a checkpoint keeps, and one way through a phase."""
+    """Run phases and hold the state of the run: what a checkpoint saves.
 
-    def __init__(self, task: Task, running: TrainerConfig, state: dict[str, Any] | None) -> None:
-        self.task, self.running = task, running
+    Attributes:
+        phase: number of the current one, from 0.
+        step: steps done in it.
+        stale: evaluations since the best one.
+        history: rows of metrics so far.
+        best: row of the best evaluation.
+        kept: its weights; None without patience, when the last ones are kept.
+    """
+
+    def __init__(
+        self, task: Task, config: TrainerConfig, state: dict[str, Any] | None = None, loader_threads: int = 1
+    ) -> None:
+        """Prepare a run, or load one from a checkpoint's state."""
+        self.task, self.config, self._loader_threads = task, config, loader_threads
         self.device = next(task.network.parameters()).device
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self._half is torch.float16)  # type: ignore[attr-defined]
-        self.mean = (
-            ExponentialMovingAverage(task.network, running.ema_decay, anchored=not running.ema_warmup)
-            if running.ema_decay
-            else None
-        )
-        task.eval_network = self.mean.network if self.mean else task.network
+        self.dtype = autocast_dtype(self.device, bf16=config.bf16)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype is torch.float16)
+        self.ema: ExponentialMovingAverage | None = None
+        if config.ema_decay:
+            self.ema = ExponentialMovingAverage(task.network, config.ema_decay, warmup=config.ema_warmup)
+        task.eval_network = self.ema.network if self.ema else task.network
+        task.setup(self.device)
+        self.optimizer: AdamW
+        self.schedule: LRScheduler
         self.phase, self.step, self.stale = 0, 0, 0
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, Any] = {}
         self.kept: dict[str, torch.Tensor] | None = None
-        self.resumed = state
+        self._resumed = state
         if state:
-            task.network.load_state_dict(state["network"])
-            if self.mean:
-                self.mean.load_state_dict(state["mean"])
-            self.scaler.load_state_dict(state["scaler"])
-            for name in ("phase", "step", "stale", "history", "best", "kept"):
-                setattr(self, name, state[name])
-            log.info("Going on at step %d of phase %d.", self.step, self.phase + 1)
+            self._load_state_dict(state)
 
-    @property
-    def _half(self) -> torch.dtype:
-        return torch.float16 if self.device.type == "cuda" and not torch.cuda.is_bf16_supported() else torch.bfloat16
+    def run_phase(self, phase: Phase, number: int, *, first_step: int) -> Iterator[dict[str, Any]]:
+        """Train one phase. Yields a row of metrics after each evaluation, when `state_dict` is complete.
 
-    def go_through(self, phase: Phase, number: int, *, first: int) -> Iterator[dict[str, Any]]:
-        """Train; yields a row of metrics after each judgement, when `state` is whole. first: steps before it."""
-        network, running = self.task.network, self.running
-        self.optimiser = AdamW(_groups(network, phase), lr=phase.lr, betas=running.betas)
-        self.schedule = SCHEDULES[phase.schedule](self.optimiser, phase)
-        if self.resumed and number == self.phase:
-            self.optimiser.load_state_dict(self.resumed["optimiser"])
-            self.schedule.load_state_dict(self.resumed["schedule"])
-            self.resumed = None
-        else:
-            self.phase, self.step, self.stale = number, 0, 0
-            if phase.reset_from_ema and self.mean:
-                network.load_state_dict(self.mean.network.state_dict())
-                self.mean.restart()
-        if running.patience and self.stale >= running.patience:
+        Args:
+            phase: to run, or to continue after a resume.
+            number: of the phase, from 0.
+            first_step: steps of all phases before it.
+        """
+        self._start_phase(phase, number)
+        if self._out_of_patience():
             return
-        _listen(network, phase)
-        total, ended = 0.0, False
-        steps = range(self.step, phase.steps)
+        set_train_mode(self.task.network, phase)
+        total, steps = 0.0, range(self.step, phase.steps)
         with tqdm(total=phase.steps, initial=self.step, desc=phase.name, unit="step", mininterval=2) as bar:
-            for step, batches in zip(steps, self._batches(steps, first, number, phase), strict=True):
-                torch.manual_seed(_seed(running.seed, number, step))
-                rate, loss = self.optimiser.param_groups[-1]["lr"], self._update(batches, phase)
-                if not math.isfinite(loss):
-                    raise DataInvalid(
-                        f"At step {step + 1} of {phase.name} the loss is {loss}; train at a lower rate than "
-                        f"{phase.lr:g}, or look for numbers in the data that are not finite."
-                    )
+            for step, batches in zip(steps, self._batches(steps, first_step, phase), strict=True):
+                torch.manual_seed(_seed(self.config.seed, number, step))
+                lr, loss = self.optimizer.param_groups[-1]["lr"], self._update(batches, phase)
+                _check_finite(loss, phase, step)
                 total += loss
                 self.step = step + 1
                 bar.update()
-                ended = self.step == phase.steps
-                if self.step % running.eval_every == 0 or ended:
-                    count = (self.step - 1) % running.eval_every + 1
-                    yield self._judge(phase, first + self.step, rate, total / count)
+                if self.step % self.config.eval_every == 0 or self.step == phase.steps:
+                    count = step % self.config.eval_every + 1
+                    yield self._evaluate(phase, {"step": first_step + self.step, "lr": lr, "loss": total / count})
                     total = 0.0
-                    if running.patience and self.stale >= running.patience:
-                        log.info("%s: no better for %d judgements; ended early.", phase.name, self.stale)
+                    if self._out_of_patience():
+                        log.info("%s: no better for %d evaluations; ended early.", phase.name, self.stale)
                         return
 
-    def _batches(self, steps: range, first: int, number: int, phase: Phase) -> Iterator[list[Any]]:
-        """The batches of each step; the next ones are made while some are learnt."""
-        parts = self.running.grad_accumulation
-
-        def make(step: int) -> list[Any]:
-            rng = np.random.default_rng((self.running.seed, number, step))
-            return [self.task.sample_batch((first + step) * parts + part, rng, phase) for part in range(parts)]
-
-        with ThreadPoolExecutor(1) as pool:
-            following = pool.submit(make, steps.start) if steps else None
-            for step in steps:
-                assert following is not None
-                ready = following.result()
-                if step + 1 < steps.stop:
-                    following = pool.submit(make, step + 1)
-                yield ready
-
-    def _update(self, batches: list[Any], phase: Phase) -> float:
-        """One step of the optimiser. Returns the mean loss of the batches."""
-        self.optimiser.zero_grad()
-        mean = 0.0
-        for batch in batches:
-            brief = self.running.bf16 or self.device.type == "cuda"
-            with torch.autocast(self.device.type, self._half, enabled=brief):
-                loss = self.task.loss(batch, phase) / len(batches)
-            self.scaler.scale(loss).backward()
-            mean += loss.item()
-        self.scaler.unscale_(self.optimiser)
-        learning = [parameter for group in self.optimiser.param_groups for parameter in group["params"]]
-        nn.utils.clip_grad_norm_(learning, self.running.max_grad_norm)
-        self.scaler.step(self.optimiser)
-        self.scaler.update()
-        self.schedule.step()
-        if self.mean:
-            self.mean.update(self.task.network)
-        return mean
-
-    def _judge(self, phase: Phase, step: int, rate: float, loss: float) -> dict[str, Any]:
-        self.task.network.eval()
-        with torch.inference_mode():
-            judged = self.task.evaluate(phase)
-        row = {"phase": phase.name, "step": step, "rate": rate, "loss": loss, **judged}
-        self.history.append(row)
-        value = judged.get(self.task.monitor)
-        better = value is None or not self.best or value > self.best.get(self.task.monitor, -math.inf)
-        if better or not self.running.patience:
-            self.best = row
-            # Without patience the last weights are kept, which need no copy.
-            self.kept = _copied(self.task.eval_network) if self.running.patience else None
-        self.stale = 0 if better else self.stale + 1
-        said = ", ".join(f"{name} {number:.4f}" for name, number in judged.items())
-        log.info("%s: step %d, loss %.4f%s", phase.name, step, loss, f", held out: {said}" if said else "")
-        _listen(self.task.network, phase)
-        return row
-
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint saves, without its `about`."""
         return {
             "network": self.task.network.state_dict(),
-            "mean": self.mean.state_dict() if self.mean else None,
+            "mean": self.ema.state_dict() if self.ema else None,
             "scaler": self.scaler.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
-            "schedule": {
-                name: value for name, value in self.schedule.state_dict().items() if checkpoint.is_plain(value)
-            },
-            **{name: getattr(self, name) for name in ("phase", "step", "stale", "history", "best", "kept")},
+            "optimiser": self.optimizer.state_dict(),
+            "schedule": checkpoint.only_plain(self.schedule.state_dict()),
+            **{name: getattr(self, name) for name in _RESUMED},
         }
 
     def finish(self) -> TrainingHistory:
+        """Load the kept weights into the network, unfreeze it, and put it in eval mode."""
         network = self.task.network
         network.load_state_dict(self.kept or self.task.eval_network.state_dict())
         network.requires_grad_(True)
@@ -301,47 +213,95 @@ class Trainer:
         self.task.eval_network = network
         return TrainingHistory(rows=tuple(self.history), best=self.best)
 
+    def _load_state_dict(self, state: dict[str, Any]) -> None:
+        self.task.network.load_state_dict(state["network"])
+        if self.ema:
+            self.ema.load_state_dict(state["mean"])
+        self.scaler.load_state_dict(state["scaler"])
+        for name in _RESUMED:
+            setattr(self, name, state[name])
+        log.info("Going on at step %d of phase %d.", self.step, self.phase + 1)
 
-def epoch_indices(step: int, count: int, batch: int, seed: int, weights: np.ndarray | None = None) -> np.ndarray:
-    """Rows of batch number `step` of a set of `count`, in another order each epoch; int64 (B,), at most `batch`.
+    def _start_phase(self, phase: Phase, number: int) -> None:
+        """Build optimizer and schedule; load their state where the phase was resumed, else start it from step 0."""
+        self.optimizer = build_optimizer(self.task.network, phase, self.config.betas)
+        self.schedule = SCHEDULES[phase.schedule](self.optimizer, phase)
+        if self._resumed and number == self.phase:
+            self.optimizer.load_state_dict(self._resumed["optimiser"])
+            self.schedule.load_state_dict(self._resumed["schedule"])
+            self._resumed = None
+            return
+        self.phase, self.step, self.stale = number, 0, 0
+        if phase.reset_from_ema and self.ema:
+            self.task.network.load_state_dict(self.ema.network.state_dict())
+            self.ema.restart()
 
-    weights: (N,), how often each row comes, adding up to 1; drawn with replacement then.
-    """
-    each = math.ceil(count / batch)
-    epoch, place = divmod(step, each)
-    rng = np.random.default_rng((seed, epoch))
-    if weights is not None:
-        order = rng.choice(count, each * batch, p=weights / weights.sum(dtype=np.float64))
-    else:
-        order = rng.permutation(count)
-    return order[place * batch : (place + 1) * batch]
+    def _out_of_patience(self) -> bool:
+        return bool(self.config.patience) and self.stale >= self.config.patience
+
+    def _batches(self, steps: range, first_step: int, phase: Phase) -> Iterator[list[Any]]:
+        """Yield the batches of each step, on the device; the next ones are made while one is trained on."""
+        parts, number = self.config.grad_accumulation, self.phase
+
+        def make(step: int) -> list[Any]:
+            rng = np.random.default_rng((self.config.seed, number, step))
+            sampled = [self.task.sample_batch((first_step + step) * parts + i, rng, phase) for i in range(parts)]
+            return sampled if self.device.type == "cpu" else to_device(sampled, self.device)
+
+        return prefetch(steps, make, self._loader_threads)
+
+    def _update(self, batches: list[Any], phase: Phase) -> float:
+        """Take one optimizer step. Returns the mean loss of the batches."""
+        self.optimizer.zero_grad()
+        losses = []
+        for batch in batches:
+            with autocast(self.device, self.dtype):
+                loss = self.task.loss(batch, phase) / len(batches)
+            torch.autograd.backward(self.scaler.scale(loss))
+            losses.append(loss.detach())
+        self.scaler.unscale_(self.optimizer)
+        params = [param for group in self.optimizer.param_groups for param in group["params"]]
+        nn.utils.clip_grad_norm_(params, self.config.max_grad_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.schedule.step()
+        if self.ema:
+            self.ema.update(self.task.network)
+        return sum(loss.item() for loss in losses)  # read last: it waits for the GPU
+
+    def _evaluate(self, phase: Phase, row: dict[str, Any]) -> dict[str, Any]:
+        """Measure the task, add its metrics to a row, and remember the best weights."""
+        self.task.network.eval()
+        with torch.inference_mode():
+            metrics = self.task.evaluate(phase)
+        row = {"phase": phase.name, **row, **metrics}
+        self.history.append(row)
+        value = metrics.get(self.task.monitor)
+        better = value is None or not self.best or value > self.best.get(self.task.monitor, -math.inf)
+        if better or not self.config.patience:
+            self.best = row
+            # Without patience the last weights are kept, which need no copy.
+            self.kept = _cloned(self.task.eval_network) if self.config.patience else None
+        self.stale = 0 if better else self.stale + 1
+        shown = ", ".join(f"{name} {number:.4f}" for name, number in metrics.items())
+        log.info(
+            "%s: step %d, loss %.4f%s", phase.name, row["step"], row["loss"], f", held out: {shown}" if shown else ""
+        )
+        set_train_mode(self.task.network, phase)
+        return row
 
 
-def _groups(network: nn.Module, phase: Phase) -> list[dict[str, Any]]:
-    """Parameters that learn, by rate and decay."""
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for name, parameter in network.named_parameters():
-        parameter.requires_grad_(not name.startswith(phase.frozen))
-        fits = [word for word in phase.lr_scales if name.startswith(word)]
-        rate = phase.lr * (phase.lr_scales[max(fits, key=len)] if fits else 1)
-        if parameter.requires_grad:
-            groups.setdefault((rate, phase.weight_decay if parameter.ndim > 1 else 0.0), []).append(parameter)
-    if not groups:
-        raise DataInvalid(f"In {phase.name} nothing is left to learn: all of it is frozen.")
-    return [{"params": params, "lr": rate, "weight_decay": decay} for (rate, decay), params in groups.items()]
-
-
-def _listen(network: nn.Module, phase: Phase) -> None:
-    """Put a network in training mode, but for modules of which all is frozen."""
-    network.train()
-    for name, module in network.named_modules():
-        if f"{name}.".startswith(phase.frozen):
-            module.eval()
+def _check_finite(loss: float, phase: Phase, step: int) -> None:
+    if not math.isfinite(loss):
+        raise DataInvalid(
+            f"At step {step + 1} of {phase.name} the loss is {loss}; train at a lower learning rate "
+            f"than {phase.lr:g}, or look for numbers in the data that are not finite."
+        )
 
 
 def _seed(*parts: int) -> int:
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint32)[0])
 
 
-def _copied(network: nn.Module) -> dict[str, torch.Tensor]:
+def _cloned(network: nn.Module) -> dict[str, torch.Tensor]:
     return {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}

@@ -16,7 +16,7 @@ from moodreel.models.networks.resnet18 import SIDE, WIDTH
 from moodreel.pipelines.clip_sampler import FRAMES, window_starts
 from moodreel.training.augmentation.modality_dropout import drop_modalities
 from moodreel.training.augmentation.spectrogram import WINDOW_FRAMES, MelAugmentation, augment_mel, crop_time
-from moodreel.training.engine.trainer import Phase
+from moodreel.training.engine.schedule import Phase
 from moodreel.training.experiment.classification import InputAdapter
 from moodreel.training.experiment.face_inputs import augment_face_square
 

@@ -11,7 +11,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from moodreel.errors import DataInvalid
-from moodreel.training.engine.trainer import Phase, Task, epoch_indices
+from moodreel.training.engine.batches import epoch_indices
+from moodreel.training.engine.schedule import Phase
+from moodreel.training.engine.task import Task
 
 
 class InputAdapter(ABC):

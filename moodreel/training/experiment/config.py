@@ -6,7 +6,8 @@ from typing import Any
 
 from moodreel.errors import DataInvalid
 from moodreel.models.model_card import AUDIO_VISUAL
-from moodreel.training.engine.trainer import Phase, TrainerConfig
+from moodreel.training.engine.schedule import Phase
+from moodreel.training.engine.trainer import TrainerConfig
 from moodreel.training.experiment.audiovisual_inputs import SMALL_FACES
 from moodreel.training.experiment.classification import LossConfig
 

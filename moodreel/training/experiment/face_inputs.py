@@ -13,7 +13,7 @@ from moodreel.faces.features import FaceFeatures
 from moodreel.models.networks.base import FaceNetwork
 from moodreel.training.augmentation.image import augment_crop
 from moodreel.training.data.face_cache import ImageSequence
-from moodreel.training.engine.trainer import Phase
+from moodreel.training.engine.schedule import Phase
 from moodreel.training.experiment.classification import InputAdapter
 
 

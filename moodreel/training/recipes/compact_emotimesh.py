@@ -20,7 +20,8 @@ from moodreel.models.networks.compact_emotimesh import CompactEmotiMeshNet
 from moodreel.training.augmentation.pseudo_sequences import PseudoSequenceGenerator, SequenceBatch, fit_deformation
 from moodreel.training.data.face_cache import FaceTable, augment_still, extract_faces, hflip, identity
 from moodreel.training.data.ferplus import holdout_mask, read_split
-from moodreel.training.engine.trainer import Phase, TrainerConfig, TrainingHistory, fit
+from moodreel.training.engine.schedule import Phase
+from moodreel.training.engine.trainer import TrainerConfig, TrainingHistory, fit
 from moodreel.training.evaluation.calibration import fit_temperature
 from moodreel.training.recipes.temporal_task import FACES, TIME, TwoStageTask, time_prior
 

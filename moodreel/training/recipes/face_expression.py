@@ -24,7 +24,8 @@ from moodreel.models.networks.multi_head import MultiHeadFaceNet
 from moodreel.training.data.face_cache import extract_faces
 from moodreel.training.data.ferplus import holdout_mask, read_split
 from moodreel.training.data.muxspace import read_muxspace
-from moodreel.training.engine.trainer import Phase, TrainerConfig, TrainingHistory, fit
+from moodreel.training.engine.schedule import Phase
+from moodreel.training.engine.trainer import TrainerConfig, TrainingHistory, fit
 from moodreel.training.evaluation.calibration import fit_temperature
 from moodreel.training.recipes.configs import AppearanceRecipe
 from moodreel.training.recipes.moodreel_five import resolve_model

@@ -32,7 +32,8 @@ from moodreel.training.augmentation.pseudo_sequences import (
 from moodreel.training.data.face_cache import extract_faces
 from moodreel.training.data.ferplus import holdout_mask, read_split
 from moodreel.training.data.muxspace import read_muxspace
-from moodreel.training.engine.trainer import Phase, TrainerConfig, TrainingHistory, fit
+from moodreel.training.engine.schedule import Phase
+from moodreel.training.engine.trainer import TrainerConfig, TrainingHistory, fit
 from moodreel.training.evaluation.calibration import fit_temperature
 from moodreel.training.evaluation.pseudo_sequences import appearance_logits, sequence_logits
 from moodreel.training.recipes.compact_emotimesh import EVERY, flatten, select

@@ -10,7 +10,8 @@ from torch.nn import functional as F
 from moodreel.emotions import SEVEN
 from moodreel.models.networks.multi_head import MultiHeadFaceNet
 from moodreel.training.augmentation.image import augment_crop
-from moodreel.training.engine.trainer import Phase, Task
+from moodreel.training.engine.schedule import Phase
+from moodreel.training.engine.task import Task
 from moodreel.training.evaluation.evaluate import in_five
 from moodreel.training.evaluation.metrics import Predictions, compute_metrics
 from moodreel.training.recipes.configs import AppearanceRecipe

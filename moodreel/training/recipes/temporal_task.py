@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 from moodreel.models.networks.compact_emotimesh import CompactEmotiMeshNet
 from moodreel.training.augmentation.pseudo_sequences import PseudoSequenceGenerator, SequenceBatch
-from moodreel.training.engine.trainer import Phase, Task
+from moodreel.training.engine.schedule import Phase
+from moodreel.training.engine.task import Task
 
 FACES, TIME = "faces", "time"
 """The phases."""

@@ -25,7 +25,9 @@ from moodreel.models.text_registry import read_tokenizer
 from moodreel.models.tokenizer import prepare
 from moodreel.training.data.ferplus import holdout_mask
 from moodreel.training.data.goemotions import Texts, read_texts
-from moodreel.training.engine.trainer import Phase, Task, TrainerConfig, TrainingHistory, fit
+from moodreel.training.engine.schedule import Phase
+from moodreel.training.engine.task import Task
+from moodreel.training.engine.trainer import TrainerConfig, TrainingHistory, fit
 from moodreel.training.evaluation.calibration import apply_calibration, fit_calibration, fit_thresholds
 from moodreel.training.evaluation.metrics import compute_multilabel_metrics
 from moodreel.training.recipes.configs import TextRecipe

@@ -1,0 +1,52 @@
+"""Order of examples over epochs, and batches made ahead in other threads."""
+
+import math
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from typing import TypeVar
+
+import numpy as np
+
+Made = TypeVar("Made")
+
+
+def epoch_indices(step: int, count: int, batch_size: int, seed: int, weights: np.ndarray | None = None) -> np.ndarray:
+    """Return the indices of batch `step` of a data set of `count` examples, shuffled anew each epoch.
+
+    Args:
+        step: number of the batch, from 0.
+        count: examples of the data set.
+        batch_size: examples of a batch; the last one of an epoch may have fewer.
+        seed: of the order.
+        weights: (N,), how often each example is drawn, with replacement; they are normalized here. None: each comes
+            once an epoch.
+
+    Returns:
+        int64 (B,).
+    """
+    per_epoch = math.ceil(count / batch_size)
+    epoch, position = divmod(step, per_epoch)
+    rng = np.random.default_rng((seed, epoch))
+    if weights is not None:
+        order = rng.choice(count, per_epoch * batch_size, p=weights / weights.sum(dtype=np.float64))
+    else:
+        order = rng.permutation(count)
+    return order[position * batch_size : (position + 1) * batch_size]
+
+
+def prefetch(steps: range, make: Callable[[int], Made], threads: int = 1) -> Iterator[Made]:
+    """Yield `make(step)` for each step in order; up to `threads` next ones are made meanwhile."""
+    ahead = iter(steps)
+    with ThreadPoolExecutor(threads) as pool:
+        pending: deque[Future[Made]] = deque(pool.submit(make, step) for step in islice(ahead, threads))
+        try:
+            while pending:
+                batch = pending.popleft().result()
+                if (step := next(ahead, None)) is not None:
+                    pending.append(pool.submit(make, step))
+                yield batch
+        finally:
+            for future in pending:
+                future.cancel()

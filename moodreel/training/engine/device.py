@@ -1,0 +1,98 @@
+"""Choose the device of a run, its autocast dtype, and deterministic kernels; move batches to it."""
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import fields, is_dataclass, replace
+from typing import TypeVar, cast
+
+import torch
+
+from moodreel.errors import DataInvalid
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+"""What `--device` takes."""
+
+Batch = TypeVar("Batch")
+
+
+def resolve_device(name: str = "auto") -> torch.device:
+    """Return the device for one of `DEVICES`, or for a numbered one such as "cuda:1".
+
+    Args:
+        name: "auto" takes CUDA, then MPS, then the CPU, whichever is there first.
+
+    Raises:
+        DataInvalid: this machine has no such device.
+    """
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        name = next(kind for kind, there in available.items() if there)
+    if not available.get(name.partition(":")[0]):
+        usable = ", ".join(kind for kind, there in available.items() if there)
+        raise DataInvalid(f"There is no device {name!r} here; this machine has {usable}.")
+    return torch.device(name)
+
+
+def autocast_dtype(device: torch.device, *, bf16: bool) -> torch.dtype | None:
+    """Return the dtype that forward passes are computed in by autocast; None for plain float32.
+
+    CUDA always computes in half precision: bfloat16, or float16 where the GPU lacks it. The CPU does where `bf16` asks
+    for it. MPS does not: PyTorch has no gradient scaler for its float16.
+    """
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    return torch.bfloat16 if bf16 and device.type == "cpu" else None
+
+
+def autocast(device: torch.device, dtype: torch.dtype | None) -> torch.autocast:
+    """Return an autocast context; one that does nothing where `dtype` is None."""
+    return torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None)
+
+
+@contextmanager
+def deterministic(device: torch.device) -> Iterator[None]:
+    """Use deterministic CUDA kernels where PyTorch has them, so that one seed gives the same weights again.
+
+    An operation without such a kernel warns. Does nothing on the CPU, which is deterministic, or on MPS, which has no
+    such mode: there a seed does not promise the same weights.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it at its first call
+    cudnn = torch.backends.cudnn
+    before = cudnn.deterministic, cudnn.benchmark, torch.are_deterministic_algorithms_enabled()
+    warned = torch.is_deterministic_algorithms_warn_only_enabled()
+    cudnn.deterministic, cudnn.benchmark = True, False
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        cudnn.deterministic, cudnn.benchmark, enabled = before
+        torch.use_deterministic_algorithms(enabled, warn_only=warned)
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """Move all tensors in a batch: in tuples, lists, mappings and dataclasses, at any depth.
+
+    Whatever holds no tensor is returned as it is.
+    """
+    return cast(Batch, _moved(batch, device))
+
+
+def _moved(value: object, device: torch.device) -> object:
+    if isinstance(value, torch.Tensor):
+        if device.type == "cuda" and value.device.type == "cpu":
+            return value.pin_memory().to(device, non_blocking=True)
+        return value.to(device)
+    if isinstance(value, Mapping):
+        return {key: _moved(each, device) for key, each in value.items()}
+    if isinstance(value, tuple | list):
+        moved = [_moved(each, device) for each in value]
+        return moved if isinstance(value, list) else tuple(moved)
+    if is_dataclass(value) and not isinstance(value, type):
+        own = {field.name: getattr(value, field.name) for field in fields(value)}
+        changed = {name: new for name, each in own.items() if (new := _moved(each, device)) is not each}
+        return replace(value, **changed) if changed else value
+    return value
