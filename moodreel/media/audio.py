@@ -1,7 +1,7 @@
-"""Bytes of a clip or of a sound file -> its sound as models hear it: mono, 16 kHz, within limits.
+"""Decode the audio of a clip or an audio file to mono samples at 16 kHz, within limits.
 
-Read as `video` reads pictures: `container` opens the file and nothing else, limits count what is decoded, and what a
-header claims (seconds, rate, channels) is never more than a claim. A clip without sound is no error: many are.
+As for video, `container` opens the file, limits count what is decoded, and duration, rate and channels of a header are
+not trusted. A clip without audio is not an error: many have none.
 """
 
 import time as clock
@@ -18,29 +18,35 @@ from moodreel.errors import AudioCorrupt, AudioTooLong, UnsupportedMedia
 from moodreel.media.container import audio_demuxer, open_container, video_demuxer
 
 SAMPLE_RATE = 16_000
-"""Samples a second: voices have little above the 8 kHz that this holds."""
+"""Samples per second of decoded audio; voices have little above 8 kHz, the highest frequency this rate can hold."""
 
-_RECORDED = ("aac", "aac_latm", "opus", "vorbis", "mp3", "mp2", "mp1", "flac", "alac", "amr_nb", "amr_wb")
-_OTHER = ("ac3", "eac3", "dts", "speex", "wavpack", "wmav1", "wmav2", "gsm", "gsm_ms")
-_ADPCM = ("adpcm_ms", "adpcm_ima_wav", "adpcm_ima_qt", "adpcm_yamaha")
-CODECS = frozenset((*_RECORDED, *_OTHER, *_ADPCM))
-"""Canonical FFmpeg names of the codecs that are decoded, beside plain samples (`pcm_…`)."""
+_COMMON_CODECS = ("aac", "aac_latm", "opus", "vorbis", "mp3", "mp2", "mp1", "flac", "alac", "amr_nb", "amr_wb")
+_OTHER_CODECS = ("ac3", "eac3", "dts", "speex", "wavpack", "wmav1", "wmav2", "gsm", "gsm_ms")
+_ADPCM_CODECS = ("adpcm_ms", "adpcm_ima_wav", "adpcm_ima_qt", "adpcm_yamaha")
+CODECS = frozenset((*_COMMON_CODECS, *_OTHER_CODECS, *_ADPCM_CODECS))
+"""FFmpeg's canonical names of the codecs that are decoded, besides PCM (`pcm_…`)."""
 
 SAMPLE_RATE_RANGE = 4_000, 400_000
-"""Samples a second that a recording may have. A resampler's filter grows with the rate that a header claims: one for
-four billion would take gigabytes."""
+"""Accepted samples per second. A resampler's filter grows with the rate in the header: one for four billion samples per
+second would take gigabytes."""
 MAX_CHANNELS = 8
-"""Of 7.1, the most that has a layout that can be mixed down."""
+"""Channels of 7.1, the most for which FFmpeg has a layout to mix down."""
 
-_LEAST_GAP = 0.1
-"""Seconds without a sample that are silence: a muted stretch of a recording. Less is rounding, or a lost packet."""
+_MIN_GAP = 0.1
+"""Seconds without a sample that count as silence, such as a muted part of a recording. Less is a rounding error or a
+lost packet."""
 _SILENCE = 2 / 2**15
-"""Two steps of 16 bits: what a muted microphone and a codec's rounding leave."""
+"""Amplitude up to which audio is silent: two steps of 16 bits, what a muted microphone and a codec's rounding leave."""
 
 
 @dataclass(frozen=True)
 class AudioLimits:
-    """What the sound of one file may cost; each is enforced on what is decoded."""
+    """Limit the cost of the audio of one file; each limit is enforced on what is decoded.
+
+    Attributes:
+        seconds: Duration in seconds.
+        timeout_seconds: Wall-clock time for decoding, in seconds.
+    """
 
     seconds: float = 60.0
     timeout_seconds: float = 30.0
@@ -48,8 +54,11 @@ class AudioLimits:
 
 @dataclass(frozen=True, eq=False)
 class AudioClip:
-    """samples: float32 (N,), N > 0, from -1 to 1, mono, `RATE` a second; the first is the file's first.
-    start: when that one is to be heard, in seconds by the file's own clock; 0 where it has none.
+    """Hold decoded audio.
+
+    Attributes:
+        samples: float32 (N,), N > 0, from -1 to 1, mono, `SAMPLE_RATE` per second.
+        start: Time of the first sample in seconds by the file's own clock; 0 where it has none.
     """
 
     samples: np.ndarray
@@ -57,41 +66,55 @@ class AudioClip:
 
     @property
     def duration(self) -> float:
+        """Duration in seconds."""
         return len(self.samples) / SAMPLE_RATE
 
     def slice(self, start: float, duration: float) -> np.ndarray:
-        """Give so many seconds, float32 (seconds * RATE,), the first of them `start` seconds after the first sample, or
-        before it where that is below 0. Before the sound and after it there is silence."""
+        """Cut a part out; it is padded with silence where it reaches beyond the audio.
+
+        Args:
+            start: Seconds after the first sample; below 0 is before it.
+            duration: Seconds.
+
+        Returns:
+            float32 (duration * SAMPLE_RATE,).
+        """
         first, count = round(start * SAMPLE_RATE), round(duration * SAMPLE_RATE)
-        piece = self.samples[max(0, first) : max(0, first + count)]
+        part = self.samples[max(0, first) : max(0, first + count)]
         before = min(count, max(0, -first))
-        return np.pad(piece, (before, count - before - len(piece)))
+        return np.pad(part, (before, count - before - len(part)))
 
 
 def decode_audio(data: bytes, limits: AudioLimits | None = None) -> AudioClip | None:
-    """Read the sound of a clip or of a sound file, whatever its codec, rate and channels.
+    """Decode the audio of a clip or an audio file.
 
-    Several channels are mixed as a player with one loudspeaker mixes them, never louder than the loudest.
-    Returns None where there is no sound in it: no such stream, nothing in the stream, or silence all through, which is
-    what a muted microphone records.
+    Channels are mixed to mono as a player with one loudspeaker does, never louder than the loudest channel.
+
+    Returns:
+        The audio; None where the file has none: no audio stream, an empty one, or only silence, as a muted microphone
+        records.
 
     Raises:
-        UnsupportedMedia: the first bytes are of no format in the list, or the codec, rate or channels are not read.
-        AudioCorrupt: there is sound, but none of it can be decoded.
-        AudioTooLong: a limit was reached.
+        UnsupportedMedia: The first bytes are of no known format, or the codec, rate or channels are not supported.
+        AudioCorrupt: There is audio, but none of it can be decoded.
+        AudioTooLong: A limit was reached.
     """
     decoder = _AudioDecoder(data, limits or AudioLimits())
     samples = decoder.decode()
-    return None if is_silent(samples) else AudioClip(samples, decoder.began or 0.0)
+    return None if is_silent(samples) else AudioClip(samples, decoder.start or 0.0)
 
 
 def is_silent(samples: np.ndarray) -> bool:
-    """Tell whether samples (N,) have nothing to be heard, as those of a muted microphone."""
+    """Tell whether samples (N,), from -1 to 1, are only silence."""
     return not len(samples) or float(np.abs(samples).max()) <= _SILENCE
 
 
 class _AudioDecoder:
-    """Decodes one file, once."""
+    """Decode one file, once.
+
+    Attributes:
+        start: Time of the first sample in seconds by the file's clock; None where it has none.
+    """
 
     def __init__(self, data: bytes, limits: AudioLimits) -> None:
         demuxer = audio_demuxer(data) or video_demuxer(data)
@@ -103,28 +126,29 @@ class _AudioDecoder:
         self._demuxer = demuxer
         self._limits = limits
         self._deadline = clock.monotonic() + limits.timeout_seconds
-        self._pieces: list[np.ndarray] = []
+        self._chunks: list[np.ndarray] = []
         self._count = 0
         self._resampler: av.AudioResampler | None = None
-        self._setup: tuple | None = None  # what the resampler was made for
-        self.began: float | None = None  # by the file's clock; None where it has none
+        self._resampler_input: tuple[str, str, int] | None = None  # sample format, layout and rate it was made for
+        self.start: float | None = None
 
     def decode(self) -> np.ndarray:
-        """Give all samples, float32 (N,)."""
+        """Return all samples, float32 (N,)."""
         for frame in self._frames():
             if frame.time is not None:
-                self.began = frame.time - self._count / SAMPLE_RATE if self.began is None else self.began
-                self._mind_gap(frame.time - self.began)
+                if self.start is None:
+                    self.start = frame.time - self._count / SAMPLE_RATE
+                self._fill_gap(frame.time - self.start)
             self._resample(frame)
         self._flush()
-        return np.concatenate(self._pieces) if self._pieces else np.zeros(0, np.float32)
+        return np.concatenate(self._chunks) if self._chunks else np.zeros(0, np.float32)
 
     def _frames(self) -> Iterator[av.AudioFrame]:
-        """Decode the main sound; a damaged packet is passed over as long as others decode."""
+        """Decode the main stream; a damaged packet is skipped as long as others decode."""
         decoded = damaged = 0
         try:
             with open_container(self._data, self._demuxer, self._check_deadline) as container:
-                stream = _main_sound(container)
+                stream = _main_stream(container)
                 if stream is None:
                     return
                 for packet in container.demux(stream):
@@ -137,7 +161,7 @@ class _AudioDecoder:
                     for frame in frames:
                         decoded += 1
                         yield frame
-        except av.error.FFmpegError as error:  # the file breaks off here: what came before still counts
+        except av.error.FFmpegError as error:  # the container ends abruptly: the frames before still count
             if not decoded:
                 _refuse_corrupt(error)
         if damaged and not decoded:
@@ -150,43 +174,43 @@ class _AudioDecoder:
                 f"This sound has {channels} channels of {rate} samples a second. Send it with at most {MAX_CHANNELS} "
                 f"channels of {SAMPLE_RATE_RANGE[0]} to {SAMPLE_RATE_RANGE[1]}."
             )
-        setup = frame.format.name, frame.layout.name, rate
-        if setup != self._setup:  # a stream may change in the middle, as when a broadcast goes from stereo to 5.1
+        resampler_input = frame.format.name, frame.layout.name, rate
+        if resampler_input != self._resampler_input:  # a stream may change, as a broadcast from stereo to 5.1
             self._flush()
-            # Whole numbers, not floats: to floats FFmpeg mixes two equal channels to one that is 1.4 times as loud.
+            # Integers, not floats: FFmpeg mixes two equal channels of floats to one that is 1.4 times as loud.
             self._resampler = av.AudioResampler(format="s32p", layout="mono", rate=SAMPLE_RATE)
-            self._setup = setup
+            self._resampler_input = resampler_input
         assert self._resampler is not None
-        frame.pts = None  # the gaps are minded here; the resampler would stretch and squeeze
+        frame.pts = None  # `_fill_gap` handles gaps; by timestamps the resampler would stretch the audio
         try:
-            self._keep(self._resampler.resample(frame))
+            self._append_frames(self._resampler.resample(frame))
         except (av.error.FFmpegError, ValueError) as error:
             _refuse_corrupt(error)
 
     def _flush(self) -> None:
         if self._resampler is not None:
-            self._keep(self._resampler.resample(None))
+            self._append_frames(self._resampler.resample(None))
             self._resampler = None
 
-    def _keep(self, frames: list[av.AudioFrame]) -> None:
+    def _append_frames(self, frames: list[av.AudioFrame]) -> None:
         for frame in frames:
             self._append(frame.to_ndarray()[0].astype(np.float32) / 2**31)
 
-    def _mind_gap(self, time: float) -> None:
-        """Put silence where nothing was recorded up to `time`, so that sound and pictures stay together."""
+    def _fill_gap(self, time: float) -> None:
+        """Append silence up to `time` where nothing was recorded, so that audio and video stay in sync."""
         missing = time - self._count / SAMPLE_RATE
-        if missing > _LEAST_GAP:
-            self._check_seconds(time)
+        if missing > _MIN_GAP:
+            self._check_duration(time)
             self._append(np.zeros(round(missing * SAMPLE_RATE), np.float32))
 
     def _append(self, samples: np.ndarray) -> None:
-        self._pieces.append(samples)
+        self._chunks.append(samples)
         self._count += len(samples)
-        self._check_seconds(self._count / SAMPLE_RATE)
+        self._check_duration(self._count / SAMPLE_RATE)
 
-    def _check_seconds(self, seconds: float) -> None:
-        # A codec works in blocks, so that its last may reach a little further than what was recorded.
-        if seconds > self._limits.seconds + _LEAST_GAP:
+    def _check_duration(self, seconds: float) -> None:
+        # Codecs work in blocks, so the last one may reach beyond the recording.
+        if seconds > self._limits.seconds + _MIN_GAP:
             raise AudioTooLong(f"The sound runs longer than {self._limits.seconds:g} seconds. Send a shorter one.")
 
     def _check_deadline(self) -> None:
@@ -196,9 +220,9 @@ class _AudioDecoder:
             )
 
 
-def _main_sound(container: InputContainer) -> AudioStream | None:
-    """Pick the sound that a player would play; None where there is none."""
-    # What is best goes by rate and channels, which some formats first tell while they are decoded.
+def _main_stream(container: InputContainer) -> AudioStream | None:
+    """Select the stream that a player would play; None where there is none."""
+    # FFmpeg selects by rate and channels, which in some formats are unknown until the stream is decoded.
     stream = container.streams.best("audio") or next(iter(container.streams.audio), None)
     if not isinstance(stream, AudioStream):
         return None

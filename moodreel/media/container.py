@@ -1,25 +1,25 @@
-"""Bytes of a file -> an open container, with nothing guessed and nothing else opened: for pictures and for sound.
+"""Open a video or audio file in memory with FFmpeg, without format guessing and without access to other files.
 
-The demuxer is chosen here, from the first bytes and a short list, and given to FFmpeg by name. FFmpeg never guesses, so
-a playlist or a concat script that calls itself a video is refused before anything reads it, and a demuxer that wants to
-open something else is refused as well.
+The demuxer is selected here, from the first bytes and a short list, and passed to FFmpeg by name. So a playlist or a
+concat script that claims to be a video is refused before anything parses it, and so is a demuxer that wants to open
+another file.
 """
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NoReturn
 
 import av
 from av.container import InputContainer
 
 _QUICKTIME_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
-_PICTURE_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"mif1", b"avif")
-"""Major brands of an ISO base media file that is a still picture (ISO/IEC 23008-12)."""
+_IMAGE_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"mif1", b"avif")
+"""Major brands of an ISO base media file that is a still image (ISO/IEC 23008-12)."""
 
 
 def video_demuxer(data: bytes) -> str | None:
-    """Choose FFmpeg's demuxer for a clip; None for what is none of those read here."""
-    if data[4:8] in _QUICKTIME_BOXES and not (data[4:8] == b"ftyp" and data[8:12] in _PICTURE_BRANDS):
+    """Return FFmpeg's name of the demuxer for a clip, by its first bytes; None for an unknown format."""
+    if data[4:8] in _QUICKTIME_BOXES and not (data[4:8] == b"ftyp" and data[8:12] in _IMAGE_BRANDS):
         return "mov"
     if data[:4] == b"\x1a\x45\xdf\xa3":
         return "matroska"
@@ -31,38 +31,43 @@ def video_demuxer(data: bytes) -> str | None:
 
 
 def audio_demuxer(data: bytes) -> str | None:
-    """Choose FFmpeg's demuxer for a file that has sound alone; None for what is none of those read here.
+    """Return FFmpeg's name of the demuxer for an audio file, by its first bytes; None for an unknown format.
 
-    M4A, and Matroska or WebM without pictures, are what `video_demuxer` knows.
+    M4A, and Matroska or WebM without video, are left to `video_demuxer`.
     """
     if data[:4] == b"RIFF" and data[8:12] == b"WAVE":
         return "wav"
     if data[:4] == b"OggS":
         return "ogg"
-    tag = _tag_length(data)  # ID3 comes before MP3 and, from some programs, before the others
-    if data[tag : tag + 4] == b"fLaC":
+    start = _id3_bytes(data)  # an ID3 tag precedes MP3 and, from some programs, other formats
+    if data[start : start + 4] == b"fLaC":
         return "flac"
-    if len(data) >= tag + 2 and data[tag] == 0xFF:
-        # Eleven or twelve bits that are set, a version, and the layer, of which ADTS has 0 and MP3 has 1
+    if len(data) >= start + 2 and data[start] == 0xFF:
+        # 11 or 12 sync bits, the version, and the layer: 0 in ADTS, 1 in MP3
         # (ISO/IEC 13818-7, 6.2; ISO/IEC 11172-3, 2.4.2.3).
-        sync = data[tag + 1]
+        sync = data[start + 1]
         if sync & 0xF6 == 0xF0:
             return "aac"
         if sync & 0xE6 == 0xE2:
             return "mp3"
-    return "mp3" if tag else None
+    return "mp3" if start else None
 
 
 def open_container(data: bytes, demuxer: str, check_deadline: Callable[[], None]) -> InputContainer:
     """Open a file in memory.
 
-    check_deadline: raises once time is up; called whenever anything is read.
-    Raises av.error.FFmpegError.
+    Args:
+        data: Bytes of the file.
+        demuxer: FFmpeg's name of the only demuxer to try.
+        check_deadline: Called at every read; raises once time is up.
+
+    Raises:
+        av.error.FFmpegError: The demuxer cannot read the file.
     """
     container = av.open(
         _DeadlineReader(data, check_deadline),
         format=demuxer,
-        options={"codec_whitelist": "none"},  # no decoding before the limits are set, just to guess at details
+        options={"codec_whitelist": "none"},  # decode nothing before the limits are set, even to guess parameters
         io_open=_open_nothing_else,
         metadata_errors="replace",
     )
@@ -71,7 +76,7 @@ def open_container(data: bytes, demuxer: str, check_deadline: Callable[[], None]
 
 
 class _DeadlineReader(io.BytesIO):
-    """The bytes as a file that stops answering at the deadline, so that no demuxer can loop on them for ever."""
+    """Check the deadline at every read, so that no demuxer can loop for ever."""
 
     def __init__(self, data: bytes, check_deadline: Callable[[], None]) -> None:
         super().__init__(data)
@@ -82,12 +87,12 @@ class _DeadlineReader(io.BytesIO):
         return super().read(size)
 
 
-def _open_nothing_else(url: str, flags: int, options: dict) -> NoReturn:
+def _open_nothing_else(url: str, flags: int, options: Mapping[str, str]) -> NoReturn:
     raise PermissionError("a video may not open other files")
 
 
-def _tag_length(data: bytes) -> int:
-    """Bytes of the ID3v2 tag that a file starts with (id3.org, "ID3v2.4.0 main structure", 3.1); 0 without one."""
+def _id3_bytes(data: bytes) -> int:
+    """Return the size of the ID3v2 tag at the start of a file (id3.org, "ID3v2.4.0 main structure", 3.1); 0 without."""
     if data[:3] != b"ID3" or len(data) < 10:
         return 0
     a, b, c, d = (byte & 0x7F for byte in data[6:10])

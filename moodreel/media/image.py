@@ -1,12 +1,11 @@
-"""Bytes of a picture -> upright RGB within limits. Pillow and pillow-heif live here.
+"""Decode image files to upright RGB arrays within limits. Pillow and pillow-heif live here.
 
-The first bytes choose one decoder from a short list, and it alone is asked: whatever else a file would like to be (a
-page, a drawing that loads others, an archive behind a picture) is refused or ignored. Width and height are checked by
-the header, before anything is decoded.
+The first bytes select one decoder from a short list, and only that one runs. Any other content of a file (HTML, SVG, an
+archive behind the image) is refused or ignored. The header's width and height are checked before anything is decoded.
 
-A large picture is made smaller as early as it can be, a JPEG while it is decoded: `SIDE` pixels hold every face that
-`search` can find. Alpha is laid over white, as a viewer does. Colour profiles are not applied: models look at
-shapes and grey values, and a wide gamut shifts those by a percent or two; a drawn picture carries the profile on.
+A large image is scaled down as early as possible, a JPEG while it is decoded: `MAX_SIDE` pixels are enough for every
+face that `detect_tiled` can find. Alpha is flattened onto white, as viewers do. Color profiles are not applied: models
+read shapes and gray values, which a wide gamut changes by one or two percent. An annotated image keeps its profile.
 """
 
 import io
@@ -22,28 +21,29 @@ from PIL.Image import Transpose
 
 from moodreel.errors import ImageCorrupt, ImageTooBig, UnsupportedMedia
 from moodreel.media.heif import max_decoded_pixels
+from moodreel.media.scaling import fit_within
 
-# Imported for what they register: Pillow would otherwise load all of its forty decoders to find one.
+# Imported because they register themselves: Pillow would otherwise import all of its forty decoders to find one.
 DECODERS = (JpegImagePlugin, PngImagePlugin, WebPImagePlugin)
-# A thumbnail in a HEIC may show something else than the picture.
+# No thumbnails: one in a HEIC may show something else than the image.
 pillow_heif.register_heif_opener(thumbnails=False, decode_threads=2)
-# Of sizes that are checked here, and of a camera's broken notes.
+# Warnings about sizes, which are checked here, and about broken EXIF data.
 warnings.filterwarnings("ignore", module=r"PIL\.(Image|TiffImagePlugin)")
 
 MAX_SIDE = 1920
-"""Pixels of the longest side of `Picture.rgb`; a phone's 12 megapixels are decoded at half their size."""
+"""Longest side of `DecodedImage.rgb` in pixels; a phone's 12 megapixels are decoded at half their size."""
 MAX_ICC_PROFILE_BYTES = 64 * 1024
-"""Bytes of a colour profile that is carried on; those of cameras have a few hundred."""
-COPY_SIDE = 1280
-"""Longest side of a stored copy, in pixels."""
-_COPY_QUALITY = 85
+"""Largest ICC profile that is carried on, in bytes; those of cameras have a few hundred."""
 MAX_SCANS = 32
-"""Of a JPEG: cameras and programs write one to about a dozen. Each takes a decoder through every pixel again, a tenth
-of a second for forty million, and may be 60 bytes long: a file of 5 MB would keep it busy for hours."""
-WHITE = (255, 255, 255)
+"""Most scans of a JPEG; cameras and programs write one to about a dozen. For each, the decoder visits all pixels again,
+0.1 s for 40 megapixels, and a scan may be only 60 bytes long: a file of 5 MB could keep the decoder busy for hours."""
+COPY_SIDE = 1280
+"""Longest side of an encoded copy in pixels."""
+_COPY_QUALITY = 85
+_WHITE = (255, 255, 255)
 
 _HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"mif1")
-_UPRIGHT = {
+_EXIF_TRANSPOSE = {
     2: Transpose.FLIP_LEFT_RIGHT,
     3: Transpose.ROTATE_180,
     4: Transpose.FLIP_TOP_BOTTOM,
@@ -52,16 +52,22 @@ _UPRIGHT = {
     7: Transpose.TRANSVERSE,
     8: Transpose.ROTATE_90,
 }
-"""What turns a picture upright, by EXIF's orientation."""
-# The next segment of a JPEG. Zeros are stuffed into the data of scans, restarts (D0 to D7) lie in it, and what is below
-# C0 libjpeg takes for damage and looks on, byte for byte, as this does.
+"""What turns an image upright, by the value of EXIF's Orientation tag."""
+_SWAPS_AXES = (Transpose.TRANSPOSE, Transpose.ROTATE_270, Transpose.TRANSVERSE, Transpose.ROTATE_90)
+# Marker of the next JPEG segment. Scan data contains stuffed zeros and restart markers (D0 to D7). Values below C0 are
+# damage to libjpeg: it goes on searching byte by byte, and so does this expression.
 _SEGMENT = re.compile(rb"\xff([\xc0-\xcf\xd8-\xfe])")
-_SCAN, _END = 0xDA, 0xD9
+_START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
 
 
 @dataclass(frozen=True)
 class ImageLimits:
-    """What one picture may cost: bytes of the file, and pixels by its header."""
+    """Limit the cost of one image.
+
+    Attributes:
+        bytes: Size of the file.
+        pixels: Width times height, by the header.
+    """
 
     bytes: int = 5 * 2**20
     pixels: int = 40_000_000
@@ -69,11 +75,13 @@ class ImageLimits:
 
 @dataclass(frozen=True, eq=False)
 class DecodedImage:
-    """An upright picture.
+    """Hold an upright image.
 
-    rgb: uint8 (H, W, 3), red first, at most `SIDE` pixels a side, or as many as were asked for.
-    width, height: pixels of the picture as it was sent, upright.
-    profile: its ICC profile, if it has one for RGB.
+    Attributes:
+        rgb: uint8 (H, W, 3), RGB, scaled down to the requested longest side.
+        width: Width of the upright image before it was scaled, in pixels.
+        height: Height of it.
+        icc_profile: ICC profile, if the file has one for RGB.
     """
 
     rgb: np.ndarray
@@ -83,7 +91,7 @@ class DecodedImage:
 
 
 def is_image(data: bytes) -> bool:
-    """Tell whether the first bytes are those of a picture that `read` takes."""
+    """Tell whether the first bytes are those of a format that `decode_image` reads."""
     return _format(data) is not None
 
 
@@ -93,44 +101,47 @@ def is_jpeg(data: bytes) -> bool:
 
 
 def decode_image(data: bytes, limits: ImageLimits | None = None, *, max_side: int = MAX_SIDE) -> DecodedImage:
-    """Decode a JPEG, PNG, WebP or HEIC; the first picture where there are several.
+    """Decode a JPEG, PNG, WebP or HEIC; of several images in a file, the first.
 
-    side: pixels of the longest side of `Picture.rgb`, at most.
+    Args:
+        data: Bytes of the file.
+        limits: What the image may cost.
+        max_side: Scale the image down to this longest side in pixels, never up.
 
     Raises:
-        UnsupportedMedia: the first bytes are those of nothing in the list.
-        ImageTooBig: more bytes, by its header more pixels, or more scans than are allowed; nothing was decoded.
-        ImageCorrupt: it cannot be decoded, or not to its end.
+        UnsupportedMedia: The first bytes are of no format in the list.
+        ImageTooBig: More bytes, pixels (by the header) or scans than allowed; nothing was decoded.
+        ImageCorrupt: The image cannot be decoded to its end.
     """
     limits = limits or ImageLimits()
-    kind = _format(data)
-    if kind is None:
+    file_format = _format(data)
+    if file_format is None:
         raise UnsupportedMedia("This is not a picture that moodreel reads. Send JPEG, PNG, WebP or HEIC.")
     if len(data) > limits.bytes:
         raise ImageTooBig(f"The picture has more than {limits.bytes} bytes. Save it smaller and send it again.")
-    if kind == "JPEG" and _scans(data) > MAX_SCANS:
+    if file_format == "JPEG" and _count_scans(data) > MAX_SCANS:
         raise ImageTooBig(f"The JPEG has more than {MAX_SCANS} scans. Save it anew and send it again.")
     try:
-        # Tiles reach over the edge, and HDR is a second, smaller picture: twice as many are none too few.
-        if kind == "HEIF" and max_decoded_pixels(data) > 2 * limits.pixels:
+        # Twice the limit, because tiles reach over the edge and an HDR gain map is a second, smaller image.
+        if file_format == "HEIF" and max_decoded_pixels(data) > 2 * limits.pixels:
             raise _too_many_pixels(limits)
-        with Image.open(io.BytesIO(data), formats=(kind,)) as image:
+        with Image.open(io.BytesIO(data), formats=(file_format,)) as image:
             _check_pixels(image, limits)
             return _decode(image, limits, max_side)
     except ImageTooBig:
         raise
     except Image.DecompressionBombError as error:
         raise _too_many_pixels(limits) from error
-    except Exception as error:  # a decoder that meets what it did not expect raises anything
+    except Exception as error:  # on damaged data, decoders raise errors of any type
         raise ImageCorrupt("The picture is damaged or incomplete and cannot be read. Send it again.") from error
 
 
 def encode_jpeg(rgb: np.ndarray, *, max_side: int = COPY_SIDE) -> bytes:
-    """Encode an image as a JPEG without metadata, scaled down to `max_side`.
+    """Encode an image as a JPEG without metadata.
 
     Args:
         rgb: Upright image, uint8 (H, W, 3), RGB.
-        max_side: Longest side of the JPEG, in pixels; a smaller image keeps its size.
+        max_side: Scale the image down to this longest side in pixels, never up.
     """
     image = Image.fromarray(rgb)
     image.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
@@ -140,7 +151,7 @@ def encode_jpeg(rgb: np.ndarray, *, max_side: int = COPY_SIDE) -> bytes:
 
 
 def _format(data: bytes) -> str | None:
-    """Give Pillow's name of the format that the first bytes are of, None for any other."""
+    """Return Pillow's name of a file's format, by its first bytes; None for one that is not in the list."""
     if data.startswith(b"\xff\xd8\xff"):
         return "JPEG"
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
@@ -149,18 +160,18 @@ def _format(data: bytes) -> str | None:
         return "WEBP"
     if data[4:8] == b"ftyp":
         brand, brands = data[8:12], data[8 : min(int.from_bytes(data[:4]), 256)]
-        # No AVIF: what its stream decodes to may be hundreds of times larger than its header says.
+        # No AVIF: its stream may decode to an image hundreds of times larger than its header says.
         if brand in _HEIC_BRANDS and b"avif" not in brands:
             return "HEIF"
     return None
 
 
-def _scans(data: bytes) -> int:
-    """Count the scans of a JPEG up to its end: of those in a thumbnail or in what follows, such as a film, none."""
-    at, scans = 2, 0
-    while (segment := _SEGMENT.search(data, at)) and (kind := segment[1][0]) != _END:
-        scans += kind == _SCAN
-        at = segment.end() + max(2, int.from_bytes(data[segment.end() : segment.end() + 2]))
+def _count_scans(data: bytes) -> int:
+    """Count the scans of a JPEG, without those of an embedded thumbnail or of data after its end, such as a film."""
+    position, scans = 2, 0
+    while (segment := _SEGMENT.search(data, position)) and (marker := segment[1][0]) != _END_OF_IMAGE:
+        scans += marker == _START_OF_SCAN
+        position = segment.end() + max(2, int.from_bytes(data[segment.end() : segment.end() + 2]))
     return scans
 
 
@@ -173,20 +184,20 @@ def _too_many_pixels(limits: ImageLimits) -> ImageTooBig:
     return ImageTooBig(f"The picture has more than {limits.pixels} pixels. Make it smaller and send it again.")
 
 
-def _decode(image: Image.Image, limits: ImageLimits, side: int) -> DecodedImage:
+def _decode(image: Image.Image, limits: ImageLimits, max_side: int) -> DecodedImage:
     width, height = image.size
     if image.format in ("JPEG", "MPO"):
-        image.draft(None, _fit(image.size, side))
+        image.draft(None, fit_within(image.size, max_side))
     image.load()
-    if image.format == "HEIF":  # as large as it turns out to be
+    if image.format == "HEIF":  # now its size is that of the decoded stream, not of the header
         _check_pixels(image, limits)
         width, height = image.size
-    turn = _UPRIGHT.get(_orientation(image))
+    transpose = _EXIF_TRANSPOSE.get(_orientation(image))
     profile = image.info.get("icc_profile") if image.mode in ("RGB", "RGBA") else None
-    upright = _over_white(_shrunk(_plain(image), side))
-    if turn is not None:
-        upright = upright.transpose(turn)
-        if turn in (Transpose.TRANSPOSE, Transpose.ROTATE_270, Transpose.TRANSVERSE, Transpose.ROTATE_90):
+    upright = _flatten_alpha(_scale_down(_to_resizable_mode(image), max_side))
+    if transpose is not None:
+        upright = upright.transpose(transpose)
+        if transpose in _SWAPS_AXES:
             width, height = height, width
     return DecodedImage(
         np.asarray(upright), width, height, profile if profile and len(profile) <= MAX_ICC_PROFILE_BYTES else None
@@ -194,16 +205,17 @@ def _decode(image: Image.Image, limits: ImageLimits, side: int) -> DecodedImage:
 
 
 def _orientation(image: Image.Image) -> int:
-    if image.format == "HEIF":  # libheif has turned it already, by the container's own word
+    """Return the value of EXIF's Orientation tag; 1 is upright."""
+    if image.format == "HEIF":  # libheif has already applied the container's rotation
         return 1
     try:
         return int(image.getexif().get(Tag.Orientation, 1))
-    except Exception:  # whatever is wrong with a camera's notes, the picture is there
+    except Exception:  # broken EXIF data must not spoil the image
         return 1
 
 
-def _plain(image: Image.Image) -> Image.Image:
-    """Bring palettes, single bits and 16 bits to a mode that can be made smaller."""
+def _to_resizable_mode(image: Image.Image) -> Image.Image:
+    """Convert palette, 1-bit and 16-bit images to a mode that can be resized."""
     if image.mode.startswith("I"):
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode in ("P", "PA", "1") or "transparency" in image.info:
@@ -211,20 +223,15 @@ def _plain(image: Image.Image) -> Image.Image:
     return image
 
 
-def _shrunk(image: Image.Image, side: int) -> Image.Image:
-    size = _fit(image.size, side)
-    # Whole pixels first: of forty million, that takes a fifth of the time.
+def _scale_down(image: Image.Image, max_side: int) -> Image.Image:
+    size = fit_within(image.size, max_side)
+    # `reducing_gap` averages blocks of pixels first: a fifth of the time for 40 megapixels.
     return image if size == image.size else image.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
 
 
-def _fit(size: tuple[int, int], side: int) -> tuple[int, int]:
-    scale = min(1.0, side / max(size))
-    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
-
-
-def _over_white(image: Image.Image) -> Image.Image:
+def _flatten_alpha(image: Image.Image) -> Image.Image:
     if not image.has_transparency_data:
         return image.convert("RGB")
-    page = Image.new("RGB", image.size, WHITE)
-    page.paste(image.convert("RGB"), mask=image.convert("RGBA").getchannel("A"))
-    return page
+    background = Image.new("RGB", image.size, _WHITE)
+    background.paste(image.convert("RGB"), mask=image.convert("RGBA").getchannel("A"))
+    return background
