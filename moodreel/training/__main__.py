@@ -19,7 +19,7 @@ from moodreel.models.face_registry import FaceModelRegistry, load_face_model
 from moodreel.training.baselines.audio_logreg import cross_validate_baseline, extract_features
 from moodreel.training.baselines.audio_logreg import summary as summary_of_folds
 from moodreel.training.cli import compare as comparing
-from moodreel.training.cli import export, fit
+from moodreel.training.cli import explain, export, fit
 from moodreel.training.cli import text as text_commands
 from moodreel.training.data.extract import MANIFEST, extract, parse_duration
 from moodreel.training.data.ferplus import read_split
@@ -28,7 +28,6 @@ from moodreel.training.data.registry import open_dataset
 from moodreel.training.engine import trainer
 from moodreel.training.evaluation.evaluate import FaceEvaluation, evaluate
 from moodreel.training.evaluation.metrics import ClassificationMetrics
-from moodreel.training.explain import faces
 from moodreel.training.export.model_folder import write_card, write_model
 from moodreel.training.recipes.compact_emotimesh import Recipe, train
 from moodreel.training.recipes.configs import AppearanceRecipe, ResEmoteNetRecipe, ViTRecipe
@@ -233,7 +232,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluation.add_argument("model", help="a name in the store, a model's folder or a weights file")
     evaluation.set_defaults(run=_evaluate)
     comparing.add_parser(commands, STORE)
-    for more in (faces, export):
+    for more in (explain, export):
         more.add_parser(commands, store=STORE)
     movements = commands.add_parser("movements", parents=[common], help="fit what names the movements behind an answer")
     movements.add_argument("--out", type=Path, required=True, help="the folder to write")

@@ -28,7 +28,8 @@ from moodreel.models.networks.vit import ViTNet, ViTScratch
 from moodreel.training.__main__ import main
 from moodreel.training.evaluation.open_models import open_models
 from moodreel.training.explain.attribution import attribute
-from moodreel.training.explain.faces import attribute_faces, find_faces, highlighter
+from moodreel.training.explain.faces import attribute_faces, find_faces
+from moodreel.training.explain.highlight import highlighter
 from moodreel.training.explain.render import AttributionMap, draw_attribution, draw_sheet, overlay
 from tests.models.test_multi_head import lived
 from tests.models.test_pretrained import RESNET, VIT

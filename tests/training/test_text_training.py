@@ -335,7 +335,7 @@ def test_one_command_trains_measures_and_writes_all_of_a_folder(tmp_path, data, 
     main(["evaluate", str(out), "--data", str(data)])
     printed = capsys.readouterr().out
     assert f"macro-F1 {stated['macro-F1, labels over their thresholds']:.4f}" in printed
-    assert f"accuracy of the likeliest label {stated['accuracy of the likeliest label']:.4f}" in printed
+    assert f"accuracy of the most likely label {stated['accuracy of the likeliest label']:.4f}" in printed
 
 
 def test_what_a_run_needs_is_looked_for_before_it_begins(tmp_path, data, monkeypatch):

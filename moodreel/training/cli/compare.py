@@ -21,7 +21,7 @@ from moodreel.training.data.splits import SPLIT_BY
 from moodreel.training.evaluation.face_model import check_media
 from moodreel.training.evaluation.metrics import CONFUSION_METRICS
 from moodreel.training.evaluation.open_models import open_models
-from moodreel.training.explain.faces import highlighter
+from moodreel.training.explain.highlight import highlighter
 
 log = logging.getLogger("moodreel.training")
 

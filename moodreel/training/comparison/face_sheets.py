@@ -1,6 +1,6 @@
 """Faces that a model was sure of, right and wrong: what a figure alone does not show."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -11,12 +11,10 @@ from moodreel.training.comparison.results import EvaluationRun
 from moodreel.training.data.loading import DataContext, ExampleImages
 from moodreel.training.data.registry import IMAGES
 from moodreel.training.evaluation.face_model import EvaluatedFaceModel, EvaluatedModel
+from moodreel.training.explain.highlight import Highlight
 
 EACH = 5
 """Right answers shown of each model, and as many wrong ones."""
-Highlight = Callable[[EvaluatedModel, np.ndarray, np.ndarray], np.ndarray | None]
-"""A model, its crops uint8 (N, 48, 48) and int64 (N,) the label answered, to the same crops with what weighed most
-drawn on them, uint8 (N, H, W, 3); None for a network that this cannot be told of."""
 
 
 def draw_faces(

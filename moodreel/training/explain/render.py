@@ -1,4 +1,4 @@
-"""Heat maps drawn over faces, with what they mean beside them."""
+"""Render heat maps over faces, with the label, its probability and a legend."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,23 +13,26 @@ from moodreel.faces.annotate import DARK_TEXT, text_color_on
 
 SIDE = 240
 """Pixels a side of a face."""
-COLOURS = "inferno"
-"""Of matplotlib's: from dark to bright in even steps for the eye, in print without colour, and for the colour-blind."""
-COVER = 0.72
-"""Share of the hottest place that is colour, so that the face is seen through it; of a place without heat none is."""
-LETTERS = 15
+COLORMAP = "inferno"
+"""Of matplotlib: perceptually uniform, and readable in gray and by the color-blind."""
+MAX_OPACITY = 0.72
+"""Opacity of the heat at its maximum; it falls to 0 with the heat."""
+FONT_SIZE = 15
 _LINE, _GAP = 26, 8
-_PAPER = "#ffffff"
-_LEGEND = "what spoke against, or not at all", "what spoke most for this answer"
-_SHORT = "none", "most for this answer"
+_LEGEND = "no evidence, or evidence against", "strongest evidence for this answer"
+_SHORT_LEGEND = "none", "strongest evidence"
 
 
 @dataclass(frozen=True, eq=False)
 class AttributionMap:
-    """One face as one model read it.
+    """One model's heat map of one face.
 
-    face: uint8 (H, W) grey or (H, W, 3), red first. heat: float32 (H, W), 0 to 1, as `attention.explain` gives it.
-    label: what is explained; probability: the model's, of it, 0 to 1. truth: what the data calls the face, if it does.
+    Attributes:
+        face: uint8, gray (H, W) or RGB (H, W, 3).
+        heat: float32 (H, W), 0 to 1, as `attribution.attribute` returns it.
+        label: The label that is explained.
+        probability: The model's, of that label.
+        truth: The face's label in its data set; None where unknown.
     """
 
     face: np.ndarray
@@ -40,86 +43,90 @@ class AttributionMap:
 
 
 def overlay(face: np.ndarray, heat: np.ndarray, *, side: int = SIDE) -> np.ndarray:
-    """Lay heat (H, W), 0 to 1, over a face, grey or RGB, enlarged: uint8 (side, side, 3), red first."""
-    large = np.asarray(_enlarged(face, side), np.float32)
-    hot = np.asarray(Image.fromarray(heat.astype(np.float32)).resize((side, side), Image.Resampling.BICUBIC))
-    return _coloured(large, hot.clip(0, 1))
+    """Draw heat (H, W), 0 to 1, over a gray or RGB face: RGB uint8 (side, side, 3)."""
+    resized = np.asarray(_resized(face, side), np.float32)
+    large_heat = np.asarray(Image.fromarray(heat.astype(np.float32)).resize((side, side), Image.Resampling.BICUBIC))
+    return _blend(resized, large_heat.clip(0, 1))
 
 
-def draw_attribution(look: AttributionMap, *, side: int = SIDE) -> np.ndarray:
-    """Draw one face beside the same under its heat, the label and a legend: RGB."""
-    return draw_sheet({"": [look]}, side=side)
+def draw_attribution(attribution: AttributionMap, *, side: int = SIDE) -> np.ndarray:
+    """Draw one face beside its heat map, with label and legend: RGB."""
+    return draw_sheet({"": [attribution]}, side=side)
 
 
 def draw_sheet(models: Mapping[str, Sequence[AttributionMap]], *, side: int = SIDE) -> np.ndarray:
-    """Draw a row for each face: as it is, then under the heat of each model, by name. RGB.
+    """Draw a row for each face: the face itself, then its heat map of each model: RGB.
 
-    All models have the same faces, in the same order.
+    Args:
+        models: The maps of each model, by its name; all of the same faces, in the same order.
+        side: Pixels a side of a face.
     """
-    count = max(len(looks) for looks in models.values())
+    rows = max(len(maps) for maps in models.values())
     head = _LINE if any(models) else 0
     width = _GAP + (side + _GAP) * (1 + len(models))
-    height = head + _GAP + (side + _LINE + _GAP) * count + _LINE + _GAP
-    image = Image.new("RGB", (max(width, 2 * side + 3 * _GAP), height), _PAPER)
-    canvas = ImageDraw.Draw(image)
-    for column, (name, looks) in enumerate(models.items(), start=1):
+    height = head + _GAP + (side + _LINE + _GAP) * rows + _LINE + _GAP
+    sheet = Image.new("RGB", (max(width, 2 * side + 3 * _GAP), height), "white")
+    canvas = ImageDraw.Draw(sheet)
+    for column, (name, maps) in enumerate(models.items(), start=1):
         left = _GAP + column * (side + _GAP)
         _write(canvas, (left, _GAP), name, side)
-        for row, look in enumerate(looks):
+        for row, each in enumerate(maps):
             top = head + _GAP + row * (side + _LINE + _GAP)
             if column == 1:
-                image.paste(_enlarged(look.face, side), (_GAP, top))
-                _write(canvas, (_GAP, top + side + 4), f"true: {look.truth}" if look.truth else "", side)
-            image.paste(Image.fromarray(overlay(look.face, look.heat, side=side)), (left, top))
-            _answer(canvas, (left, top + side + 4), look, side)
-    _legend(image, canvas, height - _LINE - _GAP // 2)
-    return np.asarray(image)
+                sheet.paste(_resized(each.face, side), (_GAP, top))
+                _write(canvas, (_GAP, top + side + 4), f"true: {each.truth}" if each.truth else "", side)
+            sheet.paste(Image.fromarray(overlay(each.face, each.heat, side=side)), (left, top))
+            _draw_label(canvas, (left, top + side + 4), each, side)
+    _draw_legend(sheet, canvas, height - _LINE - _GAP // 2)
+    return np.asarray(sheet)
 
 
-def _enlarged(face: np.ndarray, side: int) -> Image.Image:
+def _resized(face: np.ndarray, side: int) -> Image.Image:
     return Image.fromarray(face).convert("RGB").resize((side, side), Image.Resampling.BICUBIC)
 
 
-def _coloured(ground: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    colours = matplotlib.colormaps[COLOURS](heat)[..., :3] * 255
-    cover = COVER * heat[..., None]
-    return (ground * (1 - cover) + colours * cover).round().clip(0, 255).astype(np.uint8)
+def _blend(background: np.ndarray, heat: np.ndarray) -> np.ndarray:
+    colors = matplotlib.colormaps[COLORMAP](heat)[..., :3] * 255
+    opacity = MAX_OPACITY * heat[..., None]
+    return (background * (1 - opacity) + colors * opacity).round().clip(0, 255).astype(np.uint8)
 
 
 def _font() -> ImageFont.FreeTypeFont:
-    return cast(ImageFont.FreeTypeFont, ImageFont.load_default(LETTERS))
+    return cast(ImageFont.FreeTypeFont, ImageFont.load_default(FONT_SIZE))
 
 
-def _write(canvas: ImageDraw.ImageDraw, at: tuple[int, int], text: str, room: int) -> None:
-    while text and _font().getlength(text) > room:
+def _shortened(text: str, width: float) -> str:
+    while text and _font().getlength(text) > width:
         text = text[:-2] + "…"
-    canvas.text(at, text, font=_font(), fill=DARK_TEXT)
+    return text
 
 
-def _answer(canvas: ImageDraw.ImageDraw, at: tuple[int, int], look: AttributionMap, room: int) -> None:
-    colour = color_of(look.label)
-    text = f"{look.label} {look.probability:.0%}"
-    if look.truth and look.truth.lower() != look.label.lower():
-        text += f", not {look.truth}"
-    while _font().getlength(text) > room - 2 * _GAP:
-        text = text[:-2] + "…"
+def _write(canvas: ImageDraw.ImageDraw, at: tuple[int, int], text: str, width: int) -> None:
+    canvas.text(at, _shortened(text, width), font=_font(), fill=DARK_TEXT)
+
+
+def _draw_label(canvas: ImageDraw.ImageDraw, at: tuple[int, int], attribution: AttributionMap, width: int) -> None:
+    color, truth = color_of(attribution.label), attribution.truth
+    text = f"{attribution.label} {attribution.probability:.0%}"
+    if truth and truth.lower() != attribution.label.lower():
+        text += f", not {truth}"
+    text = _shortened(text, width - 2 * _GAP)
     x, y = at
     box = x, y, x + _font().getlength(text) + 2 * _GAP, y + _LINE - 4
-    canvas.rounded_rectangle(box, radius=5, fill=colour)
-    canvas.text((x + _GAP, y + (_LINE - 4) / 2), text, font=_font(), fill=text_color_on(colour), anchor="lm")
+    canvas.rounded_rectangle(box, radius=5, fill=color)
+    canvas.text((x + _GAP, y + (_LINE - 4) / 2), text, font=_font(), fill=text_color_on(color), anchor="lm")
 
 
-def _legend(image: Image.Image, canvas: ImageDraw.ImageDraw, top: int) -> None:
-    """The colours as they lie over a middling grey, between words for both ends, fewer of them where it is narrow."""
-    words = _LEGEND
-    room = image.width - 2 * _GAP
-    if sum(_font().getlength(text) for text in words) + 100 > room:
-        words = _SHORT
-    first, last = (int(_font().getlength(text)) for text in words)
-    wide, high = room - first - last - 2 * _GAP, _LINE - 8
-    heat = np.linspace(0, 1, wide, dtype=np.float32)[None].repeat(high, axis=0)
-    bar = _coloured(np.full((high, wide, 3), 128, np.float32), heat)
+def _draw_legend(sheet: Image.Image, canvas: ImageDraw.ImageDraw, top: int) -> None:
+    """Draw the colormap over medium gray between the meaning of both ends, in short where the sheet is narrow."""
+    available = sheet.width - 2 * _GAP
+    fits = sum(_font().getlength(text) for text in _LEGEND) + 100 <= available
+    ends = _LEGEND if fits else _SHORT_LEGEND
+    first, last = (int(_font().getlength(text)) for text in ends)
+    width, height = available - first - last - 2 * _GAP, _LINE - 8
+    heat = np.linspace(0, 1, width, dtype=np.float32)[None].repeat(height, axis=0)
+    bar = _blend(np.full((height, width, 3), 128, np.float32), heat)
     middle = top + _LINE / 2 - 4
-    canvas.text((_GAP, middle), words[0], font=_font(), fill=DARK_TEXT, anchor="lm")
-    image.paste(Image.fromarray(bar), (2 * _GAP + first, top))
-    canvas.text((image.width - _GAP, middle), words[1], font=_font(), fill=DARK_TEXT, anchor="rm")
+    canvas.text((_GAP, middle), ends[0], font=_font(), fill=DARK_TEXT, anchor="lm")
+    sheet.paste(Image.fromarray(bar), (2 * _GAP + first, top))
+    canvas.text((sheet.width - _GAP, middle), ends[1], font=_font(), fill=DARK_TEXT, anchor="rm")

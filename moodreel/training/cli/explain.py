@@ -1,0 +1,50 @@
+"""Run `python -m moodreel.training explain MODEL IMAGE… --out DIR`: draw where in each face a model found evidence."""
+
+import argparse
+from pathlib import Path
+
+from PIL import Image
+
+from moodreel.errors import DataInvalid
+from moodreel.training.data.loading import DataContext
+from moodreel.training.evaluation.audiovisual_model import EvaluatedAudioVisualModel
+from moodreel.training.evaluation.face_model import EvaluatedFaceModel
+from moodreel.training.evaluation.open_models import open_models
+from moodreel.training.explain.faces import attribute_faces, faces_of_dataset, find_faces
+from moodreel.training.explain.render import draw_attribution, draw_sheet
+
+SHEET = "sheet.png"
+MAX_SHEET_FACES = 24
+
+
+def add_parser(commands: argparse._SubParsersAction, *, store: Path) -> None:
+    """Add `explain` to the commands; store: the folder of models."""
+    parser = commands.add_parser("explain", help="draw where in faces a model found evidence")
+    parser.add_argument("model", help="a name in the store, or a model's folder")
+    parser.add_argument("images", type=Path, nargs="*", metavar="IMAGE", help="JPEG, PNG, WebP or HEIC")
+    parser.add_argument("--data", help="NAME:PATH of a data set of images, whose labels are written beside")
+    parser.add_argument("--count", type=int, default=MAX_SHEET_FACES, help="its held-out images (default: %(default)s)")
+    parser.add_argument("--label", help="explain this label, not the predicted one")
+    parser.add_argument("--out", type=Path, required=True, help="the folder to write to")
+    parser.add_argument("--cache", type=Path, default=Path("runs/cache"), help="for faces found (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=1, help="of torch (default: %(default)s)")
+    parser.set_defaults(run=lambda args: run(args, store))
+
+
+def run(args: argparse.Namespace, store: Path) -> None:
+    """Draw a heat map of each face, and a sheet of them."""
+    [model] = open_models([args.model], store)
+    assert isinstance(model, EvaluatedFaceModel | EvaluatedAudioVisualModel)
+    context = DataContext(store, args.cache, workers=args.threads)
+    faces = find_faces(args.images, context.landmarker)
+    if args.data:
+        faces += faces_of_dataset(args.data, context, count=args.count)
+    if not faces:
+        raise DataInvalid("There is no face to explain; name images that show one, or --data NAME:PATH.")
+    maps = attribute_faces(model.predictor, faces, label=args.label)
+    args.out.mkdir(parents=True, exist_ok=True)
+    for face, each in zip(faces, maps, strict=True):
+        Image.fromarray(draw_attribution(each)).save(args.out / f"{face.name}.png")
+        print(f"{face.name}: {each.label} {each.probability:.0%}" + (f", truly {each.truth}" if each.truth else ""))
+    Image.fromarray(draw_sheet({model.info.name: maps[:MAX_SHEET_FACES]})).save(args.out / SHEET)
+    print(f"{len(maps)} faces and {SHEET} in {args.out}")
