@@ -31,7 +31,7 @@ class GreetingManager(socketio.Manager):
         super().connect(sid, namespace)
         environ = self.server.get_environ(sid, namespace)
         if environ and _SESSION_KEY in environ:
-            environ[_SESSION_KEY].greet()
+            environ[_SESSION_KEY].send_welcome()
 
 
 _WISHES, _CONTROL, _FRAME = SessionSettingsSchema(), ControlSchema(), FrameSchema()
@@ -55,7 +55,7 @@ class EmotionDetectionNamespace(Namespace):
             return None
         if event == "disconnect":
             del request.environ[_SESSION_KEY]
-            request.environ[TRANSPORT_KEY].end_in(CONNECT_TIMEOUT_SECONDS)
+            request.environ[TRANSPORT_KEY].close_after(CONNECT_TIMEOUT_SECONDS)
             return connection.end()
         try:
             _answer(connection, event, args)
@@ -64,7 +64,7 @@ class EmotionDetectionNamespace(Namespace):
                 connection.send_error(error)
             elif not connection.count_invalid(error):
                 self.socketio.server.disconnect(sid, namespace=self.namespace)
-                request.environ[TRANSPORT_KEY].end_in(0)
+                request.environ[TRANSPORT_KEY].close_after(0)
         except MoodreelError as error:
             connection.send_error(error)
         except Exception as error:

@@ -254,7 +254,7 @@ def _require_caller(row: SessionLogEntry) -> Caller:
         and not is_same_origin(request, services().settings.cors_origins)
     ):
         raise ApiError("forbidden", "Another site's page may not use your cookie. Send the token as auth.token.")
-    if not request.environ[ConnectionSlot.KEY].introduce(caller.user):
+    if not request.environ[ConnectionSlot.KEY].authenticate(caller.user):
         raise ApiError("overloaded", "There are as many connections as there may be. Close one, or try again soon.")
     return caller
 

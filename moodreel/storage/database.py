@@ -1,12 +1,12 @@
-"""One SQLite file for any number of threads and processes, and the pages that lists are cut into.
+"""Share one SQLite file between threads and processes, and read its tables in pages.
 
-- WAL lets readers go on while somebody writes. `BEGIN IMMEDIATE` with a busy timeout makes writers of several processes
-  queue, where a read that turns into a write would fail at once. `synchronous=NORMAL` may lose the last rows in a power
-  cut, never the file.
-- A connection is lent for one transaction, or one look, and goes back: a process with a hundred threads, most of which
-  wait for somebody to say something on a socket, has as many connections as are used at a time.
-- Pages are cut by key (`timestamp`, `id`) and not by offset: new rows at the top neither repeat nor hide a row. Each
-  filter has an index that ends in `timestamp`, and SQLite adds `id`, so no query has to sort.
+- WAL lets readers work while somebody writes. `BEGIN IMMEDIATE` with a busy timeout makes the writers of several
+  processes queue; a read that turns into a write would fail at once. `synchronous=NORMAL` may lose the last rows in a
+  power cut, never the file.
+- A connection is borrowed for one transaction and then returned. A process with a hundred threads, most of which wait
+  for a WebSocket message, opens only as many connections as it uses at the same time.
+- Pages are cut by key (`timestamp`, `id`) and not by offset: new rows neither repeat nor hide a row. Each filter has an
+  index that ends in `timestamp`, and SQLite adds `id`, so no query has to sort.
 """
 
 import base64
@@ -27,32 +27,73 @@ from moodreel.errors import MoodreelError
 from moodreel.storage.timestamps import format_timestamp
 
 BUSY_TIMEOUT_SECONDS = 10.0
-"""How long a writer waits for the others before it gives up."""
-
+"""How long a writer waits for other writers."""
 MAX_IDLE_CONNECTIONS = 4
-"""Connections that are kept for the next one who needs one. Each has up to 2 MB of the file in memory."""
+"""Open connections kept for reuse. Each caches up to 2 MB of the file."""
 
 PRUNE_BATCH = 2000
-"""Old rows deleted in one go: other writers wait for no longer than that takes."""
+"""Old rows deleted in one transaction, so that other writers wait for a short time only."""
 PRUNE_INTERVAL = timedelta(days=1)
+
+Row = dict[str, Any]
+"""A row by its columns. SQLite's columns are dynamically typed."""
 
 _Id = TypeVar("_Id", int, str)
 
 
 @dataclass(frozen=True)
 class Page:
-    """Some rows, newest first, and the cursor of the next page; None where there is none."""
+    """A page of rows, newest first.
 
-    rows: tuple[dict[str, Any], ...] = field(default=())
+    Attributes:
+        rows: the rows.
+        next_cursor: cursor of the next page; None on the last page.
+    """
+
+    rows: tuple[Row, ...] = field(default=())
     next_cursor: str | None = None
 
 
-class SharedDatabase:
-    """A file with its tables. Make one after a fork, never before.
+class Conditions:
+    """The `where` clause of a query over a table that has `timestamp` and `id`, with its named arguments."""
 
-    name, setting: what an operator knows the file as, and the setting that says where it is.
-    error: raised, with a message for the operator, when the file cannot be opened, read or written.
-    erase: overwrite what is deleted, where SQLite would only forget where it lies.
+    def __init__(self) -> None:
+        self.arguments: dict[str, object] = {}
+        self._conditions: list[str] = []
+
+    def add(self, condition: str, **arguments: object) -> None:
+        """Add a condition and the arguments it names."""
+        self._conditions.append(condition)
+        self.arguments.update(arguments)
+
+    def add_time_range(self, start: datetime | None, end: datetime | None) -> None:
+        """Select rows from `start` to `end`, both inclusive; None is open-ended."""
+        if start is not None:
+            self.add("timestamp >= :start", start=format_timestamp(start))
+        if end is not None:
+            self.add("timestamp <= :end", end=format_timestamp(end))
+
+    def add_cursor(self, cursor: str, parse_id: Callable[[str], _Id]) -> None:
+        """Select the rows after a page. Raises ValueError as `decode_cursor` does."""
+        before, before_id = decode_cursor(cursor, parse_id)
+        self.add("(timestamp, id) < (:before, :before_id)", before=before, before_id=before_id)
+
+    def select_newest_first(self, table: str) -> str:
+        """Build the query."""
+        where = f"where {' and '.join(self._conditions)} " if self._conditions else ""
+        return f"select * from {table} {where}order by timestamp desc, id desc"
+
+
+class SharedDatabase:
+    """A SQLite file with its tables. Make one after a fork, never before.
+
+    Args:
+        path: the file; it and its folder are created as needed.
+        migrations: make and upgrade the tables.
+        name: what operators call the file.
+        setting: the environment variable that says where it is.
+        error: exception raised, with a message for operators, if the file cannot be opened, read or written.
+        secure_delete: overwrite deleted rows; SQLite would only unlink them.
     """
 
     def __init__(
@@ -65,7 +106,7 @@ class SharedDatabase:
         error: type[MoodreelError],
         secure_delete: bool = False,
     ) -> None:
-        """Open the file, making and migrating it as needed. Raises `error`."""
+        """Open the file. Raises `error`."""
         self.path = Path(path)
         self._name = name
         self._setting = setting
@@ -81,32 +122,40 @@ class SharedDatabase:
 
     @contextmanager
     def read(self) -> Iterator[Database]:
-        """Lend a connection for reading. Raises `error`."""
+        """Borrow a connection for reading. Raises `error`."""
         with self._connection("read") as db:
             yield db
 
     @contextmanager
     def write(self, action: str = "written") -> Iterator[Database]:
-        """Lend a connection for one transaction, undone when the block raises. Raises `error`."""
+        """Borrow a connection for one transaction; it is rolled back if the block raises. Raises `error`."""
         with self._connection(action) as db:
             db.execute("begin immediate")
             yield db
             db.execute("commit")
 
+    def read_page(self, sql: str, arguments: Mapping[str, object], limit: int, convert: Callable[[Row], Row]) -> Page:
+        """Read a page of at most `limit` rows, each converted by `convert`. Raises `error`."""
+        with self.read() as db:
+            # One row more than asked for tells whether there is another page.
+            rows = list(db.query(f"{sql} limit {limit + 1:d}", dict(arguments)))
+        page, has_more = rows[:limit], len(rows) > limit
+        return Page(tuple(map(convert, page)), encode_cursor(page[-1]) if has_more and page else None)
+
     def claim_task(self, task: str, interval: timedelta) -> bool:
-        """Tell whether a task in the table `upkeep` is due, to one of all that ask. Raises `error`."""
+        """Check whether a task in the table `upkeep` is due; only one of all callers gets True. Raises `error`."""
         now = datetime.now(UTC)
         with self.write() as db:
             claim = "update upkeep set done_at = ? where task = ? and done_at < ?"
             return bool(db.execute(claim, [format_timestamp(now), task, format_timestamp(now - interval)]).rowcount)
 
     def checkpoint(self) -> None:
-        """Bring the file up to date and empty its journal, which holds what is deleted for longer. Raises `error`."""
+        """Write the journal into the file and empty it: it still holds deleted rows. Raises `error`."""
         with self._connection("written") as db:
             db.execute("pragma wal_checkpoint(truncate)")
 
     def close(self) -> None:
-        """Close the connections that nobody uses."""
+        """Close the idle connections."""
         while self._idle:
             with suppress(IndexError):
                 self._idle.pop().close()
@@ -121,7 +170,7 @@ class SharedDatabase:
             try:
                 yield db
             except BaseException:
-                # This undoes what it had begun, and nobody gets one that may be broken.
+                # Closing rolls back, and nobody else gets a connection that may be broken.
                 db.close()
                 raise
             if len(self._idle) < MAX_IDLE_CONNECTIONS:
@@ -130,7 +179,7 @@ class SharedDatabase:
                 db.close()
 
     def _connect(self) -> Database:
-        # One thread at a time uses it, but not always the same.
+        # One thread at a time uses a connection, but not always the same one.
         connection = sqlite3.connect(
             self.path, timeout=BUSY_TIMEOUT_SECONDS, isolation_level=None, check_same_thread=False
         )
@@ -146,31 +195,35 @@ class SharedDatabase:
         except (sqlite3.Error, OSError) as error:
             with suppress(sqlite3.Error):
                 self.close()
-            raise self._error(
-                f"The {self._name} {self.path} cannot be {action}: {error}. {_advice(error, self._setting)}"
-            ) from error
+            message = f"The {self._name} {self.path} cannot be {action}: {error}. {_advice(error, self._setting)}"
+            raise self._error(message) from error
 
 
-def insert_sql(table: str, row: Mapping[str, Any]) -> str:
-    """Write the SQL that inserts a row of named values."""
+def insert_sql(table: str, row: Mapping[str, object]) -> str:
+    """Build the SQL that inserts a row of named values."""
     return f"insert into {table} ({', '.join(row)}) values ({', '.join(f':{column}' for column in row)})"
 
 
-def encode_cursor(row: Mapping[str, Any]) -> str:
-    """Give the cursor of the page that goes on after a row."""
+def encode_cursor(row: Row) -> str:
+    """Encode the cursor of the page after a row."""
     return base64.urlsafe_b64encode(f"{row['timestamp']} {row['id']}".encode()).decode().rstrip("=")
 
 
 def decode_cursor(cursor: str, parse_id: Callable[[str], _Id]) -> tuple[str, _Id]:
-    """Give the timestamp and id that a cursor stands for. Raises ValueError for one that no page gave.
+    """Decode a cursor to a timestamp and an id.
 
-    read_id: makes an id of its text; raises ValueError where it is none.
+    Args:
+        cursor: as returned by `encode_cursor`.
+        parse_id: parses the id; raises ValueError if it is malformed.
+
+    Raises:
+        ValueError: the cursor is malformed.
     """
     try:
         timestamp, row_id = base64.urlsafe_b64decode(cursor.encode() + b"=" * (-len(cursor) % 4)).decode().split(" ")
         return format_timestamp(datetime.fromisoformat(timestamp)), parse_id(row_id)
     except (ValueError, OverflowError, binascii.Error) as error:
-        raise ValueError("the cursor is none that a page gave") from error
+        raise ValueError("the cursor is not one that a page returned") from error
 
 
 def _use_wal(db: Database) -> None:
@@ -180,7 +233,7 @@ def _use_wal(db: Database) -> None:
             db.enable_wal()
             return
         except sqlite3.OperationalError as error:
-            # SQLite doesn't wait for its busy timeout when several processes switch the mode at the same time.
+            # SQLite ignores its busy timeout when several processes switch the mode at the same time.
             if "locked" not in str(error) or time.monotonic() > deadline:
                 raise
             time.sleep(0.02)

@@ -1,6 +1,5 @@
 import csv
 import io
-import json
 import multiprocessing
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
@@ -297,57 +296,3 @@ def test_csv_never_runs_in_a_spreadsheet(log: CallLog, name: str) -> None:
     call_log.write_csv(log.iterate(), file)
     [row] = csv.DictReader(io.StringIO(file.getvalue(), newline=""))
     assert row["client_id"] == "'" + name
-
-
-class TestOperators:
-    @pytest.fixture(autouse=True)
-    def some_calls(self, log: CallLog) -> None:
-        write(log, "a", NOON, prediction="Sad", confidence=0.5, timings={"decode": 1.0})
-        write(log, "b", NOON + timedelta(hours=1), status=422, error="no_face", client_id='a "quoted", name')
-        write(log, "c", NOON + timedelta(hours=2), status=None)
-
-    def run(self, log: CallLog, *arguments: str) -> int:
-        return call_log.main([arguments[0], "--db", str(log.path), *arguments[1:]])
-
-    def test_list(self, log: CallLog, capsys: pytest.CaptureFixture[str]) -> None:
-        assert self.run(log, "list") == 0
-        head, *lines = capsys.readouterr().out.splitlines()
-        assert head.split() == ["timestamp", "code", "ms", "method", "endpoint", "client_id", "result"]
-        assert [line.split()[1] for line in lines] == ["-", "422", "200"]
-        assert lines[1].endswith("no_face") and lines[2].endswith("Sad")
-
-    def test_export_json_lines(self, log: CallLog, capsys: pytest.CaptureFixture[str]) -> None:
-        assert self.run(log, "export", "--format", "jsonl", "--success", "True") == 0
-        [call] = map(json.loads, capsys.readouterr().out.splitlines())
-        assert (call["request_id"], call["timings"]) == ("a", {"decode": 1.0})
-
-    def test_export_csv(self, log: CallLog, capsys: pytest.CaptureFixture[str]) -> None:
-        assert self.run(log, "export", "--start", "2025-08-16T12:30", "--end", "2025-08-16") == 0
-        rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
-        assert [row["request_id"] for row in rows] == ["c", "b"]
-        assert [row["success"] for row in rows] == ["", "False"]
-        assert rows[1]["client_id"] == 'a "quoted", name'
-
-    def test_a_limit_takes_the_newest(self, log: CallLog, capsys: pytest.CaptureFixture[str]) -> None:
-        assert self.run(log, "export", "--limit", "1") == 0
-        assert [row["request_id"] for row in csv.DictReader(io.StringIO(capsys.readouterr().out))] == ["c"]
-
-    def test_prune(self, log: CallLog, capsys: pytest.CaptureFixture[str]) -> None:
-        assert self.run(log, "prune", "--days", "30") == 0
-        assert capsys.readouterr().out.startswith("3 calls older than 30 days deleted")
-
-    @pytest.mark.parametrize("days", ["0", "-1", "nan", "1e12", "many"])
-    def test_prune_deletes_nothing_for_a_number_of_days_that_makes_no_sense(self, log: CallLog, days: str) -> None:
-        with pytest.raises(SystemExit):
-            self.run(log, "prune", f"--days={days}")
-        assert len(log.select().rows) == 3
-
-    def test_no_log_is_one_clear_line(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        assert call_log.main(["list", "--db", str(tmp_path / "none.db")]) == 1
-        assert "There is no call log" in capsys.readouterr().err
-        assert not (tmp_path / "none.db").exists()
-
-    def test_a_corrupt_log_is_one_clear_line(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        (tmp_path / "bad.db").write_bytes(b"scrap" * 5000)
-        assert call_log.main(["list", "--db", str(tmp_path / "bad.db")]) == 1
-        assert len(capsys.readouterr().err.splitlines()) == 1
