@@ -18,10 +18,10 @@ def download_model(settings: Settings) -> Path | None:
     if not settings.model_download_id or settings.model_path:
         return None
     # Imported here because it loads torch, which does not survive the fork of Gunicorn's workers.
-    from moodreel.models.download import fetch
+    from moodreel.models.download import download_checkpoint
 
     try:
-        return fetch(settings.model_download_id, settings.model_store / "downloaded")
+        return download_checkpoint(settings.model_download_id, settings.model_store / "downloaded")
     except MoodreelError as error:
         if not settings.model_fallback:
             raise

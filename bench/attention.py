@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from moodreel.models.face_registry import FaceModelRegistry
-from moodreel.models.predictor import Predictor
+from moodreel.models.predictor import FacePredictor
 from moodreel.training.data.loading import DataContext, ExampleImages
 from moodreel.training.data.registry import open_dataset
 from moodreel.training.explain.attribution import attribute, predict_logits
@@ -37,12 +37,12 @@ def main() -> None:
         measure(FaceModelRegistry(STORE).get(name), faces.crops[faces.found])
 
 
-def measure(model: Predictor, crops: np.ndarray) -> None:
+def measure(model: FacePredictor, crops: np.ndarray) -> None:
     """Print what hiding parts of crops (N, 48, 48) takes from a model's answers."""
     neutral = model.info.card.labels.index("neutral")
     answers = _probabilities(model, crops).argmax(axis=1)
     crops, answers = crops[answers != neutral], answers[answers != neutral]
-    heat = attribute(model.module, crops, answers)
+    heat = attribute(model.network, crops, answers)
     chance = np.random.default_rng(0).random(heat.shape)
     before = _probabilities(model, crops)[np.arange(len(crops)), answers]
     lost = {}
@@ -62,9 +62,9 @@ def _hidden(crops: np.ndarray, order: np.ndarray) -> np.ndarray:
     return np.where(hide.reshape(crops.shape), blurred, crops)
 
 
-def _probabilities(model: Predictor, crops: np.ndarray) -> np.ndarray:
+def _probabilities(model: FacePredictor, crops: np.ndarray) -> np.ndarray:
     """The network's own, uncalibrated, each face as it is."""
-    logits = predict_logits(model.module, crops)
+    logits = predict_logits(model.network, crops)
     raised = np.exp(logits - logits.max(axis=1, keepdims=True))
     return raised / raised.sum(axis=1, keepdims=True)
 

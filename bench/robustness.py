@@ -27,7 +27,7 @@ from moodreel.faces.landmarker import FaceLandmarker
 from moodreel.faces.observation import observe_face
 from moodreel.faces.quality import assess_quality
 from moodreel.models.face_registry import load_face_model
-from moodreel.models.predictor import Predictor
+from moodreel.models.predictor import FacePredictor
 from moodreel.pipelines.engine import Engine
 from moodreel.training.data.ferplus import read_split
 from moodreel.training.evaluation.calibration import expected_calibration_error
@@ -162,7 +162,7 @@ def measure(
     truth: np.ndarray,
     condition: Condition,
     finder: FaceLandmarker,
-    predictor: Predictor,
+    predictor: FacePredictor,
     progress: Callable[[], object] = lambda: None,
 ) -> Outcome:
     """Read every scene in a condition, as `Analyser` reads a clip of one moment: the largest face answers.
@@ -256,7 +256,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _report(
     outcomes: dict[Condition, Outcome],
-    predictor: Predictor,
+    predictor: FacePredictor,
     labels: tuple[str, ...],
     pictures: Sample,
     options: argparse.Namespace,

@@ -48,7 +48,7 @@ def main() -> None:
 
     predictor = reader.store.get()
     for name, texts in (("a line", [LINE]), ("64 lines", [LINE] * 64), (f"{len(ENTRY):,} characters", [ENTRY])):
-        windows = [window for text in texts for window in predictor.tokens.windows(text)]
+        windows = [window for text in texts for window in predictor.tokenizer.tokenize(text)]
         whole = _median(lambda texts=texts: reader.predict(texts), options.rounds)
         bare = _median(lambda windows=windows: predictor.predict(windows), options.rounds)
         print(

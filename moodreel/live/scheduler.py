@@ -16,7 +16,7 @@ from moodreel.live.frame import check_frame, detect_faces
 from moodreel.live.messages import LiveEvent, LiveFailure, LiveFrame, LiveResult, SessionSettings
 from moodreel.live.session import LiveSession
 from moodreel.media.image import ImageLimits
-from moodreel.models.predictor import Predictor
+from moodreel.models.predictor import FacePredictor
 from moodreel.pipelines.engine import Engine
 
 logger = logging.getLogger(__name__)
@@ -179,7 +179,7 @@ class FrameScheduler:
     def _process_frame(self, session: LiveSession, frame: LiveFrame) -> LiveResult | LiveFailure:
         began, wishes, side = clock.monotonic(), session.settings, session.rate_controller.side
         try:
-            predictor: Predictor = self._engine.models.get(wishes.model)
+            predictor: FacePredictor = self._engine.models.get(wishes.model)
             detections = detect_faces(
                 self._engine.landmarker,
                 frame.data,

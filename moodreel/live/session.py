@@ -18,7 +18,7 @@ from moodreel.live.frame import FrameDetections, FrameFace
 from moodreel.live.messages import LiveFace, SessionSettings
 from moodreel.live.rate_control import RateController
 from moodreel.live.smoothing import EmaSmoother
-from moodreel.models.predictor import Predictor, label_probabilities
+from moodreel.models.predictor import FacePredictor, label_probabilities
 
 SWITCH_RATIO = 1.2
 """Times as large another face must be to become the largest: two of one size would take turns."""
@@ -88,13 +88,13 @@ class LiveSession:
         self._tracks: dict[int, _TrackState] = {}
         self._main: int | None = None
         self._fallbacks_at = 0.0
-        self.model: Predictor | None = None
+        self.model: FacePredictor | None = None
 
     def wants_fallbacks(self, now: float) -> bool:
         """Tell whether a frame in which no face shows is worth a closer look now."""
         return now >= self._fallbacks_at
 
-    def classify(self, detections: FrameDetections, predictor: Predictor, time: float) -> tuple[LiveFace, ...]:
+    def classify(self, detections: FrameDetections, predictor: FacePredictor, time: float) -> tuple[LiveFace, ...]:
         """Say what the faces of a frame show, the largest first.
 
         came: seconds, when the frame came: never before the one before.

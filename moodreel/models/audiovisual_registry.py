@@ -13,16 +13,16 @@ from moodreel.models.checkpoint import load_state_dict, read_weights
 from moodreel.models.model_card import AUDIO_VISUAL, ModelCard, read_card
 from moodreel.models.networks.audiovisual import MODALITIES, AudioVisualBatch, AudioVisualNet
 from moodreel.models.networks.base import fuse_batchnorm
-from moodreel.models.networks.resnet18 import WIDTH
-from moodreel.models.predictor import ModelInfo, calibrate, scales_of
+from moodreel.models.networks.resnet18 import FEATURE_DIM
+from moodreel.models.predictor import ModelInfo, calibrate, label_scales
 from moodreel.models.quantization import dequantize
-from moodreel.models.registry import CARD, ModelRegistry, build, digest_of, weights_in
+from moodreel.models.registry import CARD_FILE, ModelRegistry, build_network, find_weights, verified_sha256
 
 ARCHITECTURES: dict[str, type[AudioVisualNet]] = {"audio-visual": AudioVisualNet}
 
-AT_ONCE = 8
+FACE_BATCH_SIZE = 8
 """Faces in one batch of the trunk on a CPU: more are no faster each, and take memory."""
-WINDOWS_AT_ONCE = 16
+WINDOW_BATCH_SIZE = 16
 """Windows in one batch of all else, and of the trunk on a GPU."""
 
 
@@ -34,12 +34,13 @@ class AudioVisualPredictor:
     """
 
     def __init__(self, network: AudioVisualNet, card: ModelCard, *, sha256: str, device: str = "cpu") -> None:
-        # Convolutions over pictures are faster so.
-        self.network = network.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network = network.eval()
+        # Convolutions over images are faster in this memory format; torch's stubs do not know the argument.
+        network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         labels = EIGHT if set(card.labels) == set(EIGHT) else card.labels
         self.modalities = tuple(name for name in MODALITIES if name in card.modalities)
         self._order = [card.labels.index(label) for label in labels]
-        self._temperature, self._scales = card.temperature, scales_of(card, labels)
+        self._temperature, self._scales = card.temperature, label_scales(card, labels)
         self.info = ModelInfo(
             name=card.name,
             version=card.version,
@@ -49,37 +50,37 @@ class AudioVisualPredictor:
             card=card,
         )
 
-    def predict(self, excerpts: AudioVisualBatch) -> list[tuple[np.ndarray, tuple[str, ...]]]:
+    def predict(self, batch: AudioVisualBatch) -> list[tuple[np.ndarray, tuple[str, ...]]]:
         """Say what each window showed and sounded like, and which modalities that comes from.
 
         Returns, for each window, float32 (C,) that add up to 1, in the order of `info.labels`.
         Raises ValueError for a window that has nothing of what the model reads.
         """
-        readable = self._readable(excerpts)
+        readable = self._readable(batch)
         modalities = readable.modalities()
         if not all(modalities):
             raise ValueError("A window has nothing of what this model reads: there is nothing to answer from.")
         found: list[np.ndarray] = []
         with torch.inference_mode():
-            for rows in torch.arange(len(readable)).split(WINDOWS_AT_ONCE):
-                logits = self._logits(readable.only(rows))
+            for rows in torch.arange(len(readable)).split(WINDOW_BATCH_SIZE):
+                logits = self._logits(readable.select(rows))
                 found.extend(calibrate(logits[:, self._order], self._temperature, self._scales))
         return list(zip(found, modalities, strict=True))
 
-    def judge(self, excerpts: AudioVisualBatch) -> np.ndarray:
+    def predict_clip(self, batch: AudioVisualBatch) -> np.ndarray:
         """Say what the clip showed whose windows these are, float32 (C,): their mean, so that what lasted counts."""
-        return np.stack([probabilities for probabilities, _ in self.predict(excerpts)]).mean(axis=0)
+        return np.stack([probabilities for probabilities, _ in self.predict(batch)]).mean(axis=0)
 
     def _logits(self, excerpts: AudioVisualBatch) -> torch.Tensor:
         """On a CPU two threads share the faces: nothing else of a clip is left to do meanwhile."""
-        network, faces = self.network, excerpts.faces[excerpts.seen]
+        network, faces = self.network, excerpts.faces[excerpts.face_mask]
         if network.device.type != "cpu" or len(faces) < 2:
             return network(excerpts)
         with ThreadPoolExecutor(2) as pool:
-            looks = pool.map(self._look, faces.split(min(AT_ONCE, -(-len(faces) // 2))))
-            frames = torch.zeros(*excerpts.seen.shape, WIDTH)
-            frames[excerpts.seen] = torch.cat(list(looks))
-        return network.fusion(network.encode_audio(frames, excerpts.seen, excerpts.mels, excerpts.heard))
+            looks = pool.map(self._look, faces.split(min(FACE_BATCH_SIZE, -(-len(faces) // 2))))
+            frames = torch.zeros(*excerpts.face_mask.shape, FEATURE_DIM)
+            frames[excerpts.face_mask] = torch.cat(list(looks))
+        return network.fusion(network.fusion_inputs(frames, excerpts.face_mask, excerpts.mels, excerpts.audio_mask))
 
     def _look(self, faces: torch.Tensor) -> torch.Tensor:
         with torch.inference_mode():  # a thread of its own begins without
@@ -88,7 +89,7 @@ class AudioVisualPredictor:
     def _readable(self, excerpts: AudioVisualBatch) -> AudioVisualBatch:
         """Take away what the model does not read."""
         seen, heard = ("video" in self.modalities), ("audio" in self.modalities)
-        return replace(excerpts, seen=excerpts.seen & seen, heard=excerpts.heard & heard)
+        return replace(excerpts, face_mask=excerpts.face_mask & seen, audio_mask=excerpts.audio_mask & heard)
 
 
 class AudioVisualModelRegistry(ModelRegistry[AudioVisualPredictor]):
@@ -98,35 +99,35 @@ class AudioVisualModelRegistry(ModelRegistry[AudioVisualPredictor]):
     default_name = "faces-eight"
 
     def load(self, path: Path, *, device: str) -> AudioVisualPredictor:
-        return load_audiovisual(path, device=device)
+        return load_audiovisual_model(path, device=device)
 
     def card(self, name: str) -> ModelCard:
         """Tell what a model's card says, without loading the model. Raises ModelNotFound, ModelInvalid."""
         with self._lock:
             if name in self._loaded:
                 return self._loaded[name].info.card
-            return read_card(self._find(name) / CARD)
+            return read_card(self._find(name) / CARD_FILE)
 
 
-def load_audiovisual(path: Path, *, device: str = "cpu", fold: bool = True) -> AudioVisualPredictor:
+def load_audiovisual_model(path: Path, *, device: str = "cpu", fuse: bool = True) -> AudioVisualPredictor:
     """Load a model from its folder or its weights file, and check it in full. Raises ModelInvalid.
 
     fold: ready to serve; a network that is to be trained or saved again needs its layers as they are.
     """
     if not path.exists():
         raise ModelInvalid(f"There is no checkpoint {path.name!r}; check the name and its permissions.")
-    weights_path = weights_in(path) if path.is_dir() else path
-    card = check_audiovisual(read_card(weights_path.parent / CARD))
+    weights_path = find_weights(path) if path.is_dir() else path
+    card = validate_audiovisual_card(read_card(weights_path.parent / CARD_FILE))
     weights = dequantize(read_weights(weights_path))
-    digest = digest_of(weights_path, card)
-    network = build(card, ARCHITECTURES)
+    digest = verified_sha256(weights_path, card)
+    network = build_network(card, ARCHITECTURES)
     load_state_dict(network, weights, card.name)
-    if fold:
+    if fuse:
         fuse_batchnorm(network)
     return AudioVisualPredictor(network, card, sha256=digest, device=device)
 
 
-def check_audiovisual(card: ModelCard) -> ModelCard:
+def validate_audiovisual_card(card: ModelCard) -> ModelCard:
     """Return a card that is of an audio-visual model. Raises ModelInvalid."""
     if card.kind != AUDIO_VISUAL:
         raise ModelInvalid(f"{card.name!r} is no audio-visual model: its model.json needs the kind {AUDIO_VISUAL!r}.")

@@ -74,7 +74,7 @@ def load_state_dict(module: nn.Module, weights: dict[str, torch.Tensor], name: s
     module.load_state_dict({key: weights[key].to(tensor.dtype) for key, tensor in expected.items()}, assign=True)
 
 
-def sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

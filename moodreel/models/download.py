@@ -8,7 +8,7 @@ from moodreel.errors import ModelInvalid
 from moodreel.models.face_registry import load_face_model
 
 
-def fetch(drive_id: str, folder: Path) -> Path:
+def download_checkpoint(drive_id: str, folder: Path) -> Path:
     """Return the checkpoint of that Drive id in `folder`, downloading it unless it is there already.
 
     The download goes to a temporary name and is renamed only once it has loaded as a model: one that broke off, or a

@@ -6,7 +6,7 @@ from typing import Any
 from moodreel.errors import ModelInvalid
 from moodreel.models.checkpoint import load_state_dict, read_weights
 from moodreel.models.huggingface import image
-from moodreel.models.model_card import FACE, ModelCard, check, original_card, read_card
+from moodreel.models.model_card import FACE, ModelCard, emotimesh_card, read_card, validate_card
 from moodreel.models.networks.base import FaceNetwork, fuse_batchnorm
 from moodreel.models.networks.compact_emotimesh import CompactEmotiMeshNet
 from moodreel.models.networks.emotimesh import EmotiMeshNet
@@ -16,11 +16,18 @@ from moodreel.models.networks.se_resnet import FaceExpressionNet
 from moodreel.models.networks.temporal_vit import TemporalViTNet
 from moodreel.models.networks.two_stream import TwoStreamNet
 from moodreel.models.networks.vit import ViTNet, ViTScratch
-from moodreel.models.predictor import Predictor
+from moodreel.models.predictor import FacePredictor
 from moodreel.models.quantization import dequantize
-from moodreel.models.registry import CARD, WEIGHTS, ModelRegistry, build, digest_of, weights_in
+from moodreel.models.registry import (
+    CARD_FILE,
+    WEIGHTS_FILE,
+    ModelRegistry,
+    build_network,
+    find_weights,
+    verified_sha256,
+)
 
-__all__ = ["ARCHITECTURES", "CARD", "WEIGHTS", "FaceModelRegistry", "load_face_model"]
+__all__ = ["ARCHITECTURES", "CARD_FILE", "WEIGHTS_FILE", "FaceModelRegistry", "load_face_model"]
 
 ARCHITECTURES: dict[str, type[FaceNetwork]] = {
     "compact-emotimesh": CompactEmotiMeshNet,
@@ -35,17 +42,17 @@ ARCHITECTURES: dict[str, type[FaceNetwork]] = {
 }
 
 
-class FaceModelRegistry(ModelRegistry[Predictor]):
+class FaceModelRegistry(ModelRegistry[FacePredictor]):
     """The models that read faces."""
 
     kind = FACE
     default_name = "moodreel-five"
 
-    def load(self, path: Path, *, device: str) -> Predictor:
+    def load(self, path: Path, *, device: str) -> FacePredictor:
         return load_face_model(path, device=device)
 
 
-def load_face_model(path: Path, *, device: str = "cpu", fold: bool = True) -> Predictor:
+def load_face_model(path: Path, *, device: str = "cpu", fuse: bool = True) -> FacePredictor:
     """Load a model from its folder or its weights file, and check it in full. Raises ModelInvalid.
 
     A folder with a `config.json` is one of Hugging Face's; a `model.json` in it may say what its config does not.
@@ -53,30 +60,34 @@ def load_face_model(path: Path, *, device: str = "cpu", fold: bool = True) -> Pr
     fold: ready to serve; a network that is to be trained or saved again needs its layers as they are.
     """
     folder = path if path.is_dir() else path.parent
-    if image.is_folder(folder) and (path.is_dir() or path.name == image.WEIGHTS):
-        return _load_hugging_face(folder, device, fold=fold)
-    weights_path = weights_in(path) if path.is_dir() else path
-    card_path = weights_path.parent / CARD
-    card = read_card(card_path) if card_path.is_file() else original_card(path.stem)
+    if image.is_huggingface_folder(folder) and (path.is_dir() or path.name == image.HF_WEIGHTS_FILE):
+        return _load_hugging_face(folder, device, fold=fuse)
+    weights_path = find_weights(path) if path.is_dir() else path
+    card_path = weights_path.parent / CARD_FILE
+    card = read_card(card_path) if card_path.is_file() else emotimesh_card(path.stem)
     weights = dequantize(read_weights(weights_path))
-    digest = digest_of(weights_path, card)
-    module = build(card, ARCHITECTURES)
+    digest = verified_sha256(weights_path, card)
+    module = build_network(card, ARCHITECTURES)
     load_state_dict(module, weights, card.name)
-    if fold:
+    if fuse:
         fuse_batchnorm(module)
-    return Predictor(module, card, sha256=digest, device=device)
+    return FacePredictor(module, card, sha256=digest, device=device)
 
 
-def _load_hugging_face(folder: Path, device: str, *, fold: bool) -> Predictor:
+def _load_hugging_face(folder: Path, device: str, *, fold: bool) -> FacePredictor:
     known: dict[str, Any] = {
-        "architecture": image.architecture(folder),
+        "architecture": image.read_architecture(folder),
         "labels": image.read_labels(folder),
     }
-    stated = folder / CARD
-    card = read_card(stated, **known) if stated.is_file() else check(ModelCard(name=folder.resolve().name, **known))
+    stated = folder / CARD_FILE
+    card = (
+        read_card(stated, **known)
+        if stated.is_file()
+        else validate_card(ModelCard(name=folder.resolve().name, **known))
+    )
     network = image.read_network(folder)
     if len(card.labels) != network.classes:
         raise ModelInvalid(f"{card.name!r} has {len(card.labels)} labels for {network.classes} outputs; correct them.")
     if fold:
         fuse_batchnorm(network)
-    return Predictor(network, card, sha256=digest_of(folder / image.WEIGHTS, card), device=device)
+    return FacePredictor(network, card, sha256=verified_sha256(folder / image.HF_WEIGHTS_FILE, card), device=device)

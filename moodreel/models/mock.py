@@ -9,9 +9,9 @@ from moodreel.models.model_card import AUDIO_VISUAL, ModelCard
 from moodreel.models.networks.audiovisual import MODALITIES, AudioVisualBatch
 from moodreel.models.predictor import ModelInfo
 
-NAME = "mock"
+MOCK_NAME = "mock"
 
-_CARD = ModelCard(name=NAME, architecture=NAME, labels=EIGHT, version="1", kind=AUDIO_VISUAL)
+_CARD = ModelCard(name=MOCK_NAME, architecture=MOCK_NAME, labels=EIGHT, version="1", kind=AUDIO_VISUAL)
 _SHARPNESS = 6
 """Power of what the hash gives: with it the likeliest of eight has some 50 %, as clients will see it."""
 
@@ -22,7 +22,7 @@ class MockPredictor:
     Says nothing of what the clip shows.
     """
 
-    info = ModelInfo(name=NAME, version="1", sha256="", architecture=NAME, labels=EIGHT, card=_CARD)
+    info = ModelInfo(name=MOCK_NAME, version="1", sha256="", architecture=MOCK_NAME, labels=EIGHT, card=_CARD)
     modalities = MODALITIES
 
     def __init__(self, data: bytes) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from moodreel.emotions import EMOTIMESH_TRAINED_ORDER
 from moodreel.errors import ModelInvalid
 
-ORIGINAL = "emotimesh"
+EMOTIMESH = "emotimesh"
 """The architecture of a checkpoint that names none: what people have from before there were cards."""
 
 FACE, TEXT, AUDIO_VISUAL = "face", "text", "audio-visual"
@@ -69,7 +69,7 @@ def read_card(path: Path, **known: Any) -> ModelCard:
     """
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
-        fields = {"name": path.parent.name, "architecture": ORIGINAL, **known} | fields
+        fields = {"name": path.parent.name, "architecture": EMOTIMESH, **known} | fields
         fields["labels"] = tuple(fields["labels"])
         fields["metrics"] = tuple(fields.get("metrics", ()))
         fields["modalities"] = tuple(fields.get("modalities", MODALITIES))
@@ -78,10 +78,10 @@ def read_card(path: Path, **known: Any) -> ModelCard:
         raise ModelInvalid(
             f"The model.json of {path.parent.name!r} needs at least labels, as JSON; correct it."
         ) from error
-    return check(card)
+    return validate_card(card)
 
 
-def check(card: ModelCard) -> ModelCard:
+def validate_card(card: ModelCard) -> ModelCard:
     """Return a card whose numbers and labels can be used. Raises ModelInvalid."""
     usable = all(map(_positive, (card.temperature, card.moment_temperature)))
     if not usable or not all(isinstance(v, str) for v in card.labels) or len(set(card.labels)) != len(card.labels):
@@ -115,7 +115,7 @@ def check(card: ModelCard) -> ModelCard:
     return card
 
 
-def kind_of(path: Path) -> str:
+def read_kind(path: Path) -> str:
     """Tell the kind that a model.json says, without checking any more of it; what is broken is broken as a face's."""
     try:
         stated = json.loads(path.read_text(encoding="utf-8")).get("kind", FACE)
@@ -132,11 +132,11 @@ def _finite(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def original_card(name: str) -> ModelCard:
+def emotimesh_card(name: str) -> ModelCard:
     """What a checkpoint is taken for that comes without a model.json: EmotiMesh-Net as it was trained."""
     return ModelCard(
         name=name,
-        architecture=ORIGINAL,
+        architecture=EMOTIMESH,
         labels=EMOTIMESH_TRAINED_ORDER,
         input="x, y, z of MediaPipe's first 468 points, relative to the picture, at 15 moments spread over the clip",
         normalisation="none",

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 
 import torch
 
-SCALE = ".scale"
+SCALE_SUFFIX = ".scale"
 """After the name of weights of eight bits: what their rows, or output channels, are multiplied by."""
 _MOST = 127
 _SHORTEST = 16
@@ -36,7 +36,7 @@ def to_int8(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         exact = state[name].float().flatten(1)
         scale = (exact.abs().amax(dim=1) / _MOST).clamp_min(1e-12)
         small[name] = (exact / scale[:, None]).round().to(torch.int8).reshape(tensor.shape).contiguous()
-        small[name + SCALE] = scale
+        small[name + SCALE_SUFFIX] = scale
     return small
 
 
@@ -50,9 +50,9 @@ PRECISIONS: dict[str, Callable[[Mapping[str, torch.Tensor]], dict[str, torch.Ten
 
 def dequantize(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Undo what `in_eight_bits` did; weights that were stored otherwise stay as they are."""
-    rows = {name.removesuffix(SCALE) for name in weights if name.endswith(SCALE)} & weights.keys()
-    kept = {name: tensor for name, tensor in weights.items() if name.removesuffix(SCALE) not in rows}
-    return kept | {name: _scaled(weights[name].float(), weights[name + SCALE].float()) for name in rows}
+    rows = {name.removesuffix(SCALE_SUFFIX) for name in weights if name.endswith(SCALE_SUFFIX)} & weights.keys()
+    kept = {name: tensor for name, tensor in weights.items() if name.removesuffix(SCALE_SUFFIX) not in rows}
+    return kept | {name: _scaled(weights[name].float(), weights[name + SCALE_SUFFIX].float()) for name in rows}
 
 
 def _scaled(whole: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:

@@ -11,24 +11,24 @@ import torch
 from torch import nn
 
 from moodreel.errors import ModelInvalid, ModelNotFound
-from moodreel.models.checkpoint import sha256
-from moodreel.models.huggingface.image import WEIGHTS as THEIR_WEIGHTS
-from moodreel.models.model_card import ModelCard, kind_of
+from moodreel.models.checkpoint import file_sha256
+from moodreel.models.huggingface.image import HF_WEIGHTS_FILE as THEIR_WEIGHTS
+from moodreel.models.model_card import ModelCard, read_kind
 from moodreel.models.predictor import ModelInfo
 
 logger = logging.getLogger(__name__)
 
-CARD = "model.json"
-WEIGHTS = "weights.safetensors"
+CARD_FILE = "model.json"
+WEIGHTS_FILE = "weights.safetensors"
 
 
-class Loaded(Protocol):
+class HasModelInfo(Protocol):
     """What any model can tell of itself."""
 
     info: ModelInfo
 
 
-Model = TypeVar("Model", bound=Loaded)
+Model = TypeVar("Model", bound=HasModelInfo)
 Network = TypeVar("Network", bound=nn.Module)
 
 
@@ -59,7 +59,7 @@ class ModelRegistry(ABC, Generic[Model]):
 
     def names(self) -> list[str]:
         """Names that `get` knows, sorted."""
-        folders = [path.parent for name in (WEIGHTS, THEIR_WEIGHTS) for path in self._root.glob(f"*/{name}")]
+        folders = [path.parent for name in (WEIGHTS_FILE, THEIR_WEIGHTS) for path in self._root.glob(f"*/{name}")]
         shipped = {folder.name for folder in folders if _kind_in(folder) == self.kind}
         return sorted(shipped | self._loaded.keys())
 
@@ -107,9 +107,9 @@ class ModelRegistry(ABC, Generic[Model]):
         self.get()
 
 
-def digest_of(weights: Path, card: ModelCard) -> str:
+def verified_sha256(weights: Path, card: ModelCard) -> str:
     """Give the SHA-256 of a weights file. Raises ModelInvalid where its card says another."""
-    digest = sha256(weights)
+    digest = file_sha256(weights)
     if card.sha256 and digest != card.sha256:
         raise ModelInvalid(
             f"The weights of {card.name!r} have SHA-256 {digest[:12]}…, but its model.json says {card.sha256[:12]}…; "
@@ -119,16 +119,16 @@ def digest_of(weights: Path, card: ModelCard) -> str:
 
 
 def _kind_in(folder: Path) -> str | None:
-    card = folder / CARD
-    return kind_of(card) if card.is_file() else None
+    card = folder / CARD_FILE
+    return read_kind(card) if card.is_file() else None
 
 
-def weights_in(folder: Path) -> Path:
+def find_weights(folder: Path) -> Path:
     """Find a folder's weights: those of a name that says so, or else the only checkpoint in it.
 
     What training goes on from may lie beside them.
     """
-    found = [path for path in (folder / WEIGHTS, folder / THEIR_WEIGHTS) if path.is_file()][:1]
+    found = [path for path in (folder / WEIGHTS_FILE, folder / THEIR_WEIGHTS) if path.is_file()][:1]
     found = found or [path for path in folder.iterdir() if path.suffix in (".safetensors", ".pth", ".pt")]
     if len(found) != 1:
         raise ModelInvalid(
@@ -137,7 +137,7 @@ def weights_in(folder: Path) -> Path:
     return found[0]
 
 
-def build(card: ModelCard, known: Mapping[str, type[Network]]) -> Network:
+def build_network(card: ModelCard, known: Mapping[str, type[Network]]) -> Network:
     """Make the card's network, without memory for weights that are about to be replaced."""
     if card.architecture not in known:
         raise ModelInvalid(

@@ -12,19 +12,19 @@ from moodreel.emotions import EKMAN
 from moodreel.errors import ModelInvalid
 from moodreel.models.checkpoint import load_state_dict, read_weights
 from moodreel.models.huggingface import image, text
-from moodreel.models.model_card import TEXT, ModelCard, check, read_card
+from moodreel.models.model_card import TEXT, ModelCard, read_card, validate_card
 from moodreel.models.networks.minilm import MiniLM
 from moodreel.models.networks.text_base import TextClassifier
 from moodreel.models.predictor import ModelInfo
 from moodreel.models.quantization import dequantize
-from moodreel.models.registry import CARD, ModelRegistry, build, digest_of, weights_in
+from moodreel.models.registry import CARD_FILE, ModelRegistry, build_network, find_weights, verified_sha256
 from moodreel.models.tokenizer import TokenWindow, WindowedTokenizer
 
 ARCHITECTURES: dict[str, type[TextClassifier]] = {"minilm": MiniLM}
 
-TOKENIZER = "tokenizer.json"
+TOKENIZER_FILE = "tokenizer.json"
 
-AT_ONCE = 16
+BATCH_SIZE = 16
 """Windows in one batch: more are no faster each, and all of a batch are padded to its longest."""
 
 
@@ -38,8 +38,8 @@ class TextPredictor:
     def __init__(
         self, module: TextClassifier, tokens: WindowedTokenizer, card: ModelCard, *, sha256: str, device: str = "cpu"
     ) -> None:
-        self.module = module.eval().to(device)
-        self.tokens = tokens
+        self.network = module.eval().to(device)
+        self.tokenizer = tokens
         self._device = device
         self._order = [card.labels.index(label) for label in EKMAN]
         self._temperatures = _by_label(card.temperatures, 1.0)
@@ -59,9 +59,9 @@ class TextPredictor:
         answers = np.zeros((len(windows), len(EKMAN)), np.float32)
         by_length = sorted(range(len(windows)), key=lambda number: len(windows[number].ids))
         with torch.inference_mode():
-            for start in range(0, len(by_length), AT_ONCE):
-                some = by_length[start : start + AT_ONCE]
-                answers[some] = self.calibrate(self.module.probabilities(self._batch([windows[i] for i in some])))
+            for start in range(0, len(by_length), BATCH_SIZE):
+                some = by_length[start : start + BATCH_SIZE]
+                answers[some] = self.calibrate(self.network.probabilities(self._batch([windows[i] for i in some])))
         return answers
 
     def calibrate(self, probabilities: torch.Tensor) -> np.ndarray:
@@ -71,7 +71,7 @@ class TextPredictor:
 
     def _batch(self, windows: Sequence[TokenWindow]) -> torch.Tensor:
         longest = max(len(window.ids) for window in windows)
-        rows = np.full((len(windows), longest), self.module.pad, np.int64)
+        rows = np.full((len(windows), longest), self.network.pad_id, np.int64)
         for row, window in zip(rows, windows, strict=True):
             row[: len(window.ids)] = window.ids
         return torch.from_numpy(rows).to(self._device)
@@ -84,28 +84,29 @@ class TextModelRegistry(ModelRegistry[TextPredictor]):
     default_name = "text-emotion"
 
     def load(self, path: Path, *, device: str) -> TextPredictor:
-        return load_text(path, device=device)
+        return load_text_model(path, device=device)
 
 
-def load_text(path: Path, *, device: str = "cpu") -> TextPredictor:
+def load_text_model(path: Path, *, device: str = "cpu") -> TextPredictor:
     """Load a model from its folder, and check it in full. Raises ModelInvalid.
 
     A folder with a `config.json` is one of Hugging Face's; a `model.json` in it may say what its config does not.
     """
     folder = path if path.is_dir() else path.parent
-    if image.is_folder(folder):
+    if image.is_huggingface_folder(folder):
         return _load_hugging_face(folder, device)
-    weights_path = weights_in(path) if path.is_dir() else path
-    card = check_text(read_card(folder / CARD))
+    weights_path = find_weights(path) if path.is_dir() else path
+    card = validate_text_card(read_card(folder / CARD_FILE))
     weights = dequantize(read_weights(weights_path))
-    digest = digest_of(weights_path, card)
-    module = build(card, ARCHITECTURES)
-    module.serve()
+    digest = verified_sha256(weights_path, card)
+    module = build_network(card, ARCHITECTURES)
+    module.prepare_for_serving()
     load_state_dict(module, weights, card.name)
-    tokens = WindowedTokenizer(read_tokenizer(folder), module.longest)
-    if isinstance(module, MiniLM) and tokens.vocabulary > module.word.num_embeddings:
+    tokens = WindowedTokenizer(read_tokenizer(folder), module.max_tokens)
+    if isinstance(module, MiniLM) and tokens.vocabulary_size > module.word.num_embeddings:
         raise ModelInvalid(
-            f"The {TOKENIZER} of {card.name!r} has more word pieces than its weights; restore the two from one release."
+            f"The {TOKENIZER_FILE} of {card.name!r} has more tokens than its weights have embeddings; restore both "
+            "files from one release."
         )
     return TextPredictor(module, tokens, card, sha256=digest, device=device)
 
@@ -117,25 +118,25 @@ def _load_hugging_face(folder: Path, device: str) -> TextPredictor:
         "labels": EKMAN,
         "name": folder.resolve().name,
     }
-    stated = folder / CARD
-    card = check_text(read_card(stated, **known) if stated.is_file() else check(ModelCard(**known)))
+    stated = folder / CARD_FILE
+    card = validate_text_card(read_card(stated, **known) if stated.is_file() else validate_card(ModelCard(**known)))
     network = text.read_text_network(folder)
-    tokens = WindowedTokenizer(text.read_text_tokenizer(folder), network.longest)
-    digest = digest_of(folder / image.WEIGHTS, card)
+    tokens = WindowedTokenizer(text.read_text_tokenizer(folder), network.max_tokens)
+    digest = verified_sha256(folder / image.HF_WEIGHTS_FILE, card)
     return TextPredictor(network, tokens, card, sha256=digest, device=device)
 
 
 def read_tokenizer(folder: Path) -> Tokenizer:
     """Read a folder's tokenizer.json. Raises ModelInvalid."""
     try:
-        return Tokenizer.from_str((folder / TOKENIZER).read_text(encoding="utf-8"))
+        return Tokenizer.from_str((folder / TOKENIZER_FILE).read_text(encoding="utf-8"))
     except Exception as error:  # tokenizers raises plain Exceptions
         raise ModelInvalid(
-            f"The folder {folder.name!r} needs a {TOKENIZER} that Hugging Face's tokenizers can read; restore it."
+            f"The folder {folder.name!r} needs a {TOKENIZER_FILE} that Hugging Face's tokenizers can read; restore it."
         ) from error
 
 
-def check_text(card: ModelCard) -> ModelCard:
+def validate_text_card(card: ModelCard) -> ModelCard:
     """Return a card that is of a model for texts. Raises ModelInvalid."""
     if card.kind != TEXT or set(card.labels) != set(EKMAN):
         raise ModelInvalid(

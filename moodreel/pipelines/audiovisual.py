@@ -200,7 +200,7 @@ class AudioVisualPipeline:
         return self.models.get(name)
 
     def _mock(self, data: bytes, model: str | None) -> MockPredictor:
-        if model not in (None, mocking.NAME):
+        if model not in (None, mocking.MOCK_NAME):
             raise ModelNotFound(f"There is no model {model!r} while answers are made up (EMO_MOCK=1); leave it out.")
         return MockPredictor(data)
 

@@ -37,7 +37,7 @@ from moodreel.media.mel_spectrogram import HOP_LENGTH, MEL_BANDS, log_mel
 from moodreel.media.video import Frame, VideoReader
 from moodreel.media.video_decoder import MediaSpan, VideoLimits
 from moodreel.models.networks.audiovisual import MODALITIES, AudioVisualBatch
-from moodreel.models.networks.resnet18 import SIDE
+from moodreel.models.networks.resnet18 import INPUT_SIDE
 from moodreel.pipelines import clip_sampler
 from moodreel.pipelines.clip_sampler import ClipTimeline
 from moodreel.pipelines.engine import DETECTION_SIDE, NO_FACE_IN_VIDEO, Engine
@@ -185,7 +185,9 @@ class ClipLoader:
         faces = []
         for face in self._engine.landmarker.detect(frame.rgb):
             x, y, w, h = face.box
-            faces.append(((x * width, y * height, w * width, h * height), crop_square(frame.rgb, face.landmarks, SIDE)))
+            faces.append(
+                ((x * width, y * height, w * width, h * height), crop_square(frame.rgb, face.landmarks, INPUT_SIDE))
+            )
         return FrameFaces(frame.time, tuple(faces))
 
 
@@ -224,7 +226,7 @@ class _FrameCrops:
 
     Attributes:
         times: seconds since the first frame.
-        crops: uint8 (SIDE, SIDE, 3) around the main face, None where it was not found.
+        crops: uint8 (INPUT_SIDE, INPUT_SIDE, 3) around the main face, None where it was not found.
         duration: seconds of the video, as decoded.
         faces: the largest number of faces in one frame.
         timeline: of the clip.
@@ -281,9 +283,9 @@ def _assemble(frames: _FrameCrops | None, sound: AudioClip | None, report: _Load
 
 
 def _face_windows(frames: _FrameCrops | None, timeline: ClipTimeline) -> tuple[np.ndarray, np.ndarray]:
-    """Return uint8 (W, FRAMES, SIDE, SIDE, 3) crops and bool (W, FRAMES), where there is one."""
+    """Return uint8 (W, FRAMES, INPUT_SIDE, INPUT_SIDE, 3) crops and bool (W, FRAMES), where there is one."""
     shape = len(timeline.starts), clip_sampler.FRAMES
-    faces, has_face = np.zeros((*shape, SIDE, SIDE, 3), np.uint8), np.zeros(shape, bool)
+    faces, has_face = np.zeros((*shape, INPUT_SIDE, INPUT_SIDE, 3), np.uint8), np.zeros(shape, bool)
     for row, start in enumerate(timeline.starts):
         for column, frame_time in enumerate(timeline.frame_times(start)):
             crop = frames.at(frame_time) if frames else None

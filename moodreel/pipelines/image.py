@@ -22,7 +22,7 @@ from moodreel.faces.quality import FaceQuality, assess_quality
 from moodreel.faces.tiled_detection import detect_tiled
 from moodreel.media import image
 from moodreel.media.image import DecodedImage, ImageLimits
-from moodreel.models.predictor import ModelInfo, Predictor, label_probabilities
+from moodreel.models.predictor import FacePredictor, ModelInfo, label_probabilities
 from moodreel.pipelines.engine import Engine
 from moodreel.pipelines.geometry import PixelBox, to_pixel_box
 from moodreel.pipelines.timing import elapsed_ms
@@ -194,7 +194,7 @@ class ImagePipeline:
             | {"model": model_ms},
         )
 
-    def select_model(self, model: str | None) -> Predictor:
+    def select_model(self, model: str | None) -> FacePredictor:
         """Return the named model, or the default one of images for None. Raises ModelNotFound."""
         default = self._engine.models.get()
         return self._engine.models.get(model or (DEFAULT_MODEL if default.info.labels == FIVE else default.info.name))
@@ -240,7 +240,7 @@ class ImagePipeline:
         )
 
 
-def _classify(images: Sequence[_ExtractedImage], predictor: Predictor) -> tuple[list[ImageResult], float]:
+def _classify(images: Sequence[_ExtractedImage], predictor: FacePredictor) -> tuple[list[ImageResult], float]:
     """Classify the faces of all images in one batch. Returns the results and the milliseconds it took."""
     start = time.perf_counter()
     features = [[observation.features] for item in images for _, observation in item.faces]

@@ -20,7 +20,7 @@ import numpy as np
 from moodreel.emotions import EKMAN
 from moodreel.errors import MoodreelError, Overloaded, TextEmpty, TextTooLong
 from moodreel.models.predictor import ModelInfo, resolve_device
-from moodreel.models.text_registry import AT_ONCE, TextModelRegistry, TextPredictor
+from moodreel.models.text_registry import BATCH_SIZE, TextModelRegistry, TextPredictor
 from moodreel.models.tokenizer import TokenWindow
 from moodreel.pipelines.language_id import ENGLISH, LanguageIdentifier
 
@@ -161,10 +161,10 @@ class TextPipeline:
     def _cut(self, text: str, predictor: TextPredictor) -> "_Cut | MoodreelError":
         if len(text) > self._longest:
             return TextTooLong(f"The text has more than {self._longest:,} characters. Send it in parts.")
-        windows = predictor.tokens.windows(text)
+        windows = predictor.tokenizer.tokenize(text)
         if not windows:
             return TextEmpty("There are no words in the text. Send some, or an emoji.")
-        if sum(window.own for window in windows) > self._longest:
+        if sum(window.text_tokens for window in windows) > self._longest:
             return TextTooLong("The text has too many emoji or signs for its length. Send it in parts.")
         return _Cut(text, tuple(windows))
 
@@ -176,10 +176,10 @@ class TextPipeline:
         windows = [window for part in parts for window in part.windows]
         read, milliseconds = [np.zeros((0, len(predictor.info.labels)), np.float32)], 0.0
         begun = clock.perf_counter()
-        for start in range(0, len(windows), AT_ONCE):
+        for start in range(0, len(windows), BATCH_SIZE):
             if start >= len(parts[0].windows) and _since(begun) > 1000 * self._batch_seconds:
                 break
-            shares, spent = self._take_turn(predictor, windows[start : start + AT_ONCE])
+            shares, spent = self._take_turn(predictor, windows[start : start + BATCH_SIZE])
             read.append(shares)
             milliseconds += spent
         every = np.concatenate(read)
@@ -244,7 +244,7 @@ def join(shares: np.ndarray, windows: Sequence[TokenWindow]) -> np.ndarray:
     emotion, and nine none, that emotion came out in 53 % of 100, and in 47 % by the plain mean; of eight comments that
     all show one, in 87 and 89 % (GoEmotions, texts held out from training).
     """
-    own = np.array([window.own for window in windows], np.float32)
+    own = np.array([window.text_tokens for window in windows], np.float32)
     weights = own * (1 + _CALM - shares[:, EKMAN.index("neutral")])
     return (shares * weights[:, None]).sum(axis=0) / weights.sum()
 

@@ -22,7 +22,7 @@ from moodreel.faces.quality import FaceQuality, assess_quality
 from moodreel.faces.tracker import Box, Tracker
 from moodreel.media.video import Frame, VideoReader
 from moodreel.media.video_decoder import VideoLimits
-from moodreel.models.predictor import ModelInfo, Predictor, TrackPrediction, label_probabilities
+from moodreel.models.predictor import FacePredictor, ModelInfo, TrackPrediction, label_probabilities
 from moodreel.pipelines.boomerang import BoomerangClip, make_boomerang
 from moodreel.pipelines.engine import DETECTION_SIDE, NO_FACE_IN_VIDEO, Engine
 from moodreel.pipelines.geometry import PixelBox, to_pixel_box
@@ -270,7 +270,7 @@ class VideoPipeline:
         self,
         reader: VideoReader,
         frames: Sequence[_ExtractedFrame],
-        predictor: Predictor,
+        predictor: FacePredictor,
         timings: dict[str, float],
         *,
         explain: bool = False,
@@ -342,7 +342,9 @@ def _by_frame(track: _Track, frame_count: int) -> list[FaceObservation | None]:
     return [track[index][1] if index in track else None for index in range(frame_count)]
 
 
-def _predict_tracks(tracks: dict[int, _Track], frame_count: int, predictor: Predictor) -> dict[int, TrackPrediction]:
+def _predict_tracks(
+    tracks: dict[int, _Track], frame_count: int, predictor: FacePredictor
+) -> dict[int, TrackPrediction]:
     features = [
         [observation.features if observation else None for observation in _by_frame(track, frame_count)]
         for track in tracks.values()

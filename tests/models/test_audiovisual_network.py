@@ -13,7 +13,7 @@ from transformers import ResNetConfig, ResNetModel
 from moodreel.errors import ModelInvalid
 from moodreel.models.networks.audiovisual import AudioVisualBatch, AudioVisualNet
 from moodreel.models.networks.fusion import FUSIONS
-from moodreel.models.networks.resnet18 import MEAN, STD, ResNet18, load_pretrained, normalize
+from moodreel.models.networks.resnet18 import IMAGENET_MEAN, IMAGENET_STD, ResNet18, load_torchvision_weights, normalize
 from moodreel.training.augmentation.modality_dropout import drop_modalities
 
 BOTH = ("video", "audio")
@@ -23,9 +23,9 @@ def excerpts(count=3, *, frames=8, side=112, steps=188, seed=0):
     generator = torch.Generator().manual_seed(seed)
     return AudioVisualBatch(
         faces=torch.randint(0, 256, (count, frames, side, side, 3), generator=generator, dtype=torch.uint8),
-        seen=torch.ones(count, frames, dtype=torch.bool),
+        face_mask=torch.ones(count, frames, dtype=torch.bool),
         mels=torch.randn(count, 64, steps, generator=generator) * 3 - 11,
-        heard=torch.ones(count, dtype=torch.bool),
+        audio_mask=torch.ones(count, dtype=torch.bool),
     )
 
 
@@ -109,7 +109,7 @@ def test_published_weights_load_by_path_old_ones_and_new_ones(tmp_path, ending, 
     weights = {key: tensor for key, tensor in published(theirs).items() if not (old and "num_batches" in key)}
     path = tmp_path / f"resnet18.{ending}"
     torch.save(weights, path) if ending == "pth" else safetensors.torch.save_file(weights, path)
-    load_pretrained(ours, path)
+    load_torchvision_weights(ours, path)
     for key, tensor in theirs.state_dict().items():
         assert torch.equal(ours.state_dict()[key], tensor)
 
@@ -119,7 +119,7 @@ def test_weights_of_another_network_are_refused(tmp_path):
     del weights["layer3.1.conv1.weight"]
     torch.save(weights, tmp_path / "torn.pth")
     with pytest.raises(ModelInvalid, match=r"layer3\.1\.conv1\.weight"):
-        load_pretrained(ResNet18(), tmp_path / "torn.pth")
+        load_torchvision_weights(ResNet18(), tmp_path / "torn.pth")
 
 
 def test_the_trunk_computes_what_another_library_does_with_the_same_weights():
@@ -158,7 +158,7 @@ def test_pictures_of_any_size_are_normalised_as_imagenet_is():
     grey = torch.full((1, 224, 224, 3), 128, dtype=torch.uint8)
     pictures = normalize(grey)
     assert pictures.shape == (1, 3, 112, 112)
-    np.testing.assert_allclose(pictures[0, :, 50, 50], (128 / 255 - np.array(MEAN)) / STD, rtol=1e-5)
+    np.testing.assert_allclose(pictures[0, :, 50, 50], (128 / 255 - np.array(IMAGENET_MEAN)) / IMAGENET_STD, rtol=1e-5)
 
 
 # Answers
@@ -181,9 +181,9 @@ def test_any_number_of_classes_can_be_answered(fusion, classes):
 def missing():
     """Four windows: with both, with a face alone, with sound alone, and with a face in the second frame only."""
     windows = small(4)
-    windows.heard[1] = False
-    windows.seen[2] = False
-    windows.seen[3, 0] = False
+    windows.audio_mask[1] = False
+    windows.face_mask[2] = False
+    windows.face_mask[3, 0] = False
     return windows
 
 
@@ -231,8 +231,8 @@ def test_every_part_learns_from_windows_of_which_some_lack_something(fusion, opt
 
 def test_late_is_the_mean_of_what_each_says_or_the_only_one():
     made, windows = network("late"), small(1)
-    blind = AudioVisualBatch(windows.faces, torch.zeros(1, 2, dtype=torch.bool), windows.mels, windows.heard)
-    deaf = AudioVisualBatch(windows.faces, windows.seen, windows.mels, torch.zeros(1, dtype=torch.bool))
+    blind = AudioVisualBatch(windows.faces, torch.zeros(1, 2, dtype=torch.bool), windows.mels, windows.audio_mask)
+    deaf = AudioVisualBatch(windows.faces, windows.face_mask, windows.mels, torch.zeros(1, dtype=torch.bool))
     together, heard, seen = (made.predict(each)[0][0] for each in (windows, blind, deaf))
     torch.testing.assert_close(together, (heard + seen) / 2)
 
@@ -248,13 +248,13 @@ def test_a_levelled_network_hears_the_same_in_a_louder_recording_and_another_one
 
 
 def test_a_levelled_network_makes_nothing_of_a_window_without_a_sound():
-    quiet = AudioVisualNet(fusion="late", levelled=True).audio.standardise(torch.full((2, 64, 188), -23.03))
+    quiet = AudioVisualNet(fusion="late", levelled=True).audio.standardize(torch.full((2, 64, 188), -23.03))
     assert quiet.abs().max() < 0.01
 
 
 def test_a_window_with_nothing_in_it_is_an_error():
     windows = small()
-    windows.seen[1], windows.heard[1] = False, False
+    windows.face_mask[1], windows.audio_mask[1] = False, False
     with pytest.raises(ValueError, match="nothing to answer from"):
         network()(windows)
 
@@ -271,13 +271,13 @@ def test_a_fusion_or_head_that_is_none_is_named():
 
 def test_modality_dropout_takes_its_shares_and_never_both():
     windows = excerpts(2000, frames=1, side=1, steps=1)
-    windows.heard[:500] = False
+    windows.audio_mask[:500] = False
     dropped = drop_modalities(windows, torch.Generator().manual_seed(0), video=0.3, audio=0.2)
     rows = dropped.modalities()
     assert rows[:500] == [("video",)] * 500, "what has only one keeps it"
     shares = {had: rows[500:].count(had) / 1500 for had in set(rows[500:])}
     assert shares == pytest.approx({("audio",): 0.3, ("video",): 0.2, BOTH: 0.5}, abs=0.05)
-    assert windows.seen.all(), "the batch itself stays as it was"
+    assert windows.face_mask.all(), "the batch itself stays as it was"
     again = drop_modalities(windows, torch.Generator().manual_seed(0), video=0.3, audio=0.2)
     assert again.modalities() == rows
 

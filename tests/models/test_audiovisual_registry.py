@@ -11,7 +11,7 @@ import torch
 
 from moodreel.emotions import EIGHT
 from moodreel.errors import ModelInvalid, ModelNotFound
-from moodreel.models.audiovisual_registry import AudioVisualModelRegistry, load_audiovisual
+from moodreel.models.audiovisual_registry import AudioVisualModelRegistry, load_audiovisual_model
 from moodreel.models.face_registry import FaceModelRegistry
 from moodreel.models.model_card import read_card
 from moodreel.models.networks.audiovisual import AudioVisualBatch
@@ -27,9 +27,9 @@ def excerpts(count=3, seed=0):
     generator = torch.Generator().manual_seed(seed)
     return AudioVisualBatch(
         faces=torch.randint(0, 256, (count, 2, 32, 32, 3), generator=generator, dtype=torch.uint8),
-        seen=torch.ones(count, 2, dtype=torch.bool),
+        face_mask=torch.ones(count, 2, dtype=torch.bool),
         mels=torch.randn(count, 64, 32, generator=generator) * 3 - 11,
-        heard=torch.ones(count, dtype=torch.bool),
+        audio_mask=torch.ones(count, dtype=torch.bool),
     )
 
 
@@ -43,11 +43,11 @@ def shelf(tmp_path_factory):
 
 def test_a_model_answers_calibrated_what_its_network_says(shelf, tmp_path):
     predictor = AudioVisualModelRegistry(shelf).get()
-    warm = load_audiovisual(write_model(tmp_path / "warm", temperature=2.5))
+    warm = load_audiovisual_model(write_model(tmp_path / "warm", temperature=2.5))
     windows = excerpts(19)  # more than one batch
-    windows.seen[3] = False
-    windows.heard[4] = False
-    windows.seen[5, 0] = False
+    windows.face_mask[3] = False
+    windows.audio_mask[4] = False
+    windows.face_mask[5, 0] = False
     logits = network()(windows)
     for model, temperature in ((predictor, 1.0), (warm, 2.5)):
         answers = model.predict(windows)
@@ -59,57 +59,57 @@ def test_a_model_answers_calibrated_what_its_network_says(shelf, tmp_path):
 def test_a_clip_is_the_mean_of_its_windows(shelf):
     predictor, windows = AudioVisualModelRegistry(shelf).get(), excerpts()
     each = np.stack([probabilities for probabilities, _ in predictor.predict(windows)])
-    np.testing.assert_allclose(predictor.judge(windows), each.mean(axis=0), atol=1e-6)
-    assert predictor.judge(windows).sum() == pytest.approx(1, abs=1e-5)
+    np.testing.assert_allclose(predictor.predict_clip(windows), each.mean(axis=0), atol=1e-6)
+    assert predictor.predict_clip(windows).sum() == pytest.approx(1, abs=1e-5)
 
 
 def test_the_eight_labels_come_in_their_own_order_whatever_the_checkpoint_has(tmp_path):
     backwards = tuple(reversed(EIGHT))
-    predictor = load_audiovisual(write_model(tmp_path / "backwards", labels=backwards))
+    predictor = load_audiovisual_model(write_model(tmp_path / "backwards", labels=backwards))
     assert predictor.info.labels == EIGHT
     raw = network()(excerpts(1)).softmax(dim=-1)[0].detach().numpy()
     np.testing.assert_allclose(predictor.predict(excerpts(1))[0][0], raw[::-1], atol=1e-4)
 
 
 def test_other_labels_stay_as_they_are(tmp_path):
-    predictor = load_audiovisual(write_model(tmp_path / "two", labels=("yes", "no")))
+    predictor = load_audiovisual_model(write_model(tmp_path / "two", labels=("yes", "no")))
     assert predictor.info.labels == ("yes", "no")
     assert predictor.predict(excerpts(1))[0][0].shape == (2,)
 
 
 def test_scales_multiply_what_is_said_too_often(tmp_path):
-    plain = load_audiovisual(write_model(tmp_path / "plain")).judge(excerpts(1))
-    scaled = load_audiovisual(write_model(tmp_path / "scaled", scales={"neutral": 0.5})).judge(excerpts(1))
+    plain = load_audiovisual_model(write_model(tmp_path / "plain")).predict_clip(excerpts(1))
+    scaled = load_audiovisual_model(write_model(tmp_path / "scaled", scales={"neutral": 0.5})).predict_clip(excerpts(1))
     expected = plain * np.array([0.5, *[1] * 7])
     np.testing.assert_allclose(scaled, expected / expected.sum(), atol=1e-5)
 
 
 def test_a_model_of_faces_alone_is_given_no_sound(tmp_path):
-    seeing = load_audiovisual(write_model(tmp_path / "seeing", modalities=["video"]))
-    both = load_audiovisual(write_model(tmp_path / "both"))
+    seeing = load_audiovisual_model(write_model(tmp_path / "seeing", modalities=["video"]))
+    both = load_audiovisual_model(write_model(tmp_path / "both"))
     windows = excerpts()
     assert seeing.modalities == ("video",)
-    silent = replace(windows, heard=torch.zeros(3, dtype=torch.bool))
+    silent = replace(windows, audio_mask=torch.zeros(3, dtype=torch.bool))
     for (ours, modalities), (theirs, _) in zip(seeing.predict(windows), both.predict(silent), strict=True):
         assert modalities == ("video",)
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
     with pytest.raises(ValueError, match="nothing to answer from"):
-        seeing.predict(replace(windows, seen=torch.zeros(3, 2, dtype=torch.bool)))
+        seeing.predict(replace(windows, face_mask=torch.zeros(3, 2, dtype=torch.bool)))
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_weights_come_in_every_precision(tmp_path, precision):
     folder = write_model(tmp_path / precision)
     safetensors.torch.save_file(PRECISIONS[precision](network().state_dict()), folder / "weights.safetensors")
-    answer = load_audiovisual(folder).judge(excerpts())
-    exact = load_audiovisual(write_model(tmp_path / "exact")).judge(excerpts())
+    answer = load_audiovisual_model(folder).predict_clip(excerpts())
+    exact = load_audiovisual_model(write_model(tmp_path / "exact")).predict_clip(excerpts())
     np.testing.assert_allclose(answer, exact, atol=0.02)
 
 
 def test_a_network_to_be_trained_keeps_its_layers(tmp_path):
     folder = write_model(tmp_path / "model")
-    assert load_audiovisual(folder, fold=False).network.state_dict().keys() == network().state_dict().keys()
-    assert isinstance(load_audiovisual(folder).network.trunk.bn1, torch.nn.Identity)
+    assert load_audiovisual_model(folder, fuse=False).network.state_dict().keys() == network().state_dict().keys()
+    assert isinstance(load_audiovisual_model(folder).network.trunk.bn1, torch.nn.Identity)
 
 
 def test_each_kind_of_model_has_a_store_of_its_own(shelf):
@@ -121,7 +121,7 @@ def test_each_kind_of_model_has_a_store_of_its_own(shelf):
 
 def test_a_card_may_say_that_weights_are_not_for_commerce(tmp_path):
     folder = write_model(tmp_path / "research", commercial=False, licence="CC BY-NC-SA 4.0")
-    card = load_audiovisual(folder).info.card
+    card = load_audiovisual_model(folder).info.card
     assert (card.commercial, card.licence) == (False, "CC BY-NC-SA 4.0")
     assert read_card(write_model(tmp_path / "free") / "model.json").commercial
 
@@ -146,7 +146,7 @@ def test_a_card_that_is_wrong_is_refused(tmp_path, fields):
     card = json.loads((folder / "model.json").read_text()) | fields
     (folder / "model.json").write_text(json.dumps(card))
     with pytest.raises(ModelInvalid, match=r"model\.json"):
-        load_audiovisual(folder)
+        load_audiovisual_model(folder)
 
 
 def test_weights_that_are_wrong_are_refused_by_what_is_wrong(tmp_path):
@@ -155,22 +155,22 @@ def test_weights_that_are_wrong_are_refused_by_what_is_wrong(tmp_path):
     del weights["trunk.conv1.weight"]
     safetensors.torch.save_file(weights, folder / "weights.safetensors")
     with pytest.raises(ModelInvalid, match=r"trunk\.conv1\.weight"):
-        load_audiovisual(folder)
+        load_audiovisual_model(folder)
     (folder / "weights.safetensors").write_bytes(b"")
     with pytest.raises(ModelInvalid, match="empty"):
-        load_audiovisual(folder)
+        load_audiovisual_model(folder)
     with pytest.raises(ModelInvalid, match="no checkpoint 'nowhere'"):
-        load_audiovisual(tmp_path / "nowhere")
+        load_audiovisual_model(tmp_path / "nowhere")
 
 
 def test_a_weights_file_is_named_by_itself_with_its_card_beside_it(tmp_path):
     folder = write_model(tmp_path / "model")
-    assert load_audiovisual(folder / "weights.safetensors").info.name == "model"
+    assert load_audiovisual_model(folder / "weights.safetensors").info.name == "model"
 
 
 def test_one_model_serves_several_threads(shelf):
     store, windows = AudioVisualModelRegistry(shelf), excerpts()
     with ThreadPoolExecutor(6) as pool:
-        answers = list(pool.map(lambda _: store.get().judge(windows), range(12)))
+        answers = list(pool.map(lambda _: store.get().predict_clip(windows), range(12)))
     for answer in answers:
         np.testing.assert_allclose(answer, answers[0], atol=1e-6)

@@ -74,7 +74,7 @@ def test_a_folder_answers_as_the_steps_of_transformers_own_pipeline_do(tmp_path,
     inputs = ViTImageProcessorPil.from_pretrained(tmp_path / "vit")(face.rgb_crop, return_tensors="pt")
     with torch.inference_mode():
         theirs = vit(**inputs).logits[0].softmax(dim=0)
-        read = model.module.prepare(torch.tensor(face.rgb_crop)[None])
+        read = model.network.preprocess(torch.tensor(face.rgb_crop)[None])
     grey_level = 0 if size == 224 else 1.01 / 255 / 0.5  # what resizing may round otherwise
     torch.testing.assert_close(read, inputs["pixel_values"], atol=1e-5 + grey_level, rtol=0)
     assert max(theirs) - min(theirs) > 0.05, "a network that tells nothing apart would pass"
@@ -94,8 +94,8 @@ def test_a_face_gets_the_same_answer_alone_and_beside_others(folder, face):
 
 
 def test_without_a_preprocessor_colours_go_from_minus_one_to_one(folder, face):
-    network = load_face_model(folder).module
-    read = network.prepare(torch.tensor([0, 255], dtype=torch.uint8)[None, :, None, None].expand(1, 2, 2, 3))
+    network = load_face_model(folder).network
+    read = network.preprocess(torch.tensor([0, 255], dtype=torch.uint8)[None, :, None, None].expand(1, 2, 2, 3))
     assert (float(read.min()), float(read.max())) == (-1, 1)
 
 
@@ -155,8 +155,8 @@ def pickled(folder):
         (lambda f: (f / "config.json").unlink(), r"Name the architecture and arguments"),
         (lambda f: (f / "config.json").write_text("{"), "no JSON that can be read"),
         (lambda f: (f / "config.json").write_text("[]"), "no JSON object"),
-        (lambda f: edit(f, "config.json", model_type="swin"), "no ViTForImageClassification"),
-        (lambda f: edit(f, "config.json", num_channels=1), "no ViTForImageClassification"),
+        (lambda f: edit(f, "config.json", model_type="swin"), "holds no ViTForImageClassification"),
+        (lambda f: edit(f, "config.json", num_channels=1), "holds no ViTForImageClassification"),
         (lambda f: edit(f, "config.json", id2label=None), "id2label"),
         (lambda f: edit(f, "config.json", id2label={"0": "a", "2": "b"}), "id2label"),
         (lambda f: edit(f, "config.json", id2label={"0": "a", "1": "A "}), "labels that differ"),
@@ -164,8 +164,8 @@ def pickled(folder):
         (lambda f: edit(f, "config.json", hidden_size=32), "do not fit its config"),
         (lambda f: edit(f, "config.json", num_hidden_layers=3), "do not fit its config"),
         (lambda f: edit(f, "config.json", num_attention_heads="two"), "do not fit its config"),
-        (lambda f: (f / "model.safetensors").unlink(), "no ViTForImageClassification"),
-        (pickled, "no ViTForImageClassification"),
+        (lambda f: (f / "model.safetensors").unlink(), "holds no ViTForImageClassification"),
+        (pickled, "holds no ViTForImageClassification"),
         (lambda f: (f / "model.safetensors").write_bytes(b"\x00" * 64), "do not fit its config"),
         (lambda f: (f / "model.safetensors").write_bytes(pickle.dumps(print)), "do not fit its config"),
         (lambda f: rewrite(f, lambda w: w.pop("classifier.bias")), "classifier.bias"),

@@ -19,8 +19,8 @@ from transformers import (
 
 from moodreel.emotions import EKMAN, GOEMOTIONS_BY_EKMAN
 from moodreel.errors import ModelInvalid
-from moodreel.models.text_registry import TextModelRegistry, load_text
-from moodreel.models.tokenizer import WINDOW
+from moodreel.models.text_registry import TextModelRegistry, load_text_model
+from moodreel.models.tokenizer import WINDOW_TOKENS
 
 WORDS = [
     "[PAD]",
@@ -63,8 +63,8 @@ def theirs(folder: Path, text: str) -> dict[str, float]:
 
 
 def ours(folder: Path, text: str) -> dict[str, float]:
-    model = load_text(folder)
-    [shares] = model.predict(model.tokens.windows(text))
+    model = load_text_model(folder)
+    [shares] = model.predict(model.tokenizer.tokenize(text))
     return dict(zip(EKMAN, map(float, shares), strict=True))
 
 
@@ -102,8 +102,8 @@ def test_a_roberta_reads_no_further_than_it_has_places(tmp_path):
         max_position_embeddings=40,
         pad_token_id=0,
     )
-    model = load_text(folder)
-    windows = model.tokens.windows("so happy today " * 50)
+    model = load_text_model(folder)
+    windows = model.tokenizer.tokenize("so happy today " * 50)
     assert max(len(window.ids) for window in windows) <= 39
     assert np.isfinite(model.predict(windows)).all()
 
@@ -121,7 +121,7 @@ def test_it_answers_by_default_under_the_name_of_its_folder_with_windows_as_shor
     store = TextModelRegistry(Path(__file__).parents[2] / "model_store")
     assert store.register(made(tmp_path / "mine")) == "mine"
     assert store.get().info.labels == EKMAN
-    assert max(len(window.ids) for window in store.get().tokens.windows("so happy " * 500)) == WINDOW
+    assert max(len(window.ids) for window in store.get().tokenizer.tokenize("so happy " * 500)) == WINDOW_TOKENS
 
 
 def edit(folder, **fields):
@@ -146,4 +146,4 @@ def test_a_folder_that_is_not_as_it_should_be_is_refused_with_what_to_do(tmp_pat
     folder = made(tmp_path / "spoilt")
     spoil(folder)
     with pytest.raises(ModelInvalid, match=says):
-        load_text(folder)
+        load_text_model(folder)

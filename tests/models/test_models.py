@@ -20,13 +20,13 @@ from moodreel.faces.features import FaceFeatures, extract_features
 from moodreel.faces.landmarker import FaceLandmarker
 from moodreel.models import download, face_registry, predictor
 from moodreel.models.face_registry import FaceModelRegistry, load_face_model
-from moodreel.models.model_card import original_card, read_card
+from moodreel.models.model_card import emotimesh_card, read_card
 from moodreel.models.networks.compact_emotimesh import CompactEmotiMeshNet
 from moodreel.models.networks.emotimesh import EmotiMeshNet
 from moodreel.models.networks.multi_head import standardize
 from moodreel.models.networks.se_resnet import FaceExpressionNet
 from moodreel.models.networks.two_stream import TwoStreamNet
-from moodreel.models.predictor import Predictor, resolve_device
+from moodreel.models.predictor import FacePredictor, resolve_device
 
 STORE = Path(__file__).parents[2] / "model_store"
 
@@ -76,26 +76,26 @@ def save(folder, network, *, architecture="compact-emotimesh", arguments=SMALL, 
 
 @pytest.fixture(scope="module")
 def compact():
-    card = dataclasses.replace(original_card("small"), architecture="compact-emotimesh", labels=FIVE)
-    return Predictor(random_network(CompactEmotiMeshNet, SMALL), card, sha256="")
+    card = dataclasses.replace(emotimesh_card("small"), architecture="compact-emotimesh", labels=FIVE)
+    return FacePredictor(random_network(CompactEmotiMeshNet, SMALL), card, sha256="")
 
 
 @pytest.fixture(scope="module")
 def original():
-    return Predictor(random_network(EmotiMeshNet, TINY), original_card("tiny"), sha256="")
+    return FacePredictor(random_network(EmotiMeshNet, TINY), emotimesh_card("tiny"), sha256="")
 
 
 @pytest.fixture(scope="module")
 def appearance():
-    card = dataclasses.replace(original_card("face"), architecture="face-expression", labels=FIVE)
-    return Predictor(random_network(FaceExpressionNet, FACE), card, sha256="")
+    card = dataclasses.replace(emotimesh_card("face"), architecture="face-expression", labels=FIVE)
+    return FacePredictor(random_network(FaceExpressionNet, FACE), card, sha256="")
 
 
 @pytest.fixture(scope="module")
 def joint():
-    card = dataclasses.replace(original_card("joint"), architecture="joint", labels=FIVE)
+    card = dataclasses.replace(emotimesh_card("joint"), architecture="joint", labels=FIVE)
     arguments = {"appearance": FACE, "landmarks": SMALL, "hidden": 4}
-    return Predictor(random_network(TwoStreamNet, arguments), card, sha256="")
+    return FacePredictor(random_network(TwoStreamNet, arguments), card, sha256="")
 
 
 @pytest.fixture(params=["compact", "original", "appearance", "joint"])
@@ -161,9 +161,9 @@ def test_many_threads_get_the_answers_of_their_own_tracks(model):
 
 def test_a_higher_temperature_makes_a_model_less_sure_but_of_the_same_mind():
     network = random_network(CompactEmotiMeshNet, SMALL)
-    card = dataclasses.replace(original_card("small"), architecture="compact-emotimesh", labels=FIVE)
+    card = dataclasses.replace(emotimesh_card("small"), architecture="compact-emotimesh", labels=FIVE)
     cold, warm = (
-        Predictor(network, dataclasses.replace(card, temperature=t, moment_temperature=t), sha256="")
+        FacePredictor(network, dataclasses.replace(card, temperature=t, moment_temperature=t), sha256="")
         for t in (0.02, 0.2)
     )
     (sure,), (unsure,) = cold.predict([someone(moments=3)]), warm.predict([someone(moments=3)])
@@ -176,8 +176,8 @@ def test_five_labels_come_in_the_order_of_five_whatever_the_checkpoint_has():
     network = random_network(CompactEmotiMeshNet, SMALL)
     answers = {}
     for labels in (FIVE, EMOTIMESH_TRAINED_ORDER):
-        card = dataclasses.replace(original_card("small"), architecture="compact-emotimesh", labels=labels)
-        model = Predictor(network, card, sha256="")
+        card = dataclasses.replace(emotimesh_card("small"), architecture="compact-emotimesh", labels=labels)
+        model = FacePredictor(network, card, sha256="")
         assert model.info.labels == FIVE
         answers[labels] = model.predict([someone()])[0].probabilities
     by_name = dict(zip(EMOTIMESH_TRAINED_ORDER, answers[FIVE], strict=True))
@@ -186,8 +186,8 @@ def test_five_labels_come_in_the_order_of_five_whatever_the_checkpoint_has():
 
 def test_other_label_sets_keep_their_own_order():
     labels = ("calm", "joy", "anger")
-    card = dataclasses.replace(original_card("small"), architecture="compact-emotimesh", labels=labels)
-    model = Predictor(random_network(CompactEmotiMeshNet, SMALL, classes=3), card, sha256="")
+    card = dataclasses.replace(emotimesh_card("small"), architecture="compact-emotimesh", labels=labels)
+    model = FacePredictor(random_network(CompactEmotiMeshNet, SMALL, classes=3), card, sha256="")
     assert model.info.labels == labels
     assert model.predict([someone()])[0].probabilities.shape == (3,)
 
@@ -213,7 +213,7 @@ def test_the_original_reads_x_y_z_of_468_points_at_15_moments_from_first_to_last
     track = someone(moments=29)
     landmarks = torch.tensor(np.stack([f.landmarks[:468].reshape(1404) for f in track[::2]]))
     with torch.inference_mode():
-        expected = original.module(landmarks[None])[0].softmax(dim=0)
+        expected = original.network(landmarks[None])[0].softmax(dim=0)
     by_label = dict(zip(EMOTIMESH_TRAINED_ORDER, expected.tolist(), strict=True))
     (verdict,) = original.predict([track])
     np.testing.assert_allclose(verdict.probabilities, [by_label[label] for label in FIVE], atol=1e-6)
@@ -253,7 +253,9 @@ def test_few_faces_are_read_mirrored_too_and_many_are_not(appearance):
     other = dataclasses.replace(face, crop=face.crop[:, ::-1].copy())
     few, mirrored = appearance.predict([[face], [other]])
     np.testing.assert_allclose(few.probabilities, mirrored.probabilities, atol=1e-5)
-    many, mirrored = appearance.predict([[face] * (FaceExpressionNet.few + 1), [other] * (FaceExpressionNet.few + 1)])
+    many, mirrored = appearance.predict(
+        [[face] * (FaceExpressionNet.mirror_below + 1), [other] * (FaceExpressionNet.mirror_below + 1)]
+    )
     assert np.abs(many.probabilities - mirrored.probabilities).max() > 1e-5
 
 
@@ -273,7 +275,7 @@ def test_the_adjustment_for_the_prior_favours_what_is_rare():
 
 
 def test_seven_opinions_of_appearance_count_for_five(joint):
-    network = joint.module
+    network = joint.network
     surprised_or_afraid = torch.full((1, 2, 7), -9.0)
     surprised_or_afraid[..., [SEVEN.index("surprise"), SEVEN.index("fear")]] = 9.0
     with torch.inference_mode():
@@ -284,7 +286,7 @@ def test_seven_opinions_of_appearance_count_for_five(joint):
 def test_a_joint_network_hears_both_opinions(joint):
     one, other = someone(1)[0], someone(2)[0]
     base = joint.predict([[one]])[0].probabilities
-    for changed in ({"crop": other.crop}, {"shape": other.normalized_landmarks}):
+    for changed in ({"crop": other.crop}, {"normalized_landmarks": other.normalized_landmarks}):
         assert np.abs(joint.predict([[dataclasses.replace(one, **changed)]])[0].probabilities - base).max() > 1e-5
 
 
@@ -591,9 +593,9 @@ def drive(monkeypatch):
 def test_a_download_becomes_a_checkpoint_and_is_not_fetched_again(tmp_path, drive):
     described(tmp_path)
     drive.content = lambda path: torch.save(tiny_weights(), path)
-    checkpoint = download.fetch(DRIVE_ID, tmp_path)
+    checkpoint = download.download_checkpoint(DRIVE_ID, tmp_path)
     assert load_face_model(checkpoint).info.architecture == "emotimesh"
-    assert download.fetch(DRIVE_ID, tmp_path) == checkpoint
+    assert download.download_checkpoint(DRIVE_ID, tmp_path) == checkpoint
     assert drive.downloads == 1
 
 
@@ -611,14 +613,14 @@ def _write(content):
 def test_a_broken_download_leaves_nothing_behind(tmp_path, drive, content):
     drive.content = content
     with pytest.raises(ModelInvalid, match="download"):
-        download.fetch(DRIVE_ID, tmp_path / "models")
+        download.download_checkpoint(DRIVE_ID, tmp_path / "models")
     assert list((tmp_path / "models").iterdir()) == []
 
 
 @pytest.mark.parametrize("drive_id", ["", "short", "../../etc/passwd", "https://drive.google.com/file/d/x"])
 def test_what_is_no_drive_id_is_refused_before_any_download(tmp_path, drive, drive_id):
     with pytest.raises(ModelInvalid, match="MODEL_DOWNLOAD_ID"):
-        download.fetch(drive_id, tmp_path)
+        download.download_checkpoint(drive_id, tmp_path)
     assert drive.downloads == 0
 
 

@@ -20,11 +20,11 @@ from moodreel.faces.landmarker import FaceLandmarker
 from moodreel.models.face_registry import FaceModelRegistry, load_face_model
 from moodreel.models.model_card import ModelCard
 from moodreel.models.networks.base import fuse_batchnorm
-from moodreel.models.networks.resemotenet import ResEmoteNet, prepare
+from moodreel.models.networks.resemotenet import ResEmoteNet, preprocess
 from moodreel.models.networks.se_resnet import FaceExpressionNet
 from moodreel.models.networks.two_stream import TwoStreamNet
 from moodreel.models.networks.vit import ViTNet
-from moodreel.models.predictor import Predictor
+from moodreel.models.predictor import FacePredictor
 from moodreel.pipelines.engine import Engine
 from moodreel.pipelines.image import ImagePipeline
 from moodreel.pipelines.video import VideoPipeline
@@ -155,7 +155,7 @@ def network(request):
 
 @pytest.fixture
 def predictor(network):
-    return Predictor(network, ModelCard("made", "any", SEVEN), sha256="")
+    return FacePredictor(network, ModelCard("made", "any", SEVEN), sha256="")
 
 
 # What all of them do
@@ -191,10 +191,10 @@ def test_batch_normalisation_folds_away_when_a_model_is_loaded_and_the_answers_s
     made = lived(kind(**arguments))
     folder = save(tmp_path / "made", made, architecture, arguments)
     track = [seen(seed) for seed in range(5)]
-    (expected,) = Predictor(made, ModelCard("made", "any", SEVEN), sha256="").predict([track])
-    served, kept = load_face_model(folder), load_face_model(folder, fold=False)
-    assert not any(isinstance(module, nn.BatchNorm2d) for module in served.module.modules())
-    assert kept.module.state_dict().keys() == made.state_dict().keys()
+    (expected,) = FacePredictor(made, ModelCard("made", "any", SEVEN), sha256="").predict([track])
+    served, kept = load_face_model(folder), load_face_model(folder, fuse=False)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in served.network.modules())
+    assert kept.network.state_dict().keys() == made.state_dict().keys()
     for model in (served, kept):
         np.testing.assert_allclose(model.predict([track])[0].per_frame, expected.per_frame, atol=1e-4)
 
@@ -202,7 +202,7 @@ def test_batch_normalisation_folds_away_when_a_model_is_loaded_and_the_answers_s
 def test_a_joint_network_folds_its_part_that_reads_pictures():
     net = lived(TwoStreamNet(appearance=FACE, landmarks={"width": 16, "embedding": 8}, hidden=4))
     card = ModelCard("joint", "joint", ("Anger", "Happy", "Shock", "Neutral", "Sad"))
-    model, track = Predictor(net, card, sha256=""), [seen(seed) for seed in range(4)]
+    model, track = FacePredictor(net, card, sha256=""), [seen(seed) for seed in range(4)]
     (before,) = model.predict([track])
     fuse_batchnorm(net)
     assert not any(isinstance(module, nn.BatchNorm2d) for module in net.modules())
@@ -211,7 +211,7 @@ def test_a_joint_network_folds_its_part_that_reads_pictures():
 
 def test_seven_labels_come_in_our_order_whatever_the_checkpoint_has(network):
     turned = tuple(reversed(SEVEN))
-    ours, theirs = (Predictor(network, ModelCard("made", "any", labels), sha256="") for labels in (SEVEN, turned))
+    ours, theirs = (FacePredictor(network, ModelCard("made", "any", labels), sha256="") for labels in (SEVEN, turned))
     assert theirs.info.labels == SEVEN
     (first,), (second,) = ours.predict([[seen()]]), theirs.predict([[seen()]])
     np.testing.assert_allclose(second.probabilities, first.probabilities[::-1], atol=1e-6)
@@ -237,7 +237,9 @@ def test_a_public_checkpoint_loads_from_a_path_and_reads_a_portrait(tmp_path, po
     face = extract_features(portrait, finder.detect(portrait)[0], with_rgb_crop=models.get().requires_rgb_crop)
     (verdict,) = models.get().predict([[face]])
     assert verdict.probabilities.sum() == pytest.approx(1, abs=1e-5)
-    logits = by_hand({key: value.float() for key, value in weights.items()}, prepare(torch.tensor(face.rgb_crop)[None]))
+    logits = by_hand(
+        {key: value.float() for key, value in weights.items()}, preprocess(torch.tensor(face.rgb_crop)[None])
+    )
     np.testing.assert_allclose(verdict.probabilities, logits[0].softmax(dim=0), atol=1e-4)
 
 
@@ -275,7 +277,7 @@ def test_the_published_network_reads_64_grey_pixels_normalised_as_imagenet(portr
     colours = zip((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), strict=True)
     expected = np.stack([(values - mean) / std for mean, std in colours])
     # Pillow rounds twice on the way.
-    np.testing.assert_allclose(prepare(torch.tensor(face.rgb_crop)[None])[0], expected, atol=0.02)
+    np.testing.assert_allclose(preprocess(torch.tensor(face.rgb_crop)[None])[0], expected, atol=0.02)
 
 
 def test_the_slim_one_has_a_quarter_of_the_width_and_a_head_for_each_convention():
@@ -339,7 +341,7 @@ def test_a_patch_counts_by_its_place():
 
 def test_probabilities_are_scaled_where_the_card_says_so_and_add_up_to_one_again(network):
     plain, scaled = (
-        Predictor(network, ModelCard("made", "any", SEVEN, scales=scales), sha256="")
+        FacePredictor(network, ModelCard("made", "any", SEVEN, scales=scales), sha256="")
         for scales in ({}, {"neutral": 0.7})
     )
     (before,), (after,) = (model.predict([[seen(1), seen(2)]]) for model in (plain, scaled))

@@ -15,12 +15,12 @@ from api.app import create_app
 from moodreel.emotions import FIVE, SEVEN
 from moodreel.errors import ModelInvalid
 from moodreel.models.face_registry import ARCHITECTURES, load_face_model
-from moodreel.models.huggingface.pretrained import PRETRAINED
+from moodreel.models.huggingface.pretrained import MODEL_TYPES
 from moodreel.models.model_card import ModelCard
 from moodreel.models.networks.audiovisual import AudioVisualBatch, AudioVisualNet
-from moodreel.models.networks.temporal_vit import TemporalViTNet, places
+from moodreel.models.networks.temporal_vit import TemporalViTNet, sinusoidal_positions
 from moodreel.models.networks.vit import ViTNet, ViTScratch
-from moodreel.models.predictor import Predictor
+from moodreel.models.predictor import FacePredictor
 from moodreel.pipelines.engine import Engine
 from moodreel.training.experiment.adapters import ADAPTERS
 from tests.models.test_multi_head import lived, seen
@@ -73,7 +73,7 @@ def test_the_readme_has_every_architecture():
 
 @pytest.mark.parametrize("name", ADAPTERS)
 def test_a_network_has_as_many_parameters_as_the_readme_says(name):
-    with contextlib.nullcontext() if name in PRETRAINED else torch.device("meta"):
+    with contextlib.nullcontext() if name in MODEL_TYPES else torch.device("meta"):
         network = ADAPTERS[name].build(SEVEN, {}, None)
     assert sum(p.numel() for p in network.parameters()) == table()[name]
 
@@ -137,7 +137,7 @@ def test_a_network_of_any_labels_is_saved_loaded_and_answers_with_them(tmp_path,
     network = saved(tmp_path / "mine", name, labels)
     track = [seen(1), None, seen(2)]
     card = ModelCard("mine", name, labels)
-    (before,) = Predictor(network, card, sha256="").predict([track])
+    (before,) = FacePredictor(network, card, sha256="").predict([track])
     model = load_face_model(tmp_path / "mine")
     (verdict,) = model.predict([track])
     assert model.info.labels == labels
@@ -153,7 +153,9 @@ def test_a_network_of_any_labels_is_saved_loaded_and_answers_with_them(tmp_path,
 @pytest.mark.parametrize("name", [name for name in TINY if name not in ("compact-emotimesh", "emotimesh")])
 def test_batch_normalisation_is_folded_away_where_pictures_are_read(tmp_path, name):
     saved(tmp_path / "mine", name)
-    assert not any(isinstance(module, nn.BatchNorm2d) for module in load_face_model(tmp_path / "mine").module.modules())
+    assert not any(
+        isinstance(module, nn.BatchNorm2d) for module in load_face_model(tmp_path / "mine").network.modules()
+    )
 
 
 def test_a_joint_network_of_other_labels_is_refused_with_the_reason(tmp_path):
@@ -166,7 +168,7 @@ def test_a_joint_network_of_other_labels_is_refused_with_the_reason(tmp_path):
 
 @pytest.mark.parametrize("name", NEW)
 def test_a_face_gets_the_same_answer_alone_and_beside_others(name):
-    model = Predictor(made(name), ModelCard("made", name, THREE), sha256="")
+    model = FacePredictor(made(name), ModelCard("made", name, THREE), sha256="")
     tracks = [[seen(seed) for seed in range(18)], [None, seen(31), None], [seen(32)]]
     for track, together in zip(tracks, model.predict(tracks), strict=True):
         (alone,) = model.predict([track])
@@ -181,9 +183,9 @@ def test_the_audio_visual_network_takes_any_number_of_classes(fusion):
     network = AudioVisualNet(classes=3, fusion=fusion).eval()
     windows = AudioVisualBatch(
         faces=torch.randint(0, 256, (2, 8, 112, 112, 3), dtype=torch.uint8),
-        seen=torch.tensor([[True] * 8, [False] * 8]),
+        face_mask=torch.tensor([[True] * 8, [False] * 8]),
         mels=torch.randn(2, 64, 188),
-        heard=torch.tensor([False, True]),
+        audio_mask=torch.tensor([False, True]),
     )
     answers = network.predict(windows)
     assert [(len(probabilities), modalities) for probabilities, modalities in answers] == [
@@ -218,7 +220,7 @@ def test_what_the_lab_trains_is_served_with_its_own_labels(tmp_path, name, portr
 
 @pytest.fixture(scope="module")
 def temporal():
-    return Predictor(made("temporal-vit", 5), ModelCard("made", "temporal-vit", FIVE), sha256="")
+    return FacePredictor(made("temporal-vit", 5), ModelCard("made", "temporal-vit", FIVE), sha256="")
 
 
 def test_time_counts_in_a_temporal_vit(temporal):
@@ -230,15 +232,17 @@ def test_time_counts_in_a_temporal_vit(temporal):
 
 def test_a_temporal_vit_does_not_look_at_moments_without_a_face(temporal):
     """What lies in their places has no say; how long they last has."""
-    network = temporal.module
+    network = temporal.network
     embeddings, lengths = torch.randn(1, 4, network.frame.width), torch.tensor([4])
     seen = torch.tensor([[True, False, True, True]])
     other = embeddings.clone()
     other[0, 1] = 1e6
     with torch.inference_mode():
-        logits, weights = network.join(embeddings, seen, lengths)
-        torch.testing.assert_close(network.join(other, seen, lengths)[0], logits)
-        shorter, _ = network.join(embeddings[:, [0, 2, 3]], torch.ones(1, 3, dtype=torch.bool), torch.tensor([3]))
+        logits, weights = network.temporal_pool(embeddings, seen, lengths)
+        torch.testing.assert_close(network.temporal_pool(other, seen, lengths)[0], logits)
+        shorter, _ = network.temporal_pool(
+            embeddings[:, [0, 2, 3]], torch.ones(1, 3, dtype=torch.bool), torch.tensor([3])
+        )
     assert weights[0, 1] == 0
     assert (shorter - logits).abs().max() > 1e-4
 
@@ -256,7 +260,7 @@ def test_live_video_concludes_what_the_clip_does_from_faces_that_were_read_once(
 
 
 def test_places_in_time_count_back_from_the_last_moment():
-    short, long = places(torch.tensor([3, 7]), 7, 8)
+    short, long = sinusoidal_positions(torch.tensor([3, 7]), 7, 8)
     torch.testing.assert_close(short[2], long[6])
     torch.testing.assert_close(short[0], long[4])
     assert (long[0] - long[6]).abs().max() > 0.5
@@ -272,11 +276,11 @@ def test_a_temporal_vit_learns_what_only_time_tells():
     optimiser = torch.optim.Adam(network.parameters(), 3e-3)
     for _ in range(60):
         embeddings = network.frame.embed(clips.flatten(0, 1)).unflatten(0, (2, 2))
-        loss = nn.functional.cross_entropy(network.join(embeddings, all_seen, lengths)[0], truth)
+        loss = nn.functional.cross_entropy(network.temporal_pool(embeddings, all_seen, lengths)[0], truth)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-    model = Predictor(network, ModelCard("made", "temporal-vit", ("first", "second")), sha256="")
+    model = FacePredictor(network, ModelCard("made", "temporal-vit", ("first", "second")), sha256="")
     verdicts = model.predict([[seen(1), seen(2)], [seen(2), seen(1)]])
     assert [int(verdict.probabilities.argmax()) for verdict in verdicts] == [0, 1]
 

@@ -13,8 +13,8 @@ from transformers import ResNetConfig, ResNetForImageClassification, ViTConfig, 
 from moodreel.emotions import SEVEN
 from moodreel.errors import ModelInvalid
 from moodreel.models.face_registry import load_face_model
-from moodreel.models.huggingface.pretrained import make_network, write_network
-from moodreel.models.networks.resnet18 import MEAN, STD
+from moodreel.models.huggingface.pretrained import build_pretrained, save_pretrained
+from moodreel.models.networks.resnet18 import IMAGENET_MEAN, IMAGENET_STD
 from tests.models.test_multi_head import seen
 
 THREE = ("calm", "bored", "curious")
@@ -25,28 +25,28 @@ SIZES = {"vit-b-16": VIT, "resnet-50": RESNET}
 
 @pytest.mark.parametrize(("name", "parameters"), [("resnet-50", 23_522_375), ("vit-b-16", 85_804_039)])
 def test_without_sizes_a_network_is_as_large_as_its_name_says(name, parameters):
-    assert sum(p.numel() for p in make_network(name, SEVEN).parameters()) == parameters
+    assert sum(p.numel() for p in build_pretrained(name, SEVEN).parameters()) == parameters
 
 
 @pytest.mark.parametrize("name", SIZES)
 def test_a_network_of_any_labels_is_saved_loaded_and_answers_with_them(tmp_path, name):
     torch.manual_seed(0)
-    network = make_network(name, THREE, **SIZES[name]).eval()
+    network = build_pretrained(name, THREE, **SIZES[name]).eval()
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.running_mean.uniform_(-1, 1)
             module.running_var.uniform_(0.5, 2)
-    write_network(tmp_path / "mine", network)
+    save_pretrained(tmp_path / "mine", network)
     model = load_face_model(tmp_path / "mine")
     assert (model.info.name, model.info.labels) == ("mine", THREE)
     assert model.info.architecture == {"vit-b-16": "hugging-face-vit", "resnet-50": "hugging-face-resnet"}[name]
-    assert not any(isinstance(module, nn.BatchNorm2d) for module in model.module.modules())
-    kept = load_face_model(tmp_path / "mine", fold=False)
-    assert kept.module.state_dict().keys() == network.state_dict().keys()
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in model.network.modules())
+    kept = load_face_model(tmp_path / "mine", fuse=False)
+    assert kept.network.state_dict().keys() == network.state_dict().keys()
     portraits = torch.from_numpy(np.stack([seen(1).rgb_crop, seen(2).rgb_crop]))
     with torch.inference_mode():
         expected = network(portraits)
-        torch.testing.assert_close(model.module(portraits), expected, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(model.network(portraits), expected, atol=1e-4, rtol=1e-4)
     assert expected.shape == (2, 1, 3)
     (verdict,) = model.predict([[seen(1), None, seen(2)]])
     assert verdict.probabilities.shape == (3,)
@@ -55,10 +55,10 @@ def test_a_network_of_any_labels_is_saved_loaded_and_answers_with_them(tmp_path,
 @pytest.mark.parametrize("name", SIZES)
 def test_it_learns_with_its_head_or_with_all_of_it(name):
     torch.manual_seed(0)
-    network = make_network(name, ("first", "second"), **SIZES[name]).train()
+    network = build_pretrained(name, ("first", "second"), **SIZES[name]).train()
     portraits = torch.from_numpy(np.stack([seen(1).rgb_crop, np.full((224, 224, 3), 40, np.uint8)]))
     truth = torch.tensor([0, 1])
-    body = f"network.{network.kind}."
+    body = f"network.{network.model_type}."
     assert {key for key, _ in network.named_parameters() if not key.startswith(body)} == {
         key for key, _ in network.named_parameters() if key.startswith("network.classifier.")
     }
@@ -214,9 +214,9 @@ def older_vit():
 @pytest.mark.parametrize("layout", [torchvision_vit, older_vit, timm_vit])
 def test_a_vit_in_the_layout_of_torchvision_or_timm_is_read_as_it_would_be_there(tmp_path, layout):
     torch.save(layout(), tmp_path / "vit.pth")
-    network = make_network("vit-b-16", THREE, pretrained=tmp_path / "vit.pth", **VIT | {"image_size": 224}).eval()
-    assert network.preparation.size == 32, "the checkpoint's own, by its places"
-    assert network.preparation.mean == ((0.5, 0.5, 0.5) if layout is timm_vit else MEAN)
+    network = build_pretrained("vit-b-16", THREE, pretrained=tmp_path / "vit.pth", **VIT | {"image_size": 224}).eval()
+    assert network.preprocessing.size == 32, "the checkpoint's own, by its places"
+    assert network.preprocessing.mean == ((0.5, 0.5, 0.5) if layout is timm_vit else IMAGENET_MEAN)
     pictures = torch.randn(2, 3, 32, 32)
     with torch.inference_mode():
         ours = network.network.vit(pictures).last_hidden_state[:, 0]
@@ -228,8 +228,8 @@ def test_a_vit_in_the_layout_of_torchvision_or_timm_is_read_as_it_would_be_there
 def test_a_resnet_in_the_layout_of_torchvision_is_read_as_it_would_be_there(tmp_path, suffix):
     path = tmp_path / f"resnet.{suffix}"
     (torch.save if suffix == "pth" else safetensors.torch.save_file)(torchvision_resnet(), path)
-    network = make_network("resnet-50", THREE, pretrained=path, **RESNET).eval()
-    assert (network.preparation.mean, network.preparation.std) == (MEAN, STD)
+    network = build_pretrained("resnet-50", THREE, pretrained=path, **RESNET).eval()
+    assert (network.preprocessing.mean, network.preprocessing.std) == (IMAGENET_MEAN, IMAGENET_STD)
     pictures = torch.randn(2, 3, 64, 64)
     with torch.inference_mode():
         ours = network.network.resnet(pictures).pooler_output.flatten(1)
@@ -249,14 +249,14 @@ def test_a_folder_gives_its_body_and_how_it_reads_pictures_and_gets_a_new_head(t
     network = theirs().eval()
     network.save_pretrained(tmp_path / "theirs")
     (tmp_path / "theirs" / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.1, 0.2, 0.3]}))
-    ours = make_network(name, THREE, pretrained=tmp_path / "theirs").eval()
-    assert ours.preparation.mean == (0.1, 0.2, 0.3)
+    ours = build_pretrained(name, THREE, pretrained=tmp_path / "theirs").eval()
+    assert ours.preprocessing.mean == (0.1, 0.2, 0.3)
     assert (ours.classes, ours.network.config.id2label) == (3, dict(enumerate(THREE)))
-    body = getattr(network, ours.kind, network)
+    body = getattr(network, ours.model_type, network)
     pictures = torch.randn(2, 3, 32, 32)
     with torch.inference_mode():
         torch.testing.assert_close(
-            getattr(ours.network, ours.kind)(pictures).last_hidden_state, body(pictures).last_hidden_state
+            getattr(ours.network, ours.model_type)(pictures).last_hidden_state, body(pictures).last_hidden_state
         )
 
 
@@ -287,22 +287,22 @@ def of_another_width(path):
 def test_weights_that_are_of_no_such_network_are_refused_with_what_to_do(tmp_path, spoil, message):
     spoil(tmp_path / "weights.pth")
     with pytest.raises(ModelInvalid, match=message):
-        make_network("vit-b-16", THREE, pretrained=tmp_path / "weights.pth", **VIT)
+        build_pretrained("vit-b-16", THREE, pretrained=tmp_path / "weights.pth", **VIT)
 
 
 def test_a_folder_of_another_kind_is_refused(tmp_path):
     ResNetForImageClassification(ResNetConfig(**RESNET)).save_pretrained(tmp_path / "theirs")
-    with pytest.raises(ModelInvalid, match="of a resnet, not of a vit"):
-        make_network("vit-b-16", THREE, pretrained=tmp_path / "theirs")
+    with pytest.raises(ModelInvalid, match="describes a resnet, not a vit"):
+        build_pretrained("vit-b-16", THREE, pretrained=tmp_path / "theirs")
 
 
 @pytest.mark.parametrize("name", SIZES)
 def test_it_is_written_in_fewer_bytes_where_that_is_asked_for(tmp_path, name):
     torch.manual_seed(0)
-    network = make_network(name, THREE, **SIZES[name]).eval()
+    network = build_pretrained(name, THREE, **SIZES[name]).eval()
     sizes, answers = [], []
     for weights in ("float32", "float16", "int8"):
-        write_network(tmp_path / weights, network, weights)
+        save_pretrained(tmp_path / weights, network, weights)
         sizes.append((tmp_path / weights / "model.safetensors").stat().st_size)
         answers.append(load_face_model(tmp_path / weights).predict([[seen(1)]])[0].probabilities)
     assert sizes[0] > sizes[1] > sizes[2]

@@ -69,8 +69,8 @@ def test_faces_and_sound_of_one_file_are_read_whatever_its_codecs(loader, contai
     batch = loaded.batch
     assert batch.faces.shape == (1, 8, 112, 112, 3)
     assert batch.mels.shape == (1, 64, 188)
-    assert batch.seen.all()
-    assert batch.heard.all()
+    assert batch.face_mask.all()
+    assert batch.audio_mask.all()
     assert loudest_band(batch.mels[0]) == pytest.approx(500, abs=25)
 
 
@@ -87,8 +87,8 @@ def test_a_long_clip_has_windows_side_by_side_and_one_decode_serves_them(loader)
     clip = synthetic_video.encode_video(synthetic_frames.face_frames(50, 160, 120), fps=10)
     loaded = loader.load(clip)
     assert loaded.starts == pytest.approx((0, 2))
-    assert loaded.batch.seen.shape == (2, 8)
-    assert loaded.batch.seen.all()
+    assert loaded.batch.face_mask.shape == (2, 8)
+    assert loaded.batch.face_mask.all()
     assert loaded.frames <= 16
 
 
@@ -104,8 +104,8 @@ def test_a_hidden_face_leaves_the_sound(loader):
     loaded = loader.load(encode_sine_clip([np.zeros((48, 64, 3), np.uint8)] * 30, 3))
     assert loaded.modalities == ("audio",)
     assert loaded.missing == {"video": NO_FACE}
-    assert loaded.batch.heard.all()
-    assert not loaded.batch.seen.any()
+    assert loaded.batch.audio_mask.all()
+    assert not loaded.batch.face_mask.any()
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def test_pictures_that_end_before_their_sound_leave_its_last_window_without_a_fa
     loaded = loader.load(encode_sine_clip(FACE[:30], 7))
     assert loaded.starts == pytest.approx((0, 2, 4), abs=0.05)
     assert loaded.batch.modalities() == [BOTH, BOTH, ("audio",)]
-    assert 0 < loaded.batch.seen[1].sum() < 8
+    assert 0 < loaded.batch.face_mask[1].sum() < 8
 
 
 def test_sound_that_ends_before_its_pictures_leaves_the_last_window_without_it(loader):
@@ -185,13 +185,13 @@ def test_sound_that_begins_later_is_heard_later_wherever_the_clock_of_the_file_b
     steps = loaded.batch.mels[0].amax(dim=0)
     begins = int((steps > -6).nonzero()[0]) * mel_spectrogram.HOP_LENGTH / SAMPLE_RATE
     assert begins == pytest.approx(1.0, abs=0.1)
-    assert loaded.batch.seen.all()
+    assert loaded.batch.face_mask.all()
 
 
 def test_sound_that_begins_first_is_not_cut_off(loader):
     loaded = loader.load(encode_sine_clip(FACE[:20], 3, container="matroska", codec="flac", later=-1.0, shift=1.0))
     assert loaded.seconds == pytest.approx(3, abs=0.15)
-    assert loaded.batch.seen[0].tolist() == [False] * 3 + [True] * 5
+    assert loaded.batch.face_mask[0].tolist() == [False] * 3 + [True] * 5
     assert float(loaded.batch.mels[0].amax(dim=0)[2]) > -6
 
 
@@ -208,7 +208,7 @@ def test_a_recording_without_a_duration_in_its_header_is_measured(loader):
         assert container.duration is None
     loaded = loader.load(clip)
     assert loaded.seconds == pytest.approx(3, abs=0.1)
-    assert loaded.batch.seen.all()
+    assert loaded.batch.face_mask.all()
 
 
 # What is broken
@@ -297,7 +297,7 @@ def test_the_person_most_seen_is_followed_and_nobody_else(loader, engine):
             frame[40 : 40 + large.shape[0], 300 : 300 + large.shape[1]] = large
         frames.append(frame)
     batch = loader.load_batch(synthetic_video.encode_video(frames, fps=10, options={"qp": "0"}))
-    assert batch.seen.all(), "the larger one is there for one of eight pictures"
+    assert batch.face_mask.all(), "the larger one is there for one of eight pictures"
     last = batch.faces[0, -1].numpy().astype(int)
     assert np.abs(batch.faces[0, 0].numpy().astype(int) - last).mean() < 6
 

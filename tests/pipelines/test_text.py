@@ -11,7 +11,7 @@ from moodreel.emotions import EKMAN
 from moodreel.errors import ModelNotFound, Overloaded, TextEmpty, TextTooLong
 from moodreel.models.face_registry import FaceModelRegistry
 from moodreel.models.text_registry import TextModelRegistry
-from moodreel.models.tokenizer import OVERLAP, WINDOW, TokenWindow, prepare
+from moodreel.models.tokenizer import OVERLAP_TOKENS, WINDOW_TOKENS, TokenWindow, normalize_text
 from moodreel.pipelines.language_id import LanguageIdentifier
 from moodreel.pipelines.text import TextPipeline, join
 
@@ -162,17 +162,17 @@ def test_a_long_text_is_read_whole_its_end_as_well_as_its_beginning(reader):
 
 
 def test_windows_overlap_and_leave_nothing_out(reader):
-    tokens = reader.store.get().tokens
+    tokens = reader.store.get().tokenizer
     text = " ".join(f"word{number}" for number in range(400))
-    windows = tokens.windows(text)
+    windows = tokens.tokenize(text)
     own = [window.ids[1:-1] for window in windows]
-    assert max(len(window.ids) for window in windows) == WINDOW
+    assert max(len(window.ids) for window in windows) == WINDOW_TOKENS
     joined = list(own[0])
     for part in own[1:]:
-        assert tuple(joined[-OVERLAP:]) == part[:OVERLAP]
-        joined += part[OVERLAP:]
+        assert tuple(joined[-OVERLAP_TOKENS:]) == part[:OVERLAP_TOKENS]
+        joined += part[OVERLAP_TOKENS:]
     assert len(joined) == len(tokens._tokenizer.encode(text, add_special_tokens=False).ids) + sum(
-        len(each.ids) - OVERLAP for each in tokens._tokenizer.encode(text, add_special_tokens=False).overflowing
+        len(each.ids) - OVERLAP_TOKENS for each in tokens._tokenizer.encode(text, add_special_tokens=False).overflowing
     )
 
 
@@ -196,10 +196,10 @@ def test_calm_windows_weigh_less_than_the_one_that_shows_something_and_are_all_t
 
 
 def test_emoji_become_their_names():
-    assert prepare("so 😂").split() == ["so", "face", "with", "tears", "of", "joy"]
-    assert prepare("👍🏿") == prepare("👍🏻") == prepare("👍")
-    assert "\ud83d" not in prepare("\ud83d!")
-    assert prepare("\ud83d\ude02") == prepare("😂"), "two halves sent apart are one emoji"
+    assert normalize_text("so 😂").split() == ["so", "face", "with", "tears", "of", "joy"]
+    assert normalize_text("👍🏿") == normalize_text("👍🏻") == normalize_text("👍")
+    assert "\ud83d" not in normalize_text("\ud83d!")
+    assert normalize_text("\ud83d\ude02") == normalize_text("😂"), "two halves sent apart are one emoji"
 
 
 # Turns

@@ -87,7 +87,9 @@ def test_a_few_steps_teach_it_to_tell_two_emotions_apart_with_and_without_sound(
     parted = split(clips, 0.25)
     learnt = [clips[row] for row in parted.train]
     batch, truth = batch_of(learnt), torch.tensor([example.label == "sad" for example in learnt]).long()
-    batch = replace(batch, faces=batch.faces[:, 4:5], seen=batch.seen[:, 4:5])  # one frame of eight: it is quicker
+    batch = replace(
+        batch, faces=batch.faces[:, 4:5], face_mask=batch.face_mask[:, 4:5]
+    )  # one frame of eight: it is quicker
     torch.manual_seed(0)
     network = AudioVisualNet(classes=2, dropout=0.0).train()
     optimiser = torch.optim.AdamW(network.parameters(), lr=1e-3)

@@ -15,13 +15,13 @@ from moodreel.emotions import EIGHT, SEVEN
 from moodreel.errors import DataInvalid, ModelNotFound, MoodreelError
 from moodreel.faces.features import crop_square
 from moodreel.faces.landmarker import FaceLandmarker
-from moodreel.models.checkpoint import sha256
+from moodreel.models.checkpoint import file_sha256
 from moodreel.models.face_registry import load_face_model
 from moodreel.models.model_card import ModelCard
 from moodreel.models.networks.audiovisual import AudioVisualNet
 from moodreel.models.networks.multi_head import MultiHeadFaceNet
 from moodreel.models.networks.vit import ViTNet
-from moodreel.models.predictor import Predictor
+from moodreel.models.predictor import FacePredictor
 from moodreel.training.__main__ import main
 from moodreel.training.comparison import cost as costs
 from moodreel.training.comparison.cost import count_flops, measure_costs
@@ -81,7 +81,7 @@ def models(tmp_path_factory):
         weights[name] = weights[name].roll(1, dims=0).contiguous()
     safetensors.torch.save_file(weights, folder / "shuffled" / "weights.safetensors")
     card = json.loads((folder / "shuffled" / "model.json").read_text())
-    card |= {"name": "shuffled", "sha256": sha256(folder / "shuffled" / "weights.safetensors")}
+    card |= {"name": "shuffled", "sha256": file_sha256(folder / "shuffled" / "weights.safetensors")}
     (folder / "shuffled" / "model.json").write_text(json.dumps(card))
     return folder
 
@@ -220,7 +220,7 @@ def test_who_sees_and_hears_answers_for_clips_recordings_and_pictures(tmp_path, 
 class Reader(MultiHeadFaceNet):
     """Reads portraits: as sure of its first label as the picture is bright."""
 
-    portrait = True
+    requires_rgb_crop = True
 
     def __init__(self):
         super().__init__(classes=7, shares=(1.0,), tau=0, temperatures=())
@@ -239,7 +239,7 @@ def test_a_model_that_reads_portraits_is_shown_the_same_as_in_serving(tmp_path, 
     finder = FaceLandmarker(means.landmarker)
     wide = np.ascontiguousarray(portrait[:300, 60:400])
     served = crop_square(wide, finder.detect(wide)[0].landmarks)
-    predictor = Predictor(Reader(), ModelCard(name="r", architecture="reader", labels=SEVEN), sha256="")
+    predictor = FacePredictor(Reader(), ModelCard(name="r", architecture="reader", labels=SEVEN), sha256="")
     for pictures in ([wide, tight], [grey, grey]):
         faces, landmarks = extract_landmarks(pictures, means.landmarker, tmp_path, seed=0)
         assert faces.found.all()
@@ -253,7 +253,7 @@ def test_a_model_that_reads_portraits_is_shown_the_same_as_in_serving(tmp_path, 
 
 def test_a_model_that_reads_portraits_can_be_evaluated(tmp_path, portrait):
     write_faces(tmp_path / "pictures", portrait)
-    predictor = Predictor(Reader(), ModelCard(name="r", architecture="reader", labels=SEVEN), sha256="")
+    predictor = FacePredictor(Reader(), ModelCard(name="r", architecture="reader", labels=SEVEN), sha256="")
     report = evaluate(predictor, tmp_path / "pictures", MEANS.landmarker, tmp_path)
     assert report.metrics.recall == {"happy": pytest.approx(2 / 3), "sad": 0}
     assert report.metrics.found == pytest.approx(0.8)

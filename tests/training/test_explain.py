@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from moodreel.emotions import FIVE
 from moodreel.errors import ModelInvalid
 from moodreel.models.face_registry import load_face_model
-from moodreel.models.huggingface.pretrained import make_network
+from moodreel.models.huggingface.pretrained import build_pretrained
 from moodreel.models.networks.audiovisual import AudioVisualNet
 from moodreel.models.networks.compact_emotimesh import CompactEmotiMeshNet
 from moodreel.models.networks.improved_cnn import ImprovedCNN
@@ -158,8 +158,8 @@ NETWORKS = {
     "vit": lambda: ViTNet(classes=3, **SMALL_VIT),
     "vit-scratch": lambda: ViTScratch(classes=3, width=24, layers=2),
     "temporal-vit": lambda: TemporalViTNet(classes=3, frame={"width": 16, "heads": 2, "layers": 2}, heads=2, layers=1),
-    "vit-b-16": lambda: make_network("vit-b-16", ("a", "b", "c"), **VIT | {"num_hidden_layers": 2}),
-    "resnet-50": lambda: make_network("resnet-50", ("a", "b", "c"), **RESNET),
+    "vit-b-16": lambda: build_pretrained("vit-b-16", ("a", "b", "c"), **VIT | {"num_hidden_layers": 2}),
+    "resnet-50": lambda: build_pretrained("resnet-50", ("a", "b", "c"), **RESNET),
     "audio-visual": lambda: AudioVisualNet(classes=3),
 }
 PORTRAITS = ("resemotenet", "vit-b-16", "resnet-50", "audio-visual")

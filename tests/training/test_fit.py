@@ -13,7 +13,7 @@ import torch
 from moodreel.emotions import EIGHT, SEVEN
 from moodreel.errors import DataInvalid
 from moodreel.faces.features import FaceFeatures
-from moodreel.models.audiovisual_registry import load_audiovisual
+from moodreel.models.audiovisual_registry import load_audiovisual_model
 from moodreel.models.face_registry import FaceModelRegistry, load_face_model
 from moodreel.models.networks.audiovisual import AudioVisualBatch
 from moodreel.training.__main__ import main
@@ -327,7 +327,7 @@ def test_recordings_are_learnt_in_folds_by_actor_and_stay_non_commercial(recordi
     assert "**Not for commercial use.**" in card
     assert "2 folds, each held out in turn. Split by person: 2 learnt from, 2 others held out." in card
     assert "| 1 | actor 0" in card and "± " in card
-    predictor = load_audiovisual(tmp_path / "heard")
+    predictor = load_audiovisual_model(tmp_path / "heard")
     assert predictor.info.labels == EIGHT
     assert predictor.modalities == ("audio",)
 

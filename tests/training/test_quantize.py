@@ -12,11 +12,11 @@ import torch
 from PIL import Image
 
 from moodreel.errors import DataInvalid, ModelInvalid
-from moodreel.models.audiovisual_registry import load_audiovisual
+from moodreel.models.audiovisual_registry import load_audiovisual_model
 from moodreel.models.face_registry import ARCHITECTURES, load_face_model
-from moodreel.models.huggingface.pretrained import make_network, write_network
+from moodreel.models.huggingface.pretrained import build_pretrained, save_pretrained
 from moodreel.models.networks.audiovisual import AudioVisualBatch, AudioVisualNet
-from moodreel.models.quantization import PRECISIONS, SCALE, dequantize, to_float16, to_int8
+from moodreel.models.quantization import PRECISIONS, SCALE_SUFFIX, dequantize, to_float16, to_int8
 from moodreel.training.__main__ import main
 from moodreel.training.export.quantize import precision_of, quantize_model, write_precision
 from tests.models.test_multi_head import lived, seen
@@ -33,7 +33,7 @@ def test_a_convolution_has_a_scale_for_each_output_channel():
     weight = torch.randn(8, 4, 3, 3) * torch.logspace(-3, 1, 8)[:, None, None, None]
     small = to_int8({"conv.weight": weight})
     assert small["conv.weight"].dtype == torch.int8 and small["conv.weight"].shape == weight.shape
-    assert small["conv.weight" + SCALE].shape == (8,)
+    assert small["conv.weight" + SCALE_SUFFIX].shape == (8,)
     back = dequantize(small)["conv.weight"]
     worst = (back - weight).abs().flatten(1).amax(dim=1) / weight.abs().flatten(1).amax(dim=1)
     assert worst.max() <= 0.5 / 127 + 1e-6, "of each channel's largest, however small that is"
@@ -78,7 +78,7 @@ def test_every_network_is_served_from_every_precision(tmp_path, name, weights):
 @pytest.mark.parametrize("weights", PRECISIONS)
 def test_a_folder_of_hugging_face_is_served_from_every_precision(tmp_path, name, sizes, weights):
     torch.manual_seed(0)
-    write_network(tmp_path / "full", lived(make_network(name, THREE, **sizes)))
+    save_pretrained(tmp_path / "full", lived(build_pretrained(name, THREE, **sizes)))
     write_precision(tmp_path / "full", tmp_path / "small", weights)
     (before,), (after,) = (load_face_model(tmp_path / folder).predict([[seen(1)]]) for folder in ("full", "small"))
     off = np.abs(before.probabilities - after.probabilities).max()
@@ -96,11 +96,13 @@ def test_an_audio_visual_model_is_served_from_every_precision(tmp_path, weights)
     write_precision(tmp_path / "full", tmp_path / "small", weights)
     windows = AudioVisualBatch(
         faces=torch.randint(0, 256, (1, 2, 112, 112, 3), dtype=torch.uint8),
-        seen=torch.ones(1, 2, dtype=torch.bool),
+        face_mask=torch.ones(1, 2, dtype=torch.bool),
         mels=torch.randn(1, 64, 188) * 4 - 19,
-        heard=torch.tensor([True]),
+        audio_mask=torch.tensor([True]),
     )
-    [(before, _)], [(after, _)] = (load_audiovisual(tmp_path / folder).predict(windows) for folder in ("full", "small"))
+    [(before, _)], [(after, _)] = (
+        load_audiovisual_model(tmp_path / folder).predict(windows) for folder in ("full", "small")
+    )
     assert np.abs(before - after).max() <= {"float32": 0, "float16": 0.01, "int8": 0.05}[weights]
 
 

@@ -17,7 +17,7 @@ from moodreel.emotions import EKMAN, GOEMOTIONS_BY_EKMAN
 from moodreel.errors import DataInvalid, ModelInvalid
 from moodreel.models.networks.minilm import MiniLM
 from moodreel.models.quantization import PRECISIONS, dequantize
-from moodreel.models.text_registry import load_text
+from moodreel.models.text_registry import load_text_model
 from moodreel.training.__main__ import main
 from moodreel.training.baselines.tfidf_logreg import measure_tfidf_baseline
 from moodreel.training.data.goemotions import Texts, read_texts
@@ -303,11 +303,11 @@ def test_a_folder_whose_parts_do_not_belong_together_is_refused(tmp_path, data, 
     ):
         (folder / "model.json").write_text(json.dumps(stated | fields))
         with pytest.raises(ModelInvalid, match=says):
-            load_text(folder)
+            load_text_model(folder)
     (folder / "model.json").write_text(json.dumps(stated))
     (folder / "tokenizer.json").write_text("{}")
     with pytest.raises(ModelInvalid, match=r"tokenizer\.json"):
-        load_text(folder)
+        load_text_model(folder)
 
 
 # The command

@@ -19,7 +19,7 @@ from moodreel.emotions import FIVE, SEVEN, SEVEN_TO_FIVE
 from moodreel.errors import DataInvalid
 from moodreel.faces.landmarker import BLENDSHAPES
 from moodreel.models.face_registry import FaceModelRegistry
-from moodreel.models.predictor import Predictor, TrackPrediction
+from moodreel.models.predictor import FacePredictor, TrackPrediction
 from moodreel.training.__main__ import main
 from moodreel.training.augmentation.image import augment_crop
 from moodreel.training.augmentation.pseudo_sequences import (
@@ -383,7 +383,7 @@ def test_an_album_is_measured_as_a_whole_and_by_group(tmp_path, monkeypatch, cap
     monkeypatch.setattr(evaluation, "extract_faces", lambda *args, **kwargs: faces)
     happy = np.full(5, 0.05) + 0.75 * (np.arange(5) == FIVE.index("Happy"))
     verdict = TrackPrediction(probabilities=happy, per_frame=np.zeros((1, 5)), weights=np.ones(1))
-    monkeypatch.setattr(Predictor, "predict", lambda self, shown, per_frame=True: [verdict] * len(shown))
+    monkeypatch.setattr(FacePredictor, "predict", lambda self, shown, per_frame=True: [verdict] * len(shown))
     main(["evaluate", "compact-emotimesh", "--data", str(tmp_path), "--groups", str(tmp_path / "groups.csv")])
     printed = capsys.readouterr().out
     for line in (

@@ -16,14 +16,14 @@ from torch.nn import functional as F
 
 from moodreel.errors import ModelInvalid
 from moodreel.models.networks.multi_head import MultiHeadFaceNet
-from moodreel.models.networks.resnet18 import MEAN, STD
+from moodreel.models.networks.resnet18 import IMAGENET_MEAN, IMAGENET_STD
 from moodreel.models.quantization import dequantize
 
 ARCHITECTURES = {"vit": "hugging-face-vit", "resnet": "hugging-face-resnet"}
 """What cards name, by the config's model_type; only made from a folder."""
-CONFIG, PREPROCESSOR, WEIGHTS = "config.json", "preprocessor_config.json", "model.safetensors"
+CONFIG_FILE, PREPROCESSOR_FILE, HF_WEIGHTS_FILE = "config.json", "preprocessor_config.json", "model.safetensors"
 
-NAMES = {
+LABEL_ALIASES = {
     "happiness": "happy",
     "joy": "happy",
     "surprised": "surprise",
@@ -37,7 +37,7 @@ NAMES = {
 }
 """What others call our seven labels."""
 
-RESAMPLING = {2: "bilinear", 3: "bicubic"}
+RESAMPLING_MODES = {2: "bilinear", 3: "bicubic"}
 """Pillow's numbers for how pictures are resized."""
 
 
@@ -63,27 +63,27 @@ class HuggingFaceNet(MultiHeadFaceNet):
     network: a ViTForImageClassification or a ResNetForImageClassification.
     """
 
-    portrait = True
-    few = 0
-    batch = 16
+    requires_rgb_crop = True
+    mirror_below = 0
+    batch_size = 16
 
     def __init__(self, network: Any, preparation: ImagePreprocessing) -> None:
         super().__init__(classes=network.config.num_labels, shares=(1.0,), tau=0.0, temperatures=())
         self.network = network
-        self.preparation = preparation
+        self.preprocessing = preparation
 
     @property
-    def kind(self) -> str:
+    def model_type(self) -> str:
         """A key of `ARCHITECTURES`; "network.", it and "." are what the names of all parameters begin with but those of
         the layer that names classes."""
         return self.network.config.model_type
 
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
-        return self.network(pixel_values=self.prepare(pictures)).logits[:, None]
+        return self.network(pixel_values=self.preprocess(pictures)).logits[:, None]
 
-    def prepare(self, portraits: torch.Tensor) -> torch.Tensor:
+    def preprocess(self, portraits: torch.Tensor) -> torch.Tensor:
         """Portraits (N, S, S, 3), 0 to 255, to float32 (N, 3, size, size)."""
-        how = self.preparation
+        how = self.preprocessing
         colours = portraits.movedim(-1, 1).float()
         if colours.shape[-1] != how.size:
             resized = F.interpolate(colours, (how.size, how.size), mode=how.mode, antialias=True)
@@ -92,28 +92,28 @@ class HuggingFaceNet(MultiHeadFaceNet):
         return (colours * how.scale - mean) / std
 
 
-def is_folder(path: Path) -> bool:
-    return (path / CONFIG).is_file()
+def is_huggingface_folder(path: Path) -> bool:
+    return (path / CONFIG_FILE).is_file()
 
 
-def architecture(folder: Path) -> str:
+def read_architecture(folder: Path) -> str:
     """What the card of a folder's model names; of one that is no network of ours, what its config says. Raises
     ModelInvalid."""
-    kind = str(_read(folder, CONFIG).get("model_type"))
+    kind = str(_read(folder, CONFIG_FILE).get("model_type"))
     return ARCHITECTURES.get(kind, f"hugging-face-{kind}")
 
 
 def read_labels(folder: Path) -> tuple[str, ...]:
     """The labels of a folder's config, by our names where we have them; the others, and those that would come to have
     one name, stay as they are, in lower case. Raises ModelInvalid."""
-    named: Any = _read(folder, CONFIG).get("id2label")
+    named: Any = _read(folder, CONFIG_FILE).get("id2label")
     try:
         labels = [str(named[str(number)]).strip().lower() for number in range(len(named))]
     except (KeyError, TypeError) as error:
         raise ModelInvalid(
-            f"The {CONFIG} of {folder.name!r} needs an id2label that names every output from 0 on; correct it."
+            f"The {CONFIG_FILE} of {folder.name!r} needs an id2label that names every output from 0 on; correct it."
         ) from error
-    folded = [NAMES.get(label, label) for label in labels]
+    folded = [LABEL_ALIASES.get(label, label) for label in labels]
     return tuple(label if folded.count(ours) > 1 else ours for label, ours in zip(labels, folded, strict=True))
 
 
@@ -136,34 +136,37 @@ def import_transformers(name: str) -> Any:
 
 def read_network(folder: Path) -> HuggingFaceNet:
     """Read a folder's network and how its pictures are prepared. Raises ModelInvalid."""
-    config = _read(folder, CONFIG)
+    config = _read(folder, CONFIG_FILE)
     reads = config.get("model_type") in ARCHITECTURES and config.get("num_channels", 3) == 3
-    if not reads or not (folder / WEIGHTS).is_file():
+    if not reads or not (folder / HF_WEIGHTS_FILE).is_file():
         raise ModelInvalid(
-            f"The folder {folder.name!r} is no ViTForImageClassification of colours in safetensors, and no "
-            f"ResNetForImageClassification; it needs a {CONFIG} of model_type vit or resnet, and {WEIGHTS}."
+            f"The folder {folder.name!r} holds no ViTForImageClassification or ResNetForImageClassification for colour "
+            f"images; it needs a {CONFIG_FILE} with model_type vit or resnet, and {HF_WEIGHTS_FILE}."
         )
-    preparation = read_preparation(folder)
+    preparation = read_preprocessing(folder)
     import_transformers(folder.name)
     try:
-        weights = dequantize(safetensors.torch.load_file(folder / WEIGHTS))
-        network, wrong = fill_network(config, weights, folder.name)
+        weights = dequantize(safetensors.torch.load_file(folder / HF_WEIGHTS_FILE))
+        network, wrong = network_from_state_dict(config, weights, folder.name)
     except Exception as error:  # transformers lets through errors of its own, of safetensors and of torch
         raise ModelInvalid(
-            f"The weights of {folder.name!r} do not fit its {CONFIG}, or either is broken; copy or download both again."
+            f"The weights of {folder.name!r} do not fit its {CONFIG_FILE}, or one of them is broken; copy or "
+            "download both again."
         ) from error
     # What is missing would be made up at random, with no more than a warning.
     if wrong:
         raise ModelInvalid(
-            f"The weights of {folder.name!r} do not fit its {CONFIG}: {', '.join(wrong[:3])} missing, unexpected or of "
-            "another shape; copy or download both again."
+            f"The weights of {folder.name!r} do not fit its {CONFIG_FILE}: {', '.join(wrong[:3])} missing, unexpected "
+            "or of another shape; copy or download both again."
         )
     if not all(torch.isfinite(parameter).all() for parameter in network.parameters()):
         raise ModelInvalid(f"The weights of {folder.name!r} hold numbers that are not finite; download them again.")
     return HuggingFaceNet(network, preparation)
 
 
-def fill_network(config: Mapping[str, Any], weights: Mapping[str, torch.Tensor], name: str) -> tuple[Any, list[str]]:
+def network_from_state_dict(
+    config: Mapping[str, Any], weights: Mapping[str, torch.Tensor], name: str
+) -> tuple[Any, list[str]]:
     """Make the network of a config, with these weights, by the names that they have in files.
 
     Returns it and, sorted, the names that are missing, unexpected or of another shape; the first and the last of them
@@ -189,15 +192,15 @@ def fill_network(config: Mapping[str, Any], weights: Mapping[str, torch.Tensor],
     return network, sorted({*report["missing_keys"], *report["unexpected_keys"], *other})
 
 
-def read_preparation(folder: Path) -> ImagePreprocessing:
+def read_preprocessing(folder: Path) -> ImagePreprocessing:
     """Read how pictures are prepared; without a `preprocessor_config.json` as most networks of its kind have it.
 
     A ResNet's may ask for a margin that is cut off (`crop_pct`); the square around a face has none, and is read whole.
     Raises ModelInvalid.
     """
-    stated = _read(folder, PREPROCESSOR) if (folder / PREPROCESSOR).is_file() else {}
-    config = _read(folder, CONFIG)
-    usual = usual_preparation(str(config.get("model_type")))
+    stated = _read(folder, PREPROCESSOR_FILE) if (folder / PREPROCESSOR_FILE).is_file() else {}
+    config = _read(folder, CONFIG_FILE)
+    usual = default_preprocessing(str(config.get("model_type")))
     normalise = stated.get("do_normalize", True)
     try:
         preparation = ImagePreprocessing(
@@ -206,22 +209,22 @@ def read_preparation(folder: Path) -> ImagePreprocessing:
             scale=float(stated.get("rescale_factor", usual.scale)) if stated.get("do_rescale", True) else 1.0,
             mean=tuple(map(float, stated.get("image_mean", usual.mean))) if normalise else (0.0, 0.0, 0.0),
             std=tuple(map(float, stated.get("image_std", usual.std))) if normalise else (1.0, 1.0, 1.0),
-            mode=RESAMPLING[stated.get("resample", 2)],
+            mode=RESAMPLING_MODES[stated.get("resample", 2)],
         )
         if not len(preparation.mean) == len(preparation.std) == 3 or min(*preparation.std, preparation.size) <= 0:
             raise ValueError("not three colours, or nothing of them left")
     except (KeyError, TypeError, ValueError) as error:
         raise ModelInvalid(
-            f"The {PREPROCESSOR} of {folder.name!r} needs image_mean and image_std of three numbers, and resample 2 or "
-            "3; correct it."
+            f"The {PREPROCESSOR_FILE} of {folder.name!r} needs image_mean and image_std of three numbers, and resample "
+            "2 or 3; correct it."
         ) from error
     return preparation
 
 
-def usual_preparation(kind: str, size: int = 224) -> ImagePreprocessing:
+def default_preprocessing(kind: str, size: int = 224) -> ImagePreprocessing:
     """Colours from -1 to 1 for ViTs; for ResNets those of ImageNet, of mean 0 and deviation 1."""
-    mean, std = (MEAN, STD) if kind == "resnet" else ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-    return ImagePreprocessing(size=size, scale=1 / 255, mean=mean, std=std, mode=RESAMPLING[2])
+    mean, std = (IMAGENET_MEAN, IMAGENET_STD) if kind == "resnet" else ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    return ImagePreprocessing(size=size, scale=1 / 255, mean=mean, std=std, mode=RESAMPLING_MODES[2])
 
 
 def _side(size: Any) -> Any:
@@ -231,7 +234,7 @@ def _side(size: Any) -> Any:
 
 def read_config(folder: Path) -> dict[str, Any]:
     """Read a folder's config.json. Raises ModelInvalid."""
-    return _read(folder, CONFIG)
+    return _read(folder, CONFIG_FILE)
 
 
 def _read(folder: Path, name: str) -> dict[str, Any]:

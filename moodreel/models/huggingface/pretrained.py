@@ -22,23 +22,25 @@ from moodreel.errors import ModelInvalid
 from moodreel.models.checkpoint import read_weights
 from moodreel.models.huggingface import image
 from moodreel.models.huggingface.image import (
-    CONFIG,
-    PREPROCESSOR,
-    RESAMPLING,
-    WEIGHTS,
+    CONFIG_FILE,
+    HF_WEIGHTS_FILE,
+    PREPROCESSOR_FILE,
+    RESAMPLING_MODES,
     HuggingFaceNet,
     ImagePreprocessing,
 )
 from moodreel.models.quantization import PRECISIONS
 
-PRETRAINED = {"resnet-50": "resnet", "vit-b-16": "vit"}
+MODEL_TYPES = {"resnet-50": "resnet", "vit-b-16": "vit"}
 """Kinds of networks by name; transformers' own defaults are these two in size."""
 
 _HEADS = ("classifier.", "fc.", "head.", "heads.", "vit.pooler.", "pooler.", "fc_norm.")
 """First words of the names of weights that name classes, or that nothing else reads."""
 
 
-def make_network(name: str, labels: Sequence[str], *, pretrained: Path | None = None, **sizes: Any) -> HuggingFaceNet:
+def build_pretrained(
+    name: str, labels: Sequence[str], *, pretrained: Path | None = None, **sizes: Any
+) -> HuggingFaceNet:
     """Make one of `PRETRAINED` for these labels.
 
     pretrained: a folder or a checkpoint to begin from; None for random weights.
@@ -46,20 +48,20 @@ def make_network(name: str, labels: Sequence[str], *, pretrained: Path | None = 
         what is begun from says its own.
     Raises ModelInvalid for weights that are not of such a network, or where transformers is not installed.
     """
-    kind = PRETRAINED[name]
+    kind = MODEL_TYPES[name]
     image.import_transformers(name)
     start = _Start({}, {}, kind)
     if pretrained is not None:
-        start = (_read_folder if image.is_folder(pretrained) else _read_checkpoint)(pretrained, kind)
+        start = (_read_folder if image.is_huggingface_folder(pretrained) else _read_checkpoint)(pretrained, kind)
     config = {"model_type": kind, **sizes, **start.config}
-    preparation = start.preparation or image.usual_preparation(start.colours, config.get("image_size", 224))
+    preparation = start.preparation or image.default_preprocessing(start.colours, config.get("image_size", 224))
     for stale in ("num_labels", "label2id"):
         config.pop(stale, None)
     config["id2label"] = dict(enumerate(labels))
     config["label2id"] = {label: number for number, label in enumerate(labels)}
     kept = {key: tensor for key, tensor in start.weights.items() if not key.startswith(_HEADS)}
     try:
-        network, wrong = image.fill_network(config, kept, name)
+        network, wrong = image.network_from_state_dict(config, kept, name)
     except ModelInvalid:
         raise
     except Exception as error:  # transformers lets through errors of its own and of torch
@@ -73,7 +75,7 @@ def make_network(name: str, labels: Sequence[str], *, pretrained: Path | None = 
     return HuggingFaceNet(network, preparation)
 
 
-def write_network(folder: Path, network: HuggingFaceNet, weights: str = "float32") -> None:
+def save_pretrained(folder: Path, network: HuggingFaceNet, weights: str = "float32") -> None:
     """Write config.json, preprocessor_config.json and model.safetensors, each of them whole or not at all. A model.json
     beside them is the caller's.
 
@@ -83,17 +85,17 @@ def write_network(folder: Path, network: HuggingFaceNet, weights: str = "float32
     with tempfile.TemporaryDirectory(dir=folder) as made:
         network.network.save_pretrained(made)
         if weights != "float32":
-            state = PRECISIONS[weights](safetensors.torch.load_file(Path(made) / WEIGHTS))
-            safetensors.torch.save_file(state, Path(made) / WEIGHTS, metadata={"format": "pt"})
-        (Path(made) / PREPROCESSOR).write_text(json.dumps(_stated(network), indent=2) + "\n", encoding="utf-8")
-        for name in (CONFIG, PREPROCESSOR, WEIGHTS):
+            state = PRECISIONS[weights](safetensors.torch.load_file(Path(made) / HF_WEIGHTS_FILE))
+            safetensors.torch.save_file(state, Path(made) / HF_WEIGHTS_FILE, metadata={"format": "pt"})
+        (Path(made) / PREPROCESSOR_FILE).write_text(json.dumps(_stated(network), indent=2) + "\n", encoding="utf-8")
+        for name in (CONFIG_FILE, PREPROCESSOR_FILE, HF_WEIGHTS_FILE):
             (Path(made) / name).chmod(0o644)
             (Path(made) / name).replace(folder / name)
 
 
 def _stated(network: HuggingFaceNet) -> dict[str, Any]:
-    how = network.preparation
-    [resample] = [number for number, mode in RESAMPLING.items() if mode == how.mode]
+    how = network.preprocessing
+    [resample] = [number for number, mode in RESAMPLING_MODES.items() if mode == how.mode]
     return {
         "do_normalize": True,
         "do_rescale": True,
@@ -125,10 +127,11 @@ def _read_folder(folder: Path, kind: str) -> _Start:
     config = image.read_config(folder)
     if config.get("model_type") != kind:
         raise ModelInvalid(
-            f"The {CONFIG} of {folder.name!r} is of a {config.get('model_type')}, not of a {kind}; name another folder."
+            f"The {CONFIG_FILE} of {folder.name!r} describes a {config.get('model_type')}, not a {kind}; name another "
+            "folder."
         )
-    weights = _with_prefix(read_weights(folder / WEIGHTS), f"{kind}.")
-    return _Start(weights, config, kind, image.read_preparation(folder))
+    weights = _with_prefix(read_weights(folder / HF_WEIGHTS_FILE), f"{kind}.")
+    return _Start(weights, config, kind, image.read_preprocessing(folder))
 
 
 def _with_prefix(weights: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
@@ -151,7 +154,7 @@ def _read_checkpoint(path: Path, kind: str) -> _Start:
         return _Start(*_of_vit(body, _TIMM), kind)
     raise ModelInvalid(
         f"The checkpoint {path.name!r} has the layout of no {kind} of torchvision or timm; name one that has, or a "
-        f"folder with a {CONFIG}."
+        f"folder with a {CONFIG_FILE}."
     )
 
 

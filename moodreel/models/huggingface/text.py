@@ -14,16 +14,16 @@ from tokenizers import Tokenizer
 
 from moodreel.emotions import EKMAN, to_ekman
 from moodreel.errors import ModelInvalid
-from moodreel.models.huggingface.image import CONFIG, WEIGHTS, import_transformers, read_config
+from moodreel.models.huggingface.image import CONFIG_FILE, HF_WEIGHTS_FILE, import_transformers, read_config
 from moodreel.models.networks.text_base import TextClassifier
 
 logger = logging.getLogger(__name__)
 
 ARCHITECTURE = "hugging-face-text"
 """What its card names; only made from a folder."""
-SEVERAL = "multi_label_classification"
+MULTI_LABEL = "multi_label_classification"
 """The problem type of a model whose labels are each a question of its own."""
-LONGEST = 512
+MAX_TOKENS = 512
 
 
 class HuggingFaceText(TextClassifier):
@@ -38,7 +38,7 @@ class HuggingFaceText(TextClassifier):
     def __init__(self, network: Any, classes: Sequence[int | None], *, several: bool, longest: int, pad: int) -> None:
         super().__init__(classes=len(EKMAN), longest=longest, pad=pad)
         self.network = network
-        self.several = several
+        self.multi_label = several
         known = [number for number, label in enumerate(classes) if label is not None]
         self.known = known
         self.members = [
@@ -46,10 +46,10 @@ class HuggingFaceText(TextClassifier):
         ]
 
     def probabilities(self, ids: torch.Tensor) -> torch.Tensor:
-        logits = self.network(input_ids=ids, attention_mask=(ids != self.pad).long()).logits.float()[:, self.known]
-        each = logits.sigmoid() if self.several else logits.softmax(dim=-1)
+        logits = self.network(input_ids=ids, attention_mask=(ids != self.pad_id).long()).logits.float()[:, self.known]
+        each = logits.sigmoid() if self.multi_label else logits.softmax(dim=-1)
         folded = [
-            1 - (1 - each[:, members]).prod(dim=1) if self.several else each[:, members].sum(dim=1)
+            1 - (1 - each[:, members]).prod(dim=1) if self.multi_label else each[:, members].sum(dim=1)
             for members in self.members
         ]
         return torch.stack(folded, dim=1)
@@ -59,9 +59,9 @@ def read_text_network(folder: Path) -> HuggingFaceText:
     """Read a folder's network. Raises ModelInvalid."""
     config = read_config(folder)
     classes = _classes(folder, config)
-    if not (folder / WEIGHTS).is_file():
+    if not (folder / HF_WEIGHTS_FILE).is_file():
         raise ModelInvalid(
-            f"The folder {folder.name!r} has a {CONFIG} but no {WEIGHTS}; save the model as safetensors."
+            f"The folder {folder.name!r} has a {CONFIG_FILE} but no {HF_WEIGHTS_FILE}; save the model as safetensors."
         )
     transformers = import_transformers(folder.name)
     try:
@@ -81,8 +81,8 @@ def read_text_network(folder: Path) -> HuggingFaceText:
     # What is missing would be made up at random, with no more than a warning.
     if wrong := sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]])):
         raise ModelInvalid(
-            f"The weights of {folder.name!r} do not fit its {CONFIG}: {', '.join(wrong[:3])} missing or of another "
-            "shape; copy or download both again."
+            f"The weights of {folder.name!r} do not fit its {CONFIG_FILE}: {', '.join(wrong[:3])} missing or of "
+            "another shape; copy or download both again."
         )
     if not all(torch.isfinite(parameter).all() for parameter in network.parameters()):
         raise ModelInvalid(f"The weights of {folder.name!r} hold numbers that are not finite; download them again.")
@@ -90,8 +90,8 @@ def read_text_network(folder: Path) -> HuggingFaceText:
     pad = 0 if pad is None else int(pad)
     # RoBERTa counts places from behind its padding piece on.
     behind = pad + 1 if "roberta" in str(config.get("model_type")) else 0
-    longest = min(int(config.get("max_position_embeddings") or LONGEST) - behind, LONGEST)
-    several = config.get("problem_type") == SEVERAL
+    longest = min(int(config.get("max_position_embeddings") or MAX_TOKENS) - behind, MAX_TOKENS)
+    several = config.get("problem_type") == MULTI_LABEL
     return HuggingFaceText(network, classes, several=several, longest=longest, pad=pad)
 
 
@@ -119,13 +119,13 @@ def _classes(folder: Path, config: dict[str, Any]) -> list[int | None]:
         labels = [str(named[str(number)]) for number in range(len(named))]  # type: ignore[index, arg-type]
     except (KeyError, TypeError) as error:
         raise ModelInvalid(
-            f"The {CONFIG} of {folder.name!r} needs an id2label that names every output from 0 on; correct it."
+            f"The {CONFIG_FILE} of {folder.name!r} needs an id2label that names every output from 0 on; correct it."
         ) from error
     ours = [to_ekman(label) for label in labels]
     if len(set(ours) - {None}) < 2:
         raise ModelInvalid(
             f"The labels of {folder.name!r} name no emotions ({', '.join(labels[:4])}); name them in the id2label of "
-            f"its {CONFIG}, such as {', '.join(EKMAN)}."
+            f"its {CONFIG_FILE}, such as {', '.join(EKMAN)}."
         )
     if left_out := [label for label, our in zip(labels, ours, strict=True) if our is None]:
         logger.warning("%s: labels that are no emotion of ours are left out: %s", folder.name, ", ".join(left_out[:10]))

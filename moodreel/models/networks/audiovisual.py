@@ -15,8 +15,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from moodreel.models.model_card import MODALITIES
-from moodreel.models.networks.fusion import AUDIO, FUSIONS, FusionInputs
-from moodreel.models.networks.resnet18 import SIDE, WIDTH, ResNet18, normalize
+from moodreel.models.networks.fusion import AUDIO_DIM, FUSIONS, FusionInputs
+from moodreel.models.networks.resnet18 import FEATURE_DIM, INPUT_SIDE, ResNet18, normalize
 
 __all__ = ["MODALITIES", "AudioCNN", "AudioVisualBatch", "AudioVisualNet"]
 
@@ -33,20 +33,20 @@ class AudioVisualBatch:
     """
 
     faces: torch.Tensor
-    seen: torch.Tensor
+    face_mask: torch.Tensor
     mels: torch.Tensor
-    heard: torch.Tensor
+    audio_mask: torch.Tensor
 
     def __len__(self) -> int:
-        return len(self.heard)
+        return len(self.audio_mask)
 
-    def only(self, rows: torch.Tensor) -> "AudioVisualBatch":
+    def select(self, rows: torch.Tensor) -> "AudioVisualBatch":
         """Some of the windows, by their numbers, int64, or bool (B,)."""
-        return AudioVisualBatch(self.faces[rows], self.seen[rows], self.mels[rows], self.heard[rows])
+        return AudioVisualBatch(self.faces[rows], self.face_mask[rows], self.mels[rows], self.audio_mask[rows])
 
     def modalities(self) -> list[tuple[str, ...]]:
         """Name what each window has, in the order of `MODALITIES`."""
-        rows = zip(self.seen.any(dim=1).tolist(), self.heard.tolist(), strict=True)
+        rows = zip(self.face_mask.any(dim=1).tolist(), self.audio_mask.tolist(), strict=True)
         return [tuple(name for name, has in zip(MODALITIES, row, strict=True) if has) for row in rows]
 
 
@@ -63,9 +63,9 @@ class AudioCNN(nn.Module):
     mean: torch.Tensor
     std: torch.Tensor
 
-    def __init__(self, channels: Sequence[int] = (16, 32, 64), *, levelled: bool = False) -> None:
+    def __init__(self, channels: Sequence[int] = (16, 32, 64), *, normalize_per_sample: bool = False) -> None:
         super().__init__()
-        self.levelled = levelled
+        self.normalize_per_sample = normalize_per_sample
         sizes = [1, *channels]
         self.layers = nn.Sequential(
             *(
@@ -73,12 +73,12 @@ class AudioCNN(nn.Module):
                 for before, after in pairwise(sizes)
             )
         )
-        self.linear = nn.Linear(16 * sizes[-1], AUDIO)
+        self.linear = nn.Linear(16 * sizes[-1], AUDIO_DIM)
         self.register_buffer("mean", torch.tensor(-19.0))
         self.register_buffer("std", torch.tensor(4.0))
 
-    def standardise(self, mels: torch.Tensor) -> torch.Tensor:
-        if self.levelled:
+    def standardize(self, mels: torch.Tensor) -> torch.Tensor:
+        if self.normalize_per_sample:
             deviation, mean = torch.std_mean(mels, dim=(1, 2), keepdim=True)
             return (mels - mean) / (deviation + 1e-3)  # of silence nothing is made
         return (mels - self.mean) / self.std
@@ -100,7 +100,7 @@ class AudioVisualNet(nn.Module):
     options: of the fusion, such as `head` of `xattn`.
     """
 
-    side = SIDE
+    input_side = INPUT_SIDE
     """Pixels a side at which faces are read; training may begin with fewer."""
 
     def __init__(
@@ -117,51 +117,53 @@ class AudioVisualNet(nn.Module):
         super().__init__()
         if fusion not in FUSIONS:
             raise ValueError(f"There is no fusion {fusion}; there are {', '.join(FUSIONS)}.")
-        self.grey, self.detail = grey, detail
+        self.grayscale, self.detail_side = grey, detail
         self.trunk = ResNet18()
-        self.audio = AudioCNN(levelled=levelled)
+        self.audio = AudioCNN(normalize_per_sample=levelled)
         self.fusion = FUSIONS[fusion](classes=classes, dropout=dropout, **options)
 
-    def forward(self, excerpts: AudioVisualBatch) -> torch.Tensor:
+    def forward(self, batch: AudioVisualBatch) -> torch.Tensor:
         """Logits (B, C). Raises ValueError for a window that has neither a face nor sound."""
-        if not (excerpts.seen.any(dim=1) | excerpts.heard).all():
+        if not (batch.face_mask.any(dim=1) | batch.audio_mask).all():
             raise ValueError("A window shows no face and has no sound: there is nothing to answer from.")
-        heard = excerpts.heard.to(self.device)
+        heard = batch.audio_mask.to(self.device)
         return self.fusion(
-            self.encode_audio(self.encode_frames(excerpts), excerpts.seen.to(self.device), excerpts.mels, heard)
+            self.fusion_inputs(self.encode_frames(batch), batch.face_mask.to(self.device), batch.mels, heard)
         )
 
     @property
     def device(self) -> torch.device:
         return next(self.parameters()).device
 
-    def encode_frames(self, excerpts: AudioVisualBatch) -> torch.Tensor:
+    def encode_frames(self, batch: AudioVisualBatch) -> torch.Tensor:
         """What the trunk makes of all frames, (B, T, 512); zeros where there is no face."""
-        seen = excerpts.seen.to(self.device)
-        frames = torch.zeros(*seen.shape, WIDTH, device=self.device)
+        seen = batch.face_mask.to(self.device)
+        frames = torch.zeros(*seen.shape, FEATURE_DIM, device=self.device)
         if not seen.any():
             return frames
-        found = self.encode_faces(excerpts.faces[excerpts.seen])
+        found = self.encode_faces(batch.faces[batch.face_mask])
         return frames.to(found.dtype).masked_scatter(seen[..., None], found)
 
     def encode_faces(self, faces: torch.Tensor) -> torch.Tensor:
         """What the trunk makes of faces, uint8 (N, S, S, 3), red first: (N, 512)."""
-        return self.trunk(normalize(faces.to(self.device), self.side, grey=self.grey, detail=self.detail))
+        return self.trunk(
+            normalize(faces.to(self.device), self.input_side, grayscale=self.grayscale, detail_side=self.detail_side)
+        )
 
-    def encode_audio(
+    def fusion_inputs(
         self, frames: torch.Tensor, seen: torch.Tensor, mels: torch.Tensor, heard: torch.Tensor
     ) -> FusionInputs:
         """Join what was seen, (B, T, 512), with what the audio network makes of what was heard; where nothing was, it
         is not asked."""
-        mels = self.audio.standardise(mels.to(self.device)).masked_fill(~heard[:, None, None], 0)
-        sound = torch.zeros(len(heard), AUDIO, device=mels.device)
+        mels = self.audio.standardize(mels.to(self.device)).masked_fill(~heard[:, None, None], 0)
+        sound = torch.zeros(len(heard), AUDIO_DIM, device=mels.device)
         if heard.any():
             made = self.audio(mels[heard])
             sound = sound.to(made.dtype).masked_scatter(heard[:, None], made)
-        return FusionInputs(frames=frames, seen=seen, mels=mels, sound=sound, heard=heard)
+        return FusionInputs(frame_features=frames, face_mask=seen, mels=mels, audio_features=sound, audio_mask=heard)
 
-    def predict(self, excerpts: AudioVisualBatch) -> list[tuple[torch.Tensor, tuple[str, ...]]]:
+    def predict(self, batch: AudioVisualBatch) -> list[tuple[torch.Tensor, tuple[str, ...]]]:
         """Probabilities (C,) of each window, and the modalities that they come from."""
         with torch.inference_mode():
-            probabilities = self(excerpts).softmax(dim=-1).cpu()
-        return list(zip(probabilities, excerpts.modalities(), strict=True))
+            probabilities = self(batch).softmax(dim=-1).cpu()
+        return list(zip(probabilities, batch.modalities(), strict=True))

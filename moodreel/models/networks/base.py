@@ -37,7 +37,7 @@ class FaceNetwork(nn.Module, ABC):
     joins the two.
     """
 
-    portrait = False
+    requires_rgb_crop = False
     """Whether it reads `Features.portrait`, which is only made where it is."""
 
     @abstractmethod

@@ -11,7 +11,7 @@ from moodreel.faces.features import FaceFeatures
 from moodreel.faces.landmarker import BLENDSHAPES, NUM_LANDMARKS
 from moodreel.models.networks.base import FaceNetwork, Track, TrackLogits
 
-INPUT = NUM_LANDMARKS * 3 + len(BLENDSHAPES)
+INPUT_DIM = NUM_LANDMARKS * 3 + len(BLENDSHAPES)
 """Numbers a face: pose-normalised landmarks, then blendshapes."""
 
 
@@ -28,11 +28,11 @@ class CompactEmotiMeshNet(FaceNetwork):
         self, *, classes: int = 5, width: int = 320, embedding: int = 96, hidden: int = 64, dropout: float = 0.4
     ) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.zeros(INPUT))
-        self.register_buffer("std", torch.ones(INPUT))
+        self.register_buffer("mean", torch.zeros(INPUT_DIM))
+        self.register_buffer("std", torch.ones(INPUT_DIM))
         self.encoder = nn.Sequential(
             nn.Dropout(dropout / 4),
-            nn.Linear(INPUT, width),
+            nn.Linear(INPUT_DIM, width),
             nn.LayerNorm(width),
             nn.GELU(),
             nn.Dropout(dropout),
@@ -59,7 +59,7 @@ class CompactEmotiMeshNet(FaceNetwork):
         standard = ((faces - self.mean) / self.std).clamp(-6, 6)
         return torch.cat([self.encoder(standard), standard[..., -len(BLENDSHAPES) :]], dim=-1)
 
-    def join(
+    def temporal_pool(
         self, embeddings: torch.Tensor, seen: torch.Tensor, lengths: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Weigh the moments of B clips.
@@ -78,13 +78,13 @@ class CompactEmotiMeshNet(FaceNetwork):
 
     def forward_tracks(self, tracks: Sequence[Track], *, per_frame: bool) -> list[TrackLogits]:
         device = self.mean.device
-        read_tracks = [torch.from_numpy(np.stack([read(features) for features in track])) for track in tracks]
+        read_tracks = [torch.from_numpy(np.stack([to_input(features) for features in track])) for track in tracks]
         faces = pad_sequence(read_tracks, batch_first=True).to(device)
         present = [torch.tensor([features is not None for features in track]) for track in tracks]
         seen = pad_sequence(present, batch_first=True).to(device)
         lengths = [len(track) for track in tracks]
         embeddings = self.encode(faces)
-        logits, weights = self.join(embeddings, seen, torch.tensor(lengths))
+        logits, weights = self.temporal_pool(embeddings, seen, torch.tensor(lengths))
         by_moment = self.moment(embeddings)
         return [
             TrackLogits(
@@ -94,8 +94,8 @@ class CompactEmotiMeshNet(FaceNetwork):
         ]
 
 
-def read(features: FaceFeatures | None) -> np.ndarray:
+def to_input(features: FaceFeatures | None) -> np.ndarray:
     """One face as the network reads it: float32 (INPUT,), zeros for none."""
     if features is None:
-        return np.zeros(INPUT, np.float32)
+        return np.zeros(INPUT_DIM, np.float32)
     return np.concatenate([features.normalized_landmarks.reshape(-1), features.blendshapes])

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from moodreel.models.networks.base import FaceNetwork, Track, TrackLogits
 
-MOMENTS = 15
+FRAMES = 15
 POINTS = 468
 """Points of the mesh without the irises, which the network was not trained on."""
 
@@ -41,7 +41,7 @@ class EmotiMeshNet(FaceNetwork):
         steps = self._convolve(x.flatten(0, 1)).unflatten(0, x.shape[:2])
         return self._classify(self.lstm(steps)[0][:, -1])
 
-    def held_still(self, x: torch.Tensor) -> torch.Tensor:
+    def forward_static(self, x: torch.Tensor) -> torch.Tensor:
         """Landmarks (N, 1404) to logits (N, C): what `forward` says of each face shown for 15 moments.
 
         The first layer's input product, nearly all of the work, is the same at every moment and done once. The LSTM
@@ -54,7 +54,7 @@ class EmotiMeshNet(FaceNetwork):
             narrow = nn.LSTM(len(products), own.hidden_size, num_layers=2, batch_first=True, bidirectional=True)
         to, back = identity.chunk(2)
         narrow.load_state_dict(own.state_dict() | {"weight_ih_l0": to, "weight_ih_l0_reverse": back})
-        shown = F.linear(self._convolve(x), products)[:, None].expand(-1, MOMENTS, -1)
+        shown = F.linear(self._convolve(x), products)[:, None].expand(-1, FRAMES, -1)
         return self._classify(narrow(shown)[0][:, -1])
 
     def forward_tracks(self, tracks: Sequence[Track], *, per_frame: bool) -> list[TrackLogits]:
@@ -68,7 +68,7 @@ class EmotiMeshNet(FaceNetwork):
             if per_frame:
                 faces = torch.from_numpy(np.stack([_flat(f.landmarks) for f in track if f is not None])).to(device)
                 by_moment = torch.zeros(len(track), len(clip_logits), device=device)
-                by_moment[seen] = torch.cat([self.held_still(batch) for batch in faces.split(_BATCH * MOMENTS)])
+                by_moment[seen] = torch.cat([self.forward_static(batch) for batch in faces.split(_BATCH * FRAMES)])
             answers.append(TrackLogits(logits=clip_logits, per_frame=by_moment, weights=seen.float() / seen.sum()))
         return answers
 
@@ -84,7 +84,7 @@ def _spread(track: Track) -> np.ndarray:
     """Landmarks (15, 1404) at moments spread over the track, the last known face standing in where there is none."""
     known = [np.flatnonzero([f is not None for f in track[: t + 1]]) for t in range(len(track))]
     first = next(t for t, features in enumerate(track) if features is not None)
-    moments = np.linspace(0, len(track) - 1, MOMENTS).round().astype(int)
+    moments = np.linspace(0, len(track) - 1, FRAMES).round().astype(int)
     chosen = [track[known[t][-1] if len(known[t]) else first] for t in moments]
     return np.stack([_flat(features.landmarks) for features in chosen if features is not None])
 

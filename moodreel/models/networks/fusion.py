@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from moodreel.media.mel_spectrogram import MEL_BANDS
-from moodreel.models.networks.resnet18 import WIDTH as VIDEO
+from moodreel.models.networks.resnet18 import FEATURE_DIM as VIDEO
 
-AUDIO = 128
+AUDIO_DIM = 128
 """Numbers for the sound of a window."""
 
 
@@ -26,21 +26,21 @@ class FusionInputs:
         nothing.
     """
 
-    frames: torch.Tensor
-    seen: torch.Tensor
+    frame_features: torch.Tensor
+    face_mask: torch.Tensor
     mels: torch.Tensor
-    sound: torch.Tensor
-    heard: torch.Tensor
+    audio_features: torch.Tensor
+    audio_mask: torch.Tensor
 
     @property
-    def shown(self) -> torch.Tensor:
+    def has_face(self) -> torch.Tensor:
         """bool (B,): whether any frame shows a face."""
-        return self.seen.any(dim=1)
+        return self.face_mask.any(dim=1)
 
-    def face(self) -> torch.Tensor:
+    def mean_face(self) -> torch.Tensor:
         """The mean of the frames with a face (B, 512); zeros where there is none."""
-        weights = self.seen.to(self.frames.dtype)[..., None]
-        return (self.frames * weights).sum(dim=1) / weights.sum(dim=1).clamp_min(1)
+        weights = self.face_mask.to(self.frame_features.dtype)[..., None]
+        return (self.frame_features * weights).sum(dim=1) / weights.sum(dim=1).clamp_min(1)
 
 
 class LateFusion(nn.Module):
@@ -51,14 +51,14 @@ class LateFusion(nn.Module):
 
     def __init__(self, *, classes: int, dropout: float) -> None:
         super().__init__()
-        self.video, self.audio = nn.Linear(VIDEO, classes), nn.Linear(AUDIO, classes)
+        self.video, self.audio = nn.Linear(VIDEO, classes), nn.Linear(AUDIO_DIM, classes)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, evidence: FusionInputs) -> torch.Tensor:
         opinions = torch.stack(
-            [self.video(self.dropout(evidence.face())), self.audio(self.dropout(evidence.sound))], dim=1
+            [self.video(self.dropout(evidence.mean_face())), self.audio(self.dropout(evidence.audio_features))], dim=1
         )
-        present = torch.stack([evidence.shown, evidence.heard], dim=1)
+        present = torch.stack([evidence.has_face, evidence.audio_mask], dim=1)
         logs = opinions.float().log_softmax(dim=-1).masked_fill(~present[..., None], -torch.inf)
         return logs.logsumexp(dim=1) - present.sum(dim=1, keepdim=True).log()
 
@@ -68,13 +68,13 @@ class ConcatFusion(nn.Module):
 
     def __init__(self, *, classes: int, dropout: float, common: int = 256) -> None:
         super().__init__()
-        self.video, self.audio = nn.Linear(VIDEO, common), nn.Linear(AUDIO, common)
+        self.video, self.audio = nn.Linear(VIDEO, common), nn.Linear(AUDIO_DIM, common)
         self.no_video, self.no_audio = _absent(common), _absent(common)
         self.head = _head(2 * common, common, classes, dropout)
 
     def forward(self, evidence: FusionInputs) -> torch.Tensor:
-        video = torch.where(evidence.shown[:, None], self.video(evidence.face()), self.no_video)
-        audio = torch.where(evidence.heard[:, None], self.audio(evidence.sound), self.no_audio)
+        video = torch.where(evidence.has_face[:, None], self.video(evidence.mean_face()), self.no_video)
+        audio = torch.where(evidence.audio_mask[:, None], self.audio(evidence.audio_features), self.no_audio)
         return self.head(torch.cat([video, audio], dim=1))
 
 
@@ -84,12 +84,12 @@ class GatedFusion(nn.Module):
 
     def __init__(self, *, classes: int, dropout: float, common: int = 256) -> None:
         super().__init__()
-        self.video, self.audio = nn.Linear(VIDEO, common), nn.Linear(AUDIO, common)
+        self.video, self.audio = nn.Linear(VIDEO, common), nn.Linear(AUDIO_DIM, common)
         self.mix = _Gate(common, dropout)
         self.head = nn.Linear(common, classes)
 
     def forward(self, evidence: FusionInputs) -> torch.Tensor:
-        return self.head(self.mix(self.video(evidence.face()), self.audio(evidence.sound), evidence))
+        return self.head(self.mix(self.video(evidence.mean_face()), self.audio(evidence.audio_features), evidence))
 
 
 class CrossAttentionFusion(nn.Module):
@@ -108,8 +108,8 @@ class CrossAttentionFusion(nn.Module):
         super().__init__()
         if head not in ("concat", "gated"):
             raise ValueError(f"The head of xattn is concat or gated, not {head}.")
-        self.video, self.steps = nn.Linear(VIDEO, width), nn.Conv1d(MEL_BANDS, AUDIO, 3, padding=1)
-        self.audio = nn.Linear(AUDIO, width)
+        self.video, self.steps = nn.Linear(VIDEO, width), nn.Conv1d(MEL_BANDS, AUDIO_DIM, 3, padding=1)
+        self.audio = nn.Linear(AUDIO_DIM, width)
         self.to_audio, self.to_video = (
             nn.MultiheadAttention(width, heads, dropout=dropout, batch_first=True) for _ in range(2)
         )
@@ -120,11 +120,11 @@ class CrossAttentionFusion(nn.Module):
 
     def forward(self, evidence: FusionInputs) -> torch.Tensor:
         # What is missing is one token, the first, so that there is always something to look at.
-        video = torch.where(evidence.shown[:, None, None], self.video(evidence.frames), self.no_video)
-        looked_at = evidence.seen.clone()
-        looked_at[:, 0] |= ~evidence.shown
-        steps = self.steps(evidence.mels).transpose(1, 2) + evidence.sound[:, None]
-        audio = torch.where(evidence.heard[:, None, None], self.audio(steps), self.no_audio)
+        video = torch.where(evidence.has_face[:, None, None], self.video(evidence.frame_features), self.no_video)
+        looked_at = evidence.face_mask.clone()
+        looked_at[:, 0] |= ~evidence.has_face
+        steps = self.steps(evidence.mels).transpose(1, 2) + evidence.audio_features[:, None]
+        audio = torch.where(evidence.audio_mask[:, None, None], self.audio(steps), self.no_audio)
         # Weights are not asked for: with them torch takes a slower way.
         from_audio, _ = self.to_audio(video, audio, audio, need_weights=False)
         from_video, _ = self.to_video(audio, video, video, key_padding_mask=~looked_at, need_weights=False)
@@ -146,7 +146,7 @@ class _Gate(nn.Module):
 
     def forward(self, video: torch.Tensor, audio: torch.Tensor, evidence: FusionInputs) -> torch.Tensor:
         share = self.share(torch.cat([video, audio], dim=1)).sigmoid()
-        share = share.masked_fill(~evidence.shown[:, None], 1).masked_fill(~evidence.heard[:, None], 0)
+        share = share.masked_fill(~evidence.has_face[:, None], 1).masked_fill(~evidence.audio_mask[:, None], 0)
         return share * audio + (1 - share) * video
 
 

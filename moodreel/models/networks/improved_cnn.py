@@ -36,7 +36,7 @@ class ImprovedCNN(MultiHeadFaceNet):
         super().__init__(classes=classes, shares=shares, tau=tau, temperatures=temperatures)
         self.layers = nn.Sequential(*(_Layer(before, after) for before, after in pairwise([1, *channels])))
         self.hidden = nn.Linear(channels[-1] * GRID**2, hidden)
-        self.heads = nn.Linear(hidden, len(self.shares) * classes)
+        self.heads = nn.Linear(hidden, len(self.head_weights) * classes)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
@@ -45,7 +45,7 @@ class ImprovedCNN(MultiHeadFaceNet):
             x = layer(x)
             x = F.max_pool2d(x, 2) if number < len(self.layers) else F.adaptive_avg_pool2d(x, GRID)
         x = F.relu(self.hidden(self.dropout(x.flatten(1))))
-        return self.heads(self.dropout(x)).unflatten(1, (len(self.shares), -1))
+        return self.heads(self.dropout(x)).unflatten(1, (len(self.head_weights), -1))
 
 
 class _Layer(nn.Sequential):

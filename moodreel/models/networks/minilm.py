@@ -7,7 +7,7 @@ from torch import nn
 
 from moodreel.models.networks.text_base import TextClassifier
 
-VOCABULARY = 30522
+VOCABULARY_SIZE = 30522
 """Word pieces of BERT's uncased vocabulary."""
 
 
@@ -30,7 +30,7 @@ class MiniLM(TextClassifier):
         width: int = 384,
         heads: int = 12,
         hidden: int = 1536,
-        vocabulary: int = VOCABULARY,
+        vocabulary: int = VOCABULARY_SIZE,
         longest: int = 512,
         dropout: float = 0.1,
     ) -> None:
@@ -40,7 +40,7 @@ class MiniLM(TextClassifier):
         self.groups = tuple(groups)
         self.arguments = {"classes": classes, "groups": list(groups), "layers": layers, "width": width, "heads": heads}
         self.arguments |= {"hidden": hidden, "vocabulary": vocabulary, "longest": longest}
-        self.word = nn.Embedding.from_pretrained(_some(vocabulary, width), freeze=False, padding_idx=self.pad)
+        self.word = nn.Embedding.from_pretrained(_some(vocabulary, width), freeze=False, padding_idx=self.pad_id)
         self.pos = nn.Embedding.from_pretrained(_some(longest, width), freeze=False)
         self.kind = nn.Parameter(torch.zeros(width))
         self.norm = nn.LayerNorm(width, eps=1e-12)
@@ -53,7 +53,7 @@ class MiniLM(TextClassifier):
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         """Word pieces (N, T), `pad` where there are none, to logits (N, G + C): the finer labels, then the classes."""
-        absent = ids == self.pad
+        absent = ids == self.pad_id
         x = self.word(ids).to(self.norm.weight.dtype) + self.pos.weight[: ids.shape[1]] + self.kind
         x = self.drop(self.norm(x))
         for layer in self.layers:
@@ -62,9 +62,9 @@ class MiniLM(TextClassifier):
         return self.head(self.drop((x * present).sum(dim=1) / present.sum(dim=1).clamp_min(1)))
 
     def probabilities(self, ids: torch.Tensor) -> torch.Tensor:
-        return self.mix(self(ids))
+        return self.class_probabilities(self(ids))
 
-    def mix(self, logits: torch.Tensor) -> torch.Tensor:
+    def class_probabilities(self, logits: torch.Tensor) -> torch.Tensor:
         """Logits (N, G + C) of `forward` to the probabilities (N, C) of the classes."""
         every = logits.float().sigmoid()
         finer, own = every[:, : len(self.groups)], every[:, len(self.groups) :]
@@ -74,7 +74,7 @@ class MiniLM(TextClassifier):
         any_of = [1 - (1 - finer[:, groups == number]).prod(dim=1) for number in range(self.classes)]
         return (own + torch.stack(any_of, dim=1)) / 2
 
-    def serve(self) -> None:
+    def prepare_for_serving(self) -> None:
         # Half of all parameters are this table, of which a text reads a few rows: it gains nothing from more precision.
         self.word.half()
 

@@ -27,10 +27,10 @@ class MultiHeadFaceNet(FaceNetwork):
     temperatures: what each head's logits are divided by; 1 each when none are given.
     """
 
-    few = 16
+    mirror_below = 16
     """Moments of a track up to which its faces are seen mirrored too: nearly a point more of accuracy for one picture,
     at twice the time; many moments make up for it themselves."""
-    batch = 256
+    batch_size = 256
     """Pictures at a time: bounds the memory of activations."""
 
     prior: torch.Tensor
@@ -39,40 +39,40 @@ class MultiHeadFaceNet(FaceNetwork):
     def __init__(self, *, classes: int, shares: Sequence[float], tau: float, temperatures: Sequence[float]) -> None:
         super().__init__()
         self.classes = classes
-        self.shares = tuple(shares)
-        self.tau = tau
-        self.temperatures = tuple(temperatures) or (1.0,) * len(self.shares)
-        if len(self.shares) > 1:
-            self.register_buffer("prior", torch.full((len(self.shares), classes), 1 / classes))
+        self.head_weights = tuple(shares)
+        self.logit_adjustment = tau
+        self.temperatures = tuple(temperatures) or (1.0,) * len(self.head_weights)
+        if len(self.head_weights) > 1:
+            self.register_buffer("prior", torch.full((len(self.head_weights), classes), 1 / classes))
 
     @abstractmethod
-    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Pictures, uint8 or float 0 to 255, crops (N, 48, 48) or portraits (N, 224, 224, 3) as `portrait` says, to
         the logits (N, H, C) of all heads."""
 
     def mix_heads(self, logits: torch.Tensor) -> torch.Tensor:
         """Logits (..., H, C) of the heads to one answer (..., C)."""
         cooled = logits.float() / logits.new_tensor(self.temperatures)[:, None]
-        if len(self.shares) == 1:
+        if len(self.head_weights) == 1:
             return cooled[..., 0, :]
-        shares = logits.new_tensor(self.shares)[:, None]
+        shares = logits.new_tensor(self.head_weights)[:, None]
         mixture = (cooled.softmax(dim=-1) * shares).sum(dim=-2).clamp_min(1e-6)
-        return mixture.log() - self.tau * (self.prior * shares).sum(dim=0).clamp_min(1e-6).log()
+        return mixture.log() - self.logit_adjustment * (self.prior * shares).sum(dim=0).clamp_min(1e-6).log()
 
-    def look(self, tracks: Sequence[Track]) -> torch.Tensor:
+    def face_logits(self, tracks: Sequence[Track]) -> torch.Tensor:
         """Logits (N, H, C) of the N faces in tracks, one track after the other; of short ones the mean of what the
         faces and their mirror images give."""
         faces = [[self._picture(face) for face in track if face is not None] for track in tracks]
         device = next(self.parameters()).device
         pictures = torch.from_numpy(np.stack([picture for track in faces for picture in track])).to(device)
-        few = torch.tensor([len(track) <= self.few for track in faces for _ in track])
+        few = torch.tensor([len(track) <= self.mirror_below for track in faces for _ in track])
         logits = self.predict_batched(pictures)
         if few.any():
             logits[few] = (logits[few] + self.predict_batched(pictures[few].flip(2))) / 2
         return logits
 
     def _picture(self, face: FaceFeatures) -> np.ndarray:
-        picture = face.rgb_crop if self.portrait else face.crop
+        picture = face.rgb_crop if self.requires_rgb_crop else face.crop
         if picture is None:
             raise ValueError("This network reads portraits; extract the features with with_rgb_crop=True.")
         return picture
@@ -92,9 +92,9 @@ class MultiHeadFaceNet(FaceNetwork):
         On a CPU two threads share them: nothing else of a clip is left to do meanwhile.
         """
         if pictures.is_cuda or len(pictures) < 2 * _SHARE:
-            return torch.cat([self._read(batch) for batch in pictures.split(self.batch)])
+            return torch.cat([self._read(batch) for batch in pictures.split(self.batch_size)])
         with ThreadPoolExecutor(2) as pool:
-            halves = pictures.split(min(self.batch, -(-len(pictures) // 2)))
+            halves = pictures.split(min(self.batch_size, -(-len(pictures) // 2)))
             return torch.cat(list(pool.map(self._read, halves)))
 
     def _read(self, pictures: torch.Tensor) -> torch.Tensor:
@@ -103,7 +103,7 @@ class MultiHeadFaceNet(FaceNetwork):
 
     def forward_tracks(self, tracks: Sequence[Track], *, per_frame: bool) -> list[TrackLogits]:
         """Answer with the mean over the moments of a track: these networks are for pictures and for the timeline."""
-        logits = self.mix_heads(self.look(tracks))
+        logits = self.mix_heads(self.face_logits(tracks))
         answers = []
         for track in tracks:
             seen = torch.tensor([face is not None for face in track], device=logits.device)

@@ -7,9 +7,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from moodreel.models.networks.multi_head import MultiHeadFaceNet, standardize
-from moodreel.models.networks.resnet18 import LUMA, MEAN, STD
+from moodreel.models.networks.resnet18 import IMAGENET_MEAN, IMAGENET_STD, LUMA_WEIGHTS
 
-SIDE = 64
+INPUT_SIDE = 64
 """Pixels a side that it reads."""
 
 
@@ -36,9 +36,9 @@ class ResEmoteNet(MultiHeadFaceNet):
         temperatures: Sequence[float] = (),
     ) -> None:
         super().__init__(classes=classes, shares=shares, tau=tau, temperatures=temperatures)
-        self.portrait = portrait
+        self.requires_rgb_crop = portrait
         if portrait:
-            self.batch, self.few = 32, 0
+            self.batch_size, self.mirror_below = 32, 0
         sizes = [round(size * width) for size in (64, 128, 256, 512, 1024, 2048)]
         self.conv1, self.bn1 = nn.Conv2d(3, sizes[0], 3, padding=1), nn.BatchNorm2d(sizes[0])
         self.conv2, self.bn2 = nn.Conv2d(sizes[0], sizes[1], 3, padding=1), nn.BatchNorm2d(sizes[1])
@@ -50,31 +50,31 @@ class ResEmoteNet(MultiHeadFaceNet):
         self.fc1 = nn.Linear(sizes[5], sizes[4])
         self.fc2 = nn.Linear(sizes[4], sizes[3])
         self.fc3 = nn.Linear(sizes[3], sizes[2])
-        self.fc4 = nn.Linear(sizes[2], len(self.shares) * classes)
+        self.fc4 = nn.Linear(sizes[2], len(self.head_weights) * classes)
         self.blank, self.dropout = nn.Dropout(blank), nn.Dropout(dropout)
 
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
-        x = prepare(pictures) if self.portrait else enlarge(standardize(pictures))
+        x = preprocess(pictures) if self.requires_rgb_crop else upscale_crops(standardize(pictures))
         x = self.blank(F.max_pool2d(F.relu(self.bn1(self.conv1(x))), 2))
         x = self.blank(F.max_pool2d(F.relu(self.bn2(self.conv2(x))), 2))
         x = self.se(F.max_pool2d(F.relu(self.bn3(self.conv3(x))), 2))
         x = self.res_block3(self.res_block2(self.res_block1(x))).mean(dim=(2, 3))
         for layer in (self.fc1, self.fc2, self.fc3):
             x = self.dropout(F.relu(layer(x)))
-        return self.fc4(x).unflatten(1, (len(self.shares), -1))
+        return self.fc4(x).unflatten(1, (len(self.head_weights), -1))
 
 
-def prepare(portraits: torch.Tensor) -> torch.Tensor:
+def preprocess(portraits: torch.Tensor) -> torch.Tensor:
     """Portraits (N, S, S, 3), 0 to 255, to float32 (N, 3, 64, 64) as the published network reads them."""
-    small = F.interpolate(portraits.movedim(-1, 1).float(), (SIDE, SIDE), mode="bilinear", antialias=True)
-    grey = (small * small.new_tensor(LUMA)[:, None, None]).sum(dim=1, keepdim=True) / 255
-    mean, std = (grey.new_tensor(values)[:, None, None] for values in (MEAN, STD))
+    small = F.interpolate(portraits.movedim(-1, 1).float(), (INPUT_SIDE, INPUT_SIDE), mode="bilinear", antialias=True)
+    grey = (small * small.new_tensor(LUMA_WEIGHTS)[:, None, None]).sum(dim=1, keepdim=True) / 255
+    mean, std = (grey.new_tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
     return ((grey - mean) / std).contiguous(memory_format=torch.channels_last)
 
 
-def enlarge(crops: torch.Tensor) -> torch.Tensor:
+def upscale_crops(crops: torch.Tensor) -> torch.Tensor:
     """Standardised crops (N, 1, 48, 48) to (N, 3, 64, 64): the size and channels that the published network reads."""
-    large = F.interpolate(crops, (SIDE, SIDE), mode="bilinear")
+    large = F.interpolate(crops, (INPUT_SIDE, INPUT_SIDE), mode="bilinear")
     return large.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
 
 

@@ -12,13 +12,13 @@ from torch.nn import functional as F
 
 from moodreel.models.checkpoint import load_state_dict, read_weights
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of ImageNet's colours, 0 to 1."""
-LUMA = 0.299, 0.587, 0.114
+LUMA_WEIGHTS = 0.299, 0.587, 0.114
 """Shares of red, green and blue in grey (ITU-R BT.601)."""
-SIDE = 112
+INPUT_SIDE = 112
 """Pixels a side that faces are read at: half of ImageNet's 224, a quarter of the time, and all that most faces have."""
-WIDTH = 512
+FEATURE_DIM = 512
 """Numbers for each picture."""
 _COUNTER = "num_batches_tracked"
 
@@ -32,7 +32,7 @@ class ResNet18(nn.Module):
         self.layer1 = nn.Sequential(_Block(64, 64), _Block(64, 64))
         self.layer2 = nn.Sequential(_Block(64, 128, stride=2), _Block(128, 128))
         self.layer3 = nn.Sequential(_Block(128, 256, stride=2), _Block(256, 256))
-        self.layer4 = nn.Sequential(_Block(256, WIDTH, stride=2), _Block(WIDTH, WIDTH))
+        self.layer4 = nn.Sequential(_Block(256, FEATURE_DIM, stride=2), _Block(FEATURE_DIM, FEATURE_DIM))
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -63,23 +63,25 @@ class _Block(nn.Module):
         return F.relu(y + (x if self.downsample is None else self.downsample(x)))
 
 
-def normalize(pictures: torch.Tensor, side: int = SIDE, *, grey: bool = False, detail: int = 0) -> torch.Tensor:
+def normalize(
+    images: torch.Tensor, side: int = INPUT_SIDE, *, grayscale: bool = False, detail_side: int = 0
+) -> torch.Tensor:
     """Pictures (N, S, S, 3), red first, 0 to 255, to float32 (N, 3, side, side), normalised as ImageNet's colours are.
 
     grey: without colours (ITU-R BT.601). detail: pixels a side that larger ones are shrunk to first; 0 for none.
     """
-    x = pictures.movedim(-1, 1).float()
-    if grey:
-        x = (x * x.new_tensor(LUMA)[:, None, None]).sum(dim=1, keepdim=True)
-    if detail and x.shape[-1] > detail:
-        x = F.interpolate(x, (detail, detail), mode="bilinear", antialias=True)
+    x = images.movedim(-1, 1).float()
+    if grayscale:
+        x = (x * x.new_tensor(LUMA_WEIGHTS)[:, None, None]).sum(dim=1, keepdim=True)
+    if detail_side and x.shape[-1] > detail_side:
+        x = F.interpolate(x, (detail_side, detail_side), mode="bilinear", antialias=True)
     if x.shape[-2:] != (side, side):
         x = F.interpolate(x, (side, side), mode="bilinear", antialias=True)
-    mean, std = (x.new_tensor(values)[:, None, None] for values in (MEAN, STD))
+    mean, std = (x.new_tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
     return ((x.expand(-1, 3, -1, -1) / 255 - mean) / std).contiguous(memory_format=torch.channels_last)
 
 
-def load_pretrained(trunk: ResNet18, path: Path) -> None:
+def load_torchvision_weights(trunk: ResNet18, path: Path) -> None:
     """Put the weights of a torchvision `resnet18` into a trunk; the layer that names classes is left out.
 
     Raises ModelInvalid where the file is no checkpoint, or not of this network.

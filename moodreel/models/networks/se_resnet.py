@@ -30,11 +30,11 @@ class FaceExpressionNet(MultiHeadFaceNet):
             layers += [_Block(before if i == 0 else width, width, 2 if stage and i == 0 else 1) for i in range(depth)]
         self.body = nn.Sequential(*layers)
         self.dropout = nn.Dropout(dropout)
-        self.heads = nn.Linear(widths[-1], len(self.shares) * classes)
+        self.heads = nn.Linear(widths[-1], len(self.head_weights) * classes)
 
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
         embedding = self.body(standardize(pictures)).mean(dim=(2, 3))
-        return self.heads(self.dropout(embedding)).unflatten(1, (len(self.shares), -1))
+        return self.heads(self.dropout(embedding)).unflatten(1, (len(self.head_weights), -1))
 
 
 class _Convolution(nn.Sequential):

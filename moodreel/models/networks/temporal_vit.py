@@ -59,11 +59,11 @@ class TemporalViTNet(FaceNetwork):
         """Crops (N, 48, 48), each by itself, to logits (N, 1, C), as networks for single pictures give them."""
         return self.frame(pictures)
 
-    def moment(self, embeddings: torch.Tensor) -> torch.Tensor:
+    def frame_logits(self, embeddings: torch.Tensor) -> torch.Tensor:
         """Embeddings (..., width) of faces to what each says by itself (..., C)."""
-        return self.frame.say(embeddings.flatten(0, -2)).unflatten(0, embeddings.shape[:-1])[..., 0, :]
+        return self.frame.head_logits(embeddings.flatten(0, -2)).unflatten(0, embeddings.shape[:-1])[..., 0, :]
 
-    def join(
+    def temporal_pool(
         self, embeddings: torch.Tensor, seen: torch.Tensor, lengths: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Weigh the moments of B clips.
@@ -73,20 +73,20 @@ class TemporalViTNet(FaceNetwork):
         Returns logits (B, C) and weights (B, T), 0 where nothing is seen.
         """
         faces = embeddings.masked_fill(~seen[..., None], 0)
-        context = faces + places(lengths.to(faces.device), seen.shape[1], faces.shape[-1])
+        context = faces + sinusoidal_positions(lengths.to(faces.device), seen.shape[1], faces.shape[-1])
         for layer in self.time:
             context = layer(context, src_key_padding_mask=~seen)
         context = self.norm(context)
         weights = self.weigh(context)[..., 0].masked_fill(~seen, -torch.inf).softmax(dim=1)
-        decided = (weights[..., None] * (self.moment(faces) + self.adjust(context))).sum(dim=1)
+        decided = (weights[..., None] * (self.frame_logits(faces) + self.adjust(context))).sum(dim=1)
         return decided, weights
 
     def forward_tracks(self, tracks: Sequence[Track], *, per_frame: bool) -> list[TrackLogits]:
         observed = iter(self.embed_faces([face for track in tracks for face in track if face is not None]))
         windows = [[None if face is None else next(observed) for face in track] for track in tracks]
         embeddings, seen, lengths = self._laid_out(windows)
-        logits, weights = self.join(embeddings, seen, lengths)
-        by_moment = self.moment(embeddings) if per_frame else None
+        logits, weights = self.temporal_pool(embeddings, seen, lengths)
+        by_moment = self.frame_logits(embeddings) if per_frame else None
         return [
             TrackLogits(
                 logits=logits[i],
@@ -102,7 +102,7 @@ class TemporalViTNet(FaceNetwork):
         return [embedding for batch in crops.split(_BATCH) for embedding in self.frame.embed(batch)]
 
     def classify_windows(self, windows: Sequence[Sequence[torch.Tensor | None]]) -> torch.Tensor:
-        return self.join(*self._laid_out(windows))[0]
+        return self.temporal_pool(*self._laid_out(windows))[0]
 
     def _laid_out(
         self, windows: Sequence[Sequence[torch.Tensor | None]]
@@ -117,7 +117,7 @@ class TemporalViTNet(FaceNetwork):
         return embeddings, seen, torch.tensor([len(window) for window in windows])
 
 
-def places(lengths: torch.Tensor, steps: int, width: int) -> torch.Tensor:
+def sinusoidal_positions(lengths: torch.Tensor, steps: int, width: int) -> torch.Tensor:
     """Sines and cosines (B, steps, width) of how many moments each is before its clip's last one.
 
     lengths: int64 (B,), moments of each clip.

@@ -16,13 +16,13 @@ class TextClassifier(nn.Module, ABC):
     def __init__(self, *, classes: int, longest: int, pad: int = 0) -> None:
         super().__init__()
         self.classes = classes
-        self.longest = longest
-        self.pad = pad
+        self.max_tokens = longest
+        self.pad_id = pad
 
     @abstractmethod
     def probabilities(self, ids: torch.Tensor) -> torch.Tensor:
         """Word pieces, int64 (N, T), `pad` where a text has ended, to float32 (N, C), 0..1, before calibration. Several
         labels may be likely at once: they need not add up to 1."""
 
-    def serve(self) -> None:
+    def prepare_for_serving(self) -> None:
         """Make ready to serve, before the weights come: what needs no more than half precision shall have that."""

@@ -13,7 +13,7 @@ from moodreel.emotions import FIVE, SEVEN, SEVEN_TO_FIVE
 from moodreel.faces.features import FaceFeatures
 from moodreel.faces.landmarker import BLENDSHAPES
 from moodreel.models.networks.base import FaceNetwork, Track, TrackLogits
-from moodreel.models.networks.compact_emotimesh import CompactEmotiMeshNet, read
+from moodreel.models.networks.compact_emotimesh import CompactEmotiMeshNet, to_input
 from moodreel.models.networks.se_resnet import FaceExpressionNet
 
 
@@ -52,7 +52,7 @@ class TwoStreamNet(FaceNetwork):
         merge = [[SEVEN_TO_FIVE[label] == five for five in FIVE] for label in SEVEN]
         self.register_buffer("merge", torch.tensor(merge, dtype=torch.float32))
         self.trust = nn.Parameter(torch.tensor([1.0, 0.5]))
-        read_on = self.looks + 2 * classes + len(BLENDSHAPES)
+        read_on = self.appearance_dim + 2 * classes + len(BLENDSHAPES)
         self.absent = nn.Parameter(torch.zeros(read_on))
         self.dropout = nn.Dropout(0.2)
         self.time = nn.GRU(read_on, hidden, batch_first=True, bidirectional=True)
@@ -60,9 +60,9 @@ class TwoStreamNet(FaceNetwork):
         self.adjust = nn.Linear(2 * hidden, classes)
 
     @property
-    def looks(self) -> int:
+    def appearance_dim(self) -> int:
         """Numbers a face: what all heads of the appearance network say of it."""
-        return len(self.appearance.shares) * len(SEVEN)
+        return len(self.appearance.head_weights) * len(SEVEN)
 
     def stream_logits(self, appearance: torch.Tensor, faces: torch.Tensor) -> torch.Tensor:
         """Logits (..., 2, C) of moments: what the appearance says, then what the landmarks say.
@@ -116,10 +116,10 @@ class TwoStreamNet(FaceNetwork):
         present = [torch.tensor([features is not None for features in track]) for track in tracks]
         seen = pad_sequence(present, batch_first=True).to(device)
         flat = [features for track in tracks for features in track if features is not None]
-        appearance = torch.zeros(*seen.shape, self.looks, device=device)
-        appearance[seen] = self.appearance.look(tracks).flatten(1)
+        appearance = torch.zeros(*seen.shape, self.appearance_dim, device=device)
+        appearance[seen] = self.appearance.face_logits(tracks).flatten(1)
         faces = torch.zeros(*seen.shape, len(self.landmarks.mean), device=device)
-        faces[seen] = torch.from_numpy(np.stack([read(features) for features in flat])).to(device)
+        faces[seen] = torch.from_numpy(np.stack([to_input(features) for features in flat])).to(device)
         opinions = self.stream_logits(appearance, faces)
         logits, weights = self.temporal_pool(opinions, appearance, faces, seen, torch.tensor(lengths))
         by_moment = self.frame_logits(opinions)
@@ -132,7 +132,7 @@ class TwoStreamNet(FaceNetwork):
 
     def embed_faces(self, faces: Sequence[FaceFeatures]) -> list["FrameEmbedding"]:
         appearance = torch.stack(self.appearance.embed_faces(faces)).flatten(1)
-        landmarks = torch.from_numpy(np.stack([read(face) for face in faces])).to(self.trust.device)
+        landmarks = torch.from_numpy(np.stack([to_input(face) for face in faces])).to(self.trust.device)
         opinions = self.stream_logits(appearance, landmarks)
         return [FrameEmbedding(*of_one) for of_one in zip(appearance, landmarks, opinions, strict=True)]
 

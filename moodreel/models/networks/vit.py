@@ -12,7 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from moodreel.faces.features import CROP_SIDE
 from moodreel.models.networks.multi_head import MultiHeadFaceNet, standardize
 
-SIDES = (48, 96, 112, 224)
+INPUT_SIDES = (48, 96, 112, 224)
 """Pixels a side at which a crop may be read."""
 
 
@@ -45,8 +45,8 @@ class ViTNet(MultiHeadFaceNet):
         temperatures: Sequence[float] = (),
     ) -> None:
         super().__init__(classes=classes, shares=shares, tau=tau, temperatures=temperatures)
-        if side not in SIDES:
-            raise ValueError(f"A crop is read at {', '.join(map(str, SIDES))} pixels a side, not at {side}.")
+        if side not in INPUT_SIDES:
+            raise ValueError(f"A crop is read at {', '.join(map(str, INPUT_SIDES))} pixels a side, not at {side}.")
         grid, rest = divmod(side, patch * 2 ** len(stem))
         if rest or width % heads:
             raise ValueError(f"Patches do not fill {side} pixels, or {heads} heads do not share {width} numbers.")
@@ -66,10 +66,10 @@ class ViTNet(MultiHeadFaceNet):
         )
         self.norm = nn.LayerNorm(width)
         self.dropout = nn.Dropout(dropout)
-        self.heads = nn.Linear(width, len(self.shares) * classes)
+        self.heads = nn.Linear(width, len(self.head_weights) * classes)
 
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
-        return self.say(self.embed(pictures))
+        return self.head_logits(self.embed(pictures))
 
     def embed(self, pictures: torch.Tensor) -> torch.Tensor:
         """Crops (N, 48, 48), 0 to 255, to what the layers make of each (N, width)."""
@@ -85,9 +85,9 @@ class ViTNet(MultiHeadFaceNet):
             read = self.norm(self.layers(self.dropout(tokens + self.place)))
         return read.mean(dim=1) if self.token is None else read[:, 0]
 
-    def say(self, embeddings: torch.Tensor) -> torch.Tensor:
+    def head_logits(self, embeddings: torch.Tensor) -> torch.Tensor:
         """Embeddings (N, width) to the logits (N, H, C) of all heads."""
-        return self.heads(self.dropout(embeddings)).unflatten(1, (len(self.shares), -1))
+        return self.heads(self.dropout(embeddings)).unflatten(1, (len(self.head_weights), -1))
 
 
 class ViTScratch(ViTNet):

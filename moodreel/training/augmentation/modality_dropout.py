@@ -18,7 +18,7 @@ def drop_modalities(
     """
     if min(video, audio) < 0 or video + audio > 1:
         raise ValueError(f"Shares of {video} and {audio} to drop are not from 0 to 1 together.")
-    both = excerpts.seen.any(dim=1) & excerpts.heard
+    both = excerpts.face_mask.any(dim=1) & excerpts.audio_mask
     drawn = torch.rand(len(excerpts), generator=generator).to(both.device)
     blind, deaf = both & (drawn < video), both & (drawn >= 1 - audio)
-    return replace(excerpts, seen=excerpts.seen & ~blind[:, None], heard=excerpts.heard & ~deaf)
+    return replace(excerpts, face_mask=excerpts.face_mask & ~blind[:, None], audio_mask=excerpts.audio_mask & ~deaf)

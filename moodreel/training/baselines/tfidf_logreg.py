@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from moodreel.emotions import EKMAN
-from moodreel.models.tokenizer import prepare
+from moodreel.models.tokenizer import normalize_text
 from moodreel.training.data.goemotions import Texts
 from moodreel.training.evaluation.calibration import apply_calibration, fit_calibration, fit_thresholds
 from moodreel.training.evaluation.metrics import MultilabelMetrics, compute_multilabel_metrics
@@ -56,7 +56,7 @@ def measure_tfidf_baseline(learnt: Texts, kept: Texts, dev: Texts, *, seed: int 
 
 
 def _terms(text: str) -> list[str]:
-    words = _WORD.findall(prepare(text).lower())
+    words = _WORD.findall(normalize_text(text).lower())
     return words + [f"{a} {b}" for a, b in itertools.pairwise(words)]
 
 

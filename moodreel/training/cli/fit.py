@@ -13,7 +13,7 @@ from typing import Any
 from moodreel.errors import DataInvalid
 from moodreel.models.predictor import resolve_device
 from moodreel.models.quantization import PRECISIONS
-from moodreel.models.registry import CARD
+from moodreel.models.registry import CARD_FILE
 from moodreel.training.data.registry import DATASETS, open_dataset, pair_with_faces
 from moodreel.training.data.splits import SPLIT_BY
 from moodreel.training.engine.checkpoint import CHECKPOINT
@@ -118,7 +118,7 @@ def begin_log(out: Path, *, resume: bool) -> None:
 
 def _unfinished(out: Path) -> bool:
     """Whether a folder has a checkpoint that no model has come out of: model.json is written last."""
-    card = out / CARD
+    card = out / CARD_FILE
     written = card.stat().st_mtime_ns if card.is_file() else 0
     checkpoints = [out / CHECKPOINT, *out.glob(f"fold-*/{CHECKPOINT}")]
     return any(path.stat().st_mtime_ns > written for path in checkpoints if path.is_file())

@@ -11,10 +11,10 @@ from functools import partial
 from pathlib import Path
 
 from moodreel.errors import DataInvalid
-from moodreel.models.model_card import TEXT, kind_of
+from moodreel.models.model_card import TEXT, read_kind
 from moodreel.models.quantization import PRECISIONS
-from moodreel.models.registry import CARD, WEIGHTS
-from moodreel.models.text_registry import TextModelRegistry, load_text
+from moodreel.models.registry import CARD_FILE, WEIGHTS_FILE
+from moodreel.models.text_registry import TextModelRegistry, load_text_model
 from moodreel.training.baselines.tfidf_logreg import measure_tfidf_baseline
 from moodreel.training.cli.fit import add_options, begin_log
 from moodreel.training.data.ferplus import holdout_mask
@@ -67,7 +67,7 @@ def run_training(args: argparse.Namespace) -> None:
     trained = train_text(args.data, recipe, pretrained, loop=kept)
     write_text(args.out, trained, recipe)
     curve = [*_precisions(trained, recipe, args), *(_measured(folder, args.data) for folder in args.beside)]
-    report = evaluate_text(load_text(args.out), args.data)
+    report = evaluate_text(load_text_model(args.out), args.data)
     write_text_card(args.out, report, trained, recipe, _command(args, recipe), floor, curve)
     log.info("%s\nDone in %.1f minutes.", summary(report), (time.monotonic() - begun) / 60)
 
@@ -75,14 +75,14 @@ def run_training(args: argparse.Namespace) -> None:
 def run_evaluation(model: str, data: Path, store: Path) -> None:
     """Measure a model of the store, by its name, or one by its folder."""
     path = Path(model)
-    predictor = load_text(path) if path.exists() else TextModelRegistry(store).get(model)
+    predictor = load_text_model(path) if path.exists() else TextModelRegistry(store).get(model)
     print(summary(evaluate_text(predictor, data)))
 
 
 def is_for_texts(model: str, store: Path) -> bool:
     """Tell whether a name or a path is that of a model for texts."""
     folder = Path(model) if Path(model).is_dir() else Path(model).parent if Path(model).exists() else store / model
-    return kind_of(folder / CARD) == TEXT
+    return read_kind(folder / CARD_FILE) == TEXT
 
 
 def _precisions(trained: TrainedText, recipe: TextRecipe, args: argparse.Namespace) -> list[SizePoint]:
@@ -97,8 +97,8 @@ def _precisions(trained: TrainedText, recipe: TextRecipe, args: argparse.Namespa
 
 
 def _measured(folder: Path, data: Path, name: str | None = None) -> SizePoint:
-    report = evaluate_text(load_text(folder), data)
-    point = SizePoint(name or folder.name, (folder / WEIGHTS).stat().st_size / 1e6, report)
+    report = evaluate_text(load_text_model(folder), data)
+    point = SizePoint(name or folder.name, (folder / WEIGHTS_FILE).stat().st_size / 1e6, report)
     log.info("%s, %.1f MB: macro-F1 %.4f, ece %.4f", point.name, point.megabytes, report.macro_f1, report.ece)
     return point
 

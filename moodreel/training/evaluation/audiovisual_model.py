@@ -13,7 +13,7 @@ from moodreel.media.mel_spectrogram import MEL_BANDS
 from moodreel.models.audiovisual_registry import AudioVisualPredictor
 from moodreel.models.face_registry import FaceModelRegistry
 from moodreel.models.networks.audiovisual import AudioVisualBatch
-from moodreel.models.networks.resnet18 import SIDE
+from moodreel.models.networks.resnet18 import INPUT_SIDE
 from moodreel.pipelines import clip_sampler
 from moodreel.pipelines.clip_loader import MEL_STEPS, ClipLoader
 from moodreel.pipelines.engine import Engine
@@ -56,7 +56,7 @@ class EvaluatedAudioVisualModel(EvaluatedModel):
         loader = ClipLoader(engine)
 
         def predict(data: bytes) -> np.ndarray:
-            return self.predictor.judge(loader.load(data, modalities=self.predictor.modalities).batch)
+            return self.predictor.predict_clip(loader.load(data, modalities=self.predictor.modalities).batch)
 
         try:
             return predict_files(
@@ -72,7 +72,7 @@ class EvaluatedAudioVisualModel(EvaluatedModel):
     def run_once(self) -> object:
         """Predict for one synthetic window."""
         generator = torch.Generator().manual_seed(0)
-        size = (1, clip_sampler.FRAMES, SIDE, SIDE, 3)
+        size = (1, clip_sampler.FRAMES, INPUT_SIDE, INPUT_SIDE, 3)
         faces = torch.randint(0, 256, size, dtype=torch.uint8, generator=generator)
         return self.predictor.predict(_windows(faces, with_sound=True))
 
@@ -83,7 +83,7 @@ class EvaluatedAudioVisualModel(EvaluatedModel):
         rows = np.flatnonzero(faces.found)
         probabilities = [np.zeros((0, len(self.info.labels)))]
         for start in range(0, len(rows), _BATCH):
-            crops = [rgb_crop(images[row], landmarks[row], SIDE) for row in rows[start : start + _BATCH]]
+            crops = [rgb_crop(images[row], landmarks[row], INPUT_SIDE) for row in rows[start : start + _BATCH]]
             frames = torch.from_numpy(np.stack(crops))[:, None]
             predicted = self.predictor.predict(_windows(frames, with_sound=False))
             probabilities.append(np.stack([each for each, _ in predicted]))
@@ -94,7 +94,7 @@ def _windows(faces: torch.Tensor, *, with_sound: bool) -> AudioVisualBatch:
     """Return windows of faces, uint8 (B, T, S, S, 3), with constant noise or without sound."""
     return AudioVisualBatch(
         faces=faces,
-        seen=torch.ones(faces.shape[:2], dtype=torch.bool),
+        face_mask=torch.ones(faces.shape[:2], dtype=torch.bool),
         mels=torch.zeros(len(faces), MEL_BANDS, MEL_STEPS),
-        heard=torch.full((len(faces),), with_sound),
+        audio_mask=torch.full((len(faces),), with_sound),
     )

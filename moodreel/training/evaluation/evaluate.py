@@ -8,7 +8,7 @@ import numpy as np
 
 from moodreel.emotions import FIVE, SEVEN
 from moodreel.errors import DataInvalid, MoodreelError
-from moodreel.models.predictor import Predictor
+from moodreel.models.predictor import FacePredictor
 from moodreel.training.data import muxspace
 from moodreel.training.data.album import read_groups, read_image_folder
 from moodreel.training.data.face_cache import ImageSequence, extract_faces, extract_landmarks
@@ -39,7 +39,7 @@ class FaceEvaluation:
 
 
 def evaluate(
-    predictor: Predictor,
+    predictor: FacePredictor,
     data: Path,
     landmarker: Path,
     cache: Path,

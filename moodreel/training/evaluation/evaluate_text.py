@@ -19,7 +19,7 @@ def evaluate_text(predictor: TextPredictor, data: Path) -> MultilabelMetrics:
 
 def predict_texts(predictor: TextPredictor, texts: Sequence[str]) -> np.ndarray:
     """Return probabilities (N, 7) of whole texts; all 0 for a text with nothing to read."""
-    windows_of = [predictor.tokens.windows(text) for text in texts]
+    windows_of = [predictor.tokenizer.tokenize(text) for text in texts]
     probabilities = predictor.predict([window for windows in windows_of for window in windows])
     ends = np.cumsum([len(windows) for windows in windows_of])
     empty = np.zeros(probabilities.shape[1], np.float32)

@@ -12,8 +12,8 @@ from moodreel.faces.facial_actions import FacialActionExplainer
 from moodreel.faces.features import CROP_SIDE, RGB_CROP_SIDE, FaceFeatures
 from moodreel.faces.landmarker import BLENDSHAPES, NUM_LANDMARKS, FaceLandmarker
 from moodreel.models.face_registry import FaceModelRegistry
-from moodreel.models.predictor import ModelInfo, Predictor
-from moodreel.models.registry import weights_in
+from moodreel.models.predictor import FacePredictor, ModelInfo
+from moodreel.models.registry import find_weights
 from moodreel.pipelines.engine import Engine
 from moodreel.pipelines.video import VideoPipeline
 from moodreel.training.data.examples import Example
@@ -44,7 +44,7 @@ class EvaluatedModel(ABC):
     @property
     def weights(self) -> Path:
         """The weights file."""
-        return weights_in(self.path) if self.path.is_dir() else self.path
+        return find_weights(self.path) if self.path.is_dir() else self.path
 
     @abstractmethod
     def predict(self, examples: Sequence[Example], media: str, context: DataContext) -> Predictions:
@@ -61,8 +61,8 @@ class EvaluatedFaceModel(EvaluatedModel):
     media = (IMAGES, CLIPS)
     unit = "one face"
 
-    def __init__(self, name: str, path: Path, predictor: Predictor) -> None:
-        super().__init__(name, path, predictor.info, predictor.module)
+    def __init__(self, name: str, path: Path, predictor: FacePredictor) -> None:
+        super().__init__(name, path, predictor.info, predictor.network)
         self.predictor = predictor
 
     def predict(self, examples: Sequence[Example], media: str, context: DataContext) -> Predictions:

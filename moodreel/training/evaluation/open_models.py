@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from moodreel.errors import ModelNotFound, MoodreelError
-from moodreel.models.audiovisual_registry import load_audiovisual
+from moodreel.models.audiovisual_registry import load_audiovisual_model
 from moodreel.models.face_registry import load_face_model
-from moodreel.models.model_card import AUDIO_VISUAL, FACE, kind_of
-from moodreel.models.registry import CARD
+from moodreel.models.model_card import AUDIO_VISUAL, FACE, read_kind
+from moodreel.models.registry import CARD_FILE
 from moodreel.training.evaluation.audiovisual_model import EvaluatedAudioVisualModel
 from moodreel.training.evaluation.face_model import EvaluatedFaceModel, EvaluatedModel
 
@@ -41,13 +41,13 @@ def open_models(models: Sequence[str], store: Path, *, device: str = "cpu") -> l
 
 
 def _open(path: Path, taken: set[str], device: str) -> EvaluatedModel:
-    card = (path if path.is_dir() else path.parent) / CARD
-    kind = kind_of(card) if card.is_file() else FACE
+    card = (path if path.is_dir() else path.parent) / CARD_FILE
+    kind = read_kind(card) if card.is_file() else FACE
     if kind == FACE:
         face = load_face_model(path, device=device)
         return EvaluatedFaceModel(_unique_name(face.info.name, taken), path, face)
     if kind == AUDIO_VISUAL:
-        audiovisual = load_audiovisual(path, device=device)
+        audiovisual = load_audiovisual_model(path, device=device)
         return EvaluatedAudioVisualModel(_unique_name(audiovisual.info.name, taken), path, audiovisual)
     raise MoodreelError(
         f"{path.name} reads {kind}s. Only models that read faces, or faces and voices, can be compared; for others "
@@ -56,8 +56,8 @@ def _open(path: Path, taken: set[str], device: str) -> EvaluatedModel:
 
 
 def _names(store: Path) -> list[str]:
-    cards = [path for path in store.glob(f"*/{CARD}") if any(path.parent.glob("*.safetensors"))]
-    return sorted(path.parent.name for path in cards if kind_of(path) in (FACE, AUDIO_VISUAL))
+    cards = [path for path in store.glob(f"*/{CARD_FILE}") if any(path.parent.glob("*.safetensors"))]
+    return sorted(path.parent.name for path in cards if read_kind(path) in (FACE, AUDIO_VISUAL))
 
 
 def _unique_name(name: str, taken: set[str]) -> str:

@@ -10,8 +10,8 @@ from tqdm import tqdm
 from moodreel.errors import DataInvalid, MoodreelError
 from moodreel.faces.features import FaceFeatures
 from moodreel.faces.landmarker import NUM_LANDMARKS
-from moodreel.models.model_card import ORIGINAL
-from moodreel.models.predictor import Predictor
+from moodreel.models.model_card import EMOTIMESH
+from moodreel.models.predictor import FacePredictor
 from moodreel.training.data.examples import Example
 from moodreel.training.data.face_cache import FaceTable, ImageSequence, rgb_crop
 from moodreel.training.evaluation.metrics import Predictions
@@ -20,13 +20,17 @@ _BATCH = 256
 """Images at a time: bounds the memory of RGB crops."""
 
 
-def requires_landmarks(predictor: Predictor) -> bool:
+def requires_landmarks(predictor: FacePredictor) -> bool:
     """Tell whether a model reads raw landmarks, or RGB crops, which are cut by them."""
-    return predictor.requires_rgb_crop or predictor.info.architecture == ORIGINAL
+    return predictor.requires_rgb_crop or predictor.info.architecture == EMOTIMESH
 
 
 def predict_rows(
-    predictor: Predictor, faces: FaceTable, rows: np.ndarray, images: ImageSequence, landmarks: np.ndarray | None = None
+    predictor: FacePredictor,
+    faces: FaceTable,
+    rows: np.ndarray,
+    images: ImageSequence,
+    landmarks: np.ndarray | None = None,
 ) -> np.ndarray:
     """Predict the expression of images in which a face was found.
 

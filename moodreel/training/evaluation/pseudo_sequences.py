@@ -10,7 +10,7 @@ from moodreel.emotions import FIVE
 from moodreel.faces.features import CROP_SIDE, FaceFeatures
 from moodreel.faces.landmarker import BLENDSHAPES, NUM_LANDMARKS
 from moodreel.models.networks.two_stream import TwoStreamNet
-from moodreel.models.predictor import Predictor
+from moodreel.models.predictor import FacePredictor
 from moodreel.training.augmentation.pseudo_sequences import (
     PseudoSequenceGenerator,
     SequenceBatch,
@@ -45,11 +45,11 @@ class SequenceMetrics:
     by_kind: dict[str, SequenceAccuracy]
 
 
-def evaluate_sequences(predictor: Predictor, faces: FaceTable, truth: np.ndarray, seed: int) -> SequenceMetrics:
+def evaluate_sequences(predictor: FacePredictor, faces: FaceTable, truth: np.ndarray, seed: int) -> SequenceMetrics:
     """Evaluate a model of five labels on pseudo-sequences made from faces; truth: (N,), -1 for no label."""
     targets = np.zeros((len(truth), len(FIVE)), np.float32)
     targets[truth >= 0, truth[truth >= 0]] = 1
-    network = predictor.module
+    network = predictor.network
     appearance = speech = None
     if isinstance(network, TwoStreamNet):
         appearance = appearance_logits(network, faces.crops)
@@ -107,16 +107,16 @@ def sequence_logits(network: TwoStreamNet, clips: SequenceBatch) -> tuple[torch.
     return logits, network.frame_logits(streams)
 
 
-def _predict(predictor: Predictor, clips: SequenceBatch) -> tuple[np.ndarray, np.ndarray]:
+def _predict(predictor: FacePredictor, clips: SequenceBatch) -> tuple[np.ndarray, np.ndarray]:
     """Return probabilities (B, 5) of sequences, and the mean of those of their frames."""
-    if not isinstance(predictor.module, TwoStreamNet):
+    if not isinstance(predictor.network, TwoStreamNet):
         predictions = predictor.predict(to_tracks(clips))
         frame_means = [np.nanmean(prediction.per_frame, axis=0) for prediction in predictions]
         return np.stack([prediction.probabilities for prediction in predictions]), np.stack(frame_means)
     # A two-stream network is given the logits of its appearance stream: the sequences have no crops.
     card = predictor.info.card
     with torch.inference_mode():
-        logits, frame_logits = sequence_logits(predictor.module, clips)
+        logits, frame_logits = sequence_logits(predictor.network, clips)
     joined = (logits / card.temperature).softmax(dim=-1).cpu().numpy()
     per_frame = (frame_logits / card.moment_temperature).softmax(dim=-1).cpu().numpy()
     return joined, np.stack([frames[seen].mean(axis=0) for frames, seen in zip(per_frame, clips.seen, strict=True)])

@@ -12,11 +12,11 @@ from torch import nn
 from moodreel.emotions import EIGHT_TO_SEVEN
 from moodreel.errors import DataInvalid
 from moodreel.media.mel_spectrogram import log_mel
-from moodreel.models.audiovisual_registry import load_audiovisual
+from moodreel.models.audiovisual_registry import load_audiovisual_model
 from moodreel.models.model_card import AUDIO_VISUAL
 from moodreel.models.networks.audiovisual import MODALITIES, AudioVisualNet
-from moodreel.models.networks.resnet18 import SIDE, load_pretrained
-from moodreel.models.registry import CARD
+from moodreel.models.networks.resnet18 import INPUT_SIDE, load_torchvision_weights
+from moodreel.models.registry import CARD_FILE
 from moodreel.training.augmentation.spectrogram import MelAugmentation
 from moodreel.training.data.audio import load_audio
 from moodreel.training.data.clip_cache import load_windows
@@ -68,12 +68,12 @@ class AudioVisualAdapter(ArchitectureAdapter):
         except (TypeError, ValueError, RuntimeError) as error:
             said = str(error).rstrip(".")
             raise DataInvalid(f"No audio-visual network can be made so: {said}. Look at its arguments.") from error
-        if pretrained and (pretrained / CARD).is_file():
-            own = load_audiovisual(pretrained, fold=False).network
+        if pretrained and (pretrained / CARD_FILE).is_file():
+            own = load_audiovisual_model(pretrained, fuse=False).network
             network.trunk.load_state_dict(own.trunk.state_dict())
             network.audio.load_state_dict(own.audio.state_dict())
         elif pretrained:
-            load_pretrained(network.trunk, pretrained)
+            load_torchvision_weights(network.trunk, pretrained)
         return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def warm_start_audio(
@@ -113,7 +113,7 @@ class AudioVisualAdapter(ArchitectureAdapter):
         if isinstance(sounds, AudioInputs):
             mels = [sounds.mels[row] for row in learnt]
         elif isinstance(material, ClipInputs):
-            mels = [clip.mels[clip.heard].numpy() for clip in material.select(learnt)]
+            mels = [clip.mels[clip.audio_mask].numpy() for clip in material.select(learnt)]
         values = np.concatenate([mel.ravel() for mel in mels]) if mels else np.zeros(0)
         if len(values):
             network.audio.mean.fill_(float(values.mean()))
@@ -171,7 +171,7 @@ class TrunkFeaturePairs(SyntheticPairs):
             for look in range(looks + 1):
                 for some in np.array_split(own, max(1, -(-len(own) // 64))):
                     shown = np.stack(
-                        [augment_face_square(self._squares[row], SIDE, rng if look else None) for row in some]
+                        [augment_face_square(self._squares[row], INPUT_SIDE, rng if look else None) for row in some]
                     )
                     with torch.inference_mode():
                         features.append(network.encode_faces(torch.from_numpy(shown)).float().cpu())

@@ -12,7 +12,7 @@ from torch import nn
 from moodreel.media.audio import SAMPLE_RATE
 from moodreel.media.mel_spectrogram import HOP_LENGTH, MEL_BANDS
 from moodreel.models.networks.audiovisual import AudioVisualBatch, AudioVisualNet
-from moodreel.models.networks.resnet18 import SIDE, WIDTH
+from moodreel.models.networks.resnet18 import FEATURE_DIM, INPUT_SIDE
 from moodreel.pipelines.clip_sampler import FRAMES, window_starts
 from moodreel.training.augmentation.modality_dropout import drop_modalities
 from moodreel.training.augmentation.spectrogram import WINDOW_FRAMES, MelAugmentation, augment_mel, crop_time
@@ -44,22 +44,22 @@ class AvInputs(InputAdapter):
 
     def mixup(self, inputs: AvBatch, order: np.ndarray, share: float) -> AvBatch:
         rows = torch.from_numpy(order)
-        own, other = inputs.excerpts, inputs.excerpts.only(rows)
+        own, other = inputs.excerpts, inputs.excerpts.select(rows)
         mixed = AudioVisualBatch(
             faces=(share * own.faces + (1 - share) * other.faces).round().byte(),
-            seen=own.seen | other.seen,
+            face_mask=own.face_mask | other.face_mask,
             mels=own.mels.lerp(other.mels, 1 - share),
-            heard=own.heard | other.heard,
+            audio_mask=own.audio_mask | other.audio_mask,
         )
         frames = None if inputs.frames is None else inputs.frames.lerp(inputs.frames[rows], 1 - share)
         return AvBatch(mixed, frames)
 
     def forward(self, network: nn.Module, inputs: AvBatch, phase: Phase | None = None) -> torch.Tensor:
         assert isinstance(network, AudioVisualNet)
-        network.side = SMALL_FACE_SIDE if phase is not None and phase.name == SMALL_FACES else SIDE
-        seen, heard = inputs.excerpts.seen.to(network.device), inputs.excerpts.heard.to(network.device)
+        network.input_side = SMALL_FACE_SIDE if phase is not None and phase.name == SMALL_FACES else INPUT_SIDE
+        seen, heard = inputs.excerpts.face_mask.to(network.device), inputs.excerpts.audio_mask.to(network.device)
         frames = network.encode_frames(inputs.excerpts) if inputs.frames is None else inputs.frames.to(network.device)
-        logits = network.fusion(network.encode_audio(frames, seen, inputs.excerpts.mels, heard))
+        logits = network.fusion(network.fusion_inputs(frames, seen, inputs.excerpts.mels, heard))
         if inputs.owners is None:
             return logits
         owners = inputs.owners.to(logits.device)
@@ -90,8 +90,8 @@ class PairedInputs(AvInputs):
             draw = torch.Generator().manual_seed(int(rng.integers(2**31)))
             return drop_modalities(excerpts, draw, video=self.video, audio=self.audio)
         if self.missing == "video":
-            return replace(excerpts, seen=torch.zeros_like(excerpts.seen))
-        return replace(excerpts, heard=torch.zeros_like(excerpts.heard)) if self.missing else excerpts
+            return replace(excerpts, face_mask=torch.zeros_like(excerpts.face_mask))
+        return replace(excerpts, audio_mask=torch.zeros_like(excerpts.audio_mask)) if self.missing else excerpts
 
 
 class FaceInputs(AvInputs):
@@ -104,7 +104,7 @@ class FaceInputs(AvInputs):
         return len(self.faces)
 
     def batch(self, rows: np.ndarray, rng: np.random.Generator | None, phase: Phase | None = None) -> AvBatch:
-        faces = np.stack([augment_face_square(self.faces[row], SIDE, rng) for row in rows])[:, None]
+        faces = np.stack([augment_face_square(self.faces[row], INPUT_SIDE, rng) for row in rows])[:, None]
         return AvBatch(_single_modality(faces=torch.from_numpy(faces)))
 
 
@@ -143,7 +143,7 @@ class SyntheticPairs(PairedInputs):
     def __init__(self, sounds: AudioInputs, truth: np.ndarray, *, video: float, audio: float) -> None:
         super().__init__(video, audio)
         self.sounds, self.truth = sounds, truth
-        self.features = self.val_features = torch.zeros(0, WIDTH)
+        self.features = self.val_features = torch.zeros(0, FEATURE_DIM)
         self.pools: Sequence[np.ndarray] = ()
         self.val_pools: Sequence[np.ndarray] = ()
 
@@ -159,7 +159,7 @@ class SyntheticPairs(PairedInputs):
         excerpts = replace(
             views.excerpts,
             faces=torch.zeros(len(frames), FRAMES, 0, 0, 3, dtype=torch.uint8),
-            seen=torch.ones(len(frames), FRAMES, dtype=torch.bool),
+            face_mask=torch.ones(len(frames), FRAMES, dtype=torch.bool),
         )
         return AvBatch(self.drop_modality(excerpts, rng), frames, views.owners)
 
@@ -197,10 +197,10 @@ class ClipInputs(PairedInputs):
         return [clip for clip in (self.clips[row] for row in rows) if clip is not None]
 
     def _augment(self, clip: AudioVisualBatch, rng: np.random.Generator) -> AudioVisualBatch:
-        window = clip.only(torch.tensor([int(rng.integers(len(clip)))]))
+        window = clip.select(torch.tensor([int(rng.integers(len(clip)))]))
         seed = int(rng.integers(2**31))  # one camera for all frames
-        faces = [augment_face_square(face, SIDE, np.random.default_rng(seed)) for face in window.faces[0].numpy()]
-        mels = augment_mel(window.mels[0].numpy(), rng, self.voices) if bool(window.heard[0]) else window.mels[0]
+        faces = [augment_face_square(face, INPUT_SIDE, np.random.default_rng(seed)) for face in window.faces[0].numpy()]
+        mels = augment_mel(window.mels[0].numpy(), rng, self.voices) if bool(window.audio_mask[0]) else window.mels[0]
         return replace(
             window, faces=torch.from_numpy(np.stack(faces))[None], mels=torch.as_tensor(mels, dtype=torch.float32)[None]
         )
@@ -212,20 +212,20 @@ def _single_modality(*, faces: torch.Tensor | None = None, mels: torch.Tensor | 
         count, frames = faces.shape[:2]
         return AudioVisualBatch(
             faces=faces,
-            seen=torch.ones(count, frames, dtype=torch.bool),
+            face_mask=torch.ones(count, frames, dtype=torch.bool),
             mels=torch.zeros(count, MEL_BANDS, WINDOW_FRAMES),
-            heard=torch.zeros(count, dtype=torch.bool),
+            audio_mask=torch.zeros(count, dtype=torch.bool),
         )
     assert mels is not None
     return AudioVisualBatch(
         faces=torch.zeros(len(mels), FRAMES, 0, 0, 3, dtype=torch.uint8),
-        seen=torch.zeros(len(mels), FRAMES, dtype=torch.bool),
+        face_mask=torch.zeros(len(mels), FRAMES, dtype=torch.bool),
         mels=mels,
-        heard=torch.ones(len(mels), dtype=torch.bool),
+        audio_mask=torch.ones(len(mels), dtype=torch.bool),
     )
 
 
 def _concatenate(parts: Sequence[AudioVisualBatch]) -> AudioVisualBatch:
     return AudioVisualBatch(
-        *(torch.cat([getattr(part, name) for part in parts]) for name in ("faces", "seen", "mels", "heard"))
+        *(torch.cat([getattr(part, name) for part in parts]) for name in ("faces", "face_mask", "mels", "audio_mask"))
     )

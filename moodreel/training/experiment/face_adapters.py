@@ -11,11 +11,11 @@ from torch import nn
 
 from moodreel.errors import DataInvalid
 from moodreel.faces.features import RGB_CROP_SIDE
-from moodreel.models.checkpoint import sha256
+from moodreel.models.checkpoint import file_sha256
 from moodreel.models.face_registry import ARCHITECTURES
-from moodreel.models.huggingface.image import WEIGHTS, HuggingFaceNet
-from moodreel.models.huggingface.pretrained import make_network, write_network
-from moodreel.models.networks.compact_emotimesh import CompactEmotiMeshNet, read
+from moodreel.models.huggingface.image import HF_WEIGHTS_FILE, HuggingFaceNet
+from moodreel.models.huggingface.pretrained import build_pretrained, save_pretrained
+from moodreel.models.networks.compact_emotimesh import CompactEmotiMeshNet, to_input
 from moodreel.models.networks.multi_head import MultiHeadFaceNet
 from moodreel.training.data.clip_cache import load_tracks
 from moodreel.training.data.face_crops import load_face_crops
@@ -88,7 +88,7 @@ class TrackAdapter(ArchitectureAdapter):
 
     def init_statistics(self, network: nn.Module, material: InputAdapter, learnt: np.ndarray) -> None:
         if isinstance(network, CompactEmotiMeshNet) and isinstance(material, TrackInputs):
-            faces = np.stack([read(face) for row in learnt for face in material.tracks[row] if face is not None])
+            faces = np.stack([to_input(face) for row in learnt for face in material.tracks[row] if face is not None])
             network.mean.copy_(torch.from_numpy(faces.mean(axis=0)))
             network.std.copy_(torch.from_numpy(faces.std(axis=0)).clamp_min(1e-3))
 
@@ -110,14 +110,16 @@ class PortraitAdapter(ArchitectureAdapter):
         return PortraitInputs(squares, side=RGB_CROP_SIDE), found
 
     def build(self, labels: tuple[str, ...], arguments: Mapping[str, Any], pretrained: Path | None) -> nn.Module:
-        return make_network(self.name, labels, pretrained=pretrained, **self.arguments(arguments))
+        return build_pretrained(self.name, labels, pretrained=pretrained, **self.arguments(arguments))
 
     def write(self, out: Path, network: nn.Module, fields: dict[str, Any], weights: str, **stated: str) -> None:
         assert isinstance(network, HuggingFaceNet)
-        write_network(out, network, weights)
+        save_pretrained(out, network, weights)
         # What config.json says need not be said twice.
         own = {name: value for name, value in fields.items() if name not in ("architecture", "arguments")}
-        write_json(out, {"name": out.name, "version": "1", **own, **stated, "sha256": sha256(out / WEIGHTS)})
+        write_json(
+            out, {"name": out.name, "version": "1", **own, **stated, "sha256": file_sha256(out / HF_WEIGHTS_FILE)}
+        )
 
 
 def _build_network(name: str, labels: tuple[str, ...], arguments: Mapping[str, Any]) -> nn.Module:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from moodreel.models.registry import CARD, weights_in
+from moodreel.models.registry import CARD_FILE, find_weights
 from moodreel.training.data.registry import OWNER_LICENSE, Dataset
 from moodreel.training.evaluation.metrics import ClassificationMetrics
 from moodreel.training.experiment.adapter import ArchitectureAdapter
@@ -53,7 +53,7 @@ def write_fitted_card(
     order: "RunRequest", study: TrainConfig, outcome: "RunResult", maker: ArchitectureAdapter
 ) -> None:
     """Add the figures to model.json, and write CARD.md."""
-    fields = json.loads((order.out / CARD).read_text(encoding="utf-8"))
+    fields = json.loads((order.out / CARD_FILE).read_text(encoding="utf-8"))
     source = f"{outcome.data.name}, {outcome.held_out.examples} {outcome.data.media} held out. {outcome.parted.reason}"
     fields["metrics"] = [
         {"name": name, "value": round(value, 4), "data": source, "command": order.command}
@@ -80,7 +80,7 @@ def _card(
 ) -> str:
     data, held_out = outcome.data, outcome.held_out
     parameters = sum(parameter.numel() for parameter in outcome.network.parameters())
-    size = weights_in(order.out).stat().st_size / 1e6
+    size = find_weights(order.out).stat().st_size / 1e6
     absent = [label for label in data.labels if label not in {example.label for example in data.examples}]
     never = (
         f"\nNothing in the data is called {' or '.join(absent)}, so that it is hardly ever answered.\n"

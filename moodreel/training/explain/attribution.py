@@ -92,9 +92,9 @@ def without_audio(faces: torch.Tensor) -> AudioVisualBatch:
     """Return RGB crops (N, S, S, 3) as windows of one frame each, without sound."""
     return AudioVisualBatch(
         faces=faces[:, None],
-        seen=torch.ones(len(faces), 1, dtype=torch.bool),
+        face_mask=torch.ones(len(faces), 1, dtype=torch.bool),
         mels=torch.zeros(len(faces), MEL_BANDS, _STEPS),
-        heard=torch.zeros(len(faces), dtype=torch.bool),
+        audio_mask=torch.zeros(len(faces), dtype=torch.bool),
     )
 
 
@@ -103,7 +103,7 @@ def _attribution_method(network: nn.Module) -> AttributionMethod:
         return _attribution_method(network.frame)  # each face by itself, as in the timeline
     if isinstance(network, ViTNet):
         return lambda inputs, labels: _attention_relevance(network, network.token is not None, inputs, labels)
-    if isinstance(network, HuggingFaceNet) and network.kind == "vit":
+    if isinstance(network, HuggingFaceNet) and network.model_type == "vit":
         return lambda inputs, labels: _attention_relevance(network, True, inputs, labels)
     layers = _cam_layers(network)
     if layers is None:

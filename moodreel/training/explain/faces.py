@@ -14,7 +14,7 @@ from moodreel.faces.landmarker import FaceLandmarker
 from moodreel.faces.tiled_detection import detect_tiled
 from moodreel.media import image
 from moodreel.models.audiovisual_registry import AudioVisualPredictor
-from moodreel.models.predictor import Predictor
+from moodreel.models.predictor import FacePredictor
 from moodreel.training.data.face_crops import load_face_crops
 from moodreel.training.data.loading import DataContext, ExampleImages
 from moodreel.training.data.registry import IMAGES, open_dataset
@@ -25,7 +25,7 @@ from moodreel.training.explain.render import AttributionMap
 
 log = logging.getLogger(__name__)
 
-FacePredictor = Predictor | AudioVisualPredictor
+FacePredictor = FacePredictor | AudioVisualPredictor
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,7 +111,7 @@ def attribute_faces(
 
 
 def _input_image(predictor: FacePredictor, features: FaceFeatures) -> np.ndarray:
-    if isinstance(predictor, Predictor) and not predictor.requires_rgb_crop:
+    if isinstance(predictor, FacePredictor) and not predictor.requires_rgb_crop:
         return features.crop
     assert features.rgb_crop is not None
     return features.rgb_crop
@@ -119,7 +119,7 @@ def _input_image(predictor: FacePredictor, features: FaceFeatures) -> np.ndarray
 
 def _predict(predictor: FacePredictor, faces: Sequence[FaceToExplain], images: np.ndarray) -> np.ndarray:
     """Return calibrated probabilities (N, C) in the order of the model's labels."""
-    if isinstance(predictor, Predictor):
+    if isinstance(predictor, FacePredictor):
         predictions = predictor.predict([[face.features] for face in faces], per_frame=False)
         return np.stack([prediction.probabilities for prediction in predictions])
     return np.stack([row for row, _ in predictor.predict(without_audio(torch.from_numpy(images)))])

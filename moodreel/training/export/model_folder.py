@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from moodreel.emotions import FIVE
-from moodreel.models.checkpoint import sha256
-from moodreel.models.face_registry import CARD, WEIGHTS, load_face_model
-from moodreel.models.predictor import Predictor
+from moodreel.models.checkpoint import file_sha256
+from moodreel.models.face_registry import CARD_FILE, WEIGHTS_FILE, load_face_model
+from moodreel.models.predictor import FacePredictor
 from moodreel.models.quantization import to_float16, to_float32
 from moodreel.training.augmentation.pseudo_sequences import VISEMES, SequenceKind
 from moodreel.training.evaluation.evaluate import FaceEvaluation
@@ -26,7 +26,7 @@ DATA = (
 LICENCE = "MIT, as moodreel; the training pictures are not part of it"
 
 
-def save_model(out: Path, net: nn.Module, fields: dict, *, half: bool = False) -> Predictor:
+def save_model(out: Path, net: nn.Module, fields: dict, *, half: bool = False) -> FacePredictor:
     """Write weights.safetensors and a model.json without metrics, and load the model from there.
 
     fields: of model.json, but for name, version, data, licence and sha256.
@@ -40,17 +40,17 @@ def write_folder(out: Path, state: dict[str, torch.Tensor], fields: dict, *, dat
     """Write weights.safetensors and a model.json without metrics."""
     out.mkdir(parents=True, exist_ok=True)
     # Weights that somebody has mapped into memory must not change under them.
-    made = out / f"{WEIGHTS}.new"
+    made = out / f"{WEIGHTS_FILE}.new"
     safetensors.torch.save_file(state, made)
     # safetensors writes for the owner alone; a service seldom runs as the one who trained.
     made.chmod(0o644)
-    made.replace(out / WEIGHTS)
+    made.replace(out / WEIGHTS_FILE)
     recipe = {"recipe": fields.pop("recipe")}
-    stated = {"data": data, "licence": licence, "sha256": sha256(out / WEIGHTS)}
+    stated = {"data": data, "licence": licence, "sha256": file_sha256(out / WEIGHTS_FILE)}
     write_json(out, {"name": out.name, "version": "1", **fields, **stated, **recipe})
 
 
-def write_model(out: Path, trained: Trained, recipe: Recipe) -> Predictor:
+def write_model(out: Path, trained: Trained, recipe: Recipe) -> FacePredictor:
     """Write a compact EmotiMesh-Net, and load it from there."""
     fields = {
         "architecture": "compact-emotimesh",
@@ -99,7 +99,7 @@ def sets(report: FaceEvaluation, other: FaceEvaluation | None) -> dict[str, Face
 
 def add_metrics(out: Path, reports: dict[str, FaceEvaluation]) -> dict:
     """Add the figures of a model on some sets, by their names, to its model.json; return all of that."""
-    card = json.loads((out / CARD).read_text(encoding="utf-8"))
+    card = json.loads((out / CARD_FILE).read_text(encoding="utf-8"))
     command = evaluation_of(out.name)
     card["metrics"] = []
     for data, report in reports.items():
@@ -172,7 +172,7 @@ def kinds_table(sequences: SequenceMetrics) -> str:
 
 
 def write_json(out: Path, card: dict) -> None:
-    (out / CARD).write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    (out / CARD_FILE).write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _card(card: dict, report: FaceEvaluation, trained: Trained, recipe: Recipe, command: str, evaluation: str) -> str:

@@ -12,15 +12,15 @@ import safetensors.torch
 import torch
 
 from moodreel.errors import DataInvalid, ModelInvalid
-from moodreel.models.checkpoint import read_weights, sha256
+from moodreel.models.checkpoint import file_sha256, read_weights
 from moodreel.models.huggingface import image
-from moodreel.models.quantization import PRECISIONS, SCALE, dequantize
-from moodreel.models.registry import CARD, weights_in
+from moodreel.models.quantization import PRECISIONS, SCALE_SUFFIX, dequantize
+from moodreel.models.registry import CARD_FILE, find_weights
 from moodreel.training.export.model_folder import write_json
 
 Answers = Callable[[Path], np.ndarray]
 """What a model's folder says of some examples: calibrated probabilities (N, C), in the order of its labels."""
-_BESIDE = (image.CONFIG, image.PREPROCESSOR, "tokenizer.json")
+_BESIDE = (image.CONFIG_FILE, image.PREPROCESSOR_FILE, "tokenizer.json")
 """Files that a model needs beside its weights and its model.json."""
 
 
@@ -77,14 +77,14 @@ def quantize_model(
     if out.exists() and any(out.iterdir()):
         raise DataInvalid(f"{out} holds files already; name a new or empty folder.")
     told = answers(source)
-    file = weights_in(source)
+    file = find_weights(source)
     write_precision(source, out, weights)
     tells = answers(out)
     loss = QuantizationReport(
         data=data,
         examples=len(truth),
         before=_measure(told, np.asarray(truth), precision_of(file), file.stat().st_size),
-        after=_measure(tells, np.asarray(truth), weights, weights_in(out).stat().st_size),
+        after=_measure(tells, np.asarray(truth), weights, find_weights(out).stat().st_size),
         differ=int((told.argmax(axis=1) != tells.argmax(axis=1)).sum()),
         largest=float(np.abs(told - tells).max()),
         mean=float(np.abs(told - tells).mean()),
@@ -95,7 +95,7 @@ def quantize_model(
 
 def write_precision(source: Path, out: Path, weights: str) -> None:
     """Write a model's folder, its card without metrics of its own, with weights in another precision."""
-    file = weights_in(source)
+    file = find_weights(source)
     # In full first: what is stored in half already is to come out in what is asked for.
     full = {name: t.float() if t.is_floating_point() else t for name, t in dequantize(read_weights(file)).items()}
     state = PRECISIONS[weights](full)
@@ -108,14 +108,14 @@ def write_precision(source: Path, out: Path, weights: str) -> None:
         if (source / name).is_file():
             shutil.copyfile(source / name, out / name)
     card = _card_of(source)
-    write_json(out, {**card, "name": out.resolve().name, "sha256": sha256(target)})
+    write_json(out, {**card, "name": out.resolve().name, "sha256": file_sha256(target)})
 
 
 def precision_of(file: Path) -> str:
     """Tell in which of `PRECISIONS` most of a weights file is stored."""
     weights = read_weights(file)
     if any(
-        name.endswith(SCALE) and weights.get(name.removesuffix(SCALE), torch.empty(0)).dtype == torch.int8
+        name.endswith(SCALE_SUFFIX) and weights.get(name.removesuffix(SCALE_SUFFIX), torch.empty(0)).dtype == torch.int8
         for name in weights
     ):
         return "int8"
@@ -133,9 +133,9 @@ def _measure(probabilities: np.ndarray, truth: np.ndarray, precision: str, size:
 
 def _card_of(folder: Path) -> dict[str, Any]:
     try:
-        return json.loads((folder / CARD).read_text(encoding="utf-8")) if (folder / CARD).is_file() else {}
+        return json.loads((folder / CARD_FILE).read_text(encoding="utf-8")) if (folder / CARD_FILE).is_file() else {}
     except ValueError as error:
-        raise ModelInvalid(f"The {CARD} of {folder.name!r} is no JSON that can be read; restore it.") from error
+        raise ModelInvalid(f"The {CARD_FILE} of {folder.name!r} is no JSON that can be read; restore it.") from error
 
 
 def _write_report(source: Path, out: Path, loss: QuantizationReport) -> None:

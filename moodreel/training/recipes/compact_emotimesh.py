@@ -158,7 +158,7 @@ def sequence_logits(net: CompactEmotiMeshNet, clips: SequenceBatch) -> torch.Ten
         faces = net.encode(torch.from_numpy(clips.faces[clips.seen]))
     embeddings = torch.zeros(*seen.shape, faces.shape[-1])
     embeddings[seen] = faces
-    logits, _ = net.join(embeddings, seen, torch.from_numpy(clips.lengths))
+    logits, _ = net.temporal_pool(embeddings, seen, torch.from_numpy(clips.lengths))
     return logits
 
 

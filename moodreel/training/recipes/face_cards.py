@@ -4,9 +4,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from moodreel.emotions import FIVE, SEVEN
-from moodreel.models.face_registry import WEIGHTS
+from moodreel.models.face_registry import WEIGHTS_FILE
 from moodreel.models.networks.multi_head import MultiHeadFaceNet
-from moodreel.models.predictor import Predictor
+from moodreel.models.predictor import FacePredictor
 from moodreel.training.evaluation.evaluate import FaceEvaluation
 from moodreel.training.evaluation.metrics import ClassificationMetrics
 from moodreel.training.export.model_folder import (
@@ -32,7 +32,7 @@ NOT_MEASURED = """\
 - Confidence is calibrated on web pictures like those it was trained on, less so on other faces."""
 
 
-def write_appearance(out: Path, trained: TrainedAppearance, recipe: AppearanceRecipe) -> Predictor:
+def write_appearance(out: Path, trained: TrainedAppearance, recipe: AppearanceRecipe) -> FacePredictor:
     """Write a network that reads crops, and load it from there."""
     fields = {
         "architecture": recipe.architecture,
@@ -117,7 +117,7 @@ While it learnt, pictures held out, one look at each:
   (mixup). Label smoothing {recipe.smoothing:g}; weights averaged over the last steps; {recipe.steps} steps of
   {recipe.faces} pictures of FER+ (and {recipe.others} of muxspace), then {recipe.polish_steps} in which most crops were
   only misaligned.
-- Up to {MultiHeadFaceNet.few} faces are read mirrored too.
+- Up to {MultiHeadFaceNet.mirror_below} faces are read mirrored too.
 - Temperatures ({temperatures} of the heads, {card["temperature"]:.3f} of the answer) were fitted on
   {recipe.held_out:.0%} of the training pictures, held out from all else.
 
@@ -159,7 +159,7 @@ def _missed(metrics: ClassificationMetrics) -> str:
     return f"- Found in less than half of the pictures of FER+ that show it: {missed}.\n" if missed else ""
 
 
-def write_joint(out: Path, trained: TrainedJoint, recipe: JointRecipe) -> Predictor:
+def write_joint(out: Path, trained: TrainedJoint, recipe: JointRecipe) -> FacePredictor:
     """Write a joint network, and load it from there."""
     fields = {
         "architecture": "joint",
@@ -302,4 +302,4 @@ def _figures_table(metrics: ClassificationMetrics, other: ClassificationMetrics 
 
 
 def _megabytes(out: Path) -> str:
-    return f"{(out / WEIGHTS).stat().st_size / 1e6:.1f}"
+    return f"{(out / WEIGHTS_FILE).stat().st_size / 1e6:.1f}"

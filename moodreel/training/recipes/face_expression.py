@@ -139,8 +139,8 @@ def calibrate(net: MultiHeadFaceNet, crops: np.ndarray, targets: torch.Tensor, t
 
 def _teacher(model: str) -> MultiHeadFaceNet:
     predictor = load_face_model(resolve_model(model))
-    net = predictor.module
-    fits = isinstance(net, MultiHeadFaceNet) and len(net.shares) >= MUXSPACE and not net.portrait
+    net = predictor.network
+    fits = isinstance(net, MultiHeadFaceNet) and len(net.head_weights) >= MUXSPACE and not net.requires_rgb_crop
     if predictor.info.card.labels != SEVEN or not fits:
         raise DataInvalid(f"{predictor.info.name} cannot teach; name a model of seven labels trained on FER+'s crops.")
     return cast(MultiHeadFaceNet, net)

@@ -17,8 +17,8 @@ import torch
 
 from moodreel.emotions import SEVEN
 from moodreel.faces.facial_actions import ACTIONS, FacialActionExplainer, mean_blendshapes
-from moodreel.models.face_registry import CARD
-from moodreel.models.predictor import Predictor
+from moodreel.models.face_registry import CARD_FILE
+from moodreel.models.predictor import FacePredictor
 from moodreel.training.data.face_cache import FaceTable, extract_faces
 from moodreel.training.data.ferplus import LabeledImages, read_split
 from moodreel.training.evaluation.predict import single_frame
@@ -54,7 +54,7 @@ class Surrogate:
 
 
 def fit_facial_actions(
-    data: Path, landmarker: Path, cache: Path, predictor: Predictor, *, workers: int = 1
+    data: Path, landmarker: Path, cache: Path, predictor: FacePredictor, *, workers: int = 1
 ) -> Surrogate:
     """Fit to what `predictor`, of the labels `SEVEN`, says of FER+'s train split, and measure on its valid split."""
     split, faces, said = _ask(data, "train", landmarker, cache, predictor, workers)
@@ -107,12 +107,12 @@ def write_facial_actions(out: Path, surrogate: Surrogate, teacher: str) -> None:
         },
     }
     out.mkdir(parents=True, exist_ok=True)
-    (out / CARD).write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+    (out / CARD_FILE).write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
     (out / "CARD.md").write_text(_card(out.name, surrogate, teacher, command), encoding="utf-8")
 
 
 def _ask(
-    data: Path, name: str, landmarker: Path, cache: Path, predictor: Predictor, workers: int
+    data: Path, name: str, landmarker: Path, cache: Path, predictor: FacePredictor, workers: int
 ) -> tuple[LabeledImages, FaceTable, np.ndarray]:
     """Give a split, its faces, and what the network says (N, 7) of those found."""
     split = read_split(data, name, labels=SEVEN)

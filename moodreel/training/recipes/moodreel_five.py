@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from moodreel.emotions import FIVE
 from moodreel.models.face_registry import load_face_model
 from moodreel.models.networks.two_stream import TwoStreamNet
-from moodreel.models.predictor import Predictor
+from moodreel.models.predictor import FacePredictor
 from moodreel.training.augmentation.image import augment_crop
 from moodreel.training.augmentation.pseudo_sequences import (
     PseudoSequenceGenerator,
@@ -106,7 +106,7 @@ def train_joint(
     torch.manual_seed(recipe.seed)
     rng = np.random.default_rng(recipe.seed)
 
-    parts = [load_face_model(resolve_model(model), fold=False) for model in (recipe.appearance, recipe.landmarks)]
+    parts = [load_face_model(resolve_model(model), fuse=False) for model in (recipe.appearance, recipe.landmarks)]
     net, arguments = assemble(*parts, hidden=recipe.hidden)
 
     split = read_split(data, "train", fer2013_weight=recipe.fer2013)
@@ -164,7 +164,7 @@ def resolve_model(model: str) -> Path:
     return path if (path := Path(model)).is_dir() else STORE / model
 
 
-def assemble(appearance: Predictor, landmarks: Predictor, *, hidden: int) -> tuple[TwoStreamNet, dict]:
+def assemble(appearance: FacePredictor, landmarks: FacePredictor, *, hidden: int) -> tuple[TwoStreamNet, dict]:
     """A joint network with the weights of two that are trained, frozen, and its arguments."""
     own = [
         {key: value for key, value in part.info.card.arguments.items() if key != "classes"}
@@ -172,9 +172,9 @@ def assemble(appearance: Predictor, landmarks: Predictor, *, hidden: int) -> tup
     ]
     arguments: dict[str, Any] = {"appearance": own[0], "landmarks": own[1], "hidden": hidden}
     net = TwoStreamNet(**arguments)
-    net.appearance.load_state_dict(appearance.module.state_dict())
+    net.appearance.load_state_dict(appearance.network.state_dict())
     # All but how that network read time.
-    net.landmarks.load_state_dict(landmarks.module.state_dict(), strict=False)
+    net.landmarks.load_state_dict(landmarks.network.state_dict(), strict=False)
     net.appearance.eval().requires_grad_(False)
     net.landmarks.eval().requires_grad_(False)
     return net, arguments

@@ -8,9 +8,9 @@ from pathlib import Path
 from moodreel.emotions import EKMAN
 from moodreel.models.model_card import TEXT
 from moodreel.models.quantization import PRECISIONS
-from moodreel.models.text_registry import TOKENIZER, TextPredictor, load_text
+from moodreel.models.text_registry import TOKENIZER_FILE, TextPredictor, load_text_model
 from moodreel.training.evaluation.metrics import MultilabelMetrics
-from moodreel.training.export.model_folder import CARD, evaluation_of, write_folder, write_json
+from moodreel.training.export.model_folder import CARD_FILE, evaluation_of, write_folder, write_json
 from moodreel.training.recipes.configs import TextRecipe
 from moodreel.training.recipes.text_emotion import TrainedText
 
@@ -40,8 +40,8 @@ def write_text(out: Path, trained: TrainedText, recipe: TextRecipe, weights: str
     write_folder(out, state, fields, data=DATA, licence=LICENCE)
     trained.tokenizer.no_truncation()
     trained.tokenizer.no_padding()
-    trained.tokenizer.save(str(out / TOKENIZER), pretty=False)
-    return load_text(out)
+    trained.tokenizer.save(str(out / TOKENIZER_FILE), pretty=False)
+    return load_text_model(out)
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def write_text_card(
     curve: Sequence[SizePoint],
 ) -> None:
     """Add the figures to model.json and write CARD.md."""
-    card = json.loads((out / CARD).read_text(encoding="utf-8"))
+    card = json.loads((out / CARD_FILE).read_text(encoding="utf-8"))
     card["metrics"] = _metrics(report, evaluation_of(out.name))
     write_json(out, card)
     (out / "CARD.md").write_text(_card(card, report, trained, recipe, command, floor, curve), encoding="utf-8")

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from moodreel.emotions import EKMAN
 from moodreel.models.networks.minilm import MiniLM
 from moodreel.models.text_registry import read_tokenizer
-from moodreel.models.tokenizer import prepare
+from moodreel.models.tokenizer import normalize_text
 from moodreel.training.data.ferplus import holdout_mask
 from moodreel.training.data.goemotions import Texts, read_texts
 from moodreel.training.engine.schedule import Phase
@@ -98,7 +98,7 @@ def tokenize(tokenizer: Tokenizer, texts: tuple[str, ...], longest: int) -> Toke
     """The word pieces of texts, of each the first `longest`: comments have fewer, but for one in thousands."""
     tokenizer.no_padding()
     tokenizer.enable_truncation(longest)
-    return [np.array(encoded.ids) for encoded in tokenizer.encode_batch([prepare(text) for text in texts])]
+    return [np.array(encoded.ids) for encoded in tokenizer.encode_batch([normalize_text(text) for text in texts])]
 
 
 def predict(net: nn.Module, pieces: TokenIds, recipe: TextRecipe) -> torch.Tensor:
