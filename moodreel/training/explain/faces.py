@@ -25,7 +25,7 @@ from moodreel.training.explain.render import AttributionMap
 
 log = logging.getLogger(__name__)
 
-FacePredictor = FacePredictor | AudioVisualPredictor
+VisualPredictor = FacePredictor | AudioVisualPredictor
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +92,7 @@ def faces_of_dataset(spec: str, context: DataContext, *, count: int) -> list[Fac
 
 
 def attribute_faces(
-    predictor: FacePredictor, faces: Sequence[FaceToExplain], *, label: str | None = None
+    predictor: VisualPredictor, faces: Sequence[FaceToExplain], *, label: str | None = None
 ) -> list[AttributionMap]:
     """Attribute the predicted label of each face, or `label`, to its regions. Raises DataInvalid for no such label."""
     labels = predictor.info.labels
@@ -102,7 +102,7 @@ def attribute_faces(
     probabilities = _predict(predictor, faces, images)
     predicted = probabilities.argmax(axis=1) if label is None else np.full(len(faces), labels.index(label))
     outputs = [predictor.info.card.labels.index(labels[index]) for index in predicted]
-    network = predictor.module if isinstance(predictor, Predictor) else predictor.network
+    network = predictor.network
     heat_maps = attribute(network, images, outputs)
     return [
         AttributionMap(image, heat, labels[index], float(row[index]), face.truth)
@@ -110,14 +110,14 @@ def attribute_faces(
     ]
 
 
-def _input_image(predictor: FacePredictor, features: FaceFeatures) -> np.ndarray:
+def _input_image(predictor: VisualPredictor, features: FaceFeatures) -> np.ndarray:
     if isinstance(predictor, FacePredictor) and not predictor.requires_rgb_crop:
         return features.crop
     assert features.rgb_crop is not None
     return features.rgb_crop
 
 
-def _predict(predictor: FacePredictor, faces: Sequence[FaceToExplain], images: np.ndarray) -> np.ndarray:
+def _predict(predictor: VisualPredictor, faces: Sequence[FaceToExplain], images: np.ndarray) -> np.ndarray:
     """Return calibrated probabilities (N, C) in the order of the model's labels."""
     if isinstance(predictor, FacePredictor):
         predictions = predictor.predict([[face.features] for face in faces], per_frame=False)

@@ -25,7 +25,7 @@ def highlighter(labels: Sequence[str]) -> Highlight:
     def highlight(model: EvaluatedModel, crops: np.ndarray, predicted: np.ndarray) -> np.ndarray | None:
         if not isinstance(model, EvaluatedFaceModel) or model.predictor.requires_rgb_crop:
             return None
-        network, own_labels = model.predictor.module, model.info.card.labels
+        network, own_labels = model.predictor.network, model.info.card.labels
         try:
             mapped = mapping_matrix(own_labels, labels)[:, predicted].T > 0
             outputs = np.where(mapped, predict_logits(network, crops), -np.inf).argmax(axis=1)
