@@ -1,24 +1,53 @@
-"""What a phone, a room and a codec do to an aligned crop: the difference between web pictures and video diaries."""
+"""Augment face images as phones, rooms and codecs change them: web pictures differ from video diaries in that."""
 
 import cv2
 import numpy as np
+import torch
 
 from moodreel.faces.features import CROP_SIDE
 
-BANDS = {"eyes": (10, 24), "mouth": (29, 46)}
+FACE_BANDS = {"eyes": (10, 24), "mouth": (29, 46)}
 """Rows of a crop that hold the eyes and the mouth: what glasses and hands cover."""
+MIN_SHRUNK_SIDE, MAX_SHRUNK_SIDE = 14, 40
+"""Pixels a side of a face that is shrunk."""
+
+
+def augment_crops(crops: torch.Tensor, rng: np.random.Generator, *, clean_prob: float = 0.3) -> torch.Tensor:
+    """Augment aligned crops on the device they are on.
+
+    On the CPU, one crop after the other by OpenCV, which is faster there; elsewhere the whole batch by torch.
+
+    Args:
+        crops: uint8 (B, 48, 48), gray.
+        rng: source of all randomness.
+        clean_prob: see `augment_crop`.
+
+    Returns:
+        uint8 (B, 48, 48), on the same device.
+    """
+    if crops.device.type == "cpu":
+        augmented = [augment_crop(crop, rng, clean_prob=clean_prob) for crop in crops.numpy()]
+        return torch.from_numpy(np.stack(augmented))
+    from moodreel.training.augmentation.image_batched import augment_batch
+
+    return augment_batch(crops, rng, clean_prob=clean_prob)
 
 
 def augment_crop(crop: np.ndarray, rng: np.random.Generator, *, clean_prob: float = 0.3) -> np.ndarray:
-    """Show a crop (48, 48), uint8, as another camera might have, mirrored or not. The alignment goes first, since the
-    landmarker's errors come before the picture's; the codec comes last but for what covers the face.
+    """Augment one aligned crop, in the order in which a camera works: alignment, light, lens, sensor, codec, occlusion.
 
-    clean: share of the crops that are no more than misaligned: many a picture is good.
+    Args:
+        crop: uint8 (48, 48), gray.
+        rng: source of all randomness.
+        clean_prob: probability that the crop is misaligned only: many a picture is good.
+
+    Returns:
+        uint8 (48, 48).
     """
     crop = _misalign(crop, rng)
     if rng.random() < clean_prob:
         return crop
-    crop = _light(crop, rng)
+    crop = _relight(crop, rng)
     if rng.random() < 0.35:
         crop = _shrink(crop, rng)
     if rng.random() < 0.25:
@@ -36,45 +65,46 @@ def augment_crop(crop: np.ndarray, rng: np.random.Generator, *, clean_prob: floa
 
 
 def _misalign(crop: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Mirror half of the time, turn, scale and shift by some degrees and pixels."""
-    centre = CROP_SIDE / 2 - 0.5
-    turn = cv2.getRotationMatrix2D((centre, centre), rng.normal(0, 6), rng.uniform(0.87, 1.15))
-    around = np.asarray(turn, np.float64)
-    around[:, 0] *= rng.uniform(0.87, 1.07)  # a turned face is narrower
-    around[:, 2] += rng.normal(0, 1.3, 2)
+    """Rotate, scale, squeeze and shift a little, and mirror half of the crops."""
+    center = CROP_SIDE / 2 - 0.5
+    rotation = cv2.getRotationMatrix2D((center, center), rng.normal(0, 6), rng.uniform(0.87, 1.15))
+    matrix = np.asarray(rotation, np.float64)
+    matrix[:, 0] *= rng.uniform(0.87, 1.07)  # a turned face is narrower
+    matrix[:, 2] += rng.normal(0, 1.3, 2)
     if rng.random() < 0.5:
-        around = around @ np.array([[-1, 0, CROP_SIDE - 1], [0, 1, 0], [0, 0, 1]])
-    return cv2.warpAffine(crop, around, (CROP_SIDE, CROP_SIDE), borderMode=cv2.BORDER_REPLICATE)
+        matrix = matrix @ np.array([[-1, 0, CROP_SIDE - 1], [0, 1, 0], [0, 0, 1]])
+    return cv2.warpAffine(crop, matrix, (CROP_SIDE, CROP_SIDE), borderMode=cv2.BORDER_REPLICATE)
 
 
-def _light(crop: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Change gamma and exposure, and light the face from one side or from behind."""
+def _relight(crop: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Change gamma and exposure; light 40 % of the faces from one side."""
     light = (crop / np.float32(255)) ** np.float32(np.exp(rng.normal(0, 0.35)))
     if rng.random() < 0.4:
         slope = np.linspace(-1, 1, CROP_SIDE, dtype=np.float32)
         angle, strength = rng.uniform(0, 2 * np.pi), rng.uniform(0.1, 0.7)
         side = np.cos(angle) * slope[None, :] + np.sin(angle) * slope[:, None]
         light = light * (1 + np.float32(strength) * side)
-    # From hardly lit, when the noise that follows counts, to burnt out.
+    # From hardly lit, where the noise that follows counts, to overexposed.
     gain, offset = np.float32(np.exp(rng.normal(-0.15, 0.5))), np.float32(rng.uniform(-0.05, 0.15))
     return (255 * (light * gain + offset)).clip(0, 255).astype(np.uint8)
 
 
 def _shrink(crop: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """What is left of a face 14 to 40 pixels large."""
-    side = int(rng.integers(14, 41))
+    """Resize to 14 to 40 pixels and back."""
+    side = int(rng.integers(MIN_SHRUNK_SIDE, MAX_SHRUNK_SIDE + 1))
     small = cv2.resize(crop, (side, side), interpolation=cv2.INTER_AREA)
     return cv2.resize(small, (CROP_SIDE, CROP_SIDE), interpolation=cv2.INTER_LINEAR)
 
 
 def _compress(crop: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Compress as JPEG of quality 8 to 69."""
     _, jpeg = cv2.imencode(".jpg", crop, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(8, 70))])
     return np.asarray(cv2.imdecode(jpeg, cv2.IMREAD_GRAYSCALE))
 
 
 def _cover(crop: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Put a plain patch over a part of the eyes, of the mouth or of anything."""
-    top, bottom = [*BANDS.values(), (0, CROP_SIDE)][rng.integers(3)]
+    top, bottom = [*FACE_BANDS.values(), (0, CROP_SIDE)][rng.integers(3)]
     height, width = int(rng.integers(6, 17)), int(rng.integers(8, 33))
     y, x = rng.integers(top, max(top + 1, bottom - height)), rng.integers(0, CROP_SIDE - width)
     covered = crop.copy()
