@@ -684,8 +684,8 @@ def banded(tmp_path, monkeypatch):
         faces.crops[row, 9 * index : 9 * index + 9] = 200
     for module in (training, evaluation, appearance_training, joint_training):
         monkeypatch.setattr(module, "extract_faces", lambda *args, **kwargs: faces)
-    for module in (crops_training, joint_training):
-        monkeypatch.setattr(module, "augment_crop", lambda crop, rng, clean_prob=1: crop)
+    monkeypatch.setattr(crops_training, "augment_crops", lambda crops, rng, clean_prob=1: crops)
+    monkeypatch.setattr(joint_training, "augment_crop", lambda crop, rng, clean_prob=1: crop)
     monkeypatch.setattr(pseudo_sequences, "SEQUENCES", 30)
     return tmp_path, LANDMARKER, tmp_path
 
@@ -801,7 +801,7 @@ def test_a_command_that_was_killed_goes_on_to_the_same_model(tmp_path, banded, m
             command(out)
     assert {path.name for path in out.iterdir()} == {CHECKPOINT, "metrics.csv", "tensorboard", "train.log"}
     drawn = []
-    monkeypatch.setattr(crops_training, "augment_crop", lambda crop, rng, clean_prob=1: drawn.append(crop) or crop)
+    monkeypatch.setattr(crops_training, "augment_crops", lambda crops, rng, clean_prob=1: drawn.extend(crops) or crops)
     assert command(out, "--resume") == whole
     assert len(drawn) == 6 * 32, "only what was left to learn"
     assert FaceModelRegistry(tmp_path / "killed").get("mine").info.labels == SEVEN, "served beside its checkpoint"

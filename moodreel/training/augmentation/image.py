@@ -64,6 +64,50 @@ def augment_crop(crop: np.ndarray, rng: np.random.Generator, *, clean_prob: floa
     return crop
 
 
+def augment_face_square(image: np.ndarray, side: int, rng: np.random.Generator | None) -> np.ndarray:
+    """Resize a square around a face, and augment it.
+
+    Args:
+        image: uint8 (H, W) gray or (H, W, 3) RGB.
+        side: pixels a side of the result.
+        rng: source of all randomness: mirrored, rotated, lit otherwise, blurred, noisy, partly covered. None resizes
+            only.
+
+    Returns:
+        uint8 (side, side, 3) RGB.
+    """
+    rgb = image if image.ndim == 3 else cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_GRAY2RGB)
+    height, width = rgb.shape[:2]
+    resize = np.array([[side / width, 0, 0], [0, side / height, 0]])
+    if rng is None:
+        return cv2.warpAffine(rgb, resize, (side, side), borderMode=cv2.BORDER_REPLICATE)
+    rotation = cv2.getRotationMatrix2D((side / 2 - 0.5,) * 2, rng.normal(0, 8), rng.uniform(0.88, 1.18))
+    matrix = np.asarray(rotation, np.float64)
+    matrix[:, 2] += rng.normal(0, side / 36, 2)
+    if rng.random() < 0.5:
+        matrix = matrix @ np.array([[-1, 0, side - 1], [0, 1, 0], [0, 0, 1]])
+    matrix = matrix @ np.vstack([resize, [0, 0, 1]])
+    square = cv2.warpAffine(np.ascontiguousarray(rgb), matrix, (side, side), borderMode=cv2.BORDER_REPLICATE)
+    return square if rng.random() < 0.3 else _change_camera(square, rng)
+
+
+def _change_camera(square: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Blur, relight, add noise and cover a part of a square, uint8 (S, S, 3)."""
+    side = len(square)
+    if rng.random() < 0.25:
+        square = cv2.GaussianBlur(square, (0, 0), rng.uniform(0.01, 0.04) * side)
+    gamma, gain = np.float32(np.exp(rng.normal(0, 0.3))), np.float32(np.exp(rng.normal(0, 0.3)))
+    light = (square / np.float32(255)) ** gamma * gain
+    if rng.random() < 0.4:
+        light += rng.normal(0, rng.uniform(0, 0.05), light.shape[:2]).astype(np.float32)[..., None]
+    square = (255 * light).clip(0, 255).astype(np.uint8)
+    if rng.random() < 0.25:
+        top, left = rng.integers(0, side, 2)
+        height, width = rng.integers(side // 8, side // 3, 2)
+        square[top : top + height, left : left + width] = rng.integers(0, 256)
+    return square
+
+
 def _misalign(crop: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Rotate, scale, squeeze and shift a little, and mirror half of the crops."""
     center = CROP_SIDE / 2 - 0.5

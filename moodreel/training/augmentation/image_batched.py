@@ -92,7 +92,9 @@ def relight(images: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
     strength = rng.uniform(0.1, 0.7, count) * (rng.random(count) < 0.4)
     gain, offset = np.exp(rng.normal(-0.15, 0.5, count)), rng.uniform(-0.05, 0.15, count)
     slope = torch.linspace(-1, 1, CROP_SIDE, device=images.device)
-    side = _column(strength * np.cos(angle), images) * slope + _column(strength * np.sin(angle), images) * slope[:, None]
+    side = (
+        _column(strength * np.cos(angle), images) * slope + _column(strength * np.sin(angle), images) * slope[:, None]
+    )
     light = (images / 255) ** _column(gamma, images) * (1 + side)
     return (255 * (light * _column(gain, images) + _column(offset, images))).clamp(0, 255).floor()
 
@@ -120,8 +122,7 @@ def gaussian_blur(images: torch.Tensor, sigma: np.ndarray) -> torch.Tensor:
 def add_noise(images: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
     """Add Gaussian noise of 1 to 12 gray levels."""
     sigma = rng.uniform(1, 12, len(images))
-    generator = torch.Generator(images.device).manual_seed(int(rng.integers(2**31)))
-    noise = torch.randn(images.shape, generator=generator, device=images.device)
+    noise = _standard_normal(images, seed=int(rng.integers(2**31)))
     return (images + (noise * _column(sigma, images)).round()).clamp(0, 255)
 
 
@@ -131,7 +132,7 @@ def compress(images: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
 
 
 def jpeg(images: torch.Tensor, quality: np.ndarray) -> torch.Tensor:
-    """Return what is left of gray images after JPEG of each one's quality (B,), 1 to 100; within rounding of libjpeg."""
+    """Compress gray images as JPEG, each with its own quality (B,), 1 to 100; within rounding of libjpeg."""
     scale = np.where(quality < 50, 5000 // quality, 200 - 2 * quality)
     table = ((_LUMINANCE * scale[:, None, None] + 50) // 100).clip(1, 255).astype(np.float32)
     steps = torch.from_numpy(table).to(images.device)[:, None, None]
@@ -167,6 +168,12 @@ def _apply(images: torch.Tensor, chosen: np.ndarray, change: Change, rng: np.ran
     return images.index_copy(0, rows, change(images[rows], rng))
 
 
+def _standard_normal(images: torch.Tensor, seed: int) -> torch.Tensor:
+    """Draw noise of the images' shape on their device."""
+    generator = torch.Generator(images.device).manual_seed(seed)
+    return torch.randn(images.shape, generator=generator, device=images.device)
+
+
 def _column(values: np.ndarray, images: torch.Tensor) -> torch.Tensor:
     """Values (B,) as float32 (B, 1, 1) on the images' device."""
     return torch.from_numpy(values.astype(np.float32)).to(images.device)[:, None, None]
@@ -191,7 +198,7 @@ def _shrink_matrices() -> np.ndarray:
 
 @cache
 def _shift_matrices() -> np.ndarray:
-    """Matrices (13, 48, 48) that shift a column of pixels by -6 to 6, mirrored at the borders without the edge twice."""
+    """Matrices (13, 48, 48) that shift a column of pixels by -6 to 6; borders are mirrored (reflect-101)."""
     offsets, pixel = np.arange(-_BLUR_RADIUS, _BLUR_RADIUS + 1), np.arange(CROP_SIDE)
     source = np.abs(pixel + offsets[:, None])
     source = np.minimum(source, 2 * (CROP_SIDE - 1) - source)

@@ -29,7 +29,6 @@ from moodreel.training.experiment.adapter import ArchitectureAdapter
 from moodreel.training.experiment.audiovisual_inputs import AudioInputs, ClipInputs, FaceInputs, SyntheticPairs
 from moodreel.training.experiment.classification import InputAdapter
 from moodreel.training.experiment.config import TrainConfig
-from moodreel.training.experiment.face_inputs import augment_face_square
 
 log = logging.getLogger(__name__)
 

@@ -14,11 +14,11 @@ from moodreel.media.mel_spectrogram import HOP_LENGTH, MEL_BANDS
 from moodreel.models.networks.audiovisual import AudioVisualBatch, AudioVisualNet
 from moodreel.models.networks.resnet18 import FEATURE_DIM, INPUT_SIDE
 from moodreel.pipelines.clip_sampler import FRAMES, window_starts
+from moodreel.training.augmentation.image import augment_face_square
 from moodreel.training.augmentation.modality_dropout import drop_modalities
 from moodreel.training.augmentation.spectrogram import WINDOW_FRAMES, MelAugmentation, augment_mel, crop_time
 from moodreel.training.engine.schedule import Phase
 from moodreel.training.experiment.classification import InputAdapter
-from moodreel.training.experiment.face_inputs import augment_face_square
 
 SMALL_FACES, SMALL_FACE_SIDE = "small faces", 64
 """The phase in which faces are shown small, and how small: it takes a third of the time, and teaches most of it."""

@@ -28,6 +28,9 @@ class InputAdapter(ABC):
     @abstractmethod
     def __len__(self) -> int: ...
 
+    def setup(self, device: torch.device) -> None:  # noqa: B027 -- optional
+        """Move to the device what batches are made from there."""
+
     @abstractmethod
     def batch(self, rows: np.ndarray, rng: np.random.Generator | None, phase: Phase | None = None) -> Any:
         """The inputs of some examples, disturbed anew by `rng`, or as they are; may be called in another thread."""
@@ -97,6 +100,11 @@ class ClassificationTask(Task):
         self.sampling_weights = count[labels] ** -loss_config.rarity if loss_config.rarity else None
         weights = np.sqrt(count.mean() / count) if loss_config.class_weights else np.ones_like(count)
         self.weights = torch.from_numpy(weights.astype(np.float32))
+
+    def setup(self, device: torch.device) -> None:
+        """Prepare the inputs for the device."""
+        super().setup(device)
+        self.inputs.setup(device)
 
     def steps_per_epoch(self) -> int:
         """Steps in which every example is shown once."""

@@ -4,14 +4,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from torch import nn
 
 from moodreel.faces.features import FaceFeatures
 from moodreel.models.networks.base import FaceNetwork
-from moodreel.training.augmentation.image import augment_crop
+from moodreel.training.augmentation.image import augment_crop, augment_crops, augment_face_square
 from moodreel.training.data.face_cache import ImageSequence
 from moodreel.training.engine.schedule import Phase
 from moodreel.training.experiment.classification import InputAdapter
@@ -21,16 +20,18 @@ class CropInputs(InputAdapter):
     """Aligned crops, uint8 (N, 48, 48), for an `ExpressionNet` of one head. clean: see `disturb`."""
 
     def __init__(self, crops: np.ndarray, *, clean: float = 0.3) -> None:
-        self.crops, self.clean = crops, clean
+        self.crops, self.clean = torch.from_numpy(crops), clean
 
     def __len__(self) -> int:
         return len(self.crops)
 
+    def setup(self, device: torch.device) -> None:
+        """Put all crops on the device, where they are augmented."""
+        self.crops = self.crops.to(device)
+
     def batch(self, rows: np.ndarray, rng: np.random.Generator | None, phase: Phase | None = None) -> torch.Tensor:
-        crops = self.crops[rows]
-        if rng is not None:
-            crops = np.stack([augment_crop(crop, rng, clean_prob=self.clean) for crop in crops])
-        return torch.from_numpy(crops)
+        crops = self.crops[torch.from_numpy(rows)]
+        return crops if rng is None else augment_crops(crops, rng, clean_prob=self.clean)
 
     def mixup(self, inputs: torch.Tensor, order: np.ndarray, share: float) -> torch.Tensor:
         return inputs.float().lerp(inputs[torch.from_numpy(order)].float(), 1 - share)
@@ -50,6 +51,9 @@ class PortraitInputs(CropInputs):
 
     def __len__(self) -> int:
         return len(self.portraits)
+
+    def setup(self, device: torch.device) -> None:
+        """Leave the images where they are: they are augmented on the CPU."""
 
     def batch(self, rows: np.ndarray, rng: np.random.Generator | None, phase: Phase | None = None) -> torch.Tensor:
         return torch.from_numpy(np.stack([augment_face_square(self.portraits[row], self.side, rng) for row in rows]))
@@ -99,37 +103,6 @@ class TrackInputs(InputAdapter):
     def forward(self, network: nn.Module, inputs: Any, phase: Phase | None = None) -> torch.Tensor:
         assert isinstance(network, FaceNetwork)
         return torch.stack([answer.logits for answer in network.forward_tracks(inputs, per_frame=False)])
-
-
-def augment_face_square(picture: np.ndarray, side: int, rng: np.random.Generator | None) -> np.ndarray:
-    """A square around a face, grey or in colour, as uint8 (side, side, 3); by `rng` mirrored, turned, lit otherwise,
-    blurred and made noisy."""
-    colour = picture if picture.ndim == 3 else cv2.cvtColor(np.ascontiguousarray(picture), cv2.COLOR_GRAY2RGB)
-    height, width = colour.shape[:2]
-    enlarge = np.array([[side / width, 0, 0], [0, side / height, 0]])
-    if rng is None:
-        return cv2.warpAffine(colour, enlarge, (side, side), borderMode=cv2.BORDER_REPLICATE)
-    around = np.asarray(
-        cv2.getRotationMatrix2D((side / 2 - 0.5,) * 2, rng.normal(0, 8), rng.uniform(0.88, 1.18)), np.float64
-    )
-    around[:, 2] += rng.normal(0, side / 36, 2)
-    if rng.random() < 0.5:
-        around = around @ np.array([[-1, 0, side - 1], [0, 1, 0], [0, 0, 1]])
-    whole = around @ np.vstack([enlarge, [0, 0, 1]])
-    shown = cv2.warpAffine(np.ascontiguousarray(colour), whole, (side, side), borderMode=cv2.BORDER_REPLICATE)
-    if rng.random() < 0.3:
-        return shown
-    if rng.random() < 0.25:
-        shown = cv2.GaussianBlur(shown, (0, 0), rng.uniform(0.01, 0.04) * side)
-    light = (shown / np.float32(255)) ** np.float32(np.exp(rng.normal(0, 0.3))) * np.float32(np.exp(rng.normal(0, 0.3)))
-    if rng.random() < 0.4:
-        light += rng.normal(0, rng.uniform(0, 0.05), light.shape[:2]).astype(np.float32)[..., None]
-    shown = (255 * light).clip(0, 255).astype(np.uint8)
-    if rng.random() < 0.25:
-        top, left = rng.integers(0, side, 2)
-        height, width = rng.integers(side // 8, side // 3, 2)
-        shown[top : top + height, left : left + width] = rng.integers(0, 256)
-    return shown
 
 
 def _device(network: nn.Module) -> torch.device:

@@ -19,7 +19,6 @@ from moodreel.training.data.face_crops import load_face_crops
 from moodreel.training.data.loading import DataContext, ExampleImages
 from moodreel.training.data.registry import IMAGES, open_dataset
 from moodreel.training.evaluation.predict import single_frame
-from moodreel.training.experiment.face_inputs import augment_face_square
 from moodreel.training.explain.attribution import attribute, without_audio
 from moodreel.training.explain.render import AttributionMap
 

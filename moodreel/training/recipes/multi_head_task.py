@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from moodreel.emotions import SEVEN
 from moodreel.models.networks.multi_head import MultiHeadFaceNet
-from moodreel.training.augmentation.image import augment_crop
+from moodreel.training.augmentation.image import augment_crops
 from moodreel.training.engine.schedule import Phase
 from moodreel.training.engine.task import Task
 from moodreel.training.evaluation.evaluate import in_five
@@ -66,20 +66,24 @@ class MultiHeadTask(Task):
     recipe: AppearanceRecipe
     monitor = "accuracy"
 
+    def setup(self, device: torch.device) -> None:
+        """Put all crops on the device, where they are augmented."""
+        super().setup(device)
+        self._crops = [torch.from_numpy(each.crops).to(device) for each in (self.faces, self.others) if each]
+
     def sample_batch(self, step: int, rng: np.random.Generator, phase: Phase) -> CropBatch:
         recipe, polishing = self.recipe, phase.name == POLISHING
         crops, targets = [], []
-        for lessons, count in ((self.faces, recipe.faces), (self.others, recipe.others)):
-            if lessons:
-                rows = rng.choice(len(lessons), count, p=lessons.weights / lessons.weights.sum(dtype=np.float64))
-                crops.append(lessons.crops[rows])
-                targets.append(lessons.targets[torch.from_numpy(rows)])
-        clean = np.concatenate(crops)
+        sources = [(self.faces, recipe.faces)] + ([(self.others, recipe.others)] if self.others else [])
+        for (labeled, count), on_device in zip(sources, self._crops, strict=True):
+            rows = rng.choice(len(labeled), count, p=labeled.weights / labeled.weights.sum(dtype=np.float64))
+            crops.append(on_device[torch.from_numpy(rows)])
+            targets.append(labeled.targets[torch.from_numpy(rows)])
+        clean = torch.cat(crops)
         share = recipe.polish_clean if polishing else recipe.clean
-        disturbed = np.stack([augment_crop(crop, rng, clean_prob=share) for crop in clean])
         return CropBatch(
-            torch.from_numpy(disturbed),
-            torch.from_numpy(clean),
+            augment_crops(clean, rng, clean_prob=share),
+            clean,
             torch.cat(targets),
             told=step >= recipe.steps // 5,
             blend=self._blend(len(clean), rng) if not polishing and rng.random() < recipe.mix else None,
@@ -111,7 +115,9 @@ class MultiHeadTask(Task):
 
     def evaluate(self, phase: Phase) -> dict[str, float]:
         net = cast(MultiHeadFaceNet, self.eval_network)
-        answers = net.mix_heads(net.predict_batched(torch.from_numpy(self.kept))).softmax(dim=1).numpy()
+        answers = (
+            net.mix_heads(net.predict_batched(torch.from_numpy(self.kept).to(self.device))).softmax(dim=1).cpu().numpy()
+        )
         predictions = Predictions(answers, np.ones(len(self.truth), bool))
         seven, five = compute_metrics(predictions, self.truth, SEVEN), in_five(predictions, self.truth)
         return {
