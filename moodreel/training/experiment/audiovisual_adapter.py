@@ -17,6 +17,7 @@ from moodreel.models.model_card import AUDIO_VISUAL
 from moodreel.models.networks.audiovisual import MODALITIES, AudioVisualNet
 from moodreel.models.networks.resnet18 import INPUT_SIDE, load_torchvision_weights
 from moodreel.models.registry import CARD_FILE
+from moodreel.training.augmentation.image import augment_face_square
 from moodreel.training.augmentation.spectrogram import MelAugmentation
 from moodreel.training.data.audio import load_audio
 from moodreel.training.data.clip_cache import load_windows

@@ -15,6 +15,7 @@ from moodreel.faces.tiled_detection import detect_tiled
 from moodreel.media import image
 from moodreel.models.audiovisual_registry import AudioVisualPredictor
 from moodreel.models.predictor import FacePredictor
+from moodreel.training.augmentation.image import augment_face_square
 from moodreel.training.data.face_crops import load_face_crops
 from moodreel.training.data.loading import DataContext, ExampleImages
 from moodreel.training.data.registry import IMAGES, open_dataset
