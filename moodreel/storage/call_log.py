@@ -124,6 +124,7 @@ class DailyUsage:
 
     @property
     def minutes(self) -> float:
+        """Minutes of video that were processed."""
         return self.seconds / 60
 
 

@@ -1,29 +1,23 @@
-"""What was found for each person who signs in, kept for them alone: their entries, never what they sent.
+"""Store each user's results, for that user alone. Images and thumbnails are stored only with MEDIA_STORAGE.
 
-Why it is shaped so:
-
-- A file of its own and not a table of the call log: the log is for operators, this is for the people it tells of. The
-  file is its owner's alone (0600), and what is deleted is overwritten.
-- Every question takes the user first and every query has them in its condition: there is no way to ask for more than
-  one person's entries, but for upkeep, which reads nothing.
-- An entry's id is drawn at random, and pages are cut by time and that id: neither says how many entries others have.
-- The same file sent again within a day is the same entry: predicting a clip and then making its cover is one mood and
-  not two. Files are compared by a hash that the user is part of, so that rows of two users can't be matched by it.
-- No object is in the storage of media without a row that knows it: it is in `doomed` before it is written, until its
-  entry is, and again from the moment its entry is deleted. `sweep` deletes what is doomed, and tries again later where
-  that fails.
+- A file of its own and not a table of the call log: the log is for operators, the history for its users. The file is
+  readable by its owner only (0600), and deleted rows are overwritten.
+- Every method takes the user first, and every query selects by user: nobody can read another user's entries. Only
+  pruning and media deletion work for all users, and they return no entries.
+- Ids are random, and pages are cut by time and id: neither reveals how many entries other users have.
+- The same file sent again within a day updates its entry: predicting a clip and then making its thumbnail is one mood.
+  Files are compared by a hash that includes the user, so that rows of two users cannot be matched by it.
+- `moodreel.storage.media_deletion` deletes stored media.
 """
 
 import hashlib
 import json
 import secrets
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import Any
 from zoneinfo import ZoneInfo
 
 from sqlite_utils import Database
@@ -31,43 +25,39 @@ from sqlite_utils.migrations import Migrations
 
 from moodreel.emotions import fold_to_five, to_five
 from moodreel.errors import MoodreelError
-from moodreel.storage.database import (
-    PRUNE_BATCH,
-    PRUNE_INTERVAL,
-    Page,
-    SharedDatabase,
-    decode_cursor,
-    encode_cursor,
-    insert_sql,
-)
+from moodreel.storage.database import PRUNE_BATCH, PRUNE_INTERVAL, Conditions, Page, Row, SharedDatabase, insert_sql
+from moodreel.storage.media_deletion import RETRY_INTERVAL, MediaDeletionQueue
 from moodreel.storage.mood_calendar import MoodCalendar, MoodEntry, baseline_start, complete_range, summarize
-from moodreel.storage.objects import ObjectStorage, ObjectStorageError, StoredFile, new_key
+from moodreel.storage.objects import ObjectStorage, StoredFile, new_key
 from moodreel.storage.timestamps import format_timestamp
 
 KINDS = ("video", "picture", "text", "audio")
 
 DUPLICATE_WINDOW = timedelta(days=1)
-"""The same file again, sooner than that after its entry was made, is that entry."""
+"""The same file sent again within this time of its entry updates that entry."""
 MEDIA_DELETION_SECONDS = 5.0
-"""How long one sweep goes on; the next one does the rest."""
-MEDIA_DELETION_BATCH = 100
-MEDIA_RETRY_INTERVAL = timedelta(hours=1)
-"""When an object that could not be deleted is tried again, and when one whose entry was never written is given up."""
+"""Duration of one run of media deletion; the next run continues."""
 
-_PLACES = 4
-_PUBLIC = ("id", "kind", "created", "emotion", "mood", "confidence", "probabilities", "model", "facts", "media")
+_DECIMALS = 4
+_PUBLIC_COLUMNS = ("id", "kind", "created", "emotion", "mood", "confidence", "probabilities", "model", "facts", "media")
 
 
 class HistoryError(MoodreelError):
-    """The history cannot be opened, read or written; the message tells the operator what to do."""
+    """The history cannot be opened, read or written. The message tells operators what to do."""
 
 
 @dataclass(frozen=True)
 class HistoryEntry:
-    """What one analysis found. Its emotion and probabilities carry the model's own labels; no face has none.
+    """The result of one analysis.
 
-    facts: a few numbers more (duration, faces, certain), small.
-    content_sha256: of the file that was sent; None never makes two analyses one entry.
+    Attributes:
+        kind: one of `KINDS`.
+        emotion: the model's label; None if there was no face.
+        confidence: its probability, 0 to 1.
+        probabilities: by the model's labels.
+        model: name of the model.
+        facts: a few more numbers, such as duration, faces and certain.
+        content_sha256: hash of the file that was sent; None is never a duplicate.
     """
 
     kind: str
@@ -75,13 +65,20 @@ class HistoryEntry:
     confidence: float | None
     probabilities: Mapping[str, float] | None
     model: str
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    facts: Mapping[str, object] = field(default_factory=dict)
     content_sha256: str | None = None
 
 
 @dataclass(frozen=True)
 class StoredMedia:
-    """A file in the storage: what its entry calls it, and the key that only its row knows."""
+    """A file in the object storage.
+
+    Attributes:
+        name: its name in the entry.
+        type: media type.
+        size: bytes.
+        key: of the object; only the row has it.
+    """
 
     name: str
     type: str
@@ -91,9 +88,13 @@ class StoredMedia:
 
 @dataclass(frozen=True)
 class HistoryFilters:
-    """Which entries to list; None lists all. Both ends of the time are inclusive.
+    """Which entries to list; None lists all. Start and end are inclusive.
 
-    emotion: the model's own label, or one of the five that it folds to.
+    Attributes:
+        kind: one of `KINDS`.
+        emotion: the model's label, or the one of the five that it folds to.
+        start: first time.
+        end: last time.
     """
 
     kind: str | None = None
@@ -107,7 +108,7 @@ migrations = Migrations("history")
 
 @migrations()
 def m001_entries(db: Database) -> None:
-    """Make the table of entries; its indexes are those of a person's list, of finding the same file, and of age."""
+    """Create the table of entries, with indexes for listing, for duplicates and for pruning."""
     table = db.table("entries").create(
         {
             "id": str,
@@ -133,109 +134,108 @@ def m001_entries(db: Database) -> None:
 
 @migrations()
 def m002_doomed(db: Database) -> None:
-    """Make the table of objects to delete, each from a time on."""
+    """Create the table of objects to delete (see `media_deletion`)."""
     db.table("doomed").create({"key": str, "due": str}, pk="key", not_null={"due"})
     db.table("doomed").create_index(["due"])
 
 
 @migrations()
 def m003_upkeep(db: Database) -> None:
-    """Remember when old entries were last deleted, so that one process does it and not all."""
+    """Store when old entries were last pruned, so that only one process prunes them."""
     db.table("upkeep").insert({"task": "prune", "done_at": ""}, pk="task")
 
 
 class History:
-    """Everybody's entries in one file, for any number of threads and processes. Make one after a fork, never before.
+    """All users' entries, shared by threads and processes. Make one after a fork, never before.
 
-    storage: where pictures and loops are kept; None keeps none.
+    Args:
+        path: the file; it is created and migrated as needed.
+        storage: holds images and thumbnails; None stores none.
     """
 
     def __init__(self, path: Path | str, storage: ObjectStorage | None = None) -> None:
-        """Open the file, making and migrating it as needed. Raises HistoryError."""
+        """Open the file. Raises HistoryError."""
         self.path = Path(path)
         self.storage = storage
-        # What is wrong with the file says SharedDatabase.
+        # SharedDatabase reports what is wrong with the file.
         with suppress(OSError):
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.path.touch(mode=0o600)
         self._file = SharedDatabase(
             path, migrations, name="history", setting="HISTORY_PATH", error=HistoryError, secure_delete=True
         )
+        self._deletions = MediaDeletionQueue(self._file, storage)
 
-    # --- keeping ---
-
-    def put_media(self, user: str, media: Sequence[StoredFile]) -> tuple[StoredMedia, ...]:
-        """Put files into the storage, for an entry that is written within the hour. Raises MediaError, HistoryError."""
-        if self.storage is None or not media:
+    def put_media(self, user: str, files: Sequence[StoredFile]) -> tuple[StoredMedia, ...]:
+        """Store files for an entry that is written within the hour. Raises ObjectStorageError or HistoryError."""
+        if self.storage is None or not files:
             return ()
-        stored = tuple(StoredMedia(each.name, each.type, len(each.data), new_key(user, each.name)) for each in media)
+        media = tuple(StoredMedia(file.name, file.type, len(file.data), new_key(user, file.name)) for file in files)
         with self._file.write() as db:
-            _doom(db, [each.key for each in stored], datetime.now(UTC) + MEDIA_RETRY_INTERVAL)
-        for each, file in zip(stored, media, strict=True):
-            self.storage.put(each.key, file.data)
-        return stored
+            self._deletions.schedule(db, _keys(media), datetime.now(UTC) + RETRY_INTERVAL)
+        for stored, file in zip(media, files, strict=True):
+            self.storage.put(stored.key, file.data)
+        return media
 
     def upsert(
-        self, user: str, finding: HistoryEntry, stored: Sequence[StoredMedia] = (), *, at: datetime | None = None
+        self, user: str, entry: HistoryEntry, media: Sequence[StoredMedia] = (), *, time: datetime | None = None
     ) -> str:
-        """Write an entry, or into the one that this file has, and return its id.
+        """Insert an entry, or update the one of the same file. Returns its id.
 
-        What is found anew takes the place of what was, but no face never hides a face, and no media leaves those there.
+        New results replace old ones, but a result without a face never replaces one with a face, and an update without
+        media keeps the media.
 
         Args:
-            stored: what `store` gave for this entry.
-            at: when it was made; now, unless it is given.
+            user: whose entry it is.
+            entry: the result.
+            media: what `put_media` returned for this entry.
+            time: of the analysis; None is now.
 
         Raises:
-            HistoryError: it cannot be written.
+            HistoryError: the entry cannot be written.
         """
-        at = at or datetime.now(UTC)
+        time = time or datetime.now(UTC)
         with self._file.write() as db:
-            media = _claimed(db, stored)
-            row = _row(user, finding, media)
-            before = _same(db, user, row["fingerprint"], at)
-            if before is None:
-                new = {"id": secrets.token_hex(16), "timestamp": format_timestamp(at), **row}
+            row = _to_row(user, entry, self._claim(db, media))
+            duplicate = _find_duplicate(db, user, row["fingerprint"], time)
+            if duplicate is None:
+                entry_id = secrets.token_hex(16)
+                new = {"id": entry_id, "timestamp": format_timestamp(time), **row}
                 db.execute(insert_sql("entries", new), new)
-                return new["id"]
-            if media:
-                _doom(db, _keys(before), datetime.now(UTC))
-            changed = _merged(before, row)
+                return entry_id
+            changed = _merge(duplicate, row)
+            if "media" in changed:
+                self._deletions.schedule(db, _keys(_media_of(duplicate)), datetime.now(UTC))
             assignments = ", ".join(f"{column} = :{column}" for column in changed)
-            arguments = {**changed, "user": user, "id": before["id"]}
+            arguments = {**changed, "user": user, "id": duplicate["id"]}
             db.execute(f"update entries set {assignments} where user = :user and id = :id", arguments)
-            return before["id"]
-
-    # --- asking ---
+            return str(duplicate["id"])
 
     def select(
         self, user: str, filters: HistoryFilters | None = None, limit: int = 100, cursor: str | None = None
     ) -> Page:
-        """Give a user's entries that match, newest first.
+        """Read a page of a user's entries, newest first.
 
         Raises:
-            ValueError: the cursor is none that a page gave.
+            ValueError: the cursor is malformed.
             HistoryError: the history cannot be read.
         """
         sql, arguments = _query(user, filters or HistoryFilters(), cursor)
-        with self._file.read() as db:
-            found = list(db.query(f"{sql} limit {limit + 1:d}", arguments))
-        rows, more = found[:limit], len(found) > limit
-        return Page(tuple(self._presented(row) for row in rows), encode_cursor(rows[-1]) if more and rows else None)
+        return self._file.read_page(sql, arguments, limit, self._to_public_row)
 
-    def get(self, user: str, entry: str) -> dict[str, Any] | None:
-        """Give one of a user's entries; None where they have none of that id. Raises HistoryError."""
-        row = self._row_of(user, entry)
-        return self._presented(row) if row else None
+    def get(self, user: str, entry_id: str) -> Row | None:
+        """Return one of a user's entries, or None. Raises HistoryError."""
+        row = self._row(user, entry_id)
+        return self._to_public_row(row) if row else None
 
-    def get_media(self, user: str, entry: str, name: str) -> StoredFile | None:
-        """Read a file of a user's entry; None where there is none of that name. Raises MediaError, HistoryError."""
-        row = self._row_of(user, entry)
-        stored = next((each for each in _stored(row) if each.name == name), None) if row else None
-        if self.storage is None or stored is None:
+    def get_media(self, user: str, entry_id: str, name: str) -> StoredFile | None:
+        """Read a media file of a user's entry, or None. Raises ObjectStorageError or HistoryError."""
+        row = self._row(user, entry_id)
+        media = next((media for media in _media_of(row) if media.name == name), None) if row else None
+        if self.storage is None or media is None:
             return None
-        data = self.storage.get(stored.key)
-        return StoredFile(stored.name, stored.type, data) if data is not None else None
+        data = self.storage.get(media.key)
+        return StoredFile(media.name, media.type, data) if data is not None else None
 
     def mood_calendar(
         self,
@@ -247,71 +247,45 @@ class History:
         *,
         now: datetime | None = None,
     ) -> MoodCalendar:
-        """Make a user's mood calendar, and compare it with what is usual for them; see `mood_calendar`.
+        """Summarize a user's moods by day or week and compare them with the user's baseline; see `mood_calendar`.
 
         Raises:
             ValueError: the range ends before it starts.
             HistoryError: the history cannot be read.
         """
         now = now or datetime.now(UTC)
-        within = complete_range(by, start, end, zone or ZoneInfo("UTC"), now)
-        # The last moment of a range is one microsecond, the unit of `stamp`, before the first one after it.
-        first, after = within.bounds()
-        marks = self._marks(user, first, after - timedelta(microseconds=1))
-        return summarize(marks, self._marks(user, baseline_start(now), now), within, by)
+        date_range = complete_range(by, start, end, zone or ZoneInfo("UTC"), now)
+        first, after = date_range.bounds()
+        # Timestamps have microseconds, and the end of `_moods` is inclusive.
+        entries = self._moods(user, first, after - timedelta(microseconds=1))
+        return summarize(entries, self._moods(user, baseline_start(now), now), date_range, by)
 
-    # --- deleting ---
-
-    def delete(self, user: str, entry: str) -> bool:
-        """Delete one of a user's entries, and doom its media; False where they have none of that id."""
-        return self._delete("entries.user = :user and entries.id = :entry", {"user": user, "entry": entry}) > 0
+    def delete(self, user: str, entry_id: str) -> bool:
+        """Delete one of a user's entries and schedule its media for deletion. Returns False if there is none."""
+        return self._delete("entries.user = :user and entries.id = :entry", {"user": user, "entry": entry_id}) > 0
 
     def delete_all(self, user: str) -> int:
-        """Delete all of a user's entries, doom their media, and return how many entries there were."""
+        """Delete all of a user's entries and schedule their media for deletion. Returns the number of entries."""
         return self._delete("entries.user = :user", {"user": user})
 
-    # --- upkeep ---
-
     def prune_if_due(self, days: float) -> int:
-        """Delete older entries once a day, by whichever process asks first; 0 days keeps them for ever."""
+        """Delete entries older than `days` once a day, in whichever process asks first; 0 days keeps all entries."""
         return self._prune(days) if days > 0 and self._file.claim_task("prune", PRUNE_INTERVAL) else 0
 
     def delete_due_media(self, seconds: float = MEDIA_DELETION_SECONDS) -> int:
-        """Delete the objects that are doomed and due, for so long, and return how many were deleted.
-
-        Raises MediaError where some could not be: they are tried again in an hour. Without a storage none can.
-        """
-        if self.storage is None and self._due():
-            raise ObjectStorageError(
-                "Files that are to be deleted are still there: set MEDIA_STORAGE to where they are."
-            )
-        deleted, failures = 0, []
-        deadline = time.monotonic() + seconds
-        while self.storage is not None and time.monotonic() < deadline and (keys := self._due()):
-            done, failed = [], []
-            for key in keys:
-                if time.monotonic() >= deadline:
-                    break
-                try:
-                    self.storage.delete(key)
-                    done.append(key)
-                except ObjectStorageError as error:
-                    failed.append(key)
-                    failures.append(error)
-            with self._file.write() as db:
-                _spare(db, done)
-                _doom(db, failed, datetime.now(UTC) + MEDIA_RETRY_INTERVAL)
-            deleted += len(done)
-        if failures:
-            first = failures[0]
-            raise ObjectStorageError(
-                f"Files that are to be deleted are still there: {len(failures)}. {first}"
-            ) from first
-        return deleted
+        """Delete the media objects that are due; see `MediaDeletionQueue.run`. Raises ObjectStorageError."""
+        return self._deletions.run(seconds)
 
     def close(self) -> None:
-        """Close the connections that nobody uses."""
+        """Close the idle connections."""
         self._file.close()
+
+    def _claim(self, db: Database, media: Sequence[StoredMedia]) -> Sequence[StoredMedia]:
+        """Take media for an entry; none of it if some was scheduled for too long and is deleted already."""
+        if self._deletions.unschedule(db, _keys(media)) == len(media):
+            return media
+        self._deletions.schedule(db, _keys(media), datetime.now(UTC))
+        return ()
 
     def _prune(self, days: float) -> int:
         before, deleted = format_timestamp(datetime.now(UTC) - timedelta(days=days)), 0
@@ -322,142 +296,107 @@ class History:
             if batch < PRUNE_BATCH:
                 return deleted
 
-    def _delete(self, condition: str, arguments: dict[str, Any]) -> int:
-        """Delete entries, doom their media, and return how many there were."""
+    def _delete(self, condition: str, arguments: Mapping[str, object]) -> int:
+        """Delete entries and schedule their media for deletion. Returns the number of entries."""
         keys = f"select json_extract(value, '$.key'), :due from entries, json_each(entries.media) where {condition}"
         due = format_timestamp(datetime.now(UTC))
         with self._file.write() as db:
             db.execute(f"insert or replace into doomed (key, due) {keys}", {**arguments, "due": due})
-            deleted = db.execute(f"delete from entries where {condition}", arguments).rowcount
+            deleted = db.execute(f"delete from entries where {condition}", dict(arguments)).rowcount
         if deleted:
-            # They are deleted whatever becomes of the journal; the next deletion empties it as well.
+            # The entries are deleted even if the journal cannot be emptied; the next deletion empties it.
             with suppress(HistoryError):
                 self._file.checkpoint()
         return deleted
 
-    def _due(self) -> list[str]:
+    def _row(self, user: str, entry_id: str) -> Row | None:
         with self._file.read() as db:
-            due = "select key from doomed where due <= ? order by due limit ?"
-            return [key for (key,) in db.execute(due, [format_timestamp(datetime.now(UTC)), MEDIA_DELETION_BATCH])]
+            return next(iter(db.query("select * from entries where user = ? and id = ?", [user, entry_id])), None)
 
-    def _row_of(self, user: str, entry: str) -> Mapping[str, Any] | None:
+    def _moods(self, user: str, start: datetime, end: datetime) -> list[MoodEntry]:
+        sql = (
+            "select timestamp, mood, probabilities from entries"
+            " where user = :user and timestamp >= :start and timestamp <= :end order by timestamp"
+        )
+        arguments = {"user": user, "start": format_timestamp(start), "end": format_timestamp(end)}
         with self._file.read() as db:
-            return next(iter(db.query("select * from entries where user = ? and id = ?", [user, entry])), None)
-
-    def _marks(self, user: str, start: datetime, end: datetime) -> list[MoodEntry]:
-        columns = "select timestamp, mood, probabilities from entries"
-        asked = {"user": user, "start": format_timestamp(start), "end": format_timestamp(end)}
-        within = "where user = :user and timestamp >= :start and timestamp <= :end order by timestamp"
-        with self._file.read() as db:
-            rows = db.execute(f"{columns} {within}", asked).fetchall()
+            rows = db.execute(sql, arguments).fetchall()
         return [
-            MoodEntry(
-                datetime.fromisoformat(timestamp),
-                mood,
-                fold_to_five(json.loads(probabilities)) if probabilities else None,
-            )
-            for timestamp, mood, probabilities in rows
+            MoodEntry(datetime.fromisoformat(time), mood, fold_to_five(json.loads(scores)) if scores else None)
+            for time, mood, scores in rows
         ]
 
-    def _presented(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        probabilities = row["probabilities"]
-        known = {
+    def _to_public_row(self, row: Row) -> Row:
+        probabilities, media = row["probabilities"], _media_of(row) if self.storage else ()
+        values = {
             **row,
             "created": row["timestamp"],
             "probabilities": json.loads(probabilities) if probabilities else None,
             "facts": json.loads(row["facts"]),
-            "media": [
-                {"name": each.name, "type": each.type, "size": each.size}
-                for each in (_stored(row) if self.storage else ())
-            ],
+            "media": [{"name": file.name, "type": file.type, "size": file.size} for file in media],
         }
-        return {column: known[column] for column in _PUBLIC}
+        return {column: values[column] for column in _PUBLIC_COLUMNS}
 
 
-def _row(user: str, finding: HistoryEntry, media: Sequence[StoredMedia]) -> dict[str, Any]:
-    probabilities = finding.probabilities
+def _to_row(user: str, entry: HistoryEntry, media: Sequence[StoredMedia]) -> Row:
+    scores = {label: round(float(value), _DECIMALS) for label, value in (entry.probabilities or {}).items()}
     return {
         "user": user,
-        "kind": finding.kind,
-        "emotion": finding.emotion,
-        "mood": to_five(finding.emotion) if finding.emotion else None,
-        "confidence": None if finding.confidence is None else round(finding.confidence, _PLACES),
-        "probabilities": json.dumps({label: round(float(value), _PLACES) for label, value in probabilities.items()})
-        if probabilities
-        else None,
-        "model": finding.model,
-        "facts": json.dumps(dict(finding.facts)),
-        "media": json.dumps([asdict(each) for each in media]),
-        "fingerprint": _fingerprint(user, finding),
+        "kind": entry.kind,
+        "emotion": entry.emotion,
+        "mood": to_five(entry.emotion) if entry.emotion else None,
+        "confidence": None if entry.confidence is None else round(entry.confidence, _DECIMALS),
+        "probabilities": json.dumps(scores) if scores else None,
+        "model": entry.model,
+        "facts": json.dumps(dict(entry.facts)),
+        "media": json.dumps([asdict(file) for file in media]),
+        "fingerprint": _fingerprint(user, entry),
     }
 
 
-def _fingerprint(user: str, finding: HistoryEntry) -> str | None:
-    if finding.content_sha256 is None:
+def _fingerprint(user: str, entry: HistoryEntry) -> str | None:
+    if entry.content_sha256 is None:
         return None
-    return hashlib.sha256(f"{finding.kind} {finding.content_sha256} {user}".encode()).hexdigest()
+    return hashlib.sha256(f"{entry.kind} {entry.content_sha256} {user}".encode()).hexdigest()
 
 
-def _same(db: Database, user: str, fingerprint: str | None, at: datetime) -> Mapping[str, Any] | None:
-    """Give the entry of the same file, if it is not a day away; before or after, for two calls may pass each other."""
+def _find_duplicate(db: Database, user: str, fingerprint: str | None, time: datetime) -> Row | None:
+    """Find the entry of the same file less than a day before or after: two calls may overtake each other."""
     near = "user = ? and fingerprint = ? and timestamp > ? and timestamp < ? order by timestamp desc"
-    asked = [user, fingerprint, format_timestamp(at - DUPLICATE_WINDOW), format_timestamp(at + DUPLICATE_WINDOW)]
-    return next(iter(db.query(f"select * from entries where {near} limit 1", asked)), None)
+    earliest, latest = format_timestamp(time - DUPLICATE_WINDOW), format_timestamp(time + DUPLICATE_WINDOW)
+    rows = db.query(f"select * from entries where {near} limit 1", [user, fingerprint, earliest, latest])
+    return next(iter(rows), None)
 
 
-def _merged(before: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, Any]:
-    """Give the columns in which an entry changes when its file was analysed again."""
-    found = ("emotion", "mood", "confidence", "probabilities", "model")
-    changed = {column: row[column] for column in found} if row["emotion"] or not before["emotion"] else {}
-    changed["facts"] = json.dumps({**json.loads(before["facts"]), **json.loads(row["facts"])})
-    return {**changed, "media": row["media"]} if row["media"] != "[]" else changed
+def _merge(old: Row, new: Row) -> Row:
+    """Return the columns that change when the same file is analysed again."""
+    result = ("emotion", "mood", "confidence", "probabilities", "model")
+    changed = {column: new[column] for column in result} if new["emotion"] or not old["emotion"] else {}
+    changed["facts"] = json.dumps({**json.loads(old["facts"]), **json.loads(new["facts"])})
+    return {**changed, "media": new["media"]} if new["media"] != "[]" else changed
 
 
-def _query(user: str, filters: HistoryFilters, cursor: str | None) -> tuple[str, dict[str, Any]]:
-    conditions, arguments = ["user = :user"], {"user": user}
+def _query(user: str, filters: HistoryFilters, cursor: str | None) -> tuple[str, dict[str, object]]:
+    conditions = Conditions()
+    conditions.add("user = :user", user=user)
     if filters.kind is not None:
-        conditions.append("kind = :kind")
-        arguments["kind"] = filters.kind
+        conditions.add("kind = :kind", kind=filters.kind)
     if filters.emotion is not None:
-        conditions.append("(emotion = :emotion or mood = :emotion)")
-        arguments["emotion"] = filters.emotion
-    if filters.start is not None:
-        conditions.append("timestamp >= :start")
-        arguments["start"] = format_timestamp(filters.start)
-    if filters.end is not None:
-        conditions.append("timestamp <= :end")
-        arguments["end"] = format_timestamp(filters.end)
+        conditions.add("(emotion = :emotion or mood = :emotion)", emotion=filters.emotion)
+    conditions.add_time_range(filters.start, filters.end)
     if cursor is not None:
-        conditions.append("(timestamp, id) < (:before, :before_id)")
-        arguments["before"], arguments["before_id"] = decode_cursor(cursor, _id)
-    return f"select * from entries where {' and '.join(conditions)} order by timestamp desc, id desc", arguments
+        conditions.add_cursor(cursor, _parse_id)
+    return conditions.select_newest_first("entries"), conditions.arguments
 
 
-def _id(text: str) -> str:
+def _parse_id(text: str) -> str:
     bytes.fromhex(text)
     return text
 
 
-def _stored(row: Mapping[str, Any]) -> tuple[StoredMedia, ...]:
-    return tuple(StoredMedia(**each) for each in json.loads(row["media"]))
+def _media_of(row: Row) -> tuple[StoredMedia, ...]:
+    return tuple(StoredMedia(**file) for file in json.loads(row["media"]))
 
 
-def _keys(row: Mapping[str, Any]) -> list[str]:
-    return [each.key for each in _stored(row)]
-
-
-def _doom(db: Database, keys: Sequence[str], due: datetime) -> None:
-    for key in keys:
-        db.execute("insert or replace into doomed (key, due) values (?, ?)", [key, format_timestamp(due)])
-
-
-def _spare(db: Database, keys: Sequence[str]) -> int:
-    return sum(db.execute("delete from doomed where key = ?", [key]).rowcount for key in keys)
-
-
-def _claimed(db: Database, stored: Sequence[StoredMedia]) -> Sequence[StoredMedia]:
-    """Take stored files for an entry; none of them where one was given up already."""
-    if _spare(db, [each.key for each in stored]) == len(stored):
-        return stored
-    _doom(db, [each.key for each in stored], datetime.now(UTC))
-    return ()
+def _keys(media: Sequence[StoredMedia]) -> list[str]:
+    return [file.key for file in media]

@@ -1,7 +1,7 @@
-"""What somebody's entries show over days or weeks, beside what is usual for them.
+"""Summarize a user's moods by day or week and compare them with the user's baseline.
 
-Days and weeks are those of a time zone: on the night when clocks change a day has 23 or 25 hours. Weeks are ISO weeks,
-Monday to Sunday, and are always whole.
+Days and weeks are those of a time zone: a day has 23 or 25 hours when clocks change. Weeks are ISO weeks, Monday to
+Sunday, and are always complete.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,18 +14,24 @@ from moodreel.storage.timestamps import start_of_day
 
 PERIODS = ("day", "week")
 BASELINE_DAYS = 90
-"""The baseline is the mean over so many days up to now."""
+"""The baseline is the mean over the last days."""
 MIN_BASELINE_ENTRIES = 10
-"""Fewer entries than that make no baseline."""
+"""With fewer entries there is no baseline."""
 MIN_COMPARED_ENTRIES = 3
-"""Fewer entries than that in the asked range are not compared with it."""
+"""With fewer entries a range is not compared with the baseline."""
 
 _DEFAULT_DAYS = {"day": 30, "week": 12 * 7}
 
 
 @dataclass(frozen=True)
 class MoodEntry:
-    """One entry in the calendar: its time, its emotion of the five and their probabilities, where it has them."""
+    """One entry of the calendar.
+
+    Attributes:
+        time: of the analysis.
+        emotion: one of the five; None without a face.
+        probabilities: of the five, 0 to 1; None without a face.
+    """
 
     time: datetime
     emotion: str | None
@@ -41,13 +47,22 @@ class DateRange:
     zone: ZoneInfo
 
     def bounds(self) -> tuple[datetime, datetime]:
-        """Give its first moment, and the first one after it, in UTC."""
+        """Return its start (inclusive) and its end (exclusive), in UTC."""
         return start_of_day(self.start, self.zone), start_of_day(self.end + timedelta(days=1), self.zone)
 
 
 @dataclass(frozen=True)
 class MoodPeriod:
-    """A day or a week: `name` is 2025-03-30 or 2025-W13; `leading` is the emotion of most entries."""
+    """A day or a week.
+
+    Attributes:
+        name: such as 2025-03-30 or 2025-W13.
+        start_date: first day.
+        end_date: last day.
+        entries: number of entries.
+        emotions: entries by emotion.
+        leading: emotion of most entries.
+    """
 
     name: str
     start_date: date
@@ -59,9 +74,14 @@ class MoodPeriod:
 
 @dataclass(frozen=True)
 class MoodBaseline:
-    """What is usual for somebody: mean probabilities, None where there are too few entries for them.
+    """The user's baseline.
 
-    difference: the mean of the asked range less the usual one, each -1..1.
+    Attributes:
+        days: length of the baseline.
+        entries: entries in it that have probabilities.
+        entries_needed: fewer make no baseline.
+        probabilities: mean probabilities; None if there are too few entries.
+        difference: mean of the range minus the baseline, each -1 to 1; None if there are too few entries.
     """
 
     days: int
@@ -73,7 +93,18 @@ class MoodBaseline:
 
 @dataclass(frozen=True)
 class MoodCalendar:
-    """A mood calendar: the periods that have entries, oldest first, and all of them together."""
+    """A mood calendar.
+
+    Attributes:
+        by: "day" or "week".
+        tz: name of the time zone.
+        start_date: first day of the range.
+        end_date: last day of the range.
+        entries: number of entries in the range.
+        emotions: entries by emotion.
+        periods: the periods that have entries, oldest first.
+        baseline: the user's baseline, compared with the range.
+    """
 
     by: str
     tz: str
@@ -86,9 +117,10 @@ class MoodCalendar:
 
 
 def complete_range(by: str, start: date | None, end: date | None, zone: ZoneInfo, now: datetime) -> DateRange:
-    """Complete a range: up to today, and back 30 days or 12 weeks; weeks are made whole.
+    """Complete a date range: by default it ends today and has 30 days or 12 weeks. Weeks are made complete.
 
-    Raises ValueError where it ends before it starts.
+    Raises:
+        ValueError: the range ends before it starts.
     """
     last = end or now.astimezone(zone).date()
     if by == "week":
@@ -102,71 +134,80 @@ def complete_range(by: str, start: date | None, end: date | None, zone: ZoneInfo
 
 
 def baseline_start(now: datetime) -> datetime:
-    """Give the time from which on entries make the baseline."""
+    """Return the start of the baseline."""
     return now - timedelta(days=BASELINE_DAYS)
 
 
-def summarize(marks: Sequence[MoodEntry], usually: Sequence[MoodEntry], within: DateRange, by: str) -> MoodCalendar:
-    """Make the calendar of a range's marks, given in order of time, and compare it with what is usual."""
+def summarize(
+    entries: Sequence[MoodEntry], baseline_entries: Sequence[MoodEntry], date_range: DateRange, by: str
+) -> MoodCalendar:
+    """Build the mood calendar of a date range.
+
+    Args:
+        entries: the entries of the range, in order of time.
+        baseline_entries: the entries of the baseline.
+        date_range: the range.
+        by: "day" or "week".
+    """
     return MoodCalendar(
         by=by,
-        tz=within.zone.key,
-        start_date=within.start,
-        end_date=within.end,
-        entries=len(marks),
-        emotions=_counts(marks),
-        periods=tuple(_periods(marks, within.zone, by)),
-        baseline=_baseline(marks, usually),
+        tz=date_range.zone.key,
+        start_date=date_range.start,
+        end_date=date_range.end,
+        entries=len(entries),
+        emotions=_counts(entries),
+        periods=tuple(_periods(entries, date_range.zone, by)),
+        baseline=_baseline(entries, baseline_entries),
     )
 
 
-def _periods(marks: Iterable[MoodEntry], zone: ZoneInfo, by: str) -> Iterator[MoodPeriod]:
-    together: dict[date, list[MoodEntry]] = {}
-    for mark in marks:
-        day = mark.time.astimezone(zone).date()
-        together.setdefault(_monday(day) if by == "week" else day, []).append(mark)
-    for start, some in together.items():
+def _periods(entries: Iterable[MoodEntry], zone: ZoneInfo, by: str) -> Iterator[MoodPeriod]:
+    by_start: dict[date, list[MoodEntry]] = {}
+    for entry in entries:
+        day = entry.time.astimezone(zone).date()
+        by_start.setdefault(_monday(day) if by == "week" else day, []).append(entry)
+    for start, period_entries in by_start.items():
         year, week, _ = start.isocalendar()
         yield MoodPeriod(
             name=f"{year:04d}-W{week:02d}" if by == "week" else start.isoformat(),
             start_date=start,
             end_date=start + timedelta(days=6 if by == "week" else 0),
-            entries=len(some),
-            emotions=_counts(some),
-            leading=_leading(some),
+            entries=len(period_entries),
+            emotions=_counts(period_entries),
+            leading=_leading(period_entries),
         )
 
 
-def _counts(marks: Iterable[MoodEntry]) -> dict[str, int]:
+def _counts(entries: Iterable[MoodEntry]) -> dict[str, int]:
     counts = dict.fromkeys(FIVE, 0)
-    for mark in marks:
-        if mark.emotion is not None:
-            counts[mark.emotion] += 1
+    for entry in entries:
+        if entry.emotion is not None:
+            counts[entry.emotion] += 1
     return counts
 
 
-def _leading(marks: Sequence[MoodEntry]) -> str | None:
-    """Choose the emotion of most entries; of several, the one that is likelier over all of them."""
-    counts, means = _counts(marks), _means(marks) or dict.fromkeys(FIVE, 0.0)
+def _leading(entries: Sequence[MoodEntry]) -> str | None:
+    """Return the emotion of most entries; of several, the one with the higher mean probability."""
+    counts, means = _counts(entries), _means(entries) or dict.fromkeys(FIVE, 0.0)
     best = max(FIVE, key=lambda emotion: (counts[emotion], means[emotion]))
     return best if counts[best] else None
 
 
-def _baseline(marks: Sequence[MoodEntry], usually: Sequence[MoodEntry]) -> MoodBaseline:
-    known, compared = _with_probabilities(usually), _with_probabilities(marks)
-    mean = _means(known) if len(known) >= MIN_BASELINE_ENTRIES else None
-    here = _means(compared) if len(compared) >= MIN_COMPARED_ENTRIES else None
-    difference = {emotion: here[emotion] - mean[emotion] for emotion in FIVE} if mean and here else None
-    return MoodBaseline(BASELINE_DAYS, len(known), MIN_BASELINE_ENTRIES, mean, difference)
+def _baseline(entries: Sequence[MoodEntry], baseline_entries: Sequence[MoodEntry]) -> MoodBaseline:
+    usual, current = _with_probabilities(baseline_entries), _with_probabilities(entries)
+    mean = _means(usual) if len(usual) >= MIN_BASELINE_ENTRIES else None
+    current_mean = _means(current) if len(current) >= MIN_COMPARED_ENTRIES else None
+    difference = {emotion: current_mean[emotion] - mean[emotion] for emotion in FIVE} if mean and current_mean else None
+    return MoodBaseline(BASELINE_DAYS, len(usual), MIN_BASELINE_ENTRIES, mean, difference)
 
 
-def _means(marks: Sequence[MoodEntry]) -> dict[str, float] | None:
-    known = [mark.probabilities for mark in marks if mark.probabilities]
+def _means(entries: Sequence[MoodEntry]) -> dict[str, float] | None:
+    known = [entry.probabilities for entry in entries if entry.probabilities]
     return {emotion: sum(each[emotion] for each in known) / len(known) for emotion in FIVE} if known else None
 
 
-def _with_probabilities(marks: Iterable[MoodEntry]) -> list[MoodEntry]:
-    return [mark for mark in marks if mark.probabilities]
+def _with_probabilities(entries: Iterable[MoodEntry]) -> list[MoodEntry]:
+    return [entry for entry in entries if entry.probabilities]
 
 
 def _monday(day: date) -> date:

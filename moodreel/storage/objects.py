@@ -1,9 +1,9 @@
-"""Pictures and loops that people keep: objects in the storage that a URL names.
+"""Store media objects at a URL: a local folder, Google Cloud Storage, S3 or whatever else fsspec supports.
 
-- `file://` is written here and not by fsspec: a folder for its owner alone, and a name that appears when the file is
-  whole. Every other storage writes an object whole or not at all.
-- An object's key is drawn at random, in a folder whose name is a hash of its user: nobody finds one without its record.
-- A storage that hangs must not hang a call: whatever takes longer than `seconds` has failed.
+- `file://` is written here and not by fsspec: a folder that only its owner can read, and files that appear only when
+  they are complete. All other storages write an object completely or not at all.
+- Keys are random, in a folder whose name is a hash of the user: nobody can guess one.
+- A storage that hangs must not hang a request: an operation fails after a timeout.
 """
 
 import hashlib
@@ -14,25 +14,33 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Protocol, TypeVar
+from typing import ParamSpec, Protocol, TypeVar
 
 import fsspec
+from fsspec import AbstractFileSystem
 
 from moodreel.errors import MoodreelError
 
 _THREADS = 4
 _PACKAGES = {"gs": "gcsfs", "s3": "s3fs"}
 
+_P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 
 class ObjectStorageError(MoodreelError):
-    """The storage cannot be opened, or does not do as it is asked; the message tells the operator what to do."""
+    """The storage cannot be opened, or an operation failed. The message tells operators what to do."""
 
 
 @dataclass(frozen=True)
 class StoredFile:
-    """A file; `name` is what its record calls it, `type` its media type."""
+    """A file.
+
+    Attributes:
+        name: file name, such as "picture.jpg".
+        type: media type, such as "image/jpeg".
+        data: contents.
+    """
 
     name: str
     type: str
@@ -40,40 +48,45 @@ class StoredFile:
 
 
 def new_key(user: str, name: str) -> str:
-    """Draw the key of a user's new object; it ends as `name` does."""
+    """Make a random key for a user's new object, with the suffix of `name`."""
     folder = hashlib.sha256(f"media of {user}".encode()).hexdigest()[:32]
     return f"{folder}/{secrets.token_hex(16)}{PurePosixPath(name).suffix}"
 
 
 class ObjectStorage:
-    """Objects by key, for any number of threads. Make one after a fork, never before."""
+    """Objects by key. Thread-safe. Make one after a fork, never before.
+
+    Args:
+        url: file://, memory://, gs:// or s3://.
+        timeout_seconds: of one operation.
+    """
 
     def __init__(self, url: str, *, timeout_seconds: float = 10.0) -> None:
-        """Open the storage that a URL names: file://, memory://, gs:// or s3://. Raises MediaError."""
-        self._objects = _open(url)
-        self._seconds = timeout_seconds
+        """Open the storage. Raises ObjectStorageError."""
+        self._backend = _open(url)
+        self._timeout_seconds = timeout_seconds
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="media")
 
     def put(self, key: str, data: bytes) -> None:
-        """Store an object. Raises MediaError; the object may then be there or not."""
-        self._with_timeout("written", self._objects.put, key, data)
+        """Store an object. Raises ObjectStorageError; the object may then exist or not."""
+        self._with_timeout("written", self._backend.put, key, data)
 
     def get(self, key: str) -> bytes | None:
-        """Read an object; None where there is none. Raises MediaError."""
-        return self._with_timeout("read", self._objects.get, key)
+        """Read an object. Returns None if there is none. Raises ObjectStorageError."""
+        return self._with_timeout("read", self._backend.get, key)
 
     def delete(self, key: str) -> None:
-        """Delete an object; one that is not there is deleted already. Raises MediaError."""
-        self._with_timeout("emptied", self._objects.delete, key)
+        """Delete an object if it exists. Raises ObjectStorageError."""
+        self._with_timeout("emptied", self._backend.delete, key)
 
-    def _with_timeout(self, done: str, work: Callable[..., _T], *arguments: Any) -> _T:
-        future = self._threads.submit(work, *arguments)
+    def _with_timeout(self, action: str, operation: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        future = self._threads.submit(operation, *args, **kwargs)
         try:
-            return future.result(self._seconds)
-        except Exception as error:  # every storage's library has errors of its own
+            return future.result(self._timeout_seconds)
+        except Exception as error:  # each storage library raises its own exceptions
             future.cancel()
             raise ObjectStorageError(
-                f"The media storage cannot be {done}: {error!r}. Check MEDIA_STORAGE, and that the service may use it."
+                f"The media storage cannot be {action}: {error!r}. Check MEDIA_STORAGE and its permissions."
             ) from error
 
 
@@ -86,7 +99,7 @@ class _Backend(Protocol):
 
 
 class _LocalBackend:
-    """Objects as files, for their owner alone."""
+    """Objects as files that only their owner can read."""
 
     def __init__(self, root: Path) -> None:
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -96,13 +109,13 @@ class _LocalBackend:
 
     def put(self, key: str, data: bytes) -> None:
         path = self._root / key
-        part = _partial_path(path)
+        partial = _partial_path(path)
         try:
-            with os.fdopen(_create_private(part), "wb") as file:
+            with os.fdopen(_create_private(partial), "wb") as file:
                 file.write(data)
-            part.replace(path)
+            partial.replace(path)
         except BaseException:
-            part.unlink(missing_ok=True)
+            partial.unlink(missing_ok=True)
             raise
 
     def get(self, key: str) -> bytes | None:
@@ -111,20 +124,20 @@ class _LocalBackend:
         return None
 
     def delete(self, key: str) -> None:
-        # Where all of it is gone, on a disk that is not there today, nothing is deleted.
+        # This fails if the root is missing: an unmounted disk must not look like a deleted object.
         self._root.stat()
         path = self._root / key
         for file in (path, _partial_path(path)):
             file.unlink(missing_ok=True)
-        # The folder of somebody who keeps nothing goes too; it is not empty for all others.
+        # Remove the user's folder if it is empty now.
         with suppress(OSError):
             path.parent.rmdir()
 
 
 class _FsspecBackend:
-    """Objects of any other storage that fsspec knows."""
+    """Objects in another storage that fsspec supports."""
 
-    def __init__(self, files: Any, root: str) -> None:
+    def __init__(self, files: AbstractFileSystem, root: str) -> None:
         self._files = files
         self._root = root.rstrip("/")
 
@@ -133,7 +146,8 @@ class _FsspecBackend:
 
     def get(self, key: str) -> bytes | None:
         with suppress(FileNotFoundError):
-            return self._files.cat_file(f"{self._root}/{key}")
+            data: bytes = self._files.cat_file(f"{self._root}/{key}")
+            return data
         return None
 
     def delete(self, key: str) -> None:
@@ -151,7 +165,7 @@ def _open(url: str) -> _Backend:
         raise ObjectStorageError(
             f"MEDIA_STORAGE={scheme}://… needs {package}: pip install -r requirements-extras.txt."
         ) from error
-    except Exception as error:  # every storage's library has errors of its own
+    except Exception as error:  # each storage library raises its own exceptions
         raise ObjectStorageError(
             f"MEDIA_STORAGE={scheme}://… cannot be opened: {error!r}. Check that the service may use it."
         ) from error
@@ -162,9 +176,9 @@ def _partial_path(path: Path) -> Path:
 
 
 def _create_private(path: Path) -> int:
-    """Make a file for its owner alone, and give its descriptor."""
+    """Create a file that only its owner can read. Returns its descriptor."""
     while True:
-        # Whoever deletes the folder's last object takes the folder away, at any time.
+        # Another thread may remove the folder at any time, after deleting its last object.
         with suppress(FileExistsError):
             path.parent.mkdir(mode=0o700)
         with suppress(FileNotFoundError):

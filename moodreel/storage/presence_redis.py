@@ -1,10 +1,11 @@
-"""The count of connections in Redis: for several machines that share the work.
+"""Count the open connections in Redis, for several machines that share the work.
 
-One hash with a field for each process. Every time in it is the server's own, and what reads it is one script, so that
-nobody sees a row half way and nobody's clock matters.
+One hash with a field per process. All times are those of the Redis server, and one script reads the hash: nobody sees
+a row half written, and no machine's clock matters.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 from redis import Redis
 from redis.backoff import NoBackoff
@@ -15,7 +16,7 @@ from moodreel.storage.presence import STALE_SECONDS, PresenceError, ProcessCount
 
 KEY = "moodreel:connections"
 TIMEOUT_SECONDS = 1.0
-"""A server that doesn't answer holds up the thread that counts, and nobody who is connected, for so long."""
+"""Timeout of a Redis call. It blocks the thread that counts, and no connection."""
 
 _NOW = "local time = redis.call('TIME'); local now = time[1] * 1000 + math.floor(time[2] / 1000)"
 _WRITE = f"""{_NOW}
@@ -37,10 +38,10 @@ return counting
 
 
 class RedisPresenceStore:
-    """Rows in Redis. Nothing is connected before it is needed, and a connection that broke is made anew."""
+    """Rows in Redis. It connects at first use, and again after a lost connection."""
 
     def __init__(self, url: str) -> None:
-        """Raises PresenceError for a URL that cannot be one."""
+        """Parse the URL. Raises PresenceError if it is malformed."""
         try:
             self._redis = Redis.from_url(
                 url,
@@ -50,31 +51,33 @@ class RedisPresenceStore:
                 decode_responses=True,
             )
         except ValueError as error:
-            # Its own message may hold the URL, and that a password.
-            raise PresenceError("REDIS_URL is none: it looks like redis://host:6379/0.") from error
+            # The library's message may contain the URL with its password.
+            raise PresenceError("REDIS_URL is malformed. Write it like redis://host:6379/0.") from error
         self._write = self._redis.register_script(_WRITE)
         self._read = self._redis.register_script(_READ)
 
-    def write(self, name: str, held: ProcessCount) -> None:
-        with _named_errors():
-            self._write([KEY], [name, held.connections, held.changes, int(STALE_SECONDS * 1000)])
+    def write(self, name: str, count: ProcessCount) -> None:
+        """Insert or update a row; it expires when it is stale."""
+        with _translate_errors():
+            self._write([KEY], [name, count.connections, count.changes, int(STALE_SECONDS * 1000)])
 
     def delete(self, name: str) -> None:
-        with _named_errors():
+        """Delete a row."""
+        with _translate_errors():
             self._redis.hdel(KEY, name)
 
     def read(self) -> Mapping[str, ProcessCount]:
-        with _named_errors():
-            found = self._read([KEY], [int(STALE_SECONDS * 1000)])
-        return {name: ProcessCount(int(connections), int(changes)) for name, connections, changes in found}
+        """Read the rows that are not stale, and delete the others."""
+        with _translate_errors():
+            rows = self._read([KEY], [int(STALE_SECONDS * 1000)])
+        return {name: ProcessCount(int(connections), int(changes)) for name, connections, changes in rows}
 
 
-class _named_errors:  # noqa: N801 - reads as a statement
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        if isinstance(error, RedisError | OSError):
-            raise PresenceError(
-                f"The Redis of REDIS_URL cannot be used: {error}. Start it, correct REDIS_URL, or leave that empty."
-            ) from error
+@contextmanager
+def _translate_errors() -> Iterator[None]:
+    try:
+        yield
+    except (RedisError, OSError) as error:
+        raise PresenceError(
+            f"The Redis of REDIS_URL cannot be used: {error}. Start it, correct REDIS_URL, or leave that empty."
+        ) from error

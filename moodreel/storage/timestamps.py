@@ -1,31 +1,32 @@
-"""Times as they are kept and asked for: text of one fixed width in UTC, so that they sort and compare as they are."""
+"""Timestamps as stored and queried: UTC as text of fixed width, so that they sort and compare as text."""
 
 import re
 from contextlib import suppress
-from datetime import UTC, date, datetime, time, timedelta, tzinfo
+from datetime import UTC, date, datetime, timedelta, tzinfo
+from datetime import time as time_of_day
 
 
-def format_timestamp(moment: datetime) -> str:
-    """Write a time as it is kept: UTC, always with microseconds."""
-    return moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
+def format_timestamp(time: datetime) -> str:
+    """Format a time as stored: UTC, always with microseconds."""
+    return time.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
 
 
 def parse_start(text: str) -> datetime:
-    """Read a start: ISO 8601; no zone means UTC, no time the day's first moment. Raises ValueError."""
+    """Parse an inclusive start: ISO 8601; UTC if without a zone, 00:00 if without a time. Raises ValueError."""
     return _parse_timestamp(text)
 
 
 def parse_end(text: str) -> datetime:
-    """Read an end: as `start_of`, but to the last moment of the day or second that it names. Raises ValueError."""
-    moment = _parse_timestamp(text)
+    """Parse an inclusive end: the last microsecond of the day or second that it names. Raises ValueError."""
+    time = _parse_timestamp(text)
     if _is_date(text):
-        return moment + timedelta(days=1, microseconds=-1)
-    return moment if moment.microsecond else moment.replace(microsecond=999_999)
+        return time + timedelta(days=1, microseconds=-1)
+    return time if time.microsecond else time.replace(microsecond=999_999)
 
 
 def start_of_day(day: date, zone: tzinfo) -> datetime:
-    """Give the moment at which a day begins somewhere, in UTC; where clocks skip midnight, when they do so."""
-    return datetime.combine(day, time(), zone).astimezone(UTC)
+    """Return the start of a day in a zone, in UTC. If clocks skip midnight it is the time of the change."""
+    return datetime.combine(day, time_of_day(), zone).astimezone(UTC)
 
 
 def _is_date(text: str) -> bool:
@@ -35,9 +36,9 @@ def _is_date(text: str) -> bool:
 
 
 def _parse_timestamp(text: str) -> datetime:
-    # In a query string the + of a zone arrives as a space.
-    moment = datetime.fromisoformat(re.sub(r"(:\d\d(?:\.\d+)?) (\d\d:?\d\d)$", r"\1+\2", text.strip()))
+    # In a query string the + of a zone is decoded to a space.
+    time = datetime.fromisoformat(re.sub(r"(:\d\d(?:\.\d+)?) (\d\d:?\d\d)$", r"\1+\2", text.strip()))
     try:
-        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+        return time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
     except OverflowError as error:
         raise ValueError("the date is out of range") from error

@@ -454,7 +454,7 @@ def test_old_entries_are_deleted_at_the_start(tmp_path: Path) -> None:
     history = History(tmp_path / "data" / "history.db")
     for name, days in (("old", 8), ("young", 6)):
         finding = HistoryEntry("video", "Happy", 0.9, None, name)
-        history.upsert("ann", finding, at=datetime.now(UTC) - timedelta(days=days))
+        history.upsert("ann", finding, time=datetime.now(UTC) - timedelta(days=days))
     history.close()
     with (
         Server(tmp_path, **ON, HISTORY_RETENTION_DAYS=7),

@@ -22,6 +22,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 
 from moodreel.emotions import FIVE, to_five
 from moodreel.storage import history as module
+from moodreel.storage import media_deletion
 from moodreel.storage.history import KINDS, History, HistoryEntry, HistoryError, HistoryFilters
 from moodreel.storage.objects import ObjectStorage, ObjectStorageError, StoredFile
 from moodreel.storage.timestamps import format_timestamp
@@ -73,7 +74,7 @@ def ids(history: History, user: str, **filters: Any) -> list[str]:
 
 
 def test_an_entry_says_what_was_found_and_nothing_of_what_was_sent(history: History) -> None:
-    entry = keep_with_loop(history, "ann", at=NOON)
+    entry = keep_with_loop(history, "ann", time=NOON)
     assert history.get("ann", entry) == {
         "id": entry,
         "kind": "video",
@@ -131,8 +132,8 @@ def test_the_file_is_its_owners_alone(history: History) -> None:
 
 
 def test_the_same_file_within_a_day_is_one_entry_updated(history: History, folder: Path) -> None:
-    first = history.upsert("ann", HAPPY, at=NOON)
-    again = keep_with_loop(history, "ann", replace(SAD, facts={"certain": False}), at=NOON + timedelta(hours=23))
+    first = history.upsert("ann", HAPPY, time=NOON)
+    again = keep_with_loop(history, "ann", replace(SAD, facts={"certain": False}), time=NOON + timedelta(hours=23))
     [entry] = history.select("ann").rows
     assert (first, entry["id"], entry["created"]) == (again, first, format_timestamp(NOON))
     assert (entry["emotion"], entry["mood"], entry["model"]) == ("sad", "Sad", "face-expression")
@@ -152,9 +153,9 @@ def test_the_same_file_within_a_day_is_one_entry_updated(history: History, folde
     ],
 )
 def test_anything_else_is_an_entry_of_its_own(history: History, user: str, finding: HistoryEntry, hours: int) -> None:
-    history.upsert("ann", HAPPY, at=NOON)
-    history.upsert("ann", replace(HAPPY, content_sha256=None), at=NOON)
-    history.upsert(user, finding, at=NOON + timedelta(hours=hours))
+    history.upsert("ann", HAPPY, time=NOON)
+    history.upsert("ann", replace(HAPPY, content_sha256=None), time=NOON)
+    history.upsert(user, finding, time=NOON + timedelta(hours=hours))
     assert len(history.select("ann").rows) + len(history.select("bob").rows) == 3
 
 
@@ -204,8 +205,8 @@ def test_new_media_take_the_place_of_the_old_and_these_are_deleted(history: Hist
 )
 def test_filters_select(history: History, filters: dict[str, Any], found: str) -> None:
     kept = [HAPPY, other(SAD), replace(HAPPY, kind="text", emotion="joy"), replace(NO_FACE, kind="picture")]
-    names = {history.upsert("ann", each, at=NOON + timedelta(hours=n)): "abcd"[n] for n, each in enumerate(kept)}
-    history.upsert("bob", HAPPY, at=NOON + timedelta(hours=1))
+    names = {history.upsert("ann", each, time=NOON + timedelta(hours=n)): "abcd"[n] for n, each in enumerate(kept)}
+    history.upsert("bob", HAPPY, time=NOON + timedelta(hours=1))
     assert "".join(names[entry] for entry in ids(history, "ann", **filters)) == found
 
 
@@ -218,14 +219,14 @@ def test_a_cursor_that_no_page_gave_is_refused(history: History, cursor: str) ->
 def test_pages_have_no_gap_and_no_repeat_while_entries_come_and_go(history: History) -> None:
     for number in range(50):
         # Many at the same time: only the id tells them apart.
-        history.upsert("ann", other(), at=NOON + timedelta(seconds=number // 20))
+        history.upsert("ann", other(), time=NOON + timedelta(seconds=number // 20))
     everything = ids(history, "ann")
     seen: list[str] = []
     cursor = None
     while True:
         page = history.select("ann", limit=7, cursor=cursor)
         seen += [row["id"] for row in page.rows]
-        history.upsert("ann", other(), at=NOON + timedelta(hours=1))
+        history.upsert("ann", other(), time=NOON + timedelta(hours=1))
         # The cursor holds where the entry that it stands for is gone.
         history.delete("ann", seen[-1])
         cursor = page.next_cursor
@@ -357,7 +358,7 @@ def test_a_sweep_ends_in_time_and_the_next_goes_on(history: History, folder: Pat
 
 
 def test_more_is_swept_than_one_batch(history: History, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MEDIA_DELETION_BATCH", 3)
+    monkeypatch.setattr(media_deletion, "BATCH", 3)
     for _ in range(5):
         keep_with_loop(history, "ann", other())
     history.delete_all("ann")
@@ -392,13 +393,13 @@ def test_what_is_deleted_is_not_in_the_file_any_more(history: History) -> None:
 
 def test_old_entries_are_deleted_once_a_day_with_their_media(history: History, folder: Path) -> None:
     now = datetime.now(UTC)
-    keep_with_loop(history, "ann", at=now - timedelta(days=31))
-    keep_with_loop(history, "bob", at=now - timedelta(days=31))
-    kept = keep_with_loop(history, "ann", at=now - timedelta(days=29))
+    keep_with_loop(history, "ann", time=now - timedelta(days=31))
+    keep_with_loop(history, "bob", time=now - timedelta(days=31))
+    kept = keep_with_loop(history, "ann", time=now - timedelta(days=29))
     assert history.prune_if_due(30) == 2
     history.delete_due_media()
     assert (ids(history, "ann"), ids(history, "bob"), len(files(folder))) == ([kept], [], 2)
-    history.upsert("ann", other(), at=now - timedelta(days=31))
+    history.upsert("ann", other(), time=now - timedelta(days=31))
     assert History(history.path).prune_if_due(30) == 0, "today it is done"
     with sqlite3.connect(history.path) as db:
         db.execute("update upkeep set done_at = ?", [format_timestamp(now - timedelta(hours=25))])
@@ -408,12 +409,12 @@ def test_old_entries_are_deleted_once_a_day_with_their_media(history: History, f
 def test_more_is_pruned_than_one_batch(history: History, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PRUNE_BATCH", 3)
     for _ in range(10):
-        history.upsert("ann", other(), at=NOON)
+        history.upsert("ann", other(), time=NOON)
     assert history.prune_if_due(30) == 10
 
 
 def test_entries_may_be_kept_for_ever(history: History) -> None:
-    history.upsert("ann", HAPPY, at=NOON)
+    history.upsert("ann", HAPPY, time=NOON)
     assert history.prune_if_due(0) == 0
     assert len(ids(history, "ann")) == 1
 
@@ -424,8 +425,8 @@ def test_entries_may_be_kept_for_ever(history: History) -> None:
 def test_a_summary_is_of_one_users_entries_in_the_range(history: History) -> None:
     berlin = ZoneInfo("Europe/Berlin")
     for at in ("2025-08-15T21:59:59.999999Z", "2025-08-15T22:00Z", "2025-08-16T21:59:59.999999Z", "2025-08-16T22:00Z"):
-        history.upsert("ann", other(), at=datetime.fromisoformat(at))
-    history.upsert("bob", HAPPY, at=NOON)
+        history.upsert("ann", other(), time=datetime.fromisoformat(at))
+    history.upsert("bob", HAPPY, time=NOON)
     found = history.mood_calendar("ann", "day", date(2025, 8, 16), date(2025, 8, 16), berlin, now=NOON)
     assert (found.entries, found.emotions["Happy"], found.baseline.entries) == (2, 2, 2)
     assert history.mood_calendar("cy", now=NOON).entries == 0
@@ -433,8 +434,8 @@ def test_a_summary_is_of_one_users_entries_in_the_range(history: History) -> Non
 
 def test_the_baseline_is_of_the_last_90_days_and_of_one_user(history: History) -> None:
     for days in range(1, 100):
-        history.upsert("ann", other(), at=NOON - timedelta(days=days))
-        history.upsert("bob", other(SAD), at=NOON - timedelta(days=days))
+        history.upsert("ann", other(), time=NOON - timedelta(days=days))
+        history.upsert("bob", other(SAD), time=NOON - timedelta(days=days))
     found = history.mood_calendar("ann", now=NOON)
     assert found.baseline.entries == 90
     assert found.baseline.probabilities == pytest.approx(
@@ -470,7 +471,7 @@ def test_processes_may_make_and_write_the_same_history_at_once(tmp_path: Path) -
 
 def test_threads_share_a_history(history: History) -> None:
     with ThreadPoolExecutor(8) as threads:
-        list(threads.map(lambda n: history.upsert(f"user {n % 4}", other(), at=NOON), range(100)))
+        list(threads.map(lambda n: history.upsert(f"user {n % 4}", other(), time=NOON), range(100)))
     assert [len(ids(history, f"user {n}")) for n in range(4)] == [25] * 4
 
 
@@ -572,7 +573,7 @@ class Diaries(RuleBasedStateMachine):
         stored = self.history.put_media(name, [StoredFile(key, "image/jpeg", value) for key, value in data.items()])
         probabilities = {emotion: 1.0} if emotion else None
         finding = HistoryEntry(kind, emotion, 0.9, probabilities, "m", {}, content)
-        entry = self.history.upsert(name, finding, stored, at=self.now)
+        entry = self.history.upsert(name, finding, stored, time=self.now)
         same = [
             each
             for each in self.newest_first(name)

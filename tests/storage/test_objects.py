@@ -104,7 +104,7 @@ def test_a_disk_that_is_not_there_deletes_nothing(tmp_path: Path) -> None:
 
 
 def test_a_storage_that_hangs_does_not_hang_the_caller() -> None:
-    storage, wake = ObjectStorage("memory://slow", timeout_seconds=0.05), threading.Event()
+    storage, wake = ObjectStorage("memory://slow", timeout_timeout_seconds=0.05), threading.Event()
 
     class Slow:
         def get(self, _key: str) -> bytes:

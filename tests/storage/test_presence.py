@@ -89,7 +89,7 @@ def test_a_row_that_nobody_writes_counts_no_more_and_is_deleted(tmp_path: Path) 
         assert alive.heartbeat(ProcessCount(1, 1)).connections == 4
     clock.now += HEARTBEAT_SECONDS
     assert alive.heartbeat(ProcessCount(1, 1)).connections == 1
-    with SqlitePresenceStore(path, clock, "a boot")._file.read() as db:
+    with SqlitePresenceStore(path, clock, "a boot")._open().read() as db:
         assert db["processes"].count == 1
     assert dead.heartbeat(ProcessCount(3, 3)).connections == 4
 

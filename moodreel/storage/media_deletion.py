@@ -1,0 +1,86 @@
+"""Delete media objects reliably: a table in the history's file lists the keys to delete.
+
+No object is in the storage without a row that knows it. Its key is listed before the object is written, until its entry
+is written, and again from the moment the entry is deleted. What cannot be deleted is tried again later.
+"""
+
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+
+from sqlite_utils import Database
+
+from moodreel.storage.database import SharedDatabase
+from moodreel.storage.objects import ObjectStorage, ObjectStorageError
+from moodreel.storage.timestamps import format_timestamp
+
+BATCH = 100
+RETRY_INTERVAL = timedelta(hours=1)
+"""When an object is tried again that could not be deleted, and deleted whose entry was never written."""
+
+
+class MediaDeletionQueue:
+    """The objects to delete, each from a due time on.
+
+    Args:
+        file: the history's database; its table is `doomed`.
+        storage: holds the objects; None if media is not stored.
+    """
+
+    def __init__(self, file: SharedDatabase, storage: ObjectStorage | None) -> None:
+        self._file = file
+        self._storage = storage
+
+    def schedule(self, db: Database, keys: Sequence[str], due: datetime) -> None:
+        """Schedule objects for deletion, within the transaction of `db`."""
+        for key in keys:
+            db.execute("insert or replace into doomed (key, due) values (?, ?)", [key, format_timestamp(due)])
+
+    def unschedule(self, db: Database, keys: Sequence[str]) -> int:
+        """Cancel deletions, within the transaction of `db`. Returns how many were still scheduled."""
+        return sum(db.execute("delete from doomed where key = ?", [key]).rowcount for key in keys)
+
+    def run(self, seconds: float) -> int:
+        """Delete the objects that are due, for at most `seconds`. Returns how many were deleted.
+
+        Raises:
+            ObjectStorageError: some could not be deleted. They are tried again after `RETRY_INTERVAL`.
+        """
+        if self._storage is None:
+            if self._due():
+                raise ObjectStorageError(
+                    "Files that are to be deleted are still there: set MEDIA_STORAGE to where they are."
+                )
+            return 0
+        deleted = 0
+        failures: list[ObjectStorageError] = []
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline and (keys := self._due()):
+            deleted += self._delete(self._storage, keys, deadline, failures)
+        if failures:
+            message = f"Files that are to be deleted are still there: {len(failures)}. {failures[0]}"
+            raise ObjectStorageError(message) from failures[0]
+        return deleted
+
+    def _delete(
+        self, storage: ObjectStorage, keys: Sequence[str], deadline: float, failures: list[ObjectStorageError]
+    ) -> int:
+        deleted, failed = [], []
+        for key in keys:
+            if time.monotonic() >= deadline:
+                break
+            try:
+                storage.delete(key)
+                deleted.append(key)
+            except ObjectStorageError as error:
+                failed.append(key)
+                failures.append(error)
+        with self._file.write() as db:
+            self.unschedule(db, deleted)
+            self.schedule(db, failed, datetime.now(UTC) + RETRY_INTERVAL)
+        return len(deleted)
+
+    def _due(self) -> list[str]:
+        with self._file.read() as db:
+            due = "select key from doomed where due <= ? order by due limit ?"
+            return [key for (key,) in db.execute(due, [format_timestamp(datetime.now(UTC)), BATCH])]
