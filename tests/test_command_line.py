@@ -1,13 +1,19 @@
-"""`python -m moodreel`, run in this process: it prints, writes and returns what a shell would see."""
+"""The `moodreel` command. Most tests run it in this process: it prints, writes and returns what a shell would see."""
 
 import io
 import json
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
 
-from moodreel.__main__ import main
+from moodreel import __main__ as command_line
+from moodreel.__main__ import SUBCOMMANDS, main
 from tests.support import synthetic_frames, synthetic_image, synthetic_video
+from tests.support.server import ROOT, STORE
 
 
 @pytest.fixture
@@ -17,14 +23,14 @@ def smile(tmp_path):
     return path
 
 
-def test_a_clip_is_answered_in_words(smile, capsys):
+def test_a_video_is_described_in_one_line(smile, capsys):
     assert main([str(smile)]) == 0
     answer = capsys.readouterr().out
     assert answer.startswith(f"{smile}: Happy (")
     assert "certain" not in answer
 
 
-def test_an_answer_not_to_rely_on_says_so_and_what_to_do(tmp_path, capsys):
+def test_an_uncertain_answer_says_why_and_what_to_do(tmp_path, capsys):
     path = tmp_path / "dim.mp4"
     path.write_bytes(synthetic_video.encode_video([frame // 12 for frame in synthetic_frames.face_frames(10)]))
     assert main([str(path)]) == 0
@@ -34,15 +40,16 @@ def test_an_answer_not_to_rely_on_says_so_and_what_to_do(tmp_path, capsys):
     assert (answer["certain"], answer["quality"]["reason"]) == (False, "dark")
 
 
-def test_the_movements_behind_an_answer_are_named_when_asked_for(smile, capsys):
+def test_explain_names_the_facial_actions(smile, capsys):
     assert main(["--explain", str(smile)]) == 0
     assert "; lip corners up" in capsys.readouterr().out
     assert main(["--explain", "--json", str(smile)]) == 0
     [first, *_] = json.loads(capsys.readouterr().out)["explanation"]["movements"]
     assert (first["name"], first["weight"] > 0.3) == ("lip corners up", True)
+    assert [*first] == ["name", "strength", "weight"]
 
 
-def test_json_has_a_line_a_clip_and_says_what_was_refused(smile, tmp_path, capsys):
+def test_json_has_one_line_a_file_and_holds_the_errors(smile, tmp_path, capsys):
     nonsense, missing = tmp_path / "nonsense.mp4", tmp_path / "missing.mp4"
     nonsense.write_bytes(b"nonsense")
     assert main(["--json", str(smile), str(nonsense), str(missing)]) == 1
@@ -54,7 +61,7 @@ def test_json_has_a_line_a_clip_and_says_what_was_refused(smile, tmp_path, capsy
     assert "No such file" in third["error"]
 
 
-def test_a_picture_is_answered_for_its_largest_face(tmp_path, capsys):
+def test_an_image_is_answered_for_its_largest_face(tmp_path, capsys):
     one, several, none = tmp_path / "one.jpg", tmp_path / "several.png", tmp_path / "none.webp"
     one.write_bytes(synthetic_image.encode_image(synthetic_frames.portrait()))
     several.write_bytes(synthetic_image.encode_image(synthetic_frames.group_photo(960, 720, 4, 90)[0], "PNG"))
@@ -73,7 +80,7 @@ def test_a_picture_is_answered_for_its_largest_face(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("kind", ["mp4", "webp", "gif"])
-def test_the_thumbnail_is_what_its_ending_says(smile, tmp_path, kind):
+def test_the_suffix_is_the_format_of_the_thumbnail(smile, tmp_path, kind):
     path = tmp_path / f"loop.{kind}"
     assert main([str(smile), "--thumbnail", str(path), "--duration", "1", "--size", "160"]) == 0
     if kind == "mp4":
@@ -82,13 +89,13 @@ def test_the_thumbnail_is_what_its_ending_says(smile, tmp_path, kind):
         assert Image.open(path).size == (160, 120)
 
 
-def test_the_timeline_is_a_picture(smile, tmp_path):
+def test_the_timeline_is_plotted(smile, tmp_path):
     path = tmp_path / "plot.png"
     assert main([str(smile), "--timeline", str(path)]) == 0
     assert Image.open(io.BytesIO(path.read_bytes())).size[0] > 800
 
 
-def test_many_clips_fill_folders(smile, tmp_path):
+def test_several_files_write_into_folders(smile, tmp_path):
     other = tmp_path / "other.mp4"
     other.write_bytes(smile.read_bytes())
     assert (
@@ -99,13 +106,13 @@ def test_many_clips_fill_folders(smile, tmp_path):
     assert sorted(path.name for path in (tmp_path / "plots").iterdir()) == ["other.png", "smile.png"]
 
 
-def test_a_thumbnail_of_an_unknown_kind_is_refused_before_any_work(smile, tmp_path, capsys):
+def test_an_unknown_thumbnail_format_is_refused_at_once(smile, tmp_path, capsys):
     with pytest.raises(SystemExit):
         main([str(smile), "--thumbnail", str(tmp_path / "loop.avi")])
     assert ".mp4, .webp or .gif" in capsys.readouterr().err
 
 
-def test_a_text_file_is_answered_for_its_words(tmp_path, capsys):
+def test_a_text_file_is_classified_by_its_words(tmp_path, capsys):
     entry, foreign, empty = tmp_path / "entry.txt", tmp_path / "Eintrag.MD", tmp_path / "empty.txt"
     entry.write_text("I can't stop crying. I miss her so much.\n")
     foreign.write_text("Heute war ein richtig schöner Tag am See.\n")
@@ -120,3 +127,93 @@ def test_a_text_file_is_answered_for_its_words(tmp_path, capsys):
     assert (answer["label"], answer["language"], answer["model"]["name"]) == ("sadness", "en", "text-emotion")
     assert main([str(entry), "--timeline", str(tmp_path / "plot.png")]) == 1
     assert "no timeline" in capsys.readouterr().out
+
+
+VIDEO_KEYS = (
+    "clip emotion confidence probabilities peak face_coverage certain quality frames_analysed duration width height "
+    "timeline track timings explanation model"
+)
+QUALITY_KEYS = "face_coverage size sharpness light yaw reason tip"
+IMAGE_KEYS = "picture emotion confidence all_emotions faces width height model"
+TEXT_KEYS = "text label score scores labels language language_supported characters windows timings model"
+
+
+def test_scripts_find_the_same_keys_in_json(smile, tmp_path, capsys):
+    photo, entry = tmp_path / "photo.jpg", tmp_path / "entry.txt"
+    photo.write_bytes(synthetic_image.encode_image(synthetic_frames.portrait()))
+    entry.write_text("What a day!")
+    assert main(["--json", str(smile), str(photo), str(entry)]) == 0
+    video, image, text = map(json.loads, capsys.readouterr().out.splitlines())
+    assert {*video} == {*VIDEO_KEYS.split()}
+    assert {*video["timeline"][0]} == {"time", "emotion", "probabilities", "weight", "box", "track"}
+    assert {*video["quality"]} == {*image["faces"][0]["quality"]} == {*QUALITY_KEYS.split()}
+    assert {*image} == {*IMAGE_KEYS.split()}
+    assert {*image["faces"][0]} == {"box", "emotion", "confidence", "probabilities", "certain", "quality"}
+    assert {*text} == {*TEXT_KEYS.split()}
+    assert {*video["model"]} == {*image["model"]} == {*text["model"]} == {"name", "version", "sha256"}
+
+
+# Subcommands
+
+
+def test_predict_is_the_default_subcommand(tmp_path, capsys):
+    entry = tmp_path / "entry.txt"
+    entry.write_text("I can't stop crying. I miss her so much.\n")
+    assert main(["predict", str(entry)]) == main([str(entry)]) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == second
+
+
+def test_the_overview_lists_every_subcommand(capsys):
+    assert main(["--help"]) == 0
+    overview = capsys.readouterr().out
+    assert all(f"    {name} " in overview for name in SUBCOMMANDS)
+    assert main([]) == 2
+    assert "usage: moodreel" in capsys.readouterr().err
+
+
+def test_a_verb_of_training_is_passed_on_with_its_arguments(monkeypatch):
+    calls = []
+    monkeypatch.setattr(
+        command_line.importlib,
+        "import_module",
+        lambda name: SimpleNamespace(main=lambda argv: calls.append((name, argv))),
+    )
+    assert main(["train", "resemotenet", "--lr", "0.1"]) == 0
+    assert main(["logs", "list"]) == 0
+    assert calls == [
+        ("moodreel.training.__main__", ["train", "resemotenet", "--lr", "0.1"]),
+        ("moodreel.storage.call_log", ["list"]),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "missing", "extra"), [("train", "sklearn.metrics", "training"), ("serve", "gunicorn", "server")]
+)
+def test_a_missing_package_is_named_with_the_extra_that_has_it(monkeypatch, capsys, name, missing, extra):
+    def fail(module):
+        raise ModuleNotFoundError(f"No module named {missing!r}", name=missing)
+
+    monkeypatch.setattr(command_line.importlib, "import_module", fail)
+    assert main([name]) == 2
+    error = capsys.readouterr().err
+    assert f"needs the package {missing.partition('.')[0]}" in error
+    assert f"pip install 'moodreel[{extra}]'" in error
+
+
+def test_an_error_of_our_own_is_no_missing_package(monkeypatch):
+    def fail(module):
+        raise ModuleNotFoundError("No module named 'moodreel.nonsense'", name="moodreel.nonsense")
+
+    monkeypatch.setattr(command_line.importlib, "import_module", fail)
+    with pytest.raises(ModuleNotFoundError):
+        main(["train"])
+
+
+def test_serving_starts_our_service_whatever_lies_in_the_current_folder(tmp_path):
+    (tmp_path / "api").mkdir()
+    (tmp_path / "api" / "__init__.py").write_text("raise SystemExit('another package')")
+    settings = {"PYTHONPATH": str(ROOT), "MODEL_STORE": str(STORE), "API_KEY": "key", "WEB_CONCURRENCY": "1"}
+    command = [sys.executable, "-P", "-m", "moodreel", "serve", "--check-config"]
+    done = subprocess.run(command, cwd=tmp_path, env=os.environ | settings, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr

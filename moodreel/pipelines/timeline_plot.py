@@ -1,4 +1,4 @@
-"""A clip's timeline as a picture: how likely each emotion was, moment by moment."""
+"""Plot the timeline of a video."""
 
 from pathlib import Path
 
@@ -7,33 +7,37 @@ from matplotlib.figure import Figure
 from moodreel.emotions import color_of
 from moodreel.pipelines.video import VideoResult
 
+MIN_PLOT_SECONDS = 0.04
+"""Length of the time axis for a video of one frame."""
 
-def timeline(analysis: VideoResult, path: Path, *, title: str = "") -> None:
-    """Draw the answered face's probabilities over time, stacked, and mark the peak.
+
+def plot_timeline(result: VideoResult, path: Path, *, title: str = "") -> None:
+    """Plot the probabilities of the main face over time, stacked, and mark the peak.
 
     Args:
-        path: where the picture goes; its ending (`.png`, `.svg`, `.pdf`) is its kind.
+        result: the result of a video.
+        path: the file to write. Its suffix (`.png`, `.svg`, `.pdf`) is the format.
+        title: written above the plot.
     """
-    moments = [moment for moment in analysis.timeline if moment.track == analysis.track]
-    times = [moment.time for moment in moments]
-    labels = list(analysis.probabilities)
+    points = [point for point in result.timeline if point.track == result.track]
+    times = [point.time for point in points]
+    labels = list(result.probabilities)
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     axes = figure.add_subplot()
-    shares = [[moment.probabilities[label] for moment in moments] for label in labels]
-    colours = [color_of(label) for label in labels]
-    if len(times) == 1:  # an area needs two ends
-        times, shares = [0.0, max(analysis.duration, 0.04)], [share * 2 for share in shares]
-    axes.stackplot(times, shares, labels=labels, colors=colours, linewidth=0)
-    axes.axvline(analysis.peak, color="black", linewidth=1.2)
+    series = [[point.probabilities[label] for point in points] for label in labels]
+    if len(times) == 1:  # an area needs two points
+        times, series = [0.0, max(result.duration, MIN_PLOT_SECONDS)], [values * 2 for values in series]
+    axes.stackplot(times, series, labels=labels, colors=[color_of(label) for label in labels], linewidth=0)
+    axes.axvline(result.peak, color="black", linewidth=1.2)
     axes.annotate(
-        f"{analysis.emotion} {analysis.confidence:.0%}",
-        (analysis.peak, 1.0),
+        f"{result.emotion} {result.confidence:.0%}",
+        (result.peak, 1.0),
         xytext=(0, 4),
         textcoords="offset points",
         ha="center",
         fontweight="bold",
     )
-    axes.set(xlim=(0, max(analysis.duration, times[-1])), ylim=(0, 1), xlabel="seconds", ylabel="probability")
+    axes.set(xlim=(0, max(result.duration, times[-1])), ylim=(0, 1), xlabel="seconds", ylabel="probability")
     axes.spines[["top", "right"]].set_visible(False)
     if title:
         axes.set_title(title, loc="left", pad=18, fontsize=10)

@@ -319,7 +319,7 @@ def test_the_schema_names_what_the_domain_does() -> None:
         clip_loader.NO_FACE,
         clip_loader.CORRUPT,
         clip_loader.UNSUPPORTED,
-        clip_loader.NOT_READ,
+        clip_loader.NOT_REQUESTED,
     )
     assert reasons == multimodal.MISSING
 
