@@ -236,7 +236,7 @@ def test_a_set_without_a_part_of_its_own_is_measured_whole_and_leaks_where_a_car
     sides = evaluation_split(data, cards)
     assert len(sides.held_out) == len(data.examples)
     assert sides.leaks
-    assert "learnt from it: m." in sides.description
+    assert "trained on it: m." in sides.description
     assert not evaluation_split(data, cards[1:]).leaks
 
 

@@ -155,7 +155,7 @@ def test_shipped_models_are_compared_on_a_folder_of_pictures_by_group(tmp_path, 
         assert [group["accuracy"] for group in result["groups"]] == [0, 0, 1]
         assert result["metrics"]["found"] == pytest.approx(0.8)
     assert numbers["winner"] is None
-    assert "the set holds no part of itself out" in numbers["split_description"]
+    assert "the data set has no held-out part" in numbers["split_description"]
 
 
 def test_a_random_split_that_is_asked_for_leaks_in_its_report(tmp_path, portrait):

@@ -10,8 +10,7 @@ import pytest
 from PIL import Image
 
 from moodreel.errors import DataInvalid
-from moodreel.training.comparison.markdown import escape
-from moodreel.training.comparison.report import NUMBERS, PAGE, TEXT, write_report
+from moodreel.training.comparison.report import NUMBERS, PAGE, TEXT, escape_markdown, write_report
 from moodreel.training.data.splits import Split
 from tests.support.tabular_models import LABELS, Table, compared, made_set
 from tests.training.test_comparison import parted
@@ -60,7 +59,7 @@ def written(tmp_path_factory):
     data = made_set(240, people=24, groups=("young", "old"))
     early = np.array([int(example.person.split()[1]) < 12 for example in data.examples])
     own = Split(np.flatnonzero(early), np.flatnonzero(~early), leaks=False, reason="Half of the people.")
-    comparison = compared(models, replace(data, own=own))
+    comparison = compared(models, replace(data, published_split=own))
     write_report(folder / "out", comparison, COMMAND)
     return folder / "out", json.loads((folder / "out" / NUMBERS).read_text())
 
@@ -167,7 +166,7 @@ def test_names_that_look_like_markup_are_shown_as_they_are(tmp_path):
 
 
 def test_what_markdown_would_read_is_escaped():
-    assert escape("a|b\n# c *d* <e> `f`") == r"a\|b \# c \*d\* \<e\> \`f\`"
+    assert escape_markdown("a|b\n# c *d* <e> `f`") == r"a\|b \# c \*d\* \<e\> \`f\`"
 
 
 def test_a_report_goes_over_an_older_one_and_says_where_it_cannot_be_written(tmp_path):

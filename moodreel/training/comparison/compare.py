@@ -1,8 +1,8 @@
-"""Models on one set: the same examples, the same labels, the same resamples; everything that a report says."""
+"""Compare models on one data set: the same examples, the same labels and the same bootstrap resamples."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
@@ -29,208 +29,220 @@ from moodreel.training.evaluation.label_mapping import common_labels, describe_m
 from moodreel.training.evaluation.metrics import (
     CONFUSION_METRICS,
     Predictions,
-    accuracy,
     compute_metrics,
     per_sample_confusion,
 )
-from moodreel.training.evaluation.significance import (
-    Difference,
-    bootstrap,
-    bootstrap_p,
-    holm,
-    interval,
-    mcnemar,
-)
+from moodreel.training.evaluation.significance import Difference, bootstrap, bootstrap_p, holm, interval, mcnemar
 
 
 def compare(
-    subjects: Sequence[EvaluatedModel],
+    models: Sequence[EvaluatedModel],
     data: Dataset,
-    sides: EvaluationSplit,
-    means: DataContext,
-    plan: ComparisonConfig,
+    split: EvaluationSplit,
+    context: DataContext,
+    config: ComparisonConfig,
     *,
     groups: Mapping[str, np.ndarray] | None = None,
 ) -> tuple[Comparison, EvaluationRun]:
-    """Measure the models on what is held out. groups: bool (N,), over all examples of the set; else the set's own.
+    """Evaluate the models on what is held out, and compare each two of them.
 
-    Raises MoodreelError for models and data that do not go together.
+    Args:
+        models: One or more.
+        data: The data set, N examples.
+        split: Its rows to evaluate.
+        context: Where models and caches are.
+        config: The settings.
+        groups: Members of each group of people, bool (N,); by default the data set's own groups.
+
+    Raises:
+        MoodreelError: Models and data do not go together.
     """
-    check_media(subjects, data.media)
-    if not len(sides.held_out):
-        raise DataInvalid(f"Nothing of {data.name} is held out; there is nothing to measure on.")
-    labels = common_labels({subject.name: subject.info.labels for subject in subjects}, data.labels)
-    sitting = _sit(subjects, data, sides.held_out, labels, means)
-    number = group_ids(sitting.examples)
-    apart = group_ids(sitting.examples, "random")  # of one person: by clip, and file
-    tallies = [per_sample_confusion(answers.predicted, sitting.truth, len(labels)) for answers in sitting.predictions]
-    drawn = bootstrap(tallies, number, resamples=plan.resamples, seed=plan.seed)
-    of_groups = {name: rows[sides.held_out] for name, rows in (groups or own_groups(data.examples)).items()}
-    people = _people(sitting.examples)
-    results = []
-    costs = measure_costs(subjects)
-    for index, (subject, answers) in enumerate(zip(subjects, sitting.predictions, strict=True)):
-        right = answers.predicted == sitting.truth
-        gap, no_gap = _gap(subject, data, sides, labels, means, plan, right, drawn["accuracy"][index])
-        results.append(
-            ModelResult(
-                name=subject.name,
-                architecture=subject.info.architecture,
-                sha256=subject.info.sha256,
-                data=subject.info.card.data,
-                licence=subject.info.card.licence,
-                metrics=compute_metrics(answers, sitting.truth, labels),
-                intervals={name: interval(values[index]) for name, values in drawn.items()},
-                cost=costs[index],
-                groups=_by_group(answers, sitting.truth, labels, of_groups, number, plan),
-                people=_by_group(answers, sitting.truth, labels, people, apart, plan),
-                gap=gap,
-                gap_reason=no_gap,
-            )
-        )
-    sentences = [describe_mapping(subject.name, subject.info.labels, labels) for subject in subjects]
-    sentences.append(describe_mapping("The data", data.labels, labels))
-    comparison = Comparison(
+    check_media(models, data.media)
+    if not len(split.held_out):
+        raise DataInvalid(f"Nothing of {data.name} is held out; there is nothing to compare on.")
+    labels = common_labels({model.name: model.info.labels for model in models}, data.labels)
+    setup = _Setup(data, split, labels, context, config)
+    run = setup.predict(models, split.held_out)
+    units = group_ids(run.examples)
+    confusions = [per_sample_confusion(each.predicted, run.truth, len(labels)) for each in run.predictions]
+    resampled = bootstrap(confusions, units, resamples=config.resamples, seed=config.seed)
+    groups = {name: rows[split.held_out] for name, rows in (groups or groups_of_dataset(data.examples)).items()}
+    results = _model_results(models, setup, run, resampled, groups)
+    owners = [(model.name, model.info.labels) for model in models] + [("The data", data.labels)]
+    notes = [describe_mapping(owner, own_labels, labels) for owner, own_labels in owners]
+    return Comparison(
         data=data.name,
         media=data.media,
         licence=data.license,
         commercial=data.commercial,
-        examples=len(sitting.truth),
+        examples=len(run.truth),
         labels=labels,
-        notes=tuple(sentence for sentence in sentences if sentence),
-        split_description=sides.description,
-        leaks=sides.leaks,
-        units=int(number.max()) + 1,
-        by_person=any(example.person is not None for example in sitting.examples),
-        config=plan,
-        results=tuple(results),
-        pairs=_pairs(results, sitting, drawn),
-    )
-    return comparison, sitting
+        notes=tuple(note for note in notes if note),
+        split_description=split.description,
+        leaks=split.leaks,
+        units=int(units.max()) + 1,
+        by_person=any(example.person is not None for example in run.examples),
+        config=config,
+        results=results,
+        pairs=_compare_pairs(results, run, resampled),
+    ), run
 
 
-def own_groups(examples: Sequence[Example]) -> dict[str, np.ndarray]:
-    """The groups that a set has by itself: bool (N,) of each."""
+def groups_of_dataset(examples: Sequence[Example]) -> dict[str, np.ndarray]:
+    """Return the members, bool (N,), of each group that the examples themselves name."""
     names = sorted({example.group for example in examples if example.group is not None})
     return {name: np.array([example.group == name for example in examples]) for name in names}
 
 
-def _people(examples: Sequence[Example]) -> dict[str, np.ndarray]:
+@dataclass(frozen=True, eq=False)
+class _Setup:
+    """What all models are evaluated with."""
+
+    data: Dataset
+    split: EvaluationSplit
+    labels: tuple[str, ...]
+    context: DataContext
+    config: ComparisonConfig
+
+    def predict(self, models: Sequence[EvaluatedModel], rows: np.ndarray) -> EvaluationRun:
+        """Predict some rows of the data by each model, in the common labels."""
+        examples = tuple(self.data.examples[row] for row in rows)
+        truth = mapping_matrix(self.data.labels, self.labels).argmax(axis=1)[self.data.truth[rows]]
+        predictions = tuple(self._predict(model, examples) for model in models)
+        return EvaluationRun(examples, truth, self.labels, predictions)
+
+    def _predict(self, model: EvaluatedModel, examples: Sequence[Example]) -> Predictions:
+        predictions = model.predict(examples, self.data.media, self.context)
+        matrix = mapping_matrix(model.info.labels, self.labels)
+        mapped = replace(predictions, probabilities=predictions.probabilities.astype(float) @ matrix)
+        # Where nothing was found all labels are equally likely, however many of the model's labels map to each.
+        mapped.probabilities[~predictions.found] = 1 / len(self.labels)
+        return mapped
+
+    def measure_gap(
+        self, model: EvaluatedModel, accuracy: float, resampled: np.ndarray
+    ) -> tuple[GeneralizationGap | None, str]:
+        """Measure overfitting, given the held-out accuracy and its resamples (R,); or return why it was not."""
+        if not self.config.gap_samples:
+            return None, "Not asked for."
+        if not len(self.split.train):
+            return None, "The data set has no training part."
+        if not self.config.always_gap and not trained_on(model.info.card, self.data.name):
+            return None, f"Its card does not say that it was trained on {self.data.name}; --gap measures it anyway."
+        run = self.predict([model], self._sample_train())
+        confusion = per_sample_confusion(run.predictions[0].predicted, run.truth, len(self.labels))
+        # These are other examples than those held out, so their resamples are drawn independently.
+        seed, resamples = self.config.seed + 1, self.config.resamples
+        train = bootstrap([confusion], group_ids(run.examples), resamples=resamples, seed=seed)["accuracy"][0]
+        share = float(run.correct(0).mean())
+        return GeneralizationGap(len(run.truth), share, share - accuracy, interval(train - resampled)), ""
+
+    def _sample_train(self) -> np.ndarray:
+        """Sample training rows: where people voted, only those with a majority label, as the held-out rows have.
+
+        The others are harder, and would hide the gap.
+        """
+        train = self.split.train
+        if self.data.has_majority is not None:
+            train = train[self.data.has_majority[train]]
+        return np.sort(np.random.default_rng(self.config.seed).permutation(train)[: self.config.gap_samples])
+
+
+def _model_results(
+    models: Sequence[EvaluatedModel],
+    setup: _Setup,
+    run: EvaluationRun,
+    resampled: Mapping[str, np.ndarray],
+    groups: Mapping[str, np.ndarray],
+) -> tuple[ModelResult, ...]:
+    people, units = _members_by_person(run.examples), group_ids(run.examples)
+    units_in_person = group_ids(run.examples, "random")  # clips, or copies of one file
+    results = []
+    for index, (model, cost) in enumerate(zip(models, measure_costs(models), strict=True)):
+        metrics = compute_metrics(run.predictions[index], run.truth, run.labels)
+        gap, gap_reason = setup.measure_gap(model, metrics.accuracy, resampled["accuracy"][index])
+        results.append(
+            ModelResult(
+                name=model.name,
+                architecture=model.info.architecture,
+                sha256=model.info.sha256,
+                data=model.info.card.data,
+                licence=model.info.card.licence,
+                metrics=metrics,
+                intervals={name: interval(values[index]) for name, values in resampled.items()},
+                cost=cost,
+                groups=_group_metrics(run, index, groups, units, setup.config),
+                people=_group_metrics(run, index, people, units_in_person, setup.config),
+                gap=gap,
+                gap_reason=gap_reason,
+            )
+        )
+    return tuple(results)
+
+
+def _members_by_person(examples: Sequence[Example]) -> dict[str, np.ndarray]:
     counts = Counter(example.person for example in examples if example.person is not None)
     names = sorted(name for name, count in counts.items() if count >= MIN_PERSON_EXAMPLES)
-    who = np.array([example.person or "" for example in examples])
-    return {name: who == name for name in names}
+    persons = np.array([example.person or "" for example in examples])
+    return {name: persons == name for name in names}
 
 
-def _sit(
-    subjects: Sequence[EvaluatedModel], data: Dataset, rows: np.ndarray, labels: tuple[str, ...], means: DataContext
-) -> EvaluationRun:
-    examples = tuple(data.examples[row] for row in rows)
-    truth = mapping_matrix(data.labels, labels).argmax(axis=1)[data.truth[rows]]
-    answers = tuple(_merged(subject, subject.predict(examples, data.media, means), labels) for subject in subjects)
-    return EvaluationRun(examples, truth, labels, answers)
-
-
-def _merged(subject: EvaluatedModel, answers: Predictions, labels: tuple[str, ...]) -> Predictions:
-    merged = replace(
-        answers, probabilities=answers.probabilities.astype(float) @ mapping_matrix(subject.info.labels, labels)
-    )
-    # What nothing was found in says nothing of any label, however many of a model's count for it.
-    merged.probabilities[~answers.found] = 1 / len(labels)
-    return merged
-
-
-def _by_group(
-    answers: Predictions,
-    truth: np.ndarray,
-    labels: tuple[str, ...],
-    groups: Mapping[str, np.ndarray],
-    number: np.ndarray,
-    plan: ComparisonConfig,
+def _group_metrics(
+    run: EvaluationRun, model: int, groups: Mapping[str, np.ndarray], units: np.ndarray, config: ComparisonConfig
 ) -> tuple[GroupMetrics, ...]:
-    made = []
+    """Compute the metrics of each group, the worst first; units (N,): what is resampled together."""
+    results = []
     for name, rows in groups.items():
         if not rows.any():
             continue
-        own = answers.select(rows)
-        figures = compute_metrics(own, truth[rows], labels)
-        drawn = bootstrap(
-            [per_sample_confusion(own.predicted, truth[rows], len(labels))],
-            np.unique(number[rows], return_inverse=True)[1],
-            resamples=plan.resamples,
-            seed=plan.seed,
-        )
-        made.append(
+        predictions, truth = run.predictions[model].select(rows), run.truth[rows]
+        metrics = compute_metrics(predictions, truth, run.labels)
+        confusion = per_sample_confusion(predictions.predicted, truth, len(run.labels))
+        present, own_units = np.unique(units[rows], return_inverse=True)
+        resampled = bootstrap([confusion], own_units, resamples=config.resamples, seed=config.seed)
+        results.append(
             GroupMetrics(
                 name=name,
-                examples=figures.examples,
-                found=figures.found,
-                accuracy=figures.accuracy,
-                balanced_accuracy=figures.balanced_accuracy,
-                interval=interval(drawn["accuracy"][0]) if len(np.unique(number[rows])) > 1 else None,
+                examples=metrics.examples,
+                found=metrics.found,
+                accuracy=metrics.accuracy,
+                balanced_accuracy=metrics.balanced_accuracy,
+                interval=interval(resampled["accuracy"][0]) if len(present) > 1 else None,
             )
         )
-    return tuple(sorted(made, key=lambda group: group.accuracy))
+    return tuple(sorted(results, key=lambda group: group.accuracy))
 
 
-def _gap(
-    subject: EvaluatedModel,
-    data: Dataset,
-    sides: EvaluationSplit,
-    labels: tuple[str, ...],
-    means: DataContext,
-    plan: ComparisonConfig,
-    right: np.ndarray,
-    drawn: np.ndarray,
-) -> tuple[GeneralizationGap | None, str]:
-    if not plan.gap_samples:
-        return None, "Not asked for."
-    if not len(sides.train):
-        return None, "The set has no part to learn from."
-    if not plan.always_gap and not trained_on(subject.info.card, data.name):
-        return None, f"Its card does not say that it learnt from {data.name}; --gap measures it all the same."
-    rows = _sample(data, sides.train, plan)
-    sitting = _sit([subject], data, rows, labels, means)
-    tallies = per_sample_confusion(sitting.predictions[0].predicted, sitting.truth, len(labels))
-    number = group_ids(sitting.examples)
-    # Other examples than those held out, so drawn apart from them.
-    learnt = bootstrap([tallies], number, resamples=plan.resamples, seed=plan.seed + 1)["accuracy"][0]
-    share = float(accuracy(tallies.sum(axis=0, dtype=float)))
-    return GeneralizationGap(len(rows), share, share - float(right.mean()), interval(learnt - drawn)), ""
-
-
-def _sample(data: Dataset, train: np.ndarray, plan: ComparisonConfig) -> np.ndarray:
-    """Rows to look at for over-fitting: where people voted only those that a majority settled, as it did those held
-    out. The others are harder, and would hide the gap."""
-    if data.has_majority is not None:
-        train = train[data.has_majority[train]]
-    return np.sort(np.random.default_rng(plan.seed).permutation(train)[: plan.gap_samples])
-
-
-def _pairs(
-    results: Sequence[ModelResult], sitting: EvaluationRun, drawn: Mapping[str, np.ndarray]
+def _compare_pairs(
+    results: Sequence[ModelResult], run: EvaluationRun, resampled: Mapping[str, np.ndarray]
 ) -> tuple[PairwiseResult, ...]:
-    rows = list(combinations(range(len(results)), 2))
-    apart = {name: [values[a] - values[b] for a, b in rows] for name, values in drawn.items()}
-    p = {name: [bootstrap_p(values) for values in each] for name, each in apart.items()}
-    corrected = {name: holm(each) for name, each in p.items()}
-    right = [answers.predicted == sitting.truth for answers in sitting.predictions]
-    tests = [mcnemar(right[a], right[b]) for a, b in rows]
-    of_tests = holm([test.p for test in tests])
+    pairs = list(combinations(range(len(results)), 2))
+    differences = {name: _differences(name, pairs, results, values) for name, values in resampled.items()}
+    tests = [mcnemar(run.correct(a), run.correct(b)) for a, b in pairs]
+    corrected = holm([test.p for test in tests])
     return tuple(
         PairwiseResult(
             first=results[a].name,
             second=results[b].name,
-            differences={
-                name: Difference(
-                    value=getattr(results[a].metrics, name) - getattr(results[b].metrics, name),
-                    interval=interval(apart[name][index]),
-                    p=p[name][index],
-                    holm=corrected[name][index],
-                )
-                for name in CONFUSION_METRICS
-            },
-            mcnemar=replace(tests[index], holm=of_tests[index]),
+            differences={name: differences[name][index] for name in CONFUSION_METRICS},
+            mcnemar=replace(tests[index], holm=corrected[index]),
         )
-        for index, (a, b) in enumerate(rows)
+        for index, (a, b) in enumerate(pairs)
     )
+
+
+def _differences(
+    metric: str, pairs: Sequence[tuple[int, int]], results: Sequence[ModelResult], resampled: np.ndarray
+) -> list[Difference]:
+    """Compute the difference of each pair in one metric, given its resamples (M, R)."""
+    differences = [resampled[a] - resampled[b] for a, b in pairs]
+    p_values = [bootstrap_p(values) for values in differences]
+    return [
+        Difference(
+            value=getattr(results[a].metrics, metric) - getattr(results[b].metrics, metric),
+            interval=interval(values),
+            p=p,
+            holm=corrected,
+        )
+        for (a, b), values, p, corrected in zip(pairs, differences, p_values, holm(p_values), strict=True)
+    ]

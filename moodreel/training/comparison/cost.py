@@ -1,4 +1,4 @@
-"""What an answer costs on this machine: parameters, operations, bytes, milliseconds."""
+"""Measure the cost of a prediction on this machine: parameters, FLOPs, bytes and latency."""
 
 import platform
 import time
@@ -16,21 +16,26 @@ from torch.utils.flop_counter import FlopCounterMode
 from moodreel.training.evaluation.face_model import EvaluatedModel
 
 WARM_UP = 10
-REPETITIONS, LEAST, SECONDS = 100, 20, 30.0
-"""Answers of each model that are timed; as soon as all of it has taken so many seconds, fewer, but never under `LEAST`:
-a large network would take minutes."""
+"""Predictions of each model before those that are timed."""
+REPETITIONS, MIN_REPETITIONS, MAX_SECONDS = 100, 20, 30.0
+"""Timed predictions of each model. After so many seconds the timing stops, once the minimum is reached: a large network
+would take minutes."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one answer, for one face or one window; finding the face comes on top of it.
+    """Cost of one prediction, for one face or one window, without finding the face.
 
-    parameters: of the network as it serves, normalisations folded into what is before them.
-    flops: floating-point operations of convolutions and matrix products, a multiply-add counting as two; all else is
-        left out. Networks of single pictures read a face twice, mirrored as well.
-    bytes: of the weights on disk.
-    p50, p95: milliseconds, on one thread of `processor`, over `repetitions`, after some to warm up.
-    unit: what one answer is for.
+    Attributes:
+        parameters: Of the network as it serves, with batch norm fused.
+        flops: Floating-point operations of convolutions and matrix products; a multiply-add counts as two. Networks of
+            single images read a face twice, the second time mirrored.
+        bytes: Of the weights file.
+        p50: Median latency in milliseconds, on one thread.
+        p95: 95th percentile of the latency.
+        repetitions: How many predictions were timed.
+        processor: Name of the processor.
+        unit: What one prediction is for.
     """
 
     parameters: int
@@ -43,48 +48,51 @@ class Cost:
     unit: str
 
 
-def measure_costs(subjects: Sequence[EvaluatedModel]) -> list[Cost]:
-    """Measure models beside each other: they answer in turn, so that what else the machine does slows all of them."""
+def measure_costs(models: Sequence[EvaluatedModel]) -> list[Cost]:
+    """Measure the cost of each model.
+
+    The models predict in turn, so that other load on the machine slows all of them alike.
+    """
     return [
         Cost(
-            parameters=sum(parameter.numel() for parameter in subject.network.parameters()),
-            flops=count_flops(subject),
-            bytes=subject.weights.stat().st_size,
-            p50=float(np.percentile(times, 50)),
-            p95=float(np.percentile(times, 95)),
-            repetitions=len(times),
+            parameters=sum(parameter.numel() for parameter in model.network.parameters()),
+            flops=count_flops(model),
+            bytes=model.weights.stat().st_size,
+            p50=float(np.percentile(latencies, 50)),
+            p95=float(np.percentile(latencies, 95)),
+            repetitions=len(latencies),
             processor=processor(),
-            unit=subject.unit,
+            unit=model.unit,
         )
-        for subject, times in zip(subjects, _milliseconds(subjects), strict=True)
+        for model, latencies in zip(models, _latencies(models), strict=True)
     ]
 
 
-def count_flops(subject: EvaluatedModel) -> int:
-    with _plainly(), FlopCounterMode(display=False) as counter:
-        subject.run_once()
+def count_flops(model: EvaluatedModel) -> int:
+    """Count the floating-point operations of one prediction."""
+    with _unfused_layers(), FlopCounterMode(display=False) as counter:
+        model.run_once()
     return counter.get_total_flops()
 
 
 def processor() -> str:
-    """Name this machine's processor."""
+    """Return the name of this machine's processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         lines = []
-    named = [line.partition(":")[2].strip() for line in lines if line.lower().startswith("model name")]
-    return named[0] if named else platform.processor() or platform.machine() or "unknown"
+    names = [line.partition(":")[2].strip() for line in lines if line.lower().startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine() or "unknown"
 
 
 @contextmanager
-def _plainly() -> Iterator[None]:
-    """Have layers computed by the operations that are counted: the fused ones for attention, transformer layers and
-    LSTMs count for nothing."""
+def _unfused_layers() -> Iterator[None]:
+    """Compute layers by countable operations: fused attention, transformer layers and LSTMs count as nothing."""
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
         with warnings.catch_warnings(), sdpa_kernel(SDPBackend.MATH):
-            # It warns of a setting for other processors that is not ours.
+            # It warns about a setting of other processors.
             warnings.simplefilter("ignore", UserWarning)
             with torch.backends.mkldnn.flags(enabled=False):  # type: ignore[attr-defined]
                 yield
@@ -92,19 +100,21 @@ def _plainly() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(fast)
 
 
-def _milliseconds(subjects: Sequence[EvaluatedModel]) -> list[list[float]]:
+def _latencies(models: Sequence[EvaluatedModel]) -> list[list[float]]:
+    """Return the milliseconds of each model's predictions on one thread."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    times: list[list[float]] = [[] for _ in subjects]
+    latencies: list[list[float]] = [[] for _ in models]
     try:
-        until = time.perf_counter() + SECONDS
-        for done in range(WARM_UP + REPETITIONS):
-            if done >= WARM_UP + LEAST and time.perf_counter() > until:
+        deadline = time.perf_counter() + MAX_SECONDS
+        for repetition in range(WARM_UP + REPETITIONS):
+            if repetition >= WARM_UP + MIN_REPETITIONS and time.perf_counter() > deadline:
                 break
-            for subject, own in zip(subjects, times, strict=True):
-                begun = time.perf_counter()
-                subject.run_once()
-                own.append(1000 * (time.perf_counter() - begun))
-        return [own[WARM_UP:] for own in times]
+            for model, own in zip(models, latencies, strict=True):
+                start = time.perf_counter()
+                # The result is on the CPU, so that work on a GPU is over when it returns.
+                model.run_once()
+                own.append(1000 * (time.perf_counter() - start))
+        return [own[WARM_UP:] for own in latencies]
     finally:
         torch.set_num_threads(threads)

@@ -1,75 +1,84 @@
-"""Faces that a model was sure of, right and wrong: what a figure alone does not show."""
+"""Draw the faces that each model predicted most confidently, correct and wrong."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from moodreel.training.comparison.document import Plot
-from moodreel.training.comparison.plots import WIDTH, styled
+from moodreel.training.comparison.plots import WIDTH, Plot, styled
 from moodreel.training.comparison.results import EvaluationRun
 from moodreel.training.data.loading import DataContext, ExampleImages
 from moodreel.training.data.registry import IMAGES
 from moodreel.training.evaluation.face_model import EvaluatedFaceModel, EvaluatedModel
 from moodreel.training.explain.highlight import Highlight
 
-EACH = 5
-"""Right answers shown of each model, and as many wrong ones."""
+COLUMNS = 5
+"""Correct predictions shown of each model, and as many wrong ones."""
 
 
 def draw_faces(
-    subjects: Sequence[EvaluatedModel],
-    sitting: EvaluationRun,
+    models: Sequence[EvaluatedModel],
+    run: EvaluationRun,
     media: str,
-    means: DataContext,
+    context: DataContext,
     highlight: Highlight | None = None,
 ) -> list[Plot]:
-    """Draw a sheet for each model; none for clips and recordings."""
+    """Draw a sheet for each face model; none for clips and recordings.
+
+    Args:
+        models: The compared models.
+        run: Their predictions.
+        media: The kind of the examples.
+        context: Where the face cache is.
+        highlight: Draws attribution maps over crops.
+    """
     if media != IMAGES:
         return []
-    crops = means.extract_faces(ExampleImages(sitting.examples))[0].crops
+    crops = context.extract_faces(ExampleImages(run.examples))[0].crops
     return [
         Plot(
-            f"faces-{number}",
-            f"Faces that {subject.name} was surest of",
-            _sheet(subject, index, sitting, crops, highlight),
+            f"faces-{index + 1}",
+            f"Most confident predictions of {model.name}",
+            _sheet(model, index, run, crops, highlight),
         )
-        for number, (index, subject) in enumerate(enumerate(subjects), start=1)
-        if isinstance(subject, EvaluatedFaceModel)
+        for index, model in enumerate(models)
+        if isinstance(model, EvaluatedFaceModel)
     ]
 
 
-def pick(sitting: EvaluationRun, index: int, *, right: bool) -> np.ndarray:
-    """Rows of the surest answers of a model that are right, or wrong: of as many labels as there are, in turn."""
-    answers = sitting.predictions[index]
-    confidence = np.where(
-        answers.found & ((answers.predicted == sitting.truth) == right), answers.probabilities.max(axis=1), -1
-    )
-    order = [row for row in np.argsort(-confidence, kind="stable") if confidence[row] >= 0]
-    seen: dict[int, int] = {}
-    turn = {}
-    for row in order:
-        label = int(sitting.truth[row])
-        turn[row] = seen[label] = seen.get(label, -1) + 1
-    return np.array(sorted(order, key=lambda row: turn[row])[:EACH], int)
+def most_confident(run: EvaluationRun, index: int, *, correct: bool) -> np.ndarray:
+    """Return the rows of a model's most confident predictions that are correct, or wrong, of many labels in turn."""
+    predictions = run.predictions[index]
+    confidence = predictions.probabilities.max(axis=1)
+    rows = np.flatnonzero(predictions.found & (run.correct(index) == correct))
+    rows = rows[np.argsort(-confidence[rows], kind="stable")]
+    seen: Counter[int] = Counter()
+    turn: dict[int, int] = {}
+    for row in rows.tolist():
+        label = int(run.truth[row])
+        turn[row] = seen[label]
+        seen[label] += 1
+    return np.array(sorted(turn, key=turn.__getitem__)[:COLUMNS], int)
 
 
 @styled
 def _sheet(
-    subject: EvaluatedModel, index: int, sitting: EvaluationRun, crops: np.ndarray, highlight: Highlight | None
+    model: EvaluatedModel, index: int, run: EvaluationRun, crops: np.ndarray, highlight: Highlight | None
 ) -> Figure:
-    answers = sitting.predictions[index]
+    predictions = run.predictions[index]
     figure = Figure(figsize=(WIDTH, 2.9), layout="constrained")
-    figure.suptitle(subject.name, fontsize=9)
-    cells = figure.subplots(2, EACH)
-    for cell in cells.flat:
-        cell.axis("off")
-    for line, right in zip(cells, (True, False), strict=True):
-        rows = pick(sitting, index, right=right)
-        drawn = highlight(subject, crops[rows], answers.predicted[rows]) if highlight and len(rows) else None
-        for cell, row, picture in zip(line, rows, crops[rows] if drawn is None else drawn, strict=False):
-            cell.imshow(picture, cmap="gray", vmin=0, vmax=255)
-            true, chosen = (sitting.labels[which] for which in (sitting.truth[row], answers.predicted[row]))
-            said = true if right else f"{true}\n→ {chosen}"
-            cell.set_title(f"{said} {answers.probabilities[row].max():.0%}", fontsize=7, pad=2)
+    figure.suptitle(model.name, fontsize=9)
+    grid = figure.subplots(2, COLUMNS)
+    for axes in grid.flat:
+        axes.axis("off")
+    for line, correct in zip(grid, (True, False), strict=True):
+        rows = most_confident(run, index, correct=correct)
+        highlighted = highlight(model, crops[rows], predictions.predicted[rows]) if highlight and len(rows) else None
+        images = crops[rows] if highlighted is None else highlighted
+        for axes, row, image in zip(line, rows, images, strict=False):
+            axes.imshow(image, cmap="gray", vmin=0, vmax=255)
+            true, predicted = (run.labels[label] for label in (run.truth[row], predictions.predicted[row]))
+            title = true if correct else f"{true}\n→ {predicted}"
+            axes.set_title(f"{title} {predictions.probabilities[row].max():.0%}", fontsize=7, pad=2)
     return figure

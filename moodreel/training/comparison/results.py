@@ -1,4 +1,4 @@
-"""What comes out of a comparison: everything that a report says, as numbers and names."""
+"""Results of a comparison: everything that a report shows, as numbers and names."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,19 +11,22 @@ from moodreel.training.evaluation.metrics import ClassificationMetrics, Predicti
 from moodreel.training.evaluation.significance import Difference, Interval, McNemar
 
 MIN_PERSON_EXAMPLES = 5
-"""Examples of a person under which nothing is said of them: of one picture each somebody is always wrong."""
+"""Persons with fewer examples are not reported: with one image each, somebody is always wrong."""
 DECISION_METRIC = "balanced_accuracy"
-"""Which figure decides who is better, unless another is asked for: a model that knows calm and joy alone is right in
-most pictures of most sets."""
+"""Decides which model is better by default: most images of most data sets are neutral or happy, and a model that knows
+only these has a high accuracy."""
 
 
 @dataclass(frozen=True)
 class ComparisonConfig:
-    """How to compare.
+    """Settings of a comparison.
 
-    judged_by: one of `SCORES`. resamples: of the bootstrap.
-    gap_sample: how many examples of the training part are looked at for over-fitting; 0 for none. gap: whether to do so
-        also for models whose cards do not say that they learnt from the set.
+    Attributes:
+        decision_metric: One of `CONFUSION_METRICS`: it decides which model is better.
+        resamples: Of the bootstrap.
+        seed: Of the bootstrap and of the training sample.
+        gap_samples: Training examples that overfitting is measured on; 0 for none.
+        always_gap: Measure it also for models whose cards do not name the data set.
     """
 
     decision_metric: str = DECISION_METRIC
@@ -35,7 +38,16 @@ class ComparisonConfig:
 
 @dataclass(frozen=True)
 class GroupMetrics:
-    """Some of the examples, such as those of one group of people."""
+    """Metrics of a part of the examples, such as one group of people.
+
+    Attributes:
+        name: Of the group.
+        examples: How many.
+        found: The fraction with a face found.
+        accuracy: 0 to 1.
+        balanced_accuracy: 0 to 1.
+        interval: Of the accuracy; None where there is only one unit to resample.
+    """
 
     name: str
     examples: int
@@ -43,12 +55,18 @@ class GroupMetrics:
     accuracy: float
     balanced_accuracy: float
     interval: Interval | None
-    """Of the accuracy; None where there is but one person, or file, to draw from."""
 
 
 @dataclass(frozen=True)
 class GeneralizationGap:
-    """Over-fitting: accuracy on examples of the training part, less that on the part held out."""
+    """Overfitting: training accuracy minus held-out accuracy.
+
+    Attributes:
+        examples: How many training examples were evaluated.
+        train_accuracy: The accuracy on them.
+        value: The difference.
+        interval: Of the difference.
+    """
 
     examples: int
     train_accuracy: float
@@ -58,8 +76,22 @@ class GeneralizationGap:
 
 @dataclass(frozen=True, eq=False)
 class ModelResult:
-    """One model. intervals: of its `SCORES`. groups, people: the worst first; people are those with
-    `LEAST_OF_PERSON` examples or more. gap: None, and then `no_gap` says why."""
+    """Results of one model.
+
+    Attributes:
+        name: As the report shows it.
+        architecture: Of its model.json.
+        sha256: Of its weights.
+        data: What it was trained on, by its card.
+        licence: Of its card.
+        metrics: On the held-out examples.
+        intervals: Of each of `CONFUSION_METRICS`.
+        cost: Of one prediction.
+        groups: The worst first.
+        people: Persons with `MIN_PERSON_EXAMPLES` examples or more, the worst first.
+        gap: Overfitting; None where it was not measured.
+        gap_reason: Why it was not measured, else "".
+    """
 
     name: str
     architecture: str
@@ -77,7 +109,7 @@ class ModelResult:
 
 @dataclass(frozen=True, eq=False)
 class PairwiseResult:
-    """Two models. differences: what the first has over the second, in each of `SCORES`."""
+    """Two models; differences: the first minus the second, in each of `CONFUSION_METRICS`."""
 
     first: str
     second: str
@@ -87,10 +119,23 @@ class PairwiseResult:
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """Everything that a report says, but for the command that made it.
+    """Everything that a report shows, but for the command that made it.
 
-    units: how many persons, or else examples, were drawn from; by_person: whether it was persons.
-    notes: sentences of what became of labels and examples.
+    Attributes:
+        data: The name of the data set.
+        media: The kind of its examples.
+        licence: Of the data.
+        commercial: Whether weights trained on it may be used commercially.
+        examples: How many were held out.
+        labels: That all models are compared in.
+        notes: Sentences on how labels were mapped.
+        split_description: How examples were held out.
+        leaks: Whether held-out examples may have been trained on.
+        units: How many persons, or else examples, were resampled.
+        by_person: Whether persons were.
+        config: The settings.
+        results: Of each model.
+        pairs: Of each two models.
     """
 
     data: str
@@ -111,9 +156,20 @@ class Comparison:
 
 @dataclass(frozen=True, eq=False)
 class EvaluationRun:
-    """What the models were measured on, and what they said of it: for pictures of their mistakes."""
+    """The predictions of all models for the same examples.
+
+    Attributes:
+        examples: N of them.
+        truth: int64 (N,), indices of the labels.
+        labels: C names.
+        predictions: Of each model.
+    """
 
     examples: tuple[Example, ...]
     truth: np.ndarray
     labels: tuple[str, ...]
     predictions: tuple[Predictions, ...]
+
+    def correct(self, model: int) -> np.ndarray:
+        """Return which examples a model, by its index, predicts correctly: bool (N,)."""
+        return self.predictions[model].predicted == self.truth

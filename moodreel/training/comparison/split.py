@@ -1,4 +1,4 @@
-"""What a comparison measures on, and whether any of it was learnt from."""
+"""Choose the examples that models are compared on, and tell whether they were trained on them."""
 
 import re
 from collections.abc import Sequence
@@ -14,10 +14,13 @@ from moodreel.training.data.splits import group_ids
 
 @dataclass(frozen=True, eq=False)
 class EvaluationSplit:
-    """Rows of a set: `train`, int64, what models may have learnt from, empty where nothing was held out; `held_out`,
-    int64, what is measured on.
+    """Rows of a data set.
 
-    leaks: whether something of the second was learnt from, as far as it can be told. why: that in words.
+    Attributes:
+        train: int64, what models may have been trained on; empty where nothing was held out.
+        held_out: int64, what models are compared on.
+        leaks: Whether held-out examples may have been trained on, as far as can be told.
+        description: How the rows were chosen, and what leaks.
     """
 
     train: np.ndarray
@@ -29,34 +32,41 @@ class EvaluationSplit:
 def evaluation_split(
     data: Dataset, cards: Sequence[ModelCard], *, share: float | None = None, by: str = "", seed: int = 0
 ) -> EvaluationSplit:
-    """Take the part that a set itself holds out; or as much as is asked for; or, of a set without such a part, all.
+    """Take the part that the data set itself holds out, or the share that is asked for, or else everything.
 
-    cards: of the models, which say what those learnt from.
-    share, by, seed: as `DataSet.parted` takes them, and as the models were trained with.
+    Args:
+        data: The data set.
+        cards: Of the models; they name the data that these were trained on.
+        share: The share to hold out, see `Dataset.split`.
+        by: What to split by, see `Dataset.split`.
+        seed: The one that the models were trained with.
+
+    Raises:
+        DataInvalid: The data set is empty.
     """
     everything = np.arange(len(data.examples))
     if not len(everything):
-        raise DataInvalid(f"{data.name} holds nothing to measure on.")
+        raise DataInvalid(f"{data.name} holds no examples to compare on.")
     if share is None and not by and data.published_split is None:
-        learnt = [card.name for card in cards if trained_on(card, data.name)]
-        why = f"All {len(everything)} examples were measured on: the set holds no part of itself out."
-        if learnt:
-            why = f"LEAKS: {why} By their cards these learnt from it: {', '.join(learnt)}."
-        return EvaluationSplit(everything[:0], everything, bool(learnt), why)
+        trained = [card.name for card in cards if trained_on(card, data.name)]
+        description = f"All {len(everything)} examples were evaluated: the data set has no held-out part."
+        if trained:
+            description = f"LEAKS: {description} By their cards these were trained on it: {', '.join(trained)}."
+        return EvaluationSplit(everything[:0], everything, bool(trained), description)
     split = data.split(share or 0.2, by=by or ("person" if share else ""), seed=seed)
-    leaks, why = split.leaks, split.reason
-    numbers = group_ids(data.examples)
-    if not leaks and (both := np.intersect1d(numbers[split.train], numbers[split.held_out])).size:
+    leaks, description = split.leaks, split.reason
+    groups = group_ids(data.examples)
+    if not leaks and (shared := np.intersect1d(groups[split.train], groups[split.held_out])).size:
         what = "persons, clips or copies of one file are"
-        leaks, why = True, f"LEAKS: {both.size} {what} on both sides. {why}"
-    return EvaluationSplit(split.train, split.held_out, leaks, why)
+        leaks, description = True, f"LEAKS: {shared.size} {what} on both sides. {description}"
+    return EvaluationSplit(split.train, split.held_out, leaks, description)
 
 
 def trained_on(card: ModelCard, name: str) -> bool:
-    """Whether a card's `data` names a set: by the first word of its name, however it is written."""
-    wanted = _plain(name.partition(",")[0])
-    return bool(wanted) and wanted in _plain(card.data)
+    """Tell whether a card's `data` names a data set, by the first word of its name in any spelling."""
+    wanted = _normalized(name.partition(",")[0])
+    return bool(wanted) and wanted in _normalized(card.data)
 
 
-def _plain(text: str) -> str:
+def _normalized(text: str) -> str:
     return re.sub(r"[^a-z0-9]", "", text.lower().replace("+", "plus"))

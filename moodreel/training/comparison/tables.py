@@ -1,119 +1,123 @@
-"""The tables of a report. One that measured on what may have been learnt from says so in its caption."""
+"""Tables of a report. Where held-out examples may have been trained on, each caption says so."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from moodreel.training.comparison.document import Table
 from moodreel.training.comparison.results import MIN_PERSON_EXAMPLES, Comparison, GroupMetrics, ModelResult
-from moodreel.training.comparison.verdict import WORDS, points
+from moodreel.training.comparison.verdict import METRIC_NAMES, points
 from moodreel.training.evaluation.metrics import CONFUSION_METRICS
 from moodreel.training.evaluation.significance import Interval
 
 
-def figures_table(comparison: Comparison) -> Table:
+@dataclass(frozen=True)
+class Table:
+    """A table; the first cell of each row names the row."""
+
+    caption: str
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+def metrics_table(comparison: Comparison) -> Table:
+    """Return each model's metrics."""
     rows = []
     for result in comparison.results:
-        figures = result.metrics
-        shares = (_within(getattr(figures, name), result.intervals[name]) for name in CONFUSION_METRICS)
-        others = (_number(figures.roc_auc), _number(figures.ece), percent(figures.found))
-        rows.append((result.name, *shares, *others))
-    head = ("model", *(f"{WORDS[name]}, % (95 %)" for name in CONFUSION_METRICS), "ROC-AUC", "ECE", "found, %")
-    return Table(_caption(comparison, f"{comparison.examples} examples held out"), head, tuple(rows))
+        metrics = result.metrics
+        with_intervals = (_with_interval(getattr(metrics, name), result.intervals[name]) for name in CONFUSION_METRICS)
+        others = (_number(metrics.roc_auc), _number(metrics.ece), percent(metrics.found))
+        rows.append((result.name, *with_intervals, *others))
+    head = ("model", *(f"{METRIC_NAMES[name]}, % (95 %)" for name in CONFUSION_METRICS), "ROC-AUC", "ECE", "found, %")
+    return _table(comparison, f"{comparison.examples} examples held out", head, rows)
 
 
 def recall_table(comparison: Comparison) -> Table:
-    labels = [label for label in comparison.labels if label in comparison.results[0].metrics.recall]
-    counts = comparison.results[0].metrics.confusion.sum(axis=1)
-    rows = tuple(
-        (
-            label,
-            str(int(counts[comparison.labels.index(label)])),
-            *(percent(result.metrics.recall[label]) for result in comparison.results),
-        )
-        for label in labels
-    )
-    head = ("label", "examples", *(result.name for result in comparison.results))
-    return Table(_caption(comparison, "Recall of each label, per cent"), head, rows)
+    """Return each model's recall of each label."""
+    first, results = comparison.results[0].metrics, comparison.results
+    support = dict(zip(comparison.labels, first.confusion.sum(axis=1).tolist(), strict=True))
+    rows = [
+        (label, str(support[label]), *(percent(result.metrics.recall[label]) for result in results))
+        for label in first.recall
+    ]
+    head = ("label", "examples", *(result.name for result in results))
+    return _table(comparison, "Recall of each label, per cent", head, rows)
 
 
 def pair_table(comparison: Comparison) -> Table:
-    rows = []
-    for pair in comparison.pairs:
-        for name in CONFUSION_METRICS:
-            difference = pair.differences[name]
-            within = f"{points(difference.interval.low)} to {points(difference.interval.high)}"
-            rows.append(
-                (
-                    f"{pair.first} − {pair.second}",
-                    WORDS[name],
-                    points(difference.value),
-                    within,
-                    chance(difference.holm),
-                    "yes" if difference.significant else "no",
-                )
-            )
-    head = ("models", "figure", "points", "95 % interval", "p (Holm)", "counts")
-    return Table(_caption(comparison, "Differences in percentage points"), head, tuple(rows))
-
-
-def test_table(comparison: Comparison) -> Table:
-    rows = []
-    for pair in comparison.pairs:
-        test = pair.mcnemar
-        rows.append(
-            (
-                f"{pair.first} − {pair.second}",
-                str(test.only_first),
-                str(test.only_second),
-                "—" if test.odds_ratio is None else f"{test.odds_ratio:.2f}",
-                f"{test.cohens_g:+.3f}",
-                chance(test.holm),
-            )
+    """Return the differences of each pair."""
+    rows = [
+        (
+            f"{pair.first} − {pair.second}",
+            METRIC_NAMES[name],
+            points(difference.value),
+            _points_interval(difference.interval),
+            p_value(difference.holm),
+            "yes" if difference.significant else "no",
         )
-    head = ("models", "only first right", "only second right", "odds ratio", "Cohen's g", "p (Holm)")
-    return Table(_caption(comparison, "McNemar's test"), head, tuple(rows))
+        for pair in comparison.pairs
+        for name, difference in pair.differences.items()
+    ]
+    head = ("models", "metric", "points", "95 % interval", "p (Holm)", "significant")
+    return _table(comparison, "Differences in percentage points", head, rows)
+
+
+def mcnemar_table(comparison: Comparison) -> Table:
+    """Return McNemar's test of each pair."""
+    rows = [
+        (
+            f"{pair.first} − {pair.second}",
+            str(pair.mcnemar.only_first),
+            str(pair.mcnemar.only_second),
+            "—" if pair.mcnemar.odds_ratio is None else f"{pair.mcnemar.odds_ratio:.2f}",
+            f"{pair.mcnemar.cohens_g:+.3f}",
+            p_value(pair.mcnemar.holm),
+        )
+        for pair in comparison.pairs
+    ]
+    head = ("models", "only first correct", "only second correct", "odds ratio", "Cohen's g", "p (Holm)")
+    return _table(comparison, "McNemar's exact test", head, rows)
 
 
 def gap_table(comparison: Comparison) -> Table:
-    rows = tuple(
+    """Return the generalization gap of the models that it was measured of."""
+    rows = [
         (
             result.name,
             str(gap.examples),
             percent(gap.train_accuracy),
             percent(result.metrics.accuracy),
             points(gap.value),
-            f"{points(gap.interval.low)} to {points(gap.interval.high)}",
+            _points_interval(gap.interval),
         )
         for result in comparison.results
         if (gap := result.gap)
-    )
-    head = ("model", "sample", "learnt from, %", "held out, %", "gap, points", "95 % interval")
-    return Table(_caption(comparison, "Accuracy on a sample of the training part, and held out"), head, rows)
+    ]
+    head = ("model", "sample", "training, %", "held out, %", "gap, points", "95 % interval")
+    return _table(comparison, "Accuracy on a sample of the training part, and held out", head, rows)
 
 
-def group_table(comparison: Comparison, result: ModelResult, measured: Sequence[GroupMetrics], kind: str) -> Table:
-    rows = tuple(
+def group_table(comparison: Comparison, result: ModelResult, listed: Sequence[GroupMetrics], kind: str) -> Table:
+    """Return a model's metrics by "group" or "person"; listed: those to show."""
+    rows = [
         (
             group.name,
             str(group.examples),
-            _within(group.accuracy, group.interval) if group.interval else percent(group.accuracy),
+            _with_interval(group.accuracy, group.interval) if group.interval else percent(group.accuracy),
             percent(group.balanced_accuracy),
             percent(group.found),
         )
-        for group in measured
-    )
-    head = (kind, "examples", "accuracy, % (95 %)", "balanced, %", "found, %")
+        for group in listed
+    ]
     everyone = result.groups if kind == "group" else result.people
-    least = f" with {MIN_PERSON_EXAMPLES} examples or more" if kind == "person" else ""
-    listed = "" if len(rows) == len(everyone) else f", {len(rows)} of {len(everyone)}"
+    minimum = f" with {MIN_PERSON_EXAMPLES} examples or more" if kind == "person" else ""
+    count = "" if len(rows) == len(everyone) else f", {len(rows)} of {len(everyone)}"
     spread = points(everyone[-1].accuracy - everyone[0].accuracy)
-    what = (
-        f"{result.name} by {kind}{least}, worst first{listed}; from the worst to the best {spread} points of accuracy"
-    )
-    return Table(_caption(comparison, what), head, rows)
+    caption = f"{result.name} by {kind}{minimum}, worst first{count}; best minus worst: {spread} points of accuracy"
+    return _table(comparison, caption, (kind, "examples", "accuracy, % (95 %)", "balanced, %", "found, %"), rows)
 
 
 def cost_table(comparison: Comparison) -> Table:
-    rows = tuple(
+    """Return the cost of each model."""
+    rows = [
         (
             result.name,
             result.architecture,
@@ -125,26 +129,32 @@ def cost_table(comparison: Comparison) -> Table:
             result.cost.unit,
         )
         for result in comparison.results
-    )
-    head = ("model", "architecture", "parameters", "MFLOPs", "MB", "p50, ms", "p95, ms", "an answer for")
-    return Table(_caption(comparison, "What one answer costs"), head, rows)
+    ]
+    head = ("model", "architecture", "parameters", "MFLOPs", "MB", "p50, ms", "p95, ms", "per")
+    return _table(comparison, "Cost of one prediction", head, rows)
 
 
-def percent(share: float) -> str:
-    return f"{100 * share:.1f}"
+def percent(fraction: float) -> str:
+    """Format a fraction in per cent."""
+    return f"{100 * fraction:.1f}"
 
 
-def chance(p: float) -> str:
+def p_value(p: float) -> str:
+    """Format a p-value."""
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def _within(share: float, interval: Interval) -> str:
-    return f"{percent(share)} ({percent(interval.low)} to {percent(interval.high)})"
+def _with_interval(fraction: float, interval: Interval) -> str:
+    return f"{percent(fraction)} ({percent(interval.low)} to {percent(interval.high)})"
+
+
+def _points_interval(interval: Interval) -> str:
+    return f"{points(interval.low)} to {points(interval.high)}"
 
 
 def _number(value: float | None) -> str:
     return "—" if value is None else f"{value:.3f}"
 
 
-def _caption(comparison: Comparison, text: str) -> str:
-    return f"LEAKS: {text}" if comparison.leaks else text
+def _table(comparison: Comparison, caption: str, head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> Table:
+    return Table(f"LEAKS: {caption}" if comparison.leaks else caption, head, tuple(rows))

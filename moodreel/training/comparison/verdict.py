@@ -1,46 +1,49 @@
-"""Who is better, in words: a winner is named only where the numbers hold one."""
+"""Say which model is better, in words; a winner is named only where the difference is significant."""
 
 from moodreel.training.comparison.results import Comparison, PairwiseResult
 from moodreel.training.evaluation.significance import CONFIDENCE_LEVEL, MIN_UNITS
 
-WORDS = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "macro_f1": "macro-F1"}
+METRIC_NAMES = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "macro_f1": "macro-F1"}
 
 
 def winner(comparison: Comparison) -> str | None:
-    """Name the model that is better than every other, if there is one."""
-    return _over_all(comparison, sign=1)
+    """Return the name of the model that is better than every other, if there is one."""
+    return _extreme(comparison, best=True)
 
 
 def loser(comparison: Comparison) -> str | None:
-    """Name the model that is worse than every other, if there is one."""
-    return _over_all(comparison, sign=-1)
+    """Return the name of the model that is worse than every other, if there is one."""
+    return _extreme(comparison, best=False)
 
 
 def verdict(comparison: Comparison) -> tuple[str, ...]:
-    """Say who is better and by how much: the first sentence is the answer, the others are each pair's."""
+    """Return the verdict as sentences: first the answer, then the difference of each pair."""
     names = [result.name for result in comparison.results]
-    what = WORDS[comparison.config.decision_metric]
+    metric = METRIC_NAMES[comparison.config.decision_metric]
     if len(names) < 2:
-        return (f"Only {names[0]} was measured: there is nothing to compare it with.",)
+        return (f"Only {names[0]} was evaluated: there is nothing to compare it with.",)
     if _too_few(comparison):
-        return (
-            f"No winner: {comparison.units} {_drawn_from(comparison)} are too few to tell skill from luck; "
-            f"it takes {MIN_UNITS}.",
-        )
+        what = "persons" if comparison.by_person else "examples"
+        return (f"No winner: {comparison.units} {what} are too few to tell skill from luck; it takes {MIN_UNITS}.",)
     best, worst = winner(comparison), loser(comparison)
     if best:
-        head = f"{best} is better than {'the other' if len(names) == 2 else 'each of the others'} in {what}."
+        answer = f"{best} is better than {'the other' if len(names) == 2 else 'each of the others'} in {metric}."
     elif worst:
-        head = f"No winner, but {worst} is worse than each of the others in {what}."
+        answer = f"No winner, but {worst} is worse than each of the others in {metric}."
     elif any(_better(comparison, pair) for pair in comparison.pairs):
-        head = f"No model is better than all others in {what}."
+        answer = f"No model is better than all others in {metric}."
     else:
-        head = f"No winner: the differences in {what} may be luck."
-    told = sorted(comparison.pairs, key=lambda pair: (best or worst) not in (pair.first, pair.second))
-    return (head, *(_sentence(comparison, pair) for pair in told))
+        answer = f"No winner: the differences in {metric} may be due to chance."
+    pairs = sorted(comparison.pairs, key=lambda pair: (best or worst) not in (pair.first, pair.second))
+    return (answer, *(_describe_pair(comparison, pair) for pair in pairs))
 
 
-def _sentence(comparison: Comparison, pair: PairwiseResult) -> str:
+def points(difference: float) -> str:
+    """Format a difference of fractions in percentage points, with its sign."""
+    return f"{100 * difference:+.1f}"
+
+
+def _describe_pair(comparison: Comparison, pair: PairwiseResult) -> str:
     difference = pair.differences[comparison.config.decision_metric]
     value, low, high = difference.value, difference.interval.low, difference.interval.high
     level = f"{100 * CONFIDENCE_LEVEL:g} % interval"
@@ -59,18 +62,13 @@ def _sentence(comparison: Comparison, pair: PairwiseResult) -> str:
     )
 
 
-def points(share: float) -> str:
-    """A difference of shares in percentage points, with its sign."""
-    return f"{100 * share:+.1f}"
-
-
-def _over_all(comparison: Comparison, *, sign: int) -> str | None:
+def _extreme(comparison: Comparison, *, best: bool) -> str | None:
     if len(comparison.results) < 2:
         return None
     for result in comparison.results:
-        own = [pair for pair in comparison.pairs if result.name in (pair.first, pair.second)]
-        better = [_better(comparison, pair) for pair in own]
-        if all(name is not None and (name == result.name) == (sign > 0) for name in better):
+        pairs = [pair for pair in comparison.pairs if result.name in (pair.first, pair.second)]
+        better = [_better(comparison, pair) for pair in pairs]
+        if all(name is not None and (name == result.name) == best for name in better):
             return result.name
     return None
 
@@ -84,7 +82,3 @@ def _better(comparison: Comparison, pair: PairwiseResult) -> str | None:
 
 def _too_few(comparison: Comparison) -> bool:
     return comparison.units < MIN_UNITS
-
-
-def _drawn_from(comparison: Comparison) -> str:
-    return "persons" if comparison.by_person else "examples"
