@@ -12,7 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from moodreel.models.face_registry import FaceModelRegistry
+from moodreel.models.face_registry import face_model_registry
 from moodreel.models.predictor import FacePredictor
 from moodreel.training.data.loading import DataContext, ExampleImages
 from moodreel.training.data.registry import open_dataset
@@ -34,7 +34,7 @@ def main() -> None:
     rows = np.sort(np.random.default_rng(0).permutation(data.split().held_out)[: args.count])
     faces, _ = DataContext(STORE, args.cache).extract_faces(ExampleImages([data.examples[row] for row in rows]))
     for name in args.models:
-        measure(FaceModelRegistry(STORE).get(name), faces.crops[faces.found])
+        measure(face_model_registry(STORE).get(name), faces.crops[faces.found])
 
 
 def measure(model: FacePredictor, crops: np.ndarray) -> None:

@@ -32,10 +32,10 @@ def main() -> None:
     torch.set_num_threads(1)
     # As Gunicorn's workers have it (api/gunicorn.conf.py): blocks of a matrix's size are given back when they are free.
     ctypes.CDLL(None).mallopt(-3, 1024 * 1024)
-    from moodreel.models.face_registry import FaceModelRegistry
+    from moodreel.models.face_registry import face_model_registry
 
     # A worker has loaded it in any case, with all that torch itself takes for that.
-    FaceModelRegistry(STORE).get()
+    face_model_registry(STORE).get()
     before = _megabytes()
     from moodreel.pipelines.text import TextPipeline
 

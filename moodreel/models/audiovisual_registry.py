@@ -92,21 +92,14 @@ class AudioVisualPredictor:
         return replace(excerpts, face_mask=excerpts.face_mask & seen, audio_mask=excerpts.audio_mask & heard)
 
 
-class AudioVisualModelRegistry(ModelRegistry[AudioVisualPredictor]):
-    """The models that see and hear."""
+DEFAULT_MODEL = "faces-eight"
 
-    kind = AUDIO_VISUAL
-    default_name = "faces-eight"
 
-    def load(self, path: Path, *, device: str) -> AudioVisualPredictor:
-        return load_audiovisual_model(path, device=device)
-
-    def card(self, name: str) -> ModelCard:
-        """Tell what a model's card says, without loading the model. Raises ModelNotFound, ModelInvalid."""
-        with self._lock:
-            if name in self._loaded:
-                return self._loaded[name].info.card
-            return read_card(self._find(name) / CARD_FILE)
+def audiovisual_model_registry(
+    root: Path, *, default: str = DEFAULT_MODEL, device: str = "cpu"
+) -> ModelRegistry[AudioVisualPredictor]:
+    """Make a registry of the models that read faces and voices."""
+    return ModelRegistry(root, kind=AUDIO_VISUAL, loader=load_audiovisual_model, default=default, device=device)
 
 
 def load_audiovisual_model(path: Path, *, device: str = "cpu", fuse: bool = True) -> AudioVisualPredictor:

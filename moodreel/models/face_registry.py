@@ -27,7 +27,7 @@ from moodreel.models.registry import (
     verified_sha256,
 )
 
-__all__ = ["ARCHITECTURES", "CARD_FILE", "WEIGHTS_FILE", "FaceModelRegistry", "load_face_model"]
+__all__ = ["ARCHITECTURES", "CARD_FILE", "WEIGHTS_FILE", "face_model_registry", "load_face_model"]
 
 ARCHITECTURES: dict[str, type[FaceNetwork]] = {
     "compact-emotimesh": CompactEmotiMeshNet,
@@ -42,14 +42,14 @@ ARCHITECTURES: dict[str, type[FaceNetwork]] = {
 }
 
 
-class FaceModelRegistry(ModelRegistry[FacePredictor]):
-    """The models that read faces."""
+DEFAULT_MODEL = "moodreel-five"
 
-    kind = FACE
-    default_name = "moodreel-five"
 
-    def load(self, path: Path, *, device: str) -> FacePredictor:
-        return load_face_model(path, device=device)
+def face_model_registry(
+    root: Path, *, default: str = DEFAULT_MODEL, device: str = "cpu"
+) -> ModelRegistry[FacePredictor]:
+    """Make a registry of the models that read faces."""
+    return ModelRegistry(root, kind=FACE, loader=load_face_model, default=default, device=device)
 
 
 def load_face_model(path: Path, *, device: str = "cpu", fuse: bool = True) -> FacePredictor:

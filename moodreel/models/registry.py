@@ -1,19 +1,18 @@
-"""What every store of models does: find them by name, load each when it is first asked for, keep it."""
+"""Find models by name, and load each once a process, when it is first asked for."""
 
 import logging
 import threading
-from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar, Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import torch
 from torch import nn
 
 from moodreel.errors import ModelInvalid, ModelNotFound
 from moodreel.models.checkpoint import file_sha256
-from moodreel.models.huggingface.image import HF_WEIGHTS_FILE as THEIR_WEIGHTS
-from moodreel.models.model_card import ModelCard, read_kind
+from moodreel.models.huggingface.image import HF_WEIGHTS_FILE
+from moodreel.models.model_card import ModelCard, read_card, read_kind
 from moodreel.models.predictor import ModelInfo
 
 logger = logging.getLogger(__name__)
@@ -23,79 +22,110 @@ WEIGHTS_FILE = "weights.safetensors"
 
 
 class HasModelInfo(Protocol):
-    """What any model can tell of itself."""
+    """A predictor that can tell which model it is."""
 
     info: ModelInfo
 
 
 Model = TypeVar("Model", bound=HasModelInfo)
+LoadedModel = TypeVar("LoadedModel", bound=HasModelInfo, covariant=True)
 Network = TypeVar("Network", bound=nn.Module)
 
 
-class ModelRegistry(ABC, Generic[Model]):
-    """Load models of one kind by name, each once a process, from any number of threads.
+class ModelLoader(Protocol[LoadedModel]):
+    """A function that loads a model from its folder or weights file. Raises ModelInvalid."""
 
-    root: the folder that holds a folder for each model: `model.json`, `weights.safetensors`, `CARD.md`. Those of other
-        kinds are not there for it.
-    default: the name that answers when none is given; the kind's own unless it is given here.
-    device: a torch device, as `resolve_device` gives it.
+    def __call__(self, path: Path, *, device: str) -> LoadedModel: ...
+
+
+class ModelRegistry(Generic[Model]):
+    """Models of one kind by name. Safe to use from any number of threads.
+
+    Attributes:
+        default: Name of the model that `get` returns when none is named.
     """
 
-    kind: ClassVar[str]
-    """One of `moodreel.models.model_card.KINDS`."""
-    default_name: ClassVar[str]
-    """The name that answers when none is given."""
+    def __init__(self, root: Path, *, kind: str, loader: ModelLoader[Model], default: str, device: str = "cpu") -> None:
+        """Make a registry; models are loaded later.
 
-    def __init__(self, root: Path, *, default: str | None = None, device: str = "cpu") -> None:
-        self.default = default or self.default_name
+        Args:
+            root: Folder that holds one folder for each model: `model.json`, `weights.safetensors`, `CARD.md`. Models
+                of another kind in it are ignored.
+            kind: One of `moodreel.models.model_card.KINDS`.
+            loader: Loads one model.
+            default: Name of the default model.
+            device: Torch device, as `resolve_device` returns it.
+        """
+        self.default = default
         self._root = root
+        self._kind = kind
+        self._loader = loader
         self._device = device
         self._lock = threading.Lock()
         self._loaded: dict[str, Model] = {}
 
-    @abstractmethod
-    def load(self, path: Path, *, device: str) -> Model:
-        """Load a model from wherever it is. Raises ModelInvalid."""
-
     def names(self) -> list[str]:
-        """Names that `get` knows, sorted."""
-        folders = [path.parent for name in (WEIGHTS_FILE, THEIR_WEIGHTS) for path in self._root.glob(f"*/{name}")]
-        shipped = {folder.name for folder in folders if _kind_in(folder) == self.kind}
+        """Return the names that `get` knows, sorted."""
+        weights = [path for name in (WEIGHTS_FILE, HF_WEIGHTS_FILE) for path in self._root.glob(f"*/{name}")]
+        cards = [path.with_name(CARD_FILE) for path in weights]
+        shipped = {card.parent.name for card in cards if card.is_file() and read_kind(card) == self._kind}
         return sorted(shipped | self._loaded.keys())
 
     def get(self, name: str | None = None) -> Model:
-        """Return a model, the default for None. Raises ModelNotFound, or ModelInvalid when it cannot be loaded."""
+        """Return a model, loaded; the default one for None.
+
+        Raises:
+            ModelNotFound: There is no model of this name.
+            ModelInvalid: The model cannot be loaded.
+        """
         name = name or self.default
         with self._lock:
             if name not in self._loaded:
-                self._loaded[name] = self.load(self._find(name), device=self._device)
+                self._loaded[name] = self._loader(self._folder(name), device=self._device)
             return self._loaded[name]
 
-    def _find(self, name: str) -> Path:
-        if name not in self.names():
-            raise ModelNotFound(f"There is no model {name!r}; there are {', '.join(self.names()) or 'none'}.")
-        return self._root / name
+    def card(self, name: str) -> ModelCard:
+        """Read a model's card without loading the model.
+
+        Raises:
+            ModelNotFound: There is no model of this name.
+            ModelInvalid: The card is not valid.
+        """
+        with self._lock:
+            if name in self._loaded:
+                return self._loaded[name].info.card
+            return read_card(self._folder(name) / CARD_FILE)
 
     def register(self, path: Path) -> str:
         """Load a model from anywhere, make it the default and return its name.
 
-        path: a model's folder, or a `.safetensors`, `.pth` or `.pt` file with or without a `model.json` beside it.
-        Raises ModelInvalid, and changes nothing, when any of it is not as it should be, or another model of the store
-        has its name.
+        Args:
+            path: A model's folder, or a `.safetensors`, `.pth` or `.pt` file with or without a `model.json` beside it.
+
+        Raises:
+            ModelInvalid: The model cannot be loaded, or another model of the store has its name. The registry is
+                unchanged then.
         """
-        model = self.load(path, device=self._device)
+        model = self._loader(path, device=self._device)
         name = model.info.name
         with self._lock:
             if name in self.names() and path.resolve() != (self._root / name).resolve():
-                raise ModelInvalid(f"The store has a model {name!r} already; rename this one in its model.json.")
+                raise ModelInvalid(f"The store already has a model {name!r}; rename this one in its model.json.")
             self._loaded[name] = model
             self.default = name
         return name
 
     def set_default_from_path(self, path: Path | None, *, setting: str, fallback: bool) -> None:
-        """Make a model from elsewhere the default, where one is given, and load the default. Raises ModelInvalid.
+        """Register a model from elsewhere as the default, and load the default.
 
-        setting: what names it, for the operator. fallback: stay with the store's own where it is no good.
+        Args:
+            path: The model; None keeps the default.
+            setting: Name of the setting that holds the path, for the log.
+            fallback: Whether an invalid model is logged and the store's own default kept, instead of raising.
+
+        Raises:
+            ModelInvalid: The model cannot be loaded.
+            ModelNotFound: The store lacks its default model.
         """
         if path is not None:
             try:
@@ -103,12 +133,19 @@ class ModelRegistry(ABC, Generic[Model]):
             except ModelInvalid:
                 if not fallback:
                     raise
-                logger.exception("%s is no good; %s answers instead, as MODEL_FALLBACK=1 asks", setting, self.default)
+                logger.exception(
+                    "%s cannot be loaded; using %s instead, because MODEL_FALLBACK=1", setting, self.default
+                )
         self.get()
+
+    def _folder(self, name: str) -> Path:
+        if name not in self.names():
+            raise ModelNotFound(f"There is no model {name!r}; there are {', '.join(self.names()) or 'none'}.")
+        return self._root / name
 
 
 def verified_sha256(weights: Path, card: ModelCard) -> str:
-    """Give the SHA-256 of a weights file. Raises ModelInvalid where its card says another."""
+    """Return the SHA-256 of a weights file. Raises ModelInvalid when the card states another."""
     digest = file_sha256(weights)
     if card.sha256 and digest != card.sha256:
         raise ModelInvalid(
@@ -118,17 +155,12 @@ def verified_sha256(weights: Path, card: ModelCard) -> str:
     return digest
 
 
-def _kind_in(folder: Path) -> str | None:
-    card = folder / CARD_FILE
-    return read_kind(card) if card.is_file() else None
-
-
 def find_weights(folder: Path) -> Path:
-    """Find a folder's weights: those of a name that says so, or else the only checkpoint in it.
+    """Return a folder's weights file: the one of a standard name, or else the only checkpoint in it.
 
-    What training goes on from may lie beside them.
+    Training may have left its own state beside a file of the standard name. Raises ModelInvalid.
     """
-    found = [path for path in (folder / WEIGHTS_FILE, folder / THEIR_WEIGHTS) if path.is_file()][:1]
+    found = [path for path in (folder / WEIGHTS_FILE, folder / HF_WEIGHTS_FILE) if path.is_file()][:1]
     found = found or [path for path in folder.iterdir() if path.suffix in (".safetensors", ".pth", ".pt")]
     if len(found) != 1:
         raise ModelInvalid(
@@ -137,12 +169,16 @@ def find_weights(folder: Path) -> Path:
     return found[0]
 
 
-def build_network(card: ModelCard, known: Mapping[str, type[Network]]) -> Network:
-    """Make the card's network, without memory for weights that are about to be replaced."""
-    if card.architecture not in known:
+def build_network(card: ModelCard, architectures: Mapping[str, type[Network]]) -> Network:
+    """Build the card's network on the meta device, because its weights are about to be replaced.
+
+    Raises:
+        ModelInvalid: The architecture is unknown, or does not take the card's arguments.
+    """
+    if card.architecture not in architectures:
         raise ModelInvalid(
             f"The model.json of {card.name!r} names the architecture {card.architecture!r}; known are "
-            f"{', '.join(sorted(known))}."
+            f"{', '.join(sorted(architectures))}."
         )
     arguments = {"classes": len(card.labels)} | dict(card.arguments)
     if arguments["classes"] != len(card.labels):
@@ -152,14 +188,11 @@ def build_network(card: ModelCard, known: Mapping[str, type[Network]]) -> Networ
         )
     try:
         with torch.device("meta"):
-            return known[card.architecture](**arguments)
+            return architectures[card.architecture](**arguments)
     except (TypeError, ValueError, RuntimeError) as error:
+        # A ValueError comes from the architecture itself and says what is wrong.
+        reason = f" ({str(error).rstrip('.')})" if isinstance(error, ValueError) else ""
         raise ModelInvalid(
-            f"The model.json of {card.name!r} has arguments that {card.architecture!r} does not take{_why(error)}; "
+            f"The model.json of {card.name!r} has arguments that {card.architecture!r} does not take{reason}; "
             "correct them."
         ) from error
-
-
-def _why(error: Exception) -> str:
-    """The reason, where an architecture gives one of its own."""
-    return f" ({str(error).rstrip('.')})" if isinstance(error, ValueError) else ""

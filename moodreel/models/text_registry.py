@@ -77,14 +77,14 @@ class TextPredictor:
         return torch.from_numpy(rows).to(self._device)
 
 
-class TextModelRegistry(ModelRegistry[TextPredictor]):
-    """The models that read texts."""
+DEFAULT_MODEL = "text-emotion"
 
-    kind = TEXT
-    default_name = "text-emotion"
 
-    def load(self, path: Path, *, device: str) -> TextPredictor:
-        return load_text_model(path, device=device)
+def text_model_registry(
+    root: Path, *, default: str = DEFAULT_MODEL, device: str = "cpu"
+) -> ModelRegistry[TextPredictor]:
+    """Make a registry of the models that read texts."""
+    return ModelRegistry(root, kind=TEXT, loader=load_text_model, default=default, device=device)
 
 
 def load_text_model(path: Path, *, device: str = "cpu") -> TextPredictor:

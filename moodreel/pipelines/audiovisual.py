@@ -15,10 +15,11 @@ import numpy as np
 from moodreel.errors import ModelMissing, ModelNotFound, NonCommercialModel
 from moodreel.media.video_decoder import VideoLimits
 from moodreel.models import mock as mocking
-from moodreel.models.audiovisual_registry import AudioVisualModelRegistry, AudioVisualPredictor
+from moodreel.models.audiovisual_registry import AudioVisualPredictor, audiovisual_model_registry
 from moodreel.models.mock import MockPredictor
 from moodreel.models.networks.audiovisual import MODALITIES
 from moodreel.models.predictor import ModelInfo, resolve_device
+from moodreel.models.registry import ModelRegistry
 from moodreel.pipelines import clip_sampler
 from moodreel.pipelines.clip_loader import ClipLoader, LoadedClip
 from moodreel.pipelines.engine import Engine
@@ -97,7 +98,7 @@ class AudioVisualPipeline:
     def __init__(
         self,
         engine: Engine,
-        models: AudioVisualModelRegistry,
+        models: ModelRegistry[AudioVisualPredictor],
         *,
         operator_model: str | None = None,
         noncommercial: bool = False,
@@ -149,7 +150,7 @@ class AudioVisualPipeline:
         Raises:
             ModelInvalid: a model cannot be loaded.
         """
-        models = AudioVisualModelRegistry(store_root, device=resolve_device(use_gpu))
+        models = audiovisual_model_registry(store_root, device=resolve_device(use_gpu))
         if mock:
             logger.warning(
                 "EMO_MOCK=1: /api/predict/multimodal makes its answers up, and marks them%s. Not for production.",

@@ -18,8 +18,9 @@ from moodreel.errors import Overloaded
 from moodreel.faces.facial_actions import FacialActionExplainer
 from moodreel.faces.landmarker import FaceLandmarker
 from moodreel.media.video import Frame
-from moodreel.models.face_registry import FaceModelRegistry
-from moodreel.models.predictor import resolve_device
+from moodreel.models.face_registry import face_model_registry
+from moodreel.models.predictor import FacePredictor, resolve_device
+from moodreel.models.registry import ModelRegistry
 from moodreel.pipelines.timing import elapsed_ms
 
 T = TypeVar("T")
@@ -47,7 +48,7 @@ class Engine:
     def __init__(
         self,
         landmarker: FaceLandmarker,
-        models: FaceModelRegistry,
+        models: ModelRegistry[FacePredictor],
         facial_actions: FacialActionExplainer,
         *,
         slots: int = 1,
@@ -94,7 +95,7 @@ class Engine:
             ModelInvalid: a model, the face landmarker or the facial actions cannot be loaded.
             ModelNotFound: the store has no default model.
         """
-        models = FaceModelRegistry(store_root, device=resolve_device(use_gpu))
+        models = face_model_registry(store_root, device=resolve_device(use_gpu))
         models.set_default_from_path(model_path, setting="MODEL_PATH", fallback=model_fallback)
         facial_actions = FacialActionExplainer.load(store_root / "movements")
         landmarker = FaceLandmarker(store_root / "face_landmarker" / "face_landmarker.task", use_fallbacks=True)

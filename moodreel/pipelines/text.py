@@ -20,7 +20,8 @@ import numpy as np
 from moodreel.emotions import EKMAN
 from moodreel.errors import MoodreelError, Overloaded, TextEmpty, TextTooLong
 from moodreel.models.predictor import ModelInfo, resolve_device
-from moodreel.models.text_registry import BATCH_SIZE, TextModelRegistry, TextPredictor
+from moodreel.models.registry import ModelRegistry
+from moodreel.models.text_registry import BATCH_SIZE, TextPredictor, text_model_registry
 from moodreel.models.tokenizer import TokenWindow
 from moodreel.pipelines.language_id import ENGLISH, LanguageIdentifier
 
@@ -79,7 +80,7 @@ class TextPipeline:
 
     def __init__(
         self,
-        store: TextModelRegistry,
+        store: ModelRegistry[TextPredictor],
         languages: LanguageIdentifier,
         *,
         longest: int = MAX_CHARACTERS,
@@ -109,7 +110,7 @@ class TextPipeline:
         Args: as those of `Analyser.load`, and of `WordReader`.
         Raises ModelInvalid: a model is not what it should be.
         """
-        store = TextModelRegistry(store_root, device=resolve_device(use_gpu))
+        store = text_model_registry(store_root, device=resolve_device(use_gpu))
         store.set_default_from_path(model_path, setting="TEXT_MODEL_PATH", fallback=model_fallback)
         return cls(store, LanguageIdentifier(store_root / "lid.176"), longest=longest, wait_seconds=wait_seconds)
 

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 
 from moodreel.errors import DataInvalid, MoodreelError
-from moodreel.models.face_registry import FaceModelRegistry, load_face_model
+from moodreel.models.face_registry import face_model_registry, load_face_model
+from moodreel.models.model_store import find_model_store
 from moodreel.training.baselines.audio_logreg import cross_validate_baseline, extract_features
 from moodreel.training.baselines.audio_logreg import summary as summary_of_folds
 from moodreel.training.cli import compare as comparing
@@ -39,8 +40,9 @@ from moodreel.training.recipes.face_cards import (
 )
 from moodreel.training.recipes.face_expression import train_appearance
 from moodreel.training.recipes.facial_actions import fit_facial_actions, write_facial_actions
-from moodreel.training.recipes.moodreel_five import STORE, JointRecipe, train_joint
+from moodreel.training.recipes.moodreel_five import JointRecipe, train_joint
 
+STORE = find_model_store()
 LANDMARKER = STORE / "face_landmarker" / "face_landmarker.task"
 MODEL = "face-expression"
 """What names of movements are fitted to: the network of seven labels, which all faces of pictures are read by."""
@@ -94,14 +96,14 @@ def _evaluate(args: argparse.Namespace) -> None:
     if text_commands.is_for_texts(args.model, STORE):
         return text_commands.run_evaluation(args.model, args.data, STORE)
     path = Path(args.model)
-    predictor = load_face_model(path) if path.exists() else FaceModelRegistry(STORE).get(args.model)
+    predictor = load_face_model(path) if path.exists() else face_model_registry(STORE).get(args.model)
     report = evaluate(predictor, args.data, LANDMARKER, args.cache, groups=args.groups, workers=args.threads)
     print(_summary(report))
 
 
 def _movements(args: argparse.Namespace) -> None:
     surrogate = fit_facial_actions(
-        args.data, LANDMARKER, args.cache, FaceModelRegistry(STORE).get(MODEL), workers=args.threads
+        args.data, LANDMARKER, args.cache, face_model_registry(STORE).get(MODEL), workers=args.threads
     )
     write_facial_actions(args.out, surrogate, MODEL)
     print(f"agreement with {MODEL} {surrogate.agreement:.4f} of {surrogate.pictures} faces")

@@ -11,7 +11,7 @@ from bench import render, robustness
 from bench.robustness import CONDITIONS, Outcome, measure, sample, table
 from moodreel.emotions import FIVE
 from moodreel.faces.landmarker import FaceLandmarker
-from moodreel.models.face_registry import FaceModelRegistry
+from moodreel.models.face_registry import face_model_registry
 from moodreel.training.data.ferplus import VOTE_LABELS_FIVE
 
 STORE = Path(__file__).parents[2] / "model_store"
@@ -181,7 +181,7 @@ def test_light_from_one_side_and_from_behind(scene, rng):
 
 
 def test_a_face_is_read_as_the_service_reads_it_and_one_not_found_is_wrong(scene, faceless, finder):
-    predictor = FaceModelRegistry(STORE).get()
+    predictor = face_model_registry(STORE).get()
     truth = np.array([HAPPY, HAPPY])
     outcome = measure([scene, faceless], truth, CONDITIONS[0], finder, predictor)
     assert outcome.found.tolist() == [True, False]

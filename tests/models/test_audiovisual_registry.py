@@ -11,12 +11,12 @@ import torch
 
 from moodreel.emotions import EIGHT
 from moodreel.errors import ModelInvalid, ModelNotFound
-from moodreel.models.audiovisual_registry import AudioVisualModelRegistry, load_audiovisual_model
-from moodreel.models.face_registry import FaceModelRegistry
+from moodreel.models.audiovisual_registry import audiovisual_model_registry, load_audiovisual_model
+from moodreel.models.face_registry import face_model_registry
 from moodreel.models.model_card import read_card
 from moodreel.models.networks.audiovisual import AudioVisualBatch
 from moodreel.models.quantization import PRECISIONS
-from moodreel.models.text_registry import TextModelRegistry
+from moodreel.models.text_registry import text_model_registry
 from tests.support.audiovisual_models import network, write_model
 
 BOTH = ("video", "audio")
@@ -42,7 +42,7 @@ def shelf(tmp_path_factory):
 
 
 def test_a_model_answers_calibrated_what_its_network_says(shelf, tmp_path):
-    predictor = AudioVisualModelRegistry(shelf).get()
+    predictor = audiovisual_model_registry(shelf).get()
     warm = load_audiovisual_model(write_model(tmp_path / "warm", temperature=2.5))
     windows = excerpts(19)  # more than one batch
     windows.face_mask[3] = False
@@ -57,7 +57,7 @@ def test_a_model_answers_calibrated_what_its_network_says(shelf, tmp_path):
 
 
 def test_a_clip_is_the_mean_of_its_windows(shelf):
-    predictor, windows = AudioVisualModelRegistry(shelf).get(), excerpts()
+    predictor, windows = audiovisual_model_registry(shelf).get(), excerpts()
     each = np.stack([probabilities for probabilities, _ in predictor.predict(windows)])
     np.testing.assert_allclose(predictor.predict_clip(windows), each.mean(axis=0), atol=1e-6)
     assert predictor.predict_clip(windows).sum() == pytest.approx(1, abs=1e-5)
@@ -113,10 +113,10 @@ def test_a_network_to_be_trained_keeps_its_layers(tmp_path):
 
 
 def test_each_kind_of_model_has_a_store_of_its_own(shelf):
-    assert AudioVisualModelRegistry(shelf).names() == ["faces-eight"]
-    assert FaceModelRegistry(shelf).names() == TextModelRegistry(shelf).names() == []
+    assert audiovisual_model_registry(shelf).names() == ["faces-eight"]
+    assert face_model_registry(shelf).names() == text_model_registry(shelf).names() == []
     with pytest.raises(ModelNotFound, match="faces-eight"):
-        AudioVisualModelRegistry(shelf).get("nobody")
+        audiovisual_model_registry(shelf).get("nobody")
 
 
 def test_a_card_may_say_that_weights_are_not_for_commerce(tmp_path):
@@ -169,7 +169,7 @@ def test_a_weights_file_is_named_by_itself_with_its_card_beside_it(tmp_path):
 
 
 def test_one_model_serves_several_threads(shelf):
-    store, windows = AudioVisualModelRegistry(shelf), excerpts()
+    store, windows = audiovisual_model_registry(shelf), excerpts()
     with ThreadPoolExecutor(6) as pool:
         answers = list(pool.map(lambda _: store.get().predict_clip(windows), range(12)))
     for answer in answers:

@@ -18,7 +18,7 @@ from moodreel.emotions import SEVEN
 from moodreel.errors import ModelInvalid
 from moodreel.faces.features import extract_features
 from moodreel.faces.landmarker import FaceLandmarker
-from moodreel.models.face_registry import FaceModelRegistry, load_face_model
+from moodreel.models.face_registry import face_model_registry, load_face_model
 from moodreel.models.huggingface.image import read_labels
 
 STORE = Path(__file__).parents[2] / "model_store"
@@ -100,7 +100,7 @@ def test_without_a_preprocessor_colours_go_from_minus_one_to_one(folder, face):
 
 
 def test_it_stands_in_the_store_under_the_name_of_its_folder_and_answers_by_default(folder):
-    models = FaceModelRegistry(STORE)
+    models = face_model_registry(STORE)
     assert models.register(folder.rename(folder.parent / "mine")) == "mine"
     assert models.get().info.architecture == "hugging-face-vit"
     assert len(models.get().info.sha256) == 64

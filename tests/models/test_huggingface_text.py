@@ -19,7 +19,7 @@ from transformers import (
 
 from moodreel.emotions import EKMAN, GOEMOTIONS_BY_EKMAN
 from moodreel.errors import ModelInvalid
-from moodreel.models.text_registry import TextModelRegistry, load_text_model
+from moodreel.models.text_registry import load_text_model, text_model_registry
 from moodreel.models.tokenizer import WINDOW_TOKENS
 
 WORDS = [
@@ -118,7 +118,7 @@ def test_a_vocabulary_stands_in_for_a_tokenizer_json(tmp_path):
 
 
 def test_it_answers_by_default_under_the_name_of_its_folder_with_windows_as_short_as_ours(tmp_path):
-    store = TextModelRegistry(Path(__file__).parents[2] / "model_store")
+    store = text_model_registry(Path(__file__).parents[2] / "model_store")
     assert store.register(made(tmp_path / "mine")) == "mine"
     assert store.get().info.labels == EKMAN
     assert max(len(window.ids) for window in store.get().tokenizer.tokenize("so happy " * 500)) == WINDOW_TOKENS

@@ -19,7 +19,7 @@ from moodreel.errors import ModelInvalid, ModelNotFound, MoodreelError
 from moodreel.faces.features import FaceFeatures, extract_features
 from moodreel.faces.landmarker import FaceLandmarker
 from moodreel.models import download, face_registry, predictor
-from moodreel.models.face_registry import FaceModelRegistry, load_face_model
+from moodreel.models.face_registry import face_model_registry, load_face_model
 from moodreel.models.model_card import emotimesh_card, read_card
 from moodreel.models.networks.compact_emotimesh import CompactEmotiMeshNet
 from moodreel.models.networks.emotimesh import EmotiMeshNet
@@ -299,7 +299,7 @@ def test_a_checkpoint_of_the_full_original_layout_loads_and_predicts(tmp_path):
     weights = {key: torch.full(tensor.shape, 0.001, dtype=tensor.dtype) for key, tensor in shapes.items()}
     torch.save(weights, tmp_path / "emotimesh_5.pth")
     del weights
-    models = FaceModelRegistry(tmp_path / "store")
+    models = face_model_registry(tmp_path / "store")
     assert models.register(tmp_path / "emotimesh_5.pth") == "emotimesh_5"
     (verdict,) = models.get().predict([someone(moments=2)])
     assert verdict.probabilities.sum() == pytest.approx(1, abs=1e-5)
@@ -391,7 +391,7 @@ def test_a_bad_checkpoint_is_refused_and_the_default_stays(tmp_path, monkeypatch
     else:
         checkpoint.write_bytes(content)
     described(tmp_path)
-    models = FaceModelRegistry(tmp_path / "store", default="good")
+    models = face_model_registry(tmp_path / "store", default="good")
     with pytest.raises(ModelInvalid, match=message) as refusal:
         models.register(checkpoint)
     assert models.default == "good"
@@ -446,7 +446,7 @@ def test_a_card_that_is_no_json_is_refused(tmp_path):
 
 @pytest.fixture(scope="module")
 def shipped():
-    return FaceModelRegistry(STORE).get()
+    return face_model_registry(STORE).get()
 
 
 def test_the_shipped_default_fits_its_card_and_says_how_it_was_measured(shipped):
@@ -460,7 +460,7 @@ def test_the_shipped_default_fits_its_card_and_says_how_it_was_measured(shipped)
 
 
 def test_every_shipped_model_fits_its_card_and_all_of_them_fit_a_small_machine():
-    models = FaceModelRegistry(STORE)
+    models = face_model_registry(STORE)
     assert {"compact-emotimesh", "face-expression", "moodreel-five", "resemotenet", "vit"} <= set(models.names())
     for name in models.names():
         info = models.get(name).info
@@ -471,7 +471,7 @@ def test_every_shipped_model_fits_its_card_and_all_of_them_fit_a_small_machine()
 
 @pytest.mark.parametrize("name", ["compact-emotimesh", "face-expression", "moodreel-five", "resemotenet", "vit"])
 def test_every_shipped_model_takes_a_smile_for_happy_in_one_moment_and_in_many(name, portrait):
-    shipped = FaceModelRegistry(STORE).get(name)
+    shipped = face_model_registry(STORE).get(name)
     picture = np.ascontiguousarray(portrait[:300])
     finder = FaceLandmarker(STORE / "face_landmarker" / "face_landmarker.task", max_faces=1)
     smile = extract_features(picture, finder.detect(picture)[0])
@@ -487,7 +487,7 @@ def test_the_store_lists_and_loads_models_by_name(tmp_path):
     save(tmp_path / "a", random_network(EmotiMeshNet, TINY), architecture="emotimesh", arguments=TINY)
     (tmp_path / "face_landmarker").mkdir()
     (tmp_path / "face_landmarker" / "model.json").write_text("{}")
-    models = FaceModelRegistry(tmp_path, default="b")
+    models = face_model_registry(tmp_path, default="b")
     assert models.names() == ["a", "b"]
     assert models.get("a").info.architecture == "emotimesh"
     assert (models.get().info.name, models.get().info.version) == ("b", "7")
@@ -499,7 +499,7 @@ def test_a_model_is_loaded_once_however_many_ask_at_once(tmp_path, monkeypatch):
     monkeypatch.setattr(
         face_registry, "load_face_model", lambda *args, **kwargs: loads.append(args) or load_face_model(*args, **kwargs)
     )
-    models = FaceModelRegistry(tmp_path, default="one")
+    models = face_model_registry(tmp_path, default="one")
     assert loads == []
     with ThreadPoolExecutor(8) as pool:
         answers = set(pool.map(lambda _: models.get(), range(16)))
@@ -509,26 +509,26 @@ def test_a_model_is_loaded_once_however_many_ask_at_once(tmp_path, monkeypatch):
 def test_an_unknown_name_is_answered_with_those_there_are(tmp_path):
     save(tmp_path / "one", random_network(CompactEmotiMeshNet, SMALL))
     with pytest.raises(ModelNotFound, match="'two'; there are one"):
-        FaceModelRegistry(tmp_path).get("two")
+        face_model_registry(tmp_path).get("two")
 
 
 @pytest.mark.parametrize("name", ["../one", "one/../one", "."])
 def test_a_name_cannot_leave_the_store(tmp_path, name):
     save(tmp_path / "one", random_network(CompactEmotiMeshNet, SMALL))
     with pytest.raises(ModelNotFound):
-        FaceModelRegistry(tmp_path / "one").get(name)
+        face_model_registry(tmp_path / "one").get(name)
 
 
 def test_shipped_weights_must_have_the_sha256_of_their_card(tmp_path):
     folder = save(tmp_path / "one", random_network(CompactEmotiMeshNet, SMALL), sha256="0" * 64)
     with pytest.raises(ModelInvalid, match="SHA-256"):
-        FaceModelRegistry(tmp_path).get(folder.name)
+        face_model_registry(tmp_path).get(folder.name)
 
 
 def test_a_registered_folder_becomes_the_default_under_its_own_name(tmp_path):
     save(tmp_path / "store" / "one", random_network(CompactEmotiMeshNet, SMALL))
     outside = save(tmp_path / "elsewhere", random_network(CompactEmotiMeshNet, SMALL), name="mine")
-    models = FaceModelRegistry(tmp_path / "store", default="one")
+    models = face_model_registry(tmp_path / "store", default="one")
     assert models.register(outside) == "mine"
     assert models.get().info.name == "mine"
     assert models.names() == ["mine", "one"]
@@ -538,7 +538,7 @@ def test_a_registered_folder_becomes_the_default_under_its_own_name(tmp_path):
 def test_a_folder_of_the_store_itself_can_be_made_the_default(tmp_path):
     for name in ("one", "two"):
         save(tmp_path / name, random_network(CompactEmotiMeshNet, SMALL))
-    models = FaceModelRegistry(tmp_path, default="one")
+    models = face_model_registry(tmp_path, default="one")
     assert models.register(tmp_path / "two") == "two"
     assert models.get().info.name == "two"
 
@@ -546,7 +546,7 @@ def test_a_folder_of_the_store_itself_can_be_made_the_default(tmp_path):
 def test_a_model_from_outside_cannot_take_the_name_of_one_in_the_store(tmp_path):
     save(tmp_path / "store" / "one", random_network(CompactEmotiMeshNet, SMALL))
     outside = save(tmp_path / "elsewhere", random_network(CompactEmotiMeshNet, SMALL), name="one")
-    models = FaceModelRegistry(tmp_path / "store", default="one")
+    models = face_model_registry(tmp_path / "store", default="one")
     with pytest.raises(ModelInvalid, match="already"):
         models.register(outside)
 

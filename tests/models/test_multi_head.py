@@ -17,7 +17,7 @@ from moodreel.emotions import SEVEN
 from moodreel.errors import ModelInvalid
 from moodreel.faces.features import FaceFeatures, extract_features
 from moodreel.faces.landmarker import FaceLandmarker
-from moodreel.models.face_registry import FaceModelRegistry, load_face_model
+from moodreel.models.face_registry import face_model_registry, load_face_model
 from moodreel.models.model_card import ModelCard
 from moodreel.models.networks.base import fuse_batchnorm
 from moodreel.models.networks.resemotenet import ResEmoteNet, preprocess
@@ -232,7 +232,7 @@ def test_a_public_checkpoint_loads_from_a_path_and_reads_a_portrait(tmp_path, po
     weights = public_checkpoint()
     torch.save({"model_state_dict": weights, "epoch": 80} if wrapped else weights, tmp_path / "best_model.pth")
     (tmp_path / "model.json").write_text(json.dumps({"architecture": "resemotenet", "labels": list(SEVEN)}))
-    models = FaceModelRegistry(STORE)
+    models = face_model_registry(STORE)
     models.register(tmp_path / "best_model.pth")
     face = extract_features(portrait, finder.detect(portrait)[0], with_rgb_crop=models.get().requires_rgb_crop)
     (verdict,) = models.get().predict([[face]])

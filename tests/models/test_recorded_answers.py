@@ -21,10 +21,12 @@ import torch
 
 from moodreel.faces.facial_actions import FacialActionExplainer
 from moodreel.faces.features import FaceFeatures
-from moodreel.models.audiovisual_registry import AudioVisualModelRegistry
-from moodreel.models.face_registry import FaceModelRegistry
+from moodreel.models.audiovisual_registry import AudioVisualPredictor, audiovisual_model_registry
+from moodreel.models.face_registry import face_model_registry
 from moodreel.models.networks.audiovisual import AudioVisualBatch
-from moodreel.models.text_registry import TextModelRegistry
+from moodreel.models.predictor import FacePredictor
+from moodreel.models.registry import ModelRegistry
+from moodreel.models.text_registry import text_model_registry
 from moodreel.pipelines.audiovisual import AudioVisualPipeline
 from moodreel.pipelines.engine import Engine
 from moodreel.pipelines.image import ImagePipeline
@@ -100,13 +102,13 @@ def audiovisual_batch() -> AudioVisualBatch:
 
 
 @cache
-def face_models() -> FaceModelRegistry:
-    return FaceModelRegistry(STORE)
+def face_models() -> ModelRegistry[FacePredictor]:
+    return face_model_registry(STORE)
 
 
 @cache
-def audiovisual_models() -> AudioVisualModelRegistry:
-    return AudioVisualModelRegistry(STORE)
+def audiovisual_models() -> ModelRegistry[AudioVisualPredictor]:
+    return audiovisual_model_registry(STORE)
 
 
 def face_answers(name: str) -> dict[str, object]:
@@ -135,7 +137,7 @@ def audiovisual_answers(name: str) -> dict[str, object]:
 
 
 def text_answers() -> dict[str, object]:
-    predictor = TextModelRegistry(STORE).get("text-emotion")
+    predictor = text_model_registry(STORE).get("text-emotion")
     windows = [predictor.tokenizer.tokenize(text) for text in TEXTS]
     return {
         "tokens": [[len(window.ids) for window in part] for part in windows],

@@ -9,8 +9,8 @@ import pytest
 
 from moodreel.emotions import EKMAN
 from moodreel.errors import ModelNotFound, Overloaded, TextEmpty, TextTooLong
-from moodreel.models.face_registry import FaceModelRegistry
-from moodreel.models.text_registry import TextModelRegistry
+from moodreel.models.face_registry import face_model_registry
+from moodreel.models.text_registry import text_model_registry
 from moodreel.models.tokenizer import OVERLAP_TOKENS, WINDOW_TOKENS, TokenWindow, normalize_text
 from moodreel.pipelines.language_id import LanguageIdentifier
 from moodreel.pipelines.text import TextPipeline, join
@@ -142,7 +142,7 @@ def test_another_language_is_answered_and_said_to_be_no_more_than_a_guess(reader
 
 
 def test_the_shipped_model_fits_its_card_and_fifty_megabytes():
-    store = TextModelRegistry(STORE)
+    store = text_model_registry(STORE)
     assert store.names() == ["text-emotion"]
     info = store.get().info
     assert info.sha256 == info.card.sha256
@@ -209,7 +209,7 @@ def test_a_model_that_is_not_there_is_named_with_those_that_are(reader):
     with pytest.raises(ModelNotFound, match="'face-expression'; there are text-emotion"):
         reader.predict([SAD], model="face-expression")
     with pytest.raises(ModelNotFound, match=r"'text-emotion'; there are .*face-expression"):
-        FaceModelRegistry(STORE).get("text-emotion")
+        face_model_registry(STORE).get("text-emotion")
 
 
 class Slow:
@@ -236,7 +236,7 @@ class OneModel:
 
 def slow_reader(seconds, **limits):
     return TextPipeline(
-        OneModel(Slow(TextModelRegistry(STORE).get(), seconds)), LanguageIdentifier(STORE / "lid.176"), **limits
+        OneModel(Slow(text_model_registry(STORE).get(), seconds)), LanguageIdentifier(STORE / "lid.176"), **limits
     )
 
 

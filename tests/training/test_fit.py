@@ -14,7 +14,7 @@ from moodreel.emotions import EIGHT, SEVEN
 from moodreel.errors import DataInvalid
 from moodreel.faces.features import FaceFeatures
 from moodreel.models.audiovisual_registry import load_audiovisual_model
-from moodreel.models.face_registry import FaceModelRegistry, load_face_model
+from moodreel.models.face_registry import face_model_registry, load_face_model
 from moodreel.models.networks.audiovisual import AudioVisualBatch
 from moodreel.training.__main__ import main
 from moodreel.training.augmentation.spectrogram import WINDOW_FRAMES, MelAugmentation
@@ -227,7 +227,7 @@ def test_networks_of_transformers_become_models_beside_their_checkpoints(album, 
     words = [word for size, value in sizes.items() for word in ("--argument", f"{size}={value}")]
     run(tmp_path / "mine", f"pictures:{album}", cache, "--epochs", "1", *words, architecture=name)
     assert (tmp_path / "mine" / "checkpoint.pt").is_file()
-    store = FaceModelRegistry(tmp_path)
+    store = face_model_registry(tmp_path)
     assert store.names() == ["mine"]
     assert store.get("mine").info.labels == ("happy", "sad")
     assert f"{name}: happy, sad." in (tmp_path / "mine" / "CARD.md").read_text()

@@ -18,7 +18,7 @@ import torch
 from moodreel.emotions import FIVE, SEVEN, SEVEN_TO_FIVE
 from moodreel.errors import DataInvalid
 from moodreel.faces.landmarker import BLENDSHAPES
-from moodreel.models.face_registry import FaceModelRegistry
+from moodreel.models.face_registry import face_model_registry
 from moodreel.models.predictor import FacePredictor, TrackPrediction
 from moodreel.training.__main__ import main
 from moodreel.training.augmentation.image import augment_crop
@@ -615,7 +615,7 @@ def test_training_learns_a_made_set_by_heart_and_leaves_a_model_that_serves(tmp_
     assert report.metrics.accuracy == 1
     assert report.metrics.confusion[:, :-1].tolist() == (30 * np.eye(5, dtype=int)).tolist()
     assert report.sequences.by_kind["steady"].model > 0.9
-    served = FaceModelRegistry(tmp_path / "store", default="learnt").get()
+    served = face_model_registry(tmp_path / "store", default="learnt").get()
     assert served.info.card.metrics[0]["value"] == 1
     assert "**1.000**" in (out / "CARD.md").read_text()
 
@@ -716,7 +716,7 @@ def test_a_face_expression_and_a_joint_model_learn_a_made_set_and_serve(tmp_path
     write_joint_card(out, report, both, recipe, "train")
     assert report.metrics.accuracy > 0.95
     assert report.sequences.by_kind["burst"].model > 0.8
-    served = FaceModelRegistry(tmp_path / "store", default="both").get()
+    served = face_model_registry(tmp_path / "store", default="both").get()
     assert served.info.labels == FIVE
     for card in ("looks", "both"):
         text = (tmp_path / "store" / card / "CARD.md").read_text() + (
@@ -749,7 +749,7 @@ def test_a_network_learns_what_its_teacher_says_and_serves(tmp_path, banded, rec
     report = evaluate(write_appearance(out, learnt, recipe), data, *places)
     write_appearance_card(out, report, learnt, recipe, "train")
     assert report.metrics.accuracy > 0.95, "its labels were neutral all of them"
-    served = FaceModelRegistry(tmp_path / "store").get(recipe.architecture)
+    served = face_model_registry(tmp_path / "store").get(recipe.architecture)
     assert served.info.labels == SEVEN
     card = (out / "CARD.md").read_text()
     assert "`looks`, shown the crop" in card
@@ -804,7 +804,7 @@ def test_a_command_that_was_killed_goes_on_to_the_same_model(tmp_path, banded, m
     monkeypatch.setattr(crops_training, "augment_crops", lambda crops, rng, clean_prob=1: drawn.extend(crops) or crops)
     assert command(out, "--resume") == whole
     assert len(drawn) == 6 * 32, "only what was left to learn"
-    assert FaceModelRegistry(tmp_path / "killed").get("mine").info.labels == SEVEN, "served beside its checkpoint"
+    assert face_model_registry(tmp_path / "killed").get("mine").info.labels == SEVEN, "served beside its checkpoint"
     said = (out / "train.log").read_text()
     assert said.index("training: step 4") < said.index("Going on at step 10 of phase 1")
     assert [line.split("|")[1:3] for line in (out / "CARD.md").read_text().splitlines() if "| polishing |" in line] == [

@@ -14,7 +14,7 @@ from moodreel.errors import DataInvalid
 from moodreel.models.model_card import TEXT, read_kind
 from moodreel.models.quantization import PRECISIONS
 from moodreel.models.registry import CARD_FILE, WEIGHTS_FILE
-from moodreel.models.text_registry import TextModelRegistry, load_text_model
+from moodreel.models.text_registry import load_text_model, text_model_registry
 from moodreel.training.baselines.tfidf_logreg import measure_tfidf_baseline
 from moodreel.training.cli.fit import add_options, begin_log
 from moodreel.training.data.ferplus import holdout_mask
@@ -75,7 +75,7 @@ def run_training(args: argparse.Namespace) -> None:
 def run_evaluation(model: str, data: Path, store: Path) -> None:
     """Measure a model of the store, by its name, or one by its folder."""
     path = Path(model)
-    predictor = load_text_model(path) if path.exists() else TextModelRegistry(store).get(model)
+    predictor = load_text_model(path) if path.exists() else text_model_registry(store).get(model)
     print(summary(evaluate_text(predictor, data)))
 
 

@@ -12,7 +12,7 @@ from moodreel.errors import DataInvalid, MoodreelError, NoFace, NoFaceNoAudio
 from moodreel.faces.facial_actions import FacialActionExplainer
 from moodreel.faces.features import FaceFeatures
 from moodreel.faces.landmarker import FaceLandmarker
-from moodreel.models.face_registry import FaceModelRegistry
+from moodreel.models.face_registry import face_model_registry
 from moodreel.models.networks.audiovisual import AudioVisualBatch
 from moodreel.pipelines.clip_loader import ClipLoader
 from moodreel.pipelines.engine import Engine
@@ -29,7 +29,7 @@ def load_tracks(examples: Sequence[Example], means: DataContext) -> list[list[Fa
     Raises DataInvalid for a file that cannot be read.
     """
     finder = FaceLandmarker(means.landmarker)
-    engine = Engine(finder, FaceModelRegistry(means.models), FacialActionExplainer.load(means.models / "movements"))
+    engine = Engine(finder, face_model_registry(means.models), FacialActionExplainer.load(means.models / "movements"))
     pipeline = VideoPipeline(engine)
 
     def read(data: bytes) -> dict[str, np.ndarray]:
@@ -48,7 +48,7 @@ def load_tracks(examples: Sequence[Example], means: DataContext) -> list[list[Fa
 def load_windows(examples: Sequence[Example], means: DataContext) -> list[AudioVisualBatch | None]:
     """All windows of each clip; None where there is neither a face nor sound. Raises as `tracks_of`."""
     finder = FaceLandmarker(means.landmarker)
-    engine = Engine(finder, FaceModelRegistry(means.models), FacialActionExplainer.load(means.models / "movements"))
+    engine = Engine(finder, face_model_registry(means.models), FacialActionExplainer.load(means.models / "movements"))
     reader = ClipLoader(engine)
 
     def read(data: bytes) -> dict[str, np.ndarray]:

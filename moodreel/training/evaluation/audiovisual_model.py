@@ -11,7 +11,7 @@ from moodreel.faces.facial_actions import FacialActionExplainer
 from moodreel.faces.landmarker import FaceLandmarker
 from moodreel.media.mel_spectrogram import MEL_BANDS
 from moodreel.models.audiovisual_registry import AudioVisualPredictor
-from moodreel.models.face_registry import FaceModelRegistry
+from moodreel.models.face_registry import face_model_registry
 from moodreel.models.networks.audiovisual import AudioVisualBatch
 from moodreel.models.networks.resnet18 import INPUT_SIDE
 from moodreel.pipelines import clip_sampler
@@ -50,7 +50,7 @@ class EvaluatedAudioVisualModel(EvaluatedModel):
             return self._predict_images(examples, context)
         engine = Engine(
             FaceLandmarker(context.landmarker, use_fallbacks=True),
-            FaceModelRegistry(context.models),
+            face_model_registry(context.models),
             FacialActionExplainer.load(context.models / "movements"),
         )
         loader = ClipLoader(engine)

@@ -11,7 +11,7 @@ from moodreel.errors import MoodreelError, NoFace
 from moodreel.faces.facial_actions import FacialActionExplainer
 from moodreel.faces.features import CROP_SIDE, RGB_CROP_SIDE, FaceFeatures
 from moodreel.faces.landmarker import BLENDSHAPES, NUM_LANDMARKS, FaceLandmarker
-from moodreel.models.face_registry import FaceModelRegistry
+from moodreel.models.face_registry import face_model_registry
 from moodreel.models.predictor import FacePredictor, ModelInfo
 from moodreel.models.registry import find_weights
 from moodreel.pipelines.engine import Engine
@@ -79,7 +79,7 @@ class EvaluatedFaceModel(EvaluatedModel):
         return self.predictor.predict([[_synthetic_face(rgb=self.predictor.requires_rgb_crop)]], per_frame=False)
 
     def _predict_clips(self, examples: Sequence[Example], context: DataContext) -> Predictions:
-        registry = FaceModelRegistry(self.path if self.path.is_dir() else self.path.parent)
+        registry = face_model_registry(self.path if self.path.is_dir() else self.path.parent)
         registry.register(self.path)
         landmarker = FaceLandmarker(context.landmarker, use_fallbacks=True)
         engine = Engine(landmarker, registry, FacialActionExplainer.load(context.models / "movements"))

@@ -20,6 +20,7 @@ import torch
 from moodreel.emotions import SEVEN
 from moodreel.errors import DataInvalid
 from moodreel.models.face_registry import ARCHITECTURES, load_face_model
+from moodreel.models.model_store import model_folder
 from moodreel.models.networks.multi_head import MultiHeadFaceNet
 from moodreel.training.data.face_cache import extract_faces
 from moodreel.training.data.ferplus import holdout_mask, read_split
@@ -28,7 +29,6 @@ from moodreel.training.engine.schedule import Phase
 from moodreel.training.engine.trainer import TrainerConfig, TrainingHistory, fit
 from moodreel.training.evaluation.calibration import fit_temperature
 from moodreel.training.recipes.configs import AppearanceRecipe
-from moodreel.training.recipes.moodreel_five import resolve_model
 from moodreel.training.recipes.multi_head_task import (
     FER2013,
     FERPLUS,
@@ -138,7 +138,7 @@ def calibrate(net: MultiHeadFaceNet, crops: np.ndarray, targets: torch.Tensor, t
 
 
 def _teacher(model: str) -> MultiHeadFaceNet:
-    predictor = load_face_model(resolve_model(model))
+    predictor = load_face_model(model_folder(model))
     net = predictor.network
     fits = isinstance(net, MultiHeadFaceNet) and len(net.head_weights) >= MUXSPACE and not net.requires_rgb_crop
     if predictor.info.card.labels != SEVEN or not fits:

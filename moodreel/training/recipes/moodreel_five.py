@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from moodreel.emotions import FIVE
 from moodreel.models.face_registry import load_face_model
+from moodreel.models.model_store import model_folder
 from moodreel.models.networks.two_stream import TwoStreamNet
 from moodreel.models.predictor import FacePredictor
 from moodreel.training.augmentation.image import augment_crop
@@ -40,8 +41,6 @@ from moodreel.training.recipes.compact_emotimesh import EVERY, flatten, select
 from moodreel.training.recipes.temporal_task import TIME, TemporalTask, time_prior
 
 log = logging.getLogger(__name__)
-
-STORE = Path(__file__).resolve().parents[3] / "model_store"
 
 
 @dataclass(frozen=True)
@@ -106,7 +105,7 @@ def train_joint(
     torch.manual_seed(recipe.seed)
     rng = np.random.default_rng(recipe.seed)
 
-    parts = [load_face_model(resolve_model(model), fuse=False) for model in (recipe.appearance, recipe.landmarks)]
+    parts = [load_face_model(model_folder(model), fuse=False) for model in (recipe.appearance, recipe.landmarks)]
     net, arguments = assemble(*parts, hidden=recipe.hidden)
 
     split = read_split(data, "train", fer2013_weight=recipe.fer2013)
@@ -157,11 +156,6 @@ def train_joint(
     of_clips = fit_temperature(by_clip, torch.from_numpy(clips.targets.argmax(axis=1))[several])
     net.temperature = round(of_clips / temperature, 4)
     return TrainedJoint(net=net, arguments=arguments | {"temperature": net.temperature}, temperature=temperature)
-
-
-def resolve_model(model: str) -> Path:
-    """The folder of a model given by folder or by name in the store."""
-    return path if (path := Path(model)).is_dir() else STORE / model
 
 
 def assemble(appearance: FacePredictor, landmarks: FacePredictor, *, hidden: int) -> tuple[TwoStreamNet, dict]:
