@@ -12,7 +12,7 @@ from tqdm import tqdm
 from moodreel.cli import formatting
 from moodreel.errors import MoodreelError, UnsupportedMedia
 from moodreel.media.image import is_image
-from moodreel.models.store import default_store
+from moodreel.models.model_store import find_model_store
 from moodreel.pipelines.boomerang import OUTPUTS
 from moodreel.pipelines.engine import Engine
 from moodreel.pipelines.image import ImagePipeline
@@ -59,7 +59,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _load(options: argparse.Namespace) -> _Pipelines:
     is_text = [_is_text(file) for file in options.files]
-    store, use_gpu = options.model_store, options.use_gpu
+    store, use_gpu = options.model_store or find_model_store(), options.use_gpu
     texts = TextPipeline.load(store, use_gpu=use_gpu) if any(is_text) else None
     if all(is_text):
         return _Pipelines(None, None, texts)
@@ -163,7 +163,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", help="name of a model in the store (default: the store's own)")
     parser.add_argument("--model-path", type=Path, help="checkpoint or model folder outside the store")
     parser.add_argument(
-        "--model-store", type=Path, default=default_store(), help="folder of the models (default: %(default)s)"
+        "--model-store", type=Path, help="folder of the models (default: MODEL_STORE, else the shipped ones)"
     )
     parser.add_argument(
         "--use-gpu", choices=("auto", "0", "1"), default="auto", help="use CUDA: auto (if there is one), 0 no, 1 yes"

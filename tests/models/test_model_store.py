@@ -38,7 +38,7 @@ def test_the_environment_names_another_folder(monkeypatch, tmp_path):
 def test_a_missing_store_is_an_error_that_says_what_to_do(monkeypatch, tmp_path, named):
     monkeypatch.setenv("MODEL_STORE", named)
     monkeypatch.setattr(model_store, "_CANDIDATES", (tmp_path / "none",))
-    with pytest.raises(MoodreelError, match="set .*to the folder of models"):
+    with pytest.raises(MoodreelError, match=r"set .*to the folder of models"):
         find_model_store()
 
 
