@@ -32,6 +32,23 @@ from moodreel.pipelines.image_or_video import ImageOrVideoPipeline
 from moodreel.pipelines.text import TextPipeline
 from moodreel.pipelines.video import VideoPipeline
 
+_DOCUMENTED = (
+    predict,
+    thumbnail,
+    detect,
+    predict_any,
+    multimodal,
+    text,
+    logs,
+    auth,
+    tokens,
+    history,
+    connections,
+    health,
+    metrics_route,
+)
+"""The modules whose routes the OpenAPI document describes, in its order."""
+
 
 def create_app(
     settings: Settings | None = None,
@@ -70,20 +87,9 @@ def create_app(
     errors.init_app(app)
     history_recorder.init_app(app)
 
-    documented = openapi.init_app(app)
-    documented.register_blueprint(predict.blueprint)
-    documented.register_blueprint(thumbnail.blueprint)
-    documented.register_blueprint(detect.blueprint)
-    documented.register_blueprint(predict_any.blueprint)
-    documented.register_blueprint(multimodal.blueprint)
-    documented.register_blueprint(text.blueprint)
-    documented.register_blueprint(logs.blueprint)
-    documented.register_blueprint(auth.blueprint)
-    documented.register_blueprint(tokens.blueprint)
-    documented.register_blueprint(history.blueprint)
-    documented.register_blueprint(connections.blueprint)
-    documented.register_blueprint(health.blueprint)
-    documented.register_blueprint(metrics_route.blueprint)
+    api = openapi.init_app(app)
+    for module in _DOCUMENTED:
+        api.register_blueprint(module.blueprint)
     app.register_blueprint(pages.blueprint)
     websocket.init_app(app)
     socketio_server.init_app(app)

@@ -1,10 +1,10 @@
-"""Everything that can go wrong, turned into a status and a problem+json body (RFC 9457) here and nowhere else."""
+"""Turn every error into a status and a problem+json body (RFC 9457)."""
 
 import http
 import logging
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import NotRequired, TypedDict
 
 from flask import Flask, Response, g, json, request
 from marshmallow import ValidationError
@@ -55,7 +55,7 @@ STATUS = {
     "storage_unavailable": 503,
     "model_missing": 503,
 }
-"""Each code that a client may switch on. Codes are added, never changed."""
+"""The status of each code. Clients switch on codes: they are added, never changed."""
 
 RETRY_AFTER_SECONDS = {
     "rate_limited": 60,
@@ -65,10 +65,11 @@ RETRY_AFTER_SECONDS = {
     "storage_unavailable": 30,
     "model_missing": 600,
 }
+"""The Retry-After header of each code that has one, in seconds."""
 
 _TITLES = {"invalid_request": "The request breaks its schema"}
 
-_DOMAIN: dict[type[MoodreelError], str] = {
+_DOMAIN_CODES: dict[type[MoodreelError], str] = {
     domain.UnsupportedMedia: "unsupported_media",
     domain.VideoCorrupt: "video_corrupt",
     domain.VideoTooShort: "video_too_short",
@@ -88,23 +89,38 @@ _DOMAIN: dict[type[MoodreelError], str] = {
 }
 
 _DETAILS = {
-    404: "There is nothing at this address. /openapi.json lists what there is.",
-    405: "This address takes other methods; see the Allow header.",
-    413: "The request's body is larger than this service takes. Send a smaller file, or fewer at once.",
+    404: "There is nothing at this address. /openapi.json lists all addresses.",
+    405: "This address does not support the method. The Allow header lists the methods that it supports.",
+    413: "The request body is too large for this service. Send a smaller file, or fewer files at once.",
 }
 
-_INTERNAL = "Something went wrong on the server. Try again; if it stays so, report the request_id."
+_INTERNAL = "Something went wrong on the server. Try again. If it happens again, report the request_id."
+
+
+class ErrorMessage(TypedDict):
+    """An error as a client of a WebSocket gets it; `errors` has the messages by field."""
+
+    code: str
+    message: str
+    errors: NotRequired[Mapping[str, object]]
 
 
 class ApiError(Exception):
-    """A refusal by its code, with a sentence for the caller that says what to do next."""
+    """An error to answer a request with.
+
+    Args:
+        code: A key of `STATUS`.
+        detail: A sentence for the caller that says what to do next.
+        errors: Messages by field.
+        headers: Headers of the response.
+    """
 
     def __init__(
         self,
         code: str,
         detail: str,
         *,
-        errors: Mapping[str, Any] | None = None,
+        errors: Mapping[str, object] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(detail)
@@ -115,25 +131,25 @@ class ApiError(Exception):
 
 
 def init_app(app: Flask) -> None:
-    """Answer every exception with a problem."""
-    app.register_error_handler(ApiError, _refused)
-    app.register_error_handler(MoodreelError, _domain_error)
-    app.register_error_handler(ValidationError, _invalid)
-    app.register_error_handler(HTTPException, _http_error)
-    app.register_error_handler(Exception, _unexpected)
+    """Answer every exception of the app with a problem."""
+    app.register_error_handler(ApiError, _handle_api_error)
+    app.register_error_handler(MoodreelError, _handle_domain_error)
+    app.register_error_handler(ValidationError, _handle_validation_error)
+    app.register_error_handler(HTTPException, _handle_http_error)
+    app.register_error_handler(Exception, _handle_unexpected)
 
 
 def problem_response(
     code: str,
     detail: str,
     *,
-    errors: Mapping[str, Any] | None = None,
+    errors: Mapping[str, object] | None = None,
     headers: Mapping[str, str] | None = None,
     status: int | None = None,
 ) -> Response:
-    """Make the answer for a code, and write the code into the call's log row."""
+    """Make the response for a code, and write the code into the log row. The status is that of the code by default."""
     status = status or STATUS[code]
-    body = _body(code, detail, status)
+    body = _problem(code, detail, status)
     if errors is not None:
         body["errors"] = errors
     log_fields.add(error=code)
@@ -144,25 +160,29 @@ def problem_response(
     return response
 
 
-def to_message(error: Exception) -> dict[str, Any]:
-    """Describe what is wrong to a client that is told so by a message; whatever nobody expected is `internal`."""
+def to_message(error: Exception) -> ErrorMessage:
+    """Describe an error for a client of a WebSocket. The code of an unexpected error is `internal`."""
     if isinstance(error, ValidationError):
-        return {"code": "invalid_request", "message": _correct(_fields(error)), "errors": _fields(error)}
+        return {
+            "code": "invalid_request",
+            "message": _field_summary(_field_messages(error)),
+            "errors": _field_messages(error),
+        }
     if isinstance(error, domain.ModelNotFound):
         return to_message(ValidationError({"model": [str(error)]}))
     if isinstance(error, ApiError):
         return {"code": error.code, "message": error.detail}
-    code = next((code for kind, code in _DOMAIN.items() if isinstance(error, kind)), None)
+    code = next((code for kind, code in _DOMAIN_CODES.items() if isinstance(error, kind)), None)
     return {"code": code, "message": str(error)} if code else {"code": "internal", "message": _INTERNAL}
 
 
-def to_item_error(error: ApiError | MoodreelError) -> dict[str, Any]:
-    """Describe what is wrong with one of several things in a call that is answered all the same."""
-    code = error.code if isinstance(error, ApiError) else _DOMAIN[type(error)]
-    return _body(code, str(error), STATUS[code])
+def to_item_error(error: ApiError | MoodreelError) -> dict[str, object]:
+    """Describe the error of one item in the response to a batch."""
+    code = error.code if isinstance(error, ApiError) else _DOMAIN_CODES[type(error)]
+    return _problem(code, str(error), STATUS[code])
 
 
-def _body(code: str, detail: str, status: int) -> dict[str, Any]:
+def _problem(code: str, detail: str, status: int) -> dict[str, object]:
     return {
         "type": f"urn:moodreel:problem:{code}",
         "title": _TITLES.get(code, code.replace("_", " ").capitalize()),
@@ -173,44 +193,44 @@ def _body(code: str, detail: str, status: int) -> dict[str, Any]:
     }
 
 
-def _refused(error: ApiError) -> Response:
+def _handle_api_error(error: ApiError) -> Response:
     return problem_response(error.code, error.detail, errors=error.errors, headers=error.headers)
 
 
-def _domain_error(error: MoodreelError) -> Response:
+def _handle_domain_error(error: MoodreelError) -> Response:
     if isinstance(error, domain.ModelNotFound):
-        return _invalid(ValidationError({"model": [str(error)]}))
+        return _handle_validation_error(ValidationError({"model": [str(error)]}))
     if isinstance(error, HistoryError):
-        # Its message is for the operator.
+        # The message is for the operator, not for the caller.
         log.error("%s", error)
-        return problem_response("storage_unavailable", "Histories cannot be reached right now. Try again in a minute.")
-    for kind, code in _DOMAIN.items():
+        return problem_response("storage_unavailable", "The history is not available right now. Try again in a minute.")
+    for kind, code in _DOMAIN_CODES.items():
         if isinstance(error, kind):
             log.info("%s: %s (%r)", code, error, error.__cause__)
             return problem_response(code, str(error))
-    return _unexpected(error)
+    return _handle_unexpected(error)
 
 
-def _invalid(error: ValidationError) -> Response:
-    fields = _fields(error)
-    return problem_response("invalid_request", _correct(fields), errors=fields)
+def _handle_validation_error(error: ValidationError) -> Response:
+    fields = _field_messages(error)
+    return problem_response("invalid_request", _field_summary(fields), errors=fields)
 
 
-def _fields(error: ValidationError) -> dict[str, Any]:
+def _field_messages(error: ValidationError) -> dict[str, object]:
     messages = error.messages if isinstance(error.messages, dict) else {"body": error.messages}
-    # marshmallow's word for what is no object at all.
+    # marshmallow reports a body that is no object as _schema.
     return {"body" if name == "_schema" else name: message for name, message in messages.items()}
 
 
-def _correct(fields: Mapping[str, Any]) -> str:
+def _field_summary(fields: Mapping[str, object]) -> str:
     return f"Correct {', '.join(map(str, fields))} and send it again."
 
 
-def _http_error(error: HTTPException) -> Response:
+def _handle_http_error(error: HTTPException) -> Response:
     if error.code is None or error.code < 400:
         return error.get_response(request.environ)  # type: ignore[return-value]
     if error.code >= 500:
-        return _unexpected(error)
+        return _handle_unexpected(error)
     headers = {name: value for name, value in error.get_headers() if name in ("Allow", "Retry-After", "Content-Range")}
     phrase = http.HTTPStatus(error.code).phrase
     code = {404: "not_found", 405: "method_not_allowed", 413: "too_large"}.get(
@@ -219,6 +239,6 @@ def _http_error(error: HTTPException) -> Response:
     return problem_response(code, _DETAILS.get(error.code, f"{phrase}."), headers=headers, status=error.code)
 
 
-def _unexpected(error: Exception) -> Response:
+def _handle_unexpected(error: Exception) -> Response:
     log.error("%s %s failed, request_id %s", request.method, request.path, g.get("request_id"), exc_info=error)
     return problem_response("internal", _INTERNAL)

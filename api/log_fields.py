@@ -1,15 +1,31 @@
-"""What a call's log row will say of it, gathered while the call runs."""
+"""Fields of the current request's row in the call log, collected while the request is handled."""
 
-from typing import Any
+from typing import TypedDict, Unpack
 
 from flask import g
 
 
-def add(**facts: Any) -> None:
-    """Add to this call's row; the names are those of `moodreel.storage.call_log.Outcome`."""
-    g.setdefault("facts", {}).update(facts)
+class LogFields(TypedDict, total=False):
+    """The fields of `moodreel.storage.call_log.CallOutcome` that request handlers know."""
+
+    prediction: str | None
+    confidence: float | None
+    error: str
+    bytes_in: int
+    content_sha256: str
+    video_seconds: float | None
+    frames: int | None
+    model: str
+    timings: dict[str, float]
+    modalities: str | None
 
 
-def current() -> dict[str, Any]:
-    """Give what was added so far."""
-    return g.get("facts", {})
+def add(**fields: Unpack[LogFields]) -> None:
+    """Add fields to the row. A field that is there already is replaced."""
+    g.setdefault("log_fields", {}).update(fields)
+
+
+def current() -> LogFields:
+    """Return the fields that were added so far."""
+    fields: LogFields = g.get("log_fields", {})
+    return fields

@@ -1,4 +1,4 @@
-"""What every process sees to now and then, and no call waits for."""
+"""Run periodic tasks in every worker process, outside of requests."""
 
 import time
 from collections.abc import Callable
@@ -11,23 +11,24 @@ INTERVAL_SECONDS = 3600
 
 
 def run_hourly(app: Flask, task: Callable[[Services], None]) -> None:
-    """Do a task at the start, and from then on after a call that finds it an hour old."""
-    due = _Due(app, task)
-    due.do()
-    app.after_request(due.check)
+    """Run a task now, and again after the first request that finds an hour has passed."""
+    periodic = _PeriodicTask(services(app), task)
+    periodic.run()
+    app.after_request(periodic.schedule)
 
 
-class _Due:
-    def __init__(self, app: Flask, task: Callable[[Services], None]) -> None:
-        self._shared = services(app)
+class _PeriodicTask:
+    def __init__(self, container: Services, task: Callable[[Services], None]) -> None:
+        self._container = container
         self._task = task
-        self._next = 0.0
+        self._due = 0.0
 
-    def check(self, response: Response) -> Response:
-        if time.monotonic() >= self._next:
-            response.call_on_close(self.do)
+    def schedule(self, response: Response) -> Response:
+        # After the response has been sent: no client waits for the task.
+        if time.monotonic() >= self._due:
+            response.call_on_close(self.run)
         return response
 
-    def do(self) -> None:
-        self._next = time.monotonic() + INTERVAL_SECONDS
-        self._task(self._shared)
+    def run(self) -> None:
+        self._due = time.monotonic() + INTERVAL_SECONDS
+        self._task(self._container)

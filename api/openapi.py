@@ -1,9 +1,10 @@
-"""The OpenAPI document, and blueprints whose routes document what every guarded call has in common."""
+"""The OpenAPI document, and blueprints that describe what their routes have in common."""
 
 from collections import defaultdict
+from collections.abc import Callable
 from copy import deepcopy
 from functools import partial, wraps
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import flask_smorest
 from apispec.ext.marshmallow import MarshmallowPlugin
@@ -13,6 +14,7 @@ from marshmallow import Schema
 import moodreel
 from api.auth import authentication
 from api.errors import STATUS
+from api.schemas.fields import Loaded
 from api.schemas.files import BASE64_FIELDS, FileSchema
 from api.schemas.service import ProblemSchema
 
@@ -56,12 +58,12 @@ SECURITY_SCHEMES = {
             "type": "apiKey",
             "in": "cookie",
             "name": name,
-            "description": "The same token as a cookie; what changes something is then taken from our own pages only.",
+            "description": "The same token as a cookie. Only pages of this service's origin may then change anything.",
         }
         for name in authentication.COOKIES
     },
 }
-"""How to get in; any one of them will do."""
+"""Ways to authenticate; a request needs one of them."""
 
 IMAGE_CODES = (
     "bad_json",
@@ -86,76 +88,79 @@ TEXT_CODES = (
 
 _HEADERS = {
     "date": (
-        "ISO 8601 with a zone, or an HTTP date. Required, unless `x-date` is sent: browsers let no page set `date`.",
+        "ISO 8601 with a zone, or an HTTP date. Required without `x-date`: no page in a browser can set `date`.",
         "2025-08-16T12:34:56Z",
     ),
-    "x-date": ("Stands in for `date`.", "2025-08-16T12:34:56Z"),
+    "x-date": ("Replaces `date`.", "2025-08-16T12:34:56Z"),
     "x-client-id": ("At most 128 printable characters; recorded in the log.", "journal-ios/2.1"),
-    "x-request-id": ("Echoed; made up when absent.", "6f1c1a52-8c0e-4c11-9a6b-0d1f7c1f7b1e"),
+    "x-request-id": ("Echoed; generated if absent.", "6f1c1a52-8c0e-4c11-9a6b-0d1f7c1f7b1e"),
 }
 
 
+Spec = dict[str, Any]
+"""A part of the OpenAPI document."""
+
+_View = TypeVar("_View", bound=Callable[..., object])
+_Path = ParamSpec("_Path")
+_Result = TypeVar("_Result")
+
+
 class Blueprint(flask_smorest.Blueprint):
-    """Routes that document their refusals as problems: `@blueprint.refuses("no_face", …)`."""
+    """A blueprint whose routes describe their errors: `@blueprint.error_responses("no_face", …)`."""
 
     common_codes: tuple[str, ...] = ()
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._prepare_doc_cbks += [self._prepare_query, self._prepare_refusals]
+        self._prepare_doc_cbks += [self._prepare_query, self._prepare_errors]
 
     @staticmethod
-    def error_responses(*codes: str) -> Any:
-        """Document the codes that a view refuses with."""
+    def error_responses(*codes: str) -> Callable[[_View], _View]:
+        """Describe the error codes of a view."""
 
-        def decorate(view: Any) -> Any:
-            view._apidoc = deepcopy(getattr(view, "_apidoc", {}))
-            view._apidoc["refusals"] = codes
-            return view
-
-        return decorate
+        return partial(_describe, "error_codes", codes)
 
     @staticmethod
-    def document_query(schema: type[Schema]) -> Any:
-        """Document a view's query string."""
+    def document_query(schema: type[Schema]) -> Callable[[_View], _View]:
+        """Describe the query string of a view."""
 
-        def decorate(view: Any) -> Any:
-            view._apidoc = deepcopy(getattr(view, "_apidoc", {}))
-            view._apidoc["query"] = schema
-            return view
+        return partial(_describe, "query", schema)
 
-        return decorate
+    def query(
+        self, schema: type[Schema]
+    ) -> Callable[[Callable[Concatenate[Loaded, _Path], _Result]], Callable[_Path, _Result]]:
+        """Describe the query string of a view, and pass it to the view validated."""
 
-    def query(self, schema: type[Schema]) -> Any:
-        """Document a view's query string, and hand it to the view validated."""
-
-        def decorate(view: Any) -> Any:
+        def decorate(view: Callable[Concatenate[Loaded, _Path], _Result]) -> Callable[_Path, _Result]:
             @wraps(view)
-            def with_query(*args: Any, **kwargs: Any) -> Any:
+            def with_query(*args: _Path.args, **kwargs: _Path.kwargs) -> _Result:
                 return view(schema().load(request.args.to_dict()), *args, **kwargs)
 
             return self.document_query(schema)(with_query)
 
         return decorate
 
-    def _prepare_query(self, doc: dict[str, Any], doc_info: dict[str, Any], **_: Any) -> dict[str, Any]:
+    def _prepare_query(self, doc: Spec, doc_info: Spec, **_: object) -> Spec:
         if schema := doc_info.get("query"):
             doc.setdefault("parameters", []).append({"in": "query", "schema": schema})
         return doc
 
-    def _prepare_refusals(self, doc: dict[str, Any], doc_info: dict[str, Any], **_: Any) -> dict[str, Any]:
+    def _prepare_errors(self, doc: Spec, doc_info: Spec, **_: object) -> Spec:
         by_status: dict[int, list[str]] = defaultdict(list)
-        for code in dict.fromkeys((*doc_info.get("refusals", ()), *self.common_codes)):
+        for code in dict.fromkeys((*doc_info.get("error_codes", ()), *self.common_codes)):
             by_status[STATUS[code]].append(code)
         for status, codes in sorted(by_status.items()):
-            doc.setdefault("responses", {})[str(status)] = _refusal(status, codes)
+            doc.setdefault("responses", {})[str(status)] = _error_response(status, codes)
         return doc
 
 
 class GuardedBlueprint(Blueprint):
-    """Routes that take only callers with a key or a token, and say so in the document.
+    """A blueprint whose routes require an API key or a token, and describe that.
 
-    dated: whether they must send a date as well.
+    Args:
+        *args: As for `Blueprint`.
+        dated: Whether a request needs a date header as well.
+        **kwargs: As for `Blueprint`.
     """
 
     common_codes = GUARDED_CODES
@@ -167,7 +172,7 @@ class GuardedBlueprint(Blueprint):
 
 
 def init_app(app: Flask) -> flask_smorest.Api:
-    """Serve /openapi.json, /docs and /redoc, and return what documented blueprints register with."""
+    """Serve /openapi.json, /docs and /redoc. Returns the Api, with which blueprints are registered."""
     app.config.update(
         API_TITLE="moodreel",
         API_VERSION=moodreel.__version__,
@@ -179,30 +184,30 @@ def init_app(app: Flask) -> flask_smorest.Api:
         OPENAPI_REDOC_PATH="/redoc",
         OPENAPI_REDOC_URL="/static/vendor/redoc/redoc.standalone.js",
     )
-    documented = _Api(app, spec_kwargs={"marshmallow_plugin": MarshmallowPlugin(), "info": {"description": _ABOUT}})
+    api = _Api(app, spec_kwargs={"marshmallow_plugin": MarshmallowPlugin(), "info": {"description": _DESCRIPTION}})
     for name, scheme in SECURITY_SCHEMES.items():
-        documented.spec.components.security_scheme(name, scheme)
-    return documented
+        api.spec.components.security_scheme(name, scheme)
+    return api
 
 
-def file_body(schema: type[FileSchema]) -> dict[str, Any]:
-    """Document a file as JSON, or as a form with a `file` part and the other fields beside it."""
+def file_body(schema: type[FileSchema]) -> Spec:
+    """Describe a body with a file: JSON, or a form with a `file` part and the other fields."""
     options = {name: {"type": "string"} for name in schema().fields if name not in BASE64_FIELDS}
     return _body(schema, {"type": "string", "format": "binary"}, options)
 
 
-def files_body(schema: type[Schema], most: int) -> dict[str, Any]:
-    """Document several files as JSON, or as a form with as many `file` parts."""
+def files_body(schema: type[Schema], max_files: int) -> Spec:
+    """Describe a body with several files: JSON, or a form with several `file` parts."""
     file = {"type": "string", "format": "binary"}
-    return _body(schema, {"type": "array", "items": file, "minItems": 1, "maxItems": most}, {})
+    return _body(schema, {"type": "array", "items": file, "minItems": 1, "maxItems": max_files}, {})
 
 
-def one_of(*schemas: type[Schema]) -> dict[str, Any]:
-    """Document an answer that is one of several, as the call was."""
+def one_of(*schemas: type[Schema]) -> Spec:
+    """Describe a response that has one of several schemas."""
     return {"oneOf": list(schemas)}
 
 
-def _body(schema: type[Schema], file: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+def _body(schema: type[Schema], file: Spec, options: Spec) -> Spec:
     form = {"type": "object", "required": ["file"], "properties": {"file": file, **options}}
     return {
         "required": True,
@@ -210,8 +215,16 @@ def _body(schema: type[Schema], file: dict[str, Any], options: dict[str, Any]) -
     }
 
 
+def _describe(key: str, value: object, view: _View) -> _View:
+    """Add a value to what flask-smorest knows of a view; the callbacks of `Blueprint` read it."""
+    apidoc = deepcopy(getattr(view, "_apidoc", {}))
+    apidoc[key] = value
+    view._apidoc = apidoc  # type: ignore[attr-defined]
+    return view
+
+
 class _Api(flask_smorest.Api):
-    # Every refusal is documented where it happens, and `api.errors` alone answers them.
+    # Each view describes its own errors, and `api.errors` alone handles them.
     DEFAULT_ERROR_RESPONSE_NAME = None  # type: ignore[assignment]
     ERROR_SCHEMA = ProblemSchema  # type: ignore[assignment]
 
@@ -222,7 +235,7 @@ class _Api(flask_smorest.Api):
         pass
 
 
-def _prepare_guard(doc: dict[str, Any], _info: dict[str, Any], *, dated: bool, **_: Any) -> dict[str, Any]:
+def _prepare_guard(doc: Spec, _info: Spec, *, dated: bool, **_: object) -> Spec:
     doc["security"] = [{name: []} for name in SECURITY_SCHEMES]
     doc.setdefault("parameters", []).extend(
         {
@@ -239,8 +252,8 @@ def _prepare_guard(doc: dict[str, Any], _info: dict[str, Any], *, dated: bool, *
     return doc
 
 
-def _refusal(status: int, codes: list[str]) -> dict[str, Any]:
-    refusal: dict[str, Any] = {
+def _error_response(status: int, codes: list[str]) -> Spec:
+    response: Spec = {
         "description": ", ".join(f"`{code}`" for code in codes),
         "content": {
             PROBLEM: {
@@ -250,11 +263,11 @@ def _refusal(status: int, codes: list[str]) -> dict[str, Any]:
         },
     }
     if status in (429, 503):
-        refusal["headers"] = {"Retry-After": {"schema": {"type": "integer"}, "description": "Seconds to wait."}}
-    return refusal
+        response["headers"] = {"Retry-After": {"schema": {"type": "integer"}, "description": "Seconds to wait."}}
+    return response
 
 
-def _example(status: int, code: str) -> dict[str, Any]:
+def _example(status: int, code: str) -> Spec:
     return {
         "type": f"urn:moodreel:problem:{code}",
         "title": code.replace("_", " ").capitalize(),
@@ -265,10 +278,10 @@ def _example(status: int, code: str) -> dict[str, Any]:
     }
 
 
-_ABOUT = (
-    "A few seconds of a video diary in; the emotion that the face showed and a looping cover out. "
-    "`emotion` is what the face showed, not what somebody felt. "
-    "OpenAPI cannot describe WebSockets: `/api/ws` answers each text that it is sent with its emotion, and tells all "
-    'clients how many are connected; the README says how, under "Live". Live video is Socket.IO, namespace '
-    "`/emotion-detection`: frames in, what the faces show out."
+_DESCRIPTION = (
+    "Post a few seconds of a video diary; get the emotion that the face showed, and a looping cover. "
+    "`emotion` is what the face showed, not what the person felt. "
+    "OpenAPI cannot describe WebSockets: `/api/ws` answers each text with its emotion, and tells all clients how many "
+    'are connected; see "Live" in the README. Live video uses Socket.IO, namespace `/emotion-detection`: send frames, '
+    "get the emotions of the faces."
 )

@@ -1,4 +1,4 @@
-"""One row of the call log around every call: opened before anything is checked, closed before the answer is sent."""
+"""Write one row of the call log for every request: opened before any check, closed before the response is sent."""
 
 import logging
 import time
@@ -10,6 +10,7 @@ from flask import Flask, Response, current_app, g, request
 
 from api import log_fields, maintenance
 from api.auth import authentication
+from api.log_fields import LogFields
 from api.metrics import LOG_FAILURES
 from api.middleware import request_body
 from api.services import Services, services
@@ -19,42 +20,42 @@ log = logging.getLogger(__name__)
 
 
 def init_app(app: Flask) -> None:
-    """Log each call of the app; prune the log at the start and from then on when a call finds it due."""
-    app.before_request(_open)
-    app.after_request(_close)
-    app.teardown_request(_close_lost)
+    """Log each request of the app. Prune the log at the start and every hour."""
+    app.before_request(_open_row)
+    app.after_request(_close_row)
+    app.teardown_request(_close_unanswered)
     maintenance.run_hourly(app, _prune)
 
 
 def endpoint() -> str:
-    """Give the call's route, or its path where it has none; never the query, which may hold anything."""
+    """Return the route of the request, or its path if it has none. Never the query, which may hold anything."""
     return request.url_rule.rule if request.url_rule else request.path[:200]
 
 
 @contextmanager
 def sub_request(method: str) -> Iterator[None]:
-    """Log a part of a call as a call of its own, with the same caller and request id and with facts of its own.
+    """Log a part of a request in a row of its own, with the same caller and request id and its own log fields.
 
-    The block says how it ended by `g.status` (500 unless it does), and may record anything but that.
+    The block sets `g.status` to the status of the row, by default 500.
     """
     caller, request_id = g.caller, g.request_id
     with current_app.app_context():
-        g.began, g.caller, g.request_id, g.status = time.perf_counter(), caller, request_id, 500
-        _begin(method)
+        g.started, g.caller, g.request_id, g.status = time.perf_counter(), caller, request_id, 500
+        _insert_row(method)
         try:
             yield
         finally:
-            _write(g.status, None)
+            _finish_row(g.status, None)
 
 
-def _open() -> None:
-    g.began = time.perf_counter()
+def _open_row() -> None:
+    g.started = time.perf_counter()
     g.request_id = authentication.request_id(request) or uuid.uuid4().hex
     g.caller = authentication.authenticate(request)
-    _begin(request.method[:16])
+    _insert_row(request.method[:16])
 
 
-def _begin(method: str) -> None:
+def _insert_row(method: str) -> None:
     g.row_id = None
     try:
         g.row_id = services().call_log.begin(
@@ -65,47 +66,45 @@ def _begin(method: str) -> None:
             caller=g.caller.id if g.caller else None,
         )
     except CallLogError as error:
-        _report(error)
+        _report_failure(error)
 
 
-def _close(response: Response) -> Response:
+def _close_row(response: Response) -> Response:
     response.headers["x-request-id"] = g.request_id
-    # A file that is sent as it lies knows its length by its header alone.
-    _write(response.status_code, response.content_length or response.calculate_content_length())
+    # The length of a static file stands only in its header.
+    _finish_row(response.status_code, response.content_length or response.calculate_content_length())
     return response
 
 
-def _close_lost(_error: BaseException | None) -> None:
-    """Close a row that no answer closed, which only a bug in an after_request function leaves open."""
-    _write(500, None)
+def _close_unanswered(_error: BaseException | None) -> None:
+    """Close a row without a response. Only a bug in an after_request function leaves one."""
+    _finish_row(500, None)
 
 
-def _write(status: int, bytes_out: int | None) -> None:
+def _finish_row(status: int, bytes_out: int | None) -> None:
     row_id, g.row_id = g.get("row_id"), None
     if row_id is None:
         return
-    latency = round((time.perf_counter() - g.began) * 1000, 3)
-    outcome = CallOutcome(
-        status, latency, **{"bytes_in": request_body.bytes_read(), "bytes_out": bytes_out, **log_fields.current()}
-    )
+    latency = round((time.perf_counter() - g.started) * 1000, 3)
+    fields: LogFields = {"bytes_in": request_body.bytes_read(), **log_fields.current()}
     try:
-        services().call_log.finish(row_id, outcome)
+        services().call_log.finish(row_id, CallOutcome(status, latency, bytes_out=bytes_out, **fields))
     except CallLogError as error:
-        _report(error)
+        _report_failure(error)
 
 
-def _report(error: CallLogError) -> None:
-    """Tell the operator; the caller is answered all the same."""
+def _report_failure(error: CallLogError) -> None:
+    """Count and log a failure for the operator; the caller is answered all the same."""
     LOG_FAILURES.inc()
     log.error("%s", error)
 
 
-def _prune(shared: Services) -> None:
-    """Delete old calls. Every process asks now and then; the log lets one a day do it."""
-    days = shared.settings.log_retention_days
+def _prune(container: Services) -> None:
+    """Delete old rows. Every process asks every hour; the log lets one of them do it, once a day."""
+    days = container.settings.log_retention_days
     try:
-        deleted = shared.call_log.prune_if_due(days)
+        deleted = container.call_log.prune_if_due(days)
     except CallLogError as error:
-        return _report(error)
+        return _report_failure(error)
     if deleted:
         log.info("%d calls older than %d days were deleted from the log", deleted, days)

@@ -1,4 +1,4 @@
-"""Let pages of the allowed origins (CORS_ORIGINS) call from a browser."""
+"""Answer cross-origin requests of the allowed origins (CORS_ORIGINS)."""
 
 from flask import Flask, Response, request
 
@@ -10,27 +10,27 @@ _METHODS = "GET, POST, DELETE, OPTIONS"
 
 
 def init_app(app: Flask) -> None:
-    """Answer preflights and add the headers that browsers ask for."""
+    """Answer preflight requests and add the CORS headers, if any origin is allowed."""
     if services(app).settings.cors_origins:
-        app.before_request(_preflight)
-        app.after_request(_allow)
+        app.before_request(_answer_preflight)
+        app.after_request(_add_headers)
 
 
-def _preflight() -> Response | None:
-    # A preflight never carries a key, so it is answered before anything is checked.
+def _answer_preflight() -> Response | None:
+    # A preflight request never carries credentials, so it is answered before they are checked.
     if request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers:
         return Response(status=204)
     return None
 
 
-def _allow(response: Response) -> Response:
+def _add_headers(response: Response) -> Response:
     origin, origins = request.headers.get("Origin", ""), services().settings.cors_origins
     response.vary.add("Origin")
     if not origin or not {"*", origin} & set(origins):
         return response
     response.headers["Access-Control-Allow-Origin"] = origin if origin in origins else "*"
     if origin in origins:
-        # Cookies come along from pages that the operator has named, and never from any page.
+        # Credentials are allowed for the origins that the operator named, never for "*".
         response.headers["Access-Control-Allow-Credentials"] = "true"
     response.headers["Access-Control-Expose-Headers"] = _EXPOSED_HEADERS
     if request.method == "OPTIONS":

@@ -1,23 +1,23 @@
-"""Request bodies: counted while they are read, kept in memory, and never left on the line.
+"""Bound request bodies: count them while they are read, keep them in memory, and drain what is left unread.
 
-Gunicorn's threaded worker throws away at most 64 KiB of a body that the app didn't read, then closes the connection
-with the rest still arriving: the kernel answers that with a reset, and a client that was still sending its video never
-sees its 401. So what is left of a body is read here after the answer is out, for as long and as much as an honest
-client needs, and no longer: nobody makes this service read for ever.
+Gunicorn's threaded worker discards at most 64 KiB of a body that the app did not read, and then closes the connection
+while the rest still arrives. The kernel answers that with a reset, and a client that is still sending its video never
+sees its 401. So the rest of a body is read here after the response has been sent. Time and size of that are limited:
+no client can keep a thread reading forever.
 """
 
 import io
 import logging
-import re
 import socket
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import cached_property
-from typing import IO, Any
+from typing import IO, Protocol, cast
 
 import flask
-from flask import Flask, Response, g, json, request
+from flask import Flask, Response, g, request
 from gunicorn.http.errors import ParseException
 from werkzeug.exceptions import RequestEntityTooLarge
 
@@ -25,17 +25,12 @@ from api.errors import ApiError
 from api.services import services
 
 READ_IDLE_SECONDS = 30.0
-"""A phone that lost its network in the middle of a body holds a thread for so long."""
+"""How long a read waits for the next bytes. A phone that lost its network holds a thread for so long."""
 DRAIN_IDLE_SECONDS = 1.0
 DRAIN_SECONDS = 5.0
 DRAIN_BODIES = 2
-"""After a refusal, what is left of a body is read up to so many times MAX_BODY_BYTES."""
-MAX_JSON_PARTS = 10_000
-"""Commas and opening brackets of a JSON body, outside of its strings. A body of nothing else would become a gigabyte of
-objects, or a million misspelt fields to name."""
-_STRING_OR_PART = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[,\[{]', re.DOTALL)
-"""A string, to the body's end where nothing closes it: sought again from each quote in it, it would take for ever."""
-_PIECE = 64 * 1024
+"""An unread body is drained up to this many times MAX_BODY_BYTES."""
+_CHUNK_BYTES = 64 * 1024
 
 log = logging.getLogger(__name__)
 
@@ -44,118 +39,96 @@ def init_app(app: Flask) -> None:
     """Give the app requests whose bodies are bounded and stay in memory."""
     app.request_class = Request
     app.config["MAX_CONTENT_LENGTH"] = services(app).settings.max_body_bytes
-    app.after_request(_finish_body)
+    app.after_request(_drain_after_response)
     app.teardown_request(_release_slot)
 
 
+class _Body(Protocol):
+    """The body as the WSGI server provides it."""
+
+    def read(self, size: int, /) -> bytes: ...
+
+
+class LimitedStream:
+    """The request body, counted while it is read.
+
+    Werkzeug's own LimitedStream silently truncates a chunked body at the limit when it is read in one go.
+
+    Args:
+        body: The body as the WSGI server provides it.
+        sock: The socket of the connection; None outside of Gunicorn.
+        max_bytes: The limit; None for no limit.
+
+    Attributes:
+        bytes_read: Bytes read so far.
+    """
+
+    def __init__(self, body: _Body, sock: socket.socket | None, max_bytes: int | None) -> None:
+        self._body = body
+        self._socket = sock
+        self._max_bytes = max_bytes
+        self.bytes_read = 0
+
+    def read(self, size: int = -1) -> bytes:
+        """Read up to `size` bytes, by default all.
+
+        Raises:
+            RequestEntityTooLarge: The body is larger than the limit.
+            ApiError: `bad_json`, if the client breaks off or stops sending.
+        """
+        if self._max_bytes is not None:
+            left = self._max_bytes + 1 - self.bytes_read
+            size = left if size < 0 else min(size, left)
+        data = self._read(size)
+        self.bytes_read += len(data)
+        if self._max_bytes is not None and self.bytes_read > self._max_bytes:
+            raise RequestEntityTooLarge
+        return data
+
+    def _read(self, size: int) -> bytes:
+        try:
+            with _socket_timeout(self._socket, READ_IDLE_SECONDS):
+                return self._body.read(size)
+        except (OSError, ParseException) as error:
+            raise ApiError("bad_json", "The body broke off or was garbled on its way. Send it again.") from error
+
+
 class Request(flask.Request):
-    """A request that holds its body to the limit, however it is sent, and puts no upload on disk."""
+    """A request that limits its body, however it is sent, and writes no upload to disk."""
 
     @cached_property
-    def stream(self) -> "LimitedStream":  # type: ignore[override]
-        """The body; reading raises RequestEntityTooLarge as soon as it is larger than the limit.
+    def stream(self) -> LimitedStream:  # type: ignore[override]
+        """The body. Using it takes a slot of the concurrency limiter until the request has been answered.
 
-        Raises ApiError where too many calls have one already: until this one is answered it holds one of their places.
+        Raises:
+            RequestEntityTooLarge: The announced body is larger than the limit.
+            ApiError: `overloaded`, if no slot becomes free.
         """
         limit = self.max_content_length
         if limit is not None and (self.content_length or 0) > limit:
             raise RequestEntityTooLarge
         if self.content_length or _is_chunked(self):
             _acquire_slot()
-        return LimitedStream(self.environ, limit)
+        return LimitedStream(self.environ["wsgi.input"], self.environ.get("gunicorn.socket"), limit)
 
-    def _get_file_stream(self, *_args: Any, **_options: Any) -> IO[bytes]:
-        # Werkzeug's own puts an upload of more than 500 kB into a file.
+    def _get_file_stream(self, *_args: object, **_options: object) -> IO[bytes]:
+        # Werkzeug's own writes uploads of more than 500 kB to a temporary file.
         return io.BytesIO()
 
 
-class LimitedStream:
-    """What the server gives as the body, counted.
-
-    Werkzeug's own bounded stream cuts a chunked body at the limit without a word when it is read in one go.
-    """
-
-    def __init__(self, environ: dict[str, Any], limit: int | None) -> None:
-        self._input = environ["wsgi.input"]
-        self._socket: socket.socket | None = environ.get("gunicorn.socket")
-        self._limit = limit
-        self.taken = 0
-
-    def read(self, size: int = -1) -> bytes:
-        if self._limit is not None:
-            left = self._limit + 1 - self.taken
-            size = left if size < 0 else min(size, left)
-        data = self._read(size)
-        self.taken += len(data)
-        if self._limit is not None and self.taken > self._limit:
-            raise RequestEntityTooLarge
-        return data
-
-    def _read(self, size: int) -> bytes:
-        try:
-            with _timeout(self._socket, READ_IDLE_SECONDS):
-                return self._input.read(size)
-        except (OSError, ParseException) as error:
-            raise ApiError("bad_json", "The body broke off or was garbled on its way. Send it again.") from error
-
-
-def read_json(example: str = '{"encoding": "base64", "content": "…"}') -> Any:
-    """Give the body as JSON, whatever Content-Type says: most clients that forget it send JSON."""
-    _check_encoding()
-    data = request.stream.read()
-    if _has_too_many_parts(data):
-        raise ApiError("bad_json", f"The body has far too many parts. Send a JSON object, such as {example}.")
-    try:
-        text = data.decode("utf-8-sig")
-        # Both are 40 MB for a 30 MB video: the bytes are not needed while the text is parsed.
-        del data
-        # strict=False lets the raw line breaks pass that `base64` puts into a hand-written body.
-        return json.loads(text, strict=False, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        raise ApiError("bad_json", f"Send a JSON object, such as {example}.") from error
-
-
-def _has_too_many_parts(data: bytes) -> bool:
-    """Tell whether a body has more parts than `MAX_JSON_PARTS`, with no more work than it takes to see that."""
-    if sum(data.count(sign) for sign in (b",", b"[", b"{")) <= MAX_JSON_PARTS:
-        return False
-    parts = strings = 0
-    for found in _STRING_OR_PART.finditer(data):
-        if data[found.start()] == ord('"'):
-            strings += 1
-        else:
-            parts += 1
-        # Each part brings a name and a value at most: what has more strings is no JSON.
-        if parts > MAX_JSON_PARTS or strings > 2 * MAX_JSON_PARTS:
-            return True
-    return False
-
-
 def bytes_read() -> int:
-    """Tell how much of the body was read."""
-    return request.stream.taken if "stream" in request.__dict__ else 0  # type: ignore[attr-defined]
-
-
-def is_form() -> bool:
-    """Tell whether the body is multipart/form-data."""
-    return request.mimetype == "multipart/form-data"
-
-
-def read_form() -> tuple[dict[str, str], list[bytes]]:
-    """Give the form's fields and its `file` parts."""
-    _check_encoding()
-    fields, files = request.form.to_dict(), request.files.getlist("file")
-    return fields, [file.stream.getvalue() for file in files]  # type: ignore[attr-defined]
+    """Return how many bytes of the body were read."""
+    return cast(LimitedStream, request.stream).bytes_read if "stream" in request.__dict__ else 0
 
 
 def _acquire_slot() -> None:
     if not services().concurrency_limiter.acquire():
-        raise ApiError("overloaded", "Too many calls are being answered right now. Try again in a few seconds.")
-    g.has_place = True
+        raise ApiError("overloaded", "Too many requests are being processed. Try again in a few seconds.")
+    g.holds_slot = True
 
 
 def _release_slot(_error: BaseException | None) -> None:
-    if g.pop("has_place", False):
+    if g.pop("holds_slot", False):
         services().concurrency_limiter.release()
 
 
@@ -163,42 +136,30 @@ def _is_chunked(request: flask.Request) -> bool:
     return "chunked" in request.headers.get("Transfer-Encoding", "")
 
 
-def _check_encoding() -> None:
-    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
-        raise ApiError(
-            "unsupported_media", "Send the body without a Content-Encoding; videos and pictures are compressed already."
-        )
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
-
-
-def _finish_body(response: Response) -> Response:
+def _drain_after_response(response: Response) -> Response:
     if bytes_read() < (request.content_length or 0) or _is_chunked(request):
-        limit = DRAIN_BODIES * (request.max_content_length or 0)
-        environ = request.environ
-        response.call_on_close(lambda: _drain_body(environ, limit))
+        sock: socket.socket | None = request.environ.get("gunicorn.socket")
+        body: _Body = request.environ["wsgi.input"]
+        max_bytes = DRAIN_BODIES * (request.max_content_length or 0)
+        if sock is not None:
+            response.call_on_close(lambda: _drain_body(sock, body, max_bytes))
     return response
 
 
-def _drain_body(environ: dict[str, Any], limit: int) -> None:
-    """Read what is left of a body and throw it away; hang up on one that doesn't end in time."""
-    sock, body = environ.get("gunicorn.socket"), environ["wsgi.input"]
-    if sock is None:
-        return
-    # A read returns when it has all it asked for: without the timer, a byte now and then would hold the thread.
+def _drain_body(sock: socket.socket, body: _Body, max_bytes: int) -> None:
+    """Read and discard the rest of a body; close the connection if that takes too long."""
+    # A read returns only when it has all that it asked for. The timer ends it if single bytes trickle in.
     timer = threading.Timer(DRAIN_SECONDS, _abort, [sock, body])
     timer.daemon = True
     timer.start()
     try:
-        with _timeout(sock, DRAIN_IDLE_SECONDS):
+        with _socket_timeout(sock, DRAIN_IDLE_SECONDS):
             deadline = time.monotonic() + DRAIN_SECONDS
-            while limit > 0 and time.monotonic() < deadline:
-                data = body.read(_PIECE)
+            while max_bytes > 0 and time.monotonic() < deadline:
+                data = body.read(_CHUNK_BYTES)
                 if not data:
                     return
-                limit -= len(data)
+                max_bytes -= len(data)
         _abort(sock, body)
     except Exception as error:
         log.debug("the rest of a body was not read: %r", error)
@@ -207,26 +168,23 @@ def _drain_body(environ: dict[str, Any], limit: int) -> None:
         timer.cancel()
 
 
-def _abort(sock: socket.socket, body: Any) -> None:
-    # Gunicorn's own mark of a body after which the connection is not used again.
-    body.failed = True
+def _abort(sock: socket.socket, body: _Body) -> None:
+    # Gunicorn does not reuse a connection whose body has this attribute.
+    body.failed = True  # type: ignore[attr-defined]
     with suppress(OSError):
         sock.shutdown(socket.SHUT_RDWR)
 
 
-class _timeout:  # noqa: N801 - reads as a statement
+@contextmanager
+def _socket_timeout(sock: socket.socket | None, seconds: float) -> Iterator[None]:
     """Bound each wait on a socket for the length of a `with` block."""
-
-    def __init__(self, sock: socket.socket | None, seconds: float) -> None:
-        self._sock = sock
-        self._seconds = seconds
-
-    def __enter__(self) -> None:
-        if self._sock is not None:
-            self._before = self._sock.gettimeout()
-            self._sock.settimeout(self._seconds)
-
-    def __exit__(self, *_error: object) -> None:
-        if self._sock is not None:
-            with suppress(OSError):
-                self._sock.settimeout(self._before)
+    if sock is None:
+        yield
+        return
+    before = sock.gettimeout()
+    sock.settimeout(seconds)
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            sock.settimeout(before)

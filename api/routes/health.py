@@ -1,33 +1,31 @@
-"""GET /health and /ready: for load balancers and people who wonder."""
-
-from typing import Any
+"""GET /health and /ready, for load balancers."""
 
 from api.errors import ApiError
 from api.openapi import Blueprint
 from api.schemas.service import HealthSchema
 from api.services import services
 
-blueprint = Blueprint("health", __name__, description="Whether it works")
+blueprint = Blueprint("health", __name__, description="Health and readiness")
 
 
 @blueprint.route("/health", methods=["GET"])
 @blueprint.route("/api/health", methods=["GET"], endpoint="api_health")
 @blueprint.response(200, HealthSchema)
-def health() -> dict[str, Any]:
-    """Tell that the process is alive."""
-    return _state("ok")
+def health() -> dict[str, object]:
+    """Return that the process is alive."""
+    return _status("ok")
 
 
 @blueprint.route("/ready", methods=["GET"])
 @blueprint.response(200, HealthSchema)
 @blueprint.error_responses("not_ready")
-def ready() -> dict[str, Any]:
-    """Tell that the models are loaded and the log can be written."""
-    # A worker takes its first call only when its models are loaded.
+def ready() -> dict[str, object]:
+    """Return that the models are loaded and the call log can be written."""
+    # A worker accepts its first request only after its models are loaded.
     if not services().call_log.is_writable():
         raise ApiError("not_ready", "The call log cannot be written. The server's own log says why.")
-    return _state("ready")
+    return _status("ready")
 
 
-def _state(status: str) -> dict[str, Any]:
-    return {"status": status} | ({"mock": True} if services().settings.emo_mock else {})
+def _status(status: str) -> dict[str, object]:
+    return {"status": status, **({"mock": True} if services().settings.emo_mock else {})}

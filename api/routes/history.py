@@ -1,6 +1,4 @@
-"""/api/history: what was found for the person who is signed in, for them alone."""
-
-from typing import Any
+"""/api/history: the analyses of the signed-in user, for that user only."""
 
 from flask import Response, g, request
 from marshmallow import ValidationError
@@ -8,6 +6,7 @@ from marshmallow import ValidationError
 from api import history_recorder
 from api.errors import ApiError
 from api.openapi import GuardedBlueprint
+from api.schemas.fields import Loaded
 from api.schemas.history import (
     DeletedSchema,
     EmptyQuery,
@@ -18,33 +17,34 @@ from api.schemas.history import (
     SummarySchema,
 )
 from api.services import services
-from moodreel.storage.history import HistoryFilters
+from moodreel.storage.history import History, HistoryFilters
+from moodreel.storage.mood_calendar import MoodCalendar
 from moodreel.storage.objects import ObjectStorageError
 
-blueprint = GuardedBlueprint("history", __name__, description="A signed-in user's own past", dated=False)
+blueprint = GuardedBlueprint("history", __name__, description="The history of the signed-in user", dated=False)
 
 
 @blueprint.before_request
 def require_user() -> None:
-    """Refuse callers who have no history."""
+    """Reject callers who have no history."""
     if services().history is None:
-        raise ApiError("not_found", "This service keeps no history: its operator has to set HISTORY=on.")
-    # Only a preflight comes as far as this without a caller.
+        raise ApiError("not_found", "This service keeps no history. Its operator can set HISTORY=on.")
+    # Only a preflight request has no caller here.
     if g.caller is not None and g.caller.user is None:
-        raise ApiError("forbidden", "A history is a person's own, and an API key is nobody's. Send the user's token.")
+        raise ApiError("forbidden", "A history belongs to a user, not to an API key. Send the user's token.")
 
 
 @blueprint.route("/api/history", methods=["GET"])
 @blueprint.response(200, HistorySchema)
 @blueprint.error_responses("forbidden", "not_found", "invalid_request", "storage_unavailable")
 @blueprint.query(HistoryQuery)
-def entries(query: dict[str, Any]) -> dict[str, Any]:
+def entries(query: Loaded) -> dict[str, object]:
     """List my entries, newest first."""
     filters = HistoryFilters(query.get("kind"), query.get("emotion"), query.get("start_date"), query.get("end_date"))
     try:
         page = _history().select(g.caller.user, filters, query["limit"], query["cursor"])
     except ValueError as error:
-        raise ValidationError({"cursor": ["Not a cursor: send the next_cursor of the page before."]}) from error
+        raise ValidationError({"cursor": ["Not a cursor: send the next_cursor of the previous page."]}) from error
     return {"entries": page.rows, "count": len(page.rows), "next_cursor": page.next_cursor}
 
 
@@ -52,8 +52,8 @@ def entries(query: dict[str, Any]) -> dict[str, Any]:
 @blueprint.response(200, DeletedSchema)
 @blueprint.error_responses("forbidden", "not_found", "invalid_request", "storage_unavailable")
 @blueprint.query(EmptyQuery)
-def delete_all(_query: dict[str, Any]) -> dict[str, int]:
-    """Delete all my entries, with their pictures and loops. Takes no filters."""
+def delete_all(_query: Loaded) -> dict[str, int]:
+    """Delete all my entries, with their media. There are no filters."""
     deleted = _history().delete_all(g.caller.user)
     history_recorder.delete_orphans()
     return {"deleted": deleted}
@@ -63,8 +63,8 @@ def delete_all(_query: dict[str, Any]) -> dict[str, int]:
 @blueprint.response(200, SummarySchema)
 @blueprint.error_responses("forbidden", "not_found", "invalid_request", "storage_unavailable")
 @blueprint.query(SummaryQuery)
-def summary(query: dict[str, Any]) -> Any:
-    """Count my emotions by day or week, and compare them with what is usual for me."""
+def summary(query: Loaded) -> MoodCalendar:
+    """Count my emotions by day or week, and compare them with my baseline."""
     try:
         return _history().mood_calendar(g.caller.user, **query)
     except ValueError as error:
@@ -74,17 +74,21 @@ def summary(query: dict[str, Any]) -> Any:
 @blueprint.route("/api/history/<entry_id>", methods=["GET"])
 @blueprint.response(200, EntrySchema)
 @blueprint.error_responses("forbidden", "not_found", "storage_unavailable")
-def entry(entry_id: str) -> dict[str, Any]:
-    """Give one of my entries."""
-    return _found(_history().get(g.caller.user, entry_id))
+def entry(entry_id: str) -> dict[str, object]:
+    """Return one of my entries."""
+    found = _history().get(g.caller.user, entry_id)
+    if found is None:
+        raise _no_entry()
+    return found
 
 
 @blueprint.route("/api/history/<entry_id>", methods=["DELETE"])
 @blueprint.response(204)
 @blueprint.error_responses("forbidden", "not_found", "storage_unavailable")
 def delete(entry_id: str) -> None:
-    """Delete one of my entries, with its pictures and loops."""
-    _found(_history().delete(g.caller.user, entry_id) or None)
+    """Delete one of my entries, with its media."""
+    if not _history().delete(g.caller.user, entry_id):
+        raise _no_entry()
     history_recorder.delete_orphans()
 
 
@@ -93,25 +97,28 @@ def delete(entry_id: str) -> None:
 @blueprint.alt_response(200, schema={"type": "string", "format": "binary"}, content_type="video/mp4", success=True)
 @blueprint.error_responses("forbidden", "not_found", "storage_unavailable")
 def media(entry_id: str, name: str) -> Response:
-    """Give a picture or a loop of one of my entries, whole or in ranges."""
+    """Return an image or a loop of one of my entries, whole or in byte ranges."""
     try:
-        file = _found(_history().get_media(g.caller.user, entry_id, name))
+        file = _history().get_media(g.caller.user, entry_id, name)
     except ObjectStorageError as error:
         history_recorder.report_failure("media", error)
-        raise ApiError("storage_unavailable", "It cannot be read right now. Try again in a minute.") from error
+        raise ApiError("storage_unavailable", "The file cannot be read right now. Try again in a minute.") from error
+    if file is None:
+        raise _no_entry()
     response = Response(file.data, mimetype=file.type)
-    # Asked for anew each time: once deleted, it must be gone from the browser too, and a new loop keeps the name.
+    # The browser must ask each time: a deleted file must be gone from its cache, and a new loop has the same name.
     response.headers["Cache-Control"] = "private, no-cache"
     response.add_etag()
     response.make_conditional(request, accept_ranges=True, complete_length=len(file.data))
     return response
 
 
-def _history() -> Any:
-    return services().history
+def _history() -> History:
+    history = services().history
+    # `require_user` has rejected the request otherwise.
+    assert history is not None
+    return history
 
 
-def _found(result: Any) -> Any:
-    if result is None:
-        raise ApiError("not_found", "You have no such entry. GET /api/history lists yours.")
-    return result
+def _no_entry() -> ApiError:
+    return ApiError("not_found", "You have no such entry. GET /api/history lists yours.")

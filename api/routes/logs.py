@@ -1,21 +1,22 @@
-"""GET /logs: the calls, by filters and pages, as JSON or CSV."""
+"""GET /logs: the call log, filtered and paged, as JSON or CSV."""
 
 import io
-from typing import Any
+from collections.abc import Mapping
 
 from flask import Response, g, jsonify, request
 from marshmallow import ValidationError
 
 from api.auth import authentication
 from api.errors import ApiError
-from api.middleware import request_body
 from api.openapi import GuardedBlueprint
+from api.request_parsing import has_body, read_json
+from api.schemas.fields import Loaded
 from api.schemas.logs import LogsQuery, LogsSchema
 from api.services import services
 from moodreel.storage.call_log import write_csv
 from moodreel.storage.database import Page
 
-blueprint = GuardedBlueprint("logs", __name__, description="Who called what, and how it ended")
+blueprint = GuardedBlueprint("logs", __name__, description="The call log")
 blueprint.before_request(authentication.require_admin)
 
 
@@ -25,7 +26,7 @@ blueprint.before_request(authentication.require_admin)
 @blueprint.error_responses("bad_json", "ambiguous_filters", "too_large", "invalid_request", "overloaded")
 @blueprint.document_query(LogsQuery)
 def logs() -> Response:
-    """List calls, newest first. The filters may come as a JSON body instead."""
+    """List calls, newest first. The filters may be sent as a JSON body instead."""
     query = LogsQuery().load(_filters())
     page = _page(query)
     if request.accept_mimetypes.best_match(["application/json", "text/csv"]) == "text/csv":
@@ -33,21 +34,21 @@ def logs() -> Response:
     return jsonify({"logs": page.rows, "count": len(page.rows), "next_cursor": page.next_cursor})
 
 
-def _filters() -> Any:
+def _filters() -> Mapping[str, object]:
     in_query = request.args.to_dict()
-    if not request.content_length and "Transfer-Encoding" not in request.headers:
+    if not has_body():
         return in_query
-    in_body = request_body.read_json()
+    in_body = read_json()
     if in_query and in_body:
         raise ApiError("ambiguous_filters", "Send the filters as a query string or as a JSON body, not both.")
     return in_body or in_query
 
 
-def _page(query: dict[str, Any]) -> Page:
+def _page(query: Loaded) -> Page:
     try:
         return services().call_log.select(**query, exclude_id=g.row_id)
     except ValueError as error:
-        raise ValidationError({"cursor": ["Not a cursor: send the next_cursor of the page before."]}) from error
+        raise ValidationError({"cursor": ["Not a cursor: send the next_cursor of the previous page."]}) from error
 
 
 def _as_csv(page: Page) -> Response:

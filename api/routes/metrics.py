@@ -1,4 +1,4 @@
-"""GET /metrics: for Prometheus."""
+"""GET /metrics, for Prometheus."""
 
 from flask import Response
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -6,11 +6,11 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from api.metrics import render
 from api.openapi import Blueprint
 
-blueprint = Blueprint("metrics", __name__, description="For Prometheus")
+blueprint = Blueprint("metrics", __name__, description="Metrics for Prometheus")
 
 
 @blueprint.route("/metrics", methods=["GET"])
 @blueprint.response(200, {"type": "string"}, content_type="text/plain")
 def metrics() -> Response:
-    """Give the metrics of all workers."""
+    """Return the metrics of all workers."""
     return Response(render(), content_type=CONTENT_TYPE_LATEST)

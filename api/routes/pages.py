@@ -1,4 +1,4 @@
-"""What a browser asks for that is no part of the contract."""
+"""Pages for people who open the service in a browser."""
 
 from flask import Blueprint, Response, current_app, redirect
 from werkzeug.wrappers import Response as BaseResponse
@@ -8,11 +8,11 @@ blueprint = Blueprint("pages", __name__)
 
 @blueprint.get("/")
 def home() -> BaseResponse:
-    """Send whoever opens the service in a browser to its documentation."""
+    """Redirect to the documentation."""
     return redirect("/docs")
 
 
 @blueprint.get("/favicon.ico")
 def favicon() -> Response:
-    """Give the tab its picture."""
+    """Return the icon."""
     return current_app.send_static_file("favicon.svg")

@@ -1,21 +1,19 @@
-"""POST /auth/verify-token: whether a token is good. Open: it tells nobody more than they could find out by using it."""
-
-from typing import Any
+"""POST /auth/verify-token: whether a token is valid. It needs no key: using the token would tell as much."""
 
 from flask import g, request
 
+from api import request_parsing
 from api.auth import authentication
 from api.auth.tokens import MAX_CHARACTERS, Token
 from api.errors import ApiError
-from api.middleware import request_body
 from api.openapi import SECURITY_SCHEMES, Blueprint
 from api.schemas.auth import TokenSchema, VerifiedTokenSchema
 from api.services import services
 
 MAX_BYTES = 2 * MAX_CHARACTERS
-"""Of a body, which anybody may send."""
+"""Limit of the body. Anybody may send one."""
 
-blueprint = Blueprint("tokens", __name__, description="Whether a token is good")
+blueprint = Blueprint("tokens", __name__, description="Validation of tokens")
 
 
 @blueprint.route("/auth/verify-token", methods=["POST"])
@@ -37,16 +35,14 @@ blueprint = Blueprint("tokens", __name__, description="Whether a token is good")
     "keys_unavailable",
     "overloaded",
 )
-def verify_token() -> dict[str, Any]:
-    """Tell what a token says, if it is good: that of the Authorization header, else of the body, else of a cookie."""
+def verify_token() -> dict[str, object]:
+    """Return the claims of a valid token, from the Authorization header, else the body, else a cookie."""
     return vars(_token())
 
 
 def _token() -> Token:
-    if authentication.bearer_token(request) is None and (
-        request.content_length or "Transfer-Encoding" in request.headers
-    ):
-        return services().token_verifier.verify(_text_in_body())
+    if authentication.bearer_token(request) is None and request_parsing.has_body():
+        return services().token_verifier.verify(_token_in_body())
     if g.auth_error:
         raise g.auth_error
     if g.caller is None or g.caller.token is None:
@@ -56,9 +52,11 @@ def _token() -> Token:
             headers={"WWW-Authenticate": 'Bearer realm="moodreel"'},
         )
     authentication.require_same_origin()
-    return g.caller.token
+    token: Token = g.caller.token
+    return token
 
 
-def _text_in_body() -> str:
+def _token_in_body() -> str:
     request.max_content_length = MAX_BYTES
-    return TokenSchema().load(request_body.read_json('{"token": "…"}'))["token"]
+    token: str = TokenSchema().load(request_parsing.read_json('{"token": "…"}'))["token"]
+    return token

@@ -16,7 +16,7 @@ from flask import Blueprint, Flask, Response, g, request
 from flask_sock import Sock
 from wsproto.utilities import RemoteProtocolError
 
-from api import history_recorder, log_fields, metrics
+from api import analysis_recorder, log_fields
 from api.auth import authentication
 from api.auth.csrf import is_same_origin
 from api.auth.tokens import LEEWAY_SECONDS
@@ -196,9 +196,7 @@ def _text(message: str | bytes) -> str:
 
 def _classified(text: str) -> dict[str, Any]:
     [reading] = services().text_pipeline.predict([text])
-    metrics.observe_analysis(reading.label, reading.timings)
-    log_fields.add(prediction=reading.label, confidence=round(reading.score, 4), model=reading.model.name)
-    entry = history_recorder.record_text(reading, in_header=False)
+    entry = analysis_recorder.write(analysis_recorder.from_text(reading))
     said = {"type": "emotion_classification", **_READING.dump(reading)}
     return {**said, "history_id": entry} if entry else said
 

@@ -6,6 +6,9 @@ from zoneinfo import ZoneInfo
 
 from marshmallow import ValidationError, fields
 
+Loaded = dict[str, Any]
+"""Data that a schema has loaded and validated, by field."""
+
 
 def about(description: str, **more: Any) -> dict[str, Any]:
     return {"description": description, **more}

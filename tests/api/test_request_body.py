@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from api.middleware.request_body import MAX_JSON_PARTS, _has_too_many_parts
+from api.request_parsing import MAX_JSON_PARTS, _has_too_many_parts
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,229 @@
+"""Record the result of a pipeline: log row, metrics, history, and the headers of the response.
+
+A view gets valid data, calls a pipeline, and passes the result on: `respond(from_video(result), jsonify(...))`.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from flask import Response
+
+from api import history_recorder, log_fields, metrics
+from moodreel.pipelines.audiovisual import AudioVisualResult
+from moodreel.pipelines.image import ImageResult
+from moodreel.pipelines.image_or_video import EmotionResult
+from moodreel.pipelines.text import TextResult
+from moodreel.pipelines.video import ThumbnailResult, VideoResult
+from moodreel.storage.history import HistoryEntry
+from moodreel.storage.objects import StoredFile
+
+HEADERS = {
+    "Server-Timing": {
+        "description": "Milliseconds by stage.",
+        "schema": {"type": "string"},
+        "example": "decode;dur=61.2, faces;dur=190.4, model;dur=4.1",
+    },
+    "x-history-id": {
+        "description": "The entry in the caller's history, if one was written: `/api/history/{id}`.",
+        "schema": {"type": "string"},
+        "example": "8a54c0f2d1b94f0c9ad2f6b1c0e7d385",
+    },
+}
+"""The headers that `respond` adds, as the OpenAPI document describes them."""
+
+_LOOP_TYPES = {"mp4": "video/mp4", "webp": "image/webp", "gif": "image/gif"}
+
+
+@dataclass(frozen=True)
+class AnalysisRecord:
+    """What is recorded of one result.
+
+    Attributes:
+        entry: The history entry. Its emotion, confidence and model go into the log row as well.
+        timings: Milliseconds by stage.
+        seconds: Length of the clip; None for an image or a text.
+        frames: Analyzed frames; None for a text.
+        modalities: What an audio-visual result comes from, such as "video,audio".
+        media: Makes the files to store with the entry.
+        mock: Whether the result is made up. It is then in no history and not counted as a prediction.
+    """
+
+    entry: HistoryEntry
+    timings: Mapping[str, float]
+    seconds: float | None = None
+    frames: int | None = None
+    modalities: str | None = None
+    media: Callable[[], Sequence[StoredFile]] = tuple
+    mock: bool = False
+
+
+def respond(record: AnalysisRecord, response: Response) -> Response:
+    """Record the result and return its response, with `HEADERS`."""
+    entry_id = write(record)
+    return _with_headers(response, record.timings, [entry_id])
+
+
+def respond_batch(
+    records: Sequence[AnalysisRecord],
+    response: Response,
+    *,
+    model: str,
+    timings: Mapping[str, float],
+    frames: int | None = None,
+) -> Response:
+    """Record the results of one request and return their response, with `HEADERS`.
+
+    The log row tells the model only, and no single emotion is counted.
+
+    Args:
+        records: The results that are no errors.
+        response: The response to the request.
+        model: Name of the model.
+        timings: Milliseconds by stage, of the whole batch.
+        frames: Images that were sent; None for texts.
+    """
+    log_fields.add(model=model, frames=frames)
+    metrics.observe_analysis(None, timings)
+    return _with_headers(
+        response, timings, [history_recorder.write_entry(record.entry, record.media) for record in records]
+    )
+
+
+def write(record: AnalysisRecord) -> str | None:
+    """Record the result in log row, metrics and history. Returns the id of the history entry, if one was written."""
+    entry = record.entry
+    log_fields.add(
+        prediction=entry.emotion,
+        confidence=None if entry.confidence is None else round(entry.confidence, 4),
+        video_seconds=None if record.seconds is None else round(record.seconds, 3),
+        frames=record.frames,
+        model=entry.model,
+        modalities=record.modalities,
+    )
+    metrics.observe_analysis(None if record.mock else entry.emotion, record.timings)
+    return None if record.mock else history_recorder.write_entry(entry, record.media)
+
+
+def from_video(result: VideoResult) -> AnalysisRecord:
+    """Make the record of a prediction for a video."""
+    entry = HistoryEntry(
+        kind="video",
+        emotion=result.emotion,
+        confidence=result.confidence,
+        probabilities=result.probabilities,
+        model=result.model.name,
+        facts={
+            "duration": round(result.duration, 3),
+            "faces": len({point.track for point in result.timeline}),
+            "certain": result.certain,
+        },
+        content_sha256=_content_sha256(),
+    )
+    return AnalysisRecord(entry, result.timings, result.duration, result.frames_analysed)
+
+
+def from_thumbnail(result: ThumbnailResult) -> AnalysisRecord:
+    """Make the record of a thumbnail; the history stores the loop and its poster."""
+    loop = result.boomerang
+    entry = HistoryEntry(
+        kind="video",
+        emotion=result.emotion,
+        confidence=result.confidence,
+        probabilities=result.probabilities,
+        model=result.model.name,
+        facts={"duration": round(result.clip_duration, 3), "certain": result.certain},
+        content_sha256=_content_sha256(),
+    )
+    return AnalysisRecord(
+        entry,
+        result.timings,
+        result.clip_duration,
+        result.frames_analysed,
+        media=lambda: [
+            StoredFile(f"thumbnail.{loop.output}", _LOOP_TYPES[loop.output], loop.data),
+            StoredFile("poster.jpg", "image/jpeg", loop.poster),
+        ],
+    )
+
+
+def from_image(result: ImageResult, content_sha256: str | None = None) -> AnalysisRecord:
+    """Make the record of a prediction for an image; `content_sha256` is needed where a request sent several files."""
+    entry = HistoryEntry(
+        kind="picture",
+        emotion=result.emotion,
+        confidence=result.confidence,
+        probabilities=result.all_emotions,
+        model=result.model.name,
+        facts={"faces": len(result.faces), "certain": result.certain},
+        content_sha256=content_sha256 or _content_sha256(),
+    )
+    return AnalysisRecord(entry, result.timings, frames=1, media=lambda: _image_copy(result.copy))
+
+
+def from_image_or_video(result: EmotionResult) -> AnalysisRecord:
+    """Make the record of a prediction for a file that was an image or a video."""
+    is_image = result.seconds is None
+    entry = HistoryEntry(
+        kind="picture" if is_image else "video",
+        emotion=result.emotion,
+        confidence=result.confidence,
+        probabilities=result.all_emotions,
+        model=result.model.name,
+        facts={"certain": result.certain} | ({} if result.seconds is None else {"duration": round(result.seconds, 3)}),
+        content_sha256=_content_sha256(),
+    )
+    return AnalysisRecord(entry, result.timings, result.seconds, result.frames, media=lambda: _image_copy(result.copy))
+
+
+def from_audiovisual(result: AudioVisualResult) -> AnalysisRecord:
+    """Make the record of a prediction from a face and a voice."""
+    entry = HistoryEntry(
+        kind="video" if result.frames else "audio",
+        emotion=result.labels[result.best],
+        confidence=result.probabilities[result.best],
+        probabilities=dict(zip(result.labels, result.probabilities, strict=True)),
+        model=result.model.name,
+        facts={
+            "duration": round(result.seconds, 3),
+            "faces": result.faces,
+            "modalities": list(result.modalities),
+        },
+        content_sha256=_content_sha256(),
+    )
+    modalities = ",".join(result.modalities)
+    return AnalysisRecord(entry, result.timings, result.seconds, result.frames, modalities, mock=result.mock)
+
+
+def from_text(result: TextResult) -> AnalysisRecord:
+    """Make the record of a prediction for a text. It has no hash of the text: that of a few words is soon guessed."""
+    # A text may show several emotions. The mood calendar needs shares that add up to 1.
+    total = sum(result.scores.values())
+    entry = HistoryEntry(
+        kind="text",
+        emotion=result.label,
+        confidence=result.score,
+        probabilities={label: score / total for label, score in result.scores.items()},
+        model=result.model.name,
+        facts={
+            "characters": result.characters,
+            "language": result.language,
+            "language_supported": result.language_supported,
+        },
+    )
+    return AnalysisRecord(entry, result.timings)
+
+
+def _with_headers(response: Response, timings: Mapping[str, float], entry_ids: Sequence[str | None]) -> Response:
+    response.headers["Server-Timing"] = metrics.server_timing(timings)
+    for entry_id in entry_ids:
+        if entry_id is not None:
+            response.headers.add("x-history-id", entry_id)
+    return response
+
+
+def _content_sha256() -> str | None:
+    return log_fields.current().get("content_sha256")
+
+
+def _image_copy(jpeg: bytes | None) -> list[StoredFile]:
+    return [] if jpeg is None else [StoredFile("picture.jpg", "image/jpeg", jpeg)]
