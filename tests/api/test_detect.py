@@ -280,7 +280,7 @@ def test_answers_keep_to_the_document(server: Server) -> None:
         ("Detection", detection),
         ("DetectedFace", detection["faces"][0]),
         ("FaceQuality", detection["faces"][0]["quality"]),
-        ("Detections", several),
+        ("DetectionBatch", several),
         ("Emotion", call(server, "/api/predict/", json=body("")).json()),
     ):
         assert answer.keys() == schemas[name]["properties"].keys()
