@@ -1,24 +1,24 @@
-"""The label sets, and how one maps to another (design: "Emotions").
+"""Define the label sets, their mappings to one another, and the color of each label.
 
-A label names what a face showed. It says nothing certain of what somebody felt.
+A label names the expression that a face showed, not what the person felt.
 """
 
 from collections.abc import Mapping
 
 FIVE = ("Anger", "Happy", "Shock", "Neutral", "Sad")
-"""What `/predict` answers, in the order of its `probabilities`."""
+"""Labels of `/predict`, in the order of its `probabilities`."""
 
 EMOTIMESH_TRAINED_ORDER = ("Anger", "Happy", "Neutral", "Sad", "Shock")
-"""The order in which the original EmotiMesh-Net checkpoint was trained."""
+"""The five labels in the order in which the original EmotiMesh-Net checkpoint was trained."""
 
 SEVEN = ("happy", "surprise", "sad", "anger", "disgust", "fear", "neutral")
-"""What pictures get, in ResEmoteNet's published order."""
+"""Labels of images, in ResEmoteNet's published order."""
 
 EKMAN = ("anger", "disgust", "fear", "joy", "neutral", "sadness", "surprise")
-"""What texts get: Ekman's six and neutral."""
+"""Labels of texts: Ekman's six basic emotions and neutral."""
 
 EIGHT = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")
-"""The audio-visual labels, in RAVDESS order."""
+"""Labels of clips with audio, in RAVDESS order."""
 
 SEVEN_TO_FIVE: Mapping[str, str] = {
     "happy": "Happy",
@@ -54,8 +54,7 @@ LABEL_SYNONYMS: Mapping[str, str] = {
     }.items()
     for name in names
 }
-"""What people and models call the seven labels, in lower case."""
-
+"""Label of `SEVEN` for each name that people and models use for it, in lower case."""
 
 GOEMOTIONS_BY_EKMAN: Mapping[str, tuple[str, ...]] = {
     "anger": ("anger", "annoyance", "disapproval"),
@@ -79,7 +78,7 @@ GOEMOTIONS_BY_EKMAN: Mapping[str, tuple[str, ...]] = {
     "sadness": ("sadness", "disappointment", "embarrassment", "grief", "remorse"),
     "surprise": ("surprise", "realization", "confusion", "curiosity"),
 }
-"""GoEmotions' 28 labels under Ekman's and neutral, as that data set itself groups them (Demszky et al. 2020)."""
+"""GoEmotions' 28 labels grouped by the labels of `EKMAN`, as that data set groups them (Demszky et al. 2020)."""
 
 COLORS = {
     "anger": "#d1495b",
@@ -91,29 +90,29 @@ COLORS = {
     "disgust": "#66885a",
     "fear": "#453a5e",
 }
-"""One colour an emotion, told apart by people with the common kinds of colour blindness."""
+"""Color of each emotion, `#rrggbb`; they are distinguishable with the common kinds of color blindness."""
 DEFAULT_COLOR = "#000000"
-"""Of what a model of somebody's own calls otherwise."""
+"""Color of a label that is not in `COLORS`, as a user's own model may have."""
 
 _SEVEN_TO_EKMAN = {"happy": "joy", "sad": "sadness"}
-_TO_EKMAN = {name: label for label, names in GOEMOTIONS_BY_EKMAN.items() for name in names}
+_GOEMOTIONS_TO_EKMAN = {name: label for label, names in GOEMOTIONS_BY_EKMAN.items() for name in names}
 
 
 def to_ekman(label: str) -> str | None:
-    """Fold a label of any set, GoEmotions' 28 among them, in any case, into Ekman's and neutral; None for others."""
+    """Map a label of any set, including GoEmotions, in upper or lower case, to `EKMAN`; None for an unknown label."""
     name = label.strip().lower()
     seven = LABEL_SYNONYMS.get(name)
-    return _SEVEN_TO_EKMAN.get(seven, seven) if seven else _TO_EKMAN.get(name)
+    return _SEVEN_TO_EKMAN.get(seven, seven) if seven else _GOEMOTIONS_TO_EKMAN.get(name)
 
 
 def to_five(label: str) -> str | None:
-    """Fold a label of any set, in any case, into the five; None for one that is in no set."""
+    """Map a label of any set, in upper or lower case, to `FIVE`; None for an unknown label."""
     seven = LABEL_SYNONYMS.get(label.strip().lower())
     return SEVEN_TO_FIVE[seven] if seven else None
 
 
 def fold_to_five(probabilities: Mapping[str, float]) -> dict[str, float]:
-    """Add the probabilities of any label set up to those of the five, in their order; a label of no set is left out."""
+    """Sum the probabilities of any label set into those of `FIVE`, in its order; unknown labels are left out."""
     folded = dict.fromkeys(FIVE, 0.0)
     for label, probability in probabilities.items():
         if five := to_five(label):
@@ -122,5 +121,5 @@ def fold_to_five(probabilities: Mapping[str, float]) -> dict[str, float]:
 
 
 def color_of(label: str) -> str:
-    """Give a label's colour, as `#rrggbb`."""
+    """Return the color of a label, `#rrggbb`."""
     return COLORS.get(label.lower(), DEFAULT_COLOR)

@@ -1,89 +1,89 @@
-"""What can go wrong with somebody's clip, picture or text, by name.
+"""Define the errors that moodreel raises on purpose.
 
-Every message is a sentence for the person who sent it and says what to do next. It never holds a path, a
-library's own words or anything that was sent: those stay in `__cause__`, for the server's own log.
+Each message is a sentence for the person who sent the input, and says what to do next. It never contains a path, a
+library's error message or anything that was sent: those stay in `__cause__`, for the server's log.
 """
 
 
 class MoodreelError(Exception):
-    """Base of everything that moodreel raises on purpose."""
+    """Base class of all errors that moodreel raises on purpose."""
 
 
 class UnsupportedMedia(MoodreelError):
-    """The bytes are no video and no picture, or one that no decoder here reads."""
+    """Report a file that is no video, audio or image, or has a format or codec that is not decoded here."""
 
 
 class NoVideoStream(UnsupportedMedia):
-    """The file holds sound or other data, but no video."""
+    """Report a file with audio or other data, but without video."""
 
 
 class VideoCorrupt(MoodreelError):
-    """The bytes are a video of a known kind, but nothing in it can be decoded."""
+    """Report a video of a known format in which no frame can be decoded."""
 
 
 class VideoTooShort(MoodreelError):
-    """The video holds not one frame."""
+    """Report a video without a single frame."""
 
 
 class VideoTooLong(MoodreelError):
-    """More seconds, frames or decoding time than the limits allow."""
+    """Report a video that exceeds the limit of seconds, frames or decoding time."""
 
 
 class VideoTooBig(MoodreelError):
-    """More pixels, in one frame or in all, than the limits allow."""
+    """Report a video that exceeds the limit of pixels, in one frame or in total."""
 
 
 class AudioCorrupt(MoodreelError):
-    """There is sound of a known kind, but none of it can be decoded."""
+    """Report audio of a known format of which nothing can be decoded."""
 
 
 class AudioTooLong(MoodreelError):
-    """More seconds of sound, or more time to decode it, than the limits allow."""
+    """Report audio that exceeds the limit of seconds or decoding time."""
 
 
 class ImageCorrupt(MoodreelError):
-    """The bytes are a picture of a known kind, but cannot be decoded to the end."""
+    """Report an image of a known format that cannot be decoded to its end."""
 
 
 class ImageTooBig(MoodreelError):
-    """More bytes or pixels than the limits allow."""
+    """Report an image that exceeds the limit of bytes or pixels."""
 
 
 class NoFace(MoodreelError):
-    """No face was found in any analysed frame."""
+    """Report that no face was detected in any analyzed frame."""
 
 
 class NoFaceNoAudio(MoodreelError):
-    """The clip shows no face, and there is nothing to be heard in it either."""
+    """Report a clip without a face and without audio."""
 
 
 class TextEmpty(MoodreelError):
-    """Nothing in the text can be read: no word, no sign, no emoji."""
+    """Report a text without any word, sign or emoji."""
 
 
 class TextTooLong(MoodreelError):
-    """More characters or word pieces than the limits allow."""
+    """Report a text that exceeds the limit of characters or tokens."""
 
 
 class Overloaded(MoodreelError):
-    """Every analysis slot stayed busy for as long as a caller is kept waiting."""
+    """Report that every analysis slot stayed busy for as long as a caller may wait."""
 
 
 class ModelNotFound(MoodreelError):
-    """The store holds no model of that name."""
+    """Report that the registry has no model of that name."""
 
 
 class ModelMissing(MoodreelError):
-    """No model is set up for what was asked."""
+    """Report that no model is installed for the task."""
 
 
 class NonCommercialModel(MoodreelError):
-    """The licence of the model asked for forbids commercial use, and nobody has allowed it here."""
+    """Report a model whose license forbids commercial use, which is not allowed on this server."""
 
 
 class ModelInvalid(MoodreelError):
-    """A model's folder or checkpoint is not what its description says."""
+    """Report a model folder or checkpoint that does not match its description."""
 
 
 class DataInvalid(MoodreelError):
-    """What a model shall be trained or measured on is not there or not as expected; no clip, so files are named."""
+    """Report a data set for training or evaluation that is missing or invalid; the message may name its files."""

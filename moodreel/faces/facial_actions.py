@@ -1,10 +1,10 @@
-"""The words behind a face: what moved in it, and which movements weighed most in an answer.
+"""Name facial actions from blendshapes, and attribute a prediction to them with a linear surrogate model.
 
-Blendshapes to plain words. How strong a movement is counts from a calm face (0) to what few faces reach (1). How much
-it weighed comes from a linear model that was fitted to what the networks answer (a surrogate model; Molnar,
-"Interpretable Machine Learning", chapter "Global Surrogate"): the networks read the picture and the landmarks as well,
-so this says which movements go with such an answer in this face, not what happened inside them. `model_store/movements`
-holds its numbers, and its card how often it agrees.
+The activation of an action is 0 in a calm face, and 1 at what few faces reach. Its weight in a prediction comes from a
+linear model that was fitted to the predictions of the networks (a surrogate model; Molnar, "Interpretable Machine
+Learning", chapter "Global Surrogate"). The networks read pixels and landmarks as well, so the weights say which actions
+go with such a prediction in this face, not what happened inside the network. `model_store/movements` holds the
+parameters of the surrogate, and its card says how often it agrees with the networks.
 """
 
 import json
@@ -41,23 +41,28 @@ ACTIONS: Mapping[str, tuple[str, ...]] = {
     "lower lip pulled down": ("mouthLowerDownLeft", "mouthLowerDownRight"),
     "chin raised": ("mouthShrugLower",),
 }
-"""Plain words for blendshapes, of which the mean counts. What is not here: looks and jaws to one side, which are no
-expression, and cheeks raised or puffed, noses wrinkled and jaws pushed forward, which MediaPipe's model has names for
-and gives next to nothing for, whatever the face does (99 of 100 FER+ faces are below 0.015)."""
+"""Facial actions in plain words, and the blendshapes of which each is the mean. Left out are gaze and jaw to one side,
+which are no expression, and raised or puffed cheeks, wrinkled nose and jaw pushed forward, which MediaPipe's model has
+blendshapes for, but hardly ever activates (below 0.015 in 99 of 100 faces of FER+)."""
 
 MAX_ACTIONS = 3
-"""Movements that an explanation names at most."""
+"""Most actions in an explanation."""
 MIN_ACTIVATION = 0.15
-"""A movement that is weaker is not one that a person would see."""
+"""Activation below which a person would not see an action."""
 MIN_WEIGHT = 0.05
-"""A movement with less of an explanation is not worth its words."""
+"""Weight below which an action is left out of an explanation."""
 _FILE = "model.json"
 _COLUMNS = [[BLENDSHAPES.index(name) for name in names] for names in ACTIONS.values()]
 
 
 @dataclass(frozen=True)
 class FacialAction:
-    """name: a key of `MOVEMENTS`. strength: 0 as in a calm face, 1 as in few."""
+    """Hold one action of a face.
+
+    Attributes:
+        name: Key of `ACTIONS`.
+        activation: 0 as in a calm face, to 1 as in few faces.
+    """
 
     name: str
     activation: float
@@ -65,36 +70,52 @@ class FacialAction:
 
 @dataclass(frozen=True)
 class ActionWeight(FacialAction):
-    """weight: its share, 0 to 1, of all that spoke for the answered emotion."""
+    """Hold one action and its weight in a prediction.
+
+    Attributes:
+        weight: Fraction, 0 to 1, of all evidence for the predicted label.
+    """
 
     weight: float
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """The movements that weighed most in an answer, at most `MOST`, the heaviest first; none for a face at rest."""
+    """Hold the actions with the largest weights in a prediction.
+
+    Attributes:
+        actions: At most `MAX_ACTIONS`, the largest weight first; empty for a face at rest.
+    """
 
     actions: tuple[ActionWeight, ...]
 
     @property
     def text(self) -> str:
-        """The same in words."""
-        return ", ".join(movement.name for movement in self.actions) or "no marked movement"
+        """Names of the actions, for people."""
+        return ", ".join(action.name for action in self.actions) or "no marked movement"
 
 
 class FacialActionExplainer:
-    """Says what moved in faces, and what weighed.
-
-    calm, full: float (M,), mean blendshapes at which the movements of `MOVEMENTS`, in their order, have strength 0, 1.
-    weights: float (M, 7), what a movement of strength 1 adds to the logit of each label of `SEVEN`. bias: float (7,).
-    """
+    """Compute the activation of facial actions, and their weights in a prediction."""
 
     def __init__(self, calm: np.ndarray, full: np.ndarray, weights: np.ndarray, bias: np.ndarray) -> None:
+        """Make an explainer from the surrogate's parameters.
+
+        Args:
+            calm: float (A,), mean blendshapes at which the actions of `ACTIONS`, in their order, have activation 0.
+            full: float (A,), mean blendshapes at which they have activation 1.
+            weights: float (A, 7), what activation 1 adds to the logit of each label of `SEVEN`.
+            bias: float (7,).
+        """
         self._calm, self._full, self._weights, self._bias = calm, full, weights, bias
 
     @classmethod
     def load(cls, folder: Path) -> "FacialActionExplainer":
-        """Read the numbers of a `model.json`. Raises ModelInvalid."""
+        """Load the parameters from the `model.json` in a folder.
+
+        Raises:
+            ModelInvalid: The file is missing or invalid.
+        """
         try:
             card = json.loads((folder / _FILE).read_text(encoding="utf-8"))
             rows = [card["movements"][name] for name in ACTIONS]
@@ -103,24 +124,31 @@ class FacialActionExplainer:
             bias = np.array([float(card["bias"][label]) for label in SEVEN])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ModelInvalid(
-                f"The folder {folder.name!r} needs the model.json of the release, which says what movements weigh; "
-                "restore it."
+                f"The folder {folder.name!r} needs the model.json of the release, with the weights of all facial "
+                "actions; restore it."
             ) from error
         if not (full > calm).all() or not np.isfinite(weights).all():
-            raise ModelInvalid(f"The model.json of {folder.name!r} has numbers that cannot be; restore the release's.")
+            raise ModelInvalid(f"The model.json of {folder.name!r} has impossible values; restore the release's.")
         return cls(calm, full, weights, bias)
 
     def activations(self, blendshapes: np.ndarray) -> np.ndarray:
-        """Blendshapes (..., 52), 0 to 1, to strengths (..., M), 0 to 1, in the order of `MOVEMENTS`."""
-        return np.clip((mean_blendshapes(blendshapes) - self._calm) / (self._full - self._calm), 0, 1)
+        """Compute the activations (..., A), 0 to 1, in the order of `ACTIONS`, of blendshapes (..., 52), 0 to 1."""
+        activations: np.ndarray = np.clip(
+            (mean_blendshapes(blendshapes) - self._calm) / (self._full - self._calm), 0, 1
+        )
+        return activations
 
     def active_actions(self, blendshapes: np.ndarray) -> tuple[FacialAction, ...]:
-        """Name what moved in one face, the strongest first. blendshapes: (52,), 0 to 1."""
-        strengths = self.activations(blendshapes)
+        """Return the visible actions of one face, the strongest first.
+
+        Args:
+            blendshapes: float (52,), 0 to 1.
+        """
+        activations = self.activations(blendshapes)
         return tuple(
-            FacialAction(name, float(strength))
-            for strength, name in sorted(zip(strengths, ACTIONS, strict=True), reverse=True)
-            if strength >= MIN_ACTIVATION
+            FacialAction(name, float(activation))
+            for activation, name in sorted(zip(activations, ACTIONS, strict=True), reverse=True)
+            if activation >= MIN_ACTIVATION
         )
 
     def explain(
@@ -130,48 +158,50 @@ class FacialActionExplainer:
         emotion: str,
         weights: Sequence[float] | np.ndarray | None = None,
     ) -> Explanation:
-        """Name the movements that weighed most for an answer against the others, as likely as those were.
+        """Find the actions with the largest weights for the predicted label, against the others by their probability.
 
         Args:
-            blendshapes: (52,) of one face, or (T, 52) of one through T moments.
-            probabilities: the whole answer, by label of any set.
-            emotion: the label in it that was answered.
-            weights: (T,), how far each moment decided; all alike when not given.
+            blendshapes: (52,) of one face, or (T, 52) of one face over T frames.
+            probabilities: The whole prediction, by label of any set.
+            emotion: The predicted label.
+            weights: (T,), weight of each frame in the prediction; equal if not given.
         """
-        moments = np.atleast_2d(self.activations(blendshapes))
-        strengths = np.average(moments, axis=0, weights=weights)
-        logits = strengths @ self._weights + self._bias
-        answered = self._column(emotion, logits)
-        if answered is None:
+        activations = np.average(np.atleast_2d(self.activations(blendshapes)), axis=0, weights=weights)
+        logits = activations @ self._weights + self._bias
+        predicted = self._label_index(emotion, logits)
+        if predicted is None:
             return Explanation(())
         rivals = np.zeros(len(SEVEN))
         for label, probability in probabilities.items():
-            column = self._column(label, logits)
-            if label != emotion and column is not None:
-                rivals[column] += probability
-        against = self._weights @ (rivals / max(rivals.sum(), 1e-9))
-        spoke = ((self._weights[:, answered] - against) * strengths).clip(min=0)
-        shares = spoke / max(float(spoke.sum()), 1e-9)
-        heaviest = [row for row in np.argsort(-shares, kind="stable") if strengths[row] >= MIN_ACTIVATION]
+            index = self._label_index(label, logits)
+            if label != emotion and index is not None:
+                rivals[index] += probability
+        rival_weights = self._weights @ (rivals / max(rivals.sum(), 1e-9))
+        evidence = ((self._weights[:, predicted] - rival_weights) * activations).clip(min=0)
+        shares = evidence / max(float(evidence.sum()), 1e-9)
+        ranked = [row for row in np.argsort(-shares, kind="stable") if activations[row] >= MIN_ACTIVATION]
         names = list(ACTIONS)
         return Explanation(
             tuple(
-                ActionWeight(names[row], float(strengths[row]), float(shares[row]))
-                for row in heaviest[:MAX_ACTIONS]
+                ActionWeight(names[row], float(activations[row]), float(shares[row]))
+                for row in ranked[:MAX_ACTIONS]
                 if shares[row] >= MIN_WEIGHT
             )
         )
 
-    def _column(self, label: str, logits: np.ndarray) -> int | None:
-        """Which of the seven a label stands for: of several, as of Anger, the one that this face fits best."""
-        known = LABEL_SYNONYMS.get(label.lower())
-        five = SEVEN_TO_FIVE.get(known, "") if known else ""
-        # The five are written with a capital, and only they stand for several.
-        meant = [seven for seven in SEVEN if (SEVEN_TO_FIVE[seven] == five if label == five else seven == known)]
-        columns = [SEVEN.index(seven) for seven in meant]
-        return max(columns, key=lambda column: logits[column]) if columns else None
+    def _label_index(self, label: str, logits: np.ndarray) -> int | None:
+        """Return the index in `SEVEN` of a label of any set; of several, as for Anger, the one with the best logit."""
+        seven_label = LABEL_SYNONYMS.get(label.lower())
+        five_label = SEVEN_TO_FIVE.get(seven_label, "") if seven_label else ""
+        # The five labels are capitalized, and only they stand for several of the seven.
+        indices = [
+            index
+            for index, name in enumerate(SEVEN)
+            if (SEVEN_TO_FIVE[name] == five_label if label == five_label else name == seven_label)
+        ]
+        return max(indices, key=lambda index: logits[index]) if indices else None
 
 
 def mean_blendshapes(blendshapes: np.ndarray) -> np.ndarray:
-    """Blendshapes (..., 52) to the mean of those of each movement (..., M)."""
+    """Compute the mean blendshape of each action (..., A) from blendshapes (..., 52)."""
     return np.stack([blendshapes[..., columns].mean(axis=-1) for columns in _COLUMNS], axis=-1)

@@ -1,4 +1,4 @@
-"""Face to what models read: one way for serving, training and evaluation."""
+"""Extract from a detected face what models read; serving, training and evaluation share it."""
 
 from dataclasses import dataclass
 
@@ -7,8 +7,8 @@ import numpy as np
 
 from moodreel.faces.landmarker import Face, euler_angles
 
-# Points that speech and expression hardly move (corners of the eyes, bridge of the nose, forehead, temples), where
-# MediaPipe's canonical face has them, in centimetres: x to the picture's right, y up, z towards the viewer. From
+# Landmarks that speech and expression hardly move (corners of the eyes, bridge of the nose, forehead, temples), with
+# their position in MediaPipe's canonical face in centimeters: x to the image's right, y up, z towards the viewer. From
 # `geometry_pipeline_metadata_landmarks.binarypb` in the landmarker's bundle.
 CANONICAL_POINTS = {
     33: (-4.446, 2.664, 3.173),
@@ -39,32 +39,34 @@ _RIGID = list(CANONICAL_POINTS)
 _REFERENCE = np.array(list(CANONICAL_POINTS.values()), dtype=np.float64)
 
 CROP_SIDE = 48
-"""Pixels a side of `Features.crop`: as much as the pictures hold that faces are learnt from, and as a face across the
-room or in a small clip still has; a network on 64 would read enlargement, at nearly twice the time."""
+"""Side of `FaceFeatures.crop` in pixels: the size of the training images, and about that of a face across a room or in
+a small clip. A network for 64 pixels would read upscaled images, at nearly twice the time."""
 CROP_EYES_PIXELS = 20.0, 17.0
-"""Pixels between the centres of the eyes, and from the crop's top to their line. A face then fills the crop from the
-hairline to some pixels below a closed jaw: hair and clothes stay out, a dropped jaw in."""
-_EYES = [33, 133], [362, 263]
+"""Distance between the centers of the eyes, and from the crop's top to their line, in pixels. The crop then holds the
+face from the hairline to a few pixels below a closed jaw: without hair and clothes, but with a dropped jaw."""
+_EYE_CORNERS = [33, 133], [362, 263]
+"""Landmarks of the corners of the right and the left eye."""
 
 RGB_CROP_SIDE = 224
-"""Pixels a side of `Features.portrait`: what most public models of pictures read, or more."""
+"""Side of `FaceFeatures.rgb_crop` in pixels: the input size of most public image models."""
 RGB_CROP_FACE_SHARE, RGB_CROP_CENTER_Y = 0.92, 0.565
-"""Longer side of the landmarks' bounds in a portrait, and how far down their middle lies, both in sides of it: the
-medians of FER2013's pictures, which most public models of expressions learnt from."""
+"""Longest side of the landmarks' bounding box in an RGB crop, and vertical position of its center, both as fractions of
+the crop's side: the medians of FER2013's images, on which most public expression models were trained."""
 
 
 @dataclass(frozen=True, eq=False)
 class FaceFeatures:
-    """One face at one moment, as models read it.
+    """Hold one face in one frame as models read it.
 
-    landmarks: float32 (478, 3), raw, as in `moodreel.faces.landmarker.Face`.
-    shape: float32 (478, 3), the landmarks laid over MediaPipe's canonical face, so that position, size and rotation
-        of the head are gone: centimetres of that face, x to the picture's right, y up, z towards the viewer.
-    blendshapes: float32 (52,), 0 to 1, in the order of `moodreel.faces.landmarker.BLENDSHAPES`.
-    pose: float32 (3,), yaw, pitch and roll in degrees as the picture shows them, wherever in it the face is; signs as
-        in `moodreel.faces.landmarker.Face`.
-    crop: uint8 (48, 48), grey, the face itself: eyes level, at one place and of one distance (`CROP_EYES`).
-    portrait: uint8 (224, 224, 3), red first, the square around the face as `cut` makes it; None unless asked for.
+    Attributes:
+        landmarks: float32 (478, 3), unchanged, as in `moodreel.faces.landmarker.Face`.
+        normalized_landmarks: float32 (478, 3), aligned with MediaPipe's canonical face, so without position, scale and
+            rotation of the head: centimeters of that face, x to the image's right, y up, z towards the viewer.
+        blendshapes: float32 (52,), 0 to 1, in the order of `moodreel.faces.landmarker.BLENDSHAPES`.
+        pose: float32 (3,), yaw, pitch and roll in degrees as they look in the image, wherever in it the face is; signs
+            as in `moodreel.faces.landmarker.Face`.
+        crop: uint8 (48, 48), gray, the face aligned by its eyes, see `align_crop`.
+        rgb_crop: uint8 (224, 224, 3), RGB, the square around the face, see `crop_square`; None unless requested.
     """
 
     landmarks: np.ndarray
@@ -76,16 +78,18 @@ class FaceFeatures:
 
 
 def extract_features(rgb: np.ndarray, face: Face, *, with_rgb_crop: bool = False) -> FaceFeatures:
-    """Describe a face found in a picture.
+    """Extract the features of a detected face.
 
-    rgb: uint8 (H, W, 3), red first: the picture that `face` was found in.
-    portrait: whether to make `Features.portrait` too.
+    Args:
+        rgb: uint8 (H, W, 3), RGB: the image that `face` was detected in.
+        face: The detected face.
+        with_rgb_crop: Whether to make `FaceFeatures.rgb_crop` too.
     """
     height, width = rgb.shape[:2]
-    shape, pose = normalize_landmarks(face.landmarks, width=width, height=height)
+    normalized_landmarks, pose = normalize_landmarks(face.landmarks, width=width, height=height)
     return FaceFeatures(
         landmarks=face.landmarks,
-        normalized_landmarks=shape,
+        normalized_landmarks=normalized_landmarks,
         blendshapes=face.blendshapes,
         pose=pose,
         crop=align_crop(rgb, face.landmarks),
@@ -94,92 +98,114 @@ def extract_features(rgb: np.ndarray, face: Face, *, with_rgb_crop: bool = False
 
 
 def align_crop(rgb: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
-    """Cut a face out, `Features.crop`, by the similarity that puts the eyes' centres where `CROP_EYES` has them.
+    """Crop a face by the similarity transform that moves the centers of the eyes to `CROP_EYES_PIXELS`.
 
-    rgb: uint8 (H, W, 3), red first. landmarks: float32 (478, 3), as in `moodreel.faces.landmarker.Face`.
+    Only the eyes decide: a mouth that opens must not shrink the face. Their distance includes depth, so that a face
+    that turns away does not grow. Pixels outside the image repeat its edge.
 
-    Only the eyes place it: a mouth that opens must not shrink the face. Their distance is taken in depth as well, so
-    that a face that turns away does not grow. What lies outside the picture repeats its edge.
+    Args:
+        rgb: uint8 (H, W, 3), RGB.
+        landmarks: float32 (478, 3), as in `moodreel.faces.landmarker.Face`.
+
+    Returns:
+        uint8 (48, 48), gray.
     """
     height, width = rgb.shape[:2]
-    right, left = ((landmarks[corners].astype(np.float64) * (width, height, width)).mean(axis=0) for corners in _EYES)
-    (across, down), centre = (left - right)[:2], ((left + right) / 2)[:2]
-    apart, line = CROP_EYES_PIXELS
-    pixels = max(float(np.linalg.norm(left - right)) / apart, 1e-3)
-    axis = pixels * np.array([across, down]) / max(float(np.hypot(across, down)), 1e-9)
-    return _square(rgb, CROP_SIDE, pixels, axis, centre, (CROP_SIDE / 2, line), grey=True)
+    right, left = (
+        (landmarks[corners].astype(np.float64) * (width, height, width)).mean(axis=0) for corners in _EYE_CORNERS
+    )
+    direction, center = (left - right)[:2], ((left + right) / 2)[:2]
+    eye_distance, eye_line = CROP_EYES_PIXELS
+    scale = max(float(np.linalg.norm(left - right)) / eye_distance, 1e-3)
+    x_axis = scale * direction / max(float(np.hypot(*direction)), 1e-9)
+    return _warp_square(rgb, CROP_SIDE, scale, x_axis, center, (CROP_SIDE / 2, eye_line), gray=True)
 
 
 def crop_square(rgb: np.ndarray, landmarks: np.ndarray, side: int = RGB_CROP_SIDE) -> np.ndarray:
-    """Cut the square around a face out, `Features.portrait`, upright as the picture is.
+    """Crop the square around a face without rotating it. Pixels outside the image repeat its edge.
 
-    rgb: uint8 (H, W, 3), red first. landmarks: float32 (478, 3), as in `moodreel.faces.landmarker.Face`.
-    side: pixels of what is returned, uint8 (side, side, 3).
+    Args:
+        rgb: uint8 (H, W, 3), RGB.
+        landmarks: float32 (478, 3), as in `moodreel.faces.landmarker.Face`.
+        side: Side of the crop in pixels.
 
-    What lies outside the picture repeats its edge.
+    Returns:
+        uint8 (side, side, 3), RGB.
     """
     points = landmarks[:, :2].astype(np.float64) * rgb.shape[1::-1]
     low, high = points.min(axis=0), points.max(axis=0)
-    pixels = max(float((high - low).max()) / (side * RGB_CROP_FACE_SHARE), 1e-3)
-    at = side / 2, side * RGB_CROP_CENTER_Y
-    return _square(rgb, side, pixels, np.array([pixels, 0.0]), (low + high) / 2, at)
+    scale = max(float((high - low).max()) / (side * RGB_CROP_FACE_SHARE), 1e-3)
+    target = side / 2, side * RGB_CROP_CENTER_Y
+    return _warp_square(rgb, side, scale, np.array([scale, 0.0]), (low + high) / 2, target)
 
 
-def _square(
+def _warp_square(
     rgb: np.ndarray,
     side: int,
-    pixels: float,
-    axis: np.ndarray,
-    centre: np.ndarray,
-    at: tuple[float, float],
+    scale: float,
+    x_axis: np.ndarray,
+    center: np.ndarray,
+    target: tuple[float, float],
     *,
-    grey: bool = False,
+    gray: bool = False,
 ) -> np.ndarray:
-    """Take a square out of a picture, `side` pixels large, each of which is `pixels` of the picture.
+    """Warp a square out of an image by a similarity transform.
 
-    axis: float (2,), of the picture, what one pixel to the square's right is. centre: float (2,), of the picture, the
-    middle of what is needed, which comes to `at` in the square.
+    Args:
+        rgb: uint8 (H, W, 3), RGB.
+        side: Side of the square in pixels.
+        scale: Image pixels per pixel of the square.
+        x_axis: float (2,), the step in the image for one pixel to the right in the square.
+        center: float (2,), x and y in the image.
+        target: x and y in the square where `center` comes to lie.
+        gray: Whether to convert to gray first.
     """
     height, width = rgb.shape[:2]
-    # The part needed, shrunk by whole pixels where it is much larger: a warp reads four pixels for one of the square.
-    reach = side * pixels
-    x, y = (int(np.clip(c - reach, 0, length - 1)) for c, length in zip(centre, (width, height), strict=True))
+    # Only the needed part, shrunk by an integer factor where it is much larger: a warp reads four pixels for each of
+    # the square's, so a large reduction would alias.
+    reach = side * scale
+    x, y = (int(np.clip(c - reach, 0, length - 1)) for c, length in zip(center, (width, height), strict=True))
     part = np.ascontiguousarray(
-        rgb[y : max(y + 1, int(centre[1] + reach) + 1), x : max(x + 1, int(centre[0] + reach) + 1)]
+        rgb[y : max(y + 1, int(center[1] + reach) + 1), x : max(x + 1, int(center[0] + reach) + 1)]
     )
-    part = cv2.cvtColor(part, cv2.COLOR_RGB2GRAY) if grey else part
-    size = [max(1, round(length / max(1, int(pixels)))) for length in part.shape[1::-1]]
-    shrunk = cv2.resize(part, size, interpolation=cv2.INTER_AREA)
-    shrink = np.array(size) / part.shape[1::-1]
-    # From pixels of the square to pixels of `shrunk`, pixel centres being at whole numbers + 1/2.
-    turn = np.array([[axis[0], -axis[1]], [axis[1], axis[0]]])
-    origin = centre - (x, y) - turn @ (at[0] - 0.5, at[1] - 0.5)
-    back = np.column_stack([turn, origin]) * shrink[:, None]
-    back[:, 2] -= 0.5
+    part = cv2.cvtColor(part, cv2.COLOR_RGB2GRAY) if gray else part
+    size = [max(1, round(length / max(1, int(scale)))) for length in part.shape[1::-1]]
+    reduced = cv2.resize(part, size, interpolation=cv2.INTER_AREA)
+    reduction = np.array(size) / part.shape[1::-1]
+    # From pixels of the square to pixels of `reduced`, with pixel centers at integers + 1/2.
+    rotation = np.array([[x_axis[0], -x_axis[1]], [x_axis[1], x_axis[0]]])
+    origin = center - (x, y) - rotation @ (target[0] - 0.5, target[1] - 0.5)
+    inverse = np.column_stack([rotation, origin]) * reduction[:, None]
+    inverse[:, 2] -= 0.5
     return cv2.warpAffine(
-        shrunk, back, (side, side), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REPLICATE
+        reduced, inverse, (side, side), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REPLICATE
     )
 
 
 def normalize_landmarks(landmarks: np.ndarray, *, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
-    """Take position, size and rotation of the head away from its landmarks.
+    """Remove position, scale and rotation of the head from its landmarks.
 
-    landmarks: float32 (478, 3), relative to a picture of `width` by `height` pixels.
-    Returns `Features.shape` and `Features.pose`.
+    The rigid landmarks are aligned with the canonical ones by least squares (Umeyama 1991, doi:10.1109/34.88573).
+    MediaPipe's own transform is not used: it assumes a perspective camera, so the same face, moved within the image,
+    would seem to turn.
 
-    The rigid points are laid over the canonical ones by least squares (Umeyama 1991, doi:10.1109/34.88573).
-    MediaPipe's own transform is not used: it is one of perspective, so the same face, moved within the picture, would
-    seem to turn.
+    Args:
+        landmarks: float32 (478, 3), relative to the image, as in `moodreel.faces.landmarker.Face`.
+        width: Width of the image in pixels.
+        height: Height of the image in pixels.
+
+    Returns:
+        `FaceFeatures.normalized_landmarks` and `FaceFeatures.pose`.
     """
-    # Pixels first, so that a wide picture does not widen the face; then the camera's axes (y up, z to the viewer).
+    # Pixels first, so that a wide image does not widen the face; then camera axes (y up, z towards the viewer).
     points = landmarks.astype(np.float64) * (width, -height, -width)
     rigid = points[_RIGID]
-    centre, target = rigid.mean(axis=0), _REFERENCE.mean(axis=0)
-    u, stretch, vt = np.linalg.svd((rigid - centre).T @ (_REFERENCE - target))
+    center, target = rigid.mean(axis=0), _REFERENCE.mean(axis=0)
+    u, singular_values, vt = np.linalg.svd((rigid - center).T @ (_REFERENCE - target))
     # A least-squares fit may mirror the face; a head cannot.
-    stretch[2] *= np.sign(np.linalg.det(u @ vt))
+    singular_values[2] *= np.sign(np.linalg.det(u @ vt))
     u[:, 2] *= np.sign(np.linalg.det(u @ vt))
     rotation = u @ vt
-    scale = stretch.sum() / max(float(((rigid - centre) ** 2).sum()), 1e-9)
-    shape = (points - centre) @ rotation * scale + target
-    return shape.astype(np.float32), np.array(euler_angles(rotation), dtype=np.float32)
+    scale = singular_values.sum() / max(float(((rigid - center) ** 2).sum()), 1e-9)
+    normalized = (points - center) @ rotation * scale + target
+    return normalized.astype(np.float32), np.array(euler_angles(rotation), dtype=np.float32)

@@ -1,4 +1,4 @@
-"""Which of the people in a clip it is about, in the few pictures that are looked at."""
+"""Select the main face of a clip, the largest over time, in sparsely sampled frames."""
 
 import itertools
 from collections import defaultdict
@@ -12,32 +12,40 @@ from moodreel.faces.tracker import MAX_GAP, Box, Tracker
 
 @dataclass(frozen=True, eq=False)
 class FrameFaces:
-    """The faces of one picture, `time` seconds after the first: boxes in its pixels, and the squares around them."""
+    """Hold the faces of one frame.
+
+    Attributes:
+        time: Seconds since the first frame.
+        faces: Box of each face in pixels of the frame, and its square crop, uint8 (S, S, 3), RGB.
+        detection_ms: Milliseconds that detection took.
+    """
 
     time: float
     faces: tuple[tuple[Box, np.ndarray], ...]
+    detection_ms: float
 
 
 def main_face_crops(frames: Sequence[FrameFaces]) -> list[np.ndarray | None]:
-    """Give, for each picture, what is around the face of the person most to be seen, as an analysis chooses them.
+    """Return the crop of the main face in each frame, None where it is not visible.
 
-    Between the windows of a long clip lie more seconds than anybody is followed for: what comes after such a gap is
-    chosen for itself.
+    The sampled windows of a long clip may be further apart than a track lasts. After such a gap the main face is
+    selected anew.
     """
     crops: list[np.ndarray | None] = []
     tracker = Tracker()
-    for stretch in _stretches(frames):
-        numbers = [tracker.update(sighting.time, [box for box, _ in sighting.faces]) for sighting in stretch]
+    for segment in _segments(frames):
+        track_ids = [tracker.update(frame.time, [box for box, _ in frame.faces]) for frame in segment]
         areas: defaultdict[int, float] = defaultdict(float)
-        for sighting, tracks in zip(stretch, numbers, strict=True):
-            for track, (box, _) in zip(tracks, sighting.faces, strict=True):
-                areas[track] += box[2] * box[3]
+        for frame, ids in zip(segment, track_ids, strict=True):
+            for track_id, (box, _) in zip(ids, frame.faces, strict=True):
+                areas[track_id] += box[2] * box[3]
         main = max(areas, key=areas.__getitem__, default=-1)
-        for sighting, tracks in zip(stretch, numbers, strict=True):
-            crops.append(dict(zip(tracks, (crop for _, crop in sighting.faces), strict=True)).get(main))
+        for frame, ids in zip(segment, track_ids, strict=True):
+            crops.append(dict(zip(ids, (crop for _, crop in frame.faces), strict=True)).get(main))
     return crops
 
 
-def _stretches(sightings: Sequence[FrameFaces]) -> list[list[FrameFaces]]:
-    gaps = [after for after, (a, b) in enumerate(itertools.pairwise(sightings), 1) if b.time - a.time > MAX_GAP]
-    return [list(sightings[a:b]) for a, b in itertools.pairwise([0, *gaps, len(sightings)])]
+def _segments(frames: Sequence[FrameFaces]) -> list[list[FrameFaces]]:
+    """Split frames where the gap between two is longer than a track lasts."""
+    gaps = [index for index, (a, b) in enumerate(itertools.pairwise(frames), 1) if b.time - a.time > MAX_GAP]
+    return [list(frames[a:b]) for a, b in itertools.pairwise([0, *gaps, len(frames)])]

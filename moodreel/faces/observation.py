@@ -8,14 +8,20 @@ import numpy as np
 from moodreel.faces.features import FaceFeatures, extract_features
 from moodreel.faces.landmarker import Face
 
-_FACE_SIDE = 64
-_OVAL = np.hypot(*np.mgrid[-1 : 1 : _FACE_SIDE * 1j, -1 : 1 : _FACE_SIDE * 1j]) <= 1
-"""Where in a face's box the face is: what is behind it lies in the corners."""
+_PATCH_SIDE = 64
+_FACE_MASK = np.hypot(*np.mgrid[-1 : 1 : _PATCH_SIDE * 1j, -1 : 1 : _PATCH_SIDE * 1j]) <= 1
+"""The ellipse that a face fills in its box; the corners show the background."""
 
 
 @dataclass(frozen=True, eq=False)
 class FaceObservation:
-    """A face as it was seen at one moment, and how sharp (`sharpness`) and light (`light`) its picture was."""
+    """Hold a face in one frame.
+
+    Attributes:
+        features: What models read.
+        sharpness: Sharpness of the face, see `sharpness`.
+        brightness: Brightness of the face, 0 to 1, see `brightness`.
+    """
 
     features: FaceFeatures
     sharpness: float
@@ -23,47 +29,57 @@ class FaceObservation:
 
 
 def observe_face(rgb: np.ndarray, face: Face, *, with_rgb_crop: bool = False) -> FaceObservation:
-    """Describe a face found in a picture, and measure its picture.
+    """Extract the features of a detected face and measure its sharpness and brightness.
 
-    rgb: uint8 (H, W, 3), red first: the picture that `face` was found in.
-    portrait: whether to make `Features.portrait` too.
+    Args:
+        rgb: uint8 (H, W, 3), RGB: the image that `face` was detected in.
+        face: The detected face.
+        with_rgb_crop: Whether to make `FaceFeatures.rgb_crop` too.
     """
-    small = face_patch(rgb, face.box)
+    patch = face_patch(rgb, face.box)
     return FaceObservation(
         features=extract_features(rgb, face, with_rgb_crop=with_rgb_crop),
-        sharpness=sharpness(small),
-        brightness=brightness(small),
+        sharpness=sharpness(patch),
+        brightness=brightness(patch),
     )
 
 
 def face_patch(rgb: np.ndarray, box: tuple[float, float, float, float]) -> np.ndarray:
-    """Cut a face out, at one size, or one far away would have more detail a pixel than the same face near.
+    """Crop a face and resize it, so that sharpness does not depend on the distance to the camera.
 
     Args:
-        rgb: (H, W, 3) uint8.
-        box: x, y, width, height, relative to the picture.
+        rgb: uint8 (H, W, 3), RGB.
+        box: x, y, width, height, relative to the image.
 
     Returns:
-        (64, 64) uint8, grey: the box, filled.
+        uint8 (64, 64), gray. The box is stretched to a square.
     """
     height, width = rgb.shape[:2]
     left, top = min(int(box[0] * width), width - 1), min(int(box[1] * height), height - 1)
     right, bottom = int((box[0] + box[2]) * width) + 1, int((box[1] + box[3]) * height) + 1
-    grey = cv2.cvtColor(rgb[top:bottom, left:right], cv2.COLOR_RGB2GRAY)
-    return cv2.resize(grey, (_FACE_SIDE, _FACE_SIDE), interpolation=cv2.INTER_AREA)
+    gray = cv2.cvtColor(rgb[top:bottom, left:right], cv2.COLOR_RGB2GRAY)
+    return cv2.resize(gray, (_PATCH_SIDE, _PATCH_SIDE), interpolation=cv2.INTER_AREA)
 
 
-def sharpness(face: np.ndarray) -> float:
-    """Measure how much fine detail a face has: the variance of its Laplacian (Pech-Pacheco et al., ICPR 2000).
+def sharpness(patch: np.ndarray) -> float:
+    """Measure sharpness as the variance of the Laplacian (Pech-Pacheco et al., ICPR 2000).
 
-    face: as `shrink` gives it. The unit is that of squared grey values (0 to 255), so contrast counts as well as focus.
+    Args:
+        patch: A face as `face_patch` returns it.
+
+    Returns:
+        Squared gray values (0 to 255), so contrast counts as well as focus.
     """
-    return float(cv2.Laplacian(face, cv2.CV_32F).var())
+    return float(cv2.Laplacian(patch, cv2.CV_32F).var())
 
 
-def brightness(face: np.ndarray) -> float:
-    """Measure how light a face is: 0 to 1, the mean of its grey values as the video encodes them.
+def brightness(patch: np.ndarray) -> float:
+    """Measure brightness as the mean of the encoded (not linear) gray values of the face.
 
-    face: as `shrink` gives it.
+    Args:
+        patch: A face as `face_patch` returns it.
+
+    Returns:
+        0 (black) to 1 (white).
     """
-    return float(face[_OVAL].mean()) / 255
+    return float(patch[_FACE_MASK].mean()) / 255

@@ -1,10 +1,13 @@
-"""How far an answer can be relied on, and what the person can do for a better one.
+"""Assess how reliable a prediction is, and what the person in the clip can do for a better one.
 
-Each measure is a median over the frames that show the answered face, so that no single odd frame decides. The
-thresholds come from FER+ `valid.npz`: `LEAST_CONFIDENCE` and `PROFILE` from all pictures as they are, `DARK` and
-`BRIGHT` from 120 made worse step by step (`bench.render`), with `moodreel-five`, which was right for 91 % of the faces
-found; `SMALL` and `BLURRED` from 160 to 400, with `compact-emotimesh`, which was right for 82 %. What has no reason of
-its own: a face that is covered or cut off, and blur along one direction, by motion, which escapes `sharpness`.
+Each measure is a median over the frames that show the predicted face, so that no single outlier decides.
+
+The thresholds were measured on FER+ (`valid.npz`): `MIN_CONFIDENCE` and `MAX_YAW` on all images unchanged,
+`MIN_BRIGHTNESS` and `MAX_BRIGHTNESS` on 120 images degraded step by step (`bench.render`), with the model
+`moodreel-five`, whose accuracy on detected faces was 91 %; `MIN_FACE_SIZE` and `MIN_SHARPNESS` on 160 to 400 images,
+with `compact-emotimesh`, whose accuracy was 82 %. "Accuracy" below is that of the same model on such faces.
+
+There is no reason of its own for an occluded or truncated face, nor for motion blur, which `sharpness` does not detect.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,22 +18,23 @@ import numpy as np
 from moodreel.faces.observation import FaceObservation
 
 MIN_CONFIDENCE = 0.6
-"""Of the answers below it, 8 % of all, 54 % were right; of the others 94 %."""
+"""Confidence. Below it, for 8 % of all faces, accuracy was 54 %; above it 94 %."""
 MIN_BRIGHTNESS = 0.05
-"""`light`. Of faces darkened, with a sensor's noise, 91 % were right at 0.05 to 0.1 and 83 % below, where most are not
-even found. Whether skin tone moves that was not measured; the threshold is as low as it can be for that."""
+"""`brightness`. On darkened faces with sensor noise, accuracy was 91 % from 0.05 to 0.1, and 83 % below, where most are
+not even detected. The influence of skin tone was not measured, so the threshold is as low as possible."""
 MAX_BRIGHTNESS = 0.9
-"""`light`. Of overexposed faces 89 % were right at 0.75 to 0.9 and 83 % above, where a third is not even found."""
+"""`brightness`. On overexposed faces, accuracy was 89 % from 0.75 to 0.9, and 83 % above, where a third is not even
+detected."""
 MIN_FACE_SIZE = 32
-"""Pixels. Of faces shrunk 80 % were right at 37, 75 % at 29, 69 % at 22."""
+"""Pixels. On downscaled faces, accuracy was 80 % at 37, 75 % at 29 and 69 % at 22."""
 MIN_SHARPNESS = 150.0
-"""`sharpness` for a face that is all white: half the light means half the contrast, which is a quarter of the variance.
-Of blurred faces 80 % were right at 280, 75 % at 170, 70 % at 100, 63 % at 70; of real webcams the dullest had 800."""
+"""`sharpness` of a face with brightness 1: half the light means half the contrast, which is a quarter of the variance.
+On blurred faces, accuracy was 80 % at 280, 75 % at 170, 70 % at 100 and 63 % at 70. Real webcams had at least 800."""
 MAX_YAW = 35.0
-"""Degrees. 92 % were right below 10, 87 % at 20 to 35, 83 % above, and more and more are not found at all."""
+"""Degrees. Accuracy was 92 % below 10, 87 % from 20 to 35 and 83 % above, where fewer and fewer are detected."""
 MIN_FACE_COVERAGE = 0.3
-"""Share of the clip. In pieces of 5 s of three clips of people, a third of the frames, in one run, gave the answer of
-the whole piece 85 times of 100; a quarter of them, or any fewer, 80 times."""
+"""Fraction of the analyzed frames. In windows of 5 s of three clips of people, a third of the frames, consecutive ones,
+gave the prediction of the whole window in 85 % of cases; a quarter, or fewer, in 80 %."""
 
 TIPS: Mapping[str, str] = {
     "dark": "Turn towards the light.",
@@ -41,21 +45,22 @@ TIPS: Mapping[str, str] = {
     "little_face": "Hold the camera at arm's length, facing you, until the end.",
     "low_confidence": "Show the expression a little longer and more clearly.",
 }
-"""What to do about each reason. Of several the first is given: a face in the dark is blurred as well, a blurred or
-turned one is found less often, and each of them may lower the confidence."""
+"""Tip for each reason. Of several reasons the first one is reported: a dark face is also blurred, a blurred or turned
+one is detected less often, and each of these lowers the confidence."""
 
 
 @dataclass(frozen=True)
 class FaceQuality:
-    """How well a clip shows the answered face.
+    """Hold how well a clip shows the predicted face.
 
-    face_coverage: share of the analysed frames in which it was found, 0 to 1.
-    size: the longest side of its box, in pixels of the upright video.
-    sharpness: as `moodreel.faces.observation.sharpness` measures it.
-    light: as `moodreel.faces.observation.brightness` measures it, 0 to 1.
-    yaw: degrees that it is turned to either side.
-    reason: a key of `TIPS`, why the answer should not be relied on; None where it can be.
-    tip: one sentence to the person in the clip, where there is a reason.
+    Attributes:
+        face_coverage: Fraction of the analyzed frames in which it was detected, 0 to 1.
+        size: Longest side of its box in pixels of the upright video.
+        sharpness: As `moodreel.faces.observation.sharpness` measures it.
+        brightness: As `moodreel.faces.observation.brightness` measures it, 0 to 1.
+        yaw: Degrees that the head is turned to either side.
+        reason: Key of `TIPS`, why the prediction is unreliable; None where it is reliable.
+        tip: One sentence to the person in the clip; None without a reason.
     """
 
     face_coverage: float
@@ -70,18 +75,19 @@ class FaceQuality:
 def assess_quality(
     observations: Sequence[FaceObservation], sizes: Sequence[float], *, face_coverage: float, confidence: float
 ) -> FaceQuality:
-    """Judge how well a clip shows the answered face.
+    """Assess how well a clip shows the predicted face.
 
     Args:
-        views: the face wherever it was seen; at least once.
-        sizes: the longest side of its box in each view, in pixels of the upright video.
-        face_coverage: share of the analysed frames in which it was seen, 0..1.
-        confidence: of the answer, 0..1.
+        observations: The face in each frame where it was detected; at least one.
+        sizes: Longest side of its box in each of these frames, in pixels of the upright video.
+        face_coverage: Fraction of the analyzed frames in which it was detected, 0 to 1.
+        confidence: Confidence of the prediction, 0 to 1.
     """
-    size, sharpness = float(np.median(sizes)), float(np.median([view.sharpness for view in observations]))
-    brightness = float(np.median([view.brightness for view in observations]))
-    yaw = float(np.median([abs(view.features.pose[0]) for view in observations]))
-    holds = {
+    size = float(np.median(sizes))
+    sharpness = float(np.median([observation.sharpness for observation in observations]))
+    brightness = float(np.median([observation.brightness for observation in observations]))
+    yaw = float(np.median([abs(observation.features.pose[0]) for observation in observations]))
+    applies = {
         "dark": brightness < MIN_BRIGHTNESS,
         "bright": brightness > MAX_BRIGHTNESS,
         "small": size < MIN_FACE_SIZE,
@@ -90,7 +96,7 @@ def assess_quality(
         "little_face": face_coverage < MIN_FACE_COVERAGE,
         "low_confidence": confidence < MIN_CONFIDENCE,
     }
-    reason = next((reason for reason in TIPS if holds[reason]), None)
+    reason = next((reason for reason in TIPS if applies[reason]), None)
     return FaceQuality(
         face_coverage=face_coverage,
         size=round(size),

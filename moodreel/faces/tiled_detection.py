@@ -1,20 +1,21 @@
-"""Every face of a picture, the small ones too.
+"""Detect all faces of an image, including small ones, by running the landmarker on overlapping tiles.
 
-MediaPipe's detector shrinks what it is shown to 128 pixels and answers with four faces at most: of a group, a look at
-the whole picture shows the nearest. So squares of a half and a quarter of its longer side are looked at as well, which
-overlap so far that every face only they can show lies whole in one of them. Faces found are painted over before a
-closer look, and a face that a square shows must show again in a portrait of its own: patterns seldom do.
+MediaPipe's detector scales its input to 128 pixels and returns at most four faces, so one pass over a group photo finds
+only the nearest. Tiles of a half and a quarter of the image's longer side are searched as well. They overlap so far
+that every face too small for a larger tile lies completely inside one of them. Faces already found are masked out
+first. A face found in a tile must be found again in a crop around it, which removes most false positives, such as
+patterns.
 
-`python -m bench.pictures --faces` measures it on groups of one face at 1920 × 1440: found are all from 96 pixels, a
-twentieth of the width, 18 of 20 at 67, 2 at 48, none at 35; one look finds all from 400, 4 of 6 at 250 and none at 192.
-Of nine other faces, of four people, pasted apart into photos, 99 % were found at 67 pixels and 69 % at 48. In 91 stills
-of video nothing but faces was found; without the portrait, four patterns were.
+`python -m bench.pictures --faces` measures it on images of 1920 × 1440 with copies of one face: all are found from 96
+pixels (a twentieth of the width), 18 of 20 at 67, 2 at 48, none at 35. One pass finds all from 400, 4 of 6 at 250 and
+none at 192. Of nine other faces of four people, pasted into photos, 99 % were found at 67 pixels and 69 % at 48. In 91
+frames of video nothing but faces was found; without the second detection, four patterns were.
 """
 
 import itertools
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any
+from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -22,75 +23,83 @@ from moodreel.faces.landmarker import Face, FaceLandmarker, to_full_image
 
 MAX_FACES = 32
 MIN_TILE_SIDE = 256
-"""Pixels of the smallest square worth a look: it shows faces from about an eighth of its side, and what is smaller than
-32 pixels has no expression to be sure of."""
+"""Pixels. In a tile, faces from about an eighth of its side are detected; below 32 pixels no expression is reliable."""
 TILE_OVERLAP = 0.4
-"""Of two neighbouring squares: a face that a square twice as large misses takes a quarter of this one, its head less
-than this."""
+"""Overlap of neighboring tiles as a fraction of their side. A face that a tile twice as large misses is at most a
+quarter of this one's side, and its head is smaller than the overlap."""
 MATCH_OVERLAP = 0.5
-"""Share of the smaller of two boxes that lies in the larger, from which on they are one face."""
+"""Fraction of the smaller box inside the larger one above which two boxes are the same face."""
 CONTEXT_SCALE = 2.0
-"""Side of the square in which a face found in a part is looked at once more, in longer sides of its box."""
+"""Side of the crop in which a face is confirmed, in longer sides of its box."""
 
 Tile = tuple[int, int, int]
-"""Left, top and side, in pixels."""
+"""Left, top and side of a square in pixels."""
 Box = tuple[float, float, float, float]
+"""x, y, width, height, relative to the image."""
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+
+
+class MapFunction(Protocol):
+    """Apply a function to items in order, as `map` and `Executor.map` do."""
+
+    def __call__(self, function: Callable[[_Item], _Result], items: Iterable[_Item], /) -> Iterable[_Result]:
+        """Return the result for each item."""
 
 
 def detect_tiled(
-    landmarker: FaceLandmarker,
-    rgb: np.ndarray,
-    *,
-    map_fn: Callable[..., Iterable[Any]] = map,
-    max_faces: int = MAX_FACES,
+    landmarker: FaceLandmarker, rgb: np.ndarray, *, map_fn: MapFunction = map, max_faces: int = MAX_FACES
 ) -> tuple[Face, ...]:
-    """Return the faces of a picture, the one with the largest box first.
+    """Detect the faces of an image; the largest box comes first.
 
-    rgb: uint8 (H, W, 3), red first.
-    each: as `map`: that of a pool looks at the squares in several threads, and the answer stays the same.
-    most: how many faces to return at most.
+    Args:
+        landmarker: Runs on the whole image with its fallbacks, and once on each tile.
+        rgb: uint8 (H, W, 3), RGB.
+        map_fn: That of a thread pool runs the tiles in parallel; the result is the same.
+        max_faces: Most faces to return.
     """
     height, width = rgb.shape[:2]
 
-    def look(picture: np.ndarray, square: Tile) -> list[Face]:
-        left, top, side = square
-        part = picture[top : top + side, left : left + side]
-        whole = [face for face in landmarker.detect_once(part) if not _truncated_by_tile(face, square, width, height)]
-        return to_full_image(whole, part, picture, left, top)
+    def detect_in_tile(image: np.ndarray, tile: Tile) -> list[Face]:
+        left, top, side = tile
+        part = image[top : top + side, left : left + side]
+        faces = [face for face in landmarker.detect_once(part) if not _truncated_by_tile(face, tile, width, height)]
+        return to_full_image(faces, part, image, left, top)
 
     def confirm(face: Face) -> list[Face]:
-        return [
-            again for again in look(rgb, _context_square(face, width, height)) if _is_same_face(face.box, again.box)
-        ][:1]
+        candidates = detect_in_tile(rgb, _context_square(face, width, height))
+        return [candidate for candidate in candidates if _is_same_face(face.box, candidate.box)][:1]
 
     found = _deduplicate([landmarker.detect(rgb)])
     for side in _tile_sides(width, height):
         if len(found) >= max_faces:
             break
-        rest = _mask_out(rgb, found)
-        seen = _deduplicate(map_fn(partial(look, rest), _tiles(width, height, side)))
-        found = _deduplicate([found, *map_fn(confirm, _largest_first(seen)[: max_faces - len(found)])])
+        masked = _mask_out(rgb, found)
+        candidates = _deduplicate(map_fn(partial(detect_in_tile, masked), _tiles(width, height, side)))
+        confirmed = map_fn(confirm, _largest_first(candidates)[: max_faces - len(found)])
+        found = _deduplicate([found, *confirmed])
     return tuple(_largest_first(found)[:max_faces])
 
 
 def _tile_sides(width: int, height: int) -> list[int]:
-    """Give the sides of the squares to look at, the largest first."""
+    """Return the sides of the tiles, the largest first."""
     longer = max(width, height)
     sides = {min(max(longer // part, MIN_TILE_SIDE), width, height) for part in (2, 4)}
     return sorted((side for side in sides if MIN_TILE_SIDE <= side < longer), reverse=True)
 
 
 def _tiles(width: int, height: int, side: int) -> list[Tile]:
-    return [(left, top, side) for top in _starts(height, side) for left in _starts(width, side)]
+    return [(left, top, side) for top in _tile_starts(height, side) for left in _tile_starts(width, side)]
 
 
-def _starts(length: int, side: int) -> list[int]:
+def _tile_starts(length: int, side: int) -> list[int]:
     steps = -(-(length - side) // int(side * (1 - TILE_OVERLAP)))
     return [round(start) for start in np.linspace(0, length - side, 1 + steps)]
 
 
 def _context_square(face: Face, width: int, height: int) -> Tile:
-    """Give the square around a face that a portrait would show."""
+    """Return the square around a face in which it is confirmed."""
     x, y, w, h = face.box
     side = max(1, min(round(CONTEXT_SCALE * max(w * width, h * height)), width, height))
     left = round((x + w / 2) * width - side / 2)
@@ -98,17 +107,17 @@ def _context_square(face: Face, width: int, height: int) -> Tile:
     return min(max(left, 0), width - side), min(max(top, 0), height - side), side
 
 
-def _deduplicate(looks: Iterable[Iterable[Face]]) -> list[Face]:
-    """Take each face of several looks once, as it was seen first."""
-    distinct: list[Face] = []
-    for face in itertools.chain.from_iterable(looks):
-        if not any(_is_same_face(face.box, other.box) for other in distinct):
-            distinct.append(face)
-    return distinct
+def _deduplicate(detections: Iterable[Iterable[Face]]) -> list[Face]:
+    """Keep the first detection of each face."""
+    unique: list[Face] = []
+    for face in itertools.chain.from_iterable(detections):
+        if not any(_is_same_face(face.box, other.box) for other in unique):
+            unique.append(face)
+    return unique
 
 
 def _mask_out(rgb: np.ndarray, faces: Iterable[Face]) -> np.ndarray:
-    """Paint faces over: to find them in every square again would cost as much as all the rest."""
+    """Fill faces with their mean color: finding them again in every tile would double the cost."""
     rgb = rgb.copy()
     height, width = rgb.shape[:2]
     for face in faces:
@@ -118,19 +127,19 @@ def _mask_out(rgb: np.ndarray, faces: Iterable[Face]) -> np.ndarray:
     return rgb
 
 
-def _truncated_by_tile(face: Face, square: Tile, width: int, height: int) -> bool:
-    """Tell whether a face reaches out of its square where the picture goes on: another square shows it whole."""
-    left, top, side = square
+def _truncated_by_tile(face: Face, tile: Tile, width: int, height: int) -> bool:
+    """Tell whether an edge of the tile, which is no edge of the image, cuts a face: another tile shows all of it."""
+    left, top, side = tile
     (x0, y0), (x1, y1) = face.landmarks[:, :2].min(axis=0), face.landmarks[:, :2].max(axis=0)
-    across = (x0 < 0 and left > 0) or (x1 > 1 and left + side < width)
-    down = (y0 < 0 and top > 0) or (y1 > 1 and top + side < height)
-    return bool(across or down)
+    horizontally = (x0 < 0 and left > 0) or (x1 > 1 and left + side < width)
+    vertically = (y0 < 0 and top > 0) or (y1 > 1 and top + side < height)
+    return bool(horizontally or vertically)
 
 
 def _is_same_face(a: Box, b: Box) -> bool:
-    across = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
-    down = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
-    return across > 0 and down > 0 and across * down > MATCH_OVERLAP * min(a[2] * a[3], b[2] * b[3])
+    width = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
+    height = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
+    return width > 0 and height > 0 and width * height > MATCH_OVERLAP * min(a[2] * a[3], b[2] * b[3])
 
 
 def _largest_first(faces: Iterable[Face]) -> list[Face]:

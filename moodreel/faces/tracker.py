@@ -1,13 +1,13 @@
-"""Which face in this frame is which face of the frames before.
+"""Track faces: find out which face in a frame is which face of the frames before.
 
-Tracking by detection after "Simple Online and Realtime Tracking" (Bewley et al., ICIP 2016): each face is expected
-where it was going, and what is found is shared out so that all together are nearest to what was expected. So two people
-keep their numbers while they cross, also where one is not found for a while behind the other. Its Kalman filter is not
-needed: boxes around landmarks are exact to a hundredth of a face, so a slope over the last half second will do.
+Tracking by detection, after "Simple Online and Realtime Tracking" (SORT; Bewley et al., ICIP 2016): the position of
+each face is predicted from its velocity, and detections are assigned to tracks at the least total cost. So two people
+keep their tracks while they cross, even if one is hidden behind the other for a while. SORT's Kalman filter is not
+needed: boxes around landmarks are exact to a hundredth of a face, so a linear fit over half a second is enough.
 
-Two people who meet, hide one another and turn back have the same places as two who pass. Only their looks tell, so a
-caller may give a cue for each box, a few numbers for the colours there. Nothing of a face's identity is kept: a cue
-tells the two apart who are in one picture, and goes with their track.
+Two people who meet, hide one another and turn back have the same positions as two who pass. Only their appearance tells
+the difference, so a caller may give an appearance vector for each box, a few numbers for its colors. Nothing that
+identifies a person is stored: the vector can distinguish two faces in one frame, and is dropped with its track.
 """
 
 import math
@@ -18,188 +18,202 @@ from dataclasses import dataclass, field
 Box = tuple[float, float, float, float]
 """x, y, width, height, in any one unit."""
 Appearance = Sequence[float]
-"""Numbers for how the place of a box looks, each about 0 to 1; of one length within a `Tracker`."""
+"""Appearance vector of a box, each value about 0 to 1; of one length within a `Tracker`."""
 
 MAX_GAP = 3.0
-"""Seconds after which a face that has not been seen is somebody new: who looks over a shoulder is back by then."""
+"""Seconds without a detection after which a track ends. Somebody who looks over a shoulder is back by then."""
 MAX_DISTANCE, MAX_FIRST_STEP = 0.8, 1.2
-"""How far from where it is expected a face may be, in units of its own size; one that was seen only once may be on its
-way to anywhere."""
+"""Largest distance between a detection and the predicted position, in face sizes; and the same for a track with one
+detection, whose velocity is unknown."""
 MAX_SIZE_RATIO = 2.0
-"""How many times larger or smaller it may have become."""
+"""Largest ratio between the sizes of two boxes of a track."""
 VELOCITY_SECONDS, MIN_VELOCITY_POINTS = 0.5, 3
-"""How far back places count for where a face is going: so long, and so many at least."""
+"""Past positions from which the velocity is fitted: those of so many seconds, and at least so many."""
 COAST_SECONDS = 0.7
-"""A face that is not seen is expected to slow down; after so long it has covered most of what it will."""
+"""Time constant, in seconds, with which the predicted velocity of a face that is not detected decays."""
 VELOCITY_SLACK = 0.15
-"""What it costs to be where a face was last instead of where it was going: people also stop."""
+"""Cost of being at the last position instead of the predicted one: people also stop."""
 MISS_COST = 0.1
-"""What it costs a face not to have been there in the frame before: of two in one place, the one seen is in front."""
+"""Cost of a track that was not detected in the frame before: of two at one place, the detected one is in front."""
 APPEARANCE_COST = 2.0
-"""What it costs to look different by 1, in units of the size of a face."""
+"""Cost of an appearance distance of 1, in face sizes."""
 MAX_OCCLUSION = 4.0
-"""Seconds for which a face that was lost behind another is waited for."""
+"""Seconds without a detection after which the track of an occluded face ends."""
 MAX_OCCLUDER_DISTANCE, MAX_REAPPEAR_DISTANCE = 1.3, 1.8
-"""How near another face must be to have hidden one that is lost, and how far from that other it may come out again."""
+"""Largest distance, in face sizes, of a face that may occlude a lost one, and of the lost one from that face when it
+reappears."""
 REAPPEAR_COST = 0.6
-"""What it costs to come out from behind another face, wherever."""
+"""Cost of reappearing from behind another face, at whatever distance."""
 MAX_OVERLAP = 0.2
-"""Overlap with another face, as a share of its own box, from which on neither a face's looks nor its slope are learnt
-from: half of it may belong to the other."""
+"""Largest overlap with another face, as a fraction of the own box, at which velocity and appearance are still updated.
+Above it, much of the box may show the other face."""
 
 
 @dataclass
 class _Track:
+    """Hold the state of one track.
+
+    Attributes:
+        path: Time and center (x, y) of each detection in the last `VELOCITY_SECONDS`.
+        occluder: The track in front of it when it was lost.
+    """
+
     track_id: int
     box: Box
     time: float
     frame: int
     path: deque[tuple[float, float, float]] = field(default_factory=deque)
-    """Times and centres of the last `SLOPE_SECONDS`."""
     velocity: tuple[float, float] = (0.0, 0.0)
     appearance: list[float] | None = None
     occluder: "_Track | None" = None
-    """Who stood before it when it was lost."""
 
     def predict(self, time: float) -> Box:
-        """Give where it should be by now."""
-        ahead = COAST_SECONDS * (1 - math.exp(-(time - self.time) / COAST_SECONDS))
+        """Predict the box at a time; the velocity decays while the face is not detected."""
+        effective_seconds = COAST_SECONDS * (1 - math.exp(-(time - self.time) / COAST_SECONDS))
         x, y, w, h = self.box
-        return x + self.velocity[0] * ahead, y + self.velocity[1] * ahead, w, h
+        return x + self.velocity[0] * effective_seconds, y + self.velocity[1] * effective_seconds, w, h
 
-    def update(self, box: Box, time: float, frame: int, cue: Appearance | None, crowded: bool) -> None:
+    def update(self, box: Box, time: float, frame: int, appearance: Appearance | None, *, overlapped: bool) -> None:
+        """Add a detection; one that another face overlaps changes the position only."""
         self.box, self.time, self.frame = box, time, frame
         self.path.append((time, *_center(box)))
         while time - self.path[0][0] > VELOCITY_SECONDS and len(self.path) > MIN_VELOCITY_POINTS:
             self.path.popleft()
         self.occluder = None
-        if not crowded:
+        if not overlapped:
             self.velocity = _fit_velocity(self.path)
-            self._update_appearance(cue)
+            self._update_appearance(appearance)
 
-    def _update_appearance(self, cue: Appearance | None) -> None:
-        if cue is not None:
-            known = self.appearance or list(cue)
-            self.appearance = [old + 0.2 * (new - old) for old, new in zip(known, cue, strict=True)]
+    def _update_appearance(self, appearance: Appearance | None) -> None:
+        if appearance is not None:
+            average = self.appearance or list(appearance)
+            self.appearance = [old + 0.2 * (new - old) for old, new in zip(average, appearance, strict=True)]
 
 
 class Tracker:
-    """Gives every face, frame after frame, the number of its track: 0, 1, 2 … in order of appearance.
+    """Assign a track id to every face, frame by frame: 0, 1, 2 … in order of appearance.
 
-    Faces not seen for `MAX_GAP` are forgotten: a tracker stays small however long it runs.
+    Tracks without a detection for `MAX_GAP` seconds end, so memory stays bounded however long a tracker runs.
     """
 
     def __init__(self) -> None:
         self._tracks: list[_Track] = []
         self._frame = 0
-        self._next = 0
+        self._next_id = 0
 
     def update(self, time: float, boxes: Sequence[Box], appearances: Sequence[Appearance] | None = None) -> list[int]:
-        """Return the track of each box in a frame at `time` (seconds, growing from call to call).
+        """Assign the detections of a frame to tracks; return the track id of each box.
 
-        cues: for each box, how it looks; None where it is not known.
+        Args:
+            time: Seconds, ascending from call to call.
+            boxes: Detections.
+            appearances: Appearance vector of each box, or None.
         """
         self._frame += 1
         self._tracks = [
             track for track in self._tracks if time - track.time <= (MAX_OCCLUSION if track.occluder else MAX_GAP)
         ]
-        looks: Sequence[Appearance | None] = appearances if appearances is not None else [None] * len(boxes)
-        costs = [
-            [self._cost(track, time, box, cue) for track in self._tracks] for box, cue in zip(boxes, looks, strict=True)
-        ]
-        # New faces join only now: no face of this frame is compared with another.
-        found = [None if at is None else self._tracks[at] for at in assign(costs)]
-        for index, (box, cue) in enumerate(zip(boxes, looks, strict=True)):
-            crowded = any(_overlap(box, other) > MAX_OVERLAP for at, other in enumerate(boxes) if at != index)
-            track = found[index] or self._start_track(box, time)
-            track.update(box, time, self._frame, cue, crowded)
-            found[index] = track
+        detections = list(zip(boxes, [None] * len(boxes) if appearances is None else appearances, strict=True))
+        costs = [[self._cost(track, time, *detection) for track in self._tracks] for detection in detections]
+        # New tracks start after the assignment, so that no face of this frame is compared with another of it.
+        assigned = [None if column is None else self._tracks[column] for column in assign(costs)]
+        track_ids = []
+        for index, (box, appearance) in enumerate(detections):
+            overlapped = any(_overlap(box, other) > MAX_OVERLAP for i, other in enumerate(boxes) if i != index)
+            track = assigned[index] or self._start_track(box, time)
+            track.update(box, time, self._frame, appearance, overlapped=overlapped)
+            track_ids.append(track.track_id)
         self._find_occluders(time)
-        return [track.track_id for track in found if track]
+        return track_ids
 
     @property
     def active_ids(self) -> set[int]:
-        """The tracks that a face may still get."""
+        """Ids of the tracks that have not ended."""
         return {track.track_id for track in self._tracks}
 
     def _start_track(self, box: Box, time: float) -> _Track:
-        track = _Track(self._next, box, time, self._frame)
-        self._next += 1
+        track = _Track(self._next_id, box, time, self._frame)
+        self._next_id += 1
         self._tracks.append(track)
         return track
 
     def _find_occluders(self, time: float) -> None:
-        """Find out who hides those that are not seen."""
-        seen = [track for track in self._tracks if track.frame == self._frame]
+        """Find the face in front of each track that was not detected in this frame."""
+        detected = [track for track in self._tracks if track.frame == self._frame]
         for track in self._tracks:
             if track.frame == self._frame:
                 continue
-            place = track.predict(time)
-            near = min(seen, key=lambda other: _distance(place, other.box), default=None)
-            if near and _distance(place, near.box) <= MAX_OCCLUDER_DISTANCE:
-                track.occluder = near
+            predicted = track.predict(time)
+            nearest = min(detected, key=lambda other: _distance(predicted, other.box), default=None)
+            if nearest and _distance(predicted, nearest.box) <= MAX_OCCLUDER_DISTANCE:
+                track.occluder = nearest
 
-    def _cost(self, track: _Track, time: float, box: Box, cue: Appearance | None) -> float:
-        distance = min(_distance(track.predict(time), box), _distance(track.box, box) + VELOCITY_SLACK)
+    def _cost(self, track: _Track, time: float, box: Box, appearance: Appearance | None) -> float:
+        """Compute the cost of assigning a detection to a track, in face sizes; infinite if they do not match."""
+        cost = min(_distance(track.predict(time), box), _distance(track.box, box) + VELOCITY_SLACK)
         if track.occluder and _distance(track.occluder.box, box) <= MAX_REAPPEAR_DISTANCE:
-            distance = min(distance, REAPPEAR_COST)
-        if distance > (MAX_DISTANCE if len(track.path) > 1 else MAX_FIRST_STEP):
+            cost = min(cost, REAPPEAR_COST)
+        if cost > (MAX_DISTANCE if len(track.path) > 1 else MAX_FIRST_STEP):
             return math.inf
-        missed = MISS_COST if track.frame < self._frame - 1 else 0.0
-        return (
-            distance
-            + missed
-            + (APPEARANCE_COST * math.dist(track.appearance, cue) if track.appearance and cue else 0.0)
-        )
+        if track.frame < self._frame - 1:
+            cost += MISS_COST
+        if track.appearance and appearance:
+            cost += APPEARANCE_COST * math.dist(track.appearance, appearance)
+        return cost
 
 
 def assign(costs: Sequence[Sequence[float]]) -> list[int | None]:
-    """Give each row a column of its own, as many as can be and those at the least cost together; None for the rest.
+    """Solve the assignment problem: as many pairs as possible, at the least total cost.
 
-    costs: rows of one length; infinite where the two cannot go together.
+    The Hungarian algorithm with potentials (Kuhn 1955, Munkres 1957), O(rows² × columns). It is written here because
+    serving does not need scipy otherwise.
 
-    The Hungarian method with potentials (Kuhn 1955, Munkres 1957), O(rows² × columns).
+    Args:
+        costs: Cost of each row (detection) with each column (track); infinite where they must not be paired.
+
+    Returns:
+        Column of each row; None for a row without one.
     """
     rows, columns = len(costs), len(costs[0]) if costs else 0
     if not columns:
         return [None] * rows
-    # A column of its own for every row to be left out, dearer than any way to put all of them in.
-    dear = 1.0 + 2 * sum(max((cost for cost in row if cost < math.inf), default=0.0) for row in costs)
+    # One extra column for each row means "not assigned". It costs more than any assignment of all rows.
+    unassigned = 1.0 + 2 * sum(max((cost for cost in row if cost < math.inf), default=0.0) for row in costs)
+    forbidden = 2 * rows * unassigned
     table = [
-        [min(cost, 2 * rows * dear) for cost in row] + [dear if at == index else 2 * rows * dear for at in range(rows)]
+        [min(cost, forbidden) for cost in row] + [unassigned if i == index else forbidden for i in range(rows)]
         for index, row in enumerate(costs)
     ]
-    taken = _hungarian(table)
-    return [column if column < columns else None for column in taken]
+    return [column if column < columns else None for column in _hungarian(table)]
 
 
 def _hungarian(table: list[list[float]]) -> list[int]:
-    """Give each row its column, where there are at least as many columns as rows."""
+    """Return the column of each row at the least total cost; there are at least as many columns as rows."""
     rows, columns = len(table), len(table[0])
-    row_of = [-1] * (columns + 1)  # the last column is where each search starts
-    by_row, by_column = [0.0] * rows, [0.0] * (columns + 1)
+    row_of = [-1] * (columns + 1)  # the extra last column is the root of each search
+    row_potential, column_potential = [0.0] * rows, [0.0] * (columns + 1)
     for start in range(rows):
-        row_of[columns], at = start, columns
-        least, before, done = [math.inf] * columns, [columns] * columns, [False] * (columns + 1)
-        while row_of[at] != -1:
-            done[at], row, step, following = True, row_of[at], math.inf, -1
+        row_of[columns], current = start, columns
+        slack, previous, visited = [math.inf] * columns, [columns] * columns, [False] * (columns + 1)
+        while row_of[current] != -1:  # grow the tree of alternating paths until it reaches a free column
+            visited[current], row, delta, nearest = True, row_of[current], math.inf, -1
             for column in range(columns):
-                if done[column]:
+                if visited[column]:
                     continue
-                cost = table[row][column] - by_row[row] - by_column[column]
-                if cost < least[column]:
-                    least[column], before[column] = cost, at
-                if least[column] < step:
-                    step, following = least[column], column
+                reduced_cost = table[row][column] - row_potential[row] - column_potential[column]
+                if reduced_cost < slack[column]:
+                    slack[column], previous[column] = reduced_cost, current
+                if slack[column] < delta:
+                    delta, nearest = slack[column], column
             for column in range(columns + 1):
-                if done[column]:
-                    by_row[row_of[column]] += step
-                    by_column[column] -= step
+                if visited[column]:
+                    row_potential[row_of[column]] += delta
+                    column_potential[column] -= delta
                 elif column < columns:
-                    least[column] -= step
-            at = following
-        while at != columns:
-            row_of[at], at = row_of[before[at]], before[at]
+                    slack[column] -= delta
+            current = nearest
+        while current != columns:  # flip the path
+            row_of[current], current = row_of[previous[current]], previous[current]
     column_of = [0] * rows
     for column, row in enumerate(row_of[:columns]):
         if row != -1:
@@ -208,12 +222,12 @@ def _hungarian(table: list[list[float]]) -> list[int]:
 
 
 def _fit_velocity(path: Sequence[tuple[float, float, float]]) -> tuple[float, float]:
-    """Fit a velocity to times and places by least squares."""
+    """Fit a velocity (x, y) per second to times and positions by least squares."""
     mean = [sum(values) / len(path) for values in zip(*path, strict=True)]
-    spread = sum((time - mean[0]) ** 2 for time, _, _ in path)
-    if spread < 1e-9:
+    variance = sum((time - mean[0]) ** 2 for time, _, _ in path)
+    if variance < 1e-9:
         return 0.0, 0.0
-    x, y = (sum((point[0] - mean[0]) * (point[axis] - mean[axis]) for point in path) / spread for axis in (1, 2))
+    x, y = (sum((point[0] - mean[0]) * (point[axis] - mean[axis]) for point in path) / variance for axis in (1, 2))
     return x, y
 
 
@@ -222,14 +236,14 @@ def _center(box: Box) -> tuple[float, float]:
 
 
 def _overlap(box: Box, other: Box) -> float:
-    """Give the share of a box that another covers."""
-    across = min(box[0] + box[2], other[0] + other[2]) - max(box[0], other[0])
-    down = min(box[1] + box[3], other[1] + other[3]) - max(box[1], other[1])
-    return across * down / (box[2] * box[3]) if across > 0 and down > 0 and box[2] * box[3] else 0.0
+    """Return the fraction of a box that another covers."""
+    width = min(box[0] + box[2], other[0] + other[2]) - max(box[0], other[0])
+    height = min(box[1] + box[3], other[1] + other[3]) - max(box[1], other[1])
+    return width * height / (box[2] * box[3]) if width > 0 and height > 0 and box[2] * box[3] else 0.0
 
 
 def _distance(a: Box, b: Box) -> float:
-    """Give the distance of two boxes' centres in units of their mean size; infinite where the sizes do not fit."""
+    """Return the distance of the centers in units of the mean size; infinite where the sizes do not match."""
     size_a, size_b = (a[2] + a[3]) / 2, (b[2] + b[3]) / 2
     if not size_a or not size_b or max(size_a, size_b) > MAX_SIZE_RATIO * min(size_a, size_b):
         return math.inf

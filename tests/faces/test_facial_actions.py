@@ -1,4 +1,4 @@
-"""The words behind a face: what moved, what weighed, and where the numbers come from."""
+"""Test facial actions, explanations, and the fit of the surrogate model."""
 
 import json
 import shutil
@@ -20,16 +20,16 @@ SHIPPED = Path(__file__).parents[2] / "model_store" / "movements"
 
 
 @pytest.fixture(scope="module")
-def movements():
+def explainer():
     return FacialActionExplainer.load(SHIPPED)
 
 
-def face(**moved):
-    """Blendshapes (52,) of a face at rest but for these movements, by the beginning of their names."""
+def face(**actions):
+    """Blendshapes (52,) of a face at rest, except for those whose names start with the given prefixes."""
     blendshapes = np.zeros(52)
-    for begin, value in moved.items():
-        columns = [column for column, name in enumerate(BLENDSHAPES) if name.startswith(begin)]
-        assert columns, begin
+    for prefix, value in actions.items():
+        columns = [column for column, name in enumerate(BLENDSHAPES) if name.startswith(prefix)]
+        assert columns, prefix
         blendshapes[columns] = value
     return blendshapes
 
@@ -38,32 +38,32 @@ def answer(emotion, labels=FIVE):
     return {label: 0.8 if label == emotion else 0.2 / (len(labels) - 1) for label in labels}
 
 
-def test_a_blendshape_belongs_to_one_movement_at_most():
+def test_each_blendshape_belongs_to_at_most_one_action():
     named = [name for names in ACTIONS.values() for name in names]
     assert len(named) == len(set(named)) and set(named) <= set(BLENDSHAPES)
 
 
-def test_what_moved_is_named_strongest_first(movements):
-    seen = movements.active_actions(face(mouthSmile=0.9, eyeSquint=0.5))
-    assert [movement.name for movement in seen] == ["lip corners up", "eyes narrowed"]
-    assert 1 >= seen[0].activation > seen[1].activation >= MIN_ACTIVATION
+def test_active_actions_are_sorted_by_activation(explainer):
+    active = explainer.active_actions(face(mouthSmile=0.9, eyeSquint=0.5))
+    assert [action.name for action in active] == ["lip corners up", "eyes narrowed"]
+    assert 1 >= active[0].activation > active[1].activation >= MIN_ACTIVATION
 
 
-def test_one_side_alone_counts_by_half(movements):
+def test_one_side_alone_has_half_the_activation(explainer):
     half, both = (
-        movements.active_actions(face(**{name: 0.5}))[0].activation for name in ("mouthSmileLeft", "mouthSmile")
+        explainer.active_actions(face(**{name: 0.5}))[0].activation for name in ("mouthSmileLeft", "mouthSmile")
     )
     assert half == pytest.approx(both / 2, abs=0.01)
 
 
-def test_a_face_at_rest_moved_nothing(movements):
-    assert movements.active_actions(face()) == ()
-    explanation = movements.explain(face(), answer("Neutral"), "Neutral")
+def test_face_at_rest_has_no_active_actions(explainer):
+    assert explainer.active_actions(face()) == ()
+    explanation = explainer.explain(face(), answer("Neutral"), "Neutral")
     assert (explanation.actions, explanation.text) == ((), "no marked movement")
 
 
 @pytest.mark.parametrize(
-    ("moved", "emotion", "first"),
+    ("actions", "emotion", "first"),
     [
         ({"mouthSmile": 0.8, "eyeSquint": 0.5}, "Happy", "lip corners up"),
         ({"mouthSmile": 0.8, "eyeSquint": 0.5}, "happy", "lip corners up"),
@@ -73,37 +73,37 @@ def test_a_face_at_rest_moved_nothing(movements):
         ({"browDown": 0.6, "eyeSquint": 0.6, "mouthSmile": 0.3}, "Anger", "eyes narrowed"),
     ],
 )
-def test_what_weighed_most_goes_with_the_answer(movements, moved, emotion, first):
+def test_largest_weight_fits_the_prediction(explainer, actions, emotion, first):
     labels = FIVE if emotion in FIVE else SEVEN
-    explanation = movements.explain(face(**moved), answer(emotion, labels), emotion)
+    explanation = explainer.explain(face(**actions), answer(emotion, labels), emotion)
     assert explanation.actions[0].name == first
     assert explanation.text.startswith(first)
 
 
-def test_a_smile_does_not_speak_for_sadness(movements):
-    explanation = movements.explain(face(mouthSmile=0.8, browInnerUp=0.5), answer("Sad"), "Sad")
+def test_smile_is_no_evidence_for_sadness(explainer):
+    explanation = explainer.explain(face(mouthSmile=0.8, browInnerUp=0.5), answer("Sad"), "Sad")
     assert "lip corners up" not in explanation.text
 
 
-def test_at_most_three_are_named_with_their_shares(movements):
-    everything = movements.explain(np.full(52, 0.9), answer("Happy"), "Happy").actions
-    weights = [movement.weight for movement in everything]
-    assert len(everything) == MAX_ACTIONS
+def test_explanation_has_at_most_three_actions_with_weights(explainer):
+    actions = explainer.explain(np.full(52, 0.9), answer("Happy"), "Happy").actions
+    weights = [action.weight for action in actions]
+    assert len(actions) == MAX_ACTIONS
     assert weights == sorted(weights, reverse=True) and 0 < sum(weights) <= 1
 
 
-def test_moments_count_as_far_as_they_decided(movements):
-    moments = np.stack([face(mouthSmile=0.9), face(jawOpen=0.6)])
-    for weights, word in (([1, 0], "lip corners up"), ([0, 1], "jaw dropped")):
-        named = [m.name for m in movements.explain(moments, answer("Happy"), "Happy", weights).actions]
-        assert set(named) <= {word}
-    both = movements.explain(moments, answer("Happy"), "Happy", [0.5, 0.5]).actions[0]
-    one = movements.explain(moments, answer("Happy"), "Happy", [1, 0]).actions[0]
+def test_frames_count_by_their_weights(explainer):
+    frames = np.stack([face(mouthSmile=0.9), face(jawOpen=0.6)])
+    for weights, action_name in (([1, 0], "lip corners up"), ([0, 1], "jaw dropped")):
+        names = [action.name for action in explainer.explain(frames, answer("Happy"), "Happy", weights).actions]
+        assert set(names) <= {action_name}
+    both = explainer.explain(frames, answer("Happy"), "Happy", [0.5, 0.5]).actions[0]
+    one = explainer.explain(frames, answer("Happy"), "Happy", [1, 0]).actions[0]
     assert both.activation == pytest.approx(one.activation / 2)
 
 
-def test_a_label_that_no_set_knows_has_no_explanation(movements):
-    assert movements.explain(face(mouthSmile=0.9), {"bored": 0.9, "happy": 0.1}, "bored").actions == ()
+def test_unknown_label_has_no_explanation(explainer):
+    assert explainer.explain(face(mouthSmile=0.9), {"bored": 0.9, "happy": 0.1}, "bored").actions == ()
 
 
 def broken(change):
@@ -127,38 +127,35 @@ def broken(change):
         broken(lambda card: card["movements"]["jaw dropped"]["weights"].update(happy=float("nan"))),
     ],
 )
-def test_numbers_that_cannot_be_used_are_refused(tmp_path, write):
+def test_invalid_parameters_are_refused(tmp_path, write):
     folder = shutil.copytree(SHIPPED, tmp_path / "movements")
     write(folder)
     with pytest.raises(ModelInvalid, match="restore"):
         FacialActionExplainer.load(folder)
 
 
-# Where the numbers come from
+LABEL_OF_BLENDSHAPE = {44: "anger", 45: "happy", 46: "surprise", 48: "sad"}
+"""Label that each blendshape stands for in the faces of `made_faces`."""
 
 
-SHOWS = {44: "anger", 45: "happy", 46: "surprise", 48: "sad"}
-"""Which blendshape tells what in the faces of `made_faces`."""
+class PerfectPredictor:
+    """Predict the label that `made_faces` encoded in the blendshapes."""
 
-
-class Knows:
-    """Answers what `made_faces` shows, as if it had read the picture."""
-
-    def predict(self, tracks, *, moments):
-        shown = [np.flatnonzero(features.blendshapes > 0.5) for [features] in tracks]
-        labels = [SHOWS[int(columns[0])] if len(columns) else "neutral" for columns in shown]
+    def predict(self, tracks, *, per_frame):
+        active = [np.flatnonzero(features.blendshapes > 0.5) for [features] in tracks]
+        labels = [LABEL_OF_BLENDSHAPE[int(columns[0])] if len(columns) else "neutral" for columns in active]
         return [
             SimpleNamespace(probabilities=np.array([0.88 if k == label else 0.02 for k in SEVEN])) for label in labels
         ]
 
 
-def test_fitting_finds_what_the_answers_go_with(tmp_path, monkeypatch, movements):
+def test_fitted_surrogate_finds_the_action_behind_each_label(tmp_path, monkeypatch, explainer):
     emotion = np.arange(300) % 5
     truth = np.where(emotion == FIVE.index("Neutral"), SEVEN.index("neutral"), -1)
     monkeypatch.setattr(training, "read_split", lambda *_, **__: SimpleNamespace(images=emotion, truth=truth))
-    monkeypatch.setattr(training, "find_all", lambda *_, **__: made_faces(emotion))
-    surrogate = fit_facial_actions(tmp_path, LANDMARKER, tmp_path, Knows())
-    assert surrogate.agreement > 0.7, "and a fifth by chance"
+    monkeypatch.setattr(training, "extract_faces", lambda *_, **__: made_faces(emotion))
+    surrogate = fit_facial_actions(tmp_path, LANDMARKER, tmp_path, PerfectPredictor())
+    assert surrogate.agreement > 0.7, "chance level is one fifth"
     assert surrogate.named["surprise"][0][0] == "lips stretched wide"
     write_facial_actions(tmp_path / "movements", surrogate, "a network")
     fitted = FacialActionExplainer.load(tmp_path / "movements")

@@ -19,21 +19,21 @@ def shifted(box, dx, dy=0):
     return (box[0] + dx, box[1] + dy, box[2], box[3])
 
 
-def test_two_people_keep_their_numbers_while_they_move_and_whatever_the_order():
+def test_two_faces_keep_their_ids_while_they_move_in_any_order():
     tracker = Tracker()
     assert tracker.update(0.0, [LEFT, RIGHT]) == [0, 1]
     assert tracker.update(0.2, [shifted(RIGHT, -20), shifted(LEFT, 20)]) == [1, 0]
     assert tracker.update(0.4, [shifted(LEFT, 40), shifted(RIGHT, -40)]) == [0, 1]
 
 
-def test_a_face_that_is_missed_for_a_moment_is_the_same_again():
+def test_face_keeps_its_id_after_a_short_gap():
     tracker = Tracker()
     tracker.update(0.0, [LEFT, RIGHT])
     tracker.update(0.2, [RIGHT])
     assert tracker.update(1.2, [shifted(LEFT, 10), RIGHT]) == [0, 1]
 
 
-def test_who_looks_over_a_shoulder_for_two_seconds_keeps_their_number():
+def test_face_keeps_its_id_after_two_seconds_without_detection():
     tracker = Tracker()
     for frame in range(15):
         assert tracker.update(frame / 15, [(100, 100, 80, 100)]) == [0]
@@ -42,44 +42,44 @@ def test_who_looks_over_a_shoulder_for_two_seconds_keeps_their_number():
     assert tracker.update(3.0, [(110, 98, 78, 100)]) == [0]
 
 
-def test_a_face_that_comes_back_after_long_is_somebody_new():
+def test_face_after_a_long_gap_gets_a_new_id():
     tracker = Tracker()
     tracker.update(0.0, [LEFT])
     assert tracker.update(3.5, [LEFT]) == [1]
 
 
 @pytest.mark.parametrize("other", [shifted(LEFT, 200), (110, 110, 8, 9), (0, 0, 400, 400)], ids=["far", "tiny", "huge"])
-def test_a_face_elsewhere_or_of_another_size_is_somebody_new(other):
+def test_face_elsewhere_or_of_another_size_gets_a_new_id(other):
     tracker = Tracker()
     tracker.update(0.0, [LEFT])
     assert tracker.update(0.2, [other]) == [1]
 
 
-def test_a_third_face_gets_its_own_number_and_takes_nobodys():
+def test_third_face_gets_a_new_id():
     tracker = Tracker()
     tracker.update(0.0, [LEFT, RIGHT])
     assert tracker.update(0.2, [shifted(LEFT, 30), shifted(LEFT, 5), RIGHT]) == [2, 0, 1]
 
 
-def test_no_face_is_no_track():
+def test_frame_without_faces_has_no_tracks():
     assert Tracker().update(0.0, []) == []
 
 
-def test_a_face_is_expected_where_it_was_going():
+def test_position_is_predicted_from_velocity():
     tracker = Tracker()
     for step in range(5):
         tracker.update(step / 5, [shifted(LEFT, 40 * step)])
-    # Somebody else where it was last; it has gone on.
+    # A new face at its last position; the first one has moved on.
     assert tracker.update(1.0, [shifted(LEFT, 160), shifted(LEFT, 200)]) == [1, 0]
 
 
-def test_a_runner_is_followed_from_the_second_frame_on():
+def test_fast_face_is_tracked_from_the_second_frame_on():
     tracker = Tracker()
     assert [tracker.update(step / 5, [shifted(LEFT, 60 * step)]) for step in range(6)] == [[0]] * 6
 
 
 @pytest.mark.parametrize("gap", [1.0, 2.5])
-def test_one_who_is_lost_behind_another_is_waited_for(gap):
+def test_occluded_face_keeps_its_id(gap):
     tracker = Tracker()
     tracker.update(0.0, [LEFT, shifted(LEFT, 65)])
     for step in range(1, 5 * int(gap * 2)):
@@ -87,33 +87,33 @@ def test_one_who_is_lost_behind_another_is_waited_for(gap):
     assert tracker.update(gap, [shifted(LEFT, -60), LEFT]) == [1, 0]
 
 
-def test_of_two_in_one_place_looks_tell():
+def test_appearance_distinguishes_faces_at_one_position():
     tracker = Tracker()
     pale, dark = (0.8, 1.0, 1.0), (0.4, 1.1, 1.1)
     tracker.update(0.0, [LEFT, shifted(LEFT, 45)], [pale, dark])
-    # Neither was seen when they changed places.
+    # Neither was detected while they changed places.
     assert tracker.update(1.0, [LEFT, shifted(LEFT, 45)], [dark, pale]) == [1, 0]
 
 
-def test_looks_are_not_learnt_where_one_covers_another():
+def test_appearance_is_not_updated_while_faces_overlap():
     tracker = Tracker()
     pale, dark = (0.8, 1.0, 1.0), (0.4, 1.1, 1.1)
     tracker.update(0.0, [LEFT, shifted(LEFT, 200)], [pale, dark])
-    # The second comes up behind the first, whose colours are then where it is looked for.
+    # The second moves behind the first, so its box shows the colors of the first.
     for step in range(1, 9):
         tracker.update(step / 10, [LEFT, shifted(LEFT, 200 - 22 * step)], [pale, dark if step < 7 else pale])
     assert tracker.update(1.8, [LEFT, shifted(LEFT, 24)], [dark, pale]) == [1, 0]
 
 
-def test_faces_that_left_are_forgotten():
+def test_ended_tracks_are_removed():
     tracker = Tracker()
     for step in range(200):
         tracker.update(step / 10, [shifted(LEFT, 100 * (step % 7), 100 * (step % 5))])
     assert len(tracker.active_ids) < 50
 
 
-def test_what_is_shared_out_is_the_best_for_all_together():
-    # The first takes what is second best for it, or there would be nothing for the second.
+def test_assignment_has_the_least_total_cost():
+    # The first row takes its second-best column, or there would be none for the second row.
     assert assign([[1.0, 2.0], [1.5, math.inf]]) == [1, 0]
     assert assign([[1.0, math.inf], [0.5, math.inf]]) == [None, 0]
     assert assign([[math.inf], [math.inf]]) == [None, None]
@@ -122,74 +122,76 @@ def test_what_is_shared_out_is_the_best_for_all_together():
 
 
 @given(st.integers(1, 5), st.integers(1, 5), st.randoms(use_true_random=False))
-def test_sharing_out_is_as_good_as_trying_every_way(rows, columns, random):
+def test_assignment_is_as_good_as_exhaustive_search(rows, columns, random):
     costs = [[random.choice([random.random(), math.inf]) for _ in range(columns)] for _ in range(rows)]
 
-    def worth(ways):
-        given_to = [(row, column) for row, column in enumerate(ways) if column is not None]
-        return -len(given_to), round(sum(costs[row][column] for row, column in given_to), 9)
+    def objective(columns_of_rows):
+        pairs = [(row, column) for row, column in enumerate(columns_of_rows) if column is not None]
+        return -len(pairs), round(sum(costs[row][column] for row, column in pairs), 9)
 
-    every_way = (
-        way
-        for way in itertools.product([None, *range(columns)], repeat=rows)
-        if len({c for c in way if c is not None}) == sum(c is not None for c in way)
-        and all(c is None or costs[row][c] < math.inf for row, c in enumerate(way))
+    all_assignments = (
+        assignment
+        for assignment in itertools.product([None, *range(columns)], repeat=rows)
+        if len({c for c in assignment if c is not None}) == sum(c is not None for c in assignment)
+        and all(c is None or costs[row][c] < math.inf for row, c in enumerate(assignment))
     )
-    assert worth(assign(costs)) == min(map(worth, every_way))
+    assert objective(assign(costs)) == min(map(objective, all_assignments))
 
 
 @pytest.fixture(scope="module")
-def find():
-    """Finds the boxes and looks of two people who pass, frame by frame; what was found once is kept."""
-    finder = FaceLandmarker(STORE / "face_landmarker" / "face_landmarker.task")
+def detect_crossing():
+    """Detect boxes and appearances of two people who pass, for each frame; results are cached."""
+    landmarker = FaceLandmarker(STORE / "face_landmarker" / "face_landmarker.task")
 
     @cache
-    def found(fps, seconds, first_in_front, turn_back):
+    def detections(fps, seconds, first_in_front, turn_back):
         frames = synthetic_frames.crossing_frames(fps, seconds, first_in_front=first_in_front, turn_back=turn_back)
         return [
-            (time, [(in_frame(face.box), mean_lab_color(rgb, face.box)) for face in finder.detect_once(rgb)])
+            (time, [(to_pixels(face.box), mean_lab_color(rgb, face.box)) for face in landmarker.detect_once(rgb)])
             for time, rgb in frames
         ]
 
-    yield found
-    finder.close()
+    yield detections
+    landmarker.close()
 
 
-def in_frame(box):
+def to_pixels(box):
     return box[0] * 640, box[1] * 360, box[2] * 640, box[3] * 360
 
 
-def tracks_of(found, missed=frozenset()):
-    """The tracks that the first and the second person got, wherever their faces were found."""
+def tracks_of(detections, missed=frozenset()):
+    """Return the track ids that the detections of the first and of the second person got."""
     tracker, first, other = Tracker(), set(), set()
-    for index, (time, faces) in enumerate(found):
+    for index, (time, faces) in enumerate(detections):
         faces = [] if index in missed else faces
-        numbers = tracker.update(time, [box for box, _ in faces], [cue for _, cue in faces])
-        for ((_, y, _, h), _), number in zip(faces, numbers, strict=True):
-            (first if y + h / 2 < synthetic_frames.FIRST_PERSON_MAX_Y else other).add(number)
+        track_ids = tracker.update(time, [box for box, _ in faces], [appearance for _, appearance in faces])
+        for ((_, y, _, h), _), track_id in zip(faces, track_ids, strict=True):
+            (first if y + h / 2 < synthetic_frames.FIRST_PERSON_MAX_Y else other).add(track_id)
     return first, other
 
 
 @pytest.mark.parametrize("first_in_front", [True, False])
 @pytest.mark.parametrize(("fps", "seconds"), [(15, 0.7), (15, 2), (5, 0.9), (5, 2), (5, 4)])
-def test_two_people_who_cross_keep_their_numbers(find, fps, seconds, first_in_front):
-    first, other = tracks_of(find(fps, seconds, first_in_front, False))
+def test_two_crossing_people_keep_their_ids(detect_crossing, fps, seconds, first_in_front):
+    first, other = tracks_of(detect_crossing(fps, seconds, first_in_front, False))
     assert len(first) == len(other) == 1
     assert first != other
 
 
 @pytest.mark.parametrize("first_in_front", [True, False])
 @pytest.mark.parametrize(("fps", "seconds", "every"), [(15, 2, 3), (15, 2, 5), (5, 4, 4)])
-def test_so_they_do_when_faces_are_not_found_now_and_then(find, fps, seconds, every, first_in_front):
+def test_two_crossing_people_keep_their_ids_with_missed_detections(
+    detect_crossing, fps, seconds, every, first_in_front
+):
     missed = set(range(2, 1000, every))
-    first, other = tracks_of(find(fps, seconds, first_in_front, False), missed)
+    first, other = tracks_of(detect_crossing(fps, seconds, first_in_front, False), missed)
     assert len(first) == len(other) == 1
     assert first != other
 
 
 @pytest.mark.parametrize("first_in_front", [True, False])
 @pytest.mark.parametrize(("fps", "seconds"), [(15, 1.2), (15, 2), (5, 3)])
-def test_two_people_who_meet_and_turn_back_keep_their_numbers(find, fps, seconds, first_in_front):
-    first, other = tracks_of(find(fps, seconds, first_in_front, True))
+def test_two_people_who_meet_and_turn_back_keep_their_ids(detect_crossing, fps, seconds, first_in_front):
+    first, other = tracks_of(detect_crossing(fps, seconds, first_in_front, True))
     assert len(first) == len(other) == 1
     assert first != other
