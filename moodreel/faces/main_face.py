@@ -17,12 +17,10 @@ class FrameFaces:
     Attributes:
         time: Seconds since the first frame.
         faces: Box of each face in pixels of the frame, and its square crop, uint8 (S, S, 3), RGB.
-        detection_ms: Milliseconds that detection took.
     """
 
     time: float
     faces: tuple[tuple[Box, np.ndarray], ...]
-    detection_ms: float
 
 
 def main_face_crops(frames: Sequence[FrameFaces]) -> list[np.ndarray | None]:
