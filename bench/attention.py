@@ -14,7 +14,8 @@ import numpy as np
 
 from moodreel.models.face_registry import face_model_registry
 from moodreel.models.predictor import FacePredictor
-from moodreel.training.data.loading import DataContext, ExampleImages
+from moodreel.training.data.images import ImageSequence
+from moodreel.training.data.loading import DataContext
 from moodreel.training.data.registry import open_dataset
 from moodreel.training.explain.attribution import attribute, predict_logits
 
@@ -32,7 +33,7 @@ def main() -> None:
     args = parser.parse_args()
     data = open_dataset(args.data)
     rows = np.sort(np.random.default_rng(0).permutation(data.split().held_out)[: args.count])
-    faces, _ = DataContext(STORE, args.cache).extract_faces(ExampleImages([data.examples[row] for row in rows]))
+    faces, _ = DataContext(STORE, args.cache).extract_faces(ImageSequence([data.examples[row] for row in rows]))
     for name in args.models:
         measure(face_model_registry(STORE).get(name), faces.crops[faces.found])
 

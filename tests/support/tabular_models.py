@@ -10,9 +10,9 @@ from moodreel.models.predictor import ModelInfo
 from moodreel.training.comparison.compare import compare
 from moodreel.training.comparison.results import ComparisonConfig
 from moodreel.training.comparison.split import evaluation_split
+from moodreel.training.data.dataset import IMAGES, Dataset
 from moodreel.training.data.examples import Example
 from moodreel.training.data.loading import DataContext
-from moodreel.training.data.registry import IMAGES, Dataset
 from moodreel.training.evaluation.face_model import EvaluatedModel
 from moodreel.training.evaluation.metrics import Predictions
 

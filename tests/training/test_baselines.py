@@ -17,8 +17,9 @@ from moodreel.training.baselines.audio_logreg import (
     cross_validate_baseline,
     fit,
 )
+from moodreel.training.data.dataset import Dataset
 from moodreel.training.data.examples import Example
-from moodreel.training.data.registry import Dataset, open_dataset
+from moodreel.training.data.registry import open_dataset
 from moodreel.training.data.splits import folds
 from tests.support import ravdess, synthetic_audio
 
@@ -36,7 +37,7 @@ def people(count, each=6):
 
 
 def set_of(examples):
-    return Dataset("made", "recordings", LABELS, examples, "none")
+    return Dataset("made", "audio", LABELS, examples, "none")
 
 
 def told_by_two_numbers(truth, seed=0, noise=0.3):
@@ -179,4 +180,4 @@ def test_recordings_that_are_silent_or_broken_are_named(tree, tmp_path):
 
 def test_pictures_have_no_sound():
     with pytest.raises(DataInvalid, match="set of pictures"):
-        audio_logreg.extract_features(Dataset("faces", "pictures", LABELS, people(1), "none"))
+        audio_logreg.extract_features(Dataset("faces", "images", LABELS, people(1), "none"))

@@ -293,4 +293,4 @@ def test_labels_that_fit_nothing_are_named():
 
 def test_a_model_is_not_asked_about_what_it_cannot_read(tmp_path):
     with pytest.raises(MoodreelError, match="reads pictures, but the set holds recordings"):
-        compared([Table(tmp_path)], replace(made_set(), media="recordings"))
+        compared([Table(tmp_path)], replace(made_set(), media="audio"))

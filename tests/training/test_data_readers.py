@@ -1,4 +1,4 @@
-"""Readers: what a set's own files say comes out as examples, and what is wrong with them is said all at once."""
+"""Test the readers of data sets: examples come out as the files say, and errors name all that is wrong."""
 
 import json
 
@@ -6,11 +6,14 @@ import cv2
 import numpy as np
 import pytest
 
-from moodreel.emotions import EIGHT, FIVE, SEVEN
+from moodreel.emotions import EIGHT, EKMAN, FIVE, SEVEN
 from moodreel.errors import DataInvalid
 from moodreel.training.data.afew_va import LABEL_COORDINATES, k_means, name_clusters, read_afew_va
+from moodreel.training.data.examples import content_ids
 from moodreel.training.data.image_folder import read_folders
+from moodreel.training.data.images import ImageSequence
 from moodreel.training.data.ravdess import RavdessName, parse_name, read_ravdess
+from moodreel.training.data.registry import open_dataset
 from tests.support import ravdess
 
 # RAVDESS
@@ -194,7 +197,7 @@ def test_folders_are_labels_by_their_own_names_or_by_what_they_mean(tmp_path, ca
         tmp_path, "Sadness/a.jpg", "calm/sub/b.PNG", "shock/c.webp", "bored/d.jpg", "calm/notes.txt", "calm/.e.jpg"
     )
     by_labels = {
-        labels: [(e.label, e.media.name) for e in read_folders(tmp_path, "pictures", labels=labels)]
+        labels: [(e.label, e.media.name) for e in read_folders(tmp_path, "images", labels=labels)]
         for labels in (EIGHT, SEVEN, FIVE)
     }
     assert by_labels[EIGHT] == [("sad", "a.jpg"), ("calm", "b.PNG"), ("surprised", "c.webp")]
@@ -202,12 +205,12 @@ def test_folders_are_labels_by_their_own_names_or_by_what_they_mean(tmp_path, ca
     assert by_labels[FIVE] == [("Sad", "a.jpg"), ("Neutral", "b.PNG"), ("Shock", "c.webp")]
     assert "bored: 1" in caplog.text
     assert "calm, .txt: 1" in caplog.text
-    own = read_folders(tmp_path, "pictures")
+    own = read_folders(tmp_path, "images")
     assert [example.label for example in own] == ["Sadness", "bored", "calm", "shock"]
     assert {example.person for example in own} == {None}
 
 
-@pytest.mark.parametrize(("kind", "name"), [("clips", "a.mp4"), ("recordings", "a.flac")])
+@pytest.mark.parametrize(("kind", "name"), [("clips", "a.mp4"), ("audio", "a.flac")])
 def test_clips_and_recordings_are_kept_the_same_way(tmp_path, kind, name):
     write_files(tmp_path, f"happy/{name}", "happy/a.jpg", f"sad/{name}")
     assert [(e.label, e.media) for e in read_folders(tmp_path, kind)] == [
@@ -219,16 +222,64 @@ def test_who_is_in_them_comes_from_a_file_beside_them(tmp_path):
     write_files(tmp_path, "happy/a.jpg", "happy/b.jpg", "sad/c.jpg")
     people = tmp_path / "people.csv"
     people.write_text("\ufefffile,person,group\nhappy/a.jpg,Ann,old\nsad\\c.jpg,Ann,\n")
-    examples = read_folders(tmp_path, "pictures", people=people)
+    examples = read_folders(tmp_path, "images", people=people)
     assert [(e.person, e.group) for e in examples] == [("Ann", "old"), (None, None), ("Ann", None)]
     people.write_text("file,person\nhappy/z.jpg,Ann\n")
     with pytest.raises(DataInvalid, match=r"happy/z\.jpg"):
-        read_folders(tmp_path, "pictures", people=people)
+        read_folders(tmp_path, "images", people=people)
 
 
 def test_folders_with_nothing_of_the_kind_say_what_they_hold(tmp_path):
     write_files(tmp_path, "happy/a.mp4")
     with pytest.raises(DataInvalid, match=r"happy, \.mp4: 1"):
-        read_folders(tmp_path, "pictures", labels=SEVEN)
+        read_folders(tmp_path, "images", labels=SEVEN)
     with pytest.raises(DataInvalid, match="no folder"):
-        read_folders(tmp_path / "elsewhere", "pictures")
+        read_folders(tmp_path / "elsewhere", "images")
+
+
+def write_webfaces(folder, images, labels, sources):
+    files = [cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 95])[1] for image in images]
+    offsets = np.cumsum([0, *map(len, files)])
+    np.savez(folder / "train.npz", jpeg=np.concatenate(files), offsets=offsets, labels=labels, sources=sources)
+
+
+def test_webfaces_stay_encoded_until_an_image_is_asked_for(tmp_path):
+    red = np.zeros((40, 60, 3), np.uint8)
+    red[:, :, 2] = 200  # OpenCV has blue first
+    write_webfaces(tmp_path, [red, red // 2, red], ["happy", "sad", "happy"], ["stock", "web", "stock"])
+    data = open_dataset(f"webfaces:{tmp_path}")
+    assert [example.label for example in data.examples] == ["happy", "sad", "happy"]
+    assert data.groups["stock"].tolist() == [True, False, True] and set(data.people) == {None}
+    image = ImageSequence(data.examples)[0]
+    assert image.shape == (40, 60, 3) and abs(image[20, 30].astype(int) - (200, 0, 0)).max() < 12
+    split = data.split()
+    assert split.leaks
+    assert len({example_id for example_id in content_ids(data.examples) if example_id}) == 1, "two are copies"
+
+
+def test_webfaces_of_another_layout_are_refused(tmp_path):
+    with pytest.raises(DataInvalid, match="needs the arrays jpeg, offsets, labels and sources"):
+        open_dataset(f"webfaces:{tmp_path}")
+    write_webfaces(tmp_path, [np.zeros((8, 8, 3), np.uint8)], ["bored"], ["web"])
+    with pytest.raises(DataInvalid, match=r"labels other than .*: bored"):
+        open_dataset(f"webfaces:{tmp_path}")
+
+
+def test_goemotions_opens_as_a_data_set_of_texts_with_its_own_split(tmp_path):
+    (tmp_path / "labels.txt").write_text("joy\ngrief\nneutral\n")
+    (tmp_path / "ekman_mapping.json").write_text('{"joy": ["joy"], "sadness": ["grief"]}')
+    (tmp_path / "train.tsv").write_text("a good day\t0\ta\nall at once\t0,1\tb\n")
+    (tmp_path / "dev.tsv").write_text("well\t2\tc\n")
+    data = open_dataset(f"goemotions:{tmp_path}")
+    assert [example.media for example in data.examples] == ["a good day", "all at once", "well"]
+    assert data.media == "texts" and data.labels == EKMAN
+    assert data.targets[1, [EKMAN.index("joy"), EKMAN.index("sadness")]].tolist() == [1, 1]
+    assert data.held_out.tolist() == [2]
+    with pytest.raises(DataInvalid, match="have to be files"):
+        _ = data.examples[0].file
+
+
+def test_the_old_names_of_folders_still_open_and_say_what_to_write(tmp_path, caplog):
+    write_files(tmp_path, "happy/a.jpg", "sad/b.jpg")
+    assert len(open_dataset(f"pictures:{tmp_path}").examples) == 2
+    assert "pictures: is deprecated and goes with the next release; write images:" in caplog.text

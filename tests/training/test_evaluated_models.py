@@ -149,7 +149,7 @@ def test_shipped_models_are_compared_on_a_folder_of_pictures_by_group(tmp_path, 
     groups = "file,group\nhappy/0.png,a\nhappy/1.png,a\nsad/2.png,b\nsad/3.png,b\nhappy/blank.png,c\n"
     (tmp_path / "groups.csv").write_text(groups)
     more = ["--groups", str(tmp_path / "groups.csv"), "--cache", str(tmp_path / "cache")]
-    numbers = compare("resemotenet", "vit", data=f"pictures:{data}", out=tmp_path / "out", more=more)
+    numbers = compare("resemotenet", "vit", data=f"images:{data}", out=tmp_path / "out", more=more)
     for result in numbers["results"]:
         assert result["metrics"]["recall"] == {"happy": pytest.approx(2 / 3), "sad": 0}
         assert [group["accuracy"] for group in result["groups"]] == [0, 0, 1]
@@ -162,7 +162,7 @@ def test_a_random_split_that_is_asked_for_leaks_in_its_report(tmp_path, portrait
     data = tmp_path / "pictures"
     write_faces(data, portrait)
     more = ["--by", "random", "--hold-out", "0.5", "--cache", str(tmp_path / "cache")]
-    numbers = compare("vit", data=f"pictures:{data}", out=tmp_path / "out", more=more)
+    numbers = compare("vit", data=f"images:{data}", out=tmp_path / "out", more=more)
     assert numbers["leaks"] is True
     assert (tmp_path / "out" / TEXT).read_text().startswith("# LEAKS: ")
     assert "--by random" in numbers["command"]
@@ -201,8 +201,8 @@ def test_who_sees_and_hears_answers_for_clips_recordings_and_pictures(tmp_path, 
     files = [Example("happy", tmp_path / name) for name in ("face.mp4", "noise.mp4")]
     for media_of, examples, found in (
         ("clips", files, [True, False]),
-        ("recordings", [Example("sad", tmp_path / "sound.flac")], [True]),
-        ("pictures", [Example("happy", portrait), Example("happy", np.zeros((50, 50, 3), np.uint8))], [True, False]),
+        ("audio", [Example("sad", tmp_path / "sound.flac")], [True]),
+        ("images", [Example("happy", portrait), Example("happy", np.zeros((50, 50, 3), np.uint8))], [True, False]),
     ):
         answers = subject.predict(examples, media_of, DataContext(STORE, tmp_path / "cache"))
         assert answers.found.tolist() == found

@@ -286,7 +286,7 @@ def test_a_label_may_be_asked_for_and_a_set_gives_its_own(photo, tmp_path, portr
         "file,person\n" + "".join(f"{label}/{i}.png,{label}{i}\n" for label in ("happy", "sad") for i in range(6))
     )
     out = said(
-        *("explain", "vit", "--data", f"pictures:{tmp_path / 'set'}", "--count", "2"),
+        *("explain", "vit", "--data", f"images:{tmp_path / 'set'}", "--count", "2"),
         *("--cache", tmp_path / "cache", "--out", tmp_path / "out"),
     )
     assert "2 faces and sheet.png" in out and "happy 100%, truly " in out

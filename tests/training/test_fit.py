@@ -18,8 +18,9 @@ from moodreel.models.face_registry import face_model_registry, load_face_model
 from moodreel.models.networks.audiovisual import AudioVisualBatch
 from moodreel.training.__main__ import main
 from moodreel.training.augmentation.spectrogram import WINDOW_FRAMES, MelAugmentation
+from moodreel.training.data.dataset import Dataset, pair_with_faces
 from moodreel.training.data.examples import Example
-from moodreel.training.data.registry import DATASETS, Dataset, open_dataset, pair_with_faces
+from moodreel.training.data.registry import DATASETS, open_dataset
 from moodreel.training.data.splits import Split, split
 from moodreel.training.engine.schedule import Phase
 from moodreel.training.engine.trainer import TrainerConfig, fit
@@ -207,14 +208,14 @@ def run(out, data, cache, *more, architecture="improved-cnn"):
 
 @pytest.mark.training
 def test_pictures_become_a_model_that_serves_and_says_how_it_did(album, cache, tmp_path, capsys):
-    fields = run(tmp_path / "mine", f"pictures:{album}", cache)
+    fields = run(tmp_path / "mine", f"images:{album}", cache)
     predictor = load_face_model(tmp_path / "mine")
     assert predictor.info.labels == ("happy", "sad")
     figures = {metric["name"]: metric["value"] for metric in fields["metrics"]}
     assert figures["accuracy"] >= 0.8
     card = (tmp_path / "mine" / "CARD.md").read_text()
     assert "Split by person: 6 learnt from, 2 others held out." in card
-    assert "fit improved-cnn --data pictures:PATH --out DIR" in card
+    assert "fit improved-cnn --data images:PATH --out DIR" in card
     assert str(album) not in card + json.dumps(fields)
     assert card.strip() in capsys.readouterr().out
     assert {"metrics.csv", "checkpoint.pt", "train.log"} <= {path.name for path in (tmp_path / "mine").iterdir()}
@@ -225,7 +226,7 @@ def test_pictures_become_a_model_that_serves_and_says_how_it_did(album, cache, t
 def test_networks_of_transformers_become_models_beside_their_checkpoints(album, cache, tmp_path, name):
     [sizes] = [sizes for architecture, sizes, _ in TINY if architecture == name]
     words = [word for size, value in sizes.items() for word in ("--argument", f"{size}={value}")]
-    run(tmp_path / "mine", f"pictures:{album}", cache, "--epochs", "1", *words, architecture=name)
+    run(tmp_path / "mine", f"images:{album}", cache, "--epochs", "1", *words, architecture=name)
     assert (tmp_path / "mine" / "checkpoint.pt").is_file()
     store = face_model_registry(tmp_path)
     assert store.names() == ["mine"]
@@ -236,7 +237,7 @@ def test_networks_of_transformers_become_models_beside_their_checkpoints(album, 
 @pytest.mark.training
 def test_faces_over_time_are_learnt_without_mixup_unless_it_is_asked_for(album, cache, tmp_path):
     words = ("--argument", "width=48", "--argument", "hidden=8", "--epochs", "1")
-    fields = run(tmp_path / "mine", f"pictures:{album}", cache, *words, architecture="compact-emotimesh")
+    fields = run(tmp_path / "mine", f"images:{album}", cache, *words, architecture="compact-emotimesh")
     assert fields["recipe"]["mixup"] == 0
     card = (tmp_path / "mine" / "CARD.md").read_text()
     assert "--mixup 0" in card, "the command that repeats it"
@@ -245,7 +246,7 @@ def test_faces_over_time_are_learnt_without_mixup_unless_it_is_asked_for(album, 
 
 @pytest.mark.training
 def test_a_card_tells_only_what_was_done_in_lines_that_can_be_read(album, cache, tmp_path):
-    fields = run(tmp_path / "mine", f"pictures:{album}", cache, "--epochs", "1", "--rarity", "0", "--patience", "2")
+    fields = run(tmp_path / "mine", f"images:{album}", cache, "--epochs", "1", "--rarity", "0", "--patience", "2")
     card = (tmp_path / "mine" / "CARD.md").read_text()
     said = " ".join(card.split())
     assert "- at most 1 epoch; AdamW at 0.001" in said
@@ -258,7 +259,7 @@ def test_a_card_tells_only_what_was_done_in_lines_that_can_be_read(album, cache,
 
 @pytest.mark.training
 def test_a_random_split_is_marked_as_leaking_wherever_it_is_spoken_of(album, cache, tmp_path):
-    fields = run(tmp_path / "random", f"pictures:{album}", cache, "--by", "random", "--epochs", "2")
+    fields = run(tmp_path / "random", f"images:{album}", cache, "--by", "random", "--epochs", "2")
     assert all("LEAKS" in metric["data"] for metric in fields["metrics"])
     card = (tmp_path / "random" / "CARD.md").read_text()
     assert "**LEAKS: split at random, as asked for" in card
@@ -267,7 +268,7 @@ def test_a_random_split_is_marked_as_leaking_wherever_it_is_spoken_of(album, cac
 
 @pytest.mark.training
 def test_a_command_that_was_killed_goes_on_to_the_same_model(album, cache, tmp_path, monkeypatch, capsys):
-    whole = run(tmp_path / "whole", f"pictures:{album}", cache)
+    whole = run(tmp_path / "whole", f"images:{album}", cache)
     draws = iter(range(1000))
     draw = ClassificationTask.sample_batch
 
@@ -278,13 +279,13 @@ def test_a_command_that_was_killed_goes_on_to_the_same_model(album, cache, tmp_p
 
     with monkeypatch.context() as patch, pytest.raises(SystemExit):
         patch.setattr(ClassificationTask, "sample_batch", killed)
-        run(tmp_path / "killed", f"pictures:{album}", cache)
+        run(tmp_path / "killed", f"images:{album}", cache)
     assert "interrupted. The same command with --resume goes on" in capsys.readouterr().err
     so_far = (tmp_path / "killed" / "metrics.csv").read_text()
     with pytest.raises(SystemExit, match="go on with --resume"):
-        run(tmp_path / "killed", f"pictures:{album}", cache)
+        run(tmp_path / "killed", f"images:{album}", cache)
     assert (tmp_path / "killed" / "metrics.csv").read_text() == so_far
-    resumed = run(tmp_path / "killed", f"pictures:{album}", cache, "--resume")
+    resumed = run(tmp_path / "killed", f"images:{album}", cache, "--resume")
     curves = [(tmp_path / name / "metrics.csv").read_text() for name in ("whole", "killed")]
     assert curves[0] == curves[1]
     assert resumed["sha256"] == whole["sha256"]
@@ -292,7 +293,7 @@ def test_a_command_that_was_killed_goes_on_to_the_same_model(album, cache, tmp_p
 
 
 def test_nobody_is_on_both_sides_of_a_split_and_who_puts_them_there_is_found_out(album):
-    data = open_dataset(f"pictures:{album}")
+    data = open_dataset(f"images:{album}")
     parted = data.split(0.25)
     sides = [{data.examples[row].person for row in rows} for rows in (parted.train, parted.held_out)]
     assert sides[0] and sides[1] and not sides[0] & sides[1]
@@ -394,7 +395,7 @@ def faces_of_eight() -> Dataset:
     pictures = np.random.default_rng(0).integers(0, 255, (28, 48, 48), dtype=np.uint8)
     examples = tuple(Example(SEVEN[index % 7], picture) for index, picture in enumerate(pictures))
     own = Split(np.arange(14), np.arange(14, 28), leaks=False, reason="Made up.")
-    return Dataset("FER+", "pictures", SEVEN, examples, "none", published_split=own)
+    return Dataset("FER+", "images", SEVEN, examples, "none", published_split=own)
 
 
 def test_faces_are_paired_by_emotion_and_lacking_ones_are_named(recordings):
@@ -413,7 +414,7 @@ def test_faces_are_paired_by_emotion_and_lacking_ones_are_named(recordings):
     ("words", "reason"),
     [
         (["improved-cnn", "--data", "nothing:here"], "There is no set 'nothing'; name one of ferplus"),
-        (["improved-cnn", "--data", "pictures:nowhere"], "There is no nowhere; name the folder"),
+        (["improved-cnn", "--data", "images:nowhere"], "There is no nowhere; name the folder"),
         (["audio-visual", "--data", "{album}", "--argument", "fusion=early"], "There is no fusion early"),
         (["improved-cnn", "--data", "{album}", "--argument", "hidden"], "write NAME=VALUE"),
         (["improved-cnn", "--data", "{album}", "--argument", "depth=3"], "improved-cnn cannot be made so"),
@@ -442,7 +443,7 @@ def test_faces_are_paired_by_emotion_and_lacking_ones_are_named(recordings):
 def test_what_cannot_be_trained_is_refused_by_its_reason(words, reason, album, recordings, cache, tmp_path):
     (tmp_path / "one").mkdir()
     shutil.copytree(album / "happy", tmp_path / "one" / "happy")
-    sets = {"album": f"pictures:{album}", "one": f"pictures:{tmp_path / 'one'}"}
+    sets = {"album": f"images:{album}", "one": f"pictures:{tmp_path / 'one'}"}
     words = [word.format(**sets, recordings=f"ravdess-audio:{recordings}") for word in words]
     with pytest.raises(SystemExit, match=reason):
         main(["fit", *words, "--out", str(tmp_path / "out"), "--cache", str(cache)])
@@ -457,21 +458,21 @@ def test_what_cannot_be_trained_is_refused_by_its_reason(words, reason, album, r
 )
 def test_a_word_that_no_option_takes_is_refused_before_anything_is_read(option, value, says, tmp_path, capsys):
     with pytest.raises(SystemExit):
-        main(["fit", "improved-cnn", "--data", "pictures:nowhere", "--out", str(tmp_path), option, value])
+        main(["fit", "improved-cnn", "--data", "images:nowhere", "--out", str(tmp_path), option, value])
     assert says in capsys.readouterr().err
 
 
 def test_an_out_that_is_a_file_is_left_alone(album, tmp_path):
     (tmp_path / "photo.jpg").write_text("somebody's")
     with pytest.raises(SystemExit, match="name another folder with --out"):
-        main(["fit", "improved-cnn", "--data", f"pictures:{album}", "--out", str(tmp_path / "photo.jpg")])
+        main(["fit", "improved-cnn", "--data", f"images:{album}", "--out", str(tmp_path / "photo.jpg")])
     assert (tmp_path / "photo.jpg").read_text() == "somebody's"
 
 
 def test_a_command_that_is_refused_leaves_the_log_of_an_older_model_alone(album, tmp_path):
     (tmp_path / "train.log").write_text("an hour's work")
     with pytest.raises(SystemExit, match="write NAME=VALUE"):
-        main(["fit", "improved-cnn", "--data", f"pictures:{album}", "--out", str(tmp_path), "--argument", "hidden"])
+        main(["fit", "improved-cnn", "--data", f"images:{album}", "--out", str(tmp_path), "--argument", "hidden"])
     assert (tmp_path / "train.log").read_text() == "an hour's work"
 
 

@@ -190,7 +190,7 @@ def test_the_command_exports_a_model_of_the_store_and_prints_what_it_cost(tmp_pa
     with contextlib.redirect_stdout(io.StringIO()) as said:
         main(
             [
-                *("export", "vit", "--weights", "int8", "--data", f"pictures:{tmp_path / 'set'}"),
+                *("export", "vit", "--weights", "int8", "--data", f"images:{tmp_path / 'set'}"),
                 *("--cache", str(tmp_path / "cache"), "--out", str(tmp_path / "vit-int8")),
             ]
         )
@@ -206,8 +206,8 @@ def test_the_command_exports_a_model_of_the_store_and_prints_what_it_cost(tmp_pa
 @pytest.mark.parametrize(
     ("name", "data", "message"),
     [
-        ("nobody", "pictures:PATH", "There is no model 'nobody'"),
-        ("text-emotion", "pictures:PATH", "reads texts"),
+        ("nobody", "images:PATH", "There is no model 'nobody'"),
+        ("text-emotion", "images:PATH", "reads texts"),
         ("vit", "nothing:PATH", "There is no set 'nothing'"),
     ],
 )

@@ -31,7 +31,7 @@ from moodreel.training.augmentation.pseudo_sequences import (
     fit_deformation,
     speech_offsets,
 )
-from moodreel.training.data.album import read_groups, read_image_folder
+from moodreel.training.data.dataset import IMAGES
 from moodreel.training.data.face_cache import FaceTable, augment_still, extract_faces, hflip
 from moodreel.training.data.ferplus import (
     FER2013_LABELS,
@@ -41,6 +41,8 @@ from moodreel.training.data.ferplus import (
     majority_label,
     read_split,
 )
+from moodreel.training.data.image_folder import read_folders, read_groups
+from moodreel.training.data.images import ImageSequence
 from moodreel.training.data.muxspace import LABEL_NAMES, person_of, read_muxspace
 from moodreel.training.engine import trainer
 from moodreel.training.engine.checkpoint import CHECKPOINT
@@ -324,10 +326,11 @@ def test_an_album_has_the_labels_that_its_folders_are_called_by(tmp_path, caplog
     write_pictures(tmp_path, Happiness__a=10, joy__b=20, AFRAID__c=30, calm__d=40, disgusted__sub__e=50, contempt__f=60)
     (tmp_path / "joy" / "b.heic").write_bytes(b"")
     (tmp_path / "joy" / ".DS_Store").write_bytes(b"")
-    seven, five = read_image_folder(tmp_path, SEVEN), read_image_folder(tmp_path, FIVE)
-    shown = {int(seven[row][0, 0, 0]): SEVEN[seven.truth[row]] for row in range(len(seven))}
+    seven, five = (read_folders(tmp_path, IMAGES, labels=labels) for labels in (SEVEN, FIVE))
+    images = ImageSequence(seven)
+    shown = {int(images[row][0, 0, 0]): example.label for row, example in enumerate(seven)}
     assert shown == {10: "happy", 20: "happy", 30: "fear", 40: "neutral", 50: "disgust"}
-    assert [FIVE[index] for index in five.truth] == [SEVEN_TO_FIVE[SEVEN[index]] for index in seven.truth]
+    assert [example.label for example in five] == [SEVEN_TO_FIVE[example.label] for example in seven]
     assert "contempt: 1" in caplog.text
     assert "joy, .heic: 1" in caplog.text
     assert "DS_Store" not in caplog.text
@@ -341,7 +344,7 @@ def test_an_album_shows_pictures_upright_in_colour_and_no_larger_than_serving_do
     assert ok
     turned = b"\xff\xe1\x00\x22Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
     (tmp_path / "sad" / "phone.jpg").write_bytes(jpeg[:2].tobytes() + turned + jpeg[2:].tobytes())
-    picture = read_image_folder(tmp_path, FIVE)[0]
+    picture = ImageSequence(read_folders(tmp_path, IMAGES, labels=FIVE))[0]
     assert picture.shape == (640, 320, 3)
     assert abs(picture[100, 160].astype(int) - (200, 0, 0)).max() < 12
     assert picture[600, 160].max() < 12
@@ -350,11 +353,11 @@ def test_an_album_shows_pictures_upright_in_colour_and_no_larger_than_serving_do
 def test_a_folder_without_known_labels_and_a_file_that_is_no_picture_are_named(tmp_path):
     write_pictures(tmp_path, contempt__a=1, bored__b=2, bored__c=3)
     with pytest.raises(DataInvalid, match="bored: 2; contempt: 1"):
-        read_image_folder(tmp_path, FIVE)
+        read_folders(tmp_path, IMAGES, labels=FIVE)
     (tmp_path / "sad").mkdir()
     (tmp_path / "sad" / "torn.jpg").write_bytes(b"\xff\xd8\xff")
     with pytest.raises(DataInvalid, match=r"sad/torn\.jpg"):
-        read_image_folder(tmp_path, FIVE)[0]
+        ImageSequence(read_folders(tmp_path, IMAGES, labels=FIVE))[0]
 
 
 def test_groups_are_read_by_file_and_what_has_none_is_counted(tmp_path, caplog):
@@ -466,7 +469,7 @@ def test_a_crop_shown_by_another_camera_is_another_of_the_same_face_and_repeats_
 
 @pytest.mark.parametrize("kind", list(SequenceKind))
 def test_every_kind_of_sequence_shows_a_face_and_stays_within_its_length(studio, kind):
-    made = studio.make(40, np.random.default_rng(0), kind=kind)
+    made = studio.generate(40, np.random.default_rng(0), kind=kind)
     assert made.seen.any(axis=1).all()
     assert (made.lengths == 1).all() == (kind is SequenceKind.STILL)
     for seen, length in zip(made.seen, made.lengths, strict=True):
@@ -477,7 +480,7 @@ def test_every_kind_of_sequence_shows_a_face_and_stays_within_its_length(studio,
 
 
 def test_who_talks_calmly_is_neutral_and_moves_the_mouth_more_than_the_brows(studio):
-    made = studio.make(150, np.random.default_rng(0), kind=SequenceKind.TALK)
+    made = studio.generate(150, np.random.default_rng(0), kind=SequenceKind.TALK)
     assert {FIVE[index] for index in made.targets.argmax(axis=1)} == {"Neutral"}
     brows = [i for i, name in enumerate(BLENDSHAPES) if name.startswith("brow")]
     long = [clip[:length, -52:] for clip, length in zip(made.faces, made.lengths, strict=True) if length > 8]
@@ -487,7 +490,7 @@ def test_who_talks_calmly_is_neutral_and_moves_the_mouth_more_than_the_brows(stu
 
 
 def test_a_burst_is_calm_at_some_time_and_expressive_at_another(studio):
-    made = studio.make(60, np.random.default_rng(0), kind=SequenceKind.BURST)
+    made = studio.generate(60, np.random.default_rng(0), kind=SequenceKind.BURST)
     assert "Neutral" not in {FIVE[index] for index in made.targets.argmax(axis=1)}
     strengths = [
         clip[:length, -52:][:, 44 + target]
@@ -500,11 +503,11 @@ def test_a_burst_is_calm_at_some_time_and_expressive_at_another(studio):
 
 def test_appearance_goes_from_calm_to_the_expression_and_is_led_astray_by_speech_alone(studio):
     neutral = SEVEN.index("neutral")
-    burst = studio.make(60, np.random.default_rng(0), kind=SequenceKind.BURST)
+    burst = studio.generate(60, np.random.default_rng(0), kind=SequenceKind.BURST)
     assert np.mean([c[:n, neutral].max() - c[:n, neutral].min() for c, n in _long(burst)]) > 3
     stays = {}
     for kind in (SequenceKind.STEADY, SequenceKind.TALK):
-        calm = studio.make(80, np.random.default_rng(1), kind=kind)
+        calm = studio.generate(80, np.random.default_rng(1), kind=kind)
         rows = [i for i in range(80) if FIVE[calm.targets[i].argmax()] == "Neutral" and calm.lengths[i] > 8]
         stays[kind] = np.mean([calm.appearance[i, : calm.lengths[i], neutral].std() for i in rows])
     assert stays[SequenceKind.TALK] > 1.2 * stays[SequenceKind.STEADY]
@@ -545,7 +548,7 @@ def test_who_gapes_looks_surprised_with_the_mouth_alone():
 
 
 def test_an_onset_ends_at_its_height(studio):
-    made = studio.make(60, np.random.default_rng(0), kind=SequenceKind.ONSET)
+    made = studio.generate(60, np.random.default_rng(0), kind=SequenceKind.ONSET)
     clips = zip(made.faces, made.lengths, made.targets.argmax(axis=1), strict=True)
     strengths = [clip[:length, -52:][:, 44 + target] for clip, length, target in clips if length > 8]
     assert np.mean([s[-1] - s[0] for s in strengths]) > 0.4
@@ -564,7 +567,7 @@ def test_landmarks_follow_the_blendshapes_that_are_changed():
 
 
 def test_the_same_seed_makes_the_same_sequences(studio):
-    first, again = (studio.make(10, np.random.default_rng(4)) for _ in range(2))
+    first, again = (studio.generate(10, np.random.default_rng(4)) for _ in range(2))
     np.testing.assert_array_equal(first.faces, again.faces)
 
 
@@ -772,7 +775,7 @@ def test_each_head_learns_its_own_convention_and_muxspace_is_no_reason_to_forget
     with pytest.raises(KeyboardInterrupt):
         learn(loop=partial(killed_at, 63, folder=tmp_path / "kept"))
     net = learn(loop=partial(fit, folder=tmp_path / "kept", resume=True)).net
-    crops = appearance_training.extract_faces().crop
+    crops = appearance_training.extract_faces().crops
     with torch.inference_mode():
         said = net.predict_batched(torch.from_numpy(crops)).argmax(dim=2).numpy()
     ferplus, _, muxspace = said.T

@@ -14,9 +14,10 @@ from moodreel.training.comparison.report import PAGE, TEXT, write_report
 from moodreel.training.comparison.results import DECISION_METRIC, ComparisonConfig
 from moodreel.training.comparison.split import evaluation_split
 from moodreel.training.comparison.verdict import verdict
-from moodreel.training.data.album import read_groups
+from moodreel.training.data.dataset import Dataset
+from moodreel.training.data.image_folder import read_groups
 from moodreel.training.data.loading import DataContext
-from moodreel.training.data.registry import DATASETS, Dataset, open_dataset
+from moodreel.training.data.registry import DATASETS, open_dataset
 from moodreel.training.data.splits import SPLIT_BY
 from moodreel.training.evaluation.face_model import check_media
 from moodreel.training.evaluation.metrics import CONFUSION_METRICS

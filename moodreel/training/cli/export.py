@@ -7,8 +7,9 @@ import numpy as np
 
 from moodreel.errors import DataInvalid, ModelInvalid
 from moodreel.models.quantization import PRECISIONS
+from moodreel.training.data.dataset import Dataset
 from moodreel.training.data.loading import DataContext
-from moodreel.training.data.registry import Dataset, open_dataset
+from moodreel.training.data.registry import open_dataset
 from moodreel.training.evaluation.face_model import EvaluatedModel, check_media
 from moodreel.training.evaluation.label_mapping import common_labels, mapping_matrix
 from moodreel.training.evaluation.open_models import open_models

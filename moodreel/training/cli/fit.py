@@ -14,7 +14,8 @@ from moodreel.errors import DataInvalid
 from moodreel.models.predictor import resolve_device
 from moodreel.models.quantization import PRECISIONS
 from moodreel.models.registry import CARD_FILE
-from moodreel.training.data.registry import DATASETS, open_dataset, pair_with_faces
+from moodreel.training.data.dataset import pair_with_faces
+from moodreel.training.data.registry import DATASETS, open_dataset
 from moodreel.training.data.splits import SPLIT_BY
 from moodreel.training.engine.checkpoint import CHECKPOINT
 from moodreel.training.engine.schedule import SCHEDULES

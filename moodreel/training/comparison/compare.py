@@ -20,9 +20,9 @@ from moodreel.training.comparison.results import (
     PairwiseResult,
 )
 from moodreel.training.comparison.split import EvaluationSplit, trained_on
+from moodreel.training.data.dataset import Dataset
 from moodreel.training.data.examples import Example
 from moodreel.training.data.loading import DataContext
-from moodreel.training.data.registry import Dataset
 from moodreel.training.data.splits import group_ids
 from moodreel.training.evaluation.face_model import EvaluatedModel, check_media
 from moodreel.training.evaluation.label_mapping import common_labels, describe_mapping, mapping_matrix

@@ -8,8 +8,9 @@ from matplotlib.figure import Figure
 
 from moodreel.training.comparison.plots import WIDTH, Plot, styled
 from moodreel.training.comparison.results import EvaluationRun
-from moodreel.training.data.loading import DataContext, ExampleImages
-from moodreel.training.data.registry import IMAGES
+from moodreel.training.data.dataset import IMAGES
+from moodreel.training.data.images import ImageSequence
+from moodreel.training.data.loading import DataContext
 from moodreel.training.evaluation.face_model import EvaluatedFaceModel, EvaluatedModel
 from moodreel.training.explain.highlight import Highlight
 
@@ -35,7 +36,7 @@ def draw_faces(
     """
     if media != IMAGES:
         return []
-    crops = context.extract_faces(ExampleImages(run.examples))[0].crops
+    crops = context.extract_faces(ImageSequence(run.examples))[0].crops
     return [
         Plot(
             f"faces-{index + 1}",

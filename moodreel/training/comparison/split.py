@@ -8,7 +8,7 @@ import numpy as np
 
 from moodreel.errors import DataInvalid
 from moodreel.models.model_card import ModelCard
-from moodreel.training.data.registry import Dataset
+from moodreel.training.data.dataset import Dataset
 from moodreel.training.data.splits import group_ids
 
 

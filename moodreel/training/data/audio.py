@@ -1,7 +1,6 @@
-"""The sound of recordings, and of clips, one after the other."""
+"""The audio of recordings and clips."""
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 from tqdm import tqdm
 
@@ -12,13 +11,17 @@ from moodreel.training.data.examples import Example
 
 
 def load_audio(examples: Sequence[Example]) -> Iterator[AudioClip]:
-    """Read the sound of each example. Raises DataInvalid that names a file which cannot be read, or is silent."""
-    for example in tqdm(examples, desc="sound", mininterval=5):
-        assert isinstance(example.media, Path)
+    """Decode the audio of each example.
+
+    Raises:
+        DataInvalid: a file cannot be read or is silent; the message names it.
+    """
+    for example in tqdm(examples, desc="audio", mininterval=5):
+        file = example.file
         try:
-            sound = audio.decode_audio(example.media.read_bytes())
+            clip = audio.decode_audio(file.read_bytes())
         except (MoodreelError, OSError) as error:
-            raise DataInvalid(f"{example.media.name} cannot be read; mend it or take it out. {error}") from error
-        if sound is None:
-            raise DataInvalid(f"{example.media.name} is silent from end to end; take it out.")
-        yield sound
+            raise DataInvalid(f"{file.name} cannot be read; mend it or take it out. {error}") from error
+        if clip is None:
+            raise DataInvalid(f"{file.name} is silent from end to end; take it out.")
+        yield clip

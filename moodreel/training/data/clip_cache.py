@@ -74,9 +74,8 @@ def _kept(
     example: Example, read: Callable[[bytes], dict[str, np.ndarray]], kind: str, cache: Path
 ) -> dict[str, np.ndarray] | None:
     """What is read of a clip, from the cache where it is there; None where there is nobody in it."""
-    assert isinstance(example.media, Path)
     try:
-        data = example.media.read_bytes()
+        data = example.file.read_bytes()
         file = cache / f"{kind}-{hashlib.sha256(data).hexdigest()[:16]}.npz"
         if file.exists():
             with np.load(file) as arrays:
@@ -85,7 +84,7 @@ def _kept(
     except (NoFace, NoFaceNoAudio):
         return None
     except (MoodreelError, OSError) as error:
-        raise DataInvalid(f"{example.media} cannot be learnt from: {error} Mend it or take it out.") from error
+        raise DataInvalid(f"{example.file} cannot be learnt from: {error} Mend it or take it out.") from error
     cache.mkdir(parents=True, exist_ok=True)
     partial = file.with_suffix(".partial.npz")
     np.savez_compressed(partial, allow_pickle=False, **found)

@@ -1,4 +1,4 @@
-"""What every reader gives: one example a row, with whatever decides on which side of a split it may be."""
+"""One labeled example of a data set, and what decides which examples must stay on one side of a split."""
 
 import csv
 import hashlib
@@ -11,49 +11,69 @@ import numpy as np
 
 from moodreel.errors import DataInvalid
 
+Media = Path | np.ndarray | bytes | str
+"""A file; an image as uint8 (H, W) gray or (H, W, 3) RGB; an encoded image; or a text."""
+
 
 @dataclass(frozen=True, eq=False)
 class Example:
-    """One labelled picture, clip or recording.
+    """One labeled image, clip, recording or text.
 
-    label: a name in the set's own label set.
-    media: its file; or the picture itself, uint8 (H, W) grey or (H, W, 3), red first, where a set comes as arrays.
-    person: who is seen or heard, by whatever name the set has for them; None where it does not say.
-    clip: what it is a part or another version of, such as the clip of a frame; None where it stands alone. Examples of
-        one clip are of one person, known or not.
-    group: a group of people to report on by itself, such as "female"; None where the set has none.
+    Attributes:
+        label: a name in the data set's own label set.
+        media: what is labeled.
+        person: who is seen or heard, by any name; None where the set does not say.
+        clip: what it is a part or another version of, such as the clip of a frame; None where it stands alone.
+            Examples of one clip are of one person, known or not.
+        group: group of people to report on separately, such as "female"; None where the set has none.
     """
 
     label: str
-    media: Path | np.ndarray
+    media: Media
     person: str | None = None
     clip: str | None = None
     group: str | None = None
+
+    @property
+    def file(self) -> Path:
+        """The media as a file.
+
+        Raises:
+            DataInvalid: the set holds arrays or texts.
+        """
+        if not isinstance(self.media, Path):
+            raise DataInvalid("Clips and recordings have to be files; this set holds arrays or texts.")
+        return self.media
 
 
 def from_arrays(
     images: np.ndarray, truth: np.ndarray, labels: Sequence[str], people: Sequence[str | None] | None = None
 ) -> tuple[Example, ...]:
-    """Give pictures that come as arrays (`ferplus.Split`, `muxspace`) as examples; those without a label are left out.
+    """Make examples of images that come as one array; those without a label are left out.
 
-    images: (N, …). truth: int64 (N,), index of the label, -1 for none. people: of each picture, where it is known.
+    Args:
+        images: (N, ...).
+        truth: int64 (N,), label indices, -1 for none.
+        labels: names of the labels.
+        people: person of each image, where known.
     """
-    who = people or [None] * len(truth)
-    rows = zip(images, truth.tolist(), who, strict=True)
+    rows = zip(images, truth.tolist(), people or [None] * len(truth), strict=True)
     return tuple(Example(labels[index], image, person) for image, index, person in rows if index >= 0)
 
 
 def content_ids(examples: Sequence[Example]) -> list[str | None]:
-    """Give what tells copies apart from others: equal for examples of the same bytes, None for what has no copy.
+    """Return an ID for examples whose bytes occur more than once, equal for equal bytes; None for the others.
 
-    Only files of a size that several have are read: a set of 25 GB would take minutes otherwise.
-    Raises DataInvalid for a file that cannot be read.
+    Only files whose size occurs more than once are read: hashing a set of 25 GB would take minutes.
+
+    Raises:
+        DataInvalid: a file cannot be read.
     """
     try:
         sizes = [_size(example.media) for example in examples]
-        several = {size for size, count in Counter(sizes).items() if count > 1}
+        repeated = {size for size, count in Counter(sizes).items() if count > 1}
         digests = [
-            _digest(example.media) if size in several else None for example, size in zip(examples, sizes, strict=True)
+            _digest(example.media) if size in repeated else None for example, size in zip(examples, sizes, strict=True)
         ]
     except OSError as error:
         raise DataInvalid(f"{error.filename} cannot be read; look at its permissions, or take it out.") from error
@@ -62,9 +82,10 @@ def content_ids(examples: Sequence[Example]) -> list[str | None]:
 
 
 def read_table(file: Path, columns: Sequence[str], optional: Sequence[str] = ()) -> list[dict[str, str]]:
-    """Read these columns of a csv file that people keep beside their data; optional ones are "" where it lacks them.
+    """Read columns of a CSV file that people keep beside their data; missing optional ones are "".
 
-    Raises DataInvalid where it lacks another.
+    Raises:
+        DataInvalid: the file cannot be read, or lacks one of `columns`.
     """
     try:
         with file.open(newline="", encoding="utf-8-sig") as lines:
@@ -76,12 +97,16 @@ def read_table(file: Path, columns: Sequence[str], optional: Sequence[str] = ())
     raise DataInvalid(f"{file} needs to be a csv file with the columns {', '.join(columns)}.")
 
 
-def _size(media: Path | np.ndarray) -> int:
-    return media.nbytes if isinstance(media, np.ndarray) else media.stat().st_size
+def _size(media: Media) -> int:
+    if isinstance(media, np.ndarray):
+        return media.nbytes
+    return media.stat().st_size if isinstance(media, Path) else len(media)
 
 
-def _digest(media: Path | np.ndarray) -> str:
+def _digest(media: Media) -> str:
+    if isinstance(media, Path):
+        with media.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
     if isinstance(media, np.ndarray):
         return hashlib.sha256(f"{media.shape}".encode() + media.tobytes()).hexdigest()
-    with media.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return hashlib.sha256(media.encode() if isinstance(media, str) else media).hexdigest()

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import cv2
 import numpy as np
@@ -21,6 +21,7 @@ from moodreel.faces.features import (
     extract_features,
 )
 from moodreel.faces.landmarker import BLENDSHAPES, NUM_LANDMARKS, FaceLandmarker
+from moodreel.training.data.images import Images
 
 log = logging.getLogger(__name__)
 
@@ -79,14 +80,6 @@ class FaceTable:
     found: np.ndarray
 
 
-class ImageSequence(Protocol):
-    """N pictures: an array of them, or whatever else gives one by its number."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, row: int, /) -> np.ndarray: ...
-
-
 ImageAugmentation = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
 
@@ -111,7 +104,7 @@ def augment_still(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def extract_faces(
-    images: ImageSequence,
+    images: Images,
     model_path: Path,
     cache: Path,
     augmentation: ImageAugmentation = identity,
@@ -135,7 +128,7 @@ def extract_faces(
 
 
 def extract_landmarks(
-    images: ImageSequence, model_path: Path, cache: Path, *, seed: int, workers: int = 1
+    images: Images, model_path: Path, cache: Path, *, seed: int, workers: int = 1
 ) -> tuple[FaceTable, np.ndarray]:
     """Do as `find_all` for pictures as they are, and give the landmarks, float32 (N, 478, 3), relative to the picture
     as in `landmarker.Face`: what portraits are made of, and what some models read as it is. Rows without a face are
@@ -152,7 +145,7 @@ def extract_landmarks(
 
 
 def _search(
-    images: ImageSequence,
+    images: Images,
     model_path: Path,
     disturb: ImageAugmentation,
     *,
@@ -220,7 +213,7 @@ def _within(landmarks: np.ndarray, shown: np.ndarray, attempt: DetectionAttempt,
     return landmarks * scale - np.append(border / inner, 0).astype(np.float32)
 
 
-def _key(images: ImageSequence, seed: int) -> str:
+def _key(images: Images, seed: int) -> str:
     """What the cache knows an answer by: all that it depends on."""
     digest = hashlib.sha256()
     for row in range(len(images)):

@@ -1,100 +1,136 @@
-"""Pictures, clips or recordings in a folder for each label, as people keep them."""
+"""Images, clips or recordings in one folder per label, as people keep them (torchvision's ImageFolder layout)."""
 
 import logging
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from moodreel.emotions import LABEL_SYNONYMS, SEVEN_TO_FIVE
 from moodreel.errors import DataInvalid
+from moodreel.training.data.dataset import AUDIO, CLIPS, IMAGES
 from moodreel.training.data.examples import Example, read_table
 
 log = logging.getLogger(__name__)
 
-KINDS: Mapping[str, frozenset[str]] = {
-    "pictures": frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}),
-    "clips": frozenset({".mp4", ".mov", ".webm", ".mkv", ".avi", ".3gp", ".gif"}),
-    "recordings": frozenset({".wav", ".flac", ".ogg", ".mp3", ".m4a", ".aac"}),
+EXTENSIONS: Mapping[str, frozenset[str]] = {
+    IMAGES: frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}),
+    CLIPS: frozenset({".mp4", ".mov", ".webm", ".mkv", ".avi", ".3gp", ".gif"}),
+    AUDIO: frozenset({".wav", ".flac", ".ogg", ".mp3", ".m4a", ".aac"}),
 }
-"""What may be in the folders, by the endings of their names."""
+"""File extensions by kind of media."""
 
 
 def read_folders(
-    folder: Path, kind: str, *, labels: Sequence[str] | None = None, people: Path | None = None
+    folder: Path, media: str, *, labels: Sequence[str] | None = None, people: Path | None = None
 ) -> tuple[Example, ...]:
-    """List what lies in the folders of each label, and in folders in those.
+    """List the files in the folders of each label, and in their subfolders. What is left out is logged.
 
-    kind: one of `KINDS`.
-    labels: which to take; a folder counts for one of them by its name, or by the like of it (`moodreel.emotions`:
-        "sadness" for "sad"), in any case. None takes every folder, by its own name.
-    people: a csv file with the columns file (relative to the folder), person and, if wished, group. Without it nobody
-        knows who is in them, and a split by person cannot be made.
-    What is left out is logged. Raises DataInvalid where nothing is left, or where `people` names what is not there.
+    Args:
+        folder: of the labels' folders.
+        media: one of `EXTENSIONS`.
+        labels: which to take. A folder counts for the label that it is named like, in any case, or by a synonym
+            (`moodreel.emotions.LABEL_SYNONYMS`: "sadness" for "sad"). None takes every folder, by its own name.
+        people: CSV file with the columns file (relative to `folder`), person and optionally group. Without it nobody
+            is known, and a split by person is impossible.
+
+    Raises:
+        DataInvalid: no file is left, or `people` names files that are not there.
     """
-    listed, left_out = list_by_label(folder, KINDS[kind], labels)
-    if not listed:
+    files, skipped = _list_by_label(folder, EXTENSIONS[media], labels)
+    if not files:
         wanted = f"named {', '.join(labels)}" if labels else "named by what they show"
         raise DataInvalid(
-            f"{folder} holds no {kind}. It needs a folder of {kind} ({', '.join(sorted(KINDS[kind]))}) for each label, "
-            f"{wanted}. Left out, by number of files: {describe(left_out)}."
+            f"{folder} holds no {media}. It needs a folder of {media} ({', '.join(sorted(EXTENSIONS[media]))}) for "
+            f"each label, {wanted}. Left out, by number of files: {_describe(skipped)}."
         )
-    if left_out:
-        log.warning("Left out, by number of files: %s.", describe(left_out))
-    who = _read_people(people, {name for name, _ in listed}) if people else {}
-    if len({label for _, label in listed}) == 1:
-        log.warning("All %d %s have one label: %s.", len(listed), kind, listed[0][1])
-    return tuple(Example(label, folder / name, *_person(who.get(name))) for name, label in listed)
+    if skipped:
+        log.warning("Left out, by number of files: %s.", _describe(skipped))
+    person_of = _read_people(people, {name for name, _ in files}) if people else {}
+    if len({label for _, label in files}) == 1:
+        log.warning("All %d %s have one label: %s.", len(files), media, files[0][1])
+    examples = []
+    for name, label in files:
+        person, group = person_of.get(name, ("", ""))
+        examples.append(Example(label, folder / name, person or None, group=group or None))
+    return tuple(examples)
 
 
-def list_by_label(
-    folder: Path, endings: Collection[str], labels: Sequence[str] | None
+def read_groups(file: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Read which examples belong to which group; an example may be in several, or in none.
+
+    Args:
+        file: CSV file with the columns file and group.
+        names: of the N examples, relative to their folder, with slashes.
+
+    Returns:
+        bool (N,) by group.
+
+    Raises:
+        DataInvalid: the file cannot be read, or names none of the examples.
+    """
+    row_of = {name: row for row, name in enumerate(names)}
+    groups: dict[str, np.ndarray] = {}
+    unknown = 0
+    for line in read_table(file, ("file", "group")):
+        row = row_of.get(line["file"].replace("\\", "/"))
+        if row is None:
+            unknown += 1
+        elif line["group"]:
+            groups.setdefault(line["group"], np.zeros(len(names), bool))[row] = True
+    if not groups:
+        raise DataInvalid(f"{file} gives none of the pictures a group; its files are named like {names[0]}.")
+    ungrouped = len(names) - int(np.any(list(groups.values()), axis=0).sum())
+    if unknown or ungrouped:
+        log.warning("%s: %d of its files are not here; %d pictures have no group.", file.name, unknown, ungrouped)
+    return dict(sorted(groups.items()))
+
+
+def _list_by_label(
+    folder: Path, extensions: Collection[str], labels: Sequence[str] | None
 ) -> tuple[list[tuple[str, str]], Counter[str]]:
-    """List files by their names relative to the folder, with slashes, and their labels; and count what is left out."""
-    listed: list[tuple[str, str]] = []
-    left_out: Counter[str] = Counter()
+    """List files, by name relative to the folder, with their labels; count what is left out."""
+    files: list[tuple[str, str]] = []
+    skipped: Counter[str] = Counter()
     if not folder.is_dir():
         raise DataInvalid(f"There is no folder {folder}.")
-    for own in sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")):
-        label = own.name if labels is None else _meant(own.name, labels)
-        for path in sorted(path for path in own.rglob("*") if path.is_file() and not path.name.startswith(".")):
+    for subfolder in sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")):
+        label = subfolder.name if labels is None else _label_of(subfolder.name, labels)
+        for path in sorted(path for path in subfolder.rglob("*") if path.is_file() and not path.name.startswith(".")):
             if label is None:
-                left_out[own.name] += 1
-            elif path.suffix.lower() not in endings:
-                left_out[f"{own.name}, {path.suffix or 'no ending'}"] += 1
+                skipped[subfolder.name] += 1
+            elif path.suffix.lower() not in extensions:
+                skipped[f"{subfolder.name}, {path.suffix or 'no ending'}"] += 1
             else:
-                listed.append((path.relative_to(folder).as_posix(), label))
-    return listed, left_out
+                files.append((path.relative_to(folder).as_posix(), label))
+    return files, skipped
 
 
-def describe(left_out: Counter[str]) -> str:
-    return "; ".join(f"{what}: {count}" for what, count in left_out.items()) or "nothing"
+def _describe(skipped: Counter[str]) -> str:
+    return "; ".join(f"{what}: {count}" for what, count in skipped.items()) or "nothing"
 
 
-def _meant(name: str, labels: Sequence[str]) -> str | None:
-    """The one of the labels that a folder's name means, or None."""
-    plain = name.strip().lower()
-    exact = [label for label in labels if label.lower() == plain]
+def _label_of(name: str, labels: Sequence[str]) -> str | None:
+    """Return the label that a folder's name stands for, or None."""
+    lower = name.strip().lower()
+    exact = [label for label in labels if label.lower() == lower]
     if exact:
         return exact[0]
-    seven = LABEL_SYNONYMS.get(plain)
+    seven = LABEL_SYNONYMS.get(lower)
     if seven is None:
         return None
-    like = [label for label in labels if seven in (LABEL_SYNONYMS.get(label.lower()), label)]
-    if like:
-        return like[0]
+    synonyms = [label for label in labels if seven in (LABEL_SYNONYMS.get(label.lower()), label)]
+    if synonyms:
+        return synonyms[0]
     return SEVEN_TO_FIVE[seven] if SEVEN_TO_FIVE[seven] in labels else None
 
 
 def _read_people(file: Path, names: set[str]) -> dict[str, tuple[str, str]]:
+    """Read person and group of each file; "" where unknown."""
     table = read_table(file, ("file", "person"), optional=("group",))
-    who = {line["file"].replace("\\", "/"): (line["person"], line["group"]) for line in table}
-    if strangers := sorted(who.keys() - names):
-        shown = "\n  ".join(strangers[:20]) + (f"\n  and {len(strangers) - 20} more" if len(strangers) > 20 else "")
+    people = {line["file"].replace("\\", "/"): (line["person"], line["group"]) for line in table}
+    if missing := sorted(people.keys() - names):
+        shown = "\n  ".join(missing[:20]) + (f"\n  and {len(missing) - 20} more" if len(missing) > 20 else "")
         raise DataInvalid(f"{file} names files that are not there; they are named like {min(names)}:\n  {shown}")
-    return who
-
-
-def _person(who: tuple[str, str] | None) -> tuple[str | None, None, str | None]:
-    """Person, clip and group, as `Example` takes them."""
-    person, group = who or ("", "")
-    return person or None, None, group or None
+    return people

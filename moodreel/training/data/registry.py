@@ -1,123 +1,55 @@
-"""Any of the sets by one word, `NAME:PATH`, with whatever decides how it may be split and what its weights may do."""
+"""Open any data set by `NAME:PATH`."""
 
+import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from moodreel.emotions import EIGHT, EIGHT_TO_SEVEN, FIVE, SEVEN
+from moodreel.emotions import EIGHT, EIGHT_TO_SEVEN, EKMAN, FIVE, SEVEN
 from moodreel.errors import DataInvalid
+from moodreel.training.data import goemotions, muxspace, webfaces
 from moodreel.training.data.afew_va import read_afew_va
-from moodreel.training.data.examples import Example
+from moodreel.training.data.dataset import AUDIO, CLIPS, IMAGES, TEXT, Dataset
+from moodreel.training.data.examples import Example, from_arrays
 from moodreel.training.data.ferplus import read_split
 from moodreel.training.data.image_folder import read_folders
-from moodreel.training.data.muxspace import FILE, people_of, read_muxspace
 from moodreel.training.data.ravdess import read_ravdess
-from moodreel.training.data.splits import Split, split
+from moodreel.training.data.splits import Split
+
+log = logging.getLogger(__name__)
 
 PEOPLE = "people.csv"
-"""Beside the folders of the labels: the columns file, person and, if wished, group (`folders.read_folders`)."""
+"""Beside the labels' folders: the columns file, person and optionally group (`image_folder.read_folders`)."""
 CORRECTIONS = "corrections.csv"
 """Beside AFEW-VA's clips: the columns file and label (`afew_va.read_afew_va`)."""
 OWNER_LICENSE = "its owner's; state it in model.json"
-"""The licence of what somebody has put in folders, and of weights that learnt from that: theirs to say."""
-IMAGES, CLIPS, AUDIO = "pictures", "clips", "recordings"
-
-
-@dataclass(frozen=True, eq=False)
-class Dataset:
-    """N labelled examples of one kind.
-
-    name: as reports say it. media: `PICTURES`, `CLIPS` (with or without sound) or `RECORDINGS` (sound alone).
-    labels: those that its examples have, in the set's own order.
-    targets: float32 (N, C), how far each example is each label, where people voted; None where each has one label.
-    settled: bool (N,), of which a majority of the votes was over half; None where nobody voted.
-    own: the split that it was published with; None where it has none.
-    faces: pictures that the recordings are put together with by emotion (`paired`); None for any other set.
-    licence: of what is in it. commercial: whether weights that learnt from it may be used for money.
-    """
-
-    name: str
-    media: str
-    labels: tuple[str, ...]
-    examples: tuple[Example, ...]
-    license: str
-    commercial: bool = True
-    targets: np.ndarray | None = None
-    has_majority: np.ndarray | None = None
-    published_split: Split | None = None
-    faces: "Dataset | None" = None
-
-    @property
-    def held_out(self) -> np.ndarray | None:
-        """Rows of the part that the set itself holds out; None where it has none."""
-        return None if self.published_split is None else self.published_split.held_out
-
-    @property
-    def truth(self) -> np.ndarray:
-        """int64 (N,), the index of each example's label."""
-        return np.array([self.labels.index(example.label) for example in self.examples], np.int64)
-
-    def split(self, share: float = 0.2, *, by: str = "", seed: int = 0) -> Split:
-        """Give the set's own split, where it has one and nothing else is asked for; or hold out a share, as
-        `splits.split` does. by: "person", "random" (which leaks), or "" for the best that there is."""
-        if self.published_split is not None and not by:
-            return self.published_split
-        return split(self.examples, share, by=by or "person", seed=seed)
+"""License of somebody's own folders, and of weights trained on them."""
 
 
 def open_dataset(spec: str) -> Dataset:
-    """Open a set by `NAME:PATH`; a mere PATH is one of FER+ or FER2013. Raises DataInvalid that lists the names."""
+    """Open a data set by `NAME:PATH`; a PATH alone is one of FER+ or FER2013.
+
+    Raises:
+        DataInvalid: there is no such name (the message lists them) or no such path, or the set cannot be read.
+    """
     name, colon, path = spec.partition(":")
     if not colon:
         name, path = "ferplus", spec
+    if name in _OLD_NAMES:
+        log.warning("%s: is deprecated and goes with the next release; write %s:.", name, _OLD_NAMES[name])
+        name = _OLD_NAMES[name]
     if name not in DATASETS:
-        raise DataInvalid(f"There is no set {name!r}; name one of {', '.join(DATASETS)}, as in pictures:PATH.")
+        raise DataInvalid(f"There is no set {name!r}; name one of {', '.join(DATASETS)}, as in {IMAGES}:PATH.")
     if not Path(path).exists():
         raise DataInvalid(f"There is no {path}; name the folder of {name} after the colon.")
     return DATASETS[name](Path(path))
 
 
-def pair_with_faces(recordings: Dataset, faces: Dataset) -> Dataset:
-    """Put each recording together with faces of the same emotion (synthetic pairing): nobody in it was both seen and
-    heard, so that it says how two modalities are joined, and not how faces and voices go together.
-
-    Raises DataInvalid where these are not recordings and faces with a part held out, or a label has no face.
-    """
-    if recordings.media != AUDIO or faces.media != IMAGES or faces.published_split is None:
-        raise DataInvalid("Recordings are paired with pictures of faces that have a held-out part of their own.")
-    shown = {EIGHT_TO_SEVEN.get(label, label) for label in recordings.labels}
-    if missing := sorted(shown - set(faces.labels)):
-        raise DataInvalid(f"{faces.name} has no faces for {', '.join(missing)}; take another set of faces.")
-    return replace(
-        recordings,
-        name=f"synthetic pairing of {recordings.name} with faces of {faces.name}",
-        license=f"{recordings.license}; {faces.license}",
-        commercial=recordings.commercial and faces.commercial,
-        faces=faces,
-    )
-
-
-def _in_eight(read: Callable[[Path], Dataset]) -> Callable[[Path], Dataset]:
-    """The same faces by the names of the audio-visual labels; none of them is called calm."""
-
-    def renamed(path: Path) -> Dataset:
-        data = read(path)
-        names = {seven: eight for eight, seven in EIGHT_TO_SEVEN.items() if eight != "calm"}
-        examples = tuple(replace(example, label=names[example.label]) for example in data.examples)
-        targets = None
-        if data.targets is not None:
-            targets = np.zeros((len(examples), len(EIGHT)), np.float32)
-            targets[:, [EIGHT.index(names[label]) for label in data.labels]] = data.targets
-        return replace(data, labels=EIGHT, examples=examples, targets=targets)
-
-    return renamed
-
-
-def _ferplus(path: Path) -> Dataset:
+def _open_ferplus(path: Path) -> Dataset:
     parts = [read_split(path, name, labels=SEVEN) for name in ("train", "valid")]
-    # Learnt from: whatever has votes for a label; measured on: a majority.
+    # Train on whatever has votes for a label; measure on majorities.
     kept = [parts[0].targets.sum(axis=1) > 0, parts[1].truth >= 0]
     targets = np.concatenate([part.targets[rows] for part, rows in zip(parts, kept, strict=True)])
     images = [image for part, rows in zip(parts, kept, strict=True) for image in part.images[rows]]
@@ -129,7 +61,7 @@ def _ferplus(path: Path) -> Dataset:
         examples=tuple(Example(label, image) for label, image in zip(labels, images, strict=True)),
         targets=targets,
         has_majority=np.concatenate([part.truth[rows] >= 0 for part, rows in zip(parts, kept, strict=True)]),
-        published_split=_published(
+        published_split=_published_split(
             int(kept[0].sum()),
             len(labels),
             "FER+'s own split: train learnt from, valid held out (a majority over half). It knows no persons; some may "
@@ -139,27 +71,49 @@ def _ferplus(path: Path) -> Dataset:
     )
 
 
-def _muxspace(path: Path) -> Dataset:
-    if not (path / FILE).is_file():
-        raise DataInvalid(f"There is no {FILE} in {path}; name muxspace's folder.")
+def _open_ferplus_in_eight(path: Path) -> Dataset:
+    """FER+ by the names of the audio-visual labels, of which none of its faces is called calm."""
+    data = _open_ferplus(path)
+    names = {seven: eight for eight, seven in EIGHT_TO_SEVEN.items() if eight != "calm"}
+    assert data.targets is not None
+    targets = np.zeros((len(data.examples), len(EIGHT)), np.float32)
+    targets[:, [EIGHT.index(names[label]) for label in data.labels]] = data.targets
+    examples = tuple(replace(example, label=names[example.label]) for example in data.examples)
+    return replace(data, labels=EIGHT, examples=examples, targets=targets)
+
+
+def _open_muxspace(path: Path) -> Dataset:
+    if not (path / muxspace.FILE).is_file():
+        raise DataInvalid(f"There is no {muxspace.FILE} in {path}; name muxspace's folder.")
     examples: list[Example] = []
-    counts = []
+    train = 0
     for name in ("train", "valid"):
-        part, people = read_muxspace(path, SEVEN, name), people_of(path, name)
-        rows = np.flatnonzero(part.truth >= 0)
-        examples += [Example(SEVEN[part.truth[row]], part.images[row], people[row]) for row in rows]
-        counts.append(len(rows))
+        train = len(examples)
+        part = muxspace.read_muxspace(path, SEVEN, name)
+        examples += from_arrays(part.images, part.truth, SEVEN, muxspace.people_of(path, name))
     return Dataset(
         name="muxspace",
         media=IMAGES,
         labels=SEVEN,
         examples=tuple(examples),
-        published_split=_published(counts[0], sum(counts), "Split by person: a fifth of muxspace's people held out."),
+        published_split=_published_split(
+            train, len(examples), "Split by person: a fifth of muxspace's people held out."
+        ),
         license="repository Apache-2.0; rights to the pictures unclear",
     )
 
 
-def _afew_va(path: Path) -> Dataset:
+def _open_webfaces(path: Path) -> Dataset:
+    return Dataset(
+        name="webfaces",
+        media=IMAGES,
+        labels=SEVEN,
+        examples=webfaces.read_webfaces(path),
+        license="rights to the pictures unstated",
+    )
+
+
+def _open_afew_va(path: Path) -> Dataset:
     corrections = path / CORRECTIONS
     frames = read_afew_va(path, corrections=corrections if corrections.is_file() else None)
     return Dataset(
@@ -172,8 +126,28 @@ def _afew_va(path: Path) -> Dataset:
     )
 
 
+def _open_goemotions(path: Path) -> Dataset:
+    parts = [goemotions.read_texts(path, split) for split in ("train", "dev")]
+    targets = np.concatenate([part.classes for part in parts])
+    texts = [text for part in parts for text in part.texts]
+    labels = [EKMAN[index] for index in targets.argmax(axis=1)]
+    return Dataset(
+        name="GoEmotions",
+        media=TEXT,
+        labels=EKMAN,
+        examples=tuple(Example(label, text) for label, text in zip(labels, texts, strict=True)),
+        targets=targets,
+        published_split=_published_split(
+            len(parts[0].texts),
+            len(texts),
+            "GoEmotions' own split: train learnt from, dev held out. It knows no authors.",
+        ),
+        license="Apache-2.0",
+    )
+
+
 def _ravdess(modality: str) -> Callable[[Path], Dataset]:
-    def read(path: Path) -> Dataset:
+    def open_ravdess(path: Path) -> Dataset:
         return Dataset(
             name=f"RAVDESS, {modality}",
             media=AUDIO if modality == "audio" else CLIPS,
@@ -183,38 +157,36 @@ def _ravdess(modality: str) -> Callable[[Path], Dataset]:
             commercial=False,
         )
 
-    return read
+    return open_ravdess
 
 
-def _folders(kind: str) -> Callable[[Path], Dataset]:
-    def read(path: Path) -> Dataset:
+def _folders(media: str) -> Callable[[Path], Dataset]:
+    def open_folders(path: Path) -> Dataset:
         people = path / PEOPLE
-        examples = read_folders(path, kind, people=people if people.is_file() else None)
-        return Dataset(
-            name=path.resolve().name,
-            media=kind,
-            labels=tuple(sorted({example.label for example in examples})),
-            examples=examples,
-            license=OWNER_LICENSE,
-        )
+        examples = read_folders(path, media, people=people if people.is_file() else None)
+        labels = tuple(sorted({example.label for example in examples}))
+        return Dataset(path.resolve().name, media, labels, examples, OWNER_LICENSE)
 
-    return read
+    return open_folders
 
 
-def _published(learnt: int, count: int, why: str) -> Split:
-    return Split(train=np.arange(learnt), held_out=np.arange(learnt, count), leaks=False, reason=why)
+def _published_split(train: int, count: int, reason: str) -> Split:
+    """Return a split of `count` rows, of which the first `train` are trained on."""
+    return Split(train=np.arange(train), held_out=np.arange(train, count), leaks=False, reason=reason)
 
 
 DATASETS: dict[str, Callable[[Path], Dataset]] = {
-    "ferplus": _ferplus,
-    "ferplus-eight": _in_eight(_ferplus),
-    "muxspace": _muxspace,
-    "afew-va": _afew_va,
+    "ferplus": _open_ferplus,
+    "ferplus-eight": _open_ferplus_in_eight,
+    "muxspace": _open_muxspace,
+    "webfaces": _open_webfaces,
+    "afew-va": _open_afew_va,
     "ravdess": _ravdess("audio-video"),
     "ravdess-audio": _ravdess("audio"),
+    "goemotions": _open_goemotions,
     IMAGES: _folders(IMAGES),
     CLIPS: _folders(CLIPS),
     AUDIO: _folders(AUDIO),
 }
-"""Sets by name, each read from a path: FER+ or FER2013, muxspace, AFEW-VA, RAVDESS; or a folder of pictures, clips or
-recordings for each label."""
+"""Published data sets by name; or a folder of images, clips or recordings for each label."""
+_OLD_NAMES = {"pictures": IMAGES, "recordings": AUDIO}

@@ -17,10 +17,11 @@ from moodreel.models.networks.resnet18 import INPUT_SIDE
 from moodreel.pipelines import clip_sampler
 from moodreel.pipelines.clip_loader import MEL_STEPS, ClipLoader
 from moodreel.pipelines.engine import Engine
+from moodreel.training.data.dataset import AUDIO, CLIPS, IMAGES
 from moodreel.training.data.examples import Example
 from moodreel.training.data.face_cache import rgb_crop
-from moodreel.training.data.loading import DataContext, ExampleImages
-from moodreel.training.data.registry import AUDIO, CLIPS, IMAGES
+from moodreel.training.data.images import ImageSequence
+from moodreel.training.data.loading import DataContext
 from moodreel.training.evaluation.face_model import EvaluatedModel
 from moodreel.training.evaluation.metrics import Predictions
 from moodreel.training.evaluation.predict import predict_files, scatter
@@ -77,7 +78,7 @@ class EvaluatedAudioVisualModel(EvaluatedModel):
         return self.predictor.predict(_windows(faces, with_sound=True))
 
     def _predict_images(self, examples: Sequence[Example], context: DataContext) -> Predictions:
-        images = ExampleImages(examples)
+        images = ImageSequence(examples)
         faces, landmarks = context.extract_faces(images, landmarks=True)
         assert landmarks is not None
         rows = np.flatnonzero(faces.found)

@@ -10,10 +10,12 @@ from moodreel.emotions import FIVE, SEVEN
 from moodreel.errors import DataInvalid, MoodreelError
 from moodreel.models.predictor import FacePredictor
 from moodreel.training.data import muxspace
-from moodreel.training.data.album import read_groups, read_image_folder
-from moodreel.training.data.face_cache import ImageSequence, extract_faces, extract_landmarks
+from moodreel.training.data.dataset import IMAGES
+from moodreel.training.data.face_cache import extract_faces, extract_landmarks
 from moodreel.training.data.fer2013 import is_fer2013
 from moodreel.training.data.ferplus import one_hot, read_split
+from moodreel.training.data.image_folder import read_folders, read_groups
+from moodreel.training.data.images import Images, ImageSequence
 from moodreel.training.evaluation.metrics import ClassificationMetrics, Predictions, compute_metrics
 from moodreel.training.evaluation.predict import predict_rows, requires_landmarks, scatter
 from moodreel.training.evaluation.pseudo_sequences import SequenceMetrics, evaluate_sequences
@@ -109,12 +111,14 @@ def in_five(predictions: Predictions, truth: np.ndarray) -> ClassificationMetric
 
 def _read(
     data: Path, labels: tuple[str, ...], split: str, groups: Path | None
-) -> tuple[ImageSequence, np.ndarray, dict[str, np.ndarray]]:
+) -> tuple[Images, np.ndarray, dict[str, np.ndarray]]:
     """Return images, the label index of each, (N,), -1 for none, and the members of each group, bool (N,)."""
     is_muxspace = (data / muxspace.FILE).exists()
     if data.is_dir() and not is_fer2013(data) and not is_muxspace:
-        album = read_image_folder(data, labels)
-        return album, album.truth, read_groups(groups, album.names) if groups else {}
+        examples = read_folders(data, IMAGES, labels=labels)
+        names = [example.file.relative_to(data).as_posix() for example in examples]
+        truth = np.array([labels.index(example.label) for example in examples])
+        return ImageSequence(examples), truth, read_groups(groups, names) if groups else {}
     if groups:
         raise DataInvalid("Groups are for images in a folder for each label; name such a folder.")
     images = muxspace.read_muxspace(data, labels, "valid") if is_muxspace else read_split(data, split, labels=labels)

@@ -16,9 +16,10 @@ from moodreel.models.predictor import FacePredictor, ModelInfo
 from moodreel.models.registry import find_weights
 from moodreel.pipelines.engine import Engine
 from moodreel.pipelines.video import VideoPipeline
+from moodreel.training.data.dataset import CLIPS, IMAGES
 from moodreel.training.data.examples import Example
-from moodreel.training.data.loading import DataContext, ExampleImages
-from moodreel.training.data.registry import CLIPS, IMAGES
+from moodreel.training.data.images import ImageSequence
+from moodreel.training.data.loading import DataContext
 from moodreel.training.evaluation.metrics import Predictions
 from moodreel.training.evaluation.predict import predict_files, predict_rows, requires_landmarks, scatter
 
@@ -69,7 +70,7 @@ class EvaluatedFaceModel(EvaluatedModel):
         """Predict for images through the face cache, for clips through the video pipeline."""
         if media == CLIPS:
             return self._predict_clips(examples, context)
-        images = ExampleImages(examples)
+        images = ImageSequence(examples)
         faces, landmarks = context.extract_faces(images, landmarks=requires_landmarks(self.predictor))
         rows = np.flatnonzero(faces.found)
         return scatter(len(examples), rows, predict_rows(self.predictor, faces, rows, images, landmarks))

@@ -13,7 +13,8 @@ from moodreel.faces.landmarker import NUM_LANDMARKS
 from moodreel.models.model_card import EMOTIMESH
 from moodreel.models.predictor import FacePredictor
 from moodreel.training.data.examples import Example
-from moodreel.training.data.face_cache import FaceTable, ImageSequence, rgb_crop
+from moodreel.training.data.face_cache import FaceTable, rgb_crop
+from moodreel.training.data.images import Images
 from moodreel.training.evaluation.metrics import Predictions
 
 _BATCH = 256
@@ -29,7 +30,7 @@ def predict_rows(
     predictor: FacePredictor,
     faces: FaceTable,
     rows: np.ndarray,
-    images: ImageSequence,
+    images: Images,
     landmarks: np.ndarray | None = None,
 ) -> np.ndarray:
     """Predict the expression of images in which a face was found.

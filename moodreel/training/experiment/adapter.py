@@ -10,8 +10,8 @@ from torch import nn
 
 from moodreel.errors import DataInvalid
 from moodreel.models.quantization import PRECISIONS
+from moodreel.training.data.dataset import Dataset
 from moodreel.training.data.loading import DataContext
-from moodreel.training.data.registry import Dataset
 from moodreel.training.experiment.classification import InputAdapter
 from moodreel.training.experiment.config import TrainConfig
 from moodreel.training.export.model_folder import write_folder

@@ -21,10 +21,9 @@ from moodreel.training.augmentation.image import augment_face_square
 from moodreel.training.augmentation.spectrogram import MelAugmentation
 from moodreel.training.data.audio import load_audio
 from moodreel.training.data.clip_cache import load_windows
+from moodreel.training.data.dataset import AUDIO, CLIPS, IMAGES, Dataset
 from moodreel.training.data.examples import Example
-from moodreel.training.data.face_crops import load_face_crops
-from moodreel.training.data.loading import DataContext
-from moodreel.training.data.registry import AUDIO, CLIPS, IMAGES, Dataset
+from moodreel.training.data.loading import DataContext, load_face_crops
 from moodreel.training.engine.checkpoint import read_checkpoint
 from moodreel.training.experiment.adapter import ArchitectureAdapter
 from moodreel.training.experiment.audiovisual_inputs import AudioInputs, ClipInputs, FaceInputs, SyntheticPairs

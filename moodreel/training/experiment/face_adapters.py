@@ -18,9 +18,9 @@ from moodreel.models.huggingface.pretrained import build_pretrained, save_pretra
 from moodreel.models.networks.compact_emotimesh import CompactEmotiMeshNet, to_input
 from moodreel.models.networks.multi_head import MultiHeadFaceNet
 from moodreel.training.data.clip_cache import load_tracks
-from moodreel.training.data.face_crops import load_face_crops
-from moodreel.training.data.loading import DataContext, ExampleImages
-from moodreel.training.data.registry import CLIPS, IMAGES, Dataset
+from moodreel.training.data.dataset import CLIPS, IMAGES, Dataset
+from moodreel.training.data.images import ImageSequence
+from moodreel.training.data.loading import DataContext, load_face_crops
 from moodreel.training.evaluation.predict import single_frame
 from moodreel.training.experiment.adapter import ArchitectureAdapter
 from moodreel.training.experiment.classification import InputAdapter
@@ -41,7 +41,7 @@ class CropAdapter(ArchitectureAdapter):
     def load_inputs(
         self, data: Dataset, means: DataContext, study: TrainConfig, arguments: Mapping[str, Any]
     ) -> tuple[InputAdapter, np.ndarray]:
-        faces, _ = means.extract_faces(ExampleImages(data.examples))
+        faces, _ = means.extract_faces(ImageSequence(data.examples))
         # Where no face is found the crop is the picture itself: good enough to learn from.
         return CropInputs(faces.crops, clean=study.clean), np.ones(len(data.examples), bool)
 
@@ -75,7 +75,7 @@ class TrackAdapter(ArchitectureAdapter):
         if data.media == CLIPS:
             tracks = load_tracks(data.examples, means)
             return TrackInputs([track or [] for track in tracks]), np.array([track is not None for track in tracks])
-        faces, landmarks = means.extract_faces(ExampleImages(data.examples), landmarks=self._landmarks)
+        faces, landmarks = means.extract_faces(ImageSequence(data.examples), landmarks=self._landmarks)
         seen = [single_frame(faces, row) for row in range(len(data.examples))]
         if landmarks is not None:
             seen = [replace(face, landmarks=own) for face, own in zip(seen, landmarks, strict=True)]

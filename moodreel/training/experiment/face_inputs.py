@@ -11,7 +11,7 @@ from torch import nn
 from moodreel.faces.features import FaceFeatures
 from moodreel.models.networks.base import FaceNetwork
 from moodreel.training.augmentation.image import augment_crop, augment_crops, augment_face_square
-from moodreel.training.data.face_cache import ImageSequence
+from moodreel.training.data.images import Images
 from moodreel.training.engine.schedule import Phase
 from moodreel.training.experiment.classification import InputAdapter
 
@@ -46,7 +46,7 @@ class PortraitInputs(CropInputs):
     side: pixels a side that they are brought to.
     """
 
-    def __init__(self, portraits: ImageSequence, *, side: int) -> None:
+    def __init__(self, portraits: Images, *, side: int) -> None:
         self.portraits, self.side = portraits, side
 
     def __len__(self) -> int:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from moodreel.models.registry import CARD_FILE, find_weights
-from moodreel.training.data.registry import OWNER_LICENSE, Dataset
+from moodreel.training.data.dataset import Dataset
+from moodreel.training.data.registry import OWNER_LICENSE
 from moodreel.training.evaluation.metrics import ClassificationMetrics
 from moodreel.training.experiment.adapter import ArchitectureAdapter
 from moodreel.training.experiment.config import TrainConfig

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from moodreel.errors import DataInvalid
+from moodreel.training.data.dataset import Dataset
 from moodreel.training.data.loading import DataContext
-from moodreel.training.data.registry import Dataset
 from moodreel.training.data.splits import Split, folds, split
 from moodreel.training.engine.checkpoint import CHECKPOINT
 from moodreel.training.engine.trainer import TrainingHistory, fit

@@ -16,9 +16,10 @@ from moodreel.media import image
 from moodreel.models.audiovisual_registry import AudioVisualPredictor
 from moodreel.models.predictor import FacePredictor
 from moodreel.training.augmentation.image import augment_face_square
-from moodreel.training.data.face_crops import load_face_crops
-from moodreel.training.data.loading import DataContext, ExampleImages
-from moodreel.training.data.registry import IMAGES, open_dataset
+from moodreel.training.data.dataset import IMAGES
+from moodreel.training.data.images import ImageSequence
+from moodreel.training.data.loading import DataContext, load_face_crops
+from moodreel.training.data.registry import open_dataset
 from moodreel.training.evaluation.predict import single_frame
 from moodreel.training.explain.attribution import attribute, without_audio
 from moodreel.training.explain.render import AttributionMap
@@ -78,7 +79,7 @@ def faces_of_dataset(spec: str, context: DataContext, *, count: int) -> list[Fac
         raise DataInvalid(f"{data.name} has {data.media}, not images; name a data set of images.")
     rows = np.sort(np.random.default_rng(context.seed).permutation(data.split().held_out)[:count])
     examples = [data.examples[row] for row in rows]
-    faces, _ = context.extract_faces(ExampleImages(examples))
+    faces, _ = context.extract_faces(ImageSequence(examples))
     crops, _ = load_face_crops(examples, context)
     return [
         FaceToExplain(

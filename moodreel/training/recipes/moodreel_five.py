@@ -136,7 +136,7 @@ def train_joint(
     else:
         calm = learnt & faces.found & (split.targets[:, FIVE.index("Neutral")] > 0.7)
         speech = speech_offsets(faces.blendshapes[calm], appearance[calm])
-    making: dict[str, Any] = {"speech": speech, "shares": SEQUENCE_SHARES, "longest": recipe.longest}
+    making: dict[str, Any] = {"speech": speech, "shares": SEQUENCE_SHARES, "max_frames": recipe.longest}
     studio = PseudoSequenceGenerator(seen, split.targets[learnt], deformation, appearance[learnt], **making)
     prior = time_prior(studio, recipe.time_batch, recipe.tau, rng)
     time = TemporalTask(net, lambda net, clips: sequence_logits(net, clips)[0], studio, recipe.time_batch, prior)

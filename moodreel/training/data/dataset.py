@@ -1,0 +1,99 @@
+"""The one data set type of training and evaluation, whatever its media and wherever it is from."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from moodreel.emotions import EIGHT_TO_SEVEN
+from moodreel.errors import DataInvalid
+from moodreel.training.data.examples import Example
+from moodreel.training.data.splits import Split, split
+
+IMAGES, CLIPS, AUDIO, TEXT = "images", "clips", "audio", "texts"
+"""Kinds of media; clips are videos with or without sound."""
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """N labeled examples of one kind of media.
+
+    Attributes:
+        name: as reports show it.
+        media: `IMAGES`, `CLIPS`, `AUDIO` or `TEXT`.
+        labels: C names, in the set's own order.
+        examples: N.
+        license: of the set.
+        commercial: whether weights trained on it may be used commercially.
+        targets: float32 (N, C), how far each example is each label, where people voted; 0 or 1 each, and any number of
+            ones, for texts. None where each example has one label.
+        has_majority: bool (N,), whether one label has over half of the votes; None where nobody voted.
+        published_split: the split that the set was published with; None where it has none.
+        faces: images that recordings are paired with by emotion (`pair_with_faces`); None for any other set.
+    """
+
+    name: str
+    media: str
+    labels: tuple[str, ...]
+    examples: tuple[Example, ...]
+    license: str
+    commercial: bool = True
+    targets: np.ndarray | None = None
+    has_majority: np.ndarray | None = None
+    published_split: Split | None = None
+    faces: "Dataset | None" = None
+
+    @property
+    def held_out(self) -> np.ndarray | None:
+        """Rows that the published split holds out; None where there is none."""
+        return None if self.published_split is None else self.published_split.held_out
+
+    @property
+    def truth(self) -> np.ndarray:
+        """Label index of each example, int64 (N,)."""
+        return np.array([self.labels.index(example.label) for example in self.examples], np.int64)
+
+    @property
+    def people(self) -> tuple[str | None, ...]:
+        """Person of each example; None where unknown."""
+        return tuple(example.person for example in self.examples)
+
+    @property
+    def groups(self) -> dict[str, np.ndarray]:
+        """Members of each group of people, bool (N,)."""
+        names = sorted({example.group for example in self.examples if example.group})
+        return {name: np.array([example.group == name for example in self.examples]) for name in names}
+
+    def split(self, share: float = 0.2, *, by: str = "", seed: int = 0) -> Split:
+        """Return the published split where there is one and `by` is "", else hold out a share (`splits.split`).
+
+        Args:
+            share: of the examples that is held out.
+            by: "person", "random" (which leaks), or "" for the best that is possible.
+            seed: of the split.
+        """
+        if self.published_split is not None and not by:
+            return self.published_split
+        return split(self.examples, share, by=by or "person", seed=seed)
+
+
+def pair_with_faces(recordings: Dataset, faces: Dataset) -> Dataset:
+    """Pair each recording with images of faces of the same emotion (synthetic pairing).
+
+    Nobody in such a set was both seen and heard: it shows how two modalities are fused, not how a person's face and
+    voice go together.
+
+    Raises:
+        DataInvalid: these are not recordings and faces with a published split, or a label has no face.
+    """
+    if recordings.media != AUDIO or faces.media != IMAGES or faces.published_split is None:
+        raise DataInvalid("Recordings are paired with pictures of faces that have a held-out part of their own.")
+    needed = {EIGHT_TO_SEVEN.get(label, label) for label in recordings.labels}
+    if missing := sorted(needed - set(faces.labels)):
+        raise DataInvalid(f"{faces.name} has no faces for {', '.join(missing)}; take another set of faces.")
+    return replace(
+        recordings,
+        name=f"synthetic pairing of {recordings.name} with faces of {faces.name}",
+        license=f"{recordings.license}; {faces.license}",
+        commercial=recordings.commercial and faces.commercial,
+        faces=faces,
+    )

@@ -1,0 +1,69 @@
+"""Images of examples, decoded when they are asked for: a large set would not fit into memory."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from moodreel.errors import DataInvalid
+from moodreel.pipelines.engine import DETECTION_SIDE
+from moodreel.training.data.examples import Example
+
+Transform = Callable[[np.ndarray, int], np.ndarray]
+
+
+class ImageSequence:
+    """The images of N examples: files, encoded bytes or arrays.
+
+    Item i is uint8 (H, W, 3) RGB, upright, at most `DETECTION_SIDE` pixels long as in serving; an example that comes as
+    an array is returned as it is.
+    """
+
+    def __init__(self, examples: Sequence[Example], transform: Transform | None = None) -> None:
+        """Remember where the images are.
+
+        Args:
+            examples: of images.
+            transform: is applied to each image and its index.
+        """
+        self._media = [example.media for example in examples]
+        self._transform = transform
+
+    def __len__(self) -> int:
+        return len(self._media)
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        """Decode one image.
+
+        Raises:
+            DataInvalid: it is no image; the message names the file.
+        """
+        media = self._media[row]
+        image = media if isinstance(media, np.ndarray) else _decode(media)
+        return image if self._transform is None else self._transform(image, row)
+
+
+Images = np.ndarray | ImageSequence
+"""N images: uint8 (N, H, W) gray, or a sequence of them in color."""
+
+
+def _decode(media: Path | bytes | str) -> np.ndarray:
+    try:
+        if isinstance(media, str):
+            image = None  # a text
+        elif isinstance(media, bytes):
+            image = cv2.imdecode(np.frombuffer(media, np.uint8), cv2.IMREAD_COLOR_RGB)
+        else:
+            image = cv2.imread(str(media), cv2.IMREAD_COLOR_RGB)
+    except cv2.error:
+        image = None
+    if image is None:
+        name = media if isinstance(media, Path) else "An example of the set"
+        raise DataInvalid(f"{name} cannot be read as a picture; repair it or take it out.")
+    height, width = image.shape[:2]
+    scale = DETECTION_SIDE / max(height, width)
+    if scale >= 1:
+        return image
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
