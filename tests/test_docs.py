@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import sync_playwright
 
-from moodreel.training.__main__ import build_parser
+from moodreel.training.__main__ import _parser as build_parser
 from tests.support import accounts, media
 from tests.support.server import KEY, REAL, ROOT, Server
 
