@@ -72,7 +72,7 @@ INLINE = sorted({match for file in FILES for match in re.findall(r"`(python -m b
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     folder = tmp_path_factory.mktemp("docs")
-    with Server(folder, REAL, WEB_CONCURRENCY=1, **accounts.environment(folder)) as server:
+    with Server(folder, REAL, WEB_CONCURRENCY=1, MAX_WAIT_SECONDS=100, **accounts.environment(folder)) as server:
         yield server
 
 
@@ -92,16 +92,19 @@ def run(commands: str, clone: Path, server: Server) -> str:
     script = commands.replace("http://127.0.0.1:5000", server.url)
     environment = {"PATH": "/usr/local/bin:/usr/bin:/bin", "API_KEY": KEY, "HOME": str(clone)}
     done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", script], cwd=clone, env=environment, capture_output=True, timeout=240, check=False
+        ["bash", "-euo", "pipefail", "-c", script],
+        cwd=clone,
+        env=environment,
+        capture_output=True,
+        timeout=240,
+        check=False,
     )
     assert done.returncode == 0, done.stderr.decode()
     return done.stdout.decode(errors="replace")
 
 
 @pytest.mark.server
-@pytest.mark.parametrize(
-    "block", [block for block in COMMANDS if not PLACEHOLDERS.search(block.text)], ids=str
-)
+@pytest.mark.parametrize("block", [block for block in COMMANDS if not PLACEHOLDERS.search(block.text)], ids=str)
 def test_commands_work_as_they_stand(block, clone, server):
     output = run(block.text, clone, server)
     assert '"status":4' not in output.replace(" ", "") and '"status":5' not in output.replace(" ", ""), output
@@ -145,7 +148,9 @@ def test_training_commands_are_understood(command, tmp_path):
 @pytest.mark.parametrize("command", INLINE)
 def test_benchmarks_have_the_options_that_are_named(command):
     _, _, module, *arguments = shlex.split(command)
-    shown = subprocess.run([sys.executable, "-m", module, "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    shown = subprocess.run(
+        [sys.executable, "-m", module, "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     assert {word for word in arguments if word.startswith("--")} <= set(re.findall(r"--[\w-]+", shown.stdout))
 
 
