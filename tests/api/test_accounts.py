@@ -726,14 +726,3 @@ def test_a_service_that_could_not_tell_good_tokens_does_not_start(
     assert server.process.wait(60) != 0
     assert f"moodreel cannot start: {line}" in server.output
     assert "Traceback" not in server.output and "c2hvcnQ" not in server.output
-
-
-def test_the_readme_makes_a_token_that_works(client: FlaskClient) -> None:
-    [example] = [
-        block
-        for block in re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-        if "jwt.encode" in block
-    ]
-    names: dict[str, Any] = {"SECURITY_SECRET": base64.b64encode(accounts.SECRET).decode()}
-    exec(example, names)
-    assert client.get("/auth/profile", headers=bearer(names["token"])).get_json()["user_id"] == "42"
