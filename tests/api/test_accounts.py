@@ -1,6 +1,5 @@
 """What signing in changes: who may do what, by header or cookie, and what they see of themselves."""
 
-import base64
 import json
 import re
 import sqlite3
@@ -24,7 +23,7 @@ from moodreel.storage.call_log import CallLog, CallOutcome
 from moodreel.storage.timestamps import format_timestamp
 from tests.support import accounts
 from tests.support.accounts import ISSUER, PROVIDER, STRANGER, openid, own
-from tests.support.server import DATE, KEY, ROOT, Server, video_body
+from tests.support.server import DATE, KEY, Server, video_body
 
 DAY = 86_400
 ORIGIN = "https://app.example"
