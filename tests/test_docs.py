@@ -15,8 +15,10 @@ import pytest
 from playwright.sync_api import sync_playwright
 
 from moodreel.training.__main__ import _parser as build_parser
-from tests.support import accounts, media
+from tests.support import accounts
 from tests.support.server import KEY, REAL, ROOT, Server
+from tests.support.synthetic_frames import portrait
+from tests.support.synthetic_image import encode_image
 
 FILES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 CHROMIUM = shutil.which("chromium")
@@ -170,7 +172,7 @@ def test_a_token_made_as_the_example_makes_it_is_taken(server):
 @pytest.mark.server
 def test_the_python_client_of_live_video_gets_results(server):
     results: list[dict] = []
-    scope = {"url": server.url, "KEY": KEY, "jpeg": media.photo(media.portrait()), "print": results.append}
+    scope = {"url": server.url, "KEY": KEY, "jpeg": encode_image(portrait()), "print": results.append}
     exec(example("python", "socketio.Client"), scope)
     try:
         deadline = time.monotonic() + 20
