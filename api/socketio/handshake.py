@@ -19,7 +19,7 @@ MAX_UNAUTHENTICATED = 16
 """Sockets of a worker whose clients have not said yet who they are."""
 
 _REFUSAL = "moodreel.refusal"
-_HOW = 'Connect with Socket.IO 3 or newer, with WebSocket as its only transport (docs/live.md).'
+_HOW = "Connect with Socket.IO 3 or newer, with WebSocket as its only transport (docs/live.md)."
 
 
 class HandshakeMiddleware:
