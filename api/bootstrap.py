@@ -115,7 +115,7 @@ def load_text_pipeline(settings: Settings) -> TextPipeline:
         model_path=settings.text_model_path,
         model_fallback=settings.model_fallback,
         use_gpu=settings.use_gpu,
-        longest=settings.max_text_characters,
+        max_characters=settings.max_text_characters,
         wait_seconds=settings.max_wait_seconds,
     )
 

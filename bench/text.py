@@ -46,7 +46,7 @@ def main() -> None:
         f"memory: {imported - before:.0f} MB of imports beside those of faces, {_megabytes() - imported:.0f} of models"
     )
 
-    predictor = reader.store.get()
+    predictor = reader.models.get()
     for name, texts in (("a line", [LINE]), ("64 lines", [LINE] * 64), (f"{len(ENTRY):,} characters", [ENTRY])):
         windows = [window for text in texts for window in predictor.tokenizer.tokenize(text)]
         whole = _median(lambda texts=texts: reader.predict(texts), options.rounds)

@@ -1,8 +1,8 @@
-"""A moment of a clip -> a looping video that runs forward and back, and its poster.
+"""Make a boomerang of one moment of a video: a loop that runs forward and backward, and its poster image.
 
-The loop shows f0 f1 … fn … f1 and starts again at f0: no frame is shown twice at either turn, each keeps the time that
-it had in the clip. One turn is the peak; the other is where the picture hardly moves, so that turning back is no jerk.
-FFmpeg (through PyAV) writes MP4, Pillow writes WebP, GIF and the poster; all in memory.
+The loop shows f0 f1 ... fn ... f1 and starts again at f0. No frame is repeated at either turn, and each keeps its
+duration in the video. One turn is the peak. The other is placed where there is least motion, so that the change of
+direction is smooth. FFmpeg (through PyAV) encodes MP4; Pillow encodes WebP, GIF and the poster. All of it is in memory.
 """
 
 import io
@@ -22,22 +22,36 @@ from PIL import Image
 from moodreel.media.video import Frame, VideoReader
 
 OUTPUTS = ("mp4", "webp", "gif")
+"""Formats of the loop."""
 MOMENTS = ("expressive", "whole")
+"""What the loop shows: the moment of the strongest expression, or the whole video."""
 
 _MAX_FPS = {"mp4": 30.0, "webp": 20.0, "gif": 15.0}
-"""Frames a second at most: an animated picture predicts little from frame to frame, so each costs its full size."""
-_FRAME_BYTES = 64 * 2**20
-"""What the decoded frames of one loop may take; a large, long loop gets fewer frames a second instead."""
+"""Most frames a second. Animated WebP and GIF predict little from frame to frame, so each frame costs its full size."""
+_MAX_FRAME_BYTES = 64 * 2**20
+"""Most memory for the decoded frames of one loop. A large, long loop gets fewer frames a second instead."""
 _STILL_SECONDS = 1.0
-_TRIM = 0.15
-"""Share of the way that may be given up for an end where the picture moves less."""
-_CLOCK = 90_000
-"""Ticks a second in the MP4: the usual video clock, fine enough for any recorded rate."""
+"""Duration of a loop of one frame."""
+_MAX_TRIM = 0.15
+"""Share of the loop that may be cut off to end it at a frame with less motion."""
+_CLOCK_HZ = 90_000
+"""Ticks a second in the MP4: the usual clock of video, fine enough for any recorded frame rate."""
 
 
 @dataclass(frozen=True, eq=False)
 class BoomerangClip:
-    """A boomerang. `start` and `peak` are seconds of the clip it was made from; `duration` is the loop's own."""
+    """An encoded boomerang.
+
+    Attributes:
+        data: the file.
+        output: its format, one of `OUTPUTS`.
+        width: pixels.
+        height: pixels.
+        duration: seconds of the loop.
+        start: seconds in the video at which the loop begins.
+        peak: seconds in the video of the poster frame.
+        poster: JPEG of the frame at `peak`, as large as the loop.
+    """
 
     data: bytes
     output: str
@@ -47,7 +61,6 @@ class BoomerangClip:
     start: float
     peak: float
     poster: bytes
-    """JPEG of the frame at `peak`, as large as the loop."""
 
 
 def make_boomerang(
@@ -59,57 +72,59 @@ def make_boomerang(
     output: str = "mp4",
     full_clip: bool = False,
 ) -> BoomerangClip:
-    """Make a boomerang of the clip around `peak`, or of the whole clip.
+    """Make a boomerang of a video around `peak`, or of the whole video.
 
     Args:
-        reader: a clip that has been read to its end once.
-        peak: seconds; the loop turns here wherever the clip is long enough.
-        duration: seconds of the whole loop, there and back; a shorter clip makes a shorter loop.
+        reader: a video that has been read to its end once.
+        peak: time in seconds at which the loop turns, if the video is long enough.
+        duration: seconds of the whole loop, forward and backward. A shorter video gives a shorter loop.
         size: longest side in pixels.
         output: one of `OUTPUTS`.
-        whole: run through the whole clip, faster than life if it is longer than half of `duration`.
+        full_clip: loop through the whole video, sped up if it is longer than half of `duration`.
     """
     start, stop = (0.0, reader.duration) if full_clip else _window(peak, reader.duration, duration / 2)
     speed = max(1.0, (stop - start) / (duration / 2))
-    frames = _read(reader, start, stop, size, speed, _MAX_FPS[output])
+    frames = _read_frames(reader, start, stop, size, speed, _MAX_FPS[output])
     if not full_clip:
         frames = _trim_to_still(frames, peak)
-    pictures = [_crop_even(frame.rgb) for frame in frames]
+    images = [_crop_even(frame.rgb) for frame in frames]
     gaps = np.diff([frame.time for frame in frames]) / speed
     order = [*range(len(frames)), *range(len(frames) - 2, 0, -1)]
     seconds = [*gaps, *gaps[::-1]] if len(frames) > 1 else [_STILL_SECONDS]
     poster = min(range(len(frames)), key=lambda i: abs(frames[i].time - peak))
-    height, width = pictures[0].shape[:2]
+    height, width = images[0].shape[:2]
     return BoomerangClip(
-        data=_ENCODERS[output](pictures, order, seconds),
+        data=_ENCODERS[output](images, order, seconds),
         output=output,
         width=width,
         height=height,
         duration=float(sum(seconds)),
         start=frames[0].time,
         peak=frames[poster].time,
-        poster=_jpeg(pictures[poster]),
+        poster=_encode_jpeg(images[poster]),
     )
 
 
-def _window(peak: float, clip: float, half: float) -> tuple[float, float]:
-    """Choose where to start and stop so that one of the two turns is the peak: build up to it, or fall away from it."""
-    if peak >= half or peak >= clip - peak:
+def _window(peak: float, clip_seconds: float, half: float) -> tuple[float, float]:
+    """Choose the start and stop in seconds so that one turn is the peak: the loop leads up to it, or away from it."""
+    if peak >= half or peak >= clip_seconds - peak:
         return max(0.0, peak - half), peak
-    return peak, min(clip, peak + half)
+    return peak, min(clip_seconds, peak + half)
 
 
-def _read(reader: VideoReader, start: float, stop: float, size: int, speed: float, fps: float) -> list[Frame]:
-    shape = size / max(reader.width, reader.height)
-    frame_bytes = 3 * reader.width * reader.height * min(1.0, shape) ** 2
-    affordable_fps = max(1.0, _FRAME_BYTES / frame_bytes / ((stop - start) / speed or 1.0))
-    every = speed / min(fps, affordable_fps)
-    frames = list(reader.frames(start=start, stop=stop, min_interval=every, max_side=size))
-    return frames if len(frames) > 1 else _two_at(reader, stop, size)
+def _read_frames(
+    reader: VideoReader, start: float, stop: float, size: int, speed: float, max_fps: float
+) -> list[Frame]:
+    scale = min(1.0, size / max(reader.width, reader.height))
+    frame_bytes = 3 * reader.width * reader.height * scale**2
+    affordable_fps = max(1.0, _MAX_FRAME_BYTES / frame_bytes / ((stop - start) / speed or 1.0))
+    min_interval = speed / min(max_fps, affordable_fps)
+    frames = list(reader.frames(start=start, stop=stop, min_interval=min_interval, max_side=size))
+    return frames if len(frames) > 1 else _last_two_frames(reader, stop, size)
 
 
-def _two_at(reader: VideoReader, time: float, size: int) -> list[Frame]:
-    """Give the frame at or after `time` and the one before it: a clip may have less than a frame a second, or one."""
+def _last_two_frames(reader: VideoReader, time: float, size: int) -> list[Frame]:
+    """Return the frame at or after `time` and the one before it, for videos of less than a frame a second."""
     pair: deque[Frame] = deque(maxlen=2)
     for frame in reader.frames(max_side=size):
         pair.append(frame)
@@ -119,43 +134,43 @@ def _two_at(reader: VideoReader, time: float, size: int) -> list[Frame]:
 
 
 def _trim_to_still(frames: list[Frame], peak: float) -> list[Frame]:
-    """Trim the end away from the peak to where the picture moves least from one frame to the next."""
+    """Trim the end away from the peak to where there is least motion between two frames."""
     if abs(frames[0].time - peak) < abs(frames[-1].time - peak):
         return _trim_to_still(frames[::-1], peak)[::-1]
     span = abs(frames[-1].time - frames[0].time)
-    early = [frame for frame in frames[:-1] if abs(frame.time - frames[0].time) <= _TRIM * span]
-    if not early:
+    candidates = [frame for frame in frames[:-1] if abs(frame.time - frames[0].time) <= _MAX_TRIM * span]
+    if not candidates:
         return frames
-    small = [cv2.resize(frame.rgb, (32, 32), interpolation=cv2.INTER_AREA) for frame in frames[: len(early) + 1]]
+    small = [cv2.resize(frame.rgb, (32, 32), interpolation=cv2.INTER_AREA) for frame in frames[: len(candidates) + 1]]
     motion = [cv2.absdiff(a, b).mean() for a, b in itertools.pairwise(small)]
     return frames[int(np.argmin(motion)) :]
 
 
 def _crop_even(rgb: np.ndarray) -> np.ndarray:
-    """Cut (H, W, 3) to even sides, as 4:2:0 needs; a side of one pixel is doubled."""
+    """Crop (H, W, 3) to even sides, as 4:2:0 chroma needs. A side of one pixel is doubled."""
     height, width = rgb.shape[:2]
     rgb = np.pad(rgb, ((0, height == 1), (0, width == 1), (0, 0)), mode="edge")
     return rgb[: rgb.shape[0] // 2 * 2, : rgb.shape[1] // 2 * 2]
 
 
-def _mp4(pictures: Sequence[np.ndarray], order: Sequence[int], seconds: Sequence[float]) -> bytes:
-    """Encode H.264 `yuv420p`, BT.709, no audio, the index in front."""
+def _encode_mp4(images: Sequence[np.ndarray], order: Sequence[int], seconds: Sequence[float]) -> bytes:
+    """Encode H.264 `yuv420p`, BT.709, without audio, with the index first so that playback starts at once."""
     file = io.BytesIO()
-    height, width = pictures[0].shape[:2]
+    height, width = images[0].shape[:2]
     options = {"movflags": "faststart"}
     with av.open(file, "w", format="mp4", options=options, io_open=lambda *_: _SecondHandle(file)) as container:
         stream = container.add_stream("libx264", options={"preset": "superfast", "crf": "22", "bf": "0"})
         context = stream.codec_context
         context.width, context.height, context.pix_fmt = width, height, "yuv420p"
-        context.time_base = Fraction(1, _CLOCK)
+        context.time_base = Fraction(1, _CLOCK_HZ)
         context.framerate = Fraction(round(1000 * len(order) / sum(seconds)), 1000)
         context.color_primaries = context.color_trc = context.colorspace = 1  # BT.709
         context.color_range = 1  # limited
-        ends = np.round(np.cumsum(seconds) * _CLOCK).astype(int)
+        ends = np.round(np.cumsum(seconds) * _CLOCK_HZ).astype(int)
         duration_of: dict[int | None, int] = {}
         reformatter = VideoReformatter()
         for index, begin, end in zip(order, [0, *ends], ends, strict=False):
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pictures[index]), format="rgb24")
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(images[index]), format="rgb24")
             frame = reformatter.reformat(frame, format="yuv420p", dst_colorspace=Colorspace.ITU709)
             frame.pts, frame.time_base = int(begin), context.time_base
             duration_of[frame.pts] = int(end - begin)
@@ -169,23 +184,23 @@ def _mp4(pictures: Sequence[np.ndarray], order: Sequence[int], seconds: Sequence
 
 
 class _SecondHandle(io.RawIOBase):
-    """A second reader of the file that is being written: `faststart` moves the data up to let the index in front."""
+    """A second handle of the file that is being written. `faststart` reads the data back to put the index before it."""
 
     def __init__(self, file: io.BytesIO) -> None:
         self._file = file
-        self._at = 0
+        self._position = 0
 
     def read(self, size: int = -1) -> bytes:
-        chunk = bytes(self._file.getbuffer()[self._at : self._at + size])
-        self._at += len(chunk)
+        chunk = bytes(self._file.getbuffer()[self._position : self._position + size])
+        self._position += len(chunk)
         return chunk
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._at = offset + (0, self._at, len(self._file.getbuffer()))[whence]
-        return self._at
+        self._position = offset + (0, self._position, len(self._file.getbuffer()))[whence]
+        return self._position
 
     def tell(self) -> int:
-        return self._at
+        return self._position
 
     def readable(self) -> bool:
         return True
@@ -194,25 +209,25 @@ class _SecondHandle(io.RawIOBase):
         return True
 
 
-def _webp(pictures: Sequence[np.ndarray], order: Sequence[int], seconds: Sequence[float]) -> bytes:
-    frames = [Image.fromarray(picture) for picture in pictures]
-    return _animation("WEBP", frames, order, seconds, 1000, quality=75, method=2)
+def _encode_webp(images: Sequence[np.ndarray], order: Sequence[int], seconds: Sequence[float]) -> bytes:
+    frames = [Image.fromarray(image) for image in images]
+    return _encode_animation("WEBP", frames, order, seconds, 1000, quality=75, method=2)
 
 
-def _gif(pictures: Sequence[np.ndarray], order: Sequence[int], seconds: Sequence[float]) -> bytes:
-    """Encode with one palette for the whole loop, so that colours do not flicker from frame to frame."""
-    sample = Image.fromarray(np.concatenate(pictures[:: math.ceil(len(pictures) / 8)]))
+def _encode_gif(images: Sequence[np.ndarray], order: Sequence[int], seconds: Sequence[float]) -> bytes:
+    """Encode with one palette for the whole loop, so that colors do not flicker."""
+    sample = Image.fromarray(np.concatenate(images[:: math.ceil(len(images) / 8)]))
     palette = sample.quantize(255, method=Image.Quantize.MEDIANCUT)
-    # No dithering: its noise differs from frame to frame, triples the file and shimmers.
+    # No dithering: its noise differs from frame to frame, which flickers and triples the size of the file.
     dither = Image.Dither.NONE
-    frames = [Image.fromarray(picture).quantize(palette=palette, dither=dither) for picture in pictures]
-    return _animation("GIF", frames, order, seconds, 100, optimize=False)
+    frames = [Image.fromarray(image).quantize(palette=palette, dither=dither) for image in images]
+    return _encode_animation("GIF", frames, order, seconds, 100, optimize=False)
 
 
-def _animation(
+def _encode_animation(
     kind: str, frames: list[Image.Image], order: Sequence[int], seconds: Sequence[float], ticks: int, **options: object
 ) -> bytes:
-    """Save a picture that loops for ever, its frame times rounded to 1/`ticks` s without adding up the rounding."""
+    """Encode an endless animation. Frame times are rounded to 1 / `ticks` seconds without accumulating the error."""
     ends = np.round(np.cumsum(seconds) * ticks)
     milliseconds = np.maximum(np.diff(ends, prepend=0), 1) * (1000 // ticks)
     file = io.BytesIO()
@@ -222,10 +237,10 @@ def _animation(
     return file.getvalue()
 
 
-def _jpeg(rgb: np.ndarray) -> bytes:
+def _encode_jpeg(rgb: np.ndarray) -> bytes:
     file = io.BytesIO()
     Image.fromarray(rgb).save(file, "JPEG", quality=88, optimize=True)
     return file.getvalue()
 
 
-_ENCODERS = {"mp4": _mp4, "webp": _webp, "gif": _gif}
+_ENCODERS = {"mp4": _encode_mp4, "webp": _encode_webp, "gif": _encode_gif}

@@ -1,8 +1,8 @@
-"""Which moment of a clip makes its cover.
+"""Select the keyframe of a video: the moment that its thumbnail shows.
 
-A good one is far from the person's own calm, the model is sure of it, the picture is sharp, the eyes are open and the
-face is turned to the camera. Each of these is a factor from a floor to 1, so that none alone decides, and the product
-is smoothed over time, so that no single odd frame does.
+A good keyframe is far from the person's own baseline, the model is sure of it, the face is sharp, the eyes are open and
+the face is turned to the camera. Each of these is a factor between a floor and 1, so that none decides alone. The
+product is smoothed over time, so that no single odd frame decides.
 """
 
 from collections.abc import Sequence
@@ -12,46 +12,48 @@ import numpy as np
 from moodreel.faces.landmarker import BLENDSHAPES
 from moodreel.faces.observation import FaceObservation
 
-CALM_SHARE = 0.3
-"""Share of a person's moments, those with the least expression, that count as their own calm."""
+BASELINE_SHARE = 0.3
+"""Share of the frames, those with the least expression, whose mean is the person's baseline."""
 FULL_EXPRESSION = 0.8
-"""Euclidean distance between two moments' expressive blendshapes that counts as a full expression."""
+"""Euclidean distance from the baseline, over the expressive blendshapes, of a full expression."""
 
 _EXPRESSIVE = [i for i, name in enumerate(BLENDSHAPES) if not name.startswith(("_", "eyeLook", "eyeBlink", "jawLeft"))]
 _BLINK = [BLENDSHAPES.index("eyeBlinkLeft"), BLENDSHAPES.index("eyeBlinkRight")]
 _FLOORS = {"expression": 0.5, "sharpness": 0.5, "eyes": 0.3, "facing": 0.4}
+"""Least value of each factor."""
 
 
-def score_keyframes(views: Sequence[FaceObservation | None], likely: np.ndarray) -> np.ndarray:
-    """Score every moment of one person's clip.
+def score_keyframes(observations: Sequence[FaceObservation | None], probabilities: np.ndarray) -> np.ndarray:
+    """Score every sampled frame of one face.
 
     Args:
-        views: T moments, None where the face was not seen; at least one was.
-        likely: float (T,), how likely the answered emotion was at each; NaN where there is no face.
+        observations: the face in each of T frames, None where it was not found; it was found at least once.
+        probabilities: float (T,), probability of the answered emotion in each frame, NaN without a face.
 
     Returns:
-        float (T,), 0..1, 0 where there is no face.
+        float (T,), 0 to 1, 0 without a face.
     """
-    seen = [moment for moment, view in enumerate(views) if view is not None]
-    features = [view.features for view in views if view is not None]
-    sharp = np.array([view.sharpness for view in views if view is not None])
+    found = [index for index, observation in enumerate(observations) if observation is not None]
+    features = [observation.features for observation in observations if observation is not None]
+    sharpness = np.array([observation.sharpness for observation in observations if observation is not None])
     factors = {
-        "expression": _distance_from_calm(np.stack([each.blendshapes for each in features])),
-        "sharpness": np.clip(sharp / max(float(np.percentile(sharp, 90)), 1e-6), 0, 1),
+        "expression": _expression_strength(np.stack([each.blendshapes for each in features])),
+        "sharpness": np.clip(sharpness / max(float(np.percentile(sharpness, 90)), 1e-6), 0, 1),
         "eyes": 1 - np.clip([each.blendshapes[_BLINK].mean() for each in features], 0, 1),
         "facing": np.prod(np.cos(np.radians([each.pose[:2] for each in features])), axis=1).clip(0, 1),
     }
-    scores = np.zeros(len(views))
-    scores[seen] = np.asarray(likely)[seen]
+    scores = np.zeros(len(observations))
+    scores[found] = np.asarray(probabilities)[found]
     for name, factor in factors.items():
-        scores[seen] *= _FLOORS[name] + (1 - _FLOORS[name]) * factor
-    around = np.convolve(np.pad(scores, 1, mode="edge"), [0.25, 0.5, 0.25], mode="valid")
-    return np.where(scores > 0, around, 0.0)
+        scores[found] *= _FLOORS[name] + (1 - _FLOORS[name]) * factor
+    smoothed = np.convolve(np.pad(scores, 1, mode="edge"), [0.25, 0.5, 0.25], mode="valid")
+    return np.where(scores > 0, smoothed, 0.0)
 
 
-def _distance_from_calm(blendshapes: np.ndarray) -> np.ndarray:
-    """Tell how far each moment (T, 52) is from the person's own calm: (T,), 1 for a full expression or more."""
+def _expression_strength(blendshapes: np.ndarray) -> np.ndarray:
+    """Return the distance of blendshapes (T, 52) from the person's baseline: (T,), 1 for a full expression or more."""
     expressive = blendshapes[:, _EXPRESSIVE]
-    calmest = np.argsort(np.linalg.norm(expressive, axis=1))[: max(1, round(CALM_SHARE * len(expressive)))]
+    calmest = np.argsort(np.linalg.norm(expressive, axis=1))[: max(1, round(BASELINE_SHARE * len(expressive)))]
     distance = np.linalg.norm(expressive - expressive[calmest].mean(axis=0), axis=1)
-    return np.clip(distance / FULL_EXPRESSION, 0, 1)
+    strength: np.ndarray = np.clip(distance / FULL_EXPRESSION, 0, 1)
+    return strength

@@ -1,14 +1,14 @@
-"""A text -> the emotions that its words show: an entry of a diary, a line of a chat.
+"""Classify the emotions in a text: an entry of a diary, a line of a chat.
 
-text -> `models.tokens` (windows of word pieces) -> `language` -> `models.text` -> `join` (one answer over all windows)
--> `Reading`.
+Stages: `models.tokenizer` splits the text into windows of tokens; `language_id` identifies its language; the model
+classifies each window; `pool_windows` joins the windows to one answer.
 
-Texts don't wait behind clips: a line takes a few milliseconds, and a clip half a second or more. They have a queue of
-their own, in which one thread a process works, so that they never take more than their share of a core; and what waits
-in it is a batch of windows, not a call, so that a line doesn't wait behind all of somebody's novel either.
+Texts do not use the slots of the `Engine`: a line takes a few milliseconds and must not wait for videos, which take
+half a second and more. They have a queue of their own, with one worker thread in each process, so that texts take at
+most one core. A batch of windows waits in it, not a whole call, so that a line does not wait for a novel either.
 """
 
-import time as clock
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as QueueTimeout
@@ -19,33 +19,37 @@ import numpy as np
 
 from moodreel.emotions import EKMAN
 from moodreel.errors import MoodreelError, Overloaded, TextEmpty, TextTooLong
-from moodreel.models.predictor import ModelInfo, resolve_device
+from moodreel.models.predictor import ModelInfo, label_probabilities, resolve_device
 from moodreel.models.registry import ModelRegistry
 from moodreel.models.text_registry import BATCH_SIZE, TextPredictor, text_model_registry
 from moodreel.models.tokenizer import TokenWindow
 from moodreel.pipelines.language_id import ENGLISH, LanguageIdentifier
+from moodreel.pipelines.timing import elapsed_ms
 
 MAX_CHARACTERS = 20_000
-"""Of one text: some 3,500 words, or seven pages."""
+"""Most characters of one text: some 3,500 words, or seven pages."""
 BATCH_SECONDS = 15.0
-"""How long the texts of one call are read: less than other calls wait for their turn."""
-_CALM = 0.02
-"""What a window still weighs that is neutral for certain: a text of nothing else has an answer too."""
+"""Time after which no further text of a call is started. Less than other callers wait for the queue."""
+NEUTRAL_WEIGHT_FLOOR = 0.02
+"""Minimum weight of a fully neutral window, so that an all-neutral text still has a result."""
 
 
 @dataclass(frozen=True)
 class TextResult:
-    """What one text shows, by Ekman's six emotions and neutral.
+    """The emotions in one text, of Ekman's six and neutral.
 
-    label, score: the likeliest emotion, and its probability: of the answers given with 0.8, about 80 % are right.
-    scores: of each emotion, how likely a reader would see it in the text. Several may be there at once, so that they
-        need not add up to 1; `label` has the highest.
-    labels: every emotion that is likely enough to be said, by a threshold of its own, the likeliest first; `label` is
-        always among them.
-    language: ISO 639 code; None where the text has no words to tell it by, such as a line of emoji.
-    language_supported: whether the model was made for that language; the answer is no more than a guess where not.
-    windows: how many parts the text was read in. characters: how long it is.
-    timings: milliseconds by stage, of the whole call.
+    Attributes:
+        label: the most likely emotion.
+        score: its probability. Of the answers with 0.8, about 80 % are right.
+        scores: for each emotion, the probability that a reader would see it in the text. A text may show several, so
+            they need not add up to 1.
+        labels: `label`, and every other emotion above its own threshold, the most likely first.
+        language: ISO 639 code; None if the text has no words, such as a line of emoji.
+        language_supported: whether the model was made for that language. If not, the answer is no more than a guess.
+        characters: length of the text.
+        windows: number of windows that were classified.
+        model: the model that answered.
+        timings: milliseconds by stage, of the whole call.
     """
 
     label: str
@@ -62,37 +66,57 @@ class TextResult:
 
 @dataclass(frozen=True, eq=False)
 class TextBatchResult:
-    """An answer or an error for each text, in its place."""
+    """The results of a batch.
+
+    Attributes:
+        results: a result or an error for each text, in the order of the texts.
+        model: the model that answered.
+        timings: milliseconds by stage.
+    """
 
     results: tuple[TextResult | MoodreelError, ...]
     model: ModelInfo
     timings: dict[str, float]
 
 
-class TextPipeline:
-    """Reads texts; one serves all threads of a process. Make it after a fork, never before.
+@dataclass(frozen=True)
+class _TokenizedText:
+    text: str
+    windows: tuple[TokenWindow, ...]
 
-    longest: characters that one text may have, and word pieces: English has one for four characters, but an emoji that
-        is read by its name has many.
-    wait_seconds: how long a caller waits for its turn before `Overloaded`.
-    batch_seconds: after so many no further text of a call is read; the first one is, to its end.
+
+class TextPipeline:
+    """Classify texts. Thread-safe. Create it after a fork, never before.
+
+    Attributes:
+        models: the text models.
     """
 
     def __init__(
         self,
-        store: ModelRegistry[TextPredictor],
+        models: ModelRegistry[TextPredictor],
         languages: LanguageIdentifier,
         *,
-        longest: int = MAX_CHARACTERS,
+        max_characters: int = MAX_CHARACTERS,
         wait_seconds: float = 20.0,
         batch_seconds: float = BATCH_SECONDS,
     ) -> None:
-        self.store = store
+        """Create a pipeline.
+
+        Args:
+            models: the text models.
+            languages: identifies the language of a text.
+            max_characters: most characters of one text, and most tokens. English has one token for four characters,
+                but an emoji, which is read by its name, has many.
+            wait_seconds: how long a caller waits for the queue before `Overloaded`.
+            batch_seconds: time after which no further text of a call is started. The first is always finished.
+        """
+        self.models = models
         self._languages = languages
-        self._longest = longest
+        self._max_characters = max_characters
         self._wait_seconds = wait_seconds
         self._batch_seconds = batch_seconds
-        self._queue = ThreadPoolExecutor(1, thread_name_prefix="words")
+        self._queue = ThreadPoolExecutor(1, thread_name_prefix="text")
 
     @classmethod
     def load(
@@ -102,153 +126,176 @@ class TextPipeline:
         model_path: Path | None = None,
         model_fallback: bool = False,
         use_gpu: str = "auto",
-        longest: int = MAX_CHARACTERS,
+        max_characters: int = MAX_CHARACTERS,
         wait_seconds: float = 20.0,
     ) -> "TextPipeline":
-        """Load the default model of a store, and what tells languages apart.
+        """Load the default text model of a model store, and the language identifier.
 
-        Args: as those of `Analyser.load`, and of `WordReader`.
-        Raises ModelInvalid: a model is not what it should be.
-        """
-        store = text_model_registry(store_root, device=resolve_device(use_gpu))
-        store.set_default_from_path(model_path, setting="TEXT_MODEL_PATH", fallback=model_fallback)
-        return cls(store, LanguageIdentifier(store_root / "lid.176"), longest=longest, wait_seconds=wait_seconds)
-
-    def predict(self, texts: Sequence[str], *, model: str | None = None) -> tuple[TextResult, ...]:
-        """Tell what each text shows.
+        Args:
+            store_root: folder of the model store.
+            model_path: model folder outside the store that becomes the default.
+            model_fallback: use the store's default when `model_path` is invalid, instead of raising.
+            use_gpu: "auto", "0" or "1".
+            max_characters: see `__init__`.
+            wait_seconds: see `__init__`.
 
         Raises:
-            MoodreelError: the first of what is wrong with any of the texts, `TextEmpty`, `TextTooLong` or `Overloaded`;
-                `ModelNotFound`.
+            ModelInvalid: a model cannot be loaded.
         """
-        found = []
+        models = text_model_registry(store_root, device=resolve_device(use_gpu))
+        models.set_default_from_path(model_path, setting="TEXT_MODEL_PATH", fallback=model_fallback)
+        languages = LanguageIdentifier(store_root / "lid.176")
+        return cls(models, languages, max_characters=max_characters, wait_seconds=wait_seconds)
+
+    def predict(self, texts: Sequence[str], *, model: str | None = None) -> tuple[TextResult, ...]:
+        """Classify texts.
+
+        Args:
+            texts: the texts.
+            model: name of a model in the store; None for the default.
+
+        Raises:
+            MoodreelError: the first error of any text: `TextEmpty`, `TextTooLong` or `Overloaded`; `ModelNotFound`.
+        """
+        results = []
         for result in self.predict_batch(texts, model=model).results:
             if isinstance(result, MoodreelError):
                 raise result
-            found.append(result)
-        return tuple(found)
+            results.append(result)
+        return tuple(results)
 
     def predict_batch(self, texts: Sequence[str], *, model: str | None = None) -> TextBatchResult:
-        """Do as `read`, but what is wrong with one text stands in its place. Those not read in time are `Overloaded`.
+        """Classify texts. A text that fails has its error in its place, `Overloaded` if there was no time left for it.
+
+        Args:
+            texts: the texts.
+            model: name of a model in the store; None for the default.
 
         Raises:
-            MoodreelError: `ModelNotFound`, or `Overloaded` where not one was read.
+            MoodreelError: `ModelNotFound`, or `Overloaded` if not one text was classified.
         """
-        predictor = self.store.get(model)
-        begun = clock.perf_counter()
-        cut = self._cut_all(texts, predictor)
-        told = clock.perf_counter()
-        languages = [None if isinstance(part, MoodreelError) else self._languages.find(part.text) for part in cut]
-        timings = {"tokens": (told - begun) * 1000, "language": _since(told)}
-        shares, timings["model"] = self._read([part for part in cut if isinstance(part, _Cut)], predictor)
-        answers = iter(shares)
+        predictor = self.models.get(model)
+        start = time.perf_counter()
+        items = self._tokenize_all(texts, predictor)
+        timings, start = {"tokens": elapsed_ms(start)}, time.perf_counter()
+        languages = [None if isinstance(item, MoodreelError) else self._languages.identify(item.text) for item in items]
+        timings["language"] = elapsed_ms(start)
+        tokenized = [item for item in items if isinstance(item, _TokenizedText)]
+        by_text, timings["model"] = self._predict_windows(tokenized, predictor)
+        probabilities = iter(by_text)
         return TextBatchResult(
             results=tuple(
-                part if isinstance(part, MoodreelError) else _judge(part, next(answers), language, predictor, timings)
-                for part, language in zip(cut, languages, strict=True)
+                item
+                if isinstance(item, MoodreelError)
+                else _to_result(item, next(probabilities), language, predictor, timings)
+                for item, language in zip(items, languages, strict=True)
             ),
             model=predictor.info,
             timings=timings,
         )
 
-    def _cut_all(self, texts: Sequence[str], predictor: TextPredictor) -> "list[_Cut | MoodreelError]":
-        begun = clock.perf_counter()
+    def _tokenize_all(self, texts: Sequence[str], predictor: TextPredictor) -> list[_TokenizedText | MoodreelError]:
+        start = time.perf_counter()
         late = Overloaded("The texts before took too long. Send this one again with fewer beside it.")
         return [
-            late if number and _since(begun) > 1000 * self._batch_seconds else self._cut(text, predictor)
-            for number, text in enumerate(texts)
+            late if index and elapsed_ms(start) > 1000 * self._batch_seconds else self._tokenize(text, predictor)
+            for index, text in enumerate(texts)
         ]
 
-    def _cut(self, text: str, predictor: TextPredictor) -> "_Cut | MoodreelError":
-        if len(text) > self._longest:
-            return TextTooLong(f"The text has more than {self._longest:,} characters. Send it in parts.")
+    def _tokenize(self, text: str, predictor: TextPredictor) -> _TokenizedText | MoodreelError:
+        if len(text) > self._max_characters:
+            return TextTooLong(f"The text has more than {self._max_characters:,} characters. Send it in parts.")
         windows = predictor.tokenizer.tokenize(text)
         if not windows:
             return TextEmpty("There are no words in the text. Send some, or an emoji.")
-        if sum(window.text_tokens for window in windows) > self._longest:
+        if sum(window.text_tokens for window in windows) > self._max_characters:
             return TextTooLong("The text has too many emoji or signs for its length. Send it in parts.")
-        return _Cut(text, tuple(windows))
+        return _TokenizedText(text, tuple(windows))
 
-    def _read(self, parts: Sequence["_Cut"], predictor: TextPredictor) -> tuple[list[np.ndarray | None], float]:
-        """Read the windows of all texts, in order and as many as there is time for.
+    def _predict_windows(
+        self, texts: Sequence[_TokenizedText], predictor: TextPredictor
+    ) -> tuple[list[np.ndarray | None], float]:
+        """Classify the windows of all texts, in order, until the time is over.
 
-        Gives each text's probabilities (W, 7), None where it was not read to its end, and the milliseconds of work.
+        Returns:
+            For each text, probabilities (W, 7) of its windows, or None if it was not finished; and the milliseconds
+            that the model worked.
         """
-        windows = [window for part in parts for window in part.windows]
-        read, milliseconds = [np.zeros((0, len(predictor.info.labels)), np.float32)], 0.0
-        begun = clock.perf_counter()
-        for start in range(0, len(windows), BATCH_SIZE):
-            if start >= len(parts[0].windows) and _since(begun) > 1000 * self._batch_seconds:
+        windows = [window for text in texts for window in text.windows]
+        batches, model_ms = [np.zeros((0, len(predictor.info.labels)), np.float32)], 0.0
+        start = time.perf_counter()
+        for first in range(0, len(windows), BATCH_SIZE):
+            if first >= len(texts[0].windows) and elapsed_ms(start) > 1000 * self._batch_seconds:
                 break
-            shares, spent = self._take_turn(predictor, windows[start : start + BATCH_SIZE])
-            read.append(shares)
-            milliseconds += spent
-        every = np.concatenate(read)
-        ends = np.cumsum([len(part.windows) for part in parts], dtype=int)
-        whole = [
-            every[end - len(part.windows) : end] if end <= len(every) else None
-            for part, end in zip(parts, ends, strict=True)
+            probabilities, batch_ms = self._run_queued(predictor, windows[first : first + BATCH_SIZE])
+            batches.append(probabilities)
+            model_ms += batch_ms
+        done = np.concatenate(batches)
+        ends = np.cumsum([len(text.windows) for text in texts], dtype=int)
+        by_text = [
+            done[end - len(text.windows) : end] if end <= len(done) else None
+            for text, end in zip(texts, ends, strict=True)
         ]
-        return whole, milliseconds
+        return by_text, model_ms
 
-    def _take_turn(self, predictor: TextPredictor, windows: Sequence[TokenWindow]) -> tuple[np.ndarray, float]:
-        """Wait for the queue to read a batch of windows; give their probabilities and its milliseconds."""
+    def _run_queued(self, predictor: TextPredictor, windows: Sequence[TokenWindow]) -> tuple[np.ndarray, float]:
+        """Wait for the queue to classify a batch. Returns probabilities (W, 7) and milliseconds. Raises Overloaded."""
 
         def work() -> tuple[np.ndarray, float]:
-            begun = clock.perf_counter()
-            return predictor.predict(windows), _since(begun)
+            start = time.perf_counter()
+            return predictor.predict(windows), elapsed_ms(start)
 
-        waiting = self._queue.submit(work)
+        future = self._queue.submit(work)
         try:
-            return waiting.result(timeout=self._wait_seconds)
+            return future.result(timeout=self._wait_seconds)
         except QueueTimeout:
-            # What has begun is nearly done.
-            if not waiting.cancel():
-                return waiting.result()
+            # A batch that has been started is nearly done.
+            if not future.cancel():
+                return future.result()
             raise Overloaded("Too many texts are being read right now. Try again in a few seconds.") from None
 
 
-@dataclass(frozen=True)
-class _Cut:
-    text: str
-    windows: tuple[TokenWindow, ...]
-
-
-def _judge(
-    part: _Cut, shares: np.ndarray | None, language: str | None, predictor: TextPredictor, timings: dict[str, float]
+def _to_result(
+    text: _TokenizedText,
+    probabilities: np.ndarray | None,
+    language: str | None,
+    predictor: TextPredictor,
+    timings: dict[str, float],
 ) -> TextResult | MoodreelError:
-    if shares is None:
+    if probabilities is None:
         return Overloaded("There was no time left to read this text. Send it again with fewer beside it.")
-    labels, together = predictor.info.labels, join(shares, part.windows)
-    by_likelihood = [int(number) for number in np.argsort(-together, kind="stable")]
-    best = by_likelihood[0]
-    said = tuple(labels[i] for i in by_likelihood if i == best or together[i] >= predictor.thresholds[i])
+    labels, pooled = predictor.info.labels, pool_windows(probabilities, text.windows)
+    ranked = [int(index) for index in np.argsort(-pooled, kind="stable")]
+    best = ranked[0]
     return TextResult(
         label=labels[best],
-        score=float(together[best]),
-        scores={label: float(share) for label, share in zip(labels, together, strict=True)},
-        labels=said,
+        score=float(pooled[best]),
+        scores=label_probabilities(labels, pooled),
+        labels=tuple(labels[i] for i in ranked if i == best or pooled[i] >= predictor.thresholds[i]),
         language=language,
         language_supported=language in (None, ENGLISH),
-        characters=len(part.text),
-        windows=len(part.windows),
+        characters=len(text.text),
+        windows=len(text.windows),
         model=predictor.info,
         timings=timings,
     )
 
 
-def join(shares: np.ndarray, windows: Sequence[TokenWindow]) -> np.ndarray:
-    """Make one answer (7,) of the probabilities (W, 7) of a text's windows: their mean, each weighed by its length and
-    by how far it is from neutral.
+def pool_windows(probabilities: np.ndarray, windows: Sequence[TokenWindow]) -> np.ndarray:
+    """Average the probabilities of a text's windows, weighted by their length and by how far they are from neutral.
 
-    A diary tells what happened before it says how that was. On entries of twelve comments of which three show one
-    emotion, and nine none, that emotion came out in 53 % of 100, and in 47 % by the plain mean; of eight comments that
-    all show one, in 87 and 89 % (GoEmotions, texts held out from training).
+    A diary tells what happened before it says how that felt. On entries of twelve comments, of which three show one
+    emotion and nine none, this found the emotion in 53 % of 100, the plain mean in 47 %. On entries of eight comments
+    that all show one it was 87 % and 89 % (GoEmotions, texts held out from training).
+
+    Args:
+        probabilities: float (W, 7), in the order of `EKMAN`.
+        windows: the W windows.
+
+    Returns:
+        float (7,).
     """
-    own = np.array([window.text_tokens for window in windows], np.float32)
-    weights = own * (1 + _CALM - shares[:, EKMAN.index("neutral")])
-    return (shares * weights[:, None]).sum(axis=0) / weights.sum()
-
-
-def _since(begun: float) -> float:
-    return (clock.perf_counter() - begun) * 1000
+    tokens = np.array([window.text_tokens for window in windows], np.float32)
+    weights = tokens * (1 + NEUTRAL_WEIGHT_FLOOR - probabilities[:, EKMAN.index("neutral")])
+    pooled: np.ndarray = (probabilities * weights[:, None]).sum(axis=0) / weights.sum()
+    return pooled

@@ -162,8 +162,8 @@ def facial_action_answers() -> dict[str, object]:
 def language_answers() -> dict[str, object]:
     identifier = LanguageIdentifier(STORE / "lid.176")
     return {
-        "diary": {language: [identifier.find(line) for line in lines] for language, lines in DIARY.items()},
-        "texts": [identifier.find(text) for text in TEXTS],
+        "diary": {language: [identifier.identify(line) for line in lines] for language, lines in DIARY.items()},
+        "texts": [identifier.identify(text) for text in TEXTS],
     }
 
 

@@ -15,7 +15,7 @@ LINES = [(language, line) for language, lines in DIARY.items() for line in lines
 
 
 @pytest.fixture(scope="module")
-def finder():
+def identifier():
     return LanguageIdentifier(FOLDER)
 
 
@@ -36,34 +36,36 @@ def finder():
         "2024-05-03, 18:30: dentist",
     ],
 )
-def test_english_as_people_write_it_is_english(finder, text):
-    assert finder.find(text) == "en"
+def test_english_as_people_write_it_is_english(identifier, text):
+    assert identifier.identify(text) == "en"
 
 
 @pytest.mark.parametrize(
     "text", ["", "😂😂", "🇫🇷", "!!!", "12:30", "https://example.org/eine/seite", "…", "\0", "\ud83d"]
 )
-def test_what_has_no_words_is_in_no_language(finder, text):
-    assert finder.find(text) is None
+def test_what_has_no_words_is_in_no_language(identifier, text):
+    assert identifier.identify(text) is None
 
 
-def test_lines_of_other_languages_are_hardly_ever_missed(finder):
-    missed = [(language, line) for language, line in LINES if finder.find(line) == "en"]
+def test_lines_of_other_languages_are_hardly_ever_missed(identifier):
+    missed = [(language, line) for language, line in LINES if identifier.identify(line) == "en"]
     assert len(missed) <= 1, missed
 
 
-def test_lines_of_other_languages_are_told_by_name(finder):
-    wrong = [(language, finder.find(line), line) for language, line in LINES if finder.find(line) != language]
+def test_lines_of_other_languages_are_told_by_name(identifier):
+    wrong = [
+        (language, identifier.identify(line), line) for language, line in LINES if identifier.identify(line) != language
+    ]
     assert len(wrong) <= len(LINES) // 10, wrong
 
 
-def test_a_page_is_enough_to_tell_a_long_text_by(finder):
-    assert finder.find("Ich bin heute sehr müde. " * 4000) == "de"
-    assert finder.find("word " * 20_000) == "en"
+def test_a_page_is_enough_to_tell_a_long_text_by(identifier):
+    assert identifier.identify("Ich bin heute sehr müde. " * 4000) == "de"
+    assert identifier.identify("word " * 20_000) == "en"
 
 
-def test_broken_halves_of_characters_and_signs_of_direction_break_nothing(finder):
-    assert finder.find("\u202eI am so happy today\u202c \ud800 \x00 and you are too") == "en"
+def test_broken_halves_of_characters_and_signs_of_direction_break_nothing(identifier):
+    assert identifier.identify("\u202eI am so happy today\u202c \ud800 \x00 and you are too") == "en"
 
 
 def test_a_file_that_is_not_the_one_described_is_refused(tmp_path):

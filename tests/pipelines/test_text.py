@@ -13,7 +13,7 @@ from moodreel.models.face_registry import face_model_registry
 from moodreel.models.text_registry import text_model_registry
 from moodreel.models.tokenizer import OVERLAP_TOKENS, WINDOW_TOKENS, TokenWindow, normalize_text
 from moodreel.pipelines.language_id import LanguageIdentifier
-from moodreel.pipelines.text import TextPipeline, join
+from moodreel.pipelines.text import TextPipeline, pool_windows
 
 STORE = Path(__file__).parents[2] / "model_store"
 SAD = "I can't stop crying, I miss her so much."
@@ -42,7 +42,7 @@ def test_a_reading_says_the_likeliest_emotion_and_each_ones_probability(reader):
 
 
 def test_the_labels_are_those_over_their_thresholds_and_the_likeliest(reader):
-    thresholds = dict(zip(EKMAN, reader.store.get().thresholds, strict=True))
+    thresholds = dict(zip(EKMAN, reader.models.get().thresholds, strict=True))
     texts = [
         SAD,
         GLAD,
@@ -115,7 +115,7 @@ def test_a_text_without_anything_to_read_is_refused(reader, text):
 
 
 def test_a_text_that_is_too_long_is_refused_and_one_just_short_enough_is_read(reader):
-    strict = TextPipeline(reader.store, LanguageIdentifier(STORE / "lid.176"), longest=1600)
+    strict = TextPipeline(reader.models, LanguageIdentifier(STORE / "lid.176"), max_characters=1600)
     assert read(strict, "so sad. " * 200).label == "sadness"
     with pytest.raises(TextTooLong, match="1,600 characters"):
         strict.predict(["so sad. " * 200 + "!"])
@@ -162,7 +162,7 @@ def test_a_long_text_is_read_whole_its_end_as_well_as_its_beginning(reader):
 
 
 def test_windows_overlap_and_leave_nothing_out(reader):
-    tokens = reader.store.get().tokenizer
+    tokens = reader.models.get().tokenizer
     text = " ".join(f"word{number}" for number in range(400))
     windows = tokens.tokenize(text)
     own = [window.ids[1:-1] for window in windows]
@@ -179,7 +179,7 @@ def test_windows_overlap_and_leave_nothing_out(reader):
 def test_a_short_last_window_weighs_little():
     shares = np.array([[0.9] * 7, [0.1] * 7], np.float32)
     shares[:, EKMAN.index("neutral")] = 0.3
-    together = join(shares, [TokenWindow((1,) * 92, 90), TokenWindow((1,) * 12, 10)])
+    together = pool_windows(shares, [TokenWindow((1,) * 92, 90), TokenWindow((1,) * 12, 10)])
     assert together[EKMAN.index("joy")] == pytest.approx(0.82)
 
 
@@ -188,8 +188,8 @@ def test_calm_windows_weigh_less_than_the_one_that_shows_something_and_are_all_t
     calm, glad = np.zeros(7, np.float32), np.zeros(7, np.float32)
     calm[neutral], glad[joy] = 1, 1
     windows = [TokenWindow((1,) * 92, 90)] * 4
-    assert join(np.stack([calm, calm, calm, glad]), windows)[joy] > 0.9
-    assert join(np.stack([calm] * 4), windows)[neutral] == pytest.approx(1)
+    assert pool_windows(np.stack([calm, calm, calm, glad]), windows)[joy] > 0.9
+    assert pool_windows(np.stack([calm] * 4), windows)[neutral] == pytest.approx(1)
 
 
 # Emoji in words

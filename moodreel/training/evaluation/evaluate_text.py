@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from moodreel.models.text_registry import TextPredictor
-from moodreel.pipelines.text import join
+from moodreel.pipelines.text import pool_windows
 from moodreel.training.data.goemotions import read_texts
 from moodreel.training.evaluation.metrics import MultilabelMetrics, compute_multilabel_metrics
 
@@ -25,7 +25,7 @@ def predict_texts(predictor: TextPredictor, texts: Sequence[str]) -> np.ndarray:
     empty = np.zeros(probabilities.shape[1], np.float32)
     return np.stack(
         [
-            join(probabilities[end - len(windows) : end], windows) if windows else empty
+            pool_windows(probabilities[end - len(windows) : end], windows) if windows else empty
             for windows, end in zip(windows_of, ends, strict=True)
         ]
     )
