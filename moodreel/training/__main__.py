@@ -20,9 +20,8 @@ from moodreel.models.model_store import find_model_store
 from moodreel.training.baselines.audio_logreg import cross_validate_baseline, extract_features
 from moodreel.training.baselines.audio_logreg import summary as summary_of_folds
 from moodreel.training.cli import compare as comparing
-from moodreel.training.cli import explain, export, fit
+from moodreel.training.cli import explain, export, extract, fit
 from moodreel.training.cli import text as text_commands
-from moodreel.training.data.extract import MANIFEST, extract, parse_duration
 from moodreel.training.data.ferplus import read_split
 from moodreel.training.data.muxspace import FILE as MUXSPACE
 from moodreel.training.data.registry import open_dataset
@@ -107,14 +106,6 @@ def _movements(args: argparse.Namespace) -> None:
     )
     write_facial_actions(args.out, surrogate, MODEL)
     print(f"agreement with {MODEL} {surrogate.agreement:.4f} of {surrogate.pictures} faces")
-
-
-def _extract(args: argparse.Namespace) -> None:
-    landmarker = LANDMARKER if args.faces else None
-    found = extract(args.videos, args.out, every=args.every, size=args.size, landmarker=landmarker)
-    print(f"{found.pictures} pictures and {MANIFEST} in {args.out}")
-    if found.failed:
-        sys.exit(f"moodreel.training: {len(found.failed)} of {len(args.videos)} videos could not be read to their end")
 
 
 def _baseline(args: argparse.Namespace) -> None:
@@ -245,14 +236,7 @@ def _parser() -> argparse.ArgumentParser:
     frozen.add_argument("--seed", type=int, default=0, help="of the folds (default: %(default)s)")
     frozen.add_argument("--threads", type=int, default=1, help="of torch (default: %(default)s)")
     frozen.set_defaults(run=_baseline)
-    pictures = commands.add_parser("extract", help="write frames of videos, or faces, to label by hand")
-    pictures.add_argument("videos", type=Path, nargs="+", metavar="VIDEO")
-    pictures.add_argument("--every", type=parse_duration, default=1.0, help="1s, 500ms, 2min (default: 1s)")
-    pictures.add_argument("--size", type=int, default=224, help="pixels of a picture's side (default: %(default)s)")
-    pictures.add_argument("--faces", action="store_true", help="a square around each face, not whole frames")
-    pictures.add_argument("--threads", type=int, default=1, help="of torch (default: %(default)s)")
-    pictures.add_argument("--out", type=Path, required=True, help="a new or empty folder")
-    pictures.set_defaults(run=_extract)
+    extract.add_parser(commands, store=STORE)
     return parser
 
 

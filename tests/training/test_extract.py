@@ -1,4 +1,4 @@
-"""`extract`: pictures to label by hand, and a manifest that says where each is from."""
+"""Test `extract`: images of videos to label by hand, and their manifest."""
 
 import csv
 
@@ -25,7 +25,7 @@ def write_video(path, frames, **options):
     return path
 
 
-def test_a_frame_a_second_at_the_size_asked_for_and_a_line_for_each(tmp_path, capsys):
+def test_frames_come_every_interval_at_the_size_asked_for_with_a_line_each(tmp_path, capsys):
     video = write_video(tmp_path / "my diary.mp4", synthetic_frames.counter_frames(25, 128, 96), fps=10)
     run(video, "--every", "1s", "--size", "64", "--out", tmp_path / "out")
     rows = manifest(tmp_path / "out")
@@ -36,10 +36,10 @@ def test_a_frame_a_second_at_the_size_asked_for_and_a_line_for_each(tmp_path, ca
     assert [picture.shape for picture in pictures] == [(48, 64, 3)] * 3
     assert [synthetic_frames.read_counter(picture) for picture in pictures] == [0, 10, 20]
     assert len(list((tmp_path / "out").iterdir())) == 4
-    assert "3 pictures and manifest.csv" in capsys.readouterr().out
+    assert "3 images and manifest.csv" in capsys.readouterr().out
 
 
-def test_faces_are_squares_with_their_place_in_the_upright_video_and_one_track(tmp_path):
+def test_faces_are_squares_with_their_box_in_the_upright_video_and_one_track(tmp_path):
     video = write_video(tmp_path / "face.mp4", synthetic_frames.face_frames(10), fps=10)
     run(video, "--every", "300ms", "--size", "112", "--faces", "--out", tmp_path / "out")
     rows = manifest(tmp_path / "out")
@@ -56,7 +56,7 @@ def test_faces_are_squares_with_their_place_in_the_upright_video_and_one_track(t
     assert moved == pytest.approx(9, abs=5), "the face drifts a pixel a frame"
 
 
-def test_a_video_without_faces_gives_none(tmp_path):
+def test_a_video_without_faces_gives_no_images(tmp_path):
     video = write_video(tmp_path / "noise.mp4", synthetic_frames.noise_frames(3))
     run(video, "--faces", "--out", tmp_path / "out")
     assert manifest(tmp_path / "out") == []
@@ -72,7 +72,7 @@ def test_nothing_is_overwritten(tmp_path):
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
 
-def test_videos_of_one_name_get_pictures_of_their_own(tmp_path):
+def test_videos_of_one_name_get_images_of_different_names(tmp_path):
     videos = []
     for folder, grey in (("a", 40), ("b", 200)):
         (tmp_path / folder).mkdir()
@@ -82,21 +82,21 @@ def test_videos_of_one_name_get_pictures_of_their_own(tmp_path):
     assert shown == pytest.approx({str(videos[0]): 40, str(videos[1]): 200}, abs=4)
 
 
-def test_a_broken_video_is_named_and_keeps_no_other_from_its_pictures(tmp_path, capsys):
+def test_a_broken_video_is_named_and_the_others_are_extracted(tmp_path, capsys):
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(b"hello, this is my diary")
     good = write_video(tmp_path / "good.mp4", synthetic_frames.counter_frames(3))
     with pytest.raises(SystemExit, match="1 of 2 videos could not be read to their end"):
         run(broken, good, "--out", tmp_path / "out")
     assert [row["video"] for row in manifest(tmp_path / "out")] == [str(good)]
-    assert "1 pictures" in capsys.readouterr().out
+    assert "1 images" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [(["nowhere.mp4"], "no video nowhere.mp4"), (["--size", "5"], "5 pixels"), (["--size", "9999"], "9999 pixels")],
 )
-def test_what_makes_no_sense_is_refused_before_anything_is_written(tmp_path, arguments, message):
+def test_invalid_arguments_are_refused_before_anything_is_written(tmp_path, arguments, message):
     video = write_video(tmp_path / "a.mp4", synthetic_frames.counter_frames(3))
     with pytest.raises(SystemExit, match=message):
         run(video, *arguments, "--out", tmp_path / "out")
@@ -104,11 +104,11 @@ def test_what_makes_no_sense_is_refused_before_anything_is_written(tmp_path, arg
 
 
 @pytest.mark.parametrize(("text", "value"), [("1s", 1), ("500ms", 0.5), ("0.25", 0.25), ("2 min", 120), ("1.5s", 1.5)])
-def test_a_length_of_time_is_written_as_people_write_it(text, value):
+def test_durations_are_parsed_in_common_units(text, value):
     assert parse_duration(text) == value
 
 
 @pytest.mark.parametrize("text", ["", "s", "0s", "-1s", "1h", "one", "1e9s", "nan"])
-def test_what_is_no_length_of_time_is_refused(text):
+def test_an_invalid_duration_is_refused(text):
     with pytest.raises(ValueError, match="length of time"):
         parse_duration(text)
