@@ -1,28 +1,32 @@
-"""What every network of the store has in common: people's features in, uncalibrated answers out."""
+"""Define what every face network has in common: face features in, logits before calibration out."""
 
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.nn.utils.rnn import pad_sequence
 
 from moodreel.faces.features import FaceFeatures
 
 Track = Sequence[FaceFeatures | None]
-"""One person's features at T >= 1 equally spaced times; None where the face was not seen."""
+"""One person's features in T >= 1 equally spaced frames; None where the face was not found."""
+
+Window = Sequence[torch.Tensor | None]
+"""One person's embeddings in T >= 1 equally spaced frames of live video; None where the face was not found."""
 
 
 @dataclass(frozen=True, eq=False)
 class TrackLogits:
-    """What a network says of one track, before calibration.
+    """Output of a network for one track, before calibration.
 
-    logits: (C,) for the track as a whole.
-    moments: (T, C) logits of each moment by itself; rows without a face mean nothing. None when not asked for.
-    weights: (T,) adding up to 1: how far each moment decided; 0 where there is no face.
+    Attributes:
+        logits: (C,), for the whole track.
+        per_frame: (T, C), for each frame by itself; rows without a face are undefined. None when not asked for.
+        weights: (T,), share of each frame in `logits`, adding up to 1; 0 where there is no face.
     """
 
     logits: torch.Tensor
@@ -31,37 +35,92 @@ class TrackLogits:
 
 
 class FaceNetwork(nn.Module, ABC):
-    """A network that can be named in a `model.json`.
+    """Base class of the networks that a `model.json` of the kind `face` can name.
 
-    A BatchNorm2d that is registered right behind a Conv2d is one that reads it and nothing else does: `fold_norms`
-    joins the two.
+    A BatchNorm2d that is registered right behind a Conv2d must read that convolution's output, and nothing else may
+    read it: `fuse_batchnorm` joins the two.
     """
 
     requires_rgb_crop = False
-    """Whether it reads `Features.portrait`, which is only made where it is."""
+    """Whether the network reads `FaceFeatures.rgb_crop`, which is only made where a network needs it."""
 
     @abstractmethod
     def forward_tracks(self, tracks: Sequence[Track], *, per_frame: bool) -> list[TrackLogits]:
-        """Answer for every track, each with at least one face, in one batch."""
+        """Compute the logits of every track, each with at least one face, in one batch."""
 
-    def embed_faces(self, faces: Sequence[FaceFeatures]) -> list[Any]:
-        """Work out what of each face depends on no other moment, to be kept for `conclude`."""
-        return list(faces)
+    @abstractmethod
+    def embed_faces(self, faces: Sequence[FaceFeatures]) -> list[torch.Tensor]:
+        """Compute what depends on one face alone, one tensor a face. Live video keeps it for `classify_windows`."""
 
-    def classify_windows(self, windows: Sequence[Sequence[Any | None]]) -> torch.Tensor:
-        """Logits (B, C) of people's last seconds, the last moment being now.
+    @abstractmethod
+    def classify_windows(self, windows: Sequence[Window]) -> torch.Tensor:
+        """Compute the logits (B, C) of the last frame of each window; that frame always has a face.
 
-        windows: what `observe` gave for T >= 1 equally spaced moments, None where the face was not seen; never last.
-
-        A network that does not read time answers for now alone.
+        A network that does not read time uses the last frame alone.
         """
-        answers = self.forward_tracks([[window[-1]] for window in windows], per_frame=False)
-        return torch.stack([answer.logits for answer in answers])
+
+
+class TemporalFaceNet(FaceNetwork):
+    """Base class of networks that embed each face by itself and then pool the frames over time."""
+
+    @abstractmethod
+    def forward_embeddings(
+        self, embeddings: torch.Tensor, mask: torch.Tensor, lengths: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Pool the frames of B sequences.
+
+        Args:
+            embeddings: (B, T, D), of `embed_faces`.
+            mask: bool (B, T), False where there is no face or the sequence has ended; every row has a True.
+            lengths: int64 (B,) on the CPU, frames of each sequence.
+
+        Returns:
+            Logits (B, C), logits of each frame (B, T, C), and weights of the frames (B, T).
+        """
+
+    def embed_tracks(self, tracks: Sequence[Track]) -> list[torch.Tensor]:
+        """Embed the faces of tracks, one track after the other."""
+        return self.embed_faces([face for track in tracks for face in track if face is not None])
+
+    def forward_tracks(self, tracks: Sequence[Track], *, per_frame: bool) -> list[TrackLogits]:
+        """Embed all faces of the tracks, then pool each track."""
+        embeddings = iter(self.embed_tracks(tracks))
+        windows = [[None if face is None else next(embeddings) for face in track] for track in tracks]
+        logits, frame_logits, weights = self.forward_embeddings(*pad_windows(windows))
+        return [
+            TrackLogits(
+                logits=logits[i],
+                per_frame=frame_logits[i, : len(track)] if per_frame else None,
+                weights=weights[i, : len(track)],
+            )
+            for i, track in enumerate(tracks)
+        ]
+
+    def classify_windows(self, windows: Sequence[Window]) -> torch.Tensor:
+        """Compute the logits (B, C) of each window as a whole."""
+        return self.forward_embeddings(*pad_windows(windows))[0]
+
+
+def pad_windows(windows: Sequence[Window]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Stack windows of different lengths.
+
+    Returns:
+        Embeddings (B, T, D), zeros where there are none; mask, bool (B, T), where there are; and lengths, int64 (B,) on
+        the CPU.
+    """
+    faces = torch.stack([embedding for window in windows for embedding in window if embedding is not None])
+    present = [torch.tensor([embedding is not None for embedding in window]) for window in windows]
+    mask = pad_sequence(present, batch_first=True).to(faces.device)
+    embeddings = faces.new_zeros(*mask.shape, faces.shape[-1])
+    embeddings[mask] = faces
+    return embeddings, mask, torch.tensor([len(window) for window in windows])
 
 
 def fuse_batchnorm(network: nn.Module) -> None:
-    """Fold every batch normalisation into the convolution before it: a trained one is a mere factor and a sum for each
-    channel. The answers stay, but for rounding; training is over."""
+    """Fuse every batch normalization into the convolution before it, in place, for inference only.
+
+    Trained, it is one factor and one offset a channel, so that outputs change by rounding alone.
+    """
     network.eval()
     for parent in list(network.modules()):
         for (name, conv), (norm_name, norm) in itertools.pairwise(list(parent.named_children())):

@@ -1,4 +1,4 @@
-"""What the networks share that read single pictures of a face: heads, their mixture, batches and mirror images."""
+"""Define what single-image face networks share: several heads and their mixture, batches, and mirror images."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -8,35 +8,40 @@ import numpy as np
 import torch
 
 from moodreel.faces.features import CROP_SIDE, FaceFeatures
-from moodreel.models.networks.base import FaceNetwork, Track, TrackLogits
+from moodreel.models.networks.base import FaceNetwork, Track, TrackLogits, Window
 
-_SHARE = 4
-"""Pictures that are worth a thread of their own."""
+_MIN_IMAGES_PER_THREAD = 4
 
 
 class MultiHeadFaceNet(FaceNetwork):
-    """A network with a head for each convention of labelling that it learnt from.
+    """A network with one head for each labelling convention that it was trained on.
 
-    FER+'s pictures were labelled twice: by ten people's votes, and in FER2013 by one label, which sees anger and fear
-    in much that the ten call neutral or sad. Other sets have conventions of their own. What is answered is a mixture of
-    the heads, less a share of the prior with which the labels came (logit adjustment, Menon et al. 2021). A network of
-    a single head answers what the head says.
+    The images of FER+ were labelled twice: by the votes of ten people, and in FER2013 by one label, which often says
+    anger or fear where the ten say neutral or sad. Other data sets have conventions of their own. The output is a
+    weighted mixture of the heads, less a share of the prior of the training labels (logit adjustment, Menon et al.
+    2021). A network with a single head returns its logits, without adjustment.
 
-    shares: of each head in the mixture, adding up to 1.
-    tau: strength of the adjustment, 0 none, 1 all of it; of a single head there is none.
-    temperatures: what each head's logits are divided by; 1 each when none are given.
+    Attributes:
+        prior: float32 (H, C), a buffer: frequency of each training label for each head; only with several heads.
     """
 
     mirror_below = 16
-    """Moments of a track up to which its faces are seen mirrored too: nearly a point more of accuracy for one picture,
-    at twice the time; many moments make up for it themselves."""
+    """Tracks of up to so many frames average each face with its mirror image: nearly one point of accuracy for a single
+    image, at twice the time. The frames of a longer track average out by themselves."""
     batch_size = 256
-    """Pictures at a time: bounds the memory of activations."""
+    """Images at a time: bounds the memory of activations."""
 
     prior: torch.Tensor
-    """(H, C): how often each label came in training by each convention; only where there are several."""
 
     def __init__(self, *, classes: int, shares: Sequence[float], tau: float, temperatures: Sequence[float]) -> None:
+        """Set up the mixture of heads.
+
+        Args:
+            classes: Number of labels C.
+            shares: Weight of each of the H heads in the mixture, adding up to 1.
+            tau: Strength of the logit adjustment: 0 for none, 1 for the whole prior.
+            temperatures: Divides each head's logits; empty for 1 each.
+        """
         super().__init__()
         self.classes = classes
         self.head_weights = tuple(shares)
@@ -47,85 +52,96 @@ class MultiHeadFaceNet(FaceNetwork):
 
     @abstractmethod
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Pictures, uint8 or float 0 to 255, crops (N, 48, 48) or portraits (N, 224, 224, 3) as `portrait` says, to
-        the logits (N, H, C) of all heads."""
+        """Compute the logits (N, H, C) of all heads.
+
+        Args:
+            images: uint8 or float 0..255: gray crops (N, 48, 48), or RGB crops (N, 224, 224, 3) where
+                `requires_rgb_crop` is set.
+        """
 
     def mix_heads(self, logits: torch.Tensor) -> torch.Tensor:
-        """Logits (..., H, C) of the heads to one answer (..., C)."""
-        cooled = logits.float() / logits.new_tensor(self.temperatures)[:, None]
+        """Combine the logits (..., H, C) of the heads to one set of logits (..., C)."""
+        scaled = logits.float() / logits.new_tensor(self.temperatures)[:, None]
         if len(self.head_weights) == 1:
-            return cooled[..., 0, :]
-        shares = logits.new_tensor(self.head_weights)[:, None]
-        mixture = (cooled.softmax(dim=-1) * shares).sum(dim=-2).clamp_min(1e-6)
-        return mixture.log() - self.logit_adjustment * (self.prior * shares).sum(dim=0).clamp_min(1e-6).log()
+            return scaled[..., 0, :]
+        weights = logits.new_tensor(self.head_weights)[:, None]
+        mixture = (scaled.softmax(dim=-1) * weights).sum(dim=-2).clamp_min(1e-6)
+        return mixture.log() - self.logit_adjustment * (self.prior * weights).sum(dim=0).clamp_min(1e-6).log()
 
     def face_logits(self, tracks: Sequence[Track]) -> torch.Tensor:
-        """Logits (N, H, C) of the N faces in tracks, one track after the other; of short ones the mean of what the
-        faces and their mirror images give."""
-        faces = [[self._picture(face) for face in track if face is not None] for track in tracks]
-        device = next(self.parameters()).device
-        pictures = torch.from_numpy(np.stack([picture for track in faces for picture in track])).to(device)
-        few = torch.tensor([len(track) <= self.mirror_below for track in faces for _ in track])
-        logits = self.predict_batched(pictures)
-        if few.any():
-            logits[few] = (logits[few] + self.predict_batched(pictures[few].flip(2))) / 2
+        """Compute the logits (N, H, C) of the N faces in tracks, one track after the other.
+
+        In short tracks (`mirror_below`) they are the mean over each face and its mirror image.
+        """
+        faces = [[face for face in track if face is not None] for track in tracks]
+        images = self._images([face for track in faces for face in track])
+        short = torch.tensor([len(track) <= self.mirror_below for track in faces for _ in track])
+        logits = self.predict_batched(images)
+        if short.any():
+            logits[short] = (logits[short] + self.predict_batched(images[short].flip(2))) / 2
         return logits
 
-    def _picture(self, face: FaceFeatures) -> np.ndarray:
-        picture = face.rgb_crop if self.requires_rgb_crop else face.crop
-        if picture is None:
-            raise ValueError("This network reads portraits; extract the features with with_rgb_crop=True.")
-        return picture
+    def _images(self, faces: Sequence[FaceFeatures]) -> torch.Tensor:
+        images = [face.rgb_crop if self.requires_rgb_crop else face.crop for face in faces]
+        usable = [image for image in images if image is not None]
+        if len(usable) < len(images):
+            raise ValueError("This network reads RGB crops; extract the features with with_rgb_crop=True.")
+        return torch.from_numpy(np.stack(usable)).to(next(self.parameters()).device)
 
     def embed_faces(self, faces: Sequence[FaceFeatures]) -> list[torch.Tensor]:
-        """Logits (H, C) of each face, seen once: in a video the next frame comes as cheap as a mirror image."""
-        device = next(self.parameters()).device
-        pictures = torch.from_numpy(np.stack([self._picture(face) for face in faces])).to(device)
-        return list(self.predict_batched(pictures))
+        """Compute the logits (H, C) of each face, without mirror images: live video soon brings another frame."""
+        return list(self.predict_batched(self._images(faces)))
 
-    def classify_windows(self, windows: Sequence[Sequence[torch.Tensor | None]]) -> torch.Tensor:
-        return self.mix_heads(torch.stack([now for *_, now in windows if now is not None]))
+    def classify_windows(self, windows: Sequence[Window]) -> torch.Tensor:
+        """Compute the logits (B, C) of the last frame of each window by itself."""
+        return self.mix_heads(torch.stack([last for *_, last in windows if last is not None]))
 
-    def predict_batched(self, pictures: torch.Tensor) -> torch.Tensor:
-        """Logits (N, H, C) of any number of pictures, as `forward` takes them, in batches, without gradients.
+    def predict_batched(self, images: torch.Tensor) -> torch.Tensor:
+        """Compute the logits (N, H, C) of any number of images, as `forward` takes them, in batches, without gradients.
 
-        On a CPU two threads share them: nothing else of a clip is left to do meanwhile.
+        On a CPU two threads share the work: nothing else of a clip is left to do meanwhile.
         """
-        if pictures.is_cuda or len(pictures) < 2 * _SHARE:
-            return torch.cat([self._read(batch) for batch in pictures.split(self.batch_size)])
+        if images.is_cuda or len(images) < 2 * _MIN_IMAGES_PER_THREAD:
+            return torch.cat([self._predict(batch) for batch in images.split(self.batch_size)])
         with ThreadPoolExecutor(2) as pool:
-            halves = pictures.split(min(self.batch_size, -(-len(pictures) // 2)))
-            return torch.cat(list(pool.map(self._read, halves)))
+            batches = images.split(min(self.batch_size, -(-len(images) // 2)))
+            return torch.cat(list(pool.map(self._predict, batches)))
 
-    def _read(self, pictures: torch.Tensor) -> torch.Tensor:
-        with torch.inference_mode():
-            return self(pictures)
+    def _predict(self, images: torch.Tensor) -> torch.Tensor:
+        with torch.inference_mode():  # per thread: a new thread starts without it
+            logits: torch.Tensor = self(images)
+        return logits
 
     def forward_tracks(self, tracks: Sequence[Track], *, per_frame: bool) -> list[TrackLogits]:
-        """Answer with the mean over the moments of a track: these networks are for pictures and for the timeline."""
+        """Compute the logits of every track: the mean probability of its faces."""
         logits = self.mix_heads(self.face_logits(tracks))
-        answers = []
+        outputs = []
         for track in tracks:
-            seen = torch.tensor([face is not None for face in track], device=logits.device)
-            own, logits = logits.split([int(seen.sum()), len(logits) - int(seen.sum())])
-            by_moment = own.new_zeros(len(track), own.shape[-1])
-            by_moment[seen] = own
-            answers.append(
+            mask = torch.tensor([face is not None for face in track], device=logits.device)
+            own, logits = logits.split([int(mask.sum()), len(logits) - int(mask.sum())])
+            frame_logits = own.new_zeros(len(track), own.shape[-1])
+            frame_logits[mask] = own
+            outputs.append(
                 TrackLogits(
                     logits=own.softmax(dim=-1).mean(dim=0).log(),
-                    per_frame=by_moment if per_frame else None,
-                    weights=seen.float() / seen.sum(),
+                    per_frame=frame_logits if per_frame else None,
+                    weights=mask.float() / mask.sum(),
                 )
             )
-        return answers
+        return outputs
 
 
 def standardize(crops: torch.Tensor) -> torch.Tensor:
-    """Crops (N, 48, 48), 0 to 255, to float32 (N, 1, 48, 48) of mean 0 and deviation 1 each: light and contrast of a
-    picture as a whole say nothing of a face."""
+    """Scale each crop to mean 0 and standard deviation 1, so that lighting and contrast do not count.
+
+    Args:
+        crops: (N, 48, 48), gray, 0..255.
+
+    Returns:
+        float32 (N, 1, 48, 48), channels last. A crop of one plain gray stays plain.
+    """
     if crops.shape[-2:] != (CROP_SIDE, CROP_SIDE):
         raise ValueError(f"Crops are {CROP_SIDE} pixels a side, not {tuple(crops.shape[-2:])}.")
     values = crops.float()[:, None]
-    mean, spread = values.mean(dim=(2, 3), keepdim=True), values.std(dim=(2, 3), keepdim=True)
-    # A crop of one plain grey stays plain.
-    return ((values - mean) / spread.clamp_min(4)).contiguous(memory_format=torch.channels_last)
+    mean, deviation = values.mean(dim=(2, 3), keepdim=True), values.std(dim=(2, 3), keepdim=True)
+    return ((values - mean) / deviation.clamp_min(4)).contiguous(memory_format=torch.channels_last)
