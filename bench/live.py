@@ -25,7 +25,7 @@ from bench.clips import phone_clip
 from moodreel.media import image
 from moodreel.pipelines.engine import Engine
 from tests.support import synthetic_frames, synthetic_image
-from tests.support.server import KEY, REAL, STORE, Server
+from tests.support.server import KEY, REAL_APP, STORE, Server
 
 TARGET_P95 = 120.0
 """Milliseconds from a client's send to its result, on two cores."""
@@ -149,7 +149,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"decoding a frame and one look alone: {waited:.1f} ms, {cpu:.1f} of them CPU")
     with (
         tempfile.TemporaryDirectory() as folder,
-        Server(Path(folder), REAL, LOG_LEVEL="WARNING", WEB_CONCURRENCY=2) as server,
+        Server(Path(folder), REAL_APP, LOG_LEVEL="WARNING", WEB_CONCURRENCY=2) as server,
     ):
         clients = [Client(server, frames, options.rate, options.model) for _ in range(options.clients)]
         stop, taken = threading.Event(), []

@@ -22,7 +22,7 @@ import av
 import requests
 
 from bench.clips import phone_clip
-from tests.support.server import REAL, Server
+from tests.support.server import REAL_APP, Server
 
 SEEING = "/api/predict/multimodal"
 """Timed as well where the service has a model for it; there is no target."""
@@ -48,7 +48,7 @@ def seconds_to_ready() -> float:
 @contextmanager
 def running() -> Iterator[Server]:
     """Serve with the default settings from an empty folder."""
-    with tempfile.TemporaryDirectory() as folder, Server(Path(folder), REAL, LOG_LEVEL="WARNING") as server:
+    with tempfile.TemporaryDirectory() as folder, Server(Path(folder), REAL_APP, LOG_LEVEL="WARNING") as server:
         yield server
 
 

@@ -22,8 +22,8 @@ import psutil
 
 from bench.clips import phone_clip
 from bench.serve import milliseconds, p50_p95, post
-from tests.support.server import FAKE, REAL, Server
-from tests.support.websocket_client import Talker, count
+from tests.support.server import FAKE_APP, REAL_APP, Server
+from tests.support.websocket_client import WebSocketClient, connection_count
 
 TURNS = 3
 """How often the sockets are opened and closed again, so that a slower minute is nobody's alone."""
@@ -40,14 +40,14 @@ def cpu_seconds(server: Server) -> float:
 
 
 @contextmanager
-def connected(server: Server, number: int) -> Iterator[list[Talker]]:
+def connected(server: Server, number: int) -> Iterator[list[WebSocketClient]]:
     """Open so many connections, and go on when everybody has heard of the last."""
-    before = count(server)
+    before = connection_count(server)
     with ExitStack() as stack:
-        clients = [stack.enter_context(Talker(server)) for _ in range(number)]
-        clients[-1].wait_until_told(before + number)
+        clients = [stack.enter_context(WebSocketClient(server)) for _ in range(number)]
+        clients[-1].wait_for_connections(before + number)
         yield clients
-    while count(server) > before:
+    while connection_count(server) > before:
         time.sleep(0.05)
 
 
@@ -90,26 +90,26 @@ def coming_and_going(server: Server, sockets: int) -> None:
         seconds = []
         for _ in range(10):
             begun = time.perf_counter()
-            with Talker(server):
+            with WebSocketClient(server):
                 for client in clients:
-                    client.wait_until_told(sockets + 1)
+                    client.wait_for_connections(sockets + 1)
                 seconds.append(time.perf_counter() - begun)
             for client in clients:
-                client.wait_until_told(sockets)
+                client.wait_for_connections(sockets)
     print(f"\nuntil all {sockets} know that one came: p50 {statistics.median(seconds):.2f}, most {max(seconds):.2f} s")
 
 
 def dying(server: Server, sockets: int) -> None:
     """Kill a worker and tell how long its connections are still counted."""
     with connected(server, sockets) as clients:
-        rows = server.rows(endpoint="/api/ws")
+        rows = server.log_rows(endpoint="/api/ws")
         with_worker = {row["request_id"]: row["worker"] for row in rows if row["status_code"] is None}
         victim = with_worker[clients[0].request_id]
         alive = [client for client in clients if with_worker[client.request_id] != victim]
         psutil.Process(victim).send_signal(signal.SIGKILL)
         begun = time.perf_counter()
         for client in alive:
-            client.wait_until_told(len(alive))
+            client.wait_for_connections(len(alive))
         taken = time.perf_counter() - begun
     print(f"a killed worker's {sockets - len(alive)} connections were off the count after {taken:.1f} s")
 
@@ -119,8 +119,8 @@ def talking(server: Server, messages: int) -> None:
     for clients in (1, 2, 8):
         with connected(server, clients) as talkers, ThreadPoolExecutor(clients) as pool:
 
-            def talk(talker: Talker, each: int = messages // clients) -> list[float]:
-                return [milliseconds(lambda: talker.ask(LINE)) for _ in range(each)]
+            def talk(talker: WebSocketClient, each: int = messages // clients) -> list[float]:
+                return [milliseconds(lambda: talker.request(LINE)) for _ in range(each)]
 
             begun = time.perf_counter()
             taken = [value for values in pool.map(talk, talkers) for value in values]
@@ -137,7 +137,7 @@ def main() -> None:
     data = b"a clip" if options.fake else phone_clip(640, 360, 3.0)
     print(f"{os.cpu_count()} cores, two workers, {options.sockets} sockets")
     settings = {"LOG_LEVEL": "WARNING", "SOCKET_MESSAGES_PER_MINUTE": 60_000}
-    app = FAKE if options.fake else REAL
+    app = FAKE_APP if options.fake else REAL_APP
     with tempfile.TemporaryDirectory() as folder, Server(Path(folder), app, **settings) as server:
         for _ in range(4):  # until each worker is warm
             post(server, "/predict", data)

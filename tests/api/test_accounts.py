@@ -22,7 +22,7 @@ from moodreel.storage import call_log
 from moodreel.storage.call_log import CallLog, CallOutcome
 from moodreel.storage.timestamps import format_timestamp
 from tests.support import accounts
-from tests.support.accounts import ISSUER, PROVIDER, STRANGER, openid, own
+from tests.support.accounts import ISSUER, PROVIDER, UNKNOWN_KEY, openid_token, own_token
 from tests.support.server import DATE, KEY, Server, video_body
 
 DAY = 86_400
@@ -48,11 +48,11 @@ def code(response: Any) -> tuple[int, str]:
 
 # --- who calls ---
 
-ADA, BOB = own(userId="ada"), own(userId="bob")
-BAD = own(userId="ada")[:-6]
+ADA, BOB = own_token(userId="ada"), own_token(userId="bob")
+BAD = own_token(userId="ada")[:-6]
 WHO: dict[str, tuple[dict[str, str], str]] = {
     "a token": (bearer(ADA), "ada"),
-    "a provider's token": (bearer(openid(sub="eve")), "eve"),
+    "a provider's token": (bearer(openid_token(sub="eve")), "eve"),
     "a token, written otherwise": ({"Authorization": f"bEARER   {ADA} "}, "ada"),
     "a key": ({"x-api-key": KEY}, "key"),
     "a cookie": (cookie(ADA), "ada"),
@@ -104,14 +104,14 @@ def test_what_is_open_stays_open_to_a_bad_token(client: FlaskClient, headers: di
 
 
 def test_an_expired_token_is_told_apart(client: FlaskClient) -> None:
-    expired = own(iat=time.time() - 7200, exp=time.time() - 3600)
+    expired = own_token(iat=time.time() - 7200, exp=time.time() - 3600)
     for headers in (bearer(expired), cookie(expired)):
         assert code(client.get("/auth/profile", headers=headers)) == (401, "token_expired")
 
 
 @pytest.mark.parametrize(("method", "path"), [("POST", "/predict"), ("POST", "/thumbnail"), ("GET", "/logs")])
 def test_the_older_calls_take_tokens_and_want_a_date_as_ever(client: FlaskClient, method: str, path: str) -> None:
-    admin = bearer(own(roles=["ADMIN"]))
+    admin = bearer(own_token(roles=["ADMIN"]))
     assert code(client.open(path, method=method, headers=admin)) == (400, "bad_date")
     assert code(client.open(path, method=method, headers={**admin, "date": DATE}, data=b"{")) == (400, "bad_json")
 
@@ -135,26 +135,26 @@ def test_without_settings_there_are_no_tokens_and_the_caller_learns_what_to_send
 def test_while_the_providers_keys_cannot_be_had_the_call_may_come_again(tmp_path: Path) -> None:
     settings = accounts.settings(tmp_path, oidc_jwks="http://127.0.0.1:9/nobody-listens-here")
     client = create_app(settings, engine=object()).test_client(use_cookies=False)
-    response = client.get("/auth/profile", headers=bearer(openid()))
+    response = client.get("/auth/profile", headers=bearer(openid_token()))
     assert code(response) == (503, "keys_unavailable")
     assert int(response.headers["Retry-After"]) > 0
     assert client.get("/auth/profile", headers=bearer(ADA)).status_code == 200
-    assert client.get("/health", headers=bearer(openid())).status_code == 200
+    assert client.get("/health", headers=bearer(openid_token())).status_code == 200
 
 
 @pytest.mark.parametrize(
     ("headers", "status"),
     [
         ({"x-api-key": KEY}, 200),
-        (bearer(own(roles=["USER", "ADMIN"])), 200),
-        (bearer(openid(roles=["ADMIN"])), 200),
-        (cookie(own(roles=["ADMIN"])), 200),
-        (bearer(own(roles=["USER"])), 403),
-        (bearer(own(roles=[])), 403),
-        (bearer(own(roles=["admin", "ROLE_ADMIN", "ADMIN "])), 403),
-        (bearer(openid()), 403),
-        (bearer(openid(roles="ADMIN")), 403),
-        (bearer(own(roles=["ADMIN"])[:-6]), 401),
+        (bearer(own_token(roles=["USER", "ADMIN"])), 200),
+        (bearer(openid_token(roles=["ADMIN"])), 200),
+        (cookie(own_token(roles=["ADMIN"])), 200),
+        (bearer(own_token(roles=["USER"])), 403),
+        (bearer(own_token(roles=[])), 403),
+        (bearer(own_token(roles=["admin", "ROLE_ADMIN", "ADMIN "])), 403),
+        (bearer(openid_token()), 403),
+        (bearer(openid_token(roles="ADMIN")), 403),
+        (bearer(own_token(roles=["ADMIN"])[:-6]), 401),
         ({}, 401),
     ],
 )
@@ -168,7 +168,7 @@ def test_the_log_is_for_keys_and_administrators(client: FlaskClient, headers: di
 
 def test_calls_a_minute_are_counted_for_each_user(tmp_path: Path) -> None:
     client = create_app(accounts.settings(tmp_path, rate_limit=3), engine=object()).test_client(use_cookies=False)
-    renewed = own(userId="ada", exp=time.time() + 99)
+    renewed = own_token(userId="ada", exp=time.time() + 99)
     answers = [client.get("/auth/profile", headers=bearer(text)).status_code for text in (ADA, renewed, ADA, ADA)]
     assert answers == [200, 200, 200, 429]
     assert client.get("/auth/profile", headers=bearer(BOB)).status_code == 200
@@ -288,7 +288,7 @@ def test_a_good_token_is_told_what_it_says(client: FlaskClient, options: dict[st
         ({"json": {"token": BAD}}, 401, "invalid_token"),
         ({"json": {"token": BAD}, "headers": cookie(ADA)}, 401, "invalid_token"),
         ({"json": {"token": ""}}, 401, "invalid_token"),
-        ({"json": {"token": own(iat=1, exp=2)}}, 401, "token_expired"),
+        ({"json": {"token": own_token(iat=1, exp=2)}}, 401, "token_expired"),
         ({"headers": cookie(BAD)}, 401, "invalid_token"),
         ({"headers": {"x-api-key": KEY}}, 401, "unauthorized"),
         ({}, 401, "unauthorized"),
@@ -308,7 +308,7 @@ def test_any_other_is_a_problem(client: FlaskClient, options: dict[str, Any], st
 
 
 def test_a_profile_is_what_the_service_sees(client: FlaskClient) -> None:
-    mine = client.get("/auth/profile", headers=bearer(openid(roles=["b", "a"]))).get_json()
+    mine = client.get("/auth/profile", headers=bearer(openid_token(roles=["b", "a"]))).get_json()
     assert re.fullmatch(r"user-[0-9a-f]{16}", mine["id"])
     assert (mine["kind"], mine["user_id"], mine["roles"], mine["issuer"]) == ("token", "q8Xn0u", ["a", "b"], PROVIDER)
     assert "email" not in mine
@@ -370,7 +370,7 @@ def test_a_token_is_renewed_for_its_own_length_before_it_ends_and_within_the_lon
     ends: float | None,
 ) -> None:
     times = {"iat": issued, "exp": issued + length} | ({} if signed_in is None else {"auth_time": signed_in})
-    token = good_at(now, monkeypatch, week, own(**times, nbf=issued, jti="1", roles=["A", "B"], plan="free"))
+    token = good_at(now, monkeypatch, week, own_token(**times, nbf=issued, jti="1", roles=["A", "B"], plan="free"))
     if ends is None:
         with pytest.raises(ApiError) as caught:
             week.renew(token, now)
@@ -392,7 +392,7 @@ def assert_too_late(error: ApiError) -> None:
 def test_however_often_it_is_renewed_a_sign_in_lasts_no_longer(
     monkeypatch: pytest.MonkeyPatch, week: TokenVerifier
 ) -> None:
-    now, text, renewals = NOON, own(iat=NOON, exp=NOON + DAY), 0
+    now, text, renewals = NOON, own_token(iat=NOON, exp=NOON + DAY), 0
     while True:
         token = good_at(now, monkeypatch, week, text)
         assert token.expires_at.timestamp() <= NOON + 7 * DAY
@@ -432,11 +432,11 @@ def test_a_cookie_goes_back_into_its_cookie_and_not_to_the_page(client: FlaskCli
 @pytest.mark.parametrize(
     ("headers", "expected", "word"),
     [
-        (bearer(openid()), (403, "forbidden"), "identity provider"),
+        (bearer(openid_token()), (403, "forbidden"), "identity provider"),
         ({"x-api-key": KEY}, (403, "forbidden"), "API key"),
-        (bearer(own(iat=time.time() - 3600, exp=time.time() - 5)), (401, "token_expired"), "Sign in again"),
-        (bearer(own(iat=time.time() - 9000, exp=time.time() - 60)), (401, "token_expired"), "Sign in again"),
-        (bearer(own(auth_time=1)), (401, "token_expired"), "Sign in again"),
+        (bearer(own_token(iat=time.time() - 3600, exp=time.time() - 5)), (401, "token_expired"), "Sign in again"),
+        (bearer(own_token(iat=time.time() - 9000, exp=time.time() - 60)), (401, "token_expired"), "Sign in again"),
+        (bearer(own_token(auth_time=1)), (401, "token_expired"), "Sign in again"),
         (bearer(BAD), (401, "invalid_token"), "Sign in again"),
         ({}, (401, "unauthorized"), "Bearer"),
     ],
@@ -660,7 +660,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.mark.server
 def test_calls_and_minutes_add_up(server: Server) -> None:
-    ada = bearer(own(userId="of calls and minutes"))
+    ada = bearer(own_token(userId="of calls and minutes"))
     for data in (b"a", b"b", b"raise NoFace"):
         requests.post(f"{server.url}/predict", headers={**ada, "date": DATE}, json=video_body(data), timeout=30)
     today = requests.get(f"{server.url}/auth/usage", headers=ada, timeout=30).json()["days"][-1]
@@ -671,7 +671,7 @@ def test_calls_and_minutes_add_up(server: Server) -> None:
 def test_users_at_once_are_never_taken_for_each_other(server: Server) -> None:
     def whoami(number: int) -> bool:
         name = f"user {number}"
-        texts = [openid(sub=name) if number % 2 else own(userId=name) for _ in range(3)]
+        texts = [openid_token(sub=name) if number % 2 else own_token(userId=name) for _ in range(3)]
         answers = [requests.get(f"{server.url}/auth/profile", headers=bearer(text), timeout=30) for text in texts]
         return {answer.json()["user_id"] for answer in answers} == {name}
 
@@ -682,8 +682,15 @@ def test_users_at_once_are_never_taken_for_each_other(server: Server) -> None:
 @pytest.mark.server
 def test_nothing_of_a_token_is_in_the_log_or_the_output(server: Server) -> None:
     secret = {"sub": "sub-ywqz", "userId": "id-ywqz", "plan": "plan-ywqz"}
-    good, provider = own(**secret, roles=["ADMIN"]), openid(sub="id-ywqz", email="mail-ywqz")
-    texts = [good, provider, good[:-6], own(**secret, iat=1, exp=2), openid(STRANGER), openid(kid="kid-ywqz")]
+    good, provider = own_token(**secret, roles=["ADMIN"]), openid_token(sub="id-ywqz", email="mail-ywqz")
+    texts = [
+        good,
+        provider,
+        good[:-6],
+        own_token(**secret, iat=1, exp=2),
+        openid_token(UNKNOWN_KEY),
+        openid_token(kid="kid-ywqz"),
+    ]
     for text in texts:
         for headers in (bearer(text), cookie(text), cookie(text, "token"), {**bearer(text), "date": DATE}):
             for path in ("/auth/profile", "/auth/usage", "/logs", "/health", "/nowhere"):
@@ -696,7 +703,7 @@ def test_nothing_of_a_token_is_in_the_log_or_the_output(server: Server) -> None:
         )
     assert answer.status_code == 401
     assert "RuntimeError" in server.output, "the output is written to"
-    rows = server.rows()
+    rows = server.log_rows()
     callers = {row["caller"] for row in rows if row["endpoint"] == "/auth/usage"} - {None}
     assert len(callers) >= 2 and all(re.fullmatch(r"user-[0-9a-f]{16}", caller) for caller in callers)
     kept = server.output + json.dumps(rows) + server.log_path.read_bytes().decode("latin-1")

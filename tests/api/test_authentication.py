@@ -104,7 +104,7 @@ def test_a_page_that_may_not_set_date_sends_x_date(server: Server) -> None:
 @pytest.mark.parametrize("client_id", ["ios/2.1 (iPhone)", "x" * 128, "Müller"])
 def test_a_client_id_is_recorded(server: Server, client_id: str) -> None:
     predict(server, {**HEADERS, "x-client-id": client_id.encode()})
-    assert server.rows(client_id=client_id)[0]["endpoint"] == "/predict"
+    assert server.log_rows(client_id=client_id)[0]["endpoint"] == "/predict"
 
 
 @pytest.mark.parametrize("client_id", [b"x" * 129, b"tab\there", b"\xff\xfe", b"\xc2\x85"])
@@ -118,7 +118,7 @@ def test_a_malformed_client_id_is_refused(server: Server, client_id: bytes) -> N
 def test_a_request_id_is_echoed(server: Server, path: str) -> None:
     response = requests.get(server.url + path, headers={"x-request-id": "my-id-7"}, timeout=30)
     assert response.headers["x-request-id"] == "my-id-7"
-    assert server.rows(request_id="my-id-7")
+    assert server.log_rows(request_id="my-id-7")
 
 
 def test_a_request_id_is_made_up_when_absent(server: Server) -> None:
@@ -227,7 +227,7 @@ def test_a_refused_body_is_not_taken_for_the_next_request(server: Server) -> Non
 def test_too_large_a_body_is_refused_by_its_length(server: Server, megabytes: int) -> None:
     response = requests.post(f"{server.url}/predict", data=b"x" * (megabytes * 1_000_000), headers=HEADERS, timeout=30)
     assert (response.status_code, response.json()["code"]) == (413, "too_large")
-    assert server.rows(request_id=response.headers["x-request-id"])[0]["bytes_in"] == 0
+    assert server.log_rows(request_id=response.headers["x-request-id"])[0]["bytes_in"] == 0
 
 
 def test_too_large_a_body_is_refused_while_it_is_read(server: Server) -> None:

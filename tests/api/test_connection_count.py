@@ -15,7 +15,16 @@ import pytest
 from api.websocket.connection import TRY_LATER
 from tests.support.redis_server import RedisServer
 from tests.support.server import Server
-from tests.support.websocket_client import PATIENCE, PONG, TEXT, Raw, Talker, count, frame, wait_for_count
+from tests.support.websocket_client import (
+    PONG,
+    TEXT,
+    TIMEOUT_SECONDS,
+    RawWebSocketClient,
+    WebSocketClient,
+    connection_count,
+    encode_frame,
+    wait_for_count,
+)
 
 pytestmark = pytest.mark.server
 
@@ -23,19 +32,19 @@ GOING_AWAY = 1001
 
 
 @contextmanager
-def talkers(server: Server, number: int) -> Iterator[list[Talker]]:
+def talkers(server: Server, number: int) -> Iterator[list[WebSocketClient]]:
     with ExitStack() as stack:
-        yield [stack.enter_context(Talker(server)) for _ in range(number)]
+        yield [stack.enter_context(WebSocketClient(server)) for _ in range(number)]
 
 
 @contextmanager
-def spread(server: Server) -> Iterator[list[Talker]]:
+def spread(server: Server) -> Iterator[list[WebSocketClient]]:
     """Connect clients until each of the two workers holds some."""
     with ExitStack() as stack:
-        found: list[Talker] = []
+        found: list[WebSocketClient] = []
         while len(found) < 60:
             found += stack.enter_context(talkers(server, 4))
-            found[-1].wait_until_told(len(found))
+            found[-1].wait_for_connections(len(found))
             if len(set(workers_of(server).values())) == 2:
                 yield found
                 return
@@ -44,21 +53,21 @@ def spread(server: Server) -> Iterator[list[Talker]]:
 
 def workers_of(server: Server) -> dict[str, int]:
     """Tell which worker each open connection is with, by the log."""
-    rows = server.rows(endpoint="/api/ws")
+    rows = server.log_rows(endpoint="/api/ws")
     return {row["request_id"]: row["worker"] for row in rows if row["status_code"] is None}
 
 
 def test_everybody_is_told_across_workers_whenever_anyone_comes_or_goes(tmp_path: Path) -> None:
     with Server(tmp_path) as server, spread(server) as clients:
-        assert count(server) == len(clients)
+        assert connection_count(server) == len(clients)
         for client in clients:
-            client.wait_until_told(len(clients))
+            client.wait_for_connections(len(clients))
         clients[0].socket.close()
         for client in clients[1:]:
-            client.wait_until_told(len(clients) - 1)
-        with Talker(server):
+            client.wait_for_connections(len(clients) - 1)
+        with WebSocketClient(server):
             for client in clients[1:]:
-                client.wait_until_told(len(clients))
+                client.wait_for_connections(len(clients))
 
 
 @pytest.mark.parametrize("where", ["SQLite", "Redis"])
@@ -72,9 +81,9 @@ def test_a_worker_that_is_killed_takes_its_connections_off_the_count(tmp_path: P
         alive = [client for client in clients if with_worker[client.request_id] != victim]
         psutil.Process(victim).send_signal(signal.SIGKILL)
         for client in alive:
-            client.wait_until_told(len(alive))
+            client.wait_for_connections(len(alive))
         wait_for_count(server, len(alive))
-        assert alive[0].ask("hello")["label"] == "joy"
+        assert alive[0].request("hello")["label"] == "joy"
         lines = server.call("GET", "/metrics").text.splitlines()
         assert f"moodreel_sockets {len(alive):.1f}" in lines
 
@@ -84,12 +93,12 @@ def test_without_redis_each_worker_counts_its_own_until_it_is_back(tmp_path: Pat
         by_worker = Counter(workers_of(server).values())
         redis.stop()
         for client in clients:
-            client.wait_until_told(*by_worker.values())
-        assert count(server) in by_worker.values()
-        assert clients[0].ask("hello")["label"] == "joy"
+            client.wait_for_connections(*by_worker.values())
+        assert connection_count(server) in by_worker.values()
+        assert clients[0].request("hello")["label"] == "joy"
         redis.start()
         for client in clients:
-            client.wait_until_told(len(clients))
+            client.wait_for_connections(len(clients))
         wait_for_count(server, len(clients))
         assert "each worker counts its own connections only" in server.output
         assert "counted over all workers again" in server.output
@@ -98,79 +107,82 @@ def test_without_redis_each_worker_counts_its_own_until_it_is_back(tmp_path: Pat
 def test_a_file_that_cannot_be_opened_stops_nobody(tmp_path: Path) -> None:
     (tmp_path / "in the way").write_text("")
     with Server(tmp_path, WEB_CONCURRENCY=1, PRESENCE_PATH="in the way/presence.db") as server:
-        with Talker(server) as one, Talker(server):
-            one.wait_until_told(2)
-            assert count(server) == 2
+        with WebSocketClient(server) as one, WebSocketClient(server):
+            one.wait_for_connections(2)
+            assert connection_count(server) == 2
         assert "PRESENCE_PATH" in server.output
 
 
 def test_a_hundred_idle_sockets_leave_room_for_calls(tmp_path: Path) -> None:
     with Server(tmp_path, WEB_CONCURRENCY=1) as server, talkers(server, 100) as clients:
-        clients[0].wait_until_told(100)
+        clients[0].wait_for_connections(100)
         for path in ("/health", "/ready", "/metrics"):
             assert server.call("GET", path).status_code == 200
         for _ in range(5):
             assert server.post("/predict", b"a clip").json()["emotion"] == "Happy"
-        assert clients[50].ask("hello")["label"] == "joy"
-        assert count(server) == 100
+        assert clients[50].request("hello")["label"] == "joy"
+        assert connection_count(server) == 100
         for client in clients:
-            client.wait_until_told(100)
+            client.wait_for_connections(100)
 
 
 def test_beyond_its_seats_a_worker_turns_clients_away(tmp_path: Path) -> None:
     with Server(tmp_path, WEB_CONCURRENCY=1, MAX_SOCKETS=3) as server, talkers(server, 3) as clients:
-        clients[0].wait_until_told(3)
-        with Talker(server) as fourth:
-            assert fourth.closed()[0] == TRY_LATER
-        assert count(server) == 3
+        clients[0].wait_for_connections(3)
+        with WebSocketClient(server) as fourth:
+            assert fourth.wait_for_close()[0] == TRY_LATER
+        assert connection_count(server) == 3
         clients[0].socket.close()
         wait_for_count(server, 2)
-        with Talker(server) as again:
-            again.wait_until_told(3)
+        with WebSocketClient(server) as again:
+            again.wait_for_connections(3)
 
 
 # --- clients that do not read ---
 
 
 def test_a_client_that_does_not_answer_pings_is_dropped(tmp_path: Path) -> None:
-    with Server(tmp_path, SOCKET_PING_SECONDS=0.5) as server, Talker(server) as one:
-        with Raw(server) as dead:
-            dead.answer()
-            one.wait_until_told(2)
-            one.wait_until_told(1)
+    with Server(tmp_path, SOCKET_PING_SECONDS=0.5) as server, WebSocketClient(server) as one:
+        with RawWebSocketClient(server) as dead:
+            dead.handshake_response()
+            one.wait_for_connections(2)
+            one.wait_for_connections(1)
             assert dead.close_code() is None
         # Its library answers pings only while it reads.
         for _ in range(4):
-            assert one.ask("hello")["label"] == "joy"
+            assert one.request("hello")["label"] == "joy"
             time.sleep(0.3)
         assert errors(server) == {"timeout"}
 
 
 def test_a_client_that_talks_and_never_reads_is_dropped_and_holds_nobody_up(tmp_path: Path) -> None:
-    with Server(tmp_path, WEB_CONCURRENCY=1, SOCKET_MESSAGES_PER_MINUTE=60_000) as server, Talker(server) as one:
-        with Raw(server, receive_buffer=4096, **{"x-request-id": "never-reads"}) as deaf:
-            one.wait_until_told(2)
+    with (
+        Server(tmp_path, WEB_CONCURRENCY=1, SOCKET_MESSAGES_PER_MINUTE=60_000) as server,
+        WebSocketClient(server) as one,
+    ):
+        with RawWebSocketClient(server, receive_buffer=4096, **{"x-request-id": "never-reads"}) as deaf:
+            one.wait_for_connections(2)
             stop = threading.Event()
             chatter = threading.Thread(target=_chat, args=(deaf, stop))
             chatter.start()
-            deadline = time.monotonic() + PATIENCE
-            while server.rows(request_id="never-reads")[-1]["status_code"] is None:
+            deadline = time.monotonic() + TIMEOUT_SECONDS
+            while server.log_rows(request_id="never-reads")[-1]["status_code"] is None:
                 assert time.monotonic() < deadline
                 # As long as it is there others come and go, are told and answered.
-                with Talker(server) as passing:
-                    assert passing.next()["type"] == "connection_update"
-                    assert one.ask("hello")["label"] == "joy"
+                with WebSocketClient(server) as passing:
+                    assert passing.receive()["type"] == "connection_update"
+                    assert one.request("hello")["label"] == "joy"
             stop.set()
-            chatter.join(PATIENCE)
+            chatter.join(TIMEOUT_SECONDS)
         assert errors(server) == {"slow_reader"}
         wait_for_count(server, 1)
 
 
-def _chat(client: Raw, stop: threading.Event) -> None:
+def _chat(client: RawWebSocketClient, stop: threading.Event) -> None:
     """Say so much that the answers fill every buffer, and show to be there."""
     try:
         while not stop.is_set():
-            client.say(frame(TEXT, b"hello"), frame(PONG))
+            client.send(encode_frame(TEXT, b"hello"), encode_frame(PONG))
             time.sleep(0.002)
     except OSError:
         pass
@@ -178,7 +190,7 @@ def _chat(client: Raw, stop: threading.Event) -> None:
 
 def errors(server: Server) -> set[str]:
     """Give what connections ended with, but for those whose clients left."""
-    rows = server.rows(endpoint="/api/ws")
+    rows = server.log_rows(endpoint="/api/ws")
     return {row["error"] for row in rows if row["method"] == "GET" and row["error"] is not None}
 
 
@@ -191,10 +203,10 @@ def test_a_stop_says_goodbye_at_once(tmp_path: Path, number: signal.Signals) -> 
         assert server.process is not None
         begun = time.monotonic()
         server.process.send_signal(number)
-        assert {client.closed()[0] for client in clients} == {GOING_AWAY}
+        assert {client.wait_for_close()[0] for client in clients} == {GOING_AWAY}
         assert server.stop() == 0
         # Gunicorn would have waited for them for more than a minute.
-        assert time.monotonic() - begun < PATIENCE
+        assert time.monotonic() - begun < TIMEOUT_SECONDS
         rows = _rows_of(server)
         assert set(rows) == {(101, "restart")}
         assert len(rows) == len(clients)
@@ -208,21 +220,21 @@ def _rows_of(server: Server) -> list[tuple[int | None, str | None]]:
 def test_a_stop_still_waits_for_calls_after_sockets_have_come_and_gone(tmp_path: Path) -> None:
     with Server(tmp_path, WEB_CONCURRENCY=1) as server:
         for _ in range(3):
-            with Talker(server) as client:
-                client.next()
+            with WebSocketClient(server) as client:
+                client.receive()
                 client.socket.close()
-            with Talker(server, header={}) as refused:
-                refused.closed()
+            with WebSocketClient(server, header={}) as refused:
+                refused.wait_for_close()
         wait_for_count(server, 0)
         got: list[str] = []
         call = threading.Thread(target=lambda: got.append(server.post("/predict", b"sleep 1.5").json()["emotion"]))
         call.start()
-        deadline = time.monotonic() + PATIENCE
-        while not server.rows(endpoint="/predict"):
+        deadline = time.monotonic() + TIMEOUT_SECONDS
+        while not server.log_rows(endpoint="/predict"):
             assert time.monotonic() < deadline
             time.sleep(0.05)
         assert server.stop() == 0
-        call.join(PATIENCE)
+        call.join(TIMEOUT_SECONDS)
         assert got == ["Happy"]
 
 
@@ -233,7 +245,7 @@ def test_connections_leave_nothing_open(tmp_path: Path) -> None:
         def use(rounds: int) -> tuple[int, int]:
             for _ in range(rounds):
                 with talkers(server, 10) as clients:
-                    clients[0].wait_until_told(10)
+                    clients[0].wait_for_connections(10)
                 wait_for_count(server, 0)
             return worker.num_fds(), worker.num_threads()
 

@@ -27,7 +27,7 @@ from moodreel.emotions import FIVE
 from moodreel.faces import quality
 from moodreel.pipelines import boomerang
 from tests.support import synthetic_frames, synthetic_video
-from tests.support.server import HEADERS, KEY, REAL, ROOT, Server, video_body
+from tests.support.server import HEADERS, KEY, REAL_APP, ROOT, Server, video_body
 
 pytestmark = pytest.mark.server
 
@@ -209,8 +209,8 @@ BASE64_FORMS = {
 def test_every_form_of_base64_is_the_same_video(server: Server, form: str) -> None:
     response = server.call("POST", "/predict", json={"encoding": "base64", "content": BASE64_FORMS[form]})
     assert response.status_code == 200
-    [row] = server.rows(request_id=response.headers["x-request-id"])
-    [same] = server.rows(request_id=server.post("/predict", CLIP).headers["x-request-id"])
+    [row] = server.log_rows(request_id=response.headers["x-request-id"])
+    [same] = server.log_rows(request_id=server.post("/predict", CLIP).headers["x-request-id"])
     assert row["content_sha256"] == same["content_sha256"]
 
 
@@ -436,7 +436,7 @@ def logged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def test_a_call_is_logged_with_what_it_cost_and_nothing_of_what_was_sent(logged: Server) -> None:
-    [row] = logged.rows(request_id="r0")
+    [row] = logged.log_rows(request_id="r0")
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", row["timestamp"])
     assert (row["method"], row["endpoint"], row["status_code"], row["success"]) == ("POST", "/predict", 200, True)
     assert (row["client_id"], row["prediction"], row["confidence"]) == ("ios", "Happy", 0.92)
@@ -446,8 +446,8 @@ def test_a_call_is_logged_with_what_it_cost_and_nothing_of_what_was_sent(logged:
     assert row["timings"] == {"decode": 12.3, "faces": 45.6, "model": 7.8}
     assert re.fullmatch(r"key-[0-9a-f]{8}", row["caller"])
     assert row["worker"] in [worker.pid for worker in logged.workers]
-    assert KEY not in json.dumps(logged.rows())
-    assert "secret" not in json.dumps(logged.rows())
+    assert KEY not in json.dumps(logged.log_rows())
+    assert "secret" not in json.dumps(logged.log_rows())
 
 
 @pytest.mark.parametrize(
@@ -477,10 +477,10 @@ def test_filters_come_as_body_or_query(logged: Server, way: str, filters: dict[s
 
 
 def test_both_ends_are_inclusive(logged: Server) -> None:
-    first, last = logged.rows(request_id="r1")[0]["timestamp"], logged.rows(request_id="r2")[0]["timestamp"]
-    rows = logged.rows(start_date=first, end_date=last, endpoint="/predict")
+    first, last = logged.log_rows(request_id="r1")[0]["timestamp"], logged.log_rows(request_id="r2")[0]["timestamp"]
+    rows = logged.log_rows(start_date=first, end_date=last, endpoint="/predict")
     assert [row["request_id"] for row in rows] == ["r2", "r1"]
-    assert logged.rows(start_date=first, end_date=first)[0]["request_id"] == "r1"
+    assert logged.log_rows(start_date=first, end_date=first)[0]["request_id"] == "r1"
 
 
 def test_an_empty_body_beside_a_query_is_no_second_filter(logged: Server) -> None:
@@ -488,7 +488,7 @@ def test_an_empty_body_beside_a_query_is_no_second_filter(logged: Server) -> Non
 
 
 def test_refused_calls_are_in_the_log(logged: Server) -> None:
-    by_id = {row["request_id"]: row for row in logged.rows(success="False")}
+    by_id = {row["request_id"]: row for row in logged.log_rows(success="False")}
     stranger, lost = by_id["stranger"], by_id["lost"]
     assert (stranger["status_code"], stranger["error"], stranger["caller"]) == (401, "unauthorized", None)
     assert (lost["status_code"], lost["error"], lost["endpoint"]) == (404, "not_found", "/nowhere")
@@ -510,7 +510,7 @@ def test_pages_reach_every_call_once_while_new_ones_come_in(logged: Server) -> N
     with requests.Session() as session:
         for _ in range(1100):
             session.get(f"{logged.url}/health", timeout=30)
-    before = {row["request_id"] for row in logged.rows(endpoint="/health")}
+    before = {row["request_id"] for row in logged.log_rows(endpoint="/health")}
     seen, cursor = [], None
     while True:
         page = logged.call(
@@ -532,7 +532,7 @@ def test_pages_reach_every_call_once_while_new_ones_come_in(logged: Server) -> N
 def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("real")
     (folder / "tmp").mkdir()
-    with Server(folder, REAL, TMPDIR=folder / "tmp", MAX_SECONDS=5) as server:
+    with Server(folder, REAL_APP, TMPDIR=folder / "tmp", MAX_SECONDS=5) as server:
         yield server
 
 
@@ -555,7 +555,7 @@ def test_a_real_clip_is_predicted_and_logged(real: Server, face: bytes) -> None:
     assert answer["explanation"]["text"].startswith("lip corners up")
     assert re.fullmatch(r"[0-9a-f]{64}", answer["model"]["sha256"])
     assert re.findall(r"(\w+);dur=[\d.]+", response.headers["Server-Timing"]) == ["decode", "faces", "model"]
-    [row] = real.rows(request_id=response.headers["x-request-id"])
+    [row] = real.log_rows(request_id=response.headers["x-request-id"])
     assert (row["prediction"], row["frames"]) == (answer["emotion"], answer["frames_analysed"])
     assert row["content_sha256"] == hashlib.sha256(face).hexdigest()
 
@@ -656,7 +656,7 @@ def test_metrics_are_summed_over_workers(tmp_path: Path) -> None:
                     )
                 )
                 posted += 16
-                workers = {row["worker"] for row in server.rows()}
+                workers = {row["worker"] for row in server.log_rows()}
         assert workers == {worker.pid for worker in server.workers}
         text = server.call("GET", "/metrics").text
         for line in (

@@ -17,7 +17,7 @@ from api.schemas.images import MAX_IMAGES
 from moodreel.emotions import SEVEN
 from tests.api.test_contract import PROBLEM, assert_problem
 from tests.support import synthetic_frames, synthetic_image, synthetic_video
-from tests.support.server import DATE, KEY, REAL, Server, video_body
+from tests.support.server import DATE, KEY, REAL_APP, Server, video_body
 
 pytestmark = pytest.mark.server
 
@@ -120,7 +120,7 @@ def test_the_drawn_picture_comes_along_or_alone(server: Server) -> None:
 def test_the_emotion_and_no_more_with_or_without_the_slash(server: Server, path: str) -> None:
     response = call(server, path, files={"file": b"a picture or a clip"}, allow_redirects=False)
     assert response.json() == {"emotion": "happy", "confidence": 0.9, "all_emotions": PROBABILITIES}
-    [row] = server.rows(request_id=response.headers["x-request-id"])
+    [row] = server.log_rows(request_id=response.headers["x-request-id"])
     assert (row["endpoint"], row["prediction"], row["frames"]) == ("/api/predict/", "happy", 24)
     assert row["video_seconds"] == 4.98
 
@@ -255,12 +255,12 @@ def test_a_refusal_is_a_documented_problem(
 def test_calls_are_logged_with_what_they_answered(server: Server) -> None:
     one = call(server, "/api/detect", json=video_body(b"one")).headers["x-request-id"]
     many = call(server, "/api/detect/batch", json=batch(b"one", b"", b"two")).headers["x-request-id"]
-    [row] = server.rows(request_id=one)
+    [row] = server.log_rows(request_id=one)
     assert (row["endpoint"], row["prediction"], row["confidence"]) == ("/api/detect", "happy", 0.9)
     assert (row["model"], row["frames"], row["video_seconds"]) == ("fake", 1, None)
     assert row["timings"] == {"decode": 1.2, "faces": 3.4, "model": 5.6}
     assert row["content_sha256"] == hashlib.sha256(b"one").hexdigest()
-    [row] = server.rows(request_id=many)
+    [row] = server.log_rows(request_id=many)
     assert (row["endpoint"], row["prediction"], row["frames"]) == ("/api/detect/batch", None, 3)
     assert (row["model"], row["content_sha256"], row["success"]) == ("fake", None, True)
     assert "/api/detect/batch" in server.call("GET", "/metrics").text
@@ -302,7 +302,7 @@ def test_answers_keep_to_the_document(server: Server) -> None:
 def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("real-pictures")
     (folder / "tmp").mkdir()
-    with Server(folder, REAL, TMPDIR=folder / "tmp", WEB_CONCURRENCY=1, MAX_IMAGE_PIXELS=1_000_000) as server:
+    with Server(folder, REAL_APP, TMPDIR=folder / "tmp", WEB_CONCURRENCY=1, MAX_IMAGE_PIXELS=1_000_000) as server:
         yield server
 
 
@@ -317,7 +317,7 @@ def test_real_pictures_and_clips_are_answered(real: Server) -> None:
     assert tuple(answer["all_emotions"]) == SEVEN
     assert re.findall(r"(\w+);dur=", response.headers["Server-Timing"]) == ["decode", "faces", "model", "encode"]
     assert Image.open(io.BytesIO(base64.b64decode(answer["picture"]))).size == (640, 640)
-    [row] = real.rows(request_id=response.headers["x-request-id"])
+    [row] = real.log_rows(request_id=response.headers["x-request-id"])
     assert (row["prediction"], row["model"]) == ("happy", "face-expression")
     for data in (smile, clip):
         assert call(real, "/api/predict/", files={"file": data}).json()["emotion"] == "happy"
@@ -336,4 +336,4 @@ def test_real_pictures_and_clips_are_answered(real: Server) -> None:
     assert not re.search(r"base64|Traceback", real.output)
     left = [path for path in real.folder.rglob("*") if path.is_file() and "moodreel-metrics" not in str(path)]
     assert {path.name.partition("-")[0] for path in left} == {"output.txt", "calls.db"}, "no picture is on the disk"
-    assert json.dumps(real.rows()).count("happy") >= 3
+    assert json.dumps(real.log_rows()).count("happy") >= 3

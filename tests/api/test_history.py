@@ -19,7 +19,7 @@ from PIL import Image
 
 from moodreel.storage.history import History, HistoryEntry
 from tests.support import accounts, synthetic_frames, synthetic_video
-from tests.support.server import DATE, HEADERS, REAL, Server, video_body
+from tests.support.server import DATE, HEADERS, REAL_APP, Server, video_body
 
 pytestmark = pytest.mark.server
 
@@ -43,7 +43,7 @@ def user() -> str:
 
 def as_user(user: str) -> dict[str, str]:
     """Give the headers that somebody sends."""
-    return {"Authorization": f"Bearer {accounts.own(userId=user)}", "date": DATE}
+    return {"Authorization": f"Bearer {accounts.own_token(userId=user)}", "date": DATE}
 
 
 def call(server: Server, user: str, method: str, path: str, **options: Any) -> requests.Response:
@@ -278,7 +278,7 @@ def test_another_sites_page_deletes_nothing_with_a_users_cookie(
     server: Server, user: str, site: str, status: int
 ) -> None:
     entry = kept(server, user)
-    headers = {"Cookie": f"access_token={accounts.own(userId=user)}", "Sec-Fetch-Site": site}
+    headers = {"Cookie": f"access_token={accounts.own_token(userId=user)}", "Sec-Fetch-Site": site}
     assert server.call("DELETE", "/api/history", headers=headers).status_code == status
     assert [each["id"] for each in get(server, user)["entries"]] == ([entry] if status == 403 else [])
 
@@ -287,7 +287,7 @@ def test_the_same_id_at_another_issuer_is_another_person(tmp_path: Path) -> None
     both = {**accounts.environment(tmp_path), "HISTORY": "on", "WEB_CONCURRENCY": 1}
     with Server(tmp_path, **both) as server:
         kept(server, "42", path="/predict")
-        provider = {"Authorization": f"Bearer {accounts.openid(sub='42')}"}
+        provider = {"Authorization": f"Bearer {accounts.openid_token(sub='42')}"}
         assert server.call("GET", "/api/history", headers=provider).json()["entries"] == []
         assert get(server, "42")["count"] == 1
 
@@ -531,7 +531,7 @@ def test_neither_a_clip_nor_an_id_is_left_behind(server: Server, user: str) -> N
         data = path.read_bytes()
         assert secret not in data and base64.b64encode(secret) not in data
         assert path.parent.name == "data" or entry.encode() not in data
-    assert server.rows(endpoint="/api/history/<entry_id>")
+    assert server.log_rows(endpoint="/api/history/<entry_id>")
 
 
 def test_pages_of_other_origins_may_delete_and_read_the_id(tmp_path: Path) -> None:
@@ -594,7 +594,7 @@ def test_two_workers_share_one_history(server: Server, user: str) -> None:
         with requests.Session() as session:
             response = session.get(f"{server.url}/api/history/{entry}", headers=as_user(user), timeout=30)
         assert response.json()["id"] == entry
-        workers = {row["worker"] for row in server.rows(endpoint="/api/history/<entry_id>")}
+        workers = {row["worker"] for row in server.log_rows(endpoint="/api/history/<entry_id>")}
         if len(workers) == 2:
             return
     raise AssertionError("one worker answered all")
@@ -602,7 +602,7 @@ def test_two_workers_share_one_history(server: Server, user: str) -> None:
 
 def test_a_real_clips_cover_is_kept_and_plays_until_it_is_deleted(tmp_path: Path) -> None:
     clip = synthetic_video.encode_video(synthetic_frames.face_frames(50))
-    with Server(tmp_path, REAL, **ON, MEDIA_STORAGE=f"file://{tmp_path}/media", WEB_CONCURRENCY=1) as server:
+    with Server(tmp_path, REAL_APP, **ON, MEDIA_STORAGE=f"file://{tmp_path}/media", WEB_CONCURRENCY=1) as server:
         predicted = post(server, "ann", "/predict", clip)
         cover = post(server, "ann", "/thumbnail", clip, duration=1, size=160)
         id_ = cover.headers["x-history-id"]

@@ -20,9 +20,19 @@ from api.auth.jwks import (
 )
 from api.auth.tokens import OpenIdVerifier, TokenVerifier
 from api.errors import ApiError
-from tests.support.accounts import AUDIENCE, PROVIDER, RSA, STRANGER, by_hand, jwk, jwks, openid, openid_claims
+from tests.support.accounts import (
+    AUDIENCE,
+    PROVIDER,
+    RSA,
+    UNKNOWN_KEY,
+    jwk,
+    jwks,
+    openid_claims,
+    openid_token,
+    sign_token,
+)
 
-OLD, NEW = jwks(jwk(RSA, "old")), jwks(jwk(RSA, "old"), jwk(STRANGER, "new"))
+OLD, NEW = jwks(jwk(RSA, "old")), jwks(jwk(RSA, "old"), jwk(UNKNOWN_KEY, "new"))
 
 
 class Provider:
@@ -71,7 +81,7 @@ def test_a_new_key_is_found_by_its_kid(provider: Provider) -> None:
 
 def test_a_key_that_was_withdrawn_is_good_no_more(provider: Provider) -> None:
     assert provider.knows("old")
-    provider.answer = jwks(jwk(STRANGER, "new"))
+    provider.answer = jwks(jwk(UNKNOWN_KEY, "new"))
     provider.now += FRESH_SECONDS + 1
     assert not provider.knows("old")
 
@@ -190,18 +200,18 @@ def accounts_of(site: Site) -> TokenVerifier:
 def test_a_token_is_checked_with_keys_from_the_web(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jwks_module, "COOLDOWN_SECONDS", 0)
     accounts = accounts_of(site)
-    assert accounts.verify(openid(kid="old")).user_id == "q8Xn0u"
+    assert accounts.verify(openid_token(kid="old")).user_id == "q8Xn0u"
     with pytest.raises(ApiError, match="not one that this service takes"):
-        accounts.verify(openid(STRANGER, kid="new"))
+        accounts.verify(openid_token(UNKNOWN_KEY, kid="new"))
     site.respond = answering(NEW)
-    assert accounts.verify(openid(STRANGER, kid="new"))
+    assert accounts.verify(openid_token(UNKNOWN_KEY, kid="new"))
     assert site.paths == ["/jwks"] * 3
 
 
 def test_while_the_keys_cannot_be_had_a_token_is_neither_good_nor_bad(site: Site) -> None:
     site.respond = answering(b"", 500)
     with pytest.raises(ApiError) as caught:
-        accounts_of(site).verify(openid(kid="old"))
+        accounts_of(site).verify(openid_token(kid="old"))
     assert caught.value.code == "keys_unavailable"
     assert site.url not in caught.value.detail
 
@@ -247,12 +257,12 @@ def test_an_answer_that_trickles_is_given_up(site: Site, monkeypatch: pytest.Mon
 
 
 def test_a_url_in_a_token_is_never_visited(site: Site, provider: Provider) -> None:
-    site.respond = answering(jwks(jwk(STRANGER, "old")))
+    site.respond = answering(jwks(jwk(UNKNOWN_KEY, "old")))
     accounts = TokenVerifier(openid=OpenIdVerifier(provider.keys, PROVIDER, (AUDIENCE,)))
     for name in ("jku", "x5u", "kid"):
         header = {"kid": "old", name: site.url}
         with pytest.raises(ApiError):
-            accounts.verify(by_hand(openid_claims(), STRANGER, "RS256", **header))
+            accounts.verify(sign_token(openid_claims(), UNKNOWN_KEY, "RS256", **header))
     assert site.paths == []
 
 
@@ -267,7 +277,7 @@ def test_a_file_that_changed_is_read_again(tmp_path: Path, caplog: pytest.LogCap
     path.write_bytes(NEW)
     assert keys.find("RS256", "new")
     replacement = tmp_path / "next.json"
-    replacement.write_bytes(jwks(jwk(STRANGER, "new")))
+    replacement.write_bytes(jwks(jwk(UNKNOWN_KEY, "new")))
     replacement.replace(path)
     assert keys.find("RS256", "new") and not keys.find("RS256", "old")
     for broken in (b"", b"{}", NEW[:40]):

@@ -148,7 +148,7 @@ def _begin_upload(server: Server, body: bytes) -> socket.socket:
 def _wait_until_read(server: Server) -> None:
     """Wait until the call has begun: its row is written just before its body is read."""
     deadline = time.monotonic() + 30
-    while not server.rows(request_id="slow"):
+    while not server.log_rows(request_id="slow"):
         assert time.monotonic() < deadline
         time.sleep(0.05)
     time.sleep(0.2)

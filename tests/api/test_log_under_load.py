@@ -82,7 +82,7 @@ def test_a_worker_killed_in_mid_call_leaves_its_row_and_the_service_goes_on(tmp_
             assert time.monotonic() < deadline
             time.sleep(0.1)
         assert server.post("/predict", b"clip").json()["emotion"] == "Happy"
-        [row] = server.rows(request_id="dies")
+        [row] = server.log_rows(request_id="dies")
         assert (row["status_code"], row["success"], row["worker"]) == (None, None, victim)
         # The dead worker's call is off the gauge: only the one that asks is left.
         assert "moodreel_requests_in_flight 1.0" in server.call("GET", "/metrics").text.splitlines()
@@ -98,7 +98,7 @@ def _call_that_dies(server: Server, failures: list[Exception]) -> None:
 def _worker_of(server: Server, request_id: str) -> int:
     """Wait until a call has begun, and tell which worker has it."""
     deadline = time.monotonic() + 30
-    while not (rows := server.rows(request_id=request_id)):
+    while not (rows := server.log_rows(request_id=request_id)):
         assert time.monotonic() < deadline
         time.sleep(0.05)
     return rows[0]["worker"]
@@ -125,4 +125,4 @@ def test_old_calls_are_deleted_at_the_start(tmp_path: Path) -> None:
             db.execute("update calls set timestamp = ? where request_id = ?", [at, name])
     log.close()
     with Server(tmp_path, LOG_RETENTION_DAYS=7) as server:
-        assert [server.rows(request_id=name) == [] for name in ("old", "kept")] == [True, False]
+        assert [server.log_rows(request_id=name) == [] for name in ("old", "kept")] == [True, False]

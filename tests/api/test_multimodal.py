@@ -27,7 +27,7 @@ from moodreel.pipelines.engine import Engine
 from tests.api.test_contract import assert_problem
 from tests.support import accounts, synthetic_audio, synthetic_frames, synthetic_video
 from tests.support.audiovisual_models import write_model
-from tests.support.server import KEY, REAL, STORE, Server, video_body
+from tests.support.server import KEY, REAL_APP, STORE, Server, video_body
 
 PATH = "/api/predict/multimodal"
 HEADERS = {"x-api-key": KEY}
@@ -234,7 +234,7 @@ def test_without_a_model_the_service_starts_and_says_what_to_set(tmp_path: Path,
 def test_an_answer_is_kept_for_who_signed_in_but_not_what_is_made_up(
     tmp_path: Path, store: Path, engine: Engine, clip: bytes
 ) -> None:
-    headers = {"Authorization": f"Bearer {accounts.own()}"}
+    headers = {"Authorization": f"Bearer {accounts.own_token()}"}
     kept = {
         "model_store": store,
         "history": True,
@@ -394,7 +394,7 @@ class TestContract:
 
 @pytest.mark.server
 def test_a_real_service_makes_answers_up_when_told_to_and_says_so_at_its_start(tmp_path: Path, clip: bytes) -> None:
-    with Server(tmp_path, REAL, EMO_MOCK=1, WEB_CONCURRENCY=1) as server:
+    with Server(tmp_path, REAL_APP, EMO_MOCK=1, WEB_CONCURRENCY=1) as server:
         body = {"encoding": "base64", "content": base64.b64encode(clip).decode()}
         response = server.call("POST", PATH, data=json.dumps(body))
         assert response.json()["mock"] is True
@@ -407,7 +407,7 @@ def test_a_real_service_makes_answers_up_when_told_to_and_says_so_at_its_start(t
 @pytest.mark.parametrize("what", ["nowhere", "another kind"])
 def test_a_checkpoint_path_that_is_no_good_stops_the_start_in_one_line(tmp_path: Path, what: str) -> None:
     path = {"nowhere": tmp_path / "nowhere", "another kind": STORE / "vit"}[what]
-    server = Server(tmp_path, REAL, CHECKPOINT_PATH=path, WEB_CONCURRENCY=1)
+    server = Server(tmp_path, REAL_APP, CHECKPOINT_PATH=path, WEB_CONCURRENCY=1)
     server.start()
     assert server.process is not None
     assert server.process.wait(90) != 0

@@ -6,7 +6,7 @@ import pytest
 from playwright.sync_api import sync_playwright
 
 from tests.support import accounts
-from tests.support.server import FAKE, Server
+from tests.support.server import FAKE_APP, Server
 
 CHROMIUM = shutil.which("chromium")
 QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
@@ -20,7 +20,7 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pages")
-    with Server(folder, FAKE, **accounts.environment(folder)) as server:
+    with Server(folder, FAKE_APP, **accounts.environment(folder)) as server:
         yield server
 
 
@@ -70,7 +70,9 @@ def test_a_call_can_be_tried_out_from_the_documentation(page):
 def test_who_authorizes_with_a_token_calls_with_it(page):
     page.goto("/docs")
     page.get_by_role("button", name="Authorize").first.click(timeout=20_000)
-    page.locator(".auth-container", has_text="bearer").get_by_role("textbox").fill(accounts.own(userId="ada-in-docs"))
+    page.locator(".auth-container", has_text="bearer").get_by_role("textbox").fill(
+        accounts.own_token(userId="ada-in-docs")
+    )
     page.locator(".auth-container", has_text="bearer").get_by_role("button", name="Apply").click()
     page.locator(".modal-ux").get_by_role("button", name="Close").last.click()
     page.get_by_text("/auth/profile", exact=True).first.click()

@@ -13,7 +13,7 @@ import socketio
 import websocket
 
 from tests.support import accounts, synthetic_frames, synthetic_image
-from tests.support.server import HEADERS, KEY, REAL, Server
+from tests.support.server import HEADERS, KEY, REAL_APP, Server
 
 pytestmark = pytest.mark.server
 
@@ -26,7 +26,7 @@ EVENTS = ("status", "detection_result", "performance_suggestion", "error_message
 def server(tmp_path_factory):
     folder = tmp_path_factory.mktemp("live")
     settings = {**accounts.environment(folder), "CORS_ORIGINS": "https://app.example", "MAX_LIVE_FRAME_BYTES": 100_000}
-    with Server(folder, REAL, **settings) as server:
+    with Server(folder, REAL_APP, **settings) as server:
         yield server
 
 
@@ -101,7 +101,7 @@ def refusal(server, auth, headers=None, origin=None):
 
 
 def sessions(server):
-    return [row for row in server.rows(endpoint=NAMESPACE) if row["status_code"] is not None]
+    return [row for row in server.log_rows(endpoint=NAMESPACE) if row["status_code"] is not None]
 
 
 def test_a_session_from_connect_to_its_row_in_the_log(server):
@@ -226,7 +226,7 @@ REFUSED = {
     "a wrong key": ({"api_key": "guess"}, "unauthorized", 401),
     "a key in other letters": ({"api_key": "ключ"}, "unauthorized", 401),
     "no token": ({"token": "a.b.c"}, "invalid_token", 401),
-    "an old token": ({"token": accounts.own(iat=1, exp=2)}, "token_expired", 401),
+    "an old token": ({"token": accounts.own_token(iat=1, exp=2)}, "token_expired", 401),
     "a list": ([1, 2], "unauthorized", 401),
     "a number": ({"token": 5}, "unauthorized", 401),
     "half a character": ({"api_key": "\ud800"}, "unauthorized", 401),
@@ -244,7 +244,7 @@ def test_strangers_are_told_why_and_logged(server, auth, code, status):
 
 
 def test_tokens_and_cookies_open_it_too(server):
-    token = accounts.own()
+    token = accounts.own_token()
     cookie = {"Cookie": f"access_token={token}"}
     with connected(server, {"token": token}) as client:
         client.wait("status")
@@ -257,15 +257,15 @@ def test_tokens_and_cookies_open_it_too(server):
 
 
 def test_another_sites_page_gets_no_socket(server):
-    cookie = {"Cookie": f"access_token={accounts.own()}"}
+    cookie = {"Cookie": f"access_token={accounts.own_token()}"}
     assert refusal(server, {}, cookie, origin="https://evil.example") is None
-    assert server.rows(endpoint="/socket.io/", status_code=403)
+    assert server.log_rows(endpoint="/socket.io/", status_code=403)
 
 
 def test_a_token_that_runs_out_ends_the_session(server):
     now = int(time.time())
     # For half a minute more clocks may differ.
-    token = accounts.own(iat=now - 100, exp=now - 24)
+    token = accounts.own_token(iat=now - 100, exp=now - 24)
     client = Client(server, {"token": token})
     client.wait("status")
     assert client.wait("error_message")[0]["code"] == "token_expired"
@@ -452,7 +452,7 @@ def test_a_client_that_does_not_read_is_dropped_and_others_are_served(server):
 
 
 def test_a_killed_worker_takes_its_sessions_along_and_the_next_one_serves(tmp_path):
-    with Server(tmp_path, REAL, WEB_CONCURRENCY=1) as server:
+    with Server(tmp_path, REAL_APP, WEB_CONCURRENCY=1) as server:
         with connected(server) as client:
             client.start()
             client.emit("video_frame", {"frame": FRAME})
@@ -467,7 +467,7 @@ def test_a_killed_worker_takes_its_sessions_along_and_the_next_one_serves(tmp_pa
             client.wait("detection_result")
             lost = [
                 row
-                for row in server.rows(endpoint=NAMESPACE)
+                for row in server.log_rows(endpoint=NAMESPACE)
                 if row["status_code"] is None and row["worker"] == worker.pid
             ]
             assert len(lost) == 1
@@ -499,7 +499,7 @@ def test_there_are_only_so_many_seats(tmp_path):
     with Server(tmp_path, WEB_CONCURRENCY=1, MAX_SOCKETS=2) as server:
         with connected(server), connected(server):
             assert refusal(server, {"api_key": KEY}) is None
-            assert server.rows(endpoint="/socket.io/", status_code=503)
+            assert server.log_rows(endpoint="/socket.io/", status_code=503)
             assert requests.get(f"{server.url}/health", timeout=30).ok
         until(lambda: "moodreel_live_sessions 0.0" in server.call("GET", "/metrics").text)
         with connected(server) as client:

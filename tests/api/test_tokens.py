@@ -24,21 +24,21 @@ from tests.support.accounts import (
     AUDIENCE,
     EC,
     ISSUER,
-    LENGTH,
     LIBRARIES,
+    LIFETIME_SECONDS,
     PROVIDER,
     RSA,
     SECRET,
-    STRANGER,
-    by_hand,
+    UNKNOWN_KEY,
+    base64url,
     compact,
-    encoded,
     jwk,
     jwks,
-    openid,
     openid_claims,
-    own,
+    openid_token,
     own_claims,
+    own_token,
+    sign_token,
 )
 
 PROVIDER_KEYS = {"RS256": (RSA, "rsa"), "ES256": (EC, "ec")}
@@ -93,13 +93,13 @@ def test_a_providers_tokens_are_good_whichever_library_signed_them(
     ids=str,
 )
 def test_our_own_tokens_may_say(both: TokenVerifier, changes: dict[str, Any]) -> None:
-    assert both.verify(own(**changes)).user_id == str(changes.get("userId", "42"))
+    assert both.verify(own_token(**changes)).user_id == str(changes.get("userId", "42"))
 
 
 def test_clocks_may_differ_a_little(both: TokenVerifier) -> None:
     now, little = time.time(), LEEWAY_SECONDS / 2
     for times in ({"iat": now + little}, {"nbf": now + little}, {"iat": now - 3600, "exp": now - little}):
-        assert both.verify(own(**times)) and both.verify(openid(**times))
+        assert both.verify(own_token(**times)) and both.verify(openid_token(**times))
 
 
 @pytest.mark.parametrize(
@@ -115,30 +115,33 @@ def test_clocks_may_differ_a_little(both: TokenVerifier) -> None:
     ids=str,
 )
 def test_a_providers_tokens_may_say(both: TokenVerifier, changes: dict[str, Any], roles: tuple[str, ...]) -> None:
-    assert both.verify(openid(**changes)).roles == roles
+    assert both.verify(openid_token(**changes)).roles == roles
 
 
 @pytest.mark.parametrize("typ", ["JWT", "jwt", "at+jwt", "application/at+jwt", None])
 def test_a_header_may_name_these_types(both: TokenVerifier, typ: str | None) -> None:
-    assert both.verify(by_hand(openid_claims(), RSA, "RS256", kid="rsa", typ=typ))
+    assert both.verify(sign_token(openid_claims(), RSA, "RS256", kid="rsa", typ=typ))
 
 
 def test_several_audiences_may_be_ours(tmp_path: Path) -> None:
     ours = TokenVerifier.from_settings(accounts.settings(tmp_path, oidc_audience=("ios", "web")))
-    assert ours.verify(openid(aud="web")) and ours.verify(openid(aud="ios"))
-    assert refusal(ours, openid(aud="ios,web")).code == "invalid_token"
+    assert ours.verify(openid_token(aud="web")) and ours.verify(openid_token(aud="ios"))
+    assert refusal(ours, openid_token(aud="ios,web")).code == "invalid_token"
 
 
 def test_a_person_is_one_whatever_their_token_and_nobody_else(both: TokenVerifier) -> None:
-    first, again = both.verify(own()), both.verify(own(sub="ada@other.example", userId=42, exp=time.time() + 60))
+    first, again = (
+        both.verify(own_token()),
+        both.verify(own_token(sub="ada@other.example", userId=42, exp=time.time() + 60)),
+    )
     assert first.user == again.user
-    others = [both.verify(own(userId="43")), both.verify(openid()), both.verify(openid(sub="42"))]
+    others = [both.verify(own_token(userId="43")), both.verify(openid_token()), both.verify(openid_token(sub="42"))]
     assert len({first.user, *(other.user for other in others)}) == 4
     assert len(first.user) == 64 and first.user != "42"
 
 
 def test_nothing_shows_a_tokens_claims_by_accident(both: TokenVerifier, tmp_path: Path) -> None:
-    assert "secret-claim" not in repr(both.verify(own(more="secret-claim")))
+    assert "secret-claim" not in repr(both.verify(own_token(more="secret-claim")))
     assert repr(SECRET) not in repr(accounts.settings(tmp_path))
 
 
@@ -165,8 +168,8 @@ CLAIMS: list[dict[str, Any]] = [
     *({"iat": value} for value in (*_TIMES_THAT_ARE_NONE, *_LONG_PAST)),
     *({"nbf": value} for value in (*_TIMES_THAT_ARE_NONE, *_LONG_PAST)),
     *({"auth_time": value} for value in (*_TIMES_THAT_ARE_NONE, *_LONG_PAST)),
-    {"iat": NOW + 10 * LENGTH, "exp": NOW + 11 * LENGTH},
-    {"nbf": NOW + LENGTH / 2},
+    {"iat": NOW + 10 * LIFETIME_SECONDS, "exp": NOW + 11 * LIFETIME_SECONDS},
+    {"nbf": NOW + LIFETIME_SECONDS / 2},
     {"aud": "another-service"},
     {"aud": ["another-service"]},
     {"more": "x" * 6000},
@@ -175,12 +178,12 @@ CLAIMS: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("changes", CLAIMS, ids=lambda changes: str(changes)[:60])
 def test_our_own_tokens_may_not_say(both: TokenVerifier, changes: dict[str, Any]) -> None:
-    assert refusal(both, own(**changes)).code == "invalid_token"
+    assert refusal(both, own_token(**changes)).code == "invalid_token"
 
 
 def test_a_token_that_ends_as_it_begins_is_none(both: TokenVerifier) -> None:
     now = int(time.time())
-    assert refusal(both, own(iat=now, exp=now)).code == "invalid_token"
+    assert refusal(both, own_token(iat=now, exp=now)).code == "invalid_token"
 
 
 OPENID_CLAIMS: list[dict[str, Any]] = [
@@ -193,8 +196,8 @@ OPENID_CLAIMS: list[dict[str, Any]] = [
     *({"iss": value} for value in (f"{PROVIDER}-2", f"{PROVIDER}/", ISSUER, "", [PROVIDER], None)),
     *({"exp": value} for value in _TIMES_THAT_ARE_NONE),
     *({"iat": value} for value in (*_TIMES_THAT_ARE_NONE, *_LONG_PAST)),
-    {"iat": NOW + 10 * LENGTH, "exp": NOW + 11 * LENGTH},
-    {"nbf": NOW + LENGTH / 2},
+    {"iat": NOW + 10 * LIFETIME_SECONDS, "exp": NOW + 11 * LIFETIME_SECONDS},
+    {"nbf": NOW + LIFETIME_SECONDS / 2},
 ]
 
 
@@ -202,8 +205,8 @@ OPENID_CLAIMS: list[dict[str, Any]] = [
 @pytest.mark.parametrize("algorithm", PROVIDER_KEYS)
 def test_a_providers_tokens_may_not_say(both: TokenVerifier, algorithm: str, changes: dict[str, Any]) -> None:
     key, kid = PROVIDER_KEYS[algorithm]
-    assert both.verify(openid(key, algorithm, kid))
-    assert refusal(both, openid(key, algorithm, kid, **changes)).code == "invalid_token"
+    assert both.verify(openid_token(key, algorithm, kid))
+    assert refusal(both, openid_token(key, algorithm, kid, **changes)).code == "invalid_token"
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
@@ -219,16 +222,16 @@ def test_an_expired_token_says_so(both: TokenVerifier, library: str, kind: str) 
 
 
 def test_only_who_signed_it_learns_that_a_token_has_expired(both: TokenVerifier) -> None:
-    forged = by_hand(own_claims(iat=NOW - 7200, exp=NOW - 3600), b"x" * 64, "HS512")
+    forged = sign_token(own_claims(iat=NOW - 7200, exp=NOW - 3600), b"x" * 64, "HS512")
     assert refusal(both, forged).code == "invalid_token"
 
 
 def own_header(**header: Any) -> str:
-    return by_hand(own_claims(), SECRET, "HS512", **header)
+    return sign_token(own_claims(), SECRET, "HS512", **header)
 
 
 def openid_header(**header: Any) -> str:
-    return by_hand(openid_claims(), RSA, "RS256", **{"kid": "rsa", **header})
+    return sign_token(openid_claims(), RSA, "RS256", **{"kid": "rsa", **header})
 
 
 def with_signature(text: str, signature: str) -> str:
@@ -236,7 +239,7 @@ def with_signature(text: str, signature: str) -> str:
 
 
 def signed_by_public_key(algorithm: str, secret: bytes, kid: str) -> str:
-    return by_hand(openid_claims(), secret, algorithm, kid=kid)
+    return sign_token(openid_claims(), secret, algorithm, kid=kid)
 
 
 def der(key: Any) -> bytes:
@@ -244,7 +247,7 @@ def der(key: Any) -> bytes:
 
 
 def embedded() -> dict[str, Any]:
-    return jwk(STRANGER, "rsa")
+    return jwk(UNKNOWN_KEY, "rsa")
 
 
 def an_id(claims: dict[str, Any], user: str) -> dict[str, Any]:
@@ -268,18 +271,18 @@ FORGERIES: dict[str, tuple[Any, type[Exception]]] = {
     "alg a number": (lambda: own_header(alg=512), jwt.InvalidAlgorithmError),
     "alg in lower case": (lambda: own_header(alg="hs512"), jwt.InvalidAlgorithmError),
     # another algorithm than the configured one
-    "HS256 with the right secret": (lambda: by_hand(own_claims(), SECRET, "HS256"), jwt.InvalidAlgorithmError),
-    "HS384 with the right secret": (lambda: by_hand(own_claims(), SECRET, "HS384"), jwt.InvalidAlgorithmError),
-    "RS512 with the right key": (lambda: openid(algorithm="RS512"), jwt.InvalidAlgorithmError),
-    "RS384 with the right key": (lambda: openid(algorithm="RS384"), jwt.InvalidAlgorithmError),
-    "PS256 with the right key": (lambda: openid(algorithm="PS256"), jwt.InvalidAlgorithmError),
+    "HS256 with the right secret": (lambda: sign_token(own_claims(), SECRET, "HS256"), jwt.InvalidAlgorithmError),
+    "HS384 with the right secret": (lambda: sign_token(own_claims(), SECRET, "HS384"), jwt.InvalidAlgorithmError),
+    "RS512 with the right key": (lambda: openid_token(algorithm="RS512"), jwt.InvalidAlgorithmError),
+    "RS384 with the right key": (lambda: openid_token(algorithm="RS384"), jwt.InvalidAlgorithmError),
+    "PS256 with the right key": (lambda: openid_token(algorithm="PS256"), jwt.InvalidAlgorithmError),
     # one kind's key for the other kind
     "HS512 by our secret as the provider": (
-        lambda: by_hand(openid_claims(), SECRET, "HS512", kid="rsa"),
+        lambda: sign_token(openid_claims(), SECRET, "HS512", kid="rsa"),
         jwt.InvalidAlgorithmError,
     ),
     "RS256 by the provider's key as our own": (
-        lambda: by_hand(own_claims(), RSA, "RS256", kid="rsa"),
+        lambda: sign_token(own_claims(), RSA, "RS256", kid="rsa"),
         jwt.InvalidAlgorithmError,
     ),
     **{
@@ -296,48 +299,48 @@ FORGERIES: dict[str, tuple[Any, type[Exception]]] = {
         )
     },
     "HS512 with the public key as secret, as our own": (
-        lambda: by_hand(own_claims(), accounts.public_pem(RSA), "HS512"),
+        lambda: sign_token(own_claims(), accounts.public_pem(RSA), "HS512"),
         jwt.InvalidSignatureError,
     ),
-    "the EC key's kid on an RS256 token": (lambda: openid(kid="ec"), jwt.InvalidKeyError),
-    "the RSA key's kid on an ES256 token": (lambda: openid(EC, "ES256", "rsa"), jwt.InvalidKeyError),
+    "the EC key's kid on an RS256 token": (lambda: openid_token(kid="ec"), jwt.InvalidKeyError),
+    "the RSA key's kid on an ES256 token": (lambda: openid_token(EC, "ES256", "rsa"), jwt.InvalidKeyError),
     # somebody else's key
-    "another secret": (lambda: by_hand(own_claims(), b"x" * 64, "HS512"), jwt.InvalidSignatureError),
-    "an empty secret": (lambda: by_hand(own_claims(), b"", "HS512"), jwt.InvalidSignatureError),
+    "another secret": (lambda: sign_token(own_claims(), b"x" * 64, "HS512"), jwt.InvalidSignatureError),
+    "an empty secret": (lambda: sign_token(own_claims(), b"", "HS512"), jwt.InvalidSignatureError),
     "the secret's base64 as secret": (
-        lambda: by_hand(own_claims(), base64.b64encode(SECRET), "HS512"),
+        lambda: sign_token(own_claims(), base64.b64encode(SECRET), "HS512"),
         jwt.InvalidSignatureError,
     ),
-    "a stranger's key under a known kid": (lambda: openid(STRANGER), jwt.InvalidSignatureError),
+    "a stranger's key under a known kid": (lambda: openid_token(UNKNOWN_KEY), jwt.InvalidSignatureError),
     "a stranger's key in jwk": (
-        lambda: by_hand(openid_claims(), STRANGER, "RS256", kid="rsa", jwk=embedded()),
+        lambda: sign_token(openid_claims(), UNKNOWN_KEY, "RS256", kid="rsa", jwk=embedded()),
         jwt.InvalidSignatureError,
     ),
     "a stranger's key in jwk, no kid": (
-        lambda: by_hand(openid_claims(), STRANGER, "RS256", jwk=embedded()),
+        lambda: sign_token(openid_claims(), UNKNOWN_KEY, "RS256", jwk=embedded()),
         jwt.InvalidSignatureError,
     ),
     "a stranger's secret in jwk": (
-        lambda: by_hand(own_claims(), b"x" * 64, "HS512", jwk={"kty": "oct", "k": encoded(b"x" * 64)}),
+        lambda: sign_token(own_claims(), b"x" * 64, "HS512", jwk={"kty": "oct", "k": base64url(b"x" * 64)}),
         jwt.InvalidSignatureError,
     ),
     "jku": (
-        lambda: by_hand(openid_claims(), STRANGER, "RS256", kid="rsa", jku="https://evil.example/jwks.json"),
+        lambda: sign_token(openid_claims(), UNKNOWN_KEY, "RS256", kid="rsa", jku="https://evil.example/jwks.json"),
         jwt.InvalidSignatureError,
     ),
     "x5u": (
-        lambda: by_hand(openid_claims(), STRANGER, "RS256", kid="rsa", x5u="https://evil.example/cert.pem"),
+        lambda: sign_token(openid_claims(), UNKNOWN_KEY, "RS256", kid="rsa", x5u="https://evil.example/cert.pem"),
         jwt.InvalidSignatureError,
     ),
     # kid
-    "unknown kid": (lambda: openid(kid="new"), jwt.InvalidKeyError),
-    "empty kid": (lambda: openid(kid=""), jwt.InvalidKeyError),
-    "a path as kid": (lambda: openid(kid="../../../../dev/null"), jwt.InvalidKeyError),
+    "unknown kid": (lambda: openid_token(kid="new"), jwt.InvalidKeyError),
+    "empty kid": (lambda: openid_token(kid=""), jwt.InvalidKeyError),
+    "a path as kid": (lambda: openid_token(kid="../../../../dev/null"), jwt.InvalidKeyError),
     "an empty file as kid and secret": (
-        lambda: by_hand(openid_claims(), b"", "HS256", kid="/dev/null"),
+        lambda: sign_token(openid_claims(), b"", "HS256", kid="/dev/null"),
         jwt.InvalidAlgorithmError,
     ),
-    "SQL as kid": (lambda: openid(kid="x' union select 'rsa' --"), jwt.InvalidKeyError),
+    "SQL as kid": (lambda: openid_token(kid="x' union select 'rsa' --"), jwt.InvalidKeyError),
     "a number as kid": (lambda: openid_header(kid=7), jwt.InvalidTokenError),
     "a list as kid": (lambda: openid_header(kid=["rsa"]), jwt.InvalidTokenError),
     "a number as our own kid": (lambda: own_header(kid=7), jwt.InvalidTokenError),
@@ -355,36 +358,39 @@ FORGERIES: dict[str, tuple[Any, type[Exception]]] = {
     "typ a list": (lambda: own_header(typ=["JWT"]), jwt.InvalidTokenError),
     # changed after it was signed
     "another user": (
-        lambda: _swapped(own(), an_id(own_claims(), "1")),
+        lambda: _swapped(own_token(), an_id(own_claims(), "1")),
         jwt.InvalidSignatureError,
     ),
-    "another role": (lambda: _swapped(own(), own_claims(roles=["ADMIN"])), jwt.InvalidSignatureError),
-    "a provider's user": (lambda: _swapped(openid(), openid_claims(sub="1")), jwt.InvalidSignatureError),
-    "a signature of noughts": (lambda: with_signature(own(), encoded(bytes(64))), jwt.InvalidSignatureError),
-    "a signature cut short": (lambda: own()[:-4], jwt.DecodeError),
-    "a signature with more": (lambda: own() + "AAAA", jwt.DecodeError),
+    "another role": (lambda: _swapped(own_token(), own_claims(roles=["ADMIN"])), jwt.InvalidSignatureError),
+    "a provider's user": (lambda: _swapped(openid_token(), openid_claims(sub="1")), jwt.InvalidSignatureError),
+    "a signature of noughts": (lambda: with_signature(own_token(), base64url(bytes(64))), jwt.InvalidSignatureError),
+    "a signature cut short": (lambda: own_token()[:-4], jwt.DecodeError),
+    "a signature with more": (lambda: own_token() + "AAAA", jwt.DecodeError),
     "ES256 of noughts": (
-        lambda: with_signature(openid(EC, "ES256", "ec"), encoded(bytes(64))),
+        lambda: with_signature(openid_token(EC, "ES256", "ec"), base64url(bytes(64))),
         jwt.InvalidSignatureError,
     ),
-    "ES256 as DER": (lambda: with_signature(openid(EC, "ES256", "ec"), encoded(bytes(71))), jwt.InvalidSignatureError),
-    "RS256 of noughts": (lambda: with_signature(openid(), encoded(bytes(256))), jwt.InvalidSignatureError),
+    "ES256 as DER": (
+        lambda: with_signature(openid_token(EC, "ES256", "ec"), base64url(bytes(71))),
+        jwt.InvalidSignatureError,
+    ),
+    "RS256 of noughts": (lambda: with_signature(openid_token(), base64url(bytes(256))), jwt.InvalidSignatureError),
     # no JSON object
-    "claims a list": (lambda: by_hand(b"[]", SECRET, "HS512"), jwt.DecodeError),
-    "claims null": (lambda: by_hand(b"null", SECRET, "HS512"), jwt.DecodeError),
-    "claims no JSON": (lambda: by_hand(b"{'sub': 1}", SECRET, "HS512"), jwt.DecodeError),
-    "claims no UTF-8": (lambda: by_hand(b'{"sub": "\xff"}', SECRET, "HS512"), jwt.DecodeError),
+    "claims a list": (lambda: sign_token(b"[]", SECRET, "HS512"), jwt.DecodeError),
+    "claims null": (lambda: sign_token(b"null", SECRET, "HS512"), jwt.DecodeError),
+    "claims no JSON": (lambda: sign_token(b"{'sub': 1}", SECRET, "HS512"), jwt.DecodeError),
+    "claims no UTF-8": (lambda: sign_token(b'{"sub": "\xff"}', SECRET, "HS512"), jwt.DecodeError),
     "claims nested deeply": (
-        lambda: by_hand(
+        lambda: sign_token(
             json.dumps(own_claims())[:-1].encode() + b', "x": ' + b"[" * 2500 + b"]" * 2500 + b"}", SECRET, "HS512"
         ),
         jwt.DecodeError,
     ),
     "a number of many digits": (
-        lambda: by_hand(json.dumps(own_claims())[:-1].encode() + b', "x": ' + b"9" * 5000 + b"}", SECRET, "HS512"),
+        lambda: sign_token(json.dumps(own_claims())[:-1].encode() + b', "x": ' + b"9" * 5000 + b"}", SECRET, "HS512"),
         jwt.DecodeError,
     ),
-    "header nested deeply": (lambda: f"{encoded(b'[' * 3000)}.{own().partition('.')[2]}", jwt.DecodeError),
+    "header nested deeply": (lambda: f"{base64url(b'[' * 3000)}.{own_token().partition('.')[2]}", jwt.DecodeError),
     "header a list": (lambda: compact([], own_claims(), lambda _: b"x"), jwt.DecodeError),
     "header no JSON": (lambda: compact(b"alg", own_claims(), lambda _: b"x"), jwt.DecodeError),
     # no token at all
@@ -392,25 +398,28 @@ FORGERIES: dict[str, tuple[Any, type[Exception]]] = {
     "a dot": (lambda: ".", jwt.DecodeError),
     "two dots": (lambda: "..", jwt.DecodeError),
     "a word": (lambda: "token", jwt.DecodeError),
-    "two parts": (lambda: own().rpartition(".")[0], jwt.DecodeError),
-    "four parts": (lambda: own() + ".AAAA", jwt.DecodeError),
-    "five parts, as when encrypted": (lambda: own() + ".AAAA.AAAA", jwt.DecodeError),
-    "twice": (lambda: f"{own()},{own()}", jwt.DecodeError),
-    "twice with a space": (lambda: f"{own()} {own()}", jwt.DecodeError),
-    "in quotes": (lambda: f'"{own()}"', jwt.DecodeError),
-    "a line break": (lambda: own() + "\n", jwt.DecodeError),
-    "padding": (lambda: own() + "==", jwt.DecodeError),
-    "standard base64": (lambda: with_signature(own(), base64.b64encode(b"\xff\xfb" * 32).decode()), jwt.DecodeError),
-    "letters of another script": (lambda: "е" + own()[1:], jwt.DecodeError),
-    "digits of another script": (lambda: own() + "٣", jwt.DecodeError),
-    "a megabyte": (lambda: own() + "A" * 1_000_000, jwt.DecodeError),
+    "two parts": (lambda: own_token().rpartition(".")[0], jwt.DecodeError),
+    "four parts": (lambda: own_token() + ".AAAA", jwt.DecodeError),
+    "five parts, as when encrypted": (lambda: own_token() + ".AAAA.AAAA", jwt.DecodeError),
+    "twice": (lambda: f"{own_token()},{own_token()}", jwt.DecodeError),
+    "twice with a space": (lambda: f"{own_token()} {own_token()}", jwt.DecodeError),
+    "in quotes": (lambda: f'"{own_token()}"', jwt.DecodeError),
+    "a line break": (lambda: own_token() + "\n", jwt.DecodeError),
+    "padding": (lambda: own_token() + "==", jwt.DecodeError),
+    "standard base64": (
+        lambda: with_signature(own_token(), base64.b64encode(b"\xff\xfb" * 32).decode()),
+        jwt.DecodeError,
+    ),
+    "letters of another script": (lambda: "е" + own_token()[1:], jwt.DecodeError),
+    "digits of another script": (lambda: own_token() + "٣", jwt.DecodeError),
+    "a megabyte": (lambda: own_token() + "A" * 1_000_000, jwt.DecodeError),
     "dots": (lambda: "." * 1_000_000, jwt.DecodeError),
 }
 
 
 def _swapped(text: str, claims: dict[str, Any]) -> str:
     header, _, signature = text.split(".")
-    return f"{header}.{encoded(json.dumps(claims).encode())}.{signature}"
+    return f"{header}.{base64url(json.dumps(claims).encode())}.{signature}"
 
 
 @pytest.mark.parametrize("name", FORGERIES)
@@ -427,16 +436,16 @@ def test_a_forgery_is_refused_for_what_is_wrong_with_it_and_does_not_learn_that(
 
 def test_the_forgers_tools_make_good_tokens(both: TokenVerifier) -> None:
     """With the right key and nothing changed; else the table above would say nothing."""
-    assert both.verify(own()) and both.verify(own_header(kid="any", jku="https://app.example"))
-    assert both.verify(openid()) and both.verify(openid(EC, "ES256", "ec"))
-    assert both.verify(with_signature(own(), own().rpartition(".")[2]))
-    assert both.verify(by_hand(json.dumps(own_claims())[:-1].encode() + b', "x": [[[]]]}', SECRET, "HS512"))
+    assert both.verify(own_token()) and both.verify(own_header(kid="any", jku="https://app.example"))
+    assert both.verify(openid_token()) and both.verify(openid_token(EC, "ES256", "ec"))
+    assert both.verify(with_signature(own_token(), own_token().rpartition(".")[2]))
+    assert both.verify(sign_token(json.dumps(own_claims())[:-1].encode() + b', "x": [[[]]]}', SECRET, "HS512"))
 
 
 def test_a_token_may_be_this_long_and_no_longer(both: TokenVerifier) -> None:
     lengths = {}
     for padding in range(5500, 6000):
-        text = own(more="x" * padding)
+        text = own_token(more="x" * padding)
         lengths.setdefault(len(text) > MAX_CHARACTERS, []).append(text)
         if len(lengths) == 2:
             break
@@ -459,14 +468,14 @@ def test_no_change_to_a_good_token_is_good(both: TokenVerifier, data: st.DataObj
         assert refusal(both, changed).code == "invalid_token"
 
 
-GOOD_OWN, GOOD_RSA, GOOD_EC = own(), openid(), openid(EC, "ES256", "ec")
+GOOD_OWN, GOOD_RSA, GOOD_EC = own_token(), openid_token(), openid_token(EC, "ES256", "ec")
 
 
 @hypothesis_settings(deadline=None, max_examples=300)
 @given(
     st.text(max_size=60)
     | st.tuples(st.binary(max_size=40), st.binary(max_size=80), st.binary(max_size=40)).map(
-        lambda parts: ".".join(map(encoded, parts))
+        lambda parts: ".".join(map(base64url, parts))
     )
 )
 def test_whatever_is_sent_is_refused_and_nothing_breaks(both: TokenVerifier, text: str) -> None:
@@ -483,7 +492,7 @@ _JSON = st.recursive(
 @hypothesis_settings(deadline=None, max_examples=300)
 @given(claim=st.sampled_from(["sub", "userId", "roles", "iss", "iat", "exp", "nbf", "aud", "auth_time"]), value=_JSON)
 def test_whatever_a_signed_claim_is_it_is_good_or_refused(both: TokenVerifier, claim: str, value: Any) -> None:
-    for text in (own(**{claim: value}), openid(**{claim: value})):
+    for text in (own_token(**{claim: value}), openid_token(**{claim: value})):
         try:
             token = both.verify(text)
         except ApiError as error:
@@ -498,7 +507,7 @@ def test_whatever_a_signed_claim_is_it_is_good_or_refused(both: TokenVerifier, c
 def test_with_nothing_configured_every_token_is_refused(tmp_path: Path) -> None:
     nothing = dict.fromkeys(("security_secret", "security_issuer", "oidc_issuer", "oidc_jwks")) | {"oidc_audience": ()}
     none = TokenVerifier.from_settings(accounts.settings(tmp_path, **nothing))
-    for text in (own(), openid(), "", "scrap"):
+    for text in (own_token(), openid_token(), "", "scrap"):
         error = refusal(none, text)
         assert (error.code, error.detail) == (
             "invalid_token",
@@ -510,8 +519,8 @@ def test_with_nothing_configured_every_token_is_refused(tmp_path: Path) -> None:
 def test_each_kind_is_taken_only_where_it_is_configured(tmp_path: Path) -> None:
     only_own = TokenVerifier.from_settings(accounts.settings(tmp_path, oidc_issuer=None))
     only_openid = TokenVerifier.from_settings(accounts.settings(tmp_path, security_secret=None))
-    assert only_own.verify(own()) and only_openid.verify(openid())
-    assert refusal(only_own, openid()).code == refusal(only_openid, own()).code == "invalid_token"
+    assert only_own.verify(own_token()) and only_openid.verify(openid_token())
+    assert refusal(only_own, openid_token()).code == refusal(only_openid, own_token()).code == "invalid_token"
 
 
 UNFIT: dict[str, Any] = {
@@ -520,11 +529,11 @@ UNFIT: dict[str, Any] = {
     "not to verify with": lambda: (RSA, jwk(RSA, "k", key_ops=["encrypt"])),
     "of RSA with 1024 bits": lambda: ((weak := rsa.generate_private_key(65537, 1024)), jwk(weak, "k")),
     "without a type": lambda: (RSA, jwk(RSA, "k", kty=None)),
-    "of another type": lambda: (RSA, jwk(RSA, "k", kty="oct", k=encoded(SECRET))),
+    "of another type": lambda: (RSA, jwk(RSA, "k", kty="oct", k=base64url(SECRET))),
     "half": lambda: (RSA, jwk(RSA, "k", n="")),
     "without text": lambda: (RSA, jwk(RSA, "k", n=7)),
     "of another curve": lambda: (EC, jwk(ec.generate_private_key(ec.SECP384R1()), "k")),
-    "a secret": lambda: (SECRET, {"kty": "oct", "k": encoded(SECRET), "kid": "k", "alg": "HS512"}),
+    "a secret": lambda: (SECRET, {"kty": "oct", "k": base64url(SECRET), "kid": "k", "alg": "HS512"}),
 }
 
 
@@ -535,22 +544,22 @@ def test_a_published_key_that_is_unfit_is_as_good_as_none(tmp_path: Path, name: 
     Path(str(settings.oidc_jwks)).write_bytes(jwks(published, jwk(RSA, "rsa"), {"kty": "?"}, 7))  # type: ignore[arg-type]
     algorithm = {bytes: "HS512"}.get(type(key), "ES256" if key is EC else "RS256")
     taken = TokenVerifier.from_settings(settings)
-    assert taken.verify(openid())
-    assert refusal(taken, openid(key, algorithm, "k")).code == "invalid_token"
+    assert taken.verify(openid_token())
+    assert refusal(taken, openid_token(key, algorithm, "k")).code == "invalid_token"
 
 
 def test_a_single_key_needs_no_kid_and_one_of_several_does(tmp_path: Path) -> None:
     settings = accounts.settings(tmp_path)
-    assert TokenVerifier.from_settings(settings).verify(openid(kid=None))
-    Path(str(settings.oidc_jwks)).write_bytes(jwks(jwk(RSA, "rsa"), jwk(STRANGER, "next")))
-    assert refusal(TokenVerifier.from_settings(settings), openid(kid=None)).code == "invalid_token"
+    assert TokenVerifier.from_settings(settings).verify(openid_token(kid=None))
+    Path(str(settings.oidc_jwks)).write_bytes(jwks(jwk(RSA, "rsa"), jwk(UNKNOWN_KEY, "next")))
+    assert refusal(TokenVerifier.from_settings(settings), openid_token(kid=None)).code == "invalid_token"
 
 
 def test_a_key_set_with_private_halves_still_only_verifies(tmp_path: Path) -> None:
     settings = accounts.settings(tmp_path)
     private = jwt.algorithms.RSAAlgorithm.to_jwk(RSA, as_dict=True)
     Path(str(settings.oidc_jwks)).write_bytes(jwks({**private, "kid": "rsa", "key_ops": ["sign", "verify"]}))
-    assert TokenVerifier.from_settings(settings).verify(openid())
+    assert TokenVerifier.from_settings(settings).verify(openid_token())
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,16 @@ import websocket
 
 from tests.support import accounts
 from tests.support.server import KEY, Server
-from tests.support.websocket_client import BINARY, CONTINUATION, PING, TEXT, Raw, Talker, frame, wait_for_count
+from tests.support.websocket_client import (
+    BINARY,
+    CONTINUATION,
+    PING,
+    TEXT,
+    RawWebSocketClient,
+    WebSocketClient,
+    encode_frame,
+    wait_for_count,
+)
 
 pytestmark = pytest.mark.server
 
@@ -29,7 +38,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def cookie(name: str = "access_token", **claims: Any) -> str:
-    return f"{name}={accounts.own(**claims)}"
+    return f"{name}={accounts.own_token(**claims)}"
 
 
 def headers_of(**headers: str) -> dict[str, Any]:
@@ -44,19 +53,19 @@ def headers_of(**headers: str) -> dict[str, Any]:
     [
         {"cookie": cookie()},
         {"cookie": cookie("token")},
-        {"cookie": f"token={accounts.openid()}"},
-        headers_of(Authorization=f"Bearer {accounts.own()}"),
+        {"cookie": f"token={accounts.openid_token()}"},
+        headers_of(Authorization=f"Bearer {accounts.own_token()}"),
         headers_of(**{"x-api-key": KEY}),
     ],
     ids=["access_token", "token", "of the provider", "bearer", "API key"],
 )
 def test_who_signs_in_hears_how_many_there_are_and_is_answered(server: Server, credentials: dict[str, Any]) -> None:
-    with Talker(server, **credentials) as talker:
-        update = talker.next()
+    with WebSocketClient(server, **credentials) as talker:
+        update = talker.receive()
         assert update["type"] == "connection_update"
         assert update["active_connections"] >= 1
         assert update["timestamp"].endswith("Z")
-        answer = talker.ask("What a day!")
+        answer = talker.request("What a day!")
         assert (answer["type"], answer["label"], answer["score"]) == ("emotion_classification", "joy", 0.94)
         assert answer["scores"]["joy"] == 0.94
         assert answer["language_supported"] is True
@@ -76,7 +85,7 @@ def test_who_signs_in_hears_how_many_there_are_and_is_answered(server: Server, c
 )
 def test_who_does_not_is_closed_with_4001_before_anything_else(server: Server, credentials: dict[str, Any]) -> None:
     wait_for_count(server, 0)
-    with Talker(server, **credentials) as talker:
+    with WebSocketClient(server, **credentials) as talker:
         opcode, data = talker.socket.recv_data()
         assert (opcode, int.from_bytes(data[:2], "big")) == (8, UNAUTHENTICATED)
         assert data[2:].decode().endswith(".")
@@ -88,38 +97,38 @@ def test_only_our_own_pages_and_those_listed_connect_by_cookie(
     server: Server, origin: str | None, code: int | None
 ) -> None:
     options = {"suppress_origin": True} if origin is None else {"origin": origin}
-    with Talker(server, cookie=cookie(), **options) as talker:
+    with WebSocketClient(server, cookie=cookie(), **options) as talker:
         if code is None:
-            assert talker.next()["type"] == "connection_update"
+            assert talker.receive()["type"] == "connection_update"
         else:
-            assert talker.closed()[0] == code
+            assert talker.wait_for_close()[0] == code
 
 
 def test_a_key_is_no_cookie_and_comes_from_anywhere(server: Server) -> None:
-    with Talker(server, origin=OTHER_PAGE) as talker:
-        assert talker.next()["type"] == "connection_update"
+    with WebSocketClient(server, origin=OTHER_PAGE) as talker:
+        assert talker.receive()["type"] == "connection_update"
 
 
 def test_a_token_that_runs_out_ends_the_connection(server: Server) -> None:
     now = int(time.time())
     # Tokens are taken for half a minute longer than they say.
-    with Talker(server, cookie=cookie(iat=now - 999, exp=now - 28)) as talker:
-        assert talker.next()["type"] == "connection_update"
-        assert talker.closed() == (UNAUTHENTICATED, "The token has expired. Sign in again.")
+    with WebSocketClient(server, cookie=cookie(iat=now - 999, exp=now - 28)) as talker:
+        assert talker.receive()["type"] == "connection_update"
+        assert talker.wait_for_close() == (UNAUTHENTICATED, "The token has expired. Sign in again.")
 
 
 def test_one_user_may_have_so_many_connections_with_a_worker(tmp_path: Path) -> None:
     with Server(tmp_path, WEB_CONCURRENCY=1, MAX_SOCKETS_PER_USER=2, **accounts.environment(tmp_path)) as server:
-        talkers = [Talker(server, cookie=cookie()) for _ in range(3)]
+        talkers = [WebSocketClient(server, cookie=cookie()) for _ in range(3)]
         for talker in talkers[:2]:
-            assert talker.next()["type"] == "connection_update"
-        assert talkers[2].closed()[0] == TRY_LATER
-        with Talker(server, cookie=cookie(userId="43")) as somebody_else:
-            assert somebody_else.next()["type"] == "connection_update"
+            assert talker.receive()["type"] == "connection_update"
+        assert talkers[2].wait_for_close()[0] == TRY_LATER
+        with WebSocketClient(server, cookie=cookie(userId="43")) as somebody_else:
+            assert somebody_else.receive()["type"] == "connection_update"
         talkers[0].socket.close()
         wait_for_count(server, 1)
-        with Talker(server, cookie=cookie()) as again:
-            assert again.next()["type"] == "connection_update"
+        with WebSocketClient(server, cookie=cookie()) as again:
+            assert again.receive()["type"] == "connection_update"
         for talker in talkers:
             talker.socket.shutdown()
 
@@ -128,9 +137,9 @@ def test_one_user_may_have_so_many_connections_with_a_worker(tmp_path: Path) -> 
 
 
 def test_a_text_comes_as_it_is_or_in_json(server: Server) -> None:
-    with Talker(server) as talker:
+    with WebSocketClient(server) as talker:
         for text in ("{smiles} hello", '{"text": "hello"}', ' {"text": "hi", "other": 1}', "[1]", '"quoted"', "null"):
-            assert talker.ask(text)["type"] == "emotion_classification"
+            assert talker.request(text)["type"] == "emotion_classification"
 
 
 @pytest.mark.parametrize(
@@ -146,24 +155,28 @@ def test_a_text_comes_as_it_is_or_in_json(server: Server) -> None:
     ],
 )
 def test_what_goes_wrong_is_said_and_the_connection_goes_on(server: Server, message: str, code: str) -> None:
-    with Talker(server) as talker:
-        error = talker.ask(message)
+    with WebSocketClient(server) as talker:
+        error = talker.request(message)
         assert (error["type"], error["code"]) == ("error", code)
         assert error["message"].endswith(".")
         assert "secret" not in str(error)
-        assert talker.ask("hello")["label"] == "joy"
+        assert talker.request("hello")["label"] == "joy"
 
 
 def test_bytes_are_no_text(server: Server) -> None:
-    with Talker(server) as talker:
+    with WebSocketClient(server) as talker:
         talker.socket.send_binary(b"hello")
-        assert talker.next("error")["code"] == "unsupported_media"
+        assert talker.receive("error")["code"] == "unsupported_media"
 
 
 def test_a_message_in_fragments_is_one_message(server: Server) -> None:
-    with Raw(server) as raw:
-        raw.answer()
-        raw.say(frame(TEXT, b'{"te', final=False), frame(PING, b"?"), frame(CONTINUATION, b'xt": "hi"}'))
+    with RawWebSocketClient(server) as raw:
+        raw.handshake_response()
+        raw.send(
+            encode_frame(TEXT, b'{"te', final=False),
+            encode_frame(PING, b"?"),
+            encode_frame(CONTINUATION, b'xt": "hi"}'),
+        )
         said = b""
         while b"joy" not in said:
             said += raw.socket.recv(4096)
@@ -171,15 +184,17 @@ def test_a_message_in_fragments_is_one_message(server: Server) -> None:
 
 
 def test_the_log_has_a_row_for_the_connection_and_one_for_each_message_but_no_text(server: Server) -> None:
-    with Talker(server, header={"x-api-key": KEY, "x-request-id": "logged", "x-client-id": "a journal"}) as talker:
-        talker.ask(SAID)
-        talker.ask("crash")
-        [opened] = server.rows(request_id="logged", endpoint="/api/ws")[-1:]
+    with WebSocketClient(
+        server, header={"x-api-key": KEY, "x-request-id": "logged", "x-client-id": "a journal"}
+    ) as talker:
+        talker.request(SAID)
+        talker.request("crash")
+        [opened] = server.log_rows(request_id="logged", endpoint="/api/ws")[-1:]
         assert (opened["method"], opened["status_code"]) == ("GET", None)
         time.sleep(0.3)
         talker.socket.close()
         wait_for_row(server, "logged")
-    crashed, answered, connection = server.rows(request_id="logged")
+    crashed, answered, connection = server.log_rows(request_id="logged")
     assert (connection["method"], connection["status_code"], connection["success"]) == ("GET", 101, True)
     assert connection["latency_ms"] >= 300
     assert (answered["method"], answered["status_code"]) == ("MESSAGE", 200)
@@ -193,22 +208,22 @@ def test_the_log_has_a_row_for_the_connection_and_one_for_each_message_but_no_te
 def wait_for_row(server: Server, request_id: str) -> dict[str, Any]:
     """Wait until a connection's row is closed."""
     deadline = time.monotonic() + 30
-    while (row := server.rows(request_id=request_id)[-1])["status_code"] is None:
+    while (row := server.log_rows(request_id=request_id)[-1])["status_code"] is None:
         assert time.monotonic() < deadline
         time.sleep(0.05)
     return row
 
 
 def test_who_is_refused_is_in_the_log_too(server: Server) -> None:
-    with Talker(server, header={"x-request-id": "refused"}) as talker:
-        talker.closed()
+    with WebSocketClient(server, header={"x-request-id": "refused"}) as talker:
+        talker.wait_for_close()
     row = wait_for_row(server, "refused")
     assert (row["status_code"], row["success"], row["error"]) == (401, False, "unauthorized")
 
 
 def test_sockets_have_figures_of_their_own_and_are_no_slow_calls(server: Server) -> None:
-    with Talker(server) as talker:
-        talker.ask("hello")
+    with WebSocketClient(server) as talker:
+        talker.request("hello")
         lines = server.call("GET", "/metrics").text.splitlines()
         assert "moodreel_sockets 1.0" in lines
         assert "moodreel_requests_in_flight 1.0" in lines
@@ -224,57 +239,57 @@ def test_sockets_have_figures_of_their_own_and_are_no_slow_calls(server: Server)
 
 
 def test_a_message_that_is_too_long_ends_the_connection(server: Server) -> None:
-    with Talker(server) as talker:
-        assert talker.ask("x" * 16_384)["label"] == "joy"
+    with WebSocketClient(server) as talker:
+        assert talker.request("x" * 16_384)["label"] == "joy"
         talker.socket.send("x" * 16_385)
-        assert talker.closed()[0] == TOO_BIG
+        assert talker.wait_for_close()[0] == TOO_BIG
 
 
 def test_who_says_too_much_is_told_so_and_then_closed(tmp_path: Path) -> None:
-    with Server(tmp_path, WEB_CONCURRENCY=1, SOCKET_MESSAGES_PER_MINUTE=2) as server, Talker(server) as talker:
-        assert [talker.ask("hello")["type"] for _ in range(2)] == ["emotion_classification"] * 2
-        error = talker.ask("hello")
+    with Server(tmp_path, WEB_CONCURRENCY=1, SOCKET_MESSAGES_PER_MINUTE=2) as server, WebSocketClient(server) as talker:
+        assert [talker.request("hello")["type"] for _ in range(2)] == ["emotion_classification"] * 2
+        error = talker.request("hello")
         assert (error["type"], error["code"]) == ("error", "rate_limited")
         talker.socket.send("".join("hello"))
         for _ in range(30):
-            talker.socket.sock.sendall(frame(TEXT, b"hello"))
-        assert talker.closed()[0] == POLICY
+            talker.socket.sock.sendall(encode_frame(TEXT, b"hello"))
+        assert talker.wait_for_close()[0] == POLICY
         # What is refused for its rate costs no write.
-        assert len(server.rows(endpoint="/api/ws")) == 3
+        assert len(server.log_rows(endpoint="/api/ws")) == 3
 
 
 def test_a_callers_limit_counts_messages_as_it_does_calls(tmp_path: Path) -> None:
     with Server(tmp_path, RATE_LIMIT=3, **accounts.environment(tmp_path)) as server:
-        with Talker(server, cookie=cookie()) as talker:
-            assert [talker.ask("hello").get("code") for _ in range(3)] == [None, None, "rate_limited"]
-        with Talker(server, cookie=cookie()) as again:
-            assert again.closed()[0] == TRY_LATER
-        with Talker(server, cookie=cookie(userId="43")) as somebody_else:
-            assert somebody_else.ask("hello")["label"] == "joy"
+        with WebSocketClient(server, cookie=cookie()) as talker:
+            assert [talker.request("hello").get("code") for _ in range(3)] == [None, None, "rate_limited"]
+        with WebSocketClient(server, cookie=cookie()) as again:
+            assert again.wait_for_close()[0] == TRY_LATER
+        with WebSocketClient(server, cookie=cookie(userId="43")) as somebody_else:
+            assert somebody_else.request("hello")["label"] == "joy"
 
 
 @pytest.mark.parametrize(
     ("frames", "code"),
     [
-        ([frame(TEXT, b"hello", masked=False)], 1002),
-        ([frame(TEXT, b"\xff\xfe")], 1007),
-        ([frame(3, b"reserved")], 1002),
-        ([frame(CONTINUATION, b"of nothing")], 1002),
-        ([frame(PING, b"x" * 126)], 1002),
-        ([frame(8, b"\x00")], 1002),
+        ([encode_frame(TEXT, b"hello", masked=False)], 1002),
+        ([encode_frame(TEXT, b"\xff\xfe")], 1007),
+        ([encode_frame(3, b"reserved")], 1002),
+        ([encode_frame(CONTINUATION, b"of nothing")], 1002),
+        ([encode_frame(PING, b"x" * 126)], 1002),
+        ([encode_frame(8, b"\x00")], 1002),
         ([b"\xc1\x80" + bytes(4)], 1002),
-        ([frame(PING)] * 2000, POLICY),
-        ([frame(TEXT, final=False)] + [frame(CONTINUATION, final=False)] * 2000, POLICY),
-        ([frame(BINARY, b"x" * 10_000, final=False), frame(CONTINUATION, b"x" * 10_000)], TOO_BIG),
+        ([encode_frame(PING)] * 2000, POLICY),
+        ([encode_frame(TEXT, final=False)] + [encode_frame(CONTINUATION, final=False)] * 2000, POLICY),
+        ([encode_frame(BINARY, b"x" * 10_000, final=False), encode_frame(CONTINUATION, b"x" * 10_000)], TOO_BIG),
         ([b"\x81\xff" + (1 << 62).to_bytes(8, "big") + bytes(4) + b"x" * 20_000], TOO_BIG),
     ],
     ids=lambda value: value if isinstance(value, int) else value[0][:8].hex(),
 )
 def test_what_no_client_would_send_ends_the_connection(server: Server, frames: list[bytes], code: int) -> None:
-    with Raw(server) as raw:
-        assert raw.answer().startswith(b"HTTP/1.1 101")
+    with RawWebSocketClient(server) as raw:
+        assert raw.handshake_response().startswith(b"HTTP/1.1 101")
         with contextlib.suppress(OSError):
-            raw.say(*frames)
+            raw.send(*frames)
         assert raw.close_code() == code
 
 
@@ -292,8 +307,8 @@ def test_what_no_client_would_send_ends_the_connection(server: Server, frames: l
     ids=lambda headers: " ".join(f"{name}={value}" for name, value in headers.items()),
 )
 def test_what_is_no_handshake_is_refused_as_a_call(server: Server, headers: dict[str, Any]) -> None:
-    with Raw(server, **headers) as raw:
-        answer = raw.answer()
+    with RawWebSocketClient(server, **headers) as raw:
+        answer = raw.handshake_response()
         assert answer.startswith(b"HTTP/1.1 426"), answer
         assert b"Upgrade: websocket" in answer
 
@@ -312,26 +327,28 @@ def test_the_count_is_for_callers_only(server: Server) -> None:
 
 
 def test_a_browser_that_offers_compression_is_not_given_it(server: Server) -> None:
-    with Raw(server, **{"Sec-WebSocket-Extensions": "permessage-deflate; client_max_window_bits"}) as raw:
-        assert b"Extensions" not in raw.answer()
+    with RawWebSocketClient(
+        server, **{"Sec-WebSocket-Extensions": "permessage-deflate; client_max_window_bits"}
+    ) as raw:
+        assert b"Extensions" not in raw.handshake_response()
 
 
 def test_a_signed_in_users_messages_are_in_their_history_without_the_text(server: Server) -> None:
-    signed_in = {"Authorization": f"Bearer {accounts.own(userId='writes')}"}
-    with Talker(server, header=signed_in) as talker:
-        answers = [talker.ask(text) for text in (SAID, "another one")]
+    signed_in = {"Authorization": f"Bearer {accounts.own_token(userId='writes')}"}
+    with WebSocketClient(server, header=signed_in) as talker:
+        answers = [talker.request(text) for text in (SAID, "another one")]
     entries = server.call("GET", "/api/history", headers=signed_in).json()["entries"]
     assert [entry["id"] for entry in entries] == [answer["history_id"] for answer in reversed(answers)]
     assert {(entry["kind"], entry["emotion"], entry["mood"]) for entry in entries} == {("text", "joy", "Happy")}
     assert SAID not in json.dumps(entries)
-    with Talker(server) as nobody:
-        assert "history_id" not in nobody.ask(SAID)
+    with WebSocketClient(server) as nobody:
+        assert "history_id" not in nobody.request(SAID)
 
 
 def test_the_client_may_hang_up_at_any_time(server: Server) -> None:
     for _ in range(5):
-        Talker(server).socket.sock.close()
-        Raw(server).socket.close()
+        WebSocketClient(server).socket.sock.close()
+        RawWebSocketClient(server).socket.close()
     talker = websocket.create_connection(server.url.replace("http", "ws") + "/api/ws", header={"x-api-key": KEY})
     talker.close()
     wait_for_count(server, 0)

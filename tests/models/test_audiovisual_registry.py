@@ -17,7 +17,7 @@ from moodreel.models.model_card import read_card
 from moodreel.models.networks.audiovisual import AudioVisualBatch
 from moodreel.models.quantization import PRECISIONS
 from moodreel.models.text_registry import text_model_registry
-from tests.support.audiovisual_models import network, write_model
+from tests.support.audiovisual_models import make_network, write_model
 
 BOTH = ("video", "audio")
 
@@ -48,7 +48,7 @@ def test_a_model_answers_calibrated_what_its_network_says(shelf, tmp_path):
     windows.face_mask[3] = False
     windows.audio_mask[4] = False
     windows.face_mask[5, 0] = False
-    logits = network()(windows)
+    logits = make_network()(windows)
     for model, temperature in ((predictor, 1.0), (warm, 2.5)):
         answers = model.predict(windows)
         assert [modalities for _, modalities in answers] == [*[BOTH] * 3, ("audio",), ("video",), *[BOTH] * 14]
@@ -67,7 +67,7 @@ def test_the_eight_labels_come_in_their_own_order_whatever_the_checkpoint_has(tm
     backwards = tuple(reversed(EIGHT))
     predictor = load_audiovisual_model(write_model(tmp_path / "backwards", labels=backwards))
     assert predictor.info.labels == EIGHT
-    raw = network()(excerpts(1)).softmax(dim=-1)[0].detach().numpy()
+    raw = make_network()(excerpts(1)).softmax(dim=-1)[0].detach().numpy()
     np.testing.assert_allclose(predictor.predict(excerpts(1))[0][0], raw[::-1], atol=1e-4)
 
 
@@ -100,7 +100,7 @@ def test_a_model_of_faces_alone_is_given_no_sound(tmp_path):
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_weights_come_in_every_precision(tmp_path, precision):
     folder = write_model(tmp_path / precision)
-    safetensors.torch.save_file(PRECISIONS[precision](network().state_dict()), folder / "weights.safetensors")
+    safetensors.torch.save_file(PRECISIONS[precision](make_network().state_dict()), folder / "weights.safetensors")
     answer = load_audiovisual_model(folder).predict_clip(excerpts())
     exact = load_audiovisual_model(write_model(tmp_path / "exact")).predict_clip(excerpts())
     np.testing.assert_allclose(answer, exact, atol=0.02)
@@ -108,7 +108,7 @@ def test_weights_come_in_every_precision(tmp_path, precision):
 
 def test_a_network_to_be_trained_keeps_its_layers(tmp_path):
     folder = write_model(tmp_path / "model")
-    assert load_audiovisual_model(folder, fuse=False).network.state_dict().keys() == network().state_dict().keys()
+    assert load_audiovisual_model(folder, fuse=False).network.state_dict().keys() == make_network().state_dict().keys()
     assert isinstance(load_audiovisual_model(folder).network.trunk.bn1, torch.nn.Identity)
 
 

@@ -1,4 +1,4 @@
-"""Tokens as an app and a provider sign them, with two libraries, and as forgers would like to."""
+"""Sign JSON Web Tokens as the app and an OpenID provider do, and as an attacker would."""
 
 import base64
 import json
@@ -20,17 +20,17 @@ SECRET = bytes(range(64, 128))
 ISSUER = "https://app.example"
 PROVIDER = "https://securetoken.google.com/moodreel-test"
 AUDIENCE = "moodreel-test"
-LENGTH = 86_400
-"""Seconds that a token is good for: longer than any run of the tests, which make some when they are collected."""
+LIFETIME_SECONDS = 86_400
+"""Lifetime of a token: longer than any test run, because some are made when tests are collected."""
 ABSENT = object()
 
 RSA = rsa.generate_private_key(65537, 2048)
 EC = ec.generate_private_key(ec.SECP256R1())
-STRANGER = rsa.generate_private_key(65537, 2048)
+UNKNOWN_KEY = rsa.generate_private_key(65537, 2048)
 
 
 def own_claims(**changes: Any) -> dict[str, Any]:
-    """Say what our own tokens say, with some of it changed or ABSENT."""
+    """Return the claims of the app's own tokens, with some changed, or removed if ABSENT."""
     now = int(time.time())
     claims = {
         "sub": "ada@app.example",
@@ -38,15 +38,22 @@ def own_claims(**changes: Any) -> dict[str, Any]:
         "roles": ["USER"],
         "iss": ISSUER,
         "iat": now,
-        "exp": now + LENGTH,
+        "exp": now + LIFETIME_SECONDS,
     }
     return _changed(claims, changes)
 
 
 def openid_claims(**changes: Any) -> dict[str, Any]:
-    """Say what Firebase's tokens say, with some of it changed or ABSENT."""
+    """Return the claims of Firebase's tokens, with some changed, or removed if ABSENT."""
     now = int(time.time())
-    claims = {"sub": "q8Xn0u", "iss": PROVIDER, "aud": AUDIENCE, "iat": now, "exp": now + LENGTH, "auth_time": now}
+    claims = {
+        "sub": "q8Xn0u",
+        "iss": PROVIDER,
+        "aud": AUDIENCE,
+        "iat": now,
+        "exp": now + LIFETIME_SECONDS,
+        "auth_time": now,
+    }
     return _changed(claims | {"user_id": "q8Xn0u", "email": "ada@app.example"}, changes)
 
 
@@ -54,21 +61,21 @@ def _changed(claims: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in {**claims, **changes}.items() if value is not ABSENT}
 
 
-def own(**changes: Any) -> str:
-    """Sign one of our own tokens."""
-    return by_hand(own_claims(**changes), SECRET, "HS512")
+def own_token(**changes: Any) -> str:
+    """Sign one of the app's own tokens."""
+    return sign_token(own_claims(**changes), SECRET, "HS512")
 
 
-def openid(key: Any = RSA, algorithm: str = "RS256", kid: str | None = "rsa", **changes: Any) -> str:
+def openid_token(key: Any = RSA, algorithm: str = "RS256", kid: str | None = "rsa", **changes: Any) -> str:
     """Sign one of the provider's tokens."""
-    return by_hand(openid_claims(**changes), key, algorithm, **({} if kid is None else {"kid": kid}))
+    return sign_token(openid_claims(**changes), key, algorithm, **({} if kid is None else {"kid": kid}))
 
 
-def by_pyjwt(claims: dict[str, Any], key: Any, algorithm: str, **header: Any) -> str:
+def sign_with_pyjwt(claims: dict[str, Any], key: Any, algorithm: str, **header: Any) -> str:
     return jwt.encode(claims, key, algorithm, headers=header)
 
 
-def by_joserfc(claims: dict[str, Any], key: Any, algorithm: str, **header: Any) -> str:
+def sign_with_joserfc(claims: dict[str, Any], key: Any, algorithm: str, **header: Any) -> str:
     kinds = {
         bytes: joserfc.jwk.OctKey,
         rsa.RSAPrivateKey: joserfc.jwk.RSAKey,
@@ -79,27 +86,27 @@ def by_joserfc(claims: dict[str, Any], key: Any, algorithm: str, **header: Any) 
     return joserfc.jwt.encode({"alg": algorithm, **header}, claims, kind.import_key(raw), algorithms=[algorithm])
 
 
-LIBRARIES: dict[str, Callable[..., str]] = {"PyJWT": by_pyjwt, "joserfc": by_joserfc}
+LIBRARIES: dict[str, Callable[..., str]] = {"PyJWT": sign_with_pyjwt, "joserfc": sign_with_joserfc}
 
 
-def by_hand(claims: dict[str, Any] | bytes, key: Any, algorithm: str, **header: Any) -> str:
-    """Sign whatever is given: the libraries refuse to sign much of what forgers send. A header of None is left out."""
-    said = {name: value for name, value in {"alg": algorithm, "typ": "JWT", **header}.items() if value is not None}
-    return compact(said, claims, lambda text: _sign(text, key, algorithm))
+def sign_token(claims: dict[str, Any] | bytes, key: Any, algorithm: str, **header: Any) -> str:
+    """Sign any claims: the libraries refuse much of what an attacker sends. A header field of None is left out."""
+    fields = {name: value for name, value in {"alg": algorithm, "typ": "JWT", **header}.items() if value is not None}
+    return compact(fields, claims, lambda text: _sign(text, key, algorithm))
 
 
 def compact(header: Any, claims: Any, sign: Callable[[bytes], bytes]) -> str:
-    """Put a token together from its parts."""
+    """Build a token in compact serialization."""
     text = f"{_part(header)}.{_part(claims)}"
-    return f"{text}.{encoded(sign(text.encode()))}"
+    return f"{text}.{base64url(sign(text.encode()))}"
 
 
-def encoded(data: bytes) -> str:
+def base64url(data: bytes) -> str:
     return base64.urlsafe_b64encode(data).decode().rstrip("=")
 
 
 def pem(key: Any) -> bytes:
-    """Give a private key as PEM."""
+    """Serialize a private key as PEM."""
     return key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
@@ -110,7 +117,7 @@ def public_pem(key: Any) -> bytes:
 
 
 def jwk(key: Any, kid: str | None, **more: Any) -> dict[str, Any]:
-    """Give the public half as a provider publishes it."""
+    """Return the public key as a JWK, as a provider publishes it."""
     kind = RSAAlgorithm if isinstance(key, rsa.RSAPrivateKey) else ECAlgorithm
     members = {**kind.to_jwk(key.public_key(), as_dict=True), "use": "sig", "kid": kid, **more}
     return {name: value for name, value in members.items() if name != "key_ops" or "key_ops" in more}
@@ -121,7 +128,7 @@ def jwks(*keys: dict[str, Any]) -> bytes:
 
 
 def settings(folder: Path, **more: Any) -> Settings:
-    """Take both kinds of tokens, with the provider's keys in a file."""
+    """Make settings for both kinds of tokens, with the provider's keys in a file."""
     path = folder / "jwks.json"
     path.write_bytes(jwks())
     both = {
@@ -135,7 +142,7 @@ def settings(folder: Path, **more: Any) -> Settings:
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """Say the same as variables, for a real server."""
+    """Make the same settings as environment variables, for a real server."""
     path = folder / "jwks.json"
     path.write_bytes(jwks())
     return {
@@ -148,10 +155,10 @@ def environment(folder: Path) -> dict[str, str]:
 
 
 def _part(value: Any) -> str:
-    return encoded(value if isinstance(value, bytes) else json.dumps(value).encode())
+    return base64url(value if isinstance(value, bytes) else json.dumps(value).encode())
 
 
 def _sign(text: bytes, key: Any, algorithm: str) -> bytes:
     signer = jwt.get_algorithm_by_name(algorithm)
-    # Straight to the algorithm: PyJWT's own checks keep a forger from using a PEM file as a secret.
+    # Directly by the algorithm: PyJWT refuses to use a PEM file as a secret, as an attacker would.
     return signer.sign(text, key)

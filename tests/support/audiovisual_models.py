@@ -1,4 +1,4 @@
-"""Audio-visual models for the tests: made in a moment, with random weights, in the layout of the store."""
+"""Make audio-visual models with random weights for the tests, in the layout of the model store."""
 
 import json
 from functools import cache
@@ -13,21 +13,28 @@ from moodreel.models.networks.audiovisual import AudioVisualNet
 
 
 @cache
-def network(fusion: str = "late", classes: int = 8) -> AudioVisualNet:
-    """Made once: eleven million random numbers take their time."""
+def make_network(fusion: str = "late", classes: int = 8) -> AudioVisualNet:
+    """Make a network with random weights; cached, because eleven million random numbers take long."""
     torch.manual_seed(0)
     made = AudioVisualNet(fusion=fusion, classes=classes)
     for module in made.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):  # as after training, so that folding them changes something
+        if isinstance(module, torch.nn.BatchNorm2d):  # as after training, so that fusing them changes the weights
             torch.nn.init.uniform_(module.running_var, 0.5, 2)
             torch.nn.init.normal_(module.running_mean, std=0.1)
     return made.eval()
 
 
 def write_model(folder: Path, *, fusion: str = "late", labels: tuple[str, ...] = EIGHT, **fields: Any) -> Path:
-    """Write a model's folder. fields: of its model.json."""
+    """Write a model folder.
+
+    Args:
+        folder: Must not exist.
+        fusion: Fusion of the network.
+        labels: Labels of the model.
+        fields: Further fields of its model.json.
+    """
     folder.mkdir(parents=True)
-    made = network(fusion, len(labels))
+    made = make_network(fusion, len(labels))
     state = {name: tensor.contiguous() for name, tensor in made.state_dict().items()}
     safetensors.torch.save_file(state, folder / "weights.safetensors")
     card = {

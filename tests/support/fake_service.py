@@ -1,4 +1,4 @@
-"""The service with an analyser that does what the posted bytes say, so that HTTP can be tested by itself."""
+"""Serve the API with fake pipelines that do what the posted bytes say, so that HTTP is tested alone."""
 
 import time
 from types import SimpleNamespace
@@ -12,22 +12,26 @@ PROBABILITIES = {"Anger": 0.01, "Happy": 0.92, "Shock": 0.03, "Neutral": 0.03, "
 QUALITY = SimpleNamespace(
     face_coverage=0.97, size=310, sharpness=420.46, brightness=0.523456, yaw=6.14, reason=None, tip=None
 )
-DOUBT = SimpleNamespace(**{**vars(QUALITY), "light": 0.05, "reason": "dark", "tip": "Turn towards the light."})
+LOW_QUALITY = SimpleNamespace(
+    **{**vars(QUALITY), "brightness": 0.05, "reason": "dark", "tip": "Turn towards the light."}
+)
 MODEL = SimpleNamespace(name="fake", version="1", sha256="0" * 64)
 
 
 ENGINE = SimpleNamespace(
     models=SimpleNamespace(names=lambda: ["fake"], get=lambda name=None: None), facial_actions=None
 )
-"""What live video asks for before its first frame."""
+"""What live video needs of the engine before its first frame."""
 
 
-class FakeAnalyser:
-    """Answers `Happy`, to `doubt` without being certain; `raise NoFace` raises that, `crash` something that nobody
-    expects, `sleep 2` takes its time."""
+class FakeVideoPipeline:
+    """Predict `Happy`; for the bytes `doubt` with low quality.
+
+    `raise NoFace` raises that error, `crash` an unexpected one, and `sleep 2` takes two seconds.
+    """
 
     def predict(self, data: bytes, *, model: str | None = None, fps: float | None = None, explain: bool = False) -> Any:
-        _obey(data, model)
+        _execute(data, model)
         moment = SimpleNamespace(
             time=0.4, emotion="Happy", probabilities=PROBABILITIES, weight=0.25, box=(10, 20, 30, 40), track=0
         )
@@ -37,7 +41,7 @@ class FakeAnalyser:
             probabilities=PROBABILITIES,
             face_coverage=0.97,
             certain=data != b"doubt",
-            quality=DOUBT if data == b"doubt" else QUALITY,
+            quality=LOW_QUALITY if data == b"doubt" else QUALITY,
             frames_analysed=24,
             duration=4.98,
             width=720,
@@ -49,7 +53,7 @@ class FakeAnalyser:
         )
 
     def thumbnail(self, data: bytes, *, model: str | None = None, **options: Any) -> Any:
-        _obey(data, model)
+        _execute(data, model)
         loop = SimpleNamespace(
             data=repr(options).encode(),
             output=options["output"],
@@ -79,11 +83,11 @@ FACE = SimpleNamespace(
 )
 
 
-class FakeDetector:
-    """Answers `happy`, to `no face` that there is none; otherwise as `FakeAnalyser`."""
+class FakeImagePipeline:
+    """Predict `happy`; for `no face`, no face. Otherwise as `FakeVideoPipeline`."""
 
     def predict(self, data: bytes, *, model: str | None = None, draw: bool = False, copy: bool = False) -> Any:
-        _obey(data, model)
+        _execute(data, model)
         face = data != b"no face"
         return SimpleNamespace(
             faces=(FACE,) if face else (),
@@ -109,16 +113,16 @@ class FakeDetector:
         return SimpleNamespace(results=results, model=MODEL, timings={"decode": 1.2, "faces": 3.4, "model": 5.6})
 
 
-class FakeImageOrVideo:
-    """Takes what begins with `picture` for an image and all else for a video; otherwise as `FakeDetector`."""
+class FakeImageOrVideoPipeline:
+    """Take data that begins with `picture` for an image, all other for a video; otherwise as `FakeImagePipeline`."""
 
     def predict(self, data: bytes, *, model: str | None = None, copy: bool = False) -> Any:
         picture = data.startswith(b"picture")
-        found = FakeDetector().predict(data, model=model, copy=copy and picture)
+        found = FakeImagePipeline().predict(data, model=model, copy=copy and picture)
         return SimpleNamespace(**vars(found), frames=1 if picture else 24, seconds=None if picture else 4.98)
 
 
-def _obey(data: bytes, model: str | None) -> None:
+def _execute(data: bytes, model: str | None) -> None:
     if model not in (None, "fake"):
         raise errors.ModelNotFound(f"There is no model {model!r}; there are fake.")
     if not data:
@@ -146,8 +150,8 @@ EKMAN = {
 }
 
 
-class FakeReader:
-    """Answers `joy` to every text, in French to `bonjour`; otherwise as `FakeAnalyser`."""
+class FakeTextPipeline:
+    """Predict `joy`; for a text that begins with `bonjour`, in French. Otherwise as `FakeVideoPipeline`."""
 
     def predict(self, texts: list[str], *, model: str | None = None) -> Any:
         for result in (results := self.predict_batch(texts, model=model).results):
@@ -159,13 +163,13 @@ class FakeReader:
         results: list[Any] = []
         for text in texts:
             try:
-                results.append(self._reading(text, model))
+                results.append(self._result(text, model))
             except (errors.TextEmpty, errors.TextTooLong) as error:
                 results.append(error)
         return SimpleNamespace(results=results, model=MODEL, timings={"tokens": 0.4, "language": 0.1, "model": 5.6})
 
-    def _reading(self, text: str, model: str | None) -> Any:
-        _obey(text.encode("utf-8", "replace") or b"raise TextEmpty", model)
+    def _result(self, text: str, model: str | None) -> Any:
+        _execute(text.encode("utf-8", "replace") or b"raise TextEmpty", model)
         french = text.startswith("bonjour")
         return SimpleNamespace(
             label="joy",
@@ -182,23 +186,23 @@ class FakeReader:
 
 
 EIGHT = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")
-SHARES = (0.05, 0.03, 0.8, 0.02, 0.04, 0.03, 0.01, 0.02)
+EIGHT_PROBABILITIES = (0.05, 0.03, 0.8, 0.02, 0.04, 0.03, 0.01, 0.02)
 
 
-class FakeViewer:
-    """Answers `happy`, from faces alone to `silent`, made up to `mock`; otherwise as `FakeAnalyser`."""
+class FakeAudioVisualPipeline:
+    """Predict `happy`; for `silent` from video alone, for `mock` as a mock model. Otherwise as `FakeVideoPipeline`."""
 
     def predict(self, data: bytes, *, model: str | None = None, fps: float | None = None) -> Any:
-        _obey(data, model)
+        _execute(data, model)
         modalities = ("video",) if data == b"silent" else ("video", "audio")
         card = SimpleNamespace(commercial=data != b"research", licence="MIT")
         return SimpleNamespace(
             labels=EIGHT,
-            probabilities=SHARES,
+            probabilities=EIGHT_PROBABILITIES,
             best=2,
             modalities=modalities,
             missing={} if "audio" in modalities else {"audio": "none"},
-            windows=(SimpleNamespace(start=0.0, end=3.0, probabilities=SHARES, modalities=modalities),),
+            windows=(SimpleNamespace(start=0.0, end=3.0, probabilities=EIGHT_PROBABILITIES, modalities=modalities),),
             seconds=3.0,
             frames=8,
             faces=1,
@@ -210,9 +214,9 @@ class FakeViewer:
 
 app = create_app(
     engine=ENGINE,
-    video_pipeline=FakeAnalyser(),
-    image_pipeline=FakeDetector(),
-    image_or_video_pipeline=FakeImageOrVideo(),
-    text_pipeline=FakeReader(),
-    audiovisual_pipeline=FakeViewer(),
+    video_pipeline=FakeVideoPipeline(),
+    image_pipeline=FakeImagePipeline(),
+    image_or_video_pipeline=FakeImageOrVideoPipeline(),
+    text_pipeline=FakeTextPipeline(),
+    audiovisual_pipeline=FakeAudioVisualPipeline(),
 )

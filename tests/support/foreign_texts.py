@@ -1,4 +1,4 @@
-"""Lines of diaries in other languages than English, written for these tests: long ones and short ones."""
+"""Provide diary entries in languages other than English, long and short, written for these tests."""
 
 DIARY: dict[str, tuple[str, ...]] = {
     "de": (

@@ -1,4 +1,4 @@
-"""A small RAVDESS, made in a folder: real names, and media with sound that the tests make themselves."""
+"""Write a small synthetic RAVDESS: the names of the real data set, and synthetic audio and video."""
 
 from pathlib import Path
 
@@ -14,28 +14,28 @@ SAMPLE_RATE = 48_000
 def file_stem(
     emotion: str, actor: int, *, modality: int = 3, intensity: int = 1, statement: int = 1, take: int = 1
 ) -> str:
-    """A file's name without its ending."""
+    """Return the file name of a recording without its extension."""
     emotion_number = EIGHT.index(emotion) + 1
     return f"{modality:02}-01-{emotion_number:02}-{intensity:02}-{statement:02}-{take:02}-{actor:02}"
 
 
 def write_audio(path: Path, emotion: str, actor: int, *, seconds: float = 0.6) -> None:
-    """A recording, as FLAC or WAV: each emotion has a pitch, and each actor a little more."""
+    """Write a sine wave as FLAC or WAV; the pitch tells the emotion, and a small offset the actor."""
     wave = synthetic_audio.sine(200 * (1 + EIGHT.index(emotion)) + 5 * actor, seconds, rate=SAMPLE_RATE)
-    kind = {".flac": ("flac", "flac"), ".wav": ("wav", "pcm_s16le")}[path.suffix]
+    output = {".flac": ("flac", "flac"), ".wav": ("wav", "pcm_s16le")}[path.suffix]
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(synthetic_audio.encode_audio(wave, rate=SAMPLE_RATE, container=kind[0], codec=kind[1]))
+    path.write_bytes(synthetic_audio.encode_audio(wave, rate=SAMPLE_RATE, container=output[0], codec=output[1]))
 
 
 def write_clip(path: Path, emotion: str, actor: int, *, seconds: float = 1.2, face: bool = False) -> None:
-    """An MP4 with sound; each emotion has a brightness, or NASA's portrait is in it."""
+    """Write an MP4 with audio; the brightness tells the emotion, or the video shows a face."""
     fps, count = 10, round(10 * seconds)
     if face:
         frames = synthetic_frames.face_frames(count)
     else:
-        grey = 20 + 25 * EIGHT.index(emotion)
-        ground = np.full((48, 64, 3), grey, np.uint8)
-        frames = [cv2.circle(ground.copy(), (20 + i, 24), 9, (250, 250, 250), -1) for i in range(count)]
+        gray = 20 + 25 * EIGHT.index(emotion)
+        background = np.full((48, 64, 3), gray, np.uint8)
+        frames = [cv2.circle(background.copy(), (20 + i, 24), 9, (250, 250, 250), -1) for i in range(count)]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(
         synthetic_audio.encode_clip(
@@ -45,8 +45,10 @@ def write_clip(path: Path, emotion: str, actor: int, *, seconds: float = 1.2, fa
 
 
 def write_recordings(folder: Path, actors: range, emotions: tuple[str, ...] = EIGHT) -> None:
-    """Recordings alone, both statements of each emotion by each actor; two of them are the same recording under two
-    names, as two of actor 07 are in the published set."""
+    """Write audio recordings of both statements of each emotion by each actor.
+
+    Two files of actor 07 have the same content, as in the published set.
+    """
     for actor in actors:
         own = folder / f"Actor_{actor:02}"
         for emotion in emotions:

@@ -1,4 +1,4 @@
-"""A real Redis, as `./init.sh test` installs it."""
+"""Run a real Redis for the tests; `./init.sh test` installs it."""
 
 import shutil
 import socket
@@ -11,7 +11,7 @@ from redis.exceptions import RedisError
 
 
 class RedisServer:
-    """Runs while entered, and can be stopped and started in between; it keeps nothing."""
+    """Run Redis as a context manager; it can be stopped and started in between, and stores nothing on disk."""
 
     def __init__(self, folder: Path) -> None:
         with socket.socket() as sock:
@@ -36,7 +36,7 @@ class RedisServer:
             stdout=subprocess.DEVNULL,
         )
         deadline = time.monotonic() + 30
-        while not self._answers():
+        while not self._is_ready():
             assert time.monotonic() < deadline
             time.sleep(0.05)
 
@@ -45,7 +45,7 @@ class RedisServer:
             self._process.kill()
             self._process.wait()
 
-    def _answers(self) -> bool:
+    def _is_ready(self) -> bool:
         with Redis(port=self.port) as client:
             try:
                 return bool(client.ping())

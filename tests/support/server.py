@@ -1,4 +1,4 @@
-"""A real Gunicorn with the settings that a test wants, on a free port, in a folder of its own."""
+"""Run a real Gunicorn for the tests, with the given settings, on a free port, in its own folder."""
 
 import base64
 import os
@@ -19,10 +19,10 @@ STORE = ROOT / "model_store"
 KEY = "a-key-for-tests"
 DATE = "2025-08-16T12:34:56Z"
 HEADERS = {"x-api-key": KEY, "date": DATE}
-REAL = "api.wsgi:app"
-FAKE = "tests.support.fake_service:app"
-NAP, NAPS, SLOW = 0.02, 4500, 20
-"""Seconds between two looks whether a server has stopped, how many looks (90 s), and seconds that are worth a word."""
+REAL_APP = "api.wsgi:app"
+FAKE_APP = "tests.support.fake_service:app"
+POLL_SECONDS, MAX_POLLS, SLOW_SECONDS = 0.02, 4500, 20
+"""Seconds between two checks whether a server has stopped, number of checks (90 s), seconds that cause a warning."""
 
 
 def video_body(data: bytes, **fields: Any) -> dict[str, Any]:
@@ -31,14 +31,15 @@ def video_body(data: bytes, **fields: Any) -> dict[str, Any]:
 
 
 class Server:
-    """Starts when entered, and is ready then; stops when left.
+    """Run a server as a context manager, which starts it, waits until it is ready, and stops it.
 
-    folder: where it runs; the log is `logs/calls.db` in there, as in production.
-    app: `REAL`, or `FAKE` for one whose analyser does what the posted bytes say.
-    settings: variables of the environment.
+    Args:
+        folder: Working directory; the log is `logs/calls.db` in it, as in production.
+        app: `REAL_APP`, or `FAKE_APP` with the fake pipelines of `tests.support.fake_service`.
+        settings: Environment variables.
     """
 
-    def __init__(self, folder: Path, app: str = FAKE, **settings: Any) -> None:
+    def __init__(self, folder: Path, app: str = FAKE_APP, **settings: Any) -> None:
         self.folder = folder
         self.app = app
         self.port = _free_port()
@@ -67,7 +68,7 @@ class Server:
         self.stop()
 
     def start(self) -> None:
-        """Start without waiting, for a test of what doesn't start."""
+        """Start without waiting, for tests of a server that does not start."""
         with self._output_path.open("wb") as output:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "gunicorn", "-c", ROOT / "api" / "gunicorn.conf.py", self.app],
@@ -96,40 +97,42 @@ class Server:
             return 0
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
-        # Longer than Gunicorn's own limit; by naps and not by the clock, which jumps where a machine was suspended.
-        for nap in range(NAPS):
+        # Longer than Gunicorn's own limit. Polls are counted, because the clock jumps if the machine was suspended.
+        for poll in range(MAX_POLLS):
             if (status := self.process.poll()) is not None:
-                if nap * NAP > SLOW:
-                    warnings.warn(f"It took {nap * NAP:.0f} s to stop:\n{self.output}", stacklevel=2)
+                if poll * POLL_SECONDS > SLOW_SECONDS:
+                    warnings.warn(f"It took {poll * POLL_SECONDS:.0f} s to stop:\n{self.output}", stacklevel=2)
                 return status
-            time.sleep(NAP)
+            time.sleep(POLL_SECONDS)
         workers = self.workers
         for process in [*workers, self.process]:
             process.kill()
         self.process.wait()
-        raise AssertionError(f"{len(workers)} workers did not stop within {NAP * NAPS:.0f} s:\n{self.output}")
+        raise AssertionError(
+            f"{len(workers)} workers did not stop within {POLL_SECONDS * MAX_POLLS:.0f} s:\n{self.output}"
+        )
 
     @property
     def output(self) -> str:
-        """What it wrote to standard output and error."""
+        """Standard output and error of the server."""
         return self._output_path.read_text(errors="replace")
 
     @property
     def workers(self) -> list[psutil.Process]:
-        """Its worker processes."""
+        """Worker processes of the server."""
         assert self.process is not None
         return psutil.Process(self.process.pid).children()
 
     def call(self, method: str, path: str, **options: Any) -> requests.Response:
-        """Call it with a key and a date, unless `headers` says otherwise."""
+        """Send a request with an API key and a date, unless `headers` is given."""
         return requests.request(method, self.url + path, **{"headers": HEADERS, "timeout": 60, **options})
 
     def post(self, path: str, data: bytes, **fields: Any) -> requests.Response:
         """Post a video as JSON."""
         return self.call("POST", path, json=video_body(data, **fields))
 
-    def rows(self, **filters: Any) -> list[dict[str, Any]]:
-        """Give the newest calls in the log that match."""
+    def log_rows(self, **filters: Any) -> list[dict[str, Any]]:
+        """Return the newest rows of the call log that match."""
         return self.call("GET", "/logs", params={"limit": 1000, **filters}).json()["logs"]
 
     @property
@@ -137,9 +140,9 @@ class Server:
         return self.folder / "output.txt"
 
     def _environment(self) -> dict[str, str]:
-        passed_on = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
+        inherited = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
         settings = {name: str(value) for name, value in self.settings.items()}
-        return {**passed_on, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **settings}
+        return {**inherited, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **settings}
 
 
 def _free_port() -> int:

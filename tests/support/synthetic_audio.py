@@ -1,4 +1,4 @@
-"""Sound for the tests, made in memory."""
+"""Synthetic audio, and clips with audio, for the tests, encoded in memory."""
 
 import io
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from tests.support import synthetic_frames, synthetic_video
 
 
 def sine(hertz: float, seconds: float, *, amplitude: float = 0.4, rate: int = 16_000) -> np.ndarray:
-    """A sine wave, float32 (N,)."""
+    """Make a sine wave, float32 (N,)."""
     return (amplitude * np.sin(2 * np.pi * hertz * np.arange(round(seconds * rate)) / rate)).astype(np.float32)
 
 
@@ -24,9 +24,11 @@ def encode_audio(
     layout: str = "mono",
     pauses: dict[float, float] | None = None,
 ) -> bytes:
-    """Encode float32 (N,), the same in every channel, or (channels, N).
+    """Encode samples as an audio file.
 
-    pauses: seconds at which the recording stops, and for how many: its times jump there, and nothing is written.
+    Args:
+        samples: float32 (N,), the same in every channel, or (channels, N).
+        pauses: Duration of each pause in seconds, by its start: timestamps jump there, and nothing is written.
     """
     channels = av.AudioLayout(layout).nb_channels
     wave = np.repeat(samples[None], channels, axis=0) if samples.ndim == 1 else samples
@@ -40,31 +42,31 @@ def encode_packets(stream: av.AudioStream, wave: np.ndarray, rate: int, pauses: 
     layout = stream.layout.name
     size = stream.codec_context.frame_size or 1024
     resampler = av.AudioResampler(format=stream.format, layout=layout, rate=rate)
-    done, late, made = 0, 0.0, []
-    while done < wave.shape[1]:
-        piece = np.ascontiguousarray(wave[:, done : done + size], dtype=np.float32)
+    position, delay, packets = 0, 0.0, []
+    while position < wave.shape[1]:
+        piece = np.ascontiguousarray(wave[:, position : position + size], dtype=np.float32)
         frame = av.AudioFrame.from_ndarray(piece, format="fltp", layout=layout)
-        late += sum(pauses.pop(at) for at in [at for at in pauses if at * rate <= done])
-        frame.sample_rate, frame.pts = rate, done + round(late * rate)
+        delay += sum(pauses.pop(start) for start in [start for start in pauses if start * rate <= position])
+        frame.sample_rate, frame.pts = rate, position + round(delay * rate)
         for resampled in resampler.resample(frame):
             resampled.pts = frame.pts
-            made += stream.encode(resampled)
-        done += size
-    return made + stream.encode(None)
+            packets += stream.encode(resampled)
+        position += size
+    return packets + stream.encode(None)
 
 
 def encode_clip(frames: list[np.ndarray], samples: np.ndarray, *, rate: int = 48_000, fps: int = 10) -> bytes:
-    """An MP4 as RAVDESS has them: H.264 beside AAC of 48 kHz. samples: float32 (N,), `rate` a second."""
+    """Encode an MP4 with H.264 and AAC, as RAVDESS has them, of samples, float32 (N,), `rate` per second."""
     file = io.BytesIO()
     with av.open(file, "w", format="mp4") as output:
-        pictures = output.add_stream("libx264", rate=fps, options={"preset": "ultrafast"})
-        pictures.height, pictures.width = frames[0].shape[:2]
-        pictures.pix_fmt = "yuv420p"
-        sound = output.add_stream("aac", rate=rate, layout="mono")
-        output.mux(encode_packets(sound, samples[None], rate, {}))
+        video_stream = output.add_stream("libx264", rate=fps, options={"preset": "ultrafast"})
+        video_stream.height, video_stream.width = frames[0].shape[:2]
+        video_stream.pix_fmt = "yuv420p"
+        audio_stream = output.add_stream("aac", rate=rate, layout="mono")
+        output.mux(encode_packets(audio_stream, samples[None], rate, {}))
         for rgb in frames:
-            output.mux(pictures.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24")))
-        output.mux(pictures.encode(None))
+            output.mux(video_stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24")))
+        output.mux(video_stream.encode(None))
     return file.getvalue()
 
 
@@ -83,25 +85,25 @@ def encode_sine_clip(
     shift: float = 0.0,
     silent: bool = False,
 ) -> bytes:
-    """A clip with sound that begins `later` seconds after its pictures; both begin `shift` seconds into its clock."""
+    """Encode a clip with a sine wave that starts `later` seconds after the video; timestamps start at `shift`."""
     file = io.BytesIO()
     with av.open(file, "w", format=container) as output:
-        pictures = output.add_stream(video, rate=fps)
-        pictures.height, pictures.width = frames[0].shape[:2]
-        pictures.pix_fmt = "yuv420p"
-        voice = output.add_stream(codec, rate=rate, layout=layout)
+        video_stream = output.add_stream(video, rate=fps)
+        video_stream.height, video_stream.width = frames[0].shape[:2]
+        video_stream.pix_fmt = "yuv420p"
+        audio_stream = output.add_stream(codec, rate=rate, layout=layout)
         wave = sine(hertz, seconds, rate=rate) * (0 if silent else 1)
         wave = np.repeat(wave[None], av.AudioLayout(layout).nb_channels, axis=0)
-        made = encode_packets(voice, wave, rate, {})
-        for packet in made:
+        packets = encode_packets(audio_stream, wave, rate, {})
+        for packet in packets:
             ticks = round((later + shift) / packet.time_base)
             packet.pts, packet.dts = packet.pts + ticks, packet.dts + ticks
-        for number, rgb in enumerate(frames):
+        for index, rgb in enumerate(frames):
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24")
-            frame.pts, frame.time_base = number + round(shift * fps), Fraction(1, fps)
-            output.mux(pictures.encode(frame))
-        output.mux(pictures.encode(None))
-        output.mux(made)
+            frame.pts, frame.time_base = index + round(shift * fps), Fraction(1, fps)
+            output.mux(video_stream.encode(frame))
+        output.mux(video_stream.encode(None))
+        output.mux(packets)
     return file.getvalue()
 
 

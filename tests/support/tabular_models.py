@@ -1,4 +1,4 @@
-"""Models whose answers are a table, a set to ask them about, and the whole comparison of the two."""
+"""Make models with synthetic predictions, a data set for them, and their comparison."""
 
 from pathlib import Path
 
@@ -17,13 +17,15 @@ from moodreel.training.evaluation.face_model import EvaluatedModel
 from moodreel.training.evaluation.metrics import Predictions
 
 LABELS = ("calm", "glad", "cross")
-PLAN = ComparisonConfig(resamples=400, gap_samples=40)
+CONFIG = ComparisonConfig(resamples=400, gap_samples=40)
 
 
-class Table(EvaluatedModel):
-    """Right in a share of the examples, by a seed: what it says of one is drawn from the number in its picture.
+class TabularModel(EvaluatedModel):
+    """Predict the true label of a fraction of the examples, drawn by a seed and the number in the example's image.
 
-    lost: share of the examples that it finds nothing in.
+    Args:
+        share: Fraction of the examples that are predicted correctly.
+        lost: Fraction of the examples in which no face is found.
     """
 
     media = (IMAGES,)
@@ -43,9 +45,9 @@ class Table(EvaluatedModel):
             draw = np.random.default_rng((self._seed, int(example.media[0, 0])))
             truth = self.info.labels.index(example.label)
             right, found[row] = draw.random() < self._share, draw.random() >= self._lost
-            said = truth if right else (truth + 1) % classes
+            predicted = truth if right else (truth + 1) % classes
             probabilities[row] = (1 - (sure := draw.uniform(0.5, 0.95))) / (classes - 1)
-            probabilities[row, said] = sure
+            probabilities[row, predicted] = sure
         probabilities[~found] = 1 / classes
         return Predictions(probabilities, found)
 
@@ -53,8 +55,8 @@ class Table(EvaluatedModel):
         return self.network.weight.sum()
 
 
-def made_set(count=240, labels=LABELS, people=0, groups=(), own=None, name="made"):
-    """Pictures that hold their own number; of each person as many, in turn."""
+def make_dataset(count=240, labels=LABELS, people=0, groups=(), own=None, name="made"):
+    """Make a data set of images that hold their own number; the examples of each person alternate."""
     examples = tuple(
         Example(
             label=labels[row % len(labels)],
@@ -67,6 +69,6 @@ def made_set(count=240, labels=LABELS, people=0, groups=(), own=None, name="made
     return Dataset(name, IMAGES, labels, examples, license="ours", published_split=own)
 
 
-def compared(subjects, data, plan=PLAN, **options):
+def run_comparison(subjects, data, plan=CONFIG, **options):
     sides = evaluation_split(data, [subject.info.card for subject in subjects])
     return compare(subjects, data, sides, DataContext(Path(), Path()), plan, **options)[0]

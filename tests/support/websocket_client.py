@@ -1,4 +1,4 @@
-"""Clients of /api/ws: a real one, and one that speaks bytes, for what no real one would do."""
+"""Provide clients of /api/ws: a real one, and one that sends raw bytes, which no real one would."""
 
 import base64
 import json
@@ -13,90 +13,90 @@ import websocket
 
 from tests.support.server import KEY, Server
 
-PATIENCE = 30
-"""Seconds that a test waits for what should take one."""
+TIMEOUT_SECONDS = 30
+"""Timeout in seconds of what should take one."""
 TEXT, BINARY, CLOSE, PING, PONG, CONTINUATION = 1, 2, 8, 9, 10, 0
 
 
-class Talker:
-    """A `websocket-client` connection."""
+class WebSocketClient:
+    """Connect with the `websocket-client` package."""
 
     def __init__(self, server: Server, *, cookie: str | None = None, **options: Any) -> None:
         self.request_id = uuid.uuid4().hex
         if cookie is None and "header" not in options:
             options["header"] = {"x-api-key": KEY, "x-request-id": self.request_id}
         url = server.url.replace("http", "ws") + "/api/ws"
-        self.socket = websocket.create_connection(url, timeout=PATIENCE, cookie=cookie, **options)
-        self.told: int | None = None
+        self.socket = websocket.create_connection(url, timeout=TIMEOUT_SECONDS, cookie=cookie, **options)
+        self.active_connections: int | None = None
 
-    def __enter__(self) -> "Talker":
+    def __enter__(self) -> "WebSocketClient":
         return self
 
     def __exit__(self, *_error: object) -> None:
         self.socket.shutdown()
 
-    def next(self, kind: str | None = None) -> dict[str, Any]:
-        """Wait for a message; of that type, leaving others out, if one is named."""
+    def receive(self, kind: str | None = None) -> dict[str, Any]:
+        """Wait for a message; if a type is given, skip others."""
         while True:
             code, data = self.socket.recv_data()
             assert code == TEXT, (code, data)
             message = json.loads(data)
-            self.told = message.get("active_connections", self.told)
+            self.active_connections = message.get("active_connections", self.active_connections)
             if kind in (None, message["type"]):
                 return message
 
-    def ask(self, text: str) -> dict[str, Any]:
-        """Say something and wait for the answer, leaving updates out."""
+    def request(self, text: str) -> dict[str, Any]:
+        """Send a text and wait for the response, skipping connection updates."""
         self.socket.send(text)
-        while (message := self.next())["type"] == "connection_update":
+        while (message := self.receive())["type"] == "connection_update":
             pass
         return message
 
-    def wait_until_told(self, *connections: int) -> None:
-        """Wait until the latest update says so many, or one of several numbers."""
-        while self.told not in connections:
-            self.next("connection_update")
+    def wait_for_connections(self, *connections: int) -> None:
+        """Wait until the latest update has this number of connections, or one of several numbers."""
+        while self.active_connections not in connections:
+            self.receive("connection_update")
 
-    def closed(self) -> tuple[int, str]:
-        """Wait for the end, leaving out what comes before; give its code and reason."""
+    def wait_for_close(self) -> tuple[int, str]:
+        """Wait for the close frame, skipping messages; return its code and reason."""
         while True:
             code, data = self.socket.recv_data()
             if code == CLOSE:
                 return struct.unpack("!H", data[:2])[0], data[2:].decode()
 
 
-class Raw:
-    """A connection that sends whatever a test makes up, and reads when it is told to."""
+class RawWebSocketClient:
+    """Send raw bytes, and read only when a test asks for it."""
 
     def __init__(self, server: Server, receive_buffer: int | None = None, **headers: str) -> None:
         self.socket = socket.socket()
         if receive_buffer is not None:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-        self.socket.settimeout(PATIENCE)
+        self.socket.settimeout(TIMEOUT_SECONDS)
         self.socket.connect(("127.0.0.1", server.port))
-        self.socket.sendall(handshake(**{"x-api-key": KEY, **headers}))
+        self.socket.sendall(handshake_request(**{"x-api-key": KEY, **headers}))
         self._data = b""
 
-    def __enter__(self) -> "Raw":
+    def __enter__(self) -> "RawWebSocketClient":
         return self
 
     def __exit__(self, *_error: object) -> None:
         self.socket.close()
 
-    def answer(self) -> bytes:
-        """Read the handshake's answer."""
+    def handshake_response(self) -> bytes:
+        """Read the response to the handshake."""
         while b"\r\n\r\n" not in self._data:
             if not (data := self.socket.recv(4096)):
                 return self._data
             self._data += data
-        answer, self._data = self._data.split(b"\r\n\r\n", 1)
-        return answer
+        response, self._data = self._data.split(b"\r\n\r\n", 1)
+        return response
 
-    def say(self, *frames: bytes) -> None:
+    def send(self, *frames: bytes) -> None:
         self.socket.sendall(b"".join(frames))
 
     def close_code(self) -> int | None:
-        """Read to the end; give the code that the connection was closed with, None where it was cut."""
+        """Read to the end; return the code of the close frame, None if there was none."""
         while True:
             try:
                 if not (data := self.socket.recv(65536)):
@@ -116,9 +116,9 @@ class Raw:
         return None
 
 
-def handshake(path: str = "/api/ws", method: str = "GET", **headers: str) -> bytes:
-    """Write a handshake; a header of `None` is left out."""
-    said = {
+def handshake_request(path: str = "/api/ws", method: str = "GET", **headers: str) -> bytes:
+    """Build a handshake request; a header of None is left out."""
+    all_headers = {
         "Host": "localhost",
         "Upgrade": "websocket",
         "Connection": "Upgrade",
@@ -126,24 +126,24 @@ def handshake(path: str = "/api/ws", method: str = "GET", **headers: str) -> byt
         "Sec-WebSocket-Key": base64.b64encode(os.urandom(16)).decode(),
         **headers,
     }
-    lines = "".join(f"{name}: {value}\r\n" for name, value in said.items() if value is not None)
+    lines = "".join(f"{name}: {value}\r\n" for name, value in all_headers.items() if value is not None)
     return f"{method} {path} HTTP/1.1\r\n{lines}\r\n".encode()
 
 
-def frame(opcode: int, data: bytes = b"", *, final: bool = True, masked: bool = True) -> bytes:
-    """Write a frame, masked with zeros."""
+def encode_frame(opcode: int, data: bytes = b"", *, final: bool = True, masked: bool = True) -> bytes:
+    """Build a WebSocket frame, masked with zeros."""
     size = len(data)
     length = bytes([size | 128 * masked]) if size < 126 else bytes([126 | 128 * masked]) + struct.pack("!H", size)
     return bytes([opcode | 128 * final]) + length + (bytes(4) if masked else b"") + data
 
 
-def count(server: Server) -> int:
-    """Ask how many are connected."""
+def connection_count(server: Server) -> int:
+    """Request the number of connections."""
     return server.call("GET", "/api/connections/count").json()["active_connections"]
 
 
 def wait_for_count(server: Server, connections: int) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while count(server) != connections:
-        assert time.monotonic() < deadline, count(server)
+    deadline = time.monotonic() + TIMEOUT_SECONDS
+    while connection_count(server) != connections:
+        assert time.monotonic() < deadline, connection_count(server)
         time.sleep(0.05)

@@ -13,13 +13,13 @@ from moodreel.training.comparison.verdict import loser, verdict, winner
 from moodreel.training.data.splits import Split
 from moodreel.training.evaluation.label_mapping import common_labels, describe_mapping, mapping_matrix
 from moodreel.training.evaluation.significance import MIN_UNITS
-from tests.support.tabular_models import LABELS, PLAN, Table, compared, made_set
+from tests.support.tabular_models import CONFIG, LABELS, TabularModel, make_dataset, run_comparison
 
 # Who is better
 
 
 def test_of_two_identical_models_none_wins(tmp_path):
-    comparison = compared([Table(tmp_path, "one"), Table(tmp_path, "other")], made_set())
+    comparison = run_comparison([TabularModel(tmp_path, "one"), TabularModel(tmp_path, "other")], make_dataset())
     assert winner(comparison) is None
     assert loser(comparison) is None
     head, told = verdict(comparison)
@@ -35,15 +35,17 @@ def test_models_that_differ_by_luck_alone_are_seldom_told_apart(tmp_path):
     """One time in twenty is what an interval of 95 % allows."""
     winners = []
     for seed in range(0, 24, 2):
-        models = [Table(tmp_path, "one", seed=seed), Table(tmp_path, "other", seed=seed + 1)]
-        comparison = compared(models, made_set())
+        models = [TabularModel(tmp_path, "one", seed=seed), TabularModel(tmp_path, "other", seed=seed + 1)]
+        comparison = run_comparison(models, make_dataset())
         winners.append(winner(comparison))
         assert ("cannot be told apart" in verdict(comparison)[1]) == (winners[-1] is None)
     assert winners.count(None) >= 10
 
 
 def test_a_broken_model_is_named_and_the_other_wins_by_what_it_says(tmp_path):
-    comparison = compared([Table(tmp_path, "broken", share=0.3, seed=1), Table(tmp_path, "sound")], made_set())
+    comparison = run_comparison(
+        [TabularModel(tmp_path, "broken", share=0.3, seed=1), TabularModel(tmp_path, "sound")], make_dataset()
+    )
     assert (winner(comparison), loser(comparison)) == ("sound", "broken")
     head, told = verdict(comparison)
     assert head == "sound is better than the other in balanced accuracy."
@@ -53,8 +55,8 @@ def test_a_broken_model_is_named_and_the_other_wins_by_what_it_says(tmp_path):
 
 
 def test_of_three_the_broken_one_is_worse_than_both_and_none_of_the_others_wins(tmp_path):
-    models = [Table(tmp_path, "a"), Table(tmp_path, "b"), Table(tmp_path, "c", share=0.2, seed=3)]
-    comparison = compared(models, made_set())
+    models = [TabularModel(tmp_path, "a"), TabularModel(tmp_path, "b"), TabularModel(tmp_path, "c", share=0.2, seed=3)]
+    comparison = run_comparison(models, make_dataset())
     assert (winner(comparison), loser(comparison)) == (None, "c")
     assert verdict(comparison)[0] == "No winner, but c is worse than each of the others in balanced accuracy."
     assert len(comparison.pairs) == 3
@@ -62,11 +64,11 @@ def test_of_three_the_broken_one_is_worse_than_both_and_none_of_the_others_wins(
 
 def test_the_figure_that_decides_can_be_chosen(tmp_path):
     """Right in all that is calm, which is nearly everything, and in nothing else: accurate, and unbalanced."""
-    data = made_set(200, labels=("calm", "glad"))
+    data = make_dataset(200, labels=("calm", "glad"))
     examples = tuple(replace(e, label="calm") if row < 180 else e for row, e in enumerate(data.examples))
     data = replace(data, examples=examples)
 
-    class Calm(Table):
+    class Calm(TabularModel):
         def predict(self, examples, media, means):
             answers = super().predict(examples, media, means)
             answers.probabilities[:] = (0.9, 0.1)
@@ -74,15 +76,15 @@ def test_the_figure_that_decides_can_be_chosen(tmp_path):
 
     models = [
         Calm(tmp_path, "calm", labels=("calm", "glad")),
-        Table(tmp_path, "fair", share=0.8, labels=("calm", "glad")),
+        TabularModel(tmp_path, "fair", share=0.8, labels=("calm", "glad")),
     ]
-    assert winner(compared(models, data, replace(PLAN, decision_metric="accuracy"))) == "calm"
-    assert winner(compared(models, data)) == "fair"
+    assert winner(run_comparison(models, data, replace(CONFIG, decision_metric="accuracy"))) == "calm"
+    assert winner(run_comparison(models, data)) == "fair"
 
 
 def test_nobody_wins_by_a_handful_of_persons(tmp_path):
-    models = [Table(tmp_path, "bad", share=0.2, seed=1), Table(tmp_path, "good", share=0.95)]
-    few, enough = (compared(models, made_set(people=count)) for count in (MIN_UNITS - 1, MIN_UNITS))
+    models = [TabularModel(tmp_path, "bad", share=0.2, seed=1), TabularModel(tmp_path, "good", share=0.95)]
+    few, enough = (run_comparison(models, make_dataset(people=count)) for count in (MIN_UNITS - 1, MIN_UNITS))
     assert winner(few) is None
     assert f"{MIN_UNITS - 1} persons are too few" in verdict(few)[0]
     assert winner(enough) == "good"
@@ -90,7 +92,7 @@ def test_nobody_wins_by_a_handful_of_persons(tmp_path):
 
 
 def test_one_model_alone_is_measured_and_compared_with_none(tmp_path):
-    comparison = compared([Table(tmp_path)], made_set())
+    comparison = run_comparison([TabularModel(tmp_path)], make_dataset())
     assert not comparison.pairs
     assert "nothing to compare" in verdict(comparison)[0]
 
@@ -99,23 +101,23 @@ def test_one_model_alone_is_measured_and_compared_with_none(tmp_path):
 
 
 def test_what_nothing_was_found_in_is_wrong(tmp_path):
-    comparison = compared([Table(tmp_path, "blind", share=1, lost=0.5)], made_set())
+    comparison = run_comparison([TabularModel(tmp_path, "blind", share=1, lost=0.5)], make_dataset())
     figures = comparison.results[0].metrics
     assert figures.accuracy == figures.found < 0.7
     assert figures.ece is not None
 
 
 def test_groups_and_persons_come_worst_first(tmp_path):
-    data = made_set(people=8, groups=("young", "old"))
+    data = make_dataset(people=8, groups=("young", "old"))
 
-    class Partial(Table):
+    class Partial(TabularModel):
         def predict(self, examples, media, means):
             answers = super().predict(examples, media, means)
             old = np.array([example.group == "old" for example in examples])
             worse = np.roll(answers.probabilities, 1, axis=1)
             return replace(answers, probabilities=np.where(old[:, None], worse, answers.probabilities))
 
-    result = compared([Partial(tmp_path, share=0.9)], data).results[0]
+    result = run_comparison([Partial(tmp_path, share=0.9)], data).results[0]
     assert [group.name for group in result.groups] == ["old", "young"]
     assert result.groups[0].accuracy < 0.2 < 0.8 < result.groups[1].accuracy
     assert all(person.interval.low < person.interval.high for person in result.people if 0 < person.accuracy < 1)
@@ -126,10 +128,11 @@ def test_groups_and_persons_come_worst_first(tmp_path):
 
 
 def test_of_persons_with_few_examples_nothing_is_said_and_of_one_file_no_interval(tmp_path):
-    assert compared([Table(tmp_path)], made_set(48, people=12)).results[0].people == ()
+    assert run_comparison([TabularModel(tmp_path)], make_dataset(48, people=12)).results[0].people == ()
     given = {"one": np.arange(240) < 1, "many": np.arange(240) >= 1}
     groups = {
-        group.name: group.interval for group in compared([Table(tmp_path)], made_set(), groups=given).results[0].groups
+        group.name: group.interval
+        for group in run_comparison([TabularModel(tmp_path)], make_dataset(), groups=given).results[0].groups
     }
     assert groups["one"] is None
     assert groups["many"] is not None
@@ -137,7 +140,7 @@ def test_of_persons_with_few_examples_nothing_is_said_and_of_one_file_no_interva
 
 def test_groups_may_be_given_and_overlap(tmp_path):
     given = {"glasses": np.arange(240) < 60, "all": np.ones(240, bool), "nobody": np.zeros(240, bool)}
-    result = compared([Table(tmp_path)], made_set(), groups=given).results[0]
+    result = run_comparison([TabularModel(tmp_path)], make_dataset(), groups=given).results[0]
     assert {group.name: group.examples for group in result.groups} == {"glasses": 60, "all": 240}
 
 
@@ -146,10 +149,10 @@ def test_groups_may_be_given_and_overlap(tmp_path):
 
 def parted(count=240, learnt=160, **options):
     own = Split(np.arange(learnt), np.arange(learnt, count), leaks=False, reason="The set's own split.")
-    return made_set(count, own=own, **options)
+    return make_dataset(count, own=own, **options)
 
 
-class Parrot(Table):
+class Parrot(TabularModel):
     """Knows the first 160 pictures by heart."""
 
     def predict(self, examples, media, means):
@@ -164,25 +167,25 @@ class Parrot(Table):
 def test_the_gap_is_what_was_learnt_by_heart(tmp_path):
     models = [
         Parrot(tmp_path, "parrot", share=0.5, data="the Made set (1999)"),
-        Table(tmp_path, "fresh", share=1, data="made"),
-        Table(tmp_path, "stranger", data="elsewhere"),
+        TabularModel(tmp_path, "fresh", share=1, data="made"),
+        TabularModel(tmp_path, "stranger", data="elsewhere"),
     ]
     data = parted()
-    parrot, fresh, stranger = compared(models, data).results
+    parrot, fresh, stranger = run_comparison(models, data).results
     assert (parrot.gap.train_accuracy, parrot.gap.examples) == (1, 40)
     assert parrot.gap.value == pytest.approx(1 - parrot.metrics.accuracy)
     assert 0 < parrot.gap.interval.low <= parrot.gap.value <= parrot.gap.interval.high
     assert (fresh.gap.value, fresh.gap.interval.low, fresh.gap.interval.high) == (0, 0, 0)
     assert stranger.gap is None
     assert "--gap" in stranger.gap_reason
-    assert compared(models, data, replace(PLAN, always_gap=True)).results[2].gap is not None
-    assert compared(models, made_set()).results[0].gap is None
+    assert run_comparison(models, data, replace(CONFIG, always_gap=True)).results[2].gap is not None
+    assert run_comparison(models, make_dataset()).results[0].gap is None
 
 
 def test_only_what_a_majority_settled_is_looked_at_for_over_fitting(tmp_path):
     settled = np.arange(240) >= 150
     data = replace(parted(), has_majority=settled)
-    [result] = compared([Parrot(tmp_path, "parrot", data="made")], data).results
+    [result] = run_comparison([Parrot(tmp_path, "parrot", data="made")], data).results
     assert result.gap.examples == 10
 
 
@@ -221,7 +224,7 @@ def test_a_split_that_has_a_person_or_a_copy_on_both_sides_leaks_whatever_it_say
 
 
 def test_a_random_split_leaks_and_one_by_person_does_not():
-    data = made_set(people=12)
+    data = make_dataset(people=12)
     asked, plain = evaluation_split(data, [], share=0.25, by="random"), evaluation_split(data, [], share=0.25)
     assert (asked.leaks, plain.leaks) == (True, False)
     assert asked.description.startswith("LEAKS")
@@ -229,7 +232,7 @@ def test_a_random_split_leaks_and_one_by_person_does_not():
 
 
 def test_a_set_without_a_part_of_its_own_is_measured_whole_and_leaks_where_a_card_names_it():
-    data = made_set()
+    data = make_dataset()
     cards = [
         ModelCard(name=name, architecture="a", labels=LABELS, data=text) for name, text in (("m", "made"), ("n", ""))
     ]
@@ -268,7 +271,7 @@ def test_different_labels_meet_in_the_coarsest_that_they_share(models, data, com
 
 
 def test_probabilities_add_up_when_labels_meet(tmp_path):
-    class Cross(Table):
+    class Cross(TabularModel):
         """Takes everything for its first label."""
 
         def predict(self, examples, media, means):
@@ -276,7 +279,7 @@ def test_probabilities_add_up_when_labels_meet(tmp_path):
 
     eight = ("angry", *(label for label in EIGHT if label != "angry"))
     models = [Cross(tmp_path, "eight", labels=eight, share=1), Cross(tmp_path, "five", labels=FIVE, share=1)]
-    comparison = compared(models, made_set(labels=("angry", "disgust")))
+    comparison = run_comparison(models, make_dataset(labels=("angry", "disgust")))
     assert comparison.labels == FIVE
     assert [result.metrics.accuracy for result in comparison.results] == [1, 1]
     assert "eight was evaluated in 5 labels" in comparison.notes[0]
@@ -293,4 +296,4 @@ def test_labels_that_fit_nothing_are_named():
 
 def test_a_model_is_not_asked_about_what_it_cannot_read(tmp_path):
     with pytest.raises(MoodreelError, match="reads pictures, but the set holds recordings"):
-        compared([Table(tmp_path)], replace(made_set(), media="audio"))
+        run_comparison([TabularModel(tmp_path)], replace(make_dataset(), media="audio"))

@@ -12,7 +12,7 @@ from PIL import Image
 from moodreel.errors import DataInvalid
 from moodreel.training.comparison.report import NUMBERS, PAGE, TEXT, escape_markdown, write_report
 from moodreel.training.data.splits import Split
-from tests.support.tabular_models import LABELS, Table, compared, made_set
+from tests.support.tabular_models import LABELS, TabularModel, make_dataset, run_comparison
 from tests.training.test_comparison import parted
 
 COMMAND = "python -m moodreel.training compare one other --data made:HERE"
@@ -55,11 +55,11 @@ class Page(HTMLParser):
 def written(tmp_path_factory):
     """A report on two models that learnt from the set and differ, with groups: its folder and its numbers."""
     folder = tmp_path_factory.mktemp("report")
-    models = [Table(folder, "one", data="made", lost=0.05), Table(folder, "other", share=0.4, seed=1)]
-    data = made_set(240, people=24, groups=("young", "old"))
+    models = [TabularModel(folder, "one", data="made", lost=0.05), TabularModel(folder, "other", share=0.4, seed=1)]
+    data = make_dataset(240, people=24, groups=("young", "old"))
     early = np.array([int(example.person.split()[1]) < 12 for example in data.examples])
     own = Split(np.flatnonzero(early), np.flatnonzero(~early), leaks=False, reason="Half of the people.")
-    comparison = compared(models, replace(data, published_split=own))
+    comparison = run_comparison(models, replace(data, published_split=own))
     write_report(folder / "out", comparison, COMMAND)
     return folder / "out", json.loads((folder / "out" / NUMBERS).read_text())
 
@@ -138,7 +138,11 @@ def test_a_leak_is_marked_in_the_title_and_in_each_table(written, tmp_path):
     sound = Page((out / PAGE).read_text())
     assert "LEAKS" not in sound.text
     data = parted(people=7)
-    write_report(tmp_path / "out", compared([Table(tmp_path, data="made"), Table(tmp_path, "b")], data), COMMAND)
+    write_report(
+        tmp_path / "out",
+        run_comparison([TabularModel(tmp_path, data="made"), TabularModel(tmp_path, "b")], data),
+        COMMAND,
+    )
     page, text = Page((tmp_path / "out" / PAGE).read_text()), (tmp_path / "out" / TEXT).read_text()
     assert page.text.startswith("LEAKS: ")
     assert len(page.captions) >= 7
@@ -150,9 +154,9 @@ def test_a_leak_is_marked_in_the_title_and_in_each_table(written, tmp_path):
 
 
 def test_names_that_look_like_markup_are_shown_as_they_are(tmp_path):
-    data = made_set(labels=HOSTILE, name="<img src=x onerror=alert(1)>", people=12, groups=("<b>old</b>",))
-    models = [Table(tmp_path, name, labels=HOSTILE, seed=seed) for seed, name in enumerate(HOSTILE)]
-    write_report(tmp_path / "out", compared(models, data), "compare '<script>'\n# not a heading")
+    data = make_dataset(labels=HOSTILE, name="<img src=x onerror=alert(1)>", people=12, groups=("<b>old</b>",))
+    models = [TabularModel(tmp_path, name, labels=HOSTILE, seed=seed) for seed, name in enumerate(HOSTILE)]
+    write_report(tmp_path / "out", run_comparison(models, data), "compare '<script>'\n# not a heading")
     page, text = Page((tmp_path / "out" / PAGE).read_text()), (tmp_path / "out" / TEXT).read_text()
     assert not page.tags & {"script", "b"}
     assert all(source.startswith("data:") for source in page.sources)
@@ -170,7 +174,7 @@ def test_what_markdown_would_read_is_escaped():
 
 
 def test_a_report_goes_over_an_older_one_and_says_where_it_cannot_be_written(tmp_path):
-    comparison = compared([Table(tmp_path)], made_set(60))
+    comparison = run_comparison([TabularModel(tmp_path)], make_dataset(60))
     for _ in range(2):
         write_report(tmp_path / "out", comparison, COMMAND)
     (tmp_path / "file").write_text("mine")
