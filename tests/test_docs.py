@@ -16,7 +16,7 @@ from playwright.sync_api import sync_playwright
 
 from moodreel.training.__main__ import _parser as build_parser
 from tests.support import accounts
-from tests.support.server import KEY, REAL, ROOT, Server
+from tests.support.server import KEY, REAL_APP, ROOT, Server
 from tests.support.synthetic_frames import portrait
 from tests.support.synthetic_image import encode_image
 
@@ -74,7 +74,7 @@ INLINE = sorted({match for file in FILES for match in re.findall(r"`(python -m b
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     folder = tmp_path_factory.mktemp("docs")
-    with Server(folder, REAL, WEB_CONCURRENCY=1, MAX_WAIT_SECONDS=100, **accounts.environment(folder)) as server:
+    with Server(folder, REAL_APP, WEB_CONCURRENCY=1, MAX_WAIT_SECONDS=100, **accounts.environment(folder)) as server:
         yield server
 
 
@@ -192,7 +192,7 @@ def test_the_javascript_client_of_texts_gets_an_answer(server):
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
         context = browser.new_context(base_url=server.url)
-        context.add_cookies([{"name": "access_token", "value": accounts.own(), "url": server.url}])
+        context.add_cookies([{"name": "access_token", "value": accounts.own_token(), "url": server.url}])
         page = context.new_page()
         page.goto("/health")
         page.on("console", lambda message: heard.extend(str(value.json_value()) for value in message.args))
