@@ -1,9 +1,10 @@
-"""How far maps of where a model looked are about its answer: what is lost when the hottest part of a face is hidden.
+"""Measure how faithful attribution maps are, by hiding parts of the face (deletion test).
 
-`python -m bench.attention --data ferplus:PATH` hides, in held-out faces that a model calls anything but neutral, the
-fifth that its map has hottest, the fifth that it has coldest, and a fifth at random, by a blur that leaves no features,
-and tells how much each takes from the probability of the answer. A map that is about the answer takes much more than
-chance when it is hot, and hardly anything when it is cold.
+    python -m bench.attention --data ferplus:PATH
+
+In held-out faces that a model does not classify as neutral, this blurs the fifth with the highest attribution, the
+fifth with the lowest, and a random fifth, and prints how much probability the answer loses by each. With a faithful map
+the loss is far above chance for the highest fifth, and close to zero for the lowest.
 """
 
 import argparse
@@ -20,15 +21,17 @@ from moodreel.training.data.registry import open_dataset
 from moodreel.training.explain.attribution import attribute, predict_logits
 
 STORE = Path("model_store")
-SHARE, BLUR = 0.2, 8.0
-"""Of a face that is hidden; deviation of the blur, in pixels of 48."""
+HIDDEN_SHARE = 0.2
+"""Share of a face that is hidden."""
+BLUR_SIGMA = 8.0
+"""Of the blur, in pixels of a 48 x 48 crop."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.attention", description=__doc__)
-    parser.add_argument("--data", required=True, help="NAME:PATH of a set of pictures")
+    parser.add_argument("--data", required=True, help="data set of images, NAME:PATH")
     parser.add_argument("--models", nargs="+", default=["face-expression", "resemotenet", "vit"])
-    parser.add_argument("--count", type=int, default=300, help="held-out pictures (default: %(default)s)")
+    parser.add_argument("--count", type=int, default=300, help="held-out images (default: %(default)s)")
     parser.add_argument("--cache", type=Path, default=Path("runs/cache"))
     args = parser.parse_args()
     data = open_dataset(args.data)
@@ -39,24 +42,24 @@ def main() -> None:
 
 
 def measure(model: FacePredictor, crops: np.ndarray) -> None:
-    """Print what hiding parts of crops (N, 48, 48) takes from a model's answers."""
+    """Print the probability that a model's answers lose if parts of crops (N, 48, 48) are hidden."""
     neutral = model.info.card.labels.index("neutral")
     answers = _probabilities(model, crops).argmax(axis=1)
     crops, answers = crops[answers != neutral], answers[answers != neutral]
-    heat = attribute(model.network, crops, answers)
-    chance = np.random.default_rng(0).random(heat.shape)
+    attribution = attribute(model.network, crops, answers)
+    random = np.random.default_rng(0).random(attribution.shape)
     before = _probabilities(model, crops)[np.arange(len(crops)), answers]
-    lost = {}
-    for part, order in (("hottest", heat), ("coldest", -heat), ("random", chance)):
-        after = _probabilities(model, _hidden(crops, order))[np.arange(len(crops)), answers]
-        lost[part] = (before - after).mean()
-    told = ", ".join(f"{part} {value:+.3f}" for part, value in lost.items())
-    print(f"{model.info.name}, {len(crops)} faces: probability lost by hiding a fifth: {told}")
+    losses = {}
+    for part, order in (("highest", attribution), ("lowest", -attribution), ("random", random)):
+        after = _probabilities(model, _hide(crops, order))[np.arange(len(crops)), answers]
+        losses[part] = (before - after).mean()
+    summary = ", ".join(f"{part} {value:+.3f}" for part, value in losses.items())
+    print(f"{model.info.name}, {len(crops)} faces: probability lost by hiding a fifth: {summary}")
 
 
-def _hidden(crops: np.ndarray, order: np.ndarray) -> np.ndarray:
-    count = int(SHARE * crops[0].size)
-    blurred = np.stack([cv2.GaussianBlur(crop, (0, 0), BLUR) for crop in crops])
+def _hide(crops: np.ndarray, order: np.ndarray) -> np.ndarray:
+    count = int(HIDDEN_SHARE * crops[0].size)
+    blurred = np.stack([cv2.GaussianBlur(crop, (0, 0), BLUR_SIGMA) for crop in crops])
     chosen = np.argsort(order.reshape(len(crops), -1), axis=1)[:, -count:]
     hide = np.zeros((len(crops), crops[0].size), bool)
     np.put_along_axis(hide, chosen, True, axis=1)
@@ -64,10 +67,10 @@ def _hidden(crops: np.ndarray, order: np.ndarray) -> np.ndarray:
 
 
 def _probabilities(model: FacePredictor, crops: np.ndarray) -> np.ndarray:
-    """The network's own, uncalibrated, each face as it is."""
+    """Return uncalibrated probabilities (N, C), one crop at a time."""
     logits = predict_logits(model.network, crops)
-    raised = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return raised / raised.sum(axis=1, keepdims=True)
+    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return exponentials / exponentials.sum(axis=1, keepdims=True)
 
 
 if __name__ == "__main__":

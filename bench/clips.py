@@ -1,4 +1,4 @@
-"""Clips for the benchmarks and the README's example, made from NASA's public-domain portrait.
+"""Make the clips of the benchmarks and of the README, from NASA's public-domain portrait.
 
 python -m bench.clips examples/smile.mp4 --seconds 4 --size 480x480
 """
@@ -13,24 +13,24 @@ from tests.support import synthetic_frames, synthetic_video
 
 
 def phone_clip(width: int = 1280, height: int = 720, seconds: float = 6.0, fps: int = 30, crf: int = 23) -> bytes:
-    """Encode somebody holding a phone: the face comes nearer, the hand sways, the sensor is a little noisy."""
+    """Encode a video as from a hand-held phone: the face comes nearer, the camera sways, the sensor has some noise."""
     return synthetic_video.encode_video(
-        [_held_by_hand(index / fps, seconds, width, height) for index in range(round(seconds * fps))],
+        [_handheld_frame(index / fps, seconds, width, height) for index in range(round(seconds * fps))],
         fps=fps,
         options={"crf": str(crf), "preset": "medium"},
     )
 
 
-def _held_by_hand(time: float, seconds: float, width: int, height: int) -> np.ndarray:
+def _handheld_frame(time: float, seconds: float, width: int, height: int) -> np.ndarray:
     face = synthetic_frames.portrait()
     scale = height / 400 * (1.0 + 0.3 * time / seconds)
     tilt = 4 * np.sin(2 * np.pi * time / 3.1)
     sway = 0.01 * width * np.array([np.sin(2 * np.pi * time / 1.7), np.cos(2 * np.pi * time / 2.3)])
     move = cv2.getRotationMatrix2D((225.0, 130.0), tilt, scale)
     move[:, 2] += np.array([width / 2, height * 0.45]) - (225.0, 130.0) + sway
-    picture = cv2.warpAffine(face, move, (width, height), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT)
+    image = cv2.warpAffine(face, move, (width, height), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT)
     noise = np.random.default_rng(round(time * 1000)).normal(0, 2.0, (height, width, 1))
-    return (picture + noise).clip(0, 255).astype(np.uint8)
+    return (image + noise).clip(0, 255).astype(np.uint8)
 
 
 def main() -> None:

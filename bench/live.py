@@ -1,11 +1,11 @@
-"""How fast live video is answered: from a client's send to its result, beside decoding a frame and finding its face.
+"""Measure the latency of live video, from sending a frame to its result, compared to decoding and detection alone.
 
     python -m bench.live                                # one client, 60 s at 15 frames a second, 640x360
     python -m bench.live --clients 3 --seconds 20       # several
-    python -m bench.live --beside-predict               # while clips are posted, one after the other
+    python -m bench.live --beside-predict               # while videos are posted, one after the other
 
-It starts a server of its own with two workers; clients and server share the cores. Where a machine has other work, wait
-times say more of that work than of this: CPU time a frame is what to compare then.
+This starts a server with two workers. Clients and server share the cores. On a busy machine compare the CPU time of a
+frame: latency then depends more on the other work.
 """
 
 import argparse
@@ -31,11 +31,11 @@ TARGET_P95 = 120.0
 """Milliseconds from a client's send to its result, on two cores."""
 NAMESPACE = "/emotion-detection"
 WARM_SECONDS = 5.0
-"""A worker's first frames load what the others find there."""
+"""Not measured: the first frames of a worker load models."""
 
 
 class Client:
-    """Sends frames at its rate whatever comes back, as a camera does; `latencies` in milliseconds."""
+    """Sends frames at a fixed rate whatever comes back, as a camera does. `latencies` are in milliseconds."""
 
     def __init__(self, server: Server, frames: Sequence[bytes], rate: float, model: str | None) -> None:
         self.latencies: list[float] = []
@@ -46,39 +46,39 @@ class Client:
         self._frames, self._rate = frames, rate
         self._sent_at: dict[int, float] = {}
         self._socket = socketio.Client(reconnection=False)
-        self._socket.on("detection_result", self._heard, namespace=NAMESPACE)
-        self._socket.on("performance_suggestion", lambda said: self.suggestions.append(said["message"]), NAMESPACE)
-        self._socket.on("error_message", lambda said: self.errors.append(said["message"]), NAMESPACE)
+        self._socket.on("detection_result", self._on_result, namespace=NAMESPACE)
+        self._socket.on("performance_suggestion", lambda data: self.suggestions.append(data["message"]), NAMESPACE)
+        self._socket.on("error_message", lambda data: self.errors.append(data["message"]), NAMESPACE)
         self._socket.connect(server.url, auth={"api_key": KEY}, namespaces=[NAMESPACE], transports=["websocket"])
         self._socket.emit("initialize", {"frame_rate": rate, "model": model}, namespace=NAMESPACE)
         self._socket.emit("control", {"action": "start"}, namespace=NAMESPACE)
 
     def run(self, seconds: float) -> None:
-        """Send for so long, then wait for the last answer."""
-        began = time.perf_counter()
+        """Send frames for `seconds`, then wait for the last result."""
+        start = time.perf_counter()
         for number in range(int(seconds * self._rate)):
-            time.sleep(max(0.0, began + number / self._rate - time.perf_counter()))
+            time.sleep(max(0.0, start + number / self._rate - time.perf_counter()))
             self._sent_at[self.sent] = time.perf_counter()
             frame = {"frame": self._frames[self.sent % len(self._frames)], "sequence": self.sent}
             self.sent += 1
             self._socket.emit("video_frame", frame, namespace=NAMESPACE)
         time.sleep(1.0)
 
-    def forget(self) -> None:
-        """Count from here."""
+    def reset(self) -> None:
+        """Drop what was measured during the warm-up."""
         self.latencies.clear()
         self.server_ms.clear()
         self._before = self.dropped
         self.sent_before = self.sent
 
-    def leave(self) -> None:
+    def disconnect(self) -> None:
         self._socket.disconnect()
 
     @property
     def dropped_since(self) -> int:
         return self.dropped - self._before
 
-    def _heard(self, result: dict) -> None:
+    def _on_result(self, result: dict) -> None:
         sent = self._sent_at.pop(result["sequence"], None)
         if sent is not None:
             self.latencies.append((time.perf_counter() - sent) * 1000)
@@ -86,8 +86,8 @@ class Client:
         self.dropped = result["dropped"]
 
 
-def floor(frames: Sequence[bytes]) -> tuple[float, float]:
-    """What decoding a frame and one look for faces takes alone: milliseconds of waiting, and of CPU."""
+def baseline(frames: Sequence[bytes]) -> tuple[float, float]:
+    """Return the milliseconds that decoding a frame and detecting faces take alone: wall-clock time and CPU time."""
     engine = Engine.load(STORE)
     torch.set_num_threads(1)
 
@@ -96,14 +96,14 @@ def floor(frames: Sequence[bytes]) -> tuple[float, float]:
             engine.landmarker.detect_once(image.decode_image(data, max_side=640).rgb)
 
     work()
-    began, cpu = time.perf_counter(), time.process_time()
+    start, cpu = time.perf_counter(), time.process_time()
     for _ in range(3):
         work()
     count = 3 * len(frames)
-    return (time.perf_counter() - began) * 1000 / count, (time.process_time() - cpu) * 1000 / count
+    return (time.perf_counter() - start) * 1000 / count, (time.process_time() - cpu) * 1000 / count
 
 
-def memory(server: Server) -> list[float]:
+def worker_megabytes(server: Server) -> list[float]:
     return [worker.memory_info().rss / 2**20 for worker in server.workers]
 
 
@@ -111,8 +111,8 @@ def cpu_seconds(server: Server) -> float:
     return sum(sum(worker.cpu_times()[:2]) for worker in server.workers)
 
 
-def together(works: Sequence[Callable[[], None]]) -> None:
-    threads = [threading.Thread(target=work) for work in works]
+def run_in_threads(tasks: Sequence[Callable[[], None]]) -> None:
+    threads = [threading.Thread(target=work) for work in tasks]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -124,11 +124,11 @@ def percentile(values: Sequence[float], share: float) -> float:
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else float("nan")
 
 
-def posting(server: Server, clip: bytes, stop: threading.Event, taken: list[float]) -> None:
+def post_until(server: Server, clip: bytes, stop: threading.Event, taken: list[float]) -> None:
     while not stop.is_set():
-        began = time.perf_counter()
+        start = time.perf_counter()
         server.post("/predict", clip)
-        taken.append((time.perf_counter() - began) * 1000)
+        taken.append((time.perf_counter() - start) * 1000)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -137,38 +137,38 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rate", type=float, default=15.0, help="frames a second of each client")
     parser.add_argument("--clients", type=int, default=1)
     parser.add_argument("--size", default="640x360")
-    parser.add_argument("--model", help="a name in the store; the default model when not given")
-    parser.add_argument("--beside-predict", action="store_true", help="post clips of 6 s meanwhile")
+    parser.add_argument("--model", help="name of a model in the store (default: the store's own)")
+    parser.add_argument("--beside-predict", action="store_true", help="post videos of 6 s meanwhile")
     options = parser.parse_args(arguments)
     width, height = map(int, re.fullmatch(r"(\d+)x(\d+)", options.size).groups())
     frames = [synthetic_image.encode_image(rgb, quality=80) for rgb in synthetic_frames.face_frames(30, width, height)]
-    waited, cpu = floor(frames)
+    wall_ms, cpu = baseline(frames)
     print(
         f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; frames of {options.size}, {len(frames[0]) // 1024} kB"
     )
-    print(f"decoding a frame and one look alone: {waited:.1f} ms, {cpu:.1f} of them CPU")
+    print(f"decoding and detection alone: {wall_ms:.1f} ms, {cpu:.1f} of them CPU")
     with (
         tempfile.TemporaryDirectory() as folder,
         Server(Path(folder), REAL_APP, LOG_LEVEL="WARNING", WEB_CONCURRENCY=2) as server,
     ):
         clients = [Client(server, frames, options.rate, options.model) for _ in range(options.clients)]
         stop, taken = threading.Event(), []
-        poster = threading.Thread(target=posting, args=[server, phone_clip(), stop, taken])
+        poster = threading.Thread(target=post_until, args=[server, phone_clip(), stop, taken])
         if options.beside_predict:
             poster.start()
-        together([lambda client=client: client.run(WARM_SECONDS) for client in clients])
+        run_in_threads([lambda client=client: client.run(WARM_SECONDS) for client in clients])
         for client in clients:
-            client.forget()
+            client.reset()
         taken.clear()
-        before, spent = memory(server), cpu_seconds(server)
-        together([lambda client=client: client.run(options.seconds) for client in clients])
+        before, spent = worker_megabytes(server), cpu_seconds(server)
+        run_in_threads([lambda client=client: client.run(options.seconds) for client in clients])
         spent = cpu_seconds(server) - spent
-        after = memory(server)
+        after = worker_megabytes(server)
         stop.set()
         if options.beside_predict:
             poster.join()
         for client in clients:
-            client.leave()
+            client.disconnect()
     latencies = [latency for client in clients for latency in client.latencies]
     own = [latency for client in clients for latency in client.server_ms]
     sent = sum(client.sent - client.sent_before for client in clients)
@@ -177,16 +177,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     verdict = "met" if p95 < TARGET_P95 else "MISSED"
     print(f"send to result: p50 {p50:.0f} ms, p95 {p95:.0f} ms (target {TARGET_P95:g}: {verdict})")
     print(f"of it in the server: p50 {percentile(own, 0.5):.0f} ms, p95 {percentile(own, 0.95):.0f} ms")
-    print(f"p50 is {p50 / waited:.2f} times decoding and looking alone")
+    print(f"p50 is {p50 / wall_ms:.2f} times decoding and detection alone")
     if not options.beside_predict and latencies:
         each = spent * 1000 / len(latencies)
-        print(f"CPU of the server: {each:.1f} ms a frame answered, {each / cpu:.2f} times decoding and looking alone")
+        print(f"CPU of the server: {each:.1f} ms a frame answered, {each / cpu:.2f} times decoding and detection alone")
     if taken:
         print(f"/predict beside it: {len(taken)} calls, p50 {statistics.median(taken):.0f} ms")
     print(f"memory of the workers: {', '.join(f'{a:.0f} to {b:.0f} MB' for a, b in zip(before, after, strict=True))}")
-    for what, said in (("suggestions", "suggestions"), ("errors", "errors")):
-        if heard := [text for client in clients for text in getattr(client, said)]:
-            print(f"{what}: {len(heard)}, the last: {heard[-1]}")
+    for name in ("suggestions", "errors"):
+        if messages := [text for client in clients for text in getattr(client, name)]:
+            print(f"{name}: {len(messages)}, the last: {messages[-1]}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Pictures of faces as a phone sees them, and worse: the renderings that `bench.robustness` measures with.
+"""Render face images as frames of a phone camera, under conditions that make them harder to read.
 
-Every effect takes a `Scene`, a strength and a random generator, and returns a frame, uint8 (640, 480, 3), red first.
-Those that have to know where the face is leave the frame as it is where none was found in plain conditions.
+`bench.robustness` uses them. Every effect takes a `Scene`, a strength and a random generator, and returns a frame,
+uint8 (640, 480, 3) RGB. Effects that need the place of the face return the frame unchanged if no face was found in it.
 """
 
 import itertools
@@ -19,35 +19,36 @@ from moodreel.pipelines.engine import DETECTION_SIDE
 from tests.support import synthetic_video
 
 WIDTH, HEIGHT = DETECTION_SIDE * 3 // 4, DETECTION_SIDE
-"""Pixels of a frame: a phone held upright, as large as the service looks for faces in."""
-CENTRE = WIDTH / 2, 0.45 * HEIGHT
-"""Pixels: where the picture's middle is."""
+"""Size of a frame in pixels: a phone held upright, at the size in which the service detects faces."""
+CENTER = WIDTH / 2, 0.45 * HEIGHT
+"""Pixels: where the center of the face image is placed."""
 FACE = 160
-"""Pixels that a face is across, ear to ear: a phone at arm's length."""
+"""Width of a face in pixels, ear to ear: a phone at arm's length."""
 
 _SHARE = 0.84
-"""Share of its picture's width that a face of FER+ takes: the median of its landmarks' width."""
+"""Median share of the width of a FER+ image that the face's landmarks take."""
 _GAMMA = 2.2
 _FULL, _READ = 2000.0, 4.0
-"""Electrons: a white pixel of a small sensor, and the noise of reading it (standard deviation)."""
+"""Electrons: full-well capacity of a small sensor, and its read noise (standard deviation)."""
 
 _CORNERS = (33, 133), (362, 263)
-"""Of the eyes, as landmarks, outer and inner, inner and outer."""
+"""Landmarks of the corners of the eyes: outer and inner, inner and outer."""
 _JAW = (93, 132, 58, 172, 136, 150, 149, 176, 148, 152, 377, 400, 378, 379, 365, 397, 288, 361, 323)
 _MASK = (*_JAW, 197)
-"""What a surgical mask covers: from one ear along the jaw to the other, and the bridge of the nose."""
+"""Landmarks around a surgical mask: along the jaw from ear to ear, and the bridge of the nose."""
 _MOUTH = (61, 291)
 _TEMPLES = (234, 454)
 
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """A picture as a phone sees it in plain conditions, and where its face is.
+    """A face image as a frame in plain conditions, and where its face is.
 
-    picture: uint8 (S, S), grey; a face fills it, as FER+ has them.
-    frame: uint8 (640, 480, 3), red first: `shoot(picture)`.
-    landmarks: float64 (478, 3), in pixels of the frame, y down, z smaller nearer; None where no face was found.
-    yaw: degrees the head is turned already, as `FaceFeatures.pose` has it; 0 where no face was found.
+    Attributes:
+        picture: uint8 (S, S), grayscale, filled by a face as in FER+.
+        frame: uint8 (640, 480, 3) RGB: `render_frame(picture)`.
+        landmarks: float64 (478, 3), in pixels of the frame, y down, smaller z nearer; None without a face.
+        yaw: degrees that the head is turned in the image, as in `FaceFeatures.pose`; 0 without a face.
     """
 
     picture: np.ndarray
@@ -59,31 +60,34 @@ class Scene:
 Effect = Callable[[Scene, float, np.random.Generator], np.ndarray]
 
 
-def scene(picture: np.ndarray, finder: FaceLandmarker) -> Scene:
-    """Show a grey picture (S, S), uint8, in plain conditions, and find its face."""
-    frame = shoot(picture)
-    faces = finder.detect(frame)
+def make_scene(picture: np.ndarray, landmarker: FaceLandmarker) -> Scene:
+    """Render a grayscale image, uint8 (S, S), in plain conditions, and detect its face."""
+    frame = render_frame(picture)
+    faces = landmarker.detect(frame)
     if not faces:
         return Scene(picture, frame, None, 0.0)
     _, pose = normalize_landmarks(faces[0].landmarks, width=WIDTH, height=HEIGHT)
     return Scene(picture, frame, faces[0].landmarks * np.float64((WIDTH, HEIGHT, WIDTH)), float(pose[0]))
 
 
-def shoot(picture: np.ndarray, *, face: float = FACE, cast: float = 1.0) -> np.ndarray:
-    """Set a grey picture (S, S), uint8, into a frame in colour, on a ground of itself, large and far out of focus.
+def render_frame(picture: np.ndarray, *, face: float = FACE, cast: float = 1.0) -> np.ndarray:
+    """Place a grayscale image, uint8 (S, S), in a color frame, on a strongly blurred copy of itself as background.
 
-    face: pixels that its face is across. cast: how warm the colours are: 1 skin in daylight, 0 grey, below 0 bluish.
+    Args:
+        picture: the image.
+        face: width of the face in pixels.
+        cast: warmth of the colors: 1 is skin in daylight, 0 gray, below 0 bluish.
     """
     side = round(face / _SHARE)
     sized = cv2.resize(picture, (side, side), interpolation=cv2.INTER_CUBIC if side > len(picture) else cv2.INTER_AREA)
-    left, top = (int(middle - side / 2) for middle in CENTRE)
+    left, top = (int(middle - side / 2) for middle in CENTER)
     edges = (top, HEIGHT - top - side, left, WIDTH - left - side)
     ramp = np.clip(np.minimum(np.arange(side) + 1, side - np.arange(side)) / (0.06 * side), 0, 1)
-    matte = cv2.copyMakeBorder(np.outer(ramp, ramp), *edges, cv2.BORDER_CONSTANT, value=0)
+    mask = cv2.copyMakeBorder(np.outer(ramp, ramp), *edges, cv2.BORDER_CONSTANT, value=0)
     inside = cv2.copyMakeBorder(sized, *edges, cv2.BORDER_REPLICATE)
     cut = (HEIGHT - WIDTH) // 2
-    ground = _blurred(cv2.resize(picture, (HEIGHT, HEIGHT))[:, cut : cut + WIDTH], 0.3 * FACE)
-    return _over(_tinted(inside, cast), _tinted(ground, 0.3 * cast), matte)
+    ground = _blur_strongly(cv2.resize(picture, (HEIGHT, HEIGHT))[:, cut : cut + WIDTH], 0.3 * FACE)
+    return _composite(_colorize(inside, cast), _colorize(ground, 0.3 * cast), mask)
 
 
 def plain(scene: Scene, strength: float, rng: np.random.Generator) -> np.ndarray:
@@ -91,22 +95,22 @@ def plain(scene: Scene, strength: float, rng: np.random.Generator) -> np.ndarray
 
 
 def sized(scene: Scene, pixels: float, rng: np.random.Generator) -> np.ndarray:
-    """Come nearer or go farther, to a face so many pixels across."""
-    return shoot(scene.picture, face=pixels)
+    """Change the distance: the face is `pixels` wide."""
+    return render_frame(scene.picture, face=pixels)
 
 
-def coloured(scene: Scene, cast: float, rng: np.random.Generator) -> np.ndarray:
-    """Change the light's colour; `cast` as in `shoot`."""
-    return shoot(scene.picture, cast=cast)
+def recolored(scene: Scene, cast: float, rng: np.random.Generator) -> np.ndarray:
+    """Change the color of the light; `cast` as in `render_frame`."""
+    return render_frame(scene.picture, cast=cast)
 
 
 def blurred(scene: Scene, percent: float, rng: np.random.Generator) -> np.ndarray:
-    """Lose focus: a Gaussian of so many percent of the face's width (standard deviation)."""
+    """Defocus: a Gaussian blur whose sigma is `percent` of the face's width."""
     return cv2.GaussianBlur(scene.frame, (0, 0), percent / 100 * FACE)
 
 
 def shaken(scene: Scene, percent: float, rng: np.random.Generator) -> np.ndarray:
-    """Move in a straight line while the shutter is open, by so many percent of the face's width, anywhere to."""
+    """Motion blur along a line of `percent` of the face's width, in a random direction."""
     length, angle = percent / 100 * FACE, rng.uniform(0, np.pi)
     side = 2 * int(np.ceil(length / 2)) + 1
     kernel = np.zeros((side, side), np.float32)
@@ -117,53 +121,53 @@ def shaken(scene: Scene, percent: float, rng: np.random.Generator) -> np.ndarray
 
 
 def darkened(scene: Scene, stops: float, rng: np.random.Generator) -> np.ndarray:
-    """Take light away, by so many stops, until the sensor counts few photons; nothing is made brighter again."""
-    electrons = _linear(scene.frame) * 2.0**-stops * _FULL
-    spread = np.sqrt(electrons + _READ**2)  # so many photons come nearly as a normal distribution has them
-    return _displayed((electrons + spread * rng.standard_normal(spread.shape, np.float32)) / _FULL)
+    """Underexpose by `stops`, with the shot noise and read noise of the sensor. The frame is not brightened again."""
+    electrons = _to_linear(scene.frame) * 2.0**-stops * _FULL
+    spread = np.sqrt(electrons + _READ**2)  # shot noise, close to normal at these counts
+    return _to_srgb((electrons + spread * rng.standard_normal(spread.shape, np.float32)) / _FULL)
 
 
 def overexposed(scene: Scene, stops: float, rng: np.random.Generator) -> np.ndarray:
-    """Take so many stops too much light; what is whiter than white is lost."""
-    return _displayed(_linear(scene.frame) * 2.0**stops)
+    """Overexpose by `stops`, and clip."""
+    return _to_srgb(_to_linear(scene.frame) * 2.0**stops)
 
 
 def noisy(scene: Scene, sigma: float, rng: np.random.Generator) -> np.ndarray:
-    """Add normal noise of standard deviation `sigma`, in steps of 0 to 255."""
+    """Add Gaussian noise of standard deviation `sigma`, on the scale 0 to 255."""
     noise = np.float32(sigma) * rng.standard_normal(scene.frame.shape, np.float32)
     return (scene.frame + noise).clip(0, 255).astype(np.uint8)
 
 
 def as_jpeg(scene: Scene, quality: float, rng: np.random.Generator) -> np.ndarray:
-    """Write and read a JPEG of quality 0 to 100."""
+    """Compress as a JPEG of quality 0 to 100."""
     written = cv2.imencode(".jpg", scene.frame[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, int(quality)])[1]
     return np.ascontiguousarray(cv2.imdecode(written, cv2.IMREAD_COLOR)[..., ::-1])
 
 
 def as_h264(scene: Scene, crf: float, rng: np.random.Generator) -> np.ndarray:
-    """Give the last of five frames that drift by a pixel each, written and read as H.264 of constant rate factor."""
+    """Compress as H.264 at a constant rate factor: the last of five frames that drift by a pixel each."""
     frames = [
         cv2.warpAffine(
             scene.frame, np.float32([[1, 0, drift], [0, 1, 0]]), (WIDTH, HEIGHT), borderMode=cv2.BORDER_REPLICATE
         )
         for drift in range(-4, 1)
     ]
-    # x264's assembly, unlike its C, does not write the same twice in one process.
+    # The assembly code of x264, unlike its C code, is not deterministic within one process.
     options = {"crf": f"{crf:g}", "preset": "veryfast", "threads": "1", "x264-params": "asm=0"}
     return synthetic_video.decode_frames(synthetic_video.encode_video(frames, options=options))[-1]
 
 
 def rolled(scene: Scene, degrees: float, rng: np.random.Generator) -> np.ndarray:
-    """Lean the head, or the phone, by so many degrees, to a side at random."""
-    around = cv2.getRotationMatrix2D(CENTRE, degrees * rng.choice((-1, 1)), 1.0)
+    """Roll the head by `degrees`, to a random side."""
+    around = cv2.getRotationMatrix2D(CENTER, degrees * rng.choice((-1, 1)), 1.0)
     return cv2.warpAffine(scene.frame, around, (WIDTH, HEIGHT), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
 
 def yawed(scene: Scene, degrees: float, rng: np.random.Generator) -> np.ndarray:
-    """Turn the head to so many degrees, towards the picture's right when positive; one turned farther stays.
+    """Turn the head to `degrees`, positive towards the right of the image. A head that is turned farther stays.
 
-    It turns to where it looks already, and the frame is mirrored where that is the other side: the half of a face
-    that the picture hides would have to be made up.
+    The head is turned farther to its own side, and the frame is mirrored if that is the wrong one: turning it back
+    would need the half of the face that the image does not show.
     """
     if scene.landmarks is None:
         return scene.frame
@@ -173,49 +177,49 @@ def yawed(scene: Scene, degrees: float, rng: np.random.Generator) -> np.ndarray:
 
 
 def pitched(scene: Scene, degrees: float, rng: np.random.Generator) -> np.ndarray:
-    """Raise the head by so many degrees from where it is, or lower the phone."""
+    """Raise the head by `degrees` from where it is."""
     return scene.frame if scene.landmarks is None else turn(scene.frame, scene.landmarks, pitch=degrees)
 
 
 def masked(scene: Scene, share: float, rng: np.random.Generator) -> np.ndarray:
-    """Cover the mouth: 1 as a surgical mask does, less as much smaller about the mouth, as a hand or a cup does."""
+    """Cover the mouth: at 1 as a surgical mask does, below 1 a smaller area, as a hand or a cup does."""
     if scene.landmarks is None:
         return scene.frame
     points = scene.landmarks[:, :2]
     mouth = points[list(_MOUTH)].mean(axis=0)
-    matte = _filled([mouth + share * (cv2.convexHull(np.float32(points[list(_MASK)]))[:, 0] - mouth)])
-    # Lit as the face is, or it would be a hole in the dark and a lamp in the light.
-    light = _blurred(cv2.cvtColor(scene.frame, cv2.COLOR_RGB2GRAY), 0.15 * FACE)[..., None] / 255
-    return _over(light**0.5 * (165, 195, 210), scene.frame, matte)
+    mask = _fill_polygons([mouth + share * (cv2.convexHull(np.float32(points[list(_MASK)]))[:, 0] - mouth)])
+    # The cover is lit like the face, or it would be too bright in dark images.
+    light = _blur_strongly(cv2.cvtColor(scene.frame, cv2.COLOR_RGB2GRAY), 0.15 * FACE)[..., None] / 255
+    return _composite(light**0.5 * (165, 195, 210), scene.frame, mask)
 
 
 def with_glasses(scene: Scene, opacity: float, rng: np.random.Generator) -> np.ndarray:
-    """Put dark glasses on that let 1 - `opacity` of the light through."""
+    """Put on dark glasses that let 1 - `opacity` of the light through."""
     if scene.landmarks is None:
         return scene.frame
     right, left = (scene.landmarks[list(corners)].mean(axis=0) for corners in _CORNERS)
     across, apart = (left - right)[:2], float(np.linalg.norm(left - right))
-    # As a head turns, glasses get narrower, but no lower.
+    # In a turned head the lenses are narrower, but as high.
     axes = round(0.42 * float(np.hypot(*across))), round(0.33 * apart)
     below = 0.06 * np.array([-across[1], across[0]])
     angle = round(float(np.degrees(np.arctan2(across[1], across[0]))))
     lenses = [cv2.ellipse2Poly(np.int32(eye[:2] + below).tolist(), axes, angle, 0, 360, 10) for eye in (right, left)]
-    frame = _over(np.full_like(scene.frame, 30), scene.frame, opacity * _filled(lenses))
+    frame = _composite(np.full_like(scene.frame, 30), scene.frame, opacity * _fill_polygons(lenses))
     rims = np.zeros(frame.shape[:2], np.float32)
     thick = max(2, round(0.05 * apart))
     bridge = np.int32([scene.landmarks[168, :2] + side * across for side in (-0.12, 0.12)])
     cv2.polylines(rims, [*lenses, bridge], False, 1.0, thick, cv2.LINE_AA)
-    return _over(np.full_like(frame, 20), frame, rims)
+    return _composite(np.full_like(frame, 20), frame, rims)
 
 
 def lit_from_side(scene: Scene, stops: float, rng: np.random.Generator) -> np.ndarray:
-    """Leave one half of the face, at random, so many stops darker than the other."""
-    across = (np.arange(WIDTH) - CENTRE[0]) / (0.2 * FACE) * rng.choice((-1, 1))
-    return _displayed(_linear(scene.frame) * 2.0 ** (-stops * (1 + np.tanh(across)) / 2)[:, None])
+    """Darken a random half of the face by `stops`."""
+    across = (np.arange(WIDTH) - CENTER[0]) / (0.2 * FACE) * rng.choice((-1, 1))
+    return _to_srgb(_to_linear(scene.frame) * 2.0 ** (-stops * (1 + np.tanh(across)) / 2)[:, None])
 
 
 def lit_from_behind(scene: Scene, stops: float, rng: np.random.Generator) -> np.ndarray:
-    """Stand before a bright window: the ground white, the head so many stops darker, a veil of stray light over it."""
+    """Light from behind: a white background, the head `stops` darker, and stray light over it."""
     if scene.landmarks is None:
         return scene.frame
     points = scene.landmarks[:, :2]
@@ -224,16 +228,21 @@ def lit_from_behind(scene: Scene, stops: float, rng: np.random.Generator) -> np.
     chin, broad = head[:, 1].max(), np.ptp(head[:, 0])
     body = middle[0] + broad * np.array([-0.3, 0.3, 0.4, 1.1, 1.1, -1.1, -1.1, -0.4])
     level = np.array([-0.3, -0.3, 0.1, 0.4, 9, 9, 0.4, 0.1]) * broad + chin
-    matte = cv2.GaussianBlur(_filled([head, np.column_stack([body, level])]), (0, 0), 0.03 * FACE)[..., None]
-    return _displayed(matte * _linear(scene.frame) * 2.0**-stops + (1 - matte) * 1.0 + 0.02)
+    mask = cv2.GaussianBlur(_fill_polygons([head, np.column_stack([body, level])]), (0, 0), 0.03 * FACE)[..., None]
+    return _to_srgb(mask * _to_linear(scene.frame) * 2.0**-stops + (1 - mask) * 1.0 + 0.02)
 
 
 def turn(frame: np.ndarray, landmarks: np.ndarray, *, yaw: float = 0.0, pitch: float = 0.0) -> np.ndarray:
-    """Turn the head in a frame, as a mesh with the frame as its texture.
+    """Turn the head in a frame, rendered as a mesh with the frame as its texture.
 
-    frame: uint8 (H, W, 3). landmarks: (478, 3), in its pixels. yaw, pitch: degrees, signs as in `landmarker.Face`.
-    Around the face, where MediaPipe's mesh ends, what the frame has there is carried on to the back of the head, and
-    from there stretched to the ground that stays. The camera is far away: nothing grows by coming nearer.
+    Beyond the edge of MediaPipe's mesh, the frame is continued to the back of the head, and stretched from there to the
+    background, which stays. The projection is orthographic.
+
+    Args:
+        frame: uint8 (H, W, 3).
+        landmarks: (478, 3), in pixels of the frame.
+        yaw: degrees, sign as in `landmarker.Face`.
+        pitch: degrees, sign as in `landmarker.Face`.
     """
     triangles, oval = _mesh()
     points = np.concatenate([landmarks[:468], *_rings(landmarks, oval)])
@@ -247,14 +256,14 @@ def turn(frame: np.ndarray, landmarks: np.ndarray, *, yaw: float = 0.0, pitch: f
 
     corners = turned[triangles]
     ahead, aside = corners[:, 1, :2] - corners[:, 0, :2], corners[:, 2, :2] - corners[:, 0, :2]
-    # MediaPipe's triangles run one way round, seen from the front: the others show their back.
+    # Back-face culling: MediaPipe's triangles have one winding order, seen from the front.
     facing = np.flatnonzero(ahead[:, 0] * aside[:, 1] - ahead[:, 1] * aside[:, 0] < -1e-3)
     facing = facing[np.argsort(-corners[facing, :, 2].mean(axis=1))]
     which = np.full(frame.shape[:2], -1, np.int32)
     for index, corner in zip(facing, np.round(corners[facing, :, :2] * 16).astype(np.int32), strict=True):
         cv2.fillConvexPoly(which, corner, int(index), shift=4)
 
-    # For each triangle, the affine map from where it is shown to where its texture is.
+    # For each triangle, the affine map from the rendered frame to the texture.
     shown = np.concatenate([corners[facing, :, :2], np.ones((len(facing), 3, 1))], axis=2)
     back = np.zeros((len(triangles), 3, 2))
     back[facing] = np.linalg.solve(shown, points[triangles[facing], :2])
@@ -266,7 +275,7 @@ def turn(frame: np.ndarray, landmarks: np.ndarray, *, yaw: float = 0.0, pitch: f
 
 @cache
 def _mesh() -> tuple[np.ndarray, np.ndarray]:
-    """Triangles (T, 3) of the face, eyes and mouth closed, then of the rings around; and the oval (36,) they start at.
+    """Return triangles (T, 3) of the face with closed eyes and mouth and of the rings around it, and its oval (36,).
 
     Three edges of MediaPipe's tessellation make a triangle.
     """
@@ -291,8 +300,8 @@ def _mesh() -> tuple[np.ndarray, np.ndarray]:
 
 
 _RINGS = (1.1, 0.1), (1.3, 0.35), (1.4, 0.6), (2.4, 0.6)
-"""The head around the face, and the ground: how much wider than the face's oval, and how far behind it in widths of
-the face. The last does not turn with the head."""
+"""Rings around the face for the rest of the head and the background: scale of the face's oval, and distance behind it
+in face widths. The last ring does not turn with the head."""
 
 
 def _rings(landmarks: np.ndarray, oval: np.ndarray) -> list[np.ndarray]:
@@ -304,38 +313,38 @@ def _rings(landmarks: np.ndarray, oval: np.ndarray) -> list[np.ndarray]:
     ]
 
 
-def _tinted(grey: np.ndarray, cast: float) -> np.ndarray:
-    """Colour grey (H, W): float32 (H, W, 3). Black stays black, white white, and brightness nearly what it was."""
+def _colorize(gray: np.ndarray, cast: float) -> np.ndarray:
+    """Colorize grayscale (H, W): float32 (H, W, 3). Black and white stay, brightness hardly changes."""
     levels = np.linspace(0, 1, 256)[:, None] ** np.exp(cast * np.array([-0.22, 0.04, 0.26]))
-    return (255 * levels).astype(np.float32)[grey]
+    return (255 * levels).astype(np.float32)[gray]
 
 
-def _blurred(picture: np.ndarray, sigma: float) -> np.ndarray:
-    """Blur far more than a few pixels, `sigma` of them, at an eighth of the size."""
+def _blur_strongly(picture: np.ndarray, sigma: float) -> np.ndarray:
+    """Blur with a large `sigma` in pixels, computed at an eighth of the size."""
     height, width = picture.shape[:2]
     small = cv2.resize(picture, (width // 8, height // 8), interpolation=cv2.INTER_AREA)
     small = cv2.GaussianBlur(small, (0, 0), max(sigma / 8, 0.3), borderType=cv2.BORDER_REPLICATE)
     return cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR)
 
 
-def _over(top: np.ndarray, bottom: np.ndarray, matte: np.ndarray) -> np.ndarray:
-    """Lay one picture (H, W, 3) over another where `matte` (H, W) is 1."""
-    share = np.float32(matte)[..., None]
+def _composite(top: np.ndarray, bottom: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Composite `top` over `bottom`, both (H, W, 3), by the alpha `mask` (H, W)."""
+    share = np.float32(mask)[..., None]
     return (share * top + (1 - share) * bottom + 0.5).clip(0, 255).astype(np.uint8)
 
 
-def _filled(polygons: list[np.ndarray]) -> np.ndarray:
-    """A matte (H, W), float32, that is 1 within the polygons (each (N, 2), in pixels), with smooth edges."""
-    matte = np.zeros((HEIGHT, WIDTH), np.float32)
+def _fill_polygons(polygons: list[np.ndarray]) -> np.ndarray:
+    """Return an alpha mask, float32 (H, W), of polygons, each (N, 2) in pixels, with smooth edges."""
+    mask = np.zeros((HEIGHT, WIDTH), np.float32)
     for polygon in polygons:
-        cv2.fillPoly(matte, [np.round(np.asarray(polygon) * 16).astype(np.int32)], 1.0, cv2.LINE_AA, shift=4)
-    return cv2.GaussianBlur(matte, (0, 0), 1.0)
+        cv2.fillPoly(mask, [np.round(np.asarray(polygon) * 16).astype(np.int32)], 1.0, cv2.LINE_AA, shift=4)
+    return cv2.GaussianBlur(mask, (0, 0), 1.0)
 
 
-def _linear(frame: np.ndarray) -> np.ndarray:
-    """Light, 0 to 1, of what a display shows, 0 to 255."""
+def _to_linear(frame: np.ndarray) -> np.ndarray:
+    """Convert display values, 0 to 255, to linear light, 0 to 1."""
     return (np.linspace(0, 1, 256) ** _GAMMA).astype(np.float32)[frame]
 
 
-def _displayed(light: np.ndarray) -> np.ndarray:
+def _to_srgb(light: np.ndarray) -> np.ndarray:
     return (255 * light.clip(0, 1) ** (1 / _GAMMA) + 0.5).astype(np.uint8)

@@ -1,11 +1,11 @@
-"""How a model holds up when a picture is worse than those it learnt from.
+"""Measure how robust a model is to images that are worse than its training data.
 
-    python -m bench.robustness --data PATH                        # PATH: a folder with FER+'s valid.npz
+    python -m bench.robustness --data PATH                        # PATH: a folder with the valid.npz of FER+
     python -m bench.robustness --data PATH --conditions blur,yaw  # some conditions only
     python -m bench.robustness --data PATH --pictures 4 --sheet sheet.png
 
-Pictures of FER+ are shown as a phone would see them (`bench.render`), made worse in one way at a time, and read as the
-service reads a frame: the same finder of faces, the same features, the same predictor, one moment. A face that is not
+Images of FER+ are rendered as frames of a phone camera (`bench.render`), made worse in one way at a time, and
+classified as the service classifies a video of one frame: same landmarker, features and predictor. A face that is not
 found counts as a wrong answer.
 """
 
@@ -38,24 +38,24 @@ SEED = 0
 
 @dataclass(frozen=True)
 class Condition:
-    """One way to make a picture worse, and how much."""
+    """One way to make an image worse, and its strength."""
 
     name: str
     effect: Effect
     strength: float
-    wording: str
+    template: str
 
     @property
     def title(self) -> str:
-        return self.wording.format(self.strength)
+        return self.template.format(self.strength)
 
 
-def _family(name: str, effect: Effect, wording: str, *strengths: float) -> list[Condition]:
-    return [Condition(name, effect, strength, wording) for strength in strengths]
+def _family(name: str, effect: Effect, template: str, *strengths: float) -> list[Condition]:
+    return [Condition(name, effect, strength, template) for strength in strengths]
 
 
 CONDITIONS: tuple[Condition, ...] = (
-    *_family("none", render.plain, f"{render.FACE} px face, sharp, in colour", 0),
+    *_family("none", render.plain, f"{render.FACE} px face, sharp, in color", 0),
     *_family("blur", render.blurred, "Gaussian, σ {:g} % of the face's width", 2, 4, 8),
     *_family("motion", render.shaken, "along {:g} % of the face's width", 5, 10, 20),
     *_family("dark", render.darkened, "{:g} stops, sensor noise", 2, 4, 6),
@@ -69,7 +69,7 @@ CONDITIONS: tuple[Condition, ...] = (
     *_family("roll", render.rolled, "±{:g}°", 15, 30, 45, 90),
     *_family("mouth", render.masked, "mask, {:.0%} of its full size", 0.5, 1),
     *_family("eyes", render.with_glasses, "dark glasses, {:.0%} opaque", 0.6, 0.9),
-    *_family("colour", render.coloured, "cast {:+g} (none has +1, grey 0)", -1, 0, 2),
+    *_family("colour", render.recolored, "cast {:+g} (none has +1, gray 0)", -1, 0, 2),
     *_family("side-light", render.lit_from_side, "{:g} stops across the face", 2, 4),
     *_family("backlight", render.lit_from_behind, "{:g} stops darker than the ground", 2, 4),
 )
@@ -77,18 +77,21 @@ CONDITIONS: tuple[Condition, ...] = (
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """N pictures and their labels. images: uint8 (N, 48, 48), grey. truth: int64 (N,), index of the label."""
+    """N images, uint8 (N, 48, 48) grayscale, and their labels, int64 (N,)."""
 
     images: np.ndarray
     truth: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
-class Outcome:
-    """What a model answered to N pictures in one condition.
+class ConditionResult:
+    """The predictions of a model for N images in one condition.
 
-    truth: int (N,). found: bool (N,), whether there was a face. certain: bool (N,), whether the service would say so;
-    False where no face was found. probabilities: float32 (M, C), of those with one.
+    Attributes:
+        truth: int (N,), index of the label.
+        found: bool (N,), whether a face was found.
+        certain: bool (N,), whether the service would call the answer certain; False without a face.
+        probabilities: float32 (M, C), of the M images with a face.
     """
 
     truth: np.ndarray
@@ -97,8 +100,8 @@ class Outcome:
     probabilities: np.ndarray
 
     @property
-    def right(self) -> np.ndarray:
-        """Bool (N,); False where no face was found."""
+    def correct(self) -> np.ndarray:
+        """Whether each answer is correct, bool (N,); False without a face."""
         right = np.zeros(len(self.truth), bool)
         right[self.found] = self.probabilities.argmax(axis=1) == self.truth[self.found]
         return right
@@ -112,33 +115,33 @@ def _percent(value: float) -> str:
     return "–" if np.isnan(value) else f"{100 * value:.0f} %"
 
 
-def _error(outcome: Outcome) -> str:
-    truth = outcome.truth[outcome.found]
-    return f"{expected_calibration_error(outcome.probabilities, truth):.2f}" if len(truth) else "–"
+def _calibration_error(result: ConditionResult) -> str:
+    truth = result.truth[result.found]
+    return f"{expected_calibration_error(result.probabilities, truth):.2f}" if len(truth) else "–"
 
 
-def _recall(outcome: Outcome) -> float:
-    return float(np.mean([outcome.right[outcome.truth == label].mean() for label in np.unique(outcome.truth)]))
+def _recall(result: ConditionResult) -> float:
+    return float(np.mean([result.correct[result.truth == label].mean() for label in np.unique(result.truth)]))
 
 
-COLUMNS: dict[str, Callable[[Outcome], str]] = {
-    "face found": lambda outcome: _percent(_mean(outcome.found)),
-    "accuracy": lambda outcome: _percent(_mean(outcome.right)),
-    "of those found": lambda outcome: _percent(_mean(outcome.right[outcome.found])),
-    "mean recall": lambda outcome: _percent(_recall(outcome)),
-    "calibration error": _error,
-    "mean confidence": lambda outcome: _percent(_mean(outcome.probabilities.max(axis=1, initial=0))),
-    "certain": lambda outcome: _percent(_mean(outcome.certain)),
-    "of the certain": lambda outcome: _percent(_mean(outcome.right[outcome.certain])),
+COLUMNS: dict[str, Callable[[ConditionResult], str]] = {
+    "face found": lambda result: _percent(_mean(result.found)),
+    "accuracy": lambda result: _percent(_mean(result.correct)),
+    "of those found": lambda result: _percent(_mean(result.correct[result.found])),
+    "mean recall": lambda result: _percent(_recall(result)),
+    "calibration error": _calibration_error,
+    "mean confidence": lambda result: _percent(_mean(result.probabilities.max(axis=1, initial=0))),
+    "certain": lambda result: _percent(_mean(result.certain)),
+    "of the certain": lambda result: _percent(_mean(result.correct[result.certain])),
 }
-"""The table's figures, by heading."""
+"""The columns of the table, by heading."""
 
 
 def sample(data: Path, labels: tuple[str, ...], count: int) -> Sample:
-    """Draw pictures of FER+'s `valid` that have a majority over half, stratified, the same ones every time.
+    """Draw a stratified sample of the images of FER+'s `valid` with a majority over half, the same every time.
 
-    Each class has its share of the split, but at least a thirtieth of the sample, or all the pictures that it has:
-    accuracy and calibration then mean what they mean on the whole split, and rare classes are in.
+    Each class has its share of the split, but at least a thirtieth of the sample, or all of its images: accuracy and
+    calibration then estimate those of the whole split, and rare classes are included.
     """
     split = read_split(data, "valid", labels=labels)
     rng = np.random.default_rng(SEED)
@@ -152,7 +155,7 @@ def sample(data: Path, labels: tuple[str, ...], count: int) -> Sample:
 
 
 def frames(scenes: Sequence[Scene], condition: Condition) -> Iterator[np.ndarray]:
-    """Show every scene in a condition: uint8 (640, 480, 3), red first. Chance is the same for a scene every time."""
+    """Render every scene in a condition: uint8 (640, 480, 3) RGB. The random seed of a scene is fixed."""
     for row, scene in enumerate(scenes):
         yield condition.effect(scene, condition.strength, np.random.default_rng((SEED, row)))
 
@@ -161,42 +164,49 @@ def measure(
     scenes: Sequence[Scene],
     truth: np.ndarray,
     condition: Condition,
-    finder: FaceLandmarker,
+    landmarker: FaceLandmarker,
     predictor: FacePredictor,
     progress: Callable[[], object] = lambda: None,
-) -> Outcome:
-    """Read every scene in a condition, as `Analyser` reads a clip of one moment: the largest face answers.
+) -> ConditionResult:
+    """Classify every scene in a condition, as `VideoPipeline` classifies a video of one frame: by the largest face.
 
-    truth: int (N,), an index of the predictor's labels for each scene. progress: called after each frame.
+    Args:
+        scenes: N scenes.
+        truth: int (N,), index of the label in the predictor's labels.
+        condition: the condition.
+        landmarker: detects the face.
+        predictor: the model.
+        progress: called after each frame.
     """
     found = np.zeros(len(scenes), bool)
-    views, sizes = [], []
+    observations, sizes = [], []
     for row, frame in enumerate(frames(scenes, condition)):
-        if faces := finder.detect(frame):
+        if faces := landmarker.detect(frame):
             found[row] = True
-            views.append(observe_face(frame, faces[0], with_rgb_crop=predictor.requires_rgb_crop))
+            observations.append(observe_face(frame, faces[0], with_rgb_crop=predictor.requires_rgb_crop))
             sizes.append(max(faces[0].box[2] * frame.shape[1], faces[0].box[3] * frame.shape[0]))
         progress()
-    verdicts = predictor.predict([[view.features] for view in views], per_frame=False)
+    predictions = predictor.predict([[observation.features] for observation in observations], per_frame=False)
     certain = found.copy()
     certain[found] = [
-        assess_quality([view], [size], face_coverage=1, confidence=float(verdict.probabilities.max())).reason is None
-        for view, size, verdict in zip(views, sizes, verdicts, strict=True)
+        assess_quality([observation], [size], face_coverage=1, confidence=float(prediction.probabilities.max())).reason
+        is None
+        for observation, size, prediction in zip(observations, sizes, predictions, strict=True)
     ]
-    probabilities = np.array([verdict.probabilities for verdict in verdicts])
-    return Outcome(truth, found, certain, probabilities.reshape(-1, len(predictor.info.labels)))
+    probabilities = np.array([prediction.probabilities for prediction in predictions])
+    return ConditionResult(truth, found, certain, probabilities.reshape(-1, len(predictor.info.labels)))
 
 
-def table(outcomes: dict[Condition, Outcome]) -> str:
-    """Format outcomes as Markdown, a row for each condition."""
+def table(results: dict[Condition, ConditionResult]) -> str:
+    """Format results as a Markdown table, one row for each condition."""
     rows = [["condition", "strength", *COLUMNS], ["---", "---", *("---:" for _ in COLUMNS)]]
-    for condition, outcome in outcomes.items():
-        rows.append([condition.name, condition.title, *(column(outcome) for column in COLUMNS.values())])
+    for condition, result in results.items():
+        rows.append([condition.name, condition.title, *(column(result) for column in COLUMNS.values())])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def into_card(card: str, report: str) -> str:
-    """Put a report into a card as its section on robustness, before how the model was made, or in place of an older."""
+def insert_into_card(card: str, report: str) -> str:
+    """Insert a report into a model card as its section on robustness, or replace that section."""
     card = re.sub(r"## Robustness\n.*?(?=^## )", "", card, flags=re.DOTALL | re.MULTILINE)
     before, made, after = card.partition("## How it was made\n")
     if not made:
@@ -205,7 +215,7 @@ def into_card(card: str, report: str) -> str:
 
 
 def sheet(scenes: Sequence[Scene], conditions: Sequence[Condition]) -> np.ndarray:
-    """Lay renderings out, a column for each condition and a row for each scene: uint8 (H, W, 3), red first."""
+    """Arrange renderings in a sheet, uint8 (H, W, 3) RGB: a column for each condition, a row for each scene."""
     size = render.WIDTH // 3, render.HEIGHT // 3
     columns = []
     for condition in conditions:
@@ -220,12 +230,14 @@ def sheet(scenes: Sequence[Scene], conditions: Sequence[Condition]) -> np.ndarra
 def main(arguments: Sequence[str] | None = None) -> None:
     names = list(dict.fromkeys(condition.name for condition in CONDITIONS))
     parser = argparse.ArgumentParser("python -m bench.robustness", description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="folder of FER+'s valid.npz")
-    parser.add_argument("--model", help="a name in the store, or a model's folder (default: the store's own default)")
-    parser.add_argument("--pictures", type=int, default=300, help="about so many (default %(default)s)")
+    parser.add_argument("--data", type=Path, required=True, help="folder with the valid.npz of FER+")
+    parser.add_argument("--model", help="name of a model in the store, or a model folder (default: the store's own)")
+    parser.add_argument("--pictures", type=int, default=300, help="approximate number of images (default: %(default)s)")
     parser.add_argument("--conditions", help=f"some of {', '.join(names)}, comma-separated (default: all)")
-    parser.add_argument("--card", type=Path, metavar="CARD.md", help="put the table into a model's card too")
-    parser.add_argument("--sheet", type=Path, metavar="FILE.png", help="write what the renderings look like, no table")
+    parser.add_argument("--card", type=Path, metavar="CARD.md", help="insert the table into a model card too")
+    parser.add_argument(
+        "--sheet", type=Path, metavar="FILE.png", help="write a sheet of the renderings instead of the table"
+    )
     options = parser.parse_args(arguments)
     wanted = options.conditions.split(",") if options.conditions else names
     if unknown := set(wanted) - set(names):
@@ -240,22 +252,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if labels not in (FIVE, SEVEN):
         parser.error(f"{predictor.info.name} answers {', '.join(labels)}, which FER+ cannot judge")
     pictures = sample(options.data, labels, options.pictures)
-    scenes = [render.scene(image, engine.landmarker) for image in pictures.images]
+    scenes = [render.make_scene(image, engine.landmarker) for image in pictures.images]
     if options.sheet:
         cv2.imwrite(str(options.sheet), sheet(scenes, conditions)[..., ::-1])
         return
     with tqdm(total=len(scenes) * len(conditions), unit="frame") as bar:
-        outcomes = {}
+        results = {}
         for condition in conditions:
             bar.set_description(condition.name)
-            outcomes[condition] = measure(scenes, pictures.truth, condition, engine.landmarker, predictor, bar.update)
-    print(report := _report(outcomes, predictor, labels, pictures, options))
+            results[condition] = measure(scenes, pictures.truth, condition, engine.landmarker, predictor, bar.update)
+    print(report := _report(results, predictor, labels, pictures, options))
     if options.card:
-        options.card.write_text(into_card(options.card.read_text(encoding="utf-8"), report), encoding="utf-8")
+        options.card.write_text(insert_into_card(options.card.read_text(encoding="utf-8"), report), encoding="utf-8")
 
 
 def _report(
-    outcomes: dict[Condition, Outcome],
+    results: dict[Condition, ConditionResult],
     predictor: FacePredictor,
     labels: tuple[str, ...],
     pictures: Sample,
@@ -270,7 +282,7 @@ def _report(
         f"`valid.npz` with a majority over half ({each}; stratified by class), shown as a phone's frame of "
         f"{render.WIDTH} × {render.HEIGHT} and made worse in one way at a time. A face not found is a wrong answer; "
         f"calibration error and confidence are of those found. One standard error of an accuracy is at most "
-        f"{50 / len(pictures.truth) ** 0.5:.1f} points.\n\n{table(outcomes)}"
+        f"{50 / len(pictures.truth) ** 0.5:.1f} points.\n\n{table(results)}"
     )
 
 

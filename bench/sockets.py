@@ -1,10 +1,10 @@
-"""What open WebSockets cost: calls beside them, memory, and how soon a worker that dies is off the count.
+"""Measure what open WebSockets cost, and how soon the count of connections follows.
 
-    python -m bench.sockets                  # starts a server of its own, with the default settings on two workers
+    python -m bench.sockets                  # starts a server with the default settings and two workers
     python -m bench.sockets --sockets 200 --rounds 20
 
-Machines differ and are noisy: `/predict` beside the sockets and without them take turns within one run, and their ratio
-is what to compare. `--fake` leaves the models out, to see what the sockets alone take.
+Compare the ratios: machines differ, and times vary. `/predict` with and without sockets alternates within one run.
+`--fake` leaves the models out, to measure the sockets alone.
 """
 
 import argparse
@@ -21,12 +21,12 @@ from pathlib import Path
 import psutil
 
 from bench.clips import phone_clip
-from bench.serve import milliseconds, p50_p95, post
+from bench.serve import p50_p95, post, wall_ms
 from tests.support.server import FAKE_APP, REAL_APP, Server
 from tests.support.websocket_client import WebSocketClient, connection_count
 
-TURNS = 3
-"""How often the sockets are opened and closed again, so that a slower minute is nobody's alone."""
+REPETITIONS = 3
+"""How often the sockets are opened and closed, so that a slow minute of the machine affects both sides."""
 IDLE_SECONDS = 10
 LINE = "I did not expect to enjoy this evening as much as I did, and now I cannot sleep."
 
@@ -41,7 +41,7 @@ def cpu_seconds(server: Server) -> float:
 
 @contextmanager
 def connected(server: Server, number: int) -> Iterator[list[WebSocketClient]]:
-    """Open so many connections, and go on when everybody has heard of the last."""
+    """Open `number` connections and wait until each has received the full count."""
     before = connection_count(server)
     with ExitStack() as stack:
         clients = [stack.enter_context(WebSocketClient(server)) for _ in range(number)]
@@ -51,87 +51,87 @@ def connected(server: Server, number: int) -> Iterator[list[WebSocketClient]]:
         time.sleep(0.05)
 
 
-def beside(server: Server, data: bytes, sockets: int, rounds: int) -> None:
-    """Compare calls with and without idle sockets."""
-    alone: list[float] = []
-    among: list[float] = []
+def compare_latency(server: Server, data: bytes, sockets: int, rounds: int) -> None:
+    """Compare the latency of calls with and without idle sockets."""
+    without: list[float] = []
+    with_sockets: list[float] = []
 
     def calls(taken: list[float]) -> None:
-        taken += [milliseconds(lambda: post(server, "/predict", data)) for _ in range(rounds)]
+        taken += [wall_ms(lambda: post(server, "/predict", data)) for _ in range(rounds)]
 
     print(f"memory of each worker: {megabytes(server)} MB")
-    for turn in range(TURNS):
-        calls(alone)
+    for repetition in range(REPETITIONS):
+        calls(without)
         with connected(server, sockets):
-            calls(among)
-            if turn == 0:
+            calls(with_sockets)
+            if repetition == 0:
                 print(f"memory of each worker with {sockets} sockets: {megabytes(server)} MB")
     print(f"\n{'/predict':24} {'p50 ms':>8} {'p95 ms':>8}")
-    print(f"{'alone':24} {p50_p95(alone)}")
-    print(f"{f'beside {sockets} idle sockets':24} {p50_p95(among)}")
-    print(f"ratio of the medians: {statistics.median(among) / statistics.median(alone):.3f}")
+    print(f"{'without':24} {p50_p95(without)}")
+    print(f"{f'beside {sockets} idle sockets':24} {p50_p95(with_sockets)}")
+    print(f"ratio of the medians: {statistics.median(with_sockets) / statistics.median(without):.3f}")
 
 
-def idling(server: Server, sockets: int) -> None:
-    """Tell what sockets take that do nothing but exist."""
+def measure_idle_cpu(server: Server, sockets: int) -> None:
+    """Measure the CPU time of idle sockets."""
     with connected(server, sockets):
         before = cpu_seconds(server)
         time.sleep(IDLE_SECONDS)
         share = (cpu_seconds(server) - before) / IDLE_SECONDS
-    begun = cpu_seconds(server)
+    start = cpu_seconds(server)
     time.sleep(IDLE_SECONDS)
-    without = (cpu_seconds(server) - begun) / IDLE_SECONDS
-    print(f"\nCPU of all workers while nothing happens: {share:.1%} of a core with sockets, {without:.1%} without")
+    without = (cpu_seconds(server) - start) / IDLE_SECONDS
+    print(f"\nCPU of all workers while idle: {share:.1%} of a core with sockets, {without:.1%} without")
 
 
-def coming_and_going(server: Server, sockets: int) -> None:
-    """Tell how soon everybody knows."""
+def measure_broadcast(server: Server, sockets: int) -> None:
+    """Measure how soon every client receives a changed count."""
     with connected(server, sockets) as clients:
         seconds = []
         for _ in range(10):
-            begun = time.perf_counter()
+            start = time.perf_counter()
             with WebSocketClient(server):
                 for client in clients:
                     client.wait_for_connections(sockets + 1)
-                seconds.append(time.perf_counter() - begun)
+                seconds.append(time.perf_counter() - start)
             for client in clients:
                 client.wait_for_connections(sockets)
-    print(f"\nuntil all {sockets} know that one came: p50 {statistics.median(seconds):.2f}, most {max(seconds):.2f} s")
+    print(f"\nuntil all {sockets} have the new count: p50 {statistics.median(seconds):.2f}, most {max(seconds):.2f} s")
 
 
-def dying(server: Server, sockets: int) -> None:
-    """Kill a worker and tell how long its connections are still counted."""
+def measure_killed_worker(server: Server, sockets: int) -> None:
+    """Kill a worker and measure how long its connections are still counted."""
     with connected(server, sockets) as clients:
         rows = server.log_rows(endpoint="/api/ws")
         with_worker = {row["request_id"]: row["worker"] for row in rows if row["status_code"] is None}
         victim = with_worker[clients[0].request_id]
         alive = [client for client in clients if with_worker[client.request_id] != victim]
         psutil.Process(victim).send_signal(signal.SIGKILL)
-        begun = time.perf_counter()
+        start = time.perf_counter()
         for client in alive:
             client.wait_for_connections(len(alive))
-        taken = time.perf_counter() - begun
+        taken = time.perf_counter() - start
     print(f"a killed worker's {sockets - len(alive)} connections were off the count after {taken:.1f} s")
 
 
-def talking(server: Server, messages: int) -> None:
+def measure_messages(server: Server, messages: int) -> None:
     print(f"\n{'clients':>8} {'messages/s':>11} {'p50 ms':>8} {'p95 ms':>8}")
     for clients in (1, 2, 8):
-        with connected(server, clients) as talkers, ThreadPoolExecutor(clients) as pool:
+        with connected(server, clients) as clients_open, ThreadPoolExecutor(clients) as pool:
 
-            def talk(talker: WebSocketClient, each: int = messages // clients) -> list[float]:
-                return [milliseconds(lambda: talker.request(LINE)) for _ in range(each)]
+            def request(client: WebSocketClient, each: int = messages // clients) -> list[float]:
+                return [wall_ms(lambda: client.request(LINE)) for _ in range(each)]
 
-            begun = time.perf_counter()
-            taken = [value for values in pool.map(talk, talkers) for value in values]
-            print(f"{clients:8} {len(taken) / (time.perf_counter() - begun):11.0f} {p50_p95(taken)}")
+            start = time.perf_counter()
+            taken = [value for values in pool.map(request, clients_open) for value in values]
+            print(f"{clients:8} {len(taken) / (time.perf_counter() - start):11.0f} {p50_p95(taken)}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser("python -m bench.sockets", description=__doc__.splitlines()[0])
-    parser.add_argument("--sockets", type=int, default=100, help="idle connections (default 100)")
-    parser.add_argument("--rounds", type=int, default=10, help="calls in each of the turns (default 10)")
-    parser.add_argument("--messages", type=int, default=400, help="messages to answer (default 400)")
+    parser.add_argument("--sockets", type=int, default=100, help="idle connections (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=10, help="calls in each repetition (default: %(default)s)")
+    parser.add_argument("--messages", type=int, default=400, help="messages to answer (default: %(default)s)")
     parser.add_argument("--fake", action="store_true", help="answer without models")
     options = parser.parse_args()
     data = b"a clip" if options.fake else phone_clip(640, 360, 3.0)
@@ -139,13 +139,13 @@ def main() -> None:
     settings = {"LOG_LEVEL": "WARNING", "SOCKET_MESSAGES_PER_MINUTE": 60_000}
     app = FAKE_APP if options.fake else REAL_APP
     with tempfile.TemporaryDirectory() as folder, Server(Path(folder), app, **settings) as server:
-        for _ in range(4):  # until each worker is warm
+        for _ in range(4):  # warm up each worker
             post(server, "/predict", data)
-        beside(server, data, options.sockets, options.rounds)
-        idling(server, options.sockets)
-        coming_and_going(server, options.sockets)
-        talking(server, options.messages)
-        dying(server, options.sockets)
+        compare_latency(server, data, options.sockets, options.rounds)
+        measure_idle_cpu(server, options.sockets)
+        measure_broadcast(server, options.sockets)
+        measure_messages(server, options.messages)
+        measure_killed_worker(server, options.sockets)
 
 
 if __name__ == "__main__":

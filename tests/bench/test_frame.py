@@ -1,10 +1,10 @@
-"""The benchmark of what one frame costs."""
+"""The benchmark of one frame."""
 
 from bench import frame
 
 
-def test_what_a_frame_costs_is_told_by_stage(capsys):
+def test_the_cost_of_a_frame_is_printed_by_stage(capsys):
     frame.main(["--model", "compact-emotimesh", "--rounds", "1"])
     printed = capsys.readouterr().out
-    assert "| read it, compact-emotimesh |" in printed
-    assert "Allowed: 12 ms a frame" in printed
+    assert "| predict, compact-emotimesh |" in printed
+    assert "Target: at most 12 ms a frame" in printed

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bench import render, robustness
-from bench.robustness import CONDITIONS, Outcome, measure, sample, table
+from bench.robustness import CONDITIONS, ConditionResult, measure, sample, table
 from moodreel.emotions import FIVE
 from moodreel.faces.landmarker import FaceLandmarker
 from moodreel.models.face_registry import face_model_registry
@@ -21,27 +21,27 @@ NOSE = 4
 
 
 @pytest.fixture(scope="module")
-def finder():
-    finder = FaceLandmarker(STORE / "face_landmarker" / "face_landmarker.task")
-    yield finder
-    finder.close()
+def landmarker():
+    landmarker = FaceLandmarker(STORE / "face_landmarker" / "face_landmarker.task")
+    yield landmarker
+    landmarker.close()
 
 
 @pytest.fixture(scope="module")
 def picture(portrait):
-    """The face of the portrait as FER+ would have it: (48, 48) uint8, grey."""
+    """The face of the portrait as FER+ would have it: (48, 48) uint8, gray."""
     face = cv2.cvtColor(portrait[55:185, 160:290], cv2.COLOR_RGB2GRAY)
     return cv2.resize(face, (48, 48), interpolation=cv2.INTER_AREA)
 
 
 @pytest.fixture(scope="module")
-def scene(picture, finder):
-    return render.scene(picture, finder)
+def scene(picture, landmarker):
+    return render.make_scene(picture, landmarker)
 
 
 @pytest.fixture(scope="module")
-def faceless(finder):
-    return render.scene(np.full((48, 48), 127, np.uint8), finder)
+def faceless(landmarker):
+    return render.make_scene(np.full((48, 48), 127, np.uint8), landmarker)
 
 
 @pytest.fixture
@@ -82,18 +82,18 @@ def test_where_no_face_is_found_there_is_nothing_to_turn_or_cover(faceless, effe
 
 
 @pytest.mark.parametrize("degrees", [-30, -15, 15, 30])
-def test_a_head_turns_to_the_side_asked_for_and_keeps_its_size(scene, finder, degrees):
-    (before,) = finder.detect(scene.frame)
-    (after,) = finder.detect(render.turn(scene.frame, scene.landmarks, yaw=degrees))
+def test_a_head_turns_to_the_side_asked_for_and_keeps_its_size(scene, landmarker, degrees):
+    (before,) = landmarker.detect(scene.frame)
+    (after,) = landmarker.detect(render.turn(scene.frame, scene.landmarks, yaw=degrees))
     assert after.yaw - before.yaw == pytest.approx(degrees, abs=10)
     assert (after.landmarks[NOSE, 0] - before.landmarks[NOSE, 0]) * degrees > 0
     assert after.box[3] == pytest.approx(before.box[3], rel=0.1)
 
 
 @pytest.mark.parametrize("degrees", [-20, 20])
-def test_a_head_is_raised_and_lowered(scene, finder, degrees):
-    (before,) = finder.detect(scene.frame)
-    (after,) = finder.detect(render.turn(scene.frame, scene.landmarks, pitch=degrees))
+def test_a_head_is_raised_and_lowered(scene, landmarker, degrees):
+    (before,) = landmarker.detect(scene.frame)
+    (after,) = landmarker.detect(render.turn(scene.frame, scene.landmarks, pitch=degrees))
     assert after.pitch - before.pitch == pytest.approx(degrees, abs=10)
     assert (after.landmarks[NOSE, 1] - before.landmarks[NOSE, 1]) * degrees < 0
 
@@ -104,8 +104,8 @@ def test_a_head_that_is_not_turned_stays_as_it_is(scene):
 
 
 @pytest.mark.parametrize("degrees", [-30, 30])
-def test_the_yaw_is_what_the_condition_says_whatever_it_was(scene, finder, rng, degrees):
-    (face,) = finder.detect(render.yawed(scene, degrees, rng))
+def test_the_yaw_is_what_the_condition_says_whatever_it_was(scene, landmarker, rng, degrees):
+    (face,) = landmarker.detect(render.yawed(scene, degrees, rng))
     assert face.yaw == pytest.approx(degrees, abs=12)
 
 
@@ -117,14 +117,14 @@ def test_a_head_turned_farther_stays_and_is_mirrored_to_the_side_asked_for(scene
 
 
 @pytest.mark.parametrize("degrees", [15, 45])
-def test_a_head_leans(scene, finder, rng, degrees):
-    (face,) = finder.detect(render.rolled(scene, degrees, rng))
+def test_a_head_leans(scene, landmarker, rng, degrees):
+    (face,) = landmarker.detect(render.rolled(scene, degrees, rng))
     assert abs(face.roll) == pytest.approx(degrees, abs=8)
 
 
 @pytest.mark.parametrize("pixels", [128, 300])
-def test_a_face_is_as_large_as_asked_for(scene, finder, rng, pixels):
-    (before,), (after,) = finder.detect(scene.frame), finder.detect(render.sized(scene, pixels, rng))
+def test_a_face_is_as_large_as_asked_for(scene, landmarker, rng, pixels):
+    (before,), (after,) = landmarker.detect(scene.frame), landmarker.detect(render.sized(scene, pixels, rng))
     assert after.box[2] / before.box[2] == pytest.approx(pixels / render.FACE, rel=0.1)
 
 
@@ -162,11 +162,11 @@ def test_a_mask_covers_the_mouth_and_glasses_the_eyes(scene, rng):
 
 
 def test_colours_run_from_bluish_over_grey_to_warm_at_one_brightness(scene, rng):
-    cool, grey, warm = (render.coloured(scene, cast, rng) for cast in (-1, 0, 2))
+    cool, gray, warm = (render.recolored(scene, cast, rng) for cast in (-1, 0, 2))
     assert cool[..., 2].mean() > cool[..., 0].mean()
-    assert (grey == grey[..., :1]).all()
+    assert (gray == gray[..., :1]).all()
     assert warm[..., 0].mean() > scene.frame[..., 0].mean()
-    light = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY).mean() for frame in (cool, grey, scene.frame, warm)]
+    light = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY).mean() for frame in (cool, gray, scene.frame, warm)]
     assert np.ptp(light) < 8
 
 
@@ -180,22 +180,22 @@ def test_light_from_one_side_and_from_behind(scene, rng):
     assert behind[y, x].mean() < scene.frame[y, x].mean()
 
 
-def test_a_face_is_read_as_the_service_reads_it_and_one_not_found_is_wrong(scene, faceless, finder):
+def test_a_face_is_read_as_the_service_reads_it_and_one_not_found_is_wrong(scene, faceless, landmarker):
     predictor = face_model_registry(STORE).get()
     truth = np.array([HAPPY, HAPPY])
-    outcome = measure([scene, faceless], truth, CONDITIONS[0], finder, predictor)
-    assert outcome.found.tolist() == [True, False]
-    assert outcome.certain.tolist() == [True, False]
-    assert outcome.probabilities.shape == (1, len(predictor.info.labels))
-    assert not outcome.right[1]
-    none = measure([faceless], truth[:1], CONDITIONS[0], finder, predictor)
-    assert none.right.tolist() == [False]
+    result = measure([scene, faceless], truth, CONDITIONS[0], landmarker, predictor)
+    assert result.found.tolist() == [True, False]
+    assert result.certain.tolist() == [True, False]
+    assert result.probabilities.shape == (1, len(predictor.info.labels))
+    assert not result.correct[1]
+    none = measure([faceless], truth[:1], CONDITIONS[0], landmarker, predictor)
+    assert none.correct.tolist() == [False]
 
 
 def test_the_table_has_a_row_for_each_condition():
     answers = np.eye(5, dtype=np.float32)[[0, 1]]
-    half = Outcome(np.array([0, 0, 1]), np.array([True, True, False]), np.array([True, False, False]), answers)
-    nobody = Outcome(np.array([0, 1]), np.zeros(2, bool), np.zeros(2, bool), np.zeros((0, 5), np.float32))
+    half = ConditionResult(np.array([0, 0, 1]), np.array([True, True, False]), np.array([True, False, False]), answers)
+    nobody = ConditionResult(np.array([0, 1]), np.zeros(2, bool), np.zeros(2, bool), np.zeros((0, 5), np.float32))
     lines = table({condition: half if i else nobody for i, condition in enumerate(CONDITIONS)}).splitlines()
     assert len(lines) == 2 + len(CONDITIONS)
     assert len({line.count("|") for line in lines}) == 1
