@@ -1,4 +1,4 @@
-"""The models that see and hear, by name: windows of clips in, calibrated probabilities out."""
+"""Load the models that read faces and voices: windows of clips in, calibrated probabilities out."""
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -23,17 +23,27 @@ ARCHITECTURES: dict[str, type[AudioVisualNet]] = {"audio-visual": AudioVisualNet
 FACE_BATCH_SIZE = 8
 """Faces in one batch of the trunk on a CPU: more are no faster each, and take memory."""
 WINDOW_BATCH_SIZE = 16
-"""Windows in one batch of all else, and of the trunk on a GPU."""
+"""Windows in one batch of the rest of the network, and of the trunk on a GPU."""
 
 
 class AudioVisualPredictor:
-    """One loaded model. Safe to use from any number of threads: it is never changed after it is made.
+    """A loaded model that reads faces and voices. Immutable, so safe to use from any number of threads.
 
-    info: which one it is; its labels are `moodreel.emotions.EIGHT` in that order where they are these eight.
-    modalities: which of `MODALITIES` it reads.
+    Attributes:
+        network: The network, in eval mode.
+        modalities: Which of `MODALITIES` it reads.
+        info: Which model it is; its labels are `moodreel.emotions.EIGHT` in that order if they are these eight.
     """
 
     def __init__(self, network: AudioVisualNet, card: ModelCard, *, sha256: str, device: str = "cpu") -> None:
+        """Wrap a network with its weights.
+
+        Args:
+            network: Its outputs are in the order of the card's labels.
+            card: The labels, the modalities and the calibration.
+            sha256: Of the weights file.
+            device: Torch device to compute on.
+        """
         self.network = network.eval()
         # Convolutions over images are faster in this memory format; torch's stubs do not know the argument.
         network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -41,55 +51,55 @@ class AudioVisualPredictor:
         self.modalities = tuple(name for name in MODALITIES if name in card.modalities)
         self._order = [card.labels.index(label) for label in labels]
         self._temperature, self._scales = card.temperature, label_scales(card, labels)
-        self.info = ModelInfo(
-            name=card.name,
-            version=card.version,
-            sha256=sha256,
-            architecture=card.architecture,
-            labels=tuple(labels),
-            card=card,
-        )
+        self.info = ModelInfo.of(card, labels, sha256=sha256)
 
     def predict(self, batch: AudioVisualBatch) -> list[tuple[np.ndarray, tuple[str, ...]]]:
-        """Say what each window showed and sounded like, and which modalities that comes from.
+        """Predict what each window showed and sounded like.
 
-        Returns, for each window, float32 (C,) that add up to 1, in the order of `info.labels`.
-        Raises ValueError for a window that has nothing of what the model reads.
+        Returns:
+            For each window its probabilities, float32 (C,), adding up to 1, in the order of `info.labels`; and the
+            modalities that they come from.
+
+        Raises:
+            ValueError: A window has none of the modalities that the model reads.
         """
         readable = self._readable(batch)
         modalities = readable.modalities()
         if not all(modalities):
-            raise ValueError("A window has nothing of what this model reads: there is nothing to answer from.")
-        found: list[np.ndarray] = []
+            raise ValueError("A window has none of the modalities that this model reads.")
+        probabilities: list[np.ndarray] = []
         with torch.inference_mode():
             for rows in torch.arange(len(readable)).split(WINDOW_BATCH_SIZE):
                 logits = self._logits(readable.select(rows))
-                found.extend(calibrate(logits[:, self._order], self._temperature, self._scales))
-        return list(zip(found, modalities, strict=True))
+                probabilities.extend(calibrate(logits[:, self._order], self._temperature, self._scales))
+        return list(zip(probabilities, modalities, strict=True))
 
     def predict_clip(self, batch: AudioVisualBatch) -> np.ndarray:
-        """Say what the clip showed whose windows these are, float32 (C,): their mean, so that what lasted counts."""
+        """Return the mean probabilities over the windows of a clip, float32 (C,)."""
         return np.stack([probabilities for probabilities, _ in self.predict(batch)]).mean(axis=0)
 
-    def _logits(self, excerpts: AudioVisualBatch) -> torch.Tensor:
-        """On a CPU two threads share the faces: nothing else of a clip is left to do meanwhile."""
-        network, faces = self.network, excerpts.faces[excerpts.face_mask]
+    def _logits(self, batch: AudioVisualBatch) -> torch.Tensor:
+        """Compute the logits (B, C); on a CPU two threads share the faces, as nothing else of a clip is left to do."""
+        network, faces = self.network, batch.faces[batch.face_mask]
+        logits: torch.Tensor
         if network.device.type != "cpu" or len(faces) < 2:
-            return network(excerpts)
+            logits = network(batch)
+            return logits
         with ThreadPoolExecutor(2) as pool:
-            looks = pool.map(self._look, faces.split(min(FACE_BATCH_SIZE, -(-len(faces) // 2))))
-            frames = torch.zeros(*excerpts.face_mask.shape, FEATURE_DIM)
-            frames[excerpts.face_mask] = torch.cat(list(looks))
-        return network.fusion(network.fusion_inputs(frames, excerpts.face_mask, excerpts.mels, excerpts.audio_mask))
+            encoded = pool.map(self._encode_faces, faces.split(min(FACE_BATCH_SIZE, -(-len(faces) // 2))))
+            features = torch.zeros(*batch.face_mask.shape, FEATURE_DIM)
+            features[batch.face_mask] = torch.cat(list(encoded))
+        logits = network.fusion(network.fusion_inputs(features, batch.face_mask, batch.mels, batch.audio_mask))
+        return logits
 
-    def _look(self, faces: torch.Tensor) -> torch.Tensor:
-        with torch.inference_mode():  # a thread of its own begins without
+    def _encode_faces(self, faces: torch.Tensor) -> torch.Tensor:
+        with torch.inference_mode():  # per thread: a new thread starts without it
             return self.network.encode_faces(faces)
 
-    def _readable(self, excerpts: AudioVisualBatch) -> AudioVisualBatch:
-        """Take away what the model does not read."""
-        seen, heard = ("video" in self.modalities), ("audio" in self.modalities)
-        return replace(excerpts, face_mask=excerpts.face_mask & seen, audio_mask=excerpts.audio_mask & heard)
+    def _readable(self, batch: AudioVisualBatch) -> AudioVisualBatch:
+        """Mask what the model does not read."""
+        video, audio = "video" in self.modalities, "audio" in self.modalities
+        return replace(batch, face_mask=batch.face_mask & video, audio_mask=batch.audio_mask & audio)
 
 
 DEFAULT_MODEL = "faces-eight"
@@ -103,9 +113,15 @@ def audiovisual_model_registry(
 
 
 def load_audiovisual_model(path: Path, *, device: str = "cpu", fuse: bool = True) -> AudioVisualPredictor:
-    """Load a model from its folder or its weights file, and check it in full. Raises ModelInvalid.
+    """Load and validate a model.
 
-    fold: ready to serve; a network that is to be trained or saved again needs its layers as they are.
+    Args:
+        path: The model's folder, or its weights file.
+        device: Torch device, as `resolve_device` returns it.
+        fuse: Whether to fuse batch normalization for inference. False for a network that is trained or saved again.
+
+    Raises:
+        ModelInvalid: The model cannot be loaded.
     """
     if not path.exists():
         raise ModelInvalid(f"There is no checkpoint {path.name!r}; check the name and its permissions.")
@@ -121,7 +137,7 @@ def load_audiovisual_model(path: Path, *, device: str = "cpu", fuse: bool = True
 
 
 def validate_audiovisual_card(card: ModelCard) -> ModelCard:
-    """Return a card that is of an audio-visual model. Raises ModelInvalid."""
+    """Return the card if it is that of an audio-visual model. Raises ModelInvalid."""
     if card.kind != AUDIO_VISUAL:
         raise ModelInvalid(f"{card.name!r} is no audio-visual model: its model.json needs the kind {AUDIO_VISUAL!r}.")
     return card

@@ -1,4 +1,4 @@
-"""Fetch an EmotiMesh-Net checkpoint from Google Drive, all of it or nothing."""
+"""Download an EmotiMesh-Net checkpoint from Google Drive."""
 
 import os
 import re
@@ -9,18 +9,23 @@ from moodreel.models.face_registry import load_face_model
 
 
 def download_checkpoint(drive_id: str, folder: Path) -> Path:
-    """Return the checkpoint of that Drive id in `folder`, downloading it unless it is there already.
+    """Return the checkpoint of a Drive id in `folder`; download it first if it is not there.
 
-    The download goes to a temporary name and is renamed only once it has loaded as a model: one that broke off, or a
-    page that Google serves in place of the file, never becomes a model. Raises ModelInvalid saying what to do.
+    The download has a temporary name until it has been loaded as a model, so that a partial file, or a web page that
+    Google serves in its place, never becomes a model.
+
+    Raises:
+        ModelInvalid: The id is not valid, or the download failed or is not a model.
     """
     if not re.fullmatch(r"[A-Za-z0-9_-]{10,128}", drive_id):
-        raise ModelInvalid("MODEL_DOWNLOAD_ID is the id in a Google Drive link, letters, digits, - and _; check it.")
+        raise ModelInvalid(
+            "MODEL_DOWNLOAD_ID must be the id in a Google Drive link: letters, digits, - and _; check it."
+        )
     checkpoint = folder / f"{drive_id}.pth"
     if checkpoint.exists():
         return checkpoint
     folder.mkdir(parents=True, exist_ok=True)
-    # Several workers may start at once, each with a download of its own.
+    # Several workers may start at once; each downloads to its own file.
     partial = folder / f"{drive_id}.{os.getpid()}.partial"
     try:
         _download(drive_id, partial)
@@ -32,7 +37,7 @@ def download_checkpoint(drive_id: str, folder: Path) -> Path:
 
 
 def _download(drive_id: str, path: Path) -> None:
-    # Imported here: it costs every start a second that only this download needs.
+    # Imported here: it takes a second, which only this download should cost.
     import gdown
 
     failure = (
@@ -41,7 +46,7 @@ def _download(drive_id: str, path: Path) -> None:
     )
     try:
         downloaded = gdown.download(id=drive_id, output=str(path), quiet=True)
-    except Exception as error:  # gdown lets through errors of its own, of requests and of the file system
+    except Exception as error:  # gdown passes on errors of its own, of requests and of the file system
         raise ModelInvalid(failure) from error
     if downloaded is None or not path.exists():
         raise ModelInvalid(failure)

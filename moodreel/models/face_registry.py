@@ -1,7 +1,6 @@
-"""The models that read faces, by name: one folder each."""
+"""Load the models that read faces."""
 
 from pathlib import Path
-from typing import Any
 
 from moodreel.errors import ModelInvalid
 from moodreel.models.checkpoint import load_state_dict, read_weights
@@ -53,41 +52,45 @@ def face_model_registry(
 
 
 def load_face_model(path: Path, *, device: str = "cpu", fuse: bool = True) -> FacePredictor:
-    """Load a model from its folder or its weights file, and check it in full. Raises ModelInvalid.
+    """Load and validate a model.
 
-    A folder with a `config.json` is one of Hugging Face's; a `model.json` in it may say what its config does not.
-    Weights without a `model.json` beside them are taken for an original EmotiMesh-Net named after the file.
-    fold: ready to serve; a network that is to be trained or saved again needs its layers as they are.
+    A folder with a `config.json` is one of Hugging Face's; a `model.json` in it may add to that. Weights without a
+    `model.json` beside them are those of an original EmotiMesh-Net, named after the file.
+
+    Args:
+        path: The model's folder, or its weights file.
+        device: Torch device, as `resolve_device` returns it.
+        fuse: Whether to fuse batch normalization for inference. False for a network that is trained or saved again.
+
+    Raises:
+        ModelInvalid: The model cannot be loaded.
     """
     folder = path if path.is_dir() else path.parent
     if image.is_huggingface_folder(folder) and (path.is_dir() or path.name == image.HF_WEIGHTS_FILE):
-        return _load_hugging_face(folder, device, fold=fuse)
+        return _load_huggingface(folder, device, fuse=fuse)
     weights_path = find_weights(path) if path.is_dir() else path
     card_path = weights_path.parent / CARD_FILE
     card = read_card(card_path) if card_path.is_file() else emotimesh_card(path.stem)
     weights = dequantize(read_weights(weights_path))
     digest = verified_sha256(weights_path, card)
-    module = build_network(card, ARCHITECTURES)
-    load_state_dict(module, weights, card.name)
+    network = build_network(card, ARCHITECTURES)
+    load_state_dict(network, weights, card.name)
     if fuse:
-        fuse_batchnorm(module)
-    return FacePredictor(module, card, sha256=digest, device=device)
+        fuse_batchnorm(network)
+    return FacePredictor(network, card, sha256=digest, device=device)
 
 
-def _load_hugging_face(folder: Path, device: str, *, fold: bool) -> FacePredictor:
-    known: dict[str, Any] = {
-        "architecture": image.read_architecture(folder),
-        "labels": image.read_labels(folder),
-    }
-    stated = folder / CARD_FILE
-    card = (
-        read_card(stated, **known)
-        if stated.is_file()
-        else validate_card(ModelCard(name=folder.resolve().name, **known))
-    )
+def _load_huggingface(folder: Path, device: str, *, fuse: bool) -> FacePredictor:
+    architecture, labels = image.read_architecture(folder), image.read_labels(folder)
+    card_path = folder / CARD_FILE
+    if card_path.is_file():
+        card = read_card(card_path, architecture=architecture, labels=labels)
+    else:
+        card = validate_card(ModelCard(name=folder.resolve().name, architecture=architecture, labels=labels))
     network = image.read_network(folder)
     if len(card.labels) != network.classes:
         raise ModelInvalid(f"{card.name!r} has {len(card.labels)} labels for {network.classes} outputs; correct them.")
-    if fold:
+    if fuse:
         fuse_batchnorm(network)
-    return FacePredictor(network, card, sha256=verified_sha256(folder / image.HF_WEIGHTS_FILE, card), device=device)
+    digest = verified_sha256(folder / image.HF_WEIGHTS_FILE, card)
+    return FacePredictor(network, card, sha256=digest, device=device)

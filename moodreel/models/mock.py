@@ -1,4 +1,4 @@
-"""What stands in for an audio-visual model while somebody builds a client: answers made up, and marked as such."""
+"""Make up predictions in place of an audio-visual model, marked as mock, for developing clients without one."""
 
 import hashlib
 
@@ -13,24 +13,26 @@ MOCK_NAME = "mock"
 
 _CARD = ModelCard(name=MOCK_NAME, architecture=MOCK_NAME, labels=EIGHT, version="1", kind=AUDIO_VISUAL)
 _SHARPNESS = 6
-"""Power of what the hash gives: with it the likeliest of eight has some 50 %, as clients will see it."""
+"""Exponent of the hash values: the likeliest of eight labels then has some 50 %, as with a real model."""
 
 
 class MockPredictor:
-    """Answers every window of a clip the same, by the SHA-256 of the file: again and on every machine the same.
+    """Predicts the same for every window of a file, from the file's SHA-256 alone; the content is never looked at.
 
-    Says nothing of what the clip shows.
+    Used only with EMO_MOCK=1. Its results carry the model name `mock`.
     """
 
     info = ModelInfo(name=MOCK_NAME, version="1", sha256="", architecture=MOCK_NAME, labels=EIGHT, card=_CARD)
     modalities = MODALITIES
 
     def __init__(self, data: bytes) -> None:
+        """Derive the probabilities from the bytes of the file."""
         digest = hashlib.sha256(data).digest()
-        # Four of its bytes for each label.
+        # Four bytes for each of eight labels.
         values = np.frombuffer(digest, ">u4").astype(np.float64) / 2**32
         weights = values**_SHARPNESS + 1e-3
         self._probabilities = (weights / weights.sum()).astype(np.float32)
 
-    def predict(self, excerpts: AudioVisualBatch) -> list[tuple[np.ndarray, tuple[str, ...]]]:
-        return [(self._probabilities, modalities) for modalities in excerpts.modalities()]
+    def predict(self, batch: AudioVisualBatch) -> list[tuple[np.ndarray, tuple[str, ...]]]:
+        """Return the same probabilities, float32 (8,), for each window, and the modalities that it has."""
+        return [(self._probabilities, modalities) for modalities in batch.modalities()]

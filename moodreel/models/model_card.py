@@ -1,8 +1,8 @@
-"""`model.json`: what a model is, as data."""
+"""Read model cards: the `model.json` that describes a model as data."""
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from moodreel.emotions import EMOTIMESH_TRAINED_ORDER
 from moodreel.errors import ModelInvalid
 
 EMOTIMESH = "emotimesh"
-"""The architecture of a checkpoint that names none: what people have from before there were cards."""
+"""Architecture of a checkpoint without a model.json: those are older than model cards."""
 
 FACE, TEXT, AUDIO_VISUAL = "face", "text", "audio-visual"
 KINDS = (FACE, TEXT, AUDIO_VISUAL)
@@ -21,23 +21,32 @@ MODALITIES = ("video", "audio")
 
 @dataclass(frozen=True)
 class ModelCard:
-    """A model.json.
+    """The content of a model.json; every attribute is a key of it.
 
-    kind: what it reads, one of `KINDS`; each kind has a store of its own.
-    architecture: a key of `moodreel.models.face_registry.ARCHITECTURES`; arguments: its keyword arguments.
-    labels: what the network's outputs mean, in their order.
-    temperature: what logits of a whole clip are divided by before softmax; moment_temperature: those of one moment.
-    scales: what probabilities are multiplied by, label by label, before they add up to 1 again; 1 where a label is not
-        named. A rule of thumb for networks that say one label too often: to know how often a model is right, fit its
-        temperatures instead, and for how often labels come take `tau`, since a scale fits no other data than its own.
-    thresholds: of a model that may say several labels at once, label by label: the calibrated probability from which on
-        it says them. temperatures, offsets: what calibrates each label's own logit, which is divided by the first and
-        then added to the second; 1 and 0 where a label is not named.
-    modalities: of an audio-visual model, which of `MODALITIES` it reads: one that learnt from faces alone says
-        ["video"], and is given no sound.
-    commercial: false where the licence of the weights, or of what they learnt from, forbids commercial use.
-    sha256: of the weights; empty for a checkpoint that came without one.
-    input, normalisation, metrics (each with its command and data), data, licence: for people.
+    Attributes:
+        name: Unique name of the model, by which callers choose it; by default that of its folder.
+        architecture: Key of the ARCHITECTURES of the registry of its kind.
+        labels: Labels of the network's outputs, in their order.
+        version: Version of the weights, for people.
+        arguments: Keyword arguments of the architecture.
+        temperature: Divides the logits of a whole clip, text or window before softmax; above 0.
+        moment_temperature: Divides the logits of a single frame before softmax; above 0.
+        scales: Factor of each label's probability before they are normalized again; above 0, 1 for labels not named.
+            This is a heuristic for networks that answer one label too often. To calibrate confidence fit `temperature`
+            instead, and for a training prior set the argument `tau`: scales fit the data they were chosen on alone.
+        kind: What the model reads, one of `KINDS`; each kind has its own registry.
+        thresholds: Of a multi-label model: calibrated probability from which each label is reported; above 0.
+        temperatures: Of a multi-label model: divides each label's logit; above 0, 1 for labels not named.
+        offsets: Of a multi-label model: added to each label's logit after that; 0 for labels not named.
+        modalities: Of an audio-visual model: which of `MODALITIES` it reads. A model trained on faces alone has
+            ["video"] and is given no sound.
+        commercial: False if the license of the weights or of their training data forbids commercial use.
+        sha256: Of the weights file, in hexadecimal; empty to skip the check.
+        input: Description of the input, for people.
+        normalisation: Description of the input normalization, for people.
+        metrics: Measured results, each with its command and data set, for people.
+        data: Training data, for people.
+        licence: License of the weights, for people.
     """
 
     name: str
@@ -62,14 +71,20 @@ class ModelCard:
     licence: str = ""
 
 
-def read_card(path: Path, **known: Any) -> ModelCard:
-    """Read a model.json. Raises ModelInvalid.
+def read_card(path: Path, **defaults: Any) -> ModelCard:
+    """Read and validate a model.json. Unknown keys are ignored.
 
-    known: fields for what it does not say; name and architecture are else the folder's and the original one.
+    Args:
+        path: The file.
+        defaults: Fields for keys that it lacks. Without them the name is the folder's, and the architecture is
+            EmotiMesh-Net.
+
+    Raises:
+        ModelInvalid: The file is missing, is not JSON, or has values that cannot be used.
     """
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
-        fields = {"name": path.parent.name, "architecture": EMOTIMESH, **known} | fields
+        fields = {"name": path.parent.name, "architecture": EMOTIMESH, **defaults} | fields
         fields["labels"] = tuple(fields["labels"])
         fields["metrics"] = tuple(fields.get("metrics", ()))
         fields["modalities"] = tuple(fields.get("modalities", MODALITIES))
@@ -82,62 +97,59 @@ def read_card(path: Path, **known: Any) -> ModelCard:
 
 
 def validate_card(card: ModelCard) -> ModelCard:
-    """Return a card whose numbers and labels can be used. Raises ModelInvalid."""
-    usable = all(map(_positive, (card.temperature, card.moment_temperature)))
-    if not usable or not all(isinstance(v, str) for v in card.labels) or len(set(card.labels)) != len(card.labels):
-        raise ModelInvalid(
-            f"The model.json of {card.name!r} needs temperatures above 0 and labels that differ; correct it."
-        )
-    for name, usable_number in (
-        ("scales", _positive),
-        ("thresholds", _positive),
-        ("temperatures", _positive),
-        ("offsets", _finite),
-    ):
-        values = getattr(card, name)
-        if (
-            not isinstance(values, dict)
-            or not set(values) <= set(card.labels)
-            or not all(map(usable_number, values.values()))
-        ):
-            above = "" if name == "offsets" else " above 0"
-            raise ModelInvalid(
-                f"The model.json of {card.name!r} needs {name} that are numbers{above} for labels it has; correct it."
-            )
-    if not card.modalities or not set(card.modalities) <= set(MODALITIES):
-        raise ModelInvalid(
-            f"The model.json of {card.name!r} needs modalities that are {' or '.join(MODALITIES)}, or both; correct it."
-        )
-    if not isinstance(card.commercial, bool):
-        raise ModelInvalid(f"The model.json of {card.name!r} needs true or false for commercial; correct it.")
-    if card.kind not in KINDS:
-        raise ModelInvalid(f"The model.json of {card.name!r} needs a kind of {' or '.join(KINDS)}; correct it.")
+    """Return the card if its values can be used. Raises ModelInvalid."""
+    problem = _problem(card)
+    if problem:
+        raise ModelInvalid(f"The model.json of {card.name!r} needs {problem}; correct it.")
     return card
 
 
-def read_kind(path: Path) -> str:
-    """Tell the kind that a model.json says, without checking any more of it; what is broken is broken as a face's."""
-    try:
-        stated = json.loads(path.read_text(encoding="utf-8")).get("kind", FACE)
-    except (OSError, ValueError, AttributeError):
-        return FACE
-    return stated if stated in KINDS else FACE
+def _problem(card: ModelCard) -> str | None:
+    usable = all(map(_is_positive, (card.temperature, card.moment_temperature)))
+    if not usable or not all(isinstance(v, str) for v in card.labels) or len(set(card.labels)) != len(card.labels):
+        return "temperatures above 0 and labels that differ"
+    for name in ("scales", "thresholds", "temperatures"):
+        if not _is_number_by_label(card, getattr(card, name), _is_positive):
+            return f"{name} that are numbers above 0 for labels it has"
+    if not _is_number_by_label(card, card.offsets, _is_finite):
+        return "offsets that are numbers for labels it has"
+    if not card.modalities or not set(card.modalities) <= set(MODALITIES):
+        return f"modalities that are {' or '.join(MODALITIES)}, or both"
+    if not isinstance(card.commercial, bool):
+        return "true or false for commercial"
+    return None if card.kind in KINDS else f"a kind of {' or '.join(KINDS)}"
 
 
-def _positive(value: object) -> bool:
-    return _finite(value) and value > 0  # type: ignore[operator]
+def _is_number_by_label(card: ModelCard, values: object, is_usable: Callable[[object], bool]) -> bool:
+    return isinstance(values, dict) and set(values) <= set(card.labels) and all(map(is_usable, values.values()))
 
 
-def _finite(value: object) -> bool:
+def _is_positive(value: object) -> bool:
+    return _is_finite(value) and value > 0  # type: ignore[operator]
+
+
+def _is_finite(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
+def read_kind(path: Path) -> str:
+    """Return the kind of a model.json without validating the rest; `FACE` if there is none or it cannot be read.
+
+    The registry of face models then reports what is wrong with it.
+    """
+    try:
+        kind = json.loads(path.read_text(encoding="utf-8")).get("kind", FACE)
+    except (OSError, ValueError, AttributeError):
+        return FACE
+    return str(kind) if kind in KINDS else FACE
+
+
 def emotimesh_card(name: str) -> ModelCard:
-    """What a checkpoint is taken for that comes without a model.json: EmotiMesh-Net as it was trained."""
+    """Return the card for a checkpoint without a model.json: EmotiMesh-Net as it was trained."""
     return ModelCard(
         name=name,
         architecture=EMOTIMESH,
         labels=EMOTIMESH_TRAINED_ORDER,
-        input="x, y, z of MediaPipe's first 468 points, relative to the picture, at 15 moments spread over the clip",
+        input="x, y, z of MediaPipe's first 468 landmarks, relative to the image, in 15 frames spread over the clip",
         normalisation="none",
     )

@@ -1,8 +1,7 @@
-"""People's features in, calibrated probabilities out: arrays on the outside, tensors within."""
+"""Turn face features into calibrated probabilities: NumPy arrays outside, tensors inside."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -11,17 +10,21 @@ from moodreel.emotions import FIVE, SEVEN
 from moodreel.errors import MoodreelError
 from moodreel.faces.features import FaceFeatures
 from moodreel.models.model_card import ModelCard
-from moodreel.models.networks.base import FaceNetwork, Track, TrackLogits
+from moodreel.models.networks.base import FaceNetwork, Track, TrackLogits, Window
 
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """Which model answers.
+    """Identity of a loaded model.
 
-    labels: in the order of `Verdict.probabilities`, which for a model of those labels is `moodreel.emotions.FIVE` or
-        `SEVEN` whatever order its checkpoint has.
-    sha256: of the weights file.
-    card: all of its model.json.
+    Attributes:
+        name: As in its card.
+        version: As in its card.
+        sha256: Of the weights file.
+        architecture: As in its card.
+        labels: In the order of the predictor's probabilities. That is the order of the label set in `moodreel.emotions`
+            with the same labels, where there is one, and the card's otherwise.
+        card: The whole model.json.
     """
 
     name: str
@@ -31,39 +34,10 @@ class ModelInfo:
     labels: tuple[str, ...]
     card: ModelCard
 
-
-def label_probabilities(labels: Sequence[str], probabilities: np.ndarray) -> dict[str, float]:
-    """Map each of C labels to its probability, from an array of shape (C,)."""
-    return {label: float(probability) for label, probability in zip(labels, probabilities, strict=True)}
-
-
-@dataclass(frozen=True, eq=False)
-class TrackPrediction:
-    """What a model says of one person in one clip, in the order of `ModelInfo.labels`.
-
-    probabilities: float32 (C,), adding up to 1, calibrated by the card's temperature, then scaled where it says so.
-    moments: float32 (T, C), each moment by itself; NaN rows where there is no face, and everywhere when moments were
-        not asked for.
-    weights: float32 (T,), adding up to 1: how far each moment decided; 0 where there is no face.
-    """
-
-    probabilities: np.ndarray
-    per_frame: np.ndarray
-    weights: np.ndarray
-
-
-class FacePredictor:
-    """One loaded model. Safe to use from any number of threads: it is never changed after it is made."""
-
-    def __init__(self, network: FaceNetwork, card: ModelCard, *, sha256: str, device: str = "cpu") -> None:
-        self.network = network.eval()
-        # Convolutions over images are a sixth faster in this memory format; torch's stubs do not know the argument.
-        network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._card = card
-        labels = next((known for known in (FIVE, SEVEN) if set(known) == set(card.labels)), card.labels)
-        self._scales = label_scales(card, labels)
-        self._order = [card.labels.index(label) for label in labels]
-        self.info = ModelInfo(
+    @classmethod
+    def of(cls, card: ModelCard, labels: Sequence[str], *, sha256: str) -> "ModelInfo":
+        """Make the identity of the model with this card."""
+        return cls(
             name=card.name,
             version=card.version,
             sha256=sha256,
@@ -72,53 +46,107 @@ class FacePredictor:
             card=card,
         )
 
+
+def label_probabilities(labels: Sequence[str], probabilities: np.ndarray) -> dict[str, float]:
+    """Map each of C labels to its probability, from an array of shape (C,)."""
+    return {label: float(probability) for label, probability in zip(labels, probabilities, strict=True)}
+
+
+@dataclass(frozen=True, eq=False)
+class TrackPrediction:
+    """Prediction for one person in one clip, labels in the order of `ModelInfo.labels`.
+
+    Attributes:
+        probabilities: float32 (C,), calibrated, adding up to 1.
+        per_frame: float32 (T, C), for each frame by itself; NaN rows where there is no face, or not asked for.
+        weights: float32 (T,), share of each frame in `probabilities`, adding up to 1; 0 where there is no face.
+    """
+
+    probabilities: np.ndarray
+    per_frame: np.ndarray
+    weights: np.ndarray
+
+
+class FacePredictor:
+    """A loaded model that reads faces. Immutable, so safe to use from any number of threads.
+
+    Attributes:
+        network: The network, in eval mode.
+        info: Which model it is.
+    """
+
+    def __init__(self, network: FaceNetwork, card: ModelCard, *, sha256: str, device: str = "cpu") -> None:
+        """Wrap a network with its weights.
+
+        Args:
+            network: Its outputs are in the order of the card's labels.
+            card: The labels and the calibration.
+            sha256: Of the weights file.
+            device: Torch device to compute on.
+        """
+        self.network = network.eval()
+        # Convolutions over images are a sixth faster in this memory format; torch's stubs do not know the argument.
+        network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._card = card
+        labels = next((known for known in (FIVE, SEVEN) if set(known) == set(card.labels)), card.labels)
+        self._scales = label_scales(card, labels)
+        self._order = [card.labels.index(label) for label in labels]
+        self.info = ModelInfo.of(card, labels, sha256=sha256)
+
     @property
     def requires_rgb_crop(self) -> bool:
-        """Whether the features that it reads need `Features.portrait`."""
+        """Whether the model reads `FaceFeatures.rgb_crop`."""
         return self.network.requires_rgb_crop
 
     def predict(self, tracks: Sequence[Track], *, per_frame: bool = True) -> list[TrackPrediction]:
-        """Say what each person showed, all of them in one batch.
+        """Predict what each person showed, all of them in one batch.
 
-        tracks: for each person, features at T >= 1 equally spaced times, None where the face was not seen.
-        moments: whether to work out `Verdict.moments` too.
-        Raises ValueError for a track without any face.
+        Args:
+            tracks: For each person, features in T >= 1 equally spaced frames, None where the face was not found.
+            per_frame: Whether to compute `TrackPrediction.per_frame` too.
+
+        Raises:
+            ValueError: A track has no face.
         """
         if not tracks:
             return []
-        if any(all(features is None for features in track) for track in tracks):
+        if any(all(face is None for face in track) for track in tracks):
             raise ValueError("A track needs at least one face.")
         with torch.inference_mode():
-            answers = self.network.forward_tracks(tracks, per_frame=per_frame)
-            return [self._verdict(track, answer) for track, answer in zip(tracks, answers, strict=True)]
+            outputs = self.network.forward_tracks(tracks, per_frame=per_frame)
+            return [self._to_prediction(track, output) for track, output in zip(tracks, outputs, strict=True)]
 
-    def embed_faces(self, faces: Sequence[FaceFeatures]) -> list[Any]:
-        """Read faces of live video each by itself; what comes out is for `conclude`, and may be kept for seconds."""
+    def embed_faces(self, faces: Sequence[FaceFeatures]) -> list[torch.Tensor]:
+        """Compute what `classify_windows` needs of each face of live video, once a face."""
         if not faces:
             return []
         with torch.inference_mode():
             return self.network.embed_faces(faces)
 
-    def classify_windows(self, windows: Sequence[Sequence[Any | None]]) -> list[np.ndarray]:
-        """Say what people show now, in the light of their last seconds: calibrated probabilities (C,) of each.
+    def classify_windows(self, windows: Sequence[Window]) -> list[np.ndarray]:
+        """Classify the last frame of each window.
 
-        windows: for each person, what `observe` gave at equally spaced moments, five a second as the networks learnt
-        it, None where the face was not seen. The last moment is now, and was seen.
+        Args:
+            windows: For each person, embeddings of `embed_faces` in equally spaced frames, five a second as in
+                training, None where the face was not found. The last frame has a face.
+
+        Returns:
+            Calibrated probabilities, float32 (C,), of each window.
         """
         if not windows:
             return []
         with torch.inference_mode():
             return list(self._calibrated(self.network.classify_windows(windows), self._card.temperature))
 
-    def _verdict(self, track: Track, answer: TrackLogits) -> TrackPrediction:
-        by_moment = np.full((len(track), len(self._order)), np.nan, np.float32)
-        if answer.per_frame is not None:
-            seen = [features is not None for features in track]
-            by_moment[seen] = self._calibrated(answer.per_frame, self._card.moment_temperature)[seen]
+    def _to_prediction(self, track: Track, output: TrackLogits) -> TrackPrediction:
+        per_frame = np.full((len(track), len(self._order)), np.nan, np.float32)
+        if output.per_frame is not None:
+            mask = [face is not None for face in track]
+            per_frame[mask] = self._calibrated(output.per_frame, self._card.moment_temperature)[mask]
         return TrackPrediction(
-            probabilities=self._calibrated(answer.logits, self._card.temperature),
-            per_frame=by_moment,
-            weights=answer.weights.cpu().numpy(),
+            probabilities=self._calibrated(output.logits, self._card.temperature),
+            per_frame=per_frame,
+            weights=output.weights.cpu().numpy(),
         )
 
     def _calibrated(self, logits: torch.Tensor, temperature: float) -> np.ndarray:
@@ -126,13 +154,22 @@ class FacePredictor:
 
 
 def label_scales(card: ModelCard, labels: Sequence[str]) -> np.ndarray | None:
-    """Give the scales of a card, float32 (C,) in the order of `labels`; None where it has none."""
+    """Return the scales of a card, float32 (C,) in the order of `labels`; None where it has none."""
     return np.array([card.scales.get(label, 1.0) for label in labels], np.float32) if card.scales else None
 
 
 def calibrate(logits: torch.Tensor, temperature: float, scales: np.ndarray | None) -> np.ndarray:
-    """Turn logits (..., C) into calibrated probabilities, float32 (..., C), that add up to 1."""
-    probabilities = (logits.float() / temperature).softmax(dim=-1).cpu().numpy()
+    """Turn logits into probabilities: divide by the temperature, apply softmax, multiply by the scales.
+
+    Args:
+        logits: (..., C).
+        temperature: Above 0.
+        scales: float32 (C,), or None.
+
+    Returns:
+        float32 (..., C), adding up to 1.
+    """
+    probabilities: np.ndarray = (logits.float() / temperature).softmax(dim=-1).cpu().numpy()
     if scales is None:
         return probabilities
     scaled = probabilities * scales
@@ -140,7 +177,11 @@ def calibrate(logits: torch.Tensor, temperature: float, scales: np.ndarray | Non
 
 
 def resolve_device(use_gpu: str) -> str:
-    """Turn USE_GPU ("auto", "0" or "1") into a torch device. Raises MoodreelError for "1" where there is no GPU."""
+    """Return the torch device that USE_GPU ("auto", "0" or "1") asks for.
+
+    Raises:
+        MoodreelError: The value is another one, or is "1" and torch sees no GPU.
+    """
     if use_gpu not in ("auto", "0", "1"):
         raise MoodreelError(f"USE_GPU is auto, 0 or 1, not {use_gpu!r}.")
     available = use_gpu != "0" and torch.cuda.is_available()

@@ -1,24 +1,23 @@
-"""Weights in fewer bytes: half precision, or eight bits with a scale for each row of a matrix, or each output channel
-of a convolution."""
+"""Store weights in fewer bytes: as float16, or as int8 with a scale for each output channel."""
 
 from collections.abc import Callable, Mapping
 
 import torch
 
 SCALE_SUFFIX = ".scale"
-"""After the name of weights of eight bits: what their rows, or output channels, are multiplied by."""
-_MOST = 127
-_SHORTEST = 16
-"""Numbers of a row that eight bits are worth it for: a shorter one, as of a table of priors, has most to lose by them,
-and its scale takes as many bytes as they save."""
+"""Suffix of the name of the scales that belong to int8 weights."""
+_INT8_MAX = 127
+_MIN_ROW_SIZE = 16
+"""Values of a row from which int8 pays: in a shorter one, such as a row of priors, the scale takes what is saved."""
 
 
 def to_float32(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the weights unchanged."""
     return {name: tensor.contiguous() for name, tensor in state.items()}
 
 
 def to_float16(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Half precision; what has numbers too large for it stays as it is."""
+    """Convert floating-point weights to float16; a tensor with values too large for that stays unchanged."""
     halved = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
     return {
         name: (tensor if torch.isfinite(tensor).all() else state[name]).contiguous() for name, tensor in halved.items()
@@ -26,18 +25,21 @@ def to_float16(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def to_int8(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Matrices and convolutions as whole numbers of -127 to 127 times a scale for each row or output channel; what is
-    neither, or has but one row, in half precision."""
-    small = {}
+    """Quantize matrices and convolutions symmetrically to int8, -127..127, with a scale for each output channel.
+
+    Everything else, and what has only one or very short rows, becomes float16. The scales are stored under the name of
+    the weights and `SCALE_SUFFIX`.
+    """
+    quantized = {}
     for name, tensor in to_float16(state).items():
-        if tensor.ndim < 2 or len(tensor) < 2 or tensor[0].numel() < _SHORTEST or not tensor.is_floating_point():
-            small[name] = tensor
+        if tensor.ndim < 2 or len(tensor) < 2 or tensor[0].numel() < _MIN_ROW_SIZE or not tensor.is_floating_point():
+            quantized[name] = tensor
             continue
         exact = state[name].float().flatten(1)
-        scale = (exact.abs().amax(dim=1) / _MOST).clamp_min(1e-12)
-        small[name] = (exact / scale[:, None]).round().to(torch.int8).reshape(tensor.shape).contiguous()
-        small[name + SCALE_SUFFIX] = scale
-    return small
+        scale = (exact.abs().amax(dim=1) / _INT8_MAX).clamp_min(1e-12)
+        quantized[name] = (exact / scale[:, None]).round().to(torch.int8).reshape(tensor.shape).contiguous()
+        quantized[name + SCALE_SUFFIX] = scale
+    return quantized
 
 
 PRECISIONS: dict[str, Callable[[Mapping[str, torch.Tensor]], dict[str, torch.Tensor]]] = {
@@ -45,15 +47,15 @@ PRECISIONS: dict[str, Callable[[Mapping[str, torch.Tensor]], dict[str, torch.Ten
     "float16": to_float16,
     "int8": to_int8,
 }
-"""Ways to store weights, by name."""
+"""Conversions of a state dict by the name of the precision."""
 
 
 def dequantize(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Undo what `in_eight_bits` did; weights that were stored otherwise stay as they are."""
-    rows = {name.removesuffix(SCALE_SUFFIX) for name in weights if name.endswith(SCALE_SUFFIX)} & weights.keys()
-    kept = {name: tensor for name, tensor in weights.items() if name.removesuffix(SCALE_SUFFIX) not in rows}
-    return kept | {name: _scaled(weights[name].float(), weights[name + SCALE_SUFFIX].float()) for name in rows}
+    """Return int8 weights of `to_int8` as float32; others unchanged."""
+    quantized = {name.removesuffix(SCALE_SUFFIX) for name in weights if name.endswith(SCALE_SUFFIX)} & weights.keys()
+    others = {name: tensor for name, tensor in weights.items() if name.removesuffix(SCALE_SUFFIX) not in quantized}
+    return others | {name: _scaled(weights[name].float(), weights[name + SCALE_SUFFIX].float()) for name in quantized}
 
 
-def _scaled(whole: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    return whole * scale.reshape(-1, *[1] * (whole.ndim - 1))
+def _scaled(values: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    return values * scale.reshape(-1, *[1] * (values.ndim - 1))

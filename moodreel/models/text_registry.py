@@ -1,4 +1,4 @@
-"""The models that read texts, by name: windows of word pieces in, calibrated probabilities out."""
+"""Load the models that read texts: windows of tokens in, calibrated probabilities out."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,47 +29,61 @@ BATCH_SIZE = 16
 
 
 class TextPredictor:
-    """One loaded model. Safe to use from any number of threads: it is never changed after it is made.
+    """A loaded model that reads texts. Immutable, so safe to use from any number of threads.
 
-    info: which one it is; its labels are `EKMAN`.
-    thresholds: float32 (7,): from which probability on each label is said.
+    Attributes:
+        network: The network, in eval mode.
+        tokenizer: Splits texts into windows of the network's tokens.
+        thresholds: float32 (7,), the probability from which each label is reported.
+        info: Which model it is; its labels are `EKMAN`.
     """
 
     def __init__(
-        self, module: TextClassifier, tokens: WindowedTokenizer, card: ModelCard, *, sha256: str, device: str = "cpu"
+        self,
+        network: TextClassifier,
+        tokenizer: WindowedTokenizer,
+        card: ModelCard,
+        *,
+        sha256: str,
+        device: str = "cpu",
     ) -> None:
-        self.network = module.eval().to(device)
-        self.tokenizer = tokens
+        """Wrap a network with its weights.
+
+        Args:
+            network: Its outputs are in the order of the card's labels.
+            tokenizer: The one that the network was trained with.
+            card: The labels, their thresholds and their calibration.
+            sha256: Of the weights file.
+            device: Torch device to compute on.
+        """
+        self.network = network.eval()
+        network.to(device)
+        self.tokenizer = tokenizer
         self._device = device
         self._order = [card.labels.index(label) for label in EKMAN]
         self._temperatures = _by_label(card.temperatures, 1.0)
         self._offsets = _by_label(card.offsets, 0.0)
-        self.thresholds = _by_label(card.thresholds, 0.5).numpy()
-        self.info = ModelInfo(
-            name=card.name,
-            version=card.version,
-            sha256=sha256,
-            architecture=card.architecture,
-            labels=EKMAN,
-            card=card,
-        )
+        self.thresholds: np.ndarray = _by_label(card.thresholds, 0.5).numpy()
+        self.info = ModelInfo.of(card, EKMAN, sha256=sha256)
 
     def predict(self, windows: Sequence[TokenWindow]) -> np.ndarray:
-        """Say how likely each window shows each emotion: float32 (N, 7), calibrated, each 0..1 by itself."""
-        answers = np.zeros((len(windows), len(EKMAN)), np.float32)
-        by_length = sorted(range(len(windows)), key=lambda number: len(windows[number].ids))
+        """Return the calibrated probabilities of each window, float32 (N, 7), each 0..1 independently of the others."""
+        probabilities = np.zeros((len(windows), len(EKMAN)), np.float32)
+        by_length = sorted(range(len(windows)), key=lambda index: len(windows[index].ids))
         with torch.inference_mode():
             for start in range(0, len(by_length), BATCH_SIZE):
-                some = by_length[start : start + BATCH_SIZE]
-                answers[some] = self.calibrate(self.network.probabilities(self._batch([windows[i] for i in some])))
-        return answers
+                rows = by_length[start : start + BATCH_SIZE]
+                batch = self._padded([windows[row] for row in rows])
+                probabilities[rows] = self.calibrate(self.network.probabilities(batch))
+        return probabilities
 
     def calibrate(self, probabilities: torch.Tensor) -> np.ndarray:
-        """Turn the network's own probabilities (N, C) into calibrated ones (N, 7)."""
+        """Turn the network's own probabilities (N, C) into calibrated ones, float32 (N, 7)."""
         ordered = probabilities.float().cpu()[:, self._order].clamp(1e-6, 1 - 1e-6)
-        return (ordered.logit() / self._temperatures + self._offsets).sigmoid().numpy()
+        calibrated: np.ndarray = (ordered.logit() / self._temperatures + self._offsets).sigmoid().numpy()
+        return calibrated
 
-    def _batch(self, windows: Sequence[TokenWindow]) -> torch.Tensor:
+    def _padded(self, windows: Sequence[TokenWindow]) -> torch.Tensor:
         longest = max(len(window.ids) for window in windows)
         rows = np.full((len(windows), longest), self.network.pad_id, np.int64)
         for row, window in zip(rows, windows, strict=True):
@@ -88,42 +102,50 @@ def text_model_registry(
 
 
 def load_text_model(path: Path, *, device: str = "cpu") -> TextPredictor:
-    """Load a model from its folder, and check it in full. Raises ModelInvalid.
+    """Load and validate a model.
 
-    A folder with a `config.json` is one of Hugging Face's; a `model.json` in it may say what its config does not.
+    A folder with a `config.json` is one of Hugging Face's; a `model.json` in it may add to that.
+
+    Args:
+        path: The model's folder, or its weights file.
+        device: Torch device, as `resolve_device` returns it.
+
+    Raises:
+        ModelInvalid: The model cannot be loaded.
     """
     folder = path if path.is_dir() else path.parent
     if image.is_huggingface_folder(folder):
-        return _load_hugging_face(folder, device)
+        return _load_huggingface(folder, device)
     weights_path = find_weights(path) if path.is_dir() else path
     card = validate_text_card(read_card(folder / CARD_FILE))
     weights = dequantize(read_weights(weights_path))
     digest = verified_sha256(weights_path, card)
-    module = build_network(card, ARCHITECTURES)
-    module.prepare_for_serving()
-    load_state_dict(module, weights, card.name)
-    tokens = WindowedTokenizer(read_tokenizer(folder), module.max_tokens)
-    if isinstance(module, MiniLM) and tokens.vocabulary_size > module.word.num_embeddings:
+    network = build_network(card, ARCHITECTURES)
+    network.prepare_for_serving()
+    load_state_dict(network, weights, card.name)
+    tokenizer = WindowedTokenizer(read_tokenizer(folder), network.max_tokens)
+    if isinstance(network, MiniLM) and tokenizer.vocabulary_size > network.word.num_embeddings:
         raise ModelInvalid(
             f"The {TOKENIZER_FILE} of {card.name!r} has more tokens than its weights have embeddings; restore both "
             "files from one release."
         )
-    return TextPredictor(module, tokens, card, sha256=digest, device=device)
+    return TextPredictor(network, tokenizer, card, sha256=digest, device=device)
 
 
-def _load_hugging_face(folder: Path, device: str) -> TextPredictor:
-    known: dict[str, Any] = {
+def _load_huggingface(folder: Path, device: str) -> TextPredictor:
+    defaults: dict[str, Any] = {
         "kind": TEXT,
         "architecture": text.ARCHITECTURE,
         "labels": EKMAN,
         "name": folder.resolve().name,
     }
-    stated = folder / CARD_FILE
-    card = validate_text_card(read_card(stated, **known) if stated.is_file() else validate_card(ModelCard(**known)))
+    card_path = folder / CARD_FILE
+    card = read_card(card_path, **defaults) if card_path.is_file() else validate_card(ModelCard(**defaults))
+    validate_text_card(card)
     network = text.read_text_network(folder)
-    tokens = WindowedTokenizer(text.read_text_tokenizer(folder), network.max_tokens)
+    tokenizer = WindowedTokenizer(text.read_text_tokenizer(folder), network.max_tokens)
     digest = verified_sha256(folder / image.HF_WEIGHTS_FILE, card)
-    return TextPredictor(network, tokens, card, sha256=digest, device=device)
+    return TextPredictor(network, tokenizer, card, sha256=digest, device=device)
 
 
 def read_tokenizer(folder: Path) -> Tokenizer:
@@ -137,7 +159,7 @@ def read_tokenizer(folder: Path) -> Tokenizer:
 
 
 def validate_text_card(card: ModelCard) -> ModelCard:
-    """Return a card that is of a model for texts. Raises ModelInvalid."""
+    """Return the card if it is that of a text model. Raises ModelInvalid."""
     if card.kind != TEXT or set(card.labels) != set(EKMAN):
         raise ModelInvalid(
             f"{card.name!r} is no model for texts: its model.json needs the kind {TEXT!r} and the labels "
@@ -146,5 +168,5 @@ def validate_text_card(card: ModelCard) -> ModelCard:
     return card
 
 
-def _by_label(stated: Mapping[str, float], otherwise: float) -> torch.Tensor:
-    return torch.tensor([float(stated.get(label, otherwise)) for label in EKMAN])
+def _by_label(values: Mapping[str, float], default: float) -> torch.Tensor:
+    return torch.tensor([float(values.get(label, default)) for label in EKMAN])

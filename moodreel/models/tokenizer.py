@@ -1,4 +1,4 @@
-"""Texts to the word pieces that networks read: emoji in words, long texts in windows that overlap."""
+"""Split texts into tokens: emoji as words, long texts as overlapping windows."""
 
 from dataclasses import dataclass
 
@@ -6,29 +6,36 @@ import emoji
 from tokenizers import Tokenizer
 
 WINDOW_TOKENS = 96
-"""Word pieces of a window, special ones included: what networks are trained with, some 70 words."""
+"""Tokens of a window, special ones included: what networks are trained with, some 70 words."""
 OVERLAP_TOKENS = 24
-"""Word pieces that a window shares with the one before, so that what is said across its edge is read whole once."""
+"""Tokens that a window shares with the one before, so that each phrase is whole in one of them."""
 
 _SKIN_TONES = dict.fromkeys(range(0x1F3FB, 0x1F400))
 
 
 @dataclass(frozen=True)
 class TokenWindow:
-    """A part of a text: its word pieces, special ones included, and how many of them are the text's own."""
+    """The tokens of a part of a text.
+
+    Attributes:
+        ids: Token ids, special tokens included.
+        text_tokens: Number of tokens without the special ones.
+    """
 
     ids: tuple[int, ...]
     text_tokens: int
 
 
 class WindowedTokenizer:
-    """Cuts texts into windows of word pieces; any number of threads may.
-
-    tokenizer: as its library read it; it is the caller's no longer.
-    longest: word pieces that a network reads at once.
-    """
+    """Splits texts into windows of tokens. Safe to use from any number of threads."""
 
     def __init__(self, tokenizer: Tokenizer, max_tokens: int = WINDOW_TOKENS) -> None:
+        """Configure a tokenizer for windows.
+
+        Args:
+            tokenizer: As its library reads it. It is changed; the caller must not use it any more.
+            max_tokens: Tokens that the network reads at once.
+        """
         self._tokenizer = tokenizer
         max_tokens = min(max_tokens, WINDOW_TOKENS)
         tokenizer.no_padding()
@@ -36,21 +43,23 @@ class WindowedTokenizer:
 
     @property
     def vocabulary_size(self) -> int:
-        """How many word pieces there are."""
-        return self._tokenizer.get_vocab_size()
+        """Number of different tokens."""
+        return int(self._tokenizer.get_vocab_size())
 
     def tokenize(self, text: str) -> list[TokenWindow]:
-        """Cut a text into windows, the whole of it and in its order; none where nothing in it can be read."""
+        """Return the windows of a whole text, in order; an empty list for a text without readable characters."""
         first = self._tokenizer.encode(normalize_text(text))
-        cut = [TokenWindow(tuple(each.ids), each.special_tokens_mask.count(0)) for each in (first, *first.overflowing)]
-        return [window for window in cut if window.text_tokens]
+        windows = [
+            TokenWindow(tuple(each.ids), each.special_tokens_mask.count(0)) for each in (first, *first.overflowing)
+        ]
+        return [window for window in windows if window.text_tokens]
 
 
 def normalize_text(text: str) -> str:
-    """Write a text as networks read it.
+    """Replace emoji by their names, and remove what tokenizers cannot read.
 
-    Emoji become their names. Half a surrogate pair, which JSON can carry and UTF-8 can't, becomes U+FFFD, and a skin
-    tone goes: "dark" or "light" would be a word about the mood.
+    A lone surrogate, which JSON allows and UTF-8 does not, becomes U+FFFD. Skin tones are removed: "dark" and "light"
+    would count as words about the mood.
     """
-    whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return emoji.demojize(whole.translate(_SKIN_TONES), delimiters=(" ", " ")).replace("_", " ")
+    valid = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return emoji.demojize(valid.translate(_SKIN_TONES), delimiters=(" ", " ")).replace("_", " ")

@@ -93,7 +93,7 @@ def test_a_model_of_faces_alone_is_given_no_sound(tmp_path):
     for (ours, modalities), (theirs, _) in zip(seeing.predict(windows), both.predict(silent), strict=True):
         assert modalities == ("video",)
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
-    with pytest.raises(ValueError, match="nothing to answer from"):
+    with pytest.raises(ValueError, match="none of the modalities"):
         seeing.predict(replace(windows, face_mask=torch.zeros(3, 2, dtype=torch.bool)))
 
 
