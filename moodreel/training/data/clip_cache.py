@@ -1,7 +1,9 @@
-"""Clips as networks read them, worked out once and kept in a cache: the person's face over time, or windows."""
+"""Clips as networks read them, extracted once and cached: face tracks, or audio-visual windows."""
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -20,73 +22,95 @@ from moodreel.pipelines.video import VideoPipeline
 from moodreel.training.data.examples import Example
 from moodreel.training.data.loading import DataContext
 
-_FIELDS = ("landmarks", "shape", "blendshapes", "pose", "crop")
+Arrays = dict[str, np.ndarray]
+
+_TRACK_FIELDS = ("landmarks", "normalized_landmarks", "blendshapes", "pose", "crop")
+"""Of `FaceFeatures`, in the order of its constructor."""
+_WINDOW_FIELDS = tuple(field.name for field in fields(AudioVisualBatch))
 
 
-def load_tracks(examples: Sequence[Example], means: DataContext) -> list[list[FaceFeatures | None] | None]:
-    """The person's face in each clip, about five times a second, as an analysis reads it; None where nobody is seen.
+def load_tracks(examples: Sequence[Example], context: DataContext) -> list[list[FaceFeatures | None] | None]:
+    """Extract the main face of each clip, about five times a second, as serving does.
 
-    Raises DataInvalid for a file that cannot be read.
+    Returns:
+        A track per clip, with None where the face is not seen; None for a clip without any face.
+
+    Raises:
+        DataInvalid: a file cannot be read.
     """
-    finder = FaceLandmarker(means.landmarker)
-    engine = Engine(finder, face_model_registry(means.models), FacialActionExplainer.load(means.models / "movements"))
-    pipeline = VideoPipeline(engine)
+    with _engine(context) as engine:
+        pipeline = VideoPipeline(engine)
 
-    def read(data: bytes) -> dict[str, np.ndarray]:
-        track = pipeline.main_track(data)
-        seen = [face for face in track if face is not None]
-        arrays = {name: np.stack([getattr(face, name) for face in seen]) for name in _FIELDS}
-        return arrays | {"seen": np.array([face is not None for face in track])}
+        def read(data: bytes) -> Arrays:
+            track = pipeline.main_track(data)
+            faces = [face for face in track if face is not None]
+            arrays = {name: np.stack([getattr(face, name) for face in faces]) for name in _TRACK_FIELDS}
+            return arrays | {"seen": np.array([face is not None for face in track])}
 
+        cached = _read_all(examples, read, "track", _TRACK_FIELDS, context.cache)
+    return [None if arrays is None else _to_track(arrays) for arrays in cached]
+
+
+def load_windows(examples: Sequence[Example], context: DataContext) -> list[AudioVisualBatch | None]:
+    """Load all windows of each clip; None where there is neither a face nor sound. Raises as `load_tracks`."""
+    with _engine(context) as engine:
+        loader = ClipLoader(engine)
+
+        def read(data: bytes) -> Arrays:
+            batch = loader.load_batch(data)
+            return {name: getattr(batch, name).cpu().numpy() for name in _WINDOW_FIELDS}
+
+        cached = _read_all(examples, read, "windows", _WINDOW_FIELDS, context.cache)
+    return [
+        None
+        if arrays is None
+        else AudioVisualBatch(**{name: torch.from_numpy(arrays[name]) for name in _WINDOW_FIELDS})
+        for arrays in cached
+    ]
+
+
+@contextmanager
+def _engine(context: DataContext) -> Iterator[Engine]:
+    explainer = FacialActionExplainer.load(context.models / "movements")
+    engine = Engine(FaceLandmarker(context.landmarker), face_model_registry(context.models), explainer)
     try:
-        kept = [_kept(example, read, "track", means.cache) for example in tqdm(examples, desc="clips", mininterval=5)]
+        yield engine
     finally:
         engine.close()
-    return [None if arrays is None else _track(arrays) for arrays in kept]
 
 
-def load_windows(examples: Sequence[Example], means: DataContext) -> list[AudioVisualBatch | None]:
-    """All windows of each clip; None where there is neither a face nor sound. Raises as `tracks_of`."""
-    finder = FaceLandmarker(means.landmarker)
-    engine = Engine(finder, face_model_registry(means.models), FacialActionExplainer.load(means.models / "movements"))
-    reader = ClipLoader(engine)
+def _to_track(arrays: Arrays) -> list[FaceFeatures | None]:
+    faces = iter(zip(*(arrays[name] for name in _TRACK_FIELDS), strict=True))
+    return [FaceFeatures(*next(faces)) if seen else None for seen in arrays["seen"]]
 
-    def read(data: bytes) -> dict[str, np.ndarray]:
-        return {name: tensor.numpy() for name, tensor in vars(reader.load_batch(data)).items()}
 
+def _read_all(
+    examples: Sequence[Example], read: Callable[[bytes], Arrays], kind: str, names: Sequence[str], cache: Path
+) -> list[Arrays | None]:
+    """Read each clip, from the cache where it is there; None for one with nobody in it."""
+    return [
+        _read_one(example.file, read, kind, names, cache) for example in tqdm(examples, desc="clips", mininterval=5)
+    ]
+
+
+def _read_one(
+    clip: Path, read: Callable[[bytes], Arrays], kind: str, names: Sequence[str], cache: Path
+) -> Arrays | None:
     try:
-        kept = [_kept(example, read, "windows", means.cache) for example in tqdm(examples, desc="clips", mininterval=5)]
-    finally:
-        engine.close()
-    return [None if arrays is None else _excerpts(arrays) for arrays in kept]
-
-
-def _excerpts(arrays: Mapping[str, np.ndarray]) -> AudioVisualBatch:
-    return AudioVisualBatch(**{name: torch.from_numpy(array) for name, array in arrays.items()})
-
-
-def _track(arrays: Mapping[str, np.ndarray]) -> list[FaceFeatures | None]:
-    rows = iter(zip(*(arrays[name] for name in _FIELDS), strict=True))
-    return [FaceFeatures(*next(rows)) if seen else None for seen in arrays["seen"]]
-
-
-def _kept(
-    example: Example, read: Callable[[bytes], dict[str, np.ndarray]], kind: str, cache: Path
-) -> dict[str, np.ndarray] | None:
-    """What is read of a clip, from the cache where it is there; None where there is nobody in it."""
-    try:
-        data = example.file.read_bytes()
-        file = cache / f"{kind}-{hashlib.sha256(data).hexdigest()[:16]}.npz"
+        data = clip.read_bytes()
+        digest = hashlib.sha256(" ".join(names).encode())
+        digest.update(data)
+        file = cache / f"{kind}-{digest.hexdigest()[:16]}.npz"
         if file.exists():
             with np.load(file) as arrays:
                 return dict(arrays)
-        found = read(data)
+        extracted = read(data)
     except (NoFace, NoFaceNoAudio):
         return None
     except (MoodreelError, OSError) as error:
-        raise DataInvalid(f"{example.file} cannot be learnt from: {error} Mend it or take it out.") from error
+        raise DataInvalid(f"{clip} cannot be learnt from: {error} Mend it or take it out.") from error
     cache.mkdir(parents=True, exist_ok=True)
     partial = file.with_suffix(".partial.npz")
-    np.savez_compressed(partial, allow_pickle=False, **found)
+    np.savez_compressed(partial, allow_pickle=False, **extracted)
     partial.replace(file)
-    return found
+    return extracted

@@ -1,12 +1,11 @@
-"""Pictures to features: the face of every picture, found once and kept in a cache."""
+"""Extract the face of each image, once, and cache it."""
 
 import hashlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -26,18 +25,19 @@ from moodreel.training.data.images import Images
 log = logging.getLogger(__name__)
 
 MIN_SIDE = 192
-"""Pixels a side that a picture of 48 is enlarged to; 96, 144 and 288 find as many faces. The least for the
-longer side of pictures in colour."""
+"""Pixels a side that gray images, of 48, are enlarged to; 96, 144 and 288 find as many faces. Also the least for the
+longer side of color images."""
 
 
 @dataclass(frozen=True)
 class DetectionAttempt:
-    """One way to show a picture to the face finder.
+    """One way to show an image to the face landmarker.
 
-    margin: plain border on each side, in sides of the picture. FER+ faces fill their picture, which the detector does
-        not expect: with no border it finds 90 % of them, with this one 97 %, of a random 500.
-    equalise: even out the contrast first.
-    confidence: least certainty, 0 to 1.
+    Attributes:
+        margin: plain border on each side, in sides of the image. FER+ faces fill their image, which the detector does
+            not expect: of a random 500, it finds 90 % without a border and 97 % with one of 0.5.
+        equalize: equalize the contrast first (CLAHE).
+        confidence: minimum detection confidence, 0 to 1.
     """
 
     margin: float
@@ -53,24 +53,25 @@ ATTEMPTS = (
     DetectionAttempt(0.5, True, 0.2),
     DetectionAttempt(0.0, False, 0.2),
 )
-"""Tried in turn until one finds a face."""
+"""Tried in order until one finds a face."""
 
-ATTEMPTS_COLOUR = (ATTEMPTS[0], DetectionAttempt(0.0, False, 0.5), *ATTEMPTS[1:])
-"""For pictures in colour: cropped to the face, when a border serves landmarks best, or of a person in a room, whose
-face a border makes too small to be found."""
+COLOR_ATTEMPTS = (ATTEMPTS[0], DetectionAttempt(0.0, False, 0.5), *ATTEMPTS[1:])
+"""For color images: either cropped to the face, where a border gives the best landmarks, or of a person in a room,
+whose face a border makes too small to be found."""
 
-
-_PLAIN = DetectionAttempt(0.0, False, 0.5)
-"""A picture without a border, only enlarged."""
+_NO_BORDER = DetectionAttempt(0.0, False, 0.5)
 
 
 @dataclass(frozen=True, eq=False)
 class FaceTable:
-    """What was found in N pictures, row by row; rows without a face are zero, but for `crop`.
+    """The faces of N images, one a row, as in `moodreel.faces.features.FaceFeatures`; zeros where none was found.
 
-    shape: float32 (N, 478, 3), blendshapes: float32 (N, 52), pose: float32 (N, 3), crop: uint8 (N, 48, 48), as in
-        `moodreel.faces.features.Features`; where no face was found, the crop is the picture itself, shown whole.
-    found: bool (N,).
+    Attributes:
+        normalized_landmarks: float32 (N, 478, 3).
+        blendshapes: float32 (N, 52).
+        pose: float32 (N, 3), degrees.
+        crops: uint8 (N, 48, 48), gray; where no face was found, the whole image resized.
+        found: bool (N,).
     """
 
     normalized_landmarks: np.ndarray
@@ -81,81 +82,92 @@ class FaceTable:
 
 
 ImageAugmentation = Callable[[np.ndarray, np.random.Generator], np.ndarray]
+"""Its name is part of the cache's file name."""
 
 
-def identity(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    return picture
+def identity(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return the image as it is."""
+    return image
 
 
-def hflip(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    return picture[:, ::-1]
+def hflip(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Mirror the image."""
+    return image[:, ::-1]
 
 
-def augment_still(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Mirror at random, turn, shrink, blur, change light and add noise: what a phone does to a face."""
+def augment_still(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Augment a square gray image before its face is found: mirror, rotate, scale, blur, relight, add noise."""
     if rng.random() < 0.5:
-        picture = picture[:, ::-1]
-    side = picture.shape[0]
-    around = cv2.getRotationMatrix2D((side / 2, side / 2), rng.uniform(-25, 25), rng.uniform(0.7, 1.1))
-    picture = cv2.warpAffine(picture, around, (side, side), borderValue=float(picture.mean()))
-    picture = cv2.GaussianBlur(picture, (0, 0), rng.uniform(0.2, 1.2))
-    light = 255 * (picture / 255.0) ** rng.uniform(0.5, 2.0) * rng.uniform(0.6, 1.2)
-    return (light + rng.normal(0, rng.uniform(0, 8), picture.shape)).clip(0, 255).astype(np.uint8)
+        image = image[:, ::-1]
+    side = image.shape[0]
+    matrix = cv2.getRotationMatrix2D((side / 2, side / 2), rng.uniform(-25, 25), rng.uniform(0.7, 1.1))
+    image = cv2.warpAffine(image, matrix, (side, side), borderValue=float(image.mean()))
+    image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.2, 1.2))
+    light = 255 * (image / 255.0) ** rng.uniform(0.5, 2.0) * rng.uniform(0.6, 1.2)
+    return (light + rng.normal(0, rng.uniform(0, 8), image.shape)).clip(0, 255).astype(np.uint8)
 
 
 def extract_faces(
     images: Images,
-    model_path: Path,
+    landmarker: Path,
     cache: Path,
     augmentation: ImageAugmentation = identity,
     *,
     seed: int,
     workers: int = 1,
 ) -> FaceTable:
-    """Find the one face of each picture, or take the answer from the cache.
+    """Extract the features of the one face of each image, or read them from the cache.
 
-    images: uint8 (N, S, S), grey; or N times uint8 (H, W, 3), red first, of any size.
-    model_path: the face landmarker's bundle.
-    disturb: `disturbed` is for grey pictures.
+    Args:
+        images: uint8 (N, S, S), gray; or N times uint8 (H, W, 3), RGB, of any size.
+        landmarker: the face landmarker's bundle.
+        cache: folder of the cache.
+        augmentation: is applied to each image first; `augment_still` is for gray images.
+        seed: of the augmentation.
+        workers: threads.
     """
-    kept = cache / f"faces-{augmentation.__name__}-{_key(images, seed)}.npz"
-    if kept.exists():
-        with np.load(kept) as arrays:
+    file = cache / f"faces-{augmentation.__name__}-{_cache_key(images, seed)}.npz"
+    if file.exists():
+        with np.load(file) as arrays:
             return FaceTable(**arrays)
-    result = _search(images, model_path, augmentation, seed=seed, workers=workers)
-    _keep(kept, vars(result))
-    return result
+    table, _ = _extract(images, landmarker, augmentation, seed=seed, workers=workers)
+    _save(file, vars(table))
+    return table
 
 
 def extract_landmarks(
-    images: Images, model_path: Path, cache: Path, *, seed: int, workers: int = 1
+    images: Images, landmarker: Path, cache: Path, *, seed: int, workers: int = 1
 ) -> tuple[FaceTable, np.ndarray]:
-    """Do as `find_all` for pictures as they are, and give the landmarks, float32 (N, 478, 3), relative to the picture
-    as in `landmarker.Face`: what portraits are made of, and what some models read as it is. Rows without a face are
-    zero."""
-    kept = cache / f"landmarks-{_key(images, seed)}.npz"
-    if kept.exists():
-        with np.load(kept) as arrays:
-            return extract_faces(images, model_path, cache, seed=seed, workers=workers), arrays["landmarks"]
-    landmarks = np.zeros((len(images), NUM_LANDMARKS, 3), np.float32)
-    result = _search(images, model_path, identity, seed=seed, workers=workers, landmarks=landmarks)
-    _keep(cache / f"faces-{identity.__name__}-{_key(images, seed)}.npz", vars(result))
-    _keep(kept, {"landmarks": landmarks})
-    return result, landmarks
+    """Extract as `extract_faces`, without augmentation, and return the landmarks too.
+
+    Returns:
+        The faces, and float32 (N, 478, 3), relative to the image as in `moodreel.faces.landmarker.Face`; zeros where
+        none was found.
+    """
+    key = _cache_key(images, seed)
+    file = cache / f"landmarks-{key}.npz"
+    if file.exists():
+        with np.load(file) as arrays:
+            return extract_faces(images, landmarker, cache, seed=seed, workers=workers), arrays["landmarks"]
+    table, landmarks = _extract(images, landmarker, identity, seed=seed, workers=workers)
+    _save(cache / f"faces-{identity.__name__}-{key}.npz", vars(table))
+    _save(file, {"landmarks": landmarks})
+    return table, landmarks
 
 
-def _search(
-    images: Images,
-    model_path: Path,
-    disturb: ImageAugmentation,
-    *,
-    seed: int,
-    workers: int,
-    landmarks: np.ndarray | None = None,
-) -> FaceTable:
-    finders = {c: FaceLandmarker(model_path, max_faces=1, min_confidence=c) for c in {a.confidence for a in ATTEMPTS}}
+def rgb_crop(image: np.ndarray, landmarks: np.ndarray, side: int = RGB_CROP_SIDE) -> np.ndarray:
+    """Crop the square around a face, uint8 (side, side, 3), as `FaceFeatures.rgb_crop`."""
+    return crop_square(_pad_and_resize(image, _NO_BORDER), landmarks, side)
+
+
+def _extract(
+    images: Images, model_path: Path, augmentation: ImageAugmentation, *, seed: int, workers: int
+) -> tuple[FaceTable, np.ndarray]:
+    confidences = {attempt.confidence for attempt in ATTEMPTS}
+    landmarkers = {c: FaceLandmarker(model_path, max_faces=1, min_confidence=c) for c in confidences}
     count = len(images)
-    result = FaceTable(
+    landmarks = np.zeros((count, NUM_LANDMARKS, 3), np.float32)
+    table = FaceTable(
         normalized_landmarks=np.zeros((count, NUM_LANDMARKS, 3), np.float32),
         blendshapes=np.zeros((count, len(BLENDSHAPES)), np.float32),
         pose=np.zeros((count, 3), np.float32),
@@ -163,87 +175,78 @@ def _search(
         found=np.zeros(count, bool),
     )
 
-    def find(row: int) -> None:
-        picture = disturb(images[row], np.random.default_rng((seed, row)))
-        for attempt in ATTEMPTS if picture.ndim == 2 else ATTEMPTS_COLOUR:
-            rgb = _show(picture, attempt)
-            if faces := finders[attempt.confidence].detect(rgb):
+    def extract_row(row: int) -> None:
+        image = augmentation(images[row], np.random.default_rng((seed, row)))
+        for attempt in ATTEMPTS if image.ndim == 2 else COLOR_ATTEMPTS:
+            rgb = _pad_and_resize(image, attempt)
+            if faces := landmarkers[attempt.confidence].detect(rgb):
                 features = extract_features(rgb, faces[0])
-                result.normalized_landmarks[row], result.blendshapes[row] = (
-                    features.normalized_landmarks,
-                    features.blendshapes,
-                )
-                result.pose[row], result.found[row] = features.pose, True
-                if landmarks is not None:
-                    landmarks[row] = _within(faces[0].landmarks, rgb, attempt, picture)
-                # Without the plain ground and the contrast that only the finder needs.
-                result.crops[row] = align_crop(
-                    _show(picture, replace(attempt, equalize=False), cv2.BORDER_REPLICATE), faces[0].landmarks
-                )
+                table.normalized_landmarks[row] = features.normalized_landmarks
+                table.blendshapes[row], table.pose[row], table.found[row] = features.blendshapes, features.pose, True
+                landmarks[row] = _to_unpadded(faces[0].landmarks, rgb, attempt, image)
+                # Without the plain border and the contrast that only the detector needs.
+                shown = _pad_and_resize(image, replace(attempt, equalize=False), cv2.BORDER_REPLICATE)
+                table.crops[row] = align_crop(shown, faces[0].landmarks)
                 return
-        result.crops[row] = cv2.resize(_grey(picture), (CROP_SIDE, CROP_SIDE), interpolation=cv2.INTER_AREA)
+        table.crops[row] = cv2.resize(_to_gray(image), (CROP_SIDE, CROP_SIDE), interpolation=cv2.INTER_AREA)
 
+    name = augmentation.__name__
     with ThreadPoolExecutor(workers) as pool:
-        list(tqdm(pool.map(find, range(count)), total=count, desc=f"faces, {disturb.__name__}", mininterval=5))
-    for finder in finders.values():
-        finder.close()
-    log.info("Faces found in %.2f %% of %d pictures, %s.", 100 * result.found.mean(), count, disturb.__name__)
-    return result
+        list(tqdm(pool.map(extract_row, range(count)), total=count, desc=f"faces, {name}", mininterval=5))
+    for each in landmarkers.values():
+        each.close()
+    log.info("Faces found in %.2f %% of %d images, %s.", 100 * table.found.mean(), count, name)
+    return table, landmarks
 
 
-def _keep(file: Path, arrays: dict[str, Any]) -> None:
+def _save(file: Path, arrays: Mapping[str, np.ndarray]) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_suffix(".partial.npz")
-    np.savez(partial, **arrays)
+    np.savez(partial, allow_pickle=False, **arrays)
     partial.replace(file)
 
 
-def rgb_crop(picture: np.ndarray, landmarks: np.ndarray, side: int = RGB_CROP_SIDE) -> np.ndarray:
-    """Make `Features.portrait`, or the same of other sides, of a picture and the landmarks found in it."""
-    return crop_square(_show(picture, _PLAIN), landmarks, side)
-
-
-def _within(landmarks: np.ndarray, shown: np.ndarray, attempt: DetectionAttempt, picture: np.ndarray) -> np.ndarray:
-    """Landmarks relative to what was shown, relative to the picture without its border."""
-    border = int(_longest(picture) * attempt.margin)
-    size = np.array(shown.shape[1::-1], np.float32)
+def _to_unpadded(landmarks: np.ndarray, padded: np.ndarray, attempt: DetectionAttempt, image: np.ndarray) -> np.ndarray:
+    """Convert landmarks relative to the padded image to the image without its border."""
+    border = int(_longest_side(image) * attempt.margin)
+    size = np.array(padded.shape[1::-1], np.float32)
     inner = size - 2 * border
     # Depth is in units of the width.
     scale = np.append(size, size[0]) / np.append(inner, inner[0])
     return landmarks * scale - np.append(border / inner, 0).astype(np.float32)
 
 
-def _key(images: Images, seed: int) -> str:
-    """What the cache knows an answer by: all that it depends on."""
+def _cache_key(images: Images, seed: int) -> str:
+    """Hash everything that the features depend on."""
     digest = hashlib.sha256()
     for row in range(len(images)):
-        picture = images[row]
-        digest.update(picture.tobytes())
-        if picture.ndim == 3:
-            digest.update(f"{picture.shape} {ATTEMPTS_COLOUR}".encode())
+        image = images[row]
+        digest.update(image.tobytes())
+        if image.ndim == 3:
+            digest.update(f"{image.shape} {COLOR_ATTEMPTS}".encode())
     digest.update(f"{ATTEMPTS} {MIN_SIDE} {CROP_SIDE} {CROP_EYES_PIXELS} {seed}".encode())
     return digest.hexdigest()[:12]
 
 
-def _show(picture: np.ndarray, attempt: DetectionAttempt, border_type: int = cv2.BORDER_CONSTANT) -> np.ndarray:
-    """Enlarge a picture and set it on a plain ground of its own mean, or on its edge repeated; RGB."""
-    height, width = picture.shape[:2]
-    longest = _longest(picture)
+def _pad_and_resize(image: np.ndarray, attempt: DetectionAttempt, border_type: int = cv2.BORDER_CONSTANT) -> np.ndarray:
+    """Enlarge an image, and pad it with its mean color or by replication; RGB."""
+    height, width = image.shape[:2]
+    longest = _longest_side(image)
     scale = longest / max(height, width)
     if attempt.equalize:
-        picture = cv2.createCLAHE(2.0, (4, 4)).apply(np.ascontiguousarray(_grey(picture)))
+        image = cv2.createCLAHE(2.0, (4, 4)).apply(np.ascontiguousarray(_to_gray(image)))
     size = max(1, round(width * scale)), max(1, round(height * scale))
-    picture = cv2.resize(picture, size, interpolation=cv2.INTER_CUBIC)
+    image = cv2.resize(image, size, interpolation=cv2.INTER_CUBIC)
     border = int(longest * attempt.margin)
-    ground = np.floor(picture.mean(axis=(0, 1))).tolist()
-    picture = cv2.copyMakeBorder(picture, border, border, border, border, border_type, value=ground)
-    return picture if picture.ndim == 3 else np.repeat(picture[:, :, None], 3, axis=2)
+    mean = np.floor(image.mean(axis=(0, 1))).tolist()
+    image = cv2.copyMakeBorder(image, border, border, border, border, border_type, value=mean)
+    return image if image.ndim == 3 else np.repeat(image[:, :, None], 3, axis=2)
 
 
-def _longest(picture: np.ndarray) -> int:
-    """Pixels of the longer side of a picture as it is shown, without a border."""
-    return MIN_SIDE if picture.ndim == 2 else max(MIN_SIDE, *picture.shape[:2])
+def _longest_side(image: np.ndarray) -> int:
+    """Return the longer side of an image after resizing, in pixels, without a border."""
+    return MIN_SIDE if image.ndim == 2 else max(MIN_SIDE, *image.shape[:2])
 
 
-def _grey(picture: np.ndarray) -> np.ndarray:
-    return picture if picture.ndim == 2 else cv2.cvtColor(np.ascontiguousarray(picture), cv2.COLOR_RGB2GRAY)
+def _to_gray(image: np.ndarray) -> np.ndarray:
+    return image if image.ndim == 2 else cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY)

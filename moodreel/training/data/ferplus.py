@@ -1,4 +1,4 @@
-"""FER+ and FER2013 labels of the same pictures, as targets of seven or five classes."""
+"""FER+ votes and FER2013 labels of the same images, as soft targets of seven or five classes."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,27 +21,28 @@ VOTE_LABELS_SEVEN: tuple[str | None, ...] = (
     None,  # unknown
     None,  # not a face
 )
-"""What the ten columns of FER+ votes count for. Contempt is none of the seven, and too rare (most votes of 154
-pictures) for a wrong guess at where it belongs to be worth making; the last two are no expressions."""
+"""Label of each of FER+'s ten vote columns. Contempt is none of the seven, and too rare (most votes of 154 images) to
+guess where it belongs; the last two are no expressions."""
 
 VOTE_LABELS_FIVE = tuple(label and SEVEN_TO_FIVE[label] for label in VOTE_LABELS_SEVEN)
 """The same in five classes."""
 
 FER2013_LABELS = ("anger", "disgust", "fear", "happy", "sad", "surprise", "neutral")
-"""What FER2013's seven numbers stand for."""
+"""Names of FER2013's labels, 0 to 6."""
 
 _ALL_TEN = np.array([[10 * (vote == label) for vote in VOTE_LABELS_SEVEN] for label in FER2013_LABELS], dtype=np.uint8)
-"""Votes (7, 10) that say what FER2013's label says."""
+"""Votes (7, 10), all ten for one label, that stand in for a FER2013 label."""
 
 
 @dataclass(frozen=True, eq=False)
 class LabeledImages:
-    """N pictures and their labels.
+    """N images and their labels.
 
-    images: uint8 (N, 48, 48), grey.
-    targets: float32 (N, C), probabilities in the order of the labels asked for; zeros where fewer than half of the
-        votes are for any of them.
-    truth: int64 (N,), index of the label that more than half of all votes are for; -1 where there is none.
+    Attributes:
+        images: uint8 (N, S, S), gray.
+        targets: float32 (N, C), probabilities in the order of the labels asked for; zeros where fewer than half of the
+            votes are for any of them.
+        truth: int64 (N,), index of the label that more than half of all votes are for; -1 where there is none.
     """
 
     images: np.ndarray
@@ -50,12 +51,16 @@ class LabeledImages:
 
 
 def read_split(path: Path, split: str, *, labels: tuple[str, ...] = FIVE, fer2013_weight: float = 0.0) -> LabeledImages:
-    """Read `train` or `valid` of what `moodreel.training.data.fer2013` reads.
+    """Read a split of what `moodreel.training.data.fer2013` reads.
 
-    labels: `moodreel.emotions.FIVE` or `SEVEN`.
-    fer2013: the share of the targets, 0 to 1, that the FER2013 label makes up. Where there are no votes, that label
-        has all ten.
-    Raises DataInvalid where `path` holds nothing to read, or not the labels that are needed.
+    Args:
+        path: a folder of arrays or CSV files, or a CSV file.
+        split: "train", "valid" or "test".
+        labels: `moodreel.emotions.FIVE` or `SEVEN`.
+        fer2013_weight: share of the FER2013 label in the targets, 0 to 1. Without FER+ votes, that label is all of it.
+
+    Raises:
+        DataInvalid: there is nothing to read, or the labels that are needed are missing.
     """
     rows = read_fer2013(path, split)
     votes = (_ALL_TEN[rows.labels] if rows.votes is None else rows.votes).astype(np.float32)
@@ -71,21 +76,23 @@ def read_split(path: Path, split: str, *, labels: tuple[str, ...] = FIVE, fer201
 
 
 def holdout_mask(count: int, share: float, seed: int) -> np.ndarray:
-    """Rows (N,), bool, of the training pictures that no network learns from: the same for one seed, so that networks
-    trained apart and then joined have seen none of them."""
+    """Draw the validation rows of `count` training images, bool (N,).
+
+    One seed gives the same rows, so that networks that are trained separately and then combined have seen none of them.
+    """
     return np.random.default_rng(seed).random(count) < share
 
 
 def majority_label(votes: np.ndarray, labels: tuple[str, ...] = FIVE) -> np.ndarray:
-    """Index of the label with more than half of a picture's votes (N, 10) for one column of FER+, or -1."""
+    """Return the label index that over half of each image's FER+ votes (N, 10) are for; -1 for none."""
     top = votes.argmax(axis=1)
-    settled = 2 * votes.max(axis=1) > votes.sum(axis=1)
+    has_majority = 2 * votes.max(axis=1) > votes.sum(axis=1)
     counts_for = one_hot(VOTE_LABELS_SEVEN, labels)
     index = np.where(counts_for.any(axis=1), counts_for.argmax(axis=1), -1)
-    return np.where(settled, index[top], -1)
+    return np.where(has_majority, index[top], -1)
 
 
 def one_hot(names: tuple[str | None, ...], labels: tuple[str, ...]) -> np.ndarray:
-    """(len(names), len(labels)), a row of zeros for a name that counts for nothing."""
-    meant = [name if name is None or name in labels else SEVEN_TO_FIVE[name] for name in names]
-    return np.array([[name == label for label in labels] for name in meant], dtype=np.float32)
+    """Map names to labels: float32 (len(names), len(labels)), a row of zeros for a name without a label."""
+    mapped = [name if name is None or name in labels else SEVEN_TO_FIVE[name] for name in names]
+    return np.array([[name == label for label in labels] for name in mapped], dtype=np.float32)

@@ -1,4 +1,4 @@
-"""GoEmotions: short English comments with 28 emotions, which the data set itself groups to Ekman's six and neutral."""
+"""GoEmotions (Demszky et al. 2020): short English comments with 28 emotions, grouped to Ekman's six and neutral."""
 
 import json
 import logging
@@ -19,10 +19,13 @@ EXPECTED = f"Name a folder of GoEmotions' train.tsv, dev.tsv, {LABELS} and {MAPP
 
 @dataclass(frozen=True, eq=False)
 class Texts:
-    """N texts of one split.
+    """N texts of one split; each may have several labels.
 
-    fine: float32 (N, F), 1 for each label that somebody gave the text. classes: float32 (N, 7), the same in `EKMAN`.
-    groups: of each fine label, the number of its class.
+    Attributes:
+        texts: N.
+        fine: float32 (N, F), 1 for each of the 28 labels that an annotator gave the text.
+        classes: float32 (N, 7), the same by `EKMAN`.
+        groups: class index of each fine label.
     """
 
     texts: tuple[str, ...]
@@ -31,13 +34,21 @@ class Texts:
     groups: tuple[int, ...]
 
     def only(self, rows: np.ndarray) -> "Texts":
-        """Those of bool (N,)."""
-        some = tuple(text for text, kept in zip(self.texts, rows, strict=True) if kept)
-        return Texts(some, self.fine[rows], self.classes[rows], self.groups)
+        """Return the texts where `rows`, bool (N,), is true."""
+        texts = tuple(text for text, chosen in zip(self.texts, rows, strict=True) if chosen)
+        return Texts(texts, self.fine[rows], self.classes[rows], self.groups)
 
 
 def read_texts(folder: Path, split: str) -> Texts:
-    """Read `train` or `dev` of GoEmotions' folder. Raises DataInvalid."""
+    """Read a split of GoEmotions' folder.
+
+    Args:
+        folder: of `train.tsv`, `dev.tsv`, `labels.txt` and `ekman_mapping.json`.
+        split: "train" or "dev".
+
+    Raises:
+        DataInvalid: a file is missing or is not as published.
+    """
     path = folder / f"{split}.tsv"
     try:
         labels = (folder / LABELS).read_text(encoding="utf-8").split()
@@ -50,8 +61,8 @@ def read_texts(folder: Path, split: str) -> Texts:
         if not line:
             continue
         try:
-            text, given, *_ = line.split("\t")
-            rows.append([int(label) for label in given.split(",")])
+            text, numbers, *_ = line.split("\t")
+            rows.append([int(label) for label in numbers.split(",")])
             texts.append(text)
             if not set(rows[-1]) <= set(range(len(labels))):
                 raise ValueError(f"there are labels 0 to {len(labels) - 1}")
@@ -60,8 +71,8 @@ def read_texts(folder: Path, split: str) -> Texts:
     if not texts:
         raise DataInvalid(f"{path.name} holds no texts. {EXPECTED}.")
     fine = np.zeros((len(texts), len(labels)), np.float32)
-    for row, given_labels in zip(fine, rows, strict=True):
-        row[given_labels] = 1
+    for row, labels_of_text in zip(fine, rows, strict=True):
+        row[labels_of_text] = 1
     log.info("%s: %d texts.", path.name, len(texts))
     return Texts(tuple(texts), fine, _to_classes(fine, groups), groups)
 
@@ -74,9 +85,6 @@ def _groups(labels: list[str], mapping: dict[str, list[str]]) -> tuple[int, ...]
 
 
 def _to_classes(fine: np.ndarray, groups: tuple[int, ...]) -> np.ndarray:
-    """A text shows a class where it shows any of its labels."""
+    """Merge labels to classes: a text has a class where it has any of its labels."""
     members = np.array(groups)
-    none = np.zeros(len(fine), np.float32)
-    return np.stack(
-        [fine[:, members == i].max(axis=1, initial=0) if i in groups else none for i in range(len(EKMAN))], 1
-    )
+    return np.stack([fine[:, members == index].max(axis=1, initial=0) for index in range(len(EKMAN))], axis=1)
