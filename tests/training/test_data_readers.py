@@ -122,7 +122,7 @@ def test_frames_are_named_by_clusters_of_valence_and_arousal(film):
     assert [example.label for example in found.examples] == [label for label in FIVE for _ in range(6)]
     assert np.abs(found.values).max() <= 1
     for label in FIVE:
-        assert found.centres[label] == pytest.approx(LABEL_COORDINATES[label], abs=0.06)
+        assert found.centers[label] == pytest.approx(LABEL_COORDINATES[label], abs=0.06)
 
 
 def test_frames_have_their_actor_where_it_is_known_and_their_clip(film):

@@ -1,11 +1,10 @@
-"""AFEW-VA (Kossaifi et al. 2017, doi:10.1016/j.imavis.2017.02.001): frames of film with valence and arousal.
+"""AFEW-VA (Kossaifi et al. 2017, doi:10.1016/j.imavis.2017.02.001): film frames with valence and arousal.
 
-A folder for each clip, as they are published: `001/00000.png` … and `001/001.json`, `{"actor": …, "frames": {"00000":
-{"valence": -10 to 10, "arousal": -10 to 10, …}}}`. Five labels come from k-means over valence and arousal; a clip or a
-frame that this calls by a wrong name can be put right in a file of corrections.
+One folder per clip, as published: `001/00000.png` … and `001/001.json`, `{"actor": …, "frames": {"00000": {"valence":
+-10 to 10, "arousal": -10 to 10, …}}}`. k-means over valence and arousal gives five labels; a file of corrections may
+give a clip or a frame another one.
 """
 
-import itertools
 import json
 import logging
 from collections import Counter
@@ -16,6 +15,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from scipy.optimize import linear_sum_assignment
 
 from moodreel.emotions import FIVE
 from moodreel.errors import DataInvalid
@@ -32,30 +32,37 @@ LABEL_COORDINATES: Mapping[str, tuple[float, float]] = {
     "Neutral": (0.0, 0.0),
     "Sad": (-0.63, -0.27),
 }
-"""Where people place words for emotions, valence and arousal from -1 to 1 (Russell & Mehrabian 1977,
-doi:10.1016/0092-6566(77)90037-X: angry, happy, sad, and between surprised and fearful); neutral is the middle."""
-_ENDINGS = (".png", ".jpg", ".jpeg")
-_ROUNDS = 10
+"""Valence and arousal of each label, -1 to 1 (Russell & Mehrabian 1977, doi:10.1016/0092-6566(77)90037-X: angry, happy,
+sad, and between surprised and fearful); neutral is the origin."""
+_EXTENSIONS = (".png", ".jpg", ".jpeg")
+_ATTEMPTS = 10
 
 
 @dataclass(frozen=True, eq=False)
 class AfewVaFrames:
-    """N frames. examples: with labels of `moodreel.emotions.FIVE`, the actor as person, the clip as clip.
+    """N frames.
 
-    values: float64 (N, 2), valence and arousal from -1 to 1. centres: of each label's cluster.
+    Attributes:
+        examples: labels are of `moodreel.emotions.FIVE`, persons are actors.
+        values: float64 (N, 2), valence and arousal, -1 to 1.
+        centers: valence and arousal of each label's cluster.
     """
 
     examples: tuple[Example, ...]
     values: np.ndarray
-    centres: dict[str, tuple[float, float]]
+    centers: dict[str, tuple[float, float]]
 
 
 def read_afew_va(folder: Path, *, corrections: Path | None = None, seed: int = 0) -> AfewVaFrames:
-    """Read the clips in a folder and the folders in it, and name what their frames show.
+    """Read all clips in a folder and its subfolders, and label their frames.
 
-    corrections: a csv file with the columns file (`001/00000.png`, or `001` for a whole clip) and label.
-    seed: of k-means.
-    Raises DataInvalid that lists all that is wrong with the files; or where there are none.
+    Args:
+        folder: of the clips.
+        corrections: CSV file with the columns file (`001/00000.png`, or `001` for a whole clip) and label.
+        seed: of k-means.
+
+    Raises:
+        DataInvalid: there are no clips, or files are not as published; the message lists them all.
     """
     files = sorted(path for path in folder.rglob("*.json") if path.stem == path.parent.name)
     if not files:
@@ -71,49 +78,52 @@ def read_afew_va(folder: Path, *, corrections: Path | None = None, seed: int = 0
     if wrong:
         raise DataInvalid(f"{len(wrong)} clips are not as AFEW-VA's are; fetch them anew:\n  " + "\n  ".join(wrong))
     points = np.array(values)
-    centres, cluster = k_means(points, len(FIVE), seed)
-    names = name_clusters(centres)
+    centers, cluster = k_means(points, len(FIVE), seed)
+    names = name_clusters(centers)
     labels = [names[index] for index in cluster]
     if corrections is not None:
-        labels = _corrected(labels, examples, corrections)
+        labels = _correct(labels, examples, corrections)
     log.info("AFEW-VA: %s.", ", ".join(f"{label} {labels.count(label)}" for label in FIVE))
     return AfewVaFrames(
         examples=tuple(replace(example, label=label) for example, label in zip(examples, labels, strict=True)),
         values=points,
-        centres={name: (float(x), float(y)) for name, (x, y) in zip(names, centres, strict=True)},
+        centers={name: (float(x), float(y)) for name, (x, y) in zip(names, centers, strict=True)},
     )
 
 
 def k_means(points: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Part points (N, D) into clusters; the same for one seed.
+    """Cluster points (N, D) by k-means++.
 
-    Returns centres (count, D) and the cluster of each point (N,).
-    Raises DataInvalid where fewer than `count` points differ.
+    Returns:
+        Centers (count, D), and the cluster of each point, (N,).
+
+    Raises:
+        DataInvalid: there are fewer than `count` different points.
     """
-    different = len(np.unique(points, axis=0))
-    if different < count:
-        raise DataInvalid(f"{different} different values cannot be parted into {count} labels; take more clips.")
+    distinct = len(np.unique(points, axis=0))
+    if distinct < count:
+        raise DataInvalid(f"{distinct} different values cannot be parted into {count} labels; take more clips.")
     cv2.setRNGSeed(seed)
     criteria = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_MAX_ITER, 100, 1e-6)
-    _, cluster, centres = cv2.kmeans(
-        points.astype(np.float32), count, np.empty(0), criteria, _ROUNDS, cv2.KMEANS_PP_CENTERS
+    _, cluster, centers = cv2.kmeans(
+        points.astype(np.float32), count, np.empty(0), criteria, _ATTEMPTS, cv2.KMEANS_PP_CENTERS
     )
-    return np.asarray(centres, float), np.asarray(cluster).ravel()
+    return np.asarray(centers, float), np.asarray(cluster).ravel()
 
 
-def name_clusters(centres: np.ndarray) -> list[str]:
-    """Give centres (5, 2), valence and arousal from -1 to 1, the five labels, so that all of them together are as near
-    as can be to where people place these words (`PLACES`)."""
-    places = np.array([LABEL_COORDINATES[label] for label in FIVE])
-    far = np.linalg.norm(centres[:, None] - places, axis=2)
-    best = min(
-        itertools.permutations(range(len(FIVE))), key=lambda order: sum(far[i, label] for i, label in enumerate(order))
-    )
+def name_clusters(centers: np.ndarray) -> list[str]:
+    """Assign the five labels to cluster centers (5, 2), valence and arousal from -1 to 1.
+
+    The sum of distances between centers and `LABEL_COORDINATES` is minimal (a linear assignment).
+    """
+    coordinates = np.array([LABEL_COORDINATES[label] for label in FIVE])
+    distances = np.linalg.norm(centers[:, None] - coordinates, axis=2)
+    _, best = linear_sum_assignment(distances)
     return [FIVE[label] for label in best]
 
 
 def _read_clip(file: Path) -> list[tuple[Path, str | None, tuple[float, float]]]:
-    """The picture, person, and valence and arousal of each frame. Raises ValueError, which says what is wrong."""
+    """Return image, person, and valence and arousal of each frame. Raises ValueError that says what is wrong."""
     try:
         clip = json.loads(file.read_text(encoding="utf-8"))
         frames: dict[str, Any] = clip["frames"]
@@ -124,25 +134,24 @@ def _read_clip(file: Path) -> list[tuple[Path, str | None, tuple[float, float]]]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError("it holds no frames with valence and arousal") from error
     person = clip.get("actor")
-    known = person.strip() if isinstance(person, str) and person.strip() else None
+    actor = person.strip() if isinstance(person, str) and person.strip() else None
     read = []
     for name, valence, arousal in rows:
         if not max(abs(valence), abs(arousal)) <= 1:
             raise ValueError(f"frame {name} has a value that is not from -{SCALE:g} to {SCALE:g}")
-        pictures = (file.with_name(name + ending) for ending in _ENDINGS)
-        picture = next((path for path in pictures if path.is_file()), None) if name.isalnum() else None
-        if picture is None:
+        candidates = (file.with_name(name + extension) for extension in _EXTENSIONS)
+        image = next((path for path in candidates if path.is_file()), None) if name.isalnum() else None
+        if image is None:
             raise ValueError(f"frame {name} has no picture beside it")
-        read.append((picture, known, (valence, arousal)))
+        read.append((image, actor, (valence, arousal)))
     return read
 
 
-def _corrected(labels: Sequence[str], examples: Sequence[Example], corrections: Path) -> list[str]:
+def _correct(labels: Sequence[str], examples: Sequence[Example], corrections: Path) -> list[str]:
     rows_of: dict[str, list[int]] = {}
     for row, example in enumerate(examples):
-        assert isinstance(example.media, Path)
-        clip = example.media.parent.name
-        for name in (clip, f"{clip}/{example.media.name}"):
+        clip = example.file.parent.name
+        for name in (clip, f"{clip}/{example.file.name}"):
             rows_of.setdefault(name, []).append(row)
     corrected, wrong = list(labels), []
     # Whole clips first, so that a frame of one can be another again.

@@ -1,7 +1,7 @@
 """RAVDESS (Livingstone & Russo 2018, doi:10.1371/journal.pone.0196391): acted speech and song, by 24 actors.
 
-Everything about a recording is in its name, `modality-channel-emotion-intensity-statement-repetition-actor`. The set is
-CC BY-NC-SA 4.0: weights that learnt from it are for research, and not for sale.
+A file's name, `modality-channel-emotion-intensity-statement-repetition-actor`, says all about it. The set is
+CC BY-NC-SA 4.0: weights trained on it are for research and non-commercial.
 """
 
 import logging
@@ -18,22 +18,31 @@ log = logging.getLogger(__name__)
 MODALITIES = ("audio-video", "video", "audio")
 CHANNELS = ("speech", "song")
 ACTORS = 24
-ENDINGS = {
+EXTENSIONS = {
     "audio-video": (".mp4", ".mov", ".mkv", ".webm"),
     "video": (".mp4", ".mov", ".mkv", ".webm"),
     "audio": (".wav", ".flac"),
 }
 _FIELDS = ("modality", "channel", "emotion", "intensity", "statement", "repetition", "actor")
-_MOST = (len(MODALITIES), len(CHANNELS), len(EIGHT), 2, 2, 2, ACTORS)
-"""The largest number of each field; the smallest is 1."""
-_SONG = EIGHT[:6]
-"""What is sung; disgust and surprise are not."""
+_MAXIMA = (len(MODALITIES), len(CHANNELS), len(EIGHT), 2, 2, 2, ACTORS)
+"""Largest number of each field; the smallest is 1."""
+_SUNG_EMOTIONS = EIGHT[:6]
+"""Disgust and surprise are not sung."""
 
 
 @dataclass(frozen=True)
 class RavdessName:
-    """What a name says. emotion: one of `moodreel.emotions.EIGHT`; actor: 1 to 24; intensity, statement, repetition: 1
-    or 2."""
+    """What a file's name says.
+
+    Attributes:
+        modality: one of `MODALITIES`.
+        channel: one of `CHANNELS`.
+        emotion: one of `moodreel.emotions.EIGHT`.
+        intensity: 1 or 2.
+        statement: 1 or 2.
+        repetition: 1 or 2.
+        actor: 1 to 24.
+    """
 
     modality: str
     channel: str
@@ -45,48 +54,60 @@ class RavdessName:
 
     @property
     def sex(self) -> str:
+        """Sex of the actor, by their number."""
         return "male" if self.actor % 2 else "female"
 
 
 def parse_name(name: str) -> RavdessName:
-    """Read a file's name, as 03-01-06-01-02-01-12.wav. Raises ValueError, which says what is wrong with it."""
-    stem, dot, ending = name.rpartition(".")
+    """Parse a file's name, such as 03-01-06-01-02-01-12.wav.
+
+    Raises:
+        ValueError: it is none of RAVDESS's; the message says why.
+    """
+    stem, dot, extension = name.rpartition(".")
     parts = stem.split("-")
     if len(parts) != len(_FIELDS) or not all(len(part) == 2 and part.isascii() and part.isdigit() for part in parts):
         raise ValueError("it is not seven numbers of two digits with hyphens between")
     numbers = dict(zip(_FIELDS, map(int, parts), strict=True))
-    for (field, number), most in zip(numbers.items(), _MOST, strict=True):
-        if not 1 <= number <= most:
-            raise ValueError(f"its {field} is {number:02}, not 01 to {most:02}")
+    for (field, number), maximum in zip(numbers.items(), _MAXIMA, strict=True):
+        if not 1 <= number <= maximum:
+            raise ValueError(f"its {field} is {number:02}, not 01 to {maximum:02}")
     modality, emotion = MODALITIES[numbers["modality"] - 1], EIGHT[numbers["emotion"] - 1]
     channel = CHANNELS[numbers["channel"] - 1]
     if emotion == "neutral" and numbers["intensity"] != 1:
         raise ValueError("nobody is neutral with strong intensity")
-    if channel == "song" and emotion not in _SONG:
+    if channel == "song" and emotion not in _SUNG_EMOTIONS:
         raise ValueError(f"{emotion} is not sung")
-    if (dot + ending).lower() not in ENDINGS[modality]:
-        raise ValueError(f"its modality is {modality}, which ends in {' or '.join(ENDINGS[modality])}")
+    if (dot + extension).lower() not in EXTENSIONS[modality]:
+        raise ValueError(f"its modality is {modality}, which ends in {' or '.join(EXTENSIONS[modality])}")
     return RavdessName(
         modality, channel, emotion, *(numbers[field] for field in ("intensity", "statement", "repetition", "actor"))
     )
 
 
 def read_ravdess(folder: Path, modality: str, *, channels: tuple[str, ...] = ("speech",)) -> tuple[Example, ...]:
-    """List the recordings of a modality, one of `MODALITIES`, in a folder and the folders in it (`Actor_01` …).
+    """List the recordings of a modality in a folder and its subfolders (`Actor_01` …).
 
-    Their person is the actor, their group the actor's sex, and their clip the take: the same in all modalities.
-    Other modalities and channels, and other files than media, are counted in the log.
-    Raises DataInvalid that lists every name that is not one of RAVDESS's; or where there are no such recordings.
+    Their person is the actor, their group the actor's sex, and their clip the take, the same in all modalities. What is
+    left out is counted in the log.
+
+    Args:
+        folder: of the recordings.
+        modality: one of `MODALITIES`.
+        channels: of `CHANNELS`.
+
+    Raises:
+        DataInvalid: there are no such recordings, or files with other names; the message lists them all.
     """
     if modality not in MODALITIES:
         raise DataInvalid(f"RAVDESS has {', '.join(MODALITIES)}, not {modality}.")
-    examples, wrong, left_out = [], [], Counter[str]()
-    media = {ending for endings in ENDINGS.values() for ending in endings}
+    examples, wrong, skipped = [], [], Counter[str]()
+    media = {ending for endings in EXTENSIONS.values() for ending in endings}
     for path in sorted(folder.rglob("*")):
         if not path.is_file() or path.name.startswith("."):
             continue
         if path.suffix.lower() not in media:
-            left_out[path.suffix or "no ending"] += 1
+            skipped[path.suffix or "no ending"] += 1
             continue
         try:
             recording = parse_name(path.name)
@@ -97,17 +118,17 @@ def read_ravdess(folder: Path, modality: str, *, channels: tuple[str, ...] = ("s
         if recording.modality == modality and recording.channel in channels:
             examples.append(_example(path, recording))
         else:
-            left_out[f"{recording.channel}, {recording.modality}"] += 1
+            skipped[f"{recording.channel}, {recording.modality}"] += 1
     if wrong:
-        listed = "\n  ".join(wrong)
-        raise DataInvalid(f"{len(wrong)} files are not named as RAVDESS names its own; mend or move them:\n  {listed}")
+        names = "\n  ".join(wrong)
+        raise DataInvalid(f"{len(wrong)} files are not named as RAVDESS names its own; mend or move them:\n  {names}")
     if not examples:
         raise DataInvalid(
             f"{folder} holds no {modality} of {' or '.join(channels)}. Name the folder that holds RAVDESS's Actor_01 "
-            f"to Actor_{ACTORS}. Left out: {_listed(left_out)}."
+            f"to Actor_{ACTORS}. Left out: {_describe(skipped)}."
         )
-    if left_out:
-        log.info("RAVDESS, left out: %s.", _listed(left_out))
+    if skipped:
+        log.info("RAVDESS, left out: %s.", _describe(skipped))
     return tuple(examples)
 
 
@@ -124,5 +145,5 @@ def _example(path: Path, recording: RavdessName) -> Example:
     )
 
 
-def _listed(counts: Counter[str]) -> str:
+def _describe(counts: Counter[str]) -> str:
     return "; ".join(f"{what}: {count}" for what, count in sorted(counts.items())) or "nothing"
