@@ -11,12 +11,7 @@ from moodreel.emotions import EIGHT
 from moodreel.errors import DataInvalid
 from moodreel.training.__main__ import main
 from moodreel.training.baselines import audio_logreg
-from moodreel.training.baselines.audio_logreg import (
-    STRENGTHS,
-    choose_strength,
-    cross_validate_baseline,
-    fit,
-)
+from moodreel.training.baselines.audio_logreg import STRENGTHS, choose_strength, cross_validate_baseline, fit
 from moodreel.training.data.dataset import Dataset
 from moodreel.training.data.examples import Example
 from moodreel.training.data.registry import open_dataset
@@ -51,8 +46,8 @@ def told_by_two_numbers(truth, seed=0, noise=0.3):
 
 def test_it_tells_classes_apart_that_a_line_tells_apart_and_its_probabilities_add_up_to_one():
     truth = np.arange(90) % 3
-    model = fit(told_by_two_numbers(truth, noise=0.05), truth, 3, 0.01)
-    told = model.probabilities(told_by_two_numbers(truth, seed=1, noise=0.05))
+    model = fit(told_by_two_numbers(truth, noise=0.05), truth, 0.01)
+    told = model.predict_proba(told_by_two_numbers(truth, seed=1, noise=0.05))
     assert (told.argmax(axis=1) == truth).all()
     np.testing.assert_allclose(told.sum(axis=1), 1)
 
@@ -60,10 +55,10 @@ def test_it_tells_classes_apart_that_a_line_tells_apart_and_its_probabilities_ad
 def test_the_fit_is_the_minimum_of_its_loss():
     truth = np.arange(60) % 3
     rows = told_by_two_numbers(truth)
-    model = fit(rows, truth, 3, 0.1)
+    model = fit(rows, truth, 0.1)
     known = torch.from_numpy((rows - rows.mean(axis=0)) / rows.std(axis=0))
-    weights = torch.from_numpy(model.weights).requires_grad_()
-    offset = torch.from_numpy(model.offset).requires_grad_()
+    weights = torch.from_numpy(model[-1].coef_.T).requires_grad_()
+    offset = torch.from_numpy(model[-1].intercept_).requires_grad_()
     logits = known @ weights + offset
     loss = torch.nn.functional.cross_entropy(logits, torch.from_numpy(truth)) + 0.05 * weights.square().sum()
     loss.backward()
@@ -74,31 +69,31 @@ def test_numbers_on_another_scale_and_one_that_never_changes_make_no_difference(
     truth = np.arange(60) % 3
     rows = told_by_two_numbers(truth)
     other = np.column_stack([rows * 1000 - 7, np.full(len(rows), 3.0)])
-    told, again = (fit(x, truth, 3, 0.1).probabilities(x) for x in (rows, other))
+    told, again = (fit(x, truth, 0.1).predict_proba(x) for x in (rows, other))
     np.testing.assert_allclose(told, again, atol=1e-3)
 
 
 def test_a_rare_class_weighs_as_much_as_a_common_one():
     """One class has four times as many examples; where nothing tells them apart, neither is preferred."""
     truth = np.repeat([0, 1], [80, 20])
-    told = fit(np.zeros((100, 2)), truth, 2, 0.1).probabilities(np.zeros((1, 2)))
+    told = fit(np.zeros((100, 2)), truth, 0.1).predict_proba(np.zeros((1, 2)))
     np.testing.assert_allclose(told, 0.5, atol=1e-3)
 
 
 def test_a_stronger_penalty_makes_smaller_weights_and_more_doubt():
     truth = np.arange(60) % 3
     rows = told_by_two_numbers(truth)
-    weak, strong = (fit(rows, truth, 3, strength) for strength in (0.01, 1.0))
-    assert np.abs(strong.weights).sum() < np.abs(weak.weights).sum()
-    assert strong.probabilities(rows).max() < weak.probabilities(rows).max()
+    weak, strong = (fit(rows, truth, strength) for strength in (0.01, 1.0))
+    assert np.abs(strong[-1].coef_).sum() < np.abs(weak[-1].coef_).sum()
+    assert strong.predict_proba(rows).max() < weak.predict_proba(rows).max()
 
 
 def test_the_penalty_is_chosen_by_what_helps_with_other_people_and_of_equals_is_the_strongest():
     examples = people(8)
     truth, inner = set_of(examples).truth, folds(examples, 4)
     chance = np.random.default_rng(0).normal(size=(len(truth), 200))
-    assert choose_strength(np.column_stack([told_by_two_numbers(truth), chance]), truth, 3, inner) > STRENGTHS[0]
-    assert choose_strength(np.zeros((len(truth), 2)), truth, 3, inner) == STRENGTHS[-1]
+    assert choose_strength(np.column_stack([told_by_two_numbers(truth), chance]), truth, inner) > STRENGTHS[0]
+    assert choose_strength(np.zeros((len(truth), 2)), truth, inner) == STRENGTHS[-1]
 
 
 def test_what_only_tells_people_apart_is_worth_nothing_on_others():
@@ -110,10 +105,10 @@ def test_what_only_tells_people_apart_is_worth_nothing_on_others():
     prints = {}
     rows = np.stack([prints.setdefault((e.person, e.label), rng.normal(size=40)) for e in examples])
     rows = rows + rng.normal(0, 0.05, rows.shape)
-    same_people = fit(rows[::2], data.truth[::2], 3, 0.01).probabilities(rows[1::2])
+    same_people = fit(rows[::2], data.truth[::2], 0.01).predict_proba(rows[1::2])
     assert balanced_accuracy_score(data.truth[1::2], same_people.argmax(axis=1)) > 0.95
     measured = cross_validate_baseline(data, rows, 4)
-    assert np.mean([fold.report.balanced_accuracy for fold in measured]) < 0.6
+    assert np.mean([fold.metrics.balanced_accuracy for fold in measured]) < 0.6
 
 
 def test_the_part_held_out_has_no_say_in_scale_or_penalty(monkeypatch):
@@ -130,18 +125,18 @@ def test_the_part_held_out_has_no_say_in_scale_or_penalty(monkeypatch):
     fitted.clear()
     cross_validate_baseline(data, changed, 3)
     for before, after in zip(first[:count], fitted[:count], strict=True):
-        np.testing.assert_array_equal(before.weights, after.weights)
-        np.testing.assert_array_equal(before.mean, after.mean)
+        np.testing.assert_array_equal(before[-1].coef_, after[-1].coef_)
+        np.testing.assert_array_equal(before[0].mean_, after[0].mean_)
 
 
 def test_every_example_is_measured_once_and_the_summary_says_on_whom():
     data = set_of(people(6))
     measured = cross_validate_baseline(data, told_by_two_numbers(data.truth), 3)
-    assert sum(fold.report.confusion.sum() for fold in measured) == len(data.examples)
+    assert sum(fold.metrics.confusion.sum() for fold in measured) == len(data.examples)
     text = audio_logreg.summary(measured)
     assert text.count("Split by person: 4 learnt from, 2 others held out.") == 3
-    recalls = [fold.report.balanced_accuracy for fold in measured]
-    assert f"mean recall {np.mean(recalls):.4f} ± {np.std(recalls, ddof=1):.4f} over 3 folds" in text
+    recalls = [fold.metrics.balanced_accuracy for fold in measured]
+    assert f"UAR {np.mean(recalls):.4f} ± {np.std(recalls, ddof=1):.4f} over 3 folds" in text
     assert np.mean(recalls) > 0.85
 
 
@@ -164,7 +159,7 @@ def test_the_command_hears_pitches_of_people_that_it_has_not_heard(tree, capsys)
     said = capsys.readouterr().out
     assert "RAVDESS, audio: 64 recordings. CC BY-NC-SA 4.0" in said
     assert "Split by person: 2 learnt from, 2 others held out." in said
-    mean = float(said.partition("\nmean recall ")[2].split()[0])
+    mean = float(said.partition("\nUAR ")[2].split()[0])
     assert mean > 0.9
 
 

@@ -1,7 +1,7 @@
-"""What the emotions of recordings are worth without a network: functionals and a logistic regression, to compare with.
+"""Classify emotions of recordings by functionals and a logistic regression: a baseline without a network.
 
-Everything that is fitted, the scale of the numbers and the strength of the penalty included, is fitted on the people
-who are learnt from: the strength by folds of their own inside of each fold.
+Everything that is fitted, feature scaling and regularization included, is fitted on the training persons: the strength
+of the regularization by an inner cross-validation over them.
 """
 
 import logging
@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score
-from torch.nn import functional as F
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from moodreel.errors import DataInvalid
 from moodreel.training.baselines.functionals import compute_functionals
@@ -21,136 +22,106 @@ from moodreel.training.data.splits import Split, folds, group_ids
 from moodreel.training.evaluation.metrics import ClassificationMetrics, Predictions, compute_metrics
 
 STRENGTHS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
-"""Penalties that are tried, on half the sum of the squared weights, beside the mean loss."""
-INNER = 4
-"""Folds of those who are learnt from."""
-_OUTLIER = 5.0
-"""Standard deviations beyond which a number says no more: one cough must not decide."""
+"""Candidates for the strength of the regularization: half the squared weights times this are added to the mean loss."""
+INNER_FOLDS = 4
+MAX_DEVIATIONS = 5.0
+"""Standardized features are clipped to this: one cough must not decide."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
-class Regression:
-    """A multinomial logistic regression on standardised numbers.
-
-    mean, deviation: float64 (D,). weights: float64 (D, C). offset: float64 (C,).
-    """
-
-    mean: np.ndarray
-    deviation: np.ndarray
-    weights: np.ndarray
-    offset: np.ndarray
-
-    def probabilities(self, rows: np.ndarray) -> np.ndarray:
-        """Probabilities, float64 (N, C), of rows of numbers (N, D)."""
-        logits = _standardise(rows, self.mean, self.deviation) @ self.weights + self.offset
-        odds = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return odds / odds.sum(axis=1, keepdims=True)
-
-
-@dataclass(frozen=True, eq=False)
 class BaselineFold:
-    """One part held out. strength: the penalty chosen for it; why: `Split.why`; report: of the part held out."""
+    """One fold: the strength chosen for it, how it was held out (`Split.reason`), and the metrics on it."""
 
     strength: float
-    why: str
-    report: ClassificationMetrics
+    split_reason: str
+    metrics: ClassificationMetrics
 
 
-def cross_validate_baseline(data: Dataset, rows: np.ndarray, count: int = 5, *, seed: int = 0) -> list[BaselineFold]:
-    """Hold out each of `count` parts once, by person, and measure on it what the others taught.
+def cross_validate_baseline(
+    data: Dataset, features: np.ndarray, count: int = 5, *, seed: int = 0
+) -> list[BaselineFold]:
+    """Cross-validate the baseline by person, on the same folds that `train --folds` makes.
 
-    rows: float64 (N, D), `listen` to the set.
-    Raises DataInvalid where there are too few people to part, or to part those again who are learnt from.
+    Args:
+        data: N recordings.
+        features: float64 (N, D), see `extract_features`.
+        count: Of the folds.
+        seed: Of the folds.
+
+    Raises:
+        DataInvalid: There are too few persons for the folds, or for the inner ones.
     """
-    truth, classes = data.truth, len(data.labels)
-    measured: list[BaselineFold] = []
-    for part in folds(data.examples, count, seed=seed):
-        learnt = [data.examples[row] for row in part.train]
-        inner = folds(learnt, max(2, min(INNER, int(group_ids(learnt).max()) + 1)), seed=seed)
-        strength = choose_strength(rows[part.train], truth[part.train], classes, inner)
-        model = fit(rows[part.train], truth[part.train], classes, strength)
-        told = model.probabilities(rows[part.held_out])
-        predictions = Predictions(told, np.ones(len(told), bool))
-        report = compute_metrics(predictions, truth[part.held_out], data.labels)
-        log.info("fold %d of %d: mean recall %.4f", len(measured) + 1, count, report.balanced_accuracy)
-        measured.append(BaselineFold(strength, part.reason, report))
-    return measured
+    results: list[BaselineFold] = []
+    for fold in folds(data.examples, count, seed=seed):
+        train, held_out = fold.train, fold.held_out
+        train_examples = [data.examples[row] for row in train]
+        inner_count = max(2, min(INNER_FOLDS, int(group_ids(train_examples).max()) + 1))
+        inner = folds(train_examples, inner_count, seed=seed)
+        strength = choose_strength(features[train], data.truth[train], inner)
+        model = fit(features[train], data.truth[train], strength)
+        probabilities = np.zeros((len(held_out), len(data.labels)))
+        probabilities[:, model.classes_] = model.predict_proba(features[held_out])
+        predictions = Predictions(probabilities, np.ones(len(held_out), bool))
+        metrics = compute_metrics(predictions, data.truth[held_out], data.labels)
+        log.info("Fold %d of %d: UAR %.4f", len(results) + 1, count, metrics.balanced_accuracy)
+        results.append(BaselineFold(strength, fold.reason, metrics))
+    return results
 
 
 def extract_features(data: Dataset) -> np.ndarray:
-    """Give the functionals of a set's recordings, or of its clips' sound, float64 (N, D).
+    """Compute the functionals of a data set's recordings, or of its clips' sound: float64 (N, D).
 
-    Raises DataInvalid for a set of pictures, and for what cannot be read or holds no sound; it names the file.
+    Raises:
+        DataInvalid: The data set holds images, or a file cannot be read or holds no sound.
     """
     if data.media == IMAGES:
         raise DataInvalid(f"{data.name} is a set of pictures; name one with sound, as in ravdess-audio:PATH.")
-    return np.stack([compute_functionals(sound.samples) for sound in load_audio(data.examples)])
+    return np.stack([compute_functionals(audio.samples) for audio in load_audio(data.examples)])
 
 
-def fit(rows: np.ndarray, truth: np.ndarray, classes: int, strength: float) -> Regression:
-    """Fit a regression to rows (N, D) and the numbers of their classes (N,).
+def fit(features: np.ndarray, truth: np.ndarray, strength: float) -> Pipeline:
+    """Fit a multinomial logistic regression on standardized features (N, D) and label indices (N,).
 
-    Every class weighs the same, however rare, since the mean recall is what counts.
-    strength: of the penalty; a minimum is unique, and found by L-BFGS from zero, so that there is no chance in it.
+    All classes have the same total weight, since UAR is what counts.
     """
-    mean, deviation = rows.mean(axis=0), rows.std(axis=0)
-    deviation = np.where(deviation > 1e-9, deviation, 1.0)  # what never changes says nothing
-    known = torch.from_numpy(_standardise(rows, mean, deviation))
-    wanted = torch.from_numpy(truth)
-    weight = 1 / torch.bincount(wanted, minlength=classes).clamp_min(1).double()
-    weights = torch.zeros(rows.shape[1], classes, dtype=torch.double, requires_grad=True)
-    offset = torch.zeros(classes, dtype=torch.double, requires_grad=True)
-    optimiser = torch.optim.LBFGS(
-        [weights, offset], max_iter=300, tolerance_grad=1e-5, tolerance_change=1e-9, line_search_fn="strong_wolfe"
-    )
-
-    def loss() -> torch.Tensor:
-        optimiser.zero_grad()
-        value = F.cross_entropy(known @ weights + offset, wanted, weight) + strength / 2 * weights.square().sum()
-        value.backward()
-        return value
-
-    optimiser.step(loss)
-    return Regression(mean, deviation, weights.detach().numpy(), offset.detach().numpy())
+    clip = FunctionTransformer(np.clip, kw_args={"a_min": -MAX_DEVIATIONS, "a_max": MAX_DEVIATIONS})
+    # scikit-learn's C weighs the sum of the losses, `strength` their mean.
+    regression = LogisticRegression(C=1 / (strength * len(truth)), class_weight="balanced", max_iter=1000, tol=1e-5)
+    return make_pipeline(StandardScaler(), clip, regression).fit(features, truth)
 
 
-def choose_strength(rows: np.ndarray, truth: np.ndarray, classes: int, inner: Sequence[Split]) -> float:
-    """Give the one of `STRENGTHS` with the best mean recall over the parts that `inner` holds out."""
-    recalls = {}
+def choose_strength(features: np.ndarray, truth: np.ndarray, inner: Sequence[Split]) -> float:
+    """Return the one of `STRENGTHS` with the best UAR over the inner folds; of equals the strongest."""
+    scores = {}
     for strength in STRENGTHS:
-        told = np.zeros((len(rows), classes))
-        for part in inner:
-            model = fit(rows[part.train], truth[part.train], classes, strength)
-            told[part.held_out] = model.probabilities(rows[part.held_out])
-        recalls[strength] = balanced_accuracy_score(truth, told.argmax(axis=1))
-    return max(reversed(STRENGTHS), key=recalls.__getitem__)  # of equals the strongest
+        predicted = np.zeros_like(truth)
+        for fold in inner:
+            model = fit(features[fold.train], truth[fold.train], strength)
+            predicted[fold.held_out] = model.predict(features[fold.held_out])
+        scores[strength] = balanced_accuracy_score(truth, predicted)
+    return max(reversed(STRENGTHS), key=scores.__getitem__)
 
 
-def summary(measured: Sequence[BaselineFold]) -> str:
-    """Put the folds, their means and deviations, and all confusions together in words."""
-    reports = [fold.report for fold in measured]
-    figures = {
-        "mean recall": [report.balanced_accuracy for report in reports],
-        "accuracy": [report.accuracy for report in reports],
-        "macro-F1": [report.macro_f1 for report in reports],
+def summary(results: Sequence[BaselineFold]) -> str:
+    """Describe each fold, mean and standard deviation over the folds, and the confusion of all of them."""
+    values = {
+        "UAR": [fold.metrics.balanced_accuracy for fold in results],
+        "accuracy": [fold.metrics.accuracy for fold in results],
+        "macro-F1": [fold.metrics.macro_f1 for fold in results],
     }
     lines = [
         f"fold {number}: "
-        + ", ".join(f"{name} {values[number - 1]:.4f}" for name, values in figures.items())
-        + f"; {fold.report.examples} recordings, penalty {fold.strength:g}. {fold.why}"
-        for number, fold in enumerate(measured, start=1)
+        + ", ".join(f"{name} {scores[number - 1]:.4f}" for name, scores in values.items())
+        + f"; {fold.metrics.examples} recordings, strength {fold.strength:g}. {fold.split_reason}"
+        for number, fold in enumerate(results, start=1)
     ]
     lines += [
-        f"{name} {np.mean(values):.4f} ± {np.std(values, ddof=1):.4f} over {len(values)} folds"
-        for name, values in figures.items()
+        f"{name} {np.mean(scores):.4f} ± {np.std(scores, ddof=1):.4f} over {len(scores)} folds"
+        for name, scores in values.items()
     ]
-    confusion = sum(report.confusion for report in reports)
-    lines += [f"confusion, rows true, columns answered, {', '.join(reports[0].labels)}:"]
-    lines += [" ".join(f"{n:5d}" for n in row) for row in np.asarray(confusion)[:, :-1]]
+    confusion = np.sum([fold.metrics.confusion[:, :-1] for fold in results], axis=0)
+    lines += [f"confusion, rows true, columns predicted, {', '.join(results[0].metrics.labels)}:"]
+    lines += [" ".join(f"{n:5d}" for n in row) for row in confusion]
     return "\n".join(lines)
-
-
-def _standardise(rows: np.ndarray, mean: np.ndarray, deviation: np.ndarray) -> np.ndarray:
-    return ((rows - mean) / deviation).clip(-_OUTLIER, _OUTLIER)

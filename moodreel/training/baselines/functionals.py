@@ -1,9 +1,8 @@
-"""A recording as a row of numbers that nothing has learnt: what to beat before a network is worth its weights.
+"""Summarize a recording as a vector of functionals, without learning: the baseline that a network has to beat.
 
-Functionals, as eGeMAPS calls them (Eyben et al. 2016, doi:10.1109/TAFFC.2015.2457417), turn descriptors of any length
-into as many numbers for every recording: where they lie, how far they spread and how they move. They are taken where
-something sounds, so that the pause before somebody speaks does not count as a quiet voice; the pauses are numbers of
-their own.
+Functionals, as eGeMAPS calls them (Eyben et al. 2016, doi:10.1109/TAFFC.2015.2457417), summarize descriptors of any
+length as a fixed number of values: their position, spread and change. They are computed where there is sound, so that a
+pause before somebody speaks does not count as a quiet voice; pauses have values of their own.
 """
 
 import numpy as np
@@ -17,74 +16,86 @@ from moodreel.training.baselines.acoustic_features import (
     compute_descriptors,
 )
 
-SOUNDS = 40.0
-"""Decibels under the loudest step, down to which something sounds."""
-SECOND = SAMPLE_RATE / HOP_LENGTH
-"""Steps of a second."""
-OF_EACH = ("mean", "deviation", "10th", "median", "90th", "range", "slope", "change")
-"""Functionals of a descriptor: mean, standard deviation, percentiles, the 10th to the 90th, slope a second, and the
-standard deviation of what it changes by in a step."""
+SOUND_RANGE = 40.0
+"""Decibels below the loudest frame down to which a frame counts as sound."""
+FRAME_RATE = SAMPLE_RATE / HOP_LENGTH
+"""Frames a second."""
+FUNCTIONALS_OF_EACH = ("mean", "deviation", "10th", "median", "90th", "range", "slope", "change")
+"""Mean, standard deviation, percentiles, range from the 10th to the 90th, slope a second, and the standard deviation of
+the change from frame to frame."""
 _DESCRIPTORS = ("pitch", "periodicity", *DESCRIPTORS, *(f"mfcc {number}" for number in range(1, COEFFICIENTS + 1)))
 _RHYTHM = ("sounding", "voiced", "voices a second", "longest voice", "mean voice", "seconds")
 FUNCTIONALS = (
-    *(f"{name}, {functional}" for name in _DESCRIPTORS for functional in OF_EACH),
+    *(f"{name}, {functional}" for name in _DESCRIPTORS for functional in FUNCTIONALS_OF_EACH),
     *(f"band {band}, {what}" for what in ("mean", "deviation", "90th", "change") for band in range(MEL_BANDS)),
     *_RHYTHM,
 )
-"""What the numbers are, in their order. Pitch is in semitones over 27.5 Hz, as eGeMAPS has it."""
+"""Names of the values, in their order. Pitch is in semitones above 27.5 Hz, as in eGeMAPS."""
 
 
 def compute_functionals(samples: np.ndarray) -> np.ndarray:
-    """Give the numbers of a recording, float64 (len(FUNCTIONALS),), all finite; where nothing sounds, most are 0.
+    """Compute the functionals of a recording.
 
-    samples: float32 (M,), M > 0, from -1 to 1, mono, `moodreel.media.audio.RATE` a second.
+    Args:
+        samples: float32 (M,), M > 0, -1 to 1, mono, `SAMPLE_RATE` samples a second.
+
+    Returns:
+        float64 (len(FUNCTIONALS),), all finite; mostly 0 where there is no sound.
     """
-    described = compute_descriptors(samples)
-    loudness = described.values["loudness"]
-    sounding = loudness > max(loudness.max() - SOUNDS, -70.0)
-    voiced = sounding & ~np.isnan(described.pitch)
-    semitones = 12 * np.log2(np.where(voiced, described.pitch, 27.5) / 27.5)
-    lines = [(semitones, voiced), (described.periodicity, sounding)]
-    lines += [(values, sounding) for values in described.values.values()]
-    return np.concatenate(
-        [*(summarize(values, where) for values, where in lines), _bands(described, sounding), _rhythm(sounding, voiced)]
-    )
+    descriptors = compute_descriptors(samples)
+    loudness = descriptors.values["loudness"]
+    sounding = loudness > max(loudness.max() - SOUND_RANGE, -70.0)
+    voiced = sounding & ~np.isnan(descriptors.pitch)
+    semitones = 12 * np.log2(np.where(voiced, descriptors.pitch, 27.5) / 27.5)
+    series = [(semitones, voiced), (descriptors.periodicity, sounding)]
+    series += [(values, sounding) for values in descriptors.values.values()]
+    summaries = [summarize(values, mask) for values, mask in series]
+    return np.concatenate([*summaries, _summarize_bands(descriptors, sounding), _rhythm(sounding, voiced)])
 
 
-def summarize(values: np.ndarray, where: np.ndarray) -> np.ndarray:
-    """Give the functionals `OF_EACH`, float64 (8,), of the steps of a descriptor (N,) that are chosen by `where`, bool
-    (N,); zeros where there is none. Changes are between neighbours that are both chosen."""
-    chosen = values[where]
-    if not len(chosen):
-        return np.zeros(len(OF_EACH))
-    low, middle, high = np.percentile(chosen, (10, 50, 90))
-    when = np.flatnonzero(where) / SECOND
-    apart = when - when.mean()
-    slope = apart @ chosen / np.square(apart).sum() if len(chosen) > 1 else 0.0
-    changes = np.diff(values)[where[1:] & where[:-1]]
+def summarize(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Compute `FUNCTIONALS_OF_EACH` of a descriptor, float64 (8,).
+
+    Args:
+        values: float64 (N,).
+        mask: bool (N,), the frames that count; changes are between neighbors that both do.
+
+    Returns:
+        Zeros where no frame counts.
+    """
+    selected = values[mask]
+    if not len(selected):
+        return np.zeros(len(FUNCTIONALS_OF_EACH))
+    low, median, high = np.percentile(selected, (10, 50, 90))
+    times = np.flatnonzero(mask) / FRAME_RATE
+    slope = np.polyfit(times, selected, 1)[0] if len(selected) > 1 else 0.0
+    changes = np.diff(values)[mask[1:] & mask[:-1]]
     change = changes.std() if len(changes) else 0.0
-    return np.array([chosen.mean(), chosen.std(), low, middle, high, high - low, slope, change])
+    return np.array([selected.mean(), selected.std(), low, median, high, high - low, slope, change])
 
 
-def _bands(described: AcousticDescriptors, sounding: np.ndarray) -> np.ndarray:
-    """Mean, deviation, 90th percentile and change of each band of the spectrogram, (4 * BANDS,)."""
-    mels = described.mels.astype(np.float64)
-    chosen = mels[:, sounding]
-    if not chosen.size:
+def _summarize_bands(descriptors: AcousticDescriptors, sounding: np.ndarray) -> np.ndarray:
+    """Return mean, deviation, 90th percentile and change of each mel band, (4 * MEL_BANDS,)."""
+    mels = descriptors.mels.astype(np.float64)
+    selected = mels[:, sounding]
+    if not selected.size:
         return np.zeros(4 * MEL_BANDS)
     changes = np.diff(mels, axis=1)[:, sounding[1:] & sounding[:-1]]
     change = changes.std(axis=1) if changes.size else np.zeros(MEL_BANDS)
-    return np.concatenate([chosen.mean(axis=1), chosen.std(axis=1), np.percentile(chosen, 90, axis=1), change])
+    return np.concatenate([selected.mean(axis=1), selected.std(axis=1), np.percentile(selected, 90, axis=1), change])
 
 
 def _rhythm(sounding: np.ndarray, voiced: np.ndarray) -> np.ndarray:
-    """Of all steps the share that sounds, and of these the share with a voice; stretches of voice a second; the
-    longest, and their mean, in seconds; and the seconds from the first sound to the last."""
+    """Return the values named in `_RHYTHM`.
+
+    Of all frames the fraction with sound; of these the fraction with a voice; voiced segments a second; the longest,
+    and their mean, in seconds; and the seconds from the first sound to the last.
+    """
     if not sounding.any():
         return np.zeros(len(_RHYTHM))
-    heard = np.flatnonzero(sounding)
-    seconds = (heard[-1] - heard[0] + 1) / SECOND
+    frames = np.flatnonzero(sounding)
+    seconds = (frames[-1] - frames[0] + 1) / FRAME_RATE
     edges = np.diff(np.pad(voiced.astype(int), 1))
-    lengths = (np.flatnonzero(edges < 0) - np.flatnonzero(edges > 0)) / SECOND
+    lengths = (np.flatnonzero(edges < 0) - np.flatnonzero(edges > 0)) / FRAME_RATE
     longest, mean = (lengths.max(), lengths.mean()) if len(lengths) else (0.0, 0.0)
-    return np.array([sounding.mean(), voiced.sum() / len(heard), len(lengths) / seconds, longest, mean, seconds])
+    return np.array([sounding.mean(), voiced.sum() / len(frames), len(lengths) / seconds, longest, mean, seconds])

@@ -61,7 +61,7 @@ def run_training(args: argparse.Namespace) -> None:
     log.info("%s", recipe)
 
     held = holdout_mask(len(texts.texts), recipe.held_out, recipe.seed)
-    floor = measure_tfidf_baseline(texts.only(~held), texts.only(held), dev, seed=recipe.seed)
+    floor = measure_tfidf_baseline(texts.only(~held), texts.only(held), dev)
     log.info("words counted, and a logistic regression:\n%s", summary(floor))
     kept = partial(fit, folder=args.out, resume=args.resume, wandb=args.wandb)
     trained = train_text(args.data, recipe, pretrained, loop=kept)
