@@ -1,73 +1,76 @@
-"""The environment, read here and nowhere else, and cast once.
+"""Read the settings from the environment. No other module reads it.
 
-The class below is the table: a field's name in capitals is its variable, beside it stand the default, the cast and, for
-the message about a bad value, what is allowed. `.env.example` explains each one to an operator.
+`Settings` is the table of settings: the name of a field in capitals is the name of its variable. Each field has its
+cast, the allowed values (for error messages) and its default. `.env.example` explains each variable to operators.
 """
 
 import math
 import os
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Mapping
+from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from environs import Env
 
 from api.base64_input import decode_base64
 
 SECRET_BYTES = 64
-"""What HS512 needs at least (RFC 7518, 3.2)."""
+"""The shortest key for HS512 (RFC 7518, section 3.2)."""
+
+_Number = TypeVar("_Number", int, float)
 
 
 class SettingsError(Exception):
-    """A variable has a value that cannot be used; the message is one line for the operator."""
+    """A variable has an invalid value. The message is one line for the operator."""
 
 
-def _setting(cast: Callable[[str], Any], allowed: str, default: Any, *, secret: bool = False) -> Any:
+def _setting(cast: Callable[[str], object], allowed: str, default: object, *, secret: bool = False) -> Any:
+    """Make a field of `Settings`; the value of a secret is in no message. Any, as `dataclasses.field` returns it."""
     return field(default=default, repr=not secret, metadata={"cast": cast, "allowed": allowed, "secret": secret})
 
 
-def _whole(low: int, high: int, default: int) -> Any:
+def _integer(low: int, high: int, default: int) -> Any:
     def cast(text: str) -> int:
-        return _within(int(text), low, high)
+        return _in_range(int(text), low, high)
 
     return _setting(cast, f"a whole number from {low} to {high}", default)
 
 
-def _number(low: float, high: float, default: float) -> Any:
+def _float(low: float, high: float, default: float) -> Any:
     def cast(text: str) -> float:
-        return _within(float(text), low, high)
+        return _in_range(float(text), low, high)
 
     return _setting(cast, f"a number from {low:g} to {high:g}", default)
 
 
-def _within(value: Any, low: float, high: float) -> Any:
+def _in_range(value: _Number, low: float, high: float) -> _Number:
     if not low <= value <= high or math.isnan(value):
         raise ValueError
     return value
 
 
-def _one_of(words: dict[str, Any], default: Any) -> Any:
-    def cast(text: str) -> Any:
-        return {**words}[text if text in words else text.lower() if text.lower() in words else text.upper()]
+def _choice(values: Mapping[str, object], default: object) -> Any:
+    def cast(text: str) -> object:
+        return values[text if text in values else text.lower() if text.lower() in values else text.upper()]
 
-    return _setting(cast, f"one of {', '.join(words)}", default)
+    return _setting(cast, f"one of {', '.join(values)}", default)
 
 
 def _flag(default: bool) -> Any:
-    return _one_of({"0": False, "1": True, "false": False, "true": True}, default)
+    return _choice({"0": False, "1": True, "false": False, "true": True}, default)
 
 
-def _listed(text: str) -> tuple[str, ...]:
+def _list(text: str) -> tuple[str, ...]:
     return tuple(item.strip() for item in text.split(",") if item.strip())
 
 
-def _some(text: str) -> tuple[str, ...]:
-    found = _listed(text)
-    if not found:
+def _nonempty_list(text: str) -> tuple[str, ...]:
+    items = _list(text)
+    if not items:
         raise ValueError
-    return found
+    return items
 
 
 def _signing_secret(text: str) -> bytes:
@@ -77,15 +80,15 @@ def _signing_secret(text: str) -> bytes:
     return secret
 
 
-def _jwks(text: str) -> str:
-    # Keys that come over an open line could be anybody's.
+def _key_source(text: str) -> str:
+    # Keys from an unencrypted connection could be an attacker's.
     if "://" in text and not re.match(r"https://|http://(localhost|127\.0\.0\.1|\[::1\])[:/]", text, re.IGNORECASE):
         raise ValueError
     return text
 
 
 def _origins(text: str) -> tuple[str, ...]:
-    origins = tuple(origin.rstrip("/") for origin in _listed(text))
+    origins = tuple(origin.rstrip("/") for origin in _list(text))
     if not all(origin == "*" or origin.startswith(("http://", "https://")) for origin in origins):
         raise ValueError
     return origins
@@ -97,13 +100,13 @@ def _host(text: str) -> str:
     return text
 
 
-def _redis(text: str) -> str:
+def _redis_url(text: str) -> str:
     if not text.startswith(("redis://", "rediss://", "unix://")):
         raise ValueError
     return text
 
 
-def _storage(text: str) -> str:
+def _storage_url(text: str) -> str:
     if not text.startswith(("file://", "memory://", "gs://", "s3://")):
         raise ValueError
     return text
@@ -111,13 +114,13 @@ def _storage(text: str) -> str:
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything an operator can choose. `Settings(api_key=("k",))` is the service as shipped."""
+    """Everything that an operator can choose. `Settings(api_key=("k",))` has the defaults."""
 
     api_key: tuple[str, ...] = _setting(
-        _some, "one secret, or several with commas between (./init.sh makes one)", (), secret=True
+        _nonempty_list, "one secret, or several with commas between (./init.sh makes one)", (), secret=True
     )
     host: str = _setting(_host, "a host name or an address", "0.0.0.0")
-    port: int = _whole(1, 65535, 5000)
+    port: int = _integer(1, 65535, 5000)
     debug: bool = _flag(False)
 
     model_path: Path | None = _setting(Path, "a path", None)  # noqa: RUF009 - a field all the same
@@ -128,36 +131,38 @@ class Settings:
     emo_mock: bool = _flag(False)
     model_fallback: bool = _flag(False)
     model_store: Path = _setting(Path, "a folder", Path("model_store"))  # noqa: RUF009
-    use_gpu: str = _one_of({"auto": "auto", "0": "0", "1": "1"}, "auto")
+    use_gpu: str = _choice({"auto": "auto", "0": "0", "1": "1"}, "auto")
 
-    web_concurrency: int = _whole(1, 64, os.cpu_count() or 1)
-    threads: int = _whole(1, 64, 8)
-    analyses_at_once: int = _whole(1, 64, 1)
-    max_wait_seconds: float = _number(0, 300, 20)
-    max_sockets: int = _whole(0, 4096, 128)
-    max_sockets_per_user: int = _whole(1, 4096, 8)
-    socket_message_bytes: int = _whole(125, 1 << 20, 16 << 10)
-    socket_messages_per_minute: int = _whole(1, 60_000, 60)
-    socket_ping_seconds: float = _number(0.2, 3600, 15)
+    web_concurrency: int = _integer(1, 64, os.cpu_count() or 1)
+    threads: int = _integer(1, 64, 8)
+    analyses_at_once: int = _integer(1, 64, 1)
+    max_wait_seconds: float = _float(0, 300, 20)
+    max_sockets: int = _integer(0, 4096, 128)
+    max_sockets_per_user: int = _integer(1, 4096, 8)
+    socket_message_bytes: int = _integer(125, 1 << 20, 16 << 10)
+    socket_messages_per_minute: int = _integer(1, 60_000, 60)
+    socket_ping_seconds: float = _float(0.2, 3600, 15)
     presence_path: Path = _setting(Path, "a file", Path("data/presence.db"))  # noqa: RUF009
-    redis_url: str | None = _setting(_redis, "a URL that begins with redis://, rediss:// or unix://", None, secret=True)
+    redis_url: str | None = _setting(
+        _redis_url, "a URL that begins with redis://, rediss:// or unix://", None, secret=True
+    )
 
-    max_body_bytes: int = _whole(1024, 1 << 30, 32 << 20)
-    max_seconds: float = _number(1, 3600, 60)
-    max_frames: int = _whole(1, 1_000_000, 3600)
-    max_frame_pixels: int = _whole(64 * 64, 7680 * 4320, 3840 * 2160)
-    max_total_pixels: int = _whole(64 * 64, 1 << 40, 1920 * 1080 * 3600)
-    max_wall_seconds: float = _number(1, 600, 30)
-    analysis_fps: float = _number(0.5, 30, 5)
-    max_live_frame_bytes: int = _whole(1024, 1 << 24, 1 << 20)
-    max_image_bytes: int = _whole(1024, 1 << 30, 5 << 20)
-    max_image_pixels: int = _whole(64 * 64, 100_000_000, 40_000_000)
-    max_text_characters: int = _whole(100, 1_000_000, 20_000)
+    max_body_bytes: int = _integer(1024, 1 << 30, 32 << 20)
+    max_seconds: float = _float(1, 3600, 60)
+    max_frames: int = _integer(1, 1_000_000, 3600)
+    max_frame_pixels: int = _integer(64 * 64, 7680 * 4320, 3840 * 2160)
+    max_total_pixels: int = _integer(64 * 64, 1 << 40, 1920 * 1080 * 3600)
+    max_wall_seconds: float = _float(1, 600, 30)
+    analysis_fps: float = _float(0.5, 30, 5)
+    max_live_frame_bytes: int = _integer(1024, 1 << 24, 1 << 20)
+    max_image_bytes: int = _integer(1024, 1 << 30, 5 << 20)
+    max_image_pixels: int = _integer(64 * 64, 100_000_000, 40_000_000)
+    max_text_characters: int = _integer(100, 1_000_000, 20_000)
 
     log_path: Path = _setting(Path, "a file", Path("logs/calls.db"))  # noqa: RUF009
-    log_retention_days: int = _whole(0, 36_500, 30)
-    log_level: str = _one_of({level: level for level in ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")}, "INFO")
-    rate_limit: int = _whole(0, 1_000_000, 0)
+    log_retention_days: int = _integer(0, 36_500, 30)
+    log_level: str = _choice({level: level for level in ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")}, "INFO")
+    rate_limit: int = _integer(0, 1_000_000, 0)
     cors_origins: tuple[str, ...] = _setting(
         _origins, "origins such as https://app.example with commas between, or *", ()
     )
@@ -166,55 +171,59 @@ class Settings:
         _signing_secret, f"base64 of at least {SECRET_BYTES} random bytes", None, secret=True
     )
     security_issuer: str | None = _setting(str, "the iss of your own tokens", None)
-    security_max_age_seconds: int = _whole(60, 366 * 86_400, 7 * 86_400)
+    security_max_age_seconds: int = _integer(60, 366 * 86_400, 7 * 86_400)
     oidc_issuer: str | None = _setting(str, "the iss of your provider's tokens", None)
-    oidc_audience: tuple[str, ...] = _setting(_some, "the aud of your app's tokens, or several with commas between", ())
-    oidc_jwks: str | None = _setting(_jwks, "a file, or a URL that begins with https://", None)
+    oidc_audience: tuple[str, ...] = _setting(
+        _nonempty_list, "the aud of your app's tokens, or several with commas between", ()
+    )
+    oidc_jwks: str | None = _setting(_key_source, "a file, or a URL that begins with https://", None)
 
-    history: bool = _one_of({"off": False, "on": True, "0": False, "1": True}, False)
+    history: bool = _choice({"off": False, "on": True, "0": False, "1": True}, False)
     history_path: Path = _setting(Path, "a file", Path("data/history.db"))  # noqa: RUF009
-    history_retention_days: int = _whole(0, 36_500, 0)
-    media_storage: str | None = _setting(_storage, "a URL that begins with file://, memory://, gs:// or s3://", None)
+    history_retention_days: int = _integer(0, 36_500, 0)
+    media_storage: str | None = _setting(
+        _storage_url, "a URL that begins with file://, memory://, gs:// or s3://", None
+    )
 
     @classmethod
     def from_environment(cls, dotenv: Path = Path(".env")) -> "Settings":
-        """Read the environment, and `.env` for what it leaves out. An empty value means the default.
+        """Read the environment, and `.env` for variables that it does not have. An empty value means the default.
 
         Raises:
-            SettingsError: a value that is not allowed, no API key, or half of what tokens need.
+            SettingsError: A value is invalid, there is no API key, or settings contradict each other.
         """
         env = Env()
         env.read_env(dotenv, recurse=False)
-        given = {item: env.str(item.name.upper(), "").strip() for item in fields(cls)}
-        settings = cls(**{item.name: _cast(item, text) for item, text in given.items() if text})
+        texts = {item: env.str(item.name.upper(), "").strip() for item in fields(cls)}
+        settings = cls(**{item.name: _cast(item, text) for item, text in texts.items() if text})
         if not settings.api_key:
             raise SettingsError(
-                "API_KEY is empty: set it to a secret for callers to send as x-api-key (./init.sh makes one)."
+                "API_KEY is empty: set it to a secret, which callers send as x-api-key (./init.sh makes one)."
             )
-        _check_accounts(settings)
+        _check_tokens(settings)
         _check_history(settings)
         return settings
 
 
-def _check_accounts(settings: Settings) -> None:
+def _check_tokens(settings: Settings) -> None:
     for names in (("security_secret", "security_issuer"), ("oidc_issuer", "oidc_audience", "oidc_jwks")):
         missing = [name.upper() for name in names if not getattr(settings, name)]
         if 0 < len(missing) < len(names):
             raise SettingsError(f"{missing[0]} is empty: set all of {', '.join(names).upper()}, or none of them.")
     if settings.oidc_issuer and settings.oidc_issuer == settings.security_issuer:
-        raise SettingsError("OIDC_ISSUER must not be SECURITY_ISSUER: the issuer tells which rules a token keeps to.")
+        raise SettingsError("OIDC_ISSUER must not be SECURITY_ISSUER: the issuer decides how a token is verified.")
 
 
 def _check_history(settings: Settings) -> None:
     if (settings.media_storage or "").startswith("memory://") and settings.web_concurrency > 1:
         raise SettingsError(
-            "MEDIA_STORAGE=memory:// is one worker's own: set WEB_CONCURRENCY=1, or keep it in file://."
+            "MEDIA_STORAGE=memory:// is not shared between workers: set WEB_CONCURRENCY=1, or use file://."
         )
 
 
-def _cast(item: Any, text: str) -> Any:
+def _cast(item: Field[Any], text: str) -> Any:
     try:
         return item.metadata["cast"](text)
     except (ValueError, KeyError, OverflowError) as error:
-        found = "" if item.metadata["secret"] else f", not {text!r}"
-        raise SettingsError(f"{item.name.upper()} must be {item.metadata['allowed']}{found}.") from error
+        value = "" if item.metadata["secret"] else f", not {text!r}"
+        raise SettingsError(f"{item.name.upper()} must be {item.metadata['allowed']}{value}.") from error

@@ -1,4 +1,4 @@
-"""What Gunicorn serves: `gunicorn -c api/gunicorn.conf.py`. Each worker imports this after its fork."""
+"""The WSGI application that Gunicorn serves. Each worker imports this module after its fork."""
 
 import logging
 import os
@@ -16,7 +16,7 @@ from moodreel.errors import MoodreelError
 
 
 def _load() -> Flask:
-    """Build the app, or stop the whole service where that can't work."""
+    """Create the app; stop the whole service if that fails."""
     try:
         settings = Settings.from_environment()
         level = "DEBUG" if settings.debug else settings.log_level
@@ -27,17 +27,17 @@ def _load() -> Flask:
 
 
 def _stop(error: Exception) -> NoReturn:
-    """Say why in one line, whichever worker comes first, and have the master stop instead of trying for ever."""
+    """Print the reason once, from the first worker, and make the master stop instead of restarting workers forever."""
     if _is_first():
         print(f"moodreel cannot start: {error}", file=sys.stderr, flush=True)
         sys.exit(Arbiter.APP_LOAD_ERROR)
-    # A second worker with that status, while the master stops for the first, brings the master down with a traceback.
+    # If a second worker exits with that status while the master stops, the master ends with a traceback.
     time.sleep(1)
     sys.exit(0)
 
 
 def _is_first() -> bool:
-    """Tell whether no other worker has said so already, by a file in the folder that gunicorn.conf.py made for all."""
+    """Return whether no other worker has failed before, by a file in the folder that all workers share."""
     if folder := os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
         try:
             Path(folder, "stopped").touch(exist_ok=False)

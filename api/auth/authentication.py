@@ -1,7 +1,7 @@
-"""Who calls: API keys, bearer tokens and the headers that come with them.
+"""Authenticate callers by API key or token, and check the headers that a request needs.
 
-Of several credentials the first that is sent decides: `Authorization: Bearer`, `x-api-key`, a cookie. Another way to
-authenticate is one more function in `_WAYS`.
+If a request has several credentials, the first of these decides: `Authorization: Bearer`, `x-api-key`, a cookie. To add
+a way to authenticate, add a function to `_AUTHENTICATORS`.
 """
 
 import hashlib
@@ -32,12 +32,14 @@ _HTTP_DATE = re.compile(r"([A-Z][a-z]{2}, )?\d{1,2} [A-Z][a-z]{2} \d{4} \d\d:\d\
 
 @dataclass(frozen=True)
 class Caller:
-    """Somebody who proved who they are.
+    """An authenticated caller.
 
-    id: goes into the log: it tells callers apart and gives no secret away.
-    user: the person who signed in, None for an API key; only they read and delete their history.
-    token: what they signed in with.
-    cookie: the name of the cookie that it came in, None where the caller sent it on purpose.
+    Attributes:
+        id: Identifies the caller in the log, and reveals neither key nor name.
+        roles: The roles of the token; an API key has `ADMIN`.
+        user: The user who signed in; None for an API key. Only this user can read and delete their history.
+        token: The token of the user.
+        cookie: The name of the cookie that held the token; None if the caller sent it in a header.
     """
 
     id: str
@@ -48,19 +50,25 @@ class Caller:
 
 
 def authenticate(request: Request) -> Caller | None:
-    """Tell who calls; None for somebody who proves nothing. What is wrong with their token waits in `g.auth_error`."""
+    """Authenticate the request. Returns None without valid credentials; a token error is stored in `g.auth_error`."""
     g.auth_error = None
     try:
-        return next((caller for way in _AUTHENTICATORS if (caller := way(request)) is not None), None)
-    except ApiError as refusal:
-        g.auth_error = refusal
+        callers = (authenticator(request) for authenticator in _AUTHENTICATORS)
+        return next((caller for caller in callers if caller is not None), None)
+    except ApiError as error:
+        g.auth_error = error
         return None
 
 
 def require_caller(*, dated: bool = True) -> None:
-    """Refuse a call that may not go on, by its headers alone: before its body is read.
+    """Reject a request by its headers alone, before its body is read.
 
-    dated: the call must carry a date; where it need not, one that comes must be well-formed all the same.
+    Args:
+        dated: Whether the request needs a date. If it sends one, it must be well-formed in any case.
+
+    Raises:
+        ApiError: It has no valid credentials, is a cross-origin request by cookie, has a malformed header, or is one
+            too many.
     """
     if request.method == "OPTIONS":
         return
@@ -73,38 +81,38 @@ def require_caller(*, dated: bool = True) -> None:
 
 
 def require_same_origin() -> None:
-    """Refuse a call that changes something by a cookie, unless a page of our own makes it."""
+    """Reject a request that changes something by cookie, unless a page of an allowed origin makes it."""
     by_cookie = g.caller is not None and g.caller.cookie is not None
     if by_cookie and request.method not in SAFE_METHODS and not is_same_origin(request, _settings().cors_origins):
         raise ApiError(
             "forbidden",
-            "Another site's page may not do this with your cookie. Send the token in the Authorization header, "
+            "A page of another origin cannot do this with a cookie. Send the token in the Authorization header, "
             "or have the page's origin added to CORS_ORIGINS.",
         )
 
 
 def require_admin() -> None:
-    """Refuse a caller who is neither an operator's key nor an administrator."""
+    """Reject a caller without an API key or the role ADMIN."""
     if g.caller is not None and ADMIN not in g.caller.roles:
         raise ApiError("forbidden", f"This needs an API key, or a token with the role {ADMIN}.")
 
 
 def bearer_token(request: Request) -> str | None:
-    """Give what comes as `Authorization: Bearer`; None where that header is not there or of another scheme."""
+    """Return the token of the header `Authorization: Bearer`; None without such a header."""
     scheme, _, token = request.headers.get("Authorization", "").strip().partition(" ")
     return token.strip() if scheme.lower() == "bearer" else None
 
 
 def request_id(request: Request) -> str | None:
-    """Give the x-request-id; None where there is none that can be echoed."""
+    """Return the x-request-id; None if it is missing or cannot be echoed."""
     value = request.headers.get("x-request-id", "")
     return value if _REQUEST_ID.fullmatch(value) else None
 
 
 def client_id(request: Request) -> str | None:
-    """Give the x-client-id; None where there is none that can be recorded."""
+    """Return the x-client-id; None if it is missing or cannot be logged."""
     try:
-        # WSGI hands headers over as Latin-1; what is sent is UTF-8.
+        # WSGI decodes headers as Latin-1; clients send UTF-8.
         value = request.headers.get("x-client-id", "").encode("latin-1").decode("utf-8").strip()
     except UnicodeError:
         return None
@@ -121,30 +129,30 @@ def _unauthorized() -> ApiError:
 
 
 def _by_bearer_token(request: Request) -> Caller | None:
-    text = bearer_token(request)
-    return None if text is None else _user(services().token_verifier.verify(text))
+    token = bearer_token(request)
+    return None if token is None else _to_caller(services().token_verifier.verify(token))
 
 
 def _by_cookie(request: Request) -> Caller | None:
     name = next((name for name in COOKIES if request.cookies.get(name)), None)
     if name is None or request.headers.get("x-api-key"):
         return None
-    return _user(services().token_verifier.verify(request.cookies[name]), name)
+    return _to_caller(services().token_verifier.verify(request.cookies[name]), name)
 
 
-def _user(token: Token, cookie: str | None = None) -> Caller:
+def _to_caller(token: Token, cookie: str | None = None) -> Caller:
     return Caller(f"user-{token.user[:16]}", frozenset(token.roles), token.user, token, cookie)
 
 
 def _by_api_key(request: Request) -> Caller | None:
     sent = hashlib.sha256(request.headers.get("x-api-key", "").encode("latin-1", "replace")).digest()
-    found = None
+    matched = None
     for key in _settings().api_key:
-        known = hashlib.sha256(key.encode()).digest()
-        # Every key is compared, whichever fits: the time it takes tells nothing.
-        if hmac.compare_digest(sent, known):
-            found = known
-    return Caller(f"key-{found.hex()[:8]}", frozenset({ADMIN})) if found else None
+        digest = hashlib.sha256(key.encode()).digest()
+        # Every key is compared, even after a match, so that the time reveals nothing.
+        if hmac.compare_digest(sent, digest):
+            matched = digest
+    return Caller(f"key-{matched.hex()[:8]}", frozenset({ADMIN})) if matched else None
 
 
 _AUTHENTICATORS: tuple[Callable[[Request], Caller | None], ...] = (_by_bearer_token, _by_api_key, _by_cookie)
@@ -155,7 +163,7 @@ def _settings() -> Settings:
 
 
 def _check_date(request: Request, required: bool) -> None:
-    # Browsers don't let a page set `date`, so `x-date` may stand in for it.
+    # A page in a browser cannot set `date`, so `x-date` may replace it.
     value = request.headers.get("x-date") or request.headers.get("date") or ""
     if (value or required) and not _is_date(value.strip()):
         raise ApiError("bad_date", "Send a date header in ISO 8601 with a zone, such as 2025-08-16T12:34:56Z.")
@@ -178,7 +186,7 @@ def _check_identifiers(request: Request) -> None:
 
 
 def check_rate_limit(caller: Caller) -> None:
-    """Refuse a call, open in the log, of a caller who made too many in the last minute."""
+    """Reject a request, whose log row is open, if its caller made too many in the last minute."""
     limit, log = _settings().rate_limit, services().call_log
     if not limit or g.row_id is None:
         return
@@ -188,11 +196,11 @@ def check_rate_limit(caller: Caller) -> None:
             return
         first = log.oldest_since(caller.id, since, max_id=g.row_id) or datetime.now(UTC)
     except CallLogError:
-        # An unreadable log must not keep everybody out; opening the row has reported it already.
+        # An unreadable log must not lock everybody out. Opening the row has already reported it.
         return current_app.logger.warning("RATE_LIMIT was not applied: the call log cannot be read")
     wait = (first + RATE_WINDOW - datetime.now(UTC)).total_seconds()
     raise ApiError(
         "rate_limited",
-        f"One caller may make {limit} calls a minute. Wait as long as Retry-After says.",
+        f"One caller may make {limit} requests a minute. Wait as many seconds as Retry-After says.",
         headers={"Retry-After": str(max(1, int(wait) + 1))},
     )

@@ -1,4 +1,4 @@
-"""Whether a page of our own makes a call: a browser adds its cookies to whatever any page sends here.
+"""Detect cross-site requests: a browser adds the cookies of this service to requests from any page.
 
 Sources: OWASP's Cross-Site Request Forgery Prevention Cheat Sheet, W3C Fetch Metadata, RFC 6454.
 """
@@ -12,23 +12,27 @@ _PORTS = {"https": ":443", "http": ":80"}
 
 
 def is_same_origin(request: Request, allowed_origins: Iterable[str]) -> bool:
-    """Tell it from what the browser says, and no page can forge; a call that says nothing is none of ours.
+    """Return whether a page of this service, or of an allowed origin, makes the request.
 
-    listed: origins that count as ours; `*` is none.
+    It decides by headers that browsers set and no page can forge. A request without them is not of the same origin.
+
+    Args:
+        request: The request.
+        allowed_origins: Further origins that are trusted; `*` trusts none.
     """
     origin, site = request.headers.get("Origin", ""), request.headers.get("Sec-Fetch-Site")
     if origin != "*" and origin in allowed_origins:
         return True
     if site is not None:
-        # `none`: the person did it and not a page, by the address bar or a bookmark.
+        # `none`: the user did it and not a page, with the address bar or a bookmark.
         return site in ("same-origin", "none")
-    return _is_here(origin, request)
+    return _has_same_host(origin, request)
 
 
-def _is_here(origin: str, request: Request) -> bool:
-    """Compare host and port only: behind a proxy with TLS the page's scheme is https where ours is http."""
+def _has_same_host(origin: str, request: Request) -> bool:
+    """Compare host and port only: behind a TLS proxy the scheme of the page is https, and that of the request http."""
     scheme, separator, host = origin.lower().partition("://")
     if not separator or scheme not in ("https", request.scheme):
         return False
-    here = request.headers.get("Host", "").lower()
-    return bool(host) and host.removesuffix(_PORTS[scheme]) == here.removesuffix(_PORTS[scheme])
+    own_host = request.headers.get("Host", "").lower()
+    return bool(host) and host.removesuffix(_PORTS[scheme]) == own_host.removesuffix(_PORTS[scheme])

@@ -1,8 +1,8 @@
-"""The public keys of an OpenID provider (RFC 7517), from a file or a URL, kept in memory and read again in time.
+"""Read and cache the public keys of an OpenID provider (RFC 7517), from a file or a URL.
 
-A provider changes its keys now and then, and a token names its key by `kid`. So an unknown `kid` has the keys read
-again; but anybody can make up a `kid`, so a process asks a provider only once in COOLDOWN_SECONDS, whether that worked
-or not. While the provider doesn't answer, the keys that are known go on being used for a day.
+A provider changes its keys from time to time, and a token names its key by `kid`. An unknown `kid` therefore refreshes
+the keys. Anybody can make up a `kid`, so a process asks the provider at most once in COOLDOWN_SECONDS, whether that
+succeeds or not. While the provider does not answer, the cached keys are used for up to a day.
 """
 
 import http.client
@@ -20,16 +20,18 @@ from typing import Any, Protocol
 import jwt
 
 FRESH_SECONDS = 300
+"""Older keys are refreshed when they are next needed."""
 COOLDOWN_SECONDS = 30
 MAX_STALE_SECONDS = 24 * 3600
+"""Older keys are no longer used."""
 TIMEOUT_SECONDS = 5
 MAX_BYTES = 1 << 20
 MIN_RSA_BITS = 2048
-"""RFC 7518, 3.3."""
+"""RFC 7518, section 3.3."""
 
 _MEMBERS = {"RS256": ("RSA", ("n", "e")), "ES256": ("EC", ("crv", "x", "y"))}
 ALGORITHMS = tuple(_MEMBERS)
-"""Those that a provider may sign with; each takes one type of key."""
+"""The algorithms that a provider may sign with. Each needs one type of key."""
 
 _URL = re.compile("https?://", re.IGNORECASE)
 
@@ -37,80 +39,89 @@ log = logging.getLogger(__name__)
 
 
 class KeysUnavailable(Exception):
-    """The keys cannot be read now; the message is for the operator."""
+    """The keys cannot be read now. The message is for the operator."""
 
 
 class KeySet:
-    """Keys that may sign, found by algorithm and `kid`."""
+    """The signing keys of a JWKS, by algorithm and `kid`."""
 
     def __init__(self, data: bytes) -> None:
-        """Read a JWKS; what is not for signatures, weak or of another kind is left out. Raises ValueError."""
+        """Parse a JWKS; weak keys, and keys of another type or use, are left out. Raises ValueError."""
         try:
-            listed = json.loads(data)["keys"]
-            found = [entry for jwk in listed if isinstance(jwk, dict) for entry in _usable(jwk)]
+            keys = json.loads(data)["keys"]
+            usable = [entry for jwk in keys if isinstance(jwk, dict) for entry in _usable(jwk)]
         except (KeyError, TypeError, RecursionError) as error:
-            raise ValueError("it is no JWKS") from error
-        if not found:
-            raise ValueError(f"it holds no key for {' or '.join(ALGORITHMS)}")
-        self._found = found
+            raise ValueError("it is not a JWKS") from error
+        if not usable:
+            raise ValueError(f"it has no key for {' or '.join(ALGORITHMS)}")
+        self._keys = usable
 
     def find(self, algorithm: str, kid: str | None) -> jwt.PyJWK | None:
-        """Give the key; without a `kid` only where there is no choice."""
-        fitting = [(name, key) for name, key in self._found if key.algorithm_name == algorithm]
+        """Return the key; without a `kid`, only if there is exactly one for the algorithm."""
+        candidates = [(name, key) for name, key in self._keys if key.algorithm_name == algorithm]
         if kid is None:
-            return fitting[0][1] if len(fitting) == 1 else None
-        return next((key for name, key in fitting if name == kid), None)
+            return candidates[0][1] if len(candidates) == 1 else None
+        return next((key for name, key in candidates if name == kid), None)
 
 
 class KeySource(Protocol):
+    """Where the keys come from."""
+
     def find(self, algorithm: str, kid: str | None) -> jwt.PyJWK | None:
-        """Give the key that a token names, None where there is none. Raises KeysUnavailable."""
+        """Return the key that a token names; None if there is none. Raises KeysUnavailable."""
 
 
 def open_key_source(source: str) -> KeySource:
-    """Give the keys at a URL, which is asked when the first token comes, or in a file. Raises KeysUnavailable."""
+    """Open the keys at a URL, which is read when the first token comes, or in a file. Raises KeysUnavailable."""
     return UrlKeys(source) if _URL.match(source) else FileKeys(Path(source))
 
 
 class FileKeys:
-    """Keys in a file, read again whenever it has changed. What replaces it and is no JWKS is not taken."""
+    """Keys in a file, read again whenever the file changes. A new version that is not a JWKS is ignored."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._seen = self._signature()
+        self._last_signature = self._signature()
         try:
             self._keys = KeySet(path.read_bytes())
         except (OSError, ValueError) as error:
             raise KeysUnavailable(f"the file {path} cannot be used: {error}") from error
 
     def find(self, algorithm: str, kid: str | None) -> jwt.PyJWK | None:
+        """Return the key that a token names; None if there is none. Raises KeysUnavailable."""
         signature = self._signature()
-        if signature != self._seen:
-            self._seen = signature
-            self._read_again()
+        if signature != self._last_signature:
+            self._last_signature = signature
+            self._reload()
         return self._keys.find(algorithm, kid)
 
-    def _read_again(self) -> None:
+    def _reload(self) -> None:
         try:
             self._keys = KeySet(self._path.read_bytes())
         except (OSError, ValueError) as error:
-            log.error("OIDC_JWKS: %s has changed but cannot be used, the keys from before stay: %s", self._path, error)
+            log.error("OIDC_JWKS: %s has changed but cannot be used; the previous keys are kept: %s", self._path, error)
 
     def _signature(self) -> tuple[int, ...] | None:
         try:
-            found = self._path.stat()
+            stat = self._path.stat()
         except OSError:
             return None
-        return found.st_ino, found.st_mtime_ns, found.st_size
+        return stat.st_ino, stat.st_mtime_ns, stat.st_size
 
 
 @dataclass(frozen=True)
 class _CachedKeys:
-    """keys: None before any came. at, asked: seconds when they came, and when the provider was last asked."""
+    """The state of `UrlKeys`.
+
+    Attributes:
+        keys: The keys; None before the first success.
+        fetched_at: When they were fetched, in seconds of the clock.
+        asked_at: When the provider was last asked.
+    """
 
     keys: KeySet | None
-    at: float
-    asked: float
+    fetched_at: float
+    asked_at: float
 
     def find(self, algorithm: str, kid: str | None) -> jwt.PyJWK | None:
         return self.keys.find(algorithm, kid) if self.keys else None
@@ -119,8 +130,10 @@ class _CachedKeys:
 class UrlKeys:
     """Keys at a URL.
 
-    fetch: gives what is at the URL, or raises OSError.
-    clock: gives seconds that only grow.
+    Args:
+        url: The URL of a JWKS.
+        fetch: Returns the content of the URL, or raises OSError.
+        clock: Returns seconds of a monotonic clock.
     """
 
     def __init__(
@@ -129,36 +142,37 @@ class UrlKeys:
         self._url = url
         self._fetch = fetch or _fetch
         self._clock = clock
-        self._one_asks = threading.Lock()
+        self._refresh_lock = threading.Lock()
         self._state = _CachedKeys(None, -float("inf"), -float("inf"))
 
     def find(self, algorithm: str, kid: str | None) -> jwt.PyJWK | None:
+        """Return the key that a token names; None if there is none. Raises KeysUnavailable."""
         key = self._state.find(algorithm, kid)
-        if key is None or self._clock() - self._state.at > FRESH_SECONDS:
-            # While one thread asks, the others go on with the keys they have; they wait only where theirs is unknown.
-            self._ask(wait=key is None)
+        if key is None or self._clock() - self._state.fetched_at > FRESH_SECONDS:
+            # While one thread asks, the others use the cached keys. They wait only if they need an unknown key.
+            self._refresh(wait=key is None)
         state = self._state
-        if self._clock() - state.at > MAX_STALE_SECONDS:
+        if self._clock() - state.fetched_at > MAX_STALE_SECONDS:
             raise KeysUnavailable("no keys")
         key = state.find(algorithm, kid)
-        if key is None and state.at < state.asked:
+        if key is None and state.fetched_at < state.asked_at:
             raise KeysUnavailable("the key is unknown, and the provider did not answer when it was last asked")
         return key
 
-    def _ask(self, *, wait: bool) -> None:
-        if not self._one_asks.acquire(blocking=wait):
+    def _refresh(self, *, wait: bool) -> None:
+        if not self._refresh_lock.acquire(blocking=wait):
             return
         try:
             before, now = self._state, self._clock()
-            if now - before.asked < COOLDOWN_SECONDS:
+            if now - before.asked_at < COOLDOWN_SECONDS:
                 return
             try:
                 self._state = _CachedKeys(KeySet(self._fetch(self._url)), now, now)
             except (OSError, http.client.HTTPException, ValueError) as error:
                 log.error("OIDC_JWKS: %s cannot be used: %s", self._url, error)
-                self._state = _CachedKeys(before.keys, before.at, now)
+                self._state = _CachedKeys(before.keys, before.fetched_at, now)
         finally:
-            self._one_asks.release()
+            self._refresh_lock.release()
 
 
 def _usable(jwk: Mapping[str, Any]) -> list[tuple[str | None, jwt.PyJWK]]:
@@ -173,12 +187,12 @@ def _usable(jwk: Mapping[str, Any]) -> list[tuple[str | None, jwt.PyJWK]]:
     ]
 
 
-def _verifies(operations: Any) -> bool:
+def _verifies(operations: object) -> bool:
     return operations is None or (isinstance(operations, list) and "verify" in operations)
 
 
 def _load(members: dict[str, Any], algorithm: str) -> jwt.PyJWK | None:
-    # Only the public members come here: a key set that was published with its private halves must not sign anything.
+    # Only the public members are loaded: a set published with its private keys by mistake must not sign anything.
     try:
         key = jwt.PyJWK(members, algorithm)
     except (jwt.PyJWTError, TypeError, ValueError, AttributeError):
@@ -188,20 +202,20 @@ def _load(members: dict[str, Any], algorithm: str) -> jwt.PyJWK | None:
     return key if algorithm == "RS256" or members["crv"] == "P-256" else None
 
 
-class _StayHere(urllib.request.HTTPRedirectHandler):
-    """Follows no redirect: the keys come from where the operator said, or not at all."""
+class _NoRedirectHandler(urllib.request.HTTPRedirectHandler):
+    """Refuse redirects: the keys come from the URL that the operator set, or not at all."""
 
-    def redirect_request(self, *_args: Any, **_options: Any) -> None:
+    def redirect_request(self, *_args: object, **_options: object) -> None:
         return None
 
 
 def _fetch(url: str) -> bytes:
     request = urllib.request.Request(url, headers={"Accept": "application/json", "User-Agent": "moodreel"})
     deadline, data = time.monotonic() + TIMEOUT_SECONDS, b""
-    with urllib.request.build_opener(_StayHere).open(request, timeout=TIMEOUT_SECONDS) as answer:
-        # The timeout is for one read: without the deadline a byte now and then would hold the thread.
-        while piece := answer.read1(65_536):
-            data += piece
+    with urllib.request.build_opener(_NoRedirectHandler).open(request, timeout=TIMEOUT_SECONDS) as response:
+        # The timeout is for one read. Without the deadline, single bytes that trickle in would hold the thread.
+        while chunk := response.read1(65_536):
+            data += chunk
             if len(data) > MAX_BYTES or time.monotonic() > deadline:
-                raise OSError("the answer is too large or too slow")
+                raise OSError("the response is too large or too slow")
     return data

@@ -1,11 +1,11 @@
-"""Bearer tokens: what they must say, and that somebody who may say so signed them.
+"""Verify and renew bearer tokens (JWT).
 
-Two kinds are taken, each where the operator has set it up: our own, signed with a shared secret (HS512), and those of
-an OpenID provider, signed with its private key (RS256, ES256). A token has little say in how it is checked: its issuer
-picks the kind, the kind fixes the algorithms, and a key is only ever used with the one algorithm that it is for. `jku`,
-`jwk` and the like are never looked at.
+Two kinds are accepted, if the operator has configured them: tokens signed with a shared secret (HS512), and those of an
+OpenID provider, signed with its private key (RS256, ES256). The token does not choose how it is verified: its issuer
+selects the kind, the kind fixes the algorithms, and a key is only used with its own algorithm. Header fields such as
+`jku` and `jwk` are ignored.
 
-Sources: RFC 7519 and 8725 (tokens and how they are forged), OpenID Connect Core 2 and 3.1.3.7.
+Sources: RFC 7519 (JWT), RFC 8725 (attacks on JWT), OpenID Connect Core sections 2 and 3.1.3.7.
 """
 
 import hashlib
@@ -27,9 +27,9 @@ from api.settings import Settings, SettingsError
 
 MAX_CHARACTERS = 8192
 LEEWAY_SECONDS = 30
-"""How far this clock and the issuer's may differ."""
+"""How far the clocks of this machine and the issuer may differ."""
 MAX_ID_CHARACTERS = 255
-"""OpenID Connect Core 2, of `sub`."""
+"""Limit of `sub` (OpenID Connect Core, section 2)."""
 
 _SHAPE = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
 _TYPES = {"jwt", "at+jwt", "application/at+jwt"}
@@ -40,10 +40,17 @@ _UNAUTHENTICATED = {"WWW-Authenticate": 'Bearer realm="moodreel", error="invalid
 
 @dataclass(frozen=True)
 class Token:
-    """What a good token says. Its text is not kept.
+    """The claims of a verified token. The token itself is not stored.
 
-    user_id: the person, as the issuer knows them.
-    renewable: we sign such tokens ourselves.
+    Attributes:
+        user_id: The user, as the issuer knows them.
+        subject: The claim `sub`.
+        roles: The claim `roles`.
+        issuer: The claim `iss`.
+        issued_at: The claim `iat`.
+        expires_at: The claim `exp`.
+        renewable: Whether this service can sign a new one.
+        claims: All claims.
     """
 
     user_id: str
@@ -57,21 +64,21 @@ class Token:
 
     @property
     def user(self) -> str:
-        """The person, told apart from everybody else's of any issuer: 64 hexadecimal digits that give no name away."""
+        """Identifier of the user among those of all issuers: 64 hexadecimal digits that reveal no name."""
         return hashlib.sha256(json.dumps([self.issuer, self.user_id]).encode()).hexdigest()
 
 
 class IssuerVerifier(Protocol):
-    """One kind of tokens."""
+    """Verifies the tokens of one issuer."""
 
     issuer: str
 
     def verify(self, text: str) -> Token:
-        """Read a token. Raises jwt.PyJWTError, or KeysUnavailable."""
+        """Verify a token. Raises jwt.PyJWTError or KeysUnavailable."""
 
 
 class TokenVerifier:
-    """The kinds of tokens that this service takes, none or more."""
+    """Verifies the tokens of all configured issuers; there may be none."""
 
     def __init__(self, own: "SharedSecretVerifier | None" = None, openid: "OpenIdVerifier | None" = None) -> None:
         self._own = own
@@ -79,7 +86,7 @@ class TokenVerifier:
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "TokenVerifier":
-        """Set up what the settings ask for. Raises SettingsError where the provider's keys cannot be used."""
+        """Make the configured verifiers. Raises SettingsError if the keys of OIDC_JWKS are unusable."""
         own, openid = None, None
         if settings.security_secret and settings.security_issuer:
             own = SharedSecretVerifier(
@@ -97,59 +104,60 @@ class TokenVerifier:
         return bool(self._by_issuer)
 
     def verify(self, text: str) -> Token:
-        """Read a token.
+        """Verify a token.
 
         Raises:
-            ApiError: `token_expired`; `invalid_token` for whatever else is wrong with it; `keys_unavailable` where that
-                cannot be told.
+            ApiError: `token_expired`; `invalid_token` for any other fault; `keys_unavailable` if the keys cannot be
+                read.
         """
         if not self:
-            raise _invalid("This service takes no tokens. Send an API key in the x-api-key header.")
+            raise _invalid("This service accepts no tokens. Send an API key in the x-api-key header.")
         try:
             return self._verifier(text).verify(text)
         except jwt.ExpiredSignatureError as error:
             raise _expired("The token has expired. Sign in again, or refresh tokens before they expire.") from error
         except (jwt.PyJWTError, ValueError, TypeError) as error:
-            raise _invalid(
-                "The token is not one that this service takes. Sign in again and send the new one."
-            ) from error
+            raise _invalid("The token is not valid for this service. Sign in again and send the new one.") from error
         except KeysUnavailable as error:
             raise ApiError(
-                "keys_unavailable", "The token cannot be checked now, as its issuer does not answer. Try again soon."
+                "keys_unavailable", "The token cannot be verified now, as its issuer does not answer. Try again soon."
             ) from error
 
     def renew(self, token: Token, now: float | None = None) -> "RenewedToken":
-        """Sign the same again for as long as it was good for. Raises ApiError where that may not be."""
+        """Sign a new token of the same claims and lifetime. Raises ApiError if that is not allowed."""
         if not token.renewable or self._own is None:
             raise ApiError(
-                "forbidden", "Only tokens of this service are refreshed here. Ask your identity provider for a new one."
+                "forbidden",
+                "Only tokens of this service can be refreshed here. Ask your identity provider for a new one.",
             )
         return self._own.renew(token, time.time() if now is None else now)
 
     def _verifier(self, text: str) -> IssuerVerifier:
-        # Nothing of a token this large or of another shape is ever parsed.
+        # A token that is too large or malformed is not parsed at all.
         if len(text) > MAX_CHARACTERS or not _SHAPE.fullmatch(text):
-            raise jwt.DecodeError("no token")
-        # Not verified yet: all that this decides is whose rules the token must keep to, and they say so again.
+            raise jwt.DecodeError("not a token")
+        # Not verified yet: this only selects the verifier, which checks the issuer again.
         issuer = jwt.decode(text, options={"verify_signature": False}).get("iss")
         if not isinstance(issuer, str) or issuer not in self._by_issuer:
-            raise jwt.InvalidIssuerError("nobody's")
+            raise jwt.InvalidIssuerError("unknown issuer")
         return self._by_issuer[issuer]
 
 
 @dataclass(frozen=True)
 class RenewedToken:
-    """A new token and when it ends."""
+    """A new token, and when it expires."""
 
     text: str = field(repr=False)
     expires_at: datetime
 
 
 class SharedSecretVerifier:
-    """Tokens that we and the journaling app sign with one secret.
+    """Verifies and signs tokens with a secret that this service and the app share.
 
-    secret: at least 64 bytes (RFC 7518, 3.2).
-    max_age: seconds from the first sign-in for which a token may be refreshed.
+    Args:
+        secret: At least 64 bytes (RFC 7518, section 3.2).
+        issuer: The claim `iss` of the tokens.
+        max_age: Seconds after the user signed in for which a token can be refreshed.
     """
 
     ALGORITHM = "HS512"
@@ -161,30 +169,37 @@ class SharedSecretVerifier:
         self._max_age = max_age
 
     def verify(self, text: str) -> Token:
+        """Verify a token. Raises jwt.PyJWTError."""
         claims = _decode(text, self._secret, [self.ALGORITHM], self.REQUIRED, self.issuer)
         user_id = claims["userId"]
         if isinstance(user_id, int) and not isinstance(user_id, bool):
             user_id = str(user_id)
-        if not _are_words(claims["roles"]):
+        if not _are_printable(claims["roles"]):
             raise jwt.InvalidTokenError("roles")
         if "auth_time" in claims:
             _time(claims, "auth_time")
         return _token(claims, user_id, tuple(claims["roles"]), renewable=True)
 
     def renew(self, token: Token, now: float) -> RenewedToken:
-        """Sign a token's claims again, for as long as it was good for, but not beyond the longest sign-in."""
+        """Sign the claims of a token again, with the same lifetime, but not beyond `max_age`."""
         issued, expires = _time(token.claims, "iat"), _time(token.claims, "exp")
         signed_in = min(_time(token.claims, "auth_time") if "auth_time" in token.claims else issued, issued)
         end = math.floor(min(now + (expires - issued), signed_in + self._max_age))
         if now >= expires or end <= now:
-            raise _expired("It is too late to refresh this token. Sign in again.")
+            raise _expired("This token can no longer be refreshed. Sign in again.")
         claims = {name: value for name, value in token.claims.items() if name not in ("nbf", "jti")}
         claims |= {"iat": math.floor(now), "exp": end, "auth_time": signed_in, "jti": uuid.uuid4().hex}
         return RenewedToken(jwt.encode(claims, self._secret, self.ALGORITHM), datetime.fromtimestamp(end, UTC))
 
 
 class OpenIdVerifier:
-    """Tokens of an OpenID provider; audience: our names there, of which a token must hold one."""
+    """Verifies tokens of an OpenID provider.
+
+    Args:
+        keys: The keys of the provider.
+        issuer: The claim `iss` of the tokens.
+        audience: Identifiers of the app at the provider; the claim `aud` must have one of them.
+    """
 
     REQUIRED = ("sub", "iss", "aud", "iat", "exp")
 
@@ -194,16 +209,17 @@ class OpenIdVerifier:
         self._audience = audience
 
     def verify(self, text: str) -> Token:
+        """Verify a token. Raises jwt.PyJWTError or KeysUnavailable."""
         header = jwt.get_unverified_header(text)
         if header.get("alg") not in ALGORITHMS:
-            raise jwt.InvalidAlgorithmError("not ours")
+            raise jwt.InvalidAlgorithmError("unknown algorithm")
         key = self._keys.find(header["alg"], header.get("kid"))
         if key is None:
-            raise jwt.InvalidKeyError("unknown")
-        # The key knows its own algorithm, and PyJWT holds the token to it.
+            raise jwt.InvalidKeyError("unknown key")
+        # PyJWT accepts no other algorithm than that of the key.
         claims = _decode(text, key, [key.algorithm_name], self.REQUIRED, self.issuer, self._audience)
         roles = claims.get("roles", ())
-        return _token(claims, claims["sub"], tuple(roles) if _are_words(roles) else (), renewable=False)
+        return _token(claims, claims["sub"], tuple(roles) if _are_printable(roles) else (), renewable=False)
 
 
 def _decode(
@@ -224,7 +240,7 @@ def _decode(
         options={"require": list(required)},
     )
     if str(decoded["header"].get("typ", "JWT")).lower() not in _TYPES:
-        raise jwt.InvalidTokenError("a token for something else")
+        raise jwt.InvalidTokenError("a token of another type")
     return decoded["payload"]
 
 
@@ -232,7 +248,7 @@ def _token(claims: Mapping[str, Any], user_id: Any, roles: tuple[str, ...], *, r
     issued, expires = _time(claims, "iat"), _time(claims, "exp")
     if "nbf" in claims:
         _time(claims, "nbf")
-    if expires <= issued or not _are_words([user_id, claims["sub"]]):
+    if expires <= issued or not _are_printable([user_id, claims["sub"]]):
         raise jwt.InvalidTokenError("claims")
     return Token(
         user_id=user_id,
@@ -247,17 +263,17 @@ def _token(claims: Mapping[str, Any], user_id: Any, roles: tuple[str, ...], *, r
 
 
 def _time(claims: Mapping[str, Any], name: str) -> float:
-    # PyJWT would take "5" and true as well.
+    # PyJWT would accept "5" and true as well.
     value = claims[name]
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _LAST_SECOND:
         raise jwt.InvalidTokenError(name)
     return value
 
 
-def _are_words(value: Any) -> bool:
-    """Tell whether it is a list of short texts that people can read: no control characters, no broken Unicode."""
+def _are_printable(value: object) -> bool:
+    """Return whether a value is a list of short strings without control characters and broken Unicode."""
     return isinstance(value, list) and all(
-        isinstance(word, str) and 0 < len(word) <= MAX_ID_CHARACTERS and word.isprintable() for word in value
+        isinstance(item, str) and 0 < len(item) <= MAX_ID_CHARACTERS and item.isprintable() for item in value
     )
 
 

@@ -1,5 +1,6 @@
-"""Kinds of fields that the schemas share."""
+"""Fields that several schemas use."""
 
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any, ClassVar
 from zoneinfo import ZoneInfo
@@ -10,12 +11,13 @@ Loaded = dict[str, Any]
 """Data that a schema has loaded and validated, by field."""
 
 
-def about(description: str, **more: Any) -> dict[str, Any]:
+def about(description: str, **more: object) -> dict[str, Any]:
+    """Make the metadata of a field for the OpenAPI document."""
     return {"description": description, **more}
 
 
 class Measure(fields.Float):
-    """A number given to so many places: more would only look exact."""
+    """A number rounded to `places` decimals."""
 
     places = 1
 
@@ -24,28 +26,32 @@ class Measure(fields.Float):
 
 
 class Probability(Measure):
-    """A share of 1."""
+    """A probability or another share, 0 to 1."""
 
     places = 4
 
 
 class Weight(Measure):
-    """A share of 1 that may be one of hundreds."""
+    """A share, 0 to 1, of hundreds that add up to 1."""
 
     places = 6
 
 
 class Seconds(Measure):
+    """A time or a duration in seconds."""
+
     places = 3
 
 
 class LowerCase(fields.String):
+    """A string that is converted to lower case."""
+
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
         return super()._deserialize(value, attr, data, **kwargs).lower()
 
 
 class Text(fields.Field[str]):
-    """Text that is passed on as it is: `fields.String` would copy the 40 MB of a video."""
+    """A string that is not copied: `fields.String` would copy the 40 MB of a video."""
 
     default_error_messages: ClassVar[dict[str, Any]] = {"invalid": "Not a valid string."}  # type: ignore[misc]
 
@@ -56,30 +62,34 @@ class Text(fields.Field[str]):
 
 
 class Boolean(fields.Boolean):
+    """A boolean, or the string "True", "true", "False" or "false"."""
+
     truthy: ClassVar[set[Any]] = {"True", "true", True}  # type: ignore[misc]
     falsy: ClassVar[set[Any]] = {"False", "false", False}  # type: ignore[misc]
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
-        # 1 and 0 equal True and False and would pass.
+        # 1 and 0 are equal to True and False, and would be accepted.
         if isinstance(value, int | float) and not isinstance(value, bool):
             raise self.make_error("invalid", input=value)
         return super()._deserialize(value, attr, data, **kwargs)
 
 
 class StatusCode(fields.Integer):
+    """An HTTP status, as a number or a string of digits."""
+
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
-        # As text in a query, as text or a number in JSON; `Integer` would cut 200.5 down to 200.
+        # `Integer` would truncate 200.5 to 200.
         if isinstance(value, float | bool):
             raise self.make_error("invalid", input=value)
         return super()._deserialize(value, attr, data, **kwargs)
 
 
 class TimeZone(fields.String):
-    """A time zone by its name."""
+    """An IANA time zone."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> ZoneInfo:  # type: ignore[override]
         try:
-            # In a query string the + of Etc/GMT+2 arrives as a space.
+            # In a query string, the + of Etc/GMT+2 means a space.
             return ZoneInfo(super()._deserialize(value, attr, data, **kwargs).replace(" ", "+"))
         except ValidationError:
             raise
@@ -88,15 +98,20 @@ class TimeZone(fields.String):
 
 
 class Date(fields.String):
-    """A date as `moodreel.storage.timestamps` reads it."""
+    """A date or a time in ISO 8601.
 
-    def __init__(self, read: Any, **options: Any) -> None:
+    Args:
+        parse: A parser of `moodreel.storage.timestamps`.
+        **options: As for `fields.String`.
+    """
+
+    def __init__(self, parse: Callable[[str], datetime], **options: Any) -> None:
         super().__init__(**options)
-        self._read = read
+        self._parse = parse
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> datetime:  # type: ignore[override]
         try:
-            return self._read(super()._deserialize(value, attr, data, **kwargs))
+            return self._parse(super()._deserialize(value, attr, data, **kwargs))
         except ValueError as error:
             if isinstance(error, ValidationError):
                 raise

@@ -1,15 +1,15 @@
-"""A file in, as base64."""
+"""The schema of a file in a request."""
 
 from marshmallow import RAISE, Schema, fields, validate
 
 from api.schemas.fields import Text, about
 
 BASE64_FIELDS = ("encoding", "content")
-"""Fields that a JSON body must have and a form has not: its `file` part is the file itself."""
+"""Fields of a JSON body that a form does not have: its `file` part is the file itself."""
 
 
 class FileSchema(Schema):
-    """A file, as base64 in JSON."""
+    """A file as base64 in JSON."""
 
     class Meta:
         unknown = RAISE

@@ -126,7 +126,7 @@ def test_without_settings_there_are_no_tokens_and_the_caller_learns_what_to_send
     client = create_app(accounts.settings(tmp_path, **none), engine=object()).test_client(use_cookies=False)
     refused = client.get("/auth/profile", headers=bearer(ADA))
     assert code(refused) == (401, "invalid_token")
-    assert "takes no tokens" in refused.get_json()["detail"]
+    assert "accepts no tokens" in refused.get_json()["detail"]
     stranger = client.get("/auth/profile")
     assert code(stranger) == (401, "unauthorized")
     assert "Bearer" not in stranger.get_json()["detail"] + stranger.headers["WWW-Authenticate"]
@@ -514,7 +514,7 @@ def test_a_days_edges_are_exact_when_the_clocks_change(log: CallLog) -> None:
 
 def test_usage_is_found_by_index(log: CallLog) -> None:
     with sqlite3.connect(log.path) as db:
-        arguments = {"caller": "ada", "spans": "[]", "without": None}
+        arguments = {"caller": "ada", "spans": "[]", "exclude_id": None}
         plan = " / ".join(row[3] for row in db.execute(f"explain query plan {call_log._USAGE}", arguments))
     assert "idx_calls_caller_timestamp (caller=? AND timestamp>? AND timestamp<?)" in plan
 

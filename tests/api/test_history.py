@@ -467,7 +467,10 @@ def test_old_entries_are_deleted_at_the_start(tmp_path: Path) -> None:
     ("settings", "line"),
     [
         ({"MEDIA_STORAGE": "file:///proc/nowhere"}, "MEDIA_STORAGE=file://… cannot be opened"),
-        ({"MEDIA_STORAGE": "memory://"}, "MEDIA_STORAGE=memory:// is one worker's own: set WEB_CONCURRENCY=1"),
+        (
+            {"MEDIA_STORAGE": "memory://"},
+            "MEDIA_STORAGE=memory:// is not shared between workers: set WEB_CONCURRENCY=1",
+        ),
         ({"MEDIA_STORAGE": "/a/folder"}, "MEDIA_STORAGE must be a URL that begins with file://"),
         ({"HISTORY_PATH": "/proc/nowhere/history.db"}, "The history /proc/nowhere/history.db cannot be opened"),
         pytest.param(

@@ -201,7 +201,7 @@ def test_a_token_is_checked_with_keys_from_the_web(site: Site, monkeypatch: pyte
     monkeypatch.setattr(jwks_module, "COOLDOWN_SECONDS", 0)
     accounts = accounts_of(site)
     assert accounts.verify(openid_token(kid="old")).user_id == "q8Xn0u"
-    with pytest.raises(ApiError, match="not one that this service takes"):
+    with pytest.raises(ApiError, match="not valid for this service"):
         accounts.verify(openid_token(UNKNOWN_KEY, kid="new"))
     site.respond = answering(NEW)
     assert accounts.verify(openid_token(UNKNOWN_KEY, kid="new"))

@@ -429,7 +429,7 @@ def test_a_forgery_is_refused_for_what_is_wrong_with_it_and_does_not_learn_that(
     assert isinstance(error.__cause__, reason), repr(error.__cause__)
     assert (error.code, error.detail) == (
         "invalid_token",
-        "The token is not one that this service takes. Sign in again and send the new one.",
+        "The token is not valid for this service. Sign in again and send the new one.",
     )
     assert error.headers == {"WWW-Authenticate": 'Bearer realm="moodreel", error="invalid_token"'}
 
@@ -511,7 +511,7 @@ def test_with_nothing_configured_every_token_is_refused(tmp_path: Path) -> None:
         error = refusal(none, text)
         assert (error.code, error.detail) == (
             "invalid_token",
-            "This service takes no tokens. Send an API key in the x-api-key header.",
+            "This service accepts no tokens. Send an API key in the x-api-key header.",
         )
     assert not none
 
