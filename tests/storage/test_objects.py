@@ -104,14 +104,14 @@ def test_a_disk_that_is_not_there_deletes_nothing(tmp_path: Path) -> None:
 
 
 def test_a_storage_that_hangs_does_not_hang_the_caller() -> None:
-    storage, wake = ObjectStorage("memory://slow", timeout_timeout_seconds=0.05), threading.Event()
+    storage, wake = ObjectStorage("memory://slow", timeout_seconds=0.05), threading.Event()
 
     class Slow:
         def get(self, _key: str) -> bytes:
             wake.wait(30)
             return b""
 
-    storage._objects = Slow()  # type: ignore[assignment]
+    storage._backend = Slow()  # type: ignore[assignment]
     begun = time.monotonic()
     with pytest.raises(ObjectStorageError, match="cannot be read"):
         storage.get("a/b")
