@@ -11,8 +11,8 @@ from pathlib import Path
 
 import psutil
 import pytest
+from wsproto.frame_protocol import CloseReason
 
-from api.websocket.connection import TRY_LATER
 from tests.support.redis_server import RedisServer
 from tests.support.server import Server
 from tests.support.websocket_client import (
@@ -130,7 +130,7 @@ def test_beyond_its_seats_a_worker_turns_clients_away(tmp_path: Path) -> None:
     with Server(tmp_path, WEB_CONCURRENCY=1, MAX_SOCKETS=3) as server, talkers(server, 3) as clients:
         clients[0].wait_for_connections(3)
         with WebSocketClient(server) as fourth:
-            assert fourth.wait_for_close()[0] == TRY_LATER
+            assert fourth.wait_for_close()[0] == CloseReason.TRY_AGAIN_LATER
         assert connection_count(server) == 3
         clients[0].socket.close()
         wait_for_count(server, 2)

@@ -3,7 +3,6 @@
 import socket
 import threading
 from collections.abc import Iterator
-from types import SimpleNamespace
 
 import pytest
 from wsproto import ConnectionType, WSConnection
@@ -11,6 +10,7 @@ from wsproto.connection import Connection
 from wsproto.events import AcceptConnection, CloseConnection, Request, TextMessage
 
 from api.websocket import connection as module
+from api.websocket.channel import WebSocketChannel
 from api.websocket.connection import CloseStatus, WebSocketConnection
 
 Ends = tuple[WebSocketConnection, "Client"]
@@ -35,8 +35,8 @@ class Client:
 def ends() -> Iterator[Ends]:
     here, there = socket.socketpair()
     there.settimeout(30)
-    server = SimpleNamespace(ws=_after_handshake(), sock=here, connected=True)
-    with here, there, WebSocketConnection(server, max_bytes=100, ping_seconds=30) as line:
+    channel = WebSocketChannel(here, _after_handshake(), max_bytes=100, send_timeout=0.2, recv_bytes=4096)
+    with here, there, WebSocketConnection(channel, ping_seconds=30) as line:
         yield line, Client(there)
 
 
@@ -84,7 +84,6 @@ def test_a_reason_is_cut_to_what_a_frame_holds_and_never_inside_a_character(
 
 
 def test_a_send_that_nobody_takes_ends_it(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "SEND_TIMEOUT_SECONDS", 0.2)
     line, _ = ends
     for _ in range(1000):
         line.send("x" * 10_000)
