@@ -1,13 +1,15 @@
-"""Who may open a socket for live video: a WebSocket, from a page that may, while there is a seat.
+"""Admit Socket.IO connections: WebSockets only, from allowed origins, while there is a free slot.
 
-Socket.IO's own path lies before Flask, so that none of its hooks see it. What is refused here is handed on to Flask,
-which answers and logs it as it does everything else.
+Socket.IO's path is handled in front of Flask, so none of Flask's hooks see it. A rejected handshake is passed on to
+Flask, which answers and logs it like any other request.
 """
 
 import threading
-from typing import Any
+from collections.abc import Iterable
+from typing import NoReturn
+from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
-from flask import Flask, Response, request
+from flask import Flask, request
 from werkzeug.wrappers import Request
 
 from api.auth.csrf import is_same_origin
@@ -16,103 +18,117 @@ from api.services import Services
 
 PATH = "/socket.io/"
 MAX_UNAUTHENTICATED = 16
-"""Sockets of a worker whose clients have not said yet who they are."""
+"""Connections of a worker whose clients are not authenticated yet."""
 
-_REFUSAL = "moodreel.refusal"
+_ERROR_KEY = "moodreel.handshake_error"
+_SLOT_KEY = "moodreel.connection_slot"
 _HOW = "Connect with Socket.IO 3 or newer, with WebSocket as its only transport (docs/live.md)."
 
 
 class HandshakeMiddleware:
-    """WSGI before Flask: lets `sockets` have the WebSockets on `PATH`, and `flask` all else.
+    """WSGI middleware that passes WebSockets on `PATH` to Socket.IO, and everything else to Flask.
 
-    A socket has a seat as long as it is open; `environ["moodreel.admission"]` keeps it.
+    Args:
+        container: the services.
+        flask_app: Flask's WSGI app.
+        socketio_app: Socket.IO's WSGI app.
     """
 
-    def __init__(self, shared: Services, flask: Any, sockets: Any) -> None:
-        self._shared = shared
-        self._flask = flask
-        self._sockets = sockets
+    def __init__(self, container: Services, flask_app: WSGIApplication, socketio_app: WSGIApplication) -> None:
+        self._container = container
+        self._flask_app = flask_app
+        self._socketio_app = socketio_app
         self._unauthenticated = threading.BoundedSemaphore(MAX_UNAUTHENTICATED)
 
-    def __call__(self, environ: dict[str, Any], start_response: Any) -> Any:
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """Admit or reject a handshake. An admitted connection holds a `ConnectionSlot` until it ends."""
         if not environ.get("PATH_INFO", "").startswith(PATH):
-            return self._flask(environ, start_response)
-        refusal = self._refusal(environ)
-        admission = ConnectionSlot(self._shared, self._unauthenticated)
-        if refusal is None and not admission.acquire():
-            refusal = ApiError("overloaded", "There is no room for another live video now. Try again soon.")
-        if refusal is not None:
-            # Flask would look for a route of WebSockets.
+            return self._flask_app(environ, start_response)
+        error = self._check(environ)
+        slot = ConnectionSlot(self._container, self._unauthenticated)
+        if error is None and not slot.acquire():
+            error = ApiError("overloaded", "There is no room for another live video now. Try again soon.")
+        if error is not None:
+            # With this header Flask would look for a WebSocket route.
             environ.pop("HTTP_UPGRADE", None)
-            environ[_REFUSAL] = refusal
-            return self._flask(environ, start_response)
-        environ[ConnectionSlot.KEY] = admission
+            environ[_ERROR_KEY] = error
+            return self._flask_app(environ, start_response)
+        environ[_SLOT_KEY] = slot
         try:
-            return self._sockets(environ, start_response)
+            return self._socketio_app(environ, start_response)
         finally:
-            admission.release()
+            slot.release()
 
-    def _refusal(self, environ: dict[str, Any]) -> ApiError | None:
-        asked = Request(environ)
-        is_websocket = "websocket" in asked.headers.get("Upgrade", "").lower() and "gunicorn.socket" in environ
-        query = (asked.args.get("transport"), asked.args.get("EIO"), asked.args.get("sid"))
-        if asked.method != "GET" or not is_websocket or query != ("websocket", "4", None):
+    def _check(self, environ: WSGIEnvironment) -> ApiError | None:
+        handshake = Request(environ)
+        is_websocket = "websocket" in handshake.headers.get("Upgrade", "").lower() and "gunicorn.socket" in environ
+        query = (handshake.args.get("transport"), handshake.args.get("EIO"), handshake.args.get("sid"))
+        if handshake.method != "GET" or not is_websocket or query != ("websocket", "4", None):
             return _upgrade_required()
-        origins = self._shared.settings.cors_origins
-        # No page may forge its origin, and what sends none is no browser.
-        if asked.headers.get("Origin") and "*" not in origins and not is_same_origin(asked, origins):
+        origins = self._container.settings.cors_origins
+        # Browsers send an Origin, which pages cannot forge. Other clients send none.
+        if handshake.headers.get("Origin") and "*" not in origins and not is_same_origin(handshake, origins):
             return ApiError("forbidden", "This page may not open a socket here: have its origin added to CORS_ORIGINS.")
         return None
 
 
 class ConnectionSlot:
-    """The seat of one socket: anybody's at first, then that of the user who has signed in."""
+    """The slot of one connection in the connection limiter: first without a user, then the user's.
 
-    KEY = "moodreel.admission"
+    Args:
+        container: the services.
+        unauthenticated: limits the connections that are not authenticated yet.
+    """
 
-    def __init__(self, shared: Services, unauthenticated: threading.BoundedSemaphore) -> None:
-        self._seats = shared.connection_limiter
+    def __init__(self, container: Services, unauthenticated: threading.BoundedSemaphore) -> None:
+        self._limiter = container.connection_limiter
         self._unauthenticated = unauthenticated
-        self._anonymous = False
-        self._seated = False
+        self._is_anonymous = False
+        self._acquired = False
         self._user: str | None = None
 
     def acquire(self) -> bool:
-        """Take a seat for somebody; tell whether there was one."""
-        self._anonymous = self._unauthenticated.acquire(blocking=False)
-        self._seated = self._anonymous and self._seats.acquire()
-        if not self._seated:
+        """Take a slot for a client that is not authenticated. Returns False if there is none."""
+        self._is_anonymous = self._unauthenticated.acquire(blocking=False)
+        self._acquired = self._is_anonymous and self._limiter.acquire()
+        if not self._acquired:
             self.release()
-        return self._seated
+        return self._acquired
 
     def authenticate(self, user: str | None) -> bool:
-        """Say who it is that sits there, None for a key; tell whether this user may have another seat."""
+        """Turn the slot into the user's; API keys have no user. Returns False if the user has too many."""
         if user != self._user:
-            self._seats.release(self._user)
-            self._user, self._seated = user, self._seats.acquire(user)
-        if self._seated:
+            self._limiter.release(self._user)
+            self._user, self._acquired = user, self._limiter.acquire(user)
+        if self._acquired:
             self._release_anonymous()
-        return self._seated
+        return self._acquired
 
     def release(self) -> None:
-        """Give back what is taken."""
+        """Return the slot."""
         self._release_anonymous()
-        if self._seated:
-            self._seated = False
-            self._seats.release(self._user)
+        if self._acquired:
+            self._acquired = False
+            self._limiter.release(self._user)
 
     def _release_anonymous(self) -> None:
-        if self._anonymous:
-            self._anonymous = False
+        if self._is_anonymous:
+            self._is_anonymous = False
             self._unauthenticated.release()
 
 
-def add_refusal_route(app: Flask) -> None:
-    """Answer, as Flask does, those whom the gate refuses."""
+def current_slot() -> ConnectionSlot:
+    """Return the slot of the current request's connection."""
+    slot: ConnectionSlot = request.environ[_SLOT_KEY]
+    return slot
+
+
+def add_error_route(app: Flask) -> None:
+    """Add the route that answers rejected handshakes."""
 
     @app.route(PATH, methods=["GET", "POST"])
-    def socket_io() -> Response:
-        raise request.environ.get(_REFUSAL) or _upgrade_required()
+    def socket_io() -> NoReturn:
+        raise request.environ.get(_ERROR_KEY) or _upgrade_required()
 
 
 def _upgrade_required() -> ApiError:

@@ -1,4 +1,4 @@
-"""What a client may say on `/emotion-detection`, and that whatever else it says is answered too."""
+"""Dispatch the events of clients on `/emotion-detection`. Unknown and malformed events are answered with an error."""
 
 import logging
 from functools import partial
@@ -13,94 +13,92 @@ from api.errors import ApiError, to_message
 from api.schemas.live import ControlSchema, FrameSchema, SessionSettingsSchema
 from api.socketio.packet import NAMESPACE
 from api.socketio.session import SocketIOSession, open_session
-from api.socketio.transport import TRANSPORT_KEY
+from api.socketio.transport import current_transport
 from moodreel.errors import MoodreelError
 
 CONNECT_TIMEOUT_SECONDS = 10.0
-"""For which a socket may stay open with nobody on it."""
-_SESSION_KEY = "moodreel.connection"
+"""How long a connection may stay open without a client in the namespace."""
+_SESSION_KEY = "moodreel.session"
+
+_SETTINGS, _CONTROL, _FRAME = SessionSettingsSchema(), ControlSchema(), FrameSchema()
 
 log = logging.getLogger(__name__)
 
 
-class GreetingManager(socketio.Manager):
-    """Greets clients as soon as they have been told that they are connected; the event itself comes before that."""
+class WelcomeManager(socketio.Manager):
+    """A client manager that sends a welcome after the connect packet; the connect event comes before that."""
 
     def connect(self, sid: str, namespace: str) -> Any:
         """Mark a client as connected."""
         super().connect(sid, namespace)
         environ = self.server.get_environ(sid, namespace)
-        if environ and _SESSION_KEY in environ:
-            environ[_SESSION_KEY].send_welcome()
-
-
-_WISHES, _CONTROL, _FRAME = SessionSettingsSchema(), ControlSchema(), FrameSchema()
+        session: SocketIOSession | None = environ.get(_SESSION_KEY) if environ else None
+        if session is not None:
+            session.send_welcome()
 
 
 class EmotionDetectionNamespace(Namespace):
-    """The events of clients, each answered on its own connection, which is kept in the handshake's environ."""
+    """The namespace. A client's session is in the environ of its handshake."""
 
     def __init__(self) -> None:
         super().__init__(NAMESPACE)
 
     def trigger_event(self, event: str, *args: Any) -> Any:
-        """Deal with an event, within the handshake's context."""
-        return self.socketio._handle_event(partial(self._deal, event, args[0]), event, self.namespace, *args)
+        """Handle an event, in the request context of the handshake."""
+        return self.socketio._handle_event(partial(self._handle, event, args[0]), event, self.namespace, *args)
 
-    def _deal(self, event: str, sid: str, *args: Any) -> None:
+    def _handle(self, event: str, sid: str, *args: Any) -> None:
         if event == "connect":
             return self._connect(sid, *args)
-        connection: SocketIOSession | None = request.environ.get(_SESSION_KEY)
-        if connection is None:
+        session: SocketIOSession | None = request.environ.get(_SESSION_KEY)
+        if session is None:
             return None
         if event == "disconnect":
             del request.environ[_SESSION_KEY]
-            request.environ[TRANSPORT_KEY].close_after(CONNECT_TIMEOUT_SECONDS)
-            return connection.end()
+            current_transport().close_after(CONNECT_TIMEOUT_SECONDS)
+            return session.close()
         try:
-            _answer(connection, event, args)
-        except (ValidationError, ApiError) as error:
-            if isinstance(error, ApiError):
-                connection.send_error(error)
-            elif not connection.count_invalid(error):
+            _dispatch(session, event, args)
+        except ValidationError as error:
+            if not session.count_invalid(error):
                 self.socketio.server.disconnect(sid, namespace=self.namespace)
-                request.environ[TRANSPORT_KEY].close_after(0)
-        except MoodreelError as error:
-            connection.send_error(error)
+                current_transport().close_after(0)
+        except (ApiError, MoodreelError) as error:
+            session.send_error(error)
         except Exception as error:
             log.exception("an event of a live video failed")
-            connection.send_error(error)
+            session.send_error(error)
         return None
 
-    def _connect(self, sid: str, auth: Any = None) -> None:
-        def say(event: str, data: Any) -> None:
+    def _connect(self, sid: str, auth: object = None) -> None:
+        def emit(event: str, data: dict[str, Any]) -> None:
             self.socketio.emit(event, data, to=sid, namespace=NAMESPACE)
 
         try:
-            connection = open_session(auth, say)
+            session = open_session(auth, emit)
         except Exception as error:
             if not isinstance(error, ApiError):
                 log.exception("a client of live video could not connect")
             message = to_message(error)
             raise ConnectionRefusedError(message["message"], message) from error
-        request.environ[_SESSION_KEY] = connection
+        request.environ[_SESSION_KEY] = session
 
 
-def _answer(connection: SocketIOSession, event: str, args: tuple[Any, ...]) -> None:
+def _dispatch(session: SocketIOSession, event: str, args: tuple[object, ...]) -> None:
     if event == "video_frame":
-        sent = _FRAME.load(_first(args))
-        connection.handle_frame(sent["frame"], sent["sequence"], sent["time"])
+        frame = _FRAME.load(_first_object(args))
+        session.handle_frame(frame["frame"], frame["sequence"], frame["time"])
     elif event == "initialize":
-        connection.initialize(_WISHES.load(_first(args)))
+        session.initialize(_SETTINGS.load(_first_object(args)))
     elif event == "control":
-        sent = _CONTROL.load(_first(args))
-        connection.control(sent["action"], sent["settings"])
+        control = _CONTROL.load(_first_object(args))
+        session.control(control["action"], control["settings"])
     else:
         raise ValidationError({"event": ["Send initialize, control or video_frame, each with one object."]})
 
 
-def _first(args: tuple[Any, ...]) -> Any:
-    given = args[0] if args and args[0] is not None else {}
-    if not isinstance(given, dict):
+def _first_object(args: tuple[object, ...]) -> dict[str, object]:
+    data = args[0] if args and args[0] is not None else {}
+    if not isinstance(data, dict):
         raise ValidationError({"data": ["Send one object with an event."]})
-    return given
+    return data

@@ -1,8 +1,4 @@
-"""Socket.IO's packets, read so that no client can make one that hurts.
-
-Of what is garbled or larger in number than anything here needs, a packet becomes the event `GARBLED`, which the
-namespace answers like any other mistake.
-"""
+"""Validate Socket.IO packets. A malformed or oversized packet becomes the event `GARBLED`."""
 
 from typing import Any
 
@@ -10,15 +6,16 @@ import socketio
 
 NAMESPACE = "/emotion-detection"
 GARBLED = "garbled"
+"""The namespace answers this event like any other unknown event."""
 MAX_JSON_PUNCTUATION = 500
-"""Commas and brackets of one packet: each may become an object of its own. Base64 has none."""
+"""Commas and brackets of a packet: each may create an object. Base64 has none."""
 
 
 class Packet(socketio.packet.Packet):
-    """A packet with an event's name and at most one piece of binary data."""
+    """A packet with the name of an event and at most one binary attachment."""
 
     def decode(self, encoded_packet: Any) -> int:
-        """Read a packet; give how many pieces of binary data follow it."""
+        """Parse a packet. Returns the number of attachments that follow."""
         try:
             return self._decode(encoded_packet)
         except Exception:
@@ -27,19 +24,19 @@ class Packet(socketio.packet.Packet):
             return 0
 
     def add_attachment(self, attachment: Any) -> bool:
-        """Put the binary data that was announced in its place; tell that the packet is whole."""
+        """Put an attachment into its place. Returns True: the packet is complete."""
         try:
             if not isinstance(attachment, bytes):
                 raise ValueError("not binary data")
-            return super().add_attachment(attachment)
+            return bool(super().add_attachment(attachment))
         except Exception:
-            # A packet that stayed unfinished would swallow all that follows.
+            # An incomplete packet would swallow all that follow.
             self.data = [GARBLED]
             return True
 
     def _decode(self, encoded: Any) -> int:
         if not isinstance(encoded, str) or sum(encoded.count(mark) for mark in ",[{") > MAX_JSON_PUNCTUATION:
-            raise ValueError("not a packet of ours")
+            raise ValueError("too complex or not text")
         attachments = super().decode(encoded) or 0
         if self.packet_type in (socketio.packet.EVENT, socketio.packet.BINARY_EVENT):
             if not isinstance(self.data, list) or not self.data or not isinstance(self.data[0], str):
@@ -47,5 +44,5 @@ class Packet(socketio.packet.Packet):
         elif self.packet_type not in (socketio.packet.CONNECT, socketio.packet.DISCONNECT, socketio.packet.ACK):
             raise ValueError("not a client's packet")
         if attachments != (self.packet_type == socketio.packet.BINARY_EVENT):
-            raise ValueError("one piece of binary data at most")
-        return attachments
+            raise ValueError("more than one attachment")
+        return int(attachments)

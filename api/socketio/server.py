@@ -1,13 +1,16 @@
-"""Live video over Socket.IO, namespace `/emotion-detection`: WebSocket only, so that workers need not share anything.
+"""Serve live video over Socket.IO, namespace `/emotion-detection`.
 
-`gate` lets sockets in, `wire` is one of them, `packets` reads what comes, `namespace` deals with it, `connection` is
-one client from its connect to its end. Frames are looked at by `moodreel.live`.
+WebSocket is the only transport, so that workers share nothing. `handshake` admits connections, `transport` is one of
+them, `packet` validates what arrives, `namespace` dispatches events, and `session` is one client from connect to
+disconnect. `moodreel.live` processes the frames.
 """
 
 import logging
 import threading
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
+from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from flask import Flask
 from flask_socketio import SocketIO
@@ -15,87 +18,94 @@ from wsproto.frame_protocol import CloseReason
 
 from api.limits import RateThrottle
 from api.services import Services, services
-from api.socketio.handshake import HandshakeMiddleware, add_refusal_route
-from api.socketio.namespace import CONNECT_TIMEOUT_SECONDS, EmotionDetectionNamespace, GreetingManager
+from api.socketio.handshake import HandshakeMiddleware, add_error_route
+from api.socketio.namespace import CONNECT_TIMEOUT_SECONDS, EmotionDetectionNamespace, WelcomeManager
 from api.socketio.packet import NAMESPACE, Packet
 from api.socketio.transport import EngineIOTransport
 
 PING_SECONDS = 10
-"""How often a client is asked whether it is there, and how long it may take to say so."""
-MESSAGES, BYTES = 120, 8 << 20
-"""A second that one client may send; thirty frames are sixty messages where they are binary."""
-_ENVELOPE = 4096
-"""Bytes of a message beside its frame."""
+"""Interval of pings, and how long a client may take to answer one."""
+MESSAGES_PER_SECOND, BYTES_PER_SECOND = 120, 8 << 20
+"""Rate limit of one client. Thirty binary frames are sixty messages."""
+_MAX_ENVELOPE_BYTES = 4096
+"""Size of a message without its frame."""
 
-# What a client does wrong is no error of the server's, and would fill its log; what we do wrong we log ourselves.
-_quiet = logging.getLogger("moodreel.socketio")
-_quiet.setLevel(logging.CRITICAL)
+# Errors of clients would fill the log; errors of the server are logged elsewhere.
+_silent = logging.getLogger("moodreel.socketio")
+_silent.setLevel(logging.CRITICAL)
 
 
 def init_app(app: Flask) -> None:
-    """Serve live video beside the app's routes."""
-    shared = services(app)
-    add_refusal_route(app)
-    plain = app.wsgi_app
-    sockets = SocketIO(
+    """Serve live video in front of the app's routes."""
+    container = services(app)
+    max_bytes = _max_message_bytes(container)
+    add_error_route(app)
+    flask_wsgi_app = app.wsgi_app
+    socketio = SocketIO(
         app,
         async_mode="threading",
         transports=["websocket"],
-        # Of one client one after the other, in the thread that reads: more would be a queue.
+        # Handle a client's events one after the other, in the thread that reads: else they would queue up.
         async_handlers=False,
         serializer=Packet,
-        # Else the namespace `/` would be there too, and take anybody.
+        # Without this the namespace `/` exists too and accepts anybody.
         namespaces=[NAMESPACE],
-        client_manager=GreetingManager(),
+        client_manager=WelcomeManager(),
         manage_session=False,
-        # The gate has looked at the origin.
+        # HandshakeMiddleware has checked the origin.
         cors_allowed_origins=[],
         ping_interval=PING_SECONDS,
         ping_timeout=PING_SECONDS,
-        max_http_buffer_size=_largest(shared),
-        logger=_quiet,
-        engineio_logger=_quiet,
+        max_http_buffer_size=max_bytes,
+        logger=_silent,
+        engineio_logger=_silent,
     )
-    sockets.on_namespace(EmotionDetectionNamespace())
-    wires = TransportRegistry()
-    engine = sockets.server.eio
-    engine._async = {**engine._async, "websocket": partial(wires.create, _largest(shared))}
-    app.wsgi_app = HandshakeMiddleware(shared, plain, app.wsgi_app)  # type: ignore[method-assign]
-    shared.shutdown_hooks.add(wires.close_all)
-    shared.shutdown_hooks.add(shared.frame_scheduler.close)
+    socketio.on_namespace(EmotionDetectionNamespace())
+    transports = TransportRegistry(max_bytes)
+    engine = socketio.server.eio
+    engine._async = {**engine._async, "websocket": transports.create}
+    app.wsgi_app = HandshakeMiddleware(container, flask_wsgi_app, app.wsgi_app)  # type: ignore[method-assign]
+    container.shutdown_hooks.add(transports.close_all)
+    container.shutdown_hooks.add(container.frame_scheduler.close)
 
 
 class TransportRegistry:
-    """The sockets of this process, to be closed when it stops; thread-safe."""
+    """The open transports of this process. Thread-safe.
 
-    def __init__(self) -> None:
-        self._all: set[EngineIOTransport] = set()
+    Args:
+        max_bytes: size of a message.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._transports: set[EngineIOTransport] = set()
         self._lock = threading.Lock()
 
-    def create(self, most: int, handler: Any, _server: Any) -> Any:
-        """Make a wire, as Engine.IO does; it is one of ours until it is closed."""
-        wire = EngineIOTransport(handler, most, RateThrottle(MESSAGES, BYTES))
-        wire.close_after(CONNECT_TIMEOUT_SECONDS)
-
-        def stay(environ: dict[str, Any], start_response: Any) -> Any:
-            with self._lock:
-                self._all.add(wire)
-            try:
-                return wire(environ, start_response)
-            finally:
-                with self._lock:
-                    self._all.discard(wire)
-
-        return stay
+    def create(self, handler: Any, _server: object) -> WSGIApplication:
+        """Create a transport when Engine.IO asks for one. It is registered while it is open."""
+        transport = EngineIOTransport(handler, self._max_bytes, RateThrottle(MESSAGES_PER_SECOND, BYTES_PER_SECOND))
+        transport.close_after(CONNECT_TIMEOUT_SECONDS)
+        return partial(self._serve, transport)
 
     def close_all(self) -> None:
-        """Tell every client that the service restarts."""
+        """Close all transports because the worker stops."""
         with self._lock:
-            wires = list(self._all)
-        for wire in wires:
-            wire.close_now(CloseReason.SERVICE_RESTART)
+            transports = list(self._transports)
+        for transport in transports:
+            transport.close_now(CloseReason.SERVICE_RESTART)
+
+    def _serve(
+        self, transport: EngineIOTransport, environ: WSGIEnvironment, start_response: StartResponse
+    ) -> Iterable[bytes]:
+        with self._lock:
+            self._transports.add(transport)
+        try:
+            return transport(environ, start_response)
+        finally:
+            with self._lock:
+                self._transports.discard(transport)
 
 
-def _largest(shared: Services) -> int:
-    """Give the bytes of the largest message: a frame as base64, with line breaks, and what is around it."""
-    return shared.settings.max_live_frame_bytes * 3 // 2 + _ENVELOPE
+def _max_message_bytes(container: Services) -> int:
+    """Return the size of the largest message: a frame as base64 with line breaks, and its envelope."""
+    return container.settings.max_live_frame_bytes * 3 // 2 + _MAX_ENVELOPE_BYTES

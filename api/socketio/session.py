@@ -1,4 +1,4 @@
-"""One client of live video from its connect to its end: who it is, what it wants, what it is told."""
+"""Serve one client of live video from connect to disconnect: authentication, settings, frames and results."""
 
 import logging
 import time
@@ -20,177 +20,186 @@ from api.metrics import LIVE_FRAMES, LIVE_LATENCY, LIVE_SESSIONS, LOG_FAILURES
 from api.middleware import request_body
 from api.schemas.live import CredentialsSchema, DetectionResultSchema, SessionSettingsSchema, SuggestionSchema
 from api.services import Services, services
-from api.socketio.handshake import ConnectionSlot
+from api.socketio.handshake import current_slot
 from api.socketio.packet import NAMESPACE
-from api.socketio.transport import TRANSPORT_KEY, EngineIOTransport
-from moodreel.errors import MoodreelError
-from moodreel.live.messages import LiveFailure, LiveResult, SessionSettings, Suggestion
+from api.socketio.transport import EngineIOTransport, current_transport
+from moodreel.live.messages import LiveEvent, LiveFailure, LiveResult, SessionSettings, Suggestion
+from moodreel.live.scheduler import SessionSlot
 from moodreel.storage.call_log import CallLogError, CallOutcome
 
 MAX_UNREAD = 8
-"""Packets that may wait for a client to read; what comes then it doesn't get."""
+"""Packets that may wait for a client to read. Further results are dropped."""
 ERROR_INTERVAL_SECONDS = 1.0
-"""Between two error messages of one code."""
+"""Minimum time between two error messages with the same code."""
 MAX_INVALID_MESSAGES, INVALID_RESET_SECONDS = 30, 60.0
-"""Messages that make no sense, after which a client is sent away, and how long one counts."""
+"""Invalid messages after which a client is disconnected, and the time after which the count restarts."""
+
+Emit = Callable[[str, dict[str, Any]], None]
+"""Sends an event with its data to the client."""
 
 log = logging.getLogger(__name__)
 
-_RESULT, _SUGGESTION, _WISHES = DetectionResultSchema(), SuggestionSchema(), SessionSettingsSchema()
+_RESULT, _SUGGESTION, _SETTINGS = DetectionResultSchema(), SuggestionSchema(), SessionSettingsSchema()
 
 
 class SocketIOSession:
-    """A client that may stay. Made by `admit`; used by one thread, and `deliver` by the desk's.
+    """The session of an admitted client. One thread uses it; the scheduler's threads call `on_event`.
 
-    say: sends an event with its data to the client.
+    Args:
+        container: the services.
+        caller: the client.
+        transport: its connection.
+        log_entry: its row in the call log.
+        emit: sends an event to the client.
     """
 
     def __init__(
         self,
-        shared: Services,
+        container: Services,
         caller: Caller,
-        wire: EngineIOTransport,
-        row: "SessionLogEntry",
-        say: Callable[[str, Any], None],
-    ):
-        self._shared = shared
-        self._wire = wire
-        self._row = row
-        self._say = say
-        self._client: Any = None
-        self._wishes = self._defaults = SessionSettings(
-            explain=request.args.get("explain", "").lower() in ("true", "1")
-        )
-        self._complained: dict[str, float] = {}
-        self._mistakes = 0
-        self._pardoned = time.monotonic()
-        self._seen: Counter[str] = Counter()
-        self._running = 0.0
-        self._started: float | None = None
+        transport: EngineIOTransport,
+        log_entry: "SessionLogEntry",
+        emit: Emit,
+    ) -> None:
+        self._container = container
+        self._scheduler = container.frame_scheduler
+        self._transport = transport
+        self._log_entry = log_entry
+        self._emit = emit
+        self._slot: SessionSlot | None = None
+        explain = request.args.get("explain", "").lower() in ("true", "1")
+        self._settings = self._defaults = SessionSettings(explain=explain)
+        self._error_times: dict[str, float] = {}
+        self._invalid_messages = 0
+        self._invalid_since = time.monotonic()
+        self._emotions: Counter[str] = Counter()
+        self._running_seconds = 0.0
+        self._started_at: float | None = None
         self._model: str | None = None
         self._error: str | None = None
-        wire.set_authenticated()
-        token = caller.token
-        wire.close_after(token.expires_at.timestamp() + LEEWAY_SECONDS - time.time() if token else None, self._expire)
+        transport.set_authenticated()
+        expires_at = caller.token.expires_at.timestamp() + LEEWAY_SECONDS if caller.token else None
+        transport.close_after(expires_at - time.time() if expires_at else None, self._expire)
         LIVE_SESSIONS.inc()
 
     def send_welcome(self) -> None:
-        """Tell the client that it is in, and what it may ask for."""
-        self._send_status("connected", session=self._row.request_id, models=self._shared.engine.models.names())
+        """Tell the client that it is connected, and which models there are."""
+        self._send_status("connected", session=self._log_entry.request_id, models=self._container.engine.models.names())
 
-    def initialize(self, wishes: Mapping[str, Any]) -> None:
-        """Begin anew with these wishes, and the defaults for what they leave out. Raises MoodreelError."""
-        self._configure(replace(self._defaults, **wishes))
+    def initialize(self, settings: Mapping[str, Any]) -> None:
+        """Reset the settings to the defaults, but for those given. Raises MoodreelError."""
+        self._configure(replace(self._defaults, **settings))
         self._send_status("ready")
 
-    def control(self, action: str, wishes: Mapping[str, Any]) -> None:
-        """Start, stop or change what is wanted. Raises MoodreelError."""
-        if wishes or self._client is None:
-            self._configure(replace(self._wishes, **wishes))
-        if action == "start" and self._started is None:
-            self._started = time.monotonic()
-        elif action == "stop" and self._started is not None:
+    def control(self, action: str, settings: Mapping[str, Any]) -> None:
+        """Start or stop the session, or change its settings. Raises MoodreelError."""
+        if settings or self._slot is None:
+            self._configure(replace(self._settings, **settings))
+        if action == "start" and self._started_at is None:
+            self._started_at = time.monotonic()
+        elif action == "stop":
             self._stop()
-        self._send_status("running" if self._started is not None else "stopped")
+        self._send_status("running" if self._started_at is not None else "stopped")
 
-    def handle_frame(self, frame: bytes, sequence: int | None, moment: float | None) -> None:
-        """Take a frame. Raises ApiError, UnsupportedMedia or ImageTooBig."""
-        if self._started is None:
+    def handle_frame(self, frame: bytes, sequence: int | None, time: float | None) -> None:
+        """Submit a frame to the scheduler. Raises ApiError, UnsupportedMedia or ImageTooBig."""
+        if self._started_at is None or self._slot is None:
             raise ApiError("not_started", "Send control with the action start before the first frame.")
-        if self._shared.frame_scheduler.submit(self._client, frame, sequence=sequence, time=moment) is not None:
+        if self._scheduler.submit(self._slot, frame, sequence=sequence, time=time) is not None:
             LIVE_FRAMES.labels("dropped").inc()
 
-    def on_result(self, outcome: LiveResult | LiveFailure | Suggestion) -> None:
-        """Tell the client what came of a frame, unless it has stopped reading."""
-        if isinstance(outcome, LiveFailure):
+    def on_event(self, event: LiveEvent) -> None:
+        """Send the client what the scheduler reports, unless the client does not read."""
+        if isinstance(event, LiveFailure):
             LIVE_FRAMES.labels("failed").inc()
-            self.send_error(outcome.error or RuntimeError(), outcome.frame.sequence)
-        elif self._wire.backlog > MAX_UNREAD:
+            self.send_error(event.error or RuntimeError(), event.frame.sequence)
+        elif self._transport.backlog > MAX_UNREAD:
             LIVE_FRAMES.labels("unread").inc()
-        elif isinstance(outcome, Suggestion):
-            self._say("performance_suggestion", {**_SUGGESTION.dump(outcome), "message": suggestion_text(outcome)})
+        elif isinstance(event, Suggestion):
+            self._emit("performance_suggestion", {**_SUGGESTION.dump(event), "message": _suggestion_text(event)})
         else:
-            self._count(outcome)
-            self._say("detection_result", _RESULT.dump(outcome))
+            self._count(event)
+            self._emit("detection_result", _RESULT.dump(event))
 
     def send_error(self, error: Exception, sequence: int | None = None) -> None:
-        """Tell the client what is wrong with what it sent; the same once a second."""
+        """Send an error, at most one a second of each code."""
         message = to_message(error)
         now = time.monotonic()
-        if now - self._complained.get(message["code"], float("-inf")) < ERROR_INTERVAL_SECONDS:
+        if now - self._error_times.get(message["code"], float("-inf")) < ERROR_INTERVAL_SECONDS:
             return
-        self._complained[message["code"]] = now
-        self._say("error_message", message if sequence is None else {**message, "sequence": sequence})
+        self._error_times[message["code"]] = now
+        self._emit("error_message", message if sequence is None else {**message, "sequence": sequence})
 
     def count_invalid(self, error: Exception) -> bool:
-        """Tell the client that a message makes no sense; tell whether it may go on."""
+        """Send the error of an invalid message. Returns False if there were too many: disconnect the client."""
         now = time.monotonic()
-        if now - self._pardoned > INVALID_RESET_SECONDS:
-            self._pardoned, self._mistakes = now, 0
-        self._mistakes += 1
-        if self._mistakes <= MAX_INVALID_MESSAGES:
+        if now - self._invalid_since > INVALID_RESET_SECONDS:
+            self._invalid_since, self._invalid_messages = now, 0
+        self._invalid_messages += 1
+        if self._invalid_messages <= MAX_INVALID_MESSAGES:
             self.send_error(error)
             return True
-        self._send_closed("rate_limited", "Too many messages made no sense. Correct the client, then connect again.")
+        self._send_closed("rate_limited", "Too many invalid messages. Correct the client, then connect again.")
         return False
 
-    def end(self) -> None:
-        """Close what belongs to it. Nothing is said any more."""
-        if self._started is not None:
-            self._stop()
-        frames = 0
-        if self._client is not None:
-            self._shared.frame_scheduler.close_session(self._client)
-            frames = self._client.session.frames
+    def close(self) -> None:
+        """End the session and complete its row in the call log."""
+        self._stop()
+        if self._slot is not None:
+            self._scheduler.close_session(self._slot)
         LIVE_SESSIONS.dec()
-        self._row.close(
+        self._log_entry.close(
             101,
             error=self._error,
-            frames=frames,
+            frames=self._slot.session.frames if self._slot is not None else 0,
             model=self._model,
-            prediction=next((emotion for emotion, _ in self._seen.most_common(1)), None),
-            video_seconds=round(self._running, 3),
+            prediction=next((emotion for emotion, _ in self._emotions.most_common(1)), None),
+            video_seconds=round(self._running_seconds, 3),
         )
 
-    def _configure(self, wishes: SessionSettings) -> None:
-        desk = self._shared.frame_scheduler
-        if self._client is None:
-            self._client = desk.open_session(wishes, self.on_result)
+    def _configure(self, settings: SessionSettings) -> None:
+        if self._slot is None:
+            self._slot = self._scheduler.open_session(settings, self.on_event)
         else:
-            desk.configure(self._client, wishes)
-        self._wishes = wishes
+            self._scheduler.configure(self._slot, settings)
+        self._settings = settings
 
     def _stop(self) -> None:
-        self._running += time.monotonic() - (self._started or 0.0)
-        self._started = None
-        self._shared.frame_scheduler.pause(self._client)
+        if self._started_at is not None and self._slot is not None:
+            self._running_seconds += time.monotonic() - self._started_at
+            self._started_at = None
+            self._scheduler.pause(self._slot)
 
     def _count(self, result: LiveResult) -> None:
         LIVE_FRAMES.labels("answered").inc()
         LIVE_LATENCY.observe(result.latency_ms / 1000)
         self._model = result.model
         if result.faces:
-            self._seen[result.faces[0].emotion] += 1
+            self._emotions[result.faces[0].emotion] += 1
 
-    def _send_status(self, state: str, **more: Any) -> None:
-        self._say("status", {"state": state, "settings": _WISHES.dump(asdict(self._wishes)), **more})
+    def _send_status(self, state: str, **fields: object) -> None:
+        self._emit("status", {"state": state, "settings": _SETTINGS.dump(asdict(self._settings)), **fields})
 
     def _expire(self) -> None:
         self._send_closed("token_expired", "The token has expired. Sign in again and connect with the new one.")
 
     def _send_closed(self, code: str, message: str) -> None:
         self._error = code
-        self._say("error_message", {"code": code, "message": message})
-        self._say("status", {"state": "closed", "reason": code})
+        self._emit("error_message", {"code": code, "message": message})
+        self._emit("status", {"state": "closed", "reason": code})
 
 
 class SessionLogEntry:
-    """A session's row in the call log."""
+    """A session's row in the call log. Failures of the log are counted and logged only.
 
-    def __init__(self, shared: Services, request_id: str, caller: str | None) -> None:
+    Attributes:
+        id: of the row; None if it was not written.
+    """
+
+    def __init__(self, container: Services, request_id: str, caller: str | None) -> None:
         self.request_id = request_id
-        self._log = shared.call_log
-        self._began = time.monotonic()
+        self._log = container.call_log
+        self._started_at = time.monotonic()
         self.id: int | None = None
         try:
             self.id = self._log.begin(
@@ -203,89 +212,92 @@ class SessionLogEntry:
         except CallLogError as error:
             _report(error)
 
-    def close(self, status: int, **facts: Any) -> None:
-        """Write how it ended; the names are those of `Outcome`."""
-        row, self.id = self.id, None
-        if row is None:
+    def close(self, status: int, **fields: Any) -> None:
+        """Store how the session ended; the fields are those of `CallOutcome`."""
+        call_id, self.id = self.id, None
+        if call_id is None:
             return
         try:
-            self._log.finish(row, CallOutcome(status, round((time.monotonic() - self._began) * 1000, 3), **facts))
+            latency_ms = round((time.monotonic() - self._started_at) * 1000, 3)
+            self._log.finish(call_id, CallOutcome(status, latency_ms, **fields))
         except CallLogError as error:
             _report(error)
 
 
-def open_session(auth: Any, say: Callable[[str, Any], None]) -> SocketIOSession:
-    """Let a client in, by what it sends to connect with, else by the handshake's headers and cookies.
+def open_session(auth: object, emit: Emit) -> SocketIOSession:
+    """Authenticate a client and open its session.
 
-    Raises ApiError for one that may not; its row is closed then.
+    Args:
+        auth: the client's credentials; without them the handshake's headers and cookies count.
+        emit: sends an event to the client.
+
+    Raises:
+        ApiError: the client is rejected. Its row in the call log is complete.
     """
-    shared = services()
+    container = services()
     g.request_id = authentication.request_id(request) or uuid.uuid4().hex
     g.auth_error = None
     g.caller = None
-    refusal: Exception | None = None
+    auth_error: ApiError | None = None
     try:
         g.caller = authentication.authenticate(_with_credentials(request, auth))
     except ApiError as error:
-        refusal = error
-    row = SessionLogEntry(shared, g.request_id, g.caller.id if g.caller else None)
+        auth_error = error
+    log_entry = SessionLogEntry(container, g.request_id, g.caller.id if g.caller else None)
     try:
-        if refusal is not None:
-            raise refusal
-        caller = _require_caller(row)
-        return SocketIOSession(shared, caller, request.environ[TRANSPORT_KEY], row, say)
+        if auth_error is not None:
+            raise auth_error
+        caller = _require_caller(log_entry)
+        return SocketIOSession(container, caller, current_transport(), log_entry, emit)
     except Exception as error:
         code = error.code if isinstance(error, ApiError) else "internal"
-        row.close(STATUS[code], error=code)
+        log_entry.close(STATUS[code], error=code)
         raise
 
 
-def _require_caller(row: SessionLogEntry) -> Caller:
-    g.row_id = row.id
+def _require_caller(log_entry: SessionLogEntry) -> Caller:
+    g.row_id = log_entry.id
     try:
         authentication.require_caller(dated=False)
     finally:
-        # The row is not the request's: it would be closed when this event has been dealt with.
+        # The row is the session's. As the request's it would be completed at the end of this event.
         g.row_id = None
     caller: Caller = g.caller
-    if (
-        caller.cookie
-        and request.headers.get("Origin")
-        and not is_same_origin(request, services().settings.cors_origins)
-    ):
+    origins = services().settings.cors_origins
+    if caller.cookie and request.headers.get("Origin") and not is_same_origin(request, origins):
         raise ApiError("forbidden", "Another site's page may not use your cookie. Send the token as auth.token.")
-    if not request.environ[ConnectionSlot.KEY].authenticate(caller.user):
+    if not current_slot().authenticate(caller.user):
         raise ApiError("overloaded", "There are as many connections as there may be. Close one, or try again soon.")
     return caller
 
 
-def _with_credentials(asked: Request, auth: Any) -> Request:
-    """Put what came as `auth` where it would be in a call of HTTP."""
+def _with_credentials(handshake: Request, auth: object) -> Request:
+    """Return a request with the credentials in its headers, where authentication looks for them."""
     if not auth:
-        return asked
+        return handshake
     try:
-        given = CredentialsSchema().load(auth)
+        credentials = CredentialsSchema().load(auth)  # type: ignore[arg-type]  # it rejects what is not an object
     except ValidationError as error:
         raise ApiError("unauthorized", 'Connect with auth {"token": "…"} or {"api_key": "…"}.') from error
-    environ = {name: asked.environ[name] for name in asked.environ if name.startswith(("wsgi.", "SERVER_", "REQUEST_"))}
-    if given.get("token"):
-        environ["HTTP_AUTHORIZATION"] = f"Bearer {given['token']}"
-    if given.get("api_key"):
-        # WSGI has headers as Latin-1; what is meant is UTF-8.
-        # JSON can have half a character, which no key has.
-        environ["HTTP_X_API_KEY"] = given["api_key"].encode(errors="replace").decode("latin-1")
+    prefixes = ("wsgi.", "SERVER_", "REQUEST_")
+    environ = {name: value for name, value in handshake.environ.items() if name.startswith(prefixes)}
+    if credentials.get("token"):
+        environ["HTTP_AUTHORIZATION"] = f"Bearer {credentials['token']}"
+    if credentials.get("api_key"):
+        # WSGI decodes headers as Latin-1. A key with half a surrogate pair, which JSON allows, matches no key.
+        environ["HTTP_X_API_KEY"] = credentials["api_key"].encode(errors="replace").decode("latin-1")
     return request_body.Request({**environ, "PATH_INFO": "/"})
 
 
-def _report(error: MoodreelError) -> None:
+def _report(error: CallLogError) -> None:
     LOG_FAILURES.inc()
     log.error("%s", error)
 
 
-def suggestion_text(suggestion: Suggestion) -> str:
+def _suggestion_text(suggestion: Suggestion) -> str:
     if suggestion.reason is None:
         return "All is well again."
     size, rate = f"{suggestion.width} x {suggestion.height} pixels", f"{suggestion.frame_rate:g} frames a second"
     if suggestion.reason == "rate":
-        return f"More frames come than were asked for, and nobody looks at them. Send {rate}."
-    return f"The server falls behind. Send {rate}, of {size}."
+        return f"More frames arrive than were asked for; the rest are not processed. Send {rate}."
+    return f"The server is overloaded. Send {rate}, of {size}."

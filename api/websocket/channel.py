@@ -12,7 +12,8 @@ may inflate to any size.
 import socket
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import Any
+from typing import NoReturn
+from wsgiref.types import StartResponse, WSGIEnvironment
 
 from flask import Response
 from wsproto import ConnectionType, WSConnection
@@ -22,13 +23,16 @@ from wsproto.utilities import RemoteProtocolError
 SEND_BUFFER_BYTES = 64 * 1024
 """The kernel's send buffer; Linux doubles it. By default it holds megabytes of outdated messages."""
 
+MAX_FRAGMENTS = 8192
+"""Fragments of a message that are not empty."""
+
 
 class HandshakeError(Exception):
     """The client's handshake is malformed."""
 
 
 class MessageTooLargeError(Exception):
-    """A message is larger than allowed."""
+    """A message is larger than allowed, or has too many fragments."""
 
 
 class WebSocketChannel:
@@ -59,7 +63,7 @@ class WebSocketChannel:
 
     @classmethod
     def accept(
-        cls, environ: dict[str, Any], *, max_bytes: int, send_timeout: float, recv_bytes: int
+        cls, environ: WSGIEnvironment, *, max_bytes: int, send_timeout: float, recv_bytes: int
     ) -> "WebSocketChannel":
         """Complete the handshake of a WSGI request on Gunicorn's socket.
 
@@ -125,7 +129,7 @@ class WebSocketChannel:
     def assemble(self, event: TextMessage | BytesMessage) -> str | bytes | None:
         """Add a fragment. Returns the message if that completes it. Raises MessageTooLargeError."""
         self._size += len(event.data.encode()) if isinstance(event.data, str) else len(event.data)
-        if self._size > self.max_bytes:
+        if self._size > self.max_bytes or len(self._fragments) >= MAX_FRAGMENTS:
             raise MessageTooLargeError
         if event.data:
             self._fragments.append(event.data)
@@ -143,6 +147,6 @@ class WebSocketChannel:
 class UpgradedResponse(Response):
     """The response of a request whose connection became a WebSocket: nothing is sent."""
 
-    def __call__(self, environ: Any, start_response: Any) -> Any:
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> NoReturn:
         """Tell Gunicorn that the connection is done."""
         raise StopIteration

@@ -59,7 +59,7 @@ def connected(engine: Engine, toll: Book) -> Iterator[Client]:
     ours, theirs = socket.socketpair()
     client = Client(theirs)
     environ = {f"HTTP_{name.upper().replace('-', '_')}": value for name, value in client.headers.items()}
-    wire = EngineIOTransport(engine.handle, 1000, toll)
+    wire = EngineIOTransport(engine.handle, 1000, toll)  # type: ignore[arg-type]
 
     def serve() -> None:
         with pytest.raises(StopIteration):
