@@ -138,6 +138,6 @@ def _request_restart_close(subscriber: Subscriber) -> None:
     subscriber.request_close(CloseReason.GOING_AWAY, "restart", "The server is restarting. Connect again.")
 
 
-def count_message(connections: int) -> dict[str, int | str]:
+def count_message(connections: int) -> dict[str, object]:
     """Build the message with the number of connections and the current time."""
     return {"active_connections": connections, "timestamp": format_timestamp(datetime.now(UTC))}
