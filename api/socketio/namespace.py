@@ -1,6 +1,7 @@
 """Dispatch the events of clients on `/emotion-detection`. Unknown and malformed events are answered with an error."""
 
 import logging
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -71,7 +72,7 @@ class EmotionDetectionNamespace(Namespace):
         return None
 
     def _connect(self, sid: str, auth: object = None) -> None:
-        def emit(event: str, data: dict[str, Any]) -> None:
+        def emit(event: str, data: Mapping[str, object]) -> None:
             self.socketio.emit(event, data, to=sid, namespace=NAMESPACE)
 
         try:

@@ -34,7 +34,7 @@ ERROR_INTERVAL_SECONDS = 1.0
 MAX_INVALID_MESSAGES, INVALID_RESET_SECONDS = 30, 60.0
 """Invalid messages after which a client is disconnected, and the time after which the count restarts."""
 
-Emit = Callable[[str, dict[str, Any]], None]
+Emit = Callable[[str, Mapping[str, object]], None]
 """Sends an event with its data to the client."""
 
 log = logging.getLogger(__name__)
