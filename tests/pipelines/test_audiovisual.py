@@ -59,7 +59,7 @@ def talking():
     return synthetic_audio.encode_sine_clip(FACE, 4)
 
 
-def test_the_default_sees_and_is_given_no_sound(pipeline, talking):
+def test_the_default_model_reads_video_only(pipeline, talking):
     result = pipeline.predict(talking)
     assert result.model.name == "faces-eight"
     assert result.labels == EIGHT
@@ -70,7 +70,7 @@ def test_the_default_sees_and_is_given_no_sound(pipeline, talking):
     assert set(result.timings) == {"sound", "decode", "faces", "model"}
 
 
-def test_a_model_of_both_says_what_each_window_had_and_answers_their_mean(pipeline):
+def test_a_model_of_both_modalities_averages_its_windows_and_lists_their_modalities(pipeline):
     result = pipeline.predict(synthetic_audio.encode_sine_clip(FACE[:30], 6), model="both")
     assert result.modalities == BOTH
     assert result.missing == {}
@@ -81,7 +81,7 @@ def test_a_model_of_both_says_what_each_window_had_and_answers_their_mean(pipeli
     np.testing.assert_allclose(result.probabilities, each.mean(axis=0), atol=1e-6)
 
 
-def test_what_is_missing_is_named(pipeline):
+def test_missing_modalities_have_a_reason(pipeline):
     silent = pipeline.predict(synthetic_audio.encode_sine_clip(FACE, 4, silent=True), model="both")
     hidden = pipeline.predict(synthetic_audio.encode_sine_clip(BLACK, 1), model="both")
     alone = pipeline.predict(
@@ -92,7 +92,7 @@ def test_what_is_missing_is_named(pipeline):
     assert (alone.modalities, alone.missing, alone.frames) == (("audio",), {"video": "none"}, 0)
 
 
-def test_the_same_clip_has_the_same_answer_from_any_number_of_threads(store, talking):
+def test_concurrent_calls_give_the_same_result(store, talking):
     pipeline = AudioVisualPipeline.load(store, Engine.load(STORE, slots=2, wait_seconds=120))
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda name: pipeline.predict(talking, model=name), ["both", "faces-eight"] * 4))
@@ -102,7 +102,7 @@ def test_the_same_clip_has_the_same_answer_from_any_number_of_threads(store, tal
         )
 
 
-def test_a_call_waits_for_its_turn_and_no_longer(pipeline, engine, talking):
+def test_a_call_without_a_free_slot_is_overloaded(pipeline, engine, talking):
     with engine.slot(), pytest.raises(Overloaded):
         pipeline.predict(talking)
 
@@ -122,12 +122,12 @@ def test_a_call_waits_for_its_turn_and_no_longer(pipeline, engine, talking):
     ],
     ids=["neither", "no face", "sound for one that sees", "half a clip", "no such model", "a path"],
 )
-def test_what_cannot_be_answered_is_refused_as_such(pipeline, clip, model, error):
+def test_unreadable_clips_raise_the_matching_error(pipeline, clip, model, error):
     with pytest.raises(error):
         pipeline.predict(clip, model=model)
 
 
-def test_limits_hold(store, engine):
+def test_limits_are_enforced(store, engine):
     with pytest.raises(VideoTooLong):
         AudioVisualPipeline.load(store, engine, limits=VideoLimits(seconds=1)).predict(
             synthetic_video.encode_video(FACE, fps=10)
@@ -137,7 +137,7 @@ def test_limits_hold(store, engine):
 # Licences
 
 
-def test_weights_for_research_answer_only_where_they_are_allowed(store, engine, talking):
+def test_noncommercial_weights_need_permission(store, engine, talking):
     with pytest.raises(NonCommercialModel, match="NONCOMMERCIAL_MODELS=1"):
         AudioVisualPipeline.load(store, engine).predict(talking, model="audio-visual")
     allowed = AudioVisualPipeline.load(store, engine, noncommercial=True)
@@ -145,21 +145,21 @@ def test_weights_for_research_answer_only_where_they_are_allowed(store, engine, 
     assert allowed.predict(talking).model.name == "faces-eight"
 
 
-def test_a_model_that_is_refused_is_not_loaded(store, engine, talking):
+def test_a_refused_model_is_not_loaded(store, engine, talking):
     pipeline = AudioVisualPipeline.load(store, engine)
     with pytest.raises(NonCommercialModel):
         pipeline.predict(talking, model="audio-visual")
     assert "audio-visual" not in pipeline.models._loaded
 
 
-def test_an_operator_who_names_weights_for_research_has_them_answer(store, engine, talking, caplog):
+def test_noncommercial_weights_that_the_operator_names_are_the_default(store, engine, talking, caplog):
     pipeline = AudioVisualPipeline.load(store, engine, checkpoint=store / "audio-visual")
     assert pipeline.predict(talking).model.name == "audio-visual"
     assert pipeline.predict(talking, model="audio-visual").modalities == BOTH
     assert "not for commercial use" in caplog.text
 
 
-def test_a_default_for_research_is_no_default(tmp_path, engine, talking):
+def test_noncommercial_weights_of_the_store_are_never_the_default(tmp_path, engine, talking):
     write_model(tmp_path / "faces-eight", commercial=False)
     for noncommercial in (False, True):
         with pytest.raises(ModelMissing):
@@ -169,14 +169,14 @@ def test_a_default_for_research_is_no_default(tmp_path, engine, talking):
 # Checkpoints
 
 
-def test_a_checkpoint_from_elsewhere_answers_by_default(store, engine, talking, tmp_path):
+def test_a_checkpoint_outside_the_store_becomes_the_default(store, engine, talking, tmp_path):
     folder = write_model(tmp_path / "mine", labels=("yes", "no"))
     for checkpoint in (folder, folder / "weights.safetensors"):
         result = AudioVisualPipeline.load(store, engine, checkpoint=checkpoint).predict(talking)
         assert (result.model.name, result.labels) == ("mine", ("yes", "no"))
 
 
-def test_a_checkpoint_that_is_no_good_stops_the_start_unless_there_is_a_fallback(store, engine, talking, tmp_path):
+def test_an_invalid_checkpoint_stops_the_start_unless_a_fallback_is_allowed(store, engine, talking, tmp_path):
     shutil.copytree(store / "both", tmp_path / "torn")
     (tmp_path / "torn" / "weights.safetensors").write_bytes(b"<html>")
     for checkpoint in (tmp_path / "torn", tmp_path / "nowhere"):
@@ -186,7 +186,7 @@ def test_a_checkpoint_that_is_no_good_stops_the_start_unless_there_is_a_fallback
         assert fallen.predict(talking).model.name == "faces-eight"
 
 
-def test_without_any_model_calls_are_told_what_to_set(tmp_path, engine, talking, caplog):
+def test_without_a_model_the_error_names_the_settings(tmp_path, engine, talking, caplog):
     with caplog.at_level(logging.WARNING):
         pipeline = AudioVisualPipeline.load(tmp_path, engine)
     assert "CHECKPOINT_PATH" in caplog.text
@@ -194,7 +194,7 @@ def test_without_any_model_calls_are_told_what_to_set(tmp_path, engine, talking,
         pipeline.predict(talking)
 
 
-def test_the_card_of_a_model_that_is_there_but_broken_stops_the_start(tmp_path, engine):
+def test_an_invalid_model_card_stops_the_start(tmp_path, engine):
     folder = write_model(tmp_path / "faces-eight")
     card = json.loads((folder / "model.json").read_text()) | {"commercial": "perhaps"}
     (folder / "model.json").write_text(json.dumps(card))
@@ -213,7 +213,7 @@ def mock(tmp_path, engine, caplog):
     return pipeline
 
 
-def test_made_up_answers_come_from_the_content_alone_and_say_that_they_are(mock, talking):
+def test_mock_results_depend_only_on_the_content_and_are_marked(mock, talking):
     other = synthetic_audio.encode_sine_clip(FACE, 4, hertz=600)
     first, again, second = (mock.predict(clip) for clip in (talking, talking, other))
     assert first.mock
@@ -224,7 +224,7 @@ def test_made_up_answers_come_from_the_content_alone_and_say_that_they_are(mock,
     assert first.best == strongest, "the same on every machine"
 
 
-def test_what_is_made_up_is_still_looked_at(mock):
+def test_the_mock_still_validates_its_input(mock):
     for clip, error in (
         (synthetic_video.encode_video(BLACK)[:300], VideoCorrupt),
         (synthetic_video.encode_video(BLACK), NoFaceNoAudio),

@@ -12,7 +12,7 @@ from tests.support import synthetic_frames, synthetic_video
 
 
 def opened(data: bytes) -> VideoReader:
-    """A clip that has been read to its end once, as the analysis leaves it."""
+    """A clip that has been read to its end once, as `predict` leaves it."""
     reader = VideoReader(data)
     for _ in reader.frames(min_interval=0.2):
         pass
@@ -35,7 +35,7 @@ def counters(loop: boomerang.BoomerangClip) -> list[int]:
 
 
 @pytest.mark.parametrize("output", boomerang.OUTPUTS)
-def test_the_loop_runs_forward_then_back_and_shows_no_frame_twice_at_either_turn(output):
+def test_the_loop_runs_forward_and_back_without_repeating_the_turning_frames(output):
     reader = opened(synthetic_video.encode_video(synthetic_frames.counter_frames(40), fps=10))
     loop = boomerang.make_boomerang(reader, peak=2.0, duration=2.0, output=output)
     shown = counters(loop)
@@ -47,7 +47,7 @@ def test_the_loop_runs_forward_then_back_and_shows_no_frame_twice_at_either_turn
 
 @pytest.mark.parametrize("output", boomerang.OUTPUTS)
 @pytest.mark.parametrize(("peak", "quiet"), [(2.0, 0.6), (0.0, 1.4)])
-def test_the_end_away_from_the_peak_is_where_the_picture_moves_least(output, peak, quiet):
+def test_the_end_away_from_the_peak_has_least_motion(output, peak, quiet):
     """The disc runs to and fro but for a moment near that end; the loop turns there and still turns at the peak."""
     frames = []
     for time in np.arange(0, 2.51, 0.05):
@@ -63,7 +63,7 @@ def test_the_end_away_from_the_peak_is_where_the_picture_moves_least(output, pea
     assert loop.peak == pytest.approx(peak, abs=0.03)
 
 
-def test_every_frame_keeps_the_time_it_had_in_the_clip():
+def test_every_frame_keeps_its_duration():
     times = [0.0, 0.1, 0.2, 0.6, 0.7, 1.0]
     reader = opened(synthetic_video.encode_video(synthetic_frames.counter_frames(6), times=times, container="matroska"))
     loop = boomerang.make_boomerang(reader, peak=1.0, duration=2.0)
@@ -75,7 +75,7 @@ def test_every_frame_keeps_the_time_it_had_in_the_clip():
     assert loop.duration == pytest.approx(2.0)
 
 
-def test_mp4_is_what_a_phone_and_a_browser_play_at_once():
+def test_mp4_is_encoded_for_phones_and_browsers():
     reader = opened(
         synthetic_video.encode_video(
             synthetic_frames.face_frames(30, 321, 241), container="matroska", pix_fmt="yuv444p", audio_codec="aac"
@@ -92,7 +92,7 @@ def test_mp4_is_what_a_phone_and_a_browser_play_at_once():
 
 
 @pytest.mark.parametrize("output", ["webp", "gif"])
-def test_pictures_loop_for_ever(output):
+def test_webp_and_gif_loop_forever(output):
     loop = boomerang.make_boomerang(
         opened(synthetic_video.encode_video(synthetic_frames.counter_frames(20))), peak=0.5, output=output
     )
@@ -100,7 +100,7 @@ def test_pictures_loop_for_ever(output):
 
 
 @pytest.mark.parametrize("output", boomerang.OUTPUTS)
-def test_colours_survive(output):
+def test_colors_are_preserved(output):
     reader = opened(synthetic_video.encode_video(synthetic_frames.corner_frames(10, 320, 240)))
     picture = frames_of(boomerang.make_boomerang(reader, peak=0.3, output=output))[0].astype(int)
     assert picture[60, 80] == pytest.approx([255, 0, 0], abs=14)
@@ -139,13 +139,13 @@ def test_the_loop_turns_at_the_peak(peak, start, turns_at_peak):
     assert {"start": shown[0], "end": max(shown)}[turns_at_peak] == round(peak * 10)
 
 
-def test_a_clip_shorter_than_the_loop_is_used_whole_from_the_peak_outwards():
+def test_a_video_shorter_than_the_loop_is_used_from_its_peak():
     reader = opened(synthetic_video.encode_video(synthetic_frames.counter_frames(10), fps=10))
     assert counters(boomerang.make_boomerang(reader, peak=0.9, duration=8.0))[:10] == list(range(10))
 
 
 @pytest.mark.parametrize("output", boomerang.OUTPUTS)
-def test_one_frame_is_a_still_loop(output):
+def test_one_frame_gives_a_still_loop(output):
     loop = boomerang.make_boomerang(
         opened(synthetic_video.encode_video(synthetic_frames.corner_frames(1))), peak=0.0, output=output
     )
@@ -154,7 +154,7 @@ def test_one_frame_is_a_still_loop(output):
 
 
 @pytest.mark.parametrize("output", boomerang.OUTPUTS)
-def test_two_frames_take_turns(output):
+def test_two_frames_alternate(output):
     loop = boomerang.make_boomerang(
         opened(synthetic_video.encode_video(synthetic_frames.counter_frames(2), fps=10)), peak=0.1, output=output
     )
@@ -162,14 +162,14 @@ def test_two_frames_take_turns(output):
     assert loop.duration == pytest.approx(0.2)
 
 
-def test_a_clip_of_one_frame_a_second_still_moves():
+def test_a_video_of_one_frame_a_second_still_moves():
     reader = opened(synthetic_video.encode_video(synthetic_frames.counter_frames(6), fps=1))
     loop = boomerang.make_boomerang(reader, peak=3.0, duration=1.0)
     assert len(set(counters(loop))) == 2
     assert 3 in counters(loop)
 
 
-def test_the_whole_clip_runs_faster_than_life_and_fits():
+def test_the_whole_video_is_sped_up_to_fit():
     reader = opened(synthetic_video.encode_video(synthetic_frames.counter_frames(50), fps=10))
     loop = boomerang.make_boomerang(reader, peak=3.0, duration=2.0, full_clip=True)
     shown = counters(loop)
@@ -178,7 +178,7 @@ def test_the_whole_clip_runs_faster_than_life_and_fits():
 
 
 @pytest.mark.parametrize(("size", "expected"), [(64, (64, 48)), (480, (480, 360)), (1080, (640, 480))])
-def test_the_longest_side_is_what_was_asked_for_but_never_more_than_the_clip_has(size, expected):
+def test_the_loop_is_scaled_down_but_never_up(size, expected):
     loop = boomerang.make_boomerang(
         opened(synthetic_video.encode_video(synthetic_frames.corner_frames(5, 640, 480))), peak=0.1, size=size
     )
@@ -186,7 +186,7 @@ def test_the_longest_side_is_what_was_asked_for_but_never_more_than_the_clip_has
 
 
 @pytest.mark.parametrize("output", boomerang.OUTPUTS)
-def test_a_clip_one_pixel_wide_is_shown_two_wide(output):
+def test_a_width_of_one_pixel_is_doubled(output):
     frames = [frame[:, :1] for frame in synthetic_frames.counter_frames(4)]
     data = synthetic_video.encode_video(frames, container="matroska", codec="libvpx-vp9", pix_fmt="yuv444p")
     assert boomerang.make_boomerang(opened(data), peak=0.1, output=output).width == 2

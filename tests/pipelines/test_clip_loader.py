@@ -58,7 +58,7 @@ CONTAINERS = [
 
 
 @pytest.mark.parametrize(("container", "video", "codec", "rate", "layout"), CONTAINERS)
-def test_faces_and_sound_of_one_file_are_read_whatever_its_codecs(loader, container, video, codec, rate, layout):
+def test_faces_and_audio_are_read_from_every_container_and_codec(loader, container, video, codec, rate, layout):
     clip = encode_sine_clip(FACE, 3, container=container, video=video, codec=codec, rate=rate, layout=layout)
     loaded = loader.load(clip)
     assert loaded.modalities == BOTH
@@ -74,7 +74,7 @@ def test_faces_and_sound_of_one_file_are_read_whatever_its_codecs(loader, contai
     assert loudest_band(batch.mels[0]) == pytest.approx(500, abs=25)
 
 
-def test_a_face_is_the_square_that_is_cut_around_it_in_the_picture_shown_then(loader, engine):
+def test_a_crop_is_taken_from_the_frame_shown_at_that_time(loader, engine):
     frames = synthetic_frames.face_frames(30)
     batch = loader.load_batch(synthetic_video.encode_video(frames, fps=10, options={"qp": "0"}))
     for column, number in enumerate((1, 5, 9, 13, 16, 20, 24, 28)):  # 3 s in eight shares, the middle of each
@@ -83,7 +83,7 @@ def test_a_face_is_the_square_that_is_cut_around_it_in_the_picture_shown_then(lo
         assert np.abs(batch.faces[0, column].numpy().astype(int) - theirs).mean() < 2.5
 
 
-def test_a_long_clip_has_windows_side_by_side_and_one_decode_serves_them(loader):
+def test_a_long_clip_has_adjacent_windows_and_is_decoded_once(loader):
     clip = synthetic_video.encode_video(synthetic_frames.face_frames(50, 160, 120), fps=10)
     loaded = loader.load(clip)
     assert loaded.starts == pytest.approx((0, 2))
@@ -92,7 +92,7 @@ def test_a_long_clip_has_windows_side_by_side_and_one_decode_serves_them(loader)
     assert loaded.frames <= 16
 
 
-def test_a_clip_without_sound_and_one_with_silence_have_their_pictures(loader):
+def test_missing_or_silent_audio_leaves_the_video(loader):
     for clip in (synthetic_video.encode_video(FACE, fps=10), encode_sine_clip(FACE, 3, silent=True)):
         loaded = loader.load(clip)
         assert loaded.modalities == ("video",)
@@ -100,7 +100,7 @@ def test_a_clip_without_sound_and_one_with_silence_have_their_pictures(loader):
         assert loaded.batch.modalities() == [("video",)]
 
 
-def test_a_hidden_face_leaves_the_sound(loader):
+def test_a_missing_face_leaves_the_audio(loader):
     loaded = loader.load(encode_sine_clip([np.zeros((48, 64, 3), np.uint8)] * 30, 3))
     assert loaded.modalities == ("audio",)
     assert loaded.missing == {"video": NO_FACE}
@@ -112,7 +112,7 @@ def test_a_hidden_face_leaves_the_sound(loader):
     ("container", "codec", "rate"),
     [("wav", "pcm_s16le", 8_000), ("mp3", "libmp3lame", 44_100), ("ipod", "aac", 48_000), ("webm", "libopus", 48_000)],
 )
-def test_sound_alone_has_windows_of_its_own(loader, container, codec, rate):
+def test_audio_files_have_windows(loader, container, codec, rate):
     loaded = loader.load(
         synthetic_audio.encode_audio(
             synthetic_audio.sine(500, 5, rate=rate), container=container, codec=codec, rate=rate
@@ -137,12 +137,12 @@ BLACK = [np.zeros((48, 64, 3), np.uint8)] * 10
     ],
     ids=["black, no sound", "black, silence", "silence alone"],
 )
-def test_neither_face_nor_sound_is_an_error_that_says_what_to_do(loader, clip, says):
+def test_neither_face_nor_audio_is_an_error(loader, clip, says):
     with pytest.raises(NoFaceNoAudio, match=says):
         loader.load(clip)
 
 
-def test_what_is_not_wanted_is_not_read(loader):
+def test_modalities_that_are_not_requested_are_not_read(loader):
     clip = encode_sine_clip(FACE[:10], 1)
     seen, heard = loader.load(clip, modalities=("video",)), loader.load(clip, modalities=("audio",))
     assert (seen.modalities, seen.missing) == (("video",), {"audio": NOT_REQUESTED})
@@ -159,14 +159,14 @@ def test_what_is_not_wanted_is_not_read(loader):
 # Times
 
 
-def test_pictures_that_end_before_their_sound_leave_its_last_window_without_a_face(loader):
+def test_video_that_ends_before_the_audio_leaves_windows_without_a_face(loader):
     loaded = loader.load(encode_sine_clip(FACE[:30], 7))
     assert loaded.starts == pytest.approx((0, 2, 4), abs=0.05)
     assert loaded.batch.modalities() == [BOTH, BOTH, ("audio",)]
     assert 0 < loaded.batch.face_mask[1].sum() < 8
 
 
-def test_sound_that_ends_before_its_pictures_leaves_the_last_window_without_it(loader):
+def test_audio_that_ends_before_the_video_leaves_windows_without_audio(loader):
     loaded = loader.load(encode_sine_clip(synthetic_frames.face_frames(70, 160, 120), 1.5))
     assert loaded.batch.modalities() == [BOTH, ("video",), ("video",)]
     steps = loaded.batch.mels[0].amax(dim=0).numpy()
@@ -178,7 +178,7 @@ def test_sound_that_ends_before_its_pictures_leaves_the_last_window_without_it(l
 
 @pytest.mark.parametrize("shift", [0.0, 7.3])
 @pytest.mark.parametrize("container", ["mp4", "matroska"])
-def test_sound_that_begins_later_is_heard_later_wherever_the_clock_of_the_file_begins(loader, container, shift):
+def test_audio_that_starts_later_is_shifted_whatever_the_start_time_of_the_file(loader, container, shift):
     codec = {"mp4": "aac", "matroska": "flac"}[container]
     loaded = loader.load(encode_sine_clip(FACE, 2, container=container, codec=codec, later=1.0, shift=shift))
     assert loaded.seconds == pytest.approx(3, abs=0.2)
@@ -188,21 +188,21 @@ def test_sound_that_begins_later_is_heard_later_wherever_the_clock_of_the_file_b
     assert loaded.batch.face_mask.all()
 
 
-def test_sound_that_begins_first_is_not_cut_off(loader):
+def test_audio_that_starts_first_is_kept(loader):
     loaded = loader.load(encode_sine_clip(FACE[:20], 3, container="matroska", codec="flac", later=-1.0, shift=1.0))
     assert loaded.seconds == pytest.approx(3, abs=0.15)
     assert loaded.batch.face_mask[0].tolist() == [False] * 3 + [True] * 5
     assert float(loaded.batch.mels[0].amax(dim=0)[2]) > -6
 
 
-def test_times_that_cannot_be_are_taken_for_wrong_and_both_begin_at_once(engine):
+def test_impossible_start_times_are_ignored(engine):
     loader = ClipLoader(engine, limits=VideoLimits(seconds=10))
     loaded = loader.load(encode_sine_clip(FACE[:20], 2, container="matroska", codec="flac", later=500.0))
     assert loaded.seconds == pytest.approx(2, abs=0.15)
     assert loaded.batch.modalities() == [BOTH]
 
 
-def test_a_recording_without_a_duration_in_its_header_is_measured(loader):
+def test_a_duration_missing_in_the_header_is_measured(loader):
     clip = synthetic_video.encode_video(FACE, container="webm", codec="libvpx", fps=10, container_options={"live": "1"})
     with av.open(io.BytesIO(clip)) as container:
         assert container.duration is None
@@ -227,24 +227,24 @@ def damaged(clip: bytes, kind: str) -> bytes:
 WHOLE = encode_sine_clip(FACE, 3, codec="flac")
 
 
-def test_damaged_sound_beside_a_good_picture_is_answered_from_the_picture(loader):
+def test_damaged_audio_leaves_the_video(loader):
     loaded = loader.load(damaged(WHOLE, "audio"))
     assert loaded.missing == {"audio": CORRUPT}
     assert loaded.batch.modalities() == [("video",)]
 
 
-def test_damaged_pictures_beside_good_sound_are_answered_from_the_sound(loader):
+def test_damaged_video_leaves_the_audio(loader):
     loaded = loader.load(damaged(WHOLE, "video"))
     assert loaded.missing["video"] in (CORRUPT, NO_FACE)
     assert loaded.batch.modalities() == [("audio",)]
 
 
-def test_sound_of_a_codec_that_is_not_read_spoils_no_picture(loader):
+def test_an_unsupported_audio_codec_leaves_the_video(loader):
     loaded = loader.load(encode_sine_clip(FACE[:10], 1, container="matroska", codec="tta"))
     assert loaded.missing == {"audio": UNSUPPORTED}
 
 
-def test_pictures_of_a_codec_that_is_not_read_spoil_no_sound(loader):
+def test_an_unsupported_video_codec_leaves_the_audio(loader):
     loaded = loader.load(encode_sine_clip(FACE[:10], 1, container="matroska", video="ffv1"))
     assert loaded.missing == {"video": UNSUPPORTED}
 
@@ -265,12 +265,12 @@ def test_pictures_of_a_codec_that_is_not_read_spoil_no_sound(loader):
     ],
     ids=["nothing", "text", "playlist", "picture", "half an mp4", "half an m4a", "noise as FLAC"],
 )
-def test_what_cannot_be_read_at_all_is_refused_as_such(loader, data, error):
+def test_unreadable_files_raise_the_matching_error(loader, data, error):
     with pytest.raises(error):
         loader.load(data)
 
 
-def test_limits_hold_for_pictures_and_for_sound(engine):
+def test_limits_are_enforced_for_video_and_audio(engine):
     with pytest.raises(VideoTooLong):
         ClipLoader(engine, limits=VideoLimits(seconds=2)).load(synthetic_video.encode_video(FACE, fps=10))
     with pytest.raises(VideoTooLong):  # and not its sound, which runs as long
@@ -286,7 +286,7 @@ def test_limits_hold_for_pictures_and_for_sound(engine):
 # People
 
 
-def test_the_person_most_seen_is_followed_and_nobody_else(loader, engine):
+def test_only_the_main_person_is_followed(loader, engine):
     """Two heads, of which the smaller is there all the time and the larger for a moment."""
     large, small = synthetic_frames.two_heads(230)[0], synthetic_frames.two_heads(170)[0]
     frames = []
@@ -302,7 +302,7 @@ def test_the_person_most_seen_is_followed_and_nobody_else(loader, engine):
     assert np.abs(batch.faces[0, 0].numpy().astype(int) - last).mean() < 6
 
 
-def test_one_reader_serves_several_threads(loader):
+def test_one_loader_serves_several_threads(loader):
     clips = [encode_sine_clip(FACE[:10], 1, hertz=300 * number) for number in (1, 2, 3)] * 2
     with ThreadPoolExecutor(6) as pool:
         found = list(pool.map(loader.load_batch, clips))

@@ -45,7 +45,7 @@ def smile():
     return synthetic_image.encode_image(synthetic_frames.portrait(), quality=95)
 
 
-def test_a_batch_that_takes_too_long_leaves_its_last_pictures_for_another(engine, smile):
+def test_images_that_a_batch_has_no_time_for_are_overloaded(engine, smile):
     results = ImagePipeline(engine, batch_seconds=0).predict_batch([smile, smile, b"scrap"]).results
     assert results[0].emotion == "happy"
     assert [type(result) for result in results[1:]] == [Overloaded, Overloaded]
@@ -53,7 +53,7 @@ def test_a_batch_that_takes_too_long_leaves_its_last_pictures_for_another(engine
 
 
 @pytest.mark.parametrize(("path", "name"), [("resemotenet", "resemotenet"), ("compact-emotimesh", "face-expression")])
-def test_a_default_of_seven_labels_answers_for_pictures_too(smile, path, name):
+def test_a_default_with_seven_labels_answers_for_images_too(smile, path, name):
     engine = Engine.load(STORE, model_path=STORE / path)
     pipeline = ImagePipeline(engine)
     either = ImageOrVideoPipeline(pipeline, VideoPipeline(engine))
@@ -62,26 +62,26 @@ def test_a_default_of_seven_labels_answers_for_pictures_too(smile, path, name):
     assert either.predict(synthetic_video.encode_video(synthetic_frames.face_frames(5))).model.name == name
 
 
-def test_a_smile_is_happy_with_everything_that_the_answer_promises(pipeline, smile):
-    detection = pipeline.predict(smile)
-    [face] = detection.faces
-    assert detection.emotion == face.emotion == "happy"
-    assert detection.confidence == face.confidence == face.probabilities["happy"] > 0.9
-    assert detection.all_emotions == face.probabilities
+def test_a_smile_is_happy_and_the_result_is_complete(pipeline, smile):
+    result = pipeline.predict(smile)
+    [face] = result.faces
+    assert result.emotion == face.emotion == "happy"
+    assert result.confidence == face.confidence == face.probabilities["happy"] > 0.9
+    assert result.all_emotions == face.probabilities
     assert tuple(face.probabilities) == SEVEN
     assert sum(face.probabilities.values()) == pytest.approx(1, abs=1e-5)
-    assert (detection.width, detection.height) == (512, 512)
+    assert (result.width, result.height) == (512, 512)
     x, y, w, h = face.box
     assert x < 224 < x + w and y < 115 < y + h, "the nose is in the box"
     assert (face.certain, face.quality.reason) == (True, None)
-    assert detection.model.name == "face-expression"
-    assert set(detection.timings) == {"decode", "faces", "model"}
-    assert detection.drawn is None
+    assert result.model.name == "face-expression"
+    assert set(result.timings) == {"decode", "faces", "model"}
+    assert result.drawn is None
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "HEIF"])
 @pytest.mark.parametrize("orientation", [1, 3, 6])
-def test_the_format_and_the_way_the_phone_was_held_change_nothing(pipeline, smile, kind, orientation):
+def test_the_format_and_the_orientation_change_nothing(pipeline, smile, kind, orientation):
     upright = synthetic_frames.portrait()[:320]
     plain, turned = (
         pipeline.predict(synthetic_image.encode_image(stored(upright, turn), kind, exif=exif(turn)))
@@ -93,7 +93,7 @@ def test_the_format_and_the_way_the_phone_was_held_change_nothing(pipeline, smil
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_jpeg_in_each_of_the_eight_orientations_gives_the_same_box_and_an_upright_drawing(pipeline, orientation):
+def test_all_eight_exif_orientations_give_the_same_box_and_an_upright_drawing(pipeline, orientation):
     upright = synthetic_frames.portrait()[:320]
     data = synthetic_image.encode_image(stored(upright, orientation), quality=95, exif=exif(orientation))
     expected = pipeline.predict(synthetic_image.encode_image(upright, quality=95))
@@ -105,43 +105,43 @@ def test_a_jpeg_in_each_of_the_eight_orientations_gives_the_same_box_and_an_upri
     assert np.abs(drawn.astype(int) - upright).mean() < 8, "but for the box it is the picture"
 
 
-def test_a_large_picture_has_its_boxes_in_its_own_pixels(pipeline):
+def test_boxes_are_in_the_pixels_of_the_image_as_sent(pipeline):
     rgb, centres = synthetic_frames.group_photo(3840, 2880, 5, 300)
-    detection = pipeline.predict(synthetic_image.encode_image(rgb))
-    assert (detection.width, detection.height) == (3840, 2880)
-    boxes = [face.box for face in detection.faces]
+    result = pipeline.predict(synthetic_image.encode_image(rgb))
+    assert (result.width, result.height) == (3840, 2880)
+    boxes = [face.box for face in result.faces]
     assert len(boxes) == 5
     for x, y in centres:
         [width] = [w for left, top, w, h in boxes if left < x < left + w and top < y < top + h]
         assert width == pytest.approx(300, rel=0.15)
 
 
-def test_a_group_has_every_face_the_largest_first_and_answers_for_that(pipeline):
+def test_a_group_lists_every_face_and_answers_for_the_largest(pipeline):
     rgb, _ = synthetic_frames.group_photo(1280, 960, 7, 70)
     rgb[300:900, 600:1200] = cv2.resize(synthetic_frames.portrait()[20:240, 120:340], (600, 600))
-    detection = pipeline.predict(synthetic_image.encode_image(rgb))
-    areas = [face.box[2] * face.box[3] for face in detection.faces]
+    result = pipeline.predict(synthetic_image.encode_image(rgb))
+    areas = [face.box[2] * face.box[3] for face in result.faces]
     assert len(areas) == 8
     assert areas[0] > 5 * max(areas[1:])
-    assert detection.all_emotions == detection.faces[0].probabilities
-    assert {face.emotion for face in detection.faces} == {"happy"}
+    assert result.all_emotions == result.faces[0].probabilities
+    assert {face.emotion for face in result.faces} == {"happy"}
 
 
-def test_a_picture_without_a_face_is_a_fact_and_no_error(pipeline):
-    detection = pipeline.predict(NOBODY, draw=True)
-    assert (detection.faces, detection.emotion, detection.confidence, detection.all_emotions) == ((), None, None, {})
-    assert Image.open(io.BytesIO(detection.drawn)).size == (640, 427)
+def test_an_image_without_a_face_is_no_error(pipeline):
+    result = pipeline.predict(NOBODY, draw=True)
+    assert (result.faces, result.emotion, result.confidence, result.all_emotions) == ((), None, None, {})
+    assert Image.open(io.BytesIO(result.drawn)).size == (640, 427)
 
 
-def test_a_small_face_is_not_certain_and_says_why(pipeline):
+def test_a_small_face_is_uncertain(pipeline):
     [face] = pipeline.predict(synthetic_image.encode_image(synthetic_frames.portrait()[::4, ::4], quality=95)).faces
     assert (face.certain, face.quality.reason) == (False, "small")
 
 
-def test_another_model_answers_when_named(pipeline, either, smile):
-    detection = pipeline.predict(smile, model="moodreel-five")
-    assert tuple(detection.all_emotions) == FIVE
-    assert (detection.emotion, detection.model.name) == ("Happy", "moodreel-five")
+def test_the_named_model_answers(pipeline, either, smile):
+    result = pipeline.predict(smile, model="moodreel-five")
+    assert tuple(result.all_emotions) == FIVE
+    assert (result.emotion, result.model.name) == ("Happy", "moodreel-five")
     for call in (
         pipeline.predict,
         either.predict,
@@ -162,7 +162,7 @@ def many() -> list[bytes]:
     return [synthetic_image.encode_image(rgb) for rgb in (synthetic_frames.portrait(), group, *faces)] + [NOBODY]
 
 
-def test_a_batch_answers_each_picture_as_if_it_were_alone(pipeline):
+def test_a_batch_gives_the_same_results_as_single_images(pipeline):
     files = many()
     batch = pipeline.predict_batch(files)
     assert isinstance(batch, ImageBatchResult)
@@ -177,7 +177,7 @@ def test_a_batch_answers_each_picture_as_if_it_were_alone(pipeline):
             assert one.probabilities == pytest.approx(other.probabilities, abs=2e-6)
 
 
-def test_a_batch_reads_all_faces_of_all_pictures_at_once(engine, pipeline, monkeypatch):
+def test_a_batch_classifies_all_faces_at_once(engine, pipeline, monkeypatch):
     predictor = engine.models.get("face-expression")
     asked = []
     predict = predictor.predict
@@ -187,7 +187,7 @@ def test_a_batch_reads_all_faces_of_all_pictures_at_once(engine, pipeline, monke
     assert asked == [faces]
 
 
-def test_what_is_wrong_with_a_picture_stands_in_its_place(pipeline, smile):
+def test_an_error_of_one_image_stands_in_its_place(pipeline, smile):
     files = [NOBODY, b"words", smile, smile[:5000], smile * 200, b"", smile]
     kinds = [type(result) for result in pipeline.predict_batch(files).results]
     error = [UnsupportedMedia, ImageCorrupt, ImageTooBig, UnsupportedMedia]
@@ -195,7 +195,7 @@ def test_what_is_wrong_with_a_picture_stands_in_its_place(pipeline, smile):
     assert [type(result) for result in pipeline.predict_batch([b"words"]).results] == [UnsupportedMedia]
 
 
-def test_a_batch_holds_one_decoded_picture_at_a_time(pipeline, smile, monkeypatch):
+def test_a_batch_holds_one_decoded_image_at_a_time(pipeline, smile, monkeypatch):
     alive, most = itertools.count(), []
     held: set[int] = set()
 
@@ -218,7 +218,7 @@ def test_a_batch_holds_one_decoded_picture_at_a_time(pipeline, smile, monkeypatc
     assert max(most) <= 2, "the one before may wait for the next to take its name"
 
 
-def test_a_clip_and_a_picture_are_told_apart_by_their_bytes(either, smile):
+def test_videos_and_images_are_told_apart_by_their_bytes(either, smile):
     picture, clip = (
         either.predict(smile),
         either.predict(synthetic_video.encode_video(synthetic_frames.face_frames(10))),
@@ -229,7 +229,7 @@ def test_a_clip_and_a_picture_are_told_apart_by_their_bytes(either, smile):
     assert (clip.frames, clip.seconds) == (10, pytest.approx(0.4))
 
 
-def test_only_a_clip_needs_a_face(either):
+def test_only_a_video_needs_a_face(either):
     assert either.predict(NOBODY).emotion is None
     with pytest.raises(NoFace):
         either.predict(synthetic_video.encode_video(synthetic_frames.noise_frames(5)))
@@ -237,7 +237,7 @@ def test_only_a_clip_needs_a_face(either):
         either.predict(b"words")
 
 
-def test_a_call_that_waits_too_long_for_its_turn_is_told_so(engine, pipeline, either, smile):
+def test_a_call_that_waits_too_long_for_a_slot_is_overloaded(engine, pipeline, either, smile):
     inside, leave = threading.Event(), threading.Event()
 
     def hold() -> None:

@@ -25,11 +25,11 @@ def best(views: list[FaceObservation | None], likely: list[float] | None = None)
     return int(keyframe.score_keyframes(views, np.array(given)).argmax())
 
 
-def test_the_moment_furthest_from_the_persons_own_calm_is_best():
+def test_the_frame_farthest_from_the_baseline_scores_best():
     assert best([view(), view(), view(0.2), view(0.3), view(0.5), view(0.3), view(0.2), view()]) == 4
 
 
-def test_calm_is_the_persons_own_and_not_a_face_without_any_expression():
+def test_the_baseline_is_the_persons_own():
     """Somebody whose face at rest looks like a smile, and who stops smiling for a moment."""
     resting = view(0.3)
     scores = keyframe.score_keyframes([resting, resting, resting, view(0.6), view(0.6), resting], np.full(6, 0.9))
@@ -39,20 +39,20 @@ def test_calm_is_the_persons_own_and_not_a_face_without_any_expression():
 @pytest.mark.parametrize(
     "flaw", [{"blink": 1.0}, {"yaw": 70.0}, {"sharpness": 5.0}], ids=["eyes shut", "turned", "blurred"]
 )
-def test_of_two_equal_smiles_the_flawless_one_is_best(flaw):
+def test_of_two_equal_smiles_the_better_image_scores_best(flaw):
     flawed, good = view(0.8, **flaw), view(0.8)
     assert best([view(), flawed, flawed, flawed, view(), good, good, good, view()]) == 6
     assert best([view(), good, good, good, view(), flawed, flawed, flawed, view()]) == 2
 
 
-def test_a_moment_of_which_the_model_is_unsure_is_not_best():
+def test_an_unsure_frame_does_not_score_best():
     assert best([view(0.8)] * 7, [0.3, 0.3, 0.3, 0.8, 0.9, 0.8, 0.3]) == 4
 
 
-def test_a_moment_without_the_face_is_never_best_and_one_face_alone_is():
+def test_a_frame_without_the_face_never_scores_best():
     scores = keyframe.score_keyframes([None, view(0.5), None], np.array([np.nan, 0.9, np.nan]))
     assert scores[0] == scores[2] == 0 < scores[1]
 
 
-def test_a_single_odd_frame_does_not_win_over_a_moment_that_lasts():
+def test_a_single_odd_frame_does_not_outscore_a_lasting_moment():
     assert best([view(), view(), view(1.0), view(), view(), view(0.5), view(0.5), view(0.5), view()]) == 6

@@ -36,39 +36,39 @@ def identifier():
         "2024-05-03, 18:30: dentist",
     ],
 )
-def test_english_as_people_write_it_is_english(identifier, text):
+def test_informal_english_is_english(identifier, text):
     assert identifier.identify(text) == "en"
 
 
 @pytest.mark.parametrize(
     "text", ["", "😂😂", "🇫🇷", "!!!", "12:30", "https://example.org/eine/seite", "…", "\0", "\ud83d"]
 )
-def test_what_has_no_words_is_in_no_language(identifier, text):
+def test_a_text_without_words_has_no_language(identifier, text):
     assert identifier.identify(text) is None
 
 
-def test_lines_of_other_languages_are_hardly_ever_missed(identifier):
+def test_lines_in_other_languages_are_rarely_missed(identifier):
     missed = [(language, line) for language, line in LINES if identifier.identify(line) == "en"]
     assert len(missed) <= 1, missed
 
 
-def test_lines_of_other_languages_are_told_by_name(identifier):
+def test_other_languages_are_identified(identifier):
     wrong = [
         (language, identifier.identify(line), line) for language, line in LINES if identifier.identify(line) != language
     ]
     assert len(wrong) <= len(LINES) // 10, wrong
 
 
-def test_a_page_is_enough_to_tell_a_long_text_by(identifier):
+def test_the_first_page_is_enough(identifier):
     assert identifier.identify("Ich bin heute sehr müde. " * 4000) == "de"
     assert identifier.identify("word " * 20_000) == "en"
 
 
-def test_broken_halves_of_characters_and_signs_of_direction_break_nothing(identifier):
+def test_lone_surrogates_and_direction_marks_are_harmless(identifier):
     assert identifier.identify("\u202eI am so happy today\u202c \ud800 \x00 and you are too") == "en"
 
 
-def test_a_file_that_is_not_the_one_described_is_refused(tmp_path):
+def test_a_file_with_another_checksum_is_refused(tmp_path):
     folder = shutil.copytree(FOLDER, tmp_path / "lid")
     stated = json.loads((folder / "model.json").read_text())
     (folder / "model.json").write_text(json.dumps(stated | {"sha256": "0" * 64}))

@@ -21,28 +21,28 @@ GLAD = "Thank you so much, this is wonderful!"
 
 
 @pytest.fixture(scope="module")
-def reader():
+def pipeline():
     return TextPipeline.load(STORE)
 
 
-def read(reader, text):
-    [reading] = reader.predict([text])
-    return reading
+def read(pipeline, text):
+    [result] = pipeline.predict([text])
+    return result
 
 
-def test_a_reading_says_the_likeliest_emotion_and_each_ones_probability(reader):
-    reading = read(reader, SAD)
-    assert (reading.label, reading.language, reading.language_supported) == ("sadness", "en", True)
-    assert tuple(reading.scores) == EKMAN
-    assert reading.score == max(reading.scores.values()) == reading.scores[reading.label]
-    assert all(0 <= score <= 1 for score in reading.scores.values())
-    assert (reading.characters, reading.windows) == (len(SAD), 1)
-    assert reading.model.name == "text-emotion"
-    assert set(reading.timings) == {"tokens", "language", "model"}
+def test_a_result_has_the_most_likely_emotion_and_all_probabilities(pipeline):
+    result = read(pipeline, SAD)
+    assert (result.label, result.language, result.language_supported) == ("sadness", "en", True)
+    assert tuple(result.scores) == EKMAN
+    assert result.score == max(result.scores.values()) == result.scores[result.label]
+    assert all(0 <= score <= 1 for score in result.scores.values())
+    assert (result.characters, result.windows) == (len(SAD), 1)
+    assert result.model.name == "text-emotion"
+    assert set(result.timings) == {"tokens", "language", "model"}
 
 
-def test_the_labels_are_those_over_their_thresholds_and_the_likeliest(reader):
-    thresholds = dict(zip(EKMAN, reader.models.get().thresholds, strict=True))
+def test_the_labels_are_those_above_their_thresholds_and_the_most_likely(pipeline):
+    thresholds = dict(zip(EKMAN, pipeline.models.get().thresholds, strict=True))
     texts = [
         SAD,
         GLAD,
@@ -52,35 +52,35 @@ def test_the_labels_are_those_over_their_thresholds_and_the_likeliest(reader):
         "x",
         "the meeting is at nine",
     ]
-    for reading in reader.predict(texts):
-        over = {label for label, score in reading.scores.items() if score >= thresholds[label]}
-        assert set(reading.labels) == over | {reading.label}
-        assert list(reading.labels) == sorted(reading.labels, key=reading.scores.__getitem__, reverse=True)
+    for result in pipeline.predict(texts):
+        over = {label for label, score in result.scores.items() if score >= thresholds[label]}
+        assert set(result.labels) == over | {result.label}
+        assert list(result.labels) == sorted(result.labels, key=result.scores.__getitem__, reverse=True)
 
 
-def test_each_text_is_answered_in_its_place_as_it_is_alone(reader):
+def test_a_batch_gives_the_same_results_as_single_texts(pipeline):
     texts = [GLAD, SAD * 40, "ok", SAD]
-    for text, reading in zip(texts, reader.predict(texts), strict=True):
-        alone = read(reader, text)
-        assert reading.label == alone.label
-        assert list(reading.scores.values()) == pytest.approx(list(alone.scores.values()), abs=1e-4)
+    for text, result in zip(texts, pipeline.predict(texts), strict=True):
+        alone = read(pipeline, text)
+        assert result.label == alone.label
+        assert list(result.scores.values()) == pytest.approx(list(alone.scores.values()), abs=1e-4)
 
 
-def test_case_and_accents_make_no_difference_to_the_emotion(reader):
-    shouted, said = read(reader, SAD.upper()), read(reader, SAD)
+def test_case_and_accents_do_not_change_the_emotion(pipeline):
+    shouted, said = read(pipeline, SAD.upper()), read(pipeline, SAD)
     assert shouted.scores == pytest.approx(said.scores, abs=1e-5)
 
 
-def test_no_skin_tone_makes_a_difference(reader):
-    hands = reader.predict(["👍", *(f"👍{chr(tone)}" for tone in range(0x1F3FB, 0x1F400))])
-    assert len({reading.label for reading in hands}) == 1
+def test_skin_tones_do_not_change_the_result(pipeline):
+    hands = pipeline.predict(["👍", *(f"👍{chr(tone)}" for tone in range(0x1F3FB, 0x1F400))])
+    assert len({result.label for result in hands}) == 1
     for hand in hands:
         assert hand.scores == pytest.approx(hands[0].scores, abs=1e-5)
 
 
-def test_an_emoji_is_read(reader):
-    assert read(reader, "😂😂").label == "joy"
-    assert read(reader, "😢😭").label == "sadness"
+def test_an_emoji_is_classified(pipeline):
+    assert read(pipeline, "😂😂").label == "joy"
+    assert read(pipeline, "😢😭").label == "sadness"
 
 
 @pytest.mark.parametrize(
@@ -102,46 +102,46 @@ def test_an_emoji_is_read(reader):
     ],
     ids=lambda text: repr(text[:12]),
 )
-def test_whatever_a_text_holds_it_gets_an_answer_that_is_one(reader, text):
-    reading = read(reader, text)
-    assert reading.label in EKMAN
-    assert all(np.isfinite(score) and 0 <= score <= 1 for score in reading.scores.values())
+def test_odd_texts_get_a_valid_result(pipeline, text):
+    result = read(pipeline, text)
+    assert result.label in EKMAN
+    assert all(np.isfinite(score) and 0 <= score <= 1 for score in result.scores.values())
 
 
 @pytest.mark.parametrize("text", ["", " \n\t", "\0\0", "\u200b\u200e", "\u202e", "___"])
-def test_a_text_without_anything_to_read_is_refused(reader, text):
+def test_an_empty_text_is_refused(pipeline, text):
     with pytest.raises(TextEmpty):
-        reader.predict([text])
+        pipeline.predict([text])
 
 
-def test_a_text_that_is_too_long_is_refused_and_one_just_short_enough_is_read(reader):
-    strict = TextPipeline(reader.models, LanguageIdentifier(STORE / "lid.176"), max_characters=1600)
+def test_the_length_of_a_text_is_limited(pipeline):
+    strict = TextPipeline(pipeline.models, LanguageIdentifier(STORE / "lid.176"), max_characters=1600)
     assert read(strict, "so sad. " * 200).label == "sadness"
     with pytest.raises(TextTooLong, match="1,600 characters"):
         strict.predict(["so sad. " * 200 + "!"])
     with pytest.raises(TextTooLong, match="emoji"):
         strict.predict(["😂" * 1500])
     with pytest.raises(TextTooLong, match="20,000 characters"):
-        reader.predict(["so sad. " * 2500 + "!"])
+        pipeline.predict(["so sad. " * 2500 + "!"])
 
 
-def test_what_is_wrong_with_one_text_spoils_no_other(reader):
-    found = reader.predict_batch([GLAD, "", "x" * 20_001, SAD]).results
+def test_an_error_of_one_text_stands_in_its_place(pipeline):
+    found = pipeline.predict_batch([GLAD, "", "x" * 20_001, SAD]).results
     assert [type(result).__name__ for result in found] == ["TextResult", "TextEmpty", "TextTooLong", "TextResult"]
     assert (found[0].label, found[3].label) == ("joy", "sadness")
 
 
-def test_no_texts_are_no_answers(reader):
-    assert reader.predict([]) == ()
+def test_an_empty_batch_has_no_results(pipeline):
+    assert pipeline.predict([]) == ()
 
 
-def test_another_language_is_answered_and_said_to_be_no_more_than_a_guess(reader):
-    reading = read(reader, "Ich bin heute so traurig, alles geht schief.")
-    assert (reading.language, reading.language_supported) == ("de", False)
-    assert reading.label in EKMAN
+def test_a_text_in_another_language_is_marked_unsupported(pipeline):
+    result = read(pipeline, "Ich bin heute so traurig, alles geht schief.")
+    assert (result.language, result.language_supported) == ("de", False)
+    assert result.label in EKMAN
 
 
-def test_the_shipped_model_fits_its_card_and_fifty_megabytes():
+def test_the_shipped_model_matches_its_card_and_stays_below_fifty_megabytes():
     store = text_model_registry(STORE)
     assert store.names() == ["text-emotion"]
     info = store.get().info
@@ -153,16 +153,16 @@ def test_the_shipped_model_fits_its_card_and_fifty_megabytes():
 # Long texts
 
 
-def test_a_long_text_is_read_whole_its_end_as_well_as_its_beginning(reader):
+def test_a_long_text_is_read_to_its_end(pipeline):
     calm = "I went to the shop and then I cleaned the kitchen table. " * 12
-    plain, at_end, at_start = reader.predict([calm, calm + SAD * 5, SAD * 5 + calm])
+    plain, at_end, at_start = pipeline.predict([calm, calm + SAD * 5, SAD * 5 + calm])
     assert plain.windows > 1
-    for reading in (at_end, at_start):
-        assert reading.scores["sadness"] > 5 * plain.scores["sadness"]
+    for result in (at_end, at_start):
+        assert result.scores["sadness"] > 5 * plain.scores["sadness"]
 
 
-def test_windows_overlap_and_leave_nothing_out(reader):
-    tokens = reader.models.get().tokenizer
+def test_windows_overlap_and_cover_the_text(pipeline):
+    tokens = pipeline.models.get().tokenizer
     text = " ".join(f"word{number}" for number in range(400))
     windows = tokens.tokenize(text)
     own = [window.ids[1:-1] for window in windows]
@@ -176,14 +176,14 @@ def test_windows_overlap_and_leave_nothing_out(reader):
     )
 
 
-def test_a_short_last_window_weighs_little():
+def test_a_short_window_weighs_less():
     shares = np.array([[0.9] * 7, [0.1] * 7], np.float32)
     shares[:, EKMAN.index("neutral")] = 0.3
     together = pool_windows(shares, [TokenWindow((1,) * 92, 90), TokenWindow((1,) * 12, 10)])
     assert together[EKMAN.index("joy")] == pytest.approx(0.82)
 
 
-def test_calm_windows_weigh_less_than_the_one_that_shows_something_and_are_all_there_is_where_none_does():
+def test_neutral_windows_weigh_less_but_an_all_neutral_text_has_a_result():
     joy, neutral = EKMAN.index("joy"), EKMAN.index("neutral")
     calm, glad = np.zeros(7, np.float32), np.zeros(7, np.float32)
     calm[neutral], glad[joy] = 1, 1
@@ -205,9 +205,9 @@ def test_emoji_become_their_names():
 # Turns
 
 
-def test_a_model_that_is_not_there_is_named_with_those_that_are(reader):
+def test_an_unknown_model_is_refused_with_the_names_there_are(pipeline):
     with pytest.raises(ModelNotFound, match="'face-expression'; there are text-emotion"):
-        reader.predict([SAD], model="face-expression")
+        pipeline.predict([SAD], model="face-expression")
     with pytest.raises(ModelNotFound, match=r"'text-emotion'; there are .*face-expression"):
         face_model_registry(STORE).get("text-emotion")
 
@@ -234,14 +234,14 @@ class OneModel:
         return self.predictor
 
 
-def slow_reader(seconds, **limits):
+def slow_pipeline(seconds, **limits):
     return TextPipeline(
         OneModel(Slow(text_model_registry(STORE).get(), seconds)), LanguageIdentifier(STORE / "lid.176"), **limits
     )
 
 
-def test_a_text_that_finds_the_queue_busy_for_too_long_is_told_to_come_again():
-    busy = slow_reader(1.0, wait_seconds=0.1)
+def test_a_text_that_waits_too_long_for_the_queue_is_overloaded():
+    busy = slow_pipeline(1.0, wait_seconds=0.1)
     first = threading.Thread(target=busy.predict, args=([SAD],))
     first.start()
     time.sleep(0.3)
@@ -251,19 +251,19 @@ def test_a_text_that_finds_the_queue_busy_for_too_long_is_told_to_come_again():
     assert busy.predict([GLAD])
 
 
-def test_texts_that_there_is_no_time_for_are_said_to_be_so_in_their_places():
-    found = slow_reader(0.4, batch_seconds=0.3).predict_batch([SAD] * 40).results
+def test_texts_that_a_batch_has_no_time_for_are_overloaded():
+    found = slow_pipeline(0.4, batch_seconds=0.3).predict_batch([SAD] * 40).results
     kinds = [type(result).__name__ for result in found]
     assert kinds == ["TextResult"] * 16 + ["Overloaded"] * 24
 
 
-def test_one_text_is_read_to_its_end_however_long_that_takes():
-    [reading] = slow_reader(0.2, batch_seconds=0.1).predict([SAD * 300])
-    assert reading.windows > 32
+def test_the_first_text_is_always_finished():
+    [result] = slow_pipeline(0.2, batch_seconds=0.1).predict([SAD * 300])
+    assert result.windows > 32
 
 
-def test_a_line_does_not_wait_for_all_of_somebody_elses_novel():
-    shared = slow_reader(0.2)
+def test_a_line_does_not_wait_for_a_whole_novel():
+    shared = slow_pipeline(0.2)
     answered = []
     novel = threading.Thread(target=lambda: answered.append(("novel", shared.predict([SAD] * 100))))
     novel.start()
