@@ -1,8 +1,9 @@
-"""Faces and voices of three seconds to one answer: a ResNet-18 trunk, a small CNN on the spectrogram, and a fusion.
+"""Define a network for faces and voices: a ResNet-18 for faces, a small CNN for spectrograms, and a fusion.
 
-Numbers of parameters, those of the published description in brackets: trunk 11,176,512 (11.2 M), audio 154,720 (154 K),
-and `xattn` 239,488 (239 K) before its head, which has 67,848 for eight classes (`concat`) or 34,057 (`gated`), and the
-two tokens for what is missing, 256. `late` has 5,136 in all, `concat` 298,248 and `gated` 297,993 with their heads.
+Parameters, those of the published description in brackets: trunk 11,176,512 (11.2 M), audio 154,720 (154 K), and
+`xattn` 239,488 (239 K) without its head, which has 67,848 for eight classes (`concat`) or 34,057 (`gated`), and without
+the two tokens for a missing modality, 256. `late` has 5,136 in all; `concat` 298,248 and `gated` 297,993 with their
+heads.
 """
 
 from collections.abc import Sequence
@@ -23,13 +24,14 @@ __all__ = ["MODALITIES", "AudioCNN", "AudioVisualBatch", "AudioVisualNet"]
 
 @dataclass(frozen=True, eq=False)
 class AudioVisualBatch:
-    """B windows of three seconds, as `moodreel.pipelines.clip_sampler` lays them out.
+    """B windows of three seconds, as `moodreel.pipelines.clip_sampler` places them.
 
-    faces: uint8 (B, T, S, S, 3), red first: a square around the face at each time, as `crop_square` makes
-        it; whatever is in a row without a face is not looked at.
-    seen: bool (B, T), which of them show a face.
-    mels: float32 (B, 64, steps), as `moodreel.media.mel_spectrogram.log_mel` makes them.
-    heard: bool (B,), which have sound.
+    Attributes:
+        faces: uint8 (B, T, S, S, 3), RGB, the square around the face in each frame, as `crop_square` of
+            `moodreel.faces.features` makes it; rows without a face are ignored.
+        face_mask: bool (B, T), which frames show a face.
+        mels: float32 (B, 64, steps), as `log_mel` of `moodreel.media.mel_spectrogram` makes them.
+        audio_mask: bool (B,), which windows have sound.
     """
 
     faces: torch.Tensor
@@ -41,36 +43,46 @@ class AudioVisualBatch:
         return len(self.audio_mask)
 
     def select(self, rows: torch.Tensor) -> "AudioVisualBatch":
-        """Some of the windows, by their numbers, int64, or bool (B,)."""
+        """Return some of the windows, by index, int64, or by mask, bool (B,)."""
         return AudioVisualBatch(self.faces[rows], self.face_mask[rows], self.mels[rows], self.audio_mask[rows])
 
     def modalities(self) -> list[tuple[str, ...]]:
-        """Name what each window has, in the order of `MODALITIES`."""
+        """Return the modalities that each window has, in the order of `MODALITIES`."""
         rows = zip(self.face_mask.any(dim=1).tolist(), self.audio_mask.tolist(), strict=True)
         return [tuple(name for name, has in zip(MODALITIES, row, strict=True) if has) for row in rows]
 
 
 class AudioCNN(nn.Module):
-    """Spectrograms to 128 numbers: three convolutions (16, 32, 64), each halved, a mean over a grid of 4 × 4, and one
-    linear layer, 1024 to 128.
+    """Three convolutions on a spectrogram, pooled to 4 × 4, and a linear layer to 128 features.
 
-    levelled: whether each spectrogram is standardised by its own mean and deviation, so that neither a microphone's
-        gain nor how near somebody sat to it counts.
-    mean, std: what others are standardised by: those of all values of the spectrograms that it learns from, set by
-        training; those of RAVDESS to begin with.
+    Attributes:
+        mean: float32 (), a buffer: mean of the training spectrograms; that of RAVDESS before training.
+        std: float32 (), likewise their standard deviation.
     """
 
     mean: torch.Tensor
     std: torch.Tensor
 
     def __init__(self, channels: Sequence[int] = (16, 32, 64), *, normalize_per_sample: bool = False) -> None:
+        """Build the network.
+
+        Args:
+            channels: Channels of the convolutions.
+            normalize_per_sample: Whether each spectrogram is standardized by its own mean and deviation instead of
+                `mean` and `std`, so that microphone gain and distance do not count.
+        """
         super().__init__()
         self.normalize_per_sample = normalize_per_sample
         sizes = [1, *channels]
         self.layers = nn.Sequential(
             *(
-                nn.Sequential(nn.Conv2d(before, after, 3, padding=1), nn.BatchNorm2d(after), nn.ReLU(), nn.MaxPool2d(2))
-                for before, after in pairwise(sizes)
+                nn.Sequential(
+                    nn.Conv2d(channels_in, channels_out, 3, padding=1),
+                    nn.BatchNorm2d(channels_out),
+                    nn.ReLU(),
+                    nn.MaxPool2d(2),
+                )
+                for channels_in, channels_out in pairwise(sizes)
             )
         )
         self.linear = nn.Linear(16 * sizes[-1], AUDIO_DIM)
@@ -78,30 +90,23 @@ class AudioCNN(nn.Module):
         self.register_buffer("std", torch.tensor(4.0))
 
     def standardize(self, mels: torch.Tensor) -> torch.Tensor:
+        """Standardize log-mel spectrograms (B, 64, steps)."""
         if self.normalize_per_sample:
             deviation, mean = torch.std_mean(mels, dim=(1, 2), keepdim=True)
-            return (mels - mean) / (deviation + 1e-3)  # of silence nothing is made
+            return (mels - mean) / (deviation + 1e-3)  # silence must not be amplified
         return (mels - self.mean) / self.std
 
     def forward(self, mels: torch.Tensor) -> torch.Tensor:
-        """Standardised spectrograms, float32 (B, 64, steps), to (B, 128)."""
+        """Compute the features (B, 128) of standardized spectrograms, float32 (B, 64, steps)."""
         x = F.adaptive_avg_pool2d(self.layers(mels[:, None]), 4)
         return F.relu(self.linear(x.flatten(1)))
 
 
 class AudioVisualNet(nn.Module):
-    """Windows to logits, with whatever they have of the two modalities.
-
-    classes: how many labels. fusion: a name in `FUSIONS`. dropout: share of the values that training leaves out.
-    grey: whether faces are read without their colours. detail: pixels a side that faces are shrunk to before they are
-        enlarged to 112; 0 for as they come. Both so that what serves looks as what was learnt from did: a network that
-        knows grey pictures of 48 pixels finds more wrong with a sharp face in colour than its expression.
-    levelled: of `AudioCNN`.
-    options: of the fusion, such as `head` of `xattn`.
-    """
+    """Classify windows by whichever modalities they have."""
 
     input_side = INPUT_SIDE
-    """Pixels a side at which faces are read; training may begin with fewer."""
+    """Pixels a side of the faces that the trunk reads; training may start with fewer."""
 
     def __init__(
         self,
@@ -114,6 +119,20 @@ class AudioVisualNet(nn.Module):
         levelled: bool = False,
         **options: Any,
     ) -> None:
+        """Build the network.
+
+        With `grey` and `detail` served faces look like training faces: to a network trained on gray images of 48
+        pixels, color and sharpness look like an expression.
+
+        Args:
+            classes: Number of labels.
+            fusion: A key of `FUSIONS`.
+            dropout: Dropout of the fusion.
+            grey: Whether to drop the colors of faces.
+            detail: Pixels a side to which larger faces are shrunk before they are resized to the input; 0 for none.
+            levelled: Whether to standardize each spectrogram by itself; see `AudioCNN`.
+            options: Further arguments of the fusion, such as `head` of `xattn`.
+        """
         super().__init__()
         if fusion not in FUSIONS:
             raise ValueError(f"There is no fusion {fusion}; there are {', '.join(FUSIONS)}.")
@@ -123,47 +142,58 @@ class AudioVisualNet(nn.Module):
         self.fusion = FUSIONS[fusion](classes=classes, dropout=dropout, **options)
 
     def forward(self, batch: AudioVisualBatch) -> torch.Tensor:
-        """Logits (B, C). Raises ValueError for a window that has neither a face nor sound."""
+        """Compute the logits (B, C). Raises ValueError for a window that has neither a face nor sound."""
         if not (batch.face_mask.any(dim=1) | batch.audio_mask).all():
             raise ValueError("A window shows no face and has no sound: there is nothing to answer from.")
-        heard = batch.audio_mask.to(self.device)
-        return self.fusion(
-            self.fusion_inputs(self.encode_frames(batch), batch.face_mask.to(self.device), batch.mels, heard)
-        )
+        face_mask, audio_mask = batch.face_mask.to(self.device), batch.audio_mask.to(self.device)
+        inputs = self.fusion_inputs(self.encode_frames(batch), face_mask, batch.mels, audio_mask)
+        logits: torch.Tensor = self.fusion(inputs)
+        return logits
 
     @property
     def device(self) -> torch.device:
+        """Device of the weights."""
         return next(self.parameters()).device
 
     def encode_frames(self, batch: AudioVisualBatch) -> torch.Tensor:
-        """What the trunk makes of all frames, (B, T, 512); zeros where there is no face."""
-        seen = batch.face_mask.to(self.device)
-        frames = torch.zeros(*seen.shape, FEATURE_DIM, device=self.device)
-        if not seen.any():
-            return frames
-        found = self.encode_faces(batch.faces[batch.face_mask])
-        return frames.to(found.dtype).masked_scatter(seen[..., None], found)
+        """Compute the features of all frames, (B, T, 512); zeros where there is no face."""
+        mask = batch.face_mask.to(self.device)
+        features = torch.zeros(*mask.shape, FEATURE_DIM, device=self.device)
+        if not mask.any():
+            return features
+        encoded = self.encode_faces(batch.faces[batch.face_mask])
+        return features.to(encoded.dtype).masked_scatter(mask[..., None], encoded)
 
     def encode_faces(self, faces: torch.Tensor) -> torch.Tensor:
-        """What the trunk makes of faces, uint8 (N, S, S, 3), red first: (N, 512)."""
-        return self.trunk(
-            normalize(faces.to(self.device), self.input_side, grayscale=self.grayscale, detail_side=self.detail_side)
+        """Compute the features (N, 512) of faces, uint8 (N, S, S, 3), RGB."""
+        images = normalize(
+            faces.to(self.device), self.input_side, grayscale=self.grayscale, detail_side=self.detail_side
         )
+        features: torch.Tensor = self.trunk(images)
+        return features
 
     def fusion_inputs(
-        self, frames: torch.Tensor, seen: torch.Tensor, mels: torch.Tensor, heard: torch.Tensor
+        self, frame_features: torch.Tensor, face_mask: torch.Tensor, mels: torch.Tensor, audio_mask: torch.Tensor
     ) -> FusionInputs:
-        """Join what was seen, (B, T, 512), with what the audio network makes of what was heard; where nothing was, it
-        is not asked."""
-        mels = self.audio.standardize(mels.to(self.device)).masked_fill(~heard[:, None, None], 0)
-        sound = torch.zeros(len(heard), AUDIO_DIM, device=mels.device)
-        if heard.any():
-            made = self.audio(mels[heard])
-            sound = sound.to(made.dtype).masked_scatter(heard[:, None], made)
-        return FusionInputs(frame_features=frames, face_mask=seen, mels=mels, audio_features=sound, audio_mask=heard)
+        """Compute the audio features and join them with the frame features (B, T, 512).
+
+        Windows without sound are not given to the audio network.
+        """
+        mels = self.audio.standardize(mels.to(self.device)).masked_fill(~audio_mask[:, None, None], 0)
+        audio_features = torch.zeros(len(audio_mask), AUDIO_DIM, device=mels.device)
+        if audio_mask.any():
+            encoded = self.audio(mels[audio_mask])
+            audio_features = audio_features.to(encoded.dtype).masked_scatter(audio_mask[:, None], encoded)
+        return FusionInputs(
+            frame_features=frame_features,
+            face_mask=face_mask,
+            mels=mels,
+            audio_features=audio_features,
+            audio_mask=audio_mask,
+        )
 
     def predict(self, batch: AudioVisualBatch) -> list[tuple[torch.Tensor, tuple[str, ...]]]:
-        """Probabilities (C,) of each window, and the modalities that they come from."""
+        """Return the probabilities (C,) of each window, uncalibrated, and the modalities that they come from."""
         with torch.inference_mode():
             probabilities = self(batch).softmax(dim=-1).cpu()
         return list(zip(probabilities, batch.modalities(), strict=True))

@@ -1,4 +1,4 @@
-"""A plain convolutional network, to compare others with: an aligned grey crop to expressions."""
+"""Define a plain convolutional baseline that classifies expressions from an aligned gray crop."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -10,16 +10,13 @@ from torch.nn import functional as F
 from moodreel.models.networks.multi_head import MultiHeadFaceNet, standardize
 
 GRID = 7
-"""Places a side that the last convolution is averaged to."""
+"""Cells a side of the grid that the last convolution is pooled to."""
 
 
 class ImprovedCNN(MultiHeadFaceNet):
-    """Convolutions, each with batch normalisation, ReLU and a pooling that halves the picture, and two linear layers.
+    """Convolutions, each with batch normalization, ReLU and pooling by two, and two linear layers.
 
-    The last pooling is a mean over a grid of 7 × 7: halved once more, a crop would leave 6 × 6.
-
-    channels: of the convolutions. hidden: numbers between the linear layers. dropout: share of what goes into each of
-        these that training leaves out.
+    The last pooling averages over a grid of 7 × 7; pooling by two would leave 6 × 6 of a crop.
     """
 
     def __init__(
@@ -33,23 +30,40 @@ class ImprovedCNN(MultiHeadFaceNet):
         tau: float = 0.0,
         temperatures: Sequence[float] = (),
     ) -> None:
+        """Build the network.
+
+        Args:
+            classes: Number of labels.
+            channels: Channels of each convolution.
+            hidden: Units between the linear layers.
+            dropout: Dropout before each linear layer.
+            shares: As of `MultiHeadFaceNet`.
+            tau: As of `MultiHeadFaceNet`.
+            temperatures: As of `MultiHeadFaceNet`.
+        """
         super().__init__(classes=classes, shares=shares, tau=tau, temperatures=temperatures)
-        self.layers = nn.Sequential(*(_Layer(before, after) for before, after in pairwise([1, *channels])))
+        self.layers = nn.Sequential(
+            *(_Layer(channels_in, channels_out) for channels_in, channels_out in pairwise([1, *channels]))
+        )
         self.hidden = nn.Linear(channels[-1] * GRID**2, hidden)
         self.heads = nn.Linear(hidden, len(self.head_weights) * classes)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
-        x = standardize(pictures)
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Compute the logits (N, H, C) of crops (N, 48, 48), gray, 0..255."""
+        x = standardize(images)
         for number, layer in enumerate(self.layers, start=1):
             x = layer(x)
             x = F.max_pool2d(x, 2) if number < len(self.layers) else F.adaptive_avg_pool2d(x, GRID)
         x = F.relu(self.hidden(self.dropout(x.flatten(1))))
-        return self.heads(self.dropout(x)).unflatten(1, (len(self.head_weights), -1))
+        logits: torch.Tensor = self.heads(self.dropout(x))
+        return logits.unflatten(1, (len(self.head_weights), -1))
 
 
 class _Layer(nn.Sequential):
-    """Convolution 3 by 3, batch normalisation, ReLU."""
+    """A 3×3 convolution, batch normalization and ReLU."""
 
-    def __init__(self, before: int, after: int) -> None:
-        super().__init__(nn.Conv2d(before, after, 3, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU())
+    def __init__(self, channels_in: int, channels_out: int) -> None:
+        super().__init__(
+            nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False), nn.BatchNorm2d(channels_out), nn.ReLU()
+        )

@@ -1,4 +1,4 @@
-"""ResEmoteNet (Roy et al. 2024, arXiv:2409.10545), at full width in the layout of its public checkpoints."""
+"""Define ResEmoteNet (Roy et al. 2024, arXiv:2409.10545); at full width its public checkpoints load unchanged."""
 
 from collections.abc import Sequence
 
@@ -10,18 +10,11 @@ from moodreel.models.networks.multi_head import MultiHeadFaceNet, standardize
 from moodreel.models.networks.resnet18 import IMAGENET_MEAN, IMAGENET_STD, LUMA_WEIGHTS
 
 INPUT_SIDE = 64
-"""Pixels a side that it reads."""
+"""Pixels a side of the input."""
 
 
 class ResEmoteNet(MultiHeadFaceNet):
-    """Three convolutions, squeeze-and-excitation, three residual blocks and four linear layers.
-
-    width: of all layers, in those of the published network, which has 80 M parameters.
-    portrait: whether to read a portrait as the published network does, grey but normalised as ImageNet's colours are;
-        otherwise the aligned crop, enlarged.
-    blank: share of the values between the first convolutions that training leaves out; dropout: of those between the
-        linear layers.
-    """
+    """Three convolutions, squeeze-and-excitation, three residual blocks and four linear layers."""
 
     def __init__(
         self,
@@ -35,6 +28,19 @@ class ResEmoteNet(MultiHeadFaceNet):
         tau: float = 0.0,
         temperatures: Sequence[float] = (),
     ) -> None:
+        """Build the network.
+
+        Args:
+            classes: Number of labels.
+            width: Factor of the width of all layers; the published network, of 80 M parameters, has 1.
+            portrait: Whether to read the RGB crop as the published network does, gray but normalized as ImageNet's
+                colors; otherwise the aligned gray crop, upscaled.
+            blank: Dropout between the first convolutions.
+            dropout: Dropout between the linear layers.
+            shares: As of `MultiHeadFaceNet`.
+            tau: As of `MultiHeadFaceNet`.
+            temperatures: As of `MultiHeadFaceNet`.
+        """
         super().__init__(classes=classes, shares=shares, tau=tau, temperatures=temperatures)
         self.requires_rgb_crop = portrait
         if portrait:
@@ -51,29 +57,31 @@ class ResEmoteNet(MultiHeadFaceNet):
         self.fc2 = nn.Linear(sizes[4], sizes[3])
         self.fc3 = nn.Linear(sizes[3], sizes[2])
         self.fc4 = nn.Linear(sizes[2], len(self.head_weights) * classes)
-        self.blank, self.dropout = nn.Dropout(blank), nn.Dropout(dropout)
+        self.conv_dropout, self.dropout = nn.Dropout(blank), nn.Dropout(dropout)
 
-    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
-        x = preprocess(pictures) if self.requires_rgb_crop else upscale_crops(standardize(pictures))
-        x = self.blank(F.max_pool2d(F.relu(self.bn1(self.conv1(x))), 2))
-        x = self.blank(F.max_pool2d(F.relu(self.bn2(self.conv2(x))), 2))
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Compute the logits (N, H, C) of RGB crops or gray crops, as `MultiHeadFaceNet.forward` says."""
+        x = preprocess(images) if self.requires_rgb_crop else upscale_crops(standardize(images))
+        x = self.conv_dropout(F.max_pool2d(F.relu(self.bn1(self.conv1(x))), 2))
+        x = self.conv_dropout(F.max_pool2d(F.relu(self.bn2(self.conv2(x))), 2))
         x = self.se(F.max_pool2d(F.relu(self.bn3(self.conv3(x))), 2))
         x = self.res_block3(self.res_block2(self.res_block1(x))).mean(dim=(2, 3))
         for layer in (self.fc1, self.fc2, self.fc3):
             x = self.dropout(F.relu(layer(x)))
-        return self.fc4(x).unflatten(1, (len(self.head_weights), -1))
+        logits: torch.Tensor = self.fc4(x)
+        return logits.unflatten(1, (len(self.head_weights), -1))
 
 
-def preprocess(portraits: torch.Tensor) -> torch.Tensor:
-    """Portraits (N, S, S, 3), 0 to 255, to float32 (N, 3, 64, 64) as the published network reads them."""
-    small = F.interpolate(portraits.movedim(-1, 1).float(), (INPUT_SIDE, INPUT_SIDE), mode="bilinear", antialias=True)
-    grey = (small * small.new_tensor(LUMA_WEIGHTS)[:, None, None]).sum(dim=1, keepdim=True) / 255
-    mean, std = (grey.new_tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
-    return ((grey - mean) / std).contiguous(memory_format=torch.channels_last)
+def preprocess(images: torch.Tensor) -> torch.Tensor:
+    """Turn RGB crops (N, S, S, 3), 0..255, into float32 (N, 3, 64, 64), gray, as the published network reads them."""
+    small = F.interpolate(images.movedim(-1, 1).float(), (INPUT_SIDE, INPUT_SIDE), mode="bilinear", antialias=True)
+    gray = (small * small.new_tensor(LUMA_WEIGHTS)[:, None, None]).sum(dim=1, keepdim=True) / 255
+    mean, std = (gray.new_tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
+    return ((gray - mean) / std).contiguous(memory_format=torch.channels_last)
 
 
 def upscale_crops(crops: torch.Tensor) -> torch.Tensor:
-    """Standardised crops (N, 1, 48, 48) to (N, 3, 64, 64): the size and channels that the published network reads."""
+    """Turn standardized crops (N, 1, 48, 48) into (N, 3, 64, 64), the size and channels that the network reads."""
     large = F.interpolate(crops, (INPUT_SIDE, INPUT_SIDE), mode="bilinear")
     return large.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
 
@@ -90,13 +98,13 @@ class _SqueezeExcitation(nn.Module):
 
 
 class _Residual(nn.Module):
-    """Two convolutions, the first of which halves the picture, and the shortcut around them."""
+    """A residual block of two convolutions, the first with stride 2."""
 
-    def __init__(self, before: int, after: int) -> None:
+    def __init__(self, channels_in: int, channels_out: int) -> None:
         super().__init__()
-        self.conv1, self.bn1 = nn.Conv2d(before, after, 3, 2, padding=1), nn.BatchNorm2d(after)
-        self.conv2, self.bn2 = nn.Conv2d(after, after, 3, padding=1), nn.BatchNorm2d(after)
-        self.shortcut = nn.Sequential(nn.Conv2d(before, after, 1, 2), nn.BatchNorm2d(after))
+        self.conv1, self.bn1 = nn.Conv2d(channels_in, channels_out, 3, 2, padding=1), nn.BatchNorm2d(channels_out)
+        self.conv2, self.bn2 = nn.Conv2d(channels_out, channels_out, 3, padding=1), nn.BatchNorm2d(channels_out)
+        self.shortcut = nn.Sequential(nn.Conv2d(channels_in, channels_out, 1, 2), nn.BatchNorm2d(channels_out))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))

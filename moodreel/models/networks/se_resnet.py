@@ -1,4 +1,4 @@
-"""The face's appearance: an aligned grey crop to seven expressions."""
+"""Define an SE-ResNet that classifies expressions from an aligned gray crop."""
 
 from collections.abc import Sequence
 
@@ -23,40 +23,57 @@ class FaceExpressionNet(MultiHeadFaceNet):
         tau: float = 0.3,
         temperatures: Sequence[float] = (),
     ) -> None:
+        """Build the network.
+
+        Args:
+            classes: Number of labels.
+            widths: Channels of each stage.
+            depths: Residual blocks of each stage.
+            dropout: Dropout before the heads.
+            shares: As of `MultiHeadFaceNet`.
+            tau: As of `MultiHeadFaceNet`.
+            temperatures: As of `MultiHeadFaceNet`.
+        """
         super().__init__(classes=classes, shares=shares, tau=tau, temperatures=temperatures)
         layers: list[nn.Module] = [_Convolution(1, widths[0], stride=2), nn.ReLU()]
         for stage, (width, depth) in enumerate(zip(widths, depths, strict=True)):
-            before = widths[max(stage - 1, 0)]
-            layers += [_Block(before if i == 0 else width, width, 2 if stage and i == 0 else 1) for i in range(depth)]
+            channels_in = widths[max(stage - 1, 0)]
+            layers += [
+                _Block(channels_in if i == 0 else width, width, 2 if stage and i == 0 else 1) for i in range(depth)
+            ]
         self.body = nn.Sequential(*layers)
         self.dropout = nn.Dropout(dropout)
         self.heads = nn.Linear(widths[-1], len(self.head_weights) * classes)
 
-    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
-        embedding = self.body(standardize(pictures)).mean(dim=(2, 3))
-        return self.heads(self.dropout(embedding)).unflatten(1, (len(self.head_weights), -1))
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Compute the logits (N, H, C) of crops (N, 48, 48), gray, 0..255."""
+        embedding = self.body(standardize(images)).mean(dim=(2, 3))
+        logits: torch.Tensor = self.heads(self.dropout(embedding))
+        return logits.unflatten(1, (len(self.head_weights), -1))
 
 
 class _Convolution(nn.Sequential):
-    """Convolution 3 by 3 and batch normalisation."""
+    """A 3×3 convolution and batch normalization."""
 
-    def __init__(self, before: int, after: int, stride: int = 1) -> None:
-        super().__init__(nn.Conv2d(before, after, 3, stride, 1, bias=False), nn.BatchNorm2d(after))
+    def __init__(self, channels_in: int, channels_out: int, stride: int = 1) -> None:
+        super().__init__(nn.Conv2d(channels_in, channels_out, 3, stride, 1, bias=False), nn.BatchNorm2d(channels_out))
 
 
 class _Block(nn.Module):
-    """Two convolutions, squeeze-and-excitation, and the shortcut around them."""
+    """A residual block of two convolutions with squeeze-and-excitation."""
 
-    def __init__(self, before: int, after: int, stride: int) -> None:
+    def __init__(self, channels_in: int, channels_out: int, stride: int) -> None:
         super().__init__()
-        self.first = _Convolution(before, after, stride)
-        self.second = _Convolution(after, after)
-        self.squeeze = nn.Linear(after, after // 8)
-        self.excite = nn.Linear(after // 8, after)
+        self.first = _Convolution(channels_in, channels_out, stride)
+        self.second = _Convolution(channels_out, channels_out)
+        self.squeeze = nn.Linear(channels_out, channels_out // 8)
+        self.excite = nn.Linear(channels_out // 8, channels_out)
         self.around: nn.Module = nn.Identity()
-        if stride > 1 or before != after:
+        if stride > 1 or channels_in != channels_out:
             self.around = nn.Sequential(
-                nn.AvgPool2d(stride, ceil_mode=True), nn.Conv2d(before, after, 1, bias=False), nn.BatchNorm2d(after)
+                nn.AvgPool2d(stride, ceil_mode=True),
+                nn.Conv2d(channels_in, channels_out, 1, bias=False),
+                nn.BatchNorm2d(channels_out),
             )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""What every network that reads texts has in common: word pieces in, a probability for each label out."""
+"""Define what every text network has in common: token ids in, a probability for each label out."""
 
 from abc import ABC, abstractmethod
 
@@ -7,13 +7,16 @@ from torch import nn
 
 
 class TextClassifier(nn.Module, ABC):
-    """A network that can be named in a `model.json` of the kind `text`.
+    """Base class of the networks that a `model.json` of the kind `text` can name.
 
-    classes: how many labels it answers for. longest: word pieces that it reads at once, special ones included.
-    pad: the word piece that stands where there is none.
+    Attributes:
+        classes: Number of labels.
+        max_tokens: Tokens that it reads at once, special tokens included.
+        pad_id: Id of the padding token.
     """
 
     def __init__(self, *, classes: int, longest: int, pad: int = 0) -> None:
+        """Set what the attributes of the class document: `longest` is `max_tokens`, `pad` is `pad_id`."""
         super().__init__()
         self.classes = classes
         self.max_tokens = longest
@@ -21,8 +24,14 @@ class TextClassifier(nn.Module, ABC):
 
     @abstractmethod
     def probabilities(self, ids: torch.Tensor) -> torch.Tensor:
-        """Word pieces, int64 (N, T), `pad` where a text has ended, to float32 (N, C), 0..1, before calibration. Several
-        labels may be likely at once: they need not add up to 1."""
+        """Compute the probability of each label before calibration.
+
+        Args:
+            ids: Token ids, int64 (N, T), padded with `pad_id`.
+
+        Returns:
+            float32 (N, C), each 0..1 independently of the others.
+        """
 
     def prepare_for_serving(self) -> None:
-        """Make ready to serve, before the weights come: what needs no more than half precision shall have that."""
+        """Reduce the precision of what does not need float32, before weights are loaded."""

@@ -1,4 +1,4 @@
-"""Small vision transformers (Dosovitskiy et al. 2021): patches of an aligned grey crop to expressions."""
+"""Define small vision transformers (Dosovitskiy et al. 2021) that classify expressions from an aligned gray crop."""
 
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -13,20 +13,11 @@ from moodreel.faces.features import CROP_SIDE
 from moodreel.models.networks.multi_head import MultiHeadFaceNet, standardize
 
 INPUT_SIDES = (48, 96, 112, 224)
-"""Pixels a side at which a crop may be read."""
+"""Pixels a side to which a crop may be upscaled."""
 
 
 class ViTNet(MultiHeadFaceNet):
-    """Patches, a learnt place for each, and transformer layers with normalisation first.
-
-    side: pixels a side that the crop is enlarged to, one of `SIDES`.
-    stem: channels of convolutions before the patches, each of which halves the picture: a transformer learns sooner,
-        and from fewer pictures, with a few of them (Xiao et al. 2021). None of them leaves the crop itself.
-    patch: pixels a side of what the stem gives. width: numbers for each patch. heads: of attention, in each of the
-        layers. dropout: share of the values that training leaves out.
-    token: whether a class token of its own reads the patches, as first published, and is answered from; otherwise the
-        mean of all patches is, which serves small sets better (Beyer et al. 2022).
-    """
+    """Patches with learned positional embeddings, and pre-norm transformer layers."""
 
     def __init__(
         self,
@@ -44,15 +35,35 @@ class ViTNet(MultiHeadFaceNet):
         tau: float = 0.3,
         temperatures: Sequence[float] = (),
     ) -> None:
+        """Build the network.
+
+        Args:
+            classes: Number of labels.
+            side: Pixels a side to which the crop is upscaled, one of `INPUT_SIDES`.
+            stem: Channels of stride-2 convolutions before the patches, possibly none. With a few of them a transformer
+                learns faster, and from fewer images (Xiao et al. 2021).
+            patch: Side of a patch, in pixels of the stem's output.
+            width: Values of each token.
+            heads: Attention heads of each layer.
+            layers: Number of transformer layers.
+            dropout: Dropout of the layers and before the heads.
+            token: Whether to classify from a class token, as first published; otherwise from the mean of all patches,
+                which is better for small data sets (Beyer et al. 2022).
+            shares: As of `MultiHeadFaceNet`.
+            tau: As of `MultiHeadFaceNet`.
+            temperatures: As of `MultiHeadFaceNet`.
+        """
         super().__init__(classes=classes, shares=shares, tau=tau, temperatures=temperatures)
         if side not in INPUT_SIDES:
             raise ValueError(f"A crop is read at {', '.join(map(str, INPUT_SIDES))} pixels a side, not at {side}.")
         grid, rest = divmod(side, patch * 2 ** len(stem))
         if rest or width % heads:
-            raise ValueError(f"Patches do not fill {side} pixels, or {heads} heads do not share {width} numbers.")
+            raise ValueError(f"Patches do not fill {side} pixels, or {heads} heads do not divide the width {width}.")
         channels = [1, *stem]
         self.side, self.grid, self.width = side, grid, width
-        self.stem = nn.Sequential(*(_Halve(before, after) for before, after in pairwise(channels)))
+        self.stem = nn.Sequential(
+            *(_Halve(channels_in, channels_out) for channels_in, channels_out in pairwise(channels))
+        )
         self.patches = nn.Conv2d(channels[-1], width, patch, patch)
         self.token = nn.Parameter(torch.randn(width) * 0.02) if token else None
         self.place = nn.Parameter(torch.randn(grid**2 + token, width) * 0.02)
@@ -68,32 +79,35 @@ class ViTNet(MultiHeadFaceNet):
         self.dropout = nn.Dropout(dropout)
         self.heads = nn.Linear(width, len(self.head_weights) * classes)
 
-    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
-        return self.head_logits(self.embed(pictures))
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Compute the logits (N, H, C) of crops (N, 48, 48), gray, 0..255."""
+        return self.head_logits(self.embed(images))
 
-    def embed(self, pictures: torch.Tensor) -> torch.Tensor:
-        """Crops (N, 48, 48), 0 to 255, to what the layers make of each (N, width)."""
-        crops = standardize(pictures)
+    def embed(self, images: torch.Tensor) -> torch.Tensor:
+        """Compute the embedding (N, width) of crops (N, 48, 48), gray, 0..255."""
+        crops = standardize(images)
         if self.side != CROP_SIDE:
             crops = F.interpolate(crops, (self.side, self.side), mode="bilinear")
         tokens = self.patches(self.stem(crops)).flatten(2).transpose(1, 2)
         if self.token is not None:
             tokens = torch.cat([self.token.expand(len(tokens), 1, -1), tokens], dim=1)
-        # A CPU learns from so few patches in two thirds of the time without what is made for long sequences. Only then:
-        # the setting is the whole process's, not the thread's.
+        # On a CPU, training on so few patches takes two thirds of the time without the kernels for long sequences. Only
+        # in training: the setting holds for the whole process, not for the thread.
         with sdpa_kernel(SDPBackend.MATH) if self.training else nullcontext():
-            read = self.norm(self.layers(self.dropout(tokens + self.place)))
-        return read.mean(dim=1) if self.token is None else read[:, 0]
+            encoded: torch.Tensor = self.norm(self.layers(self.dropout(tokens + self.place)))
+        return encoded.mean(dim=1) if self.token is None else encoded[:, 0]
 
     def head_logits(self, embeddings: torch.Tensor) -> torch.Tensor:
-        """Embeddings (N, width) to the logits (N, H, C) of all heads."""
-        return self.heads(self.dropout(embeddings)).unflatten(1, (len(self.head_weights), -1))
+        """Compute the logits (N, H, C) of all heads from embeddings (N, width)."""
+        logits: torch.Tensor = self.heads(self.dropout(embeddings))
+        return logits.unflatten(1, (len(self.head_weights), -1))
 
 
 class ViTScratch(ViTNet):
-    """The same as first published, at a size to learn from scratch: patches of 16 pixels, a class token, no stem.
+    """A vision transformer as first published, small enough to train from scratch.
 
-    A crop of 48 pixels would have nine such patches; it is enlarged to `side`, of which 96 has 36.
+    It has patches of 16 pixels, a class token and no stem. A crop of 48 pixels has nine such patches; upscaled to 96
+    it has 36.
     """
 
     def __init__(
@@ -110,6 +124,7 @@ class ViTScratch(ViTNet):
         tau: float = 0.0,
         temperatures: Sequence[float] = (),
     ) -> None:
+        """Build the network; the arguments are those of `ViTNet`."""
         super().__init__(
             classes=classes,
             side=side,
@@ -127,7 +142,9 @@ class ViTScratch(ViTNet):
 
 
 class _Halve(nn.Sequential):
-    """Convolution that halves the picture, batch normalisation, ReLU."""
+    """A 3×3 convolution with stride 2, batch normalization and ReLU."""
 
-    def __init__(self, before: int, after: int) -> None:
-        super().__init__(nn.Conv2d(before, after, 3, 2, 1, bias=False), nn.BatchNorm2d(after), nn.ReLU())
+    def __init__(self, channels_in: int, channels_out: int) -> None:
+        super().__init__(
+            nn.Conv2d(channels_in, channels_out, 3, 2, 1, bias=False), nn.BatchNorm2d(channels_out), nn.ReLU()
+        )
