@@ -22,14 +22,17 @@ from moodreel.training.data.dataset import Dataset, pair_with_faces
 from moodreel.training.data.examples import Example
 from moodreel.training.data.registry import DATASETS, open_dataset
 from moodreel.training.data.splits import Split, split
+from moodreel.training.engine import trainer
 from moodreel.training.engine.schedule import Phase
 from moodreel.training.engine.trainer import TrainerConfig, fit
 from moodreel.training.evaluation.audiovisual_model import EvaluatedAudioVisualModel
-from moodreel.training.experiment.adapters import ADAPTERS, adapter_for
+from moodreel.training.experiment.adapter import ClassificationOptions
+from moodreel.training.experiment.adapters import ADAPTERS
 from moodreel.training.experiment.audiovisual_inputs import AudioInputs, ClipInputs, FaceInputs
-from moodreel.training.experiment.classification import ClassificationTask, LossConfig
+from moodreel.training.experiment.classification import ClassificationTask
 from moodreel.training.experiment.config import TrainConfig
 from moodreel.training.experiment.face_inputs import CropInputs, PortraitInputs, TrackInputs
+from moodreel.training.experiment.runner import training_phases
 from tests.support import ravdess, synthetic_frames
 
 COUNT, LABELS = 32, ("one", "two", "three", "four")
@@ -44,6 +47,11 @@ def bands(side, rng):
         top = side * (1 + 2 * label) // 9
         picture[top : top + side // 8] += 150
     return pictures
+
+
+def plain(**values):
+    """Options without mixup, label smoothing or class balancing."""
+    return TrainConfig(**{"label_smoothing": 0.0, "mixup_alpha": 0.0, "class_balance_power": 0.0, **values})
 
 
 def crops():
@@ -96,7 +104,7 @@ def footage():
         )
         for pictures, mel in zip(shown, tones(), strict=True)
     ]
-    return ClipInputs(clips, STILL, video=0.2, audio=0.2)
+    return ClipInputs(clips, STILL, drop_video=0.2, drop_audio=0.2)
 
 
 TINY = [
@@ -135,18 +143,18 @@ def test_every_architecture_is_trained_here():
 @pytest.mark.parametrize(("name", "arguments", "made"), TINY, ids=lambda value: getattr(value, "__name__", value))
 def test_it_learns_thirty_two_samples_by_heart(name, arguments, made):
     torch.manual_seed(0)
-    maker, material = adapter_for(name), made()
-    network = maker.build(LABELS, arguments, None)
+    adapter, inputs = ADAPTERS[name], made()
+    network = adapter.build(LABELS, arguments, None)
     rows = np.arange(COUNT)
     lessons = ClassificationTask(
         network,
-        material,
+        inputs,
         np.eye(4, dtype=np.float32)[TRUTH],
         rows,
         rows,
-        LossConfig(batch=8 if name == "audio-visual" else 16),
+        plain(batch_size=8 if name == "audio-visual" else 16),
     )
-    maker.init_statistics(network, material, rows)
+    adapter.init_statistics(network, inputs, rows)
     # Transformers take longer; whole ResNets of large pictures learn in few steps.
     steps = {"vit-scratch": 300, "vit-b-16": 200, "audio-visual": 80 if made is sounds else 24}.get(name, 80)
     phase = Phase("all", steps, {"emotimesh": 1e-2, "vit-b-16": 1e-3, "audio-visual": 1e-3}.get(name, 3e-3))
@@ -156,15 +164,15 @@ def test_it_learns_thirty_two_samples_by_heart(name, arguments, made):
 
 
 def test_of_frozen_networks_only_what_is_new_learns():
-    study = TrainConfig(epochs=3, frozen=1)
-    first, rest = study.phases("vit-b-16", epoch=10)
+    config, adapter = TrainConfig(epochs=3, freeze_epochs=1), ADAPTERS["vit-b-16"]
+    first, rest = training_phases(config, ClassificationOptions(), adapter.backbone, steps_per_epoch=10)
     assert (first.steps, rest.steps) == (10, 20)
     assert first.frozen == ("network.vit.",)
-    assert rest.lr_scales == {"network.vit.": study.trunk_rate}
-    network = adapter_for("vit-b-16").build(LABELS, TINY[9][1], None)
+    assert rest.lr_scales == {"network.vit.": config.backbone_lr_scale}
+    network = ADAPTERS["vit-b-16"].build(LABELS, TINY[9][1], None)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     lessons = ClassificationTask(
-        network, portraits(), np.eye(4, dtype=np.float32)[TRUTH], *[np.arange(COUNT)] * 2, LossConfig()
+        network, portraits(), np.eye(4, dtype=np.float32)[TRUTH], *[np.arange(COUNT)] * 2, plain()
     )
     fit(lessons, [replace(first, steps=2)], TrainerConfig())
     changed = {name for name, tensor in network.state_dict().items() if not torch.equal(tensor, before[name])}
@@ -199,10 +207,10 @@ def cache(tmp_path_factory):
     return tmp_path_factory.mktemp("cache")
 
 
-def run(out, data, cache, *more, architecture="improved-cnn"):
+def run(out, data, cache, *more, preset="improved-cnn"):
     short = [] if "--epochs" in more else ["--epochs", "12"]
-    words = ["fit", architecture, "--data", data, "--out", str(out), "--cache", str(cache), "--kept", "0.2", *short]
-    main([*words, "--batch", "8", "--average", "0", *more])
+    words = ["train", preset, "--data", data, "--out", str(out), "--cache", str(cache), "--val-fraction", "0.2", *short]
+    main([*words, "--batch-size", "8", "--ema-decay", "0", *more])
     return json.loads((out / "model.json").read_text())
 
 
@@ -215,7 +223,7 @@ def test_pictures_become_a_model_that_serves_and_says_how_it_did(album, cache, t
     assert figures["accuracy"] >= 0.8
     card = (tmp_path / "mine" / "CARD.md").read_text()
     assert "Split by person: 6 learnt from, 2 others held out." in card
-    assert "fit improved-cnn --data images:PATH --out DIR" in card
+    assert "train improved-cnn --data images:PATH --out DIR" in card
     assert str(album) not in card + json.dumps(fields)
     assert card.strip() in capsys.readouterr().out
     assert {"metrics.csv", "checkpoint.pt", "train.log"} <= {path.name for path in (tmp_path / "mine").iterdir()}
@@ -225,8 +233,8 @@ def test_pictures_become_a_model_that_serves_and_says_how_it_did(album, cache, t
 @pytest.mark.parametrize("name", ["resnet-50", "vit-b-16"])
 def test_networks_of_transformers_become_models_beside_their_checkpoints(album, cache, tmp_path, name):
     [sizes] = [sizes for architecture, sizes, _ in TINY if architecture == name]
-    words = [word for size, value in sizes.items() for word in ("--argument", f"{size}={value}")]
-    run(tmp_path / "mine", f"images:{album}", cache, "--epochs", "1", *words, architecture=name)
+    words = [word for size, value in sizes.items() for word in ("--model-arg", f"{size}={value}")]
+    run(tmp_path / "mine", f"images:{album}", cache, "--epochs", "1", *words, preset=name)
     assert (tmp_path / "mine" / "checkpoint.pt").is_file()
     store = face_model_registry(tmp_path)
     assert store.names() == ["mine"]
@@ -236,22 +244,22 @@ def test_networks_of_transformers_become_models_beside_their_checkpoints(album, 
 
 @pytest.mark.training
 def test_faces_over_time_are_learnt_without_mixup_unless_it_is_asked_for(album, cache, tmp_path):
-    words = ("--argument", "width=48", "--argument", "hidden=8", "--epochs", "1")
-    fields = run(tmp_path / "mine", f"images:{album}", cache, *words, architecture="compact-emotimesh")
-    assert fields["recipe"]["mixup"] == 0
-    card = (tmp_path / "mine" / "CARD.md").read_text()
-    assert "--mixup 0" in card, "the command that repeats it"
-    assert "mixup 0 in" not in card
+    words = ("--model-arg", "width=48", "--model-arg", "hidden=8", "--epochs", "1")
+    fields = run(tmp_path / "mine", f"images:{album}", cache, *words, preset="compact-emotimesh-classifier")
+    assert fields["recipe"]["mixup_alpha"] == 0
+    assert "mixup" not in (tmp_path / "mine" / "CARD.md").read_text()
 
 
 @pytest.mark.training
 def test_a_card_tells_only_what_was_done_in_lines_that_can_be_read(album, cache, tmp_path):
-    fields = run(tmp_path / "mine", f"images:{album}", cache, "--epochs", "1", "--rarity", "0", "--patience", "2")
+    fields = run(
+        tmp_path / "mine", f"images:{album}", cache, "--epochs", "1", "--class-balance-power", "0", "--patience", "2"
+    )
     card = (tmp_path / "mine" / "CARD.md").read_text()
     said = " ".join(card.split())
-    assert "- at most 1 epoch; AdamW at 0.001" in said
-    assert "the weights of the best judgement, none better in 2 being the end" in said
-    assert "averaged" not in said and "rare labels" not in said
+    assert "- at most 1 epoch; AdamW with learning rate 0.001" in said
+    assert "early stopping after 2 evaluations without improvement, best weights kept" in said
+    assert "moving average" not in said and "labels sampled" not in said
     assert fields["licence"] == "its owner's; state it in model.json", "not ours to give away"
     command = next(line for line in card.splitlines() if line.startswith("python -m"))
     assert max(len(line) for line in card.splitlines() if line != command) <= 118
@@ -259,7 +267,7 @@ def test_a_card_tells_only_what_was_done_in_lines_that_can_be_read(album, cache,
 
 @pytest.mark.training
 def test_a_random_split_is_marked_as_leaking_wherever_it_is_spoken_of(album, cache, tmp_path):
-    fields = run(tmp_path / "random", f"images:{album}", cache, "--by", "random", "--epochs", "2")
+    fields = run(tmp_path / "random", f"images:{album}", cache, "--split-by", "random", "--epochs", "2")
     assert all("LEAKS" in metric["data"] for metric in fields["metrics"])
     card = (tmp_path / "random" / "CARD.md").read_text()
     assert "**LEAKS: split at random, as asked for" in card
@@ -280,9 +288,9 @@ def test_a_command_that_was_killed_goes_on_to_the_same_model(album, cache, tmp_p
     with monkeypatch.context() as patch, pytest.raises(SystemExit):
         patch.setattr(ClassificationTask, "sample_batch", killed)
         run(tmp_path / "killed", f"images:{album}", cache)
-    assert "interrupted. The same command with --resume goes on" in capsys.readouterr().err
+    assert "interrupted. The same command with --resume continues" in capsys.readouterr().err
     so_far = (tmp_path / "killed" / "metrics.csv").read_text()
-    with pytest.raises(SystemExit, match="go on with --resume"):
+    with pytest.raises(SystemExit, match="continue it with --resume"):
         run(tmp_path / "killed", f"images:{album}", cache)
     assert (tmp_path / "killed" / "metrics.csv").read_text() == so_far
     resumed = run(tmp_path / "killed", f"images:{album}", cache, "--resume")
@@ -317,8 +325,8 @@ def recordings(tmp_path_factory):
 
 @pytest.mark.training
 def test_recordings_are_learnt_in_folds_by_actor_and_stay_non_commercial(recordings, cache, tmp_path):
-    words = ("--argument", "fusion=late", "--folds", "2", "--epochs", "25", "--rate", "0.005", "--weights", "int8")
-    fields = run(tmp_path / "heard", f"ravdess-audio:{recordings}", cache, *words, architecture="audio-visual")
+    words = ("--model-arg", "fusion=late", "--folds", "2", "--epochs", "25", "--lr", "0.005", "--weights", "int8")
+    fields = run(tmp_path / "heard", f"ravdess-audio:{recordings}", cache, *words, preset="audio-visual")
     assert fields["commercial"] is False
     assert fields["modalities"] == ["audio"]
     assert "CC BY-NC-SA 4.0" in fields["licence"]
@@ -339,8 +347,8 @@ def test_clips_are_learnt_with_face_and_voice_and_measured_without_either(cache,
         for emotion in ("happy", "sad"):
             path = tmp_path / "tree" / f"Actor_{actor:02}" / f"{ravdess.file_stem(emotion, actor, modality=1)}.mp4"
             ravdess.write_clip(path, emotion, actor, face=True)
-    words = ("--epochs", "1", "--held-out", "0.34", "--argument", "fusion=gated")
-    fields = run(tmp_path / "seen", f"ravdess:{tmp_path / 'tree'}", cache, *words, architecture="audio-visual")
+    words = ("--epochs", "1", "--test-fraction", "0.34", "--model-arg", "fusion=gated")
+    fields = run(tmp_path / "seen", f"ravdess:{tmp_path / 'tree'}", cache, *words, preset="audio-visual")
     assert fields["modalities"] == ["video", "audio"]
     card = (tmp_path / "seen" / "CARD.md").read_text()
     assert "| audio alone |" in card and "| video alone |" in card
@@ -355,8 +363,8 @@ def test_pairs_of_recordings_and_faces_are_called_synthetic_everywhere(recording
         raise AssertionError("As a file a recording has no face: what was said of both would be of audio alone.")
 
     monkeypatch.setattr(EvaluatedAudioVisualModel, "predict", alone)
-    words = ("--faces", f"ferplus:{recordings}", "--epochs", "2", "--frozen", "2", "--argument", "fusion=gated")
-    fields = run(tmp_path / "pairs", f"ravdess-audio:{recordings}", cache, *words, architecture="audio-visual")
+    words = ("--faces", f"ferplus:{recordings}", "--epochs", "2", "--freeze-epochs", "2", "--model-arg", "fusion=gated")
+    fields = run(tmp_path / "pairs", f"ravdess-audio:{recordings}", cache, *words, preset="audio-visual")
     assert fields["data"].startswith("synthetic pairing of RAVDESS, audio with faces of FER+")
     assert all(metric["data"].startswith("synthetic pairing") for metric in fields["metrics"])
     assert fields["commercial"] is False
@@ -370,24 +378,33 @@ def test_pairs_begin_from_voices_that_were_heard_with_the_same_folds_and_no_othe
     recordings, cache, tmp_path, monkeypatch
 ):
     monkeypatch.setitem(DATASETS, "ferplus", lambda path: faces_of_eight())
-    data, folded = f"ravdess-audio:{recordings}", ("--folds", "2", "--argument", "fusion=late")
-    run(tmp_path / "voices", data, cache, *folded, "--epochs", "1", architecture="audio-visual")
+    data, folded = f"ravdess-audio:{recordings}", ("--folds", "2", "--model-arg", "fusion=late")
+    run(tmp_path / "voices", data, cache, *folded, "--epochs", "1", preset="audio-visual")
     begun = {}
     monkeypatch.setattr(
-        "moodreel.training.experiment.runner.fit",
+        trainer,
+        "fit",
         lambda lessons, phases, running, folder, **more: (
             begun.setdefault(folder.name, {k: v.clone() for k, v in lessons.network.audio.state_dict().items()}),
             fit(lessons, phases, running, folder, **more),
         )[1],
     )
-    paired_with = (*folded, "--faces", f"ferplus:{recordings}", "--heard", str(tmp_path / "voices"), "--epochs", "1")
-    run(tmp_path / "pairs", data, cache, *paired_with, architecture="audio-visual")
+    paired_with = (
+        *folded,
+        "--faces",
+        f"ferplus:{recordings}",
+        "--audio-checkpoint",
+        str(tmp_path / "voices"),
+        "--epochs",
+        "1",
+    )
+    run(tmp_path / "pairs", data, cache, *paired_with, preset="audio-visual")
     for name, folder in (("fold-1", "fold-1/"), ("fold-2", "fold-2/"), ("pairs", "")):
         heard = torch.load(tmp_path / "voices" / f"{folder}checkpoint.pt", weights_only=True)["network"]
         assert all(torch.equal(tensor, heard[f"audio.{key}"]) for key, tensor in begun[name].items())
     assert not torch.equal(begun["fold-1"]["linear.weight"], begun["fold-2"]["linear.weight"])
-    with pytest.raises(SystemExit, match="has heard others than are learnt from here"):
-        run(tmp_path / "other", data, cache, *paired_with, "--seed", "1", architecture="audio-visual")
+    with pytest.raises(SystemExit, match="was trained on other recordings"):
+        run(tmp_path / "other", data, cache, *paired_with, "--seed", "1", preset="audio-visual")
 
 
 def faces_of_eight() -> Dataset:
@@ -415,29 +432,44 @@ def test_faces_are_paired_by_emotion_and_lacking_ones_are_named(recordings):
     [
         (["improved-cnn", "--data", "nothing:here"], "There is no set 'nothing'; name one of ferplus"),
         (["improved-cnn", "--data", "images:nowhere"], "There is no nowhere; name the folder"),
-        (["audio-visual", "--data", "{album}", "--argument", "fusion=early"], "There is no fusion early"),
-        (["improved-cnn", "--data", "{album}", "--argument", "hidden"], "write NAME=VALUE"),
-        (["improved-cnn", "--data", "{album}", "--argument", "depth=3"], "improved-cnn cannot be made so"),
-        (["improved-cnn", "--data", "{album}", "--pretrained", "x"], "leave --pretrained out"),
-        (["compact-emotimesh", "--data", "{album}", "--mixup", "0.2"], "train without mixup"),
-        (["improved-cnn", "--data", "{album}", "--frozen", "2"], "improved-cnn has no trunk to freeze"),
-        (["improved-cnn", "--data", "{album}", "--argument", "hidden=-3"], "improved-cnn cannot be made so"),
+        (["audio-visual", "--data", "{album}", "--model-arg", "fusion=early"], "fusion early"),
+        (["improved-cnn", "--data", "{album}", "--model-arg", "hidden"], "--model-arg takes NAME=VALUE"),
+        (["improved-cnn", "--data", "{album}", "--model-arg", "depth=3"], "improved-cnn cannot be built"),
+        (["improved-cnn", "--data", "{album}", "--pretrained", "x"], "omit --pretrained"),
+        (["compact-emotimesh-classifier", "--data", "{album}", "--mixup-alpha", "0.2"], "train without mixup"),
+        (["improved-cnn", "--data", "{album}", "--freeze-epochs", "2"], "improved-cnn has no backbone to freeze"),
+        (["improved-cnn", "--data", "{album}", "--model-arg", "hidden=-3"], "improved-cnn cannot be built"),
         (["improved-cnn", "--data", "{album}", "--epochs", "0"], "--epochs takes 1 or more; 0 is not"),
-        (["improved-cnn", "--data", "{album}", "--batch", "0"], "--batch takes 1 or more; 0 is not"),
-        (["improved-cnn", "--data", "{album}", "--judged", "0"], "--judged takes 1 or more; 0 is not"),
-        (["improved-cnn", "--data", "{album}", "--accumulate", "0"], "--accumulate takes 1 or more; 0 is not"),
+        (["improved-cnn", "--data", "{album}", "--batch-size", "0"], "--batch-size takes 1 or more; 0 is not"),
+        (["improved-cnn", "--data", "{album}", "--eval-every", "0"], "--eval-every takes 1 or more; 0 is not"),
+        (
+            ["improved-cnn", "--data", "{album}", "--grad-accumulation", "0"],
+            "--grad-accumulation takes 1 or more; 0 is not",
+        ),
         (["improved-cnn", "--data", "{album}", "--seed", "-1"], "--seed takes 0 or more; -1 is not"),
-        (["improved-cnn", "--data", "{album}", "--rate", "nan"], "--rate takes more than 0; nan is not"),
-        (["improved-cnn", "--data", "{album}", "--kept", "0"], "--kept takes more than 0, less than 1; 0 is not"),
-        (["improved-cnn", "--data", "{album}", "--mixed", "1.2"], "--mixed takes 0 or more, up to 1; 1.2 is not"),
-        (["audio-visual", "--data", "{album}", "--video", "0.7", "--audio", "0.7"], "at most 1 together; 1.4 is not"),
-        (["improved-cnn", "--data", "{one}"], "one has one label, happy: there is nothing to tell apart"),
-        (["improved-cnn", "--data", "{album}", "--folds", "2", "--patience", "3"], "leave --patience out with folds"),
+        (["improved-cnn", "--data", "{album}", "--lr", "nan"], "--lr takes more than 0; nan is not"),
+        (
+            ["improved-cnn", "--data", "{album}", "--val-fraction", "0"],
+            "--val-fraction takes more than 0, less than 1; 0 is not",
+        ),
+        (
+            ["improved-cnn", "--data", "{album}", "--mixup-prob", "1.2"],
+            "--mixup-prob takes 0 or more, up to 1; 1.2 is not",
+        ),
+        (
+            ["audio-visual", "--data", "{album}", "--drop-video", "0.7", "--drop-audio", "0.7"],
+            "at most 1 together; 1.4 is not",
+        ),
+        (["improved-cnn", "--data", "{one}"], "one has one label, happy; a classifier needs two"),
+        (["improved-cnn", "--data", "{album}", "--folds", "2", "--patience", "3"], "omit --patience with folds"),
         (
             ["improved-cnn", "--data", "{recordings}"],
-            "improved-cnn reads pictures, and RAVDESS, audio holds recordings",
+            "improved-cnn reads images, and RAVDESS, audio holds audio",
         ),
-        (["vit-scratch", "--data", "{album}", "--held-out", "1.5"], "--held-out takes more than 0, less than 1"),
+        (
+            ["vit-scratch", "--data", "{album}", "--test-fraction", "1.5"],
+            "--test-fraction takes more than 0, less than 1",
+        ),
     ],
 )
 def test_what_cannot_be_trained_is_refused_by_its_reason(words, reason, album, recordings, cache, tmp_path):
@@ -446,33 +478,33 @@ def test_what_cannot_be_trained_is_refused_by_its_reason(words, reason, album, r
     sets = {"album": f"images:{album}", "one": f"pictures:{tmp_path / 'one'}"}
     words = [word.format(**sets, recordings=f"ravdess-audio:{recordings}") for word in words]
     with pytest.raises(SystemExit, match=reason):
-        main(["fit", *words, "--out", str(tmp_path / "out"), "--cache", str(cache)])
+        main(["train", *words, "--out", str(tmp_path / "out"), "--cache", str(cache)])
 
 
 @pytest.mark.parametrize(
     ("option", "value", "says"),
     [
         ("--weights", "bf16", "choose from 'float32', 'float16', 'int8'"),
-        ("--brief", "yes", "'yes' is neither 1 nor 0, true nor false"),
+        ("--bf16", "yes", "'yes' is not 1, 0, true or false"),
     ],
 )
 def test_a_word_that_no_option_takes_is_refused_before_anything_is_read(option, value, says, tmp_path, capsys):
     with pytest.raises(SystemExit):
-        main(["fit", "improved-cnn", "--data", "images:nowhere", "--out", str(tmp_path), option, value])
+        main(["train", "improved-cnn", "--data", "images:nowhere", "--out", str(tmp_path), option, value])
     assert says in capsys.readouterr().err
 
 
 def test_an_out_that_is_a_file_is_left_alone(album, tmp_path):
     (tmp_path / "photo.jpg").write_text("somebody's")
     with pytest.raises(SystemExit, match="name another folder with --out"):
-        main(["fit", "improved-cnn", "--data", f"images:{album}", "--out", str(tmp_path / "photo.jpg")])
+        main(["train", "improved-cnn", "--data", f"images:{album}", "--out", str(tmp_path / "photo.jpg")])
     assert (tmp_path / "photo.jpg").read_text() == "somebody's"
 
 
 def test_a_command_that_is_refused_leaves_the_log_of_an_older_model_alone(album, tmp_path):
     (tmp_path / "train.log").write_text("an hour's work")
-    with pytest.raises(SystemExit, match="write NAME=VALUE"):
-        main(["fit", "improved-cnn", "--data", f"images:{album}", "--out", str(tmp_path), "--argument", "hidden"])
+    with pytest.raises(SystemExit, match="--model-arg takes NAME=VALUE"):
+        main(["train", "improved-cnn", "--data", f"images:{album}", "--out", str(tmp_path), "--model-arg", "hidden"])
     assert (tmp_path / "train.log").read_text() == "an hour's work"
 
 

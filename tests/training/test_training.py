@@ -2,12 +2,7 @@
 
 import ast
 import csv
-import itertools
-import json
-import logging
 import zlib
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import cv2
@@ -18,7 +13,6 @@ import torch
 from moodreel.emotions import FIVE, SEVEN, SEVEN_TO_FIVE
 from moodreel.errors import DataInvalid
 from moodreel.faces.landmarker import BLENDSHAPES
-from moodreel.models.face_registry import face_model_registry
 from moodreel.models.predictor import FacePredictor, TrackPrediction
 from moodreel.training.__main__ import main
 from moodreel.training.augmentation.image import augment_crop
@@ -34,38 +28,16 @@ from moodreel.training.augmentation.pseudo_sequences import (
 from moodreel.training.data.dataset import IMAGES
 from moodreel.training.data.face_cache import FaceTable, augment_still, extract_faces, hflip
 from moodreel.training.data.ferplus import (
-    FER2013_LABELS,
     VOTE_LABELS_FIVE,
-    VOTE_LABELS_SEVEN,
     holdout_mask,
     majority_label,
     read_split,
 )
 from moodreel.training.data.image_folder import read_folders, read_groups
 from moodreel.training.data.images import ImageSequence
-from moodreel.training.data.muxspace import LABEL_NAMES, person_of, read_muxspace
-from moodreel.training.engine import trainer
-from moodreel.training.engine.checkpoint import CHECKPOINT
-from moodreel.training.engine.trainer import fit
+from moodreel.training.data.muxspace import person_of, read_muxspace
 from moodreel.training.evaluation import evaluate as evaluation
-from moodreel.training.evaluation import pseudo_sequences
 from moodreel.training.evaluation.calibration import expected_calibration_error, fit_temperature
-from moodreel.training.evaluation.evaluate import evaluate
-from moodreel.training.export.model_folder import write_card, write_model
-from moodreel.training.recipes import compact_emotimesh as training
-from moodreel.training.recipes import face_expression as appearance_training
-from moodreel.training.recipes import moodreel_five as joint_training
-from moodreel.training.recipes import multi_head_task as crops_training
-from moodreel.training.recipes.compact_emotimesh import Recipe, train
-from moodreel.training.recipes.configs import AppearanceRecipe, ResEmoteNetRecipe, ViTRecipe
-from moodreel.training.recipes.face_cards import (
-    write_appearance,
-    write_appearance_card,
-    write_joint,
-    write_joint_card,
-)
-from moodreel.training.recipes.face_expression import train_appearance
-from moodreel.training.recipes.moodreel_five import JointRecipe, train_joint
 
 ROOT = Path(__file__).parents[2]
 LANDMARKER = ROOT / "model_store" / "face_landmarker" / "face_landmarker.task"
@@ -390,12 +362,12 @@ def test_an_album_is_measured_as_a_whole_and_by_group(tmp_path, monkeypatch, cap
     main(["evaluate", "compact-emotimesh", "--data", str(tmp_path), "--groups", str(tmp_path / "groups.csv")])
     printed = capsys.readouterr().out
     for line in (
-        "pictures 4, faces found 0.7500",
+        "images 4, faces found 0.7500",
         "accuracy 0.5000 (face not found = wrong), 0.6667 (faces found)",
-        "group old: pictures 2, faces found 1.0000, accuracy 0.5000, mean recall 0.5000",
-        "group young: pictures 2, faces found 0.5000, accuracy 0.5000, mean recall 0.5000",
+        "group old: images 2, faces found 1.0000, accuracy 0.5000, mean recall 0.5000",
+        "group young: images 2, faces found 0.5000, accuracy 0.5000, mean recall 0.5000",
         "spread of accuracy 0.0000",
-        "expected calibration error 0.1333 (pictures)",
+        "expected calibration error 0.1333 (images)",
         "recall Happy 0.667, Sad 0.000",
     ):
         assert line in printed
@@ -589,237 +561,6 @@ def test_the_temperature_undoes_overconfidence():
     logits = torch.randn(4000, 5, generator=generator)
     truth = torch.multinomial(logits.softmax(dim=1), 1, generator=generator)[:, 0]
     assert fit_temperature(3 * logits, truth) == pytest.approx(3, rel=0.1)
-
-
-# The whole
-
-
-@pytest.mark.training
-def test_training_learns_a_made_set_by_heart_and_leaves_a_model_that_serves(tmp_path, monkeypatch):
-    """The seam is the face finder: the pictures are blank, the faces are made."""
-    emotion = np.arange(150) % 5
-    columns = [VOTE_LABELS_FIVE.index(label) for label in FIVE]
-    rows = [np.eye(10, dtype=np.uint8)[columns[index]] * 10 for index in emotion]
-    for split in ("train", "valid"):
-        write_split(tmp_path, split, rows, fer2013=[0] * len(rows))
-    for module in (training, evaluation):
-        monkeypatch.setattr(module, "extract_faces", lambda *args, **kwargs: made_faces(emotion))
-    monkeypatch.setattr(pseudo_sequences, "SEQUENCES", 30)
-    easy = {"fer2013": 0.0, "mix": 0.0, "dropout": 0.0, "calibration_clips": 40}
-    small = {"width": 32, "embedding": 16, "hidden": 8, "faces_batch": 64, "time_batch": 16}
-    recipe = Recipe(**easy, **small, faces_epochs=60, time_steps=60)
-
-    out = tmp_path / "store" / "learnt"
-    trained = train(tmp_path, LANDMARKER, tmp_path, recipe)
-    model = write_model(out, trained, recipe)
-    report = evaluate(model, tmp_path, LANDMARKER, tmp_path)
-    write_card(out, report, trained, recipe, "python -m moodreel.training train learnt")
-
-    assert report.metrics.accuracy == 1
-    assert report.metrics.confusion[:, :-1].tolist() == (30 * np.eye(5, dtype=int)).tolist()
-    assert report.sequences.by_kind["steady"].model > 0.9
-    served = face_model_registry(tmp_path / "store", default="learnt").get()
-    assert served.info.card.metrics[0]["value"] == 1
-    assert "**1.000**" in (out / "CARD.md").read_text()
-
-
-def test_the_same_recipe_trains_the_same_network(tmp_path, monkeypatch):
-    emotion = np.arange(50) % 5
-    rows = [np.eye(10, dtype=np.uint8)[VOTE_LABELS_FIVE.index(FIVE[index])] * 10 for index in emotion]
-    write_split(tmp_path, "train", rows, fer2013=[0] * len(rows))
-    monkeypatch.setattr(training, "extract_faces", lambda *args, **kwargs: made_faces(emotion))
-    small = {"width": 8, "embedding": 4, "hidden": 2, "fer2013": 0.0, "calibration_clips": 20}
-    recipe = Recipe(**small, faces_epochs=1, faces_batch=16, time_steps=2, time_batch=4)
-    first, again = (train(tmp_path, LANDMARKER, tmp_path, recipe).net.state_dict() for _ in range(2))
-    assert all(torch.equal(first[key], again[key]) for key in first)
-
-
-def test_a_recipe_that_was_ended_in_its_second_phase_goes_on_to_the_same_network(tmp_path, monkeypatch, killed_at):
-    emotion = np.arange(50) % 5
-    rows = [np.eye(10, dtype=np.uint8)[VOTE_LABELS_FIVE.index(FIVE[index])] * 10 for index in emotion]
-    write_split(tmp_path, "train", rows, fer2013=[0] * len(rows))
-    monkeypatch.setattr(training, "extract_faces", lambda *args, **kwargs: made_faces(emotion))
-    monkeypatch.setattr(training, "EVERY", 2)
-    small = {"width": 8, "embedding": 4, "hidden": 2, "fer2013": 0.0, "calibration_clips": 20}
-    recipe = Recipe(**small, faces_epochs=1, faces_batch=16, time_steps=6, time_batch=4)
-    places = tmp_path, LANDMARKER, tmp_path
-    whole = train(*places, recipe, loop=partial(fit, folder=tmp_path / "whole"))
-
-    with pytest.raises(KeyboardInterrupt):
-        train(*places, recipe, loop=partial(killed_at, 12, folder=tmp_path / "killed"))
-    resumed = train(*places, recipe, loop=partial(fit, folder=tmp_path / "killed", resume=True))
-    assert same_weights(resumed.net, whole.net)
-    assert resumed.temperature == whole.temperature
-    assert (tmp_path / "killed" / "metrics.csv").read_text() == (tmp_path / "whole" / "metrics.csv").read_text()
-
-
-def same_weights(network, other):
-    return all(map(torch.equal, network.state_dict().values(), other.state_dict().values()))
-
-
-@pytest.mark.parametrize("missing", ["data", "valid", "muxspace"])
-def test_training_checks_all_that_it_needs_before_it_touches_what_is_there(tmp_path, missing):
-    data, out = tmp_path / "data", tmp_path / "model"
-    data.mkdir()
-    out.mkdir()
-    (out / "train.log").write_text("an hour's work")
-    for split in ("train", "valid"):
-        if split != missing:
-            write_split(data, split, [votes(neutral=10)], fer2013=[6])
-    arguments = ["--data", str(tmp_path / "nowhere" if missing == "data" else data), "--out", str(out)]
-    with pytest.raises(SystemExit, match=r"moodreel\.training: "):
-        main(["train", "face-expression", *arguments, "--muxspace-data", str(tmp_path / "nowhere")])
-    assert (out / "train.log").read_text() == "an hour's work"
-
-
-@pytest.fixture
-def banded(tmp_path, monkeypatch):
-    """A made set, and what training is given besides a recipe. The seam is the face finder: what the crops show is a
-    bright band, higher up for each emotion."""
-    emotion = np.arange(150) % 5
-    rows = [np.eye(10, dtype=np.uint8)[VOTE_LABELS_FIVE.index(FIVE[index])] * 10 for index in emotion]
-    meant = [FER2013_LABELS.index(VOTE_LABELS_SEVEN[VOTE_LABELS_FIVE.index(FIVE[index])]) for index in emotion]
-    for split in ("train", "valid"):
-        write_split(tmp_path, split, rows, fer2013=meant)
-    faces = made_faces(emotion)
-    faces.crops[:] = 60
-    for row, index in enumerate(emotion):
-        faces.crops[row, 9 * index : 9 * index + 9] = 200
-    for module in (training, evaluation, appearance_training, joint_training):
-        monkeypatch.setattr(module, "extract_faces", lambda *args, **kwargs: faces)
-    monkeypatch.setattr(crops_training, "augment_crops", lambda crops, rng, clean_prob=1: crops)
-    monkeypatch.setattr(joint_training, "augment_crop", lambda crop, rng, clean_prob=1: crop)
-    monkeypatch.setattr(pseudo_sequences, "SEQUENCES", 30)
-    return tmp_path, LANDMARKER, tmp_path
-
-
-BRIEFLY = {"steps": 40, "polish_steps": 5, "faces": 32, "tau": 0, "mix": 0, "average": 0.8, "smoothing": 0, "warm": 5}
-
-
-@pytest.mark.training
-def test_a_face_expression_and_a_joint_model_learn_a_made_set_and_serve(tmp_path, banded):
-    places = banded
-    recipe = AppearanceRecipe(**BRIEFLY)
-    looks = train_appearance(*places, recipe)
-    model = write_appearance(tmp_path / "store" / "looks", looks, recipe)
-    report = evaluate(model, *places)
-    write_appearance_card(tmp_path / "store" / "looks", report, looks, recipe, "train", report)
-    assert report.metrics.accuracy > 0.95
-    assert report.five.accuracy >= report.metrics.accuracy
-
-    small = {"width": 32, "embedding": 16, "hidden": 8, "faces_batch": 64, "time_batch": 16}
-    plain = Recipe(fer2013=0.0, mix=0.0, dropout=0.0, calibration_clips=40, **small, faces_epochs=40, time_steps=2)
-    write_model(tmp_path / "store" / "shapes", train(*places, plain), plain)
-
-    folders = {"appearance": str(tmp_path / "store" / "looks"), "landmarks": str(tmp_path / "store" / "shapes")}
-    recipe = JointRecipe(**folders, fer2013=0.0, hidden=8, time_steps=40, time_batch=16, calibration_clips=40)
-    both = train_joint(*places, recipe)
-    out = tmp_path / "store" / "both"
-    report = evaluate(write_joint(out, both, recipe), *places)
-    write_joint_card(out, report, both, recipe, "train")
-    assert report.metrics.accuracy > 0.95
-    assert report.sequences.by_kind["burst"].model > 0.8
-    served = face_model_registry(tmp_path / "store", default="both").get()
-    assert served.info.labels == FIVE
-    for card in ("looks", "both"):
-        text = (tmp_path / "store" / card / "CARD.md").read_text() + (
-            tmp_path / "store" / card / "model.json"
-        ).read_text()
-        assert str(tmp_path) not in text
-
-
-@pytest.mark.training
-@pytest.mark.parametrize(
-    "recipe",
-    [
-        ResEmoteNetRecipe(**BRIEFLY, width=1 / 8, distilled=1.0, blank=0.0, dropout=0.0),
-        ViTRecipe(**BRIEFLY, width=32, heads=2, layers=1, distilled=1.0),
-    ],
-    ids=["ResEmoteNet", "ViT"],
-)
-def test_a_network_learns_what_its_teacher_says_and_serves(tmp_path, banded, recipe):
-    data, *places = banded
-    first = ViTRecipe(**BRIEFLY, width=32, heads=2, layers=1, teacher="")
-    write_appearance(tmp_path / "store" / "looks", train_appearance(*banded, first), first)
-    untold = tmp_path / "untold"
-    untold.mkdir()
-    for split in ("train", "valid"):
-        write_split(untold, split, [votes(neutral=10)] * 150, fer2013=[6] * 150)
-
-    recipe = replace(recipe, teacher=str(tmp_path / "store" / "looks"))
-    learnt = train_appearance(untold, *places, recipe)
-    out = tmp_path / "store" / recipe.architecture
-    report = evaluate(write_appearance(out, learnt, recipe), data, *places)
-    write_appearance_card(out, report, learnt, recipe, "train")
-    assert report.metrics.accuracy > 0.95, "its labels were neutral all of them"
-    served = face_model_registry(tmp_path / "store").get(recipe.architecture)
-    assert served.info.labels == SEVEN
-    card = (out / "CARD.md").read_text()
-    assert "`looks`, shown the crop" in card
-    assert str(tmp_path) not in card + (out / "model.json").read_text()
-
-
-@pytest.mark.training
-def test_each_head_learns_its_own_convention_and_muxspace_is_no_reason_to_forget_another(tmp_path, banded, killed_at):
-    """muxspace's labeller calls what FER+'s call neutral sad, and so on around."""
-    seven = np.array(
-        [SEVEN.index(VOTE_LABELS_SEVEN[VOTE_LABELS_FIVE.index(FIVE[index])]) for index in np.arange(150) % 5]
-    )
-    called = {index: SEVEN[other] for index, other in zip(sorted({*seven}), np.roll(sorted({*seven}), 1), strict=True)}
-    named = {ours: theirs for theirs, ours in LABEL_NAMES.items()}
-    people = (f"P{number}" for number in itertools.count() if zlib.crc32(f"P{number}".encode()) % 5)
-    people = {f"{name}_0001.jpg": (named[called[index]], 90) for name, index in zip(people, seven, strict=False)}
-    write_muxspace(tmp_path, people)
-    recipe = ViTRecipe(**BRIEFLY | {"steps": 60}, others=32, width=32, heads=2, layers=1, teacher="")
-    learn = partial(train_appearance, *banded, recipe, muxspace=tmp_path)
-    with pytest.raises(KeyboardInterrupt):
-        learn(loop=partial(killed_at, 63, folder=tmp_path / "kept"))
-    net = learn(loop=partial(fit, folder=tmp_path / "kept", resume=True)).net
-    crops = appearance_training.extract_faces().crops
-    with torch.inference_mode():
-        said = net.predict_batched(torch.from_numpy(crops)).argmax(dim=2).numpy()
-    ferplus, _, muxspace = said.T
-    assert (ferplus == seven).mean() > 0.95
-    assert [SEVEN[label] for label in muxspace] == [called[index] for index in seven]
-
-
-@pytest.mark.training
-def test_a_command_that_was_killed_goes_on_to_the_same_model(tmp_path, banded, monkeypatch, caplog, killed_at):
-    caplog.set_level(logging.INFO)
-    data, _, cache = banded
-    monkeypatch.setattr(appearance_training, "EVERY", 4)
-    options = {**BRIEFLY, "steps": 10, "polish_steps": 6, "mix": 0.5, "width": 32, "heads": 2, "layers": 1}
-    words = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
-
-    def command(out, *more):
-        main(["train", "vit", f"--data={data}", f"--cache={cache}", f"--out={out}", "--teacher=", *words, *more])
-        return json.loads((out / "model.json").read_text()), (out / "metrics.csv").read_text()
-
-    whole = command(tmp_path / "whole" / "mine")
-    out = tmp_path / "killed" / "mine"
-    with monkeypatch.context() as dying:
-        # After the judgements at 4, 8 and 10, and before that of the polishing's fourth step.
-        dying.setattr(trainer, "fit", partial(killed_at, 13))
-        with pytest.raises(SystemExit):
-            command(out)
-    assert {path.name for path in out.iterdir()} == {CHECKPOINT, "metrics.csv", "tensorboard", "train.log"}
-    drawn = []
-    monkeypatch.setattr(crops_training, "augment_crops", lambda crops, rng, clean_prob=1: drawn.extend(crops) or crops)
-    assert command(out, "--resume") == whole
-    assert len(drawn) == 6 * 32, "only what was left to learn"
-    assert face_model_registry(tmp_path / "killed").get("mine").info.labels == SEVEN, "served beside its checkpoint"
-    said = (out / "train.log").read_text()
-    assert said.index("training: step 4") < said.index("Going on at step 10 of phase 1")
-    assert [line.split("|")[1:3] for line in (out / "CARD.md").read_text().splitlines() if "| polishing |" in line] == [
-        [" polishing ", " 4 "],
-        [" polishing ", " 6 "],
-    ]
-
-
-@pytest.mark.parametrize("teacher", ["compact-emotimesh", "moodreel-five"])
-def test_who_cannot_teach_is_refused_before_anything_is_read(tmp_path, teacher):
-    with pytest.raises(DataInvalid, match="cannot teach"):
-        train_appearance(tmp_path / "nowhere", LANDMARKER, tmp_path, ViTRecipe(teacher=teacher))
 
 
 def test_nothing_that_serves_imports_training():

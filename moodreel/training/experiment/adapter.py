@@ -1,7 +1,11 @@
-"""What is to be known of an architecture to train it."""
+"""The interface between an architecture and the classification experiment."""
+
+
+# ruff: noqa: RUF009 -- option() returns dataclasses.field()
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,53 +18,89 @@ from moodreel.training.data.dataset import Dataset
 from moodreel.training.data.loading import DataContext
 from moodreel.training.experiment.classification import InputAdapter
 from moodreel.training.experiment.config import TrainConfig
+from moodreel.training.experiment.options import DATASET, PATH, option, validate
 from moodreel.training.export.model_folder import write_folder
 
 
-class ArchitectureAdapter(ABC):
-    """How networks of one kind are made and fed.
+@dataclass(frozen=True)
+class ClassificationOptions:
+    """Options of the classification task beside the shared ones."""
 
-    name: the architecture's. media: kinds of sets that it can learn from. input_description: for the card.
-    supports_mixup: whether two of its inputs have anything between them, as mixup needs.
+    pretrained: Path | None = option(None, "pretrained weights, for architectures that take them", kind=PATH)
+    faces: str = option("", "pair each recording with faces of its emotion (synthetic pairing)", kind=DATASET)
+    audio_checkpoint: Path | None = option(
+        None, "for pairs: start from the audio branches of a run with the same folds", kind=PATH
+    )
+    folds: int = option(0, "cross-validate by person in so many folds, then train on everything", "[0, inf)")
+    small_face_epochs: int = option(0, "audio-visual, on images: epochs in which faces are shown small", "[0, inf)")
+    drop_video: float = option(0.15, "audio-visual: fraction of the windows that lose their frames", "[0, 1]")
+    drop_audio: float = option(0.15, "audio-visual: fraction of the windows that lose their sound", "[0, 1]")
+
+    def __post_init__(self) -> None:
+        validate(self)
+        if (total := self.drop_video + self.drop_audio) > 1:
+            raise DataInvalid(f"--drop-video and --drop-audio are at most 1 together; {total:g} is not.")
+
+
+class ArchitectureAdapter(ABC):
+    """Builds networks of one architecture and prepares their inputs.
+
+    Attributes:
+        name: The architecture's name.
+        media: The kinds of data sets that it can be trained on.
+        backbone: Prefixes of the parameters that may be frozen at first.
+        input_description: For model.json.
+        normalization: For model.json.
     """
 
     name: str
     media: tuple[str, ...]
+    backbone: tuple[str, ...] = ()
     input_description: str
     normalization = "within the network"
-    supports_mixup = True
 
     @abstractmethod
     def load_inputs(
-        self, data: Dataset, means: DataContext, study: TrainConfig, arguments: Mapping[str, Any]
+        self, data: Dataset, context: DataContext, config: TrainConfig, options: ClassificationOptions
     ) -> tuple[InputAdapter, np.ndarray]:
-        """Give the examples of a set as the network takes them, and bool (N,), which can be learnt from."""
+        """Load the N examples of a data set. Returns them, and which can be trained on, bool (N,)."""
 
     @abstractmethod
     def build(self, labels: tuple[str, ...], arguments: Mapping[str, Any], pretrained: Path | None) -> nn.Module:
-        """Make a network with weights to begin with. Raises DataInvalid, ModelInvalid."""
+        """Build a network with its initial weights. Raises DataInvalid, ModelInvalid."""
 
     def arguments(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """All arguments of the network, but for its classes."""
+        """Return all arguments of the network except its number of classes."""
         return dict(given)
 
     def unused_parameters(self, data: Dataset) -> tuple[str, ...]:
-        """First words of the names of weights that have nothing to learn from in a set."""
+        """Return prefixes of the parameters that a data set cannot train."""
         return ()
 
     def card_fields(self, data: Dataset) -> dict[str, Any]:
-        """More of model.json."""
+        """Return more fields of model.json."""
         return {}
 
     def warm_start_audio(
-        self, network: nn.Module, checkpoint: Path, data: Dataset, study: TrainConfig, counts: Mapping
+        self, network: nn.Module, checkpoint: Path, data: Dataset, config: TrainConfig, counts: Mapping[str, int]
     ) -> None:
-        """Begin from what another run has learnt of the same recordings. counts: of examples, as checkpoints say."""
-        raise DataInvalid(f"{self.name} hears nothing; leave --heard out.")
+        """Load the audio branch from another run's checkpoint; data, seed and folds must match.
 
-    def write(self, out: Path, network: nn.Module, fields: dict[str, Any], weights: str, **stated: str) -> None:
-        """Write weights, in one of `PRECISIONS`, and model.json. stated: its data and licence."""
-        write_folder(out, PRECISIONS[weights](network.state_dict()), fields, **stated)
+        Args:
+            network: The network to change.
+            checkpoint: The other run's file.
+            data: What is trained on now.
+            config: Of this run.
+            counts: Numbers of examples, as checkpoints state them.
 
-    def init_statistics(self, network: nn.Module, material: InputAdapter, learnt: np.ndarray) -> None:  # noqa: B027
-        """Set what a network takes from what it learns from, before it does: its normalisation."""
+        Raises:
+            DataInvalid: The other run had other training examples, or the architecture has no audio branch.
+        """
+        raise DataInvalid(f"{self.name} has no audio branch; omit --audio-checkpoint.")
+
+    def write(self, out: Path, network: nn.Module, fields: dict[str, Any], weights: str, **statement: str) -> None:
+        """Write weights, in one of `PRECISIONS`, and model.json. statement: its data and license."""
+        write_folder(out, PRECISIONS[weights](network.state_dict()), fields, **statement)
+
+    def init_statistics(self, network: nn.Module, inputs: InputAdapter, rows: np.ndarray) -> None:  # noqa: B027
+        """Set the network's input normalization from the training rows."""

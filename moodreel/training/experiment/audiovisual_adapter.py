@@ -1,4 +1,4 @@
-"""How audio-visual networks are made and fed: by faces alone, voices alone, clips, or synthetic pairs."""
+"""Build audio-visual networks and prepare their inputs: faces, voices, clips or synthetic pairs."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ from moodreel.training.data.dataset import AUDIO, CLIPS, IMAGES, Dataset
 from moodreel.training.data.examples import Example
 from moodreel.training.data.loading import DataContext, load_face_crops
 from moodreel.training.engine.checkpoint import read_checkpoint
-from moodreel.training.experiment.adapter import ArchitectureAdapter
+from moodreel.training.experiment.adapter import ArchitectureAdapter, ClassificationOptions
 from moodreel.training.experiment.audiovisual_inputs import AudioInputs, ClipInputs, FaceInputs, SyntheticPairs
 from moodreel.training.experiment.classification import InputAdapter
 from moodreel.training.experiment.config import TrainConfig
@@ -33,40 +33,43 @@ from moodreel.training.experiment.config import TrainConfig
 log = logging.getLogger(__name__)
 
 INPUT_DESCRIPTIONS = {
-    "video": "8 squares around the face (moodreel.faces.features.cut)",
+    "video": "8 squares around the face (moodreel.faces.features.crop_square)",
     "audio": "a log-mel spectrogram (moodreel.media.mel_spectrogram)",
 }
-"""What is read of each modality."""
+"""What model.json says of each modality's input."""
 MAX_FACES_PER_LABEL = 600
-"""Faces of a label that recordings are paired with, at most."""
+"""Recordings are paired with at most this many faces of each label."""
 AUGMENTATIONS_PER_FACE = 2
-"""Times that each of them is shown to the trunk, disturbed anew."""
+"""How many augmented versions of each face to train on the trunk encodes."""
 
 
 class AudioVisualAdapter(ArchitectureAdapter):
+    """Networks for face and voice, trained on images, recordings, clips or synthetic pairs."""
+
     name = AUDIO_VISUAL
     media = (IMAGES, AUDIO, CLIPS)
+    backbone = ("trunk.",)
     input_description = "windows of three seconds"
 
     def load_inputs(
-        self, data: Dataset, means: DataContext, study: TrainConfig, arguments: Mapping[str, Any]
+        self, data: Dataset, context: DataContext, config: TrainConfig, options: ClassificationOptions
     ) -> tuple[InputAdapter, np.ndarray]:
         if data.media == IMAGES:
-            return _image_inputs(data, means)
+            return _image_inputs(data, context)
         if data.media == CLIPS:
-            return _clip_inputs(data, means, study)
+            return _clip_inputs(data, context, options)
         sounds = _audio_inputs(data.examples)
         usable = np.ones(len(sounds), bool)
         if data.faces is None:
             return sounds, usable
-        return TrunkFeaturePairs(sounds, data, study, means), usable
+        return TrunkFeaturePairs(sounds, data, config.seed, options, context), usable
 
     def build(self, labels: tuple[str, ...], arguments: Mapping[str, Any], pretrained: Path | None) -> nn.Module:
         try:
             network = AudioVisualNet(classes=len(labels), **arguments)
         except (TypeError, ValueError, RuntimeError) as error:
-            said = str(error).rstrip(".")
-            raise DataInvalid(f"No audio-visual network can be made so: {said}. Look at its arguments.") from error
+            reason = str(error).rstrip(".")
+            raise DataInvalid(f"audio-visual cannot be built: {reason}. Check its --model-arg.") from error
         if pretrained and (pretrained / CARD_FILE).is_file():
             own = load_audiovisual_model(pretrained, fuse=False).network
             network.trunk.load_state_dict(own.trunk.state_dict())
@@ -76,15 +79,15 @@ class AudioVisualAdapter(ArchitectureAdapter):
         return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def warm_start_audio(
-        self, network: nn.Module, checkpoint: Path, data: Dataset, study: TrainConfig, counts: Mapping
+        self, network: nn.Module, checkpoint: Path, data: Dataset, config: TrainConfig, counts: Mapping[str, int]
     ) -> None:
         state = read_checkpoint(checkpoint)
-        about, weights = state["about"], (state["mean"] or state)["network"]
-        recipe = about["recipe"]
-        same = about["examples"] == counts and (recipe["seed"], recipe["by"]) == (study.seed, study.by)
-        if not same or about["data"] not in data.name:
-            # Whoever is held out here would have been learnt from there.
-            raise DataInvalid(f"{checkpoint} has heard others than are learnt from here; train it on the same parts.")
+        stated, weights = state["about"], (state["mean"] or state)["network"]
+        recipe = stated["recipe"]
+        same = (recipe["seed"], recipe["split_by"]) == (config.seed, config.split_by)
+        if not same or stated["examples"] != counts or stated["data"] not in data.name:
+            # Its network may have been trained on people who are held out here.
+            raise DataInvalid(f"{checkpoint} was trained on other recordings; train it with the same data and folds.")
         own = {name.removeprefix("audio."): tensor for name, tensor in weights.items() if name.startswith("audio.")}
         assert isinstance(network, AudioVisualNet)
         network.audio.load_state_dict(own)
@@ -102,35 +105,37 @@ class AudioVisualAdapter(ArchitectureAdapter):
     def unused_parameters(self, data: Dataset) -> tuple[str, ...]:
         if data.media == IMAGES:
             return ("audio.",)
-        # The trunk has looked at the faces of pairs before they are made.
+        # Pairs hold the trunk's features of their faces.
         return ("trunk.",) if data.media == AUDIO else ()
 
-    def init_statistics(self, network: nn.Module, material: InputAdapter, learnt: np.ndarray) -> None:
+    def init_statistics(self, network: nn.Module, inputs: InputAdapter, rows: np.ndarray) -> None:
         assert isinstance(network, AudioVisualNet)
         mels: list[np.ndarray] = []
-        sounds = material.sounds if isinstance(material, SyntheticPairs) else material
+        sounds = inputs.sounds if isinstance(inputs, SyntheticPairs) else inputs
         if isinstance(sounds, AudioInputs):
-            mels = [sounds.mels[row] for row in learnt]
-        elif isinstance(material, ClipInputs):
-            mels = [clip.mels[clip.audio_mask].numpy() for clip in material.select(learnt)]
+            mels = [sounds.mels[row] for row in rows]
+        elif isinstance(inputs, ClipInputs):
+            mels = [clip.mels[clip.audio_mask].numpy() for clip in inputs.select(rows)]
         values = np.concatenate([mel.ravel() for mel in mels]) if mels else np.zeros(0)
         if len(values):
             network.audio.mean.fill_(float(values.mean()))
             network.audio.std.fill_(max(float(values.std()), 1e-3))
-        if isinstance(material, TrunkFeaturePairs):
-            material.compute_features(network)
+        if isinstance(inputs, TrunkFeaturePairs):
+            inputs.compute_features(network)
 
 
 class TrunkFeaturePairs(SyntheticPairs):
-    """Pairs whose faces are looked at by a network's trunk, which then stays as it is."""
+    """Pairs whose faces are encoded once by the network's trunk, which is then frozen."""
 
-    def __init__(self, sounds: AudioInputs, data: Dataset, study: TrainConfig, means: DataContext) -> None:
-        super().__init__(sounds, data.truth, video=study.video, audio=study.audio)
+    def __init__(
+        self, sounds: AudioInputs, data: Dataset, seed: int, options: ClassificationOptions, context: DataContext
+    ) -> None:
+        super().__init__(sounds, data.truth, drop_video=options.drop_video, drop_audio=options.drop_audio)
         assert data.faces is not None and data.faces.published_split is not None
-        self._seed = study.seed
+        self._seed = seed
         truth = data.faces.truth
         wanted = [data.faces.labels.index(EIGHT_TO_SEVEN.get(label, label)) for label in data.labels]
-        draw = np.random.default_rng(study.seed)
+        draw = np.random.default_rng(seed)
         sides = (data.faces.published_split.train, data.faces.published_split.held_out)
         self._rows = [
             [
@@ -145,11 +150,13 @@ class TrunkFeaturePairs(SyntheticPairs):
             raise DataInvalid(f"{data.faces.name} lacks faces for {', '.join(poor)} on one side of its split.")
         self._wanted = wanted
         self._trunk: list[torch.Tensor] = []
-        self._squares, _ = load_face_crops(data.faces.examples, means)
+        self._squares, _ = load_face_crops(data.faces.examples, context)
 
     def compute_features(self, network: AudioVisualNet) -> None:
-        """Let the trunk look at all faces: those that are learnt from as they are and disturbed. What it sees is kept
-        for the next network with the same trunk, as that of the next fold."""
+        """Encode all faces with the trunk; those to train on also augmented.
+
+        Networks with the same trunk, as those of all folds, share the features.
+        """
         trunk = [tensor.cpu() for tensor in network.trunk.state_dict().values()]
         if self._trunk and all(map(torch.equal, trunk, self._trunk)):
             return
@@ -179,8 +186,8 @@ class TrunkFeaturePairs(SyntheticPairs):
         return torch.cat(features).clone(), [places[index] for index in self._wanted]
 
 
-def _image_inputs(data: Dataset, means: DataContext) -> tuple[InputAdapter, np.ndarray]:
-    squares, found = load_face_crops(data.examples, means)
+def _image_inputs(data: Dataset, context: DataContext) -> tuple[InputAdapter, np.ndarray]:
+    squares, found = load_face_crops(data.examples, context)
     return FaceInputs(squares), found
 
 
@@ -189,9 +196,11 @@ def _audio_inputs(examples: Sequence[Example]) -> AudioInputs:
     return AudioInputs([mel for mel, _ in made], [seconds for _, seconds in made], MelAugmentation())
 
 
-def _clip_inputs(data: Dataset, means: DataContext, study: TrainConfig) -> tuple[InputAdapter, np.ndarray]:
-    clips = load_windows(data.examples, means)
+def _clip_inputs(
+    data: Dataset, context: DataContext, options: ClassificationOptions
+) -> tuple[InputAdapter, np.ndarray]:
+    clips = load_windows(data.examples, context)
     usable = np.array([clip is not None for clip in clips])
     if not usable.any():
         raise DataInvalid(f"None of the {len(clips)} clips shows a face or has sound; look at some.")
-    return ClipInputs(clips, MelAugmentation(), video=study.video, audio=study.audio), usable
+    return ClipInputs(clips, MelAugmentation(), drop_video=options.drop_video, drop_audio=options.drop_audio), usable

@@ -42,16 +42,16 @@ class AvInputs(InputAdapter):
     """What all of them have in common: `Views` to logits. Sound and spectrograms are blended, pictures where there are
     such."""
 
-    def mixup(self, inputs: AvBatch, order: np.ndarray, share: float) -> AvBatch:
+    def mixup(self, inputs: AvBatch, order: np.ndarray, weight: float) -> AvBatch:
         rows = torch.from_numpy(order)
         own, other = inputs.excerpts, inputs.excerpts.select(rows)
         mixed = AudioVisualBatch(
-            faces=(share * own.faces + (1 - share) * other.faces).round().byte(),
+            faces=(weight * own.faces + (1 - weight) * other.faces).round().byte(),
             face_mask=own.face_mask | other.face_mask,
-            mels=own.mels.lerp(other.mels, 1 - share),
+            mels=own.mels.lerp(other.mels, 1 - weight),
             audio_mask=own.audio_mask | other.audio_mask,
         )
-        frames = None if inputs.frames is None else inputs.frames.lerp(inputs.frames[rows], 1 - share)
+        frames = None if inputs.frames is None else inputs.frames.lerp(inputs.frames[rows], 1 - weight)
         return AvBatch(mixed, frames)
 
     def forward(self, network: nn.Module, inputs: AvBatch, phase: Phase | None = None) -> torch.Tensor:
@@ -74,8 +74,8 @@ class PairedInputs(AvInputs):
     video, audio: shares of those that lose it. lacks: which one all lack, when they are judged; "" for none.
     """
 
-    def __init__(self, video: float, audio: float) -> None:
-        self.video, self.audio, self.missing = video, audio, ""
+    def __init__(self, drop_video: float, drop_audio: float) -> None:
+        self.drop_video, self.drop_audio, self.missing = drop_video, drop_audio, ""
 
     def ablations(self) -> dict[str, InputAdapter]:
         made: dict[str, InputAdapter] = {}
@@ -88,7 +88,7 @@ class PairedInputs(AvInputs):
     def drop_modality(self, excerpts: AudioVisualBatch, rng: np.random.Generator | None) -> AudioVisualBatch:
         if rng is not None:
             draw = torch.Generator().manual_seed(int(rng.integers(2**31)))
-            return drop_modalities(excerpts, draw, video=self.video, audio=self.audio)
+            return drop_modalities(excerpts, draw, video=self.drop_video, audio=self.drop_audio)
         if self.missing == "video":
             return replace(excerpts, face_mask=torch.zeros_like(excerpts.face_mask))
         return replace(excerpts, audio_mask=torch.zeros_like(excerpts.audio_mask)) if self.missing else excerpts
@@ -140,8 +140,8 @@ class SyntheticPairs(PairedInputs):
     not. pools, kept_pools: for each label, the rows in these of its faces. truth: int64 (N,), of the recordings.
     """
 
-    def __init__(self, sounds: AudioInputs, truth: np.ndarray, *, video: float, audio: float) -> None:
-        super().__init__(video, audio)
+    def __init__(self, sounds: AudioInputs, truth: np.ndarray, *, drop_video: float, drop_audio: float) -> None:
+        super().__init__(drop_video, drop_audio)
         self.sounds, self.truth = sounds, truth
         self.features = self.val_features = torch.zeros(0, FEATURE_DIM)
         self.pools: Sequence[np.ndarray] = ()
@@ -177,9 +177,9 @@ class ClipInputs(PairedInputs):
     learnt from at a time."""
 
     def __init__(
-        self, clips: Sequence[AudioVisualBatch | None], voices: MelAugmentation, *, video: float, audio: float
+        self, clips: Sequence[AudioVisualBatch | None], voices: MelAugmentation, *, drop_video: float, drop_audio: float
     ) -> None:
-        super().__init__(video, audio)
+        super().__init__(drop_video, drop_audio)
         self.clips, self.voices = clips, voices
 
     def __len__(self) -> int:

@@ -1,8 +1,7 @@
-"""Learning labels, whatever the network reads: soft targets, class weights, mixup and label smoothing, in one task."""
+"""The single-label classification task: soft targets, class weights, mixup and label smoothing, for any network."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,16 +13,22 @@ from moodreel.errors import DataInvalid
 from moodreel.training.engine.batches import epoch_indices
 from moodreel.training.engine.schedule import Phase
 from moodreel.training.engine.task import Task
+from moodreel.training.experiment.config import TrainConfig
+
+MAX_EVAL_EXAMPLES = 2000
+"""Examples of either side that are evaluated during training: enough to see the trend."""
 
 
 class InputAdapter(ABC):
-    """What N examples are to a kind of network.
+    """A data set as one family of networks reads it.
 
-    Whatever `take` gives is handed to `blend` and to `logits`; nothing else looks into it.
+    What `batch` returns goes to `mixup` and `forward` only.
+
+    Attributes:
+        supports_mixup: Whether two inputs have a mean.
     """
 
     supports_mixup = True
-    """Whether two of its inputs have anything between them."""
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -33,46 +38,23 @@ class InputAdapter(ABC):
 
     @abstractmethod
     def batch(self, rows: np.ndarray, rng: np.random.Generator | None, phase: Phase | None = None) -> Any:
-        """The inputs of some examples, disturbed anew by `rng`, or as they are; may be called in another thread."""
+        """Return the inputs of some examples, augmented if there is an `rng`. May run in another thread."""
 
     def ablations(self) -> "dict[str, InputAdapter]":
-        """The same examples with something missing, by what is left, to be measured beside the whole."""
+        """Return the same examples with a modality missing, by what is left."""
         return {}
 
-    def mixup(self, inputs: Any, order: np.ndarray, share: float) -> Any:
-        """Inputs of which each is `share` itself, and else another one of the batch, as `order` (B,) names it."""
+    def mixup(self, inputs: Any, order: np.ndarray, weight: float) -> Any:
+        """Return `weight` times each input plus the rest of the input that `order` (B,) names."""
         raise NotImplementedError
 
     @abstractmethod
     def forward(self, network: nn.Module, inputs: Any, phase: Phase | None = None) -> torch.Tensor:
-        """What the network says of them, (B, C)."""
-
-
-@dataclass(frozen=True)
-class LossConfig:
-    """How labels are learnt.
-
-    batch: examples. smoothing: share of each target that is spread over all labels (Szegedy et al. 2016).
-    mixup: alpha of the beta distribution that shares are drawn from by which examples of a batch are blended (Zhang et
-        al. 2018); 0 for none. mixed: share of the batches in which they are.
-    class_weights: whether a label counts the more the rarer it is: its examples over the mean, to the power of -1/2,
-        so that forty times rarer counts six times as much.
-    rarity: examples come (1 / their label's number) ** rarity times as often; 0 for as they are.
-    """
-
-    batch: int = 64
-    smoothing: float = 0.0
-    mixup: float = 0.0
-    mixed: float = 1.0
-    class_weights: bool = False
-    rarity: float = 0.0
+        """Return the network's logits (B, C)."""
 
 
 class ClassificationTask(Task):
-    """Learn the targets of some examples, judged by some others.
-
-    targets: float32 (N, C), what each example is, adding up to 1. learnt, kept: rows to learn from and to judge by.
-    """
+    """Train a network on soft targets, and evaluate it on validation rows."""
 
     monitor = "uar"
 
@@ -83,22 +65,32 @@ class ClassificationTask(Task):
         targets: np.ndarray,
         train_rows: np.ndarray,
         val_rows: np.ndarray,
-        loss_config: LossConfig,
-        *,
-        seed: int = 0,
-        eval_examples: int = 2000,
+        config: TrainConfig,
     ) -> None:
-        if loss_config.mixup and not inputs.supports_mixup:
-            raise DataInvalid("Faces over time cannot be blended; train without mixup.")
-        self.network, self.inputs, self.loss_config, self.seed = network, inputs, loss_config, seed
+        """Create the task.
+
+        Args:
+            network: Any network that `inputs` can call.
+            inputs: All N examples.
+            targets: float32 (N, C), probabilities.
+            train_rows: int64, the examples to train on.
+            val_rows: int64, the examples to evaluate on during training.
+            config: Of the loss and the sampling.
+
+        Raises:
+            DataInvalid: Mixup of inputs that have no mean.
+        """
+        if config.mixup_alpha and not inputs.supports_mixup:
+            raise DataInvalid("Faces over time cannot be mixed; train without mixup (--mixup-alpha 0).")
+        self.network, self.inputs, self.config = network, inputs, config
         self.targets, self.train_rows, self.val_rows = torch.from_numpy(targets), train_rows, val_rows
-        # Looked at now and then only: some of many are enough to see where it goes.
-        draw = np.random.default_rng(seed)
-        self.eval_subsets = [np.sort(draw.permutation(rows)[:eval_examples]) for rows in (train_rows, val_rows)]
+        rng = np.random.default_rng(config.seed)
+        self.eval_subsets = [np.sort(rng.permutation(rows)[:MAX_EVAL_EXAMPLES]) for rows in (train_rows, val_rows)]
         labels = targets[train_rows].argmax(axis=1)
         count = np.maximum(np.bincount(labels, minlength=targets.shape[1]), 1.0)
-        self.sampling_weights = count[labels] ** -loss_config.rarity if loss_config.rarity else None
-        weights = np.sqrt(count.mean() / count) if loss_config.class_weights else np.ones_like(count)
+        power = config.class_balance_power
+        self.sampling_weights = count[labels] ** -power if power else None
+        weights = np.sqrt(count.mean() / count) if config.class_weights else np.ones_like(count)
         self.weights = torch.from_numpy(weights.astype(np.float32))
 
     def setup(self, device: torch.device) -> None:
@@ -107,35 +99,32 @@ class ClassificationTask(Task):
         self.inputs.setup(device)
 
     def steps_per_epoch(self) -> int:
-        """Steps in which every example is shown once."""
-        return -(-len(self.train_rows) // self.loss_config.batch)
+        """Return the number of batches in which every example is shown once."""
+        return -(-len(self.train_rows) // self.config.batch_size)
 
     def sample_batch(self, step: int, rng: np.random.Generator, phase: Phase) -> Any:
-        rows = self.train_rows[
-            epoch_indices(step, len(self.train_rows), self.loss_config.batch, self.seed, self.sampling_weights)
-        ]
+        config, weights = self.config, self.sampling_weights
+        rows = self.train_rows[epoch_indices(step, len(self.train_rows), config.batch_size, config.seed, weights)]
         targets = self.targets[torch.from_numpy(rows)]
         inputs = self.inputs.batch(rows, rng, phase)
-        if self.loss_config.mixup and rng.random() < self.loss_config.mixed:
-            share, order = float(rng.beta(self.loss_config.mixup, self.loss_config.mixup)), rng.permutation(len(rows))
-            inputs = self.inputs.mixup(inputs, order, share)
-            targets = share * targets + (1 - share) * targets[torch.from_numpy(order)]
+        if config.mixup_alpha and rng.random() < config.mixup_prob:
+            weight, order = float(rng.beta(config.mixup_alpha, config.mixup_alpha)), rng.permutation(len(rows))
+            inputs = self.inputs.mixup(inputs, order, weight)
+            targets = weight * targets + (1 - weight) * targets[torch.from_numpy(order)]
         return inputs, targets
 
     def loss(self, batch: Any, phase: Phase) -> torch.Tensor:
         inputs, targets = batch
         logits = self.inputs.forward(self.network, inputs, phase).float()
-        device = logits.device
-        return F.cross_entropy(
-            logits, targets.to(device), weight=self.weights.to(device), label_smoothing=self.loss_config.smoothing
-        )
+        device, smoothing = logits.device, self.config.label_smoothing
+        return F.cross_entropy(logits, targets.to(device), weight=self.weights.to(device), label_smoothing=smoothing)
 
     def evaluate(self, phase: Phase) -> dict[str, float]:
-        learnt, kept = (self.predict_logits(rows, self.eval_network, phase=phase) for rows in self.eval_subsets)
+        train, val = (self.predict_logits(rows, self.eval_network, phase=phase) for rows in self.eval_subsets)
         return {
-            "train_accuracy": _accuracy(learnt, self._truth(self.eval_subsets[0])),
-            "accuracy": _accuracy(kept, self._truth(self.eval_subsets[1])),
-            "uar": _mean_recall(kept, self._truth(self.eval_subsets[1])),
+            "train_accuracy": _accuracy(train, self._truth(self.eval_subsets[0])),
+            "accuracy": _accuracy(val, self._truth(self.eval_subsets[1])),
+            "uar": _mean_recall(val, self._truth(self.eval_subsets[1])),
         }
 
     def predict_logits(
@@ -143,20 +132,24 @@ class ClassificationTask(Task):
         rows: np.ndarray,
         network: nn.Module | None = None,
         *,
-        material: InputAdapter | None = None,
+        inputs: InputAdapter | None = None,
         phase: Phase | None = None,
-        size: int = 256,
+        batch_size: int = 256,
     ) -> torch.Tensor:
-        """Logits (M, C), on the CPU, of examples as they are; as in a phase, where one is named.
+        """Return the logits (M, C), on the CPU, of examples without augmentation.
 
-        material: one of its variants.
+        Args:
+            rows: int64 (M,).
+            network: Another network than the task's.
+            inputs: One of the ablations of the task's inputs.
+            phase: The phase whose input size holds.
+            batch_size: Examples at a time.
         """
-        network, material = network or self.network, material or self.inputs
-        parts: Sequence[np.ndarray] = np.array_split(rows, max(1, -(-len(rows) // size)))
+        network, inputs = network or self.network, inputs or self.inputs
+        parts: Sequence[np.ndarray] = np.array_split(rows, max(1, -(-len(rows) // batch_size)))
         with torch.inference_mode():
-            return torch.cat(
-                [material.forward(network, material.batch(part, None), phase).float().cpu() for part in parts]
-            )
+            logits = [inputs.forward(network, inputs.batch(part, None), phase).float().cpu() for part in parts]
+        return torch.cat(logits)
 
     def _truth(self, rows: np.ndarray) -> torch.Tensor:
         return self.targets[torch.from_numpy(rows)].argmax(dim=1)
@@ -167,5 +160,5 @@ def _accuracy(logits: torch.Tensor, truth: torch.Tensor) -> float:
 
 
 def _mean_recall(logits: torch.Tensor, truth: torch.Tensor) -> float:
-    right = (logits.argmax(dim=1) == truth).float()
-    return float(torch.stack([right[truth == label].mean() for label in truth.unique()]).mean())
+    correct = (logits.argmax(dim=1) == truth).float()
+    return float(torch.stack([correct[truth == label].mean() for label in truth.unique()]).mean())

@@ -33,8 +33,8 @@ class CropInputs(InputAdapter):
         crops = self.crops[torch.from_numpy(rows)]
         return crops if rng is None else augment_crops(crops, rng, clean_prob=self.clean)
 
-    def mixup(self, inputs: torch.Tensor, order: np.ndarray, share: float) -> torch.Tensor:
-        return inputs.float().lerp(inputs[torch.from_numpy(order)].float(), 1 - share)
+    def mixup(self, inputs: torch.Tensor, order: np.ndarray, weight: float) -> torch.Tensor:
+        return inputs.float().lerp(inputs[torch.from_numpy(order)].float(), 1 - weight)
 
     def forward(self, network: nn.Module, inputs: torch.Tensor, phase: Phase | None = None) -> torch.Tensor:
         return network(inputs.to(_device(network)))[:, 0]

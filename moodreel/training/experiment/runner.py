@@ -1,8 +1,9 @@
-"""Conduct a study: open the set, part it, train, calibrate, write the model's folder, measure it as it will serve."""
+"""The classification recipe: any architecture on any data set of single labels, with one split or cross-validation."""
 
 import logging
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,212 +12,326 @@ import torch
 from torch import nn
 
 from moodreel.errors import DataInvalid
-from moodreel.training.data.dataset import Dataset
-from moodreel.training.data.loading import DataContext
+from moodreel.training.data.dataset import Dataset, pair_with_faces
+from moodreel.training.data.registry import OWNER_LICENSE, open_dataset
 from moodreel.training.data.splits import Split, folds, split
 from moodreel.training.engine.checkpoint import CHECKPOINT
-from moodreel.training.engine.trainer import TrainingHistory, fit
+from moodreel.training.engine.schedule import Phase
 from moodreel.training.evaluation.calibration import fit_temperature
 from moodreel.training.evaluation.metrics import ClassificationMetrics, Predictions, compute_metrics
 from moodreel.training.evaluation.open_models import open_models
-from moodreel.training.experiment.adapter import ArchitectureAdapter
-from moodreel.training.experiment.adapters import adapter_for
+from moodreel.training.experiment.adapter import ArchitectureAdapter, ClassificationOptions
+from moodreel.training.experiment.adapters import ADAPTERS
+from moodreel.training.experiment.audiovisual_inputs import SMALL_FACES
 from moodreel.training.experiment.classification import ClassificationTask, InputAdapter
 from moodreel.training.experiment.config import TrainConfig
-from moodreel.training.experiment.model_card import write_fitted
+from moodreel.training.experiment.model_card import megabytes, write_card
+from moodreel.training.experiment.recipe import Recipe, RunRequest
 
 log = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True)
-class RunRequest:
-    """What is asked for.
-
-    architecture: a name in `makers.MAKERS`. arguments: of the network. pretrained: weights to begin with.
-    heard: the folder of a run on the same recordings, with the same folds, whose audio networks are begun from.
-    out: the model's folder. folds: how many times to train with another part held out before training on all; 0 for
-        one split. command: for the card.
-    """
-
-    architecture: str
-    arguments: Mapping[str, Any]
-    out: Path
-    pretrained: Path | None = None
-    heard: Path | None = None
-    folds: int = 0
-    resume: bool = False
-    wandb: str = ""
-    device: str = "cpu"
-    command: str = ""
+OUR_LICENSE = "MIT, as moodreel; the training data are not part of it"
+NON_COMMERCIAL = "non-commercial, for research: trained on {name}, {license}"
+METRICS = {
+    "accuracy": "accuracy",
+    "balanced accuracy (UAR)": "balanced_accuracy",
+    "macro-F1": "macro_f1",
+    "ROC-AUC, one against the rest": "roc_auc",
+    "expected calibration error, 15 bins": "ece",
+    "fraction with a face or sound found": "found",
+}
+"""The metrics that model.json and the card show, and their fields."""
 
 
 @dataclass(frozen=True, eq=False)
 class FoldResult:
-    """One of several trainings, and how it did on the part that it did not learn from."""
+    """One fold of a cross-validation.
 
-    figures: ClassificationMetrics
-    history: tuple[dict[str, Any], ...]
+    Attributes:
+        metrics: On the part held out.
+        train_metrics: On the part trained on.
+        held_out_people: Who was held out.
+    """
+
+    metrics: ClassificationMetrics
+    train_metrics: ClassificationMetrics
     held_out_people: tuple[str, ...]
 
 
 @dataclass(frozen=True, eq=False)
 class RunResult:
-    """What a study found.
+    """What a run measured.
 
-    held_out: measured as it serves; or over all folds, each by the network that had not learnt from it.
-    learnt: the same figures of what it learnt from, or of a sample of that.
-    variants: of what was held out with something missing, by what was left.
+    Attributes:
+        split: What was trained on and held out.
+        network: The trained network.
+        held_out: Metrics of the served model; or of all folds, each by the network that was not trained on it.
+        train: The same on what was trained on, or on a sample; of folds, the one with the highest accuracy.
+        folds: The folds of a cross-validation.
+        ablations: Metrics of what was held out with a modality missing, by what is left.
     """
 
-    data: Dataset
-    parted: Split
-    fitted: TrainingHistory
+    split: Split
     network: nn.Module
-    temperature: float
     held_out: ClassificationMetrics
-    learnt: ClassificationMetrics
+    train: ClassificationMetrics
     folds: tuple[FoldResult, ...] = ()
-    variants: Mapping[str, ClassificationMetrics] = field(default_factory=dict)
+    ablations: Mapping[str, ClassificationMetrics] = field(default_factory=dict)
 
 
-def run_experiment(data: Dataset, study: TrainConfig, order: RunRequest, means: DataContext) -> RunResult:
-    """Train on a set, and write `order.out`: model.json, weights, CARD.md, metrics.csv and what it takes to go on.
+class ClassificationRecipe(Recipe):
+    """Trains any architecture on any data set of single labels."""
 
-    The same study gives the same network on the same machine. Raises MoodreelError.
+    options = ClassificationOptions
+    uses = frozenset(each.name for each in fields(TrainConfig)) - {"steps"}
+
+    def prepare(self, request: RunRequest[ClassificationOptions]) -> Callable[[], str]:
+        adapter = ADAPTERS[request.architecture]
+        if request.config.freeze_epochs and not adapter.backbone:
+            names = ", ".join(name for name, other in ADAPTERS.items() if other.backbone)
+            raise DataInvalid(f"{adapter.name} has no backbone to freeze, as {names} have; omit --freeze-epochs.")
+        if request.options.folds and request.config.patience:
+            raise DataInvalid("Early stopping would select by the fold that is tested on; omit --patience with folds.")
+        if len(request.data) != 1:
+            raise DataInvalid(f"{request.preset} trains on one data set; give one --data NAME:PATH.")
+        [(name, path)] = request.data.items()
+        data = open_dataset(f"{name}:{path}")
+        if request.options.faces:
+            data = pair_with_faces(data, open_dataset(request.options.faces))
+        if len(data.labels) < 2:
+            raise DataInvalid(f"{data.name} has one label, {data.labels[0]}; a classifier needs two. Add another.")
+        if data.media not in adapter.media:
+            reads = " and ".join(adapter.media)
+            raise DataInvalid(f"{adapter.name} reads {reads}, and {data.name} holds {data.media}; choose another.")
+        return partial(self._run, request, adapter, data)
+
+    def _run(self, request: RunRequest[ClassificationOptions], adapter: ArchitectureAdapter, data: Dataset) -> str:
+        inputs, usable = adapter.load_inputs(data, request.context, request.config, request.options)
+        log.info("%s: %d %s, %d usable.", data.name, len(data.examples), data.media, int(usable.sum()))
+        experiment = Experiment(request, adapter, data, inputs, usable)
+        result = experiment.cross_validate() if request.options.folds else experiment.train_once()
+        _write_card(request, data, result)
+        return (request.out / "CARD.md").read_text(encoding="utf-8")
+
+
+@dataclass(frozen=True, eq=False)
+class Experiment:
+    """An architecture on a data set.
+
+    Attributes:
+        request: What to run.
+        adapter: Of the architecture.
+        data: N examples.
+        inputs: The same as the network reads them.
+        usable: bool (N,), which can be trained on.
     """
-    maker = adapter_for(order.architecture)
-    if len(data.labels) < 2:
-        raise DataInvalid(f"{data.name} has one label, {data.labels[0]}: there is nothing to tell apart. Add another.")
-    if data.media not in maker.media:
-        raise DataInvalid(
-            f"{order.architecture} reads {' and '.join(maker.media)}, and {data.name} holds {data.media}; take another."
+
+    request: RunRequest[ClassificationOptions]
+    adapter: ArchitectureAdapter
+    data: Dataset
+    inputs: InputAdapter
+    usable: np.ndarray
+
+    def train_once(self) -> RunResult:
+        """Train on one split, write the model's folder, and measure it as it is served."""
+        data, config = self.data, self.request.config
+        parts = data.split(config.test_fraction, by=config.split_by, seed=config.seed)
+        log.info("%s", parts.reason)
+        train_rows, val_rows = self._split_validation(parts.train[self.usable[parts.train]])
+        task = self._train(train_rows, val_rows, self.request.out)
+        temperature = self._temperature(task.predict_logits(val_rows), val_rows)
+        self._write_model(task.network, temperature)
+        # Without a majority label nothing is held out; the sample is to be comparable.
+        settled = train_rows if data.has_majority is None else train_rows[data.has_majority[train_rows]]
+        sample = np.random.default_rng(config.seed).permutation(settled)[: max(len(parts.held_out), 200)]
+        rows = parts.held_out[self.usable[parts.held_out]]
+        return RunResult(
+            parts,
+            task.network,
+            held_out=self._measure_served(task, parts.held_out, temperature),
+            train=self._measure_served(task, np.sort(sample), temperature),
+            ablations={
+                left: self._metrics(task.predict_logits(rows, inputs=inputs) / temperature, rows)
+                for left, inputs in self.inputs.ablations().items()
+            },
         )
-    material, usable = maker.load_inputs(data, means, study, order.arguments)
-    log.info("%s: %d %s, %d usable.", data.name, len(data.examples), data.media, int(usable.sum()))
-    if order.folds:
-        return _cross_validate(data, study, order, maker, material, usable)
-    parted = data.split(study.held_out, by=study.by, seed=study.seed)
-    log.info("%s", parted.reason)
-    learnt, kept = _split_validation(data, parted.train[usable[parted.train]], study)
-    lessons, fitted = _train(data, study, order, maker, material, learnt, kept, order.out)
-    temperature = _temperature(lessons.predict_logits(kept), data, kept)
-    write_fitted(order, study, data, maker, lessons.network, temperature)
-    [subject] = open_models([str(order.out)], means.models)
 
-    def figures(rows: np.ndarray) -> ClassificationMetrics:
-        if data.faces is not None:  # a pair is in no file that could be served
-            return _figures(lessons.predict_logits(rows) / temperature, data, rows)
-        answers = subject.predict([data.examples[row] for row in rows], data.media, means)
-        return compute_metrics(answers, data.truth[rows], data.labels)
+    def cross_validate(self) -> RunResult:
+        """Train once for each fold, to measure, and then on everything, to write the model's folder."""
+        data, request = self.data, self.request
+        parts = folds(
+            data.examples, request.options.folds, by=request.config.split_by or "person", seed=request.config.seed
+        )
+        logits = torch.zeros(len(data.examples), len(data.labels))
+        ablated = {left: torch.zeros_like(logits) for left in self.inputs.ablations()}
+        results = [self._run_fold(number, part, logits, ablated) for number, part in enumerate(parts, start=1)]
+        rows = np.flatnonzero(self.usable)
+        temperature = self._temperature(logits[rows], rows)
+        task = self._train(rows, rows, request.out)
+        self._write_model(task.network, temperature)
+        reason = f"{len(parts)} folds, each held out in turn. {parts[0].reason}"
+        return RunResult(
+            replace(parts[0], train=rows, held_out=rows, reason=reason),
+            task.network,
+            held_out=self._metrics(logits[rows] / temperature, rows),
+            train=max((result.train_metrics for result in results), key=lambda metrics: metrics.accuracy),
+            folds=tuple(results),
+            ablations={left: self._metrics(given[rows] / temperature, rows) for left, given in ablated.items()},
+        )
 
-    # Of pictures that no majority settled nothing is held out either.
-    clear = learnt if data.has_majority is None else learnt[data.has_majority[learnt]]
-    sample = np.sort(np.random.default_rng(study.seed).permutation(clear)[: max(len(parted.held_out), 200)])
-    held_out, seen = figures(parted.held_out), figures(sample)
-    rows = parted.held_out[usable[parted.held_out]]
-    variants = {
-        left: _figures(lessons.predict_logits(rows, material=other) / temperature, data, rows)
-        for left, other in material.ablations().items()
+    def _run_fold(
+        self, number: int, part: Split, logits: torch.Tensor, ablated: Mapping[str, torch.Tensor]
+    ) -> FoldResult:
+        """Train without a fold, and fill in its rows of `logits` and `ablated`, (N, C)."""
+        train_rows, test_rows = (rows[self.usable[rows]] for rows in (part.train, part.held_out))
+        log.info("Fold %d: %s", number, part.reason)
+        task = self._train(train_rows, test_rows, self.request.out / f"fold-{number}")
+        logits[test_rows] = task.predict_logits(test_rows)
+        for left, inputs in self.inputs.ablations().items():
+            ablated[left][test_rows] = task.predict_logits(test_rows, inputs=inputs)
+        metrics = self._metrics(logits[test_rows], test_rows)
+        log.info("Fold %d: UAR %.4f, accuracy %.4f", number, metrics.balanced_accuracy, metrics.accuracy)
+        people = tuple(sorted({str(self.data.examples[row].person) for row in test_rows}))
+        return FoldResult(metrics, self._metrics(task.predict_logits(train_rows), train_rows), people)
+
+    def _train(self, train_rows: np.ndarray, val_rows: np.ndarray, folder: Path) -> ClassificationTask:
+        request, data, adapter = self.request, self.data, self.adapter
+        config, options = request.config, request.options
+        torch.manual_seed(config.seed)
+        network = adapter.build(data.labels, request.model, options.pretrained)
+        network.to(request.device)
+        targets = data.targets if data.targets is not None else np.eye(len(data.labels), dtype=np.float32)[data.truth]
+        task = ClassificationTask(network, self.inputs, targets, train_rows, val_rows, config)
+        adapter.init_statistics(network, self.inputs, train_rows)
+        counts = {"train": len(train_rows), "val": len(val_rows)}
+        if options.audio_checkpoint:
+            checkpoint = options.audio_checkpoint / folder.relative_to(request.out) / CHECKPOINT
+            adapter.warm_start_audio(network, checkpoint, data, config, counts)
+        steps = max(1, task.steps_per_epoch() // config.grad_accumulation)
+        request.fit(
+            task,
+            training_phases(config, options, adapter.backbone, steps, adapter.unused_parameters(data)),
+            config.trainer_config(config.eval_every * steps),
+            folder=folder,
+            arguments=adapter.arguments(request.model),
+            labels=data.labels,
+            data=data.name,
+            examples=counts,
+        )
+        return task
+
+    def _split_validation(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Split training rows into those to train on and those to validate and calibrate on.
+
+        By person; of fewer than three persons by clip or image.
+        """
+        config, examples = self.request.config, [self.data.examples[row] for row in rows]
+        make = partial(split, examples, config.val_fraction, seed=config.seed + 1)
+        try:
+            parts = make(by=config.split_by or "person")
+        except DataInvalid:
+            parts = make(by="random")
+            log.warning("Too few persons to validate on others; validation metrics are too high, test metrics are not.")
+        return rows[parts.train], rows[parts.held_out]
+
+    def _write_model(self, network: nn.Module, temperature: float) -> None:
+        request, data, adapter = self.request, self.data, self.adapter
+        values: dict[str, Any] = {
+            "architecture": request.architecture,
+            "arguments": {"classes": len(data.labels)} | adapter.arguments(request.model),
+            "labels": list(data.labels),
+            "input": adapter.input_description,
+            "normalisation": adapter.normalization,
+            "temperature": round(temperature, 4),
+            "moment_temperature": round(temperature, 4),
+            **adapter.card_fields(data),
+            "recipe": request.record(),
+        }
+        license = OWNER_LICENSE if data.license == OWNER_LICENSE else OUR_LICENSE
+        if not data.commercial:
+            license = NON_COMMERCIAL.format(name=data.name, license=data.license)
+            values["commercial"] = False
+        statement = {"data": f"{data.name} ({data.license})", "licence": license}
+        adapter.write(request.out, network, values, request.config.weights, **statement)
+
+    def _measure_served(self, task: ClassificationTask, rows: np.ndarray, temperature: float) -> ClassificationMetrics:
+        """Measure the model's folder, as it is served, on some examples."""
+        if self.data.faces is not None:  # a synthetic pair is in no file that could be served
+            return self._metrics(task.predict_logits(rows) / temperature, rows)
+        [model] = open_models([str(self.request.out)], self.request.context.models)
+        examples = [self.data.examples[row] for row in rows]
+        predictions = model.predict(examples, self.data.media, self.request.context)
+        return compute_metrics(predictions, self.data.truth[rows], self.data.labels)
+
+    def _temperature(self, logits: torch.Tensor, rows: np.ndarray) -> float:
+        return fit_temperature(logits, torch.from_numpy(self.data.truth[rows]))
+
+    def _metrics(self, logits: torch.Tensor, rows: np.ndarray) -> ClassificationMetrics:
+        predictions = Predictions(logits.softmax(dim=1).double().numpy(), np.ones(len(rows), bool))
+        return compute_metrics(predictions, self.data.truth[rows], self.data.labels)
+
+
+def training_phases(
+    config: TrainConfig,
+    options: ClassificationOptions,
+    backbone: tuple[str, ...],
+    steps_per_epoch: int,
+    unused: tuple[str, ...] = (),
+) -> tuple[Phase, ...]:
+    """Return up to three phases: with the backbone frozen, with small faces, and the rest.
+
+    Args:
+        config: Of the loop.
+        options: Of the task.
+        backbone: Prefixes of the parameters to freeze.
+        steps_per_epoch: Weight updates of an epoch.
+        unused: Prefixes of the parameters that the data cannot train; they stay frozen.
+    """
+    frozen = min(config.freeze_epochs, config.epochs) if backbone else 0
+    common: dict[str, Any] = {
+        "lr": config.lr,
+        "schedule": config.schedule,
+        "restart_steps": config.restart_epochs * steps_per_epoch,
+        "weight_decay": config.weight_decay,
+        "decay_fraction": config.decay_fraction,
     }
-    return RunResult(data, parted, fitted, lessons.network, temperature, held_out, seen, variants=variants)
+    scales = dict.fromkeys(backbone, config.backbone_lr_scale) if frozen else {}
 
+    def phase(name: str, epochs: int, **more: Any) -> Phase:
+        steps = epochs * steps_per_epoch
+        return Phase(name, steps, warmup=config.warmup_fraction(steps), **common, **more)
 
-def _cross_validate(
-    data: Dataset,
-    study: TrainConfig,
-    order: RunRequest,
-    maker: ArchitectureAdapter,
-    material: InputAdapter,
-    usable: np.ndarray,
-) -> RunResult:
-    """Train once for each fold, which says how it does with people it did not learn from, and then on everything."""
-    if study.patience:
-        raise DataInvalid("Ending early would choose by the fold that is measured on; leave --patience out with folds.")
-    parts = folds(data.examples, order.folds, by=study.by or "person", seed=study.seed)
-    logits = torch.zeros(len(data.examples), len(data.labels))
-    lacking = {left: torch.zeros_like(logits) for left in material.ablations()}
-    done, seen = [], []
-    for number, part in enumerate(parts, start=1):
-        learnt, kept = (rows[usable[rows]] for rows in (part.train, part.held_out))
-        log.info("Fold %d of %d: %s", number, len(parts), part.reason)
-        lessons, fitted = _train(data, study, order, maker, material, learnt, kept, order.out / f"fold-{number}")
-        logits[torch.from_numpy(kept)] = lessons.predict_logits(kept)
-        for left, other in material.ablations().items():
-            lacking[left][torch.from_numpy(kept)] = lessons.predict_logits(kept, material=other)
-        figures = _figures(logits[torch.from_numpy(kept)], data, kept)
-        seen.append(_figures(lessons.predict_logits(learnt), data, learnt))
-        done.append(FoldResult(figures, fitted.rows, tuple(sorted({str(data.examples[row].person) for row in kept}))))
-        log.info("Fold %d: UAR %.4f, accuracy %.4f", number, figures.balanced_accuracy, figures.accuracy)
-    rows = np.flatnonzero(usable)
-    temperature = _temperature(logits[torch.from_numpy(rows)], data, rows)
-    held_out = _figures(logits[torch.from_numpy(rows)] / temperature, data, rows)
-    lessons, fitted = _train(data, study, order, maker, material, rows, rows, order.out)
-    why = f"{len(parts)} folds, each held out in turn. {parts[0].reason}"
-    parted = replace(parts[0], train=rows, held_out=rows, reason=why)
-    write_fitted(order, study, data, maker, lessons.network, temperature)
-    worst = max(seen, key=lambda figures: figures.accuracy)
-    variants = {left: _figures(given[rows] / temperature, data, rows) for left, given in lacking.items()}
-    return RunResult(data, parted, fitted, lessons.network, temperature, held_out, worst, tuple(done), variants)
-
-
-def _train(
-    data: Dataset,
-    study: TrainConfig,
-    order: RunRequest,
-    maker: ArchitectureAdapter,
-    material: InputAdapter,
-    learnt: np.ndarray,
-    kept: np.ndarray,
-    folder: Path,
-) -> tuple[ClassificationTask, TrainingHistory]:
-    torch.manual_seed(study.seed)
-    network = maker.build(data.labels, order.arguments, order.pretrained)
-    network.to(order.device)
-    targets = data.targets if data.targets is not None else np.eye(len(data.labels), dtype=np.float32)[data.truth]
-    lessons = ClassificationTask(network, material, targets, learnt, kept, study.loss_config, seed=study.seed)
-    maker.init_statistics(network, material, learnt)
-    counts = {"learnt": len(learnt), "kept": len(kept)}
-    if order.heard:
-        maker.warm_start_audio(network, order.heard / folder.relative_to(order.out) / CHECKPOINT, data, study, counts)
-    about = {
-        "architecture": order.architecture,
-        "arguments": maker.arguments(order.arguments),
-        "labels": data.labels,
-        "data": data.name,
-        "examples": counts,
-        "recipe": asdict(study),
-    }
-    epoch = lessons.steps_per_epoch()
-    fitted = fit(
-        lessons,
-        study.phases(order.architecture, epoch, maker.unused_parameters(data)),
-        study.trainer_config(epoch),
-        folder,
-        resume=order.resume,
-        metadata=about,
-        wandb=order.wandb,
+    small = min(options.small_face_epochs, config.epochs - frozen)
+    phases = (
+        phase("frozen backbone", frozen, frozen=(*backbone, *unused)),
+        phase(SMALL_FACES, small, frozen=unused, lr_scales=scales),
+        phase("all", config.epochs - frozen - small, frozen=unused, lr_scales=scales),
     )
-    return lessons, fitted
+    return tuple(each for each in phases if each.steps)
 
 
-def _split_validation(data: Dataset, rows: np.ndarray, study: TrainConfig) -> tuple[np.ndarray, np.ndarray]:
-    """Part what is learnt from once more: to learn, and to judge and calibrate by; by person where persons are known.
-
-    Of two persons or fewer there is nobody to spare: then by the clip or the picture."""
-    examples = [data.examples[row] for row in rows]
-    by = study.by or "person"
-    try:
-        parted = split(examples, study.kept, by=by, seed=study.seed + 1)
-    except DataInvalid:
-        parted = split(examples, study.kept, by="random", seed=study.seed + 1)
-        log.warning("Too few persons to judge by others than are learnt from: the curve flatters, the figures do not.")
-    return rows[parted.train], rows[parted.held_out]
-
-
-def _temperature(logits: torch.Tensor, data: Dataset, rows: np.ndarray) -> float:
-    return fit_temperature(logits, torch.from_numpy(data.truth[rows]))
-
-
-def _figures(logits: torch.Tensor, data: Dataset, rows: np.ndarray) -> ClassificationMetrics:
-    probabilities = logits.softmax(dim=1).double().numpy()
-    return compute_metrics(Predictions(probabilities, np.ones(len(rows), bool)), data.truth[rows], data.labels)
+def _write_card(request: RunRequest[ClassificationOptions], data: Dataset, result: RunResult) -> None:
+    source = f"{data.name}, {result.held_out.examples} {data.media} held out. {result.split.reason}"
+    held_out, train = (
+        {name: getattr(m, each) for name, each in METRICS.items()} for m in (result.held_out, result.train)
+    )
+    accuracies = [fold.metrics.balanced_accuracy for fold in result.folds]
+    write_card(
+        request.out,
+        "classification.md.j2",
+        [
+            {"name": name, "value": round(value, 4), "data": source, "command": request.command}
+            for name, value in held_out.items()
+            if value is not None
+        ],
+        request=request,
+        config=request.config,
+        data=data,
+        result=result,
+        rows=[(name, value, train[name]) for name, value in held_out.items() if None not in (value, train[name])],
+        uar=(float(np.mean(accuracies)), float(np.std(accuracies, ddof=1))) if len(accuracies) > 1 else None,
+        absent=[label for label in data.labels if label not in {example.label for example in data.examples}],
+        parameters=sum(parameter.numel() for parameter in result.network.parameters()),
+        megabytes=megabytes(request.out),
+        commands=[request.command],
+    )

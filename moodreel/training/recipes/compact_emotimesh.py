@@ -1,16 +1,13 @@
-"""Train the compact EmotiMesh-Net: faces of FER+, then time. Reads from top to bottom.
+"""Train the compact EmotiMesh-Net: single faces of FER+, then time. Reads from top to bottom.
 
-1. Find the faces of every picture, as it is, mirrored and disturbed.
-2. In the first phase train the encoder on single faces, against the votes of FER+ with a share of FER2013's label.
-3. In the second freeze it and train the GRU that joins moments, on pseudo-sequences.
-4. Fit the temperatures on pictures held out from training, and on sequences made from those.
-5. Write the model's folder.
+1. Find the face of every image: as it is, mirrored and augmented.
+2. Train the encoder on single faces, on FER+'s votes mixed with FER2013's label.
+3. Freeze it, and train the GRU that pools frames on pseudo-sequences.
+4. Fit the temperatures on validation images, and on sequences made from them.
 """
 
 import logging
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -18,156 +15,151 @@ import torch
 from moodreel.emotions import FIVE
 from moodreel.models.networks.compact_emotimesh import CompactEmotiMeshNet
 from moodreel.training.augmentation.pseudo_sequences import PseudoSequenceGenerator, SequenceBatch, fit_deformation
-from moodreel.training.data.face_cache import FaceTable, augment_still, extract_faces, hflip, identity
-from moodreel.training.data.ferplus import holdout_mask, read_split
+from moodreel.training.data.face_cache import FaceTable, augment_still, hflip, identity
+from moodreel.training.data.ferplus import LabeledImages, holdout_mask, read_split
 from moodreel.training.engine.schedule import Phase
-from moodreel.training.engine.trainer import TrainerConfig, TrainingHistory, fit
+from moodreel.training.engine.trainer import TrainerConfig
 from moodreel.training.evaluation.calibration import fit_temperature
-from moodreel.training.recipes.temporal_task import FACES, TIME, TwoStageTask, time_prior
+from moodreel.training.experiment.options import option, validate
+from moodreel.training.experiment.recipe import RunRequest
+from moodreel.training.recipes.face_recipe import FERPLUS, FaceRecipe, TrainedModel, find_faces
+from moodreel.training.recipes.temporal_task import FACES, TIME, TwoStageTask, sequence_log_prior
 
 log = logging.getLogger(__name__)
 
-EVERY = 250
-"""Steps from one checkpoint to the next."""
-
 
 @dataclass(frozen=True)
-class Recipe:
-    """Everything that decides what comes out, besides the data.
+class CompactEmotiMeshOptions:
+    """Options of the compact EmotiMesh-Net's recipe beside the shared ones."""
 
-    Weights decay by 0.05, biases and normalisations not at all, and the rates rise and fall as one cycle.
+    fer2013_weight: float = option(0.1, "fraction of the targets that FER2013's label makes up", "[0, 1]")
+    tau: float = option(0.5, "strength of the logit adjustment for the label frequencies", "[0, 1]")
+    mixup_max: float = option(0.3, "each face is mixed with up to this fraction of another one", "[0, 1]")
+    sequence_steps: int = option(1000, "weight updates on pseudo-sequences", "[1, inf)")
+    sequence_batch_size: int = option(128, "pseudo-sequences in a batch", "[1, inf)")
+    sequence_lr: float = option(3e-3, "the highest learning rate on pseudo-sequences", "(0, inf)")
+    calibration_clips: int = option(2000, "pseudo-sequences to fit the temperature on", "[1, inf)")
 
-    fer2013: share of the targets that the FER2013 label makes up.
-    tau: strength of the logit adjustment for the training prior (Menon et al. 2021): 0 none, 1 all of it.
-    held_out: share of the training pictures that only the temperatures are fitted on.
-    mix: up to this share of another face is blended into each (mixup).
-    """
-
-    seed: int = 0
-    fer2013: float = 0.1
-    tau: float = 0.5
-    held_out: float = 0.1
-    mix: float = 0.3
-    width: int = 320
-    embedding: int = 96
-    hidden: int = 64
-    dropout: float = 0.3
-    faces_epochs: int = 15
-    faces_batch: int = 256
-    faces_rate: float = 2e-3
-    time_steps: int = 1000
-    time_batch: int = 128
-    time_rate: float = 3e-3
-    calibration_clips: int = 2000
+    def __post_init__(self) -> None:
+        validate(self)
 
 
 @dataclass(frozen=True, eq=False)
-class Trained:
-    """A network in eval mode, its temperatures, and the share of training pictures with a face."""
+class FaceSplit:
+    """FER+'s train split with its faces.
 
-    net: CompactEmotiMeshNet
-    temperature: float
-    moment_temperature: float
-    found: float
-
-
-def train(
-    data: Path,
-    landmarker: Path,
-    cache: Path,
-    recipe: Recipe,
-    *,
-    workers: int = 1,
-    loop: Callable[..., TrainingHistory] = fit,
-) -> Trained:
-    """Train on `train.npz` and `train_fer2013.npz` of the folder `data`. The same recipe gives the same network.
-
-    loop: `fit`, told where to keep its checkpoints.
+    Attributes:
+        images: N images with their targets.
+        faces: The faces of the images as they are, mirrored and augmented; N of each.
+        train: bool (N,), which to train on.
+        held_out: bool (N,), which to calibrate on.
     """
-    torch.manual_seed(recipe.seed)
-    rng = np.random.default_rng(recipe.seed)
 
-    split = read_split(data, "train", fer2013_weight=recipe.fer2013)
-    plain, mirror, rough = (
-        extract_faces(split.images, landmarker, cache, disturb, seed=recipe.seed, workers=workers)
-        for disturb in (identity, hflip, augment_still)
-    )
-    held_out = holdout_mask(len(split.images), recipe.held_out, recipe.seed)
-    learnt = ~held_out & (split.targets.sum(axis=1) > 0)
+    images: LabeledImages
+    faces: tuple[FaceTable, ...]
+    train: np.ndarray
+    held_out: np.ndarray
 
-    seen = [select(faces, learnt) for faces in (plain, mirror, rough)]
-    inputs = torch.from_numpy(np.concatenate([flatten(faces)[faces.found] for faces in seen]))
-    targets = torch.from_numpy(np.concatenate([split.targets[learnt][faces.found] for faces in seen]))
-    net = CompactEmotiMeshNet(
-        classes=len(FIVE),
-        width=recipe.width,
-        embedding=recipe.embedding,
-        hidden=recipe.hidden,
-        dropout=recipe.dropout,
-    )
-    net.mean.copy_(inputs.mean(dim=0))
-    net.std.copy_(inputs.std(dim=0).clamp_min(1e-3))
-    log.info("%d faces of %d pictures.", len(inputs), learnt.sum())
-    both = FaceTable(**{name: np.concatenate([getattr(f, name) for f in seen[:2]]) for name in vars(plain)})
-    studio = PseudoSequenceGenerator(both, np.concatenate([split.targets[learnt]] * 2), fit_deformation(seen[0]))
-    prior = time_prior(studio, recipe.time_batch, recipe.tau, rng)
-    faces_prior = recipe.tau * targets.mean(dim=0).clamp_min(1e-6).log()
-    batch = min(recipe.faces_batch, len(inputs))
+
+class CompactEmotiMeshRecipe(FaceRecipe):
+    """Trains the compact EmotiMesh-Net."""
+
+    options = CompactEmotiMeshOptions
+    uses = frozenset({"seed", "epochs", "batch_size", "lr", "val_fraction", "eval_every", "weights"})
+    template = "compact_emotimesh.md.j2"
+
+    def train(self, request: RunRequest[CompactEmotiMeshOptions]) -> TrainedModel:
+        config, options = request.config, request.options
+        torch.manual_seed(config.seed)
+        rng = np.random.default_rng(config.seed)
+        split = _read(request)
+        faces = [select(table, split.train) for table in split.faces]
+        deformation = fit_deformation(faces[0])
+        network, task = _build(request, split, faces, rng)
+        steps = max(1, config.epochs * len(task.inputs) // task.faces_in_batch)
+        phases = (
+            Phase(FACES, steps, config.lr, frozen=("absent", "time.", "weigh.", "adjust.")),
+            Phase(TIME, options.sequence_steps, options.sequence_lr, frozen=("encoder.", "moment.")),
+        )
+        trainer_config = TrainerConfig(seed=config.seed, eval_every=config.eval_every)
+        request.fit(task, phases, trainer_config, labels=FIVE, faces=len(task.inputs))
+
+        rows = split.held_out & (split.images.truth >= 0) & split.faces[0].found
+        truth, held_out = split.images.truth[rows], select(split.faces[0], rows)
+        generator = PseudoSequenceGenerator(held_out, np.eye(len(FIVE), dtype=np.float32)[truth], deformation)
+        clips = generator.generate(options.calibration_clips, rng)
+        with torch.inference_mode():
+            inputs = torch.from_numpy(flatten(held_out)).to(network.mean.device)
+            frame_logits, clip_logits = (
+                network.moment(network.encode(inputs)).cpu(),
+                sequence_logits(network, clips).cpu(),
+            )
+        fields = {
+            "architecture": request.architecture,
+            "arguments": {"classes": len(FIVE), **request.model},
+            "labels": list(FIVE),
+            "input": "of each moment 478 landmarks laid over MediaPipe's canonical face, in centimetres, and 52 "
+            "blendshapes (moodreel.faces.features.extract_features); any number of moments from 1, trained on up to 64 "
+            "at about 5 a second; moments without a face are masked",
+            "normalisation": "mean and standard deviation of the training faces, buffers of the network",
+            "temperature": round(fit_temperature(clip_logits, torch.from_numpy(clips.targets.argmax(axis=1))), 4),
+            "moment_temperature": round(fit_temperature(frame_logits, torch.from_numpy(truth)), 4),
+        }
+        return TrainedModel(network, fields, {"train_found": float(split.faces[0].found.mean())})
+
+
+def _read(request: RunRequest[CompactEmotiMeshOptions]) -> FaceSplit:
+    images = read_split(request.data[FERPLUS], "train", fer2013_weight=request.options.fer2013_weight)
+    faces = tuple(find_faces(request, images.images, transform) for transform in (identity, hflip, augment_still))
+    held_out = holdout_mask(len(images.images), request.config.val_fraction, request.config.seed)
+    return FaceSplit(images, faces, ~held_out & (images.targets.sum(axis=1) > 0), held_out)
+
+
+def _build(
+    request: RunRequest[CompactEmotiMeshOptions], split: FaceSplit, faces: list[FaceTable], rng: np.random.Generator
+) -> tuple[CompactEmotiMeshNet, TwoStageTask]:
+    """Build the network, normalized by the training faces, and its task."""
+    options, targets = request.options, split.images.targets[split.train]
+    inputs = torch.from_numpy(np.concatenate([flatten(table)[table.found] for table in faces]))
+    face_targets = torch.from_numpy(np.concatenate([targets[table.found] for table in faces]))
+    network = CompactEmotiMeshNet(classes=len(FIVE), **request.model)
+    network.mean.copy_(inputs.mean(dim=0))
+    network.std.copy_(inputs.std(dim=0).clamp_min(1e-3))
+    network.to(request.device)
+    log.info("%d faces of %d images.", len(inputs), split.train.sum())
+    both = FaceTable(**{name: np.concatenate([getattr(f, name) for f in faces[:2]]) for name in vars(faces[0])})
+    generator = PseudoSequenceGenerator(both, np.concatenate([targets] * 2), fit_deformation(faces[0]))
     task = TwoStageTask(
-        net,
+        network,
         sequence_logits,
-        studio,
-        recipe.time_batch,
-        prior,
+        generator,
+        options.sequence_batch_size,
+        sequence_log_prior(generator, options.sequence_batch_size, options.tau, rng),
         inputs,
-        targets,
-        faces_prior,
-        at_once=batch,
-        mix=recipe.mix,
+        face_targets,
+        face_log_prior=options.tau * face_targets.mean(dim=0).clamp_min(1e-6).log(),
+        faces_in_batch=min(request.config.batch_size, len(inputs)),
+        mixup_max=options.mixup_max,
     )
-    steps = max(1, recipe.faces_epochs * len(inputs) // batch)
-    phases = (
-        Phase(FACES, steps, recipe.faces_rate, frozen=("absent", "time.", "weigh.", "adjust.")),
-        Phase(TIME, recipe.time_steps, recipe.time_rate, frozen=("encoder.", "moment.")),
-    )
-    about = {"architecture": "compact-emotimesh", "labels": FIVE, "recipe": asdict(recipe), "faces": len(inputs)}
-    loop(task, phases, TrainerConfig(seed=recipe.seed, eval_every=EVERY), metadata=about)
-
-    judged = held_out & (split.truth >= 0) & plain.found
-    truth = split.truth[judged]
-    kept = select(plain, judged)
-    kept_targets = np.eye(len(FIVE), dtype=np.float32)[truth]
-    clips = PseudoSequenceGenerator(kept, kept_targets, fit_deformation(seen[0])).generate(
-        recipe.calibration_clips, rng
-    )
-    with torch.inference_mode():
-        by_moment = net.moment(net.encode(torch.from_numpy(flatten(kept))))
-        by_clip = sequence_logits(net, clips)
-    return Trained(
-        net=net,
-        temperature=fit_temperature(by_clip, torch.from_numpy(clips.targets.argmax(axis=1))),
-        moment_temperature=fit_temperature(by_moment, torch.from_numpy(truth)),
-        found=float(plain.found.mean()),
-    )
+    return network, task
 
 
-def sequence_logits(net: CompactEmotiMeshNet, clips: SequenceBatch) -> torch.Tensor:
-    """Logits (B, 5) of whole sequences."""
-    seen = torch.from_numpy(clips.seen)
+def sequence_logits(network: CompactEmotiMeshNet, clips: SequenceBatch) -> torch.Tensor:
+    """Return the logits (B, 5) of sequences."""
+    device, seen = network.mean.device, torch.from_numpy(clips.seen)
     with torch.no_grad():
-        faces = net.encode(torch.from_numpy(clips.faces[clips.seen]))
-    embeddings = torch.zeros(*seen.shape, faces.shape[-1])
-    embeddings[seen] = faces
-    logits, _ = net.temporal_pool(embeddings, seen, torch.from_numpy(clips.lengths))
+        faces = network.encode(torch.from_numpy(clips.faces[clips.seen]).to(device))
+    embeddings = torch.zeros(*seen.shape, faces.shape[-1], device=device)
+    embeddings[seen.to(device)] = faces
+    logits, _ = network.temporal_pool(embeddings, seen.to(device), torch.from_numpy(clips.lengths).to(device))
     return logits
 
 
 def select(faces: FaceTable, rows: np.ndarray) -> FaceTable:
+    """Return some faces of a table."""
     return FaceTable(**{name: array[rows] for name, array in vars(faces).items()})
 
 
 def flatten(faces: FaceTable) -> np.ndarray:
-    """(N, 1486), as `compact_emotimesh.read` lays out one face."""
-    return np.concatenate(
-        [faces.normalized_landmarks.reshape(len(faces.normalized_landmarks), -1), faces.blendshapes], axis=1
-    )
+    """Return the network's inputs, float32 (N, 1486): landmarks, then blendshapes, as `compact_emotimesh.read` does."""
+    return np.concatenate([faces.normalized_landmarks.reshape(len(faces.found), -1), faces.blendshapes], axis=1)

@@ -1,17 +1,16 @@
 """Train a network on aligned crops with three conventions of labels. Reads from top to bottom.
 
-1. Cut the face out of every picture of FER+ and, where it is at hand, of muxspace.
-2. Train a head for the votes of FER+, one for FER2013's label of the same pictures, and one for muxspace's label, on
-   crops that are disturbed anew each time. The weights are averaged over the last steps. What FER+'s and FER2013's
-   labellers would have said of muxspace's faces the averaged network says (a mean teacher), or one trained before.
-3. Polish it for a short while on crops of which most are hardly disturbed, as most faces in good clips are.
-4. Fit the temperatures on pictures held out from training.
+1. Crop the face of every image of FER+ and, where it is given, of muxspace.
+2. Train a head on FER+'s votes, one on FER2013's labels of the same images, and one on muxspace's labels. What FER+'s
+   and FER2013's labelers would call muxspace's faces is a pseudo-label of the network's moving average (mean teacher),
+   or of a teacher trained before.
+3. Finetune it on crops of which most are hardly augmented, as most faces in good clips are.
+4. Fit the temperatures on validation images.
 """
 
 import logging
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import cast
 
 import numpy as np
@@ -22,177 +21,225 @@ from moodreel.errors import DataInvalid
 from moodreel.models.face_registry import ARCHITECTURES, load_face_model
 from moodreel.models.model_store import model_folder
 from moodreel.models.networks.multi_head import MultiHeadFaceNet
-from moodreel.training.data.face_cache import extract_faces
-from moodreel.training.data.ferplus import holdout_mask, read_split
+from moodreel.training.data.ferplus import LabeledImages, holdout_mask, read_split
 from moodreel.training.data.muxspace import read_muxspace
 from moodreel.training.engine.schedule import Phase
-from moodreel.training.engine.trainer import TrainerConfig, TrainingHistory, fit
+from moodreel.training.engine.trainer import TrainingHistory
 from moodreel.training.evaluation.calibration import fit_temperature
-from moodreel.training.recipes.configs import AppearanceRecipe
+from moodreel.training.experiment.recipe import RunRequest
+from moodreel.training.recipes import face_recipe
+from moodreel.training.recipes.face_recipe import CROP_INPUT, FaceRecipe, TrainedModel, find_faces
 from moodreel.training.recipes.multi_head_task import (
     FER2013,
     FERPLUS,
+    FINETUNING,
     MUXSPACE,
-    POLISHING,
     TRAINING,
     LabeledCrops,
+    MultiHeadOptions,
     MultiHeadTask,
 )
 
 log = logging.getLogger(__name__)
 
-EVERY = 500
-"""Steps from one look at the pictures held out, and one checkpoint, to the next."""
-
-
-@dataclass(frozen=True)
-class CurvePoint:
-    """What the averaged network got right at a step, of pictures held out, one look at each: accuracy and mean recall
-    in seven classes and in five."""
-
-    phase: str
-    step: int
-    seven: tuple[float, float]
-    five: tuple[float, float]
+HEADS = 3
+DESCRIPTIONS = {
+    "face-expression": "A residual network with squeeze-and-excitation (He et al. 2016, Hu et al. 2018)",
+    "resemotenet": "ResEmoteNet (Roy et al. 2024), {width:g} times as wide as published",
+    "vit": "A vision transformer (Dosovitskiy et al. 2021) of {layers} layers behind three convolutions",
+}
+"""What each architecture is, for the card."""
 
 
 @dataclass(frozen=True, eq=False)
-class TrainedAppearance:
-    """A network in eval mode, the temperature of its answer, and how it got there."""
+class FerplusCrops:
+    """The crops of FER+'s train split.
 
-    net: MultiHeadFaceNet
-    temperature: float
-    curve: tuple[CurvePoint, ...]
-
-
-def train_appearance(
-    data: Path,
-    landmarker: Path,
-    cache: Path,
-    recipe: AppearanceRecipe,
-    *,
-    muxspace: Path | None = None,
-    workers: int = 1,
-    loop: Callable[..., TrainingHistory] = fit,
-) -> TrainedAppearance:
-    """Train on the train split of FER+ (`data`, as `read_split` reads it), and on `faces.npz` of the folder `muxspace`.
-    The same recipe gives the same network. Raises DataInvalid for a teacher that cannot say what is asked.
-
-    loop: `fit`, told where to keep its checkpoints.
+    Attributes:
+        images: N images and their labels.
+        crops: uint8 (N, 48, 48).
+        targets: float32 (N, 3, 7), zeros for muxspace's head.
+        train: bool (N,), which to train on.
+        held_out: bool (N,), which to calibrate on.
     """
-    torch.manual_seed(recipe.seed)
-    teacher = _teacher(recipe.teacher) if recipe.teacher else None
 
-    votes, label = (read_split(data, "train", labels=SEVEN, fer2013_weight=share) for share in (0, 1))
-    crops = extract_faces(votes.images, landmarker, cache, seed=recipe.seed, workers=workers).crops
-    held_out = holdout_mask(len(crops), recipe.held_out, recipe.seed)
-    usable = votes.targets.sum(axis=1) > 0
-    learnt, kept = usable & ~held_out, usable & held_out
-    targets = np.zeros((len(crops), 3, len(SEVEN)), np.float32)
-    targets[:, FERPLUS], targets[:, FER2013] = votes.targets, label.targets
-    faces = _lessons(crops[learnt], targets[learnt], FERPLUS, recipe)
+    images: LabeledImages
+    crops: np.ndarray
+    targets: np.ndarray
+    train: np.ndarray
+    held_out: np.ndarray
 
-    others = None
-    if muxspace:
-        own = read_muxspace(muxspace, SEVEN, split="train")
-        found = extract_faces(own.images, landmarker, cache, seed=recipe.seed, workers=workers)
-        said = np.zeros((len(own.truth), 3, len(SEVEN)), np.float32)
-        said[:, MUXSPACE] = own.targets
-        shown = found.found & (own.truth >= 0)
-        others = _lessons(found.crops[shown], said[shown], MUXSPACE, recipe)
 
-    net = cast(MultiHeadFaceNet, ARCHITECTURES[recipe.architecture](classes=len(SEVEN), **recipe.arguments()))
-    for lessons, heads in ((faces, [FERPLUS, FER2013]), (others, [MUXSPACE])):
-        if lessons:
-            net.prior[heads] = torch.einsum("n,nhc->hc", torch.from_numpy(lessons.weights), lessons.targets)[heads]
-    if teacher:
-        faces, others = _teach(teacher, faces, recipe.distilled), others and _teach(teacher, others, 1.0)
-    parameters = sum(p.numel() for p in net.parameters())
-    log.info("%d crops of FER+, %d of muxspace, %d parameters.", len(faces), len(others or ()), parameters)
-    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    judged = kept & (votes.truth >= 0)
-    task = MultiHeadTask(net, faces, others, crops[judged], votes.truth[judged], recipe)
-    running = TrainerConfig(seed=recipe.seed, max_grad_norm=2.0, ema_decay=recipe.average, eval_every=EVERY, bf16=True)
-    examples = {"faces": len(faces), "others": len(others or ()), "judged": int(judged.sum())}
-    about = {"architecture": recipe.architecture, "labels": SEVEN, "recipe": asdict(recipe), "examples": examples}
-    fitted = loop(task, _phases(recipe), running, metadata=about)
+class MultiHeadRecipe(FaceRecipe):
+    """Trains the networks on crops with a head for each labeling convention."""
 
-    temperature = calibrate(
-        net, crops[kept], torch.from_numpy(targets[kept, :MUXSPACE]), torch.from_numpy(votes.truth[kept])
+    options = MultiHeadOptions
+    uses = frozenset(
+        {
+            *("seed", "steps", "batch_size", "lr", "warmup", "decay_fraction", "weight_decay", "max_grad_norm"),
+            *("grad_accumulation", "ema_decay", "label_smoothing", "mixup_alpha", "mixup_prob", "class_balance_power"),
+            *("clean_prob", "val_fraction", "eval_every", "bf16", "weights"),
+        }
     )
-    return TrainedAppearance(net=net, temperature=temperature, curve=_curve(fitted, recipe))
+    template = "face_expression.md.j2"
+
+    def prepare(self, request: RunRequest[MultiHeadOptions]) -> Callable[[], str]:
+        if request.options.teacher:
+            _load_teacher(request.options.teacher)
+        return super().prepare(request)
+
+    def train(self, request: RunRequest[MultiHeadOptions]) -> TrainedModel:
+        config, options = request.config, request.options
+        torch.manual_seed(config.seed)
+        teacher = _load_teacher(options.teacher) if options.teacher else None
+        data = _read_ferplus(request)
+        train = data.train
+        ferplus = _labeled(data.crops[train], data.targets[train], FERPLUS, config.class_balance_power)
+        muxspace = _read_muxspace(request)
+        network = _build(request, ferplus, muxspace)
+        if teacher:
+            ferplus = _distill(teacher, ferplus, options.distill_weight)
+            muxspace = muxspace and _distill(teacher, muxspace, 1.0)
+        network.to(request.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        rows = data.held_out & (data.images.truth >= 0)
+        task = MultiHeadTask(network, ferplus, muxspace, data.crops[rows], data.images.truth[rows], config, options)
+        examples = {"ferplus": len(ferplus), "muxspace": len(muxspace or ()), "val": int(rows.sum())}
+        log.info("Crops: %s.", examples)
+        trainer_config = config.trainer_config(config.eval_every)
+        history = request.fit(task, _phases(request), trainer_config, labels=SEVEN, examples=examples)
+        targets, truth = (array[data.held_out] for array in (data.targets[:, :MUXSPACE], data.images.truth))
+        temperature = calibrate(network, data.crops[data.held_out], torch.from_numpy(targets), torch.from_numpy(truth))
+        return _trained(request, network, temperature, history)
 
 
-def calibrate(net: MultiHeadFaceNet, crops: np.ndarray, targets: torch.Tensor, truth: torch.Tensor) -> float:
-    """Fit the temperatures of the first heads to their targets (N, H, C) and return that of the answer, fitted to the
-    label with most votes (N,), -1 where there is none."""
+def calibrate(network: MultiHeadFaceNet, crops: np.ndarray, targets: torch.Tensor, truth: torch.Tensor) -> float:
+    """Fit the temperatures of the first heads, and return that of the output.
+
+    Args:
+        network: Its temperatures are set.
+        crops: uint8 (N, 48, 48).
+        targets: float32 (N, H, C), of the first H heads.
+        truth: int64 (N,), the majority label, -1 for none.
+    """
+    device = next(network.parameters()).device
     with torch.inference_mode():
-        # As one picture is read when it serves.
-        logits = (
-            net.predict_batched(torch.from_numpy(crops))
-            + net.predict_batched(torch.from_numpy(crops[..., ::-1].copy()))
-        ) / 2
-        fitted = [fit_temperature(logits[:, head], targets[:, head]) for head in range(targets.shape[1])]
-        net.temperatures = (*fitted, *net.temperatures[len(fitted) :])
-        return fit_temperature(net.mix_heads(logits[truth >= 0]), truth[truth >= 0])
+        # Mirrored too, as a single image is served.
+        both = [torch.from_numpy(each).to(device) for each in (crops, crops[..., ::-1].copy())]
+        logits = (network.predict_batched(both[0]) + network.predict_batched(both[1])) / 2
+        fitted = [fit_temperature(logits[:, head].cpu(), targets[:, head]) for head in range(targets.shape[1])]
+        network.temperatures = (*fitted, *network.temperatures[len(fitted) :])
+        return fit_temperature(network.mix_heads(logits[truth >= 0]).cpu(), truth[truth >= 0])
 
 
-def _teacher(model: str) -> MultiHeadFaceNet:
+def _read_ferplus(request: RunRequest[MultiHeadOptions]) -> FerplusCrops:
+    path = request.data[face_recipe.FERPLUS]
+    votes, labels = (read_split(path, "train", labels=SEVEN, fer2013_weight=weight) for weight in (0, 1))
+    crops = find_faces(request, votes.images).crops
+    held_out = holdout_mask(len(crops), request.config.val_fraction, request.config.seed)
+    usable = votes.targets.sum(axis=1) > 0
+    targets = np.zeros((len(crops), HEADS, len(SEVEN)), np.float32)
+    targets[:, FERPLUS], targets[:, FER2013] = votes.targets, labels.targets
+    return FerplusCrops(votes, crops, targets, train=usable & ~held_out, held_out=usable & held_out)
+
+
+def _read_muxspace(request: RunRequest[MultiHeadOptions]) -> LabeledCrops | None:
+    if face_recipe.MUXSPACE not in request.data:
+        return None
+    images = read_muxspace(request.data[face_recipe.MUXSPACE], SEVEN, split="train")
+    faces = find_faces(request, images.images)
+    targets = np.zeros((len(images.truth), HEADS, len(SEVEN)), np.float32)
+    targets[:, MUXSPACE] = images.targets
+    rows = faces.found & (images.truth >= 0)
+    return _labeled(faces.crops[rows], targets[rows], MUXSPACE, request.config.class_balance_power)
+
+
+def _build(
+    request: RunRequest[MultiHeadOptions], ferplus: LabeledCrops, muxspace: LabeledCrops | None
+) -> MultiHeadFaceNet:
+    """Build the network, with the label frequencies of each head."""
+    network = cast(MultiHeadFaceNet, ARCHITECTURES[request.architecture](classes=len(SEVEN), **_arguments(request)))
+    for crops, heads in ((ferplus, [FERPLUS, FER2013]), (muxspace, [MUXSPACE])):
+        if crops:
+            network.prior[heads] = torch.einsum("n,nhc->hc", torch.from_numpy(crops.weights), crops.targets)[heads]
+    return network
+
+
+def _arguments(request: RunRequest[MultiHeadOptions]) -> dict[str, object]:
+    options = request.options
+    shares = [options.ferplus_weight, options.fer2013_weight, options.muxspace_weight]
+    return {**request.model, "shares": shares, "tau": options.tau}
+
+
+def _load_teacher(model: str) -> MultiHeadFaceNet:
     predictor = load_face_model(model_folder(model))
-    net = predictor.network
-    fits = isinstance(net, MultiHeadFaceNet) and len(net.head_weights) >= MUXSPACE and not net.requires_rgb_crop
+    network = predictor.network
+    fits = (
+        isinstance(network, MultiHeadFaceNet)
+        and len(network.head_weights) >= MUXSPACE
+        and not network.requires_rgb_crop
+    )
     if predictor.info.card.labels != SEVEN or not fits:
-        raise DataInvalid(f"{predictor.info.name} cannot teach; name a model of seven labels trained on FER+'s crops.")
-    return cast(MultiHeadFaceNet, net)
+        raise DataInvalid(f"{predictor.info.name} cannot be a teacher; choose a model of seven labels on FER+'s crops.")
+    return cast(MultiHeadFaceNet, network)
 
 
-def _teach(teacher: MultiHeadFaceNet, lessons: LabeledCrops, share: float) -> LabeledCrops:
-    """Let the teacher's word on each crop as it is, and on its mirror image, make up a share of the targets of FER+'s
-    and FER2013's labellers (distillation, Hinton et al. 2015)."""
-    crops = torch.from_numpy(lessons.crops)
-    logits = (teacher.predict_batched(crops) + teacher.predict_batched(crops.flip(2)))[:, :MUXSPACE] / 2
-    said = (logits / logits.new_tensor(teacher.temperatures[:MUXSPACE])[:, None]).softmax(dim=2)
-    targets = lessons.targets.clone()
-    targets[:, :MUXSPACE].lerp_(said, share)
-    return replace(lessons, targets=targets)
+def _distill(teacher: MultiHeadFaceNet, crops: LabeledCrops, weight: float) -> LabeledCrops:
+    """Mix the teacher's probabilities into the targets of FER+'s and FER2013's heads (Hinton et al. 2015)."""
+    images = torch.from_numpy(crops.crops)
+    logits = (teacher.predict_batched(images) + teacher.predict_batched(images.flip(2)))[:, :MUXSPACE] / 2
+    probabilities = (logits / logits.new_tensor(teacher.temperatures[:MUXSPACE])[:, None]).softmax(dim=2)
+    targets = crops.targets.clone()
+    targets[:, :MUXSPACE].lerp_(probabilities, weight)
+    return replace(crops, targets=targets)
 
 
-def _lessons(crops: np.ndarray, targets: np.ndarray, head: int, recipe: AppearanceRecipe) -> LabeledCrops:
+def _labeled(crops: np.ndarray, targets: np.ndarray, head: int, power: float) -> LabeledCrops:
     label = targets[:, head].argmax(axis=1)
-    weights = np.maximum(np.bincount(label, minlength=len(SEVEN)), 1.0)[label] ** -recipe.rarity
+    weights = np.maximum(np.bincount(label, minlength=len(SEVEN)), 1.0)[label] ** -power
     return LabeledCrops(crops, torch.from_numpy(targets), (weights / weights.sum()).astype(np.float32))
 
 
-def _phases(recipe: AppearanceRecipe) -> tuple[Phase, ...]:
-    def phase(name: str, steps: int, rate: float, cooling: float) -> Phase:
-        warm = min(recipe.warm, steps) / max(steps, 1)
-        decay, afresh = recipe.decay, name == POLISHING
+def _phases(request: RunRequest[MultiHeadOptions]) -> tuple[Phase, ...]:
+    config, options = request.config, request.options
+
+    def phase(name: str, steps: int, lr: float, decay_fraction: float) -> Phase:
         return Phase(
             name,
             steps,
-            rate,
+            lr,
             "trapezoid",
-            warmup=warm,
-            decay_fraction=cooling,
-            weight_decay=decay,
-            reset_from_ema=afresh,
+            warmup=config.warmup_fraction(steps),
+            decay_fraction=decay_fraction,
+            weight_decay=config.weight_decay,
+            reset_from_ema=name == FINETUNING,
         )
 
     return (
-        phase(TRAINING, recipe.steps, recipe.rate, recipe.cooling),
-        phase(POLISHING, recipe.polish_steps, recipe.polish_rate, 0.9),
+        phase(TRAINING, config.steps, config.lr, config.decay_fraction),
+        phase(FINETUNING, options.finetune_steps, options.finetune_lr, 0.9),
     )
 
 
-def _curve(fitted: TrainingHistory, recipe: AppearanceRecipe) -> tuple[CurvePoint, ...]:
-    """The judgements, by the step of their phase."""
-    before = {TRAINING: 0, POLISHING: recipe.steps}
-    return tuple(
-        CurvePoint(
-            phase=row["phase"],
-            step=row["step"] - before[row["phase"]],
-            seven=(row["accuracy"], row["uar"]),
-            five=(row["accuracy_five"], row["uar_five"]),
-        )
-        for row in fitted.rows
-    )
+def _trained(
+    request: RunRequest[MultiHeadOptions], network: MultiHeadFaceNet, temperature: float, history: TrainingHistory
+) -> TrainedModel:
+    temperatures = [round(value, 4) for value in network.temperatures]
+    fields = {
+        "architecture": request.architecture,
+        "arguments": {"classes": len(SEVEN), **_arguments(request), "temperatures": temperatures},
+        "labels": list(SEVEN),
+        "input": f"of each moment {CROP_INPUT}; a clip's answer is the mean of its moments",
+        "normalisation": "mean 0 and deviation 1 of each crop, in the network",
+        "temperature": round(temperature, 4),
+        "moment_temperature": round(temperature, 4),
+    }
+    first = {TRAINING: 0, FINETUNING: request.config.steps}
+    card = {
+        "description": DESCRIPTIONS[request.architecture].format(**request.model),
+        "teacher": model_folder(request.options.teacher).name if request.options.teacher else "",
+        "curve": [{**row, "step": row["step"] - first[row["phase"]]} for row in history.rows],
+        "head_temperatures": temperatures[:MUXSPACE],
+        "temperature": temperature,
+        "mirror_below": MultiHeadFaceNet.mirror_below,
+    }
+    return TrainedModel(network, fields, card)

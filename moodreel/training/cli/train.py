@@ -1,0 +1,149 @@
+"""`train PRESET --data NAME:PATH --out DIR`: train a shipped model, or any architecture on data of your own."""
+
+import argparse
+import json
+import logging
+import shlex
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from moodreel.errors import DataInvalid
+from moodreel.training.cli.options import (
+    add_common,
+    add_fields,
+    add_out,
+    changed_options,
+    check_out,
+)
+from moodreel.training.data.loading import DataContext
+from moodreel.training.data.registry import DATASETS
+from moodreel.training.engine.device import resolve_device
+from moodreel.training.experiment.preset import Preset, load_preset, preset_names
+from moodreel.training.experiment.recipe import STORE, RunRequest
+from moodreel.training.recipes.registry import RECIPES, configure
+
+log = logging.getLogger("moodreel.training")
+
+
+def add_parser(commands: Any) -> None:
+    """Add the verb, with a parser for each preset."""
+    parser = commands.add_parser("train", help="train a model from a preset, and write its folder")
+    presets = parser.add_subparsers(dest="preset", required=True, metavar="PRESET")
+    for name in preset_names():
+        preset = load_preset(name)
+        _add_preset(presets.add_parser(name, help=preset.description, description=preset.description), preset)
+
+
+def _add_preset(parser: argparse.ArgumentParser, preset: Preset) -> None:
+    recipe = RECIPES[preset.task]
+    names = ", ".join((*recipe.required, *recipe.optional) or DATASETS)
+    parser.add_argument(
+        "--data",
+        action="append",
+        required=True,
+        metavar="NAME:PATH",
+        help=f"a data set to train on, once for each; NAME is one of {names}",
+    )
+    add_out(parser, "the model's folder; its name is the model's", required=recipe.writes_model)
+    parser.add_argument("--resume", action="store_true", help="continue an interrupted run with the same --out")
+    parser.add_argument("--wandb", default="", metavar="PROJECT", help="log to Weights & Biases too, if installed")
+    parser.add_argument(
+        "--model-arg",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="an argument of the network, once for each: fusion=gated, layers=2, channels=[32,64]",
+    )
+    add_common(parser)
+    config, options = configure(preset)
+    add_fields(parser, config, recipe.uses)
+    add_fields(parser, options)
+    parser.set_defaults(run=lambda args: run(preset, args))
+
+
+def run(preset: Preset, args: argparse.Namespace) -> None:
+    """Train a preset with the options of a command line, and print the summary."""
+    started = time.monotonic()
+    recipe = RECIPES[preset.task]
+    request = build_request(preset, args)
+    recipe.check_data(request.data, preset.name)
+    if recipe.writes_model:
+        check_out(args.out, overwrite=args.overwrite, resume=args.resume)
+    # Everything that can be wrong, before the folder is touched.
+    start = recipe.prepare(request)
+    if recipe.writes_model:
+        _open_log(args.out, append=args.resume)
+    log.info("%s", request)
+    summary = start()
+    log.info("Done in %.1f minutes.", (time.monotonic() - started) / 60)
+    print(summary)
+
+
+def build_request(preset: Preset, args: argparse.Namespace) -> RunRequest[Any]:
+    """Return the run that a preset and a command line ask for. Raises DataInvalid."""
+    recipe, given = RECIPES[preset.task], vars(args)
+    names = recipe.uses | {each.name for each in fields(recipe.options)}
+    config, options = configure(preset, {name: given[name] for name in names})
+    model_args = dict(parse_model_arg(text) for text in args.model_arg)
+    data = parse_data(args.data)
+    return RunRequest(
+        preset=preset.name,
+        architecture=preset.architecture,
+        model={**preset.model, **model_args},
+        config=config,
+        options=options,
+        data=data,
+        out=args.out or Path(),
+        context=DataContext(STORE, args.cache, seed=config.seed, workers=args.threads),
+        device=str(resolve_device(args.device)),
+        resume=args.resume,
+        wandb=args.wandb,
+        command=_command(preset, data, args.model_arg, changed_options(config, configure(preset)[0]), options),
+    )
+
+
+def parse_data(specs: Sequence[str]) -> dict[str, Path]:
+    """Parse `NAME:PATH` of each data set. Raises DataInvalid."""
+    data: dict[str, Path] = {}
+    for spec in specs:
+        name, colon, path = spec.partition(":")
+        if not colon:
+            raise DataInvalid(f"--data takes NAME:PATH, such as images:{spec}; NAME is one of {', '.join(DATASETS)}.")
+        if name in data:
+            raise DataInvalid(f"--data names {name} twice; give each data set once.")
+        data[name] = Path(path)
+    return data
+
+
+def parse_model_arg(text: str) -> tuple[str, Any]:
+    """Parse NAME=VALUE; a value that is no JSON is text. Raises DataInvalid."""
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise DataInvalid(f"--model-arg takes NAME=VALUE; {text!r} is not.")
+    try:
+        return name.strip(), json.loads(value)
+    except ValueError:
+        return name.strip(), value
+
+
+def _command(
+    preset: Preset, data: Mapping[str, Path], model_args: Sequence[str], training: Sequence[str], options: Any
+) -> str:
+    """Return the command that repeats a run, without paths."""
+    words = [f"python -m moodreel.training train {preset.name}"]
+    words += [f"--data {name}:PATH" for name in data]
+    words += ["--out DIR"] if RECIPES[preset.task].writes_model else []
+    words += [f"--model-arg {shlex.quote(given)}" for given in model_args]
+    return " ".join([*words, *training, *changed_options(options, configure(preset)[1])])
+
+
+def _open_log(out: Path, *, append: bool) -> None:
+    """Create a model's folder, and log to its train.log. Raises DataInvalid where it cannot be written."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        logging.getLogger().addHandler(logging.FileHandler(out / "train.log", mode="a" if append else "w"))
+    except OSError as error:
+        raise DataInvalid(f"{out} cannot be written ({error.strerror}); name another folder with --out.") from error

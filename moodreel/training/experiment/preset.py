@@ -1,0 +1,55 @@
+"""Presets: TOML files that record completely how a model is trained."""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from moodreel.errors import DataInvalid
+
+FOLDER = Path(__file__).resolve().parents[1] / "presets"
+
+
+@dataclass(frozen=True)
+class Preset:
+    """What a preset file holds.
+
+    Attributes:
+        name: The file's name without .toml.
+        description: One line for `--help`.
+        task: The name of the recipe that trains it (`recipes.registry.RECIPES`).
+        architecture: The network's name in model.json.
+        model: Keyword arguments of the network.
+        training: Values of `TrainConfig`; its defaults hold for the others.
+        options: The same for the task's own options.
+    """
+
+    name: str
+    description: str
+    task: str
+    architecture: str
+    model: Mapping[str, Any] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+def preset_names() -> list[str]:
+    """Return the names of all presets, sorted."""
+    return sorted(file.stem for file in FOLDER.glob("*.toml"))
+
+
+def load_preset(name: str) -> Preset:
+    """Read a preset. Raises DataInvalid that lists all names."""
+    if name not in (names := preset_names()):
+        raise DataInvalid(f"There is no preset {name!r}; there are {', '.join(names)}.")
+    values = tomllib.loads((FOLDER / f"{name}.toml").read_text(encoding="utf-8"))
+    return Preset(
+        name,
+        values["description"],
+        values["task"],
+        values["architecture"],
+        values.get("model", {}),
+        values.get("training", {}),
+        values.get("task_options", {}),
+    )

@@ -1,0 +1,113 @@
+"""What a recipe is: a task that a preset names, with its options, its data and the files that it writes."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from moodreel.errors import DataInvalid
+from moodreel.models.model_store import find_model_store
+from moodreel.training.data.loading import DataContext
+from moodreel.training.engine import trainer
+from moodreel.training.engine.schedule import Phase
+from moodreel.training.engine.task import Task
+from moodreel.training.engine.trainer import TrainerConfig, TrainingHistory
+from moodreel.training.experiment.config import TrainConfig
+from moodreel.training.experiment.options import as_record
+
+Options = TypeVar("Options")
+STORE = find_model_store()
+
+
+@dataclass(frozen=True)
+class RunRequest(Generic[Options]):
+    """One training run: a preset with the changes of the command line, and where everything is.
+
+    Attributes:
+        preset: The preset's name.
+        architecture: The network's name in model.json.
+        model: Keyword arguments of the network.
+        config: Options of the training loop.
+        options: Options of the task.
+        data: Paths of the data sets by their names (`NAME:PATH`).
+        out: The model's folder.
+        context: Models, cache and workers.
+        device: A torch device.
+        resume: Whether to go on from the checkpoints in `out`.
+        save: Whether to write checkpoints and metrics into `out`.
+        wandb: Project of Weights & Biases, or "".
+        command: The command that repeats the run, for the model card.
+    """
+
+    preset: str
+    architecture: str
+    model: Mapping[str, Any]
+    config: TrainConfig
+    options: Options
+    data: Mapping[str, Path]
+    out: Path
+    context: DataContext
+    device: str = "cpu"
+    resume: bool = False
+    save: bool = True
+    wandb: str = ""
+    command: str = ""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    def fit(
+        self,
+        task: Task,
+        phases: Iterable[Phase],
+        trainer_config: TrainerConfig,
+        *,
+        folder: Path | None = None,
+        **metadata: Any,
+    ) -> TrainingHistory:
+        """Train a network, with checkpoints in `out` or in `folder`. metadata: more for the checkpoint to state."""
+        stated = {"architecture": self.architecture, "arguments": self.model, "recipe": self.record(), **metadata}
+        where = (folder or self.out) if self.save else None
+        return trainer.fit(task, phases, trainer_config, where, resume=self.resume, metadata=stated, wandb=self.wandb)
+
+    def record(self) -> dict[str, Any]:
+        """Return the whole recipe for model.json, without paths of this machine."""
+        return {"preset": self.preset, **as_record(self.config), **as_record(self.options)}
+
+
+class Recipe(ABC):
+    """Trains the models of one task and writes their folders.
+
+    Attributes:
+        options: The dataclass of the task's own options.
+        uses: The fields of `TrainConfig` that the task reads; only these are options of its presets.
+        required: Names of the data sets that it needs; any single one where there are none.
+        optional: Names of data sets that it uses too.
+        writes_model: Whether it writes a model, so that a run needs --out.
+    """
+
+    options: type[Any]
+    uses: frozenset[str]
+    required: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
+    writes_model = True
+
+    @abstractmethod
+    def prepare(self, request: RunRequest[Any]) -> Callable[[], str]:
+        """Check everything that a run needs, before it touches `out` or takes an hour.
+
+        Returns:
+            The run: it trains, writes the model's folder and returns a summary to print.
+
+        Raises:
+            MoodreelError: Something is missing or does not fit.
+        """
+
+    def check_data(self, names: Iterable[str], preset: str) -> None:
+        """Raise DataInvalid where data sets are missing, or where a preset does not use them."""
+        known = (*self.required, *self.optional)
+        for name in names:
+            if known and name not in known:
+                raise DataInvalid(f"{preset} trains on {' and '.join(known)}, not on {name!r}.")
+        for name in self.required:
+            if name not in names:
+                raise DataInvalid(f"{preset} needs --data {name}:PATH.")

@@ -1,0 +1,42 @@
+"""Cross-validate the audio baseline, a logistic regression on acoustic features. It writes no model."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from moodreel.errors import DataInvalid
+from moodreel.training.baselines.audio_logreg import cross_validate_baseline, extract_features, summary
+from moodreel.training.data.registry import open_dataset
+from moodreel.training.experiment.options import option, validate
+from moodreel.training.experiment.recipe import Recipe, RunRequest
+
+
+@dataclass(frozen=True)
+class AudioBaselineOptions:
+    """Options of the audio baseline beside the shared ones."""
+
+    folds: int = option(5, "folds, by person", "[2, inf)")
+
+    def __post_init__(self) -> None:
+        validate(self)
+
+
+class AudioBaselineRecipe(Recipe):
+    """Cross-validates the audio baseline, and reports."""
+
+    options = AudioBaselineOptions
+    uses = frozenset({"seed"})
+    writes_model = False
+
+    def prepare(self, request: RunRequest[AudioBaselineOptions]) -> Callable[[], str]:
+        if len(request.data) != 1:
+            raise DataInvalid(f"{request.preset} takes one data set; give one --data NAME:PATH.")
+        [(name, path)] = request.data.items()
+        data = open_dataset(f"{name}:{path}")
+
+        def run() -> str:
+            folds = cross_validate_baseline(
+                data, extract_features(data), request.options.folds, seed=request.config.seed
+            )
+            return f"{data.name}: {len(data.examples)} recordings. {data.license}.\n{summary(folds)}"
+
+        return run

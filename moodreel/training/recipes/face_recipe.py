@@ -1,0 +1,149 @@
+"""What the recipes of the shipped face models share: data, the model's folder, evaluation and the card."""
+
+import logging
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from moodreel.errors import DataInvalid
+from moodreel.training.augmentation.pseudo_sequences import VISEMES, SequenceKind
+from moodreel.training.data.face_cache import FaceTable, extract_faces, identity
+from moodreel.training.data.ferplus import read_split
+from moodreel.training.data.images import Images
+from moodreel.training.data.muxspace import FILE as MUXSPACE_FILE
+from moodreel.training.evaluation.evaluate import FaceEvaluation, evaluate
+from moodreel.training.evaluation.metrics import ClassificationMetrics
+from moodreel.training.evaluation.pseudo_sequences import SequenceMetrics
+from moodreel.training.evaluation.summary import summarize
+from moodreel.training.experiment.model_card import megabytes, write_card
+from moodreel.training.experiment.recipe import Recipe, RunRequest
+from moodreel.training.export.model_folder import evaluation_command, save_model
+
+log = logging.getLogger(__name__)
+
+FERPLUS, MUXSPACE = "ferplus", "muxspace"
+CROP_INPUT = "a gray crop of 48 pixels a side, eyes level and 20 pixels apart (moodreel.faces.features.align_crop)"
+KINDS = {
+    SequenceKind.STILL: "one frame",
+    SequenceKind.STEADY: "the same face throughout",
+    SequenceKind.BURST: "neutral, with an expression in 12 to 70 % of the clip; half of them talk before and after",
+    SequenceKind.TALK: "a neutral face that talks; half of them with a lapse of at most 6 %, and, for models that "
+    "read the appearance, half with the mouth held open at times; Neutral is correct",
+    SequenceKind.EXPRESSIVE_TALK: "an expression that stays while the mouth talks",
+    SequenceKind.ONSET: "neutral, then an expression with its peak at the end of the clip",
+}
+"""What happens in each kind of pseudo-sequence, for cards."""
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedModel:
+    """A trained face model.
+
+    Attributes:
+        network: In eval mode.
+        fields: Of model.json, except those that all face models have.
+        card: Values for the card's template.
+    """
+
+    network: nn.Module
+    fields: dict[str, Any]
+    card: dict[str, Any] = field(default_factory=dict)
+
+
+class FaceRecipe(Recipe):
+    """Trains a shipped face model on FER+, and measures it on FER+'s valid split and on muxspace.
+
+    Attributes:
+        template: Of the card.
+    """
+
+    required = (FERPLUS,)
+    optional = (MUXSPACE,)
+    template: str
+
+    def prepare(self, request: RunRequest[Any]) -> Callable[[], str]:
+        for split in ("train", "valid"):
+            read_split(request.data[FERPLUS], split)
+        muxspace = request.data.get(MUXSPACE)
+        if muxspace and not (muxspace / MUXSPACE_FILE).is_file():
+            raise DataInvalid(f"There is no {MUXSPACE_FILE} in {muxspace}; give muxspace's folder, or omit it.")
+        return partial(self._run, request)
+
+    @abstractmethod
+    def train(self, request: RunRequest[Any]) -> TrainedModel:
+        """Train the network and fit its temperatures."""
+
+    def _run(self, request: RunRequest[Any]) -> str:
+        trained, out = self.train(request), request.out
+        values = {**trained.fields, "recipe": request.record()}
+        model = save_model(out, trained.network, values, weights=request.config.weights)
+        context = request.context
+        measure = partial(evaluate, model, landmarker=context.landmarker, cache=context.cache, workers=context.workers)
+        report = measure(request.data[FERPLUS])
+        other = measure(request.data[MUXSPACE]) if MUXSPACE in request.data else None
+        command = evaluation_command(out.name, FERPLUS)
+        metrics = _entries("FER+ valid.npz, majority over half", report, command)
+        write_card(
+            out,
+            self.template,
+            metrics + (_entries("muxspace", other, command) if other else []),
+            commands=[request.command, command],
+            request=request,
+            config=request.config,
+            options=request.options,
+            report=report,
+            other=other,
+            kinds={kind.name.lower(): text for kind, text in KINDS.items()},
+            visemes=len(VISEMES),
+            parameters=sum(parameter.numel() for parameter in trained.network.parameters()),
+            megabytes=megabytes(out),
+            **trained.card,
+        )
+        texts = [summarize(report)] + ([f"muxspace, people held out:\n{summarize(other)}"] if other else [])
+        return "\n".join(texts)
+
+
+def find_faces(
+    request: RunRequest[Any],
+    images: Images,
+    transform: Callable[[np.ndarray, np.random.Generator], np.ndarray] = identity,
+) -> FaceTable:
+    """Find the face of each image, after a transformation, or take it from the cache."""
+    context, seed = request.context, request.config.seed
+    return extract_faces(images, context.landmarker, context.cache, transform, seed=seed, workers=context.workers)
+
+
+def _entries(data: str, report: FaceEvaluation, command: str) -> list[dict[str, Any]]:
+    entries = _metrics(report.metrics, report.sequences, data, command)
+    return entries + (_metrics(report.five, None, data, command) if report.five else [])
+
+
+def _metrics(
+    metrics: ClassificationMetrics, sequences: SequenceMetrics | None, data: str, command: str
+) -> list[dict[str, Any]]:
+    """Return the entries of model.json."""
+    values = {
+        "accuracy, a face not found counting as wrong": metrics.accuracy,
+        "accuracy on faces found": metrics.accuracy_found,
+        "mean recall, a face not found counting as wrong": metrics.balanced_accuracy,
+        "expected calibration error, images": metrics.ece,
+        "expected calibration error, pseudo-sequences": sequences.ece if sequences else None,
+        "faces found": metrics.found,
+    }
+    source = f"{data}, {len(metrics.labels)} classes, {metrics.examples} images"
+    entries: list[dict[str, Any]] = [
+        {"name": name, "value": round(value, 4), "data": source, "command": command}
+        for name, value in values.items()
+        if value is not None
+    ]
+    for kind, accuracy in (sequences.by_kind if sequences else {}).items():
+        rounded = {"value": round(accuracy.model, 4), "mean_of_moments": round(accuracy.frame_mean, 4)}
+        entries.append(
+            {"name": f"pseudo-sequences, {kind}", **rounded, "data": f"made from {data}", "command": command}
+        )
+    return entries
