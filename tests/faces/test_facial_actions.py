@@ -14,7 +14,7 @@ from moodreel.faces.facial_actions import ACTIONS, MAX_ACTIONS, MIN_ACTIVATION, 
 from moodreel.faces.landmarker import BLENDSHAPES
 from moodreel.training.recipes import facial_actions as training
 from moodreel.training.recipes.facial_actions import fit_facial_actions, write_facial_actions
-from tests.training.test_training import LANDMARKER, made_faces
+from tests.training.test_training import made_faces
 
 SHIPPED = Path(__file__).parents[2] / "model_store" / "movements"
 
@@ -153,11 +153,12 @@ def test_fitted_surrogate_finds_the_action_behind_each_label(tmp_path, monkeypat
     emotion = np.arange(300) % 5
     truth = np.where(emotion == FIVE.index("Neutral"), SEVEN.index("neutral"), -1)
     monkeypatch.setattr(training, "read_split", lambda *_, **__: SimpleNamespace(images=emotion, truth=truth))
-    monkeypatch.setattr(training, "extract_faces", lambda *_, **__: made_faces(emotion))
-    surrogate = fit_facial_actions(tmp_path, LANDMARKER, tmp_path, PerfectPredictor())
+    monkeypatch.setattr(training, "find_faces", lambda *_: made_faces(emotion))
+    request = SimpleNamespace(data={"ferplus": tmp_path})
+    surrogate = fit_facial_actions(request, PerfectPredictor())
     assert surrogate.agreement > 0.7, "chance level is one fifth"
     assert surrogate.named["surprise"][0][0] == "lips stretched wide"
-    write_facial_actions(tmp_path / "movements", surrogate, "a network")
+    write_facial_actions(tmp_path / "movements", surrogate, "a network", "the command")
     fitted = FacialActionExplainer.load(tmp_path / "movements")
     assert fitted.explain(face(jawOpen=0, mouthStretch=0.8), answer("surprise", SEVEN), "surprise").text == (
         "lips stretched wide"

@@ -155,7 +155,7 @@ def tree(tmp_path_factory):
 
 def test_the_command_hears_pitches_of_people_that_it_has_not_heard(tree, capsys):
     """Each emotion of the made recordings has a pitch of its own, which every actor shifts a little."""
-    main(["baseline", "--data", f"ravdess-audio:{tree}", "--folds", "2"])
+    main(["train", "audio-logreg", "--data", f"ravdess-audio:{tree}", "--folds", "2"])
     said = capsys.readouterr().out
     assert "RAVDESS, audio: 64 recordings. CC BY-NC-SA 4.0" in said
     assert "Split by person: 2 learnt from, 2 others held out." in said

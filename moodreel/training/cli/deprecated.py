@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from moodreel.errors import DataInvalid
 from moodreel.training.experiment.preset import load_preset, preset_names
 
-VERBS = {"movements": ("train", "facial-actions"), "baseline": ("train", "audio-logreg")}
+VERBS = {"movements": ("train", "movements"), "baseline": ("train", "audio-logreg")}
 OPTIONS = {
     "--rate": "--lr",
     "--trunk-rate": "--backbone-lr-scale",

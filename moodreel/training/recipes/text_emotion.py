@@ -124,7 +124,7 @@ class TextRecipe(Recipe):
     def _run(self, request: RunRequest[TextOptions], pretrained: Path, texts: Texts, dev: Texts) -> str:
         config, out, data = request.config, request.out, request.data[GOEMOTIONS]
         held = holdout_mask(len(texts.texts), config.val_fraction, config.seed)
-        baseline = measure_tfidf_baseline(texts.only(~held), texts.only(held), dev, seed=config.seed)
+        baseline = measure_tfidf_baseline(texts.only(~held), texts.only(held), dev)
         log.info("TF-IDF and logistic regression:\n%s", summary(baseline))
         trained = train_text(request, texts, pretrained)
         model = write_text(out, trained, request.record(), config.weights)
