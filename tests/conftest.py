@@ -9,13 +9,13 @@ from tests.support import synthetic_frames
 
 @pytest.fixture(scope="session")
 def portrait() -> np.ndarray:
-    """NASA's public-domain portrait of a smiling woman: (512, 512, 3) uint8 RGB."""
+    """Return NASA's public-domain portrait of a smiling woman: (512, 512, 3) uint8 RGB."""
     return synthetic_frames.portrait()
 
 
 @pytest.fixture(autouse=True, scope="session")
 def one_thread() -> None:
-    """As in a worker; networks this small are slower on several threads, the more so beside other work."""
+    """Use one torch thread, as a worker does; networks this small are slower on several."""
     torch.set_num_threads(1)
 
 

@@ -1,4 +1,4 @@
-"""Sound of any container, codec, rate and channels comes out as one wave of 16 kHz, within limits."""
+"""Test audio decoding: formats, resampling, gaps, limits and damaged files."""
 
 import struct
 
@@ -32,38 +32,38 @@ FORMATS = [
 ]
 
 
-def loudest(samples: np.ndarray) -> float:
-    """The frequency that is loudest, in hertz."""
+def dominant_frequency(samples: np.ndarray) -> float:
+    """Return the frequency with the largest magnitude, in Hz."""
     return float(np.abs(np.fft.rfft(samples * np.hanning(len(samples)))).argmax() * SAMPLE_RATE / len(samples))
 
 
 @pytest.mark.parametrize(("container", "codec", "rate", "layout"), FORMATS)
-def test_every_container_codec_rate_and_layout_gives_the_same_wave(container, codec, rate, layout):
+def test_every_format_decodes_to_the_same_wave(container, codec, rate, layout):
     wave = synthetic_audio.sine(440, 2, rate=rate)
-    heard = audio.decode_audio(
+    decoded = audio.decode_audio(
         synthetic_audio.encode_audio(wave, rate=rate, container=container, codec=codec, layout=layout)
     )
-    assert heard.samples.dtype == np.float32
-    assert heard.duration == pytest.approx(2, abs=0.08)
-    assert loudest(heard.samples) == pytest.approx(440, abs=2)
-    middle = heard.samples[SAMPLE_RATE // 2 : -SAMPLE_RATE // 2]
+    assert decoded.samples.dtype == np.float32
+    assert decoded.duration == pytest.approx(2, abs=0.08)
+    assert dominant_frequency(decoded.samples) == pytest.approx(440, abs=2)
+    middle = decoded.samples[SAMPLE_RATE // 2 : -SAMPLE_RATE // 2]
     like = 0.2 if "amr" in codec else 0.12  # AMR is for voices: it hardly keeps a sine's strength
     assert np.sqrt(2) * middle.std() == pytest.approx(0.4, rel=like), "several channels are no louder than one"
 
 
-def test_plain_samples_come_out_as_they_went_in():
+def test_pcm_samples_are_unchanged():
     wave = synthetic_audio.sine(1000, 1)
     np.testing.assert_allclose(audio.decode_audio(synthetic_audio.encode_audio(wave)).samples, wave, atol=1 / 2**14)
 
 
-def test_a_sound_of_one_channel_of_two_is_heard_at_half_its_strength():
+def test_signal_in_one_of_two_channels_has_half_the_amplitude():
     wave = np.stack([synthetic_audio.sine(440, 1), np.zeros(SAMPLE_RATE, np.float32)])
     assert np.abs(
         audio.decode_audio(synthetic_audio.encode_audio(wave, layout="stereo")).samples
     ).max() == pytest.approx(0.2, abs=0.01)
 
 
-def test_what_16_khz_cannot_hold_is_left_out_and_not_folded_down():
+def test_frequencies_above_8_khz_are_removed_without_aliasing():
     assert (
         audio.decode_audio(synthetic_audio.encode_audio(synthetic_audio.sine(440, 1, rate=48_000) * 0, rate=48_000))
         is None
@@ -72,18 +72,18 @@ def test_what_16_khz_cannot_hold_is_left_out_and_not_folded_down():
     assert high is None or np.abs(high.samples[1000:-1000]).max() < 0.001
 
 
-def test_the_sound_of_a_clip_is_read_from_the_same_file_as_its_pictures():
-    heard = audio.decode_audio(
+def test_audio_of_a_video_file_is_decoded():
+    decoded = audio.decode_audio(
         synthetic_audio.encode_clip(synthetic_frames.counter_frames(20), synthetic_audio.sine(500, 2, rate=48_000))
     )
-    assert heard.duration == pytest.approx(2, abs=0.08)
-    assert loudest(heard.samples) == pytest.approx(500, abs=2)
+    assert decoded.duration == pytest.approx(2, abs=0.08)
+    assert dominant_frequency(decoded.samples) == pytest.approx(500, abs=2)
 
 
 EMPTY_WAV = struct.pack(
     "<4sI4s4sIHHIIHH4sI", b"RIFF", 36, b"WAVE", b"fmt ", 16, 1, 1, 16_000, 32_000, 2, 16, b"data", 0
 )
-NO_SOUND = {
+NO_AUDIO = {
     "a clip without sound": synthetic_audio.SILENT_CLIP,
     "a GIF": synthetic_video.encode_video(
         synthetic_frames.counter_frames(2), container="gif", codec="gif", pix_fmt="rgb8"
@@ -96,25 +96,25 @@ NO_SOUND = {
 }
 
 
-@pytest.mark.parametrize("data", NO_SOUND.values(), ids=NO_SOUND.keys())
-def test_no_sound_is_no_error(data):
+@pytest.mark.parametrize("data", NO_AUDIO.values(), ids=NO_AUDIO.keys())
+def test_file_without_audio_is_no_error(data):
     assert audio.decode_audio(data) is None
 
 
-def test_a_muted_stretch_is_silence_of_its_length_so_that_pictures_and_sound_stay_together():
+def test_gap_is_filled_with_silence_of_its_length():
     data = synthetic_audio.encode_audio(
         synthetic_audio.sine(440, 2), container="matroska", codec="flac", pauses={1.0: 0.5}
     )
-    heard = audio.decode_audio(data)
-    assert heard.duration == pytest.approx(2.5, abs=0.15)
-    assert np.abs(heard.samples[int(1.15 * SAMPLE_RATE) : int(1.4 * SAMPLE_RATE)]).max() < 0.001
-    assert np.abs(heard.samples[int(1.7 * SAMPLE_RATE) :]).max() > 0.3
+    decoded = audio.decode_audio(data)
+    assert decoded.duration == pytest.approx(2.5, abs=0.15)
+    assert np.abs(decoded.samples[int(1.15 * SAMPLE_RATE) : int(1.4 * SAMPLE_RATE)]).max() < 0.001
+    assert np.abs(decoded.samples[int(1.7 * SAMPLE_RATE) :]).max() > 0.3
 
 
 NINE = synthetic_audio.encode_audio(
     synthetic_audio.sine(440, 1)
 )  # its header gets another number of channels, and of bytes of a sample of all
-NOT_READ = {
+UNSUPPORTED = {
     "nothing": b"",
     "text": b"hello, this is my diary",
     "a playlist": b"#EXTM3U\n#EXTINF:9,\nfile:///etc/passwd\n",
@@ -124,8 +124,8 @@ NOT_READ = {
 }
 
 
-@pytest.mark.parametrize("data", NOT_READ.values(), ids=NOT_READ.keys())
-def test_what_is_no_sound_read_here_is_refused_as_such(data):
+@pytest.mark.parametrize("data", UNSUPPORTED.values(), ids=UNSUPPORTED.keys())
+def test_unsupported_format_is_refused(data):
     with pytest.raises(UnsupportedMedia):
         audio.decode_audio(data)
 
@@ -134,7 +134,7 @@ WAV = synthetic_audio.encode_audio(synthetic_audio.sine(440, 1))
 
 
 @pytest.mark.parametrize("rate", [0, 1, 100, 4_000_000, 2**32 - 1])
-def test_a_header_with_a_rate_that_nothing_records_costs_nothing(rate):
+def test_implausible_sample_rate_is_refused(rate):
     data = bytearray(WAV)
     data[24:28] = struct.pack("<I", rate)
     with pytest.raises((UnsupportedMedia, AudioCorrupt, AudioTooLong)):
@@ -156,26 +156,26 @@ DAMAGED = {
 
 
 @pytest.mark.parametrize("data", DAMAGED.values(), ids=DAMAGED.keys())
-def test_what_is_broken_ends_in_an_error_of_ours_or_in_what_could_be_heard(data):
+def test_damaged_file_gives_a_named_error_or_audio(data):
     try:
-        heard = audio.decode_audio(data, AudioLimits(seconds=5))
+        decoded = audio.decode_audio(data, AudioLimits(seconds=5))
     except (AudioCorrupt, AudioTooLong, UnsupportedMedia):
         return
-    assert heard is None or np.isfinite(heard.samples).all()
+    assert decoded is None or np.isfinite(decoded.samples).all()
 
 
-def test_a_recording_that_was_cut_off_gives_what_it_holds():
+def test_truncated_recording_gives_its_first_part():
     data = synthetic_audio.encode_audio(synthetic_audio.sine(440, 4), container="mp3", codec="libmp3lame")
     assert audio.decode_audio(data[: len(data) // 2]).duration == pytest.approx(2, abs=0.3)
 
 
 @pytest.mark.parametrize("limits", [AudioLimits(seconds=0.5), AudioLimits(timeout_seconds=0.0)])
-def test_limits_hold_for_what_is_decoded(limits):
+def test_limits_are_enforced_on_decoded_audio(limits):
     with pytest.raises(AudioTooLong):
         audio.decode_audio(WAV, limits)
 
 
-def test_a_pause_counts_as_the_seconds_that_it_lasts():
+def test_gap_counts_towards_the_duration_limit():
     data = synthetic_audio.encode_audio(
         synthetic_audio.sine(440, 2), container="matroska", codec="flac", pauses={1.0: 1000.0}
     )
@@ -183,22 +183,19 @@ def test_a_pause_counts_as_the_seconds_that_it_lasts():
         audio.decode_audio(data)
 
 
-def test_samples_that_are_no_numbers_stay_within_bounds():
+def test_invalid_float_samples_are_clipped():
     wave = synthetic_audio.sine(440, 1)
     wave[100], wave[200], wave[300] = np.nan, np.inf, -1e30
-    heard = audio.decode_audio(synthetic_audio.encode_audio(wave, codec="pcm_f32le"))
-    assert np.isfinite(heard.samples).all()
-    assert np.abs(heard.samples).max() <= 1
+    decoded = audio.decode_audio(synthetic_audio.encode_audio(wave, codec="pcm_f32le"))
+    assert np.isfinite(decoded.samples).all()
+    assert np.abs(decoded.samples).max() <= 1
 
 
-# Windows
-
-
-def test_an_excerpt_has_the_length_asked_for_and_silence_past_the_end():
-    piece = AudioClip(np.ones(SAMPLE_RATE, np.float32)).slice(0.5, 3)
-    assert piece.shape == (3 * SAMPLE_RATE,)
-    assert piece[: SAMPLE_RATE // 2].all()
-    assert not piece[SAMPLE_RATE // 2 :].any()
+def test_slice_is_padded_with_silence():
+    part = AudioClip(np.ones(SAMPLE_RATE, np.float32)).slice(0.5, 3)
+    assert part.shape == (3 * SAMPLE_RATE,)
+    assert part[: SAMPLE_RATE // 2].all()
+    assert not part[SAMPLE_RATE // 2 :].any()
 
 
 @pytest.mark.parametrize(
@@ -214,10 +211,10 @@ def test_an_excerpt_has_the_length_asked_for_and_silence_past_the_end():
         (60.0, [0, 14.25, 28.5, 42.75, 57]),
     ],
 )
-def test_windows_lie_side_by_side_from_the_start_to_the_end(seconds, expected):
+def test_windows_cover_the_clip_from_start_to_end(seconds, expected):
     assert clip_sampler.window_starts(seconds) == pytest.approx(expected)
 
 
-def test_pictures_are_taken_in_the_middle_of_eight_shares_of_what_there_is():
+def test_frames_are_sampled_in_the_middle_of_eight_segments():
     assert clip_sampler.frame_times(3, 6) == pytest.approx(3 + 3 * (np.arange(8) + 0.5) / 8)
     assert clip_sampler.frame_times(0, 0.8) == pytest.approx(0.1 * np.arange(8) + 0.05)

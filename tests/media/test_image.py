@@ -1,4 +1,4 @@
-"""Bytes to pictures: what is read, how it is turned upright, and what is refused before it is decoded."""
+"""Test image decoding: formats, orientation, pixel modes, limits and damaged files."""
 
 import io
 import struct
@@ -32,7 +32,7 @@ def exif(orientation: int) -> bytes:
 
 
 def stored(upright: np.ndarray, orientation: int) -> np.ndarray:
-    """What a camera writes that has to be turned by `orientation` to be `upright` (the inverse of EXIF's table)."""
+    """Return the stored image that `orientation` turns into `upright` (the inverse of EXIF's table)."""
     return {
         1: lambda a: a,
         2: lambda a: a[:, ::-1],
@@ -46,7 +46,7 @@ def stored(upright: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def as_corners(rgb: np.ndarray) -> list[str]:
-    """Name the colours of the four corners: top left, top right, bottom left, bottom right."""
+    """Name the colors of the four corners: top left, top right, bottom left, bottom right."""
     h, w = rgb.shape[:2]
     names = {(True, False, False): "red", (False, True, False): "green", (False, False, True): "blue"}
     spots = [(h // 4, w // 4), (h // 4, 3 * w // 4), (3 * h // 4, w // 4), (3 * h // 4, 3 * w // 4)]
@@ -57,7 +57,7 @@ UPRIGHT = ["red", "green", "blue", "white"]
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "HEIF"])
-def test_each_format_is_read_as_what_it_shows(kind):
+def test_each_format_is_decoded(kind):
     picture = decode_image(synthetic_image.encode_image(CORNERS, kind))
     assert picture.rgb.shape == (48, 64, 3)
     assert picture.rgb.dtype == np.uint8
@@ -67,7 +67,7 @@ def test_each_format_is_read_as_what_it_shows(kind):
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
-def test_exif_turns_a_picture_upright(kind, orientation):
+def test_exif_orientation_is_applied(kind, orientation):
     picture = decode_image(synthetic_image.encode_image(stored(CORNERS, orientation), kind, exif=exif(orientation)))
     assert as_corners(picture.rgb) == UPRIGHT
     assert (picture.width, picture.height) == (64, 48)
@@ -75,7 +75,7 @@ def test_exif_turns_a_picture_upright(kind, orientation):
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["HEIF"])
-def test_a_container_that_turns_by_itself_is_turned_once(kind, orientation):
+def test_orientation_of_a_container_is_applied_once(kind, orientation):
     """pillow-heif and Pillow write the orientation as the container's own, `irot` and `imir`."""
     data = synthetic_image.encode_image(stored(CORNERS, orientation), kind, exif=exif(orientation))
     assert orientation == 1 or b"irot" in data or b"imir" in data
@@ -85,11 +85,11 @@ def test_a_container_that_turns_by_itself_is_turned_once(kind, orientation):
 
 
 @pytest.mark.parametrize("orientation", [0, 9, 65535])
-def test_an_orientation_that_is_none_turns_nothing(orientation):
+def test_invalid_orientation_is_ignored(orientation):
     assert as_corners(decode_image(synthetic_image.encode_image(CORNERS, exif=exif(orientation))).rgb) == UPRIGHT
 
 
-def test_broken_notes_of_a_camera_spoil_no_picture():
+def test_broken_exif_data_is_ignored():
     assert (
         as_corners(decode_image(synthetic_image.encode_image(CORNERS, exif=b"Exif\x00\x00MM\x00*\xff\xff\xff\xff")).rgb)
         == UPRIGHT
@@ -104,8 +104,8 @@ def modes():
     see_through = palette.copy()
     see_through.info["transparency"] = see_through.getpixel((0, 0))
     return {
-        "grey": (Image.new("L", (32, 24), 200), "PNG", (200, 200, 200)),
-        "grey with alpha": (Image.new("LA", (32, 24), (0, 0)), "PNG", (255, 255, 255)),
+        "gray": (Image.new("L", (32, 24), 200), "PNG", (200, 200, 200)),
+        "gray with alpha": (Image.new("LA", (32, 24), (0, 0)), "PNG", (255, 255, 255)),
         "one bit": (Image.new("1", (32, 24), 1), "PNG", (255, 255, 255)),
         "16 bits": (grey16, "PNG", (200, 200, 200)),
         "palette": (palette, "PNG", (250, 10, 10)),
@@ -114,12 +114,12 @@ def modes():
         "half alpha": (Image.new("RGBA", (32, 24), (0, 0, 0, 128)), "PNG", (127, 127, 127)),
         "alpha, WebP": (clear, "WEBP", (255, 255, 255)),
         "CMYK": (red.convert("CMYK"), "JPEG", (250, 10, 10)),
-        "grey JPEG": (Image.new("L", (32, 24), 200), "JPEG", (200, 200, 200)),
+        "gray JPEG": (Image.new("L", (32, 24), 200), "JPEG", (200, 200, 200)),
     }
 
 
 @pytest.mark.parametrize("name", modes())
-def test_every_kind_of_pixel_becomes_rgb_over_white(name):
+def test_every_pixel_mode_becomes_rgb_on_white(name):
     image, kind, expected = modes()[name]
     file = io.BytesIO()
     image.save(file, kind)
@@ -128,27 +128,27 @@ def test_every_kind_of_pixel_becomes_rgb_over_white(name):
     assert np.abs(rgb.astype(int) - expected).max() <= 6
 
 
-def test_of_16_bit_colour_the_upper_half_counts():
+def test_16_bit_color_is_reduced_to_its_upper_byte():
     rows = b"".join(b"\x00" + struct.pack(">3H", 0xC800, 0x6400, 0x3200) * 8 for _ in range(8))
     rgb = decode_image(png(8, 8, rows, depth=16)).rgb
     assert tuple(rgb[0, 0]) == (200, 100, 50)
 
 
 @pytest.mark.parametrize("kind", ["WEBP", "PNG"])
-def test_of_an_animation_the_first_picture_is_read(kind):
+def test_first_frame_of_an_animation_is_decoded(kind):
     first, second = Image.fromarray(CORNERS), Image.new("RGB", (64, 48))
     file = io.BytesIO()
     first.save(file, kind, save_all=True, append_images=[second], duration=100, lossless=True)
     assert as_corners(decode_image(file.getvalue()).rgb) == UPRIGHT
 
 
-def test_a_phones_jpeg_with_a_second_picture_in_it_is_read():
+def test_jpeg_with_a_second_image_is_decoded():
     file = io.BytesIO()
     Image.fromarray(CORNERS).save(file, "MPO", save_all=True, append_images=[Image.new("RGB", (64, 48))])
     assert as_corners(decode_image(file.getvalue()).rgb) == UPRIGHT
 
 
-def test_a_colour_profile_changes_nothing_and_is_carried_on():
+def test_icc_profile_is_returned_and_not_applied():
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     with_profile = decode_image(synthetic_image.encode_image(CORNERS, "PNG", icc_profile=profile))
     np.testing.assert_array_equal(with_profile.rgb, CORNERS)
@@ -162,7 +162,7 @@ def test_a_colour_profile_changes_nothing_and_is_carried_on():
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "HEIF"])
-def test_a_large_picture_is_made_smaller_and_keeps_its_own_size_in_mind(kind):
+def test_large_image_is_scaled_down_and_keeps_its_original_size(kind):
     picture = decode_image(synthetic_image.encode_image(np.repeat(np.repeat(CORNERS, 45, 0), 45, 1), kind))
     assert (picture.width, picture.height) == (2880, 2160)
     assert picture.rgb.shape == (MAX_SIDE * 3 // 4, MAX_SIDE, 3)
@@ -170,13 +170,13 @@ def test_a_large_picture_is_made_smaller_and_keeps_its_own_size_in_mind(kind):
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1), (3, 2)])
-def test_the_smallest_and_the_narrowest_are_pictures(size):
+def test_smallest_and_narrowest_images_are_decoded(size):
     picture = decode_image(synthetic_image.encode_image(np.zeros((size[1], size[0], 3), np.uint8), "PNG"))
     assert (picture.width, picture.height) == size
     assert min(picture.rgb.shape) >= 1
 
 
-def test_threads_at_once_get_their_own_pictures():
+def test_concurrent_threads_get_their_own_images():
     files = [
         synthetic_image.encode_image(stored(CORNERS, turn), kind, exif=exif(turn))
         for turn in (1, 6, 8)
@@ -184,9 +184,6 @@ def test_threads_at_once_get_their_own_pictures():
     ]
     with ThreadPoolExecutor(4) as pool:
         assert all(as_corners(picture.rgb) == UPRIGHT for picture in pool.map(decode_image, files * 8))
-
-
-# --- what is refused ---
 
 
 def png(width: int, height: int, rows: bytes, *, depth: int = 8, extra: bytes = b"") -> bytes:
@@ -231,13 +228,13 @@ FOREIGN = {
 
 
 @pytest.mark.parametrize("name", FOREIGN)
-def test_what_does_not_begin_as_a_picture_is_none(name):
+def test_unsupported_format_is_refused(name):
     assert not is_image(FOREIGN[name])
     with pytest.raises(UnsupportedMedia, match="Send JPEG"):
         decode_image(FOREIGN[name])
 
 
-def test_what_follows_a_picture_is_ignored():
+def test_data_after_the_image_is_ignored():
     assert as_corners(decode_image(JPEG + archive() + b"<script>alert(1)</script>").rgb) == UPRIGHT
 
 
@@ -265,13 +262,13 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_a_picture_that_cannot_be_decoded_to_its_end_is_corrupt(name):
+def test_image_that_is_not_complete_is_corrupt(name):
     with pytest.raises(ImageCorrupt, match="Send it again"):
         decode_image(BROKEN[name])
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "HEIF"])
-def test_any_damage_gives_a_picture_or_a_named_error(kind):
+def test_random_damage_gives_an_image_or_a_named_error(kind):
     whole = synthetic_image.encode_image(FACE, kind)
     random = np.random.default_rng(3)
     for _ in range(60):
@@ -282,21 +279,21 @@ def test_any_damage_gives_a_picture_or_a_named_error(kind):
             assert decode_image(bytes(damaged)).rgb.dtype == np.uint8
 
 
-def test_a_file_with_too_many_bytes_is_refused_and_one_at_the_limit_is_not():
+def test_byte_limit_is_inclusive():
     assert decode_image(JPEG, ImageLimits(bytes=len(JPEG))).width == 64
     with pytest.raises(ImageTooBig, match="bytes"):
         decode_image(JPEG, ImageLimits(bytes=len(JPEG) - 1))
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "HEIF"])
-def test_a_picture_with_too_many_pixels_is_refused_and_one_at_the_limit_is_not(kind):
+def test_pixel_limit_is_inclusive(kind):
     data = synthetic_image.encode_image(CORNERS, kind)
     assert decode_image(data, ImageLimits(pixels=64 * 48)).width == 64
     with pytest.raises(ImageTooBig, match="pixels"):
         decode_image(data, ImageLimits(pixels=64 * 48 - 1))
 
 
-def test_a_heic_that_holds_more_than_its_header_says_is_refused():
+def test_heic_larger_than_its_header_is_refused():
     data = synthetic_image.encode_image(np.zeros((480, 640, 3), np.uint8), "HEIF")
     assert data.count(struct.pack(">II", 640, 480)) == 1
     with pytest.raises((ImageTooBig, ImageCorrupt)):
@@ -315,8 +312,8 @@ def bomb(side: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + body
 
 
-def test_a_bomb_is_refused_before_any_of_it_is_decoded(tmp_path):
-    """16,384 x 16,384 pixels take 800 MB: the peak of the process hardly moves."""
+def test_decompression_bomb_is_refused_before_decoding(tmp_path):
+    """16,384 x 16,384 pixels would take 800 MB; the peak memory of the process must hardly change."""
     path = tmp_path / "bomb.png"
     path.write_bytes(bomb(16_384))
     assert path.stat().st_size < ImageLimits().bytes
@@ -339,20 +336,20 @@ except ImageTooBig:
 
 
 def scans(count: int) -> bytes:
-    """A grey progressive JPEG that ends in so many scans of a few bytes each."""
+    """Make a gray progressive JPEG that ends in `count` scans of a few bytes each."""
     data = synthetic_image.encode_image(np.full((64, 64, 3), 128, np.uint8), "JPEG", progressive=True)
     last = data.rindex(b"\xff\xda")
     return data[:last] + data[last:-2] * (count - data.count(b"\xff\xda") + 1) + data[-2:]
 
 
-def test_a_jpeg_of_countless_scans_is_refused_and_one_at_the_limit_is_not():
-    """Each is gone through for every pixel: at 40 megapixels a file of 200 kB took more than a minute."""
+def test_scan_limit_is_inclusive():
+    """The decoder visits every pixel for each: at 40 megapixels a file of 200 kB took more than a minute."""
     assert decode_image(scans(MAX_SCANS)).width == 64
     with pytest.raises(ImageTooBig, match="scans"):
         decode_image(scans(MAX_SCANS + 1))
 
 
-def test_scans_of_a_thumbnail_and_of_a_film_behind_a_picture_do_not_count():
+def test_scans_of_a_thumbnail_and_of_trailing_data_do_not_count():
     thumbnail = b"\xff\xe1" + struct.pack(">H", 2 + 2 * 1000) + b"\xff\xda" * 1000
     assert decode_image(JPEG[:2] + thumbnail + JPEG[2:] + b"\xff\xda" * 1000).width == 64
 
@@ -360,14 +357,14 @@ def test_scans_of_a_thumbnail_and_of_a_film_behind_a_picture_do_not_count():
 TILE = np.full((64, 64, 3), (200, 30, 30), np.uint8)
 
 
-def test_a_heic_of_tiles_is_read_and_those_over_its_edge_are_cut_off():
+def test_heic_grid_is_decoded_and_cropped():
     found = decode_image(synthetic_image.encode_heic_grid(TILE, 3, 4, 250, 190), ImageLimits(pixels=250 * 190))
     assert (found.width, found.height) == (250, 190)
     assert np.allclose(found.rgb[::63, ::83], TILE[0, 0], atol=12)
 
 
-def test_a_heic_that_has_a_tile_decoded_countless_times_is_refused():
-    """A grid of 64 times 36 megapixels took 16 seconds, one of 65,025 would take hours."""
+def test_heic_that_repeats_a_tile_is_refused():
+    """A grid of 64 tiles of 36 megapixels took 16 seconds; one of 65,025 tiles would take hours."""
     with pytest.raises(ImageTooBig, match="pixels"):
         decode_image(synthetic_image.encode_heic_grid(TILE, 200, 200, 64, 64))
     with pytest.raises(ImageTooBig, match="pixels"):
@@ -390,12 +387,12 @@ CLAIMS = {
 
 
 @pytest.mark.parametrize("name", CLAIMS)
-def test_the_header_is_enough_to_be_refused(name):
+def test_pixel_limit_is_checked_by_the_header(name):
     with pytest.raises(ImageTooBig, match="pixels"):
         decode_image(CLAIMS[name])
 
 
-def test_no_other_decoder_of_pillow_is_asked(monkeypatch):
+def test_only_the_selected_pillow_decoder_runs(monkeypatch):
     asked = []
     opened = Image.open
     monkeypatch.setattr(Image, "open", lambda file, formats: asked.append(formats) or opened(file, formats=formats))

@@ -22,7 +22,7 @@ def read(data: bytes, **options) -> list[np.ndarray]:
 
 
 def corners(rgb: np.ndarray) -> list[tuple]:
-    """The colours of the top left, top right, bottom left and bottom right quarter, made pure."""
+    """Return the pure colors of the top left, top right, bottom left and bottom right quarter."""
     height, width = rgb.shape[:2]
     points = itertools.product((height // 4, 3 * height // 4), (width // 4, 3 * width // 4))
     return [tuple(int(255 * (value > 127)) for value in rgb[point]) for point in points]
@@ -48,7 +48,7 @@ def corners(rgb: np.ndarray) -> list[tuple]:
         ("gif", "gif", "rgb8", {}),
     ],
 )
-def test_every_container_and_codec_that_phones_and_browsers_make(container, codec, pix_fmt, options):
+def test_every_container_and_codec_of_phones_and_browsers_is_decoded(container, codec, pix_fmt, options):
     data = synthetic_video.encode_video(
         synthetic_frames.corner_frames(10), container=container, codec=codec, pix_fmt=pix_fmt, options=options
     )
@@ -70,7 +70,7 @@ def test_every_container_and_codec_that_phones_and_browsers_make(container, code
         (180, True, [BLUE, WHITE, RED, GREEN]),
     ],
 )
-def test_the_display_matrix_turns_the_picture_upright(rotation, mirrored, expected):
+def test_display_matrix_is_applied(rotation, mirrored, expected):
     data = synthetic_video.encode_video(synthetic_frames.corner_frames(5), rotation=rotation, mirrored=mirrored)
     reader = VideoReader(data)
     rgb = next(reader.frames()).rgb
@@ -78,16 +78,16 @@ def test_the_display_matrix_turns_the_picture_upright(rotation, mirrored, expect
     assert rgb.shape[:2] == (reader.height, reader.width) == ((64, 48) if rotation in (90, 270) else (48, 64))
 
 
-def test_a_turned_and_mirrored_picture_is_what_a_player_shows():
+def test_rotated_and_mirrored_frame_is_as_a_player_shows_it():
     data = synthetic_video.encode_video(synthetic_frames.corner_frames(5), rotation=90, mirrored=True)
     assert sorted(corners(next(VideoReader(data).frames()).rgb)) == sorted([RED, GREEN, BLUE, WHITE])
     assert corners(next(VideoReader(data).frames()).rgb) in (
-        [WHITE, GREEN, BLUE, RED],  # turned, then mirrored left to right
-        [RED, BLUE, GREEN, WHITE],  # mirrored, then turned
+        [WHITE, GREEN, BLUE, RED],  # rotated, then mirrored left to right
+        [RED, BLUE, GREEN, WHITE],  # mirrored, then rotated
     )
 
 
-def test_frames_are_sampled_by_time_where_the_rate_varies():
+def test_frames_are_sampled_by_time_at_a_variable_rate():
     times = [0.0, 0.04, 0.08, 0.5, 0.54, 0.58, 1.5, 1.54]
     data = synthetic_video.encode_video(synthetic_frames.counter_frames(8), times=times, container="matroska")
     sampled = list(VideoReader(data).frames(min_interval=0.4))
@@ -103,7 +103,7 @@ def counters(data: bytes, **options) -> list[int]:
     ("count", "fps", "fewest", "most"),
     [(15, 25, 12, 13), (25, 25, 12, 13), (60, 60, 12, 13), (7, 25, 7, 7), (1, 25, 1, 1)],
 )
-def test_a_short_clip_gives_a_dozen_frames_or_all_and_always_its_last(container, count, fps, fewest, most):
+def test_short_clip_gives_min_frames_and_its_last(container, count, fps, fewest, most):
     data = synthetic_video.encode_video(synthetic_frames.counter_frames(count), container=container, fps=fps)
     found = counters(data, min_interval=0.2, min_frames=12)
     assert fewest <= len(found) <= most
@@ -111,7 +111,7 @@ def test_a_short_clip_gives_a_dozen_frames_or_all_and_always_its_last(container,
     assert np.diff(found).max(initial=0) <= np.ceil(count / 12)
 
 
-def test_a_short_clip_at_a_variable_rate_gives_its_last_frame():
+def test_short_clip_at_a_variable_rate_gives_its_last_frame():
     times = [0.0, 0.04, 0.08, 0.12, 0.16, 0.2, 0.24, 0.28, 0.6, 0.62, 0.64, 0.66, 0.68, 0.7]
     data = synthetic_video.encode_video(synthetic_frames.counter_frames(14), times=times, container="matroska")
     frames = list(VideoReader(data).frames(min_interval=0.2, min_frames=12))
@@ -119,7 +119,7 @@ def test_a_short_clip_at_a_variable_rate_gives_its_last_frame():
     assert np.diff([frame.time for frame in frames]).min() > 0
 
 
-def test_a_long_clip_and_one_whose_header_says_nothing_are_sampled_as_ever():
+def test_min_frames_changes_only_short_clips_with_a_known_duration():
     long = synthetic_video.encode_video(synthetic_frames.counter_frames(63))
     assert counters(long, min_interval=0.2, min_frames=12) == counters(long, min_interval=0.2) == [*range(0, 63, 5)]
     options = {"container": "webm", "codec": "libvpx", "container_options": {"live": "1"}}
@@ -128,7 +128,7 @@ def test_a_long_clip_and_one_whose_header_says_nothing_are_sampled_as_ever():
 
 
 @pytest.mark.parametrize("seconds", [1e-5, 0.1, 0.6])
-def test_a_header_that_makes_a_clip_shorter_wins_a_dozen_frames_and_no_more(seconds):
+def test_header_duration_that_is_too_short_gains_at_most_min_frames(seconds):
     data = bytearray(synthetic_video.encode_video(synthetic_frames.counter_frames(63), container="matroska"))
     at = data.find(b"\x44\x89\x88") + 3  # the segment's Duration: its id, eight bytes follow, milliseconds
     data[at : at + 8] = struct.pack(">d", seconds * 1000)
@@ -140,14 +140,14 @@ def test_a_header_that_makes_a_clip_shorter_wins_a_dozen_frames_and_no_more(seco
         list(VideoReader(bytes(data), VideoLimits(seconds=1.0)).frames(min_interval=0.2, min_frames=12))
 
 
-def test_a_header_that_makes_a_short_clip_longer_changes_nothing():
+def test_header_duration_that_is_too_long_changes_nothing():
     data = bytearray(synthetic_video.encode_video(synthetic_frames.counter_frames(15), container="matroska"))
     at = data.find(b"\x44\x89\x88") + 3
     data[at : at + 8] = struct.pack(">d", 1e9)
     assert counters(bytes(data), min_interval=0.2, min_frames=12) == [0, 5, 10]
 
 
-def test_times_start_at_zero_whatever_the_container_says():
+def test_times_start_at_zero():
     data = synthetic_video.encode_video(
         synthetic_frames.counter_frames(5), times=[8.0, 8.1, 8.2, 8.3, 8.4], container="matroska"
     )
@@ -156,8 +156,8 @@ def test_times_start_at_zero_whatever_the_container_says():
     assert reader.duration == pytest.approx(0.5, abs=0.002)
 
 
-def test_a_recording_without_a_duration_in_its_header_is_measured():
-    """What a browser's MediaRecorder writes: a live WebM, no duration, no cues."""
+def test_duration_is_measured_without_a_header_duration():
+    """A browser's MediaRecorder writes a live WebM without duration and cues."""
     data = synthetic_video.encode_video(
         synthetic_frames.counter_frames(30), container="webm", codec="libvpx", container_options={"live": "1"}
     )
@@ -171,7 +171,7 @@ def test_a_recording_without_a_duration_in_its_header_is_measured():
 
 
 @pytest.mark.parametrize("movflags", ["", "frag_keyframe+empty_moov", "frag_every_frame+empty_moov"])
-def test_the_index_may_be_at_the_end_or_in_fragments(movflags):
+def test_index_may_be_at_the_end_or_in_fragments(movflags):
     options = {"movflags": movflags} if movflags else {}
     data = synthetic_video.encode_video(synthetic_frames.counter_frames(12), container_options=options)
     if not options:
@@ -181,7 +181,7 @@ def test_the_index_may_be_at_the_end_or_in_fragments(movflags):
 
 @pytest.mark.parametrize("start", [0.0, 0.5, 1.9, 3.3])
 @pytest.mark.parametrize("options", [{"g": "25"}, {"g": "250", "bf": "3"}])
-def test_a_moment_read_again_holds_the_same_frames_as_the_first_reading(start, options):
+def test_second_pass_by_seeking_gives_the_same_frames(start, options):
     data = synthetic_video.encode_video(synthetic_frames.face_frames(100, 64, 48), options=options)
     reader = VideoReader(data)
     first = [frame for frame in reader.frames() if start - 1e-6 <= frame.time <= start + 0.5 + 1e-6]
@@ -192,7 +192,7 @@ def test_a_moment_read_again_holds_the_same_frames_as_the_first_reading(start, o
 
 @pytest.mark.parametrize("rotation", [None, 90])
 @pytest.mark.parametrize("color", [{}, {"color_trc": 18, "color_primaries": 9, "colorspace": 9}], ids=["SDR", "HDR"])
-def test_kept_frames_are_what_reading_again_gives(monkeypatch, rotation, color):
+def test_cached_frames_equal_decoded_ones(monkeypatch, rotation, color):
     options = {"codec": "libx265", "pix_fmt": "yuv420p10le", "options": {"x265-params": "log-level=none"}}
     data = synthetic_video.encode_video(synthetic_frames.face_frames(30), rotation=rotation, color=color, **options)
     reader, keeper = VideoReader(data), VideoReader(data, cache_side=160)
@@ -208,7 +208,7 @@ def test_kept_frames_are_what_reading_again_gives(monkeypatch, rotation, color):
         assert np.abs(a.rgb.astype(int) - b.rgb).mean() < 3
 
 
-def test_frames_that_would_take_too_much_memory_are_not_kept_but_read_again(monkeypatch):
+def test_frames_beyond_the_cache_size_are_decoded_again(monkeypatch):
     monkeypatch.setattr("moodreel.media.video.CACHE_BYTES", 20_000)
     reader = VideoReader(synthetic_video.encode_video(synthetic_frames.counter_frames(30)), cache_side=64)
     assert len(list(reader.frames())) == 30
@@ -220,8 +220,8 @@ def test_frames_that_would_take_too_much_memory_are_not_kept_but_read_again(monk
     ]
 
 
-def test_a_size_that_changes_in_the_middle_gives_frames_of_one_shape():
-    """What WebRTC sends when the network gets worse: VP8 key frames of another size."""
+def test_size_change_in_a_recording_gives_frames_of_one_shape():
+    """On a slow network, WebRTC sends VP8 key frames of another size."""
     file = io.BytesIO()
     with av.open(file, "w", format="webm") as output:
         stream = output.add_stream("libvpx", rate=25)
@@ -242,8 +242,8 @@ def test_a_size_that_changes_in_the_middle_gives_frames_of_one_shape():
 
 
 @pytest.mark.parametrize(("transfer", "name"), [(16, "PQ"), (18, "HLG")])
-def test_hdr_is_brought_to_the_brightness_of_a_standard_picture(transfer, name):
-    """A grey ramp encoded as HDR comes out as the ramp that it was, within what tone mapping may change."""
+def test_hdr_is_tone_mapped_to_standard_brightness(transfer, name):
+    """A gray ramp encoded as HDR comes out nearly as the same ramp."""
     light = np.linspace(0.02, 0.55, 8)  # in units of standard white
     if name == "PQ":
         power = (light * 203 / 10000) ** (2610 / 16384)
@@ -269,18 +269,18 @@ def test_hdr_is_brought_to_the_brightness_of_a_standard_picture(transfer, name):
     shown = rgb[32, 8::16].mean(axis=1) / 255
     expected = 1.055 * light ** (1 / 2.4) - 0.055
     assert shown == pytest.approx(expected, abs=0.06)
-    assert np.ptp(rgb[32, 8::16].astype(int), axis=1).max() <= 8, "grey stays grey"
+    assert np.ptp(rgb[32, 8::16].astype(int), axis=1).max() <= 8, "gray stays gray"
 
 
 @pytest.mark.parametrize("size", [(63, 47), (1, 2), (2, 1), (321, 241)])
-def test_odd_and_tiny_sides(size):
+def test_odd_and_tiny_frame_sizes(size):
     width, height = size
     frames = [frame[:height, :width] for frame in synthetic_frames.corner_frames(3, 400, 300)]
     data = synthetic_video.encode_video(frames, container="matroska", codec="libvpx-vp9", pix_fmt="yuv444p")
     assert read(data)[0].shape == (height, width, 3)
 
 
-def test_pixels_that_are_not_square_are_made_square():
+def test_non_square_pixels_are_made_square():
     file = io.BytesIO()
     with av.open(file, "w", format="mp4") as output:
         stream = output.add_stream("libx264", rate=25)
@@ -299,7 +299,7 @@ def test_pixels_that_are_not_square_are_made_square():
     ("container", "codec", "audio"),
     [("mp4", "libx264", "aac"), ("webm", "libvpx", "libopus"), ("mov", "libx264", "pcm_s16le")],
 )
-def test_sound_beside_the_video_is_passed_over_whatever_the_order(container, codec, audio, audio_first):
+def test_audio_stream_is_ignored_in_any_order(container, codec, audio, audio_first):
     data = synthetic_video.encode_video(
         synthetic_frames.corner_frames(5), container=container, codec=codec, audio_codec=audio, audio_first=audio_first
     )
@@ -307,19 +307,19 @@ def test_sound_beside_the_video_is_passed_over_whatever_the_order(container, cod
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_one_and_two_frames_are_a_clip(count):
+def test_one_or_two_frames_are_a_clip(count):
     reader = VideoReader(synthetic_video.encode_video(synthetic_frames.corner_frames(count)))
     assert len(list(reader.frames())) == count
     assert reader.duration == pytest.approx(count / 25)
 
 
-def test_frames_are_scaled_down_but_never_up():
+def test_frames_are_scaled_down_and_never_up():
     data = synthetic_video.encode_video(synthetic_frames.corner_frames(2, 640, 480))
     assert read(data, max_side=160)[0].shape == (120, 160, 3)
     assert read(data, max_side=2000)[0].shape == (480, 640, 3)
 
 
-def picture(format: str) -> bytes:
+def image_bytes(format: str) -> bytes:
     file = io.BytesIO()
     Image.fromarray(synthetic_frames.portrait()).save(file, format)
     return file.getvalue()
@@ -334,11 +334,11 @@ NOT_A_VIDEO = {
     "a concat script": b"ffconcat version 1.0\nfile '/etc/passwd'\n",
     "a DASH manifest": b'<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011"></MPD>',
     "a session description": b"v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nm=video 9 RTP/AVP 96\n",
-    "a PNG": picture("PNG"),
-    "a JPEG": picture("JPEG"),
-    "a WebP": picture("WEBP"),
+    "a PNG": image_bytes("PNG"),
+    "a JPEG": image_bytes("JPEG"),
+    "a WebP": image_bytes("WEBP"),
     "a HEIC": b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic" + bytes(100),
-    "an AVIF": picture("AVIF"),
+    "an AVIF": image_bytes("AVIF"),
     "a WAV": synthetic_video.encode_audio_only("wav", "pcm_s16le"),
     "sound in MP4": synthetic_video.encode_audio_only("mp4", "aac"),
     "sound in WebM": synthetic_video.encode_audio_only("webm", "libopus"),
@@ -346,12 +346,12 @@ NOT_A_VIDEO = {
 
 
 @pytest.mark.parametrize("data", NOT_A_VIDEO.values(), ids=NOT_A_VIDEO.keys())
-def test_what_is_no_video_is_refused_as_such(data):
+def test_unsupported_format_is_refused(data):
     with pytest.raises(UnsupportedMedia):
         read(data)
 
 
-def test_a_cover_picture_beside_sound_is_no_video():
+def test_cover_image_of_an_audio_file_is_no_video():
     file = io.BytesIO()
     with av.open(file, "w", format="mp4") as output:
         cover = output.add_stream("mjpeg", rate=1)
@@ -377,17 +377,17 @@ DAMAGED = {
 
 
 @pytest.mark.parametrize("data", DAMAGED.values(), ids=DAMAGED.keys())
-def test_a_video_of_which_nothing_decodes_is_corrupt_or_empty(data):
+def test_video_without_decodable_frames_is_corrupt_or_empty(data):
     with pytest.raises((VideoCorrupt, VideoTooShort)):
         read(data)
 
 
-def test_an_avi_of_noise_holds_no_stream_at_all():
+def test_avi_of_noise_has_no_stream():
     with pytest.raises(UnsupportedMedia):
         read(b"RIFF\x00\x10\x00\x00AVI " + np.random.default_rng(2).bytes(4000))
 
 
-def test_a_recording_that_was_cut_off_gives_what_it_holds():
+def test_truncated_recording_gives_its_first_frames():
     data = synthetic_video.encode_video(
         synthetic_frames.face_frames(50), container="webm", codec="libvpx", container_options={"live": "1"}
     )
@@ -396,7 +396,7 @@ def test_a_recording_that_was_cut_off_gives_what_it_holds():
     assert 0.4 < reader.duration < 2.0
 
 
-def test_damage_in_the_middle_is_passed_over():
+def test_damaged_packets_are_skipped():
     data = bytearray(
         synthetic_video.encode_video(synthetic_frames.face_frames(50), container="matroska", options={"g": "5"})
     )
@@ -406,7 +406,7 @@ def test_damage_in_the_middle_is_passed_over():
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_no_damage_whatever_gets_past_the_named_errors(seed):
+def test_random_damage_gives_frames_or_a_named_error(seed):
     random = np.random.default_rng(seed)
     data = bytearray(
         MP4
@@ -429,7 +429,7 @@ def test_no_damage_whatever_gets_past_the_named_errors(seed):
         (VideoLimits(timeout_seconds=0.0), VideoTooLong),
     ],
 )
-def test_limits_hold_for_what_is_decoded(limits, error):
+def test_limits_are_enforced_on_decoded_frames(limits, error):
     data = synthetic_video.encode_video(synthetic_frames.counter_frames(25))
     assert len(read(data)) == 25
     with pytest.raises(error):
@@ -441,7 +441,7 @@ def test_limits_hold_for_what_is_decoded(limits, error):
     ("container", "codec"),
     [("mp4", "libx264"), ("webm", "libvpx"), ("webm", "libvpx-vp9"), ("mp4", "mpeg4")],
 )
-def test_a_frame_of_exactly_the_limit_is_decoded_and_a_larger_one_is_not(size, container, codec):
+def test_frame_size_limit_is_inclusive(size, container, codec):
     width, height = size
     if codec != "libvpx-vp9":
         width, height = width // 2 * 2, height // 2 * 2
@@ -453,7 +453,7 @@ def test_a_frame_of_exactly_the_limit_is_decoded_and_a_larger_one_is_not(size, c
         list(VideoReader(data, VideoLimits(frame_pixels=width * height - 1)).frames())
 
 
-def test_a_container_that_claims_a_huge_picture_is_read_by_what_its_stream_holds():
+def test_frame_size_in_the_container_is_not_trusted():
     data = bytearray(synthetic_video.encode_video(synthetic_frames.corner_frames(5)))
     at = data.find(b"avc1", data.find(b"stsd")) + 4 + 24  # reserved, index, pre-defined; then width and height
     assert data[at : at + 4] == (64).to_bytes(2, "big") + (48).to_bytes(2, "big")
@@ -462,7 +462,7 @@ def test_a_container_that_claims_a_huge_picture_is_read_by_what_its_stream_holds
 
 
 @pytest.mark.parametrize("timescale", [0, 1, 0x7FFFFFFF])
-def test_a_timescale_that_cannot_be_gives_a_duration_that_can(timescale):
+def test_invalid_timescale_gives_a_plausible_duration(timescale):
     data = bytearray(synthetic_video.encode_video(synthetic_frames.counter_frames(25)))
     at = data.find(b"mdhd") + 4 + 12  # version and flags, two times; then the timescale
     data[at : at + 4] = timescale.to_bytes(4, "big")
@@ -474,7 +474,7 @@ def test_a_timescale_that_cannot_be_gives_a_duration_that_can(timescale):
     assert count / 1000 < reader.duration <= 10
 
 
-def test_a_header_that_lies_about_the_duration_fools_nobody():
+def test_header_duration_is_not_trusted():
     data = synthetic_video.encode_video(synthetic_frames.counter_frames(50))
     lying = bytearray(data)
     at = data.find(b"mvhd") + 4 + 16  # version, flags, two times, timescale; then the duration
@@ -483,7 +483,7 @@ def test_a_header_that_lies_about_the_duration_fools_nobody():
         list(VideoReader(bytes(lying), VideoLimits(seconds=1.0)).frames())
 
 
-def test_a_huge_frame_is_refused_before_it_is_decoded():
+def test_huge_frame_is_refused_before_decoding():
     data = synthetic_video.encode_video(
         [np.zeros((9000, 9000, 3), np.uint8)], container="matroska", codec="mjpeg", pix_fmt="yuvj420p"
     )
@@ -493,8 +493,8 @@ def test_a_huge_frame_is_refused_before_it_is_decoded():
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000, "kilobytes"
 
 
-def test_a_demuxer_never_opens_another_file(monkeypatch):
-    """A QuickTime data reference (`dref`) to somewhere else is the classic way out of a movie file."""
+def test_demuxer_opens_no_other_file(monkeypatch):
+    """A QuickTime data reference (`dref`) to another file is the classic attack."""
     data = bytearray(MP4)
     at = data.find(b"url \x00\x00\x00\x01")
     data[at + 7] = 0  # "the media is elsewhere"
@@ -505,31 +505,28 @@ def test_a_demuxer_never_opens_another_file(monkeypatch):
     assert opened == []
 
 
-# Frames at given times, and how long a clip runs
-
-
-def test_at_each_time_the_frame_is_read_that_a_player_shows_then():
+def test_frames_at_gives_the_frames_shown_at_these_times():
     clip = synthetic_video.encode_video(synthetic_frames.counter_frames(20), fps=10)
     frames = list(VideoReader(clip).frames_at([0.0, 0.05, 0.29, 0.3, 0.99, 1.95, 7.0]))
     assert [synthetic_frames.read_counter(frame.rgb) for frame in frames] == [0, 2, 3, 9, 19]
     assert [frame.time for frame in frames] == pytest.approx([0.0, 0.2, 0.3, 0.9, 1.9], abs=0.002)
 
 
-def test_what_is_shown_is_known_where_the_frame_rate_varies():
+def test_frames_at_works_at_a_variable_rate():
     times = [0.0, 0.1, 0.9, 1.0, 2.5]
     clip = synthetic_video.encode_video(synthetic_frames.counter_frames(5), times=times, container="matroska")
     frames = list(VideoReader(clip).frames_at([0.5, 0.95, 1.7, 2.4]))
     assert [synthetic_frames.read_counter(frame.rgb) for frame in frames] == [1, 2, 3]
 
 
-def test_no_time_reads_the_clip_to_its_end_all_the_same():
+def test_frames_at_without_times_reads_the_whole_clip():
     reader = VideoReader(synthetic_video.encode_video(synthetic_frames.counter_frames(20), fps=10))
     assert list(reader.frames_at([])) == []
     assert (reader.duration, reader.frame_count) == (pytest.approx(2), 20)
 
 
 @pytest.mark.parametrize(("container", "codec"), [("mp4", "libx264"), ("webm", "libvpx"), ("avi", "mpeg4")])
-def test_a_clip_is_measured_as_long_as_it_decodes(container, codec):
+def test_probed_span_equals_the_decoded_duration(container, codec):
     clip = synthetic_video.encode_video(synthetic_frames.counter_frames(20), fps=10, container=container, codec=codec)
     reader = VideoReader(clip)
     span = reader.probe_span()
@@ -537,7 +534,7 @@ def test_a_clip_is_measured_as_long_as_it_decodes(container, codec):
     assert (span.start, span.duration) == (pytest.approx(0, abs=0.01), pytest.approx(reader.duration, abs=0.01))
 
 
-def test_a_clip_is_measured_and_refused_by_its_packets_whatever_its_header_claims():
+def test_probing_does_not_trust_the_header():
     clip = synthetic_video.encode_video(synthetic_frames.counter_frames(40), fps=10, container="matroska")
     with av.open(io.BytesIO(clip)) as container:
         duration = struct.pack(">d", container.duration / 1000)
@@ -548,7 +545,7 @@ def test_a_clip_is_measured_and_refused_by_its_packets_whatever_its_header_claim
         VideoReader(lying, VideoLimits(seconds=3)).probe_span()
 
 
-def test_half_a_clip_is_measured_by_the_half_that_is_there():
+def test_probing_a_truncated_clip_gives_its_first_part():
     clip = synthetic_video.encode_video(synthetic_frames.noise_frames(40), fps=10, container="matroska")
     assert 0.5 < VideoReader(clip[: len(clip) // 2]).probe_span().duration < 3.5
     with pytest.raises(VideoCorrupt):

@@ -8,15 +8,15 @@ import numpy as np
 from PIL import Image
 
 
-def encode_image(rgb: np.ndarray, kind: str = "JPEG", **options: Any) -> bytes:
-    """Encode a picture, (H, W, 3) or whatever else Pillow takes, by Pillow's name of its format."""
+def encode_image(rgb: np.ndarray, file_format: str = "JPEG", **options: Any) -> bytes:
+    """Encode an image, (H, W, 3) or another shape that Pillow takes, in a format by Pillow's name."""
     file = io.BytesIO()
-    Image.fromarray(rgb).save(file, kind, **options)
+    Image.fromarray(rgb).save(file, file_format, **options)
     return file.getvalue()
 
 
 def encode_heic_grid(tile: np.ndarray, rows: int, columns: int, width: int, height: int) -> bytes:
-    """Encode a HEIC as phones do, as a grid of tiles, which here are all the same one."""
+    """Encode a HEIC as phones do, as a grid of tiles; here all are the same tile."""
 
     def box(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I4s", 8 + len(body), kind) + body

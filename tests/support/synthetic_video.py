@@ -61,7 +61,7 @@ def encode_video(
 
 
 def encode_audio_only(container: str = "mp4", codec: str = "aac") -> bytes:
-    """One second of a sine wave and no picture."""
+    """Encode one second of a sine wave, without video."""
     file = io.BytesIO()
     with av.open(file, "w", format=container) as output:
         output.mux(_sine(output.add_stream(codec, rate=48000, layout="mono"), 1.0))
@@ -83,6 +83,6 @@ def _sine(stream: av.AudioStream, seconds: float) -> list[av.Packet]:
 
 
 def decode_frames(data: bytes) -> list[np.ndarray]:
-    """Decode every frame of a file as (H, W, 3) uint8 RGB, as stored."""
+    """Decode every frame of a file as (H, W, 3) uint8 RGB, without applying its display matrix."""
     with av.open(io.BytesIO(data)) as container:
         return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
