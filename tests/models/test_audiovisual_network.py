@@ -272,13 +272,13 @@ def test_a_fusion_or_head_that_is_none_is_named():
 def test_modality_dropout_takes_its_shares_and_never_both():
     windows = excerpts(2000, frames=1, side=1, steps=1)
     windows.audio_mask[:500] = False
-    dropped = drop_modalities(windows, torch.Generator().manual_seed(0), video=0.3, audio=0.2)
+    dropped = drop_modalities(windows, torch.Generator().manual_seed(0), video_prob=0.3, audio_prob=0.2)
     rows = dropped.modalities()
     assert rows[:500] == [("video",)] * 500, "what has only one keeps it"
     shares = {had: rows[500:].count(had) / 1500 for had in set(rows[500:])}
     assert shares == pytest.approx({("audio",): 0.3, ("video",): 0.2, BOTH: 0.5}, abs=0.05)
     assert windows.face_mask.all(), "the batch itself stays as it was"
-    again = drop_modalities(windows, torch.Generator().manual_seed(0), video=0.3, audio=0.2)
+    again = drop_modalities(windows, torch.Generator().manual_seed(0), video_prob=0.3, audio_prob=0.2)
     assert again.modalities() == rows
 
 

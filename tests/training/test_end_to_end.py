@@ -96,7 +96,9 @@ def test_a_few_steps_teach_it_to_tell_two_emotions_apart_with_and_without_sound(
     draw = torch.Generator().manual_seed(0)
     losses = []
     for _ in range(8):
-        loss = torch.nn.functional.cross_entropy(network(drop_modalities(batch, draw, video=0.1, audio=0.4)), truth)
+        loss = torch.nn.functional.cross_entropy(
+            network(drop_modalities(batch, draw, video_prob=0.1, audio_prob=0.4)), truth
+        )
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

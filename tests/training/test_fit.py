@@ -37,7 +37,9 @@ from tests.support import ravdess, synthetic_frames
 
 COUNT, LABELS = 32, ("one", "two", "three", "four")
 TRUTH = np.arange(COUNT) % len(LABELS)
-STILL = MelAugmentation(slack=0, gain=0, noisy=0, pitch=0, stretch=0, masks=(0, 0))
+STILL = MelAugmentation(
+    slack_seconds=0, gain_std_db=0, noise_prob=0, max_pitch_shift=0, max_stretch=0, mask_counts=(0, 0)
+)
 
 
 def bands(side, rng):

@@ -22,7 +22,9 @@ from moodreel.training.augmentation.spectrogram import (
 from tests.support import synthetic_audio
 
 MIDDLES = mel_to_hz(np.linspace(hz_to_mel(0), hz_to_mel(SAMPLE_RATE / 2), MEL_BANDS + 2))[1:-1]
-NOTHING = MelAugmentation(slack=0, gain=0, noisy=0, pitch=0, stretch=0, masks=(0, 0))
+NOTHING = MelAugmentation(
+    slack_seconds=0, gain_std_db=0, noise_prob=0, max_pitch_shift=0, max_stretch=0, mask_counts=(0, 0)
+)
 
 
 def tune(seconds=4.0):
@@ -68,7 +70,9 @@ def test_a_recording_that_is_too_short_is_whole_and_somewhere_in_silence():
 
 def test_slack_lets_a_window_begin_before_the_recording_and_end_after_it():
     mels = np.zeros((MEL_BANDS, WINDOW_FRAMES), np.float32)
-    windows = [augment_mel(mels, np.random.default_rng(seed), replace(NOTHING, slack=0.5)) for seed in range(40)]
+    windows = [
+        augment_mel(mels, np.random.default_rng(seed), replace(NOTHING, slack_seconds=0.5)) for seed in range(40)
+    ]
     before = [int((window[0, : WINDOW_FRAMES // 2] == np.float32(SILENCE)).sum()) for window in windows]
     after = [int((window[0, WINDOW_FRAMES // 2 :] == np.float32(SILENCE)).sum()) for window in windows]
     assert 20 < max(before) <= round(0.5 * SAMPLE_RATE / HOP_LENGTH) and 20 < max(after) <= round(

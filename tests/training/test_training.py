@@ -442,11 +442,11 @@ def test_a_crop_shown_by_another_camera_is_another_of_the_same_face_and_repeats_
 @pytest.mark.parametrize("kind", list(SequenceKind))
 def test_every_kind_of_sequence_shows_a_face_and_stays_within_its_length(studio, kind):
     made = studio.generate(40, np.random.default_rng(0), kind=kind)
-    assert made.seen.any(axis=1).all()
+    assert made.face_mask.any(axis=1).all()
     assert (made.lengths == 1).all() == (kind is SequenceKind.STILL)
-    for seen, length in zip(made.seen, made.lengths, strict=True):
+    for seen, length in zip(made.face_mask, made.lengths, strict=True):
         assert not seen[length:].any()
-    blendshapes = made.faces[..., -52:]
+    blendshapes = made.features[..., -52:]
     assert blendshapes.min() >= 0
     assert blendshapes.max() <= 1
 
@@ -455,7 +455,7 @@ def test_who_talks_calmly_is_neutral_and_moves_the_mouth_more_than_the_brows(stu
     made = studio.generate(150, np.random.default_rng(0), kind=SequenceKind.TALK)
     assert {FIVE[index] for index in made.targets.argmax(axis=1)} == {"Neutral"}
     brows = [i for i, name in enumerate(BLENDSHAPES) if name.startswith("brow")]
-    long = [clip[:length, -52:] for clip, length in zip(made.faces, made.lengths, strict=True) if length > 8]
+    long = [clip[:length, -52:] for clip, length in zip(made.features, made.lengths, strict=True) if length > 8]
     mouth_moves = np.mean([clip[:, MOUTH].std(axis=0).max() for clip in long])
     brows_move = np.mean([clip[:, brows].std(axis=0).max() for clip in long])
     assert mouth_moves > 2.5 * brows_move
@@ -466,7 +466,7 @@ def test_a_burst_is_calm_at_some_time_and_expressive_at_another(studio):
     assert "Neutral" not in {FIVE[index] for index in made.targets.argmax(axis=1)}
     strengths = [
         clip[:length, -52:][:, 44 + target]
-        for clip, length, target in zip(made.faces, made.lengths, made.targets.argmax(axis=1), strict=True)
+        for clip, length, target in zip(made.features, made.lengths, made.targets.argmax(axis=1), strict=True)
         if length > 8
     ]
     assert np.mean([s.max() for s in strengths]) > 0.6
@@ -508,7 +508,7 @@ def test_who_gapes_looks_surprised_with_the_mouth_alone():
     )
     made = studio.generate(80, np.random.default_rng(0), kind=SequenceKind.TALK)
     opened, widened, surprised = [], [], []
-    for clip, looked, length in zip(made.faces[..., -52:], made.appearance, made.lengths, strict=True):
+    for clip, looked, length in zip(made.features[..., -52:], made.appearance, made.lengths, strict=True):
         opened.append(clip[:length, JAW_OPEN].max())
         widened.append(np.median(clip[:length, wide]))
         surprised.append(looked[:length, SEVEN.index("surprise")].max())
@@ -521,7 +521,7 @@ def test_who_gapes_looks_surprised_with_the_mouth_alone():
 
 def test_an_onset_ends_at_its_height(studio):
     made = studio.generate(60, np.random.default_rng(0), kind=SequenceKind.ONSET)
-    clips = zip(made.faces, made.lengths, made.targets.argmax(axis=1), strict=True)
+    clips = zip(made.features, made.lengths, made.targets.argmax(axis=1), strict=True)
     strengths = [clip[:length, -52:][:, 44 + target] for clip, length, target in clips if length > 8]
     assert np.mean([s[-1] - s[0] for s in strengths]) > 0.4
 
@@ -540,7 +540,7 @@ def test_landmarks_follow_the_blendshapes_that_are_changed():
 
 def test_the_same_seed_makes_the_same_sequences(studio):
     first, again = (studio.generate(10, np.random.default_rng(4)) for _ in range(2))
-    np.testing.assert_array_equal(first.faces, again.faces)
+    np.testing.assert_array_equal(first.features, again.features)
 
 
 def test_a_blink_is_in_the_eyes():

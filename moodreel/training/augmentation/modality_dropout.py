@@ -1,4 +1,4 @@
-"""Modality dropout: what teaches an audio-visual network to answer a silent clip, and one that hides the face."""
+"""Modality dropout: trains an audio-visual network to answer silent clips, and clips that hide the face."""
 
 from dataclasses import replace
 
@@ -8,17 +8,22 @@ from moodreel.models.networks.audiovisual import AudioVisualBatch
 
 
 def drop_modalities(
-    excerpts: AudioVisualBatch, generator: torch.Generator, *, video: float = 0.15, audio: float = 0.15
+    batch: AudioVisualBatch, generator: torch.Generator, *, video_prob: float = 0.15, audio_prob: float = 0.15
 ) -> AudioVisualBatch:
-    """Take the faces or the sound away from some windows of a batch that have both; never both.
+    """Drop the faces or the audio of some windows that have both; never both (ModDrop, Neverova et al. 2016).
 
-    video, audio: shares of these windows, 0 to 1, together at most 1, that lose the one or the other (Neverova et al.
-        2016, "ModDrop").
-    generator: on the CPU; the same seed takes the same away.
+    Args:
+        batch: of windows.
+        generator: on the CPU; the same seed drops the same.
+        video_prob: probability that such a window loses its faces.
+        audio_prob: probability that it loses its audio; at most 1 together with `video_prob`.
+
+    Raises:
+        ValueError: a probability is out of range.
     """
-    if min(video, audio) < 0 or video + audio > 1:
-        raise ValueError(f"Shares of {video} and {audio} to drop are not from 0 to 1 together.")
-    both = excerpts.face_mask.any(dim=1) & excerpts.audio_mask
-    drawn = torch.rand(len(excerpts), generator=generator).to(both.device)
-    blind, deaf = both & (drawn < video), both & (drawn >= 1 - audio)
-    return replace(excerpts, face_mask=excerpts.face_mask & ~blind[:, None], audio_mask=excerpts.audio_mask & ~deaf)
+    if min(video_prob, audio_prob) < 0 or video_prob + audio_prob > 1:
+        raise ValueError(f"Shares of {video_prob} and {audio_prob} to drop are not from 0 to 1 together.")
+    both = batch.face_mask.any(dim=1) & batch.audio_mask
+    draw = torch.rand(len(batch), generator=generator).to(both.device)
+    no_video, no_audio = both & (draw < video_prob), both & (draw >= 1 - audio_prob)
+    return replace(batch, face_mask=batch.face_mask & ~no_video[:, None], audio_mask=batch.audio_mask & ~no_audio)

@@ -83,7 +83,7 @@ def to_tracks(sequences: SequenceBatch) -> list[list[FaceFeatures | None]]:
             else None
             for face, visible in zip(clip[:length], seen[:length], strict=True)
         ]
-        for clip, seen, length in zip(sequences.faces, sequences.seen, sequences.lengths, strict=True)
+        for clip, seen, length in zip(sequences.features, sequences.face_mask, sequences.lengths, strict=True)
     ]
 
 
@@ -98,7 +98,8 @@ def sequence_logits(network: TwoStreamNet, clips: SequenceBatch) -> tuple[torch.
     """Return the logits of sequences (B, 5), and of their frames (B, T, 5), on the network's device."""
     device = next(network.parameters()).device
     seen, appearance, faces, lengths = (
-        torch.from_numpy(array).to(device) for array in (clips.seen, clips.appearance, clips.faces, clips.lengths)
+        torch.from_numpy(array).to(device)
+        for array in (clips.face_mask, clips.appearance, clips.features, clips.lengths)
     )
     streams = torch.zeros(*seen.shape, 2, len(FIVE), device=device)
     with torch.no_grad():
@@ -119,4 +120,6 @@ def _predict(predictor: FacePredictor, clips: SequenceBatch) -> tuple[np.ndarray
         logits, frame_logits = sequence_logits(predictor.network, clips)
     joined = (logits / card.temperature).softmax(dim=-1).cpu().numpy()
     per_frame = (frame_logits / card.moment_temperature).softmax(dim=-1).cpu().numpy()
-    return joined, np.stack([frames[seen].mean(axis=0) for frames, seen in zip(per_frame, clips.seen, strict=True)])
+    return joined, np.stack(
+        [frames[seen].mean(axis=0) for frames, seen in zip(per_frame, clips.face_mask, strict=True)]
+    )

@@ -88,7 +88,7 @@ class PairedInputs(AvInputs):
     def drop_modality(self, excerpts: AudioVisualBatch, rng: np.random.Generator | None) -> AudioVisualBatch:
         if rng is not None:
             draw = torch.Generator().manual_seed(int(rng.integers(2**31)))
-            return drop_modalities(excerpts, draw, video=self.drop_video, audio=self.drop_audio)
+            return drop_modalities(excerpts, draw, video_prob=self.drop_video, audio_prob=self.drop_audio)
         if self.missing == "video":
             return replace(excerpts, face_mask=torch.zeros_like(excerpts.face_mask))
         return replace(excerpts, audio_mask=torch.zeros_like(excerpts.audio_mask)) if self.missing else excerpts
