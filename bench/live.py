@@ -131,15 +131,37 @@ def post_until(server: Server, clip: bytes, stop: threading.Event, taken: list[f
         taken.append((time.perf_counter() - start) * 1000)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m bench.live", description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--seconds", type=float, default=60.0, help="how long to send frames")
     parser.add_argument("--rate", type=float, default=15.0, help="frames a second of each client")
-    parser.add_argument("--clients", type=int, default=1)
-    parser.add_argument("--size", default="640x360")
+    parser.add_argument("--clients", type=int, default=1, help="clients that send at a time")
+    parser.add_argument("--size", default="640x360", help="WIDTHxHEIGHT of the frames")
     parser.add_argument("--model", help="name of a model in the store (default: the store's own)")
     parser.add_argument("--beside-predict", action="store_true", help="post videos of 6 s meanwhile")
-    options = parser.parse_args(arguments)
+    return parser.parse_args(arguments)
+
+
+def print_latencies(clients: Sequence[Client]) -> list[float]:
+    """Print how fast the frames of all clients were answered. Returns the latencies in milliseconds."""
+    latencies = [latency for client in clients for latency in client.latencies]
+    server_ms = [milliseconds for client in clients for milliseconds in client.server_ms]
+    sent = sum(client.sent - client.sent_before for client in clients)
+    p95 = percentile(latencies, 0.95)
+    print(f"{len(latencies)} of {sent} frames answered, {sum(client.dropped_since for client in clients)} dropped")
+    verdict = "met" if p95 < TARGET_P95 else "MISSED"
+    print(
+        f"send to result: p50 {percentile(latencies, 0.5):.0f} ms, p95 {p95:.0f} ms (target {TARGET_P95:g}: {verdict})"
+    )
+    print(f"of it in the server: p50 {percentile(server_ms, 0.5):.0f} ms, p95 {percentile(server_ms, 0.95):.0f} ms")
+    for name in ("suggestions", "errors"):
+        if messages := [text for client in clients for text in getattr(client, name)]:
+            print(f"{name}: {len(messages)}, the last: {messages[-1]}")
+    return latencies
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = parse_options(arguments)
     width, height = map(int, re.fullmatch(r"(\d+)x(\d+)", options.size).groups())
     frames = [synthetic_image.encode_image(rgb, quality=80) for rgb in synthetic_frames.face_frames(30, width, height)]
     wall_ms, cpu = baseline(frames)
@@ -160,33 +182,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for client in clients:
             client.reset()
         taken.clear()
-        before, spent = worker_megabytes(server), cpu_seconds(server)
+        before, cpu_before = worker_megabytes(server), cpu_seconds(server)
         run_in_threads([lambda client=client: client.run(options.seconds) for client in clients])
-        spent = cpu_seconds(server) - spent
+        cpu_spent = cpu_seconds(server) - cpu_before
         after = worker_megabytes(server)
         stop.set()
         if options.beside_predict:
             poster.join()
         for client in clients:
             client.disconnect()
-    latencies = [latency for client in clients for latency in client.latencies]
-    own = [latency for client in clients for latency in client.server_ms]
-    sent = sum(client.sent - client.sent_before for client in clients)
-    p50, p95 = percentile(latencies, 0.5), percentile(latencies, 0.95)
-    print(f"{len(latencies)} of {sent} frames answered, {sum(client.dropped_since for client in clients)} dropped")
-    verdict = "met" if p95 < TARGET_P95 else "MISSED"
-    print(f"send to result: p50 {p50:.0f} ms, p95 {p95:.0f} ms (target {TARGET_P95:g}: {verdict})")
-    print(f"of it in the server: p50 {percentile(own, 0.5):.0f} ms, p95 {percentile(own, 0.95):.0f} ms")
-    print(f"p50 is {p50 / wall_ms:.2f} times decoding and detection alone")
+    latencies = print_latencies(clients)
+    print(f"p50 is {percentile(latencies, 0.5) / wall_ms:.2f} times decoding and detection alone")
     if not options.beside_predict and latencies:
-        each = spent * 1000 / len(latencies)
+        each = cpu_spent * 1000 / len(latencies)
         print(f"CPU of the server: {each:.1f} ms a frame answered, {each / cpu:.2f} times decoding and detection alone")
     if taken:
         print(f"/predict beside it: {len(taken)} calls, p50 {statistics.median(taken):.0f} ms")
     print(f"memory of the workers: {', '.join(f'{a:.0f} to {b:.0f} MB' for a, b in zip(before, after, strict=True))}")
-    for name in ("suggestions", "errors"):
-        if messages := [text for client in clients for text in getattr(client, name)]:
-            print(f"{name}: {len(messages)}, the last: {messages[-1]}")
 
 
 if __name__ == "__main__":

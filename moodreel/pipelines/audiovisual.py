@@ -32,6 +32,8 @@ NO_MODEL = (
     "EMO_MOCK=1 to try clients without one; until then /predict answers from faces."
 )
 
+MOCK_WARNING = "EMO_MOCK=1: /api/predict/multimodal makes its answers up, and marks them%s. Not for production."
+
 
 @dataclass(frozen=True, eq=False)
 class WindowResult:
@@ -152,10 +154,7 @@ class AudioVisualPipeline:
         """
         models = audiovisual_model_registry(store_root, device=resolve_device(use_gpu))
         if mock:
-            logger.warning(
-                "EMO_MOCK=1: /api/predict/multimodal makes its answers up, and marks them%s. Not for production.",
-                "; CHECKPOINT_PATH is not looked at" if checkpoint else "",
-            )
+            logger.warning(MOCK_WARNING, "; CHECKPOINT_PATH is not used" if checkpoint else "")
             return cls(engine, models, mock=True, limits=limits)
         operator_model = None
         try:

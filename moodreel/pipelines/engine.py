@@ -136,40 +136,41 @@ class Engine:
         Raises:
             Exception: whatever `frames`, `process` or `progress` raises. Frames that wait are dropped then.
         """
-        results: list[T] = []
+        timings = {"decode": 0.0}
+        done: list[tuple[T, float]] = []
         pending: deque[Future[tuple[T, float]]] = deque()
-        timings = {"decode": 0.0, "faces": 0.0}
-
-        def timed(frame: Frame) -> tuple[T, float]:
-            start = time.perf_counter()
-            return process(frame), elapsed_ms(start)
-
-        def collect() -> None:
-            result, milliseconds = pending.popleft().result()
-            results.append(result)
-            timings["faces"] += milliseconds
-
         try:
-            while True:
-                start = time.perf_counter()
-                frame = next(frames, None)
-                timings["decode"] += elapsed_ms(start)
-                if frame is None:
-                    break
+            for frame in _time_decoding(frames, timings):
                 if progress is not None:
                     progress(frame.time)
-                pending.append(self.executor.submit(timed, frame))
+                pending.append(self.executor.submit(_run_timed, process, frame))
                 if len(pending) > FRAMES_AHEAD:
-                    collect()
-            while pending:
-                collect()
+                    done.append(pending.popleft().result())
+            done.extend(future.result() for future in pending)
         finally:
             frames.close()
             for future in pending:
                 future.cancel()
-        return results, timings
+        return [result for result, _ in done], timings | {"faces": sum(milliseconds for _, milliseconds in done)}
 
     def close(self) -> None:
         """Stop the worker threads and free the face landmarker."""
         self.executor.shutdown()
         self.landmarker.close()
+
+
+def _time_decoding(frames: Iterator[Frame], timings: dict[str, float]) -> Iterator[Frame]:
+    """Yield the frames, and add the milliseconds spent on decoding them to `timings`."""
+    while True:
+        start = time.perf_counter()
+        frame = next(frames, None)
+        timings["decode"] += elapsed_ms(start)
+        if frame is None:
+            return
+        yield frame
+
+
+def _run_timed(process: Callable[[Frame], T], frame: Frame) -> tuple[T, float]:
+    """Return the result, and the milliseconds it took."""
+    start = time.perf_counter()
+    return process(frame), elapsed_ms(start)

@@ -218,17 +218,7 @@ class VideoPipeline:
                 reader, peak, duration=duration, size=size, output=output, full_clip=moment == "whole"
             )
             timings = {**timings, "encode": elapsed_ms(start)}
-        return ThumbnailResult(
-            boomerang=boomerang,
-            emotion=result.emotion if result else None,
-            confidence=result.confidence if result else None,
-            probabilities=result.probabilities if result else None,
-            certain=result.certain if result else None,
-            clip_duration=reader.duration,
-            frames_analysed=len(frames),
-            model=predictor.info,
-            timings=timings,
-        )
+        return _to_thumbnail_result(boomerang, result, reader, len(frames), predictor.info, timings)
 
     def main_track(self, data: bytes, *, with_rgb_crop: bool = False) -> list[FaceFeatures | None]:
         """Extract the features of the main face of a video, as `predict` gives them to a model.
@@ -287,14 +277,13 @@ class VideoPipeline:
         )
         best = int(prediction.probabilities.argmax())
         probabilities = label_probabilities(labels, prediction.probabilities)
-        coverage = len(tracks[main]) / len(frames)
-        quality = _assess_track(tracks[main], coverage, confidence=probabilities[labels[best]])
+        quality = _assess_track(tracks[main], len(frames), confidence=probabilities[labels[best]])
         return VideoResult(
             emotion=labels[best],
             confidence=probabilities[labels[best]],
             probabilities=probabilities,
             peak=frames[int(score_keyframes(observations, prediction.per_frame[:, best]).argmax())].time,
-            face_coverage=coverage,
+            face_coverage=quality.face_coverage,
             certain=quality.reason is None,
             quality=quality,
             frames_analysed=len(frames),
@@ -318,6 +307,27 @@ class VideoPipeline:
         found = [index for index, observation in enumerate(observations) if observation]
         blendshapes = np.stack([observation.features.blendshapes for observation in observations if observation])
         return self._engine.facial_actions.explain(blendshapes, probabilities, emotion, prediction.weights[found])
+
+
+def _to_thumbnail_result(
+    boomerang: BoomerangClip,
+    result: VideoResult | None,
+    reader: VideoReader,
+    frame_count: int,
+    model: ModelInfo,
+    timings: dict[str, float],
+) -> ThumbnailResult:
+    return ThumbnailResult(
+        boomerang=boomerang,
+        emotion=result.emotion if result else None,
+        confidence=result.confidence if result else None,
+        probabilities=result.probabilities if result else None,
+        certain=result.certain if result else None,
+        clip_duration=reader.duration,
+        frames_analysed=frame_count,
+        model=model,
+        timings=timings,
+    )
 
 
 def _track_faces(frames: Sequence[_ExtractedFrame], width: int, height: int) -> dict[int, _Track]:
@@ -352,11 +362,11 @@ def _predict_tracks(
     return dict(zip(tracks, predictor.predict(features), strict=True))
 
 
-def _assess_track(track: _Track, coverage: float, *, confidence: float) -> FaceQuality:
+def _assess_track(track: _Track, frame_count: int, *, confidence: float) -> FaceQuality:
     return assess_quality(
         [observation for _, observation in track.values()],
         [max(box[2:]) for box, _ in track.values()],
-        face_coverage=coverage,
+        face_coverage=len(track) / frame_count,
         confidence=confidence,
     )
 
