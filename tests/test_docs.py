@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import sync_playwright
 
-from moodreel.training.__main__ import _parser as build_parser
+from moodreel.training.__main__ import _parser
 from tests.support import accounts
 from tests.support.server import KEY, REAL_APP, ROOT, Server
 from tests.support.synthetic_frames import portrait
@@ -142,7 +142,7 @@ def test_training_commands_are_understood(command, tmp_path):
     words = shlex.split(command.removeprefix("$ "))
     arguments = [PLACEHOLDERS.sub(str(tmp_path), word) for word in words[words.index("moodreel.training") + 1 :]]
     try:
-        build_parser().parse_args(arguments)
+        _parser().parse_args(arguments)
     except (SystemExit, argparse.ArgumentError) as error:
         raise AssertionError(f"not understood: {arguments}") from error
 
