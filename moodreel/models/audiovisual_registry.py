@@ -76,7 +76,8 @@ class AudioVisualPredictor:
 
     def predict_clip(self, batch: AudioVisualBatch) -> np.ndarray:
         """Return the mean probabilities over the windows of a clip, float32 (C,)."""
-        return np.stack([probabilities for probabilities, _ in self.predict(batch)]).mean(axis=0)
+        mean: np.ndarray = np.stack([probabilities for probabilities, _ in self.predict(batch)]).mean(axis=0)
+        return mean
 
     def _logits(self, batch: AudioVisualBatch) -> torch.Tensor:
         """Compute the logits (B, C); on a CPU two threads share the faces, as nothing else of a clip is left to do."""

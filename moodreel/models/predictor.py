@@ -172,8 +172,9 @@ def calibrate(logits: torch.Tensor, temperature: float, scales: np.ndarray | Non
     probabilities: np.ndarray = (logits.float() / temperature).softmax(dim=-1).cpu().numpy()
     if scales is None:
         return probabilities
-    scaled = probabilities * scales
-    return scaled / scaled.sum(axis=-1, keepdims=True)
+    probabilities = probabilities * scales
+    probabilities /= probabilities.sum(axis=-1, keepdims=True)
+    return probabilities
 
 
 def resolve_device(use_gpu: str) -> str:

@@ -33,9 +33,10 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 class ModelLoader(Protocol[LoadedModel]):
-    """A function that loads a model from its folder or weights file. Raises ModelInvalid."""
+    """A function that loads a model."""
 
-    def __call__(self, path: Path, *, device: str) -> LoadedModel: ...
+    def __call__(self, path: Path, *, device: str) -> LoadedModel:
+        """Load a model from its folder or weights file. Raises ModelInvalid."""
 
 
 class ModelRegistry(Generic[Model]):

@@ -153,7 +153,7 @@ def pickled(folder):
     ("spoil", "message"),
     [
         (lambda f: (f / "config.json").unlink(), r"Name the architecture and arguments"),
-        (lambda f: (f / "config.json").write_text("{"), "no JSON that can be read"),
+        (lambda f: (f / "config.json").write_text("{"), "is missing or is not JSON"),
         (lambda f: (f / "config.json").write_text("[]"), "no JSON object"),
         (lambda f: edit(f, "config.json", model_type="swin"), "holds no ViTForImageClassification"),
         (lambda f: edit(f, "config.json", num_channels=1), "holds no ViTForImageClassification"),

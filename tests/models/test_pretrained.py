@@ -277,7 +277,7 @@ def of_another_width(path):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (of_the_other_kind, "layout of no vit"),
+        (of_the_other_kind, "does not have the layout of a vit"),
         (with_one_missing, "are not of a vit-b-16"),
         (of_another_width, "are not of a vit-b-16|can be made"),
         (lambda path: path.write_bytes(b"<html>"), "web page"),

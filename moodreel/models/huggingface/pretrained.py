@@ -1,9 +1,9 @@
-"""`resnet-50` and `vit-b-16` of transformers to train: begun from weights that somebody has, or at random, with a new
-layer that names the labels, and written as a folder that the store loads (`hugging_face`).
+"""Build `resnet-50` and `vit-b-16` of transformers for training, from existing weights or at random.
 
-Weights come by path, never by name: a folder of Hugging Face's, or a checkpoint in the layout of torchvision's
-`resnet50` and `vit_b_16` or of timm's `resnet50` and `vit_base_patch16_…`, safetensors or torch. Their own layer that
-names classes is left out.
+The classifier is always new. The result is saved as a folder that `moodreel.models.face_registry` loads.
+
+Weights are given by path, never by name: a Hugging Face folder, or a checkpoint (safetensors or torch) in the layout of
+torchvision's `resnet50` or `vit_b_16`, or of timm's `resnet50` or `vit_base_patch16_…`.
 """
 
 import json
@@ -32,70 +32,79 @@ from moodreel.models.huggingface.image import (
 from moodreel.models.quantization import PRECISIONS
 
 MODEL_TYPES = {"resnet-50": "resnet", "vit-b-16": "vit"}
-"""Kinds of networks by name; transformers' own defaults are these two in size."""
+"""model_type of each network. Its size is the default of transformers."""
 
-_HEADS = ("classifier.", "fc.", "head.", "heads.", "vit.pooler.", "pooler.", "fc_norm.")
-"""First words of the names of weights that name classes, or that nothing else reads."""
+_UNUSED_PREFIXES = ("classifier.", "fc.", "head.", "heads.", "vit.pooler.", "pooler.", "fc_norm.")
+"""Prefixes of the weights of classifiers, and of layers that only those read."""
 
 
 def build_pretrained(
     name: str, labels: Sequence[str], *, pretrained: Path | None = None, **sizes: Any
 ) -> HuggingFaceNet:
-    """Make one of `PRETRAINED` for these labels.
+    """Build a network for these labels.
 
-    pretrained: a folder or a checkpoint to begin from; None for random weights.
-    sizes: fields of transformers' config, for another size than the name says ("image_size", "num_hidden_layers" …);
-        what is begun from says its own.
-    Raises ModelInvalid for weights that are not of such a network, or where transformers is not installed.
+    Args:
+        name: A key of `MODEL_TYPES`.
+        labels: In the order of the outputs.
+        pretrained: A folder or a checkpoint to start from; None for random weights.
+        sizes: Fields of transformers' config ("image_size", "num_hidden_layers" …) for another size. Existing weights
+            override them.
+
+    Raises:
+        ModelInvalid: The weights do not fit, or transformers is not installed.
     """
-    kind = MODEL_TYPES[name]
+    model_type = MODEL_TYPES[name]
     image.import_transformers(name)
-    start = _Start({}, {}, kind)
+    start = PretrainedWeights({}, {}, model_type)
     if pretrained is not None:
-        start = (_read_folder if image.is_huggingface_folder(pretrained) else _read_checkpoint)(pretrained, kind)
-    config = {"model_type": kind, **sizes, **start.config}
-    preparation = start.preparation or image.default_preprocessing(start.colours, config.get("image_size", 224))
+        start = (_read_folder if image.is_huggingface_folder(pretrained) else _read_checkpoint)(pretrained, model_type)
+    config = {"model_type": model_type, **sizes, **start.config}
+    preprocessing = start.preprocessing or image.default_preprocessing(start.color_type, config.get("image_size", 224))
     for stale in ("num_labels", "label2id"):
         config.pop(stale, None)
     config["id2label"] = dict(enumerate(labels))
-    config["label2id"] = {label: number for number, label in enumerate(labels)}
-    kept = {key: tensor for key, tensor in start.weights.items() if not key.startswith(_HEADS)}
+    config["label2id"] = {label: index for index, label in enumerate(labels)}
+    backbone = {key: tensor for key, tensor in start.weights.items() if not key.startswith(_UNUSED_PREFIXES)}
     try:
-        network, wrong = image.network_from_state_dict(config, kept, name)
+        network, wrong = image.network_from_state_dict(config, backbone, name)
     except ModelInvalid:
         raise
-    except Exception as error:  # transformers lets through errors of its own and of torch
-        raise ModelInvalid(f"No {name} can be made of these sizes or weights; correct them.") from error
+    except Exception as error:  # transformers passes on errors of its own and of torch
+        raise ModelInvalid(f"The sizes or weights do not make a {name}; correct them.") from error
     wrong = [key for key in wrong if not key.startswith("classifier.")]
     if pretrained is not None and wrong:
         raise ModelInvalid(
             f"The weights of {pretrained.name!r} are not of a {name}: {', '.join(wrong[:3])} missing, unexpected or of "
-            "another shape; name those of such a network, or none."
+            "another shape; choose weights of such a network, or none."
         )
-    return HuggingFaceNet(network, preparation)
+    return HuggingFaceNet(network, preprocessing)
 
 
 def save_pretrained(folder: Path, network: HuggingFaceNet, weights: str = "float32") -> None:
-    """Write config.json, preprocessor_config.json and model.safetensors, each of them whole or not at all. A model.json
-    beside them is the caller's.
+    """Write config.json, preprocessor_config.json and model.safetensors, each of them atomically.
 
-    weights: a name in `PRECISIONS`. In `int8` only the store reads them, not transformers by itself.
+    Args:
+        folder: Where to write; the caller adds the model.json.
+        network: The network.
+        weights: A key of `PRECISIONS`. transformers by itself cannot read "int8".
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder) as made:
-        network.network.save_pretrained(made)
+    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+        network.network.save_pretrained(temporary)
         if weights != "float32":
-            state = PRECISIONS[weights](safetensors.torch.load_file(Path(made) / HF_WEIGHTS_FILE))
-            safetensors.torch.save_file(state, Path(made) / HF_WEIGHTS_FILE, metadata={"format": "pt"})
-        (Path(made) / PREPROCESSOR_FILE).write_text(json.dumps(_stated(network), indent=2) + "\n", encoding="utf-8")
+            state = PRECISIONS[weights](safetensors.torch.load_file(Path(temporary) / HF_WEIGHTS_FILE))
+            safetensors.torch.save_file(state, Path(temporary) / HF_WEIGHTS_FILE, metadata={"format": "pt"})
+        (Path(temporary) / PREPROCESSOR_FILE).write_text(
+            json.dumps(_preprocessor_config(network), indent=2) + "\n", encoding="utf-8"
+        )
         for name in (CONFIG_FILE, PREPROCESSOR_FILE, HF_WEIGHTS_FILE):
-            (Path(made) / name).chmod(0o644)
-            (Path(made) / name).replace(folder / name)
+            (Path(temporary) / name).chmod(0o644)
+            (Path(temporary) / name).replace(folder / name)
 
 
-def _stated(network: HuggingFaceNet) -> dict[str, Any]:
+def _preprocessor_config(network: HuggingFaceNet) -> dict[str, Any]:
     how = network.preprocessing
-    [resample] = [number for number, mode in RESAMPLING_MODES.items() if mode == how.mode]
+    [resample] = [code for code, mode in RESAMPLING_MODES.items() if mode == how.mode]
     return {
         "do_normalize": True,
         "do_rescale": True,
@@ -110,56 +119,59 @@ def _stated(network: HuggingFaceNet) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, eq=False)
-class _Start:
-    """What a network begins from.
+class PretrainedWeights:
+    """Weights to start from.
 
-    weights: by the names in transformers' files. config: what is known of it. colours: "vit" or "resnet", as whose
-    they are read. preparation: of pictures, where it is stated.
+    Attributes:
+        weights: By transformers' names.
+        config: Fields of the config that the weights determine.
+        color_type: "vit" or "resnet", for the default preprocessing.
+        preprocessing: If the source states it.
     """
 
     weights: Mapping[str, torch.Tensor]
     config: Mapping[str, Any]
-    colours: str
-    preparation: ImagePreprocessing | None = None
+    color_type: str
+    preprocessing: ImagePreprocessing | None = None
 
 
-def _read_folder(folder: Path, kind: str) -> _Start:
+def _read_folder(folder: Path, model_type: str) -> PretrainedWeights:
     config = image.read_config(folder)
-    if config.get("model_type") != kind:
+    if config.get("model_type") != model_type:
         raise ModelInvalid(
-            f"The {CONFIG_FILE} of {folder.name!r} describes a {config.get('model_type')}, not a {kind}; name another "
-            "folder."
+            f"The {CONFIG_FILE} of {folder.name!r} describes a {config.get('model_type')}, not a {model_type}; name "
+            "another folder."
         )
-    weights = _with_prefix(read_weights(folder / HF_WEIGHTS_FILE), f"{kind}.")
-    return _Start(weights, config, kind, image.read_preprocessing(folder))
+    weights = _with_prefix(read_weights(folder / HF_WEIGHTS_FILE), f"{model_type}.")
+    return PretrainedWeights(weights, config, model_type, image.read_preprocessing(folder))
 
 
 def _with_prefix(weights: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
-    """A network without a layer that names classes (`ViTModel`) has no prefix before its names."""
+    """Add the prefix that the names of a network without a classifier (`ViTModel`) lack."""
     if any(key.startswith(prefix) for key in weights):
         return dict(weights)
     return {prefix + key: tensor for key, tensor in weights.items()}
 
 
-def _read_checkpoint(path: Path, kind: str) -> _Start:
-    """Weights in the layout of torchvision or timm."""
+def _read_checkpoint(path: Path, model_type: str) -> PretrainedWeights:
+    """Read weights in the layout of torchvision or timm."""
     weights = read_weights(path)
-    body = {key: tensor for key, tensor in weights.items() if not key.startswith(_HEADS)}
-    if kind == "resnet" and "layer1.0.conv1.weight" in body:
-        return _Start({_of_resnet(key): tensor for key, tensor in body.items()}, {}, kind)
-    if kind == "vit" and "conv_proj.weight" in body:
-        # torchvision's ViTs read colours as ResNets do; timm's as most ViTs do.
-        return _Start(*_of_vit(body, _TORCHVISION), "resnet")
-    if kind == "vit" and "patch_embed.proj.weight" in body:
-        return _Start(*_of_vit(body, _TIMM), kind)
+    body = {key: tensor for key, tensor in weights.items() if not key.startswith(_UNUSED_PREFIXES)}
+    if model_type == "resnet" and "layer1.0.conv1.weight" in body:
+        return PretrainedWeights({_rename_resnet_key(key): tensor for key, tensor in body.items()}, {}, model_type)
+    if model_type == "vit" and "conv_proj.weight" in body:
+        # torchvision's ViTs normalize colors as ResNets do; timm's as most ViTs do.
+        return PretrainedWeights(*_rename_vit(body, _TORCHVISION), "resnet")
+    if model_type == "vit" and "patch_embed.proj.weight" in body:
+        return PretrainedWeights(*_rename_vit(body, _TIMM), model_type)
     raise ModelInvalid(
-        f"The checkpoint {path.name!r} has the layout of no {kind} of torchvision or timm; name one that has, or a "
-        f"folder with a {CONFIG_FILE}."
+        f"The checkpoint {path.name!r} does not have the layout of a {model_type} of torchvision or timm; name one "
+        f"that has, or a folder with a {CONFIG_FILE}."
     )
 
 
-def _of_resnet(key: str) -> str:
-    """`layer2.0.conv3.weight` to `resnet.encoder.stages.1.layers.0.layer.2.convolution.weight`."""
+def _rename_resnet_key(key: str) -> str:
+    """Turn `layer2.0.conv3.weight` into `resnet.encoder.stages.1.layers.0.layer.2.convolution.weight`."""
     if stem := re.fullmatch(r"(conv|bn)1\.(\w+)", key):
         return f"resnet.embedder.embedder.{_PARTS[stem[1]]}.{stem[2]}"
     if inner := re.fullmatch(r"layer(\d)\.(\d+)\.(conv|bn)(\d)\.(\w+)", key):
@@ -198,21 +210,21 @@ _TIMM = (
     (r"blocks\.(\d+)\.mlp\.fc2\.(.+)", _LAYER + r"\1.output.dense.\2"),
     (r"norm\.(.+)", r"vit.layernorm.\1"),
 )
-"""Names there, as patterns, and in transformers' files; `*` stands for query, key and value, one after the other."""
+"""Patterns of names, and transformers' names; `*` stands for query, key and value, stacked in one tensor."""
 
 
-def _of_vit(
+def _rename_vit(
     body: Mapping[str, torch.Tensor], names: Sequence[tuple[str, str]]
 ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    ours: dict[str, torch.Tensor] = {}
+    renamed: dict[str, torch.Tensor] = {}
     for key, tensor in body.items():
-        called = next((re.sub(there, here, key) for there, here in names if re.fullmatch(there, key)), key)
-        if "*" in called:
+        name = next((re.sub(pattern, new, key) for pattern, new in names if re.fullmatch(pattern, key)), key)
+        if "*" in name:
             parts = zip(("query", "key", "value"), tensor.chunk(3), strict=True)
-            ours |= {called.replace("*", part): rows.contiguous() for part, rows in parts}
+            renamed |= {name.replace("*", part): rows.contiguous() for part, rows in parts}
         else:
-            ours[called] = tensor
-    places = ours.get("vit.embeddings.position_embeddings", torch.zeros(1, 197, 1)).shape[1] - 1
-    patch = ours["vit.embeddings.patch_embeddings.projection.weight"].shape[-1]
-    # Both of them normalise with a larger epsilon than transformers does.
-    return ours, {"image_size": math.isqrt(places) * patch, "patch_size": patch, "layer_norm_eps": 1e-6}
+            renamed[name] = tensor
+    patches = renamed.get("vit.embeddings.position_embeddings", torch.zeros(1, 197, 1)).shape[1] - 1
+    patch = renamed["vit.embeddings.patch_embeddings.projection.weight"].shape[-1]
+    # Both libraries use a larger epsilon in layer normalization than transformers.
+    return renamed, {"image_size": math.isqrt(patches) * patch, "patch_size": patch, "layer_norm_eps": 1e-6}

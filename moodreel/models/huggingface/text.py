@@ -1,7 +1,7 @@
-"""A folder as Hugging Face's transformers keeps a model for `text-classification`: `config.json`, `tokenizer.json` or a
-vocabulary, `model.safetensors`.
+"""Load text-classification models of Hugging Face's transformers from a folder.
 
-It is read from the folder alone: nothing is fetched, and no code or pickle that it may hold is run.
+Only the folder is read (`config.json`, `tokenizer.json` or a vocabulary, `model.safetensors`): nothing is downloaded,
+and no code or pickle is run.
 """
 
 import logging
@@ -20,45 +20,54 @@ from moodreel.models.networks.text_base import TextClassifier
 logger = logging.getLogger(__name__)
 
 ARCHITECTURE = "hugging-face-text"
-"""What its card names; only made from a folder."""
+"""Architecture in the model card. Such a network can only be made from a folder."""
 MULTI_LABEL = "multi_label_classification"
-"""The problem type of a model whose labels are each a question of its own."""
+"""Problem type of a model whose labels do not exclude each other."""
 MAX_TOKENS = 512
+"""Most tokens that are given to a network at once."""
 
 
 class HuggingFaceText(TextClassifier):
-    """A network of transformers for text-classification, whose labels are folded into `EKMAN`.
+    """A text-classification network of transformers whose labels are mapped to `EKMAN`.
 
-    Of a model that says one label only, the probabilities of the labels folded into one are added up, after those of
-    labels that are none of ours are left out; of one that may say several, a class is there where any of its labels is.
-
-    network: an AutoModelForSequenceClassification. classes: of each of its labels, the number of ours, or None.
+    Labels that map to none of ours are left out first. Then, for a single-label model, a class has the sum of the
+    probabilities of its labels; for a multi-label model, the probability that any of its labels holds.
     """
 
-    def __init__(self, network: Any, classes: Sequence[int | None], *, several: bool, longest: int, pad: int) -> None:
-        super().__init__(classes=len(EKMAN), longest=longest, pad=pad)
+    def __init__(
+        self, network: Any, classes: Sequence[int | None], *, multi_label: bool, max_tokens: int, pad_id: int
+    ) -> None:
+        """Wrap a network.
+
+        Args:
+            network: An AutoModelForSequenceClassification. Untyped, because transformers is an optional package.
+            classes: Index in `EKMAN` of each of its labels, or None.
+            multi_label: Whether its labels do not exclude each other.
+            max_tokens: Tokens that it reads at once.
+            pad_id: Id of the padding token.
+        """
+        super().__init__(classes=len(EKMAN), longest=max_tokens, pad=pad_id)
         self.network = network
-        self.multi_label = several
-        known = [number for number, label in enumerate(classes) if label is not None]
+        self.multi_label = multi_label
+        known = [index for index, label in enumerate(classes) if label is not None]
         self.known = known
-        self.members = [
-            [i for i, number in enumerate(known) if classes[number] == label] for label in range(len(EKMAN))
-        ]
+        self.members = [[i for i, index in enumerate(known) if classes[index] == label] for label in range(len(EKMAN))]
 
     def probabilities(self, ids: torch.Tensor) -> torch.Tensor:
+        """Compute the probability of each label of `EKMAN`, float32 (N, 7); see `TextClassifier`."""
         logits = self.network(input_ids=ids, attention_mask=(ids != self.pad_id).long()).logits.float()[:, self.known]
         each = logits.sigmoid() if self.multi_label else logits.softmax(dim=-1)
-        folded = [
+        mapped = [
             1 - (1 - each[:, members]).prod(dim=1) if self.multi_label else each[:, members].sum(dim=1)
             for members in self.members
         ]
-        return torch.stack(folded, dim=1)
+        return torch.stack(mapped, dim=1)
 
 
 def read_text_network(folder: Path) -> HuggingFaceText:
-    """Read a folder's network. Raises ModelInvalid."""
+    """Load a folder's network. Raises ModelInvalid."""
     config = read_config(folder)
-    classes = _classes(folder, config)
+    classes = _map_labels(folder, config)
     if not (folder / HF_WEIGHTS_FILE).is_file():
         raise ModelInvalid(
             f"The folder {folder.name!r} has a {CONFIG_FILE} but no {HF_WEIGHTS_FILE}; save the model as safetensors."
@@ -73,12 +82,12 @@ def read_text_network(folder: Path) -> HuggingFaceText:
             output_loading_info=True,
             dtype=torch.float32,
         )
-    except Exception as error:  # transformers lets through errors of its own, of safetensors and of torch
+    except Exception as error:  # transformers passes on errors of its own, of safetensors and of torch
         raise ModelInvalid(
             f"The folder {folder.name!r} is no text-classification model that transformers can read; copy or download "
             "it again."
         ) from error
-    # What is missing would be made up at random, with no more than a warning.
+    # transformers fills missing weights at random, with only a warning.
     if wrong := sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]])):
         raise ModelInvalid(
             f"The weights of {folder.name!r} do not fit its {CONFIG_FILE}: {', '.join(wrong[:3])} missing or of "
@@ -86,13 +95,12 @@ def read_text_network(folder: Path) -> HuggingFaceText:
         )
     if not all(torch.isfinite(parameter).all() for parameter in network.parameters()):
         raise ModelInvalid(f"The weights of {folder.name!r} hold numbers that are not finite; download them again.")
-    pad = config.get("pad_token_id")
-    pad = 0 if pad is None else int(pad)
-    # RoBERTa counts places from behind its padding piece on.
-    behind = pad + 1 if "roberta" in str(config.get("model_type")) else 0
-    longest = min(int(config.get("max_position_embeddings") or MAX_TOKENS) - behind, MAX_TOKENS)
-    several = config.get("problem_type") == MULTI_LABEL
-    return HuggingFaceText(network, classes, several=several, longest=longest, pad=pad)
+    pad_id = int(config.get("pad_token_id") or 0)
+    # RoBERTa's first positions, up to that of its padding token, are not used.
+    unused = pad_id + 1 if "roberta" in str(config.get("model_type")) else 0
+    max_tokens = min(int(config.get("max_position_embeddings") or MAX_TOKENS) - unused, MAX_TOKENS)
+    multi_label = config.get("problem_type") == MULTI_LABEL
+    return HuggingFaceText(network, classes, multi_label=multi_label, max_tokens=max_tokens, pad_id=pad_id)
 
 
 def read_text_tokenizer(folder: Path) -> Tokenizer:
@@ -100,11 +108,12 @@ def read_text_tokenizer(folder: Path) -> Tokenizer:
     try:
         if (folder / "tokenizer.json").is_file():
             return Tokenizer.from_str((folder / "tokenizer.json").read_text(encoding="utf-8"))
-        from transformers import AutoTokenizer
-
-        return AutoTokenizer.from_pretrained(
+        transformers = import_transformers(folder.name)
+        loaded = transformers.AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False, use_fast=True
-        ).backend_tokenizer
+        )
+        tokenizer: Tokenizer = loaded.backend_tokenizer
+        return tokenizer
     except Exception as error:  # tokenizers raises plain Exceptions, transformers many
         raise ModelInvalid(
             f"The folder {folder.name!r} needs a tokenizer.json, or the vocabulary that its tokenizer is made from; "
@@ -112,11 +121,11 @@ def read_text_tokenizer(folder: Path) -> Tokenizer:
         ) from error
 
 
-def _classes(folder: Path, config: dict[str, Any]) -> list[int | None]:
-    """The number of our label for each of the network's. Raises ModelInvalid for those that name no emotions."""
-    named = config.get("id2label")
+def _map_labels(folder: Path, config: dict[str, Any]) -> list[int | None]:
+    """Return the index in `EKMAN` of each label, or None. Raises ModelInvalid if fewer than two match."""
+    id2label: Any = config.get("id2label")
     try:
-        labels = [str(named[str(number)]) for number in range(len(named))]  # type: ignore[index, arg-type]
+        labels = [str(id2label[str(index)]) for index in range(len(id2label))]
     except (KeyError, TypeError) as error:
         raise ModelInvalid(
             f"The {CONFIG_FILE} of {folder.name!r} needs an id2label that names every output from 0 on; correct it."
@@ -128,5 +137,5 @@ def _classes(folder: Path, config: dict[str, Any]) -> list[int | None]:
             f"its {CONFIG_FILE}, such as {', '.join(EKMAN)}."
         )
     if left_out := [label for label, our in zip(labels, ours, strict=True) if our is None]:
-        logger.warning("%s: labels that are no emotion of ours are left out: %s", folder.name, ", ".join(left_out[:10]))
+        logger.warning("%s: labels that match no emotion are left out: %s", folder.name, ", ".join(left_out[:10]))
     return [None if our is None else EKMAN.index(our) for our in ours]

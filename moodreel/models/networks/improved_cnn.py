@@ -56,8 +56,8 @@ class ImprovedCNN(MultiHeadFaceNet):
             x = layer(x)
             x = F.max_pool2d(x, 2) if number < len(self.layers) else F.adaptive_avg_pool2d(x, GRID)
         x = F.relu(self.hidden(self.dropout(x.flatten(1))))
-        logits: torch.Tensor = self.heads(self.dropout(x))
-        return logits.unflatten(1, (len(self.head_weights), -1))
+        logits: torch.Tensor = self.heads(self.dropout(x)).unflatten(1, (len(self.head_weights), -1))
+        return logits
 
 
 class _Layer(nn.Sequential):

@@ -68,8 +68,8 @@ class ResEmoteNet(MultiHeadFaceNet):
         x = self.res_block3(self.res_block2(self.res_block1(x))).mean(dim=(2, 3))
         for layer in (self.fc1, self.fc2, self.fc3):
             x = self.dropout(F.relu(layer(x)))
-        logits: torch.Tensor = self.fc4(x)
-        return logits.unflatten(1, (len(self.head_weights), -1))
+        logits: torch.Tensor = self.fc4(x).unflatten(1, (len(self.head_weights), -1))
+        return logits
 
 
 def preprocess(images: torch.Tensor) -> torch.Tensor:
@@ -94,7 +94,8 @@ class _SqueezeExcitation(nn.Module):
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x * self.fc(x.mean(dim=(2, 3))).sigmoid()[:, :, None, None]
+        gate: torch.Tensor = self.fc(x.mean(dim=(2, 3))).sigmoid()
+        return x * gate[:, :, None, None]
 
 
 class _Residual(nn.Module):

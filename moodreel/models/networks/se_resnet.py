@@ -48,8 +48,8 @@ class FaceExpressionNet(MultiHeadFaceNet):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Compute the logits (N, H, C) of crops (N, 48, 48), gray, 0..255."""
         embedding = self.body(standardize(images)).mean(dim=(2, 3))
-        logits: torch.Tensor = self.heads(self.dropout(embedding))
-        return logits.unflatten(1, (len(self.head_weights), -1))
+        logits: torch.Tensor = self.heads(self.dropout(embedding)).unflatten(1, (len(self.head_weights), -1))
+        return logits
 
 
 class _Convolution(nn.Sequential):

@@ -67,7 +67,8 @@ class TemporalViTNet(TemporalFaceNet):
 
     def frame_logits(self, embeddings: torch.Tensor) -> torch.Tensor:
         """Compute the logits (..., C) of each frame by itself from embeddings (..., width)."""
-        return self.frame.head_logits(embeddings.flatten(0, -2)).unflatten(0, embeddings.shape[:-1])[..., 0, :]
+        logits: torch.Tensor = self.frame.head_logits(embeddings.flatten(0, -2)).unflatten(0, embeddings.shape[:-1])
+        return logits[..., 0, :]
 
     def temporal_pool(
         self, embeddings: torch.Tensor, mask: torch.Tensor, lengths: torch.Tensor

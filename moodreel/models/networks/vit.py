@@ -99,8 +99,8 @@ class ViTNet(MultiHeadFaceNet):
 
     def head_logits(self, embeddings: torch.Tensor) -> torch.Tensor:
         """Compute the logits (N, H, C) of all heads from embeddings (N, width)."""
-        logits: torch.Tensor = self.heads(self.dropout(embeddings))
-        return logits.unflatten(1, (len(self.head_weights), -1))
+        logits: torch.Tensor = self.heads(self.dropout(embeddings)).unflatten(1, (len(self.head_weights), -1))
+        return logits
 
 
 class ViTScratch(ViTNet):
