@@ -18,7 +18,7 @@ from moodreel.models.huggingface.pretrained import build_pretrained, save_pretra
 from moodreel.models.networks.audiovisual import AudioVisualBatch, AudioVisualNet
 from moodreel.models.quantization import PRECISIONS, SCALE_SUFFIX, dequantize, to_float16, to_int8
 from moodreel.training.__main__ import main
-from moodreel.training.export.quantize import precision_of, quantize_model, write_precision
+from moodreel.training.export.quantize import convert_weights, precision_of, quantize_model
 from tests.models.test_multi_head import lived, seen
 from tests.models.test_networks import THREE, TINY, saved
 from tests.models.test_pretrained import RESNET, VIT
@@ -66,7 +66,7 @@ def test_what_half_precision_cannot_hold_stays_as_it_is():
 @pytest.mark.parametrize("weights", PRECISIONS)
 def test_every_network_is_served_from_every_precision(tmp_path, name, weights):
     saved(tmp_path / "full", name)
-    write_precision(tmp_path / "full", tmp_path / "small", weights)
+    convert_weights(tmp_path / "full", tmp_path / "small", weights)
     track = [seen(1), None, seen(2)]
     (before,), (after,) = (load_face_model(tmp_path / folder).predict([track]) for folder in ("full", "small"))
     off = np.abs(before.probabilities - after.probabilities).max()
@@ -79,7 +79,7 @@ def test_every_network_is_served_from_every_precision(tmp_path, name, weights):
 def test_a_folder_of_hugging_face_is_served_from_every_precision(tmp_path, name, sizes, weights):
     torch.manual_seed(0)
     save_pretrained(tmp_path / "full", lived(build_pretrained(name, THREE, **sizes)))
-    write_precision(tmp_path / "full", tmp_path / "small", weights)
+    convert_weights(tmp_path / "full", tmp_path / "small", weights)
     (before,), (after,) = (load_face_model(tmp_path / folder).predict([[seen(1)]]) for folder in ("full", "small"))
     off = np.abs(before.probabilities - after.probabilities).max()
     assert off <= {"float32": 1e-6, "float16": 0.01, "int8": 0.1}[weights]
@@ -93,7 +93,7 @@ def test_an_audio_visual_model_is_served_from_every_precision(tmp_path, weights)
     safetensors.torch.save_file(AudioVisualNet(classes=3).state_dict(), tmp_path / "full" / "weights.safetensors")
     card = {"kind": "audio-visual", "architecture": "audio-visual", "labels": list(THREE)}
     (tmp_path / "full" / "model.json").write_text(json.dumps(card))
-    write_precision(tmp_path / "full", tmp_path / "small", weights)
+    convert_weights(tmp_path / "full", tmp_path / "small", weights)
     windows = AudioVisualBatch(
         faces=torch.randint(0, 256, (1, 2, 112, 112, 3), dtype=torch.uint8),
         face_mask=torch.ones(1, 2, dtype=torch.bool),
@@ -114,7 +114,7 @@ def test_half_precision_halves_and_eight_bits_quarter_the_bytes(tmp_path):
     (tmp_path / "full" / "model.json").write_text(json.dumps({"architecture": "improved-cnn", "labels": list(THREE)}))
     sizes = {}
     for weights in PRECISIONS:
-        write_precision(tmp_path / "full", tmp_path / weights, weights)
+        convert_weights(tmp_path / "full", tmp_path / weights, weights)
         sizes[weights] = (tmp_path / weights / "weights.safetensors").stat().st_size
         assert precision_of(tmp_path / weights / "weights.safetensors") == weights
     assert sizes["float16"] / sizes["float32"] == pytest.approx(0.5, abs=0.01)
@@ -134,15 +134,15 @@ def test_the_loss_is_what_the_two_folders_answer(tmp_path):
     before, after = answers(tmp_path / "full"), answers(tmp_path / "small")
     assert loss.before.accuracy == 0.75
     assert loss.after.accuracy == (after.argmax(axis=1) == truth).mean()
-    assert loss.differ == (before.argmax(axis=1) != after.argmax(axis=1)).sum()
-    assert loss.largest == pytest.approx(np.abs(before - after).max()) and loss.largest > 0
-    assert loss.mean == pytest.approx(np.abs(before - after).mean())
+    assert loss.changed == (before.argmax(axis=1) != after.argmax(axis=1)).sum()
+    assert loss.max_change == pytest.approx(np.abs(before - after).max()) and loss.max_change > 0
+    assert loss.mean_change == pytest.approx(np.abs(before - after).mean())
     assert (loss.before.precision, loss.after.precision) == ("float32", "int8")
     card = json.loads((tmp_path / "small" / "model.json").read_text())
     said = {metric["name"]: metric for metric in card["metrics"]}
     assert said["accuracy, int8"]["value"] == round(loss.after.accuracy, 4)
     assert said["accuracy, int8"]["before"] == 0.75
-    assert said["largest change of a probability"]["value"] == round(loss.largest, 5)
+    assert said["largest change of a probability"]["value"] == round(loss.max_change, 5)
     words = (tmp_path / "small" / "CARD.md").read_text()
     assert words.startswith("# full\n\nOf somebody.") and "## These weights: int8" in words
     assert f"| accuracy | 0.7500 | {loss.after.accuracy:.4f} |" in words
@@ -155,7 +155,7 @@ def test_a_loss_is_seen_where_there_is_one(tmp_path, monkeypatch):
     monkeypatch.setitem(PRECISIONS, "broken", lambda state: state | {"heads.weight": -state["heads.weight"]})
     loss = quantize_model(tmp_path / "full", tmp_path / "small", "broken", answers, truth, data="made faces")
     assert loss.before.accuracy == 1 and loss.after.accuracy < 1
-    assert loss.largest > 0.1
+    assert loss.max_change > 0.1
 
 
 @pytest.mark.parametrize(

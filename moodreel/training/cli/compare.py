@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from moodreel.errors import DataInvalid
+from moodreel.training.cli.options import add_common, add_out, check_out
 from moodreel.training.comparison.compare import compare
 from moodreel.training.comparison.face_sheets import draw_faces
 from moodreel.training.comparison.report import PAGE, TEXT, write_report
@@ -19,6 +20,7 @@ from moodreel.training.data.image_folder import read_groups
 from moodreel.training.data.loading import DataContext
 from moodreel.training.data.registry import DATASETS, open_dataset
 from moodreel.training.data.splits import SPLIT_BY
+from moodreel.training.engine.device import resolve_device
 from moodreel.training.evaluation.face_model import check_media
 from moodreel.training.evaluation.metrics import CONFUSION_METRICS
 from moodreel.training.evaluation.open_models import open_models
@@ -34,7 +36,7 @@ def add_parser(commands: argparse._SubParsersAction, store: Path) -> None:
     parser.add_argument(
         "--data", required=True, metavar="NAME:PATH", help=f"what to measure on; NAME is one of {', '.join(DATASETS)}"
     )
-    parser.add_argument("--out", type=Path, required=True, help="the report's folder")
+    add_out(parser, "the report's folder")
     parser.add_argument("--groups", type=Path, help="csv of columns file, group: measure each group too")
     parser.add_argument(
         "--judge-by", choices=sorted(CONFUSION_METRICS), default=DECISION_METRIC, help="default: %(default)s"
@@ -49,8 +51,7 @@ def add_parser(commands: argparse._SubParsersAction, store: Path) -> None:
         "--gap-sample", type=int, default=1000, help="examples learnt from to look at for over-fitting, 0 for none"
     )
     parser.add_argument("--gap", action="store_true", help="also where a card does not say that it learnt from the set")
-    parser.add_argument("--cache", type=Path, default=Path("runs/cache"), help="for faces found (default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=1, help="of torch and of the face finder (default: %(default)s)")
+    add_common(parser)
     parser.set_defaults(run=lambda args: run(args, store))
 
 
@@ -58,8 +59,9 @@ def run(args: argparse.Namespace, store: Path) -> None:
     """Compare, write the report, and print the verdict."""
     if args.resamples < 100 or args.gap_sample < 0:
         raise DataInvalid("--resamples takes 100 or more, --gap-sample 0 or more.")
+    check_out(args.out, overwrite=args.overwrite)
     data = open_dataset(args.data)
-    subjects = open_models(args.models, store)
+    subjects = open_models(args.models, store, device=str(resolve_device(args.device)))
     check_media(subjects, data.media)
     cards = [subject.info.card for subject in subjects]
     sides = evaluation_split(data, cards, share=args.hold_out, by=args.by, seed=args.seed)

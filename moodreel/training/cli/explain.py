@@ -6,7 +6,9 @@ from pathlib import Path
 from PIL import Image
 
 from moodreel.errors import DataInvalid
+from moodreel.training.cli.options import add_common, add_out, check_out
 from moodreel.training.data.loading import DataContext
+from moodreel.training.engine.device import resolve_device
 from moodreel.training.evaluation.audiovisual_model import EvaluatedAudioVisualModel
 from moodreel.training.evaluation.face_model import EvaluatedFaceModel
 from moodreel.training.evaluation.open_models import open_models
@@ -25,15 +27,15 @@ def add_parser(commands: argparse._SubParsersAction, *, store: Path) -> None:
     parser.add_argument("--data", help="NAME:PATH of a data set of images, whose labels are written beside")
     parser.add_argument("--count", type=int, default=MAX_SHEET_FACES, help="its held-out images (default: %(default)s)")
     parser.add_argument("--label", help="explain this label, not the predicted one")
-    parser.add_argument("--out", type=Path, required=True, help="the folder to write to")
-    parser.add_argument("--cache", type=Path, default=Path("runs/cache"), help="for faces found (default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=1, help="of torch (default: %(default)s)")
+    add_out(parser, "the folder to write to")
+    add_common(parser)
     parser.set_defaults(run=lambda args: run(args, store))
 
 
 def run(args: argparse.Namespace, store: Path) -> None:
     """Draw a heat map of each face, and a sheet of them."""
-    [model] = open_models([args.model], store)
+    check_out(args.out, overwrite=args.overwrite)
+    [model] = open_models([args.model], store, device=str(resolve_device(args.device)))
     assert isinstance(model, EvaluatedFaceModel | EvaluatedAudioVisualModel)
     context = DataContext(store, args.cache, workers=args.threads)
     faces = find_faces(args.images, context.landmarker)

@@ -7,9 +7,11 @@ import numpy as np
 
 from moodreel.errors import DataInvalid, ModelInvalid
 from moodreel.models.quantization import PRECISIONS
+from moodreel.training.cli.options import add_common, add_out, check_out
 from moodreel.training.data.dataset import Dataset
 from moodreel.training.data.loading import DataContext
 from moodreel.training.data.registry import open_dataset
+from moodreel.training.engine.device import resolve_device
 from moodreel.training.evaluation.face_model import EvaluatedModel, check_media
 from moodreel.training.evaluation.label_mapping import common_labels, mapping_matrix
 from moodreel.training.evaluation.open_models import open_models
@@ -17,50 +19,80 @@ from moodreel.training.export.quantize import QuantizationReport, quantize_model
 
 
 def add_parser(commands: argparse._SubParsersAction, *, store: Path) -> None:
-    """Add `export` to the commands."""
-    parser = commands.add_parser("export", help="write a model in another precision, and measure what that costs")
+    """Add the verb; store: the folder of models."""
+    parser = commands.add_parser(
+        "export", help="write a model with weights of another data type, and measure the change"
+    )
     parser.add_argument("model", help="a name in the store, or a model's folder")
-    parser.add_argument("--out", type=Path, required=True, help="a new or empty folder; its name is the model's")
-    parser.add_argument("--weights", choices=PRECISIONS, required=True)
-    parser.add_argument("--data", required=True, help="NAME:PATH of a set; its held-out part is measured on")
-    parser.add_argument("--count", type=int, default=1000, help="examples, 0 for all (default: %(default)s)")
-    parser.add_argument("--cache", type=Path, default=Path("runs/cache"), help="for faces found (default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=1, help="of torch (default: %(default)s)")
+    add_out(parser, "a new or empty folder; its name is the model's")
+    parser.add_argument("--weights", choices=PRECISIONS, required=True, help="the data type of the weights")
+    parser.add_argument(
+        "--data", required=True, metavar="NAME:PATH", help="a data set; its held-out part is measured on"
+    )
+    parser.add_argument("--count", type=int, default=1000, help="at most so many examples, 0 for all (default: 1000)")
+    add_common(parser)
     parser.set_defaults(run=lambda args: _run(args, store))
 
 
 def _run(args: argparse.Namespace, store: Path) -> None:
-    means = DataContext(store, args.cache, workers=args.threads)
-    [subject] = open_models([args.model], store)
-    print(export_measured(subject, args.out, args.weights, open_dataset(args.data), means, count=args.count))
+    check_out(args.out, overwrite=args.overwrite)
+    context, device = DataContext(store, args.cache, workers=args.threads), str(resolve_device(args.device))
+    [model] = open_models([args.model], store, device=device)
+    data = open_dataset(args.data)
+    print(
+        export_measured(
+            model, args.out, args.weights, data, context, count=args.count, device=device, overwrite=args.overwrite
+        )
+    )
 
 
 def export_measured(
-    subject: EvaluatedModel, out: Path, weights: str, data: Dataset, means: DataContext, *, count: int = 0
+    model: EvaluatedModel,
+    out: Path,
+    weights: str,
+    data: Dataset,
+    context: DataContext,
+    *,
+    count: int = 0,
+    device: str = "cpu",
+    overwrite: bool = False,
 ) -> QuantizationReport:
-    """Export a model, measured on at most `count` of the examples that a set holds out, or all for 0.
+    """Export a model, and measure it on examples that a data set holds out.
 
-    An example in which the model finds no face counts for neither side.
-    Raises MoodreelError for a model and data that do not go together.
+    Examples in which the model finds no face are left out of both sides.
+
+    Args:
+        model: The source.
+        out: The folder to write.
+        weights: One of `PRECISIONS`.
+        data: Its held-out part is measured on.
+        context: Of the data.
+        count: At most so many examples; 0 for all.
+        device: A torch device.
+        overwrite: Whether `out` may hold files.
+
+    Raises:
+        MoodreelError: The model and the data do not fit.
     """
-    check_media([subject], data.media)
-    if not subject.path.is_dir():
-        raise ModelInvalid(f"{subject.path.name!r} is no folder; name the folder of a model, with a model.json in it.")
-    labels = common_labels({subject.name: subject.info.labels}, data.labels)
-    held_out = np.random.default_rng(means.seed).permutation(data.split().held_out)
+    check_media([model], data.media)
+    if not model.path.is_dir():
+        raise ModelInvalid(f"{model.path.name!r} is no folder; name the folder of a model, with a model.json in it.")
+    labels = common_labels({model.name: model.info.labels}, data.labels)
+    held_out = np.random.default_rng(context.seed).permutation(data.split().held_out)
     rows = np.sort(held_out[: count or None])
     examples = [data.examples[row] for row in rows]
-    first = subject.predict(examples, data.media, means)
-    if not first.found.any():
+    before = model.predict(examples, data.media, context)
+    if not before.found.any():
         raise DataInvalid(f"No face was found in any of {len(rows)} examples of {data.name}; look at some.")
-    into = mapping_matrix(subject.info.labels, labels)
+    matrix = mapping_matrix(model.info.labels, labels)
     truth = mapping_matrix(data.labels, labels).argmax(axis=1)[data.truth[rows]]
 
-    def answers(folder: Path) -> np.ndarray:
-        said = first
-        if folder != subject.path:
-            [other] = open_models([str(folder)], means.models)
-            said = other.predict(examples, data.media, means)
-        return said.probabilities[first.found] @ into
+    def predict(folder: Path) -> np.ndarray:
+        predictions = before
+        if folder != model.path:
+            [other] = open_models([str(folder)], context.models, device=device)
+            predictions = other.predict(examples, data.media, context)
+        return predictions.probabilities[before.found] @ matrix
 
-    return quantize_model(subject.path, out, weights, answers, truth[first.found], data=f"{data.name}, held out")
+    description = f"{data.name}, held out"
+    return quantize_model(model.path, out, weights, predict, truth[before.found], data=description, overwrite=overwrite)

@@ -25,8 +25,8 @@ from moodreel.training.experiment.adapters import ADAPTERS
 from moodreel.training.experiment.audiovisual_inputs import SMALL_FACES
 from moodreel.training.experiment.classification import ClassificationTask, InputAdapter
 from moodreel.training.experiment.config import TrainConfig
-from moodreel.training.experiment.model_card import megabytes, write_card
 from moodreel.training.experiment.recipe import Recipe, RunRequest
+from moodreel.training.export.model_card import megabytes, write_card
 
 log = logging.getLogger(__name__)
 

@@ -20,8 +20,8 @@ from moodreel.training.evaluation.evaluate import FaceEvaluation, evaluate
 from moodreel.training.evaluation.metrics import ClassificationMetrics
 from moodreel.training.evaluation.pseudo_sequences import SequenceMetrics
 from moodreel.training.evaluation.summary import summarize
-from moodreel.training.experiment.model_card import megabytes, write_card
 from moodreel.training.experiment.recipe import Recipe, RunRequest
+from moodreel.training.export.model_card import megabytes, write_card
 from moodreel.training.export.model_folder import evaluation_command, save_model
 
 log = logging.getLogger(__name__)

@@ -24,9 +24,9 @@ from moodreel.models.predictor import FacePredictor
 from moodreel.training.data.face_cache import FaceTable
 from moodreel.training.data.ferplus import LabeledImages, read_split
 from moodreel.training.evaluation.predict import single_frame
-from moodreel.training.experiment.model_card import render
 from moodreel.training.experiment.options import MODEL, option
 from moodreel.training.experiment.recipe import Recipe, RunRequest
+from moodreel.training.export.model_card import render
 from moodreel.training.export.model_folder import DATA, LICENSE, write_json
 from moodreel.training.recipes.face_recipe import FERPLUS, find_faces
 

@@ -39,9 +39,9 @@ from moodreel.training.evaluation.calibration import apply_calibration, fit_cali
 from moodreel.training.evaluation.evaluate_text import evaluate_text, summary
 from moodreel.training.evaluation.metrics import MultilabelMetrics, compute_multilabel_metrics
 from moodreel.training.experiment.config import TrainConfig
-from moodreel.training.experiment.model_card import megabytes, write_card
 from moodreel.training.experiment.options import PATH, option, validate
 from moodreel.training.experiment.recipe import Recipe, RunRequest
+from moodreel.training.export.model_card import megabytes, write_card
 from moodreel.training.export.model_folder import evaluation_command, write_folder
 from moodreel.training.recipes.minilm_init import build_network, find_pretrained, init_head_bias
 
