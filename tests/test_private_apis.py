@@ -1,0 +1,143 @@
+"""Private parts of pinned libraries that this project uses. A version that changes one fails here, and says which."""
+
+import inspect
+import io
+import socket
+from types import SimpleNamespace
+
+import engineio
+import engineio.socket
+import flask_smorest
+import pytest
+import socketio
+import torch
+from engineio.async_drivers import threading as engineio_threading
+from flask import Flask
+from flask_socketio import Namespace, SocketIO
+from gunicorn.arbiter import Arbiter
+from gunicorn.config import Config, make_settings
+from gunicorn.http.body import Body
+from gunicorn.workers.gthread import ThreadWorker
+from mediapipe.tasks.python import vision
+from wsproto import ConnectionType, WSConnection
+from wsproto.events import AcceptConnection, CloseConnection, Ping, Request
+
+
+def parameters(function: object) -> list[str]:
+    return list(inspect.signature(function).parameters)  # type: ignore[arg-type]
+
+
+# --- Gunicorn (api/websocket, api/shutdown.py, api/middleware/request_body.py, api/wsgi.py, api/gunicorn.conf.py) ---
+
+
+def test_gunicorn_puts_the_socket_into_the_environ() -> None:
+    from gunicorn.http import wsgi
+
+    assert '"gunicorn.socket": sock' in inspect.getsource(wsgi.default_environ)
+
+
+def test_gunicorn_threads_take_stop_iteration_for_a_connection_that_is_done() -> None:
+    assert "except StopIteration" in inspect.getsource(ThreadWorker.handle)
+
+
+def test_gunicorn_worker_has_what_shutdown_hooks_read() -> None:
+    worker = ThreadWorker(1, 42, [], SimpleNamespace(), 30, Config(), SimpleNamespace())
+    assert (worker.alive, worker.ppid) == (True, 42)
+
+
+def test_gunicorn_body_can_be_marked_as_failed() -> None:
+    assert Body(io.BytesIO(b"")).failed is False
+
+
+def test_gunicorn_has_a_status_for_an_app_that_cannot_be_loaded() -> None:
+    assert isinstance(Arbiter.APP_LOAD_ERROR, int)
+
+
+def test_gunicorn_control_socket_can_be_disabled() -> None:
+    assert "control_socket_disable" in make_settings()
+
+
+# --- Socket.IO and Engine.IO (api/socketio) ---
+
+
+def test_engineio_makes_its_websockets_by_a_replaceable_factory() -> None:
+    assert parameters(engineio_threading._async["websocket"])[:2] == ["handler", "server"]
+    source = inspect.getsource(engineio.socket.Socket._upgrade_websocket)
+    assert "self.server._async['websocket'](\n            self._websocket_handler, self.server)" in source
+
+
+def test_engineio_socket_has_what_the_transport_uses() -> None:
+    assert parameters(engineio.socket.Socket.close)[1:3] == ["wait", "abort"]
+    assert "queue" in vars(engineio.socket.Socket(engineio.Server(async_mode="threading"), "sid"))
+
+
+def test_flask_socketio_runs_a_handler_in_the_context_of_the_handshake() -> None:
+    assert parameters(SocketIO._handle_event) == ["self", "handler", "message", "namespace", "sid", "args"]
+    assert "_handle_event" in inspect.getsource(Namespace.trigger_event)
+
+
+def test_flask_socketio_gives_its_engineio_server() -> None:
+    server = SocketIO(Flask(__name__), async_mode="threading").server
+    assert isinstance(server.eio, engineio.Server) and isinstance(server.eio._async, dict)
+
+
+def test_socketio_manager_is_told_of_connections() -> None:
+    assert parameters(socketio.Manager.connect) == ["self", "sid", "namespace"]
+    assert parameters(socketio.Server.get_environ) == ["self", "sid", "namespace"]
+
+
+def test_socketio_packet_decodes_text_and_attachments() -> None:
+    packet = socketio.packet.Packet
+    assert parameters(packet.decode) == ["self", "encoded_packet"]
+    assert parameters(packet.add_attachment) == ["self", "attachment"]
+    assert {"packet_type", "namespace", "id", "data"} <= set(vars(packet()))
+    kinds = ("CONNECT", "DISCONNECT", "EVENT", "ACK", "BINARY_EVENT")
+    assert all(isinstance(getattr(socketio.packet, kind), int) for kind in kinds)
+
+
+# --- wsproto (api/websocket/channel.py): public, but its events are relied on to the letter ---
+
+
+def test_wsproto_reports_a_violation_as_a_close_with_a_reason() -> None:
+    client, server = WSConnection(ConnectionType.CLIENT), WSConnection(ConnectionType.SERVER)
+    server.receive_data(client.send(Request(host="localhost", target="/")))
+    assert isinstance(next(server.events()), Request)
+    server.send(AcceptConnection())
+    server.receive_data(b"\xff\xff")
+    [close] = list(server.events())
+    assert isinstance(close, CloseConnection) and close.code == 1002 and close.reason is not None
+    assert isinstance(Ping().response().payload, bytes)
+
+
+def test_a_timeout_of_sendall_holds_for_all_of_the_data() -> None:
+    here, there = socket.socketpair()
+    with here, there:
+        here.settimeout(0.05)
+        with pytest.raises(TimeoutError):
+            here.sendall(bytes(10_000_000))
+
+
+# --- flask-smorest (api/openapi.py), torch (training/engine/ema.py), MediaPipe (faces/landmarker.py) ---
+
+
+def test_flask_smorest_keeps_a_views_description_on_the_view() -> None:
+    blueprint = flask_smorest.Blueprint("views", __name__)
+    assert "_apidoc" in vars(blueprint.response(200)(lambda: None))
+    assert isinstance(blueprint._prepare_doc_cbks, list)
+
+
+def test_flask_smorest_registers_its_error_handlers_in_one_method() -> None:
+    assert parameters(flask_smorest.Api._register_error_handlers) == ["self"]
+    assert parameters(flask_smorest.Api._register_pagination_header) == ["self"]
+    assert {"DEFAULT_ERROR_RESPONSE_NAME", "ERROR_SCHEMA"} <= set(dir(flask_smorest.Api))
+
+
+def test_torch_interpolates_lists_of_tensors_in_place() -> None:
+    averages = [torch.zeros(2), torch.zeros(1)]
+    torch._foreach_lerp_(averages, [torch.ones(2), torch.ones(1)], 0.25)
+    assert [tensor.tolist() for tensor in averages] == [[0.25, 0.25], [0.25]]
+
+
+def test_mediapipe_landmarker_frees_its_handle_once() -> None:
+    assert "_handle" in inspect.getsource(vision.FaceLandmarker.__init__)
+    assert "self._handle" in inspect.getsource(vision.FaceLandmarker.close)
