@@ -1,5 +1,5 @@
-"""Frames as they come from somebody's camera -> what the faces show, at once.
+"""Recognize emotions in live video, frame by frame.
 
-`desk` takes frames in and shares the cores out, `session` is what is known of one client's video, `looking` finds the
-faces of one frame, `smoothing` calms their probabilities over time, `pace` keeps up with the client.
+`scheduler` runs the frames of all sessions, `session` is the state of one client's video, `frame` decodes a frame and
+detects its faces, `smoothing` smooths probabilities over time, and `rate_control` adapts to the load.
 """

@@ -1,4 +1,4 @@
-"""One frame of a live video -> its faces, as models and tracks read them."""
+"""Decode one frame of a live video and detect its faces."""
 
 from dataclasses import dataclass
 
@@ -13,14 +13,17 @@ from moodreel.media import image
 from moodreel.media.image import ImageLimits
 
 DUPLICATE_OVERLAP = 0.6
-"""Share of the smaller of two boxes that lies in the larger, from which on they are one face found twice."""
+"""Two boxes are the same face if this share of the smaller one lies in the larger one."""
 
 
 @dataclass(frozen=True, eq=False)
 class FrameFace:
     """One face of a frame.
 
-    box: x, y, width, height, in pixels of the upright frame as it was sent. cue: how it looks, see `colours`.
+    Attributes:
+        box: x, y, width and height in pixels of the upright frame as sent.
+        features: input of the models.
+        appearance: mean color, see `mean_lab_color`.
     """
 
     box: Box
@@ -30,7 +33,13 @@ class FrameFace:
 
 @dataclass(frozen=True, eq=False)
 class FrameDetections:
-    """What a frame of `width` by `height` pixels, as it was sent and upright, holds: the largest face first."""
+    """The faces of a frame.
+
+    Attributes:
+        width: pixels of the upright frame as sent.
+        height: pixels of the upright frame as sent.
+        faces: largest first.
+    """
 
     width: int
     height: int
@@ -38,7 +47,7 @@ class FrameDetections:
 
 
 def check_frame(data: bytes, limits: ImageLimits) -> None:
-    """Refuse what is no JPEG by its first bytes, or too large. Raises UnsupportedMedia or ImageTooBig."""
+    """Check the first bytes and the size of a frame. Raises UnsupportedMedia or ImageTooBig."""
     if not image.is_jpeg(data):
         raise UnsupportedMedia("A frame of a live video is a JPEG. Send one, as binary data or base64.")
     if len(data) > limits.bytes:
@@ -54,43 +63,47 @@ def detect_faces(
     with_rgb_crop: bool = False,
     use_fallbacks: bool = False,
 ) -> FrameDetections:
-    """Decode a frame and find its faces.
+    """Decode a frame and detect its faces.
 
     Args:
+        landmarker: detects the faces.
         data: a JPEG.
-        side: pixels of the longest side at which faces are looked for.
-        portrait: whether to make `Features.portrait` too.
-        again: whether to look more closely where no face shows, which costs three times as much.
+        limits: of one frame.
+        side: pixels of the longest side to which the frame is scaled down.
+        with_rgb_crop: whether to extract `FaceFeatures.rgb_crop` too.
+        use_fallbacks: whether to search more closely if no face is found, which costs three times as much.
 
     Raises:
-        MoodreelError: what `check` and `pictures.read` raise.
+        MoodreelError: as `check_frame` and `decode_image` do.
     """
     check_frame(data, limits)
-    picture = image.decode_image(data, limits, max_side=side)
-    found = landmarker.detect(picture.rgb) if use_fallbacks else landmarker.detect_once(picture.rgb)
-    width, height = picture.width, picture.height
+    frame = image.decode_image(data, limits, max_side=side)
+    detected = landmarker.detect(frame.rgb) if use_fallbacks else landmarker.detect_once(frame.rgb)
+    width, height = frame.width, frame.height
     faces: list[FrameFace] = []
-    for face in sorted(found, key=lambda face: face.box[2] * face.box[3], reverse=True):
+    for face in sorted(detected, key=lambda face: face.box[2] * face.box[3], reverse=True):
         x, y, w, h = face.box
         box = (x * width, y * height, w * width, h * height)
         if all(_overlap(box, other.box) < DUPLICATE_OVERLAP for other in faces):
             faces.append(
                 FrameFace(
                     box,
-                    extract_features(picture.rgb, face, with_rgb_crop=with_rgb_crop),
-                    mean_lab_color(picture.rgb, face.box),
+                    extract_features(frame.rgb, face, with_rgb_crop=with_rgb_crop),
+                    mean_lab_color(frame.rgb, face.box),
                 )
             )
     return FrameDetections(width, height, tuple(faces))
 
 
 def mean_lab_color(rgb: np.ndarray, box: Box) -> tuple[float, ...]:
-    """Give the mean lightness and colour of the middle of a face, each about 0 to 1.
+    """Compute the mean L*a*b* color of the middle of a face, each component about 0 to 1.
 
-    rgb: uint8 (H, W, 3), red first. box: relative to the picture.
+    It distinguishes two people in the same light: of three people filmed for up to a minute, turning and coming nearer,
+    it stayed within 0.03 of its own mean in 19 of 20 frames, and within 0.05 always.
 
-    Enough to tell two people apart who stand in the same light: of three people filmed for up to a minute, turning and
-    coming nearer, it stayed within 0.03 of its own mean in 19 of 20 frames, and within 0.05 always.
+    Args:
+        rgb: (H, W, 3) uint8, RGB.
+        box: relative to the image.
     """
     height, width = rgb.shape[:2]
     left, top = min(int((box[0] + box[2] / 4) * width), width - 1), min(int((box[1] + box[3] / 8) * height), height - 1)

@@ -1,27 +1,29 @@
-"""What goes to the desk and comes from it. Light to import: whoever serves may name these before models are loaded."""
+"""Messages to and from the frame scheduler. Importing them loads no models."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from moodreel.errors import MoodreelError
 
-if TYPE_CHECKING:  # it imports what finds faces
+if TYPE_CHECKING:  # it imports MediaPipe
     from moodreel.faces.facial_actions import Explanation, FacialAction
 
 MAX_FACES = 4
-"""Of one frame: what one look finds at most."""
+"""Faces of one frame that a single detection finds at most."""
 
 
 @dataclass(frozen=True)
 class SessionSettings:
-    """What a client wants of its session.
+    """The settings of a session.
 
-    faces: "largest" or "all". max_faces: of "all", 1 to `MAX_FACES`.
-    smoothing: seconds; see `Smoother`.
-    frame_rate: frames a second to answer at most.
-    side: pixels of the longest side at which frames are looked at, at most.
-    model: a model of the store; None for the default.
-    explain: whether to say which movements weighed most.
+    Attributes:
+        faces: "largest" or "all".
+        max_faces: of "all", 1 to `MAX_FACES`.
+        smoothing: time constant in seconds, see `EmaSmoother`.
+        frame_rate: maximum of results a second.
+        side: pixels of the longest side to which frames are scaled down, at most.
+        model: name of a model; None is the default.
+        explain: whether to explain results by facial actions.
     """
 
     faces: str = "all"
@@ -35,7 +37,14 @@ class SessionSettings:
 
 @dataclass(frozen=True, eq=False)
 class LiveFrame:
-    """A JPEG as a client sent it; `sequence` and `time` are its own and go back to it. `came`: our own seconds."""
+    """A frame as a client sent it.
+
+    Attributes:
+        data: a JPEG.
+        received_at: monotonic time in seconds.
+        sequence: the client's number, returned with the result.
+        time: the client's time, returned with the result.
+    """
 
     data: bytes
     received_at: float
@@ -45,7 +54,17 @@ class LiveFrame:
 
 @dataclass(frozen=True)
 class LiveFace:
-    """One face; `box` is x, y, width, height in pixels of the upright frame as it was sent."""
+    """The result for one face.
+
+    Attributes:
+        track: id of the face, the same in all frames.
+        box: x, y, width and height in pixels of the upright frame as sent.
+        emotion: most probable label.
+        confidence: its probability, 0 to 1.
+        probabilities: by label, smoothed.
+        actions: active facial actions, strongest first.
+        explanation: the actions that contributed most, if asked for.
+    """
 
     track: int
     box: tuple[int, int, int, int]
@@ -53,18 +72,24 @@ class LiveFace:
     confidence: float
     probabilities: dict[str, float]
     actions: "tuple[FacialAction, ...]"
-    """What moved in it, the strongest first."""
     explanation: "Explanation | None" = None
-    """The movements that weighed most, where they were asked for."""
 
 
 @dataclass(frozen=True)
 class LiveResult:
-    """What a frame showed.
+    """The result for one frame.
 
-    milliseconds: from the frame's arrival to the answer. waited: how many of them it waited for its turn.
-    frames, dropped: frames of the session that were answered so far, this one included, and that were not.
-    side: pixels of the longest side at which the frame was looked at, at most.
+    Attributes:
+        frame: the frame.
+        faces: largest first.
+        width: pixels of the upright frame as sent.
+        height: pixels of the upright frame as sent.
+        side: pixels of the longest side to which the frame was scaled down, at most.
+        latency_ms: milliseconds from the frame's arrival to the result.
+        queued_ms: milliseconds of these that it waited for a worker.
+        frames: frames of the session that were processed so far, this one included.
+        dropped: frames of the session that were not.
+        model: name of the model.
     """
 
     frame: LiveFrame
@@ -81,7 +106,7 @@ class LiveResult:
 
 @dataclass(frozen=True)
 class LiveFailure:
-    """A frame that could not be looked at; `error` is None where the fault is ours."""
+    """A frame that could not be processed. `error` is None for an internal error."""
 
     frame: LiveFrame
     error: MoodreelError | None
@@ -91,7 +116,11 @@ class LiveFailure:
 class Suggestion:
     """What the client should send.
 
-    reason: "latency", "drops" or "rate" (more frames come than were asked for); None when all is well again.
+    Attributes:
+        reason: "latency", "drops" or "rate" (more frames arrive than were asked for); None if all is well again.
+        frame_rate: frames a second.
+        width: pixels.
+        height: pixels.
     """
 
     reason: str | None

@@ -1,31 +1,34 @@
-"""Keeping up with a client: how large its frames are looked at, and what it should send.
+"""Adapt to the load: choose the resolution at which frames are processed, and suggest what clients should send.
 
-Once a second the frames that came are held against those that were answered and how long that took. A server that is
-behind looks at smaller frames, step by step, and at larger ones again when it has been well for a while; what it went
-back from too early it tries again only later.
+Once a second the frames that arrived are compared with those that were processed, and their latency is checked. A
+server that falls behind scales frames down step by step, and up again after it has kept up for a while. After scaling
+up too early it waits longer the next time.
 """
 
 from moodreel.live.messages import Suggestion
 
 SIDES = (1280, 960, 640, 480, 384, 320, 256)
-"""Pixels of the longest side at which frames may be looked at. Below the least, eyes and mouths are guessed."""
+"""Pixels of the longest side. Below the smallest one landmarks of eyes and mouth are unreliable."""
 CHECK_SECONDS = 1.0
 MAX_LATENCY_MS = 100.0
-"""Milliseconds from a frame's arrival to its answer, on the mean, from which on the server is behind."""
+"""Mean milliseconds from a frame's arrival to its result, above which the server is behind."""
 MAX_MISSED_SHARE = 0.15
-"""Share of the frames due that were not answered, from which on it is behind."""
+"""Share of due frames that were not processed, above which the server is behind."""
 MAX_RATE_RATIO = 1.3
-"""Times the target rate from which on a client sends frames that nobody looks at."""
+"""Ratio to the target rate above which a client sends too many frames."""
 CHECKS_BEFORE_SHRINKING, CHECKS_BEFORE_GROWING, MAX_CHECKS_BEFORE_GROWING = 2, 5, 60
-"""Checks in a row: behind before frames get smaller, well before they get larger, and that at most."""
+"""Consecutive checks before frames are scaled down (behind) or up (well), and the maximum of the latter."""
 SUGGEST_SECONDS = 5.0
-"""Least time between two suggestions."""
+"""Minimum time between two suggestions."""
 
 
 class RateController:
-    """Watches one session.
+    """Controls the rate and resolution of one session.
 
-    side: pixels of the longest side that is asked for. frame_rate: frames a second that are to be answered.
+    Args:
+        side: pixels of the longest side that the client asked for.
+        frame_rate: results a second that the client asked for.
+        now: seconds, never going back.
     """
 
     def __init__(self, side: int, frame_rate: float, now: float) -> None:
@@ -41,35 +44,37 @@ class RateController:
 
     @property
     def side(self) -> int:
-        """Pixels of the longest side at which to look at frames now."""
+        """Pixels of the longest side to which to scale frames down now."""
         return self._sides[self._step]
 
     def on_received(self) -> None:
-        """Count a frame that came, whatever becomes of it."""
+        """Count a frame that arrived."""
         self._received += 1
 
     def on_answered(self, latency_ms: float) -> None:
-        """Count a frame that was answered so long after it came."""
+        """Count a frame that was processed, with its latency."""
         self._answered += 1
         self._latency_sum_ms += latency_ms
 
     def update(self, now: float, size: tuple[int, int]) -> Suggestion | None:
-        """Draw conclusions, once a second; give a suggestion when there is one.
+        """Update the resolution, once a second. Returns a suggestion for the client, if any.
 
-        now: seconds, growing. size: width and height of the frames that come.
+        Args:
+            now: seconds, never going back.
+            size: width and height of the frames that arrive.
         """
         seconds = now - self._since
         if seconds < CHECK_SECONDS or not self._received:
             return None
         due = min(self._received, self.frame_rate * seconds)
         latency = self._latency_sum_ms / self._answered if self._answered else 1000 * seconds
-        # The one that is being looked at, and the one that waits, are not late yet.
+        # One frame in process and one pending are not late yet.
         missed = max(0.0, due - self._answered - 2) / due
         reason = "drops" if missed > MAX_MISSED_SHARE else "latency" if latency > MAX_LATENCY_MS else None
-        answered, came = self._answered / seconds, self._received / seconds
+        answered, received = self._answered / seconds, self._received / seconds
         self._reset_counters(now)
         self._adapt(behind=reason is not None, well=latency < MAX_LATENCY_MS / 2)
-        if reason is None and came > MAX_RATE_RATIO * self.frame_rate:
+        if reason is None and received > MAX_RATE_RATIO * self.frame_rate:
             reason = "rate"
         return self._suggest(now, reason, answered, size)
 
@@ -97,8 +102,8 @@ class RateController:
                 self._step, self._checks_well, self._just_grown = self._step - 1, 0, True
 
     def _suggest(self, now: float, reason: str | None, answered: float, size: tuple[int, int]) -> Suggestion | None:
-        # Two checks in a row: a single hiccup is no reason to change anything.
-        again, self._last_reason = reason is not None and reason == self._last_reason, reason
+        # Only the second check in a row counts.
+        is_repeated, self._last_reason = reason is not None and reason == self._last_reason, reason
         if self._suggested_at is not None and now - self._suggested_at < SUGGEST_SECONDS:
             return None
         if reason is None:
@@ -106,7 +111,7 @@ class RateController:
                 return None
             self._suggested_at = None
             return Suggestion(None, self.frame_rate, *size)
-        if not again:
+        if not is_repeated:
             return None
         self._suggested_at = now
         return self._make_suggestion(reason, answered, size)

@@ -1,8 +1,7 @@
-"""Where live frames come in, and who looks at which of them next.
+"""Schedule the live frames of all sessions on a fixed pool of worker threads, earliest due time first.
 
-Each session has one place for a frame. A few threads take the frames, the one that has been due longest first, and a
-session that was served is due again only when its frame rate allows: so all have their turn, and one that sends ten
-thousand frames a second gets no more than another.
+Each session holds one pending frame; a newer one replaces it. After a result a session is due again only when its frame
+rate allows. So all sessions get their turn, and one that sends ten thousand frames a second gets no more than another.
 """
 
 import logging
@@ -22,12 +21,23 @@ from moodreel.pipelines.engine import Engine
 logger = logging.getLogger(__name__)
 
 DUE_TOLERANCE = 0.9
-"""Share of the time between two frames after which the next is due: cameras are not exact."""
+"""Share of the frame interval after which the next frame is due: cameras are not exact."""
 
 
 @dataclass(eq=False)
 class SessionSlot:
-    """One session at the desk, and where its outcomes go."""
+    """A session and its pending frame.
+
+    Attributes:
+        session: the session.
+        on_event: receives its results.
+        pending: the frame to process next.
+        due_at: when to process it.
+        started_at: when the last frame was taken.
+        busy: whether a worker processes a frame.
+        closed: whether to discard results.
+        reset_requested: whether to reset the session as soon as it is not busy.
+    """
 
     session: LiveSession
     on_event: Callable[[LiveEvent], None]
@@ -37,144 +47,151 @@ class SessionSlot:
     busy: bool = False
     closed: bool = False
     reset_requested: bool = False
-    """Whether to forget who was in the video, as soon as no frame of it is being looked at."""
 
 
 class FrameScheduler:
-    """Looks at the frames of all live sessions of a process, with the models of an engine.
+    """Processes the frames of all live sessions of a process. Thread-safe.
 
-    limits: of one frame. threads: frames that are looked at at once.
+    Args:
+        engine: its landmarker and models.
+        limits: of one frame.
+        threads: frames processed at the same time.
     """
 
     def __init__(self, engine: Engine, limits: ImageLimits, *, threads: int = 1) -> None:
         self._engine = engine
         self.limits = limits
         self._threads = threads
-        self._clients: list[SessionSlot] = []
+        self._sessions: list[SessionSlot] = []
         self._changed = threading.Condition()
         self._workers: list[threading.Thread] = []
         self._closed = False
 
     def open_session(self, settings: SessionSettings, on_event: Callable[[LiveEvent], None]) -> SessionSlot:
-        """Begin a session; its outcomes go to `deliver`, from a thread of the desk, one at a time.
+        """Open a session. Worker threads call `on_event` with its results, one at a time.
 
-        Raises ModelNotFound, or ModelInvalid where the model cannot be loaded.
+        Raises:
+            ModelNotFound: there is no such model.
+            ModelInvalid: the model cannot be loaded.
         """
         self._engine.models.get(settings.model)
-        client = SessionSlot(LiveSession(settings, self._engine.facial_actions, clock.monotonic()), on_event)
+        slot = SessionSlot(LiveSession(settings, self._engine.facial_actions, clock.monotonic()), on_event)
         with self._changed:
-            self._clients.append(client)
+            self._sessions.append(slot)
             while len(self._workers) < self._threads and not self._closed:
                 thread = threading.Thread(target=self._run_worker, name="live", daemon=True)
                 self._workers.append(thread)
                 thread.start()
-        return client
+        return slot
 
-    def configure(self, client: SessionSlot, settings: SessionSettings) -> None:
-        """Change a session's wishes. Raises as `open`."""
+    def configure(self, slot: SessionSlot, settings: SessionSettings) -> None:
+        """Change a session's settings. Raises as `open_session` does."""
         self._engine.models.get(settings.model)
         with self._changed:
-            client.session.configure(settings, clock.monotonic())
+            slot.session.configure(settings, clock.monotonic())
 
     def submit(
-        self, client: SessionSlot, data: bytes, *, sequence: int | None = None, time: float | None = None
+        self, slot: SessionSlot, data: bytes, *, sequence: int | None = None, time: float | None = None
     ) -> LiveFrame | None:
-        """Put a frame in a session's place; give the one that it displaces, which nobody will look at.
+        """Submit a frame. Returns the pending frame that it replaces, if any.
 
-        Raises UnsupportedMedia, ImageTooBig: what the first bytes and the size say.
+        Raises:
+            UnsupportedMedia: it is not a JPEG.
+            ImageTooBig: it has too many bytes.
         """
         frame = LiveFrame(data, clock.monotonic(), sequence, time)
         with self._changed:
-            session = client.session
+            session = slot.session
             session.rate_controller.on_received()
             try:
                 check_frame(data, self.limits)
             except MoodreelError:
                 session.dropped += 1
                 raise
-            displaced, client.pending = client.pending, frame
-            if displaced is None:
-                client.due_at = max(frame.received_at, client.started_at + DUE_TOLERANCE / session.settings.frame_rate)
+            replaced, slot.pending = slot.pending, frame
+            if replaced is None:
+                slot.due_at = max(frame.received_at, slot.started_at + DUE_TOLERANCE / session.settings.frame_rate)
                 self._changed.notify()
             else:
                 session.dropped += 1
-            return displaced
+            return replaced
 
-    def pause(self, client: SessionSlot) -> None:
-        """Forget the frame that waits, and who was in the video."""
+    def pause(self, slot: SessionSlot) -> None:
+        """Drop the pending frame and forget the faces of the video."""
         with self._changed:
-            self._drop_pending(client)
-            client.reset_requested = True
-            self._reset_if_idle(client)
+            self._drop_pending(slot)
+            slot.reset_requested = True
+            self._reset_if_idle(slot)
 
-    def close_session(self, client: SessionSlot) -> None:
-        """End a session; nothing is delivered to it any more, but what is on its way."""
+    def close_session(self, slot: SessionSlot) -> None:
+        """Close a session. It gets no more results, except one that is being delivered."""
         with self._changed:
-            client.closed = True
-            self._drop_pending(client)
-            if client in self._clients:
-                self._clients.remove(client)
+            slot.closed = True
+            self._drop_pending(slot)
+            if slot in self._sessions:
+                self._sessions.remove(slot)
 
     def close(self) -> None:
-        """Stop the threads, each after the frame that it is looking at."""
+        """Stop the workers after the frames that they process."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
 
     @property
     def sessions(self) -> int:
-        return len(self._clients)
+        """Number of open sessions."""
+        return len(self._sessions)
 
-    def _drop_pending(self, client: SessionSlot) -> None:
-        if client.pending is not None:
-            client.pending = None
-            client.session.dropped += 1
+    def _drop_pending(self, slot: SessionSlot) -> None:
+        if slot.pending is not None:
+            slot.pending = None
+            slot.session.dropped += 1
 
-    def _reset_if_idle(self, client: SessionSlot) -> None:
-        # Not under a thread that looks at a frame: it would miss what it has just noted.
-        if client.reset_requested and not client.busy:
-            client.reset_requested = False
-            client.session.restart()
+    def _reset_if_idle(self, slot: SessionSlot) -> None:
+        # Not while a worker uses the session.
+        if slot.reset_requested and not slot.busy:
+            slot.reset_requested = False
+            slot.session.restart()
 
     def _run_worker(self) -> None:
-        while (client := self._next_due()) is not None:
+        while (slot := self._next_due()) is not None:
             try:
-                self._process_next(client)
+                self._process_next(slot)
             except Exception:
-                # A thread that died here would leave every session without an answer.
+                # A worker must survive: without workers no session would get results.
                 logger.exception("a live frame was lost")
             finally:
                 with self._changed:
-                    client.busy = False
-                    self._reset_if_idle(client)
+                    slot.busy = False
+                    self._reset_if_idle(slot)
                     self._changed.notify()
 
     def _next_due(self) -> SessionSlot | None:
-        """Wait for the session that has been due longest; None once the desk is closed."""
+        """Wait for the session with the earliest due time. Returns None after `close`."""
         with self._changed:
             while not self._closed:
-                ready = [client for client in self._clients if client.pending is not None and not client.busy]
+                ready = [slot for slot in self._sessions if slot.pending is not None and not slot.busy]
                 now = clock.monotonic()
-                client = min(ready, key=lambda client: client.due_at, default=None)
-                if client is not None and client.due_at <= now:
-                    client.busy, client.started_at = True, now
-                    return client
-                self._changed.wait(client.due_at - now if client is not None else None)
+                slot = min(ready, key=lambda slot: slot.due_at, default=None)
+                if slot is not None and slot.due_at <= now:
+                    slot.busy, slot.started_at = True, now
+                    return slot
+                self._changed.wait(slot.due_at - now if slot is not None else None)
         return None
 
-    def _process_next(self, client: SessionSlot) -> None:
+    def _process_next(self, slot: SessionSlot) -> None:
         with self._changed:
-            session, frame, client.pending = client.session, client.pending, None
+            session, frame, slot.pending = slot.session, slot.pending, None
         if frame is None:
             return
-        outcome = self._process_frame(session, frame)
-        if client.closed:
+        event = self._process_frame(session, frame)
+        if slot.closed:
             return
-        client.on_event(outcome)
-        if isinstance(outcome, LiveResult):
-            suggestion = session.rate_controller.update(clock.monotonic(), (outcome.width, outcome.height))
+        slot.on_event(event)
+        if isinstance(event, LiveResult):
+            suggestion = session.rate_controller.update(clock.monotonic(), (event.width, event.height))
             if suggestion is not None:
-                client.on_event(suggestion)
+                slot.on_event(suggestion)
 
     def _process_frame(self, session: LiveSession, frame: LiveFrame) -> LiveResult | LiveFailure:
         began, wishes, side = clock.monotonic(), session.settings, session.rate_controller.side
@@ -191,11 +208,11 @@ class FrameScheduler:
             faces = session.classify(detections, predictor, frame.received_at)
         except MoodreelError as error:
             session.dropped += 1
-            # It took its time, and a slower or smaller one would be no better.
+            # It took time too, but its failure is no reason to scale down.
             session.rate_controller.on_answered((clock.monotonic() - frame.received_at) * 1000)
             return LiveFailure(frame, error)
         except Exception:
-            logger.exception("a live frame could not be looked at")
+            logger.exception("a live frame could not be processed")
             session.dropped += 1
             return LiveFailure(frame, None)
         session.frames += 1

@@ -1,4 +1,4 @@
-"""Probabilities that hop from frame to frame -> ones that move as a face does."""
+"""Smooth values over time."""
 
 import math
 
@@ -6,14 +6,20 @@ import numpy as np
 
 
 class EmaSmoother:
-    """An exponential mean over time, the same whatever the frame rate: after `seconds` two thirds of a change show."""
+    """Exponential moving average over time, independent of the frame rate."""
 
     def __init__(self) -> None:
         self._value: np.ndarray | None = None
         self._time = 0.0
 
     def update(self, time: float, value: np.ndarray, seconds: float) -> np.ndarray:
-        """Add what was seen at `time` (seconds, never going back) and return the mean; `seconds` 0 smooths nothing."""
+        """Add a value and return the average.
+
+        Args:
+            time: seconds, never going back.
+            value: array of any shape.
+            seconds: time constant, after which 63 % of a change show; 0 disables smoothing.
+        """
         if self._value is None or seconds <= 0:
             self._value = value
         else:
