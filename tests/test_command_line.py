@@ -183,7 +183,7 @@ def test_a_verb_of_training_is_passed_on_with_its_arguments(monkeypatch):
     assert main(["logs", "list"]) == 0
     assert calls == [
         ("moodreel.training.__main__", ["train", "resemotenet", "--lr", "0.1"]),
-        ("moodreel.storage.call_log", ["list"]),
+        ("moodreel.storage.call_log_cli", ["list"]),
     ]
 
 

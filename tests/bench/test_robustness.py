@@ -1,4 +1,4 @@
-"""The benchmark of worse pictures: each rendering is what its name says, and a face not found counts."""
+"""The robustness benchmark: its renderings, its measure and its report."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -59,14 +59,14 @@ def difference(frame, other, scene, points):
     return np.mean([apart[y - 3 : y + 4, x - 3 : x + 4] for x, y in scene.landmarks[list(points), :2].astype(int)])
 
 
-def test_a_scene_holds_one_face_of_the_standard_size_in_colour(scene):
+def test_a_scene_holds_one_color_face_of_the_standard_size(scene):
     assert np.ptp(scene.landmarks[:, 0]) == pytest.approx(render.FACE, rel=0.2)
     red, green, blue = scene.frame.reshape(-1, 3).mean(axis=0)
     assert red > green > blue
 
 
 @pytest.mark.parametrize("condition", CONDITIONS, ids=lambda each: f"{each.name} {each.strength:g}")
-def test_every_condition_gives_a_frame_of_the_same_size_and_the_same_one_again(scene, condition):
+def test_every_condition_is_deterministic_and_keeps_the_frame_size(scene, condition):
     frame, again = (condition.effect(scene, condition.strength, np.random.default_rng(5)) for _ in range(2))
     assert (frame.shape, frame.dtype) == (scene.frame.shape, np.uint8)
     assert np.array_equal(frame, again)
@@ -76,13 +76,13 @@ def test_every_condition_gives_a_frame_of_the_same_size_and_the_same_one_again(s
 @pytest.mark.parametrize(
     "effect", [render.yawed, render.pitched, render.masked, render.with_glasses, render.lit_from_behind]
 )
-def test_where_no_face_is_found_there_is_nothing_to_turn_or_cover(faceless, effect, rng):
+def test_effects_on_the_face_leave_a_scene_without_one_unchanged(faceless, effect, rng):
     assert faceless.landmarks is None
     assert np.array_equal(effect(faceless, 1, rng), faceless.frame)
 
 
 @pytest.mark.parametrize("degrees", [-30, -15, 15, 30])
-def test_a_head_turns_to_the_side_asked_for_and_keeps_its_size(scene, landmarker, degrees):
+def test_a_head_turns_to_the_requested_side_and_keeps_its_size(scene, landmarker, degrees):
     (before,) = landmarker.detect(scene.frame)
     (after,) = landmarker.detect(render.turn(scene.frame, scene.landmarks, yaw=degrees))
     assert after.yaw - before.yaw == pytest.approx(degrees, abs=10)
@@ -104,12 +104,12 @@ def test_a_head_that_is_not_turned_stays_as_it_is(scene):
 
 
 @pytest.mark.parametrize("degrees", [-30, 30])
-def test_the_yaw_is_what_the_condition_says_whatever_it_was(scene, landmarker, rng, degrees):
+def test_the_yaw_is_that_of_the_condition(scene, landmarker, rng, degrees):
     (face,) = landmarker.detect(render.yawed(scene, degrees, rng))
     assert face.yaw == pytest.approx(degrees, abs=12)
 
 
-def test_a_head_turned_farther_stays_and_is_mirrored_to_the_side_asked_for(scene, rng):
+def test_a_head_turned_farther_is_only_mirrored(scene, rng):
     turned = replace(scene, yaw=40.0)
     apart = np.abs(render.yawed(turned, 15, rng).astype(int) - scene.frame)
     mirrored = np.abs(render.yawed(turned, -15, rng).astype(int) - scene.frame[:, ::-1])
@@ -117,13 +117,13 @@ def test_a_head_turned_farther_stays_and_is_mirrored_to_the_side_asked_for(scene
 
 
 @pytest.mark.parametrize("degrees", [15, 45])
-def test_a_head_leans(scene, landmarker, rng, degrees):
+def test_a_head_rolls(scene, landmarker, rng, degrees):
     (face,) = landmarker.detect(render.rolled(scene, degrees, rng))
     assert abs(face.roll) == pytest.approx(degrees, abs=8)
 
 
 @pytest.mark.parametrize("pixels", [128, 300])
-def test_a_face_is_as_large_as_asked_for(scene, landmarker, rng, pixels):
+def test_a_face_has_the_requested_size(scene, landmarker, rng, pixels):
     (before,), (after,) = landmarker.detect(scene.frame), landmarker.detect(render.sized(scene, pixels, rng))
     assert after.box[2] / before.box[2] == pytest.approx(pixels / render.FACE, rel=0.1)
 
@@ -139,13 +139,13 @@ def test_a_face_is_as_large_as_asked_for(scene, landmarker, rng, pixels):
         (render.lit_from_side, 2, 4, np.mean, False),
     ],
 )
-def test_more_is_worse(scene, rng, effect, weak, strong, measure, grows):
+def test_a_stronger_effect_changes_more(scene, rng, effect, weak, strong, measure, grows):
     steps = np.diff([measure(scene.frame), measure(effect(scene, weak, rng)), measure(effect(scene, strong, rng))])
     assert (steps > 0).all() if grows else (steps < 0).all()
 
 
 @pytest.mark.parametrize("effect, good, bad", [(render.as_jpeg, 70, 10), (render.as_h264, 23, 45)])
-def test_a_codec_keeps_the_picture_and_loses_detail(scene, rng, effect, good, bad):
+def test_compression_loses_detail(scene, rng, effect, good, bad):
     better, worse = (np.abs(effect(scene, quality, rng).astype(int) - scene.frame).mean() for quality in (good, bad))
     assert 0 < better < worse < 12
 
@@ -161,7 +161,7 @@ def test_a_mask_covers_the_mouth_and_glasses_the_eyes(scene, rng):
     assert difference(glasses, scene.frame, scene, MOUTH) < 1
 
 
-def test_colours_run_from_bluish_over_grey_to_warm_at_one_brightness(scene, rng):
+def test_colors_run_from_bluish_over_gray_to_warm_at_one_brightness(scene, rng):
     cool, gray, warm = (render.recolored(scene, cast, rng) for cast in (-1, 0, 2))
     assert cool[..., 2].mean() > cool[..., 0].mean()
     assert (gray == gray[..., :1]).all()
@@ -180,7 +180,7 @@ def test_light_from_one_side_and_from_behind(scene, rng):
     assert behind[y, x].mean() < scene.frame[y, x].mean()
 
 
-def test_a_face_is_read_as_the_service_reads_it_and_one_not_found_is_wrong(scene, faceless, landmarker):
+def test_a_face_that_is_not_found_counts_as_wrong(scene, faceless, landmarker):
     predictor = face_model_registry(STORE).get()
     truth = np.array([HAPPY, HAPPY])
     result = measure([scene, faceless], truth, CONDITIONS[0], landmarker, predictor)
@@ -215,13 +215,13 @@ def data(tmp_path, picture):
     return tmp_path
 
 
-def test_a_sample_has_its_rare_classes_and_is_the_same_every_time(data):
+def test_a_sample_has_rare_classes_and_is_deterministic(data):
     drawn, again = sample(data, FIVE, 20), sample(data, FIVE, 20)
     assert np.bincount(drawn.truth, minlength=5).tolist() == [0, 20, 0, 0, 1]
     assert np.array_equal(drawn.images, again.images)
 
 
-def test_the_command_writes_the_table_and_what_it_looks_like(data, tmp_path, capsys):
+def test_the_command_writes_the_table_and_the_sheet(data, tmp_path, capsys):
     common = ["--data", str(data), "--pictures", "2", "--conditions", "none,size"]
     card = tmp_path / "CARD.md"
     card.write_text("# a model\n\n## Figures\nfew\n\n## Robustness\nan old one\n\n## How it was made\nso\n")
@@ -237,7 +237,7 @@ def test_the_command_writes_the_table_and_what_it_looks_like(data, tmp_path, cap
     assert height > 2 * (render.HEIGHT // 3)
 
 
-def test_a_condition_that_there_is_not_is_named(data, capsys):
+def test_an_unknown_condition_is_refused(data, capsys):
     with pytest.raises(SystemExit):
         robustness.main(["--data", str(data), "--conditions", "blur,fog"])
     assert "no condition fog" in capsys.readouterr().err

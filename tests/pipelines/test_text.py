@@ -67,8 +67,8 @@ def test_a_batch_gives_the_same_results_as_single_texts(pipeline):
 
 
 def test_case_and_accents_do_not_change_the_emotion(pipeline):
-    shouted, said = read(pipeline, SAD.upper()), read(pipeline, SAD)
-    assert shouted.scores == pytest.approx(said.scores, abs=1e-5)
+    upper, plain = read(pipeline, SAD.upper()), read(pipeline, SAD)
+    assert upper.scores == pytest.approx(plain.scores, abs=1e-5)
 
 
 def test_skin_tones_do_not_change_the_result(pipeline):
