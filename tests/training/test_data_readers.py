@@ -19,7 +19,7 @@ from tests.support import ravdess
 # RAVDESS
 
 
-def test_a_name_says_everything_about_a_recording():
+def test_a_ravdess_name_is_parsed():
     assert parse_name("03-01-06-01-02-01-12.wav") == RavdessName("audio", "speech", "fearful", 1, 2, 1, 12)
     song = parse_name("01-02-02-02-01-02-23.mp4")
     assert (song.modality, song.channel, song.emotion, song.sex) == ("audio-video", "song", "calm", "male")
@@ -47,7 +47,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("name", "reason"), WRONG.items())
-def test_a_name_that_is_not_one_of_theirs_says_why(name, reason):
+def test_a_name_that_is_none_of_ravdess_is_refused_with_the_reason(name, reason):
     with pytest.raises(ValueError, match=reason):
         parse_name(name)
 
@@ -192,7 +192,7 @@ def write_files(folder, *names):
         (folder / name).write_bytes(name.encode())
 
 
-def test_folders_are_labels_by_their_own_names_or_by_what_they_mean(tmp_path, caplog):
+def test_folders_map_to_labels_by_name_or_synonym(tmp_path, caplog):
     write_files(
         tmp_path, "Sadness/a.jpg", "calm/sub/b.PNG", "shock/c.webp", "bored/d.jpg", "calm/notes.txt", "calm/.e.jpg"
     )
@@ -211,14 +211,14 @@ def test_folders_are_labels_by_their_own_names_or_by_what_they_mean(tmp_path, ca
 
 
 @pytest.mark.parametrize(("kind", "name"), [("clips", "a.mp4"), ("audio", "a.flac")])
-def test_clips_and_recordings_are_kept_the_same_way(tmp_path, kind, name):
+def test_folders_of_clips_and_recordings_are_read_the_same_way(tmp_path, kind, name):
     write_files(tmp_path, f"happy/{name}", "happy/a.jpg", f"sad/{name}")
     assert [(e.label, e.media) for e in read_folders(tmp_path, kind)] == [
         (label, tmp_path / label / name) for label in ("happy", "sad")
     ]
 
 
-def test_who_is_in_them_comes_from_a_file_beside_them(tmp_path):
+def test_people_and_groups_come_from_people_csv(tmp_path):
     write_files(tmp_path, "happy/a.jpg", "happy/b.jpg", "sad/c.jpg")
     people = tmp_path / "people.csv"
     people.write_text("\ufefffile,person,group\nhappy/a.jpg,Ann,old\nsad\\c.jpg,Ann,\n")
@@ -229,7 +229,7 @@ def test_who_is_in_them_comes_from_a_file_beside_them(tmp_path):
         read_folders(tmp_path, "images", people=people)
 
 
-def test_folders_with_nothing_of_the_kind_say_what_they_hold(tmp_path):
+def test_folders_without_such_media_are_refused_and_their_content_named(tmp_path):
     write_files(tmp_path, "happy/a.mp4")
     with pytest.raises(DataInvalid, match=r"happy, \.mp4: 1"):
         read_folders(tmp_path, "images", labels=SEVEN)

@@ -1,4 +1,4 @@
-"""What is done to spectrograms is what would have been done to the sound, beside the spectrogram of that very sound."""
+"""Test that augmenting a spectrogram equals the spectrogram of the augmented waveform."""
 
 from dataclasses import replace
 
@@ -32,13 +32,13 @@ def tune(seconds=4.0):
     return np.concatenate([synthetic_audio.sine(MIDDLES[10 + 5 * note], 0.5) for note in range(round(2 * seconds))])
 
 
-def test_a_window_is_what_the_network_reads():
+def test_a_window_has_the_shape_that_the_network_reads():
     assert WINDOW_FRAMES == 188
     assert augment_mel(log_mel(tune()), np.random.default_rng(0), MelAugmentation()).shape == (64, 188)
     assert augment_mel(log_mel(tune(1)), np.random.default_rng(0), MelAugmentation()).shape == (64, 188)
 
 
-def test_the_same_seed_disturbs_in_the_same_way_and_leaves_the_recording_alone():
+def test_the_same_seed_gives_the_same_window_and_the_recording_is_not_changed():
     mels = log_mel(tune())
     before = mels.copy()
     first, again, other = (augment_mel(mels, np.random.default_rng(seed), MelAugmentation()) for seed in (1, 1, 2))
@@ -48,7 +48,7 @@ def test_the_same_seed_disturbs_in_the_same_way_and_leaves_the_recording_alone()
     assert first.dtype == np.float32 and np.isfinite(first).all()
 
 
-def test_with_nothing_to_disturb_it_is_three_seconds_from_anywhere_in_the_recording():
+def test_without_augmentation_a_window_is_any_three_seconds_of_the_recording():
     mels = log_mel(tune())
     starts = set()
     for seed in range(60):
@@ -60,7 +60,7 @@ def test_with_nothing_to_disturb_it_is_three_seconds_from_anywhere_in_the_record
     assert min(starts) < 6 and max(starts) > mels.shape[1] - WINDOW_FRAMES - 6
 
 
-def test_a_recording_that_is_too_short_is_whole_and_somewhere_in_silence():
+def test_a_short_recording_is_placed_anywhere_in_silence():
     mels = log_mel(tune(1))
     for seed in range(10):
         window = augment_mel(mels, np.random.default_rng(seed), NOTHING)
@@ -91,27 +91,27 @@ def test_before_and_after_the_recording_there_is_silence(start):
 
 
 @pytest.mark.parametrize("decibels", [-12, -3, 6, 20])
-def test_louder_is_what_the_spectrogram_of_the_louder_sound_is(decibels):
+def test_gain_equals_the_spectrogram_of_the_louder_waveform(decibels):
     wave = tune(1) / 20
     np.testing.assert_allclose(
         change_gain(log_mel(wave), decibels), log_mel(wave * np.float32(10 ** (decibels / 20))), atol=0.02
     )
 
 
-def test_silence_stays_silence_however_it_is_amplified():
+def test_silence_stays_silence_at_any_gain():
     silence = log_mel(np.zeros(SAMPLE_RATE, np.float32))
     np.testing.assert_allclose(change_gain(silence, 30), SILENCE, atol=0.01)
 
 
 @pytest.mark.parametrize("bands", [-6, 3, 8])
-def test_a_tone_that_is_shifted_is_the_tone_of_a_band_so_much_higher(bands):
+def test_a_shifted_tone_is_the_tone_of_a_higher_band(bands):
     window = shift_pitch(log_mel(synthetic_audio.sine(MIDDLES[30], 1)), bands)[:, 10:-10]
     meant = log_mel(synthetic_audio.sine(MIDDLES[30 + bands], 1))[:, 10:-10]
     assert (window.argmax(axis=0) == 30 + bands).all()
     assert np.abs(window.max(axis=0) - meant.max(axis=0)).max() < 0.5
 
 
-def test_half_a_band_lies_between_two():
+def test_a_shift_by_half_a_band_interpolates():
     ramp = np.repeat(np.arange(MEL_BANDS, dtype=np.float32)[:, None], 5, axis=1)
     np.testing.assert_allclose(shift_pitch(ramp, 0.5)[1:, 0], np.arange(1, MEL_BANDS) - 0.5)
 
@@ -127,7 +127,7 @@ def test_stretched_tones_last_longer_at_the_same_pitch(factor):
 
 
 @pytest.mark.parametrize("ratio", [10, 30])
-def test_noise_is_so_many_decibels_under_what_is_loud(ratio):
+def test_noise_has_the_level_asked_for(ratio):
     loud = np.zeros((MEL_BANDS, 400), np.float32)
     loud[:, :200] = SILENCE
     levels = [add_noise(loud, np.random.default_rng(seed), ratio)[:, :200] for seed in range(30)]
@@ -137,14 +137,14 @@ def test_noise_is_so_many_decibels_under_what_is_loud(ratio):
     assert all((add_noise(loud, np.random.default_rng(s), ratio) >= loud - 1e-5).all() for s in range(3))
 
 
-def test_noise_scatters_as_that_of_a_recording_does():
+def test_noise_varies_as_recorded_noise_does():
     """Beside the spectrogram of white noise: the spread of a band's logarithm over time."""
     noise = log_mel(np.random.default_rng(0).normal(0, 0.1, 3 * SAMPLE_RATE).astype(np.float32))
     made = add_noise(np.full((MEL_BANDS, 188), SILENCE, np.float32), np.random.default_rng(0), -60)
     assert np.median(made.std(axis=1)) == pytest.approx(np.median(noise.std(axis=1)), rel=0.4)
 
 
-def test_masks_hide_stretches_of_time_and_of_bands_behind_the_mean():
+def test_masks_replace_blocks_of_time_and_of_bands_by_the_mean():
     mels = np.random.default_rng(0).normal(size=(MEL_BANDS, WINDOW_FRAMES)).astype(np.float32)
     hidden_steps, hidden_bands = [], []
     for seed in range(100):

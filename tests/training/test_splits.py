@@ -1,4 +1,4 @@
-"""Splits: nobody is learnt from and measured on, and where that cannot be, the split says so."""
+"""Test splits: no person is on both sides, and where that cannot be avoided, the split says so."""
 
 from collections import Counter
 
@@ -85,7 +85,7 @@ def test_a_random_split_has_to_be_asked_for_and_is_marked_with_how_many_it_mixes
         split(people(6), 0.3, by="chance")
 
 
-def test_people_whom_the_data_does_not_know_make_a_split_leak():
+def test_unknown_people_make_a_split_leak():
     strangers = from_arrays(np.arange(12).reshape(6, 2).astype(np.uint8), np.array([0, 1, 0, 1, 0, -1]), ("a", "b"))
     assert len(strangers) == 5
     parted = split([*people(6), *strangers], 0.3)
@@ -93,7 +93,7 @@ def test_people_whom_the_data_does_not_know_make_a_split_leak():
     assert "for 5 of 77 examples it does not" in parted.reason
 
 
-def test_frames_of_one_clip_stay_together_though_nobody_knows_who_is_in_it():
+def test_frames_of_one_clip_stay_together_when_the_person_is_unknown():
     frames = [
         Example("sad" if clip % 2 else "happy", np.array([clip, take], np.uint8), clip=f"clip {clip}")
         for clip in range(10)
@@ -113,7 +113,7 @@ def test_a_person_with_two_names_is_one_where_a_recording_is_in_both():
         assert sorted(map(len, sides)) == [0, 2]
 
 
-def test_fewer_people_than_parts_are_an_error_that_says_so():
+def test_fewer_people_than_parts_are_refused():
     with pytest.raises(DataInvalid, match="3 persons cannot be parted in 5"):
         folds(people(3), 5)
     with pytest.raises(DataInvalid, match="not between 0 and 1"):

@@ -63,7 +63,7 @@ PHASES = (
 RUNNING = TrainerConfig(eval_every=10, ema_decay=0.5)
 
 
-def test_it_learns_thirty_two_samples_by_heart():
+def test_it_overfits_thirty_two_samples():
     task = Toy()
     fitted = fit(task, PHASES, RUNNING)
     losses = [row["loss"] for row in fitted.rows]
@@ -73,7 +73,7 @@ def test_it_learns_thirty_two_samples_by_heart():
 
 
 @pytest.mark.parametrize("die_at", [3, 27, 28, 115])
-def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(tmp_path, die_at):
+def test_a_killed_run_resumes_bit_for_bit(tmp_path, die_at):
     whole = fit(Toy(), PHASES, RUNNING, tmp_path / "whole")
     weights = (tmp_path / "whole" / CHECKPOINT).stat().st_size
     with pytest.raises(KeyboardInterrupt):
@@ -87,7 +87,7 @@ def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(tmp_path, die_at):
     assert (tmp_path / "killed" / CHECKPOINT).stat().st_size == pytest.approx(weights, rel=0.05)
 
 
-def test_resuming_what_had_ended_gives_the_same_network_again(tmp_path):
+def test_resuming_a_finished_run_gives_the_same_network(tmp_path):
     first, again = Toy(), Toy()
     ended = fit(first, PHASES, RUNNING, tmp_path)
     assert fit(again, PHASES, RUNNING, tmp_path, resume=True).rows == ended.rows
@@ -96,7 +96,7 @@ def test_resuming_what_had_ended_gives_the_same_network_again(tmp_path):
         assert torch.equal(ours, theirs)
 
 
-def test_what_is_frozen_stays_and_so_does_its_normalisation():
+def test_frozen_parameters_and_their_batch_statistics_do_not_change():
     task = Toy()
     before = {name: tensor.clone() for name, tensor in task.network.trunk.state_dict().items()}
     fit(task, PHASES[:1], RUNNING)
@@ -106,7 +106,7 @@ def test_what_is_frozen_stays_and_so_does_its_normalisation():
     assert not any(torch.equal(before[name], task.network.trunk.state_dict()[name]) for name in before)
 
 
-def test_gradients_of_two_halves_make_the_step_of_the_whole():
+def test_gradient_accumulation_of_two_halves_equals_one_batch():
     class Plain(Toy):
         def __init__(self, batch):
             super().__init__(dropout=0.0)
@@ -125,7 +125,7 @@ def test_gradients_of_two_halves_make_the_step_of_the_whole():
         assert torch.allclose(ours, theirs, atol=1e-5)
 
 
-def test_it_ends_early_and_keeps_the_best_weights():
+def test_early_stopping_keeps_the_best_weights():
     class Worse(Toy):
         """Judged as ever worse after its third judgement."""
 
@@ -145,7 +145,7 @@ def test_it_ends_early_and_keeps_the_best_weights():
         assert torch.equal(tensor, task.at_best[name])
 
 
-def test_the_rate_rises_and_falls_as_its_schedule_says():
+def test_the_learning_rate_follows_its_schedule():
     def rates(name, **more):
         phase = Phase("all", 60, 1.0, schedule=name, **more)
         optimiser = torch.optim.AdamW([nn.Parameter(torch.zeros(1))], lr=phase.lr)
@@ -170,14 +170,14 @@ def test_each_example_comes_once_an_epoch_in_another_order():
     assert list(epochs[0]) != list(epochs[1])
 
 
-def test_rows_that_weigh_more_come_more_often():
+def test_examples_with_more_weight_are_drawn_more_often():
     drawn = np.concatenate(
         [epoch_indices(step, 4, 50, seed=0, weights=np.array([0.7, 0.1, 0.1, 0.1])) for step in range(9)]
     )
     assert 0.6 < (drawn == 0).mean() < 0.8
 
 
-def test_what_is_logged_stands_on_lines_of_its_own_and_not_behind_the_bar(capsys, caplog):
+def test_log_lines_do_not_mix_with_the_progress_bar(capsys, caplog):
     caplog.set_level(logging.INFO)
     console = logging.StreamHandler()
     logging.getLogger().addHandler(console)
@@ -191,7 +191,7 @@ def test_what_is_logged_stands_on_lines_of_its_own_and_not_behind_the_bar(capsys
 
 
 @pytest.mark.parametrize("afresh", [True, False])
-def test_a_phase_may_begin_from_the_averaged_weights_of_the_one_before(afresh):
+def test_a_phase_may_start_from_the_ema_of_the_one_before(afresh):
     class Watching(Toy):
         def evaluate(self, phase):
             if phase.name == "head":
@@ -206,7 +206,7 @@ def test_a_phase_may_begin_from_the_averaged_weights_of_the_one_before(afresh):
     assert all(carried) if afresh else not any(carried)
 
 
-def test_an_anchored_average_weighs_all_steps_alike():
+def test_without_warmup_the_ema_uses_the_same_decay_at_all_steps():
     class Watching(Toy):
         def __init__(self):
             super().__init__()
@@ -238,7 +238,7 @@ def test_metrics_go_to_a_csv_file_and_to_tensorboard(tmp_path):
     assert [event.step for event in events.Scalars("loss")] == [row["step"] for row in fitted.rows]
 
 
-def test_a_checkpoint_says_what_it_is_of_and_holds_no_code(tmp_path):
+def test_a_checkpoint_has_metadata_and_no_code(tmp_path):
     fit(Toy(), PHASES, RUNNING, tmp_path, metadata={"architecture": "toy", "labels": ("a", "b")})
     state = torch.load(tmp_path / CHECKPOINT, weights_only=True)
     assert state["about"]["architecture"] == "toy"
@@ -246,7 +246,7 @@ def test_a_checkpoint_says_what_it_is_of_and_holds_no_code(tmp_path):
     json.dumps(state["about"])
 
 
-def test_a_checkpoint_of_another_run_is_refused_by_what_differs(tmp_path):
+def test_a_checkpoint_of_another_run_is_refused_and_the_difference_named(tmp_path):
     fit(Toy(), PHASES[:1], RUNNING, tmp_path, metadata={"architecture": "toy"})
     with pytest.raises(DataInvalid, match="architecture, running differ"):
         fit(Toy(), PHASES[:1], TrainerConfig(seed=1), tmp_path, resume=True, metadata={"architecture": "other"})
@@ -260,7 +260,7 @@ def test_a_broken_checkpoint_is_refused(tmp_path, damage):
         fit(Toy(), PHASES[:1], RUNNING, tmp_path, resume=True)
 
 
-def test_a_loss_that_is_no_number_ends_training_at_once_and_leaves_the_last_checkpoint(tmp_path):
+def test_a_loss_that_is_not_finite_stops_training_and_keeps_the_last_checkpoint(tmp_path):
     class Bursting(Toy):
         def loss(self, batch, phase):
             loss = super().loss(batch, phase)
@@ -273,12 +273,12 @@ def test_a_loss_that_is_no_number_ends_training_at_once_and_leaves_the_last_chec
     assert torch.load(tmp_path / CHECKPOINT, weights_only=True)["step"] == 10
 
 
-def test_nothing_left_to_learn_is_an_error():
+def test_freezing_everything_is_an_error():
     with pytest.raises(DataInvalid, match="nothing is left to learn"):
         fit(Toy(), [Phase("none", 5, 1e-3, frozen=("trunk.", "head."))], RUNNING)
 
 
-def test_wandb_is_only_for_those_who_have_it(monkeypatch):
+def test_wandb_must_be_installed_to_be_used(monkeypatch):
     monkeypatch.setattr("moodreel.training.engine.logger.find_spec", lambda name: None)
     with pytest.raises(DataInvalid, match="pip install wandb"):
         fit(Toy(), PHASES, RUNNING, wandb="moodreel")

@@ -137,9 +137,11 @@ def jpeg(images: torch.Tensor, quality: np.ndarray) -> torch.Tensor:
     table = ((_LUMINANCE * scale[:, None, None] + 50) // 100).clip(1, 255).astype(np.float32)
     steps = torch.from_numpy(table).to(images.device)[:, None, None]
     dct = torch.from_numpy(_dct_matrix()).to(images.device)
-    blocks = (images - 128).unflatten(2, (-1, 8)).unflatten(1, (-1, 8)).transpose(2, 3)  # (B, 6, 6, 8, 8)
+    blocks = (
+        (images - 128).reshape(len(images), CROP_SIDE // 8, 8, CROP_SIDE // 8, 8).transpose(2, 3)
+    )  # (B, 6, 6, 8, 8)
     coefficients = (dct @ blocks @ dct.T / steps).round() * steps
-    pixels = (dct.T @ coefficients @ dct).transpose(2, 3).flatten(3, 4).flatten(1, 2)
+    pixels: torch.Tensor = (dct.T @ coefficients @ dct).transpose(2, 3).flatten(3, 4).flatten(1, 2)
     return (pixels.round() + 128).clamp(0, 255)
 
 
