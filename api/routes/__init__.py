@@ -1,1 +1,1 @@
-"""One blueprint a file. A view gets valid data, calls one function of the domain and returns its result."""
+"""The routes, one blueprint per file. A view gets valid data, calls one pipeline or store, and returns its result."""

@@ -1,1 +1,1 @@
-"""What comes in and what goes out, a file for each part of the contract. The same classes validate and document."""
+"""The schemas of requests and responses. The same classes validate data and describe it in the OpenAPI document."""

@@ -1,4 +1,4 @@
-"""Tokens and what they say, and what a caller used."""
+"""Schemas of tokens, profiles and usage."""
 
 from datetime import date, datetime, timedelta
 from typing import Any
@@ -11,7 +11,7 @@ from api.schemas.fields import Measure, TimeZone, about
 DAYS = 30
 MAX_DAYS = 366
 
-_ROLES = about("As the token says; `ADMIN` may read `/logs`.", example=["USER"])
+_ROLES = about("Of the token. `ADMIN` can read `/logs`.", example=["USER"])
 _TIME = {"example": "2025-08-16T12:34:56Z"}
 
 
@@ -23,11 +23,13 @@ class UtcTime(fields.Field[datetime]):
 
 
 class Minutes(Measure):
+    """A duration in minutes."""
+
     places = 3
 
 
 class TokenSchema(Schema):
-    """A token to look at."""
+    """A token to verify."""
 
     class Meta:
         unknown = RAISE
@@ -36,10 +38,12 @@ class TokenSchema(Schema):
 
 
 class VerifiedTokenSchema(Schema):
-    """What a good token says."""
+    """The claims of a valid token."""
 
-    valid = fields.Constant(True, metadata=about("Always true: any other token is a problem with status 401."))
-    user_id = fields.String(metadata=about("`userId` of your own tokens, `sub` of a provider's.", example="42"))
+    valid = fields.Constant(
+        True, metadata=about("Always true. For an invalid token the response is a problem with status 401.")
+    )
+    user_id = fields.String(metadata=about("`userId` of your own tokens, `sub` of a provider's tokens.", example="42"))
     subject = fields.String(metadata={"example": "ada@app.example"})
     roles = fields.List(fields.String(), metadata=_ROLES)
     issuer = fields.String(metadata={"example": "https://app.example"})
@@ -48,9 +52,11 @@ class VerifiedTokenSchema(Schema):
 
 
 class ProfileSchema(Schema):
-    """Who calls. Of an API key only `id` and `roles` are known, the rest is null."""
+    """The caller. For an API key only `id`, `kind` and `roles` are set, the rest is null."""
 
-    id = fields.String(metadata=about("As in the log: neither key nor name.", example="user-0123456789abcdef"))
+    id = fields.String(
+        metadata=about("As in the log. It reveals neither key nor name.", example="user-0123456789abcdef")
+    )
     kind = fields.String(validate=validate.OneOf(("api_key", "token")))
     user_id = fields.String(allow_none=True, metadata={"example": "42"})
     subject = fields.String(allow_none=True, metadata={"example": "ada@app.example"})
@@ -64,22 +70,24 @@ class RenewedTokenSchema(Schema):
     """A new token."""
 
     token = fields.String(
-        allow_none=True, metadata=about("null where it is in the cookie again, out of reach of the page's scripts.")
+        allow_none=True, metadata=about("null if it is returned in the cookie, which scripts of the page cannot read.")
     )
     expires_at = UtcTime(metadata=_TIME)
 
 
 class UsageQuery(Schema):
-    """Which days, both ends inclusive; the last 30 where nothing is said."""
+    """A range of days, both ends inclusive; by default the last 30 days."""
 
     class Meta:
         unknown = RAISE
 
     start_date = fields.Date(
-        load_default=None, metadata=about(f"At most {MAX_DAYS} days in all.", example="2025-08-01")
+        load_default=None, metadata=about(f"A range has at most {MAX_DAYS} days.", example="2025-08-01")
     )
-    end_date = fields.Date(load_default=None, metadata=about("Today where left out."))
-    tz = TimeZone(load_default=lambda: ZoneInfo("UTC"), metadata=about("Whose days.", example="Europe/Berlin"))
+    end_date = fields.Date(load_default=None, metadata=about("By default today."))
+    tz = TimeZone(
+        load_default=lambda: ZoneInfo("UTC"), metadata=about("The time zone of the days.", example="Europe/Berlin")
+    )
 
     @post_load
     def _to_days(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:
@@ -89,27 +97,31 @@ class UsageQuery(Schema):
         try:
             last = last or datetime.now(zone).date()
             first = first or last - timedelta(days=DAYS - 1)
-            # Midnight may be a day off in UTC.
+            # In UTC, midnight may be on the day before or after.
             first - timedelta(days=2), last + timedelta(days=2)
         except OverflowError as error:
-            raise ValidationError("Not a date that anybody called on.", "end_date") from error
+            raise ValidationError("The date is out of range.", "end_date") from error
         if not 0 <= (last - first).days < MAX_DAYS:
-            raise ValidationError(f"Not from start_date to end_date, or more than {MAX_DAYS} days.", "start_date")
+            raise ValidationError(
+                f"The range must have 1 to {MAX_DAYS} days, from start_date to end_date.", "start_date"
+            )
         return {"first": first, "last": last, "zone": zone}
 
 
 class DaySchema(Schema):
+    """The usage of one day."""
+
     date = fields.Date(metadata={"example": "2025-08-16"})
-    calls = fields.Integer(metadata=about("Those that were refused too.", example=3))
-    minutes = Minutes(metadata=about("Of video.", example=0.25))
+    calls = fields.Integer(metadata=about("Failed calls included.", example=3))
+    minutes = Minutes(metadata=about("Minutes of video.", example=0.25))
 
 
 class UsageSchema(Schema):
-    """What the caller asked for, by day; as far back as the log goes."""
+    """The usage of the caller, by day, as far back as the log goes."""
 
     start_date = fields.Date(metadata={"example": "2025-08-01"})
     end_date = fields.Date(metadata={"example": "2025-08-30"})
     tz = fields.String(metadata={"example": "UTC"})
     calls = fields.Integer(metadata=about("Over all days.", example=90))
-    minutes = Minutes(metadata=about("Of video, over all days.", example=7.5))
-    days = fields.List(fields.Nested(DaySchema), metadata=about("Every day, the oldest first."))
+    minutes = Minutes(metadata=about("Minutes of video over all days.", example=7.5))
+    days = fields.List(fields.Nested(DaySchema), metadata=about("Every day, oldest first."))

@@ -1,4 +1,4 @@
-"""A person's own past: which entries in, entries and their summary out."""
+"""Schemas of the history, its entries and their summary."""
 
 from datetime import date
 from typing import Any
@@ -18,36 +18,34 @@ _MEANS = {"Anger": 0.05, "Happy": 0.42, "Shock": 0.08, "Neutral": 0.35, "Sad": 0
 _DIFFERENCE = {"Anger": -0.02, "Happy": 0.11, "Shock": 0.0, "Neutral": -0.06, "Sad": -0.03}
 
 
-def _is_sensible(day: date) -> None:
+def _check_year(day: date) -> None:
     if not _YEARS[0] <= day.year <= _YEARS[1]:
         raise ValidationError(f"Must be from {_YEARS[0]} to {_YEARS[1]}.")
 
 
 class EmptyQuery(Schema):
-    """No query: whoever filters what is deleted must not lose everything."""
+    """No parameters: a filter, which would be ignored, must not delete everything."""
 
     class Meta:
         unknown = RAISE
 
 
 class HistoryQuery(Schema):
-    """Which entries."""
+    """Filters of the entries, and the page."""
 
     class Meta:
         unknown = RAISE
 
     kind = fields.String(validate=validate.OneOf(KINDS))
-    emotion = fields.String(
-        metadata=about("A label as the entry has it, or one of the five that it folds to (`mood`).", example="Happy")
-    )
-    start_date = Date(parse_start, metadata=about("ISO 8601, inclusive; no zone means UTC.", example="2025-08-01"))
-    end_date = Date(parse_end, metadata=about("The same; a date alone means to the end of that day."))
+    emotion = fields.String(metadata=about("The `emotion` of an entry, or its `mood`.", example="Happy"))
+    start_date = Date(parse_start, metadata=about("ISO 8601, inclusive; UTC without a zone.", example="2025-08-01"))
+    end_date = Date(parse_end, metadata=about("As `start_date`; a date without a time includes that day."))
     limit = fields.Integer(load_default=100, validate=validate.Range(1, 1000))
-    cursor = fields.String(load_default=None, metadata=about("The `next_cursor` of the page before."))
+    cursor = fields.String(load_default=None, metadata=about("The `next_cursor` of the previous page."))
 
 
 class SummaryQuery(Schema):
-    """Which days or weeks."""
+    """A range of days or weeks."""
 
     class Meta:
         unknown = RAISE
@@ -55,11 +53,13 @@ class SummaryQuery(Schema):
     by = fields.String(load_default="day", validate=validate.OneOf(PERIODS))
     start_date = fields.Date(
         load_default=None,
-        validate=_is_sensible,
-        metadata=about("Inclusive; 30 days or 12 weeks where left out. Weeks are whole.", example="2025-08-01"),
+        validate=_check_year,
+        metadata=about("Inclusive; by default 30 days or 12 weeks ago. Weeks are whole.", example="2025-08-01"),
     )
-    end_date = fields.Date(load_default=None, validate=_is_sensible, metadata=about("Inclusive; today where left out."))
-    tz = TimeZone(load_default=lambda: ZoneInfo("UTC"), metadata=about("Whose days.", example="Europe/Berlin"))
+    end_date = fields.Date(load_default=None, validate=_check_year, metadata=about("Inclusive; by default today."))
+    tz = TimeZone(
+        load_default=lambda: ZoneInfo("UTC"), metadata=about("The time zone of the days.", example="Europe/Berlin")
+    )
 
     @post_load
     def _to_arguments(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:
@@ -75,16 +75,18 @@ class StoredMediaSchema(Schema):
 
 
 class EntrySchema(Schema):
-    """One analysis. What was sent is never in it."""
+    """One analysis. It never contains what was sent."""
 
     id = fields.String(metadata={"example": "8a54c0f2d1b94f0c9ad2f6b1c0e7d385"})
     kind = fields.String(validate=validate.OneOf(KINDS))
     created = fields.String(metadata={"example": "2025-08-16T12:34:56.123456Z"})
-    emotion = fields.String(allow_none=True, metadata=about("The model's own label; null: no face.", example="happy"))
+    emotion = fields.String(
+        allow_none=True, metadata=about("The label of the model; null without a face.", example="happy")
+    )
     mood = fields.String(
         allow_none=True,
         validate=validate.OneOf((*FIVE, None)),
-        metadata=about("That label folded to one of five; null where it folds to none.", example="Happy"),
+        metadata=about("The label mapped to one of five emotions; null if it maps to none.", example="Happy"),
     )
     confidence = Probability(allow_none=True, metadata={"example": 0.92})
     probabilities = fields.Dict(fields.String(), Probability(), allow_none=True)
@@ -97,12 +99,14 @@ class HistorySchema(Schema):
     """A page of entries, newest first."""
 
     entries = fields.List(fields.Nested(EntrySchema))
-    count = fields.Integer(metadata=about("How many are on this page."))
+    count = fields.Integer(metadata=about("Number of entries on this page."))
     next_cursor = fields.String(allow_none=True, metadata=about("null on the last page."))
 
 
 class DeletedSchema(Schema):
-    deleted = fields.Integer(metadata=about("How many entries there were.", example=57))
+    """The number of deleted entries."""
+
+    deleted = fields.Integer(metadata=about("Number of deleted entries.", example=57))
 
 
 class PeriodSchema(Schema):
@@ -111,35 +115,35 @@ class PeriodSchema(Schema):
     name = fields.String(metadata=about("Such as `2025-03-30` or `2025-W13`.", example="2025-03-30"))
     start_date = fields.Date(metadata={"example": "2025-03-30"})
     end_date = fields.Date(metadata={"example": "2025-03-30"})
-    entries = fields.Integer(metadata=about("Those without a face too.", example=3))
+    entries = fields.Integer(metadata=about("Entries without a face included.", example=3))
     emotions = fields.Dict(fields.String(), fields.Integer(), metadata=about("Entries by mood.", example=_COUNTS))
     leading = fields.String(
         allow_none=True,
         validate=validate.OneOf((*FIVE, None)),
-        metadata=about("The mood of most entries; of several, the likelier one.", example="Happy"),
+        metadata=about("The mood of most entries; in a tie, the more likely one.", example="Happy"),
     )
 
 
 class BaselineSchema(Schema):
-    """What is usual for the person: the mean of what each entry showed over the last days, up to now."""
+    """The baseline of the user: the mean probabilities of the entries of the last days."""
 
     days = fields.Integer(metadata={"example": 90})
-    entries = fields.Integer(metadata=about("Those with probabilities.", example=57))
-    entries_needed = fields.Integer(metadata=about("With fewer, `probabilities` is null.", example=10))
+    entries = fields.Integer(metadata=about("Entries with probabilities.", example=57))
+    entries_needed = fields.Integer(metadata=about("With fewer entries, `probabilities` is null.", example=10))
     probabilities = fields.Dict(fields.String(), Probability(), allow_none=True, metadata={"example": _MEANS})
     difference = fields.Dict(
         fields.String(),
         Probability(),
         allow_none=True,
         metadata=about(
-            "The mean of the asked range less the usual one, -1 to 1; null without that, or with fewer than 3 entries.",
+            "The mean of the range minus the baseline, -1 to 1; null without a baseline or with fewer than 3 entries.",
             example=_DIFFERENCE,
         ),
     )
 
 
 class SummarySchema(Schema):
-    """A mood calendar, and how it compares with what is usual. What faces showed; no diagnosis."""
+    """A mood calendar, compared with the baseline. It shows what faces showed, and is no diagnosis."""
 
     by = fields.String(validate=validate.OneOf(PERIODS))
     tz = fields.String(metadata={"example": "Europe/Berlin"})
@@ -147,5 +151,5 @@ class SummarySchema(Schema):
     end_date = fields.Date(metadata={"example": "2025-03-30"})
     entries = fields.Integer(metadata=about("In the whole range.", example=12))
     emotions = fields.Dict(fields.String(), fields.Integer(), metadata=about("Entries by mood.", example=_COUNTS))
-    periods = fields.List(fields.Nested(PeriodSchema), metadata=about("Those with entries, oldest first."))
+    periods = fields.List(fields.Nested(PeriodSchema), metadata=about("Periods with entries, oldest first."))
     baseline = fields.Nested(BaselineSchema)

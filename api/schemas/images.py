@@ -1,4 +1,4 @@
-"""Pictures in, what every face in them showed out."""
+"""Schemas of images and the emotions in them."""
 
 import base64
 from typing import Any
@@ -25,15 +25,15 @@ _EXAMPLE = {
 
 
 class ImageSchema(FileSchema):
-    """One picture of several."""
+    """One image of several."""
 
     encoding = fields.String(
-        validate=validate.Equal("base64"), metadata=about("Only `base64`; may be left out.", example="base64")
+        validate=validate.Equal("base64"), metadata=about("Only `base64`; optional.", example="base64")
     )
 
 
 class CountedList(fields.List):
-    """A list that is counted before any of it is looked at: a body has room for millions, and an error for each."""
+    """A list whose length is checked first: a body may have millions of items, with an error for each."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> list[Any]:
         if isinstance(value, list):
@@ -42,7 +42,7 @@ class CountedList(fields.List):
 
 
 class ImagesSchema(Schema):
-    """Several pictures, as base64 in JSON."""
+    """Several images as base64 in JSON."""
 
     class Meta:
         unknown = RAISE
@@ -51,12 +51,12 @@ class ImagesSchema(Schema):
         fields.Nested(ImageSchema),
         required=True,
         validate=IMAGE_COUNT,
-        metadata=about("All of them together must fit into the largest body that is taken, 32 MB as shipped."),
+        metadata=about("Together they must fit into the largest body that is accepted, by default 32 MB."),
     )
 
 
 class ModelQuery(Schema):
-    """Which model answers."""
+    """The model to use."""
 
     class Meta:
         unknown = EXCLUDE
@@ -64,90 +64,98 @@ class ModelQuery(Schema):
     model = fields.String(
         load_default=None,
         validate=validate.Length(1, 100),
-        metadata=about("Another model of the store than `face-expression`."),
+        metadata=about("The name of a model in the store; by default `face-expression`."),
     )
 
 
 class DetectionQuery(ModelQuery):
-    """Options of a picture."""
+    """Options of a detection."""
 
     draw = Boolean(
         load_default=False,
-        metadata=about("`true` adds `picture`; with `Accept: image/jpeg` that JPEG is the whole answer."),
+        metadata=about("`true` adds `picture`. With `Accept: image/jpeg`, the response is that JPEG alone."),
     )
 
 
 class Base64(fields.Field[bytes]):
-    """Bytes that go out as base64."""
+    """Bytes, as base64 in the response."""
 
     def _serialize(self, value: Any, attr: str | None, obj: Any, **kwargs: Any) -> str | None:
         return None if value is None else base64.b64encode(value).decode()
 
 
 class FaceQualitySchema(QualitySchema):
-    """How well the picture shows the face."""
+    """How well the image shows the face."""
 
     class Meta:
         exclude = ("face_coverage",)
 
 
 class EmotionSchema(Schema):
-    """What the largest face showed, over time where it has time; nothing of it for a picture without a face."""
+    """The emotion of the largest face in an image, or of the main face in a video."""
 
     emotion = fields.String(
         allow_none=True,
         validate=validate.OneOf((*SEVEN, *FIVE, None)),
-        metadata=about("The likeliest; null where a picture shows no face.", example="happy"),
+        metadata=about("The most likely emotion; null for an image without a face.", example="happy"),
     )
     confidence = Probability(
-        allow_none=True, metadata=about("Calibrated: of answers with 0.8, about 80 % are right.", example=0.9312)
+        allow_none=True, metadata=about("Calibrated: of predictions with 0.8, about 80 % are right.", example=0.9312)
     )
     all_emotions = fields.Dict(
-        fields.String(), Probability(), metadata=about("Shares of 1; empty without a face.", example=_EXAMPLE)
+        fields.String(),
+        Probability(),
+        metadata=about("Probability of each emotion; empty without a face.", example=_EXAMPLE),
     )
 
 
 class DetectedFaceSchema(Schema):
+    """A face in an image."""
+
     box = fields.List(
         fields.Integer(),
         validate=validate.Length(equal=4),
-        metadata=about("x, y, width, height in pixels of the upright picture.", example=[181, 72, 89, 106]),
+        metadata=about("x, y, width and height in pixels of the upright image.", example=[181, 72, 89, 106]),
     )
     emotion = fields.String(validate=validate.OneOf((*SEVEN, *FIVE)), metadata={"example": "happy"})
     confidence = Probability(metadata={"example": 0.9312})
     probabilities = fields.Dict(fields.String(), Probability(), metadata={"example": _EXAMPLE})
     certain = fields.Boolean(
-        metadata=about("False where the answer should not be relied on; `quality` says why.", example=True)
+        metadata=about("False if the prediction should not be relied on; `quality` has the reason.", example=True)
     )
     quality = fields.Nested(FaceQualitySchema)
 
 
 class DetectionSchema(EmotionSchema):
-    """What every face of a picture showed, which is not always what somebody felt; the picture's own answer is that of
-    the largest."""
+    """The emotion of every face in an image, which is not always what the person felt.
+
+    `emotion`, `confidence` and `all_emotions` are those of the largest face.
+    """
 
     faces = fields.List(
         fields.Nested(DetectedFaceSchema),
-        metadata=about("The largest first, 32 at most; empty for a picture without a face."),
+        metadata=about("Largest first, at most 32; empty for an image without a face."),
     )
-    width = fields.Integer(metadata=about("Of the upright picture, in pixels.", example=3024))
-    height = fields.Integer(metadata=about("Of the upright picture, in pixels.", example=4032))
+    width = fields.Integer(metadata=about("Pixels of the upright image.", example=3024))
+    height = fields.Integer(metadata=about("Pixels of the upright image.", example=4032))
     model = fields.Nested(ModelSchema)
     picture = Base64(
         attribute="drawn",
         metadata={
             "type": "string",
-            **about("Only with `?draw=true`: the picture with its faces marked, a JPEG of at most 1920 pixels a side."),
+            **about(
+                "Only with `?draw=true`: the image with its faces marked, a JPEG with sides of at most 1920 pixels."
+            ),
         },
     )
 
 
 class DetectionBatchSchema(Schema):
-    """An answer or a problem for each picture, in its place."""
+    """A result or a problem for each image, in order."""
 
     results = fields.List(
         fields.Raw(
             metadata={"oneOf": [{"$ref": "#/components/schemas/Detection"}, {"$ref": "#/components/schemas/Problem"}]}
         )
     )
-    count = fields.Integer(metadata=about("How many were sent.", example=1))
+    count = fields.Integer(metadata=about("Number of images that were sent.", example=1))

@@ -1,4 +1,4 @@
-"""Live video: what a client asks for, and what it gets."""
+"""Schemas of the messages of live video."""
 
 from typing import Any, ClassVar
 
@@ -10,21 +10,21 @@ from api.schemas.videos import ExplanationSchema
 from moodreel.live.messages import MAX_FACES
 
 MAX_SAFE_INTEGER = 2**53
-"""Beyond it a number of JavaScript's is not exact."""
+"""Larger integers are not exact in JavaScript."""
 
 
 class StrictNumber(fields.Float):
-    """A number that is sent as one; `fields.Float` would take "0.5" and true."""
+    """A JSON number; `fields.Float` would accept "0.5" and true."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> float:
-        # Neither NaN, nor a whole number too large for a float.
+        # Rejects NaN, and integers that are too large for a float.
         if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= MAX_SAFE_INTEGER:
             raise self.make_error("invalid")
         return float(value)
 
 
 class StrictInteger(fields.Integer):
-    """A whole number that is sent as one."""
+    """A JSON integer."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> int:
         if isinstance(value, bool) or not isinstance(value, int):
@@ -33,7 +33,7 @@ class StrictInteger(fields.Integer):
 
 
 class FrameBytes(fields.Field[bytes]):
-    """A picture as binary data, or as base64 with or without a `data:` prefix."""
+    """An image as binary data, or as base64 with or without a `data:` prefix."""
 
     default_error_messages: ClassVar[dict[str, Any]] = {  # type: ignore[misc]
         "invalid": "Send the JPEG as binary data, or as base64."
@@ -49,34 +49,38 @@ class FrameBytes(fields.Field[bytes]):
 
 
 class SessionSettingsSchema(Schema):
-    """What a session is to do. What is left out stays as it is."""
+    """The settings of a session. A setting that is left out stays as it is."""
 
     class Meta:
         unknown = RAISE
 
     faces = fields.String(
-        validate=validate.OneOf(("largest", "all")), metadata=about("Which faces to answer for.", example="all")
+        validate=validate.OneOf(("largest", "all")), metadata=about("The faces to predict for.", example="all")
     )
     max_faces = StrictInteger(
-        validate=validate.Range(1, MAX_FACES), metadata=about("At most so many.", example=MAX_FACES)
+        validate=validate.Range(1, MAX_FACES), metadata=about("Maximum number of faces.", example=MAX_FACES)
     )
-    smoothing = StrictNumber(validate=validate.Range(0, 5), metadata=about("Seconds; 0 smooths nothing.", example=0.5))
+    smoothing = StrictNumber(
+        validate=validate.Range(0, 5), metadata=about("Time constant in seconds; 0 disables smoothing.", example=0.5)
+    )
     frame_rate = StrictNumber(
-        validate=validate.Range(1, 30), metadata=about("Frames a second to answer.", example=15.0)
+        validate=validate.Range(1, 30), metadata=about("Frames per second to predict.", example=15.0)
     )
     size = StrictInteger(
         attribute="side",
         validate=validate.Range(256, 1280),
-        metadata=about("Pixels of the longest side at which frames are looked at.", example=640),
+        metadata=about("Longest side in pixels to which frames are reduced.", example=640),
     )
     model = fields.String(
-        allow_none=True, validate=validate.Length(1, 100), metadata=about("A model of the store.", example=None)
+        allow_none=True,
+        validate=validate.Length(1, 100),
+        metadata=about("The name of a model in the store.", example=None),
     )
-    explain = Boolean(metadata=about("Whether to name the movements that weighed most.", example=False))
+    explain = Boolean(metadata=about("Whether to name the facial movements with the largest weights.", example=False))
 
 
 class ControlSchema(Schema):
-    """What to do now."""
+    """A command to the session."""
 
     class Meta:
         unknown = RAISE
@@ -99,7 +103,7 @@ class FrameSchema(Schema):
 
 
 class CredentialsSchema(Schema):
-    """Who connects."""
+    """The credentials of a client."""
 
     class Meta:
         unknown = EXCLUDE
@@ -109,11 +113,15 @@ class CredentialsSchema(Schema):
 
 
 class FacialActionSchema(Schema):
+    """A facial movement."""
+
     name = fields.String()
     strength = Probability(attribute="activation")
 
 
 class LiveFaceSchema(Schema):
+    """A face in a frame."""
+
     id = fields.Integer(attribute="track")
     box = fields.List(fields.Integer())
     emotion = fields.String()
@@ -123,15 +131,15 @@ class LiveFaceSchema(Schema):
     explanation = fields.Nested(ExplanationSchema)
 
     @post_dump
-    def leave_out(self, face: dict[str, Any], **_: Any) -> dict[str, Any]:
-        """Leave an explanation out that nobody asked for."""
+    def _drop_missing_explanation(self, face: dict[str, Any], **_: Any) -> dict[str, Any]:
+        """Remove the explanation unless it was requested."""
         if face["explanation"] is None:
             del face["explanation"]
         return face
 
 
 class DetectionResultSchema(Schema):
-    """What a frame showed."""
+    """The emotions of the faces in a frame."""
 
     sequence = fields.Integer(attribute="frame.sequence", allow_none=True)
     time = fields.Float(attribute="frame.time", allow_none=True)
@@ -147,7 +155,7 @@ class DetectionResultSchema(Schema):
 
 
 class SuggestionSchema(Schema):
-    """What the client should send."""
+    """What the client should send from now on."""
 
     reason = fields.String(allow_none=True)
     frame_rate = Measure()

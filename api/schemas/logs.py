@@ -1,4 +1,4 @@
-"""Filters of the log in, calls out."""
+"""Schemas of the call log and its filters."""
 
 from typing import Any
 
@@ -10,22 +10,22 @@ from moodreel.storage.timestamps import parse_end, parse_start
 
 
 class LogsQuery(Schema):
-    """Which calls. Send these as a query string or as a JSON body, not both."""
+    """Filters of the calls. Send them as a query string or as a JSON body, not both."""
 
     class Meta:
         unknown = RAISE
 
-    start_date = Date(parse_start, metadata=about("ISO 8601, inclusive; no zone means UTC.", example="2025-08-01"))
-    end_date = Date(parse_end, metadata=about("The same; a date alone means to the end of that day."))
+    start_date = Date(parse_start, metadata=about("ISO 8601, inclusive; UTC without a zone.", example="2025-08-01"))
+    end_date = Date(parse_end, metadata=about("As `start_date`; a date without a time includes that day."))
     status_code = StatusCode(validate=validate.Range(100, 599))
     success = Boolean(metadata=about('`"True"`, `"False"` or a JSON boolean.'))
     client_id = fields.String()
     endpoint = fields.String(metadata={"example": "/predict"})
     request_id = fields.String()
     prediction = fields.String(metadata={"example": "Happy"})
-    modalities = fields.String(metadata=about("What an answer comes from.", example="video,audio"))
+    modalities = fields.String(metadata=about("What the prediction is based on.", example="video,audio"))
     limit = fields.Integer(load_default=100, validate=validate.Range(1, 1000))
-    cursor = fields.String(load_default=None, metadata=about("The `next_cursor` of the page before."))
+    cursor = fields.String(load_default=None, metadata=about("The `next_cursor` of the previous page."))
 
     @post_load
     def _to_filters(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:
@@ -35,24 +35,26 @@ class LogsQuery(Schema):
 
 
 class CallSchema(Schema):
-    """One call. No video, picture, text or key is ever in it."""
+    """One call. It never contains a video, an image, a text or a key."""
 
     timestamp = fields.String(metadata={"example": "2025-08-16T12:34:56.123456Z"})
     request_id = fields.String()
     method = fields.String(metadata={"example": "POST"})
     endpoint = fields.String(metadata={"example": "/predict"})
     status_code = fields.Integer(
-        allow_none=True, metadata=about("null for a call that a dying worker never finished.", example=200)
+        allow_none=True,
+        metadata=about("null for a call that was never finished, because its worker died.", example=200),
     )
     success = fields.Boolean(allow_none=True)
     latency_ms = fields.Float(allow_none=True)
     client_id = fields.String(allow_none=True)
     caller = fields.String(
-        allow_none=True, metadata=about("Tells keys and users apart; neither key nor name.", example="key-1a2b3c4d")
+        allow_none=True,
+        metadata=about("Identifies a key or a user, and reveals neither key nor name.", example="key-1a2b3c4d"),
     )
     prediction = fields.String(allow_none=True, metadata={"example": "Happy"})
     confidence = fields.Float(allow_none=True)
-    error = fields.String(allow_none=True, metadata=about("The `code` that the caller got."))
+    error = fields.String(allow_none=True, metadata=about("The `code` of the error."))
     bytes_in = fields.Integer(allow_none=True)
     bytes_out = fields.Integer(allow_none=True)
     content_sha256 = fields.String(allow_none=True)
@@ -63,7 +65,7 @@ class CallSchema(Schema):
     timings = fields.Dict(fields.String(), fields.Float(), allow_none=True, metadata=about("Milliseconds by stage."))
     modalities = fields.String(
         allow_none=True,
-        metadata=about("What an answer of `/api/predict/multimodal` comes from.", example="video,audio"),
+        metadata=about("What a prediction of `/api/predict/multimodal` is based on.", example="video,audio"),
     )
 
 
@@ -71,5 +73,5 @@ class LogsSchema(Schema):
     """A page of calls, newest first."""
 
     logs = fields.List(fields.Nested(CallSchema))
-    count = fields.Integer(metadata=about("How many are on this page."))
+    count = fields.Integer(metadata=about("Number of calls on this page."))
     next_cursor = fields.String(allow_none=True, metadata=about("null on the last page."))

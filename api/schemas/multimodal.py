@@ -1,17 +1,19 @@
-"""A clip with its sound in, what face and voice showed out."""
+"""Schemas of clips with sound, and the emotion of face and voice."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from marshmallow import EXCLUDE, Schema, fields, validate
 
 from api.schemas.fields import LowerCase, Seconds, about
 from api.schemas.videos import FORMATS, ModelSchema, VideoSchema
+from moodreel.models.networks.audiovisual import MODALITIES
+from moodreel.pipelines.clip_loader import CORRUPT, NO_FACE, NONE, NOT_REQUESTED, UNSUPPORTED
 
 AUDIO_FORMATS = ("wav", "mp3", "m4a", "aac", "ogg", "flac")
-MODALITIES = ("video", "audio")
-MISSING = ("none", "no_face", "corrupt", "unsupported", "not_read")
+MISSING = (NONE, NO_FACE, CORRUPT, UNSUPPORTED, NOT_REQUESTED)
 PLACES = 2
-"""Of a per cent."""
+"""Decimals of a percentage."""
 
 _LABELS = ["neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised"]
 _PROBS = [6.1, 3.02, 84.27, 0.93, 1.4, 0.88, 0.52, 2.88]
@@ -23,12 +25,12 @@ class AudioVisualSchema(VideoSchema):
     format = LowerCase(
         allow_none=True,
         validate=validate.OneOf((*FORMATS, *AUDIO_FORMATS, None)),
-        metadata=about("A hint; what the bytes really are decides.", example="mp4"),
+        metadata=about("A hint only: the content of the file decides.", example="mp4"),
     )
 
 
 class AudioVisualQuery(Schema):
-    """Which model answers."""
+    """The model to use."""
 
     class Meta:
         unknown = EXCLUDE
@@ -36,104 +38,110 @@ class AudioVisualQuery(Schema):
     model = fields.String(
         load_default=None,
         validate=validate.Length(1, 100),
-        metadata=about("Another model of the store that sees and hears than the default."),
+        metadata=about("The name of an audio-visual model in the store."),
     )
 
 
 class Percentages(fields.Field[Any]):
-    """Probabilities as per cent to two places that add up to 100."""
+    """Probabilities as percentages with two decimals that add up to 100."""
 
     def _serialize(self, value: Any, attr: str | None, obj: Any, **kwargs: Any) -> list[float]:
         return percentages(value)
 
 
 class TopLabelSchema(Schema):
-    """The likeliest label."""
+    """The most likely label."""
 
-    label = fields.Function(
-        lambda impression: impression.labels[impression.best], metadata={"type": "string", "example": "happy"}
-    )
+    label = fields.Function(lambda result: result.labels[result.best], metadata={"type": "string", "example": "happy"})
     prob = fields.Function(
-        lambda impression: percentages(impression.probabilities)[impression.best],
-        metadata={"type": "number", **about("Per cent.", example=84.27)},
+        lambda result: percentages(result.probabilities)[result.best],
+        metadata={"type": "number", **about("Percentage.", example=84.27)},
     )
 
 
 class WindowPredictionSchema(Schema):
-    """One window of the clip: three seconds, or all of a shorter one."""
+    """One window of the clip: three seconds, or all of a shorter clip."""
 
-    start = Seconds(metadata=about("Seconds of the clip.", example=1.0))
-    end = Seconds(metadata=about("Seconds of the clip.", example=4.0))
+    start = Seconds(metadata=about("Seconds from the start of the clip.", example=1.0))
+    end = Seconds(metadata=about("Seconds from the start of the clip.", example=4.0))
     probs = Percentages(
         attribute="probabilities",
         metadata={
             "type": "array",
             "items": {"type": "number"},
-            **about("Per cent, in the order of `labels`.", example=_PROBS),
+            **about("Percentages, in the order of `labels`.", example=_PROBS),
         },
     )
     modalities = fields.List(fields.String(validate=validate.OneOf(MODALITIES)), metadata={"example": ["video"]})
 
 
 class AudioVisualPredictionSchema(Schema):
-    """What face and voice showed, which is not always what somebody felt."""
+    """The emotion that face and voice showed, which is not always what the person felt."""
 
-    labels = fields.List(fields.String(), metadata=about("Of the model.", example=_LABELS))
+    labels = fields.List(fields.String(), metadata=about("The labels of the model.", example=_LABELS))
     probs = Percentages(
         attribute="probabilities",
         metadata={
             "type": "array",
             "items": {"type": "number"},
-            **about("Per cent, in the order of `labels`, adding up to 100: the mean over `windows`.", example=_PROBS),
+            **about(
+                "Percentages in the order of `labels`, which add up to 100: the mean over `windows`.", example=_PROBS
+            ),
         },
     )
     top1 = fields.Nested(TopLabelSchema)
     modalities = fields.List(
         fields.String(validate=validate.OneOf(MODALITIES)),
-        metadata=about("What the answer comes from.", example=["video", "audio"]),
+        metadata=about("What the prediction is based on.", example=["video", "audio"]),
     )
     missing = fields.Dict(
         fields.String(validate=validate.OneOf(MODALITIES)),
         fields.String(validate=validate.OneOf(MISSING)),
         metadata=about(
-            "Why the answer comes from no more, by what is missing: `none` (the file has none, or silence), `no_face`, "
-            "`corrupt`, `unsupported` (its codec), `not_read` (the model does not read it). Empty where nothing is.",
+            "Why a modality is missing: `none` (the file has none, or is silent), `no_face`, `corrupt`, `unsupported` "
+            "(its codec), `not_read` (the model does not use it). Empty if none is missing.",
             example={"audio": "none"},
         ),
     )
     windows = fields.List(
         fields.Nested(WindowPredictionSchema),
-        metadata=about("At most five, spread over the clip; those with neither a face nor sound are left out."),
+        metadata=about("At most five, spread over the clip; without those that have neither a face nor sound."),
     )
-    duration = Seconds(attribute="seconds", metadata=about("Seconds of the clip.", example=4.0))
+    duration = Seconds(attribute="seconds", metadata=about("Seconds from the start of the clip.", example=4.0))
     frames_analysed = fields.Integer(attribute="frames", metadata={"example": 16})
     model = fields.Nested(ModelSchema)
     commercial = fields.Function(
-        lambda impression: impression.model.card.commercial,
+        lambda result: result.model.card.commercial,
         metadata={
             "type": "boolean",
             **about(
-                "False where the licence of the model's weights forbids commercial use. Not in a made-up answer.",
+                "False if the licence of the weights forbids commercial use. Absent from a made-up response.",
                 example=True,
             ),
         },
     )
     licence = fields.Function(
-        lambda impression: impression.model.card.licence,
-        metadata={"type": "string", **about("Of the model's weights. Likewise.", example="MIT")},
+        lambda result: result.model.card.licence,
+        metadata={
+            "type": "string",
+            **about("The licence of the weights. Absent from a made-up response.", example="MIT"),
+        },
     )
     mock = fields.Boolean(
-        metadata=about("Only, and true, where the whole answer is made up (EMO_MOCK=1).", example=True)
+        metadata=about("Present, and true, only if the whole response is made up (EMO_MOCK=1).", example=True)
     )
 
     def get_attribute(self, obj: Any, attr: str, default: Any) -> Any:
-        # The likeliest label is the impression's own.
+        """Return the value of a field."""
+        # `TopLabelSchema` reads its fields from the result itself.
         return obj if attr == "top1" else super().get_attribute(obj, attr, default)
 
 
-def percentages(probabilities: Any) -> list[float]:
-    """Round shares of 1 to per cent that still add up to 100: what rounding down leaves goes to the largest remainders
-    (Hamilton's method), so that no order changes."""
+def percentages(probabilities: Sequence[float]) -> list[float]:
+    """Convert shares to percentages that still add up to 100 after rounding.
+
+    The largest remainder method (Hamilton) distributes what rounding down leaves, so that the order does not change.
+    """
     whole = 100 * 10**PLACES
     total = sum(probabilities)
     exact = [value / total * whole for value in probabilities]

@@ -1,4 +1,4 @@
-"""What any address may answer."""
+"""Schemas of the service itself."""
 
 from marshmallow import Schema, fields
 
@@ -6,26 +6,30 @@ from api.schemas.fields import about
 
 
 class HealthSchema(Schema):
+    """The state of the service."""
+
     status = fields.String(metadata={"example": "ok"})
     mock = fields.Boolean(
-        metadata=about("Only where `EMO_MOCK=1` has the answers of `/api/predict/multimodal` made up.", example=True)
+        metadata=about(
+            "Present only if `EMO_MOCK=1`: responses of `/api/predict/multimodal` are then made up.", example=True
+        )
     )
 
 
 class ProblemSchema(Schema):
-    """Why a call was refused (RFC 9457)."""
+    """Why a request failed (RFC 9457)."""
 
     type = fields.String(required=True, metadata={"example": "urn:moodreel:problem:no_face"})
     title = fields.String(required=True, metadata={"example": "No face"})
     status = fields.Integer(required=True, metadata={"example": 422})
     detail = fields.String(required=True, metadata=about("A sentence that says what to do next."))
-    code = fields.String(required=True, metadata=about("A stable word to switch on.", example="no_face"))
+    code = fields.String(required=True, metadata=about("A stable code.", example="no_face"))
     request_id = fields.String(required=True)
     errors = fields.Dict(fields.String(), metadata=about("Messages by field, for `invalid_request`."))
 
 
 class ConnectionsSchema(Schema):
-    """How many are connected, and when that was so."""
+    """The number of connections, and when they were counted."""
 
     active_connections = fields.Integer(required=True, metadata={"example": 3})
     timestamp = fields.String(required=True, metadata={"format": "date-time", "example": "2025-08-16T12:34:56.000000Z"})

@@ -1,4 +1,4 @@
-"""Texts in, the emotions that their words show out."""
+"""Schemas of texts and the emotions in them."""
 
 from typing import Any, ClassVar
 
@@ -23,7 +23,7 @@ _EXAMPLE = {
 
 
 class TextOrTexts(fields.Field[Any]):
-    """One text, or a list of them, which is counted before any of it is looked at."""
+    """A text, or a list of texts whose length is checked first."""
 
     default_error_messages: ClassVar[dict[str, Any]] = {  # type: ignore[misc]
         "invalid": "Neither a string nor a list of strings.",
@@ -43,7 +43,7 @@ class TextOrTexts(fields.Field[Any]):
 
 
 class TextSchema(Schema):
-    """A text, or up to 64 of them."""
+    """A text, or up to 64 texts."""
 
     class Meta:
         unknown = RAISE
@@ -56,7 +56,7 @@ class TextSchema(Schema):
                 {"type": "array", "items": {"type": "string"}, "minItems": 1, "maxItems": MAX_TEXTS},
             ],
             **about(
-                "As it was written: emoji, capitals and all. Each at most 20,000 characters as shipped.",
+                "As it was written, with emoji and capitals. By default at most 20,000 characters each.",
                 example="Nailed the interview!! 🎉 I can't believe it",
             ),
         },
@@ -64,7 +64,7 @@ class TextSchema(Schema):
 
 
 class TextQuery(Schema):
-    """Which model answers."""
+    """The model to use."""
 
     class Meta:
         unknown = EXCLUDE
@@ -72,46 +72,45 @@ class TextQuery(Schema):
     model = fields.String(
         load_default=None,
         validate=validate.Length(1, 100),
-        metadata=about("Another model for texts of the store than `text-emotion`."),
+        metadata=about("The name of a text model in the store; by default `text-emotion`."),
     )
 
 
 class TextPredictionSchema(Schema):
-    """What the words of a text show, which is not always what somebody felt."""
+    """The emotions in a text, which are not always what the author felt."""
 
-    label = fields.String(validate=validate.OneOf(EKMAN), metadata=about("The likeliest emotion.", example="joy"))
+    label = fields.String(validate=validate.OneOf(EKMAN), metadata=about("The most likely emotion.", example="joy"))
     score = Probability(
-        metadata=about("Its probability, calibrated: of labels with 0.8, about 80 % are right.", example=0.6383)
+        metadata=about("Its calibrated probability: of labels with 0.8, about 80 % are right.", example=0.6383)
     )
     scores = fields.Dict(
         fields.String(),
         Probability(),
         metadata=about(
-            "Of each emotion, how likely a reader would see it in the text. They need not add up to 1: a text may show "
-            "several, or none.",
+            "For each emotion, the probability that a reader sees it in the text. They need not add up to 1: a text "
+            "may show several emotions or none.",
             example=_EXAMPLE,
         ),
     )
     labels = fields.List(
         fields.String(validate=validate.OneOf(EKMAN)),
         metadata=about(
-            "Every emotion that is likely enough to be said, by a threshold of its own, the likeliest first; `label` "
-            "is always among them.",
+            "Every emotion whose score reaches its threshold, most likely first. `label` is always one of them.",
             example=["joy", "surprise"],
         ),
     )
     language = fields.String(
         allow_none=True,
-        metadata=about("ISO 639 code; null where there are no words to tell it by.", example="en"),
+        metadata=about("ISO 639 code; null for a text without words.", example="en"),
     )
     language_supported = fields.Boolean(
-        metadata=about("False for another language than English: the answer is then a mere guess.", example=True)
+        metadata=about("False if the language is not English: the prediction is then unreliable.", example=True)
     )
     model = fields.Nested(ModelSchema)
 
 
 class TextPredictionBatchSchema(Schema):
-    """An answer or a problem for each text, in its place."""
+    """A result or a problem for each text, in order."""
 
     results = fields.List(
         fields.Raw(
@@ -120,4 +119,4 @@ class TextPredictionBatchSchema(Schema):
             }
         )
     )
-    count = fields.Integer(metadata=about("How many were sent.", example=1))
+    count = fields.Integer(metadata=about("Number of texts that were sent.", example=1))

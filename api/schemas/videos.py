@@ -1,4 +1,4 @@
-"""A clip in, what it showed or its loop out."""
+"""Schemas of videos, predictions and thumbnails."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,35 +8,33 @@ from marshmallow import EXCLUDE, Schema, fields, pre_load, validate
 from api.schemas.fields import Boolean, LowerCase, Measure, Probability, Seconds, Weight, about
 from api.schemas.files import FileSchema
 from moodreel.emotions import FIVE, SEVEN
+from moodreel.faces.quality import TIPS
+from moodreel.pipelines.boomerang import MOMENTS, OUTPUTS
 
 FORMATS = ("mp4", "mov", "webm", "mkv", "avi", "3gp", "gif")
 
-OUTPUTS = ("mp4", "webp", "gif")
-
-MOMENTS = ("expressive", "whole")
-
-REASONS = ("dark", "bright", "small", "blurred", "profile", "little_face", "low_confidence")
+REASONS = tuple(TIPS)
 
 _EXAMPLE = {"Anger": 0.01, "Happy": 0.92, "Shock": 0.03, "Neutral": 0.03, "Sad": 0.01}
 
 
 class VideoSchema(FileSchema):
-    """A video, as base64 in JSON."""
+    """A video as base64 in JSON."""
 
     format = LowerCase(
         allow_none=True,
         validate=validate.OneOf((*FORMATS, None)),
-        metadata=about("A hint; what the bytes really are decides.", example="mp4"),
+        metadata=about("A hint only: the content of the file decides.", example="mp4"),
     )
     fps = fields.Float(
         allow_none=True,
         validate=validate.Range(0, 1000, min_inclusive=False),
-        metadata=about("A hint, used only where the container has no timing.", example=30),
+        metadata=about("A hint, used only if the container has no timestamps.", example=30),
     )
 
 
 class ThumbnailOptionsSchema(VideoSchema):
-    """A video, and what its loop shall be like."""
+    """A video, and the options of its loop."""
 
     duration = fields.Float(
         load_default=3.0, validate=validate.Range(0.5, 10), metadata=about("Seconds of the whole loop.")
@@ -48,19 +46,19 @@ class ThumbnailOptionsSchema(VideoSchema):
     moment = fields.String(
         load_default="expressive",
         validate=validate.OneOf(MOMENTS),
-        metadata=about("`expressive` takes the moment that showed the emotion best, `whole` all of the clip."),
+        metadata=about("`expressive`: the moment that shows the emotion best. `whole`: all of the clip."),
     )
 
     @pre_load
-    def _whole_number_in_text(self, data: Any, **_: Any) -> Any:
-        # A form sends text only, and `strict` takes none.
+    def _parse_size(self, data: Any, **_: Any) -> Any:
+        # A form has only strings, and a strict integer accepts none.
         if isinstance(data, Mapping) and isinstance(size := data.get("size"), str) and size.strip().isdecimal():
             return {**data, "size": int(size)}
         return data
 
 
 class PredictionQuery(Schema):
-    """Options of an analysis."""
+    """Options of a prediction."""
 
     class Meta:
         unknown = EXCLUDE
@@ -68,14 +66,14 @@ class PredictionQuery(Schema):
     detail = fields.String(
         load_default=None,
         validate=validate.OneOf(("timeline",)),
-        metadata=about("`timeline` adds every face at every analysed moment."),
+        metadata=about("`timeline` adds every face in every analyzed frame."),
     )
     explain = Boolean(
         load_default=False,
-        metadata=about("`true` adds the facial movements that weighed most."),
+        metadata=about("`true` adds the facial movements with the largest weights."),
     )
     model = fields.String(
-        load_default=None, validate=validate.Length(1, 100), metadata=about("Another model of the store.")
+        load_default=None, validate=validate.Length(1, 100), metadata=about("The name of a model in the store.")
     )
 
 
@@ -88,117 +86,130 @@ class ThumbnailQuery(PredictionQuery):
 
 
 class FaceSchema(Schema):
+    """A face in a frame."""
+
     box = fields.List(
         fields.Integer(),
         validate=validate.Length(equal=4),
-        metadata=about("x, y, width, height in pixels of the upright video."),
+        metadata=about("x, y, width and height in pixels of the upright video."),
     )
-    track = fields.Integer(metadata=about("The same face has the same number through the clip."))
+    track = fields.Integer(metadata=about("The same face has the same number in all frames."))
 
 
 class TimelinePointSchema(Schema):
+    """One face in one frame."""
+
     time = Seconds(metadata=about("Seconds from the start of the clip."))
     emotion = fields.String()
     probabilities = fields.Dict(fields.String(), Probability())
     weight = Weight(
-        metadata=about("How far this moment decided the answer for its face; over all its moments 1.", example=0.08)
+        metadata=about(
+            "The share of this frame in the prediction for its face. The weights of a face add up to 1.", example=0.08
+        )
     )
     face = fields.Nested(FaceSchema)
 
     def get_attribute(self, obj: Any, attr: str, default: Any) -> Any:
-        # A moment holds its face's box and track itself.
+        """Return the value of a field."""
+        # The point has the box and the track of its face.
         return obj if attr == "face" else super().get_attribute(obj, attr, default)
 
 
 class ModelSchema(Schema):
+    """The model that made a prediction."""
+
     name = fields.String()
     version = fields.String()
-    sha256 = fields.String(metadata=about("Of the weights."))
+    sha256 = fields.String(metadata=about("Hash of the weights."))
 
 
 class QualitySchema(Schema):
-    """How well the clip shows the answered face; medians over the frames that show it."""
+    """How well the clip shows the main face: medians over the frames with the face."""
 
-    face_coverage = Probability(metadata=about("Share of the analysed frames with the face.", example=0.97))
+    face_coverage = Probability(metadata=about("Share of the analyzed frames that show the face.", example=0.97))
     size = fields.Integer(
-        metadata=about("The longest side of the face's box, in pixels of the upright video.", example=310)
+        metadata=about("Longest side of the box of the face, in pixels of the upright video.", example=310)
     )
     sharpness = Measure(
         metadata=about(
-            "Variance of the Laplacian of the face, grey and 64 × 64 pixels large; it grows with contrast as well.",
+            "Variance of the Laplacian of the face, in grey and 64 × 64 pixels. It grows with contrast as well.",
             example=420.5,
         )
     )
     light = Probability(
         attribute="brightness", metadata=about("Mean grey value of the face, 0 black to 1 white.", example=0.52)
     )
-    yaw = Measure(metadata=about("Degrees that the head is turned to either side.", example=6.1))
+    yaw = Measure(metadata=about("Degrees by which the head is turned to either side.", example=6.1))
     reason = fields.String(
         allow_none=True,
         validate=validate.OneOf((*REASONS, None)),
         metadata=about(
-            "Why the answer is not `certain`, a stable word to switch on; of several the first in the order here. "
-            "null where it is.",
+            "Why the prediction is not `certain`: a stable code. If there are several reasons, the first in this "
+            "order. null if it is certain.",
             example=None,
         ),
     )
     tip = fields.String(
         allow_none=True,
-        metadata=about("What the person can do next time, one sentence; null without a reason.", example=None),
+        metadata=about("What the person can do next time, in one sentence. null without a reason.", example=None),
     )
 
 
 class ActionWeightSchema(Schema):
-    name = fields.String(metadata=about("In plain words.", example="lip corners up"))
-    strength = Probability(attribute="activation", metadata=about("0 as in a calm face, 1 as in few.", example=0.81))
-    weight = Probability(metadata=about("Its share of all that spoke for the emotion.", example=0.64))
+    """A facial movement and its weight."""
+
+    name = fields.String(metadata=about("The movement in plain words.", example="lip corners up"))
+    strength = Probability(
+        attribute="activation", metadata=about("0 as in a calm face, 1 as in very few faces.", example=0.81)
+    )
+    weight = Probability(metadata=about("Its share of the evidence for the emotion.", example=0.64))
 
 
 class ExplanationSchema(Schema):
-    """Which facial movements go with such an answer in this face: a linear model's word on what networks answered."""
+    """Which facial movements explain the prediction, by a linear surrogate model."""
 
     text = fields.String(metadata=about("The names of the movements.", example="lip corners up, upper lip raised"))
     movements = fields.List(
         fields.Nested(ActionWeightSchema),
         attribute="actions",
-        metadata=about("At most three, the heaviest first; none for a face at rest."),
+        metadata=about("At most three, largest weight first. None for a face at rest."),
     )
 
 
 class PredictionSchema(Schema):
-    """What the face showed, which is not always what somebody felt."""
+    """The emotion that the face showed, which is not always what the person felt."""
 
     emotion = fields.String(
         validate=validate.OneOf((*FIVE, *SEVEN)),
-        metadata=about("The likeliest; in lower case from a model of seven emotions.", example="Happy"),
+        metadata=about("The most likely emotion, in lower case from a model of seven emotions.", example="Happy"),
     )
-    confidence = Probability(metadata=about("Calibrated: of answers with 0.8, about 80 % are right.", example=0.92))
+    confidence = Probability(metadata=about("Calibrated: of predictions with 0.8, about 80 % are right.", example=0.92))
     probabilities = fields.Dict(fields.String(), Probability(), metadata={"example": _EXAMPLE})
-    face_coverage = Probability(metadata=about("Share of the analysed frames with the face.", example=0.97))
+    face_coverage = Probability(metadata=about("Share of the analyzed frames that show the face.", example=0.97))
     certain = fields.Boolean(
-        metadata=about("False where the answer should not be relied on; `quality` says why.", example=True)
+        metadata=about("False if the prediction should not be relied on; `quality` has the reason.", example=True)
     )
     quality = fields.Nested(QualitySchema)
     frames_analysed = fields.Integer(metadata={"example": 24})
-    duration = Seconds(metadata=about("Seconds of the clip.", example=4.98))
-    width = fields.Integer(metadata=about("Of the upright video, in pixels.", example=720))
-    height = fields.Integer(metadata=about("Of the upright video, in pixels.", example=1280))
+    duration = Seconds(metadata=about("Duration of the clip in seconds.", example=4.98))
+    width = fields.Integer(metadata=about("Pixels of the upright video.", example=720))
+    height = fields.Integer(metadata=about("Pixels of the upright video.", example=1280))
     model = fields.Nested(ModelSchema)
     timeline = fields.List(fields.Nested(TimelinePointSchema), metadata=about("Only with `?detail=timeline`."))
     explanation = fields.Nested(ExplanationSchema, metadata=about("Only with `?explain=true`."))
 
 
 class ThumbnailSchema(Schema):
-    """A loop that runs forward, then back, and repeats without a hitch."""
+    """A loop that plays forward, then backward, and repeats smoothly."""
 
-    thumbnail = fields.String(metadata=about("The loop, as base64."))
+    thumbnail = fields.String(metadata=about("The loop as base64."))
     output = fields.String(validate=validate.OneOf(OUTPUTS), metadata={"example": "mp4"})
     width = fields.Integer(metadata={"example": 480})
     height = fields.Integer(metadata={"example": 270})
-    duration = Seconds(metadata=about("Seconds of the loop.", example=3.0))
-    start = Seconds(metadata=about("Where in the clip it starts.", example=1.2))
+    duration = Seconds(metadata=about("Duration of the loop in seconds.", example=3.0))
+    start = Seconds(metadata=about("Start of the loop in the clip.", example=1.2))
     peak = Seconds(
-        metadata=about("The clip's best moment, where the loop turns and the poster was taken.", example=2.7)
+        metadata=about("The best moment of the clip, at which the loop turns and the poster is taken.", example=2.7)
     )
     emotion = fields.String(allow_none=True, metadata=about("null for a clip without a face.", example="Happy"))
-    poster = fields.String(metadata=about("The picture at the peak, a JPEG as base64."))
+    poster = fields.String(metadata=about("The frame at the peak: a JPEG as base64."))
