@@ -1,4 +1,4 @@
-"""The baseline: frozen features and a logistic regression, measured on people that it has never heard."""
+"""Tests of the audio baseline: functionals and a logistic regression, cross-validated by person."""
 
 from dataclasses import replace
 
@@ -22,7 +22,7 @@ LABELS = ("calm", "happy", "angry")
 
 
 def people(count, each=6):
-    """Examples of so many persons, as many of every label."""
+    """Return examples of `count` persons, `each` of every label."""
     return tuple(
         Example(label, np.array([person, index, take], np.uint8), f"p{person}")
         for person in range(count)
@@ -35,8 +35,8 @@ def set_of(examples):
     return Dataset("made", "audio", LABELS, examples, "none")
 
 
-def told_by_two_numbers(truth, seed=0, noise=0.3):
-    """Rows of which two of eight say the class, and the others nothing."""
+def two_informative_features(truth, seed=0, noise=0.3):
+    """Return features (N, 8) of which two indicate the class."""
     rng = np.random.default_rng(seed)
     rows = rng.normal(0, 1, (len(truth), 8))
     rows[:, 2] = truth == 0
@@ -44,17 +44,17 @@ def told_by_two_numbers(truth, seed=0, noise=0.3):
     return rows + rng.normal(0, noise, rows.shape)
 
 
-def test_it_tells_classes_apart_that_a_line_tells_apart_and_its_probabilities_add_up_to_one():
+def test_separable_classes_are_separated_and_probabilities_add_up_to_one():
     truth = np.arange(90) % 3
-    model = fit(told_by_two_numbers(truth, noise=0.05), truth, 0.01)
-    told = model.predict_proba(told_by_two_numbers(truth, seed=1, noise=0.05))
-    assert (told.argmax(axis=1) == truth).all()
-    np.testing.assert_allclose(told.sum(axis=1), 1)
+    model = fit(two_informative_features(truth, noise=0.05), truth, 0.01)
+    probabilities = model.predict_proba(two_informative_features(truth, seed=1, noise=0.05))
+    assert (probabilities.argmax(axis=1) == truth).all()
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1)
 
 
 def test_the_fit_is_the_minimum_of_its_loss():
     truth = np.arange(60) % 3
-    rows = told_by_two_numbers(truth)
+    rows = two_informative_features(truth)
     model = fit(rows, truth, 0.1)
     known = torch.from_numpy((rows - rows.mean(axis=0)) / rows.std(axis=0))
     weights = torch.from_numpy(model[-1].coef_.T).requires_grad_()
@@ -65,38 +65,38 @@ def test_the_fit_is_the_minimum_of_its_loss():
     assert max(weights.grad.abs().max(), offset.grad.abs().max()) < 1e-4
 
 
-def test_numbers_on_another_scale_and_one_that_never_changes_make_no_difference():
+def test_the_scale_of_features_and_a_constant_feature_make_no_difference():
     truth = np.arange(60) % 3
-    rows = told_by_two_numbers(truth)
+    rows = two_informative_features(truth)
     other = np.column_stack([rows * 1000 - 7, np.full(len(rows), 3.0)])
-    told, again = (fit(x, truth, 0.1).predict_proba(x) for x in (rows, other))
-    np.testing.assert_allclose(told, again, atol=1e-3)
+    first, second = (fit(x, truth, 0.1).predict_proba(x) for x in (rows, other))
+    np.testing.assert_allclose(first, second, atol=1e-3)
 
 
 def test_a_rare_class_weighs_as_much_as_a_common_one():
-    """One class has four times as many examples; where nothing tells them apart, neither is preferred."""
+    """One class has four times as many examples; without information neither is preferred."""
     truth = np.repeat([0, 1], [80, 20])
-    told = fit(np.zeros((100, 2)), truth, 0.1).predict_proba(np.zeros((1, 2)))
-    np.testing.assert_allclose(told, 0.5, atol=1e-3)
+    probabilities = fit(np.zeros((100, 2)), truth, 0.1).predict_proba(np.zeros((1, 2)))
+    np.testing.assert_allclose(probabilities, 0.5, atol=1e-3)
 
 
-def test_a_stronger_penalty_makes_smaller_weights_and_more_doubt():
+def test_stronger_regularization_gives_smaller_weights_and_lower_confidence():
     truth = np.arange(60) % 3
-    rows = told_by_two_numbers(truth)
+    rows = two_informative_features(truth)
     weak, strong = (fit(rows, truth, strength) for strength in (0.01, 1.0))
     assert np.abs(strong[-1].coef_).sum() < np.abs(weak[-1].coef_).sum()
     assert strong.predict_proba(rows).max() < weak.predict_proba(rows).max()
 
 
-def test_the_penalty_is_chosen_by_what_helps_with_other_people_and_of_equals_is_the_strongest():
+def test_the_regularization_is_chosen_on_other_persons_and_of_equals_is_the_strongest():
     examples = people(8)
     truth, inner = set_of(examples).truth, folds(examples, 4)
     chance = np.random.default_rng(0).normal(size=(len(truth), 200))
-    assert choose_strength(np.column_stack([told_by_two_numbers(truth), chance]), truth, inner) > STRENGTHS[0]
+    assert choose_strength(np.column_stack([two_informative_features(truth), chance]), truth, inner) > STRENGTHS[0]
     assert choose_strength(np.zeros((len(truth), 2)), truth, inner) == STRENGTHS[-1]
 
 
-def test_what_only_tells_people_apart_is_worth_nothing_on_others():
+def test_features_of_the_person_alone_do_not_help_on_other_persons():
     """Each person's rows are a fingerprint, and emotions of a person differ in it: by the same person a line would
     find them, of somebody else it knows nothing."""
     examples = people(8)
@@ -111,10 +111,10 @@ def test_what_only_tells_people_apart_is_worth_nothing_on_others():
     assert np.mean([fold.metrics.balanced_accuracy for fold in measured]) < 0.6
 
 
-def test_the_part_held_out_has_no_say_in_scale_or_penalty(monkeypatch):
-    """Whatever the numbers of those held out are, the same is fitted."""
+def test_held_out_features_influence_neither_scaling_nor_regularization(monkeypatch):
+    """Other held-out features give the same fitted models."""
     data = set_of(people(6))
-    rows = told_by_two_numbers(data.truth)
+    rows = two_informative_features(data.truth)
     fitted = []
     monkeypatch.setattr(audio_logreg, "fit", lambda *given: fitted.append(fit(*given)) or fitted[-1])
     cross_validate_baseline(data, rows, 3)
@@ -129,9 +129,9 @@ def test_the_part_held_out_has_no_say_in_scale_or_penalty(monkeypatch):
         np.testing.assert_array_equal(before[0].mean_, after[0].mean_)
 
 
-def test_every_example_is_measured_once_and_the_summary_says_on_whom():
+def test_every_example_is_held_out_once_and_the_summary_describes_the_split():
     data = set_of(people(6))
-    measured = cross_validate_baseline(data, told_by_two_numbers(data.truth), 3)
+    measured = cross_validate_baseline(data, two_informative_features(data.truth), 3)
     assert sum(fold.metrics.confusion.sum() for fold in measured) == len(data.examples)
     text = audio_logreg.summary(measured)
     assert text.count("Split by person: 4 learnt from, 2 others held out.") == 3
@@ -140,10 +140,10 @@ def test_every_example_is_measured_once_and_the_summary_says_on_whom():
     assert np.mean(recalls) > 0.85
 
 
-def test_two_people_cannot_be_parted_and_parted_again():
+def test_two_persons_are_too_few_for_inner_folds():
     data = set_of(people(2))
     with pytest.raises(DataInvalid, match="Take fewer folds, or more people"):
-        cross_validate_baseline(data, told_by_two_numbers(data.truth), 2)
+        cross_validate_baseline(data, two_informative_features(data.truth), 2)
 
 
 @pytest.fixture(scope="module")
@@ -153,13 +153,13 @@ def tree(tmp_path_factory):
     return folder
 
 
-def test_the_command_hears_pitches_of_people_that_it_has_not_heard(tree, capsys):
-    """Each emotion of the made recordings has a pitch of its own, which every actor shifts a little."""
+def test_the_command_classifies_recordings_of_held_out_persons(tree, capsys):
+    """Each emotion of the synthetic recordings has a pitch of its own, which every actor shifts a little."""
     main(["train", "audio-logreg", "--data", f"ravdess-audio:{tree}", "--folds", "2"])
-    said = capsys.readouterr().out
-    assert "RAVDESS, audio: 64 recordings. CC BY-NC-SA 4.0" in said
-    assert "Split by person: 2 learnt from, 2 others held out." in said
-    mean = float(said.partition("\nUAR ")[2].split()[0])
+    printed = capsys.readouterr().out
+    assert "RAVDESS, audio: 64 recordings. CC BY-NC-SA 4.0" in printed
+    assert "Split by person: 2 learnt from, 2 others held out." in printed
+    mean = float(printed.partition("\nUAR ")[2].split()[0])
     assert mean > 0.9
 
 
@@ -173,6 +173,6 @@ def test_recordings_that_are_silent_or_broken_are_named(tree, tmp_path):
             audio_logreg.extract_features(replace(data, examples=(Example("calm", path, "p"),)))
 
 
-def test_pictures_have_no_sound():
+def test_a_data_set_of_images_is_refused():
     with pytest.raises(DataInvalid, match="set of pictures"):
         audio_logreg.extract_features(Dataset("faces", "images", LABELS, people(1), "none"))

@@ -1,4 +1,4 @@
-"""Real models on real files: pictures, portraits, clips and sound, from a folder's name to a report."""
+"""Tests of evaluated models on images, clips and sound, from a model's name to the report, and of costs."""
 
 import json
 import shutil
@@ -43,14 +43,14 @@ MEANS = DataContext(STORE, Path())
 
 
 @pytest.fixture(autouse=True)
-def briefly(monkeypatch):
-    """What is timed is timed a few times: nothing here asks how long."""
+def few_repetitions(monkeypatch):
+    """Time few repetitions: no test here depends on the latency."""
     monkeypatch.setattr(costs, "REPETITIONS", 3)
     monkeypatch.setattr(costs, "WARM_UP", 1)
 
 
 def bands(emotion):
-    """Pictures (N, 48, 48) with a bright band, lower for each of the seven."""
+    """Return images (N, 48, 48) with a bright band at a height for each of seven labels."""
     pictures = np.random.default_rng(0).integers(40, 80, (len(emotion), 48, 48), np.uint8)
     for row, index in enumerate(emotion):
         pictures[row, 6 * index : 6 * index + 6] = 220
@@ -59,7 +59,7 @@ def bands(emotion):
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
-    """A small ViT that tells bands apart, and the same with the outputs of its head shuffled."""
+    """Train a small ViT on bands, and copy it with the outputs of its head shuffled."""
     folder = tmp_path_factory.mktemp("models")
     torch.manual_seed(0)
     fields = {"classes": 7, "stem": [8, 8, 16], "width": 32, "heads": 2, "layers": 1, "shares": [1.0]}
@@ -88,7 +88,7 @@ def models(tmp_path_factory):
 
 @pytest.fixture
 def banded(tmp_path, monkeypatch):
-    """A set like FER+, of bands. The seam is the face finder: a picture is its own crop, and some are not found."""
+    """Write bands as FER+; the face landmarker is faked: each image is its own crop, and some faces are not found."""
     voted = ("happiness", "surprise", "sadness", "anger", "disgust", "fear", "neutral")
     for split, count in (("train", 210), ("valid", 140)):
         emotion = np.arange(count) % 7
@@ -111,7 +111,7 @@ def compare(*arguments, data, out, more=()):
 
 
 @pytest.mark.training
-def test_a_model_beats_itself_with_a_shuffled_head_and_does_not_beat_itself(models, banded, tmp_path, capsys):
+def test_a_model_is_better_than_its_copy_with_a_shuffled_head_and_not_than_itself(models, banded, tmp_path, capsys):
     data = f"ferplus:{banded}"
     numbers = compare(models / "sound", models / "sound", models / "shuffled", data=data, out=tmp_path / "out")
     assert (numbers["winner"], numbers["loser"]) == (None, "shuffled")
@@ -134,7 +134,7 @@ def test_a_model_beats_itself_with_a_shuffled_head_and_does_not_beat_itself(mode
 
 
 def write_faces(folder, portrait):
-    """Four smiles, differently cut, two of them called sad; and a picture without a face."""
+    """Write four crops of a smile, two of them labeled sad, and an image without a face."""
     for row, label in enumerate(("happy", "happy", "sad", "sad")):
         face = portrait[20 + 3 * row : 240, 110 + 5 * row : 330, ::-1]
         path = folder / label / f"{row}.png"
@@ -143,7 +143,7 @@ def write_faces(folder, portrait):
     cv2.imwrite(str(folder / "happy" / "blank.png"), np.full((90, 90, 3), 90, np.uint8))
 
 
-def test_shipped_models_are_compared_on_a_folder_of_pictures_by_group(tmp_path, portrait):
+def test_shipped_models_are_compared_on_a_folder_of_images_by_group(tmp_path, portrait):
     data = tmp_path / "pictures"
     write_faces(data, portrait)
     groups = "file,group\nhappy/0.png,a\nhappy/1.png,a\nsad/2.png,b\nsad/3.png,b\nhappy/blank.png,c\n"
@@ -158,7 +158,7 @@ def test_shipped_models_are_compared_on_a_folder_of_pictures_by_group(tmp_path, 
     assert "the data set has no held-out part" in numbers["split_description"]
 
 
-def test_a_random_split_that_is_asked_for_leaks_in_its_report(tmp_path, portrait):
+def test_a_requested_random_split_is_marked_as_leaking(tmp_path, portrait):
     data = tmp_path / "pictures"
     write_faces(data, portrait)
     more = ["--by", "random", "--hold-out", "0.5", "--cache", str(tmp_path / "cache")]
@@ -168,33 +168,33 @@ def test_a_random_split_that_is_asked_for_leaks_in_its_report(tmp_path, portrait
     assert "--by random" in numbers["command"]
 
 
-def test_clips_are_watched_and_one_that_shows_nobody_counts_as_not_found(tmp_path):
+def test_a_clip_without_a_face_counts_as_not_found(tmp_path):
     for name, frames in (("face", synthetic_frames.face_frames(8)), ("noise", synthetic_frames.noise_frames(8))):
         (tmp_path / f"{name}.mp4").write_bytes(synthetic_video.encode_video(frames, fps=5))
     examples = [Example("happy", tmp_path / f"{name}.mp4") for name in ("face", "noise")]
-    [subject] = open_models(["resemotenet"], STORE)
-    answers = subject.predict(examples, "clips", MEANS)
-    assert answers.found.tolist() == [True, False]
-    assert SEVEN[answers.predicted[0]] == "happy"
-    np.testing.assert_allclose(answers.probabilities.sum(axis=1), 1, atol=1e-5)
+    [model] = open_models(["resemotenet"], STORE)
+    predictions = model.predict(examples, "clips", MEANS)
+    assert predictions.found.tolist() == [True, False]
+    assert SEVEN[predictions.predicted[0]] == "happy"
+    np.testing.assert_allclose(predictions.probabilities.sum(axis=1), 1, atol=1e-5)
     (tmp_path / "broken.mp4").write_bytes(b"no clip")
     with pytest.raises(DataInvalid, match=r"broken\.mp4"):
-        subject.predict([Example("happy", tmp_path / "broken.mp4")], "clips", MEANS)
+        model.predict([Example("happy", tmp_path / "broken.mp4")], "clips", MEANS)
 
 
 @pytest.fixture(scope="module")
-def hearing(tmp_path_factory):
-    """An audio-visual model that has learnt nothing."""
+def audiovisual(tmp_path_factory):
+    """Write an untrained audio-visual model."""
     torch.manual_seed(0)
     fields = {"kind": "audio-visual", "architecture": "audio-visual", "arguments": {"fusion": "late"}}
-    folder = tmp_path_factory.mktemp("models") / "hearing"
+    folder = tmp_path_factory.mktemp("models") / "audiovisual"
     state = AudioVisualNet(fusion="late").state_dict()
     write_folder(folder, state, fields | {"labels": list(EIGHT), "recipe": {}}, data="", licence="")
     return folder
 
 
-def test_who_sees_and_hears_answers_for_clips_recordings_and_pictures(tmp_path, hearing, portrait):
-    [subject] = open_models([str(hearing)], STORE)
+def test_an_audio_visual_model_predicts_for_clips_recordings_and_images(tmp_path, audiovisual, portrait):
+    [model] = open_models([str(audiovisual)], STORE)
     ravdess.write_clip(tmp_path / "face.mp4", "happy", 6, face=True)
     ravdess.write_audio(tmp_path / "sound.flac", "sad", 6)
     (tmp_path / "noise.mp4").write_bytes(synthetic_video.encode_video(synthetic_frames.noise_frames(8), fps=5))
@@ -204,21 +204,21 @@ def test_who_sees_and_hears_answers_for_clips_recordings_and_pictures(tmp_path, 
         ("audio", [Example("sad", tmp_path / "sound.flac")], [True]),
         ("images", [Example("happy", portrait), Example("happy", np.zeros((50, 50, 3), np.uint8))], [True, False]),
     ):
-        answers = subject.predict(examples, media_of, DataContext(STORE, tmp_path / "cache"))
-        assert answers.found.tolist() == found
-        assert answers.probabilities.shape == (len(found), len(EIGHT))
-        np.testing.assert_allclose(answers.probabilities.sum(axis=1), 1, atol=1e-5)
+        predictions = model.predict(examples, media_of, DataContext(STORE, tmp_path / "cache"))
+        assert predictions.found.tolist() == found
+        assert predictions.probabilities.shape == (len(found), len(EIGHT))
+        np.testing.assert_allclose(predictions.probabilities.sum(axis=1), 1, atol=1e-5)
     data = tmp_path / "clips"
     ravdess.write_clip(data / "Actor_06" / f"{ravdess.file_stem('happy', 6, modality=1)}.mp4", "happy", 6, face=True)
     ravdess.write_clip(data / "Actor_07" / f"{ravdess.file_stem('sad', 7, modality=1)}.mp4", "sad", 7, face=True)
-    numbers = compare(hearing, "vit", data=f"ravdess:{data}", out=tmp_path / "out")
+    numbers = compare(audiovisual, "vit", data=f"ravdess:{data}", out=tmp_path / "out")
     assert numbers["labels"] == list(SEVEN)
     assert numbers["results"][0]["cost"]["unit"] == "one window of three seconds"
     assert [result["metrics"]["examples"] for result in numbers["results"]] == [2, 2]
 
 
-class Reader(MultiHeadFaceNet):
-    """Reads portraits: as sure of its first label as the picture is bright."""
+class BrightnessNet(MultiHeadFaceNet):
+    """Reads RGB crops; the logit of its first label is the brightness."""
 
     requires_rgb_crop = True
 
@@ -231,29 +231,29 @@ class Reader(MultiHeadFaceNet):
         return torch.nn.functional.pad(bright[:, None] * self.scale, (0, 6))[:, None]
 
 
-def test_a_model_that_reads_portraits_is_shown_the_same_as_in_serving(tmp_path, portrait):
-    """Whatever border it took to find the face: the square that is cut is the one that a call would give."""
+def test_rgb_crops_are_the_same_as_in_serving(tmp_path, portrait):
+    """Whatever border was needed to find the face, the crop is the one that a request would give."""
     means = DataContext(STORE, tmp_path)
     tight = np.ascontiguousarray(portrait[60:190, 150:290])
     grey = cv2.resize(cv2.cvtColor(tight, cv2.COLOR_RGB2GRAY), (48, 48), interpolation=cv2.INTER_AREA)
     finder = FaceLandmarker(means.landmarker)
     wide = np.ascontiguousarray(portrait[:300, 60:400])
     served = crop_square(wide, finder.detect(wide)[0].landmarks)
-    predictor = FacePredictor(Reader(), ModelCard(name="r", architecture="reader", labels=SEVEN), sha256="")
+    predictor = FacePredictor(BrightnessNet(), ModelCard(name="r", architecture="reader", labels=SEVEN), sha256="")
     for pictures in ([wide, tight], [grey, grey]):
         faces, landmarks = extract_landmarks(pictures, means.landmarker, tmp_path, seed=0)
         assert faces.found.all()
-        answers = predict_rows(predictor, faces, np.array([0, 1]), pictures, landmarks)
+        predictions = predict_rows(predictor, faces, np.array([0, 1]), pictures, landmarks)
         expected = torch.tensor([served.mean() / 255, *[0.0] * 6]).softmax(dim=0)[0]
-        assert answers[:, 0] == pytest.approx(float(expected), abs=0.01)
+        assert predictions[:, 0] == pytest.approx(float(expected), abs=0.01)
     again, kept = extract_landmarks([grey, grey], means.landmarker, tmp_path, seed=0)
     np.testing.assert_array_equal(kept, landmarks)
     np.testing.assert_array_equal(again.crops, faces.crops)
 
 
-def test_a_model_that_reads_portraits_can_be_evaluated(tmp_path, portrait):
+def test_a_model_that_reads_rgb_crops_can_be_evaluated(tmp_path, portrait):
     write_faces(tmp_path / "pictures", portrait)
-    predictor = FacePredictor(Reader(), ModelCard(name="r", architecture="reader", labels=SEVEN), sha256="")
+    predictor = FacePredictor(BrightnessNet(), ModelCard(name="r", architecture="reader", labels=SEVEN), sha256="")
     report = evaluate(predictor, tmp_path / "pictures", MEANS.landmarker, tmp_path)
     assert report.metrics.recall == {"happy": pytest.approx(2 / 3), "sad": 0}
     assert report.metrics.found == pytest.approx(0.8)
@@ -267,7 +267,7 @@ def test_a_model_that_reads_portraits_can_be_evaluated(tmp_path, portrait):
         ("", ModelNotFound, "Name"),
     ],
 )
-def test_who_cannot_be_compared_is_refused_with_what_can(name, error, reason):
+def test_a_model_that_cannot_be_compared_is_refused(name, error, reason):
     with pytest.raises(error, match=reason):
         open_models([name], STORE)
 
@@ -280,11 +280,11 @@ def test_groups_of_arrays_and_too_few_resamples_are_refused(banded, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-# What it costs
+# Cost
 
 
-class Once:
-    """A network and an input, as costs are measured of them."""
+class ModelStub:
+    """A network and an input, as `measure_costs` takes them."""
 
     unit = "one face"
 
@@ -296,7 +296,7 @@ class Once:
             return self.network(self._given)
 
 
-def test_flops_are_two_for_each_multiply_add_whatever_layer_it_is_in(tmp_path):
+def test_flops_are_two_for_each_multiply_add_in_every_layer(tmp_path):
     width, steps, hidden = 16, 5, 8
     layer = nn.TransformerEncoderLayer(width, 2, 4 * width, batch_first=True, norm_first=True)
     attention = 4 * steps * width * width + 2 * steps * steps * width
@@ -307,23 +307,23 @@ def test_flops_are_two_for_each_multiply_add_whatever_layer_it_is_in(tmp_path):
         (nn.LSTM(width, hidden), torch.zeros(steps, 1, width), steps * 4 * hidden * (width + hidden)),
     )
     for network, given, products in cases:
-        assert count_flops(Once(network, given, tmp_path)) == 2 * products
+        assert count_flops(ModelStub(network, given, tmp_path)) == 2 * products
     assert torch.backends.mha.get_fastpath_enabled()
     assert torch.backends.mkldnn.enabled
 
 
-def test_costs_are_of_the_file_the_network_and_one_thread(tmp_path):
+def test_costs_are_measured_of_the_file_and_the_network_on_one_thread(tmp_path):
     weights = tmp_path / "weights.safetensors"
     weights.write_bytes(b"x" * 123)
     before = torch.get_num_threads()
-    [cost] = measure_costs([Once(nn.Linear(10, 20), torch.zeros(1, 10), weights)])
+    [cost] = measure_costs([ModelStub(nn.Linear(10, 20), torch.zeros(1, 10), weights)])
     assert (cost.parameters, cost.flops, cost.bytes, cost.repetitions) == (220, 400, 123, 3)
     assert 0 < cost.p50 <= cost.p95
     assert cost.processor
     assert torch.get_num_threads() == before
 
 
-def test_the_weights_of_a_folder_and_of_a_file_are_the_same_model(models):
+def test_a_folder_and_its_weights_file_open_the_same_model(models):
     by_folder, by_file = open_models([str(models / "sound"), str(models / "sound" / "weights.safetensors")], STORE)
     assert isinstance(by_folder, EvaluatedFaceModel)
     assert by_folder.weights == by_file.weights

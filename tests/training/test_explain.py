@@ -1,4 +1,4 @@
-"""Where a network looked: maps that lie on the evidence, change with the label and the weights, and are drawn."""
+"""Tests of attribution maps: they lie on the evidence, depend on label and weights, and are drawn."""
 
 import copy
 import io
@@ -40,7 +40,7 @@ CELL = 16
 
 
 def striped(count, seed):
-    """Crops of noise, with stripes that lie or stand in one of nine places; labels (N,), places (N, 48, 48)."""
+    """Return crops of noise with stripes of one of two directions in one of nine cells; labels (N,), cells."""
     rng = np.random.default_rng(seed)
     crops = rng.normal(110, 12, (count, 48, 48))
     labels, places = rng.integers(0, 2, count), np.zeros((count, 48, 48), bool)
@@ -63,8 +63,8 @@ TOYS = {
 }
 
 
-def taught(network, steps, rate):
-    """Teach a network which way the stripes run."""
+def trained(network, steps, rate):
+    """Train a network on the direction of the stripes."""
     crops, labels, _ = striped(32 * steps, seed=1)
     optimiser = torch.optim.Adam(network.parameters(), rate)
     for step in range(steps):
@@ -80,22 +80,22 @@ def taught(network, steps, rate):
 def toy(request):
     make, steps, rate = TOYS[request.param]
     torch.manual_seed(0)
-    return taught(make(), steps, rate)
+    return trained(make(), steps, rate)
 
 
 @pytest.fixture(scope="module")
-def shown():
+def examples():
     return striped(64, seed=2)
 
 
 def probability(network, crops, labels):
     with torch.inference_mode():
-        said = network.mix_heads(network(torch.from_numpy(crops))).softmax(dim=1)
-    return said[torch.arange(len(crops)), torch.from_numpy(labels)].numpy()
+        probabilities = network.mix_heads(network(torch.from_numpy(crops))).softmax(dim=1)
+    return probabilities[torch.arange(len(crops)), torch.from_numpy(labels)].numpy()
 
 
-def test_the_heat_lies_on_what_the_answer_is_drawn_from(toy, shown):
-    crops, labels, places = shown
+def test_the_heat_lies_on_the_evidence(toy, examples):
+    crops, labels, places = examples
     assert probability(toy, crops, labels).mean() > 0.9, "it has not learnt"
     heat = attribute(toy, crops, labels)
     assert (heat.shape, heat.dtype) == ((64, 48, 48), np.float32)
@@ -106,22 +106,22 @@ def test_the_heat_lies_on_what_the_answer_is_drawn_from(toy, shown):
 
 
 def _hottest(heat, places):
-    """The share of maps that are hottest where the stripes are."""
+    """Return the fraction of maps whose maximum is in the stripes."""
     return np.mean([place.ravel()[one.argmax()] for place, one in zip(places, heat, strict=True)])
 
 
-def test_a_class_token_is_followed_to_the_patches_though_it_hears_of_them_from_their_neighbours_too(shown):
-    crops, labels, places = shown
+def test_relevance_is_propagated_from_the_class_token_to_the_patches(examples):
+    crops, labels, places = examples
     torch.manual_seed(0)
-    network = taught(ViTNet(classes=2, token=True, **SMALL_VIT), 200, 4e-3)
+    network = trained(ViTNet(classes=2, token=True, **SMALL_VIT), 200, 4e-3)
     assert probability(network, crops, labels).mean() > 0.9, "it has not learnt"
     heat = attribute(network, crops, labels)
     assert heat[places].mean() > 1.5 * heat[~places].mean()
     assert _hottest(heat, places) > 0.3
 
 
-def test_hiding_the_hot_part_changes_the_answer_more_than_hiding_as_much_of_the_cold(toy, shown):
-    crops, labels, _ = shown
+def test_hiding_the_hottest_part_changes_the_prediction_more_than_hiding_the_coldest(toy, examples):
+    crops, labels, _ = examples
     heat = attribute(toy, crops, labels).reshape(len(crops), -1)
     order, count = heat.argsort(axis=1), CELL**2
     drops = []
@@ -133,19 +133,19 @@ def test_hiding_the_hot_part_changes_the_answer_more_than_hiding_as_much_of_the_
     assert drops[0] > 0.2 and drops[0] > 5 * abs(drops[1])
 
 
-def test_another_label_has_another_map_and_so_have_other_weights(toy, shown):
-    crops, labels, _ = shown
+def test_the_map_depends_on_the_label_and_on_the_weights(toy, examples):
+    crops, labels, _ = examples
     own, other = attribute(toy, crops, labels), attribute(toy, crops, 1 - labels)
-    assert _alike(own, other) < 0.95
+    assert _mean_correlation(own, other) < 0.95
     torch.manual_seed(5)
     random = copy.deepcopy(toy)
     for parameter in random.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
-    assert _alike(own, attribute(random, crops, labels)) < 0.5
+    assert _mean_correlation(own, attribute(random, crops, labels)) < 0.5
 
 
-def _alike(some, others):
-    """The mean correlation of maps."""
+def _mean_correlation(some, others):
+    """Return the mean correlation of maps."""
     pairs = zip(some, others, strict=True)
     return np.mean([np.corrcoef(a.ravel(), b.ravel())[0, 1] if a.std() and b.std() else 0 for a, b in pairs])
 
@@ -162,14 +162,14 @@ NETWORKS = {
     "resnet-50": lambda: build_pretrained("resnet-50", ("a", "b", "c"), **RESNET),
     "audio-visual": lambda: AudioVisualNet(classes=3),
 }
-PORTRAITS = ("resemotenet", "vit-b-16", "resnet-50", "audio-visual")
+RGB_NETWORKS = ("resemotenet", "vit-b-16", "resnet-50", "audio-visual")
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_every_network_that_reads_pictures_is_explained_and_left_as_it_was(name):
+def test_every_network_of_images_is_explained_and_left_unchanged(name):
     torch.manual_seed(1)
     network = lived(NETWORKS[name]()).train().requires_grad_(False)
-    size = (3, 64, 64, 3) if name in PORTRAITS else (3, 48, 48)
+    size = (3, 64, 64, 3) if name in RGB_NETWORKS else (3, 48, 48)
     pictures = np.random.default_rng(0).integers(0, 256, size, dtype=np.uint8)
     heat = attribute(network, pictures, [0, 1, 2])
     assert heat.shape == size[:3]
@@ -182,13 +182,13 @@ def test_every_network_that_reads_pictures_is_explained_and_left_as_it_was(name)
     assert np.ptp(by_label, axis=0).max() > 0.05
 
 
-def test_no_pictures_have_no_maps():
+def test_no_images_give_no_maps():
     network = ImprovedCNN(classes=2, channels=(4, 8), hidden=8)
     assert attribute(network, np.zeros((0, 48, 48), np.uint8), []).shape == (0, 48, 48)
 
 
 @pytest.mark.parametrize("network", [CompactEmotiMeshNet(width=8), TwoStreamNet()], ids=["landmarks", "both"])
-def test_a_network_that_reads_no_pictures_or_more_than_them_is_refused(network):
+def test_a_network_with_other_inputs_than_images_is_refused(network):
     with pytest.raises(ModelInvalid, match="cannot be explained"):
         attribute(network, np.zeros((1, 48, 48), np.uint8), [0])
 
@@ -196,7 +196,7 @@ def test_a_network_that_reads_no_pictures_or_more_than_them_is_refused(network):
 # Drawing
 
 
-def a_look(**changes):
+def attribution_map(**changes):
     heat = np.zeros((48, 48), np.float32)
     heat[30:40, 14:34] = 1
     face = np.full((48, 48), 128, np.uint8)
@@ -206,8 +206,8 @@ def a_look(**changes):
 
 
 @pytest.mark.parametrize("face", [np.full((48, 48), 128, np.uint8), np.full((224, 224, 3), 128, np.uint8)])
-def test_colour_lies_where_the_heat_is_and_the_face_stays_where_it_is_not(face):
-    drawn = overlay(face, a_look().heat, side=96).astype(int)
+def test_the_face_is_colored_only_where_there_is_heat(face):
+    drawn = overlay(face, attribution_map().heat, side=96).astype(int)
     assert drawn.shape == (96, 96, 3)
     assert (drawn[:40] == 128).all()
     hot = drawn[66:74, 36:60].reshape(-1, 3)
@@ -215,26 +215,26 @@ def test_colour_lies_where_the_heat_is_and_the_face_stays_where_it_is_not(face):
 
 
 def test_a_sheet_has_a_row_for_each_face_and_a_column_for_each_model():
-    looks = [a_look(), a_look(truth=None)]
+    looks = [attribution_map(), attribution_map(truth=None)]
     alone, both = draw_sheet({"one": looks}, side=120), draw_sheet({"one": looks, "two": looks}, side=120)
     assert both.shape[0] == alone.shape[0] and both.shape[1] > alone.shape[1]
-    taller = draw_sheet({"one": [*looks, a_look()]}, side=120)
+    taller = draw_sheet({"one": [*looks, attribution_map()]}, side=120)
     assert taller.shape[0] - alone.shape[0] >= 120
     assert not np.array_equal(draw_sheet({"one": looks[:1]}), draw_sheet({"one": looks[1:]})), "what is true is written"
 
 
-def test_the_answer_is_written_below_in_the_colour_of_its_emotion():
-    happy, sad = draw_attribution(a_look()), draw_attribution(a_look(label="sad"))
+def test_the_label_is_written_in_the_color_of_its_emotion():
+    happy, sad = draw_attribution(attribution_map()), draw_attribution(attribution_map(label="sad"))
     assert happy.shape == sad.shape
     for drawn, colour in ((happy, (0xED, 0xAE, 0x49)), (sad, (0x3D, 0x7E, 0xA6))):
         assert (drawn.reshape(-1, 3) == colour).all(axis=1).sum() > 200
-    assert not np.array_equal(happy, draw_attribution(a_look(probability=0.2)))
+    assert not np.array_equal(happy, draw_attribution(attribution_map(probability=0.2)))
 
 
 # In a comparison
 
 
-def test_a_report_shows_where_each_model_looked_whatever_labels_it_is_in():
+def test_highlights_are_drawn_in_the_common_labels_of_a_comparison():
     crops = np.random.default_rng(0).integers(0, 256, (3, 48, 48), dtype=np.uint8)
     seven, joint = open_models(["vit", "moodreel-five"], STORE)
     drawn = highlighter(FIVE)(seven, crops, np.array([0, 1, 2]))
@@ -246,7 +246,7 @@ def test_a_report_shows_where_each_model_looked_whatever_labels_it_is_in():
 # The command
 
 
-def said(*arguments):
+def run(*arguments):
     with redirect_stdout(io.StringIO()) as out:
         main(list(map(str, arguments)))
     return out.getvalue()
@@ -260,8 +260,8 @@ def photo(portrait, tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", ["face-expression", "resemotenet", "vit"])
-def test_a_shipped_model_finds_a_smile_in_the_face_and_not_in_the_corners(photo, tmp_path, name):
-    assert "nasa-1: happy" in said("explain", name, photo, "--out", tmp_path)
+def test_shipped_models_find_a_smile_in_the_face_and_not_in_the_corners(photo, tmp_path, name):
+    assert "nasa-1: happy" in run("explain", name, photo, "--out", tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["nasa-1.png", "sheet.png"]
     crop = np.asarray(Image.open(tmp_path / "nasa-1.png"))
     assert crop.ndim == 3
@@ -276,8 +276,8 @@ def test_a_shipped_model_finds_a_smile_in_the_face_and_not_in_the_corners(photo,
 EDGES = (slice(0, 8), slice(40, 48))
 
 
-def test_a_label_may_be_asked_for_and_a_set_gives_its_own(photo, tmp_path, portrait):
-    assert "nasa-1: sad 0%" in said("explain", "vit", photo, "--label", "sad", "--out", tmp_path / "sad")
+def test_a_label_can_be_chosen_and_a_data_set_gives_true_labels(photo, tmp_path, portrait):
+    assert "nasa-1: sad 0%" in run("explain", "vit", photo, "--label", "sad", "--out", tmp_path / "sad")
     for label, number in (("happy", 6), ("sad", 6)):
         (tmp_path / "set" / label).mkdir(parents=True)
         for i in range(number):
@@ -285,7 +285,7 @@ def test_a_label_may_be_asked_for_and_a_set_gives_its_own(photo, tmp_path, portr
     (tmp_path / "set" / "people.csv").write_text(
         "file,person\n" + "".join(f"{label}/{i}.png,{label}{i}\n" for label in ("happy", "sad") for i in range(6))
     )
-    out = said(
+    out = run(
         *("explain", "vit", "--data", f"images:{tmp_path / 'set'}", "--count", "2"),
         *("--cache", tmp_path / "cache", "--out", tmp_path / "out"),
     )
@@ -303,19 +303,19 @@ def test_a_label_may_be_asked_for_and_a_set_gives_its_own(photo, tmp_path, portr
         (["vit"], "There is no face to explain"),
     ],
 )
-def test_what_cannot_be_explained_is_said_and_nothing_is_written(photo, tmp_path, arguments, message):
+def test_errors_are_reported_and_nothing_is_written(photo, tmp_path, arguments, message):
     words = [str(photo) if word == "PHOTO" else word for word in arguments]
     with pytest.raises(SystemExit, match=message):
         main(["explain", *words, "--out", str(tmp_path / "out")])
     assert not (tmp_path / "out").exists()
 
 
-def test_an_audio_visual_model_is_explained_by_what_it_sees(photo, tmp_path):
+def test_an_audio_visual_model_is_explained_by_its_face_branch(photo, tmp_path):
     torch.manual_seed(1)
     folder = tmp_path / "eight"
     folder.mkdir()
     safetensors.torch.save_file(AudioVisualNet(classes=3).state_dict(), folder / "weights.safetensors")
     card = {"kind": "audio-visual", "architecture": "audio-visual", "arguments": {}, "labels": ["a", "b", "c"]}
     (folder / "model.json").write_text(json.dumps(card))
-    assert "nasa-1: " in said("explain", folder, photo, "--out", tmp_path / "out")
+    assert "nasa-1: " in run("explain", folder, photo, "--out", tmp_path / "out")
     assert (tmp_path / "out" / "nasa-1.png").is_file()

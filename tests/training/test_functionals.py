@@ -1,4 +1,4 @@
-"""Frozen features: known sounds have the pitch, the loudness and the timbre that they were made with."""
+"""Tests of acoustic features: synthetic sounds have the pitch, loudness and timbre they were made with."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ from moodreel.training.baselines.functionals import FUNCTIONALS, FUNCTIONALS_OF_
 from tests.support import synthetic_audio
 
 INSIDE = slice(5, -5)
-"""Steps that hold nothing but the sound, no silence before it or after."""
+"""Frames that hold nothing but the sound, no silence before it or after."""
 
 
 def noise(seconds, amplitude=0.1, seed=0):
@@ -24,7 +24,7 @@ def noise(seconds, amplitude=0.1, seed=0):
 
 
 def buzz(hertz, seconds, partials=10):
-    """As vocal folds sound: all multiples of a pitch, the higher the softer."""
+    """Return a harmonic sound as of vocal folds: all multiples of a pitch, the higher the softer."""
     return sum(
         synthetic_audio.sine(hertz * number, seconds, amplitude=0.2 / number) for number in range(1, partials + 1)
     )
@@ -40,12 +40,12 @@ def test_a_tone_has_the_pitch_it_was_made_with(make, hertz):
     assert compute_pitch(make(hertz, 1))[0][INSIDE] == pytest.approx(hertz, rel=0.005)
 
 
-def test_a_pitch_without_its_lowest_partial_is_heard_all_the_same():
+def test_a_pitch_without_its_fundamental_is_found():
     telephone = buzz(120, 1) - synthetic_audio.sine(120, 1, amplitude=0.2)
     assert compute_pitch(telephone)[0][INSIDE] == pytest.approx(120, rel=0.005)
 
 
-def test_a_glide_is_followed():
+def test_a_glide_is_tracked():
     hertz = np.geomspace(150, 300, 2 * SAMPLE_RATE)
     glide = (0.3 * np.sin(2 * np.pi * np.cumsum(hertz) / SAMPLE_RATE)).astype(np.float32)
     followed, meant = compute_pitch(glide)[0], np.append(hertz, hertz[-1])[::256]
@@ -60,7 +60,7 @@ def test_silence_has_no_voice(silence):
     assert compute_descriptors(silence).periodicity.max() == 0
 
 
-def test_noise_has_no_voice_and_a_tone_in_much_noise_has_less_of_one():
+def test_noise_has_no_voice_and_lowers_the_periodicity_of_a_tone():
     assert np.isnan(compute_pitch(noise(1))[0]).all()
     tone = buzz(200, 1)
     clear, buried = (
@@ -103,7 +103,7 @@ def test_the_spectrum_of_a_steady_tone_stands_still_and_that_of_noise_does_not()
     assert compute_descriptors(noise(1)).values["flux"][INSIDE].min() > 0.2
 
 
-def test_the_cepstrum_is_that_of_an_independent_transform_and_blind_to_loudness():
+def test_the_cepstrum_equals_that_of_scipy_and_does_not_depend_on_loudness():
     scipy_fft = pytest.importorskip("scipy.fft")
     mels = log_mel(noise(1))
     theirs = scipy_fft.dct(mels.astype(np.float64), axis=0, norm="ortho")[1 : COEFFICIENTS + 1]
@@ -111,7 +111,7 @@ def test_the_cepstrum_is_that_of_an_independent_transform_and_blind_to_loudness(
     np.testing.assert_allclose(cepstrum(mels + 3), cepstrum(mels), atol=1e-5)
 
 
-def test_every_number_of_a_recording_has_a_name_and_every_descriptor_a_meaning():
+def test_every_functional_has_a_name_and_every_descriptor_a_description():
     assert len(compute_functionals(buzz(150, 1))) == len(FUNCTIONALS) == len(set(FUNCTIONALS))
     assert set(DESCRIPTORS) <= set(compute_descriptors(noise(0.2)).values)
 
@@ -119,11 +119,11 @@ def test_every_number_of_a_recording_has_a_name_and_every_descriptor_a_meaning()
 @pytest.mark.parametrize(
     "samples", [np.zeros(SAMPLE_RATE, np.float32), np.ones(1, np.float32), noise(0.01), noise(0.1, 1e-6)]
 )
-def test_whatever_is_recorded_every_number_is_finite(samples):
+def test_all_functionals_are_finite_for_any_recording(samples):
     assert np.isfinite(compute_functionals(samples)).all()
 
 
-def test_functionals_of_a_line_are_those_of_arithmetic():
+def test_functionals_of_a_line_are_exact():
     line = np.arange(101) / 10
     described = dict(zip(FUNCTIONALS_OF_EACH, summarize(line, np.ones(101, bool)), strict=True))
     assert described["mean"] == described["median"] == pytest.approx(5)
@@ -132,14 +132,14 @@ def test_functionals_of_a_line_are_those_of_arithmetic():
     assert described["change"] == pytest.approx(0)  # always the same
 
 
-def test_steps_that_are_not_chosen_do_not_count():
+def test_frames_outside_the_mask_do_not_count():
     values = np.array([0, 1, 2, 99, 99, 3, 4.0])
     described = dict(zip(FUNCTIONALS_OF_EACH, summarize(values, values < 9), strict=True))
     assert described["mean"] == pytest.approx(2)
     assert described["change"] == pytest.approx(0)  # not the leap over the gap
 
 
-def test_the_pause_before_a_voice_makes_it_no_quieter_but_is_counted():
+def test_a_pause_before_a_voice_does_not_lower_its_loudness_but_is_counted():
     voice = buzz(200, 1)
     at_once, later = named(voice), named(np.concatenate([np.zeros(SAMPLE_RATE, np.float32), voice]))
     assert later["loudness, median"] == pytest.approx(at_once["loudness, median"], abs=0.1)
@@ -147,11 +147,11 @@ def test_the_pause_before_a_voice_makes_it_no_quieter_but_is_counted():
     assert later["sounding"] == pytest.approx(at_once["sounding"] / 2, abs=0.05)
 
 
-def test_pitch_is_in_semitones_so_that_an_octave_is_twelve():
+def test_an_octave_is_twelve_semitones():
     assert named(buzz(400, 1))["pitch, mean"] - named(buzz(200, 1))["pitch, mean"] == pytest.approx(12, abs=0.05)
 
 
-def test_words_are_counted_as_stretches_of_voice():
+def test_voiced_segments_are_counted():
     pause = noise(0.2, 0.03)
     rhythm = named(np.concatenate([piece for _ in range(4) for piece in (buzz(180, 0.3), pause)]))
     assert rhythm["voices a second"] * rhythm["seconds"] == pytest.approx(4)

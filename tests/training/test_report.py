@@ -1,4 +1,4 @@
-"""What people read: the same numbers everywhere, a leak on everything, and no name that turns into markup."""
+"""Tests of the report: the same numbers in all formats, leaks marked everywhere, and names escaped."""
 
 import json
 import re
@@ -13,14 +13,14 @@ from moodreel.errors import DataInvalid
 from moodreel.training.comparison.report import NUMBERS, PAGE, TEXT, escape_markdown, write_report
 from moodreel.training.data.splits import Split
 from tests.support.tabular_models import LABELS, TabularModel, make_dataset, run_comparison
-from tests.training.test_comparison import parted
+from tests.training.test_comparison import dataset_with_split
 
 COMMAND = "python -m moodreel.training compare one other --data made:HERE"
 HOSTILE = ("<script>alert(1)</script>", "a|b `c` [d](javascript:e)", "$\\frac{1}")
 
 
 class Page(HTMLParser):
-    """Everything that a page shows, and everything that it is made of."""
+    """Parse the texts, tags, sources and table cells of a page."""
 
     def __init__(self, text):
         super().__init__()
@@ -53,7 +53,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
-    """A report on two models that learnt from the set and differ, with groups: its folder and its numbers."""
+    """Write a report on two different models trained on the data, with groups; return its folder and its numbers."""
     folder = tmp_path_factory.mktemp("report")
     models = [TabularModel(folder, "one", data="made", lost=0.05), TabularModel(folder, "other", share=0.4, seed=1)]
     data = make_dataset(240, people=24, groups=("young", "old"))
@@ -65,7 +65,7 @@ def written(tmp_path_factory):
 
 
 def tables(markdown):
-    """Cells of all tables of a Markdown text, row by row, without the rules."""
+    """Return the cells of all tables of a Markdown text, row by row."""
     rows = [line for line in markdown.splitlines() if line.startswith("| ") and "---" not in line]
     return [cell.strip() for line in rows for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
 
@@ -116,7 +116,7 @@ def test_the_verdict_comes_first_and_the_command_last(written):
     assert numbers["winner"] == "one"
 
 
-def test_the_page_needs_nothing_else(written):
+def test_the_page_loads_nothing_from_outside(written):
     folder, _ = written
     page = Page((folder / PAGE).read_text())
     assert not page.tags & {"script", "link", "iframe", "object", "embed"}
@@ -124,7 +124,7 @@ def test_the_page_needs_nothing_else(written):
     assert all(source.startswith("data:image/svg+xml;base64,") for source in page.sources)
 
 
-def test_every_picture_of_the_text_lies_beside_it(written):
+def test_every_plot_of_the_markdown_is_a_file_beside_it(written):
     folder, _ = written
     named = re.findall(r"\]\(([^)]+)\)", (folder / TEXT).read_text())
     assert len(named) >= 10
@@ -133,11 +133,11 @@ def test_every_picture_of_the_text_lies_beside_it(written):
             assert min(picture.size) > 100
 
 
-def test_a_leak_is_marked_in_the_title_and_in_each_table(written, tmp_path):
+def test_a_leak_is_marked_in_the_title_and_in_every_table(written, tmp_path):
     out, _ = written
     sound = Page((out / PAGE).read_text())
     assert "LEAKS" not in sound.text
-    data = parted(people=7)
+    data = dataset_with_split(people=7)
     write_report(
         tmp_path / "out",
         run_comparison([TabularModel(tmp_path, data="made"), TabularModel(tmp_path, "b")], data),
@@ -153,7 +153,7 @@ def test_a_leak_is_marked_in_the_title_and_in_each_table(written, tmp_path):
     assert json.loads((tmp_path / "out" / NUMBERS).read_text())["leaks"] is True
 
 
-def test_names_that_look_like_markup_are_shown_as_they_are(tmp_path):
+def test_names_that_look_like_markup_are_escaped(tmp_path):
     data = make_dataset(labels=HOSTILE, name="<img src=x onerror=alert(1)>", people=12, groups=("<b>old</b>",))
     models = [TabularModel(tmp_path, name, labels=HOSTILE, seed=seed) for seed, name in enumerate(HOSTILE)]
     write_report(tmp_path / "out", run_comparison(models, data), "compare '<script>'\n# not a heading")
@@ -169,11 +169,11 @@ def test_names_that_look_like_markup_are_shown_as_they_are(tmp_path):
     assert lines
 
 
-def test_what_markdown_would_read_is_escaped():
+def test_markdown_special_characters_are_escaped():
     assert escape_markdown("a|b\n# c *d* <e> `f`") == r"a\|b \# c \*d\* \<e\> \`f\`"
 
 
-def test_a_report_goes_over_an_older_one_and_says_where_it_cannot_be_written(tmp_path):
+def test_a_report_replaces_an_older_one_and_names_a_folder_it_cannot_write_to(tmp_path):
     comparison = run_comparison([TabularModel(tmp_path)], make_dataset(60))
     for _ in range(2):
         write_report(tmp_path / "out", comparison, COMMAND)

@@ -11,7 +11,8 @@ from moodreel.training.data.goemotions import Texts
 from moodreel.training.evaluation.calibration import apply_calibration, fit_calibration, fit_thresholds
 from moodreel.training.evaluation.metrics import MultilabelMetrics, compute_multilabel_metrics
 
-INVERSE_REGULARIZATION = 1.0
+INVERSE_REGULARIZATION = 3.0
+"""Of 1, 3 and 10 the one with the best macro-F1 on the calibration texts of GoEmotions."""
 
 
 def measure_tfidf_baseline(train: Texts, calibration: Texts, dev: Texts) -> MultilabelMetrics:
