@@ -8,12 +8,22 @@ import pytest
 from moodreel.emotions import EIGHT, FIVE, SEVEN
 from moodreel.errors import DataInvalid, MoodreelError
 from moodreel.models.model_card import ModelCard
+from moodreel.training.comparison import cost
 from moodreel.training.comparison.split import evaluation_split, trained_on
 from moodreel.training.comparison.verdict import loser, verdict, winner
 from moodreel.training.data.splits import Split
 from moodreel.training.evaluation.label_mapping import common_labels, describe_mapping, mapping_matrix
 from moodreel.training.evaluation.significance import MIN_UNITS
 from tests.support.tabular_models import CONFIG, LABELS, TabularModel, make_dataset, run_comparison
+
+
+@pytest.fixture(autouse=True)
+def few_repetitions(monkeypatch):
+    """Time few repetitions: no test here depends on the latency."""
+    monkeypatch.setattr(cost, "REPETITIONS", 3)
+    monkeypatch.setattr(cost, "WARM_UP", 1)
+    monkeypatch.setattr(cost, "count_flops", lambda model: 0)
+
 
 # Verdict
 
