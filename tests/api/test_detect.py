@@ -284,7 +284,7 @@ def test_answers_keep_to_the_document(server: Server) -> None:
         ("Emotion", call(server, "/api/predict/", json=body("")).json()),
     ):
         assert answer.keys() == schemas[name]["properties"].keys()
-    parts = schemas["Detections"]["properties"]["results"]["items"]["oneOf"]
+    parts = schemas["DetectionBatch"]["properties"]["results"]["items"]["oneOf"]
     assert [part["$ref"].rpartition("/")[2] for part in parts] == ["Detection", "Problem"]
     assert document["paths"]["/api/health"]["get"]
     for path in PATHS:
