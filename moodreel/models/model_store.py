@@ -25,12 +25,17 @@ def find_model_store() -> Path:
         if not Path(named).is_dir():
             raise MoodreelError(f"MODEL_STORE is {named!r}, which is not a folder; set it to the folder of models.")
         return Path(named)
-    for candidate in _CANDIDATES:
-        if candidate.is_dir():
-            return candidate
-    raise MoodreelError(
-        f"No models were found beside {_PACKAGE}; install moodreel again, or set MODEL_STORE to the folder of models."
-    )
+    store = shipped_model_store()
+    if not store.is_dir():
+        raise MoodreelError(
+            f"There is no folder {store}; install moodreel again, or set MODEL_STORE to the folder of models."
+        )
+    return store
+
+
+def shipped_model_store() -> Path:
+    """Return the folder of models that comes with the package, whether it exists or not."""
+    return next((candidate for candidate in _CANDIDATES if candidate.is_dir()), _CANDIDATES[-1])
 
 
 def model_folder(model: str) -> Path:

@@ -30,10 +30,10 @@ class ResNet18(nn.Module):
         """Build the network with random weights."""
         super().__init__()
         self.conv1, self.bn1 = nn.Conv2d(3, 64, 7, 2, padding=3, bias=False), nn.BatchNorm2d(64)
-        self.layer1 = nn.Sequential(_Block(64, 64), _Block(64, 64))
-        self.layer2 = nn.Sequential(_Block(64, 128, stride=2), _Block(128, 128))
-        self.layer3 = nn.Sequential(_Block(128, 256, stride=2), _Block(256, 256))
-        self.layer4 = nn.Sequential(_Block(256, FEATURE_DIM, stride=2), _Block(FEATURE_DIM, FEATURE_DIM))
+        self.layer1 = nn.Sequential(_ResidualBlock(64, 64), _ResidualBlock(64, 64))
+        self.layer2 = nn.Sequential(_ResidualBlock(64, 128, stride=2), _ResidualBlock(128, 128))
+        self.layer3 = nn.Sequential(_ResidualBlock(128, 256, stride=2), _ResidualBlock(256, 256))
+        self.layer4 = nn.Sequential(_ResidualBlock(256, FEATURE_DIM, stride=2), _ResidualBlock(FEATURE_DIM, FEATURE_DIM))
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -46,7 +46,7 @@ class ResNet18(nn.Module):
         return x.mean(dim=(2, 3))
 
 
-class _Block(nn.Module):
+class _ResidualBlock(nn.Module):
     """A residual block of two convolutions."""
 
     def __init__(self, channels_in: int, channels_out: int, *, stride: int = 1) -> None:

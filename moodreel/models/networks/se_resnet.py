@@ -39,7 +39,7 @@ class FaceExpressionNet(MultiHeadFaceNet):
         for stage, (width, depth) in enumerate(zip(widths, depths, strict=True)):
             channels_in = widths[max(stage - 1, 0)]
             layers += [
-                _Block(channels_in if i == 0 else width, width, 2 if stage and i == 0 else 1) for i in range(depth)
+                _SEBlock(channels_in if i == 0 else width, width, 2 if stage and i == 0 else 1) for i in range(depth)
             ]
         self.body = nn.Sequential(*layers)
         self.dropout = nn.Dropout(dropout)
@@ -59,7 +59,7 @@ class _Convolution(nn.Sequential):
         super().__init__(nn.Conv2d(channels_in, channels_out, 3, stride, 1, bias=False), nn.BatchNorm2d(channels_out))
 
 
-class _Block(nn.Module):
+class _SEBlock(nn.Module):
     """A residual block of two convolutions with squeeze-and-excitation."""
 
     def __init__(self, channels_in: int, channels_out: int, stride: int) -> None:
