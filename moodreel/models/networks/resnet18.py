@@ -33,7 +33,9 @@ class ResNet18(nn.Module):
         self.layer1 = nn.Sequential(_ResidualBlock(64, 64), _ResidualBlock(64, 64))
         self.layer2 = nn.Sequential(_ResidualBlock(64, 128, stride=2), _ResidualBlock(128, 128))
         self.layer3 = nn.Sequential(_ResidualBlock(128, 256, stride=2), _ResidualBlock(256, 256))
-        self.layer4 = nn.Sequential(_ResidualBlock(256, FEATURE_DIM, stride=2), _ResidualBlock(FEATURE_DIM, FEATURE_DIM))
+        self.layer4 = nn.Sequential(
+            _ResidualBlock(256, FEATURE_DIM, stride=2), _ResidualBlock(FEATURE_DIM, FEATURE_DIM)
+        )
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
