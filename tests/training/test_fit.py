@@ -57,7 +57,7 @@ def plain(**values):
 
 
 def crops():
-    return CropInputs(bands(48, np.random.default_rng(0)), clean=1.0)
+    return CropInputs(bands(48, np.random.default_rng(0)), clean_prob=1.0)
 
 
 def portraits():
@@ -75,7 +75,9 @@ def tracks(moments=3):
         return FaceFeatures(shape / 9, shape, blendshapes, np.zeros(3, np.float32), crop)
 
     pictures = bands(48, rng)
-    return TrackInputs([[face(crop, label)] * moments for crop, label in zip(pictures, TRUTH, strict=True)], hidden=0.2)
+    return TrackInputs(
+        [[face(crop, label)] * moments for crop, label in zip(pictures, TRUTH, strict=True)], drop_frames=0.2
+    )
 
 
 def faces():

@@ -54,6 +54,7 @@ class AudioVisualAdapter(ArchitectureAdapter):
     def load_inputs(
         self, data: Dataset, context: DataContext, config: TrainConfig, options: ClassificationOptions
     ) -> tuple[InputAdapter, np.ndarray]:
+        """Load the examples of a data set."""
         if data.media == IMAGES:
             return _image_inputs(data, context)
         if data.media == CLIPS:
@@ -65,6 +66,7 @@ class AudioVisualAdapter(ArchitectureAdapter):
         return TrunkFeaturePairs(sounds, data, config.seed, options, context), usable
 
     def build(self, labels: tuple[str, ...], arguments: Mapping[str, Any], pretrained: Path | None) -> nn.Module:
+        """Build a network with its initial weights."""
         try:
             network = AudioVisualNet(classes=len(labels), **arguments)
         except (TypeError, ValueError, RuntimeError) as error:
@@ -81,6 +83,7 @@ class AudioVisualAdapter(ArchitectureAdapter):
     def warm_start_audio(
         self, network: nn.Module, checkpoint: Path, data: Dataset, config: TrainConfig, counts: Mapping[str, int]
     ) -> None:
+        """Load the audio branch from another run's checkpoint."""
         state = read_checkpoint(checkpoint)
         stated, weights = state["about"], (state["mean"] or state)["network"]
         recipe = stated["recipe"]
@@ -93,6 +96,7 @@ class AudioVisualAdapter(ArchitectureAdapter):
         network.audio.load_state_dict(own)
 
     def card_fields(self, data: Dataset) -> dict[str, Any]:
+        """Return more fields of model.json."""
         has = {IMAGES: ("video",), AUDIO: ("audio",), CLIPS: MODALITIES}[data.media]
         modalities = MODALITIES if data.faces else has
         parts = " and ".join(INPUT_DESCRIPTIONS[name] for name in modalities)
@@ -103,12 +107,14 @@ class AudioVisualAdapter(ArchitectureAdapter):
         }
 
     def unused_parameters(self, data: Dataset) -> tuple[str, ...]:
+        """Return prefixes of the parameters that a data set cannot train."""
         if data.media == IMAGES:
             return ("audio.",)
         # Pairs hold the trunk's features of their faces.
         return ("trunk.",) if data.media == AUDIO else ()
 
     def init_statistics(self, network: nn.Module, inputs: InputAdapter, rows: np.ndarray) -> None:
+        """Set the network's input normalization from the training rows."""
         assert isinstance(network, AudioVisualNet)
         mels: list[np.ndarray] = []
         sounds = inputs.sounds if isinstance(inputs, SyntheticPairs) else inputs
@@ -135,22 +141,22 @@ class TrunkFeaturePairs(SyntheticPairs):
         self._seed = seed
         truth = data.faces.truth
         wanted = [data.faces.labels.index(EIGHT_TO_SEVEN.get(label, label)) for label in data.labels]
-        draw = np.random.default_rng(seed)
-        sides = (data.faces.published_split.train, data.faces.published_split.held_out)
+        rng = np.random.default_rng(seed)
+        splits = (data.faces.published_split.train, data.faces.published_split.held_out)
         self._rows = [
             [
-                draw.permutation(rows[truth[rows] == label])[:MAX_FACES_PER_LABEL]
+                rng.permutation(rows[truth[rows] == label])[:MAX_FACES_PER_LABEL]
                 for label in range(len(data.faces.labels))
             ]
-            for rows in sides
+            for rows in splits
         ]
-        if poor := [
-            data.labels[i] for i, label in enumerate(wanted) if any(len(side[label]) == 0 for side in self._rows)
+        if missing := [
+            data.labels[i] for i, label in enumerate(wanted) if any(len(rows[label]) == 0 for rows in self._rows)
         ]:
-            raise DataInvalid(f"{data.faces.name} lacks faces for {', '.join(poor)} on one side of its split.")
+            raise DataInvalid(f"{data.faces.name} lacks faces for {', '.join(missing)} on one side of its split.")
         self._wanted = wanted
         self._trunk: list[torch.Tensor] = []
-        self._squares, _ = load_face_crops(data.faces.examples, context)
+        self._crops, _ = load_face_crops(data.faces.examples, context)
 
     def compute_features(self, network: AudioVisualNet) -> None:
         """Encode all faces with the trunk; those to train on also augmented.
@@ -166,24 +172,24 @@ class TrunkFeaturePairs(SyntheticPairs):
         self.val_features, self.val_pools = self._encode(network, self._rows[1], 0)
 
     def _encode(
-        self, network: AudioVisualNet, rows: Sequence[np.ndarray], looks: int
+        self, network: AudioVisualNet, rows: Sequence[np.ndarray], augmentations: int
     ) -> tuple[torch.Tensor, list[np.ndarray]]:
         rng = np.random.default_rng(self._seed)
         features: list[torch.Tensor] = []
-        places: list[np.ndarray] = []
+        rows_of: list[np.ndarray] = []
         count = 0
         for own in rows:
             before = count
-            for look in range(looks + 1):
-                for some in np.array_split(own, max(1, -(-len(own) // 64))):
-                    shown = np.stack(
-                        [augment_face_square(self._squares[row], INPUT_SIDE, rng if look else None) for row in some]
+            for repeat in range(augmentations + 1):
+                for part in np.array_split(own, max(1, -(-len(own) // 64))):
+                    crops = np.stack(
+                        [augment_face_square(self._crops[row], INPUT_SIDE, rng if repeat else None) for row in part]
                     )
                     with torch.inference_mode():
-                        features.append(network.encode_faces(torch.from_numpy(shown)).float().cpu())
-                    count += len(some)
-            places.append(np.arange(before, count))
-        return torch.cat(features).clone(), [places[index] for index in self._wanted]
+                        features.append(network.encode_faces(torch.from_numpy(crops)).float().cpu())
+                    count += len(part)
+            rows_of.append(np.arange(before, count))
+        return torch.cat(features).clone(), [rows_of[index] for index in self._wanted]
 
 
 def _image_inputs(data: Dataset, context: DataContext) -> tuple[InputAdapter, np.ndarray]:
@@ -192,8 +198,8 @@ def _image_inputs(data: Dataset, context: DataContext) -> tuple[InputAdapter, np
 
 
 def _audio_inputs(examples: Sequence[Example]) -> AudioInputs:
-    made = [(log_mel(sound.samples), sound.duration) for sound in load_audio(examples)]
-    return AudioInputs([mel for mel, _ in made], [seconds for _, seconds in made], MelAugmentation())
+    sounds = [(log_mel(sound.samples), sound.duration) for sound in load_audio(examples)]
+    return AudioInputs([mel for mel, _ in sounds], [duration for _, duration in sounds], MelAugmentation())
 
 
 def _clip_inputs(

@@ -103,6 +103,7 @@ class ClassificationTask(Task):
         return -(-len(self.train_rows) // self.config.batch_size)
 
     def sample_batch(self, step: int, rng: np.random.Generator, phase: Phase) -> Any:
+        """Return a batch."""
         config, weights = self.config, self.sampling_weights
         rows = self.train_rows[epoch_indices(step, len(self.train_rows), config.batch_size, config.seed, weights)]
         targets = self.targets[torch.from_numpy(rows)]
@@ -114,12 +115,14 @@ class ClassificationTask(Task):
         return inputs, targets
 
     def loss(self, batch: Any, phase: Phase) -> torch.Tensor:
+        """Return the loss of a batch."""
         inputs, targets = batch
         logits = self.inputs.forward(self.network, inputs, phase).float()
         device, smoothing = logits.device, self.config.label_smoothing
         return F.cross_entropy(logits, targets.to(device), weight=self.weights.to(device), label_smoothing=smoothing)
 
     def evaluate(self, phase: Phase) -> dict[str, float]:
+        """Evaluate on the validation data."""
         train, val = (self.predict_logits(rows, self.eval_network, phase=phase) for rows in self.eval_subsets)
         return {
             "train_accuracy": _accuracy(train, self._truth(self.eval_subsets[0])),

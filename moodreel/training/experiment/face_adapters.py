@@ -41,11 +41,13 @@ class CropAdapter(ArchitectureAdapter):
     def load_inputs(
         self, data: Dataset, context: DataContext, config: TrainConfig, options: ClassificationOptions
     ) -> tuple[InputAdapter, np.ndarray]:
+        """Load the examples of a data set."""
         faces, _ = context.extract_faces(ImageSequence(data.examples))
         # Where no face is found the crop is the whole image: good enough to train on.
-        return CropInputs(faces.crops, clean=config.clean_prob), np.ones(len(data.examples), bool)
+        return CropInputs(faces.crops, clean_prob=config.clean_prob), np.ones(len(data.examples), bool)
 
     def build(self, labels: tuple[str, ...], arguments: Mapping[str, Any], pretrained: Path | None) -> nn.Module:
+        """Build a network with its initial weights."""
         if pretrained:
             raise DataInvalid(f"{self.name} is trained from scratch; omit --pretrained.")
         network = _build_network(self.name, labels, self.arguments(arguments))
@@ -53,6 +55,7 @@ class CropAdapter(ArchitectureAdapter):
         return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def arguments(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return all arguments of the network except its number of classes."""
         return {"shares": [1.0], "tau": 0.0, **self._given, **given}
 
 
@@ -68,6 +71,7 @@ class TrackAdapter(ArchitectureAdapter):
     def load_inputs(
         self, data: Dataset, context: DataContext, config: TrainConfig, options: ClassificationOptions
     ) -> tuple[InputAdapter, np.ndarray]:
+        """Load the examples of a data set."""
         if data.media == CLIPS:
             tracks = load_tracks(data.examples, context)
             return TrackInputs([track or [] for track in tracks]), np.array([track is not None for track in tracks])
@@ -78,11 +82,13 @@ class TrackAdapter(ArchitectureAdapter):
         return TrackInputs([[face] for face in track_faces]), faces.found
 
     def build(self, labels: tuple[str, ...], arguments: Mapping[str, Any], pretrained: Path | None) -> nn.Module:
+        """Build a network with its initial weights."""
         if pretrained:
             raise DataInvalid(f"{self.name} is trained from scratch; omit --pretrained.")
         return _build_network(self.name, labels, self.arguments(arguments))
 
     def init_statistics(self, network: nn.Module, inputs: InputAdapter, rows: np.ndarray) -> None:
+        """Set the network's input normalization from the training rows."""
         if isinstance(network, CompactEmotiMeshNet) and isinstance(inputs, TrackInputs):
             faces = np.stack([to_input(face) for row in rows for face in inputs.tracks[row] if face is not None])
             network.mean.copy_(torch.from_numpy(faces.mean(axis=0)))
@@ -102,13 +108,16 @@ class PortraitAdapter(ArchitectureAdapter):
     def load_inputs(
         self, data: Dataset, context: DataContext, config: TrainConfig, options: ClassificationOptions
     ) -> tuple[InputAdapter, np.ndarray]:
+        """Load the examples of a data set."""
         squares, found = load_face_crops(data.examples, context)
         return PortraitInputs(squares, side=RGB_CROP_SIDE), found
 
     def build(self, labels: tuple[str, ...], arguments: Mapping[str, Any], pretrained: Path | None) -> nn.Module:
+        """Build a network with its initial weights."""
         return build_pretrained(self.name, labels, pretrained=pretrained, **self.arguments(arguments))
 
     def write(self, out: Path, network: nn.Module, fields: dict[str, Any], weights: str, **statement: str) -> None:
+        """Write the weights and model.json."""
         assert isinstance(network, HuggingFaceNet)
         save_pretrained(out, network, weights)
         # config.json has these.

@@ -86,6 +86,7 @@ class ClassificationRecipe(Recipe):
     uses = frozenset(each.name for each in fields(TrainConfig)) - {"steps"}
 
     def prepare(self, request: RunRequest[ClassificationOptions]) -> Callable[[], str]:
+        """Check the data and the options."""
         adapter = ADAPTERS[request.architecture]
         if request.config.freeze_epochs and not adapter.backbone:
             names = ", ".join(name for name, other in ADAPTERS.items() if other.backbone)

@@ -28,6 +28,7 @@ class AudioBaselineRecipe(Recipe):
     writes_model = False
 
     def prepare(self, request: RunRequest[AudioBaselineOptions]) -> Callable[[], str]:
+        """Check the data and the options."""
         if len(request.data) != 1:
             raise DataInvalid(f"{request.preset} takes one data set; give one --data NAME:PATH.")
         [(name, path)] = request.data.items()

@@ -69,6 +69,7 @@ class CompactEmotiMeshRecipe(FaceRecipe):
     template = "compact_emotimesh.md.j2"
 
     def train(self, request: RunRequest[CompactEmotiMeshOptions]) -> TrainedModel:
+        """Train the network, and fit its temperatures."""
         config, options = request.config, request.options
         torch.manual_seed(config.seed)
         rng = np.random.default_rng(config.seed)

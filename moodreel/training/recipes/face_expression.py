@@ -84,11 +84,13 @@ class MultiHeadRecipe(FaceRecipe):
     template = "face_expression.md.j2"
 
     def prepare(self, request: RunRequest[MultiHeadOptions]) -> Callable[[], str]:
+        """Check the data and the options."""
         if request.options.teacher:
             _load_teacher(request.options.teacher)
         return super().prepare(request)
 
     def train(self, request: RunRequest[MultiHeadOptions]) -> TrainedModel:
+        """Train the network, and fit its temperatures."""
         config, options = request.config, request.options
         torch.manual_seed(config.seed)
         teacher = _load_teacher(options.teacher) if options.teacher else None

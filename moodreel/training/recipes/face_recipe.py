@@ -67,6 +67,7 @@ class FaceRecipe(Recipe):
     template: str
 
     def prepare(self, request: RunRequest[Any]) -> Callable[[], str]:
+        """Check the data and the options."""
         for split in ("train", "valid"):
             read_split(request.data[FERPLUS], split)
         muxspace = request.data.get(MUXSPACE)

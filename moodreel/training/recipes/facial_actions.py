@@ -80,6 +80,7 @@ class FacialActionsRecipe(Recipe):
     required = (FERPLUS,)
 
     def prepare(self, request: RunRequest[FacialActionsOptions]) -> Callable[[], str]:
+        """Check the data and the options."""
         predictor = load_face_model(model_folder(request.options.teacher))
         for split in ("train", "valid"):
             read_split(request.data[FERPLUS], split, labels=SEVEN)

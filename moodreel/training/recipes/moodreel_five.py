@@ -108,6 +108,7 @@ class TwoStreamRecipe(FaceRecipe):
     template = "moodreel_five.md.j2"
 
     def train(self, request: RunRequest[TwoStreamOptions]) -> TrainedModel:
+        """Train the network, and fit its temperatures."""
         config, options = request.config, request.options
         torch.manual_seed(config.seed)
         rng = np.random.default_rng(config.seed)

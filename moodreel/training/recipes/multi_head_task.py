@@ -113,6 +113,7 @@ class MultiHeadTask(Task):
         self._crops = [torch.from_numpy(each.crops).to(device) for each in (self.ferplus, self.muxspace) if each]
 
     def sample_batch(self, step: int, rng: np.random.Generator, phase: Phase) -> CropBatch:
+        """Return a batch."""
         config, options, finetuning = self.config, self.options, phase.name == FINETUNING
         crops, targets = [], []
         sources = [(self.ferplus, config.batch_size)]
@@ -138,6 +139,7 @@ class MultiHeadTask(Task):
         return float(rng.beta(alpha, alpha)), torch.from_numpy(partner)
 
     def loss(self, batch: CropBatch, phase: Phase) -> torch.Tensor:
+        """Return the loss of a batch."""
         options, targets, crops = self.options, batch.targets, batch.augmented.float()
         of_muxspace = slice(-options.muxspace_batch_size, None)
         if self.muxspace and not options.teacher and batch.pseudo_label:
@@ -158,6 +160,7 @@ class MultiHeadTask(Task):
         return (losses * weights.flatten()).sum() / self.config.batch_size
 
     def evaluate(self, phase: Phase) -> dict[str, float]:
+        """Evaluate on the validation data."""
         network = cast(MultiHeadFaceNet, self.eval_network)
         crops = torch.from_numpy(self.val_crops).to(self.device)
         probabilities = network.mix_heads(network.predict_batched(crops)).softmax(dim=1).cpu().numpy()

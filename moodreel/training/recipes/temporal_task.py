@@ -37,9 +37,11 @@ class TemporalTask(Task):
     log_prior: torch.Tensor
 
     def sample_batch(self, step: int, rng: np.random.Generator, phase: Phase) -> Any:
+        """Return a batch."""
         return self.generator.generate(self.batch_size, rng)
 
     def loss(self, batch: Any, phase: Phase) -> torch.Tensor:
+        """Return the loss of a batch."""
         logits = self.sequence_logits(self.network, batch)
         prior, targets = self.log_prior.to(logits.device), torch.from_numpy(batch.targets).to(logits.device)
         return F.cross_entropy(logits + prior, targets)
@@ -66,6 +68,7 @@ class TwoStageTask(TemporalTask):
     mixup_max: float
 
     def sample_batch(self, step: int, rng: np.random.Generator, phase: Phase) -> Any:
+        """Return a batch."""
         if phase.name == TIME:
             return super().sample_batch(step, rng, phase)
         rows, other = torch.from_numpy(rng.integers(len(self.inputs), size=(2, self.faces_in_batch)))
@@ -73,6 +76,7 @@ class TwoStageTask(TemporalTask):
         return tuple(torch.lerp(values[rows], values[other], weight) for values in (self.inputs, self.targets))
 
     def loss(self, batch: Any, phase: Phase) -> torch.Tensor:
+        """Return the loss of a batch."""
         if phase.name == TIME:
             return super().loss(batch, phase)
         inputs, targets = (tensor.to(self.network.mean.device) for tensor in batch)

@@ -117,6 +117,7 @@ class TextRecipe(Recipe):
     required = (GOEMOTIONS,)
 
     def prepare(self, request: RunRequest[TextOptions]) -> Callable[[], str]:
+        """Check the data and the options."""
         pretrained = request.options.pretrained or find_pretrained()
         texts, dev = (read_texts(request.data[GOEMOTIONS], split) for split in ("train", "dev"))
         return partial(self._run, request, pretrained, texts, dev)
@@ -280,6 +281,7 @@ class MultiLabelTextTask(Task):
         return self.config.trainer_config(self.steps_per_epoch, ema_warmup=False, patience=0, betas=(0.9, 0.98))
 
     def sample_batch(self, step: int, rng: np.random.Generator, phase: Phase) -> tuple[torch.Tensor, np.ndarray]:
+        """Return a batch."""
         epoch, index = divmod(step, self.steps_per_epoch)
         if epoch != self._epoch:
             order = np.random.default_rng((self.config.seed, epoch))
@@ -288,6 +290,7 @@ class MultiLabelTextTask(Task):
         return pad([self.tokens[row] for row in rows]), rows
 
     def loss(self, batch: tuple[torch.Tensor, np.ndarray], phase: Phase) -> torch.Tensor:
+        """Return the loss of a batch."""
         (ids, rows), device = batch, self.network.head.weight.device
         logits, fine = self.network(ids.to(device)).float(), len(self.network.groups)
         classes, labels = (torch.from_numpy(array[rows]).to(device) for array in (self.texts.classes, self.texts.fine))
@@ -295,6 +298,7 @@ class MultiLabelTextTask(Task):
         return loss + self.options.fine_label_weight * F.binary_cross_entropy_with_logits(logits[:, :fine], labels)
 
     def evaluate(self, phase: Phase) -> dict[str, float]:
+        """Evaluate on the validation data."""
         probabilities = predict(cast(MiniLM, self.eval_network), self.val_tokens, self.config)
         with torch.inference_mode(False):  # calibration needs gradients
             metrics = _calibrated_metrics(probabilities.clone(), self.val_truth)
