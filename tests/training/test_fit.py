@@ -113,7 +113,7 @@ def footage():
 
 TINY = [
     ("improved-cnn", {"channels": [8, 16, 32], "hidden": 64}, crops),
-    ("resemotenet", {"width": 0.0625}, crops),
+    ("resemotenet", {"width": 0.0625, "portrait": False, "blank": 0.05, "dropout": 0.2}, crops),
     ("face-expression", {"widths": [8, 16, 32, 32]}, crops),
     ("vit", {"stem": [8, 16, 32], "width": 48, "layers": 1}, crops),
     ("vit-scratch", {"side": 48, "width": 48, "layers": 1}, crops),
