@@ -71,7 +71,7 @@ CONDITIONS: tuple[Condition, ...] = (
     *_family("eyes", render.with_glasses, "dark glasses, {:.0%} opaque", 0.6, 0.9),
     *_family("colour", render.recolored, "cast {:+g} (none has +1, gray 0)", -1, 0, 2),
     *_family("side-light", render.lit_from_side, "{:g} stops across the face", 2, 4),
-    *_family("backlight", render.lit_from_behind, "{:g} stops darker than the ground", 2, 4),
+    *_family("backlight", render.lit_from_behind, "{:g} stops darker than the background", 2, 4),
 )
 
 
@@ -127,12 +127,12 @@ def _recall(result: ConditionResult) -> float:
 COLUMNS: dict[str, Callable[[ConditionResult], str]] = {
     "face found": lambda result: _percent(_mean(result.found)),
     "accuracy": lambda result: _percent(_mean(result.correct)),
-    "of those found": lambda result: _percent(_mean(result.correct[result.found])),
+    "accuracy, found": lambda result: _percent(_mean(result.correct[result.found])),
     "mean recall": lambda result: _percent(_recall(result)),
     "calibration error": _calibration_error,
     "mean confidence": lambda result: _percent(_mean(result.probabilities.max(axis=1, initial=0))),
     "certain": lambda result: _percent(_mean(result.certain)),
-    "of the certain": lambda result: _percent(_mean(result.correct[result.certain])),
+    "accuracy, certain": lambda result: _percent(_mean(result.correct[result.certain])),
 }
 """The columns of the table, by heading."""
 
@@ -208,10 +208,10 @@ def table(results: dict[Condition, ConditionResult]) -> str:
 def insert_into_card(card: str, report: str) -> str:
     """Insert a report into a model card as its section on robustness, or replace that section."""
     card = re.sub(r"## Robustness\n.*?(?=^## )", "", card, flags=re.DOTALL | re.MULTILINE)
-    before, made, after = card.partition("## How it was made\n")
-    if not made:
-        raise ValueError("A card has a section 'How it was made', and this one has none.")
-    return f"{before}## Robustness\n{report}\n\n{made}{after}"
+    before, training, after = card.partition("## Training\n")
+    if not training:
+        raise ValueError("A card has a section 'Training', and this one has none.")
+    return f"{before}## Robustness\n{report}\n\n{training}{after}"
 
 
 def sheet(scenes: Sequence[Scene], conditions: Sequence[Condition]) -> np.ndarray:
@@ -278,10 +278,11 @@ def _report(
     command = f"python -m bench.robustness --data PATH --model {predictor.info.name} --pictures {options.pictures}"
     command += f" --conditions {options.conditions}" if options.conditions else ""
     return (
-        f"`{command}`: {predictor.info.name} {predictor.info.version} on {len(pictures.truth)} pictures of FER+'s "
+        f"`{command}`: {predictor.info.name} {predictor.info.version} on {len(pictures.truth)} images of FER+'s "
         f"`valid.npz` with a majority over half ({each}; stratified by class), shown as a phone's frame of "
-        f"{render.WIDTH} × {render.HEIGHT} and made worse in one way at a time. A face not found is a wrong answer; "
-        f"calibration error and confidence are of those found. One standard error of an accuracy is at most "
+        f"{render.WIDTH} × {render.HEIGHT} and degraded in one way at a time. "
+        f"A face that is not found counts as a wrong answer; calibration error and confidence are of the faces found. "
+        f"One standard error of an accuracy is at most "
         f"{50 / len(pictures.truth) ** 0.5:.1f} points.\n\n{table(results)}"
     )
 

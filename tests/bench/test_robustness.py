@@ -224,13 +224,13 @@ def test_a_sample_has_rare_classes_and_is_deterministic(data):
 def test_the_command_writes_the_table_and_the_sheet(data, tmp_path, capsys):
     common = ["--data", str(data), "--pictures", "2", "--conditions", "none,size"]
     card = tmp_path / "CARD.md"
-    card.write_text("# a model\n\n## Figures\nfew\n\n## Robustness\nan old one\n\n## How it was made\nso\n")
+    card.write_text("# a model\n\n## Metrics\nfew\n\n## Robustness\nan old one\n\n## Training\nso\n")
     robustness.main([*common, "--card", str(card)])
     written = capsys.readouterr().out
     assert "| size | face 24 px of 480 × 640 | 0 % |" in written
-    before, after = "# a model\n\n## Figures\nfew\n\n## Robustness\n", "\n## How it was made\nso\n"
+    before, after = "# a model\n\n## Metrics\nfew\n\n## Robustness\n", "\n## Training\nso\n"
     assert card.read_text() == before + written + after
-    assert f"{len(sample(data, FIVE, 2).truth)} pictures" in written
+    assert f"{len(sample(data, FIVE, 2).truth)} images" in written
     robustness.main([*common, "--sheet", str(tmp_path / "sheet.png")])
     height, width = cv2.imread(str(tmp_path / "sheet.png")).shape[:2]
     assert width == 8 * (render.WIDTH // 3)

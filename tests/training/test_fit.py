@@ -243,7 +243,8 @@ def test_networks_of_transformers_become_models_beside_their_checkpoints(album, 
     store = face_model_registry(tmp_path)
     assert store.names() == ["mine"]
     assert store.get("mine").info.labels == ("happy", "sad")
-    assert f"{name}: happy, sad." in (tmp_path / "mine" / "CARD.md").read_text()
+    card = (tmp_path / "mine" / "CARD.md").read_text()
+    assert f"architecture `{name}`" in card and "Labels: happy, sad." in card
 
 
 @pytest.mark.training

@@ -144,7 +144,7 @@ def test_the_loss_is_what_the_two_folders_answer(tmp_path):
     assert said["accuracy, int8"]["before"] == 0.75
     assert said["largest change of a probability"]["value"] == round(loss.max_change, 5)
     words = (tmp_path / "small" / "CARD.md").read_text()
-    assert words.startswith("# full\n\nOf somebody.") and "## These weights: int8" in words
+    assert words.startswith("# full\n\nOf somebody.") and "## Quantization: int8" in words
     assert f"| accuracy | 0.7500 | {loss.after.accuracy:.4f} |" in words
     assert load_face_model(tmp_path / "small").info.sha256 == card["sha256"]
 
