@@ -2,7 +2,7 @@
 
 import torch
 
-from api.auth.tokens import TokenVerifier
+from api.auth.token_verifiers import TokenVerifier
 from api.limits import ConcurrencyLimiter, ConnectionLimiter
 from api.model_download import download_model
 from api.services import Services

@@ -14,7 +14,7 @@ from marshmallow import Schema
 import moodreel
 from api.auth import authentication
 from api.errors import STATUS
-from api.schemas.fields import Loaded
+from api.schemas.fields import LoadedData
 from api.schemas.files import BASE64_FIELDS, FileSchema
 from api.schemas.service import ProblemSchema
 
@@ -128,10 +128,10 @@ class Blueprint(flask_smorest.Blueprint):
 
     def query(
         self, schema: type[Schema]
-    ) -> Callable[[Callable[Concatenate[Loaded, _Path], _Result]], Callable[_Path, _Result]]:
+    ) -> Callable[[Callable[Concatenate[LoadedData, _Path], _Result]], Callable[_Path, _Result]]:
         """Describe the query string of a view, and pass it to the view validated."""
 
-        def decorate(view: Callable[Concatenate[Loaded, _Path], _Result]) -> Callable[_Path, _Result]:
+        def decorate(view: Callable[Concatenate[LoadedData, _Path], _Result]) -> Callable[_Path, _Result]:
             @wraps(view)
             def with_query(*args: _Path.args, **kwargs: _Path.kwargs) -> _Result:
                 return view(schema().load(request.args.to_dict()), *args, **kwargs)

@@ -13,7 +13,7 @@ from marshmallow import ValidationError
 from api import log_fields
 from api.base64_input import decode_base64
 from api.errors import ApiError
-from api.schemas.fields import Loaded
+from api.schemas.fields import LoadedData
 from api.schemas.files import BASE64_FIELDS, FileSchema
 from api.schemas.images import IMAGE_COUNT, ImagesSchema
 
@@ -38,7 +38,7 @@ class Upload:
     """
 
     data: bytes
-    options: Loaded
+    options: LoadedData
 
 
 def read_upload(schema: FileSchema) -> Upload:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from flask import Flask, current_app
 
-from api.auth.tokens import TokenVerifier
+from api.auth.token_verifiers import TokenVerifier
 from api.limits import ConcurrencyLimiter, ConnectionLimiter
 from api.settings import Settings
 from api.shutdown import ShutdownHooks

@@ -15,7 +15,7 @@ from email.utils import parsedate_to_datetime
 from flask import Request, current_app, g, request
 
 from api.auth.csrf import SAFE_METHODS, is_same_origin
-from api.auth.tokens import Token
+from api.auth.token_verifiers import Token
 from api.errors import ApiError
 from api.services import services
 from api.settings import Settings

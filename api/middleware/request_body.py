@@ -28,7 +28,7 @@ READ_IDLE_SECONDS = 30.0
 """How long a read waits for the next bytes. A phone that lost its network holds a thread for so long."""
 DRAIN_IDLE_SECONDS = 1.0
 DRAIN_SECONDS = 5.0
-DRAIN_BODIES = 2
+DRAIN_LIMIT_FACTOR = 2
 """An unread body is drained up to this many times MAX_BODY_BYTES."""
 _CHUNK_BYTES = 64 * 1024
 
@@ -140,7 +140,7 @@ def _drain_after_response(response: Response) -> Response:
     if bytes_read() < (request.content_length or 0) or _is_chunked(request):
         sock: socket.socket | None = request.environ.get("gunicorn.socket")
         body: _Body = request.environ["wsgi.input"]
-        max_bytes = DRAIN_BODIES * (request.max_content_length or 0)
+        max_bytes = DRAIN_LIMIT_FACTOR * (request.max_content_length or 0)
         if sock is not None:
             response.call_on_close(lambda: _drain_body(sock, body, max_bytes))
     return response

@@ -2,11 +2,11 @@
 
 from flask import Response, g, jsonify
 
-from api.auth.tokens import RenewedToken
+from api.auth.token_verifiers import RenewedToken
 from api.errors import ApiError
 from api.openapi import GuardedBlueprint
 from api.schemas.auth import ProfileSchema, RenewedTokenSchema, UsageQuery, UsageSchema
-from api.schemas.fields import Loaded
+from api.schemas.fields import LoadedData
 from api.services import services
 
 blueprint = GuardedBlueprint("auth", __name__, description="The caller's profile, usage and token", dated=False)
@@ -29,7 +29,7 @@ def profile() -> dict[str, object]:
 @blueprint.response(200, UsageSchema)
 @blueprint.error_responses("invalid_request")
 @blueprint.query(UsageQuery)
-def usage(query: Loaded) -> dict[str, object]:
+def usage(query: LoadedData) -> dict[str, object]:
     """Return the calls of the caller and the minutes of video they had analyzed, by day."""
     days = services().call_log.usage(g.caller.id, **query, exclude_id=g.row_id)
     return {

@@ -8,7 +8,7 @@ from api import analysis_recorder, history_recorder
 from api.errors import ApiError, to_item_error
 from api.openapi import IMAGE_CODES, GuardedBlueprint, file_body, files_body
 from api.request_parsing import read_upload, read_uploads
-from api.schemas.fields import Loaded
+from api.schemas.fields import LoadedData
 from api.schemas.files import FileSchema
 from api.schemas.images import (
     MAX_IMAGES,
@@ -33,7 +33,7 @@ blueprint = GuardedBlueprint("pictures", __name__, dated=False, description="The
 @blueprint.alt_response(200, schema={"type": "string", "format": "binary"}, content_type=JPEG, success=True)
 @blueprint.error_responses(*IMAGE_CODES)
 @blueprint.query(DetectionQuery)
-def detect(query: Loaded) -> Response:
+def detect(query: LoadedData) -> Response:
     """Predict the emotion of every face in an image."""
     upload = read_upload(FileSchema())
     result = services().image_pipeline.predict(
@@ -51,7 +51,7 @@ def detect(query: Loaded) -> Response:
 @blueprint.response(200, DetectionBatchSchema, headers=analysis_recorder.HEADERS)
 @blueprint.error_responses("bad_json", "too_large", "unsupported_media", "invalid_request", "overloaded")
 @blueprint.query(ModelQuery)
-def detect_batch(query: Loaded) -> Response:
+def detect_batch(query: LoadedData) -> Response:
     """Predict the emotion of every face in up to 32 images.
 
     If one of them cannot be analyzed, its result is a problem, and the request succeeds all the same.

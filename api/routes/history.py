@@ -6,7 +6,7 @@ from marshmallow import ValidationError
 from api import history_recorder
 from api.errors import ApiError
 from api.openapi import GuardedBlueprint
-from api.schemas.fields import Loaded
+from api.schemas.fields import LoadedData
 from api.schemas.history import (
     DeletedSchema,
     EmptyQuery,
@@ -38,7 +38,7 @@ def require_user() -> None:
 @blueprint.response(200, HistorySchema)
 @blueprint.error_responses("forbidden", "not_found", "invalid_request", "storage_unavailable")
 @blueprint.query(HistoryQuery)
-def entries(query: Loaded) -> dict[str, object]:
+def entries(query: LoadedData) -> dict[str, object]:
     """List my entries, newest first."""
     filters = HistoryFilters(query.get("kind"), query.get("emotion"), query.get("start_date"), query.get("end_date"))
     try:
@@ -52,7 +52,7 @@ def entries(query: Loaded) -> dict[str, object]:
 @blueprint.response(200, DeletedSchema)
 @blueprint.error_responses("forbidden", "not_found", "invalid_request", "storage_unavailable")
 @blueprint.query(EmptyQuery)
-def delete_all(_query: Loaded) -> dict[str, int]:
+def delete_all(_query: LoadedData) -> dict[str, int]:
     """Delete all my entries, with their media. There are no filters."""
     deleted = _history().delete_all(g.caller.user)
     history_recorder.delete_orphans()
@@ -63,7 +63,7 @@ def delete_all(_query: Loaded) -> dict[str, int]:
 @blueprint.response(200, SummarySchema)
 @blueprint.error_responses("forbidden", "not_found", "invalid_request", "storage_unavailable")
 @blueprint.query(SummaryQuery)
-def summary(query: Loaded) -> MoodCalendar:
+def summary(query: LoadedData) -> MoodCalendar:
     """Count my emotions by day or week, and compare them with my baseline."""
     try:
         return _history().mood_calendar(g.caller.user, **query)

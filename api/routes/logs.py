@@ -10,7 +10,7 @@ from api.auth import authentication
 from api.errors import ApiError
 from api.openapi import GuardedBlueprint
 from api.request_parsing import has_body, read_json
-from api.schemas.fields import Loaded
+from api.schemas.fields import LoadedData
 from api.schemas.logs import LogsQuery, LogsSchema
 from api.services import services
 from moodreel.storage.call_log import write_csv
@@ -44,7 +44,7 @@ def _filters() -> Mapping[str, object]:
     return in_body or in_query
 
 
-def _page(query: Loaded) -> Page:
+def _page(query: LoadedData) -> Page:
     try:
         return services().call_log.select(**query, exclude_id=g.row_id)
     except ValueError as error:

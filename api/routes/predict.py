@@ -5,7 +5,7 @@ from flask import Response, jsonify
 from api import analysis_recorder
 from api.openapi import VIDEO_CODES, GuardedBlueprint, file_body
 from api.request_parsing import read_upload
-from api.schemas.fields import Loaded
+from api.schemas.fields import LoadedData
 from api.schemas.videos import PredictionQuery, PredictionSchema, VideoSchema
 from api.services import services
 
@@ -17,7 +17,7 @@ blueprint = GuardedBlueprint("predict", __name__, description="The emotion of th
 @blueprint.response(200, PredictionSchema, headers=analysis_recorder.HEADERS)
 @blueprint.error_responses(*VIDEO_CODES, "no_face")
 @blueprint.query(PredictionQuery)
-def predict(query: Loaded) -> Response:
+def predict(query: LoadedData) -> Response:
     """Predict the emotion that the main face in a video shows."""
     video = read_upload(VideoSchema())
     result = services().video_pipeline.predict(

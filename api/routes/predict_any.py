@@ -5,7 +5,7 @@ from flask import Response, jsonify
 from api import analysis_recorder, history_recorder
 from api.openapi import VIDEO_CODES, GuardedBlueprint, file_body
 from api.request_parsing import read_upload
-from api.schemas.fields import Loaded
+from api.schemas.fields import LoadedData
 from api.schemas.files import FileSchema
 from api.schemas.images import EmotionSchema, ModelQuery
 from api.services import services
@@ -19,7 +19,7 @@ blueprint = GuardedBlueprint("emotion", __name__, dated=False, description="The 
 @blueprint.response(200, EmotionSchema, headers=analysis_recorder.HEADERS)
 @blueprint.error_responses(*VIDEO_CODES, "picture_too_big", "picture_corrupt", "no_face")
 @blueprint.query(ModelQuery)
-def predict_any(query: Loaded) -> Response:
+def predict_any(query: LoadedData) -> Response:
     """Predict the emotion of the main face in a video or an image; the bytes decide which of them it is."""
     upload = read_upload(FileSchema())
     result = services().image_or_video_pipeline.predict(

@@ -7,7 +7,7 @@ from flask import Response, jsonify
 from api import analysis_recorder, request_parsing
 from api.errors import to_item_error
 from api.openapi import TEXT_CODES, GuardedBlueprint, one_of
-from api.schemas.fields import Loaded
+from api.schemas.fields import LoadedData
 from api.schemas.texts import TextPredictionBatchSchema, TextPredictionSchema, TextQuery, TextSchema
 from api.services import services
 from moodreel.errors import MoodreelError
@@ -20,7 +20,7 @@ blueprint = GuardedBlueprint("text", __name__, dated=False, description="The emo
 @blueprint.response(200, one_of(TextPredictionSchema, TextPredictionBatchSchema), headers=analysis_recorder.HEADERS)
 @blueprint.error_responses(*TEXT_CODES)
 @blueprint.query(TextQuery)
-def text(query: Loaded) -> Response:
+def text(query: LoadedData) -> Response:
     """Predict the emotions in a text: Ekman's six, and neutral.
 
     For a list of texts the response is `{"results": […], "count": n}`. If one of them cannot be predicted, its result

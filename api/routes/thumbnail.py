@@ -7,7 +7,7 @@ from flask import Response, jsonify
 from api import analysis_recorder
 from api.openapi import VIDEO_CODES, GuardedBlueprint, file_body
 from api.request_parsing import read_upload
-from api.schemas.fields import Loaded
+from api.schemas.fields import LoadedData
 from api.schemas.videos import ThumbnailOptionsSchema, ThumbnailQuery, ThumbnailSchema
 from api.services import services
 from moodreel.pipelines.video import ThumbnailResult
@@ -20,7 +20,7 @@ blueprint = GuardedBlueprint("thumbnail", __name__, description="A looping cover
 @blueprint.response(200, ThumbnailSchema, headers=analysis_recorder.HEADERS)
 @blueprint.error_responses(*VIDEO_CODES)
 @blueprint.query(ThumbnailQuery)
-def thumbnail(query: Loaded) -> Response:
+def thumbnail(query: LoadedData) -> Response:
     """Make a loop of the best moment of a video."""
     video = read_upload(ThumbnailOptionsSchema())
     options = video.options

@@ -4,7 +4,7 @@ from flask import g, request
 
 from api import request_parsing
 from api.auth import authentication
-from api.auth.tokens import MAX_CHARACTERS, Token
+from api.auth.token_verifiers import MAX_CHARACTERS, Token
 from api.errors import ApiError
 from api.openapi import SECURITY_SCHEMES, Blueprint
 from api.schemas.auth import TokenSchema, VerifiedTokenSchema

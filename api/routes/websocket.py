@@ -16,7 +16,7 @@ from wsproto.frame_protocol import CloseReason
 from api import analysis_recorder, log_fields
 from api.auth import authentication
 from api.auth.csrf import is_same_origin
-from api.auth.tokens import LEEWAY_SECONDS
+from api.auth.token_verifiers import LEEWAY_SECONDS
 from api.errors import STATUS, ApiError, problem_response, to_message
 from api.limits import TokenBucket
 from api.metrics import MESSAGE_LATENCY, MESSAGES, SOCKETS_ENDED

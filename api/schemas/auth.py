@@ -6,12 +6,12 @@ from zoneinfo import ZoneInfo
 
 from marshmallow import RAISE, Schema, ValidationError, fields, post_load, validate
 
-from api.schemas.fields import Measure, TimeZone, about
+from api.schemas.fields import RoundedFloat, TimeZone, field_doc
 
-DAYS = 30
+DEFAULT_USAGE_DAYS = 30
 MAX_DAYS = 366
 
-_ROLES = about("Of the token. `ADMIN` can read `/logs`.", example=["USER"])
+_ROLES = field_doc("Of the token. `ADMIN` can read `/logs`.", example=["USER"])
 _TIME = {"example": "2025-08-16T12:34:56Z"}
 
 
@@ -22,7 +22,7 @@ class UtcTime(fields.Field[datetime]):
         return None if value is None else value.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-class Minutes(Measure):
+class Minutes(RoundedFloat):
     """A duration in minutes."""
 
     places = 3
@@ -41,9 +41,11 @@ class VerifiedTokenSchema(Schema):
     """The claims of a valid token."""
 
     valid = fields.Constant(
-        True, metadata=about("Always true. For an invalid token the response is a problem with status 401.")
+        True, metadata=field_doc("Always true. For an invalid token the response is a problem with status 401.")
     )
-    user_id = fields.String(metadata=about("`userId` of your own tokens, `sub` of a provider's tokens.", example="42"))
+    user_id = fields.String(
+        metadata=field_doc("`userId` of your own tokens, `sub` of a provider's tokens.", example="42")
+    )
     subject = fields.String(metadata={"example": "ada@app.example"})
     roles = fields.List(fields.String(), metadata=_ROLES)
     issuer = fields.String(metadata={"example": "https://app.example"})
@@ -55,7 +57,7 @@ class ProfileSchema(Schema):
     """The caller. For an API key only `id`, `kind` and `roles` are set, the rest is null."""
 
     id = fields.String(
-        metadata=about("As in the log. It reveals neither key nor name.", example="user-0123456789abcdef")
+        metadata=field_doc("As in the log. It reveals neither key nor name.", example="user-0123456789abcdef")
     )
     kind = fields.String(validate=validate.OneOf(("api_key", "token")))
     user_id = fields.String(allow_none=True, metadata={"example": "42"})
@@ -70,7 +72,8 @@ class RenewedTokenSchema(Schema):
     """A new token."""
 
     token = fields.String(
-        allow_none=True, metadata=about("null if it is returned in the cookie, which scripts of the page cannot read.")
+        allow_none=True,
+        metadata=field_doc("null if it is returned in the cookie, which scripts of the page cannot read."),
     )
     expires_at = UtcTime(metadata=_TIME)
 
@@ -82,11 +85,11 @@ class UsageQuery(Schema):
         unknown = RAISE
 
     start_date = fields.Date(
-        load_default=None, metadata=about(f"A range has at most {MAX_DAYS} days.", example="2025-08-01")
+        load_default=None, metadata=field_doc(f"A range has at most {MAX_DAYS} days.", example="2025-08-01")
     )
-    end_date = fields.Date(load_default=None, metadata=about("By default today."))
+    end_date = fields.Date(load_default=None, metadata=field_doc("By default today."))
     tz = TimeZone(
-        load_default=lambda: ZoneInfo("UTC"), metadata=about("The time zone of the days.", example="Europe/Berlin")
+        load_default=lambda: ZoneInfo("UTC"), metadata=field_doc("The time zone of the days.", example="Europe/Berlin")
     )
 
     @post_load
@@ -96,7 +99,7 @@ class UsageQuery(Schema):
         zone = data["tz"]
         try:
             last = last or datetime.now(zone).date()
-            first = first or last - timedelta(days=DAYS - 1)
+            first = first or last - timedelta(days=DEFAULT_USAGE_DAYS - 1)
             # In UTC, midnight may be on the day before or after.
             first - timedelta(days=2), last + timedelta(days=2)
         except OverflowError as error:
@@ -112,8 +115,8 @@ class DaySchema(Schema):
     """The usage of one day."""
 
     date = fields.Date(metadata={"example": "2025-08-16"})
-    calls = fields.Integer(metadata=about("Failed calls included.", example=3))
-    minutes = Minutes(metadata=about("Minutes of video.", example=0.25))
+    calls = fields.Integer(metadata=field_doc("Failed calls included.", example=3))
+    minutes = Minutes(metadata=field_doc("Minutes of video.", example=0.25))
 
 
 class UsageSchema(Schema):
@@ -122,6 +125,6 @@ class UsageSchema(Schema):
     start_date = fields.Date(metadata={"example": "2025-08-01"})
     end_date = fields.Date(metadata={"example": "2025-08-30"})
     tz = fields.String(metadata={"example": "UTC"})
-    calls = fields.Integer(metadata=about("Over all days.", example=90))
-    minutes = Minutes(metadata=about("Minutes of video over all days.", example=7.5))
-    days = fields.List(fields.Nested(DaySchema), metadata=about("Every day, oldest first."))
+    calls = fields.Integer(metadata=field_doc("Over all days.", example=90))
+    minutes = Minutes(metadata=field_doc("Minutes of video over all days.", example=7.5))
+    days = fields.List(fields.Nested(DaySchema), metadata=field_doc("Every day, oldest first."))

@@ -7,16 +7,16 @@ from zoneinfo import ZoneInfo
 
 from marshmallow import ValidationError, fields
 
-Loaded = dict[str, Any]
+LoadedData = dict[str, Any]
 """Data that a schema has loaded and validated, by field."""
 
 
-def about(description: str, **more: object) -> dict[str, Any]:
+def field_doc(description: str, **more: object) -> dict[str, Any]:
     """Make the metadata of a field for the OpenAPI document."""
     return {"description": description, **more}
 
 
-class Measure(fields.Float):
+class RoundedFloat(fields.Float):
     """A number rounded to `places` decimals."""
 
     places = 1
@@ -25,19 +25,19 @@ class Measure(fields.Float):
         return None if value is None else round(float(value), self.places)
 
 
-class Probability(Measure):
+class Probability(RoundedFloat):
     """A probability or another share, 0 to 1."""
 
     places = 4
 
 
-class Weight(Measure):
+class Weight(RoundedFloat):
     """A share, 0 to 1, of hundreds that add up to 1."""
 
     places = 6
 
 
-class Seconds(Measure):
+class Seconds(RoundedFloat):
     """A time or a duration in seconds."""
 
     places = 3
@@ -50,7 +50,7 @@ class LowerCase(fields.String):
         return super()._deserialize(value, attr, data, **kwargs).lower()
 
 
-class Text(fields.Field[str]):
+class LargeString(fields.Field[str]):
     """A string that is not copied: `fields.String` would copy the 40 MB of a video."""
 
     default_error_messages: ClassVar[dict[str, Any]] = {"invalid": "Not a valid string."}  # type: ignore[misc]

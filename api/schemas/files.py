@@ -2,7 +2,7 @@
 
 from marshmallow import RAISE, Schema, fields, validate
 
-from api.schemas.fields import Text, about
+from api.schemas.fields import LargeString, field_doc
 
 BASE64_FIELDS = ("encoding", "content")
 """Fields of a JSON body that a form does not have: its `file` part is the file itself."""
@@ -15,11 +15,11 @@ class FileSchema(Schema):
         unknown = RAISE
 
     encoding = fields.String(
-        required=True, validate=validate.Equal("base64"), metadata=about("Only `base64`.", example="base64")
+        required=True, validate=validate.Equal("base64"), metadata=field_doc("Only `base64`.", example="base64")
     )
-    content = Text(
+    content = LargeString(
         required=True,
-        metadata=about(
+        metadata=field_doc(
             "The file: standard or URL-safe base64, with or without padding, line breaks or a `data:` prefix.",
             example="AAAAIGZ0eXBpc29tAAACAGlzb21pc28y…",
         ),

@@ -6,7 +6,7 @@ from zoneinfo import ZoneInfo
 
 from marshmallow import RAISE, Schema, ValidationError, fields, post_load, validate
 
-from api.schemas.fields import Date, Probability, TimeZone, about
+from api.schemas.fields import Date, Probability, TimeZone, field_doc
 from moodreel.emotions import FIVE
 from moodreel.storage.history import KINDS
 from moodreel.storage.mood_calendar import PERIODS
@@ -37,11 +37,11 @@ class HistoryQuery(Schema):
         unknown = RAISE
 
     kind = fields.String(validate=validate.OneOf(KINDS))
-    emotion = fields.String(metadata=about("The `emotion` of an entry, or its `mood`.", example="Happy"))
-    start_date = Date(parse_start, metadata=about("ISO 8601, inclusive; UTC without a zone.", example="2025-08-01"))
-    end_date = Date(parse_end, metadata=about("As `start_date`; a date without a time includes that day."))
+    emotion = fields.String(metadata=field_doc("The `emotion` of an entry, or its `mood`.", example="Happy"))
+    start_date = Date(parse_start, metadata=field_doc("ISO 8601, inclusive; UTC without a zone.", example="2025-08-01"))
+    end_date = Date(parse_end, metadata=field_doc("As `start_date`; a date without a time includes that day."))
     limit = fields.Integer(load_default=100, validate=validate.Range(1, 1000))
-    cursor = fields.String(load_default=None, metadata=about("The `next_cursor` of the previous page."))
+    cursor = fields.String(load_default=None, metadata=field_doc("The `next_cursor` of the previous page."))
 
 
 class SummaryQuery(Schema):
@@ -54,11 +54,11 @@ class SummaryQuery(Schema):
     start_date = fields.Date(
         load_default=None,
         validate=_check_year,
-        metadata=about("Inclusive; by default 30 days or 12 weeks ago. Weeks are whole.", example="2025-08-01"),
+        metadata=field_doc("Inclusive; by default 30 days or 12 weeks ago. Weeks are whole.", example="2025-08-01"),
     )
-    end_date = fields.Date(load_default=None, validate=_check_year, metadata=about("Inclusive; by default today."))
+    end_date = fields.Date(load_default=None, validate=_check_year, metadata=field_doc("Inclusive; by default today."))
     tz = TimeZone(
-        load_default=lambda: ZoneInfo("UTC"), metadata=about("The time zone of the days.", example="Europe/Berlin")
+        load_default=lambda: ZoneInfo("UTC"), metadata=field_doc("The time zone of the days.", example="Europe/Berlin")
     )
 
     @post_load
@@ -71,7 +71,7 @@ class StoredMediaSchema(Schema):
 
     name = fields.String(metadata={"example": "thumbnail.mp4"})
     type = fields.String(metadata={"example": "video/mp4"})
-    size = fields.Integer(metadata=about("Bytes.", example=29_000))
+    size = fields.Integer(metadata=field_doc("Bytes.", example=29_000))
 
 
 class EntrySchema(Schema):
@@ -81,12 +81,12 @@ class EntrySchema(Schema):
     kind = fields.String(validate=validate.OneOf(KINDS))
     created = fields.String(metadata={"example": "2025-08-16T12:34:56.123456Z"})
     emotion = fields.String(
-        allow_none=True, metadata=about("The label of the model; null without a face.", example="happy")
+        allow_none=True, metadata=field_doc("The label of the model; null without a face.", example="happy")
     )
     mood = fields.String(
         allow_none=True,
         validate=validate.OneOf((*FIVE, None)),
-        metadata=about("The label mapped to one of five emotions; null if it maps to none.", example="Happy"),
+        metadata=field_doc("The label mapped to one of five emotions; null if it maps to none.", example="Happy"),
     )
     confidence = Probability(allow_none=True, metadata={"example": 0.92})
     probabilities = fields.Dict(fields.String(), Probability(), allow_none=True)
@@ -99,28 +99,28 @@ class HistorySchema(Schema):
     """A page of entries, newest first."""
 
     entries = fields.List(fields.Nested(EntrySchema))
-    count = fields.Integer(metadata=about("Number of entries on this page."))
-    next_cursor = fields.String(allow_none=True, metadata=about("null on the last page."))
+    count = fields.Integer(metadata=field_doc("Number of entries on this page."))
+    next_cursor = fields.String(allow_none=True, metadata=field_doc("null on the last page."))
 
 
 class DeletedSchema(Schema):
     """The number of deleted entries."""
 
-    deleted = fields.Integer(metadata=about("Number of deleted entries.", example=57))
+    deleted = fields.Integer(metadata=field_doc("Number of deleted entries.", example=57))
 
 
 class PeriodSchema(Schema):
     """A day or an ISO week that has entries."""
 
-    name = fields.String(metadata=about("Such as `2025-03-30` or `2025-W13`.", example="2025-03-30"))
+    name = fields.String(metadata=field_doc("Such as `2025-03-30` or `2025-W13`.", example="2025-03-30"))
     start_date = fields.Date(metadata={"example": "2025-03-30"})
     end_date = fields.Date(metadata={"example": "2025-03-30"})
-    entries = fields.Integer(metadata=about("Entries without a face included.", example=3))
-    emotions = fields.Dict(fields.String(), fields.Integer(), metadata=about("Entries by mood.", example=_COUNTS))
+    entries = fields.Integer(metadata=field_doc("Entries without a face included.", example=3))
+    emotions = fields.Dict(fields.String(), fields.Integer(), metadata=field_doc("Entries by mood.", example=_COUNTS))
     leading = fields.String(
         allow_none=True,
         validate=validate.OneOf((*FIVE, None)),
-        metadata=about("The mood of most entries; in a tie, the more likely one.", example="Happy"),
+        metadata=field_doc("The mood of most entries; in a tie, the more likely one.", example="Happy"),
     )
 
 
@@ -128,14 +128,14 @@ class BaselineSchema(Schema):
     """The baseline of the user: the mean probabilities of the entries of the last days."""
 
     days = fields.Integer(metadata={"example": 90})
-    entries = fields.Integer(metadata=about("Entries with probabilities.", example=57))
-    entries_needed = fields.Integer(metadata=about("With fewer entries, `probabilities` is null.", example=10))
+    entries = fields.Integer(metadata=field_doc("Entries with probabilities.", example=57))
+    entries_needed = fields.Integer(metadata=field_doc("With fewer entries, `probabilities` is null.", example=10))
     probabilities = fields.Dict(fields.String(), Probability(), allow_none=True, metadata={"example": _MEANS})
     difference = fields.Dict(
         fields.String(),
         Probability(),
         allow_none=True,
-        metadata=about(
+        metadata=field_doc(
             "The mean of the range minus the baseline, -1 to 1; null without a baseline or with fewer than 3 entries.",
             example=_DIFFERENCE,
         ),
@@ -149,7 +149,7 @@ class SummarySchema(Schema):
     tz = fields.String(metadata={"example": "Europe/Berlin"})
     start_date = fields.Date(metadata={"example": "2025-03-01"})
     end_date = fields.Date(metadata={"example": "2025-03-30"})
-    entries = fields.Integer(metadata=about("In the whole range.", example=12))
-    emotions = fields.Dict(fields.String(), fields.Integer(), metadata=about("Entries by mood.", example=_COUNTS))
-    periods = fields.List(fields.Nested(PeriodSchema), metadata=about("Periods with entries, oldest first."))
+    entries = fields.Integer(metadata=field_doc("In the whole range.", example=12))
+    emotions = fields.Dict(fields.String(), fields.Integer(), metadata=field_doc("Entries by mood.", example=_COUNTS))
+    periods = fields.List(fields.Nested(PeriodSchema), metadata=field_doc("Periods with entries, oldest first."))
     baseline = fields.Nested(BaselineSchema)

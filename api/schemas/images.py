@@ -5,7 +5,7 @@ from typing import Any
 
 from marshmallow import EXCLUDE, RAISE, Schema, fields, validate
 
-from api.schemas.fields import Boolean, Probability, about
+from api.schemas.fields import Boolean, Probability, field_doc
 from api.schemas.files import FileSchema
 from api.schemas.videos import ModelSchema, QualitySchema
 from moodreel.emotions import FIVE, SEVEN
@@ -28,7 +28,7 @@ class ImageSchema(FileSchema):
     """One image of several."""
 
     encoding = fields.String(
-        validate=validate.Equal("base64"), metadata=about("Only `base64`; optional.", example="base64")
+        validate=validate.Equal("base64"), metadata=field_doc("Only `base64`; optional.", example="base64")
     )
 
 
@@ -51,7 +51,7 @@ class ImagesSchema(Schema):
         fields.Nested(ImageSchema),
         required=True,
         validate=IMAGE_COUNT,
-        metadata=about("Together they must fit into the largest body that is accepted, by default 32 MB."),
+        metadata=field_doc("Together they must fit into the largest body that is accepted, by default 32 MB."),
     )
 
 
@@ -64,7 +64,7 @@ class ModelQuery(Schema):
     model = fields.String(
         load_default=None,
         validate=validate.Length(1, 100),
-        metadata=about("The name of a model in the store; by default `face-expression`."),
+        metadata=field_doc("The name of a model in the store; by default `face-expression`."),
     )
 
 
@@ -73,7 +73,7 @@ class DetectionQuery(ModelQuery):
 
     draw = Boolean(
         load_default=False,
-        metadata=about("`true` adds `picture`. With `Accept: image/jpeg`, the response is that JPEG alone."),
+        metadata=field_doc("`true` adds `picture`. With `Accept: image/jpeg`, the response is that JPEG alone."),
     )
 
 
@@ -97,15 +97,16 @@ class EmotionSchema(Schema):
     emotion = fields.String(
         allow_none=True,
         validate=validate.OneOf((*SEVEN, *FIVE, None)),
-        metadata=about("The most likely emotion; null for an image without a face.", example="happy"),
+        metadata=field_doc("The most likely emotion; null for an image without a face.", example="happy"),
     )
     confidence = Probability(
-        allow_none=True, metadata=about("Calibrated: of predictions with 0.8, about 80 % are right.", example=0.9312)
+        allow_none=True,
+        metadata=field_doc("Calibrated: of predictions with 0.8, about 80 % are right.", example=0.9312),
     )
     all_emotions = fields.Dict(
         fields.String(),
         Probability(),
-        metadata=about("Probability of each emotion; empty without a face.", example=_EXAMPLE),
+        metadata=field_doc("Probability of each emotion; empty without a face.", example=_EXAMPLE),
     )
 
 
@@ -115,13 +116,13 @@ class DetectedFaceSchema(Schema):
     box = fields.List(
         fields.Integer(),
         validate=validate.Length(equal=4),
-        metadata=about("x, y, width and height in pixels of the upright image.", example=[181, 72, 89, 106]),
+        metadata=field_doc("x, y, width and height in pixels of the upright image.", example=[181, 72, 89, 106]),
     )
     emotion = fields.String(validate=validate.OneOf((*SEVEN, *FIVE)), metadata={"example": "happy"})
     confidence = Probability(metadata={"example": 0.9312})
     probabilities = fields.Dict(fields.String(), Probability(), metadata={"example": _EXAMPLE})
     certain = fields.Boolean(
-        metadata=about("False if the prediction should not be relied on; `quality` has the reason.", example=True)
+        metadata=field_doc("False if the prediction should not be relied on; `quality` has the reason.", example=True)
     )
     quality = fields.Nested(FaceQualitySchema)
 
@@ -134,16 +135,16 @@ class DetectionSchema(EmotionSchema):
 
     faces = fields.List(
         fields.Nested(DetectedFaceSchema),
-        metadata=about("Largest first, at most 32; empty for an image without a face."),
+        metadata=field_doc("Largest first, at most 32; empty for an image without a face."),
     )
-    width = fields.Integer(metadata=about("Pixels of the upright image.", example=3024))
-    height = fields.Integer(metadata=about("Pixels of the upright image.", example=4032))
+    width = fields.Integer(metadata=field_doc("Pixels of the upright image.", example=3024))
+    height = fields.Integer(metadata=field_doc("Pixels of the upright image.", example=4032))
     model = fields.Nested(ModelSchema)
     picture = Base64(
         attribute="drawn",
         metadata={
             "type": "string",
-            **about(
+            **field_doc(
                 "Only with `?draw=true`: the image with its faces marked, a JPEG with sides of at most 1920 pixels."
             ),
         },
@@ -158,4 +159,4 @@ class DetectionBatchSchema(Schema):
             metadata={"oneOf": [{"$ref": "#/components/schemas/Detection"}, {"$ref": "#/components/schemas/Problem"}]}
         )
     )
-    count = fields.Integer(metadata=about("Number of images that were sent.", example=1))
+    count = fields.Integer(metadata=field_doc("Number of images that were sent.", example=1))

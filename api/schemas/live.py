@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 from marshmallow import EXCLUDE, RAISE, Schema, fields, post_dump, validate
 
 from api.base64_input import decode_base64
-from api.schemas.fields import Boolean, Measure, Probability, about
+from api.schemas.fields import Boolean, Probability, RoundedFloat, field_doc
 from api.schemas.videos import ExplanationSchema
 from moodreel.live.messages import MAX_FACES
 
@@ -55,28 +55,31 @@ class SessionSettingsSchema(Schema):
         unknown = RAISE
 
     faces = fields.String(
-        validate=validate.OneOf(("largest", "all")), metadata=about("The faces to predict for.", example="all")
+        validate=validate.OneOf(("largest", "all")), metadata=field_doc("The faces to predict for.", example="all")
     )
     max_faces = StrictInteger(
-        validate=validate.Range(1, MAX_FACES), metadata=about("Maximum number of faces.", example=MAX_FACES)
+        validate=validate.Range(1, MAX_FACES), metadata=field_doc("Maximum number of faces.", example=MAX_FACES)
     )
     smoothing = StrictNumber(
-        validate=validate.Range(0, 5), metadata=about("Time constant in seconds; 0 disables smoothing.", example=0.5)
+        validate=validate.Range(0, 5),
+        metadata=field_doc("Time constant in seconds; 0 disables smoothing.", example=0.5),
     )
     frame_rate = StrictNumber(
-        validate=validate.Range(1, 30), metadata=about("Frames per second to predict.", example=15.0)
+        validate=validate.Range(1, 30), metadata=field_doc("Frames per second to predict.", example=15.0)
     )
     size = StrictInteger(
         attribute="side",
         validate=validate.Range(256, 1280),
-        metadata=about("Longest side in pixels to which frames are reduced.", example=640),
+        metadata=field_doc("Longest side in pixels to which frames are reduced.", example=640),
     )
     model = fields.String(
         allow_none=True,
         validate=validate.Length(1, 100),
-        metadata=about("The name of a model in the store.", example=None),
+        metadata=field_doc("The name of a model in the store.", example=None),
     )
-    explain = Boolean(metadata=about("Whether to name the facial movements with the largest weights.", example=False))
+    explain = Boolean(
+        metadata=field_doc("Whether to name the facial movements with the largest weights.", example=False)
+    )
 
 
 class ControlSchema(Schema):
@@ -147,8 +150,8 @@ class DetectionResultSchema(Schema):
     width = fields.Integer()
     height = fields.Integer()
     size = fields.Integer(attribute="side")
-    server_ms = Measure(attribute="latency_ms")
-    waited_ms = Measure(attribute="queued_ms")
+    server_ms = RoundedFloat(attribute="latency_ms")
+    waited_ms = RoundedFloat(attribute="queued_ms")
     frames = fields.Integer()
     dropped = fields.Integer()
     model = fields.String()
@@ -158,6 +161,6 @@ class SuggestionSchema(Schema):
     """What the client should send from now on."""
 
     reason = fields.String(allow_none=True)
-    frame_rate = Measure()
+    frame_rate = RoundedFloat()
     width = fields.Integer()
     height = fields.Integer()

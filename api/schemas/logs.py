@@ -4,7 +4,7 @@ from typing import Any
 
 from marshmallow import RAISE, Schema, fields, post_load, validate
 
-from api.schemas.fields import Boolean, Date, StatusCode, about
+from api.schemas.fields import Boolean, Date, StatusCode, field_doc
 from moodreel.storage.call_log import CallFilters
 from moodreel.storage.timestamps import parse_end, parse_start
 
@@ -15,17 +15,17 @@ class LogsQuery(Schema):
     class Meta:
         unknown = RAISE
 
-    start_date = Date(parse_start, metadata=about("ISO 8601, inclusive; UTC without a zone.", example="2025-08-01"))
-    end_date = Date(parse_end, metadata=about("As `start_date`; a date without a time includes that day."))
+    start_date = Date(parse_start, metadata=field_doc("ISO 8601, inclusive; UTC without a zone.", example="2025-08-01"))
+    end_date = Date(parse_end, metadata=field_doc("As `start_date`; a date without a time includes that day."))
     status_code = StatusCode(validate=validate.Range(100, 599))
-    success = Boolean(metadata=about('`"True"`, `"False"` or a JSON boolean.'))
+    success = Boolean(metadata=field_doc('`"True"`, `"False"` or a JSON boolean.'))
     client_id = fields.String()
     endpoint = fields.String(metadata={"example": "/predict"})
     request_id = fields.String()
     prediction = fields.String(metadata={"example": "Happy"})
-    modalities = fields.String(metadata=about("What the prediction is based on.", example="video,audio"))
+    modalities = fields.String(metadata=field_doc("What the prediction is based on.", example="video,audio"))
     limit = fields.Integer(load_default=100, validate=validate.Range(1, 1000))
-    cursor = fields.String(load_default=None, metadata=about("The `next_cursor` of the previous page."))
+    cursor = fields.String(load_default=None, metadata=field_doc("The `next_cursor` of the previous page."))
 
     @post_load
     def _to_filters(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:
@@ -43,18 +43,18 @@ class CallSchema(Schema):
     endpoint = fields.String(metadata={"example": "/predict"})
     status_code = fields.Integer(
         allow_none=True,
-        metadata=about("null for a call that was never finished, because its worker died.", example=200),
+        metadata=field_doc("null for a call that was never finished, because its worker died.", example=200),
     )
     success = fields.Boolean(allow_none=True)
     latency_ms = fields.Float(allow_none=True)
     client_id = fields.String(allow_none=True)
     caller = fields.String(
         allow_none=True,
-        metadata=about("Identifies a key or a user, and reveals neither key nor name.", example="key-1a2b3c4d"),
+        metadata=field_doc("Identifies a key or a user, and reveals neither key nor name.", example="key-1a2b3c4d"),
     )
     prediction = fields.String(allow_none=True, metadata={"example": "Happy"})
     confidence = fields.Float(allow_none=True)
-    error = fields.String(allow_none=True, metadata=about("The `code` of the error."))
+    error = fields.String(allow_none=True, metadata=field_doc("The `code` of the error."))
     bytes_in = fields.Integer(allow_none=True)
     bytes_out = fields.Integer(allow_none=True)
     content_sha256 = fields.String(allow_none=True)
@@ -62,10 +62,12 @@ class CallSchema(Schema):
     frames = fields.Integer(allow_none=True)
     model = fields.String(allow_none=True)
     worker = fields.Integer(allow_none=True)
-    timings = fields.Dict(fields.String(), fields.Float(), allow_none=True, metadata=about("Milliseconds by stage."))
+    timings = fields.Dict(
+        fields.String(), fields.Float(), allow_none=True, metadata=field_doc("Milliseconds by stage.")
+    )
     modalities = fields.String(
         allow_none=True,
-        metadata=about("What a prediction of `/api/predict/multimodal` is based on.", example="video,audio"),
+        metadata=field_doc("What a prediction of `/api/predict/multimodal` is based on.", example="video,audio"),
     )
 
 
@@ -73,5 +75,5 @@ class LogsSchema(Schema):
     """A page of calls, newest first."""
 
     logs = fields.List(fields.Nested(CallSchema))
-    count = fields.Integer(metadata=about("Number of calls on this page."))
-    next_cursor = fields.String(allow_none=True, metadata=about("null on the last page."))
+    count = fields.Integer(metadata=field_doc("Number of calls on this page."))
+    next_cursor = fields.String(allow_none=True, metadata=field_doc("null on the last page."))

@@ -5,7 +5,7 @@ from typing import Any
 
 from marshmallow import EXCLUDE, Schema, fields, validate
 
-from api.schemas.fields import LowerCase, Seconds, about
+from api.schemas.fields import LowerCase, Seconds, field_doc
 from api.schemas.videos import FORMATS, ModelSchema, VideoSchema
 from moodreel.models.networks.audiovisual import MODALITIES
 from moodreel.pipelines.clip_loader import CORRUPT, NO_FACE, NONE, NOT_REQUESTED, UNSUPPORTED
@@ -25,7 +25,7 @@ class AudioVisualSchema(VideoSchema):
     format = LowerCase(
         allow_none=True,
         validate=validate.OneOf((*FORMATS, *AUDIO_FORMATS, None)),
-        metadata=about("A hint only: the content of the file decides.", example="mp4"),
+        metadata=field_doc("A hint only: the content of the file decides.", example="mp4"),
     )
 
 
@@ -38,7 +38,7 @@ class AudioVisualQuery(Schema):
     model = fields.String(
         load_default=None,
         validate=validate.Length(1, 100),
-        metadata=about("The name of an audio-visual model in the store."),
+        metadata=field_doc("The name of an audio-visual model in the store."),
     )
 
 
@@ -55,21 +55,21 @@ class TopLabelSchema(Schema):
     label = fields.Function(lambda result: result.labels[result.best], metadata={"type": "string", "example": "happy"})
     prob = fields.Function(
         lambda result: percentages(result.probabilities)[result.best],
-        metadata={"type": "number", **about("Percentage.", example=84.27)},
+        metadata={"type": "number", **field_doc("Percentage.", example=84.27)},
     )
 
 
 class WindowPredictionSchema(Schema):
     """One window of the clip: three seconds, or all of a shorter clip."""
 
-    start = Seconds(metadata=about("Seconds from the start of the clip.", example=1.0))
-    end = Seconds(metadata=about("Seconds from the start of the clip.", example=4.0))
+    start = Seconds(metadata=field_doc("Seconds from the start of the clip.", example=1.0))
+    end = Seconds(metadata=field_doc("Seconds from the start of the clip.", example=4.0))
     probs = Percentages(
         attribute="probabilities",
         metadata={
             "type": "array",
             "items": {"type": "number"},
-            **about("Percentages, in the order of `labels`.", example=_PROBS),
+            **field_doc("Percentages, in the order of `labels`.", example=_PROBS),
         },
     )
     modalities = fields.List(fields.String(validate=validate.OneOf(MODALITIES)), metadata={"example": ["video"]})
@@ -78,13 +78,13 @@ class WindowPredictionSchema(Schema):
 class AudioVisualPredictionSchema(Schema):
     """The emotion that face and voice showed, which is not always what the person felt."""
 
-    labels = fields.List(fields.String(), metadata=about("The labels of the model.", example=_LABELS))
+    labels = fields.List(fields.String(), metadata=field_doc("The labels of the model.", example=_LABELS))
     probs = Percentages(
         attribute="probabilities",
         metadata={
             "type": "array",
             "items": {"type": "number"},
-            **about(
+            **field_doc(
                 "Percentages in the order of `labels`, which add up to 100: the mean over `windows`.", example=_PROBS
             ),
         },
@@ -92,12 +92,12 @@ class AudioVisualPredictionSchema(Schema):
     top1 = fields.Nested(TopLabelSchema)
     modalities = fields.List(
         fields.String(validate=validate.OneOf(MODALITIES)),
-        metadata=about("What the prediction is based on.", example=["video", "audio"]),
+        metadata=field_doc("What the prediction is based on.", example=["video", "audio"]),
     )
     missing = fields.Dict(
         fields.String(validate=validate.OneOf(MODALITIES)),
         fields.String(validate=validate.OneOf(MISSING)),
-        metadata=about(
+        metadata=field_doc(
             "Why a modality is missing: `none` (the file has none, or is silent), `no_face`, `corrupt`, `unsupported` "
             "(its codec), `not_read` (the model does not use it). Empty if none is missing.",
             example={"audio": "none"},
@@ -105,16 +105,16 @@ class AudioVisualPredictionSchema(Schema):
     )
     windows = fields.List(
         fields.Nested(WindowPredictionSchema),
-        metadata=about("At most five, spread over the clip; without those that have neither a face nor sound."),
+        metadata=field_doc("At most five, spread over the clip; without those that have neither a face nor sound."),
     )
-    duration = Seconds(attribute="seconds", metadata=about("Seconds from the start of the clip.", example=4.0))
+    duration = Seconds(attribute="seconds", metadata=field_doc("Seconds from the start of the clip.", example=4.0))
     frames_analysed = fields.Integer(attribute="frames", metadata={"example": 16})
     model = fields.Nested(ModelSchema)
     commercial = fields.Function(
         lambda result: result.model.card.commercial,
         metadata={
             "type": "boolean",
-            **about(
+            **field_doc(
                 "False if the licence of the weights forbids commercial use. Absent from a made-up response.",
                 example=True,
             ),
@@ -124,11 +124,11 @@ class AudioVisualPredictionSchema(Schema):
         lambda result: result.model.card.licence,
         metadata={
             "type": "string",
-            **about("The licence of the weights. Absent from a made-up response.", example="MIT"),
+            **field_doc("The licence of the weights. Absent from a made-up response.", example="MIT"),
         },
     )
     mock = fields.Boolean(
-        metadata=about("Present, and true, only if the whole response is made up (EMO_MOCK=1).", example=True)
+        metadata=field_doc("Present, and true, only if the whole response is made up (EMO_MOCK=1).", example=True)
     )
 
     def get_attribute(self, obj: Any, attr: str, default: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from marshmallow import Schema, fields
 
-from api.schemas.fields import about
+from api.schemas.fields import field_doc
 
 
 class HealthSchema(Schema):
@@ -10,7 +10,7 @@ class HealthSchema(Schema):
 
     status = fields.String(metadata={"example": "ok"})
     mock = fields.Boolean(
-        metadata=about(
+        metadata=field_doc(
             "Present only if `EMO_MOCK=1`: responses of `/api/predict/multimodal` are then made up.", example=True
         )
     )
@@ -22,10 +22,10 @@ class ProblemSchema(Schema):
     type = fields.String(required=True, metadata={"example": "urn:moodreel:problem:no_face"})
     title = fields.String(required=True, metadata={"example": "No face"})
     status = fields.Integer(required=True, metadata={"example": 422})
-    detail = fields.String(required=True, metadata=about("A sentence that says what to do next."))
-    code = fields.String(required=True, metadata=about("A stable code.", example="no_face"))
+    detail = fields.String(required=True, metadata=field_doc("A sentence that says what to do next."))
+    code = fields.String(required=True, metadata=field_doc("A stable code.", example="no_face"))
     request_id = fields.String(required=True)
-    errors = fields.Dict(fields.String(), metadata=about("Messages by field, for `invalid_request`."))
+    errors = fields.Dict(fields.String(), metadata=field_doc("Messages by field, for `invalid_request`."))
 
 
 class ConnectionsSchema(Schema):

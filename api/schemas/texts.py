@@ -4,7 +4,7 @@ from typing import Any, ClassVar
 
 from marshmallow import EXCLUDE, RAISE, Schema, ValidationError, fields, validate
 
-from api.schemas.fields import Probability, about
+from api.schemas.fields import Probability, field_doc
 from api.schemas.videos import ModelSchema
 from moodreel.emotions import EKMAN
 
@@ -55,7 +55,7 @@ class TextSchema(Schema):
                 {"type": "string"},
                 {"type": "array", "items": {"type": "string"}, "minItems": 1, "maxItems": MAX_TEXTS},
             ],
-            **about(
+            **field_doc(
                 "As it was written, with emoji and capitals. By default at most 20,000 characters each.",
                 example="Nailed the interview!! 🎉 I can't believe it",
             ),
@@ -72,21 +72,21 @@ class TextQuery(Schema):
     model = fields.String(
         load_default=None,
         validate=validate.Length(1, 100),
-        metadata=about("The name of a text model in the store; by default `text-emotion`."),
+        metadata=field_doc("The name of a text model in the store; by default `text-emotion`."),
     )
 
 
 class TextPredictionSchema(Schema):
     """The emotions in a text, which are not always what the author felt."""
 
-    label = fields.String(validate=validate.OneOf(EKMAN), metadata=about("The most likely emotion.", example="joy"))
+    label = fields.String(validate=validate.OneOf(EKMAN), metadata=field_doc("The most likely emotion.", example="joy"))
     score = Probability(
-        metadata=about("Its calibrated probability: of labels with 0.8, about 80 % are right.", example=0.6383)
+        metadata=field_doc("Its calibrated probability: of labels with 0.8, about 80 % are right.", example=0.6383)
     )
     scores = fields.Dict(
         fields.String(),
         Probability(),
-        metadata=about(
+        metadata=field_doc(
             "For each emotion, the probability that a reader sees it in the text. They need not add up to 1: a text "
             "may show several emotions or none.",
             example=_EXAMPLE,
@@ -94,17 +94,17 @@ class TextPredictionSchema(Schema):
     )
     labels = fields.List(
         fields.String(validate=validate.OneOf(EKMAN)),
-        metadata=about(
+        metadata=field_doc(
             "Every emotion whose score reaches its threshold, most likely first. `label` is always one of them.",
             example=["joy", "surprise"],
         ),
     )
     language = fields.String(
         allow_none=True,
-        metadata=about("ISO 639 code; null for a text without words.", example="en"),
+        metadata=field_doc("ISO 639 code; null for a text without words.", example="en"),
     )
     language_supported = fields.Boolean(
-        metadata=about("False if the language is not English: the prediction is then unreliable.", example=True)
+        metadata=field_doc("False if the language is not English: the prediction is then unreliable.", example=True)
     )
     model = fields.Nested(ModelSchema)
 
@@ -119,4 +119,4 @@ class TextPredictionBatchSchema(Schema):
             }
         )
     )
-    count = fields.Integer(metadata=about("Number of texts that were sent.", example=1))
+    count = fields.Integer(metadata=field_doc("Number of texts that were sent.", example=1))

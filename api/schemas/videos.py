@@ -5,11 +5,11 @@ from typing import Any
 
 from marshmallow import EXCLUDE, Schema, fields, pre_load, validate
 
-from api.schemas.fields import Boolean, LowerCase, Measure, Probability, Seconds, Weight, about
+from api.schemas.fields import Boolean, LowerCase, Probability, RoundedFloat, Seconds, Weight, field_doc
 from api.schemas.files import FileSchema
 from moodreel.emotions import FIVE, SEVEN
 from moodreel.faces.quality import TIPS
-from moodreel.pipelines.boomerang import MOMENTS, OUTPUTS
+from moodreel.pipelines.boomerang import LOOP_SECTIONS, OUTPUTS
 
 FORMATS = ("mp4", "mov", "webm", "mkv", "avi", "3gp", "gif")
 
@@ -24,12 +24,12 @@ class VideoSchema(FileSchema):
     format = LowerCase(
         allow_none=True,
         validate=validate.OneOf((*FORMATS, None)),
-        metadata=about("A hint only: the content of the file decides.", example="mp4"),
+        metadata=field_doc("A hint only: the content of the file decides.", example="mp4"),
     )
     fps = fields.Float(
         allow_none=True,
         validate=validate.Range(0, 1000, min_inclusive=False),
-        metadata=about("A hint, used only if the container has no timestamps.", example=30),
+        metadata=field_doc("A hint, used only if the container has no timestamps.", example=30),
     )
 
 
@@ -37,16 +37,16 @@ class ThumbnailOptionsSchema(VideoSchema):
     """A video, and the options of its loop."""
 
     duration = fields.Float(
-        load_default=3.0, validate=validate.Range(0.5, 10), metadata=about("Seconds of the whole loop.")
+        load_default=3.0, validate=validate.Range(0.5, 10), metadata=field_doc("Seconds of the whole loop.")
     )
     size = fields.Integer(
-        load_default=480, strict=True, validate=validate.Range(64, 1080), metadata=about("Longest side in pixels.")
+        load_default=480, strict=True, validate=validate.Range(64, 1080), metadata=field_doc("Longest side in pixels.")
     )
     output = fields.String(load_default="mp4", validate=validate.OneOf(OUTPUTS))
     moment = fields.String(
         load_default="expressive",
-        validate=validate.OneOf(MOMENTS),
-        metadata=about("`expressive`: the moment that shows the emotion best. `whole`: all of the clip."),
+        validate=validate.OneOf(LOOP_SECTIONS),
+        metadata=field_doc("`expressive`: the moment that shows the emotion best. `whole`: all of the clip."),
     )
 
     @pre_load
@@ -66,14 +66,14 @@ class PredictionQuery(Schema):
     detail = fields.String(
         load_default=None,
         validate=validate.OneOf(("timeline",)),
-        metadata=about("`timeline` adds every face in every analyzed frame."),
+        metadata=field_doc("`timeline` adds every face in every analyzed frame."),
     )
     explain = Boolean(
         load_default=False,
-        metadata=about("`true` adds the facial movements with the largest weights."),
+        metadata=field_doc("`true` adds the facial movements with the largest weights."),
     )
     model = fields.String(
-        load_default=None, validate=validate.Length(1, 100), metadata=about("The name of a model in the store.")
+        load_default=None, validate=validate.Length(1, 100), metadata=field_doc("The name of a model in the store.")
     )
 
 
@@ -91,19 +91,19 @@ class FaceSchema(Schema):
     box = fields.List(
         fields.Integer(),
         validate=validate.Length(equal=4),
-        metadata=about("x, y, width and height in pixels of the upright video."),
+        metadata=field_doc("x, y, width and height in pixels of the upright video."),
     )
-    track = fields.Integer(metadata=about("The same face has the same number in all frames."))
+    track = fields.Integer(metadata=field_doc("The same face has the same number in all frames."))
 
 
 class TimelinePointSchema(Schema):
     """One face in one frame."""
 
-    time = Seconds(metadata=about("Seconds from the start of the clip."))
+    time = Seconds(metadata=field_doc("Seconds from the start of the clip."))
     emotion = fields.String()
     probabilities = fields.Dict(fields.String(), Probability())
     weight = Weight(
-        metadata=about(
+        metadata=field_doc(
             "The share of this frame in the prediction for its face. The weights of a face add up to 1.", example=0.08
         )
     )
@@ -120,30 +120,30 @@ class ModelSchema(Schema):
 
     name = fields.String()
     version = fields.String()
-    sha256 = fields.String(metadata=about("Hash of the weights."))
+    sha256 = fields.String(metadata=field_doc("Hash of the weights."))
 
 
 class QualitySchema(Schema):
     """How well the clip shows the main face: medians over the frames with the face."""
 
-    face_coverage = Probability(metadata=about("Share of the analyzed frames that show the face.", example=0.97))
+    face_coverage = Probability(metadata=field_doc("Share of the analyzed frames that show the face.", example=0.97))
     size = fields.Integer(
-        metadata=about("Longest side of the box of the face, in pixels of the upright video.", example=310)
+        metadata=field_doc("Longest side of the box of the face, in pixels of the upright video.", example=310)
     )
-    sharpness = Measure(
-        metadata=about(
+    sharpness = RoundedFloat(
+        metadata=field_doc(
             "Variance of the Laplacian of the face, in grey and 64 × 64 pixels. It grows with contrast as well.",
             example=420.5,
         )
     )
     light = Probability(
-        attribute="brightness", metadata=about("Mean grey value of the face, 0 black to 1 white.", example=0.52)
+        attribute="brightness", metadata=field_doc("Mean grey value of the face, 0 black to 1 white.", example=0.52)
     )
-    yaw = Measure(metadata=about("Degrees by which the head is turned to either side.", example=6.1))
+    yaw = RoundedFloat(metadata=field_doc("Degrees by which the head is turned to either side.", example=6.1))
     reason = fields.String(
         allow_none=True,
         validate=validate.OneOf((*REASONS, None)),
-        metadata=about(
+        metadata=field_doc(
             "Why the prediction is not `certain`: a stable code. If there are several reasons, the first in this "
             "order. null if it is certain.",
             example=None,
@@ -151,28 +151,28 @@ class QualitySchema(Schema):
     )
     tip = fields.String(
         allow_none=True,
-        metadata=about("What the person can do next time, in one sentence. null without a reason.", example=None),
+        metadata=field_doc("What the person can do next time, in one sentence. null without a reason.", example=None),
     )
 
 
 class ActionWeightSchema(Schema):
     """A facial movement and its weight."""
 
-    name = fields.String(metadata=about("The movement in plain words.", example="lip corners up"))
+    name = fields.String(metadata=field_doc("The movement in plain words.", example="lip corners up"))
     strength = Probability(
-        attribute="activation", metadata=about("0 as in a calm face, 1 as in very few faces.", example=0.81)
+        attribute="activation", metadata=field_doc("0 as in a calm face, 1 as in very few faces.", example=0.81)
     )
-    weight = Probability(metadata=about("Its share of the evidence for the emotion.", example=0.64))
+    weight = Probability(metadata=field_doc("Its share of the evidence for the emotion.", example=0.64))
 
 
 class ExplanationSchema(Schema):
     """Which facial movements explain the prediction, by a linear surrogate model."""
 
-    text = fields.String(metadata=about("The names of the movements.", example="lip corners up, upper lip raised"))
+    text = fields.String(metadata=field_doc("The names of the movements.", example="lip corners up, upper lip raised"))
     movements = fields.List(
         fields.Nested(ActionWeightSchema),
         attribute="actions",
-        metadata=about("At most three, largest weight first. None for a face at rest."),
+        metadata=field_doc("At most three, largest weight first. None for a face at rest."),
     )
 
 
@@ -181,35 +181,37 @@ class PredictionSchema(Schema):
 
     emotion = fields.String(
         validate=validate.OneOf((*FIVE, *SEVEN)),
-        metadata=about("The most likely emotion, in lower case from a model of seven emotions.", example="Happy"),
+        metadata=field_doc("The most likely emotion, in lower case from a model of seven emotions.", example="Happy"),
     )
-    confidence = Probability(metadata=about("Calibrated: of predictions with 0.8, about 80 % are right.", example=0.92))
+    confidence = Probability(
+        metadata=field_doc("Calibrated: of predictions with 0.8, about 80 % are right.", example=0.92)
+    )
     probabilities = fields.Dict(fields.String(), Probability(), metadata={"example": _EXAMPLE})
-    face_coverage = Probability(metadata=about("Share of the analyzed frames that show the face.", example=0.97))
+    face_coverage = Probability(metadata=field_doc("Share of the analyzed frames that show the face.", example=0.97))
     certain = fields.Boolean(
-        metadata=about("False if the prediction should not be relied on; `quality` has the reason.", example=True)
+        metadata=field_doc("False if the prediction should not be relied on; `quality` has the reason.", example=True)
     )
     quality = fields.Nested(QualitySchema)
     frames_analysed = fields.Integer(metadata={"example": 24})
-    duration = Seconds(metadata=about("Duration of the clip in seconds.", example=4.98))
-    width = fields.Integer(metadata=about("Pixels of the upright video.", example=720))
-    height = fields.Integer(metadata=about("Pixels of the upright video.", example=1280))
+    duration = Seconds(metadata=field_doc("Duration of the clip in seconds.", example=4.98))
+    width = fields.Integer(metadata=field_doc("Pixels of the upright video.", example=720))
+    height = fields.Integer(metadata=field_doc("Pixels of the upright video.", example=1280))
     model = fields.Nested(ModelSchema)
-    timeline = fields.List(fields.Nested(TimelinePointSchema), metadata=about("Only with `?detail=timeline`."))
-    explanation = fields.Nested(ExplanationSchema, metadata=about("Only with `?explain=true`."))
+    timeline = fields.List(fields.Nested(TimelinePointSchema), metadata=field_doc("Only with `?detail=timeline`."))
+    explanation = fields.Nested(ExplanationSchema, metadata=field_doc("Only with `?explain=true`."))
 
 
 class ThumbnailSchema(Schema):
     """A loop that plays forward, then backward, and repeats smoothly."""
 
-    thumbnail = fields.String(metadata=about("The loop as base64."))
+    thumbnail = fields.String(metadata=field_doc("The loop as base64."))
     output = fields.String(validate=validate.OneOf(OUTPUTS), metadata={"example": "mp4"})
     width = fields.Integer(metadata={"example": 480})
     height = fields.Integer(metadata={"example": 270})
-    duration = Seconds(metadata=about("Duration of the loop in seconds.", example=3.0))
-    start = Seconds(metadata=about("Start of the loop in the clip.", example=1.2))
+    duration = Seconds(metadata=field_doc("Duration of the loop in seconds.", example=3.0))
+    start = Seconds(metadata=field_doc("Start of the loop in the clip.", example=1.2))
     peak = Seconds(
-        metadata=about("The best moment of the clip, at which the loop turns and the poster is taken.", example=2.7)
+        metadata=field_doc("The best moment of the clip, at which the loop turns and the poster is taken.", example=2.7)
     )
-    emotion = fields.String(allow_none=True, metadata=about("null for a clip without a face.", example="Happy"))
-    poster = fields.String(metadata=about("The frame at the peak: a JPEG as base64."))
+    emotion = fields.String(allow_none=True, metadata=field_doc("null for a clip without a face.", example="Happy"))
+    poster = fields.String(metadata=field_doc("The frame at the peak: a JPEG as base64."))

@@ -14,7 +14,7 @@ from marshmallow import ValidationError
 from api.auth import authentication
 from api.auth.authentication import Caller
 from api.auth.csrf import is_same_origin
-from api.auth.tokens import LEEWAY_SECONDS
+from api.auth.token_verifiers import LEEWAY_SECONDS
 from api.errors import STATUS, ApiError, to_message
 from api.metrics import LIVE_FRAMES, LIVE_LATENCY, LIVE_SESSIONS, LOG_FAILURES
 from api.middleware import request_body
@@ -24,7 +24,7 @@ from api.socketio.handshake import current_slot
 from api.socketio.packet import NAMESPACE
 from api.socketio.transport import EngineIOTransport, current_transport
 from moodreel.live.messages import LiveEvent, LiveFailure, LiveResult, SessionSettings, Suggestion
-from moodreel.live.scheduler import SessionSlot
+from moodreel.live.scheduler import ScheduledSession
 from moodreel.storage.call_log import CallLogError, CallOutcome
 
 MAX_UNREAD = 8
@@ -66,7 +66,7 @@ class SocketIOSession:
         self._transport = transport
         self._log_entry = log_entry
         self._emit = emit
-        self._slot: SessionSlot | None = None
+        self._scheduled: ScheduledSession | None = None
         explain = request.args.get("explain", "").lower() in ("true", "1")
         self._settings = self._defaults = SessionSettings(explain=explain)
         self._error_times: dict[str, float] = {}
@@ -93,7 +93,7 @@ class SocketIOSession:
 
     def control(self, action: str, settings: Mapping[str, Any]) -> None:
         """Start or stop the session, or change its settings. Raises MoodreelError."""
-        if settings or self._slot is None:
+        if settings or self._scheduled is None:
             self._configure(replace(self._settings, **settings))
         if action == "start" and self._started_at is None:
             self._started_at = time.monotonic()
@@ -103,9 +103,9 @@ class SocketIOSession:
 
     def handle_frame(self, frame: bytes, sequence: int | None, time: float | None) -> None:
         """Submit a frame to the scheduler. Raises ApiError, UnsupportedMedia or ImageTooBig."""
-        if self._started_at is None or self._slot is None:
+        if self._started_at is None or self._scheduled is None:
             raise ApiError("not_started", "Send control with the action start before the first frame.")
-        if self._scheduler.submit(self._slot, frame, sequence=sequence, time=time) is not None:
+        if self._scheduler.submit(self._scheduled, frame, sequence=sequence, time=time) is not None:
             LIVE_FRAMES.labels("dropped").inc()
 
     def on_event(self, event: LiveEvent) -> None:
@@ -145,30 +145,30 @@ class SocketIOSession:
     def close(self) -> None:
         """End the session and complete its row in the call log."""
         self._stop()
-        if self._slot is not None:
-            self._scheduler.close_session(self._slot)
+        if self._scheduled is not None:
+            self._scheduler.close_session(self._scheduled)
         LIVE_SESSIONS.dec()
         self._log_entry.close(
             101,
             error=self._error,
-            frames=self._slot.session.frames if self._slot is not None else 0,
+            frames=self._scheduled.session.frames if self._scheduled is not None else 0,
             model=self._model,
             prediction=next((emotion for emotion, _ in self._emotions.most_common(1)), None),
             video_seconds=round(self._running_seconds, 3),
         )
 
     def _configure(self, settings: SessionSettings) -> None:
-        if self._slot is None:
-            self._slot = self._scheduler.open_session(settings, self.on_event)
+        if self._scheduled is None:
+            self._scheduled = self._scheduler.open_session(settings, self.on_event)
         else:
-            self._scheduler.configure(self._slot, settings)
+            self._scheduler.configure(self._scheduled, settings)
         self._settings = settings
 
     def _stop(self) -> None:
-        if self._started_at is not None and self._slot is not None:
+        if self._started_at is not None and self._scheduled is not None:
             self._running_seconds += time.monotonic() - self._started_at
             self._started_at = None
-            self._scheduler.pause(self._slot)
+            self._scheduler.pause(self._scheduled)
 
     def _count(self, result: LiveResult) -> None:
         LIVE_FRAMES.labels("answered").inc()

@@ -25,8 +25,8 @@ DUE_TOLERANCE = 0.9
 
 
 @dataclass(eq=False)
-class SessionSlot:
-    """A session and its pending frame.
+class ScheduledSession:
+    """A session as the scheduler knows it: its pending frame, and when that is due.
 
     Attributes:
         session: the session.
@@ -62,12 +62,12 @@ class FrameScheduler:
         self._engine = engine
         self.limits = limits
         self._threads = threads
-        self._sessions: list[SessionSlot] = []
+        self._sessions: list[ScheduledSession] = []
         self._changed = threading.Condition()
         self._workers: list[threading.Thread] = []
         self._closed = False
 
-    def open_session(self, settings: SessionSettings, on_event: Callable[[LiveEvent], None]) -> SessionSlot:
+    def open_session(self, settings: SessionSettings, on_event: Callable[[LiveEvent], None]) -> ScheduledSession:
         """Open a session. Worker threads call `on_event` with its results, one at a time.
 
         Raises:
@@ -75,23 +75,23 @@ class FrameScheduler:
             ModelInvalid: the model cannot be loaded.
         """
         self._engine.models.get(settings.model)
-        slot = SessionSlot(LiveSession(settings, self._engine.facial_actions, clock.monotonic()), on_event)
+        scheduled = ScheduledSession(LiveSession(settings, self._engine.facial_actions, clock.monotonic()), on_event)
         with self._changed:
-            self._sessions.append(slot)
+            self._sessions.append(scheduled)
             while len(self._workers) < self._threads and not self._closed:
                 thread = threading.Thread(target=self._run_worker, name="live", daemon=True)
                 self._workers.append(thread)
                 thread.start()
-        return slot
+        return scheduled
 
-    def configure(self, slot: SessionSlot, settings: SessionSettings) -> None:
+    def configure(self, scheduled: ScheduledSession, settings: SessionSettings) -> None:
         """Change a session's settings. Raises as `open_session` does."""
         self._engine.models.get(settings.model)
         with self._changed:
-            slot.session.configure(settings, clock.monotonic())
+            scheduled.session.configure(settings, clock.monotonic())
 
     def submit(
-        self, slot: SessionSlot, data: bytes, *, sequence: int | None = None, time: float | None = None
+        self, scheduled: ScheduledSession, data: bytes, *, sequence: int | None = None, time: float | None = None
     ) -> LiveFrame | None:
         """Submit a frame. Returns the pending frame that it replaces, if any.
 
@@ -101,35 +101,37 @@ class FrameScheduler:
         """
         frame = LiveFrame(data, clock.monotonic(), sequence, time)
         with self._changed:
-            session = slot.session
-            session.rate_controller.on_received()
+            session = scheduled.session
+            session.load_controller.on_received()
             try:
                 check_frame(data, self.limits)
             except MoodreelError:
                 session.dropped += 1
                 raise
-            replaced, slot.pending = slot.pending, frame
+            replaced, scheduled.pending = scheduled.pending, frame
             if replaced is None:
-                slot.due_at = max(frame.received_at, slot.started_at + DUE_TOLERANCE / session.settings.frame_rate)
+                scheduled.due_at = max(
+                    frame.received_at, scheduled.started_at + DUE_TOLERANCE / session.settings.frame_rate
+                )
                 self._changed.notify()
             else:
                 session.dropped += 1
             return replaced
 
-    def pause(self, slot: SessionSlot) -> None:
+    def pause(self, scheduled: ScheduledSession) -> None:
         """Drop the pending frame and forget the faces of the video."""
         with self._changed:
-            self._drop_pending(slot)
-            slot.reset_requested = True
-            self._reset_if_idle(slot)
+            self._drop_pending(scheduled)
+            scheduled.reset_requested = True
+            self._reset_if_idle(scheduled)
 
-    def close_session(self, slot: SessionSlot) -> None:
+    def close_session(self, scheduled: ScheduledSession) -> None:
         """Close a session. It gets no more results, except one that is being delivered."""
         with self._changed:
-            slot.closed = True
-            self._drop_pending(slot)
-            if slot in self._sessions:
-                self._sessions.remove(slot)
+            scheduled.closed = True
+            self._drop_pending(scheduled)
+            if scheduled in self._sessions:
+                self._sessions.remove(scheduled)
 
     def close(self) -> None:
         """Stop the workers after the frames that they process."""
@@ -142,61 +144,63 @@ class FrameScheduler:
         """Number of open sessions."""
         return len(self._sessions)
 
-    def _drop_pending(self, slot: SessionSlot) -> None:
-        if slot.pending is not None:
-            slot.pending = None
-            slot.session.dropped += 1
+    def _drop_pending(self, scheduled: ScheduledSession) -> None:
+        if scheduled.pending is not None:
+            scheduled.pending = None
+            scheduled.session.dropped += 1
 
-    def _reset_if_idle(self, slot: SessionSlot) -> None:
+    def _reset_if_idle(self, scheduled: ScheduledSession) -> None:
         # Not while a worker uses the session.
-        if slot.reset_requested and not slot.busy:
-            slot.reset_requested = False
-            slot.session.restart()
+        if scheduled.reset_requested and not scheduled.busy:
+            scheduled.reset_requested = False
+            scheduled.session.restart()
 
     def _run_worker(self) -> None:
-        while (slot := self._next_due()) is not None:
+        while (scheduled := self._next_due()) is not None:
             try:
-                self._process_next(slot)
+                self._process_next(scheduled)
             except Exception:
                 # A worker must survive: without workers no session would get results.
                 logger.exception("a live frame was lost")
             finally:
                 with self._changed:
-                    slot.busy = False
-                    self._reset_if_idle(slot)
+                    scheduled.busy = False
+                    self._reset_if_idle(scheduled)
                     self._changed.notify()
 
-    def _next_due(self) -> SessionSlot | None:
+    def _next_due(self) -> ScheduledSession | None:
         """Wait for the session with the earliest due time. Returns None after `close`."""
         with self._changed:
             while not self._closed:
-                ready = [slot for slot in self._sessions if slot.pending is not None and not slot.busy]
+                ready = [
+                    scheduled for scheduled in self._sessions if scheduled.pending is not None and not scheduled.busy
+                ]
                 now = clock.monotonic()
-                slot = min(ready, key=lambda slot: slot.due_at, default=None)
-                if slot is not None and slot.due_at <= now:
-                    slot.busy, slot.started_at = True, now
-                    return slot
-                self._changed.wait(slot.due_at - now if slot is not None else None)
+                scheduled = min(ready, key=lambda scheduled: scheduled.due_at, default=None)
+                if scheduled is not None and scheduled.due_at <= now:
+                    scheduled.busy, scheduled.started_at = True, now
+                    return scheduled
+                self._changed.wait(scheduled.due_at - now if scheduled is not None else None)
         return None
 
-    def _process_next(self, slot: SessionSlot) -> None:
+    def _process_next(self, scheduled: ScheduledSession) -> None:
         with self._changed:
-            session, frame, slot.pending = slot.session, slot.pending, None
+            session, frame, scheduled.pending = scheduled.session, scheduled.pending, None
         if frame is None:
             return
         event = self._process_frame(session, frame)
-        if slot.closed:
+        if scheduled.closed:
             return
-        slot.on_event(event)
+        scheduled.on_event(event)
         if isinstance(event, LiveResult):
-            suggestion = session.rate_controller.update(clock.monotonic(), (event.width, event.height))
+            suggestion = session.load_controller.update(clock.monotonic(), (event.width, event.height))
             if suggestion is not None:
-                slot.on_event(suggestion)
+                scheduled.on_event(suggestion)
 
     def _process_frame(self, session: LiveSession, frame: LiveFrame) -> LiveResult | LiveFailure:
-        began, wishes, side = clock.monotonic(), session.settings, session.rate_controller.side
+        started, settings, side = clock.monotonic(), session.settings, session.load_controller.side
         try:
-            predictor: FacePredictor = self._engine.models.get(wishes.model)
+            predictor: FacePredictor = self._engine.models.get(settings.model)
             detections = detect_faces(
                 self._engine.landmarker,
                 frame.data,
@@ -209,7 +213,7 @@ class FrameScheduler:
         except MoodreelError as error:
             session.dropped += 1
             # It took time too, but its failure is no reason to scale down.
-            session.rate_controller.on_answered((clock.monotonic() - frame.received_at) * 1000)
+            session.load_controller.on_answered((clock.monotonic() - frame.received_at) * 1000)
             return LiveFailure(frame, error)
         except Exception:
             logger.exception("a live frame could not be processed")
@@ -217,7 +221,7 @@ class FrameScheduler:
             return LiveFailure(frame, None)
         session.frames += 1
         milliseconds = (clock.monotonic() - frame.received_at) * 1000
-        session.rate_controller.on_answered(milliseconds)
+        session.load_controller.on_answered(milliseconds)
         return LiveResult(
             frame=frame,
             faces=faces,
@@ -225,7 +229,7 @@ class FrameScheduler:
             height=detections.height,
             side=side,
             latency_ms=milliseconds,
-            queued_ms=(began - frame.received_at) * 1000,
+            queued_ms=(started - frame.received_at) * 1000,
             frames=session.frames,
             dropped=session.dropped,
             model=predictor.info.name,

@@ -11,8 +11,8 @@ import numpy as np
 from moodreel.faces.facial_actions import FacialActionExplainer
 from moodreel.faces.tracker import Box, Tracker
 from moodreel.live.frame import FrameDetections, FrameFace
+from moodreel.live.load_control import LoadController
 from moodreel.live.messages import LiveFace, SessionSettings
-from moodreel.live.rate_control import RateController
 from moodreel.live.smoothing import EmaSmoother
 from moodreel.models.predictor import FacePredictor, label_probabilities
 
@@ -72,7 +72,7 @@ class LiveSession:
     Attributes:
         frames: frames processed so far.
         dropped: frames dropped so far.
-        rate_controller: chooses the resolution.
+        load_controller: chooses the resolution.
     """
 
     def __init__(self, settings: SessionSettings, explainer: FacialActionExplainer, now: float) -> None:
@@ -84,7 +84,7 @@ class LiveSession:
     def configure(self, settings: SessionSettings, now: float) -> None:
         """Change the settings from the next frame on. Faces stay known."""
         self.settings = settings
-        self.rate_controller = RateController(settings.side, settings.frame_rate, now)
+        self.load_controller = LoadController(settings.side, settings.frame_rate, now)
 
     def restart(self) -> None:
         """Forget the faces of the video."""

@@ -10,7 +10,7 @@ from moodreel.emotions import FIVE, SEVEN
 from moodreel.errors import MoodreelError
 from moodreel.faces.features import FaceFeatures
 from moodreel.models.model_card import ModelCard
-from moodreel.models.networks.base import FaceNetwork, Track, TrackLogits, Window
+from moodreel.models.networks.base import EmbeddingSequence, FaceNetwork, Track, TrackLogits
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ class FacePredictor:
         with torch.inference_mode():
             return self.network.embed_faces(faces)
 
-    def classify_windows(self, windows: Sequence[Window]) -> list[np.ndarray]:
+    def classify_windows(self, windows: Sequence[EmbeddingSequence]) -> list[np.ndarray]:
         """Classify the last frame of each window.
 
         Args:

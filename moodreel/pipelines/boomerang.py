@@ -23,18 +23,18 @@ from moodreel.media.video import Frame, VideoReader
 
 OUTPUTS = ("mp4", "webp", "gif")
 """Formats of the loop."""
-MOMENTS = ("expressive", "whole")
-"""What the loop shows: the moment of the strongest expression, or the whole video."""
+LOOP_SECTIONS = ("expressive", "whole")
+"""What the loop shows (the option `moment`): the part with the strongest expression, or the whole video."""
 
 _MAX_FPS = {"mp4": 30.0, "webp": 20.0, "gif": 15.0}
-"""Most frames a second. Animated WebP and GIF predict little from frame to frame, so each frame costs its full size."""
+"""Most frames a second. Animated WebP and GIF have almost no inter-frame compression: a frame costs its full size."""
 _MAX_FRAME_BYTES = 64 * 2**20
 """Most memory for the decoded frames of one loop. A large, long loop gets fewer frames a second instead."""
 _STILL_SECONDS = 1.0
 """Duration of a loop of one frame."""
 _MAX_TRIM = 0.15
 """Share of the loop that may be cut off to end it at a frame with less motion."""
-_CLOCK_HZ = 90_000
+_TIMESCALE = 90_000
 """Ticks a second in the MP4: the usual clock of video, fine enough for any recorded frame rate."""
 
 
@@ -105,11 +105,14 @@ def make_boomerang(
     )
 
 
-def _window(peak: float, clip_seconds: float, half: float) -> tuple[float, float]:
-    """Choose the start and stop in seconds so that one turn is the peak: the loop leads up to it, or away from it."""
-    if peak >= half or peak >= clip_seconds - peak:
-        return max(0.0, peak - half), peak
-    return peak, min(clip_seconds, peak + half)
+def _window(peak: float, clip_seconds: float, pass_seconds: float) -> tuple[float, float]:
+    """Choose the start and stop in seconds so that one turn is the peak: the loop leads up to it, or away from it.
+
+    `pass_seconds` is the duration of the forward pass; the backward pass takes as long.
+    """
+    if peak >= pass_seconds or peak >= clip_seconds - peak:
+        return max(0.0, peak - pass_seconds), peak
+    return peak, min(clip_seconds, peak + pass_seconds)
 
 
 def _read_frames(
@@ -120,10 +123,10 @@ def _read_frames(
     affordable_fps = max(1.0, _MAX_FRAME_BYTES / frame_bytes / ((stop - start) / speed or 1.0))
     min_interval = speed / min(max_fps, affordable_fps)
     frames = list(reader.frames(start=start, stop=stop, min_interval=min_interval, max_side=size))
-    return frames if len(frames) > 1 else _last_two_frames(reader, stop, size)
+    return frames if len(frames) > 1 else _frames_around(reader, stop, size)
 
 
-def _last_two_frames(reader: VideoReader, time: float, size: int) -> list[Frame]:
+def _frames_around(reader: VideoReader, time: float, size: int) -> list[Frame]:
     """Return the frame at or after `time` and the one before it, for videos of less than a frame a second."""
     pair: deque[Frame] = deque(maxlen=2)
     for frame in reader.frames(max_side=size):
@@ -162,11 +165,11 @@ def _encode_mp4(images: Sequence[np.ndarray], order: Sequence[int], seconds: Seq
         stream = container.add_stream("libx264", options={"preset": "superfast", "crf": "22", "bf": "0"})
         context = stream.codec_context
         context.width, context.height, context.pix_fmt = width, height, "yuv420p"
-        context.time_base = Fraction(1, _CLOCK_HZ)
+        context.time_base = Fraction(1, _TIMESCALE)
         context.framerate = Fraction(round(1000 * len(order) / sum(seconds)), 1000)
         context.color_primaries = context.color_trc = context.colorspace = 1  # BT.709
         context.color_range = 1  # limited
-        ends = np.round(np.cumsum(seconds) * _CLOCK_HZ).astype(int)
+        ends = np.round(np.cumsum(seconds) * _TIMESCALE).astype(int)
         duration_of: dict[int | None, int] = {}
         reformatter = VideoReformatter()
         for index, begin, end in zip(order, [0, *ends], ends, strict=False):

@@ -196,7 +196,7 @@ class VideoPipeline:
             duration: see `make_boomerang`.
             size: see `make_boomerang`.
             output: see `make_boomerang`.
-            moment: one of `boomerang.MOMENTS`.
+            moment: one of `boomerang.LOOP_SECTIONS`.
             model: see `predict`.
             fps: see `predict`.
 

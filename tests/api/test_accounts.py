@@ -16,7 +16,7 @@ import requests
 from flask.testing import FlaskClient
 
 from api.app import create_app
-from api.auth.tokens import Token, TokenVerifier
+from api.auth.token_verifiers import Token, TokenVerifier
 from api.errors import ApiError
 from moodreel.storage import call_log
 from moodreel.storage.call_log import CallLog, CallOutcome

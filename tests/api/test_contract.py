@@ -755,7 +755,7 @@ def test_the_thumbnail_schema_accepts_the_outputs_and_moments_of_the_boomerang()
     fields = videos.ThumbnailOptionsSchema().fields
     assert (fields["output"].validate.choices, fields["moment"].validate.choices) == (
         boomerang.OUTPUTS,
-        boomerang.MOMENTS,
+        boomerang.LOOP_SECTIONS,
     )
 
 

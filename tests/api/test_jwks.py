@@ -18,7 +18,7 @@ from api.auth.jwks import (
     KeysUnavailable,
     UrlKeys,
 )
-from api.auth.tokens import OpenIdVerifier, TokenVerifier
+from api.auth.token_verifiers import OpenIdVerifier, TokenVerifier
 from api.errors import ApiError
 from tests.support.accounts import (
     AUDIENCE,

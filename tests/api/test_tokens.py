@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from api.auth.tokens import LEEWAY_SECONDS, MAX_CHARACTERS, TokenVerifier
+from api.auth.token_verifiers import LEEWAY_SECONDS, MAX_CHARACTERS, TokenVerifier
 from api.errors import ApiError
 from api.settings import SettingsError
 from tests.support import accounts

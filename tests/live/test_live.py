@@ -11,8 +11,8 @@ import pytest
 from moodreel.emotions import FIVE
 from moodreel.errors import ImageTooBig, ModelNotFound, MoodreelError, UnsupportedMedia
 from moodreel.faces.observation import observe_face
+from moodreel.live.load_control import LoadController
 from moodreel.live.messages import LiveFailure, LiveResult, SessionSettings, Suggestion
-from moodreel.live.rate_control import RateController
 from moodreel.live.scheduler import FrameScheduler
 from moodreel.live.session import SlidingWindow
 from moodreel.live.smoothing import EmaSmoother
@@ -403,13 +403,13 @@ def second(pace, now, came, answered, milliseconds, size=(640, 360)):
 
 
 def test_a_server_that_keeps_up_suggests_nothing_and_looks_at_frames_as_wished():
-    pace = RateController(640, 15, 0)
+    pace = LoadController(640, 15, 0)
     assert [second(pace, now, 15, 15, 30) for now in range(1, 60)] == [None] * 59
     assert pace.side == 640
 
 
 def test_a_server_that_falls_behind_looks_at_smaller_frames_and_at_larger_ones_again():
-    pace = RateController(640, 15, 0)
+    pace = LoadController(640, 15, 0)
     sides = []
     for now in range(1, 40):
         slow = now <= 6
@@ -424,7 +424,7 @@ def test_a_server_that_falls_behind_looks_at_smaller_frames_and_at_larger_ones_a
 
 
 def test_what_was_too_much_is_tried_again_later_and_later():
-    pace = RateController(640, 15, 0)
+    pace = LoadController(640, 15, 0)
     sides = []
     for now in range(1, 200):
         slow = pace.side > 480
@@ -437,7 +437,7 @@ def test_what_was_too_much_is_tried_again_later_and_later():
 
 
 def test_suggestions_have_numbers_come_seldom_and_end():
-    pace = RateController(640, 15, 0)
+    pace = LoadController(640, 15, 0)
     heard = []
     for now in range(1, 40):
         slow = now <= 15
@@ -453,21 +453,21 @@ def test_suggestions_have_numbers_come_seldom_and_end():
 
 
 def test_a_hiccup_is_no_reason_for_anything():
-    pace = RateController(640, 15, 0)
+    pace = LoadController(640, 15, 0)
     heard = [second(pace, now, 15, 1 if now == 5 else 15, 900 if now == 5 else 30) for now in range(1, 15)]
     assert heard == [None] * 14
     assert pace.side == 640
 
 
 def test_late_answers_are_a_reason_of_their_own():
-    pace = RateController(640, 15, 0)
+    pace = LoadController(640, 15, 0)
     heard = [second(pace, now, 15, 15, 200) for now in range(1, 4)]
     assert [suggestion.reason for suggestion in heard if suggestion] == ["latency"]
     assert heard[1].frame_rate == 10
 
 
 def test_who_sends_more_than_was_asked_for_is_told_so_and_the_frames_stay_as_large():
-    pace = RateController(640, 10, 0)
+    pace = LoadController(640, 10, 0)
     heard = [second(pace, now, 60, 10, 30) for now in range(1, 4)]
     assert [suggestion.reason for suggestion in heard if suggestion] == ["rate"]
     assert heard[1].frame_rate == 10

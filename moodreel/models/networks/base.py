@@ -15,7 +15,7 @@ from moodreel.faces.features import FaceFeatures
 Track = Sequence[FaceFeatures | None]
 """One person's features in T >= 1 equally spaced frames; None where the face was not found."""
 
-Window = Sequence[torch.Tensor | None]
+EmbeddingSequence = Sequence[torch.Tensor | None]
 """One person's embeddings in T >= 1 equally spaced frames of live video; None where the face was not found."""
 
 
@@ -53,7 +53,7 @@ class FaceNetwork(nn.Module, ABC):
         """Compute what depends on one face alone, one tensor a face. Live video keeps it for `classify_windows`."""
 
     @abstractmethod
-    def classify_windows(self, windows: Sequence[Window]) -> torch.Tensor:
+    def classify_windows(self, windows: Sequence[EmbeddingSequence]) -> torch.Tensor:
         """Compute the logits (B, C) of the last frame of each window; that frame always has a face.
 
         A network that does not read time uses the last frame alone.
@@ -96,12 +96,12 @@ class TemporalFaceNet(FaceNetwork):
             for i, track in enumerate(tracks)
         ]
 
-    def classify_windows(self, windows: Sequence[Window]) -> torch.Tensor:
+    def classify_windows(self, windows: Sequence[EmbeddingSequence]) -> torch.Tensor:
         """Compute the logits (B, C) of each window as a whole."""
         return self.forward_embeddings(*pad_windows(windows))[0]
 
 
-def pad_windows(windows: Sequence[Window]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def pad_windows(windows: Sequence[EmbeddingSequence]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Stack windows of different lengths.
 
     Returns:

@@ -9,7 +9,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from moodreel.faces.features import FaceFeatures
 from moodreel.faces.landmarker import BLENDSHAPES, NUM_LANDMARKS
-from moodreel.models.networks.base import TemporalFaceNet, Window
+from moodreel.models.networks.base import EmbeddingSequence, TemporalFaceNet
 
 INPUT_DIM = NUM_LANDMARKS * 3 + len(BLENDSHAPES)
 """Values of one face: pose-normalized landmarks, then blendshapes."""
@@ -94,7 +94,7 @@ class CompactEmotiMeshNet(TemporalFaceNet):
         inputs = torch.from_numpy(np.stack([to_input(face) for face in faces])).to(self.mean.device)
         return list(self.encode(inputs))
 
-    def classify_windows(self, windows: Sequence[Window]) -> torch.Tensor:
+    def classify_windows(self, windows: Sequence[EmbeddingSequence]) -> torch.Tensor:
         """Compute the logits (B, C) of the last frame of each window by itself."""
         return super().classify_windows([window[-1:] for window in windows])
 

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from moodreel.faces.features import FaceFeatures
-from moodreel.models.networks.base import FaceNetwork, Track, TrackLogits, Window
+from moodreel.models.networks.base import EmbeddingSequence, FaceNetwork, Track, TrackLogits
 
 FRAMES = 15
 """Frames that the network reads, spread over the clip."""
@@ -88,7 +88,7 @@ class EmotiMeshNet(FaceNetwork):
         """Return the landmarks of each face, (1404,)."""
         return [torch.from_numpy(_flat(face.landmarks)).to(self.fc2.weight.device) for face in faces]
 
-    def classify_windows(self, windows: Sequence[Window]) -> torch.Tensor:
+    def classify_windows(self, windows: Sequence[EmbeddingSequence]) -> torch.Tensor:
         """Compute the logits (B, C) of the last frame of each window, repeated 15 times."""
         last = torch.stack([window[-1] for window in windows if window[-1] is not None])
         logits: torch.Tensor = self(last[:, None].expand(-1, FRAMES, -1))

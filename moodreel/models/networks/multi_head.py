@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from moodreel.faces.features import CROP_SIDE, FaceFeatures
-from moodreel.models.networks.base import FaceNetwork, Track, TrackLogits, Window
+from moodreel.models.networks.base import EmbeddingSequence, FaceNetwork, Track, TrackLogits
 
 _MIN_IMAGES_PER_THREAD = 4
 
@@ -92,7 +92,7 @@ class MultiHeadFaceNet(FaceNetwork):
         """Compute the logits (H, C) of each face, without mirror images: live video soon brings another frame."""
         return list(self.predict_batched(self._images(faces)))
 
-    def classify_windows(self, windows: Sequence[Window]) -> torch.Tensor:
+    def classify_windows(self, windows: Sequence[EmbeddingSequence]) -> torch.Tensor:
         """Compute the logits (B, C) of the last frame of each window by itself."""
         return self.mix_heads(torch.stack([last for *_, last in windows if last is not None]))
 

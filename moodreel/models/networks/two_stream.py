@@ -75,7 +75,7 @@ class TwoStreamNet(TemporalFaceNet):
         """Values of one face: the logits of all heads of the appearance network."""
         return len(self.appearance.head_weights) * len(SEVEN)
 
-    def stream_logits(self, appearance: torch.Tensor, landmarks: torch.Tensor) -> torch.Tensor:
+    def stream_log_probs(self, appearance: torch.Tensor, landmarks: torch.Tensor) -> torch.Tensor:
         """Compute the log-probabilities of each stream for each face.
 
         Args:
@@ -104,9 +104,9 @@ class TwoStreamNet(TemporalFaceNet):
         """Pool the frames of B clips.
 
         Args:
-            streams: (B, T, 2, C), as `stream_logits` returns them.
-            appearance: (B, T, appearance_dim), as of `stream_logits`.
-            landmarks: (B, T, INPUT_DIM), as of `stream_logits`.
+            streams: (B, T, 2, C), as `stream_log_probs` returns them.
+            appearance: (B, T, appearance_dim), as of `stream_log_probs`.
+            landmarks: (B, T, INPUT_DIM), as of `stream_log_probs`.
             mask: bool (B, T), False where there is no face or the clip has ended; every row has a True.
             lengths: int64 (B,) on the CPU, frames of each clip.
 
@@ -145,11 +145,11 @@ class TwoStreamNet(TemporalFaceNet):
         return self._embed(self.appearance.face_logits(tracks), faces)
 
     def embed_faces(self, faces: Sequence[FaceFeatures]) -> list[torch.Tensor]:
-        """Embed each face: appearance logits, landmark input and stream logits, one after the other."""
+        """Embed each face: appearance logits, landmark input and stream log-probabilities, one after the other."""
         return self._embed(torch.stack(self.appearance.embed_faces(faces)), faces)
 
     def _embed(self, head_logits: torch.Tensor, faces: Sequence[FaceFeatures]) -> list[torch.Tensor]:
         appearance = head_logits.flatten(1)
         landmarks = torch.from_numpy(np.stack([to_input(face) for face in faces])).to(self.trust.device)
-        streams = self.stream_logits(appearance, landmarks).flatten(1)
+        streams = self.stream_log_probs(appearance, landmarks).flatten(1)
         return list(torch.cat([appearance, landmarks, streams], dim=1))

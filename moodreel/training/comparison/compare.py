@@ -61,7 +61,7 @@ def compare(
     if not len(split.held_out):
         raise DataInvalid(f"Nothing of {data.name} is held out; there is nothing to compare on.")
     labels = common_labels({model.name: model.info.labels for model in models}, data.labels)
-    setup = _Setup(data, split, labels, context, config)
+    setup = _Evaluator(data, split, labels, context, config)
     run = setup.predict(models, split.held_out)
     units = group_ids(run.examples)
     confusions = [per_sample_confusion(each.predicted, run.truth, len(labels)) for each in run.predictions]
@@ -95,7 +95,7 @@ def groups_of_dataset(examples: Sequence[Example]) -> dict[str, np.ndarray]:
 
 
 @dataclass(frozen=True, eq=False)
-class _Setup:
+class _Evaluator:
     """What all models are evaluated with."""
 
     data: Dataset
@@ -150,7 +150,7 @@ class _Setup:
 
 def _model_results(
     models: Sequence[EvaluatedModel],
-    setup: _Setup,
+    setup: _Evaluator,
     run: EvaluationRun,
     resampled: Mapping[str, np.ndarray],
     groups: Mapping[str, np.ndarray],

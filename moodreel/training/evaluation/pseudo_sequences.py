@@ -103,7 +103,7 @@ def sequence_logits(network: TwoStreamNet, clips: SequenceBatch) -> tuple[torch.
     )
     streams = torch.zeros(*seen.shape, 2, len(FIVE), device=device)
     with torch.no_grad():
-        streams[seen] = network.stream_logits(appearance[seen], faces[seen])
+        streams[seen] = network.stream_log_probs(appearance[seen], faces[seen])
     logits, _ = network.temporal_pool(streams, appearance, faces, seen, lengths)
     return logits, network.frame_logits(streams)
 

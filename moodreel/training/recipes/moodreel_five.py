@@ -206,7 +206,7 @@ def _held_out_logits(network: TwoStreamNet, data: StreamData) -> torch.Tensor:
     appearance = torch.from_numpy((data.appearance[rows] + mirrored) / 2)
     inputs = torch.from_numpy(flatten(select(data.faces, rows)))
     with torch.no_grad():
-        return network.stream_logits(appearance.to(network.trust.device), inputs.to(network.trust.device))
+        return network.stream_log_probs(appearance.to(network.trust.device), inputs.to(network.trust.device))
 
 
 def _speech(

@@ -22,8 +22,8 @@ SUGGEST_SECONDS = 5.0
 """Minimum time between two suggestions."""
 
 
-class RateController:
-    """Controls the rate and resolution of one session.
+class LoadController:
+    """Adapts the resolution of one session to the load, and suggests what its client should send.
 
     Args:
         side: pixels of the longest side that the client asked for.
