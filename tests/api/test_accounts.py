@@ -18,6 +18,7 @@ from flask.testing import FlaskClient
 from api.app import create_app
 from api.auth.token_verifiers import Token, TokenVerifier
 from api.errors import ApiError
+from api.settings import Settings
 from moodreel.storage import call_log
 from moodreel.storage.call_log import CallLog, CallOutcome
 from moodreel.storage.timestamps import format_timestamp
@@ -31,7 +32,13 @@ ORIGIN = "https://app.example"
 
 @pytest.fixture
 def client(tmp_path: Path) -> FlaskClient:
-    return create_app(accounts.settings(tmp_path), engine=object()).test_client(use_cookies=False)
+    return client_without_models(accounts.settings(tmp_path))
+
+
+def client_without_models(settings: Settings) -> FlaskClient:
+    """Make a client of an app that loads no model: no call in this file reaches one, and loading takes 120 MB."""
+    app = create_app(settings, engine=object(), text_pipeline=object(), audiovisual_pipeline=object())
+    return app.test_client(use_cookies=False)
 
 
 def bearer(text: str) -> dict[str, str]:
@@ -123,7 +130,7 @@ def test_the_new_calls_need_no_date_but_a_well_formed_one(client: FlaskClient) -
 
 def test_without_settings_there_are_no_tokens_and_the_caller_learns_what_to_send(tmp_path: Path) -> None:
     none = {"security_secret": None, "oidc_issuer": None}
-    client = create_app(accounts.settings(tmp_path, **none), engine=object()).test_client(use_cookies=False)
+    client = client_without_models(accounts.settings(tmp_path, **none))
     refused = client.get("/auth/profile", headers=bearer(ADA))
     assert code(refused) == (401, "invalid_token")
     assert "accepts no tokens" in refused.get_json()["detail"]
@@ -134,7 +141,7 @@ def test_without_settings_there_are_no_tokens_and_the_caller_learns_what_to_send
 
 def test_while_the_providers_keys_cannot_be_had_the_call_may_come_again(tmp_path: Path) -> None:
     settings = accounts.settings(tmp_path, oidc_jwks="http://127.0.0.1:9/nobody-listens-here")
-    client = create_app(settings, engine=object()).test_client(use_cookies=False)
+    client = client_without_models(settings)
     response = client.get("/auth/profile", headers=bearer(openid_token()))
     assert code(response) == (503, "keys_unavailable")
     assert int(response.headers["Retry-After"]) > 0
@@ -167,7 +174,7 @@ def test_the_log_is_for_keys_and_administrators(client: FlaskClient, headers: di
 
 
 def test_calls_a_minute_are_counted_for_each_user(tmp_path: Path) -> None:
-    client = create_app(accounts.settings(tmp_path, rate_limit=3), engine=object()).test_client(use_cookies=False)
+    client = client_without_models(accounts.settings(tmp_path, rate_limit=3))
     renewed = own_token(userId="ada", exp=time.time() + 99)
     answers = [client.get("/auth/profile", headers=bearer(text)).status_code for text in (ADA, renewed, ADA, ADA)]
     assert answers == [200, 200, 200, 429]
@@ -217,7 +224,7 @@ OWN_PAGE: dict[str, tuple[dict[str, str], bool]] = {
 @pytest.mark.parametrize("name", OWN_PAGE)
 def test_a_cookie_changes_something_from_our_own_pages_only(tmp_path: Path, path: str, name: str) -> None:
     settings = accounts.settings(tmp_path, cors_origins=("*", ORIGIN))
-    client = create_app(settings, engine=object()).test_client(use_cookies=False)
+    client = client_without_models(settings)
     headers, good = OWN_PAGE[name]
     response = client.post(path, headers={**headers, **cookie(ADA), "Host": "moodreel.example"})
     assert response.status_code == (200 if good else 403)
@@ -242,9 +249,7 @@ def test_a_page_over_an_open_line_is_not_ours_where_ours_is_not(client: FlaskCli
 
 
 def test_listed_pages_may_send_cookies_and_any_page_none(tmp_path: Path) -> None:
-    client = create_app(accounts.settings(tmp_path, cors_origins=("*", ORIGIN)), engine=object()).test_client(
-        use_cookies=False
-    )
+    client = client_without_models(accounts.settings(tmp_path, cors_origins=("*", ORIGIN)))
     ask = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
     listed = client.options("/predict", headers={**ask, "Origin": ORIGIN}).headers
     assert (listed["Access-Control-Allow-Origin"], listed["Access-Control-Allow-Credentials"]) == (ORIGIN, "true")

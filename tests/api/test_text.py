@@ -22,7 +22,7 @@ GLAD = "thank you so much, this is wonderful"
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FlaskClient]:
     folder: Path = tmp_path_factory.mktemp("text")
     settings = Settings(api_key=(KEY,), model_store=STORE, log_path=folder / "calls.db")
-    yield create_app(settings, engine=object()).test_client()
+    yield create_app(settings, engine=object(), audiovisual_pipeline=object()).test_client()
 
 
 def post(client: FlaskClient, body: Any, query: str = "", headers: dict[str, str] = HEADERS) -> Any:

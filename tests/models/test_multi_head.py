@@ -229,29 +229,32 @@ def test_resemotenet_at_full_width_has_the_published_layout_key_for_key():
 
 @pytest.mark.parametrize("wrapped", [True, False])
 def test_a_public_checkpoint_loads_from_a_path_and_reads_a_portrait(tmp_path, portrait, finder, wrapped):
-    weights = public_checkpoint()
-    torch.save({"model_state_dict": weights, "epoch": 80} if wrapped else weights, tmp_path / "best_model.pth")
+    path = tmp_path / "best_model.pth"
+    torch.save({"model_state_dict": public_checkpoint(), "epoch": 80} if wrapped else public_checkpoint(), path)
     (tmp_path / "model.json").write_text(json.dumps({"architecture": "resemotenet", "labels": list(SEVEN)}))
     models = face_model_registry(STORE)
-    models.register(tmp_path / "best_model.pth")
+    models.register(path)
     face = extract_features(portrait, finder.detect(portrait)[0], with_rgb_crop=models.get().requires_rgb_crop)
     (verdict,) = models.get().predict([[face]])
     assert verdict.probabilities.sum() == pytest.approx(1, abs=1e-5)
-    logits = by_hand(
-        {key: value.float() for key, value in weights.items()}, preprocess(torch.tensor(face.rgb_crop)[None])
-    )
+    del models  # 320 MB
+    weights = torch.load(path, weights_only=True)
+    logits = by_hand(weights["model_state_dict"] if wrapped else weights, preprocess(torch.tensor(face.rgb_crop)[None]))
     np.testing.assert_allclose(verdict.probabilities, logits[0].softmax(dim=0), atol=1e-4)
 
 
 def by_hand(weights, x):
-    """What the paper's network answers, layer by layer."""
+    """What the paper's network answers, layer by layer. Weights are halves and become floats where they are used."""
+
+    def weight(key):
+        return weights[key].float()
 
     def conv(x, name, **options):
-        return F.conv2d(x, weights[f"{name}.weight"], weights[f"{name}.bias"], **options)
+        return F.conv2d(x, weight(f"{name}.weight"), weight(f"{name}.bias"), **options)
 
     def norm(x, name):
-        weight, bias, mean, var = (weights[f"{name}.{part}"] for part in NORM)
-        return F.batch_norm(x, mean, var, weight, bias)
+        gamma, beta, mean, var = (weight(f"{name}.{part}") for part in NORM)
+        return F.batch_norm(x, mean, var, gamma, beta)
 
     def residual(x, name):
         y = F.relu(norm(conv(x, f"{name}.conv1", stride=2, padding=1), f"{name}.bn1"))
@@ -260,14 +263,14 @@ def by_hand(weights, x):
 
     for number in (1, 2, 3):
         x = F.max_pool2d(F.relu(norm(conv(x, f"conv{number}", padding=1), f"bn{number}")), 2)
-    gate = F.relu(x.mean(dim=(2, 3)) @ weights["se.fc.0.weight"].T) @ weights["se.fc.2.weight"].T
+    gate = F.relu(x.mean(dim=(2, 3)) @ weight("se.fc.0.weight").T) @ weight("se.fc.2.weight").T
     x = x * gate.sigmoid()[:, :, None, None]
     for number in (1, 2, 3):
         x = residual(x, f"res_block{number}")
     x = x.mean(dim=(2, 3))
     for number in (1, 2, 3):
-        x = F.relu(F.linear(x, weights[f"fc{number}.weight"], weights[f"fc{number}.bias"]))
-    return F.linear(x, weights["fc4.weight"], weights["fc4.bias"])
+        x = F.relu(F.linear(x, weight(f"fc{number}.weight"), weight(f"fc{number}.bias")))
+    return F.linear(x, weight("fc4.weight"), weight("fc4.bias"))
 
 
 def test_the_published_network_reads_64_grey_pixels_normalised_as_imagenet(portrait, finder):

@@ -198,7 +198,7 @@ def test_the_audio_visual_network_takes_any_number_of_classes(fusion):
 def test_what_the_lab_trains_is_served_with_its_own_labels(tmp_path, name, portrait):
     saved(tmp_path / "somebodys", name)
     engine = Engine.load(STORE, model_path=tmp_path / "somebodys")
-    app = create_app(accounts.settings(tmp_path), engine=engine)
+    app = create_app(accounts.settings(tmp_path), engine=engine, text_pipeline=object(), audiovisual_pipeline=object())
     client = app.test_client(use_cookies=False)
     headers = {"x-api-key": KEY, "date": DATE}
     clip = client.post(
