@@ -29,7 +29,10 @@ HEADERS = {
         "example": "8a54c0f2d1b94f0c9ad2f6b1c0e7d385",
     },
 }
-"""The headers that `respond` adds, as the OpenAPI document describes them."""
+"""The headers that `respond` adds, as the OpenAPI document describes them.
+
+A web page can read a new one only after it is added to `api.middleware.cors._EXPOSED_HEADERS` too.
+"""
 
 _LOOP_TYPES = {"mp4": "video/mp4", "webp": "image/webp", "gif": "image/gif"}
 

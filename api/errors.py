@@ -15,7 +15,7 @@ from moodreel import errors as domain
 from moodreel.errors import MoodreelError
 from moodreel.storage.history import HistoryError
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 STATUS = {
     "bad_json": 400,
@@ -202,11 +202,11 @@ def _handle_domain_error(error: MoodreelError) -> Response:
         return _handle_validation_error(ValidationError({"model": [str(error)]}))
     if isinstance(error, HistoryError):
         # The message is for the operator, not for the caller.
-        log.error("%s", error)
+        logger.error("%s", error)
         return problem_response("storage_unavailable", "The history is not available right now. Try again in a minute.")
     for kind, code in _DOMAIN_CODES.items():
         if isinstance(error, kind):
-            log.info("%s: %s (%r)", code, error, error.__cause__)
+            logger.info("%s: %s (%r)", code, error, error.__cause__)
             return problem_response(code, str(error))
     return _handle_unexpected(error)
 
@@ -240,5 +240,5 @@ def _handle_http_error(error: HTTPException) -> Response:
 
 
 def _handle_unexpected(error: Exception) -> Response:
-    log.error("%s %s failed, request_id %s", request.method, request.path, g.get("request_id"), exc_info=error)
+    logger.error("%s %s failed, request_id %s", request.method, request.path, g.get("request_id"), exc_info=error)
     return problem_response("internal", _INTERNAL)

@@ -12,7 +12,7 @@ from moodreel.errors import MoodreelError
 from moodreel.storage.history import HistoryEntry, StoredMedia
 from moodreel.storage.objects import StoredFile
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 def init_app(app: Flask) -> None:
@@ -64,7 +64,7 @@ def delete_orphans(container: Services | None = None) -> None:
 def report_failure(part: str, error: MoodreelError) -> None:
     """Count and log a failure for the operator."""
     HISTORY_FAILURES.labels(part).inc()
-    log.error("%s", error)
+    logger.error("%s", error)
 
 
 def _failed_parts() -> set[str]:
@@ -93,5 +93,5 @@ def _prune(container: Services) -> None:
     except MoodreelError as error:
         return report_failure("deletion", error)
     if deleted:
-        log.info("%d entries older than %d days were deleted from the history", deleted, days)
+        logger.info("%d entries older than %d days were deleted from the history", deleted, days)
     delete_orphans(container)

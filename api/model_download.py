@@ -6,7 +6,7 @@ from pathlib import Path
 from api.settings import Settings
 from moodreel.errors import MoodreelError
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 def download_model(settings: Settings) -> Path | None:
@@ -25,5 +25,5 @@ def download_model(settings: Settings) -> Path | None:
     except MoodreelError as error:
         if not settings.model_fallback:
             raise
-        log.error("%s MODEL_FALLBACK is 1: the shipped model answers.", error)
+        logger.error("%s MODEL_FALLBACK is 1: the shipped model answers.", error)
         return None

@@ -282,6 +282,6 @@ _DESCRIPTION = (
     "Post a few seconds of a video diary; get the emotion that the face showed, and a looping cover. "
     "`emotion` is what the face showed, not what the person felt. "
     "OpenAPI cannot describe WebSockets: `/api/ws` answers each text with its emotion, and tells all clients how many "
-    'are connected; see "Live" in the README. Live video uses Socket.IO, namespace `/emotion-detection`: send frames, '
+    "are connected; see docs/live.md. Live video uses Socket.IO, namespace `/emotion-detection`: send frames, "
     "get the emotions of the faces."
 )

@@ -10,7 +10,7 @@ from typing import Protocol
 POLL_SECONDS = 0.25
 """How often to check whether the worker was told to stop."""
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class Worker(Protocol):
@@ -46,7 +46,7 @@ class ShutdownHooks:
             try:
                 hook()
             except Exception:
-                log.exception("a shutdown hook failed")
+                logger.exception("a shutdown hook failed")
 
     def _watch(self, worker: Worker) -> None:
         # Polled, because hooks take locks and a signal handler must not.

@@ -35,7 +35,7 @@ ALGORITHMS = tuple(_MEMBERS)
 
 _URL = re.compile("https?://", re.IGNORECASE)
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class KeysUnavailable(Exception):
@@ -99,7 +99,9 @@ class FileKeys:
         try:
             self._keys = KeySet(self._path.read_bytes())
         except (OSError, ValueError) as error:
-            log.error("OIDC_JWKS: %s has changed but cannot be used; the previous keys are kept: %s", self._path, error)
+            logger.error(
+                "OIDC_JWKS: %s has changed but cannot be used; the previous keys are kept: %s", self._path, error
+            )
 
     def _signature(self) -> tuple[int, ...] | None:
         try:
@@ -169,7 +171,7 @@ class UrlKeys:
             try:
                 self._state = _CachedKeys(KeySet(self._fetch(self._url)), now, now)
             except (OSError, http.client.HTTPException, ValueError) as error:
-                log.error("OIDC_JWKS: %s cannot be used: %s", self._url, error)
+                logger.error("OIDC_JWKS: %s cannot be used: %s", self._url, error)
                 self._state = _CachedKeys(before.keys, before.fetched_at, now)
         finally:
             self._refresh_lock.release()

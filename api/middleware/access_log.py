@@ -16,7 +16,7 @@ from api.middleware import request_body
 from api.services import Services, services
 from moodreel.storage.call_log import CallLogError, CallOutcome
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 def init_app(app: Flask) -> None:
@@ -96,7 +96,7 @@ def _finish_row(status: int, bytes_out: int | None) -> None:
 def _report_failure(error: CallLogError) -> None:
     """Count and log a failure for the operator; the caller is answered all the same."""
     LOG_FAILURES.inc()
-    log.error("%s", error)
+    logger.error("%s", error)
 
 
 def _prune(container: Services) -> None:
@@ -107,4 +107,4 @@ def _prune(container: Services) -> None:
     except CallLogError as error:
         return _report_failure(error)
     if deleted:
-        log.info("%d calls older than %d days were deleted from the log", deleted, days)
+        logger.info("%d calls older than %d days were deleted from the log", deleted, days)

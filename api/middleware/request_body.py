@@ -27,12 +27,15 @@ from api.services import services
 READ_IDLE_SECONDS = 30.0
 """How long a read waits for the next bytes. A phone that lost its network holds a thread for so long."""
 DRAIN_IDLE_SECONDS = 1.0
+"""How long draining waits for the next bytes."""
 DRAIN_SECONDS = 5.0
+"""How long draining one body may take in all."""
 DRAIN_LIMIT_FACTOR = 2
 """An unread body is drained up to this many times MAX_BODY_BYTES."""
 _CHUNK_BYTES = 64 * 1024
+"""Size of one read while draining."""
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 def init_app(app: Flask) -> None:
@@ -162,7 +165,7 @@ def _drain_body(sock: socket.socket, body: _Body, max_bytes: int) -> None:
                 max_bytes -= len(data)
         _abort(sock, body)
     except Exception as error:
-        log.debug("the rest of a body was not read: %r", error)
+        logger.debug("the rest of a body was not read: %r", error)
         _abort(sock, body)
     finally:
         timer.cancel()

@@ -45,7 +45,7 @@ _CLOSE_CODES = {
 _TEXT_RESULT = TextPredictionSchema(exclude=("model",))
 _HANDSHAKE_KEY = re.compile(r"[A-Za-z0-9+/]{22}==")
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 blueprint = Blueprint("websocket", __name__)
 
@@ -177,7 +177,7 @@ def _reply(message: str | bytes) -> dict[str, Any]:
             g.status = STATUS[reply["code"]]
             log_fields.add(error=reply["code"])
             if reply["code"] == "internal":
-                log.exception("a message failed, request_id %s", g.request_id)
+                logger.exception("a message failed, request_id %s", g.request_id)
     MESSAGES.labels(reply.get("code", "ok")).inc()
     MESSAGE_LATENCY.observe(time.perf_counter() - start)
     return reply

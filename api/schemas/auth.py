@@ -9,7 +9,9 @@ from marshmallow import RAISE, Schema, ValidationError, fields, post_load, valid
 from api.schemas.fields import RoundedFloat, TimeZone, field_doc
 
 DEFAULT_USAGE_DAYS = 30
+"""Days of a usage query that names no start."""
 MAX_DAYS = 366
+"""Most days of one usage query."""
 
 _ROLES = field_doc("Of the token. `ADMIN` can read `/logs`.", example=["USER"])
 _TIME = {"example": "2025-08-16T12:34:56Z"}

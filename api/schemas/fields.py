@@ -51,7 +51,7 @@ class LowerCase(fields.String):
 
 
 class LargeString(fields.Field[str]):
-    """A string that is not copied: `fields.String` would copy the 40 MB of a video."""
+    """A string field that does not copy its value: `fields.String` would copy the 40 MB of a video."""
 
     default_error_messages: ClassVar[dict[str, Any]] = {"invalid": "Not a valid string."}  # type: ignore[misc]
 

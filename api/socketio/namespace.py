@@ -23,7 +23,7 @@ _SESSION_KEY = "moodreel.session"
 
 _SETTINGS, _CONTROL, _FRAME = SessionSettingsSchema(), ControlSchema(), FrameSchema()
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class WelcomeManager(socketio.Manager):
@@ -67,7 +67,7 @@ class EmotionDetectionNamespace(Namespace):
         except (ApiError, MoodreelError) as error:
             session.send_error(error)
         except Exception as error:
-            log.exception("an event of a live video failed")
+            logger.exception("an event of a live video failed")
             session.send_error(error)
         return None
 
@@ -79,7 +79,7 @@ class EmotionDetectionNamespace(Namespace):
             session = open_session(auth, emit)
         except Exception as error:
             if not isinstance(error, ApiError):
-                log.exception("a client of live video could not connect")
+                logger.exception("a client of live video could not connect")
             message = to_message(error)
             raise ConnectionRefusedError(message["message"], message) from error
         request.environ[_SESSION_KEY] = session

@@ -26,7 +26,8 @@ from api.socketio.transport import EngineIOTransport
 PING_SECONDS = 10
 """Interval of pings, and how long a client may take to answer one."""
 MESSAGES_PER_SECOND, BYTES_PER_SECOND = 120, 8 << 20
-"""Rate limit of one client. Thirty binary frames are sixty messages."""
+"""Rate limit of one client. A binary frame is two messages, the event and its attachment: 60 a second at the highest
+frame rate, 30. The limit is twice that, for bursts."""
 _MAX_ENVELOPE_BYTES = 4096
 """Size of a message without its frame."""
 
@@ -36,7 +37,7 @@ _silent.setLevel(logging.CRITICAL)
 
 
 def init_app(app: Flask) -> None:
-    """Serve live video in front of the app's routes."""
+    """Install Socket.IO as WSGI middleware in front of the app's routes."""
     container = services(app)
     max_bytes = _max_message_bytes(container)
     add_error_route(app)
@@ -63,6 +64,7 @@ def init_app(app: Flask) -> None:
     socketio.on_namespace(EmotionDetectionNamespace())
     transports = TransportRegistry(max_bytes)
     engine = socketio.server.eio
+    # Engine.IO has no public option for the class of its WebSocket transport.
     engine._async = {**engine._async, "websocket": transports.create}
     app.wsgi_app = HandshakeMiddleware(container, flask_wsgi_app, app.wsgi_app)  # type: ignore[method-assign]
     container.shutdown_hooks.add(transports.close_all)

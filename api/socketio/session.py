@@ -37,7 +37,7 @@ MAX_INVALID_MESSAGES, INVALID_RESET_SECONDS = 30, 60.0
 Emit = Callable[[str, Mapping[str, object]], None]
 """Sends an event with its data to the client."""
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _RESULT, _SUGGESTION, _SETTINGS = DetectionResultSchema(), SuggestionSchema(), SessionSettingsSchema()
 
@@ -291,7 +291,7 @@ def _with_credentials(handshake: Request, auth: object) -> Request:
 
 def _report(error: CallLogError) -> None:
     LOG_FAILURES.inc()
-    log.error("%s", error)
+    logger.error("%s", error)
 
 
 def _suggestion_text(suggestion: Suggestion) -> str:

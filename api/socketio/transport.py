@@ -38,7 +38,7 @@ _RECV_BYTES = 64 * 1024
 _KEY = "moodreel.transport"
 _BAD_REQUEST = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class EngineIOTransport:
@@ -78,7 +78,7 @@ class EngineIOTransport:
             with suppress(OSError):
                 environ["gunicorn.socket"].sendall(_BAD_REQUEST)
         except Exception:
-            log.debug("a WebSocket ended with an error", exc_info=True)
+            logger.debug("a WebSocket ended with an error", exc_info=True)
         finally:
             self._open = False
             # Engine.IO does not close its socket if its handler raises.

@@ -25,7 +25,7 @@ SETTLE_SECONDS = 0.1
 RETRY_SECONDS = 2.0
 """Pause after a failure of the store."""
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 
@@ -95,7 +95,7 @@ class ConnectionBroadcaster:
             try:
                 counts = self._poll(counts)
             except Exception:
-                log.exception("the number of connections was not broadcast")
+                logger.exception("the number of connections was not broadcast")
                 time.sleep(RETRY_SECONDS)
             time.sleep(SETTLE_SECONDS)
 
@@ -125,11 +125,11 @@ class ConnectionBroadcaster:
             PRESENCE_FAILURES.inc()
             self._retry_at = time.monotonic() + RETRY_SECONDS
             if not self._failing:
-                log.error("%s Until then each worker counts its own connections only.", error)
+                logger.error("%s Until then each worker counts its own connections only.", error)
             self._failing = True
             return None
         if self._failing:
-            log.warning("connections are counted over all workers again")
+            logger.warning("connections are counted over all workers again")
         self._failing = False
         return result
 

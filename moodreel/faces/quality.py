@@ -1,5 +1,8 @@
 """Assess how reliable a prediction is, and what the person in the clip can do for a better one.
 
+Nothing here rejects a clip. Below a threshold, also that of the face coverage, the prediction is returned all the same,
+marked as not certain, with a reason and a tip. Only a clip without any face is an error (`NoFace`).
+
 Each measure is a median over the frames that show the predicted face, so that no single outlier decides.
 
 The thresholds were measured on FER+ (`valid.npz`): `MIN_CONFIDENCE` and `MAX_YAW` on all images unchanged,

@@ -30,6 +30,9 @@ pillow_heif.register_heif_opener(thumbnails=False, decode_threads=2)
 # Warnings about sizes, which are checked here, and about broken EXIF data.
 warnings.filterwarnings("ignore", module=r"PIL\.(Image|TiffImagePlugin)")
 
+IMAGE_FORMATS = "JPEG, PNG, WebP or HEIC"
+"""The formats that `decode_image` reads, as messages name them. Another format needs its decoder in `DECODERS`, its
+first bytes in `_format`, and its name here and in docs/app.md."""
 MAX_SIDE = 1920
 """Longest side of `DecodedImage.rgb` in pixels; a phone's 12 megapixels are decoded at half their size."""
 MAX_ICC_PROFILE_BYTES = 64 * 1024
@@ -101,7 +104,7 @@ def is_jpeg(data: bytes) -> bool:
 
 
 def decode_image(data: bytes, limits: ImageLimits | None = None, *, max_side: int = MAX_SIDE) -> DecodedImage:
-    """Decode a JPEG, PNG, WebP or HEIC; of several images in a file, the first.
+    """Decode an image of one of the `IMAGE_FORMATS`; of several images in a file, the first.
 
     Args:
         data: Bytes of the file.
@@ -116,7 +119,7 @@ def decode_image(data: bytes, limits: ImageLimits | None = None, *, max_side: in
     limits = limits or ImageLimits()
     file_format = _format(data)
     if file_format is None:
-        raise UnsupportedMedia("This is not a picture that moodreel reads. Send JPEG, PNG, WebP or HEIC.")
+        raise UnsupportedMedia(f"This is not a picture that moodreel reads. Send {IMAGE_FORMATS}.")
     if len(data) > limits.bytes:
         raise ImageTooBig(f"The picture has more than {limits.bytes} bytes. Save it smaller and send it again.")
     if file_format == "JPEG" and _count_scans(data) > MAX_SCANS:

@@ -213,9 +213,11 @@ class _LoadReport:
         if self.missing["audio"] == NOT_REQUESTED:
             return NoFace(NO_FACE_IN_VIDEO)
         if audio_only or self.missing["video"] == NOT_REQUESTED:
-            return NoFaceNoAudio("Nothing is to be heard in this. Turn the microphone on, speak, and send it again.")
+            return NoFaceNoAudio(
+                "There is no audible sound in this file. Turn the microphone on, speak, and send it again."
+            )
         return NoFaceNoAudio(
-            "No face was found in the clip, and nothing is to be heard in it. Face the camera in good light, or turn "
+            "No face and no audible sound were found in the clip. Face the camera in good light, or turn "
             "the microphone on."
         )
 

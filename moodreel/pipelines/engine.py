@@ -109,7 +109,7 @@ class Engine:
             Overloaded: no slot became free within `wait_seconds`.
         """
         if not self._slots.acquire(timeout=self._wait_seconds):
-            raise Overloaded("Too much is being analysed right now. Try again in a few seconds.")
+            raise Overloaded("Too much is being analyzed right now. Try again in a few seconds.")
         try:
             yield
         finally:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from moodreel.errors import UnsupportedMedia
-from moodreel.media.image import is_image
+from moodreel.media.image import IMAGE_FORMATS, is_image
 from moodreel.models.predictor import ModelInfo
 from moodreel.pipelines.image import ImagePipeline
 from moodreel.pipelines.video import VideoPipeline
@@ -71,7 +71,7 @@ class ImageOrVideoPipeline:
         try:
             video = self._videos.predict(data, model=self._images.select_model(model).info.name)
         except UnsupportedMedia as error:
-            raise UnsupportedMedia(f"{error} A picture may be JPEG, PNG, WebP or HEIC.") from error
+            raise UnsupportedMedia(f"{error} A picture may be {IMAGE_FORMATS}.") from error
         return EmotionResult(
             emotion=video.emotion,
             confidence=video.confidence,

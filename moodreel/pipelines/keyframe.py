@@ -20,7 +20,7 @@ FULL_EXPRESSION = 0.8
 _EXPRESSIVE = [i for i, name in enumerate(BLENDSHAPES) if not name.startswith(("_", "eyeLook", "eyeBlink", "jawLeft"))]
 _BLINK = [BLENDSHAPES.index("eyeBlinkLeft"), BLENDSHAPES.index("eyeBlinkRight")]
 _FLOORS = {"expression": 0.5, "sharpness": 0.5, "eyes": 0.3, "facing": 0.4}
-"""Least value of each factor."""
+"""Minimum of each factor. The lower it is, the more its factor matters: at 0.3 closed eyes cost 70 % of the score."""
 
 
 def score_keyframes(observations: Sequence[FaceObservation | None], probabilities: np.ndarray) -> np.ndarray:

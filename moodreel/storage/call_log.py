@@ -47,7 +47,12 @@ COLUMNS = (
     "timings",
     "modalities",
 )
-"""Columns of a call, in the order of the CSV."""
+"""Columns of a call, in the order of the CSV.
+
+A new column also needs: a migration below, a field of `CallOutcome`, an entry in `api.log_fields`, and a field in
+`api.schemas.logs`. To filter by it: `_EXACT_FILTERS`, `CallFilters`, the query in `api.schemas.logs`, and an option in
+`moodreel.storage.call_log_cli`.
+"""
 
 _EXACT_FILTERS = ("status_code", "success", "client_id", "endpoint", "request_id", "prediction", "modalities")
 _FIRST_EXACT_FILTERS = tuple(name for name in _EXACT_FILTERS if name != "modalities")

@@ -369,7 +369,7 @@ def _find_duplicate(db: Database, user: str, fingerprint: str | None, time: date
 
 
 def _merge(old: Row, new: Row) -> Row:
-    """Return the columns that change when the same file is analysed again."""
+    """Return the columns that change when the same file is analyzed again."""
     result = ("emotion", "mood", "confidence", "probabilities", "model")
     changed = {column: new[column] for column in result} if new["emotion"] or not old["emotion"] else {}
     changed["facts"] = json.dumps({**json.loads(old["facts"]), **json.loads(new["facts"])})

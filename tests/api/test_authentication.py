@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 import requests
 
+from api import analysis_recorder
 from tests.support.server import DATE, HEADERS, KEY, Server, video_body
 
 pytestmark = pytest.mark.server
@@ -272,7 +273,8 @@ class TestBrowsers:
     def test_answers_and_refusals_can_be_read(self, for_pages: Server, headers: dict[str, str]) -> None:
         response = predict(for_pages, {**headers, "Origin": ORIGIN})
         assert response.headers["Access-Control-Allow-Origin"] == ORIGIN
-        assert "x-request-id" in response.headers["Access-Control-Expose-Headers"]
+        exposed = response.headers["Access-Control-Expose-Headers"].split(", ")
+        assert {"x-request-id", *(name.lower() for name in analysis_recorder.HEADERS)} <= set(exposed)
         assert "Origin" in response.headers["Vary"]
 
     def test_other_origins_are_told_nothing(self, for_pages: Server) -> None:

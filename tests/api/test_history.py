@@ -61,7 +61,7 @@ def get(server: Server, user: str, path: str = "", **params: Any) -> Any:
 
 
 def kept(server: Server, user: str, data: bytes = b"clip", path: str = "/thumbnail", **fields: Any) -> str:
-    """Have something analysed and return its entry's id."""
+    """Have something analyzed and return its entry's id."""
     return post(server, user, path, data, **fields).headers["x-history-id"]
 
 

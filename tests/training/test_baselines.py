@@ -143,7 +143,7 @@ def test_every_example_is_held_out_once_and_the_summary_describes_the_split():
     measured = cross_validate_baseline(data, two_informative_features(data.truth), 3)
     assert sum(fold.metrics.confusion.sum() for fold in measured) == len(data.examples)
     text = audio_logreg.summary(measured)
-    assert text.count("Split by person: 4 learnt from, 2 others held out.") == 3
+    assert text.count("Split by person: 4 trained on, 2 others held out.") == 3
     recalls = [fold.metrics.balanced_accuracy for fold in measured]
     assert f"UAR {np.mean(recalls):.4f} ± {np.std(recalls, ddof=1):.4f} over 3 folds" in text
     assert np.mean(recalls) > 0.85
@@ -168,7 +168,7 @@ def test_the_command_classifies_recordings_of_held_out_persons(tree, capsys):
     main(["train", "audio-logreg", "--data", f"ravdess-audio:{tree}", "--folds", "2"])
     printed = capsys.readouterr().out
     assert "RAVDESS, audio: 64 recordings. CC BY-NC-SA 4.0" in printed
-    assert "Split by person: 2 learnt from, 2 others held out." in printed
+    assert "Split by person: 2 trained on, 2 others held out." in printed
     mean = float(printed.partition("\nUAR ")[2].split()[0])
     assert mean > 0.9
 

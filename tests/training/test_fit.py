@@ -226,7 +226,7 @@ def test_pictures_become_a_model_that_serves_and_says_how_it_did(album, cache, t
     figures = {metric["name"]: metric["value"] for metric in fields["metrics"]}
     assert figures["accuracy"] >= 0.8
     card = (tmp_path / "mine" / "CARD.md").read_text()
-    assert "Split by person: 6 learnt from, 2 others held out." in card
+    assert "Split by person: 6 trained on, 2 others held out." in card
     assert "train improved-cnn --data images:PATH --out DIR" in card
     assert str(album) not in card + json.dumps(fields)
     assert card.strip() in capsys.readouterr().out
@@ -339,7 +339,7 @@ def test_recordings_are_learnt_in_folds_by_actor_and_stay_non_commercial(recordi
     assert figures["balanced accuracy (UAR)"] > 0.5  # an eighth by chance
     card = (tmp_path / "heard" / "CARD.md").read_text()
     assert "**Not for commercial use.**" in card
-    assert "2 folds, each held out in turn. Split by person: 2 learnt from, 2 others held out." in card
+    assert "2 folds, each held out in turn. Split by person: 2 trained on, 2 others held out." in card
     assert "| 1 | actor 0" in card and "± " in card
     predictor = load_audiovisual_model(tmp_path / "heard")
     assert predictor.info.labels == EIGHT

@@ -28,7 +28,7 @@ def persons(examples, rows):
 
 def assert_nobody_on_both_sides(examples, parted):
     both = persons(examples, parted.train) & persons(examples, parted.held_out)
-    assert not both, f"learnt from and measured on: {both}"
+    assert not both, f"trained on and evaluated on: {both}"
 
 
 @pytest.mark.parametrize("seed", range(5))

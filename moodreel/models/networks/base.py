@@ -16,7 +16,8 @@ Track = Sequence[FaceFeatures | None]
 """One person's features in T >= 1 equally spaced frames; None where the face was not found."""
 
 EmbeddingSequence = Sequence[torch.Tensor | None]
-"""One person's embeddings in T >= 1 equally spaced frames of live video; None where the face was not found."""
+"""One person's embeddings, as `embed_faces` makes them, in T >= 1 equally spaced frames; None where the face was not
+found. Live video classifies a sliding window of them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,13 +51,16 @@ class FaceNetwork(nn.Module, ABC):
 
     @abstractmethod
     def embed_faces(self, faces: Sequence[FaceFeatures]) -> list[torch.Tensor]:
-        """Compute what depends on one face alone, one tensor a face. Live video keeps it for `classify_windows`."""
+        """Compute the embedding of each face: what the network derives from that face alone.
+
+        Live video caches embeddings for `classify_windows`, so that it encodes each face only once.
+        """
 
     @abstractmethod
     def classify_windows(self, windows: Sequence[EmbeddingSequence]) -> torch.Tensor:
-        """Compute the logits (B, C) of the last frame of each window; that frame always has a face.
+        """Compute the current logits (B, C) of B windows of live video; the last frame of each always has a face.
 
-        A network that does not read time uses the last frame alone.
+        A network that pools over time reads the whole window, any other one the last frame alone.
         """
 
 
@@ -119,7 +123,8 @@ def pad_windows(windows: Sequence[EmbeddingSequence]) -> tuple[torch.Tensor, tor
 def fuse_batchnorm(network: nn.Module) -> None:
     """Fuse every batch normalization into the convolution before it, in place, for inference only.
 
-    Trained, it is one factor and one offset a channel, so that outputs change by rounding alone.
+    In inference it multiplies each channel by a constant and adds another one, which the convolution's weights and
+    bias can do as well. Outputs change by rounding alone.
     """
     network.eval()
     for parent in list(network.modules()):

@@ -14,9 +14,9 @@ _MIN_IMAGES_PER_THREAD = 4
 
 
 class MultiHeadFaceNet(FaceNetwork):
-    """A network with one head for each labelling convention that it was trained on.
+    """A network with one head for each labeling convention that it was trained on.
 
-    The images of FER+ were labelled twice: by the votes of ten people, and in FER2013 by one label, which often says
+    The images of FER+ were labeled twice: by the votes of ten people, and in FER2013 by one label, which often says
     anger or fear where the ten say neutral or sad. Other data sets have conventions of their own. The output is a
     weighted mixture of the heads, less a share of the prior of the training labels (logit adjustment, Menon et al.
     2021). A network with a single head returns its logits, without adjustment.
@@ -44,6 +44,7 @@ class MultiHeadFaceNet(FaceNetwork):
         """
         super().__init__()
         self.classes = classes
+        # model.json names these two `shares` and `tau`.
         self.head_weights = tuple(shares)
         self.logit_adjustment = tau
         self.temperatures = tuple(temperatures) or (1.0,) * len(self.head_weights)

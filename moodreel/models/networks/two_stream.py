@@ -62,13 +62,14 @@ class TwoStreamNet(TemporalFaceNet):
         del self.landmarks.time, self.landmarks.weigh, self.landmarks.adjust, self.landmarks.absent
         merge = [[SEVEN_TO_FIVE[label] == five for five in FIVE] for label in SEVEN]
         self.register_buffer("merge", torch.tensor(merge, dtype=torch.float32))
-        self.trust = nn.Parameter(torch.tensor([1.0, 0.5]))
+        # Names of attributes are keys of the state dict: shipped weights need them as they are.
+        self.trust = nn.Parameter(torch.tensor([1.0, 0.5]))  # weights of the streams
         input_dim = self.appearance_dim + _STREAMS * classes + len(BLENDSHAPES)
-        self.absent = nn.Parameter(torch.zeros(input_dim))
+        self.absent = nn.Parameter(torch.zeros(input_dim))  # input of a frame without a face
         self.dropout = nn.Dropout(0.2)
         self.time = nn.GRU(input_dim, hidden, batch_first=True, bidirectional=True)
-        self.weigh = nn.Linear(2 * hidden, 1)
-        self.adjust = nn.Linear(2 * hidden, classes)
+        self.weigh = nn.Linear(2 * hidden, 1)  # attention: logit of a frame's weight
+        self.adjust = nn.Linear(2 * hidden, classes)  # what temporal context adds to a frame's logits
 
     @property
     def appearance_dim(self) -> int:
@@ -117,7 +118,7 @@ class TwoStreamNet(TemporalFaceNet):
         mean, std = self.landmarks.mean[blendshapes], self.landmarks.std[blendshapes]
         standardized = ((landmarks[..., blendshapes] - mean) / std).clamp(-6, 6) / 2
         heads = appearance.unflatten(-1, (-1, len(SEVEN))).log_softmax(dim=-1).flatten(-2)
-        # Bounded, so that one extreme frame cannot dominate the GRU's state.
+        # Bounded, so that one extreme frame cannot dominate the GRU's state; /2 and /4 bring all inputs to about -3..3.
         inputs = torch.cat([heads.clamp_min(-8) / 4, streams.flatten(-2).clamp_min(-8) / 4, standardized], dim=-1)
         inputs = self.dropout(torch.where(mask[..., None], inputs, self.absent))
         packed = pack_padded_sequence(inputs, lengths, batch_first=True, enforce_sorted=False)

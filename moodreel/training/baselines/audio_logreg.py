@@ -27,7 +27,7 @@ INNER_FOLDS = 4
 MAX_DEVIATIONS = 5.0
 """Standardized features are clipped to this: one cough must not decide."""
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +65,7 @@ def cross_validate_baseline(
         probabilities[:, model.classes_] = model.predict_proba(features[held_out])
         predictions = Predictions(probabilities, np.ones(len(held_out), bool))
         metrics = compute_metrics(predictions, data.truth[held_out], data.labels)
-        log.info("Fold %d of %d: UAR %.4f", len(results) + 1, count, metrics.balanced_accuracy)
+        logger.info("Fold %d of %d: UAR %.4f", len(results) + 1, count, metrics.balanced_accuracy)
         results.append(BaselineFold(strength, fold.reason, metrics))
     return results
 

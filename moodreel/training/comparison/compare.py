@@ -61,13 +61,13 @@ def compare(
     if not len(split.held_out):
         raise DataInvalid(f"Nothing of {data.name} is held out; there is nothing to compare on.")
     labels = common_labels({model.name: model.info.labels for model in models}, data.labels)
-    setup = _Evaluator(data, split, labels, context, config)
-    run = setup.predict(models, split.held_out)
-    units = group_ids(run.examples)
+    evaluator = _Evaluator(data, split, labels, context, config)
+    run = evaluator.predict(models, split.held_out)
+    clusters = group_ids(run.examples)
     confusions = [per_sample_confusion(each.predicted, run.truth, len(labels)) for each in run.predictions]
-    resampled = bootstrap(confusions, units, resamples=config.resamples, seed=config.seed)
+    resampled = bootstrap(confusions, clusters, resamples=config.resamples, seed=config.seed)
     groups = {name: rows[split.held_out] for name, rows in (groups or groups_of_dataset(data.examples)).items()}
-    results = _model_results(models, setup, run, resampled, groups)
+    results = _model_results(models, evaluator, run, resampled, groups)
     owners = [(model.name, model.info.labels) for model in models] + [("The data", data.labels)]
     notes = [describe_mapping(owner, own_labels, labels) for owner, own_labels in owners]
     return Comparison(
@@ -80,7 +80,7 @@ def compare(
         notes=tuple(note for note in notes if note),
         split_description=split.description,
         leaks=split.leaks,
-        units=int(units.max()) + 1,
+        units=int(clusters.max()) + 1,
         by_person=any(example.person is not None for example in run.examples),
         config=config,
         results=results,
@@ -96,7 +96,7 @@ def groups_of_dataset(examples: Sequence[Example]) -> dict[str, np.ndarray]:
 
 @dataclass(frozen=True, eq=False)
 class _Evaluator:
-    """What all models are evaluated with."""
+    """Evaluates models on the same data, in the same labels."""
 
     data: Dataset
     split: EvaluationSplit
@@ -134,8 +134,10 @@ class _Evaluator:
         # These are other examples than those held out, so their resamples are drawn independently.
         seed, resamples = self.config.seed + 1, self.config.resamples
         train = bootstrap([confusion], group_ids(run.examples), resamples=resamples, seed=seed)["accuracy"][0]
-        share = float(run.correct(0).mean())
-        return GeneralizationGap(len(run.truth), share, share - accuracy, interval(train - resampled)), ""
+        train_accuracy = float(run.correct(0).mean())
+        return GeneralizationGap(
+            len(run.truth), train_accuracy, train_accuracy - accuracy, interval(train - resampled)
+        ), ""
 
     def _sample_train(self) -> np.ndarray:
         """Sample training rows: where people voted, only those with a majority label, as the held-out rows have.
@@ -150,17 +152,17 @@ class _Evaluator:
 
 def _model_results(
     models: Sequence[EvaluatedModel],
-    setup: _Evaluator,
+    evaluator: _Evaluator,
     run: EvaluationRun,
     resampled: Mapping[str, np.ndarray],
     groups: Mapping[str, np.ndarray],
 ) -> tuple[ModelResult, ...]:
-    people, units = _members_by_person(run.examples), group_ids(run.examples)
-    units_in_person = group_ids(run.examples, "random")  # clips, or copies of one file
+    people, clusters = _members_by_person(run.examples), group_ids(run.examples)
+    clusters_in_person = group_ids(run.examples, "random")  # clips, or copies of one file
     results = []
     for index, (model, cost) in enumerate(zip(models, measure_costs(models), strict=True)):
         metrics = compute_metrics(run.predictions[index], run.truth, run.labels)
-        gap, gap_reason = setup.measure_gap(model, metrics.accuracy, resampled["accuracy"][index])
+        gap, gap_reason = evaluator.measure_gap(model, metrics.accuracy, resampled["accuracy"][index])
         results.append(
             ModelResult(
                 name=model.name,
@@ -171,8 +173,8 @@ def _model_results(
                 metrics=metrics,
                 intervals={name: interval(values[index]) for name, values in resampled.items()},
                 cost=cost,
-                groups=_group_metrics(run, index, groups, units, setup.config),
-                people=_group_metrics(run, index, people, units_in_person, setup.config),
+                groups=_group_metrics(run, index, groups, clusters, evaluator.config),
+                people=_group_metrics(run, index, people, clusters_in_person, evaluator.config),
                 gap=gap,
                 gap_reason=gap_reason,
             )
@@ -188,9 +190,9 @@ def _members_by_person(examples: Sequence[Example]) -> dict[str, np.ndarray]:
 
 
 def _group_metrics(
-    run: EvaluationRun, model: int, groups: Mapping[str, np.ndarray], units: np.ndarray, config: ComparisonConfig
+    run: EvaluationRun, model: int, groups: Mapping[str, np.ndarray], clusters: np.ndarray, config: ComparisonConfig
 ) -> tuple[GroupMetrics, ...]:
-    """Compute the metrics of each group, the worst first; units (N,): what is resampled together."""
+    """Compute the metrics of each group, the worst first; clusters (N,): what is resampled together."""
     results = []
     for name, rows in groups.items():
         if not rows.any():
@@ -198,8 +200,8 @@ def _group_metrics(
         predictions, truth = run.predictions[model].select(rows), run.truth[rows]
         metrics = compute_metrics(predictions, truth, run.labels)
         confusion = per_sample_confusion(predictions.predicted, truth, len(run.labels))
-        present, own_units = np.unique(units[rows], return_inverse=True)
-        resampled = bootstrap([confusion], own_units, resamples=config.resamples, seed=config.seed)
+        present, own_clusters = np.unique(clusters[rows], return_inverse=True)
+        resampled = bootstrap([confusion], own_clusters, resamples=config.resamples, seed=config.seed)
         results.append(
             GroupMetrics(
                 name=name,

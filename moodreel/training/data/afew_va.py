@@ -21,7 +21,7 @@ from moodreel.emotions import FIVE
 from moodreel.errors import DataInvalid
 from moodreel.training.data.examples import Example, read_table
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 SCALE = 10.0
 """Valence and arousal go from -10 to 10 in the files, from -1 to 1 here."""
@@ -83,7 +83,7 @@ def read_afew_va(folder: Path, *, corrections: Path | None = None, seed: int = 0
     labels = [names[index] for index in cluster]
     if corrections is not None:
         labels = _correct(labels, examples, corrections)
-    log.info("AFEW-VA: %s.", ", ".join(f"{label} {labels.count(label)}" for label in FIVE))
+    logger.info("AFEW-VA: %s.", ", ".join(f"{label} {labels.count(label)}" for label in FIVE))
     return AfewVaFrames(
         examples=tuple(replace(example, label=label) for example, label in zip(examples, labels, strict=True)),
         values=points,
@@ -169,5 +169,5 @@ def _correct(labels: Sequence[str], examples: Sequence[Example], corrections: Pa
             + "\n  ".join(wrong)
         )
     changed = Counter(old != new for old, new in zip(labels, corrected, strict=True))[True]
-    log.info("AFEW-VA: %d frames corrected by %s.", changed, corrections.name)
+    logger.info("AFEW-VA: %d frames corrected by %s.", changed, corrections.name)
     return corrected

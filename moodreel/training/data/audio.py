@@ -21,7 +21,7 @@ def load_audio(examples: Sequence[Example]) -> Iterator[AudioClip]:
         try:
             clip = audio.decode_audio(file.read_bytes())
         except (MoodreelError, OSError) as error:
-            raise DataInvalid(f"{file.name} cannot be read; mend it or take it out. {error}") from error
+            raise DataInvalid(f"{file.name} cannot be read; repair it or remove it. {error}") from error
         if clip is None:
-            raise DataInvalid(f"{file.name} is silent from end to end; take it out.")
+            raise DataInvalid(f"{file.name} is silent from end to end; remove it.")
         yield clip

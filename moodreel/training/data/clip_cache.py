@@ -108,7 +108,7 @@ def _read_one(
     except (NoFace, NoFaceNoAudio):
         return None
     except (MoodreelError, OSError) as error:
-        raise DataInvalid(f"{clip} cannot be learnt from: {error} Mend it or take it out.") from error
+        raise DataInvalid(f"{clip} cannot be trained on: {error} Repair it or remove it.") from error
     cache.mkdir(parents=True, exist_ok=True)
     partial = file.with_suffix(".partial.npz")
     np.savez_compressed(partial, allow_pickle=False, **extracted)

@@ -76,7 +76,7 @@ def content_ids(examples: Sequence[Example]) -> list[str | None]:
             _digest(example.media) if size in repeated else None for example, size in zip(examples, sizes, strict=True)
         ]
     except OSError as error:
-        raise DataInvalid(f"{error.filename} cannot be read; look at its permissions, or take it out.") from error
+        raise DataInvalid(f"{error.filename} cannot be read; look at its permissions, or remove it.") from error
     copies = {digest for digest, count in Counter(digests).items() if digest and count > 1}
     return [digest if digest in copies else None for digest in digests]
 

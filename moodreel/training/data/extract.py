@@ -18,7 +18,7 @@ from moodreel.faces.tracker import Tracker
 from moodreel.media.video import Frame, VideoReader
 from moodreel.media.video_decoder import VideoLimits
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.csv"
 LIMITS = VideoLimits(
@@ -104,7 +104,7 @@ def extract(
             except (MoodreelError, OSError) as error:
                 reason = error.strerror if isinstance(error, OSError) else error
                 failed.append(f"{video}: {reason}")
-                log.warning("%s", failed[-1])
+                logger.warning("%s", failed[-1])
     if detector:
         detector.close()
     return ExtractResult(written, tuple(failed))

@@ -22,7 +22,7 @@ from moodreel.faces.features import (
 from moodreel.faces.landmarker import BLENDSHAPES, NUM_LANDMARKS, FaceLandmarker
 from moodreel.training.data.images import Images
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 MIN_SIDE = 192
 """Pixels a side that gray images, of 48, are enlarged to; 96, 144 and 288 find as many faces. Also the least for the
@@ -195,7 +195,7 @@ def _extract(
         list(tqdm(pool.map(extract_row, range(count)), total=count, desc=f"faces, {name}", mininterval=5))
     for each in landmarkers.values():
         each.close()
-    log.info("Faces found in %.2f %% of %d images, %s.", 100 * table.found.mean(), count, name)
+    logger.info("Faces found in %.2f %% of %d images, %s.", 100 * table.found.mean(), count, name)
     return table, landmarks
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from moodreel.errors import DataInvalid
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 USAGES = {"train": "Training", "valid": "PublicTest", "test": "PrivateTest"}
 """FER2013's names of the splits."""
@@ -119,9 +119,9 @@ def _read_csv(faces: Path, votes: Path | None, split: str) -> Fer2013Split:
     if not kept.any():
         raise DataInvalid(f"{faces.name} has no pictures with the Usage {USAGES[split]}. {EXPECTED}.")
     template = "%s: %d images of %s; left out: %d that FER+ dropped, %d that a later split has too."
-    log.info(template, faces.name, kept.sum(), split, dropped, (~kept).sum())
+    logger.info(template, faces.name, kept.sum(), split, dropped, (~kept).sum())
     if not votes:
-        log.warning(_NO_VOTES, faces.name)
+        logger.warning(_NO_VOTES, faces.name)
     return Fer2013Split(
         images=np.stack(images)[kept],
         votes=np.array(tallies, np.uint8)[kept] if votes else None,

@@ -10,7 +10,7 @@ import numpy as np
 from moodreel.emotions import EKMAN
 from moodreel.errors import DataInvalid
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 LABELS, MAPPING, NEUTRAL = "labels.txt", "ekman_mapping.json", "neutral"
 
@@ -73,7 +73,7 @@ def read_texts(folder: Path, split: str) -> Texts:
     fine = np.zeros((len(texts), len(labels)), np.float32)
     for row, labels_of_text in zip(fine, rows, strict=True):
         row[labels_of_text] = 1
-    log.info("%s: %d texts.", path.name, len(texts))
+    logger.info("%s: %d texts.", path.name, len(texts))
     return Texts(tuple(texts), fine, _to_classes(fine, groups), groups)
 
 

@@ -12,7 +12,7 @@ from moodreel.errors import DataInvalid
 from moodreel.training.data.dataset import AUDIO, CLIPS, IMAGES
 from moodreel.training.data.examples import Example, read_table
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 EXTENSIONS: Mapping[str, frozenset[str]] = {
     IMAGES: frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}),
@@ -46,10 +46,10 @@ def read_folders(
             f"each label, {wanted}. Left out, by number of files: {_describe(skipped)}."
         )
     if skipped:
-        log.warning("Left out, by number of files: %s.", _describe(skipped))
+        logger.warning("Left out, by number of files: %s.", _describe(skipped))
     person_of = _read_people(people, {name for name, _ in files}) if people else {}
     if len({label for _, label in files}) == 1:
-        log.warning("All %d %s have one label: %s.", len(files), media, files[0][1])
+        logger.warning("All %d %s have one label: %s.", len(files), media, files[0][1])
     examples = []
     for name, label in files:
         person, group = person_of.get(name, ("", ""))
@@ -83,7 +83,7 @@ def read_groups(file: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
         raise DataInvalid(f"{file} gives none of the pictures a group; its files are named like {names[0]}.")
     ungrouped = len(names) - int(np.any(list(groups.values()), axis=0).sum())
     if unknown or ungrouped:
-        log.warning("%s: %d of its files are not here; %d pictures have no group.", file.name, unknown, ungrouped)
+        logger.warning("%s: %d of its files are not here; %d pictures have no group.", file.name, unknown, ungrouped)
     return dict(sorted(groups.items()))
 
 

@@ -60,7 +60,7 @@ def _decode(media: Path | bytes | str) -> np.ndarray:
         image = None
     if image is None:
         name = media if isinstance(media, Path) else "An example of the set"
-        raise DataInvalid(f"{name} cannot be read as a picture; repair it or take it out.")
+        raise DataInvalid(f"{name} cannot be read as a picture; repair it or remove it.")
     height, width = image.shape[:2]
     scale = DETECTION_SIDE / max(height, width)
     if scale >= 1:

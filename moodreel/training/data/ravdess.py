@@ -13,7 +13,7 @@ from moodreel.emotions import EIGHT
 from moodreel.errors import DataInvalid
 from moodreel.training.data.examples import Example
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 MODALITIES = ("audio-video", "video", "audio")
 CHANNELS = ("speech", "song")
@@ -128,7 +128,7 @@ def read_ravdess(folder: Path, modality: str, *, channels: tuple[str, ...] = ("s
             f"to Actor_{ACTORS}. Left out: {_describe(skipped)}."
         )
     if skipped:
-        log.info("RAVDESS, left out: %s.", _describe(skipped))
+        logger.info("RAVDESS, left out: %s.", _describe(skipped))
     return tuple(examples)
 
 

@@ -18,7 +18,7 @@ from moodreel.training.data.image_folder import read_folders
 from moodreel.training.data.ravdess import read_ravdess
 from moodreel.training.data.splits import Split
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 PEOPLE = "people.csv"
 """Beside the labels' folders: the columns file, person and optionally group (`image_folder.read_folders`)."""
@@ -38,7 +38,7 @@ def open_dataset(spec: str) -> Dataset:
     if not colon:
         name, path = "ferplus", spec
     if name in _OLD_NAMES:
-        log.warning("%s: is deprecated and goes with the next release; write %s:.", name, _OLD_NAMES[name])
+        logger.warning("%s: is deprecated and goes with the next release; write %s:.", name, _OLD_NAMES[name])
         name = _OLD_NAMES[name]
     if name not in DATASETS:
         raise DataInvalid(f"There is no set {name!r}; name one of {', '.join(DATASETS)}, as in {IMAGES}:PATH.")
@@ -64,8 +64,8 @@ def _open_ferplus(path: Path) -> Dataset:
         published_split=_published_split(
             int(kept[0].sum()),
             len(labels),
-            "FER+'s own split: train learnt from, valid held out (a majority over half). It knows no persons; some may "
-            "be on both sides.",
+            "FER+'s own split: train for training, valid held out (a majority over half). It knows no persons; some "
+            "may be on both sides.",
         ),
         license="labels MIT; rights to the pictures (FER2013) unstated",
     )
@@ -140,7 +140,7 @@ def _open_goemotions(path: Path) -> Dataset:
         published_split=_published_split(
             len(parts[0].texts),
             len(texts),
-            "GoEmotions' own split: train learnt from, dev held out. It knows no authors.",
+            "GoEmotions' own split: train for training, dev held out. It knows no authors.",
         ),
         license="Apache-2.0",
     )

@@ -8,7 +8,7 @@ from torch import nn
 
 
 class ExponentialMovingAverage:
-    """Keep a copy of a network whose weights follow it slowly; its answers are often better than the last weights'.
+    """Keep an exponential moving average of a network's weights; it often generalizes better than the last weights.
 
     Attributes:
         network: the averaged copy, in eval mode, without gradients.
@@ -31,7 +31,10 @@ class ExponentialMovingAverage:
         self._updates = 0
 
     def update(self, network: nn.Module) -> None:
-        """Move trained parameters and normalization statistics towards the network's; frozen ones are equal anyway."""
+        """Move trained parameters and floating-point buffers towards the network's, and copy its integer buffers.
+
+        Frozen parameters never change, so they are skipped.
+        """
         moving = [
             (average, current.detach())
             for average, current in zip(_tensors(self.network), _tensors(network), strict=True)

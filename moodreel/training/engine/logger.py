@@ -13,7 +13,7 @@ from moodreel.errors import DataInvalid
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 FILE = "metrics.csv"
 EVENTS = "tensorboard"
@@ -89,7 +89,7 @@ class MetricsLogger:
 def _open_tensorboard(folder: Path, last_step: int) -> "SummaryWriter | None":
     """Open a writer that drops events after `last_step`."""
     if find_spec("tensorboard") is None:
-        log.warning("TensorBoard is not installed; metrics go to %s alone.", FILE)
+        logger.warning("TensorBoard is not installed; metrics go to %s alone.", FILE)
         return None
     from torch.utils.tensorboard import SummaryWriter  # an optional package
 

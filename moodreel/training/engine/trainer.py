@@ -34,7 +34,7 @@ from moodreel.training.engine.optimizer import build_optimizer, set_train_mode
 from moodreel.training.engine.schedule import SCHEDULES, Phase
 from moodreel.training.engine.task import Task
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _RESUMED = ("phase", "step", "stale", "history", "best", "kept")
 """Attributes of `Trainer` that a checkpoint holds as they are."""
@@ -117,13 +117,13 @@ def fit(
     if folder and resume and (folder / CHECKPOINT).is_file():
         state = checkpoint.resume(folder / CHECKPOINT, about)
     trainer = Trainer(task, config, state, loader_threads)
-    logger = MetricsLogger(folder, history=trainer.history, wandb=wandb, about=about)
-    with logger, logging_redirect_tqdm(), deterministic(trainer.device):
+    metrics_logger = MetricsLogger(folder, history=trainer.history, wandb=wandb, about=about)
+    with metrics_logger, logging_redirect_tqdm(), deterministic(trainer.device):
         for number, phase in enumerate(phases):
             if number < trainer.phase:
                 continue
             for row in trainer.run_phase(phase, number, first_step=sum(each.steps for each in phases[:number])):
-                logger.write(row)
+                metrics_logger.write(row)
                 if folder:
                     checkpoint.save(folder / CHECKPOINT, {**trainer.state_dict(), "about": about})
     return trainer.finish()
@@ -190,7 +190,7 @@ class Trainer:
                     yield self._evaluate(phase, {"step": first_step + self.step, "lr": lr, "loss": total / count})
                     total = 0.0
                     if self._out_of_patience():
-                        log.info("%s: no better for %d evaluations; ended early.", phase.name, self.stale)
+                        logger.info("%s: no better for %d evaluations; ended early.", phase.name, self.stale)
                         return
 
     def state_dict(self) -> dict[str, Any]:
@@ -220,7 +220,7 @@ class Trainer:
         self.scaler.load_state_dict(state["scaler"])
         for name in _RESUMED:
             setattr(self, name, state[name])
-        log.info("Going on at step %d of phase %d.", self.step, self.phase + 1)
+        logger.info("Going on at step %d of phase %d.", self.step, self.phase + 1)
 
     def _start_phase(self, phase: Phase, number: int) -> None:
         """Build optimizer and schedule; load their state where the phase was resumed, else start it from step 0."""
@@ -284,7 +284,7 @@ class Trainer:
             self.kept = _cloned(self.task.eval_network) if self.config.patience else None
         self.stale = 0 if better else self.stale + 1
         shown = ", ".join(f"{name} {number:.4f}" for name, number in metrics.items())
-        log.info(
+        logger.info(
             "%s: step %d, loss %.4f%s", phase.name, row["step"], row["loss"], f", held out: {shown}" if shown else ""
         )
         set_train_mode(self.task.network, phase)

@@ -20,7 +20,7 @@ from moodreel.training.evaluation.metrics import ClassificationMetrics, Predicti
 from moodreel.training.evaluation.predict import predict_rows, requires_landmarks, scatter
 from moodreel.training.evaluation.pseudo_sequences import SequenceMetrics, evaluate_sequences
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,9 +94,9 @@ def evaluate(
     sequences = None
     neutral = truth[found] == FIVE.index("Neutral")
     if requires_landmarks(predictor):
-        log.warning("No pseudo-sequences: they have no images, which this model reads.")
+        logger.warning("No pseudo-sequences: they have no images, which this model reads.")
     elif neutral.all() or not neutral.any():
-        log.warning("No pseudo-sequences: they need both neutral faces and others.")
+        logger.warning("No pseudo-sequences: they need both neutral faces and others.")
     else:
         sequences = evaluate_sequences(predictor, faces, all_truth, seed)
     return FaceEvaluation(metrics, groups=by_group, sequences=sequences)

@@ -96,7 +96,7 @@ class PairedT:
 
 
 def bootstrap(
-    confusions: Sequence[np.ndarray], units: np.ndarray, *, resamples: int, seed: int
+    confusions: Sequence[np.ndarray], clusters: np.ndarray, *, resamples: int, seed: int
 ) -> Mapping[str, np.ndarray]:
     """Compute the metrics of all models on the same bootstrap resamples.
 
@@ -105,18 +105,18 @@ def bootstrap(
 
     Args:
         confusions: Of each of M models, float32 (N, C, C + 1), see `per_sample_confusion`.
-        units: int64 (N,), numbers from 0 of what is drawn together, such as all clips of a person.
+        clusters: int64 (N,), numbers from 0 of what is drawn together, such as all clips of a person.
         resamples: How many.
         seed: Of the random generator.
 
     Returns:
         float64 (M, resamples) for each of `CONFUSION_METRICS`.
     """
-    count = int(units.max()) + 1
-    by_unit = [_sum_by_unit(confusion, units, count) for confusion in confusions]
+    count = int(clusters.max()) + 1
+    by_cluster = [_sum_by_cluster(confusion, clusters, count) for confusion in confusions]
     values: dict[str, list[np.ndarray]] = {name: [] for name in CONFUSION_METRICS}
     for weights in _draw_weights(count, resamples, seed):
-        resampled = np.stack([np.tensordot(weights, confusion, axes=1) for confusion in by_unit]).astype(float)
+        resampled = np.stack([np.tensordot(weights, confusion, axes=1) for confusion in by_cluster]).astype(float)
         for name, metric in CONFUSION_METRICS.items():
             values[name].append(metric(resampled))
     return {name: np.concatenate(parts, axis=1) for name, parts in values.items()}
@@ -178,14 +178,14 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return multipletests(p_values, method="holm")[1].tolist() if len(p_values) else []
 
 
-def _sum_by_unit(confusion: np.ndarray, units: np.ndarray, count: int) -> np.ndarray:
+def _sum_by_cluster(confusion: np.ndarray, clusters: np.ndarray, count: int) -> np.ndarray:
     summed = np.zeros((count, *confusion.shape[1:]), np.float32)
-    np.add.at(summed, units, confusion)
+    np.add.at(summed, clusters, confusion)
     return summed
 
 
 def _draw_weights(count: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
-    """Draw how often each unit is in each resample, float32 (up to `_BATCH`, count) at a time."""
+    """Draw how often each cluster is in each resample, float32 (up to `_BATCH`, count) at a time."""
     rng = np.random.default_rng(seed)
     for start in range(0, resamples, _BATCH):
         size = min(_BATCH, resamples - start)

@@ -24,7 +24,7 @@ from moodreel.training.evaluation.predict import single_frame
 from moodreel.training.explain.attribution import attribute, without_audio
 from moodreel.training.explain.render import AttributionMap
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 VisualPredictor = FacePredictor | AudioVisualPredictor
 
@@ -63,7 +63,7 @@ def find_faces(files: Sequence[Path], landmarker_path: Path) -> list[FaceToExpla
         rgb = image.decode_image(data).rgb
         found = detect_tiled(landmarker, rgb)
         if not found:
-            log.warning("No face was found in %s.", file)
+            logger.warning("No face was found in %s.", file)
         faces += [
             FaceToExplain(f"{file.stem}-{number}", extract_features(rgb, face, with_rgb_crop=True))
             for number, face in enumerate(found, start=1)
