@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from moodreel.errors import DataInvalid
-from moodreel.training.cli.options import add_common, add_out, check_out
+from moodreel.training.cli.options import Commands, add_common, add_out, check_out
 from moodreel.training.comparison.compare import compare
 from moodreel.training.comparison.face_sheets import draw_faces
 from moodreel.training.comparison.report import PAGE, TEXT, write_report
@@ -29,7 +29,7 @@ from moodreel.training.explain.highlight import highlighter
 log = logging.getLogger("moodreel.training")
 
 
-def add_parser(commands: argparse._SubParsersAction, store: Path) -> None:
+def add_parser(commands: Commands, store: Path) -> None:
     """Add `compare` to the commands. store: the folder of models."""
     parser = commands.add_parser("compare", help="measure models side by side, and say whether one is better")
     parser.add_argument("models", nargs="+", metavar="MODEL", help="a name in the store, a folder or a weights file")
@@ -39,7 +39,10 @@ def add_parser(commands: argparse._SubParsersAction, store: Path) -> None:
     add_out(parser, "the report's folder")
     parser.add_argument("--groups", type=Path, help="csv of columns file, group: measure each group too")
     parser.add_argument(
-        "--judge-by", choices=sorted(CONFUSION_METRICS), default=DECISION_METRIC, help="default: %(default)s"
+        "--judge-by",
+        choices=sorted(CONFUSION_METRICS),
+        default=DECISION_METRIC,
+        help="the deciding metric (default: %(default)s)",
     )
     parser.add_argument(
         "--hold-out", type=float, metavar="SHARE", help="measure on such a share instead of what the set holds out"
@@ -48,9 +51,14 @@ def add_parser(commands: argparse._SubParsersAction, store: Path) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of what is held out and resampled (default: %(default)s)")
     parser.add_argument("--resamples", type=int, default=2000, help="of the bootstrap (default: %(default)s)")
     parser.add_argument(
-        "--gap-sample", type=int, default=1000, help="examples learnt from to look at for over-fitting, 0 for none"
+        "--gap-sample",
+        type=int,
+        default=1000,
+        help="training examples to measure the generalization gap on, 0 for none",
     )
-    parser.add_argument("--gap", action="store_true", help="also where a card does not say that it learnt from the set")
+    parser.add_argument(
+        "--gap", action="store_true", help="also for models whose card does not name the data set as training data"
+    )
     add_common(parser)
     parser.set_defaults(run=lambda args: run(args, store))
 

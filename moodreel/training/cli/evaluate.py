@@ -2,14 +2,13 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 from moodreel.errors import DataInvalid
 from moodreel.models.face_registry import face_model_registry, load_face_model
 from moodreel.models.model_card import TEXT, read_kind
 from moodreel.models.registry import CARD_FILE
 from moodreel.models.text_registry import load_text_model, text_model_registry
-from moodreel.training.cli.options import add_common
+from moodreel.training.cli.options import Commands, add_common
 from moodreel.training.data.dataset import IMAGES
 from moodreel.training.data.loading import DataContext
 from moodreel.training.engine.device import resolve_device
@@ -21,7 +20,7 @@ from moodreel.training.experiment.recipe import STORE
 FACE_DATA, TEXT_DATA = ("ferplus", "muxspace", IMAGES), ("goemotions",)
 
 
-def add_parser(commands: Any) -> None:
+def add_parser(commands: Commands) -> None:
     """Add the verb."""
     parser = commands.add_parser("evaluate", help="measure one model on a data set")
     parser.add_argument("model", help="a name in the store, a model's folder or a weights file")

@@ -6,7 +6,7 @@ from pathlib import Path
 from PIL import Image
 
 from moodreel.errors import DataInvalid
-from moodreel.training.cli.options import add_common, add_out, check_out
+from moodreel.training.cli.options import Commands, add_common, add_out, check_out
 from moodreel.training.data.loading import DataContext
 from moodreel.training.engine.device import resolve_device
 from moodreel.training.evaluation.audiovisual_model import EvaluatedAudioVisualModel
@@ -19,7 +19,7 @@ SHEET = "sheet.png"
 MAX_SHEET_FACES = 24
 
 
-def add_parser(commands: argparse._SubParsersAction, *, store: Path) -> None:
+def add_parser(commands: Commands, *, store: Path) -> None:
     """Add `explain` to the commands; store: the folder of models."""
     parser = commands.add_parser("explain", help="draw where in faces a model found evidence")
     parser.add_argument("model", help="a name in the store, or a model's folder")

@@ -7,7 +7,7 @@ import numpy as np
 
 from moodreel.errors import DataInvalid, ModelInvalid
 from moodreel.models.quantization import PRECISIONS
-from moodreel.training.cli.options import add_common, add_out, check_out
+from moodreel.training.cli.options import Commands, add_common, add_out, check_out
 from moodreel.training.data.dataset import Dataset
 from moodreel.training.data.loading import DataContext
 from moodreel.training.data.registry import open_dataset
@@ -18,7 +18,7 @@ from moodreel.training.evaluation.open_models import open_models
 from moodreel.training.export.quantize import QuantizationReport, quantize_model
 
 
-def add_parser(commands: argparse._SubParsersAction, *, store: Path) -> None:
+def add_parser(commands: Commands, *, store: Path) -> None:
     """Add the verb; store: the folder of models."""
     parser = commands.add_parser(
         "export", help="write a model with weights of another data type, and measure the change"
@@ -92,7 +92,8 @@ def export_measured(
         if folder != model.path:
             [other] = open_models([str(folder)], context.models, device=device)
             predictions = other.predict(examples, data.media, context)
-        return predictions.probabilities[before.found] @ matrix
+        probabilities: np.ndarray = predictions.probabilities[before.found] @ matrix
+        return probabilities
 
     description = f"{data.name}, held out"
     return quantize_model(model.path, out, weights, predict, truth[before.found], data=description, overwrite=overwrite)

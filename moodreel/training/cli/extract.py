@@ -3,15 +3,14 @@
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
 
-from moodreel.training.cli.options import add_common
+from moodreel.training.cli.options import Commands, add_common
 from moodreel.training.data.extract import MANIFEST, extract, parse_duration
 from moodreel.training.data.loading import DataContext
 from moodreel.training.experiment.recipe import STORE
 
 
-def add_parser(commands: Any) -> None:
+def add_parser(commands: Commands) -> None:
     """Add the verb."""
     parser = commands.add_parser("extract", help="write frames of videos, or faces, to label by hand")
     parser.add_argument("videos", type=Path, nargs="+", metavar="VIDEO", help="a video file")

@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Iterable
 from dataclasses import Field, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from moodreel.errors import DataInvalid
 from moodreel.models.registry import CARD_FILE
@@ -13,6 +13,12 @@ from moodreel.training.engine.checkpoint import CHECKPOINT
 from moodreel.training.engine.device import DEVICES
 from moodreel.training.experiment.options import DATASET, PATH, changed, flag, without_path
 from moodreel.training.experiment.recipe import STORE
+
+if TYPE_CHECKING:
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+else:  # the class takes no type argument when it runs
+    Commands = argparse._SubParsersAction
+"""What `add_subparsers` returns: each verb adds its parser to it."""
 
 
 def add_fields(parser: argparse.ArgumentParser, options: Any, names: Iterable[str] | None = None) -> None:

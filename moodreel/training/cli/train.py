@@ -12,6 +12,7 @@ from typing import Any
 
 from moodreel.errors import DataInvalid
 from moodreel.training.cli.options import (
+    Commands,
     add_common,
     add_fields,
     add_out,
@@ -28,7 +29,7 @@ from moodreel.training.recipes.registry import RECIPES, configure
 log = logging.getLogger("moodreel.training")
 
 
-def add_parser(commands: Any) -> None:
+def add_parser(commands: Commands) -> None:
     """Add the verb, with a parser for each preset."""
     parser = commands.add_parser("train", help="train a model from a preset, and write its folder")
     presets = parser.add_subparsers(dest="preset", required=True, metavar="PRESET")

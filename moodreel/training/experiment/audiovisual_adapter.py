@@ -78,7 +78,8 @@ class AudioVisualAdapter(ArchitectureAdapter):
             network.audio.load_state_dict(own.audio.state_dict())
         elif pretrained:
             load_torchvision_weights(network.trunk, pretrained)
-        return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return network
 
     def warm_start_audio(
         self, network: nn.Module, checkpoint: Path, data: Dataset, config: TrainConfig, counts: Mapping[str, int]

@@ -62,12 +62,14 @@ class AvInputs(InputAdapter):
         network.input_side = SMALL_FACE_SIDE if phase is not None and phase.name == SMALL_FACES else INPUT_SIDE
         masks = inputs.windows.face_mask.to(network.device), inputs.windows.audio_mask.to(network.device)
         frames = network.encode_frames(inputs.windows) if inputs.frames is None else inputs.frames.to(network.device)
-        logits = network.fusion(network.fusion_inputs(frames, masks[0], inputs.windows.mels, masks[1]))
+        logits: torch.Tensor = network.fusion(network.fusion_inputs(frames, masks[0], inputs.windows.mels, masks[1]))
         if inputs.owners is None:
             return logits
         owners = inputs.owners.to(logits.device)
         count = int(owners.max()) + 1
-        total = logits.new_zeros(count, logits.shape[1]).index_add(0, owners, logits.float().softmax(dim=1))
+        total: torch.Tensor = logits.new_zeros(count, logits.shape[1]).index_add(
+            0, owners, logits.float().softmax(dim=1)
+        )
         return (total / torch.bincount(owners, minlength=count)[:, None]).clamp_min(1e-9).log()
 
 

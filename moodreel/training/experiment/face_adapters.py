@@ -52,7 +52,8 @@ class CropAdapter(ArchitectureAdapter):
             raise DataInvalid(f"{self.name} is trained from scratch; omit --pretrained.")
         network = _build_network(self.name, labels, self.arguments(arguments))
         assert isinstance(network, MultiHeadFaceNet)
-        return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return network
 
     def arguments(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Return all arguments of the network except its number of classes."""

@@ -40,7 +40,8 @@ class CropInputs(InputAdapter):
 
     def forward(self, network: nn.Module, inputs: torch.Tensor, phase: Phase | None = None) -> torch.Tensor:
         """Return the network's logits (B, C)."""
-        return network(inputs.to(_device(network)))[:, 0]
+        logits: torch.Tensor = network(inputs.to(_device(network)))
+        return logits[:, 0]
 
 
 class PortraitInputs(CropInputs):

@@ -147,12 +147,12 @@ def _build(
 
 def sequence_logits(network: CompactEmotiMeshNet, clips: SequenceBatch) -> torch.Tensor:
     """Return the logits (B, 5) of sequences."""
-    device, seen = network.mean.device, torch.from_numpy(clips.face_mask)
+    device, mask = network.mean.device, torch.from_numpy(clips.face_mask)
     with torch.no_grad():
         faces = network.encode(torch.from_numpy(clips.features[clips.face_mask]).to(device))
-    embeddings = torch.zeros(*seen.shape, faces.shape[-1], device=device)
-    embeddings[seen.to(device)] = faces
-    logits, _ = network.temporal_pool(embeddings, seen.to(device), torch.from_numpy(clips.lengths).to(device))
+    embeddings = torch.zeros(*mask.shape, faces.shape[-1], device=device)
+    embeddings[mask.to(device)] = faces
+    logits, _ = network.temporal_pool(embeddings, mask.to(device), torch.from_numpy(clips.lengths).to(device))
     return logits
 
 

@@ -176,7 +176,7 @@ def _regress(activations: np.ndarray, probabilities: np.ndarray) -> tuple[np.nda
         optimizer.zero_grad()
         cross_entropy = -(counts * targets * (inputs @ weights + bias).log_softmax(dim=1)).sum() / counts.sum()
         value = cross_entropy + WEIGHT_DECAY * weights.square().sum() / len(SEVEN)
-        value.backward()
+        value.backward()  # type: ignore[no-untyped-call]
         return value
 
     optimizer.step(loss)  # type: ignore[no-untyped-call]
