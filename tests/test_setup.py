@@ -33,7 +33,7 @@ def needed_libraries() -> set[str]:
 
 
 @pytest.mark.parametrize("script", ["init.sh", "Dockerfile"])
-def test_the_system_packages_that_are_installed_are_those_that_are_needed(script):
+def test_the_installed_system_packages_are_those_that_are_linked(script):
     needed = {PACKAGE_OF[library] for library in needed_libraries() if library in PACKAGE_OF}
     assert needed == set(PACKAGE_OF.values())
     listed = re.search(r"libgl1 lib[a-z0-9. -]+", (ROOT / script).read_text())
@@ -47,7 +47,7 @@ def test_every_direct_dependency_is_pinned(name):
     assert all(re.fullmatch(r"[A-Za-z0-9-]+==[0-9.]+", line) for line in lines)
 
 
-def test_init_says_how_to_use_it_when_it_does_not_understand():
+def test_init_prints_its_usage_for_unknown_arguments():
     answer = subprocess.run(["bash", "init.sh", "--nonsense"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert answer.returncode == 2
     assert "./init.sh test" in answer.stdout
@@ -64,7 +64,7 @@ def fresh_clone(tmp_path):
 
 
 @pytest.mark.server
-def test_one_command_serves_and_its_curl_works(fresh_clone):
+def test_init_starts_the_service_and_its_printed_curl_works(fresh_clone):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

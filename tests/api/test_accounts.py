@@ -89,7 +89,7 @@ WHO: dict[str, tuple[dict[str, str], str]] = {
 
 
 @pytest.mark.parametrize("name", WHO)
-def test_the_first_credential_that_is_sent_decides(client: FlaskClient, name: str) -> None:
+def test_the_first_credential_sent_takes_precedence(client: FlaskClient, name: str) -> None:
     headers, expected = WHO[name]
     response = client.get("/auth/profile", headers=headers)
     if expected in ("invalid_token", "unauthorized"):
@@ -100,35 +100,35 @@ def test_the_first_credential_that_is_sent_decides(client: FlaskClient, name: st
         assert (profile["user_id"] or profile["id"][:3]) == expected
 
 
-def test_a_token_in_the_address_is_none(client: FlaskClient) -> None:
+def test_a_token_in_the_url_is_ignored(client: FlaskClient) -> None:
     assert code(client.get(f"/auth/profile?access_token={ADA}"))[0] == 401
 
 
 @pytest.mark.parametrize("headers", [bearer(BAD), cookie(BAD), bearer("")])
-def test_what_is_open_stays_open_to_a_bad_token(client: FlaskClient, headers: dict[str, str]) -> None:
+def test_public_routes_ignore_a_bad_token(client: FlaskClient, headers: dict[str, str]) -> None:
     for path in ("/health", "/ready", "/metrics", "/openapi.json"):
         assert client.get(path, headers=headers).status_code == 200
 
 
-def test_an_expired_token_is_told_apart(client: FlaskClient) -> None:
+def test_an_expired_token_has_its_own_error_code(client: FlaskClient) -> None:
     expired = own_token(iat=time.time() - 7200, exp=time.time() - 3600)
     for headers in (bearer(expired), cookie(expired)):
         assert code(client.get("/auth/profile", headers=headers)) == (401, "token_expired")
 
 
 @pytest.mark.parametrize(("method", "path"), [("POST", "/predict"), ("POST", "/thumbnail"), ("GET", "/logs")])
-def test_the_older_calls_take_tokens_and_want_a_date_as_ever(client: FlaskClient, method: str, path: str) -> None:
+def test_the_older_routes_accept_tokens_and_require_a_date(client: FlaskClient, method: str, path: str) -> None:
     admin = bearer(own_token(roles=["ADMIN"]))
     assert code(client.open(path, method=method, headers=admin)) == (400, "bad_date")
     assert code(client.open(path, method=method, headers={**admin, "date": DATE}, data=b"{")) == (400, "bad_json")
 
 
-def test_the_new_calls_need_no_date_but_a_well_formed_one(client: FlaskClient) -> None:
+def test_a_date_is_optional_on_new_routes_but_must_be_well_formed(client: FlaskClient) -> None:
     assert client.get("/auth/profile", headers=bearer(ADA) | {"x-date": DATE}).status_code == 200
     assert code(client.get("/auth/profile", headers=bearer(ADA) | {"date": "yesterday"})) == (400, "bad_date")
 
 
-def test_without_settings_there_are_no_tokens_and_the_caller_learns_what_to_send(tmp_path: Path) -> None:
+def test_without_token_settings_the_error_names_the_accepted_credentials(tmp_path: Path) -> None:
     none = {"security_secret": None, "oidc_issuer": None}
     client = client_without_models(accounts.settings(tmp_path, **none))
     refused = client.get("/auth/profile", headers=bearer(ADA))
@@ -139,7 +139,7 @@ def test_without_settings_there_are_no_tokens_and_the_caller_learns_what_to_send
     assert "Bearer" not in stranger.get_json()["detail"] + stranger.headers["WWW-Authenticate"]
 
 
-def test_while_the_providers_keys_cannot_be_had_the_call_may_come_again(tmp_path: Path) -> None:
+def test_unavailable_provider_keys_are_a_temporary_error(tmp_path: Path) -> None:
     settings = accounts.settings(tmp_path, oidc_jwks="http://127.0.0.1:9/nobody-listens-here")
     client = client_without_models(settings)
     response = client.get("/auth/profile", headers=bearer(openid_token()))
@@ -165,7 +165,7 @@ def test_while_the_providers_keys_cannot_be_had_the_call_may_come_again(tmp_path
         ({}, 401),
     ],
 )
-def test_the_log_is_for_keys_and_administrators(client: FlaskClient, headers: dict[str, str], status: int) -> None:
+def test_the_log_is_readable_by_api_keys_and_administrators(client: FlaskClient, headers: dict[str, str], status: int) -> None:
     response = client.get("/logs", headers={**headers, "date": DATE})
     assert response.status_code == status
     if status == 403:
@@ -173,7 +173,7 @@ def test_the_log_is_for_keys_and_administrators(client: FlaskClient, headers: di
         assert "ADMIN" in response.get_json()["detail"]
 
 
-def test_calls_a_minute_are_counted_for_each_user(tmp_path: Path) -> None:
+def test_the_rate_limit_applies_to_each_user(tmp_path: Path) -> None:
     client = client_without_models(accounts.settings(tmp_path, rate_limit=3))
     renewed = own_token(userId="ada", exp=time.time() + 99)
     answers = [client.get("/auth/profile", headers=bearer(text)).status_code for text in (ADA, renewed, ADA, ADA)]
@@ -222,7 +222,7 @@ OWN_PAGE: dict[str, tuple[dict[str, str], bool]] = {
 
 @pytest.mark.parametrize("path", ["/auth/refresh-token", "/auth/verify-token"])
 @pytest.mark.parametrize("name", OWN_PAGE)
-def test_a_cookie_changes_something_from_our_own_pages_only(tmp_path: Path, path: str, name: str) -> None:
+def test_a_cookie_may_change_state_only_from_same_origin_pages(tmp_path: Path, path: str, name: str) -> None:
     settings = accounts.settings(tmp_path, cors_origins=("*", ORIGIN))
     client = client_without_models(settings)
     headers, good = OWN_PAGE[name]
@@ -236,19 +236,19 @@ def test_a_cookie_changes_something_from_our_own_pages_only(tmp_path: Path, path
     assert read.status_code == 200, "reading changes nothing, and another page cannot see the answer"
 
 
-def test_a_cookie_may_not_post_a_clip_from_a_strangers_page(client: FlaskClient) -> None:
+def test_a_cookie_may_not_post_a_clip_from_another_origin(client: FlaskClient) -> None:
     headers = {**cookie(ADA), "date": DATE, "Origin": "https://evil.example"}
     for path in ("/predict", "/thumbnail"):
         assert code(client.post(path, headers=headers, data=b"{")) == (403, "forbidden")
 
 
-def test_a_page_over_an_open_line_is_not_ours_where_ours_is_not(client: FlaskClient) -> None:
+def test_an_http_page_is_not_same_origin_with_an_https_service(client: FlaskClient) -> None:
     headers = {**cookie(ADA), "Host": "moodreel.example", "Origin": "http://moodreel.example"}
     environ = {"wsgi.url_scheme": "https"}
     assert code(client.post("/auth/refresh-token", headers=headers, environ_overrides=environ))[0] == 403
 
 
-def test_listed_pages_may_send_cookies_and_any_page_none(tmp_path: Path) -> None:
+def test_listed_origins_may_send_cookies_and_any_origin_may_call_without(tmp_path: Path) -> None:
     client = client_without_models(accounts.settings(tmp_path, cors_origins=("*", ORIGIN)))
     ask = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
     listed = client.options("/predict", headers={**ask, "Origin": ORIGIN}).headers
@@ -274,7 +274,7 @@ def test_listed_pages_may_send_cookies_and_any_page_none(tmp_path: Path) -> None
         {"json": {"token": BAD}, "headers": bearer(ADA)},
     ],
 )
-def test_a_good_token_is_told_what_it_says(client: FlaskClient, options: dict[str, Any]) -> None:
+def test_a_valid_token_is_introspected(client: FlaskClient, options: dict[str, Any]) -> None:
     answer = client.post("/auth/verify-token", **options)
     assert answer.status_code == 200
     said = answer.get_json()
@@ -308,11 +308,11 @@ def test_a_good_token_is_told_what_it_says(client: FlaskClient, options: dict[st
         ({"data": b"x", "headers": {"content-encoding": "gzip"}}, 415, "unsupported_media"),
     ],
 )
-def test_any_other_is_a_problem(client: FlaskClient, options: dict[str, Any], status: int, word: str) -> None:
+def test_an_invalid_token_is_a_problem(client: FlaskClient, options: dict[str, Any], status: int, word: str) -> None:
     assert code(client.post("/auth/verify-token", **options)) == (status, word)
 
 
-def test_a_profile_is_what_the_service_sees(client: FlaskClient) -> None:
+def test_a_profile_shows_the_tokens_claims(client: FlaskClient) -> None:
     mine = client.get("/auth/profile", headers=bearer(openid_token(roles=["b", "a"]))).get_json()
     assert re.fullmatch(r"user-[0-9a-f]{16}", mine["id"])
     assert (mine["kind"], mine["user_id"], mine["roles"], mine["issuer"]) == ("token", "q8Xn0u", ["a", "b"], PROVIDER)
@@ -365,7 +365,7 @@ def good_at(now: float, monkeypatch: pytest.MonkeyPatch, week: TokenVerifier, te
         (None, NOON, 3600, NOON + 3615, None),
     ],
 )
-def test_a_token_is_renewed_for_its_own_length_before_it_ends_and_within_the_longest_sign_in(
+def test_a_token_is_refreshed_for_its_own_lifetime_within_the_session_limit(
     monkeypatch: pytest.MonkeyPatch,
     week: TokenVerifier,
     signed_in: float | None,
@@ -394,7 +394,7 @@ def assert_too_late(error: ApiError) -> None:
     assert "Sign in again" in error.detail
 
 
-def test_however_often_it_is_renewed_a_sign_in_lasts_no_longer(
+def test_repeated_refreshes_do_not_exceed_the_session_limit(
     monkeypatch: pytest.MonkeyPatch, week: TokenVerifier
 ) -> None:
     now, text, renewals = NOON, own_token(iat=NOON, exp=NOON + DAY), 0
@@ -423,7 +423,7 @@ def test_refreshing_over_http_gives_a_token_that_works(client: FlaskClient) -> N
 
 
 @pytest.mark.parametrize("name", ["access_token", "token"])
-def test_a_cookie_goes_back_into_its_cookie_and_not_to_the_page(client: FlaskClient, name: str) -> None:
+def test_a_refreshed_cookie_is_returned_as_a_cookie_and_not_in_the_body(client: FlaskClient, name: str) -> None:
     answer = client.post("/auth/refresh-token", headers=cookie(ADA, name) | {"Sec-Fetch-Site": "same-origin"})
     assert answer.get_json()["token"] is None
     pair, *attributes = answer.headers["Set-Cookie"].split("; ")
@@ -446,7 +446,7 @@ def test_a_cookie_goes_back_into_its_cookie_and_not_to_the_page(client: FlaskCli
         ({}, (401, "unauthorized"), "Bearer"),
     ],
 )
-def test_nothing_else_is_refreshed(
+def test_other_credentials_are_not_refreshed(
     client: FlaskClient, headers: dict[str, str], expected: tuple[int, str], word: str
 ) -> None:
     response = client.post("/auth/refresh-token", headers=headers)
@@ -486,7 +486,7 @@ BERLIN, DAYS = ZoneInfo("Europe/Berlin"), (date(2026, 3, 28), date(2026, 3, 30))
         ("Pacific/Kiritimati", [0, 2, 3]),
     ],
 )
-def test_days_are_those_of_the_zone(log: CallLog, zone: str, calls: list[int]) -> None:
+def test_days_follow_the_time_zone(log: CallLog, zone: str, calls: list[int]) -> None:
     for at in (
         "2026-03-28T18:29:59.999999",
         "2026-03-29T02:00:00",
@@ -505,7 +505,7 @@ def _by_hand(log: CallLog, zone: ZoneInfo) -> list[int]:
     return [found.count(DAYS[0] + timedelta(days=number)) for number in range(3)]
 
 
-def test_a_days_edges_are_exact_when_the_clocks_change(log: CallLog) -> None:
+def test_day_boundaries_are_exact_at_a_daylight_saving_change(log: CallLog) -> None:
     for at in (
         "2026-10-24T21:59:59.999999",
         "2026-10-24T22:00:00",
@@ -517,14 +517,14 @@ def test_a_days_edges_are_exact_when_the_clocks_change(log: CallLog) -> None:
     assert [day.calls for day in days] == [1, 2, 1]
 
 
-def test_usage_is_found_by_index(log: CallLog) -> None:
+def test_the_usage_query_uses_an_index(log: CallLog) -> None:
     with sqlite3.connect(log.path) as db:
         arguments = {"caller": "ada", "spans": "[]", "exclude_id": None}
         plan = " / ".join(row[3] for row in db.execute(f"explain query plan {call_log._USAGE}", arguments))
     assert "idx_calls_caller_timestamp (caller=? AND timestamp>? AND timestamp<?)" in plan
 
 
-def test_each_caller_sees_their_own_days_and_nobody_elses(client: FlaskClient, log: CallLog) -> None:
+def test_each_caller_sees_only_their_own_usage(client: FlaskClient, log: CallLog) -> None:
     ids = {
         name: client.get("/auth/profile", headers=headers).get_json()["id"]
         for name, headers in {"ada": bearer(ADA), "bob": bearer(BOB), "key": {"x-api-key": KEY}}.items()
@@ -557,7 +557,7 @@ def test_each_caller_sees_their_own_days_and_nobody_elses(client: FlaskClient, l
     assert [day["minutes"] for day in usage({"x-api-key": KEY})["days"]] == [0.0, 0.0, 1.5]
 
 
-def test_without_dates_it_is_the_last_thirty_days_and_the_asking_call_is_left_out(client: FlaskClient) -> None:
+def test_usage_defaults_to_thirty_days_without_the_current_call(client: FlaskClient) -> None:
     before = datetime.now(UTC).date()
     for _ in range(3):
         client.get("/auth/profile", headers=bearer(ADA))
@@ -577,7 +577,7 @@ def test_without_dates_it_is_the_last_thirty_days_and_the_asking_call_is_left_ou
         ({"start_date": "0001-02-01", "end_date": "0001-02-02", "tz": "Pacific/Kiritimati"}, 2, None),
     ],
 )
-def test_some_days_can_be_asked_for(client: FlaskClient, query: dict[str, str], days: int, zone: str | None) -> None:
+def test_a_range_of_days_can_be_requested(client: FlaskClient, query: dict[str, str], days: int, zone: str | None) -> None:
     answer = client.get("/auth/usage", headers=bearer(ADA), query_string=query).get_json()
     assert (len(answer["days"]), answer["tz"]) == (days, zone or query["tz"])
 
@@ -606,7 +606,7 @@ def test_some_days_can_be_asked_for(client: FlaskClient, query: dict[str, str], 
         ({"caller": "key-1"}, "caller"),
     ],
 )
-def test_no_days_are_refused_by_field(client: FlaskClient, query: dict[str, str], field: str) -> None:
+def test_an_invalid_range_is_rejected_by_field(client: FlaskClient, query: dict[str, str], field: str) -> None:
     encoded = {name: value.encode("utf-8", "surrogateescape") for name, value in query.items()}
     response = client.get("/auth/usage", headers=bearer(ADA), query_string=encoded)
     assert code(response) == (422, "invalid_request")
@@ -616,7 +616,7 @@ def test_no_days_are_refused_by_field(client: FlaskClient, query: dict[str, str]
 # --- the document ---
 
 
-def test_guarded_routes_say_every_way_in(client: FlaskClient) -> None:
+def test_protected_routes_document_every_security_scheme(client: FlaskClient) -> None:
     document = client.get("/openapi.json").get_json()
     schemes = document["components"]["securitySchemes"]
     assert (schemes["bearer"]["type"], schemes["bearer"]["scheme"]) == ("http", "bearer")
@@ -640,7 +640,7 @@ def _codes(operation: dict[str, Any], status: str) -> list[str]:
     return list(operation["responses"][status]["content"]["application/problem+json"]["examples"])
 
 
-def test_answers_keep_to_the_document(client: FlaskClient) -> None:
+def test_answers_match_the_openapi_document(client: FlaskClient) -> None:
     schemas = client.get("/openapi.json").get_json()["components"]["schemas"]
     usage = client.get("/auth/usage", headers=bearer(ADA)).get_json()
     for name, answer in (
@@ -664,7 +664,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.mark.server
-def test_calls_and_minutes_add_up(server: Server) -> None:
+def test_calls_and_minutes_are_summed(server: Server) -> None:
     ada = bearer(own_token(userId="of calls and minutes"))
     for data in (b"a", b"b", b"raise NoFace"):
         requests.post(f"{server.url}/predict", headers={**ada, "date": DATE}, json=video_body(data), timeout=30)
@@ -673,7 +673,7 @@ def test_calls_and_minutes_add_up(server: Server) -> None:
 
 
 @pytest.mark.server
-def test_users_at_once_are_never_taken_for_each_other(server: Server) -> None:
+def test_concurrent_users_are_not_mixed_up(server: Server) -> None:
     def whoami(number: int) -> bool:
         name = f"user {number}"
         texts = [openid_token(sub=name) if number % 2 else own_token(userId=name) for _ in range(3)]
@@ -685,7 +685,7 @@ def test_users_at_once_are_never_taken_for_each_other(server: Server) -> None:
 
 
 @pytest.mark.server
-def test_nothing_of_a_token_is_in_the_log_or_the_output(server: Server) -> None:
+def test_the_log_and_the_output_contain_no_part_of_a_token(server: Server) -> None:
     secret = {"sub": "sub-ywqz", "userId": "id-ywqz", "plan": "plan-ywqz"}
     good, provider = own_token(**secret, roles=["ADMIN"]), openid_token(sub="id-ywqz", email="mail-ywqz")
     texts = [
@@ -728,7 +728,7 @@ def test_nothing_of_a_token_is_in_the_log_or_the_output(server: Server) -> None:
         ({"SECURITY_ISSUER": ""}, "SECURITY_ISSUER is empty"),
     ],
 )
-def test_a_service_that_could_not_tell_good_tokens_does_not_start(
+def test_a_service_with_incomplete_token_settings_does_not_start(
     tmp_path: Path, settings: dict[str, str], line: str
 ) -> None:
     server = Server(tmp_path, app="api.wsgi:app", **{**accounts.environment(tmp_path), **settings})

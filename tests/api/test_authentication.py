@@ -32,7 +32,7 @@ def predict(server: Server, headers: dict[str, str | bytes]) -> requests.Respons
 @pytest.mark.parametrize(
     "key", [None, "", "wrong", KEY[:-1], KEY + "x", KEY.upper(), f"{KEY},an-older-key", "k" * 5000, "schl\xfcssel"]
 )
-def test_without_a_key_there_is_no_answer(server: Server, method: str, path: str, key: str | None) -> None:
+def test_a_missing_or_wrong_key_is_rejected(server: Server, method: str, path: str, key: str | None) -> None:
     headers = {"date": DATE} | ({} if key is None else {"x-api-key": key.encode("latin-1")})
     response = requests.request(method, server.url + path, headers=headers, timeout=30)  # type: ignore[arg-type]
     assert (response.status_code, response.json()["code"]) == (401, "unauthorized")
@@ -41,16 +41,16 @@ def test_without_a_key_there_is_no_answer(server: Server, method: str, path: str
 
 
 @pytest.mark.parametrize("key", [KEY, "an-older-key", "schlüssel"])
-def test_each_key_is_good(server: Server, key: str) -> None:
+def test_each_configured_key_is_accepted(server: Server, key: str) -> None:
     assert predict(server, {"x-api-key": key.encode(), "date": DATE}).status_code == 200
 
 
 @pytest.mark.parametrize("path", OPEN)
-def test_what_is_open_needs_no_header(server: Server, path: str) -> None:
+def test_public_routes_need_no_header(server: Server, path: str) -> None:
     assert requests.get(server.url + path, timeout=30).status_code == 200
 
 
-def test_the_key_comes_first_whatever_else_is_wrong(server: Server) -> None:
+def test_the_key_is_checked_before_everything_else(server: Server) -> None:
     response = requests.post(
         f"{server.url}/predict?detail=wrong",
         data="no json",
@@ -72,7 +72,7 @@ def test_the_key_comes_first_whatever_else_is_wrong(server: Server) -> None:
         "Sat, 16 Aug 2025 12:34:56 +0200",
     ],
 )
-def test_both_forms_of_a_date_are_good(server: Server, date: str) -> None:
+def test_both_date_formats_are_accepted(server: Server, date: str) -> None:
     assert predict(server, {"x-api-key": KEY, "date": date}).status_code == 200
 
 
@@ -93,12 +93,12 @@ def test_both_forms_of_a_date_are_good(server: Server, date: str) -> None:
         f"{DATE}, {DATE}",
     ],
 )
-def test_any_other_date_is_refused(server: Server, date: str | None) -> None:
+def test_an_invalid_date_is_rejected(server: Server, date: str | None) -> None:
     response = predict(server, {"x-api-key": KEY} | ({} if date is None else {"date": date}))
     assert (response.status_code, response.json()["code"]) == (400, "bad_date")
 
 
-def test_a_page_that_may_not_set_date_sends_x_date(server: Server) -> None:
+def test_x_date_replaces_date_for_browsers(server: Server) -> None:
     assert predict(server, {"x-api-key": KEY, "x-date": DATE}).status_code == 200
 
 
@@ -109,7 +109,7 @@ def test_a_client_id_is_recorded(server: Server, client_id: str) -> None:
 
 
 @pytest.mark.parametrize("client_id", [b"x" * 129, b"tab\there", b"\xff\xfe", b"\xc2\x85"])
-def test_a_malformed_client_id_is_refused(server: Server, client_id: bytes) -> None:
+def test_a_malformed_client_id_is_rejected(server: Server, client_id: bytes) -> None:
     response = predict(server, {**HEADERS, "x-client-id": client_id})
     assert (response.status_code, response.json()["code"]) == (400, "bad_header")
     assert "x-client-id" in response.json()["detail"]
@@ -122,7 +122,7 @@ def test_a_request_id_is_echoed(server: Server, path: str) -> None:
     assert server.log_rows(request_id="my-id-7")
 
 
-def test_a_request_id_is_made_up_when_absent(server: Server) -> None:
+def test_a_request_id_is_generated_if_absent(server: Server) -> None:
     made_up = {predict(server, {}).headers["x-request-id"] for _ in range(3)}
     assert len(made_up) == 3
     response = predict(server, {})
@@ -130,7 +130,7 @@ def test_a_request_id_is_made_up_when_absent(server: Server) -> None:
 
 
 @pytest.mark.parametrize("request_id", ["x" * 129, "two words", "\xe9"])
-def test_a_malformed_request_id_is_refused_with_a_made_up_one(server: Server, request_id: str) -> None:
+def test_a_malformed_request_id_is_rejected_with_a_generated_one(server: Server, request_id: str) -> None:
     response = predict(server, {**HEADERS, "x-request-id": request_id.encode("latin-1")})
     assert (response.status_code, response.json()["code"]) == (400, "bad_header")
     assert response.headers["x-request-id"] not in ("", request_id)
@@ -162,14 +162,14 @@ class Line:
 
 
 @pytest.mark.parametrize("length", [1_000, 3_000_000, 10**12])
-def test_a_stranger_is_refused_before_the_body_is_there(server: Server, length: int) -> None:
+def test_an_unauthenticated_client_is_rejected_before_the_body_arrives(server: Server, length: int) -> None:
     line = Line(server)
     line.send("POST /predict HTTP/1.1", f"Content-Length: {length}")
     assert line.receive()[0] == 401
     assert line.is_closed()
 
 
-def test_a_stranger_cannot_make_the_service_read_for_ever(server: Server) -> None:
+def test_the_unread_body_of_an_unauthenticated_client_is_limited_in_size(server: Server) -> None:
     line = Line(server)
     line.send("POST /predict HTTP/1.1", f"Content-Length: {10**12}")
     assert line.receive()[0] == 401
@@ -180,7 +180,7 @@ def test_a_stranger_cannot_make_the_service_read_for_ever(server: Server) -> Non
     assert sent < 200_000_000
 
 
-def test_a_stranger_cannot_hold_a_line_with_a_byte_now_and_then(server: Server) -> None:
+def test_a_slow_body_of_an_unauthenticated_client_is_limited_in_time(server: Server) -> None:
     line = Line(server)
     line.send("POST /predict HTTP/1.1", f"Content-Length: {10**6}")
     assert line.receive()[0] == 401
@@ -190,7 +190,7 @@ def test_a_stranger_cannot_hold_a_line_with_a_byte_now_and_then(server: Server) 
             time.sleep(0.2)
 
 
-def test_strangers_with_half_a_body_keep_nobody_else_waiting_for_long(server: Server) -> None:
+def test_unauthenticated_clients_with_incomplete_bodies_do_not_delay_others(server: Server) -> None:
     strangers = [Line(server) for _ in range(30)]
     for stranger in strangers:
         stranger.send("POST /predict HTTP/1.1", "Content-Length: 1000000", body=b"x" * 1000)
@@ -198,7 +198,7 @@ def test_strangers_with_half_a_body_keep_nobody_else_waiting_for_long(server: Se
     assert {stranger.receive()[0] for stranger in strangers} == {401}
 
 
-def test_a_chunked_body_that_is_garbled_is_a_bad_body(server: Server) -> None:
+def test_a_malformed_chunked_body_is_rejected(server: Server) -> None:
     line = Line(server)
     key = [f"{name}: {value}" for name, value in HEADERS.items()]
     line.send("POST /predict HTTP/1.1", *key, "Transfer-Encoding: chunked", body=b"ZZZ\r\n{}\r\n0\r\n\r\n")
@@ -206,7 +206,7 @@ def test_a_chunked_body_that_is_garbled_is_a_bad_body(server: Server) -> None:
     assert (status, answer["code"]) == (400, "bad_json")
 
 
-def test_who_sent_the_whole_body_sees_the_refusal_and_may_go_on(server: Server) -> None:
+def test_a_rejected_client_that_sent_its_whole_body_may_reuse_the_connection(server: Server) -> None:
     with requests.Session() as session:
         for _ in range(5):
             refused = session.post(f"{server.url}/predict", data=b"x" * 2_000_000, timeout=30)
@@ -215,7 +215,7 @@ def test_who_sent_the_whole_body_sees_the_refusal_and_may_go_on(server: Server) 
             assert answered.json()["emotion"] == "Happy"
 
 
-def test_a_refused_body_is_not_taken_for_the_next_request(server: Server) -> None:
+def test_a_rejected_body_is_not_parsed_as_the_next_request(server: Server) -> None:
     smuggled = b"GET /health HTTP/1.1\r\nHost: here\r\n\r\n"
     line = Line(server)
     line.send("POST /predict HTTP/1.1", f"Content-Length: {len(smuggled)}", body=smuggled)
@@ -225,19 +225,19 @@ def test_a_refused_body_is_not_taken_for_the_next_request(server: Server) -> Non
 
 
 @pytest.mark.parametrize("megabytes", [5, 7])
-def test_too_large_a_body_is_refused_by_its_length(server: Server, megabytes: int) -> None:
+def test_a_too_large_body_is_rejected_by_its_content_length(server: Server, megabytes: int) -> None:
     response = requests.post(f"{server.url}/predict", data=b"x" * (megabytes * 1_000_000), headers=HEADERS, timeout=30)
     assert (response.status_code, response.json()["code"]) == (413, "too_large")
     assert server.log_rows(request_id=response.headers["x-request-id"])[0]["bytes_in"] == 0
 
 
-def test_too_large_a_body_is_refused_while_it_is_read(server: Server) -> None:
+def test_a_too_large_chunked_body_is_rejected_while_it_is_read(server: Server) -> None:
     pieces = (b"x" * 100_000 for _ in range(60))
     response = requests.post(f"{server.url}/predict", data=pieces, headers=HEADERS, timeout=30)
     assert (response.status_code, response.json()["code"]) == (413, "too_large")
 
 
-def test_calls_a_minute_are_limited_over_all_workers(tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_the_rate_limit_is_shared_by_all_workers(tmp_path_factory: pytest.TempPathFactory) -> None:
     with Server(tmp_path_factory.mktemp("limited"), API_KEY=f"{KEY},other", RATE_LIMIT=5) as server:
         responses = [predict(server, HEADERS) for _ in range(8)]  # type: ignore[arg-type]
         assert [response.status_code for response in responses] == [200] * 5 + [429] * 3
@@ -270,17 +270,17 @@ class TestBrowsers:
         assert {"x-api-key", "x-date", "x-client-id", "x-request-id", "content-type"} <= set(allowed)
 
     @pytest.mark.parametrize("headers", [HEADERS, {}])
-    def test_answers_and_refusals_can_be_read(self, for_pages: Server, headers: dict[str, str]) -> None:
+    def test_pages_can_read_answers_and_rejections(self, for_pages: Server, headers: dict[str, str]) -> None:
         response = predict(for_pages, {**headers, "Origin": ORIGIN})
         assert response.headers["Access-Control-Allow-Origin"] == ORIGIN
         exposed = response.headers["Access-Control-Expose-Headers"].split(", ")
         assert {"x-request-id", *(name.lower() for name in analysis_recorder.HEADERS)} <= set(exposed)
         assert "Origin" in response.headers["Vary"]
 
-    def test_other_origins_are_told_nothing(self, for_pages: Server) -> None:
+    def test_other_origins_get_no_cors_headers(self, for_pages: Server) -> None:
         headers = {**PREFLIGHT, "Origin": "https://evil.example"}
         assert "Access-Control-Allow-Origin" not in requests.options(for_pages.url, headers=headers, timeout=30).headers
 
-    def test_it_is_off_by_default(self, server: Server) -> None:
+    def test_cors_is_off_by_default(self, server: Server) -> None:
         response = predict(server, {**HEADERS, "Origin": ORIGIN})
         assert "Access-Control-Allow-Origin" not in response.headers

@@ -57,7 +57,7 @@ def workers_of(server: Server) -> dict[str, int]:
     return {row["request_id"]: row["worker"] for row in rows if row["status_code"] is None}
 
 
-def test_everybody_is_told_across_workers_whenever_anyone_comes_or_goes(tmp_path: Path) -> None:
+def test_clients_of_all_workers_are_notified_when_a_client_connects_or_disconnects(tmp_path: Path) -> None:
     with Server(tmp_path) as server, spread(server) as clients:
         assert connection_count(server) == len(clients)
         for client in clients:
@@ -71,7 +71,7 @@ def test_everybody_is_told_across_workers_whenever_anyone_comes_or_goes(tmp_path
 
 
 @pytest.mark.parametrize("where", ["SQLite", "Redis"])
-def test_a_worker_that_is_killed_takes_its_connections_off_the_count(tmp_path: Path, where: str) -> None:
+def test_connections_of_a_killed_worker_are_not_counted(tmp_path: Path, where: str) -> None:
     with ExitStack() as stack:
         redis = stack.enter_context(RedisServer(tmp_path)) if where == "Redis" else None
         server = stack.enter_context(Server(tmp_path, REDIS_URL=redis.url if redis else ""))
@@ -88,7 +88,7 @@ def test_a_worker_that_is_killed_takes_its_connections_off_the_count(tmp_path: P
         assert f"moodreel_sockets {len(alive):.1f}" in lines
 
 
-def test_without_redis_each_worker_counts_its_own_until_it_is_back(tmp_path: Path) -> None:
+def test_each_worker_counts_its_own_connections_while_redis_is_down(tmp_path: Path) -> None:
     with RedisServer(tmp_path) as redis, Server(tmp_path, REDIS_URL=redis.url) as server, spread(server) as clients:
         by_worker = Counter(workers_of(server).values())
         redis.stop()
@@ -104,7 +104,7 @@ def test_without_redis_each_worker_counts_its_own_until_it_is_back(tmp_path: Pat
         assert "counted over all workers again" in server.output
 
 
-def test_a_file_that_cannot_be_opened_stops_nobody(tmp_path: Path) -> None:
+def test_an_unusable_presence_file_does_not_prevent_connections(tmp_path: Path) -> None:
     (tmp_path / "in the way").write_text("")
     with Server(tmp_path, WEB_CONCURRENCY=1, PRESENCE_PATH="in the way/presence.db") as server:
         with WebSocketClient(server) as one, WebSocketClient(server):
@@ -113,7 +113,7 @@ def test_a_file_that_cannot_be_opened_stops_nobody(tmp_path: Path) -> None:
         assert "PRESENCE_PATH" in server.output
 
 
-def test_a_hundred_idle_sockets_leave_room_for_calls(tmp_path: Path) -> None:
+def test_a_hundred_idle_sockets_do_not_block_calls(tmp_path: Path) -> None:
     with Server(tmp_path, WEB_CONCURRENCY=1) as server, talkers(server, 100) as clients:
         clients[0].wait_for_connections(100)
         for path in ("/health", "/ready", "/metrics"):
@@ -126,7 +126,7 @@ def test_a_hundred_idle_sockets_leave_room_for_calls(tmp_path: Path) -> None:
             client.wait_for_connections(100)
 
 
-def test_beyond_its_seats_a_worker_turns_clients_away(tmp_path: Path) -> None:
+def test_a_connection_over_the_workers_limit_is_closed_with_1013(tmp_path: Path) -> None:
     with Server(tmp_path, WEB_CONCURRENCY=1, MAX_SOCKETS=3) as server, talkers(server, 3) as clients:
         clients[0].wait_for_connections(3)
         with WebSocketClient(server) as fourth:
@@ -141,7 +141,7 @@ def test_beyond_its_seats_a_worker_turns_clients_away(tmp_path: Path) -> None:
 # --- clients that do not read ---
 
 
-def test_a_client_that_does_not_answer_pings_is_dropped(tmp_path: Path) -> None:
+def test_a_client_that_does_not_answer_pings_is_disconnected(tmp_path: Path) -> None:
     with Server(tmp_path, SOCKET_PING_SECONDS=0.5) as server, WebSocketClient(server) as one:
         with RawWebSocketClient(server) as dead:
             dead.handshake_response()
@@ -155,7 +155,7 @@ def test_a_client_that_does_not_answer_pings_is_dropped(tmp_path: Path) -> None:
         assert errors(server) == {"timeout"}
 
 
-def test_a_client_that_talks_and_never_reads_is_dropped_and_holds_nobody_up(tmp_path: Path) -> None:
+def test_a_client_that_sends_and_never_reads_is_disconnected_and_delays_no_other(tmp_path: Path) -> None:
     with (
         Server(tmp_path, WEB_CONCURRENCY=1, SOCKET_MESSAGES_PER_MINUTE=60_000) as server,
         WebSocketClient(server) as one,
@@ -198,7 +198,7 @@ def errors(server: Server) -> set[str]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
-def test_a_stop_says_goodbye_at_once(tmp_path: Path, number: signal.Signals) -> None:
+def test_a_stop_closes_all_connections_with_1001_at_once(tmp_path: Path, number: signal.Signals) -> None:
     with Server(tmp_path) as server, spread(server) as clients:
         assert server.process is not None
         begun = time.monotonic()
@@ -217,7 +217,7 @@ def _rows_of(server: Server) -> list[tuple[int | None, str | None]]:
         return db.execute("select status_code, error from calls where endpoint = '/api/ws'").fetchall()
 
 
-def test_a_stop_still_waits_for_calls_after_sockets_have_come_and_gone(tmp_path: Path) -> None:
+def test_a_stop_waits_for_running_calls_after_sockets_were_closed(tmp_path: Path) -> None:
     with Server(tmp_path, WEB_CONCURRENCY=1) as server:
         for _ in range(3):
             with WebSocketClient(server) as client:
@@ -238,7 +238,7 @@ def test_a_stop_still_waits_for_calls_after_sockets_have_come_and_gone(tmp_path:
         assert got == ["Happy"]
 
 
-def test_connections_leave_nothing_open(tmp_path: Path) -> None:
+def test_closed_connections_leak_no_files_or_threads(tmp_path: Path) -> None:
     with Server(tmp_path, WEB_CONCURRENCY=1) as server:
         [worker] = server.workers
 

@@ -47,7 +47,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 # --- what is answered ---
 
 
-def test_predict_answers_what_the_face_showed(server: Server) -> None:
+def test_predict_returns_the_emotion_of_the_face(server: Server) -> None:
     response = server.post("/predict", CLIP, format="mp4", fps=30)
     assert response.json() == {
         "emotion": "Happy",
@@ -76,13 +76,13 @@ def test_predict_answers_what_the_face_showed(server: Server) -> None:
     assert response.headers["X-Content-Type-Options"] == "nosniff"
 
 
-def test_an_answer_not_to_rely_on_says_why_and_what_to_do(server: Server) -> None:
+def test_a_low_quality_answer_states_reasons_and_advice(server: Server) -> None:
     answer = server.post("/predict", b"doubt").json()
     assert (answer["emotion"], answer["certain"]) == ("Happy", False)
     assert (answer["quality"]["reason"], answer["quality"]["tip"]) == ("dark", "Turn towards the light.")
 
 
-def test_a_text_is_answered_by_itself_and_several_as_results(server: Server) -> None:
+def test_one_text_gets_one_answer_and_several_get_a_list_of_results(server: Server) -> None:
     scores = {
         "anger": 0.02,
         "disgust": 0.01,
@@ -108,14 +108,14 @@ def test_a_text_is_answered_by_itself_and_several_as_results(server: Server) -> 
     assert several["results"][1]["code"] == "text_too_long"
 
 
-def test_a_timeline_is_added_when_asked_for(server: Server) -> None:
+def test_a_timeline_is_added_on_request(server: Server) -> None:
     [moment] = server.call("POST", "/predict?detail=timeline", json=video_body(CLIP)).json()["timeline"]
     assert (moment["time"], moment["emotion"], moment["face"]) == (0.4, "Happy", {"box": [10, 20, 30, 40], "track": 0})
     assert sum(moment["probabilities"].values()) == pytest.approx(1)
     assert moment["weight"] == 0.25
 
 
-def test_the_words_behind_a_face_are_added_when_asked_for(server: Server) -> None:
+def test_an_explanation_is_added_on_request(server: Server) -> None:
     answer = server.call("POST", "/predict?explain=true", json=video_body(CLIP)).json()
     assert answer["explanation"] == {
         "text": "lip corners up",
@@ -127,7 +127,7 @@ def test_the_words_behind_a_face_are_added_when_asked_for(server: Server) -> Non
     assert (refused.status_code, set(refused.json()["errors"])) == (422, {"explain"})
 
 
-def test_a_thumbnail_is_base64_beside_its_facts(server: Server) -> None:
+def test_a_thumbnail_is_base64_with_its_metadata(server: Server) -> None:
     response = server.post("/thumbnail", CLIP)
     answer = response.json()
     assert base64.b64decode(answer.pop("poster")) == b"a poster"
@@ -145,7 +145,7 @@ def test_a_thumbnail_is_base64_beside_its_facts(server: Server) -> None:
     assert "encode;dur=9.0" in response.headers["Server-Timing"]
 
 
-def test_a_thumbnail_is_made_as_asked(server: Server) -> None:
+def test_a_thumbnail_follows_the_requested_options(server: Server) -> None:
     asked = {"duration": 0.5, "size": 64, "output": "gif", "moment": "whole", "fps": 25}
     answer = server.post("/thumbnail", CLIP, **asked).json()
     assert base64.b64decode(answer["thumbnail"]).decode() == repr({**asked, "fps": 25.0})
@@ -168,7 +168,7 @@ def test_a_form_takes_the_options_of_a_thumbnail(server: Server) -> None:
 
 
 @pytest.mark.parametrize("size", [300_000, 3_000_000])
-def test_no_upload_touches_the_disk(server: Server, size: int) -> None:
+def test_uploads_are_never_written_to_disk(server: Server, size: int) -> None:
     folder = server.folder / "tmp"
     before = (folder.stat().st_mtime_ns, sorted(folder.iterdir()))
     assert server.call("POST", "/predict", files={"file": b"x" * size}).status_code == 200
@@ -178,11 +178,11 @@ def test_no_upload_touches_the_disk(server: Server, size: int) -> None:
 
 
 @pytest.mark.parametrize("body", [{"format": None, "fps": None}, {"format": "MOV"}, {"fps": 29.97}, {"fps": "30"}])
-def test_hints_may_be_left_out_or_written_as_people_do(server: Server, body: dict[str, Any]) -> None:
+def test_format_hints_are_optional_and_lenient(server: Server, body: dict[str, Any]) -> None:
     assert server.call("POST", "/predict", json={**video_body(CLIP), **body}).status_code == 200
 
 
-def test_json_is_json_whatever_its_content_type_says(server: Server) -> None:
+def test_json_is_accepted_with_any_content_type(server: Server) -> None:
     body = json.dumps(video_body(CLIP))
     for content_type in ("text/plain", "application/x-www-form-urlencoded", "application/json; charset=utf-8"):
         headers = {**HEADERS, "content-type": content_type}
@@ -214,7 +214,7 @@ def test_every_form_of_base64_is_the_same_video(server: Server, form: str) -> No
     assert row["content_sha256"] == same["content_sha256"]
 
 
-def test_raw_line_breaks_in_a_hand_written_body_are_fine(server: Server) -> None:
+def test_raw_line_breaks_in_a_json_body_are_accepted(server: Server) -> None:
     body = '{"encoding": "base64", "content": "' + textwrap.fill(CONTENT, 76) + '"}'
     assert server.call("POST", "/predict", data=body).status_code == 200
 
@@ -240,7 +240,7 @@ def test_raw_line_breaks_in_a_hand_written_body_are_fine(server: Server) -> None
         "\ud800",
     ],
 )
-def test_anything_else_is_bad_base64(server: Server, content: str) -> None:
+def test_invalid_base64_is_rejected(server: Server, content: str) -> None:
     response = server.call("POST", "/predict", data=json.dumps({"encoding": "base64", "content": content}))
     assert (response.status_code, response.json()["code"]) == (422, "bad_base64")
 
@@ -249,7 +249,7 @@ def test_anything_else_is_bad_base64(server: Server, content: str) -> None:
 @given(
     data=st.binary(max_size=200), width=st.integers(1, 80), safe=st.booleans(), padded=st.booleans(), url=st.booleans()
 )
-def test_base64_comes_back_as_it_was(data: bytes, width: int, safe: bool, padded: bool, url: bool) -> None:
+def test_base64_round_trips(data: bytes, width: int, safe: bool, padded: bool, url: bool) -> None:
     text = (base64.urlsafe_b64encode if safe else base64.b64encode)(data).decode()
     text = text if padded else text.rstrip("=")
     text = "\r\n".join(textwrap.wrap(text, width))
@@ -258,7 +258,7 @@ def test_base64_comes_back_as_it_was(data: bytes, width: int, safe: bool, padded
 
 @settings(deadline=None)
 @given(st.text(alphabet=string.printable + "äé€", max_size=40))
-def test_base64_is_decoded_or_refused_and_nothing_else(text: str) -> None:
+def test_arbitrary_text_is_decoded_as_base64_or_rejected_without_another_error(text: str) -> None:
     try:
         decoded = decode_base64(text)
     except ValueError:
@@ -364,7 +364,7 @@ REFUSALS: list[tuple[str, str, str, dict[str, Any], int, str]] = [
 @pytest.mark.parametrize(
     ("method", "path", "options", "status", "code"), [row[1:] for row in REFUSALS], ids=[row[0] for row in REFUSALS]
 )
-def test_a_refusal_is_a_problem_with_a_stable_code(
+def test_a_rejection_is_a_problem_with_a_stable_code(
     server: Server, method: str, path: str, options: dict[str, Any], status: int, code: str
 ) -> None:
     assert_problem(server.call(method, path, **options), status, code)
@@ -384,7 +384,7 @@ DOMAIN = {
 
 @pytest.mark.parametrize("path", ["/predict", "/thumbnail"])
 @pytest.mark.parametrize("name", DOMAIN)
-def test_what_is_wrong_with_a_clip_has_its_own_code(server: Server, path: str, name: str) -> None:
+def test_each_clip_error_has_its_own_code(server: Server, path: str, name: str) -> None:
     status, code = DOMAIN[name]
     body = assert_problem(server.post(path, f"raise {name}".encode()), status, code)
     if status < 500:
@@ -392,7 +392,7 @@ def test_what_is_wrong_with_a_clip_has_its_own_code(server: Server, path: str, n
 
 
 @pytest.mark.parametrize("path", ["/predict", "/thumbnail"])
-def test_what_nobody_expects_is_shown_to_the_operator_only(server: Server, path: str) -> None:
+def test_an_unexpected_exception_is_shown_in_the_log_only(server: Server, path: str) -> None:
     body = assert_problem(server.post(path, b"crash"), 500, "internal")
     assert "RuntimeError: /a/secret/path" in server.output
     assert body["request_id"] in server.output
@@ -435,7 +435,7 @@ def logged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield server
 
 
-def test_a_call_is_logged_with_what_it_cost_and_nothing_of_what_was_sent(logged: Server) -> None:
+def test_a_call_is_logged_with_its_cost_but_without_its_media(logged: Server) -> None:
     [row] = logged.log_rows(request_id="r0")
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", row["timestamp"])
     assert (row["method"], row["endpoint"], row["status_code"], row["success"]) == ("POST", "/predict", 200, True)
@@ -470,24 +470,26 @@ def test_a_call_is_logged_with_what_it_cost_and_nothing_of_what_was_sent(logged:
     ],
 )
 @pytest.mark.parametrize("way", ["json", "params"])
-def test_filters_come_as_body_or_query(logged: Server, way: str, filters: dict[str, Any], found: list[str]) -> None:
+def test_filters_are_accepted_in_body_or_query(
+    logged: Server, way: str, filters: dict[str, Any], found: list[str]
+) -> None:
     answer = logged.call("GET", "/logs", **{way: filters}).json()
     assert [row["request_id"] for row in answer["logs"]] == found
     assert answer["count"] == len(found)
 
 
-def test_both_ends_are_inclusive(logged: Server) -> None:
+def test_both_ends_of_a_time_range_are_inclusive(logged: Server) -> None:
     first, last = logged.log_rows(request_id="r1")[0]["timestamp"], logged.log_rows(request_id="r2")[0]["timestamp"]
     rows = logged.log_rows(start_date=first, end_date=last, endpoint="/predict")
     assert [row["request_id"] for row in rows] == ["r2", "r1"]
     assert logged.log_rows(start_date=first, end_date=first)[0]["request_id"] == "r1"
 
 
-def test_an_empty_body_beside_a_query_is_no_second_filter(logged: Server) -> None:
+def test_an_empty_body_beside_a_query_is_ignored(logged: Server) -> None:
     assert logged.call("GET", "/logs?client_id=web", json={}).json()["count"] == 1
 
 
-def test_refused_calls_are_in_the_log(logged: Server) -> None:
+def test_rejected_calls_are_logged(logged: Server) -> None:
     by_id = {row["request_id"]: row for row in logged.log_rows(success="False")}
     stranger, lost = by_id["stranger"], by_id["lost"]
     assert (stranger["status_code"], stranger["error"], stranger["caller"]) == (401, "unauthorized", None)
@@ -495,7 +497,7 @@ def test_refused_calls_are_in_the_log(logged: Server) -> None:
     assert by_id["r1"]["error"] == "no_face"
 
 
-def test_csv_holds_the_same_rows_and_no_formula(logged: Server) -> None:
+def test_csv_has_the_same_rows_and_escapes_formulas(logged: Server) -> None:
     response = logged.call("GET", "/logs?endpoint=/predict&limit=3", headers={**HEADERS, "Accept": "text/csv"})
     assert response.headers["Content-Type"] == "text/csv; charset=utf-8"
     rows = list(csv.DictReader(io.StringIO(response.text)))
@@ -506,7 +508,7 @@ def test_csv_holds_the_same_rows_and_no_formula(logged: Server) -> None:
     assert response.headers["x-next-cursor"] == same["next_cursor"]
 
 
-def test_pages_reach_every_call_once_while_new_ones_come_in(logged: Server) -> None:
+def test_pagination_returns_every_call_once_while_new_ones_arrive(logged: Server) -> None:
     with requests.Session() as session:
         for _ in range(1100):
             session.get(f"{logged.url}/health", timeout=30)
@@ -599,7 +601,7 @@ def test_a_clip_without_a_face_is_refused_and_has_a_thumbnail(real: Server) -> N
         ("six seconds", 413, "video_too_long"),
     ],
 )
-def test_a_real_clip_that_is_none_is_refused(real: Server, clip: Any, status: int, code: str) -> None:
+def test_a_file_that_is_not_a_video_is_rejected(real: Server, clip: Any, status: int, code: str) -> None:
     made = {
         "sound": synthetic_video.encode_audio_only,
         "half": lambda: synthetic_video.encode_video(synthetic_frames.counter_frames(25))[:200],
@@ -608,12 +610,12 @@ def test_a_real_clip_that_is_none_is_refused(real: Server, clip: Any, status: in
     assert_problem(real.post("/predict", made[clip]() if isinstance(clip, str) else clip), status, code)
 
 
-def test_another_model_is_looked_for_in_the_store(real: Server, face: bytes) -> None:
+def test_a_requested_model_is_loaded_from_the_store(real: Server, face: bytes) -> None:
     body = assert_problem(real.call("POST", "/predict?model=nobody", json=video_body(face)), 422, "invalid_request")
     assert body["errors"].keys() == {"model"}
 
 
-def test_no_media_was_ever_on_the_disk(real: Server) -> None:
+def test_no_media_were_written_to_disk(real: Server) -> None:
     files = {path.relative_to(real.folder) for path in real.folder.rglob("*") if path.is_file()}
     log = {Path("logs") / name for name in ("calls.db", "calls.db-wal", "calls.db-shm")}
     metrics = {path for path in files if path.match("tmp/moodreel-metrics-*/*.db")}
@@ -629,7 +631,7 @@ def test_health_and_ready(server: Server) -> None:
     assert server.call("GET", "/ready").json() == {"status": "ready"}
 
 
-def test_without_a_log_calls_are_answered_and_ready_says_no(tmp_path: Path) -> None:
+def test_without_a_writable_log_calls_are_answered_and_ready_reports_503(tmp_path: Path) -> None:
     with Server(tmp_path, WEB_CONCURRENCY=1) as server:
         assert server.post("/predict", CLIP).status_code == 200
         with sqlite3.connect(server.log_path) as db:
@@ -671,7 +673,7 @@ def test_metrics_are_summed_over_workers(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ["/docs", "/redoc"])
-def test_documentation_is_served_from_here_alone(server: Server, path: str) -> None:
+def test_the_documentation_loads_no_external_resources(server: Server, path: str) -> None:
     page = server.call("GET", path)
     assert "default-src 'self'" in page.headers["Content-Security-Policy"]
     assert "//" not in re.sub(r"<!--.*?-->|/\*.*?\*/", "", page.text, flags=re.DOTALL)
@@ -707,7 +709,9 @@ class TestOpenApi:
         }
 
     @pytest.mark.parametrize(("path", "method"), [("/predict", "post"), ("/thumbnail", "post"), ("/logs", "get")])
-    def test_guarded_routes_say_how_to_get_in(self, document: dict[str, Any], path: str, method: str) -> None:
+    def test_protected_routes_document_their_security_schemes(
+        self, document: dict[str, Any], path: str, method: str
+    ) -> None:
         operation = document["paths"][path][method]
         assert {"api_key": []} in operation["security"]
         scheme = document["components"]["securitySchemes"]["api_key"]
@@ -715,7 +719,7 @@ class TestOpenApi:
         headers = {parameter["name"] for parameter in operation["parameters"] if parameter["in"] == "header"}
         assert headers == {"date", "x-date", "x-client-id", "x-request-id"}
 
-    def test_every_refusal_in_the_tables_is_documented(self, document: dict[str, Any]) -> None:
+    def test_every_tested_rejection_is_documented(self, document: dict[str, Any]) -> None:
         rows = [(row[2], row[1], row[4], row[5]) for row in REFUSALS if row[4] not in (404, 405)]
         rows += [("/predict", "POST", status, code) for status, code in DOMAIN.values()]
         for path, method, status, code in rows:
@@ -724,7 +728,7 @@ class TestOpenApi:
             assert content["schema"] == {"$ref": "#/components/schemas/Problem"}
             assert code in content["examples"]
 
-    def test_answers_keep_to_it(self, server: Server, document: dict[str, Any]) -> None:
+    def test_answers_match_the_document(self, server: Server, document: dict[str, Any]) -> None:
         prediction = server.call("POST", "/predict?detail=timeline&explain=true", json=video_body(CLIP)).json()
         thumbnail = server.post("/thumbnail", CLIP).json()
         logs = server.call("GET", "/logs?limit=1").json()
@@ -740,18 +744,18 @@ class TestOpenApi:
         ):
             assert answer.keys() == schemas[name]["properties"].keys()
 
-    def test_it_lists_every_reason_and_that_there_may_be_none(self, document: dict[str, Any]) -> None:
+    def test_it_lists_every_quality_reason_and_allows_null(self, document: dict[str, Any]) -> None:
         reason = document["components"]["schemas"]["Quality"]["properties"]["reason"]
         assert reason["enum"] == [*quality.TIPS, None]
         assert reason["nullable"]
 
-    def test_it_says_that_a_form_is_taken_too(self, document: dict[str, Any]) -> None:
+    def test_it_documents_form_bodies(self, document: dict[str, Any]) -> None:
         form = document["paths"]["/thumbnail"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
         assert form["required"] == ["file"]
         assert form["properties"].keys() == {"file", "format", "fps", "duration", "size", "output", "moment"}
 
 
-def test_the_thumbnail_schema_accepts_the_outputs_and_moments_of_the_boomerang() -> None:
+def test_the_thumbnail_schema_accepts_the_boomerangs_outputs_and_moments() -> None:
     fields = videos.ThumbnailOptionsSchema().fields
     assert (fields["output"].validate.choices, fields["moment"].validate.choices) == (
         boomerang.OUTPUTS,

@@ -82,7 +82,7 @@ def body(path: str, data: bytes = b"a picture") -> dict[str, Any]:
 # --- one picture ---
 
 
-def test_a_picture_is_answered_face_by_face(server: Server) -> None:
+def test_a_picture_gets_one_answer_for_each_face(server: Server) -> None:
     response = call(server, "/api/detect", json=body("/api/detect"))
     assert response.json() == DETECTION
     assert list(response.json()["all_emotions"]) == list(SEVEN)
@@ -101,7 +101,7 @@ def test_a_form_is_answered_like_json(server: Server, path: str) -> None:
     assert form.json() == call(server, path, json=body(path)).json()
 
 
-def test_the_drawn_picture_comes_along_or_alone(server: Server) -> None:
+def test_the_annotated_picture_is_returned_with_the_answer_or_alone(server: Server) -> None:
     answer = call(server, "/api/detect?draw=true", json=body("/api/detect")).json()
     assert base64.b64decode(answer.pop("picture")) == b"a JPEG"
     assert answer == DETECTION
@@ -117,7 +117,7 @@ def test_the_drawn_picture_comes_along_or_alone(server: Server) -> None:
 
 
 @pytest.mark.parametrize("path", ["/api/predict/", "/api/predict"])
-def test_the_emotion_and_no_more_with_or_without_the_slash(server: Server, path: str) -> None:
+def test_predict_returns_only_the_emotion_with_or_without_a_trailing_slash(server: Server, path: str) -> None:
     response = call(server, path, files={"file": b"a picture or a clip"}, allow_redirects=False)
     assert response.json() == {"emotion": "happy", "confidence": 0.9, "all_emotions": PROBABILITIES}
     [row] = server.log_rows(request_id=response.headers["x-request-id"])
@@ -125,7 +125,7 @@ def test_the_emotion_and_no_more_with_or_without_the_slash(server: Server, path:
     assert row["video_seconds"] == 4.98
 
 
-def test_a_picture_without_a_face_has_no_emotion_and_a_clip_is_refused(server: Server) -> None:
+def test_a_picture_without_a_face_has_no_emotion_and_a_clip_is_rejected(server: Server) -> None:
     none = {"emotion": None, "confidence": None, "all_emotions": {}}
     assert call(server, "/api/predict/", json=video_body(b"no face")).json() == none
     assert_problem(call(server, "/api/predict/", json=video_body(b"raise NoFace")), 422, "no_face")
@@ -134,7 +134,7 @@ def test_a_picture_without_a_face_has_no_emotion_and_a_clip_is_refused(server: S
 # --- several pictures ---
 
 
-def test_a_batch_is_answered_in_order_with_what_is_wrong_in_its_place(server: Server) -> None:
+def test_a_batch_is_answered_in_order_with_errors_in_place(server: Server) -> None:
     contents = [b"one", b"raise ImageCorrupt", b"no face", b"", b"raise ImageTooBig", b"two"]
     response = call(server, "/api/detect/batch", json=batch(*contents))
     answer = response.json()
@@ -159,7 +159,7 @@ def test_a_batch_is_answered_in_order_with_what_is_wrong_in_its_place(server: Se
     }
 
 
-def test_a_content_that_is_no_base64_spoils_no_other(server: Server) -> None:
+def test_invalid_base64_affects_only_its_own_item(server: Server) -> None:
     pictures = batch(b"one", b"two", b"three")
     pictures["pictures"][1]["content"] = "not base64!"
     results = call(server, "/api/detect/batch", json=pictures).json()["results"]
@@ -168,14 +168,14 @@ def test_a_content_that_is_no_base64_spoils_no_other(server: Server) -> None:
     assert call(server, "/api/detect/batch", json=pictures).json()["results"][0]["code"] == "bad_base64"
 
 
-def test_a_form_may_carry_several(server: Server) -> None:
+def test_a_form_may_contain_several_pictures(server: Server) -> None:
     files = [("file", (data.decode(), data)) for data in (b"one", b"no face", b"raise ImageCorrupt")]
     results = call(server, "/api/detect/batch", files=files).json()["results"]
     assert [result.get("code", result.get("emotion")) for result in results] == ["happy", None, "picture_corrupt"]
 
 
 @pytest.mark.parametrize("way", ["json", "form"])
-def test_up_to_32_pictures_are_taken(server: Server, way: str) -> None:
+def test_up_to_32_pictures_are_accepted(server: Server, way: str) -> None:
     def send(count: int) -> requests.Response:
         if way == "json":
             return call(server, "/api/detect/batch", json=batch(*[b"one"] * count))
@@ -187,7 +187,7 @@ def test_up_to_32_pictures_are_taken(server: Server, way: str) -> None:
         assert errors == {"pictures" if way == "json" else "file": ["Length must be between 1 and 32."]}
 
 
-def test_too_many_pictures_are_counted_and_not_looked_at_one_by_one(server: Server) -> None:
+def test_too_many_pictures_are_rejected_without_decoding_them(server: Server) -> None:
     response = call(server, "/api/detect/batch", json={"pictures": [{}] * 4000})
     assert assert_problem(response, 422, "invalid_request")["errors"] == {
         "pictures": ["Length must be between 1 and 32."]
@@ -198,7 +198,7 @@ def test_too_many_pictures_are_counted_and_not_looked_at_one_by_one(server: Serv
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_a_caller_is_needed_and_a_date_is_not(server: Server, path: str) -> None:
+def test_authentication_is_required_and_a_date_is_not(server: Server, path: str) -> None:
     assert call(server, path, json=body(path)).status_code == 200
     assert call(server, path, json=body(path), headers={"date": DATE}).status_code == 200
     assert_problem(call(server, path, json=body(path), headers={"date": "yesterday"}), 400, "bad_date")
@@ -206,7 +206,7 @@ def test_a_caller_is_needed_and_a_date_is_not(server: Server, path: str) -> None
     assert_problem(call(server, path, json=body(path), headers={"x-api-key": "wrong"}), 401, "unauthorized")
 
 
-def test_the_older_calls_still_need_a_date(server: Server) -> None:
+def test_the_older_routes_still_require_a_date(server: Server) -> None:
     assert_problem(call(server, "/predict", json=video_body(b"clip")), 400, "bad_date")
 
 
@@ -240,7 +240,7 @@ REFUSED: list[tuple[str, str, dict[str, Any], int, str]] = [
 @pytest.mark.parametrize(
     ("path", "options", "status", "code"), [row[1:] for row in REFUSED], ids=[f"{row[0]} {row[1]}" for row in REFUSED]
 )
-def test_a_refusal_is_a_documented_problem(
+def test_a_rejection_is_a_documented_problem(
     server: Server, path: str, options: dict[str, Any], status: int, code: str
 ) -> None:
     assert_problem(call(server, path, **options), status, code)
@@ -252,7 +252,7 @@ def test_a_refusal_is_a_documented_problem(
 # --- the log, the metrics, the document ---
 
 
-def test_calls_are_logged_with_what_they_answered(server: Server) -> None:
+def test_calls_are_logged_with_their_answers(server: Server) -> None:
     one = call(server, "/api/detect", json=video_body(b"one")).headers["x-request-id"]
     many = call(server, "/api/detect/batch", json=batch(b"one", b"", b"two")).headers["x-request-id"]
     [row] = server.log_rows(request_id=one)
@@ -266,12 +266,12 @@ def test_calls_are_logged_with_what_they_answered(server: Server) -> None:
     assert "/api/detect/batch" in server.call("GET", "/metrics").text
 
 
-def test_health_is_where_the_older_service_had_it(server: Server) -> None:
+def test_health_has_the_older_services_path(server: Server) -> None:
     response = requests.get(f"{server.url}/api/health", timeout=30)
     assert (response.status_code, response.json()) == (200, {"status": "ok"})
 
 
-def test_answers_keep_to_the_document(server: Server) -> None:
+def test_answers_match_the_openapi_document(server: Server) -> None:
     document = server.call("GET", "/openapi.json").json()
     schemas = document["components"]["schemas"]
     detection = call(server, "/api/detect?draw=true", json=body("/api/detect")).json()

@@ -68,7 +68,7 @@ def kept(server: Server, user: str, data: bytes = b"clip", path: str = "/thumbna
 # --- what is kept ---
 
 
-def test_an_analysis_is_kept_and_its_answer_names_the_entry(server: Server, user: str) -> None:
+def test_an_analysis_is_stored_and_its_answer_contains_the_entry_id(server: Server, user: str) -> None:
     response = post(server, user, "/predict", b"clip")
     assert response.json()["emotion"] == "Happy"
     entry = get(server, user, f"/{response.headers['x-history-id']}")
@@ -103,7 +103,7 @@ def test_a_cover_without_a_face_is_an_entry_without_an_emotion(server: Server, u
     assert len(entry["media"]) == 2
 
 
-def test_a_picture_is_kept_with_a_copy(server: Server, user: str) -> None:
+def test_a_picture_is_stored_with_a_copy(server: Server, user: str) -> None:
     entry = get(server, user, f"/{kept(server, user, b'a picture', '/api/detect')}")
     assert (entry["kind"], entry["emotion"], entry["mood"]) == ("picture", "happy", "Happy")
     assert entry["facts"] == {"faces": 1, "certain": True}
@@ -112,7 +112,7 @@ def test_a_picture_is_kept_with_a_copy(server: Server, user: str) -> None:
     assert (copy.content, copy.headers["Content-Type"]) == (b"a copy of a picture", "image/jpeg")
 
 
-def test_a_text_is_an_entry_of_what_was_found_and_never_of_its_words(server: Server, user: str) -> None:
+def test_a_text_is_stored_as_its_result_without_its_words(server: Server, user: str) -> None:
     response = call(server, user, "POST", "/api/text", json={"text": "bonjour zebrafinch"})
     entry = get(server, user, f"/{response.headers['x-history-id']}")
     assert (entry["kind"], entry["emotion"], entry["mood"], entry["confidence"]) == ("text", "joy", "Happy", 0.94)
@@ -123,7 +123,7 @@ def test_a_text_is_an_entry_of_what_was_found_and_never_of_its_words(server: Ser
         assert b"zebrafinch" not in path.read_bytes()
 
 
-def test_each_of_several_texts_is_an_entry_and_the_same_one_again_another(server: Server, user: str) -> None:
+def test_each_text_is_an_entry_even_if_repeated(server: Server, user: str) -> None:
     for _ in range(2):
         response = call(server, user, "POST", "/api/text", json={"text": ["one", "", "two"]})
         assert len(response.headers["x-history-id"].split(", ")) == 2
@@ -135,7 +135,7 @@ def test_a_picture_without_a_face_is_an_entry_without_an_emotion(server: Server,
     assert (entry["emotion"], entry["facts"]) == (None, {"faces": 0, "certain": None})
 
 
-def test_each_picture_of_a_batch_is_an_entry_but_for_those_refused(server: Server, user: str) -> None:
+def test_each_accepted_picture_of_a_batch_is_an_entry(server: Server, user: str) -> None:
     contents = [b"one", b"raise ImageCorrupt", b"two"]
     pictures = [{"content": base64.b64encode(content).decode()} for content in contents]
     response = call(server, user, "POST", "/api/detect/batch", json={"pictures": pictures})
@@ -147,7 +147,7 @@ def test_each_picture_of_a_batch_is_an_entry_but_for_those_refused(server: Serve
     assert kept(server, user, b"one", "/api/detect") == entries[1]["id"]
 
 
-def test_what_comes_to_api_predict_is_kept_as_what_it_is(server: Server, user: str) -> None:
+def test_api_predict_stores_pictures_and_clips_by_their_kind(server: Server, user: str) -> None:
     picture, clip = (kept(server, user, data, "/api/predict/") for data in (b"picture", b"clip"))
     found = {entry["id"]: entry for entry in get(server, user)["entries"]}
     assert (found[picture]["kind"], found[picture]["facts"]) == ("picture", {"certain": True})
@@ -156,12 +156,12 @@ def test_what_comes_to_api_predict_is_kept_as_what_it_is(server: Server, user: s
 
 
 @pytest.mark.parametrize("data", [b"raise NoFace", b"crash"])
-def test_what_is_refused_is_not_kept(server: Server, user: str, data: bytes) -> None:
+def test_a_rejected_upload_is_not_stored(server: Server, user: str, data: bytes) -> None:
     assert "x-history-id" not in post(server, user, "/predict", data).headers
     assert get(server, user)["count"] == 0
 
 
-def test_an_api_key_is_nobody_and_has_no_history(server: Server) -> None:
+def test_an_api_key_has_no_history(server: Server) -> None:
     response = server.post("/thumbnail", b"nobody's clip")
     assert response.status_code == 200
     assert "x-history-id" not in response.headers
@@ -179,14 +179,14 @@ ROUTES = [
 
 @pytest.mark.parametrize(("method", "path"), ROUTES)
 @pytest.mark.parametrize(("headers", "status", "code"), [({}, 401, "unauthorized"), (HEADERS, 403, "forbidden")])
-def test_only_who_is_signed_in_has_one(
+def test_the_history_requires_a_signed_in_user(
     server: Server, method: str, path: str, headers: dict[str, str], status: int, code: str
 ) -> None:
     response = server.call(method, f"/api/history{path}", headers=headers)
     assert (response.status_code, response.json()["code"]) == (status, code)
 
 
-def test_no_date_is_asked_for_but_one_that_comes_must_be_good(server: Server, user: str) -> None:
+def test_a_date_is_optional_but_must_be_well_formed(server: Server, user: str) -> None:
     headers = {name: value for name, value in as_user(user).items() if name != "date"}
     assert server.call("GET", "/api/history", headers=headers).status_code == 200
     response = server.call("GET", "/api/history", headers={**headers, "date": "yesterday"})
@@ -196,7 +196,7 @@ def test_no_date_is_asked_for_but_one_that_comes_must_be_good(server: Server, us
 # --- one's own, and nobody else's ---
 
 
-def test_another_users_entry_is_as_if_there_were_none(server: Server, user: str) -> None:
+def test_another_users_entry_is_not_found(server: Server, user: str) -> None:
     entry = kept(server, user)
     for method, path in (("GET", ""), ("DELETE", ""), ("GET", "/media/poster.jpg"), ("GET", "/media/thumbnail.mp4")):
         theirs = call(server, "stranger", method, f"/api/history/{entry}{path}")
@@ -208,7 +208,9 @@ def test_another_users_entry_is_as_if_there_were_none(server: Server, user: str)
     assert call(server, user, "GET", f"/api/history/{entry}/media/poster.jpg").content == b"a poster"
 
 
-def test_pages_reach_every_entry_once_and_a_cursor_opens_nothing_of_others(server: Server, user: str) -> None:
+def test_pagination_returns_every_entry_once_and_a_cursor_gives_no_access_to_other_users(
+    server: Server, user: str
+) -> None:
     entries = [kept(server, user, f"clip {number}".encode(), "/predict") for number in range(7)]
     foreign = kept(server, "neighbour", b"clip", "/predict")
     seen, cursor = [], None
@@ -224,7 +226,7 @@ def test_pages_reach_every_entry_once_and_a_cursor_opens_nothing_of_others(serve
     assert seen == entries[::-1]
 
 
-def test_filters_come_as_a_query(server: Server, user: str) -> None:
+def test_filters_are_query_parameters(server: Server, user: str) -> None:
     happy, faceless = kept(server, user), kept(server, user, b"no face")
     today = datetime.now(UTC).date()
 
@@ -265,7 +267,7 @@ def test_filters_come_as_a_query(server: Server, user: str) -> None:
         ("/summary", {"start_date": "2999-12-31"}, "end_date"),
     ],
 )
-def test_a_query_that_makes_no_sense_is_refused_by_its_field(
+def test_an_invalid_query_is_rejected_by_field(
     server: Server, user: str, path: str, query: dict[str, Any], field: str
 ) -> None:
     response = call(server, user, "GET", f"/api/history{path}", params=query)
@@ -274,16 +276,14 @@ def test_a_query_that_makes_no_sense_is_refused_by_its_field(
 
 
 @pytest.mark.parametrize(("site", "status"), [("cross-site", 403), ("same-origin", 200)])
-def test_another_sites_page_deletes_nothing_with_a_users_cookie(
-    server: Server, user: str, site: str, status: int
-) -> None:
+def test_another_origin_cannot_delete_with_a_users_cookie(server: Server, user: str, site: str, status: int) -> None:
     entry = kept(server, user)
     headers = {"Cookie": f"access_token={accounts.own_token(userId=user)}", "Sec-Fetch-Site": site}
     assert server.call("DELETE", "/api/history", headers=headers).status_code == status
     assert [each["id"] for each in get(server, user)["entries"]] == ([entry] if status == 403 else [])
 
 
-def test_the_same_id_at_another_issuer_is_another_person(tmp_path: Path) -> None:
+def test_the_same_subject_of_another_issuer_is_another_user(tmp_path: Path) -> None:
     both = {**accounts.environment(tmp_path), "HISTORY": "on", "WEB_CONCURRENCY": 1}
     with Server(tmp_path, **both) as server:
         kept(server, "42", path="/predict")
@@ -295,7 +295,7 @@ def test_the_same_id_at_another_issuer_is_another_person(tmp_path: Path) -> None
 # --- media ---
 
 
-def test_media_come_with_their_type_for_their_owner_alone(server: Server, user: str) -> None:
+def test_media_are_served_with_their_type_to_their_owner_only(server: Server, user: str) -> None:
     entry = kept(server, user, output="webp")
     response = call(server, user, "GET", f"/api/history/{entry}/media/thumbnail.webp")
     assert response.content.startswith(b"{'duration': 3.0")
@@ -309,7 +309,7 @@ def test_media_come_with_their_type_for_their_owner_alone(server: Server, user: 
     }
 
 
-def test_a_player_may_ask_for_a_part_and_a_browser_whether_it_changed(server: Server, user: str) -> None:
+def test_media_support_range_and_conditional_requests(server: Server, user: str) -> None:
     url = f"/api/history/{kept(server, user)}/media/poster.jpg"
     whole = call(server, user, "GET", url)
     part = server.call("GET", url, headers={**as_user(user), "Range": "bytes=2-4"})
@@ -324,7 +324,7 @@ def files(server: Server) -> list[Path]:
     return [path for path in (server.folder / "media").rglob("*") if path.is_file()]
 
 
-def test_a_deleted_entry_is_gone_and_its_media_with_it(server: Server, user: str) -> None:
+def test_deleting_an_entry_deletes_its_media(server: Server, user: str) -> None:
     before = len(files(server))
     entry, other = kept(server, user), kept(server, user, b"another")
     assert len(files(server)) == before + 4
@@ -339,7 +339,7 @@ def test_a_deleted_entry_is_gone_and_its_media_with_it(server: Server, user: str
     assert (get(server, user)["entries"], len(files(server))) == ([], before)
 
 
-def test_who_would_delete_some_does_not_lose_all(server: Server, user: str) -> None:
+def test_a_deletion_with_filters_does_not_delete_everything(server: Server, user: str) -> None:
     entry = kept(server, user)
     response = call(server, user, "DELETE", "/api/history?kind=picture")
     assert (response.status_code, response.json()["errors"].keys()) == (422, {"kind"})
@@ -349,12 +349,12 @@ def test_who_would_delete_some_does_not_lose_all(server: Server, user: str) -> N
 # --- the summary ---
 
 
-def test_the_summary_is_no_entry(server: Server, user: str) -> None:
+def test_the_summary_path_is_not_an_entry_id(server: Server, user: str) -> None:
     assert get(server, user, "/summary").keys() > {"periods", "baseline"}
     assert call(server, user, "DELETE", "/api/history/summary").status_code == 404
 
 
-def test_a_summary_counts_by_day_and_week_and_knows_what_is_usual(server: Server, user: str) -> None:
+def test_a_summary_counts_by_day_and_week_and_has_a_baseline(server: Server, user: str) -> None:
     for number in range(10):
         kept(server, user, f"clip {number}".encode(), "/predict")
     kept(server, user, b"no face")
@@ -382,7 +382,7 @@ def test_a_summary_counts_by_day_and_week_and_knows_what_is_usual(server: Server
 # --- when something breaks ---
 
 
-def test_a_history_that_cannot_be_written_costs_no_answer(tmp_path: Path) -> None:
+def test_an_unwritable_history_does_not_fail_the_call(tmp_path: Path) -> None:
     with Server(tmp_path, **ON, WEB_CONCURRENCY=1) as server:
         kept(server, "ann", path="/predict")
         with sqlite3.connect(tmp_path / "data" / "history.db") as db:
@@ -399,7 +399,7 @@ def test_a_history_that_cannot_be_written_costs_no_answer(tmp_path: Path) -> Non
         assert "history.db" not in response.text
 
 
-def test_a_storage_that_fails_costs_no_entry_and_loses_no_object(tmp_path: Path) -> None:
+def test_a_failing_storage_loses_no_entry_and_no_object(tmp_path: Path) -> None:
     media, away = tmp_path / "media", tmp_path / "away"
     with Server(tmp_path, **ON, MEDIA_STORAGE=f"file://{media}", WEB_CONCURRENCY=1) as server:
         before = kept(server, "ann")
@@ -420,7 +420,7 @@ def test_a_storage_that_fails_costs_no_entry_and_loses_no_object(tmp_path: Path)
         assert list(media.iterdir()) == [], "the next start deletes what is left"
 
 
-def test_a_batch_tries_only_once_what_fails(tmp_path: Path) -> None:
+def test_a_batch_tries_a_failing_storage_only_once(tmp_path: Path) -> None:
     """A storage or a history that hangs would else hold up a call for each of 32 pictures."""
     media, away = tmp_path / "media", tmp_path / "away"
     pictures = {"pictures": [{"content": base64.b64encode(data).decode()} for data in (b"one", b"two", b"three")]}
@@ -436,7 +436,7 @@ def test_a_batch_tries_only_once_what_fails(tmp_path: Path) -> None:
         assert 'moodreel_history_failures_total{part="entry"} 1.0' in failures
 
 
-def test_media_that_cannot_be_read_are_said_to_be_there_later(tmp_path: Path) -> None:
+def test_unreadable_media_are_a_temporary_error(tmp_path: Path) -> None:
     media = tmp_path / "media"
     with Server(tmp_path, **ON, MEDIA_STORAGE=f"file://{media}", WEB_CONCURRENCY=1) as server:
         url = f"/api/history/{kept(server, 'ann')}/media/poster.jpg"
@@ -480,7 +480,9 @@ def test_old_entries_are_deleted_at_the_start(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_service_that_cannot_keep_what_it_shall_says_why(tmp_path: Path, settings: dict[str, Any], line: str) -> None:
+def test_a_service_with_an_unusable_history_prints_the_reason(
+    tmp_path: Path, settings: dict[str, Any], line: str
+) -> None:
     server = Server(tmp_path, "api.wsgi:app", **{"HISTORY": "on", **settings})
     server.start()
     assert server.process is not None
@@ -490,7 +492,7 @@ def test_a_service_that_cannot_keep_what_it_shall_says_why(tmp_path: Path, setti
     assert "Traceback" not in server.output
 
 
-def test_memory_is_a_storage_for_one_worker(tmp_path: Path) -> None:
+def test_memory_storage_works_with_one_worker(tmp_path: Path) -> None:
     with Server(tmp_path, **ON, MEDIA_STORAGE="memory://", WEB_CONCURRENCY=1) as server:
         entry = kept(server, "ann")
         assert call(server, "ann", "GET", f"/api/history/{entry}/media/poster.jpg").content == b"a poster"
@@ -498,7 +500,7 @@ def test_memory_is_a_storage_for_one_worker(tmp_path: Path) -> None:
         assert call(server, "ann", "GET", f"/api/history/{entry}/media/poster.jpg").status_code == 404
 
 
-def test_without_a_history_nothing_is_kept_and_the_answer_says_so(tmp_path: Path) -> None:
+def test_without_a_history_nothing_is_stored_and_the_error_says_so(tmp_path: Path) -> None:
     with Server(tmp_path, **TOKENS, WEB_CONCURRENCY=1) as server:
         response = post(server, "ann", "/thumbnail", b"clip")
         assert response.status_code == 200
@@ -512,7 +514,7 @@ def test_without_a_history_nothing_is_kept_and_the_answer_says_so(tmp_path: Path
 # --- all around ---
 
 
-def test_users_keep_at_once_and_each_finds_their_own(server: Server) -> None:
+def test_concurrent_users_find_only_their_own_entries(server: Server) -> None:
     crowd = [f"one of many {number}" for number in range(6)]
     with ThreadPoolExecutor(8) as threads:
         done = list(
@@ -525,7 +527,7 @@ def test_users_keep_at_once_and_each_finds_their_own(server: Server) -> None:
         assert {entry["id"] for entry in get(server, name)["entries"]} == {i for owner, i in done if owner == name}
 
 
-def test_neither_a_clip_nor_an_id_is_left_behind(server: Server, user: str) -> None:
+def test_no_clip_and_no_user_id_is_stored_in_plain_text(server: Server, user: str) -> None:
     secret = b"the secret of " + user.encode()
     entry = kept(server, user, secret)
     get(server, user, f"/{entry}")
@@ -537,7 +539,7 @@ def test_neither_a_clip_nor_an_id_is_left_behind(server: Server, user: str) -> N
     assert server.log_rows(endpoint="/api/history/<entry_id>")
 
 
-def test_pages_of_other_origins_may_delete_and_read_the_id(tmp_path: Path) -> None:
+def test_listed_origins_may_delete_and_read_the_id(tmp_path: Path) -> None:
     with Server(tmp_path, **ON, CORS_ORIGINS="https://app.example", WEB_CONCURRENCY=1) as server:
         asking = {"Origin": "https://app.example", "Access-Control-Request-Method": "DELETE"}
         preflight = server.call("OPTIONS", "/api/history", headers=asking)
@@ -566,7 +568,7 @@ class TestOpenApi:
         }
         assert headers == {"x-client-id", "x-request-id"}
 
-    def test_every_refusal_is_documented(self, document: dict[str, Any]) -> None:
+    def test_every_rejection_is_documented(self, document: dict[str, Any]) -> None:
         for path, item in document["paths"].items():
             if path.startswith("/api/history"):
                 for method in item.keys() - {"parameters"}:
@@ -574,7 +576,7 @@ class TestOpenApi:
         for path in ("/predict", "/thumbnail"):
             assert "x-history-id" in document["paths"][path]["post"]["responses"]["200"]["headers"]
 
-    def test_answers_keep_to_it(self, server: Server, user: str, document: dict[str, Any]) -> None:
+    def test_answers_match_the_document(self, server: Server, user: str, document: dict[str, Any]) -> None:
         kept(server, user)
         listed, summed = get(server, user), get(server, user, "/summary")
         schemas = document["components"]["schemas"]
@@ -603,7 +605,7 @@ def test_two_workers_share_one_history(server: Server, user: str) -> None:
     raise AssertionError("one worker answered all")
 
 
-def test_a_real_clips_cover_is_kept_and_plays_until_it_is_deleted(tmp_path: Path) -> None:
+def test_a_real_clips_cover_is_stored_and_plays_until_it_is_deleted(tmp_path: Path) -> None:
     clip = synthetic_video.encode_video(synthetic_frames.face_frames(50))
     with Server(tmp_path, REAL_APP, **ON, MEDIA_STORAGE=f"file://{tmp_path}/media", WEB_CONCURRENCY=1) as server:
         predicted = post(server, "ann", "/predict", clip)

@@ -59,11 +59,11 @@ def provider() -> Provider:
     return Provider()
 
 
-def test_a_provider_is_not_asked_before_the_first_token_comes(provider: Provider) -> None:
+def test_keys_are_not_fetched_before_the_first_token_is_verified(provider: Provider) -> None:
     assert provider.asked == 0
 
 
-def test_keys_are_fetched_once_and_again_when_they_are_old(provider: Provider) -> None:
+def test_keys_are_cached_and_fetched_again_after_they_expire(provider: Provider) -> None:
     assert all(provider.knows("old") for _ in range(50))
     assert provider.asked == 1
     provider.now += FRESH_SECONDS + 1
@@ -79,21 +79,21 @@ def test_a_new_key_is_found_by_its_kid(provider: Provider) -> None:
     assert provider.asked == 2
 
 
-def test_a_key_that_was_withdrawn_is_good_no_more(provider: Provider) -> None:
+def test_a_withdrawn_key_is_rejected_after_the_next_fetch(provider: Provider) -> None:
     assert provider.knows("old")
     provider.answer = jwks(jwk(UNKNOWN_KEY, "new"))
     provider.now += FRESH_SECONDS + 1
     assert not provider.knows("old")
 
 
-def test_made_up_kids_do_not_hammer_the_provider(provider: Provider) -> None:
+def test_unknown_key_ids_do_not_cause_repeated_fetches(provider: Provider) -> None:
     for number in range(1000):
         assert not provider.knows(f"made up {number}")
         provider.now += 0.1
     assert provider.asked == 1 + int(100 // COOLDOWN_SECONDS)
 
 
-def test_a_provider_that_is_down_is_asked_no_more_often(provider: Provider) -> None:
+def test_an_unavailable_provider_is_not_requested_more_often(provider: Provider) -> None:
     provider.answer = OSError("no route to host")
     for _ in range(100):
         with pytest.raises(KeysUnavailable):
@@ -105,7 +105,7 @@ def test_a_provider_that_is_down_is_asked_no_more_often(provider: Provider) -> N
 
 
 @pytest.mark.parametrize("trouble", [OSError("down"), b"<html>", b"{}", b'{"keys": []}', b"[" * 5000, b"\xff"])
-def test_while_a_provider_answers_nothing_usable_its_known_keys_stay_for_a_day(
+def test_cached_keys_are_used_for_a_day_while_the_provider_returns_no_usable_keys(
     provider: Provider, trouble: bytes | Exception
 ) -> None:
     assert provider.knows("old")
@@ -124,7 +124,7 @@ def test_while_a_provider_answers_nothing_usable_its_known_keys_stay_for_a_day(
     assert provider.knows("old") and provider.knows("new")
 
 
-def test_many_threads_ask_once_and_all_get_the_key() -> None:
+def test_concurrent_threads_share_one_fetch() -> None:
     provider, slow = Provider(), threading.Event()
     fetch = provider.keys._fetch
     provider.keys._fetch = lambda url: (slow.wait(10), fetch(url))[1]
@@ -135,7 +135,7 @@ def test_many_threads_ask_once_and_all_get_the_key() -> None:
     assert provider.asked == 1
 
 
-def test_who_has_a_key_does_not_wait_for_the_provider(provider: Provider) -> None:
+def test_a_cached_key_is_returned_without_waiting_for_the_provider(provider: Provider) -> None:
     assert provider.knows("old")
     asked, release = threading.Event(), threading.Event()
     fetch = provider.keys._fetch
@@ -197,7 +197,7 @@ def accounts_of(site: Site) -> TokenVerifier:
     return TokenVerifier(openid=OpenIdVerifier(UrlKeys(site.url), PROVIDER, (AUDIENCE,)))
 
 
-def test_a_token_is_checked_with_keys_from_the_web(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_token_is_verified_with_keys_fetched_over_http(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jwks_module, "COOLDOWN_SECONDS", 0)
     accounts = accounts_of(site)
     assert accounts.verify(openid_token(kid="old")).user_id == "q8Xn0u"
@@ -208,7 +208,7 @@ def test_a_token_is_checked_with_keys_from_the_web(site: Site, monkeypatch: pyte
     assert site.paths == ["/jwks"] * 3
 
 
-def test_while_the_keys_cannot_be_had_a_token_is_neither_good_nor_bad(site: Site) -> None:
+def test_a_token_is_reported_as_unverifiable_while_the_keys_are_unavailable(site: Site) -> None:
     site.respond = answering(b"", 500)
     with pytest.raises(ApiError) as caught:
         accounts_of(site).verify(openid_token(kid="old"))
@@ -228,7 +228,7 @@ def test_while_the_keys_cannot_be_had_a_token_is_neither_good_nor_bad(site: Site
     ],
     ids=["not found", "moved", "moved to a file", "a megabyte too much", "no HTTP", "hangs up"],
 )
-def test_keys_come_from_their_address_itself_or_not_at_all(
+def test_redirects_errors_and_oversized_responses_of_the_key_url_are_rejected(
     site: Site, respond: Callable[[BaseHTTPRequestHandler], None]
 ) -> None:
     site.respond = respond
@@ -237,7 +237,7 @@ def test_keys_come_from_their_address_itself_or_not_at_all(
     assert site.paths == ["/jwks"]
 
 
-def test_an_answer_that_trickles_is_given_up(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_response_that_arrives_too_slowly_is_aborted(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jwks_module, "TIMEOUT_SECONDS", 0.3)
     stop = threading.Event()
 
@@ -256,7 +256,7 @@ def test_an_answer_that_trickles_is_given_up(site: Site, monkeypatch: pytest.Mon
         stop.set()
 
 
-def test_a_url_in_a_token_is_never_visited(site: Site, provider: Provider) -> None:
+def test_a_url_in_a_token_is_never_requested(site: Site, provider: Provider) -> None:
     site.respond = answering(jwks(jwk(UNKNOWN_KEY, "old")))
     accounts = TokenVerifier(openid=OpenIdVerifier(provider.keys, PROVIDER, (AUDIENCE,)))
     for name in ("jku", "x5u", "kid"):

@@ -14,14 +14,14 @@ from tests.support.server import HEADERS, Server, video_body
 AT_ONCE = 1
 
 
-def test_there_are_so_many_places_and_one_that_is_left_can_be_taken_again() -> None:
+def test_the_number_of_slots_is_limited_and_a_released_slot_can_be_acquired_again() -> None:
     places = ConcurrencyLimiter(2, timeout_seconds=0)
     assert [places.acquire() for _ in range(3)] == [True, True, False]
     places.release()
     assert [places.acquire() for _ in range(2)] == [True, False]
 
 
-def test_who_waits_gets_the_place_that_is_left() -> None:
+def test_a_waiting_call_gets_the_released_slot() -> None:
     places = ConcurrencyLimiter(1, timeout_seconds=30)
     assert places.acquire()
     got: list[bool] = []
@@ -32,7 +32,7 @@ def test_who_waits_gets_the_place_that_is_left() -> None:
     assert got == [True]
 
 
-def test_only_so_many_wait_and_who_comes_then_is_sent_away_at_once() -> None:
+def test_a_call_over_the_queue_limit_is_rejected_at_once() -> None:
     places = ConcurrencyLimiter(1, timeout_seconds=30)
     assert places.acquire()
     got: list[bool] = []
@@ -51,7 +51,7 @@ def test_only_so_many_wait_and_who_comes_then_is_sent_away_at_once() -> None:
     assert got == [True] * MAX_QUEUED_PER_SLOT
 
 
-def test_there_are_so_many_limiter_and_one_that_is_left_can_be_taken_again() -> None:
+def test_the_number_of_connections_is_limited_and_a_released_slot_can_be_acquired_again() -> None:
     limiter = ConnectionLimiter(2, 2)
     assert [limiter.acquire() for _ in range(3)] == [True, True, False]
     limiter.release()
@@ -59,7 +59,7 @@ def test_there_are_so_many_limiter_and_one_that_is_left_can_be_taken_again() -> 
     assert limiter.in_use == 2
 
 
-def test_one_user_does_not_take_them_all() -> None:
+def test_connections_of_one_user_are_limited() -> None:
     limiter = ConnectionLimiter(10, 2)
     assert [limiter.acquire("ada") for _ in range(3)] == [True, True, False]
     assert limiter.acquire("grace")
@@ -68,11 +68,11 @@ def test_one_user_does_not_take_them_all() -> None:
     assert limiter.acquire("ada")
 
 
-def test_no_limiter_at_all() -> None:
+def test_a_limit_of_zero_rejects_every_connection() -> None:
     assert not ConnectionLimiter(0, 1).acquire()
 
 
-def test_a_seat_is_left_whatever_happens_on_it() -> None:
+def test_a_slot_is_released_after_an_exception() -> None:
     limiter = ConnectionLimiter(1, 1)
     try:
         with limiter.slot("ada") as seated, limiter.slot("grace") as refused:
@@ -83,7 +83,7 @@ def test_a_seat_is_left_whatever_happens_on_it() -> None:
     assert limiter.in_use == 0
 
 
-def test_many_threads_never_take_more_than_there_are() -> None:
+def test_concurrent_threads_never_exceed_the_limit() -> None:
     limiter, got = ConnectionLimiter(50, 50), []
     threads = [threading.Thread(target=lambda: got.extend(limiter.acquire() for _ in range(20))) for _ in range(8)]
     for thread in threads:
@@ -106,7 +106,7 @@ def test_token_bucket_is_refilled_over_the_minute() -> None:
 
 
 @pytest.mark.server
-def test_slow_uploads_keep_others_waiting_but_never_the_health_check(tmp_path: Path) -> None:
+def test_slow_uploads_delay_other_uploads_but_not_the_health_check(tmp_path: Path) -> None:
     with Server(tmp_path, WEB_CONCURRENCY=1, THREADS=AT_ONCE, MAX_WAIT_SECONDS=1) as server:
         body = json.dumps(video_body(b"a clip")).encode()
         slow = _begin_upload(server, body)

@@ -23,7 +23,7 @@ CLIENTS = 8
 CALLS_EACH = 60
 
 
-def test_every_answered_call_is_in_the_log_exactly_once(tmp_path: Path) -> None:
+def test_every_answered_call_is_logged_exactly_once(tmp_path: Path) -> None:
     with Server(tmp_path) as server:
         with ThreadPoolExecutor(CLIENTS) as clients:
             answers = dict(
@@ -67,7 +67,7 @@ def _busy_client(server: Server, number: int) -> list[tuple[str, int]]:
     return answers
 
 
-def test_a_worker_killed_in_mid_call_leaves_its_row_and_the_service_goes_on(tmp_path: Path) -> None:
+def test_a_worker_killed_during_a_call_leaves_an_open_row_and_the_service_continues(tmp_path: Path) -> None:
     with Server(tmp_path) as server:
         failures: list[Exception] = []
         caller = threading.Thread(target=_call_that_dies, args=(server, failures))
@@ -104,7 +104,7 @@ def _worker_of(server: Server, request_id: str) -> int:
     return rows[0]["worker"]
 
 
-def test_a_stop_lets_running_calls_end(tmp_path: Path) -> None:
+def test_a_stop_waits_for_running_calls(tmp_path: Path) -> None:
     with Server(tmp_path) as server, ThreadPoolExecutor(1) as client:
         answer = client.submit(
             server.call, "POST", "/predict", headers={**HEADERS, "x-request-id": "slow"}, json=video_body(b"sleep 1.5")

@@ -22,13 +22,13 @@ def app(done: list[object]) -> Flask:
     return app
 
 
-def test_it_is_done_at_the_start_and_not_with_every_call(app: Flask, done: list[object]) -> None:
+def test_maintenance_runs_at_the_start_and_not_at_every_call(app: Flask, done: list[object]) -> None:
     for _ in range(3):
         app.test_client().get("/").close()
     assert done == ["what views share"]
 
 
-def test_it_is_done_when_an_hour_has_passed_after_the_answer_is_out(
+def test_maintenance_runs_after_an_hour_once_the_response_is_sent(
     app: Flask, done: list[object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = maintenance.time.monotonic() + maintenance.INTERVAL_SECONDS

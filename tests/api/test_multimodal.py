@@ -82,7 +82,7 @@ def row(client: FlaskClient, response: Any) -> dict[str, Any]:
 # --- answers ---
 
 
-def test_a_clip_is_answered_in_per_cent_with_what_the_answer_comes_from(client: FlaskClient, clip: bytes) -> None:
+def test_a_clip_is_answered_in_percent_with_the_modalities_used(client: FlaskClient, clip: bytes) -> None:
     response = post(client, clip, "?model=both", format="mp4", fps=10)
     answer = response.json
     assert response.status_code == 200
@@ -104,9 +104,7 @@ def test_a_clip_is_answered_in_per_cent_with_what_the_answer_comes_from(client: 
         assert f"{stage};dur=" in response.headers["Server-Timing"]
 
 
-def test_the_log_says_what_was_answered_and_what_from_and_nothing_of_what_was_sent(
-    client: FlaskClient, clip: bytes
-) -> None:
+def test_the_log_holds_the_answer_and_its_modalities_but_no_media(client: FlaskClient, clip: bytes) -> None:
     response = post(client, clip, "?model=both")
     found = row(client, response)
     assert (found["endpoint"], found["status_code"], found["model"]) == (PATH, 200, "both")
@@ -144,19 +142,19 @@ RECORDINGS = {
 
 
 @pytest.mark.parametrize(("data", "count"), RECORDINGS.values(), ids=RECORDINGS.keys())
-def test_whatever_there_is_is_answered_from(client: FlaskClient, data: bytes, count: int) -> None:
+def test_the_available_modalities_are_used(client: FlaskClient, data: bytes, count: int) -> None:
     answer = post(client, data, "?model=both").json
     assert len(answer["modalities"]) == count
     assert len(answer["missing"]) == 2 - count
 
 
-def test_the_default_goes_by_faces_and_says_that_it_does_not_read_sound(client: FlaskClient, clip: bytes) -> None:
+def test_the_default_model_uses_faces_and_reports_that_it_ignores_audio(client: FlaskClient, clip: bytes) -> None:
     answer = post(client, clip).json
     assert (answer["model"]["name"], answer["modalities"]) == ("faces-eight", ["video"])
     assert answer["missing"] == {"audio": "not_read"}
 
 
-def test_calls_at_once_have_each_their_own_answer(app: Any, clip: bytes) -> None:
+def test_concurrent_calls_get_their_own_answers(app: Any, clip: bytes) -> None:
     other = synthetic_video.encode_video(synthetic_frames.face_frames(10, 160, 120)[::-1], fps=10)
     expected = [post(app.test_client(), data).json for data in (clip, other)]
     with ThreadPoolExecutor(4) as pool:
@@ -193,7 +191,7 @@ def test_calls_at_once_have_each_their_own_answer(app: Any, clip: bytes) -> None
         (b"x", "?model=research", 403, "noncommercial_model", "NONCOMMERCIAL_MODELS=1"),
     ],
 )
-def test_a_refusal_says_what_to_do(
+def test_a_rejection_states_the_remedy(
     client: FlaskClient, data: bytes, query: str, status: int, code: str, says: str
 ) -> None:
     response = post(client, data, query)
@@ -203,13 +201,15 @@ def test_a_refusal_says_what_to_do(
     assert row(client, response)["error"] == code
 
 
-def test_a_key_is_needed_and_no_date(client: FlaskClient, clip: bytes) -> None:
+def test_an_api_key_is_required_and_a_date_is_not(client: FlaskClient, clip: bytes) -> None:
     assert client.post(PATH, json=video_body(clip)).status_code == 401
     assert client.get(PATH, headers=HEADERS).status_code == 405
     assert post(client, clip, format="exe").status_code == 422
 
 
-def test_weights_for_research_say_so_in_every_answer(tmp_path: Path, store: Path, engine: Engine, clip: bytes) -> None:
+def test_research_only_weights_are_marked_in_every_answer(
+    tmp_path: Path, store: Path, engine: Engine, clip: bytes
+) -> None:
     allowed = make(tmp_path, engine, model_store=store, noncommercial_models=True).test_client()
     answer = post(allowed, clip, "?model=research").json
     assert (answer["commercial"], answer["licence"]) == (False, "CC BY-NC-SA 4.0")
@@ -218,7 +218,9 @@ def test_weights_for_research_say_so_in_every_answer(tmp_path: Path, store: Path
     assert (answer["model"]["name"], answer["commercial"], answer["modalities"]) == ("research", False, [*MODALITIES])
 
 
-def test_without_a_model_the_service_starts_and_says_what_to_set(tmp_path: Path, engine: Engine, clip: bytes) -> None:
+def test_without_a_model_the_service_starts_and_the_answer_names_the_setting(
+    tmp_path: Path, engine: Engine, clip: bytes
+) -> None:
     empty = make(tmp_path, engine, model_store=tmp_path).test_client()
     assert empty.get("/ready").json == {"status": "ready"}
     response = post(empty, clip)
@@ -231,7 +233,7 @@ def test_without_a_model_the_service_starts_and_says_what_to_set(tmp_path: Path,
 # --- what is kept ---
 
 
-def test_an_answer_is_kept_for_who_signed_in_but_not_what_is_made_up(
+def test_answers_are_stored_for_signed_in_users_but_mock_answers_are_not(
     tmp_path: Path, store: Path, engine: Engine, clip: bytes
 ) -> None:
     headers = {"Authorization": f"Bearer {accounts.own_token()}"}
@@ -271,7 +273,7 @@ def test_an_answer_is_kept_for_who_signed_in_but_not_what_is_made_up(
 # --- what is made up ---
 
 
-def test_made_up_answers_are_the_same_again_and_marked_everywhere(
+def test_mock_answers_are_deterministic_and_marked_everywhere(
     tmp_path: Path, engine: Engine, clip: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     client = make(tmp_path, engine, model_store=tmp_path, emo_mock=True).test_client()
@@ -303,7 +305,7 @@ def _counted() -> dict[str, float | None]:
 
 
 @given(st.lists(st.floats(1e-6, 1), min_size=1, max_size=30))
-def test_per_cent_add_up_to_100_and_keep_their_order(weights: list[float]) -> None:
+def test_percentages_add_up_to_100_and_keep_their_order(weights: list[float]) -> None:
     shares = [weight / sum(weights) for weight in weights]
     found = percentages(shares)
     assert round(sum(found), 6) == 100
@@ -312,7 +314,7 @@ def test_per_cent_add_up_to_100_and_keep_their_order(weights: list[float]) -> No
     assert ordered == sorted(ordered)
 
 
-def test_the_schema_names_what_the_domain_does() -> None:
+def test_the_schemas_constants_match_the_domain() -> None:
     assert multimodal.MODALITIES == MODALITIES
     reasons = (
         clip_loader.NONE,
@@ -365,9 +367,7 @@ class TestContract:
             ("Overloaded", 503, "overloaded"),
         ],
     )
-    def test_what_is_wrong_has_its_own_code_that_is_documented(
-        self, fake: Server, name: str, status: int, code: str
-    ) -> None:
+    def test_each_error_has_its_documented_code(self, fake: Server, name: str, status: int, code: str) -> None:
         assert_problem(fake.post(PATH, f"raise {name}".encode()), status, code)
         documented = fake.call("GET", "/openapi.json").json()["paths"][PATH]["post"]["responses"][str(status)]
         assert code in documented["content"]["application/problem+json"]["examples"]
@@ -383,17 +383,17 @@ class TestContract:
             ({"data": b"x", "headers": {"x-api-key": KEY, "content-type": "audio/wav"}}, 415, "unsupported_media"),
         ],
     )
-    def test_bodies_are_held_to_the_same_rules_as_elsewhere(
+    def test_the_body_rules_of_other_routes_apply(
         self, fake: Server, options: dict[str, Any], status: int, code: str
     ) -> None:
         assert_problem(fake.call("POST", PATH, **options), status, code)
 
-    def test_sound_formats_are_hints_too(self, fake: Server) -> None:
+    def test_audio_formats_are_accepted_as_hints(self, fake: Server) -> None:
         assert fake.post(PATH, b"x", format="WAV").status_code == 200
 
 
 @pytest.mark.server
-def test_a_real_service_makes_answers_up_when_told_to_and_says_so_at_its_start(tmp_path: Path, clip: bytes) -> None:
+def test_a_service_in_mock_mode_logs_it_at_the_start_and_returns_mock_answers(tmp_path: Path, clip: bytes) -> None:
     with Server(tmp_path, REAL_APP, EMO_MOCK=1, WEB_CONCURRENCY=1) as server:
         body = {"encoding": "base64", "content": base64.b64encode(clip).decode()}
         response = server.call("POST", PATH, data=json.dumps(body))
@@ -405,7 +405,7 @@ def test_a_real_service_makes_answers_up_when_told_to_and_says_so_at_its_start(t
 
 @pytest.mark.server
 @pytest.mark.parametrize("what", ["nowhere", "another kind"])
-def test_a_checkpoint_path_that_is_no_good_stops_the_start_in_one_line(tmp_path: Path, what: str) -> None:
+def test_a_bad_checkpoint_path_prevents_the_start_with_a_one_line_error(tmp_path: Path, what: str) -> None:
     path = {"nowhere": tmp_path / "nowhere", "another kind": STORE / "vit"}[what]
     server = Server(tmp_path, REAL_APP, CHECKPOINT_PATH=path, WEB_CONCURRENCY=1)
     server.start()

@@ -46,14 +46,14 @@ def page(server):
 
 
 @pytest.mark.parametrize("path", ["/docs", "/redoc"])
-def test_the_documentation_shows_every_call_and_asks_nobody_else_for_anything(page, path):
+def test_the_documentation_shows_every_operation_and_loads_nothing_external(page, path):
     page.goto(path)
     for call in ("/predict", "/thumbnail", "/logs"):
         page.get_by_text(call, exact=True).first.wait_for(timeout=20_000)
     assert page.problems == []
 
 
-def test_a_browser_that_opens_the_service_finds_the_documentation(page):
+def test_the_root_url_leads_a_browser_to_the_documentation(page):
     page.goto("/")
     assert page.url.endswith("/docs")
 
@@ -67,7 +67,7 @@ def test_a_call_can_be_tried_out_from_the_documentation(page):
     assert "200" in page.locator(".live-responses-table .response-col_status").last.inner_text()
 
 
-def test_who_authorizes_with_a_token_calls_with_it(page):
+def test_an_authorized_token_is_sent_with_calls(page):
     page.goto("/docs")
     page.get_by_role("button", name="Authorize").first.click(timeout=20_000)
     page.locator(".auth-container", has_text="bearer").get_by_role("textbox").fill(

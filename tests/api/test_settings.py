@@ -21,25 +21,25 @@ def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.Monke
     return monkeypatch
 
 
-def test_every_setting_has_a_default_but_the_key(environment: pytest.MonkeyPatch) -> None:
+def test_every_setting_except_the_key_has_a_default(environment: pytest.MonkeyPatch) -> None:
     assert Settings.from_environment() == Settings(api_key=("secret",))
 
 
 _VARIABLE = re.compile(r"^(?:# )?([A-Z_]+)=")
 
 
-def test_an_example_shows_every_variable_with_a_line_of_explanation() -> None:
+def test_the_example_file_explains_every_variable() -> None:
     lines = (ROOT / ".env.example").read_text().splitlines()
     variables = [(match[1], lines[number - 1]) for number, line in enumerate(lines) if (match := _VARIABLE.match(line))]
     assert {name for name, _ in variables} == {item.name.upper() for item in fields(Settings)} | INIT_SCRIPT_ONLY
     assert [name for name, above in variables if not above.startswith("# ")] == []
 
 
-def test_the_example_holds_the_defaults(environment: pytest.MonkeyPatch) -> None:
+def test_the_example_file_holds_the_defaults(environment: pytest.MonkeyPatch) -> None:
     assert Settings.from_environment(ROOT / ".env.example") == Settings(api_key=("secret",))
 
 
-def test_the_environment_wins_over_the_file(environment: pytest.MonkeyPatch) -> None:
+def test_the_environment_overrides_the_file(environment: pytest.MonkeyPatch) -> None:
     Path(".env").write_text("PORT=7000\nTHREADS=3\nAPI_KEY=from-the-file\n")
     environment.setenv("PORT", "8080")
     settings = Settings.from_environment()
@@ -58,7 +58,7 @@ def test_several_keys_are_separated_by_commas(environment: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize("key", ["", "  ", ",", " , ,"])
-def test_there_is_no_start_without_a_key(environment: pytest.MonkeyPatch, key: str) -> None:
+def test_a_missing_key_is_an_error(environment: pytest.MonkeyPatch, key: str) -> None:
     environment.setenv("API_KEY", key)
     with pytest.raises(SettingsError, match="API_KEY"):
         Settings.from_environment()
@@ -103,7 +103,7 @@ def test_there_is_no_start_without_a_key(environment: pytest.MonkeyPatch, key: s
         ("OIDC_JWKS", "file:///etc/passwd", "a file, or a URL that begins with https://"),
     ],
 )
-def test_a_bad_value_is_named_with_what_is_allowed(
+def test_the_error_for_a_bad_value_names_the_allowed_values(
     environment: pytest.MonkeyPatch, name: str, value: str, allowed: str
 ) -> None:
     environment.setenv(name, value)
@@ -125,7 +125,7 @@ _SECRET = bytes(range(190, 254))
         base64.urlsafe_b64encode(_SECRET).decode().rstrip("="),
     ],
 )
-def test_a_signing_secret_is_any_base64(environment: pytest.MonkeyPatch, text: str) -> None:
+def test_a_signing_secret_may_be_in_any_base64_variant(environment: pytest.MonkeyPatch, text: str) -> None:
     environment.setenv("SECURITY_SECRET", text)
     environment.setenv("SECURITY_ISSUER", "https://app.example")
     assert Settings.from_environment().security_secret == _SECRET
@@ -134,7 +134,7 @@ def test_a_signing_secret_is_any_base64(environment: pytest.MonkeyPatch, text: s
 @pytest.mark.parametrize(
     "text", ["secret", "no base64!", base64.b64encode(_SECRET[:63]).decode(), base64.b64encode(_SECRET).decode()[:-3]]
 )
-def test_a_signing_secret_that_is_short_or_garbled_is_refused_and_not_shown(
+def test_a_short_or_malformed_signing_secret_is_rejected_and_not_shown(
     environment: pytest.MonkeyPatch, text: str
 ) -> None:
     environment.setenv("SECURITY_SECRET", text)
@@ -154,9 +154,7 @@ _TOKENS = {
 
 
 @pytest.mark.parametrize("missing", [None, *_TOKENS])
-def test_what_tokens_need_is_there_as_a_whole_or_not_at_all(
-    environment: pytest.MonkeyPatch, missing: str | None
-) -> None:
+def test_token_settings_must_be_complete(environment: pytest.MonkeyPatch, missing: str | None) -> None:
     for name, value in _TOKENS.items():
         environment.setenv(name, "" if name == missing else value)
     if missing:
@@ -166,7 +164,7 @@ def test_what_tokens_need_is_there_as_a_whole_or_not_at_all(
         assert Settings.from_environment().oidc_audience == ("app", "other-app")
 
 
-def test_the_two_kinds_of_tokens_have_two_issuers(environment: pytest.MonkeyPatch) -> None:
+def test_own_and_provider_tokens_need_different_issuers(environment: pytest.MonkeyPatch) -> None:
     for name, value in {**_TOKENS, "OIDC_ISSUER": _TOKENS["SECURITY_ISSUER"]}.items():
         environment.setenv(name, value)
     with pytest.raises(SettingsError, match="OIDC_ISSUER must not be SECURITY_ISSUER"):
@@ -176,26 +174,26 @@ def test_the_two_kinds_of_tokens_have_two_issuers(environment: pytest.MonkeyPatc
 @pytest.mark.parametrize(
     "url", ["http://localhost:8080/jwks", "http://127.0.0.1/jwks", "HTTPS://a.example/k", "a/b.json"]
 )
-def test_keys_may_come_from_this_machine_or_over_tls(environment: pytest.MonkeyPatch, url: str) -> None:
+def test_a_key_url_must_be_local_or_https(environment: pytest.MonkeyPatch, url: str) -> None:
     for name, value in {**_TOKENS, "OIDC_JWKS": url}.items():
         environment.setenv(name, value)
     assert Settings.from_environment().oidc_jwks == url
 
 
 @pytest.mark.parametrize(("text", "level"), [("debug", "DEBUG"), ("Warning", "WARNING")])
-def test_words_may_be_in_any_case(environment: pytest.MonkeyPatch, text: str, level: str) -> None:
+def test_word_values_are_case_insensitive(environment: pytest.MonkeyPatch, text: str, level: str) -> None:
     environment.setenv("LOG_LEVEL", text)
     assert Settings.from_environment().log_level == level
 
 
 @pytest.mark.parametrize(("text", "on"), [("on", True), ("ON", True), ("1", True), ("off", False), ("", False)])
-def test_a_history_is_kept_only_where_it_is_turned_on(environment: pytest.MonkeyPatch, text: str, on: bool) -> None:
+def test_the_history_is_stored_only_if_enabled(environment: pytest.MonkeyPatch, text: str, on: bool) -> None:
     environment.setenv("HISTORY", text)
     assert Settings.from_environment().history is on
 
 
 @pytest.mark.parametrize(("workers", "fits"), [("1", True), ("2", False)])
-def test_memory_keeps_media_for_one_worker_only(environment: pytest.MonkeyPatch, workers: str, fits: bool) -> None:
+def test_memory_storage_requires_a_single_worker(environment: pytest.MonkeyPatch, workers: str, fits: bool) -> None:
     environment.setenv("MEDIA_STORAGE", "memory://")
     environment.setenv("WEB_CONCURRENCY", workers)
     if fits:
@@ -215,7 +213,7 @@ def test_memory_keeps_media_for_one_worker_only(environment: pytest.MonkeyPatch,
         ({"LOG_PATH": "/proc/nowhere/calls.db"}, "The call log /proc/nowhere/calls.db cannot be opened"),
     ],
 )
-def test_a_service_that_cannot_start_says_why_in_one_line(tmp_path: Path, settings: dict[str, str], line: str) -> None:
+def test_a_failed_start_prints_its_reason_in_one_line(tmp_path: Path, settings: dict[str, str], line: str) -> None:
     server = Server(tmp_path, app="api.wsgi:app", **settings)
     server.start()
     assert server.process is not None

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from api.shutdown import ShutdownHooks
 
 
-def test_a_worker_that_is_told_to_stop_says_farewell_once_to_all() -> None:
+def test_the_hooks_run_when_the_worker_stops_even_if_one_fails() -> None:
     worker, farewell, said = SimpleNamespace(alive=True, ppid=os.getppid()), ShutdownHooks(), []
     done = threading.Event()
 
@@ -23,7 +23,7 @@ def test_a_worker_that_is_told_to_stop_says_farewell_once_to_all() -> None:
     assert (said, farewell.stopping) == (["first"], True)
 
 
-def test_a_worker_whose_master_died_says_farewell_too() -> None:
+def test_the_hooks_run_when_the_master_process_has_died() -> None:
     farewell, done = ShutdownHooks(), threading.Event()
     farewell.add(done.set)
     farewell.start_watcher(SimpleNamespace(alive=True, ppid=os.getppid() + 1))

@@ -137,7 +137,7 @@ def test_a_session_from_connect_to_its_row_in_the_log(server):
     assert row["video_seconds"] > 0
 
 
-def test_before_initialize_the_defaults_hold_and_before_start_frames_are_refused(server):
+def test_the_defaults_apply_before_initialize_and_frames_are_rejected_before_start(server):
     with connected(server) as client:
         client.emit("video_frame", {"frame": FRAME})
         assert client.wait("error_message")[0]["code"] == "not_started"
@@ -148,7 +148,7 @@ def test_before_initialize_the_defaults_hold_and_before_start_frames_are_refused
         assert client.heard["status"][0]["settings"]["frame_rate"] == 15
 
 
-def test_wishes_change_while_it_runs(server):
+def test_settings_can_change_while_running(server):
     with connected(server) as client:
         client.start(faces="all")
         client.emit("control", {"action": "configure", "settings": {"model": "face-expression", "frame_rate": 30}})
@@ -184,7 +184,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("event", "data"), WRONG.values(), ids=WRONG)
-def test_what_makes_no_sense_is_said_and_the_session_goes_on(server, event, data):
+def test_an_invalid_event_is_reported_and_the_session_continues(server, event, data):
     with connected(server) as client:
         client.emit("control", {"action": "start"})
         client.emit(event, data)
@@ -204,7 +204,7 @@ NO_FRAMES = {
 
 
 @pytest.mark.parametrize(("data", "code"), NO_FRAMES.values(), ids=NO_FRAMES)
-def test_a_frame_that_cannot_be_read_is_said_by_its_number(server, data, code):
+def test_a_bad_frame_is_reported_with_its_sequence_number(server, data, code):
     with connected(server) as client:
         client.start()
         client.emit("video_frame", {"frame": data, "sequence": 3})
@@ -213,7 +213,7 @@ def test_a_frame_that_cannot_be_read_is_said_by_its_number(server, data, code):
         assert message.get("sequence", 3) == 3
 
 
-def test_sequences_may_go_backwards(server):
+def test_sequence_numbers_may_decrease(server):
     with connected(server) as client:
         client.start(frame_rate=30)
         for count, number in enumerate((9, 5, 5, -3), 1):
@@ -234,7 +234,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("auth", "code", "status"), REFUSED.values(), ids=REFUSED)
-def test_strangers_are_told_why_and_logged(server, auth, code, status):
+def test_unauthenticated_clients_get_the_reason_and_are_logged(server, auth, code, status):
     before = len(sessions(server))
     heard = refusal(server, auth)
     assert heard["code"] == code
@@ -243,7 +243,7 @@ def test_strangers_are_told_why_and_logged(server, auth, code, status):
     assert (sessions(server)[0]["status_code"], sessions(server)[0]["error"]) == (status, code)
 
 
-def test_tokens_and_cookies_open_it_too(server):
+def test_tokens_and_cookies_are_accepted(server):
     token = accounts.own_token()
     cookie = {"Cookie": f"access_token={token}"}
     with connected(server, {"token": token}) as client:
@@ -256,13 +256,13 @@ def test_tokens_and_cookies_open_it_too(server):
         client.wait("status")
 
 
-def test_another_sites_page_gets_no_socket(server):
+def test_another_origin_gets_no_connection(server):
     cookie = {"Cookie": f"access_token={accounts.own_token()}"}
     assert refusal(server, {}, cookie, origin="https://evil.example") is None
     assert server.log_rows(endpoint="/socket.io/", status_code=403)
 
 
-def test_a_token_that_runs_out_ends_the_session(server):
+def test_an_expiring_token_ends_the_session(server):
     now = int(time.time())
     # For half a minute more clocks may differ.
     token = accounts.own_token(iat=now - 100, exp=now - 24)
@@ -274,13 +274,13 @@ def test_a_token_that_runs_out_ends_the_session(server):
 
 
 @pytest.mark.parametrize("query", ["", "?EIO=4&transport=polling", "?EIO=3&transport=websocket"])
-def test_what_is_no_websocket_is_told_so(server, query):
+def test_a_request_without_websocket_is_rejected_with_426(server, query):
     response = requests.get(f"{server.url}/socket.io/{query}", headers=HEADERS, timeout=30)
     assert (response.status_code, response.json()["code"]) == (426, "upgrade_required")
     assert response.headers["Upgrade"] == "websocket"
 
 
-def test_a_client_faster_than_the_server_hears_of_the_newest_and_what_was_dropped(server):
+def test_a_client_faster_than_the_server_gets_the_newest_result_and_the_dropped_count(server):
     with connected(server) as client:
         client.start(frame_rate=10)
         for number in range(300):
@@ -309,7 +309,7 @@ def raw(server, auth='{"api_key":"' + KEY + '"}', query=""):
 
 
 @pytest.mark.parametrize(("query", "explains"), [("", False), ("&explain=true", True), ("&explain=no", False)])
-def test_a_url_may_ask_for_the_words_behind_faces(server, query, explains):
+def test_the_url_may_request_explanations(server, query, explains):
     line = raw(server, query=query)
     line.send(f'42{NAMESPACE},["initialize",{{"faces":"largest"}}]')
     heard = ""
@@ -320,7 +320,7 @@ def test_a_url_may_ask_for_the_words_behind_faces(server, query, explains):
 
 
 @pytest.mark.parametrize(("length", "answered"), [(8_000, True), (20_000, False)])
-def test_a_stranger_has_room_for_credentials_and_no_more(server, length, answered):
+def test_an_unauthenticated_message_is_limited_to_the_size_of_credentials(server, length, answered):
     line = raw(server, auth=None)
     heard = ""
     with suppress(websocket.WebSocketConnectionClosedException, OSError):
@@ -349,7 +349,7 @@ GARBAGE = {
 
 
 @pytest.mark.parametrize("garbage", GARBAGE.values(), ids=GARBAGE)
-def test_garbage_hurts_nobody(server, garbage):
+def test_garbage_does_not_break_the_server(server, garbage):
     line = raw(server)
     heard = ""
     # It may be cut off before it has said all, or answered as if nothing had been.
@@ -374,7 +374,7 @@ UNFINISHED = {
 
 
 @pytest.mark.parametrize("messages", UNFINISHED.values(), ids=UNFINISHED)
-def test_binary_data_that_fits_nowhere_does_not_swallow_what_follows(server, messages):
+def test_unexpected_binary_data_does_not_affect_following_messages(server, messages):
     line = raw(server)
     for message in messages:
         line.send(message, websocket.ABNF.OPCODE_BINARY if isinstance(message, bytes) else websocket.ABNF.OPCODE_TEXT)
@@ -386,7 +386,7 @@ def test_binary_data_that_fits_nowhere_does_not_swallow_what_follows(server, mes
     assert any('"invalid_request"' in message for message in heard)
 
 
-def test_there_is_no_other_namespace(server):
+def test_other_namespaces_are_rejected(server):
     line = raw(server, auth=None)
     for connect in ("40", "40/admin,"):
         line.send(connect)
@@ -394,7 +394,7 @@ def test_there_is_no_other_namespace(server):
     line.close()
 
 
-def test_a_flood_of_garbage_is_cut_off(server):
+def test_a_flood_of_garbage_is_disconnected(server):
     line = raw(server)
     with pytest.raises((websocket.WebSocketConnectionClosedException, OSError)):
         for _ in range(2000):
@@ -404,7 +404,7 @@ def test_a_flood_of_garbage_is_cut_off(server):
     until(lambda: any(row["error"] == "rate_limited" for row in sessions(server)))
 
 
-def test_too_large_a_message_is_cut_off(server):
+def test_a_too_large_message_ends_the_connection(server):
     line = raw(server)
     with pytest.raises((websocket.WebSocketConnectionClosedException, OSError)):
         line.send(f'42{NAMESPACE},["video_frame",{{"frame":"' + "A" * 2_000_000 + '"}]')
@@ -419,7 +419,7 @@ def raise_for_close(line):
         raise websocket.WebSocketConnectionClosedException
 
 
-def test_nobody_may_stay_who_does_not_say_who_it_is(server):
+def test_a_client_that_does_not_authenticate_is_disconnected(server):
     line = raw(server, auth=None)
     began = time.monotonic()
     with pytest.raises((websocket.WebSocketConnectionClosedException, OSError)):
@@ -429,7 +429,7 @@ def test_nobody_may_stay_who_does_not_say_who_it_is(server):
     assert time.monotonic() < began + 60
 
 
-def test_a_client_that_does_not_read_is_dropped_and_others_are_served(server):
+def test_a_client_that_does_not_read_is_disconnected_and_others_are_served(server):
     line = raw(server)
     line.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     line.send(f'42{NAMESPACE},["control",{{"action":"start","settings":{{"frame_rate":30}}}}]')
@@ -451,7 +451,7 @@ def test_a_client_that_does_not_read_is_dropped_and_others_are_served(server):
         client.wait("detection_result", min(count, 5))
 
 
-def test_a_killed_worker_takes_its_sessions_along_and_the_next_one_serves(tmp_path):
+def test_sessions_of_a_killed_worker_end_and_the_next_worker_serves(tmp_path):
     with Server(tmp_path, REAL_APP, WEB_CONCURRENCY=1) as server:
         with connected(server) as client:
             client.start()
@@ -474,7 +474,7 @@ def test_a_killed_worker_takes_its_sessions_along_and_the_next_one_serves(tmp_pa
             assert "moodreel_live_sessions 1.0" in server.call("GET", "/metrics").text
 
 
-def test_a_stop_says_goodbye_to_live_videos_at_once(tmp_path):
+def test_a_stop_closes_live_sessions_with_1012_at_once(tmp_path):
     with Server(tmp_path) as server:
         lines = [raw(server) for _ in range(6)]
         client = Client(server, {"api_key": KEY})
@@ -495,7 +495,7 @@ def closing_code(line):
             return struct.unpack("!H", data[:2])[0]
 
 
-def test_there_are_only_so_many_seats(tmp_path):
+def test_a_connection_over_the_workers_limit_is_rejected_with_503(tmp_path):
     with Server(tmp_path, WEB_CONCURRENCY=1, MAX_SOCKETS=2) as server:
         with connected(server), connected(server):
             assert refusal(server, {"api_key": KEY}) is None
@@ -506,7 +506,7 @@ def test_there_are_only_so_many_seats(tmp_path):
             client.wait("status")
 
 
-def test_a_limit_of_calls_counts_connections(tmp_path):
+def test_the_rate_limit_counts_connections(tmp_path):
     with Server(tmp_path, RATE_LIMIT=3) as server:
         for _ in range(3):
             with connected(server):

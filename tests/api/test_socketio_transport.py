@@ -78,7 +78,7 @@ def connected(engine: Engine, toll: Book) -> Iterator[Client]:
         theirs.close()
 
 
-def test_what_says_nothing_is_paid_for_as_messages_are() -> None:
+def test_control_and_empty_frames_are_charged_to_the_rate_limit_like_messages() -> None:
     engine, toll = Engine(), Book()
     with connected(engine, toll) as client:
         client.say(Message(data="one"))
@@ -88,7 +88,7 @@ def test_what_says_nothing_is_paid_for_as_messages_are() -> None:
     assert sorted(toll.paid) == [*[0] * 8, 3, 4]
 
 
-def test_who_goes_on_asking_without_reading_is_cut_off() -> None:
+def test_a_client_that_sends_requests_and_does_not_read_is_disconnected() -> None:
     patient, hasty = Engine(MAX_BACKLOG), Engine(MAX_BACKLOG + 1)
     for engine in (patient, hasty):
         # The line may be cut before all is said.

@@ -29,7 +29,7 @@ def post(client: FlaskClient, body: Any, query: str = "", headers: dict[str, str
     return client.post(f"/api/text{query}", data=json.dumps(body), headers=headers)
 
 
-def test_a_text_is_answered_with_its_likeliest_emotion_and_the_score_of_each(client: FlaskClient) -> None:
+def test_a_text_is_answered_with_its_top_emotion_and_all_scores(client: FlaskClient) -> None:
     response = post(client, {"text": "I can't stop crying, I miss her so much."})
     answer = response.json
     assert response.status_code == 200
@@ -41,7 +41,7 @@ def test_a_text_is_answered_with_its_likeliest_emotion_and_the_score_of_each(cli
     assert "model;dur=" in response.headers["Server-Timing"]
 
 
-def test_several_texts_are_answered_in_their_places_and_a_bad_one_spoils_none(client: FlaskClient) -> None:
+def test_several_texts_are_answered_in_order_and_an_error_affects_only_its_own_text(client: FlaskClient) -> None:
     texts = [GLAD, "", "x" * 20_001, "I am so scared"]
     response = post(client, {"text": texts})
     first, empty, long, last = response.json["results"]
@@ -50,7 +50,7 @@ def test_several_texts_are_answered_in_their_places_and_a_bad_one_spoils_none(cl
     assert (empty["status"], empty["code"], long["status"], long["code"]) == (422, "text_empty", 413, "text_too_long")
 
 
-def test_each_of_several_texts_is_read_as_it_is_alone(client: FlaskClient) -> None:
+def test_a_texts_scores_do_not_depend_on_the_others(client: FlaskClient) -> None:
     texts = ["thank you!", "I am so scared of tomorrow, and nobody knows", "ok"]
     together = post(client, {"text": texts}).json["results"]
     for text, found in zip(texts, together, strict=True):
@@ -59,7 +59,7 @@ def test_each_of_several_texts_is_read_as_it_is_alone(client: FlaskClient) -> No
         assert found["scores"] == pytest.approx(alone["scores"], abs=2e-4)
 
 
-def test_commas_and_brackets_of_texts_are_no_parts_of_the_body(client: FlaskClient) -> None:
+def test_separators_inside_texts_do_not_count_as_body_parts(client: FlaskClient) -> None:
     response = post(client, {"text": ['well, [yes], {no}, "so", ' * 4000, GLAD]})
     assert response.status_code == 200, "refused as a body of far too many parts"
     assert (response.json["results"][0]["code"], response.json["results"][1]["label"]) == ("text_too_long", "joy")
@@ -85,36 +85,34 @@ def test_commas_and_brackets_of_texts_are_no_parts_of_the_body(client: FlaskClie
     ],
     ids=lambda value: str(value)[:24],
 )
-def test_a_body_that_is_no_text_is_refused_with_what_to_do(
-    client: FlaskClient, body: Any, status: int, code: str
-) -> None:
+def test_an_invalid_body_is_rejected_with_its_remedy(client: FlaskClient, body: Any, status: int, code: str) -> None:
     response = post(client, body)
     assert (response.status_code, response.json["code"]) == (status, code)
     assert response.mimetype == "application/problem+json"
 
 
-def test_what_is_wrong_with_a_list_names_the_place(client: FlaskClient) -> None:
+def test_an_error_in_a_list_names_the_index(client: FlaskClient) -> None:
     assert post(client, {"text": ["fine", 5]}).json["errors"]["text"] == {"1": ["Not a valid string."]}
 
 
 @pytest.mark.parametrize("text", [r"\ud83d I am happy", r"\u0000", r"a\u0000b", r"\u202e\u200f", r"\ud83d\ude02"])
-def test_whatever_json_can_carry_is_answered_or_refused_but_breaks_nothing(client: FlaskClient, text: str) -> None:
+def test_any_json_string_is_answered_or_rejected_without_another_error(client: FlaskClient, text: str) -> None:
     response = client.post("/api/text", data=f'{{"text": "{text}"}}', headers=HEADERS)
     assert response.status_code in (200, 422), response.text
 
 
-def test_a_model_that_does_not_read_texts_is_not_there(client: FlaskClient) -> None:
+def test_a_model_of_another_kind_is_not_found(client: FlaskClient) -> None:
     response = post(client, {"text": "fine"}, "?model=face-expression")
     assert (response.status_code, response.json["code"]) == (422, "invalid_request")
     assert response.json["errors"]["model"] == ["There is no model 'face-expression'; there are text-emotion."]
     assert post(client, {"text": "fine"}, "?model=text-emotion").status_code == 200
 
 
-def test_a_caller_without_a_key_is_told_nothing_else(client: FlaskClient) -> None:
+def test_a_missing_key_is_reported_before_body_errors(client: FlaskClient) -> None:
     assert post(client, {"text": 5}, headers={}).status_code == 401
 
 
-def test_the_log_has_the_answer_and_nothing_of_the_text(client: FlaskClient) -> None:
+def test_the_log_holds_the_answer_but_not_the_text(client: FlaskClient) -> None:
     secret = "zebrafinch is what I call my sadness, and I cried"
     assert post(client, {"text": secret}).status_code == 200
     assert post(client, {"text": [secret, ""]}).status_code == 200
@@ -129,7 +127,7 @@ def test_the_log_has_the_answer_and_nothing_of_the_text(client: FlaskClient) -> 
 
 
 @pytest.mark.parametrize("body", [[], None, "a text", 7])
-def test_what_is_no_object_is_called_the_body(client: FlaskClient, body: Any) -> None:
+def test_a_body_that_is_not_an_object_is_reported_as_body(client: FlaskClient, body: Any) -> None:
     answer = post(client, body).json
     assert (answer["code"], set(answer["errors"])) == ("invalid_request", {"body"})
     assert "body" in answer["detail"]

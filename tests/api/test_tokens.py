@@ -59,7 +59,7 @@ def refusal(verifier: TokenVerifier, text: str) -> ApiError:
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
-def test_our_own_tokens_are_good_whichever_library_signed_them(both: TokenVerifier, library: str) -> None:
+def test_own_tokens_of_every_signing_library_are_accepted(both: TokenVerifier, library: str) -> None:
     claims = own_claims(roles=["USER", "ADMIN"])
     token = both.verify(LIBRARIES[library](claims, SECRET, "HS512"))
     assert (token.user_id, token.subject, token.roles) == ("42", "ada@app.example", ("USER", "ADMIN"))
@@ -69,7 +69,7 @@ def test_our_own_tokens_are_good_whichever_library_signed_them(both: TokenVerifi
 
 @pytest.mark.parametrize("library", LIBRARIES)
 @pytest.mark.parametrize("algorithm", PROVIDER_KEYS)
-def test_a_providers_tokens_are_good_whichever_library_signed_them(
+def test_provider_tokens_of_every_signing_library_are_accepted(
     both: TokenVerifier, library: str, algorithm: str
 ) -> None:
     key, kid = PROVIDER_KEYS[algorithm]
@@ -92,11 +92,11 @@ def test_a_providers_tokens_are_good_whichever_library_signed_them(
     ],
     ids=str,
 )
-def test_our_own_tokens_may_say(both: TokenVerifier, changes: dict[str, Any]) -> None:
+def test_valid_claims_of_own_tokens_are_accepted(both: TokenVerifier, changes: dict[str, Any]) -> None:
     assert both.verify(own_token(**changes)).user_id == str(changes.get("userId", "42"))
 
 
-def test_clocks_may_differ_a_little(both: TokenVerifier) -> None:
+def test_a_small_clock_skew_is_tolerated(both: TokenVerifier) -> None:
     now, little = time.time(), LEEWAY_SECONDS / 2
     for times in ({"iat": now + little}, {"nbf": now + little}, {"iat": now - 3600, "exp": now - little}):
         assert both.verify(own_token(**times)) and both.verify(openid_token(**times))
@@ -114,22 +114,24 @@ def test_clocks_may_differ_a_little(both: TokenVerifier) -> None:
     ],
     ids=str,
 )
-def test_a_providers_tokens_may_say(both: TokenVerifier, changes: dict[str, Any], roles: tuple[str, ...]) -> None:
+def test_valid_claims_of_provider_tokens_are_accepted(
+    both: TokenVerifier, changes: dict[str, Any], roles: tuple[str, ...]
+) -> None:
     assert both.verify(openid_token(**changes)).roles == roles
 
 
 @pytest.mark.parametrize("typ", ["JWT", "jwt", "at+jwt", "application/at+jwt", None])
-def test_a_header_may_name_these_types(both: TokenVerifier, typ: str | None) -> None:
+def test_valid_header_types_are_accepted(both: TokenVerifier, typ: str | None) -> None:
     assert both.verify(sign_token(openid_claims(), RSA, "RS256", kid="rsa", typ=typ))
 
 
-def test_several_audiences_may_be_ours(tmp_path: Path) -> None:
+def test_several_audiences_can_be_configured(tmp_path: Path) -> None:
     ours = TokenVerifier.from_settings(accounts.settings(tmp_path, oidc_audience=("ios", "web")))
     assert ours.verify(openid_token(aud="web")) and ours.verify(openid_token(aud="ios"))
     assert refusal(ours, openid_token(aud="ios,web")).code == "invalid_token"
 
 
-def test_a_person_is_one_whatever_their_token_and_nobody_else(both: TokenVerifier) -> None:
+def test_a_user_has_one_id_for_all_their_tokens_and_different_users_have_different_ids(both: TokenVerifier) -> None:
     first, again = (
         both.verify(own_token()),
         both.verify(own_token(sub="ada@other.example", userId=42, exp=time.time() + 60)),
@@ -140,7 +142,7 @@ def test_a_person_is_one_whatever_their_token_and_nobody_else(both: TokenVerifie
     assert len(first.user) == 64 and first.user != "42"
 
 
-def test_nothing_shows_a_tokens_claims_by_accident(both: TokenVerifier, tmp_path: Path) -> None:
+def test_reprs_do_not_contain_a_tokens_claims(both: TokenVerifier, tmp_path: Path) -> None:
     assert "secret-claim" not in repr(both.verify(own_token(more="secret-claim")))
     assert repr(SECRET) not in repr(accounts.settings(tmp_path))
 
@@ -177,11 +179,11 @@ CLAIMS: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("changes", CLAIMS, ids=lambda changes: str(changes)[:60])
-def test_our_own_tokens_may_not_say(both: TokenVerifier, changes: dict[str, Any]) -> None:
+def test_invalid_claims_of_own_tokens_are_rejected(both: TokenVerifier, changes: dict[str, Any]) -> None:
     assert refusal(both, own_token(**changes)).code == "invalid_token"
 
 
-def test_a_token_that_ends_as_it_begins_is_none(both: TokenVerifier) -> None:
+def test_a_token_without_a_lifetime_is_rejected(both: TokenVerifier) -> None:
     now = int(time.time())
     assert refusal(both, own_token(iat=now, exp=now)).code == "invalid_token"
 
@@ -203,7 +205,9 @@ OPENID_CLAIMS: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("changes", OPENID_CLAIMS, ids=lambda changes: str(changes)[:60])
 @pytest.mark.parametrize("algorithm", PROVIDER_KEYS)
-def test_a_providers_tokens_may_not_say(both: TokenVerifier, algorithm: str, changes: dict[str, Any]) -> None:
+def test_invalid_claims_of_provider_tokens_are_rejected(
+    both: TokenVerifier, algorithm: str, changes: dict[str, Any]
+) -> None:
     key, kid = PROVIDER_KEYS[algorithm]
     assert both.verify(openid_token(key, algorithm, kid))
     assert refusal(both, openid_token(key, algorithm, kid, **changes)).code == "invalid_token"
@@ -211,7 +215,7 @@ def test_a_providers_tokens_may_not_say(both: TokenVerifier, algorithm: str, cha
 
 @pytest.mark.parametrize("library", LIBRARIES)
 @pytest.mark.parametrize("kind", ["own", "openid"])
-def test_an_expired_token_says_so(both: TokenVerifier, library: str, kind: str) -> None:
+def test_an_expired_token_is_reported_as_expired(both: TokenVerifier, library: str, kind: str) -> None:
     times = {"iat": NOW - 7200, "exp": NOW - LEEWAY_SECONDS - 5}
     make = {"own": (own_claims(**times), SECRET, "HS512"), "openid": (openid_claims(**times), RSA, "RS256")}
     error = refusal(both, LIBRARIES[library](*make[kind], kid="rsa"))
@@ -221,7 +225,7 @@ def test_an_expired_token_says_so(both: TokenVerifier, library: str, kind: str) 
     )
 
 
-def test_only_who_signed_it_learns_that_a_token_has_expired(both: TokenVerifier) -> None:
+def test_expiry_is_reported_only_for_a_valid_signature(both: TokenVerifier) -> None:
     forged = sign_token(own_claims(iat=NOW - 7200, exp=NOW - 3600), b"x" * 64, "HS512")
     assert refusal(both, forged).code == "invalid_token"
 
@@ -423,7 +427,7 @@ def _swapped(text: str, claims: dict[str, Any]) -> str:
 
 
 @pytest.mark.parametrize("name", FORGERIES)
-def test_a_forgery_is_refused_for_what_is_wrong_with_it_and_does_not_learn_that(both: TokenVerifier, name: str) -> None:
+def test_a_forged_token_is_rejected_and_the_error_does_not_reveal_the_reason(both: TokenVerifier, name: str) -> None:
     forge, reason = FORGERIES[name]
     error = refusal(both, forge())
     assert isinstance(error.__cause__, reason), repr(error.__cause__)
@@ -434,7 +438,7 @@ def test_a_forgery_is_refused_for_what_is_wrong_with_it_and_does_not_learn_that(
     assert error.headers == {"WWW-Authenticate": 'Bearer realm="moodreel", error="invalid_token"'}
 
 
-def test_the_forgers_tools_make_good_tokens(both: TokenVerifier) -> None:
+def test_the_forging_helpers_can_make_valid_tokens(both: TokenVerifier) -> None:
     """With the right key and nothing changed; else the table above would say nothing."""
     assert both.verify(own_token()) and both.verify(own_header(kid="any", jku="https://app.example"))
     assert both.verify(openid_token()) and both.verify(openid_token(EC, "ES256", "ec"))
@@ -442,7 +446,7 @@ def test_the_forgers_tools_make_good_tokens(both: TokenVerifier) -> None:
     assert both.verify(sign_token(json.dumps(own_claims())[:-1].encode() + b', "x": [[[]]]}', SECRET, "HS512"))
 
 
-def test_a_token_may_be_this_long_and_no_longer(both: TokenVerifier) -> None:
+def test_the_token_length_limit_is_exact(both: TokenVerifier) -> None:
     lengths = {}
     for padding in range(5500, 6000):
         text = own_token(more="x" * padding)
@@ -455,7 +459,7 @@ def test_a_token_may_be_this_long_and_no_longer(both: TokenVerifier) -> None:
 
 @hypothesis_settings(deadline=None, max_examples=300)
 @given(data=st.data())
-def test_no_change_to_a_good_token_is_good(both: TokenVerifier, data: st.DataObject) -> None:
+def test_every_modification_of_a_valid_token_is_rejected(both: TokenVerifier, data: st.DataObject) -> None:
     good = data.draw(st.sampled_from([GOOD_OWN, GOOD_RSA, GOOD_EC]))
     letters = st.text(string.ascii_letters + string.digits + "-_.=", max_size=3)
     changed = good
@@ -478,7 +482,7 @@ GOOD_OWN, GOOD_RSA, GOOD_EC = own_token(), openid_token(), openid_token(EC, "ES2
         lambda parts: ".".join(map(base64url, parts))
     )
 )
-def test_whatever_is_sent_is_refused_and_nothing_breaks(both: TokenVerifier, text: str) -> None:
+def test_arbitrary_text_is_rejected_without_another_error(both: TokenVerifier, text: str) -> None:
     assert refusal(both, text).code == "invalid_token"
 
 
@@ -491,7 +495,9 @@ _JSON = st.recursive(
 
 @hypothesis_settings(deadline=None, max_examples=300)
 @given(claim=st.sampled_from(["sub", "userId", "roles", "iss", "iat", "exp", "nbf", "aud", "auth_time"]), value=_JSON)
-def test_whatever_a_signed_claim_is_it_is_good_or_refused(both: TokenVerifier, claim: str, value: Any) -> None:
+def test_a_signed_claim_of_any_type_is_accepted_or_rejected_without_another_error(
+    both: TokenVerifier, claim: str, value: Any
+) -> None:
     for text in (own_token(**{claim: value}), openid_token(**{claim: value})):
         try:
             token = both.verify(text)
@@ -516,7 +522,7 @@ def test_with_nothing_configured_every_token_is_refused(tmp_path: Path) -> None:
     assert not none
 
 
-def test_each_kind_is_taken_only_where_it_is_configured(tmp_path: Path) -> None:
+def test_each_kind_of_token_is_accepted_only_if_it_is_configured(tmp_path: Path) -> None:
     only_own = TokenVerifier.from_settings(accounts.settings(tmp_path, oidc_issuer=None))
     only_openid = TokenVerifier.from_settings(accounts.settings(tmp_path, security_secret=None))
     assert only_own.verify(own_token()) and only_openid.verify(openid_token())
@@ -538,7 +544,7 @@ UNFIT: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("name", UNFIT)
-def test_a_published_key_that_is_unfit_is_as_good_as_none(tmp_path: Path, name: str) -> None:
+def test_an_unsuitable_published_key_is_ignored(tmp_path: Path, name: str) -> None:
     key, published = UNFIT[name]()
     settings = accounts.settings(tmp_path)
     Path(str(settings.oidc_jwks)).write_bytes(jwks(published, jwk(RSA, "rsa"), {"kty": "?"}, 7))  # type: ignore[arg-type]
@@ -548,14 +554,14 @@ def test_a_published_key_that_is_unfit_is_as_good_as_none(tmp_path: Path, name: 
     assert refusal(taken, openid_token(key, algorithm, "k")).code == "invalid_token"
 
 
-def test_a_single_key_needs_no_kid_and_one_of_several_does(tmp_path: Path) -> None:
+def test_a_token_needs_a_key_id_only_if_there_are_several_keys(tmp_path: Path) -> None:
     settings = accounts.settings(tmp_path)
     assert TokenVerifier.from_settings(settings).verify(openid_token(kid=None))
     Path(str(settings.oidc_jwks)).write_bytes(jwks(jwk(RSA, "rsa"), jwk(UNKNOWN_KEY, "next")))
     assert refusal(TokenVerifier.from_settings(settings), openid_token(kid=None)).code == "invalid_token"
 
 
-def test_a_key_set_with_private_halves_still_only_verifies(tmp_path: Path) -> None:
+def test_a_key_set_with_private_keys_verifies_tokens(tmp_path: Path) -> None:
     settings = accounts.settings(tmp_path)
     private = jwt.algorithms.RSAAlgorithm.to_jwk(RSA, as_dict=True)
     Path(str(settings.oidc_jwks)).write_bytes(jwks({**private, "kid": "rsa", "key_ops": ["sign", "verify"]}))
@@ -565,7 +571,7 @@ def test_a_key_set_with_private_halves_still_only_verifies(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     "content", [None, b"", b"scrap", b"[]", b"null", b'{"keys": 7}', b'{"keys": []}', b"[" * 5000, b'{"keys": [{}]}']
 )
-def test_a_key_file_that_cannot_be_used_stops_the_start(tmp_path: Path, content: bytes | None) -> None:
+def test_an_unusable_key_file_prevents_the_start(tmp_path: Path, content: bytes | None) -> None:
     settings = accounts.settings(tmp_path)
     path = Path(str(settings.oidc_jwks))
     path.unlink() if content is None else path.write_bytes(content)

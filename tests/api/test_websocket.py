@@ -59,7 +59,9 @@ def headers_of(**headers: str) -> dict[str, Any]:
     ],
     ids=["access_token", "token", "of the provider", "bearer", "API key"],
 )
-def test_who_signs_in_hears_how_many_there_are_and_is_answered(server: Server, credentials: dict[str, Any]) -> None:
+def test_an_authenticated_client_gets_the_connection_count_and_answers(
+    server: Server, credentials: dict[str, Any]
+) -> None:
     with WebSocketClient(server, **credentials) as talker:
         update = talker.receive()
         assert update["type"] == "connection_update"
@@ -83,7 +85,9 @@ def test_who_signs_in_hears_how_many_there_are_and_is_answered(server: Server, c
     ],
     ids=["nothing", "no token", "somebody else's token", "expired", "wrong key", "wrong bearer"],
 )
-def test_who_does_not_is_closed_with_4001_before_anything_else(server: Server, credentials: dict[str, Any]) -> None:
+def test_an_unauthenticated_client_is_closed_with_4001_before_any_message(
+    server: Server, credentials: dict[str, Any]
+) -> None:
     wait_for_count(server, 0)
     with WebSocketClient(server, **credentials) as talker:
         opcode, data = talker.socket.recv_data()
@@ -93,7 +97,7 @@ def test_who_does_not_is_closed_with_4001_before_anything_else(server: Server, c
 
 
 @pytest.mark.parametrize(("origin", "code"), [(OTHER_PAGE, FORBIDDEN), ("null", FORBIDDEN), (PAGE, None), (None, None)])
-def test_only_our_own_pages_and_those_listed_connect_by_cookie(
+def test_only_same_origin_and_listed_pages_connect_with_a_cookie(
     server: Server, origin: str | None, code: int | None
 ) -> None:
     options = {"suppress_origin": True} if origin is None else {"origin": origin}
@@ -104,12 +108,12 @@ def test_only_our_own_pages_and_those_listed_connect_by_cookie(
             assert talker.wait_for_close()[0] == code
 
 
-def test_a_key_is_no_cookie_and_comes_from_anywhere(server: Server) -> None:
+def test_an_api_key_is_accepted_from_any_origin(server: Server) -> None:
     with WebSocketClient(server, origin=OTHER_PAGE) as talker:
         assert talker.receive()["type"] == "connection_update"
 
 
-def test_a_token_that_runs_out_ends_the_connection(server: Server) -> None:
+def test_an_expiring_token_ends_the_connection(server: Server) -> None:
     now = int(time.time())
     # Tokens are taken for half a minute longer than they say.
     with WebSocketClient(server, cookie=cookie(iat=now - 999, exp=now - 28)) as talker:
@@ -117,7 +121,7 @@ def test_a_token_that_runs_out_ends_the_connection(server: Server) -> None:
         assert talker.wait_for_close() == (UNAUTHENTICATED, "The token has expired. Sign in again.")
 
 
-def test_one_user_may_have_so_many_connections_with_a_worker(tmp_path: Path) -> None:
+def test_a_connection_over_the_user_limit_is_closed_with_1013(tmp_path: Path) -> None:
     with Server(tmp_path, WEB_CONCURRENCY=1, MAX_SOCKETS_PER_USER=2, **accounts.environment(tmp_path)) as server:
         talkers = [WebSocketClient(server, cookie=cookie()) for _ in range(3)]
         for talker in talkers[:2]:
@@ -136,7 +140,7 @@ def test_one_user_may_have_so_many_connections_with_a_worker(tmp_path: Path) -> 
 # --- what is answered ---
 
 
-def test_a_text_comes_as_it_is_or_in_json(server: Server) -> None:
+def test_a_text_may_be_sent_plain_or_as_json(server: Server) -> None:
     with WebSocketClient(server) as talker:
         for text in ("{smiles} hello", '{"text": "hello"}', ' {"text": "hi", "other": 1}', "[1]", '"quoted"', "null"):
             assert talker.request(text)["type"] == "emotion_classification"
@@ -154,7 +158,7 @@ def test_a_text_comes_as_it_is_or_in_json(server: Server) -> None:
         ("crash", "internal"),
     ],
 )
-def test_what_goes_wrong_is_said_and_the_connection_goes_on(server: Server, message: str, code: str) -> None:
+def test_an_error_is_reported_and_the_connection_stays_open(server: Server, message: str, code: str) -> None:
     with WebSocketClient(server) as talker:
         error = talker.request(message)
         assert (error["type"], error["code"]) == ("error", code)
@@ -163,13 +167,13 @@ def test_what_goes_wrong_is_said_and_the_connection_goes_on(server: Server, mess
         assert talker.request("hello")["label"] == "joy"
 
 
-def test_bytes_are_no_text(server: Server) -> None:
+def test_a_binary_message_is_rejected(server: Server) -> None:
     with WebSocketClient(server) as talker:
         talker.socket.send_binary(b"hello")
         assert talker.receive("error")["code"] == "unsupported_media"
 
 
-def test_a_message_in_fragments_is_one_message(server: Server) -> None:
+def test_a_fragmented_message_is_assembled(server: Server) -> None:
     with RawWebSocketClient(server) as raw:
         raw.handshake_response()
         raw.send(
@@ -183,7 +187,7 @@ def test_a_message_in_fragments_is_one_message(server: Server) -> None:
         assert b"\x8a\x01?" in said  # the pong
 
 
-def test_the_log_has_a_row_for_the_connection_and_one_for_each_message_but_no_text(server: Server) -> None:
+def test_the_connection_and_each_message_are_logged_without_the_text(server: Server) -> None:
     with WebSocketClient(
         server, header={"x-api-key": KEY, "x-request-id": "logged", "x-client-id": "a journal"}
     ) as talker:
@@ -214,14 +218,14 @@ def wait_for_row(server: Server, request_id: str) -> dict[str, Any]:
     return row
 
 
-def test_who_is_refused_is_in_the_log_too(server: Server) -> None:
+def test_a_rejected_connection_is_logged(server: Server) -> None:
     with WebSocketClient(server, header={"x-request-id": "refused"}) as talker:
         talker.wait_for_close()
     row = wait_for_row(server, "refused")
     assert (row["status_code"], row["success"], row["error"]) == (401, False, "unauthorized")
 
 
-def test_sockets_have_figures_of_their_own_and_are_no_slow_calls(server: Server) -> None:
+def test_sockets_have_their_own_metrics_and_are_not_counted_as_slow_calls(server: Server) -> None:
     with WebSocketClient(server) as talker:
         talker.request("hello")
         lines = server.call("GET", "/metrics").text.splitlines()
@@ -245,7 +249,7 @@ def test_a_message_that_is_too_long_ends_the_connection(server: Server) -> None:
         assert talker.wait_for_close()[0] == TOO_BIG
 
 
-def test_who_says_too_much_is_told_so_and_then_closed(tmp_path: Path) -> None:
+def test_a_client_over_the_message_rate_gets_an_error_and_is_then_closed(tmp_path: Path) -> None:
     with Server(tmp_path, WEB_CONCURRENCY=1, SOCKET_MESSAGES_PER_MINUTE=2) as server, WebSocketClient(server) as talker:
         assert [talker.request("hello")["type"] for _ in range(2)] == ["emotion_classification"] * 2
         error = talker.request("hello")
@@ -258,7 +262,7 @@ def test_who_says_too_much_is_told_so_and_then_closed(tmp_path: Path) -> None:
         assert len(server.log_rows(endpoint="/api/ws")) == 3
 
 
-def test_a_callers_limit_counts_messages_as_it_does_calls(tmp_path: Path) -> None:
+def test_the_callers_rate_limit_counts_messages_as_calls(tmp_path: Path) -> None:
     with Server(tmp_path, RATE_LIMIT=3, **accounts.environment(tmp_path)) as server:
         with WebSocketClient(server, cookie=cookie()) as talker:
             assert [talker.request("hello").get("code") for _ in range(3)] == [None, None, "rate_limited"]
@@ -285,7 +289,9 @@ def test_a_callers_limit_counts_messages_as_it_does_calls(tmp_path: Path) -> Non
     ],
     ids=lambda value: value if isinstance(value, int) else value[0][:8].hex(),
 )
-def test_what_no_client_would_send_ends_the_connection(server: Server, frames: list[bytes], code: int) -> None:
+def test_invalid_frames_end_the_connection_with_their_close_code(
+    server: Server, frames: list[bytes], code: int
+) -> None:
     with RawWebSocketClient(server) as raw:
         assert raw.handshake_response().startswith(b"HTTP/1.1 101")
         with contextlib.suppress(OSError):
@@ -306,34 +312,34 @@ def test_what_no_client_would_send_ends_the_connection(server: Server, frames: l
     ],
     ids=lambda headers: " ".join(f"{name}={value}" for name, value in headers.items()),
 )
-def test_what_is_no_handshake_is_refused_as_a_call(server: Server, headers: dict[str, Any]) -> None:
+def test_a_malformed_handshake_is_rejected_with_426(server: Server, headers: dict[str, Any]) -> None:
     with RawWebSocketClient(server, **headers) as raw:
         answer = raw.handshake_response()
         assert answer.startswith(b"HTTP/1.1 426"), answer
         assert b"Upgrade: websocket" in answer
 
 
-def test_a_plain_call_is_told_what_to_do(server: Server) -> None:
+def test_a_plain_http_request_gets_426_with_the_upgrade_header(server: Server) -> None:
     answer = server.call("GET", "/api/ws", headers={})
     assert (answer.status_code, answer.json()["code"]) == (426, "upgrade_required")
     assert (answer.headers["Upgrade"], answer.headers["Sec-WebSocket-Version"]) == ("websocket", "13")
     assert server.call("POST", "/api/ws").status_code == 405
 
 
-def test_the_count_is_for_callers_only(server: Server) -> None:
+def test_the_connection_count_requires_authentication(server: Server) -> None:
     assert server.call("GET", "/api/connections/count", headers={}).status_code == 401
     answer = server.call("GET", "/api/connections/count").json()
     assert set(answer) == {"active_connections", "timestamp"}
 
 
-def test_a_browser_that_offers_compression_is_not_given_it(server: Server) -> None:
+def test_compression_is_not_negotiated(server: Server) -> None:
     with RawWebSocketClient(
         server, **{"Sec-WebSocket-Extensions": "permessage-deflate; client_max_window_bits"}
     ) as raw:
         assert b"Extensions" not in raw.handshake_response()
 
 
-def test_a_signed_in_users_messages_are_in_their_history_without_the_text(server: Server) -> None:
+def test_messages_of_a_signed_in_user_are_stored_in_the_history_without_the_text(server: Server) -> None:
     signed_in = {"Authorization": f"Bearer {accounts.own_token(userId='writes')}"}
     with WebSocketClient(server, header=signed_in) as talker:
         answers = [talker.request(text) for text in (SAID, "another one")]
@@ -345,7 +351,7 @@ def test_a_signed_in_users_messages_are_in_their_history_without_the_text(server
         assert "history_id" not in nobody.request(SAID)
 
 
-def test_the_client_may_hang_up_at_any_time(server: Server) -> None:
+def test_the_client_may_disconnect_at_any_time(server: Server) -> None:
     for _ in range(5):
         WebSocketClient(server).socket.sock.close()
         RawWebSocketClient(server).socket.close()

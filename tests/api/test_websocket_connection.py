@@ -48,7 +48,7 @@ def _after_handshake() -> WSConnection:
     return server
 
 
-def test_of_what_it_is_told_while_nobody_reads_only_the_latest_is_sent(
+def test_only_the_latest_pushed_text_is_sent(
     ends: Ends,
 ) -> None:
     line, client = ends
@@ -59,7 +59,7 @@ def test_of_what_it_is_told_while_nobody_reads_only_the_latest_is_sent(
     assert [event.data for event in client.hear()] == ["there are 999"]  # type: ignore[attr-defined]
 
 
-def test_a_dismissal_ends_it_from_any_thread(ends: Ends) -> None:
+def test_a_close_request_of_another_thread_ends_the_connection(ends: Ends) -> None:
     line, client = ends
     threading.Timer(0.1, line.request_close, [1001, "restart", "Connect again."]).start()
     client_heard: list[object] = []
@@ -73,9 +73,7 @@ def test_a_dismissal_ends_it_from_any_thread(ends: Ends) -> None:
     assert (goodbye.code, goodbye.reason) == (1001, "Connect again.")
 
 
-def test_a_reason_is_cut_to_what_a_frame_holds_and_never_inside_a_character(
-    ends: Ends, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_long_close_reason_is_cut_at_a_character_boundary(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "CLOSE_TIMEOUT_SECONDS", 0)
     line, client = ends
     line.close(4001, "unauthorized", "é" * 100)
@@ -83,7 +81,7 @@ def test_a_reason_is_cut_to_what_a_frame_holds_and_never_inside_a_character(
     assert goodbye.reason == "é" * 61  # type: ignore[attr-defined]
 
 
-def test_a_send_that_nobody_takes_ends_it(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_send_that_times_out_ends_the_connection(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
     line, _ = ends
     for _ in range(1000):
         line.send("x" * 10_000)
@@ -93,7 +91,7 @@ def test_a_send_that_nobody_takes_ends_it(ends: Ends, monkeypatch: pytest.Monkey
     assert list(line.messages()) == []
 
 
-def test_what_is_told_after_the_end_goes_nowhere(ends: Ends) -> None:
+def test_pushes_after_the_end_are_ignored(ends: Ends) -> None:
     line, client = ends
     client.socket.shutdown(socket.SHUT_RDWR)
     assert list(line.messages()) == []

@@ -97,7 +97,7 @@ def engine():
     return Engine.load(STORE)
 
 
-def test_a_frame_is_answered_with_faces_and_what_the_client_called_it(open_desk, engine):
+def test_a_frame_is_answered_with_faces_and_the_clients_sequence_and_time(open_desk, engine):
     guest = Guest(open_desk(engine), explain=True)
     guest.submit(FRAME, sequence=7, time=12.5)
     [result] = guest.wait()
@@ -112,7 +112,7 @@ def test_a_frame_is_answered_with_faces_and_what_the_client_called_it(open_desk,
     assert result.latency_ms >= result.queued_ms >= 0
 
 
-def test_boxes_are_those_of_the_frame_as_it_was_sent_however_small_it_is_looked_at(open_desk, engine):
+def test_boxes_are_in_pixels_of_the_sent_frame_at_any_processing_size(open_desk, engine):
     boxes = []
     for side in (640, 320):
         guest = Guest(open_desk(engine), side=side)
@@ -133,7 +133,7 @@ def test_another_model_answers_with_its_own_labels(open_desk, engine):
     assert first.faces[0].track == second.faces[0].track
 
 
-def test_a_model_that_is_not_there_changes_nothing(open_desk, engine):
+def test_a_missing_model_changes_nothing(open_desk, engine):
     desk = open_desk(engine)
     with pytest.raises(ModelNotFound):
         desk.open_session(SessionSettings(model="nobody"), print)
@@ -143,7 +143,7 @@ def test_a_model_that_is_not_there_changes_nothing(open_desk, engine):
     assert guest.client.session.settings.model is None
 
 
-def test_the_largest_stays_the_largest_until_another_is_clearly_larger(open_desk, engine):
+def test_the_largest_face_is_kept_until_another_is_clearly_larger(open_desk, engine):
     first, _ = synthetic_frames.two_heads(270)
     picture = np.full((360, 640, 3), 150, np.uint8)
     picture[30:300, 20:290] = first
@@ -160,7 +160,7 @@ def test_the_largest_stays_the_largest_until_another_is_clearly_larger(open_desk
     assert len({face.track for result in one.all() for face in result.faces}) == 1
 
 
-def test_a_client_faster_than_the_server_gets_the_newest_and_hears_what_was_dropped(open_desk):
+def test_a_client_faster_than_the_server_gets_the_newest_frame_and_the_dropped_count(open_desk):
     guest = Guest(open_desk(slow_engine(0.1)), frame_rate=30)
     displaced = []
     for number in range(200):
@@ -176,7 +176,7 @@ def test_a_client_faster_than_the_server_gets_the_newest_and_hears_what_was_drop
     assert results[-1].dropped == sum(frame is not None for frame in displaced) > 150
 
 
-def test_no_more_frames_are_looked_at_than_were_asked_for(open_desk):
+def test_the_frame_rate_is_limited_to_the_requested_one(open_desk):
     engine = slow_engine(0)
     guest = Guest(open_desk(engine), frame_rate=5)
     began = time.monotonic()
@@ -187,7 +187,7 @@ def test_no_more_frames_are_looked_at_than_were_asked_for(open_desk):
     assert len(engine.landmarker.sides) <= 5 * seconds / 0.9 + 2
 
 
-def test_one_who_sends_everything_at_once_takes_nobody_elses_turn(open_desk):
+def test_a_flooding_client_does_not_starve_others(open_desk):
     desk = open_desk(slow_engine(0.02))
     flood, calm = Guest(desk, frame_rate=30), Guest(desk, frame_rate=30)
     stop = threading.Event()
@@ -231,7 +231,7 @@ TINY = {
 
 
 @pytest.mark.parametrize("data", HOSTILE.values(), ids=HOSTILE)
-def test_what_is_no_frame_by_its_first_bytes_never_waits(open_desk, data):
+def test_invalid_data_is_rejected_before_it_is_queued(open_desk, data):
     guest = Guest(open_desk(slow_engine(0)))
     with pytest.raises((UnsupportedMedia, ImageTooBig)):
         guest.submit(data)
@@ -239,7 +239,7 @@ def test_what_is_no_frame_by_its_first_bytes_never_waits(open_desk, data):
 
 
 @pytest.mark.parametrize("data", BROKEN.values(), ids=BROKEN)
-def test_what_cannot_be_decoded_is_said_and_the_session_goes_on(open_desk, data):
+def test_an_undecodable_frame_is_reported_and_the_session_continues(open_desk, data):
     guest = Guest(open_desk(slow_engine(0)), frame_rate=30)
     guest.submit(data, sequence=1)
     [failure] = guest.wait(kind=LiveFailure)
@@ -250,13 +250,13 @@ def test_what_cannot_be_decoded_is_said_and_the_session_goes_on(open_desk, data)
 
 
 @pytest.mark.parametrize("data", TINY.values(), ids=TINY)
-def test_odd_frames_are_answered(open_desk, engine, data):
+def test_tiny_and_gray_frames_are_answered(open_desk, engine, data):
     guest = Guest(open_desk(engine))
     guest.submit(data)
     assert guest.wait()[0].faces == ()
 
 
-def test_a_fault_of_ours_costs_one_frame_and_no_thread(open_desk, caplog):
+def test_an_internal_error_costs_one_frame_and_no_thread(open_desk, caplog):
     engine = slow_engine(0)
     guest = Guest(open_desk(engine), frame_rate=30)
     engine.landmarker.detect = engine.landmarker.detect_once = lambda rgb: 1 / 0
@@ -268,7 +268,7 @@ def test_a_fault_of_ours_costs_one_frame_and_no_thread(open_desk, caplog):
     assert "ZeroDivisionError" in caplog.text
 
 
-def test_a_client_that_cannot_be_told_costs_nobody_else_anything(open_desk):
+def test_a_failing_callback_does_not_affect_other_sessions(open_desk):
     desk = open_desk(slow_engine(0))
     client = desk.open_session(SessionSettings(), lambda outcome: 1 / 0)
     desk.submit(client, EMPTY)
@@ -277,7 +277,7 @@ def test_a_client_that_cannot_be_told_costs_nobody_else_anything(open_desk):
     guest.wait()
 
 
-def test_one_who_left_gets_nothing_and_leaves_nothing(open_desk):
+def test_a_closed_session_gets_no_result_and_frees_its_state(open_desk):
     desk = open_desk(slow_engine(0.1))
     guest = Guest(desk)
     guest.submit()
@@ -291,7 +291,7 @@ def test_one_who_left_gets_nothing_and_leaves_nothing(open_desk):
     assert guest.client.pending is None
 
 
-def test_after_a_pause_nobody_is_known(open_desk, engine):
+def test_a_pause_resets_the_face_tracks(open_desk, engine):
     guest = Guest(open_desk(engine), frame_rate=30)
     for count in range(1, 4):
         guest.submit(FRAME)
@@ -302,7 +302,7 @@ def test_after_a_pause_nobody_is_known(open_desk, engine):
     assert guest.client.session.frames == 4
 
 
-def test_a_pause_while_a_frame_is_being_looked_at_waits_for_its_end(open_desk, engine):
+def test_a_pause_during_a_frame_takes_effect_after_it(open_desk, engine):
     predictor = engine.models.get()
 
     def classify_windows(windows):
@@ -325,7 +325,7 @@ def test_a_pause_while_a_frame_is_being_looked_at_waits_for_its_end(open_desk, e
         time.sleep(0.005)
 
 
-def test_many_sessions_come_and_go_and_nothing_grows(open_desk):
+def test_many_sessions_leak_no_threads(open_desk):
     desk = open_desk(slow_engine(0), threads=2)
     before = threading.active_count()
     for _ in range(100):
@@ -336,7 +336,7 @@ def test_many_sessions_come_and_go_and_nothing_grows(open_desk):
     assert threading.active_count() <= before + 2
 
 
-def test_smoothing_is_the_same_at_any_frame_rate():
+def test_smoothing_does_not_depend_on_the_frame_rate():
     after = []
     for fps in (5, 15, 30):
         smoother = EmaSmoother()
@@ -347,7 +347,7 @@ def test_smoothing_is_the_same_at_any_frame_rate():
     assert np.allclose(after, np.array([np.exp(-2), 1 - np.exp(-2)]))
 
 
-def test_smoothing_may_be_off_and_time_may_stand_still():
+def test_smoothing_may_be_off_and_timestamps_may_repeat():
     smoother = EmaSmoother()
     smoother.update(0.0, np.array([1.0, 0.0]), 0)
     assert smoother.update(0.0, np.array([0.0, 1.0]), 0).tolist() == [0, 1]
@@ -355,7 +355,7 @@ def test_smoothing_may_be_off_and_time_may_stand_still():
 
 
 @pytest.mark.parametrize("fps", [4, 5, 7.5, 15, 30])
-def test_a_window_has_five_moments_a_second_whatever_the_frame_rate(fps):
+def test_a_window_has_five_samples_a_second_at_any_frame_rate(fps):
     window = SlidingWindow()
     for frame in range(int(6 * fps)):
         moments = window.add(frame / fps, frame)
@@ -366,7 +366,7 @@ def test_a_window_has_five_moments_a_second_whatever_the_frame_rate(fps):
     assert (frame - seen[0]) / fps == pytest.approx(2.9, abs=0.35)
 
 
-def test_a_window_has_gaps_where_the_face_was_not_seen():
+def test_a_window_has_gaps_where_no_face_was_detected():
     window = SlidingWindow()
     for moment in (0.0, 0.2, 0.4, 1.4):
         moments = window.add(moment, moment)
@@ -374,7 +374,7 @@ def test_a_window_has_gaps_where_the_face_was_not_seen():
     assert window.add(9.0, 9.0) == [9.0]
 
 
-def test_reading_a_face_moment_by_moment_says_what_reading_the_clip_says(engine):
+def test_streaming_classification_equals_classification_of_the_clip(engine):
     faces = []
     for rgb in synthetic_frames.face_frames(20, 640, 360):
         [face] = engine.landmarker.detect_once(rgb)
@@ -402,13 +402,13 @@ def second(pace, now, came, answered, milliseconds, size=(640, 360)):
     return pace.update(now, size)
 
 
-def test_a_server_that_keeps_up_suggests_nothing_and_looks_at_frames_as_wished():
+def test_a_server_that_keeps_up_suggests_nothing_and_keeps_the_frame_size():
     pace = LoadController(640, 15, 0)
     assert [second(pace, now, 15, 15, 30) for now in range(1, 60)] == [None] * 59
     assert pace.side == 640
 
 
-def test_a_server_that_falls_behind_looks_at_smaller_frames_and_at_larger_ones_again():
+def test_an_overloaded_server_reduces_the_frame_size_and_raises_it_again():
     pace = LoadController(640, 15, 0)
     sides = []
     for now in range(1, 40):
@@ -423,7 +423,7 @@ def test_a_server_that_falls_behind_looks_at_smaller_frames_and_at_larger_ones_a
     assert len(steps) == len(set(steps))
 
 
-def test_what_was_too_much_is_tried_again_later_and_later():
+def test_failed_size_increases_are_retried_with_growing_delays():
     pace = LoadController(640, 15, 0)
     sides = []
     for now in range(1, 200):
@@ -436,7 +436,7 @@ def test_what_was_too_much_is_tried_again_later_and_later():
     assert (np.diff(waits) > 0).all()
 
 
-def test_suggestions_have_numbers_come_seldom_and_end():
+def test_suggestions_have_values_are_rate_limited_and_are_withdrawn():
     pace = LoadController(640, 15, 0)
     heard = []
     for now in range(1, 40):
@@ -452,21 +452,21 @@ def test_suggestions_have_numbers_come_seldom_and_end():
     assert last == Suggestion(None, 15, 1280, 720)
 
 
-def test_a_hiccup_is_no_reason_for_anything():
+def test_one_slow_second_causes_no_suggestion():
     pace = LoadController(640, 15, 0)
     heard = [second(pace, now, 15, 1 if now == 5 else 15, 900 if now == 5 else 30) for now in range(1, 15)]
     assert heard == [None] * 14
     assert pace.side == 640
 
 
-def test_late_answers_are_a_reason_of_their_own():
+def test_high_latency_alone_causes_a_suggestion():
     pace = LoadController(640, 15, 0)
     heard = [second(pace, now, 15, 15, 200) for now in range(1, 4)]
     assert [suggestion.reason for suggestion in heard if suggestion] == ["latency"]
     assert heard[1].frame_rate == 10
 
 
-def test_who_sends_more_than_was_asked_for_is_told_so_and_the_frames_stay_as_large():
+def test_an_excessive_send_rate_causes_a_suggestion_and_keeps_the_frame_size():
     pace = LoadController(640, 10, 0)
     heard = [second(pace, now, 60, 10, 30) for now in range(1, 4)]
     assert [suggestion.reason for suggestion in heard if suggestion] == ["rate"]
@@ -474,7 +474,7 @@ def test_who_sends_more_than_was_asked_for_is_told_so_and_the_frames_stay_as_lar
     assert pace.side == 640
 
 
-def test_a_slow_desk_suggests_and_adapts_by_itself(open_desk):
+def test_a_slow_scheduler_suggests_and_adapts_by_itself(open_desk):
     engine = slow_engine(0.4)
     guest = Guest(open_desk(engine), frame_rate=15)
     big = synthetic_image.encode_image(np.full((480, 854, 3), 120, np.uint8))

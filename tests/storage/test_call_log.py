@@ -36,7 +36,7 @@ def names(log: CallLog, **filters: object) -> list[str]:
     return [row["request_id"] for row in log.select(CallFilters(**filters)).rows]  # type: ignore[arg-type]
 
 
-def test_a_call_shows_what_it_was_and_how_it_ended(log: CallLog) -> None:
+def test_a_call_is_logged_with_its_fields_and_its_status(log: CallLog) -> None:
     row = log.begin(request_id="r", method="POST", endpoint="/predict", client_id="app", caller="key-1")
     log.finish(row, CallOutcome(200, 12.5, prediction="Happy", confidence=0.9, bytes_in=7, timings={"decode": 3.0}))
     [call] = log.select().rows
@@ -47,7 +47,7 @@ def test_a_call_shows_what_it_was_and_how_it_ended(log: CallLog) -> None:
     assert (call["prediction"], call["confidence"], call["bytes_in"], call["error"]) == ("Happy", 0.9, 7, None)
 
 
-def test_a_call_that_never_ended_has_no_status(log: CallLog) -> None:
+def test_an_unfinished_call_has_no_status(log: CallLog) -> None:
     write(log, "lost", status=None)
     [call] = log.select().rows
     assert (call["status_code"], call["success"], call["latency_ms"]) == (None, None, None)
@@ -106,19 +106,19 @@ def test_filters_select(log: CallLog, filters: dict[str, object], found: list[st
         ("2025-08-16T00:30:00-09:30", "2025-08-16T10:00:00.000000Z", "2025-08-16T10:00:00.999999Z"),
     ],
 )
-def test_no_zone_means_utc_and_an_end_holds_all_of_the_day_or_second_it_names(text: str, start: str, end: str) -> None:
+def test_times_default_to_utc_and_an_end_includes_its_whole_day_or_second(text: str, start: str, end: str) -> None:
     assert (format_timestamp(parse_start(text)), format_timestamp(parse_end(text))) == (start, end)
 
 
 @pytest.mark.parametrize(
     "text", ["", "yesterday", "2025-13-01", "2025-08-16T25:00", "16/08/2025", "0001-01-01T00:00+10:00"]
 )
-def test_no_date_is_refused(text: str) -> None:
+def test_an_invalid_date_is_rejected(text: str) -> None:
     with pytest.raises(ValueError):
         parse_start(text)
 
 
-def test_pages_have_no_gap_and_no_repeat_while_new_calls_come_in(log: CallLog) -> None:
+def test_pagination_has_no_gaps_or_repeats_while_calls_arrive(log: CallLog) -> None:
     for number in range(250):
         # Many at the same time: only the id tells them apart.
         write(log, str(number), NOON + timedelta(seconds=number // 50))
@@ -133,7 +133,7 @@ def test_pages_have_no_gap_and_no_repeat_while_new_calls_come_in(log: CallLog) -
     assert seen == [str(number) for number in reversed(range(250))]
 
 
-def test_a_page_that_holds_everything_has_no_next(log: CallLog) -> None:
+def test_the_last_page_has_no_next_cursor(log: CallLog) -> None:
     for number in range(3):
         write(log, str(number))
     assert log.select(limit=3).next_cursor is None
@@ -141,14 +141,14 @@ def test_a_page_that_holds_everything_has_no_next(log: CallLog) -> None:
 
 
 @pytest.mark.parametrize("cursor", ["", "x", "!!!!", "MjAyNQ", "bm90LWEtZGF0ZSA3", "é"])
-def test_a_cursor_that_no_page_gave_is_refused(log: CallLog, cursor: str) -> None:
+def test_an_invalid_cursor_is_rejected(log: CallLog, cursor: str) -> None:
     with pytest.raises(ValueError, match="cursor"):
         log.select(cursor=cursor)
 
 
 @pytest.mark.parametrize("column", ["status_code", "success", "client_id", "endpoint", "request_id", "prediction"])
 @pytest.mark.parametrize("further", [False, True])
-def test_every_filter_is_found_by_index_and_not_sorted(log: CallLog, column: str, further: bool) -> None:
+def test_every_filter_uses_an_index_and_does_not_sort(log: CallLog, column: str, further: bool) -> None:
     write(log, "a")
     write(log, "b")
     value = {"status_code": 200, "success": True}.get(column, "a")
@@ -184,7 +184,7 @@ def test_recent_calls_of_one_caller_are_counted(log: CallLog) -> None:
     assert first < last
 
 
-def test_prune_deletes_what_is_older_and_nothing_else(log: CallLog) -> None:
+def test_prune_deletes_only_older_calls(log: CallLog) -> None:
     now = datetime.now(UTC)
     for days in range(5):
         write(log, str(days), now - timedelta(days=days, minutes=1))
@@ -199,7 +199,7 @@ def test_prune_deletes_more_than_one_batch(log: CallLog, monkeypatch: pytest.Mon
     assert log.prune(1) == 10
 
 
-def test_one_process_a_day_prunes(log: CallLog) -> None:
+def test_only_one_process_a_day_prunes(log: CallLog) -> None:
     write(log, "old", NOON)
     assert log.prune_if_due(30) == 1
     write(log, "old too", NOON)
@@ -209,7 +209,7 @@ def test_one_process_a_day_prunes(log: CallLog) -> None:
     assert CallLog(log.path).prune_if_due(30) == 1
 
 
-def test_calls_may_be_kept_for_ever(log: CallLog) -> None:
+def test_calls_may_be_kept_forever(log: CallLog) -> None:
     write(log, "old", NOON)
     assert log.prune_if_due(0) == 0
     assert names(log) == ["old"]
@@ -221,7 +221,7 @@ def _open_and_write(path: Path, count: int) -> None:
         write(log, str(number))
 
 
-def test_processes_may_make_and_write_the_same_log_at_once(tmp_path: Path) -> None:
+def test_concurrent_processes_may_create_and_write_the_same_log(tmp_path: Path) -> None:
     path = tmp_path / "calls.db"
     spawn = multiprocessing.get_context("fork")
     processes = [spawn.Process(target=_open_and_write, args=(path, 50)) for _ in range(4)]
@@ -251,7 +251,7 @@ def test_migrations_are_applied_once_and_recorded(log: CallLog) -> None:
     assert applied == ["m001_calls", "m002_indexes", "m003_upkeep", "m004_modalities"]
 
 
-def test_a_log_from_before_answers_had_modalities_keeps_its_calls(tmp_path: Path) -> None:
+def test_a_log_without_the_modalities_column_is_migrated(tmp_path: Path) -> None:
     path = tmp_path / "calls.db"
     write(CallLog(path), "old")
     with sqlite3.connect(path) as db:
@@ -266,19 +266,19 @@ def test_a_log_from_before_answers_had_modalities_keeps_its_calls(tmp_path: Path
     assert [call["modalities"] for call in log.iterate()] == ["video,audio", None]
 
 
-def test_a_corrupt_log_is_named_with_what_to_do(tmp_path: Path) -> None:
+def test_the_error_of_a_corrupt_log_names_it_and_the_remedy(tmp_path: Path) -> None:
     path = tmp_path / "calls.db"
     path.write_bytes(b"this is no database" * 1000)
     with pytest.raises(CallLogError, match=r"calls\.db cannot be opened: .* Move the file away"):
         CallLog(path)
 
 
-def test_a_log_that_cannot_be_made_is_named_with_what_to_do() -> None:
+def test_the_error_of_a_log_that_cannot_be_created_names_it_and_the_remedy() -> None:
     with pytest.raises(CallLogError, match=r"Check that the folder exists"):
         CallLog("/proc/nowhere/calls.db")
 
 
-def test_a_log_whose_file_went_bad_is_not_writable(log: CallLog) -> None:
+def test_a_log_with_a_corrupted_file_is_not_writable(log: CallLog) -> None:
     assert log.is_writable()
     log.close()
     log.path.write_bytes(b"scrap" * 10_000)
@@ -290,7 +290,7 @@ def test_a_log_whose_file_went_bad_is_not_writable(log: CallLog) -> None:
 
 
 @pytest.mark.parametrize("name", ["=cmd()", "+1", "-1", "@sum", "\tx", "\rx"])
-def test_csv_never_runs_in_a_spreadsheet(log: CallLog, name: str) -> None:
+def test_csv_escapes_spreadsheet_formulas(log: CallLog, name: str) -> None:
     write(log, "call", client_id=name)
     file = io.StringIO(newline="")
     call_log.write_csv(log.iterate(), file)

@@ -10,7 +10,7 @@ from moodreel.storage.call_log import CallLog, CallLogError
 THREADS = 40
 
 
-def test_threads_that_wait_for_something_else_hold_no_connection(tmp_path: Path) -> None:
+def test_idle_threads_hold_no_connection(tmp_path: Path) -> None:
     log = CallLog(tmp_path / "calls.db")
     written, ended = threading.Barrier(THREADS + 1), threading.Event()
 
@@ -34,7 +34,7 @@ def test_threads_that_wait_for_something_else_hold_no_connection(tmp_path: Path)
     assert _open_files(log.path) == 0
 
 
-def test_what_a_block_began_is_undone_when_it_raises_and_the_next_one_writes(tmp_path: Path) -> None:
+def test_a_transaction_is_rolled_back_when_its_block_raises(tmp_path: Path) -> None:
     log = CallLog(tmp_path / "calls.db")
     with pytest.raises(ZeroDivisionError), log._file.write() as db:
         db.execute("insert into calls (timestamp, request_id, method, endpoint) values ('', '', '', '')")
@@ -43,7 +43,7 @@ def test_what_a_block_began_is_undone_when_it_raises_and_the_next_one_writes(tmp
     assert log.begin(request_id="next", method="GET", endpoint="/") == 1
 
 
-def test_a_file_that_is_put_right_again_is_used_again(tmp_path: Path) -> None:
+def test_a_repaired_file_is_used_again(tmp_path: Path) -> None:
     log = CallLog(tmp_path / "calls.db")
     log.close()
     kept = log.path.read_bytes()

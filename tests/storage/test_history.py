@@ -73,7 +73,7 @@ def ids(history: History, user: str, **filters: Any) -> list[str]:
 # --- an entry ---
 
 
-def test_an_entry_says_what_was_found_and_nothing_of_what_was_sent(history: History) -> None:
+def test_an_entry_holds_the_result_but_not_the_media(history: History) -> None:
     entry = keep_with_loop(history, "ann", time=NOON)
     assert history.get("ann", entry) == {
         "id": entry,
@@ -93,7 +93,7 @@ def test_an_entry_says_what_was_found_and_nothing_of_what_was_sent(history: Hist
     assert history.select("ann").rows == (history.get("ann", entry),)
 
 
-def test_a_label_of_any_model_is_kept_as_it_is_beside_its_mood(history: History) -> None:
+def test_a_models_label_is_stored_unchanged_with_its_mood(history: History) -> None:
     entry = history.get("ann", history.upsert("ann", SAD))
     assert entry is not None
     assert (entry["emotion"], entry["mood"], entry["probabilities"]) == ("sad", "Sad", {"sad": 0.9, "fear": 0.1})
@@ -107,13 +107,13 @@ def test_a_picture_without_a_face_is_an_entry_without_probabilities(
     assert history.get("ann", entry)["probabilities"] is None  # type: ignore[index]
 
 
-def test_ids_say_nothing_of_order_or_number(history: History) -> None:
+def test_ids_reveal_no_order_or_count(history: History) -> None:
     entries = [history.upsert("ann", other()) for _ in range(20)]
     assert all(len(entry) == 32 and int(entry, 16) for entry in entries)
     assert sorted(entries) != entries
 
 
-def test_nothing_that_was_sent_can_be_matched_between_users(history: History) -> None:
+def test_uploads_cannot_be_matched_between_users(history: History) -> None:
     history.upsert("ann", HAPPY)
     history.upsert("bob", HAPPY)
     with sqlite3.connect(history.path) as db:
@@ -122,7 +122,7 @@ def test_nothing_that_was_sent_can_be_matched_between_users(history: History) ->
         assert HAPPY.content_sha256 not in "\n".join(db.iterdump())
 
 
-def test_the_file_is_its_owners_alone(history: History) -> None:
+def test_the_database_file_is_readable_by_its_owner_only(history: History) -> None:
     history.upsert("ann", HAPPY)
     made = [history.path.parent, *history.path.parent.iterdir()]
     assert {stat.S_IMODE(path.stat().st_mode) for path in made} == {0o700, 0o600}
@@ -131,7 +131,7 @@ def test_the_file_is_its_owners_alone(history: History) -> None:
 # --- the same file again ---
 
 
-def test_the_same_file_within_a_day_is_one_entry_updated(history: History, folder: Path) -> None:
+def test_the_same_file_within_a_day_updates_its_entry(history: History, folder: Path) -> None:
     first = history.upsert("ann", HAPPY, time=NOON)
     again = keep_with_loop(history, "ann", replace(SAD, facts={"certain": False}), time=NOON + timedelta(hours=23))
     [entry] = history.select("ann").rows
@@ -152,27 +152,27 @@ def test_the_same_file_within_a_day_is_one_entry_updated(history: History, folde
         ("bob", HAPPY, 1),
     ],
 )
-def test_anything_else_is_an_entry_of_its_own(history: History, user: str, finding: HistoryEntry, hours: int) -> None:
+def test_other_uploads_are_separate_entries(history: History, user: str, finding: HistoryEntry, hours: int) -> None:
     history.upsert("ann", HAPPY, time=NOON)
     history.upsert("ann", replace(HAPPY, content_sha256=None), time=NOON)
     history.upsert(user, finding, time=NOON + timedelta(hours=hours))
     assert len(history.select("ann").rows) + len(history.select("bob").rows) == 3
 
 
-def test_a_second_call_that_finds_no_face_hides_nothing(history: History) -> None:
+def test_a_second_call_without_a_face_does_not_overwrite_the_first(history: History) -> None:
     entry = keep_with_loop(history, "ann")
     before = history.get("ann", entry)
     assert history.upsert("ann", replace(NO_FACE, facts={})) == entry
     assert history.get("ann", entry) == before
 
 
-def test_a_face_found_by_the_second_call_counts(history: History) -> None:
+def test_a_face_detected_by_the_second_call_updates_the_entry(history: History) -> None:
     entry = history.upsert("ann", NO_FACE)
     history.upsert("ann", HAPPY)
     assert history.get("ann", entry)["mood"] == "Happy"  # type: ignore[index]
 
 
-def test_new_media_take_the_place_of_the_old_and_these_are_deleted(history: History, folder: Path) -> None:
+def test_new_media_replace_the_old_which_are_deleted(history: History, folder: Path) -> None:
     entry = keep_with_loop(history, "ann")
     new = history.put_media("ann", [StoredFile("thumbnail.gif", "image/gif", b"a gif")])
     history.upsert("ann", HAPPY, new)
@@ -211,12 +211,12 @@ def test_filters_select(history: History, filters: dict[str, Any], found: str) -
 
 
 @pytest.mark.parametrize("cursor", ["", "x", "!!!!", "MjAyNQ", "bm90LWEtZGF0ZSA3", "é", "MjAyNS0wMS0wMVQwMDowMFogeA"])
-def test_a_cursor_that_no_page_gave_is_refused(history: History, cursor: str) -> None:
+def test_an_invalid_cursor_is_rejected(history: History, cursor: str) -> None:
     with pytest.raises(ValueError, match="cursor"):
         history.select("ann", cursor=cursor)
 
 
-def test_pages_have_no_gap_and_no_repeat_while_entries_come_and_go(history: History) -> None:
+def test_pagination_has_no_gaps_or_repeats_while_entries_change(history: History) -> None:
     for number in range(50):
         # Many at the same time: only the id tells them apart.
         history.upsert("ann", other(), time=NOON + timedelta(seconds=number // 20))
@@ -236,7 +236,7 @@ def test_pages_have_no_gap_and_no_repeat_while_entries_come_and_go(history: Hist
     assert len(set(seen)) == 50
 
 
-def test_a_list_is_found_by_index_and_not_sorted(history: History) -> None:
+def test_a_list_query_uses_an_index_and_does_not_sort(history: History) -> None:
     for filters in (HistoryFilters(), HistoryFilters("video", "Happy", NOON, NOON)):
         sql, arguments = module._query("ann", filters, None)
         with sqlite3.connect(history.path) as db:
@@ -247,7 +247,7 @@ def test_a_list_is_found_by_index_and_not_sorted(history: History) -> None:
 # --- media ---
 
 
-def test_media_are_read_back_by_their_entry_alone(history: History) -> None:
+def test_media_are_read_only_through_their_entry(history: History) -> None:
     entry, second = keep_with_loop(history, "ann"), history.upsert("ann", other())
     assert history.get_media("ann", entry, "thumbnail.mp4") == LOOP[0]
     assert history.get_media("ann", entry, "poster.jpg") == LOOP[1]
@@ -265,7 +265,7 @@ def test_media_are_read_back_by_their_entry_alone(history: History) -> None:
         assert history.get_media(user, which, name) is None
 
 
-def test_media_go_with_their_entry_and_with_all_of_them(history: History, folder: Path) -> None:
+def test_media_are_deleted_with_one_entry_or_all_entries(history: History, folder: Path) -> None:
     entry = keep_with_loop(history, "ann")
     keep_with_loop(history, "ann", other())
     keep_with_loop(history, "bob")
@@ -288,7 +288,7 @@ def test_without_a_storage_nothing_is_stored(tmp_path: Path) -> None:
     assert bare.delete_due_media() == 0
 
 
-def test_files_of_a_storage_that_is_set_no_more_are_not_forgotten(tmp_path: Path, history: History) -> None:
+def test_files_of_a_storage_no_longer_configured_stay_recorded(tmp_path: Path, history: History) -> None:
     entry = keep_with_loop(history, "ann")
     bare = History(tmp_path / "data" / "history.db")
     assert bare.delete("ann", entry)
@@ -305,14 +305,14 @@ def later(history: History, hours: float) -> None:
             db.execute("update doomed set due = ? where key = ?", [past, key])
 
 
-def test_what_was_stored_for_an_entry_that_was_never_written_is_deleted(history: History, folder: Path) -> None:
+def test_media_of_an_entry_that_was_never_written_are_deleted(history: History, folder: Path) -> None:
     history.put_media("ann", LOOP)
     assert (history.delete_due_media(), len(files(folder))) == (0, 2), "its entry may come yet"
     later(history, 1)
     assert (history.delete_due_media(), files(folder)) == (2, [])
 
 
-def test_an_entry_that_comes_too_late_for_its_media_has_none(history: History, folder: Path) -> None:
+def test_an_entry_written_after_its_media_expired_has_none(history: History, folder: Path) -> None:
     stored = history.put_media("ann", LOOP)
     later(history, 1)
     history.delete_due_media()
@@ -321,9 +321,7 @@ def test_an_entry_that_comes_too_late_for_its_media_has_none(history: History, f
     assert files(folder) == []
 
 
-def test_media_that_cannot_be_written_leave_no_orphan(
-    history: History, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_media_write_leaves_no_orphan(history: History, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(history.storage, "put", _fail_after(1, history.storage.put))  # type: ignore[union-attr]
         with pytest.raises(ObjectStorageError):
@@ -334,7 +332,7 @@ def test_media_that_cannot_be_written_leave_no_orphan(
     assert files(folder) == []
 
 
-def test_a_deletion_that_fails_is_said_and_tried_again(
+def test_a_failed_deletion_is_logged_and_retried(
     history: History, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     entry = keep_with_loop(history, "ann")
@@ -350,14 +348,14 @@ def test_a_deletion_that_fails_is_said_and_tried_again(
     assert files(folder) == []
 
 
-def test_a_sweep_ends_in_time_and_the_next_goes_on(history: History, folder: Path) -> None:
+def test_a_sweep_stops_at_its_time_limit_and_the_next_continues(history: History, folder: Path) -> None:
     keep_with_loop(history, "ann")
     history.delete_all("ann")
     assert (history.delete_due_media(seconds=0), len(files(folder))) == (0, 2)
     assert (history.delete_due_media(), files(folder)) == (2, [])
 
 
-def test_more_is_swept_than_one_batch(history: History, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sweep_deletes_more_than_one_batch(history: History, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(media_deletion, "BATCH", 3)
     for _ in range(5):
         keep_with_loop(history, "ann", other())
@@ -379,7 +377,7 @@ def _fail_after(good: int, do: Any) -> Any:
 # --- deleting ---
 
 
-def test_what_is_deleted_is_not_in_the_file_any_more(history: History) -> None:
+def test_deleted_data_is_erased_from_the_file(history: History) -> None:
     marked = replace(HAPPY, model="a-model-that-leaves-traces")
     history.upsert("ann", marked)
     history.upsert("ann", replace(marked, content_sha256="b" * 64))
@@ -406,14 +404,14 @@ def test_old_entries_are_deleted_once_a_day_with_their_media(history: History, f
     assert History(history.path).prune_if_due(30) == 1
 
 
-def test_more_is_pruned_than_one_batch(history: History, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pruning_deletes_more_than_one_batch(history: History, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PRUNE_BATCH", 3)
     for _ in range(10):
         history.upsert("ann", other(), time=NOON)
     assert history.prune_if_due(30) == 10
 
 
-def test_entries_may_be_kept_for_ever(history: History) -> None:
+def test_entries_may_be_kept_forever(history: History) -> None:
     history.upsert("ann", HAPPY, time=NOON)
     assert history.prune_if_due(0) == 0
     assert len(ids(history, "ann")) == 1
@@ -422,7 +420,7 @@ def test_entries_may_be_kept_for_ever(history: History) -> None:
 # --- the summary reads the right rows ---
 
 
-def test_a_summary_is_of_one_users_entries_in_the_range(history: History) -> None:
+def test_a_summary_covers_one_users_entries_in_the_range(history: History) -> None:
     berlin = ZoneInfo("Europe/Berlin")
     for at in ("2025-08-15T21:59:59.999999Z", "2025-08-15T22:00Z", "2025-08-16T21:59:59.999999Z", "2025-08-16T22:00Z"):
         history.upsert("ann", other(), time=datetime.fromisoformat(at))
@@ -432,7 +430,7 @@ def test_a_summary_is_of_one_users_entries_in_the_range(history: History) -> Non
     assert history.mood_calendar("cy", now=NOON).entries == 0
 
 
-def test_the_baseline_is_of_the_last_90_days_and_of_one_user(history: History) -> None:
+def test_the_baseline_covers_90_days_of_one_user(history: History) -> None:
     for days in range(1, 100):
         history.upsert("ann", other(), time=NOON - timedelta(days=days))
         history.upsert("bob", other(SAD), time=NOON - timedelta(days=days))
@@ -453,7 +451,7 @@ def _write(path: Path, folder: Path, user: str, count: int) -> None:
     history.close()
 
 
-def test_processes_may_make_and_write_the_same_history_at_once(tmp_path: Path) -> None:
+def test_concurrent_processes_may_create_and_write_the_same_history(tmp_path: Path) -> None:
     path, folder = tmp_path / "data" / "history.db", tmp_path / "media"
     spawn = multiprocessing.get_context("fork")
     # Two each write the same files of one user: those are one entry each, whoever comes first.
@@ -475,7 +473,7 @@ def test_threads_share_a_history(history: History) -> None:
     assert [len(ids(history, f"user {n}")) for n in range(4)] == [25] * 4
 
 
-def test_a_history_that_cannot_be_used_says_what_to_do(tmp_path: Path) -> None:
+def test_the_error_of_an_unusable_history_states_the_remedy(tmp_path: Path) -> None:
     (tmp_path / "bad.db").write_bytes(b"this is no database" * 1000)
     with pytest.raises(HistoryError, match=r"history .*bad\.db cannot be opened: .* Move the file away"):
         History(tmp_path / "bad.db")
@@ -491,7 +489,7 @@ def test_migrations_are_applied_once(history: History) -> None:
     assert applied == ["m001_entries", "m002_doomed", "m003_upkeep"]
 
 
-def test_no_question_can_be_asked_without_a_user() -> None:
+def test_every_query_requires_a_user() -> None:
     public = [name for name, _ in inspect.getmembers(History, inspect.isfunction) if not name.startswith("_")]
     first = {name: list(inspect.signature(getattr(History, name)).parameters)[1:2] for name in public}
     assert {name for name, parameters in first.items() if parameters != ["user"]} == {
@@ -697,7 +695,7 @@ class Diaries(RuleBasedStateMachine):
         return any(data.startswith(user.encode() + b" ") for user in self.users)
 
 
-def test_nobody_ever_sees_anybody_elses_row(history: History, folder: Path) -> None:
+def test_no_user_ever_gets_another_users_row(history: History, folder: Path) -> None:
     class Machine(Diaries):
         runs = itertools.count()
 

@@ -26,7 +26,7 @@ def calendar(
     return {period.name: (period.entries, period.leading) for period in summarize(inside, [], within, by).periods}
 
 
-def test_a_day_ends_at_midnight_where_the_person_is_also_when_clocks_change() -> None:
+def test_a_day_ends_at_local_midnight_even_at_daylight_saving_changes() -> None:
     spring = [
         mark("2025-03-28T22:59:59.999999+00:00", "Sad"),  # 23:59 of the 28th in winter time
         mark("2025-03-28T23:00:00+00:00", "Anger"),  # 0:00 of the 29th
@@ -49,7 +49,7 @@ def test_a_day_ends_at_midnight_where_the_person_is_also_when_clocks_change() ->
     assert calendar(autumn, "2025-10-25", "2025-10-25", ZoneInfo("UTC")) == {"2025-10-25": (2, "Neutral")}
 
 
-def test_a_day_whose_midnight_the_clocks_skip_begins_when_they_do() -> None:
+def test_a_day_without_midnight_begins_at_its_first_instant() -> None:
     # In Beirut 30 March 2025 began at 1:00 of summer time, 22:00 UTC of the 29th.
     beirut = ZoneInfo("Asia/Beirut")
     first, after = DateRange(date(2025, 3, 30), date(2025, 3, 30), beirut).bounds()
@@ -58,7 +58,7 @@ def test_a_day_whose_midnight_the_clocks_skip_begins_when_they_do() -> None:
     assert first.astimezone(beirut).date() == date(2025, 3, 30)
 
 
-def test_weeks_are_iso_weeks_over_a_new_year() -> None:
+def test_weeks_are_iso_weeks_across_the_new_year() -> None:
     marks = [
         mark("2024-12-29T12:00:00+00:00", "Sad"),  # the Sunday of 2024-W52
         mark("2024-12-30T12:00:00+00:00", "Happy"),  # Monday, of the next year's first week
@@ -86,7 +86,7 @@ def test_weeks_are_iso_weeks_over_a_new_year() -> None:
         ("week", "2025-07-24", "2025-07-25", ("2025-07-21", "2025-07-27")),
     ],
 )
-def test_without_dates_it_is_30_days_or_12_weeks_up_to_today(
+def test_the_default_range_is_30_days_or_12_weeks_up_to_today(
     by: str, start: str | None, end: str | None, expected: tuple[str, str]
 ) -> None:
     # It is already Friday, 1 August in Berlin.
@@ -95,7 +95,7 @@ def test_without_dates_it_is_30_days_or_12_weeks_up_to_today(
     assert (found.start.isoformat(), found.end.isoformat()) == expected
 
 
-def test_a_range_that_ends_before_it_starts_is_refused() -> None:
+def test_a_range_that_ends_before_it_starts_is_rejected() -> None:
     with pytest.raises(ValueError, match="ends before"):
         complete_range("day", date(2025, 8, 2), date(2025, 8, 1), BERLIN, datetime.now(UTC))
 
@@ -104,7 +104,7 @@ def summary(marks: list[MoodEntry], usually: list[MoodEntry]) -> MoodCalendar:
     return summarize(marks, usually, DateRange(date(2025, 8, 1), date(2025, 8, 31), BERLIN), "day")
 
 
-def test_entries_without_a_face_count_as_entries_and_as_no_emotion() -> None:
+def test_entries_without_a_face_count_as_entries_without_an_emotion() -> None:
     found = summary([mark("2025-08-01T12:00+00:00", None), mark("2025-08-01T13:00+00:00", "Sad")], [])
     assert (found.entries, found.emotions) == (2, {"Anger": 0, "Happy": 0, "Shock": 0, "Neutral": 0, "Sad": 1})
     assert [(period.entries, period.leading) for period in found.periods] == [(2, "Sad")]
@@ -112,7 +112,7 @@ def test_entries_without_a_face_count_as_entries_and_as_no_emotion() -> None:
     assert (alone.entries, alone.leading) == (1, None)
 
 
-def test_of_emotions_with_as_many_entries_the_likelier_leads() -> None:
+def test_ties_between_emotions_are_broken_by_probability() -> None:
     marks = [
         mark("2025-08-01T12:00+00:00", "Anger", Anger=0.5, Sad=0.5),
         mark("2025-08-01T13:00+00:00", "Sad", Anger=0.1, Sad=0.9),
@@ -136,7 +136,7 @@ def test_the_baseline_is_the_mean_and_the_range_differs_from_it() -> None:
     ("usual", "here", "has_mean", "has_difference"),
     [(9, 9, False, False), (10, 2, True, False), (10, 3, True, True), (0, 0, False, False)],
 )
-def test_too_few_entries_make_no_baseline(usual: int, here: int, has_mean: bool, has_difference: bool) -> None:
+def test_a_baseline_needs_enough_entries(usual: int, here: int, has_mean: bool, has_difference: bool) -> None:
     one = mark("2025-08-01T12:00+00:00")
     faceless = [mark("2025-08-01T12:00+00:00", None)] * 20
     baseline = summary([one] * here + faceless, [one] * usual + faceless).baseline
@@ -158,11 +158,11 @@ def test_the_baseline_reaches_back_90_days() -> None:
         *[("joy", "Happy"), ("sadness", "Sad"), ("Surprise", "Shock"), ("contempt", None), ("", None)],
     ],
 )
-def test_every_label_set_folds_into_the_five(label: str, five: str | None) -> None:
+def test_every_label_set_maps_to_the_five_moods(label: str, five: str | None) -> None:
     assert to_five(label) == five
 
 
-def test_probabilities_of_any_labels_add_up_to_those_of_the_five() -> None:
+def test_probabilities_are_summed_by_mood() -> None:
     seven = {"happy": 0.1, "surprise": 0.2, "sad": 0.05, "anger": 0.25, "disgust": 0.15, "fear": 0.05, "neutral": 0.2}
     assert fold_to_five(seven) == pytest.approx(
         {"Anger": 0.4, "Happy": 0.1, "Shock": 0.25, "Neutral": 0.2, "Sad": 0.05}

@@ -17,7 +17,7 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStorage:
     return ObjectStorage(f"file://{tmp_path}/kept" if request.param == "file" else f"memory://{uuid.uuid4().hex}")
 
 
-def test_what_is_put_is_read_until_it_is_deleted(storage: ObjectStorage) -> None:
+def test_an_object_can_be_read_until_it_is_deleted(storage: ObjectStorage) -> None:
     key, other = new_key("ann", "loop.mp4"), new_key("ann", "loop.mp4")
     storage.put(key, DATA)
     storage.put(other, b"another")
@@ -27,25 +27,25 @@ def test_what_is_put_is_read_until_it_is_deleted(storage: ObjectStorage) -> None
     assert storage.get(other) == b"another"
 
 
-def test_what_is_not_there_is_deleted_already(storage: ObjectStorage) -> None:
+def test_deleting_a_missing_object_succeeds(storage: ObjectStorage) -> None:
     storage.delete(new_key("ann", "loop.mp4"))
 
 
-def test_keys_are_never_the_same_and_tell_no_name(storage: ObjectStorage) -> None:
+def test_keys_are_unique_and_contain_no_name(storage: ObjectStorage) -> None:
     keys = {new_key(user, "thumbnail.mp4") for user in ("ann@app.example", "bob") for _ in range(50)}
     assert len(keys) == 100
     assert len({key.partition("/")[0] for key in keys}) == 2
     assert all(key.endswith(".mp4") and "ann" not in key and "thumbnail" not in key for key in keys)
 
 
-def test_files_are_their_owners_alone(tmp_path: Path) -> None:
+def test_files_are_readable_by_their_owner_only(tmp_path: Path) -> None:
     ObjectStorage(f"file://{tmp_path}/a/b").put(new_key("ann", "loop.mp4"), DATA)
     modes = {path: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "a" / "b").rglob("*")}
     assert sorted(modes.values()) == [0o600, 0o700]
     assert stat.S_IMODE((tmp_path / "a" / "b").stat().st_mode) == 0o700
 
 
-def test_a_write_that_breaks_off_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_write_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     storage = ObjectStorage(f"file://{tmp_path}")
 
     def full(*_: object) -> None:
@@ -59,7 +59,7 @@ def test_a_write_that_breaks_off_leaves_nothing(tmp_path: Path, monkeypatch: pyt
     assert storage.get(key) is None
 
 
-def test_what_a_killed_write_left_is_deleted_with_its_key(tmp_path: Path) -> None:
+def test_the_temporary_file_of_a_killed_write_is_deleted_with_its_key(tmp_path: Path) -> None:
     storage, key = ObjectStorage(f"file://{tmp_path}"), new_key("ann", "loop.mp4")
     path = tmp_path / key
     path.parent.mkdir()
@@ -68,7 +68,7 @@ def test_what_a_killed_write_left_is_deleted_with_its_key(tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == []
 
 
-def test_one_may_write_while_another_empties_the_folder(tmp_path: Path) -> None:
+def test_writes_succeed_while_another_thread_removes_empty_folders(tmp_path: Path) -> None:
     storage = ObjectStorage(f"file://{tmp_path}")
     failures: list[Exception] = []
 
@@ -91,7 +91,7 @@ def test_one_may_write_while_another_empties_the_folder(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_disk_that_is_not_there_deletes_nothing(tmp_path: Path) -> None:
+def test_a_missing_disk_is_an_error_and_not_a_deletion(tmp_path: Path) -> None:
     storage, key = ObjectStorage(f"file://{tmp_path}/kept"), new_key("ann", "loop.mp4")
     storage.put(key, DATA)
     (tmp_path / "kept").rename(tmp_path / "away")
@@ -103,7 +103,7 @@ def test_a_disk_that_is_not_there_deletes_nothing(tmp_path: Path) -> None:
     assert storage.get(key) == DATA
 
 
-def test_a_storage_that_hangs_does_not_hang_the_caller() -> None:
+def test_a_hanging_storage_does_not_block_the_caller() -> None:
     storage, wake = ObjectStorage("memory://slow", timeout_seconds=0.05), threading.Event()
 
     class Slow:
@@ -120,7 +120,7 @@ def test_a_storage_that_hangs_does_not_hang_the_caller() -> None:
 
 
 @pytest.mark.parametrize(("scheme", "package"), [("gs", "gcsfs"), ("s3", "s3fs")])
-def test_a_storage_whose_package_is_missing_says_what_to_install(
+def test_the_error_of_a_missing_package_names_what_to_install(
     monkeypatch: pytest.MonkeyPatch, scheme: str, package: str
 ) -> None:
     def missing(*_: object, **__: object) -> None:
@@ -134,6 +134,6 @@ def test_a_storage_whose_package_is_missing_says_what_to_install(
         ObjectStorage(f"{scheme}://bucket/folder")
 
 
-def test_a_folder_that_cannot_be_made_is_an_error_at_the_start() -> None:
+def test_a_folder_that_cannot_be_created_is_an_error_at_the_start() -> None:
     with pytest.raises(ObjectStorageError, match=r"^MEDIA_STORAGE=file://… cannot be opened"):
         ObjectStorage("file:///proc/nowhere")

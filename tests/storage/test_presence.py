@@ -48,7 +48,7 @@ def member(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Member]:
     RedisPresenceStore(server.url)._redis.flushall()
 
 
-def test_the_count_is_that_of_all_processes(member: Member) -> None:
+def test_the_count_covers_all_processes(member: Member) -> None:
     one, other = member(), member()
     assert one.heartbeat(ProcessCount(3, 3)).connections == 3
     assert other.heartbeat(ProcessCount(2, 2)).connections == 5
@@ -56,7 +56,7 @@ def test_the_count_is_that_of_all_processes(member: Member) -> None:
     assert (one.count_others(), other.count_others()) == (2, 4)
 
 
-def test_one_who_comes_while_another_goes_changes_the_census(member: Member) -> None:
+def test_a_connect_and_a_simultaneous_disconnect_change_the_counts(member: Member) -> None:
     one, other = member(), member()
     one.heartbeat(ProcessCount(3, 3))
     before = other.heartbeat(ProcessCount(1, 1))
@@ -65,7 +65,7 @@ def test_one_who_comes_while_another_goes_changes_the_census(member: Member) -> 
     assert other.heartbeat(ProcessCount(1, 1)) != before
 
 
-def test_a_process_whose_last_connection_goes_has_no_row(member: Member) -> None:
+def test_a_process_without_connections_has_no_row(member: Member) -> None:
     one, other = member(), member()
     one.heartbeat(ProcessCount(3, 3))
     assert one.heartbeat(ProcessCount(0, 6)) == ConnectionCounts()
@@ -73,13 +73,13 @@ def test_a_process_whose_last_connection_goes_has_no_row(member: Member) -> None
     assert one.heartbeat(ProcessCount(1, 7)).connections == 1
 
 
-def test_what_two_machines_wrote_a_moment_ago_is_what_a_new_process_reads(member: Member) -> None:
+def test_a_new_process_reads_recently_written_rows(member: Member) -> None:
     for _ in range(3):
         member().heartbeat(ProcessCount(5, 5))
     assert member().count_others() == 15
 
 
-def test_a_row_that_nobody_writes_counts_no_more_and_is_deleted(tmp_path: Path) -> None:
+def test_a_stale_row_is_not_counted_and_is_deleted(tmp_path: Path) -> None:
     clock, path = Clock(), tmp_path / "presence.db"
     dead, alive = (Presence(SqlitePresenceStore(path, clock, "a boot"), clock) for _ in range(2))
     dead.heartbeat(ProcessCount(3, 3))
@@ -94,7 +94,7 @@ def test_a_row_that_nobody_writes_counts_no_more_and_is_deleted(tmp_path: Path) 
     assert dead.heartbeat(ProcessCount(3, 3)).connections == 4
 
 
-def test_a_row_is_written_when_it_changes_and_once_a_beat(tmp_path: Path) -> None:
+def test_a_row_is_written_when_it_changes_and_at_every_heartbeat(tmp_path: Path) -> None:
     clock, written = Clock(), []
 
     class Counting(SqlitePresenceStore):
@@ -112,7 +112,7 @@ def test_a_row_is_written_when_it_changes_and_once_a_beat(tmp_path: Path) -> Non
     assert written == [1000, 1000, 1001, 1002, 1003]
 
 
-def test_rows_of_an_earlier_boot_do_not_count_whatever_time_they_say(tmp_path: Path) -> None:
+def test_rows_of_an_earlier_boot_are_not_counted(tmp_path: Path) -> None:
     before, after = Clock(), Clock()
     before.now = 9_999_999
     path = tmp_path / "presence.db"
@@ -122,7 +122,7 @@ def test_rows_of_an_earlier_boot_do_not_count_whatever_time_they_say(tmp_path: P
     )
 
 
-def test_in_redis_a_row_that_nobody_writes_counts_no_more_and_is_deleted(
+def test_a_stale_row_in_redis_is_not_counted_and_is_deleted(
     redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(presence_redis, "STALE_SECONDS", 0.5)
@@ -136,13 +136,13 @@ def test_in_redis_a_row_that_nobody_writes_counts_no_more_and_is_deleted(
     assert RedisPresenceStore(redis.url)._redis.hlen(presence_redis.KEY) == 0
 
 
-def test_what_else_is_under_our_key_in_redis_breaks_nothing(redis: RedisServer) -> None:
+def test_foreign_data_under_the_redis_key_is_ignored(redis: RedisServer) -> None:
     rows = RedisPresenceStore(redis.url)
     rows._redis.hset(presence_redis.KEY, "stranger", "what is this?")
     assert Presence(rows).heartbeat(ProcessCount(2, 2)).connections == 2
 
 
-def test_a_redis_that_is_gone_is_said_and_one_that_is_back_is_used(tmp_path: Path) -> None:
+def test_an_unavailable_redis_is_an_error_and_is_used_again_when_it_is_back(tmp_path: Path) -> None:
     with RedisServer(tmp_path) as redis:
         presence = Presence(RedisPresenceStore(redis.url))
         presence.heartbeat(ProcessCount(1, 1))
@@ -155,14 +155,14 @@ def test_a_redis_that_is_gone_is_said_and_one_that_is_back_is_used(tmp_path: Pat
         assert presence.heartbeat(ProcessCount(1, 1)).connections == 1
 
 
-def test_no_password_is_in_the_message(tmp_path: Path) -> None:
+def test_the_error_message_contains_no_password(tmp_path: Path) -> None:
     for url in ("redis://:hush@127.0.0.1:1/0", "redis://:hush@127.0.0.1:port/0"):
         with pytest.raises(PresenceError) as raised:
             Presence(RedisPresenceStore(url)).count_others()
         assert "hush" not in str(raised.value)
 
 
-def test_a_file_that_cannot_be_opened_is_said_and_tried_again(tmp_path: Path) -> None:
+def test_an_unusable_file_is_an_error_and_is_tried_again(tmp_path: Path) -> None:
     path = tmp_path / "folder" / "presence.db"
     path.parent.write_text("a file in the way")
     presence = Presence(SqlitePresenceStore(path))
@@ -179,7 +179,7 @@ def _churn(path: Path) -> None:
     presence.heartbeat(ProcessCount(0, 101))
 
 
-def test_processes_may_write_at_once(tmp_path: Path) -> None:
+def test_concurrent_processes_may_write(tmp_path: Path) -> None:
     path = tmp_path / "presence.db"
     processes = [multiprocessing.get_context("fork").Process(target=_churn, args=(path,)) for _ in range(4)]
     for process in processes:
