@@ -165,7 +165,9 @@ def test_unavailable_provider_keys_are_a_temporary_error(tmp_path: Path) -> None
         ({}, 401),
     ],
 )
-def test_the_log_is_readable_by_api_keys_and_administrators(client: FlaskClient, headers: dict[str, str], status: int) -> None:
+def test_the_log_is_readable_by_api_keys_and_administrators(
+    client: FlaskClient, headers: dict[str, str], status: int
+) -> None:
     response = client.get("/logs", headers={**headers, "date": DATE})
     assert response.status_code == status
     if status == 403:
@@ -577,7 +579,9 @@ def test_usage_defaults_to_thirty_days_without_the_current_call(client: FlaskCli
         ({"start_date": "0001-02-01", "end_date": "0001-02-02", "tz": "Pacific/Kiritimati"}, 2, None),
     ],
 )
-def test_a_range_of_days_can_be_requested(client: FlaskClient, query: dict[str, str], days: int, zone: str | None) -> None:
+def test_a_range_of_days_can_be_requested(
+    client: FlaskClient, query: dict[str, str], days: int, zone: str | None
+) -> None:
     answer = client.get("/auth/usage", headers=bearer(ADA), query_string=query).get_json()
     assert (len(answer["days"]), answer["tz"]) == (days, zone or query["tz"])
 
