@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except MoodreelError as error:
         sys.exit(f"{NAME}: {error}")
     except OSError as error:  # a folder that is a file, no rights, a full disk
-        sys.exit(f"{NAME}: {error.filename or 'A file'}: {error.strerror or error}; mend it or name another.")
+        sys.exit(f"{NAME}: {error.filename or 'A file'}: {error.strerror or error}; repair it or name another.")
     except KeyboardInterrupt:
         hint = " The same command with --resume continues from its last checkpoint." if "resume" in args else ""
         print(f"\n{NAME}: interrupted.{hint}", file=sys.stderr)

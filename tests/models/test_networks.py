@@ -22,7 +22,7 @@ from moodreel.models.networks.temporal_vit import TemporalViTNet, sinusoidal_pos
 from moodreel.models.networks.vit import ViTNet, ViTScratch
 from moodreel.models.predictor import FacePredictor
 from moodreel.pipelines.engine import Engine
-from moodreel.training.experiment.adapters import ADAPTERS
+from moodreel.training.experiment.architecture_table import ADAPTERS
 from tests.models.test_multi_head import lived, seen
 from tests.support import accounts, synthetic_frames, synthetic_image, synthetic_video
 from tests.support.server import DATE, KEY, video_body

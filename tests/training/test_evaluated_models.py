@@ -34,7 +34,7 @@ from moodreel.training.evaluation.evaluate import evaluate
 from moodreel.training.evaluation.face_model import EvaluatedFaceModel
 from moodreel.training.evaluation.open_models import open_models
 from moodreel.training.evaluation.predict import predict_rows
-from moodreel.training.export.model_folder import save_model, write_folder
+from moodreel.training.export.model_folder import write_folder
 from tests.support import ravdess, synthetic_frames, synthetic_video
 from tests.training.test_training import votes, write_split
 
@@ -72,9 +72,8 @@ def models(tmp_path_factory):
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-    save_model(
-        folder / "sound", network, {"architecture": "vit", "arguments": fields, "labels": list(SEVEN), "recipe": {}}
-    )
+    card_fields = {"architecture": "vit", "arguments": fields, "labels": list(SEVEN), "recipe": {}}
+    write_folder(folder / "sound", network.state_dict(), card_fields, data="", licence="")
     shutil.copytree(folder / "sound", folder / "shuffled")
     weights = safetensors.torch.load_file(folder / "sound" / "weights.safetensors")
     for name in ("heads.weight", "heads.bias"):

@@ -27,7 +27,7 @@ from moodreel.training.engine.schedule import Phase
 from moodreel.training.engine.trainer import TrainerConfig, fit
 from moodreel.training.evaluation.audiovisual_model import EvaluatedAudioVisualModel
 from moodreel.training.experiment.adapter import ClassificationOptions
-from moodreel.training.experiment.adapters import ADAPTERS
+from moodreel.training.experiment.architecture_table import ADAPTERS
 from moodreel.training.experiment.audiovisual_inputs import AudioInputs, ClipInputs, FaceInputs
 from moodreel.training.experiment.classification import ClassificationTask
 from moodreel.training.experiment.config import TrainConfig
@@ -516,6 +516,6 @@ def test_a_command_that_is_refused_leaves_the_log_of_an_older_model_alone(album,
 def test_a_folder_that_is_a_file_ends_any_command_in_one_line(album, tmp_path):
     (tmp_path / "taken").write_text("somebody's")
     picture = next(album.glob("happy/*.png"))
-    with pytest.raises(SystemExit, match=r"taken: File exists; mend it or name another\.$"):
+    with pytest.raises(SystemExit, match=r"taken: File exists; repair it or name another\.$"):
         main(["explain", "resemotenet", str(picture), "--out", str(tmp_path / "taken")])
     assert (tmp_path / "taken").read_text() == "somebody's"

@@ -9,11 +9,11 @@ from moodreel.training.__main__ import _parser
 from moodreel.training.cli.deprecated import modernize
 from moodreel.training.cli.options import check_out
 from moodreel.training.cli.train import build_request
-from moodreel.training.experiment.adapters import ADAPTERS
+from moodreel.training.experiment.architecture_table import ADAPTERS
 from moodreel.training.experiment.config import TrainConfig
 from moodreel.training.experiment.preset import load_preset, preset_names
 from moodreel.training.experiment.recipe import STORE
-from moodreel.training.recipes.registry import RECIPES, configure
+from moodreel.training.recipes.task_table import RECIPES, configure
 
 TRAINED = {"compact-emotimesh", "face-expression", "resemotenet", "vit", "moodreel-five", "text-emotion", "movements"}
 

@@ -28,7 +28,7 @@ from moodreel.training.experiment.recipe import STORE, RunRequest
 from moodreel.training.recipes import face_recipe
 from moodreel.training.recipes import moodreel_five as joint_training
 from moodreel.training.recipes import multi_head_task as crops_training
-from moodreel.training.recipes.registry import RECIPES, configure
+from moodreel.training.recipes.task_table import RECIPES, configure
 from tests.training.test_training import made_faces, votes, write_muxspace, write_split
 
 

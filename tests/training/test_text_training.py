@@ -34,7 +34,7 @@ from moodreel.training.experiment.preset import load_preset
 from moodreel.training.experiment.recipe import STORE, RunRequest
 from moodreel.training.recipes import minilm_init
 from moodreel.training.recipes import text_emotion as training
-from moodreel.training.recipes.registry import configure
+from moodreel.training.recipes.task_table import configure
 
 LABELS = [name for names in GOEMOTIONS_BY_EKMAN.values() for name in names]
 SAID = {"anger": "furious", "disgust": "gross", "fear": "scared", "joy": "wonderful", "sadness": "crying"}
@@ -184,7 +184,7 @@ def train(request, pretrained):
 def test_a_network_learns_what_is_said_and_its_folder_says_the_same(tmp_path, data, pretrained):
     request = quick(data)
     trained = train(request, pretrained)
-    model = training.write_text(tmp_path / "learnt", trained, request.record(), "float16")
+    model = training.write_text_model(tmp_path / "learnt", trained, request.record(), "float16")
     dev = read_texts(data, "dev")
     report = compute_multilabel_metrics(predict_texts(model, dev.texts), dev.classes, model.thresholds)
     assert report.macro_f1 > 0.9
@@ -293,9 +293,9 @@ def test_a_folder_whose_parts_do_not_belong_together_is_refused(tmp_path, data, 
     net = MiniLM(groups=(0,) * 28, layers=1, vocabulary=len(PIECES), width=64, heads=2, hidden=128)
     even = dict.fromkeys(EKMAN, 1.0)
     tokenizer = training.read_tokenizer(pretrained)
-    trained = training.TrainedText(net, tokenizer, even, dict.fromkeys(EKMAN, 0.0), dict.fromkeys(EKMAN, 0.5))
+    trained = training.TrainedTextModel(net, tokenizer, even, dict.fromkeys(EKMAN, 0.0), dict.fromkeys(EKMAN, 0.5))
     folder = tmp_path / "model"
-    assert training.write_text(folder, trained, {}, "float16").info.name == "model"
+    assert training.write_text_model(folder, trained, {}, "float16").info.name == "model"
     stated = json.loads((folder / "model.json").read_text())
     for fields, says in (
         ({"kind": "face"}, "no model for texts"),

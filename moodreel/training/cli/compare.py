@@ -26,7 +26,7 @@ from moodreel.training.evaluation.metrics import CONFUSION_METRICS
 from moodreel.training.evaluation.open_models import open_models
 from moodreel.training.explain.highlight import highlighter
 
-log = logging.getLogger("moodreel.training")
+logger = logging.getLogger("moodreel.training")
 
 
 def add_parser(commands: Commands, store: Path) -> None:
@@ -69,15 +69,15 @@ def run(args: argparse.Namespace, store: Path) -> None:
         raise DataInvalid("--resamples takes 100 or more, --gap-sample 0 or more.")
     check_out(args.out, overwrite=args.overwrite)
     data = open_dataset(args.data)
-    subjects = open_models(args.models, store, device=str(resolve_device(args.device)))
-    check_media(subjects, data.media)
-    cards = [subject.info.card for subject in subjects]
-    sides = evaluation_split(data, cards, share=args.hold_out, by=args.by, seed=args.seed)
+    models = open_models(args.models, store, device=str(resolve_device(args.device)))
+    check_media(models, data.media)
+    cards = [model.info.card for model in models]
+    split = evaluation_split(data, cards, share=args.hold_out, by=args.by, seed=args.seed)
     groups = groups_of(args.groups, data, Path(args.data.partition(":")[2])) if args.groups else None
-    means = DataContext(store, args.cache, workers=args.threads)
-    plan = ComparisonConfig(args.judge_by, args.resamples, args.seed, args.gap_sample, args.gap)
-    comparison, sitting = compare(subjects, data, sides, means, plan, groups=groups)
-    drawn = draw_faces(subjects, sitting, data.media, means, highlighter(sitting.labels))
+    context = DataContext(store, args.cache, workers=args.threads)
+    config = ComparisonConfig(args.judge_by, args.resamples, args.seed, args.gap_sample, args.gap)
+    comparison, evaluation = compare(models, data, split, context, config, groups=groups)
+    drawn = draw_faces(models, evaluation, data.media, context, highlighter(evaluation.labels))
     write_report(args.out, comparison, command_of(args), drawn)
     for sentence in verdict(comparison):
         print(sentence)
@@ -93,7 +93,7 @@ def groups_of(file: Path, data: Dataset, folder: Path) -> dict[str, np.ndarray]:
 
 
 def command_of(args: argparse.Namespace) -> str:
-    """The command that made a report, with all that its numbers depend on."""
+    """Return the command that made a report, with all that its numbers depend on."""
     words = ["python", "-m", "moodreel.training", "compare", *args.models, "--data", args.data]
     words += ["--groups", str(args.groups)] if args.groups else []
     words += ["--judge-by", args.judge_by] if args.judge_by != DECISION_METRIC else []

@@ -6,6 +6,7 @@ from pathlib import Path
 from PIL import Image
 
 from moodreel.errors import DataInvalid
+from moodreel.media.image import IMAGE_FORMATS
 from moodreel.training.cli.options import Commands, add_common, add_out, check_out
 from moodreel.training.data.loading import DataContext
 from moodreel.training.engine.device import resolve_device
@@ -23,7 +24,7 @@ def add_parser(commands: Commands, *, store: Path) -> None:
     """Add `explain` to the commands; store: the folder of models."""
     parser = commands.add_parser("explain", help="draw where in faces a model found evidence")
     parser.add_argument("model", help="a name in the store, or a model's folder")
-    parser.add_argument("images", type=Path, nargs="*", metavar="IMAGE", help="JPEG, PNG, WebP or HEIC")
+    parser.add_argument("images", type=Path, nargs="*", metavar="IMAGE", help=IMAGE_FORMATS)
     parser.add_argument("--data", help="NAME:PATH of a data set of images, whose labels are written beside")
     parser.add_argument("--count", type=int, default=MAX_SHEET_FACES, help="its held-out images (default: %(default)s)")
     parser.add_argument("--label", help="explain this label, not the predicted one")

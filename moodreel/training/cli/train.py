@@ -24,9 +24,9 @@ from moodreel.training.data.registry import DATASETS
 from moodreel.training.engine.device import resolve_device
 from moodreel.training.experiment.preset import Preset, load_preset, preset_names
 from moodreel.training.experiment.recipe import STORE, RunRequest
-from moodreel.training.recipes.registry import RECIPES, configure
+from moodreel.training.recipes.task_table import RECIPES, configure
 
-log = logging.getLogger("moodreel.training")
+logger = logging.getLogger("moodreel.training")
 
 
 def add_parser(commands: Commands) -> None:
@@ -77,9 +77,9 @@ def run(preset: Preset, args: argparse.Namespace) -> None:
     start = recipe.prepare(request)
     if recipe.writes_model:
         _open_log(args.out, append=args.resume)
-    log.info("%s", request)
+    logger.info("%s", request)
     summary = start()
-    log.info("Done in %.1f minutes.", (time.monotonic() - started) / 60)
+    logger.info("Done in %.1f minutes.", (time.monotonic() - started) / 60)
     print(summary)
 
 

@@ -30,7 +30,7 @@ from moodreel.training.experiment.audiovisual_inputs import AudioInputs, ClipInp
 from moodreel.training.experiment.classification import InputAdapter
 from moodreel.training.experiment.config import TrainConfig
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 INPUT_DESCRIPTIONS = {
     "video": "8 squares around the face (moodreel.faces.features.crop_square)",

@@ -18,7 +18,7 @@ class Preset:
     Attributes:
         name: The file's name without .toml.
         description: One line for `--help`.
-        task: The name of the recipe that trains it (`recipes.registry.RECIPES`).
+        task: The name of the recipe that trains it (`recipes.task_table.RECIPES`).
         architecture: The network's name in model.json.
         model: Keyword arguments of the network.
         training: Values of `TrainConfig`; its defaults hold for the others.

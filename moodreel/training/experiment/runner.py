@@ -21,14 +21,14 @@ from moodreel.training.evaluation.calibration import fit_temperature
 from moodreel.training.evaluation.metrics import ClassificationMetrics, Predictions, compute_metrics
 from moodreel.training.evaluation.open_models import open_models
 from moodreel.training.experiment.adapter import ArchitectureAdapter, ClassificationOptions
-from moodreel.training.experiment.adapters import ADAPTERS
+from moodreel.training.experiment.architecture_table import ADAPTERS
 from moodreel.training.experiment.audiovisual_inputs import SMALL_FACES
 from moodreel.training.experiment.classification import ClassificationTask, InputAdapter
 from moodreel.training.experiment.config import TrainConfig
 from moodreel.training.experiment.recipe import Recipe, RunRequest
 from moodreel.training.export.model_card import megabytes, write_card
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 OUR_LICENSE = "MIT, as moodreel; the training data are not part of it"
 NON_COMMERCIAL = "non-commercial, for research: trained on {name}, {license}"
@@ -108,7 +108,7 @@ class ClassificationRecipe(Recipe):
 
     def _run(self, request: RunRequest[ClassificationOptions], adapter: ArchitectureAdapter, data: Dataset) -> str:
         inputs, usable = adapter.load_inputs(data, request.context, request.config, request.options)
-        log.info("%s: %d %s, %d usable.", data.name, len(data.examples), data.media, int(usable.sum()))
+        logger.info("%s: %d %s, %d usable.", data.name, len(data.examples), data.media, int(usable.sum()))
         experiment = Experiment(request, adapter, data, inputs, usable)
         result = experiment.cross_validate() if request.options.folds else experiment.train_once()
         _write_card(request, data, result)
@@ -137,7 +137,7 @@ class Experiment:
         """Train on one split, write the model's folder, and measure it as it is served."""
         data, config = self.data, self.request.config
         parts = data.split(config.test_fraction, by=config.split_by, seed=config.seed)
-        log.info("%s", parts.reason)
+        logger.info("%s", parts.reason)
         train_rows, val_rows = self._split_validation(parts.train[self.usable[parts.train]])
         task = self._train(train_rows, val_rows, self.request.out)
         temperature = self._temperature(task.predict_logits(val_rows), val_rows)
@@ -185,13 +185,13 @@ class Experiment:
     ) -> FoldResult:
         """Train without a fold, and fill in its rows of `logits` and `ablated`, (N, C)."""
         train_rows, test_rows = (rows[self.usable[rows]] for rows in (part.train, part.held_out))
-        log.info("Fold %d: %s", number, part.reason)
+        logger.info("Fold %d: %s", number, part.reason)
         task = self._train(train_rows, test_rows, self.request.out / f"fold-{number}")
         logits[test_rows] = task.predict_logits(test_rows)
         for left, inputs in self.inputs.ablations().items():
             ablated[left][test_rows] = task.predict_logits(test_rows, inputs=inputs)
         metrics = self._metrics(logits[test_rows], test_rows)
-        log.info("Fold %d: UAR %.4f, accuracy %.4f", number, metrics.balanced_accuracy, metrics.accuracy)
+        logger.info("Fold %d: UAR %.4f, accuracy %.4f", number, metrics.balanced_accuracy, metrics.accuracy)
         people = tuple(sorted({str(self.data.examples[row].person) for row in test_rows}))
         return FoldResult(metrics, self._metrics(task.predict_logits(train_rows), train_rows), people)
 
@@ -232,7 +232,9 @@ class Experiment:
             parts = make(by=config.split_by or "person")
         except DataInvalid:
             parts = make(by="random")
-            log.warning("Too few persons to validate on others; validation metrics are too high, test metrics are not.")
+            logger.warning(
+                "Too few persons to validate on others; validation metrics are too high, test metrics are not."
+            )
         return rows[parts.train], rows[parts.held_out]
 
     def _write_model(self, network: nn.Module, temperature: float) -> None:

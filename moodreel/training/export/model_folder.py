@@ -6,35 +6,21 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from torch import nn
 
 from moodreel.models.checkpoint import file_sha256
-from moodreel.models.face_registry import CARD_FILE, WEIGHTS_FILE, load_face_model
-from moodreel.models.predictor import FacePredictor
-from moodreel.models.quantization import PRECISIONS
-
-DATA = (
-    "FER+ (Barsoum et al., ICMI 2016; labels MIT) on FER2013 images (Goodfellow et al., 2013; rights unstated), "
-    "train split without copies of test and validation images"
-)
-LICENSE = "MIT, as moodreel; the training images are not part of it"
-
-
-def save_model(out: Path, network: nn.Module, fields: dict[str, Any], *, weights: str = "float32") -> FacePredictor:
-    """Write a face model trained on FER+, without metrics, and load it.
-
-    Args:
-        out: The model's folder.
-        network: On any device.
-        fields: Of model.json, except name, version, data, licence and sha256.
-        weights: The data type to store, one of `PRECISIONS`.
-    """
-    write_folder(out, PRECISIONS[weights](network.state_dict()), fields, data=DATA, licence=LICENSE)
-    return load_face_model(out)
+from moodreel.models.face_registry import CARD_FILE, WEIGHTS_FILE
 
 
 def write_folder(out: Path, state: dict[str, torch.Tensor], fields: dict[str, Any], *, data: str, licence: str) -> None:
-    """Write weights.safetensors and a model.json without metrics."""
+    """Write weights.safetensors and a model.json without metrics.
+
+    Args:
+        out: The model's folder.
+        state: The weights, in the data type to store.
+        fields: Of model.json, except name, version, data, licence and sha256.
+        data: What the model was trained on.
+        licence: License of the weights, under the key that model.json has for it.
+    """
     out.mkdir(parents=True, exist_ok=True)
     # Written beside and then moved: weights that a process has mapped into memory must not change.
     made = out / f"{WEIGHTS_FILE}.new"

@@ -25,7 +25,7 @@ from moodreel.training.experiment.recipe import RunRequest
 from moodreel.training.recipes.face_recipe import FERPLUS, FaceRecipe, TrainedModel, find_faces
 from moodreel.training.recipes.temporal_task import FACES, TIME, TwoStageTask, sequence_log_prior
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def _build(
     network.mean.copy_(inputs.mean(dim=0))
     network.std.copy_(inputs.std(dim=0).clamp_min(1e-3))
     network.to(request.device)
-    log.info("%d faces of %d images.", len(inputs), split.train.sum())
+    logger.info("%d faces of %d images.", len(inputs), split.train.sum())
     both = FaceTable(**{name: np.concatenate([getattr(f, name) for f in faces[:2]]) for name in vars(faces[0])})
     generator = PseudoSequenceGenerator(both, np.concatenate([targets] * 2), fit_deformation(faces[0]))
     task = TwoStageTask(

@@ -40,7 +40,7 @@ from moodreel.training.recipes.multi_head_task import (
     MultiHeadTask,
 )
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 HEADS = 3
 DESCRIPTIONS = {
@@ -106,7 +106,7 @@ class MultiHeadRecipe(FaceRecipe):
         rows = data.held_out & (data.images.truth >= 0)
         task = MultiHeadTask(network, ferplus, muxspace, data.crops[rows], data.images.truth[rows], config, options)
         examples = {"ferplus": len(ferplus), "muxspace": len(muxspace or ()), "val": int(rows.sum())}
-        log.info("Crops: %s.", examples)
+        logger.info("Crops: %s.", examples)
         trainer_config = config.trainer_config(config.eval_every)
         history = request.fit(task, _phases(request), trainer_config, labels=SEVEN, examples=examples)
         targets, truth = (array[data.held_out] for array in (data.targets[:, :MUXSPACE], data.images.truth))

@@ -11,6 +11,8 @@ import numpy as np
 from torch import nn
 
 from moodreel.errors import DataInvalid
+from moodreel.models.face_registry import load_face_model
+from moodreel.models.quantization import PRECISIONS
 from moodreel.training.augmentation.pseudo_sequences import VISEMES, SequenceKind
 from moodreel.training.data.face_cache import FaceTable, extract_faces, identity
 from moodreel.training.data.ferplus import read_split
@@ -22,11 +24,16 @@ from moodreel.training.evaluation.pseudo_sequences import SequenceMetrics
 from moodreel.training.evaluation.summary import summarize
 from moodreel.training.experiment.recipe import Recipe, RunRequest
 from moodreel.training.export.model_card import megabytes, write_card
-from moodreel.training.export.model_folder import evaluation_command, save_model
+from moodreel.training.export.model_folder import evaluation_command, write_folder
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 FERPLUS, MUXSPACE = "ferplus", "muxspace"
+FERPLUS_DATA = (
+    "FER+ (Barsoum et al., ICMI 2016; labels MIT) on FER2013 images (Goodfellow et al., 2013; rights unstated), "
+    "train split without copies of test and validation images"
+)
+FERPLUS_LICENSE = "MIT, as moodreel; the training images are not part of it"
 CROP_INPUT = "a gray crop of 48 pixels a side, eyes level and 20 pixels apart (moodreel.faces.features.align_crop)"
 KINDS = {
     SequenceKind.STILL: "one frame",
@@ -82,7 +89,9 @@ class FaceRecipe(Recipe):
     def _run(self, request: RunRequest[Any]) -> str:
         trained, out = self.train(request), request.out
         values = {**trained.fields, "recipe": request.record()}
-        model = save_model(out, trained.network, values, weights=request.config.weights)
+        state = PRECISIONS[request.config.weights](trained.network.state_dict())
+        write_folder(out, state, values, data=FERPLUS_DATA, licence=FERPLUS_LICENSE)
+        model = load_face_model(out)
         context = request.context
         measure = partial(evaluate, model, landmarker=context.landmarker, cache=context.cache, workers=context.workers)
         report = measure(request.data[FERPLUS])

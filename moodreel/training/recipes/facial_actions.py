@@ -27,8 +27,8 @@ from moodreel.training.evaluation.predict import single_frame
 from moodreel.training.experiment.options import MODEL, option
 from moodreel.training.experiment.recipe import Recipe, RunRequest
 from moodreel.training.export.model_card import render
-from moodreel.training.export.model_folder import DATA, LICENSE, write_json
-from moodreel.training.recipes.face_recipe import FERPLUS, find_faces
+from moodreel.training.export.model_folder import write_json
+from moodreel.training.recipes.face_recipe import FERPLUS, FERPLUS_DATA, FERPLUS_LICENSE, find_faces
 
 FULL_PERCENTILE = 98
 """Percentile of all faces at which an action has its full strength."""
@@ -37,7 +37,7 @@ RARE_LABEL_POWER = 0.5
 WEIGHT_DECAY = 1e-3
 _BATCH = 256
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -127,8 +127,8 @@ def write_facial_actions(out: Path, surrogate: Surrogate, teacher: str, command:
         "version": "1",
         "input": "52 blendshapes of a face (moodreel.faces.landmarker.BLENDSHAPES)",
         "output": "which movements go with an answer (moodreel.faces.facial_actions)",
-        "data": DATA,
-        "licence": LICENSE,
+        "data": FERPLUS_DATA,
+        "licence": FERPLUS_LICENSE,
         "metrics": [{**agreement, "data": f"FER+ valid.npz, {surrogate.faces} faces found", "command": command}],
         "bias": _rounded(SEVEN, surrogate.bias),
         "movements": {
@@ -159,7 +159,7 @@ def _predict(
         tracks = [[single_frame(faces, row)] for row in rows[begin : begin + _BATCH]]
         predictions = predictor.predict(tracks, per_frame=False)
         probabilities += [prediction.probabilities for prediction in predictions]
-        log.info("%s: %d of %d faces", split, len(probabilities), len(rows))
+        logger.info("%s: %d of %d faces", split, len(probabilities), len(rows))
     return images, faces, np.stack(probabilities)
 
 

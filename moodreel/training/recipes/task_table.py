@@ -1,4 +1,4 @@
-"""The recipes of all tasks, and the run requests that presets and options make."""
+"""The table of the tasks that presets name, each with its recipe; and the configuration that a preset makes."""
 
 from collections.abc import Mapping
 from dataclasses import fields, replace
