@@ -45,7 +45,7 @@ def test_nobody_is_on_both_sides_of_a_split_by_person(seed, share):
 
 def test_the_check_for_leaks_fails_where_there_is_one():
     examples = people(4)
-    with pytest.raises(AssertionError, match="measured on"):
+    with pytest.raises(AssertionError, match="evaluated on"):
         assert_nobody_on_both_sides(examples, split(examples, 0.5, by="random"))
 
 
