@@ -10,7 +10,7 @@ differ slightly between CPUs; hence their looser tolerance.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -253,6 +253,14 @@ PIPELINE_CASES: dict[str, Callable[[], object]] = {
 def recorded() -> dict[str, object]:
     answers: dict[str, object] = json.loads(RECORDED.read_text(encoding="utf-8"))
     return answers
+
+
+@pytest.fixture(autouse=True, scope="module")
+def release_models() -> Iterator[None]:
+    """Drop all shipped models after this file: together they take 270 MB."""
+    yield
+    for loaded in (face_models, audiovisual_models, engine):
+        loaded.cache_clear()
 
 
 @pytest.mark.parametrize("case", NETWORK_CASES)
