@@ -79,13 +79,8 @@ def create_app(
         audiovisual_pipeline=audiovisual_pipeline,
     )
     services.init_app(app, container)
-    access_log.init_app(app)
-    metrics.init_app(app)
-    cors.init_app(app)
-    security_headers.init_app(app)
-    request_body.init_app(app)
-    errors.init_app(app)
-    history_recorder.init_app(app)
+    for extension in (access_log, metrics, cors, security_headers, request_body, errors, history_recorder):
+        extension.init_app(app)
 
     api = openapi.init_app(app)
     for module in _DOCUMENTED:

@@ -44,9 +44,7 @@ def build_services(
     token_verifier = TokenVerifier.from_settings(settings)
     call_log, history = CallLog(settings.log_path), open_history(settings)
     engine = engine or load_engine(settings)
-    video_pipeline = video_pipeline or VideoPipeline(
-        engine, limits=video_limits(settings), sample_rate=settings.analysis_fps
-    )
+    video_pipeline = video_pipeline or load_video_pipeline(settings, engine)
     image_pipeline = image_pipeline or load_image_pipeline(settings, engine)
     return Services(
         settings=settings,
@@ -100,6 +98,11 @@ def load_engine(settings: Settings) -> Engine:
         slots=settings.analyses_at_once,
         wait_seconds=settings.max_wait_seconds,
     )
+
+
+def load_video_pipeline(settings: Settings, engine: Engine) -> VideoPipeline:
+    """Create the video pipeline."""
+    return VideoPipeline(engine, limits=video_limits(settings), sample_rate=settings.analysis_fps)
 
 
 def load_image_pipeline(settings: Settings, engine: Engine) -> ImagePipeline:

@@ -14,7 +14,7 @@ import sys
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 # prometheus_client reads this once, when it is first imported, and that is below.
 if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
@@ -24,6 +24,9 @@ from api.limits import threads_for
 from api.model_download import download_model
 from api.settings import Settings, SettingsError
 from moodreel.errors import MoodreelError
+
+if TYPE_CHECKING:
+    from gunicorn.workers.gthread import ThreadWorker
 
 # glibc gives every thread a heap of its own that hardly shrinks, and puts ever larger blocks into them. With two heaps,
 # and blocks of a picture's size given back as soon as they are free, a worker peaks some 100 MB lower.
@@ -74,7 +77,7 @@ control_socket_disable = True
 worker_tmp_dir = "/dev/shm" if Path("/dev/shm").is_dir() else None
 
 
-def on_starting(_server: Any) -> None:
+def on_starting(_server: object) -> None:
     """Fetch the model that MODEL_DOWNLOAD_ID names, once and not in every worker."""
     if not settings.model_download_id:
         return
@@ -89,7 +92,7 @@ def on_starting(_server: Any) -> None:
         os.environ["MODEL_DOWNLOAD_ID"] = ""
 
 
-def post_worker_init(worker: Any) -> None:
+def post_worker_init(worker: "ThreadWorker") -> None:
     """Have sockets closed as soon as the worker is told to stop."""
     # Imported here because it loads torch, which does not survive a fork.
     from api.services import services
@@ -97,13 +100,13 @@ def post_worker_init(worker: Any) -> None:
     services(worker.wsgi).shutdown_hooks.start_watcher(worker)
 
 
-def child_exit(_server: Any, worker: Any) -> None:
+def child_exit(_server: object, worker: "ThreadWorker") -> None:
     """Take a dead worker's calls off the in-flight gauge."""
     from prometheus_client.multiprocess import mark_process_dead
 
     mark_process_dead(worker.pid)
 
 
-def on_exit(_server: Any) -> None:
+def on_exit(_server: object) -> None:
     """Leave nothing behind."""
     _forget_metrics()

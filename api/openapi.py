@@ -110,20 +110,18 @@ class Blueprint(flask_smorest.Blueprint):
 
     common_codes: tuple[str, ...] = ()
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: object, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)
         self._prepare_doc_cbks += [self._prepare_query, self._prepare_errors]
 
     @staticmethod
     def error_responses(*codes: str) -> Callable[[_View], _View]:
         """Describe the error codes of a view."""
-
         return partial(_describe, "error_codes", codes)
 
     @staticmethod
     def document_query(schema: type[Schema]) -> Callable[[_View], _View]:
         """Describe the query string of a view."""
-
         return partial(_describe, "query", schema)
 
     def query(
@@ -165,7 +163,7 @@ class GuardedBlueprint(Blueprint):
 
     common_codes = GUARDED_CODES
 
-    def __init__(self, *args: Any, dated: bool = True, **kwargs: Any) -> None:
+    def __init__(self, *args: object, dated: bool = True, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)
         self.before_request(partial(authentication.require_caller, dated=dated))
         self._prepare_doc_cbks.append(partial(_prepare_guard, dated=dated))
@@ -225,8 +223,8 @@ def _describe(key: str, value: object, view: _View) -> _View:
 
 class _Api(flask_smorest.Api):
     # Each view describes its own errors, and `api.errors` alone handles them.
-    DEFAULT_ERROR_RESPONSE_NAME = None  # type: ignore[assignment]
-    ERROR_SCHEMA = ProblemSchema  # type: ignore[assignment]
+    DEFAULT_ERROR_RESPONSE_NAME = None
+    ERROR_SCHEMA = ProblemSchema
 
     def _register_error_handlers(self) -> None:
         pass

@@ -20,6 +20,7 @@ from moodreel.models.model_store import shipped_model_store
 SECRET_BYTES = 64
 """The shortest key for HS512 (RFC 7518, section 3.2)."""
 
+_T = TypeVar("_T")
 _Number = TypeVar("_Number", int, float)
 
 
@@ -27,19 +28,19 @@ class SettingsError(Exception):
     """A variable has an invalid value. The message is one line for the operator."""
 
 
-def _setting(cast: Callable[[str], object], allowed: str, default: object, *, secret: bool = False) -> Any:
-    """Make a field of `Settings`; the value of a secret is in no message. Any, as `dataclasses.field` returns it."""
+def _setting(cast: Callable[[str], _T], allowed: str, default: _T, *, secret: bool = False) -> _T:
+    """Make a field of `Settings`, typed as its value, as in `dataclasses.field`. A secret is in no message."""
     return field(default=default, repr=not secret, metadata={"cast": cast, "allowed": allowed, "secret": secret})
 
 
-def _integer(low: int, high: int, default: int) -> Any:
+def _integer(low: int, high: int, default: int) -> int:
     def cast(text: str) -> int:
         return _in_range(int(text), low, high)
 
     return _setting(cast, f"a whole number from {low} to {high}", default)
 
 
-def _float(low: float, high: float, default: float) -> Any:
+def _float(low: float, high: float, default: float) -> float:
     def cast(text: str) -> float:
         return _in_range(float(text), low, high)
 
@@ -52,14 +53,14 @@ def _in_range(value: _Number, low: float, high: float) -> _Number:
     return value
 
 
-def _choice(values: Mapping[str, object], default: object) -> Any:
-    def cast(text: str) -> object:
+def _choice(values: Mapping[str, _T], default: _T) -> _T:
+    def cast(text: str) -> _T:
         return values[text if text in values else text.lower() if text.lower() in values else text.upper()]
 
     return _setting(cast, f"one of {', '.join(values)}", default)
 
 
-def _flag(default: bool) -> Any:
+def _flag(default: bool) -> bool:
     return _choice({"0": False, "1": True, "false": False, "true": True}, default)
 
 
@@ -222,7 +223,7 @@ def _check_history(settings: Settings) -> None:
         )
 
 
-def _cast(item: Field[Any], text: str) -> Any:
+def _cast(item: Field[object], text: str) -> Any:
     try:
         return item.metadata["cast"](text)
     except (ValueError, KeyError, OverflowError) as error:

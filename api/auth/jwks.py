@@ -12,12 +12,13 @@ import re
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import jwt
+from jwt.types import JWKDict
 
 FRESH_SECONDS = 300
 """Older keys are refreshed when they are next needed."""
@@ -177,7 +178,7 @@ class UrlKeys:
             self._refresh_lock.release()
 
 
-def _usable(jwk: Mapping[str, Any]) -> list[tuple[str | None, jwt.PyJWK]]:
+def _usable(jwk: JWKDict) -> list[tuple[str | None, jwt.PyJWK]]:
     return [
         (jwk.get("kid"), key)
         for algorithm, (kty, members) in _MEMBERS.items()
@@ -193,7 +194,7 @@ def _verifies(operations: object) -> bool:
     return operations is None or (isinstance(operations, list) and "verify" in operations)
 
 
-def _load(members: dict[str, Any], algorithm: str) -> jwt.PyJWK | None:
+def _load(members: JWKDict, algorithm: str) -> jwt.PyJWK | None:
     # Only the public members are loaded: a set published with its private keys by mistake must not sign anything.
     try:
         key = jwt.PyJWK(members, algorithm)

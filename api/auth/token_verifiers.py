@@ -31,6 +31,9 @@ LEEWAY_SECONDS = 30
 MAX_ID_CHARACTERS = 255
 """Limit of `sub` (OpenID Connect Core, section 2)."""
 
+Claims = Mapping[str, Any]
+"""The claims of a token, by name: any JSON values (RFC 7519, section 4)."""
+
 _SHAPE = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
 _TYPES = {"jwt", "at+jwt", "application/at+jwt"}
 _LAST_SECOND = datetime(9999, 12, 31, tzinfo=UTC).timestamp()
@@ -60,7 +63,7 @@ class Token:
     issued_at: datetime
     expires_at: datetime
     renewable: bool
-    claims: Mapping[str, Any] = field(repr=False)
+    claims: Claims = field(repr=False)
 
     @property
     def user(self) -> str:
@@ -82,7 +85,7 @@ class TokenVerifier:
 
     def __init__(self, own: "SharedSecretVerifier | None" = None, openid: "OpenIdVerifier | None" = None) -> None:
         self._own = own
-        self._by_issuer: dict[Any, IssuerVerifier] = {kind.issuer: kind for kind in (own, openid) if kind}
+        self._by_issuer: dict[object, IssuerVerifier] = {kind.issuer: kind for kind in (own, openid) if kind}
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "TokenVerifier":
@@ -224,12 +227,12 @@ class OpenIdVerifier:
 
 def _decode(
     text: str,
-    key: Any,
+    key: jwt.PyJWK | bytes,
     algorithms: list[str],
     required: tuple[str, ...],
     issuer: str,
     audience: tuple[str, ...] | None = None,
-) -> dict[str, Any]:
+) -> Claims:
     decoded = jwt.decode_complete(
         text,
         key,
@@ -241,10 +244,11 @@ def _decode(
     )
     if str(decoded["header"].get("typ", "JWT")).lower() not in _TYPES:
         raise jwt.InvalidTokenError("a token of another type")
-    return decoded["payload"]
+    claims: Claims = decoded["payload"]
+    return claims
 
 
-def _token(claims: Mapping[str, Any], user_id: Any, roles: tuple[str, ...], *, renewable: bool) -> Token:
+def _token(claims: Claims, user_id: str, roles: tuple[str, ...], *, renewable: bool) -> Token:
     issued, expires = _time(claims, "iat"), _time(claims, "exp")
     if "nbf" in claims:
         _time(claims, "nbf")
@@ -262,7 +266,7 @@ def _token(claims: Mapping[str, Any], user_id: Any, roles: tuple[str, ...], *, r
     )
 
 
-def _time(claims: Mapping[str, Any], name: str) -> float:
+def _time(claims: Claims, name: str) -> float:
     # PyJWT would accept "5" and true as well.
     value = claims[name]
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _LAST_SECOND:

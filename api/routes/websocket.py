@@ -8,7 +8,6 @@ import json
 import logging
 import re
 import time
-from typing import Any
 
 from flask import Blueprint, Flask, Response, g, request
 from wsproto.frame_protocol import CloseReason
@@ -164,8 +163,8 @@ def _rate_limit_text() -> str:
     return f"One connection may send {services().settings.socket_messages_per_minute} messages a minute. Wait a little."
 
 
-def _reply(message: str | bytes) -> dict[str, Any]:
-    start = time.perf_counter()
+def _reply(message: str | bytes) -> dict[str, object]:
+    start, outcome = time.perf_counter(), "ok"
     with access_log.sub_request("MESSAGE"):
         log_fields.add(bytes_in=len(message if isinstance(message, bytes) else message.encode()))
         try:
@@ -173,12 +172,14 @@ def _reply(message: str | bytes) -> dict[str, Any]:
             reply = _classify(_text(message))
             g.status = 200
         except Exception as error:
-            reply = {"type": "error", **to_message(error)}
-            g.status = STATUS[reply["code"]]
-            log_fields.add(error=reply["code"])
-            if reply["code"] == "internal":
+            failure = to_message(error)
+            outcome = failure["code"]
+            reply = {"type": "error", **failure}
+            g.status = STATUS[outcome]
+            log_fields.add(error=outcome)
+            if outcome == "internal":
                 logger.exception("a message failed, request_id %s", g.request_id)
-    MESSAGES.labels(reply.get("code", "ok")).inc()
+    MESSAGES.labels(outcome).inc()
     MESSAGE_LATENCY.observe(time.perf_counter() - start)
     return reply
 
@@ -199,7 +200,7 @@ def _text(message: str | bytes) -> str:
     return text
 
 
-def _classify(text: str) -> dict[str, Any]:
+def _classify(text: str) -> dict[str, object]:
     [result] = services().text_pipeline.predict([text])
     history_id = analysis_recorder.write(analysis_recorder.from_text(result))
     reply = {"type": "emotion_classification", **_TEXT_RESULT.dump(result)}

@@ -1,12 +1,11 @@
 """Schemas of tokens, profiles and usage."""
 
 from datetime import date, datetime, timedelta
-from typing import Any
 from zoneinfo import ZoneInfo
 
 from marshmallow import RAISE, Schema, ValidationError, fields, post_load, validate
 
-from api.schemas.fields import RoundedFloat, TimeZone, field_doc
+from api.schemas.fields import LoadedData, RoundedFloat, TimeZone, field_doc
 
 DEFAULT_USAGE_DAYS = 30
 """Days of a usage query that names no start."""
@@ -20,7 +19,7 @@ _TIME = {"example": "2025-08-16T12:34:56Z"}
 class UtcTime(fields.Field[datetime]):
     """A time to the second, in UTC."""
 
-    def _serialize(self, value: datetime | None, attr: str | None, obj: Any, **kwargs: Any) -> str | None:
+    def _serialize(self, value: datetime | None, attr: str | None, obj: object, **kwargs: object) -> str | None:
         return None if value is None else value.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
@@ -95,7 +94,7 @@ class UsageQuery(Schema):
     )
 
     @post_load
-    def _to_days(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:
+    def _to_days(self, data: LoadedData, **_: object) -> LoadedData:
         first: date | None = data["start_date"]
         last: date | None = data["end_date"]
         zone = data["tz"]

@@ -1,17 +1,18 @@
 """Fields that several schemas use."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, ClassVar
 from zoneinfo import ZoneInfo
 
 from marshmallow import ValidationError, fields
+from marshmallow.types import ErrorMessages
 
 LoadedData = dict[str, Any]
 """Data that a schema has loaded and validated, by field."""
 
 
-def field_doc(description: str, **more: object) -> dict[str, Any]:
+def field_doc(description: str, **more: object) -> dict[str, object]:
     """Make the metadata of a field for the OpenAPI document."""
     return {"description": description, **more}
 
@@ -21,7 +22,7 @@ class RoundedFloat(fields.Float):
 
     places = 1
 
-    def _serialize(self, value: Any, attr: str | None, obj: Any, **kwargs: Any) -> float | None:
+    def _serialize(self, value: float | None, attr: str | None, obj: object, **kwargs: object) -> float | None:
         return None if value is None else round(float(value), self.places)
 
 
@@ -46,16 +47,16 @@ class Seconds(RoundedFloat):
 class LowerCase(fields.String):
     """A string that is converted to lower case."""
 
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
+    def _deserialize(self, value: object, attr: str | None, data: object, **kwargs: object) -> str:
         return super()._deserialize(value, attr, data, **kwargs).lower()
 
 
 class LargeString(fields.Field[str]):
     """A string field that does not copy its value: `fields.String` would copy the 40 MB of a video."""
 
-    default_error_messages: ClassVar[dict[str, Any]] = {"invalid": "Not a valid string."}  # type: ignore[misc]
+    default_error_messages: ClassVar[ErrorMessages] = {"invalid": "Not a valid string."}  # type: ignore[misc]
 
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:
+    def _deserialize(self, value: object, attr: str | None, data: object, **kwargs: object) -> str:
         if not isinstance(value, str):
             raise self.make_error("invalid")
         return value
@@ -64,10 +65,12 @@ class LargeString(fields.Field[str]):
 class Boolean(fields.Boolean):
     """A boolean, or the string "True", "true", "False" or "false"."""
 
-    truthy: ClassVar[set[Any]] = {"True", "true", True}  # type: ignore[misc]
-    falsy: ClassVar[set[Any]] = {"False", "false", False}  # type: ignore[misc]
+    truthy: ClassVar[set[object]] = {"True", "true", True}  # type: ignore[misc]
+    falsy: ClassVar[set[object]] = {"False", "false", False}  # type: ignore[misc]
 
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
+    def _deserialize(
+        self, value: object, attr: str | None, data: Mapping[str, object] | None, **kwargs: object
+    ) -> bool:
         # 1 and 0 are equal to True and False, and would be accepted.
         if isinstance(value, int | float) and not isinstance(value, bool):
             raise self.make_error("invalid", input=value)
@@ -77,7 +80,7 @@ class Boolean(fields.Boolean):
 class StatusCode(fields.Integer):
     """An HTTP status, as a number or a string of digits."""
 
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
+    def _deserialize(self, value: object, attr: str | None, data: object, **kwargs: object) -> int:
         # `Integer` would truncate 200.5 to 200.
         if isinstance(value, float | bool):
             raise self.make_error("invalid", input=value)
@@ -87,7 +90,7 @@ class StatusCode(fields.Integer):
 class TimeZone(fields.String):
     """An IANA time zone."""
 
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> ZoneInfo:  # type: ignore[override]
+    def _deserialize(self, value: object, attr: str | None, data: object, **kwargs: object) -> ZoneInfo:  # type: ignore[override]
         try:
             # In a query string, the + of Etc/GMT+2 means a space.
             return ZoneInfo(super()._deserialize(value, attr, data, **kwargs).replace(" ", "+"))
@@ -109,7 +112,7 @@ class Date(fields.String):
         super().__init__(**options)
         self._parse = parse
 
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> datetime:  # type: ignore[override]
+    def _deserialize(self, value: object, attr: str | None, data: object, **kwargs: object) -> datetime:  # type: ignore[override]
         try:
             return self._parse(super()._deserialize(value, attr, data, **kwargs))
         except ValueError as error:

@@ -1,12 +1,11 @@
 """Schemas of the history, its entries and their summary."""
 
 from datetime import date
-from typing import Any
 from zoneinfo import ZoneInfo
 
 from marshmallow import RAISE, Schema, ValidationError, fields, post_load, validate
 
-from api.schemas.fields import Date, Probability, TimeZone, field_doc
+from api.schemas.fields import Date, LoadedData, Probability, TimeZone, field_doc
 from moodreel.emotions import FIVE
 from moodreel.storage.history import KINDS
 from moodreel.storage.mood_calendar import PERIODS
@@ -62,7 +61,7 @@ class SummaryQuery(Schema):
     )
 
     @post_load
-    def _to_arguments(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:
+    def _to_arguments(self, data: LoadedData, **_: object) -> LoadedData:
         return {"by": data["by"], "start": data["start_date"], "end": data["end_date"], "zone": data["tz"]}
 
 

@@ -1,7 +1,6 @@
 """Schemas of images and the emotions in them."""
 
 import base64
-from typing import Any
 
 from marshmallow import EXCLUDE, RAISE, Schema, fields, validate
 
@@ -32,10 +31,10 @@ class ImageSchema(FileSchema):
     )
 
 
-class CountedList(fields.List):
+class CountedList(fields.List[object]):
     """A list whose length is checked first: a body may have millions of items, with an error for each."""
 
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> list[Any]:
+    def _deserialize(self, value: object, attr: str | None, data: object, **kwargs: object) -> list[object]:
         if isinstance(value, list):
             IMAGE_COUNT(value)
         return super()._deserialize(value, attr, data, **kwargs)
@@ -80,7 +79,7 @@ class DetectionQuery(ModelQuery):
 class Base64(fields.Field[bytes]):
     """Bytes, as base64 in the response."""
 
-    def _serialize(self, value: Any, attr: str | None, obj: Any, **kwargs: Any) -> str | None:
+    def _serialize(self, value: bytes | None, attr: str | None, obj: object, **kwargs: object) -> str | None:
         return None if value is None else base64.b64encode(value).decode()
 
 

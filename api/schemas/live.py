@@ -1,11 +1,12 @@
 """Schemas of the messages of live video."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from marshmallow import EXCLUDE, RAISE, Schema, fields, post_dump, validate
+from marshmallow.types import ErrorMessages
 
 from api.base64_input import decode_base64
-from api.schemas.fields import Boolean, Probability, RoundedFloat, field_doc
+from api.schemas.fields import Boolean, LoadedData, Probability, RoundedFloat, field_doc
 from api.schemas.videos import ExplanationSchema
 from moodreel.live.messages import MAX_FACES
 
@@ -16,7 +17,7 @@ MAX_SAFE_INTEGER = 2**53
 class StrictNumber(fields.Float):
     """A JSON number; `fields.Float` would accept "0.5" and true."""
 
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> float:
+    def _deserialize(self, value: object, attr: str | None, data: object, **kwargs: object) -> float:
         # Rejects NaN, and integers that are too large for a float.
         if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= MAX_SAFE_INTEGER:
             raise self.make_error("invalid")
@@ -26,7 +27,7 @@ class StrictNumber(fields.Float):
 class StrictInteger(fields.Integer):
     """A JSON integer."""
 
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> int:
+    def _deserialize(self, value: object, attr: str | None, data: object, **kwargs: object) -> int:
         if isinstance(value, bool) or not isinstance(value, int):
             raise self.make_error("invalid")
         return value
@@ -35,16 +36,18 @@ class StrictInteger(fields.Integer):
 class FrameBytes(fields.Field[bytes]):
     """An image as binary data, or as base64 with or without a `data:` prefix."""
 
-    default_error_messages: ClassVar[dict[str, Any]] = {  # type: ignore[misc]
+    default_error_messages: ClassVar[ErrorMessages] = {  # type: ignore[misc]
         "invalid": "Send the JPEG as binary data, or as base64."
     }
 
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> bytes:
+    def _deserialize(self, value: object, attr: str | None, data: object, **kwargs: object) -> bytes:
         if isinstance(value, bytes | bytearray):
             return bytes(value)
+        if not isinstance(value, str):
+            raise self.make_error("invalid")
         try:
             return decode_base64(value)
-        except (ValueError, TypeError) as error:
+        except ValueError as error:
             raise self.make_error("invalid") from error
 
 
@@ -134,7 +137,7 @@ class LiveFaceSchema(Schema):
     explanation = fields.Nested(ExplanationSchema)
 
     @post_dump
-    def _drop_missing_explanation(self, face: dict[str, Any], **_: Any) -> dict[str, Any]:
+    def _drop_missing_explanation(self, face: LoadedData, **_: object) -> LoadedData:
         """Remove the explanation unless it was requested."""
         if face["explanation"] is None:
             del face["explanation"]

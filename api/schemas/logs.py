@@ -1,10 +1,8 @@
 """Schemas of the call log and its filters."""
 
-from typing import Any
-
 from marshmallow import RAISE, Schema, fields, post_load, validate
 
-from api.schemas.fields import Boolean, Date, StatusCode, field_doc
+from api.schemas.fields import Boolean, Date, LoadedData, StatusCode, field_doc
 from moodreel.storage.call_log import CallFilters
 from moodreel.storage.timestamps import parse_end, parse_start
 
@@ -28,7 +26,7 @@ class LogsQuery(Schema):
     cursor = fields.String(load_default=None, metadata=field_doc("The `next_cursor` of the previous page."))
 
     @post_load
-    def _to_filters(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:
+    def _to_filters(self, data: LoadedData, **_: object) -> LoadedData:
         limit, cursor = data.pop("limit"), data.pop("cursor")
         filters = CallFilters(start=data.pop("start_date", None), end=data.pop("end_date", None), **data)
         return {"filters": filters, "limit": limit, "cursor": cursor}

@@ -1,7 +1,6 @@
 """Schemas of clips with sound, and the emotion of face and voice."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from marshmallow import EXCLUDE, Schema, fields, validate
 
@@ -42,11 +41,11 @@ class AudioVisualQuery(Schema):
     )
 
 
-class Percentages(fields.Field[Any]):
+class Percentages(fields.Field[Sequence[float]]):
     """Probabilities as percentages with two decimals that add up to 100."""
 
-    def _serialize(self, value: Any, attr: str | None, obj: Any, **kwargs: Any) -> list[float]:
-        return percentages(value)
+    def _serialize(self, value: Sequence[float] | None, attr: str | None, obj: object, **kwargs: object) -> list[float]:
+        return [] if value is None else percentages(value)
 
 
 class TopLabelSchema(Schema):
@@ -131,7 +130,7 @@ class AudioVisualPredictionSchema(Schema):
         metadata=field_doc("Present, and true, only if the whole response is made up (EMO_MOCK=1).", example=True)
     )
 
-    def get_attribute(self, obj: Any, attr: str, default: Any) -> Any:
+    def get_attribute(self, obj: object, attr: str, default: object) -> object:
         """Return the value of a field."""
         # `TopLabelSchema` reads its fields from the result itself.
         return obj if attr == "top1" else super().get_attribute(obj, attr, default)

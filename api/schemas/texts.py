@@ -1,8 +1,9 @@
 """Schemas of texts and the emotions in them."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from marshmallow import EXCLUDE, RAISE, Schema, ValidationError, fields, validate
+from marshmallow.types import ErrorMessages
 
 from api.schemas.fields import Probability, field_doc
 from api.schemas.videos import ModelSchema
@@ -22,15 +23,15 @@ _EXAMPLE = {
 }
 
 
-class TextOrTexts(fields.Field[Any]):
+class TextOrTexts(fields.Field[str | list[str]]):
     """A text, or a list of texts whose length is checked first."""
 
-    default_error_messages: ClassVar[dict[str, Any]] = {  # type: ignore[misc]
+    default_error_messages: ClassVar[ErrorMessages] = {  # type: ignore[misc]
         "invalid": "Neither a string nor a list of strings.",
         "invalid_text": "Not a valid string.",
     }
 
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str | list[str]:
+    def _deserialize(self, value: object, attr: str | None, data: object, **kwargs: object) -> str | list[str]:
         if isinstance(value, str):
             return value
         if not isinstance(value, list):

@@ -1,7 +1,6 @@
 """Schemas of videos, predictions and thumbnails."""
 
 from collections.abc import Mapping
-from typing import Any
 
 from marshmallow import EXCLUDE, Schema, fields, pre_load, validate
 
@@ -50,7 +49,7 @@ class ThumbnailOptionsSchema(VideoSchema):
     )
 
     @pre_load
-    def _parse_size(self, data: Any, **_: Any) -> Any:
+    def _parse_size(self, data: object, **_: object) -> object:
         # A form has only strings, and a strict integer accepts none.
         if isinstance(data, Mapping) and isinstance(size := data.get("size"), str) and size.strip().isdecimal():
             return {**data, "size": int(size)}
@@ -109,7 +108,7 @@ class TimelinePointSchema(Schema):
     )
     face = fields.Nested(FaceSchema)
 
-    def get_attribute(self, obj: Any, attr: str, default: Any) -> Any:
+    def get_attribute(self, obj: object, attr: str, default: object) -> object:
         """Return the value of a field."""
         # The point has the box and the track of its face.
         return obj if attr == "face" else super().get_attribute(obj, attr, default)

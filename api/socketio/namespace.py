@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
 
 import socketio
 from flask import request
@@ -29,7 +28,7 @@ logger = logging.getLogger(__name__)
 class WelcomeManager(socketio.Manager):
     """A client manager that sends a welcome after the connect packet; the connect event comes before that."""
 
-    def connect(self, sid: str, namespace: str) -> Any:
+    def connect(self, sid: str, namespace: str) -> None:
         """Mark a client as connected."""
         super().connect(sid, namespace)
         environ = self.server.get_environ(sid, namespace)
@@ -44,11 +43,11 @@ class EmotionDetectionNamespace(Namespace):
     def __init__(self) -> None:
         super().__init__(NAMESPACE)
 
-    def trigger_event(self, event: str, *args: Any) -> Any:
+    def trigger_event(self, event: str, sid: str, *args: object) -> object:
         """Handle an event, in the request context of the handshake."""
-        return self.socketio._handle_event(partial(self._handle, event, args[0]), event, self.namespace, *args)
+        return self.socketio._handle_event(partial(self._handle, event, sid), event, self.namespace, sid, *args)
 
-    def _handle(self, event: str, sid: str, *args: Any) -> None:
+    def _handle(self, event: str, sid: str, *args: object) -> None:
         if event == "connect":
             return self._connect(sid, *args)
         session: SocketIOSession | None = request.environ.get(_SESSION_KEY)

@@ -1,7 +1,5 @@
 """Validate Socket.IO packets. A malformed or oversized packet becomes the event `GARBLED`."""
 
-from typing import Any
-
 import socketio
 
 NAMESPACE = "/emotion-detection"
@@ -14,7 +12,7 @@ MAX_JSON_PUNCTUATION = 500
 class Packet(socketio.packet.Packet):
     """A packet with the name of an event and at most one binary attachment."""
 
-    def decode(self, encoded_packet: Any) -> int:
+    def decode(self, encoded_packet: object) -> int:
         """Parse a packet. Returns the number of attachments that follow."""
         try:
             return self._decode(encoded_packet)
@@ -23,7 +21,7 @@ class Packet(socketio.packet.Packet):
             self.data = [GARBLED]
             return 0
 
-    def add_attachment(self, attachment: Any) -> bool:
+    def add_attachment(self, attachment: object) -> bool:
         """Put an attachment into its place. Returns True: the packet is complete."""
         try:
             if not isinstance(attachment, bytes):
@@ -34,7 +32,7 @@ class Packet(socketio.packet.Packet):
             self.data = [GARBLED]
             return True
 
-    def _decode(self, encoded: Any) -> int:
+    def _decode(self, encoded: object) -> int:
         if not isinstance(encoded, str) or sum(encoded.count(mark) for mark in ",[{") > MAX_JSON_PUNCTUATION:
             raise ValueError("too complex or not text")
         attachments = super().decode(encoded) or 0

@@ -9,7 +9,7 @@ import logging
 import threading
 from collections.abc import Iterable
 from functools import partial
-from typing import Any
+from types import MethodType
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from flask import Flask
@@ -83,7 +83,7 @@ class TransportRegistry:
         self._transports: set[EngineIOTransport] = set()
         self._lock = threading.Lock()
 
-    def create(self, handler: Any, _server: object) -> WSGIApplication:
+    def create(self, handler: MethodType, _server: object) -> WSGIApplication:
         """Create a transport when Engine.IO asks for one. It is registered while it is open."""
         transport = EngineIOTransport(handler, self._max_bytes, RateThrottle(MESSAGES_PER_SECOND, BYTES_PER_SECOND))
         transport.close_after(CONNECT_TIMEOUT_SECONDS)

@@ -6,7 +6,6 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
-from typing import Any
 
 from flask import Request, g, request
 from marshmallow import ValidationError
@@ -18,6 +17,7 @@ from api.auth.token_verifiers import LEEWAY_SECONDS
 from api.errors import STATUS, ApiError, to_message
 from api.metrics import LIVE_FRAMES, LIVE_LATENCY, LIVE_SESSIONS, LOG_FAILURES
 from api.middleware import request_body
+from api.schemas.fields import LoadedData
 from api.schemas.live import CredentialsSchema, DetectionResultSchema, SessionSettingsSchema, SuggestionSchema
 from api.services import Services, services
 from api.socketio.handshake import current_slot
@@ -86,12 +86,12 @@ class SocketIOSession:
         """Tell the client that it is connected, and which models there are."""
         self._send_status("connected", session=self._log_entry.request_id, models=self._container.engine.models.names())
 
-    def initialize(self, settings: Mapping[str, Any]) -> None:
+    def initialize(self, settings: LoadedData) -> None:
         """Reset the settings to the defaults, but for those given. Raises MoodreelError."""
         self._configure(replace(self._defaults, **settings))
         self._send_status("ready")
 
-    def control(self, action: str, settings: Mapping[str, Any]) -> None:
+    def control(self, action: str, settings: LoadedData) -> None:
         """Start or stop the session, or change its settings. Raises MoodreelError."""
         if settings or self._scheduled is None:
             self._configure(replace(self._settings, **settings))
@@ -212,16 +212,36 @@ class SessionLogEntry:
         except CallLogError as error:
             _report(error)
 
-    def close(self, status: int, **fields: Any) -> None:
-        """Store how the session ended; the fields are those of `CallOutcome`."""
+    def close(
+        self,
+        status: int,
+        *,
+        error: str | None = None,
+        frames: int | None = None,
+        model: str | None = None,
+        prediction: str | None = None,
+        video_seconds: float | None = None,
+    ) -> None:
+        """Store how the session ended; the arguments are attributes of `CallOutcome`."""
         call_id, self.id = self.id, None
         if call_id is None:
             return
         try:
             latency_ms = round((time.monotonic() - self._started_at) * 1000, 3)
-            self._log.finish(call_id, CallOutcome(status, latency_ms, **fields))
-        except CallLogError as error:
-            _report(error)
+            self._log.finish(
+                call_id,
+                CallOutcome(
+                    status,
+                    latency_ms,
+                    error=error,
+                    frames=frames,
+                    model=model,
+                    prediction=prediction,
+                    video_seconds=video_seconds,
+                ),
+            )
+        except CallLogError as log_error:
+            _report(log_error)
 
 
 def open_session(auth: object, emit: Emit) -> SocketIOSession:

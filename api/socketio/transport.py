@@ -13,9 +13,11 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, NoReturn
+from types import MethodType
+from typing import NoReturn
 from wsgiref.types import StartResponse, WSGIEnvironment
 
+import engineio
 from flask import request
 from wsproto.events import BytesMessage, CloseConnection, Event, Ping, Pong, RejectConnection, TextMessage
 from wsproto.frame_protocol import CloseReason
@@ -50,9 +52,9 @@ class EngineIOTransport:
         throttle: limits the rate of messages.
     """
 
-    def __init__(self, handler: Any, max_bytes: int, throttle: RateThrottle) -> None:
+    def __init__(self, handler: MethodType, max_bytes: int, throttle: RateThrottle) -> None:
         self._handler = handler
-        self._engine_socket = handler.__self__
+        self._engine_socket: engineio.Socket = handler.__self__
         self._max_bytes = max_bytes
         self._throttle = throttle
         self._messages: deque[str | bytes] = deque()

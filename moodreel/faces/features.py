@@ -177,9 +177,8 @@ def _warp_square(
     origin = center - (x, y) - rotation @ (target[0] - 0.5, target[1] - 0.5)
     inverse = np.column_stack([rotation, origin]) * reduction[:, None]
     inverse[:, 2] -= 0.5
-    return cv2.warpAffine(
-        reduced, inverse, (side, side), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REPLICATE
-    )
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    return cv2.warpAffine(reduced, inverse, (side, side), flags=flags, borderMode=cv2.BORDER_REPLICATE)
 
 
 def normalize_landmarks(landmarks: np.ndarray, *, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:

@@ -4,9 +4,10 @@ import itertools
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Generic, TypeVar
 
 import numpy as np
+import torch
 
 from moodreel.faces.facial_actions import FacialActionExplainer
 from moodreel.faces.tracker import Box, Tracker
@@ -25,28 +26,30 @@ recognized at once or 0.4 s later."""
 FALLBACK_INTERVAL_SECONDS = 0.5
 """Minimum time between two frames without a face that are searched with fallbacks."""
 
+_Observation = TypeVar("_Observation")
+
 
 @dataclass
 class _TrackState:
     """The state of one face."""
 
-    window: "SlidingWindow" = field(default_factory=lambda: SlidingWindow())
+    window: "SlidingWindow[torch.Tensor]" = field(default_factory=lambda: SlidingWindow())
     probabilities: EmaSmoother = field(default_factory=EmaSmoother)
     blendshapes: EmaSmoother = field(default_factory=EmaSmoother)
 
 
-class SlidingWindow:
+class SlidingWindow(Generic[_Observation]):
     """Sliding window of observations of one face, resampled to `STEP_SECONDS`, the rate the models were trained at."""
 
     def __init__(self) -> None:
-        self._observations: deque[tuple[float, Any]] = deque()
+        self._observations: deque[tuple[float, _Observation]] = deque()
         self._next_at = float("-inf")
 
-    def add(self, now: float, observation: Any) -> list[Any | None]:
+    def add(self, now: float, observation: _Observation) -> list[_Observation | None]:
         """Add an observation. Returns the window, None where the face was not detected; the last one is the newest."""
         while self._observations and now - self._observations[0][0] > WINDOW_SECONDS:
             self._observations.popleft()
-        window: list[Any | None] = []
+        window: list[_Observation | None] = []
         times = [*(time for time, _ in self._observations), now]
         for (_, old), (time, following) in zip(self._observations, itertools.pairwise(times), strict=True):
             # The new observation replaces one that is hardly older.

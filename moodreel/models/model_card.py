@@ -19,6 +19,12 @@ MODALITIES = ("video", "audio")
 """What a model of the kind `AUDIO_VISUAL` may read."""
 
 
+JsonObject = dict[str, Any]
+"""A JSON object, such as a model.json or a config.json. Its values are validated where they are read."""
+Arguments = Mapping[str, Any]
+"""Keyword arguments of a network, as they stand in a model card; each network has its own."""
+
+
 @dataclass(frozen=True)
 class ModelCard:
     """The content of a model.json; every attribute is a key of it.
@@ -53,7 +59,7 @@ class ModelCard:
     architecture: str
     labels: tuple[str, ...]
     version: str = "unversioned"
-    arguments: Mapping[str, Any] = field(default_factory=dict)
+    arguments: Arguments = field(default_factory=dict)
     temperature: float = 1.0
     moment_temperature: float = 1.0
     scales: Mapping[str, float] = field(default_factory=dict)
@@ -66,12 +72,12 @@ class ModelCard:
     sha256: str = ""
     input: str = ""
     normalisation: str = ""
-    metrics: tuple[Mapping[str, Any], ...] = ()
+    metrics: tuple[Mapping[str, object], ...] = ()
     data: str = ""
     licence: str = ""
 
 
-def read_card(path: Path, **defaults: Any) -> ModelCard:
+def read_card(path: Path, **defaults: object) -> ModelCard:
     """Read and validate a model.json. Unknown keys are ignored.
 
     Args:

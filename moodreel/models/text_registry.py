@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +11,7 @@ from moodreel.emotions import EKMAN
 from moodreel.errors import ModelInvalid
 from moodreel.models.checkpoint import load_state_dict, read_weights
 from moodreel.models.huggingface import image, text
-from moodreel.models.model_card import TEXT, ModelCard, read_card, validate_card
+from moodreel.models.model_card import TEXT, JsonObject, ModelCard, read_card, validate_card
 from moodreel.models.networks.minilm import MiniLM
 from moodreel.models.networks.text_base import TextClassifier
 from moodreel.models.predictor import ModelInfo
@@ -133,7 +132,7 @@ def load_text_model(path: Path, *, device: str = "cpu") -> TextPredictor:
 
 
 def _load_huggingface(folder: Path, device: str) -> TextPredictor:
-    defaults: dict[str, Any] = {
+    defaults: JsonObject = {
         "kind": TEXT,
         "architecture": text.ARCHITECTURE,
         "labels": EKMAN,

@@ -214,9 +214,8 @@ class VideoPipeline:
             except NoFace:
                 peak = _peak_motion_time(frames)
             start = time.perf_counter()
-            boomerang = make_boomerang(
-                reader, peak, duration=duration, size=size, output=output, full_clip=moment == "whole"
-            )
+            whole = moment == "whole"
+            boomerang = make_boomerang(reader, peak, duration=duration, size=size, output=output, full_clip=whole)
             timings = {**timings, "encode": elapsed_ms(start)}
         return _to_thumbnail_result(boomerang, result, reader, len(frames), predictor.info, timings)
 

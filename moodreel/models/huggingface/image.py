@@ -7,16 +7,21 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import safetensors.torch
 import torch
 from torch.nn import functional as F
 
 from moodreel.errors import ModelInvalid
+from moodreel.models.model_card import JsonObject
 from moodreel.models.networks.multi_head import MultiHeadFaceNet
 from moodreel.models.networks.resnet18 import IMAGENET_MEAN, IMAGENET_STD
 from moodreel.models.quantization import dequantize
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 ARCHITECTURES = {"vit": "hugging-face-vit", "resnet": "hugging-face-resnet"}
 """Architecture in the model card by the config's model_type. Such a network can only be made from a folder."""
@@ -70,8 +75,7 @@ class HuggingFaceNet(MultiHeadFaceNet):
         """Wrap a network.
 
         Args:
-            network: A ViTForImageClassification or a ResNetForImageClassification. Untyped, because transformers is an
-                optional package.
+            network: A ViTForImageClassification or a ResNetForImageClassification; Any, because their layers differ.
             preprocessing: Of its images.
         """
         super().__init__(classes=network.config.num_labels, shares=(1.0,), tau=0.0, temperatures=())
@@ -115,8 +119,9 @@ def read_labels(folder: Path) -> tuple[str, ...]:
 
     Labels that would get the same replacement are kept. Raises ModelInvalid.
     """
-    id2label: Any = read_config(folder).get("id2label")
+    config = read_config(folder)
     try:
+        id2label = config["id2label"]
         labels = [str(id2label[str(index)]).strip().lower() for index in range(len(id2label))]
     except (KeyError, TypeError) as error:
         raise ModelInvalid(
@@ -126,7 +131,7 @@ def read_labels(folder: Path) -> tuple[str, ...]:
     return tuple(label if ours.count(our) > 1 else our for label, our in zip(labels, ours, strict=True))
 
 
-def import_transformers(name: str) -> Any:
+def import_transformers(name: str) -> ModuleType:
     """Import transformers without its progress bars and warnings.
 
     Args:
@@ -180,8 +185,8 @@ def read_network(folder: Path) -> HuggingFaceNet:
 
 
 def network_from_state_dict(
-    config: Mapping[str, Any], weights: Mapping[str, torch.Tensor], name: str
-) -> tuple[Any, list[str]]:
+    config: JsonObject, weights: Mapping[str, torch.Tensor], name: str
+) -> tuple["PreTrainedModel", list[str]]:
     """Build the network of a config with these weights.
 
     Args:
@@ -255,17 +260,17 @@ def default_preprocessing(kind: str, size: int = 224) -> ImagePreprocessing:
     return ImagePreprocessing(size=size, scale=1 / 255, mean=mean, std=std, mode=RESAMPLING_MODES[2])
 
 
-def _side(size: Any) -> Any:
+def _side(size: int | Mapping[str, int] | None) -> int | None:
     """Return the pixels a side of a size that is a number, a height and a width, or a shortest edge."""
-    return size.get("height", size.get("shortest_edge")) if isinstance(size, dict) else size
+    return size.get("height", size.get("shortest_edge")) if isinstance(size, Mapping) else size
 
 
-def read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> JsonObject:
     """Read a folder's config.json. Raises ModelInvalid."""
     return _read(folder, CONFIG_FILE)
 
 
-def _read(folder: Path, name: str) -> dict[str, Any]:
+def _read(folder: Path, name: str) -> JsonObject:
     try:
         fields = json.loads((folder / name).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

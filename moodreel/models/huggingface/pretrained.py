@@ -13,7 +13,6 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import safetensors.torch
 import torch
@@ -29,6 +28,7 @@ from moodreel.models.huggingface.image import (
     HuggingFaceNet,
     ImagePreprocessing,
 )
+from moodreel.models.model_card import JsonObject
 from moodreel.models.quantization import PRECISIONS
 
 MODEL_TYPES = {"resnet-50": "resnet", "vit-b-16": "vit"}
@@ -39,7 +39,7 @@ _UNUSED_PREFIXES = ("classifier.", "fc.", "head.", "heads.", "vit.pooler.", "poo
 
 
 def build_pretrained(
-    name: str, labels: Sequence[str], *, pretrained: Path | None = None, **sizes: Any
+    name: str, labels: Sequence[str], *, pretrained: Path | None = None, **sizes: int
 ) -> HuggingFaceNet:
     """Build a network for these labels.
 
@@ -102,7 +102,7 @@ def save_pretrained(folder: Path, network: HuggingFaceNet, weights: str = "float
             (Path(temporary) / name).replace(folder / name)
 
 
-def _preprocessor_config(network: HuggingFaceNet) -> dict[str, Any]:
+def _preprocessor_config(network: HuggingFaceNet) -> dict[str, object]:
     how = network.preprocessing
     [resample] = [code for code, mode in RESAMPLING_MODES.items() if mode == how.mode]
     return {
@@ -130,7 +130,7 @@ class PretrainedWeights:
     """
 
     weights: Mapping[str, torch.Tensor]
-    config: Mapping[str, Any]
+    config: JsonObject
     color_type: str
     preprocessing: ImagePreprocessing | None = None
 
@@ -215,7 +215,7 @@ _TIMM = (
 
 def _rename_vit(
     body: Mapping[str, torch.Tensor], names: Sequence[tuple[str, str]]
-) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+) -> tuple[dict[str, torch.Tensor], JsonObject]:
     renamed: dict[str, torch.Tensor] = {}
     for key, tensor in body.items():
         name = next((re.sub(pattern, new, key) for pattern, new in names if re.fullmatch(pattern, key)), key)

@@ -7,7 +7,7 @@ and no code or pickle is run.
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from tokenizers import Tokenizer
@@ -15,7 +15,11 @@ from tokenizers import Tokenizer
 from moodreel.emotions import EKMAN, to_ekman
 from moodreel.errors import ModelInvalid
 from moodreel.models.huggingface.image import CONFIG_FILE, HF_WEIGHTS_FILE, import_transformers, read_config
+from moodreel.models.model_card import JsonObject
 from moodreel.models.networks.text_base import TextClassifier
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 logger = logging.getLogger(__name__)
 
@@ -35,12 +39,18 @@ class HuggingFaceText(TextClassifier):
     """
 
     def __init__(
-        self, network: Any, classes: Sequence[int | None], *, multi_label: bool, max_tokens: int, pad_id: int
+        self,
+        network: "PreTrainedModel",
+        classes: Sequence[int | None],
+        *,
+        multi_label: bool,
+        max_tokens: int,
+        pad_id: int,
     ) -> None:
         """Wrap a network.
 
         Args:
-            network: An AutoModelForSequenceClassification. Untyped, because transformers is an optional package.
+            network: An AutoModelForSequenceClassification.
             classes: Index in `EKMAN` of each of its labels, or None.
             multi_label: Whether its labels do not exclude each other.
             max_tokens: Tokens that it reads at once.
@@ -121,10 +131,10 @@ def read_text_tokenizer(folder: Path) -> Tokenizer:
         ) from error
 
 
-def _map_labels(folder: Path, config: dict[str, Any]) -> list[int | None]:
+def _map_labels(folder: Path, config: JsonObject) -> list[int | None]:
     """Return the index in `EKMAN` of each label, or None. Raises ModelInvalid if fewer than two match."""
-    id2label: Any = config.get("id2label")
     try:
+        id2label = config["id2label"]
         labels = [str(id2label[str(index)]) for index in range(len(id2label))]
     except (KeyError, TypeError) as error:
         raise ModelInvalid(

@@ -9,7 +9,6 @@ heads.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import torch
 from torch import nn
@@ -117,7 +116,7 @@ class AudioVisualNet(nn.Module):
         grey: bool = False,
         detail: int = 0,
         levelled: bool = False,
-        **options: Any,
+        **options: object,
     ) -> None:
         """Build the network.
 

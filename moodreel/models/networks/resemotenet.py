@@ -53,10 +53,8 @@ class ResEmoteNet(MultiHeadFaceNet):
         self.res_block1 = _Residual(sizes[2], sizes[3])
         self.res_block2 = _Residual(sizes[3], sizes[4])
         self.res_block3 = _Residual(sizes[4], sizes[5])
-        self.fc1 = nn.Linear(sizes[5], sizes[4])
-        self.fc2 = nn.Linear(sizes[4], sizes[3])
-        self.fc3 = nn.Linear(sizes[3], sizes[2])
-        self.fc4 = nn.Linear(sizes[2], len(self.head_weights) * classes)
+        self.fc1, self.fc2 = nn.Linear(sizes[5], sizes[4]), nn.Linear(sizes[4], sizes[3])
+        self.fc3, self.fc4 = nn.Linear(sizes[3], sizes[2]), nn.Linear(sizes[2], len(self.head_weights) * classes)
         self.conv_dropout, self.dropout = nn.Dropout(blank), nn.Dropout(dropout)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:

@@ -1,20 +1,20 @@
 """Define TemporalViT: a small vision transformer reads each face, a second transformer pools over time."""
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import nn
 
 from moodreel.faces.features import FaceFeatures
+from moodreel.models.model_card import Arguments
 from moodreel.models.networks.base import TemporalFaceNet
 from moodreel.models.networks.vit import ViTNet
 
-FRAME_DEFAULTS: Mapping[str, Any] = {"width": 96, "layers": 3}
+FRAME_DEFAULTS: Arguments = {"width": 96, "layers": 3}
 """Arguments of the network that reads a face, where none are given."""
-ONE_HEAD: Mapping[str, Any] = {"shares": (1.0,), "tau": 0.0}
+ONE_HEAD: Arguments = {"shares": (1.0,), "tau": 0.0}
 
 _BATCH = 256
 """Faces at a time: bounds the memory of activations."""
@@ -31,7 +31,7 @@ class TemporalViTNet(TemporalFaceNet):
         self,
         *,
         classes: int = 5,
-        frame: Mapping[str, Any] | None = None,
+        frame: Arguments | None = None,
         heads: int = 4,
         layers: int = 2,
         dropout: float = 0.1,

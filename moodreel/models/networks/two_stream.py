@@ -1,7 +1,6 @@
 """Define a two-stream network: appearance and landmarks give logits for each frame, a GRU pools them over time."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -11,6 +10,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from moodreel.emotions import FIVE, SEVEN, SEVEN_TO_FIVE
 from moodreel.faces.features import FaceFeatures
 from moodreel.faces.landmarker import BLENDSHAPES
+from moodreel.models.model_card import Arguments
 from moodreel.models.networks.base import TemporalFaceNet, Track
 from moodreel.models.networks.compact_emotimesh import CompactEmotiMeshNet, to_input
 from moodreel.models.networks.se_resnet import FaceExpressionNet
@@ -37,8 +37,8 @@ class TwoStreamNet(TemporalFaceNet):
         self,
         *,
         classes: int = len(FIVE),
-        appearance: Mapping[str, Any] | None = None,
-        landmarks: Mapping[str, Any] | None = None,
+        appearance: Arguments | None = None,
+        landmarks: Arguments | None = None,
         hidden: int = 48,
         temperature: float = 1.0,
     ) -> None:

@@ -204,7 +204,8 @@ def _shift_matrices() -> np.ndarray:
     offsets, pixel = np.arange(-_BLUR_RADIUS, _BLUR_RADIUS + 1), np.arange(CROP_SIDE)
     source = np.abs(pixel + offsets[:, None])
     source = np.minimum(source, 2 * (CROP_SIDE - 1) - source)
-    return (source[:, :, None] == pixel).astype(np.float64)
+    matrices: np.ndarray = (source[:, :, None] == pixel).astype(np.float64)
+    return matrices
 
 
 @cache

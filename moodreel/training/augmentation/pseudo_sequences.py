@@ -9,7 +9,7 @@ neutral still to the expressive one. While the mouth talks, the logits move towa
 as far as the mouth moves.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -163,9 +163,7 @@ class PseudoSequenceGenerator:
         usable = faces.found & (targets.sum(axis=1) > 0)
         appearance = np.zeros((len(targets), 0), np.float32) if appearance is None else appearance
         self._appearance = appearance[usable]
-        self._speech = speech or SpeechOffsets(
-            np.stack(VISEMES), np.zeros((len(VISEMES), appearance.shape[1]), np.float32)
-        )
+        self._speech = speech or _without_appearance(VISEMES, appearance.shape[1])
         self._shares = shares
         self._max_frames = max_frames
         self._faces = FaceTable(**{name: array[usable] for name, array in vars(faces).items()})
@@ -274,7 +272,10 @@ class PseudoSequenceGenerator:
         """Return the offsets (T, 1434) that remain in normalized landmarks when the head turns a few degrees."""
         pose = self._faces.pose[row]
         turned = pose + np.outer(_slow_wave(frames, rng), rng.normal(0, 6, 3))
-        return (_pose_terms(turned) - _pose_terms(pose[None])).astype(np.float32) @ self._deformation.by_pose
+        offsets: np.ndarray = (_pose_terms(turned) - _pose_terms(pose[None])).astype(
+            np.float32
+        ) @ self._deformation.by_pose
+        return offsets
 
 
 def _pose_terms(pose: np.ndarray) -> np.ndarray:
@@ -283,9 +284,14 @@ def _pose_terms(pose: np.ndarray) -> np.ndarray:
     return np.stack([yaw, pitch, yaw**2, pitch**2, yaw * pitch], axis=1)
 
 
+def _without_appearance(visemes: Sequence[np.ndarray], size: int) -> SpeechOffsets:
+    return SpeechOffsets(np.stack(visemes), np.zeros((len(visemes), size), np.float32))
+
+
 def _interpolate(neutral: np.ndarray, own: np.ndarray, strength: np.ndarray) -> np.ndarray:
     """Interpolate from one vector (K,) to another by `strength` (T,): (T, K)."""
-    return neutral + strength[:, None] * (own - neutral)
+    interpolated: np.ndarray = neutral + strength[:, None] * (own - neutral)
+    return interpolated
 
 
 def _expression_envelope(frames: int, rng: np.random.Generator, *, to_the_end: bool) -> np.ndarray:
@@ -331,7 +337,7 @@ def _speech_motion(speech: SpeechOffsets, frames: int, rng: np.random.Generator)
 
 def _idle_motion(frames: int, spread: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Return offsets (T, 52) of blinks, a wandering gaze and the landmarker's noise, in parts of `spread` (52,)."""
-    change = rng.normal(0, 0.15, (frames, len(BLENDSHAPES))).astype(np.float32) * spread
+    change: np.ndarray = rng.normal(0, 0.15, (frames, len(BLENDSHAPES))).astype(np.float32) * spread
     change[np.ix_(rng.random(frames) < 0.08, BLINK)] += rng.uniform(0.3, 0.8)
     for gaze in GAZES:
         change[:, gaze] += (_slow_wave(frames, rng) * rng.uniform(0, 0.3))[:, None]

@@ -89,7 +89,8 @@ def add_noise(mels: np.ndarray, rng: np.random.Generator, snr_db: float) -> np.n
     tilt = rng.uniform(-1, 1) * np.log(100) / 2 * np.linspace(-1, 1, len(mels))
     level = np.exp(loud + tilt)[:, None]
     noise = level * rng.gamma(3.0, 1 / 3, mels.shape)
-    return np.log(np.exp(mels.astype(np.float64)) + noise).astype(np.float32)
+    noisy: np.ndarray = np.log(np.exp(mels.astype(np.float64)) + noise).astype(np.float32)
+    return noisy
 
 
 def shift_pitch(mels: np.ndarray, bands: float) -> np.ndarray:
@@ -139,7 +140,8 @@ def _interpolate_columns(rows: np.ndarray, positions: np.ndarray) -> np.ndarray:
     before = np.minimum(positions.astype(int), max(0, rows.shape[1] - 2))
     after = np.minimum(before + 1, rows.shape[1] - 1)
     weight = (positions - before).astype(np.float32)
-    return rows[:, before] * (1 - weight) + rows[:, after] * weight
+    columns: np.ndarray = rows[:, before] * (1 - weight) + rows[:, after] * weight
+    return columns
 
 
 def _sample_block(length: int, maximum: int, rng: np.random.Generator) -> tuple[int, int]:

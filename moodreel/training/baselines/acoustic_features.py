@@ -118,7 +118,8 @@ def _difference_function(frames: np.ndarray) -> np.ndarray:
     energy = np.pad(np.cumsum(np.square(frames), axis=1), ((0, 0), (1, 0)))
     lags = np.arange(_MAX_LAG + 2)
     shifted = energy[:, lags + _COMPARED] - energy[:, lags]
-    return (shifted[:, :1] + shifted - 2 * correlation).clip(0, None)
+    differences: np.ndarray = (shifted[:, :1] + shifted - 2 * correlation).clip(0, None)
+    return differences
 
 
 def _spectral_descriptors(power: np.ndarray) -> dict[str, np.ndarray]:
@@ -145,7 +146,8 @@ def _spectral_descriptors(power: np.ndarray) -> dict[str, np.ndarray]:
 def _slope(hertz: np.ndarray, power: np.ndarray, low: float, high: float) -> np.ndarray:
     """Return the slope of the line fitted to the spectrum between two frequencies, decibels a kHz (N,)."""
     rows = (hertz >= low) & (hertz <= high)
-    return np.polyfit(hertz[rows] / 1000, _decibels(power[rows]), 1)[0]
+    slopes: np.ndarray = np.polyfit(hertz[rows] / 1000, _decibels(power[rows]), 1)[0]
+    return slopes
 
 
 def _decibels(power: np.ndarray) -> np.ndarray:

@@ -70,21 +70,9 @@ def compare(
     results = _model_results(models, evaluator, run, resampled, groups)
     owners = [(model.name, model.info.labels) for model in models] + [("The data", data.labels)]
     notes = [describe_mapping(owner, own_labels, labels) for owner, own_labels in owners]
-    return Comparison(
-        data=data.name,
-        media=data.media,
-        licence=data.license,
-        commercial=data.commercial,
-        examples=len(run.truth),
-        labels=labels,
-        notes=tuple(note for note in notes if note),
-        split_description=split.description,
-        leaks=split.leaks,
-        units=int(clusters.max()) + 1,
-        by_person=any(example.person is not None for example in run.examples),
-        config=config,
-        results=results,
-        pairs=_compare_pairs(results, run, resampled),
+    pairs = _compare_pairs(results, run, resampled)
+    return evaluator.comparison(
+        run, tuple(note for note in notes if note), int(clusters.max()) + 1, results, pairs
     ), run
 
 
@@ -110,6 +98,32 @@ class _Evaluator:
         truth = mapping_matrix(self.data.labels, self.labels).argmax(axis=1)[self.data.truth[rows]]
         predictions = tuple(self._predict(model, examples) for model in models)
         return EvaluationRun(examples, truth, self.labels, predictions)
+
+    def comparison(
+        self,
+        run: EvaluationRun,
+        notes: tuple[str, ...],
+        units: int,
+        results: tuple[ModelResult, ...],
+        pairs: tuple[PairwiseResult, ...],
+    ) -> Comparison:
+        """Combine the results with the description of what they were measured on."""
+        return Comparison(
+            data=self.data.name,
+            media=self.data.media,
+            licence=self.data.license,
+            commercial=self.data.commercial,
+            examples=len(run.truth),
+            labels=self.labels,
+            notes=notes,
+            split_description=self.split.description,
+            leaks=self.split.leaks,
+            units=units,
+            by_person=any(example.person is not None for example in run.examples),
+            config=self.config,
+            results=results,
+            pairs=pairs,
+        )
 
     def _predict(self, model: EvaluatedModel, examples: Sequence[Example]) -> Predictions:
         predictions = model.predict(examples, self.data.media, self.context)

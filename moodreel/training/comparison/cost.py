@@ -72,7 +72,7 @@ def count_flops(model: EvaluatedModel) -> int:
     """Count the floating-point operations of one prediction."""
     with _unfused_layers(), FlopCounterMode(display=False) as counter:
         model.run_once()
-    return counter.get_total_flops()
+    return int(counter.get_total_flops())
 
 
 def processor() -> str:

@@ -172,4 +172,5 @@ class EvaluationRun:
 
     def correct(self, model: int) -> np.ndarray:
         """Return which examples a model, by its index, predicts correctly: bool (N,)."""
-        return self.predictions[model].predicted == self.truth
+        correct: np.ndarray = self.predictions[model].predicted == self.truth
+        return correct

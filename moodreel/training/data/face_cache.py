@@ -213,7 +213,8 @@ def _to_unpadded(landmarks: np.ndarray, padded: np.ndarray, attempt: DetectionAt
     inner = size - 2 * border
     # Depth is in units of the width.
     scale = np.append(size, size[0]) / np.append(inner, inner[0])
-    return landmarks * scale - np.append(border / inner, 0).astype(np.float32)
+    unpadded: np.ndarray = landmarks * scale - np.append(border / inner, 0).astype(np.float32)
+    return unpadded
 
 
 def _cache_key(images: Images, seed: int) -> str:

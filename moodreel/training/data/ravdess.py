@@ -6,6 +6,7 @@ CC BY-NC-SA 4.0: weights trained on it are for research and non-commercial.
 
 import logging
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,13 +103,7 @@ def read_ravdess(folder: Path, modality: str, *, channels: tuple[str, ...] = ("s
     if modality not in MODALITIES:
         raise DataInvalid(f"RAVDESS has {', '.join(MODALITIES)}, not {modality}.")
     examples, wrong, skipped = [], [], Counter[str]()
-    media = {ending for endings in EXTENSIONS.values() for ending in endings}
-    for path in sorted(folder.rglob("*")):
-        if not path.is_file() or path.name.startswith("."):
-            continue
-        if path.suffix.lower() not in media:
-            skipped[path.suffix or "no ending"] += 1
-            continue
+    for path in _media_files(folder, skipped):
         try:
             recording = parse_name(path.name)
             _check_folder(path, recording.actor)
@@ -130,6 +125,18 @@ def read_ravdess(folder: Path, modality: str, *, channels: tuple[str, ...] = ("s
     if skipped:
         logger.info("RAVDESS, left out: %s.", _describe(skipped))
     return tuple(examples)
+
+
+def _media_files(folder: Path, skipped: Counter[str]) -> Iterator[Path]:
+    """Yield audio and video files in order; count the others by extension, but for hidden files."""
+    media = {extension for extensions in EXTENSIONS.values() for extension in extensions}
+    for path in sorted(folder.rglob("*")):
+        if not path.is_file() or path.name.startswith("."):
+            continue
+        if path.suffix.lower() in media:
+            yield path
+        else:
+            skipped[path.suffix or "no ending"] += 1
 
 
 def _check_folder(path: Path, actor: int) -> None:

@@ -11,15 +11,23 @@ import torch
 from moodreel.errors import DataInvalid
 
 CHECKPOINT = "checkpoint.pt"
+"""File in the folder of a run."""
+
+State = dict[str, Any]
+"""What a checkpoint holds, by name: tensors, their state dicts, and plain values."""
 
 
-def plain(values: Any) -> Any:
-    """Convert a value to what a checkpoint may hold without code: dicts, lists, numbers and strings."""
-    if isinstance(values, Mapping):
-        return {str(key): plain(value) for key, value in values.items()}
-    if isinstance(values, list | tuple):
-        return [plain(value) for value in values]
-    return values if is_plain(values) else str(values)
+def plain(values: Mapping[str, object]) -> dict[str, object]:
+    """Convert values to what a checkpoint may hold without code: dicts, lists, numbers and strings."""
+    return {str(name): _plain_value(value) for name, value in values.items()}
+
+
+def _plain_value(value: object) -> object:
+    if isinstance(value, Mapping):
+        return plain(value)
+    if isinstance(value, list | tuple):
+        return [_plain_value(item) for item in value]
+    return value if is_plain(value) else str(value)
 
 
 def is_plain(value: object) -> bool:
@@ -34,7 +42,7 @@ def only_plain(values: Mapping[str, object]) -> dict[str, object]:
     return {name: value for name, value in values.items() if is_plain(value)}
 
 
-def save(path: Path, state: dict[str, Any]) -> None:
+def save(path: Path, state: State) -> None:
     """Write a checkpoint atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".new")
@@ -42,14 +50,14 @@ def save(path: Path, state: dict[str, Any]) -> None:
     partial.replace(path)
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
+def read_checkpoint(path: Path) -> State:
     """Read a checkpoint to the CPU; it may hold tensors and plain values only.
 
     Raises:
         DataInvalid: the file is missing, broken or something else.
     """
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        state: State = torch.load(path, map_location="cpu", weights_only=True)
         state["about"], state["network"]
     except (OSError, RuntimeError, UnpicklingError, zipfile.BadZipFile, KeyError, EOFError) as error:
         raise DataInvalid(
@@ -59,7 +67,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return state
 
 
-def resume(path: Path, about: dict[str, Any]) -> dict[str, Any]:
+def resume(path: Path, about: Mapping[str, object]) -> State:
     """Read the checkpoint of a run that is to be continued.
 
     Args:

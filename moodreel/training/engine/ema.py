@@ -1,10 +1,11 @@
 """Exponential moving average of model weights (Polyak & Juditsky 1992)."""
 
 import copy
-from typing import Any
 
 import torch
 from torch import nn
+
+from moodreel.training.engine.checkpoint import State
 
 
 class ExponentialMovingAverage:
@@ -53,11 +54,11 @@ class ExponentialMovingAverage:
             return 0.0
         return min(self._decay, (1 + updates) / (10 + updates)) if self._warmup else self._decay
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """Return the averaged weights and the number of updates."""
         return {"network": self.network.state_dict(), "count": self._updates}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: State) -> None:
         """Load what `state_dict` returned."""
         self.network.load_state_dict(state["network"])
         self._updates = state["count"]

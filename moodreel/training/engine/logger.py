@@ -19,11 +19,15 @@ FILE = "metrics.csv"
 EVENTS = "tensorboard"
 
 
+MetricsRow = Mapping[str, float | str]
+"""A row of metrics.csv: the name of the phase, the step, the learning rate, the loss, and the metrics of the task."""
+
+
 class MetricsLogger:
     """Write rows of metrics to all backends."""
 
     def __init__(
-        self, folder: Path | None, *, history: Sequence[Mapping[str, Any]], wandb: str, about: Mapping[str, Any]
+        self, folder: Path | None, *, history: Sequence[MetricsRow], wandb: str, about: Mapping[str, object]
     ) -> None:
         """Open the backends.
 
@@ -43,7 +47,7 @@ class MetricsLogger:
         if folder:
             folder.mkdir(parents=True, exist_ok=True)
             self._rewrite()
-            self._tensorboard = _open_tensorboard(folder / EVENTS, self._rows[-1]["step"] if self._rows else -1)
+            self._tensorboard = _open_tensorboard(folder / EVENTS, int(self._rows[-1]["step"]) if self._rows else -1)
         if wandb:
             if find_spec("wandb") is None:
                 raise DataInvalid("wandb is not installed: pip install wandb, or leave --wandb out.")
@@ -60,7 +64,7 @@ class MetricsLogger:
         if self._wandb:
             self._wandb.finish(exit_code=int(error is not None))
 
-    def write(self, row: Mapping[str, Any]) -> None:
+    def write(self, row: MetricsRow) -> None:
         """Log a row; numbers go to all backends, words to metrics.csv alone."""
         new_columns = not self._rows or row.keys() - set().union(*self._rows)
         self._rows.append(row)
@@ -72,7 +76,7 @@ class MetricsLogger:
         numbers = {name: value for name, value in row.items() if isinstance(value, int | float) and name != "step"}
         if self._tensorboard:
             for name, value in numbers.items():
-                self._tensorboard.add_scalar(name, value, row["step"])
+                self._tensorboard.add_scalar(name, value, int(row["step"]))
         if self._wandb:
             self._wandb.log(numbers, step=row["step"])
 

@@ -26,10 +26,10 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from moodreel.errors import DataInvalid
 from moodreel.training.engine import checkpoint
 from moodreel.training.engine.batches import prefetch
-from moodreel.training.engine.checkpoint import CHECKPOINT
+from moodreel.training.engine.checkpoint import CHECKPOINT, State
 from moodreel.training.engine.device import autocast, autocast_dtype, deterministic, to_device
 from moodreel.training.engine.ema import ExponentialMovingAverage
-from moodreel.training.engine.logger import MetricsLogger
+from moodreel.training.engine.logger import MetricsLogger, MetricsRow
 from moodreel.training.engine.optimizer import build_optimizer, set_train_mode
 from moodreel.training.engine.schedule import SCHEDULES, Phase
 from moodreel.training.engine.task import Task
@@ -78,8 +78,8 @@ class TrainingHistory:
         best: the row of the weights that were kept.
     """
 
-    rows: tuple[dict[str, Any], ...]
-    best: dict[str, Any]
+    rows: tuple[MetricsRow, ...]
+    best: MetricsRow
 
 
 def fit(
@@ -89,16 +89,14 @@ def fit(
     folder: Path | None = None,
     *,
     resume: bool = False,
-    metadata: Mapping[str, Any] | None = None,
+    metadata: Mapping[str, object] | None = None,
     wandb: str = "",
     loader_threads: int = 1,
 ) -> TrainingHistory:
     """Train a task's network, and leave the weights that were kept in it, in eval mode.
 
-    The device is the one that the network is on.
-
     Args:
-        task: is trained in place.
+        task: is trained in place, on the device of its network.
         phases: run one after the other.
         config: of all phases.
         folder: for `CHECKPOINT`, metrics.csv and TensorBoard's events; None writes nothing.
@@ -111,21 +109,18 @@ def fit(
     Raises:
         DataInvalid: the checkpoint is broken or of another run, or the loss is not finite any more.
     """
-    phases, about = tuple(phases), checkpoint.plain(metadata or {}) | {"running": checkpoint.plain(asdict(config))}
-    about["phases"] = [checkpoint.plain(asdict(phase)) for phase in phases]
-    state = None
-    if folder and resume and (folder / CHECKPOINT).is_file():
-        state = checkpoint.resume(folder / CHECKPOINT, about)
+    phases = tuple(phases)
+    about = checkpoint.plain({**(metadata or {}), "running": asdict(config), "phases": [asdict(p) for p in phases]})
+    path = folder / CHECKPOINT if folder else None
+    state = checkpoint.resume(path, about) if path and resume and path.is_file() else None
     trainer = Trainer(task, config, state, loader_threads)
     metrics_logger = MetricsLogger(folder, history=trainer.history, wandb=wandb, about=about)
     with metrics_logger, logging_redirect_tqdm(), deterministic(trainer.device):
-        for number, phase in enumerate(phases):
-            if number < trainer.phase:
-                continue
+        for number, phase in list(enumerate(phases))[trainer.phase :]:
             for row in trainer.run_phase(phase, number, first_step=sum(each.steps for each in phases[:number])):
                 metrics_logger.write(row)
-                if folder:
-                    checkpoint.save(folder / CHECKPOINT, {**trainer.state_dict(), "about": about})
+                if path:
+                    checkpoint.save(path, {**trainer.state_dict(), "about": about})
     return trainer.finish()
 
 
@@ -141,9 +136,7 @@ class Trainer:
         kept: its weights; None without patience, when the last ones are kept.
     """
 
-    def __init__(
-        self, task: Task, config: TrainerConfig, state: dict[str, Any] | None = None, loader_threads: int = 1
-    ) -> None:
+    def __init__(self, task: Task, config: TrainerConfig, state: State | None = None, loader_threads: int = 1) -> None:
         """Prepare a run, or load one from a checkpoint's state."""
         self.task, self.config, self._loader_threads = task, config, loader_threads
         self.device = next(task.network.parameters()).device
@@ -157,14 +150,14 @@ class Trainer:
         self.optimizer: AdamW
         self.schedule: LRScheduler
         self.phase, self.step, self.stale = 0, 0, 0
-        self.history: list[dict[str, Any]] = []
-        self.best: dict[str, Any] = {}
+        self.history: list[MetricsRow] = []
+        self.best: MetricsRow = {}
         self.kept: dict[str, torch.Tensor] | None = None
         self._resumed = state
         if state:
             self._load_state_dict(state)
 
-    def run_phase(self, phase: Phase, number: int, *, first_step: int) -> Iterator[dict[str, Any]]:
+    def run_phase(self, phase: Phase, number: int, *, first_step: int) -> Iterator[MetricsRow]:
         """Train one phase. Yields a row of metrics after each evaluation, when `state_dict` is complete.
 
         Args:
@@ -193,7 +186,7 @@ class Trainer:
                         logger.info("%s: no better for %d evaluations; ended early.", phase.name, self.stale)
                         return
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """Return what a checkpoint saves, without its `about`."""
         return {
             "network": self.task.network.state_dict(),
@@ -213,7 +206,7 @@ class Trainer:
         self.task.eval_network = network
         return TrainingHistory(rows=tuple(self.history), best=self.best)
 
-    def _load_state_dict(self, state: dict[str, Any]) -> None:
+    def _load_state_dict(self, state: State) -> None:
         self.task.network.load_state_dict(state["network"])
         if self.ema:
             self.ema.load_state_dict(state["mean"])
@@ -269,7 +262,7 @@ class Trainer:
             self.ema.update(self.task.network)
         return sum(loss.item() for loss in losses)  # read last: it waits for the GPU
 
-    def _evaluate(self, phase: Phase, row: dict[str, Any]) -> dict[str, Any]:
+    def _evaluate(self, phase: Phase, row: MetricsRow) -> MetricsRow:
         """Measure the task, add its metrics to a row, and remember the best weights."""
         self.task.network.eval()
         with torch.inference_mode():
@@ -277,7 +270,7 @@ class Trainer:
         row = {"phase": phase.name, **row, **metrics}
         self.history.append(row)
         value = metrics.get(self.task.monitor)
-        better = value is None or not self.best or value > self.best.get(self.task.monitor, -math.inf)
+        better = value is None or not self.best or value > float(self.best.get(self.task.monitor, -math.inf))
         if better or not self.config.patience:
             self.best = row
             # Without patience the last weights are kept, which need no copy.

@@ -1,6 +1,7 @@
 """Evaluate a face model on images and on pseudo-sequences made from them, by the predictor that serves."""
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -83,22 +84,14 @@ def evaluate(
         raise DataInvalid(f"No face was found in any of the {len(truth)} labeled images of {data}; look at some.")
     probabilities = predict_rows(predictor, faces, labeled[found], images, landmarks)
     predictions = scatter(len(truth), np.flatnonzero(found), probabilities)
-    by_group = {
-        name: compute_metrics(predictions.select(rows[labeled]), truth[rows[labeled]], labels)
-        for name, rows in members.items()
-        if rows[labeled].any()
-    }
+    by_group = _metrics_by_group(predictions, truth, labels, {name: rows[labeled] for name, rows in members.items()})
     metrics = compute_metrics(predictions, truth, labels)
     if labels == SEVEN:
         return FaceEvaluation(metrics, five=in_five(predictions, truth), groups=by_group)
-    sequences = None
-    neutral = truth[found] == FIVE.index("Neutral")
-    if requires_landmarks(predictor):
-        logger.warning("No pseudo-sequences: they have no images, which this model reads.")
-    elif neutral.all() or not neutral.any():
-        logger.warning("No pseudo-sequences: they need both neutral faces and others.")
-    else:
-        sequences = evaluate_sequences(predictor, faces, all_truth, seed)
+    reason = _why_no_sequences(predictor, truth[found])
+    if reason:
+        logger.warning("No pseudo-sequences: %s", reason)
+    sequences = None if reason else evaluate_sequences(predictor, faces, all_truth, seed)
     return FaceEvaluation(metrics, groups=by_group, sequences=sequences)
 
 
@@ -107,6 +100,26 @@ def in_five(predictions: Predictions, truth: np.ndarray) -> ClassificationMetric
     matrix = one_hot(SEVEN, FIVE)
     merged = Predictions(predictions.probabilities @ matrix, predictions.found)
     return compute_metrics(merged, matrix.argmax(axis=1)[truth], FIVE)
+
+
+def _metrics_by_group(
+    predictions: Predictions, truth: np.ndarray, labels: tuple[str, ...], members: Mapping[str, np.ndarray]
+) -> dict[str, ClassificationMetrics]:
+    return {
+        name: compute_metrics(predictions.select(rows), truth[rows], labels)
+        for name, rows in members.items()
+        if rows.any()
+    }
+
+
+def _why_no_sequences(predictor: FacePredictor, truth: np.ndarray) -> str:
+    """Return why pseudo-sequences of five labels cannot be evaluated; "" if they can."""
+    neutral = truth == FIVE.index("Neutral")
+    if requires_landmarks(predictor):
+        return "they have no images, which this model reads."
+    if neutral.all() or not neutral.any():
+        return "they need both neutral faces and others."
+    return ""
 
 
 def _read(

@@ -25,7 +25,8 @@ class Predictions:
     @property
     def predicted(self) -> np.ndarray:
         """The most likely label, int64 (N,); C, which is never correct, where nothing was found."""
-        return np.where(self.found, self.probabilities.argmax(axis=1), self.probabilities.shape[1])
+        labels: np.ndarray = np.where(self.found, self.probabilities.argmax(axis=1), self.probabilities.shape[1])
+        return labels
 
     def select(self, rows: np.ndarray) -> "Predictions":
         """Return the predictions of some rows."""
@@ -118,7 +119,8 @@ def per_sample_confusion(predicted: np.ndarray, truth: np.ndarray, classes: int)
 
 def accuracy(confusion: np.ndarray) -> np.ndarray:
     """Return the accuracy (...) of confusion matrices (..., C, C + 1)."""
-    return np.trace(confusion, axis1=-2, axis2=-1) / confusion.sum(axis=(-2, -1))
+    shares: np.ndarray = np.trace(confusion, axis1=-2, axis2=-1) / confusion.sum(axis=(-2, -1))
+    return shares
 
 
 def balanced_accuracy(confusion: np.ndarray) -> np.ndarray:
@@ -194,4 +196,5 @@ def _diagonal(confusion: np.ndarray) -> np.ndarray:
 
 
 def _mean_where(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    return (values * mask).sum(axis=-1) / mask.sum(axis=-1)
+    means: np.ndarray = (values * mask).sum(axis=-1) / mask.sum(axis=-1)
+    return means

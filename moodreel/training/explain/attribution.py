@@ -131,7 +131,8 @@ def _cam_layers(network: nn.Module) -> Sequence[nn.Module] | None:
 
 def _logits(network: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
     if isinstance(network, AudioVisualNet):
-        return network(without_audio(inputs))
+        logits: torch.Tensor = network(without_audio(inputs))
+        return logits
     if isinstance(network, TemporalViTNet):
         return _logits(network.frame, inputs)
     assert isinstance(network, MultiHeadFaceNet)
@@ -159,12 +160,13 @@ def _attention_relevance(
     with _recorded_attention(network) as attention:
         score = _target_score(_logits(network, inputs), labels)
     gradients = torch.autograd.grad(score, attention)
-    relevance = torch.eye(attention[0].shape[-1], device=inputs.device).expand(len(inputs), -1, -1)
+    relevance: torch.Tensor = torch.eye(attention[0].shape[-1], device=inputs.device).expand(len(inputs), -1, -1)
     for weights, gradient in zip(attention, gradients, strict=True):
         relevance = relevance + (weights * gradient).clamp_min(0).mean(dim=1) @ relevance
-    of_patches = relevance[:, 0, 1:] if class_token else relevance.mean(dim=1)
+    of_patches: torch.Tensor = relevance[:, 0, 1:] if class_token else relevance.mean(dim=1)
     side = round(of_patches.shape[1] ** 0.5)
-    return of_patches.unflatten(1, (side, side))
+    maps: torch.Tensor = of_patches.unflatten(1, (side, side))
+    return maps
 
 
 @contextmanager

@@ -88,7 +88,8 @@ def _resized(face: np.ndarray, side: int) -> Image.Image:
 def _blend(background: np.ndarray, heat: np.ndarray) -> np.ndarray:
     colors = matplotlib.colormaps[COLORMAP](heat)[..., :3] * 255
     opacity = MAX_OPACITY * heat[..., None]
-    return (background * (1 - opacity) + colors * opacity).round().clip(0, 255).astype(np.uint8)
+    blended: np.ndarray = (background * (1 - opacity) + colors * opacity).round().clip(0, 255).astype(np.uint8)
+    return blended
 
 
 def _font() -> ImageFont.FreeTypeFont:

@@ -239,7 +239,7 @@ def _trained(
     card = {
         "description": DESCRIPTIONS[request.architecture].format(**request.model),
         "teacher": model_folder(request.options.teacher).name if request.options.teacher else "",
-        "curve": [{**row, "step": row["step"] - first[row["phase"]]} for row in history.rows],
+        "curve": [{**row, "step": int(row["step"]) - first[str(row["phase"])]} for row in history.rows],
         "head_temperatures": temperatures[:MUXSPACE],
         "temperature": temperature,
         "mirror_below": MultiHeadFaceNet.mirror_below,

@@ -175,7 +175,7 @@ def train_text(request: RunRequest[TextOptions], texts: Texts, pretrained: Path)
     probabilities = predict(network, val_tokens, config)
     temperatures, offsets = fit_calibration(probabilities, torch.from_numpy(val.classes))
     thresholds = fit_thresholds(apply_calibration(probabilities, temperatures, offsets), val.classes)
-    curve = [row["macro_f1"] for row in history.rows]
+    curve = [float(row["macro_f1"]) for row in history.rows]
     return TrainedTextModel(
         network, tokenizer, _by_label(temperatures), _by_label(offsets), _by_label(thresholds), curve
     )
