@@ -1,6 +1,7 @@
 """Define MiniLM (Wang et al. 2020), a small BERT, with a multi-label classifier on the mean of its last layer."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import nn
@@ -51,17 +52,14 @@ class MiniLM(TextClassifier):
         self.groups = tuple(groups)
         self.arguments = {"classes": classes, "groups": list(groups), "layers": layers, "width": width, "heads": heads}
         self.arguments |= {"hidden": hidden, "vocabulary": vocabulary, "longest": longest}
-        self.word = nn.Embedding.from_pretrained(
-            _random_table(vocabulary, width), freeze=False, padding_idx=self.pad_id
-        )
+        table = _random_table(vocabulary, width)
+        self.word = nn.Embedding.from_pretrained(table, freeze=False, padding_idx=self.pad_id)
         self.pos = nn.Embedding.from_pretrained(_random_table(longest, width), freeze=False)
         self.kind = nn.Parameter(torch.zeros(width))
         self.norm = nn.LayerNorm(width, eps=1e-12)
         self.drop = nn.Dropout(dropout)
-        self.layers = nn.ModuleList(
-            nn.TransformerEncoderLayer(width, heads, hidden, dropout, "gelu", 1e-12, batch_first=True)
-            for _ in range(layers)
-        )
+        layer = partial(nn.TransformerEncoderLayer, width, heads, hidden, dropout, "gelu", 1e-12, batch_first=True)
+        self.layers = nn.ModuleList(layer() for _ in range(layers))
         self.head = nn.Linear(width, len(self.groups) + classes)
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:

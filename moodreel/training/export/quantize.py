@@ -92,12 +92,7 @@ def quantize_model(
         ModelInvalid: The source is no model's folder.
         DataInvalid: `weights` or `out` does not fit.
     """
-    if weights not in PRECISIONS:
-        raise DataInvalid(f"--weights is one of {', '.join(PRECISIONS)}, not {weights!r}.")
-    if not source.is_dir():
-        raise ModelInvalid(f"{source.name!r} is no folder; name the folder of a model, with a model.json in it.")
-    if out.exists() and any(out.iterdir()) and (not overwrite or out.resolve() == source.resolve()):
-        raise DataInvalid(f"{out} holds files already; name a new or empty folder.")
+    _check_arguments(source, out, weights, overwrite=overwrite)
     before, file = predict(source), find_weights(source)
     convert_weights(source, out, weights)
     after = predict(out)
@@ -112,6 +107,15 @@ def quantize_model(
     )
     _write_report(source, out, report)
     return report
+
+
+def _check_arguments(source: Path, out: Path, weights: str, *, overwrite: bool) -> None:
+    if weights not in PRECISIONS:
+        raise DataInvalid(f"--weights is one of {', '.join(PRECISIONS)}, not {weights!r}.")
+    if not source.is_dir():
+        raise ModelInvalid(f"{source.name!r} is no folder; name the folder of a model, with a model.json in it.")
+    if out.exists() and any(out.iterdir()) and (not overwrite or out.resolve() == source.resolve()):
+        raise DataInvalid(f"{out} holds files already; name a new or empty folder.")
 
 
 def convert_weights(source: Path, out: Path, weights: str) -> None:

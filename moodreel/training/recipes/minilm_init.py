@@ -3,14 +3,15 @@
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from moodreel.emotions import EKMAN
 from moodreel.errors import DataInvalid
 from moodreel.models.checkpoint import read_weights
+from moodreel.models.model_card import Arguments
 from moodreel.models.networks.minilm import MiniLM
 from moodreel.models.text_registry import TOKENIZER_FILE
 from moodreel.training.data.goemotions import Texts
@@ -33,7 +34,7 @@ def find_pretrained() -> Path:
     return Path(spec.submodule_search_locations[0]) / "model"
 
 
-def build_network(groups: tuple[int, ...], arguments: Mapping[str, Any], pretrained: Path) -> MiniLM:
+def build_network(groups: tuple[int, ...], arguments: Arguments, pretrained: Path) -> MiniLM:
     """Build a network with a BERT's sizes and weights, named as transformers names them, and a new head.
 
     Args:
@@ -62,13 +63,10 @@ def build_network(groups: tuple[int, ...], arguments: Mapping[str, Any], pretrai
             **arguments,
         )
         with torch.no_grad():
-            net.word.weight.copy_(weights["embeddings.word_embeddings.weight"])
-            net.pos.weight.copy_(weights["embeddings.position_embeddings.weight"])
-            net.kind.copy_(weights["embeddings.token_type_embeddings.weight"][0])
+            _fill_embeddings(net, weights)
             for layer, number in zip(net.layers, chosen, strict=True):
+                assert isinstance(layer, nn.TransformerEncoderLayer)
                 _fill_layer(layer, weights, f"encoder.layer.{number}.")
-            for name in ("weight", "bias"):
-                getattr(net.norm, name).copy_(weights[f"embeddings.LayerNorm.{name}"])
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
         raise DataInvalid(
             f"{pretrained} holds no BERT with attention heads of {HEAD_WIDTH} that fits: {error}."
@@ -76,7 +74,15 @@ def build_network(groups: tuple[int, ...], arguments: Mapping[str, Any], pretrai
     return net
 
 
-def _fill_layer(layer: Any, weights: dict[str, torch.Tensor], prefix: str) -> None:
+def _fill_embeddings(net: MiniLM, weights: Mapping[str, torch.Tensor]) -> None:
+    net.word.weight.copy_(weights["embeddings.word_embeddings.weight"])
+    net.pos.weight.copy_(weights["embeddings.position_embeddings.weight"])
+    net.kind.copy_(weights["embeddings.token_type_embeddings.weight"][0])
+    for name in ("weight", "bias"):
+        getattr(net.norm, name).copy_(weights[f"embeddings.LayerNorm.{name}"])
+
+
+def _fill_layer(layer: nn.TransformerEncoderLayer, weights: dict[str, torch.Tensor], prefix: str) -> None:
     for name in ("weight", "bias"):
         three = [weights[f"{prefix}attention.self.{part}.{name}"] for part in ("query", "key", "value")]
         for ours, theirs in (
