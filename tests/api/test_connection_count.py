@@ -1,4 +1,4 @@
-"""Who is connected, across workers: everybody is told, the dead are not counted, and nobody holds the others up."""
+"""The number of connections over all workers: updates, killed workers, limits, slow clients and stops."""
 
 import signal
 import sqlite3
@@ -32,33 +32,33 @@ GOING_AWAY = 1001
 
 
 @contextmanager
-def talkers(server: Server, number: int) -> Iterator[list[WebSocketClient]]:
+def connect_clients(server: Server, number: int) -> Iterator[list[WebSocketClient]]:
     with ExitStack() as stack:
         yield [stack.enter_context(WebSocketClient(server)) for _ in range(number)]
 
 
 @contextmanager
-def spread(server: Server) -> Iterator[list[WebSocketClient]]:
+def clients_on_both_workers(server: Server) -> Iterator[list[WebSocketClient]]:
     """Connect clients until each of the two workers holds some."""
     with ExitStack() as stack:
-        found: list[WebSocketClient] = []
-        while len(found) < 60:
-            found += stack.enter_context(talkers(server, 4))
-            found[-1].wait_for_connections(len(found))
+        clients: list[WebSocketClient] = []
+        while len(clients) < 60:
+            clients += stack.enter_context(connect_clients(server, 4))
+            clients[-1].wait_for_connections(len(clients))
             if len(set(workers_of(server).values())) == 2:
-                yield found
+                yield clients
                 return
         raise AssertionError("one worker took them all")
 
 
 def workers_of(server: Server) -> dict[str, int]:
-    """Tell which worker each open connection is with, by the log."""
+    """Return the worker of each open connection, by the log."""
     rows = server.log_rows(endpoint="/api/ws")
     return {row["request_id"]: row["worker"] for row in rows if row["status_code"] is None}
 
 
 def test_clients_of_all_workers_are_notified_when_a_client_connects_or_disconnects(tmp_path: Path) -> None:
-    with Server(tmp_path) as server, spread(server) as clients:
+    with Server(tmp_path) as server, clients_on_both_workers(server) as clients:
         assert connection_count(server) == len(clients)
         for client in clients:
             client.wait_for_connections(len(clients))
@@ -75,11 +75,11 @@ def test_connections_of_a_killed_worker_are_not_counted(tmp_path: Path, where: s
     with ExitStack() as stack:
         redis = stack.enter_context(RedisServer(tmp_path)) if where == "Redis" else None
         server = stack.enter_context(Server(tmp_path, REDIS_URL=redis.url if redis else ""))
-        clients = stack.enter_context(spread(server))
+        clients = stack.enter_context(clients_on_both_workers(server))
         with_worker = workers_of(server)
-        victim = with_worker[clients[0].request_id]
-        alive = [client for client in clients if with_worker[client.request_id] != victim]
-        psutil.Process(victim).send_signal(signal.SIGKILL)
+        killed = with_worker[clients[0].request_id]
+        alive = [client for client in clients if with_worker[client.request_id] != killed]
+        psutil.Process(killed).send_signal(signal.SIGKILL)
         for client in alive:
             client.wait_for_connections(len(alive))
         wait_for_count(server, len(alive))
@@ -89,7 +89,11 @@ def test_connections_of_a_killed_worker_are_not_counted(tmp_path: Path, where: s
 
 
 def test_each_worker_counts_its_own_connections_while_redis_is_down(tmp_path: Path) -> None:
-    with RedisServer(tmp_path) as redis, Server(tmp_path, REDIS_URL=redis.url) as server, spread(server) as clients:
+    with (
+        RedisServer(tmp_path) as redis,
+        Server(tmp_path, REDIS_URL=redis.url) as server,
+        clients_on_both_workers(server) as clients,
+    ):
         by_worker = Counter(workers_of(server).values())
         redis.stop()
         for client in clients:
@@ -114,7 +118,7 @@ def test_an_unusable_presence_file_does_not_prevent_connections(tmp_path: Path) 
 
 
 def test_a_hundred_idle_sockets_do_not_block_calls(tmp_path: Path) -> None:
-    with Server(tmp_path, WEB_CONCURRENCY=1) as server, talkers(server, 100) as clients:
+    with Server(tmp_path, WEB_CONCURRENCY=1) as server, connect_clients(server, 100) as clients:
         clients[0].wait_for_connections(100)
         for path in ("/health", "/ready", "/metrics"):
             assert server.call("GET", path).status_code == 200
@@ -127,7 +131,7 @@ def test_a_hundred_idle_sockets_do_not_block_calls(tmp_path: Path) -> None:
 
 
 def test_a_connection_over_the_workers_limit_is_closed_with_1013(tmp_path: Path) -> None:
-    with Server(tmp_path, WEB_CONCURRENCY=1, MAX_SOCKETS=3) as server, talkers(server, 3) as clients:
+    with Server(tmp_path, WEB_CONCURRENCY=1, MAX_SOCKETS=3) as server, connect_clients(server, 3) as clients:
         clients[0].wait_for_connections(3)
         with WebSocketClient(server) as fourth:
             assert fourth.wait_for_close()[0] == CloseReason.TRY_AGAIN_LATER
@@ -160,26 +164,26 @@ def test_a_client_that_sends_and_never_reads_is_disconnected_and_delays_no_other
         Server(tmp_path, WEB_CONCURRENCY=1, SOCKET_MESSAGES_PER_MINUTE=60_000) as server,
         WebSocketClient(server) as one,
     ):
-        with RawWebSocketClient(server, receive_buffer=4096, **{"x-request-id": "never-reads"}) as deaf:
+        with RawWebSocketClient(server, receive_buffer=4096, **{"x-request-id": "never-reads"}) as non_reader:
             one.wait_for_connections(2)
             stop = threading.Event()
-            chatter = threading.Thread(target=_chat, args=(deaf, stop))
-            chatter.start()
+            sender = threading.Thread(target=_flood, args=(non_reader, stop))
+            sender.start()
             deadline = time.monotonic() + TIMEOUT_SECONDS
             while server.log_rows(request_id="never-reads")[-1]["status_code"] is None:
                 assert time.monotonic() < deadline
-                # As long as it is there others come and go, are told and answered.
-                with WebSocketClient(server) as passing:
-                    assert passing.receive()["type"] == "connection_update"
+                # While it is connected, others connect, get updates and are answered.
+                with WebSocketClient(server) as visitor:
+                    assert visitor.receive()["type"] == "connection_update"
                     assert one.request("hello")["label"] == "joy"
             stop.set()
-            chatter.join(TIMEOUT_SECONDS)
+            sender.join(TIMEOUT_SECONDS)
         assert errors(server) == {"slow_reader"}
         wait_for_count(server, 1)
 
 
-def _chat(client: RawWebSocketClient, stop: threading.Event) -> None:
-    """Say so much that the answers fill every buffer, and show to be there."""
+def _flood(client: RawWebSocketClient, stop: threading.Event) -> None:
+    """Send until the answers fill every buffer, with pongs that keep the connection alive."""
     try:
         while not stop.is_set():
             client.send(encode_frame(TEXT, b"hello"), encode_frame(PONG))
@@ -189,24 +193,24 @@ def _chat(client: RawWebSocketClient, stop: threading.Event) -> None:
 
 
 def errors(server: Server) -> set[str]:
-    """Give what connections ended with, but for those whose clients left."""
+    """Return the errors that connections ended with."""
     rows = server.log_rows(endpoint="/api/ws")
     return {row["error"] for row in rows if row["method"] == "GET" and row["error"] is not None}
 
 
-# --- the end ---
+# --- stop ---
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
 def test_a_stop_closes_all_connections_with_1001_at_once(tmp_path: Path, number: signal.Signals) -> None:
-    with Server(tmp_path) as server, spread(server) as clients:
+    with Server(tmp_path) as server, clients_on_both_workers(server) as clients:
         assert server.process is not None
-        begun = time.monotonic()
+        started = time.monotonic()
         server.process.send_signal(number)
         assert {client.wait_for_close()[0] for client in clients} == {GOING_AWAY}
         assert server.stop() == 0
         # Gunicorn would have waited for them for more than a minute.
-        assert time.monotonic() - begun < TIMEOUT_SECONDS
+        assert time.monotonic() - started < TIMEOUT_SECONDS
         rows = _rows_of(server)
         assert set(rows) == {(101, "restart")}
         assert len(rows) == len(clients)
@@ -244,7 +248,7 @@ def test_closed_connections_leak_no_files_or_threads(tmp_path: Path) -> None:
 
         def use(rounds: int) -> tuple[int, int]:
             for _ in range(rounds):
-                with talkers(server, 10) as clients:
+                with connect_clients(server, 10) as clients:
                     clients[0].wait_for_connections(10)
                 wait_for_count(server, 0)
             return worker.num_fds(), worker.num_threads()

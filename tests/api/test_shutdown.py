@@ -1,4 +1,4 @@
-"""Hooks that run when a worker is told to stop."""
+"""Hooks that run when a worker stops."""
 
 import os
 import threading
@@ -8,23 +8,23 @@ from api.shutdown import ShutdownHooks
 
 
 def test_the_hooks_run_when_the_worker_stops_even_if_one_fails() -> None:
-    worker, farewell, said = SimpleNamespace(alive=True, ppid=os.getppid()), ShutdownHooks(), []
+    worker, hooks, calls = SimpleNamespace(alive=True, ppid=os.getppid()), ShutdownHooks(), []
     done = threading.Event()
 
     def fail() -> None:
         raise OSError
 
-    for task in (fail, lambda: said.append("first"), done.set):
-        farewell.add(task)
-    farewell.start_watcher(worker)
+    for task in (fail, lambda: calls.append("first"), done.set):
+        hooks.add(task)
+    hooks.start_watcher(worker)
     assert not done.wait(0.6)
     worker.alive = False
     assert done.wait(30)
-    assert (said, farewell.stopping) == (["first"], True)
+    assert (calls, hooks.stopping) == (["first"], True)
 
 
 def test_the_hooks_run_when_the_master_process_has_died() -> None:
-    farewell, done = ShutdownHooks(), threading.Event()
-    farewell.add(done.set)
-    farewell.start_watcher(SimpleNamespace(alive=True, ppid=os.getppid() + 1))
+    hooks, done = ShutdownHooks(), threading.Event()
+    hooks.add(done.set)
+    hooks.start_watcher(SimpleNamespace(alive=True, ppid=os.getppid() + 1))
     assert done.wait(30)

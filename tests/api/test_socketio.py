@@ -1,4 +1,4 @@
-"""Live video as a client of Socket.IO meets it, at a real Gunicorn of two workers."""
+"""Live video over Socket.IO on a real Gunicorn with two workers."""
 
 import base64
 import signal
@@ -31,15 +31,15 @@ def server(tmp_path_factory):
 
 
 class Client:
-    """A client with what it was told, by event."""
+    """A client that records the events it receives."""
 
     def __init__(self, server, auth=None, headers=None, origin=None):
-        self.heard = {event: [] for event in EVENTS}
-        self.refusals = []
+        self.received = {event: [] for event in EVENTS}
+        self.connect_errors = []
         self.socket = socketio.Client(reconnection=False, websocket_extra_options={"origin": origin} if origin else {})
         for event in EVENTS:
-            self.socket.on(event, self.heard[event].append, namespace=NAMESPACE)
-        self.socket.on("connect_error", self.refusals.append, namespace=NAMESPACE)
+            self.socket.on(event, self.received[event].append, namespace=NAMESPACE)
+        self.socket.on("connect_error", self.connect_errors.append, namespace=NAMESPACE)
         self.socket.connect(
             server.url,
             headers=headers or {},
@@ -53,20 +53,20 @@ class Client:
         self.socket.emit(event, data, namespace=NAMESPACE)
 
     def wait(self, event, count=1):
-        until(lambda: len(self.heard[event]) >= count, lambda: self.heard)
-        return self.heard[event]
+        wait_until(lambda: len(self.received[event]) >= count, lambda: self.received)
+        return self.received[event]
 
-    def start(self, **wishes):
-        self.emit("initialize", wishes)
+    def start(self, **settings):
+        self.emit("initialize", settings)
         self.emit("control", {"action": "start"})
-        until(lambda: self.states and self.states[-1] == "running", lambda: self.heard)
+        wait_until(lambda: self.states and self.states[-1] == "running", lambda: self.received)
 
     @property
     def states(self):
-        return [status["state"] for status in self.heard["status"]]
+        return [status["state"] for status in self.received["status"]]
 
 
-def until(true, what=lambda: None, seconds=60):
+def wait_until(true, what=lambda: None, seconds=60):
     deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline, what()
@@ -82,11 +82,11 @@ def connected(server, auth=None, **options):
         client.socket.disconnect()
 
 
-def refusal(server, auth, headers=None, origin=None):
-    """Try to connect, and give what the client is told."""
-    heard = []
+def connect_error(server, auth, headers=None, origin=None):
+    """Try to connect; return the error the client receives."""
+    received = []
     client = socketio.Client(reconnection=False, websocket_extra_options={"origin": origin} if origin else {})
-    client.on("connect_error", heard.append, namespace=NAMESPACE)
+    client.on("connect_error", received.append, namespace=NAMESPACE)
     with pytest.raises(socketio.exceptions.ConnectionError):
         client.connect(
             server.url,
@@ -97,7 +97,7 @@ def refusal(server, auth, headers=None, origin=None):
             wait_timeout=30,
         )
     client.disconnect()
-    return heard[0]["data"] if heard and isinstance(heard[0], dict) else None
+    return received[0]["data"] if received and isinstance(received[0], dict) else None
 
 
 def sessions(server):
@@ -107,9 +107,9 @@ def sessions(server):
 def test_a_session_from_connect_to_its_row_in_the_log(server):
     before = len(sessions(server))
     with connected(server) as client:
-        [greeting] = client.wait("status")
-        assert greeting["state"] == "connected"
-        assert "moodreel-five" in greeting["models"]
+        [status] = client.wait("status")
+        assert status["state"] == "connected"
+        assert "moodreel-five" in status["models"]
         client.start(faces="largest", smoothing=0, explain=True)
         client.emit("video_frame", {"frame": FRAME, "sequence": 1, "time": 100.5})
         first = client.wait("detection_result")[0]
@@ -124,13 +124,13 @@ def test_a_session_from_connect_to_its_row_in_the_log(server):
         ):
             client.emit("video_frame", {"frame": frame, "sequence": 2 + number})
             client.wait("detection_result", 2 + number)
-        assert [result["sequence"] for result in client.heard["detection_result"]] == [1, 2, 3]
-        assert {result["faces"][0]["id"] for result in client.heard["detection_result"]} == {0}
+        assert [result["sequence"] for result in client.received["detection_result"]] == [1, 2, 3]
+        assert {result["faces"][0]["id"] for result in client.received["detection_result"]} == {0}
         client.emit("control", {"action": "stop"})
-        until(lambda: client.states[-1] == "stopped")
-        assert client.heard["error_message"] == []
-        session = greeting["session"]
-    until(lambda: len(sessions(server)) > before)
+        wait_until(lambda: client.states[-1] == "stopped")
+        assert client.received["error_message"] == []
+        session = status["session"]
+    wait_until(lambda: len(sessions(server)) > before)
     [row] = [row for row in sessions(server) if row["request_id"] == session]
     assert (row["status_code"], row["frames"], row["prediction"], row["error"]) == (101, 3, "Happy", None)
     assert row["latency_ms"] > 0
@@ -145,7 +145,7 @@ def test_the_defaults_apply_before_initialize_and_frames_are_rejected_before_sta
         client.wait("status", 2)
         client.emit("video_frame", {"frame": FRAME})
         assert client.wait("detection_result")[0]["sequence"] is None
-        assert client.heard["status"][0]["settings"]["frame_rate"] == 15
+        assert client.received["status"][0]["settings"]["frame_rate"] == 15
 
 
 def test_settings_can_change_while_running(server):
@@ -153,14 +153,14 @@ def test_settings_can_change_while_running(server):
         client.start(faces="all")
         client.emit("control", {"action": "configure", "settings": {"model": "face-expression", "frame_rate": 30}})
         client.wait("status", 4)
-        assert client.heard["status"][-1]["state"] == "running"
-        assert client.heard["status"][-1]["settings"]["faces"] == "all"
+        assert client.received["status"][-1]["state"] == "running"
+        assert client.received["status"][-1]["settings"]["faces"] == "all"
         client.emit("video_frame", {"frame": FRAME})
         result = client.wait("detection_result")[0]
         assert (result["faces"][0]["emotion"], result["model"]) == ("happy", "face-expression")
 
 
-WRONG = {
+INVALID_EVENTS = {
     "an unknown event": ("sing", {}),
     "no object": ("initialize", "all"),
     "a wish that is none": ("initialize", {"colour": "red"}),
@@ -183,7 +183,7 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize(("event", "data"), WRONG.values(), ids=WRONG)
+@pytest.mark.parametrize(("event", "data"), INVALID_EVENTS.values(), ids=INVALID_EVENTS)
 def test_an_invalid_event_is_reported_and_the_session_continues(server, event, data):
     with connected(server) as client:
         client.emit("control", {"action": "start"})
@@ -196,14 +196,14 @@ def test_an_invalid_event_is_reported_and_the_session_continues(server, event, d
         assert client.wait("detection_result")[0]["sequence"] == 5
 
 
-NO_FRAMES = {
+BAD_FRAMES = {
     "a PNG": (synthetic_image.encode_image(synthetic_frames.face_frames(1)[0], "PNG"), "unsupported_media"),
     "too many bytes": (FRAME + bytes(80_000), "picture_too_big"),
     "half a JPEG": (FRAME[:9000], "picture_corrupt"),
 }
 
 
-@pytest.mark.parametrize(("data", "code"), NO_FRAMES.values(), ids=NO_FRAMES)
+@pytest.mark.parametrize(("data", "code"), BAD_FRAMES.values(), ids=BAD_FRAMES)
 def test_a_bad_frame_is_reported_with_its_sequence_number(server, data, code):
     with connected(server) as client:
         client.start()
@@ -221,7 +221,7 @@ def test_sequence_numbers_may_decrease(server):
             assert client.wait("detection_result", count)[-1]["sequence"] == number
 
 
-REFUSED = {
+REJECTED_CREDENTIALS = {
     "nobody": (None, "unauthorized", 401),
     "a wrong key": ({"api_key": "guess"}, "unauthorized", 401),
     "a key in other letters": ({"api_key": "ключ"}, "unauthorized", 401),
@@ -233,13 +233,13 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize(("auth", "code", "status"), REFUSED.values(), ids=REFUSED)
+@pytest.mark.parametrize(("auth", "code", "status"), REJECTED_CREDENTIALS.values(), ids=REJECTED_CREDENTIALS)
 def test_unauthenticated_clients_get_the_reason_and_are_logged(server, auth, code, status):
     before = len(sessions(server))
-    heard = refusal(server, auth)
-    assert heard["code"] == code
-    assert heard["message"]
-    until(lambda: len(sessions(server)) > before)
+    received = connect_error(server, auth)
+    assert received["code"] == code
+    assert received["message"]
+    wait_until(lambda: len(sessions(server)) > before)
     assert (sessions(server)[0]["status_code"], sessions(server)[0]["error"]) == (status, code)
 
 
@@ -258,19 +258,19 @@ def test_tokens_and_cookies_are_accepted(server):
 
 def test_another_origin_gets_no_connection(server):
     cookie = {"Cookie": f"access_token={accounts.own_token()}"}
-    assert refusal(server, {}, cookie, origin="https://evil.example") is None
+    assert connect_error(server, {}, cookie, origin="https://evil.example") is None
     assert server.log_rows(endpoint="/socket.io/", status_code=403)
 
 
 def test_an_expiring_token_ends_the_session(server):
     now = int(time.time())
-    # For half a minute more clocks may differ.
+    # Tokens are accepted for 30 s after their expiry.
     token = accounts.own_token(iat=now - 100, exp=now - 24)
     client = Client(server, {"token": token})
     client.wait("status")
     assert client.wait("error_message")[0]["code"] == "token_expired"
-    until(lambda: not client.socket.connected)
-    until(lambda: any(row["error"] == "token_expired" and row["status_code"] == 101 for row in sessions(server)))
+    wait_until(lambda: not client.socket.connected)
+    wait_until(lambda: any(row["error"] == "token_expired" and row["status_code"] == 101 for row in sessions(server)))
 
 
 @pytest.mark.parametrize("query", ["", "?EIO=4&transport=polling", "?EIO=3&transport=websocket"])
@@ -285,8 +285,10 @@ def test_a_client_faster_than_the_server_gets_the_newest_result_and_the_dropped_
         client.start(frame_rate=10)
         for number in range(300):
             client.emit("video_frame", {"frame": FRAME, "sequence": number})
-        until(lambda: client.heard["detection_result"] and client.heard["detection_result"][-1]["sequence"] == 299)
-        results = client.heard["detection_result"]
+        wait_until(
+            lambda: client.received["detection_result"] and client.received["detection_result"][-1]["sequence"] == 299
+        )
+        results = client.received["detection_result"]
         assert results[-1]["frames"] == len(results)
         assert results[-1]["frames"] + results[-1]["dropped"] == 300
         assert results[-1]["dropped"] > 100
@@ -297,37 +299,37 @@ def test_a_client_faster_than_the_server_gets_the_newest_result_and_the_dropped_
 
 
 def raw(server, auth='{"api_key":"' + KEY + '"}', query=""):
-    """A WebSocket by hand, past the greeting."""
-    line = websocket.create_connection(
+    """Open a raw WebSocket and read the handshake."""
+    ws = websocket.create_connection(
         server.url.replace("http", "ws") + f"/socket.io/?EIO=4&transport=websocket{query}", timeout=30
     )
-    assert line.recv().startswith("0{")
+    assert ws.recv().startswith("0{")
     if auth is not None:
-        line.send(f"40{NAMESPACE},{auth}")
-        assert line.recv().startswith(f"40{NAMESPACE},")
-    return line
+        ws.send(f"40{NAMESPACE},{auth}")
+        assert ws.recv().startswith(f"40{NAMESPACE},")
+    return ws
 
 
 @pytest.mark.parametrize(("query", "explains"), [("", False), ("&explain=true", True), ("&explain=no", False)])
 def test_the_url_may_request_explanations(server, query, explains):
-    line = raw(server, query=query)
-    line.send(f'42{NAMESPACE},["initialize",{{"faces":"largest"}}]')
-    heard = ""
-    while '"ready"' not in heard:
-        heard = str(line.recv())
-    line.close()
-    assert f'"explain":{str(explains).lower()}' in heard
+    ws = raw(server, query=query)
+    ws.send(f'42{NAMESPACE},["initialize",{{"faces":"largest"}}]')
+    received = ""
+    while '"ready"' not in received:
+        received = str(ws.recv())
+    ws.close()
+    assert f'"explain":{str(explains).lower()}' in received
 
 
 @pytest.mark.parametrize(("length", "answered"), [(8_000, True), (20_000, False)])
 def test_an_unauthenticated_message_is_limited_to_the_size_of_credentials(server, length, answered):
-    line = raw(server, auth=None)
-    heard = ""
+    ws = raw(server, auth=None)
+    received = ""
     with suppress(websocket.WebSocketConnectionClosedException, OSError):
-        line.send(f'40{NAMESPACE},{{"token":"{"x" * length}"}}')
-        heard = str(line.recv())
-    line.close()
-    assert heard.startswith(f"44{NAMESPACE}") is answered
+        ws.send(f'40{NAMESPACE},{{"token":"{"x" * length}"}}')
+        received = str(ws.recv())
+    ws.close()
+    assert received.startswith(f"44{NAMESPACE}") is answered
 
 
 GARBAGE = {
@@ -350,15 +352,15 @@ GARBAGE = {
 
 @pytest.mark.parametrize("garbage", GARBAGE.values(), ids=GARBAGE)
 def test_garbage_does_not_break_the_server(server, garbage):
-    line = raw(server)
-    heard = ""
-    # It may be cut off before it has said all, or answered as if nothing had been.
+    ws = raw(server)
+    received = ""
+    # The connection may be closed early, or continue normally.
     with suppress(websocket.WebSocketConnectionClosedException, OSError):
-        line.send(garbage, websocket.ABNF.OPCODE_BINARY if isinstance(garbage, bytes) else websocket.ABNF.OPCODE_TEXT)
-        line.send(f'42{NAMESPACE},["control",{{"action":"start"}}]')
-        while '"running"' not in heard:
-            heard = str(line.recv())
-    line.close()
+        ws.send(garbage, websocket.ABNF.OPCODE_BINARY if isinstance(garbage, bytes) else websocket.ABNF.OPCODE_TEXT)
+        ws.send(f'42{NAMESPACE},["control",{{"action":"start"}}]')
+        while '"running"' not in received:
+            received = str(ws.recv())
+    ws.close()
     assert "Traceback" not in server.output
     with connected(server) as client:
         client.wait("status")
@@ -375,64 +377,64 @@ UNFINISHED = {
 
 @pytest.mark.parametrize("messages", UNFINISHED.values(), ids=UNFINISHED)
 def test_unexpected_binary_data_does_not_affect_following_messages(server, messages):
-    line = raw(server)
+    ws = raw(server)
     for message in messages:
-        line.send(message, websocket.ABNF.OPCODE_BINARY if isinstance(message, bytes) else websocket.ABNF.OPCODE_TEXT)
-    line.send(f'42{NAMESPACE},["control",{{"action":"start"}}]')
-    heard = []
-    while not heard or '"running"' not in heard[-1]:
-        heard.append(str(line.recv()))
-    line.close()
-    assert any('"invalid_request"' in message for message in heard)
+        ws.send(message, websocket.ABNF.OPCODE_BINARY if isinstance(message, bytes) else websocket.ABNF.OPCODE_TEXT)
+    ws.send(f'42{NAMESPACE},["control",{{"action":"start"}}]')
+    received = []
+    while not received or '"running"' not in received[-1]:
+        received.append(str(ws.recv()))
+    ws.close()
+    assert any('"invalid_request"' in message for message in received)
 
 
 def test_other_namespaces_are_rejected(server):
-    line = raw(server, auth=None)
+    ws = raw(server, auth=None)
     for connect in ("40", "40/admin,"):
-        line.send(connect)
-        assert line.recv().startswith("44")
-    line.close()
+        ws.send(connect)
+        assert ws.recv().startswith("44")
+    ws.close()
 
 
 def test_a_flood_of_garbage_is_disconnected(server):
-    line = raw(server)
+    ws = raw(server)
     with pytest.raises((websocket.WebSocketConnectionClosedException, OSError)):
         for _ in range(2000):
-            line.send(f"42{NAMESPACE},[")
+            ws.send(f"42{NAMESPACE},[")
             time.sleep(0.005)
-    line.close()
-    until(lambda: any(row["error"] == "rate_limited" for row in sessions(server)))
+    ws.close()
+    wait_until(lambda: any(row["error"] == "rate_limited" for row in sessions(server)))
 
 
 def test_a_too_large_message_ends_the_connection(server):
-    line = raw(server)
+    ws = raw(server)
     with pytest.raises((websocket.WebSocketConnectionClosedException, OSError)):
-        line.send(f'42{NAMESPACE},["video_frame",{{"frame":"' + "A" * 2_000_000 + '"}]')
+        ws.send(f'42{NAMESPACE},["video_frame",{{"frame":"' + "A" * 2_000_000 + '"}]')
         for _ in range(10):
-            line.recv()
-            raise_for_close(line)
-    line.close()
+            ws.recv()
+            raise_for_close(ws)
+    ws.close()
 
 
-def raise_for_close(line):
-    if not line.connected:
+def raise_for_close(ws):
+    if not ws.connected:
         raise websocket.WebSocketConnectionClosedException
 
 
 def test_a_client_that_does_not_authenticate_is_disconnected(server):
-    line = raw(server, auth=None)
-    began = time.monotonic()
+    ws = raw(server, auth=None)
+    started = time.monotonic()
     with pytest.raises((websocket.WebSocketConnectionClosedException, OSError)):
-        while time.monotonic() < began + 60:
-            line.recv()
-            raise_for_close(line)
-    assert time.monotonic() < began + 60
+        while time.monotonic() < started + 60:
+            ws.recv()
+            raise_for_close(ws)
+    assert time.monotonic() < started + 60
 
 
 def test_a_client_that_does_not_read_is_disconnected_and_others_are_served(server):
-    line = raw(server)
-    line.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    line.send(f'42{NAMESPACE},["control",{{"action":"start","settings":{{"frame_rate":30}}}}]')
+    ws = raw(server)
+    ws.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    ws.send(f'42{NAMESPACE},["control",{{"action":"start","settings":{{"frame_rate":30}}}}]')
     frame = f'42{NAMESPACE},["video_frame",{{"frame":"{base64.b64encode(FRAME).decode()}"}}]'
     deadline = time.monotonic() + 120
     gone = False
@@ -441,7 +443,7 @@ def test_a_client_that_does_not_read_is_disconnected_and_others_are_served(serve
         count = 0
         while not gone and time.monotonic() < deadline:
             try:
-                line.send(frame)
+                ws.send(frame)
             except (OSError, websocket.WebSocketException):
                 gone = True
             client.emit("video_frame", {"frame": FRAME})
@@ -459,7 +461,7 @@ def test_sessions_of_a_killed_worker_end_and_the_next_worker_serves(tmp_path):
             client.wait("detection_result")
             [worker] = server.workers
             worker.send_signal(signal.SIGKILL)
-            until(lambda: not client.socket.connected)
+            wait_until(lambda: not client.socket.connected)
         server.wait_until_ready()
         with connected(server) as client:
             client.start()
@@ -476,21 +478,21 @@ def test_sessions_of_a_killed_worker_end_and_the_next_worker_serves(tmp_path):
 
 def test_a_stop_closes_live_sessions_with_1012_at_once(tmp_path):
     with Server(tmp_path) as server:
-        lines = [raw(server) for _ in range(6)]
+        sockets = [raw(server) for _ in range(6)]
         client = Client(server, {"api_key": KEY})
         client.start()
-        began = time.monotonic()
+        started = time.monotonic()
         assert server.stop() == 0
-        assert time.monotonic() - began < 30
-        until(lambda: not client.socket.connected)
-        for line in lines:
-            assert closing_code(line) == 1012
+        assert time.monotonic() - started < 30
+        wait_until(lambda: not client.socket.connected)
+        for ws in sockets:
+            assert closing_code(ws) == 1012
     assert "Traceback" not in server.output
 
 
-def closing_code(line):
+def closing_code(ws):
     while True:
-        kind, data = line.recv_data(control_frame=True)
+        kind, data = ws.recv_data(control_frame=True)
         if kind == websocket.ABNF.OPCODE_CLOSE:
             return struct.unpack("!H", data[:2])[0]
 
@@ -498,10 +500,10 @@ def closing_code(line):
 def test_a_connection_over_the_workers_limit_is_rejected_with_503(tmp_path):
     with Server(tmp_path, WEB_CONCURRENCY=1, MAX_SOCKETS=2) as server:
         with connected(server), connected(server):
-            assert refusal(server, {"api_key": KEY}) is None
+            assert connect_error(server, {"api_key": KEY}) is None
             assert server.log_rows(endpoint="/socket.io/", status_code=503)
             assert requests.get(f"{server.url}/health", timeout=30).ok
-        until(lambda: "moodreel_live_sessions 0.0" in server.call("GET", "/metrics").text)
+        wait_until(lambda: "moodreel_live_sessions 0.0" in server.call("GET", "/metrics").text)
         with connected(server) as client:
             client.wait("status")
 
@@ -511,5 +513,5 @@ def test_the_rate_limit_counts_connections(tmp_path):
         for _ in range(3):
             with connected(server):
                 pass
-        heard = refusal(server, {"api_key": KEY})
-        assert heard["code"] == "rate_limited"
+        received = connect_error(server, {"api_key": KEY})
+        assert received["code"] == "rate_limited"

@@ -1,4 +1,4 @@
-"""WS /api/ws with real clients against a real server: who may come in, what is answered, what is refused."""
+"""WS /api/ws with real clients against a real server: authentication, answers and rejections."""
 
 import contextlib
 import json
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.server
 
 UNAUTHENTICATED, FORBIDDEN, POLICY, TOO_BIG, TRY_LATER = 4001, 4003, 1008, 1009, 1013
 PAGE, OTHER_PAGE = "https://app.example", "https://evil.example"
-SAID = "a text that nobody may find anywhere again"
+SECRET_TEXT = "a text that nobody may find anywhere again"
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def headers_of(**headers: str) -> dict[str, Any]:
     return {"header": headers}
 
 
-# --- who may come in ---
+# --- authentication ---
 
 
 @pytest.mark.parametrize(
@@ -62,12 +62,12 @@ def headers_of(**headers: str) -> dict[str, Any]:
 def test_an_authenticated_client_gets_the_connection_count_and_answers(
     server: Server, credentials: dict[str, Any]
 ) -> None:
-    with WebSocketClient(server, **credentials) as talker:
-        update = talker.receive()
+    with WebSocketClient(server, **credentials) as client:
+        update = client.receive()
         assert update["type"] == "connection_update"
         assert update["active_connections"] >= 1
         assert update["timestamp"].endswith("Z")
-        answer = talker.request("What a day!")
+        answer = client.request("What a day!")
         assert (answer["type"], answer["label"], answer["score"]) == ("emotion_classification", "joy", 0.94)
         assert answer["scores"]["joy"] == 0.94
         assert answer["language_supported"] is True
@@ -89,8 +89,8 @@ def test_an_unauthenticated_client_is_closed_with_4001_before_any_message(
     server: Server, credentials: dict[str, Any]
 ) -> None:
     wait_for_count(server, 0)
-    with WebSocketClient(server, **credentials) as talker:
-        opcode, data = talker.socket.recv_data()
+    with WebSocketClient(server, **credentials) as client:
+        opcode, data = client.socket.recv_data()
         assert (opcode, int.from_bytes(data[:2], "big")) == (8, UNAUTHENTICATED)
         assert data[2:].decode().endswith(".")
         wait_for_count(server, 0)
@@ -101,49 +101,49 @@ def test_only_same_origin_and_listed_pages_connect_with_a_cookie(
     server: Server, origin: str | None, code: int | None
 ) -> None:
     options = {"suppress_origin": True} if origin is None else {"origin": origin}
-    with WebSocketClient(server, cookie=cookie(), **options) as talker:
+    with WebSocketClient(server, cookie=cookie(), **options) as client:
         if code is None:
-            assert talker.receive()["type"] == "connection_update"
+            assert client.receive()["type"] == "connection_update"
         else:
-            assert talker.wait_for_close()[0] == code
+            assert client.wait_for_close()[0] == code
 
 
 def test_an_api_key_is_accepted_from_any_origin(server: Server) -> None:
-    with WebSocketClient(server, origin=OTHER_PAGE) as talker:
-        assert talker.receive()["type"] == "connection_update"
+    with WebSocketClient(server, origin=OTHER_PAGE) as client:
+        assert client.receive()["type"] == "connection_update"
 
 
 def test_an_expiring_token_ends_the_connection(server: Server) -> None:
     now = int(time.time())
-    # Tokens are taken for half a minute longer than they say.
-    with WebSocketClient(server, cookie=cookie(iat=now - 999, exp=now - 28)) as talker:
-        assert talker.receive()["type"] == "connection_update"
-        assert talker.wait_for_close() == (UNAUTHENTICATED, "The token has expired. Sign in again.")
+    # Tokens are accepted for 30 s after their expiry.
+    with WebSocketClient(server, cookie=cookie(iat=now - 999, exp=now - 28)) as client:
+        assert client.receive()["type"] == "connection_update"
+        assert client.wait_for_close() == (UNAUTHENTICATED, "The token has expired. Sign in again.")
 
 
 def test_a_connection_over_the_user_limit_is_closed_with_1013(tmp_path: Path) -> None:
     with Server(tmp_path, WEB_CONCURRENCY=1, MAX_SOCKETS_PER_USER=2, **accounts.environment(tmp_path)) as server:
-        talkers = [WebSocketClient(server, cookie=cookie()) for _ in range(3)]
-        for talker in talkers[:2]:
-            assert talker.receive()["type"] == "connection_update"
-        assert talkers[2].wait_for_close()[0] == TRY_LATER
-        with WebSocketClient(server, cookie=cookie(userId="43")) as somebody_else:
-            assert somebody_else.receive()["type"] == "connection_update"
-        talkers[0].socket.close()
+        clients = [WebSocketClient(server, cookie=cookie()) for _ in range(3)]
+        for client in clients[:2]:
+            assert client.receive()["type"] == "connection_update"
+        assert clients[2].wait_for_close()[0] == TRY_LATER
+        with WebSocketClient(server, cookie=cookie(userId="43")) as other_user:
+            assert other_user.receive()["type"] == "connection_update"
+        clients[0].socket.close()
         wait_for_count(server, 1)
         with WebSocketClient(server, cookie=cookie()) as again:
             assert again.receive()["type"] == "connection_update"
-        for talker in talkers:
-            talker.socket.shutdown()
+        for client in clients:
+            client.socket.shutdown()
 
 
-# --- what is answered ---
+# --- answers ---
 
 
 def test_a_text_may_be_sent_plain_or_as_json(server: Server) -> None:
-    with WebSocketClient(server) as talker:
+    with WebSocketClient(server) as client:
         for text in ("{smiles} hello", '{"text": "hello"}', ' {"text": "hi", "other": 1}', "[1]", '"quoted"', "null"):
-            assert talker.request(text)["type"] == "emotion_classification"
+            assert client.request(text)["type"] == "emotion_classification"
 
 
 @pytest.mark.parametrize(
@@ -159,18 +159,18 @@ def test_a_text_may_be_sent_plain_or_as_json(server: Server) -> None:
     ],
 )
 def test_an_error_is_reported_and_the_connection_stays_open(server: Server, message: str, code: str) -> None:
-    with WebSocketClient(server) as talker:
-        error = talker.request(message)
+    with WebSocketClient(server) as client:
+        error = client.request(message)
         assert (error["type"], error["code"]) == ("error", code)
         assert error["message"].endswith(".")
         assert "secret" not in str(error)
-        assert talker.request("hello")["label"] == "joy"
+        assert client.request("hello")["label"] == "joy"
 
 
 def test_a_binary_message_is_rejected(server: Server) -> None:
-    with WebSocketClient(server) as talker:
-        talker.socket.send_binary(b"hello")
-        assert talker.receive("error")["code"] == "unsupported_media"
+    with WebSocketClient(server) as client:
+        client.socket.send_binary(b"hello")
+        assert client.receive("error")["code"] == "unsupported_media"
 
 
 def test_a_fragmented_message_is_assembled(server: Server) -> None:
@@ -181,32 +181,32 @@ def test_a_fragmented_message_is_assembled(server: Server) -> None:
             encode_frame(PING, b"?"),
             encode_frame(CONTINUATION, b'xt": "hi"}'),
         )
-        said = b""
-        while b"joy" not in said:
-            said += raw.socket.recv(4096)
-        assert b"\x8a\x01?" in said  # the pong
+        received = b""
+        while b"joy" not in received:
+            received += raw.socket.recv(4096)
+        assert b"\x8a\x01?" in received  # the pong
 
 
 def test_the_connection_and_each_message_are_logged_without_the_text(server: Server) -> None:
     with WebSocketClient(
         server, header={"x-api-key": KEY, "x-request-id": "logged", "x-client-id": "a journal"}
-    ) as talker:
-        talker.request(SAID)
-        talker.request("crash")
+    ) as client:
+        client.request(SECRET_TEXT)
+        client.request("crash")
         [opened] = server.log_rows(request_id="logged", endpoint="/api/ws")[-1:]
         assert (opened["method"], opened["status_code"]) == ("GET", None)
         time.sleep(0.3)
-        talker.socket.close()
+        client.socket.close()
         wait_for_row(server, "logged")
     crashed, answered, connection = server.log_rows(request_id="logged")
     assert (connection["method"], connection["status_code"], connection["success"]) == ("GET", 101, True)
     assert connection["latency_ms"] >= 300
     assert (answered["method"], answered["status_code"]) == ("MESSAGE", 200)
-    assert (answered["prediction"], answered["confidence"], answered["bytes_in"]) == ("joy", 0.94, len(SAID))
+    assert (answered["prediction"], answered["confidence"], answered["bytes_in"]) == ("joy", 0.94, len(SECRET_TEXT))
     assert (crashed["method"], crashed["status_code"], crashed["error"]) == ("MESSAGE", 500, "internal")
     assert {row["client_id"] for row in (connection, answered)} == {"a journal"}
-    kept = b"".join(path.read_bytes() for path in server.folder.rglob("*") if path.is_file())
-    assert SAID.encode() not in kept
+    stored = b"".join(path.read_bytes() for path in server.folder.rglob("*") if path.is_file())
+    assert SECRET_TEXT.encode() not in stored
 
 
 def wait_for_row(server: Server, request_id: str) -> dict[str, Any]:
@@ -219,15 +219,15 @@ def wait_for_row(server: Server, request_id: str) -> dict[str, Any]:
 
 
 def test_a_rejected_connection_is_logged(server: Server) -> None:
-    with WebSocketClient(server, header={"x-request-id": "refused"}) as talker:
-        talker.wait_for_close()
+    with WebSocketClient(server, header={"x-request-id": "refused"}) as client:
+        client.wait_for_close()
     row = wait_for_row(server, "refused")
     assert (row["status_code"], row["success"], row["error"]) == (401, False, "unauthorized")
 
 
 def test_sockets_have_their_own_metrics_and_are_not_counted_as_slow_calls(server: Server) -> None:
-    with WebSocketClient(server) as talker:
-        talker.request("hello")
+    with WebSocketClient(server) as client:
+        client.request("hello")
         lines = server.call("GET", "/metrics").text.splitlines()
         assert "moodreel_sockets 1.0" in lines
         assert "moodreel_requests_in_flight 1.0" in lines
@@ -239,37 +239,37 @@ def test_sockets_have_their_own_metrics_and_are_not_counted_as_slow_calls(server
     assert not any("moodreel_request_seconds" in line and "/api/ws" in line for line in lines)
 
 
-# --- what is refused ---
+# --- rejections ---
 
 
 def test_a_message_that_is_too_long_ends_the_connection(server: Server) -> None:
-    with WebSocketClient(server) as talker:
-        assert talker.request("x" * 16_384)["label"] == "joy"
-        talker.socket.send("x" * 16_385)
-        assert talker.wait_for_close()[0] == TOO_BIG
+    with WebSocketClient(server) as client:
+        assert client.request("x" * 16_384)["label"] == "joy"
+        client.socket.send("x" * 16_385)
+        assert client.wait_for_close()[0] == TOO_BIG
 
 
 def test_a_client_over_the_message_rate_gets_an_error_and_is_then_closed(tmp_path: Path) -> None:
-    with Server(tmp_path, WEB_CONCURRENCY=1, SOCKET_MESSAGES_PER_MINUTE=2) as server, WebSocketClient(server) as talker:
-        assert [talker.request("hello")["type"] for _ in range(2)] == ["emotion_classification"] * 2
-        error = talker.request("hello")
+    with Server(tmp_path, WEB_CONCURRENCY=1, SOCKET_MESSAGES_PER_MINUTE=2) as server, WebSocketClient(server) as client:
+        assert [client.request("hello")["type"] for _ in range(2)] == ["emotion_classification"] * 2
+        error = client.request("hello")
         assert (error["type"], error["code"]) == ("error", "rate_limited")
-        talker.socket.send("".join("hello"))
+        client.socket.send("".join("hello"))
         for _ in range(30):
-            talker.socket.sock.sendall(encode_frame(TEXT, b"hello"))
-        assert talker.wait_for_close()[0] == POLICY
-        # What is refused for its rate costs no write.
+            client.socket.sock.sendall(encode_frame(TEXT, b"hello"))
+        assert client.wait_for_close()[0] == POLICY
+        # A message rejected by the rate limit is not logged.
         assert len(server.log_rows(endpoint="/api/ws")) == 3
 
 
 def test_the_callers_rate_limit_counts_messages_as_calls(tmp_path: Path) -> None:
     with Server(tmp_path, RATE_LIMIT=3, **accounts.environment(tmp_path)) as server:
-        with WebSocketClient(server, cookie=cookie()) as talker:
-            assert [talker.request("hello").get("code") for _ in range(3)] == [None, None, "rate_limited"]
+        with WebSocketClient(server, cookie=cookie()) as client:
+            assert [client.request("hello").get("code") for _ in range(3)] == [None, None, "rate_limited"]
         with WebSocketClient(server, cookie=cookie()) as again:
             assert again.wait_for_close()[0] == TRY_LATER
-        with WebSocketClient(server, cookie=cookie(userId="43")) as somebody_else:
-            assert somebody_else.request("hello")["label"] == "joy"
+        with WebSocketClient(server, cookie=cookie(userId="43")) as other_user:
+            assert other_user.request("hello")["label"] == "joy"
 
 
 @pytest.mark.parametrize(
@@ -341,20 +341,20 @@ def test_compression_is_not_negotiated(server: Server) -> None:
 
 def test_messages_of_a_signed_in_user_are_stored_in_the_history_without_the_text(server: Server) -> None:
     signed_in = {"Authorization": f"Bearer {accounts.own_token(userId='writes')}"}
-    with WebSocketClient(server, header=signed_in) as talker:
-        answers = [talker.request(text) for text in (SAID, "another one")]
+    with WebSocketClient(server, header=signed_in) as client:
+        answers = [client.request(text) for text in (SECRET_TEXT, "another one")]
     entries = server.call("GET", "/api/history", headers=signed_in).json()["entries"]
     assert [entry["id"] for entry in entries] == [answer["history_id"] for answer in reversed(answers)]
     assert {(entry["kind"], entry["emotion"], entry["mood"]) for entry in entries} == {("text", "joy", "Happy")}
-    assert SAID not in json.dumps(entries)
-    with WebSocketClient(server) as nobody:
-        assert "history_id" not in nobody.request(SAID)
+    assert SECRET_TEXT not in json.dumps(entries)
+    with WebSocketClient(server) as api_key_client:
+        assert "history_id" not in api_key_client.request(SECRET_TEXT)
 
 
 def test_the_client_may_disconnect_at_any_time(server: Server) -> None:
     for _ in range(5):
         WebSocketClient(server).socket.sock.close()
         RawWebSocketClient(server).socket.close()
-    talker = websocket.create_connection(server.url.replace("http", "ws") + "/api/ws", header={"x-api-key": KEY})
-    talker.close()
+    client = websocket.create_connection(server.url.replace("http", "ws") + "/api/ws", header={"x-api-key": KEY})
+    client.close()
     wait_for_count(server, 0)

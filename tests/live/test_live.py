@@ -1,4 +1,4 @@
-"""Live video without the web: sessions, turns, the pace, and what faces show over time."""
+"""Live video without HTTP: sessions, scheduling, load control and classification over time."""
 
 import itertools
 import threading
@@ -26,8 +26,8 @@ FRAME = synthetic_image.encode_image(synthetic_frames.face_frames(1, 640, 360)[0
 EMPTY = synthetic_image.encode_image(np.full((90, 160, 3), 120, np.uint8))
 
 
-class SlowFinder:
-    """Finds nobody, and takes its time."""
+class SlowLandmarker:
+    """A landmarker that finds no face and takes a given time."""
 
     def __init__(self, seconds):
         self.seconds = seconds
@@ -42,7 +42,7 @@ class SlowFinder:
 
 
 def slow_engine(seconds):
-    """An engine whose finder takes so long, and whose only model is never asked for anything."""
+    """Make an engine whose landmarker takes `seconds` and whose only model returns nothing."""
 
     def get(name=None):
         if name not in (None, "fake"):
@@ -54,42 +54,42 @@ def slow_engine(seconds):
             classify_windows=lambda windows: [],
         )
 
-    return SimpleNamespace(landmarker=SlowFinder(seconds), models=SimpleNamespace(get=get), facial_actions=None)
+    return SimpleNamespace(landmarker=SlowLandmarker(seconds), models=SimpleNamespace(get=get), facial_actions=None)
 
 
-class Guest:
-    """A client at a desk, with what it got."""
+class RecordingClient:
+    """A session at a scheduler that records its outcomes."""
 
-    def __init__(self, desk, **wishes):
-        self.got = []
-        self.desk = desk
-        self.client = desk.open_session(SessionSettings(**wishes), self.got.append)
+    def __init__(self, scheduler, **settings):
+        self.outcomes = []
+        self.scheduler = scheduler
+        self.client = scheduler.open_session(SessionSettings(**settings), self.outcomes.append)
 
     def submit(self, data=EMPTY, **more):
-        return self.desk.submit(self.client, data, **more)
+        return self.scheduler.submit(self.client, data, **more)
 
     def wait(self, count=1, kind=LiveResult):
         deadline = time.monotonic() + 60
         while len(self.all(kind)) < count:
-            assert time.monotonic() < deadline, self.got
+            assert time.monotonic() < deadline, self.outcomes
             time.sleep(0.005)
         return self.all(kind)
 
     def all(self, kind=LiveResult):
-        return [outcome for outcome in self.got if isinstance(outcome, kind)]
+        return [outcome for outcome in self.outcomes if isinstance(outcome, kind)]
 
 
 @pytest.fixture
-def open_desk():
-    desks = []
+def make_scheduler():
+    schedulers = []
 
     def make(engine, **options):
-        desks.append(FrameScheduler(engine, LIMITS, **options))
-        return desks[-1]
+        schedulers.append(FrameScheduler(engine, LIMITS, **options))
+        return schedulers[-1]
 
     yield make
-    for desk in desks:
-        desk.close()
+    for scheduler in schedulers:
+        scheduler.close()
 
 
 @pytest.fixture(scope="module")
@@ -97,10 +97,10 @@ def engine():
     return Engine.load(STORE)
 
 
-def test_a_frame_is_answered_with_faces_and_the_clients_sequence_and_time(open_desk, engine):
-    guest = Guest(open_desk(engine), explain=True)
-    guest.submit(FRAME, sequence=7, time=12.5)
-    [result] = guest.wait()
+def test_a_frame_is_answered_with_faces_and_the_clients_sequence_and_time(make_scheduler, engine):
+    recorder = RecordingClient(make_scheduler(engine), explain=True)
+    recorder.submit(FRAME, sequence=7, time=12.5)
+    [result] = recorder.wait()
     assert (result.frame.sequence, result.frame.time, result.width, result.height) == (7, 12.5, 640, 360)
     [face] = result.faces
     assert face.emotion == "Happy"
@@ -112,44 +112,44 @@ def test_a_frame_is_answered_with_faces_and_the_clients_sequence_and_time(open_d
     assert result.latency_ms >= result.queued_ms >= 0
 
 
-def test_boxes_are_in_pixels_of_the_sent_frame_at_any_processing_size(open_desk, engine):
+def test_boxes_are_in_pixels_of_the_sent_frame_at_any_processing_size(make_scheduler, engine):
     boxes = []
     for side in (640, 320):
-        guest = Guest(open_desk(engine), side=side)
-        guest.submit(FRAME)
-        boxes.append(guest.wait()[0].faces[0].box)
+        recorder = RecordingClient(make_scheduler(engine), side=side)
+        recorder.submit(FRAME)
+        boxes.append(recorder.wait()[0].faces[0].box)
     assert boxes[0] == pytest.approx(boxes[1], abs=8)
 
 
-def test_another_model_answers_with_its_own_labels(open_desk, engine):
-    guest = Guest(open_desk(engine), frame_rate=30)
-    guest.submit(FRAME)
-    guest.wait()
-    guest.desk.configure(guest.client, SessionSettings(model="face-expression"))
-    guest.submit(FRAME)
-    first, second = guest.wait(2)
+def test_another_model_answers_with_its_own_labels(make_scheduler, engine):
+    recorder = RecordingClient(make_scheduler(engine), frame_rate=30)
+    recorder.submit(FRAME)
+    recorder.wait()
+    recorder.scheduler.configure(recorder.client, SessionSettings(model="face-expression"))
+    recorder.submit(FRAME)
+    first, second = recorder.wait(2)
     assert (set(first.faces[0].probabilities), first.model) == (set(FIVE), "moodreel-five")
     assert (second.faces[0].emotion, second.model) == ("happy", "face-expression")
     assert first.faces[0].track == second.faces[0].track
 
 
-def test_a_missing_model_changes_nothing(open_desk, engine):
-    desk = open_desk(engine)
+def test_a_missing_model_changes_nothing(make_scheduler, engine):
+    scheduler = make_scheduler(engine)
     with pytest.raises(ModelNotFound):
-        desk.open_session(SessionSettings(model="nobody"), print)
-    guest = Guest(desk)
+        scheduler.open_session(SessionSettings(model="nobody"), print)
+    recorder = RecordingClient(scheduler)
     with pytest.raises(ModelNotFound):
-        desk.configure(guest.client, SessionSettings(model="nobody"))
-    assert guest.client.session.settings.model is None
+        scheduler.configure(recorder.client, SessionSettings(model="nobody"))
+    assert recorder.client.session.settings.model is None
 
 
-def test_the_largest_face_is_kept_until_another_is_clearly_larger(open_desk, engine):
+def test_the_largest_face_is_kept_until_another_is_clearly_larger(make_scheduler, engine):
     first, _ = synthetic_frames.two_heads(270)
     picture = np.full((360, 640, 3), 150, np.uint8)
     picture[30:300, 20:290] = first
     picture[30:300, 340:610] = first
-    desk = open_desk(engine)
-    one, both = Guest(desk, faces="largest", frame_rate=30), Guest(desk, frame_rate=30)
+    scheduler = make_scheduler(engine)
+    one, both = RecordingClient(scheduler, faces="largest", frame_rate=30), RecordingClient(scheduler, frame_rate=30)
     for step in range(4):
         frame = synthetic_image.encode_image(np.roll(picture, step % 2, axis=1), quality=90)
         one.submit(frame)
@@ -160,15 +160,15 @@ def test_the_largest_face_is_kept_until_another_is_clearly_larger(open_desk, eng
     assert len({face.track for result in one.all() for face in result.faces}) == 1
 
 
-def test_a_client_faster_than_the_server_gets_the_newest_frame_and_the_dropped_count(open_desk):
-    guest = Guest(open_desk(slow_engine(0.1)), frame_rate=30)
+def test_a_client_faster_than_the_server_gets_the_newest_frame_and_the_dropped_count(make_scheduler):
+    recorder = RecordingClient(make_scheduler(slow_engine(0.1)), frame_rate=30)
     displaced = []
     for number in range(200):
-        displaced.append(guest.submit(sequence=number))
+        displaced.append(recorder.submit(sequence=number))
         time.sleep(0.002)
-    while guest.client.pending is not None or guest.client.busy:
+    while recorder.client.pending is not None or recorder.client.busy:
         time.sleep(0.01)
-    results = guest.wait()
+    results = recorder.wait()
     sequences = [result.frame.sequence for result in results]
     assert sequences == sorted(sequences)
     assert sequences[-1] == 199
@@ -176,20 +176,20 @@ def test_a_client_faster_than_the_server_gets_the_newest_frame_and_the_dropped_c
     assert results[-1].dropped == sum(frame is not None for frame in displaced) > 150
 
 
-def test_the_frame_rate_is_limited_to_the_requested_one(open_desk):
+def test_the_frame_rate_is_limited_to_the_requested_one(make_scheduler):
     engine = slow_engine(0)
-    guest = Guest(open_desk(engine), frame_rate=5)
+    recorder = RecordingClient(make_scheduler(engine), frame_rate=5)
     began = time.monotonic()
     while time.monotonic() < began + 1:
-        guest.submit()
+        recorder.submit()
         time.sleep(0.005)
     seconds = time.monotonic() - began
     assert len(engine.landmarker.sides) <= 5 * seconds / 0.9 + 2
 
 
-def test_a_flooding_client_does_not_starve_others(open_desk):
-    desk = open_desk(slow_engine(0.02))
-    flood, calm = Guest(desk, frame_rate=30), Guest(desk, frame_rate=30)
+def test_a_flooding_client_does_not_starve_others(make_scheduler):
+    scheduler = make_scheduler(slow_engine(0.02))
+    flood, calm = RecordingClient(scheduler, frame_rate=30), RecordingClient(scheduler, frame_rate=30)
     stop = threading.Event()
 
     def send():
@@ -231,82 +231,82 @@ TINY = {
 
 
 @pytest.mark.parametrize("data", HOSTILE.values(), ids=HOSTILE)
-def test_invalid_data_is_rejected_before_it_is_queued(open_desk, data):
-    guest = Guest(open_desk(slow_engine(0)))
+def test_invalid_data_is_rejected_before_it_is_queued(make_scheduler, data):
+    recorder = RecordingClient(make_scheduler(slow_engine(0)))
     with pytest.raises((UnsupportedMedia, ImageTooBig)):
-        guest.submit(data)
-    assert guest.client.pending is None
+        recorder.submit(data)
+    assert recorder.client.pending is None
 
 
 @pytest.mark.parametrize("data", BROKEN.values(), ids=BROKEN)
-def test_an_undecodable_frame_is_reported_and_the_session_continues(open_desk, data):
-    guest = Guest(open_desk(slow_engine(0)), frame_rate=30)
-    guest.submit(data, sequence=1)
-    [failure] = guest.wait(kind=LiveFailure)
+def test_an_undecodable_frame_is_reported_and_the_session_continues(make_scheduler, data):
+    recorder = RecordingClient(make_scheduler(slow_engine(0)), frame_rate=30)
+    recorder.submit(data, sequence=1)
+    [failure] = recorder.wait(kind=LiveFailure)
     assert isinstance(failure.error, MoodreelError)
     assert failure.frame.sequence == 1
-    guest.submit(sequence=2)
-    assert guest.wait()[0].dropped == 1
+    recorder.submit(sequence=2)
+    assert recorder.wait()[0].dropped == 1
 
 
 @pytest.mark.parametrize("data", TINY.values(), ids=TINY)
-def test_tiny_and_gray_frames_are_answered(open_desk, engine, data):
-    guest = Guest(open_desk(engine))
-    guest.submit(data)
-    assert guest.wait()[0].faces == ()
+def test_tiny_and_gray_frames_are_answered(make_scheduler, engine, data):
+    recorder = RecordingClient(make_scheduler(engine))
+    recorder.submit(data)
+    assert recorder.wait()[0].faces == ()
 
 
-def test_an_internal_error_costs_one_frame_and_no_thread(open_desk, caplog):
+def test_an_internal_error_costs_one_frame_and_no_thread(make_scheduler, caplog):
     engine = slow_engine(0)
-    guest = Guest(open_desk(engine), frame_rate=30)
+    recorder = RecordingClient(make_scheduler(engine), frame_rate=30)
     engine.landmarker.detect = engine.landmarker.detect_once = lambda rgb: 1 / 0
-    guest.submit()
-    assert guest.wait(kind=LiveFailure)[0].error is None
+    recorder.submit()
+    assert recorder.wait(kind=LiveFailure)[0].error is None
     del engine.landmarker.detect, engine.landmarker.detect_once
-    guest.submit()
-    guest.wait()
+    recorder.submit()
+    recorder.wait()
     assert "ZeroDivisionError" in caplog.text
 
 
-def test_a_failing_callback_does_not_affect_other_sessions(open_desk):
-    desk = open_desk(slow_engine(0))
-    client = desk.open_session(SessionSettings(), lambda outcome: 1 / 0)
-    desk.submit(client, EMPTY)
-    guest = Guest(desk)
-    guest.submit()
-    guest.wait()
+def test_a_failing_callback_does_not_affect_other_sessions(make_scheduler):
+    scheduler = make_scheduler(slow_engine(0))
+    client = scheduler.open_session(SessionSettings(), lambda outcome: 1 / 0)
+    scheduler.submit(client, EMPTY)
+    recorder = RecordingClient(scheduler)
+    recorder.submit()
+    recorder.wait()
 
 
-def test_a_closed_session_gets_no_result_and_frees_its_state(open_desk):
-    desk = open_desk(slow_engine(0.1))
-    guest = Guest(desk)
-    guest.submit()
-    guest.wait()
-    guest.submit()
-    desk.close_session(guest.client)
-    desk.close_session(guest.client)
+def test_a_closed_session_gets_no_result_and_frees_its_state(make_scheduler):
+    scheduler = make_scheduler(slow_engine(0.1))
+    recorder = RecordingClient(scheduler)
+    recorder.submit()
+    recorder.wait()
+    recorder.submit()
+    scheduler.close_session(recorder.client)
+    scheduler.close_session(recorder.client)
     time.sleep(0.3)
-    assert len(guest.got) == 1
-    assert desk.sessions == 0
-    assert guest.client.pending is None
+    assert len(recorder.outcomes) == 1
+    assert scheduler.sessions == 0
+    assert recorder.client.pending is None
 
 
-def test_a_pause_resets_the_face_tracks(open_desk, engine):
-    guest = Guest(open_desk(engine), frame_rate=30)
+def test_a_pause_resets_the_face_tracks(make_scheduler, engine):
+    recorder = RecordingClient(make_scheduler(engine), frame_rate=30)
     for count in range(1, 4):
-        guest.submit(FRAME)
-        guest.wait(count)
-    guest.desk.pause(guest.client)
-    guest.submit(FRAME)
-    assert [result.faces[0].track for result in guest.wait(4)] == [0, 0, 0, 0]
-    assert guest.client.session.frames == 4
+        recorder.submit(FRAME)
+        recorder.wait(count)
+    recorder.scheduler.pause(recorder.client)
+    recorder.submit(FRAME)
+    assert [result.faces[0].track for result in recorder.wait(4)] == [0, 0, 0, 0]
+    assert recorder.client.session.frames == 4
 
 
-def test_a_pause_during_a_frame_takes_effect_after_it(open_desk, engine):
+def test_a_pause_during_a_frame_takes_effect_after_it(make_scheduler, engine):
     predictor = engine.models.get()
 
     def classify_windows(windows):
-        guest.desk.pause(guest.client)
+        recorder.scheduler.pause(recorder.client)
         return predictor.classify_windows(windows)
 
     interrupted = SimpleNamespace(
@@ -314,25 +314,27 @@ def test_a_pause_during_a_frame_takes_effect_after_it(open_desk, engine):
     )
     interrupted.classify_windows = classify_windows
     store = SimpleNamespace(get=lambda _name=None: interrupted)
-    guest = Guest(
-        open_desk(SimpleNamespace(landmarker=engine.landmarker, facial_actions=engine.facial_actions, models=store))
+    recorder = RecordingClient(
+        make_scheduler(
+            SimpleNamespace(landmarker=engine.landmarker, facial_actions=engine.facial_actions, models=store)
+        )
     )
-    guest.submit(FRAME)
-    assert guest.wait()[0].faces
+    recorder.submit(FRAME)
+    assert recorder.wait()[0].faces
     deadline = time.monotonic() + 60
-    while guest.client.session.model is not None:
-        assert time.monotonic() < deadline, "somebody is still known"
+    while recorder.client.session.model is not None:
+        assert time.monotonic() < deadline, "the face tracks are not reset"
         time.sleep(0.005)
 
 
-def test_many_sessions_leak_no_threads(open_desk):
-    desk = open_desk(slow_engine(0), threads=2)
+def test_many_sessions_leak_no_threads(make_scheduler):
+    scheduler = make_scheduler(slow_engine(0), threads=2)
     before = threading.active_count()
     for _ in range(100):
-        guest = Guest(desk)
-        guest.submit()
-        desk.close_session(guest.client)
-    assert desk.sessions == 0
+        recorder = RecordingClient(scheduler)
+        recorder.submit()
+        scheduler.close_session(recorder.client)
+    assert scheduler.sessions == 0
     assert threading.active_count() <= before + 2
 
 
@@ -358,19 +360,19 @@ def test_smoothing_may_be_off_and_timestamps_may_repeat():
 def test_a_window_has_five_samples_a_second_at_any_frame_rate(fps):
     window = SlidingWindow()
     for frame in range(int(6 * fps)):
-        moments = window.add(frame / fps, frame)
-    assert moments[-1] == frame
-    assert 12 <= len(moments) <= 16
-    seen = [moment for moment in moments if moment is not None]
+        samples = window.add(frame / fps, frame)
+    assert samples[-1] == frame
+    assert 12 <= len(samples) <= 16
+    seen = [sample_time for sample_time in samples if sample_time is not None]
     assert seen == sorted(set(seen))
     assert (frame - seen[0]) / fps == pytest.approx(2.9, abs=0.35)
 
 
 def test_a_window_has_gaps_where_no_face_was_detected():
     window = SlidingWindow()
-    for moment in (0.0, 0.2, 0.4, 1.4):
-        moments = window.add(moment, moment)
-    assert moments == [0.0, 0.2, 0.4, None, None, None, None, 1.4]
+    for sample_time in (0.0, 0.2, 0.4, 1.4):
+        samples = window.add(sample_time, sample_time)
+    assert samples == [0.0, 0.2, 0.4, None, None, None, None, 1.4]
     assert window.add(9.0, 9.0) == [9.0]
 
 
@@ -386,50 +388,50 @@ def test_streaming_classification_equals_classification_of_the_clip(engine):
         assert now.shape == (len(predictor.info.labels),)
         assert now.sum() == pytest.approx(1, abs=1e-5)
         if name == "moodreel-five":
-            # More than sixteen: of fewer the clip's faces are seen mirrored as well.
+            # More than sixteen: with fewer, the clip's faces are also classified mirrored.
             [clip] = predictor.predict([faces])
             assert now == pytest.approx(clip.probabilities, abs=1e-4)
             both = predictor.classify_windows([observed, [None, *observed[:3]]])
             assert both[0] == pytest.approx(now, abs=1e-4)
 
 
-def second(pace, now, came, answered, milliseconds, size=(640, 360)):
-    """Let a second pass, up to `now`."""
+def second(load_controller, now, came, answered, milliseconds, size=(640, 360)):
+    """Simulate one second, up to `now`."""
     for _ in range(came):
-        pace.on_received()
+        load_controller.on_received()
     for _ in range(answered):
-        pace.on_answered(milliseconds)
-    return pace.update(now, size)
+        load_controller.on_answered(milliseconds)
+    return load_controller.update(now, size)
 
 
 def test_a_server_that_keeps_up_suggests_nothing_and_keeps_the_frame_size():
-    pace = LoadController(640, 15, 0)
-    assert [second(pace, now, 15, 15, 30) for now in range(1, 60)] == [None] * 59
-    assert pace.side == 640
+    load_controller = LoadController(640, 15, 0)
+    assert [second(load_controller, now, 15, 15, 30) for now in range(1, 60)] == [None] * 59
+    assert load_controller.side == 640
 
 
 def test_an_overloaded_server_reduces_the_frame_size_and_raises_it_again():
-    pace = LoadController(640, 15, 0)
+    load_controller = LoadController(640, 15, 0)
     sides = []
     for now in range(1, 40):
         slow = now <= 6
-        second(pace, now, 15, 5 if slow else 15, 300 if slow else 30)
-        sides.append(pace.side)
+        second(load_controller, now, 15, 5 if slow else 15, 300 if slow else 30)
+        sides.append(load_controller.side)
     assert sides[5] < 480
     assert min(sides) >= 256
     assert sides[-1] == 640
-    # One step at a time, and never twice within the calm that a step up needs.
+    # One step at a time, and never twice within the pause that a step up needs.
     steps = [(old, new) for old, new in itertools.pairwise(sides) if old != new]
     assert len(steps) == len(set(steps))
 
 
 def test_failed_size_increases_are_retried_with_growing_delays():
-    pace = LoadController(640, 15, 0)
+    load_controller = LoadController(640, 15, 0)
     sides = []
     for now in range(1, 200):
-        slow = pace.side > 480
-        second(pace, now, 15, 5 if slow else 15, 300 if slow else 30)
-        sides.append(pace.side)
+        slow = load_controller.side > 480
+        second(load_controller, now, 15, 5 if slow else 15, 300 if slow else 30)
+        sides.append(load_controller.side)
     ups = [now for now, (old, new) in enumerate(itertools.pairwise(sides)) if new > old]
     waits = np.diff(ups)
     assert len(ups) >= 3
@@ -437,60 +439,62 @@ def test_failed_size_increases_are_retried_with_growing_delays():
 
 
 def test_suggestions_have_values_are_rate_limited_and_are_withdrawn():
-    pace = LoadController(640, 15, 0)
-    heard = []
+    load_controller = LoadController(640, 15, 0)
+    suggestions = []
     for now in range(1, 40):
         slow = now <= 15
-        suggestion = second(pace, now, 15, 6 if slow else 15, 250 if slow else 30, (1280, 720))
+        suggestion = second(load_controller, now, 15, 6 if slow else 15, 250 if slow else 30, (1280, 720))
         if suggestion:
-            heard.append((now, suggestion))
-    assert [suggestion.reason for _, suggestion in heard] == ["drops"] * (len(heard) - 1) + [None]
-    assert all(later - earlier >= 5 for (earlier, _), (later, _) in itertools.pairwise(heard))
-    first, last = heard[0][1], heard[-1][1]
+            suggestions.append((now, suggestion))
+    assert [suggestion.reason for _, suggestion in suggestions] == ["drops"] * (len(suggestions) - 1) + [None]
+    assert all(later - earlier >= 5 for (earlier, _), (later, _) in itertools.pairwise(suggestions))
+    first, last = suggestions[0][1], suggestions[-1][1]
     assert first.frame_rate == 6
     assert first.width < 1280 and first.width / first.height == pytest.approx(16 / 9, rel=0.01)
     assert last == Suggestion(None, 15, 1280, 720)
 
 
 def test_one_slow_second_causes_no_suggestion():
-    pace = LoadController(640, 15, 0)
-    heard = [second(pace, now, 15, 1 if now == 5 else 15, 900 if now == 5 else 30) for now in range(1, 15)]
-    assert heard == [None] * 14
-    assert pace.side == 640
+    load_controller = LoadController(640, 15, 0)
+    suggestions = [
+        second(load_controller, now, 15, 1 if now == 5 else 15, 900 if now == 5 else 30) for now in range(1, 15)
+    ]
+    assert suggestions == [None] * 14
+    assert load_controller.side == 640
 
 
 def test_high_latency_alone_causes_a_suggestion():
-    pace = LoadController(640, 15, 0)
-    heard = [second(pace, now, 15, 15, 200) for now in range(1, 4)]
-    assert [suggestion.reason for suggestion in heard if suggestion] == ["latency"]
-    assert heard[1].frame_rate == 10
+    load_controller = LoadController(640, 15, 0)
+    suggestions = [second(load_controller, now, 15, 15, 200) for now in range(1, 4)]
+    assert [suggestion.reason for suggestion in suggestions if suggestion] == ["latency"]
+    assert suggestions[1].frame_rate == 10
 
 
 def test_an_excessive_send_rate_causes_a_suggestion_and_keeps_the_frame_size():
-    pace = LoadController(640, 10, 0)
-    heard = [second(pace, now, 60, 10, 30) for now in range(1, 4)]
-    assert [suggestion.reason for suggestion in heard if suggestion] == ["rate"]
-    assert heard[1].frame_rate == 10
-    assert pace.side == 640
+    load_controller = LoadController(640, 10, 0)
+    suggestions = [second(load_controller, now, 60, 10, 30) for now in range(1, 4)]
+    assert [suggestion.reason for suggestion in suggestions if suggestion] == ["rate"]
+    assert suggestions[1].frame_rate == 10
+    assert load_controller.side == 640
 
 
-def test_a_slow_scheduler_suggests_and_adapts_by_itself(open_desk):
+def test_a_slow_scheduler_suggests_and_adapts_by_itself(make_scheduler):
     engine = slow_engine(0.4)
-    guest = Guest(open_desk(engine), frame_rate=15)
+    recorder = RecordingClient(make_scheduler(engine), frame_rate=15)
     big = synthetic_image.encode_image(np.full((480, 854, 3), 120, np.uint8))
 
     def send_until(enough):
         deadline = time.monotonic() + 60
         while not enough():
-            assert time.monotonic() < deadline, guest.got
-            guest.submit(big)
+            assert time.monotonic() < deadline, recorder.outcomes
+            recorder.submit(big)
             time.sleep(0.05)
 
-    # The next look after a suggestion may not have begun yet.
-    send_until(lambda: guest.all(Suggestion) and min(engine.landmarker.sides) < 640)
-    suggestion = guest.all(Suggestion)[0]
+    # The next frame after a suggestion may not be processed yet.
+    send_until(lambda: recorder.all(Suggestion) and min(engine.landmarker.sides) < 640)
+    suggestion = recorder.all(Suggestion)[0]
     assert suggestion.reason == "drops"
     assert suggestion.frame_rate < 5
     engine.landmarker.seconds = 0.0
-    guest.desk.configure(guest.client, SessionSettings(frame_rate=5))
-    assert guest.client.session.rate_controller.side == 640
+    recorder.scheduler.configure(recorder.client, SessionSettings(frame_rate=5))
+    assert recorder.client.session.rate_controller.side == 640
