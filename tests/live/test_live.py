@@ -497,4 +497,4 @@ def test_a_slow_scheduler_suggests_and_adapts_by_itself(make_scheduler):
     assert suggestion.frame_rate < 5
     engine.landmarker.seconds = 0.0
     recorder.scheduler.configure(recorder.client, SessionSettings(frame_rate=5))
-    assert recorder.client.session.rate_controller.side == 640
+    assert recorder.client.session.load_controller.side == 640
