@@ -35,6 +35,7 @@ from moodreel.training.evaluation.face_model import EvaluatedFaceModel
 from moodreel.training.evaluation.open_models import open_models
 from moodreel.training.evaluation.predict import predict_rows
 from moodreel.training.export.model_folder import write_folder
+from moodreel.training.recipes.face_recipe import FERPLUS_DATA
 from tests.support import ravdess, synthetic_frames, synthetic_video
 from tests.training.test_training import votes, write_split
 
@@ -73,7 +74,7 @@ def models(tmp_path_factory):
         loss.backward()
         optimiser.step()
     card_fields = {"architecture": "vit", "arguments": fields, "labels": list(SEVEN), "recipe": {}}
-    write_folder(folder / "sound", network.state_dict(), card_fields, data="", licence="")
+    write_folder(folder / "sound", network.state_dict(), card_fields, data=FERPLUS_DATA, licence="")
     shutil.copytree(folder / "sound", folder / "shuffled")
     weights = safetensors.torch.load_file(folder / "sound" / "weights.safetensors")
     for name in ("heads.weight", "heads.bias"):
