@@ -19,7 +19,7 @@ from moodreel.training.augmentation.modality_dropout import drop_modalities
 BOTH = ("video", "audio")
 
 
-def excerpts(count=3, *, frames=8, side=112, steps=188, seed=0):
+def random_windows(count=3, *, frames=8, side=112, steps=188, seed=0):
     generator = torch.Generator().manual_seed(seed)
     return AudioVisualBatch(
         faces=torch.randint(0, 256, (count, frames, side, side, 3), generator=generator, dtype=torch.uint8),
@@ -31,7 +31,7 @@ def excerpts(count=3, *, frames=8, side=112, steps=188, seed=0):
 
 def small(count=3, **options):
     """Windows of two small frames and half a second: as good for what is no matter of size."""
-    return excerpts(count, frames=2, side=32, steps=32, **options)
+    return random_windows(count, frames=2, side=32, steps=32, **options)
 
 
 @cache
@@ -56,7 +56,7 @@ def size(module):
 # Sizes
 
 
-def test_the_trunk_and_the_audio_network_are_as_large_as_published():
+def test_trunk_and_audio_network_have_published_parameter_counts():
     made = network()
     assert size(made.trunk) == 11_176_512
     assert size(made.trunk) == pytest.approx(11.2e6, rel=0.005)
@@ -65,7 +65,7 @@ def test_the_trunk_and_the_audio_network_are_as_large_as_published():
 
 
 @pytest.mark.parametrize(("head", "of_head"), [("concat", 67_848), ("gated", 34_057)])
-def test_cross_attention_is_as_large_as_published_before_its_head_and_what_stands_in_for_the_missing(head, of_head):
+def test_cross_attention_has_published_parameter_count_without_head_and_missing_tokens(head, of_head):
     fusion = network(head=head).fusion
     heads = size(fusion.head) + (size(fusion.mix) if fusion.mix else 0)
     absent = fusion.no_video.numel() + fusion.no_audio.numel()
@@ -74,7 +74,7 @@ def test_cross_attention_is_as_large_as_published_before_its_head_and_what_stand
 
 
 @pytest.mark.parametrize(("fusion", "count"), [("late", 5_136), ("concat", 298_248), ("gated", 297_993)])
-def test_the_other_fusions_have_the_parameters_that_are_documented(fusion, count):
+def test_other_fusions_have_documented_parameter_counts(fusion, count):
     assert size(network(fusion).fusion) == count
 
 
@@ -100,7 +100,7 @@ def published(trunk):
     return {**trunk.state_dict(), "fc.weight": torch.zeros(1000, 512), "fc.bias": torch.zeros(1000)}
 
 
-def test_the_trunk_has_torchvisions_keys_in_torchvisions_order_and_shapes():
+def test_trunk_state_dict_matches_torchvision_keys_order_and_shapes():
     trunk = ResNet18()
     assert [*trunk.state_dict(), "fc.weight", "fc.bias"] == torchvision_keys()
     shapes = {key: tuple(tensor.shape) for key, tensor in trunk.state_dict().items()}
@@ -111,7 +111,7 @@ def test_the_trunk_has_torchvisions_keys_in_torchvisions_order_and_shapes():
 
 @pytest.mark.parametrize("old", [False, True])
 @pytest.mark.parametrize("ending", ["pth", "safetensors"])
-def test_published_weights_load_by_path_old_ones_and_new_ones(tmp_path, ending, old):
+def test_torchvision_weights_load_from_path_in_old_and_new_formats(tmp_path, ending, old):
     torch.manual_seed(1)
     theirs, ours = ResNet18(), ResNet18()
     weights = {key: tensor for key, tensor in published(theirs).items() if not (old and "num_batches" in key)}
@@ -122,7 +122,7 @@ def test_published_weights_load_by_path_old_ones_and_new_ones(tmp_path, ending, 
         assert torch.equal(ours.state_dict()[key], tensor)
 
 
-def test_weights_of_another_network_are_refused(tmp_path):
+def test_weights_of_another_network_are_rejected(tmp_path):
     weights = published(ResNet18())
     del weights["layer3.1.conv1.weight"]
     torch.save(weights, tmp_path / "torn.pth")
@@ -130,7 +130,7 @@ def test_weights_of_another_network_are_refused(tmp_path):
         load_torchvision_weights(ResNet18(), tmp_path / "torn.pth")
 
 
-def test_the_trunk_computes_what_another_library_does_with_the_same_weights():
+def test_trunk_output_equals_transformers_with_same_weights():
     torch.manual_seed(2)
     ours = ResNet18().eval()
     for module in ours.modules():
@@ -162,7 +162,7 @@ def _in_our_words(key):
     return f"{here}.{'conv' if convolution else 'bn'}{int(rest[0]) + 1}.{kind}"
 
 
-def test_pictures_of_any_size_are_normalised_as_imagenet_is():
+def test_images_of_any_size_are_normalized_with_imagenet_statistics():
     grey = torch.full((1, 224, 224, 3), 128, dtype=torch.uint8)
     pictures = normalize(grey)
     assert pictures.shape == (1, 3, 112, 112)
@@ -173,8 +173,8 @@ def test_pictures_of_any_size_are_normalised_as_imagenet_is():
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)
-def test_a_window_of_eight_frames_and_188_steps_gets_probabilities_and_says_what_it_had(fusion):
-    [(probabilities, modalities)] = network(fusion).predict(excerpts(1))
+def test_window_gets_probabilities_and_its_modalities(fusion):
+    [(probabilities, modalities)] = network(fusion).predict(random_windows(1))
     assert probabilities.shape == (8,)
     assert probabilities.sum() == pytest.approx(1, abs=1e-5)
     assert modalities == BOTH
@@ -182,7 +182,7 @@ def test_a_window_of_eight_frames_and_188_steps_gets_probabilities_and_says_what
 
 @pytest.mark.parametrize("classes", [2, 27])
 @pytest.mark.parametrize("fusion", FUSIONS)
-def test_any_number_of_classes_can_be_answered(fusion, classes):
+def test_number_of_classes_is_configurable(fusion, classes):
     assert network(fusion, classes=classes)(small()).shape == (3, classes)
 
 
@@ -199,7 +199,7 @@ OPTIONS = [("late", {}), ("concat", {}), ("gated", {}), ("xattn", {}), ("xattn",
 
 
 @pytest.mark.parametrize(("fusion", "options"), OPTIONS)
-def test_a_silent_clip_and_a_hidden_face_get_an_answer_that_says_so(fusion, options):
+def test_missing_modality_is_reported_with_the_prediction(fusion, options):
     answers = network(fusion, **options).predict(missing())
     assert [modalities for _, modalities in answers] == [BOTH, ("video",), ("audio",), BOTH]
     for probabilities, _ in answers:
@@ -208,7 +208,7 @@ def test_a_silent_clip_and_a_hidden_face_get_an_answer_that_says_so(fusion, opti
 
 
 @pytest.mark.parametrize(("fusion", "options"), OPTIONS)
-def test_what_is_missing_decides_nothing_whatever_is_in_its_place(fusion, options):
+def test_masked_inputs_do_not_change_the_output(fusion, options):
     made, windows = network(fusion, **options), missing()
     before = made(windows)
     windows.mels[1] = torch.nan
@@ -218,7 +218,7 @@ def test_what_is_missing_decides_nothing_whatever_is_in_its_place(fusion, option
 
 
 @pytest.mark.parametrize(("fusion", "options"), OPTIONS)
-def test_what_is_there_decides(fusion, options):
+def test_unmasked_inputs_change_the_output(fusion, options):
     made, windows = network(fusion, **options), small()
     before = made(windows)
     windows.faces[0] = 255 - windows.faces[0]
@@ -229,7 +229,7 @@ def test_what_is_there_decides(fusion, options):
 
 
 @pytest.mark.parametrize(("fusion", "options"), OPTIONS)
-def test_every_part_learns_from_windows_of_which_some_lack_something(fusion, options):
+def test_all_parameters_get_gradients_with_missing_modalities(fusion, options):
     made = copy.deepcopy(network(fusion, **options)).train()
     torch.nn.functional.cross_entropy(made(missing()), torch.tensor([0, 1, 2, 3])).backward()
     still = [name for name, parameter in made.named_parameters() if parameter.grad is None or not parameter.grad.any()]
@@ -237,16 +237,16 @@ def test_every_part_learns_from_windows_of_which_some_lack_something(fusion, opt
     assert all(torch.isfinite(parameter.grad).all() for parameter in made.parameters())
 
 
-def test_late_is_the_mean_of_what_each_says_or_the_only_one():
+def test_late_fusion_averages_the_available_modalities():
     made, windows = network("late"), small(1)
-    blind = AudioVisualBatch(windows.faces, torch.zeros(1, 2, dtype=torch.bool), windows.mels, windows.audio_mask)
-    deaf = AudioVisualBatch(windows.faces, windows.face_mask, windows.mels, torch.zeros(1, dtype=torch.bool))
-    together, heard, seen = (made.predict(each)[0][0] for each in (windows, blind, deaf))
-    torch.testing.assert_close(together, (heard + seen) / 2)
+    audio_only = AudioVisualBatch(windows.faces, torch.zeros(1, 2, dtype=torch.bool), windows.mels, windows.audio_mask)
+    video_only = AudioVisualBatch(windows.faces, windows.face_mask, windows.mels, torch.zeros(1, dtype=torch.bool))
+    together, audio, video = (made.predict(each)[0][0] for each in (windows, audio_only, video_only))
+    torch.testing.assert_close(together, (audio + video) / 2)
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)
-def test_a_levelled_network_hears_the_same_in_a_louder_recording_and_another_one_does_not(fusion):
+def test_only_a_levelled_network_is_invariant_to_loudness(fusion):
     softer = small()
     louder = replace(softer, mels=softer.mels + 3)  # 13 dB
     for levelled in (True, False):
@@ -255,19 +255,19 @@ def test_a_levelled_network_hears_the_same_in_a_louder_recording_and_another_one
         assert torch.allclose(before, after, atol=1e-5) == levelled
 
 
-def test_a_levelled_network_makes_nothing_of_a_window_without_a_sound():
+def test_levelled_network_maps_silence_to_zero():
     quiet = AudioVisualNet(fusion="late", levelled=True).audio.standardize(torch.full((2, 64, 188), -23.03))
     assert quiet.abs().max() < 0.01
 
 
-def test_a_window_with_nothing_in_it_is_an_error():
+def test_window_without_any_modality_is_an_error():
     windows = small()
     windows.face_mask[1], windows.audio_mask[1] = False, False
     with pytest.raises(ValueError, match="nothing to answer from"):
         network()(windows)
 
 
-def test_a_fusion_or_head_that_is_none_is_named():
+def test_unknown_fusion_or_head_error_lists_the_valid_ones():
     with pytest.raises(ValueError, match="late, concat, gated, xattn"):
         AudioVisualNet(fusion="early")
     with pytest.raises(ValueError, match="concat or gated"):
@@ -277,8 +277,8 @@ def test_a_fusion_or_head_that_is_none_is_named():
 # Modality dropout
 
 
-def test_modality_dropout_takes_its_shares_and_never_both():
-    windows = excerpts(2000, frames=1, side=1, steps=1)
+def test_modality_dropout_follows_its_probabilities_and_never_drops_both():
+    windows = random_windows(2000, frames=1, side=1, steps=1)
     windows.audio_mask[:500] = False
     dropped = drop_modalities(windows, torch.Generator().manual_seed(0), video_prob=0.3, audio_prob=0.2)
     rows = dropped.modalities()
@@ -290,7 +290,7 @@ def test_modality_dropout_takes_its_shares_and_never_both():
     assert again.modalities() == rows
 
 
-def test_shares_that_cannot_be_are_refused():
-    for shares in ({"video": 0.6, "audio": 0.6}, {"video": -0.1}):
+def test_invalid_dropout_probabilities_are_rejected():
+    for shares in ({"video_prob": 0.6, "audio_prob": 0.6}, {"video_prob": -0.1, "audio_prob": 0}):
         with pytest.raises(ValueError, match="from 0 to 1"):
             drop_modalities(small(), torch.Generator(), **shares)

@@ -22,7 +22,7 @@ from tests.support.audiovisual_models import make_network, write_model
 BOTH = ("video", "audio")
 
 
-def excerpts(count=3, seed=0):
+def random_windows(count=3, seed=0):
     """Windows of two small frames and half a second: as good for what is no matter of size."""
     generator = torch.Generator().manual_seed(seed)
     return AudioVisualBatch(
@@ -34,17 +34,17 @@ def excerpts(count=3, seed=0):
 
 
 @pytest.fixture(scope="module")
-def shelf(tmp_path_factory):
+def store_root(tmp_path_factory):
     """A store of one model; tests must not change it."""
     root = tmp_path_factory.mktemp("store")
     write_model(root / "faces-eight")
     return root
 
 
-def test_a_model_answers_calibrated_what_its_network_says(shelf, tmp_path):
-    predictor = audiovisual_model_registry(shelf).get()
+def test_predictions_are_the_calibrated_network_outputs(store_root, tmp_path):
+    predictor = audiovisual_model_registry(store_root).get()
     warm = load_audiovisual_model(write_model(tmp_path / "warm", temperature=2.5))
-    windows = excerpts(19)  # more than one batch
+    windows = random_windows(19)  # more than one batch
     windows.face_mask[3] = False
     windows.audio_mask[4] = False
     windows.face_mask[5, 0] = False
@@ -56,70 +56,72 @@ def test_a_model_answers_calibrated_what_its_network_says(shelf, tmp_path):
         np.testing.assert_allclose(np.stack([probabilities for probabilities, _ in answers]), expected, atol=1e-4)
 
 
-def test_a_clip_is_the_mean_of_its_windows(shelf):
-    predictor, windows = audiovisual_model_registry(shelf).get(), excerpts()
+def test_clip_prediction_is_the_mean_over_windows(store_root):
+    predictor, windows = audiovisual_model_registry(store_root).get(), random_windows()
     each = np.stack([probabilities for probabilities, _ in predictor.predict(windows)])
     np.testing.assert_allclose(predictor.predict_clip(windows), each.mean(axis=0), atol=1e-6)
     assert predictor.predict_clip(windows).sum() == pytest.approx(1, abs=1e-5)
 
 
-def test_the_eight_labels_come_in_their_own_order_whatever_the_checkpoint_has(tmp_path):
+def test_eight_labels_are_reordered_from_checkpoint_order(tmp_path):
     backwards = tuple(reversed(EIGHT))
     predictor = load_audiovisual_model(write_model(tmp_path / "backwards", labels=backwards))
     assert predictor.info.labels == EIGHT
-    raw = make_network()(excerpts(1)).softmax(dim=-1)[0].detach().numpy()
-    np.testing.assert_allclose(predictor.predict(excerpts(1))[0][0], raw[::-1], atol=1e-4)
+    raw = make_network()(random_windows(1)).softmax(dim=-1)[0].detach().numpy()
+    np.testing.assert_allclose(predictor.predict(random_windows(1))[0][0], raw[::-1], atol=1e-4)
 
 
-def test_other_labels_stay_as_they_are(tmp_path):
+def test_other_label_sets_keep_checkpoint_order(tmp_path):
     predictor = load_audiovisual_model(write_model(tmp_path / "two", labels=("yes", "no")))
     assert predictor.info.labels == ("yes", "no")
-    assert predictor.predict(excerpts(1))[0][0].shape == (2,)
+    assert predictor.predict(random_windows(1))[0][0].shape == (2,)
 
 
-def test_scales_multiply_what_is_said_too_often(tmp_path):
-    plain = load_audiovisual_model(write_model(tmp_path / "plain")).predict_clip(excerpts(1))
-    scaled = load_audiovisual_model(write_model(tmp_path / "scaled", scales={"neutral": 0.5})).predict_clip(excerpts(1))
+def test_label_scales_multiply_probabilities(tmp_path):
+    plain = load_audiovisual_model(write_model(tmp_path / "plain")).predict_clip(random_windows(1))
+    scaled = load_audiovisual_model(write_model(tmp_path / "scaled", scales={"neutral": 0.5})).predict_clip(
+        random_windows(1)
+    )
     expected = plain * np.array([0.5, *[1] * 7])
     np.testing.assert_allclose(scaled, expected / expected.sum(), atol=1e-5)
 
 
-def test_a_model_of_faces_alone_is_given_no_sound(tmp_path):
-    seeing = load_audiovisual_model(write_model(tmp_path / "seeing", modalities=["video"]))
+def test_video_only_model_ignores_audio(tmp_path):
+    video_only = load_audiovisual_model(write_model(tmp_path / "video_only", modalities=["video"]))
     both = load_audiovisual_model(write_model(tmp_path / "both"))
-    windows = excerpts()
-    assert seeing.modalities == ("video",)
+    windows = random_windows()
+    assert video_only.modalities == ("video",)
     silent = replace(windows, audio_mask=torch.zeros(3, dtype=torch.bool))
-    for (ours, modalities), (theirs, _) in zip(seeing.predict(windows), both.predict(silent), strict=True):
+    for (ours, modalities), (theirs, _) in zip(video_only.predict(windows), both.predict(silent), strict=True):
         assert modalities == ("video",)
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
     with pytest.raises(ValueError, match="none of the modalities"):
-        seeing.predict(replace(windows, face_mask=torch.zeros(3, 2, dtype=torch.bool)))
+        video_only.predict(replace(windows, face_mask=torch.zeros(3, 2, dtype=torch.bool)))
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_weights_come_in_every_precision(tmp_path, precision):
+def test_weights_load_in_every_precision(tmp_path, precision):
     folder = write_model(tmp_path / precision)
     safetensors.torch.save_file(PRECISIONS[precision](make_network().state_dict()), folder / "weights.safetensors")
-    answer = load_audiovisual_model(folder).predict_clip(excerpts())
-    exact = load_audiovisual_model(write_model(tmp_path / "exact")).predict_clip(excerpts())
+    answer = load_audiovisual_model(folder).predict_clip(random_windows())
+    exact = load_audiovisual_model(write_model(tmp_path / "exact")).predict_clip(random_windows())
     np.testing.assert_allclose(answer, exact, atol=0.02)
 
 
-def test_a_network_to_be_trained_keeps_its_layers(tmp_path):
+def test_loading_without_fusing_keeps_all_layers(tmp_path):
     folder = write_model(tmp_path / "model")
     assert load_audiovisual_model(folder, fuse=False).network.state_dict().keys() == make_network().state_dict().keys()
     assert isinstance(load_audiovisual_model(folder).network.trunk.bn1, torch.nn.Identity)
 
 
-def test_each_kind_of_model_has_a_store_of_its_own(shelf):
-    assert audiovisual_model_registry(shelf).names() == ["faces-eight"]
-    assert face_model_registry(shelf).names() == text_model_registry(shelf).names() == []
+def test_each_registry_lists_only_its_own_kind(store_root):
+    assert audiovisual_model_registry(store_root).names() == ["faces-eight"]
+    assert face_model_registry(store_root).names() == text_model_registry(store_root).names() == []
     with pytest.raises(ModelNotFound, match="faces-eight"):
-        audiovisual_model_registry(shelf).get("nobody")
+        audiovisual_model_registry(store_root).get("nobody")
 
 
-def test_a_card_may_say_that_weights_are_not_for_commerce(tmp_path):
+def test_card_can_mark_weights_as_non_commercial(tmp_path):
     folder = write_model(tmp_path / "research", commercial=False, licence="CC BY-NC-SA 4.0")
     card = load_audiovisual_model(folder).info.card
     assert (card.commercial, card.licence) == (False, "CC BY-NC-SA 4.0")
@@ -141,7 +143,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("fields", WRONG.values(), ids=WRONG.keys())
-def test_a_card_that_is_wrong_is_refused(tmp_path, fields):
+def test_invalid_card_is_rejected(tmp_path, fields):
     folder = write_model(tmp_path / "wrong")
     card = json.loads((folder / "model.json").read_text()) | fields
     (folder / "model.json").write_text(json.dumps(card))
@@ -149,7 +151,7 @@ def test_a_card_that_is_wrong_is_refused(tmp_path, fields):
         load_audiovisual_model(folder)
 
 
-def test_weights_that_are_wrong_are_refused_by_what_is_wrong(tmp_path):
+def test_invalid_weights_are_rejected_with_the_reason(tmp_path):
     folder = write_model(tmp_path / "wrong")
     weights = safetensors.torch.load_file(folder / "weights.safetensors")
     del weights["trunk.conv1.weight"]
@@ -163,13 +165,13 @@ def test_weights_that_are_wrong_are_refused_by_what_is_wrong(tmp_path):
         load_audiovisual_model(tmp_path / "nowhere")
 
 
-def test_a_weights_file_is_named_by_itself_with_its_card_beside_it(tmp_path):
+def test_model_loads_from_weights_file_path(tmp_path):
     folder = write_model(tmp_path / "model")
     assert load_audiovisual_model(folder / "weights.safetensors").info.name == "model"
 
 
-def test_one_model_serves_several_threads(shelf):
-    store, windows = audiovisual_model_registry(shelf), excerpts()
+def test_one_model_serves_concurrent_threads(store_root):
+    store, windows = audiovisual_model_registry(store_root), random_windows()
     with ThreadPoolExecutor(6) as pool:
         answers = list(pool.map(lambda _: store.get().predict_clip(windows), range(12)))
     for answer in answers:

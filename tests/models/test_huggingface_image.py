@@ -51,9 +51,9 @@ def folder(tmp_path):
 
 @pytest.fixture(scope="module")
 def face(portrait):
-    finder = FaceLandmarker(STORE / "face_landmarker" / "face_landmarker.task", max_faces=1)
-    (found,) = finder.detect(np.ascontiguousarray(portrait[:300]))
-    finder.close()
+    landmarker = FaceLandmarker(STORE / "face_landmarker" / "face_landmarker.task", max_faces=1)
+    (found,) = landmarker.detect(np.ascontiguousarray(portrait[:300]))
+    landmarker.close()
     return extract_features(np.ascontiguousarray(portrait[:300]), found, with_rgb_crop=True)
 
 
@@ -68,7 +68,7 @@ def face(portrait):
         (384, {"size": {"height": 384, "width": 384}, "resample": 3}),
     ],
 )
-def test_a_folder_answers_as_the_steps_of_transformers_own_pipeline_do(tmp_path, face, size, preprocessor):
+def test_predictions_equal_transformers_own_pipeline(tmp_path, face, size, preprocessor):
     model = load_face_model(made(tmp_path / "vit", size=size, preprocessor=preprocessor))
     vit = ViTForImageClassification.from_pretrained(tmp_path / "vit").eval()
     inputs = ViTImageProcessorPil.from_pretrained(tmp_path / "vit")(face.rgb_crop, return_tensors="pt")
@@ -79,13 +79,13 @@ def test_a_folder_answers_as_the_steps_of_transformers_own_pipeline_do(tmp_path,
     torch.testing.assert_close(read, inputs["pixel_values"], atol=1e-5 + grey_level, rtol=0)
     assert max(theirs) - min(theirs) > 0.05, "a network that tells nothing apart would pass"
     expected = dict(zip(("anger", "disgust", "fear", "happy", "neutral", "sad", "surprise"), theirs, strict=True))
-    (verdict,) = model.predict([[face]])
+    (prediction,) = model.predict([[face]])
     assert model.info.labels == SEVEN
     tolerance = 1e-5 if size == 224 else 0.05
-    np.testing.assert_allclose(verdict.probabilities, [expected[label] for label in SEVEN], atol=tolerance)
+    np.testing.assert_allclose(prediction.probabilities, [expected[label] for label in SEVEN], atol=tolerance)
 
 
-def test_a_face_gets_the_same_answer_alone_and_beside_others(folder, face):
+def test_prediction_does_not_depend_on_the_batch(folder, face):
     model = load_face_model(folder)
     other = dataclasses.replace(face, rgb_crop=face.rgb_crop[::-1].copy())
     tracks = [[face, None, other], [other], [face] * 20]
@@ -93,20 +93,20 @@ def test_a_face_gets_the_same_answer_alone_and_beside_others(folder, face):
         np.testing.assert_allclose(together.per_frame, model.predict([track])[0].per_frame, atol=1e-5)
 
 
-def test_without_a_preprocessor_colours_go_from_minus_one_to_one(folder, face):
+def test_without_preprocessor_pixels_are_scaled_to_minus_one_to_one(folder, face):
     network = load_face_model(folder).network
     read = network.preprocess(torch.tensor([0, 255], dtype=torch.uint8)[None, :, None, None].expand(1, 2, 2, 3))
     assert (float(read.min()), float(read.max())) == (-1, 1)
 
 
-def test_it_stands_in_the_store_under_the_name_of_its_folder_and_answers_by_default(folder):
+def test_registered_folder_becomes_the_default_under_its_name(folder):
     models = face_model_registry(STORE)
     assert models.register(folder.rename(folder.parent / "mine")) == "mine"
     assert models.get().info.architecture == "hugging-face-vit"
     assert len(models.get().info.sha256) == 64
 
 
-def test_the_weights_file_in_such_a_folder_stands_for_the_folder(folder, face):
+def test_weights_file_path_loads_its_folder(folder, face):
     by_file, by_folder = (load_face_model(path).predict([[face]])[0] for path in (folder / "model.safetensors", folder))
     np.testing.assert_array_equal(by_file.probabilities, by_folder.probabilities)
 
@@ -119,11 +119,11 @@ def test_the_weights_file_in_such_a_folder_stands_for_the_folder(folder, face):
         (("joy", "happy", "angry"), ("joy", "happy", "anger")),
     ],
 )
-def test_labels_are_called_by_our_names_where_that_leaves_them_apart(tmp_path, labels, ours):
+def test_labels_are_mapped_to_our_names_if_they_stay_distinct(tmp_path, labels, ours):
     assert read_labels(made(tmp_path / "vit", labels=labels)) == ours
 
 
-def test_a_card_beside_it_says_what_its_config_does_not(folder, face):
+def test_model_json_overrides_and_extends_the_config(folder, face):
     plain = load_face_model(folder).predict([[face]])[0].probabilities
     (folder / "model.json").write_text(json.dumps({"name": "mine", "temperature": 1000, "scales": {"neutral": 0.5}}))
     model = load_face_model(folder)
@@ -150,7 +150,7 @@ def pickled(folder):
 
 
 @pytest.mark.parametrize(
-    ("spoil", "message"),
+    ("corrupt", "message"),
     [
         (lambda f: (f / "config.json").unlink(), r"Name the architecture and arguments"),
         (lambda f: (f / "config.json").write_text("{"), "is missing or is not JSON"),
@@ -179,14 +179,14 @@ def pickled(folder):
         (lambda f: (f / "model.json").write_text('{"sha256": "00"}'), "SHA-256"),
     ],
 )
-def test_a_folder_that_is_not_right_is_refused_with_what_to_do(folder, spoil, message):
-    spoil(folder)
+def test_invalid_folder_is_rejected_with_a_hint(folder, corrupt, message):
+    corrupt(folder)
     with pytest.raises(ModelInvalid, match=message) as refusal:
         load_face_model(folder)
     assert str(folder.parent) not in str(refusal.value)
 
 
-def test_code_in_a_folder_is_not_run(folder, face):
+def test_code_in_a_folder_is_not_executed(folder, face):
     """What from_pretrained would import and run, were remote code trusted."""
     edit(folder, "config.json", auto_map={"AutoModelForImageClassification": "evil.Evil", "AutoConfig": "evil.Evil"})
     (folder / "evil.py").write_text(f"open({str(folder / 'ran')!r}, 'w')")
@@ -194,7 +194,7 @@ def test_code_in_a_folder_is_not_run(folder, face):
     assert not (folder / "ran").exists()
 
 
-def test_without_transformers_it_says_how_to_install_it(folder, monkeypatch):
+def test_error_without_transformers_says_how_to_install_it(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(ModelInvalid, match=r"pip install -r requirements-extras\.txt"):
         load_face_model(folder)

@@ -68,7 +68,7 @@ def ours(folder: Path, text: str) -> dict[str, float]:
     return dict(zip(EKMAN, map(float, shares), strict=True))
 
 
-def test_a_model_of_one_label_answers_as_transformers_does_and_love_is_joy(tmp_path):
+def test_single_label_model_equals_transformers_and_maps_love_to_joy(tmp_path):
     folder = made(tmp_path / "six")
     expected = theirs(folder, TEXT)
     found = ours(folder, TEXT)
@@ -78,7 +78,7 @@ def test_a_model_of_one_label_answers_as_transformers_does_and_love_is_joy(tmp_p
     assert found["neutral"] == found["disgust"] == pytest.approx(0, abs=1e-4)
 
 
-def test_a_model_of_goemotions_28_labels_says_a_class_where_any_of_its_labels_is(tmp_path):
+def test_goemotions_labels_are_pooled_into_their_ekman_class(tmp_path):
     labels = [name for names in GOEMOTIONS_BY_EKMAN.values() for name in names]
     folder = made(tmp_path / "all", labels, problem_type="multi_label_classification")
     expected, found = theirs(folder, TEXT), ours(folder, TEXT)
@@ -86,7 +86,7 @@ def test_a_model_of_goemotions_28_labels_says_a_class_where_any_of_its_labels_is
         assert found[label] == pytest.approx(1 - np.prod([1 - expected[name] for name in names]), abs=1e-4)
 
 
-def test_labels_that_are_no_emotions_are_left_out(tmp_path):
+def test_labels_that_are_not_emotions_are_dropped(tmp_path):
     folder = made(tmp_path / "more", ("Happiness", "SAD", "sarcasm", "angry"))
     expected, found = theirs(folder, TEXT), ours(folder, TEXT)
     rest = 1 - expected["sarcasm"]
@@ -94,7 +94,7 @@ def test_labels_that_are_no_emotions_are_left_out(tmp_path):
     assert found["sadness"] == pytest.approx(expected["SAD"] / rest, abs=1e-4)
 
 
-def test_a_roberta_reads_no_further_than_it_has_places(tmp_path):
+def test_windows_fit_the_position_embeddings_of_roberta(tmp_path):
     folder = made(
         tmp_path / "roberta",
         kind=RobertaForSequenceClassification,
@@ -108,7 +108,7 @@ def test_a_roberta_reads_no_further_than_it_has_places(tmp_path):
     assert np.isfinite(model.predict(windows)).all()
 
 
-def test_a_vocabulary_stands_in_for_a_tokenizer_json(tmp_path):
+def test_vocab_txt_replaces_a_missing_tokenizer_json(tmp_path):
     folder = made(tmp_path / "old")
     expected = ours(folder, TEXT)
     (folder / "tokenizer.json").unlink()
@@ -117,7 +117,7 @@ def test_a_vocabulary_stands_in_for_a_tokenizer_json(tmp_path):
     assert ours(folder, TEXT) == pytest.approx(expected, abs=1e-5)
 
 
-def test_it_answers_by_default_under_the_name_of_its_folder_with_windows_as_short_as_ours(tmp_path):
+def test_registered_folder_becomes_the_default_with_our_window_length(tmp_path):
     store = text_model_registry(Path(__file__).parents[2] / "model_store")
     assert store.register(made(tmp_path / "mine")) == "mine"
     assert store.get().info.labels == EKMAN
@@ -130,7 +130,7 @@ def edit(folder, **fields):
 
 
 @pytest.mark.parametrize(
-    ("spoil", "says"),
+    ("corrupt", "says"),
     [
         (lambda folder: edit(folder, id2label={"0": "LABEL_0", "1": "LABEL_1"}), "name no emotions"),
         (lambda folder: edit(folder, id2label=None), "id2label"),
@@ -142,8 +142,8 @@ def edit(folder, **fields):
         (lambda folder: (folder / "config.json").write_text("[]"), "JSON object"),
     ],
 )
-def test_a_folder_that_is_not_as_it_should_be_is_refused_with_what_to_do(tmp_path, spoil, says):
+def test_invalid_folder_is_rejected_with_a_hint(tmp_path, corrupt, says):
     folder = made(tmp_path / "spoilt")
-    spoil(folder)
+    corrupt(folder)
     with pytest.raises(ModelInvalid, match=says):
         load_text_model(folder)

@@ -13,12 +13,12 @@ from moodreel.models.model_store import find_model_store, model_folder
 ROOT = Path(__file__).parents[2]
 
 
-def test_a_checkout_has_the_models_beside_the_package(monkeypatch):
+def test_checkout_store_is_beside_the_package(monkeypatch):
     monkeypatch.delenv("MODEL_STORE", raising=False)
     assert find_model_store() == ROOT / "model_store"
 
 
-def test_an_installed_package_has_the_models_in_it(monkeypatch, tmp_path):
+def test_installed_package_contains_the_store(monkeypatch, tmp_path):
     monkeypatch.delenv("MODEL_STORE", raising=False)
     inside, beside = tmp_path / "moodreel" / "model_store", tmp_path / "model_store"
     monkeypatch.setattr(model_store, "_CANDIDATES", (inside, beside))
@@ -27,7 +27,7 @@ def test_an_installed_package_has_the_models_in_it(monkeypatch, tmp_path):
     assert find_model_store() == inside
 
 
-def test_the_environment_names_another_folder(monkeypatch, tmp_path):
+def test_environment_variable_sets_the_store(monkeypatch, tmp_path):
     monkeypatch.setenv("MODEL_STORE", str(tmp_path))
     assert find_model_store() == tmp_path
     assert model_folder("vit") == tmp_path / "vit"
@@ -35,13 +35,13 @@ def test_the_environment_names_another_folder(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("named", ["", "/nowhere"])
-def test_a_missing_store_is_an_error_that_says_what_to_do(monkeypatch, tmp_path, named):
+def test_missing_store_error_has_a_hint(monkeypatch, tmp_path, named):
     monkeypatch.setenv("MODEL_STORE", named)
     monkeypatch.setattr(model_store, "_CANDIDATES", (tmp_path / "none",))
     with pytest.raises(MoodreelError, match=r"set .*to the folder of models"):
         find_model_store()
 
 
-def test_finding_it_loads_no_torch():
+def test_finding_the_store_does_not_import_torch():
     code = "import sys, moodreel.models.model_store as m; m.find_model_store(); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

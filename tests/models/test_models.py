@@ -1,4 +1,4 @@
-"""Models: networks, checkpoints of any origin, the store, and the verdicts that come out."""
+"""Face models: networks, checkpoints of any origin, the registry and the predictions."""
 
 import dataclasses
 import json
@@ -41,8 +41,8 @@ FACE = {"widths": (8, 8), "depths": (1, 1)}
 """Arguments of a face-expression network that is quick to make."""
 
 
-def someone(seed=0, moments=1):
-    """A track of made features, each moment another face."""
+def random_track(seed=0, frames=1):
+    """Return a track of random features, each frame another face."""
     rng = np.random.default_rng(seed)
     return [
         FaceFeatures(
@@ -52,7 +52,7 @@ def someone(seed=0, moments=1):
             pose=np.zeros(3, np.float32),
             crop=rng.integers(0, 256, (48, 48), dtype=np.uint8),
         )
-        for _ in range(moments)
+        for _ in range(frames)
     ]
 
 
@@ -103,37 +103,37 @@ def model(request):
     return request.getfixturevalue(request.param)
 
 
-# Verdicts
+# Predictions
 
 
-@pytest.mark.parametrize("moments", [1, 2, 7, 40])
-def test_a_verdict_is_probabilities_moments_and_weights(model, moments):
-    (verdict,) = model.predict([someone(moments=moments)])
-    assert verdict.probabilities.shape == (5,)
-    assert verdict.per_frame.shape == (moments, 5)
-    assert verdict.weights.shape == (moments,)
-    assert verdict.probabilities.sum() == pytest.approx(1, abs=1e-5)
-    assert verdict.weights.sum() == pytest.approx(1, abs=1e-5)
-    np.testing.assert_allclose(verdict.per_frame.sum(axis=1), 1, atol=1e-5)
+@pytest.mark.parametrize("frames", [1, 2, 7, 40])
+def test_prediction_has_probabilities_per_frame_and_weights(model, frames):
+    (prediction,) = model.predict([random_track(frames=frames)])
+    assert prediction.probabilities.shape == (5,)
+    assert prediction.per_frame.shape == (frames, 5)
+    assert prediction.weights.shape == (frames,)
+    assert prediction.probabilities.sum() == pytest.approx(1, abs=1e-5)
+    assert prediction.weights.sum() == pytest.approx(1, abs=1e-5)
+    np.testing.assert_allclose(prediction.per_frame.sum(axis=1), 1, atol=1e-5)
 
 
-def test_a_moment_without_a_face_has_no_weight_and_no_probabilities(model):
-    track = someone(moments=5)
+def test_frame_without_face_has_no_weight_and_no_probabilities(model):
+    track = random_track(frames=5)
     track[0] = track[3] = None
-    (verdict,) = model.predict([track])
-    assert np.isnan(verdict.per_frame).any(axis=1).tolist() == [True, False, False, True, False]
-    assert (verdict.weights > 0).tolist() == [False, True, True, False, True]
+    (prediction,) = model.predict([track])
+    assert np.isnan(prediction.per_frame).any(axis=1).tolist() == [True, False, False, True, False]
+    assert (prediction.weights > 0).tolist() == [False, True, True, False, True]
 
 
-def test_moments_are_left_out_when_not_asked_for(model):
-    track = someone(moments=3)
-    (verdict,) = model.predict([track], per_frame=False)
-    assert np.isnan(verdict.per_frame).all()
-    np.testing.assert_allclose(verdict.probabilities, model.predict([track])[0].probabilities, atol=1e-6)
+def test_per_frame_probabilities_are_optional(model):
+    track = random_track(frames=3)
+    (prediction,) = model.predict([track], per_frame=False)
+    assert np.isnan(prediction.per_frame).all()
+    np.testing.assert_allclose(prediction.probabilities, model.predict([track])[0].probabilities, atol=1e-6)
 
 
-def test_a_track_gets_the_same_verdict_alone_and_beside_others(model):
-    tracks = [someone(1, 3), [None, *someone(2, 6)], someone(3, 1)]
+def test_prediction_does_not_depend_on_the_batch(model):
+    tracks = [random_track(1, 3), [None, *random_track(2, 6)], random_track(3, 1)]
     for track, together in zip(tracks, model.predict(tracks), strict=True):
         (alone,) = model.predict([track])
         np.testing.assert_allclose(together.probabilities, alone.probabilities, atol=1e-5)
@@ -141,61 +141,61 @@ def test_a_track_gets_the_same_verdict_alone_and_beside_others(model):
         np.testing.assert_allclose(together.weights, alone.weights, atol=1e-5)
 
 
-def test_no_tracks_give_no_verdicts(model):
+def test_no_tracks_give_no_predictions(model):
     assert model.predict([]) == []
 
 
 @pytest.mark.parametrize("track", [[], [None], [None, None]])
-def test_a_track_without_any_face_is_refused(model, track):
+def test_track_without_any_face_is_rejected(model, track):
     with pytest.raises(ValueError, match="at least one face"):
-        model.predict([someone(), track])
+        model.predict([random_track(), track])
 
 
-def test_many_threads_get_the_answers_of_their_own_tracks(model):
-    tracks = [someone(seed, 4) for seed in range(8)]
+def test_concurrent_threads_get_the_predictions_of_their_own_tracks(model):
+    tracks = [random_track(seed, 4) for seed in range(8)]
     alone = [model.predict([track])[0].probabilities for track in tracks]
     with ThreadPoolExecutor(4) as pool:
         together = list(pool.map(lambda track: model.predict([track])[0].probabilities, tracks))
     np.testing.assert_allclose(together, alone, atol=1e-6)
 
 
-def test_a_higher_temperature_makes_a_model_less_sure_but_of_the_same_mind():
+def test_higher_temperature_lowers_confidence_and_keeps_the_label():
     network = random_network(CompactEmotiMeshNet, SMALL)
     card = dataclasses.replace(emotimesh_card("small"), architecture="compact-emotimesh", labels=FIVE)
     cold, warm = (
         FacePredictor(network, dataclasses.replace(card, temperature=t, moment_temperature=t), sha256="")
         for t in (0.02, 0.2)
     )
-    (sure,), (unsure,) = cold.predict([someone(moments=3)]), warm.predict([someone(moments=3)])
+    (sure,), (unsure,) = cold.predict([random_track(frames=3)]), warm.predict([random_track(frames=3)])
     assert sure.probabilities.argmax() == unsure.probabilities.argmax()
     assert sure.probabilities.max() > unsure.probabilities.max() + 0.05
     assert (sure.per_frame.max(axis=1) > unsure.per_frame.max(axis=1)).all()
 
 
-def test_five_labels_come_in_the_order_of_five_whatever_the_checkpoint_has():
+def test_five_labels_are_reordered_from_checkpoint_order():
     network = random_network(CompactEmotiMeshNet, SMALL)
     answers = {}
     for labels in (FIVE, EMOTIMESH_TRAINED_ORDER):
         card = dataclasses.replace(emotimesh_card("small"), architecture="compact-emotimesh", labels=labels)
         model = FacePredictor(network, card, sha256="")
         assert model.info.labels == FIVE
-        answers[labels] = model.predict([someone()])[0].probabilities
+        answers[labels] = model.predict([random_track()])[0].probabilities
     by_name = dict(zip(EMOTIMESH_TRAINED_ORDER, answers[FIVE], strict=True))
     np.testing.assert_allclose(answers[EMOTIMESH_TRAINED_ORDER], [by_name[label] for label in FIVE], atol=1e-6)
 
 
-def test_other_label_sets_keep_their_own_order():
+def test_other_label_sets_keep_checkpoint_order():
     labels = ("calm", "joy", "anger")
     card = dataclasses.replace(emotimesh_card("small"), architecture="compact-emotimesh", labels=labels)
     model = FacePredictor(random_network(CompactEmotiMeshNet, SMALL, classes=3), card, sha256="")
     assert model.info.labels == labels
-    assert model.predict([someone()])[0].probabilities.shape == (3,)
+    assert model.predict([random_track()])[0].probabilities.shape == (3,)
 
 
 # The original EmotiMesh-Net
 
 
-def test_the_original_layout_has_its_keys_and_shapes():
+def test_original_emotimesh_has_expected_keys_and_shapes():
     with torch.device("meta"):
         state = EmotiMeshNet().state_dict()
     assert {key.split(".")[0] for key in state} == {"input_bn", "conv1", "lstm", "fc1", "bn_fc1", "fc2"}
@@ -209,47 +209,47 @@ def test_the_original_layout_has_its_keys_and_shapes():
     assert round(parameters / 1e6) == 139
 
 
-def test_the_original_reads_x_y_z_of_468_points_at_15_moments_from_first_to_last(original):
-    track = someone(moments=29)
+def test_original_emotimesh_reads_468_landmarks_of_15_frames(original):
+    track = random_track(frames=29)
     landmarks = torch.tensor(np.stack([f.landmarks[:468].reshape(1404) for f in track[::2]]))
     with torch.inference_mode():
         expected = original.network(landmarks[None])[0].softmax(dim=0)
     by_label = dict(zip(EMOTIMESH_TRAINED_ORDER, expected.tolist(), strict=True))
-    (verdict,) = original.predict([track])
-    np.testing.assert_allclose(verdict.probabilities, [by_label[label] for label in FIVE], atol=1e-6)
+    (prediction,) = original.predict([track])
+    np.testing.assert_allclose(prediction.probabilities, [by_label[label] for label in FIVE], atol=1e-6)
 
 
-def test_the_original_repeats_the_last_known_face_where_there_is_none(original):
-    a, b = someone(moments=2)
-    holes = [None, a, None, b, None]
+def test_original_emotimesh_repeats_the_last_face_for_missing_ones(original):
+    a, b = random_track(frames=2)
+    gaps = [None, a, None, b, None]
     filled = [a, a, a, b, b]
     np.testing.assert_allclose(
-        original.predict([holes])[0].probabilities, original.predict([filled])[0].probabilities, atol=1e-6
+        original.predict([gaps])[0].probabilities, original.predict([filled])[0].probabilities, atol=1e-6
     )
 
 
-def test_a_moment_of_the_original_is_its_face_held_still(original):
-    track = someone(moments=3)
-    (verdict,) = original.predict([track])
-    for features, moment in zip(track, verdict.per_frame, strict=True):
-        np.testing.assert_allclose(moment, original.predict([[features]])[0].probabilities, atol=1e-5)
+def test_original_emotimesh_per_frame_prediction_is_of_a_still_face(original):
+    track = random_track(frames=3)
+    (prediction,) = original.predict([track])
+    for features, frame in zip(track, prediction.per_frame, strict=True):
+        np.testing.assert_allclose(frame, original.predict([[features]])[0].probabilities, atol=1e-5)
 
 
 # Appearance
 
 
-def test_light_and_contrast_of_a_picture_as_a_whole_change_nothing():
+def test_standardize_is_invariant_to_brightness_and_contrast():
     crop = torch.randint(60, 120, (1, 48, 48), dtype=torch.uint8)
     torch.testing.assert_close(standardize(2 * crop + 10), standardize(crop), atol=1e-4, rtol=0)
 
 
-def test_a_plain_crop_gives_numbers_all_the_same(appearance):
-    plain = dataclasses.replace(someone()[0], crop=np.full((48, 48), 7, np.uint8))
+def test_constant_crop_gives_finite_probabilities(appearance):
+    plain = dataclasses.replace(random_track()[0], crop=np.full((48, 48), 7, np.uint8))
     assert np.isfinite(appearance.predict([[plain]])[0].probabilities).all()
 
 
-def test_few_faces_are_read_mirrored_too_and_many_are_not(appearance):
-    face = someone()[0]
+def test_only_short_tracks_are_also_read_mirrored(appearance):
+    face = random_track()[0]
     other = dataclasses.replace(face, crop=face.crop[:, ::-1].copy())
     few, mirrored = appearance.predict([[face], [other]])
     np.testing.assert_allclose(few.probabilities, mirrored.probabilities, atol=1e-5)
@@ -259,7 +259,7 @@ def test_few_faces_are_read_mirrored_too_and_many_are_not(appearance):
     assert np.abs(many.probabilities - mirrored.probabilities).max() > 1e-5
 
 
-def test_the_mixture_of_the_two_conventions_follows_its_share():
+def test_shares_weigh_the_labeling_conventions():
     logits = torch.tensor([[[4.0, 0, 0], [0, 0, 4.0]]])
     first, second = (
         FaceExpressionNet(classes=3, shares=(1 - share, share), tau=0, **FACE).mix_heads(logits)[0]
@@ -268,23 +268,25 @@ def test_the_mixture_of_the_two_conventions_follows_its_share():
     assert (first.argmax(), second.argmax()) == (0, 2)
 
 
-def test_the_adjustment_for_the_prior_favours_what_is_rare():
+def test_logit_adjustment_favors_rare_labels():
     network = FaceExpressionNet(classes=3, shares=(0.5, 0.5), tau=1, **FACE)
     network.prior.copy_(torch.tensor([[0.8, 0.1, 0.1]] * 2))
     assert network.mix_heads(torch.tensor([[[1.0, 0.5, 0]] * 2])).argmax() == 1
 
 
-def test_seven_opinions_of_appearance_count_for_five(joint):
+def test_two_stream_network_maps_seven_appearance_labels_to_five(joint):
     network = joint.network
     surprised_or_afraid = torch.full((1, 2, 7), -9.0)
     surprised_or_afraid[..., [SEVEN.index("surprise"), SEVEN.index("fear")]] = 9.0
     with torch.inference_mode():
-        opinions = network.stream_logits(surprised_or_afraid.flatten(1), torch.zeros(1, len(network.landmarks.mean)))
-    assert FIVE[opinions[0, 0].argmax()] == "Shock"
+        log_probs = network.stream_log_probs(
+            surprised_or_afraid.flatten(1), torch.zeros(1, len(network.landmarks.mean))
+        )
+    assert FIVE[log_probs[0, 0].argmax()] == "Shock"
 
 
-def test_a_joint_network_hears_both_opinions(joint):
-    one, other = someone(1)[0], someone(2)[0]
+def test_two_stream_prediction_depends_on_both_streams(joint):
+    one, other = random_track(1)[0], random_track(2)[0]
     base = joint.predict([[one]])[0].probabilities
     for changed in ({"crop": other.crop}, {"normalized_landmarks": other.normalized_landmarks}):
         assert np.abs(joint.predict([[dataclasses.replace(one, **changed)]])[0].probabilities - base).max() > 1e-5
@@ -293,7 +295,7 @@ def test_a_joint_network_hears_both_opinions(joint):
 # Checkpoints from elsewhere
 
 
-def test_a_checkpoint_of_the_full_original_layout_loads_and_predicts(tmp_path):
+def test_full_size_original_checkpoint_loads_and_predicts(tmp_path):
     with torch.device("meta"):
         shapes = {key: tensor for key, tensor in EmotiMeshNet().state_dict().items()}
     # Every tensor has its full shape but repeats one stored number: with all of them the file would have 556 MB.
@@ -302,8 +304,8 @@ def test_a_checkpoint_of_the_full_original_layout_loads_and_predicts(tmp_path):
     del weights
     models = face_model_registry(tmp_path / "store")
     assert models.register(tmp_path / "emotimesh_5.pth") == "emotimesh_5"
-    (verdict,) = models.get().predict([someone(moments=2)])
-    assert verdict.probabilities.sum() == pytest.approx(1, abs=1e-5)
+    (prediction,) = models.get().predict([random_track(frames=2)])
+    assert prediction.probabilities.sum() == pytest.approx(1, abs=1e-5)
     assert models.get().info.labels == FIVE
 
 
@@ -311,8 +313,8 @@ def tiny_weights():
     return random_network(EmotiMeshNet, TINY).state_dict()
 
 
-def described(folder, **fields):
-    """A model.json beside a checkpoint of the tiny original layout."""
+def write_card(folder, **fields):
+    """Write a model.json beside a checkpoint of the tiny original layout."""
     card = {"name": "mine", "architecture": "emotimesh", "arguments": TINY, "labels": list(EMOTIMESH_TRAINED_ORDER)}
     (folder / "model.json").write_text(json.dumps(card | fields))
 
@@ -327,31 +329,31 @@ def described(folder, **fields):
         lambda weights: {"state_dict": {f"module.{key}": tensor for key, tensor in weights.items()}},
     ],
 )
-def test_a_checkpoint_loads_in_the_wrappings_that_training_scripts_use(tmp_path, original, wrap):
+def test_checkpoint_loads_from_common_training_script_formats(tmp_path, original, wrap):
     torch.save(wrap(tiny_weights()), tmp_path / "some.pt")
-    described(tmp_path)
+    write_card(tmp_path)
     loaded = load_face_model(tmp_path / "some.pt")
-    track = someone(moments=4)
+    track = random_track(frames=4)
     np.testing.assert_allclose(
         loaded.predict([track])[0].probabilities, original.predict([track])[0].probabilities, atol=1e-6
     )
 
 
-def test_a_checkpoint_in_half_precision_loads(tmp_path, original):
+def test_half_precision_checkpoint_loads(tmp_path, original):
     half = {key: t.half() if t.is_floating_point() else t for key, t in tiny_weights().items()}
     safetensors.torch.save_file(half, tmp_path / "some.safetensors")
-    described(tmp_path)
-    (verdict,) = load_face_model(tmp_path / "some.safetensors").predict([someone()])
-    np.testing.assert_allclose(verdict.probabilities, original.predict([someone()])[0].probabilities, atol=1e-2)
+    write_card(tmp_path)
+    (prediction,) = load_face_model(tmp_path / "some.safetensors").predict([random_track()])
+    np.testing.assert_allclose(prediction.probabilities, original.predict([random_track()])[0].probabilities, atol=1e-2)
 
 
-def test_the_card_beside_a_checkpoint_names_the_label_order(tmp_path):
+def test_card_sets_the_label_order_of_a_checkpoint(tmp_path):
     torch.save(tiny_weights(), tmp_path / "some.pth")
     answers = []
     for labels in (EMOTIMESH_TRAINED_ORDER, tuple(reversed(EMOTIMESH_TRAINED_ORDER))):
-        described(tmp_path, labels=labels)
-        (verdict,) = load_face_model(tmp_path / "some.pth").predict([someone()])
-        answers.append(dict(zip(FIVE, verdict.probabilities, strict=True)))
+        write_card(tmp_path, labels=labels)
+        (prediction,) = load_face_model(tmp_path / "some.pth").predict([random_track()])
+        answers.append(dict(zip(FIVE, prediction.probabilities, strict=True)))
     assert answers[0]["Anger"] == pytest.approx(answers[1]["Shock"])
     assert answers[0]["Happy"] == pytest.approx(answers[1]["Sad"])
 
@@ -384,14 +386,14 @@ def _without(key):
         (lambda path: torch.save(tiny_weights() | {"fc2.bias": torch.full((5,), torch.nan)}, path), "not finite"),
     ],
 )
-def test_a_bad_checkpoint_is_refused_and_the_default_stays(tmp_path, monkeypatch, content, message):
+def test_bad_checkpoint_is_rejected_and_the_default_stays(tmp_path, monkeypatch, content, message):
     monkeypatch.chdir(tmp_path)
     checkpoint = tmp_path / "bad.pth"
     if callable(content):
         content(checkpoint)
     else:
         checkpoint.write_bytes(content)
-    described(tmp_path)
+    write_card(tmp_path)
     models = face_model_registry(tmp_path / "store", default="good")
     with pytest.raises(ModelInvalid, match=message) as refusal:
         models.register(checkpoint)
@@ -402,16 +404,16 @@ def test_a_bad_checkpoint_is_refused_and_the_default_stays(tmp_path, monkeypatch
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 @pytest.mark.parametrize("share", [0.3, 0.95])
-def test_a_truncated_checkpoint_is_refused(tmp_path, suffix, share):
+def test_truncated_checkpoint_is_rejected(tmp_path, suffix, share):
     whole, part = tmp_path / f"whole{suffix}", tmp_path / f"part{suffix}"
     (torch.save if suffix == ".pth" else safetensors.torch.save_file)(tiny_weights(), whole)
     part.write_bytes(whole.read_bytes()[: int(share * whole.stat().st_size)])
-    described(tmp_path)
+    write_card(tmp_path)
     with pytest.raises(ModelInvalid, match="incomplete"):
         load_face_model(part)
 
 
-def test_a_checkpoint_that_is_not_there_is_refused(tmp_path):
+def test_missing_checkpoint_is_rejected(tmp_path):
     with pytest.raises(ModelInvalid, match="no readable checkpoint"):
         load_face_model(tmp_path / "nowhere.pth")
 
@@ -429,14 +431,14 @@ def test_a_checkpoint_that_is_not_there_is_refused(tmp_path):
         ({"sha256": "0" * 64}, "SHA-256"),
     ],
 )
-def test_a_card_that_does_not_fit_is_refused(tmp_path, fields, message):
+def test_card_that_does_not_fit_is_rejected(tmp_path, fields, message):
     torch.save(tiny_weights(), tmp_path / "some.pth")
-    described(tmp_path, **fields)
+    write_card(tmp_path, **fields)
     with pytest.raises(ModelInvalid, match=message):
         load_face_model(tmp_path / "some.pth")
 
 
-def test_a_card_that_is_no_json_is_refused(tmp_path):
+def test_card_that_is_not_json_is_rejected(tmp_path):
     (tmp_path / "model.json").write_text("{")
     with pytest.raises(ModelInvalid, match="as JSON"):
         read_card(tmp_path / "model.json")
@@ -450,7 +452,7 @@ def shipped():
     return face_model_registry(STORE).get()
 
 
-def test_the_shipped_default_fits_its_card_and_says_how_it_was_measured(shipped):
+def test_shipped_default_fits_its_card_and_states_its_metrics(shipped):
     assert shipped.info.labels == FIVE
     assert shipped.info.sha256 == shipped.info.card.sha256
     assert shipped.info.card.licence
@@ -460,7 +462,7 @@ def test_the_shipped_default_fits_its_card_and_says_how_it_was_measured(shipped)
     assert (STORE / "moodreel-five" / "weights.safetensors").stat().st_size < 10e6
 
 
-def test_every_shipped_model_fits_its_card_and_all_of_them_fit_a_small_machine():
+def test_shipped_models_fit_their_cards_and_a_size_limit():
     models = face_model_registry(STORE)
     assert {"compact-emotimesh", "face-expression", "moodreel-five", "resemotenet", "vit"} <= set(models.names())
     for name in models.names():
@@ -471,19 +473,19 @@ def test_every_shipped_model_fits_its_card_and_all_of_them_fit_a_small_machine()
 
 
 @pytest.mark.parametrize("name", ["compact-emotimesh", "face-expression", "moodreel-five", "resemotenet", "vit"])
-def test_every_shipped_model_takes_a_smile_for_happy_in_one_moment_and_in_many(name, portrait):
+def test_shipped_models_predict_happy_for_a_smile(name, portrait):
     shipped = face_model_registry(STORE).get(name)
     picture = np.ascontiguousarray(portrait[:300])
-    finder = FaceLandmarker(STORE / "face_landmarker" / "face_landmarker.task", max_faces=1)
-    smile = extract_features(picture, finder.detect(picture)[0])
-    finder.close()
+    landmarker = FaceLandmarker(STORE / "face_landmarker" / "face_landmarker.task", max_faces=1)
+    smile = extract_features(picture, landmarker.detect(picture)[0])
+    landmarker.close()
     for track in ([smile], [None, smile], [smile] * 20):
-        (verdict,) = shipped.predict([track])
-        assert shipped.info.labels[verdict.probabilities.argmax()].lower() == "happy"
-        assert shipped.info.labels[np.nanargmax(verdict.per_frame[-1])].lower() == "happy"
+        (prediction,) = shipped.predict([track])
+        assert shipped.info.labels[prediction.probabilities.argmax()].lower() == "happy"
+        assert shipped.info.labels[np.nanargmax(prediction.per_frame[-1])].lower() == "happy"
 
 
-def test_the_store_lists_and_loads_models_by_name(tmp_path):
+def test_registry_lists_and_loads_models_by_name(tmp_path):
     save(tmp_path / "b", random_network(CompactEmotiMeshNet, SMALL), version="7")
     save(tmp_path / "a", random_network(EmotiMeshNet, TINY), architecture="emotimesh", arguments=TINY)
     (tmp_path / "face_landmarker").mkdir()
@@ -494,7 +496,7 @@ def test_the_store_lists_and_loads_models_by_name(tmp_path):
     assert (models.get().info.name, models.get().info.version) == ("b", "7")
 
 
-def test_a_model_is_loaded_once_however_many_ask_at_once(tmp_path, monkeypatch):
+def test_model_is_loaded_once_under_concurrency(tmp_path, monkeypatch):
     save(tmp_path / "one", random_network(CompactEmotiMeshNet, SMALL))
     loads = []
     monkeypatch.setattr(
@@ -507,26 +509,26 @@ def test_a_model_is_loaded_once_however_many_ask_at_once(tmp_path, monkeypatch):
     assert len(loads) == len(answers) == 1
 
 
-def test_an_unknown_name_is_answered_with_those_there_are(tmp_path):
+def test_unknown_model_error_lists_the_known_ones(tmp_path):
     save(tmp_path / "one", random_network(CompactEmotiMeshNet, SMALL))
     with pytest.raises(ModelNotFound, match="'two'; there are one"):
         face_model_registry(tmp_path).get("two")
 
 
 @pytest.mark.parametrize("name", ["../one", "one/../one", "."])
-def test_a_name_cannot_leave_the_store(tmp_path, name):
+def test_model_name_cannot_escape_the_store(tmp_path, name):
     save(tmp_path / "one", random_network(CompactEmotiMeshNet, SMALL))
     with pytest.raises(ModelNotFound):
         face_model_registry(tmp_path / "one").get(name)
 
 
-def test_shipped_weights_must_have_the_sha256_of_their_card(tmp_path):
+def test_weights_must_match_the_sha256_of_their_card(tmp_path):
     folder = save(tmp_path / "one", random_network(CompactEmotiMeshNet, SMALL), sha256="0" * 64)
     with pytest.raises(ModelInvalid, match="SHA-256"):
         face_model_registry(tmp_path).get(folder.name)
 
 
-def test_a_registered_folder_becomes_the_default_under_its_own_name(tmp_path):
+def test_registered_folder_becomes_the_default_under_its_name(tmp_path):
     save(tmp_path / "store" / "one", random_network(CompactEmotiMeshNet, SMALL))
     outside = save(tmp_path / "elsewhere", random_network(CompactEmotiMeshNet, SMALL), name="mine")
     models = face_model_registry(tmp_path / "store", default="one")
@@ -536,7 +538,7 @@ def test_a_registered_folder_becomes_the_default_under_its_own_name(tmp_path):
     assert models.get("one").info.name == "one"
 
 
-def test_a_folder_of_the_store_itself_can_be_made_the_default(tmp_path):
+def test_folder_inside_the_store_can_become_the_default(tmp_path):
     for name in ("one", "two"):
         save(tmp_path / name, random_network(CompactEmotiMeshNet, SMALL))
     models = face_model_registry(tmp_path, default="one")
@@ -544,7 +546,7 @@ def test_a_folder_of_the_store_itself_can_be_made_the_default(tmp_path):
     assert models.get().info.name == "two"
 
 
-def test_a_model_from_outside_cannot_take_the_name_of_one_in_the_store(tmp_path):
+def test_registered_model_cannot_reuse_a_store_name(tmp_path):
     save(tmp_path / "store" / "one", random_network(CompactEmotiMeshNet, SMALL))
     outside = save(tmp_path / "elsewhere", random_network(CompactEmotiMeshNet, SMALL), name="one")
     models = face_model_registry(tmp_path / "store", default="one")
@@ -552,7 +554,7 @@ def test_a_model_from_outside_cannot_take_the_name_of_one_in_the_store(tmp_path)
         models.register(outside)
 
 
-def test_the_device_follows_the_setting(monkeypatch):
+def test_device_follows_the_setting(monkeypatch):
     monkeypatch.setattr(predictor.torch.cuda, "is_available", lambda: False)
     assert resolve_device("auto") == resolve_device("0") == "cpu"
     with pytest.raises(MoodreelError, match="USE_GPU"):
@@ -562,7 +564,7 @@ def test_the_device_follows_the_setting(monkeypatch):
     assert resolve_device("0") == "cpu"
 
 
-def test_a_device_setting_that_is_none_is_refused():
+def test_invalid_device_setting_is_rejected():
     with pytest.raises(MoodreelError, match="auto, 0 or 1"):
         resolve_device("yes")
 
@@ -573,8 +575,8 @@ DRIVE_ID = "1AbCdEfGhIjKlMnOp-_q"
 
 
 @pytest.fixture
-def drive(monkeypatch):
-    """A fake gdown: `drive.content` is what Google Drive serves, an exception to raise, or None for a refusal."""
+def fake_gdown(monkeypatch):
+    """A fake gdown: `content` writes what Google Drive serves, is an exception to raise, or None for a rejection."""
     fake = types.SimpleNamespace(content=None, downloads=0)
 
     def get(*, id, output, quiet):
@@ -591,13 +593,13 @@ def drive(monkeypatch):
     return fake
 
 
-def test_a_download_becomes_a_checkpoint_and_is_not_fetched_again(tmp_path, drive):
-    described(tmp_path)
-    drive.content = lambda path: torch.save(tiny_weights(), path)
+def test_download_is_cached_as_a_checkpoint(tmp_path, fake_gdown):
+    write_card(tmp_path)
+    fake_gdown.content = lambda path: torch.save(tiny_weights(), path)
     checkpoint = download.download_checkpoint(DRIVE_ID, tmp_path)
     assert load_face_model(checkpoint).info.architecture == "emotimesh"
     assert download.download_checkpoint(DRIVE_ID, tmp_path) == checkpoint
-    assert drive.downloads == 1
+    assert fake_gdown.downloads == 1
 
 
 def _write(content):
@@ -611,21 +613,21 @@ def _write(content):
     "content",
     [None, OSError("no route"), RuntimeError("no"), _write(b"<html>Sign in"), _write(b"PK\x03\x04half"), _write(b"")],
 )
-def test_a_broken_download_leaves_nothing_behind(tmp_path, drive, content):
-    drive.content = content
+def test_broken_download_leaves_no_file(tmp_path, fake_gdown, content):
+    fake_gdown.content = content
     with pytest.raises(ModelInvalid, match="download"):
         download.download_checkpoint(DRIVE_ID, tmp_path / "models")
     assert list((tmp_path / "models").iterdir()) == []
 
 
 @pytest.mark.parametrize("drive_id", ["", "short", "../../etc/passwd", "https://drive.google.com/file/d/x"])
-def test_what_is_no_drive_id_is_refused_before_any_download(tmp_path, drive, drive_id):
+def test_invalid_drive_id_is_rejected_before_downloading(tmp_path, fake_gdown, drive_id):
     with pytest.raises(ModelInvalid, match="MODEL_DOWNLOAD_ID"):
         download.download_checkpoint(drive_id, tmp_path)
-    assert drive.downloads == 0
+    assert fake_gdown.downloads == 0
 
 
-def test_gdown_takes_the_arguments_that_the_download_gives_it():
+def test_gdown_accepts_our_arguments():
     import inspect
 
     import gdown

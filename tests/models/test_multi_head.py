@@ -96,8 +96,8 @@ def public_checkpoint():
     return weights
 
 
-def seen(seed=0):
-    """Made features of one moment, with a portrait."""
+def random_features(seed=0):
+    """Return random features of one frame, with an RGB crop."""
     rng = np.random.default_rng(seed)
     return FaceFeatures(
         landmarks=rng.random((478, 3), np.float32),
@@ -109,8 +109,8 @@ def seen(seed=0):
     )
 
 
-def lived(network):
-    """Give batch normalisation statistics as after training, and layers the strength to let a picture through."""
+def randomize_network(network):
+    """Give batch normalization random statistics, as after training, and layers weights that do not damp the input."""
     torch.manual_seed(2)
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
@@ -150,7 +150,7 @@ NETWORKS = {
 def network(request):
     _, kind, arguments = NETWORKS[request.param]
     torch.manual_seed(1)
-    return lived(kind(**arguments))
+    return randomize_network(kind(**arguments))
 
 
 @pytest.fixture
@@ -161,9 +161,9 @@ def predictor(network):
 # What all of them do
 
 
-@pytest.mark.parametrize("moments", [1, 17])
-def test_a_face_gets_the_same_answer_alone_and_beside_others(predictor, moments):
-    tracks = [[seen(seed) for seed in range(moments)], [None, seen(31)], [seen(32)]]
+@pytest.mark.parametrize("frames", [1, 17])
+def test_prediction_does_not_depend_on_the_batch(predictor, frames):
+    tracks = [[random_features(seed) for seed in range(frames)], [None, random_features(31)], [random_features(32)]]
     for track, together in zip(tracks, predictor.predict(tracks), strict=True):
         (alone,) = predictor.predict([track])
         np.testing.assert_allclose(together.probabilities, alone.probabilities, atol=1e-5)
@@ -172,8 +172,8 @@ def test_a_face_gets_the_same_answer_alone_and_beside_others(predictor, moments)
         assert together.probabilities.sum() == pytest.approx(1, abs=1e-5)
 
 
-def test_a_network_reads_what_it_says_it_reads_and_nothing_else(predictor):
-    face, other = seen(1), seen(2)
+def test_network_reads_only_its_declared_input(predictor):
+    face, other = random_features(1), random_features(2)
     read, unread = ("rgb_crop", "crop") if predictor.requires_rgb_crop else ("crop", "rgb_crop")
     answers = {
         name: predictor.predict([[FaceFeatures(**(vars(face) | {name: getattr(other, name)}))]])[0].probabilities
@@ -185,12 +185,12 @@ def test_a_network_reads_what_it_says_it_reads_and_nothing_else(predictor):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_batch_normalisation_folds_away_when_a_model_is_loaded_and_the_answers_stay(tmp_path, name):
+def test_loading_fuses_batchnorm_without_changing_predictions(tmp_path, name):
     architecture, kind, arguments = NETWORKS[name]
     torch.manual_seed(3)
-    made = lived(kind(**arguments))
+    made = randomize_network(kind(**arguments))
     folder = save(tmp_path / "made", made, architecture, arguments)
-    track = [seen(seed) for seed in range(5)]
+    track = [random_features(seed) for seed in range(5)]
     (expected,) = FacePredictor(made, ModelCard("made", "any", SEVEN), sha256="").predict([track])
     served, kept = load_face_model(folder), load_face_model(folder, fuse=False)
     assert not any(isinstance(module, nn.BatchNorm2d) for module in served.network.modules())
@@ -199,28 +199,30 @@ def test_batch_normalisation_folds_away_when_a_model_is_loaded_and_the_answers_s
         np.testing.assert_allclose(model.predict([track])[0].per_frame, expected.per_frame, atol=1e-4)
 
 
-def test_a_joint_network_folds_its_part_that_reads_pictures():
-    net = lived(TwoStreamNet(appearance=FACE, landmarks={"width": 16, "embedding": 8}, hidden=4))
+def test_two_stream_network_fuses_batchnorm_of_its_appearance_stream():
+    net = randomize_network(TwoStreamNet(appearance=FACE, landmarks={"width": 16, "embedding": 8}, hidden=4))
     card = ModelCard("joint", "joint", ("Anger", "Happy", "Shock", "Neutral", "Sad"))
-    model, track = FacePredictor(net, card, sha256=""), [seen(seed) for seed in range(4)]
+    model, track = FacePredictor(net, card, sha256=""), [random_features(seed) for seed in range(4)]
     (before,) = model.predict([track])
     fuse_batchnorm(net)
     assert not any(isinstance(module, nn.BatchNorm2d) for module in net.modules())
     np.testing.assert_allclose(model.predict([track])[0].probabilities, before.probabilities, atol=1e-4)
 
 
-def test_seven_labels_come_in_our_order_whatever_the_checkpoint_has(network):
-    turned = tuple(reversed(SEVEN))
-    ours, theirs = (FacePredictor(network, ModelCard("made", "any", labels), sha256="") for labels in (SEVEN, turned))
+def test_seven_labels_are_reordered_from_checkpoint_order(network):
+    reversed_labels = tuple(reversed(SEVEN))
+    ours, theirs = (
+        FacePredictor(network, ModelCard("made", "any", labels), sha256="") for labels in (SEVEN, reversed_labels)
+    )
     assert theirs.info.labels == SEVEN
-    (first,), (second,) = ours.predict([[seen()]]), theirs.predict([[seen()]])
+    (first,), (second,) = ours.predict([[random_features()]]), theirs.predict([[random_features()]])
     np.testing.assert_allclose(second.probabilities, first.probabilities[::-1], atol=1e-6)
 
 
 # ResEmoteNet
 
 
-def test_resemotenet_at_full_width_has_the_published_layout_key_for_key():
+def test_full_width_resemotenet_has_the_published_keys_and_shapes():
     with torch.device("meta"):
         network = ResEmoteNet()
     assert {key: tuple(value.shape) for key, value in network.state_dict().items()} == public_layout()
@@ -228,19 +230,19 @@ def test_resemotenet_at_full_width_has_the_published_layout_key_for_key():
 
 
 @pytest.mark.parametrize("wrapped", [True, False])
-def test_a_public_checkpoint_loads_from_a_path_and_reads_a_portrait(tmp_path, portrait, finder, wrapped):
+def test_public_resemotenet_checkpoint_loads_and_reads_rgb_crops(tmp_path, portrait, landmarker, wrapped):
     path = tmp_path / "best_model.pth"
     torch.save({"model_state_dict": public_checkpoint(), "epoch": 80} if wrapped else public_checkpoint(), path)
     (tmp_path / "model.json").write_text(json.dumps({"architecture": "resemotenet", "labels": list(SEVEN)}))
     models = face_model_registry(STORE)
     models.register(path)
-    face = extract_features(portrait, finder.detect(portrait)[0], with_rgb_crop=models.get().requires_rgb_crop)
-    (verdict,) = models.get().predict([[face]])
-    assert verdict.probabilities.sum() == pytest.approx(1, abs=1e-5)
+    face = extract_features(portrait, landmarker.detect(portrait)[0], with_rgb_crop=models.get().requires_rgb_crop)
+    (prediction,) = models.get().predict([[face]])
+    assert prediction.probabilities.sum() == pytest.approx(1, abs=1e-5)
     del models  # 320 MB
     weights = torch.load(path, weights_only=True)
     logits = by_hand(weights["model_state_dict"] if wrapped else weights, preprocess(torch.tensor(face.rgb_crop)[None]))
-    np.testing.assert_allclose(verdict.probabilities, logits[0].softmax(dim=0), atol=1e-4)
+    np.testing.assert_allclose(prediction.probabilities, logits[0].softmax(dim=0), atol=1e-4)
 
 
 def by_hand(weights, x):
@@ -273,8 +275,8 @@ def by_hand(weights, x):
     return F.linear(x, weight("fc4.weight"), weight("fc4.bias"))
 
 
-def test_the_published_network_reads_64_grey_pixels_normalised_as_imagenet(portrait, finder):
-    face = extract_features(portrait, finder.detect(portrait)[0], with_rgb_crop=True)
+def test_published_resemotenet_preprocesses_to_64_gray_pixels_with_imagenet_statistics(portrait, landmarker):
+    face = extract_features(portrait, landmarker.detect(portrait)[0], with_rgb_crop=True)
     small = Image.fromarray(face.rgb_crop).resize((64, 64), Image.Resampling.BILINEAR).convert("L")
     values = np.asarray(small, np.float32) / 255
     colours = zip((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), strict=True)
@@ -283,7 +285,7 @@ def test_the_published_network_reads_64_grey_pixels_normalised_as_imagenet(portr
     np.testing.assert_allclose(preprocess(torch.tensor(face.rgb_crop)[None])[0], expected, atol=0.02)
 
 
-def test_the_slim_one_has_a_quarter_of_the_width_and_a_head_for_each_convention():
+def test_slim_resemotenet_has_quarter_width_and_a_head_for_each_convention():
     with torch.device("meta"):
         network = ResEmoteNet(width=0.25, portrait=False, shares=(0.8, 0.2, 0.0))
     assert network.fc4.weight.shape == (3 * 7, 64)
@@ -291,15 +293,15 @@ def test_the_slim_one_has_a_quarter_of_the_width_and_a_head_for_each_convention(
     assert sum(p.numel() for p in network.parameters()) * 2 < 15e6, "bytes in half precision"
 
 
-def test_a_public_checkpoint_without_a_word_on_it_is_refused_with_what_to_write(tmp_path):
+def test_checkpoint_without_card_is_rejected_with_a_hint(tmp_path):
     safetensors.torch.save_file(ResEmoteNet(width=1 / 16).state_dict(), tmp_path / "best.safetensors")
     with pytest.raises(ModelInvalid, match=r"Name the architecture and arguments .* in a model\.json"):
         load_face_model(tmp_path / "best.safetensors")
 
 
-def test_a_clip_is_read_by_a_network_of_portraits(tmp_path, smile):
+def test_video_pipeline_works_with_an_rgb_crop_network(tmp_path, smile):
     torch.manual_seed(1)
-    save(tmp_path / "published", lived(ResEmoteNet(**PUBLISHED)), "resemotenet", PUBLISHED)
+    save(tmp_path / "published", randomize_network(ResEmoteNet(**PUBLISHED)), "resemotenet", PUBLISHED)
     analyser = VideoPipeline(Engine.load(STORE, model_path=tmp_path / "published"))
     analysis = analyser.predict(smile)
     assert analysis.model.name == "published"
@@ -307,9 +309,9 @@ def test_a_clip_is_read_by_a_network_of_portraits(tmp_path, smile):
     assert analyser.thumbnail(smile).emotion == analysis.emotion
 
 
-def test_pictures_are_read_by_a_network_of_portraits_alone_as_in_a_batch(tmp_path, portrait):
+def test_image_batch_equals_single_image_with_an_rgb_crop_network(tmp_path, portrait):
     torch.manual_seed(1)
-    save(tmp_path / "published", lived(ResEmoteNet(**PUBLISHED)), "resemotenet", PUBLISHED)
+    save(tmp_path / "published", randomize_network(ResEmoteNet(**PUBLISHED)), "resemotenet", PUBLISHED)
     detector = ImagePipeline(Engine.load(STORE, model_path=tmp_path / "published"))
     png = cv2.imencode(".png", portrait[:300, :, ::-1])[1].tobytes()
     alone, batch = detector.predict(png, model="published"), detector.predict_batch([png, b"none"], model="published")
@@ -324,16 +326,16 @@ def test_pictures_are_read_by_a_network_of_portraits_alone_as_in_a_batch(tmp_pat
     "arguments",
     [{"stem": [], "patch": 5}, {"patch": 4}, {"width": 30, "heads": 4}, {"stem": [8, 8, 8, 8, 8]}],
 )
-def test_a_vit_whose_patches_do_not_fill_the_crop_or_whose_heads_do_not_fit_is_refused(tmp_path, arguments):
+def test_vit_with_misfitting_patches_or_heads_is_rejected(tmp_path, arguments):
     folder = save(tmp_path / "vit", ViTNet(**VIT), "vit", arguments)
     with pytest.raises(ModelInvalid, match="does not take"):
         load_face_model(folder)
 
 
-def test_a_patch_counts_by_its_place():
+def test_vit_depends_on_patch_positions():
     torch.manual_seed(1)
     network = ViTNet(**PLAIN_VIT).eval()
-    crop = torch.from_numpy(seen().crop)[None]
+    crop = torch.from_numpy(random_features().crop)[None]
     moved = crop.roll(8, dims=1)  # the same patches, each one row further down
     with torch.inference_mode():
         assert (network(crop) - network(moved)).abs().max() > 1e-3
@@ -342,12 +344,12 @@ def test_a_patch_counts_by_its_place():
 # Scales
 
 
-def test_probabilities_are_scaled_where_the_card_says_so_and_add_up_to_one_again(network):
+def test_card_scales_multiply_and_renormalize_probabilities(network):
     plain, scaled = (
         FacePredictor(network, ModelCard("made", "any", SEVEN, scales=scales), sha256="")
         for scales in ({}, {"neutral": 0.7})
     )
-    (before,), (after,) = (model.predict([[seen(1), seen(2)]]) for model in (plain, scaled))
+    (before,), (after,) = (model.predict([[random_features(1), random_features(2)]]) for model in (plain, scaled))
     factors = np.array([0.7 if label == "neutral" else 1.0 for label in SEVEN])
     for name in ("probabilities", "per_frame"):
         expected = getattr(before, name) * factors
@@ -359,17 +361,17 @@ def test_probabilities_are_scaled_where_the_card_says_so_and_add_up_to_one_again
     "scales",
     [{"calm": 0.7}, {"neutral": 0}, {"neutral": -1}, {"neutral": "0.7"}, {"neutral": True}, [0.7], 0.7, None],
 )
-def test_scales_that_are_none_are_refused(tmp_path, scales):
+def test_invalid_scales_are_rejected(tmp_path, scales):
     folder = save(tmp_path / "made", FaceExpressionNet(**FACE), "face-expression", FACE, scales=scales)
     with pytest.raises(ModelInvalid, match="scales that are numbers above 0"):
         load_face_model(folder)
 
 
 @pytest.fixture(scope="module")
-def finder():
-    finder = FaceLandmarker(STORE / "face_landmarker" / "face_landmarker.task", max_faces=1)
-    yield finder
-    finder.close()
+def landmarker():
+    landmarker = FaceLandmarker(STORE / "face_landmarker" / "face_landmarker.task", max_faces=1)
+    yield landmarker
+    landmarker.close()
 
 
 @pytest.fixture(scope="module")

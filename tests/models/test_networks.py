@@ -23,14 +23,14 @@ from moodreel.models.networks.vit import ViTNet, ViTScratch
 from moodreel.models.predictor import FacePredictor
 from moodreel.pipelines.engine import Engine
 from moodreel.training.experiment.architecture_table import ADAPTERS
-from tests.models.test_multi_head import lived, seen
+from tests.models.test_multi_head import random_features, randomize_network
 from tests.support import accounts, synthetic_frames, synthetic_image, synthetic_video
 from tests.support.server import DATE, KEY, video_body
 
 ROOT = Path(__file__).parents[2]
 STORE = ROOT / "model_store"
 THREE = ("calm", "bored", "curious")
-"""Labels of somebody's own, one of which we know."""
+"""Custom labels, one of which has a known synonym."""
 
 TINY = {
     "compact-emotimesh": {"width": 16, "embedding": 8, "hidden": 4},
@@ -48,7 +48,7 @@ NEW = ("improved-cnn", "temporal-vit", "vit-scratch")
 
 def made(name, classes=3):
     torch.manual_seed(1)
-    return lived(ARCHITECTURES[name](classes=classes, **TINY[name]))
+    return randomize_network(ARCHITECTURES[name](classes=classes, **TINY[name]))
 
 
 def saved(folder, name, labels=THREE):
@@ -72,13 +72,13 @@ def test_docs_list_every_architecture():
 
 
 @pytest.mark.parametrize("name", ADAPTERS)
-def test_a_network_has_as_many_parameters_as_the_docs_say(name):
+def test_parameter_counts_match_the_docs(name):
     with contextlib.nullcontext() if name in MODEL_TYPES else torch.device("meta"):
         network = ADAPTERS[name].build(SEVEN, {}, None)
     assert sum(p.numel() for p in network.parameters()) == table()[name]
 
 
-def test_the_parts_of_a_vit_from_scratch_are_those_of_the_publication():
+def test_vit_scratch_has_the_published_shapes():
     with torch.device("meta"):
         network = ViTScratch()
     assert network.patches.weight.shape == (192, 1, 16, 16)
@@ -87,18 +87,18 @@ def test_the_parts_of_a_vit_from_scratch_are_those_of_the_publication():
 
 
 @pytest.mark.parametrize(("side", "patches"), [(48, 9), (96, 36), (112, 49), (224, 196)])
-def test_a_vit_from_scratch_reads_a_crop_at_any_of_its_sides(side, patches):
+def test_vit_scratch_supports_several_input_sides(side, patches):
     torch.manual_seed(1)
     network = ViTScratch(classes=4, side=side, width=24, layers=1).eval()
     assert len(network.place) == patches + 1
-    crops = torch.from_numpy(np.stack([seen(1).crop, seen(2).crop]))
+    crops = torch.from_numpy(np.stack([random_features(1).crop, random_features(2).crop]))
     with torch.inference_mode():
         logits = network(crops)
     assert logits.shape == (2, 1, 4)
     assert (logits[0] - logits[1]).abs().max() > 1e-4
 
 
-def test_an_enlarged_crop_is_the_crop():
+def test_upscaling_keeps_positions_in_the_crop():
     """A plain edge stays where it was: what a patch holds is what the crop has in that place."""
     network = ViTScratch(side=96, width=24, layers=1)
     read = []
@@ -111,7 +111,7 @@ def test_an_enlarged_crop_is_the_crop():
 
 
 @pytest.mark.parametrize("arguments", [{"side": 64}, {"side": 112, "patch": 32}, {"width": 192, "heads": 5}])
-def test_a_vit_from_scratch_that_cannot_be_is_refused_with_the_reason(tmp_path, arguments):
+def test_invalid_vit_scratch_is_rejected_with_the_reason(tmp_path, arguments):
     saved(tmp_path / "mine", "vit-scratch")
     card = json.loads((tmp_path / "mine" / "model.json").read_text())
     (tmp_path / "mine" / "model.json").write_text(json.dumps(card | {"arguments": arguments}))
@@ -119,10 +119,10 @@ def test_a_vit_from_scratch_that_cannot_be_is_refused_with_the_reason(tmp_path, 
         load_face_model(tmp_path / "mine")
 
 
-def test_the_class_token_is_what_a_vit_from_scratch_is_answered_from():
+def test_vit_scratch_classifies_from_the_class_token():
     torch.manual_seed(1)
     network = ViTScratch(width=24, layers=0).eval()
-    crops = torch.from_numpy(np.stack([seen(1).crop, seen(2).crop]))
+    crops = torch.from_numpy(np.stack([random_features(1).crop, random_features(2).crop]))
     with torch.inference_mode():
         first, second = network(crops)
     torch.testing.assert_close(first, second, msg="no layer has shown the patches to the token")
@@ -133,32 +133,32 @@ def test_the_class_token_is_what_a_vit_from_scratch_is_answered_from():
 
 @pytest.mark.parametrize("name", TINY)
 @pytest.mark.parametrize("labels", [THREE, ("up", "down"), tuple("abcdefghijk")])
-def test_a_network_of_any_labels_is_saved_loaded_and_answers_with_them(tmp_path, name, labels):
+def test_saved_network_loads_with_any_labels(tmp_path, name, labels):
     network = saved(tmp_path / "mine", name, labels)
-    track = [seen(1), None, seen(2)]
+    track = [random_features(1), None, random_features(2)]
     card = ModelCard("mine", name, labels)
     (before,) = FacePredictor(network, card, sha256="").predict([track])
     model = load_face_model(tmp_path / "mine")
-    (verdict,) = model.predict([track])
+    (prediction,) = model.predict([track])
     assert model.info.labels == labels
-    assert verdict.probabilities.shape == (len(labels),) and verdict.per_frame.shape == (3, len(labels))
-    np.testing.assert_allclose(verdict.probabilities, before.probabilities, atol=1e-4)
-    np.testing.assert_allclose(verdict.per_frame, before.per_frame, atol=1e-4)
-    assert np.isnan(verdict.per_frame[1]).all() and verdict.weights[1] == 0
-    assert verdict.weights.sum() == pytest.approx(1, abs=1e-5)
-    [now] = model.classify_windows([model.embed_faces([seen(1), seen(2)])])
+    assert prediction.probabilities.shape == (len(labels),) and prediction.per_frame.shape == (3, len(labels))
+    np.testing.assert_allclose(prediction.probabilities, before.probabilities, atol=1e-4)
+    np.testing.assert_allclose(prediction.per_frame, before.per_frame, atol=1e-4)
+    assert np.isnan(prediction.per_frame[1]).all() and prediction.weights[1] == 0
+    assert prediction.weights.sum() == pytest.approx(1, abs=1e-5)
+    [now] = model.classify_windows([model.embed_faces([random_features(1), random_features(2)])])
     assert now.shape == (len(labels),) and now.sum() == pytest.approx(1, abs=1e-5)
 
 
 @pytest.mark.parametrize("name", [name for name in TINY if name not in ("compact-emotimesh", "emotimesh")])
-def test_batch_normalisation_is_folded_away_where_pictures_are_read(tmp_path, name):
+def test_loading_fuses_batchnorm_of_image_networks(tmp_path, name):
     saved(tmp_path / "mine", name)
     assert not any(
         isinstance(module, nn.BatchNorm2d) for module in load_face_model(tmp_path / "mine").network.modules()
     )
 
 
-def test_a_joint_network_of_other_labels_is_refused_with_the_reason(tmp_path):
+def test_two_stream_network_with_other_labels_is_rejected(tmp_path):
     saved(tmp_path / "mine", "vit")
     card = {"architecture": "joint", "arguments": {}, "labels": list(THREE)}
     (tmp_path / "mine" / "model.json").write_text(json.dumps(card))
@@ -167,9 +167,9 @@ def test_a_joint_network_of_other_labels_is_refused_with_the_reason(tmp_path):
 
 
 @pytest.mark.parametrize("name", NEW)
-def test_a_face_gets_the_same_answer_alone_and_beside_others(name):
+def test_prediction_does_not_depend_on_the_batch(name):
     model = FacePredictor(made(name), ModelCard("made", name, THREE), sha256="")
-    tracks = [[seen(seed) for seed in range(18)], [None, seen(31), None], [seen(32)]]
+    tracks = [[random_features(seed) for seed in range(18)], [None, random_features(31), None], [random_features(32)]]
     for track, together in zip(tracks, model.predict(tracks), strict=True):
         (alone,) = model.predict([track])
         np.testing.assert_allclose(together.probabilities, alone.probabilities, atol=1e-5)
@@ -178,7 +178,7 @@ def test_a_face_gets_the_same_answer_alone_and_beside_others(name):
 
 
 @pytest.mark.parametrize("fusion", ["late", "concat", "gated", "xattn"])
-def test_the_audio_visual_network_takes_any_number_of_classes(fusion):
+def test_audiovisual_network_takes_any_number_of_classes(fusion):
     torch.manual_seed(1)
     network = AudioVisualNet(classes=3, fusion=fusion).eval()
     windows = AudioVisualBatch(
@@ -195,9 +195,9 @@ def test_the_audio_visual_network_takes_any_number_of_classes(fusion):
 
 
 @pytest.mark.parametrize("name", NEW)
-def test_what_the_lab_trains_is_served_with_its_own_labels(tmp_path, name, portrait):
-    saved(tmp_path / "somebodys", name)
-    engine = Engine.load(STORE, model_path=tmp_path / "somebodys")
+def test_trained_model_is_served_with_its_own_labels(tmp_path, name, portrait):
+    saved(tmp_path / "custom", name)
+    engine = Engine.load(STORE, model_path=tmp_path / "custom")
     app = create_app(accounts.settings(tmp_path), engine=engine, text_pipeline=object(), audiovisual_pipeline=object())
     client = app.test_client(use_cookies=False)
     headers = {"x-api-key": KEY, "date": DATE}
@@ -223,23 +223,23 @@ def temporal():
     return FacePredictor(made("temporal-vit", 5), ModelCard("made", "temporal-vit", FIVE), sha256="")
 
 
-def test_time_counts_in_a_temporal_vit(temporal):
-    track = [seen(seed) for seed in range(6)]
+def test_temporal_vit_depends_on_frame_order(temporal):
+    track = [random_features(seed) for seed in range(6)]
     (forwards,), (backwards,) = temporal.predict([track]), temporal.predict([track[::-1]])
     np.testing.assert_allclose(forwards.per_frame, backwards.per_frame[::-1], atol=1e-5)
     assert np.abs(forwards.probabilities - backwards.probabilities).max() > 1e-3
 
 
-def test_a_temporal_vit_does_not_look_at_moments_without_a_face(temporal):
-    """What lies in their places has no say; how long they last has."""
+def test_temporal_vit_ignores_frames_without_face(temporal):
+    """The embeddings of such frames do not count; their duration does."""
     network = temporal.network
     embeddings, lengths = torch.randn(1, 4, network.frame.width), torch.tensor([4])
-    seen = torch.tensor([[True, False, True, True]])
+    mask = torch.tensor([[True, False, True, True]])
     other = embeddings.clone()
     other[0, 1] = 1e6
     with torch.inference_mode():
-        logits, weights = network.temporal_pool(embeddings, seen, lengths)
-        torch.testing.assert_close(network.temporal_pool(other, seen, lengths)[0], logits)
+        logits, weights = network.temporal_pool(embeddings, mask, lengths)
+        torch.testing.assert_close(network.temporal_pool(other, mask, lengths)[0], logits)
         shorter, _ = network.temporal_pool(
             embeddings[:, [0, 2, 3]], torch.ones(1, 3, dtype=torch.bool), torch.tensor([3])
         )
@@ -247,8 +247,8 @@ def test_a_temporal_vit_does_not_look_at_moments_without_a_face(temporal):
     assert (shorter - logits).abs().max() > 1e-4
 
 
-def test_live_video_concludes_what_the_clip_does_from_faces_that_were_read_once(temporal):
-    track = [seen(seed) for seed in range(5)]
+def test_classifying_cached_embeddings_equals_the_clip_prediction(temporal):
+    track = [random_features(seed) for seed in range(5)]
     observed = temporal.embed_faces(track)
     [now] = temporal.classify_windows([observed])
     (clip,) = temporal.predict([track])
@@ -259,36 +259,36 @@ def test_live_video_concludes_what_the_clip_does_from_faces_that_were_read_once(
     np.testing.assert_allclose(both[1], gap.probabilities, atol=1e-5)
 
 
-def test_places_in_time_count_back_from_the_last_moment():
+def test_temporal_positions_count_back_from_the_last_frame():
     short, long = sinusoidal_positions(torch.tensor([3, 7]), 7, 8)
     torch.testing.assert_close(short[2], long[6])
     torch.testing.assert_close(short[0], long[4])
     assert (long[0] - long[6]).abs().max() > 0.5
 
 
-def test_a_temporal_vit_learns_what_only_time_tells():
-    """The same two pictures in either order: each moment by itself cannot tell."""
+def test_temporal_vit_learns_frame_order():
+    """The clips are the same two images in either order, so single frames carry no information."""
     torch.manual_seed(0)
     network = TemporalViTNet(classes=2, **TINY["temporal-vit"])
-    a, b = (torch.from_numpy(seen(seed).crop) for seed in (1, 2))
+    a, b = (torch.from_numpy(random_features(seed).crop) for seed in (1, 2))
     clips, truth = torch.stack([torch.stack([a, b]), torch.stack([b, a])]), torch.tensor([0, 1])
     all_seen, lengths = torch.ones(2, 2, dtype=torch.bool), torch.tensor([2, 2])
-    optimiser = torch.optim.Adam(network.parameters(), 3e-3)
+    optimizer = torch.optim.Adam(network.parameters(), 3e-3)
     for _ in range(60):
         embeddings = network.frame.embed(clips.flatten(0, 1)).unflatten(0, (2, 2))
         loss = nn.functional.cross_entropy(network.temporal_pool(embeddings, all_seen, lengths)[0], truth)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
     model = FacePredictor(network, ModelCard("made", "temporal-vit", ("first", "second")), sha256="")
-    verdicts = model.predict([[seen(1), seen(2)], [seen(2), seen(1)]])
-    assert [int(verdict.probabilities.argmax()) for verdict in verdicts] == [0, 1]
+    predictions = model.predict([[random_features(1), random_features(2)], [random_features(2), random_features(1)]])
+    assert [int(prediction.probabilities.argmax()) for prediction in predictions] == [0, 1]
 
 
-def test_the_face_reading_part_of_a_temporal_vit_takes_the_weights_of_a_vit():
+def test_frame_encoder_of_temporal_vit_loads_vit_weights():
     arguments = {"stem": [4, 8, 8], "width": 16, "heads": 2, "layers": 1}
     read = ViTNet(classes=7, **arguments, shares=(1.0,), tau=0.0)
     network = TemporalViTNet(classes=7, frame=arguments, heads=2, layers=1)
     network.frame.load_state_dict(read.state_dict())
-    crops = torch.from_numpy(seen().crop)[None]
+    crops = torch.from_numpy(random_features().crop)[None]
     torch.testing.assert_close(network.eval()(crops), read.eval()(crops))

@@ -15,7 +15,7 @@ from moodreel.errors import ModelInvalid
 from moodreel.models.face_registry import load_face_model
 from moodreel.models.huggingface.pretrained import build_pretrained, save_pretrained
 from moodreel.models.networks.resnet18 import IMAGENET_MEAN, IMAGENET_STD
-from tests.models.test_multi_head import seen
+from tests.models.test_multi_head import random_features
 
 THREE = ("calm", "bored", "curious")
 VIT = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64, "image_size": 32}
@@ -24,12 +24,12 @@ SIZES = {"vit-b-16": VIT, "resnet-50": RESNET}
 
 
 @pytest.mark.parametrize(("name", "parameters"), [("resnet-50", 23_522_375), ("vit-b-16", 85_804_039)])
-def test_without_sizes_a_network_is_as_large_as_its_name_says(name, parameters):
+def test_default_sizes_give_the_standard_parameter_counts(name, parameters):
     assert sum(p.numel() for p in build_pretrained(name, SEVEN).parameters()) == parameters
 
 
 @pytest.mark.parametrize("name", SIZES)
-def test_a_network_of_any_labels_is_saved_loaded_and_answers_with_them(tmp_path, name):
+def test_saved_network_loads_with_any_labels(tmp_path, name):
     torch.manual_seed(0)
     network = build_pretrained(name, THREE, **SIZES[name]).eval()
     for module in network.modules():
@@ -43,32 +43,32 @@ def test_a_network_of_any_labels_is_saved_loaded_and_answers_with_them(tmp_path,
     assert not any(isinstance(module, nn.BatchNorm2d) for module in model.network.modules())
     kept = load_face_model(tmp_path / "mine", fuse=False)
     assert kept.network.state_dict().keys() == network.state_dict().keys()
-    portraits = torch.from_numpy(np.stack([seen(1).rgb_crop, seen(2).rgb_crop]))
+    rgb_crops = torch.from_numpy(np.stack([random_features(1).rgb_crop, random_features(2).rgb_crop]))
     with torch.inference_mode():
-        expected = network(portraits)
-        torch.testing.assert_close(model.network(portraits), expected, atol=1e-4, rtol=1e-4)
+        expected = network(rgb_crops)
+        torch.testing.assert_close(model.network(rgb_crops), expected, atol=1e-4, rtol=1e-4)
     assert expected.shape == (2, 1, 3)
-    (verdict,) = model.predict([[seen(1), None, seen(2)]])
-    assert verdict.probabilities.shape == (3,)
+    (prediction,) = model.predict([[random_features(1), None, random_features(2)]])
+    assert prediction.probabilities.shape == (3,)
 
 
 @pytest.mark.parametrize("name", SIZES)
-def test_it_learns_with_its_head_or_with_all_of_it(name):
+def test_training_reduces_the_loss_with_head_or_all_parameters(name):
     torch.manual_seed(0)
     network = build_pretrained(name, ("first", "second"), **SIZES[name]).train()
-    portraits = torch.from_numpy(np.stack([seen(1).rgb_crop, np.full((224, 224, 3), 40, np.uint8)]))
+    rgb_crops = torch.from_numpy(np.stack([random_features(1).rgb_crop, np.full((224, 224, 3), 40, np.uint8)]))
     truth = torch.tensor([0, 1])
     body = f"network.{network.model_type}."
     assert {key for key, _ in network.named_parameters() if not key.startswith(body)} == {
         key for key, _ in network.named_parameters() if key.startswith("network.classifier.")
     }
-    optimiser = torch.optim.Adam(network.parameters(), 1e-2)
+    optimizer = torch.optim.Adam(network.parameters(), 1e-2)
     first = last = 0.0
     for step in range(20):
-        loss = F.cross_entropy(network(portraits)[:, 0], truth)
-        optimiser.zero_grad()
+        loss = F.cross_entropy(network(rgb_crops)[:, 0], truth)
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         first, last = (loss.item() if step == 0 else first), loss.item()
     assert last < 0.1 * first
 
@@ -212,7 +212,7 @@ def older_vit():
 
 
 @pytest.mark.parametrize("layout", [torchvision_vit, older_vit, timm_vit])
-def test_a_vit_in_the_layout_of_torchvision_or_timm_is_read_as_it_would_be_there(tmp_path, layout):
+def test_torchvision_and_timm_vit_checkpoints_give_the_same_features(tmp_path, layout):
     torch.save(layout(), tmp_path / "vit.pth")
     network = build_pretrained("vit-b-16", THREE, pretrained=tmp_path / "vit.pth", **VIT | {"image_size": 224}).eval()
     assert network.preprocessing.size == 32, "the checkpoint's own, by its places"
@@ -225,7 +225,7 @@ def test_a_vit_in_the_layout_of_torchvision_or_timm_is_read_as_it_would_be_there
 
 
 @pytest.mark.parametrize("suffix", ["pth", "safetensors"])
-def test_a_resnet_in_the_layout_of_torchvision_is_read_as_it_would_be_there(tmp_path, suffix):
+def test_torchvision_resnet_checkpoint_gives_the_same_features(tmp_path, suffix):
     path = tmp_path / f"resnet.{suffix}"
     (torch.save if suffix == "pth" else safetensors.torch.save_file)(torchvision_resnet(), path)
     network = build_pretrained("resnet-50", THREE, pretrained=path, **RESNET).eval()
@@ -244,7 +244,7 @@ def test_a_resnet_in_the_layout_of_torchvision_is_read_as_it_would_be_there(tmp_
         ("resnet-50", lambda: ResNetForImageClassification(ResNetConfig(**RESNET, num_labels=1000))),
     ],
 )
-def test_a_folder_gives_its_body_and_how_it_reads_pictures_and_gets_a_new_head(tmp_path, name, theirs):
+def test_pretrained_folder_gives_backbone_and_preprocessing_with_a_new_head(tmp_path, name, theirs):
     torch.manual_seed(2)
     network = theirs().eval()
     network.save_pretrained(tmp_path / "theirs")
@@ -260,51 +260,51 @@ def test_a_folder_gives_its_body_and_how_it_reads_pictures_and_gets_a_new_head(t
         )
 
 
-def of_the_other_kind(path):
+def save_other_architecture(path):
     torch.save(torchvision_resnet(), path)
 
 
-def with_one_missing(path):
+def save_with_missing_key(path):
     weights = torchvision_vit()
     del weights["encoder.layers.encoder_layer_0.ln_2.bias"]
     torch.save(weights, path)
 
 
-def of_another_width(path):
+def save_with_other_width(path):
     torch.save({key: value.repeat_interleave(2, dim=-1) for key, value in torchvision_vit().items()}, path)
 
 
 @pytest.mark.parametrize(
-    ("spoil", "message"),
+    ("corrupt", "message"),
     [
-        (of_the_other_kind, "does not have the layout of a vit"),
-        (with_one_missing, "are not of a vit-b-16"),
-        (of_another_width, "are not of a vit-b-16|can be made"),
+        (save_other_architecture, "does not have the layout of a vit"),
+        (save_with_missing_key, "are not of a vit-b-16"),
+        (save_with_other_width, "are not of a vit-b-16|can be made"),
         (lambda path: path.write_bytes(b"<html>"), "web page"),
         (lambda path: None, "no readable checkpoint"),
     ],
 )
-def test_weights_that_are_of_no_such_network_are_refused_with_what_to_do(tmp_path, spoil, message):
-    spoil(tmp_path / "weights.pth")
+def test_weights_of_another_network_are_rejected_with_a_hint(tmp_path, corrupt, message):
+    corrupt(tmp_path / "weights.pth")
     with pytest.raises(ModelInvalid, match=message):
         build_pretrained("vit-b-16", THREE, pretrained=tmp_path / "weights.pth", **VIT)
 
 
-def test_a_folder_of_another_kind_is_refused(tmp_path):
+def test_folder_of_another_architecture_is_rejected(tmp_path):
     ResNetForImageClassification(ResNetConfig(**RESNET)).save_pretrained(tmp_path / "theirs")
     with pytest.raises(ModelInvalid, match="describes a resnet, not a vit"):
         build_pretrained("vit-b-16", THREE, pretrained=tmp_path / "theirs")
 
 
 @pytest.mark.parametrize("name", SIZES)
-def test_it_is_written_in_fewer_bytes_where_that_is_asked_for(tmp_path, name):
+def test_lower_precision_weights_take_fewer_bytes(tmp_path, name):
     torch.manual_seed(0)
     network = build_pretrained(name, THREE, **SIZES[name]).eval()
     sizes, answers = [], []
     for weights in ("float32", "float16", "int8"):
         save_pretrained(tmp_path / weights, network, weights)
         sizes.append((tmp_path / weights / "model.safetensors").stat().st_size)
-        answers.append(load_face_model(tmp_path / weights).predict([[seen(1)]])[0].probabilities)
+        answers.append(load_face_model(tmp_path / weights).predict([[random_features(1)]])[0].probabilities)
     assert sizes[0] > sizes[1] > sizes[2]
     np.testing.assert_allclose(answers[1], answers[0], atol=0.01)
     np.testing.assert_allclose(answers[2], answers[0], atol=0.1)

@@ -264,16 +264,16 @@ def release_models() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("case", NETWORK_CASES)
-def test_a_shipped_model_answers_as_recorded(case: str, recorded: dict[str, object]) -> None:
+def test_shipped_model_predicts_as_recorded(case: str, recorded: dict[str, object]) -> None:
     assert_same(plain(NETWORK_CASES[case]()), recorded[case], NETWORK_TOLERANCE, case)
 
 
 @pytest.mark.parametrize("case", PIPELINE_CASES)
-def test_a_pipeline_answers_as_recorded(case: str, recorded: dict[str, object]) -> None:
+def test_pipeline_predicts_as_recorded(case: str, recorded: dict[str, object]) -> None:
     assert_same(plain(PIPELINE_CASES[case]()), recorded[case], PIPELINE_TOLERANCE, case)
 
 
-def test_every_shipped_model_is_recorded(recorded: dict[str, object]) -> None:
+def test_every_shipped_model_has_a_recording(recorded: dict[str, object]) -> None:
     with_answers = {path.parent.name for path in STORE.glob("*/model.json")} - {"face_landmarker"}
     assert with_answers | PIPELINE_CASES.keys() == recorded.keys()
 

@@ -31,7 +31,7 @@ from moodreel.training.explain.attribution import attribute
 from moodreel.training.explain.faces import attribute_faces, find_faces
 from moodreel.training.explain.highlight import highlighter
 from moodreel.training.explain.render import AttributionMap, draw_attribution, draw_sheet, overlay
-from tests.models.test_multi_head import lived
+from tests.models.test_multi_head import randomize_network
 from tests.models.test_pretrained import RESNET, VIT
 
 STORE = Path(__file__).parents[2] / "model_store"
@@ -168,7 +168,7 @@ RGB_NETWORKS = ("resemotenet", "vit-b-16", "resnet-50", "audio-visual")
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_network_of_images_is_explained_and_left_unchanged(name):
     torch.manual_seed(1)
-    network = lived(NETWORKS[name]()).train().requires_grad_(False)
+    network = randomize_network(NETWORKS[name]()).train().requires_grad_(False)
     size = (3, 64, 64, 3) if name in RGB_NETWORKS else (3, 48, 48)
     pictures = np.random.default_rng(0).integers(0, 256, size, dtype=np.uint8)
     heat = attribute(network, pictures, [0, 1, 2])

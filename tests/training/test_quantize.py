@@ -19,13 +19,13 @@ from moodreel.models.networks.audiovisual import AudioVisualBatch, AudioVisualNe
 from moodreel.models.quantization import PRECISIONS, SCALE_SUFFIX, dequantize, to_float16, to_int8
 from moodreel.training.__main__ import main
 from moodreel.training.export.quantize import convert_weights, precision_of, quantize_model
-from tests.models.test_multi_head import lived, seen
+from tests.models.test_multi_head import random_features, randomize_network
 from tests.models.test_networks import THREE, TINY, saved
 from tests.models.test_pretrained import RESNET, VIT
 
 ROOT = Path(__file__).parents[2]
 WIDE = {"improved-cnn": {"channels": [16, 32, 32], "hidden": 64}}
-FACES = [[seen(seed)] for seed in range(40)]
+FACES = [[random_features(seed)] for seed in range(40)]
 
 
 def test_a_convolution_has_a_scale_for_each_output_channel():
@@ -67,7 +67,7 @@ def test_what_half_precision_cannot_hold_stays_as_it_is():
 def test_every_network_is_served_from_every_precision(tmp_path, name, weights):
     saved(tmp_path / "full", name)
     convert_weights(tmp_path / "full", tmp_path / "small", weights)
-    track = [seen(1), None, seen(2)]
+    track = [random_features(1), None, random_features(2)]
     (before,), (after,) = (load_face_model(tmp_path / folder).predict([track]) for folder in ("full", "small"))
     off = np.abs(before.probabilities - after.probabilities).max()
     assert off <= {"float32": 0, "float16": 0.01, "int8": 0.1}[weights]
@@ -78,9 +78,11 @@ def test_every_network_is_served_from_every_precision(tmp_path, name, weights):
 @pytest.mark.parametrize("weights", PRECISIONS)
 def test_a_folder_of_hugging_face_is_served_from_every_precision(tmp_path, name, sizes, weights):
     torch.manual_seed(0)
-    save_pretrained(tmp_path / "full", lived(build_pretrained(name, THREE, **sizes)))
+    save_pretrained(tmp_path / "full", randomize_network(build_pretrained(name, THREE, **sizes)))
     convert_weights(tmp_path / "full", tmp_path / "small", weights)
-    (before,), (after,) = (load_face_model(tmp_path / folder).predict([[seen(1)]]) for folder in ("full", "small"))
+    (before,), (after,) = (
+        load_face_model(tmp_path / folder).predict([[random_features(1)]]) for folder in ("full", "small")
+    )
     off = np.abs(before.probabilities - after.probabilities).max()
     assert off <= {"float32": 1e-6, "float16": 0.01, "int8": 0.1}[weights]
     assert load_face_model(tmp_path / "small").info.labels == THREE
