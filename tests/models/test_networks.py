@@ -23,6 +23,7 @@ from moodreel.models.networks.vit import ViTNet, ViTScratch
 from moodreel.models.predictor import FacePredictor
 from moodreel.pipelines.engine import Engine
 from moodreel.training.experiment.architecture_table import ADAPTERS
+from moodreel.training.experiment.preset import load_preset, preset_names
 from tests.models.test_multi_head import random_features, randomize_network
 from tests.support import accounts, synthetic_frames, synthetic_image, synthetic_video
 from tests.support.server import DATE, KEY, video_body
@@ -73,8 +74,13 @@ def test_docs_list_every_architecture():
 
 @pytest.mark.parametrize("name", ADAPTERS)
 def test_parameter_counts_match_the_docs(name):
+    preset = next(
+        preset
+        for preset in map(load_preset, preset_names())
+        if (preset.task, preset.architecture) == ("classification", name)
+    )
     with contextlib.nullcontext() if name in MODEL_TYPES else torch.device("meta"):
-        network = ADAPTERS[name].build(SEVEN, {}, None)
+        network = ADAPTERS[name].build(SEVEN, preset.model, None)
     assert sum(p.numel() for p in network.parameters()) == table()[name]
 
 
