@@ -94,7 +94,7 @@ def _unfused_layers() -> Iterator[None]:
         with warnings.catch_warnings(), sdpa_kernel(SDPBackend.MATH):
             # It warns about a setting of other processors.
             warnings.simplefilter("ignore", UserWarning)
-            with torch.backends.mkldnn.flags(enabled=False):  # type: ignore[attr-defined]
+            with torch.backends.mkldnn.flags(enabled=False):
                 yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)

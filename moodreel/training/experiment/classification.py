@@ -164,5 +164,5 @@ def _accuracy(logits: torch.Tensor, truth: torch.Tensor) -> float:
 
 def _mean_recall(logits: torch.Tensor, truth: torch.Tensor) -> float:
     correct = (logits.argmax(dim=1) == truth).float()
-    labels = truth.unique()  # type: ignore[no-untyped-call]
+    labels = truth.unique()
     return float(torch.stack([correct[truth == label].mean() for label in labels]).mean())

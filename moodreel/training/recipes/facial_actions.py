@@ -176,10 +176,10 @@ def _regress(activations: np.ndarray, probabilities: np.ndarray) -> tuple[np.nda
         optimizer.zero_grad()
         cross_entropy = -(counts * targets * (inputs @ weights + bias).log_softmax(dim=1)).sum() / counts.sum()
         value = cross_entropy + WEIGHT_DECAY * weights.square().sum() / len(SEVEN)
-        value.backward()  # type: ignore[no-untyped-call]
+        value.backward()
         return value
 
-    optimizer.step(loss)  # type: ignore[no-untyped-call]
+    optimizer.step(loss)
     # Only differences between labels matter: center the weights of each action.
     centered = weights.detach() - weights.detach().mean(dim=1, keepdim=True)
     return centered.numpy(), bias.detach().numpy()

@@ -232,10 +232,10 @@ def _fit_stream_weights(network: TwoStreamNet, logits: torch.Tensor, truth: torc
     def loss() -> torch.Tensor:
         optimizer.zero_grad()
         value = F.cross_entropy(network.frame_logits(logits) + prior, truth)
-        value.backward()  # type: ignore[no-untyped-call]
+        value.backward()
         return value
 
-    optimizer.step(loss)  # type: ignore[no-untyped-call]
+    optimizer.step(loss)
     logger.info("Stream weights: appearance %.3f, landmarks %.3f", *network.trust.tolist())
 
 
