@@ -9,15 +9,14 @@ import torch
 
 from moodreel.errors import MoodreelError
 from moodreel.training.cli import compare, evaluate, explain, export, extract, train
-from moodreel.training.cli.deprecated import modernize
-from moodreel.training.experiment.recipe import STORE
+from moodreel.training.cli.deprecated import replace_verb
 
 NAME = "moodreel.training"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a verb. arguments: those of the command line without the program; None for the process's own."""
-    args = _parser().parse_args(modernize(sys.argv[1:] if arguments is None else arguments))
+    args = _parser().parse_args(replace_verb(sys.argv[1:] if arguments is None else arguments))
     torch.set_num_threads(args.threads)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     try:
@@ -35,12 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=f"python -m {NAME}", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    train.add_parser(commands)
-    evaluate.add_parser(commands)
-    compare.add_parser(commands, STORE)
-    explain.add_parser(commands, store=STORE)
-    export.add_parser(commands, store=STORE)
-    extract.add_parser(commands)
+    for verb in (train, evaluate, compare, explain, export, extract):
+        verb.add_parser(commands)
     return parser
 
 

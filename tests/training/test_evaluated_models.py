@@ -161,11 +161,11 @@ def test_shipped_models_are_compared_on_a_folder_of_images_by_group(tmp_path, po
 def test_a_requested_random_split_is_marked_as_leaking(tmp_path, portrait):
     data = tmp_path / "pictures"
     write_faces(data, portrait)
-    more = ["--by", "random", "--hold-out", "0.5", "--cache", str(tmp_path / "cache")]
+    more = ["--split-by", "random", "--test-fraction", "0.5", "--cache", str(tmp_path / "cache")]
     numbers = compare("vit", data=f"images:{data}", out=tmp_path / "out", more=more)
     assert numbers["leaks"] is True
     assert (tmp_path / "out" / TEXT).read_text().startswith("# LEAKS: ")
-    assert "--by random" in numbers["command"]
+    assert "--split-by random" in numbers["command"]
 
 
 def test_a_clip_without_a_face_counts_as_not_found(tmp_path):

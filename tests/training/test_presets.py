@@ -1,14 +1,16 @@
 """Presets: each file is complete and its options are documented; old verbs and options still work, with a notice."""
 
+import re
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 
 from moodreel.errors import DataInvalid
 from moodreel.training.__main__ import _parser
-from moodreel.training.cli.deprecated import modernize
+from moodreel.training.cli.deprecated import replace_verb
 from moodreel.training.cli.options import check_out
-from moodreel.training.cli.train import build_request
+from moodreel.training.cli.train import build_request, parse_data
 from moodreel.training.experiment.architecture_table import ADAPTERS
 from moodreel.training.experiment.config import TrainConfig
 from moodreel.training.experiment.preset import load_preset, preset_names
@@ -49,36 +51,66 @@ def test_an_unknown_preset_and_an_unknown_option_are_refused(capsys):
         configure(load_preset("vit"), {"epochs": 3})
 
 
+def parse(line):
+    """Return what a command line sets."""
+    values = vars(_parser().parse_args(replace_verb(line.split())))
+    return {name: value for name, value in values.items() if name != "run"}
+
+
 @pytest.mark.parametrize(
     ("old", "new"),
     [
         ("fit vit --data images:X --rate 0.1", "train vit-classifier --data images:X --lr 0.1"),
         (
-            "fit improved-cnn --held-out 0.3 --faces ferplus:X",
-            "train improved-cnn --test-fraction 0.3 --faces ferplus:X",
+            "fit improved-cnn --data images:X --held-out 0.3 --faces ferplus:X",
+            "train improved-cnn --data images:X --test-fraction 0.3 --faces ferplus:X",
         ),
-        ("train vit --data X --muxspace-data Y", "train vit --data ferplus:X --data muxspace:Y"),
+        ("train vit --data ferplus:X --muxspace-data Y", "train vit --data ferplus:X --data muxspace:Y"),
         (
-            "train vit --faces 9 --held-out=0.1 --width 32",
-            "train vit --batch-size 9 --val-fraction=0.1 --model-arg width=32",
+            "train vit --data ferplus:X --faces 9 --held-out=0.1 --width 32",
+            "train vit --data ferplus:X --batch-size 9 --val-fraction=0.1 --model-arg width=32",
         ),
-        ("train vit --width=32 --mix 0.2", "train vit --model-arg=width=32 --mixup-prob 0.2"),
-        ("train compact-emotimesh --mix 0.2", "train compact-emotimesh --mixup-max 0.2"),
-        ("train text-emotion --data X --brief 0", "train text-emotion --data goemotions:X --bf16 0"),
-        ("movements --data X", "train movements --data ferplus:X"),
+        (
+            "train vit --data ferplus:X --width=32 --mix 0.2",
+            "train vit --data ferplus:X --model-arg=width=32 --mixup-prob 0.2",
+        ),
+        (
+            "train compact-emotimesh --data ferplus:X --mix 0.2",
+            "train compact-emotimesh --data ferplus:X --mixup-max 0.2",
+        ),
+        ("train text-emotion --data goemotions:X --brief 0", "train text-emotion --data goemotions:X --bf16 0"),
+        ("movements --data ferplus:X", "train movements --data ferplus:X"),
         ("baseline --data ravdess-audio:X --folds 2", "train audio-logreg --data ravdess-audio:X --folds 2"),
-        ("fit improved-cnn --gpu 0", "train improved-cnn --device cpu"),
+        ("fit improved-cnn --data images:X --gpu 0", "train improved-cnn --data images:X --device cpu"),
+        (
+            "compare A B --data images:X --judge-by accuracy --hold-out 0.3 --by random",
+            "compare A B --data images:X --metric accuracy --test-fraction 0.3 --split-by random",
+        ),
     ],
 )
-def test_old_verbs_and_options_become_the_new_ones_with_a_notice(old, new, capsys):
-    assert modernize(old.split()) == new.split()
+def test_deprecated_verbs_and_options_set_what_the_present_ones_set(old, new, capsys):
+    out = "" if old.startswith("baseline") else " --out Y"
+    given = parse(old + out)
     assert "is deprecated and will be removed; use" in capsys.readouterr().err
-
-
-def test_the_present_command_line_is_left_as_it_is(capsys):
-    words = ["train", "vit", "--data", "ferplus:X", "--batch-size", "9", "--out", "Y", "--model-arg", "width=32"]
-    assert modernize(words) == words
+    assert given == parse(new + out)
     assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("task", "name"),
+    [("multi-head", "ferplus"), ("multi-label-text", "goemotions"), ("audio-baseline", "ravdess-audio")],
+)
+def test_data_without_a_name_is_deprecated(task, name, capsys):
+    assert parse_data(["X"], RECIPES[task].bare_data) == {name: Path("X")}
+    assert f"--data PATH is deprecated and will be removed; use --data {name}:PATH." in capsys.readouterr().err
+
+
+def test_help_does_not_show_deprecated_options(capsys):
+    for command in (["train", "improved-cnn"], ["compare"]):
+        with pytest.raises(SystemExit):
+            _parser().parse_args([*command, "--help"])
+        shown = capsys.readouterr().out
+        assert not re.search(r"--(rate|judge-by|width|gpu)\b", shown)
 
 
 def test_the_command_of_a_card_repeats_the_run_without_paths():
@@ -89,6 +121,23 @@ def test_the_command_of_a_card_repeats_the_run_without_paths():
         "python -m moodreel.training train audio-visual --data ravdess-audio:PATH --out DIR --model-arg fusion=late "
         "--lr 0.01 --pretrained PATH --faces ferplus:PATH"
     )
+
+
+STORED = sorted(
+    {
+        line
+        for file in [*STORE.glob("*/model.json"), *STORE.glob("*/CARD.md")]
+        for line in re.findall(r"python -m moodreel\.training ([^\"`\n]+)", file.read_text())
+        if not line.startswith("evaluate NAME")  # goes on in the next line
+    }
+)
+
+
+@pytest.mark.parametrize("line", STORED)
+def test_commands_in_the_model_store_are_valid_and_not_deprecated(line, capsys):
+    parse(line)
+    assert not capsys.readouterr().err
+    assert ":PATH" in line
 
 
 def test_nothing_is_written_over_unless_it_is_asked_for_and_never_a_shipped_model(tmp_path):

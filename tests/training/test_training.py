@@ -271,7 +271,7 @@ def test_files_that_do_not_belong_together_or_are_broken_are_refused(published):
         read_split(folder, "valid")
 
 
-def test_what_is_nothing_to_train_on_is_refused_with_what_to_put_there(tmp_path):
+def test_what_is_nothing_to_train_on_is_refused_with_what_to_put_there(tmp_path, capsys):
     (tmp_path / "happy").mkdir()
     (tmp_path / "notes.csv").write_text("a,b\n")
     for data in (tmp_path, tmp_path / "missing", tmp_path / "notes.csv"):
@@ -284,6 +284,7 @@ def test_what_is_nothing_to_train_on_is_refused_with_what_to_put_there(tmp_path)
         read_split(tmp_path, "train", fer2013_weight=0.1)
     with pytest.raises(SystemExit, match="There is no"):
         main(["evaluate", "compact-emotimesh", "--data", str(tmp_path / "missing")])
+    assert "--data PATH is deprecated and will be removed; use --data NAME:PATH" in capsys.readouterr().err
 
 
 def write_pictures(folder, **shades):
@@ -359,7 +360,7 @@ def test_an_album_is_measured_as_a_whole_and_by_group(tmp_path, monkeypatch, cap
     happy = np.full(5, 0.05) + 0.75 * (np.arange(5) == FIVE.index("Happy"))
     verdict = TrackPrediction(probabilities=happy, per_frame=np.zeros((1, 5)), weights=np.ones(1))
     monkeypatch.setattr(FacePredictor, "predict", lambda self, shown, per_frame=True: [verdict] * len(shown))
-    main(["evaluate", "compact-emotimesh", "--data", str(tmp_path), "--groups", str(tmp_path / "groups.csv")])
+    main(["evaluate", "compact-emotimesh", "--data", f"images:{tmp_path}", "--groups", str(tmp_path / "groups.csv")])
     printed = capsys.readouterr().out
     for line in (
         "images 4, faces found 0.7500",

@@ -8,7 +8,8 @@ from moodreel.models.face_registry import face_model_registry, load_face_model
 from moodreel.models.model_card import TEXT, read_kind
 from moodreel.models.registry import CARD_FILE
 from moodreel.models.text_registry import load_text_model, text_model_registry
-from moodreel.training.cli.options import Commands, add_common
+from moodreel.training.cli.deprecated import notice
+from moodreel.training.cli.options import Commands, add_common, add_data
 from moodreel.training.data.dataset import IMAGES
 from moodreel.training.data.loading import DataContext
 from moodreel.training.engine.device import resolve_device
@@ -24,12 +25,7 @@ def add_parser(commands: Commands) -> None:
     """Add the verb."""
     parser = commands.add_parser("evaluate", help="measure one model on a data set")
     parser.add_argument("model", help="a name in the store, a model's folder or a weights file")
-    parser.add_argument(
-        "--data",
-        required=True,
-        metavar="NAME:PATH",
-        help=f"NAME is one of {', '.join(FACE_DATA)} for a face model, {', '.join(TEXT_DATA)} for a text model",
-    )
+    add_data(parser, f"what to measure on; {', '.join(TEXT_DATA)} for a text model", (*FACE_DATA, *TEXT_DATA))
     parser.add_argument("--groups", type=Path, help="csv file with the columns file and group: measure each group too")
     add_common(parser)
     parser.set_defaults(run=run)
@@ -54,10 +50,12 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _parse(spec: str, names: tuple[str, ...]) -> Path:
-    """Return the path of NAME:PATH; a mere path is accepted too."""
+    """Return the path of NAME:PATH. A mere path is deprecated."""
     name, colon, path = spec.partition(":")
     if colon and name not in names:
         raise DataInvalid(f"This model is measured on {', '.join(names)}, not on {name!r}.")
+    if not colon:
+        notice("--data PATH", f"--data NAME:PATH, where NAME is one of {', '.join(names)}")
     return Path(path if colon else spec)
 
 

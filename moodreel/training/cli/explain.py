@@ -13,6 +13,7 @@ from moodreel.training.engine.device import resolve_device
 from moodreel.training.evaluation.audiovisual_model import EvaluatedAudioVisualModel
 from moodreel.training.evaluation.face_model import EvaluatedFaceModel
 from moodreel.training.evaluation.open_models import open_models
+from moodreel.training.experiment.recipe import STORE
 from moodreel.training.explain.faces import attribute_faces, faces_of_dataset, find_faces
 from moodreel.training.explain.render import draw_attribution, draw_sheet
 
@@ -20,8 +21,8 @@ SHEET = "sheet.png"
 MAX_SHEET_FACES = 24
 
 
-def add_parser(commands: Commands, *, store: Path) -> None:
-    """Add `explain` to the commands; store: the folder of models."""
+def add_parser(commands: Commands) -> None:
+    """Add the verb."""
     parser = commands.add_parser("explain", help="draw where in faces a model found evidence")
     parser.add_argument("model", help="a name in the store, or a model's folder")
     parser.add_argument("images", type=Path, nargs="*", metavar="IMAGE", help=IMAGE_FORMATS)
@@ -30,15 +31,15 @@ def add_parser(commands: Commands, *, store: Path) -> None:
     parser.add_argument("--label", help="explain this label, not the predicted one")
     add_out(parser, "the folder to write to")
     add_common(parser)
-    parser.set_defaults(run=lambda args: run(args, store))
+    parser.set_defaults(run=run)
 
 
-def run(args: argparse.Namespace, store: Path) -> None:
+def run(args: argparse.Namespace) -> None:
     """Draw a heat map of each face, and a sheet of them."""
     check_out(args.out, overwrite=args.overwrite)
-    [model] = open_models([args.model], store, device=str(resolve_device(args.device)))
+    [model] = open_models([args.model], STORE, device=str(resolve_device(args.device)))
     assert isinstance(model, EvaluatedFaceModel | EvaluatedAudioVisualModel)
-    context = DataContext(store, args.cache, workers=args.threads)
+    context = DataContext(STORE, args.cache, workers=args.threads)
     faces = find_faces(args.images, context.landmarker)
     if args.data:
         faces += faces_of_dataset(args.data, context, count=args.count)

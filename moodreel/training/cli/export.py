@@ -7,7 +7,7 @@ import numpy as np
 
 from moodreel.errors import DataInvalid, ModelInvalid
 from moodreel.models.quantization import PRECISIONS
-from moodreel.training.cli.options import Commands, add_common, add_out, check_out
+from moodreel.training.cli.options import Commands, add_common, add_data, add_out, check_out
 from moodreel.training.data.dataset import Dataset
 from moodreel.training.data.loading import DataContext
 from moodreel.training.data.registry import open_dataset
@@ -15,29 +15,28 @@ from moodreel.training.engine.device import resolve_device
 from moodreel.training.evaluation.face_model import EvaluatedModel, check_media
 from moodreel.training.evaluation.label_mapping import common_labels, mapping_matrix
 from moodreel.training.evaluation.open_models import open_models
+from moodreel.training.experiment.recipe import STORE
 from moodreel.training.export.quantize import QuantizationReport, quantize_model
 
 
-def add_parser(commands: Commands, *, store: Path) -> None:
-    """Add the verb; store: the folder of models."""
+def add_parser(commands: Commands) -> None:
+    """Add the verb."""
     parser = commands.add_parser(
         "export", help="write a model with weights of another data type, and measure the change"
     )
     parser.add_argument("model", help="a name in the store, or a model's folder")
     add_out(parser, "a new or empty folder; its name is the model's")
     parser.add_argument("--weights", choices=PRECISIONS, required=True, help="the data type of the weights")
-    parser.add_argument(
-        "--data", required=True, metavar="NAME:PATH", help="a data set; its held-out part is measured on"
-    )
+    add_data(parser, "a data set, whose held-out part is measured on")
     parser.add_argument("--count", type=int, default=1000, help="at most so many examples, 0 for all (default: 1000)")
     add_common(parser)
-    parser.set_defaults(run=lambda args: _run(args, store))
+    parser.set_defaults(run=_run)
 
 
-def _run(args: argparse.Namespace, store: Path) -> None:
+def _run(args: argparse.Namespace) -> None:
     check_out(args.out, overwrite=args.overwrite)
-    context, device = DataContext(store, args.cache, workers=args.threads), str(resolve_device(args.device))
-    [model] = open_models([args.model], store, device=device)
+    context, device = DataContext(STORE, args.cache, workers=args.threads), str(resolve_device(args.device))
+    [model] = open_models([args.model], STORE, device=device)
     data = open_dataset(args.data)
     print(
         export_measured(

@@ -1,17 +1,18 @@
 """Command-line options that are made from options dataclasses, and those that several verbs have."""
 
 import argparse
-import shlex
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import Field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moodreel.errors import DataInvalid
 from moodreel.models.registry import CARD_FILE
+from moodreel.training.cli.deprecated import add_deprecated
+from moodreel.training.data.registry import DATASETS
 from moodreel.training.engine.checkpoint import CHECKPOINT
 from moodreel.training.engine.device import DEVICES
-from moodreel.training.experiment.options import DATASET, PATH, changed, flag, without_path
+from moodreel.training.experiment.options import PATH, Options, flag
 from moodreel.training.experiment.recipe import STORE
 
 if TYPE_CHECKING:
@@ -21,18 +22,25 @@ else:  # the class takes no type argument when it runs
 """What `add_subparsers` returns: each verb adds its parser to it."""
 
 
-def add_fields(parser: argparse.ArgumentParser, options: Any, names: Iterable[str] | None = None) -> None:
-    """Add an option for each field of an options dataclass, or for some. options: has the default values."""
-    for each in fields(options):
-        if names is None or each.name in names:
-            _add_field(parser, each, getattr(options, each.name))
+def add_fields(parser: argparse.ArgumentParser, *records: Options, names: Collection[str]) -> None:
+    """Add an option for each field in `names` of records of options, whose values are the defaults."""
+    deprecated: dict[str, argparse.Action] = {}
+    options: set[str] = set()
+    for record in records:
+        for each in (each for each in fields(record) if each.name in names):
+            option = _add_field(parser, each, getattr(record, each.name))
+            options.add(flag(each.name))
+            # Of two options with one old name, the present preset has had the later one.
+            deprecated |= {flag(old): option for old in each.metadata["old"]}
+    for old in sorted(deprecated.keys() - options):
+        add_deprecated(parser, deprecated[old], old)
 
 
-def _add_field(parser: argparse.ArgumentParser, each: Field[Any], default: Any) -> None:
+def _add_field(parser: argparse.ArgumentParser, each: Field[Any], default: Any) -> argparse.Action:
     metadata = each.metadata
     shown = "" if default in ("", None, ()) else " (default: %(default)s)"
     more: dict[str, Any] = {"nargs": "*"} if isinstance(default, tuple) else {}
-    parser.add_argument(
+    return parser.add_argument(
         flag(each.name),
         type=Path if metadata["kind"] == PATH else parse_flag if isinstance(default, bool) else type(each.default),
         default=default,
@@ -43,15 +51,23 @@ def _add_field(parser: argparse.ArgumentParser, each: Field[Any], default: Any) 
     )
 
 
-def add_common(parser: argparse.ArgumentParser, *, cache: bool = True) -> None:
-    """Add --device, --threads and --cache."""
-    parser.add_argument("--device", choices=DEVICES, default="auto", help="where to compute (default: %(default)s)")
+def add_common(parser: argparse.ArgumentParser, *, cache: bool = True) -> argparse.Action:
+    """Add --device, --threads and --cache. Returns --device."""
+    help = "where to compute (default: %(default)s)"
+    device = parser.add_argument("--device", choices=DEVICES, default="auto", help=help)
     parser.add_argument(
         "--threads", type=int, default=1, help="CPU threads of torch and the face landmarker (default: 1)"
     )
     if cache:
         help = "folder that caches detected faces (default: %(default)s)"
         parser.add_argument("--cache", type=Path, default=Path("runs/cache"), help=help)
+    return device
+
+
+def add_data(parser: argparse.ArgumentParser, help: str, names: Iterable[str] = DATASETS) -> None:
+    """Add --data NAME:PATH of one data set."""
+    text = f"{help}; NAME is one of {', '.join(names)}"
+    parser.add_argument("--data", required=True, metavar="NAME:PATH", help=text)
 
 
 def add_out(parser: argparse.ArgumentParser, help: str, *, required: bool = True) -> None:
@@ -95,12 +111,3 @@ def is_unfinished(out: Path) -> bool:
     written = card.stat().st_mtime_ns if card.is_file() else 0
     checkpoints = [out / CHECKPOINT, *out.glob(f"fold-*/{CHECKPOINT}")]
     return any(path.stat().st_mtime_ns > written for path in checkpoints if path.is_file())
-
-
-def changed_options(options: Any, defaults: Any) -> list[str]:
-    """Return the options that make `options` of `defaults`, without paths of this machine."""
-    words = []
-    for each, value in changed(options, defaults):
-        text = str(without_path(each, value))
-        words.append(f"{flag(each.name)} {text if each.metadata['kind'] in (PATH, DATASET) else shlex.quote(text)}")
-    return words

@@ -5,23 +5,18 @@ import json
 import logging
 import shlex
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from moodreel.errors import DataInvalid
-from moodreel.training.cli.options import (
-    Commands,
-    add_common,
-    add_fields,
-    add_out,
-    changed_options,
-    check_out,
-)
+from moodreel.training.cli.deprecated import GPU, MODEL_ARGUMENTS, add_deprecated, notice
+from moodreel.training.cli.options import Commands, add_common, add_fields, add_out, check_out
 from moodreel.training.data.loading import DataContext
 from moodreel.training.data.registry import DATASETS
 from moodreel.training.engine.device import resolve_device
+from moodreel.training.experiment.options import flag
 from moodreel.training.experiment.preset import Preset, load_preset, preset_names
 from moodreel.training.experiment.recipe import STORE, RunRequest
 from moodreel.training.recipes.task_table import RECIPES, configure
@@ -41,7 +36,7 @@ def add_parser(commands: Commands) -> None:
 def _add_preset(parser: argparse.ArgumentParser, preset: Preset) -> None:
     recipe = RECIPES[preset.task]
     names = ", ".join((*recipe.required, *recipe.optional) or DATASETS)
-    parser.add_argument(
+    data = parser.add_argument(
         "--data",
         action="append",
         required=True,
@@ -51,17 +46,20 @@ def _add_preset(parser: argparse.ArgumentParser, preset: Preset) -> None:
     add_out(parser, "the model's folder; its name is the model's", required=recipe.writes_model)
     parser.add_argument("--resume", action="store_true", help="continue an interrupted run with the same --out")
     parser.add_argument("--wandb", default="", metavar="PROJECT", help="log to Weights & Biases too, if installed")
-    parser.add_argument(
+    model_arg = parser.add_argument(
         "--model-arg",
         action="append",
         default=[],
         metavar="NAME=VALUE",
         help="an argument of the network, once for each: fusion=gated, layers=2, channels=[32,64]",
     )
-    add_common(parser)
+    device = add_common(parser)
     config, options = configure(preset)
-    add_fields(parser, config, recipe.uses)
-    add_fields(parser, options)
+    add_fields(parser, config, options, names=recipe.uses | vars(options).keys())
+    add_deprecated(parser, device, "--gpu", type=lambda text: GPU.get(text, text))
+    add_deprecated(parser, data, "--muxspace-data", new="--data muxspace:PATH", type="muxspace:{}".format)
+    for name in MODEL_ARGUMENTS:
+        add_deprecated(parser, model_arg, flag(name), new=f"--model-arg {name}=VALUE", type=f"{name}={{}}".format)
     parser.set_defaults(run=lambda args: run(preset, args))
 
 
@@ -88,12 +86,16 @@ def build_request(preset: Preset, args: argparse.Namespace) -> RunRequest[Any]:
     recipe, given = RECIPES[preset.task], vars(args)
     names = recipe.uses | {each.name for each in fields(recipe.options)}
     config, options = configure(preset, {name: given[name] for name in names})
-    model_args = dict(parse_model_arg(text) for text in args.model_arg)
-    data = parse_data(args.data)
+    data = parse_data(args.data, recipe.bare_data)
+    words = [f"python -m moodreel.training train {preset.name}", *(f"--data {name}:PATH" for name in data)]
+    words += ["--out DIR"] if recipe.writes_model else []
+    words += [f"--model-arg {shlex.quote(given)}" for given in args.model_arg]
+    for now, default in zip((config, options), configure(preset), strict=True):
+        words += now.words(default)
     return RunRequest(
         preset=preset.name,
         architecture=preset.architecture,
-        model={**preset.model, **model_args},
+        model={**preset.model, **dict(parse_model_arg(text) for text in args.model_arg)},
         config=config,
         options=options,
         data=data,
@@ -102,17 +104,18 @@ def build_request(preset: Preset, args: argparse.Namespace) -> RunRequest[Any]:
         device=str(resolve_device(args.device)),
         resume=args.resume,
         wandb=args.wandb,
-        command=_command(preset, data, args.model_arg, changed_options(config, configure(preset)[0]), options),
+        command=" ".join(words),
     )
 
 
-def parse_data(specs: Sequence[str]) -> dict[str, Path]:
-    """Parse `NAME:PATH` of each data set. Raises DataInvalid."""
+def parse_data(specs: Sequence[str], bare: str) -> dict[str, Path]:
+    """Parse `NAME:PATH` of each data set. bare: the name of a mere path, which is deprecated. Raises DataInvalid."""
     data: dict[str, Path] = {}
     for spec in specs:
         name, colon, path = spec.partition(":")
         if not colon:
-            raise DataInvalid(f"--data takes NAME:PATH, such as images:{spec}; NAME is one of {', '.join(DATASETS)}.")
+            notice("--data PATH", f"--data {bare}:PATH")
+            name, path = bare, spec
         if name in data:
             raise DataInvalid(f"--data names {name} twice; give each data set once.")
         data[name] = Path(path)
@@ -128,17 +131,6 @@ def parse_model_arg(text: str) -> tuple[str, Any]:
         return name.strip(), json.loads(value)
     except ValueError:
         return name.strip(), value
-
-
-def _command(
-    preset: Preset, data: Mapping[str, Path], model_args: Sequence[str], training: Sequence[str], options: Any
-) -> str:
-    """Return the command that repeats a run, without paths."""
-    words = [f"python -m moodreel.training train {preset.name}"]
-    words += [f"--data {name}:PATH" for name in data]
-    words += ["--out DIR"] if RECIPES[preset.task].writes_model else []
-    words += [f"--model-arg {shlex.quote(given)}" for given in model_args]
-    return " ".join([*words, *training, *changed_options(options, configure(preset)[1])])
 
 
 def _open_log(out: Path, *, append: bool) -> None:

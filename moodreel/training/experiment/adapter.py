@@ -18,26 +18,32 @@ from moodreel.training.data.dataset import Dataset
 from moodreel.training.data.loading import DataContext
 from moodreel.training.experiment.classification import InputAdapter
 from moodreel.training.experiment.config import TrainConfig
-from moodreel.training.experiment.options import DATASET, PATH, option, validate
+from moodreel.training.experiment.options import DATASET, PATH, Options, option
 from moodreel.training.export.model_folder import write_folder
 
 
 @dataclass(frozen=True)
-class ClassificationOptions:
+class ClassificationOptions(Options):
     """Options of the classification task beside the shared ones."""
 
     pretrained: Path | None = option(None, "pretrained weights, for architectures that take them", kind=PATH)
     faces: str = option("", "pair each recording with faces of its emotion (synthetic pairing)", kind=DATASET)
     audio_checkpoint: Path | None = option(
-        None, "for pairs: start from the audio branches of a run with the same folds", kind=PATH
+        None, "for pairs: start from the audio branches of a run with the same folds", kind=PATH, old="heard"
     )
     folds: int = option(0, "cross-validate by person in so many folds, then train on everything", "[0, inf)")
-    small_face_epochs: int = option(0, "audio-visual, on images: epochs in which faces are shown small", "[0, inf)")
-    drop_video: float = option(0.15, "audio-visual: fraction of the windows that lose their frames", "[0, 1]")
-    drop_audio: float = option(0.15, "audio-visual: fraction of the windows that lose their sound", "[0, 1]")
+    small_face_epochs: int = option(
+        0, "audio-visual, on images: epochs in which faces are shown small", "[0, inf)", old="small"
+    )
+    drop_video: float = option(
+        0.15, "audio-visual: fraction of the windows that lose their frames", "[0, 1]", old="video"
+    )
+    drop_audio: float = option(
+        0.15, "audio-visual: fraction of the windows that lose their sound", "[0, 1]", old="audio"
+    )
 
     def __post_init__(self) -> None:
-        validate(self)
+        super().__post_init__()
         if (total := self.drop_video + self.drop_audio) > 1:
             raise DataInvalid(f"--drop-video and --drop-audio are at most 1 together; {total:g} is not.")
 

@@ -6,11 +6,11 @@ from moodreel.models.quantization import PRECISIONS
 from moodreel.training.data.splits import SPLIT_BY
 from moodreel.training.engine.schedule import SCHEDULES
 from moodreel.training.engine.trainer import TrainerConfig
-from moodreel.training.experiment.options import option, validate
+from moodreel.training.experiment.options import Options, option
 
 
 @dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(Options):
     """Options of the training loop and the optimizer.
 
     Every task uses some of them (`Recipe.uses`). A preset sets their values; the command line may replace them.
@@ -20,40 +20,53 @@ class TrainConfig:
     """
 
     seed: int = option(0, "seed of all random numbers", "[0, inf)")
-    epochs: int = option(20, "how often each example is shown", "[1, inf)")
+    epochs: int = option(20, "how often each example is shown", "[1, inf)", old="faces-epochs")
     steps: int = option(1000, "weight updates of the main phase", "[1, inf)")
-    batch_size: int = option(64, "examples in a batch", "[1, inf)")
-    lr: float = option(1e-3, "the highest learning rate", "(0, inf)")
+    batch_size: int = option(64, "examples in a batch", "[1, inf)", old="batch faces faces-batch")
+    lr: float = option(1e-3, "the highest learning rate", "(0, inf)", old="rate faces-rate")
     backbone_lr_scale: float = option(
-        0.1, "learning rate of the backbone after it was frozen, relative to --lr", "(0, inf)"
+        0.1, "learning rate of the backbone after it was frozen, relative to --lr", "(0, inf)", old="trunk-rate"
     )
     schedule: str = option("one-cycle", "learning rate schedule", choices=tuple(SCHEDULES))
-    restart_epochs: int = option(0, "epochs of the first cosine of cosine-restarts; 0 for a single one", "[0, inf)")
-    warmup: float = option(0.1, "steps in which the learning rate rises; below 1: a fraction of all steps", "[0, inf)")
-    decay_fraction: float = option(0.9, "fraction of the steps in which the learning rate falls to zero", "[0, 1]")
-    weight_decay: float = option(0.05, "AdamW's weight decay, not of biases and normalization layers", "[0, inf)")
-    max_grad_norm: float = option(1.0, "the gradient's norm is clipped to this", "(0, inf)")
-    grad_accumulation: int = option(1, "batches whose gradients are summed for an update", "[1, inf)")
-    ema_decay: float = option(0.998, "decay of the moving average of the weights; 0 for none", "[0, 1)")
-    label_smoothing: float = option(0.05, "fraction of each target spread over all labels", "[0, 1)")
-    mixup_alpha: float = option(0.2, "alpha of mixup's beta distribution; 0 for no mixup", "[0, inf)")
-    mixup_prob: float = option(0.3, "fraction of the batches that are mixed up", "[0, 1]")
+    restart_epochs: int = option(
+        0, "epochs of the first cosine of cosine-restarts; 0 for a single one", "[0, inf)", old="restart"
+    )
+    warmup: float = option(
+        0.1, "steps in which the learning rate rises; below 1: a fraction of all steps", "[0, inf)", old="warm"
+    )
+    decay_fraction: float = option(
+        0.9, "fraction of the steps in which the learning rate falls to zero", "[0, 1]", old="cooling"
+    )
+    weight_decay: float = option(
+        0.05, "AdamW's weight decay, not of biases and normalization layers", "[0, inf)", old="decay"
+    )
+    max_grad_norm: float = option(1.0, "the gradient's norm is clipped to this", "(0, inf)", old="clip")
+    grad_accumulation: int = option(1, "batches whose gradients are summed for an update", "[1, inf)", old="accumulate")
+    ema_decay: float = option(0.998, "decay of the moving average of the weights; 0 for none", "[0, 1)", old="average")
+    label_smoothing: float = option(0.05, "fraction of each target spread over all labels", "[0, 1)", old="smoothing")
+    mixup_alpha: float = option(0.2, "alpha of mixup's beta distribution; 0 for no mixup", "[0, inf)", old="mixup")
+    mixup_prob: float = option(0.3, "fraction of the batches that are mixed up", "[0, 1]", old="mixed mix")
     class_weights: bool = option(False, "weigh the loss of a label by the inverse square root of its frequency")
-    class_balance_power: float = option(0.4, "sample a label by its frequency to the power of minus this", "[0, inf)")
-    clean_prob: float = option(0.3, "fraction of the images that are hardly augmented", "[0, 1]")
-    freeze_epochs: int = option(0, "epochs at first in which the backbone is frozen", "[0, inf)")
-    val_fraction: float = option(0.08, "fraction of the training data for validation and calibration", "(0, 1)")
-    test_fraction: float = option(0.2, "fraction to test on, of data without a test part of its own", "(0, 1)")
-    split_by: str = option("", "split by person or at random (which leaks); default: person", choices=("", *SPLIT_BY))
+    class_balance_power: float = option(
+        0.4, "sample a label by its frequency to the power of minus this", "[0, inf)", old="rarity"
+    )
+    clean_prob: float = option(0.3, "fraction of the images that are hardly augmented", "[0, 1]", old="clean")
+    freeze_epochs: int = option(0, "epochs at first in which the backbone is frozen", "[0, inf)", old="frozen")
+    val_fraction: float = option(
+        0.08, "fraction of the training data for validation and calibration", "(0, 1)", old="kept held-out"
+    )
+    test_fraction: float = option(
+        0.2, "fraction to test on, of data without a test part of its own", "(0, 1)", old="held-out"
+    )
+    split_by: str = option(
+        "", "split by person or at random (which leaks); default: person", choices=("", *SPLIT_BY), old="by"
+    )
     eval_every: int = option(
-        1, "epochs, or steps for a preset with --steps, from one evaluation to the next", "[1, inf)"
+        1, "epochs, or steps for a preset with --steps, from one evaluation to the next", "[1, inf)", old="judged"
     )
     patience: int = option(0, "evaluations without an improvement after which training stops; 0 for never", "[0, inf)")
-    bf16: bool = option(True, "compute in bfloat16 on a CPU; on CUDA it is always half precision")
+    bf16: bool = option(True, "compute in bfloat16 on a CPU; on CUDA it is always half precision", old="brief")
     weights: str = option("float16", "data type of the stored weights", choices=tuple(PRECISIONS))
-
-    def __post_init__(self) -> None:
-        validate(self)
 
     def warmup_fraction(self, steps: int) -> float:
         """Return the warmup of a phase as a fraction of its steps."""

@@ -1,31 +1,33 @@
 """Declare options once: each field of an options dataclass carries the help text, range and kind of its option."""
 
 import math
-import re
-from collections.abc import Iterator, Sequence
-from dataclasses import Field, field, fields
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from moodreel.errors import DataInvalid
 
 PATH, DATASET, MODEL = "PATH", "NAME:PATH", "MODEL"
 """Kinds of an option whose text names something of one machine. Model cards and commands leave the path out."""
 
-_INTERVAL = re.compile(r"([\[(])(\S+), (\S+)([\])])")
 
-
-def option(default: Any, help: str, bounds: str = "", *, kind: str = "", choices: Sequence[str] = ()) -> Any:
+def option(
+    default: Any, help: str, bounds: str = "", *, kind: str = "", choices: Sequence[str] = (), old: str = ""
+) -> Any:
     """Declare a field of an options dataclass.
 
     Args:
         default: Its default value. The type of the option is that of the default.
         help: One line for `--help`.
-        bounds: The interval of valid numbers, such as "[0, 1)". Infinite values are never valid.
+        bounds: The interval of valid numbers, such as "[0, 1)" or "(0, inf)".
         kind: `PATH`, `DATASET` or `MODEL` for text that names something of one machine.
         choices: All valid values.
+        old: Deprecated names of the option, without dashes, separated by spaces.
     """
-    return field(default=default, metadata={"help": help, "bounds": bounds, "kind": kind, "choices": tuple(choices)})
+    metadata = {"help": help, "bounds": bounds, "kind": kind, "choices": tuple(choices), "old": old.split()}
+    return field(default=default, metadata=metadata)
 
 
 def flag(name: str) -> str:
@@ -33,26 +35,35 @@ def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def validate(options: Any) -> None:
-    """Check all fields of an options dataclass. Raises DataInvalid that names the option."""
-    for each in fields(options):
-        value, bounds, choices = getattr(options, each.name), each.metadata["bounds"], each.metadata["choices"]
-        if bounds and not _contains(bounds, value):
-            raise DataInvalid(f"{flag(each.name)} takes {_describe(bounds)}; {value:g} is not.")
-        if choices and value not in choices:
-            raise DataInvalid(f"{flag(each.name)} is one of {', '.join(filter(None, choices))}, not {value!r}.")
+@dataclass(frozen=True)
+class Options:
+    """A record of options, whose fields are declared with `option`.
+
+    Raises:
+        DataInvalid: A value is out of its range; the message names the option.
+    """
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            value, bounds, choices = getattr(self, each.name), each.metadata["bounds"], each.metadata["choices"]
+            if bounds and (expected := _violated(bounds, value)):
+                raise DataInvalid(f"{flag(each.name)} takes {expected}; {value:g} is not.")
+            if choices and value not in choices:
+                raise DataInvalid(f"{flag(each.name)} is one of {', '.join(filter(None, choices))}, not {value!r}.")
+
+    def record(self) -> dict[str, Any]:
+        """Return the values for model.json, without paths of this machine."""
+        return {each.name: _without_path(each.metadata["kind"], getattr(self, each.name)) for each in fields(self)}
+
+    def words(self, defaults: Self) -> list[str]:
+        """Return the options of a command that makes this record of `defaults`, without paths of this machine."""
+        changed = {
+            name: value for name, value in self.record().items() if getattr(self, name) != getattr(defaults, name)
+        }
+        return [f"{flag(name)} {shlex.quote(str(value))}" for name, value in changed.items()]
 
 
-def changed(options: Any, defaults: Any) -> Iterator[tuple[Field[Any], Any]]:
-    """Yield the fields of which two objects of one options dataclass have other values, and the first one's value."""
-    for each in fields(options):
-        if getattr(options, each.name) != getattr(defaults, each.name):
-            yield each, getattr(options, each.name)
-
-
-def without_path(each: Field[Any], value: Any) -> Any:
-    """Return an option's value as a model card may show it: without paths of this machine."""
-    kind = each.metadata["kind"]
+def _without_path(kind: str, value: Any) -> Any:
     if kind == DATASET and value:
         return f"{value.partition(':')[0]}:PATH"
     if kind == MODEL:
@@ -60,26 +71,11 @@ def without_path(each: Field[Any], value: Any) -> Any:
     return PATH if kind == PATH and value else value
 
 
-def as_record(options: Any) -> dict[str, Any]:
-    """Return the values of an options dataclass for model.json, without paths of this machine."""
-    return {each.name: without_path(each, getattr(options, each.name)) for each in fields(options)}
-
-
-def _parse(bounds: str) -> tuple[bool, float, float, bool]:
-    match = _INTERVAL.fullmatch(bounds)
-    assert match, bounds
-    return match[1] == "(", float(match[2]), float(match[3]), match[4] == ")"
-
-
-def _contains(bounds: str, value: float) -> bool:
-    open_low, low, high, open_high = _parse(bounds)
-    at_edge = (open_low and value == low) or (open_high and value == high)
-    return low <= value <= high and not at_edge and not math.isinf(value)
-
-
-def _describe(bounds: str) -> str:
-    open_low, low, high, open_high = _parse(bounds)
-    text = f"more than {low:g}" if open_low else f"{low:g} or more"
-    if math.isinf(high):
-        return text
-    return f"{text}, less than {high:g}" if open_high else f"{text}, up to {high:g}"
+def _violated(bounds: str, value: float) -> str:
+    """Return what a value has to be, or "" if it is in the interval."""
+    low, high = map(float, bounds[1:-1].split(", "))
+    from_low, to_high = bounds[0] == "[", bounds[-1] == "]"
+    if (value >= low if from_low else value > low) and (value <= high if to_high else value < high):
+        return ""
+    text = f"{low:g} or more" if from_low else f"more than {low:g}"
+    return text if math.isinf(high) else f"{text}, {'up to' if to_high else 'less than'} {high:g}"

@@ -14,14 +14,14 @@ from moodreel.training.engine.schedule import Phase
 from moodreel.training.engine.task import Task
 from moodreel.training.engine.trainer import TrainerConfig, TrainingHistory
 from moodreel.training.experiment.config import TrainConfig
-from moodreel.training.experiment.options import as_record
+from moodreel.training.experiment.options import Options
 
-Options = TypeVar("Options")
+TaskOptions = TypeVar("TaskOptions", bound=Options)
 STORE = find_model_store()
 
 
 @dataclass(frozen=True)
-class RunRequest(Generic[Options]):
+class RunRequest(Generic[TaskOptions]):
     """One training run: a preset with the changes of the command line, and where everything is.
 
     Attributes:
@@ -44,7 +44,7 @@ class RunRequest(Generic[Options]):
     architecture: str
     model: Mapping[str, Any]
     config: TrainConfig
-    options: Options
+    options: TaskOptions
     data: Mapping[str, Path]
     out: Path
     context: DataContext
@@ -71,7 +71,7 @@ class RunRequest(Generic[Options]):
 
     def record(self) -> dict[str, Any]:
         """Return the whole recipe for model.json, without paths of this machine."""
-        return {"preset": self.preset, **as_record(self.config), **as_record(self.options)}
+        return {"preset": self.preset, **self.config.record(), **self.options.record()}
 
 
 class Recipe(ABC):
@@ -83,13 +83,15 @@ class Recipe(ABC):
         required: Names of the data sets that it needs; any single one where there are none.
         optional: Names of data sets that it uses too.
         writes_model: Whether it writes a model, so that a run needs --out.
+        bare_data: The data set of a --data PATH without a name, which is deprecated.
     """
 
-    options: type[Any]
+    options: type[Options]
     uses: frozenset[str]
     required: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
     writes_model = True
+    bare_data = "ferplus"
 
     @abstractmethod
     def prepare(self, request: RunRequest[Any]) -> Callable[[], str]:

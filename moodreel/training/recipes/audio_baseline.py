@@ -6,18 +6,15 @@ from dataclasses import dataclass
 from moodreel.errors import DataInvalid
 from moodreel.training.baselines.audio_logreg import cross_validate_baseline, extract_features, summary
 from moodreel.training.data.registry import open_dataset
-from moodreel.training.experiment.options import option, validate
+from moodreel.training.experiment.options import Options, option
 from moodreel.training.experiment.recipe import Recipe, RunRequest
 
 
 @dataclass(frozen=True)
-class AudioBaselineOptions:
+class AudioBaselineOptions(Options):
     """Options of the audio baseline beside the shared ones."""
 
     folds: int = option(5, "folds, by person", "[2, inf)")
-
-    def __post_init__(self) -> None:
-        validate(self)
 
 
 class AudioBaselineRecipe(Recipe):
@@ -26,6 +23,7 @@ class AudioBaselineRecipe(Recipe):
     options = AudioBaselineOptions
     uses = frozenset({"seed"})
     writes_model = False
+    bare_data = "ravdess-audio"
 
     def prepare(self, request: RunRequest[AudioBaselineOptions]) -> Callable[[], str]:
         """Check the data and the options."""

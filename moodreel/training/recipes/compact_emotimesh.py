@@ -20,7 +20,7 @@ from moodreel.training.data.ferplus import LabeledImages, holdout_mask, read_spl
 from moodreel.training.engine.schedule import Phase
 from moodreel.training.engine.trainer import TrainerConfig
 from moodreel.training.evaluation.calibration import fit_temperature
-from moodreel.training.experiment.options import option, validate
+from moodreel.training.experiment.options import Options, option
 from moodreel.training.experiment.recipe import RunRequest
 from moodreel.training.recipes.face_recipe import FERPLUS, FaceRecipe, TrainedModel, find_faces
 from moodreel.training.recipes.temporal_task import FACES, TIME, TwoStageTask, sequence_log_prior
@@ -29,19 +29,18 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class CompactEmotiMeshOptions:
+class CompactEmotiMeshOptions(Options):
     """Options of the compact EmotiMesh-Net's recipe beside the shared ones."""
 
-    fer2013_weight: float = option(0.1, "fraction of the targets that FER2013's label makes up", "[0, 1]")
+    fer2013_weight: float = option(
+        0.1, "fraction of the targets that FER2013's label makes up", "[0, 1]", old="fer2013"
+    )
     tau: float = option(0.5, "strength of the logit adjustment for the label frequencies", "[0, 1]")
-    mixup_max: float = option(0.3, "each face is mixed with up to this fraction of another one", "[0, 1]")
-    sequence_steps: int = option(1000, "weight updates on pseudo-sequences", "[1, inf)")
-    sequence_batch_size: int = option(128, "pseudo-sequences in a batch", "[1, inf)")
-    sequence_lr: float = option(3e-3, "the highest learning rate on pseudo-sequences", "(0, inf)")
+    mixup_max: float = option(0.3, "each face is mixed with up to this fraction of another one", "[0, 1]", old="mix")
+    sequence_steps: int = option(1000, "weight updates on pseudo-sequences", "[1, inf)", old="time-steps")
+    sequence_batch_size: int = option(128, "pseudo-sequences in a batch", "[1, inf)", old="time-batch")
+    sequence_lr: float = option(3e-3, "the highest learning rate on pseudo-sequences", "(0, inf)", old="time-rate")
     calibration_clips: int = option(2000, "pseudo-sequences to fit the temperature on", "[1, inf)")
-
-    def __post_init__(self) -> None:
-        validate(self)
 
 
 @dataclass(frozen=True, eq=False)

@@ -101,7 +101,7 @@ class FaceRecipe(Recipe):
         write_card(
             out,
             self.template,
-            metrics + (_entries("muxspace", other, command) if other else []),
+            metrics + (_entries("muxspace", other, evaluation_command(out.name, MUXSPACE)) if other else []),
             commands=[request.command, command],
             request=request,
             config=request.config,

@@ -24,7 +24,7 @@ from moodreel.models.predictor import FacePredictor
 from moodreel.training.data.face_cache import FaceTable
 from moodreel.training.data.ferplus import LabeledImages, read_split
 from moodreel.training.evaluation.predict import single_frame
-from moodreel.training.experiment.options import MODEL, option
+from moodreel.training.experiment.options import MODEL, Options, option
 from moodreel.training.experiment.recipe import Recipe, RunRequest
 from moodreel.training.export.model_card import render
 from moodreel.training.export.model_folder import write_json
@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class FacialActionsOptions:
+class FacialActionsOptions(Options):
     """Options of the facial actions' recipe beside the shared ones."""
 
     teacher: str = option("face-expression", "the model to explain, by folder or name in the store", kind=MODEL)

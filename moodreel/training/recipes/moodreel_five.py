@@ -36,7 +36,7 @@ from moodreel.training.engine.schedule import Phase
 from moodreel.training.engine.trainer import TrainerConfig
 from moodreel.training.evaluation.calibration import fit_temperature
 from moodreel.training.evaluation.pseudo_sequences import appearance_logits, sequence_logits
-from moodreel.training.experiment.options import MODEL, option, validate
+from moodreel.training.experiment.options import MODEL, Options, option
 from moodreel.training.experiment.recipe import RunRequest
 from moodreel.training.recipes.compact_emotimesh import flatten, select
 from moodreel.training.recipes.face_recipe import (
@@ -64,21 +64,20 @@ expression and clips of somebody who only talks are the hard ones."""
 
 
 @dataclass(frozen=True)
-class TwoStreamOptions:
+class TwoStreamOptions(Options):
     """Options of the two-stream network's recipe beside the shared ones."""
 
     appearance: str = option("face-expression", "the appearance network, by folder or name in the store", kind=MODEL)
     landmarks: str = option("compact-emotimesh", "the landmark network, by folder or name in the store", kind=MODEL)
-    fer2013_weight: float = option(0.1, "fraction of the targets that FER2013's label makes up", "[0, 1]")
+    fer2013_weight: float = option(
+        0.1, "fraction of the targets that FER2013's label makes up", "[0, 1]", old="fer2013"
+    )
     tau: float = option(0.0, "strength of the logit adjustment for the label frequencies", "[0, 1]")
-    max_frames: int = option(96, "frames of the longest pseudo-sequence", "[2, inf)")
-    sequence_steps: int = option(500, "weight updates on pseudo-sequences", "[1, inf)")
-    sequence_batch_size: int = option(96, "pseudo-sequences in a batch", "[1, inf)")
-    sequence_lr: float = option(3e-3, "the highest learning rate on pseudo-sequences", "(0, inf)")
+    max_frames: int = option(96, "frames of the longest pseudo-sequence", "[2, inf)", old="longest")
+    sequence_steps: int = option(500, "weight updates on pseudo-sequences", "[1, inf)", old="time-steps")
+    sequence_batch_size: int = option(96, "pseudo-sequences in a batch", "[1, inf)", old="time-batch")
+    sequence_lr: float = option(3e-3, "the highest learning rate on pseudo-sequences", "(0, inf)", old="time-rate")
     calibration_clips: int = option(2000, "pseudo-sequences to fit the temperature on", "[1, inf)")
-
-    def __post_init__(self) -> None:
-        validate(self)
 
 
 @dataclass(frozen=True, eq=False)

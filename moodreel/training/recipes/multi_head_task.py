@@ -15,7 +15,7 @@ from moodreel.training.engine.task import Task
 from moodreel.training.evaluation.evaluate import in_five
 from moodreel.training.evaluation.metrics import Predictions, compute_metrics
 from moodreel.training.experiment.config import TrainConfig
-from moodreel.training.experiment.options import MODEL, option, validate
+from moodreel.training.experiment.options import MODEL, Options, option
 
 FERPLUS, FER2013, MUXSPACE = range(3)
 """The heads."""
@@ -25,26 +25,33 @@ TRAINING, FINETUNING = "training", "finetuning"
 
 
 @dataclass(frozen=True)
-class MultiHeadOptions:
+class MultiHeadOptions(Options):
     """Options of the multi-head recipe beside the shared ones.
 
     The weights of the heads and tau change the network's output, not what it is trained on.
     """
 
-    ferplus_weight: float = option(0.8, "weight of the head of FER+'s votes in the output", "[0, 1]")
-    fer2013_weight: float = option(0.2, "weight of the head of FER2013's labels in the output", "[0, 1]")
-    muxspace_weight: float = option(0.0, "weight of the head of muxspace's labels in the output", "[0, 1]")
+    ferplus_weight: float = option(0.8, "weight of the head of FER+'s votes in the output", "[0, 1]", old="ferplus")
+    fer2013_weight: float = option(0.2, "weight of the head of FER2013's labels in the output", "[0, 1]", old="fer2013")
+    muxspace_weight: float = option(
+        0.0, "weight of the head of muxspace's labels in the output", "[0, 1]", old="muxspace"
+    )
     tau: float = option(0.15, "strength of the logit adjustment for the label frequencies", "[0, 1]")
-    muxspace_batch_size: int = option(64, "crops of muxspace in a batch, beside --batch-size of FER+", "[1, inf)")
-    finetune_steps: int = option(1200, "weight updates of the second phase, on mostly clean crops", "[0, inf)")
-    finetune_lr: float = option(8e-4, "the highest learning rate of the second phase", "(0, inf)")
-    finetune_clean_prob: float = option(0.75, "fraction of hardly augmented crops in the second phase", "[0, 1]")
+    muxspace_batch_size: int = option(
+        64, "crops of muxspace in a batch, beside --batch-size of FER+", "[1, inf)", old="others"
+    )
+    finetune_steps: int = option(
+        1200, "weight updates of the second phase, on mostly clean crops", "[0, inf)", old="polish-steps"
+    )
+    finetune_lr: float = option(8e-4, "the highest learning rate of the second phase", "(0, inf)", old="polish-rate")
+    finetune_clean_prob: float = option(
+        0.75, "fraction of hardly augmented crops in the second phase", "[0, 1]", old="polish-clean"
+    )
     teacher: str = option("", "a model to distill, by folder or name in the store; default: none", kind=MODEL)
-    pseudo_label_weight: float = option(0.5, "weight of the pseudo-labels of muxspace's faces", "[0, 1]")
-    distill_weight: float = option(0.5, "fraction of FER+'s targets that the teacher makes up", "[0, 1]")
-
-    def __post_init__(self) -> None:
-        validate(self)
+    pseudo_label_weight: float = option(0.5, "weight of the pseudo-labels of muxspace's faces", "[0, 1]", old="taught")
+    distill_weight: float = option(
+        0.5, "fraction of FER+'s targets that the teacher makes up", "[0, 1]", old="distilled"
+    )
 
 
 @dataclass(frozen=True, eq=False)

@@ -39,7 +39,7 @@ from moodreel.training.evaluation.calibration import apply_calibration, fit_cali
 from moodreel.training.evaluation.evaluate_text import evaluate_text, summary
 from moodreel.training.evaluation.metrics import MultilabelMetrics, compute_multilabel_metrics
 from moodreel.training.experiment.config import TrainConfig
-from moodreel.training.experiment.options import PATH, option, validate
+from moodreel.training.experiment.options import PATH, Options, option
 from moodreel.training.experiment.recipe import Recipe, RunRequest
 from moodreel.training.export.model_card import megabytes, write_card
 from moodreel.training.export.model_folder import evaluation_command, write_folder
@@ -58,20 +58,23 @@ TokenIds = list[np.ndarray]
 
 
 @dataclass(frozen=True)
-class TextOptions:
+class TextOptions(Options):
     """Options of the text recipe beside the shared ones."""
 
     pretrained: Path | None = option(
         None, "folder of MiniLM's weights and tokenizer; default: those of the installed package", kind=PATH
     )
-    head_lr: float = option(1e-3, "the highest learning rate of the head", "(0, inf)")
-    layer_lr_decay: float = option(0.9, "learning rate of each layer, relative to the layer above", "(0, 1]")
-    fine_label_weight: float = option(0.5, "weight of the 28 labels' loss beside the seven classes'", "[0, inf)")
-    max_tokens: int = option(96, "tokens of a text to train on", "[2, inf)")
-    compare_with: tuple[Path, ...] = option((), "folders of models for the card's table of size and score", kind=PATH)
-
-    def __post_init__(self) -> None:
-        validate(self)
+    head_lr: float = option(1e-3, "the highest learning rate of the head", "(0, inf)", old="head-rate")
+    layer_lr_decay: float = option(
+        0.9, "learning rate of each layer, relative to the layer above", "(0, 1]", old="layer-decay"
+    )
+    fine_label_weight: float = option(
+        0.5, "weight of the 28 labels' loss beside the seven classes'", "[0, inf)", old="finer"
+    )
+    max_tokens: int = option(96, "tokens of a text to train on", "[2, inf)", old="longest")
+    compare_with: tuple[Path, ...] = option(
+        (), "folders of models for the card's table of size and score", kind=PATH, old="beside"
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,6 +118,7 @@ class TextRecipe(Recipe):
         }
     )
     required = (GOEMOTIONS,)
+    bare_data = GOEMOTIONS
 
     def prepare(self, request: RunRequest[TextOptions]) -> Callable[[], str]:
         """Check the data and the options."""
