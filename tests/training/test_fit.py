@@ -31,7 +31,7 @@ from moodreel.training.experiment.architecture_table import ADAPTERS
 from moodreel.training.experiment.audiovisual_inputs import AudioInputs, ClipInputs, FaceInputs
 from moodreel.training.experiment.classification import ClassificationTask
 from moodreel.training.experiment.config import TrainConfig
-from moodreel.training.experiment.face_inputs import CropInputs, PortraitInputs, TrackInputs
+from moodreel.training.experiment.face_architectures import CropInputs, PortraitInputs, TrackInputs
 from moodreel.training.experiment.runner import training_phases
 from tests.support import ravdess, synthetic_frames
 
@@ -158,7 +158,7 @@ def test_it_learns_thirty_two_samples_by_heart(name, arguments, made):
         rows,
         plain(batch_size=8 if name == "audio-visual" else 16),
     )
-    adapter.init_statistics(network, inputs, rows)
+    inputs.init_statistics(network, rows)
     # Transformers take longer; whole ResNets of large pictures learn in few steps.
     steps = {"vit-scratch": 300, "vit-b-16": 200, "audio-visual": 80 if made is sounds else 24}.get(name, 80)
     phase = Phase("all", steps, {"emotimesh": 1e-2, "vit-b-16": 1e-3, "audio-visual": 1e-3}.get(name, 3e-3))

@@ -8,15 +8,14 @@ import numpy as np
 from moodreel.errors import DataInvalid, ModelInvalid
 from moodreel.models.quantization import PRECISIONS
 from moodreel.training.cli.options import Commands, add_common, add_data, add_out, check_out
-from moodreel.training.data.dataset import Dataset
 from moodreel.training.data.loading import DataContext
 from moodreel.training.data.registry import open_dataset
 from moodreel.training.engine.device import resolve_device
-from moodreel.training.evaluation.face_model import EvaluatedModel, check_media
+from moodreel.training.evaluation.face_model import check_media
 from moodreel.training.evaluation.label_mapping import common_labels, mapping_matrix
 from moodreel.training.evaluation.open_models import open_models
 from moodreel.training.experiment.recipe import STORE
-from moodreel.training.export.quantize import QuantizationReport, quantize_model
+from moodreel.training.export.quantize import quantize_model
 
 
 def add_parser(commands: Commands) -> None:
@@ -30,69 +29,38 @@ def add_parser(commands: Commands) -> None:
     add_data(parser, "a data set, whose held-out part is measured on")
     parser.add_argument("--count", type=int, default=1000, help="at most so many examples, 0 for all (default: 1000)")
     add_common(parser)
-    parser.set_defaults(run=_run)
+    parser.set_defaults(run=run)
 
 
-def _run(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> None:
+    """Export a model, and measure it on examples that a data set holds out.
+
+    Examples in which the model finds no face are left out of both sides.
+    """
     check_out(args.out, overwrite=args.overwrite)
     context, device = DataContext(STORE, args.cache, workers=args.threads), str(resolve_device(args.device))
     [model] = open_models([args.model], STORE, device=device)
     data = open_dataset(args.data)
-    print(
-        export_measured(
-            model, args.out, args.weights, data, context, count=args.count, device=device, overwrite=args.overwrite
-        )
-    )
-
-
-def export_measured(
-    model: EvaluatedModel,
-    out: Path,
-    weights: str,
-    data: Dataset,
-    context: DataContext,
-    *,
-    count: int = 0,
-    device: str = "cpu",
-    overwrite: bool = False,
-) -> QuantizationReport:
-    """Export a model, and measure it on examples that a data set holds out.
-
-    Examples in which the model finds no face are left out of both sides.
-
-    Args:
-        model: The source.
-        out: The folder to write.
-        weights: One of `PRECISIONS`.
-        data: Its held-out part is measured on.
-        context: Of the data.
-        count: At most so many examples; 0 for all.
-        device: A torch device.
-        overwrite: Whether `out` may hold files.
-
-    Raises:
-        MoodreelError: The model and the data do not fit.
-    """
     check_media([model], data.media)
     if not model.path.is_dir():
         raise ModelInvalid(f"{model.path.name!r} is no folder; name the folder of a model, with a model.json in it.")
     labels = common_labels({model.name: model.info.labels}, data.labels)
     held_out = np.random.default_rng(context.seed).permutation(data.split().held_out)
-    rows = np.sort(held_out[: count or None])
+    rows = np.sort(held_out[: args.count or None])
     examples = [data.examples[row] for row in rows]
     before = model.predict(examples, data.media, context)
     if not before.found.any():
         raise DataInvalid(f"No face was found in any of {len(rows)} examples of {data.name}; look at some.")
     matrix = mapping_matrix(model.info.labels, labels)
-    truth = mapping_matrix(data.labels, labels).argmax(axis=1)[data.truth[rows]]
+    truth = mapping_matrix(data.labels, labels).argmax(axis=1)[data.truth[rows]][before.found]
 
     def predict(folder: Path) -> np.ndarray:
         predictions = before
         if folder != model.path:
-            [other] = open_models([str(folder)], context.models, device=device)
+            [other] = open_models([str(folder)], STORE, device=device)
             predictions = other.predict(examples, data.media, context)
         probabilities: np.ndarray = predictions.probabilities[before.found] @ matrix
         return probabilities
 
-    description = f"{data.name}, held out"
-    return quantize_model(model.path, out, weights, predict, truth[before.found], data=description, overwrite=overwrite)
+    stated = {"data": f"{data.name}, held out", "overwrite": args.overwrite}
+    print(quantize_model(model.path, args.out, args.weights, predict, truth, **stated))

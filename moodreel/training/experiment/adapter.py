@@ -4,10 +4,10 @@
 # ruff: noqa: RUF009 -- option() returns dataclasses.field()
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from torch import nn
@@ -15,11 +15,12 @@ from torch import nn
 from moodreel.errors import DataInvalid
 from moodreel.models.quantization import PRECISIONS
 from moodreel.training.data.dataset import Dataset
-from moodreel.training.data.loading import DataContext
 from moodreel.training.experiment.classification import InputAdapter
-from moodreel.training.experiment.config import TrainConfig
 from moodreel.training.experiment.options import DATASET, PATH, Options, option
+from moodreel.training.experiment.recipe import RunRequest
 from moodreel.training.export.model_folder import write_folder
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,9 @@ class ClassificationOptions(Options):
             raise DataInvalid(f"--drop-video and --drop-audio are at most 1 together; {total:g} is not.")
 
 
+ClassificationRequest = RunRequest[ClassificationOptions]
+
+
 class ArchitectureAdapter(ABC):
     """Builds networks of one architecture and prepares their inputs.
 
@@ -59,16 +63,15 @@ class ArchitectureAdapter(ABC):
         normalization: For model.json.
     """
 
-    name: str
     media: tuple[str, ...]
-    backbone: tuple[str, ...] = ()
     input_description: str
     normalization = "within the network"
 
+    def __init__(self, name: str, *, backbone: tuple[str, ...] = ()) -> None:
+        self.name, self.backbone = name, backbone
+
     @abstractmethod
-    def load_inputs(
-        self, data: Dataset, context: DataContext, config: TrainConfig, options: ClassificationOptions
-    ) -> tuple[InputAdapter, np.ndarray]:
+    def load_inputs(self, data: Dataset, request: ClassificationRequest) -> tuple[InputAdapter, np.ndarray]:
         """Load the N examples of a data set. Returns them, and which can be trained on, bool (N,)."""
 
     @abstractmethod
@@ -79,25 +82,20 @@ class ArchitectureAdapter(ABC):
         """Return all arguments of the network except its number of classes."""
         return dict(given)
 
-    def unused_parameters(self, data: Dataset) -> tuple[str, ...]:
-        """Return prefixes of the parameters that a data set cannot train."""
-        return ()
-
-    def card_fields(self, data: Dataset) -> dict[str, Any]:
+    def card_fields(self, inputs: InputAdapter) -> dict[str, Any]:
         """Return more fields of model.json."""
         return {}
 
     def warm_start_audio(
-        self, network: nn.Module, checkpoint: Path, data: Dataset, config: TrainConfig, counts: Mapping[str, int]
+        self, network: nn.Module, checkpoint: Path, request: ClassificationRequest, stated: Mapping[str, Any]
     ) -> None:
-        """Load the audio branch from another run's checkpoint; data, seed and folds must match.
+        """Load the audio branch from another run's checkpoint.
 
         Args:
             network: The network to change.
             checkpoint: The other run's file.
-            data: What is trained on now.
-            config: Of this run.
-            counts: Numbers of examples, as checkpoints state them.
+            request: This run; seed and folds must be those of the other one.
+            stated: The data set and the numbers of examples, as this run's checkpoint will state them.
 
         Raises:
             DataInvalid: The other run had other training examples, or the architecture has no audio branch.
@@ -108,5 +106,10 @@ class ArchitectureAdapter(ABC):
         """Write weights, in one of `PRECISIONS`, and model.json. statement: its data and license."""
         write_folder(out, PRECISIONS[weights](network.state_dict()), fields, **statement)
 
-    def init_statistics(self, network: nn.Module, inputs: InputAdapter, rows: np.ndarray) -> None:  # noqa: B027
-        """Set the network's input normalization from the training rows."""
+
+def checked_build(name: str, network: Callable[..., Network], **arguments: Any) -> Network:
+    """Build a network. Raises DataInvalid where its arguments do not fit."""
+    try:
+        return network(**arguments)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataInvalid(f"{name} cannot be built: {str(error).rstrip('.')}. Check its --model-arg.") from error

@@ -1,8 +1,9 @@
 """The table of the architectures that the classification task trains, each with its adapter."""
 
+from moodreel.models.model_card import AUDIO_VISUAL
 from moodreel.training.experiment.adapter import ArchitectureAdapter
 from moodreel.training.experiment.audiovisual_adapter import AudioVisualAdapter
-from moodreel.training.experiment.face_adapters import CropAdapter, PortraitAdapter, TrackAdapter
+from moodreel.training.experiment.face_architectures import CropAdapter, PortraitAdapter, TrackAdapter
 
 ADAPTERS: dict[str, ArchitectureAdapter] = {
     adapter.name: adapter
@@ -17,7 +18,7 @@ ADAPTERS: dict[str, ArchitectureAdapter] = {
         TrackAdapter("temporal-vit", backbone=("frame.",)),
         PortraitAdapter("resnet-50", backbone=("network.resnet.",)),
         PortraitAdapter("vit-b-16", backbone=("network.vit.",)),
-        AudioVisualAdapter(),
+        AudioVisualAdapter(AUDIO_VISUAL, backbone=("trunk.",)),
     )
 }
 """Adapters by the name of their architecture. Another architecture also needs a preset (docs/training.md)."""

@@ -1,27 +1,35 @@
 """Data sets as audio-visual networks read them: faces alone, voices alone, clips with both, or synthetic pairs."""
 
+import itertools
 from collections.abc import Sequence
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from torch import nn
 
+from moodreel.emotions import EIGHT_TO_SEVEN
+from moodreel.errors import DataInvalid
 from moodreel.media.audio import SAMPLE_RATE
 from moodreel.media.mel_spectrogram import HOP_LENGTH, MEL_BANDS
-from moodreel.models.networks.audiovisual import AudioVisualBatch, AudioVisualNet
-from moodreel.models.networks.resnet18 import FEATURE_DIM, INPUT_SIDE
+from moodreel.models.networks.audiovisual import MODALITIES, AudioVisualBatch, AudioVisualNet
+from moodreel.models.networks.resnet18 import INPUT_SIDE
 from moodreel.pipelines.clip_sampler import FRAMES, window_starts
 from moodreel.training.augmentation.image import augment_face_square
 from moodreel.training.augmentation.modality_dropout import drop_modalities
 from moodreel.training.augmentation.spectrogram import WINDOW_FRAMES, MelAugmentation, augment_mel, crop_time
+from moodreel.training.data.dataset import Dataset
 from moodreel.training.data.images import Images
 from moodreel.training.engine.schedule import Phase
 from moodreel.training.experiment.classification import InputAdapter
 
 SMALL_FACES, SMALL_FACE_SIDE = "small faces", 64
 """The phase with small faces, and their side in pixels: it takes a third of the time, and learns most of it."""
+MAX_FACES_PER_LABEL = 600
+"""Recordings are paired with at most this many faces of each label."""
+AUGMENTATIONS_PER_FACE = 2
+"""How many augmented versions of each face to train on the trunk encodes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +49,25 @@ class AvBatch:
 
 
 class AvInputs(InputAdapter):
-    """Inputs whose batches are windows: mixup and the forward pass."""
+    """Inputs whose batches are windows.
+
+    Attributes:
+        modalities: That the network is trained for.
+    """
+
+    modalities: tuple[str, ...]
+
+    def mels_of(self, rows: np.ndarray) -> list[np.ndarray]:
+        """Return the spectrograms of some examples."""
+        return []
+
+    def init_statistics(self, network: nn.Module, rows: np.ndarray) -> None:
+        """Set the network's input normalization from the training rows."""
+        assert isinstance(network, AudioVisualNet)
+        values = np.concatenate([np.zeros(0, np.float32), *(mel.ravel() for mel in self.mels_of(rows))])
+        if len(values):
+            network.audio.mean.fill_(float(values.mean()))
+            network.audio.std.fill_(max(float(values.std()), 1e-3))
 
     def mixup(self, inputs: AvBatch, order: np.ndarray, weight: float) -> AvBatch:
         """Mix each input with another one of the batch."""
@@ -73,6 +99,7 @@ class AvInputs(InputAdapter):
         return (total / torch.bincount(owners, minlength=count)[:, None]).clamp_min(1e-9).log()
 
 
+@dataclass(eq=False, kw_only=True)
 class PairedInputs(AvInputs):
     """Windows with a face and a voice; some lose one of them in training.
 
@@ -82,8 +109,10 @@ class PairedInputs(AvInputs):
         missing: The modality that all lose in evaluation; "" for none.
     """
 
-    def __init__(self, drop_video: float, drop_audio: float) -> None:
-        self.drop_video, self.drop_audio, self.missing = drop_video, drop_audio, ""
+    modalities = MODALITIES
+    drop_video: float
+    drop_audio: float
+    missing: str = field(default="", init=False)
 
     def ablations(self) -> dict[str, InputAdapter]:
         """Return the examples without video, and without audio."""
@@ -104,14 +133,13 @@ class PairedInputs(AvInputs):
         return replace(windows, audio_mask=torch.zeros_like(windows.audio_mask)) if self.missing else windows
 
 
+@dataclass(eq=False)
 class FaceInputs(AvInputs):
     """Images of faces, as windows of one frame without sound."""
 
-    def __init__(self, faces: Images) -> None:
-        self.faces = faces
-
-    def __len__(self) -> int:
-        return len(self.faces)
+    modalities = ("video",)
+    unused = ("audio.",)
+    faces: Images
 
     def batch(self, rows: np.ndarray, rng: np.random.Generator | None, phase: Phase | None = None) -> AvBatch:
         """Return the inputs of some examples, augmented if there is an `rng`."""
@@ -119,14 +147,19 @@ class FaceInputs(AvInputs):
         return AvBatch(_single_modality(faces=torch.from_numpy(faces)))
 
 
+@dataclass(eq=False)
 class AudioInputs(AvInputs):
     """Recordings as log-mel spectrograms, float32 (64, frames) of each, cut into windows of three seconds."""
 
-    def __init__(self, mels: Sequence[np.ndarray], durations: Sequence[float], augmentation: MelAugmentation) -> None:
-        self.mels, self.durations, self.augmentation = mels, durations, augmentation
+    modalities = ("audio",)
+    unused = ("trunk.",)
+    mels: Sequence[np.ndarray]
+    durations: Sequence[float]
+    augmentation: MelAugmentation
 
-    def __len__(self) -> int:
-        return len(self.mels)
+    def mels_of(self, rows: np.ndarray) -> list[np.ndarray]:
+        """Return the spectrograms of some examples."""
+        return [self.mels[row] for row in rows]
 
     def batch(self, rows: np.ndarray, rng: np.random.Generator | None, phase: Phase | None = None) -> AvBatch:
         """Return the inputs of some examples, augmented if there is an `rng`."""
@@ -148,29 +181,79 @@ class AudioInputs(AvInputs):
 class SyntheticPairs(PairedInputs):
     """Synthetic pairs: each recording with a face of the same emotion, of another person.
 
-    Attributes:
-        sounds: N recordings.
-        truth: int64 (N,), their labels.
-        features: float32 (F, 512), the trunk's features of the faces to train on.
-        val_features: The same of the faces to evaluate on.
-        pools: For each label the rows of its faces in `features`.
-        val_pools: The same in `val_features`.
+    The faces are encoded once by the network's trunk, which is then frozen.
     """
 
-    def __init__(self, sounds: AudioInputs, truth: np.ndarray, *, drop_video: float, drop_audio: float) -> None:
-        super().__init__(drop_video, drop_audio)
-        self.sounds, self.truth = sounds, truth
-        self.features = self.val_features = torch.zeros(0, FEATURE_DIM)
-        self.pools: Sequence[np.ndarray] = ()
-        self.val_pools: Sequence[np.ndarray] = ()
+    unused = ("trunk.",)
 
-    def __len__(self) -> int:
-        return len(self.sounds)
+    def __init__(self, sounds: AudioInputs, data: Dataset, crops: Images, seed: int, **dropped: float) -> None:
+        """Choose the faces.
+
+        Args:
+            sounds: N recordings.
+            data: The same, paired with a data set of faces.
+            crops: The squares around the faces of that data set.
+            seed: Of the choice and of the augmentation.
+            **dropped: `drop_video` and `drop_audio`.
+
+        Raises:
+            DataInvalid: There are no faces of a label.
+        """
+        super().__init__(**dropped)
+        assert data.faces is not None and data.faces.published_split is not None
+        self.sounds, self.truth, self._crops, self._seed = sounds, data.truth, crops, seed
+        self._wanted = [data.faces.labels.index(EIGHT_TO_SEVEN.get(label, label)) for label in data.labels]
+        rng, truth = np.random.default_rng(seed), data.faces.truth
+        self._rows = [
+            [
+                rng.permutation(rows[truth[rows] == label])[:MAX_FACES_PER_LABEL]
+                for label in range(len(data.faces.labels))
+            ]
+            for rows in (data.faces.published_split.train, data.faces.published_split.held_out)
+        ]
+        lacks = [min(len(rows[label]) for rows in self._rows) == 0 for label in self._wanted]
+        if missing := [label for label, lacking in zip(data.labels, lacks, strict=True) if lacking]:
+            raise DataInvalid(f"{data.faces.name} lacks faces for {', '.join(missing)} on one side of its split.")
+        self._trunk: list[torch.Tensor] = []
+
+    def mels_of(self, rows: np.ndarray) -> list[np.ndarray]:
+        """Return the spectrograms of some examples."""
+        return self.sounds.mels_of(rows)
+
+    def init_statistics(self, network: nn.Module, rows: np.ndarray) -> None:
+        """Set the network's input normalization, and encode all faces; those to train on also augmented.
+
+        Networks with the same trunk, as those of all folds, share the features.
+        """
+        super().init_statistics(network, rows)
+        assert isinstance(network, AudioVisualNet)
+        trunk = [tensor.cpu() for tensor in network.trunk.state_dict().values()]
+        if self._trunk and all(map(torch.equal, trunk, self._trunk)):
+            return
+        self._trunk = [tensor.clone() for tensor in trunk]
+        network.eval()
+        self._train_faces = self._encode(network, self._rows[0], AUGMENTATIONS_PER_FACE)
+        self._val_faces = self._encode(network, self._rows[1], 0)
+
+    def _encode(
+        self, network: AudioVisualNet, rows: Sequence[np.ndarray], augmentations: int
+    ) -> tuple[torch.Tensor, list[np.ndarray]]:
+        """Return the trunk's features of faces, float32 (F, 512), and the rows of each label of the recordings."""
+        rng = np.random.default_rng(self._seed)
+        features: list[torch.Tensor] = []
+        for own, repeat in itertools.product(rows, range(augmentations + 1)):
+            for part in np.array_split(own, max(1, -(-len(own) // 64))):
+                crops = [augment_face_square(self._crops[row], INPUT_SIDE, rng if repeat else None) for row in part]
+                with torch.inference_mode():
+                    features.append(network.encode_faces(torch.from_numpy(np.stack(crops))).float().cpu())
+        ends = np.cumsum([len(own) * (augmentations + 1) for own in rows])
+        rows_of = np.split(np.arange(ends[-1]), ends[:-1])
+        return torch.cat(features).clone(), [rows_of[index] for index in self._wanted]
 
     def batch(self, rows: np.ndarray, rng: np.random.Generator | None, phase: Phase | None = None) -> AvBatch:
         """Return the inputs of some examples, augmented if there is an `rng`."""
         batch = self.sounds.batch(rows, rng, phase)
-        features, pools = (self.val_features, self.val_pools) if rng is None else (self.features, self.pools)
+        features, pools = self._val_faces if rng is None else self._train_faces
         chosen = np.stack([self._choose(pools[self.truth[row]], int(row), rng) for row in rows])
         frames = features[torch.from_numpy(chosen)]
         frames = frames if batch.owners is None else frames[batch.owners]
@@ -192,22 +275,16 @@ class SyntheticPairs(PairedInputs):
         return faces[np.arange(FRAMES) * len(faces) // FRAMES]
 
 
+@dataclass(eq=False)
 class ClipInputs(PairedInputs):
     """Clips, each with all its windows, None for a clip without face and voice; a random window is trained on."""
 
-    def __init__(
-        self,
-        clips: Sequence[AudioVisualBatch | None],
-        augmentation: MelAugmentation,
-        *,
-        drop_video: float,
-        drop_audio: float,
-    ) -> None:
-        super().__init__(drop_video, drop_audio)
-        self.clips, self.augmentation = clips, augmentation
+    clips: Sequence[AudioVisualBatch | None]
+    augmentation: MelAugmentation
 
-    def __len__(self) -> int:
-        return len(self.clips)
+    def mels_of(self, rows: np.ndarray) -> list[np.ndarray]:
+        """Return the spectrograms of some examples."""
+        return [clip.mels[clip.audio_mask].numpy() for clip in self.select(rows)]
 
     def batch(self, rows: np.ndarray, rng: np.random.Generator | None, phase: Phase | None = None) -> AvBatch:
         """Return the inputs of some examples, augmented if there is an `rng`."""
@@ -238,20 +315,15 @@ class ClipInputs(PairedInputs):
 
 def _single_modality(*, faces: torch.Tensor | None = None, mels: torch.Tensor | None = None) -> AudioVisualBatch:
     """Return windows of faces or of sound alone."""
-    if faces is not None:
-        count, frames = faces.shape[:2]
-        return AudioVisualBatch(
-            faces=faces,
-            face_mask=torch.ones(count, frames, dtype=torch.bool),
-            mels=torch.zeros(count, MEL_BANDS, WINDOW_FRAMES),
-            audio_mask=torch.zeros(count, dtype=torch.bool),
-        )
-    assert mels is not None
+    has_video, has_audio = faces is not None, mels is not None
+    if faces is None:
+        assert mels is not None
+        faces = torch.zeros(len(mels), FRAMES, 0, 0, 3, dtype=torch.uint8)
     return AudioVisualBatch(
-        faces=torch.zeros(len(mels), FRAMES, 0, 0, 3, dtype=torch.uint8),
-        face_mask=torch.zeros(len(mels), FRAMES, dtype=torch.bool),
-        mels=mels,
-        audio_mask=torch.ones(len(mels), dtype=torch.bool),
+        faces=faces,
+        face_mask=torch.full(faces.shape[:2], has_video),
+        mels=torch.zeros(len(faces), MEL_BANDS, WINDOW_FRAMES) if mels is None else mels,
+        audio_mask=torch.full((len(faces),), has_audio),
     )
 
 

@@ -26,12 +26,14 @@ class InputAdapter(ABC):
 
     Attributes:
         supports_mixup: Whether two inputs have a mean.
+        unused: Prefixes of the network's parameters that these inputs cannot train.
     """
 
     supports_mixup = True
+    unused: tuple[str, ...] = ()
 
-    @abstractmethod
-    def __len__(self) -> int: ...
+    def init_statistics(self, network: nn.Module, rows: np.ndarray) -> None:  # noqa: B027 -- optional
+        """Set the network's input normalization from the training rows."""
 
     def setup(self, device: torch.device) -> None:  # noqa: B027 -- optional
         """Move to the device what batches are made from there."""

@@ -1,6 +1,7 @@
 """The options of the training loop and the optimizer, shared by all tasks."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from moodreel.models.quantization import PRECISIONS
 from moodreel.training.data.splits import SPLIT_BY
@@ -79,13 +80,6 @@ class TrainConfig(Options):
             eval_steps: Steps from one evaluation to the next.
             **fields: More of its fields, or others.
         """
-        config = {
-            "seed": self.seed,
-            "grad_accumulation": self.grad_accumulation,
-            "max_grad_norm": self.max_grad_norm,
-            "ema_decay": self.ema_decay,
-            "eval_every": eval_steps,
-            "patience": self.patience,
-            "bf16": self.bf16,
-        }
-        return TrainerConfig(**{**config, **fields})  # type: ignore[arg-type]
+        names = ("seed", "grad_accumulation", "max_grad_norm", "ema_decay", "patience", "bf16")
+        config: dict[str, Any] = {"eval_every": eval_steps, **{name: getattr(self, name) for name in names}}
+        return TrainerConfig(**{**config, **fields})

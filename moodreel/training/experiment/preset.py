@@ -22,7 +22,7 @@ class Preset:
         architecture: The network's name in model.json.
         model: Keyword arguments of the network.
         training: Values of `TrainConfig`; its defaults hold for the others.
-        options: The same for the task's own options.
+        task_options: The same for the task's own options.
     """
 
     name: str
@@ -31,7 +31,7 @@ class Preset:
     architecture: str
     model: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
-    options: Mapping[str, Any] = field(default_factory=dict)
+    task_options: Mapping[str, Any] = field(default_factory=dict)
 
 
 def preset_names() -> list[str]:
@@ -43,13 +43,4 @@ def load_preset(name: str) -> Preset:
     """Read a preset. Raises DataInvalid that lists all names."""
     if name not in (names := preset_names()):
         raise DataInvalid(f"There is no preset {name!r}; there are {', '.join(names)}.")
-    values = tomllib.loads((FOLDER / f"{name}.toml").read_text(encoding="utf-8"))
-    return Preset(
-        name,
-        values["description"],
-        values["task"],
-        values["architecture"],
-        values.get("model", {}),
-        values.get("training", {}),
-        values.get("task_options", {}),
-    )
+    return Preset(name, **tomllib.loads((FOLDER / f"{name}.toml").read_text(encoding="utf-8")))

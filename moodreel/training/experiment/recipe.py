@@ -1,7 +1,7 @@
 """What a recipe is: a task that a preset names, with its options, its data and the files that it writes."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -68,6 +68,27 @@ class RunRequest(Generic[TaskOptions]):
         stated = {"architecture": self.architecture, "arguments": self.model, "recipe": self.record(), **metadata}
         where = (folder or self.out) if self.save else None
         return trainer.fit(task, phases, trainer_config, where, resume=self.resume, metadata=stated, wandb=self.wandb)
+
+    def model_fields(
+        self,
+        labels: Sequence[str],
+        arguments: Mapping[str, Any],
+        *,
+        input: str,
+        normalization: str,
+        temperature: float,
+        frame_temperature: float | None = None,
+    ) -> dict[str, Any]:
+        """Return the fields of model.json that say how the network is called. frame_temperature: if it is another."""
+        return {
+            "architecture": self.architecture,
+            "arguments": {"classes": len(labels), **arguments},
+            "labels": list(labels),
+            "input": input,
+            "normalisation": normalization,
+            "temperature": round(temperature, 4),
+            "moment_temperature": round(temperature if frame_temperature is None else frame_temperature, 4),
+        }
 
     def record(self) -> dict[str, Any]:
         """Return the whole recipe for model.json, without paths of this machine."""

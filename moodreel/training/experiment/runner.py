@@ -26,7 +26,7 @@ from moodreel.training.experiment.audiovisual_inputs import SMALL_FACES
 from moodreel.training.experiment.classification import ClassificationTask, InputAdapter
 from moodreel.training.experiment.config import TrainConfig
 from moodreel.training.experiment.recipe import Recipe, RunRequest
-from moodreel.training.export.model_card import megabytes, write_card
+from moodreel.training.export.model_card import megabytes, metric_entries, write_card
 
 logger = logging.getLogger(__name__)
 
@@ -107,7 +107,7 @@ class ClassificationRecipe(Recipe):
         return partial(self._run, request, adapter, data)
 
     def _run(self, request: RunRequest[ClassificationOptions], adapter: ArchitectureAdapter, data: Dataset) -> str:
-        inputs, usable = adapter.load_inputs(data, request.context, request.config, request.options)
+        inputs, usable = adapter.load_inputs(data, request)
         logger.info("%s: %d %s, %d usable.", data.name, len(data.examples), data.media, int(usable.sum()))
         experiment = Experiment(request, adapter, data, inputs, usable)
         result = experiment.cross_validate() if request.options.folds else experiment.train_once()
@@ -203,21 +203,20 @@ class Experiment:
         network.to(request.device)
         targets = data.targets if data.targets is not None else np.eye(len(data.labels), dtype=np.float32)[data.truth]
         task = ClassificationTask(network, self.inputs, targets, train_rows, val_rows, config)
-        adapter.init_statistics(network, self.inputs, train_rows)
-        counts = {"train": len(train_rows), "val": len(val_rows)}
+        self.inputs.init_statistics(network, train_rows)
+        stated = {"data": data.name, "examples": {"train": len(train_rows), "val": len(val_rows)}}
         if options.audio_checkpoint:
             checkpoint = options.audio_checkpoint / folder.relative_to(request.out) / CHECKPOINT
-            adapter.warm_start_audio(network, checkpoint, data, config, counts)
+            adapter.warm_start_audio(network, checkpoint, request, stated)
         steps = max(1, task.steps_per_epoch() // config.grad_accumulation)
         request.fit(
             task,
-            training_phases(config, options, adapter.backbone, steps, adapter.unused_parameters(data)),
+            training_phases(config, options, adapter.backbone, steps, self.inputs.unused),
             config.trainer_config(config.eval_every * steps),
             folder=folder,
             arguments=adapter.arguments(request.model),
             labels=data.labels,
-            data=data.name,
-            examples=counts,
+            **stated,
         )
         return task
 
@@ -239,17 +238,14 @@ class Experiment:
 
     def _write_model(self, network: nn.Module, temperature: float) -> None:
         request, data, adapter = self.request, self.data, self.adapter
-        values: dict[str, Any] = {
-            "architecture": request.architecture,
-            "arguments": {"classes": len(data.labels)} | adapter.arguments(request.model),
-            "labels": list(data.labels),
-            "input": adapter.input_description,
-            "normalisation": adapter.normalization,
-            "temperature": round(temperature, 4),
-            "moment_temperature": round(temperature, 4),
-            **adapter.card_fields(data),
-            "recipe": request.record(),
-        }
+        values = request.model_fields(
+            data.labels,
+            adapter.arguments(request.model),
+            input=adapter.input_description,
+            normalization=adapter.normalization,
+            temperature=temperature,
+        )
+        values |= {**adapter.card_fields(self.inputs), "recipe": request.record()}
         license = OWNER_LICENSE if data.license == OWNER_LICENSE else OUR_LICENSE
         if not data.commercial:
             license = NON_COMMERCIAL.format(name=data.name, license=data.license)
@@ -322,11 +318,7 @@ def _write_card(request: RunRequest[ClassificationOptions], data: Dataset, resul
     write_card(
         request.out,
         "classification.md.j2",
-        [
-            {"name": name, "value": round(value, 4), "data": source, "command": request.command}
-            for name, value in held_out.items()
-            if value is not None
-        ],
+        metric_entries(held_out, source, request.command),
         request=request,
         config=request.config,
         data=data,

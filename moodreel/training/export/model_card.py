@@ -2,6 +2,7 @@
 
 import json
 import textwrap
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,12 @@ def write_card(out: Path, template: str, metrics: list[dict[str, Any]], **values
     fields["metrics"] = metrics
     write_json(out, fields)
     (out / "CARD.md").write_text(render(template, fields=fields, **values), encoding="utf-8")
+
+
+def metric_entries(values: Mapping[str, float | None], data: str, command: str) -> list[dict[str, Any]]:
+    """Return the entries of model.json for metrics by their names; those that are None are left out."""
+    source = {"data": data, "command": command}
+    return [{"name": name, "value": round(value, 4), **source} for name, value in values.items() if value is not None]
 
 
 def megabytes(out: Path) -> float:

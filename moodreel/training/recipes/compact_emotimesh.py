@@ -16,48 +16,22 @@ from moodreel.emotions import FIVE
 from moodreel.models.networks.compact_emotimesh import CompactEmotiMeshNet
 from moodreel.training.augmentation.pseudo_sequences import PseudoSequenceGenerator, SequenceBatch, fit_deformation
 from moodreel.training.data.face_cache import FaceTable, augment_still, hflip, identity
-from moodreel.training.data.ferplus import LabeledImages, holdout_mask, read_split
 from moodreel.training.engine.schedule import Phase
 from moodreel.training.engine.trainer import TrainerConfig
 from moodreel.training.evaluation.calibration import fit_temperature
-from moodreel.training.experiment.options import Options, option
+from moodreel.training.experiment.options import option
 from moodreel.training.experiment.recipe import RunRequest
-from moodreel.training.recipes.face_recipe import FERPLUS, FaceRecipe, TrainedModel, find_faces
-from moodreel.training.recipes.temporal_task import FACES, TIME, TwoStageTask, sequence_log_prior
+from moodreel.training.recipes.face_recipe import FaceRecipe, TrainedModel, find_faces, read_train_split
+from moodreel.training.recipes.temporal_task import FACES, TIME, SequenceOptions, TwoStageTask, sequence_log_prior
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class CompactEmotiMeshOptions(Options):
+class CompactEmotiMeshOptions(SequenceOptions):
     """Options of the compact EmotiMesh-Net's recipe beside the shared ones."""
 
-    fer2013_weight: float = option(
-        0.1, "fraction of the targets that FER2013's label makes up", "[0, 1]", old="fer2013"
-    )
-    tau: float = option(0.5, "strength of the logit adjustment for the label frequencies", "[0, 1]")
     mixup_max: float = option(0.3, "each face is mixed with up to this fraction of another one", "[0, 1]", old="mix")
-    sequence_steps: int = option(1000, "weight updates on pseudo-sequences", "[1, inf)", old="time-steps")
-    sequence_batch_size: int = option(128, "pseudo-sequences in a batch", "[1, inf)", old="time-batch")
-    sequence_lr: float = option(3e-3, "the highest learning rate on pseudo-sequences", "(0, inf)", old="time-rate")
-    calibration_clips: int = option(2000, "pseudo-sequences to fit the temperature on", "[1, inf)")
-
-
-@dataclass(frozen=True, eq=False)
-class FaceSplit:
-    """FER+'s train split with its faces.
-
-    Attributes:
-        images: N images with their targets.
-        faces: The faces of the images as they are, mirrored and augmented; N of each.
-        train: bool (N,), which to train on.
-        held_out: bool (N,), which to calibrate on.
-    """
-
-    images: LabeledImages
-    faces: tuple[FaceTable, ...]
-    train: np.ndarray
-    held_out: np.ndarray
 
 
 class CompactEmotiMeshRecipe(FaceRecipe):
@@ -72,10 +46,11 @@ class CompactEmotiMeshRecipe(FaceRecipe):
         config, options = request.config, request.options
         torch.manual_seed(config.seed)
         rng = np.random.default_rng(config.seed)
-        split = _read(request)
-        faces = [select(table, split.train) for table in split.faces]
+        split = read_train_split(request, fer2013_weight=options.fer2013_weight)
+        tables = [find_faces(request, split.images.images, change) for change in (identity, hflip, augment_still)]
+        faces = [select(table, split.train) for table in tables]
         deformation = fit_deformation(faces[0])
-        network, task = _build(request, split, faces, rng)
+        network, task = _build(request, faces, split.images.targets[split.train], rng)
         steps = max(1, config.epochs * len(task.inputs) // task.faces_in_batch)
         phases = (
             Phase(FACES, steps, config.lr, frozen=("absent", "time.", "weigh.", "adjust.")),
@@ -84,49 +59,39 @@ class CompactEmotiMeshRecipe(FaceRecipe):
         trainer_config = TrainerConfig(seed=config.seed, eval_every=config.eval_every)
         request.fit(task, phases, trainer_config, labels=FIVE, faces=len(task.inputs))
 
-        rows = split.held_out & (split.images.truth >= 0) & split.faces[0].found
-        truth, held_out = split.images.truth[rows], select(split.faces[0], rows)
+        rows = split.held_out & (split.images.truth >= 0) & tables[0].found
+        truth, held_out = split.images.truth[rows], select(tables[0], rows)
         generator = PseudoSequenceGenerator(held_out, np.eye(len(FIVE), dtype=np.float32)[truth], deformation)
         clips = generator.generate(options.calibration_clips, rng)
         with torch.inference_mode():
             inputs = torch.from_numpy(flatten(held_out)).to(network.mean.device)
-            frame_logits, clip_logits = (
-                network.moment(network.encode(inputs)).cpu(),
-                sequence_logits(network, clips).cpu(),
-            )
-        fields = {
-            "architecture": request.architecture,
-            "arguments": {"classes": len(FIVE), **request.model},
-            "labels": list(FIVE),
-            "input": "of each moment 478 landmarks laid over MediaPipe's canonical face, in centimetres, and 52 "
+            frame_logits = network.moment(network.encode(inputs)).cpu()
+            clip_logits = sequence_logits(network, clips).cpu()
+        fields = request.model_fields(
+            FIVE,
+            request.model,
+            input="of each moment 478 landmarks laid over MediaPipe's canonical face, in centimetres, and 52 "
             "blendshapes (moodreel.faces.features.extract_features); any number of moments from 1, trained on up to 64 "
             "at about 5 a second; moments without a face are masked",
-            "normalisation": "mean and standard deviation of the training faces, buffers of the network",
-            "temperature": round(fit_temperature(clip_logits, torch.from_numpy(clips.targets.argmax(axis=1))), 4),
-            "moment_temperature": round(fit_temperature(frame_logits, torch.from_numpy(truth)), 4),
-        }
-        return TrainedModel(network, fields, {"train_found": float(split.faces[0].found.mean())})
-
-
-def _read(request: RunRequest[CompactEmotiMeshOptions]) -> FaceSplit:
-    images = read_split(request.data[FERPLUS], "train", fer2013_weight=request.options.fer2013_weight)
-    faces = tuple(find_faces(request, images.images, transform) for transform in (identity, hflip, augment_still))
-    held_out = holdout_mask(len(images.images), request.config.val_fraction, request.config.seed)
-    return FaceSplit(images, faces, ~held_out & (images.targets.sum(axis=1) > 0), held_out)
+            normalization="mean and standard deviation of the training faces, buffers of the network",
+            temperature=fit_temperature(clip_logits, torch.from_numpy(clips.targets.argmax(axis=1))),
+            frame_temperature=fit_temperature(frame_logits, torch.from_numpy(truth)),
+        )
+        return TrainedModel(network, fields, {"train_found": float(tables[0].found.mean())})
 
 
 def _build(
-    request: RunRequest[CompactEmotiMeshOptions], split: FaceSplit, faces: list[FaceTable], rng: np.random.Generator
+    request: RunRequest[CompactEmotiMeshOptions], faces: list[FaceTable], targets: np.ndarray, rng: np.random.Generator
 ) -> tuple[CompactEmotiMeshNet, TwoStageTask]:
     """Build the network, normalized by the training faces, and its task."""
-    options, targets = request.options, split.images.targets[split.train]
+    options = request.options
     inputs = torch.from_numpy(np.concatenate([flatten(table)[table.found] for table in faces]))
     face_targets = torch.from_numpy(np.concatenate([targets[table.found] for table in faces]))
     network = CompactEmotiMeshNet(classes=len(FIVE), **request.model)
     network.mean.copy_(inputs.mean(dim=0))
     network.std.copy_(inputs.std(dim=0).clamp_min(1e-3))
     network.to(request.device)
-    logger.info("%d faces of %d images.", len(inputs), split.train.sum())
+    logger.info("%d faces of %d images.", len(inputs), len(targets))
     both = FaceTable(**{name: np.concatenate([getattr(f, name) for f in faces[:2]]) for name in vars(faces[0])})
     generator = PseudoSequenceGenerator(both, np.concatenate([targets] * 2), fit_deformation(faces[0]))
     task = TwoStageTask(

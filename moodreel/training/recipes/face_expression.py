@@ -10,7 +10,7 @@
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import cast
 
 import numpy as np
@@ -21,14 +21,20 @@ from moodreel.errors import DataInvalid
 from moodreel.models.face_registry import ARCHITECTURES, load_face_model
 from moodreel.models.model_store import model_folder
 from moodreel.models.networks.multi_head import MultiHeadFaceNet
-from moodreel.training.data.ferplus import LabeledImages, holdout_mask, read_split
 from moodreel.training.data.muxspace import read_muxspace
 from moodreel.training.engine.schedule import Phase
 from moodreel.training.engine.trainer import TrainingHistory
 from moodreel.training.evaluation.calibration import fit_temperature
 from moodreel.training.experiment.recipe import RunRequest
 from moodreel.training.recipes import face_recipe
-from moodreel.training.recipes.face_recipe import CROP_INPUT, FaceRecipe, TrainedModel, find_faces
+from moodreel.training.recipes.face_recipe import (
+    CROP_INPUT,
+    FaceRecipe,
+    TrainedModel,
+    TrainSplit,
+    find_faces,
+    read_train_split,
+)
 from moodreel.training.recipes.multi_head_task import (
     FER2013,
     FERPLUS,
@@ -49,25 +55,6 @@ DESCRIPTIONS = {
     "vit": "A vision transformer (Dosovitskiy et al. 2021) of {layers} layers behind three convolutions",
 }
 """What each architecture is, for the card."""
-
-
-@dataclass(frozen=True, eq=False)
-class FerplusCrops:
-    """The crops of FER+'s train split.
-
-    Attributes:
-        images: N images and their labels.
-        crops: uint8 (N, 48, 48).
-        targets: float32 (N, 3, 7), zeros for muxspace's head.
-        train: bool (N,), which to train on.
-        held_out: bool (N,), which to calibrate on.
-    """
-
-    images: LabeledImages
-    crops: np.ndarray
-    targets: np.ndarray
-    train: np.ndarray
-    held_out: np.ndarray
 
 
 class MultiHeadRecipe(FaceRecipe):
@@ -94,23 +81,23 @@ class MultiHeadRecipe(FaceRecipe):
         config, options = request.config, request.options
         torch.manual_seed(config.seed)
         teacher = _load_teacher(options.teacher) if options.teacher else None
-        data = _read_ferplus(request)
-        train = data.train
-        ferplus = _labeled(data.crops[train], data.targets[train], FERPLUS, config.class_balance_power)
+        split, crops, targets = _read_ferplus(request)
+        ferplus = _labeled(crops[split.train], targets[split.train], FERPLUS, config.class_balance_power)
         muxspace = _read_muxspace(request)
         network = _build(request, ferplus, muxspace)
         if teacher:
             ferplus = _distill(teacher, ferplus, options.distill_weight)
             muxspace = muxspace and _distill(teacher, muxspace, 1.0)
         network.to(request.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        rows = data.held_out & (data.images.truth >= 0)
-        task = MultiHeadTask(network, ferplus, muxspace, data.crops[rows], data.images.truth[rows], config, options)
+        truth, held_out = split.images.truth, split.held_out
+        rows = held_out & (truth >= 0)
+        task = MultiHeadTask(network, ferplus, muxspace, crops[rows], truth[rows], config, options)
         examples = {"ferplus": len(ferplus), "muxspace": len(muxspace or ()), "val": int(rows.sum())}
         logger.info("Crops: %s.", examples)
         trainer_config = config.trainer_config(config.eval_every)
         history = request.fit(task, _phases(request), trainer_config, labels=SEVEN, examples=examples)
-        targets, truth = (array[data.held_out] for array in (data.targets[:, :MUXSPACE], data.images.truth))
-        temperature = calibrate(network, data.crops[data.held_out], torch.from_numpy(targets), torch.from_numpy(truth))
+        held_out_targets = torch.from_numpy(targets[held_out, :MUXSPACE])
+        temperature = calibrate(network, crops[held_out], held_out_targets, torch.from_numpy(truth[held_out]))
         return _trained(request, network, temperature, history)
 
 
@@ -133,15 +120,13 @@ def calibrate(network: MultiHeadFaceNet, crops: np.ndarray, targets: torch.Tenso
         return fit_temperature(network.mix_heads(logits[truth >= 0]).cpu(), truth[truth >= 0])
 
 
-def _read_ferplus(request: RunRequest[MultiHeadOptions]) -> FerplusCrops:
-    path = request.data[face_recipe.FERPLUS]
-    votes, labels = (read_split(path, "train", labels=SEVEN, fer2013_weight=weight) for weight in (0, 1))
-    crops = find_faces(request, votes.images).crops
-    held_out = holdout_mask(len(crops), request.config.val_fraction, request.config.seed)
-    usable = votes.targets.sum(axis=1) > 0
+def _read_ferplus(request: RunRequest[MultiHeadOptions]) -> tuple[TrainSplit, np.ndarray, np.ndarray]:
+    """Return FER+'s train split, its crops (N, 48, 48) and its targets (N, 3, 7), zeros for muxspace's head."""
+    split, labels = (read_train_split(request, SEVEN, fer2013_weight=weight) for weight in (0, 1))
+    crops = find_faces(request, split.images.images).crops
     targets = np.zeros((len(crops), HEADS, len(SEVEN)), np.float32)
-    targets[:, FERPLUS], targets[:, FER2013] = votes.targets, labels.targets
-    return FerplusCrops(votes, crops, targets, train=usable & ~held_out, held_out=usable & held_out)
+    targets[:, FERPLUS], targets[:, FER2013] = split.images.targets, labels.images.targets
+    return split, crops, targets
 
 
 def _read_muxspace(request: RunRequest[MultiHeadOptions]) -> LabeledCrops | None:
@@ -226,15 +211,13 @@ def _trained(
     request: RunRequest[MultiHeadOptions], network: MultiHeadFaceNet, temperature: float, history: TrainingHistory
 ) -> TrainedModel:
     temperatures = [round(value, 4) for value in network.temperatures]
-    fields = {
-        "architecture": request.architecture,
-        "arguments": {"classes": len(SEVEN), **_arguments(request), "temperatures": temperatures},
-        "labels": list(SEVEN),
-        "input": f"of each moment {CROP_INPUT}; a clip's answer is the mean of its moments",
-        "normalisation": "mean 0 and deviation 1 of each crop, in the network",
-        "temperature": round(temperature, 4),
-        "moment_temperature": round(temperature, 4),
-    }
+    fields = request.model_fields(
+        SEVEN,
+        {**_arguments(request), "temperatures": temperatures},
+        input=f"of each moment {CROP_INPUT}; a clip's answer is the mean of its moments",
+        normalization="mean 0 and deviation 1 of each crop, in the network",
+        temperature=temperature,
+    )
     first = {TRAINING: 0, FINETUNING: request.config.steps}
     card = {
         "description": DESCRIPTIONS[request.architecture].format(**request.model),

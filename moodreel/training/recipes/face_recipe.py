@@ -1,6 +1,5 @@
 """What the recipes of the shipped face models share: data, the model's folder, evaluation and the card."""
 
-import logging
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -10,12 +9,13 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from moodreel.emotions import FIVE
 from moodreel.errors import DataInvalid
 from moodreel.models.face_registry import load_face_model
 from moodreel.models.quantization import PRECISIONS
 from moodreel.training.augmentation.pseudo_sequences import VISEMES, SequenceKind
 from moodreel.training.data.face_cache import FaceTable, extract_faces, identity
-from moodreel.training.data.ferplus import read_split
+from moodreel.training.data.ferplus import LabeledImages, holdout_mask, read_split
 from moodreel.training.data.images import Images
 from moodreel.training.data.muxspace import FILE as MUXSPACE_FILE
 from moodreel.training.evaluation.evaluate import FaceEvaluation, evaluate
@@ -23,10 +23,8 @@ from moodreel.training.evaluation.metrics import ClassificationMetrics
 from moodreel.training.evaluation.pseudo_sequences import SequenceMetrics
 from moodreel.training.evaluation.summary import summarize
 from moodreel.training.experiment.recipe import Recipe, RunRequest
-from moodreel.training.export.model_card import megabytes, write_card
+from moodreel.training.export.model_card import megabytes, metric_entries, write_card
 from moodreel.training.export.model_folder import evaluation_command, write_folder
-
-logger = logging.getLogger(__name__)
 
 FERPLUS, MUXSPACE = "ferplus", "muxspace"
 FERPLUS_DATA = (
@@ -60,6 +58,21 @@ class TrainedModel:
     network: nn.Module
     fields: dict[str, Any]
     card: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class TrainSplit:
+    """FER+'s train split.
+
+    Attributes:
+        images: N images with their targets.
+        train: bool (N,), which to train on.
+        held_out: bool (N,), which to calibrate on.
+    """
+
+    images: LabeledImages
+    train: np.ndarray
+    held_out: np.ndarray
 
 
 class FaceRecipe(Recipe):
@@ -118,6 +131,16 @@ class FaceRecipe(Recipe):
         return "\n".join(texts)
 
 
+def read_train_split(
+    request: RunRequest[Any], labels: tuple[str, ...] = FIVE, *, fer2013_weight: float = 0.0
+) -> TrainSplit:
+    """Read FER+'s train split, and hold out a part; images whose votes are for none of the labels are in neither."""
+    images = read_split(request.data[FERPLUS], "train", labels=labels, fer2013_weight=fer2013_weight)
+    held_out = holdout_mask(len(images.images), request.config.val_fraction, request.config.seed)
+    usable = images.targets.sum(axis=1) > 0
+    return TrainSplit(images, usable & ~held_out, usable & held_out)
+
+
 def find_faces(
     request: RunRequest[Any],
     images: Images,
@@ -145,12 +168,7 @@ def _metrics(
         "expected calibration error, pseudo-sequences": sequences.ece if sequences else None,
         "faces found": metrics.found,
     }
-    source = f"{data}, {len(metrics.labels)} classes, {metrics.examples} images"
-    entries: list[dict[str, Any]] = [
-        {"name": name, "value": round(value, 4), "data": source, "command": command}
-        for name, value in values.items()
-        if value is not None
-    ]
+    entries = metric_entries(values, f"{data}, {len(metrics.labels)} classes, {metrics.examples} images", command)
     for kind, accuracy in (sequences.by_kind if sequences else {}).items():
         rounded = {"value": round(accuracy.model, 4), "mean_of_moments": round(accuracy.frame_mean, 4)}
         entries.append(

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -52,20 +53,14 @@ class Surrogate:
     """A fitted surrogate, and how well it agrees with the network on images that neither was trained on.
 
     Attributes:
-        neutral: (M,), each action's value that counts as 0.
-        full: (M,), each action's value that counts as 1.
-        weights: (M, 7).
-        bias: (7,).
+        parameters: The surrogate's, as model.json has them.
         agreement: The fraction of faces for which both predict the same label.
         by_label: The same by the label that the network predicts.
         faces: How many.
         named: By label the actions named most often, with their fraction of the faces.
     """
 
-    neutral: np.ndarray
-    full: np.ndarray
-    weights: np.ndarray
-    bias: np.ndarray
+    parameters: dict[str, Any]
     agreement: float
     by_label: dict[str, float]
     faces: int
@@ -106,10 +101,17 @@ def fit_facial_actions(request: RunRequest[FacialActionsOptions], predictor: Fac
     agrees = (fitted.activations(blendshapes) @ weights + bias).argmax(axis=1) == predicted
     rows_of = {label: predicted == column for column, label in enumerate(SEVEN) if (predicted == column).any()}
     return Surrogate(
-        neutral=neutral,
-        full=full,
-        weights=weights,
-        bias=bias,
+        parameters={
+            "bias": _rounded(bias),
+            "movements": {
+                name: {
+                    "calm": round(float(neutral[row]), 5),
+                    "full": round(float(full[row]), 5),
+                    "weights": _rounded(weights[row]),
+                }
+                for row, name in enumerate(ACTIONS)
+            },
+        },
         agreement=float(agrees.mean()),
         by_label={label: float(agrees[rows].mean()) for label, rows in rows_of.items()},
         faces=len(blendshapes),
@@ -130,15 +132,7 @@ def write_facial_actions(out: Path, surrogate: Surrogate, teacher: str, command:
         "data": FERPLUS_DATA,
         "licence": FERPLUS_LICENSE,
         "metrics": [{**agreement, "data": f"FER+ valid.npz, {surrogate.faces} faces found", "command": command}],
-        "bias": _rounded(SEVEN, surrogate.bias),
-        "movements": {
-            name: {
-                "calm": round(float(surrogate.neutral[row]), 5),
-                "full": round(float(surrogate.full[row]), 5),
-                "weights": _rounded(SEVEN, surrogate.weights[row]),
-            }
-            for row, name in enumerate(ACTIONS)
-        },
+        **surrogate.parameters,
     }
     out.mkdir(parents=True, exist_ok=True)
     write_json(out, fields)
@@ -196,5 +190,5 @@ def _most_named(
     return [(name, count / len(blendshapes)) for name, count in counts.most_common(4)]
 
 
-def _rounded(labels: tuple[str, ...], values: np.ndarray) -> dict[str, float]:
-    return {label: round(float(value), 4) for label, value in zip(labels, values, strict=True)}
+def _rounded(values: np.ndarray) -> dict[str, float]:
+    return {label: round(float(value), 4) for label, value in zip(SEVEN, values, strict=True)}

@@ -30,24 +30,24 @@ from moodreel.training.augmentation.pseudo_sequences import (
     speech_offsets,
 )
 from moodreel.training.data.face_cache import FaceTable
-from moodreel.training.data.ferplus import LabeledImages, holdout_mask, read_split
 from moodreel.training.data.muxspace import read_muxspace
 from moodreel.training.engine.schedule import Phase
 from moodreel.training.engine.trainer import TrainerConfig
 from moodreel.training.evaluation.calibration import fit_temperature
 from moodreel.training.evaluation.pseudo_sequences import appearance_logits, sequence_logits
-from moodreel.training.experiment.options import MODEL, Options, option
+from moodreel.training.experiment.options import MODEL, option
 from moodreel.training.experiment.recipe import RunRequest
 from moodreel.training.recipes.compact_emotimesh import flatten, select
 from moodreel.training.recipes.face_recipe import (
     CROP_INPUT,
-    FERPLUS,
     MUXSPACE,
     FaceRecipe,
     TrainedModel,
+    TrainSplit,
     find_faces,
+    read_train_split,
 )
-from moodreel.training.recipes.temporal_task import TIME, TemporalTask, sequence_log_prior
+from moodreel.training.recipes.temporal_task import TIME, SequenceOptions, TemporalTask, sequence_log_prior
 
 logger = logging.getLogger(__name__)
 
@@ -64,39 +64,12 @@ expression and clips of somebody who only talks are the hard ones."""
 
 
 @dataclass(frozen=True)
-class TwoStreamOptions(Options):
+class TwoStreamOptions(SequenceOptions):
     """Options of the two-stream network's recipe beside the shared ones."""
 
     appearance: str = option("face-expression", "the appearance network, by folder or name in the store", kind=MODEL)
     landmarks: str = option("compact-emotimesh", "the landmark network, by folder or name in the store", kind=MODEL)
-    fer2013_weight: float = option(
-        0.1, "fraction of the targets that FER2013's label makes up", "[0, 1]", old="fer2013"
-    )
-    tau: float = option(0.0, "strength of the logit adjustment for the label frequencies", "[0, 1]")
     max_frames: int = option(96, "frames of the longest pseudo-sequence", "[2, inf)", old="longest")
-    sequence_steps: int = option(500, "weight updates on pseudo-sequences", "[1, inf)", old="time-steps")
-    sequence_batch_size: int = option(96, "pseudo-sequences in a batch", "[1, inf)", old="time-batch")
-    sequence_lr: float = option(3e-3, "the highest learning rate on pseudo-sequences", "(0, inf)", old="time-rate")
-    calibration_clips: int = option(2000, "pseudo-sequences to fit the temperature on", "[1, inf)")
-
-
-@dataclass(frozen=True, eq=False)
-class StreamData:
-    """FER+'s train split as both networks see it.
-
-    Attributes:
-        images: N images with their targets.
-        faces: Their faces; crops to train on are augmented.
-        appearance: float32 (N, A), the appearance network's output.
-        train: bool (N,), which to train on.
-        held_out: bool (N,), with a face and a majority label, which to calibrate on.
-    """
-
-    images: LabeledImages
-    faces: FaceTable
-    appearance: np.ndarray
-    train: np.ndarray
-    held_out: np.ndarray
 
 
 class TwoStreamRecipe(FaceRecipe):
@@ -114,16 +87,19 @@ class TwoStreamRecipe(FaceRecipe):
         parts = [load_face_model(model_folder(model), fuse=False) for model in (options.appearance, options.landmarks)]
         network, arguments = assemble(*parts, **request.model)
         network.to(request.device)
-        data = _read(request, network, rng)
-        truth = torch.from_numpy(data.images.truth[data.held_out])
-        stream_logits = _held_out_logits(network, data)
+        split = read_train_split(request, fer2013_weight=options.fer2013_weight)
+        faces = find_faces(request, split.images.images)
+        appearance = _appearance(network, faces.crops, split.train, rng)
+        rows = split.held_out & (split.images.truth >= 0) & faces.found
+        held_out, truth = select(faces, rows), torch.from_numpy(split.images.truth[rows])
+        stream_logits = _mirrored_logits(network, held_out, appearance[rows])
         _fit_stream_weights(network, stream_logits, truth, options.tau)
 
-        speech, neutral_faces = _speech(request, network, data)
+        speech, neutral_faces = _speech(request, network, split, faces, appearance)
         generation: dict[str, Any] = {"speech": speech, "shares": SEQUENCE_SHARES, "max_frames": options.max_frames}
-        faces, targets = select(data.faces, data.train), data.images.targets[data.train]
-        deformation = fit_deformation(faces)
-        generator = PseudoSequenceGenerator(faces, targets, deformation, data.appearance[data.train], **generation)
+        train_faces, targets = select(faces, split.train), split.images.targets[split.train]
+        deformation = fit_deformation(train_faces)
+        generator = PseudoSequenceGenerator(train_faces, targets, deformation, appearance[split.train], **generation)
         prior = sequence_log_prior(generator, options.sequence_batch_size, options.tau, rng)
         task = TemporalTask(
             network, lambda net, clips: sequence_logits(net, clips)[0], generator, options.sequence_batch_size, prior
@@ -131,13 +107,12 @@ class TwoStreamRecipe(FaceRecipe):
         # Both networks were trained before, and the stream weights were fitted above.
         frozen = ("appearance.", "landmarks.", "trust")
         phase = Phase(TIME, options.sequence_steps, options.sequence_lr, frozen=frozen)
-        examples = {"faces": int(data.train.sum()), "neutral_faces": neutral_faces}
+        examples = {"faces": int(split.train.sum()), "neutral_faces": neutral_faces}
         trainer_config = TrainerConfig(seed=config.seed, eval_every=config.eval_every)
         request.fit(task, [phase], trainer_config, arguments=arguments, examples=examples)
 
-        held_out, targets = select(data.faces, data.held_out), np.eye(len(FIVE), dtype=np.float32)[truth.numpy()]
-        appearance = data.appearance[data.held_out]
-        generator = PseudoSequenceGenerator(held_out, targets, deformation, appearance, **generation)
+        targets = np.eye(len(FIVE), dtype=np.float32)[truth.numpy()]
+        generator = PseudoSequenceGenerator(held_out, targets, deformation, appearance[rows], **generation)
         temperature = _fit_temperatures(network, generator, stream_logits, truth, options.calibration_clips, rng)
         return self._trained(request, network, arguments, temperature)
 
@@ -148,17 +123,15 @@ class TwoStreamRecipe(FaceRecipe):
         arguments: dict[str, Any],
         temperature: float,
     ) -> TrainedModel:
-        fields = {
-            "architecture": request.architecture,
-            "arguments": {"classes": len(FIVE), **arguments, "temperature": network.temperature},
-            "labels": list(FIVE),
-            "input": f"of each moment {CROP_INPUT}, 478 landmarks laid over MediaPipe's canonical face, in "
+        fields = request.model_fields(
+            FIVE,
+            {**arguments, "temperature": network.temperature},
+            input=f"of each moment {CROP_INPUT}, 478 landmarks laid over MediaPipe's canonical face, in "
             "centimetres, and 52 blendshapes (moodreel.faces.features.extract_features); any number of moments from 1, "
             f"trained on up to {request.options.max_frames} at about 5 a second; moments without a face are masked",
-            "normalisation": "that of the two networks joined, within them",
-            "temperature": round(temperature, 4),
-            "moment_temperature": round(temperature, 4),
-        }
+            normalization="that of the two networks joined, within them",
+            temperature=temperature,
+        )
         card = {
             "streams": dict(zip(("appearance", "landmarks"), network.trust.tolist(), strict=True)),
             "parts": [model_folder(part).name for part in (request.options.appearance, request.options.landmarks)],
@@ -185,31 +158,29 @@ def assemble(
     return network, arguments
 
 
-def _read(request: RunRequest[TwoStreamOptions], network: TwoStreamNet, rng: np.random.Generator) -> StreamData:
-    images = read_split(request.data[FERPLUS], "train", fer2013_weight=request.options.fer2013_weight)
-    faces = find_faces(request, images.images)
-    held_out = holdout_mask(len(images.images), request.config.val_fraction, request.config.seed)
-    train = ~held_out & (images.targets.sum(axis=1) > 0)
-    crops = faces.crops.copy()
+def _appearance(network: TwoStreamNet, crops: np.ndarray, train: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return the appearance network's output (N, A); crops to train on, bool (N,), are augmented."""
+    crops = crops.copy()
     for row in np.flatnonzero(train):
         crops[row] = augment_crop(crops[row], rng)
-    # Of held-out images the crops are the original ones.
-    appearance = appearance_logits(network, crops)
-    return StreamData(images, faces, appearance, train, held_out & (images.truth >= 0) & faces.found)
+    return appearance_logits(network, crops)
 
 
-def _held_out_logits(network: TwoStreamNet, data: StreamData) -> torch.Tensor:
-    """Return both streams' logits (M, 2, 5) of the images held out, mirrored too, as a single image is served."""
-    rows = data.held_out
-    mirrored = appearance_logits(network, data.faces.crops[rows][..., ::-1].copy())
-    appearance = torch.from_numpy((data.appearance[rows] + mirrored) / 2)
-    inputs = torch.from_numpy(flatten(select(data.faces, rows)))
+def _mirrored_logits(network: TwoStreamNet, faces: FaceTable, appearance: np.ndarray) -> torch.Tensor:
+    """Return both streams' logits (M, 2, 5) of images held out, mirrored too, as a single image is served."""
+    mirrored = appearance_logits(network, faces.crops[..., ::-1].copy())
+    device = network.trust.device
+    both, inputs = torch.from_numpy((appearance + mirrored) / 2), torch.from_numpy(flatten(faces))
     with torch.no_grad():
-        return network.stream_log_probs(appearance.to(network.trust.device), inputs.to(network.trust.device))
+        return network.stream_log_probs(both.to(device), inputs.to(device))
 
 
 def _speech(
-    request: RunRequest[TwoStreamOptions], network: TwoStreamNet, data: StreamData
+    request: RunRequest[TwoStreamOptions],
+    network: TwoStreamNet,
+    split: TrainSplit,
+    faces: FaceTable,
+    appearance: np.ndarray,
 ) -> tuple[SpeechOffsets, int]:
     """Return what speech changes in neutral faces, of muxspace where it is given, and the number of those faces."""
     neutral = FIVE.index("Neutral")
@@ -218,9 +189,10 @@ def _speech(
         faces = find_faces(request, images.images)
         rows = faces.found & (images.truth == neutral)
         appearance = appearance_logits(network, faces.crops[rows])
-        return speech_offsets(faces.blendshapes[rows], appearance), int(rows.sum())
-    rows = data.train & data.faces.found & (data.images.targets[:, neutral] > 0.7)
-    return speech_offsets(data.faces.blendshapes[rows], data.appearance[rows]), int(rows.sum())
+    else:
+        rows = split.train & faces.found & (split.images.targets[:, neutral] > 0.7)
+        appearance = appearance[rows]
+    return speech_offsets(faces.blendshapes[rows], appearance), int(rows.sum())
 
 
 def _fit_stream_weights(network: TwoStreamNet, logits: torch.Tensor, truth: torch.Tensor, tau: float) -> None:
@@ -250,10 +222,8 @@ def _fit_temperatures(
     clips = generator.generate(count, rng)
     several = torch.from_numpy(clips.lengths > 1)
     with torch.inference_mode():
-        clip_logits, frame_logits = (
-            sequence_logits(network, clips)[0].cpu()[several],
-            network.frame_logits(logits).cpu(),
-        )
+        clip_logits = sequence_logits(network, clips)[0].cpu()[several]
+        frame_logits = network.frame_logits(logits).cpu()
     temperature = fit_temperature(frame_logits, truth)
     clip_temperature = fit_temperature(clip_logits, torch.from_numpy(clips.targets.argmax(axis=1))[several])
     network.temperature = round(clip_temperature / temperature, 4)

@@ -36,10 +36,10 @@ def configure(preset: Preset, values: Mapping[str, Any] | None = None) -> tuple[
     """
     recipe, values = RECIPES[preset.task], values or {}
     task_options = {each.name for each in fields(recipe.options)}
-    if unknown := sorted({*preset.training, *preset.options, *values} - recipe.uses - task_options):
+    if unknown := sorted({*preset.training, *preset.task_options, *values} - recipe.uses - task_options):
         raise DataInvalid(f"{preset.name} has no option {', '.join(unknown)}.")
     config = TrainConfig(**preset.training)
-    options = recipe.options(**preset.options)
+    options = recipe.options(**preset.task_options)
     return (
         replace(config, **{name: value for name, value in values.items() if name in recipe.uses}),
         replace(options, **{name: value for name, value in values.items() if name in task_options}),

@@ -13,9 +13,24 @@ from moodreel.models.networks.compact_emotimesh import CompactEmotiMeshNet
 from moodreel.training.augmentation.pseudo_sequences import PseudoSequenceGenerator, SequenceBatch
 from moodreel.training.engine.schedule import Phase
 from moodreel.training.engine.task import Task
+from moodreel.training.experiment.options import Options, option
 
 FACES, TIME = "faces", "time"
 """The phases."""
+
+
+@dataclass(frozen=True)
+class SequenceOptions(Options):
+    """Options of the recipes that train on pseudo-sequences."""
+
+    fer2013_weight: float = option(
+        0.1, "fraction of the targets that FER2013's label makes up", "[0, 1]", old="fer2013"
+    )
+    tau: float = option(0.5, "strength of the logit adjustment for the label frequencies", "[0, 1]")
+    sequence_steps: int = option(1000, "weight updates on pseudo-sequences", "[1, inf)", old="time-steps")
+    sequence_batch_size: int = option(128, "pseudo-sequences in a batch", "[1, inf)", old="time-batch")
+    sequence_lr: float = option(3e-3, "the highest learning rate on pseudo-sequences", "(0, inf)", old="time-rate")
+    calibration_clips: int = option(2000, "pseudo-sequences to fit the temperature on", "[1, inf)")
 
 
 @dataclass(eq=False)

@@ -41,7 +41,7 @@ from moodreel.training.evaluation.metrics import MultilabelMetrics, compute_mult
 from moodreel.training.experiment.config import TrainConfig
 from moodreel.training.experiment.options import PATH, Options, option
 from moodreel.training.experiment.recipe import Recipe, RunRequest
-from moodreel.training.export.model_card import megabytes, write_card
+from moodreel.training.export.model_card import megabytes, metric_entries, write_card
 from moodreel.training.export.model_folder import evaluation_command, write_folder
 from moodreel.training.recipes.minilm_init import build_network, find_pretrained, init_head_bias
 
@@ -154,12 +154,7 @@ class TextRecipe(Recipe):
 
 
 def train_text(request: RunRequest[TextOptions], texts: Texts, pretrained: Path) -> TrainedTextModel:
-    """Train and calibrate a network.
-
-    Args:
-        request: The run.
-        texts: GoEmotions' train split.
-        pretrained: The folder of MiniLM's weights and tokenizer.
+    """Train and calibrate a network on GoEmotions' train split, from the weights and tokenizer in a folder.
 
     Raises:
         DataInvalid: The weights are not BERT's.
@@ -357,7 +352,4 @@ def _metrics(report: MultilabelMetrics, command: str) -> list[dict[str, Any]]:
         "expected calibration error, mean of the labels": report.ece_per_label,
         **{f"F1 of {label}": value for label, value in report.f1.items()},
     }
-    source = f"GoEmotions dev.tsv, seven classes, {report.examples} texts"
-    return [
-        {"name": name, "value": round(value, 4), "data": source, "command": command} for name, value in values.items()
-    ]
+    return metric_entries(values, f"GoEmotions dev.tsv, seven classes, {report.examples} texts", command)
