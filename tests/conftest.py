@@ -39,19 +39,19 @@ def release_memory() -> Iterator[None]:
 
 
 @pytest.fixture
-def killed_at():
-    """`fit`, told first at which of the task's batches, counted from 1, it is interrupted."""
+def interrupted_at():
+    """Return `fit` with a first argument: the batch, counted from 1, at which it is interrupted."""
     from moodreel.training.engine.trainer import fit
 
     def run(batch, task, *args, **kwargs):
         batches, sample_batch = itertools.count(1), task.sample_batch
 
-        def dying(*drawing):
+        def sample(*arguments):
             if next(batches) == batch:
                 raise KeyboardInterrupt
-            return sample_batch(*drawing)
+            return sample_batch(*arguments)
 
-        task.sample_batch = dying
+        task.sample_batch = sample
         return fit(task, *args, **kwargs)
 
     return run

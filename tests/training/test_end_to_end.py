@@ -1,4 +1,4 @@
-"""From a RAVDESS tree to an answer: readers, splits, sound, faces and the network, each from the one before."""
+"""Test the path from a RAVDESS folder to predictions: readers, splits, audio, faces and the network."""
 
 from dataclasses import replace
 
@@ -21,8 +21,8 @@ ACTORS = range(6, 10)
 
 
 @pytest.fixture(scope="module")
-def tree(tmp_path_factory):
-    """Recordings of four actors, each emotion in both statements, and a clip of two emotions of each."""
+def ravdess_folder(tmp_path_factory):
+    """Write recordings of four actors, each emotion in both statements, and a clip of two emotions of each."""
     folder = tmp_path_factory.mktemp("ravdess")
     ravdess.write_recordings(folder, ACTORS)
     for actor in ACTORS:
@@ -34,7 +34,7 @@ def tree(tmp_path_factory):
 
 
 def window_of(path):
-    """The one window of a clip or a recording shorter than three seconds; the whole picture stands for its face."""
+    """Return the only window of a clip or recording under three seconds; the whole frame is taken as the face."""
     data = path.read_bytes()
     sound = audio.decode_audio(data)
     [start] = clip_sampler.window_starts(sound.duration)
@@ -49,12 +49,14 @@ def window_of(path):
 
 
 def batch_of(examples):
-    faces, seen, mels, heard = zip(*(window_of(example.media) for example in examples), strict=True)
-    return AudioVisualBatch(*(torch.from_numpy(np.stack(column)) for column in (faces, seen, mels, np.array(heard))))
+    faces, seen, mels, has_audio = zip(*(window_of(example.media) for example in examples), strict=True)
+    return AudioVisualBatch(
+        *(torch.from_numpy(np.stack(column)) for column in (faces, seen, mels, np.array(has_audio)))
+    )
 
 
-def test_the_tree_is_parted_by_actor_with_every_emotion_in_every_fold(tree):
-    recordings = read_ravdess(tree, "audio")
+def test_folds_are_by_actor_with_every_emotion(ravdess_folder):
+    recordings = read_ravdess(ravdess_folder, "audio")
     assert len(recordings) == 4 * 16 + 1
     parts = folds(recordings, 4)
     for part in parts:
@@ -64,44 +66,44 @@ def test_the_tree_is_parted_by_actor_with_every_emotion_in_every_fold(tree):
         assert not part.leaks
 
 
-def test_clips_and_recordings_go_through_the_network_and_answers_say_what_they_had(tree):
+def test_predictions_name_the_modalities_in_use(ravdess_folder):
     torch.manual_seed(0)
     network = AudioVisualNet().eval()
-    clips, recordings = read_ravdess(tree, "audio-video"), read_ravdess(tree, "audio")
-    answers = network.predict(batch_of([*clips[:2], recordings[0]]))
-    assert [modalities for _, modalities in answers] == [("video", "audio"), ("video", "audio"), ("audio",)]
-    assert all(probabilities.sum() == pytest.approx(1, abs=1e-5) for probabilities, _ in answers)
+    clips, recordings = read_ravdess(ravdess_folder, "audio-video"), read_ravdess(ravdess_folder, "audio")
+    predictions = network.predict(batch_of([*clips[:2], recordings[0]]))
+    assert [modalities for _, modalities in predictions] == [("video", "audio"), ("video", "audio"), ("audio",)]
+    assert all(probabilities.sum() == pytest.approx(1, abs=1e-5) for probabilities, _ in predictions)
 
 
-def test_spectrograms_of_different_emotions_differ_where_their_pitch_does(tree):
-    one_actor = [example for example in read_ravdess(tree, "audio") if example.person == "actor 06"]
+def test_spectrograms_differ_by_pitch(ravdess_folder):
+    one_actor = [example for example in read_ravdess(ravdess_folder, "audio") if example.person == "actor 06"]
     loudest = {example.label: int(window_of(example.media)[2].max(axis=1).argmax()) for example in one_actor}
     assert list(loudest.values()) == sorted(loudest.values())
     assert len(set(loudest.values())) == len(EIGHT)
 
 
 @pytest.mark.training
-def test_a_few_steps_teach_it_to_tell_two_emotions_apart_with_and_without_sound(tree):
-    """On those it learns from: that each part is joined to the next, no more."""
-    clips = read_ravdess(tree, "audio-video")
-    parted = split(clips, 0.25)
-    learnt = [clips[row] for row in parted.train]
-    batch, truth = batch_of(learnt), torch.tensor([example.label == "sad" for example in learnt]).long()
+def test_network_overfits_two_emotions_with_and_without_sound(ravdess_folder):
+    """It is measured on its training examples: this tests that the parts fit together."""
+    clips = read_ravdess(ravdess_folder, "audio-video")
+    parts = split(clips, 0.25)
+    examples = [clips[row] for row in parts.train]
+    batch, truth = batch_of(examples), torch.tensor([example.label == "sad" for example in examples]).long()
     batch = replace(
         batch, faces=batch.faces[:, 4:5], face_mask=batch.face_mask[:, 4:5]
-    )  # one frame of eight: it is quicker
+    )  # one frame of eight, for speed
     torch.manual_seed(0)
     network = AudioVisualNet(classes=2, dropout=0.0).train()
-    optimiser = torch.optim.AdamW(network.parameters(), lr=1e-3)
-    draw = torch.Generator().manual_seed(0)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
+    generator = torch.Generator().manual_seed(0)
     losses = []
     for _ in range(8):
         loss = torch.nn.functional.cross_entropy(
-            network(drop_modalities(batch, draw, video_prob=0.1, audio_prob=0.4)), truth
+            network(drop_modalities(batch, generator, video_prob=0.1, audio_prob=0.4)), truth
         )
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < losses[0] / 2
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Presets: each file is complete and its options are documented; old verbs and options still work, with a notice."""
+"""Test presets and the command line: options, help texts, deprecated names, and the commands in the model store."""
 
 import re
 from dataclasses import fields
@@ -21,27 +21,27 @@ TRAINED = {"compact-emotimesh", "face-expression", "resemotenet", "vit", "moodre
 
 
 @pytest.mark.parametrize("name", preset_names())
-def test_each_preset_sets_options_of_its_task_only(name):
+def test_presets_set_only_options_of_their_task(name):
     preset = load_preset(name)
     config, options = configure(preset)
     assert set(preset.training) <= RECIPES[preset.task].uses
     assert {config.seed, *vars(options)}
 
 
-def test_every_shipped_model_and_every_architecture_has_a_preset():
+def test_shipped_models_and_architectures_have_presets():
     presets = [load_preset(name) for name in preset_names()]
     assert {preset.name for preset in presets} >= TRAINED
     assert {preset.architecture for preset in presets if preset.task == "classification"} == set(ADAPTERS)
 
 
-def test_every_option_has_a_help_text_and_belongs_to_one_dataclass():
+def test_options_have_help_texts_and_unique_names():
     for recipe in RECIPES.values():
         names = [each.name for each in (*fields(TrainConfig), *fields(recipe.options))]
         assert len(names) == len(set(names))
         assert all(each.metadata["help"] for each in (*fields(TrainConfig), *fields(recipe.options)))
 
 
-def test_an_unknown_preset_and_an_unknown_option_are_refused(capsys):
+def test_unknown_presets_and_options_are_refused(capsys):
     with pytest.raises(DataInvalid, match="there are audio-logreg, audio-visual"):
         load_preset("nothing")
     with pytest.raises(SystemExit):
@@ -109,11 +109,11 @@ def test_help_does_not_show_deprecated_options(capsys):
     for command in (["train", "improved-cnn"], ["compare"]):
         with pytest.raises(SystemExit):
             _parser().parse_args([*command, "--help"])
-        shown = capsys.readouterr().out
-        assert not re.search(r"--(rate|judge-by|width|gpu)\b", shown)
+        text = capsys.readouterr().out
+        assert not re.search(r"--(rate|judge-by|width|gpu)\b", text)
 
 
-def test_the_command_of_a_card_repeats_the_run_without_paths():
+def test_command_of_a_card_contains_no_paths():
     line = "train audio-visual --data ravdess-audio:/home/me --faces ferplus:/home/me --out /home/me/x --lr 0.01"
     args = _parser().parse_args([*line.split(), "--model-arg", "fusion=late", "--pretrained", "/home/me/y"])
     command = build_request(load_preset("audio-visual"), args).command
@@ -140,9 +140,9 @@ def test_commands_in_the_model_store_are_valid_and_not_deprecated(line, capsys):
     assert ":PATH" in line
 
 
-def test_nothing_is_written_over_unless_it_is_asked_for_and_never_a_shipped_model(tmp_path):
+def test_existing_files_are_overwritten_only_on_request(tmp_path):
     check_out(tmp_path, overwrite=False)
-    (tmp_path / "notes.txt").write_text("somebody's")
+    (tmp_path / "notes.txt").write_text("the user's")
     with pytest.raises(DataInvalid, match="holds files already"):
         check_out(tmp_path, overwrite=False)
     check_out(tmp_path, overwrite=True)

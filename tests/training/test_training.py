@@ -1,4 +1,4 @@
-"""Training: what the labels are taken for, what pseudo-sequences show, and that a network learns."""
+"""Test training data: labels, splits, faces, pseudo-sequences and calibration."""
 
 import ast
 import csv
@@ -45,7 +45,7 @@ SMILE = BLENDSHAPES.index("mouthSmileLeft")
 
 
 def made_faces(emotion, seed=0):
-    """Faces whose blendshapes tell the emotion (N,) apart, with landmarks that follow the blendshapes linearly."""
+    """Return faces whose blendshapes identify the label (N,), with landmarks that follow the blendshapes linearly."""
     rng = np.random.default_rng(seed)
     count = len(emotion)
     blendshapes = rng.uniform(0, 0.1, (count, 52)).astype(np.float32)
@@ -62,13 +62,13 @@ def made_faces(emotion, seed=0):
 
 
 def appearance_of(emotion):
-    """What a network would say of the faces (N,): float32 (N, 14)."""
+    """Return what a network with two heads would predict for labels (N,): float32 (N, 14)."""
     seven = [next(i for i, label in enumerate(SEVEN) if SEVEN_TO_FIVE[label] == FIVE[index]) for index in emotion]
     return np.tile(6 * np.eye(7, dtype=np.float32)[seven], (1, 2))
 
 
 @pytest.fixture(scope="module")
-def studio():
+def generator():
     emotion = np.arange(200) % 5
     faces = made_faces(emotion)
     return PseudoSequenceGenerator(
@@ -96,7 +96,7 @@ def votes(**counts):
         (votes(nf=10), None),
     ],
 )
-def test_the_truth_is_the_one_label_with_more_than_half_of_the_votes(row, label):
+def test_majority_label_has_more_than_half_of_the_votes(row, label):
     assert majority_label(row[None].astype(np.float32))[0] == (-1 if label is None else FIVE.index(label))
 
 
@@ -107,7 +107,7 @@ def write_split(folder, split, rows, fer2013=None, images=None):
         np.savez(folder / f"{split}_fer2013.npz", labels=np.array(fer2013, np.uint8))
 
 
-def test_targets_are_shares_of_the_votes_that_count(tmp_path):
+def test_targets_are_fractions_of_the_votes(tmp_path):
     rows = [votes(surprise=2, fear=3, neutral=3, unknown=2), votes(contempt=6, anger=4)]
     write_split(tmp_path, "train", rows)
     split = read_split(tmp_path, "train")
@@ -117,7 +117,7 @@ def test_targets_are_shares_of_the_votes_that_count(tmp_path):
     assert split.targets[1].sum() == 0, "mostly contempt: not trained on"
 
 
-def test_the_other_convention_makes_up_its_share(tmp_path):
+def test_fer2013_label_makes_up_its_fraction_of_the_targets(tmp_path):
     write_split(tmp_path, "train", [votes(neutral=10)], fer2013=[1])
     targets = read_split(tmp_path, "train", fer2013_weight=0.25).targets[0]
     assert dict(zip(FIVE, targets, strict=True)) == pytest.approx(
@@ -125,12 +125,12 @@ def test_the_other_convention_makes_up_its_share(tmp_path):
     )
 
 
-def test_every_vote_has_a_meaning_or_none():
+def test_every_vote_maps_to_a_label_or_to_none():
     assert len(VOTE_LABELS_FIVE) == 10
     assert {label for label in VOTE_LABELS_FIVE if label} == set(FIVE)
 
 
-def test_the_same_pictures_have_labels_of_seven_classes_too(tmp_path):
+def test_split_is_read_in_seven_labels(tmp_path):
     write_split(tmp_path, "train", [votes(fear=8, neutral=2)], fer2013=[1])
     split = read_split(tmp_path, "train", labels=SEVEN)
     assert SEVEN[split.truth[0]] == "fear"
@@ -139,13 +139,13 @@ def test_the_same_pictures_have_labels_of_seven_classes_too(tmp_path):
     assert SEVEN[other.targets[0].argmax()] == "disgust"
 
 
-def test_the_same_pictures_are_held_out_for_one_seed():
+def test_one_seed_holds_out_the_same_images():
     first, again, other = (holdout_mask(500, 0.1, seed) for seed in (0, 0, 1))
     assert first.tolist() == again.tolist() != other.tolist()
     assert 30 < first.sum() < 70
 
 
-def test_muxspace_is_read_in_either_set_of_labels(tmp_path):
+def test_muxspace_is_read_in_five_and_seven_labels(tmp_path):
     write_muxspace(tmp_path, {"Ann_0001.jpg": ("disgust", 10), "Ann_0002.jpg": ("contempt", 100)})
     split = "valid" if zlib.crc32(b"Ann") % 5 == 0 else "train"
     five, seven = (read_muxspace(tmp_path, labels, split) for labels in (FIVE, SEVEN))
@@ -155,13 +155,13 @@ def test_muxspace_is_read_in_either_set_of_labels(tmp_path):
     assert abs(int(five.images[1].mean()) - 100) < 3
 
 
-def test_nobody_of_muxspace_is_in_both_splits(tmp_path):
+def test_muxspace_splits_share_no_person(tmp_path):
     people = {
-        f"{name}_{i:04d}.jpg": ("neutral", grey) for grey, name in enumerate("ABCDEFGHIJKLMNOPQRST") for i in (1, 2)
+        f"{name}_{i:04d}.jpg": ("neutral", gray) for gray, name in enumerate("ABCDEFGHIJKLMNOPQRST") for i in (1, 2)
     }
     write_muxspace(tmp_path, people)
     train, valid = (read_muxspace(tmp_path, FIVE, split) for split in ("train", "valid"))
-    seen, held_out = ({int(picture.mean()) for picture in split.images} for split in (train, valid))
+    seen, held_out = ({int(image.mean()) for image in split.images} for split in (train, valid))
     assert len(train.truth) + len(valid.truth) == len(people)
     assert seen
     assert held_out
@@ -169,69 +169,69 @@ def test_nobody_of_muxspace_is_in_both_splits(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["Jo_Ann_Doe_0012.jpg", "Jo_Ann_Doe_1.jpg", "Jo_Ann_Doe.jpg"])
-def test_a_person_is_what_stands_before_the_number(name):
+def test_person_is_the_name_before_the_number(name):
     assert person_of(name) == "Jo_Ann_Doe"
 
 
-def write_muxspace(folder, pictures):
-    """A `faces.npz` of pictures of one grey each: name -> label, grey."""
-    jpeg = [cv2.imencode(".jpg", np.full((60, 40), grey, np.uint8))[1] for _, grey in pictures.values()]
-    labels = [label for label, _ in pictures.values()]
+def write_muxspace(folder, images):
+    """Write `faces.npz` with images of one gray level each: name -> label, gray level."""
+    jpeg = [cv2.imencode(".jpg", np.full((60, 40), gray, np.uint8))[1] for _, gray in images.values()]
+    labels = [label for label, _ in images.values()]
     offsets = np.cumsum([0, *map(len, jpeg)])
-    np.savez(folder / "faces.npz", jpeg=np.concatenate(jpeg), offsets=offsets, labels=labels, names=list(pictures))
+    np.savez(folder / "faces.npz", jpeg=np.concatenate(jpeg), offsets=offsets, labels=labels, names=list(images))
 
 
-# What a stranger has at hand
+# Published files
 
 HEAD = "Usage,Image name,neutral,happiness,surprise,sadness,anger,disgust,fear,contempt,unknown,NF"
 
 
 def write_published(folder, rows, head=("emotion", "pixels", "Usage")):
-    """Write fer2013.csv and fer2013new.csv of rows: usage, FER2013's label, picture, votes, whether FER+ kept it."""
+    """Write fer2013.csv and fer2013new.csv of rows: usage, FER2013's label, image, votes, whether FER+ kept it."""
     with (folder / "fer2013.csv").open("w", newline="") as faces, (folder / "fer2013new.csv").open("w") as votes:
         csv.writer(faces).writerow(head)
         votes.write(HEAD + "\n")
-        for number, (usage, label, picture, tally, kept) in enumerate(rows):
-            csv.writer(faces).writerow([label, " ".join(map(str, picture.ravel())), usage])
+        for number, (usage, label, image, tally, kept) in enumerate(rows):
+            csv.writer(faces).writerow([label, " ".join(map(str, image.ravel())), usage])
             csv.writer(votes).writerow([usage, f"fer{number:07}.png" if kept else "", *tally])
 
 
 @pytest.fixture
 def published(tmp_path):
-    """Two pictures of train and of valid, beside what FER+ threw out and what a later split shows too."""
-    pictures = np.random.default_rng(0).integers(0, 256, (5, 48, 48), np.uint8)
+    """Write two images of train and of valid, an image that FER+ drops, and copies in later splits."""
+    images = np.random.default_rng(0).integers(0, 256, (5, 48, 48), np.uint8)
     blank = np.zeros((48, 48), np.uint8)
     rows = [
-        ("Training", 3, pictures[0], votes(happiness=10), True),
+        ("Training", 3, images[0], votes(happiness=10), True),
         ("Training", 0, blank, votes(nf=10), False),
-        ("Training", 0, pictures[1], votes(neutral=7, anger=3), True),
-        ("Training", 5, pictures[4], votes(surprise=10), True),
-        ("PublicTest", 1, pictures[2], votes(disgust=6, sadness=4), True),
-        ("PublicTest", 2, pictures[3], votes(fear=9, surprise=1), True),
-        ("PublicTest", 5, pictures[4], votes(surprise=10), True),
-        ("PrivateTest", 5, pictures[4], votes(surprise=10), True),
+        ("Training", 0, images[1], votes(neutral=7, anger=3), True),
+        ("Training", 5, images[4], votes(surprise=10), True),
+        ("PublicTest", 1, images[2], votes(disgust=6, sadness=4), True),
+        ("PublicTest", 2, images[3], votes(fear=9, surprise=1), True),
+        ("PublicTest", 5, images[4], votes(surprise=10), True),
+        ("PrivateTest", 5, images[4], votes(surprise=10), True),
     ]
     folder = tmp_path / "published"
     folder.mkdir()
     write_published(folder, rows)
-    return folder, pictures, rows
+    return folder, images, rows
 
 
 @pytest.mark.parametrize("split", ["train", "valid"])
 @pytest.mark.parametrize(("labels", "share"), [(FIVE, 0.0), (SEVEN, 0.25)])
-def test_the_published_files_come_out_as_the_arrays_made_from_them(published, tmp_path, split, labels, share):
-    folder, pictures, rows = published
+def test_csv_files_read_like_the_arrays_made_from_them(published, tmp_path, split, labels, share):
+    folder, images, rows = published
     for name, kept, shown in (("train", (0, 2), (0, 1)), ("valid", (4, 5), (2, 3))):
-        tallies, meant = [rows[row][3] for row in kept], [rows[row][1] for row in kept]
-        write_split(tmp_path, name, tallies, fer2013=meant, images=pictures[list(shown)])
+        tallies, fer2013 = [rows[row][3] for row in kept], [rows[row][1] for row in kept]
+        write_split(tmp_path, name, tallies, fer2013=fer2013, images=images[list(shown)])
     arrays = read_split(tmp_path, split, labels=labels, fer2013_weight=share)
     files = read_split(folder, split, labels=labels, fer2013_weight=share)
     for field in ("images", "targets", "truth"):
         np.testing.assert_array_equal(getattr(files, field), getattr(arrays, field), strict=True)
 
 
-def test_fer2013_alone_is_read_with_its_labels_and_the_log_says_so(published, tmp_path, caplog):
-    folder, pictures, _ = published
+def test_fer2013_without_votes_is_read_with_a_warning(published, tmp_path, caplog):
+    folder, images, _ = published
     for data in (folder / "fer2013.csv", tmp_path / "alone"):
         if not data.exists():
             data.mkdir()
@@ -240,12 +240,12 @@ def test_fer2013_alone_is_read_with_its_labels_and_the_log_says_so(published, tm
         caplog.clear()
         split = read_split(data, "valid", labels=SEVEN, fer2013_weight=0.5)
         assert "votes are missing" in caplog.text
-        np.testing.assert_array_equal(split.images, pictures[2:4])
+        np.testing.assert_array_equal(split.images, images[2:4])
         assert [SEVEN[index] for index in split.truth] == ["disgust", "fear"]
         assert split.targets.max(axis=1).tolist() == [1, 1]
 
 
-def test_files_that_do_not_belong_together_or_are_broken_are_refused(published):
+def test_mismatched_or_broken_csv_files_are_refused(published):
     folder, _, rows = published
     votes_file, faces = folder / "fer2013new.csv", folder / "fer2013.csv"
     lines = votes_file.read_text().splitlines(keepends=True)
@@ -258,12 +258,12 @@ def test_files_that_do_not_belong_together_or_are_broken_are_refused(published):
     with pytest.raises(DataInvalid, match=r"copy\.csv, fer2013\.csv"):
         read_split(folder, "train")
     (folder / "copy.csv").unlink()
-    for picture, label, reason in (
+    for image, label, reason in (
         (np.zeros(9, int), 0, "9 pixels"),
         (np.full(2304, 256), 0, "Row 1"),
         (rows[0][2], 7, "0 to 6"),
     ):
-        write_published(folder, [("Training", label, picture, votes(neutral=10), True)])
+        write_published(folder, [("Training", label, image, votes(neutral=10), True)])
         with pytest.raises(DataInvalid, match=reason):
             read_split(folder, "train")
     with pytest.raises(DataInvalid, match="PublicTest"):
@@ -271,7 +271,7 @@ def test_files_that_do_not_belong_together_or_are_broken_are_refused(published):
         read_split(folder, "valid")
 
 
-def test_what_is_nothing_to_train_on_is_refused_with_what_to_put_there(tmp_path, capsys):
+def test_missing_data_is_refused_with_the_expected_files(tmp_path, capsys):
     (tmp_path / "happy").mkdir()
     (tmp_path / "notes.csv").write_text("a,b\n")
     for data in (tmp_path, tmp_path / "missing", tmp_path / "notes.csv"):
@@ -287,15 +287,15 @@ def test_what_is_nothing_to_train_on_is_refused_with_what_to_put_there(tmp_path,
     assert "--data PATH is deprecated and will be removed; use --data NAME:PATH" in capsys.readouterr().err
 
 
-def write_pictures(folder, **shades):
-    """Write a plain picture 60 wide and 40 high by each name, its folder before two underscores."""
-    for name, grey in shades.items():
+def write_pictures(folder, **levels):
+    """Write a plain image 60 wide and 40 high for each name; two underscores separate its folder."""
+    for name, gray in levels.items():
         path = folder / (name.replace("__", "/") + ".png")
         path.parent.mkdir(exist_ok=True, parents=True)
-        cv2.imwrite(str(path), np.full((40, 60), grey, np.uint8))
+        cv2.imwrite(str(path), np.full((40, 60), gray, np.uint8))
 
 
-def test_an_album_has_the_labels_that_its_folders_are_called_by(tmp_path, caplog):
+def test_folder_names_and_synonyms_are_labels(tmp_path, caplog):
     write_pictures(tmp_path, Happiness__a=10, joy__b=20, AFRAID__c=30, calm__d=40, disgusted__sub__e=50, contempt__f=60)
     (tmp_path / "joy" / "b.heic").write_bytes(b"")
     (tmp_path / "joy" / ".DS_Store").write_bytes(b"")
@@ -309,7 +309,7 @@ def test_an_album_has_the_labels_that_its_folders_are_called_by(tmp_path, caplog
     assert "DS_Store" not in caplog.text
 
 
-def test_an_album_shows_pictures_upright_in_colour_and_no_larger_than_serving_does(tmp_path):
+def test_images_are_rotated_and_scaled_as_in_serving(tmp_path):
     (tmp_path / "sad").mkdir()
     sideways = np.zeros((500, 1000, 3), np.uint8)
     sideways[:, :500, 2] = 200  # the left half is red (OpenCV has blue first)
@@ -317,13 +317,13 @@ def test_an_album_shows_pictures_upright_in_colour_and_no_larger_than_serving_do
     assert ok
     turned = b"\xff\xe1\x00\x22Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
     (tmp_path / "sad" / "phone.jpg").write_bytes(jpeg[:2].tobytes() + turned + jpeg[2:].tobytes())
-    picture = ImageSequence(read_folders(tmp_path, IMAGES, labels=FIVE))[0]
-    assert picture.shape == (640, 320, 3)
-    assert abs(picture[100, 160].astype(int) - (200, 0, 0)).max() < 12
-    assert picture[600, 160].max() < 12
+    image = ImageSequence(read_folders(tmp_path, IMAGES, labels=FIVE))[0]
+    assert image.shape == (640, 320, 3)
+    assert abs(image[100, 160].astype(int) - (200, 0, 0)).max() < 12
+    assert image[600, 160].max() < 12
 
 
-def test_a_folder_without_known_labels_and_a_file_that_is_no_picture_are_named(tmp_path):
+def test_unknown_labels_and_broken_images_are_named(tmp_path):
     write_pictures(tmp_path, contempt__a=1, bored__b=2, bored__c=3)
     with pytest.raises(DataInvalid, match="bored: 2; contempt: 1"):
         read_folders(tmp_path, IMAGES, labels=FIVE)
@@ -333,7 +333,7 @@ def test_a_folder_without_known_labels_and_a_file_that_is_no_picture_are_named(t
         ImageSequence(read_folders(tmp_path, IMAGES, labels=FIVE))[0]
 
 
-def test_groups_are_read_by_file_and_what_has_none_is_counted(tmp_path, caplog):
+def test_groups_are_read_and_ungrouped_images_counted(tmp_path, caplog):
     file = tmp_path / "groups.csv"
     file.write_text("\ufefffile,group\nsad/a.png,old\nsad\\b.png,young\nsad/a.png,glasses\nsad/z.png,old\n")
     groups = read_groups(file, ("sad/a.png", "sad/b.png", "sad/c.png"))
@@ -349,8 +349,8 @@ def test_groups_are_read_by_file_and_what_has_none_is_counted(tmp_path, caplog):
             read_groups(file, ("sad/a.png",))
 
 
-def test_an_album_is_measured_as_a_whole_and_by_group(tmp_path, monkeypatch, capsys):
-    """The seams are the face finder, whose faces are made, and the model, which takes every face for happy."""
+def test_evaluate_prints_metrics_of_all_images_and_of_each_group(tmp_path, monkeypatch, capsys):
+    """The landmarker finds synthetic faces, and the model predicts happy for each of them."""
     write_pictures(tmp_path, happy__a=1, happy__b=2, happy__c=3, sad__d=4)
     groups = {"happy/a.png": "old", "happy/b.png": "young", "happy/c.png": "young", "sad/d.png": "old"}
     (tmp_path / "groups.csv").write_text("file,group\n" + "".join(f"{file},{name}\n" for file, name in groups.items()))
@@ -377,58 +377,58 @@ def test_an_album_is_measured_as_a_whole_and_by_group(tmp_path, monkeypatch, cap
 # Faces
 
 
-def test_faces_in_pictures_of_any_size_are_found_cropped_or_in_a_room(tmp_path, portrait):
+def test_faces_are_found_in_images_of_any_size(tmp_path, portrait):
     room = np.full((600, 640, 3), 90, np.uint8)
     room[100:500, 120:520] = cv2.resize(portrait, (400, 400), interpolation=cv2.INTER_AREA)
-    pictures = [
+    images = [
         portrait[60:190, 150:290],
         cv2.resize(portrait[20:220, 120:320], (48, 48)),
         room,
         np.zeros((9, 30, 3), np.uint8),
     ]
-    faces = extract_faces(pictures, LANDMARKER, tmp_path, seed=0)
+    faces = extract_faces(images, LANDMARKER, tmp_path, seed=0)
     assert faces.found.tolist() == [True, True, True, False]
     assert (faces.blendshapes[:3, SMILE] > 0.3).all()
     crops = faces.crops.reshape(4, -1)
     assert min(np.corrcoef(crops[:3])[0]) > 0.8, "the same face, aligned"
 
 
-def test_the_cache_tells_pictures_of_the_same_bytes_apart(tmp_path):
+def test_cache_distinguishes_shapes_of_the_same_bytes(tmp_path):
     for shape in ((1, 8, 2, 3), (1, 4, 4, 3)):
         extract_faces(np.zeros(shape, np.uint8), LANDMARKER, tmp_path, seed=0)
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_faces_are_found_once_and_then_kept(tmp_path, portrait, monkeypatch):
-    grey = cv2.cvtColor(portrait[20:220, 120:320], cv2.COLOR_RGB2GRAY)
-    images = np.stack([cv2.resize(grey, (48, 48), interpolation=cv2.INTER_AREA), np.zeros((48, 48), np.uint8)])
+def test_found_faces_are_cached(tmp_path, portrait, monkeypatch):
+    gray = cv2.cvtColor(portrait[20:220, 120:320], cv2.COLOR_RGB2GRAY)
+    images = np.stack([cv2.resize(gray, (48, 48), interpolation=cv2.INTER_AREA), np.zeros((48, 48), np.uint8)])
     faces = extract_faces(images, LANDMARKER, tmp_path, seed=0)
     assert faces.found.tolist() == [True, False]
     assert faces.blendshapes[0, SMILE] > 0.3
     assert not faces.normalized_landmarks[1].any()
-    smile = cv2.resize(portrait[60:190, 150:290], (48, 48))  # about what the crop should hold
+    smile = cv2.resize(portrait[60:190, 150:290], (48, 48))  # about the area of the crop
     assert np.corrcoef(faces.crops[0].ravel(), cv2.cvtColor(smile, cv2.COLOR_RGB2GRAY).ravel())[0, 1] > 0.3
     monkeypatch.setattr("moodreel.training.data.face_cache.FaceLandmarker", None)
     kept = extract_faces(images, LANDMARKER, tmp_path, seed=0)
     np.testing.assert_array_equal(kept.normalized_landmarks, faces.normalized_landmarks)
 
 
-def test_mirroring_swaps_the_sides():
-    picture = np.arange(48 * 48, dtype=np.uint8).reshape(48, 48)
+def test_hflip_mirrors_the_image():
+    image = np.arange(48 * 48, dtype=np.uint8).reshape(48, 48)
     rng = np.random.default_rng(0)
-    np.testing.assert_array_equal(hflip(picture, rng)[:, 0], picture[:, -1])
+    np.testing.assert_array_equal(hflip(image, rng)[:, 0], image[:, -1])
 
 
-def test_a_disturbed_picture_is_another_of_the_same_kind_and_repeats_with_its_seed():
-    picture = np.random.default_rng(1).integers(0, 255, (48, 48), dtype=np.uint8)
-    first, again = (augment_still(picture, np.random.default_rng(5)) for _ in range(2))
-    assert first.shape == picture.shape
+def test_augmented_still_differs_and_repeats_with_its_seed():
+    image = np.random.default_rng(1).integers(0, 255, (48, 48), dtype=np.uint8)
+    first, again = (augment_still(image, np.random.default_rng(5)) for _ in range(2))
+    assert first.shape == image.shape
     assert first.dtype == np.uint8
-    assert not np.array_equal(first, picture)
+    assert not np.array_equal(first, image)
     np.testing.assert_array_equal(first, again)
 
 
-def test_a_crop_shown_by_another_camera_is_another_of_the_same_face_and_repeats_with_its_seed(portrait):
+def test_augmented_crop_correlates_with_the_original_and_repeats_with_its_seed(portrait):
     crop = cv2.resize(cv2.cvtColor(portrait[60:190, 150:290], cv2.COLOR_RGB2GRAY), (48, 48))
     shown = [augment_crop(crop, np.random.default_rng(seed)) for seed in range(40)]
     np.testing.assert_array_equal(shown[3], augment_crop(crop, np.random.default_rng(3)))
@@ -441,8 +441,8 @@ def test_a_crop_shown_by_another_camera_is_another_of_the_same_face_and_repeats_
 
 
 @pytest.mark.parametrize("kind", list(SequenceKind))
-def test_every_kind_of_sequence_shows_a_face_and_stays_within_its_length(studio, kind):
-    made = studio.generate(40, np.random.default_rng(0), kind=kind)
+def test_every_kind_of_sequence_has_faces_within_its_length(generator, kind):
+    made = generator.generate(40, np.random.default_rng(0), kind=kind)
     assert made.face_mask.any(axis=1).all()
     assert (made.lengths == 1).all() == (kind is SequenceKind.STILL)
     for seen, length in zip(made.face_mask, made.lengths, strict=True):
@@ -452,8 +452,8 @@ def test_every_kind_of_sequence_shows_a_face_and_stays_within_its_length(studio,
     assert blendshapes.max() <= 1
 
 
-def test_who_talks_calmly_is_neutral_and_moves_the_mouth_more_than_the_brows(studio):
-    made = studio.generate(150, np.random.default_rng(0), kind=SequenceKind.TALK)
+def test_talk_is_neutral_and_moves_the_mouth_more_than_the_brows(generator):
+    made = generator.generate(150, np.random.default_rng(0), kind=SequenceKind.TALK)
     assert {FIVE[index] for index in made.targets.argmax(axis=1)} == {"Neutral"}
     brows = [i for i, name in enumerate(BLENDSHAPES) if name.startswith("brow")]
     long = [clip[:length, -52:] for clip, length in zip(made.features, made.lengths, strict=True) if length > 8]
@@ -462,8 +462,8 @@ def test_who_talks_calmly_is_neutral_and_moves_the_mouth_more_than_the_brows(stu
     assert mouth_moves > 2.5 * brows_move
 
 
-def test_a_burst_is_calm_at_some_time_and_expressive_at_another(studio):
-    made = studio.generate(60, np.random.default_rng(0), kind=SequenceKind.BURST)
+def test_burst_has_neutral_and_expressive_frames(generator):
+    made = generator.generate(60, np.random.default_rng(0), kind=SequenceKind.BURST)
     assert "Neutral" not in {FIVE[index] for index in made.targets.argmax(axis=1)}
     strengths = [
         clip[:length, -52:][:, 44 + target]
@@ -474,19 +474,19 @@ def test_a_burst_is_calm_at_some_time_and_expressive_at_another(studio):
     assert np.mean([s.min() for s in strengths]) < 0.3
 
 
-def test_appearance_goes_from_calm_to_the_expression_and_is_led_astray_by_speech_alone(studio):
+def test_appearance_varies_with_expression_and_speech(generator):
     neutral = SEVEN.index("neutral")
-    burst = studio.generate(60, np.random.default_rng(0), kind=SequenceKind.BURST)
+    burst = generator.generate(60, np.random.default_rng(0), kind=SequenceKind.BURST)
     assert np.mean([c[:n, neutral].max() - c[:n, neutral].min() for c, n in _long(burst)]) > 3
     stays = {}
     for kind in (SequenceKind.STEADY, SequenceKind.TALK):
-        calm = studio.generate(80, np.random.default_rng(1), kind=kind)
+        calm = generator.generate(80, np.random.default_rng(1), kind=kind)
         rows = [i for i in range(80) if FIVE[calm.targets[i].argmax()] == "Neutral" and calm.lengths[i] > 8]
         stays[kind] = np.mean([calm.appearance[i, : calm.lengths[i], neutral].std() for i in rows])
     assert stays[SequenceKind.TALK] > 1.2 * stays[SequenceKind.STEADY]
 
 
-def test_speech_is_what_open_mouths_add_to_closed_ones():
+def test_speech_offsets_are_differences_from_closed_mouths():
     blendshapes, appearance = np.zeros((8, 52), np.float32), np.zeros((8, 3), np.float32)
     blendshapes[:, BLINK] = 0.5
     blendshapes[4:, MOUTH[0]], appearance[4:, 1] = 0.6, 2.0
@@ -496,7 +496,7 @@ def test_speech_is_what_open_mouths_add_to_closed_ones():
     assert not speech.blendshapes[:, BLINK].any()
 
 
-def test_who_gapes_looks_surprised_with_the_mouth_alone():
+def test_open_mouth_changes_the_appearance_to_surprise():
     emotion = np.arange(200) % 5
     faces, looks = made_faces(emotion), appearance_of(emotion)
     wide = [BLENDSHAPES.index("eyeWideLeft"), BLENDSHAPES.index("eyeWideRight")]
@@ -504,10 +504,10 @@ def test_who_gapes_looks_surprised_with_the_mouth_alone():
     faces.blendshapes[np.ix_(shocked, [JAW_OPEN, *wide])] = 0.9
     calm = emotion == FIVE.index("Neutral")
     speech = speech_offsets(faces.blendshapes[calm], looks[calm])
-    studio = PseudoSequenceGenerator(
+    generator = PseudoSequenceGenerator(
         faces, np.eye(5, dtype=np.float32)[emotion], fit_deformation(faces), looks, speech=speech
     )
-    made = studio.generate(80, np.random.default_rng(0), kind=SequenceKind.TALK)
+    made = generator.generate(80, np.random.default_rng(0), kind=SequenceKind.TALK)
     opened, widened, surprised = [], [], []
     for clip, looked, length in zip(made.features[..., -52:], made.appearance, made.lengths, strict=True):
         opened.append(clip[:length, JAW_OPEN].max())
@@ -520,8 +520,8 @@ def test_who_gapes_looks_surprised_with_the_mouth_alone():
     assert np.mean(np.array(widened)[gaping]) < 0.2
 
 
-def test_an_onset_ends_at_its_height(studio):
-    made = studio.generate(60, np.random.default_rng(0), kind=SequenceKind.ONSET)
+def test_onset_ends_at_its_peak(generator):
+    made = generator.generate(60, np.random.default_rng(0), kind=SequenceKind.ONSET)
     clips = zip(made.features, made.lengths, made.targets.argmax(axis=1), strict=True)
     strengths = [clip[:length, -52:][:, 44 + target] for clip, length, target in clips if length > 8]
     assert np.mean([s[-1] - s[0] for s in strengths]) > 0.4
@@ -531,7 +531,7 @@ def _long(made):
     return [(clip, n) for clip, n in zip(made.appearance, made.lengths, strict=True) if n > 8]
 
 
-def test_landmarks_follow_the_blendshapes_that_are_changed():
+def test_deformation_maps_blendshapes_to_landmarks():
     faces = made_faces(np.arange(400) % 5)
     change = np.zeros(52, np.float32)
     change[SMILE] = 0.5
@@ -539,32 +539,32 @@ def test_landmarks_follow_the_blendshapes_that_are_changed():
     np.testing.assert_allclose(change @ fit_deformation(faces).by_blendshape, expected, atol=0.05)
 
 
-def test_the_same_seed_makes_the_same_sequences(studio):
-    first, again = (studio.generate(10, np.random.default_rng(4)) for _ in range(2))
+def test_one_seed_gives_the_same_sequences(generator):
+    first, again = (generator.generate(10, np.random.default_rng(4)) for _ in range(2))
     np.testing.assert_array_equal(first.features, again.features)
 
 
-def test_a_blink_is_in_the_eyes():
+def test_blink_blendshapes_are_those_of_the_eyes():
     assert [BLENDSHAPES[i] for i in BLINK] == ["eyeBlinkLeft", "eyeBlinkRight"]
 
 
 # Calibration
 
 
-def test_calibration_error_is_the_gap_between_confidence_and_share_right():
+def test_calibration_error_is_the_gap_between_confidence_and_accuracy():
     probabilities = np.tile([0.8, 0.2], (10, 1))
     assert expected_calibration_error(probabilities, np.array([0] * 8 + [1] * 2)) == pytest.approx(0, abs=1e-9)
     assert expected_calibration_error(probabilities, np.array([0] * 5 + [1] * 5)) == pytest.approx(0.3)
 
 
-def test_the_temperature_undoes_overconfidence():
+def test_temperature_undoes_overconfidence():
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(4000, 5, generator=generator)
     truth = torch.multinomial(logits.softmax(dim=1), 1, generator=generator)[:, 0]
     assert fit_temperature(3 * logits, truth) == pytest.approx(3, rel=0.1)
 
 
-def test_nothing_that_serves_imports_training():
+def test_serving_code_does_not_import_training():
     for path in [*ROOT.glob("moodreel/*.py"), *ROOT.glob("moodreel/models/*.py"), *ROOT.glob("api/**/*.py")]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []

@@ -1,4 +1,4 @@
-"""fit: any architecture learns what it is shown, and what comes out serves and says how it did."""
+"""Test the classification task: every architecture trains, and its model folder loads and has a card."""
 
 import csv
 import json
@@ -37,21 +37,21 @@ from tests.support import ravdess, synthetic_frames
 
 COUNT, LABELS = 32, ("one", "two", "three", "four")
 TRUTH = np.arange(COUNT) % len(LABELS)
-STILL = MelAugmentation(
+NO_AUGMENTATION = MelAugmentation(
     slack_seconds=0, gain_std_db=0, noise_prob=0, max_pitch_shift=0, max_stretch=0, mask_counts=(0, 0)
 )
 
 
 def bands(side, rng):
-    """Pictures uint8 (32, side, side): noise, and a bright band whose height is the label."""
-    pictures = rng.integers(0, 90, (COUNT, side, side), dtype=np.uint8)
-    for picture, label in zip(pictures, TRUTH, strict=True):
+    """Return images uint8 (32, side, side): noise, and a bright band whose height is the label."""
+    images = rng.integers(0, 90, (COUNT, side, side), dtype=np.uint8)
+    for image, label in zip(images, TRUTH, strict=True):
         top = side * (1 + 2 * label) // 9
-        picture[top : top + side // 8] += 150
-    return pictures
+        image[top : top + side // 8] += 150
+    return images
 
 
-def plain(**values):
+def plain_config(**values):
     """Options without mixup, label smoothing or class balancing."""
     return TrainConfig(**{"label_smoothing": 0.0, "mixup_alpha": 0.0, "class_balance_power": 0.0, **values})
 
@@ -60,11 +60,11 @@ def crops():
     return CropInputs(bands(48, np.random.default_rng(0)), clean_prob=1.0)
 
 
-def portraits():
+def face_squares():
     return PortraitInputs(bands(32, np.random.default_rng(0)), side=32)
 
 
-def tracks(moments=3):
+def tracks(frames=3):
     rng = np.random.default_rng(0)
     follow = rng.normal(0, 1, (4, 478, 3)).astype(np.float32)
 
@@ -74,9 +74,9 @@ def tracks(moments=3):
         blendshapes[10 + label] = 0.8
         return FaceFeatures(shape / 9, shape, blendshapes, np.zeros(3, np.float32), crop)
 
-    pictures = bands(48, rng)
+    images = bands(48, rng)
     return TrackInputs(
-        [[face(crop, label)] * moments for crop, label in zip(pictures, TRUTH, strict=True)], drop_frames=0.2
+        [[face(crop, label)] * frames for crop, label in zip(images, TRUTH, strict=True)], drop_frames=0.2
     )
 
 
@@ -84,8 +84,8 @@ def faces():
     return FaceInputs(bands(64, np.random.default_rng(0)))
 
 
-def tones():
-    """Spectrograms of which one band, by label, is loud."""
+def mel_bands():
+    """Return spectrograms in which the band of the label is loud."""
     rng = np.random.default_rng(0)
     mels = rng.normal(-18, 1, (COUNT, 64, WINDOW_FRAMES + 10)).astype(np.float32)
     for mel, label in zip(mels, TRUTH, strict=True):
@@ -93,22 +93,22 @@ def tones():
     return mels
 
 
-def sounds():
-    return AudioInputs(list(tones()), [3.0] * COUNT, STILL)
+def recordings_inputs():
+    return AudioInputs(list(mel_bands()), [3.0] * COUNT, NO_AUGMENTATION)
 
 
-def footage():
-    shown = torch.from_numpy(bands(64, np.random.default_rng(0)))[:, None, None, ..., None].expand(-1, 1, 2, -1, -1, 3)
-    clips = [
+def clips():
+    images = torch.from_numpy(bands(64, np.random.default_rng(0)))[:, None, None, ..., None].expand(-1, 1, 2, -1, -1, 3)
+    windows = [
         AudioVisualBatch(
-            pictures,
+            faces,
             torch.ones(1, 2, dtype=torch.bool),
             torch.from_numpy(mel[:, :WINDOW_FRAMES])[None],
             torch.tensor([True]),
         )
-        for pictures, mel in zip(shown, tones(), strict=True)
+        for faces, mel in zip(images, mel_bands(), strict=True)
     ]
-    return ClipInputs(clips, STILL, drop_video=0.2, drop_audio=0.2)
+    return ClipInputs(windows, NO_AUGMENTATION, drop_video=0.2, drop_audio=0.2)
 
 
 TINY = [
@@ -120,7 +120,7 @@ TINY = [
     ("compact-emotimesh", {"width": 48, "embedding": 24, "hidden": 8, "dropout": 0.1}, tracks),
     ("emotimesh", {"channels": 2, "hidden": 8, "dropout": 0.1}, tracks),
     ("temporal-vit", {"frame": {"stem": [8, 16, 32], "width": 48, "layers": 1}, "layers": 1}, tracks),
-    ("resnet-50", {"embedding_size": 8, "hidden_sizes": [16, 32], "depths": [1, 1], "image_size": 32}, portraits),
+    ("resnet-50", {"embedding_size": 8, "hidden_sizes": [16, 32], "depths": [1, 1], "image_size": 32}, face_squares),
     (
         "vit-b-16",
         {
@@ -131,43 +131,46 @@ TINY = [
             "image_size": 32,
             "patch_size": 8,
         },
-        portraits,
+        face_squares,
     ),
     ("audio-visual", {"fusion": "late"}, faces),
-    ("audio-visual", {"fusion": "concat"}, sounds),
-    ("audio-visual", {"fusion": "xattn"}, footage),
+    ("audio-visual", {"fusion": "concat"}, recordings_inputs),
+    ("audio-visual", {"fusion": "xattn"}, clips),
 ]
 
 
-def test_every_architecture_is_trained_here():
+def test_all_architectures_are_tested():
     assert {name for name, _, _ in TINY} == set(ADAPTERS)
 
 
 @pytest.mark.training
-@pytest.mark.parametrize(("name", "arguments", "made"), TINY, ids=lambda value: getattr(value, "__name__", value))
-def test_it_learns_thirty_two_samples_by_heart(name, arguments, made):
+@pytest.mark.parametrize(
+    ("name", "arguments", "make_inputs"), TINY, ids=lambda value: getattr(value, "__name__", value)
+)
+def test_network_overfits_32_examples(name, arguments, make_inputs):
     torch.manual_seed(0)
-    adapter, inputs = ADAPTERS[name], made()
+    adapter, inputs = ADAPTERS[name], make_inputs()
     network = adapter.build(LABELS, arguments, None)
     rows = np.arange(COUNT)
-    lessons = ClassificationTask(
+    task = ClassificationTask(
         network,
         inputs,
         np.eye(4, dtype=np.float32)[TRUTH],
         rows,
         rows,
-        plain(batch_size=8 if name == "audio-visual" else 16),
+        plain_config(batch_size=8 if name == "audio-visual" else 16),
     )
     inputs.init_statistics(network, rows)
-    # Transformers take longer; whole ResNets of large pictures learn in few steps.
-    steps = {"vit-scratch": 300, "vit-b-16": 200, "audio-visual": 80 if made is sounds else 24}.get(name, 80)
+    # Transformers need more steps; ResNets on large images need few.
+    audiovisual = 80 if make_inputs is recordings_inputs else 24
+    steps = {"vit-scratch": 300, "vit-b-16": 200, "audio-visual": audiovisual}.get(name, 80)
     phase = Phase("all", steps, {"emotimesh": 1e-2, "vit-b-16": 1e-3, "audio-visual": 1e-3}.get(name, 3e-3))
-    fitted = fit(lessons, [phase], TrainerConfig(eval_every=steps // 2))
+    fitted = fit(task, [phase], TrainerConfig(eval_every=steps // 2))
     assert fitted.rows[-1]["loss"] < fitted.rows[0]["loss"]
-    assert (lessons.predict_logits(rows).argmax(dim=1).numpy() == TRUTH).all()
+    assert (task.predict_logits(rows).argmax(dim=1).numpy() == TRUTH).all()
 
 
-def test_of_frozen_networks_only_what_is_new_learns():
+def test_frozen_backbone_keeps_its_weights():
     config, adapter = TrainConfig(epochs=3, freeze_epochs=1), ADAPTERS["vit-b-16"]
     first, rest = training_phases(config, ClassificationOptions(), adapter.backbone, steps_per_epoch=10)
     assert (first.steps, rest.steps) == (10, 20)
@@ -175,31 +178,31 @@ def test_of_frozen_networks_only_what_is_new_learns():
     assert rest.lr_scales == {"network.vit.": config.backbone_lr_scale}
     network = ADAPTERS["vit-b-16"].build(LABELS, TINY[9][1], None)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    lessons = ClassificationTask(
-        network, portraits(), np.eye(4, dtype=np.float32)[TRUTH], *[np.arange(COUNT)] * 2, plain()
+    task = ClassificationTask(
+        network, face_squares(), np.eye(4, dtype=np.float32)[TRUTH], *[np.arange(COUNT)] * 2, plain_config()
     )
-    fit(lessons, [replace(first, steps=2)], TrainerConfig())
+    fit(task, [replace(first, steps=2)], TrainerConfig())
     changed = {name for name, tensor in network.state_dict().items() if not torch.equal(tensor, before[name])}
     assert changed == {"network.classifier.weight", "network.classifier.bias"}
 
 
-# From pictures to a model
+# Commands on images
 
 
 @pytest.fixture(scope="module")
-def album(tmp_path_factory):
-    """NASA's portrait, dark above or dark below, of eight persons: some of their own, two kinds of label."""
-    folder = tmp_path_factory.mktemp("album")
+def image_folder(tmp_path_factory):
+    """Return a folder of 32 face images of eight persons: dark at the bottom for happy, at the top for sad."""
+    folder = tmp_path_factory.mktemp("images")
     rng = np.random.default_rng(0)
     face = cv2.resize(synthetic_frames.portrait()[:320, 60:380], (160, 160), interpolation=cv2.INTER_AREA)
     rows = []
     for index in range(32):
         label = ("happy", "sad")[index % 2]
         dark = np.linspace(1, 0.3, 160) if label == "happy" else np.linspace(0.3, 1, 160)
-        picture = face * dark[:, None, None] + rng.normal(0, 4, face.shape)
+        image = face * dark[:, None, None] + rng.normal(0, 4, face.shape)
         path = folder / label / f"{index:02}.png"
         path.parent.mkdir(exist_ok=True)
-        cv2.imwrite(str(path), picture.clip(0, 255).astype(np.uint8)[..., ::-1])
+        cv2.imwrite(str(path), image.clip(0, 255).astype(np.uint8)[..., ::-1])
         rows.append((f"{label}/{path.name}", f"person {index // 4}", ("young", "old")[index // 16]))
     with (folder / "people.csv").open("w", newline="") as file:
         csv.writer(file).writerows([("file", "person", "group"), *rows])
@@ -219,26 +222,26 @@ def run(out, data, cache, *more, preset="improved-cnn"):
 
 
 @pytest.mark.training
-def test_pictures_become_a_model_that_serves_and_says_how_it_did(album, cache, tmp_path, capsys):
-    fields = run(tmp_path / "mine", f"images:{album}", cache)
+def test_train_writes_a_model_that_loads_and_a_card(image_folder, cache, tmp_path, capsys):
+    fields = run(tmp_path / "mine", f"images:{image_folder}", cache)
     predictor = load_face_model(tmp_path / "mine")
     assert predictor.info.labels == ("happy", "sad")
-    figures = {metric["name"]: metric["value"] for metric in fields["metrics"]}
-    assert figures["accuracy"] >= 0.8
+    metrics = {metric["name"]: metric["value"] for metric in fields["metrics"]}
+    assert metrics["accuracy"] >= 0.8
     card = (tmp_path / "mine" / "CARD.md").read_text()
     assert "Split by person: 6 trained on, 2 others held out." in card
     assert "train improved-cnn --data images:PATH --out DIR" in card
-    assert str(album) not in card + json.dumps(fields)
+    assert str(image_folder) not in card + json.dumps(fields)
     assert card.strip() in capsys.readouterr().out
     assert {"metrics.csv", "checkpoint.pt", "train.log"} <= {path.name for path in (tmp_path / "mine").iterdir()}
 
 
 @pytest.mark.training
 @pytest.mark.parametrize("name", ["resnet-50", "vit-b-16"])
-def test_networks_of_transformers_become_models_beside_their_checkpoints(album, cache, tmp_path, name):
+def test_huggingface_folder_loads_beside_its_checkpoint(image_folder, cache, tmp_path, name):
     [sizes] = [sizes for architecture, sizes, _ in TINY if architecture == name]
     words = [word for size, value in sizes.items() for word in ("--model-arg", f"{size}={value}")]
-    run(tmp_path / "mine", f"images:{album}", cache, "--epochs", "1", *words, preset=name)
+    run(tmp_path / "mine", f"images:{image_folder}", cache, "--epochs", "1", *words, preset=name)
     assert (tmp_path / "mine" / "checkpoint.pt").is_file()
     store = face_model_registry(tmp_path)
     assert store.names() == ["mine"]
@@ -248,31 +251,30 @@ def test_networks_of_transformers_become_models_beside_their_checkpoints(album, 
 
 
 @pytest.mark.training
-def test_faces_over_time_are_learnt_without_mixup_unless_it_is_asked_for(album, cache, tmp_path):
+def test_tracks_are_trained_without_mixup_by_default(image_folder, cache, tmp_path):
     words = ("--model-arg", "width=48", "--model-arg", "hidden=8", "--epochs", "1")
-    fields = run(tmp_path / "mine", f"images:{album}", cache, *words, preset="compact-emotimesh-classifier")
+    fields = run(tmp_path / "mine", f"images:{image_folder}", cache, *words, preset="compact-emotimesh-classifier")
     assert fields["recipe"]["mixup_alpha"] == 0
     assert "mixup" not in (tmp_path / "mine" / "CARD.md").read_text()
 
 
 @pytest.mark.training
-def test_a_card_tells_only_what_was_done_in_lines_that_can_be_read(album, cache, tmp_path):
-    fields = run(
-        tmp_path / "mine", f"images:{album}", cache, "--epochs", "1", "--class-balance-power", "0", "--patience", "2"
-    )
+def test_card_describes_only_the_options_in_use(image_folder, cache, tmp_path):
+    words = ("--epochs", "1", "--class-balance-power", "0", "--patience", "2")
+    fields = run(tmp_path / "mine", f"images:{image_folder}", cache, *words)
     card = (tmp_path / "mine" / "CARD.md").read_text()
-    said = " ".join(card.split())
-    assert "- at most 1 epoch; AdamW with learning rate 0.001" in said
-    assert "early stopping after 2 evaluations without improvement, best weights kept" in said
-    assert "moving average" not in said and "labels sampled" not in said
-    assert fields["licence"] == "its owner's; state it in model.json", "not ours to give away"
+    text = " ".join(card.split())
+    assert "- at most 1 epoch; AdamW with learning rate 0.001" in text
+    assert "early stopping after 2 evaluations without improvement, best weights kept" in text
+    assert "moving average" not in text and "labels sampled" not in text
+    assert fields["licence"] == "its owner's; state it in model.json", "the license is the owner's to state"
     command = next(line for line in card.splitlines() if line.startswith("python -m"))
     assert max(len(line) for line in card.splitlines() if line != command) <= 118
 
 
 @pytest.mark.training
-def test_a_random_split_is_marked_as_leaking_wherever_it_is_spoken_of(album, cache, tmp_path):
-    fields = run(tmp_path / "random", f"images:{album}", cache, "--split-by", "random", "--epochs", "2")
+def test_random_split_is_marked_as_leaking(image_folder, cache, tmp_path):
+    fields = run(tmp_path / "random", f"images:{image_folder}", cache, "--split-by", "random", "--epochs", "2")
     assert all("LEAKS" in metric["data"] for metric in fields["metrics"])
     card = (tmp_path / "random" / "CARD.md").read_text()
     assert "**LEAKS: split at random, as asked for" in card
@@ -280,45 +282,45 @@ def test_a_random_split_is_marked_as_leaking_wherever_it_is_spoken_of(album, cac
 
 
 @pytest.mark.training
-def test_a_command_that_was_killed_goes_on_to_the_same_model(album, cache, tmp_path, monkeypatch, capsys):
-    whole = run(tmp_path / "whole", f"images:{album}", cache)
-    draws = iter(range(1000))
+def test_resumed_run_ends_with_the_same_weights(image_folder, cache, tmp_path, monkeypatch, capsys):
+    whole = run(tmp_path / "whole", f"images:{image_folder}", cache)
+    batches = iter(range(1000))
     draw = ClassificationTask.sample_batch
 
-    def killed(self, step, rng, phase):
-        if next(draws) == 20:
+    def interrupted(self, step, rng, phase):
+        if next(batches) == 20:
             raise KeyboardInterrupt
         return draw(self, step, rng, phase)
 
     with monkeypatch.context() as patch, pytest.raises(SystemExit):
-        patch.setattr(ClassificationTask, "sample_batch", killed)
-        run(tmp_path / "killed", f"images:{album}", cache)
+        patch.setattr(ClassificationTask, "sample_batch", interrupted)
+        run(tmp_path / "interrupted", f"images:{image_folder}", cache)
     assert "interrupted. The same command with --resume continues" in capsys.readouterr().err
-    so_far = (tmp_path / "killed" / "metrics.csv").read_text()
+    interrupted_metrics = (tmp_path / "interrupted" / "metrics.csv").read_text()
     with pytest.raises(SystemExit, match="continue it with --resume"):
-        run(tmp_path / "killed", f"images:{album}", cache)
-    assert (tmp_path / "killed" / "metrics.csv").read_text() == so_far
-    resumed = run(tmp_path / "killed", f"images:{album}", cache, "--resume")
-    curves = [(tmp_path / name / "metrics.csv").read_text() for name in ("whole", "killed")]
+        run(tmp_path / "interrupted", f"images:{image_folder}", cache)
+    assert (tmp_path / "interrupted" / "metrics.csv").read_text() == interrupted_metrics
+    resumed = run(tmp_path / "interrupted", f"images:{image_folder}", cache, "--resume")
+    curves = [(tmp_path / name / "metrics.csv").read_text() for name in ("whole", "interrupted")]
     assert curves[0] == curves[1]
     assert resumed["sha256"] == whole["sha256"]
     assert resumed["metrics"] == whole["metrics"]
 
 
-def test_nobody_is_on_both_sides_of_a_split_and_who_puts_them_there_is_found_out(album):
-    data = open_dataset(f"images:{album}")
-    parted = data.split(0.25)
-    sides = [{data.examples[row].person for row in rows} for rows in (parted.train, parted.held_out)]
+def test_split_by_person_separates_persons(image_folder):
+    data = open_dataset(f"images:{image_folder}")
+    by_person = data.split(0.25)
+    sides = [{data.examples[row].person for row in rows} for rows in (by_person.train, by_person.held_out)]
     assert sides[0] and sides[1] and not sides[0] & sides[1]
-    assert not parted.leaks
-    everybody_once_more = split(data.examples, 0.25, by="random")
-    assert everybody_once_more.leaks
-    assert {data.examples[row].person for row in everybody_once_more.train} & {
-        data.examples[row].person for row in everybody_once_more.held_out
+    assert not by_person.leaks
+    random_split = split(data.examples, 0.25, by="random")
+    assert random_split.leaks
+    assert {data.examples[row].person for row in random_split.train} & {
+        data.examples[row].person for row in random_split.held_out
     }
 
 
-# From a RAVDESS tree to an answer
+# Commands on RAVDESS
 
 
 @pytest.fixture(scope="module")
@@ -329,43 +331,43 @@ def recordings(tmp_path_factory):
 
 
 @pytest.mark.training
-def test_recordings_are_learnt_in_folds_by_actor_and_stay_non_commercial(recordings, cache, tmp_path):
+def test_recordings_are_cross_validated_by_actor(recordings, cache, tmp_path):
     words = ("--model-arg", "fusion=late", "--folds", "2", "--epochs", "25", "--lr", "0.005", "--weights", "int8")
-    fields = run(tmp_path / "heard", f"ravdess-audio:{recordings}", cache, *words, preset="audio-visual")
+    fields = run(tmp_path / "audio", f"ravdess-audio:{recordings}", cache, *words, preset="audio-visual")
     assert fields["commercial"] is False
     assert fields["modalities"] == ["audio"]
     assert "CC BY-NC-SA 4.0" in fields["licence"]
-    figures = {metric["name"]: metric["value"] for metric in fields["metrics"]}
-    assert figures["balanced accuracy (UAR)"] > 0.5  # an eighth by chance
-    card = (tmp_path / "heard" / "CARD.md").read_text()
+    metrics = {metric["name"]: metric["value"] for metric in fields["metrics"]}
+    assert metrics["balanced accuracy (UAR)"] > 0.5  # an eighth by chance
+    card = (tmp_path / "audio" / "CARD.md").read_text()
     assert "**Not for commercial use.**" in card
     assert "2 folds, each held out in turn. Split by person: 2 trained on, 2 others held out." in card
     assert "| 1 | actor 0" in card and "± " in card
-    predictor = load_audiovisual_model(tmp_path / "heard")
+    predictor = load_audiovisual_model(tmp_path / "audio")
     assert predictor.info.labels == EIGHT
     assert predictor.modalities == ("audio",)
 
 
 @pytest.mark.training
-def test_clips_are_learnt_with_face_and_voice_and_measured_without_either(cache, tmp_path):
+def test_clips_are_evaluated_with_each_modality_missing(cache, tmp_path):
     for actor in (1, 2, 3):
         for emotion in ("happy", "sad"):
             path = tmp_path / "tree" / f"Actor_{actor:02}" / f"{ravdess.file_stem(emotion, actor, modality=1)}.mp4"
             ravdess.write_clip(path, emotion, actor, face=True)
     words = ("--epochs", "1", "--test-fraction", "0.34", "--model-arg", "fusion=gated")
-    fields = run(tmp_path / "seen", f"ravdess:{tmp_path / 'tree'}", cache, *words, preset="audio-visual")
+    fields = run(tmp_path / "clips", f"ravdess:{tmp_path / 'tree'}", cache, *words, preset="audio-visual")
     assert fields["modalities"] == ["video", "audio"]
-    card = (tmp_path / "seen" / "CARD.md").read_text()
+    card = (tmp_path / "clips" / "CARD.md").read_text()
     assert "| audio alone |" in card and "| video alone |" in card
 
 
 @pytest.mark.training
-def test_pairs_of_recordings_and_faces_are_called_synthetic_everywhere(recordings, cache, tmp_path, monkeypatch):
+def test_synthetic_pairs_are_named_in_model_json_and_card(recordings, cache, tmp_path, monkeypatch):
     faces = faces_of_eight()
     monkeypatch.setitem(DATASETS, "ferplus", lambda path: faces)
 
     def alone(self, examples, media, means):
-        raise AssertionError("As a file a recording has no face: what was said of both would be of audio alone.")
+        raise AssertionError("A recording's file has no face: the metrics would be of audio alone.")
 
     monkeypatch.setattr(EvaluatedAudioVisualModel, "predict", alone)
     words = ("--faces", f"ferplus:{recordings}", "--epochs", "2", "--freeze-epochs", "2", "--model-arg", "fusion=gated")
@@ -379,48 +381,39 @@ def test_pairs_of_recordings_and_faces_are_called_synthetic_everywhere(recording
 
 
 @pytest.mark.training
-def test_pairs_begin_from_voices_that_were_heard_with_the_same_folds_and_no_others(
-    recordings, cache, tmp_path, monkeypatch
-):
+def test_pairs_start_from_audio_branches_of_the_same_folds(recordings, cache, tmp_path, monkeypatch):
     monkeypatch.setitem(DATASETS, "ferplus", lambda path: faces_of_eight())
     data, folded = f"ravdess-audio:{recordings}", ("--folds", "2", "--model-arg", "fusion=late")
-    run(tmp_path / "voices", data, cache, *folded, "--epochs", "1", preset="audio-visual")
-    begun = {}
+    run(tmp_path / "recordings", data, cache, *folded, "--epochs", "1", preset="audio-visual")
+    initial_audio = {}
     monkeypatch.setattr(
         trainer,
         "fit",
-        lambda lessons, phases, running, folder, **more: (
-            begun.setdefault(folder.name, {k: v.clone() for k, v in lessons.network.audio.state_dict().items()}),
-            fit(lessons, phases, running, folder, **more),
+        lambda task, phases, running, folder, **more: (
+            initial_audio.setdefault(folder.name, {k: v.clone() for k, v in task.network.audio.state_dict().items()}),
+            fit(task, phases, running, folder, **more),
         )[1],
     )
-    paired_with = (
-        *folded,
-        "--faces",
-        f"ferplus:{recordings}",
-        "--audio-checkpoint",
-        str(tmp_path / "voices"),
-        "--epochs",
-        "1",
-    )
-    run(tmp_path / "pairs", data, cache, *paired_with, preset="audio-visual")
+    checkpoint = ("--audio-checkpoint", str(tmp_path / "recordings"))
+    options = (*folded, "--faces", f"ferplus:{recordings}", *checkpoint, "--epochs", "1")
+    run(tmp_path / "pairs", data, cache, *options, preset="audio-visual")
     for name, folder in (("fold-1", "fold-1/"), ("fold-2", "fold-2/"), ("pairs", "")):
-        heard = torch.load(tmp_path / "voices" / f"{folder}checkpoint.pt", weights_only=True)["network"]
-        assert all(torch.equal(tensor, heard[f"audio.{key}"]) for key, tensor in begun[name].items())
-    assert not torch.equal(begun["fold-1"]["linear.weight"], begun["fold-2"]["linear.weight"])
+        saved = torch.load(tmp_path / "recordings" / f"{folder}checkpoint.pt", weights_only=True)["network"]
+        assert all(torch.equal(tensor, saved[f"audio.{key}"]) for key, tensor in initial_audio[name].items())
+    assert not torch.equal(initial_audio["fold-1"]["linear.weight"], initial_audio["fold-2"]["linear.weight"])
     with pytest.raises(SystemExit, match="was trained on other recordings"):
-        run(tmp_path / "other", data, cache, *paired_with, "--seed", "1", preset="audio-visual")
+        run(tmp_path / "other", data, cache, *options, "--seed", "1", preset="audio-visual")
 
 
 def faces_of_eight() -> Dataset:
-    """Two pictures of each of FER+'s seven labels on each side."""
-    pictures = np.random.default_rng(0).integers(0, 255, (28, 48, 48), dtype=np.uint8)
-    examples = tuple(Example(SEVEN[index % 7], picture) for index, picture in enumerate(pictures))
+    """Return two images of each of FER+'s seven labels on each side."""
+    images = np.random.default_rng(0).integers(0, 255, (28, 48, 48), dtype=np.uint8)
+    examples = tuple(Example(SEVEN[index % 7], image) for index, image in enumerate(images))
     own = Split(np.arange(14), np.arange(14, 28), leaks=False, reason="Made up.")
     return Dataset("FER+", "images", SEVEN, examples, "none", published_split=own)
 
 
-def test_faces_are_paired_by_emotion_and_lacking_ones_are_named(recordings):
+def test_pairing_names_labels_without_faces(recordings):
     data = pair_with_faces(open_dataset(f"ravdess-audio:{recordings}"), faces_of_eight())
     assert data.name == "synthetic pairing of RAVDESS, audio with faces of FER+"
     assert not data.commercial
@@ -429,7 +422,7 @@ def test_faces_are_paired_by_emotion_and_lacking_ones_are_named(recordings):
         pair_with_faces(open_dataset(f"ravdess-audio:{recordings}"), few)
 
 
-# What cannot be
+# Refusals
 
 
 @pytest.mark.parametrize(
@@ -437,85 +430,88 @@ def test_faces_are_paired_by_emotion_and_lacking_ones_are_named(recordings):
     [
         (["improved-cnn", "--data", "nothing:here"], "There is no set 'nothing'; name one of ferplus"),
         (["improved-cnn", "--data", "images:nowhere"], "There is no nowhere; name the folder"),
-        (["audio-visual", "--data", "{album}", "--model-arg", "fusion=early"], "fusion early"),
-        (["improved-cnn", "--data", "{album}", "--model-arg", "hidden"], "--model-arg takes NAME=VALUE"),
-        (["improved-cnn", "--data", "{album}", "--model-arg", "depth=3"], "improved-cnn cannot be built"),
-        (["improved-cnn", "--data", "{album}", "--pretrained", "x"], "omit --pretrained"),
-        (["compact-emotimesh-classifier", "--data", "{album}", "--mixup-alpha", "0.2"], "train without mixup"),
-        (["improved-cnn", "--data", "{album}", "--freeze-epochs", "2"], "improved-cnn has no backbone to freeze"),
-        (["improved-cnn", "--data", "{album}", "--model-arg", "hidden=-3"], "improved-cnn cannot be built"),
-        (["improved-cnn", "--data", "{album}", "--epochs", "0"], "--epochs takes 1 or more; 0 is not"),
-        (["improved-cnn", "--data", "{album}", "--batch-size", "0"], "--batch-size takes 1 or more; 0 is not"),
-        (["improved-cnn", "--data", "{album}", "--eval-every", "0"], "--eval-every takes 1 or more; 0 is not"),
+        (["audio-visual", "--data", "{image_folder}", "--model-arg", "fusion=early"], "fusion early"),
+        (["improved-cnn", "--data", "{image_folder}", "--model-arg", "hidden"], "--model-arg takes NAME=VALUE"),
+        (["improved-cnn", "--data", "{image_folder}", "--model-arg", "depth=3"], "improved-cnn cannot be built"),
+        (["improved-cnn", "--data", "{image_folder}", "--pretrained", "x"], "omit --pretrained"),
+        (["compact-emotimesh-classifier", "--data", "{image_folder}", "--mixup-alpha", "0.2"], "train without mixup"),
         (
-            ["improved-cnn", "--data", "{album}", "--grad-accumulation", "0"],
+            ["improved-cnn", "--data", "{image_folder}", "--freeze-epochs", "2"],
+            "improved-cnn has no backbone to freeze",
+        ),
+        (["improved-cnn", "--data", "{image_folder}", "--model-arg", "hidden=-3"], "improved-cnn cannot be built"),
+        (["improved-cnn", "--data", "{image_folder}", "--epochs", "0"], "--epochs takes 1 or more; 0 is not"),
+        (["improved-cnn", "--data", "{image_folder}", "--batch-size", "0"], "--batch-size takes 1 or more; 0 is not"),
+        (["improved-cnn", "--data", "{image_folder}", "--eval-every", "0"], "--eval-every takes 1 or more; 0 is not"),
+        (
+            ["improved-cnn", "--data", "{image_folder}", "--grad-accumulation", "0"],
             "--grad-accumulation takes 1 or more; 0 is not",
         ),
-        (["improved-cnn", "--data", "{album}", "--seed", "-1"], "--seed takes 0 or more; -1 is not"),
-        (["improved-cnn", "--data", "{album}", "--lr", "nan"], "--lr takes more than 0; nan is not"),
+        (["improved-cnn", "--data", "{image_folder}", "--seed", "-1"], "--seed takes 0 or more; -1 is not"),
+        (["improved-cnn", "--data", "{image_folder}", "--lr", "nan"], "--lr takes more than 0; nan is not"),
         (
-            ["improved-cnn", "--data", "{album}", "--val-fraction", "0"],
+            ["improved-cnn", "--data", "{image_folder}", "--val-fraction", "0"],
             "--val-fraction takes more than 0, less than 1; 0 is not",
         ),
         (
-            ["improved-cnn", "--data", "{album}", "--mixup-prob", "1.2"],
+            ["improved-cnn", "--data", "{image_folder}", "--mixup-prob", "1.2"],
             "--mixup-prob takes 0 or more, up to 1; 1.2 is not",
         ),
         (
-            ["audio-visual", "--data", "{album}", "--drop-video", "0.7", "--drop-audio", "0.7"],
+            ["audio-visual", "--data", "{image_folder}", "--drop-video", "0.7", "--drop-audio", "0.7"],
             "at most 1 together; 1.4 is not",
         ),
         (["improved-cnn", "--data", "{one}"], "one has one label, happy; a classifier needs two"),
-        (["improved-cnn", "--data", "{album}", "--folds", "2", "--patience", "3"], "omit --patience with folds"),
+        (["improved-cnn", "--data", "{image_folder}", "--folds", "2", "--patience", "3"], "omit --patience with folds"),
         (
             ["improved-cnn", "--data", "{recordings}"],
             "improved-cnn reads images, and RAVDESS, audio holds audio",
         ),
         (
-            ["vit-scratch", "--data", "{album}", "--test-fraction", "1.5"],
+            ["vit-scratch", "--data", "{image_folder}", "--test-fraction", "1.5"],
             "--test-fraction takes more than 0, less than 1",
         ),
     ],
 )
-def test_what_cannot_be_trained_is_refused_by_its_reason(words, reason, album, recordings, cache, tmp_path):
+def test_invalid_options_and_data_are_refused(words, reason, image_folder, recordings, cache, tmp_path):
     (tmp_path / "one").mkdir()
-    shutil.copytree(album / "happy", tmp_path / "one" / "happy")
-    sets = {"album": f"images:{album}", "one": f"pictures:{tmp_path / 'one'}"}
+    shutil.copytree(image_folder / "happy", tmp_path / "one" / "happy")
+    sets = {"image_folder": f"images:{image_folder}", "one": f"pictures:{tmp_path / 'one'}"}
     words = [word.format(**sets, recordings=f"ravdess-audio:{recordings}") for word in words]
     with pytest.raises(SystemExit, match=reason):
         main(["train", *words, "--out", str(tmp_path / "out"), "--cache", str(cache)])
 
 
 @pytest.mark.parametrize(
-    ("option", "value", "says"),
+    ("option", "value", "message"),
     [
         ("--weights", "bf16", "choose from 'float32', 'float16', 'int8'"),
         ("--bf16", "yes", "'yes' is not 1, 0, true or false"),
     ],
 )
-def test_a_word_that_no_option_takes_is_refused_before_anything_is_read(option, value, says, tmp_path, capsys):
+def test_invalid_values_are_refused_by_the_parser(option, value, message, tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["train", "improved-cnn", "--data", "images:nowhere", "--out", str(tmp_path), option, value])
-    assert says in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
-def test_an_out_that_is_a_file_is_left_alone(album, tmp_path):
-    (tmp_path / "photo.jpg").write_text("somebody's")
+def test_out_that_is_a_file_is_refused(image_folder, tmp_path):
+    (tmp_path / "photo.jpg").write_text("the user's")
     with pytest.raises(SystemExit, match="name another folder with --out"):
-        main(["train", "improved-cnn", "--data", f"images:{album}", "--out", str(tmp_path / "photo.jpg")])
-    assert (tmp_path / "photo.jpg").read_text() == "somebody's"
+        main(["train", "improved-cnn", "--data", f"images:{image_folder}", "--out", str(tmp_path / "photo.jpg")])
+    assert (tmp_path / "photo.jpg").read_text() == "the user's"
 
 
-def test_a_command_that_is_refused_leaves_the_log_of_an_older_model_alone(album, tmp_path):
-    (tmp_path / "train.log").write_text("an hour's work")
+def test_refused_command_keeps_the_log_of_an_older_model(image_folder, tmp_path):
+    (tmp_path / "train.log").write_text("an older log")
     with pytest.raises(SystemExit, match="--model-arg takes NAME=VALUE"):
-        main(["train", "improved-cnn", "--data", f"images:{album}", "--out", str(tmp_path), "--model-arg", "hidden"])
-    assert (tmp_path / "train.log").read_text() == "an hour's work"
+        main(f"train improved-cnn --data images:{image_folder} --out {tmp_path} --model-arg hidden".split())
+    assert (tmp_path / "train.log").read_text() == "an older log"
 
 
-def test_a_folder_that_is_a_file_ends_any_command_in_one_line(album, tmp_path):
-    (tmp_path / "taken").write_text("somebody's")
-    picture = next(album.glob("happy/*.png"))
+def test_operating_system_errors_end_in_one_line(image_folder, tmp_path):
+    (tmp_path / "taken").write_text("the user's")
+    image = next(image_folder.glob("happy/*.png"))
     with pytest.raises(SystemExit, match=r"taken: File exists; repair it or name another\.$"):
-        main(["explain", "resemotenet", str(picture), "--out", str(tmp_path / "taken")])
-    assert (tmp_path / "taken").read_text() == "somebody's"
+        main(["explain", "resemotenet", str(image), "--out", str(tmp_path / "taken")])
+    assert (tmp_path / "taken").read_text() == "the user's"
