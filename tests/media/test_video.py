@@ -1,7 +1,6 @@
 import contextlib
 import io
 import itertools
-import resource
 import struct
 
 import av
@@ -12,7 +11,8 @@ from PIL import Image
 from moodreel.errors import UnsupportedMedia, VideoCorrupt, VideoTooBig, VideoTooLong, VideoTooShort
 from moodreel.media.video import VideoReader
 from moodreel.media.video_decoder import VideoLimits
-from tests.support import synthetic_frames, synthetic_video
+from tests.support import synthetic_frames, synthetic_image, synthetic_video
+from tests.support.peak_memory import refusal_peak_kilobytes
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
@@ -483,14 +483,38 @@ def test_header_duration_is_not_trusted():
         list(VideoReader(bytes(lying), VideoLimits(seconds=1.0)).frames())
 
 
-def test_huge_frame_is_refused_before_decoding():
-    data = synthetic_video.encode_video(
-        [np.zeros((9000, 9000, 3), np.uint8)], container="matroska", codec="mjpeg", pix_fmt="yuvj420p"
+def gray_mjpeg_clip(side: int) -> bytes:
+    """Make a clip of one gray JPEG by repeating the code of one block, without encoding so many pixels."""
+    small = synthetic_image.encode_image(np.full((16, 16, 3), 128, np.uint8), "JPEG")
+    start = small.index(b"\xff\xda") + 14  # the entropy-coded data begins after the header of the scan
+    head = small[:start].replace(b"\x08\0\x10\0\x10", b"\x08" + side.to_bytes(2, "big") * 2)
+    blocks = (side + 15) // 16
+    file = io.BytesIO()
+    with av.open(file, "w", format="matroska") as output:
+        packet = av.Packet(head + small[start:-2] * blocks**2 + small[-2:])
+        packet.stream = output.add_mux_stream("mjpeg", rate=25, width=side, height=side)
+        packet.pts = packet.dts = 0
+        output.mux(packet)
+    return file.getvalue()
+
+
+def test_huge_frame_is_refused_before_decoding(tmp_path):
+    """9000 x 9000 pixels would take 120 MB."""
+    path = tmp_path / "huge.mkv"
+    path.write_bytes(gray_mjpeg_clip(9000))
+    peak = refusal_peak_kilobytes(
+        "from moodreel.errors import VideoTooBig\n"
+        "from moodreel.media.video import VideoReader\n"
+        "from moodreel.media.video_decoder import VideoLimits",
+        "list(VideoReader(data, VideoLimits(frame_pixels=1920 * 1080)).frames())",
+        "VideoTooBig",
+        path,
     )
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(VideoTooBig):
-        list(VideoReader(data, VideoLimits(frame_pixels=1920 * 1080)).frames())
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000, "kilobytes"
+    assert peak < 20_000
+
+
+def test_frame_of_repeated_blocks_is_decoded_within_the_limit():
+    assert read(gray_mjpeg_clip(320))[0].tolist() == [[[128] * 3] * 320] * 320
 
 
 def test_demuxer_opens_no_other_file(monkeypatch):

@@ -1,4 +1,4 @@
-"""Networks that read a face's picture: ResEmoteNet as published and slim, a small ViT, and how they are served."""
+"""Networks that read face crops: ResEmoteNet as published and slim, a small ViT, and how they are served."""
 
 import json
 import math
@@ -82,17 +82,20 @@ def public_layout():
     return layout
 
 
-def public_checkpoint():
-    """Random weights of a public checkpoint, halved to be quick to write."""
+def random_checkpoint(layout):
+    """Make random weights of these keys and shapes. They overlap in storage, so that even a large file is small."""
     torch.manual_seed(0)
     weights = {}
-    for key, shape in public_layout().items():
+    for key, shape in layout.items():
         if key.endswith("num_batches_tracked"):
             weights[key] = torch.tensor(1000)
         elif key.endswith(("running_var", ".bias")) or len(shape) == 1:
             weights[key] = torch.rand(shape).half() + 0.5
         else:
-            weights[key] = (torch.randn(shape) / math.prod(shape[1:]) ** 0.5).half()
+            strides = (17, 9, 3, 1)[: len(shape)] if len(shape) == 4 else (7, 1)
+            values = 1 + sum((count - 1) * stride for count, stride in zip(shape, strides, strict=True))
+            fan_in = math.prod(shape[1:])
+            weights[key] = (torch.randn(values) / fan_in**0.5).half().as_strided(shape, strides)
     return weights
 
 
@@ -158,7 +161,7 @@ def predictor(network):
     return FacePredictor(network, ModelCard("made", "any", SEVEN), sha256="")
 
 
-# What all of them do
+# All networks
 
 
 @pytest.mark.parametrize("frames", [1, 17])
@@ -175,13 +178,13 @@ def test_prediction_does_not_depend_on_the_batch(predictor, frames):
 def test_network_reads_only_its_declared_input(predictor):
     face, other = random_features(1), random_features(2)
     read, unread = ("rgb_crop", "crop") if predictor.requires_rgb_crop else ("crop", "rgb_crop")
-    answers = {
+    changed = {
         name: predictor.predict([[FaceFeatures(**(vars(face) | {name: getattr(other, name)}))]])[0].probabilities
         for name in (read, unread)
     }
-    own = predictor.predict([[face]])[0].probabilities
-    assert np.abs(answers[read] - own).max() > 1e-4
-    np.testing.assert_array_equal(answers[unread], own)
+    unchanged = predictor.predict([[face]])[0].probabilities
+    assert np.abs(changed[read] - unchanged).max() > 1e-4
+    np.testing.assert_array_equal(changed[unread], unchanged)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -192,10 +195,10 @@ def test_loading_fuses_batchnorm_without_changing_predictions(tmp_path, name):
     folder = save(tmp_path / "made", made, architecture, arguments)
     track = [random_features(seed) for seed in range(5)]
     (expected,) = FacePredictor(made, ModelCard("made", "any", SEVEN), sha256="").predict([track])
-    served, kept = load_face_model(folder), load_face_model(folder, fuse=False)
+    served, unfused = load_face_model(folder), load_face_model(folder, fuse=False)
     assert not any(isinstance(module, nn.BatchNorm2d) for module in served.network.modules())
-    assert kept.network.state_dict().keys() == made.state_dict().keys()
-    for model in (served, kept):
+    assert unfused.network.state_dict().keys() == made.state_dict().keys()
+    for model in (served, unfused):
         np.testing.assert_allclose(model.predict([track])[0].per_frame, expected.per_frame, atol=1e-4)
 
 
@@ -211,11 +214,11 @@ def test_two_stream_network_fuses_batchnorm_of_its_appearance_stream():
 
 def test_seven_labels_are_reordered_from_checkpoint_order(network):
     reversed_labels = tuple(reversed(SEVEN))
-    ours, theirs = (
+    in_order, reordered = (
         FacePredictor(network, ModelCard("made", "any", labels), sha256="") for labels in (SEVEN, reversed_labels)
     )
-    assert theirs.info.labels == SEVEN
-    (first,), (second,) = ours.predict([[random_features()]]), theirs.predict([[random_features()]])
+    assert reordered.info.labels == SEVEN
+    (first,), (second,) = in_order.predict([[random_features()]]), reordered.predict([[random_features()]])
     np.testing.assert_allclose(second.probabilities, first.probabilities[::-1], atol=1e-6)
 
 
@@ -230,23 +233,36 @@ def test_full_width_resemotenet_has_the_published_keys_and_shapes():
 
 
 @pytest.mark.parametrize("wrapped", [True, False])
-def test_public_resemotenet_checkpoint_loads_and_reads_rgb_crops(tmp_path, portrait, landmarker, wrapped):
-    path = tmp_path / "best_model.pth"
-    torch.save({"model_state_dict": public_checkpoint(), "epoch": 80} if wrapped else public_checkpoint(), path)
+def test_public_resemotenet_checkpoint_loads_and_reads_rgb_crops(tmp_path, smiling_face, wrapped):
+    path, weights = tmp_path / "best_model.pth", random_checkpoint(public_layout())
+    torch.save({"model_state_dict": weights, "epoch": 80} if wrapped else weights, path)
     (tmp_path / "model.json").write_text(json.dumps({"architecture": "resemotenet", "labels": list(SEVEN)}))
+    # Fusing batch normalization would copy the largest of its 80 million weights three times.
+    _check_prediction(load_face_model(path, fuse=False), weights, smiling_face)
+
+
+def test_registered_resemotenet_checkpoint_reads_rgb_crops(tmp_path, smiling_face):
+    path = tmp_path / "best_model.pth"
+    layout = {key: tuple(value.shape) for key, value in ResEmoteNet(**PUBLISHED).state_dict().items()}
+    torch.save(weights := random_checkpoint(layout), path)
+    card = {"architecture": "resemotenet", "arguments": PUBLISHED, "labels": list(SEVEN)}
+    (tmp_path / "model.json").write_text(json.dumps(card))
     models = face_model_registry(STORE)
     models.register(path)
-    face = extract_features(portrait, landmarker.detect(portrait)[0], with_rgb_crop=models.get().requires_rgb_crop)
-    (prediction,) = models.get().predict([[face]])
+    _check_prediction(models.get(), weights, smiling_face)
+
+
+def _check_prediction(model, weights, face):
+    assert model.requires_rgb_crop
+    (prediction,) = model.predict([[face]])
     assert prediction.probabilities.sum() == pytest.approx(1, abs=1e-5)
-    del models  # 320 MB
-    weights = torch.load(path, weights_only=True)
-    logits = by_hand(weights["model_state_dict"] if wrapped else weights, preprocess(torch.tensor(face.rgb_crop)[None]))
+    with torch.inference_mode():
+        logits = by_hand(weights, preprocess(torch.tensor(face.rgb_crop)[None]))
     np.testing.assert_allclose(prediction.probabilities, logits[0].softmax(dim=0), atol=1e-4)
 
 
 def by_hand(weights, x):
-    """What the paper's network answers, layer by layer. Weights are halves and become floats where they are used."""
+    """Compute the published network's logits layer by layer; each half-precision weight is converted when it is used."""
 
     def weight(key):
         return weights[key].float()
@@ -275,14 +291,14 @@ def by_hand(weights, x):
     return F.linear(x, weight("fc4.weight"), weight("fc4.bias"))
 
 
-def test_published_resemotenet_preprocesses_to_64_gray_pixels_with_imagenet_statistics(portrait, landmarker):
-    face = extract_features(portrait, landmarker.detect(portrait)[0], with_rgb_crop=True)
-    small = Image.fromarray(face.rgb_crop).resize((64, 64), Image.Resampling.BILINEAR).convert("L")
+def test_published_resemotenet_preprocesses_to_64_gray_pixels_with_imagenet_statistics(smiling_face):
+    rgb_crop = smiling_face.rgb_crop
+    small = Image.fromarray(rgb_crop).resize((64, 64), Image.Resampling.BILINEAR).convert("L")
     values = np.asarray(small, np.float32) / 255
-    colours = zip((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), strict=True)
-    expected = np.stack([(values - mean) / std for mean, std in colours])
+    colors = zip((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), strict=True)
+    expected = np.stack([(values - mean) / std for mean, std in colors])
     # Pillow rounds twice on the way.
-    np.testing.assert_allclose(preprocess(torch.tensor(face.rgb_crop)[None])[0], expected, atol=0.02)
+    np.testing.assert_allclose(preprocess(torch.tensor(rgb_crop)[None])[0], expected, atol=0.02)
 
 
 def test_slim_resemotenet_has_quarter_width_and_a_head_for_each_convention():
@@ -302,19 +318,19 @@ def test_checkpoint_without_card_is_rejected_with_a_hint(tmp_path):
 def test_video_pipeline_works_with_an_rgb_crop_network(tmp_path, smile):
     torch.manual_seed(1)
     save(tmp_path / "published", randomize_network(ResEmoteNet(**PUBLISHED)), "resemotenet", PUBLISHED)
-    analyser = VideoPipeline(Engine.load(STORE, model_path=tmp_path / "published"))
-    analysis = analyser.predict(smile)
-    assert analysis.model.name == "published"
-    assert analysis.emotion in SEVEN
-    assert analyser.thumbnail(smile).emotion == analysis.emotion
+    pipeline = VideoPipeline(Engine.load(STORE, model_path=tmp_path / "published"))
+    result = pipeline.predict(smile)
+    assert result.model.name == "published"
+    assert result.emotion in SEVEN
+    assert pipeline.thumbnail(smile).emotion == result.emotion
 
 
 def test_image_batch_equals_single_image_with_an_rgb_crop_network(tmp_path, portrait):
     torch.manual_seed(1)
     save(tmp_path / "published", randomize_network(ResEmoteNet(**PUBLISHED)), "resemotenet", PUBLISHED)
-    detector = ImagePipeline(Engine.load(STORE, model_path=tmp_path / "published"))
+    pipeline = ImagePipeline(Engine.load(STORE, model_path=tmp_path / "published"))
     png = cv2.imencode(".png", portrait[:300, :, ::-1])[1].tobytes()
-    alone, batch = detector.predict(png, model="published"), detector.predict_batch([png, b"none"], model="published")
+    alone, batch = pipeline.predict(png, model="published"), pipeline.predict_batch([png, b"none"], model="published")
     assert alone.model.name == "published"
     assert batch.results[0].all_emotions == pytest.approx(alone.all_emotions, abs=1e-4)
 
@@ -341,7 +357,7 @@ def test_vit_depends_on_patch_positions():
         assert (network(crop) - network(moved)).abs().max() > 1e-3
 
 
-# Scales
+# Label scales
 
 
 def test_card_scales_multiply_and_renormalize_probabilities(network):
@@ -368,9 +384,10 @@ def test_invalid_scales_are_rejected(tmp_path, scales):
 
 
 @pytest.fixture(scope="module")
-def landmarker():
+def smiling_face(portrait):
+    """The features of the portrait, with an RGB crop."""
     landmarker = FaceLandmarker(STORE / "face_landmarker" / "face_landmarker.task", max_faces=1)
-    yield landmarker
+    yield extract_features(portrait, landmarker.detect(portrait)[0], with_rgb_crop=True)
     landmarker.close()
 
 
