@@ -1,4 +1,4 @@
-"""Rules of the code's layout that import-linter (pyproject.toml, scripts/check) cannot express."""
+"""Rules of the code's structure that import-linter (pyproject.toml, scripts/check) cannot express."""
 
 import ast
 import subprocess
@@ -19,7 +19,7 @@ FITTED_BY_LBFGS = {
 """Modules that call `backward` outside the trainer, and the convex problem that each solves."""
 
 
-def test_one_trainer_trains_all_networks():
+def test_only_the_trainer_and_convex_fits_call_backward():
     callers = set()
     for path in MODULES:
         for node in ast.walk(ast.parse(path.read_text())):
@@ -49,7 +49,7 @@ def loaded_modules(code: str) -> set[str]:
     return set(done.stdout.split())
 
 
-def test_serving_loads_neither_training_nor_what_only_a_plot_or_a_download_needs():
+def test_serving_imports_neither_training_nor_optional_libraries():
     modules = loaded_modules("import api.wsgi")
     assert "moodreel.pipelines.video" in modules
     assert not modules & {
@@ -64,5 +64,5 @@ def test_serving_loads_neither_training_nor_what_only_a_plot_or_a_download_needs
 
 
 @pytest.mark.parametrize("module", ["api.settings", "moodreel.storage.call_log", "moodreel.__main__"])
-def test_a_light_module_loads_no_heavy_library(module):
+def test_light_modules_import_no_heavy_library(module):
     assert not loaded_modules(f"import {module}") & {"torch", "mediapipe", "cv2", "flask"}

@@ -1,4 +1,4 @@
-"""The `moodreel` command. Most tests run it in this process: it prints, writes and returns what a shell would see."""
+"""The `moodreel` command. Most tests call it in this process and check its output, files and exit status."""
 
 import io
 import json
@@ -23,21 +23,21 @@ def smile(tmp_path):
     return path
 
 
-def test_a_video_is_described_in_one_line(smile, capsys):
+def test_a_video_result_is_one_line(smile, capsys):
     assert main([str(smile)]) == 0
-    answer = capsys.readouterr().out
-    assert answer.startswith(f"{smile}: Happy (")
-    assert "certain" not in answer
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"{smile}: Happy (")
+    assert "certain" not in printed
 
 
-def test_an_uncertain_answer_says_why_and_what_to_do(tmp_path, capsys):
+def test_an_uncertain_result_has_a_reason_and_a_tip(tmp_path, capsys):
     path = tmp_path / "dim.mp4"
     path.write_bytes(synthetic_video.encode_video([frame // 12 for frame in synthetic_frames.face_frames(10)]))
     assert main([str(path)]) == 0
     assert capsys.readouterr().out.endswith("; not certain (dark): Turn towards the light.\n")
     assert main(["--json", str(path)]) == 0
-    answer = json.loads(capsys.readouterr().out)
-    assert (answer["certain"], answer["quality"]["reason"]) == (False, "dark")
+    result = json.loads(capsys.readouterr().out)
+    assert (result["certain"], result["quality"]["reason"]) == (False, "dark")
 
 
 def test_explain_names_the_facial_actions(smile, capsys):
@@ -49,7 +49,7 @@ def test_explain_names_the_facial_actions(smile, capsys):
     assert [*first] == ["name", "strength", "weight"]
 
 
-def test_json_has_one_line_a_file_and_holds_the_errors(smile, tmp_path, capsys):
+def test_json_output_has_one_line_for_each_file_or_error(smile, tmp_path, capsys):
     nonsense, missing = tmp_path / "nonsense.mp4", tmp_path / "missing.mp4"
     nonsense.write_bytes(b"nonsense")
     assert main(["--json", str(smile), str(nonsense), str(missing)]) == 1
@@ -61,7 +61,7 @@ def test_json_has_one_line_a_file_and_holds_the_errors(smile, tmp_path, capsys):
     assert "No such file" in third["error"]
 
 
-def test_an_image_is_answered_for_its_largest_face(tmp_path, capsys):
+def test_an_image_result_is_that_of_its_largest_face(tmp_path, capsys):
     one, several, none = tmp_path / "one.jpg", tmp_path / "several.png", tmp_path / "none.webp"
     one.write_bytes(synthetic_image.encode_image(synthetic_frames.portrait()))
     several.write_bytes(synthetic_image.encode_image(synthetic_frames.group_photo(960, 720, 4, 90)[0], "PNG"))
@@ -80,7 +80,7 @@ def test_an_image_is_answered_for_its_largest_face(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("kind", ["mp4", "webp", "gif"])
-def test_the_suffix_is_the_format_of_the_thumbnail(smile, tmp_path, kind):
+def test_the_suffix_selects_the_format_of_the_thumbnail(smile, tmp_path, kind):
     path = tmp_path / f"loop.{kind}"
     assert main([str(smile), "--thumbnail", str(path), "--duration", "1", "--size", "160"]) == 0
     if kind == "mp4":
@@ -95,7 +95,7 @@ def test_the_timeline_is_plotted(smile, tmp_path):
     assert Image.open(io.BytesIO(path.read_bytes())).size[0] > 800
 
 
-def test_several_files_write_into_folders(smile, tmp_path):
+def test_outputs_of_several_files_are_written_into_folders(smile, tmp_path):
     other = tmp_path / "other.mp4"
     other.write_bytes(smile.read_bytes())
     assert (
@@ -106,13 +106,13 @@ def test_several_files_write_into_folders(smile, tmp_path):
     assert sorted(path.name for path in (tmp_path / "plots").iterdir()) == ["other.png", "smile.png"]
 
 
-def test_an_unknown_thumbnail_format_is_refused_at_once(smile, tmp_path, capsys):
+def test_an_unknown_thumbnail_format_is_a_usage_error(smile, tmp_path, capsys):
     with pytest.raises(SystemExit):
         main([str(smile), "--thumbnail", str(tmp_path / "loop.avi")])
     assert ".mp4, .webp or .gif" in capsys.readouterr().err
 
 
-def test_a_text_file_is_classified_by_its_words(tmp_path, capsys):
+def test_text_files_are_classified(tmp_path, capsys):
     entry, foreign, empty = tmp_path / "entry.txt", tmp_path / "Eintrag.MD", tmp_path / "empty.txt"
     entry.write_text("I can't stop crying. I miss her so much.\n")
     foreign.write_text("Heute war ein richtig schöner Tag am See.\n")
@@ -123,8 +123,8 @@ def test_a_text_file_is_classified_by_its_words(tmp_path, capsys):
     assert "guess" not in first and second.endswith("; a guess, since it is not in English (de)")
     assert third.startswith(f"{empty}: There are no words in the text.")
     assert main(["--json", str(entry)]) == 0
-    answer = json.loads(capsys.readouterr().out)
-    assert (answer["label"], answer["language"], answer["model"]["name"]) == ("sadness", "en", "text-emotion")
+    result = json.loads(capsys.readouterr().out)
+    assert (result["label"], result["language"], result["model"]["name"]) == ("sadness", "en", "text-emotion")
     assert main([str(entry), "--timeline", str(tmp_path / "plot.png")]) == 1
     assert "no timeline" in capsys.readouterr().out
 
@@ -138,7 +138,7 @@ IMAGE_KEYS = "picture emotion confidence all_emotions faces width height model"
 TEXT_KEYS = "text label score scores labels language language_supported characters windows timings model"
 
 
-def test_scripts_find_the_same_keys_in_json(smile, tmp_path, capsys):
+def test_json_output_keeps_its_keys(smile, tmp_path, capsys):
     photo, entry = tmp_path / "photo.jpg", tmp_path / "entry.txt"
     photo.write_bytes(synthetic_image.encode_image(synthetic_frames.portrait()))
     entry.write_text("What a day!")
@@ -172,7 +172,7 @@ def test_the_overview_lists_every_subcommand(capsys):
     assert "usage: moodreel" in capsys.readouterr().err
 
 
-def test_a_verb_of_training_is_passed_on_with_its_arguments(monkeypatch):
+def test_a_subcommand_gets_its_arguments(monkeypatch):
     calls = []
     monkeypatch.setattr(
         command_line.importlib,
@@ -190,7 +190,7 @@ def test_a_verb_of_training_is_passed_on_with_its_arguments(monkeypatch):
 @pytest.mark.parametrize(
     ("name", "missing", "extra"), [("train", "sklearn.metrics", "training"), ("serve", "gunicorn", "server")]
 )
-def test_a_missing_package_is_named_with_the_extra_that_has_it(monkeypatch, capsys, name, missing, extra):
+def test_the_error_of_a_missing_package_names_it_and_its_extra(monkeypatch, capsys, name, missing, extra):
     def fail(module):
         raise ModuleNotFoundError(f"No module named {missing!r}", name=missing)
 
@@ -201,7 +201,7 @@ def test_a_missing_package_is_named_with_the_extra_that_has_it(monkeypatch, caps
     assert f"pip install 'moodreel[{extra}]'" in error
 
 
-def test_an_error_of_our_own_is_no_missing_package(monkeypatch):
+def test_a_missing_module_of_moodreel_is_not_reported_as_a_missing_package(monkeypatch):
     def fail(module):
         raise ModuleNotFoundError("No module named 'moodreel.nonsense'", name="moodreel.nonsense")
 
@@ -210,7 +210,7 @@ def test_an_error_of_our_own_is_no_missing_package(monkeypatch):
         main(["train"])
 
 
-def test_serving_starts_our_service_whatever_lies_in_the_current_folder(tmp_path):
+def test_serve_ignores_a_package_named_api_in_the_current_folder(tmp_path):
     (tmp_path / "api").mkdir()
     (tmp_path / "api" / "__init__.py").write_text("raise SystemExit('another package')")
     settings = {"PYTHONPATH": str(ROOT), "MODEL_STORE": str(STORE), "API_KEY": "key", "WEB_CONCURRENCY": "1"}

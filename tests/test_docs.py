@@ -1,6 +1,7 @@
 """Every command and example of README.md and docs/ works, except what needs Docker, a cloud or a proxy."""
 
 import argparse
+import importlib
 import json
 import re
 import shlex
@@ -22,14 +23,14 @@ from tests.support.synthetic_image import encode_image
 
 FILES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 CHROMIUM = shutil.which("chromium")
-NOT_HERE = {
+NOT_RUN = {
     "gcloud": "needs an account at Google",
     "./init.sh": "tests/test_setup.py starts it; ./init.sh test is this run",
     "pip install": "downloads packages",
 }
-"""Words of a block of commands that this test cannot run, and why."""
+"""Words of the blocks of commands that are not run, and the reasons."""
 PLACEHOLDERS = re.compile(r"\b(PATH|DIR|RUN|FOLDER|FILE|MODEL|VIDEO|NAME)\b")
-"""What a reader replaces: such a command is only parsed."""
+"""Words that a reader replaces: such a command is only parsed."""
 
 
 @dataclass(frozen=True)
@@ -46,20 +47,20 @@ class Block:
         return f"{self.file.name}:{self.line}"
 
 
-def blocks() -> list[Block]:
-    found: list[Block] = []
+def fenced_blocks() -> list[Block]:
+    blocks: list[Block] = []
     for file in FILES:
         before, end, text = None, 0, file.read_text()
         for match in re.finditer(r"^```(\w*)\n(.*?)^```$", text, re.M | re.S):
             line = text.count("\n", 0, match.start()) + 1
             follows = before if not text[end : match.start()].strip() else None
             before, end = Block(file, line, match[1], match[2], follows), match.end()
-            found.append(before)
-    return found
+            blocks.append(before)
+    return blocks
 
 
-BLOCKS = blocks()
-COMMANDS = [block for block in BLOCKS if block.language == "bash" and not any(word in block.text for word in NOT_HERE)]
+BLOCKS = fenced_blocks()
+COMMANDS = [block for block in BLOCKS if block.language == "bash" and not any(word in block.text for word in NOT_RUN)]
 TRAINING = sorted(
     {
         line.split("#")[0].strip()
@@ -68,7 +69,7 @@ TRAINING = sorted(
         if re.match(r"(\$ )?(\.venv/bin/)?python -m moodreel\.training ", line)
     }
 )
-INLINE = sorted({match for file in FILES for match in re.findall(r"`(python -m bench\.[^`]*)`", file.read_text())})
+BENCHMARKS = sorted({match for file in FILES for match in re.findall(r"`(python -m bench\.[^`]*)`", file.read_text())})
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +81,7 @@ def server(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory, server) -> Path:
-    """A clone of the project, as a reader has it after ./init.sh --local."""
+    """A folder like a clone of the project after ./init.sh --local."""
     clone = tmp_path_factory.mktemp("clone")
     for name in ("api", "bench", "moodreel", "model_store", "examples"):
         (clone / name).symlink_to(ROOT / name)
@@ -107,53 +108,54 @@ def run(commands: str, clone: Path, server: Server) -> str:
 
 @pytest.mark.server
 @pytest.mark.parametrize("block", [block for block in COMMANDS if not PLACEHOLDERS.search(block.text)], ids=str)
-def test_commands_work_as_they_stand(block, clone, server):
+def test_shell_commands_succeed_and_print_the_documented_json(block, clone, server):
     output = run(block.text, clone, server)
     assert '"status":4' not in output.replace(" ", "") and '"status":5' not in output.replace(" ", ""), output
     for example in BLOCKS:
         if example.after == block and example.language == "json":
-            answer = json.loads(output.strip().splitlines()[-1])
-            _check_answer(json.loads(example.text), answer)
+            response = json.loads(output.strip().splitlines()[-1])
+            _check_response(json.loads(example.text), response)
 
 
-def _check_answer(example: dict, answer: dict) -> None:
-    """Compare the fields of an answer, the words in it, and its numbers to two digits."""
-    assert example.keys() == answer.keys()
+def _check_response(example: dict, response: dict) -> None:
+    """Compare the fields, the strings and, to about two digits, the numbers."""
+    assert example.keys() == response.keys()
     for name, expected in example.items():
         if isinstance(expected, dict):
-            _check_answer(expected, answer[name])
+            _check_response(expected, response[name])
         elif isinstance(expected, float | int) and not isinstance(expected, bool):
-            assert answer[name] == pytest.approx(expected, rel=0.1, abs=0.05), name
+            assert response[name] == pytest.approx(expected, rel=0.1, abs=0.05), name
         elif isinstance(expected, str) and expected.endswith("…"):
-            assert answer[name].startswith(expected[:-1]), name
+            assert response[name].startswith(expected[:-1]), name
         elif isinstance(expected, str) or expected is None:
-            assert answer[name] == expected, name
+            assert response[name] == expected, name
 
 
 @pytest.mark.parametrize("block", [block for block in BLOCKS if block.language == "console"], ids=str)
-def test_sessions_print_what_they_show(block, clone, server):
+def test_console_sessions_print_the_documented_output(block, clone, server):
     command, *expected = block.text.splitlines()
     if not PLACEHOLDERS.search(command):
         assert run(command.removeprefix("$ "), clone, server).splitlines() == expected
 
 
 @pytest.mark.parametrize("command", TRAINING)
-def test_training_commands_are_understood(command, tmp_path):
+def test_training_commands_parse(command, tmp_path):
     words = shlex.split(command.removeprefix("$ "))
     arguments = [PLACEHOLDERS.sub(str(tmp_path), word) for word in words[words.index("moodreel.training") + 1 :]]
     try:
         _parser().parse_args(arguments)
     except (SystemExit, argparse.ArgumentError) as error:
-        raise AssertionError(f"not understood: {arguments}") from error
+        raise AssertionError(f"does not parse: {arguments}") from error
 
 
-@pytest.mark.parametrize("command", INLINE)
-def test_benchmarks_have_the_options_that_are_named(command):
+@pytest.mark.parametrize("command", BENCHMARKS)
+def test_benchmarks_have_the_documented_options(command, monkeypatch, capsys):
     _, _, module, *arguments = shlex.split(command)
-    shown = subprocess.run(
-        [sys.executable, "-m", module, "--help"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    assert {word for word in arguments if word.startswith("--")} <= set(re.findall(r"--[\w-]+", shown.stdout))
+    monkeypatch.setattr(sys, "argv", [module, "--help"])
+    with pytest.raises(SystemExit, match="^0$"):
+        importlib.import_module(module).main()
+    options = re.findall(r"--[\w-]+", capsys.readouterr().out)
+    assert {word for word in arguments if word.startswith("--")} <= set(options)
 
 
 def example(language: str, word: str) -> str:
@@ -161,16 +163,16 @@ def example(language: str, word: str) -> str:
 
 
 @pytest.mark.server
-def test_a_token_made_as_the_example_makes_it_is_taken(server):
+def test_the_token_of_the_example_is_accepted(server):
     secret = server.settings["SECURITY_SECRET"]
     scope = {"SECURITY_SECRET": secret}
     exec(example("python", "jwt.encode").replace("https://app.example", accounts.ISSUER), scope)
-    answer = server.call("GET", "/auth/profile", headers={"authorization": f"Bearer {scope['token']}"})
-    assert answer.json()["user_id"] == "42"
+    response = server.call("GET", "/auth/profile", headers={"authorization": f"Bearer {scope['token']}"})
+    assert response.json()["user_id"] == "42"
 
 
 @pytest.mark.server
-def test_the_python_client_of_live_video_gets_results(server):
+def test_the_live_video_client_of_the_example_gets_results(server):
     results: list[dict] = []
     scope = {"url": server.url, "KEY": KEY, "jpeg": encode_image(portrait()), "print": results.append}
     exec(example("python", "socketio.Client"), scope)
@@ -186,25 +188,25 @@ def test_the_python_client_of_live_video_gets_results(server):
 @pytest.mark.server
 @pytest.mark.browser
 @pytest.mark.skipif(not CHROMIUM, reason="needs Chromium; ./init.sh test installs it")
-def test_the_javascript_client_of_texts_gets_an_answer(server):
+def test_the_javascript_text_client_of_the_example_gets_a_result(server):
     script = example("js", "new WebSocket").replace("wss://moodreel.example", server.url.replace("http", "ws"))
-    heard: list[str] = []
+    logged: list[str] = []
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
         context = browser.new_context(base_url=server.url)
         context.add_cookies([{"name": "access_token", "value": accounts.own_token(), "url": server.url}])
         page = context.new_page()
         page.goto("/health")
-        page.on("console", lambda message: heard.extend(str(value.json_value()) for value in message.args))
+        page.on("console", lambda message: logged.extend(str(value.json_value()) for value in message.args))
         page.add_script_tag(content=script)
         deadline = time.monotonic() + 20
-        while not any("emotion_classification" in line for line in heard) and time.monotonic() < deadline:
+        while not any("emotion_classification" in line for line in logged) and time.monotonic() < deadline:
             page.wait_for_timeout(50)
         browser.close()
-    assert any("emotion_classification" in line and "joy" in line for line in heard), heard
+    assert any("emotion_classification" in line and "joy" in line for line in logged), logged
 
 
-def test_links_lead_to_files_that_are_there():
+def test_relative_links_point_to_existing_files():
     for file in FILES:
         for target in re.findall(r"\]\(([^)#:]+)\)", file.read_text()):
             assert (file.parent / target).exists(), f"{file.name}: {target}"

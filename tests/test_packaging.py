@@ -1,4 +1,4 @@
-"""The package: what pyproject.toml asks for is what requirements*.txt pin, and an installed copy works by itself."""
+"""The package: requirements*.txt pin the dependencies of pyproject.toml, and the built wheel works by itself."""
 
 import os
 import re
@@ -27,13 +27,13 @@ def names(lines: list[str]) -> set[str]:
 
 
 @pytest.mark.parametrize("file", PINNED_IN)
-def test_requirements_pin_what_the_package_depends_on(file):
+def test_requirements_pin_the_dependencies_of_the_package(file):
     assert names((ROOT / file).read_text().splitlines()) == names([line for group in PINNED_IN[file] for line in group])
 
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory) -> Path:
-    """A folder with the unpacked wheel, as pip lays it into site-packages."""
+    """A folder with the unpacked wheel, as in site-packages."""
     folder = tmp_path_factory.mktemp("wheel")
     build = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", folder, ROOT]
     subprocess.run(build, check=True, capture_output=True)
@@ -57,21 +57,21 @@ def run(installed: Path, *arguments: object) -> subprocess.CompletedProcess[str]
     )
 
 
-def test_the_wheel_holds_the_service_the_models_and_no_tests(installed):
+def test_the_wheel_contains_service_and_models_but_no_tests(installed):
     assert {path.name for path in installed.iterdir() if not path.name.endswith(".dist-info")} == {"api", "moodreel"}
     assert (installed / "moodreel" / "model_store" / "moodreel-five" / "weights.safetensors").is_file()
     assert (installed / "api" / "gunicorn.conf.py").is_file()
     assert not list(installed.rglob("train.log"))
 
 
-def test_an_installed_copy_finds_its_models(installed):
-    answer = run(installed, "-m", "moodreel", "predict", ROOT / "examples" / "smile.mp4")
-    assert answer.returncode == 0, answer.stderr
-    assert "Happy" in answer.stdout
+def test_an_installed_package_finds_its_models(installed):
+    done = run(installed, "-m", "moodreel", "predict", ROOT / "examples" / "smile.mp4")
+    assert done.returncode == 0, done.stderr
+    assert "Happy" in done.stdout
 
 
 def test_the_entry_point_is_the_command_line(installed):
     module, _, function = PROJECT["scripts"]["moodreel"].partition(":")
-    answer = run(installed, "-c", f"import sys, {module} as m; sys.argv = ['moodreel', '--help']; m.{function}()")
-    assert answer.returncode == 0, answer.stderr
-    assert {"predict", "serve", "train", "logs"} <= set(re.findall(r"\w+", answer.stdout))
+    done = run(installed, "-c", f"import sys, {module} as m; sys.argv = ['moodreel', '--help']; m.{function}()")
+    assert done.returncode == 0, done.stderr
+    assert {"predict", "serve", "train", "logs"} <= set(re.findall(r"\w+", done.stdout))

@@ -1,4 +1,4 @@
-"""Private parts of pinned libraries that this project uses. A version that changes one fails here, and says which."""
+"""Private parts of pinned libraries that this project uses. A version that changes one fails here."""
 
 import inspect
 import io
@@ -36,11 +36,11 @@ def test_gunicorn_puts_the_socket_into_the_environ() -> None:
     assert '"gunicorn.socket": sock' in inspect.getsource(wsgi.default_environ)
 
 
-def test_gunicorn_threads_take_stop_iteration_for_a_connection_that_is_done() -> None:
+def test_gunicorn_thread_ends_a_connection_on_stop_iteration() -> None:
     assert "except StopIteration" in inspect.getsource(ThreadWorker.handle)
 
 
-def test_gunicorn_worker_has_what_shutdown_hooks_read() -> None:
+def test_gunicorn_worker_has_the_attributes_that_shutdown_hooks_read() -> None:
     worker = ThreadWorker(1, 42, [], SimpleNamespace(), 30, Config(), SimpleNamespace())
     assert (worker.alive, worker.ppid) == (True, 42)
 
@@ -60,13 +60,13 @@ def test_gunicorn_control_socket_can_be_disabled() -> None:
 # --- Socket.IO and Engine.IO (api/socketio) ---
 
 
-def test_engineio_makes_its_websockets_by_a_replaceable_factory() -> None:
+def test_engineio_creates_websockets_with_a_replaceable_factory() -> None:
     assert parameters(engineio_threading._async["websocket"])[:2] == ["handler", "server"]
     source = inspect.getsource(engineio.socket.Socket._upgrade_websocket)
     assert "self.server._async['websocket'](\n            self._websocket_handler, self.server)" in source
 
 
-def test_engineio_socket_has_what_the_transport_uses() -> None:
+def test_engineio_socket_has_the_members_that_the_transport_uses() -> None:
     assert parameters(engineio.socket.Socket.close)[1:3] == ["wait", "abort"]
     assert "queue" in vars(engineio.socket.Socket(engineio.Server(async_mode="threading"), "sid"))
 
@@ -76,12 +76,12 @@ def test_flask_socketio_runs_a_handler_in_the_context_of_the_handshake() -> None
     assert "_handle_event" in inspect.getsource(Namespace.trigger_event)
 
 
-def test_flask_socketio_gives_its_engineio_server() -> None:
+def test_flask_socketio_exposes_its_engineio_server() -> None:
     server = SocketIO(Flask(__name__), async_mode="threading").server
     assert isinstance(server.eio, engineio.Server) and isinstance(server.eio._async, dict)
 
 
-def test_socketio_manager_is_told_of_connections() -> None:
+def test_socketio_manager_and_server_have_the_called_signatures() -> None:
     assert parameters(socketio.Manager.connect) == ["self", "sid", "namespace"]
     assert parameters(socketio.Server.get_environ) == ["self", "sid", "namespace"]
 
@@ -95,7 +95,7 @@ def test_socketio_packet_decodes_text_and_attachments() -> None:
     assert all(isinstance(getattr(socketio.packet, kind), int) for kind in kinds)
 
 
-# --- wsproto (api/websocket/channel.py): public, but its events are relied on to the letter ---
+# --- wsproto (api/websocket/channel.py): public, but its exact events matter ---
 
 
 def test_wsproto_reports_a_violation_as_a_close_with_a_reason() -> None:
@@ -109,24 +109,24 @@ def test_wsproto_reports_a_violation_as_a_close_with_a_reason() -> None:
     assert isinstance(Ping().response().payload, bytes)
 
 
-def test_a_timeout_of_sendall_holds_for_all_of_the_data() -> None:
-    here, there = socket.socketpair()
-    with here, there:
-        here.settimeout(0.05)
+def test_the_timeout_of_sendall_covers_all_data() -> None:
+    sender, receiver = socket.socketpair()
+    with sender, receiver:
+        sender.settimeout(0.05)
         with pytest.raises(TimeoutError):
-            here.sendall(bytes(10_000_000))
+            sender.sendall(bytes(10_000_000))
 
 
 # --- flask-smorest (api/openapi.py), torch (training/engine/ema.py), MediaPipe (faces/landmarker.py) ---
 
 
-def test_flask_smorest_keeps_a_views_description_on_the_view() -> None:
+def test_flask_smorest_stores_the_description_on_the_view() -> None:
     blueprint = flask_smorest.Blueprint("views", __name__)
     assert "_apidoc" in vars(blueprint.response(200)(lambda: None))
     assert isinstance(blueprint._prepare_doc_cbks, list)
 
 
-def test_flask_smorest_registers_its_error_handlers_in_one_method() -> None:
+def test_flask_smorest_registers_error_handlers_in_one_method() -> None:
     assert parameters(flask_smorest.Api._register_error_handlers) == ["self"]
     assert parameters(flask_smorest.Api._register_pagination_header) == ["self"]
     assert {"DEFAULT_ERROR_RESPONSE_NAME", "ERROR_SCHEMA"} <= set(dir(flask_smorest.Api))

@@ -1,4 +1,4 @@
-"""What a stranger's first minutes depend on: the scripts, the image and the requirements."""
+"""What a new user's first minutes depend on: the scripts, the image and the requirements."""
 
 import json
 import os
@@ -25,7 +25,7 @@ PACKAGE_OF = {
 
 
 def needed_libraries() -> set[str]:
-    """Shared libraries that OpenCV and MediaPipe link, other than those that every Debian and the wheels have."""
+    """Return the shared libraries that OpenCV and MediaPipe link but neither every Debian nor the wheels contain."""
     objects = [*(SITE / "cv2").glob("*.so"), *(SITE / "mediapipe").rglob("*.so")]
     assert len(objects) >= 2
     linked = subprocess.run(["ldd", *objects], capture_output=True, text=True, check=False).stdout
@@ -33,7 +33,7 @@ def needed_libraries() -> set[str]:
 
 
 @pytest.mark.parametrize("script", ["init.sh", "Dockerfile"])
-def test_the_installed_system_packages_are_those_that_are_linked(script):
+def test_scripts_install_exactly_the_linked_system_packages(script):
     needed = {PACKAGE_OF[library] for library in needed_libraries() if library in PACKAGE_OF}
     assert needed == set(PACKAGE_OF.values())
     listed = re.search(r"libgl1 lib[a-z0-9. -]+", (ROOT / script).read_text())
@@ -48,14 +48,14 @@ def test_every_direct_dependency_is_pinned(name):
 
 
 def test_init_prints_its_usage_for_unknown_arguments():
-    answer = subprocess.run(["bash", "init.sh", "--nonsense"], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert answer.returncode == 2
-    assert "./init.sh test" in answer.stdout
+    done = subprocess.run(["bash", "init.sh", "--nonsense"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "./init.sh test" in done.stdout
 
 
 @pytest.fixture
 def fresh_clone(tmp_path):
-    """The project as a stranger has it, but with this run's virtual environment, so that nothing is installed again."""
+    """A fresh clone of the project, but with this run's virtual environment, so that nothing is installed."""
     clone = tmp_path / "moodreel"
     ignore = shutil.ignore_patterns(".venv", ".git", ".env", "calls.db*", "__pycache__", ".*_cache", "runs")
     shutil.copytree(ROOT, clone, ignore=ignore)
@@ -65,9 +65,9 @@ def fresh_clone(tmp_path):
 
 @pytest.mark.server
 def test_init_starts_the_service_and_its_printed_curl_works(fresh_clone):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
     environment = {name: value for name, value in os.environ.items() if name not in ("API_KEY", "CI")}
     environment |= {"PORT": str(port), "WEB_CONCURRENCY": "1"}
     output = fresh_clone / "output.txt"
@@ -77,11 +77,11 @@ def test_init_starts_the_service_and_its_printed_curl_works(fresh_clone):
         )
     try:
         _wait_until_ready(server, port, output)
-        assert (fresh_clone / ".env").stat().st_mode & 0o077 == 0, "the key is for its owner alone"
+        assert (fresh_clone / ".env").stat().st_mode & 0o077 == 0, "only the owner may read the key"
         curl = re.search(r"^curl .*?\n\n", output.read_text(), re.M | re.S)[0]
-        assert f":{port}/" in curl, "the environment wins over .env"
-        answer = json.loads(subprocess.run(["bash", "-c", curl], capture_output=True, text=True, check=True).stdout)
-        assert answer["emotion"] == "Happy"
+        assert f":{port}/" in curl, "the environment overrides .env"
+        response = json.loads(subprocess.run(["bash", "-c", curl], capture_output=True, text=True, check=True).stdout)
+        assert response["emotion"] == "Happy"
     finally:
         server.send_signal(signal.SIGTERM)
         server.wait(30)
@@ -95,7 +95,7 @@ def _wait_until_ready(server: subprocess.Popen, port: int, output: Path) -> None
         try:
             if requests.get(f"http://127.0.0.1:{port}/ready", timeout=5).ok:
                 return
-        except requests.ConnectionError:
+        except (requests.ConnectionError, requests.Timeout):
             pass
         time.sleep(0.2)
     raise AssertionError(output.read_text())
