@@ -21,7 +21,7 @@ def log(tmp_path: Path) -> CallLog:
 
 
 def write(log: CallLog, name: str, at: datetime | None = None, status: int | None = 200, **more: object) -> int:
-    """Log a call by its request_id, as if it had come at that time; status None leaves it open."""
+    """Log a call with this request_id and time; without a status it stays unfinished."""
     opening = {key: more.pop(key) for key in ("client_id", "caller", "endpoint") if key in more}
     row = log.begin(**{"request_id": name, "method": "POST", "endpoint": "/predict", **opening})  # type: ignore[arg-type]
     if status is not None:
@@ -48,7 +48,7 @@ def test_a_call_is_logged_with_its_fields_and_its_status(log: CallLog) -> None:
 
 
 def test_an_unfinished_call_has_no_status(log: CallLog) -> None:
-    write(log, "lost", status=None)
+    write(log, "unfinished", status=None)
     [call] = log.select().rows
     assert (call["status_code"], call["success"], call["latency_ms"]) == (None, None, None)
 
@@ -60,14 +60,14 @@ def test_success_is_a_status_below_400(log: CallLog, status: int, success: bool)
     assert names(log, success=not success) == []
 
 
-def test_the_newest_comes_first(log: CallLog) -> None:
+def test_calls_are_listed_newest_first(log: CallLog) -> None:
     for hours, name in ((2, "second"), (3, "newest"), (1, "oldest")):
         write(log, name, NOON + timedelta(hours=hours))
     assert names(log) == ["newest", "second", "oldest"]
 
 
 @pytest.mark.parametrize(
-    ("filters", "found"),
+    ("filters", "expected"),
     [
         ({}, ["c", "b", "a"]),
         ({"status_code": 422}, ["b"]),
@@ -87,11 +87,11 @@ def test_the_newest_comes_first(log: CallLog) -> None:
         ({"start": NOON + timedelta(hours=1), "end": NOON + timedelta(hours=1)}, ["b"]),
     ],
 )
-def test_filters_select(log: CallLog, filters: dict[str, object], found: list[str]) -> None:
+def test_filters_select(log: CallLog, filters: dict[str, object], expected: list[str]) -> None:
     write(log, "a", NOON, client_id="ios", prediction="Sad")
     write(log, "b", NOON + timedelta(hours=1), status=422, client_id="web")
     write(log, "c", NOON + timedelta(hours=2), client_id="ios", endpoint="/thumbnail", prediction="Happy")
-    assert names(log, **filters) == found
+    assert names(log, **filters) == expected
 
 
 @pytest.mark.parametrize(
@@ -120,17 +120,17 @@ def test_an_invalid_date_is_rejected(text: str) -> None:
 
 def test_pagination_has_no_gaps_or_repeats_while_calls_arrive(log: CallLog) -> None:
     for number in range(250):
-        # Many at the same time: only the id tells them apart.
+        # Several have the same time: only the id orders them.
         write(log, str(number), NOON + timedelta(seconds=number // 50))
-    seen, cursor = [], None
+    listed, cursor = [], None
     while True:
         page = log.select(limit=40, cursor=cursor)
-        seen += [row["request_id"] for row in page.rows]
+        listed += [row["request_id"] for row in page.rows]
         write(log, f"new {cursor}")
         cursor = page.next_cursor
         if cursor is None:
             break
-    assert seen == [str(number) for number in reversed(range(250))]
+    assert listed == [str(number) for number in reversed(range(250))]
 
 
 def test_the_last_page_has_no_next_cursor(log: CallLog) -> None:
@@ -147,12 +147,12 @@ def test_an_invalid_cursor_is_rejected(log: CallLog, cursor: str) -> None:
 
 
 @pytest.mark.parametrize("column", ["status_code", "success", "client_id", "endpoint", "request_id", "prediction"])
-@pytest.mark.parametrize("further", [False, True])
-def test_every_filter_uses_an_index_and_does_not_sort(log: CallLog, column: str, further: bool) -> None:
+@pytest.mark.parametrize("with_cursor", [False, True])
+def test_every_filter_uses_an_index_and_does_not_sort(log: CallLog, column: str, with_cursor: bool) -> None:
     write(log, "a")
     write(log, "b")
     value = {"status_code": 200, "success": True}.get(column, "a")
-    cursor = log.select(limit=1).next_cursor if further else None
+    cursor = log.select(limit=1).next_cursor if with_cursor else None
     dates = CallFilters(start=NOON, end=NOON)
     for filters in (CallFilters(**{column: value}), CallFilters(**{column: value}, start=NOON, end=NOON)):  # type: ignore[arg-type]
         plan = _plan(log, filters, cursor)
@@ -170,9 +170,9 @@ def _plan(log: CallLog, filters: CallFilters, cursor: str | None) -> str:
 
 def test_recent_calls_of_one_caller_are_counted(log: CallLog) -> None:
     now = datetime.now(UTC)
-    write(log, "long ago", now - timedelta(minutes=2), caller="a")
-    write(log, "somebody else", caller="b")
-    write(log, "refused for its rate", caller="a", status=429, error="rate_limited")
+    write(log, "too old", now - timedelta(minutes=2), caller="a")
+    write(log, "other caller", caller="b")
+    write(log, "rate limited", caller="a", status=429, error="rate_limited")
     first = write(log, "first", caller="a", status=None)
     last = write(log, "last", caller="a", status=500, error="internal")
     since = now - timedelta(minutes=1)
@@ -180,7 +180,7 @@ def test_recent_calls_of_one_caller_are_counted(log: CallLog) -> None:
     assert log.count_since("a", since, max_id=last - 1) == 1
     [row] = log.select(CallFilters(request_id="first")).rows
     assert log.oldest_since("a", since) == datetime.fromisoformat(row["timestamp"])
-    assert log.oldest_since("nobody", since) is None
+    assert log.oldest_since("unknown", since) is None
     assert first < last
 
 
@@ -202,14 +202,14 @@ def test_prune_deletes_more_than_one_batch(log: CallLog, monkeypatch: pytest.Mon
 def test_only_one_process_a_day_prunes(log: CallLog) -> None:
     write(log, "old", NOON)
     assert log.prune_if_due(30) == 1
-    write(log, "old too", NOON)
+    write(log, "also old", NOON)
     assert CallLog(log.path).prune_if_due(30) == 0
     with sqlite3.connect(log.path) as db:
         db.execute("update upkeep set done_at = ?", [format_timestamp(datetime.now(UTC) - timedelta(hours=25))])
     assert CallLog(log.path).prune_if_due(30) == 1
 
 
-def test_calls_may_be_kept_forever(log: CallLog) -> None:
+def test_a_retention_of_zero_days_prunes_nothing(log: CallLog) -> None:
     write(log, "old", NOON)
     assert log.prune_if_due(0) == 0
     assert names(log) == ["old"]
@@ -223,8 +223,8 @@ def _open_and_write(path: Path, count: int) -> None:
 
 def test_concurrent_processes_may_create_and_write_the_same_log(tmp_path: Path) -> None:
     path = tmp_path / "calls.db"
-    spawn = multiprocessing.get_context("fork")
-    processes = [spawn.Process(target=_open_and_write, args=(path, 50)) for _ in range(4)]
+    fork = multiprocessing.get_context("fork")
+    processes = [fork.Process(target=_open_and_write, args=(path, 50)) for _ in range(4)]
     for process in processes:
         process.start()
     for process in processes:
@@ -242,9 +242,9 @@ def test_threads_share_a_log(log: CallLog) -> None:
 
 
 def test_migrations_are_applied_once_and_recorded(log: CallLog) -> None:
-    write(log, "kept")
+    write(log, "call")
     again = CallLog(log.path)
-    assert names(again) == ["kept"]
+    assert names(again) == ["call"]
     with sqlite3.connect(log.path) as db:
         applied = [row[0] for row in db.execute("select name from _sqlite_migrations order by rowid")]
         assert db.execute("pragma journal_mode").fetchone() == ("wal",)
@@ -268,7 +268,7 @@ def test_a_log_without_the_modalities_column_is_migrated(tmp_path: Path) -> None
 
 def test_the_error_of_a_corrupt_log_names_it_and_the_remedy(tmp_path: Path) -> None:
     path = tmp_path / "calls.db"
-    path.write_bytes(b"this is no database" * 1000)
+    path.write_bytes(b"not a database" * 1000)
     with pytest.raises(CallLogError, match=r"calls\.db cannot be opened: .* Move the file away"):
         CallLog(path)
 
@@ -281,9 +281,9 @@ def test_the_error_of_a_log_that_cannot_be_created_names_it_and_the_remedy() -> 
 def test_a_log_with_a_corrupted_file_is_not_writable(log: CallLog) -> None:
     assert log.is_writable()
     log.close()
-    log.path.write_bytes(b"scrap" * 10_000)
-    for rest in log.path.parent.glob("calls.db-*"):
-        rest.unlink()
+    log.path.write_bytes(b"garbage" * 10_000)
+    for journal in log.path.parent.glob("calls.db-*"):
+        journal.unlink()
     assert not log.is_writable()
     with pytest.raises(CallLogError):
         log.begin(request_id="r", method="GET", endpoint="/")

@@ -26,7 +26,7 @@ def run(log: CallLog, *arguments: str) -> int:
     return main([arguments[0], "--db", str(log.path), *arguments[1:]])
 
 
-def test_list(log: CallLog, capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_prints_a_table(log: CallLog, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(log, "list") == 0
     head, *lines = capsys.readouterr().out.splitlines()
     assert head.split() == ["timestamp", "code", "ms", "method", "endpoint", "client_id", "result"]
@@ -53,7 +53,7 @@ def test_export_limit_takes_the_newest(log: CallLog, capsys: pytest.CaptureFixtu
     assert [row["request_id"] for row in csv.DictReader(io.StringIO(capsys.readouterr().out))] == ["c"]
 
 
-def test_prune(log: CallLog, capsys: pytest.CaptureFixture[str]) -> None:
+def test_prune_prints_the_count_of_deleted_calls(log: CallLog, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(log, "prune", "--days", "30") == 0
     assert capsys.readouterr().out.startswith("3 calls older than 30 days deleted")
 
@@ -65,13 +65,13 @@ def test_prune_rejects_invalid_days(log: CallLog, days: str) -> None:
     assert len(log.select().rows) == 3
 
 
-def test_missing_log_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_error_of_a_missing_log_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list", "--db", str(tmp_path / "none.db")]) == 1
     assert "There is no call log" in capsys.readouterr().err
     assert not (tmp_path / "none.db").exists()
 
 
-def test_corrupt_log_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "bad.db").write_bytes(b"scrap" * 5000)
+def test_the_error_of_a_corrupt_log_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "bad.db").write_bytes(b"garbage" * 5000)
     assert main(["list", "--db", str(tmp_path / "bad.db")]) == 1
     assert len(capsys.readouterr().err.splitlines()) == 1

@@ -1,4 +1,4 @@
-"""A file for any number of threads: what its connections cost, and what becomes of one that failed."""
+"""Connections of many threads to one SQLite file, and connections that failed."""
 
 import threading
 from pathlib import Path
@@ -14,17 +14,16 @@ def test_idle_threads_hold_no_connection(tmp_path: Path) -> None:
     log = CallLog(tmp_path / "calls.db")
     written, ended = threading.Barrier(THREADS + 1), threading.Event()
 
-    def live() -> None:
+    def write_and_wait() -> None:
         log.begin(request_id="a socket", method="GET", endpoint="/api/ws")
         written.wait(60)
         ended.wait(60)
 
-    threads = [threading.Thread(target=live) for _ in range(THREADS)]
+    threads = [threading.Thread(target=write_and_wait) for _ in range(THREADS)]
     for thread in threads:
         thread.start()
     written.wait(60)
-    # Every connection has the journal open too. The database itself SQLite keeps open, for the next, as often as it was
-    # at a time.
+    # Every connection opens the journal as well. The database file is no measure: SQLite leaves it open for reuse.
     assert 0 < _open_files(tmp_path / "calls.db-wal") < THREADS / 4
     ended.set()
     for thread in threads:
@@ -46,17 +45,17 @@ def test_a_transaction_is_rolled_back_when_its_block_raises(tmp_path: Path) -> N
 def test_a_repaired_file_is_used_again(tmp_path: Path) -> None:
     log = CallLog(tmp_path / "calls.db")
     log.close()
-    kept = log.path.read_bytes()
-    log.path.write_bytes(b"no database at all, but as long as a page of one must be" * 100)
+    intact = log.path.read_bytes()
+    log.path.write_bytes(b"not a database, but longer than a page of one" * 100)
     for path in tmp_path.glob("calls.db-*"):
         path.unlink()
     with pytest.raises(CallLogError):
-        log.begin(request_id="lost", method="GET", endpoint="/")
-    log.path.write_bytes(kept)
+        log.begin(request_id="refused", method="GET", endpoint="/")
+    log.path.write_bytes(intact)
     assert log.begin(request_id="next", method="GET", endpoint="/")
 
 
 def _open_files(path: Path) -> int:
-    """Count this process's."""
+    """Count how often this process has a file open."""
     links = [link for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
     return [str(link.readlink()) for link in links].count(str(path))

@@ -1,4 +1,4 @@
-"""What is kept for a person, and that nobody else ever sees it."""
+"""The history of each user, which no other user can read."""
 
 import inspect
 import itertools
@@ -42,14 +42,14 @@ SAD = replace(HAPPY, emotion="sad", probabilities={"sad": 0.9, "fear": 0.1}, mod
 NO_FACE = replace(HAPPY, emotion=None, confidence=None, probabilities=None)
 
 
-def other(finding: HistoryEntry = HAPPY, **changes: Any) -> HistoryEntry:
-    """A finding in another file."""
-    return replace(finding, content_sha256=uuid.uuid4().hex, **changes)
+def other(entry: HistoryEntry = HAPPY, **changes: Any) -> HistoryEntry:
+    """Return the entry of another file."""
+    return replace(entry, content_sha256=uuid.uuid4().hex, **changes)
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Where media go."""
+    """The media storage."""
     return tmp_path / "media"
 
 
@@ -62,19 +62,19 @@ def files(folder: Path) -> list[bytes]:
     return sorted(path.read_bytes() for path in folder.rglob("*") if path.is_file())
 
 
-def keep_with_loop(history: History, user: str, finding: HistoryEntry = HAPPY, **more: Any) -> str:
-    return history.upsert(user, finding, history.put_media(user, LOOP), **more)
+def upsert_with_loop(history: History, user: str, entry: HistoryEntry = HAPPY, **more: Any) -> str:
+    return history.upsert(user, entry, history.put_media(user, LOOP), **more)
 
 
 def ids(history: History, user: str, **filters: Any) -> list[str]:
     return [row["id"] for row in history.select(user, HistoryFilters(**filters)).rows]
 
 
-# --- an entry ---
+# --- entries ---
 
 
 def test_an_entry_holds_the_result_but_not_the_media(history: History) -> None:
-    entry = keep_with_loop(history, "ann", time=NOON)
+    entry = upsert_with_loop(history, "ann", time=NOON)
     assert history.get("ann", entry) == {
         "id": entry,
         "kind": "video",
@@ -124,16 +124,16 @@ def test_uploads_cannot_be_matched_between_users(history: History) -> None:
 
 def test_the_database_file_is_readable_by_its_owner_only(history: History) -> None:
     history.upsert("ann", HAPPY)
-    made = [history.path.parent, *history.path.parent.iterdir()]
-    assert {stat.S_IMODE(path.stat().st_mode) for path in made} == {0o700, 0o600}
+    paths = [history.path.parent, *history.path.parent.iterdir()]
+    assert {stat.S_IMODE(path.stat().st_mode) for path in paths} == {0o700, 0o600}
 
 
-# --- the same file again ---
+# --- repeated uploads of a file ---
 
 
 def test_the_same_file_within_a_day_updates_its_entry(history: History, folder: Path) -> None:
     first = history.upsert("ann", HAPPY, time=NOON)
-    again = keep_with_loop(history, "ann", replace(SAD, facts={"certain": False}), time=NOON + timedelta(hours=23))
+    again = upsert_with_loop(history, "ann", replace(SAD, facts={"certain": False}), time=NOON + timedelta(hours=23))
     [entry] = history.select("ann").rows
     assert (first, entry["id"], entry["created"]) == (again, first, format_timestamp(NOON))
     assert (entry["emotion"], entry["mood"], entry["model"]) == ("sad", "Sad", "face-expression")
@@ -143,7 +143,7 @@ def test_the_same_file_within_a_day_updates_its_entry(history: History, folder: 
 
 
 @pytest.mark.parametrize(
-    ("user", "finding", "hours"),
+    ("user", "entry", "hours"),
     [
         ("ann", HAPPY, 24),
         ("ann", replace(HAPPY, kind="picture"), 1),
@@ -152,15 +152,15 @@ def test_the_same_file_within_a_day_updates_its_entry(history: History, folder: 
         ("bob", HAPPY, 1),
     ],
 )
-def test_other_uploads_are_separate_entries(history: History, user: str, finding: HistoryEntry, hours: int) -> None:
+def test_other_uploads_are_separate_entries(history: History, user: str, entry: HistoryEntry, hours: int) -> None:
     history.upsert("ann", HAPPY, time=NOON)
     history.upsert("ann", replace(HAPPY, content_sha256=None), time=NOON)
-    history.upsert(user, finding, time=NOON + timedelta(hours=hours))
+    history.upsert(user, entry, time=NOON + timedelta(hours=hours))
     assert len(history.select("ann").rows) + len(history.select("bob").rows) == 3
 
 
 def test_a_second_call_without_a_face_does_not_overwrite_the_first(history: History) -> None:
-    entry = keep_with_loop(history, "ann")
+    entry = upsert_with_loop(history, "ann")
     before = history.get("ann", entry)
     assert history.upsert("ann", replace(NO_FACE, facts={})) == entry
     assert history.get("ann", entry) == before
@@ -173,7 +173,7 @@ def test_a_face_detected_by_the_second_call_updates_the_entry(history: History) 
 
 
 def test_new_media_replace_the_old_which_are_deleted(history: History, folder: Path) -> None:
-    entry = keep_with_loop(history, "ann")
+    entry = upsert_with_loop(history, "ann")
     new = history.put_media("ann", [StoredFile("thumbnail.gif", "image/gif", b"a gif")])
     history.upsert("ann", HAPPY, new)
     assert history.get_media("ann", entry, "thumbnail.gif").data == b"a gif"  # type: ignore[union-attr]
@@ -186,7 +186,7 @@ def test_new_media_replace_the_old_which_are_deleted(history: History, folder: P
 
 
 @pytest.mark.parametrize(
-    ("filters", "found"),
+    ("filters", "expected"),
     [
         ({}, "dcba"),
         ({"kind": "video"}, "ba"),
@@ -203,11 +203,11 @@ def test_new_media_replace_the_old_which_are_deleted(history: History, folder: P
         ({"end": NOON + timedelta(hours=1, microseconds=-1)}, "a"),
     ],
 )
-def test_filters_select(history: History, filters: dict[str, Any], found: str) -> None:
-    kept = [HAPPY, other(SAD), replace(HAPPY, kind="text", emotion="joy"), replace(NO_FACE, kind="picture")]
-    names = {history.upsert("ann", each, time=NOON + timedelta(hours=n)): "abcd"[n] for n, each in enumerate(kept)}
+def test_filters_select(history: History, filters: dict[str, Any], expected: str) -> None:
+    entries = [HAPPY, other(SAD), replace(HAPPY, kind="text", emotion="joy"), replace(NO_FACE, kind="picture")]
+    names = {history.upsert("ann", each, time=NOON + timedelta(hours=n)): "abcd"[n] for n, each in enumerate(entries)}
     history.upsert("bob", HAPPY, time=NOON + timedelta(hours=1))
-    assert "".join(names[entry] for entry in ids(history, "ann", **filters)) == found
+    assert "".join(names[entry] for entry in ids(history, "ann", **filters)) == expected
 
 
 @pytest.mark.parametrize("cursor", ["", "x", "!!!!", "MjAyNQ", "bm90LWEtZGF0ZSA3", "é", "MjAyNS0wMS0wMVQwMDowMFogeA"])
@@ -218,22 +218,22 @@ def test_an_invalid_cursor_is_rejected(history: History, cursor: str) -> None:
 
 def test_pagination_has_no_gaps_or_repeats_while_entries_change(history: History) -> None:
     for number in range(50):
-        # Many at the same time: only the id tells them apart.
+        # Several have the same time: only the id orders them.
         history.upsert("ann", other(), time=NOON + timedelta(seconds=number // 20))
     everything = ids(history, "ann")
-    seen: list[str] = []
+    listed: list[str] = []
     cursor = None
     while True:
         page = history.select("ann", limit=7, cursor=cursor)
-        seen += [row["id"] for row in page.rows]
+        listed += [row["id"] for row in page.rows]
         history.upsert("ann", other(), time=NOON + timedelta(hours=1))
-        # The cursor holds where the entry that it stands for is gone.
-        history.delete("ann", seen[-1])
+        # The cursor stays valid without the entry that it was made from.
+        history.delete("ann", listed[-1])
         cursor = page.next_cursor
         if cursor is None:
             break
-    assert seen == everything
-    assert len(set(seen)) == 50
+    assert listed == everything
+    assert len(set(listed)) == 50
 
 
 def test_a_list_query_uses_an_index_and_does_not_sort(history: History) -> None:
@@ -248,7 +248,7 @@ def test_a_list_query_uses_an_index_and_does_not_sort(history: History) -> None:
 
 
 def test_media_are_read_only_through_their_entry(history: History) -> None:
-    entry, second = keep_with_loop(history, "ann"), history.upsert("ann", other())
+    entry, second = upsert_with_loop(history, "ann"), history.upsert("ann", other())
     assert history.get_media("ann", entry, "thumbnail.mp4") == LOOP[0]
     assert history.get_media("ann", entry, "poster.jpg") == LOOP[1]
     with sqlite3.connect(history.path) as db:
@@ -266,39 +266,39 @@ def test_media_are_read_only_through_their_entry(history: History) -> None:
 
 
 def test_media_are_deleted_with_one_entry_or_all_entries(history: History, folder: Path) -> None:
-    entry = keep_with_loop(history, "ann")
-    keep_with_loop(history, "ann", other())
-    keep_with_loop(history, "bob")
+    entry = upsert_with_loop(history, "ann")
+    upsert_with_loop(history, "ann", other())
+    upsert_with_loop(history, "bob")
     assert history.delete("ann", entry)
     assert history.delete_due_media() == 2
     assert len(files(folder)) == 4
     assert history.delete_all("ann") == 1
     assert history.delete_due_media() == 2
     assert files(folder) == [b"a loop", b"a poster"]
-    assert len(list(folder.iterdir())) == 1, "a folder that is empty goes as well"
+    assert len(list(folder.iterdir())) == 1, "an empty folder is deleted as well"
     assert history.get_media("bob", ids(history, "bob")[0], "poster.jpg") == LOOP[1]
 
 
 def test_without_a_storage_nothing_is_stored(tmp_path: Path) -> None:
-    bare = History(tmp_path / "history.db")
-    assert bare.put_media("ann", LOOP) == ()
-    entry = keep_with_loop(bare, "ann")
-    assert bare.get("ann", entry)["media"] == []  # type: ignore[index]
-    assert bare.get_media("ann", entry, "poster.jpg") is None
-    assert bare.delete_due_media() == 0
+    without_storage = History(tmp_path / "history.db")
+    assert without_storage.put_media("ann", LOOP) == ()
+    entry = upsert_with_loop(without_storage, "ann")
+    assert without_storage.get("ann", entry)["media"] == []  # type: ignore[index]
+    assert without_storage.get_media("ann", entry, "poster.jpg") is None
+    assert without_storage.delete_due_media() == 0
 
 
 def test_files_of_a_storage_no_longer_configured_stay_recorded(tmp_path: Path, history: History) -> None:
-    entry = keep_with_loop(history, "ann")
-    bare = History(tmp_path / "data" / "history.db")
-    assert bare.delete("ann", entry)
+    entry = upsert_with_loop(history, "ann")
+    without_storage = History(tmp_path / "data" / "history.db")
+    assert without_storage.delete("ann", entry)
     with pytest.raises(ObjectStorageError, match="set MEDIA_STORAGE"):
-        bare.delete_due_media()
+        without_storage.delete_due_media()
     assert history.delete_due_media() == 2
 
 
-def later(history: History, hours: float) -> None:
-    """Let time pass for what is doomed."""
+def advance_deletions(history: History, hours: float) -> None:
+    """Make the scheduled deletions due earlier by some hours."""
     with sqlite3.connect(history.path) as db:
         for key, due in db.execute("select key, due from doomed").fetchall():
             past = format_timestamp(datetime.fromisoformat(due) - timedelta(hours=hours))
@@ -307,14 +307,14 @@ def later(history: History, hours: float) -> None:
 
 def test_media_of_an_entry_that_was_never_written_are_deleted(history: History, folder: Path) -> None:
     history.put_media("ann", LOOP)
-    assert (history.delete_due_media(), len(files(folder))) == (0, 2), "its entry may come yet"
-    later(history, 1)
+    assert (history.delete_due_media(), len(files(folder))) == (0, 2), "its entry may still be written"
+    advance_deletions(history, 1)
     assert (history.delete_due_media(), files(folder)) == (2, [])
 
 
 def test_an_entry_written_after_its_media_expired_has_none(history: History, folder: Path) -> None:
     stored = history.put_media("ann", LOOP)
-    later(history, 1)
+    advance_deletions(history, 1)
     history.delete_due_media()
     entry = history.upsert("ann", HAPPY, stored)
     assert history.get("ann", entry)["media"] == []  # type: ignore[index]
@@ -327,7 +327,7 @@ def test_a_failed_media_write_leaves_no_orphan(history: History, folder: Path, m
         with pytest.raises(ObjectStorageError):
             history.put_media("ann", LOOP)
     assert files(folder) == [b"a loop"]
-    later(history, 1)
+    advance_deletions(history, 1)
     assert history.delete_due_media() == 2
     assert files(folder) == []
 
@@ -335,21 +335,21 @@ def test_a_failed_media_write_leaves_no_orphan(history: History, folder: Path, m
 def test_a_failed_deletion_is_logged_and_retried(
     history: History, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    entry = keep_with_loop(history, "ann")
+    entry = upsert_with_loop(history, "ann")
     history.delete("ann", entry)
     with monkeypatch.context() as patch:
         patch.setattr(history.storage, "delete", _fail_after(1, history.storage.delete))  # type: ignore[union-attr]
         with pytest.raises(ObjectStorageError, match="still there: 1"):
             history.delete_due_media()
     assert len(files(folder)) == 1
-    assert history.delete_due_media() == 0, "not at once: a storage that is down would be asked all the time"
-    later(history, 1)
+    assert history.delete_due_media() == 0, "not retried at once, in case the storage is down"
+    advance_deletions(history, 1)
     assert history.delete_due_media() == 1
     assert files(folder) == []
 
 
 def test_a_sweep_stops_at_its_time_limit_and_the_next_continues(history: History, folder: Path) -> None:
-    keep_with_loop(history, "ann")
+    upsert_with_loop(history, "ann")
     history.delete_all("ann")
     assert (history.delete_due_media(seconds=0), len(files(folder))) == (0, 2)
     assert (history.delete_due_media(), files(folder)) == (2, [])
@@ -358,47 +358,47 @@ def test_a_sweep_stops_at_its_time_limit_and_the_next_continues(history: History
 def test_a_sweep_deletes_more_than_one_batch(history: History, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(media_deletion, "BATCH", 3)
     for _ in range(5):
-        keep_with_loop(history, "ann", other())
+        upsert_with_loop(history, "ann", other())
     history.delete_all("ann")
     assert (history.delete_due_media(), files(folder)) == (10, [])
 
 
-def _fail_after(good: int, do: Any) -> Any:
-    left = itertools.count(good, -1)
+def _fail_after(calls: int, function: Any) -> Any:
+    remaining = itertools.count(calls, -1)
 
-    def maybe(*arguments: Any) -> Any:
-        if next(left) <= 0:
+    def call(*arguments: Any) -> Any:
+        if next(remaining) <= 0:
             raise ObjectStorageError("The media storage cannot be reached.")
-        return do(*arguments)
+        return function(*arguments)
 
-    return maybe
+    return call
 
 
 # --- deleting ---
 
 
 def test_deleted_data_is_erased_from_the_file(history: History) -> None:
-    marked = replace(HAPPY, model="a-model-that-leaves-traces")
+    marked = replace(HAPPY, model="a-unique-name")
     history.upsert("ann", marked)
     history.upsert("ann", replace(marked, content_sha256="b" * 64))
     history.upsert("bob", HAPPY)
     assert history.delete_all("ann") == 2
-    # Nor in the journal, which a service that runs keeps open.
-    left = b"".join(path.read_bytes() for path in history.path.parent.glob("history.db*"))
-    assert b"moodreel-five" in left
-    assert b"traces" not in left
+    # The journal is erased as well, though a running service has it open.
+    stored = b"".join(path.read_bytes() for path in history.path.parent.glob("history.db*"))
+    assert b"moodreel-five" in stored
+    assert b"unique" not in stored
 
 
 def test_old_entries_are_deleted_once_a_day_with_their_media(history: History, folder: Path) -> None:
     now = datetime.now(UTC)
-    keep_with_loop(history, "ann", time=now - timedelta(days=31))
-    keep_with_loop(history, "bob", time=now - timedelta(days=31))
-    kept = keep_with_loop(history, "ann", time=now - timedelta(days=29))
+    upsert_with_loop(history, "ann", time=now - timedelta(days=31))
+    upsert_with_loop(history, "bob", time=now - timedelta(days=31))
+    recent = upsert_with_loop(history, "ann", time=now - timedelta(days=29))
     assert history.prune_if_due(30) == 2
     history.delete_due_media()
-    assert (ids(history, "ann"), ids(history, "bob"), len(files(folder))) == ([kept], [], 2)
+    assert (ids(history, "ann"), ids(history, "bob"), len(files(folder))) == ([recent], [], 2)
     history.upsert("ann", other(), time=now - timedelta(days=31))
-    assert History(history.path).prune_if_due(30) == 0, "today it is done"
+    assert History(history.path).prune_if_due(30) == 0, "already pruned today"
     with sqlite3.connect(history.path) as db:
         db.execute("update upkeep set done_at = ?", [format_timestamp(now - timedelta(hours=25))])
     assert History(history.path).prune_if_due(30) == 1
@@ -411,13 +411,13 @@ def test_pruning_deletes_more_than_one_batch(history: History, monkeypatch: pyte
     assert history.prune_if_due(30) == 10
 
 
-def test_entries_may_be_kept_forever(history: History) -> None:
+def test_a_retention_of_zero_days_prunes_nothing(history: History) -> None:
     history.upsert("ann", HAPPY, time=NOON)
     assert history.prune_if_due(0) == 0
     assert len(ids(history, "ann")) == 1
 
 
-# --- the summary reads the right rows ---
+# --- the summary ---
 
 
 def test_a_summary_covers_one_users_entries_in_the_range(history: History) -> None:
@@ -425,8 +425,8 @@ def test_a_summary_covers_one_users_entries_in_the_range(history: History) -> No
     for at in ("2025-08-15T21:59:59.999999Z", "2025-08-15T22:00Z", "2025-08-16T21:59:59.999999Z", "2025-08-16T22:00Z"):
         history.upsert("ann", other(), time=datetime.fromisoformat(at))
     history.upsert("bob", HAPPY, time=NOON)
-    found = history.mood_calendar("ann", "day", date(2025, 8, 16), date(2025, 8, 16), berlin, now=NOON)
-    assert (found.entries, found.emotions["Happy"], found.baseline.entries) == (2, 2, 2)
+    summary = history.mood_calendar("ann", "day", date(2025, 8, 16), date(2025, 8, 16), berlin, now=NOON)
+    assert (summary.entries, summary.emotions["Happy"], summary.baseline.entries) == (2, 2, 2)
     assert history.mood_calendar("cy", now=NOON).entries == 0
 
 
@@ -434,28 +434,26 @@ def test_the_baseline_covers_90_days_of_one_user(history: History) -> None:
     for days in range(1, 100):
         history.upsert("ann", other(), time=NOON - timedelta(days=days))
         history.upsert("bob", other(SAD), time=NOON - timedelta(days=days))
-    found = history.mood_calendar("ann", now=NOON)
-    assert found.baseline.entries == 90
-    assert found.baseline.probabilities == pytest.approx(
-        {"Anger": 0, "Happy": 0.9, "Shock": 0, "Neutral": 0.1, "Sad": 0}
-    )
+    baseline = history.mood_calendar("ann", now=NOON).baseline
+    assert baseline.entries == 90
+    assert baseline.probabilities == pytest.approx({"Anger": 0, "Happy": 0.9, "Shock": 0, "Neutral": 0.1, "Sad": 0})
 
 
-# --- many at once ---
+# --- concurrency ---
 
 
 def _write(path: Path, folder: Path, user: str, count: int) -> None:
     history = History(path, ObjectStorage(f"file://{folder}"))
     for number in range(count):
-        keep_with_loop(history, user, replace(HAPPY, content_sha256=f"{number:064x}"))
+        upsert_with_loop(history, user, replace(HAPPY, content_sha256=f"{number:064x}"))
     history.close()
 
 
 def test_concurrent_processes_may_create_and_write_the_same_history(tmp_path: Path) -> None:
     path, folder = tmp_path / "data" / "history.db", tmp_path / "media"
-    spawn = multiprocessing.get_context("fork")
-    # Two each write the same files of one user: those are one entry each, whoever comes first.
-    processes = [spawn.Process(target=_write, args=(path, folder, user, 20)) for user in ("ann", "ann", "bob", "bob")]
+    fork = multiprocessing.get_context("fork")
+    # Two processes write the same files of each user: one entry a file.
+    processes = [fork.Process(target=_write, args=(path, folder, user, 20)) for user in ("ann", "ann", "bob", "bob")]
     for process in processes:
         process.start()
     for process in processes:
@@ -474,7 +472,7 @@ def test_threads_share_a_history(history: History) -> None:
 
 
 def test_the_error_of_an_unusable_history_states_the_remedy(tmp_path: Path) -> None:
-    (tmp_path / "bad.db").write_bytes(b"this is no database" * 1000)
+    (tmp_path / "bad.db").write_bytes(b"not a database" * 1000)
     with pytest.raises(HistoryError, match=r"history .*bad\.db cannot be opened: .* Move the file away"):
         History(tmp_path / "bad.db")
     with pytest.raises(HistoryError, match="set HISTORY_PATH"):
@@ -499,15 +497,15 @@ def test_every_query_requires_a_user() -> None:
     }
 
 
-# --- any number of users, in any order ---
+# --- random operations of several users ---
 
 USERS = ("ann", "bob", "cy")
 LABELS = (*FIVE, "happy", "surprise", "disgust", "joy", "calm", None)
 
 
 @dataclass
-class Kept:
-    """An entry as plain Python knows it."""
+class ExpectedEntry:
+    """An entry of the model that the history is compared to."""
 
     id: str
     at: datetime
@@ -516,7 +514,7 @@ class Kept:
     content: str | None
     media: dict[str, bytes]
 
-    def fits(self, filters: HistoryFilters) -> bool:
+    def matches(self, filters: HistoryFilters) -> bool:
         return (
             filters.kind in (None, self.kind)
             and filters.emotion in (None, self.emotion, to_five(self.emotion or ""))
@@ -525,10 +523,10 @@ class Kept:
         )
 
 
-class Diaries(RuleBasedStateMachine):
-    """Several people keep, read and delete; a plain dictionary says what each of them must be answered.
+class HistoryMachine(RuleBasedStateMachine):
+    """Several users write, read and delete entries; every result is compared to a dictionary of expected entries.
 
-    All runs share one history, each with users of its own: the others' entries are there too, and never to be seen.
+    All runs share one history, each with its own users, so the entries of other runs must never be returned.
     """
 
     history: History
@@ -540,19 +538,20 @@ class Diaries(RuleBasedStateMachine):
         run = next(self.runs)
         self.users = [f"{user} of run {run}" for user in USERS]
         self.now = NOON
-        self.kept: dict[str, list[Kept]] = {user: [] for user in self.users}
-        self.gone: list[str] = []
+        self.expected: dict[str, list[ExpectedEntry]] = {user: [] for user in self.users}
+        self.deleted: list[str] = []
         self.cursors: list[str] = []
 
-    def who(self, number: int) -> str:
+    def user_name(self, number: int) -> str:
         return self.users[number]
 
-    def newest_first(self, user: str) -> list[Kept]:
-        return sorted(self.kept[user], key=lambda each: (each.at, each.id), reverse=True)
+    def newest_first(self, user: str) -> list[ExpectedEntry]:
+        return sorted(self.expected[user], key=lambda each: (each.at, each.id), reverse=True)
 
-    def everything(self) -> list[tuple[str, str]]:
-        """Every id that ever was, with its owner."""
-        return [(user, each.id) for user in self.users for each in self.kept[user]] + [("nobody", i) for i in self.gone]
+    def all_ids(self) -> list[tuple[str, str]]:
+        """Return the id of every entry, with its user; those of deleted entries have none of the users."""
+        existing = [(user, each.id) for user in self.users for each in self.expected[user]]
+        return existing + [("deleted", entry) for entry in self.deleted]
 
     @rule(hours=st.sampled_from([0, 1, 5, 23, 24, 25, 200]))
     def time_passes(self, hours: int) -> None:
@@ -565,30 +564,30 @@ class Diaries(RuleBasedStateMachine):
         content=st.sampled_from([None, "a" * 64, "b" * 64]),
         media=st.booleans(),
     )
-    def keep(self, user: int, kind: str, emotion: str | None, content: str | None, media: bool) -> None:
-        name = self.who(user)
-        data = {"poster.jpg": f"{name} {len(self.everything())}".encode()} if media else {}
+    def upsert(self, user: int, kind: str, emotion: str | None, content: str | None, media: bool) -> None:
+        name = self.user_name(user)
+        data = {"poster.jpg": f"{name} {len(self.all_ids())}".encode()} if media else {}
         stored = self.history.put_media(name, [StoredFile(key, "image/jpeg", value) for key, value in data.items()])
         probabilities = {emotion: 1.0} if emotion else None
-        finding = HistoryEntry(kind, emotion, 0.9, probabilities, "m", {}, content)
-        entry = self.history.upsert(name, finding, stored, time=self.now)
+        new = HistoryEntry(kind, emotion, 0.9, probabilities, "m", {}, content)
+        entry = self.history.upsert(name, new, stored, time=self.now)
         same = [
             each
             for each in self.newest_first(name)
             if content and (each.kind, each.content) == (kind, content) and self.now - each.at < timedelta(days=1)
         ]
         if not same:
-            assert entry not in [i for _, i in self.everything()]
-            self.kept[name].append(Kept(entry, self.now, kind, emotion, content, data))
+            assert entry not in [i for _, i in self.all_ids()]
+            self.expected[name].append(ExpectedEntry(entry, self.now, kind, emotion, content, data))
         else:
             assert entry == same[0].id
             same[0].emotion = emotion or same[0].emotion
             same[0].media = data or same[0].media
 
     @rule(user=st.sampled_from(range(3)), kind=st.sampled_from(KINDS), count=st.integers(2, 6))
-    def keep_some_at_once(self, user: int, kind: str, count: int) -> None:
+    def upsert_several_at_one_time(self, user: int, kind: str, count: int) -> None:
         for label in LABELS[:count]:
-            self.keep(user, kind, label, None, media=False)
+            self.upsert(user, kind, label, None, media=False)
 
     @rule(
         user=st.sampled_from(range(3)),
@@ -605,98 +604,97 @@ class Diaries(RuleBasedStateMachine):
         filters = HistoryFilters(kind, emotion, *ends)
         found, cursor = [], None
         while True:
-            page = self.history.select(self.who(user), filters, limit, cursor)
+            page = self.history.select(self.user_name(user), filters, limit, cursor)
             found += [row["id"] for row in page.rows]
             cursor = page.next_cursor
             if cursor is None:
                 break
             assert len(page.rows) == limit
             self.cursors.append(cursor)
-        assert found == [each.id for each in self.newest_first(self.who(user)) if each.fits(filters)]
+        assert found == [each.id for each in self.newest_first(self.user_name(user)) if each.matches(filters)]
 
     @rule(user=st.sampled_from(range(3)), data=st.data())
-    def go_on_with_anybodys_cursor(self, user: int, data: st.DataObject) -> None:
+    def continue_with_a_cursor_of_any_user(self, user: int, data: st.DataObject) -> None:
         if not self.cursors:
             return
-        page = self.history.select(self.who(user), cursor=data.draw(st.sampled_from(self.cursors)))
-        own = [each.id for each in self.newest_first(self.who(user))]
-        # What is older than somebody else's entry is still one's own, and the end of one's own list.
+        page = self.history.select(self.user_name(user), cursor=data.draw(st.sampled_from(self.cursors)))
+        own = [each.id for each in self.newest_first(self.user_name(user))]
+        # With a cursor of another user, the page is still the end of the user's own list.
         found = [row["id"] for row in page.rows]
         assert found == own[len(own) - len(found) :]
 
     @rule(user=st.sampled_from(range(3)), data=st.data())
-    def read_anybodys_entry(self, user: int, data: st.DataObject) -> None:
-        if not (known := self.everything()):
+    def read_an_entry_of_any_user(self, user: int, data: st.DataObject) -> None:
+        if not (ids_by_user := self.all_ids()):
             return
-        name = self.who(user)
-        owner, entry = data.draw(st.sampled_from(known))
+        name = self.user_name(user)
+        user_of_entry, entry = data.draw(st.sampled_from(ids_by_user))
         found, file = self.history.get(name, entry), self.history.get_media(name, entry, "poster.jpg")
-        if owner != name:
+        if user_of_entry != name:
             assert (found, file) == (None, None)
             return
-        [kept] = [each for each in self.kept[name] if each.id == entry]
+        [expected] = [each for each in self.expected[name] if each.id == entry]
         assert found is not None
         assert (found["created"], found["kind"], found["emotion"]) == (
-            format_timestamp(kept.at),
-            kept.kind,
-            kept.emotion,
+            format_timestamp(expected.at),
+            expected.kind,
+            expected.emotion,
         )
-        assert found["mood"] == to_five(kept.emotion or "")
-        assert [media["name"] for media in found["media"]] == list(kept.media)
-        assert (file.data if file else None) == kept.media.get("poster.jpg")
+        assert found["mood"] == to_five(expected.emotion or "")
+        assert [media["name"] for media in found["media"]] == list(expected.media)
+        assert (file.data if file else None) == expected.media.get("poster.jpg")
 
     @rule(user=st.sampled_from(range(3)), data=st.data())
-    def delete_anybodys_entry(self, user: int, data: st.DataObject) -> None:
-        if not (known := self.everything()):
+    def delete_an_entry_of_any_user(self, user: int, data: st.DataObject) -> None:
+        if not (ids_by_user := self.all_ids()):
             return
-        name = self.who(user)
-        owner, entry = data.draw(st.sampled_from(known))
-        assert self.history.delete(name, entry) == (owner == name)
-        if owner == name:
-            self.kept[name] = [each for each in self.kept[name] if each.id != entry]
-            self.gone.append(entry)
+        name = self.user_name(user)
+        user_of_entry, entry = data.draw(st.sampled_from(ids_by_user))
+        assert self.history.delete(name, entry) == (user_of_entry == name)
+        if user_of_entry == name:
+            self.expected[name] = [each for each in self.expected[name] if each.id != entry]
+            self.deleted.append(entry)
 
-    @rule(user=st.sampled_from(range(3)), sure=st.integers(0, 3))
-    def delete_all(self, user: int, sure: int) -> None:
-        if sure != 3:
+    @rule(user=st.sampled_from(range(3)), chance=st.integers(0, 3))
+    def delete_all(self, user: int, chance: int) -> None:
+        if chance != 3:  # rarely, so that entries accumulate
             return
-        name = self.who(user)
-        assert self.history.delete_all(name) == len(self.kept[name])
-        self.gone += [each.id for each in self.kept[name]]
-        self.kept[name] = []
+        name = self.user_name(user)
+        assert self.history.delete_all(name) == len(self.expected[name])
+        self.deleted += [each.id for each in self.expected[name]]
+        self.expected[name] = []
 
     @rule(user=st.sampled_from(range(3)))
-    def summarise(self, user: int) -> None:
-        mine = [each for each in self.kept[self.who(user)] if each.at.date() > self.now.date() - timedelta(days=30)]
-        found = self.history.mood_calendar(self.who(user), now=self.now)
-        assert found.entries == len(mine)
+    def summarize(self, user: int) -> None:
+        entries = self.expected[self.user_name(user)]
+        recent = [each for each in entries if each.at.date() > self.now.date() - timedelta(days=30)]
+        found = self.history.mood_calendar(self.user_name(user), now=self.now)
+        assert found.entries == len(recent)
         assert {name: count for name, count in found.emotions.items() if count} == Counter(
-            to_five(each.emotion) for each in mine if each.emotion
+            to_five(each.emotion) for each in recent if each.emotion
         )
         assert {period.name: period.entries for period in found.periods} == Counter(
-            each.at.date().isoformat() for each in mine
+            each.at.date().isoformat() for each in recent
         )
-        usual = [
-            each for each in self.kept[self.who(user)] if each.emotion and self.now - each.at <= timedelta(days=90)
-        ]
-        assert found.baseline.entries == len(usual)
+        baseline = [each for each in entries if each.emotion and self.now - each.at <= timedelta(days=90)]
+        assert found.baseline.entries == len(baseline)
 
     @invariant()
-    def everybody_has_their_own_and_the_storage_no_more_than_that(self) -> None:
+    def users_have_their_entries_and_the_storage_their_media_only(self) -> None:
         for user in self.users:
             assert ids(self.history, user) == [each.id for each in self.newest_first(user)]
         self.history.delete_due_media()
-        stored = Counter(data for data in files(self.media_folder) if self._mine(data))
+        stored = Counter(data for data in files(self.media_folder) if self._belongs_to_run(data))
         assert stored == Counter(
-            data for user in self.users for each in self.kept[user] for data in each.media.values()
+            data for user in self.users for each in self.expected[user] for data in each.media.values()
         )
 
-    def _mine(self, data: bytes) -> bool:
+    def _belongs_to_run(self, data: bytes) -> bool:
         return any(data.startswith(user.encode() + b" ") for user in self.users)
 
 
 def test_no_user_ever_gets_another_users_row(history: History, folder: Path) -> None:
-    class Machine(Diaries):
+    class Machine(HistoryMachine):
         runs = itertools.count()
 
     Machine.history, Machine.media_folder = history, folder

@@ -14,7 +14,7 @@ DATA = bytes(range(256)) * 40
 
 @pytest.fixture(params=["file", "memory"])
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStorage:
-    return ObjectStorage(f"file://{tmp_path}/kept" if request.param == "file" else f"memory://{uuid.uuid4().hex}")
+    return ObjectStorage(f"file://{tmp_path}/media" if request.param == "file" else f"memory://{uuid.uuid4().hex}")
 
 
 def test_an_object_can_be_read_until_it_is_deleted(storage: ObjectStorage) -> None:
@@ -48,10 +48,10 @@ def test_files_are_readable_by_their_owner_only(tmp_path: Path) -> None:
 def test_an_interrupted_write_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     storage = ObjectStorage(f"file://{tmp_path}")
 
-    def full(*_: object) -> None:
+    def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "replace", full)
+    monkeypatch.setattr(Path, "replace", fail)
     key = new_key("ann", "loop.mp4")
     with pytest.raises(ObjectStorageError, match="No space left"):
         storage.put(key, DATA)
@@ -72,7 +72,7 @@ def test_writes_succeed_while_another_thread_removes_empty_folders(tmp_path: Pat
     storage = ObjectStorage(f"file://{tmp_path}")
     failures: list[Exception] = []
 
-    def work() -> None:
+    def write_read_delete() -> None:
         for _ in range(100):
             key = new_key("ann", "loop.mp4")
             try:
@@ -82,7 +82,7 @@ def test_writes_succeed_while_another_thread_removes_empty_folders(tmp_path: Pat
             except Exception as error:
                 failures.append(error)
 
-    threads = [threading.Thread(target=work) for _ in range(4)]
+    threads = [threading.Thread(target=write_read_delete) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -92,31 +92,31 @@ def test_writes_succeed_while_another_thread_removes_empty_folders(tmp_path: Pat
 
 
 def test_a_missing_disk_is_an_error_and_not_a_deletion(tmp_path: Path) -> None:
-    storage, key = ObjectStorage(f"file://{tmp_path}/kept"), new_key("ann", "loop.mp4")
+    storage, key = ObjectStorage(f"file://{tmp_path}/media"), new_key("ann", "loop.mp4")
     storage.put(key, DATA)
-    (tmp_path / "kept").rename(tmp_path / "away")
+    (tmp_path / "media").rename(tmp_path / "unmounted")
     with pytest.raises(ObjectStorageError, match="cannot be emptied"):
         storage.delete(key)
     with pytest.raises(ObjectStorageError, match="cannot be written"):
         storage.put(key, DATA)
-    (tmp_path / "away").rename(tmp_path / "kept")
+    (tmp_path / "unmounted").rename(tmp_path / "media")
     assert storage.get(key) == DATA
 
 
 def test_a_hanging_storage_does_not_block_the_caller() -> None:
-    storage, wake = ObjectStorage("memory://slow", timeout_seconds=0.05), threading.Event()
+    storage, release = ObjectStorage("memory://slow", timeout_seconds=0.05), threading.Event()
 
     class Slow:
         def get(self, _key: str) -> bytes:
-            wake.wait(30)
+            release.wait(30)
             return b""
 
     storage._backend = Slow()  # type: ignore[assignment]
-    begun = time.monotonic()
+    start = time.monotonic()
     with pytest.raises(ObjectStorageError, match="cannot be read"):
         storage.get("a/b")
-    wake.set()
-    assert time.monotonic() - begun < 25
+    release.set()
+    assert time.monotonic() - start < 25
 
 
 @pytest.mark.parametrize(("scheme", "package"), [("gs", "gcsfs"), ("s3", "s3fs")])

@@ -1,4 +1,4 @@
-"""The count of connections over processes: in a file, and in a real Redis."""
+"""The count of connections of several processes, in a file and in a real Redis."""
 
 import multiprocessing
 import time
@@ -39,7 +39,7 @@ def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
 
 @pytest.fixture(params=["SQLite", "Redis"])
 def member(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Member]:
-    """Make one process's part, of as many as a test wants; all count in the same place."""
+    """A function that makes the presence of one more process; all share one store."""
     if request.param == "SQLite":
         yield lambda: Presence(SqlitePresenceStore(tmp_path / "data" / "presence.db"))
         return
@@ -81,30 +81,30 @@ def test_a_new_process_reads_recently_written_rows(member: Member) -> None:
 
 def test_a_stale_row_is_not_counted_and_is_deleted(tmp_path: Path) -> None:
     clock, path = Clock(), tmp_path / "presence.db"
-    dead, alive = (Presence(SqlitePresenceStore(path, clock, "a boot"), clock) for _ in range(2))
-    dead.heartbeat(ProcessCount(3, 3))
-    alive.heartbeat(ProcessCount(1, 1))
+    stopped, running = (Presence(SqlitePresenceStore(path, clock, "a boot"), clock) for _ in range(2))
+    stopped.heartbeat(ProcessCount(3, 3))
+    running.heartbeat(ProcessCount(1, 1))
     for _ in range(int(STALE_SECONDS / HEARTBEAT_SECONDS)):
         clock.now += HEARTBEAT_SECONDS
-        assert alive.heartbeat(ProcessCount(1, 1)).connections == 4
+        assert running.heartbeat(ProcessCount(1, 1)).connections == 4
     clock.now += HEARTBEAT_SECONDS
-    assert alive.heartbeat(ProcessCount(1, 1)).connections == 1
+    assert running.heartbeat(ProcessCount(1, 1)).connections == 1
     with SqlitePresenceStore(path, clock, "a boot")._open().read() as db:
         assert db["processes"].count == 1
-    assert dead.heartbeat(ProcessCount(3, 3)).connections == 4
+    assert stopped.heartbeat(ProcessCount(3, 3)).connections == 4
 
 
 def test_a_row_is_written_when_it_changes_and_at_every_heartbeat(tmp_path: Path) -> None:
     clock, written = Clock(), []
 
     class Counting(SqlitePresenceStore):
-        def write(self, name: str, held: ProcessCount) -> None:
+        def write(self, name: str, count: ProcessCount) -> None:
             written.append(clock.now)
-            super().write(name, held)
+            super().write(name, count)
 
     presence = Presence(Counting(tmp_path / "presence.db", clock), clock)
-    for held in (ProcessCount(1, 1), ProcessCount(1, 1), ProcessCount(2, 2)):
-        presence.heartbeat(held)
+    for count in (ProcessCount(1, 1), ProcessCount(1, 1), ProcessCount(2, 2)):
+        presence.heartbeat(count)
     assert written == [1000, 1000]
     for _ in range(12):
         clock.now += HEARTBEAT_SECONDS / 4
@@ -126,11 +126,11 @@ def test_a_stale_row_in_redis_is_not_counted_and_is_deleted(
     redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(presence_redis, "STALE_SECONDS", 0.5)
-    dead, alive = Presence(RedisPresenceStore(redis.url)), Presence(RedisPresenceStore(redis.url))
-    dead.heartbeat(ProcessCount(3, 3))
-    assert alive.count_others() == 3
+    stopped, running = Presence(RedisPresenceStore(redis.url)), Presence(RedisPresenceStore(redis.url))
+    stopped.heartbeat(ProcessCount(3, 3))
+    assert running.count_others() == 3
     deadline = time.monotonic() + 30
-    while alive.count_others():
+    while running.count_others():
         assert time.monotonic() < deadline
         time.sleep(0.1)
     assert RedisPresenceStore(redis.url)._redis.hlen(presence_redis.KEY) == 0
@@ -138,7 +138,7 @@ def test_a_stale_row_in_redis_is_not_counted_and_is_deleted(
 
 def test_foreign_data_under_the_redis_key_is_ignored(redis: RedisServer) -> None:
     rows = RedisPresenceStore(redis.url)
-    rows._redis.hset(presence_redis.KEY, "stranger", "what is this?")
+    rows._redis.hset(presence_redis.KEY, "unknown", "not a row")
     assert Presence(rows).heartbeat(ProcessCount(2, 2)).connections == 2
 
 
@@ -150,21 +150,21 @@ def test_an_unavailable_redis_is_an_error_and_is_used_again_when_it_is_back(tmp_
         with pytest.raises(PresenceError, match="The Redis of REDIS_URL cannot be used"):
             presence.count_others()
         redis.start()
-        # It kept nothing: the row is back with the next beat.
+        # It stored nothing: the next heartbeat writes the row again.
         time.sleep(HEARTBEAT_SECONDS)
         assert presence.heartbeat(ProcessCount(1, 1)).connections == 1
 
 
 def test_the_error_message_contains_no_password(tmp_path: Path) -> None:
-    for url in ("redis://:hush@127.0.0.1:1/0", "redis://:hush@127.0.0.1:port/0"):
+    for url in ("redis://:secret@127.0.0.1:1/0", "redis://:secret@127.0.0.1:port/0"):
         with pytest.raises(PresenceError) as raised:
             Presence(RedisPresenceStore(url)).count_others()
-        assert "hush" not in str(raised.value)
+        assert "secret" not in str(raised.value)
 
 
-def test_an_unusable_file_is_an_error_and_is_tried_again(tmp_path: Path) -> None:
+def test_an_unusable_file_is_an_error_and_is_retried(tmp_path: Path) -> None:
     path = tmp_path / "folder" / "presence.db"
-    path.parent.write_text("a file in the way")
+    path.parent.write_text("a file instead of the folder")
     presence = Presence(SqlitePresenceStore(path))
     with pytest.raises(PresenceError, match="PRESENCE_PATH"):
         presence.heartbeat(ProcessCount(1, 1))
@@ -172,7 +172,7 @@ def test_an_unusable_file_is_an_error_and_is_tried_again(tmp_path: Path) -> None
     assert presence.heartbeat(ProcessCount(1, 1)).connections == 1
 
 
-def _churn(path: Path) -> None:
+def _change_counts(path: Path) -> None:
     presence = Presence(SqlitePresenceStore(path))
     for changes in range(1, 101):
         presence.heartbeat(ProcessCount(1 + changes % 5, changes))
@@ -181,7 +181,7 @@ def _churn(path: Path) -> None:
 
 def test_concurrent_processes_may_write(tmp_path: Path) -> None:
     path = tmp_path / "presence.db"
-    processes = [multiprocessing.get_context("fork").Process(target=_churn, args=(path,)) for _ in range(4)]
+    processes = [multiprocessing.get_context("fork").Process(target=_change_counts, args=(path,)) for _ in range(4)]
     for process in processes:
         process.start()
     for process in processes:
