@@ -152,7 +152,7 @@ def test_training_commands_parse(command, tmp_path):
 def test_benchmarks_have_the_documented_options(command, monkeypatch, capsys):
     _, _, module, *arguments = shlex.split(command)
     monkeypatch.setattr(sys, "argv", [module, "--help"])
-    with pytest.raises(SystemExit, match="^0$"):
+    with pytest.raises(SystemExit, match=r"^0$"):
         importlib.import_module(module).main()
     options = re.findall(r"--[\w-]+", capsys.readouterr().out)
     assert {word for word in arguments if word.startswith("--")} <= set(options)

@@ -262,7 +262,7 @@ def _check_prediction(model, weights, face):
 
 
 def by_hand(weights, x):
-    """Compute the published network's logits layer by layer; each half-precision weight is converted when it is used."""
+    """Compute the logits of the published network layer by layer, and convert half-precision weights when used."""
 
     def weight(key):
         return weights[key].float()
