@@ -31,7 +31,7 @@ def people(count, each=6):
     )
 
 
-def set_of(examples):
+def dataset_of(examples):
     return Dataset("made", "audio", LABELS, examples, "none")
 
 
@@ -90,7 +90,7 @@ def test_stronger_regularization_gives_smaller_weights_and_lower_confidence():
 
 def test_the_regularization_is_chosen_on_other_persons_and_of_equals_is_the_strongest():
     examples = people(8)
-    truth, inner = set_of(examples).truth, folds(examples, 4)
+    truth, inner = dataset_of(examples).truth, folds(examples, 4)
     chance = np.random.default_rng(0).normal(size=(len(truth), 200))
     assert choose_strength(np.column_stack([two_informative_features(truth), chance]), truth, inner) > STRENGTHS[0]
     assert choose_strength(np.zeros((len(truth), 2)), truth, inner) == STRENGTHS[-1]
@@ -104,13 +104,12 @@ def few_strengths(monkeypatch):
 
 @pytest.mark.usefixtures("few_strengths")
 def test_features_of_the_person_alone_do_not_help_on_other_persons():
-    """Each person's rows are a fingerprint, and emotions of a person differ in it: by the same person a line would
-    find them, of somebody else it knows nothing."""
+    """Features that tell the emotions of one person apart are random for every other person."""
     examples = people(8)
-    data = set_of(examples)
+    data = dataset_of(examples)
     rng = np.random.default_rng(0)
-    prints = {}
-    rows = np.stack([prints.setdefault((e.person, e.label), rng.normal(size=40)) for e in examples])
+    features_of = {}
+    rows = np.stack([features_of.setdefault((e.person, e.label), rng.normal(size=40)) for e in examples])
     rows = rows + rng.normal(0, 0.05, rows.shape)
     same_people = fit(rows[::2], data.truth[::2], 0.01).predict_proba(rows[1::2])
     assert balanced_accuracy_score(data.truth[1::2], same_people.argmax(axis=1)) > 0.95
@@ -121,7 +120,7 @@ def test_features_of_the_person_alone_do_not_help_on_other_persons():
 @pytest.mark.usefixtures("few_strengths")
 def test_held_out_features_influence_neither_scaling_nor_regularization(monkeypatch):
     """Other held-out features give the same fitted models."""
-    data = set_of(people(6))
+    data = dataset_of(people(6))
     rows = two_informative_features(data.truth)
     fitted = []
     monkeypatch.setattr(audio_logreg, "fit", lambda *given: fitted.append(fit(*given)) or fitted[-1])
@@ -139,7 +138,7 @@ def test_held_out_features_influence_neither_scaling_nor_regularization(monkeypa
 
 @pytest.mark.usefixtures("few_strengths")
 def test_every_example_is_held_out_once_and_the_summary_describes_the_split():
-    data = set_of(people(6))
+    data = dataset_of(people(6))
     measured = cross_validate_baseline(data, two_informative_features(data.truth), 3)
     assert sum(fold.metrics.confusion.sum() for fold in measured) == len(data.examples)
     text = audio_logreg.summary(measured)
@@ -150,7 +149,7 @@ def test_every_example_is_held_out_once_and_the_summary_describes_the_split():
 
 
 def test_two_persons_are_too_few_for_inner_folds():
-    data = set_of(people(2))
+    data = dataset_of(people(2))
     with pytest.raises(DataInvalid, match="Take fewer folds, or more people"):
         cross_validate_baseline(data, two_informative_features(data.truth), 2)
 

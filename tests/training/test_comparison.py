@@ -11,8 +11,8 @@ from moodreel.models.model_card import ModelCard
 from moodreel.training.comparison import cost
 from moodreel.training.comparison.split import evaluation_split, trained_on
 from moodreel.training.comparison.verdict import loser, verdict, winner
+from moodreel.training.data.label_mapping import common_labels, describe_mapping, mapping_matrix
 from moodreel.training.data.splits import Split
-from moodreel.training.evaluation.label_mapping import common_labels, describe_mapping, mapping_matrix
 from moodreel.training.evaluation.significance import MIN_UNITS
 from tests.support.tabular_models import CONFIG, LABELS, TabularModel, make_dataset, run_comparison
 
@@ -41,7 +41,7 @@ def test_identical_models_have_no_winner(tmp_path):
         assert (difference.value, difference.interval.low, difference.interval.high, difference.p) == (0, 0, 0, 1)
 
 
-def test_models_that_differ_by_chance_are_rarely_told_apart(tmp_path):
+def test_models_that_differ_by_chance_rarely_have_a_winner(tmp_path):
     """A 95 % interval allows it one time in twenty."""
     winners = []
     for seed in range(0, 24, 2):
@@ -112,9 +112,9 @@ def test_a_single_model_is_evaluated_without_pairs(tmp_path):
 
 def test_an_example_without_a_face_counts_as_wrong(tmp_path):
     comparison = run_comparison([TabularModel(tmp_path, "half blind", share=1, lost=0.5)], make_dataset())
-    figures = comparison.results[0].metrics
-    assert figures.accuracy == figures.found < 0.7
-    assert figures.ece is not None
+    metrics = comparison.results[0].metrics
+    assert metrics.accuracy == metrics.found < 0.7
+    assert metrics.ece is not None
 
 
 def test_groups_and_persons_are_sorted_worst_first(tmp_path):
@@ -157,8 +157,8 @@ def test_groups_may_be_given_and_overlap(tmp_path):
 # Overfitting
 
 
-def dataset_with_split(count=240, learnt=160, **options):
-    own = Split(np.arange(learnt), np.arange(learnt, count), leaks=False, reason="The set's own split.")
+def dataset_with_split(count=240, train=160, **options):
+    own = Split(np.arange(train), np.arange(train, count), leaks=False, reason="The set's own split.")
     return make_dataset(count, own=own, **options)
 
 
@@ -220,7 +220,7 @@ def test_a_card_names_its_training_data(stated, name, expected):
 def test_a_published_held_out_part_is_used():
     split = evaluation_split(dataset_with_split(people=0), [])
     assert (len(split.train), len(split.held_out), split.leaks) == (160, 80, False)
-    assert split.description == "The set's own split."
+    assert split.reason == "The set's own split."
 
 
 def test_a_published_split_with_a_person_or_a_copy_on_both_sides_leaks():
@@ -230,14 +230,14 @@ def test_a_published_split_with_a_person_or_a_copy_on_both_sides_leaks():
             data = replace(data, examples=(*data.examples[:200], copy, *data.examples[201:]))
         split = evaluation_split(data, [])
         assert split.leaks
-        assert split.description.startswith("LEAKS: ")
+        assert split.reason.startswith("LEAKS: ")
 
 
 def test_a_random_split_leaks_and_one_by_person_does_not():
     data = make_dataset(people=12)
     asked, plain = evaluation_split(data, [], share=0.25, by="random"), evaluation_split(data, [], share=0.25)
     assert (asked.leaks, plain.leaks) == (True, False)
-    assert asked.description.startswith("LEAKS")
+    assert asked.reason.startswith("LEAKS")
     assert len(plain.train) + len(plain.held_out) == len(data.examples)
 
 
@@ -249,7 +249,7 @@ def test_without_a_held_out_part_everything_is_used_and_leaks_where_a_card_names
     split = evaluation_split(data, cards)
     assert len(split.held_out) == len(data.examples)
     assert split.leaks
-    assert "trained on it: m." in split.description
+    assert "trained on it: m." in split.reason
     assert not evaluation_split(data, cards[1:]).leaks
 
 

@@ -72,14 +72,14 @@ def test_recordings_have_their_emotion_actor_sex_and_take(tmp_path, caplog):
     ravdess.write_clip(clip, "surprised", 2)
     (tmp_path / "README.txt").write_text("CC BY-NC-SA 4.0")
     (tmp_path / "Actor_02" / "._03-01-08-01-01-01-02.flac").write_bytes(b"")
-    heard, seen = read_ravdess(tmp_path, "audio"), read_ravdess(tmp_path, "audio-video")
-    assert [(example.label, example.person, example.group) for example in heard] == [
+    recordings, clips = read_ravdess(tmp_path, "audio"), read_ravdess(tmp_path, "audio-video")
+    assert [(example.label, example.person, example.group) for example in recordings] == [
         (label, f"actor {actor:02}", sex)
         for actor, sex in ((1, "male"), (2, "female"))
         for label in ("neutral", "neutral", "surprised", "surprised")
     ]
-    assert [example.media for example in seen] == [clip]
-    assert seen[0].clip in {example.clip for example in heard}, "one take in two modalities"
+    assert [example.media for example in clips] == [clip]
+    assert clips[0].clip in {example.clip for example in recordings}, "one take in two modalities"
     assert ".txt: 1" in caplog.text
     assert "speech, audio-video: 1" in caplog.text
 
@@ -95,8 +95,8 @@ def test_a_folder_without_such_recordings_says_what_it_has_instead(tmp_path):
 # AFEW-VA
 
 
-def write_clip(folder, clip, values, actor="Somebody"):
-    """A clip of AFEW-VA: frames of one grey with valence and arousal, -10 to 10."""
+def write_clip(folder, clip, values, actor="Some Actor"):
+    """A clip of AFEW-VA: plain gray frames with valence and arousal, -10 to 10."""
     own = folder / clip
     own.mkdir(parents=True)
     frames = {}
@@ -107,8 +107,8 @@ def write_clip(folder, clip, values, actor="Somebody"):
 
 
 @pytest.fixture
-def film(tmp_path):
-    """Five clips, around where the five emotions are; the first two of one actor."""
+def afew_va(tmp_path):
+    """Write five clips, one around the coordinates of each label; two of them are of one actor."""
     rng = np.random.default_rng(0)
     for number, label in enumerate(FIVE, start=1):
         around = (np.array(LABEL_COORDINATES[label]) * 10 + rng.normal(0, 0.4, (6, 2))).round(1).clip(-10, 10)
@@ -116,8 +116,8 @@ def film(tmp_path):
     return tmp_path
 
 
-def test_frames_are_named_by_clusters_of_valence_and_arousal(film):
-    found = read_afew_va(film)
+def test_frames_are_named_by_clusters_of_valence_and_arousal(afew_va):
+    found = read_afew_va(afew_va)
     assert len(found.examples) == 30
     assert [example.label for example in found.examples] == [label for label in FIVE for _ in range(6)]
     assert np.abs(found.values).max() <= 1
@@ -125,38 +125,38 @@ def test_frames_are_named_by_clusters_of_valence_and_arousal(film):
         assert found.centers[label] == pytest.approx(LABEL_COORDINATES[label], abs=0.06)
 
 
-def test_frames_have_their_actor_where_it_is_known_and_their_clip(film):
-    people = {example.clip: example.person for example in read_afew_va(film).examples}
+def test_frames_have_their_actor_where_it_is_known_and_their_clip(afew_va):
+    people = {example.clip: example.person for example in read_afew_va(afew_va).examples}
     assert people == {
         "clip 001": "actor 0", "clip 002": "actor 1", "clip 003": "actor 1", "clip 004": "actor 2", "clip 005": None
     }  # fmt: skip
 
 
-def test_a_correction_is_of_a_clip_or_of_a_frame_in_it(film):
-    corrections = film / "corrections.csv"
+def test_a_correction_is_of_a_clip_or_of_a_frame_in_it(afew_va):
+    corrections = afew_va / "corrections.csv"
     corrections.write_text("file,label\n001/00002.png,sad\n001,happy\n")
-    labels = [example.label for example in read_afew_va(film, corrections=corrections).examples]
+    labels = [example.label for example in read_afew_va(afew_va, corrections=corrections).examples]
     assert labels[:6] == ["Happy", "Happy", "Sad", "Happy", "Happy", "Happy"]
     assert labels[6:12] == ["Happy"] * 6, "the next clip stays as it was"
 
 
-def test_corrections_of_what_is_not_there_are_listed(film):
-    corrections = film / "corrections.csv"
+def test_corrections_of_what_is_not_there_are_listed(afew_va):
+    corrections = afew_va / "corrections.csv"
     corrections.write_text("file,label\n009,happy\n001,bored\n001,sad\n")
     with pytest.raises(DataInvalid, match=r"009, happy\n  001, bored$"):
-        read_afew_va(film, corrections=corrections)
+        read_afew_va(afew_va, corrections=corrections)
     corrections.write_text("frame,emotion\n001,sad\n")
     with pytest.raises(DataInvalid, match="columns file, label"):
-        read_afew_va(film, corrections=corrections)
+        read_afew_va(afew_va, corrections=corrections)
 
 
-def test_all_broken_clips_are_in_one_error(film):
-    (film / "part 1" / "001" / "00003.png").unlink()
-    (film / "part 1" / "002" / "002.json").write_text("{")
-    (film / "part 1" / "003" / "003.json").write_text('{"frames": {"00000": {"valence": 11, "arousal": 0}}}')
-    (film / "part 1" / "004" / "004.json").write_text('{"frames": {"../001/00000": {"valence": 1, "arousal": 0}}}')
+def test_all_broken_clips_are_in_one_error(afew_va):
+    (afew_va / "part 1" / "001" / "00003.png").unlink()
+    (afew_va / "part 1" / "002" / "002.json").write_text("{")
+    (afew_va / "part 1" / "003" / "003.json").write_text('{"frames": {"00000": {"valence": 11, "arousal": 0}}}')
+    (afew_va / "part 1" / "004" / "004.json").write_text('{"frames": {"../001/00000": {"valence": 1, "arousal": 0}}}')
     with pytest.raises(DataInvalid) as raised:
-        read_afew_va(film)
+        read_afew_va(afew_va)
     message = str(raised.value)
     for part in (
         "4 clips",
@@ -167,7 +167,7 @@ def test_all_broken_clips_are_in_one_error(film):
     ):
         assert part in message
     with pytest.raises(DataInvalid, match="holds no clips"):
-        read_afew_va(film / "part 1" / "005" / "nothing")
+        read_afew_va(afew_va / "part 1" / "005" / "nothing")
 
 
 def test_clusters_are_the_same_for_one_seed_and_take_the_names_that_fit_all_of_them_best():
@@ -249,7 +249,9 @@ def test_webfaces_stay_encoded_until_an_image_is_asked_for(tmp_path):
     write_webfaces(tmp_path, [red, red // 2, red], ["happy", "sad", "happy"], ["stock", "web", "stock"])
     data = open_dataset(f"webfaces:{tmp_path}")
     assert [example.label for example in data.examples] == ["happy", "sad", "happy"]
-    assert data.groups["stock"].tolist() == [True, False, True] and set(data.people) == {None}
+    assert data.groups["stock"].tolist() == [True, False, True] and {example.person for example in data.examples} == {
+        None
+    }
     image = ImageSequence(data.examples)[0]
     assert image.shape == (40, 60, 3) and abs(image[20, 30].astype(int) - (200, 0, 0)).max() < 12
     split = data.split()
@@ -279,7 +281,7 @@ def test_goemotions_opens_as_a_data_set_of_texts_with_its_own_split(tmp_path):
         _ = data.examples[0].file
 
 
-def test_the_old_names_of_folders_still_open_and_say_what_to_write(tmp_path, caplog):
+def test_deprecated_names_of_folders_open_with_a_warning(tmp_path, caplog):
     write_files(tmp_path, "happy/a.jpg", "sad/b.jpg")
     assert len(open_dataset(f"pictures:{tmp_path}").examples) == 2
     assert "pictures: is deprecated and goes with the next release; write images:" in caplog.text

@@ -40,7 +40,7 @@ from tests.support import ravdess, synthetic_frames, synthetic_video
 from tests.training.test_training import votes, write_split
 
 STORE = Path(__file__).parents[2] / "model_store"
-MEANS = DataContext(STORE, Path())
+CONTEXT = DataContext(STORE, Path())
 
 
 @pytest.fixture(autouse=True)
@@ -52,10 +52,10 @@ def few_repetitions(monkeypatch):
 
 def bands(emotion):
     """Return images (N, 48, 48) with a bright band at a height for each of seven labels."""
-    pictures = np.random.default_rng(0).integers(40, 80, (len(emotion), 48, 48), np.uint8)
+    images = np.random.default_rng(0).integers(40, 80, (len(emotion), 48, 48), np.uint8)
     for row, index in enumerate(emotion):
-        pictures[row, 6 * index : 6 * index + 6] = 220
-    return pictures
+        images[row, 6 * index : 6 * index + 6] = 220
+    return images
 
 
 @pytest.fixture(scope="module")
@@ -66,13 +66,13 @@ def models(tmp_path_factory):
     fields = {"classes": 7, "stem": [8, 8, 16], "width": 32, "heads": 2, "layers": 1, "shares": [1.0]}
     network = ViTNet(**fields)
     truth = np.arange(140) % 7
-    pictures, meant = torch.from_numpy(bands(truth)), torch.from_numpy(truth)
-    optimiser = torch.optim.AdamW(network.parameters(), lr=5e-3)
+    images, labels = torch.from_numpy(bands(truth)), torch.from_numpy(truth)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=5e-3)
     for _ in range(40):
-        loss = nn.functional.cross_entropy(network(pictures)[:, 0], meant)
-        optimiser.zero_grad()
+        loss = nn.functional.cross_entropy(network(images)[:, 0], labels)
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
     card_fields = {"architecture": "vit", "arguments": fields, "labels": list(SEVEN), "recipe": {}}
     write_folder(folder / "sound", network.state_dict(), card_fields, data=FERPLUS_DATA, licence="")
     shutil.copytree(folder / "sound", folder / "shuffled")
@@ -95,8 +95,8 @@ def banded(tmp_path, monkeypatch):
         rows = [votes(**{voted[index]: 10}) for index in emotion]
         write_split(tmp_path, split, rows, fer2013=[0] * count, images=bands(emotion) + (split == "train"))
 
-    def find_all(pictures, *args, **options):
-        crops = np.stack([pictures[row] for row in range(len(pictures))])
+    def find_all(images, *args, **options):
+        crops = np.stack([images[row] for row in range(len(images))])
         blank = np.zeros((len(crops), 478, 3), np.float32)
         found = np.arange(len(crops)) % 20 != 7
         return FaceTable(blank, blank[:, :52, 0], blank[:, 0], crops, found)
@@ -173,13 +173,13 @@ def test_a_clip_without_a_face_counts_as_not_found(tmp_path):
         (tmp_path / f"{name}.mp4").write_bytes(synthetic_video.encode_video(frames, fps=5))
     examples = [Example("happy", tmp_path / f"{name}.mp4") for name in ("face", "noise")]
     [model] = open_models(["resemotenet"], STORE)
-    predictions = model.predict(examples, "clips", MEANS)
+    predictions = model.predict(examples, "clips", CONTEXT)
     assert predictions.found.tolist() == [True, False]
     assert SEVEN[predictions.predicted[0]] == "happy"
     np.testing.assert_allclose(predictions.probabilities.sum(axis=1), 1, atol=1e-5)
     (tmp_path / "broken.mp4").write_bytes(b"no clip")
     with pytest.raises(DataInvalid, match=r"broken\.mp4"):
-        model.predict([Example("happy", tmp_path / "broken.mp4")], "clips", MEANS)
+        model.predict([Example("happy", tmp_path / "broken.mp4")], "clips", CONTEXT)
 
 
 @pytest.fixture(scope="module")
@@ -226,35 +226,35 @@ class BrightnessNet(MultiHeadFaceNet):
         super().__init__(classes=7, shares=(1.0,), tau=0, temperatures=())
         self.scale = nn.Parameter(torch.ones(1))
 
-    def forward(self, pictures):
-        bright = pictures.float().mean(dim=(1, 2, 3)) / 255
+    def forward(self, images):
+        bright = images.float().mean(dim=(1, 2, 3)) / 255
         return torch.nn.functional.pad(bright[:, None] * self.scale, (0, 6))[:, None]
 
 
 def test_rgb_crops_are_the_same_as_in_serving(tmp_path, portrait):
     """Whatever border was needed to find the face, the crop is the one that a request would give."""
-    means = DataContext(STORE, tmp_path)
+    context = DataContext(STORE, tmp_path)
     tight = np.ascontiguousarray(portrait[60:190, 150:290])
-    grey = cv2.resize(cv2.cvtColor(tight, cv2.COLOR_RGB2GRAY), (48, 48), interpolation=cv2.INTER_AREA)
-    finder = FaceLandmarker(means.landmarker)
+    gray = cv2.resize(cv2.cvtColor(tight, cv2.COLOR_RGB2GRAY), (48, 48), interpolation=cv2.INTER_AREA)
+    landmarker = FaceLandmarker(context.landmarker)
     wide = np.ascontiguousarray(portrait[:300, 60:400])
-    served = crop_square(wide, finder.detect(wide)[0].landmarks)
+    served = crop_square(wide, landmarker.detect(wide)[0].landmarks)
     predictor = FacePredictor(BrightnessNet(), ModelCard(name="r", architecture="reader", labels=SEVEN), sha256="")
-    for pictures in ([wide, tight], [grey, grey]):
-        faces, landmarks = extract_landmarks(pictures, means.landmarker, tmp_path, seed=0)
+    for images in ([wide, tight], [gray, gray]):
+        faces, landmarks = extract_landmarks(images, context.landmarker, tmp_path, seed=0)
         assert faces.found.all()
-        predictions = predict_rows(predictor, faces, np.array([0, 1]), pictures, landmarks)
+        predictions = predict_rows(predictor, faces, np.array([0, 1]), images, landmarks)
         expected = torch.tensor([served.mean() / 255, *[0.0] * 6]).softmax(dim=0)[0]
         assert predictions[:, 0] == pytest.approx(float(expected), abs=0.01)
-    again, kept = extract_landmarks([grey, grey], means.landmarker, tmp_path, seed=0)
-    np.testing.assert_array_equal(kept, landmarks)
+    again, cached = extract_landmarks([gray, gray], context.landmarker, tmp_path, seed=0)
+    np.testing.assert_array_equal(cached, landmarks)
     np.testing.assert_array_equal(again.crops, faces.crops)
 
 
 def test_a_model_that_reads_rgb_crops_can_be_evaluated(tmp_path, portrait):
     write_faces(tmp_path / "pictures", portrait)
     predictor = FacePredictor(BrightnessNet(), ModelCard(name="r", architecture="reader", labels=SEVEN), sha256="")
-    report = evaluate(predictor, tmp_path / "pictures", MEANS.landmarker, tmp_path)
+    report = evaluate(predictor, tmp_path / "pictures", CONTEXT.landmarker, tmp_path)
     assert report.metrics.recall == {"happy": pytest.approx(2 / 3), "sad": 0}
     assert report.metrics.found == pytest.approx(0.8)
 

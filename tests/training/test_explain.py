@@ -66,13 +66,13 @@ TOYS = {
 def trained(network, steps, rate):
     """Train a network on the direction of the stripes."""
     crops, labels, _ = striped(32 * steps, seed=1)
-    optimiser = torch.optim.Adam(network.parameters(), rate)
+    optimizer = torch.optim.Adam(network.parameters(), rate)
     for step in range(steps):
         rows = slice(32 * step, 32 * step + 32)
         logits = network(torch.from_numpy(crops[rows]))[:, 0]
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         F.cross_entropy(logits, torch.from_numpy(labels[rows])).backward()
-        optimiser.step()
+        optimizer.step()
     return network.eval()
 
 
@@ -96,7 +96,7 @@ def probability(network, crops, labels):
 
 def test_the_heat_lies_on_the_evidence(toy, examples):
     crops, labels, places = examples
-    assert probability(toy, crops, labels).mean() > 0.9, "it has not learnt"
+    assert probability(toy, crops, labels).mean() > 0.9, "the network has not learned"
     heat = attribute(toy, crops, labels)
     assert (heat.shape, heat.dtype) == ((64, 48, 48), np.float32)
     assert heat.min() >= 0 and heat.max() <= 1
@@ -114,7 +114,7 @@ def test_relevance_is_propagated_from_the_class_token_to_the_patches(examples):
     crops, labels, places = examples
     torch.manual_seed(0)
     network = trained(ViTNet(classes=2, token=True, **SMALL_VIT), 200, 4e-3)
-    assert probability(network, crops, labels).mean() > 0.9, "it has not learnt"
+    assert probability(network, crops, labels).mean() > 0.9, "the network has not learned"
     heat = attribute(network, crops, labels)
     assert heat[places].mean() > 1.5 * heat[~places].mean()
     assert _hottest(heat, places) > 0.3
@@ -170,14 +170,14 @@ def test_every_network_of_images_is_explained_and_left_unchanged(name):
     torch.manual_seed(1)
     network = randomize_network(NETWORKS[name]()).train().requires_grad_(False)
     size = (3, 64, 64, 3) if name in RGB_NETWORKS else (3, 48, 48)
-    pictures = np.random.default_rng(0).integers(0, 256, size, dtype=np.uint8)
-    heat = attribute(network, pictures, [0, 1, 2])
+    images = np.random.default_rng(0).integers(0, 256, size, dtype=np.uint8)
+    heat = attribute(network, images, [0, 1, 2])
     assert heat.shape == size[:3]
-    # Where nothing speaks for a label, as may be in a network that has learnt nothing, the map is cold.
+    # Where nothing raises a label's score, as may be in an untrained network, the map is all zeros.
     assert set(heat.max(axis=(1, 2)).round(3).tolist()) in ({1.0}, {0.0, 1.0}) and (heat.min(axis=(1, 2)) == 0).all()
     assert network.training and not any(module._forward_hooks for module in network.modules())
     network.eval()
-    by_label = [attribute(network, pictures[1:2], [label])[0] for label in range(3)]
+    by_label = [attribute(network, images[1:2], [label])[0] for label in range(3)]
     np.testing.assert_allclose(by_label[1], heat[1], atol=1e-3)
     assert np.ptp(by_label, axis=0).max() > 0.05
 
@@ -211,23 +211,23 @@ def test_the_face_is_colored_only_where_there_is_heat(face):
     assert drawn.shape == (96, 96, 3)
     assert (drawn[:40] == 128).all()
     hot = drawn[66:74, 36:60].reshape(-1, 3)
-    assert (hot[:, 0] > hot[:, 2] + 60).all(), "the hot end of the colours is yellow"
+    assert (hot[:, 0] > hot[:, 2] + 60).all(), "the hot end of the colormap is yellow"
 
 
 def test_a_sheet_has_a_row_for_each_face_and_a_column_for_each_model():
-    looks = [attribution_map(), attribution_map(truth=None)]
-    alone, both = draw_sheet({"one": looks}, side=120), draw_sheet({"one": looks, "two": looks}, side=120)
+    maps = [attribution_map(), attribution_map(truth=None)]
+    alone, both = draw_sheet({"one": maps}, side=120), draw_sheet({"one": maps, "two": maps}, side=120)
     assert both.shape[0] == alone.shape[0] and both.shape[1] > alone.shape[1]
-    taller = draw_sheet({"one": [*looks, attribution_map()]}, side=120)
+    taller = draw_sheet({"one": [*maps, attribution_map()]}, side=120)
     assert taller.shape[0] - alone.shape[0] >= 120
-    assert not np.array_equal(draw_sheet({"one": looks[:1]}), draw_sheet({"one": looks[1:]})), "what is true is written"
+    assert not np.array_equal(draw_sheet({"one": maps[:1]}), draw_sheet({"one": maps[1:]})), "the true label is written"
 
 
 def test_the_label_is_written_in_the_color_of_its_emotion():
     happy, sad = draw_attribution(attribution_map()), draw_attribution(attribution_map(label="sad"))
     assert happy.shape == sad.shape
-    for drawn, colour in ((happy, (0xED, 0xAE, 0x49)), (sad, (0x3D, 0x7E, 0xA6))):
-        assert (drawn.reshape(-1, 3) == colour).all(axis=1).sum() > 200
+    for drawn, color in ((happy, (0xED, 0xAE, 0x49)), (sad, (0x3D, 0x7E, 0xA6))):
+        assert (drawn.reshape(-1, 3) == color).all(axis=1).sum() > 200
     assert not np.array_equal(happy, draw_attribution(attribution_map(probability=0.2)))
 
 
@@ -239,7 +239,7 @@ def test_highlights_are_drawn_in_the_common_labels_of_a_comparison():
     seven, joint = open_models(["vit", "moodreel-five"], STORE)
     drawn = highlighter(FIVE)(seven, crops, np.array([0, 1, 2]))
     assert drawn.ndim == 4 and len(drawn) == 3 and drawn.dtype == np.uint8
-    assert (drawn.reshape(3, -1, 3).std(axis=2).max(axis=1) > 0).all(), "grey faces under colours"
+    assert (drawn.reshape(3, -1, 3).std(axis=2).max(axis=1) > 0).all(), "gray faces under colors"
     assert highlighter(FIVE)(joint, crops, np.array([0, 1, 2])) is None, "it reads landmarks too"
 
 

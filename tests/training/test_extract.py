@@ -32,9 +32,9 @@ def test_frames_come_every_interval_at_the_size_asked_for_with_a_line_each(tmp_p
     assert [float(row["time"]) for row in rows] == pytest.approx([0, 1, 2], abs=0.01)
     assert {row["video"] for row in rows} == {str(video)}
     assert {row["label"] + row["track"] + row["x"] for row in rows} == {""}
-    pictures = [cv2.imread(str(tmp_path / "out" / row["file"]), cv2.IMREAD_COLOR_RGB) for row in rows]
-    assert [picture.shape for picture in pictures] == [(48, 64, 3)] * 3
-    assert [synthetic_frames.read_counter(picture) for picture in pictures] == [0, 10, 20]
+    images = [cv2.imread(str(tmp_path / "out" / row["file"]), cv2.IMREAD_COLOR_RGB) for row in rows]
+    assert [image.shape for image in images] == [(48, 64, 3)] * 3
+    assert [synthetic_frames.read_counter(image) for image in images] == [0, 10, 20]
     assert len(list((tmp_path / "out").iterdir())) == 4
     assert "3 images and manifest.csv" in capsys.readouterr().out
 
@@ -74,12 +74,14 @@ def test_nothing_is_overwritten(tmp_path):
 
 def test_videos_of_one_name_get_images_of_different_names(tmp_path):
     videos = []
-    for folder, grey in (("a", 40), ("b", 200)):
+    for folder, gray in (("a", 40), ("b", 200)):
         (tmp_path / folder).mkdir()
-        videos.append(write_video(tmp_path / folder / "clip.mp4", [np.full((48, 64, 3), grey, np.uint8)] * 3))
+        videos.append(write_video(tmp_path / folder / "clip.mp4", [np.full((48, 64, 3), gray, np.uint8)] * 3))
     run(*videos, "--out", tmp_path / "out")
-    shown = {row["video"]: cv2.imread(str(tmp_path / "out" / row["file"])).mean() for row in manifest(tmp_path / "out")}
-    assert shown == pytest.approx({str(videos[0]): 40, str(videos[1]): 200}, abs=4)
+    brightness = {
+        row["video"]: cv2.imread(str(tmp_path / "out" / row["file"])).mean() for row in manifest(tmp_path / "out")
+    }
+    assert brightness == pytest.approx({str(videos[0]): 40, str(videos[1]): 200}, abs=4)
 
 
 def test_a_broken_video_is_named_and_the_others_are_extracted(tmp_path, capsys):

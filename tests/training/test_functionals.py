@@ -1,4 +1,4 @@
-"""Tests of acoustic features: synthetic sounds have the pitch, loudness and timbre they were made with."""
+"""Tests of acoustic features: synthetic sounds have the pitch, loudness and timbre they were generated with."""
 
 import numpy as np
 import pytest
@@ -36,7 +36,7 @@ def named(samples):
 
 @pytest.mark.parametrize("hertz", [80, 110, 220, 330, 440, 590])
 @pytest.mark.parametrize("make", [synthetic_audio.sine, buzz])
-def test_a_tone_has_the_pitch_it_was_made_with(make, hertz):
+def test_a_tone_has_the_pitch_it_was_generated_with(make, hertz):
     assert compute_pitch(make(hertz, 1))[0][INSIDE] == pytest.approx(hertz, rel=0.005)
 
 
@@ -48,8 +48,8 @@ def test_a_pitch_without_its_fundamental_is_found():
 def test_a_glide_is_tracked():
     hertz = np.geomspace(150, 300, 2 * SAMPLE_RATE)
     glide = (0.3 * np.sin(2 * np.pi * np.cumsum(hertz) / SAMPLE_RATE)).astype(np.float32)
-    followed, meant = compute_pitch(glide)[0], np.append(hertz, hertz[-1])[::256]
-    assert followed[INSIDE] == pytest.approx(meant[INSIDE], rel=0.02)
+    tracked, expected = compute_pitch(glide)[0], np.append(hertz, hertz[-1])[::256]
+    assert tracked[INSIDE] == pytest.approx(expected[INSIDE], rel=0.02)
 
 
 @pytest.mark.parametrize(
@@ -106,8 +106,8 @@ def test_the_spectrum_of_a_steady_tone_stands_still_and_that_of_noise_does_not()
 def test_the_cepstrum_equals_that_of_scipy_and_does_not_depend_on_loudness():
     scipy_fft = pytest.importorskip("scipy.fft")
     mels = log_mel(noise(1))
-    theirs = scipy_fft.dct(mels.astype(np.float64), axis=0, norm="ortho")[1 : COEFFICIENTS + 1]
-    np.testing.assert_allclose(cepstrum(mels), theirs, atol=1e-9)
+    expected = scipy_fft.dct(mels.astype(np.float64), axis=0, norm="ortho")[1 : COEFFICIENTS + 1]
+    np.testing.assert_allclose(cepstrum(mels), expected, atol=1e-9)
     np.testing.assert_allclose(cepstrum(mels + 3), cepstrum(mels), atol=1e-5)
 
 

@@ -13,7 +13,6 @@ from moodreel.training.evaluation.significance import (
     holm,
     interval,
     mcnemar,
-    paired_t,
 )
 
 LABELS = ("calm", "glad", "cross")
@@ -103,33 +102,6 @@ def test_with_very_many_discordant_pairs_mcnemar_is_near_a_chi_squared_with_corr
     test = mcnemar(first, ~first)
     assert test.p == pytest.approx(stats.binomtest(2100, 4000).pvalue)
     assert test.p == pytest.approx(stats.chi2.sf((2100 - 1900 - 1) ** 2 / 4000, 1), rel=0.01)
-
-
-@settings(deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 50)), min_size=2, max_size=12))
-def test_the_paired_t_test_equals_that_of_scipy(folds):
-    first, second = np.array(folds, float).T / 50
-    made = paired_t(first, second)
-    differences = first - second
-    if np.ptp(differences) < 1e-9:
-        assert made.p == (1 if abs(differences[0]) < 1e-12 else 0)
-        assert made.cohens_d is None
-    else:
-        expected = stats.ttest_rel(first, second)
-        assert made.t == pytest.approx(expected.statistic)
-        assert made.p == pytest.approx(expected.pvalue, abs=1e-9)
-        assert made.cohens_d == pytest.approx(differences.mean() / differences.std(ddof=1))
-
-
-def test_overlapping_training_sets_give_a_larger_p_value():
-    first, second = [0.7, 0.72, 0.69, 0.74, 0.71], [0.65, 0.7, 0.66, 0.7, 0.7]
-    plain, corrected = paired_t(first, second), paired_t(first, second, overlap=1 / 4)
-    differences = np.subtract(first, second)
-    t = differences.mean() / np.sqrt(differences.var(ddof=1) * (1 / 5 + 1 / 4))
-    assert corrected.t == pytest.approx(t)
-    assert corrected.p == pytest.approx(2 * stats.t.sf(t, 4))
-    assert corrected.p > plain.p
-    assert corrected.cohens_d == plain.cohens_d
 
 
 def test_holm_corrects_the_smallest_by_all_and_keeps_their_order():

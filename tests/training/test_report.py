@@ -129,8 +129,8 @@ def test_every_plot_of_the_markdown_is_a_file_beside_it(written):
     named = re.findall(r"\]\(([^)]+)\)", (folder / TEXT).read_text())
     assert len(named) >= 10
     for name in named:
-        with Image.open(folder / name) as picture:
-            assert min(picture.size) > 100
+        with Image.open(folder / name) as image:
+            assert min(image.size) > 100
 
 
 def test_a_leak_is_marked_in_the_title_and_in_every_table(written, tmp_path):

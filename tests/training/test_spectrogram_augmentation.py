@@ -27,19 +27,19 @@ NOTHING = MelAugmentation(
 )
 
 
-def tune(seconds=4.0):
-    """Half a second of each of so many tones."""
+def tones(seconds=4.0):
+    """Return a sequence of tones, half a second each."""
     return np.concatenate([synthetic_audio.sine(MIDDLES[10 + 5 * note], 0.5) for note in range(round(2 * seconds))])
 
 
 def test_a_window_has_the_shape_that_the_network_reads():
     assert WINDOW_FRAMES == 188
-    assert augment_mel(log_mel(tune()), np.random.default_rng(0), MelAugmentation()).shape == (64, 188)
-    assert augment_mel(log_mel(tune(1)), np.random.default_rng(0), MelAugmentation()).shape == (64, 188)
+    assert augment_mel(log_mel(tones()), np.random.default_rng(0), MelAugmentation()).shape == (64, 188)
+    assert augment_mel(log_mel(tones(1)), np.random.default_rng(0), MelAugmentation()).shape == (64, 188)
 
 
 def test_the_same_seed_gives_the_same_window_and_the_recording_is_not_changed():
-    mels = log_mel(tune())
+    mels = log_mel(tones())
     before = mels.copy()
     first, again, other = (augment_mel(mels, np.random.default_rng(seed), MelAugmentation()) for seed in (1, 1, 2))
     np.testing.assert_array_equal(first, again)
@@ -49,7 +49,7 @@ def test_the_same_seed_gives_the_same_window_and_the_recording_is_not_changed():
 
 
 def test_without_augmentation_a_window_is_any_three_seconds_of_the_recording():
-    mels = log_mel(tune())
+    mels = log_mel(tones())
     starts = set()
     for seed in range(60):
         window = augment_mel(mels, np.random.default_rng(seed), NOTHING)
@@ -61,11 +61,11 @@ def test_without_augmentation_a_window_is_any_three_seconds_of_the_recording():
 
 
 def test_a_short_recording_is_placed_anywhere_in_silence():
-    mels = log_mel(tune(1))
+    mels = log_mel(tones(1))
     for seed in range(10):
         window = augment_mel(mels, np.random.default_rng(seed), NOTHING)
-        heard = np.flatnonzero((window > SILENCE + 1).any(axis=0))
-        np.testing.assert_array_equal(window[:, heard[0] : heard[0] + mels.shape[1]], mels)
+        sounding = np.flatnonzero((window > SILENCE + 1).any(axis=0))
+        np.testing.assert_array_equal(window[:, sounding[0] : sounding[0] + mels.shape[1]], mels)
 
 
 def test_slack_lets_a_window_begin_before_the_recording_and_end_after_it():
@@ -92,7 +92,7 @@ def test_before_and_after_the_recording_there_is_silence(start):
 
 @pytest.mark.parametrize("decibels", [-12, -3, 6, 20])
 def test_gain_equals_the_spectrogram_of_the_louder_waveform(decibels):
-    wave = tune(1) / 20
+    wave = tones(1) / 20
     np.testing.assert_allclose(
         change_gain(log_mel(wave), decibels), log_mel(wave * np.float32(10 ** (decibels / 20))), atol=0.02
     )
@@ -106,9 +106,9 @@ def test_silence_stays_silence_at_any_gain():
 @pytest.mark.parametrize("bands", [-6, 3, 8])
 def test_a_shifted_tone_is_the_tone_of_a_higher_band(bands):
     window = shift_pitch(log_mel(synthetic_audio.sine(MIDDLES[30], 1)), bands)[:, 10:-10]
-    meant = log_mel(synthetic_audio.sine(MIDDLES[30 + bands], 1))[:, 10:-10]
+    expected = log_mel(synthetic_audio.sine(MIDDLES[30 + bands], 1))[:, 10:-10]
     assert (window.argmax(axis=0) == 30 + bands).all()
-    assert np.abs(window.max(axis=0) - meant.max(axis=0)).max() < 0.5
+    assert np.abs(window.max(axis=0) - expected.max(axis=0)).max() < 0.5
 
 
 def test_a_shift_by_half_a_band_interpolates():
@@ -118,7 +118,7 @@ def test_a_shift_by_half_a_band_interpolates():
 
 @pytest.mark.parametrize("factor", [0.8, 1.0, 1.25])
 def test_stretched_tones_last_longer_at_the_same_pitch(factor):
-    mels = log_mel(tune(2))
+    mels = log_mel(tones(2))
     stretched = stretch_time(mels, factor)
     assert stretched.shape[1] == round(mels.shape[1] * factor)
     for note in range(4):
@@ -140,8 +140,8 @@ def test_noise_has_the_level_asked_for(ratio):
 def test_noise_varies_as_recorded_noise_does():
     """Beside the spectrogram of white noise: the spread of a band's logarithm over time."""
     noise = log_mel(np.random.default_rng(0).normal(0, 0.1, 3 * SAMPLE_RATE).astype(np.float32))
-    made = add_noise(np.full((MEL_BANDS, 188), SILENCE, np.float32), np.random.default_rng(0), -60)
-    assert np.median(made.std(axis=1)) == pytest.approx(np.median(noise.std(axis=1)), rel=0.4)
+    added = add_noise(np.full((MEL_BANDS, 188), SILENCE, np.float32), np.random.default_rng(0), -60)
+    assert np.median(added.std(axis=1)) == pytest.approx(np.median(noise.std(axis=1)), rel=0.4)
 
 
 def test_masks_replace_blocks_of_time_and_of_bands_by_the_mean():

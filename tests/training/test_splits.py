@@ -13,7 +13,7 @@ from tests.support import ravdess
 
 
 def people(count, labels=("happy", "sad", "angry"), each=4, **more):
-    """Examples of so many persons, each with as many of every label, no two alike."""
+    """Examples of `count` persons, each with as many of every label, no two alike."""
     return [
         Example(label, np.array([person, index, take], np.uint8), f"p{person}", **more)
         for person in range(count)
@@ -26,35 +26,35 @@ def persons(examples, rows):
     return {examples[row].person for row in rows}
 
 
-def assert_nobody_on_both_sides(examples, parted):
-    both = persons(examples, parted.train) & persons(examples, parted.held_out)
+def assert_no_person_on_both_sides(examples, parts):
+    both = persons(examples, parts.train) & persons(examples, parts.held_out)
     assert not both, f"trained on and evaluated on: {both}"
 
 
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("share", [0.1, 0.25, 0.5])
-def test_nobody_is_on_both_sides_of_a_split_by_person(seed, share):
+def test_no_person_is_on_both_sides_of_a_split_by_person(seed, share):
     examples = people(12)
-    parted = split(examples, share, seed=seed)
-    assert_nobody_on_both_sides(examples, parted)
-    assert sorted([*parted.train, *parted.held_out]) == list(range(len(examples)))
-    assert len(parted.held_out) / len(examples) == pytest.approx(share, abs=1 / 12)
-    assert not parted.leaks
-    assert "others held out" in parted.reason
+    parts = split(examples, share, seed=seed)
+    assert_no_person_on_both_sides(examples, parts)
+    assert sorted([*parts.train, *parts.held_out]) == list(range(len(examples)))
+    assert len(parts.held_out) / len(examples) == pytest.approx(share, abs=1 / 12)
+    assert not parts.leaks
+    assert "others held out" in parts.reason
 
 
 def test_the_check_for_leaks_fails_where_there_is_one():
     examples = people(4)
     with pytest.raises(AssertionError, match="evaluated on"):
-        assert_nobody_on_both_sides(examples, split(examples, 0.5, by="random"))
+        assert_no_person_on_both_sides(examples, split(examples, 0.5, by="random"))
 
 
-def test_every_example_is_held_out_in_one_fold_and_nobody_in_two():
+def test_every_example_is_held_out_in_one_fold_and_no_person_in_two():
     examples = people(10)
     parts = folds(examples, 5)
     assert sorted(row for part in parts for row in part.held_out) == list(range(len(examples)))
     for part in parts:
-        assert_nobody_on_both_sides(examples, part)
+        assert_no_person_on_both_sides(examples, part)
     assert [len(persons(examples, part.held_out)) for part in parts] == [2] * 5
     assert not any(part.leaks for part in parts)
 
@@ -77,20 +77,20 @@ def test_the_same_seed_gives_the_same_split_and_another_one_another():
     assert first == again != other
 
 
-def test_a_random_split_has_to_be_asked_for_and_is_marked_with_how_many_it_mixes():
-    parted = split(people(6), 0.3, by="random")
-    assert parted.leaks
-    assert parted.reason.startswith("LEAKS: split at random, as asked for; 6 of 6 persons are on both sides")
+def test_a_random_split_must_be_requested_and_reports_the_persons_on_both_sides():
+    parts = split(people(6), 0.3, by="random")
+    assert parts.leaks
+    assert parts.reason.startswith("LEAKS: split at random, as asked for; 6 of 6 persons are on both sides")
     with pytest.raises(DataInvalid, match="by person or random"):
         split(people(6), 0.3, by="chance")
 
 
 def test_unknown_people_make_a_split_leak():
-    strangers = from_arrays(np.arange(12).reshape(6, 2).astype(np.uint8), np.array([0, 1, 0, 1, 0, -1]), ("a", "b"))
-    assert len(strangers) == 5
-    parted = split([*people(6), *strangers], 0.3)
-    assert parted.leaks
-    assert "for 5 of 77 examples it does not" in parted.reason
+    unknown = from_arrays(np.arange(12).reshape(6, 2).astype(np.uint8), np.array([0, 1, 0, 1, 0, -1]), ("a", "b"))
+    assert len(unknown) == 5
+    parts = split([*people(6), *unknown], 0.3)
+    assert parts.leaks
+    assert "for 5 of 77 examples it does not" in parts.reason
 
 
 def test_frames_of_one_clip_stay_together_when_the_person_is_unknown():
@@ -120,7 +120,7 @@ def test_fewer_people_than_parts_are_refused():
         split(people(3), 20)
 
 
-def test_a_small_share_still_holds_somebody_out():
+def test_a_small_share_holds_out_at_least_one_person():
     assert len(persons(people(5), split(people(5), 0.01).held_out)) == 1
 
 
@@ -133,10 +133,10 @@ def recordings(tmp_path_factory):
 
 @pytest.mark.parametrize("by", ["person", "random"])
 @pytest.mark.parametrize("seed", range(8))
-def test_one_recording_under_two_names_is_on_one_side_as_actor_07_has_it(recordings, by, seed):
+def test_copies_of_one_recording_stay_on_one_side(recordings, by, seed):
     copies = [row for row, copy in enumerate(content_ids(recordings)) if copy]
     assert [recordings[row].media.stem for row in copies] == ["03-01-03-01-02-01-07", "03-01-03-01-02-02-07"]
-    parted = split(recordings, 0.4, by=by, seed=seed)
-    assert len(set(copies) & set(parted.held_out.tolist())) in (0, 2)
+    parts = split(recordings, 0.4, by=by, seed=seed)
+    assert len(set(copies) & set(parts.held_out.tolist())) in (0, 2)
     if by == "person":
-        assert_nobody_on_both_sides(recordings, parted)
+        assert_no_person_on_both_sides(recordings, parts)

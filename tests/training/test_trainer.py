@@ -24,11 +24,11 @@ COUNT, CLASSES = 32, 4
 
 
 class Toy(Task):
-    """Learn random labels of 32 points by heart, through dropout and batch normalisation."""
+    """Learn random labels of 32 points through dropout and batch normalization."""
 
     monitor = "accuracy"
 
-    def __init__(self, *, die_at: int | None = None, dropout: float = 0.1) -> None:
+    def __init__(self, *, interrupt_at: int | None = None, dropout: float = 0.1) -> None:
         torch.manual_seed(7)
         draw = np.random.default_rng(7)
         self.points = draw.normal(size=(COUNT, 8)).astype(np.float32)
@@ -36,7 +36,7 @@ class Toy(Task):
         self.network = nn.Sequential()
         self.network.add_module("trunk", nn.Sequential(nn.Linear(8, 32), nn.BatchNorm1d(32), nn.ReLU()))
         self.network.add_module("head", nn.Sequential(nn.Dropout(dropout), nn.Linear(32, CLASSES)))
-        self.die_at, self.drawn = die_at, []
+        self.interrupt_at, self.drawn = interrupt_at, []
 
     def sample_batch(self, step, rng, phase):
         rows = epoch_indices(step, COUNT, 16, seed=0)
@@ -45,13 +45,13 @@ class Toy(Task):
     def loss(self, batch, phase):
         points, rows = batch
         self.drawn.append(points.sum())
-        if len(self.drawn) == self.die_at:
+        if len(self.drawn) == self.interrupt_at:
             raise KeyboardInterrupt
         return nn.functional.cross_entropy(self.network(torch.from_numpy(points)), self.labels[torch.from_numpy(rows)])
 
     def evaluate(self, phase):
-        answers = self.eval_network(torch.from_numpy(self.points)).argmax(dim=1)
-        return {"accuracy": float((answers == self.labels).float().mean())}
+        predicted = self.eval_network(torch.from_numpy(self.points)).argmax(dim=1)
+        return {"accuracy": float((predicted == self.labels).float().mean())}
 
 
 PHASES = (
@@ -60,49 +60,51 @@ PHASES = (
         "all", 180, 2e-2, schedule="cosine-restarts", restart_steps=60, lr_scales={"trunk.": 0.5}, reset_from_ema=True
     ),
 )
-RUNNING = TrainerConfig(eval_every=10, ema_decay=0.5)
+CONFIG = TrainerConfig(eval_every=10, ema_decay=0.5)
 
 
 def test_it_overfits_thirty_two_samples():
     task = Toy()
-    fitted = fit(task, PHASES, RUNNING)
+    fitted = fit(task, PHASES, CONFIG)
     losses = [row["loss"] for row in fitted.rows]
     assert losses[-1] < losses[0] / 4
     assert fitted.best["accuracy"] == 1.0
     assert not task.network.training
 
 
-@pytest.mark.parametrize("die_at", [3, 27, 28, 115])
-def test_a_killed_run_resumes_bit_for_bit(tmp_path, die_at):
-    whole = fit(Toy(), PHASES, RUNNING, tmp_path / "whole")
+@pytest.mark.parametrize("interrupt_at", [3, 27, 28, 115])
+def test_an_interrupted_run_resumes_bit_for_bit(tmp_path, interrupt_at):
+    whole = fit(Toy(), PHASES, CONFIG, tmp_path / "whole")
     weights = (tmp_path / "whole" / CHECKPOINT).stat().st_size
     with pytest.raises(KeyboardInterrupt):
-        fit(Toy(die_at=die_at), PHASES, RUNNING, tmp_path / "killed")
+        fit(Toy(interrupt_at=interrupt_at), PHASES, CONFIG, tmp_path / "interrupted")
     task = Toy()
-    resumed = fit(task, PHASES, RUNNING, tmp_path / "killed", resume=True)
+    resumed = fit(task, PHASES, CONFIG, tmp_path / "interrupted", resume=True)
     assert resumed.rows == whole.rows
-    assert len(task.drawn) < 200 or die_at < 10
-    csvs = [(tmp_path / name / "metrics.csv").read_text() for name in ("whole", "killed")]
+    assert len(task.drawn) < 200 or interrupt_at < 10
+    csvs = [(tmp_path / name / "metrics.csv").read_text() for name in ("whole", "interrupted")]
     assert csvs[0] == csvs[1]
-    assert (tmp_path / "killed" / CHECKPOINT).stat().st_size == pytest.approx(weights, rel=0.05)
+    assert (tmp_path / "interrupted" / CHECKPOINT).stat().st_size == pytest.approx(weights, rel=0.05)
 
 
 def test_resuming_a_finished_run_gives_the_same_network(tmp_path):
     first, again = Toy(), Toy()
-    ended = fit(first, PHASES, RUNNING, tmp_path)
-    assert fit(again, PHASES, RUNNING, tmp_path, resume=True).rows == ended.rows
+    ended = fit(first, PHASES, CONFIG, tmp_path)
+    assert fit(again, PHASES, CONFIG, tmp_path, resume=True).rows == ended.rows
     assert again.drawn == []
-    for ours, theirs in zip(first.network.state_dict().values(), again.network.state_dict().values(), strict=True):
-        assert torch.equal(ours, theirs)
+    for first_tensor, second_tensor in zip(
+        first.network.state_dict().values(), again.network.state_dict().values(), strict=True
+    ):
+        assert torch.equal(first_tensor, second_tensor)
 
 
 def test_frozen_parameters_and_their_batch_statistics_do_not_change():
     task = Toy()
     before = {name: tensor.clone() for name, tensor in task.network.trunk.state_dict().items()}
-    fit(task, PHASES[:1], RUNNING)
+    fit(task, PHASES[:1], CONFIG)
     after = task.network.trunk.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
-    fit(task, PHASES[1:], RUNNING)
+    fit(task, PHASES[1:], CONFIG)
     assert not any(torch.equal(before[name], task.network.trunk.state_dict()[name]) for name in before)
 
 
@@ -110,7 +112,7 @@ def test_gradient_accumulation_of_two_halves_equals_one_batch():
     class Plain(Toy):
         def __init__(self, batch):
             super().__init__(dropout=0.0)
-            self.network.trunk[1] = nn.Identity()  # normalisation sees the batch it is given
+            self.network.trunk[1] = nn.Identity()  # batch normalization would depend on the batch size
             self.batch = batch
 
         def sample_batch(self, step, rng, phase):
@@ -121,13 +123,13 @@ def test_gradient_accumulation_of_two_halves_equals_one_batch():
     tasks = Plain(32), Plain(16)
     fit(tasks[0], [phase], TrainerConfig())
     fit(tasks[1], [phase], TrainerConfig(grad_accumulation=2))
-    for ours, theirs in zip(*(task.network.parameters() for task in tasks), strict=True):
-        assert torch.allclose(ours, theirs, atol=1e-5)
+    for first_tensor, second_tensor in zip(*(task.network.parameters() for task in tasks), strict=True):
+        assert torch.allclose(first_tensor, second_tensor, atol=1e-5)
 
 
 def test_early_stopping_keeps_the_best_weights():
     class Worse(Toy):
-        """Judged as ever worse after its third judgement."""
+        """Its metric falls after the third evaluation."""
 
         count = 0
 
@@ -138,7 +140,7 @@ def test_early_stopping_keeps_the_best_weights():
             return {"accuracy": self.count if self.count <= 3 else 3 - self.count / 100}
 
     task = Worse()
-    fitted = fit(task, PHASES[1:], replace(RUNNING, patience=4))
+    fitted = fit(task, PHASES[1:], replace(CONFIG, patience=4))
     assert [row["step"] for row in fitted.rows] == [10, 20, 30, 40, 50, 60, 70]
     assert fitted.best["step"] == 30
     for name, tensor in task.network.state_dict().items():
@@ -146,21 +148,21 @@ def test_early_stopping_keeps_the_best_weights():
 
 
 def test_the_learning_rate_follows_its_schedule():
-    def rates(name, **more):
+    def learning_rates(name, **more):
         phase = Phase("all", 60, 1.0, schedule=name, **more)
-        optimiser = torch.optim.AdamW([nn.Parameter(torch.zeros(1))], lr=phase.lr)
-        schedule = SCHEDULES[name](optimiser, phase)
-        seen = []
+        optimizer = torch.optim.AdamW([nn.Parameter(torch.zeros(1))], lr=phase.lr)
+        schedule = SCHEDULES[name](optimizer, phase)
+        rates = []
         for _ in range(phase.steps):
-            seen.append(optimiser.param_groups[0]["lr"])
-            optimiser.step()
+            rates.append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
             schedule.step()
-        return seen
+        return rates
 
-    cycle, restarts = rates("one-cycle"), rates("cosine-restarts", restart_steps=20)
+    cycle, restarts = learning_rates("one-cycle"), learning_rates("cosine-restarts", restart_steps=20)
     assert cycle[0] < 0.1 and max(cycle) == pytest.approx(1, abs=0.01) and cycle[-1] < 0.01
     assert restarts[0] == restarts[20] == 1 and restarts[19] < 0.01 and restarts[59] < 0.01
-    straight = rates("trapezoid", warmup=0.5, decay_fraction=0.25)
+    straight = learning_rates("trapezoid", warmup=0.5, decay_fraction=0.25)
     assert straight[14] == pytest.approx(0.5) and straight[30] == 1 and straight[-1] == pytest.approx(1 / 15)
 
 
@@ -182,51 +184,51 @@ def test_log_lines_do_not_mix_with_the_progress_bar(capsys, caplog):
     console = logging.StreamHandler()
     logging.getLogger().addHandler(console)
     try:
-        fit(Toy(), PHASES[:1], RUNNING)
+        fit(Toy(), PHASES[:1], CONFIG)
     finally:
         logging.getLogger().removeHandler(console)
-    shown = re.split(r"[\r\n]", capsys.readouterr().err)
-    assert [line for line in shown if line.startswith("head: step 10, loss")]
-    assert not [line for line in shown if "step/s]head" in line]
+    lines = re.split(r"[\r\n]", capsys.readouterr().err)
+    assert [line for line in lines if line.startswith("head: step 10, loss")]
+    assert not [line for line in lines if "step/s]head" in line]
 
 
-@pytest.mark.parametrize("afresh", [True, False])
-def test_a_phase_may_start_from_the_ema_of_the_one_before(afresh):
-    class Watching(Toy):
+@pytest.mark.parametrize("reset", [True, False])
+def test_a_phase_may_start_from_the_ema_of_the_one_before(reset):
+    class Recorder(Toy):
         def evaluate(self, phase):
             if phase.name == "head":
                 self.mean = [parameter.clone() for parameter in self.eval_network.parameters()]
             return super().evaluate(phase)
 
-    task = Watching()
-    fit(task, [Phase("head", 20, 1e-2), Phase("all", 1, 1e-9, reset_from_ema=afresh)], replace(RUNNING, ema_decay=0.9))
+    task = Recorder()
+    fit(task, [Phase("head", 20, 1e-2), Phase("all", 1, 1e-9, reset_from_ema=reset)], replace(CONFIG, ema_decay=0.9))
     carried = [
         torch.allclose(now, mean, atol=1e-6) for now, mean in zip(task.network.parameters(), task.mean, strict=True)
     ]
-    assert all(carried) if afresh else not any(carried)
+    assert all(carried) if reset else not any(carried)
 
 
 def test_without_warmup_the_ema_uses_the_same_decay_at_all_steps():
-    class Watching(Toy):
+    class Recorder(Toy):
         def __init__(self):
             super().__init__()
-            self.seen = []
+            self.weights = []
 
         def evaluate(self, phase):
-            self.seen.append(self.network.head[1].weight.detach().clone())
+            self.weights.append(self.network.head[1].weight.detach().clone())
             return super().evaluate(phase)
 
-    for anchored in (True, False):
-        task = Watching()
-        fit(task, [Phase("all", 12, 1e-2)], TrainerConfig(eval_every=1, ema_decay=0.9, ema_warmup=not anchored))
-        mean = task.seen[0]
-        for weight in task.seen[1:]:
+    for constant_decay in (True, False):
+        task = Recorder()
+        fit(task, [Phase("all", 12, 1e-2)], TrainerConfig(eval_every=1, ema_decay=0.9, ema_warmup=not constant_decay))
+        mean = task.weights[0]
+        for weight in task.weights[1:]:
             mean = 0.9 * mean + 0.1 * weight
-        assert torch.allclose(task.network.head[1].weight, mean, atol=1e-6) == anchored
+        assert torch.allclose(task.network.head[1].weight, mean, atol=1e-6) == constant_decay
 
 
 def test_metrics_go_to_a_csv_file_and_to_tensorboard(tmp_path):
-    fitted = fit(Toy(), PHASES, RUNNING, tmp_path)
+    fitted = fit(Toy(), PHASES, CONFIG, tmp_path)
     with (tmp_path / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [int(row["step"]) for row in rows] == [row["step"] for row in fitted.rows]
@@ -239,7 +241,7 @@ def test_metrics_go_to_a_csv_file_and_to_tensorboard(tmp_path):
 
 
 def test_a_checkpoint_has_metadata_and_no_code(tmp_path):
-    fit(Toy(), PHASES, RUNNING, tmp_path, metadata={"architecture": "toy", "labels": ("a", "b")})
+    fit(Toy(), PHASES, CONFIG, tmp_path, metadata={"architecture": "toy", "labels": ("a", "b")})
     state = torch.load(tmp_path / CHECKPOINT, weights_only=True)
     assert state["about"]["architecture"] == "toy"
     assert state["about"]["labels"] == ["a", "b"]
@@ -247,21 +249,21 @@ def test_a_checkpoint_has_metadata_and_no_code(tmp_path):
 
 
 def test_a_checkpoint_of_another_run_is_refused_and_the_difference_named(tmp_path):
-    fit(Toy(), PHASES[:1], RUNNING, tmp_path, metadata={"architecture": "toy"})
+    fit(Toy(), PHASES[:1], CONFIG, tmp_path, metadata={"architecture": "toy"})
     with pytest.raises(DataInvalid, match="architecture, running differ"):
         fit(Toy(), PHASES[:1], TrainerConfig(seed=1), tmp_path, resume=True, metadata={"architecture": "other"})
 
 
 @pytest.mark.parametrize("damage", [b"", b"PK\x03\x04 cut short", b"no zip at all"])
 def test_a_broken_checkpoint_is_refused(tmp_path, damage):
-    fit(Toy(), PHASES[:1], RUNNING, tmp_path)
+    fit(Toy(), PHASES[:1], CONFIG, tmp_path)
     (tmp_path / CHECKPOINT).write_bytes(damage)
     with pytest.raises(DataInvalid, match="train without --resume"):
-        fit(Toy(), PHASES[:1], RUNNING, tmp_path, resume=True)
+        fit(Toy(), PHASES[:1], CONFIG, tmp_path, resume=True)
 
 
 def test_a_loss_that_is_not_finite_stops_training_and_keeps_the_last_checkpoint(tmp_path):
-    class Bursting(Toy):
+    class Diverging(Toy):
         def loss(self, batch, phase):
             loss = super().loss(batch, phase)
             return loss * float("nan") if len(self.drawn) == 15 else loss
@@ -269,19 +271,19 @@ def test_a_loss_that_is_not_finite_stops_training_and_keeps_the_last_checkpoint(
     with pytest.raises(
         DataInvalid, match=r"At step 15 of head the loss is nan; train at a lower learning rate than 0\.01"
     ):
-        fit(Bursting(), PHASES, RUNNING, tmp_path)
+        fit(Diverging(), PHASES, CONFIG, tmp_path)
     assert torch.load(tmp_path / CHECKPOINT, weights_only=True)["step"] == 10
 
 
 def test_freezing_everything_is_an_error():
     with pytest.raises(DataInvalid, match="nothing is left to learn"):
-        fit(Toy(), [Phase("none", 5, 1e-3, frozen=("trunk.", "head."))], RUNNING)
+        fit(Toy(), [Phase("none", 5, 1e-3, frozen=("trunk.", "head."))], CONFIG)
 
 
 def test_wandb_must_be_installed_to_be_used(monkeypatch):
     monkeypatch.setattr("moodreel.training.engine.logger.find_spec", lambda name: None)
     with pytest.raises(DataInvalid, match="pip install wandb"):
-        fit(Toy(), PHASES, RUNNING, wandb="moodreel")
+        fit(Toy(), PHASES, CONFIG, wandb="moodreel")
 
 
 def test_a_batch_is_moved_to_the_device_whatever_it_is_packed_in():
@@ -328,16 +330,16 @@ def test_cuda_runs_deterministic_kernels_while_training_and_the_cpu_is_left_alon
 
 @pytest.mark.parametrize("threads", [1, 3])
 def test_batches_come_in_order_and_are_made_ahead(threads):
-    made = []
-    batches = prefetch(range(7), lambda step: made.append(step) or step, threads)
+    steps = []
+    batches = prefetch(range(7), lambda step: steps.append(step) or step, threads)
     assert next(batches) == 0
     assert list(batches) == [1, 2, 3, 4, 5, 6]
-    assert sorted(made) == list(range(7))
+    assert sorted(steps) == list(range(7))
 
 
 def test_weights_do_not_depend_on_how_many_threads_make_batches():
     first, second = Toy(), Toy()
-    fit(first, PHASES[:1], RUNNING)
-    fit(second, PHASES[:1], RUNNING, loader_threads=3)
+    fit(first, PHASES[:1], CONFIG)
+    fit(second, PHASES[:1], CONFIG, loader_threads=3)
     for one, other in zip(first.network.parameters(), second.network.parameters(), strict=True):
         assert torch.equal(one, other)

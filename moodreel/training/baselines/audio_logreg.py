@@ -16,8 +16,8 @@ from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from moodreel.errors import DataInvalid
 from moodreel.training.baselines.functionals import compute_functionals
-from moodreel.training.data.audio import load_audio
 from moodreel.training.data.dataset import IMAGES, Dataset
+from moodreel.training.data.loading import load_audio
 from moodreel.training.data.splits import Split, folds, group_ids
 from moodreel.training.evaluation.metrics import ClassificationMetrics, Predictions, compute_metrics
 

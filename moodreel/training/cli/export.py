@@ -8,11 +8,11 @@ import numpy as np
 from moodreel.errors import DataInvalid, ModelInvalid
 from moodreel.models.quantization import PRECISIONS
 from moodreel.training.cli.options import Commands, add_common, add_data, add_out, check_out
+from moodreel.training.data.label_mapping import common_labels, mapping_matrix
 from moodreel.training.data.loading import DataContext
 from moodreel.training.data.registry import open_dataset
 from moodreel.training.engine.device import resolve_device
 from moodreel.training.evaluation.face_model import check_media
-from moodreel.training.evaluation.label_mapping import common_labels, mapping_matrix
 from moodreel.training.evaluation.open_models import open_models
 from moodreel.training.experiment.recipe import STORE
 from moodreel.training.export.quantize import quantize_model

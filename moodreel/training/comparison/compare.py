@@ -8,7 +8,7 @@ from itertools import combinations
 import numpy as np
 
 from moodreel.errors import DataInvalid
-from moodreel.training.comparison.cost import measure_costs
+from moodreel.training.comparison.cost import Cost, measure_costs
 from moodreel.training.comparison.results import (
     MIN_PERSON_EXAMPLES,
     Comparison,
@@ -19,26 +19,20 @@ from moodreel.training.comparison.results import (
     ModelResult,
     PairwiseResult,
 )
-from moodreel.training.comparison.split import EvaluationSplit, trained_on
+from moodreel.training.comparison.split import trained_on
 from moodreel.training.data.dataset import Dataset
-from moodreel.training.data.examples import Example
+from moodreel.training.data.label_mapping import common_labels, describe_mapping, mapping_matrix
 from moodreel.training.data.loading import DataContext
-from moodreel.training.data.splits import group_ids
+from moodreel.training.data.splits import Split, group_ids
 from moodreel.training.evaluation.face_model import EvaluatedModel, check_media
-from moodreel.training.evaluation.label_mapping import common_labels, describe_mapping, mapping_matrix
-from moodreel.training.evaluation.metrics import (
-    CONFUSION_METRICS,
-    Predictions,
-    compute_metrics,
-    per_sample_confusion,
-)
+from moodreel.training.evaluation.metrics import CONFUSION_METRICS, compute_metrics, per_sample_confusion
 from moodreel.training.evaluation.significance import Difference, bootstrap, bootstrap_p, holm, interval, mcnemar
 
 
 def compare(
     models: Sequence[EvaluatedModel],
     data: Dataset,
-    split: EvaluationSplit,
+    split: Split,
     context: DataContext,
     config: ComparisonConfig,
     *,
@@ -66,20 +60,28 @@ def compare(
     clusters = group_ids(run.examples)
     confusions = [per_sample_confusion(each.predicted, run.truth, len(labels)) for each in run.predictions]
     resampled = bootstrap(confusions, clusters, resamples=config.resamples, seed=config.seed)
-    groups = {name: rows[split.held_out] for name, rows in (groups or groups_of_dataset(data.examples)).items()}
-    results = _model_results(models, evaluator, run, resampled, groups)
+    groups = {name: rows[split.held_out] for name, rows in (groups or data.groups).items()}
+    results = tuple(
+        evaluator.result(model, index, run, groups, cost, {name: values[index] for name, values in resampled.items()})
+        for index, (model, cost) in enumerate(zip(models, measure_costs(models), strict=True))
+    )
     owners = [(model.name, model.info.labels) for model in models] + [("The data", data.labels)]
-    notes = [describe_mapping(owner, own_labels, labels) for owner, own_labels in owners]
-    pairs = _compare_pairs(results, run, resampled)
-    return evaluator.comparison(
-        run, tuple(note for note in notes if note), int(clusters.max()) + 1, results, pairs
+    return Comparison(
+        data=data.name,
+        media=data.media,
+        licence=data.license,
+        commercial=data.commercial,
+        examples=len(run.truth),
+        labels=labels,
+        notes=tuple(note for owner, own in owners if (note := describe_mapping(owner, own, labels))),
+        split_description=split.reason,
+        leaks=split.leaks,
+        units=int(clusters.max()) + 1,
+        by_person=any(example.person is not None for example in run.examples),
+        config=config,
+        results=results,
+        pairs=_compare_pairs(results, run, resampled),
     ), run
-
-
-def groups_of_dataset(examples: Sequence[Example]) -> dict[str, np.ndarray]:
-    """Return the members, bool (N,), of each group that the examples themselves name."""
-    names = sorted({example.group for example in examples if example.group is not None})
-    return {name: np.array([example.group == name for example in examples]) for name in names}
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +89,7 @@ class _Evaluator:
     """Evaluates models on the same data, in the same labels."""
 
     data: Dataset
-    split: EvaluationSplit
+    split: Split
     labels: tuple[str, ...]
     context: DataContext
     config: ComparisonConfig
@@ -96,44 +98,44 @@ class _Evaluator:
         """Predict some rows of the data by each model, in the common labels."""
         examples = tuple(self.data.examples[row] for row in rows)
         truth = mapping_matrix(self.data.labels, self.labels).argmax(axis=1)[self.data.truth[rows]]
-        predictions = tuple(self._predict(model, examples) for model in models)
-        return EvaluationRun(examples, truth, self.labels, predictions)
+        predictions = []
+        for model in models:
+            own = model.predict(examples, self.data.media, self.context)
+            probabilities = own.probabilities.astype(float) @ mapping_matrix(model.info.labels, self.labels)
+            # Where nothing was found all labels are equally likely, however many of the model's labels map to each.
+            probabilities[~own.found] = 1 / len(self.labels)
+            predictions.append(replace(own, probabilities=probabilities))
+        return EvaluationRun(examples, truth, self.labels, tuple(predictions))
 
-    def comparison(
+    def result(
         self,
+        model: EvaluatedModel,
+        index: int,
         run: EvaluationRun,
-        notes: tuple[str, ...],
-        units: int,
-        results: tuple[ModelResult, ...],
-        pairs: tuple[PairwiseResult, ...],
-    ) -> Comparison:
-        """Combine the results with the description of what they were measured on."""
-        return Comparison(
-            data=self.data.name,
-            media=self.data.media,
-            licence=self.data.license,
-            commercial=self.data.commercial,
-            examples=len(run.truth),
-            labels=self.labels,
-            notes=notes,
-            split_description=self.split.description,
-            leaks=self.split.leaks,
-            units=units,
-            by_person=any(example.person is not None for example in run.examples),
-            config=self.config,
-            results=results,
-            pairs=pairs,
+        groups: Mapping[str, np.ndarray],
+        cost: Cost,
+        resampled: Mapping[str, np.ndarray],
+    ) -> ModelResult:
+        """Return the results of the model with an index in the run; resampled: its metrics, (R,) each."""
+        metrics = compute_metrics(run.predictions[index], run.truth, run.labels)
+        gap, gap_reason = self._measure_gap(model, metrics.accuracy, resampled["accuracy"])
+        people, clips_or_copies = _members_by_person(run), group_ids(run.examples, "random")
+        return ModelResult(
+            name=model.name,
+            architecture=model.info.architecture,
+            sha256=model.info.sha256,
+            data=model.info.card.data,
+            licence=model.info.card.licence,
+            metrics=metrics,
+            intervals={name: interval(values) for name, values in resampled.items()},
+            cost=cost,
+            groups=_group_metrics(run, index, groups, group_ids(run.examples), self.config),
+            people=_group_metrics(run, index, people, clips_or_copies, self.config),
+            gap=gap,
+            gap_reason=gap_reason,
         )
 
-    def _predict(self, model: EvaluatedModel, examples: Sequence[Example]) -> Predictions:
-        predictions = model.predict(examples, self.data.media, self.context)
-        matrix = mapping_matrix(model.info.labels, self.labels)
-        mapped = replace(predictions, probabilities=predictions.probabilities.astype(float) @ matrix)
-        # Where nothing was found all labels are equally likely, however many of the model's labels map to each.
-        mapped.probabilities[~predictions.found] = 1 / len(self.labels)
-        return mapped
-
-    def measure_gap(
+    def _measure_gap(
         self, model: EvaluatedModel, accuracy: float, resampled: np.ndarray
     ) -> tuple[GeneralizationGap | None, str]:
         """Measure overfitting, given the held-out accuracy and its resamples (R,); or return why it was not."""
@@ -149,9 +151,8 @@ class _Evaluator:
         seed, resamples = self.config.seed + 1, self.config.resamples
         train = bootstrap([confusion], group_ids(run.examples), resamples=resamples, seed=seed)["accuracy"][0]
         train_accuracy = float(run.correct(0).mean())
-        return GeneralizationGap(
-            len(run.truth), train_accuracy, train_accuracy - accuracy, interval(train - resampled)
-        ), ""
+        within = interval(train - resampled)
+        return GeneralizationGap(len(run.truth), train_accuracy, train_accuracy - accuracy, within), ""
 
     def _sample_train(self) -> np.ndarray:
         """Sample training rows: where people voted, only those with a majority label, as the held-out rows have.
@@ -164,43 +165,10 @@ class _Evaluator:
         return np.sort(np.random.default_rng(self.config.seed).permutation(train)[: self.config.gap_samples])
 
 
-def _model_results(
-    models: Sequence[EvaluatedModel],
-    evaluator: _Evaluator,
-    run: EvaluationRun,
-    resampled: Mapping[str, np.ndarray],
-    groups: Mapping[str, np.ndarray],
-) -> tuple[ModelResult, ...]:
-    people, clusters = _members_by_person(run.examples), group_ids(run.examples)
-    clusters_in_person = group_ids(run.examples, "random")  # clips, or copies of one file
-    results = []
-    for index, (model, cost) in enumerate(zip(models, measure_costs(models), strict=True)):
-        metrics = compute_metrics(run.predictions[index], run.truth, run.labels)
-        gap, gap_reason = evaluator.measure_gap(model, metrics.accuracy, resampled["accuracy"][index])
-        results.append(
-            ModelResult(
-                name=model.name,
-                architecture=model.info.architecture,
-                sha256=model.info.sha256,
-                data=model.info.card.data,
-                licence=model.info.card.licence,
-                metrics=metrics,
-                intervals={name: interval(values[index]) for name, values in resampled.items()},
-                cost=cost,
-                groups=_group_metrics(run, index, groups, clusters, evaluator.config),
-                people=_group_metrics(run, index, people, clusters_in_person, evaluator.config),
-                gap=gap,
-                gap_reason=gap_reason,
-            )
-        )
-    return tuple(results)
-
-
-def _members_by_person(examples: Sequence[Example]) -> dict[str, np.ndarray]:
-    counts = Counter(example.person for example in examples if example.person is not None)
-    names = sorted(name for name, count in counts.items() if count >= MIN_PERSON_EXAMPLES)
-    persons = np.array([example.person or "" for example in examples])
-    return {name: persons == name for name in names}
+def _members_by_person(run: EvaluationRun) -> dict[str, np.ndarray]:
+    persons = np.array([example.person or "" for example in run.examples])
+    counts = Counter(example.person for example in run.examples if example.person is not None)
+    return {name: persons == name for name, count in sorted(counts.items()) if count >= MIN_PERSON_EXAMPLES}
 
 
 def _group_metrics(
@@ -216,15 +184,9 @@ def _group_metrics(
         confusion = per_sample_confusion(predictions.predicted, truth, len(run.labels))
         present, own_clusters = np.unique(clusters[rows], return_inverse=True)
         resampled = bootstrap([confusion], own_clusters, resamples=config.resamples, seed=config.seed)
+        within = interval(resampled["accuracy"][0]) if len(present) > 1 else None
         results.append(
-            GroupMetrics(
-                name=name,
-                examples=metrics.examples,
-                found=metrics.found,
-                accuracy=metrics.accuracy,
-                balanced_accuracy=metrics.balanced_accuracy,
-                interval=interval(resampled["accuracy"][0]) if len(present) > 1 else None,
-            )
+            GroupMetrics(name, metrics.examples, metrics.found, metrics.accuracy, metrics.balanced_accuracy, within)
         )
     return tuple(sorted(results, key=lambda group: group.accuracy))
 
@@ -233,14 +195,14 @@ def _compare_pairs(
     results: Sequence[ModelResult], run: EvaluationRun, resampled: Mapping[str, np.ndarray]
 ) -> tuple[PairwiseResult, ...]:
     pairs = list(combinations(range(len(results)), 2))
-    differences = {name: _differences(name, pairs, results, values) for name, values in resampled.items()}
     tests = [mcnemar(run.correct(a), run.correct(b)) for a, b in pairs]
     corrected = holm([test.p for test in tests])
+    differences = {name: _differences(name, pairs, results, resampled[name]) for name in CONFUSION_METRICS}
     return tuple(
         PairwiseResult(
             first=results[a].name,
             second=results[b].name,
-            differences={name: differences[name][index] for name in CONFUSION_METRICS},
+            differences={name: each[index] for name, each in differences.items()},
             mcnemar=replace(tests[index], holm=corrected[index]),
         )
         for index, (a, b) in enumerate(pairs)
@@ -251,14 +213,10 @@ def _differences(
     metric: str, pairs: Sequence[tuple[int, int]], results: Sequence[ModelResult], resampled: np.ndarray
 ) -> list[Difference]:
     """Compute the difference of each pair in one metric, given its resamples (M, R)."""
-    differences = [resampled[a] - resampled[b] for a, b in pairs]
-    p_values = [bootstrap_p(values) for values in differences]
+    values = [getattr(results[a].metrics, metric) - getattr(results[b].metrics, metric) for a, b in pairs]
+    samples = [resampled[a] - resampled[b] for a, b in pairs]
+    p_values = [bootstrap_p(each) for each in samples]
     return [
-        Difference(
-            value=getattr(results[a].metrics, metric) - getattr(results[b].metrics, metric),
-            interval=interval(values),
-            p=p,
-            holm=corrected,
-        )
-        for (a, b), values, p, corrected in zip(pairs, differences, p_values, holm(p_values), strict=True)
+        Difference(value, interval(own), p, corrected)
+        for value, own, p, corrected in zip(values, samples, p_values, holm(p_values), strict=True)
     ]

@@ -5,7 +5,7 @@ import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import wraps
-from typing import Any, ParamSpec
+from typing import Any, NamedTuple, ParamSpec
 
 import matplotlib as mpl
 import numpy as np
@@ -111,32 +111,34 @@ def draw_plots(comparison: Comparison) -> dict[str, Plot]:
     return {plot.name: plot for plot in plots}
 
 
-@styled
 def scores(comparison: Comparison) -> Figure:
     """Draw each model's accuracy, balanced accuracy and macro-F1 with intervals."""
-    results = comparison.results
-    figure, axes = _figure(WIDTH, 1.1 + 0.24 * len(CONFUSION_METRICS) * (len(results) + 1))
-    rows, names = [], []
-    for block, metric in enumerate(CONFUSION_METRICS):
-        for index, result in enumerate(results):
-            row = block * (len(results) + 1) + index
-            _dot(axes, row, getattr(result.metrics, metric), result.intervals[metric], index)
-            rows.append(row)
-            names.append(f"{METRIC_NAMES[metric]}: {result.name}" if index == 0 else result.name)
-    return _label_rows(figure, axes, rows, names, "per cent, with 95 % intervals")
+    rows: list[_Row | None] = []
+    for metric in CONFUSION_METRICS:
+        for index, result in enumerate(comparison.results):
+            name = f"{METRIC_NAMES[metric]}: {result.name}" if index == 0 else result.name
+            rows.append(_Row(name, getattr(result.metrics, metric), result.intervals[metric], index))
+        rows.append(None)
+    return _interval_plot(rows[:-1], "per cent, with 95 % intervals", height=1.1 + 0.24 * len(rows))
 
 
-@styled
 def differences(comparison: Comparison) -> Figure:
     """Draw the difference of each pair in the decision metric."""
-    pairs, metric = comparison.pairs, comparison.config.decision_metric
-    figure, axes = _figure(WIDTH, 0.9 + 0.28 * len(pairs))
-    axes.axvline(0, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
-    for row, pair in enumerate(pairs):
-        difference = pair.differences[metric]
-        _dot(axes, row, difference.value, difference.interval, 0, color=BLUE if difference.significant else INK)
-    names = [f"{pair.first} − {pair.second}" for pair in pairs]
-    return _label_rows(figure, axes, list(range(len(pairs))), names, f"points of {METRIC_NAMES[metric]}")
+    metric = comparison.config.decision_metric
+    rows = [
+        _Row(f"{pair.first} − {pair.second}", own.value, own.interval, color=BLUE if own.significant else INK)
+        for pair in comparison.pairs
+        for own in [pair.differences[metric]]
+    ]
+    label = f"points of {METRIC_NAMES[metric]}"
+    return _interval_plot(rows, label, height=0.9 + 0.28 * len(rows), line=0)
+
+
+def groups(result: ModelResult, measured: Sequence[GroupMetrics]) -> Figure:
+    """Draw the accuracy of each group, the worst on top, beside that of all."""
+    rows = [_Row(f"{each.name} ({each.examples})", each.accuracy, each.interval, color=BLUE) for each in measured]
+    height, line = 1.1 + 0.26 * len(rows), result.metrics.accuracy
+    return _interval_plot(rows, "accuracy, per cent; dashed: all", height=height, line=line, title=result.name)
 
 
 @styled
@@ -194,18 +196,6 @@ def overfitting(comparison: Comparison) -> Figure:
 
 
 @styled
-def groups(result: ModelResult, measured: Sequence[GroupMetrics]) -> Figure:
-    """Draw the accuracy of each group, the worst on top, beside that of all."""
-    figure, axes = _figure(WIDTH, 1.1 + 0.26 * len(measured))
-    axes.axvline(100 * result.metrics.accuracy, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
-    for row, group in enumerate(measured):
-        _dot(axes, row, group.accuracy, group.interval, 0, color=BLUE)
-    names = [f"{group.name} ({group.examples})" for group in measured]
-    axes.set_title(result.name, fontsize=9)
-    return _label_rows(figure, axes, list(range(len(measured))), names, "accuracy, per cent; dashed: all")
-
-
-@styled
 def speed(comparison: Comparison) -> Figure:
     """Draw accuracy against latency; the size of a marker grows with the parameters."""
     figure, axes = _figure(WIDTH, 3.4)
@@ -228,12 +218,33 @@ def _figure(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, figure.add_subplot()
 
 
-def _dot(axes: Axes, row: float, value: float, interval: Interval | None, index: int, *, color: str = "") -> None:
-    color = color or _model_color(index)
-    if interval:
-        ends = [100 * interval.low, 100 * interval.high]
-        axes.plot(ends, [row, row], color=color, linewidth=1.6, solid_capstyle="butt")
-    axes.plot([100 * value], [row], MARKERS[index % len(MARKERS)], color=color, markersize=5)
+class _Row(NamedTuple):
+    """A row of an interval plot; `model` chooses its marker, and its color where none is given."""
+
+    name: str
+    value: float
+    interval: Interval | None
+    model: int = 0
+    color: str = ""
+
+
+@styled
+def _interval_plot(
+    rows: Sequence[_Row | None], label: str, *, height: float, line: float | None = None, title: str = ""
+) -> Figure:
+    """Draw values with their intervals, the first row on top, None for a gap, and a dashed line at a value."""
+    figure, axes = _figure(WIDTH, height)
+    if line is not None:
+        axes.axvline(100 * line, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
+    named = [(number, row) for number, row in enumerate(rows) if row]
+    for number, row in named:
+        color = row.color or _model_color(row.model)
+        if row.interval:
+            ends = [100 * row.interval.low, 100 * row.interval.high]
+            axes.plot(ends, [number, number], color=color, linewidth=1.6, solid_capstyle="butt")
+        axes.plot([100 * row.value], [number], MARKERS[row.model % len(MARKERS)], color=color, markersize=5)
+    axes.set_title(title, fontsize=9)
+    return _label_rows(figure, axes, [number for number, _ in named], [row.name for _, row in named], label)
 
 
 def _label_rows(figure: Figure, axes: Axes, rows: list[int], names: list[str], label: str) -> Figure:

@@ -1,12 +1,10 @@
 """Write the report of a comparison: as one HTML page, as Markdown, and as JSON."""
 
 import json
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TypeAlias
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -21,8 +19,6 @@ PAGE, TEXT, NUMBERS = "report.html", "report.md", "comparison.json"
 MAX_PEOPLE = 12
 """Persons that are listed of each model, the worst."""
 _MARKDOWN_SPECIAL = re.compile(r"([\\`*_\[\]<>|#~$&])")
-
-JsonValue: TypeAlias = dict[str, "JsonValue"] | list["JsonValue"] | str | int | float | bool | None
 
 
 def write_report(out: Path, comparison: Comparison, command: str, faces: Sequence[Plot] = ()) -> None:
@@ -86,8 +82,8 @@ def escape_markdown(text: str) -> str:
 def to_json(comparison: Comparison, command: str) -> str:
     """Return everything as JSON; what does not exist, such as an odds ratio of nothing, is null."""
     conclusions = {"verdict": verdict(comparison), "winner": winner(comparison), "loser": loser(comparison)}
-    everything = _to_plain({"command": command} | conclusions | asdict(comparison))
-    return json.dumps(everything, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    everything = {"command": command} | conclusions | asdict(comparison)
+    return json.dumps(everything, indent=2, ensure_ascii=False, allow_nan=False, default=np.ndarray.tolist) + "\n"
 
 
 def _title(comparison: Comparison) -> str:
@@ -96,16 +92,3 @@ def _title(comparison: Comparison) -> str:
     if len(names) > 3:
         models = f"{len(names) + 1} models"
     return f"{'LEAKS: ' if comparison.leaks else ''}{models} on {comparison.data}"
-
-
-def _to_plain(value: object) -> JsonValue:
-    if isinstance(value, dict):
-        return {str(key): _to_plain(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_to_plain(each) for each in value]
-    if isinstance(value, np.ndarray | np.generic):
-        return _to_plain(value.tolist())
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    assert value is None or isinstance(value, str | int | float)
-    return value

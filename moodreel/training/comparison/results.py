@@ -38,15 +38,9 @@ class ComparisonConfig:
 
 @dataclass(frozen=True)
 class GroupMetrics:
-    """Metrics of a part of the examples, such as one group of people.
+    """Metrics of one group of people, or of one person.
 
-    Attributes:
-        name: Of the group.
-        examples: How many.
-        found: The fraction with a face found.
-        accuracy: 0 to 1.
-        balanced_accuracy: 0 to 1.
-        interval: Of the accuracy; None where there is only one unit to resample.
+    `interval` is of the accuracy; None where there is only one unit to resample.
     """
 
     name: str
@@ -59,14 +53,7 @@ class GroupMetrics:
 
 @dataclass(frozen=True)
 class GeneralizationGap:
-    """Overfitting: training accuracy minus held-out accuracy.
-
-    Attributes:
-        examples: How many training examples were evaluated.
-        train_accuracy: The accuracy on them.
-        value: The difference.
-        interval: Of the difference.
-    """
+    """Overfitting: the accuracy on some training examples minus that on the held-out ones, with its interval."""
 
     examples: int
     train_accuracy: float
@@ -79,17 +66,13 @@ class ModelResult:
     """Results of one model.
 
     Attributes:
-        name: As the report shows it.
-        architecture: Of its model.json.
-        sha256: Of its weights.
         data: What it was trained on, by its card.
         licence: Of its card.
         metrics: On the held-out examples.
         intervals: Of each of `CONFUSION_METRICS`.
-        cost: Of one prediction.
         groups: The worst first.
         people: Persons with `MIN_PERSON_EXAMPLES` examples or more, the worst first.
-        gap: Overfitting; None where it was not measured.
+        gap: None where it was not measured.
         gap_reason: Why it was not measured, else "".
     """
 
@@ -122,20 +105,13 @@ class Comparison:
     """Everything that a report shows, but for the command that made it.
 
     Attributes:
-        data: The name of the data set.
-        media: The kind of its examples.
         licence: Of the data.
         commercial: Whether weights trained on it may be used commercially.
         examples: How many were held out.
         labels: That all models are compared in.
         notes: Sentences on how labels were mapped.
-        split_description: How examples were held out.
-        leaks: Whether held-out examples may have been trained on.
         units: How many persons, or else examples, were resampled.
         by_person: Whether persons were.
-        config: The settings.
-        results: Of each model.
-        pairs: Of each two models.
     """
 
     data: str
@@ -156,14 +132,7 @@ class Comparison:
 
 @dataclass(frozen=True, eq=False)
 class EvaluationRun:
-    """The predictions of all models for the same examples.
-
-    Attributes:
-        examples: N of them.
-        truth: int64 (N,), indices of the labels.
-        labels: C names.
-        predictions: Of each model.
-    """
+    """The predictions of all models for the same N examples; truth: int64 (N,), indices of the C labels."""
 
     examples: tuple[Example, ...]
     truth: np.ndarray

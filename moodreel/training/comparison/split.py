@@ -2,36 +2,18 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from moodreel.errors import DataInvalid
 from moodreel.models.model_card import ModelCard
 from moodreel.training.data.dataset import Dataset
-from moodreel.training.data.splits import group_ids
-
-
-@dataclass(frozen=True, eq=False)
-class EvaluationSplit:
-    """Rows of a data set.
-
-    Attributes:
-        train: int64, what models may have been trained on; empty where nothing was held out.
-        held_out: int64, what models are compared on.
-        leaks: Whether held-out examples may have been trained on, as far as can be told.
-        description: How the rows were chosen, and what leaks.
-    """
-
-    train: np.ndarray
-    held_out: np.ndarray
-    leaks: bool
-    description: str
+from moodreel.training.data.splits import Split, group_ids
 
 
 def evaluation_split(
     data: Dataset, cards: Sequence[ModelCard], *, share: float | None = None, by: str = "", seed: int = 0
-) -> EvaluationSplit:
+) -> Split:
     """Take the part that the data set itself holds out, or the share that is asked for, or else everything.
 
     Args:
@@ -49,17 +31,16 @@ def evaluation_split(
         raise DataInvalid(f"{data.name} holds no examples to compare on.")
     if share is None and not by and data.published_split is None:
         trained = [card.name for card in cards if trained_on(card, data.name)]
-        description = f"All {len(everything)} examples were evaluated: the data set has no held-out part."
+        reason = f"All {len(everything)} examples were evaluated: the data set has no held-out part."
         if trained:
-            description = f"LEAKS: {description} By their cards these were trained on it: {', '.join(trained)}."
-        return EvaluationSplit(everything[:0], everything, bool(trained), description)
+            reason = f"LEAKS: {reason} By their cards these were trained on it: {', '.join(trained)}."
+        return Split(everything[:0], everything, bool(trained), reason)
     split = data.split(share or 0.2, by=by or ("person" if share else ""), seed=seed)
-    leaks, description = split.leaks, split.reason
     groups = group_ids(data.examples)
-    if not leaks and (shared := np.intersect1d(groups[split.train], groups[split.held_out])).size:
+    if not split.leaks and (shared := np.intersect1d(groups[split.train], groups[split.held_out])).size:
         what = "persons, clips or copies of one file are"
-        leaks, description = True, f"LEAKS: {shared.size} {what} on both sides. {description}"
-    return EvaluationSplit(split.train, split.held_out, leaks, description)
+        return Split(split.train, split.held_out, True, f"LEAKS: {shared.size} {what} on both sides. {split.reason}")
+    return split
 
 
 def trained_on(card: ModelCard, name: str) -> bool:

@@ -53,11 +53,6 @@ class Dataset:
         return np.array([self.labels.index(example.label) for example in self.examples], np.int64)
 
     @property
-    def people(self) -> tuple[str | None, ...]:
-        """Person of each example; None where unknown."""
-        return tuple(example.person for example in self.examples)
-
-    @property
     def groups(self) -> dict[str, np.ndarray]:
         """Members of each group of people, bool (N,)."""
         names = sorted({example.group for example in self.examples if example.group})

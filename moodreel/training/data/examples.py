@@ -3,16 +3,20 @@
 import csv
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
+from tqdm import tqdm
 
-from moodreel.errors import DataInvalid
+from moodreel.errors import DataInvalid, MoodreelError
 
 Media = Path | np.ndarray | bytes | str
 """A file; an image as uint8 (H, W) gray or (H, W, 3) RGB; an encoded image; or a text."""
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +65,28 @@ def from_arrays(
     return tuple(Example(labels[index], image, person) for image, index, person in rows if index >= 0)
 
 
+def process_files(
+    examples: Sequence[Example],
+    process: Callable[[bytes], Result],
+    description: str,
+    *,
+    skip: tuple[type[MoodreelError], ...] = (),
+) -> Iterator[Result | None]:
+    """Yield what `process` returns for the bytes of each example's file; None where it raises one of `skip`.
+
+    Raises:
+        DataInvalid: a file cannot be read or processed; the message names it.
+    """
+    for example in tqdm(examples, desc=description, mininterval=5):
+        file = example.file
+        try:
+            yield process(file.read_bytes())
+        except skip:
+            yield None
+        except (MoodreelError, OSError) as error:
+            raise DataInvalid(f"{file} cannot be read: {error} Repair it, or remove it.") from error
+
+
 def content_ids(examples: Sequence[Example]) -> list[str | None]:
     """Return an ID for examples whose bytes occur more than once, equal for equal bytes; None for the others.
 
@@ -79,6 +105,11 @@ def content_ids(examples: Sequence[Example]) -> list[str | None]:
         raise DataInvalid(f"{error.filename} cannot be read; look at its permissions, or remove it.") from error
     copies = {digest for digest, count in Counter(digests).items() if digest and count > 1}
     return [digest if digest in copies else None for digest in digests]
+
+
+def describe_counts(counts: Counter[str]) -> str:
+    """Describe in words how many there are of each."""
+    return "; ".join(f"{what}: {count}" for what, count in sorted(counts.items())) or "nothing"
 
 
 def read_table(file: Path, columns: Sequence[str], optional: Sequence[str] = ()) -> list[dict[str, str]]:

@@ -4,7 +4,7 @@ import csv
 import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -21,6 +21,10 @@ from moodreel.media.video_decoder import VideoLimits
 logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.csv"
+COLUMNS = ("file", "video", "time", "track", "x", "y", "width", "height", "label")
+"""Of the manifest: the image's name; the video as it was named; seconds from its start; the number of the face in its
+video, which is the same while it is tracked, and changes where images are more than 1.5 s apart; the face's box in
+pixels of the upright video; and the label, empty, to be filled in by hand. A whole frame has neither track nor box."""
 LIMITS = VideoLimits(
     seconds=4 * 3600, frames=4 * 3600 * 120, total_pixels=4 * 3600 * 60 * 3840 * 2160, timeout_seconds=24 * 3600
 )
@@ -33,33 +37,10 @@ DETECTION_SIDE = 1280
 _JPEG_QUALITY = 95
 """So high that a network cannot learn its blocks."""
 
-
-@dataclass(frozen=True)
-class ManifestRow:
-    """One line of the manifest.
-
-    Attributes:
-        file: name of the image, in the manifest's folder.
-        video: as it was named.
-        time: seconds from the video's start.
-        track: number of the face in its video, the same while it is tracked. It changes where images are more than
-            1.5 s apart. Empty for a whole frame.
-        x: left edge of the face, in pixels of the upright video; empty for a whole frame, as the next three.
-        y: top edge.
-        width: of the face.
-        height: of the face.
-        label: empty, to be filled in by hand.
-    """
-
-    file: str
-    video: str
-    time: float
-    track: int | str = ""
-    x: int | str = ""
-    y: int | str = ""
-    width: int | str = ""
-    height: int | str = ""
-    label: str = ""
+Crop = tuple[np.ndarray, Sequence[int]]
+"""An image, and its track, x, y, width and height where it is a face; else nothing."""
+Cropper = Callable[[Frame, VideoReader], Iterator[Crop]]
+"""Gives the images of a frame."""
 
 
 @dataclass(frozen=True)
@@ -93,17 +74,18 @@ def extract(
     failed, written = [], 0
     with (out / MANIFEST).open("x", buffering=1, newline="", encoding="utf-8") as file:  # flushed line by line
         manifest = csv.writer(file)
-        manifest.writerow([field.name for field in fields(ManifestRow)])
-        for prefix, video in zip(_prefixes(videos), videos, strict=True):
+        manifest.writerow(COLUMNS)
+        for number, video in enumerate(videos):
             crop = _face_cropper(detector, size) if detector else _whole_frame
+            # Unique, and of characters that any file system takes.
+            prefix = f"{number:03}-{re.sub(r'[^A-Za-z0-9]+', '-', video.stem)[:40]}"
             try:
-                for row, image in _images(video, prefix, interval, DETECTION_SIDE if detector else size, crop):
-                    _write_jpeg(out / row.file, image)
-                    manifest.writerow(astuple(row))
+                for name, time, image, box in _images(video, interval, DETECTION_SIDE if detector else size, crop):
+                    _write_jpeg(out / f"{prefix}-{name}", image)
+                    manifest.writerow([f"{prefix}-{name}", video, time, *(box or ("",) * 5), ""])
                     written += 1
             except (MoodreelError, OSError) as error:
-                reason = error.strerror if isinstance(error, OSError) else error
-                failed.append(f"{video}: {reason}")
+                failed.append(f"{video}: {error.strerror if isinstance(error, OSError) else error}")
                 logger.warning("%s", failed[-1])
     if detector:
         detector.close()
@@ -122,34 +104,28 @@ def parse_duration(text: str) -> float:
     return float(match[1]) * {"ms": 0.001, "s": 1, "min": 60, "": 1}[match[2]]
 
 
-FaceBox = tuple[int | str, int | str, int | str, int | str, int | str]
-"""Track, x, y, width and height, as in `ManifestRow`."""
-Cropper = Callable[[Frame, VideoReader], Iterator[tuple[np.ndarray, FaceBox | None]]]
-"""Gives the images of a frame, each with its box where it is a face."""
-
-
-def _whole_frame(frame: Frame, reader: VideoReader) -> Iterator[tuple[np.ndarray, FaceBox | None]]:
-    yield frame.rgb, None
+def _whole_frame(frame: Frame, reader: VideoReader) -> Iterator[Crop]:
+    yield frame.rgb, ()
 
 
 def _face_cropper(detector: FaceLandmarker, size: int) -> Cropper:
     tracker = Tracker()
 
-    def crop(frame: Frame, reader: VideoReader) -> Iterator[tuple[np.ndarray, FaceBox | None]]:
+    def crop(frame: Frame, reader: VideoReader) -> Iterator[Crop]:
         faces = detector.detect(frame.rgb)
         height, width = frame.rgb.shape[:2]
         scale = max(reader.width, reader.height) / max(width, height)
         boxes = [tuple(np.multiply(face.box, (width, height, width, height)) * scale) for face in faces]
         for face, box, track in zip(faces, boxes, tracker.update(frame.time, boxes), strict=True):
-            x, y, face_width, face_height = (round(value) for value in box)
-            yield crop_square(frame.rgb, face.landmarks, size), (track, x, y, face_width, face_height)
+            yield crop_square(frame.rgb, face.landmarks, size), (track, *map(round, box))
 
     return crop
 
 
 def _images(
-    video: Path, prefix: str, interval: float, side: int, crop: Cropper
-) -> Iterator[tuple[ManifestRow, np.ndarray]]:
+    video: Path, interval: float, side: int, crop: Cropper
+) -> Iterator[tuple[str, float, np.ndarray, Sequence[int]]]:
+    """Yield the end of each image's name, its seconds, the image and the face's box."""
     if video.stat().st_size > MAX_BYTES:
         raise DataInvalid(f"it has more than {MAX_BYTES / 2**30:g} GB; cut it into shorter ones.")
     reader = VideoReader(video.read_bytes(), LIMITS)
@@ -158,8 +134,8 @@ def _images(
             bar.set_postfix_str(f"{frame.time:.1f} s")
             bar.update()
             for number, (image, box) in enumerate(crop(frame, reader)):
-                name = f"{prefix}-{round(frame.time * 1000):08}" + (f"-{number}" if box else "") + ".jpg"
-                yield ManifestRow(name, str(video), round(frame.time, 3), *(box or ("", "", "", "", ""))), image
+                name = f"{round(frame.time * 1000):08}" + (f"-{number}" if box else "") + ".jpg"
+                yield name, round(frame.time, 3), image, box
 
 
 def _check(videos: Sequence[Path], out: Path, interval: float, size: int) -> None:
@@ -171,11 +147,6 @@ def _check(videos: Sequence[Path], out: Path, interval: float, size: int) -> Non
         raise DataInvalid(f"A size of {size} pixels is not from {MIN_SIDE} to {MAX_SIDE}.")
     if not interval > 0:
         raise DataInvalid(f"An image every {interval:g} seconds is not possible; take more than 0.")
-
-
-def _prefixes(videos: Sequence[Path]) -> list[str]:
-    """Return a unique prefix for the images of each video, of characters that any file system takes."""
-    return [f"{number:03}-{re.sub(r'[^A-Za-z0-9]+', '-', video.stem)[:40]}" for number, video in enumerate(videos)]
 
 
 def _write_jpeg(path: Path, rgb: np.ndarray) -> None:

@@ -91,7 +91,7 @@ def identity(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def hflip(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Mirror the image."""
+    """Flip the image left to right."""
     return image[:, ::-1]
 
 
@@ -131,7 +131,7 @@ def extract_faces(
         with np.load(file) as arrays:
             return FaceTable(**arrays)
     table, _ = _extract(images, landmarker, augmentation, seed=seed, workers=workers)
-    _save(file, vars(table))
+    save_arrays(file, vars(table))
     return table
 
 
@@ -150,9 +150,17 @@ def extract_landmarks(
         with np.load(file) as arrays:
             return extract_faces(images, landmarker, cache, seed=seed, workers=workers), arrays["landmarks"]
     table, landmarks = _extract(images, landmarker, identity, seed=seed, workers=workers)
-    _save(cache / f"faces-{identity.__name__}-{key}.npz", vars(table))
-    _save(file, {"landmarks": landmarks})
+    save_arrays(cache / f"faces-{identity.__name__}-{key}.npz", vars(table))
+    save_arrays(file, {"landmarks": landmarks})
     return table, landmarks
+
+
+def save_arrays(file: Path, arrays: Mapping[str, np.ndarray], save: Callable[..., None] = np.savez) -> None:
+    """Write arrays atomically, by `np.savez` or `np.savez_compressed`."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_suffix(".partial.npz")
+    save(partial, allow_pickle=False, **arrays)
+    partial.replace(file)
 
 
 def rgb_crop(image: np.ndarray, landmarks: np.ndarray, side: int = RGB_CROP_SIDE) -> np.ndarray:
@@ -197,13 +205,6 @@ def _extract(
         each.close()
     logger.info("Faces found in %.2f %% of %d images, %s.", 100 * table.found.mean(), count, name)
     return table, landmarks
-
-
-def _save(file: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_suffix(".partial.npz")
-    np.savez(partial, allow_pickle=False, **arrays)
-    partial.replace(file)
 
 
 def _to_unpadded(landmarks: np.ndarray, padded: np.ndarray, attempt: DetectionAttempt, image: np.ndarray) -> np.ndarray:

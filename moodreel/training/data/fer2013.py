@@ -4,12 +4,13 @@ import csv
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 
 from moodreel.errors import DataInvalid
+from moodreel.training.data.npz import read_arrays
 
 logger = logging.getLogger(__name__)
 
@@ -78,17 +79,8 @@ def _read_arrays(folder: Path, split: str) -> Fer2013Split:
     ferplus, fer2013 = folder / f"{split}.npz", folder / f"{split}_fer2013.npz"
     if not ferplus.exists():
         raise DataInvalid(f"{folder} lacks {ferplus.name}. {EXPECTED}.")
-    labels = None
-    try:
-        with np.load(ferplus) as arrays:
-            images, votes = arrays["images"], arrays["votes"]
-        if fer2013.exists():
-            with np.load(fer2013) as arrays:
-                labels = arrays["labels"]
-    except (KeyError, ValueError, OSError, BadZipFile) as error:
-        raise DataInvalid(
-            f"{ferplus.name} needs the arrays images and votes, {fer2013.name} the array labels: {error}."
-        ) from error
+    images, votes = read_arrays(ferplus, "images", "votes")
+    [labels] = read_arrays(fer2013, "labels") if fer2013.exists() else [None]
     if not len(images) == len(votes) == len(votes if labels is None else labels):
         raise DataInvalid(f"The arrays of {ferplus.name} and {fer2013.name} are not of one length; make them anew.")
     return Fer2013Split(images=images, votes=votes, labels=labels)
@@ -131,22 +123,21 @@ def _read_csv(faces: Path, votes: Path | None, split: str) -> Fer2013Split:
 
 def _joined_rows(faces: Path, votes: Path | None) -> Iterator[tuple[int, dict[str, str], dict[str, str]]]:
     """Yield the number of each row of FER2013, from 1, the row, and its FER+ votes, empty where there are none."""
-    all_votes = list(_read_rows(votes)) if votes else []
-    number = 0
-    for number, row in enumerate(_read_rows(faces), start=1):
-        vote = all_votes[number - 1] if number <= len(all_votes) else {}
-        if votes and vote.get("usage") != row["usage"]:
-            raise DataInvalid(_OUT_OF_STEP.format(number, faces.name, votes.name))
+    none: dict[str, str] = {}
+    rows = zip_longest(_read_rows(faces), _read_rows(votes) if votes else (), fillvalue=none)
+    for number, (row, vote) in enumerate(rows, start=1):
+        if votes and row.get("usage") != vote.get("usage"):
+            raise DataInvalid(
+                f"Row {number} of {faces.name} has no row of the same Usage in {votes.name}, or the other way round: "
+                "both need all rows as published. Fetch them anew."
+            )
         yield number, row, vote
-    if votes and number < len(all_votes):
-        raise DataInvalid(_OUT_OF_STEP.format(number + 1, votes.name, faces.name))
 
 
 _NO_VOTES = (
     "FER+'s votes are missing: FER2013's labels stand in for them. github.com/microsoft/FERPlus has them in "
     "fer2013new.csv; put it beside %s and name their folder."
 )
-_OUT_OF_STEP = "Row {} of {} has no row of the same Usage in {}: both need all rows as published. Fetch them anew."
 
 
 def _parse_image(text: str) -> np.ndarray:

@@ -8,6 +8,7 @@ import numpy as np
 from moodreel.emotions import FIVE, SEVEN_TO_FIVE
 from moodreel.errors import DataInvalid
 from moodreel.training.data.fer2013 import EXPECTED, read_fer2013
+from moodreel.training.data.label_mapping import mapping_matrix
 
 VOTE_LABELS_SEVEN: tuple[str | None, ...] = (
     "neutral",
@@ -43,11 +44,13 @@ class LabeledImages:
         targets: float32 (N, C), probabilities in the order of the labels asked for; zeros where fewer than half of the
             votes are for any of them.
         truth: int64 (N,), index of the label that more than half of all votes are for; -1 where there is none.
+        people: person in each image; empty where unknown.
     """
 
     images: np.ndarray
     targets: np.ndarray
     truth: np.ndarray
+    people: tuple[str, ...] = ()
 
 
 def read_split(path: Path, split: str, *, labels: tuple[str, ...] = FIVE, fer2013_weight: float = 0.0) -> LabeledImages:
@@ -64,13 +67,13 @@ def read_split(path: Path, split: str, *, labels: tuple[str, ...] = FIVE, fer201
     """
     rows = read_fer2013(path, split)
     votes = (_ALL_TEN[rows.labels] if rows.votes is None else rows.votes).astype(np.float32)
-    counted = votes @ one_hot(VOTE_LABELS_SEVEN, labels)
+    counted = votes @ mapping_matrix(VOTE_LABELS_SEVEN, labels).astype(np.float32)
     usable = 2 * counted.sum(axis=1) >= votes.sum(axis=1)
     targets = np.where(usable[:, None], counted / np.maximum(counted.sum(axis=1, keepdims=True), 1), 0)
     if fer2013_weight:
         if rows.labels is None:
             raise DataInvalid(f"{path} lacks {split}_fer2013.npz, FER2013's label of each picture. {EXPECTED}.")
-        other = one_hot(FER2013_LABELS, labels)[rows.labels]
+        other = mapping_matrix(FER2013_LABELS, labels).astype(np.float32)[rows.labels]
         targets = np.where(usable[:, None], (1 - fer2013_weight) * targets + fer2013_weight * other, 0)
     return LabeledImages(images=rows.images, targets=targets.astype(np.float32), truth=majority_label(votes, labels))
 
@@ -87,12 +90,6 @@ def majority_label(votes: np.ndarray, labels: tuple[str, ...] = FIVE) -> np.ndar
     """Return the label index that over half of each image's FER+ votes (N, 10) are for; -1 for none."""
     top = votes.argmax(axis=1)
     has_majority = 2 * votes.max(axis=1) > votes.sum(axis=1)
-    counts_for = one_hot(VOTE_LABELS_SEVEN, labels)
+    counts_for = mapping_matrix(VOTE_LABELS_SEVEN, labels)
     index = np.where(counts_for.any(axis=1), counts_for.argmax(axis=1), -1)
     return np.where(has_majority, index[top], -1)
-
-
-def one_hot(names: tuple[str | None, ...], labels: tuple[str, ...]) -> np.ndarray:
-    """Map names to labels: float32 (len(names), len(labels)), a row of zeros for a name without a label."""
-    mapped = [name if name is None or name in labels else SEVEN_TO_FIVE[name] for name in names]
-    return np.array([[name == label for label in labels] for name in mapped], dtype=np.float32)

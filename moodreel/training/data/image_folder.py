@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from moodreel.emotions import LABEL_SYNONYMS, SEVEN_TO_FIVE
 from moodreel.errors import DataInvalid
 from moodreel.training.data.dataset import AUDIO, CLIPS, IMAGES
-from moodreel.training.data.examples import Example, read_table
+from moodreel.training.data.examples import Example, describe_counts, read_table
+from moodreel.training.data.label_mapping import map_label
 
 logger = logging.getLogger(__name__)
 
@@ -43,10 +43,10 @@ def read_folders(
         wanted = f"named {', '.join(labels)}" if labels else "named by what they show"
         raise DataInvalid(
             f"{folder} holds no {media}. It needs a folder of {media} ({', '.join(sorted(EXTENSIONS[media]))}) for "
-            f"each label, {wanted}. Left out, by number of files: {_describe(skipped)}."
+            f"each label, {wanted}. Left out, by number of files: {describe_counts(skipped)}."
         )
     if skipped:
-        logger.warning("Left out, by number of files: %s.", _describe(skipped))
+        logger.warning("Left out, by number of files: %s.", describe_counts(skipped))
     person_of = _read_people(people, {name for name, _ in files}) if people else {}
     if len({label for _, label in files}) == 1:
         logger.warning("All %d %s have one label: %s.", len(files), media, files[0][1])
@@ -96,7 +96,7 @@ def _list_by_label(
     if not folder.is_dir():
         raise DataInvalid(f"There is no folder {folder}.")
     for subfolder in sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")):
-        label = subfolder.name if labels is None else _label_of(subfolder.name, labels)
+        label = subfolder.name if labels is None else map_label(subfolder.name, labels)
         for path in sorted(path for path in subfolder.rglob("*") if path.is_file() and not path.name.startswith(".")):
             if label is None:
                 skipped[subfolder.name] += 1
@@ -105,25 +105,6 @@ def _list_by_label(
             else:
                 files.append((path.relative_to(folder).as_posix(), label))
     return files, skipped
-
-
-def _describe(skipped: Counter[str]) -> str:
-    return "; ".join(f"{what}: {count}" for what, count in skipped.items()) or "nothing"
-
-
-def _label_of(name: str, labels: Sequence[str]) -> str | None:
-    """Return the label that a folder's name stands for, or None."""
-    lower = name.strip().lower()
-    exact = [label for label in labels if label.lower() == lower]
-    if exact:
-        return exact[0]
-    seven = LABEL_SYNONYMS.get(lower)
-    if seven is None:
-        return None
-    synonyms = [label for label in labels if seven in (LABEL_SYNONYMS.get(label.lower()), label)]
-    if synonyms:
-        return synonyms[0]
-    return SEVEN_TO_FIVE[seven] if SEVEN_TO_FIVE[seven] in labels else None
 
 
 def _read_people(file: Path, names: set[str]) -> dict[str, tuple[str, str]]:

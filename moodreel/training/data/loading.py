@@ -1,12 +1,22 @@
-"""Where models, caches and workers are found while data sets are read, and the faces of their images."""
+"""Where models, caches and workers are found while data sets are read; the faces and the audio of their examples."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from moodreel.training.data.examples import Example
+from moodreel.errors import DataInvalid
+from moodreel.faces.facial_actions import FacialActionExplainer
+from moodreel.faces.landmarker import FaceLandmarker
+from moodreel.media import audio
+from moodreel.media.audio import AudioClip
+from moodreel.models.face_registry import face_model_registry
+from moodreel.models.predictor import FacePredictor
+from moodreel.models.registry import ModelRegistry
+from moodreel.pipelines.engine import Engine
+from moodreel.training.data.examples import Example, process_files
 from moodreel.training.data.face_cache import FaceTable, extract_faces, extract_landmarks, rgb_crop
 from moodreel.training.data.images import Images, ImageSequence
 
@@ -38,6 +48,19 @@ class DataContext:
             return extract_landmarks(images, self.landmarker, self.cache, seed=self.seed, workers=self.workers)
         return extract_faces(images, self.landmarker, self.cache, seed=self.seed, workers=self.workers), None
 
+    @contextmanager
+    def engine(
+        self, registry: ModelRegistry[FacePredictor] | None = None, *, use_fallbacks: bool = False
+    ) -> Iterator[Engine]:
+        """Open the engine that serves clips, with the models of the store or of a registry."""
+        landmarker = FaceLandmarker(self.landmarker, use_fallbacks=use_fallbacks)
+        explainer = FacialActionExplainer.load(self.models / "movements")
+        engine = Engine(landmarker, registry or face_model_registry(self.models), explainer)
+        try:
+            yield engine
+        finally:
+            engine.close()
+
 
 def load_face_crops(examples: Sequence[Example], context: DataContext) -> tuple[ImageSequence, np.ndarray]:
     """Return squares around the faces of images, RGB or gray, and where there is a face, bool (N,).
@@ -50,3 +73,16 @@ def load_face_crops(examples: Sequence[Example], context: DataContext) -> tuple[
     faces, landmarks = context.extract_faces(ImageSequence(examples), landmarks=True)
     assert landmarks is not None
     return ImageSequence(examples, lambda image, row: rgb_crop(image, landmarks[row])), faces.found
+
+
+def load_audio(examples: Sequence[Example]) -> Iterator[AudioClip]:
+    """Decode the audio of each example.
+
+    Raises:
+        DataInvalid: a file cannot be read or is silent; the message names it.
+    """
+    clips = process_files(examples, audio.decode_audio, "audio")
+    for example, clip in zip(examples, clips, strict=True):
+        if clip is None:
+            raise DataInvalid(f"{example.file.name} is silent from end to end; remove it.")
+        yield clip

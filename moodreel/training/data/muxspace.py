@@ -7,8 +7,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from moodreel.emotions import SEVEN_TO_FIVE
 from moodreel.training.data.ferplus import LabeledImages
+from moodreel.training.data.label_mapping import mapping_matrix
+from moodreel.training.data.npz import read_packed_images
 
 FILE = "faces.npz"
 LABEL_NAMES = {
@@ -32,23 +33,20 @@ def read_muxspace(folder: Path, labels: tuple[str, ...], split: str) -> LabeledI
         folder: of the file.
         labels: `moodreel.emotions.FIVE` or `SEVEN`.
         split: "train" or "valid"; a fifth of the people is in the latter.
+
+    Raises:
+        DataInvalid: the file is missing or has another layout.
     """
-    with np.load(folder / FILE) as arrays:
-        jpeg, offsets = arrays["jpeg"], arrays["offsets"]
-        published, names = (arrays[field].astype(str) for field in ("labels", "names"))
-    rows = _rows_of(names, split)
-    images = np.stack([_decode_square(jpeg[offsets[row] : offsets[row + 1]]) for row in rows])
-    seven = [LABEL_NAMES.get(label) for label in published[rows]]
-    truth = np.array([-1 if n is None else labels.index(n if n in labels else SEVEN_TO_FIVE[n]) for n in seven])
-    targets = np.where(truth[:, None] >= 0, np.eye(len(labels), dtype=np.float32)[truth], 0)
-    return LabeledImages(images=images, targets=targets.astype(np.float32), truth=truth)
-
-
-def people_of(folder: Path, split: str) -> tuple[str, ...]:
-    """Return the person in each image that `read_muxspace` reads, in its order."""
-    with np.load(folder / FILE) as arrays:
-        names = arrays["names"].astype(str)
-    return tuple(person_of(name) for name in names[_rows_of(names, split)])
+    files, published, names = read_packed_images(folder / FILE, "names")
+    people = [person_of(name) for name in names]
+    rows = [row for row, person in enumerate(people) if _held_out(person) == (split == "valid")]
+    targets = mapping_matrix([LABEL_NAMES.get(published[row]) for row in rows], labels).astype(np.float32)
+    return LabeledImages(
+        images=np.stack([_decode_square(files[row]) for row in rows]),
+        targets=targets,
+        truth=np.where(targets.any(axis=1), targets.argmax(axis=1), -1),
+        people=tuple(people[row] for row in rows),
+    )
 
 
 def person_of(name: str) -> str:
@@ -56,18 +54,16 @@ def person_of(name: str) -> str:
     return re.sub(r"_?\d*(\.\w+)?$", "", name)
 
 
-def _rows_of(names: np.ndarray, split: str) -> np.ndarray:
-    held_out = np.array([zlib.crc32(person_of(name).encode()) % 5 == 0 for name in names])
-    return np.flatnonzero(held_out == (split == "valid"))
+def _held_out(person: str) -> bool:
+    return zlib.crc32(person.encode()) % 5 == 0
 
 
-def _decode_square(jpeg: np.ndarray) -> np.ndarray:
+def _decode_square(jpeg: bytes) -> np.ndarray:
     """Decode an image to gray, uint8 (144, 144)."""
-    gray = np.asarray(cv2.imdecode(jpeg, cv2.IMREAD_GRAYSCALE))
+    gray = np.asarray(cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_GRAYSCALE))
     height, width = gray.shape
     side = max(height, width)
     top, left = (side - height) // 2, (side - width) // 2
-    square = cv2.copyMakeBorder(
-        gray, top, side - height - top, left, side - width - left, borderType=cv2.BORDER_REPLICATE
-    )
+    border = top, side - height - top, left, side - width - left
+    square = cv2.copyMakeBorder(gray, *border, borderType=cv2.BORDER_REPLICATE)
     return cv2.resize(square, (SIDE, SIDE), interpolation=cv2.INTER_AREA)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from moodreel.emotions import EIGHT
 from moodreel.errors import DataInvalid
-from moodreel.training.data.examples import Example
+from moodreel.training.data.examples import Example, describe_counts
 
 logger = logging.getLogger(__name__)
 
@@ -33,17 +33,7 @@ _SUNG_EMOTIONS = EIGHT[:6]
 
 @dataclass(frozen=True)
 class RavdessName:
-    """What a file's name says.
-
-    Attributes:
-        modality: one of `MODALITIES`.
-        channel: one of `CHANNELS`.
-        emotion: one of `moodreel.emotions.EIGHT`.
-        intensity: 1 or 2.
-        statement: 1 or 2.
-        repetition: 1 or 2.
-        actor: 1 to 24.
-    """
+    """What a file's name says; intensity, statement and repetition are 1 or 2."""
 
     modality: str
     channel: str
@@ -81,9 +71,7 @@ def parse_name(name: str) -> RavdessName:
         raise ValueError(f"{emotion} is not sung")
     if (dot + extension).lower() not in EXTENSIONS[modality]:
         raise ValueError(f"its modality is {modality}, which ends in {' or '.join(EXTENSIONS[modality])}")
-    return RavdessName(
-        modality, channel, emotion, *(numbers[field] for field in ("intensity", "statement", "repetition", "actor"))
-    )
+    return RavdessName(modality, channel, emotion, *list(numbers.values())[3:])
 
 
 def read_ravdess(folder: Path, modality: str, *, channels: tuple[str, ...] = ("speech",)) -> tuple[Example, ...]:
@@ -111,7 +99,10 @@ def read_ravdess(folder: Path, modality: str, *, channels: tuple[str, ...] = ("s
             wrong.append(f"{path.relative_to(folder).as_posix()}: {error}")
             continue
         if recording.modality == modality and recording.channel in channels:
-            examples.append(_example(path, recording))
+            take = path.stem.partition("-")[2]
+            examples.append(
+                Example(recording.emotion, path, f"actor {recording.actor:02}", clip=take, group=recording.sex)
+            )
         else:
             skipped[f"{recording.channel}, {recording.modality}"] += 1
     if wrong:
@@ -120,10 +111,10 @@ def read_ravdess(folder: Path, modality: str, *, channels: tuple[str, ...] = ("s
     if not examples:
         raise DataInvalid(
             f"{folder} holds no {modality} of {' or '.join(channels)}. Name the folder that holds RAVDESS's Actor_01 "
-            f"to Actor_{ACTORS}. Left out: {_describe(skipped)}."
+            f"to Actor_{ACTORS}. Left out: {describe_counts(skipped)}."
         )
     if skipped:
-        logger.info("RAVDESS, left out: %s.", _describe(skipped))
+        logger.info("RAVDESS, left out: %s.", describe_counts(skipped))
     return tuple(examples)
 
 
@@ -143,14 +134,3 @@ def _check_folder(path: Path, actor: int) -> None:
     name = path.parent.name
     if name.startswith("Actor_") and name != f"Actor_{actor:02}":
         raise ValueError(f"its actor is {actor:02}, but its folder's is {name.removeprefix('Actor_')}")
-
-
-def _example(path: Path, recording: RavdessName) -> Example:
-    take = path.stem.partition("-")[2]
-    return Example(
-        label=recording.emotion, media=path, person=f"actor {recording.actor:02}", clip=take, group=recording.sex
-    )
-
-
-def _describe(counts: Counter[str]) -> str:
-    return "; ".join(f"{what}: {count}" for what, count in sorted(counts.items())) or "nothing"

@@ -1,20 +1,22 @@
 """Open any data set by `NAME:PATH`."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
 from moodreel.emotions import EIGHT, EIGHT_TO_SEVEN, EKMAN, FIVE, SEVEN
 from moodreel.errors import DataInvalid
-from moodreel.training.data import goemotions, muxspace, webfaces
+from moodreel.training.data import goemotions, muxspace
 from moodreel.training.data.afew_va import read_afew_va
 from moodreel.training.data.dataset import AUDIO, CLIPS, IMAGES, TEXT, Dataset
 from moodreel.training.data.examples import Example, from_arrays
 from moodreel.training.data.ferplus import read_split
 from moodreel.training.data.image_folder import read_folders
+from moodreel.training.data.npz import read_packed_images
 from moodreel.training.data.ravdess import read_ravdess
 from moodreel.training.data.splits import Split
 
@@ -48,25 +50,22 @@ def open_dataset(spec: str) -> Dataset:
 
 
 def _open_ferplus(path: Path) -> Dataset:
-    parts = [read_split(path, name, labels=SEVEN) for name in ("train", "valid")]
+    train, valid = (read_split(path, name, labels=SEVEN) for name in ("train", "valid"))
     # Train on whatever has votes for a label; measure on majorities.
-    kept = [parts[0].targets.sum(axis=1) > 0, parts[1].truth >= 0]
-    targets = np.concatenate([part.targets[rows] for part, rows in zip(parts, kept, strict=True)])
-    images = [image for part, rows in zip(parts, kept, strict=True) for image in part.images[rows]]
-    labels = [SEVEN[index] for index in targets.argmax(axis=1)]
+    kept = [(train, train.targets.sum(axis=1) > 0), (valid, valid.truth >= 0)]
+    examples, split = _join(
+        [from_arrays(part.images[rows], part.targets[rows].argmax(axis=1), SEVEN) for part, rows in kept],
+        "FER+'s own split: train for training, valid held out (a majority over half). It knows no persons; some may be "
+        "on both sides.",
+    )
     return Dataset(
         name="FER+",
         media=IMAGES,
         labels=SEVEN,
-        examples=tuple(Example(label, image) for label, image in zip(labels, images, strict=True)),
-        targets=targets,
-        has_majority=np.concatenate([part.truth[rows] >= 0 for part, rows in zip(parts, kept, strict=True)]),
-        published_split=_published_split(
-            int(kept[0].sum()),
-            len(labels),
-            "FER+'s own split: train for training, valid held out (a majority over half). It knows no persons; some "
-            "may be on both sides.",
-        ),
+        examples=examples,
+        targets=np.concatenate([part.targets[rows] for part, rows in kept]),
+        has_majority=np.concatenate([part.truth[rows] >= 0 for part, rows in kept]),
+        published_split=split,
         license="labels MIT; rights to the pictures (FER2013) unstated",
     )
 
@@ -83,32 +82,27 @@ def _open_ferplus_in_eight(path: Path) -> Dataset:
 
 
 def _open_muxspace(path: Path) -> Dataset:
-    if not (path / muxspace.FILE).is_file():
-        raise DataInvalid(f"There is no {muxspace.FILE} in {path}; name muxspace's folder.")
-    examples: list[Example] = []
-    train = 0
-    for name in ("train", "valid"):
-        train = len(examples)
-        part = muxspace.read_muxspace(path, SEVEN, name)
-        examples += from_arrays(part.images, part.truth, SEVEN, muxspace.people_of(path, name))
-    return Dataset(
-        name="muxspace",
-        media=IMAGES,
-        labels=SEVEN,
-        examples=tuple(examples),
-        published_split=_published_split(
-            train, len(examples), "Split by person: a fifth of muxspace's people held out."
-        ),
-        license="repository Apache-2.0; rights to the pictures unclear",
+    parts = [muxspace.read_muxspace(path, SEVEN, name) for name in ("train", "valid")]
+    examples, split = _join(
+        [from_arrays(part.images, part.truth, SEVEN, part.people) for part in parts],
+        "Split by person: a fifth of muxspace's people held out.",
     )
+    license = "repository Apache-2.0; rights to the pictures unclear"
+    return Dataset("muxspace", IMAGES, SEVEN, examples, license, published_split=split)
 
 
 def _open_webfaces(path: Path) -> Dataset:
+    """Open color faces from the web, encoded; the group of each is the collection that it is from."""
+    file = path / "train.npz" if path.is_dir() else path
+    files, labels, sources = read_packed_images(file, "sources")
+    if unknown := sorted(set(labels) - set(SEVEN)):
+        raise DataInvalid(f"{file} has labels other than {', '.join(SEVEN)}: {', '.join(unknown)}.")
+    rows = zip(labels, files, sources, strict=True)
     return Dataset(
         name="webfaces",
         media=IMAGES,
         labels=SEVEN,
-        examples=webfaces.read_webfaces(path),
+        examples=tuple(Example(label, jpeg, group=source) for label, jpeg, source in rows),
         license="rights to the pictures unstated",
     )
 
@@ -128,22 +122,16 @@ def _open_afew_va(path: Path) -> Dataset:
 
 def _open_goemotions(path: Path) -> Dataset:
     parts = [goemotions.read_texts(path, split) for split in ("train", "dev")]
-    targets = np.concatenate([part.classes for part in parts])
-    texts = [text for part in parts for text in part.texts]
-    labels = [EKMAN[index] for index in targets.argmax(axis=1)]
-    return Dataset(
-        name="GoEmotions",
-        media=TEXT,
-        labels=EKMAN,
-        examples=tuple(Example(label, text) for label, text in zip(labels, texts, strict=True)),
-        targets=targets,
-        published_split=_published_split(
-            len(parts[0].texts),
-            len(texts),
-            "GoEmotions' own split: train for training, dev held out. It knows no authors.",
-        ),
-        license="Apache-2.0",
+    targets = [part.classes for part in parts]
+    examples, split = _join(
+        [
+            [Example(EKMAN[index], text) for index, text in zip(own.argmax(axis=1), part.texts, strict=True)]
+            for part, own in zip(parts, targets, strict=True)
+        ],
+        "GoEmotions' own split: train for training, dev held out. It knows no authors.",
     )
+    everything = np.concatenate(targets)
+    return Dataset("GoEmotions", TEXT, EKMAN, examples, "Apache-2.0", targets=everything, published_split=split)
 
 
 def _ravdess(modality: str) -> Callable[[Path], Dataset]:
@@ -170,9 +158,11 @@ def _folders(media: str) -> Callable[[Path], Dataset]:
     return open_folders
 
 
-def _published_split(train: int, count: int, reason: str) -> Split:
-    """Return a split of `count` rows, of which the first `train` are trained on."""
-    return Split(train=np.arange(train), held_out=np.arange(train, count), leaks=False, reason=reason)
+def _join(parts: Sequence[Sequence[Example]], reason: str) -> tuple[tuple[Example, ...], Split]:
+    """Join the examples of a train part and a held-out part, and return the split of them."""
+    examples = tuple(chain.from_iterable(parts))
+    rows = np.arange(len(examples))
+    return examples, Split(rows[: len(parts[0])], rows[len(parts[0]) :], leaks=False, reason=reason)
 
 
 DATASETS: dict[str, Callable[[Path], Dataset]] = {

@@ -1,5 +1,6 @@
 """Checkpoints: written atomically, and read without running code that is in them."""
 
+import json
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,27 +20,21 @@ State = dict[str, Any]
 
 def plain(values: Mapping[str, object]) -> dict[str, object]:
     """Convert values to what a checkpoint may hold without code: dicts, lists, numbers and strings."""
-    return {str(name): _plain_value(value) for name, value in values.items()}
-
-
-def _plain_value(value: object) -> object:
-    if isinstance(value, Mapping):
-        return plain(value)
-    if isinstance(value, list | tuple):
-        return [_plain_value(item) for item in value]
-    return value if is_plain(value) else str(value)
-
-
-def is_plain(value: object) -> bool:
-    """Tell whether a value is None, a number, a string, or a list or tuple of these."""
-    if isinstance(value, list | tuple):
-        return all(map(is_plain, value))
-    return value is None or isinstance(value, bool | int | float | str)
+    converted: dict[str, object] = json.loads(
+        json.dumps(values, default=lambda value: dict(value) if isinstance(value, Mapping) else str(value))
+    )
+    return converted
 
 
 def only_plain(values: Mapping[str, object]) -> dict[str, object]:
     """Leave out what is not plain: a schedule's state has functions, which its constructor makes again."""
-    return {name: value for name, value in values.items() if is_plain(value)}
+    return {name: value for name, value in values.items() if _is_plain(value)}
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, bool | int | float | str)
 
 
 def save(path: Path, state: State) -> None:

@@ -71,12 +71,7 @@ class TrainerConfig:
 
 @dataclass(frozen=True, eq=False)
 class TrainingHistory:
-    """How a run went.
-
-    Attributes:
-        rows: one an evaluation, as in metrics.csv.
-        best: the row of the weights that were kept.
-    """
+    """How a run went: a row for each evaluation, as in metrics.csv, and the row of the weights that were kept."""
 
     rows: tuple[MetricsRow, ...]
     best: MetricsRow

@@ -6,17 +6,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from moodreel.errors import NoFace, NoFaceNoAudio
-from moodreel.faces.facial_actions import FacialActionExplainer
-from moodreel.faces.landmarker import FaceLandmarker
 from moodreel.media.mel_spectrogram import MEL_BANDS
 from moodreel.models.audiovisual_registry import AudioVisualPredictor
-from moodreel.models.face_registry import face_model_registry
 from moodreel.models.networks.audiovisual import AudioVisualBatch
 from moodreel.models.networks.resnet18 import INPUT_SIDE
 from moodreel.pipelines import clip_sampler
 from moodreel.pipelines.clip_loader import MEL_STEPS, ClipLoader
-from moodreel.pipelines.engine import Engine
 from moodreel.training.data.dataset import AUDIO, CLIPS, IMAGES
 from moodreel.training.data.examples import Example
 from moodreel.training.data.face_cache import rgb_crop
@@ -24,7 +19,7 @@ from moodreel.training.data.images import ImageSequence
 from moodreel.training.data.loading import DataContext
 from moodreel.training.evaluation.face_model import EvaluatedModel
 from moodreel.training.evaluation.metrics import Predictions
-from moodreel.training.evaluation.predict import predict_files, scatter
+from moodreel.training.evaluation.predict import scatter
 
 _BATCH = 64
 """Images at a time: bounds the memory of activations."""
@@ -49,33 +44,19 @@ class EvaluatedAudioVisualModel(EvaluatedModel):
         """Predict for images through the face cache, for files through the clip loader."""
         if media == IMAGES:
             return self._predict_images(examples, context)
-        engine = Engine(
-            FaceLandmarker(context.landmarker, use_fallbacks=True),
-            face_model_registry(context.models),
-            FacialActionExplainer.load(context.models / "movements"),
-        )
-        loader = ClipLoader(engine)
-
-        def predict(data: bytes) -> np.ndarray:
-            return self.predictor.predict_clip(loader.load(data, modalities=self.predictor.modalities).batch)
-
-        try:
-            return predict_files(
+        with context.engine(use_fallbacks=True) as engine:
+            loader, modalities = ClipLoader(engine), self.predictor.modalities
+            return self.predict_files(
                 examples,
-                predict,
-                classes=len(self.info.labels),
-                not_found=(NoFace, NoFaceNoAudio),
-                description=self.name,
+                lambda data: self.predictor.predict_clip(loader.load(data, modalities=modalities).batch),
             )
-        finally:
-            engine.close()
 
     def run_once(self) -> object:
         """Predict for one synthetic window."""
         generator = torch.Generator().manual_seed(0)
         size = (1, clip_sampler.FRAMES, INPUT_SIDE, INPUT_SIDE, 3)
         faces = torch.randint(0, 256, size, dtype=torch.uint8, generator=generator)
-        return self.predictor.predict(_windows(faces, with_sound=True))
+        return self.predictor.predict(face_windows(faces, with_sound=True))
 
     def _predict_images(self, examples: Sequence[Example], context: DataContext) -> Predictions:
         images = ImageSequence(examples)
@@ -85,14 +66,13 @@ class EvaluatedAudioVisualModel(EvaluatedModel):
         probabilities = [np.zeros((0, len(self.info.labels)))]
         for start in range(0, len(rows), _BATCH):
             crops = [rgb_crop(images[row], landmarks[row], INPUT_SIDE) for row in rows[start : start + _BATCH]]
-            frames = torch.from_numpy(np.stack(crops))[:, None]
-            predicted = self.predictor.predict(_windows(frames, with_sound=False))
+            predicted = self.predictor.predict(face_windows(torch.from_numpy(np.stack(crops))[:, None]))
             probabilities.append(np.stack([each for each, _ in predicted]))
         return scatter(len(examples), rows, np.concatenate(probabilities))
 
 
-def _windows(faces: torch.Tensor, *, with_sound: bool) -> AudioVisualBatch:
-    """Return windows of faces, uint8 (B, T, S, S, 3), with constant noise or without sound."""
+def face_windows(faces: torch.Tensor, *, with_sound: bool = False) -> AudioVisualBatch:
+    """Return windows of faces, RGB (B, T, S, S, 3), with constant noise or without sound."""
     return AudioVisualBatch(
         faces=faces,
         face_mask=torch.ones(faces.shape[:2], dtype=torch.bool),

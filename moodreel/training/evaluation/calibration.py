@@ -15,13 +15,7 @@ _EPSILON = 1e-6
 
 @dataclass(frozen=True)
 class CalibrationBin:
-    """Predictions of about the same confidence.
-
-    Attributes:
-        confidence: Their mean confidence, 0 to 1.
-        accuracy: The fraction of them that is correct.
-        fraction: Their fraction of all predictions.
-    """
+    """Predictions of about the same confidence: its mean, their accuracy, and their fraction of all, 0 to 1."""
 
     confidence: float
     accuracy: float

@@ -1,7 +1,6 @@
 """Evaluate a face model on images and on pseudo-sequences made from them, by the predictor that serves."""
 
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,14 +13,18 @@ from moodreel.training.data import muxspace
 from moodreel.training.data.dataset import IMAGES
 from moodreel.training.data.face_cache import extract_faces, extract_landmarks
 from moodreel.training.data.fer2013 import is_fer2013
-from moodreel.training.data.ferplus import one_hot, read_split
+from moodreel.training.data.ferplus import read_split
 from moodreel.training.data.image_folder import read_folders, read_groups
 from moodreel.training.data.images import Images, ImageSequence
+from moodreel.training.data.label_mapping import mapping_matrix
 from moodreel.training.evaluation.metrics import ClassificationMetrics, Predictions, compute_metrics
 from moodreel.training.evaluation.predict import predict_rows, requires_landmarks, scatter
 from moodreel.training.evaluation.pseudo_sequences import SequenceMetrics, evaluate_sequences
 
 logger = logging.getLogger(__name__)
+
+SEED = 0
+"""Of the face cache and of the pseudo-sequences."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,23 +50,19 @@ def evaluate(
     landmarker: Path,
     cache: Path,
     *,
-    split: str = "valid",
     groups: Path | None = None,
-    seed: int = 0,
     workers: int = 1,
 ) -> FaceEvaluation:
-    """Evaluate a model of five or seven labels on the images of a split that have a majority over half.
+    """Evaluate a model of five or seven labels on the images that have a majority over half.
 
     Args:
         predictor: The model.
-        data: FER+ or FER2013 as `read_split` reads them; or muxspace's folder (`faces.npz`), or one with a folder of
-            images for each label, which have no splits.
+        data: FER+ or FER2013 as `read_split` reads them, of which the valid split counts; muxspace's folder
+            (`faces.npz`), of which the people held out count; or one with a folder of images for each label.
         landmarker: The face landmarker's bundle.
         cache: The folder for faces found.
-        split: "train", "valid" or "test".
         groups: csv file that assigns the images of such folders to groups.
-        seed: Of the face cache and of the pseudo-sequences.
-        workers: Processes of the face landmarker.
+        workers: Threads of the face landmarker.
 
     Raises:
         MoodreelError: The model has other labels.
@@ -72,59 +71,42 @@ def evaluate(
     labels = predictor.info.labels
     if labels not in (FIVE, SEVEN):
         raise MoodreelError("Only models of five or seven labels can be evaluated; choose another.")
-    images, all_truth, members = _read(data, labels, split, groups)
+    images, all_truth, members = _read(data, labels, groups)
     landmarks = None
     if requires_landmarks(predictor):
-        faces, landmarks = extract_landmarks(images, landmarker, cache, seed=seed, workers=workers)
+        faces, landmarks = extract_landmarks(images, landmarker, cache, seed=SEED, workers=workers)
     else:
-        faces = extract_faces(images, landmarker, cache, seed=seed, workers=workers)
+        faces = extract_faces(images, landmarker, cache, seed=SEED, workers=workers)
     labeled = np.flatnonzero(all_truth >= 0)
     truth, found = all_truth[labeled], faces.found[labeled]
     if not found.any():
         raise DataInvalid(f"No face was found in any of the {len(truth)} labeled images of {data}; look at some.")
     probabilities = predict_rows(predictor, faces, labeled[found], images, landmarks)
     predictions = scatter(len(truth), np.flatnonzero(found), probabilities)
-    by_group = _metrics_by_group(predictions, truth, labels, {name: rows[labeled] for name, rows in members.items()})
+    by_group = {
+        name: compute_metrics(predictions.select(rows[labeled]), truth[rows[labeled]], labels)
+        for name, rows in members.items()
+        if rows[labeled].any()
+    }
     metrics = compute_metrics(predictions, truth, labels)
     if labels == SEVEN:
         return FaceEvaluation(metrics, five=in_five(predictions, truth), groups=by_group)
-    reason = _why_no_sequences(predictor, truth[found])
-    if reason:
-        logger.warning("No pseudo-sequences: %s", reason)
-    sequences = None if reason else evaluate_sequences(predictor, faces, all_truth, seed)
-    return FaceEvaluation(metrics, groups=by_group, sequences=sequences)
+    neutral = truth[found] == FIVE.index("Neutral")
+    if landmarks is not None or neutral.all() or not neutral.any():
+        reason = "have no images, which this model reads" if landmarks is not None else "need neutral faces and others"
+        logger.warning("No pseudo-sequences: they %s.", reason)
+        return FaceEvaluation(metrics, groups=by_group)
+    return FaceEvaluation(metrics, groups=by_group, sequences=evaluate_sequences(predictor, faces, all_truth, SEED))
 
 
 def in_five(predictions: Predictions, truth: np.ndarray) -> ClassificationMetrics:
     """Compute the metrics of predictions for seven labels after summing them into five."""
-    matrix = one_hot(SEVEN, FIVE)
+    matrix = mapping_matrix(SEVEN, FIVE).astype(np.float32)
     merged = Predictions(predictions.probabilities @ matrix, predictions.found)
     return compute_metrics(merged, matrix.argmax(axis=1)[truth], FIVE)
 
 
-def _metrics_by_group(
-    predictions: Predictions, truth: np.ndarray, labels: tuple[str, ...], members: Mapping[str, np.ndarray]
-) -> dict[str, ClassificationMetrics]:
-    return {
-        name: compute_metrics(predictions.select(rows), truth[rows], labels)
-        for name, rows in members.items()
-        if rows.any()
-    }
-
-
-def _why_no_sequences(predictor: FacePredictor, truth: np.ndarray) -> str:
-    """Return why pseudo-sequences of five labels cannot be evaluated; "" if they can."""
-    neutral = truth == FIVE.index("Neutral")
-    if requires_landmarks(predictor):
-        return "they have no images, which this model reads."
-    if neutral.all() or not neutral.any():
-        return "they need both neutral faces and others."
-    return ""
-
-
-def _read(
-    data: Path, labels: tuple[str, ...], split: str, groups: Path | None
-) -> tuple[Images, np.ndarray, dict[str, np.ndarray]]:
+def _read(data: Path, labels: tuple[str, ...], groups: Path | None) -> tuple[Images, np.ndarray, dict[str, np.ndarray]]:
     """Return images, the label index of each, (N,), -1 for none, and the members of each group, bool (N,)."""
     is_muxspace = (data / muxspace.FILE).exists()
     if data.is_dir() and not is_fer2013(data) and not is_muxspace:
@@ -134,5 +116,5 @@ def _read(
         return ImageSequence(examples), truth, read_groups(groups, names) if groups else {}
     if groups:
         raise DataInvalid("Groups are for images in a folder for each label; name such a folder.")
-    images = muxspace.read_muxspace(data, labels, "valid") if is_muxspace else read_split(data, split, labels=labels)
-    return images.images, images.truth, {}
+    part = muxspace.read_muxspace(data, labels, "valid") if is_muxspace else read_split(data, "valid", labels=labels)
+    return part.images, part.truth, {}

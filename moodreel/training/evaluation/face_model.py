@@ -1,27 +1,25 @@
 """Wrap models so that they predict for the examples of any data set they can read."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 from torch import nn
 
-from moodreel.errors import MoodreelError, NoFace
-from moodreel.faces.facial_actions import FacialActionExplainer
+from moodreel.errors import MoodreelError, NoFace, NoFaceNoAudio
 from moodreel.faces.features import CROP_SIDE, RGB_CROP_SIDE, FaceFeatures
-from moodreel.faces.landmarker import BLENDSHAPES, NUM_LANDMARKS, FaceLandmarker
+from moodreel.faces.landmarker import BLENDSHAPES, NUM_LANDMARKS
 from moodreel.models.face_registry import face_model_registry
 from moodreel.models.predictor import FacePredictor, ModelInfo
 from moodreel.models.registry import find_weights
-from moodreel.pipelines.engine import Engine
 from moodreel.pipelines.video import VideoPipeline
 from moodreel.training.data.dataset import CLIPS, IMAGES
-from moodreel.training.data.examples import Example
+from moodreel.training.data.examples import Example, process_files
 from moodreel.training.data.images import ImageSequence
 from moodreel.training.data.loading import DataContext
 from moodreel.training.evaluation.metrics import Predictions
-from moodreel.training.evaluation.predict import predict_files, predict_rows, requires_landmarks, scatter
+from moodreel.training.evaluation.predict import predict_rows, requires_landmarks, scatter
 
 
 class EvaluatedModel(ABC):
@@ -50,6 +48,16 @@ class EvaluatedModel(ABC):
     @abstractmethod
     def predict(self, examples: Sequence[Example], media: str, context: DataContext) -> Predictions:
         """Predict for each example, in the order of `info.labels`. Raises DataInvalid for a file it cannot read."""
+
+    def predict_files(self, examples: Sequence[Example], predict: Callable[[bytes], np.ndarray]) -> Predictions:
+        """Predict from each file by a function of its bytes that returns probabilities (C,).
+
+        A file without a face, or without a face and sound, counts as not found.
+        """
+        predicted = list(process_files(examples, predict, self.name, skip=(NoFace, NoFaceNoAudio)))
+        rows = np.array([row for row, each in enumerate(predicted) if each is not None], int)
+        probabilities = np.array([each for each in predicted if each is not None])
+        return scatter(len(examples), rows, probabilities.reshape(-1, len(self.info.labels)))
 
     @abstractmethod
     def run_once(self) -> object:
@@ -82,18 +90,9 @@ class EvaluatedFaceModel(EvaluatedModel):
     def _predict_clips(self, examples: Sequence[Example], context: DataContext) -> Predictions:
         registry = face_model_registry(self.path if self.path.is_dir() else self.path.parent)
         registry.register(self.path)
-        landmarker = FaceLandmarker(context.landmarker, use_fallbacks=True)
-        engine = Engine(landmarker, registry, FacialActionExplainer.load(context.models / "movements"))
-        pipeline = VideoPipeline(engine)
-
-        def predict(data: bytes) -> np.ndarray:
-            return np.array([*pipeline.predict(data).probabilities.values()])
-
-        try:
-            classes = len(self.info.labels)
-            return predict_files(examples, predict, classes=classes, not_found=(NoFace,), description=self.name)
-        finally:
-            engine.close()
+        with context.engine(registry, use_fallbacks=True) as engine:
+            pipeline = VideoPipeline(engine)
+            return self.predict_files(examples, lambda data: np.array([*pipeline.predict(data).probabilities.values()]))
 
 
 def check_media(models: Sequence[EvaluatedModel], media: str) -> None:

@@ -1,18 +1,13 @@
-"""Predict from cached faces and from files."""
+"""Predict from cached faces."""
 
-from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
-from moodreel.errors import DataInvalid, MoodreelError
 from moodreel.faces.features import FaceFeatures
 from moodreel.faces.landmarker import NUM_LANDMARKS
 from moodreel.models.model_card import EMOTIMESH
 from moodreel.models.predictor import FacePredictor
-from moodreel.training.data.examples import Example
 from moodreel.training.data.face_cache import FaceTable, rgb_crop
 from moodreel.training.data.images import Images
 from moodreel.training.evaluation.metrics import Predictions
@@ -68,40 +63,6 @@ def single_frame(faces: FaceTable, row: int | np.integer) -> FaceFeatures:
         pose=faces.pose[row],
         crop=faces.crops[row],
     )
-
-
-def predict_files(
-    examples: Sequence[Example],
-    predict: Callable[[bytes], np.ndarray],
-    *,
-    classes: int,
-    not_found: tuple[type[MoodreelError], ...],
-    description: str,
-) -> Predictions:
-    """Predict from the file of each example.
-
-    Args:
-        examples: N examples whose media are files.
-        predict: Returns probabilities (C,) for a file's bytes.
-        classes: C.
-        not_found: Errors of a file that holds nothing to predict from: it counts as not found.
-        description: Of the progress bar.
-
-    Raises:
-        DataInvalid: A file cannot be read.
-    """
-    rows, probabilities = [], []
-    for row, example in enumerate(tqdm(examples, desc=description, mininterval=5)):
-        if not isinstance(example.media, Path):
-            raise DataInvalid("Clips and recordings must be files; this data set holds arrays.")
-        try:
-            probabilities.append(predict(example.media.read_bytes()))
-            rows.append(row)
-        except not_found:
-            continue
-        except (MoodreelError, OSError) as error:
-            raise DataInvalid(f"{example.media} cannot be evaluated: {error} Repair it, or remove it.") from error
-    return scatter(len(examples), np.array(rows, int), np.array(probabilities).reshape(-1, classes))
 
 
 def scatter(count: int, rows: np.ndarray, probabilities: np.ndarray) -> Predictions:

@@ -34,12 +34,7 @@ class SequenceAccuracy(NamedTuple):
 
 @dataclass(frozen=True)
 class SequenceMetrics:
-    """Metrics on pseudo-sequences.
-
-    Attributes:
-        ece: Expected calibration error of all kinds together.
-        by_kind: The accuracy on each kind of sequence, by its name in lower case.
-    """
+    """Calibration error on all pseudo-sequences together, and accuracy on each kind, by its name in lower case."""
 
     ece: float
     by_kind: dict[str, SequenceAccuracy]

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 from statsmodels.stats import contingency_tables
 from statsmodels.stats.multitest import multipletests
 
@@ -33,13 +32,9 @@ class Interval:
 
 @dataclass(frozen=True)
 class Difference:
-    """The first model's metric minus the second's.
+    """The first model's metric minus the second's, by bootstrap.
 
-    Attributes:
-        value: The difference on all examples.
-        interval: Its bootstrap interval.
-        p: Two-sided p-value of the bootstrap.
-        holm: The same, corrected for all pairs of a comparison.
+    `p` is two-sided, `holm` the same corrected for all pairs of a comparison.
     """
 
     value: float
@@ -62,7 +57,7 @@ class McNemar:
         only_second: How many only the second does.
         odds_ratio: Of the two numbers; None where the second is 0.
         cohens_g: Effect size: 0.05 is small, 0.15 medium, 0.25 large (Cohen 1988); negative favors the second model.
-        p: Two-sided p-value.
+        p: Two-sided.
         holm: The same, corrected for all pairs of a comparison.
     """
 
@@ -72,27 +67,6 @@ class McNemar:
     cohens_g: float
     p: float
     holm: float
-
-
-@dataclass(frozen=True)
-class PairedT:
-    """Paired t-test of two models' metrics on the same folds.
-
-    Attributes:
-        folds: How many.
-        mean: Mean difference.
-        t: The statistic; None where all differences are equal.
-        p: Two-sided p-value.
-        cohens_d: Effect size d_z, the mean in standard deviations of the differences; None where these are equal.
-        corrected: Whether corrected for folds whose training sets overlap (Nadeau & Bengio 2003).
-    """
-
-    folds: int
-    mean: float
-    t: float | None
-    p: float
-    cohens_d: float | None
-    corrected: bool
 
 
 def bootstrap(
@@ -150,27 +124,6 @@ def mcnemar(first: np.ndarray, second: np.ndarray) -> McNemar:
         p=p,
         holm=p,
     )
-
-
-def paired_t(first: Sequence[float], second: Sequence[float], *, overlap: float = 0.0) -> PairedT:
-    """Compare two models' metrics on the same folds.
-
-    Args:
-        first: The first model's metric on each fold.
-        second: The second model's.
-        overlap: Held-out examples divided by training examples, such as 1/4 for five folds of cross-validation, whose
-            training sets overlap; 0 for independent sets. scipy's `ttest_rel` knows no such correction.
-    """
-    differences = np.asarray(first, float) - np.asarray(second, float)
-    count = len(differences)
-    if count < 2:
-        raise ValueError("A paired t-test needs at least two folds.")
-    mean, deviation = float(differences.mean()), float(differences.std(ddof=1))
-    # Equal differences leave a deviation of rounding errors.
-    if deviation < 1e-12:
-        return PairedT(count, mean, None, 1.0 if abs(mean) < 1e-12 else 0.0, None, overlap > 0)
-    t = mean / (deviation * (1 / count + overlap) ** 0.5)
-    return PairedT(count, mean, t, float(2 * stats.t.sf(abs(t), count - 1)), mean / deviation, overlap > 0)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

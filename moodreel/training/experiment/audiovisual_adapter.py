@@ -16,10 +16,9 @@ from moodreel.models.networks.audiovisual import AudioVisualNet
 from moodreel.models.networks.resnet18 import load_torchvision_weights
 from moodreel.models.registry import CARD_FILE
 from moodreel.training.augmentation.spectrogram import MelAugmentation
-from moodreel.training.data.audio import load_audio
 from moodreel.training.data.clip_cache import load_windows
 from moodreel.training.data.dataset import AUDIO, CLIPS, IMAGES, Dataset
-from moodreel.training.data.loading import load_face_crops
+from moodreel.training.data.loading import load_audio, load_face_crops
 from moodreel.training.engine.checkpoint import read_checkpoint
 from moodreel.training.experiment.adapter import ArchitectureAdapter, ClassificationRequest, checked_build
 from moodreel.training.experiment.audiovisual_inputs import (

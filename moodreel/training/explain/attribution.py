@@ -22,23 +22,20 @@ from torch import nn
 from torch.nn import functional as F
 
 from moodreel.errors import ModelInvalid
-from moodreel.media.mel_spectrogram import MEL_BANDS
 from moodreel.models.huggingface.image import HuggingFaceNet
-from moodreel.models.networks.audiovisual import AudioVisualBatch, AudioVisualNet
+from moodreel.models.networks.audiovisual import AudioVisualNet
 from moodreel.models.networks.improved_cnn import ImprovedCNN
 from moodreel.models.networks.multi_head import MultiHeadFaceNet
 from moodreel.models.networks.resemotenet import ResEmoteNet
 from moodreel.models.networks.se_resnet import FaceExpressionNet
 from moodreel.models.networks.temporal_vit import TemporalViTNet
 from moodreel.models.networks.vit import ViTNet
+from moodreel.training.evaluation.audiovisual_model import face_windows
 
 MIN_MAP_SIDE = 6
 """A feature map with fewer positions a side does not tell the eyes from the mouth."""
 _BATCH = 32
 """Images at a time: bounds the memory of activations and gradients."""
-_STEPS = 16
-"""Length of the spectrogram of a window without sound, whose values are not read."""
-
 AttributionMethod = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """Images (N, ...) and a label index for each, int64 (N,), to relevance (N, h, w) of any h and w."""
 
@@ -88,16 +85,6 @@ def predict_logits(network: nn.Module, images: np.ndarray) -> np.ndarray:
     return torch.cat(logits).float().cpu().numpy()
 
 
-def without_audio(faces: torch.Tensor) -> AudioVisualBatch:
-    """Return RGB crops (N, S, S, 3) as windows of one frame each, without sound."""
-    return AudioVisualBatch(
-        faces=faces[:, None],
-        face_mask=torch.ones(len(faces), 1, dtype=torch.bool),
-        mels=torch.zeros(len(faces), MEL_BANDS, _STEPS),
-        audio_mask=torch.zeros(len(faces), dtype=torch.bool),
-    )
-
-
 def _attribution_method(network: nn.Module) -> AttributionMethod:
     if isinstance(network, TemporalViTNet):
         return _attribution_method(network.frame)  # each face by itself, as in the timeline
@@ -131,7 +118,7 @@ def _cam_layers(network: nn.Module) -> Sequence[nn.Module] | None:
 
 def _logits(network: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
     if isinstance(network, AudioVisualNet):
-        logits: torch.Tensor = network(without_audio(inputs))
+        logits: torch.Tensor = network(face_windows(inputs[:, None]))
         return logits
     if isinstance(network, TemporalViTNet):
         return _logits(network.frame, inputs)

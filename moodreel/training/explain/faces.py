@@ -20,8 +20,9 @@ from moodreel.training.data.dataset import IMAGES
 from moodreel.training.data.images import ImageSequence
 from moodreel.training.data.loading import DataContext, load_face_crops
 from moodreel.training.data.registry import open_dataset
+from moodreel.training.evaluation.audiovisual_model import face_windows
 from moodreel.training.evaluation.predict import single_frame
-from moodreel.training.explain.attribution import attribute, without_audio
+from moodreel.training.explain.attribution import attribute
 from moodreel.training.explain.render import AttributionMap
 
 logger = logging.getLogger(__name__)
@@ -123,4 +124,4 @@ def _predict(predictor: VisualPredictor, faces: Sequence[FaceToExplain], images:
     if isinstance(predictor, FacePredictor):
         predictions = predictor.predict([[face.features] for face in faces], per_frame=False)
         return np.stack([prediction.probabilities for prediction in predictions])
-    return np.stack([row for row, _ in predictor.predict(without_audio(torch.from_numpy(images)))])
+    return np.stack([row for row, _ in predictor.predict(face_windows(torch.from_numpy(images)[:, None]))])

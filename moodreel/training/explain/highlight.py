@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from moodreel.errors import ModelInvalid
+from moodreel.training.data.label_mapping import mapping_matrix
 from moodreel.training.evaluation.face_model import EvaluatedFaceModel, EvaluatedModel
-from moodreel.training.evaluation.label_mapping import mapping_matrix
 from moodreel.training.explain.attribution import attribute, predict_logits
 from moodreel.training.explain.render import overlay
 

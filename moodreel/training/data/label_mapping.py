@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from moodreel.emotions import FIVE, LABEL_SYNONYMS, SEVEN, to_five
+from moodreel.emotions import FIVE, LABEL_SYNONYMS, SEVEN, SEVEN_TO_FIVE, to_five
 from moodreel.errors import DataInvalid, MoodreelError
 
 
@@ -39,20 +39,26 @@ def common_labels(models: dict[str, tuple[str, ...]], data: tuple[str, ...]) -> 
     return FIVE if coarse else SEVEN
 
 
-def mapping_matrix(labels: Sequence[str], target: Sequence[str]) -> np.ndarray:
-    """Return which label maps to which, float64 (len(labels), len(target)), one 1 in each row."""
-    return np.array([[float(_mapped(label, target) == name) for name in target] for label in labels])
+def map_label(name: str, labels: Sequence[str]) -> str | None:
+    """Return the one of `labels` that a name stands for: itself in any case, a synonym, or a coarser one; or None."""
+    lower = name.strip().lower()
+    same = [label for label in labels if label == name] or [label for label in labels if label.lower() == lower]
+    seven = LABEL_SYNONYMS.get(lower)
+    if same or seven is None:
+        return same[0] if same else None
+    synonyms = [label for label in labels if seven in (label, LABEL_SYNONYMS.get(label.lower()))]
+    return [*synonyms, *(label for label in labels if label == SEVEN_TO_FIVE[seven]), None][0]
 
 
-def describe_mapping(owner: str, labels: Sequence[str], target: Sequence[str]) -> str | None:
+def mapping_matrix(names: Sequence[str | None], labels: Sequence[str]) -> np.ndarray:
+    """Return which name maps to which label, float64 (len(names), len(labels)): one 1 a row, or none for None."""
+    mapped = [name and map_label(name, labels) for name in names]
+    return np.array([[float(name == label) for label in labels] for name in mapped])
+
+
+def describe_mapping(owner: str, names: Sequence[str], labels: Sequence[str]) -> str | None:
     """Describe in a sentence how labels were mapped; None where they stayed the same."""
-    if set(labels) <= set(target):
+    if set(names) <= set(labels):
         return None
-    mapped = ", ".join(f"{label} as {_mapped(label, target)}" for label in labels if label not in target)
-    return f"{owner} was evaluated in {len(target)} labels: {mapped}."
-
-
-def _mapped(label: str, target: Sequence[str]) -> str | None:
-    if label in target:
-        return label
-    return to_five(label) if set(target) == set(FIVE) else LABEL_SYNONYMS.get(label.strip().lower())
+    mapped = ", ".join(f"{name} as {map_label(name, labels)}" for name in names if name not in labels)
+    return f"{owner} was evaluated in {len(labels)} labels: {mapped}."
