@@ -260,7 +260,7 @@ def test_webfaces_stay_encoded_until_an_image_is_asked_for(tmp_path):
 
 
 def test_webfaces_of_another_layout_are_refused(tmp_path):
-    with pytest.raises(DataInvalid, match="needs the arrays jpeg, offsets, labels and sources"):
+    with pytest.raises(DataInvalid, match="needs the arrays jpeg, offsets, labels, sources"):
         open_dataset(f"webfaces:{tmp_path}")
     write_webfaces(tmp_path, [np.zeros((8, 8, 3), np.uint8)], ["bored"], ["web"])
     with pytest.raises(DataInvalid, match=r"labels other than .*: bored"):

@@ -29,7 +29,7 @@ from moodreel.training.__main__ import main
 from moodreel.training.evaluation.open_models import open_models
 from moodreel.training.explain.attribution import attribute
 from moodreel.training.explain.faces import attribute_faces, find_faces
-from moodreel.training.explain.highlight import highlighter
+from moodreel.training.explain.highlight import highlight
 from moodreel.training.explain.render import AttributionMap, draw_attribution, draw_sheet, overlay
 from tests.models.test_multi_head import randomize_network
 from tests.models.test_pretrained import RESNET, VIT
@@ -237,10 +237,10 @@ def test_the_label_is_written_in_the_color_of_its_emotion():
 def test_highlights_are_drawn_in_the_common_labels_of_a_comparison():
     crops = np.random.default_rng(0).integers(0, 256, (3, 48, 48), dtype=np.uint8)
     seven, joint = open_models(["vit", "moodreel-five"], STORE)
-    drawn = highlighter(FIVE)(seven, crops, np.array([0, 1, 2]))
+    drawn = highlight(seven, crops, np.array([0, 1, 2]), FIVE)
     assert drawn.ndim == 4 and len(drawn) == 3 and drawn.dtype == np.uint8
     assert (drawn.reshape(3, -1, 3).std(axis=2).max(axis=1) > 0).all(), "gray faces under colors"
-    assert highlighter(FIVE)(joint, crops, np.array([0, 1, 2])) is None, "it reads landmarks too"
+    assert highlight(joint, crops, np.array([0, 1, 2]), FIVE) is None, "it reads landmarks too"
 
 
 # The command

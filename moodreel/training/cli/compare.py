@@ -25,7 +25,6 @@ from moodreel.training.evaluation.face_model import check_media
 from moodreel.training.evaluation.metrics import CONFUSION_METRICS
 from moodreel.training.evaluation.open_models import open_models
 from moodreel.training.experiment.recipe import STORE
-from moodreel.training.explain.highlight import highlighter
 
 
 def add_parser(commands: Commands) -> None:
@@ -68,7 +67,7 @@ def run(args: argparse.Namespace) -> None:
     context = DataContext(STORE, args.cache, workers=args.threads)
     config = ComparisonConfig(args.metric, args.resamples, args.seed, args.gap_sample, args.gap)
     comparison, evaluation = compare(models, data, split, context, config, groups=groups)
-    drawn = draw_faces(models, evaluation, data.media, context, highlighter(evaluation.labels))
+    drawn = draw_faces(models, evaluation, data.media, context)
     write_report(args.out, comparison, command_of(args), drawn)
     for sentence in verdict(comparison):
         print(sentence)

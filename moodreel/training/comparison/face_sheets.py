@@ -12,28 +12,14 @@ from moodreel.training.data.dataset import IMAGES
 from moodreel.training.data.images import ImageSequence
 from moodreel.training.data.loading import DataContext
 from moodreel.training.evaluation.face_model import EvaluatedFaceModel, EvaluatedModel
-from moodreel.training.explain.highlight import Highlight
+from moodreel.training.explain.highlight import highlight
 
 COLUMNS = 5
 """Correct predictions shown of each model, and as many wrong ones."""
 
 
-def draw_faces(
-    models: Sequence[EvaluatedModel],
-    run: EvaluationRun,
-    media: str,
-    context: DataContext,
-    highlight: Highlight | None = None,
-) -> list[Plot]:
-    """Draw a sheet for each face model; none for clips and recordings.
-
-    Args:
-        models: The compared models.
-        run: Their predictions.
-        media: The kind of the examples.
-        context: Where the face cache is.
-        highlight: Draws attribution maps over crops.
-    """
+def draw_faces(models: Sequence[EvaluatedModel], run: EvaluationRun, media: str, context: DataContext) -> list[Plot]:
+    """Draw a sheet for each face model, with attribution maps over the crops; none for clips and recordings."""
     if media != IMAGES:
         return []
     crops = context.extract_faces(ImageSequence(run.examples))[0].crops
@@ -41,7 +27,7 @@ def draw_faces(
         Plot(
             f"faces-{index + 1}",
             f"Most confident predictions of {model.name}",
-            _sheet(model, index, run, crops, highlight),
+            _sheet(model, index, run, crops),
         )
         for index, model in enumerate(models)
         if isinstance(model, EvaluatedFaceModel)
@@ -54,19 +40,16 @@ def most_confident(run: EvaluationRun, index: int, *, correct: bool) -> np.ndarr
     confidence = predictions.probabilities.max(axis=1)
     rows = np.flatnonzero(predictions.found & (run.correct(index) == correct))
     rows = rows[np.argsort(-confidence[rows], kind="stable")]
-    seen: Counter[int] = Counter()
-    turn: dict[int, int] = {}
-    for row in rows.tolist():
-        label = int(run.truth[row])
-        turn[row] = seen[label]
-        seen[label] += 1
-    return np.array(sorted(turn, key=turn.__getitem__)[:COLUMNS], int)
+    count: Counter[int] = Counter()
+    rank: dict[int, int] = {}  # of each row among those of its label
+    for row, label in zip(rows.tolist(), run.truth[rows].tolist(), strict=True):
+        rank[row] = count[label]
+        count[label] += 1
+    return np.array(sorted(rank, key=rank.__getitem__)[:COLUMNS], int)
 
 
 @styled
-def _sheet(
-    model: EvaluatedModel, index: int, run: EvaluationRun, crops: np.ndarray, highlight: Highlight | None
-) -> Figure:
+def _sheet(model: EvaluatedFaceModel, index: int, run: EvaluationRun, crops: np.ndarray) -> Figure:
     predictions = run.predictions[index]
     figure = Figure(figsize=(WIDTH, 2.9), layout="constrained")
     figure.suptitle(model.name, fontsize=9)
@@ -75,7 +58,7 @@ def _sheet(
         axes.axis("off")
     for line, correct in zip(grid, (True, False), strict=True):
         rows = most_confident(run, index, correct=correct)
-        highlighted = highlight(model, crops[rows], predictions.predicted[rows]) if highlight and len(rows) else None
+        highlighted = highlight(model, crops[rows], predictions.predicted[rows], run.labels) if len(rows) else None
         images = crops[rows] if highlighted is None else highlighted
         for axes, row, image in zip(line, rows, images, strict=False):
             axes.imshow(image, cmap="gray", vmin=0, vmax=255)
