@@ -88,7 +88,7 @@ def test_stronger_regularization_gives_smaller_weights_and_lower_confidence():
     assert strong.predict_proba(rows).max() < weak.predict_proba(rows).max()
 
 
-def test_the_regularization_is_chosen_on_other_persons_and_of_equals_is_the_strongest():
+def test_the_regularization_is_chosen_on_other_persons_and_a_tie_chooses_the_strongest():
     examples = people(8)
     truth, inner = dataset_of(examples).truth, folds(examples, 4)
     chance = np.random.default_rng(0).normal(size=(len(truth), 200))

@@ -116,7 +116,7 @@ def afew_va(tmp_path):
     return tmp_path
 
 
-def test_frames_are_named_by_clusters_of_valence_and_arousal(afew_va):
+def test_frames_are_labeled_by_clusters_of_valence_and_arousal(afew_va):
     found = read_afew_va(afew_va)
     assert len(found.examples) == 30
     assert [example.label for example in found.examples] == [label for label in FIVE for _ in range(6)]
@@ -170,7 +170,7 @@ def test_all_broken_clips_are_in_one_error(afew_va):
         read_afew_va(afew_va / "part 1" / "005" / "nothing")
 
 
-def test_clusters_are_the_same_for_one_seed_and_take_the_names_that_fit_all_of_them_best():
+def test_clusters_repeat_with_their_seed_and_get_the_labels_with_the_least_total_distance():
     points = np.random.default_rng(1).uniform(-1, 1, (200, 2))
     first, again = k_means(points, 5, seed=4), k_means(points, 5, seed=4)
     np.testing.assert_array_equal(first[0], again[0])
@@ -243,7 +243,7 @@ def write_webfaces(folder, images, labels, sources):
     np.savez(folder / "train.npz", jpeg=np.concatenate(files), offsets=offsets, labels=labels, sources=sources)
 
 
-def test_webfaces_stay_encoded_until_an_image_is_asked_for(tmp_path):
+def test_webfaces_stay_encoded_until_an_image_is_read(tmp_path):
     red = np.zeros((40, 60, 3), np.uint8)
     red[:, :, 2] = 200  # OpenCV has blue first
     write_webfaces(tmp_path, [red, red // 2, red], ["happy", "sad", "happy"], ["stock", "web", "stock"])

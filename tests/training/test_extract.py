@@ -25,7 +25,7 @@ def write_video(path, frames, **options):
     return path
 
 
-def test_frames_come_every_interval_at_the_size_asked_for_with_a_line_each(tmp_path, capsys):
+def test_frames_are_extracted_every_interval_at_the_given_size_with_a_line_each(tmp_path, capsys):
     video = write_video(tmp_path / "my diary.mp4", synthetic_frames.counter_frames(25, 128, 96), fps=10)
     run(video, "--every", "1s", "--size", "64", "--out", tmp_path / "out")
     rows = manifest(tmp_path / "out")

@@ -40,7 +40,7 @@ def test_a_tone_has_the_pitch_it_was_generated_with(make, hertz):
     assert compute_pitch(make(hertz, 1))[0][INSIDE] == pytest.approx(hertz, rel=0.005)
 
 
-def test_a_pitch_without_its_fundamental_is_found():
+def test_the_pitch_of_a_tone_without_its_fundamental_is_found():
     telephone = buzz(120, 1) - synthetic_audio.sine(120, 1, amplitude=0.2)
     assert compute_pitch(telephone)[0][INSIDE] == pytest.approx(120, rel=0.005)
 
@@ -98,7 +98,7 @@ def test_a_bright_sound_has_less_below_1_khz_and_a_flatter_spectrum_than_a_dark_
         assert (compute_descriptors(dark).values[name] > compute_descriptors(bright).values[name] + 10)[INSIDE].all()
 
 
-def test_the_spectrum_of_a_steady_tone_stands_still_and_that_of_noise_does_not():
+def test_spectral_flux_is_low_for_a_steady_tone_and_high_for_noise():
     assert compute_descriptors(buzz(220, 1)).values["flux"][INSIDE].max() < 0.05
     assert compute_descriptors(noise(1)).values["flux"][INSIDE].min() > 0.2
 

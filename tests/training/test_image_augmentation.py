@@ -64,7 +64,7 @@ def test_the_same_seed_gives_the_same_batch_and_the_crops_stay_as_they_were(crop
     assert (first.shape, first.dtype) == (before.shape, torch.uint8)
 
 
-def test_on_the_cpu_opencv_augments_crop_by_crop_with_its_old_random_numbers(crops):
+def test_on_the_cpu_a_batch_equals_its_crops_augmented_one_by_one(crops):
     rng = np.random.default_rng(4)
     single = np.stack([image.augment_crop(crop, rng) for crop in crops])
     assert torch.equal(augment_crops(torch.from_numpy(crops), np.random.default_rng(4)), torch.from_numpy(single))

@@ -105,7 +105,7 @@ def test_frames_of_one_clip_stay_together_when_the_person_is_unknown():
             assert not {frames[row].clip for row in part.train} & {frames[row].clip for row in part.held_out}
 
 
-def test_a_person_with_two_names_is_one_where_a_recording_is_in_both():
+def test_two_names_with_the_same_recording_are_one_person():
     examples = people(6)
     examples.append(Example("happy", examples[0].media.copy(), "p0 under another name"))
     for part in folds(examples, 6 - 1):

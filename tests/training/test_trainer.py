@@ -286,7 +286,7 @@ def test_wandb_must_be_installed_to_be_used(monkeypatch):
         fit(Toy(), PHASES, CONFIG, wandb="moodreel")
 
 
-def test_a_batch_is_moved_to_the_device_whatever_it_is_packed_in():
+def test_tensors_in_nested_containers_are_moved_to_the_device():
     meta, faces = torch.device("meta"), [np.zeros(3)]
     batch = AudioVisualBatch(*(torch.zeros(2, 3) for _ in range(4)))
     moved = to_device({"batch": batch, "pair": (torch.zeros(1), 7), "faces": faces}, meta)
@@ -307,7 +307,7 @@ def test_an_unknown_or_missing_device_is_refused_and_auto_takes_what_is_there(mo
     assert resolve_device("cuda:1") == torch.device("cuda", 1)
 
 
-def test_half_precision_goes_by_the_device_and_the_cpu_takes_it_when_asked(monkeypatch):
+def test_half_precision_depends_on_the_device_and_on_the_cpu_on_bf16(monkeypatch):
     cpu, cuda, mps = map(torch.device, ("cpu", "cuda", "mps"))
     assert autocast_dtype(cpu, bf16=False) is autocast_dtype(mps, bf16=True) is None
     assert autocast_dtype(cpu, bf16=True) is torch.bfloat16

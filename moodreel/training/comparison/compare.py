@@ -61,11 +61,11 @@ def compare(
     confusions = [per_sample_confusion(each.predicted, run.truth, len(labels)) for each in run.predictions]
     resampled = bootstrap(confusions, clusters, resamples=config.resamples, seed=config.seed)
     groups = {name: rows[split.held_out] for name, rows in (groups or data.groups).items()}
+    parts = (groups, clusters), (_members_by_person(run), group_ids(run.examples, "random"))
     results = tuple(
-        evaluator.result(model, index, run, groups, cost, {name: values[index] for name, values in resampled.items()})
+        evaluator.result(model, index, run, parts, cost, {name: values[index] for name, values in resampled.items()})
         for index, (model, cost) in enumerate(zip(models, measure_costs(models), strict=True))
     )
-    owners = [(model.name, model.info.labels) for model in models] + [("The data", data.labels)]
     return Comparison(
         data=data.name,
         media=data.media,
@@ -73,7 +73,7 @@ def compare(
         commercial=data.commercial,
         examples=len(run.truth),
         labels=labels,
-        notes=tuple(note for owner, own in owners if (note := describe_mapping(owner, own, labels))),
+        notes=evaluator.notes(models),
         split_description=split.reason,
         leaks=split.leaks,
         units=int(clusters.max()) + 1,
@@ -82,6 +82,10 @@ def compare(
         results=results,
         pairs=_compare_pairs(results, run, resampled),
     ), run
+
+
+_Part = tuple[Mapping[str, np.ndarray], np.ndarray]
+"""Members of groups, bool (N,) each, and what is resampled together, int64 (N,)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,19 +111,24 @@ class _Evaluator:
             predictions.append(replace(own, probabilities=probabilities))
         return EvaluationRun(examples, truth, self.labels, tuple(predictions))
 
+    def notes(self, models: Sequence[EvaluatedModel]) -> tuple[str, ...]:
+        """Describe how the labels of each model and of the data were mapped."""
+        owners = [(model.name, model.info.labels) for model in models] + [("The data", self.data.labels)]
+        return tuple(note for owner, own in owners if (note := describe_mapping(owner, own, self.labels)))
+
     def result(
         self,
         model: EvaluatedModel,
         index: int,
         run: EvaluationRun,
-        groups: Mapping[str, np.ndarray],
+        parts: Sequence[_Part],
         cost: Cost,
         resampled: Mapping[str, np.ndarray],
     ) -> ModelResult:
         """Return the results of the model with an index in the run; resampled: its metrics, (R,) each."""
         metrics = compute_metrics(run.predictions[index], run.truth, run.labels)
         gap, gap_reason = self._measure_gap(model, metrics.accuracy, resampled["accuracy"])
-        people, clips_or_copies = _members_by_person(run), group_ids(run.examples, "random")
+        groups, people = (_group_metrics(run, index, members, units, self.config) for members, units in parts)
         return ModelResult(
             name=model.name,
             architecture=model.info.architecture,
@@ -129,8 +138,8 @@ class _Evaluator:
             metrics=metrics,
             intervals={name: interval(values) for name, values in resampled.items()},
             cost=cost,
-            groups=_group_metrics(run, index, groups, group_ids(run.examples), self.config),
-            people=_group_metrics(run, index, people, clips_or_copies, self.config),
+            groups=groups,
+            people=people,
             gap=gap,
             gap_reason=gap_reason,
         )
