@@ -114,7 +114,7 @@ def test_two_names_with_the_same_recording_are_one_person():
 
 
 def test_fewer_people_than_parts_are_refused():
-    with pytest.raises(DataInvalid, match="3 persons cannot be parted in 5"):
+    with pytest.raises(DataInvalid, match="3 persons cannot be split into 5"):
         folds(people(3), 5)
     with pytest.raises(DataInvalid, match="not between 0 and 1"):
         split(people(3), 20)

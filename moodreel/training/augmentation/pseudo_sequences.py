@@ -2,7 +2,7 @@
 
 FER+ has one image a person. A sequence of that person needs their other expressions, so these are synthesized. A linear
 deformation model predicts how landmarks move when blendshapes change. With it a face goes to neutral and back, talks,
-blinks, appearances around and turns. The motion is simpler than real motion.
+blinks, looks around and turns the head. The motion is simpler than real motion.
 
 There is no such model of pixels. Where a sequence needs the appearance network's logits, they are interpolated from the
 neutral still to the expressive one. While the mouth talks, the logits move towards those of faces with another mouth,
@@ -257,7 +257,7 @@ class PseudoSequenceGenerator:
     def _open_mouth(self, row: int, frames: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Return offsets (T, 52) and (T, A) of a mouth held open now and then, while thinking or at a vowel.
 
-        Mouth and appearance are those of somebody surprised, eyes and brows are not.
+        Mouth and appearance are those of a surprised face, eyes and brows are not.
         """
         strength = np.zeros((frames, 1))
         for _ in range(rng.integers(1, 5)):

@@ -14,14 +14,14 @@ from moodreel.media.audio import SAMPLE_RATE
 from moodreel.media.mel_spectrogram import HOP_LENGTH, WINDOW_LENGTH, log_mel
 
 MIN_PITCH, MAX_PITCH = 60.0, 600.0
-"""Hz: from a bass to somebody who cries out."""
+"""Hz: from a bass voice to a cry."""
 APERIODICITY = 0.2
 """Threshold on YIN's normalized difference: about the fraction of a frame's power that may differ between periods where
 there is still a voice."""
 COEFFICIENTS = 13
 """Of the cepstrum, without the zeroth, which is loudness."""
 _SILENCE = 1e-7
-"""Mean square of a frame, 70 dB below the maximum, below which nobody speaks."""
+"""Mean square of a frame, 70 dB below the maximum, below which a frame is silent."""
 _POWER_FLOOR = 1e-12
 _MIN_LAG, _MAX_LAG = int(SAMPLE_RATE / MAX_PITCH), int(SAMPLE_RATE / MIN_PITCH) + 1
 _COMPARED = WINDOW_LENGTH - _MAX_LAG - 1
@@ -76,7 +76,7 @@ def compute_descriptors(samples: np.ndarray) -> AcousticDescriptors:
 
 
 def compute_pitch(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the pitch in Hz, NaN where nobody speaks or only whispers, and the periodicity, both float64 (N,).
+    """Return the pitch in Hz, NaN in silence, noise and whispers, and the periodicity, both float64 (N,).
 
     The first five steps of YIN: the difference of a frame and itself some samples later, divided by its cumulative
     mean; the first dip below `APERIODICITY`; and parabolic interpolation. Own code: librosa's `yin` tells no voice from

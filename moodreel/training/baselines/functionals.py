@@ -2,7 +2,7 @@
 
 Functionals, as eGeMAPS calls them (Eyben et al. 2016, doi:10.1109/TAFFC.2015.2457417), summarize descriptors of any
 length as a fixed number of values: their position, spread and change. They are computed where there is sound, so that a
-pause before somebody speaks does not count as a quiet voice; pauses have values of their own.
+pause before the first word does not count as a quiet voice; pauses have values of their own.
 """
 
 import numpy as np

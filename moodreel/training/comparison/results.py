@@ -11,7 +11,7 @@ from moodreel.training.evaluation.metrics import ClassificationMetrics, Predicti
 from moodreel.training.evaluation.significance import Difference, Interval, McNemar
 
 MIN_PERSON_EXAMPLES = 5
-"""Persons with fewer examples are not reported: with one image each, somebody is always wrong."""
+"""Persons with fewer examples are not reported: with one image each, some would always have an accuracy of 0."""
 DECISION_METRIC = "balanced_accuracy"
 """Decides which model is better by default: most images of most data sets are neutral or happy, and a model that knows
 only these has a high accuracy."""

@@ -76,7 +76,7 @@ def read_afew_va(folder: Path, *, corrections: Path | None = None, seed: int = 0
         except ValueError as error:
             wrong.append(f"{file.relative_to(folder).as_posix()}: {error}")
     if wrong:
-        raise DataInvalid(f"{len(wrong)} clips are not as AFEW-VA's are; fetch them anew:\n  " + "\n  ".join(wrong))
+        raise DataInvalid(f"{len(wrong)} clips are not as AFEW-VA's are; download them again:\n  " + "\n  ".join(wrong))
     points = np.array(values)
     centers, cluster = k_means(points, len(FIVE), seed)
     names = name_clusters(centers)

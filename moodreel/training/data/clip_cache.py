@@ -72,7 +72,7 @@ def _to_track(arrays: Arrays) -> list[FaceFeatures | None]:
 def _load(
     examples: Sequence[Example], extract: Callable[[bytes], Arrays], kind: str, names: Sequence[str], cache: Path
 ) -> list[Arrays | None]:
-    """Extract from each clip, or read from the cache; None for a clip with nobody in it."""
+    """Extract from each clip, or read from the cache; None for a clip without a face, or without face and sound."""
 
     def load(data: bytes) -> Arrays:
         digest = hashlib.sha256(" ".join(names).encode())

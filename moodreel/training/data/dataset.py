@@ -1,4 +1,4 @@
-"""The one data set type of training and evaluation, whatever its media and wherever it is from."""
+"""The one data set type of training and evaluation, for any media and any source."""
 
 from dataclasses import dataclass, replace
 
@@ -74,8 +74,8 @@ class Dataset:
 def pair_with_faces(recordings: Dataset, faces: Dataset) -> Dataset:
     """Pair each recording with images of faces of the same emotion (synthetic pairing).
 
-    Nobody in such a set was both seen and heard: it shows how two modalities are fused, not how a person's face and
-    voice go together.
+    In such a set face and voice are of different people: it shows how two modalities are fused, not how a person's face
+    and voice go together.
 
     Raises:
         DataInvalid: these are not recordings and faces with a published split, or a label has no face.

@@ -26,7 +26,7 @@ class Example:
     Attributes:
         label: a name in the data set's own label set.
         media: what is labeled.
-        person: who is seen or heard, by any name; None where the set does not say.
+        person: the person in it, by any name; None where the set does not say.
         clip: what it is a part or another version of, such as the clip of a frame; None where it stands alone.
             Examples of one clip are of one person, known or not.
         group: group of people to report on separately, such as "female"; None where the set has none.
@@ -124,7 +124,7 @@ def read_table(file: Path, columns: Sequence[str], optional: Sequence[str] = ())
             if set(columns) <= set(reader.fieldnames or ()):
                 return [{name: (row.get(name) or "").strip() for name in (*columns, *optional)} for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataInvalid(f"{file} cannot be read as a csv file; save it anew, in UTF-8.") from error
+        raise DataInvalid(f"{file} cannot be read as a csv file; save it again, in UTF-8.") from error
     raise DataInvalid(f"{file} needs to be a csv file with the columns {', '.join(columns)}.")
 
 

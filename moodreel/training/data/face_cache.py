@@ -193,8 +193,8 @@ def _extract(
                 table.blendshapes[row], table.pose[row], table.found[row] = features.blendshapes, features.pose, True
                 landmarks[row] = _to_unpadded(faces[0].landmarks, rgb, attempt, image)
                 # Without the plain border and the contrast that only the detector needs.
-                shown = _pad_and_resize(image, replace(attempt, equalize=False), cv2.BORDER_REPLICATE)
-                table.crops[row] = align_crop(shown, faces[0].landmarks)
+                plain = _pad_and_resize(image, replace(attempt, equalize=False), cv2.BORDER_REPLICATE)
+                table.crops[row] = align_crop(plain, faces[0].landmarks)
                 return
         table.crops[row] = cv2.resize(_to_gray(image), (CROP_SIDE, CROP_SIDE), interpolation=cv2.INTER_AREA)
 

@@ -82,7 +82,7 @@ def _read_arrays(folder: Path, split: str) -> Fer2013Split:
     images, votes = read_arrays(ferplus, "images", "votes")
     [labels] = read_arrays(fer2013, "labels") if fer2013.exists() else [None]
     if not len(images) == len(votes) == len(votes if labels is None else labels):
-        raise DataInvalid(f"The arrays of {ferplus.name} and {fer2013.name} are not of one length; make them anew.")
+        raise DataInvalid(f"The arrays of {ferplus.name} and {fer2013.name} are not of one length; write them again.")
     return Fer2013Split(images=images, votes=votes, labels=labels)
 
 
@@ -104,7 +104,7 @@ def _read_csv(faces: Path, votes: Path | None, split: str) -> Fer2013Split:
             labels.append(_parse_number(row["emotion"], 6))
             tallies.append([_parse_number(vote[column], 10) for column in VOTE_COLUMNS] if vote else [])
         except ValueError as error:
-            raise DataInvalid(f"Row {number} of {faces.name} or of its votes: {error}; fetch the file anew.") from error
+            raise DataInvalid(f"Row {number} of {faces.name} or of its votes: {error}; download it again.") from error
         hashes.append(hash(row["pixels"]))
     # Some images of FER2013 are in several splits; none that is evaluated on may have been trained on.
     kept = np.array([pixels not in later_hashes for pixels in hashes], bool)
@@ -129,7 +129,7 @@ def _joined_rows(faces: Path, votes: Path | None) -> Iterator[tuple[int, dict[st
         if votes and row.get("usage") != vote.get("usage"):
             raise DataInvalid(
                 f"Row {number} of {faces.name} has no row of the same Usage in {votes.name}, or the other way round: "
-                "both need all rows as published. Fetch them anew."
+                "both need all rows as published. Download them again."
             )
         yield number, row, vote
 

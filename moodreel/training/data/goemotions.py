@@ -67,7 +67,7 @@ def read_texts(folder: Path, split: str) -> Texts:
             if not set(rows[-1]) <= set(range(len(labels))):
                 raise ValueError(f"there are labels 0 to {len(labels) - 1}")
         except ValueError as error:
-            raise DataInvalid(f"Row {number} of {path.name}: {error}; fetch the file anew.") from error
+            raise DataInvalid(f"Row {number} of {path.name}: {error}; download the file again.") from error
     if not texts:
         raise DataInvalid(f"{path.name} holds no texts. {EXPECTED}.")
     fine = np.zeros((len(texts), len(labels)), np.float32)

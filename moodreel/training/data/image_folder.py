@@ -112,6 +112,6 @@ def _read_people(file: Path, names: set[str]) -> dict[str, tuple[str, str]]:
     table = read_table(file, ("file", "person"), optional=("group",))
     people = {line["file"].replace("\\", "/"): (line["person"], line["group"]) for line in table}
     if missing := sorted(people.keys() - names):
-        shown = "\n  ".join(missing[:20]) + (f"\n  and {len(missing) - 20} more" if len(missing) > 20 else "")
-        raise DataInvalid(f"{file} names files that are not there; they are named like {min(names)}:\n  {shown}")
+        listed = "\n  ".join(missing[:20]) + (f"\n  and {len(missing) - 20} more" if len(missing) > 20 else "")
+        raise DataInvalid(f"{file} names files that are not there; they are named like {min(names)}:\n  {listed}")
     return people

@@ -34,6 +34,6 @@ def read_packed_images(file: Path, names: str) -> tuple[list[bytes], list[str], 
     """
     jpeg, offsets, labels, others = read_arrays(file, "jpeg", "offsets", "labels", names)
     if not len(labels) == len(others) == len(offsets) - 1:
-        raise DataInvalid(f"The arrays of {file} are not of one length; fetch it anew.")
+        raise DataInvalid(f"The arrays of {file} are not of one length; download it again.")
     data = jpeg.tobytes()
     return [data[start:end] for start, end in pairwise(offsets.tolist())], labels.tolist(), others.tolist()

@@ -66,7 +66,7 @@ def parse_name(name: str) -> RavdessName:
     modality, emotion = MODALITIES[numbers["modality"] - 1], EIGHT[numbers["emotion"] - 1]
     channel = CHANNELS[numbers["channel"] - 1]
     if emotion == "neutral" and numbers["intensity"] != 1:
-        raise ValueError("nobody is neutral with strong intensity")
+        raise ValueError("neutral has no strong intensity")
     if channel == "song" and emotion not in _SUNG_EMOTIONS:
         raise ValueError(f"{emotion} is not sung")
     if (dot + extension).lower() not in EXTENSIONS[modality]:

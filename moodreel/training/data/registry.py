@@ -27,7 +27,7 @@ PEOPLE = "people.csv"
 CORRECTIONS = "corrections.csv"
 """Beside AFEW-VA's clips: the columns file and label (`afew_va.read_afew_va`)."""
 OWNER_LICENSE = "its owner's; state it in model.json"
-"""License of somebody's own folders, and of weights trained on them."""
+"""License of a user's own folders, and of weights trained on them."""
 
 
 def open_dataset(spec: str) -> Dataset:
@@ -51,7 +51,7 @@ def open_dataset(spec: str) -> Dataset:
 
 def _open_ferplus(path: Path) -> Dataset:
     train, valid = (read_split(path, name, labels=SEVEN) for name in ("train", "valid"))
-    # Train on whatever has votes for a label; measure on majorities.
+    # Train on all images with votes for a label; measure on majorities.
     kept = [(train, train.targets.sum(axis=1) > 0), (valid, valid.truth >= 0)]
     examples, split = _join(
         [from_arrays(part.images[rows], part.targets[rows].argmax(axis=1), SEVEN) for part, rows in kept],

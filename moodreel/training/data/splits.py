@@ -97,8 +97,8 @@ def _partition(examples: Sequence[Example], shares: Sequence[float], by: str, se
     if groups < len(shares):
         what = "persons" if by == "person" and any(example.person for example in examples) else "clips or files"
         raise DataInvalid(
-            f"{len(examples)} examples of {groups} {what} cannot be parted in {len(shares)}: nobody may be in two. "
-            "Take fewer folds, or more people."
+            f"{len(examples)} examples of {groups} {what} cannot be split into {len(shares)} parts: no person "
+            "may be in two. Take fewer folds, or more people."
         )
     labels = sorted({example.label for example in examples})
     counts = np.zeros((groups, len(labels)))  # examples of each label in each group

@@ -13,7 +13,7 @@ Made = TypeVar("Made")
 
 
 def epoch_indices(step: int, count: int, batch_size: int, seed: int, weights: np.ndarray | None = None) -> np.ndarray:
-    """Return the indices of batch `step` of a data set of `count` examples, shuffled anew each epoch.
+    """Return the indices of batch `step` of a data set of `count` examples, shuffled again each epoch.
 
     Args:
         step: number of the batch, from 0.

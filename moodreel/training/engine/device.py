@@ -76,7 +76,7 @@ def deterministic(device: torch.device) -> Iterator[None]:
 def to_device(batch: Batch, device: torch.device) -> Batch:
     """Move all tensors in a batch: in tuples, lists, mappings and dataclasses, at any depth.
 
-    Whatever holds no tensor is returned as it is.
+    Values without tensors are returned as they are.
     """
     return cast(Batch, _moved(batch, device))
 

@@ -271,10 +271,9 @@ class Trainer:
             # Without patience the last weights are kept, which need no copy.
             self.kept = _cloned(self.task.eval_network) if self.config.patience else None
         self.stale = 0 if better else self.stale + 1
-        shown = ", ".join(f"{name} {number:.4f}" for name, number in metrics.items())
-        logger.info(
-            "%s: step %d, loss %.4f%s", phase.name, row["step"], row["loss"], f", held out: {shown}" if shown else ""
-        )
+        measured = ", ".join(f"{name} {number:.4f}" for name, number in metrics.items())
+        held_out = f", held out: {measured}" if measured else ""
+        logger.info("%s: step %d, loss %.4f%s", phase.name, row["step"], row["loss"], held_out)
         set_train_mode(self.task.network, phase)
         return row
 

@@ -80,7 +80,7 @@ def evaluate(
     labeled = np.flatnonzero(all_truth >= 0)
     truth, found = all_truth[labeled], faces.found[labeled]
     if not found.any():
-        raise DataInvalid(f"No face was found in any of the {len(truth)} labeled images of {data}; look at some.")
+        raise DataInvalid(f"No face was found in any of the {len(truth)} labeled images of {data}; check the images.")
     probabilities = predict_rows(predictor, faces, labeled[found], images, landmarks)
     predictions = scatter(len(truth), np.flatnonzero(found), probabilities)
     by_group = {
