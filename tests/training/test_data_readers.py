@@ -276,7 +276,7 @@ def test_goemotions_opens_as_a_data_set_of_texts_with_its_own_split(tmp_path):
     assert [example.media for example in data.examples] == ["a good day", "all at once", "well"]
     assert data.media == "texts" and data.labels == EKMAN
     assert data.targets[1, [EKMAN.index("joy"), EKMAN.index("sadness")]].tolist() == [1, 1]
-    assert data.held_out.tolist() == [2]
+    assert data.published_split.held_out.tolist() == [2]
     with pytest.raises(DataInvalid, match="have to be files"):
         _ = data.examples[0].file
 

@@ -43,11 +43,6 @@ class Dataset:
     faces: "Dataset | None" = None
 
     @property
-    def held_out(self) -> np.ndarray | None:
-        """Rows that the published split holds out; None where there is none."""
-        return None if self.published_split is None else self.published_split.held_out
-
-    @property
     def truth(self) -> np.ndarray:
         """Label index of each example, int64 (N,)."""
         return np.array([self.labels.index(example.label) for example in self.examples], np.int64)

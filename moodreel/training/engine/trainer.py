@@ -30,8 +30,7 @@ from moodreel.training.engine.checkpoint import CHECKPOINT, State
 from moodreel.training.engine.device import autocast, autocast_dtype, deterministic, to_device
 from moodreel.training.engine.ema import ExponentialMovingAverage
 from moodreel.training.engine.logger import MetricsLogger, MetricsRow
-from moodreel.training.engine.optimizer import build_optimizer, set_train_mode
-from moodreel.training.engine.schedule import SCHEDULES, Phase
+from moodreel.training.engine.schedule import SCHEDULES, Phase, build_optimizer, set_train_mode
 from moodreel.training.engine.task import Task
 
 logger = logging.getLogger(__name__)
