@@ -90,17 +90,23 @@ SMALL_RUN = {"fer2013_weight": 0.0, "mixup_max": 0.0, "calibration_clips": 40, "
 SMALL_RUN |= {"sequence_batch_size": 16}
 
 
+@pytest.fixture(scope="module")
+def compact_emotimesh(tmp_path_factory):
+    """Train a compact EmotiMesh-Net. Returns its folder and its evaluation."""
+    folder = tmp_path_factory.mktemp("compact-emotimesh")
+    out, values = folder / "store" / "model", {**SMALL_RUN, "epochs": 60, "sequence_steps": 60}
+    with pytest.MonkeyPatch.context() as patch:
+        patch_landmarker(patch, made_faces(write_ferplus(folder, 150)))
+        return out, run(request_for("compact-emotimesh", folder, out=out, model=TINY, **values))
+
+
 @pytest.mark.training
-def test_compact_emotimesh_overfits_synthetic_faces(tmp_path, monkeypatch):
-    patch_landmarker(monkeypatch, made_faces(write_ferplus(tmp_path, 150)))
-    out = tmp_path / "store" / "model"
-    report = run(
-        request_for("compact-emotimesh", tmp_path, out=out, model=TINY, **SMALL_RUN, epochs=60, sequence_steps=60)
-    )
+def test_compact_emotimesh_overfits_synthetic_faces(compact_emotimesh):
+    out, report = compact_emotimesh
     assert report.metrics.accuracy == 1
     assert report.metrics.confusion[:, :-1].tolist() == (30 * np.eye(5, dtype=int)).tolist()
     assert report.sequences.by_kind["steady"][0] > 0.9
-    served = face_model_registry(tmp_path / "store", default="model").get()
+    served = face_model_registry(out.parent, default="model").get()
     assert served.info.card.metrics[0]["value"] == 1
     assert "**1.000**" in (out / "CARD.md").read_text()
 
@@ -151,10 +157,9 @@ def test_data_is_checked_before_the_folder_is_changed(tmp_path, missing):
     assert (out / "train.log").read_text() == "an older log"
 
 
-@pytest.fixture
-def banded_faces(tmp_path, monkeypatch):
-    """Make the landmarker find crops with a bright band whose height is the label."""
-    emotion = write_ferplus(tmp_path, 150)
+def patch_banded_faces(monkeypatch, folder):
+    """Make the landmarker find crops with a bright band whose height is the label. Returns the faces."""
+    emotion = write_ferplus(folder, 150)
     faces = made_faces(emotion)
     faces.crops[:] = 60
     for row, index in enumerate(emotion):
@@ -165,23 +170,25 @@ def banded_faces(tmp_path, monkeypatch):
     return faces
 
 
+@pytest.fixture
+def banded_faces(tmp_path, monkeypatch):
+    return patch_banded_faces(monkeypatch, tmp_path)
+
+
 SHORT_RUN = {"steps": 40, "finetune_steps": 5, "batch_size": 32, "tau": 0.0, "mixup_prob": 0.0, "ema_decay": 0.8}
 SHORT_RUN |= {"label_smoothing": 0.0, "warmup": 5}
 SMALL_VIT = {"width": 32, "heads": 2, "layers": 1}
 
 
 @pytest.mark.training
-def test_face_expression_and_moodreel_five_overfit_synthetic_faces(tmp_path, banded_faces):
+def test_face_expression_and_moodreel_five_overfit_synthetic_faces(tmp_path, banded_faces, compact_emotimesh):
     store = tmp_path / "store"
     report = run(request_for("face-expression", tmp_path, out=store / "appearance", **SHORT_RUN))
     assert report.metrics.accuracy > 0.95
     assert report.five.accuracy >= report.metrics.accuracy
-    request = partial(request_for, "compact-emotimesh", tmp_path, model=TINY)
-    run(request(out=store / "landmarks-model", **SMALL_RUN, epochs=40, sequence_steps=2))
-
     streams = {
         "appearance": str(store / "appearance"),
-        "landmarks": str(store / "landmarks-model"),
+        "landmarks": str(compact_emotimesh[0]),
         "fer2013_weight": 0.0,
     }
     short_run = {"sequence_steps": 40, "sequence_batch_size": 16, "calibration_clips": 40}
@@ -197,19 +204,29 @@ def test_face_expression_and_moodreel_five_overfit_synthetic_faces(tmp_path, ban
         assert str(tmp_path) not in text
 
 
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    """Train a small vision transformer on the banded faces. Returns its folder."""
+    folder = tmp_path_factory.mktemp("teacher")
+    out = folder / "store" / "appearance"
+    with pytest.MonkeyPatch.context() as patch:
+        patch_banded_faces(patch, folder)
+        run(request_for("vit", folder, out=out, model=SMALL_VIT, **SHORT_RUN, teacher=""))
+    return out
+
+
 @pytest.mark.training
 @pytest.mark.parametrize(
     ("preset", "model"),
     [("resemotenet", {"width": 1 / 8, "blank": 0.0, "dropout": 0.0}), ("vit", SMALL_VIT)],
     ids=["ResEmoteNet", "ViT"],
 )
-def test_student_learns_from_its_teacher(tmp_path, banded_faces, preset, model):
+def test_student_learns_from_its_teacher(tmp_path, banded_faces, teacher, preset, model):
     store, neutral_only = tmp_path / "store", tmp_path / "neutral-only"
-    run(request_for("vit", tmp_path, out=store / "appearance", model=SMALL_VIT, **SHORT_RUN, teacher=""))
     neutral_only.mkdir()
     write_split(neutral_only, "train", [votes(neutral=10)] * 150, fer2013=[6] * 150)
     shutil.copy(tmp_path / "valid.npz", neutral_only)
-    distillation = {"teacher": str(store / "appearance"), "distill_weight": 1.0}
+    distillation = {"teacher": str(teacher), "distill_weight": 1.0}
     report = run(request_for(preset, neutral_only, out=store / preset, model=model, **SHORT_RUN, **distillation))
     assert report.metrics.accuracy > 0.95, "its own labels are all neutral"
     served = face_model_registry(store).get(preset)

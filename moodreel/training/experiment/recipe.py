@@ -8,7 +8,9 @@ from typing import Any, Generic, TypeVar
 
 from moodreel.errors import DataInvalid
 from moodreel.models.model_store import find_model_store
+from moodreel.training.data.dataset import Dataset
 from moodreel.training.data.loading import DataContext
+from moodreel.training.data.registry import open_dataset
 from moodreel.training.engine import trainer
 from moodreel.training.engine.schedule import Phase
 from moodreel.training.engine.task import Task
@@ -16,7 +18,7 @@ from moodreel.training.engine.trainer import TrainerConfig, TrainingHistory
 from moodreel.training.experiment.config import TrainConfig
 from moodreel.training.experiment.options import Options
 
-TaskOptions = TypeVar("TaskOptions", bound=Options)
+TaskOptions = TypeVar("TaskOptions", bound=Options, covariant=True)
 STORE = find_model_store()
 
 
@@ -89,6 +91,13 @@ class RunRequest(Generic[TaskOptions]):
             "temperature": round(temperature, 4),
             "moment_temperature": round(temperature if frame_temperature is None else frame_temperature, 4),
         }
+
+    def open_dataset(self) -> Dataset:
+        """Open the only data set of the run. Raises DataInvalid."""
+        if len(self.data) != 1:
+            raise DataInvalid(f"{self.preset} takes one data set; give one --data NAME:PATH.")
+        [(name, path)] = self.data.items()
+        return open_dataset(f"{name}:{path}")
 
     def record(self) -> dict[str, Any]:
         """Return the whole recipe for model.json, without paths of this machine."""

@@ -20,12 +20,12 @@ from moodreel.training.engine.schedule import Phase
 from moodreel.training.evaluation.calibration import fit_temperature
 from moodreel.training.evaluation.metrics import ClassificationMetrics, Predictions, compute_metrics
 from moodreel.training.evaluation.open_models import open_models
-from moodreel.training.experiment.adapter import ArchitectureAdapter, ClassificationOptions
+from moodreel.training.experiment.adapter import ArchitectureAdapter, ClassificationOptions, ClassificationRequest
 from moodreel.training.experiment.architecture_table import ADAPTERS
 from moodreel.training.experiment.audiovisual_inputs import SMALL_FACES
 from moodreel.training.experiment.classification import ClassificationTask, InputAdapter
 from moodreel.training.experiment.config import TrainConfig
-from moodreel.training.experiment.recipe import Recipe, RunRequest
+from moodreel.training.experiment.recipe import Recipe
 from moodreel.training.export.model_card import megabytes, metric_entries, write_card
 
 logger = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ class ClassificationRecipe(Recipe):
     options = ClassificationOptions
     uses = frozenset(each.name for each in fields(TrainConfig)) - {"steps"}
 
-    def prepare(self, request: RunRequest[ClassificationOptions]) -> Callable[[], str]:
+    def prepare(self, request: ClassificationRequest) -> Callable[[], str]:
         """Check the data and the options."""
         adapter = ADAPTERS[request.architecture]
         if request.config.freeze_epochs and not adapter.backbone:
@@ -93,10 +93,7 @@ class ClassificationRecipe(Recipe):
             raise DataInvalid(f"{adapter.name} has no backbone to freeze, as {names} have; omit --freeze-epochs.")
         if request.options.folds and request.config.patience:
             raise DataInvalid("Early stopping would select by the fold that is tested on; omit --patience with folds.")
-        if len(request.data) != 1:
-            raise DataInvalid(f"{request.preset} trains on one data set; give one --data NAME:PATH.")
-        [(name, path)] = request.data.items()
-        data = open_dataset(f"{name}:{path}")
+        data = request.open_dataset()
         if request.options.faces:
             data = pair_with_faces(data, open_dataset(request.options.faces))
         if len(data.labels) < 2:
@@ -106,7 +103,7 @@ class ClassificationRecipe(Recipe):
             raise DataInvalid(f"{adapter.name} reads {reads}, and {data.name} holds {data.media}; choose another.")
         return partial(self._run, request, adapter, data)
 
-    def _run(self, request: RunRequest[ClassificationOptions], adapter: ArchitectureAdapter, data: Dataset) -> str:
+    def _run(self, request: ClassificationRequest, adapter: ArchitectureAdapter, data: Dataset) -> str:
         inputs, usable = adapter.load_inputs(data, request)
         logger.info("%s: %d %s, %d usable.", data.name, len(data.examples), data.media, int(usable.sum()))
         experiment = Experiment(request, adapter, data, inputs, usable)
@@ -127,7 +124,7 @@ class Experiment:
         usable: bool (N,), which can be trained on.
     """
 
-    request: RunRequest[ClassificationOptions]
+    request: ClassificationRequest
     adapter: ArchitectureAdapter
     data: Dataset
     inputs: InputAdapter
@@ -309,7 +306,7 @@ def training_phases(
     return tuple(each for each in phases if each.steps)
 
 
-def _write_card(request: RunRequest[ClassificationOptions], data: Dataset, result: RunResult) -> None:
+def _write_card(request: ClassificationRequest, data: Dataset, result: RunResult) -> None:
     source = f"{data.name}, {result.held_out.examples} {data.media} held out. {result.split.reason}"
     held_out, train = (
         {name: getattr(m, each) for name, each in METRICS.items()} for m in (result.held_out, result.train)

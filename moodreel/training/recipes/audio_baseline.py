@@ -3,9 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from moodreel.errors import DataInvalid
 from moodreel.training.baselines.audio_logreg import cross_validate_baseline, extract_features, summary
-from moodreel.training.data.registry import open_dataset
 from moodreel.training.experiment.options import Options, option
 from moodreel.training.experiment.recipe import Recipe, RunRequest
 
@@ -27,10 +25,7 @@ class AudioBaselineRecipe(Recipe):
 
     def prepare(self, request: RunRequest[AudioBaselineOptions]) -> Callable[[], str]:
         """Check the data and the options."""
-        if len(request.data) != 1:
-            raise DataInvalid(f"{request.preset} takes one data set; give one --data NAME:PATH.")
-        [(name, path)] = request.data.items()
-        data = open_dataset(f"{name}:{path}")
+        data = request.open_dataset()
 
         def run() -> str:
             folds = cross_validate_baseline(

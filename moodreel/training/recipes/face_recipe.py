@@ -22,6 +22,7 @@ from moodreel.training.evaluation.evaluate import FaceEvaluation, evaluate
 from moodreel.training.evaluation.metrics import ClassificationMetrics
 from moodreel.training.evaluation.pseudo_sequences import SequenceMetrics
 from moodreel.training.evaluation.summary import summarize
+from moodreel.training.experiment.options import Options
 from moodreel.training.experiment.recipe import Recipe, RunRequest
 from moodreel.training.export.model_card import megabytes, metric_entries, write_card
 from moodreel.training.export.model_folder import evaluation_command, write_folder
@@ -99,7 +100,7 @@ class FaceRecipe(Recipe):
     def train(self, request: RunRequest[Any]) -> TrainedModel:
         """Train the network and fit its temperatures."""
 
-    def _run(self, request: RunRequest[Any]) -> str:
+    def _run(self, request: RunRequest[Options]) -> str:
         trained, out = self.train(request), request.out
         values = {**trained.fields, "recipe": request.record()}
         state = PRECISIONS[request.config.weights](trained.network.state_dict())
@@ -132,7 +133,7 @@ class FaceRecipe(Recipe):
 
 
 def read_train_split(
-    request: RunRequest[Any], labels: tuple[str, ...] = FIVE, *, fer2013_weight: float = 0.0
+    request: RunRequest[Options], labels: tuple[str, ...] = FIVE, *, fer2013_weight: float = 0.0
 ) -> TrainSplit:
     """Read FER+'s train split, and hold out a part; images whose votes are for none of the labels are in neither."""
     images = read_split(request.data[FERPLUS], "train", labels=labels, fer2013_weight=fer2013_weight)
@@ -142,7 +143,7 @@ def read_train_split(
 
 
 def find_faces(
-    request: RunRequest[Any],
+    request: RunRequest[Options],
     images: Images,
     transform: Callable[[np.ndarray, np.random.Generator], np.ndarray] = identity,
 ) -> FaceTable:

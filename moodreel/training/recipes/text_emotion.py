@@ -98,15 +98,6 @@ class TrainedTextModel:
     curve: Sequence[float] = ()
 
 
-@dataclass(frozen=True)
-class SizePoint:
-    """A model for the card's table of size against score."""
-
-    name: str
-    megabytes: float
-    metrics: MultilabelMetrics
-
-
 class TextRecipe(Recipe):
     """Trains a text classifier."""
 
@@ -324,22 +315,18 @@ def _by_label(values: Sequence[float] | np.ndarray) -> dict[str, float]:
     return {label: round(float(value), 4) for label, value in zip(EKMAN, values, strict=True)}
 
 
-def _sizes(request: RunRequest[TextOptions], trained: TrainedTextModel, data: Path) -> list[SizePoint]:
-    """Measure the network with weights of every data type, and the model to compare with."""
-    points, depth = [], len(trained.network.layers)
+def _sizes(request: RunRequest[TextOptions], trained: TrainedTextModel, data: Path) -> list[dict[str, Any]]:
+    """Return size and metrics of the network with weights of every data type, and of the models to compare with."""
+    depth = len(trained.network.layers)
     with tempfile.TemporaryDirectory() as scratch:
-        for weights in PRECISIONS:
-            folder = Path(scratch, weights)
-            write_text_model(folder, trained, {}, weights)
-            points.append(_measure_size(folder, data, f"{depth} layers, {weights}"))
-    return points + [_measure_size(other, data, other.name) for other in request.options.compare_with]
-
-
-def _measure_size(folder: Path, data: Path, name: str) -> SizePoint:
-    point = SizePoint(name, megabytes(folder), evaluate_text(load_text_model(folder), data))
-    metrics = point.metrics
-    logger.info("%s, %.1f MB: macro-F1 %.4f, ECE %.4f", name, point.megabytes, metrics.macro_f1, metrics.ece)
-    return point
+        folders = {f"{depth} layers, {weights}": Path(scratch, weights) for weights in PRECISIONS}
+        for folder in folders.values():
+            write_text_model(folder, trained, {}, folder.name)
+        folders |= {other.name: other for other in request.options.compare_with}
+        return [
+            {"name": name, "megabytes": megabytes(folder), "metrics": evaluate_text(load_text_model(folder), data)}
+            for name, folder in folders.items()
+        ]
 
 
 def _metrics(report: MultilabelMetrics, command: str) -> list[dict[str, Any]]:
