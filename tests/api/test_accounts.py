@@ -1,4 +1,4 @@
-"""What signing in changes: who may do what, by header or cookie, and what they see of themselves."""
+"""Authentication by header or cookie, roles, CSRF protection, token refresh, profile and usage."""
 
 import json
 import re
@@ -24,19 +24,25 @@ from moodreel.storage.call_log import CallLog, CallOutcome
 from moodreel.storage.timestamps import format_timestamp
 from tests.support import accounts
 from tests.support.accounts import ISSUER, PROVIDER, UNKNOWN_KEY, openid_token, own_token
-from tests.support.server import DATE, KEY, Server, video_body
+from tests.support.server import DATE, KEY, Server, assert_start_fails, video_body
 
 DAY = 86_400
 ORIGIN = "https://app.example"
 
 
-@pytest.fixture
-def client(tmp_path: Path) -> FlaskClient:
-    return client_without_models(accounts.settings(tmp_path))
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> FlaskClient:
+    return client_without_models(accounts.settings(tmp_path_factory.mktemp("accounts-app")))
+
+
+@pytest.fixture(scope="module")
+def cors_client(tmp_path_factory: pytest.TempPathFactory) -> FlaskClient:
+    folder = tmp_path_factory.mktemp("accounts-cors")
+    return client_without_models(accounts.settings(folder, cors_origins=("*", ORIGIN)))
 
 
 def client_without_models(settings: Settings) -> FlaskClient:
-    """Make a client of an app that loads no model: no call in this file reaches one, and loading takes 120 MB."""
+    """Make a client of an app that loads no model: no request of these tests needs one."""
     app = create_app(settings, engine=object(), text_pipeline=object(), audiovisual_pipeline=object())
     return app.test_client(use_cookies=False)
 
@@ -53,44 +59,47 @@ def code(response: Any) -> tuple[int, str]:
     return response.status_code, response.get_json()["code"]
 
 
-# --- who calls ---
+# --- credentials ---
 
 ADA, BOB = own_token(userId="ada"), own_token(userId="bob")
-BAD = own_token(userId="ada")[:-6]
-WHO: dict[str, tuple[dict[str, str], str]] = {
-    "a token": (bearer(ADA), "ada"),
-    "a provider's token": (bearer(openid_token(sub="eve")), "eve"),
-    "a token, written otherwise": ({"Authorization": f"bEARER   {ADA} "}, "ada"),
-    "a key": ({"x-api-key": KEY}, "key"),
-    "a cookie": (cookie(ADA), "ada"),
-    "the other cookie": (cookie(ADA, "token"), "ada"),
+INVALID = own_token(userId="ada")[:-6]
+CREDENTIALS: dict[str, tuple[dict[str, str], str]] = {
+    "bearer token": (bearer(ADA), "ada"),
+    "provider's token": (bearer(openid_token(sub="eve")), "eve"),
+    "other case and spaces": ({"Authorization": f"bEARER   {ADA} "}, "ada"),
+    "API key": ({"x-api-key": KEY}, "key"),
+    "access_token cookie": (cookie(ADA), "ada"),
+    "token cookie": (cookie(ADA, "token"), "ada"),
     "both cookies": ({"Cookie": f"token={BOB}; access_token={ADA}"}, "ada"),
-    "an empty cookie and the other": ({"Cookie": f"access_token=; token={BOB}"}, "bob"),
-    "a token and a key": (bearer(ADA) | {"x-api-key": KEY}, "ada"),
-    "a token and a wrong key": (bearer(ADA) | {"x-api-key": "wrong"}, "ada"),
-    "a token and a cookie": (bearer(ADA) | cookie(BOB), "ada"),
-    "a token and a bad cookie": (bearer(ADA) | cookie(BAD), "ada"),
-    "a key and a cookie": ({"x-api-key": KEY} | cookie(ADA), "key"),
-    "a key and a bad cookie": ({"x-api-key": KEY} | cookie(BAD), "key"),
-    "a key beside a proxy's own sign-in": ({"x-api-key": KEY, "Authorization": "Basic YTpi"}, "key"),
-    "a bad token and a key": (bearer(BAD) | {"x-api-key": KEY}, "invalid_token"),
-    "a bad token and a cookie": (bearer(BAD) | cookie(ADA), "invalid_token"),
-    "an empty token and a key": ({"Authorization": "Bearer", "x-api-key": KEY}, "invalid_token"),
+    "empty access_token cookie and token cookie": ({"Cookie": f"access_token=; token={BOB}"}, "bob"),
+    "token and API key": (bearer(ADA) | {"x-api-key": KEY}, "ada"),
+    "token and wrong API key": (bearer(ADA) | {"x-api-key": "wrong"}, "ada"),
+    "token and cookie": (bearer(ADA) | cookie(BOB), "ada"),
+    "token and invalid cookie": (bearer(ADA) | cookie(INVALID), "ada"),
+    "API key and cookie": ({"x-api-key": KEY} | cookie(ADA), "key"),
+    "API key and invalid cookie": ({"x-api-key": KEY} | cookie(INVALID), "key"),
+    "API key and Basic authentication of a proxy": ({"x-api-key": KEY, "Authorization": "Basic YTpi"}, "key"),
+    "invalid token and API key": (bearer(INVALID) | {"x-api-key": KEY}, "invalid_token"),
+    "invalid token and cookie": (bearer(INVALID) | cookie(ADA), "invalid_token"),
+    "empty token and API key": ({"Authorization": "Bearer", "x-api-key": KEY}, "invalid_token"),
     "two tokens": (bearer(f"{ADA}, Bearer {ADA}"), "invalid_token"),
-    "a key as token": (bearer(KEY), "invalid_token"),
-    "a wrong key and a cookie": ({"x-api-key": "wrong"} | cookie(ADA), "unauthorized"),
-    "a bad cookie": (cookie(BAD), "invalid_token"),
-    "a bad cookie and the other": ({"Cookie": f"access_token={BAD}; token={ADA}"}, "invalid_token"),
-    "another cookie": (cookie(ADA, "session"), "unauthorized"),
-    "another scheme": ({"Authorization": f"Token {ADA}"}, "unauthorized"),
-    "a token without its scheme": ({"Authorization": ADA}, "unauthorized"),
-    "nothing": ({}, "unauthorized"),
+    "API key as token": (bearer(KEY), "invalid_token"),
+    "wrong API key and cookie": ({"x-api-key": "wrong"} | cookie(ADA), "unauthorized"),
+    "invalid cookie": (cookie(INVALID), "invalid_token"),
+    "invalid access_token cookie and token cookie": (
+        {"Cookie": f"access_token={INVALID}; token={ADA}"},
+        "invalid_token",
+    ),
+    "cookie of another name": (cookie(ADA, "session"), "unauthorized"),
+    "other authorization scheme": ({"Authorization": f"Token {ADA}"}, "unauthorized"),
+    "token without scheme": ({"Authorization": ADA}, "unauthorized"),
+    "no credentials": ({}, "unauthorized"),
 }
 
 
-@pytest.mark.parametrize("name", WHO)
+@pytest.mark.parametrize("name", CREDENTIALS)
 def test_the_first_credential_sent_takes_precedence(client: FlaskClient, name: str) -> None:
-    headers, expected = WHO[name]
+    headers, expected = CREDENTIALS[name]
     response = client.get("/auth/profile", headers=headers)
     if expected in ("invalid_token", "unauthorized"):
         assert code(response) == (401, expected)
@@ -104,8 +113,8 @@ def test_a_token_in_the_url_is_ignored(client: FlaskClient) -> None:
     assert code(client.get(f"/auth/profile?access_token={ADA}"))[0] == 401
 
 
-@pytest.mark.parametrize("headers", [bearer(BAD), cookie(BAD), bearer("")])
-def test_public_routes_ignore_a_bad_token(client: FlaskClient, headers: dict[str, str]) -> None:
+@pytest.mark.parametrize("headers", [bearer(INVALID), cookie(INVALID), bearer("")])
+def test_public_routes_ignore_an_invalid_token(client: FlaskClient, headers: dict[str, str]) -> None:
     for path in ("/health", "/ready", "/metrics", "/openapi.json"):
         assert client.get(path, headers=headers).status_code == 200
 
@@ -129,18 +138,17 @@ def test_a_date_is_optional_on_new_routes_but_must_be_well_formed(client: FlaskC
 
 
 def test_without_token_settings_the_error_names_the_accepted_credentials(tmp_path: Path) -> None:
-    none = {"security_secret": None, "oidc_issuer": None}
-    client = client_without_models(accounts.settings(tmp_path, **none))
-    refused = client.get("/auth/profile", headers=bearer(ADA))
-    assert code(refused) == (401, "invalid_token")
-    assert "accepts no tokens" in refused.get_json()["detail"]
-    stranger = client.get("/auth/profile")
-    assert code(stranger) == (401, "unauthorized")
-    assert "Bearer" not in stranger.get_json()["detail"] + stranger.headers["WWW-Authenticate"]
+    client = client_without_models(accounts.settings(tmp_path, security_secret=None, oidc_issuer=None))
+    with_token = client.get("/auth/profile", headers=bearer(ADA))
+    assert code(with_token) == (401, "invalid_token")
+    assert "accepts no tokens" in with_token.get_json()["detail"]
+    without = client.get("/auth/profile")
+    assert code(without) == (401, "unauthorized")
+    assert "Bearer" not in without.get_json()["detail"] + without.headers["WWW-Authenticate"]
 
 
 def test_unavailable_provider_keys_are_a_temporary_error(tmp_path: Path) -> None:
-    settings = accounts.settings(tmp_path, oidc_jwks="http://127.0.0.1:9/nobody-listens-here")
+    settings = accounts.settings(tmp_path, oidc_jwks="http://127.0.0.1:9/jwks")
     client = client_without_models(settings)
     response = client.get("/auth/profile", headers=bearer(openid_token()))
     assert code(response) == (503, "keys_unavailable")
@@ -178,64 +186,63 @@ def test_the_log_is_readable_by_api_keys_and_administrators(
 def test_the_rate_limit_applies_to_each_user(tmp_path: Path) -> None:
     client = client_without_models(accounts.settings(tmp_path, rate_limit=3))
     renewed = own_token(userId="ada", exp=time.time() + 99)
-    answers = [client.get("/auth/profile", headers=bearer(text)).status_code for text in (ADA, renewed, ADA, ADA)]
-    assert answers == [200, 200, 200, 429]
+    statuses = [client.get("/auth/profile", headers=bearer(text)).status_code for text in (ADA, renewed, ADA, ADA)]
+    assert statuses == [200, 200, 200, 429]
     assert client.get("/auth/profile", headers=bearer(BOB)).status_code == 200
-    refused = client.get("/auth/profile", headers=cookie(ADA))
-    assert code(refused) == (429, "rate_limited")
-    assert "key" not in refused.get_json()["detail"]
+    rejected = client.get("/auth/profile", headers=cookie(ADA))
+    assert code(rejected) == (429, "rate_limited")
+    assert "key" not in rejected.get_json()["detail"]
 
 
-# --- cookies and pages ---
+# --- cookies and origins ---
 
-OWN_PAGE: dict[str, tuple[dict[str, str], bool]] = {
-    "our page, a new browser": ({"Sec-Fetch-Site": "same-origin"}, True),
-    "the address bar": ({"Sec-Fetch-Site": "none"}, True),
-    "our page, an old browser": ({"Origin": "http://moodreel.example"}, True),
-    "our page behind TLS": ({"Origin": "https://moodreel.example"}, True),
-    "our page, its port named": ({"Origin": "https://moodreel.example:443"}, True),
-    "our page in capitals": ({"Origin": "https://MoodReel.example"}, True),
-    "a listed page": ({"Origin": ORIGIN}, True),
-    "a listed page, a new browser": ({"Origin": ORIGIN, "Sec-Fetch-Site": "cross-site"}, True),
-    "a page of the same site": ({"Sec-Fetch-Site": "same-site", "Origin": "https://blog.moodreel.example"}, False),
-    "a stranger's page": ({"Sec-Fetch-Site": "cross-site", "Origin": "https://evil.example"}, False),
-    "a stranger's page, no origin": ({"Sec-Fetch-Site": "cross-site"}, False),
-    "a stranger's page, an old browser": ({"Origin": "https://evil.example"}, False),
-    "a stranger's that says it is ours": (
-        {"Sec-Fetch-Site": "cross-site", "Origin": "https://moodreel.example"},
+SAME_ORIGIN_CASES: dict[str, tuple[dict[str, str], bool]] = {
+    "same origin by Sec-Fetch-Site": ({"Sec-Fetch-Site": "same-origin"}, True),
+    "address bar": ({"Sec-Fetch-Site": "none"}, True),
+    "same origin by Origin": ({"Origin": "http://moodreel.example"}, True),
+    "same host over HTTPS": ({"Origin": "https://moodreel.example"}, True),
+    "default port written out": ({"Origin": "https://moodreel.example:443"}, True),
+    "host in other case": ({"Origin": "https://MoodReel.example"}, True),
+    "listed origin": ({"Origin": ORIGIN}, True),
+    "listed origin with Sec-Fetch-Site": ({"Origin": ORIGIN, "Sec-Fetch-Site": "cross-site"}, True),
+    "other origin of the same site": (
+        {"Sec-Fetch-Site": "same-site", "Origin": "https://blog.moodreel.example"},
         False,
     ),
-    "a word that no browser says": ({"Sec-Fetch-Site": "same-origin, none"}, False),
-    "an empty word": ({"Sec-Fetch-Site": "", "Origin": "https://moodreel.example"}, False),
-    "another port": ({"Origin": "https://moodreel.example:8443"}, False),
-    "a name that begins alike": ({"Origin": "https://moodreel.example.evil.example"}, False),
-    "a name that ends alike": ({"Origin": "https://evilmoodreel.example"}, False),
-    "a name before an @": ({"Origin": "https://moodreel.example@evil.example"}, False),
-    "a path": ({"Origin": "https://moodreel.example/"}, False),
-    "another scheme": ({"Origin": "ftp://moodreel.example"}, False),
-    "no scheme": ({"Origin": "moodreel.example"}, False),
-    "a page in a sandbox": ({"Origin": "null"}, False),
-    "a star": ({"Origin": "*"}, False),
-    "an empty origin": ({"Origin": ""}, False),
-    "only a referrer": ({"Referer": "https://moodreel.example/"}, False),
-    "nothing": ({}, False),
+    "cross-site by Sec-Fetch-Site": ({"Sec-Fetch-Site": "cross-site", "Origin": "https://evil.example"}, False),
+    "cross-site without Origin": ({"Sec-Fetch-Site": "cross-site"}, False),
+    "other origin by Origin": ({"Origin": "https://evil.example"}, False),
+    "cross-site with our Origin": ({"Sec-Fetch-Site": "cross-site", "Origin": "https://moodreel.example"}, False),
+    "invalid Sec-Fetch-Site": ({"Sec-Fetch-Site": "same-origin, none"}, False),
+    "empty Sec-Fetch-Site": ({"Sec-Fetch-Site": "", "Origin": "https://moodreel.example"}, False),
+    "other port": ({"Origin": "https://moodreel.example:8443"}, False),
+    "our host as a prefix": ({"Origin": "https://moodreel.example.evil.example"}, False),
+    "our host as a suffix": ({"Origin": "https://evilmoodreel.example"}, False),
+    "our host as user info": ({"Origin": "https://moodreel.example@evil.example"}, False),
+    "Origin with a path": ({"Origin": "https://moodreel.example/"}, False),
+    "other URL scheme": ({"Origin": "ftp://moodreel.example"}, False),
+    "Origin without a scheme": ({"Origin": "moodreel.example"}, False),
+    "null Origin of a sandbox": ({"Origin": "null"}, False),
+    "Origin *": ({"Origin": "*"}, False),
+    "empty Origin": ({"Origin": ""}, False),
+    "Referer only": ({"Referer": "https://moodreel.example/"}, False),
+    "no header": ({}, False),
 }
 
 
 @pytest.mark.parametrize("path", ["/auth/refresh-token", "/auth/verify-token"])
-@pytest.mark.parametrize("name", OWN_PAGE)
-def test_a_cookie_may_change_state_only_from_same_origin_pages(tmp_path: Path, path: str, name: str) -> None:
-    settings = accounts.settings(tmp_path, cors_origins=("*", ORIGIN))
-    client = client_without_models(settings)
-    headers, good = OWN_PAGE[name]
-    response = client.post(path, headers={**headers, **cookie(ADA), "Host": "moodreel.example"})
-    assert response.status_code == (200 if good else 403)
-    if not good:
+@pytest.mark.parametrize("name", SAME_ORIGIN_CASES)
+def test_a_cookie_may_change_state_only_from_same_origin_pages(cors_client: FlaskClient, path: str, name: str) -> None:
+    headers, allowed = SAME_ORIGIN_CASES[name]
+    response = cors_client.post(path, headers={**headers, **cookie(ADA), "Host": "moodreel.example"})
+    assert response.status_code == (200 if allowed else 403)
+    if not allowed:
         assert code(response) == (403, "forbidden")
-    for sent in ({**bearer(ADA), **cookie(ADA)}, bearer(ADA)):
-        assert client.post(path, headers={**headers, **sent}).status_code == 200, "a token that was sent on purpose"
-    read = client.get("/auth/profile", headers={**headers, **cookie(ADA)})
-    assert read.status_code == 200, "reading changes nothing, and another page cannot see the answer"
+    for credentials in ({**bearer(ADA), **cookie(ADA)}, bearer(ADA)):
+        response = cors_client.post(path, headers={**headers, **credentials})
+        assert response.status_code == 200, "browsers do not send this header by themselves"
+    response = cors_client.get("/auth/profile", headers={**headers, **cookie(ADA)})
+    assert response.status_code == 200, "GET changes no state, and CORS hides the response from other origins"
 
 
 def test_a_cookie_may_not_post_a_clip_from_another_origin(client: FlaskClient) -> None:
@@ -250,15 +257,14 @@ def test_an_http_page_is_not_same_origin_with_an_https_service(client: FlaskClie
     assert code(client.post("/auth/refresh-token", headers=headers, environ_overrides=environ))[0] == 403
 
 
-def test_listed_origins_may_send_cookies_and_any_origin_may_call_without(tmp_path: Path) -> None:
-    client = client_without_models(accounts.settings(tmp_path, cors_origins=("*", ORIGIN)))
-    ask = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
-    listed = client.options("/predict", headers={**ask, "Origin": ORIGIN}).headers
+def test_listed_origins_may_send_cookies_and_any_origin_may_call_without(cors_client: FlaskClient) -> None:
+    preflight = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
+    listed = cors_client.options("/predict", headers={**preflight, "Origin": ORIGIN}).headers
     assert (listed["Access-Control-Allow-Origin"], listed["Access-Control-Allow-Credentials"]) == (ORIGIN, "true")
     assert "authorization" in listed["Access-Control-Allow-Headers"].split(", ")
-    stranger = client.options("/predict", headers={**ask, "Origin": "https://evil.example"}).headers
-    assert stranger["Access-Control-Allow-Origin"] == "*"
-    assert "Access-Control-Allow-Credentials" not in stranger
+    other = cors_client.options("/predict", headers={**preflight, "Origin": "https://evil.example"}).headers
+    assert other["Access-Control-Allow-Origin"] == "*"
+    assert "Access-Control-Allow-Credentials" not in other
 
 
 # --- /auth/verify-token and /auth/profile ---
@@ -272,31 +278,31 @@ def test_listed_origins_may_send_cookies_and_any_origin_may_call_without(tmp_pat
         {"json": {"token": ADA}},
         {"data": json.dumps({"token": ADA}), "headers": {"content-type": "text/plain"}},
         {"json": {"token": ADA}, "headers": {"x-api-key": KEY}},
-        {"json": {"token": ADA}, "headers": cookie(BAD)},
-        {"json": {"token": BAD}, "headers": bearer(ADA)},
+        {"json": {"token": ADA}, "headers": cookie(INVALID)},
+        {"json": {"token": INVALID}, "headers": bearer(ADA)},
     ],
 )
 def test_a_valid_token_is_introspected(client: FlaskClient, options: dict[str, Any]) -> None:
-    answer = client.post("/auth/verify-token", **options)
-    assert answer.status_code == 200
-    said = answer.get_json()
-    assert list(said) == ["valid", "user_id", "subject", "roles", "issuer", "issued_at", "expires_at"]
-    assert (said["valid"], said["user_id"], said["subject"]) == (True, "ada", "ada@app.example")
-    assert (said["roles"], said["issuer"]) == (["USER"], ISSUER)
-    length = datetime.fromisoformat(said["expires_at"]) - datetime.fromisoformat(said["issued_at"])
-    assert length == timedelta(days=1) and said["expires_at"].endswith("Z")
+    response = client.post("/auth/verify-token", **options)
+    assert response.status_code == 200
+    answer = response.get_json()
+    assert list(answer) == ["valid", "user_id", "subject", "roles", "issuer", "issued_at", "expires_at"]
+    assert (answer["valid"], answer["user_id"], answer["subject"]) == (True, "ada", "ada@app.example")
+    assert (answer["roles"], answer["issuer"]) == (["USER"], ISSUER)
+    lifetime = datetime.fromisoformat(answer["expires_at"]) - datetime.fromisoformat(answer["issued_at"])
+    assert lifetime == timedelta(days=1) and answer["expires_at"].endswith("Z")
 
 
 @pytest.mark.parametrize(
-    ("options", "status", "word"),
+    ("options", "status", "error"),
     [
-        ({"headers": bearer(BAD)}, 401, "invalid_token"),
-        ({"headers": bearer(BAD), "json": {"token": ADA}}, 401, "invalid_token"),
-        ({"json": {"token": BAD}}, 401, "invalid_token"),
-        ({"json": {"token": BAD}, "headers": cookie(ADA)}, 401, "invalid_token"),
+        ({"headers": bearer(INVALID)}, 401, "invalid_token"),
+        ({"headers": bearer(INVALID), "json": {"token": ADA}}, 401, "invalid_token"),
+        ({"json": {"token": INVALID}}, 401, "invalid_token"),
+        ({"json": {"token": INVALID}, "headers": cookie(ADA)}, 401, "invalid_token"),
         ({"json": {"token": ""}}, 401, "invalid_token"),
         ({"json": {"token": own_token(iat=1, exp=2)}}, 401, "token_expired"),
-        ({"headers": cookie(BAD)}, 401, "invalid_token"),
+        ({"headers": cookie(INVALID)}, 401, "invalid_token"),
         ({"headers": {"x-api-key": KEY}}, 401, "unauthorized"),
         ({}, 401, "unauthorized"),
         ({"data": b"{"}, 400, "bad_json"),
@@ -310,18 +316,23 @@ def test_a_valid_token_is_introspected(client: FlaskClient, options: dict[str, A
         ({"data": b"x", "headers": {"content-encoding": "gzip"}}, 415, "unsupported_media"),
     ],
 )
-def test_an_invalid_token_is_a_problem(client: FlaskClient, options: dict[str, Any], status: int, word: str) -> None:
-    assert code(client.post("/auth/verify-token", **options)) == (status, word)
+def test_an_invalid_token_is_a_problem(client: FlaskClient, options: dict[str, Any], status: int, error: str) -> None:
+    assert code(client.post("/auth/verify-token", **options)) == (status, error)
 
 
 def test_a_profile_shows_the_tokens_claims(client: FlaskClient) -> None:
-    mine = client.get("/auth/profile", headers=bearer(openid_token(roles=["b", "a"]))).get_json()
-    assert re.fullmatch(r"user-[0-9a-f]{16}", mine["id"])
-    assert (mine["kind"], mine["user_id"], mine["roles"], mine["issuer"]) == ("token", "q8Xn0u", ["a", "b"], PROVIDER)
-    assert "email" not in mine
+    token = client.get("/auth/profile", headers=bearer(openid_token(roles=["b", "a"]))).get_json()
+    assert re.fullmatch(r"user-[0-9a-f]{16}", token["id"])
+    assert (token["kind"], token["user_id"], token["roles"], token["issuer"]) == (
+        "token",
+        "q8Xn0u",
+        ["a", "b"],
+        PROVIDER,
+    )
+    assert "email" not in token
     key = client.get("/auth/profile", headers={"x-api-key": KEY}).get_json()
     assert (key["kind"], key["id"][:4], key["user_id"], key["roles"]) == ("api_key", "key-", None, ["ADMIN"])
-    assert mine.keys() == key.keys()
+    assert token.keys() == key.keys()
 
 
 # --- /auth/refresh-token ---
@@ -330,15 +341,15 @@ NOON = datetime(2026, 8, 16, 12, tzinfo=UTC).timestamp()
 
 
 @pytest.fixture(scope="module")
-def week(tmp_path_factory: pytest.TempPathFactory) -> TokenVerifier:
-    """Tokens may be refreshed for a week."""
+def week_verifier(tmp_path_factory: pytest.TempPathFactory) -> TokenVerifier:
+    """Make a verifier that refreshes tokens for a week after the sign-in."""
     return TokenVerifier.from_settings(
         accounts.settings(tmp_path_factory.mktemp("week"), security_max_age_seconds=7 * DAY)
     )
 
 
-def good_at(now: float, monkeypatch: pytest.MonkeyPatch, week: TokenVerifier, text: str) -> Token:
-    """Read a token as if it were now."""
+def verify_at(now: float, monkeypatch: pytest.MonkeyPatch, verifier: TokenVerifier, text: str) -> Token:
+    """Verify a token as if it were that time."""
 
     class Frozen(datetime):
         @classmethod
@@ -346,11 +357,11 @@ def good_at(now: float, monkeypatch: pytest.MonkeyPatch, week: TokenVerifier, te
             return datetime.fromtimestamp(now, tz)
 
     monkeypatch.setattr("jwt.api_jwt.datetime", Frozen)
-    return week.verify(text)
+    return verifier.verify(text)
 
 
 @pytest.mark.parametrize(
-    ("signed_in", "issued", "length", "now", "ends"),
+    ("auth_time", "issued", "lifetime", "now", "expires"),
     [
         (None, NOON, 3600, NOON + 1, NOON + 3601),
         (None, NOON, 3600, NOON + 3599, NOON + 3599 + 3600),
@@ -369,55 +380,56 @@ def good_at(now: float, monkeypatch: pytest.MonkeyPatch, week: TokenVerifier, te
 )
 def test_a_token_is_refreshed_for_its_own_lifetime_within_the_session_limit(
     monkeypatch: pytest.MonkeyPatch,
-    week: TokenVerifier,
-    signed_in: float | None,
+    week_verifier: TokenVerifier,
+    auth_time: float | None,
     issued: float,
-    length: float,
+    lifetime: float,
     now: float,
-    ends: float | None,
+    expires: float | None,
 ) -> None:
-    times = {"iat": issued, "exp": issued + length} | ({} if signed_in is None else {"auth_time": signed_in})
-    token = good_at(now, monkeypatch, week, own_token(**times, nbf=issued, jti="1", roles=["A", "B"], plan="free"))
-    if ends is None:
+    times = {"iat": issued, "exp": issued + lifetime} | ({} if auth_time is None else {"auth_time": auth_time})
+    text = own_token(**times, nbf=issued, jti="1", roles=["A", "B"], plan="free")
+    token = verify_at(now, monkeypatch, week_verifier, text)
+    if expires is None:
         with pytest.raises(ApiError) as caught:
-            week.renew(token, now)
-        return assert_too_late(caught.value)
-    renewed = week.renew(token, now)
-    assert renewed.expires_at.timestamp() == ends
-    again = good_at(now, monkeypatch, week, renewed.text)
+            week_verifier.renew(token, now)
+        return assert_session_expired(caught.value)
+    renewed = week_verifier.renew(token, now)
+    assert renewed.expires_at.timestamp() == expires
+    again = verify_at(now, monkeypatch, week_verifier, renewed.text)
     assert (again.user, again.roles, again.subject) == (token.user, token.roles, token.subject)
-    assert (again.issued_at.timestamp(), again.expires_at.timestamp()) == (now, ends)
+    assert (again.issued_at.timestamp(), again.expires_at.timestamp()) == (now, expires)
     assert again.claims["plan"] == "free" and again.claims["jti"] != "1" and "nbf" not in again.claims
-    assert again.claims["auth_time"] == min(issued if signed_in is None else signed_in, issued)
+    assert again.claims["auth_time"] == min(issued if auth_time is None else auth_time, issued)
 
 
-def assert_too_late(error: ApiError) -> None:
+def assert_session_expired(error: ApiError) -> None:
     assert error.code == "token_expired"
     assert "Sign in again" in error.detail
 
 
 def test_repeated_refreshes_do_not_exceed_the_session_limit(
-    monkeypatch: pytest.MonkeyPatch, week: TokenVerifier
+    monkeypatch: pytest.MonkeyPatch, week_verifier: TokenVerifier
 ) -> None:
-    now, text, renewals = NOON, own_token(iat=NOON, exp=NOON + DAY), 0
+    now, text, refreshes = NOON, own_token(iat=NOON, exp=NOON + DAY), 0
     while True:
-        token = good_at(now, monkeypatch, week, text)
+        token = verify_at(now, monkeypatch, week_verifier, text)
         assert token.expires_at.timestamp() <= NOON + 7 * DAY
         now += DAY / 2
         try:
-            text = week.renew(token, now).text
+            text = week_verifier.renew(token, now).text
         except ApiError as error:
-            assert_too_late(error)
+            assert_session_expired(error)
             break
-        renewals += 1
-    assert renewals == 13
+        refreshes += 1
+    assert refreshes == 13
     assert now == NOON + 7 * DAY
 
 
-def test_refreshing_over_http_gives_a_token_that_works(client: FlaskClient) -> None:
-    answer = client.post("/auth/refresh-token", headers=bearer(ADA))
-    assert answer.status_code == 200 and "Set-Cookie" not in answer.headers
-    renewed = answer.get_json()
+def test_a_token_refreshed_over_http_is_accepted(client: FlaskClient) -> None:
+    response = client.post("/auth/refresh-token", headers=bearer(ADA))
+    assert response.status_code == 200 and "Set-Cookie" not in response.headers
+    renewed = response.get_json()
     assert renewed.keys() == {"token", "expires_at"} and renewed["token"] != ADA
     profile = client.get("/auth/profile", headers=bearer(renewed["token"])).get_json()
     assert (profile["user_id"], profile["expires_at"]) == ("ada", renewed["expires_at"])
@@ -426,9 +438,9 @@ def test_refreshing_over_http_gives_a_token_that_works(client: FlaskClient) -> N
 
 @pytest.mark.parametrize("name", ["access_token", "token"])
 def test_a_refreshed_cookie_is_returned_as_a_cookie_and_not_in_the_body(client: FlaskClient, name: str) -> None:
-    answer = client.post("/auth/refresh-token", headers=cookie(ADA, name) | {"Sec-Fetch-Site": "same-origin"})
-    assert answer.get_json()["token"] is None
-    pair, *attributes = answer.headers["Set-Cookie"].split("; ")
+    response = client.post("/auth/refresh-token", headers=cookie(ADA, name) | {"Sec-Fetch-Site": "same-origin"})
+    assert response.get_json()["token"] is None
+    pair, *attributes = response.headers["Set-Cookie"].split("; ")
     set_name, _, text = pair.partition("=")
     assert set_name == name
     expires = [attribute for attribute in attributes if attribute.startswith("Expires=")]
@@ -437,30 +449,30 @@ def test_a_refreshed_cookie_is_returned_as_a_cookie_and_not_in_the_body(client: 
 
 
 @pytest.mark.parametrize(
-    ("headers", "expected", "word"),
+    ("headers", "expected", "remedy"),
     [
         (bearer(openid_token()), (403, "forbidden"), "identity provider"),
         ({"x-api-key": KEY}, (403, "forbidden"), "API key"),
         (bearer(own_token(iat=time.time() - 3600, exp=time.time() - 5)), (401, "token_expired"), "Sign in again"),
         (bearer(own_token(iat=time.time() - 9000, exp=time.time() - 60)), (401, "token_expired"), "Sign in again"),
         (bearer(own_token(auth_time=1)), (401, "token_expired"), "Sign in again"),
-        (bearer(BAD), (401, "invalid_token"), "Sign in again"),
+        (bearer(INVALID), (401, "invalid_token"), "Sign in again"),
         ({}, (401, "unauthorized"), "Bearer"),
     ],
 )
 def test_other_credentials_are_not_refreshed(
-    client: FlaskClient, headers: dict[str, str], expected: tuple[int, str], word: str
+    client: FlaskClient, headers: dict[str, str], expected: tuple[int, str], remedy: str
 ) -> None:
     response = client.post("/auth/refresh-token", headers=headers)
     assert code(response) == expected
-    assert word in response.get_json()["detail"]
+    assert remedy in response.get_json()["detail"]
 
 
 # --- /auth/usage ---
 
 
-def wrote(log: CallLog, caller: str | None, at: str, seconds: float | None = None, status: int | None = 200) -> None:
-    """Log a call as if it had come at that time, in UTC."""
+def log_call(log: CallLog, caller: str | None, at: str, seconds: float | None = None, status: int | None = 200) -> None:
+    """Log a call as of that time, in UTC."""
     row = log.begin(request_id="r", method="POST", endpoint="/predict", caller=caller)
     if status is not None:
         log.finish(row, CallOutcome(status, 1.0, video_seconds=seconds))
@@ -473,6 +485,12 @@ def wrote(log: CallLog, caller: str | None, at: str, seconds: float | None = Non
 @pytest.fixture
 def log(tmp_path: Path) -> CallLog:
     return CallLog(tmp_path / "logs" / "calls.db")
+
+
+@pytest.fixture
+def new_client(tmp_path: Path) -> FlaskClient:
+    """Make a client of an app whose call log is empty: the file of `log`."""
+    return client_without_models(accounts.settings(tmp_path))
 
 
 BERLIN, DAYS = ZoneInfo("Europe/Berlin"), (date(2026, 3, 28), date(2026, 3, 30))
@@ -497,14 +515,14 @@ def test_days_follow_the_time_zone(log: CallLog, zone: str, calls: list[int]) ->
         "2026-03-30T00:00:00",
         "2026-03-30T22:00:00",
     ):
-        wrote(log, "ada", at)
-    expected = _by_hand(log, ZoneInfo(zone))
+        log_call(log, "ada", at)
+    expected = _count_by_day(log, ZoneInfo(zone))
     assert [day.calls for day in log.usage("ada", *DAYS, ZoneInfo(zone))] == expected == calls
 
 
-def _by_hand(log: CallLog, zone: ZoneInfo) -> list[int]:
-    found = [datetime.fromisoformat(row["timestamp"]).astimezone(zone).date() for row in log.iterate()]
-    return [found.count(DAYS[0] + timedelta(days=number)) for number in range(3)]
+def _count_by_day(log: CallLog, zone: ZoneInfo) -> list[int]:
+    dates = [datetime.fromisoformat(row["timestamp"]).astimezone(zone).date() for row in log.iterate()]
+    return [dates.count(DAYS[0] + timedelta(days=number)) for number in range(3)]
 
 
 def test_day_boundaries_are_exact_at_a_daylight_saving_change(log: CallLog) -> None:
@@ -514,7 +532,7 @@ def test_day_boundaries_are_exact_at_a_daylight_saving_change(log: CallLog) -> N
         "2026-10-25T22:59:59.999999",
         "2026-10-25T23:00:00",
     ):
-        wrote(log, "ada", at)
+        log_call(log, "ada", at)
     days = log.usage("ada", date(2026, 10, 24), date(2026, 10, 26), BERLIN)
     assert [day.calls for day in days] == [1, 2, 1]
 
@@ -526,23 +544,23 @@ def test_the_usage_query_uses_an_index(log: CallLog) -> None:
     assert "idx_calls_caller_timestamp (caller=? AND timestamp>? AND timestamp<?)" in plan
 
 
-def test_each_caller_sees_only_their_own_usage(client: FlaskClient, log: CallLog) -> None:
+def test_each_caller_sees_only_their_own_usage(new_client: FlaskClient, log: CallLog) -> None:
     ids = {
-        name: client.get("/auth/profile", headers=headers).get_json()["id"]
+        name: new_client.get("/auth/profile", headers=headers).get_json()["id"]
         for name, headers in {"ada": bearer(ADA), "bob": bearer(BOB), "key": {"x-api-key": KEY}}.items()
     }
-    wrote(log, ids["ada"], "2026-03-28T12:00", 30)
-    wrote(log, ids["ada"], "2026-03-28T13:00", 6)
-    wrote(log, ids["ada"], "2026-03-29T12:00", None, 422)
-    wrote(log, ids["ada"], "2026-03-29T13:00", None, None)
-    wrote(log, ids["ada"], "2026-03-31T00:00", 60)
-    wrote(log, ids["bob"], "2026-03-28T12:00", 600)
-    wrote(log, ids["key"], "2026-03-30T12:00", 90)
-    wrote(log, None, "2026-03-28T12:00", 1200)
+    log_call(log, ids["ada"], "2026-03-28T12:00", 30)
+    log_call(log, ids["ada"], "2026-03-28T13:00", 6)
+    log_call(log, ids["ada"], "2026-03-29T12:00", None, 422)
+    log_call(log, ids["ada"], "2026-03-29T13:00", None, None)
+    log_call(log, ids["ada"], "2026-03-31T00:00", 60)
+    log_call(log, ids["bob"], "2026-03-28T12:00", 600)
+    log_call(log, ids["key"], "2026-03-30T12:00", 90)
+    log_call(log, None, "2026-03-28T12:00", 1200)
     span = {"start_date": "2026-03-28", "end_date": "2026-03-30"}
 
     def usage(headers: dict[str, str]) -> dict[str, Any]:
-        return client.get("/auth/usage", headers=headers, query_string=span).get_json()
+        return new_client.get("/auth/usage", headers=headers, query_string=span).get_json()
 
     assert usage(bearer(ADA)) == {
         **span,
@@ -559,14 +577,14 @@ def test_each_caller_sees_only_their_own_usage(client: FlaskClient, log: CallLog
     assert [day["minutes"] for day in usage({"x-api-key": KEY})["days"]] == [0.0, 0.0, 1.5]
 
 
-def test_usage_defaults_to_thirty_days_without_the_current_call(client: FlaskClient) -> None:
+def test_usage_defaults_to_thirty_days_without_the_current_call(new_client: FlaskClient) -> None:
     before = datetime.now(UTC).date()
     for _ in range(3):
-        client.get("/auth/profile", headers=bearer(ADA))
-    answer = client.get("/auth/usage", headers=bearer(ADA)).get_json()
+        new_client.get("/auth/profile", headers=bearer(ADA))
+    answer = new_client.get("/auth/usage", headers=bearer(ADA)).get_json()
     assert (len(answer["days"]), answer["calls"]) == (30, 3)
     assert date.fromisoformat(answer["end_date"]) in (before, datetime.now(UTC).date())
-    assert client.get("/auth/usage", headers=bearer(ADA)).get_json()["calls"] == 4
+    assert new_client.get("/auth/usage", headers=bearer(ADA)).get_json()["calls"] == 4
 
 
 @pytest.mark.parametrize(
@@ -617,7 +635,7 @@ def test_an_invalid_range_is_rejected_by_field(client: FlaskClient, query: dict[
     assert list(response.get_json()["errors"]) == [field]
 
 
-# --- the document ---
+# --- the OpenAPI document ---
 
 
 def test_protected_routes_document_every_security_scheme(client: FlaskClient) -> None:
@@ -632,9 +650,9 @@ def test_protected_routes_document_every_security_scheme(client: FlaskClient) ->
         ("/auth/refresh-token", "post"),
     ):
         operation = document["paths"][path][method]
-        assert [list(way) for way in operation["security"]] == [[name] for name in schemes]
-        named = {name for status in ("401", "403", "503") for name in _codes(operation, status)}
-        assert named >= {"unauthorized", "invalid_token", "token_expired", "forbidden", "keys_unavailable"}
+        assert [list(requirement) for requirement in operation["security"]] == [[name] for name in schemes]
+        codes = {name for status in ("401", "403", "503") for name in _codes(operation, status)}
+        assert codes >= {"unauthorized", "invalid_token", "token_expired", "forbidden", "keys_unavailable"}
         headers = {parameter["name"] for parameter in operation["parameters"] if parameter["in"] == "header"}
         assert ("date" in headers) == (not path.startswith("/auth"))
     assert {} in document["paths"]["/auth/verify-token"]["post"]["security"]
@@ -669,7 +687,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.mark.server
 def test_calls_and_minutes_are_summed(server: Server) -> None:
-    ada = bearer(own_token(userId="of calls and minutes"))
+    ada = bearer(own_token(userId="usage"))
     for data in (b"a", b"b", b"raise NoFace"):
         requests.post(f"{server.url}/predict", headers={**ada, "date": DATE}, json=video_body(data), timeout=30)
     today = requests.get(f"{server.url}/auth/usage", headers=ada, timeout=30).json()["days"][-1]
@@ -678,25 +696,25 @@ def test_calls_and_minutes_are_summed(server: Server) -> None:
 
 @pytest.mark.server
 def test_concurrent_users_are_not_mixed_up(server: Server) -> None:
-    def whoami(number: int) -> bool:
+    def gets_own_profile(number: int) -> bool:
         name = f"user {number}"
-        texts = [openid_token(sub=name) if number % 2 else own_token(userId=name) for _ in range(3)]
-        answers = [requests.get(f"{server.url}/auth/profile", headers=bearer(text), timeout=30) for text in texts]
-        return {answer.json()["user_id"] for answer in answers} == {name}
+        tokens = [openid_token(sub=name) if number % 2 else own_token(userId=name) for _ in range(3)]
+        responses = [requests.get(f"{server.url}/auth/profile", headers=bearer(token), timeout=30) for token in tokens]
+        return {response.json()["user_id"] for response in responses} == {name}
 
-    with ThreadPoolExecutor(16) as users:
-        assert all(users.map(whoami, range(64)))
+    with ThreadPoolExecutor(16) as pool:
+        assert all(pool.map(gets_own_profile, range(64)))
 
 
 @pytest.mark.server
 def test_the_log_and_the_output_contain_no_part_of_a_token(server: Server) -> None:
-    secret = {"sub": "sub-ywqz", "userId": "id-ywqz", "plan": "plan-ywqz"}
-    good, provider = own_token(**secret, roles=["ADMIN"]), openid_token(sub="id-ywqz", email="mail-ywqz")
+    personal = {"sub": "sub-ywqz", "userId": "id-ywqz", "plan": "plan-ywqz"}
+    own, provider = own_token(**personal, roles=["ADMIN"]), openid_token(sub="id-ywqz", email="mail-ywqz")
     texts = [
-        good,
+        own,
         provider,
-        good[:-6],
-        own_token(**secret, iat=1, exp=2),
+        own[:-6],
+        own_token(**personal, iat=1, exp=2),
         openid_token(UNKNOWN_KEY),
         openid_token(kid="kid-ywqz"),
     ]
@@ -705,22 +723,22 @@ def test_the_log_and_the_output_contain_no_part_of_a_token(server: Server) -> No
             for path in ("/auth/profile", "/auth/usage", "/logs", "/health", "/nowhere"):
                 requests.get(server.url + path, headers=headers, timeout=30)
             for path in ("/auth/verify-token", "/auth/refresh-token", "/predict"):
-                answer = requests.post(server.url + path, headers=headers, timeout=30)
+                response = requests.post(server.url + path, headers=headers, timeout=30)
         requests.post(f"{server.url}/auth/verify-token", json={"token": text}, timeout=30)
         requests.post(
             f"{server.url}/predict", headers={**bearer(text), "date": DATE}, json=video_body(b"crash"), timeout=30
         )
-    assert answer.status_code == 401
-    assert "RuntimeError" in server.output, "the output is written to"
+    assert response.status_code == 401
+    assert "RuntimeError" in server.output, "the output is complete"
     rows = server.log_rows()
     callers = {row["caller"] for row in rows if row["endpoint"] == "/auth/usage"} - {None}
     assert len(callers) >= 2 and all(re.fullmatch(r"user-[0-9a-f]{16}", caller) for caller in callers)
-    kept = server.output + json.dumps(rows) + server.log_path.read_bytes().decode("latin-1")
-    kept += server.log_path.with_name("calls.db-wal").read_bytes().decode("latin-1")
+    stored = server.output + json.dumps(rows) + server.log_path.read_bytes().decode("latin-1")
+    stored += server.log_path.with_name("calls.db-wal").read_bytes().decode("latin-1")
     for text in texts:
         for part in text.split("."):
-            assert part[:40] not in kept and part[-40:] not in kept
-    assert "ywqz" not in kept
+            assert part[:40] not in stored and part[-40:] not in stored
+    assert "ywqz" not in stored
 
 
 @pytest.mark.server
@@ -735,9 +753,5 @@ def test_the_log_and_the_output_contain_no_part_of_a_token(server: Server) -> No
 def test_a_service_with_incomplete_token_settings_does_not_start(
     tmp_path: Path, settings: dict[str, str], line: str
 ) -> None:
-    server = Server(tmp_path, app="api.wsgi:app", **{**accounts.environment(tmp_path), **settings})
-    server.start()
-    assert server.process is not None
-    assert server.process.wait(60) != 0
-    assert f"moodreel cannot start: {line}" in server.output
-    assert "Traceback" not in server.output and "c2hvcnQ" not in server.output
+    output = assert_start_fails(tmp_path, f"moodreel cannot start: {line}", **accounts.environment(tmp_path) | settings)
+    assert "c2hvcnQ" not in output

@@ -1,4 +1,4 @@
-"""Who may call, decided by headers alone, over a real Gunicorn."""
+"""API keys, dates, request headers, body limits and CORS over a real Gunicorn."""
 
 import json
 import socket
@@ -13,8 +13,8 @@ from tests.support.server import DATE, HEADERS, KEY, Server, video_body
 
 pytestmark = pytest.mark.server
 
-GUARDED = [("POST", "/predict"), ("POST", "/thumbnail"), ("GET", "/logs")]
-OPEN = ["/health", "/ready", "/metrics", "/openapi.json", "/docs", "/redoc"]
+PROTECTED = [("POST", "/predict"), ("POST", "/thumbnail"), ("GET", "/logs")]
+PUBLIC = ["/health", "/ready", "/metrics", "/openapi.json", "/docs", "/redoc"]
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def predict(server: Server, headers: dict[str, str | bytes]) -> requests.Respons
     return requests.post(f"{server.url}/predict", headers=headers, json=video_body(b"clip"), timeout=30)
 
 
-@pytest.mark.parametrize(("method", "path"), GUARDED)
+@pytest.mark.parametrize(("method", "path"), PROTECTED)
 @pytest.mark.parametrize(
     "key", [None, "", "wrong", KEY[:-1], KEY + "x", KEY.upper(), f"{KEY},an-older-key", "k" * 5000, "schl\xfcssel"]
 )
@@ -45,7 +45,7 @@ def test_each_configured_key_is_accepted(server: Server, key: str) -> None:
     assert predict(server, {"x-api-key": key.encode(), "date": DATE}).status_code == 200
 
 
-@pytest.mark.parametrize("path", OPEN)
+@pytest.mark.parametrize("path", PUBLIC)
 def test_public_routes_need_no_header(server: Server, path: str) -> None:
     assert requests.get(server.url + path, timeout=30).status_code == 200
 
@@ -123,8 +123,8 @@ def test_a_request_id_is_echoed(server: Server, path: str) -> None:
 
 
 def test_a_request_id_is_generated_if_absent(server: Server) -> None:
-    made_up = {predict(server, {}).headers["x-request-id"] for _ in range(3)}
-    assert len(made_up) == 3
+    generated = {predict(server, {}).headers["x-request-id"] for _ in range(3)}
+    assert len(generated) == 3
     response = predict(server, {})
     assert response.json()["request_id"] == response.headers["x-request-id"]
 
@@ -136,8 +136,8 @@ def test_a_malformed_request_id_is_rejected_with_a_generated_one(server: Server,
     assert response.headers["x-request-id"] not in ("", request_id)
 
 
-class Line:
-    """A connection on which a test writes what it likes."""
+class RawConnection:
+    """A connection on which tests send raw HTTP."""
 
     def __init__(self, server: Server) -> None:
         self.socket = socket.create_connection(("127.0.0.1", server.port), timeout=30)
@@ -163,65 +163,65 @@ class Line:
 
 @pytest.mark.parametrize("length", [1_000, 3_000_000, 10**12])
 def test_an_unauthenticated_client_is_rejected_before_the_body_arrives(server: Server, length: int) -> None:
-    line = Line(server)
-    line.send("POST /predict HTTP/1.1", f"Content-Length: {length}")
-    assert line.receive()[0] == 401
-    assert line.is_closed()
+    connection = RawConnection(server)
+    connection.send("POST /predict HTTP/1.1", f"Content-Length: {length}")
+    assert connection.receive()[0] == 401
+    assert connection.is_closed()
 
 
 def test_the_unread_body_of_an_unauthenticated_client_is_limited_in_size(server: Server) -> None:
-    line = Line(server)
-    line.send("POST /predict HTTP/1.1", f"Content-Length: {10**12}")
-    assert line.receive()[0] == 401
+    connection = RawConnection(server)
+    connection.send("POST /predict HTTP/1.1", f"Content-Length: {10**12}")
+    assert connection.receive()[0] == 401
     sent, piece = 0, b"x" * 65536
     with pytest.raises(OSError):
         while sent < 10**9:
-            sent += line.socket.send(piece)
+            sent += connection.socket.send(piece)
     assert sent < 200_000_000
 
 
 def test_a_slow_body_of_an_unauthenticated_client_is_limited_in_time(server: Server) -> None:
-    line = Line(server)
-    line.send("POST /predict HTTP/1.1", f"Content-Length: {10**6}")
-    assert line.receive()[0] == 401
+    connection = RawConnection(server)
+    connection.send("POST /predict HTTP/1.1", f"Content-Length: {10**6}")
+    assert connection.receive()[0] == 401
     with pytest.raises(OSError):
         for _ in range(100):
-            line.socket.send(b"x")
+            connection.socket.send(b"x")
             time.sleep(0.2)
 
 
 def test_unauthenticated_clients_with_incomplete_bodies_do_not_delay_others(server: Server) -> None:
-    strangers = [Line(server) for _ in range(30)]
-    for stranger in strangers:
-        stranger.send("POST /predict HTTP/1.1", "Content-Length: 1000000", body=b"x" * 1000)
+    connections = [RawConnection(server) for _ in range(30)]
+    for connection in connections:
+        connection.send("POST /predict HTTP/1.1", "Content-Length: 1000000", body=b"x" * 1000)
     assert predict(server, HEADERS).status_code == 200  # type: ignore[arg-type]
-    assert {stranger.receive()[0] for stranger in strangers} == {401}
+    assert {connection.receive()[0] for connection in connections} == {401}
 
 
 def test_a_malformed_chunked_body_is_rejected(server: Server) -> None:
-    line = Line(server)
-    key = [f"{name}: {value}" for name, value in HEADERS.items()]
-    line.send("POST /predict HTTP/1.1", *key, "Transfer-Encoding: chunked", body=b"ZZZ\r\n{}\r\n0\r\n\r\n")
-    status, answer = line.receive()
+    connection = RawConnection(server)
+    headers = [f"{name}: {value}" for name, value in HEADERS.items()]
+    connection.send("POST /predict HTTP/1.1", *headers, "Transfer-Encoding: chunked", body=b"ZZZ\r\n{}\r\n0\r\n\r\n")
+    status, answer = connection.receive()
     assert (status, answer["code"]) == (400, "bad_json")
 
 
 def test_a_rejected_client_that_sent_its_whole_body_may_reuse_the_connection(server: Server) -> None:
     with requests.Session() as session:
         for _ in range(5):
-            refused = session.post(f"{server.url}/predict", data=b"x" * 2_000_000, timeout=30)
-            assert (refused.status_code, refused.json()["code"]) == (401, "unauthorized")
+            rejected = session.post(f"{server.url}/predict", data=b"x" * 2_000_000, timeout=30)
+            assert (rejected.status_code, rejected.json()["code"]) == (401, "unauthorized")
             answered = session.post(f"{server.url}/predict", json=video_body(b"clip"), headers=HEADERS, timeout=30)
             assert answered.json()["emotion"] == "Happy"
 
 
 def test_a_rejected_body_is_not_parsed_as_the_next_request(server: Server) -> None:
     smuggled = b"GET /health HTTP/1.1\r\nHost: here\r\n\r\n"
-    line = Line(server)
-    line.send("POST /predict HTTP/1.1", f"Content-Length: {len(smuggled)}", body=smuggled)
-    assert line.receive()[0] == 401
-    line.send("GET /ready HTTP/1.1")
-    assert line.receive() == (200, {"status": "ready"})
+    connection = RawConnection(server)
+    connection.send("POST /predict HTTP/1.1", f"Content-Length: {len(smuggled)}", body=smuggled)
+    assert connection.receive()[0] == 401
+    connection.send("GET /ready HTTP/1.1")
+    assert connection.receive() == (200, {"status": "ready"})
 
 
 @pytest.mark.parametrize("megabytes", [5, 7])
@@ -256,30 +256,32 @@ PREFLIGHT = {
 
 
 @pytest.fixture(scope="module")
-def for_pages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def cors_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with Server(tmp_path_factory.mktemp("cors"), CORS_ORIGINS=f"{ORIGIN},http://localhost:3000") as server:
         yield server
 
 
-class TestBrowsers:
-    def test_a_preflight_needs_no_key(self, for_pages: Server) -> None:
-        response = requests.options(f"{for_pages.url}/predict", headers=PREFLIGHT, timeout=30)
+class TestCors:
+    def test_a_preflight_needs_no_key(self, cors_server: Server) -> None:
+        response = requests.options(f"{cors_server.url}/predict", headers=PREFLIGHT, timeout=30)
         assert response.status_code == 204
         assert response.headers["Access-Control-Allow-Origin"] == ORIGIN
         allowed = response.headers["Access-Control-Allow-Headers"].replace(" ", "").split(",")
         assert {"x-api-key", "x-date", "x-client-id", "x-request-id", "content-type"} <= set(allowed)
 
     @pytest.mark.parametrize("headers", [HEADERS, {}])
-    def test_pages_can_read_answers_and_rejections(self, for_pages: Server, headers: dict[str, str]) -> None:
-        response = predict(for_pages, {**headers, "Origin": ORIGIN})
+    def test_listed_origins_can_read_answers_and_rejections(self, cors_server: Server, headers: dict[str, str]) -> None:
+        response = predict(cors_server, {**headers, "Origin": ORIGIN})
         assert response.headers["Access-Control-Allow-Origin"] == ORIGIN
         exposed = response.headers["Access-Control-Expose-Headers"].split(", ")
         assert {"x-request-id", *(name.lower() for name in analysis_recorder.HEADERS)} <= set(exposed)
         assert "Origin" in response.headers["Vary"]
 
-    def test_other_origins_get_no_cors_headers(self, for_pages: Server) -> None:
+    def test_other_origins_get_no_cors_headers(self, cors_server: Server) -> None:
         headers = {**PREFLIGHT, "Origin": "https://evil.example"}
-        assert "Access-Control-Allow-Origin" not in requests.options(for_pages.url, headers=headers, timeout=30).headers
+        assert (
+            "Access-Control-Allow-Origin" not in requests.options(cors_server.url, headers=headers, timeout=30).headers
+        )
 
     def test_cors_is_off_by_default(self, server: Server) -> None:
         response = predict(server, {**HEADERS, "Origin": ORIGIN})

@@ -1,4 +1,4 @@
-"""The number of connections over all workers: updates, killed workers, limits, slow clients and stops."""
+"""The connection count over all workers, with killed workers, limits, slow clients and stops."""
 
 import signal
 import sqlite3
@@ -14,7 +14,7 @@ import pytest
 from wsproto.frame_protocol import CloseReason
 
 from tests.support.redis_server import RedisServer
-from tests.support.server import Server
+from tests.support.server import Server, wait_until
 from tests.support.websocket_client import (
     PONG,
     TEXT,
@@ -48,7 +48,7 @@ def clients_on_both_workers(server: Server) -> Iterator[list[WebSocketClient]]:
             if len(set(workers_of(server).values())) == 2:
                 yield clients
                 return
-        raise AssertionError("one worker took them all")
+        raise AssertionError("one worker accepted every connection")
 
 
 def workers_of(server: Server) -> dict[str, int]:
@@ -110,8 +110,8 @@ def test_each_worker_counts_its_own_connections_while_redis_is_down(tmp_path: Pa
 
 
 def test_an_unusable_presence_file_does_not_prevent_connections(tmp_path: Path) -> None:
-    (tmp_path / "in the way").write_text("")
-    with Server(tmp_path, WEB_CONCURRENCY=1, PRESENCE_PATH="in the way/presence.db") as server:
+    (tmp_path / "file").write_text("")
+    with Server(tmp_path, WEB_CONCURRENCY=1, PRESENCE_PATH="file/presence.db") as server:
         with WebSocketClient(server) as one, WebSocketClient(server):
             one.wait_for_connections(2)
             assert connection_count(server) == 2
@@ -148,11 +148,11 @@ def test_a_connection_over_the_workers_limit_is_closed_with_1013(tmp_path: Path)
 
 def test_a_client_that_does_not_answer_pings_is_disconnected(tmp_path: Path) -> None:
     with Server(tmp_path, SOCKET_PING_SECONDS=0.5) as server, WebSocketClient(server) as one:
-        with RawWebSocketClient(server) as dead:
-            dead.handshake_response()
+        with RawWebSocketClient(server) as silent:
+            silent.handshake_response()
             one.wait_for_connections(2)
             one.wait_for_connections(1)
-            assert dead.close_code() is None
+            assert silent.close_code() is None
         # Its library answers pings only while it reads.
         for _ in range(4):
             assert one.request("hello")["label"] == "joy"
@@ -174,8 +174,8 @@ def test_a_client_that_sends_and_never_reads_is_disconnected_and_delays_no_other
             while server.log_rows(request_id="never-reads")[-1]["status_code"] is None:
                 assert time.monotonic() < deadline
                 # While it is connected, others connect, get updates and are answered.
-                with WebSocketClient(server) as visitor:
-                    assert visitor.receive()["type"] == "connection_update"
+                with WebSocketClient(server) as other:
+                    assert other.receive()["type"] == "connection_update"
                     assert one.request("hello")["label"] == "joy"
             stop.set()
             sender.join(TIMEOUT_SECONDS)
@@ -194,7 +194,7 @@ def _flood(client: RawWebSocketClient, stop: threading.Event) -> None:
 
 
 def errors(server: Server) -> set[str]:
-    """Return the errors that connections ended with."""
+    """Return the errors with which connections ended."""
     rows = server.log_rows(endpoint="/api/ws")
     return {row["error"] for row in rows if row["method"] == "GET" and row["error"] is not None}
 
@@ -229,34 +229,31 @@ def test_a_stop_waits_for_running_calls_after_sockets_were_closed(tmp_path: Path
             with WebSocketClient(server) as client:
                 client.receive()
                 client.socket.close()
-            with WebSocketClient(server, header={}) as refused:
-                refused.wait_for_close()
+            with WebSocketClient(server, header={}) as rejected:
+                rejected.wait_for_close()
         wait_for_count(server, 0)
-        got: list[str] = []
-        call = threading.Thread(target=lambda: got.append(server.post("/predict", b"sleep 1.5").json()["emotion"]))
+        emotions: list[str] = []
+        call = threading.Thread(target=lambda: emotions.append(server.post("/predict", b"sleep 1.5").json()["emotion"]))
         call.start()
-        deadline = time.monotonic() + TIMEOUT_SECONDS
-        while not server.log_rows(endpoint="/predict"):
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        wait_until(lambda: server.log_rows(endpoint="/predict"))
         assert server.stop() == 0
         call.join(TIMEOUT_SECONDS)
-        assert got == ["Happy"]
+        assert emotions == ["Happy"]
 
 
 def test_closed_connections_leak_no_files_or_threads(tmp_path: Path) -> None:
     with Server(tmp_path, WEB_CONCURRENCY=1) as server:
         [worker] = server.workers
 
-        def use(rounds: int) -> tuple[int, int]:
+        def files_and_threads_after(rounds: int) -> tuple[int, int]:
             for _ in range(rounds):
                 with connect_clients(server, 10) as clients:
                     clients[0].wait_for_connections(10)
                 wait_for_count(server, 0)
             return worker.num_fds(), worker.num_threads()
 
-        files, threads = use(2)
-        again, threads_again = use(6)
-        # Connections to the log come and go, as many as are needed at a time; 60 that left a file would be 60 more.
-        assert again <= files + 30
-        assert threads_again <= threads + 10
+        files, threads = files_and_threads_after(2)
+        more_files, more_threads = files_and_threads_after(6)
+        # The pool of log connections varies by a few; a leak of one file each would be 60 more.
+        assert more_files <= files + 30
+        assert more_threads <= threads + 10

@@ -1,4 +1,4 @@
-"""What a client may rely on, over a real Gunicorn with two workers."""
+"""The HTTP contract: answers, rejections, call log, metrics and OpenAPI document, over a real Gunicorn."""
 
 import base64
 import csv
@@ -26,6 +26,7 @@ from api.schemas import videos
 from moodreel.emotions import FIVE
 from moodreel.faces import quality
 from moodreel.pipelines import boomerang
+from moodreel.storage.call_log import CallLog
 from tests.support import synthetic_frames, synthetic_video
 from tests.support.server import HEADERS, KEY, REAL_APP, ROOT, Server, video_body
 
@@ -44,7 +45,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield server
 
 
-# --- what is answered ---
+# --- answers ---
 
 
 def test_predict_returns_the_emotion_of_the_face(server: Server) -> None:
@@ -109,10 +110,10 @@ def test_one_text_gets_one_answer_and_several_get_a_list_of_results(server: Serv
 
 
 def test_a_timeline_is_added_on_request(server: Server) -> None:
-    [moment] = server.call("POST", "/predict?detail=timeline", json=video_body(CLIP)).json()["timeline"]
-    assert (moment["time"], moment["emotion"], moment["face"]) == (0.4, "Happy", {"box": [10, 20, 30, 40], "track": 0})
-    assert sum(moment["probabilities"].values()) == pytest.approx(1)
-    assert moment["weight"] == 0.25
+    [sample] = server.call("POST", "/predict?detail=timeline", json=video_body(CLIP)).json()["timeline"]
+    assert (sample["time"], sample["emotion"], sample["face"]) == (0.4, "Happy", {"box": [10, 20, 30, 40], "track": 0})
+    assert sum(sample["probabilities"].values()) == pytest.approx(1)
+    assert sample["weight"] == 0.25
 
 
 def test_an_explanation_is_added_on_request(server: Server) -> None:
@@ -123,16 +124,16 @@ def test_an_explanation_is_added_on_request(server: Server) -> None:
     }
     for query in ("", "?explain=false"):
         assert "explanation" not in server.call("POST", f"/predict{query}", json=video_body(CLIP)).json()
-    refused = server.call("POST", "/predict?explain=perhaps", json=video_body(CLIP))
-    assert (refused.status_code, set(refused.json()["errors"])) == (422, {"explain"})
+    rejected = server.call("POST", "/predict?explain=perhaps", json=video_body(CLIP))
+    assert (rejected.status_code, set(rejected.json()["errors"])) == (422, {"explain"})
 
 
 def test_a_thumbnail_is_base64_with_its_metadata(server: Server) -> None:
     response = server.post("/thumbnail", CLIP)
     answer = response.json()
     assert base64.b64decode(answer.pop("poster")) == b"a poster"
-    asked = base64.b64decode(answer.pop("thumbnail")).decode()
-    assert asked == "{'duration': 3.0, 'size': 480, 'output': 'mp4', 'moment': 'expressive', 'fps': None}"
+    options = base64.b64decode(answer.pop("thumbnail")).decode()
+    assert options == "{'duration': 3.0, 'size': 480, 'output': 'mp4', 'moment': 'expressive', 'fps': None}"
     assert answer == {
         "output": "mp4",
         "width": 480,
@@ -146,9 +147,9 @@ def test_a_thumbnail_is_base64_with_its_metadata(server: Server) -> None:
 
 
 def test_a_thumbnail_follows_the_requested_options(server: Server) -> None:
-    asked = {"duration": 0.5, "size": 64, "output": "gif", "moment": "whole", "fps": 25}
-    answer = server.post("/thumbnail", CLIP, **asked).json()
-    assert base64.b64decode(answer["thumbnail"]).decode() == repr({**asked, "fps": 25.0})
+    options = {"duration": 0.5, "size": 64, "output": "gif", "moment": "whole", "fps": 25}
+    answer = server.post("/thumbnail", CLIP, **options).json()
+    assert base64.b64decode(answer["thumbnail"]).decode() == repr({**options, "fps": 25.0})
 
 
 def test_a_thumbnail_without_a_face_has_no_emotion(server: Server) -> None:
@@ -162,8 +163,8 @@ def test_a_form_is_answered_like_json(server: Server, path: str) -> None:
 
 
 def test_a_form_takes_the_options_of_a_thumbnail(server: Server) -> None:
-    asked = {"duration": "1.5", "size": "320", "output": "webp", "moment": "whole"}
-    answer = server.call("POST", "/thumbnail", files={"file": CLIP}, data=asked).json()
+    options = {"duration": "1.5", "size": "320", "output": "webp", "moment": "whole"}
+    answer = server.call("POST", "/thumbnail", files={"file": CLIP}, data=options).json()
     assert (answer["duration"], answer["width"], answer["output"]) == (1.5, 320, "webp")
 
 
@@ -173,7 +174,7 @@ def test_uploads_are_never_written_to_disk(server: Server, size: int) -> None:
     before = (folder.stat().st_mtime_ns, sorted(folder.iterdir()))
     assert server.call("POST", "/predict", files={"file": b"x" * size}).status_code == 200
     assert server.call("POST", "/predict", files={"file": b"x" * size}, data={"fps": "no"}).status_code == 422
-    # A file that was made and deleted again changes the folder's time.
+    # The modification time shows files that were deleted again.
     assert (folder.stat().st_mtime_ns, sorted(folder.iterdir())) == before
 
 
@@ -189,7 +190,7 @@ def test_json_is_accepted_with_any_content_type(server: Server) -> None:
         assert server.call("POST", "/predict", headers=headers, data=body).status_code == 200
 
 
-# --- base64 as clients write it ---
+# --- forms of base64 ---
 
 BASE64_FORMS = {
     "standard": CONTENT,
@@ -267,48 +268,51 @@ def test_arbitrary_text_is_decoded_as_base64_or_rejected_without_another_error(t
     assert base64.b64encode(decoded).decode().rstrip("=")[:-1] == bare.replace("-", "+").replace("_", "/")[:-1]
 
 
-# --- what is refused ---
+# --- rejections ---
+
+
+ABSENT = object()
 
 
 def _body(**changes: Any) -> dict[str, Any]:
-    return {"json": {name: value for name, value in {**video_body(CLIP), **changes}.items() if value != "absent"}}
+    return {"json": {name: value for name, value in {**video_body(CLIP), **changes}.items() if value is not ABSENT}}
 
 
-REFUSALS: list[tuple[str, str, str, dict[str, Any], int, str]] = [
+REJECTIONS: list[tuple[str, str, str, dict[str, Any], int, str]] = [
     ("no body", "POST", "/predict", {}, 400, "bad_json"),
-    ("half a body", "POST", "/predict", {"data": b'{"encoding": "base64", '}, 400, "bad_json"),
-    ("no JSON", "POST", "/predict", {"data": b"emotion?"}, 400, "bad_json"),
-    ("no UTF-8", "POST", "/predict", {"data": b'{"content": "\xff\xfe"}'}, 400, "bad_json"),
+    ("incomplete JSON", "POST", "/predict", {"data": b'{"encoding": "base64", '}, 400, "bad_json"),
+    ("not JSON", "POST", "/predict", {"data": b"emotion?"}, 400, "bad_json"),
+    ("not UTF-8", "POST", "/predict", {"data": b'{"content": "\xff\xfe"}'}, 400, "bad_json"),
     ("NaN", "POST", "/predict", {"data": b'{"fps": NaN}'}, 400, "bad_json"),
     ("deep JSON", "POST", "/predict", {"data": b"[" * 100_000}, 400, "bad_json"),
-    ("no text", "POST", "/api/text", {"json": {"text": ""}}, 422, "text_empty"),
-    ("a text of another kind", "POST", "/api/text", {"json": {"text": 5}}, 422, "invalid_request"),
+    ("empty text", "POST", "/api/text", {"json": {"text": ""}}, 422, "text_empty"),
+    ("text is a number", "POST", "/api/text", {"json": {"text": 5}}, 422, "invalid_request"),
     ("too many texts", "POST", "/api/text", {"json": {"text": ["x"] * 65}}, 422, "invalid_request"),
-    ("a text too long", "POST", "/api/text", {"json": {"text": "raise TextTooLong"}}, 413, "text_too_long"),
-    ("countless parts", "POST", "/predict", {"data": b'{"a": [' + b"1," * 10_000 + b"1]}"}, 400, "bad_json"),
-    ("a huge number", "POST", "/predict", {"data": b'{"fps": ' + b"9" * 5000 + b"}"}, 400, "bad_json"),
-    ("a list", "POST", "/predict", {"json": []}, 422, "invalid_request"),
-    ("a word", "POST", "/predict", {"json": "video"}, 422, "invalid_request"),
-    ("null", "POST", "/predict", {"json": None, "data": b"null"}, 422, "invalid_request"),
-    ("no encoding", "POST", "/predict", _body(encoding="absent"), 422, "invalid_request"),
-    ("another encoding", "POST", "/predict", _body(encoding="hex"), 422, "invalid_request"),
-    ("no content", "POST", "/predict", _body(content="absent"), 422, "invalid_request"),
-    ("content null", "POST", "/predict", _body(content=None), 422, "invalid_request"),
-    ("content no text", "POST", "/predict", _body(content=5), 422, "invalid_request"),
-    ("another format", "POST", "/predict", _body(format="exe"), 422, "invalid_request"),
-    ("format no text", "POST", "/predict", _body(format=4), 422, "invalid_request"),
-    ("fps no number", "POST", "/predict", _body(fps="fast"), 422, "invalid_request"),
-    ("fps a list", "POST", "/predict", _body(fps=[30]), 422, "invalid_request"),
-    ("fps true", "POST", "/predict", _body(fps=True), 422, "invalid_request"),
-    ("fps nought", "POST", "/predict", _body(fps=0), 422, "invalid_request"),
-    ("fps below", "POST", "/predict", _body(fps=-1), 422, "invalid_request"),
-    ("a misspelt field", "POST", "/predict", _body(contnet="x"), 422, "invalid_request"),
-    ("bad detail", "POST", "/predict?detail=all", _body(), 422, "invalid_request"),
-    ("no such model", "POST", "/predict?model=nobody", _body(), 422, "invalid_request"),
-    ("a path as model", "POST", "/predict?model=../../etc/passwd", _body(), 422, "invalid_request"),
-    ("a form without file", "POST", "/predict", {"files": {"clip": CLIP}}, 422, "invalid_request"),
+    ("text too long", "POST", "/api/text", {"json": {"text": "raise TextTooLong"}}, 413, "text_too_long"),
+    ("too many JSON parts", "POST", "/predict", {"data": b'{"a": [' + b"1," * 10_000 + b"1]}"}, 400, "bad_json"),
+    ("number with 5000 digits", "POST", "/predict", {"data": b'{"fps": ' + b"9" * 5000 + b"}"}, 400, "bad_json"),
+    ("body is a list", "POST", "/predict", {"json": []}, 422, "invalid_request"),
+    ("body is a string", "POST", "/predict", {"json": "video"}, 422, "invalid_request"),
+    ("body is null", "POST", "/predict", {"json": None, "data": b"null"}, 422, "invalid_request"),
+    ("no encoding", "POST", "/predict", _body(encoding=ABSENT), 422, "invalid_request"),
+    ("unknown encoding", "POST", "/predict", _body(encoding="hex"), 422, "invalid_request"),
+    ("no content", "POST", "/predict", _body(content=ABSENT), 422, "invalid_request"),
+    ("content is null", "POST", "/predict", _body(content=None), 422, "invalid_request"),
+    ("content is a number", "POST", "/predict", _body(content=5), 422, "invalid_request"),
+    ("unknown format", "POST", "/predict", _body(format="exe"), 422, "invalid_request"),
+    ("format is a number", "POST", "/predict", _body(format=4), 422, "invalid_request"),
+    ("fps is text", "POST", "/predict", _body(fps="fast"), 422, "invalid_request"),
+    ("fps is a list", "POST", "/predict", _body(fps=[30]), 422, "invalid_request"),
+    ("fps is true", "POST", "/predict", _body(fps=True), 422, "invalid_request"),
+    ("fps is zero", "POST", "/predict", _body(fps=0), 422, "invalid_request"),
+    ("fps is negative", "POST", "/predict", _body(fps=-1), 422, "invalid_request"),
+    ("misspelt field", "POST", "/predict", _body(contnet="x"), 422, "invalid_request"),
+    ("unknown detail", "POST", "/predict?detail=all", _body(), 422, "invalid_request"),
+    ("unknown model", "POST", "/predict?model=nobody", _body(), 422, "invalid_request"),
+    ("path as model", "POST", "/predict?model=../../etc/passwd", _body(), 422, "invalid_request"),
+    ("form without file", "POST", "/predict", {"files": {"clip": CLIP}}, 422, "invalid_request"),
     (
-        "a form with bad fps",
+        "form with invalid fps",
         "POST",
         "/predict",
         {"files": {"file": CLIP}, "data": {"fps": "x"}},
@@ -319,9 +323,9 @@ REFUSALS: list[tuple[str, str, str, dict[str, Any], int, str]] = [
     ("loop too long", "POST", "/thumbnail", _body(duration=10.1), 422, "invalid_request"),
     ("size too small", "POST", "/thumbnail", _body(size=63), 422, "invalid_request"),
     ("size too large", "POST", "/thumbnail", _body(size=1081), 422, "invalid_request"),
-    ("size no whole number", "POST", "/thumbnail", _body(size=480.5), 422, "invalid_request"),
-    ("another output", "POST", "/thumbnail", _body(output="avi"), 422, "invalid_request"),
-    ("another moment", "POST", "/thumbnail", _body(moment="boring"), 422, "invalid_request"),
+    ("size is not an integer", "POST", "/thumbnail", _body(size=480.5), 422, "invalid_request"),
+    ("unknown output", "POST", "/thumbnail", _body(output="avi"), 422, "invalid_request"),
+    ("unknown moment", "POST", "/thumbnail", _body(moment="boring"), 422, "invalid_request"),
     (
         "raw video",
         "POST",
@@ -338,23 +342,23 @@ REFUSALS: list[tuple[str, str, str, dict[str, Any], int, str]] = [
         415,
         "unsupported_media",
     ),
-    ("nothing in it", "POST", "/predict", _body(content=""), 415, "unsupported_media"),
-    ("bad status_code", "GET", "/logs?status_code=ok", {}, 422, "invalid_request"),
-    ("bad success", "GET", "/logs?success=perhaps", {}, 422, "invalid_request"),
-    ("success 1", "GET", "/logs", {"json": {"success": 1}}, 422, "invalid_request"),
-    ("bad start", "GET", "/logs?start_date=yesterday", {}, 422, "invalid_request"),
-    ("bad end", "GET", "/logs?end_date=2025-02-30", {}, 422, "invalid_request"),
-    ("limit nought", "GET", "/logs?limit=0", {}, 422, "invalid_request"),
+    ("empty video", "POST", "/predict", _body(content=""), 415, "unsupported_media"),
+    ("invalid status_code", "GET", "/logs?status_code=ok", {}, 422, "invalid_request"),
+    ("invalid success", "GET", "/logs?success=perhaps", {}, 422, "invalid_request"),
+    ("success is a number", "GET", "/logs", {"json": {"success": 1}}, 422, "invalid_request"),
+    ("invalid start_date", "GET", "/logs?start_date=yesterday", {}, 422, "invalid_request"),
+    ("invalid end_date", "GET", "/logs?end_date=2025-02-30", {}, 422, "invalid_request"),
+    ("limit is zero", "GET", "/logs?limit=0", {}, 422, "invalid_request"),
     ("limit too high", "GET", "/logs?limit=1001", {}, 422, "invalid_request"),
-    ("bad cursor", "GET", "/logs?cursor=xyz", {}, 422, "invalid_request"),
-    ("a misspelt filter", "GET", "/logs?client-id=ios", {}, 422, "invalid_request"),
-    ("filters no object", "GET", "/logs", {"json": [1]}, 422, "invalid_request"),
-    ("filters no JSON", "GET", "/logs", {"data": b"{"}, 400, "bad_json"),
-    ("filters twice", "GET", "/logs?limit=5", {"json": {"success": "True"}}, 400, "ambiguous_filters"),
-    ("nowhere", "GET", "/nowhere", {}, 404, "not_found"),
-    ("a slash too many", "POST", "/predict/", _body(), 404, "not_found"),
+    ("invalid cursor", "GET", "/logs?cursor=xyz", {}, 422, "invalid_request"),
+    ("misspelt filter", "GET", "/logs?client-id=ios", {}, 422, "invalid_request"),
+    ("filters are a list", "GET", "/logs", {"json": [1]}, 422, "invalid_request"),
+    ("filters are not JSON", "GET", "/logs", {"data": b"{"}, 400, "bad_json"),
+    ("filters in query and body", "GET", "/logs?limit=5", {"json": {"success": "True"}}, 400, "ambiguous_filters"),
+    ("unknown path", "GET", "/nowhere", {}, 404, "not_found"),
+    ("trailing slash", "POST", "/predict/", _body(), 404, "not_found"),
     ("GET /api/detect", "GET", "/api/detect", {}, 405, "method_not_allowed"),
-    ("out of the static folder", "GET", "/static/../settings.py", {}, 404, "not_found"),
+    ("path traversal", "GET", "/static/../settings.py", {}, 404, "not_found"),
     ("GET /predict", "GET", "/predict", {}, 405, "method_not_allowed"),
     ("POST /logs", "POST", "/logs", {}, 405, "method_not_allowed"),
     ("DELETE /health", "DELETE", "/health", {}, 405, "method_not_allowed"),
@@ -362,7 +366,7 @@ REFUSALS: list[tuple[str, str, str, dict[str, Any], int, str]] = [
 
 
 @pytest.mark.parametrize(
-    ("method", "path", "options", "status", "code"), [row[1:] for row in REFUSALS], ids=[row[0] for row in REFUSALS]
+    ("method", "path", "options", "status", "code"), [row[1:] for row in REJECTIONS], ids=[row[0] for row in REJECTIONS]
 )
 def test_a_rejection_is_a_problem_with_a_stable_code(
     server: Server, method: str, path: str, options: dict[str, Any], status: int, code: str
@@ -370,7 +374,7 @@ def test_a_rejection_is_a_problem_with_a_stable_code(
     assert_problem(server.call(method, path, **options), status, code)
 
 
-DOMAIN = {
+DOMAIN_ERRORS = {
     "UnsupportedMedia": (415, "unsupported_media"),
     "VideoCorrupt": (422, "video_corrupt"),
     "VideoTooShort": (422, "video_too_short"),
@@ -383,9 +387,9 @@ DOMAIN = {
 
 
 @pytest.mark.parametrize("path", ["/predict", "/thumbnail"])
-@pytest.mark.parametrize("name", DOMAIN)
+@pytest.mark.parametrize("name", DOMAIN_ERRORS)
 def test_each_clip_error_has_its_own_code(server: Server, path: str, name: str) -> None:
-    status, code = DOMAIN[name]
+    status, code = DOMAIN_ERRORS[name]
     body = assert_problem(server.post(path, f"raise {name}".encode()), status, code)
     if status < 500:
         assert body["detail"] == "A sentence for the caller. Do this next."
@@ -413,25 +417,25 @@ def assert_problem(response: requests.Response, status: int, code: str) -> dict[
 
 
 def test_a_schema_error_has_a_message_for_each_field(server: Server) -> None:
-    body = server.call("POST", "/thumbnail", **_body(size=5, output="avi", content="absent")).json()
+    body = server.call("POST", "/thumbnail", **_body(size=5, output="avi", content=ABSENT)).json()
     assert body["errors"].keys() == {"size", "output", "content"}
     assert all(isinstance(message, str) for messages in body["errors"].values() for message in messages)
 
 
-# --- the log ---
+# --- the call log ---
 
 
 @pytest.fixture(scope="module")
 def logged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A service with a few known calls in its log."""
+    """Run a server with six known calls in its log."""
     with Server(tmp_path_factory.mktemp("logged")) as server:
         for number, (client, data) in enumerate(
             [("ios", b"a"), ("ios", b"raise NoFace"), ("web", b"b"), ("=1+1", b"c")]
         ):
             headers = {**HEADERS, "x-client-id": client, "x-request-id": f"r{number}"}
             server.call("POST", "/predict", headers=headers, json=video_body(data))
-        requests.post(f"{server.url}/predict", headers={"x-request-id": "stranger"}, timeout=30)
-        requests.get(f"{server.url}/nowhere?secret=1", headers={"x-request-id": "lost"}, timeout=30)
+        requests.post(f"{server.url}/predict", headers={"x-request-id": "unauthenticated"}, timeout=30)
+        requests.get(f"{server.url}/nowhere?secret=1", headers={"x-request-id": "unknown-path"}, timeout=30)
         yield server
 
 
@@ -451,17 +455,17 @@ def test_a_call_is_logged_with_its_cost_but_without_its_media(logged: Server) ->
 
 
 @pytest.mark.parametrize(
-    ("filters", "found"),
+    ("filters", "request_ids"),
     [
         ({"status_code": "422"}, ["r1"]),
         ({"status_code": 422}, ["r1"]),
-        ({"success": "False"}, ["lost", "stranger", "r1"]),
-        ({"success": False}, ["lost", "stranger", "r1"]),
+        ({"success": "False"}, ["unknown-path", "unauthenticated", "r1"]),
+        ({"success": False}, ["unknown-path", "unauthenticated", "r1"]),
         ({"success": "True", "endpoint": "/predict"}, ["r3", "r2", "r0"]),
         ({"success": True, "client_id": "ios"}, ["r0"]),
         ({"client_id": "ios"}, ["r1", "r0"]),
-        ({"endpoint": "/nowhere"}, ["lost"]),
-        ({"request_id": "stranger"}, ["stranger"]),
+        ({"endpoint": "/nowhere"}, ["unknown-path"]),
+        ({"request_id": "unauthenticated"}, ["unauthenticated"]),
         ({"prediction": "Happy", "limit": 2}, ["r3", "r2"]),
         ({"prediction": "Happy", "limit": "2"}, ["r3", "r2"]),
         ({"start_date": "2001-01-01", "end_date": "2001-12-31"}, []),
@@ -469,31 +473,32 @@ def test_a_call_is_logged_with_its_cost_but_without_its_media(logged: Server) ->
         ({"end_date": "2999-01-01", "prediction": "Happy"}, ["r3", "r2", "r0"]),
     ],
 )
-@pytest.mark.parametrize("way", ["json", "params"])
+@pytest.mark.parametrize("place", ["json", "params"])
 def test_filters_are_accepted_in_body_or_query(
-    logged: Server, way: str, filters: dict[str, Any], found: list[str]
+    logged: Server, place: str, filters: dict[str, Any], request_ids: list[str]
 ) -> None:
-    answer = logged.call("GET", "/logs", **{way: filters}).json()
-    assert [row["request_id"] for row in answer["logs"]] == found
-    assert answer["count"] == len(found)
+    answer = logged.call("GET", "/logs", **{place: filters}).json()
+    assert [row["request_id"] for row in answer["logs"]] == request_ids
+    assert answer["count"] == len(request_ids)
 
 
-def test_both_ends_of_a_time_range_are_inclusive(logged: Server) -> None:
+def test_a_time_range_includes_both_ends(logged: Server) -> None:
     first, last = logged.log_rows(request_id="r1")[0]["timestamp"], logged.log_rows(request_id="r2")[0]["timestamp"]
     rows = logged.log_rows(start_date=first, end_date=last, endpoint="/predict")
     assert [row["request_id"] for row in rows] == ["r2", "r1"]
     assert logged.log_rows(start_date=first, end_date=first)[0]["request_id"] == "r1"
 
 
-def test_an_empty_body_beside_a_query_is_ignored(logged: Server) -> None:
+def test_an_empty_body_is_ignored_if_the_query_has_filters(logged: Server) -> None:
     assert logged.call("GET", "/logs?client_id=web", json={}).json()["count"] == 1
 
 
 def test_rejected_calls_are_logged(logged: Server) -> None:
     by_id = {row["request_id"]: row for row in logged.log_rows(success="False")}
-    stranger, lost = by_id["stranger"], by_id["lost"]
-    assert (stranger["status_code"], stranger["error"], stranger["caller"]) == (401, "unauthorized", None)
-    assert (lost["status_code"], lost["error"], lost["endpoint"]) == (404, "not_found", "/nowhere")
+    unauthenticated, unknown = by_id["unauthenticated"], by_id["unknown-path"]
+    assert (unauthenticated["status_code"], unauthenticated["error"]) == (401, "unauthorized")
+    assert unauthenticated["caller"] is None
+    assert (unknown["status_code"], unknown["error"], unknown["endpoint"]) == (404, "not_found", "/nowhere")
     assert by_id["r1"]["error"] == "no_face"
 
 
@@ -509,32 +514,33 @@ def test_csv_has_the_same_rows_and_escapes_formulas(logged: Server) -> None:
 
 
 def test_pagination_returns_every_call_once_while_new_ones_arrive(logged: Server) -> None:
-    with requests.Session() as session:
-        for _ in range(1100):
-            session.get(f"{logged.url}/health", timeout=30)
+    log = CallLog(logged.log_path)
+    for number in range(1100):
+        log.begin(request_id=f"page-{number}", method="GET", endpoint="/health")
+    log.close()
     before = {row["request_id"] for row in logged.log_rows(endpoint="/health")}
-    seen, cursor = [], None
+    received, cursor = [], None
     while True:
         page = logged.call(
             "GET", "/logs", json={"endpoint": "/health", "limit": 300} | ({"cursor": cursor} if cursor else {})
         )
-        seen += [row["request_id"] for row in page.json()["logs"]]
+        received += [row["request_id"] for row in page.json()["logs"]]
         requests.get(f"{logged.url}/health", timeout=30)
         cursor = page.json()["next_cursor"]
         if cursor is None:
             break
-    assert len(seen) == len(set(seen)) == 1100
-    assert before <= set(seen)
+    assert len(received) == len(set(received)) == 1100
+    assert before <= set(received)
 
 
-# --- real clips, the real analyser ---
+# --- real clips and models ---
 
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("real")
     (folder / "tmp").mkdir()
-    with Server(folder, REAL_APP, TMPDIR=folder / "tmp", MAX_SECONDS=5) as server:
+    with Server(folder, REAL_APP, forked=True, TMPDIR=folder / "tmp", MAX_SECONDS=5, WEB_CONCURRENCY=1) as server:
         yield server
 
 
@@ -562,11 +568,11 @@ def test_a_real_clip_is_predicted_and_logged(real: Server, face: bytes) -> None:
     assert row["content_sha256"] == hashlib.sha256(face).hexdigest()
 
 
-def test_a_real_form_answers_the_same(real: Server, face: bytes) -> None:
+def test_a_real_form_is_answered_like_json(real: Server, face: bytes) -> None:
     assert real.call("POST", "/predict", files={"file": face}).json() == real.post("/predict", face).json()
 
 
-def test_a_real_thumbnail_plays(real: Server, face: bytes) -> None:
+def test_a_real_thumbnail_can_be_decoded(real: Server, face: bytes) -> None:
     response = real.post("/thumbnail", face, duration=1, size=160)
     answer = response.json()
     frames = synthetic_video.decode_frames(base64.b64decode(answer["thumbnail"]))
@@ -577,13 +583,13 @@ def test_a_real_thumbnail_plays(real: Server, face: bytes) -> None:
 
 
 @pytest.mark.parametrize("output", ["webp", "gif"])
-def test_a_real_thumbnail_comes_in_other_formats(real: Server, face: bytes, output: str) -> None:
+def test_a_real_thumbnail_has_the_requested_format(real: Server, face: bytes, output: str) -> None:
     answer = real.post("/thumbnail", face, duration=1, size=96, output=output).json()
     start = base64.b64decode(answer["thumbnail"])[:12]
     assert start.startswith({"webp": b"RIFF", "gif": b"GIF8"}[output])
 
 
-def test_a_clip_without_a_face_is_refused_and_has_a_thumbnail(real: Server) -> None:
+def test_a_clip_without_a_face_is_rejected_but_has_a_thumbnail(real: Server) -> None:
     clip = synthetic_video.encode_video(synthetic_frames.noise_frames(20))
     assert_problem(real.post("/predict", clip), 422, "no_face")
     assert real.post("/thumbnail", clip, duration=1).json()["emotion"] is None
@@ -596,26 +602,26 @@ def test_a_clip_without_a_face_is_refused_and_has_a_thumbnail(real: Server) -> N
         (bytes(range(256)) * 40, 415, "unsupported_media"),
         (b"#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n", 415, "unsupported_media"),
         (b"ffconcat version 1.0\nfile /etc/passwd\n", 415, "unsupported_media"),
-        ("sound", 415, "unsupported_media"),
-        ("half", 422, "video_corrupt"),
+        ("audio only", 415, "unsupported_media"),
+        ("truncated", 422, "video_corrupt"),
         ("six seconds", 413, "video_too_long"),
     ],
 )
 def test_a_file_that_is_not_a_video_is_rejected(real: Server, clip: Any, status: int, code: str) -> None:
-    made = {
-        "sound": synthetic_video.encode_audio_only,
-        "half": lambda: synthetic_video.encode_video(synthetic_frames.counter_frames(25))[:200],
+    clips = {
+        "audio only": synthetic_video.encode_audio_only,
+        "truncated": lambda: synthetic_video.encode_video(synthetic_frames.counter_frames(25))[:200],
         "six seconds": lambda: synthetic_video.encode_video(synthetic_frames.counter_frames(60), fps=10),
     }
-    assert_problem(real.post("/predict", made[clip]() if isinstance(clip, str) else clip), status, code)
+    assert_problem(real.post("/predict", clips[clip]() if isinstance(clip, str) else clip), status, code)
 
 
-def test_a_requested_model_is_loaded_from_the_store(real: Server, face: bytes) -> None:
+def test_an_unknown_model_is_rejected_as_a_field_error(real: Server, face: bytes) -> None:
     body = assert_problem(real.call("POST", "/predict?model=nobody", json=video_body(face)), 422, "invalid_request")
     assert body["errors"].keys() == {"model"}
 
 
-def test_no_media_were_written_to_disk(real: Server) -> None:
+def test_media_are_not_written_to_disk(real: Server) -> None:
     files = {path.relative_to(real.folder) for path in real.folder.rglob("*") if path.is_file()}
     log = {Path("logs") / name for name in ("calls.db", "calls.db-wal", "calls.db-shm")}
     metrics = {path for path in files if path.match("tmp/moodreel-metrics-*/*.db")}
@@ -623,10 +629,10 @@ def test_no_media_were_written_to_disk(real: Server) -> None:
     assert real.log_path.stat().st_size < 1_000_000
 
 
-# --- also served ---
+# --- health, metrics and documentation ---
 
 
-def test_health_and_ready(server: Server) -> None:
+def test_health_and_readiness_are_reported(server: Server) -> None:
     assert server.call("GET", "/health").json() == {"status": "ok"}
     assert server.call("GET", "/ready").json() == {"status": "ready"}
 
@@ -720,8 +726,8 @@ class TestOpenApi:
         assert headers == {"date", "x-date", "x-client-id", "x-request-id"}
 
     def test_every_tested_rejection_is_documented(self, document: dict[str, Any]) -> None:
-        rows = [(row[2], row[1], row[4], row[5]) for row in REFUSALS if row[4] not in (404, 405)]
-        rows += [("/predict", "POST", status, code) for status, code in DOMAIN.values()]
+        rows = [(row[2], row[1], row[4], row[5]) for row in REJECTIONS if row[4] not in (404, 405)]
+        rows += [("/predict", "POST", status, code) for status, code in DOMAIN_ERRORS.values()]
         for path, method, status, code in rows:
             response = document["paths"][path.partition("?")[0]][method.lower()]["responses"][str(status)]
             content = response["content"][PROBLEM]

@@ -1,4 +1,4 @@
-"""/api/detect, /api/detect/batch and /api/predict/ as a client sees them, over a real Gunicorn."""
+"""/api/detect, /api/detect/batch and /api/predict/ over a real Gunicorn."""
 
 import base64
 import hashlib
@@ -22,7 +22,7 @@ from tests.support.server import DATE, KEY, REAL_APP, Server, video_body
 pytestmark = pytest.mark.server
 
 PATHS = ["/api/detect", "/api/detect/batch", "/api/predict/"]
-ALONE = ["/api/detect", "/api/predict/"]
+SINGLE_PATHS = ["/api/detect", "/api/predict/"]
 PROBABILITIES = {
     "happy": 0.9,
     "surprise": 0.04,
@@ -126,8 +126,8 @@ def test_predict_returns_only_the_emotion_with_or_without_a_trailing_slash(serve
 
 
 def test_a_picture_without_a_face_has_no_emotion_and_a_clip_is_rejected(server: Server) -> None:
-    none = {"emotion": None, "confidence": None, "all_emotions": {}}
-    assert call(server, "/api/predict/", json=video_body(b"no face")).json() == none
+    no_face = {"emotion": None, "confidence": None, "all_emotions": {}}
+    assert call(server, "/api/predict/", json=video_body(b"no face")).json() == no_face
     assert_problem(call(server, "/api/predict/", json=video_body(b"raise NoFace")), 422, "no_face")
 
 
@@ -174,17 +174,17 @@ def test_a_form_may_contain_several_pictures(server: Server) -> None:
     assert [result.get("code", result.get("emotion")) for result in results] == ["happy", None, "picture_corrupt"]
 
 
-@pytest.mark.parametrize("way", ["json", "form"])
-def test_up_to_32_pictures_are_accepted(server: Server, way: str) -> None:
+@pytest.mark.parametrize("encoding", ["json", "form"])
+def test_up_to_32_pictures_are_accepted(server: Server, encoding: str) -> None:
     def send(count: int) -> requests.Response:
-        if way == "json":
+        if encoding == "json":
             return call(server, "/api/detect/batch", json=batch(*[b"one"] * count))
         return call(server, "/api/detect/batch", files=[("file", (f"{i}.jpg", b"one")) for i in range(count)])
 
     assert send(MAX_IMAGES).json()["count"] == MAX_IMAGES == 32
     for count in (33, 200):
         errors = assert_problem(send(count), 422, "invalid_request")["errors"]
-        assert errors == {"pictures" if way == "json" else "file": ["Length must be between 1 and 32."]}
+        assert errors == {"pictures" if encoding == "json" else "file": ["Length must be between 1 and 32."]}
 
 
 def test_too_many_pictures_are_rejected_without_decoding_them(server: Server) -> None:
@@ -194,7 +194,7 @@ def test_too_many_pictures_are_rejected_without_decoding_them(server: Server) ->
     }
 
 
-# --- who may call, and what is refused ---
+# --- authentication and rejections ---
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -211,34 +211,45 @@ def test_the_older_routes_still_require_a_date(server: Server) -> None:
 
 
 RAW, GZIP = {"content-type": "image/jpeg"}, {"content-encoding": "gzip"}
-REFUSED: list[tuple[str, str, dict[str, Any], int, str]] = [
-    *[("no JSON", path, {"data": b"{"}, 400, "bad_json") for path in PATHS],
+REJECTIONS: list[tuple[str, str, dict[str, Any], int, str]] = [
+    *[("not JSON", path, {"data": b"{"}, 400, "bad_json") for path in PATHS],
     *[("no body", path, {}, 400, "bad_json") for path in PATHS],
-    *[("a list", path, {"json": []}, 422, "invalid_request") for path in PATHS],
-    *[("no such model", f"{path}?model=nobody", {"json": body(path)}, 422, "invalid_request") for path in PATHS],
-    *[("a form without file", path, {"files": {"photo": b"x"}}, 422, "invalid_request") for path in PATHS],
-    *[("raw", path, {"data": b"x", "headers": RAW}, 415, "unsupported_media") for path in PATHS],
+    *[("list", path, {"json": []}, 422, "invalid_request") for path in PATHS],
+    *[("unknown model", f"{path}?model=nobody", {"json": body(path)}, 422, "invalid_request") for path in PATHS],
+    *[("form without file", path, {"files": {"photo": b"x"}}, 422, "invalid_request") for path in PATHS],
+    *[("raw picture", path, {"data": b"x", "headers": RAW}, 415, "unsupported_media") for path in PATHS],
     *[("gzip", path, {"json": body(path), "headers": GZIP}, 415, "unsupported_media") for path in PATHS],
     *[("overloaded", path, {"json": body(path, b"raise Overloaded")}, 503, "overloaded") for path in PATHS],
-    *[("a crash", path, {"json": body(path, b"crash")}, 500, "internal") for path in PATHS],
-    *[("too large", path, {"data": b"x" * 4_000_001}, 413, "too_large") for path in PATHS],
+    *[("unexpected exception", path, {"json": body(path, b"crash")}, 500, "internal") for path in PATHS],
+    *[("body too large", path, {"data": b"x" * 4_000_001}, 413, "too_large") for path in PATHS],
     *[("no content", path, {"json": {"encoding": "base64"}}, 422, "invalid_request") for path in PATHS],
-    *[("no encoding", path, {"json": {"content": "AAAA"}}, 422, "invalid_request") for path in ALONE],
-    *[("bad base64", path, {"json": {**video_body(b""), "content": "?"}}, 422, "bad_base64") for path in ALONE],
-    *[("no picture", path, {"json": video_body(b"")}, 415, "unsupported_media") for path in ALONE],
-    *[("corrupt", path, {"json": video_body(b"raise ImageCorrupt")}, 422, "picture_corrupt") for path in ALONE],
-    *[("too big", path, {"json": video_body(b"raise ImageTooBig")}, 413, "picture_too_big") for path in ALONE],
-    ("bad draw", "/api/detect?draw=perhaps", {"json": body("")}, 422, "invalid_request"),
-    ("an empty batch", "/api/detect/batch", {"json": {"pictures": []}}, 422, "invalid_request"),
-    ("a batch of words", "/api/detect/batch", {"json": {"pictures": ["AAAA"]}}, 422, "invalid_request"),
-    ("a batch that is no list", "/api/detect/batch", {"json": {"pictures": "AAAA"}}, 422, "invalid_request"),
-    ("a misspelt field", "/api/detect/batch", {"json": {**batch(b"x"), "draw": True}}, 422, "invalid_request"),
-    ("one without content", "/api/detect/batch", {"json": {"pictures": [{}]}}, 422, "invalid_request"),
+    *[("no encoding", path, {"json": {"content": "AAAA"}}, 422, "invalid_request") for path in SINGLE_PATHS],
+    *[
+        ("invalid base64", path, {"json": {**video_body(b""), "content": "?"}}, 422, "bad_base64")
+        for path in SINGLE_PATHS
+    ],
+    *[("empty picture", path, {"json": video_body(b"")}, 415, "unsupported_media") for path in SINGLE_PATHS],
+    *[
+        ("corrupt picture", path, {"json": video_body(b"raise ImageCorrupt")}, 422, "picture_corrupt")
+        for path in SINGLE_PATHS
+    ],
+    *[
+        ("picture too big", path, {"json": video_body(b"raise ImageTooBig")}, 413, "picture_too_big")
+        for path in SINGLE_PATHS
+    ],
+    ("invalid draw", "/api/detect?draw=perhaps", {"json": body("")}, 422, "invalid_request"),
+    ("empty batch", "/api/detect/batch", {"json": {"pictures": []}}, 422, "invalid_request"),
+    ("batch of strings", "/api/detect/batch", {"json": {"pictures": ["AAAA"]}}, 422, "invalid_request"),
+    ("batch is a string", "/api/detect/batch", {"json": {"pictures": "AAAA"}}, 422, "invalid_request"),
+    ("unknown field", "/api/detect/batch", {"json": {**batch(b"x"), "draw": True}}, 422, "invalid_request"),
+    ("picture without content", "/api/detect/batch", {"json": {"pictures": [{}]}}, 422, "invalid_request"),
 ]
 
 
 @pytest.mark.parametrize(
-    ("path", "options", "status", "code"), [row[1:] for row in REFUSED], ids=[f"{row[0]} {row[1]}" for row in REFUSED]
+    ("path", "options", "status", "code"),
+    [row[1:] for row in REJECTIONS],
+    ids=[f"{row[0]} {row[1]}" for row in REJECTIONS],
 )
 def test_a_rejection_is_a_documented_problem(
     server: Server, path: str, options: dict[str, Any], status: int, code: str
@@ -249,24 +260,24 @@ def test_a_rejection_is_a_documented_problem(
     assert code in documented["content"][PROBLEM]["examples"]
 
 
-# --- the log, the metrics, the document ---
+# --- call log, metrics and OpenAPI document ---
 
 
 def test_calls_are_logged_with_their_answers(server: Server) -> None:
-    one = call(server, "/api/detect", json=video_body(b"one")).headers["x-request-id"]
-    many = call(server, "/api/detect/batch", json=batch(b"one", b"", b"two")).headers["x-request-id"]
-    [row] = server.log_rows(request_id=one)
+    single = call(server, "/api/detect", json=video_body(b"one")).headers["x-request-id"]
+    several = call(server, "/api/detect/batch", json=batch(b"one", b"", b"two")).headers["x-request-id"]
+    [row] = server.log_rows(request_id=single)
     assert (row["endpoint"], row["prediction"], row["confidence"]) == ("/api/detect", "happy", 0.9)
     assert (row["model"], row["frames"], row["video_seconds"]) == ("fake", 1, None)
     assert row["timings"] == {"decode": 1.2, "faces": 3.4, "model": 5.6}
     assert row["content_sha256"] == hashlib.sha256(b"one").hexdigest()
-    [row] = server.log_rows(request_id=many)
+    [row] = server.log_rows(request_id=several)
     assert (row["endpoint"], row["prediction"], row["frames"]) == ("/api/detect/batch", None, 3)
     assert (row["model"], row["content_sha256"], row["success"]) == ("fake", None, True)
     assert "/api/detect/batch" in server.call("GET", "/metrics").text
 
 
-def test_health_has_the_older_services_path(server: Server) -> None:
+def test_health_is_also_served_at_the_path_of_the_older_service(server: Server) -> None:
     response = requests.get(f"{server.url}/api/health", timeout=30)
     assert (response.status_code, response.json()) == (200, {"status": "ok"})
 
@@ -295,7 +306,7 @@ def test_answers_match_the_openapi_document(server: Server) -> None:
     assert form["properties"]["file"]["maxItems"] == 32
 
 
-# --- real pictures, the real detector ---
+# --- real pictures and models ---
 
 
 @pytest.fixture(scope="module")
@@ -307,10 +318,8 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def test_real_pictures_and_clips_are_answered(real: Server) -> None:
-    smile, clip = (
-        synthetic_image.encode_image(synthetic_frames.portrait()),
-        synthetic_video.encode_video(synthetic_frames.face_frames(10)),
-    )
+    smile = synthetic_image.encode_image(synthetic_frames.portrait())
+    clip = synthetic_video.encode_video(synthetic_frames.face_frames(10))
     response = call(real, "/api/detect?draw=true", files={"file": smile})
     answer = response.json()
     assert (answer["emotion"], len(answer["faces"])) == ("happy", 1)
@@ -322,8 +331,8 @@ def test_real_pictures_and_clips_are_answered(real: Server) -> None:
     for data in (smile, clip):
         assert call(real, "/api/predict/", files={"file": data}).json()["emotion"] == "happy"
     large = synthetic_image.encode_image(np.zeros((1001, 1000, 3), np.uint8))
-    several = batch(smile, b"<svg/>", large, smile[:3000], smile)
-    results = call(real, "/api/detect/batch", json=several).json()["results"]
+    pictures = batch(smile, b"<svg/>", large, smile[:3000], smile)
+    results = call(real, "/api/detect/batch", json=pictures).json()["results"]
     assert [result.get("code", result.get("emotion")) for result in results] == [
         "happy",
         "unsupported_media",
@@ -334,6 +343,6 @@ def test_real_pictures_and_clips_are_answered(real: Server) -> None:
     assert results[0]["faces"] == results[4]["faces"]
     assert_problem(call(real, "/api/detect", json=video_body(clip)), 415, "unsupported_media")
     assert not re.search(r"base64|Traceback", real.output)
-    left = [path for path in real.folder.rglob("*") if path.is_file() and "moodreel-metrics" not in str(path)]
-    assert {path.name.partition("-")[0] for path in left} == {"output.txt", "calls.db"}, "no picture is on the disk"
+    files = [path for path in real.folder.rglob("*") if path.is_file() and "moodreel-metrics" not in str(path)]
+    assert {path.name.partition("-")[0] for path in files} == {"output.txt", "calls.db"}, "a picture was written"
     assert json.dumps(real.log_rows()).count("happy") >= 3

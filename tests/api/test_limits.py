@@ -1,4 +1,4 @@
-"""Calls with a body are counted, whatever else a worker does."""
+"""Limits of concurrent calls, connections and rates."""
 
 import json
 import socket
@@ -9,46 +9,41 @@ from pathlib import Path
 import pytest
 
 from api.limits import MAX_QUEUED_PER_SLOT, ConcurrencyLimiter, ConnectionLimiter, TokenBucket
-from tests.support.server import HEADERS, Server, video_body
-
-AT_ONCE = 1
+from tests.support.server import HEADERS, Server, video_body, wait_until
 
 
 def test_the_number_of_slots_is_limited_and_a_released_slot_can_be_acquired_again() -> None:
-    places = ConcurrencyLimiter(2, timeout_seconds=0)
-    assert [places.acquire() for _ in range(3)] == [True, True, False]
-    places.release()
-    assert [places.acquire() for _ in range(2)] == [True, False]
+    limiter = ConcurrencyLimiter(2, timeout_seconds=0)
+    assert [limiter.acquire() for _ in range(3)] == [True, True, False]
+    limiter.release()
+    assert [limiter.acquire() for _ in range(2)] == [True, False]
 
 
 def test_a_waiting_call_gets_the_released_slot() -> None:
-    places = ConcurrencyLimiter(1, timeout_seconds=30)
-    assert places.acquire()
-    got: list[bool] = []
-    waiting = threading.Thread(target=lambda: got.append(places.acquire()))
+    limiter = ConcurrencyLimiter(1, timeout_seconds=30)
+    assert limiter.acquire()
+    acquired: list[bool] = []
+    waiting = threading.Thread(target=lambda: acquired.append(limiter.acquire()))
     waiting.start()
-    places.release()
+    limiter.release()
     waiting.join(30)
-    assert got == [True]
+    assert acquired == [True]
 
 
 def test_a_call_over_the_queue_limit_is_rejected_at_once() -> None:
-    places = ConcurrencyLimiter(1, timeout_seconds=30)
-    assert places.acquire()
-    got: list[bool] = []
-    waiting = [threading.Thread(target=lambda: got.append(places.acquire())) for _ in range(MAX_QUEUED_PER_SLOT)]
+    limiter = ConcurrencyLimiter(1, timeout_seconds=30)
+    assert limiter.acquire()
+    acquired: list[bool] = []
+    waiting = [threading.Thread(target=lambda: acquired.append(limiter.acquire())) for _ in range(MAX_QUEUED_PER_SLOT)]
     for thread in waiting:
         thread.start()
-    deadline = time.monotonic() + 30
-    while places.queued < MAX_QUEUED_PER_SLOT:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    assert not places.acquire()
+    wait_until(lambda: limiter.queued == MAX_QUEUED_PER_SLOT)
+    assert not limiter.acquire()
     for _ in range(MAX_QUEUED_PER_SLOT):
-        places.release()
+        limiter.release()
     for thread in waiting:
         thread.join(30)
-    assert got == [True] * MAX_QUEUED_PER_SLOT
+    assert acquired == [True] * MAX_QUEUED_PER_SLOT
 
 
 def test_the_number_of_connections_is_limited_and_a_released_slot_can_be_acquired_again() -> None:
@@ -75,8 +70,8 @@ def test_a_limit_of_zero_rejects_every_connection() -> None:
 def test_a_slot_is_released_after_an_exception() -> None:
     limiter = ConnectionLimiter(1, 1)
     try:
-        with limiter.slot("ada") as seated, limiter.slot("grace") as refused:
-            assert (seated, refused) == (True, False)
+        with limiter.slot("ada") as first, limiter.slot("grace") as second:
+            assert (first, second) == (True, False)
             raise ConnectionError
     except ConnectionError:
         pass
@@ -84,16 +79,16 @@ def test_a_slot_is_released_after_an_exception() -> None:
 
 
 def test_concurrent_threads_never_exceed_the_limit() -> None:
-    limiter, got = ConnectionLimiter(50, 50), []
-    threads = [threading.Thread(target=lambda: got.extend(limiter.acquire() for _ in range(20))) for _ in range(8)]
+    limiter, acquired = ConnectionLimiter(50, 50), []
+    threads = [threading.Thread(target=lambda: acquired.extend(limiter.acquire() for _ in range(20))) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert (got.count(True), limiter.in_use) == (50, 50)
+    assert (acquired.count(True), limiter.in_use) == (50, 50)
 
 
-def test_token_bucket_is_refilled_over_the_minute() -> None:
+def test_a_token_bucket_is_refilled_over_the_minute() -> None:
     now = [0.0]
     bucket = TokenBucket.per_minute(3, clock=lambda: now[0])
     assert [bucket.try_acquire() for _ in range(4)] == [True, True, True, False]
@@ -107,13 +102,13 @@ def test_token_bucket_is_refilled_over_the_minute() -> None:
 
 @pytest.mark.server
 def test_slow_uploads_delay_other_uploads_but_not_the_health_check(tmp_path: Path) -> None:
-    with Server(tmp_path, WEB_CONCURRENCY=1, THREADS=AT_ONCE, MAX_WAIT_SECONDS=1) as server:
+    with Server(tmp_path, WEB_CONCURRENCY=1, THREADS=1, MAX_WAIT_SECONDS=1) as server:
         body = json.dumps(video_body(b"a clip")).encode()
-        slow = _begin_upload(server, body)
+        slow = _start_upload(server, body)
         _wait_until_read(server)
-        refused = server.post("/predict", b"a clip")
-        assert (refused.status_code, refused.json()["code"]) == (503, "overloaded")
-        assert int(refused.headers["Retry-After"]) > 0
+        rejected = server.post("/predict", b"a clip")
+        assert (rejected.status_code, rejected.json()["code"]) == (503, "overloaded")
+        assert int(rejected.headers["Retry-After"]) > 0
         assert [server.call("GET", path).status_code for path in ("/health", "/ready", "/metrics")] == [200] * 3
         slow.sendall(body[1:])
         assert slow.recv(4096).startswith(b"HTTP/1.1 200")
@@ -122,12 +117,12 @@ def test_slow_uploads_delay_other_uploads_but_not_the_health_check(tmp_path: Pat
 
 
 @pytest.mark.server
-def test_a_burst_of_calls_is_answered_one_after_another(tmp_path: Path) -> None:
-    with Server(tmp_path, WEB_CONCURRENCY=1, THREADS=AT_ONCE) as server:
+def test_queued_calls_of_a_burst_are_all_answered(tmp_path: Path) -> None:
+    with Server(tmp_path, WEB_CONCURRENCY=1, THREADS=1) as server:
         statuses: list[int] = []
         clients = [
             threading.Thread(target=lambda: statuses.append(server.post("/predict", b"sleep 0.05").status_code))
-            for _ in range(AT_ONCE + MAX_QUEUED_PER_SLOT)
+            for _ in range(1 + MAX_QUEUED_PER_SLOT)
         ]
         for client in clients:
             client.start()
@@ -136,7 +131,7 @@ def test_a_burst_of_calls_is_answered_one_after_another(tmp_path: Path) -> None:
         assert statuses == [200] * len(clients)
 
 
-def _begin_upload(server: Server, body: bytes) -> socket.socket:
+def _start_upload(server: Server, body: bytes) -> socket.socket:
     """Send a call up to the first byte of its body."""
     sock = socket.create_connection(("127.0.0.1", server.port), timeout=30)
     headers = {**HEADERS, "Host": "localhost", "Content-Length": str(len(body)), "x-request-id": "slow"}
@@ -147,8 +142,5 @@ def _begin_upload(server: Server, body: bytes) -> socket.socket:
 
 def _wait_until_read(server: Server) -> None:
     """Wait until the call has begun: its row is written just before its body is read."""
-    deadline = time.monotonic() + 30
-    while not server.log_rows(request_id="slow"):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_until(lambda: server.log_rows(request_id="slow"))
     time.sleep(0.2)

@@ -1,9 +1,8 @@
-"""The log when it matters: many writers, and workers that die."""
+"""The call log with many writers, killed workers and stops."""
 
 import signal
 import sqlite3
 import threading
-import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -15,35 +14,35 @@ import requests
 
 from moodreel.storage.call_log import CallLog
 from moodreel.storage.timestamps import format_timestamp
-from tests.support.server import HEADERS, Server, video_body
+from tests.support.server import HEADERS, Server, video_body, wait_until
 
 pytestmark = pytest.mark.server
 
 CLIENTS = 8
-CALLS_EACH = 60
+CALLS_PER_CLIENT = 60
 
 
 def test_every_answered_call_is_logged_exactly_once(tmp_path: Path) -> None:
     with Server(tmp_path) as server:
         with ThreadPoolExecutor(CLIENTS) as clients:
-            answers = dict(
-                pair for pairs in clients.map(lambda n: _busy_client(server, n), range(CLIENTS)) for pair in pairs
+            statuses = dict(
+                pair for pairs in clients.map(lambda n: _make_calls(server, n), range(CLIENTS)) for pair in pairs
             )
-        assert len(answers) == CLIENTS * CALLS_EACH
+        assert len(statuses) == CLIENTS * CALLS_PER_CLIENT
         with sqlite3.connect(server.log_path) as db:
             rows = db.execute(
                 "select request_id, status_code, worker from calls where request_id like 'client-%'"
             ).fetchall()
         assert Counter(request_id for request_id, _, _ in rows).most_common(1)[0][1] == 1
         assert {request_id: status for request_id, status, _ in rows} == {
-            f"client-{request_id}": status for request_id, status in answers.items()
+            f"client-{request_id}": status for request_id, status in statuses.items()
         }
         assert {worker for _, _, worker in rows} == {worker.pid for worker in server.workers}
         assert "cannot be written" not in server.output
 
 
-def _busy_client(server: Server, number: int) -> list[tuple[str, int]]:
-    """Make calls of every kind, good and refused, one after another; return the request ids with their statuses."""
+def _make_calls(server: Server, number: int) -> list[tuple[str, int]]:
+    """Make valid and invalid calls one after another; return the request ids with their statuses."""
     calls = [
         ("POST", "/predict", HEADERS, b"clip"),
         ("POST", "/predict", HEADERS, b"raise NoFace"),
@@ -52,10 +51,10 @@ def _busy_client(server: Server, number: int) -> list[tuple[str, int]]:
         ("GET", "/nowhere", {}, None),
         ("POST", "/thumbnail", HEADERS, b"crash"),
     ]
-    answers = []
-    for turn in range(CALLS_EACH):
-        method, path, headers, data = calls[turn % len(calls)]
-        name = f"{number}-{turn}"
+    statuses = []
+    for call in range(CALLS_PER_CLIENT):
+        method, path, headers, data = calls[call % len(calls)]
+        name = f"{number}-{call}"
         response = requests.request(
             method,
             server.url + path,
@@ -63,45 +62,39 @@ def _busy_client(server: Server, number: int) -> list[tuple[str, int]]:
             json=None if data is None else video_body(data),
             timeout=60,
         )
-        answers.append((name, response.status_code))
-    return answers
+        statuses.append((name, response.status_code))
+    return statuses
 
 
 def test_a_worker_killed_during_a_call_leaves_an_open_row_and_the_service_continues(tmp_path: Path) -> None:
     with Server(tmp_path) as server:
         failures: list[Exception] = []
-        caller = threading.Thread(target=_call_that_dies, args=(server, failures))
+        caller = threading.Thread(target=_call_killed_worker, args=(server, failures))
         caller.start()
-        victim = _worker_of(server, "dies")
-        psutil.Process(victim).send_signal(signal.SIGKILL)
+        killed = _worker_of(server, "killed")
+        psutil.Process(killed).send_signal(signal.SIGKILL)
         caller.join(30)
         assert len(failures) == 1
 
-        deadline = time.monotonic() + 30
-        while victim in {worker.pid for worker in server.workers} or len(server.workers) < 2:
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        wait_until(lambda: len({worker.pid for worker in server.workers} - {killed}) == 2)
         assert server.post("/predict", b"clip").json()["emotion"] == "Happy"
-        [row] = server.log_rows(request_id="dies")
-        assert (row["status_code"], row["success"], row["worker"]) == (None, None, victim)
-        # The dead worker's call is off the gauge: only the one that asks is left.
+        [row] = server.log_rows(request_id="killed")
+        assert (row["status_code"], row["success"], row["worker"]) == (None, None, killed)
+        # The call of the killed worker is no longer counted, only the call for /metrics itself.
         assert "moodreel_requests_in_flight 1.0" in server.call("GET", "/metrics").text.splitlines()
 
 
-def _call_that_dies(server: Server, failures: list[Exception]) -> None:
+def _call_killed_worker(server: Server, failures: list[Exception]) -> None:
     try:
-        server.call("POST", "/predict", headers={**HEADERS, "x-request-id": "dies"}, json=video_body(b"sleep 60"))
+        server.call("POST", "/predict", headers={**HEADERS, "x-request-id": "killed"}, json=video_body(b"sleep 60"))
     except requests.ConnectionError as error:
         failures.append(error)
 
 
 def _worker_of(server: Server, request_id: str) -> int:
-    """Wait until a call has begun, and tell which worker has it."""
-    deadline = time.monotonic() + 30
-    while not (rows := server.log_rows(request_id=request_id)):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    return rows[0]["worker"]
+    """Wait until a call has begun; return its worker."""
+    wait_until(lambda: server.log_rows(request_id=request_id))
+    return server.log_rows(request_id=request_id)[0]["worker"]
 
 
 def test_a_stop_waits_for_running_calls(tmp_path: Path) -> None:
@@ -118,11 +111,11 @@ def test_a_stop_waits_for_running_calls(tmp_path: Path) -> None:
 
 def test_old_calls_are_deleted_at_the_start(tmp_path: Path) -> None:
     log = CallLog(tmp_path / "logs" / "calls.db")
-    for name, days in (("old", 8), ("kept", 6)):
+    for name, days in (("old", 8), ("new", 6)):
         log.begin(request_id=name, method="GET", endpoint="/health")
         with sqlite3.connect(log.path) as db:
             at = format_timestamp(datetime.now(UTC) - timedelta(days=days))
             db.execute("update calls set timestamp = ? where request_id = ?", [at, name])
     log.close()
     with Server(tmp_path, LOG_RETENTION_DAYS=7) as server:
-        assert [server.log_rows(request_id=name) == [] for name in ("old", "kept")] == [True, False]
+        assert [server.log_rows(request_id=name) == [] for name in ("old", "new")] == [True, False]

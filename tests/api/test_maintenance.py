@@ -1,4 +1,4 @@
-"""What a process sees to: at its start, and from then on every hour that has a call."""
+"""Maintenance at the start of a process, and then hourly after a call."""
 
 from types import SimpleNamespace
 
@@ -9,33 +9,33 @@ from api import maintenance
 
 
 @pytest.fixture
-def done() -> list[object]:
+def calls() -> list[object]:
     return []
 
 
 @pytest.fixture
-def app(done: list[object]) -> Flask:
-    app = Flask("upkeep")
-    app.extensions["moodreel"] = SimpleNamespace(name="what views share")
+def app(calls: list[object]) -> Flask:
+    app = Flask("maintenance")
+    app.extensions["moodreel"] = SimpleNamespace(name="the services")
     app.add_url_rule("/", view_func=lambda: "answer")
-    maintenance.run_hourly(app, lambda shared: done.append(shared.name))
+    maintenance.run_hourly(app, lambda services: calls.append(services.name))
     return app
 
 
-def test_maintenance_runs_at_the_start_and_not_at_every_call(app: Flask, done: list[object]) -> None:
+def test_maintenance_runs_at_the_start_and_not_at_every_call(app: Flask, calls: list[object]) -> None:
     for _ in range(3):
         app.test_client().get("/").close()
-    assert done == ["what views share"]
+    assert calls == ["the services"]
 
 
 def test_maintenance_runs_after_an_hour_once_the_response_is_sent(
-    app: Flask, done: list[object], monkeypatch: pytest.MonkeyPatch
+    app: Flask, calls: list[object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = maintenance.time.monotonic() + maintenance.INTERVAL_SECONDS
     monkeypatch.setattr(maintenance, "time", SimpleNamespace(monotonic=lambda: clock))
     response = app.test_client().get("/", buffered=False)
-    assert (response.status_code, len(done)) == (200, 1)
+    assert (response.status_code, len(calls)) == (200, 1)
     response.close()
-    assert len(done) == 2
+    assert len(calls) == 2
     app.test_client().get("/").close()
-    assert len(done) == 2
+    assert len(calls) == 2

@@ -1,9 +1,7 @@
-"""POST /api/predict/multimodal as a client sees it: in one process with small models, and over a real Gunicorn."""
+"""POST /api/predict/multimodal in one process with random models, and over a real Gunicorn."""
 
-import base64
 import hashlib
 import io
-import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from flask import Flask
 from flask.testing import FlaskClient
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,15 +18,17 @@ from prometheus_client.registry import REGISTRY
 from api.app import create_app
 from api.schemas import multimodal
 from api.schemas.multimodal import percentages
+from api.services import services
 from api.settings import Settings
 from moodreel.emotions import EIGHT
 from moodreel.models.networks.audiovisual import MODALITIES
 from moodreel.pipelines import clip_loader
+from moodreel.pipelines.audiovisual import AudioVisualPipeline
 from moodreel.pipelines.engine import Engine
 from tests.api.test_contract import assert_problem
 from tests.support import accounts, synthetic_audio, synthetic_frames, synthetic_video
 from tests.support.audiovisual_models import write_model
-from tests.support.server import KEY, REAL_APP, STORE, Server, video_body
+from tests.support.server import KEY, REAL_APP, STORE, Server, assert_start_fails, video_body
 
 PATH = "/api/predict/multimodal"
 HEADERS = {"x-api-key": KEY}
@@ -49,18 +50,19 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def app(tmp_path_factory: pytest.TempPathFactory, store: Path, engine: Engine) -> Any:
-    return make(tmp_path_factory.mktemp("service"), engine, model_store=store)
+def app(tmp_path_factory: pytest.TempPathFactory, store: Path, engine: Engine) -> Flask:
+    return make_app(tmp_path_factory.mktemp("service"), engine, model_store=store)
 
 
 @pytest.fixture
-def client(app: Any) -> FlaskClient:
+def client(app: Flask) -> FlaskClient:
     return app.test_client()
 
 
-def make(folder: Path, engine: Any, **settings: Any) -> Any:
+def make_app(folder: Path, engine: Engine, pipeline: AudioVisualPipeline | None = None, **settings: Any) -> Flask:
+    """Make an app that loads the models of its store, unless it gets the pipeline of another app."""
     settings = {"api_key": (KEY,), "log_path": folder / "calls.db", **settings}
-    return create_app(Settings(**settings), engine=engine, text_pipeline=object())
+    return create_app(Settings(**settings), engine=engine, text_pipeline=object(), audiovisual_pipeline=pipeline)
 
 
 @pytest.fixture(scope="module")
@@ -72,11 +74,11 @@ def post(client: FlaskClient, data: bytes, query: str = "", **fields: Any) -> An
     return client.post(PATH + query, json=video_body(data, **fields), headers=HEADERS)
 
 
-def row(client: FlaskClient, response: Any) -> dict[str, Any]:
+def log_row(client: FlaskClient, response: Any) -> dict[str, Any]:
     headers = {**HEADERS, "date": "2025-08-16T12:34:56Z"}
     query = {"request_id": response.headers["x-request-id"]}
-    [found] = client.get("/logs", query_string=query, headers=headers).json["logs"]
-    return found
+    [row] = client.get("/logs", query_string=query, headers=headers).json["logs"]
+    return row
 
 
 # --- answers ---
@@ -106,15 +108,15 @@ def test_a_clip_is_answered_in_percent_with_the_modalities_used(client: FlaskCli
 
 def test_the_log_holds_the_answer_and_its_modalities_but_no_media(client: FlaskClient, clip: bytes) -> None:
     response = post(client, clip, "?model=both")
-    found = row(client, response)
-    assert (found["endpoint"], found["status_code"], found["model"]) == (PATH, 200, "both")
-    assert (found["prediction"], found["modalities"]) == (response.json["top1"]["label"], "video,audio")
-    assert found["confidence"] == pytest.approx(response.json["top1"]["prob"] / 100, abs=1e-4)
-    assert found["content_sha256"] == hashlib.sha256(clip).hexdigest()
+    row = log_row(client, response)
+    assert (row["endpoint"], row["status_code"], row["model"]) == (PATH, 200, "both")
+    assert (row["prediction"], row["modalities"]) == (response.json["top1"]["label"], "video,audio")
+    assert row["confidence"] == pytest.approx(response.json["top1"]["prob"] / 100, abs=1e-4)
+    assert row["content_sha256"] == hashlib.sha256(clip).hexdigest()
     headers = {**HEADERS, "date": "2025-08-16T12:34:56Z"}
-    chosen = client.get("/logs", query_string={"modalities": "video,audio"}, headers=headers).json["logs"]
-    assert found["request_id"] in {call["request_id"] for call in chosen}
-    assert {call["modalities"] for call in chosen} == {"video,audio"}
+    calls = client.get("/logs", query_string={"modalities": "video,audio"}, headers=headers).json["logs"]
+    assert row["request_id"] in {call["request_id"] for call in calls}
+    assert {call["modalities"] for call in calls} == {"video,audio"}
 
 
 def test_a_form_is_answered_like_json(client: FlaskClient, clip: bytes) -> None:
@@ -134,10 +136,10 @@ RECORDINGS = {
         ),
         2,
     ),
-    "MP3 alone": (synthetic_audio.encode_audio(synthetic_audio.sine(300, 1), container="mp3", codec="libmp3lame"), 1),
+    "MP3": (synthetic_audio.encode_audio(synthetic_audio.sine(300, 1), container="mp3", codec="libmp3lame"), 1),
     "WAV of 8 kHz": (synthetic_audio.encode_audio(synthetic_audio.sine(300, 1, rate=8_000), rate=8_000), 1),
-    "black, with sound": (synthetic_audio.encode_sine_clip(BLACK, 1), 1),
-    "a face, without sound": (synthetic_video.encode_video(synthetic_frames.face_frames(10, 160, 120), fps=10), 1),
+    "black video with audio": (synthetic_audio.encode_sine_clip(BLACK, 1), 1),
+    "face without audio": (synthetic_video.encode_video(synthetic_frames.face_frames(10, 160, 120), fps=10), 1),
 }
 
 
@@ -154,19 +156,19 @@ def test_the_default_model_uses_faces_and_reports_that_it_ignores_audio(client: 
     assert answer["missing"] == {"audio": "not_read"}
 
 
-def test_concurrent_calls_get_their_own_answers(app: Any, clip: bytes) -> None:
+def test_concurrent_calls_get_their_own_answers(app: Flask, clip: bytes) -> None:
     other = synthetic_video.encode_video(synthetic_frames.face_frames(10, 160, 120)[::-1], fps=10)
     expected = [post(app.test_client(), data).json for data in (clip, other)]
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda data: post(app.test_client(), data).json, [clip, other] * 4))
-    assert found == expected * 4
+        answers = list(pool.map(lambda data: post(app.test_client(), data).json, [clip, other] * 4))
+    assert answers == expected * 4
 
 
-# --- refusals ---
+# --- rejections ---
 
 
 @pytest.mark.parametrize(
-    ("data", "query", "status", "code", "says"),
+    ("data", "query", "status", "code", "remedy"),
     [
         (synthetic_video.encode_video(BLACK), "?model=both", 422, "no_face_no_sound", "microphone"),
         (synthetic_video.encode_video(BLACK), "", 422, "no_face", "arm's length"),
@@ -192,13 +194,13 @@ def test_concurrent_calls_get_their_own_answers(app: Any, clip: bytes) -> None:
     ],
 )
 def test_a_rejection_states_the_remedy(
-    client: FlaskClient, data: bytes, query: str, status: int, code: str, says: str
+    client: FlaskClient, data: bytes, query: str, status: int, code: str, remedy: str
 ) -> None:
     response = post(client, data, query)
     assert (response.status_code, response.json["code"]) == (status, code)
-    assert says in response.json["detail"]
+    assert remedy in response.json["detail"]
     assert response.mimetype == "application/problem+json"
-    assert row(client, response)["error"] == code
+    assert log_row(client, response)["error"] == code
 
 
 def test_an_api_key_is_required_and_a_date_is_not(client: FlaskClient, clip: bytes) -> None:
@@ -210,18 +212,19 @@ def test_an_api_key_is_required_and_a_date_is_not(client: FlaskClient, clip: byt
 def test_research_only_weights_are_marked_in_every_answer(
     tmp_path: Path, store: Path, engine: Engine, clip: bytes
 ) -> None:
-    allowed = make(tmp_path, engine, model_store=store, noncommercial_models=True).test_client()
+    (tmp_path / "research").symlink_to(store / "research")
+    allowed = make_app(tmp_path, engine, model_store=tmp_path, noncommercial_models=True).test_client()
     answer = post(allowed, clip, "?model=research").json
     assert (answer["commercial"], answer["licence"]) == (False, "CC BY-NC-SA 4.0")
-    named = make(tmp_path, engine, model_store=store, checkpoint_path=store / "research").test_client()
-    answer = post(named, clip).json
+    by_path = make_app(tmp_path, engine, model_store=tmp_path, checkpoint_path=store / "research").test_client()
+    answer = post(by_path, clip).json
     assert (answer["model"]["name"], answer["commercial"], answer["modalities"]) == ("research", False, [*MODALITIES])
 
 
 def test_without_a_model_the_service_starts_and_the_answer_names_the_setting(
     tmp_path: Path, engine: Engine, clip: bytes
 ) -> None:
-    empty = make(tmp_path, engine, model_store=tmp_path).test_client()
+    empty = make_app(tmp_path, engine, model_store=tmp_path).test_client()
     assert empty.get("/ready").json == {"status": "ready"}
     response = post(empty, clip)
     assert (response.status_code, response.json["code"]) == (503, "model_missing")
@@ -230,55 +233,46 @@ def test_without_a_model_the_service_starts_and_the_answer_names_the_setting(
     assert int(response.headers["Retry-After"]) > 0
 
 
-# --- what is kept ---
+# --- history ---
 
 
 def test_answers_are_stored_for_signed_in_users_but_mock_answers_are_not(
-    tmp_path: Path, store: Path, engine: Engine, clip: bytes
+    app: Flask, tmp_path: Path, engine: Engine, clip: bytes
 ) -> None:
     headers = {"Authorization": f"Bearer {accounts.own_token()}"}
-    kept = {
-        "model_store": store,
+    settings = {
+        "model_store": tmp_path,
         "history": True,
         "history_path": tmp_path / "history.db",
         "security_secret": accounts.SECRET,
         "security_issuer": accounts.ISSUER,
     }
-    real = make(tmp_path, engine, **kept).test_client()
+    real = make_app(tmp_path, engine, services(app).audiovisual_pipeline, **settings).test_client()
     response = real.post(f"{PATH}?model=both", json=video_body(clip), headers=headers)
     [entry] = real.get("/api/history", headers=headers).json["entries"]
     assert entry["id"] == response.headers["x-history-id"]
     assert (entry["kind"], entry["emotion"]) == ("video", response.json["top1"]["label"])
     assert entry["facts"]["modalities"] == ["video", "audio"]
-    heard = real.post(
-        f"{PATH}?model=both",
-        json=video_body(synthetic_audio.encode_audio(synthetic_audio.sine(300, 1))),
-        headers=headers,
-    )
-    assert heard.status_code == 200
-    assert [found["kind"] for found in real.get("/api/history?kind=audio", headers=headers).json["entries"]] == [
-        "audio"
-    ]
-    mock = make(tmp_path, engine, **kept, emo_mock=True).test_client()
-    response = mock.post(
-        PATH,
-        json=video_body(synthetic_audio.encode_sine_clip(synthetic_frames.face_frames(10, 160, 120), 1)),
-        headers=headers,
-    )
+    audio = synthetic_audio.encode_audio(synthetic_audio.sine(300, 1))
+    assert real.post(f"{PATH}?model=both", json=video_body(audio), headers=headers).status_code == 200
+    [entry] = real.get("/api/history?kind=audio", headers=headers).json["entries"]
+    assert entry["kind"] == "audio"
+    mock = make_app(tmp_path, engine, **settings, emo_mock=True).test_client()
+    response = mock.post(PATH, json=video_body(clip), headers=headers)
     assert response.json["mock"] is True
     assert "x-history-id" not in response.headers
     assert mock.get("/api/history", headers=headers).json["count"] == 2
 
 
-# --- what is made up ---
+# --- mock mode ---
 
 
 def test_mock_answers_are_deterministic_and_marked_everywhere(
     tmp_path: Path, engine: Engine, clip: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    client = make(tmp_path, engine, model_store=tmp_path, emo_mock=True).test_client()
+    client = make_app(tmp_path, engine, model_store=tmp_path, emo_mock=True).test_client()
     assert "EMO_MOCK=1" in caplog.text
-    counted = _counted()
+    counts = _prediction_counts()
     first, again = post(client, clip), post(client, clip)
     other = post(client, synthetic_video.encode_video(synthetic_frames.face_frames(10, 160, 120), fps=10))
     for response in (first, again, other):
@@ -289,28 +283,29 @@ def test_mock_answers_are_deterministic_and_marked_everywhere(
     assert first.json == again.json
     assert first.json["probs"] != other.json["probs"]
     assert (first.json["modalities"], other.json["modalities"]) == (["video", "audio"], ["video"])
-    assert row(client, first)["model"] == "mock"
-    assert _counted() == counted, "nothing that is made up is counted as an emotion"
+    assert log_row(client, first)["model"] == "mock"
+    assert _prediction_counts() == counts, "mock answers are not counted as predictions"
     assert client.get("/health").json == {"status": "ok", "mock": True}
     assert client.get("/ready").json == {"status": "ready", "mock": True}
-    broken = post(client, synthetic_video.encode_video(BLACK)[:300])
-    assert (broken.status_code, broken.json["code"]) == (422, "video_corrupt")
+    truncated = post(client, synthetic_video.encode_video(BLACK)[:300])
+    assert (truncated.status_code, truncated.json["code"]) == (422, "video_corrupt")
 
 
-def _counted() -> dict[str, float | None]:
+def _prediction_counts() -> dict[str, float | None]:
     return {label: REGISTRY.get_sample_value("moodreel_predictions_total", {"emotion": label}) for label in EIGHT}
 
 
-# --- the contract ---
+# --- the schemas ---
 
 
 @given(st.lists(st.floats(1e-6, 1), min_size=1, max_size=30))
 def test_percentages_add_up_to_100_and_keep_their_order(weights: list[float]) -> None:
-    shares = [weight / sum(weights) for weight in weights]
-    found = percentages(shares)
-    assert round(sum(found), 6) == 100
-    assert all(abs(per_cent - 100 * share) <= 0.0100001 for per_cent, share in zip(found, shares, strict=True))
-    ordered = [per_cent for _, per_cent in sorted(zip(shares, found, strict=True))]
+    probabilities = [weight / sum(weights) for weight in weights]
+    rounded = percentages(probabilities)
+    assert round(sum(rounded), 6) == 100
+    pairs = list(zip(probabilities, rounded, strict=True))
+    assert all(abs(percentage - 100 * probability) <= 0.0100001 for probability, percentage in pairs)
+    ordered = [percentage for _, percentage in sorted(pairs)]
     assert ordered == sorted(ordered)
 
 
@@ -393,10 +388,9 @@ class TestContract:
 
 
 @pytest.mark.server
-def test_a_service_in_mock_mode_logs_it_at_the_start_and_returns_mock_answers(tmp_path: Path, clip: bytes) -> None:
-    with Server(tmp_path, REAL_APP, EMO_MOCK=1, WEB_CONCURRENCY=1) as server:
-        body = {"encoding": "base64", "content": base64.b64encode(clip).decode()}
-        response = server.call("POST", PATH, data=json.dumps(body))
+def test_mock_mode_is_logged_at_the_start_and_returns_mock_answers(tmp_path: Path, clip: bytes) -> None:
+    with Server(tmp_path, REAL_APP, forked=True, EMO_MOCK=1, WEB_CONCURRENCY=1) as server:
+        response = server.post(PATH, clip)
         assert response.json()["mock"] is True
         assert response.headers["X-Mock"] == "1"
         assert server.call("GET", "/health").json() == {"status": "ok", "mock": True}
@@ -404,13 +398,10 @@ def test_a_service_in_mock_mode_logs_it_at_the_start_and_returns_mock_answers(tm
 
 
 @pytest.mark.server
-@pytest.mark.parametrize("what", ["nowhere", "another kind"])
-def test_a_bad_checkpoint_path_prevents_the_start_with_a_one_line_error(tmp_path: Path, what: str) -> None:
-    path = {"nowhere": tmp_path / "nowhere", "another kind": STORE / "vit"}[what]
-    server = Server(tmp_path, REAL_APP, CHECKPOINT_PATH=path, WEB_CONCURRENCY=1)
-    server.start()
-    assert server.process is not None
-    assert server.process.wait(90) != 0
-    [line] = [said for said in server.output.splitlines() if said.startswith("moodreel cannot start: ")]
-    assert ("no checkpoint 'nowhere'" in line) if what == "nowhere" else ("no audio-visual model" in line)
-    assert "Traceback" not in server.output
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [("missing", "no checkpoint 'missing'"), (STORE / "vit", "no audio-visual model")],
+    ids=["missing", "model of another kind"],
+)
+def test_an_invalid_checkpoint_path_prevents_the_start(tmp_path: Path, path: str | Path, message: str) -> None:
+    assert_start_fails(tmp_path, message, CHECKPOINT_PATH=path, WEB_CONCURRENCY=1)

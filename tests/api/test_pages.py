@@ -1,4 +1,4 @@
-"""The pages in a real browser: everything they need comes from this service, and a person can read them."""
+"""The documentation pages in a real browser."""
 
 import shutil
 
@@ -9,7 +9,7 @@ from tests.support import accounts
 from tests.support.server import FAKE_APP, Server
 
 CHROMIUM = shutil.which("chromium")
-QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 
 pytestmark = [
     pytest.mark.browser,
@@ -24,25 +24,33 @@ def server(tmp_path_factory):
         yield server
 
 
-def _is_trouble(message) -> bool:
-    # ReDoc's own logo is on somebody else's server; our policy refuses it, and the browser says so.
+def _is_error(message) -> bool:
+    # ReDoc's logo is on another server; our content security policy blocks it, which the browser reports.
     return message.type == "error" and "Content Security Policy" not in message.text
 
 
+@pytest.fixture(scope="module")
+def browser():
+    with (
+        sync_playwright() as playwright,
+        playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS) as browser,
+    ):
+        yield browser
+
+
 @pytest.fixture
-def page(server):
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
-        page = browser.new_page(base_url=server.url)
-        page.problems = []
-        page.on("console", lambda message: _is_trouble(message) and page.problems.append(message.text))
-        page.on("pageerror", lambda error: page.problems.append(str(error)))
+def page(browser, server):
+    with browser.new_page(base_url=server.url) as page:
+        page.errors = []
+        page.on("console", lambda message: _is_error(message) and page.errors.append(message.text))
+        page.on("pageerror", lambda error: page.errors.append(str(error)))
         page.on(
             "response",
-            lambda answer: answer.url.startswith((server.url, "blob:", "data:")) or page.problems.append(answer.url),
+            lambda response: (
+                response.url.startswith((server.url, "blob:", "data:")) or page.errors.append(response.url)
+            ),
         )
         yield page
-        browser.close()
 
 
 @pytest.mark.parametrize("path", ["/docs", "/redoc"])
@@ -50,10 +58,10 @@ def test_the_documentation_shows_every_operation_and_loads_nothing_external(page
     page.goto(path)
     for call in ("/predict", "/thumbnail", "/logs"):
         page.get_by_text(call, exact=True).first.wait_for(timeout=20_000)
-    assert page.problems == []
+    assert page.errors == []
 
 
-def test_the_root_url_leads_a_browser_to_the_documentation(page):
+def test_the_root_url_redirects_to_the_documentation(page):
     page.goto("/")
     assert page.url.endswith("/docs")
 

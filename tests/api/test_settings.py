@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 
 from api.settings import Settings, SettingsError
-from tests.support.server import ROOT, Server
+from tests.support.server import ROOT, assert_start_fails
 
 INIT_SCRIPT_ONLY = {"TORCH_INDEX_URL"}
 
 
 @pytest.fixture
 def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
-    """An environment with an API key and no other setting, in a folder with no .env."""
+    """Set an API key and no other setting, in a folder without .env."""
     monkeypatch.chdir(tmp_path)
     for item in fields(Settings):
         monkeypatch.delenv(item.name.upper(), raising=False)
@@ -21,21 +21,21 @@ def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.Monke
     return monkeypatch
 
 
-def test_every_setting_except_the_key_has_a_default(environment: pytest.MonkeyPatch) -> None:
+def test_every_setting_except_the_api_key_has_a_default(environment: pytest.MonkeyPatch) -> None:
     assert Settings.from_environment() == Settings(api_key=("secret",))
 
 
 _VARIABLE = re.compile(r"^(?:# )?([A-Z_]+)=")
 
 
-def test_the_example_file_explains_every_variable() -> None:
+def test_the_example_file_documents_every_variable() -> None:
     lines = (ROOT / ".env.example").read_text().splitlines()
     variables = [(match[1], lines[number - 1]) for number, line in enumerate(lines) if (match := _VARIABLE.match(line))]
     assert {name for name, _ in variables} == {item.name.upper() for item in fields(Settings)} | INIT_SCRIPT_ONLY
     assert [name for name, above in variables if not above.startswith("# ")] == []
 
 
-def test_the_example_file_holds_the_defaults(environment: pytest.MonkeyPatch) -> None:
+def test_the_example_file_has_the_defaults(environment: pytest.MonkeyPatch) -> None:
     assert Settings.from_environment(ROOT / ".env.example") == Settings(api_key=("secret",))
 
 
@@ -52,13 +52,13 @@ def test_an_empty_value_means_the_default(environment: pytest.MonkeyPatch) -> No
     assert Settings.from_environment() == Settings(api_key=("secret",))
 
 
-def test_several_keys_are_separated_by_commas(environment: pytest.MonkeyPatch) -> None:
+def test_several_api_keys_are_separated_by_commas(environment: pytest.MonkeyPatch) -> None:
     environment.setenv("API_KEY", " old , new,")
     assert Settings.from_environment().api_key == ("old", "new")
 
 
 @pytest.mark.parametrize("key", ["", "  ", ",", " , ,"])
-def test_a_missing_key_is_an_error(environment: pytest.MonkeyPatch, key: str) -> None:
+def test_a_missing_api_key_is_an_error(environment: pytest.MonkeyPatch, key: str) -> None:
     environment.setenv("API_KEY", key)
     with pytest.raises(SettingsError, match="API_KEY"):
         Settings.from_environment()
@@ -144,7 +144,7 @@ def test_a_short_or_malformed_signing_secret_is_rejected_and_not_shown(
     assert str(caught.value) == "SECURITY_SECRET must be base64 of at least 64 random bytes."
 
 
-_TOKENS = {
+_TOKEN_SETTINGS = {
     "SECURITY_SECRET": base64.b64encode(_SECRET).decode(),
     "SECURITY_ISSUER": "https://app.example",
     "OIDC_ISSUER": "https://provider.example",
@@ -153,9 +153,9 @@ _TOKENS = {
 }
 
 
-@pytest.mark.parametrize("missing", [None, *_TOKENS])
+@pytest.mark.parametrize("missing", [None, *_TOKEN_SETTINGS])
 def test_token_settings_must_be_complete(environment: pytest.MonkeyPatch, missing: str | None) -> None:
-    for name, value in _TOKENS.items():
+    for name, value in _TOKEN_SETTINGS.items():
         environment.setenv(name, "" if name == missing else value)
     if missing:
         with pytest.raises(SettingsError, match=f"^{missing} is empty: set all of "):
@@ -165,7 +165,7 @@ def test_token_settings_must_be_complete(environment: pytest.MonkeyPatch, missin
 
 
 def test_own_and_provider_tokens_need_different_issuers(environment: pytest.MonkeyPatch) -> None:
-    for name, value in {**_TOKENS, "OIDC_ISSUER": _TOKENS["SECURITY_ISSUER"]}.items():
+    for name, value in {**_TOKEN_SETTINGS, "OIDC_ISSUER": _TOKEN_SETTINGS["SECURITY_ISSUER"]}.items():
         environment.setenv(name, value)
     with pytest.raises(SettingsError, match="OIDC_ISSUER must not be SECURITY_ISSUER"):
         Settings.from_environment()
@@ -175,7 +175,7 @@ def test_own_and_provider_tokens_need_different_issuers(environment: pytest.Monk
     "url", ["http://localhost:8080/jwks", "http://127.0.0.1/jwks", "HTTPS://a.example/k", "a/b.json"]
 )
 def test_a_key_url_must_be_local_or_https(environment: pytest.MonkeyPatch, url: str) -> None:
-    for name, value in {**_TOKENS, "OIDC_JWKS": url}.items():
+    for name, value in {**_TOKEN_SETTINGS, "OIDC_JWKS": url}.items():
         environment.setenv(name, value)
     assert Settings.from_environment().oidc_jwks == url
 
@@ -186,17 +186,17 @@ def test_word_values_are_case_insensitive(environment: pytest.MonkeyPatch, text:
     assert Settings.from_environment().log_level == level
 
 
-@pytest.mark.parametrize(("text", "on"), [("on", True), ("ON", True), ("1", True), ("off", False), ("", False)])
-def test_the_history_is_stored_only_if_enabled(environment: pytest.MonkeyPatch, text: str, on: bool) -> None:
+@pytest.mark.parametrize(("text", "enabled"), [("on", True), ("ON", True), ("1", True), ("off", False), ("", False)])
+def test_the_history_is_stored_only_if_enabled(environment: pytest.MonkeyPatch, text: str, enabled: bool) -> None:
     environment.setenv("HISTORY", text)
-    assert Settings.from_environment().history is on
+    assert Settings.from_environment().history is enabled
 
 
-@pytest.mark.parametrize(("workers", "fits"), [("1", True), ("2", False)])
-def test_memory_storage_requires_a_single_worker(environment: pytest.MonkeyPatch, workers: str, fits: bool) -> None:
+@pytest.mark.parametrize(("workers", "valid"), [("1", True), ("2", False)])
+def test_memory_storage_requires_a_single_worker(environment: pytest.MonkeyPatch, workers: str, valid: bool) -> None:
     environment.setenv("MEDIA_STORAGE", "memory://")
     environment.setenv("WEB_CONCURRENCY", workers)
-    if fits:
+    if valid:
         assert Settings.from_environment().media_storage == "memory://"
     else:
         with pytest.raises(SettingsError, match="MEDIA_STORAGE=memory://"):
@@ -205,21 +205,15 @@ def test_memory_storage_requires_a_single_worker(environment: pytest.MonkeyPatch
 
 @pytest.mark.server
 @pytest.mark.parametrize(
-    ("settings", "line"),
+    ("settings", "line", "forked"),
     [
-        ({"API_KEY": ""}, "API_KEY is empty"),
-        ({"PORT": "abc"}, "PORT must be a whole number from 1 to 65535, not 'abc'."),
-        ({"MODEL_DOWNLOAD_ID": "a b"}, "MODEL_DOWNLOAD_ID"),
-        ({"LOG_PATH": "/proc/nowhere/calls.db"}, "The call log /proc/nowhere/calls.db cannot be opened"),
+        ({"API_KEY": ""}, "API_KEY is empty", False),
+        ({"PORT": "abc"}, "PORT must be a whole number from 1 to 65535, not 'abc'.", False),
+        ({"MODEL_DOWNLOAD_ID": "a b"}, "MODEL_DOWNLOAD_ID", False),
+        ({"LOG_PATH": "/proc/nowhere/calls.db"}, "The call log /proc/nowhere/calls.db cannot be opened", True),
     ],
 )
-def test_a_failed_start_prints_its_reason_in_one_line(tmp_path: Path, settings: dict[str, str], line: str) -> None:
-    server = Server(tmp_path, app="api.wsgi:app", **settings)
-    server.start()
-    assert server.process is not None
-    assert server.process.wait(60) != 0
-    assert [said for said in server.output.splitlines() if line in said] == [
-        said for said in server.output.splitlines() if said.startswith("moodreel cannot start: ")
-    ]
-    assert server.output.count("moodreel cannot start: ") == 1
-    assert "Traceback" not in server.output
+def test_a_failed_start_prints_its_reason_in_one_line(
+    tmp_path: Path, settings: dict[str, str], line: str, forked: bool
+) -> None:
+    assert_start_fails(tmp_path, line, forked=forked, **settings)

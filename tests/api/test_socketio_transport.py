@@ -1,4 +1,4 @@
-"""The WebSocket transport of a live video, with a client on a socket pair."""
+"""The Engine.IO transport of live video, with a client on a socket pair."""
 
 import queue
 import socket
@@ -40,13 +40,13 @@ class Engine:
 
 
 class Client:
-    def __init__(self, line: socket.socket) -> None:
-        self._socket = line
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock
         self._protocol = WSConnection(ConnectionType.CLIENT)
         self._request = self._protocol.send(Request(host="localhost", target="/"))
         self.headers = dict(part.split(": ", 1) for part in self._request.decode().splitlines()[1:] if part)
 
-    def shake_hands(self) -> None:
+    def receive_handshake(self) -> None:
         self._protocol.receive_data(self._socket.recv(4096))
         assert list(self._protocol.events())
 
@@ -56,26 +56,26 @@ class Client:
 
 @contextmanager
 def connected(engine: Engine, rate_limit: RecordingRateLimit) -> Iterator[Client]:
-    ours, theirs = socket.socketpair()
-    client = Client(theirs)
+    server_socket, client_socket = socket.socketpair()
+    client = Client(client_socket)
     environ = {f"HTTP_{name.upper().replace('-', '_')}": value for name, value in client.headers.items()}
     transport = EngineIOTransport(engine.handle, 1000, rate_limit)  # type: ignore[arg-type]
 
     def serve() -> None:
         with pytest.raises(StopIteration):
-            transport({**environ, "gunicorn.socket": ours}, None)
+            transport({**environ, "gunicorn.socket": server_socket}, None)
 
     thread = threading.Thread(target=serve)
     thread.start()
     try:
-        client.shake_hands()
+        client.receive_handshake()
         yield client
     finally:
         with suppress(OSError):
-            theirs.shutdown(socket.SHUT_WR)
+            client_socket.shutdown(socket.SHUT_WR)
         thread.join()
-        ours.close()
-        theirs.close()
+        server_socket.close()
+        client_socket.close()
 
 
 def test_control_and_empty_frames_are_charged_to_the_rate_limit_like_messages() -> None:
@@ -89,9 +89,9 @@ def test_control_and_empty_frames_are_charged_to_the_rate_limit_like_messages() 
 
 
 def test_a_client_that_sends_requests_and_does_not_read_is_disconnected() -> None:
-    patient, hasty = Engine(MAX_BACKLOG), Engine(MAX_BACKLOG + 1)
-    for engine in (patient, hasty):
-        # The line may be cut before all is said.
+    allowed, excessive = Engine(MAX_BACKLOG), Engine(MAX_BACKLOG + 1)
+    for engine in (allowed, excessive):
+        # The connection may be closed before the client has sent everything.
         with connected(engine, RecordingRateLimit()) as client, suppress(BrokenPipeError):
-            client.send(Message(data="and this?"))
-    assert (patient.received, hasty.received) == (["and this?"], [])
+            client.send(Message(data="message"))
+    assert (allowed.received, excessive.received) == (["message"], [])

@@ -1,4 +1,4 @@
-"""POST /api/text over Flask's own client, with the real reader."""
+"""POST /api/text in one process, with the real text model."""
 
 import json
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from moodreel.emotions import EKMAN
 from tests.support.server import KEY, STORE
 
 HEADERS = {"x-api-key": KEY}
-GLAD = "thank you so much, this is wonderful"
+HAPPY_TEXT = "thank you so much, this is wonderful"
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def test_a_text_is_answered_with_its_top_emotion_and_all_scores(client: FlaskCli
 
 
 def test_several_texts_are_answered_in_order_and_an_error_affects_only_its_own_text(client: FlaskClient) -> None:
-    texts = [GLAD, "", "x" * 20_001, "I am so scared"]
+    texts = [HAPPY_TEXT, "", "x" * 20_001, "I am so scared"]
     response = post(client, {"text": texts})
     first, empty, long, last = response.json["results"]
     assert (response.status_code, response.json["count"]) == (200, 4)
@@ -60,8 +60,8 @@ def test_a_texts_scores_do_not_depend_on_the_others(client: FlaskClient) -> None
 
 
 def test_separators_inside_texts_do_not_count_as_body_parts(client: FlaskClient) -> None:
-    response = post(client, {"text": ['well, [yes], {no}, "so", ' * 4000, GLAD]})
-    assert response.status_code == 200, "refused as a body of far too many parts"
+    response = post(client, {"text": ['well, [yes], {no}, "so", ' * 4000, HAPPY_TEXT]})
+    assert response.status_code == 200, "not rejected for too many JSON parts"
     assert (response.json["results"][0]["code"], response.json["results"][1]["label"]) == ("text_too_long", "joy")
 
 
@@ -116,13 +116,13 @@ def test_the_log_holds_the_answer_but_not_the_text(client: FlaskClient) -> None:
     secret = "zebrafinch is what I call my sadness, and I cried"
     assert post(client, {"text": secret}).status_code == 200
     assert post(client, {"text": [secret, ""]}).status_code == 200
-    shared = services(client.application)
-    several, one = shared.call_log.select(limit=2).rows
-    assert (one["endpoint"], one["prediction"], one["model"]) == ("/api/text", "sadness", "text-emotion")
-    assert 0 < one["confidence"] <= 1
+    call_log = services(client.application).call_log
+    several, single = call_log.select(limit=2).rows
+    assert (single["endpoint"], single["prediction"], single["model"]) == ("/api/text", "sadness", "text-emotion")
+    assert 0 < single["confidence"] <= 1
     assert (several["success"], several["prediction"], several["content_sha256"]) == (True, None, None)
-    assert one["content_sha256"] is None, "a hash of a few words is soon guessed"
-    files = shared.call_log.path.parent.iterdir()
+    assert single["content_sha256"] is None, "the hash of a short text can be guessed"
+    files = call_log.path.parent.iterdir()
     assert not any(b"zebrafinch" in path.read_bytes() for path in files)
 
 

@@ -1,4 +1,4 @@
-"""WS /api/ws with real clients against a real server: authentication, answers and rejections."""
+"""/api/ws with real clients and a real server: authentication, answers and rejections."""
 
 import contextlib
 import json
@@ -11,7 +11,7 @@ import pytest
 import websocket
 
 from tests.support import accounts
-from tests.support.server import KEY, Server
+from tests.support.server import KEY, Server, wait_until
 from tests.support.websocket_client import (
     BINARY,
     CONTINUATION,
@@ -26,14 +26,14 @@ from tests.support.websocket_client import (
 pytestmark = pytest.mark.server
 
 UNAUTHENTICATED, FORBIDDEN, POLICY, TOO_BIG, TRY_LATER = 4001, 4003, 1008, 1009, 1013
-PAGE, OTHER_PAGE = "https://app.example", "https://evil.example"
-SECRET_TEXT = "a text that nobody may find anywhere again"
+ORIGIN, OTHER_ORIGIN = "https://app.example", "https://evil.example"
+SECRET_TEXT = "a text that must not be stored anywhere"
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("socket")
-    with Server(folder, CORS_ORIGINS=PAGE, HISTORY="on", **accounts.environment(folder)) as server:
+    with Server(folder, CORS_ORIGINS=ORIGIN, HISTORY="on", **accounts.environment(folder)) as server:
         yield server
 
 
@@ -57,7 +57,7 @@ def headers_of(**headers: str) -> dict[str, Any]:
         headers_of(Authorization=f"Bearer {accounts.own_token()}"),
         headers_of(**{"x-api-key": KEY}),
     ],
-    ids=["access_token", "token", "of the provider", "bearer", "API key"],
+    ids=["access_token", "token", "token of the provider", "bearer", "API key"],
 )
 def test_an_authenticated_client_gets_the_connection_count_and_answers(
     server: Server, credentials: dict[str, Any]
@@ -83,7 +83,7 @@ def test_an_authenticated_client_gets_the_connection_count_and_answers(
         headers_of(**{"x-api-key": "wrong"}),
         headers_of(Authorization="Bearer none"),
     ],
-    ids=["nothing", "no token", "somebody else's token", "expired", "wrong key", "wrong bearer"],
+    ids=["no credentials", "invalid token", "other issuer", "expired token", "wrong API key", "invalid bearer token"],
 )
 def test_an_unauthenticated_client_is_closed_with_4001_before_any_message(
     server: Server, credentials: dict[str, Any]
@@ -96,8 +96,10 @@ def test_an_unauthenticated_client_is_closed_with_4001_before_any_message(
         wait_for_count(server, 0)
 
 
-@pytest.mark.parametrize(("origin", "code"), [(OTHER_PAGE, FORBIDDEN), ("null", FORBIDDEN), (PAGE, None), (None, None)])
-def test_only_same_origin_and_listed_pages_connect_with_a_cookie(
+@pytest.mark.parametrize(
+    ("origin", "code"), [(OTHER_ORIGIN, FORBIDDEN), ("null", FORBIDDEN), (ORIGIN, None), (None, None)]
+)
+def test_only_same_and_listed_origins_connect_with_a_cookie(
     server: Server, origin: str | None, code: int | None
 ) -> None:
     options = {"suppress_origin": True} if origin is None else {"origin": origin}
@@ -109,7 +111,7 @@ def test_only_same_origin_and_listed_pages_connect_with_a_cookie(
 
 
 def test_an_api_key_is_accepted_from_any_origin(server: Server) -> None:
-    with WebSocketClient(server, origin=OTHER_PAGE) as client:
+    with WebSocketClient(server, origin=OTHER_ORIGIN) as client:
         assert client.receive()["type"] == "connection_update"
 
 
@@ -189,7 +191,7 @@ def test_a_fragmented_message_is_assembled(server: Server) -> None:
 
 def test_the_connection_and_each_message_are_logged_without_the_text(server: Server) -> None:
     with WebSocketClient(
-        server, header={"x-api-key": KEY, "x-request-id": "logged", "x-client-id": "a journal"}
+        server, header={"x-api-key": KEY, "x-request-id": "logged", "x-client-id": "diary app"}
     ) as client:
         client.request(SECRET_TEXT)
         client.request("crash")
@@ -204,24 +206,21 @@ def test_the_connection_and_each_message_are_logged_without_the_text(server: Ser
     assert (answered["method"], answered["status_code"]) == ("MESSAGE", 200)
     assert (answered["prediction"], answered["confidence"], answered["bytes_in"]) == ("joy", 0.94, len(SECRET_TEXT))
     assert (crashed["method"], crashed["status_code"], crashed["error"]) == ("MESSAGE", 500, "internal")
-    assert {row["client_id"] for row in (connection, answered)} == {"a journal"}
+    assert {row["client_id"] for row in (connection, answered)} == {"diary app"}
     stored = b"".join(path.read_bytes() for path in server.folder.rglob("*") if path.is_file())
     assert SECRET_TEXT.encode() not in stored
 
 
 def wait_for_row(server: Server, request_id: str) -> dict[str, Any]:
     """Wait until a connection's row is closed."""
-    deadline = time.monotonic() + 30
-    while (row := server.log_rows(request_id=request_id)[-1])["status_code"] is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    return row
+    wait_until(lambda: server.log_rows(request_id=request_id)[-1]["status_code"] is not None)
+    return server.log_rows(request_id=request_id)[-1]
 
 
 def test_a_rejected_connection_is_logged(server: Server) -> None:
-    with WebSocketClient(server, header={"x-request-id": "refused"}) as client:
+    with WebSocketClient(server, header={"x-request-id": "rejected"}) as client:
         client.wait_for_close()
-    row = wait_for_row(server, "refused")
+    row = wait_for_row(server, "rejected")
     assert (row["status_code"], row["success"], row["error"]) == (401, False, "unauthorized")
 
 
@@ -254,7 +253,7 @@ def test_a_client_over_the_message_rate_gets_an_error_and_is_then_closed(tmp_pat
         assert [client.request("hello")["type"] for _ in range(2)] == ["emotion_classification"] * 2
         error = client.request("hello")
         assert (error["type"], error["code"]) == ("error", "rate_limited")
-        client.socket.send("".join("hello"))
+        client.socket.send("hello")
         for _ in range(30):
             client.socket.sock.sendall(encode_frame(TEXT, b"hello"))
         assert client.wait_for_close()[0] == POLICY
@@ -340,7 +339,7 @@ def test_compression_is_not_negotiated(server: Server) -> None:
 
 
 def test_messages_of_a_signed_in_user_are_stored_in_the_history_without_the_text(server: Server) -> None:
-    signed_in = {"Authorization": f"Bearer {accounts.own_token(userId='writes')}"}
+    signed_in = {"Authorization": f"Bearer {accounts.own_token(userId='writer')}"}
     with WebSocketClient(server, header=signed_in) as client:
         answers = [client.request(text) for text in (SECRET_TEXT, "another one")]
     entries = server.call("GET", "/api/history", headers=signed_in).json()["entries"]

@@ -1,4 +1,4 @@
-"""A WebSocketConnection on a socket pair, with wsproto as the client."""
+"""WebSocketConnection on a socket pair, with wsproto as the client."""
 
 import socket
 import threading
@@ -17,7 +17,7 @@ Endpoints = tuple[WebSocketConnection, "Client"]
 
 
 class Client:
-    """The client's end."""
+    """The client of the socket pair."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.socket = sock
@@ -48,15 +48,13 @@ def _after_handshake() -> WSConnection:
     return server
 
 
-def test_only_the_latest_pushed_text_is_sent(
-    endpoints: Endpoints,
-) -> None:
+def test_only_the_latest_pushed_text_is_sent(endpoints: Endpoints) -> None:
     connection, client = endpoints
     for number in range(1000):
-        connection.push(f"there are {number}")
+        connection.push(f"push {number}")
     client.send("hello")
     assert next(connection.messages()) == "hello"
-    assert [event.data for event in client.receive()] == ["there are 999"]  # type: ignore[attr-defined]
+    assert [event.data for event in client.receive()] == ["push 999"]  # type: ignore[attr-defined]
 
 
 def test_a_close_request_of_another_thread_ends_the_connection(endpoints: Endpoints) -> None:
@@ -98,6 +96,6 @@ def test_pushes_after_the_end_are_ignored(endpoints: Endpoints) -> None:
     client.socket.shutdown(socket.SHUT_RDWR)
     assert list(connection.messages()) == []
     connection.__exit__()
-    connection.push("anybody there?")
+    connection.push("late")
     connection.request_close(1001, "restart", "")
     assert connection.close_status == CloseStatus(1001, None)

@@ -17,11 +17,10 @@ LOW_QUALITY = SimpleNamespace(
 )
 MODEL = SimpleNamespace(name="fake", version="1", sha256="0" * 64)
 
-
 ENGINE = SimpleNamespace(
     models=SimpleNamespace(names=lambda: ["fake"], get=lambda name=None: None), facial_actions=None
 )
-"""What live video needs of the engine before its first frame."""
+"""The parts of an engine that live video uses before its first frame."""
 
 
 class FakeVideoPipeline:
@@ -32,7 +31,7 @@ class FakeVideoPipeline:
 
     def predict(self, data: bytes, *, model: str | None = None, fps: float | None = None, explain: bool = False) -> Any:
         _execute(data, model)
-        moment = SimpleNamespace(
+        sample = SimpleNamespace(
             time=0.4, emotion="Happy", probabilities=PROBABILITIES, weight=0.25, box=(10, 20, 30, 40), track=0
         )
         return SimpleNamespace(
@@ -46,7 +45,7 @@ class FakeVideoPipeline:
             duration=4.98,
             width=720,
             height=1280,
-            timeline=(moment,),
+            timeline=(sample,),
             model=MODEL,
             timings={"decode": 12.3, "faces": 45.6, "model": 7.8},
             explanation=Explanation((ActionWeight("lip corners up", 0.81, 0.64),)) if explain else None,
@@ -77,9 +76,22 @@ class FakeVideoPipeline:
         )
 
 
-SEVEN = {"happy": 0.9, "surprise": 0.04, "sad": 0.01, "anger": 0.01, "disgust": 0.01, "fear": 0.01, "neutral": 0.02}
+SEVEN_PROBABILITIES = {
+    "happy": 0.9,
+    "surprise": 0.04,
+    "sad": 0.01,
+    "anger": 0.01,
+    "disgust": 0.01,
+    "fear": 0.01,
+    "neutral": 0.02,
+}
 FACE = SimpleNamespace(
-    box=(10, 20, 30, 40), emotion="happy", confidence=0.9, probabilities=SEVEN, certain=True, quality=QUALITY
+    box=(10, 20, 30, 40),
+    emotion="happy",
+    confidence=0.9,
+    probabilities=SEVEN_PROBABILITIES,
+    certain=True,
+    quality=QUALITY,
 )
 
 
@@ -88,13 +100,13 @@ class FakeImagePipeline:
 
     def predict(self, data: bytes, *, model: str | None = None, draw: bool = False, copy: bool = False) -> Any:
         _execute(data, model)
-        face = data != b"no face"
+        has_face = data != b"no face"
         return SimpleNamespace(
-            faces=(FACE,) if face else (),
-            emotion="happy" if face else None,
-            confidence=0.9 if face else None,
-            all_emotions=SEVEN if face else {},
-            certain=True if face else None,
+            faces=(FACE,) if has_face else (),
+            emotion="happy" if has_face else None,
+            confidence=0.9 if has_face else None,
+            all_emotions=SEVEN_PROBABILITIES if has_face else {},
+            certain=True if has_face else None,
             width=300,
             height=400,
             model=MODEL,
@@ -114,12 +126,12 @@ class FakeImagePipeline:
 
 
 class FakeImageOrVideoPipeline:
-    """Take data that begins with `picture` for an image, all other for a video; otherwise as `FakeImagePipeline`."""
+    """Take data that begins with `picture` as an image, other data as a video; otherwise as `FakeImagePipeline`."""
 
     def predict(self, data: bytes, *, model: str | None = None, copy: bool = False) -> Any:
-        picture = data.startswith(b"picture")
-        found = FakeImagePipeline().predict(data, model=model, copy=copy and picture)
-        return SimpleNamespace(**vars(found), frames=1 if picture else 24, seconds=None if picture else 4.98)
+        is_image = data.startswith(b"picture")
+        result = FakeImagePipeline().predict(data, model=model, copy=copy and is_image)
+        return SimpleNamespace(**vars(result), frames=1 if is_image else 24, seconds=None if is_image else 4.98)
 
 
 def _execute(data: bytes, model: str | None) -> None:
@@ -127,19 +139,19 @@ def _execute(data: bytes, model: str | None) -> None:
         raise errors.ModelNotFound(f"There is no model {model!r}; there are fake.")
     if not data:
         raise errors.UnsupportedMedia("This is no video. Send an MP4.")
-    order, _, argument = data[:100].partition(b" ")
-    if order == b"raise":
+    command, _, argument = data[:100].partition(b" ")
+    if command == b"raise":
         try:
             raise OSError("/a/secret/path")
         except OSError as error:
             raise getattr(errors, argument.decode())("A sentence for the caller. Do this next.") from error
-    if order == b"crash":
+    if command == b"crash":
         raise RuntimeError("/a/secret/path")
-    if order == b"sleep":
+    if command == b"sleep":
         time.sleep(float(argument))
 
 
-EKMAN = {
+EKMAN_SCORES = {
     "anger": 0.02,
     "disgust": 0.01,
     "fear": 0.01,
@@ -174,7 +186,7 @@ class FakeTextPipeline:
         return SimpleNamespace(
             label="joy",
             score=0.94,
-            scores=EKMAN,
+            scores=EKMAN_SCORES,
             labels=("joy", "surprise"),
             language="fr" if french else "en",
             language_supported=not french,

@@ -1,7 +1,6 @@
 """Run a real Redis for the tests; `./init.sh test` installs it."""
 
 import shutil
-import socket
 import subprocess
 import time
 from pathlib import Path
@@ -9,14 +8,14 @@ from pathlib import Path
 from redis import Redis
 from redis.exceptions import RedisError
 
+from tests.support.server import free_port
+
 
 class RedisServer:
     """Run Redis as a context manager; it can be stopped and started in between, and stores nothing on disk."""
 
     def __init__(self, folder: Path) -> None:
-        with socket.socket() as sock:
-            sock.bind(("127.0.0.1", 0))
-            self.port = sock.getsockname()[1]
+        self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self._folder = folder
         self._process: subprocess.Popen | None = None

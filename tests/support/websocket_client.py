@@ -5,13 +5,12 @@ import json
 import os
 import socket
 import struct
-import time
 import uuid
 from typing import Any
 
 import websocket
 
-from tests.support.server import KEY, Server
+from tests.support.server import KEY, Server, wait_until
 
 TIMEOUT_SECONDS = 30
 """Timeout in seconds of what should take one."""
@@ -143,7 +142,4 @@ def connection_count(server: Server) -> int:
 
 
 def wait_for_count(server: Server, connections: int) -> None:
-    deadline = time.monotonic() + TIMEOUT_SECONDS
-    while connection_count(server) != connections:
-        assert time.monotonic() < deadline, connection_count(server)
-        time.sleep(0.05)
+    wait_until(lambda: connection_count(server) == connections, lambda: connection_count(server))
