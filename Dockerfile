@@ -1,7 +1,7 @@
-# Two stages: pip and its caches stay in the first; what serves is a slim Debian with Python and one virtual environment.
+# Two stages: pip and its caches stay in the first. The second is a slim Debian with Python and the virtual environment.
 FROM python:3.11-slim-bookworm AS build
 
-# Empty: the CPU build of torch. Another index (CUDA builds, say) when TORCH_INDEX_URL names it.
+# The package index to install torch from, such as one with CUDA builds. Empty: the CPU build.
 ARG TORCH_INDEX_URL=""
 COPY requirements.txt /
 RUN python -m venv /opt/venv && torch=$(grep '^torch==' requirements.txt) && pip="/opt/venv/bin/pip install --no-cache-dir -q" \
@@ -13,7 +13,7 @@ RUN python -m venv /opt/venv && torch=$(grep '^torch==' requirements.txt) && pip
 
 FROM python:3.11-slim-bookworm
 
-# OpenCV links libGL and GLib, MediaPipe links EGL and GLES: a slim Debian has none of them.
+# OpenCV links libGL and GLib, MediaPipe links EGL and GLES. A slim Debian has none of them.
 RUN apt-get update -qq \
  && apt-get install -y -qq --no-install-recommends libgl1 libglib2.0-0 libegl1 libgles2 \
  && rm -rf /var/lib/apt/lists/*
@@ -25,7 +25,7 @@ RUN mkdir -p data logs model_store/downloaded && chown moodreel data logs model_
 
 ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 PORT=5000
 USER moodreel
-# MediaPipe imports matplotlib, which lists the system's fonts once: here, and not at the first start.
+# MediaPipe imports matplotlib, whose first import lists the fonts. This does it now, not at the first start.
 RUN python -c "import mediapipe"
 VOLUME ["/app/data", "/app/logs", "/app/model_store/downloaded"]
 EXPOSE 5000

@@ -4,10 +4,10 @@
 #   ./init.sh             serve: in Docker where an engine runs, else in a virtual environment
 #   ./init.sh --local     serve from a virtual environment (.venv)
 #   ./init.sh --docker    serve from a Docker image
-#   ./init.sh test        set up, run scripts/check, then the whole test suite; further words go to pytest
+#   ./init.sh test        set up, run scripts/check, then the whole test suite; further arguments go to pytest
 #
-# Settings come from the environment, then from .env, which is made from .env.example when there is none.
-# Every step is skipped when it was done before.
+# Settings come from the environment, then from .env. If there is no .env, it is made from .env.example.
+# Steps that were done before are skipped.
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -26,7 +26,7 @@ as_root() {
   fi
 }
 
-# Install Debian packages. On macOS the wheels hold the libraries that Debian packages apart.
+# Install Debian packages. On macOS the wheels contain these libraries.
 install_packages() {
   [ "$(uname)" = Darwin ] && return
   local missing=()
@@ -47,7 +47,7 @@ find_python() {
   die "needs Python 3.11. Debian 12: apt-get install python3 python3-venv. macOS: brew install python@3.11."
 }
 
-# Install torch first: a plain `pip install torch` on Linux takes a CUDA build of several gigabytes.
+# Install torch first: on Linux, a plain `pip install torch` downloads a CUDA build of several gigabytes.
 install_torch() {
   local torch index pip=(.venv/bin/pip install -q --disable-pip-version-check)
   torch=$(grep '^torch==' requirements.txt)
@@ -61,7 +61,7 @@ install_torch() {
   fi
 }
 
-# make_venv REQUIREMENTS: bring .venv up to date with a requirements file, if it is not.
+# make_venv REQUIREMENTS: install a requirements file into .venv, unless that was done already.
 make_venv() {
   local stamp=".venv/.$1.installed" wanted
   wanted=$(cat requirements*.txt | cksum; setting TORCH_INDEX_URL)
@@ -87,7 +87,7 @@ make_env_file() {
   (umask 077 && sed "s|^API_KEY=.*|API_KEY=$key|" .env.example >.env)
 }
 
-# setting NAME [DEFAULT]: the environment wins over .env.
+# setting NAME [DEFAULT]: print a setting. The environment overrides .env.
 setting() {
   local value
   value=${!1-}
@@ -97,7 +97,7 @@ setting() {
   printf '%s' "${value:-${2-}}"
 }
 
-# Print a curl that works on a fresh clone: the clip is part of it (bench/clips.py makes it from NASA's portrait).
+# Print a curl command that works in a fresh clone. Its clip is in examples/ (bench/clips.py made it).
 print_example() {
   local port key
   port=$(setting PORT 5000) key=$(setting API_KEY)

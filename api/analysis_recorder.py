@@ -76,7 +76,7 @@ def respond_batch(
 ) -> Response:
     """Record the results of one request and return their response, with `HEADERS`.
 
-    The log row tells the model only, and no single emotion is counted.
+    The log row has only the model, and no emotion is counted.
 
     Args:
         records: The results that are no errors.
@@ -109,34 +109,20 @@ def write(record: AnalysisRecord) -> str | None:
 
 def from_video(result: VideoResult) -> AnalysisRecord:
     """Make the record of a prediction for a video."""
-    entry = HistoryEntry(
-        kind="video",
-        emotion=result.emotion,
-        confidence=result.confidence,
-        probabilities=result.probabilities,
-        model=result.model.name,
-        facts={
-            "duration": round(result.duration, 3),
-            "faces": len({point.track for point in result.timeline}),
-            "certain": result.certain,
-        },
-        content_sha256=_content_sha256(),
-    )
+    facts = {
+        "duration": round(result.duration, 3),
+        "faces": len({point.track for point in result.timeline}),
+        "certain": result.certain,
+    }
+    entry = _face_entry("video", result, result.probabilities, facts)
     return AnalysisRecord(entry, result.timings, result.duration, result.frames_analysed)
 
 
 def from_thumbnail(result: ThumbnailResult) -> AnalysisRecord:
     """Make the record of a thumbnail; the history stores the loop and its poster."""
     loop = result.boomerang
-    entry = HistoryEntry(
-        kind="video",
-        emotion=result.emotion,
-        confidence=result.confidence,
-        probabilities=result.probabilities,
-        model=result.model.name,
-        facts={"duration": round(result.clip_duration, 3), "certain": result.certain},
-        content_sha256=_content_sha256(),
-    )
+    facts = {"duration": round(result.clip_duration, 3), "certain": result.certain}
+    entry = _face_entry("video", result, result.probabilities, facts)
     return AnalysisRecord(
         entry,
         result.timings,
@@ -151,30 +137,18 @@ def from_thumbnail(result: ThumbnailResult) -> AnalysisRecord:
 
 def from_image(result: ImageResult, content_sha256: str | None = None) -> AnalysisRecord:
     """Make the record of a prediction for an image; `content_sha256` is needed where a request sent several files."""
-    entry = HistoryEntry(
-        kind="picture",
-        emotion=result.emotion,
-        confidence=result.confidence,
-        probabilities=result.all_emotions,
-        model=result.model.name,
-        facts={"faces": len(result.faces), "certain": result.certain},
-        content_sha256=content_sha256 or _content_sha256(),
-    )
+    facts = {"faces": len(result.faces), "certain": result.certain}
+    entry = _face_entry("picture", result, result.all_emotions, facts, content_sha256)
     return AnalysisRecord(entry, result.timings, frames=1, media=lambda: _image_copy(result.copy))
 
 
 def from_image_or_video(result: EmotionResult) -> AnalysisRecord:
     """Make the record of a prediction for a file that was an image or a video."""
-    is_image = result.seconds is None
-    entry = HistoryEntry(
-        kind="picture" if is_image else "video",
-        emotion=result.emotion,
-        confidence=result.confidence,
-        probabilities=result.all_emotions,
-        model=result.model.name,
-        facts={"certain": result.certain} | ({} if result.seconds is None else {"duration": round(result.seconds, 3)}),
-        content_sha256=_content_sha256(),
-    )
+    kind: str = "picture"
+    facts: dict[str, object] = {"certain": result.certain}
+    if result.seconds is not None:
+        kind, facts["duration"] = "video", round(result.seconds, 3)
+    entry = _face_entry(kind, result, result.all_emotions, facts)
     return AnalysisRecord(entry, result.timings, result.seconds, result.frames, media=lambda: _image_copy(result.copy))
 
 
@@ -198,7 +172,7 @@ def from_audiovisual(result: AudioVisualResult) -> AnalysisRecord:
 
 
 def from_text(result: TextResult) -> AnalysisRecord:
-    """Make the record of a prediction for a text. It has no hash of the text: that of a few words is soon guessed."""
+    """Make the record of a prediction for a text. It has no hash of the text, which would reveal a short text."""
     # A text may show several emotions. The mood calendar needs shares that add up to 1.
     total = sum(result.scores.values())
     entry = HistoryEntry(
@@ -214,6 +188,24 @@ def from_text(result: TextResult) -> AnalysisRecord:
         },
     )
     return AnalysisRecord(entry, result.timings)
+
+
+def _face_entry(
+    kind: str,
+    result: VideoResult | ThumbnailResult | ImageResult | EmotionResult,
+    probabilities: Mapping[str, float] | None,
+    facts: Mapping[str, object],
+    content_sha256: str | None = None,
+) -> HistoryEntry:
+    return HistoryEntry(
+        kind=kind,
+        emotion=result.emotion,
+        confidence=result.confidence,
+        probabilities=probabilities,
+        model=result.model.name,
+        facts=facts,
+        content_sha256=content_sha256 or _content_sha256(),
+    )
 
 
 def _with_headers(response: Response, timings: Mapping[str, float], entry_ids: Sequence[str | None]) -> Response:

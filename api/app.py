@@ -1,9 +1,11 @@
 """The application factory."""
 
+from typing import Unpack
+
 from flask import Flask
 
 from api import errors, history_recorder, metrics, openapi, services
-from api.bootstrap import build_services
+from api.bootstrap import ReadyPipelines, build_services
 from api.middleware import access_log, cors, request_body, security_headers
 from api.routes import (
     auth,
@@ -25,12 +27,6 @@ from api.routes import metrics as metrics_route
 from api.settings import Settings
 from api.socketio import server as socketio_server
 from api.websocket import gunicorn_socket
-from moodreel.pipelines.audiovisual import AudioVisualPipeline
-from moodreel.pipelines.engine import Engine
-from moodreel.pipelines.image import ImagePipeline
-from moodreel.pipelines.image_or_video import ImageOrVideoPipeline
-from moodreel.pipelines.text import TextPipeline
-from moodreel.pipelines.video import VideoPipeline
 
 _DOCUMENTED = (
     predict,
@@ -50,17 +46,8 @@ _DOCUMENTED = (
 """The modules whose routes the OpenAPI document describes, in its order."""
 
 
-def create_app(
-    settings: Settings | None = None,
-    *,
-    engine: Engine | None = None,
-    video_pipeline: VideoPipeline | None = None,
-    image_pipeline: ImagePipeline | None = None,
-    image_or_video_pipeline: ImageOrVideoPipeline | None = None,
-    text_pipeline: TextPipeline | None = None,
-    audiovisual_pipeline: AudioVisualPipeline | None = None,
-) -> Flask:
-    """Create the app; settings that are not given come from the environment, pipelines from the settings.
+def create_app(settings: Settings | None = None, **ready: Unpack[ReadyPipelines]) -> Flask:
+    """Create the app. By default the settings come from the environment, and the pipelines from the settings.
 
     Raises:
         MoodreelError: A model, the call log or the history is unusable.
@@ -69,16 +56,7 @@ def create_app(
     settings = settings or Settings.from_environment()
     app = Flask("api")
     app.json.sort_keys = False  # type: ignore[attr-defined]
-    container = build_services(
-        settings,
-        engine=engine,
-        video_pipeline=video_pipeline,
-        image_pipeline=image_pipeline,
-        image_or_video_pipeline=image_or_video_pipeline,
-        text_pipeline=text_pipeline,
-        audiovisual_pipeline=audiovisual_pipeline,
-    )
-    services.init_app(app, container)
+    services.init_app(app, build_services(settings, **ready))
     for extension in (access_log, metrics, cors, security_headers, request_body, errors, history_recorder):
         extension.init_app(app)
 

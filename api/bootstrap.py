@@ -1,5 +1,7 @@
 """Build the services from the settings. This loads the models."""
 
+from typing import TypedDict, Unpack
+
 import torch
 
 from api.auth.token_verifiers import TokenVerifier
@@ -24,17 +26,19 @@ from moodreel.storage.objects import ObjectStorage
 from moodreel.storage.presence import Presence, PresenceError, SqlitePresenceStore
 
 
-def build_services(
-    settings: Settings,
-    *,
-    engine: Engine | None = None,
-    video_pipeline: VideoPipeline | None = None,
-    image_pipeline: ImagePipeline | None = None,
-    image_or_video_pipeline: ImageOrVideoPipeline | None = None,
-    text_pipeline: TextPipeline | None = None,
-    audiovisual_pipeline: AudioVisualPipeline | None = None,
-) -> Services:
-    """Build the services. An engine or pipeline that is given is used as it is, the others load their models.
+class ReadyPipelines(TypedDict, total=False):
+    """The engine and the pipelines that a caller has made already."""
+
+    engine: Engine
+    video_pipeline: VideoPipeline
+    image_pipeline: ImagePipeline
+    image_or_video_pipeline: ImageOrVideoPipeline
+    text_pipeline: TextPipeline
+    audiovisual_pipeline: AudioVisualPipeline
+
+
+def build_services(settings: Settings, **ready: Unpack[ReadyPipelines]) -> Services:
+    """Build the services. What is ready is used as it is; the other pipelines load their models.
 
     Raises:
         MoodreelError: A model, the call log or the history is unusable.
@@ -43,17 +47,18 @@ def build_services(
     # The cheap parts come first: a bad setting is reported before seconds of loading.
     token_verifier = TokenVerifier.from_settings(settings)
     call_log, history = CallLog(settings.log_path), open_history(settings)
-    engine = engine or load_engine(settings)
-    video_pipeline = video_pipeline or load_video_pipeline(settings, engine)
-    image_pipeline = image_pipeline or load_image_pipeline(settings, engine)
+    engine = ready.get("engine") or load_engine(settings)
+    video_pipeline = ready.get("video_pipeline") or load_video_pipeline(settings, engine)
+    image_pipeline = ready.get("image_pipeline") or load_image_pipeline(settings, engine)
     return Services(
         settings=settings,
         engine=engine,
         video_pipeline=video_pipeline,
         image_pipeline=image_pipeline,
-        image_or_video_pipeline=image_or_video_pipeline or ImageOrVideoPipeline(image_pipeline, video_pipeline),
-        text_pipeline=text_pipeline or load_text_pipeline(settings),
-        audiovisual_pipeline=audiovisual_pipeline or load_audiovisual_pipeline(settings, engine),
+        image_or_video_pipeline=ready.get("image_or_video_pipeline")
+        or ImageOrVideoPipeline(image_pipeline, video_pipeline),
+        text_pipeline=ready.get("text_pipeline") or load_text_pipeline(settings),
+        audiovisual_pipeline=ready.get("audiovisual_pipeline") or load_audiovisual_pipeline(settings, engine),
         frame_scheduler=load_frame_scheduler(settings, engine),
         call_log=call_log,
         token_verifier=token_verifier,

@@ -17,7 +17,7 @@ def download_model(settings: Settings) -> Path | None:
     """
     if not settings.model_download_id or settings.model_path:
         return None
-    # Imported here because it loads torch, which does not survive the fork of Gunicorn's workers.
+    # Imported here because it loads torch, which does not work in the forked workers of Gunicorn.
     from moodreel.models.download import download_checkpoint
 
     try:

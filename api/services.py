@@ -39,7 +39,7 @@ class Services:
         token_verifier: Verifies bearer tokens.
         concurrency_limiter: Bounds the requests whose bodies are in memory.
         connection_limiter: Bounds long-lived connections.
-        shutdown_hooks: Run when the worker is told to stop.
+        shutdown_hooks: Run when the worker is stopped.
         connections: The open WebSockets, and their count over all processes.
         history: The users' histories; None if HISTORY is off.
     """

@@ -1,4 +1,4 @@
-"""Run hooks as soon as a Gunicorn worker is told to stop."""
+"""Run hooks as soon as a Gunicorn worker is stopped."""
 
 import logging
 import os
@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 POLL_SECONDS = 0.25
-"""How often to check whether the worker was told to stop."""
+"""How often to check whether the worker has been stopped."""
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ class ShutdownHooks:
     """Hooks that close long-lived connections at a stop. Gunicorn would wait for them as it does for requests.
 
     Attributes:
-        stopping: whether the worker was told to stop.
+        stopping: whether the worker has been stopped.
     """
 
     def __init__(self) -> None:
@@ -36,7 +36,7 @@ class ShutdownHooks:
         self._hooks.append(hook)
 
     def start_watcher(self, worker: Worker) -> None:
-        """Start to watch a Gunicorn worker. Call it after the fork: a thread does not survive one."""
+        """Start to watch a Gunicorn worker, in a thread. Call it after the fork: a fork copies no threads."""
         threading.Thread(target=self._watch, args=[worker], name="shutdown-hooks", daemon=True).start()
 
     def run(self) -> None:

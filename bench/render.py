@@ -51,7 +51,7 @@ class Scene:
         yaw: degrees that the head is turned in the image, as in `FaceFeatures.pose`; 0 without a face.
     """
 
-    picture: np.ndarray
+    image: np.ndarray
     frame: np.ndarray
     landmarks: np.ndarray | None
     yaw: float
@@ -60,17 +60,17 @@ class Scene:
 Effect = Callable[[Scene, float, np.random.Generator], np.ndarray]
 
 
-def make_scene(picture: np.ndarray, landmarker: FaceLandmarker) -> Scene:
+def make_scene(image: np.ndarray, landmarker: FaceLandmarker) -> Scene:
     """Render a grayscale image, uint8 (S, S), in plain conditions, and detect its face."""
-    frame = render_frame(picture)
+    frame = render_frame(image)
     faces = landmarker.detect(frame)
     if not faces:
-        return Scene(picture, frame, None, 0.0)
+        return Scene(image, frame, None, 0.0)
     _, pose = normalize_landmarks(faces[0].landmarks, width=WIDTH, height=HEIGHT)
-    return Scene(picture, frame, faces[0].landmarks * np.float64((WIDTH, HEIGHT, WIDTH)), float(pose[0]))
+    return Scene(image, frame, faces[0].landmarks * np.float64((WIDTH, HEIGHT, WIDTH)), float(pose[0]))
 
 
-def render_frame(picture: np.ndarray, *, face: float = FACE, cast: float = 1.0) -> np.ndarray:
+def render_frame(image: np.ndarray, *, face: float = FACE, cast: float = 1.0) -> np.ndarray:
     """Place a grayscale image, uint8 (S, S), in a color frame, on a strongly blurred copy of itself as background.
 
     Args:
@@ -79,14 +79,14 @@ def render_frame(picture: np.ndarray, *, face: float = FACE, cast: float = 1.0) 
         cast: warmth of the colors: 1 is skin in daylight, 0 gray, below 0 bluish.
     """
     side = round(face / _SHARE)
-    sized = cv2.resize(picture, (side, side), interpolation=cv2.INTER_CUBIC if side > len(picture) else cv2.INTER_AREA)
+    sized = cv2.resize(image, (side, side), interpolation=cv2.INTER_CUBIC if side > len(image) else cv2.INTER_AREA)
     left, top = (int(middle - side / 2) for middle in CENTER)
     edges = (top, HEIGHT - top - side, left, WIDTH - left - side)
     ramp = np.clip(np.minimum(np.arange(side) + 1, side - np.arange(side)) / (0.06 * side), 0, 1)
     mask = cv2.copyMakeBorder(np.outer(ramp, ramp), *edges, cv2.BORDER_CONSTANT, value=0)
     inside = cv2.copyMakeBorder(sized, *edges, cv2.BORDER_REPLICATE)
     cut = (HEIGHT - WIDTH) // 2
-    ground = _blur_strongly(cv2.resize(picture, (HEIGHT, HEIGHT))[:, cut : cut + WIDTH], 0.3 * FACE)
+    ground = _blur_strongly(cv2.resize(image, (HEIGHT, HEIGHT))[:, cut : cut + WIDTH], 0.3 * FACE)
     return _composite(_colorize(inside, cast), _colorize(ground, 0.3 * cast), mask)
 
 
@@ -96,12 +96,12 @@ def plain(scene: Scene, strength: float, rng: np.random.Generator) -> np.ndarray
 
 def sized(scene: Scene, pixels: float, rng: np.random.Generator) -> np.ndarray:
     """Change the distance: the face is `pixels` wide."""
-    return render_frame(scene.picture, face=pixels)
+    return render_frame(scene.image, face=pixels)
 
 
 def recolored(scene: Scene, cast: float, rng: np.random.Generator) -> np.ndarray:
     """Change the color of the light; `cast` as in `render_frame`."""
-    return render_frame(scene.picture, cast=cast)
+    return render_frame(scene.image, cast=cast)
 
 
 def blurred(scene: Scene, percent: float, rng: np.random.Generator) -> np.ndarray:
@@ -319,10 +319,10 @@ def _colorize(gray: np.ndarray, cast: float) -> np.ndarray:
     return (255 * levels).astype(np.float32)[gray]
 
 
-def _blur_strongly(picture: np.ndarray, sigma: float) -> np.ndarray:
+def _blur_strongly(image: np.ndarray, sigma: float) -> np.ndarray:
     """Blur with a large `sigma` in pixels, computed at an eighth of the size."""
-    height, width = picture.shape[:2]
-    small = cv2.resize(picture, (width // 8, height // 8), interpolation=cv2.INTER_AREA)
+    height, width = image.shape[:2]
+    small = cv2.resize(image, (width // 8, height // 8), interpolation=cv2.INTER_AREA)
     small = cv2.GaussianBlur(small, (0, 0), max(sigma / 8, 0.3), borderType=cv2.BORDER_REPLICATE)
     return cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR)
 

@@ -71,7 +71,7 @@ def _insert_row(method: str) -> None:
 
 def _close_row(response: Response) -> Response:
     response.headers["x-request-id"] = g.request_id
-    # The length of a static file stands only in its header.
+    # The length of a static file is known only from its header.
     _finish_row(response.status_code, response.content_length or response.calculate_content_length())
     return response
 
@@ -100,7 +100,7 @@ def _report_failure(error: CallLogError) -> None:
 
 
 def _prune(container: Services) -> None:
-    """Delete old rows. Every process asks every hour; the log lets one of them do it, once a day."""
+    """Delete old rows. Every process tries every hour; the log lets only one of them prune, once a day."""
     days = container.settings.log_retention_days
     try:
         deleted = container.call_log.prune_if_due(days)

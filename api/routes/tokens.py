@@ -1,4 +1,4 @@
-"""POST /auth/verify-token: whether a token is valid. It needs no key: using the token would tell as much."""
+"""POST /auth/verify-token: whether a token is valid. It needs no API key: using the token would show the same."""
 
 from flask import g, request
 

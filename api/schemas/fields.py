@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any, ClassVar
 from zoneinfo import ZoneInfo
 
-from marshmallow import ValidationError, fields
+from marshmallow import ValidationError, fields, validate
 from marshmallow.types import ErrorMessages
 
 LoadedData = dict[str, Any]
@@ -15,6 +15,17 @@ LoadedData = dict[str, Any]
 def field_doc(description: str, **more: object) -> dict[str, object]:
     """Make the metadata of a field for the OpenAPI document."""
     return {"description": description, **more}
+
+
+def model_field(description: str) -> fields.String:
+    """Make the query parameter that names a model; None for the default model."""
+    return fields.String(load_default=None, validate=validate.Length(1, 100), metadata=field_doc(description))
+
+
+def results_field(schema: str) -> fields.List[object]:
+    """Make the field with the results of a batch: each is an object of this schema of the document, or a problem."""
+    schemas = [{"$ref": f"#/components/schemas/{name}"} for name in (schema, "Problem")]
+    return fields.List(fields.Raw(metadata={"oneOf": schemas}))
 
 
 class RoundedFloat(fields.Float):

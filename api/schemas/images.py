@@ -4,7 +4,7 @@ import base64
 
 from marshmallow import EXCLUDE, RAISE, Schema, fields, validate
 
-from api.schemas.fields import Boolean, Probability, field_doc
+from api.schemas.fields import Boolean, Probability, field_doc, model_field, results_field
 from api.schemas.files import FileSchema
 from api.schemas.videos import ModelSchema, QualitySchema
 from moodreel.emotions import FIVE, SEVEN
@@ -60,11 +60,7 @@ class ModelQuery(Schema):
     class Meta:
         unknown = EXCLUDE
 
-    model = fields.String(
-        load_default=None,
-        validate=validate.Length(1, 100),
-        metadata=field_doc("The name of a model in the store; by default `face-expression`."),
-    )
+    model = model_field("The name of a model in the store; by default `face-expression`.")
 
 
 class DetectionQuery(ModelQuery):
@@ -153,9 +149,5 @@ class DetectionSchema(EmotionSchema):
 class DetectionBatchSchema(Schema):
     """A result or a problem for each image, in order."""
 
-    results = fields.List(
-        fields.Raw(
-            metadata={"oneOf": [{"$ref": "#/components/schemas/Detection"}, {"$ref": "#/components/schemas/Problem"}]}
-        )
-    )
+    results = results_field("Detection")
     count = fields.Integer(metadata=field_doc("Number of images that were sent.", example=1))

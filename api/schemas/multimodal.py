@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from marshmallow import EXCLUDE, Schema, fields, validate
 
-from api.schemas.fields import LowerCase, Seconds, field_doc
+from api.schemas.fields import LowerCase, Seconds, field_doc, model_field
 from api.schemas.videos import FORMATS, ModelSchema, VideoSchema
 from moodreel.models.networks.audiovisual import MODALITIES
 from moodreel.pipelines.clip_loader import CORRUPT, NO_FACE, NONE, NOT_REQUESTED, UNSUPPORTED
@@ -34,11 +34,7 @@ class AudioVisualQuery(Schema):
     class Meta:
         unknown = EXCLUDE
 
-    model = fields.String(
-        load_default=None,
-        validate=validate.Length(1, 100),
-        metadata=field_doc("The name of an audio-visual model in the store."),
-    )
+    model = model_field("The name of an audio-visual model in the store.")
 
 
 class Percentages(fields.Field[Sequence[float]]):

@@ -5,7 +5,7 @@ from typing import ClassVar
 from marshmallow import EXCLUDE, RAISE, Schema, ValidationError, fields, validate
 from marshmallow.types import ErrorMessages
 
-from api.schemas.fields import Probability, field_doc
+from api.schemas.fields import Probability, field_doc, model_field, results_field
 from api.schemas.videos import ModelSchema
 from moodreel.emotions import EKMAN
 
@@ -70,11 +70,7 @@ class TextQuery(Schema):
     class Meta:
         unknown = EXCLUDE
 
-    model = fields.String(
-        load_default=None,
-        validate=validate.Length(1, 100),
-        metadata=field_doc("The name of a text model in the store; by default `text-emotion`."),
-    )
+    model = model_field("The name of a text model in the store; by default `text-emotion`.")
 
 
 class TextPredictionSchema(Schema):
@@ -113,11 +109,5 @@ class TextPredictionSchema(Schema):
 class TextPredictionBatchSchema(Schema):
     """A result or a problem for each text, in order."""
 
-    results = fields.List(
-        fields.Raw(
-            metadata={
-                "oneOf": [{"$ref": "#/components/schemas/TextPrediction"}, {"$ref": "#/components/schemas/Problem"}]
-            }
-        )
-    )
+    results = results_field("TextPrediction")
     count = fields.Integer(metadata=field_doc("Number of texts that were sent.", example=1))

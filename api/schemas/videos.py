@@ -4,7 +4,16 @@ from collections.abc import Mapping
 
 from marshmallow import EXCLUDE, Schema, fields, pre_load, validate
 
-from api.schemas.fields import Boolean, LowerCase, Probability, RoundedFloat, Seconds, Weight, field_doc
+from api.schemas.fields import (
+    Boolean,
+    LowerCase,
+    Probability,
+    RoundedFloat,
+    Seconds,
+    Weight,
+    field_doc,
+    model_field,
+)
 from api.schemas.files import FileSchema
 from moodreel.emotions import FIVE, SEVEN
 from moodreel.faces.quality import TIPS
@@ -71,9 +80,7 @@ class PredictionQuery(Schema):
         load_default=False,
         metadata=field_doc("`true` adds the facial movements with the largest weights."),
     )
-    model = fields.String(
-        load_default=None, validate=validate.Length(1, 100), metadata=field_doc("The name of a model in the store.")
-    )
+    model = model_field("The name of a model in the store.")
 
 
 class ThumbnailQuery(PredictionQuery):

@@ -1,9 +1,9 @@
-"""Validate Socket.IO packets. A malformed or oversized packet becomes the event `GARBLED`."""
+"""Validate Socket.IO packets. A malformed or oversized packet becomes the event `MALFORMED`."""
 
 import socketio
 
 NAMESPACE = "/emotion-detection"
-GARBLED = "garbled"
+MALFORMED = "malformed"
 """The namespace answers this event like any other unknown event."""
 MAX_JSON_PUNCTUATION = 500
 """Commas and brackets of a packet: each may create an object. Base64 has none."""
@@ -18,7 +18,7 @@ class Packet(socketio.packet.Packet):
             return self._decode(encoded_packet)
         except Exception:
             self.packet_type, self.namespace, self.id = socketio.packet.EVENT, NAMESPACE, None
-            self.data = [GARBLED]
+            self.data = [MALFORMED]
             return 0
 
     def add_attachment(self, attachment: object) -> bool:
@@ -29,7 +29,7 @@ class Packet(socketio.packet.Packet):
             return bool(super().add_attachment(attachment))
         except Exception:
             # An incomplete packet would swallow all that follow.
-            self.data = [GARBLED]
+            self.data = [MALFORMED]
             return True
 
     def _decode(self, encoded: object) -> int:

@@ -83,7 +83,7 @@ class SocketIOSession:
         LIVE_SESSIONS.inc()
 
     def send_welcome(self) -> None:
-        """Tell the client that it is connected, and which models there are."""
+        """Send the client the welcome with the list of models."""
         self._send_status("connected", session=self._log_entry.request_id, models=self._container.engine.models.names())
 
     def initialize(self, settings: LoadedData) -> None:

@@ -1,6 +1,6 @@
 """A WebSocket as Engine.IO's transport, with every buffer bounded.
 
-simple-websocket, which Engine.IO would use, reads ahead without limit in a thread of its own, and waits for ever for a
+simple-websocket, which Engine.IO would use, reads ahead without limit in a thread of its own, and waits forever for a
 client that does not read. Here the thread that handles a message reads the next one: TCP slows down a client that sends
 too fast, a client that sends too much is disconnected, and so is one that does not read for `SEND_TIMEOUT_SECONDS`.
 """
@@ -136,7 +136,7 @@ class EngineIOTransport:
         return message
 
     def close(self) -> None:
-        """Send a close frame and give the client a moment to answer it."""
+        """Send a close frame. The client has `CLOSE_TIMEOUT_SECONDS` to answer it."""
         if self._open:
             self.close_after(CLOSE_TIMEOUT_SECONDS)
             with suppress(OSError, LocalProtocolError):

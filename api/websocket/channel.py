@@ -1,7 +1,7 @@
 """Speak the WebSocket protocol (RFC 6455) on Gunicorn's socket.
 
 wsproto parses and builds the frames. Libraries above it start a thread for each connection, queue messages without
-bound, and wait for ever for a client that does not read. Here the thread that Gunicorn provides reads and writes: it
+bound, and wait forever for a client that does not read. Here the thread that Gunicorn provides reads and writes: it
 reads only after the last message is answered, so TCP slows down clients that send too fast, and each send has a
 timeout. `WebSocketConnection` (/api/ws) and `EngineIOTransport` (Socket.IO) are built on this.
 

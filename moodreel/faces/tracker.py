@@ -21,7 +21,7 @@ Appearance = Sequence[float]
 """Appearance vector of a box, each value about 0 to 1; of one length within a `Tracker`."""
 
 MAX_GAP = 3.0
-"""Seconds without a detection after which a track ends. Somebody who looks over a shoulder is back by then."""
+"""Seconds without a detection after which a track ends. A person who looks over a shoulder is back by then."""
 MAX_DISTANCE, MAX_FIRST_STEP = 0.8, 1.2
 """Largest distance between a detection and the predicted position, in face sizes; and the same for a track with one
 detection, whose velocity is unknown."""

@@ -160,7 +160,7 @@ class FrameScheduler:
             try:
                 self._process_next(scheduled)
             except Exception:
-                # A worker must survive: without workers no session would get results.
+                # An error must not end the worker thread: without workers no session would get results.
                 logger.exception("a live frame was lost")
             finally:
                 with self._changed:

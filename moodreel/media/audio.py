@@ -54,7 +54,7 @@ class AudioLimits:
 
 @dataclass(frozen=True, eq=False)
 class AudioClip:
-    """Hold decoded audio.
+    """Decoded audio.
 
     Attributes:
         samples: float32 (N,), N > 0, from -1 to 1, mono, `SAMPLE_RATE` per second.
@@ -105,7 +105,7 @@ def decode_audio(data: bytes, limits: AudioLimits | None = None) -> AudioClip | 
 
 
 def is_silent(samples: np.ndarray) -> bool:
-    """Tell whether samples (N,), from -1 to 1, are only silence."""
+    """Return whether samples (N,), from -1 to 1, are only silence."""
     return not len(samples) or float(np.abs(samples).max()) <= _SILENCE
 
 

@@ -60,7 +60,7 @@ def display_matrix(frame: av.VideoFrame) -> np.ndarray | None:
 
 
 def swaps_axes(matrix: np.ndarray | None) -> bool:
-    """Tell whether a display matrix turns a frame by about 90 degrees, so that width and height change places."""
+    """Return whether a display matrix turns a frame by about 90 degrees, so that width and height change places."""
     if matrix is None:
         return False
     return bool(abs(matrix[0, 1]) + abs(matrix[1, 0]) > abs(matrix[0, 0]) + abs(matrix[1, 1]))

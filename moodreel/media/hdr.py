@@ -33,7 +33,7 @@ _STEPS = 4096
 
 
 def is_hdr(color_trc: int) -> bool:
-    """Tell whether a frame's transfer characteristic is PQ or HLG."""
+    """Return whether a frame's transfer characteristic is PQ or HLG."""
     return color_trc in (PQ, HLG)
 
 

@@ -18,7 +18,7 @@ MAX_DERIVATION_DEPTH = 4
 
 @dataclass
 class _ItemGraph:
-    """Hold what the boxes say about items (images and tiles).
+    """The content of the boxes about items (images and tiles).
 
     Attributes:
         inputs: Items that each derived item is made of.

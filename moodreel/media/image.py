@@ -55,7 +55,7 @@ _EXIF_TRANSPOSE = {
     7: Transpose.TRANSVERSE,
     8: Transpose.ROTATE_90,
 }
-"""What turns an image upright, by the value of EXIF's Orientation tag."""
+"""The transposition that turns an image upright, by the value of EXIF's Orientation tag."""
 _SWAPS_AXES = (Transpose.TRANSPOSE, Transpose.ROTATE_270, Transpose.TRANSVERSE, Transpose.ROTATE_90)
 # Marker of the next JPEG segment. Scan data contains stuffed zeros and restart markers (D0 to D7). Values below C0 are
 # damage to libjpeg: it goes on searching byte by byte, and so does this expression.
@@ -78,7 +78,7 @@ class ImageLimits:
 
 @dataclass(frozen=True, eq=False)
 class DecodedImage:
-    """Hold an upright image.
+    """An upright image.
 
     Attributes:
         rgb: uint8 (H, W, 3), RGB, scaled down to the requested longest side.
@@ -94,12 +94,12 @@ class DecodedImage:
 
 
 def is_image(data: bytes) -> bool:
-    """Tell whether the first bytes are those of a format that `decode_image` reads."""
+    """Return whether the first bytes are those of a format that `decode_image` reads."""
     return _format(data) is not None
 
 
 def is_jpeg(data: bytes) -> bool:
-    """Tell whether the first bytes are those of a JPEG."""
+    """Return whether the first bytes are those of a JPEG."""
     return _format(data) == "JPEG"
 
 

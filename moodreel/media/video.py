@@ -33,7 +33,7 @@ _TimedFrame = tuple[float, av.VideoFrame]
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """Hold one upright frame.
+    """One upright frame.
 
     Attributes:
         time: Seconds since the first frame.

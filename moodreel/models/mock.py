@@ -17,7 +17,7 @@ _SHARPNESS = 6
 
 
 class MockPredictor:
-    """Predicts the same for every window of a file, from the file's SHA-256 alone; the content is never looked at.
+    """Predicts the same for every window of a file, from the file's SHA-256 alone; the content is not used.
 
     Used only with EMO_MOCK=1. Its results carry the model name `mock`.
     """

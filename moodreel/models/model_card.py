@@ -22,7 +22,7 @@ MODALITIES = ("video", "audio")
 JsonObject = dict[str, Any]
 """A JSON object, such as a model.json or a config.json. Its values are validated where they are read."""
 Arguments = Mapping[str, Any]
-"""Keyword arguments of a network, as they stand in a model card; each network has its own."""
+"""Keyword arguments of a network, as in a model card; each network has its own."""
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,7 @@ class TrackPrediction:
 
     Attributes:
         probabilities: float32 (C,), calibrated, adding up to 1.
-        per_frame: float32 (T, C), for each frame by itself; NaN rows where there is no face, or not asked for.
+        per_frame: float32 (T, C), for each frame by itself; NaN rows where there is no face, or if not requested.
         weights: float32 (T,), share of each frame in `probabilities`, adding up to 1; 0 where there is no face.
     """
 
@@ -178,7 +178,7 @@ def calibrate(logits: torch.Tensor, temperature: float, scales: np.ndarray | Non
 
 
 def resolve_device(use_gpu: str) -> str:
-    """Return the torch device that USE_GPU ("auto", "0" or "1") asks for.
+    """Return the torch device that USE_GPU ("auto", "0" or "1") selects.
 
     Raises:
         MoodreelError: The value is another one, or is "1" and torch sees no GPU.

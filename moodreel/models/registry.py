@@ -1,4 +1,4 @@
-"""Find models by name, and load each once a process, when it is first asked for."""
+"""Find models by name, and load each once a process, when it is first requested."""
 
 import logging
 import threading
@@ -22,7 +22,7 @@ WEIGHTS_FILE = "weights.safetensors"
 
 
 class HasModelInfo(Protocol):
-    """A predictor that can tell which model it is."""
+    """A predictor with the identity of its model."""
 
     info: ModelInfo
 

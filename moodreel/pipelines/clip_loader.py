@@ -52,7 +52,7 @@ CORRUPT = "corrupt"
 UNSUPPORTED = "unsupported"
 """Why a clip lacks a modality: the codec is not supported."""
 NOT_REQUESTED = "not_read"
-"""Why a clip lacks a modality: the caller did not ask for it."""
+"""Why a clip lacks a modality: the caller did not request it."""
 
 MEL_STEPS = 1 + round(clip_sampler.SECONDS * audio.SAMPLE_RATE) // HOP_LENGTH
 """Time steps of the spectrogram of one window."""
@@ -146,7 +146,7 @@ class ClipLoader:
         except UnsupportedMedia as error:
             report.set_missing("audio", UNSUPPORTED, error)
         except AudioTooLong:
-            # If the video is too long as well, the caller is told of the video.
+            # If the video is too long as well, the error of the video is raised.
             with suppress(UnsupportedMedia, VideoCorrupt):
                 VideoReader(data, self._limits).probe_span()
             raise

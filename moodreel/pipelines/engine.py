@@ -36,7 +36,7 @@ FRAMES_AHEAD = 8
 class Engine:
     """Own the face landmarker, the face models, the worker threads and the analysis slots. Thread-safe.
 
-    Create it after a fork, never before: threads and models do not survive one.
+    Create it after a fork, never before: threads and models do not work in the new process.
 
     Attributes:
         landmarker: finds faces and their landmarks.
@@ -103,7 +103,7 @@ class Engine:
 
     @contextmanager
     def slot(self) -> Iterator[None]:
-        """Hold one analysis slot.
+        """Hold one analysis slot during a `with` block.
 
         Raises:
             Overloaded: no slot became free within `wait_seconds`.

@@ -1,7 +1,7 @@
 """Classify the emotion of every face in an image.
 
 Stages: `media.image` decodes it; `faces.tiled_detection` finds the faces, small ones too, in the worker threads;
-`models` classifies all faces of all images of a call in one batch; `faces.quality` judges whether an answer can be
+`models` classifies all faces of all images of a call in one batch; `faces.quality` assesses whether an answer can be
 relied on. The images of a batch are decoded one after the other, and only the features of their faces are kept: a batch
 takes no more memory than its largest image.
 """

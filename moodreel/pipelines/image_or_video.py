@@ -37,7 +37,7 @@ class EmotionResult:
 
 
 class ImageOrVideoPipeline:
-    """Classify images and videos, told apart by their first bytes, with the same model. Thread-safe."""
+    """Classify images and videos, distinguished by their first bytes, with the same model. Thread-safe."""
 
     def __init__(self, images: ImagePipeline, videos: VideoPipeline) -> None:
         self._images = images

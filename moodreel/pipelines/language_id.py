@@ -1,4 +1,4 @@
-"""Identify the language of a text, so that nobody relies on what a model for English says about another language."""
+"""Identify the language of a text: a model for English is unreliable for other languages."""
 
 import hashlib
 import json

@@ -1,8 +1,8 @@
 """Classify the emotion of the face in a video, and make its thumbnail.
 
 Stages: `media.video` decodes the video once and samples frames by time; `faces` finds faces while the next frames are
-decoded; `faces.tracker` links them into tracks; `models` classifies all tracks in one batch; `faces.quality` judges
-whether the answer can be relied on. A thumbnail takes the same stages and then `boomerang`. The frames of a short video
+decoded; `faces.tracker` links them into tracks; `models` classifies all tracks in one batch; `faces.quality` assesses
+whether the answer is reliable. A thumbnail takes the same stages and then `boomerang`. The frames of a short video
 are cached small for it; those of a long one would take hundreds of megabytes, so it decodes them again.
 """
 
@@ -65,7 +65,7 @@ class VideoResult:
         probabilities: probability of each label, adding up to 1.
         peak: time in seconds at which the face showed the emotion best.
         face_coverage: share of the sampled frames in which the face was found, 0 to 1.
-        certain: whether the answer can be relied on: `quality` gives no reason against it.
+        certain: whether the answer is reliable: `quality` gives no reason against it.
         quality: how well the video shows the face.
         frames_analysed: number of sampled frames.
         duration: seconds.
@@ -391,7 +391,7 @@ def _timeline(
 
 
 def _peak_motion_time(frames: Sequence[_ExtractedFrame]) -> float:
-    """Return the time in seconds around which the picture changes most."""
+    """Return the time in seconds around which there is most motion."""
     if len(frames) < 2:
         return frames[0].time
     changes = [float(np.abs(a.gray - b.gray).mean()) for a, b in itertools.pairwise(frames)]

@@ -208,7 +208,7 @@ class CallLog:
         client_id: str | None = None,
         caller: str | None = None,
     ) -> int:
-        """Insert a call that has begun. Returns its id. Raises CallLogError."""
+        """Insert a call that has started. Returns its id. Raises CallLogError."""
         row = {
             "timestamp": format_timestamp(datetime.now(UTC)),
             "request_id": request_id,
@@ -246,7 +246,7 @@ class CallLog:
             filters: which calls; None selects all.
             limit: rows of the page.
             cursor: of the page; None is the first page.
-            exclude_id: a call to leave out, such as the one that asks.
+            exclude_id: a call to exclude, such as the current one.
 
         Raises:
             ValueError: the cursor is malformed.
@@ -293,7 +293,7 @@ class CallLog:
             first: first day.
             last: last day, inclusive.
             zone: time zone of the days.
-            exclude_id: a call to leave out, such as the one that asks.
+            exclude_id: a call to exclude, such as the current one.
 
         Raises:
             CallLogError: the log cannot be read.
@@ -321,7 +321,7 @@ class CallLog:
                 return deleted
 
     def prune_if_due(self, days: float) -> int:
-        """Prune once a day, in whichever process asks first; 0 days keeps all calls. Raises CallLogError."""
+        """Prune once a day, in the process that tries first; 0 days keeps all calls. Raises CallLogError."""
         return self.prune(days) if days > 0 and self._file.claim_task("prune", PRUNE_INTERVAL) else 0
 
     def is_writable(self) -> bool:

@@ -1,6 +1,6 @@
 """Share one SQLite file between threads and processes, and read its tables in pages.
 
-- WAL lets readers work while somebody writes. `BEGIN IMMEDIATE` with a busy timeout makes the writers of several
+- WAL lets readers work while another process writes. `BEGIN IMMEDIATE` with a busy timeout makes the writers of several
   processes queue; a read that turns into a write would fail at once. `synchronous=NORMAL` may lose the last rows in a
   power cut, never the file.
 - A connection is borrowed for one transaction and then returned. A process with a hundred threads, most of which wait
@@ -137,7 +137,7 @@ class SharedDatabase:
     def read_page(self, sql: str, arguments: Mapping[str, object], limit: int, convert: Callable[[Row], Row]) -> Page:
         """Read a page of at most `limit` rows, each converted by `convert`. Raises `error`."""
         with self.read() as db:
-            # One row more than asked for tells whether there is another page.
+            # One more row than requested shows whether there is another page.
             rows = list(db.query(f"{sql} limit {limit + 1:d}", dict(arguments)))
         page, has_more = rows[:limit], len(rows) > limit
         return Page(tuple(map(convert, page)), encode_cursor(page[-1]) if has_more and page else None)

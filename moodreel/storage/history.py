@@ -269,7 +269,7 @@ class History:
         return self._delete("entries.user = :user", {"user": user})
 
     def prune_if_due(self, days: float) -> int:
-        """Delete entries older than `days` once a day, in whichever process asks first; 0 days keeps all entries."""
+        """Delete entries older than `days` once a day, in the process that tries first; 0 days keeps all entries."""
         return self._prune(days) if days > 0 and self._file.claim_task("prune", PRUNE_INTERVAL) else 0
 
     def delete_due_media(self, seconds: float = MEDIA_DELETION_SECONDS) -> int:

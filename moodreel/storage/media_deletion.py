@@ -1,7 +1,7 @@
 """Delete media objects reliably: a table in the history's file lists the keys to delete.
 
-No object is in the storage without a row that knows it. Its key is listed before the object is written, until its entry
-is written, and again from the moment the entry is deleted. What cannot be deleted is tried again later.
+The table has the key of every object that no history entry refers to: from before the object is written until its entry
+is written, and again after the entry is deleted. A deletion that fails is tried again later.
 """
 
 import time

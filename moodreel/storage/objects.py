@@ -163,7 +163,8 @@ def _open(url: str) -> _Backend:
     except ImportError as error:
         package = _PACKAGES.get(scheme, "a package")
         raise ObjectStorageError(
-            f"MEDIA_STORAGE={scheme}://… needs {package}: pip install -r requirements-extras.txt."
+            f"MEDIA_STORAGE={scheme}://… needs {package}: pip install 'moodreel[storage]' "
+            "(in a clone: pip install -r requirements-extras.txt)."
         ) from error
     except Exception as error:  # each storage library raises its own exceptions
         raise ObjectStorageError(

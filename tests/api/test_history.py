@@ -475,7 +475,8 @@ def test_old_entries_are_deleted_at_the_start(tmp_path: Path) -> None:
         ({"HISTORY_PATH": "/proc/nowhere/history.db"}, "The history /proc/nowhere/history.db cannot be opened"),
         pytest.param(
             {"MEDIA_STORAGE": "gs://bucket"},
-            "MEDIA_STORAGE=gs://… needs gcsfs: pip install -r requirements-extras.txt.",
+            "MEDIA_STORAGE=gs://… needs gcsfs: pip install 'moodreel[storage]' (in a clone: "
+            "pip install -r requirements-extras.txt).",
             marks=pytest.mark.skipif(importlib.util.find_spec("gcsfs") is not None, reason="gcsfs is installed"),
         ),
     ],

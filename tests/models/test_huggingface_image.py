@@ -196,5 +196,8 @@ def test_code_in_a_folder_is_not_executed(folder, face):
 
 def test_error_without_transformers_says_how_to_install_it(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(ModelInvalid, match=r"pip install -r requirements-extras\.txt"):
+    with pytest.raises(
+        ModelInvalid,
+        match=r"pip install 'moodreel\[huggingface\]' \(in a clone: pip install -r requirements-extras\.txt\)",
+    ):
         load_face_model(folder)

@@ -129,7 +129,8 @@ def test_the_error_of_a_missing_package_names_what_to_install(
     monkeypatch.setattr(fsspec, "url_to_fs", missing)
     with pytest.raises(
         ObjectStorageError,
-        match=rf"^MEDIA_STORAGE={scheme}://… needs {package}: pip install -r requirements-extras.txt\.$",
+        match=rf"^MEDIA_STORAGE={scheme}://… needs {package}: pip install 'moodreel\[storage\]' "
+        r"\(in a clone: pip install -r requirements-extras\.txt\)\.$",
     ):
         ObjectStorage(f"{scheme}://bucket/folder")
 

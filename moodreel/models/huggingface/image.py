@@ -146,7 +146,8 @@ def import_transformers(name: str) -> ModuleType:
         from transformers.utils import logging as transformers_logging
     except ImportError as error:
         raise ModelInvalid(
-            f"{name!r} needs Hugging Face's transformers: pip install -r requirements-extras.txt"
+            f"{name!r} needs Hugging Face's transformers: pip install 'moodreel[huggingface]' "
+            "(in a clone: pip install -r requirements-extras.txt)"
         ) from error
     transformers_logging.disable_progress_bar()
     # Whoever loads a model reports what does not fit.

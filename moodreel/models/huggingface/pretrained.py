@@ -185,32 +185,41 @@ def _rename_resnet_key(key: str) -> str:
 
 
 _PARTS = {"conv": "convolution", "bn": "normalization"}
-_LAYER = "vit.encoder.layer."
-_TORCHVISION = (
-    (r"class_token", "vit.embeddings.cls_token"),
-    (r"encoder\.pos_embedding", "vit.embeddings.position_embeddings"),
-    (r"conv_proj\.(.+)", r"vit.embeddings.patch_embeddings.projection.\1"),
-    (r"encoder\.layers\.encoder_layer_(\d+)\.ln_1\.(.+)", _LAYER + r"\1.layernorm_before.\2"),
-    (r"encoder\.layers\.encoder_layer_(\d+)\.self_attention\.in_proj_(.+)", _LAYER + r"\1.attention.attention.*.\2"),
-    (r"encoder\.layers\.encoder_layer_(\d+)\.self_attention\.out_proj\.(.+)", _LAYER + r"\1.attention.output.dense.\2"),
-    (r"encoder\.layers\.encoder_layer_(\d+)\.ln_2\.(.+)", _LAYER + r"\1.layernorm_after.\2"),
-    (r"encoder\.layers\.encoder_layer_(\d+)\.mlp\.(?:linear_1|0)\.(.+)", _LAYER + r"\1.intermediate.dense.\2"),
-    (r"encoder\.layers\.encoder_layer_(\d+)\.mlp\.(?:linear_2|3)\.(.+)", _LAYER + r"\1.output.dense.\2"),
-    (r"encoder\.ln\.(.+)", r"vit.layernorm.\1"),
+_LAYER = r"vit.encoder.layer.\1."
+_TORCHVISION_LAYER = r"encoder\.layers\.encoder_layer_(\d+)\."
+_TIMM_LAYER = r"blocks\.(\d+)\."
+_VIT_NAMES = (
+    ("vit.embeddings.cls_token", "class_token", "cls_token"),
+    ("vit.embeddings.position_embeddings", r"encoder\.pos_embedding", "pos_embed"),
+    (r"vit.embeddings.patch_embeddings.projection.\1", r"conv_proj\.(.+)", r"patch_embed\.proj\.(.+)"),
+    (_LAYER + r"layernorm_before.\2", _TORCHVISION_LAYER + r"ln_1\.(.+)", _TIMM_LAYER + r"norm1\.(.+)"),
+    (
+        _LAYER + r"attention.attention.*.\2",
+        _TORCHVISION_LAYER + r"self_attention\.in_proj_(.+)",
+        _TIMM_LAYER + r"attn\.qkv\.(.+)",
+    ),
+    (
+        _LAYER + r"attention.output.dense.\2",
+        _TORCHVISION_LAYER + r"self_attention\.out_proj\.(.+)",
+        _TIMM_LAYER + r"attn\.proj\.(.+)",
+    ),
+    (_LAYER + r"layernorm_after.\2", _TORCHVISION_LAYER + r"ln_2\.(.+)", _TIMM_LAYER + r"norm2\.(.+)"),
+    (
+        _LAYER + r"intermediate.dense.\2",
+        _TORCHVISION_LAYER + r"mlp\.(?:linear_1|0)\.(.+)",
+        _TIMM_LAYER + r"mlp\.fc1\.(.+)",
+    ),
+    (
+        _LAYER + r"output.dense.\2",
+        _TORCHVISION_LAYER + r"mlp\.(?:linear_2|3)\.(.+)",
+        _TIMM_LAYER + r"mlp\.fc2\.(.+)",
+    ),
+    (r"vit.layernorm.\1", r"encoder\.ln\.(.+)", r"norm\.(.+)"),
 )
-_TIMM = (
-    (r"cls_token", "vit.embeddings.cls_token"),
-    (r"pos_embed", "vit.embeddings.position_embeddings"),
-    (r"patch_embed\.proj\.(.+)", r"vit.embeddings.patch_embeddings.projection.\1"),
-    (r"blocks\.(\d+)\.norm1\.(.+)", _LAYER + r"\1.layernorm_before.\2"),
-    (r"blocks\.(\d+)\.attn\.qkv\.(.+)", _LAYER + r"\1.attention.attention.*.\2"),
-    (r"blocks\.(\d+)\.attn\.proj\.(.+)", _LAYER + r"\1.attention.output.dense.\2"),
-    (r"blocks\.(\d+)\.norm2\.(.+)", _LAYER + r"\1.layernorm_after.\2"),
-    (r"blocks\.(\d+)\.mlp\.fc1\.(.+)", _LAYER + r"\1.intermediate.dense.\2"),
-    (r"blocks\.(\d+)\.mlp\.fc2\.(.+)", _LAYER + r"\1.output.dense.\2"),
-    (r"norm\.(.+)", r"vit.layernorm.\1"),
-)
-"""Patterns of names, and transformers' names; `*` stands for query, key and value, stacked in one tensor."""
+"""Names of weights in transformers, and their patterns in torchvision and in timm. `*` stands for query, key and value,
+which those two stack in one tensor."""
+_TORCHVISION = tuple((pattern, name) for name, pattern, _ in _VIT_NAMES)
+_TIMM = tuple((pattern, name) for name, _, pattern in _VIT_NAMES)
 
 
 def _rename_vit(

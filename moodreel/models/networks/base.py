@@ -26,7 +26,7 @@ class TrackLogits:
 
     Attributes:
         logits: (C,), for the whole track.
-        per_frame: (T, C), for each frame by itself; rows without a face are undefined. None when not asked for.
+        per_frame: (T, C), for each frame by itself; rows without a face are undefined. None if not requested.
         weights: (T,), share of each frame in `logits`, adding up to 1; 0 where there is no face.
     """
 

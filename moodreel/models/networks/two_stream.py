@@ -124,7 +124,7 @@ class TwoStreamNet(TemporalFaceNet):
         packed = pack_padded_sequence(inputs, lengths, batch_first=True, enforce_sorted=False)
         context, _ = pad_packed_sequence(self.time(packed)[0], batch_first=True, total_length=mask.shape[1])
         weights: torch.Tensor = self.weigh(context)[..., 0].masked_fill(~mask, -torch.inf).softmax(dim=1)
-        # A single frame has no temporal context: its own logits stand.
+        # A single frame has no temporal context: its own logits are used.
         several = (lengths > 1).to(weights)[:, None]
         adjusted = self.frame_logits(streams) + several[..., None] * self.adjust(context)
         logits = (weights[..., None] * adjusted).sum(dim=1)
