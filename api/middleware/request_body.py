@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 
 
 def init_app(app: Flask) -> None:
-    """Give the app requests whose bodies are bounded and stay in memory."""
+    """Use requests whose bodies are bounded and stay in memory."""
     app.request_class = Request
     app.config["MAX_CONTENT_LENGTH"] = services(app).settings.max_body_bytes
     app.after_request(_drain_after_response)

@@ -148,5 +148,5 @@ class UpgradedResponse(Response):
     """The response of a request whose connection became a WebSocket: nothing is sent."""
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> NoReturn:
-        """Tell Gunicorn that the connection is done."""
+        """End the request without a response. Gunicorn takes StopIteration for that."""
         raise StopIteration

@@ -57,7 +57,7 @@ _COLUMNS = [[BLENDSHAPES.index(name) for name in names] for names in ACTIONS.val
 
 @dataclass(frozen=True)
 class FacialAction:
-    """Hold one action of a face.
+    """One action of a face.
 
     Attributes:
         name: Key of `ACTIONS`.
@@ -70,7 +70,7 @@ class FacialAction:
 
 @dataclass(frozen=True)
 class ActionWeight(FacialAction):
-    """Hold one action and its weight in a prediction.
+    """One action and its weight in a prediction.
 
     Attributes:
         weight: Fraction, 0 to 1, of all evidence for the predicted label.
@@ -81,7 +81,7 @@ class ActionWeight(FacialAction):
 
 @dataclass(frozen=True)
 class Explanation:
-    """Hold the actions with the largest weights in a prediction.
+    """The actions with the largest weights in a prediction.
 
     Attributes:
         actions: At most `MAX_ACTIONS`, the largest weight first; empty for a face at rest.
@@ -91,7 +91,7 @@ class Explanation:
 
     @property
     def text(self) -> str:
-        """Names of the actions, for people."""
+        """Names of the actions, to be displayed."""
         return ", ".join(action.name for action in self.actions) or "no marked movement"
 
 

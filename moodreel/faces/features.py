@@ -56,7 +56,7 @@ the crop's side: the medians of FER2013's images, on which most public expressio
 
 @dataclass(frozen=True, eq=False)
 class FaceFeatures:
-    """Hold one face in one frame as models read it.
+    """One face in one frame, as models read it.
 
     Attributes:
         landmarks: float32 (478, 3), unchanged, as in `moodreel.faces.landmarker.Face`.
@@ -157,7 +157,7 @@ def _warp_square(
         scale: Image pixels per pixel of the square.
         x_axis: float (2,), the step in the image for one pixel to the right in the square.
         center: float (2,), x and y in the image.
-        target: x and y in the square where `center` comes to lie.
+        target: x and y in the square to which `center` is mapped.
         gray: Whether to convert to gray first.
     """
     height, width = rgb.shape[:2]

@@ -90,7 +90,7 @@ at the top and 1 at the bottom; heads are above the middle."""
 
 @dataclass(frozen=True, eq=False)
 class Face:
-    """Hold one detected face.
+    """One detected face.
 
     Attributes:
         landmarks: float32 (478, 3). x and y are relative to the image's width and height, y pointing down. z is in

@@ -12,7 +12,7 @@ from moodreel.faces.tracker import MAX_GAP, Box, Tracker
 
 @dataclass(frozen=True, eq=False)
 class FrameFaces:
-    """Hold the faces of one frame.
+    """The faces of one frame.
 
     Attributes:
         time: Seconds since the first frame.

@@ -15,7 +15,7 @@ _FACE_MASK = np.hypot(*np.mgrid[-1 : 1 : _PATCH_SIDE * 1j, -1 : 1 : _PATCH_SIDE 
 
 @dataclass(frozen=True, eq=False)
 class FaceObservation:
-    """Hold a face in one frame.
+    """A face in one frame.
 
     Attributes:
         features: What models read.

@@ -54,7 +54,7 @@ one is detected less often, and each of these lowers the confidence."""
 
 @dataclass(frozen=True)
 class FaceQuality:
-    """Hold how well a clip shows the predicted face.
+    """How well a clip shows the predicted face.
 
     Attributes:
         face_coverage: Fraction of the analyzed frames in which it was detected, 0 to 1.

@@ -128,7 +128,7 @@ def _mask_out(rgb: np.ndarray, faces: Iterable[Face]) -> np.ndarray:
 
 
 def _truncated_by_tile(face: Face, tile: Tile, width: int, height: int) -> bool:
-    """Tell whether an edge of the tile, which is no edge of the image, cuts a face: another tile shows all of it."""
+    """Return whether a tile cuts a face off at an edge inside the image: another tile shows the whole face."""
     left, top, side = tile
     (x0, y0), (x1, y1) = face.landmarks[:, :2].min(axis=0), face.landmarks[:, :2].max(axis=0)
     horizontally = (x0 < 0 and left > 0) or (x1 > 1 and left + side < width)

@@ -51,7 +51,7 @@ Above it, much of the box may show the other face."""
 
 @dataclass
 class _Track:
-    """Hold the state of one track.
+    """The state of one track.
 
     Attributes:
         path: Time and center (x, y) of each detection in the last `VELOCITY_SECONDS`.

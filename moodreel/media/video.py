@@ -210,7 +210,7 @@ class VideoReader:
         self._cache = cache or None
 
     def _timestamped(self, frames: Iterator[av.VideoFrame]) -> Iterator[_TimedFrame]:
-        """Give every frame an ascending time, count it and enforce the limits."""
+        """Assign an ascending time to every frame, count it and enforce the limits."""
         limits, fallback_gap = self._decoder.limits, 0.0
         time, gap, count, pixels = 0.0, 0.0, 0, 0
         for frame in frames:

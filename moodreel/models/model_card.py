@@ -33,7 +33,7 @@ class ModelCard:
         name: Unique name of the model, by which callers choose it; by default that of its folder.
         architecture: Key of the ARCHITECTURES of the registry of its kind.
         labels: Labels of the network's outputs, in their order.
-        version: Version of the weights, for people.
+        version: Version of the weights, for documentation.
         arguments: Keyword arguments of the architecture.
         temperature: Divides the logits of a whole clip, text or window before softmax; above 0.
         moment_temperature: Divides the logits of a single frame before softmax; above 0.
@@ -48,11 +48,11 @@ class ModelCard:
             ["video"] and is given no sound.
         commercial: False if the license of the weights or of their training data forbids commercial use.
         sha256: Of the weights file, in hexadecimal; empty to skip the check.
-        input: Description of the input, for people.
-        normalisation: Description of the input normalization, for people.
-        metrics: Measured results, each with its command and data set, for people.
-        data: Training data, for people.
-        licence: License of the weights, for people.
+        input: Description of the input, for documentation.
+        normalisation: Description of the input normalization, for documentation.
+        metrics: Measured results, each with its command and data set, for documentation.
+        data: Training data, for documentation.
+        licence: License of the weights, for documentation.
     """
 
     name: str

@@ -1,10 +1,10 @@
 """Choose the windows of a clip that audio-visual models read, and the frames within them.
 
 The models read windows of three seconds. One window in the middle of a clip of ten seconds would miss its end, and the
-loudest or liveliest window would be classified as anger too often. So the windows are spread evenly, the first at the
-start of the clip and the last at its end, and their results are averaged: what lasts longest counts most. A clip of
-four seconds has two windows that overlap in its middle, where people speak. Long clips have `MAX_WINDOWS`, since each
-costs eight passes through the face network.
+loudest window, or the one with most motion, would be classified as anger too often. So the windows are spread evenly,
+the first at the start of the clip and the last at its end, and their results are averaged: what lasts longest counts
+most. A clip of four seconds has two windows that overlap in its middle, where people speak. Long clips have
+`MAX_WINDOWS`, since each costs eight passes through the face network.
 """
 
 import math

@@ -2,8 +2,8 @@
 
 - One file, because everything runs on one machine and operators can copy, open and query a file
   (`moodreel.storage.database` explains how it is shared).
-- A row is inserted when a call begins and updated when it ends. A worker that dies in between leaves a row whose
-  `status_code` is null, so the calls that killed it can be found.
+- A row is inserted when a call begins and updated when it ends. If the worker crashes in between, `status_code`
+  stays null, so the calls that crashed it can be found.
 
 `moodreel.storage.call_log_cli` is the command line for operators.
 """
