@@ -250,9 +250,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     predictor = load_face_model(Path(named)) if Path(named).is_dir() else engine.models.get(named)
     labels = predictor.info.labels
     if labels not in (FIVE, SEVEN):
-        parser.error(f"{predictor.info.name} answers {', '.join(labels)}, which FER+ cannot judge")
-    pictures = sample(options.data, labels, options.pictures)
-    scenes = [render.make_scene(image, engine.landmarker) for image in pictures.images]
+        parser.error(f"{predictor.info.name} answers {', '.join(labels)}, which FER+ does not have")
+    test_set = sample(options.data, labels, options.pictures)
+    scenes = [render.make_scene(image, engine.landmarker) for image in test_set.images]
     if options.sheet:
         cv2.imwrite(str(options.sheet), sheet(scenes, conditions)[..., ::-1])
         return
@@ -260,8 +260,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         results = {}
         for condition in conditions:
             bar.set_description(condition.name)
-            results[condition] = measure(scenes, pictures.truth, condition, engine.landmarker, predictor, bar.update)
-    print(report := _report(results, predictor, labels, pictures, options))
+            results[condition] = measure(scenes, test_set.truth, condition, engine.landmarker, predictor, bar.update)
+    print(report := _report(results, predictor, labels, test_set, options))
     if options.card:
         options.card.write_text(insert_into_card(options.card.read_text(encoding="utf-8"), report), encoding="utf-8")
 
@@ -270,20 +270,20 @@ def _report(
     results: dict[Condition, ConditionResult],
     predictor: FacePredictor,
     labels: tuple[str, ...],
-    pictures: Sample,
+    test_set: Sample,
     options: argparse.Namespace,
 ) -> str:
-    counts = np.bincount(pictures.truth, minlength=len(labels))
+    counts = np.bincount(test_set.truth, minlength=len(labels))
     each = ", ".join(f"{count} {label}" for label, count in zip(labels, counts, strict=True))
     command = f"python -m bench.robustness --data PATH --model {predictor.info.name} --pictures {options.pictures}"
     command += f" --conditions {options.conditions}" if options.conditions else ""
     return (
-        f"`{command}`: {predictor.info.name} {predictor.info.version} on {len(pictures.truth)} images of FER+'s "
+        f"`{command}`: {predictor.info.name} {predictor.info.version} on {len(test_set.truth)} images of FER+'s "
         f"`valid.npz` with a majority over half ({each}; stratified by class), shown as a phone's frame of "
         f"{render.WIDTH} × {render.HEIGHT} and degraded in one way at a time. "
         f"A face that is not found counts as a wrong answer; calibration error and confidence are of the faces found. "
         f"One standard error of an accuracy is at most "
-        f"{50 / len(pictures.truth) ** 0.5:.1f} points.\n\n{table(results)}"
+        f"{50 / len(test_set.truth) ** 0.5:.1f} points.\n\n{table(results)}"
     )
 
 
