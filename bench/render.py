@@ -45,8 +45,8 @@ class Scene:
     """A face image as a frame in plain conditions, and where its face is.
 
     Attributes:
-        picture: uint8 (S, S), grayscale, filled by a face as in FER+.
-        frame: uint8 (640, 480, 3) RGB: `render_frame(picture)`.
+        image: uint8 (S, S), grayscale, filled by a face as in FER+.
+        frame: uint8 (640, 480, 3) RGB: `render_frame(image)`.
         landmarks: float64 (478, 3), in pixels of the frame, y down, smaller z nearer; None without a face.
         yaw: degrees that the head is turned in the image, as in `FaceFeatures.pose`; 0 without a face.
     """
@@ -74,7 +74,7 @@ def render_frame(image: np.ndarray, *, face: float = FACE, cast: float = 1.0) ->
     """Place a grayscale image, uint8 (S, S), in a color frame, on a strongly blurred copy of itself as background.
 
     Args:
-        picture: the image.
+        image: uint8 (S, S), grayscale.
         face: width of the face in pixels.
         cast: warmth of the colors: 1 is skin in daylight, 0 gray, below 0 bluish.
     """
