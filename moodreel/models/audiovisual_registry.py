@@ -9,14 +9,11 @@ import torch
 
 from moodreel.emotions import EIGHT
 from moodreel.errors import ModelInvalid
-from moodreel.models.checkpoint import load_state_dict, read_weights
 from moodreel.models.model_card import AUDIO_VISUAL, ModelCard, read_card
 from moodreel.models.networks.audiovisual import MODALITIES, AudioVisualBatch, AudioVisualNet
-from moodreel.models.networks.base import fuse_batchnorm
 from moodreel.models.networks.resnet18 import FEATURE_DIM
 from moodreel.models.predictor import ModelInfo, calibrate, label_scales
-from moodreel.models.quantization import dequantize
-from moodreel.models.registry import CARD_FILE, ModelRegistry, build_network, find_weights, verified_sha256
+from moodreel.models.registry import CARD_FILE, ModelRegistry, find_weights, load_network
 
 ARCHITECTURES: dict[str, type[AudioVisualNet]] = {"audio-visual": AudioVisualNet}
 
@@ -128,12 +125,7 @@ def load_audiovisual_model(path: Path, *, device: str = "cpu", fuse: bool = True
         raise ModelInvalid(f"There is no checkpoint {path.name!r}; check the name and its permissions.")
     weights_path = find_weights(path) if path.is_dir() else path
     card = validate_audiovisual_card(read_card(weights_path.parent / CARD_FILE))
-    weights = dequantize(read_weights(weights_path))
-    digest = verified_sha256(weights_path, card)
-    network = build_network(card, ARCHITECTURES)
-    load_state_dict(network, weights, card.name)
-    if fuse:
-        fuse_batchnorm(network)
+    network, digest = load_network(weights_path, card, ARCHITECTURES, fuse=fuse)
     return AudioVisualPredictor(network, card, sha256=digest, device=device)
 
 

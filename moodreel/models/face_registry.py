@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from moodreel.errors import ModelInvalid
-from moodreel.models.checkpoint import load_state_dict, read_weights
 from moodreel.models.huggingface import image
 from moodreel.models.model_card import FACE, ModelCard, emotimesh_card, read_card, validate_card
 from moodreel.models.networks.base import FaceNetwork, fuse_batchnorm
@@ -16,13 +15,12 @@ from moodreel.models.networks.temporal_vit import TemporalViTNet
 from moodreel.models.networks.two_stream import TwoStreamNet
 from moodreel.models.networks.vit import ViTNet, ViTScratch
 from moodreel.models.predictor import FacePredictor
-from moodreel.models.quantization import dequantize
 from moodreel.models.registry import (
     CARD_FILE,
     WEIGHTS_FILE,
     ModelRegistry,
-    build_network,
     find_weights,
+    load_network,
     verified_sha256,
 )
 
@@ -71,12 +69,7 @@ def load_face_model(path: Path, *, device: str = "cpu", fuse: bool = True) -> Fa
     weights_path = find_weights(path) if path.is_dir() else path
     card_path = weights_path.parent / CARD_FILE
     card = read_card(card_path) if card_path.is_file() else emotimesh_card(path.stem)
-    weights = dequantize(read_weights(weights_path))
-    digest = verified_sha256(weights_path, card)
-    network = build_network(card, ARCHITECTURES)
-    load_state_dict(network, weights, card.name)
-    if fuse:
-        fuse_batchnorm(network)
+    network, digest = load_network(weights_path, card, ARCHITECTURES, fuse=fuse)
     return FacePredictor(network, card, sha256=digest, device=device)
 
 

@@ -10,10 +10,12 @@ import torch
 from torch import nn
 
 from moodreel.errors import ModelInvalid, ModelNotFound
-from moodreel.models.checkpoint import file_sha256
+from moodreel.models.checkpoint import file_sha256, load_state_dict, read_weights
 from moodreel.models.huggingface.image import HF_WEIGHTS_FILE
 from moodreel.models.model_card import ModelCard, read_card, read_kind
+from moodreel.models.networks.base import fuse_batchnorm
 from moodreel.models.predictor import ModelInfo
+from moodreel.models.quantization import dequantize
 
 logger = logging.getLogger(__name__)
 
@@ -168,6 +170,29 @@ def find_weights(folder: Path) -> Path:
             f"The folder {folder.name!r} holds {len(found)} checkpoints; leave one in it, or name the file itself."
         )
     return found[0]
+
+
+def load_network(
+    weights_path: Path, card: ModelCard, architectures: Mapping[str, type[Network]], *, fuse: bool
+) -> tuple[Network, str]:
+    """Build a card's network with its weights. Returns it, and the SHA-256 of the weights file.
+
+    Args:
+        weights_path: The weights file.
+        card: The model card.
+        architectures: The networks of its kind by the name of their architecture.
+        fuse: Whether to fuse batch normalization for inference.
+
+    Raises:
+        ModelInvalid: The network cannot be built, or the weights do not fit.
+    """
+    weights = dequantize(read_weights(weights_path))
+    digest = verified_sha256(weights_path, card)
+    network = build_network(card, architectures)
+    load_state_dict(network, weights, card.name)
+    if fuse:
+        fuse_batchnorm(network)
+    return network, digest
 
 
 def build_network(card: ModelCard, architectures: Mapping[str, type[Network]]) -> Network:
