@@ -4,7 +4,10 @@ import csv
 import json
 import logging
 import re
+import shutil
 from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -18,7 +21,7 @@ from moodreel.training.engine.checkpoint import CHECKPOINT
 from moodreel.training.engine.device import autocast_dtype, deterministic, resolve_device, to_device
 from moodreel.training.engine.schedule import SCHEDULES, Phase
 from moodreel.training.engine.task import Task
-from moodreel.training.engine.trainer import TrainerConfig, fit
+from moodreel.training.engine.trainer import TrainerConfig, TrainingHistory, fit
 
 COUNT, CLASSES = 32, 4
 
@@ -63,39 +66,48 @@ PHASES = (
 CONFIG = TrainerConfig(eval_every=10, ema_decay=0.5)
 
 
-def test_it_overfits_thirty_two_samples():
-    task = Toy()
-    fitted = fit(task, PHASES, CONFIG)
-    losses = [row["loss"] for row in fitted.rows]
+class FullRun(NamedTuple):
+    """A run of all phases: its task, its history and its folder, which tests only read."""
+
+    task: Toy
+    history: TrainingHistory
+    folder: Path
+
+
+@pytest.fixture(scope="module")
+def full_run(tmp_path_factory):
+    task, folder = Toy(), tmp_path_factory.mktemp("full")
+    return FullRun(task, fit(task, PHASES, CONFIG, folder), folder)
+
+
+def test_it_overfits_thirty_two_samples(full_run):
+    losses = [row["loss"] for row in full_run.history.rows]
     assert losses[-1] < losses[0] / 4
-    assert fitted.best["accuracy"] == 1.0
-    assert not task.network.training
+    assert full_run.history.best["accuracy"] == 1.0
+    assert not full_run.task.network.training
 
 
 @pytest.mark.parametrize("interrupt_at", [3, 27, 28, 115])
-def test_an_interrupted_run_resumes_bit_for_bit(tmp_path, interrupt_at):
-    whole = fit(Toy(), PHASES, CONFIG, tmp_path / "whole")
-    weights = (tmp_path / "whole" / CHECKPOINT).stat().st_size
+def test_an_interrupted_run_resumes_bit_for_bit(full_run, tmp_path, interrupt_at):
     with pytest.raises(KeyboardInterrupt):
-        fit(Toy(interrupt_at=interrupt_at), PHASES, CONFIG, tmp_path / "interrupted")
+        fit(Toy(interrupt_at=interrupt_at), PHASES, CONFIG, tmp_path)
     task = Toy()
-    resumed = fit(task, PHASES, CONFIG, tmp_path / "interrupted", resume=True)
-    assert resumed.rows == whole.rows
+    resumed = fit(task, PHASES, CONFIG, tmp_path, resume=True)
+    assert resumed.rows == full_run.history.rows
     assert len(task.drawn) < 200 or interrupt_at < 10
-    csvs = [(tmp_path / name / "metrics.csv").read_text() for name in ("whole", "interrupted")]
-    assert csvs[0] == csvs[1]
-    assert (tmp_path / "interrupted" / CHECKPOINT).stat().st_size == pytest.approx(weights, rel=0.05)
+    assert (tmp_path / "metrics.csv").read_text() == (full_run.folder / "metrics.csv").read_text()
+    size = (full_run.folder / CHECKPOINT).stat().st_size
+    assert (tmp_path / CHECKPOINT).stat().st_size == pytest.approx(size, rel=0.05)
 
 
-def test_resuming_a_finished_run_gives_the_same_network(tmp_path):
-    first, again = Toy(), Toy()
-    ended = fit(first, PHASES, CONFIG, tmp_path)
-    assert fit(again, PHASES, CONFIG, tmp_path, resume=True).rows == ended.rows
+def test_resuming_a_finished_run_gives_the_same_network(full_run, tmp_path):
+    again, folder = Toy(), tmp_path / "copy"
+    shutil.copytree(full_run.folder, folder)
+    assert fit(again, PHASES, CONFIG, folder, resume=True).rows == full_run.history.rows
     assert again.drawn == []
-    for first_tensor, second_tensor in zip(
-        first.network.state_dict().values(), again.network.state_dict().values(), strict=True
-    ):
-        assert torch.equal(first_tensor, second_tensor)
+    expected, actual = full_run.task.network.state_dict(), again.network.state_dict()
+    assert expected.keys() == actual.keys()
+    assert all(torch.equal(expected[name], actual[name]) for name in expected)
 
 
 def test_frozen_parameters_and_their_batch_statistics_do_not_change():
@@ -227,17 +239,16 @@ def test_without_warmup_the_ema_uses_the_same_decay_at_all_steps():
         assert torch.allclose(task.network.head[1].weight, mean, atol=1e-6) == constant_decay
 
 
-def test_metrics_go_to_a_csv_file_and_to_tensorboard(tmp_path):
-    fitted = fit(Toy(), PHASES, CONFIG, tmp_path)
-    with (tmp_path / "metrics.csv").open() as file:
+def test_metrics_go_to_a_csv_file_and_to_tensorboard(full_run):
+    with (full_run.folder / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert [int(row["step"]) for row in rows] == [row["step"] for row in fitted.rows]
-    assert float(rows[-1]["accuracy"]) == fitted.rows[-1]["accuracy"]
+    assert [int(row["step"]) for row in rows] == [row["step"] for row in full_run.history.rows]
+    assert float(rows[-1]["accuracy"]) == full_run.history.rows[-1]["accuracy"]
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events = EventAccumulator(str(full_run.folder / "tensorboard"))
     events.Reload()
-    assert [event.step for event in events.Scalars("loss")] == [row["step"] for row in fitted.rows]
+    assert [event.step for event in events.Scalars("loss")] == [row["step"] for row in full_run.history.rows]
 
 
 def test_a_checkpoint_has_metadata_and_no_code(tmp_path):
