@@ -1,4 +1,4 @@
-"""The robustness benchmark: its renderings, its measure and its report."""
+"""The robustness benchmark: rendered scenes, metrics and report."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -28,15 +28,15 @@ def landmarker():
 
 
 @pytest.fixture(scope="module")
-def picture(portrait):
-    """The face of the portrait as FER+ would have it: (48, 48) uint8, gray."""
+def crop(portrait):
+    """The face of the portrait like an image of FER+: (48, 48) uint8, gray."""
     face = cv2.cvtColor(portrait[55:185, 160:290], cv2.COLOR_RGB2GRAY)
     return cv2.resize(face, (48, 48), interpolation=cv2.INTER_AREA)
 
 
 @pytest.fixture(scope="module")
-def scene(picture, landmarker):
-    return render.make_scene(picture, landmarker)
+def scene(crop, landmarker):
+    return render.make_scene(crop, landmarker)
 
 
 @pytest.fixture(scope="module")
@@ -54,9 +54,11 @@ def detail(frame):
 
 
 def difference(frame, other, scene, points):
-    """How far two frames are apart about landmarks, in steps of 0 to 255."""
-    apart = np.abs(frame.astype(float) - other).mean(axis=2)
-    return np.mean([apart[y - 3 : y + 4, x - 3 : x + 4] for x, y in scene.landmarks[list(points), :2].astype(int)])
+    """Compute the mean difference of two frames around landmarks, 0 to 255."""
+    difference_map = np.abs(frame.astype(float) - other).mean(axis=2)
+    return np.mean(
+        [difference_map[y - 3 : y + 4, x - 3 : x + 4] for x, y in scene.landmarks[list(points), :2].astype(int)]
+    )
 
 
 def test_a_scene_holds_one_color_face_of_the_standard_size(scene):
@@ -99,8 +101,8 @@ def test_a_head_is_raised_and_lowered(scene, landmarker, degrees):
 
 
 def test_a_head_that_is_not_turned_stays_as_it_is(scene):
-    apart = np.abs(render.turn(scene.frame, scene.landmarks).astype(int) - scene.frame)
-    assert np.percentile(apart, 99) <= 2
+    difference_map = np.abs(render.turn(scene.frame, scene.landmarks).astype(int) - scene.frame)
+    assert np.percentile(difference_map, 99) <= 2
 
 
 @pytest.mark.parametrize("degrees", [-30, 30])
@@ -111,9 +113,9 @@ def test_the_yaw_is_that_of_the_condition(scene, landmarker, rng, degrees):
 
 def test_a_head_turned_farther_is_only_mirrored(scene, rng):
     turned = replace(scene, yaw=40.0)
-    apart = np.abs(render.yawed(turned, 15, rng).astype(int) - scene.frame)
+    difference_map = np.abs(render.yawed(turned, 15, rng).astype(int) - scene.frame)
     mirrored = np.abs(render.yawed(turned, -15, rng).astype(int) - scene.frame[:, ::-1])
-    assert max(np.percentile(apart, 99), np.percentile(mirrored, 99)) <= 2
+    assert max(np.percentile(difference_map, 99), np.percentile(mirrored, 99)) <= 2
 
 
 @pytest.mark.parametrize("degrees", [15, 45])
@@ -193,10 +195,12 @@ def test_a_face_that_is_not_found_counts_as_wrong(scene, faceless, landmarker):
 
 
 def test_the_table_has_a_row_for_each_condition():
-    answers = np.eye(5, dtype=np.float32)[[0, 1]]
-    half = ConditionResult(np.array([0, 0, 1]), np.array([True, True, False]), np.array([True, False, False]), answers)
-    nobody = ConditionResult(np.array([0, 1]), np.zeros(2, bool), np.zeros(2, bool), np.zeros((0, 5), np.float32))
-    lines = table({condition: half if i else nobody for i, condition in enumerate(CONDITIONS)}).splitlines()
+    probabilities = np.eye(5, dtype=np.float32)[[0, 1]]
+    half = ConditionResult(
+        np.array([0, 0, 1]), np.array([True, True, False]), np.array([True, False, False]), probabilities
+    )
+    no_face = ConditionResult(np.array([0, 1]), np.zeros(2, bool), np.zeros(2, bool), np.zeros((0, 5), np.float32))
+    lines = table({condition: half if i else no_face for i, condition in enumerate(CONDITIONS)}).splitlines()
     assert len(lines) == 2 + len(CONDITIONS)
     assert len({line.count("|") for line in lines}) == 1
     for condition, line in zip(CONDITIONS, lines[2:], strict=True):
@@ -206,12 +210,12 @@ def test_the_table_has_a_row_for_each_condition():
 
 
 @pytest.fixture
-def data(tmp_path, picture):
-    """FER+'s layout: 60 happy pictures, one sad, and one with no majority."""
+def data(tmp_path, crop):
+    """Files in the layout of FER+: 60 happy images, a sad one, and one without a majority."""
     votes = np.zeros((62, len(VOTE_LABELS_FIVE)), np.uint8)
     votes[:60, VOTE_LABELS_FIVE.index("Happy")] = votes[60, VOTE_LABELS_FIVE.index("Sad")] = 10
     votes[61, :2] = 5
-    np.savez(tmp_path / "valid.npz", images=np.repeat(picture[None], 62, axis=0), votes=votes)
+    np.savez(tmp_path / "valid.npz", images=np.repeat(crop[None], 62, axis=0), votes=votes)
     return tmp_path
 
 

@@ -34,7 +34,7 @@ def face(**actions):
     return blendshapes
 
 
-def answer(emotion, labels=FIVE):
+def probabilities_of(emotion, labels=FIVE):
     return {label: 0.8 if label == emotion else 0.2 / (len(labels) - 1) for label in labels}
 
 
@@ -58,7 +58,7 @@ def test_one_side_alone_has_half_the_activation(explainer):
 
 def test_face_at_rest_has_no_active_actions(explainer):
     assert explainer.active_actions(face()) == ()
-    explanation = explainer.explain(face(), answer("Neutral"), "Neutral")
+    explanation = explainer.explain(face(), probabilities_of("Neutral"), "Neutral")
     assert (explanation.actions, explanation.text) == ((), "no marked movement")
 
 
@@ -75,18 +75,18 @@ def test_face_at_rest_has_no_active_actions(explainer):
 )
 def test_largest_weight_fits_the_prediction(explainer, actions, emotion, first):
     labels = FIVE if emotion in FIVE else SEVEN
-    explanation = explainer.explain(face(**actions), answer(emotion, labels), emotion)
+    explanation = explainer.explain(face(**actions), probabilities_of(emotion, labels), emotion)
     assert explanation.actions[0].name == first
     assert explanation.text.startswith(first)
 
 
 def test_smile_is_no_evidence_for_sadness(explainer):
-    explanation = explainer.explain(face(mouthSmile=0.8, browInnerUp=0.5), answer("Sad"), "Sad")
+    explanation = explainer.explain(face(mouthSmile=0.8, browInnerUp=0.5), probabilities_of("Sad"), "Sad")
     assert "lip corners up" not in explanation.text
 
 
 def test_explanation_has_at_most_three_actions_with_weights(explainer):
-    actions = explainer.explain(np.full(52, 0.9), answer("Happy"), "Happy").actions
+    actions = explainer.explain(np.full(52, 0.9), probabilities_of("Happy"), "Happy").actions
     weights = [action.weight for action in actions]
     assert len(actions) == MAX_ACTIONS
     assert weights == sorted(weights, reverse=True) and 0 < sum(weights) <= 1
@@ -95,10 +95,12 @@ def test_explanation_has_at_most_three_actions_with_weights(explainer):
 def test_frames_count_by_their_weights(explainer):
     frames = np.stack([face(mouthSmile=0.9), face(jawOpen=0.6)])
     for weights, action_name in (([1, 0], "lip corners up"), ([0, 1], "jaw dropped")):
-        names = [action.name for action in explainer.explain(frames, answer("Happy"), "Happy", weights).actions]
+        names = [
+            action.name for action in explainer.explain(frames, probabilities_of("Happy"), "Happy", weights).actions
+        ]
         assert set(names) <= {action_name}
-    both = explainer.explain(frames, answer("Happy"), "Happy", [0.5, 0.5]).actions[0]
-    one = explainer.explain(frames, answer("Happy"), "Happy", [1, 0]).actions[0]
+    both = explainer.explain(frames, probabilities_of("Happy"), "Happy", [0.5, 0.5]).actions[0]
+    one = explainer.explain(frames, probabilities_of("Happy"), "Happy", [1, 0]).actions[0]
     assert both.activation == pytest.approx(one.activation / 2)
 
 
@@ -160,7 +162,7 @@ def test_fitted_surrogate_finds_the_action_behind_each_label(tmp_path, monkeypat
     assert surrogate.named["surprise"][0][0] == "lips stretched wide"
     write_facial_actions(tmp_path / "movements", surrogate, "a network", "the command")
     fitted = FacialActionExplainer.load(tmp_path / "movements")
-    assert fitted.explain(face(jawOpen=0, mouthStretch=0.8), answer("surprise", SEVEN), "surprise").text == (
+    assert fitted.explain(face(jawOpen=0, mouthStretch=0.8), probabilities_of("surprise", SEVEN), "surprise").text == (
         "lips stretched wide"
     )
     assert "| lips stretched wide (" in (tmp_path / "movements" / "CARD.md").read_text()

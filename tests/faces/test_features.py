@@ -107,10 +107,10 @@ def dotted_face(*, eye_distance, roll=0.0, at=(150, 120), size=(400, 300)):
         eye_distance: Distance between the eyes in pixels.
         roll: Degrees counter-clockwise.
     """
-    turn = np.array(
+    rotation = np.array(
         [[np.cos(np.radians(roll)), np.sin(np.radians(roll))], [-np.sin(np.radians(roll)), np.cos(np.radians(roll))]]
     )
-    right, left, mouth = (np.array(at) + eye_distance * turn @ offset for offset in ((-0.5, 0), (0.5, 0), (0, 1)))
+    right, left, mouth = (np.array(at) + eye_distance * rotation @ offset for offset in ((-0.5, 0), (0.5, 0), (0, 1)))
     image = np.zeros((size[1], size[0], 3), np.uint8)
     for point, gray in ((right, 255), (left, 255), (mouth, 128)):
         # Pixel centers lie at integers + 1/2.

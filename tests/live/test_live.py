@@ -27,7 +27,7 @@ EMPTY = synthetic_image.encode_image(np.full((90, 160, 3), 120, np.uint8))
 
 
 class SlowLandmarker:
-    """A landmarker that finds no face and takes a given time."""
+    """A landmarker that detects no face and takes a given time."""
 
     def __init__(self, seconds):
         self.seconds = seconds
@@ -136,22 +136,22 @@ def test_another_model_answers_with_its_own_labels(make_scheduler, engine):
 def test_a_missing_model_changes_nothing(make_scheduler, engine):
     scheduler = make_scheduler(engine)
     with pytest.raises(ModelNotFound):
-        scheduler.open_session(SessionSettings(model="nobody"), print)
+        scheduler.open_session(SessionSettings(model="unknown"), print)
     recorder = RecordingClient(scheduler)
     with pytest.raises(ModelNotFound):
-        scheduler.configure(recorder.client, SessionSettings(model="nobody"))
+        scheduler.configure(recorder.client, SessionSettings(model="unknown"))
     assert recorder.client.session.settings.model is None
 
 
 def test_the_largest_face_is_kept_until_another_is_clearly_larger(make_scheduler, engine):
     first, _ = synthetic_frames.two_heads(270)
-    picture = np.full((360, 640, 3), 150, np.uint8)
-    picture[30:300, 20:290] = first
-    picture[30:300, 340:610] = first
+    image = np.full((360, 640, 3), 150, np.uint8)
+    image[30:300, 20:290] = first
+    image[30:300, 340:610] = first
     scheduler = make_scheduler(engine)
     one, both = RecordingClient(scheduler, faces="largest", frame_rate=30), RecordingClient(scheduler, frame_rate=30)
     for step in range(4):
-        frame = synthetic_image.encode_image(np.roll(picture, step % 2, axis=1), quality=90)
+        frame = synthetic_image.encode_image(np.roll(image, step % 2, axis=1), quality=90)
         one.submit(frame)
         both.submit(frame)
         one.wait(step + 1)
@@ -211,7 +211,7 @@ def test_a_flooding_client_does_not_starve_others(make_scheduler):
 
 HOSTILE = {
     "nothing": b"",
-    "no picture": b"hello",
+    "no image": b"hello",
     "a PNG": synthetic_image.encode_image(np.zeros((8, 8, 3), np.uint8), "PNG"),
     "a GIF": b"GIF89a" + bytes(40),
     "more bytes than allowed": EMPTY + bytes(LIMITS.bytes),
@@ -219,7 +219,7 @@ HOSTILE = {
 BROKEN = {
     "a JPEG's first bytes": b"\xff\xd8\xff",
     "half a JPEG": FRAME[: len(FRAME) // 2],
-    "a JPEG without a picture": FRAME[: FRAME.index(b"\xff\xda")] + b"\xff\xd9",
+    "a JPEG without image data": FRAME[: FRAME.index(b"\xff\xda")] + b"\xff\xd9",
     "more pixels than allowed": synthetic_image.encode_image(np.zeros((1200, 1200, 3), np.uint8)),
     "scan after scan": EMPTY[:-2] + EMPTY[EMPTY.index(b"\xff\xda") : -2] * 40 + b"\xff\xd9",
 }
@@ -363,9 +363,9 @@ def test_a_window_has_five_samples_a_second_at_any_frame_rate(fps):
         samples = window.add(frame / fps, frame)
     assert samples[-1] == frame
     assert 12 <= len(samples) <= 16
-    seen = [sample_time for sample_time in samples if sample_time is not None]
-    assert seen == sorted(set(seen))
-    assert (frame - seen[0]) / fps == pytest.approx(2.9, abs=0.35)
+    sampled = [sample_time for sample_time in samples if sample_time is not None]
+    assert sampled == sorted(set(sampled))
+    assert (frame - sampled[0]) / fps == pytest.approx(2.9, abs=0.35)
 
 
 def test_a_window_has_gaps_where_no_face_was_detected():
@@ -395,9 +395,9 @@ def test_streaming_classification_equals_classification_of_the_clip(engine):
             assert both[0] == pytest.approx(now, abs=1e-4)
 
 
-def second(load_controller, now, came, answered, milliseconds, size=(640, 360)):
+def second(load_controller, now, received, answered, milliseconds, size=(640, 360)):
     """Simulate one second, up to `now`."""
-    for _ in range(came):
+    for _ in range(received):
         load_controller.on_received()
     for _ in range(answered):
         load_controller.on_answered(milliseconds)

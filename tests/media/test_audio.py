@@ -119,7 +119,7 @@ UNSUPPORTED = {
     "text": b"hello, this is my diary",
     "a playlist": b"#EXTM3U\n#EXTINF:9,\nfile:///etc/passwd\n",
     "a concat script": b"ffconcat version 1.0\nfile '/etc/passwd'\n",
-    "a picture": synthetic_image.encode_image(synthetic_frames.portrait()),
+    "a JPEG": synthetic_image.encode_image(synthetic_frames.portrait()),
     "nine channels": NINE[:22] + struct.pack("<H", 9) + NINE[24:32] + struct.pack("<H", 18) + NINE[34:],
 }
 

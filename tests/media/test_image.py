@@ -55,30 +55,30 @@ UPRIGHT = ["red", "green", "blue", "white"]
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "HEIF"])
 def test_each_format_is_decoded(kind):
-    picture = decode_image(synthetic_image.encode_image(CORNERS, kind))
-    assert picture.rgb.shape == (48, 64, 3)
-    assert picture.rgb.dtype == np.uint8
-    assert (picture.width, picture.height) == (64, 48)
-    assert as_corners(picture.rgb) == UPRIGHT
+    decoded = decode_image(synthetic_image.encode_image(CORNERS, kind))
+    assert decoded.rgb.shape == (48, 64, 3)
+    assert decoded.rgb.dtype == np.uint8
+    assert (decoded.width, decoded.height) == (64, 48)
+    assert as_corners(decoded.rgb) == UPRIGHT
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
 def test_exif_orientation_is_applied(kind, orientation):
-    picture = decode_image(synthetic_image.encode_image(stored(CORNERS, orientation), kind, exif=exif(orientation)))
-    assert as_corners(picture.rgb) == UPRIGHT
-    assert (picture.width, picture.height) == (64, 48)
+    decoded = decode_image(synthetic_image.encode_image(stored(CORNERS, orientation), kind, exif=exif(orientation)))
+    assert as_corners(decoded.rgb) == UPRIGHT
+    assert (decoded.width, decoded.height) == (64, 48)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["HEIF"])
 def test_orientation_of_a_container_is_applied_once(kind, orientation):
-    """pillow-heif and Pillow write the orientation as the container's own, `irot` and `imir`."""
+    """pillow-heif and Pillow write the orientation as boxes of the container, `irot` and `imir`."""
     data = synthetic_image.encode_image(stored(CORNERS, orientation), kind, exif=exif(orientation))
     assert orientation == 1 or b"irot" in data or b"imir" in data
-    picture = decode_image(data)
-    assert as_corners(picture.rgb) == UPRIGHT
-    assert (picture.width, picture.height) == (64, 48)
+    decoded = decode_image(data)
+    assert as_corners(decoded.rgb) == UPRIGHT
+    assert (decoded.width, decoded.height) == (64, 48)
 
 
 @pytest.mark.parametrize("orientation", [0, 9, 65535])
@@ -96,17 +96,17 @@ def test_broken_exif_data_is_ignored():
 def modes():
     red = Image.new("RGB", (32, 24), (250, 10, 10))
     clear = Image.new("RGBA", (32, 24), (0, 0, 0, 0))
-    grey16 = Image.fromarray(np.full((24, 32), 200 * 257, np.uint16))
+    gray16 = Image.fromarray(np.full((24, 32), 200 * 257, np.uint16))
     palette = red.quantize(4)
-    see_through = palette.copy()
-    see_through.info["transparency"] = see_through.getpixel((0, 0))
+    transparent = palette.copy()
+    transparent.info["transparency"] = transparent.getpixel((0, 0))
     return {
         "gray": (Image.new("L", (32, 24), 200), "PNG", (200, 200, 200)),
         "gray with alpha": (Image.new("LA", (32, 24), (0, 0)), "PNG", (255, 255, 255)),
         "one bit": (Image.new("1", (32, 24), 1), "PNG", (255, 255, 255)),
-        "16 bits": (grey16, "PNG", (200, 200, 200)),
+        "16 bits": (gray16, "PNG", (200, 200, 200)),
         "palette": (palette, "PNG", (250, 10, 10)),
-        "palette with a transparent colour": (see_through, "PNG", (255, 255, 255)),
+        "palette with a transparent color": (transparent, "PNG", (255, 255, 255)),
         "alpha": (clear, "PNG", (255, 255, 255)),
         "half alpha": (Image.new("RGBA", (32, 24), (0, 0, 0, 128)), "PNG", (127, 127, 127)),
         "alpha, WebP": (clear, "WEBP", (255, 255, 255)),
@@ -160,27 +160,27 @@ def test_icc_profile_is_returned_and_not_applied():
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "HEIF"])
 def test_large_image_is_scaled_down_and_keeps_its_original_size(kind):
-    picture = decode_image(synthetic_image.encode_image(np.repeat(np.repeat(CORNERS, 45, 0), 45, 1), kind))
-    assert (picture.width, picture.height) == (2880, 2160)
-    assert picture.rgb.shape == (MAX_SIDE * 3 // 4, MAX_SIDE, 3)
-    assert as_corners(picture.rgb) == UPRIGHT
+    decoded = decode_image(synthetic_image.encode_image(np.repeat(np.repeat(CORNERS, 45, 0), 45, 1), kind))
+    assert (decoded.width, decoded.height) == (2880, 2160)
+    assert decoded.rgb.shape == (MAX_SIDE * 3 // 4, MAX_SIDE, 3)
+    assert as_corners(decoded.rgb) == UPRIGHT
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1), (3, 2)])
 def test_smallest_and_narrowest_images_are_decoded(size):
-    picture = decode_image(synthetic_image.encode_image(np.zeros((size[1], size[0], 3), np.uint8), "PNG"))
-    assert (picture.width, picture.height) == size
-    assert min(picture.rgb.shape) >= 1
+    decoded = decode_image(synthetic_image.encode_image(np.zeros((size[1], size[0], 3), np.uint8), "PNG"))
+    assert (decoded.width, decoded.height) == size
+    assert min(decoded.rgb.shape) >= 1
 
 
 def test_concurrent_threads_get_their_own_images():
     files = [
-        synthetic_image.encode_image(stored(CORNERS, turn), kind, exif=exif(turn))
-        for turn in (1, 6, 8)
+        synthetic_image.encode_image(stored(CORNERS, orientation), kind, exif=exif(orientation))
+        for orientation in (1, 6, 8)
         for kind in ("JPEG", "HEIF")
     ]
     with ThreadPoolExecutor(4) as pool:
-        assert all(as_corners(picture.rgb) == UPRIGHT for picture in pool.map(decode_image, files * 8))
+        assert all(as_corners(decoded.rgb) == UPRIGHT for decoded in pool.map(decode_image, files * 8))
 
 
 def png(width: int, height: int, rows: bytes, *, depth: int = 8, extra: bytes = b"") -> bytes:
@@ -203,7 +203,7 @@ def archive() -> bytes:
 JPEG = synthetic_image.encode_image(CORNERS)
 FOREIGN = {
     "nothing": b"",
-    "text": b"just words",
+    "text": b"plain text",
     "three bytes": b"\xff\xd8",
     "HTML in a PNG's name": b"<!DOCTYPE html><script>alert(1)</script>",
     "SVG": b'<svg xmlns="http://www.w3.org/2000/svg"><image href="file:///etc/passwd"/></svg>',
@@ -375,7 +375,7 @@ def claiming(data: bytes, size: bytes, claimed: bytes) -> bytes:
 CLAIMS = {
     "JPEG": claiming(JPEG, struct.pack(">HH", 48, 64), b"\xff\xff\xff\xff"),
     "PNG": png(10_000, 9_000, b""),
-    "PNG beyond Pillow's own guard": png(60_000, 60_000, b""),
+    "PNG above Pillow's own limit": png(60_000, 60_000, b""),
     "HEIC": claiming(
         synthetic_image.encode_image(FACE, "HEIF"), struct.pack(">II", 128, 128), struct.pack(">II", 20_000, 20_000)
     ),

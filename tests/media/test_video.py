@@ -123,8 +123,8 @@ def test_min_frames_changes_only_short_clips_with_a_known_duration():
     long = synthetic_video.encode_video(synthetic_frames.counter_frames(63))
     assert counters(long, min_interval=0.2, min_frames=12) == counters(long, min_interval=0.2) == [*range(0, 63, 5)]
     options = {"container": "webm", "codec": "libvpx", "container_options": {"live": "1"}}
-    silent = synthetic_video.encode_video(synthetic_frames.counter_frames(15), **options)
-    assert counters(silent, min_interval=0.2, min_frames=12) == counters(silent, min_interval=0.2) == [0, 5, 10]
+    untimed = synthetic_video.encode_video(synthetic_frames.counter_frames(15), **options)
+    assert counters(untimed, min_interval=0.2, min_frames=12) == counters(untimed, min_interval=0.2) == [0, 5, 10]
 
 
 @pytest.mark.parametrize("seconds", [1e-5, 0.1, 0.6])
@@ -166,8 +166,8 @@ def test_duration_is_measured_without_a_header_duration():
     reader = VideoReader(data)
     assert len(list(reader.frames())) == 30
     assert reader.duration == pytest.approx(1.2, abs=0.01)
-    moment = list(reader.frames(start=0.8, stop=1.0))
-    assert [round(frame.time, 2) for frame in moment] == [0.8, 0.84, 0.88, 0.92, 0.96, 1.0]
+    part = list(reader.frames(start=0.8, stop=1.0))
+    assert [round(frame.time, 2) for frame in part] == [0.8, 0.84, 0.88, 0.92, 0.96, 1.0]
 
 
 @pytest.mark.parametrize("movflags", ["", "frag_keyframe+empty_moov", "frag_every_frame+empty_moov"])
@@ -195,16 +195,16 @@ def test_second_pass_by_seeking_gives_the_same_frames(start, options):
 def test_cached_frames_equal_decoded_ones(monkeypatch, rotation, color):
     options = {"codec": "libx265", "pix_fmt": "yuv420p10le", "options": {"x265-params": "log-level=none"}}
     data = synthetic_video.encode_video(synthetic_frames.face_frames(30), rotation=rotation, color=color, **options)
-    reader, keeper = VideoReader(data), VideoReader(data, cache_side=160)
-    for each in (reader, keeper):
+    reader, cached_reader = VideoReader(data), VideoReader(data, cache_side=160)
+    for each in (reader, cached_reader):
         for _ in each.frames(min_interval=0.2):
             pass
     again = list(reader.frames(start=0.4, stop=0.8, max_side=160))
     monkeypatch.setattr("moodreel.media.container.av.open", None)
-    kept = list(keeper.frames(start=0.4, stop=0.8, max_side=160))
-    assert [frame.time for frame in kept] == [frame.time for frame in again]
-    assert kept[0].rgb.shape == again[0].rgb.shape == ((160, 120, 3) if rotation else (120, 160, 3))
-    for a, b in zip(kept, again, strict=True):
+    cached = list(cached_reader.frames(start=0.4, stop=0.8, max_side=160))
+    assert [frame.time for frame in cached] == [frame.time for frame in again]
+    assert cached[0].rgb.shape == again[0].rgb.shape == ((160, 120, 3) if rotation else (120, 160, 3))
+    for a, b in zip(cached, again, strict=True):
         assert np.abs(a.rgb.astype(int) - b.rgb).mean() < 3
 
 
@@ -266,9 +266,9 @@ def test_hdr_is_tone_mapped_to_standard_brightness(transfer, name):
         options={"x265-params": "log-level=none:lossless=1"},
     )
     rgb = read(data)[1]
-    shown = rgb[32, 8::16].mean(axis=1) / 255
+    decoded = rgb[32, 8::16].mean(axis=1) / 255
     expected = 1.055 * light ** (1 / 2.4) - 0.055
-    assert shown == pytest.approx(expected, abs=0.06)
+    assert decoded == pytest.approx(expected, abs=0.06)
     assert np.ptp(rgb[32, 8::16].astype(int), axis=1).max() <= 8, "gray stays gray"
 
 
@@ -327,9 +327,9 @@ def image_bytes(format: str) -> bytes:
 
 MP4 = synthetic_video.encode_video(synthetic_frames.corner_frames(5))
 NOT_A_VIDEO = {
-    "nothing": b"",
+    "an empty file": b"",
     "random bytes": np.random.default_rng(1).bytes(5000),
-    "text": b"hello, this is my diary",
+    "text": b"hello, this is text",
     "an HLS playlist": b"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nfile:///etc/passwd\n#EXT-X-ENDLIST\n",
     "a concat script": b"ffconcat version 1.0\nfile '/etc/passwd'\n",
     "a DASH manifest": b'<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011"></MPD>',
@@ -476,11 +476,11 @@ def test_invalid_timescale_gives_a_plausible_duration(timescale):
 
 def test_header_duration_is_not_trusted():
     data = synthetic_video.encode_video(synthetic_frames.counter_frames(50))
-    lying = bytearray(data)
+    changed = bytearray(data)
     at = data.find(b"mvhd") + 4 + 16  # version, flags, two times, timescale; then the duration
-    lying[at : at + 4] = (40).to_bytes(4, "big")
+    changed[at : at + 4] = (40).to_bytes(4, "big")
     with pytest.raises(VideoTooLong):
-        list(VideoReader(bytes(lying), VideoLimits(seconds=1.0)).frames())
+        list(VideoReader(bytes(changed), VideoLimits(seconds=1.0)).frames())
 
 
 def gray_mjpeg_clip(side: int) -> bytes:
@@ -562,11 +562,11 @@ def test_probing_does_not_trust_the_header():
     clip = synthetic_video.encode_video(synthetic_frames.counter_frames(40), fps=10, container="matroska")
     with av.open(io.BytesIO(clip)) as container:
         duration = struct.pack(">d", container.duration / 1000)
-    lying = clip.replace(duration, struct.pack(">d", 1.0))
-    assert lying != clip
-    assert VideoReader(lying).probe_span().duration == pytest.approx(4, abs=0.01)
+    changed = clip.replace(duration, struct.pack(">d", 1.0))
+    assert changed != clip
+    assert VideoReader(changed).probe_span().duration == pytest.approx(4, abs=0.01)
     with pytest.raises(VideoTooLong, match="longer than 3 seconds"):
-        VideoReader(lying, VideoLimits(seconds=3)).probe_span()
+        VideoReader(changed, VideoLimits(seconds=3)).probe_span()
 
 
 def test_probing_a_truncated_clip_gives_its_first_part():

@@ -1,4 +1,4 @@
-"""The audio-visual network: its parts have the published sizes, and it answers with whatever it is given."""
+"""The audio-visual network: its published sizes, and its predictions with any modalities."""
 
 import copy
 from dataclasses import replace
@@ -30,7 +30,7 @@ def random_windows(count=3, *, frames=8, side=112, steps=188, seed=0):
 
 
 def small(count=3, **options):
-    """Windows of two small frames and half a second: as good for what is no matter of size."""
+    """Make windows of two small frames and half a second, for tests in which the size does not matter."""
     return random_windows(count, frames=2, side=32, steps=32, **options)
 
 
@@ -82,21 +82,21 @@ def test_other_fusions_have_documented_parameter_counts(fusion, count):
 
 
 def torchvision_keys():
-    """The keys of torchvision's `resnet18` as its published files have them."""
+    """List the keys of torchvision's `resnet18` as in its published files."""
     norm = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
     keys = ["conv1.weight", *(f"bn1.{name}" for name in norm)]
     for layer in range(1, 5):
         for block in range(2):
-            here = f"layer{layer}.{block}"
+            prefix = f"layer{layer}.{block}"
             for part in (1, 2):
-                keys += [f"{here}.conv{part}.weight", *(f"{here}.bn{part}.{name}" for name in norm)]
+                keys += [f"{prefix}.conv{part}.weight", *(f"{prefix}.bn{part}.{name}" for name in norm)]
             if layer > 1 and block == 0:
                 keys += [f"layer{layer}.0.downsample.0.weight", *(f"layer{layer}.0.downsample.1.{n}" for n in norm)]
     return [*keys, "fc.weight", "fc.bias"]
 
 
 def published(trunk):
-    """A state dict as torchvision publishes it, of a trunk's weights."""
+    """Return a state dict as torchvision publishes it, of a trunk's weights."""
     return {**trunk.state_dict(), "fc.weight": torch.zeros(1000, 512), "fc.bias": torch.zeros(1000)}
 
 
@@ -113,63 +113,61 @@ def test_trunk_state_dict_matches_torchvision_keys_order_and_shapes():
 @pytest.mark.parametrize("ending", ["pth", "safetensors"])
 def test_torchvision_weights_load_from_path_in_old_and_new_formats(tmp_path, ending, old):
     torch.manual_seed(1)
-    theirs, ours = ResNet18(), ResNet18()
-    weights = {key: tensor for key, tensor in published(theirs).items() if not (old and "num_batches" in key)}
+    source, loaded = ResNet18(), ResNet18()
+    weights = {key: tensor for key, tensor in published(source).items() if not (old and "num_batches" in key)}
     path = tmp_path / f"resnet18.{ending}"
     torch.save(weights, path) if ending == "pth" else safetensors.torch.save_file(weights, path)
-    load_torchvision_weights(ours, path)
-    for key, tensor in theirs.state_dict().items():
-        assert torch.equal(ours.state_dict()[key], tensor)
+    load_torchvision_weights(loaded, path)
+    for key, tensor in source.state_dict().items():
+        assert torch.equal(loaded.state_dict()[key], tensor)
 
 
 def test_weights_of_another_network_are_rejected(tmp_path):
     weights = published(ResNet18())
     del weights["layer3.1.conv1.weight"]
-    torch.save(weights, tmp_path / "torn.pth")
+    torch.save(weights, tmp_path / "incomplete.pth")
     with pytest.raises(ModelInvalid, match=r"layer3\.1\.conv1\.weight"):
-        load_torchvision_weights(ResNet18(), tmp_path / "torn.pth")
+        load_torchvision_weights(ResNet18(), tmp_path / "incomplete.pth")
 
 
 def test_trunk_output_equals_transformers_with_same_weights():
     torch.manual_seed(2)
-    ours = ResNet18().eval()
-    for module in ours.modules():
+    trunk = ResNet18().eval()
+    for module in trunk.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             torch.nn.init.uniform_(module.running_var, 0.5, 2)
             torch.nn.init.normal_(module.running_mean)
     config = ResNetConfig(embedding_size=64, hidden_sizes=[64, 128, 256, 512], depths=[2, 2, 2, 2], layer_type="basic")
-    theirs = ResNetModel(config).eval()
-    # In the order of computation, but that both have the shortcut of a block at its other end.
-    ordered = [key for key in theirs.state_dict() if "num_batches" not in key]
-    mine = {key: tensor for key, tensor in ours.state_dict().items() if "num_batches" not in key}
-    for key in ordered:
-        theirs.state_dict()[key].copy_(mine[_in_our_words(key)])
-    pictures = normalize(torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8))
+    reference = ResNetModel(config).eval()
+    weights = trunk.state_dict()
+    for key, tensor in reference.state_dict().items():
+        if "num_batches" not in key:
+            tensor.copy_(weights[_trunk_key(key)])
+    images = normalize(torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8))
     with torch.inference_mode():
-        torch.testing.assert_close(ours(pictures), theirs(pictures).pooler_output.flatten(1), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(trunk(images), reference(images).pooler_output.flatten(1), atol=1e-4, rtol=1e-4)
 
 
-def _in_our_words(key):
-    """The trunk's name for a parameter of `ResNetModel`."""
+def _trunk_key(key):
+    """Return the trunk's name for a parameter of `ResNetModel`."""
     kind = key.rpartition(".")[2]
     if key.startswith("embedder"):
         return f"{'conv1' if 'convolution' in key else 'bn1'}.{kind}"
     _, _, stage, _, block, part, *rest = key.split(".")
-    here = f"layer{int(stage) + 1}.{block}"
+    prefix = f"layer{int(stage) + 1}.{block}"
     convolution = "convolution" in key
     if part == "shortcut":
-        return f"{here}.downsample.{0 if convolution else 1}.{kind}"
-    return f"{here}.{'conv' if convolution else 'bn'}{int(rest[0]) + 1}.{kind}"
+        return f"{prefix}.downsample.{0 if convolution else 1}.{kind}"
+    return f"{prefix}.{'conv' if convolution else 'bn'}{int(rest[0]) + 1}.{kind}"
 
 
 def test_images_of_any_size_are_normalized_with_imagenet_statistics():
-    grey = torch.full((1, 224, 224, 3), 128, dtype=torch.uint8)
-    pictures = normalize(grey)
-    assert pictures.shape == (1, 3, 112, 112)
-    np.testing.assert_allclose(pictures[0, :, 50, 50], (128 / 255 - np.array(IMAGENET_MEAN)) / IMAGENET_STD, rtol=1e-5)
+    images = normalize(torch.full((1, 224, 224, 3), 128, dtype=torch.uint8))
+    assert images.shape == (1, 3, 112, 112)
+    np.testing.assert_allclose(images[0, :, 50, 50], (128 / 255 - np.array(IMAGENET_MEAN)) / IMAGENET_STD, rtol=1e-5)
 
 
-# Answers
+# Predictions
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)
@@ -186,8 +184,8 @@ def test_number_of_classes_is_configurable(fusion, classes):
     assert network(fusion, classes=classes)(small()).shape == (3, classes)
 
 
-def missing():
-    """Four windows: with both, with a face alone, with sound alone, and with a face in the second frame only."""
+def windows_with_gaps():
+    """Make four windows: both modalities, video only, audio only, and a face in the second frame only."""
     windows = small(4)
     windows.audio_mask[1] = False
     windows.face_mask[2] = False
@@ -200,16 +198,16 @@ OPTIONS = [("late", {}), ("concat", {}), ("gated", {}), ("xattn", {}), ("xattn",
 
 @pytest.mark.parametrize(("fusion", "options"), OPTIONS)
 def test_missing_modality_is_reported_with_the_prediction(fusion, options):
-    answers = network(fusion, **options).predict(missing())
-    assert [modalities for _, modalities in answers] == [BOTH, ("video",), ("audio",), BOTH]
-    for probabilities, _ in answers:
+    predictions = network(fusion, **options).predict(windows_with_gaps())
+    assert [modalities for _, modalities in predictions] == [BOTH, ("video",), ("audio",), BOTH]
+    for probabilities, _ in predictions:
         assert torch.isfinite(probabilities).all()
         assert probabilities.sum() == pytest.approx(1, abs=1e-5)
 
 
 @pytest.mark.parametrize(("fusion", "options"), OPTIONS)
 def test_masked_inputs_do_not_change_the_output(fusion, options):
-    made, windows = network(fusion, **options), missing()
+    made, windows = network(fusion, **options), windows_with_gaps()
     before = made(windows)
     windows.mels[1] = torch.nan
     windows.faces[2] = 255
@@ -225,15 +223,17 @@ def test_unmasked_inputs_change_the_output(fusion, options):
     windows.mels[1] = windows.mels[1].flip(-1) + 5
     changed = (made(windows) - before).abs().amax(dim=1)
     assert (changed[:2] > 1e-4).all()
-    assert changed[2] < 1e-5, "a window's answer is its own"
+    assert changed[2] < 1e-5, "windows are independent"
 
 
 @pytest.mark.parametrize(("fusion", "options"), OPTIONS)
 def test_all_parameters_get_gradients_with_missing_modalities(fusion, options):
     made = copy.deepcopy(network(fusion, **options)).train()
-    torch.nn.functional.cross_entropy(made(missing()), torch.tensor([0, 1, 2, 3])).backward()
-    still = [name for name, parameter in made.named_parameters() if parameter.grad is None or not parameter.grad.any()]
-    assert not still
+    torch.nn.functional.cross_entropy(made(windows_with_gaps()), torch.tensor([0, 1, 2, 3])).backward()
+    without_gradient = [
+        name for name, parameter in made.named_parameters() if parameter.grad is None or not parameter.grad.any()
+    ]
+    assert not without_gradient
     assert all(torch.isfinite(parameter.grad).all() for parameter in made.parameters())
 
 
@@ -251,7 +251,9 @@ def test_only_a_levelled_network_is_invariant_to_loudness(fusion):
     louder = replace(softer, mels=softer.mels + 3)  # 13 dB
     for levelled in (True, False):
         made = network(fusion, levelled=levelled)
-        before, after = (torch.stack([answer for answer, _ in made.predict(heard)]) for heard in (softer, louder))
+        before, after = (
+            torch.stack([probabilities for probabilities, _ in made.predict(each)]) for each in (softer, louder)
+        )
         assert torch.allclose(before, after, atol=1e-5) == levelled
 
 
@@ -282,10 +284,10 @@ def test_modality_dropout_follows_its_probabilities_and_never_drops_both():
     windows.audio_mask[:500] = False
     dropped = drop_modalities(windows, torch.Generator().manual_seed(0), video_prob=0.3, audio_prob=0.2)
     rows = dropped.modalities()
-    assert rows[:500] == [("video",)] * 500, "what has only one keeps it"
+    assert rows[:500] == [("video",)] * 500, "a single modality is never dropped"
     shares = {had: rows[500:].count(had) / 1500 for had in set(rows[500:])}
     assert shares == pytest.approx({("audio",): 0.3, ("video",): 0.2, BOTH: 0.5}, abs=0.05)
-    assert windows.face_mask.all(), "the batch itself stays as it was"
+    assert windows.face_mask.all(), "the input batch is unchanged"
     again = drop_modalities(windows, torch.Generator().manual_seed(0), video_prob=0.3, audio_prob=0.2)
     assert again.modalities() == rows
 

@@ -1,4 +1,4 @@
-"""Audio-visual models: loaded from their folders, checked in full, and what they answer."""
+"""Audio-visual models: loading, validation and predictions."""
 
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +23,7 @@ BOTH = ("video", "audio")
 
 
 def random_windows(count=3, seed=0):
-    """Windows of two small frames and half a second: as good for what is no matter of size."""
+    """Make windows of two small frames and half a second, for tests in which the size does not matter."""
     generator = torch.Generator().manual_seed(seed)
     return AudioVisualBatch(
         faces=torch.randint(0, 256, (count, 2, 32, 32, 3), generator=generator, dtype=torch.uint8),
@@ -35,7 +35,7 @@ def random_windows(count=3, seed=0):
 
 @pytest.fixture(scope="module")
 def store_root(tmp_path_factory):
-    """A store of one model; tests must not change it."""
+    """A store of one model, which tests must not change."""
     root = tmp_path_factory.mktemp("store")
     write_model(root / "faces-eight")
     return root
@@ -48,13 +48,13 @@ def test_predictions_are_the_calibrated_network_outputs(store_root, tmp_path):
     windows.face_mask[3] = False
     windows.audio_mask[4] = False
     windows.face_mask[5, 0] = False
-    with torch.inference_mode():  # a graph for gradients of so many windows would take 400 MB
+    with torch.no_grad():  # a graph for gradients of so many windows would take 400 MB
         logits = make_network()(windows)
     for model, temperature in ((predictor, 1.0), (warm, 2.5)):
-        answers = model.predict(windows)
-        assert [modalities for _, modalities in answers] == [*[BOTH] * 3, ("audio",), ("video",), *[BOTH] * 14]
+        predictions = model.predict(windows)
+        assert [modalities for _, modalities in predictions] == [*[BOTH] * 3, ("audio",), ("video",), *[BOTH] * 14]
         expected = (logits / temperature).softmax(dim=-1).numpy()
-        np.testing.assert_allclose(np.stack([probabilities for probabilities, _ in answers]), expected, atol=1e-4)
+        np.testing.assert_allclose(np.stack([probabilities for probabilities, _ in predictions]), expected, atol=1e-4)
 
 
 def test_clip_prediction_is_the_mean_over_windows(store_root):
@@ -65,8 +65,8 @@ def test_clip_prediction_is_the_mean_over_windows(store_root):
 
 
 def test_eight_labels_are_reordered_from_checkpoint_order(tmp_path):
-    backwards = tuple(reversed(EIGHT))
-    predictor = load_audiovisual_model(write_model(tmp_path / "backwards", labels=backwards))
+    reversed_labels = tuple(reversed(EIGHT))
+    predictor = load_audiovisual_model(write_model(tmp_path / "reversed", labels=reversed_labels))
     assert predictor.info.labels == EIGHT
     raw = make_network()(random_windows(1)).softmax(dim=-1)[0].detach().numpy()
     np.testing.assert_allclose(predictor.predict(random_windows(1))[0][0], raw[::-1], atol=1e-4)
@@ -93,9 +93,11 @@ def test_video_only_model_ignores_audio(tmp_path):
     windows = random_windows()
     assert video_only.modalities == ("video",)
     silent = replace(windows, audio_mask=torch.zeros(3, dtype=torch.bool))
-    for (ours, modalities), (theirs, _) in zip(video_only.predict(windows), both.predict(silent), strict=True):
+    for (probabilities, modalities), (expected, _) in zip(
+        video_only.predict(windows), both.predict(silent), strict=True
+    ):
         assert modalities == ("video",)
-        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+        np.testing.assert_allclose(probabilities, expected, atol=1e-5)
     with pytest.raises(ValueError, match="none of the modalities"):
         video_only.predict(replace(windows, face_mask=torch.zeros(3, 2, dtype=torch.bool)))
 
@@ -104,9 +106,9 @@ def test_video_only_model_ignores_audio(tmp_path):
 def test_weights_load_in_every_precision(tmp_path, precision):
     folder = write_model(tmp_path / precision)
     safetensors.torch.save_file(PRECISIONS[precision](make_network().state_dict()), folder / "weights.safetensors")
-    answer = load_audiovisual_model(folder).predict_clip(random_windows())
+    prediction = load_audiovisual_model(folder).predict_clip(random_windows())
     exact = load_audiovisual_model(write_model(tmp_path / "exact")).predict_clip(random_windows())
-    np.testing.assert_allclose(answer, exact, atol=0.02)
+    np.testing.assert_allclose(prediction, exact, atol=0.02)
 
 
 def test_loading_without_fusing_keeps_all_layers(tmp_path):
@@ -119,7 +121,7 @@ def test_each_registry_lists_only_its_own_kind(store_root):
     assert audiovisual_model_registry(store_root).names() == ["faces-eight"]
     assert face_model_registry(store_root).names() == text_model_registry(store_root).names() == []
     with pytest.raises(ModelNotFound, match="faces-eight"):
-        audiovisual_model_registry(store_root).get("nobody")
+        audiovisual_model_registry(store_root).get("unknown")
 
 
 def test_card_can_mark_weights_as_non_commercial(tmp_path):
@@ -129,21 +131,21 @@ def test_card_can_mark_weights_as_non_commercial(tmp_path):
     assert read_card(write_model(tmp_path / "free") / "model.json").commercial
 
 
-WRONG = {
+INVALID_FIELDS = {
     "another kind": {"kind": "face"},
-    "an architecture that is none": {"architecture": "vit"},
-    "a fusion that is none": {"arguments": {"fusion": "early"}},
+    "unknown architecture": {"architecture": "vit"},
+    "unknown fusion": {"arguments": {"fusion": "early"}},
     "another number of labels": {"labels": ["yes", "no", "perhaps"]},
-    "the sum of another file": {"sha256": "0" * 64},
-    "a temperature of nothing": {"temperature": 0},
+    "checksum of another file": {"sha256": "0" * 64},
+    "temperature of 0": {"temperature": 0},
     "no modality": {"modalities": []},
-    "a modality that is none": {"modalities": ["smell"]},
-    "modalities that are no list": {"modalities": 5},
-    "commercial as a word": {"commercial": "no"},
+    "unknown modality": {"modalities": ["smell"]},
+    "modalities not a list": {"modalities": 5},
+    "commercial as text": {"commercial": "no"},
 }
 
 
-@pytest.mark.parametrize("fields", WRONG.values(), ids=WRONG.keys())
+@pytest.mark.parametrize("fields", INVALID_FIELDS.values(), ids=INVALID_FIELDS.keys())
 def test_invalid_card_is_rejected(tmp_path, fields):
     folder = write_model(tmp_path / "wrong")
     card = json.loads((folder / "model.json").read_text()) | fields
@@ -174,6 +176,6 @@ def test_model_loads_from_weights_file_path(tmp_path):
 def test_one_model_serves_concurrent_threads(store_root):
     store, windows = audiovisual_model_registry(store_root), random_windows()
     with ThreadPoolExecutor(6) as pool:
-        answers = list(pool.map(lambda _: store.get().predict_clip(windows), range(12)))
-    for answer in answers:
-        np.testing.assert_allclose(answer, answers[0], atol=1e-6)
+        predictions = list(pool.map(lambda _: store.get().predict_clip(windows), range(12)))
+    for prediction in predictions:
+        np.testing.assert_allclose(prediction, predictions[0], atol=1e-6)

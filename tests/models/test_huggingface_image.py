@@ -1,5 +1,4 @@
-"""A ViTForImageClassification of Hugging Face's, by its folder: the answers of transformers itself, and what is
-refused."""
+"""Hugging Face folders of a ViTForImageClassification: same predictions as transformers, and rejected folders."""
 
 import dataclasses
 import json
@@ -22,12 +21,12 @@ from moodreel.models.face_registry import face_model_registry, load_face_model
 from moodreel.models.huggingface.image import read_labels
 
 STORE = Path(__file__).parents[2] / "model_store"
-THEIRS = ("angry", "disgust", "fear", "Happy", "neutral", "sadness", "Surprised")
+LABELS = ("angry", "disgust", "fear", "Happy", "neutral", "sadness", "Surprised")
 TINY = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
 
 
-def made(folder, *, labels=THEIRS, size=32, preprocessor=None):
-    """Write a tiny random ViT as transformers does."""
+def write_vit(folder, *, labels=LABELS, size=32, preprocessor=None):
+    """Write a tiny random ViT with transformers."""
     torch.manual_seed(0)
     names = dict(enumerate(labels))
     config = ViTConfig(
@@ -46,7 +45,7 @@ def made(folder, *, labels=THEIRS, size=32, preprocessor=None):
 
 @pytest.fixture
 def folder(tmp_path):
-    return made(tmp_path / "vit")
+    return write_vit(tmp_path / "vit")
 
 
 @pytest.fixture(scope="module")
@@ -69,16 +68,16 @@ def face(portrait):
     ],
 )
 def test_predictions_equal_transformers_own_pipeline(tmp_path, face, size, preprocessor):
-    model = load_face_model(made(tmp_path / "vit", size=size, preprocessor=preprocessor))
+    model = load_face_model(write_vit(tmp_path / "vit", size=size, preprocessor=preprocessor))
     vit = ViTForImageClassification.from_pretrained(tmp_path / "vit").eval()
     inputs = ViTImageProcessorPil.from_pretrained(tmp_path / "vit")(face.rgb_crop, return_tensors="pt")
     with torch.inference_mode():
-        theirs = vit(**inputs).logits[0].softmax(dim=0)
-        read = model.network.preprocess(torch.tensor(face.rgb_crop)[None])
-    grey_level = 0 if size == 224 else 1.01 / 255 / 0.5  # what resizing may round otherwise
-    torch.testing.assert_close(read, inputs["pixel_values"], atol=1e-5 + grey_level, rtol=0)
-    assert max(theirs) - min(theirs) > 0.05, "a network that tells nothing apart would pass"
-    expected = dict(zip(("anger", "disgust", "fear", "happy", "neutral", "sad", "surprise"), theirs, strict=True))
+        reference = vit(**inputs).logits[0].softmax(dim=0)
+        pixels = model.network.preprocess(torch.tensor(face.rgb_crop)[None])
+    gray_level = 0 if size == 224 else 1.01 / 255 / 0.5  # resizing may round differently
+    torch.testing.assert_close(pixels, inputs["pixel_values"], atol=1e-5 + gray_level, rtol=0)
+    assert max(reference) - min(reference) > 0.05, "equal probabilities would prove nothing"
+    expected = dict(zip(("anger", "disgust", "fear", "happy", "neutral", "sad", "surprise"), reference, strict=True))
     (prediction,) = model.predict([[face]])
     assert model.info.labels == SEVEN
     tolerance = 1e-5 if size == 224 else 0.05
@@ -95,8 +94,8 @@ def test_prediction_does_not_depend_on_the_batch(folder, face):
 
 def test_without_preprocessor_pixels_are_scaled_to_minus_one_to_one(folder, face):
     network = load_face_model(folder).network
-    read = network.preprocess(torch.tensor([0, 255], dtype=torch.uint8)[None, :, None, None].expand(1, 2, 2, 3))
-    assert (float(read.min()), float(read.max())) == (-1, 1)
+    pixels = network.preprocess(torch.tensor([0, 255], dtype=torch.uint8)[None, :, None, None].expand(1, 2, 2, 3))
+    assert (float(pixels.min()), float(pixels.max())) == (-1, 1)
 
 
 def test_registered_folder_becomes_the_default_under_its_name(folder):
@@ -112,15 +111,15 @@ def test_weights_file_path_loads_its_folder(folder, face):
 
 
 @pytest.mark.parametrize(
-    ("labels", "ours"),
+    ("labels", "expected"),
     [
         (("Happiness", "SURPRISE", "Sad", "angry", "Disgusted", "fearful", "Neutral"), SEVEN),
         (("contempt", "joy"), ("contempt", "happy")),
         (("joy", "happy", "angry"), ("joy", "happy", "anger")),
     ],
 )
-def test_labels_are_mapped_to_our_names_if_they_stay_distinct(tmp_path, labels, ours):
-    assert read_labels(made(tmp_path / "vit", labels=labels)) == ours
+def test_labels_are_mapped_to_our_names_if_they_stay_distinct(tmp_path, labels, expected):
+    assert read_labels(write_vit(tmp_path / "vit", labels=labels)) == expected
 
 
 def test_model_json_overrides_and_extends_the_config(folder, face):

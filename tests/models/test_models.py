@@ -174,14 +174,14 @@ def test_higher_temperature_lowers_confidence_and_keeps_the_label():
 
 def test_five_labels_are_reordered_from_checkpoint_order():
     network = random_network(CompactEmotiMeshNet, SMALL)
-    answers = {}
+    probabilities = {}
     for labels in (FIVE, EMOTIMESH_TRAINED_ORDER):
         card = dataclasses.replace(emotimesh_card("small"), architecture="compact-emotimesh", labels=labels)
         model = FacePredictor(network, card, sha256="")
         assert model.info.labels == FIVE
-        answers[labels] = model.predict([random_track()])[0].probabilities
-    by_name = dict(zip(EMOTIMESH_TRAINED_ORDER, answers[FIVE], strict=True))
-    np.testing.assert_allclose(answers[EMOTIMESH_TRAINED_ORDER], [by_name[label] for label in FIVE], atol=1e-6)
+        probabilities[labels] = model.predict([random_track()])[0].probabilities
+    by_name = dict(zip(EMOTIMESH_TRAINED_ORDER, probabilities[FIVE], strict=True))
+    np.testing.assert_allclose(probabilities[EMOTIMESH_TRAINED_ORDER], [by_name[label] for label in FIVE], atol=1e-6)
 
 
 def test_other_label_sets_keep_checkpoint_order():
@@ -292,7 +292,7 @@ def test_two_stream_prediction_depends_on_both_streams(joint):
         assert np.abs(joint.predict([[dataclasses.replace(one, **changed)]])[0].probabilities - base).max() > 1e-5
 
 
-# Checkpoints from elsewhere
+# Checkpoints of other projects
 
 
 def test_full_size_original_checkpoint_loads_and_predicts(tmp_path):
@@ -349,13 +349,13 @@ def test_half_precision_checkpoint_loads(tmp_path, original):
 
 def test_card_sets_the_label_order_of_a_checkpoint(tmp_path):
     torch.save(tiny_weights(), tmp_path / "some.pth")
-    answers = []
+    probabilities = []
     for labels in (EMOTIMESH_TRAINED_ORDER, tuple(reversed(EMOTIMESH_TRAINED_ORDER))):
         write_card(tmp_path, labels=labels)
         (prediction,) = load_face_model(tmp_path / "some.pth").predict([random_track()])
-        answers.append(dict(zip(FIVE, prediction.probabilities, strict=True)))
-    assert answers[0]["Anger"] == pytest.approx(answers[1]["Shock"])
-    assert answers[0]["Happy"] == pytest.approx(answers[1]["Sad"])
+        probabilities.append(dict(zip(FIVE, prediction.probabilities, strict=True)))
+    assert probabilities[0]["Anger"] == pytest.approx(probabilities[1]["Shock"])
+    assert probabilities[0]["Happy"] == pytest.approx(probabilities[1]["Sad"])
 
 
 class Bomb:
@@ -475,9 +475,9 @@ def test_shipped_models_fit_their_cards_and_a_size_limit():
 @pytest.mark.parametrize("name", ["compact-emotimesh", "face-expression", "moodreel-five", "resemotenet", "vit"])
 def test_shipped_models_predict_happy_for_a_smile(name, portrait):
     shipped = face_model_registry(STORE).get(name)
-    picture = np.ascontiguousarray(portrait[:300])
+    photo = np.ascontiguousarray(portrait[:300])
     landmarker = FaceLandmarker(STORE / "face_landmarker" / "face_landmarker.task", max_faces=1)
-    smile = extract_features(picture, landmarker.detect(picture)[0])
+    smile = extract_features(photo, landmarker.detect(photo)[0])
     landmarker.close()
     for track in ([smile], [None, smile], [smile] * 20):
         (prediction,) = shipped.predict([track])
@@ -505,8 +505,8 @@ def test_model_is_loaded_once_under_concurrency(tmp_path, monkeypatch):
     models = face_model_registry(tmp_path, default="one")
     assert loads == []
     with ThreadPoolExecutor(8) as pool:
-        answers = set(pool.map(lambda _: models.get(), range(16)))
-    assert len(loads) == len(answers) == 1
+        loaded = set(pool.map(lambda _: models.get(), range(16)))
+    assert len(loads) == len(loaded) == 1
 
 
 def test_unknown_model_error_lists_the_known_ones(tmp_path):

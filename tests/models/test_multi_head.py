@@ -70,7 +70,7 @@ NORM = ("weight", "bias", "running_mean", "running_var")
 
 
 def public_layout():
-    """Keys and shapes of a public checkpoint."""
+    """Return keys and shapes of a public checkpoint."""
     layout = {}
     for layer, shape in LAYOUT.items():
         if len(shape) == 1:

@@ -1,4 +1,4 @@
-"""Networks that the lab trains, by name: how large they are, any number of classes, and served like any other."""
+"""Networks that can be trained: sizes, any number of classes, and serving."""
 
 import contextlib
 import json
@@ -43,18 +43,18 @@ TINY = {
     "vit": {"stem": [4, 8, 8], "width": 16, "heads": 2, "layers": 1},
     "vit-scratch": {"width": 24, "layers": 1},
 }
-"""Arguments of each that are quick to make; a joint network answers the five and nothing else."""
+"""Arguments of small networks. `joint` is left out: it has five classes only."""
 NEW = ("improved-cnn", "temporal-vit", "vit-scratch")
 
 
-def made(name, classes=3):
+def random_network(name, classes=3):
     torch.manual_seed(1)
     return randomize_network(ARCHITECTURES[name](classes=classes, **TINY[name]))
 
 
-def saved(folder, name, labels=THREE):
+def save_network(folder, name, labels=THREE):
     folder.mkdir()
-    network = made(name, len(labels))
+    network = random_network(name, len(labels))
     safetensors.torch.save_file(network.state_dict(), folder / "weights.safetensors")
     card = {"architecture": name, "arguments": TINY[name], "labels": list(labels)}
     (folder / "model.json").write_text(json.dumps(card))
@@ -62,7 +62,7 @@ def saved(folder, name, labels=THREE):
 
 
 def table():
-    """Rows of the table of architectures in docs/models.md: names and parameters."""
+    """Read the table of architectures in docs/models.md: names and parameter counts."""
     section = (ROOT / "docs" / "models.md").read_text().split("## Architectures")[1].split("\n## ")[0]
     rows = re.findall(r"^\| `([\w-]+)` \| ([\d,]+) ", section, re.M)
     return {name: int(count.replace(",", "")) for name, count in rows}
@@ -105,7 +105,7 @@ def test_vit_scratch_supports_several_input_sides(side, patches):
 
 
 def test_upscaling_keeps_positions_in_the_crop():
-    """A plain edge stays where it was: what a patch holds is what the crop has in that place."""
+    """An edge in the middle of the crop stays in the middle."""
     network = ViTScratch(side=96, width=24, layers=1)
     read = []
     network.patches.register_forward_pre_hook(lambda module, args: read.append(args[0]))
@@ -118,7 +118,7 @@ def test_upscaling_keeps_positions_in_the_crop():
 
 @pytest.mark.parametrize("arguments", [{"side": 64}, {"side": 112, "patch": 32}, {"width": 192, "heads": 5}])
 def test_invalid_vit_scratch_is_rejected_with_the_reason(tmp_path, arguments):
-    saved(tmp_path / "mine", "vit-scratch")
+    save_network(tmp_path / "mine", "vit-scratch")
     card = json.loads((tmp_path / "mine" / "model.json").read_text())
     (tmp_path / "mine" / "model.json").write_text(json.dumps(card | {"arguments": arguments}))
     with pytest.raises(ModelInvalid, match="pixels"):
@@ -131,7 +131,7 @@ def test_vit_scratch_classifies_from_the_class_token():
     crops = torch.from_numpy(np.stack([random_features(1).crop, random_features(2).crop]))
     with torch.inference_mode():
         first, second = network(crops)
-    torch.testing.assert_close(first, second, msg="no layer has shown the patches to the token")
+    torch.testing.assert_close(first, second, msg="without a layer the token does not depend on the patches")
 
 
 # Any number of classes, through the store
@@ -140,7 +140,7 @@ def test_vit_scratch_classifies_from_the_class_token():
 @pytest.mark.parametrize("name", TINY)
 @pytest.mark.parametrize("labels", [THREE, ("up", "down"), tuple("abcdefghijk")])
 def test_saved_network_loads_with_any_labels(tmp_path, name, labels):
-    network = saved(tmp_path / "mine", name, labels)
+    network = save_network(tmp_path / "mine", name, labels)
     track = [random_features(1), None, random_features(2)]
     card = ModelCard("mine", name, labels)
     (before,) = FacePredictor(network, card, sha256="").predict([track])
@@ -158,14 +158,14 @@ def test_saved_network_loads_with_any_labels(tmp_path, name, labels):
 
 @pytest.mark.parametrize("name", [name for name in TINY if name not in ("compact-emotimesh", "emotimesh")])
 def test_loading_fuses_batchnorm_of_image_networks(tmp_path, name):
-    saved(tmp_path / "mine", name)
+    save_network(tmp_path / "mine", name)
     assert not any(
         isinstance(module, nn.BatchNorm2d) for module in load_face_model(tmp_path / "mine").network.modules()
     )
 
 
 def test_two_stream_network_with_other_labels_is_rejected(tmp_path):
-    saved(tmp_path / "mine", "vit")
+    save_network(tmp_path / "mine", "vit")
     card = {"architecture": "joint", "arguments": {}, "labels": list(THREE)}
     (tmp_path / "mine" / "model.json").write_text(json.dumps(card))
     with pytest.raises(ModelInvalid, match="answers 5 labels, not 3"):
@@ -174,7 +174,7 @@ def test_two_stream_network_with_other_labels_is_rejected(tmp_path):
 
 @pytest.mark.parametrize("name", NEW)
 def test_prediction_does_not_depend_on_the_batch(name):
-    model = FacePredictor(made(name), ModelCard("made", name, THREE), sha256="")
+    model = FacePredictor(random_network(name), ModelCard("random", name, THREE), sha256="")
     tracks = [[random_features(seed) for seed in range(18)], [None, random_features(31), None], [random_features(32)]]
     for track, together in zip(tracks, model.predict(tracks), strict=True):
         (alone,) = model.predict([track])
@@ -193,8 +193,8 @@ def test_audiovisual_network_takes_any_number_of_classes(fusion):
         mels=torch.randn(2, 64, 188),
         audio_mask=torch.tensor([False, True]),
     )
-    answers = network.predict(windows)
-    assert [(len(probabilities), modalities) for probabilities, modalities in answers] == [
+    predictions = network.predict(windows)
+    assert [(len(probabilities), modalities) for probabilities, modalities in predictions] == [
         (3, ("video",)),
         (3, ("audio",)),
     ]
@@ -202,7 +202,7 @@ def test_audiovisual_network_takes_any_number_of_classes(fusion):
 
 @pytest.mark.parametrize("name", NEW)
 def test_trained_model_is_served_with_its_own_labels(tmp_path, name, portrait):
-    saved(tmp_path / "custom", name)
+    save_network(tmp_path / "custom", name)
     engine = Engine.load(STORE, model_path=tmp_path / "custom")
     app = create_app(accounts.settings(tmp_path), engine=engine, text_pipeline=object(), audiovisual_pipeline=object())
     client = app.test_client(use_cookies=False)
@@ -214,11 +214,9 @@ def test_trained_model_is_served_with_its_own_labels(tmp_path, name, portrait):
     )
     assert clip.status_code == 200, clip.json
     assert tuple(clip.json["probabilities"]) == THREE and clip.json["emotion"] in THREE
-    picture = client.post(
-        "/api/predict/", json=video_body(synthetic_image.encode_image(portrait[:300])), headers=headers
-    )
-    assert picture.status_code == 200, picture.json
-    assert tuple(picture.json["all_emotions"]) == THREE and picture.json["emotion"] in THREE
+    image = client.post("/api/predict/", json=video_body(synthetic_image.encode_image(portrait[:300])), headers=headers)
+    assert image.status_code == 200, image.json
+    assert tuple(image.json["all_emotions"]) == THREE and image.json["emotion"] in THREE
 
 
 # TemporalViT
@@ -226,7 +224,7 @@ def test_trained_model_is_served_with_its_own_labels(tmp_path, name, portrait):
 
 @pytest.fixture(scope="module")
 def temporal():
-    return FacePredictor(made("temporal-vit", 5), ModelCard("made", "temporal-vit", FIVE), sha256="")
+    return FacePredictor(random_network("temporal-vit", 5), ModelCard("random", "temporal-vit", FIVE), sha256="")
 
 
 def test_temporal_vit_depends_on_frame_order(temporal):
@@ -286,7 +284,7 @@ def test_temporal_vit_learns_frame_order():
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    model = FacePredictor(network, ModelCard("made", "temporal-vit", ("first", "second")), sha256="")
+    model = FacePredictor(network, ModelCard("random", "temporal-vit", ("first", "second")), sha256="")
     predictions = model.predict([[random_features(1), random_features(2)], [random_features(2), random_features(1)]])
     assert [int(prediction.probabilities.argmax()) for prediction in predictions] == [0, 1]
 

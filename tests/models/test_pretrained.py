@@ -1,4 +1,4 @@
-"""`resnet-50` and `vit-b-16` to train: from weights in anybody's layout, with a new head, into a folder to serve."""
+"""`resnet-50` and `vit-b-16`: pretrained weights in several layouts, a new head, training, and a folder to serve."""
 
 import json
 
@@ -41,8 +41,8 @@ def test_saved_network_loads_with_any_labels(tmp_path, name):
     assert (model.info.name, model.info.labels) == ("mine", THREE)
     assert model.info.architecture == {"vit-b-16": "hugging-face-vit", "resnet-50": "hugging-face-resnet"}[name]
     assert not any(isinstance(module, nn.BatchNorm2d) for module in model.network.modules())
-    kept = load_face_model(tmp_path / "mine", fuse=False)
-    assert kept.network.state_dict().keys() == network.state_dict().keys()
+    unfused = load_face_model(tmp_path / "mine", fuse=False)
+    assert unfused.network.state_dict().keys() == network.state_dict().keys()
     rgb_crops = torch.from_numpy(np.stack([random_features(1).rgb_crop, random_features(2).rgb_crop]))
     with torch.inference_mode():
         expected = network(rgb_crops)
@@ -73,11 +73,11 @@ def test_training_reduces_the_loss_with_head_or_all_parameters(name):
     assert last < 0.1 * first
 
 
-# Weights of others
+# Pretrained weights
 
 
 def torchvision_resnet():
-    """A small ResNet in torchvision's layout: two bottlenecks in one stage, one in the next."""
+    """Make a small ResNet in torchvision's layout: two bottlenecks in one stage, one in the next."""
     torch.manual_seed(1)
     weights = {}
 
@@ -109,7 +109,7 @@ def torchvision_resnet():
 
 
 def resnet_by_hand(weights, x):
-    """What torchvision makes of pictures before its layer that names classes."""
+    """Compute the features before torchvision's classifier."""
 
     def layer(x, conv, bn, **options):
         x = F.conv2d(x, weights[f"{conv}.weight"], **options)
@@ -130,7 +130,7 @@ def resnet_by_hand(weights, x):
 
 
 def torchvision_vit():
-    """A small ViT in torchvision's layout: pictures of 32 pixels, one layer."""
+    """Make a small ViT in torchvision's layout: images of 32 pixels, one layer."""
     torch.manual_seed(1)
     layer = "encoder.layers.encoder_layer_0."
     shapes = {
@@ -159,7 +159,7 @@ def torchvision_vit():
 
 
 def vit_by_hand(weights, x):
-    """What torchvision's class token has read before the layer that names classes."""
+    """Compute the class token before torchvision's classifier."""
     layer = "encoder.layers.encoder_layer_0."
     x = F.conv2d(x, weights["conv_proj.weight"], weights["conv_proj.bias"], stride=16).flatten(2).transpose(1, 2)
     x = torch.cat([weights["class_token"].expand(len(x), -1, -1), x], dim=1) + weights["encoder.pos_embedding"]
@@ -197,13 +197,13 @@ TO_TIMM = {
 
 def timm_vit():
     weights = torchvision_vit()
-    for theirs, timms in TO_TIMM.items():
-        weights = {key.replace(theirs, timms): value for key, value in weights.items()}
+    for torchvision_name, timm_name in TO_TIMM.items():
+        weights = {key.replace(torchvision_name, timm_name): value for key, value in weights.items()}
     return weights
 
 
 def older_vit():
-    """torchvision's first names of the linear layers."""
+    """Rename the linear layers as in older versions of torchvision."""
     names = (("mlp.0", "mlp.linear_1"), ("mlp.3", "mlp.linear_2"))
     weights = torchvision_vit()
     for now, then in names:
@@ -215,12 +215,12 @@ def older_vit():
 def test_torchvision_and_timm_vit_checkpoints_give_the_same_features(tmp_path, layout):
     torch.save(layout(), tmp_path / "vit.pth")
     network = build_pretrained("vit-b-16", THREE, pretrained=tmp_path / "vit.pth", **VIT | {"image_size": 224}).eval()
-    assert network.preprocessing.size == 32, "the checkpoint's own, by its places"
+    assert network.preprocessing.size == 32, "the size of the checkpoint, by its position embeddings"
     assert network.preprocessing.mean == ((0.5, 0.5, 0.5) if layout is timm_vit else IMAGENET_MEAN)
-    pictures = torch.randn(2, 3, 32, 32)
+    images = torch.randn(2, 3, 32, 32)
     with torch.inference_mode():
-        ours = network.network.vit(pictures).last_hidden_state[:, 0]
-        torch.testing.assert_close(ours, vit_by_hand(torchvision_vit(), pictures), atol=1e-5, rtol=1e-4)
+        features = network.network.vit(images).last_hidden_state[:, 0]
+        torch.testing.assert_close(features, vit_by_hand(torchvision_vit(), images), atol=1e-5, rtol=1e-4)
     assert network.network.classifier.weight.shape == (3, 32)
 
 
@@ -230,33 +230,33 @@ def test_torchvision_resnet_checkpoint_gives_the_same_features(tmp_path, suffix)
     (torch.save if suffix == "pth" else safetensors.torch.save_file)(torchvision_resnet(), path)
     network = build_pretrained("resnet-50", THREE, pretrained=path, **RESNET).eval()
     assert (network.preprocessing.mean, network.preprocessing.std) == (IMAGENET_MEAN, IMAGENET_STD)
-    pictures = torch.randn(2, 3, 64, 64)
+    images = torch.randn(2, 3, 64, 64)
     with torch.inference_mode():
-        ours = network.network.resnet(pictures).pooler_output.flatten(1)
-        torch.testing.assert_close(ours, resnet_by_hand(torchvision_resnet(), pictures), atol=1e-5, rtol=1e-4)
+        features = network.network.resnet(images).pooler_output.flatten(1)
+        torch.testing.assert_close(features, resnet_by_hand(torchvision_resnet(), images), atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize(
-    ("name", "theirs"),
+    ("name", "make_source"),
     [
         ("vit-b-16", lambda: ViTForImageClassification(ViTConfig(**VIT, num_labels=1000))),
         ("vit-b-16", lambda: ViTModel(ViTConfig(**VIT))),
         ("resnet-50", lambda: ResNetForImageClassification(ResNetConfig(**RESNET, num_labels=1000))),
     ],
 )
-def test_pretrained_folder_gives_backbone_and_preprocessing_with_a_new_head(tmp_path, name, theirs):
+def test_pretrained_folder_gives_backbone_and_preprocessing_with_a_new_head(tmp_path, name, make_source):
     torch.manual_seed(2)
-    network = theirs().eval()
-    network.save_pretrained(tmp_path / "theirs")
-    (tmp_path / "theirs" / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.1, 0.2, 0.3]}))
-    ours = build_pretrained(name, THREE, pretrained=tmp_path / "theirs").eval()
-    assert ours.preprocessing.mean == (0.1, 0.2, 0.3)
-    assert (ours.classes, ours.network.config.id2label) == (3, dict(enumerate(THREE)))
-    body = getattr(network, ours.model_type, network)
-    pictures = torch.randn(2, 3, 32, 32)
+    source = make_source().eval()
+    source.save_pretrained(tmp_path / "source")
+    (tmp_path / "source" / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.1, 0.2, 0.3]}))
+    network = build_pretrained(name, THREE, pretrained=tmp_path / "source").eval()
+    assert network.preprocessing.mean == (0.1, 0.2, 0.3)
+    assert (network.classes, network.network.config.id2label) == (3, dict(enumerate(THREE)))
+    body = getattr(source, network.model_type, source)
+    images = torch.randn(2, 3, 32, 32)
     with torch.inference_mode():
         torch.testing.assert_close(
-            getattr(ours.network, ours.model_type)(pictures).last_hidden_state, body(pictures).last_hidden_state
+            getattr(network.network, network.model_type)(images).last_hidden_state, body(images).last_hidden_state
         )
 
 
@@ -291,20 +291,20 @@ def test_weights_of_another_network_are_rejected_with_a_hint(tmp_path, corrupt, 
 
 
 def test_folder_of_another_architecture_is_rejected(tmp_path):
-    ResNetForImageClassification(ResNetConfig(**RESNET)).save_pretrained(tmp_path / "theirs")
+    ResNetForImageClassification(ResNetConfig(**RESNET)).save_pretrained(tmp_path / "source")
     with pytest.raises(ModelInvalid, match="describes a resnet, not a vit"):
-        build_pretrained("vit-b-16", THREE, pretrained=tmp_path / "theirs")
+        build_pretrained("vit-b-16", THREE, pretrained=tmp_path / "source")
 
 
 @pytest.mark.parametrize("name", SIZES)
 def test_lower_precision_weights_take_fewer_bytes(tmp_path, name):
     torch.manual_seed(0)
     network = build_pretrained(name, THREE, **SIZES[name]).eval()
-    sizes, answers = [], []
+    sizes, probabilities = [], []
     for weights in ("float32", "float16", "int8"):
         save_pretrained(tmp_path / weights, network, weights)
         sizes.append((tmp_path / weights / "model.safetensors").stat().st_size)
-        answers.append(load_face_model(tmp_path / weights).predict([[random_features(1)]])[0].probabilities)
+        probabilities.append(load_face_model(tmp_path / weights).predict([[random_features(1)]])[0].probabilities)
     assert sizes[0] > sizes[1] > sizes[2]
-    np.testing.assert_allclose(answers[1], answers[0], atol=0.01)
-    np.testing.assert_allclose(answers[2], answers[0], atol=0.1)
+    np.testing.assert_allclose(probabilities[1], probabilities[0], atol=0.01)
+    np.testing.assert_allclose(probabilities[2], probabilities[0], atol=0.1)

@@ -1,6 +1,6 @@
 """Compare the answers of every shipped model and pipeline with recorded ones, so that refactoring cannot change them.
 
-`recorded_answers.json` was made at commit 1031bb6, before the code was renamed and laid out anew, by the functions of
+`recorded_answers.json` was made at commit 1031bb6, before the code was renamed and restructured, by the functions of
 this file (with that commit's names) on an x86-64 CPU. After a deliberate change of weights or of preprocessing record
 it again with `python -m tests.models.test_recorded_answers`, and say why in the commit.
 
@@ -94,11 +94,11 @@ def audiovisual_batch() -> AudioVisualBatch:
     """Make windows with faces and sound, with faces alone, with gaps, and with sound alone."""
     rng = np.random.default_rng(14)
     patches = rng.integers(0, 256, (4, 8, 14, 14, 3), dtype=np.uint8).repeat(8, 2).repeat(8, 3)
-    seen = np.ones((4, 8), bool)
-    seen[2, ::3], seen[3] = False, False
+    face_mask = np.ones((4, 8), bool)
+    face_mask[2, ::3], face_mask[3] = False, False
     mels = rng.normal(-19, 4, (4, 64, 188)).astype(np.float32)
-    heard = np.array([True, False, True, True])
-    return AudioVisualBatch(*map(torch.from_numpy, (patches, seen, mels, heard)))
+    audio_mask = np.array([True, False, True, True])
+    return AudioVisualBatch(*map(torch.from_numpy, (patches, face_mask, mels, audio_mask)))
 
 
 @cache
@@ -274,8 +274,8 @@ def test_pipeline_predicts_as_recorded(case: str, recorded: dict[str, object]) -
 
 
 def test_every_shipped_model_has_a_recording(recorded: dict[str, object]) -> None:
-    with_answers = {path.parent.name for path in STORE.glob("*/model.json")} - {"face_landmarker"}
-    assert with_answers | PIPELINE_CASES.keys() == recorded.keys()
+    shipped = {path.parent.name for path in STORE.glob("*/model.json")} - {"face_landmarker"}
+    assert shipped | PIPELINE_CASES.keys() == recorded.keys()
 
 
 def assert_same(found: object, expected: object, tolerance: float, path: str) -> None:

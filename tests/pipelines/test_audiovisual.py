@@ -1,4 +1,4 @@
-"""What a clip showed and sounded like: which model answers, what from, and what is refused."""
+"""The audio-visual pipeline: choice of the model, modalities, licenses and errors."""
 
 import hashlib
 import json
@@ -41,7 +41,7 @@ def engine():
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    """A store with a default that sees, one that sees and hears, and one that is for research; tests leave it so."""
+    """A store with a video-only default, a model of both modalities and a non-commercial one; tests only read it."""
     root = tmp_path_factory.mktemp("store")
     write_model(root / "faces-eight", modalities=["video"])
     write_model(root / "both", fusion="gated")
@@ -107,7 +107,7 @@ def test_a_call_without_a_free_slot_is_overloaded(pipeline, engine, talking):
         pipeline.predict(talking)
 
 
-# What is refused
+# Errors
 
 
 @pytest.mark.parametrize(
@@ -117,10 +117,10 @@ def test_a_call_without_a_free_slot_is_overloaded(pipeline, engine, talking):
         (synthetic_video.encode_video(BLACK), None, NoFace),
         (synthetic_audio.encode_audio(synthetic_audio.sine(300, 1)), None, NoVideoStream),
         (synthetic_video.encode_video(BLACK)[:300], "both", VideoCorrupt),
-        (synthetic_video.encode_video(FACE), "nobody", ModelNotFound),
+        (synthetic_video.encode_video(FACE), "unknown", ModelNotFound),
         (synthetic_video.encode_video(FACE), "../both", ModelNotFound),
     ],
-    ids=["neither", "no face", "sound for one that sees", "half a clip", "no such model", "a path"],
+    ids=["no face, no audio", "no face", "audio for a video-only model", "truncated", "unknown model", "path"],
 )
 def test_unreadable_clips_raise_the_matching_error(pipeline, clip, model, error):
     with pytest.raises(error):
@@ -177,13 +177,13 @@ def test_a_checkpoint_outside_the_store_becomes_the_default(store, engine, talki
 
 
 def test_an_invalid_checkpoint_stops_the_start_unless_a_fallback_is_allowed(store, engine, talking, tmp_path):
-    shutil.copytree(store / "both", tmp_path / "torn")
-    (tmp_path / "torn" / "weights.safetensors").write_bytes(b"<html>")
-    for checkpoint in (tmp_path / "torn", tmp_path / "nowhere"):
+    shutil.copytree(store / "both", tmp_path / "corrupt")
+    (tmp_path / "corrupt" / "weights.safetensors").write_bytes(b"<html>")
+    for checkpoint in (tmp_path / "corrupt", tmp_path / "nowhere"):
         with pytest.raises(ModelInvalid):
             AudioVisualPipeline.load(store, engine, checkpoint=checkpoint)
-        fallen = AudioVisualPipeline.load(store, engine, checkpoint=checkpoint, model_fallback=True)
-        assert fallen.predict(talking).model.name == "faces-eight"
+        fallback = AudioVisualPipeline.load(store, engine, checkpoint=checkpoint, model_fallback=True)
+        assert fallback.predict(talking).model.name == "faces-eight"
 
 
 def test_without_a_model_the_error_names_the_settings(tmp_path, engine, talking, caplog):
@@ -202,7 +202,7 @@ def test_an_invalid_model_card_stops_the_start(tmp_path, engine):
         AudioVisualPipeline.load(tmp_path, engine)
 
 
-# Answers that are made up
+# The mock
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ from moodreel.pipelines import boomerang
 from tests.support import synthetic_frames, synthetic_video
 
 
-def opened(data: bytes) -> VideoReader:
-    """A clip that has been read to its end once, as `predict` leaves it."""
+def read_once(data: bytes) -> VideoReader:
+    """Return a reader that has read its clip to the end once, as after `predict`."""
     reader = VideoReader(data)
     for _ in reader.frames(min_interval=0.2):
         pass
@@ -36,19 +36,19 @@ def counters(loop: boomerang.BoomerangClip) -> list[int]:
 
 @pytest.mark.parametrize("output", boomerang.OUTPUTS)
 def test_the_loop_runs_forward_and_back_without_repeating_the_turning_frames(output):
-    reader = opened(synthetic_video.encode_video(synthetic_frames.counter_frames(40), fps=10))
+    reader = read_once(synthetic_video.encode_video(synthetic_frames.counter_frames(40), fps=10))
     loop = boomerang.make_boomerang(reader, peak=2.0, duration=2.0, output=output)
-    shown = counters(loop)
-    first = shown[0]
-    assert first in (10, 11), "an end where the picture moves less may be chosen"
-    assert shown == [*range(first, 21), *range(19, first, -1)]
+    frame_numbers = counters(loop)
+    first = frame_numbers[0]
+    assert first in (10, 11), "the end with less motion may be chosen"
+    assert frame_numbers == [*range(first, 21), *range(19, first, -1)]
     assert (loop.start, loop.peak, loop.duration) == pytest.approx((first / 10, 2.0, 4.0 - first / 5), abs=0.01)
 
 
 @pytest.mark.parametrize("output", boomerang.OUTPUTS)
 @pytest.mark.parametrize(("peak", "quiet"), [(2.0, 0.6), (0.0, 1.4)])
 def test_the_end_away_from_the_peak_has_least_motion(output, peak, quiet):
-    """The disc runs to and fro but for a moment near that end; the loop turns there and still turns at the peak."""
+    """A disc moves all the time but for a pause near one end: the loop turns there and at the peak."""
     frames = []
     for time in np.arange(0, 2.51, 0.05):
         frame = np.zeros((64, 320, 3), np.uint8)
@@ -56,7 +56,7 @@ def test_the_end_away_from_the_peak_has_least_motion(output, peak, quiet):
         cv2.circle(frame, (int(where), 32), 14, (255, 255, 255), -1)
         frames.append(frame)
     loop = boomerang.make_boomerang(
-        opened(synthetic_video.encode_video(frames, fps=20)), peak=peak, duration=3.0, output=output
+        read_once(synthetic_video.encode_video(frames, fps=20)), peak=peak, duration=3.0, output=output
     )
     end = loop.start if peak else loop.start + loop.duration / 2
     assert end == pytest.approx(quiet, abs=0.11)
@@ -65,18 +65,20 @@ def test_the_end_away_from_the_peak_has_least_motion(output, peak, quiet):
 
 def test_every_frame_keeps_its_duration():
     times = [0.0, 0.1, 0.2, 0.6, 0.7, 1.0]
-    reader = opened(synthetic_video.encode_video(synthetic_frames.counter_frames(6), times=times, container="matroska"))
+    reader = read_once(
+        synthetic_video.encode_video(synthetic_frames.counter_frames(6), times=times, container="matroska")
+    )
     loop = boomerang.make_boomerang(reader, peak=1.0, duration=2.0)
     with av.open(io.BytesIO(loop.data)) as container:
-        shown = [(frame.time, float(frame.duration * frame.time_base)) for frame in container.decode(video=0)]
-    starts, lengths = zip(*shown, strict=True)
+        timing = [(frame.time, float(frame.duration * frame.time_base)) for frame in container.decode(video=0)]
+    starts, lengths = zip(*timing, strict=True)
     assert lengths == pytest.approx([0.1, 0.1, 0.4, 0.1, 0.3, 0.3, 0.1, 0.4, 0.1, 0.1], abs=0.002)
     assert starts == pytest.approx(np.cumsum([0, *lengths[:-1]]), abs=0.002)
     assert loop.duration == pytest.approx(2.0)
 
 
 def test_mp4_is_encoded_for_phones_and_browsers():
-    reader = opened(
+    reader = read_once(
         synthetic_video.encode_video(
             synthetic_frames.face_frames(30, 321, 241), container="matroska", pix_fmt="yuv444p", audio_codec="aac"
         )
@@ -94,34 +96,34 @@ def test_mp4_is_encoded_for_phones_and_browsers():
 @pytest.mark.parametrize("output", ["webp", "gif"])
 def test_webp_and_gif_loop_forever(output):
     loop = boomerang.make_boomerang(
-        opened(synthetic_video.encode_video(synthetic_frames.counter_frames(20))), peak=0.5, output=output
+        read_once(synthetic_video.encode_video(synthetic_frames.counter_frames(20))), peak=0.5, output=output
     )
     assert Image.open(io.BytesIO(loop.data)).info["loop"] == 0
 
 
 @pytest.mark.parametrize("output", boomerang.OUTPUTS)
 def test_colors_are_preserved(output):
-    reader = opened(synthetic_video.encode_video(synthetic_frames.corner_frames(10, 320, 240)))
-    picture = frames_of(boomerang.make_boomerang(reader, peak=0.3, output=output))[0].astype(int)
-    assert picture[60, 80] == pytest.approx([255, 0, 0], abs=14)
-    assert picture[60, 240] == pytest.approx([0, 255, 0], abs=14)
-    assert picture[180, 80] == pytest.approx([0, 0, 255], abs=14)
-    assert picture[180, 240] == pytest.approx([255, 255, 255], abs=14)
+    reader = read_once(synthetic_video.encode_video(synthetic_frames.corner_frames(10, 320, 240)))
+    image = frames_of(boomerang.make_boomerang(reader, peak=0.3, output=output))[0].astype(int)
+    assert image[60, 80] == pytest.approx([255, 0, 0], abs=14)
+    assert image[60, 240] == pytest.approx([0, 255, 0], abs=14)
+    assert image[180, 80] == pytest.approx([0, 0, 255], abs=14)
+    assert image[180, 240] == pytest.approx([255, 255, 255], abs=14)
 
 
 @pytest.mark.parametrize("rotation", [90, 180, 270])
 def test_the_loop_and_its_poster_are_upright(rotation):
-    reader = opened(synthetic_video.encode_video(synthetic_frames.corner_frames(10, 320, 240), rotation=rotation))
+    reader = read_once(synthetic_video.encode_video(synthetic_frames.corner_frames(10, 320, 240), rotation=rotation))
     loop = boomerang.make_boomerang(reader, peak=0.3)
     turned = np.rot90(synthetic_frames.corner_frames(1, 320, 240)[0], rotation // 90)
     poster = np.asarray(Image.open(io.BytesIO(loop.poster)))
-    for picture in (frames_of(loop)[0], poster):
-        assert picture.shape == turned.shape
-        assert np.abs(picture.astype(int) - turned).mean() < 8
+    for image in (frames_of(loop)[0], poster):
+        assert image.shape == turned.shape
+        assert np.abs(image.astype(int) - turned).mean() < 8
 
 
 def test_the_poster_is_the_frame_at_the_peak():
-    reader = opened(synthetic_video.encode_video(synthetic_frames.counter_frames(40), fps=10))
+    reader = read_once(synthetic_video.encode_video(synthetic_frames.counter_frames(40), fps=10))
     loop = boomerang.make_boomerang(reader, peak=2.5, duration=3.0)
     assert synthetic_frames.read_counter(np.asarray(Image.open(io.BytesIO(loop.poster)))) == 25
     assert Image.open(io.BytesIO(loop.poster)).format == "JPEG"
@@ -132,22 +134,22 @@ def test_the_poster_is_the_frame_at_the_peak():
     [(3.0, 2.0, "end"), (0.5, 0.5, "start"), (0.0, 0.0, "start"), (3.9, 2.9, "end")],
 )
 def test_the_loop_turns_at_the_peak(peak, start, turns_at_peak):
-    reader = opened(synthetic_video.encode_video(synthetic_frames.counter_frames(40), fps=10))
+    reader = read_once(synthetic_video.encode_video(synthetic_frames.counter_frames(40), fps=10))
     loop = boomerang.make_boomerang(reader, peak=peak, duration=2.0)
-    shown = counters(loop)
+    frame_numbers = counters(loop)
     assert loop.start == pytest.approx(start, abs=0.11)
-    assert {"start": shown[0], "end": max(shown)}[turns_at_peak] == round(peak * 10)
+    assert {"start": frame_numbers[0], "end": max(frame_numbers)}[turns_at_peak] == round(peak * 10)
 
 
 def test_a_video_shorter_than_the_loop_is_used_from_its_peak():
-    reader = opened(synthetic_video.encode_video(synthetic_frames.counter_frames(10), fps=10))
+    reader = read_once(synthetic_video.encode_video(synthetic_frames.counter_frames(10), fps=10))
     assert counters(boomerang.make_boomerang(reader, peak=0.9, duration=8.0))[:10] == list(range(10))
 
 
 @pytest.mark.parametrize("output", boomerang.OUTPUTS)
 def test_one_frame_gives_a_still_loop(output):
     loop = boomerang.make_boomerang(
-        opened(synthetic_video.encode_video(synthetic_frames.corner_frames(1))), peak=0.0, output=output
+        read_once(synthetic_video.encode_video(synthetic_frames.corner_frames(1))), peak=0.0, output=output
     )
     assert len(frames_of(loop)) == 1
     assert loop.duration == 1.0
@@ -156,31 +158,31 @@ def test_one_frame_gives_a_still_loop(output):
 @pytest.mark.parametrize("output", boomerang.OUTPUTS)
 def test_two_frames_alternate(output):
     loop = boomerang.make_boomerang(
-        opened(synthetic_video.encode_video(synthetic_frames.counter_frames(2), fps=10)), peak=0.1, output=output
+        read_once(synthetic_video.encode_video(synthetic_frames.counter_frames(2), fps=10)), peak=0.1, output=output
     )
     assert counters(loop) == [0, 1]
     assert loop.duration == pytest.approx(0.2)
 
 
 def test_a_video_of_one_frame_a_second_still_moves():
-    reader = opened(synthetic_video.encode_video(synthetic_frames.counter_frames(6), fps=1))
+    reader = read_once(synthetic_video.encode_video(synthetic_frames.counter_frames(6), fps=1))
     loop = boomerang.make_boomerang(reader, peak=3.0, duration=1.0)
     assert len(set(counters(loop))) == 2
     assert 3 in counters(loop)
 
 
 def test_the_whole_video_is_sped_up_to_fit():
-    reader = opened(synthetic_video.encode_video(synthetic_frames.counter_frames(50), fps=10))
+    reader = read_once(synthetic_video.encode_video(synthetic_frames.counter_frames(50), fps=10))
     loop = boomerang.make_boomerang(reader, peak=3.0, duration=2.0, full_clip=True)
-    shown = counters(loop)
-    assert (shown[0], max(shown)) == (0, 48)
+    frame_numbers = counters(loop)
+    assert (frame_numbers[0], max(frame_numbers)) == (0, 48)
     assert loop.duration == pytest.approx(2.0, abs=0.1)
 
 
 @pytest.mark.parametrize(("size", "expected"), [(64, (64, 48)), (480, (480, 360)), (1080, (640, 480))])
 def test_the_loop_is_scaled_down_but_never_up(size, expected):
     loop = boomerang.make_boomerang(
-        opened(synthetic_video.encode_video(synthetic_frames.corner_frames(5, 640, 480))), peak=0.1, size=size
+        read_once(synthetic_video.encode_video(synthetic_frames.corner_frames(5, 640, 480))), peak=0.1, size=size
     )
     assert (loop.width, loop.height) == expected
 
@@ -189,4 +191,4 @@ def test_the_loop_is_scaled_down_but_never_up(size, expected):
 def test_a_width_of_one_pixel_is_doubled(output):
     frames = [frame[:, :1] for frame in synthetic_frames.counter_frames(4)]
     data = synthetic_video.encode_video(frames, container="matroska", codec="libvpx-vp9", pix_fmt="yuv444p")
-    assert boomerang.make_boomerang(opened(data), peak=0.1, output=output).width == 2
+    assert boomerang.make_boomerang(read_once(data), peak=0.1, output=output).width == 2

@@ -77,10 +77,10 @@ def test_faces_and_audio_are_read_from_every_container_and_codec(loader, contain
 def test_a_crop_is_taken_from_the_frame_shown_at_that_time(loader, engine):
     frames = synthetic_frames.face_frames(30)
     batch = loader.load_batch(synthetic_video.encode_video(frames, fps=10, options={"qp": "0"}))
-    for column, number in enumerate((1, 5, 9, 13, 16, 20, 24, 28)):  # 3 s in eight shares, the middle of each
+    for column, number in enumerate((1, 5, 9, 13, 16, 20, 24, 28)):  # the middles of eight segments of 3 s
         [face] = engine.landmarker.detect(frames[number])
-        theirs = crop_square(frames[number], face.landmarks, 112).astype(int)
-        assert np.abs(batch.faces[0, column].numpy().astype(int) - theirs).mean() < 2.5
+        expected = crop_square(frames[number], face.landmarks, 112).astype(int)
+        assert np.abs(batch.faces[0, column].numpy().astype(int) - expected).mean() < 2.5
 
 
 def test_a_long_clip_has_adjacent_windows_and_is_decoded_once(loader):
@@ -129,7 +129,7 @@ BLACK = [np.zeros((48, 64, 3), np.uint8)] * 10
 
 
 @pytest.mark.parametrize(
-    ("clip", "says"),
+    ("clip", "message"),
     [
         (synthetic_video.encode_video(BLACK, fps=10), "Face the camera"),
         (encode_sine_clip(BLACK, 1, silent=True), "Face the camera"),
@@ -137,17 +137,17 @@ BLACK = [np.zeros((48, 64, 3), np.uint8)] * 10
     ],
     ids=["black, no sound", "black, silence", "silence alone"],
 )
-def test_neither_face_nor_audio_is_an_error(loader, clip, says):
-    with pytest.raises(NoFaceNoAudio, match=says):
+def test_neither_face_nor_audio_is_an_error(loader, clip, message):
+    with pytest.raises(NoFaceNoAudio, match=message):
         loader.load(clip)
 
 
 def test_modalities_that_are_not_requested_are_not_read(loader):
     clip = encode_sine_clip(FACE[:10], 1)
-    seen, heard = loader.load(clip, modalities=("video",)), loader.load(clip, modalities=("audio",))
-    assert (seen.modalities, seen.missing) == (("video",), {"audio": NOT_REQUESTED})
-    assert (heard.modalities, heard.missing) == (("audio",), {"video": NOT_REQUESTED})
-    assert heard.frames == 0
+    video, audio = loader.load(clip, modalities=("video",)), loader.load(clip, modalities=("audio",))
+    assert (video.modalities, video.missing) == (("video",), {"audio": NOT_REQUESTED})
+    assert (audio.modalities, audio.missing) == (("audio",), {"video": NOT_REQUESTED})
+    assert audio.frames == 0
     with pytest.raises(NoFace, match="arm's length"):
         loader.load(encode_sine_clip(BLACK, 1), modalities=("video",))
     with pytest.raises(NoVideoStream, match="Send a clip with pictures"):
@@ -211,11 +211,11 @@ def test_a_duration_missing_in_the_header_is_measured(loader):
     assert loaded.batch.face_mask.all()
 
 
-# What is broken
+# Damaged files
 
 
 def damaged(clip: bytes, kind: str) -> bytes:
-    """The same file with every packet of its sound, or of its pictures, filled with noise."""
+    """Fill every packet of the audio or of the video stream with noise."""
     random, broken = np.random.default_rng(5), bytearray(clip)
     with av.open(io.BytesIO(clip)) as container:
         for packet in container.demux(**{kind: 0}):
@@ -253,7 +253,7 @@ def test_an_unsupported_video_codec_leaves_the_audio(loader):
     ("data", "error"),
     [
         (b"", UnsupportedMedia),
-        (b"hello, this is my diary", UnsupportedMedia),
+        (b"hello, this is text", UnsupportedMedia),
         (b"#EXTM3U\n#EXTINF:9,\nfile:///etc/passwd\n", UnsupportedMedia),
         (synthetic_image.encode_image(synthetic_frames.portrait()), UnsupportedMedia),
         (synthetic_video.encode_video(BLACK)[:300], VideoCorrupt),
@@ -263,7 +263,7 @@ def test_an_unsupported_video_codec_leaves_the_audio(loader):
         ),
         (b"fLaC" + np.random.default_rng(2).bytes(4000), AudioCorrupt),
     ],
-    ids=["nothing", "text", "playlist", "picture", "half an mp4", "half an m4a", "noise as FLAC"],
+    ids=["empty", "text", "playlist", "JPEG", "truncated MP4", "truncated M4A", "noise as FLAC"],
 )
 def test_unreadable_files_raise_the_matching_error(loader, data, error):
     with pytest.raises(error):
@@ -273,7 +273,7 @@ def test_unreadable_files_raise_the_matching_error(loader, data, error):
 def test_limits_are_enforced_for_video_and_audio(engine):
     with pytest.raises(VideoTooLong):
         ClipLoader(engine, limits=VideoLimits(seconds=2)).load(synthetic_video.encode_video(FACE, fps=10))
-    with pytest.raises(VideoTooLong):  # and not its sound, which runs as long
+    with pytest.raises(VideoTooLong):  # the audio limit is not reached
         ClipLoader(engine, limits=VideoLimits(seconds=2)).load(WHOLE)
     with pytest.raises(AudioTooLong):
         ClipLoader(engine, audio_limits=AudioLimits(seconds=2)).load(WHOLE)
@@ -287,7 +287,7 @@ def test_limits_are_enforced_for_video_and_audio(engine):
 
 
 def test_only_the_main_person_is_followed(loader, engine):
-    """Two heads, of which the smaller is there all the time and the larger for a moment."""
+    """The smaller of two heads is visible all the time, the larger one only briefly."""
     large, small = synthetic_frames.two_heads(230)[0], synthetic_frames.two_heads(170)[0]
     frames = []
     for number in range(30):
@@ -297,7 +297,7 @@ def test_only_the_main_person_is_followed(loader, engine):
             frame[40 : 40 + large.shape[0], 300 : 300 + large.shape[1]] = large
         frames.append(frame)
     batch = loader.load_batch(synthetic_video.encode_video(frames, fps=10, options={"qp": "0"}))
-    assert batch.face_mask.all(), "the larger one is there for one of eight pictures"
+    assert batch.face_mask.all(), "the larger one is in one of eight frames"
     last = batch.faces[0, -1].numpy().astype(int)
     assert np.abs(batch.faces[0, 0].numpy().astype(int) - last).mean() < 6
 

@@ -1,4 +1,4 @@
-"""Pictures to answers, with the real models."""
+"""The image pipeline with the shipped models."""
 
 import io
 import itertools
@@ -22,7 +22,7 @@ from tests.media.test_image import exif, stored
 from tests.support import synthetic_frames, synthetic_image, synthetic_video
 
 STORE = Path(__file__).parents[2] / "model_store"
-NOBODY = synthetic_image.encode_image(skimage.data.coffee())
+NO_FACE = synthetic_image.encode_image(skimage.data.coffee())
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def smile():
 
 
 def test_images_that_a_batch_has_no_time_for_are_overloaded(engine, smile):
-    results = ImagePipeline(engine, batch_seconds=0).predict_batch([smile, smile, b"scrap"]).results
+    results = ImagePipeline(engine, batch_seconds=0).predict_batch([smile, smile, b"garbage"]).results
     assert results[0].emotion == "happy"
     assert [type(result) for result in results[1:]] == [Overloaded, Overloaded]
     assert "smaller batch" in str(results[1])
@@ -84,8 +84,8 @@ def test_a_smile_is_happy_and_the_result_is_complete(pipeline, smile):
 def test_the_format_and_the_orientation_change_nothing(pipeline, smile, kind, orientation):
     upright = synthetic_frames.portrait()[:320]
     plain, turned = (
-        pipeline.predict(synthetic_image.encode_image(stored(upright, turn), kind, exif=exif(turn)))
-        for turn in (1, orientation)
+        pipeline.predict(synthetic_image.encode_image(stored(upright, each), kind, exif=exif(each)))
+        for each in (1, orientation)
     )
     assert (turned.width, turned.height) == (512, 320)
     assert turned.faces[0].box == pytest.approx(plain.faces[0].box, abs=3)
@@ -102,16 +102,16 @@ def test_all_eight_exif_orientations_give_the_same_box_and_an_upright_drawing(pi
     assert found.faces[0].box == pytest.approx(expected.faces[0].box, abs=3)
     assert found.confidence == pytest.approx(expected.confidence, abs=0.02)
     drawn = cv2.resize(np.asarray(Image.open(io.BytesIO(found.drawn))), (512, 320), interpolation=cv2.INTER_AREA)
-    assert np.abs(drawn.astype(int) - upright).mean() < 8, "but for the box it is the picture"
+    assert np.abs(drawn.astype(int) - upright).mean() < 8, "only the box differs from the image"
 
 
 def test_boxes_are_in_the_pixels_of_the_image_as_sent(pipeline):
-    rgb, centres = synthetic_frames.group_photo(3840, 2880, 5, 300)
+    rgb, centers = synthetic_frames.group_photo(3840, 2880, 5, 300)
     result = pipeline.predict(synthetic_image.encode_image(rgb))
     assert (result.width, result.height) == (3840, 2880)
     boxes = [face.box for face in result.faces]
     assert len(boxes) == 5
-    for x, y in centres:
+    for x, y in centers:
         [width] = [w for left, top, w, h in boxes if left < x < left + w and top < y < top + h]
         assert width == pytest.approx(300, rel=0.15)
 
@@ -127,8 +127,8 @@ def test_a_group_lists_every_face_and_answers_for_the_largest(pipeline):
     assert {face.emotion for face in result.faces} == {"happy"}
 
 
-def test_an_image_without_a_face_is_no_error(pipeline):
-    result = pipeline.predict(NOBODY, draw=True)
+def test_an_image_without_a_face_has_an_empty_result(pipeline):
+    result = pipeline.predict(NO_FACE, draw=True)
     assert (result.faces, result.emotion, result.confidence, result.all_emotions) == ((), None, None, {})
     assert Image.open(io.BytesIO(result.drawn)).size == (640, 427)
 
@@ -148,7 +148,7 @@ def test_the_named_model_answers(pipeline, either, smile):
         lambda data, model: pipeline.predict_batch([data], model=model),
     ):
         with pytest.raises(ModelNotFound):
-            call(smile, model="nobody")
+            call(smile, model="unknown")
 
 
 def many() -> list[bytes]:
@@ -159,7 +159,7 @@ def many() -> list[bytes]:
         synthetic_frames.portrait() // 3,
         synthetic_frames.face_frames(1)[0],
     ]
-    return [synthetic_image.encode_image(rgb) for rgb in (synthetic_frames.portrait(), group, *faces)] + [NOBODY]
+    return [synthetic_image.encode_image(rgb) for rgb in (synthetic_frames.portrait(), group, *faces)] + [NO_FACE]
 
 
 def test_a_batch_gives_the_same_results_as_single_images(pipeline):
@@ -187,54 +187,54 @@ def test_a_batch_classifies_all_faces_at_once(engine, pipeline, monkeypatch):
     assert asked == [faces]
 
 
-def test_an_error_of_one_image_stands_in_its_place(pipeline, smile):
-    files = [NOBODY, b"words", smile, smile[:5000], smile * 200, b"", smile]
+def test_the_error_of_an_image_is_returned_at_its_index(pipeline, smile):
+    files = [NO_FACE, b"text", smile, smile[:5000], smile * 200, b"", smile]
     kinds = [type(result) for result in pipeline.predict_batch(files).results]
     error = [UnsupportedMedia, ImageCorrupt, ImageTooBig, UnsupportedMedia]
     assert kinds == [ImageResult, error[0], ImageResult, error[1], error[2], error[3], ImageResult]
-    assert [type(result) for result in pipeline.predict_batch([b"words"]).results] == [UnsupportedMedia]
+    assert [type(result) for result in pipeline.predict_batch([b"text"]).results] == [UnsupportedMedia]
 
 
 def test_a_batch_holds_one_decoded_image_at_a_time(pipeline, smile, monkeypatch):
-    alive, most = itertools.count(), []
-    held: set[int] = set()
+    numbers, counts = itertools.count(), []
+    in_memory: set[int] = set()
 
-    class Held(image.DecodedImage):
+    class CountedImage(image.DecodedImage):
         def __del__(self):
-            held.discard(self.number)
+            in_memory.discard(self.number)
 
-    def read(*arguments):
-        picture = original(*arguments)
-        copy = Held(picture.rgb, picture.width, picture.height, picture.icc_profile)
-        object.__setattr__(copy, "number", next(alive))
-        held.add(copy.number)
-        most.append(len(held))
-        return copy
+    def decode(*arguments):
+        decoded = original(*arguments)
+        counted = CountedImage(decoded.rgb, decoded.width, decoded.height, decoded.icc_profile)
+        object.__setattr__(counted, "number", next(numbers))
+        in_memory.add(counted.number)
+        counts.append(len(in_memory))
+        return counted
 
     original = image.decode_image
-    monkeypatch.setattr(image, "decode_image", read)
+    monkeypatch.setattr(image, "decode_image", decode)
     pipeline.predict_batch([smile] * 6)
-    assert len(most) == 6
-    assert max(most) <= 2, "the one before may wait for the next to take its name"
+    assert len(counts) == 6
+    assert max(counts) <= 2, "the previous image lives until its variable is assigned again"
 
 
-def test_videos_and_images_are_told_apart_by_their_bytes(either, smile):
-    picture, clip = (
+def test_videos_and_images_are_distinguished_by_their_bytes(either, smile):
+    photo, clip = (
         either.predict(smile),
         either.predict(synthetic_video.encode_video(synthetic_frames.face_frames(10))),
     )
-    assert picture.emotion == clip.emotion == "happy"
-    assert tuple(picture.all_emotions) == tuple(clip.all_emotions) == SEVEN
-    assert (picture.frames, picture.seconds) == (1, None)
+    assert photo.emotion == clip.emotion == "happy"
+    assert tuple(photo.all_emotions) == tuple(clip.all_emotions) == SEVEN
+    assert (photo.frames, photo.seconds) == (1, None)
     assert (clip.frames, clip.seconds) == (10, pytest.approx(0.4))
 
 
 def test_only_a_video_needs_a_face(either):
-    assert either.predict(NOBODY).emotion is None
+    assert either.predict(NO_FACE).emotion is None
     with pytest.raises(NoFace):
         either.predict(synthetic_video.encode_video(synthetic_frames.noise_frames(5)))
     with pytest.raises(UnsupportedMedia, match=r"MP4.* A picture may be JPEG"):
-        either.predict(b"words")
+        either.predict(b"text")
 
 
 def test_a_call_that_waits_too_long_for_a_slot_is_overloaded(engine, pipeline, either, smile):

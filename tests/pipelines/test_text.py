@@ -1,8 +1,9 @@
-"""Texts: what their words show, whatever is in them and however long they are."""
+"""The text pipeline: results, odd and long texts, languages, and limits of time."""
 
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -125,7 +126,7 @@ def test_the_length_of_a_text_is_limited(pipeline):
         pipeline.predict(["so sad. " * 2500 + "!"])
 
 
-def test_an_error_of_one_text_stands_in_its_place(pipeline):
+def test_the_error_of_a_text_is_returned_at_its_index(pipeline):
     found = pipeline.predict_batch([GLAD, "", "x" * 20_001, SAD]).results
     assert [type(result).__name__ for result in found] == ["TextResult", "TextEmpty", "TextTooLong", "TextResult"]
     assert (found[0].label, found[3].label) == ("joy", "sadness")
@@ -202,7 +203,7 @@ def test_emoji_become_their_names():
     assert normalize_text("\ud83d\ude02") == normalize_text("😂"), "two halves sent apart are one emoji"
 
 
-# Turns
+# Concurrency
 
 
 def test_an_unknown_model_is_refused_with_the_names_there_are(pipeline):
@@ -212,62 +213,67 @@ def test_an_unknown_model_is_refused_with_the_names_there_are(pipeline):
         face_model_registry(STORE).get("text-emotion")
 
 
-class Slow:
-    """A predictor that waits before it answers."""
+class SlowPredictor:
+    """Sleep before each prediction.
+
+    Attributes:
+        started: Set when the first prediction has started.
+    """
 
     def __init__(self, predictor, seconds):
-        self._predictor, self.seconds = predictor, seconds
+        self._predictor, self._seconds = predictor, seconds
+        self.started = threading.Event()
 
     def __getattr__(self, name):
         return getattr(self._predictor, name)
 
     def predict(self, windows):
-        time.sleep(self.seconds)
+        self.started.set()
+        time.sleep(self._seconds)
         return np.full((len(windows), len(EKMAN)), 0.5, np.float32)
 
 
-class OneModel:
-    def __init__(self, predictor):
-        self.predictor = predictor
+@pytest.fixture(scope="module")
+def make_slow_pipeline(pipeline):
+    language = LanguageIdentifier(STORE / "lid.176")
 
-    def get(self, _name=None):
-        return self.predictor
+    def make(seconds, **limits):
+        predictor = SlowPredictor(pipeline.models.get(), seconds)
+        models = SimpleNamespace(get=lambda _name=None: predictor)
+        return TextPipeline(models, language, **limits), predictor.started
 
-
-def slow_pipeline(seconds, **limits):
-    return TextPipeline(
-        OneModel(Slow(text_model_registry(STORE).get(), seconds)), LanguageIdentifier(STORE / "lid.176"), **limits
-    )
+    return make
 
 
-def test_a_text_that_waits_too_long_for_the_queue_is_overloaded():
-    busy = slow_pipeline(1.0, wait_seconds=0.1)
+def test_a_text_that_waits_too_long_for_the_queue_is_overloaded(make_slow_pipeline):
+    busy, started = make_slow_pipeline(1.0, wait_seconds=0.1)
     first = threading.Thread(target=busy.predict, args=([SAD],))
     first.start()
-    time.sleep(0.3)
+    assert started.wait(20)
     with pytest.raises(Overloaded):
         busy.predict([GLAD])
     first.join()
     assert busy.predict([GLAD])
 
 
-def test_texts_that_a_batch_has_no_time_for_are_overloaded():
-    found = slow_pipeline(0.4, batch_seconds=0.3).predict_batch([SAD] * 40).results
-    kinds = [type(result).__name__ for result in found]
+def test_texts_that_a_batch_has_no_time_for_are_overloaded(make_slow_pipeline):
+    slow, _ = make_slow_pipeline(0.4, batch_seconds=0.3)
+    kinds = [type(result).__name__ for result in slow.predict_batch([SAD] * 40).results]
     assert kinds == ["TextResult"] * 16 + ["Overloaded"] * 24
 
 
-def test_the_first_text_is_always_finished():
-    [result] = slow_pipeline(0.2, batch_seconds=0.1).predict([SAD * 300])
+def test_the_first_text_is_always_finished(make_slow_pipeline):
+    slow, _ = make_slow_pipeline(0.2, batch_seconds=0.1)
+    [result] = slow.predict([SAD * 300])
     assert result.windows > 32
 
 
-def test_a_line_does_not_wait_for_a_whole_novel():
-    shared = slow_pipeline(0.2)
-    answered = []
-    novel = threading.Thread(target=lambda: answered.append(("novel", shared.predict([SAD] * 100))))
-    novel.start()
-    time.sleep(0.1)
-    answered.append(("line", shared.predict([GLAD])))
-    novel.join()
-    assert [name for name, _ in answered] == ["line", "novel"]
+def test_a_short_text_does_not_wait_for_a_long_batch(make_slow_pipeline):
+    shared, started = make_slow_pipeline(0.2)
+    finished = []
+    batch = threading.Thread(target=lambda: finished.append(("batch", shared.predict([SAD] * 100))))
+    batch.start()
+    assert started.wait(20)
+    finished.append(("text", shared.predict([GLAD])))
+    batch.join()
+    assert [name for name, _ in finished] == ["text", "batch"]

@@ -1,4 +1,4 @@
-"""Serve the API with fake pipelines that do what the posted bytes say, so that HTTP is tested alone."""
+"""Serve the API with fake pipelines that the posted bytes control, to test HTTP alone."""
 
 import time
 from types import SimpleNamespace

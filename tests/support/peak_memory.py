@@ -1,4 +1,4 @@
-"""Measure the peak memory of some code in a process of its own: in this one, earlier tests may have raised it."""
+"""Measure peak memory in a separate process: in this one, earlier tests may have raised the peak."""
 
 import subprocess
 import sys

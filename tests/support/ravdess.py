@@ -20,7 +20,7 @@ def file_stem(
 
 
 def write_audio(path: Path, emotion: str, actor: int, *, seconds: float = 0.6) -> None:
-    """Write a sine wave as FLAC or WAV; the pitch tells the emotion, and a small offset the actor."""
+    """Write a sine wave as FLAC or WAV; the pitch depends on the emotion and slightly on the actor."""
     wave = synthetic_audio.sine(200 * (1 + EIGHT.index(emotion)) + 5 * actor, seconds, rate=SAMPLE_RATE)
     output = {".flac": ("flac", "flac"), ".wav": ("wav", "pcm_s16le")}[path.suffix]
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -28,7 +28,7 @@ def write_audio(path: Path, emotion: str, actor: int, *, seconds: float = 0.6) -
 
 
 def write_clip(path: Path, emotion: str, actor: int, *, seconds: float = 1.2, face: bool = False) -> None:
-    """Write an MP4 with audio; the brightness tells the emotion, or the video shows a face."""
+    """Write an MP4 with audio; the brightness depends on the emotion, or the video shows a face."""
     fps, count = 10, round(10 * seconds)
     if face:
         frames = synthetic_frames.face_frames(count)
@@ -50,11 +50,11 @@ def write_recordings(folder: Path, actors: range, emotions: tuple[str, ...] = EI
     Two files of actor 07 have the same content, as in the published set.
     """
     for actor in actors:
-        own = folder / f"Actor_{actor:02}"
+        actor_folder = folder / f"Actor_{actor:02}"
         for emotion in emotions:
             for statement in (1, 2):
-                path = own / f"{file_stem(emotion, actor, statement=statement)}.flac"
+                path = actor_folder / f"{file_stem(emotion, actor, statement=statement)}.flac"
                 write_audio(path, emotion, actor, seconds=0.5 + 0.1 * statement)
         if actor == 7:
-            first, second = (own / f"{file_stem('happy', 7, statement=2, take=take)}.flac" for take in (1, 2))
+            first, second = (actor_folder / f"{file_stem('happy', 7, statement=2, take=take)}.flac" for take in (1, 2))
             second.write_bytes(first.read_bytes())

@@ -94,7 +94,7 @@ def crossing_frames(
 ) -> Iterator[tuple[float, np.ndarray]]:
     """Yield times and frames, (360, 640, 3) uint8 RGB, of two people who pass, or meet and turn back.
 
-    The first person comes from the left, and its head is higher: `FIRST_PERSON_MAX_Y` tells the two apart.
+    The first person comes from the left, and its head is higher: `FIRST_PERSON_MAX_Y` separates the two.
     """
     background = cv2.GaussianBlur(cv2.resize(skimage.data.coffee(), (640, 360)), (0, 0), 6)
     first, other = two_heads(270)

@@ -21,24 +21,24 @@ def encode_heic_grid(tile: np.ndarray, rows: int, columns: int, width: int, heig
     def box(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I4s", 8 + len(body), kind) + body
 
-    def inside(body: bytes) -> dict[bytes, bytes]:
+    def parse_boxes(body: bytes) -> dict[bytes, bytes]:
         found, at = {}, 0
         while at < len(body):
             size, kind = struct.unpack(">I4s", body[at : at + 8])
             found[kind], at = body[at + 8 : at + size], at + size
         return found
 
-    outer = inside(encode_image(tile, "HEIF"))
-    meta = inside(outer[b"meta"][4:])
-    properties = inside(meta[b"iprp"])
+    outer = parse_boxes(encode_image(tile, "HEIF"))
+    meta = parse_boxes(outer[b"meta"][4:])
+    properties = parse_boxes(meta[b"iprp"])
     [first] = struct.unpack(">H", meta[b"pitm"][4:6])
     grid = struct.pack(">BBBBHH", 0, 0, rows - 1, columns - 1, width, height)
     size = box(b"ispe", struct.pack(">III", 0, width, height))
-    kinds = list(inside(properties[b"ipco"]))
+    kinds = list(parse_boxes(properties[b"ipco"]))
     [entries] = struct.unpack(">I", properties[b"ipma"][4:8])
-    marks = struct.pack(">I", entries + 1) + properties[b"ipma"][8:] + struct.pack(">HBB", 99, 1, len(kinds) + 1)
+    associations = struct.pack(">I", entries + 1) + properties[b"ipma"][8:] + struct.pack(">HBB", 99, 1, len(kinds) + 1)
     tiles = struct.pack(">HH", 99, rows * columns) + struct.pack(">H", first) * (rows * columns)
-    known = [
+    boxes = [
         box(b"hdlr", meta[b"hdlr"]),
         box(b"pitm", struct.pack(">IH", 0, 99)),
         box(
@@ -48,14 +48,14 @@ def encode_heic_grid(tile: np.ndarray, rows: int, columns: int, width: int, heig
             + box(b"infe", struct.pack(">IHH", 2 << 24, 99, 0) + b"grid\0"),
         ),
         box(b"iref", struct.pack(">I", 0) + box(b"dimg", tiles)),
-        box(b"iprp", box(b"ipco", properties[b"ipco"] + size) + box(b"ipma", properties[b"ipma"][:4] + marks)),
+        box(b"iprp", box(b"ipco", properties[b"ipco"] + size) + box(b"ipma", properties[b"ipma"][:4] + associations)),
         box(b"idat", grid),
     ]
 
     def head(at: int) -> bytes:
-        places = struct.pack(">HHHHII", first, 0, 0, 1, at, len(outer[b"mdat"]))
-        places += struct.pack(">HHHHII", 99, 1, 0, 1, 0, len(grid))
-        where = box(b"iloc", struct.pack(">IHH", 1 << 24, 0x4400, 2) + places)
-        return box(b"ftyp", outer[b"ftyp"]) + box(b"meta", struct.pack(">I", 0) + where + b"".join(known))
+        extents = struct.pack(">HHHHII", first, 0, 0, 1, at, len(outer[b"mdat"]))
+        extents += struct.pack(">HHHHII", 99, 1, 0, 1, 0, len(grid))
+        locations = box(b"iloc", struct.pack(">IHH", 1 << 24, 0x4400, 2) + extents)
+        return box(b"ftyp", outer[b"ftyp"]) + box(b"meta", struct.pack(">I", 0) + locations + b"".join(boxes))
 
     return head(len(head(0)) + 8) + box(b"mdat", outer[b"mdat"])

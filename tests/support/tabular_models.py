@@ -56,7 +56,7 @@ class TabularModel(EvaluatedModel):
 
 
 def make_dataset(count=240, labels=LABELS, people=0, groups=(), own=None, name="made"):
-    """Make a data set of images that hold their own number; the examples of each person alternate."""
+    """Make a data set of images filled with their index; the examples of the persons alternate."""
     examples = tuple(
         Example(
             label=labels[row % len(labels)],
