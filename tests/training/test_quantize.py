@@ -20,7 +20,7 @@ from moodreel.models.quantization import PRECISIONS, SCALE_SUFFIX, dequantize, t
 from moodreel.training.__main__ import main
 from moodreel.training.export.quantize import convert_weights, precision_of, quantize_model
 from tests.models.test_multi_head import random_features, randomize_network
-from tests.models.test_networks import THREE, TINY, saved
+from tests.models.test_networks import THREE, TINY, save_network
 from tests.models.test_pretrained import RESNET, VIT
 
 ROOT = Path(__file__).parents[2]
@@ -65,7 +65,7 @@ def test_float16_keeps_tensors_out_of_its_range():
 @pytest.mark.parametrize("name", TINY)
 @pytest.mark.parametrize("weights", PRECISIONS)
 def test_every_network_loads_in_every_precision(tmp_path, name, weights):
-    saved(tmp_path / "full", name)
+    save_network(tmp_path / "full", name)
     convert_weights(tmp_path / "full", tmp_path / "small", weights)
     track = [random_features(1), None, random_features(2)]
     (before,), (after,) = (load_face_model(tmp_path / folder).predict([track]) for folder in ("full", "small"))
@@ -128,7 +128,7 @@ def predict(folder):
 
 
 def test_report_compares_the_predictions_of_both_folders(tmp_path):
-    saved(tmp_path / "full", "improved-cnn")
+    save_network(tmp_path / "full", "improved-cnn")
     (tmp_path / "full" / "CARD.md").write_text("# full\n\nAn older card.\n")
     truth = predict(tmp_path / "full").argmax(axis=1)
     truth[:10] = (truth[:10] + 1) % 3
@@ -152,7 +152,7 @@ def test_report_compares_the_predictions_of_both_folders(tmp_path):
 
 
 def test_report_shows_a_loss_of_accuracy(tmp_path, monkeypatch):
-    saved(tmp_path / "full", "improved-cnn")
+    save_network(tmp_path / "full", "improved-cnn")
     truth = predict(tmp_path / "full").argmax(axis=1)
     monkeypatch.setitem(PRECISIONS, "broken", lambda state: state | {"heads.weight": -state["heads.weight"]})
     report = quantize_model(tmp_path / "full", tmp_path / "small", "broken", predict, truth, data="made faces")
@@ -169,14 +169,14 @@ def test_report_shows_a_loss_of_accuracy(tmp_path, monkeypatch):
     ],
 )
 def test_invalid_exports_are_refused(tmp_path, break_folder, weights, error, message):
-    saved(tmp_path / "full", "improved-cnn")
+    save_network(tmp_path / "full", "improved-cnn")
     break_folder(tmp_path / "full")
     with pytest.raises(error, match=message):
         quantize_model(tmp_path / "full", tmp_path / "small", weights, predict, [0] * 40, data="made faces")
 
 
 def test_folder_with_files_is_not_overwritten(tmp_path):
-    saved(tmp_path / "full", "improved-cnn")
+    save_network(tmp_path / "full", "improved-cnn")
     with pytest.raises(DataInvalid, match="new or empty"):
         quantize_model(tmp_path / "full", tmp_path / "full", "int8", predict, [0] * 40, data="made faces")
 
