@@ -145,7 +145,8 @@ run_tests() {
   say "Checking format, style, types and imports"
   scripts/check
   say "Running the tests"
-  exec .venv/bin/python -m pytest "$@"
+  # Two processes share the test files; `./init.sh test -n 0` runs all in one.
+  exec .venv/bin/python -m pytest -n 2 --dist loadfile "$@"
 }
 
 case "${1-}" in

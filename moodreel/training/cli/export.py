@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> None:
     examples = [data.examples[row] for row in rows]
     before = model.predict(examples, data.media, context)
     if not before.found.any():
-        raise DataInvalid(f"No face was found in any of {len(rows)} examples of {data.name}; look at some.")
+        raise DataInvalid(f"No face was found in any of {len(rows)} examples of {data.name}; check the files.")
     matrix = mapping_matrix(model.info.labels, labels)
     truth = mapping_matrix(data.labels, labels).argmax(axis=1)[data.truth[rows]][before.found]
 

@@ -54,7 +54,7 @@ class AudioVisualAdapter(ArchitectureAdapter):
             clips = load_windows(data.examples, context)
             usable = np.array([clip is not None for clip in clips])
             if not usable.any():
-                raise DataInvalid(f"None of the {len(clips)} clips shows a face or has sound; look at some.")
+                raise DataInvalid(f"None of the {len(clips)} clips shows a face or has sound; check the files.")
             return ClipInputs(clips, augmentation, **dropped), usable
         recordings = [(log_mel(sound.samples), sound.duration) for sound in load_audio(data.examples)]
         mels, durations = zip(*recordings, strict=True)
