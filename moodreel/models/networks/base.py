@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.nn.utils.rnn import pad_sequence
 
 from moodreel.faces.features import FaceFeatures
@@ -128,7 +128,11 @@ def fuse_batchnorm(network: nn.Module) -> None:
     """
     network.eval()
     for parent in list(network.modules()):
-        for (name, conv), (norm_name, norm) in itertools.pairwise(list(parent.named_children())):
+        for (_, conv), (norm_name, norm) in itertools.pairwise(list(parent.named_children())):
             if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-                setattr(parent, name, fuse_conv_bn_eval(conv, norm))
+                assert norm.running_mean is not None and norm.running_var is not None
+                # Not fuse_conv_bn_eval: it copies the layer, and a large network would be in memory twice.
+                conv.weight, conv.bias = fuse_conv_bn_weights(
+                    conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+                )
                 setattr(parent, norm_name, nn.Identity())
