@@ -31,9 +31,11 @@ if TYPE_CHECKING:
 
 # glibc gives every thread an arena that hardly shrinks, and puts ever larger blocks into it. With two arenas, and large
 # blocks (such as an image) returned to the system when they are freed, the peak of a worker is some 100 MB lower.
-_M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8
+# Smaller blocks (such as a frame to encode) stay: with glibc's 128 kB at the top of an arena, each takes new pages.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 2)
 ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 1024 * 1024)
+ctypes.CDLL(None).mallopt(_M_TRIM_THRESHOLD, 4 * 1024 * 1024)
 
 # A connection of a client or to SQLite takes one or two file descriptors. Debian's default of 1024 is too low, and a
 # worker ends when `accept` finds none free.
