@@ -62,6 +62,10 @@ def parse(line):
     [
         ("fit vit --data images:X --rate 0.1", "train vit-classifier --data images:X --lr 0.1"),
         (
+            "fit vit --data images:X --argument layers=2 --argument width=32",
+            "train vit-classifier --data images:X --model-arg layers=2 --model-arg width=32",
+        ),
+        (
             "fit improved-cnn --data images:X --held-out 0.3 --faces ferplus:X",
             "train improved-cnn --data images:X --test-fraction 0.3 --faces ferplus:X",
         ),

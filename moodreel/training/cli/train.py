@@ -58,6 +58,7 @@ def _add_preset(parser: argparse.ArgumentParser, preset: Preset) -> None:
     add_fields(parser, config, options, names=recipe.uses | vars(options).keys())
     add_deprecated(parser, device, "--gpu", type=lambda text: GPU.get(text, text))
     add_deprecated(parser, data, "--muxspace-data", new="--data muxspace:PATH", type="muxspace:{}".format)
+    add_deprecated(parser, model_arg, "--argument")
     for name in MODEL_ARGUMENTS:
         add_deprecated(parser, model_arg, flag(name), new=f"--model-arg {name}=VALUE", type=f"{name}={{}}".format)
     parser.set_defaults(run=lambda args: run(preset, args))
