@@ -1,4 +1,4 @@
-"""`evaluate MODEL --data NAME:PATH`: measure one face or text model on a data set."""
+"""`evaluate MODEL --data NAME:PATH`: measure one face or text model on a data set, or a face model on several."""
 
 import argparse
 from pathlib import Path
@@ -10,23 +10,37 @@ from moodreel.models.registry import CARD_FILE
 from moodreel.models.text_registry import load_text_model, text_model_registry
 from moodreel.training.cli.deprecated import notice
 from moodreel.training.cli.options import Commands, add_common, add_data
-from moodreel.training.data.dataset import IMAGES
+from moodreel.training.data.dataset import CLIPS, IMAGES
 from moodreel.training.data.loading import DataContext
+from moodreel.training.data.registry import open_dataset
 from moodreel.training.engine.device import resolve_device
+from moodreel.training.evaluation.criterion import TALKERS, evaluate_sets, summarize_sets
 from moodreel.training.evaluation.evaluate import evaluate
 from moodreel.training.evaluation.evaluate_text import evaluate_text, summary
+from moodreel.training.evaluation.open_models import open_models
 from moodreel.training.evaluation.summary import summarize
 from moodreel.training.experiment.recipe import STORE
 
 FACE_DATA, TEXT_DATA = ("ferplus", "muxspace", IMAGES), ("goemotions",)
+"""Data sets that are measured on one at a time, in every detail."""
+TABLE_DATA = ("webfaces", "afew-va", "ravdess", CLIPS, TALKERS)
+"""What the table of several sets can have besides `FACE_DATA`."""
 
 
 def add_parser(commands: Commands) -> None:
     """Add the verb."""
     parser = commands.add_parser("evaluate", help="measure one model on a data set")
     parser.add_argument("model", help="a name in the store, a model's folder or a weights file")
-    add_data(parser, f"what to measure on; {', '.join(TEXT_DATA)} for a text model", (*FACE_DATA, *TEXT_DATA))
-    parser.add_argument("--groups", type=Path, help="csv file with the columns file and group: measure each group too")
+    help = (
+        f"what to measure on; {', '.join(TEXT_DATA)} for a text model. Of several, or of {', '.join(TABLE_DATA)}, one "
+        "table with the criterion to choose a model by"
+    )
+    add_data(parser, help, (*FACE_DATA, *TABLE_DATA, *TEXT_DATA), several=True)
+    parser.add_argument(
+        "--groups",
+        type=Path,
+        help="csv file with the columns file and group: measure each group of one images:PATH too",
+    )
     add_common(parser)
     parser.set_defaults(run=run)
 
@@ -34,7 +48,9 @@ def add_parser(commands: Commands) -> None:
 def run(args: argparse.Namespace) -> None:
     """Measure a model, and print the metrics."""
     path, is_text, device = Path(args.model), _is_text(args.model), str(resolve_device(args.device))
-    data = _parse(args.data, TEXT_DATA if is_text else FACE_DATA)
+    if len(args.data) > 1 or args.data[0].partition(":")[0] in TABLE_DATA:
+        return _run_table(args, device, is_text=is_text)
+    data = _parse(args.data[0], TEXT_DATA if is_text else FACE_DATA)
     if is_text:
         registry = text_model_registry(STORE, device=device)
         text_model = load_text_model(path, device=device) if path.exists() else registry.get(args.model)
@@ -47,6 +63,20 @@ def run(args: argparse.Namespace) -> None:
     context = DataContext(STORE, args.cache)
     report = evaluate(model, data, context.landmarker, args.cache, groups=args.groups, workers=args.threads)
     print(summarize(report))
+
+
+def _run_table(args: argparse.Namespace, device: str, *, is_text: bool) -> None:
+    """Measure a face model on several sets, and print one table."""
+    names = (*FACE_DATA, *TABLE_DATA)
+    if is_text:
+        raise DataInvalid(f"A text model is measured on one {', '.join(TEXT_DATA)}:PATH.")
+    if unknown := [spec for spec in args.data if spec.partition(":")[0] not in names]:
+        raise DataInvalid(f"Several sets are measured on {', '.join(names)}, each as NAME:PATH, not on {unknown[0]!r}.")
+    if args.groups:
+        raise DataInvalid("--groups is for one --data images:PATH; leave it or the other sets out.")
+    [model] = open_models([args.model], STORE, device=device)
+    context = DataContext(STORE, args.cache, workers=args.threads)
+    print(summarize_sets(evaluate_sets(model, [open_dataset(spec) for spec in args.data], context)))
 
 
 def _parse(spec: str, names: tuple[str, ...]) -> Path:

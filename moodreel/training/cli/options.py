@@ -64,10 +64,13 @@ def add_common(parser: argparse.ArgumentParser, *, cache: bool = True) -> argpar
     return device
 
 
-def add_data(parser: argparse.ArgumentParser, help: str, names: Iterable[str] = DATASETS) -> None:
-    """Add --data NAME:PATH of one data set."""
+def add_data(
+    parser: argparse.ArgumentParser, help: str, names: Iterable[str] = DATASETS, *, several: bool = False
+) -> None:
+    """Add --data NAME:PATH of one data set, or of several as a list."""
     text = f"{help}; NAME is one of {', '.join(names)}"
-    parser.add_argument("--data", required=True, metavar="NAME:PATH", help=text)
+    action = "append" if several else "store"
+    parser.add_argument("--data", action=action, required=True, metavar="NAME:PATH", help=text)
 
 
 def add_out(parser: argparse.ArgumentParser, help: str, *, required: bool = True) -> None:

@@ -26,6 +26,7 @@ from moodreel.training.data.loading import DataContext
 from moodreel.training.data.splits import Split, group_ids
 from moodreel.training.evaluation.face_model import EvaluatedModel, check_media
 from moodreel.training.evaluation.metrics import CONFUSION_METRICS, compute_metrics, per_sample_confusion
+from moodreel.training.evaluation.predict import to_labels
 from moodreel.training.evaluation.significance import Difference, bootstrap, bootstrap_p, holm, interval, mcnemar
 
 
@@ -102,13 +103,10 @@ class _Evaluator:
         """Predict some rows of the data by each model, in the common labels."""
         examples = tuple(self.data.examples[row] for row in rows)
         truth = mapping_matrix(self.data.labels, self.labels).argmax(axis=1)[self.data.truth[rows]]
-        predictions = []
-        for model in models:
-            own = model.predict(examples, self.data.media, self.context)
-            probabilities = own.probabilities.astype(float) @ mapping_matrix(model.info.labels, self.labels)
-            # Where nothing was found all labels are equally likely, however many of the model's labels map to each.
-            probabilities[~own.found] = 1 / len(self.labels)
-            predictions.append(replace(own, probabilities=probabilities))
+        predictions = (
+            to_labels(model.predict(examples, self.data.media, self.context), model.info.labels, self.labels)
+            for model in models
+        )
         return EvaluationRun(examples, truth, self.labels, tuple(predictions))
 
     def notes(self, models: Sequence[EvaluatedModel]) -> tuple[str, ...]:

@@ -28,6 +28,8 @@ class Dataset:
             ones, for texts. None where each example has one label.
         has_majority: bool (N,), whether one label has over half of the votes; None where nobody voted.
         published_split: the split that the set was published with; None where it has none.
+        copies: bool (N,), whether a held-out example shows what an example of the training part shows; None where
+            nobody has compared them.
         faces: images that recordings are paired with by emotion (`pair_with_faces`); None for any other set.
     """
 
@@ -40,6 +42,7 @@ class Dataset:
     targets: np.ndarray | None = None
     has_majority: np.ndarray | None = None
     published_split: Split | None = None
+    copies: np.ndarray | None = None
     faces: "Dataset | None" = None
 
     @property

@@ -9,6 +9,7 @@ from moodreel.emotions import FIVE, SEVEN_TO_FIVE
 from moodreel.errors import DataInvalid
 from moodreel.training.data.fer2013 import EXPECTED, read_fer2013
 from moodreel.training.data.label_mapping import mapping_matrix
+from moodreel.training.data.npz import read_arrays
 
 VOTE_LABELS_SEVEN: tuple[str | None, ...] = (
     "neutral",
@@ -30,6 +31,9 @@ VOTE_LABELS_FIVE = tuple(label and SEVEN_TO_FIVE[label] for label in VOTE_LABELS
 
 FER2013_LABELS = ("anger", "disgust", "fear", "happy", "sad", "surprise", "neutral")
 """Names of FER2013's labels, 0 to 6."""
+
+COPIES = "valid_copies.npz"
+"""Beside `valid.npz`: which of its images show the same photograph as one of the training images."""
 
 _ALL_TEN = np.array([[10 * (vote == label) for vote in VOTE_LABELS_SEVEN] for label in FER2013_LABELS], dtype=np.uint8)
 """Votes (7, 10), all ten for one label, that stand in for a FER2013 label."""
@@ -76,6 +80,24 @@ def read_split(path: Path, split: str, *, labels: tuple[str, ...] = FIVE, fer201
         other = mapping_matrix(FER2013_LABELS, labels).astype(np.float32)[rows.labels]
         targets = np.where(usable[:, None], (1 - fer2013_weight) * targets + fer2013_weight * other, 0)
     return LabeledImages(images=rows.images, targets=targets.astype(np.float32), truth=majority_label(votes, labels))
+
+
+def read_copies(path: Path, count: int) -> np.ndarray | None:
+    """Read which of the `count` valid images are copies of training images, bool (count,), as `COPIES` says.
+
+    Returns:
+        None where there is no such file.
+
+    Raises:
+        DataInvalid: it cannot be read, or is of other images.
+    """
+    file = path / COPIES
+    if not file.is_file():
+        return None
+    [copies] = read_arrays(file, "copy")
+    if copies.shape != (count,) or copies.dtype != bool:
+        raise DataInvalid(f"The array of {file} is not bool ({count},), one for each image of valid; write it again.")
+    return copies
 
 
 def holdout_mask(count: int, share: float, seed: int) -> np.ndarray:

@@ -12,9 +12,10 @@ from moodreel.emotions import EIGHT, EIGHT_TO_SEVEN, EKMAN, FIVE, SEVEN
 from moodreel.errors import DataInvalid
 from moodreel.training.data import goemotions, muxspace
 from moodreel.training.data.afew_va import read_afew_va
+from moodreel.training.data.clips import TABLE, TALKER_LABEL, read_clip_table, read_talkers
 from moodreel.training.data.dataset import AUDIO, CLIPS, IMAGES, TEXT, Dataset
 from moodreel.training.data.examples import Example, from_arrays
-from moodreel.training.data.ferplus import read_split
+from moodreel.training.data.ferplus import read_copies, read_split
 from moodreel.training.data.image_folder import read_folders
 from moodreel.training.data.npz import read_packed_images
 from moodreel.training.data.ravdess import read_ravdess
@@ -58,6 +59,7 @@ def _open_ferplus(path: Path) -> Dataset:
         "FER+'s own split: train for training, valid held out (a majority over half). It knows no persons; some may be "
         "on both sides.",
     )
+    copies = read_copies(path, len(valid.truth))
     return Dataset(
         name="FER+",
         media=IMAGES,
@@ -66,6 +68,7 @@ def _open_ferplus(path: Path) -> Dataset:
         targets=np.concatenate([part.targets[rows] for part, rows in kept]),
         has_majority=np.concatenate([part.truth[rows] >= 0 for part, rows in kept]),
         published_split=split,
+        copies=None if copies is None else np.concatenate([np.zeros(len(split.train), bool), copies[valid.truth >= 0]]),
         license="labels MIT; rights to the pictures (FER2013) unstated",
     )
 
@@ -158,6 +161,18 @@ def _folders(media: str) -> Callable[[Path], Dataset]:
     return open_folders
 
 
+def _open_clips(path: Path) -> Dataset:
+    if not (path / TABLE).is_file():
+        return _folders(CLIPS)(path)
+    examples = read_clip_table(path)
+    labels = tuple(sorted({example.label for example in examples}))
+    return Dataset(path.resolve().name, CLIPS, labels, examples, OWNER_LICENSE)
+
+
+def _open_talkers(path: Path) -> Dataset:
+    return Dataset(path.resolve().name, CLIPS, (TALKER_LABEL,), read_talkers(path), OWNER_LICENSE)
+
+
 def _join(parts: Sequence[Sequence[Example]], reason: str) -> tuple[tuple[Example, ...], Split]:
     """Join the examples of a train part and a held-out part, and return the split of them."""
     examples = tuple(chain.from_iterable(parts))
@@ -175,8 +190,10 @@ DATASETS: dict[str, Callable[[Path], Dataset]] = {
     "ravdess-audio": _ravdess("audio"),
     "goemotions": _open_goemotions,
     IMAGES: _folders(IMAGES),
-    CLIPS: _folders(CLIPS),
+    CLIPS: _open_clips,
+    "talkers": _open_talkers,
     AUDIO: _folders(AUDIO),
 }
-"""Published data sets by name; or a folder of images, clips or recordings for each label."""
+"""Published data sets by name; or a folder of images, clips or recordings for each label;
+or clips in a table or of calm talkers."""
 _OLD_NAMES = {"pictures": IMAGES, "recordings": AUDIO}

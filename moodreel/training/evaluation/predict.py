@@ -1,5 +1,6 @@
 """Predict from cached faces."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +11,7 @@ from moodreel.models.model_card import EMOTIMESH
 from moodreel.models.predictor import FacePredictor
 from moodreel.training.data.face_cache import FaceTable, rgb_crop
 from moodreel.training.data.images import Images
+from moodreel.training.data.label_mapping import mapping_matrix
 from moodreel.training.evaluation.metrics import Predictions
 
 _BATCH = 256
@@ -73,3 +75,11 @@ def scatter(count: int, rows: np.ndarray, probabilities: np.ndarray) -> Predicti
     found = np.zeros(count, bool)
     found[rows] = True
     return Predictions(everything, found)
+
+
+def to_labels(predictions: Predictions, own: Sequence[str], labels: Sequence[str]) -> Predictions:
+    """Sum the probabilities of a model's own labels into those of other labels, which `map_label` maps them to."""
+    probabilities = predictions.probabilities.astype(float) @ mapping_matrix(own, labels)
+    # Where nothing was found all labels are equally likely, however many of the model's labels map to each.
+    probabilities[~predictions.found] = 1 / len(labels)
+    return replace(predictions, probabilities=probabilities)

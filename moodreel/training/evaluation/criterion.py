@@ -1,0 +1,171 @@
+"""Evaluate a model on several sets of images and clips, by the criterion that models are chosen by.
+
+The criterion is the mean, with equal weights, of up to three parts: the five-class mean recall of images (the mean of
+the sets), the fraction of labeled clips that is right, and the fraction of clips of calm talkers that is answered
+Neutral. Any one of them alone would choose a model that answers Neutral too often or too rarely.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from moodreel.emotions import FIVE
+from moodreel.errors import DataInvalid, MoodreelError
+from moodreel.training.data.clips import LOW_TRUST, TALKER_LABEL
+from moodreel.training.data.dataset import CLIPS, IMAGES, Dataset
+from moodreel.training.data.examples import describe_counts
+from moodreel.training.data.label_mapping import map_label, mapping_matrix
+from moodreel.training.data.loading import DataContext
+from moodreel.training.evaluation.face_model import EvaluatedModel, check_media
+from moodreel.training.evaluation.metrics import ClassificationMetrics, compute_metrics
+from moodreel.training.evaluation.predict import to_labels
+
+TALKERS = "talkers"
+KINDS = (IMAGES, CLIPS, TALKERS)
+"""Kinds of sets, a part of the criterion each. Clips that are all Neutral are talkers."""
+
+
+@dataclass(frozen=True, eq=False)
+class SetEvaluation:
+    """Metrics of a model on one set.
+
+    Attributes:
+        name: Of the set.
+        kind: One of `KINDS`.
+        metrics: In five labels.
+        counts: Whether the set is a part of the criterion; clips of low trust are none.
+        notes: What was left out of the set, and what it lacks.
+    """
+
+    name: str
+    kind: str
+    metrics: ClassificationMetrics
+    counts: bool = True
+    notes: tuple[str, ...] = ()
+
+    @property
+    def score(self) -> float:
+        """What the criterion takes: mean recall of images, accuracy of clips."""
+        return self.metrics.balanced_accuracy if self.kind == IMAGES else self.metrics.accuracy
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """The criterion.
+
+    Attributes:
+        parts: The value of each kind that was given, by `KINDS`.
+    """
+
+    parts: dict[str, float]
+
+    @property
+    def value(self) -> float | None:
+        """The mean of the parts; None where there is none."""
+        return float(np.mean(list(self.parts.values()))) if self.parts else None
+
+
+def evaluate_sets(model: EvaluatedModel, sets: Sequence[Dataset], context: DataContext) -> list[SetEvaluation]:
+    """Evaluate a model on what each set holds out, or on all of a set without a split of its own.
+
+    Args:
+        model: The model, whose labels can be mapped to five.
+        sets: Of images or clips. Clips run through the pipeline that serves.
+        context: Where models and caches are.
+
+    Raises:
+        MoodreelError: The model has a label that is none of the five, or does not read such sets.
+        DataInvalid: A set has no examples of the five labels, or a file cannot be read.
+    """
+    if unknown := [label for label in model.info.labels if map_label(label, FIVE) is None]:
+        raise MoodreelError(f"{model.name} has labels that are none of {', '.join(FIVE)}: {', '.join(unknown)}.")
+    for data in sets:
+        check_media([model], data.media)
+    return [result for data in sets for result in _evaluate_set(model, data, context)]
+
+
+def compute_criterion(results: Sequence[SetEvaluation]) -> Criterion:
+    """Compute the criterion: sets of images have equal weights, and so have all clips, of whichever set they are."""
+    parts = {}
+    for kind in KINDS:
+        members = [result for result in results if result.kind == kind and result.counts]
+        if members:
+            weights = None if kind == IMAGES else [result.metrics.examples for result in members]
+            parts[kind] = float(np.average([result.score for result in members], weights=weights))
+    return Criterion(parts)
+
+
+def _evaluate_set(model: EvaluatedModel, data: Dataset, context: DataContext) -> list[SetEvaluation]:
+    """Evaluate on one set: one result, and another of the clips of low trust where there are any."""
+    rows, notes = _select(data)
+    examples = [data.examples[row] for row in rows]
+    truth = mapping_matrix(data.labels, FIVE).argmax(axis=1)[data.truth[rows]]
+    predictions = to_labels(model.predict(examples, data.media, context), model.info.labels, FIVE)
+    kind = TALKERS if data.media == CLIPS and (truth == FIVE.index(TALKER_LABEL)).all() else data.media
+    doubtful = np.array([data.media == CLIPS and example.group == LOW_TRUST for example in examples])
+    results = []
+    for name, part, counts in ((data.name, ~doubtful, True), (f"{data.name}, {LOW_TRUST}", doubtful, False)):
+        if part.any():
+            metrics = compute_metrics(predictions.select(part), truth[part], FIVE)
+            missing = [label for label in FIVE if label not in metrics.recall]
+            lacks = (f"{name}: has no {', '.join(missing)}.",) if missing and kind != TALKERS else ()
+            results.append(SetEvaluation(name, kind, metrics, counts, notes=(*notes, *lacks) if counts else lacks))
+    return results
+
+
+def _select(data: Dataset) -> tuple[np.ndarray, list[str]]:
+    """Return the rows to evaluate, and what was left out in words."""
+    rows = np.arange(len(data.examples)) if data.published_split is None else data.published_split.held_out
+    notes = []
+    if data.copies is not None:
+        copies = data.copies[rows]
+        notes.append(f"{data.name}: {copies.sum()} copies of training images were left out.")
+        rows = rows[~copies]
+    mapped = np.array([map_label(data.examples[row].label, FIVE) is not None for row in rows], bool)
+    if not mapped.all():
+        unknown = Counter(data.examples[row].label for row in rows[~mapped])
+        notes.append(f"{data.name}: labels that are none of the five were left out: {describe_counts(unknown)}.")
+    if not mapped.any():
+        raise DataInvalid(f"{data.name} has no examples of {', '.join(FIVE)} to evaluate on.")
+    return rows[mapped], notes
+
+
+def summarize_sets(results: Sequence[SetEvaluation]) -> str:
+    """Return the results as a Markdown table with a row a set and the criterion, and its parts and notes below."""
+    criterion = compute_criterion(results)
+    head = ("set", "kind", "examples", "faces found", "accuracy", "mean recall", "ECE", "score")
+    rows = [head, *(_row(result) for result in results)]
+    rows.append(("criterion", *[""] * (len(head) - 2), _number(criterion.value)))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [_join_cells(row, widths) for row in rows]
+    lines.insert(
+        1, "|" + "|".join("-" * (width + 1) + (":" if at > 1 else "-") for at, width in enumerate(widths)) + "|"
+    )
+    parts = [f"{kind} {value:.4f}" for kind, value in criterion.parts.items()]
+    lines.append(f"The criterion is the mean of {len(parts)} of {len(KINDS)} parts: {', '.join(parts) or 'none'}.")
+    if absent := [kind for kind in KINDS if kind not in criterion.parts]:
+        lines.append(f"Left out of the criterion, because no such set was given: {', '.join(absent)}.")
+    if not all(result.counts for result in results):
+        lines.append("Clips of low trust are no part of the criterion.")
+    return "\n".join([*lines, *(note for result in results for note in result.notes)])
+
+
+def _row(result: SetEvaluation) -> tuple[str, ...]:
+    metrics = result.metrics
+    values = (metrics.found, metrics.accuracy, metrics.balanced_accuracy, metrics.ece)
+    score = result.score if result.counts else None
+    return result.name, result.kind, str(metrics.examples), *map(_number, values), _number(score)
+
+
+def _number(value: float | None) -> str:
+    return "—" if value is None else f"{value:.4f}"
+
+
+def _join_cells(row: Sequence[str], widths: Sequence[int]) -> str:
+    cells = (
+        cell.ljust(width) if at < 2 else cell.rjust(width)
+        for at, (cell, width) in enumerate(zip(row, widths, strict=True))
+    )
+    return f"| {' | '.join(cells)} |"
