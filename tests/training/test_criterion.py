@@ -72,7 +72,7 @@ def cells(text, name):
 # The criterion
 
 
-def test_criterion_weights_image_sets_alike_and_clips_alike():
+def test_criterion_weighs_each_image_set_as_much_as_all_clips():
     results = [
         evaluation("small", IMAGES, 2, 3),  # mean recall 1/2
         evaluation("large", IMAGES, 0, 101),  # 0
@@ -83,7 +83,7 @@ def test_criterion_weights_image_sets_alike_and_clips_alike():
     ]
     criterion = compute_criterion(results)
     assert criterion.parts == pytest.approx({IMAGES: 0.25, CLIPS: 0.3, TALKERS: 0.75})
-    assert criterion.value == pytest.approx((0.25 + 0.3 + 0.75) / 3)
+    assert criterion.value == pytest.approx((0.5 + 0 + 0.3 + 0.75) / 4), "two sets of images, clips, talkers"
 
 
 @pytest.mark.parametrize("kinds", [(IMAGES,), (CLIPS,), (IMAGES, TALKERS)])
@@ -91,7 +91,7 @@ def test_parts_that_were_not_given_are_left_out_and_named(kinds):
     results = [evaluation("a", kind, 2, 4) for kind in kinds]
     criterion, text = compute_criterion(results), summarize_sets(results)
     assert criterion.value == pytest.approx(np.mean(list(criterion.parts.values())))
-    assert f"The criterion is the mean of {len(kinds)} of 3 parts" in text
+    assert f"Means: {', '.join(f'{kind} {value:.4f}' for kind, value in criterion.parts.items())}." in text
     absent = ", ".join(kind for kind in (IMAGES, CLIPS, TALKERS) if kind not in kinds)
     assert f"Left out of the criterion, because no such set was given: {absent}." in text
     assert cells(text, "criterion")[-1] == f"{criterion.value:.4f}"

@@ -1,8 +1,8 @@
 """Evaluate a model on several sets of images and clips, by the criterion that models are chosen by.
 
-The criterion is the mean, with equal weights, of up to three parts: the five-class mean recall of images (the mean of
-the sets), the fraction of labeled clips that is right, and the fraction of clips of calm talkers that is answered
-Neutral. Any one of them alone would choose a model that answers Neutral too often or too rarely.
+The criterion is the mean, with equal weights, of the five-class mean recall of each set of images, of the fraction of
+labeled clips that is right, and of the fraction of clips of calm talkers that is answered Neutral. Any one of them
+alone would choose a model that answers Neutral too often or too rarely.
 """
 
 from collections import Counter
@@ -24,7 +24,7 @@ from moodreel.training.evaluation.predict import to_labels
 
 TALKERS = "talkers"
 KINDS = (IMAGES, CLIPS, TALKERS)
-"""Kinds of sets, a part of the criterion each. Clips that are all Neutral are talkers."""
+"""Kinds of sets. Clips that are all Neutral are talkers."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,15 +56,12 @@ class Criterion:
     """The criterion.
 
     Attributes:
-        parts: The value of each kind that was given, by `KINDS`.
+        parts: The mean of each kind that was given, by `KINDS`.
+        value: The criterion; None where no set counts.
     """
 
     parts: dict[str, float]
-
-    @property
-    def value(self) -> float | None:
-        """The mean of the parts; None where there is none."""
-        return float(np.mean(list(self.parts.values()))) if self.parts else None
+    value: float | None
 
 
 def evaluate_sets(model: EvaluatedModel, sets: Sequence[Dataset], context: DataContext) -> list[SetEvaluation]:
@@ -87,14 +84,17 @@ def evaluate_sets(model: EvaluatedModel, sets: Sequence[Dataset], context: DataC
 
 
 def compute_criterion(results: Sequence[SetEvaluation]) -> Criterion:
-    """Compute the criterion: sets of images have equal weights, and so have all clips, of whichever set they are."""
-    parts = {}
+    """Compute the criterion: each set of images is one number, and so are all labeled clips, and all talkers."""
+    parts: dict[str, float] = {}
+    numbers: list[float] = []
     for kind in KINDS:
         members = [result for result in results if result.kind == kind and result.counts]
         if members:
+            scores = [result.score for result in members]
             weights = None if kind == IMAGES else [result.metrics.examples for result in members]
-            parts[kind] = float(np.average([result.score for result in members], weights=weights))
-    return Criterion(parts)
+            parts[kind] = float(np.average(scores, weights=weights))
+            numbers += scores if kind == IMAGES else [parts[kind]]
+    return Criterion(parts, float(np.mean(numbers)) if numbers else None)
 
 
 def _evaluate_set(model: EvaluatedModel, data: Dataset, context: DataContext) -> list[SetEvaluation]:
@@ -144,7 +144,9 @@ def summarize_sets(results: Sequence[SetEvaluation]) -> str:
         1, "|" + "|".join("-" * (width + 1) + (":" if at > 1 else "-") for at, width in enumerate(widths)) + "|"
     )
     parts = [f"{kind} {value:.4f}" for kind, value in criterion.parts.items()]
-    lines.append(f"The criterion is the mean of {len(parts)} of {len(KINDS)} parts: {', '.join(parts) or 'none'}.")
+    lines.append(
+        f"Means: {', '.join(parts) or 'none'}. In the criterion each set of images counts as much as all clips."
+    )
     if absent := [kind for kind in KINDS if kind not in criterion.parts]:
         lines.append(f"Left out of the criterion, because no such set was given: {', '.join(absent)}.")
     if not all(result.counts for result in results):
