@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from bench.clips import phone_clip
+from bench.markdown import table
 from moodreel.faces.observation import observe_face
 from moodreel.media.video import VideoReader
 from moodreel.pipelines.engine import DETECTION_SIDE, Engine
@@ -82,9 +83,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         frames, stages_ms = measure(options.model, options.rounds)
     detection_ms, total = stages_ms["detect the face"], sum(stages_ms.values())
     print(f"{len(frames)} frames of {frames[0].shape[1]}x{frames[0].shape[0]}, fastest of {options.rounds} rounds")
-    print("| stage | CPU ms a frame | of detection |\n| --- | --- | --- |")
-    for stage, stage_ms in [*stages_ms.items(), ("all", total)]:
-        print(f"| {stage} | {stage_ms:.2f} | {stage_ms / detection_ms:.2f} x |")
+    rows = [
+        (stage, f"{stage_ms:.2f}", f"{stage_ms / detection_ms:.2f} x")
+        for stage, stage_ms in [*stages_ms.items(), ("all", total)]
+    ]
+    print(table(("stage", "CPU ms a frame", "of detection"), rows))
     print(f"Target: at most {MAX_CPU_MS:g} ms a frame; {'met' if total <= MAX_CPU_MS else 'MISSED'}.")
 
 

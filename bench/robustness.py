@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from bench import render
+from bench import markdown, render
 from bench.render import Effect, Scene
 from moodreel.emotions import FIVE, SEVEN
 from moodreel.faces.landmarker import FaceLandmarker
@@ -199,10 +199,11 @@ def measure(
 
 def table(results: dict[Condition, ConditionResult]) -> str:
     """Format results as a Markdown table, one row for each condition."""
-    rows = [["condition", "strength", *COLUMNS], ["---", "---", *("---:" for _ in COLUMNS)]]
-    for condition, result in results.items():
-        rows.append([condition.name, condition.title, *(column(result) for column in COLUMNS.values())])
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    rows = [
+        (condition.name, condition.title, *(column(result) for column in COLUMNS.values()))
+        for condition, result in results.items()
+    ]
+    return markdown.table(("condition", "strength", *COLUMNS), rows, left=2)
 
 
 def insert_into_card(card: str, report: str) -> str:

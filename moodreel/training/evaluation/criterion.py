@@ -76,8 +76,7 @@ def evaluate_sets(model: EvaluatedModel, sets: Sequence[Dataset], context: DataC
         MoodreelError: The model has a label that is none of the five, or does not read such sets.
         DataInvalid: A set has no examples of the five labels, or a file cannot be read.
     """
-    if unknown := [label for label in model.info.labels if map_label(label, FIVE) is None]:
-        raise MoodreelError(f"{model.name} has labels that are none of {', '.join(FIVE)}: {', '.join(unknown)}.")
+    check_labels(model)
     for data in sets:
         check_media([model], data.media)
     return [result for data in sets for result in _evaluate_set(model, data, context)]
@@ -97,26 +96,18 @@ def compute_criterion(results: Sequence[SetEvaluation]) -> Criterion:
     return Criterion(parts, float(np.mean(numbers)) if numbers else None)
 
 
-def _evaluate_set(model: EvaluatedModel, data: Dataset, context: DataContext) -> list[SetEvaluation]:
-    """Evaluate on one set: one result, and another of the clips of low trust where there are any."""
-    rows, notes = _select(data)
-    examples = [data.examples[row] for row in rows]
-    truth = mapping_matrix(data.labels, FIVE).argmax(axis=1)[data.truth[rows]]
-    predictions = to_labels(model.predict(examples, data.media, context), model.info.labels, FIVE)
-    kind = TALKERS if data.media == CLIPS and (truth == FIVE.index(TALKER_LABEL)).all() else data.media
-    doubtful = np.array([data.media == CLIPS and example.group == LOW_TRUST for example in examples])
-    results = []
-    for name, part, counts in ((data.name, ~doubtful, True), (f"{data.name}, {LOW_TRUST}", doubtful, False)):
-        if part.any():
-            metrics = compute_metrics(predictions.select(part), truth[part], FIVE)
-            missing = [label for label in FIVE if label not in metrics.recall]
-            lacks = (f"{name}: has no {', '.join(missing)}.",) if missing and kind != TALKERS else ()
-            results.append(SetEvaluation(name, kind, metrics, counts, notes=(*notes, *lacks) if counts else lacks))
-    return results
+def check_labels(model: EvaluatedModel) -> None:
+    """Raise MoodreelError where a model has a label that is none of the five."""
+    if unknown := [label for label in model.info.labels if map_label(label, FIVE) is None]:
+        raise MoodreelError(f"{model.name} has labels that are none of {', '.join(FIVE)}: {', '.join(unknown)}.")
 
 
-def _select(data: Dataset) -> tuple[np.ndarray, list[str]]:
-    """Return the rows to evaluate, and what was left out in words."""
+def select_rows(data: Dataset) -> tuple[np.ndarray, list[str]]:
+    """Return the rows of a set to evaluate in five labels, int64 (M,), and what was left out in words.
+
+    Raises:
+        DataInvalid: The set has no examples of the five labels.
+    """
     rows = np.arange(len(data.examples)) if data.published_split is None else data.published_split.held_out
     notes = []
     if data.copies is not None:
@@ -130,6 +121,24 @@ def _select(data: Dataset) -> tuple[np.ndarray, list[str]]:
     if not mapped.any():
         raise DataInvalid(f"{data.name} has no examples of {', '.join(FIVE)} to evaluate on.")
     return rows[mapped], notes
+
+
+def _evaluate_set(model: EvaluatedModel, data: Dataset, context: DataContext) -> list[SetEvaluation]:
+    """Evaluate on one set: one result, and another of the clips of low trust where there are any."""
+    rows, notes = select_rows(data)
+    examples = [data.examples[row] for row in rows]
+    truth = mapping_matrix(data.labels, FIVE).argmax(axis=1)[data.truth[rows]]
+    predictions = to_labels(model.predict(examples, data.media, context), model.info.labels, FIVE)
+    kind = TALKERS if data.media == CLIPS and (truth == FIVE.index(TALKER_LABEL)).all() else data.media
+    doubtful = np.array([data.media == CLIPS and example.group == LOW_TRUST for example in examples])
+    results = []
+    for name, part, counts in ((data.name, ~doubtful, True), (f"{data.name}, {LOW_TRUST}", doubtful, False)):
+        if part.any():
+            metrics = compute_metrics(predictions.select(part), truth[part], FIVE)
+            missing = [label for label in FIVE if label not in metrics.recall]
+            lacks = (f"{name}: has no {', '.join(missing)}.",) if missing and kind != TALKERS else ()
+            results.append(SetEvaluation(name, kind, metrics, counts, notes=(*notes, *lacks) if counts else lacks))
+    return results
 
 
 def summarize_sets(results: Sequence[SetEvaluation]) -> str:
