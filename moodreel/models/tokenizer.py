@@ -1,16 +1,15 @@
-"""Split texts into tokens: emoji as words, long texts as overlapping windows."""
+"""Split texts into tokens: normalized letters, emoji as words, long texts as overlapping windows."""
 
 from dataclasses import dataclass
 
-import emoji
 from tokenizers import Tokenizer
+
+from moodreel.models.text_normalization import normalize_text
 
 WINDOW_TOKENS = 96
 """Tokens of a window, special ones included: what networks are trained with, some 70 words."""
 OVERLAP_TOKENS = 24
 """Tokens that a window shares with the one before, so that each phrase is whole in one of them."""
-
-_SKIN_TONES = dict.fromkeys(range(0x1F3FB, 0x1F400))
 
 
 @dataclass(frozen=True)
@@ -53,13 +52,3 @@ class WindowedTokenizer:
             TokenWindow(tuple(each.ids), each.special_tokens_mask.count(0)) for each in (first, *first.overflowing)
         ]
         return [window for window in windows if window.text_tokens]
-
-
-def normalize_text(text: str) -> str:
-    """Replace emoji by their names, and remove what tokenizers cannot read.
-
-    A lone surrogate, which JSON allows and UTF-8 does not, becomes U+FFFD. Skin tones are removed: "dark" and "light"
-    would count as words about the mood.
-    """
-    valid = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return emoji.demojize(valid.translate(_SKIN_TONES), delimiters=(" ", " ")).replace("_", " ")

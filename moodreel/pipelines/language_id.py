@@ -6,10 +6,10 @@ import re
 import unicodedata
 from pathlib import Path
 
-import emoji
 import fasttext
 
 from moodreel.errors import ModelInvalid
+from moodreel.models.text_normalization import normalize_words
 
 ENGLISH = "en"
 FILE = "lid.176.ftz"
@@ -71,9 +71,8 @@ class LanguageIdentifier:
 
 
 def _first_page(text: str) -> str:
-    """Return the first page of a text in one line, without emoji."""
-    page = text[:MAX_CHARACTERS].encode("utf-8", "replace").decode("utf-8").replace("\u2019", "'")
-    return " ".join(emoji.replace_emoji(page, " ").split())
+    """Return the first page of a text in one line and in plain letters, without emoji and emoticons."""
+    return " ".join(normalize_words(text[:MAX_CHARACTERS]).replace("\u2019", "'").split())
 
 
 def _is_latin(letters: str) -> bool:

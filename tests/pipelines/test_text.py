@@ -12,7 +12,8 @@ from moodreel.emotions import EKMAN
 from moodreel.errors import ModelNotFound, Overloaded, TextEmpty, TextTooLong
 from moodreel.models.face_registry import face_model_registry
 from moodreel.models.text_registry import text_model_registry
-from moodreel.models.tokenizer import OVERLAP_TOKENS, WINDOW_TOKENS, TokenWindow, normalize_text
+from moodreel.models.text_normalization import normalize_text, normalize_words
+from moodreel.models.tokenizer import OVERLAP_TOKENS, WINDOW_TOKENS, TokenWindow
 from moodreel.pipelines.language_id import LanguageIdentifier
 from moodreel.pipelines.text import TextPipeline, pool_windows
 
@@ -201,6 +202,117 @@ def test_emoji_become_their_names():
     assert normalize_text("👍🏿") == normalize_text("👍🏻") == normalize_text("👍")
     assert "\ud83d" not in normalize_text("\ud83d!")
     assert normalize_text("\ud83d\ude02") == normalize_text("😂"), "two halves sent apart are one emoji"
+
+
+# Letters and emoticons
+
+
+@pytest.mark.parametrize(
+    ("written", "read_as"),
+    [
+        ("𝓘 𝓱𝓪𝓽𝓮 𝔂𝓸𝓾", "I hate you"),  # mathematical script
+        ("I h𝐚te you", "I hate you"),  # one bold letter
+        ("𝕳𝖆𝖙𝖊 𝚑𝚊𝚝𝚎 ℋate", "Hate hate Hate"),
+        ("ｈａｔｅ！", "hate!"),  # full-width
+        ("ʜᴀᴛᴇ", "hate"),  # small capitals
+        ("Ⓗⓐⓣⓔ Ⓜⓔ", "Hate Me"),  # circled
+        ("🅷🅰🆃🅴 🅗🅐🅣🅔 🄷🄰🅃🄴", "HATE HATE HATE"),  # squared and circled, white on black too; 🅰 is an emoji
+        ("🇭🇦🇹🇪", "HATE"),  # regional indicators, of which the middle two would be a flag
+        ("🇫🇷🇩🇪", "France Germany"),
+        ("h⃣a⃝t⃠e⃞", "hate"),  # enclosing marks
+        ("1️⃣", "keycap 1"),
+        ("h̷̢̛͔a̶t̵ȩ̸̛́", "hate"),  # stacked marks
+        ("ha\u200bt\u00ade", "hate"),  # invisible characters
+        ("don\u00b4t", "don't"),
+        ("café Việt", "café Việt"),  # accents of languages remain
+    ],
+)
+def test_letters_of_any_style_are_plain_letters(written, read_as):
+    assert " ".join(normalize_text(written).split()) == read_as
+    if not any(sign in written for sign in "🇫1"):
+        assert " ".join(normalize_words(written).split()) == read_as
+
+
+@pytest.mark.parametrize(
+    ("emoticons", "name"),
+    [
+        (":) :-) =) (: :] :^)", "slightly smiling face"),
+        (":D :-D =D :DD", "grinning face with big eyes"),
+        (":( :-( =( ): :[ :((( :c", "disappointed face"),
+        (":'( :,( :'-( ;(", "crying face"),
+        ("T_T ;_; (╥_╥) (ಥ﹏ಥ) TT_TT Q_Q T-T （；＿；） T.T", "loudly crying face"),
+        (">:( >:-( >:[", "angry face"),
+        ("(╯°□°)╯︵┻━┻ (╯°□°)╯┻━┻", "enraged face"),
+        ("XD xD xDDD :'D", "face with tears of joy"),
+        (":') :,)", "smiling face with tear"),
+        (";) ;-) (;", "winking face"),
+        (":P :-P :p =P", "face with tongue"),
+        (":O :-o :0", "face with open mouth"),
+        (r":/ :-/ :\ =/", "face with diagonal mouth"),
+        (":| :-|", "neutral face"),
+        ("^_^ (^_^) ^^ (◕‿◕) (≧∇≦)", "smiling face with smiling eyes"),
+        ("-_- -__- -.-", "expressionless face"),
+        (">_< >.< (>﹏<)", "persevering face"),
+        ("o_O O_O 0_0", "flushed face"),
+        ("ಠ_ಠ >_> <_<", "unamused face"),
+        (">:) >:D", "smiling face with horns"),
+        ("<3 <333 ♡", "red heart"),
+        ("</3", "broken heart"),
+        (r"¯\_(ツ)_/¯", "person shrugging"),
+        (r"\o/", "raising hands"),
+        (":* :-*", "face blowing a kiss"),
+        ("B-) 8-)", "smiling face with sunglasses"),
+        (":S", "confounded face"),
+        ("D:", "anguished face"),
+    ],
+)
+def test_an_emoticon_is_read_by_the_name_of_its_emoji(emoticons, name):
+    for emoticon in emoticons.split():
+        assert normalize_text(emoticon).split() == name.split(), emoticon
+        assert normalize_text(f"oh well {emoticon}").split() == ["oh", "well", *name.split()], emoticon
+        assert normalize_words(emoticon).split() == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "https://example.org/a:b",
+        "at 10:30 (or 11:00)",
+        "(like this): yes",
+        "as follows:(a) one",
+        "x=(1)",
+        "a <3.5 and b<3",
+        "Vitamin D: good",
+        "0.0 and 2.0",
+        "^^small print",
+        "J.T.T. said... well --- no",
+        "&gt;) &lt;3",
+    ],
+)
+def test_signs_that_are_no_emoticons_remain(text):
+    assert normalize_text(text) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "label"),
+    [
+        ("𝓘 𝓱𝓪𝓽𝓮 𝔂𝓸𝓾", "anger"),
+        ("she h𝐚tes it, this makes me so 𝐚𝐧𝐠𝐫𝐲", "anger"),
+        ("the cat is at the vet T_T", "sadness"),
+        ("they cancelled it :(", "sadness"),
+        (":'(", "sadness"),
+        (">:(", "anger"),
+        ("see you tomorrow :D", "joy"),
+    ],
+)
+def test_styled_letters_and_emoticons_are_classified(pipeline, text, label):
+    result = read(pipeline, text)
+    assert (result.label, result.language_supported, result.characters) == (label, True, len(text))
+
+
+def test_the_language_is_that_of_the_words_in_any_style(pipeline):
+    assert read(pipeline, "𝕴𝖈𝖍 𝖇𝖎𝖓 𝖍𝖊𝖚𝖙𝖊 𝖘𝖔 𝖙𝖗𝖆𝖚𝖗𝖎𝖌, 𝖆𝖑𝖑𝖊𝖘 𝖌𝖊𝖍𝖙 𝖘𝖈𝖍𝖎𝖊𝖋 T_T").language == "de"
+    assert read(pipeline, "(╥_╥) :'( ;_;").language is None
 
 
 # Concurrency

@@ -6,7 +6,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import make_pipeline
 
-from moodreel.models.tokenizer import normalize_text
+from moodreel.models.text_normalization import normalize_text
 from moodreel.training.data.goemotions import Texts
 from moodreel.training.evaluation.calibration import apply_calibration, fit_calibration, fit_thresholds
 from moodreel.training.evaluation.metrics import MultilabelMetrics, compute_multilabel_metrics
