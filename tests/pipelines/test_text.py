@@ -11,8 +11,8 @@ import pytest
 from moodreel.emotions import EKMAN
 from moodreel.errors import ModelNotFound, Overloaded, TextEmpty, TextTooLong
 from moodreel.models.face_registry import face_model_registry
-from moodreel.models.text_registry import text_model_registry
 from moodreel.models.text_normalization import normalize_text, normalize_words
+from moodreel.models.text_registry import text_model_registry
 from moodreel.models.tokenizer import OVERLAP_TOKENS, WINDOW_TOKENS, TokenWindow
 from moodreel.pipelines.language_id import LanguageIdentifier
 from moodreel.pipelines.text import TextPipeline, pool_windows

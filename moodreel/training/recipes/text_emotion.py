@@ -28,8 +28,8 @@ from moodreel.emotions import EKMAN
 from moodreel.models.model_card import TEXT
 from moodreel.models.networks.minilm import MiniLM
 from moodreel.models.quantization import PRECISIONS
-from moodreel.models.text_registry import TOKENIZER_FILE, TextPredictor, load_text_model, read_tokenizer
 from moodreel.models.text_normalization import normalize_text
+from moodreel.models.text_registry import TOKENIZER_FILE, TextPredictor, load_text_model, read_tokenizer
 from moodreel.training.baselines.tfidf_logreg import measure_tfidf_baseline
 from moodreel.training.data.ferplus import holdout_mask
 from moodreel.training.data.goemotions import Texts, read_texts
@@ -178,8 +178,8 @@ def write_text_model(out: Path, trained: TrainedTextModel, recipe: dict[str, Any
         "architecture": "minilm",
         "arguments": trained.network.arguments,
         "labels": list(EKMAN),
-        "input": "word pieces of BERT's uncased vocabulary, plain letters, emoji and emoticons by their names without skin "
-        "tones (moodreel.models.text_normalization), in windows of 96 that overlap by 24",
+        "input": "word pieces of BERT's uncased vocabulary, plain letters, emoji and emoticons by their names without "
+        "skin tones (moodreel.models.text_normalization), in windows of 96 that overlap by 24",
         "normalisation": "none",
         "temperatures": trained.temperatures,
         "offsets": trained.offsets,
