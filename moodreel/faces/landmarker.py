@@ -8,10 +8,12 @@ import hashlib
 import json
 import threading
 import weakref
-from collections.abc import Iterator, Sequence
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import cv2
 import mediapipe as mp
@@ -86,6 +88,8 @@ MIN_BORDERED_HEIGHT = 0.4
 CENTER_SIDE, CENTER_Y = 0.75, 0.4
 """Square in the center of the image: its side as a fraction of the image's shorter side, and its vertical position, 0
 at the top and 1 at the bottom; heads are above the middle."""
+MAX_CENTER_OFFSET = 0.35
+"""Largest distance, along either axis, of a face from the middle of the image, as a fraction of its width."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,11 +173,9 @@ class FaceLandmarker:
             output_face_blendshapes=True,
             output_facial_transformation_matrixes=True,
         )
-        self._lock = threading.Lock()
-        self._idle: list[vision.FaceLandmarker] = []
-        self._closed = False
-        self._finalizer = weakref.finalize(self, _close_all, self._idle)
-        with self._borrow():
+        self._landmarkers = _TaskPool(self._create_landmarker)
+        self._detectors = _TaskPool(lambda: _create_detector(model_path))
+        with self._landmarkers.borrow():
             pass
 
     def detect(self, rgb: np.ndarray) -> tuple[Face, ...]:
@@ -202,7 +204,7 @@ class FaceLandmarker:
         if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3 or 0 in rgb.shape:
             raise ValueError(f"An image is uint8 (H, W, 3), not {rgb.dtype} {rgb.shape}.")
         image = mp.Image(image_format=mp.ImageFormat.SRGB, data=np.ascontiguousarray(rgb))
-        with self._borrow() as landmarker:
+        with self._landmarkers.borrow() as landmarker:
             result = landmarker.detect(image)
         return [
             Face(
@@ -215,11 +217,29 @@ class FaceLandmarker:
             )
         ]
 
+    def score_centered_face(self, rgb: np.ndarray) -> float:
+        """Score the face in the middle of an image with the detector alone, a quarter of the time of `detect_once`.
+
+        Args:
+            rgb: uint8 (S, S, 3), RGB, contiguous.
+
+        Returns:
+            The detector's confidence, 0.4 to 1; 0 where it finds nothing in the middle.
+        """
+        with self._detectors.borrow() as detector:
+            result = detector.detect(mp.Image(image_format=mp.ImageFormat.SRGB, data=rgb))
+        middle, scores = rgb.shape[0] / 2, [0.0]
+        for detection in result.detections:
+            box = detection.bounding_box
+            x, y = box.origin_x + box.width / 2, box.origin_y + box.height / 2
+            if max(abs(x - middle), abs(y - middle)) <= MAX_CENTER_OFFSET * box.width:
+                scores.append(float(detection.categories[0].score))
+        return max(scores)
+
     def close(self) -> None:
-        """Free all MediaPipe landmarkers; those in use are freed when their call ends. Later calls fail."""
-        with self._lock:
-            self._closed = True
-        self._finalizer()
+        """Free all MediaPipe tasks; those in use are freed when their call ends. Later calls fail."""
+        self._landmarkers.close()
+        self._detectors.close()
 
     def _detect_with_border(self, rgb: np.ndarray) -> list[Face]:
         height, width = rgb.shape[:2]
@@ -235,30 +255,58 @@ class FaceLandmarker:
         center = rgb[top : top + side, left : left + side]
         return to_full_image(self.detect_once(center), center, rgb, left, top)
 
-    @contextmanager
-    def _borrow(self) -> Iterator[vision.FaceLandmarker]:
-        """Borrow a MediaPipe landmarker for one thread: an idle one, or a new one when all are in use."""
-        with self._lock:
-            if self._closed:
-                raise RuntimeError("This FaceLandmarker is closed.")
-            landmarker = self._idle.pop() if self._idle else None
-        if landmarker is None:
-            landmarker = self._create()
-        try:
-            yield landmarker
-        finally:
-            with self._lock:
-                keep = not self._closed
-                if keep:
-                    self._idle.append(landmarker)
-            if not keep:
-                landmarker.close()
-
-    def _create(self) -> vision.FaceLandmarker:
+    def _create_landmarker(self) -> vision.FaceLandmarker:
         try:
             return vision.FaceLandmarker.create_from_options(self._options)
         except (ValueError, RuntimeError) as error:
             raise ModelInvalid("MediaPipe cannot load the face landmarker; restore the file of the release.") from error
+
+
+_Task = TypeVar("_Task", vision.FaceLandmarker, vision.FaceDetector)
+
+
+class _TaskPool(Generic[_Task]):
+    """MediaPipe tasks of one kind, each borrowed by one thread at a time."""
+
+    def __init__(self, create: Callable[[], _Task]) -> None:
+        self._create = create
+        self._lock = threading.Lock()
+        self._idle: list[_Task] = []
+        self._closed = False
+        self._finalizer = weakref.finalize(self, _close_all, self._idle)
+
+    @contextmanager
+    def borrow(self) -> Iterator[_Task]:
+        """Borrow a task for one thread: an idle one, or a new one when all are in use."""
+        with self._lock:
+            if self._closed:
+                raise RuntimeError("This FaceLandmarker is closed.")
+            task = self._idle.pop() if self._idle else None
+        if task is None:
+            task = self._create()
+        try:
+            yield task
+        finally:
+            with self._lock:
+                keep = not self._closed
+                if keep:
+                    self._idle.append(task)
+            if not keep:
+                task.close()
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+        self._finalizer()
+
+
+def _create_detector(model_path: Path) -> vision.FaceDetector:
+    """Load the face detector of the landmarker's bundle, which is a zip file."""
+    with zipfile.ZipFile(model_path) as bundle:
+        model = bundle.read("face_detector.tflite")
+    return vision.FaceDetector.create_from_options(
+        vision.FaceDetectorOptions(base_options=BaseOptions(model_asset_buffer=model), min_detection_confidence=0.4)
+    )
 
 
 def to_full_image(faces: Sequence[Face], part: np.ndarray, whole: np.ndarray, left: int, top: int) -> list[Face]:
@@ -294,12 +342,12 @@ def _check(model_path: Path) -> None:
         )
 
 
-def _close_all(landmarkers: list[vision.FaceLandmarker]) -> None:
-    while landmarkers:
-        landmarker = landmarkers.pop()
+def _close_all(tasks: list[_Task]) -> None:
+    while tasks:
+        task = tasks.pop()
         try:
-            landmarker.close()
+            task.close()
         except RuntimeError:
             # At exit, MediaPipe's own thread has ended before this runs. The process frees everything anyway. Without
-            # its handle, the landmarker's __del__ does not try again and print a traceback.
-            landmarker._handle = None
+            # its handle, the task's __del__ does not try again and print a traceback.
+            task._handle = None

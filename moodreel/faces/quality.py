@@ -75,6 +75,16 @@ class FaceQuality:
     tip: str | None
 
 
+def is_clear(observations: Sequence[FaceObservation], sizes: Sequence[float]) -> bool:
+    """Check that a face can be seen clearly: no reason of `assess_quality` applies that lies in the images themselves.
+
+    Args:
+        observations: See `assess_quality`.
+        sizes: See `assess_quality`.
+    """
+    return assess_quality(observations, sizes, face_coverage=1.0, confidence=1.0).reason is None
+
+
 def assess_quality(
     observations: Sequence[FaceObservation], sizes: Sequence[float], *, face_coverage: float, confidence: float
 ) -> FaceQuality:

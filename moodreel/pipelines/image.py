@@ -1,6 +1,7 @@
 """Classify the emotion of every face in an image.
 
 Stages: `media.image` decodes it; `faces.tiled_detection` finds the faces, small ones too, in the worker threads;
+`faces.portrait` drops those of animals and things;
 `models` classifies all faces of all images of a call in one batch; `faces.quality` assesses whether an answer can be
 relied on. The images of a batch are decoded one after the other, and only the features of their faces are kept: a batch
 takes no more memory than its largest image.
@@ -18,7 +19,8 @@ from moodreel.errors import ImageCorrupt, ImageTooBig, MoodreelError, Overloaded
 from moodreel.faces import annotate
 from moodreel.faces.landmarker import Face
 from moodreel.faces.observation import FaceObservation, observe_face
-from moodreel.faces.quality import FaceQuality, assess_quality
+from moodreel.faces.portrait import crop_portrait, is_person
+from moodreel.faces.quality import FaceQuality, assess_quality, is_clear
 from moodreel.faces.tiled_detection import detect_tiled
 from moodreel.media import image
 from moodreel.media.image import DecodedImage, ImageLimits
@@ -223,12 +225,16 @@ class ImagePipeline:
         decoded = image.decode_image(data, self._limits)
         decode_ms, start = elapsed_ms(start), time.perf_counter()
 
-        def observe(face: Face) -> tuple[PixelBox, FaceObservation]:
+        def observe(face: Face) -> tuple[PixelBox, FaceObservation] | None:
             box = to_pixel_box(face.box, decoded.width, decoded.height)
-            return box, observe_face(decoded.rgb, face, with_rgb_crop=with_rgb_crop)
+            observation = observe_face(decoded.rgb, face, with_rgb_crop=with_rgb_crop)
+            clear = is_clear([observation], [max(box[2:])])
+            person = is_person(self._engine.landmarker, [crop_portrait(decoded.rgb, face)], clear=clear)
+            return (box, observation) if person else None
 
         pool_map = self._engine.executor.map
-        faces = tuple(pool_map(observe, detect_tiled(self._engine.landmarker, decoded.rgb, map_fn=pool_map)))
+        detected = pool_map(observe, detect_tiled(self._engine.landmarker, decoded.rgb, map_fn=pool_map))
+        faces = tuple(face for face in detected if face)
         stored = image.encode_jpeg(decoded.rgb) if copy else None
         return _ExtractedImage(
             width=decoded.width,

@@ -18,7 +18,8 @@ from moodreel.errors import NoFace
 from moodreel.faces.facial_actions import Explanation
 from moodreel.faces.features import FaceFeatures
 from moodreel.faces.observation import FaceObservation, observe_face
-from moodreel.faces.quality import FaceQuality, assess_quality
+from moodreel.faces.portrait import crop_portrait, is_person
+from moodreel.faces.quality import FaceQuality, assess_quality, is_clear
 from moodreel.faces.tracker import Box, Tracker
 from moodreel.media.video import Frame, VideoReader
 from moodreel.media.video_decoder import VideoLimits
@@ -124,15 +125,24 @@ class ThumbnailResult:
 
 
 @dataclass(frozen=True, eq=False)
+class _ExtractedFace:
+    """A face of one sampled frame, its box relative to it, and its portrait, see `crop_portrait`."""
+
+    box: Box
+    observation: FaceObservation
+    portrait: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
 class _ExtractedFrame:
-    """The faces of one sampled frame, boxes relative to it, and a float32 (24, 24) gray copy to measure motion by."""
+    """The faces of one sampled frame, and a float32 (24, 24) gray copy to measure motion by."""
 
     time: float
-    faces: tuple[tuple[Box, FaceObservation], ...]
+    faces: tuple[_ExtractedFace, ...]
     gray: np.ndarray
 
 
-_Track = dict[int, tuple[PixelBox, FaceObservation]]
+_Track = dict[int, tuple[PixelBox, _ExtractedFace]]
 """One face through a video, by the index of the sampled frame."""
 
 
@@ -235,7 +245,7 @@ class VideoPipeline:
         with self._engine.slot():
             reader = VideoReader(data, self._limits)
             frames, _ = self._extract_frames(reader, with_rgb_crop=with_rgb_crop)
-            tracks = _track_faces(frames, reader.width, reader.height)
+            tracks = self._track_people(frames, reader)
             observations = _by_frame(tracks[_main_track(tracks)], len(frames))
             return [observation.features if observation else None for observation in observations]
 
@@ -249,11 +259,28 @@ class VideoPipeline:
 
     def _extract_frame(self, frame: Frame, with_rgb_crop: bool) -> _ExtractedFrame:
         faces = tuple(
-            (face.box, observe_face(frame.rgb, face, with_rgb_crop=with_rgb_crop))
+            _ExtractedFace(
+                face.box,
+                observe_face(frame.rgb, face, with_rgb_crop=with_rgb_crop),
+                crop_portrait(frame.rgb, face),
+            )
             for face in self._engine.landmarker.detect(frame.rgb)
         )
         gray = cv2.cvtColor(cv2.resize(frame.rgb, (24, 24), interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY)
         return _ExtractedFrame(frame.time, faces, gray.astype(np.float32))
+
+    def _track_people(self, frames: Sequence[_ExtractedFrame], reader: VideoReader) -> dict[int, _Track]:
+        """Track faces, and keep the tracks of people."""
+        tracks = _track_faces(frames, reader.width, reader.height)
+        return {number: track for number, track in tracks.items() if self._is_person(track)}
+
+    def _is_person(self, track: _Track) -> bool:
+        observations, sizes = (
+            [face.observation for _, face in track.values()],
+            [max(box[2:]) for box, _ in track.values()],
+        )
+        portraits = [face.portrait for _, face in track.values()]
+        return is_person(self._engine.landmarker, portraits, clear=is_clear(observations, sizes))
 
     def _classify(
         self,
@@ -266,7 +293,7 @@ class VideoPipeline:
     ) -> VideoResult:
         """Classify every face in one batch and answer for the main one. Raises NoFace."""
         start = time.perf_counter()
-        tracks = _track_faces(frames, reader.width, reader.height)
+        tracks = self._track_people(frames, reader)
         main = _main_track(tracks)
         predictions = _predict_tracks(tracks, len(frames), predictor)
         labels, prediction, observations = (
@@ -333,10 +360,10 @@ def _track_faces(frames: Sequence[_ExtractedFrame], width: int, height: int) -> 
     tracker = Tracker()
     tracks: dict[int, _Track] = {}
     for index, frame in enumerate(frames):
-        boxes = [to_pixel_box(box, width, height) for box, _ in frame.faces]
+        boxes = [to_pixel_box(face.box, width, height) for face in frame.faces]
         numbers = tracker.update(frame.time, boxes)
-        for number, box, (_, observation) in zip(numbers, boxes, frame.faces, strict=True):
-            tracks.setdefault(number, {})[index] = (box, observation)
+        for number, box, face in zip(numbers, boxes, frame.faces, strict=True):
+            tracks.setdefault(number, {})[index] = (box, face)
     return tracks
 
 
@@ -348,7 +375,7 @@ def _main_track(tracks: dict[int, _Track]) -> int:
 
 
 def _by_frame(track: _Track, frame_count: int) -> list[FaceObservation | None]:
-    return [track[index][1] if index in track else None for index in range(frame_count)]
+    return [track[index][1].observation if index in track else None for index in range(frame_count)]
 
 
 def _predict_tracks(
@@ -363,7 +390,7 @@ def _predict_tracks(
 
 def _assess_track(track: _Track, frame_count: int, *, confidence: float) -> FaceQuality:
     return assess_quality(
-        [observation for _, observation in track.values()],
+        [face.observation for _, face in track.values()],
         [max(box[2:]) for box, _ in track.values()],
         face_coverage=len(track) / frame_count,
         confidence=confidence,

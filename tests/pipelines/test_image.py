@@ -133,6 +133,10 @@ def test_an_image_without_a_face_has_an_empty_result(pipeline):
     assert Image.open(io.BytesIO(result.drawn)).size == (640, 427)
 
 
+def test_a_drawn_face_is_none(pipeline):
+    assert pipeline.predict(synthetic_image.encode_image(synthetic_frames.cartoon())).faces == ()
+
+
 def test_a_small_face_is_uncertain(pipeline):
     [face] = pipeline.predict(synthetic_image.encode_image(synthetic_frames.portrait()[::4, ::4], quality=95)).faces
     assert (face.certain, face.quality.reason) == (False, "small")

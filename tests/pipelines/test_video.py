@@ -119,6 +119,14 @@ def test_a_good_video_is_certain_and_its_quality_is_that_of_the_face(pipeline):
     assert 0 <= quality.yaw < 20
 
 
+def test_a_video_of_a_drawn_face_has_no_face(pipeline):
+    data = synthetic_video.encode_video([synthetic_frames.cartoon()] * 10)
+    with pytest.raises(NoFace):
+        pipeline.predict(data)
+    thumbnail = pipeline.thumbnail(data, duration=1.0)
+    assert (thumbnail.emotion, thumbnail.certain) == (None, None)
+
+
 SPOILT = {
     "dark": lambda frame: frame // 12,
     "bright": lambda frame: np.minimum(frame * 2.2, 255).astype(np.uint8),

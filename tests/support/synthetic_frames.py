@@ -121,3 +121,15 @@ def _paste(frame: np.ndarray, head: np.ndarray, x: float, y: float) -> None:
     columns = slice(max(0, left), min(frame.shape[1], left + width))
     part = (slice(rows.start - top, rows.stop - top), slice(columns.start - left, columns.stop - left))
     frame[rows, columns] = frame[rows, columns] * (1 - alpha[part]) + head[part] * alpha[part]
+
+
+def cartoon(width: int = 320, height: int = 240) -> np.ndarray:
+    """Draw a smiling face, which MediaPipe takes for a person's: (height, width, 3) uint8 RGB."""
+    frame = np.full((height, width, 3), (210, 225, 160), np.uint8)
+    x, y, size, ink = width // 2, height // 2, height * 3 // 8, (40, 20, 20)
+    cv2.ellipse(frame, (x, y), (size * 9 // 10, size), 0, 0, 360, (255, 225, 70), -1, cv2.LINE_AA)
+    cv2.ellipse(frame, (x, y), (size * 9 // 10, size), 0, 0, 360, ink, 1, cv2.LINE_AA)
+    for eye in (x - size * 2 // 5, x + size * 2 // 5):
+        cv2.circle(frame, (eye, y - size // 5), size // 10, ink, -1, cv2.LINE_AA)
+    cv2.ellipse(frame, (x, y + size // 4), (size * 2 // 5, size // 4), 0, 10, 170, ink, 2, cv2.LINE_AA)
+    return frame

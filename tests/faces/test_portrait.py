@@ -1,0 +1,73 @@
+"""Test the check that a detected face is a person's."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import skimage.data
+import skimage.io
+
+from moodreel.faces.landmarker import FaceLandmarker
+from moodreel.faces.portrait import PORTRAIT_SIDE, crop_portrait, is_person
+from tests.support import synthetic_frames
+
+MODEL = Path(__file__).parents[2] / "model_store" / "face_landmarker" / "face_landmarker.task"
+CLOCK = Path(skimage.data.__file__).parent / "clock_motion.png"
+
+
+@pytest.fixture(scope="module")
+def landmarker():
+    landmarker = FaceLandmarker(MODEL, use_fallbacks=True)
+    yield landmarker
+    landmarker.close()
+
+
+def portraits_of(landmarker, rgb):
+    return [crop_portrait(rgb, face) for face in landmarker.detect(rgb)]
+
+
+@pytest.mark.parametrize(
+    "image",
+    [synthetic_frames.cartoon(), cv2.cvtColor(skimage.io.imread(CLOCK), cv2.COLOR_GRAY2RGB)],
+    ids=["cartoon", "clock"],
+)
+def test_thing_that_is_detected_is_no_person(landmarker, image):
+    portraits = portraits_of(landmarker, image)
+    assert portraits, "the landmarker takes it for a face"
+    assert not is_person(landmarker, portraits)
+
+
+@pytest.mark.parametrize("degrees", [-20, 0, 20])
+@pytest.mark.parametrize("scale", [0.5, 1.0])
+def test_person_is_one_at_any_size_and_roll(landmarker, degrees, scale):
+    rotation = cv2.getRotationMatrix2D((224, 115), degrees, scale)
+    rgb = cv2.warpAffine(synthetic_frames.portrait(), rotation, (512, 512), borderMode=cv2.BORDER_REPLICATE)
+    (portrait,) = portraits_of(landmarker, rgb)
+    assert is_person(landmarker, [portrait])
+
+
+def test_portrait_is_centered_and_black_outside_the_image(landmarker):
+    rgb = np.ascontiguousarray(synthetic_frames.portrait()[60:180, 150:300])
+    (face,) = landmarker.detect(rgb)
+    portrait = crop_portrait(rgb, face)
+    assert (portrait.shape, portrait.dtype) == ((PORTRAIT_SIDE, PORTRAIT_SIDE, 3), np.uint8)
+    assert not portrait[:8, :8].any()
+    (again,) = landmarker.detect(portrait)
+    x, y, width, height = again.box
+    assert (x + width / 2, y + height / 2) == pytest.approx((0.5, 0.5), abs=0.05)
+    assert max(width, height) == pytest.approx(0.5, abs=0.06)
+
+
+def test_blurred_person_is_one_only_where_the_face_need_not_be_clear(landmarker):
+    blurred = cv2.GaussianBlur(synthetic_frames.face_frames(1)[0], (0, 0), 4)
+    portraits = portraits_of(landmarker, blurred)
+    assert is_person(landmarker, portraits, clear=False)
+    assert not is_person(landmarker, portraits)
+
+
+def test_most_portraits_of_a_track_decide(landmarker):
+    (person,) = portraits_of(landmarker, synthetic_frames.portrait())
+    (thing,) = portraits_of(landmarker, synthetic_frames.cartoon())
+    assert is_person(landmarker, [person, thing, person])
+    assert not is_person(landmarker, [thing, person, thing])
