@@ -100,6 +100,7 @@ def load_engine(settings: Settings) -> Engine:
         model_path=settings.model_path or download_model(settings),
         model_fallback=settings.model_fallback,
         use_gpu=settings.use_gpu,
+        prior=settings.prior,
         slots=settings.analyses_at_once,
         wait_seconds=settings.max_wait_seconds,
     )

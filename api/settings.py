@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from environs import Env
 
 from api.base64_input import decode_base64
+from moodreel.models.model_card import DIARY, PRIORS
 from moodreel.models.model_store import shipped_model_store
 
 SECRET_BYTES = 64
@@ -133,6 +134,7 @@ class Settings:
     emo_mock: bool = _flag(False)
     model_fallback: bool = _flag(False)
     model_store: Path = _setting(Path, "a folder", shipped_model_store())  # noqa: RUF009
+    prior: str = _choice({prior: prior for prior in PRIORS}, DIARY)
     use_gpu: str = _choice({"auto": "auto", "0": "0", "1": "1"}, "auto")
 
     web_concurrency: int = _integer(1, 64, os.cpu_count() or 1)

@@ -36,6 +36,7 @@ SUBCOMMANDS = {
     "logs": Subcommand("moodreel.storage.call_log_cli", "list, export or prune the log of calls"),
     "train": _training("train a model"),
     "evaluate": _training("measure a model on a data set"),
+    "calibrate": _training("fit the confidence of a face model on data sets"),
     "compare": _training("compare models on a data set"),
     "explain": _training("show which pixels of a face decide an answer"),
     "export": _training("write a smaller version of a model"),

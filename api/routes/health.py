@@ -24,7 +24,7 @@ def ready() -> dict[str, object]:
     # A worker accepts its first request only after its models are loaded.
     if not services().call_log.is_writable():
         raise ApiError("not_ready", "The call log cannot be written. The server's own log says why.")
-    return _status("ready")
+    return {**_status("ready"), "prior": services().settings.prior}
 
 
 def _status(status: str) -> dict[str, object]:

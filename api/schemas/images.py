@@ -6,7 +6,7 @@ from marshmallow import EXCLUDE, RAISE, Schema, fields, validate
 
 from api.schemas.fields import Boolean, Probability, field_doc, model_field, results_field
 from api.schemas.files import FileSchema
-from api.schemas.videos import ModelSchema, QualitySchema
+from api.schemas.videos import CERTAIN, CONFIDENCE, ModelSchema, QualitySchema
 from moodreel.emotions import FIVE, SEVEN
 
 MAX_IMAGES = 32
@@ -96,7 +96,7 @@ class EmotionSchema(Schema):
     )
     confidence = Probability(
         allow_none=True,
-        metadata=field_doc("Calibrated: of predictions with 0.8, about 80 % are right.", example=0.9312),
+        metadata=field_doc(CONFIDENCE, example=0.9312),
     )
     all_emotions = fields.Dict(
         fields.String(),
@@ -114,11 +114,9 @@ class DetectedFaceSchema(Schema):
         metadata=field_doc("x, y, width and height in pixels of the upright image.", example=[181, 72, 89, 106]),
     )
     emotion = fields.String(validate=validate.OneOf((*SEVEN, *FIVE)), metadata={"example": "happy"})
-    confidence = Probability(metadata={"example": 0.9312})
+    confidence = Probability(metadata=field_doc(CONFIDENCE, example=0.9312))
     probabilities = fields.Dict(fields.String(), Probability(), metadata={"example": _EXAMPLE})
-    certain = fields.Boolean(
-        metadata=field_doc("False if the prediction should not be relied on; `quality` has the reason.", example=True)
-    )
+    certain = fields.Boolean(metadata=field_doc(CERTAIN, example=True))
     quality = fields.Nested(FaceQualitySchema)
 
 

@@ -1,8 +1,9 @@
 """Schemas of the service itself."""
 
-from marshmallow import Schema, fields
+from marshmallow import Schema, fields, validate
 
 from api.schemas.fields import field_doc
+from moodreel.models.model_card import PRIORS
 
 
 class HealthSchema(Schema):
@@ -13,6 +14,15 @@ class HealthSchema(Schema):
         metadata=field_doc(
             "Present only if `EMO_MOCK=1`: responses of `/api/predict/multimodal` are then made up.", example=True
         )
+    )
+    prior = fields.String(
+        validate=validate.OneOf(PRIORS),
+        metadata=field_doc(
+            "Only in `/ready`: how often people are taken to show each emotion, the setting `PRIOR`. `diary`: as in "
+            "video diaries, mostly calm and happy; `balanced`: all equally often. It changes the responses of models "
+            "whose `model.json` has `priors`.",
+            example="diary",
+        ),
     )
 
 

@@ -23,6 +23,17 @@ FORMATS = ("mp4", "mov", "webm", "mkv", "avi", "3gp", "gif")
 
 REASONS = tuple(TIPS)
 
+CONFIDENCE = (
+    "Probability of `emotion`, calibrated under the service's `PRIOR`. The model's card (`CARD.md` in its folder) has "
+    "the calibration error, and on which data it was measured. On other data it may be larger."
+)
+CERTAIN = (
+    "False if the prediction should not be relied on; `quality` has the reason. Of a model whose `model.json` has "
+    "`priors`, predictions with a confidence that is high enough were right in at least 85 of 100 cases, over all data "
+    'sets of pictures and clips in the table of its card (`CARD.md`, "Prior and confidence"); each set has the same '
+    "weight, and on some it may be less. Of any other model it takes a confidence of 0.6, which promises no such share."
+)
+
 _EXAMPLE = {"Anger": 0.01, "Happy": 0.92, "Shock": 0.03, "Neutral": 0.03, "Sad": 0.01}
 
 
@@ -189,14 +200,10 @@ class PredictionSchema(Schema):
         validate=validate.OneOf((*FIVE, *SEVEN)),
         metadata=field_doc("The most likely emotion, in lower case from a model of seven emotions.", example="Happy"),
     )
-    confidence = Probability(
-        metadata=field_doc("Calibrated: of predictions with 0.8, about 80 % are right.", example=0.92)
-    )
+    confidence = Probability(metadata=field_doc(CONFIDENCE, example=0.92))
     probabilities = fields.Dict(fields.String(), Probability(), metadata={"example": _EXAMPLE})
     face_coverage = Probability(metadata=field_doc("Share of the analyzed frames that show the face.", example=0.97))
-    certain = fields.Boolean(
-        metadata=field_doc("False if the prediction should not be relied on; `quality` has the reason.", example=True)
-    )
+    certain = fields.Boolean(metadata=field_doc(CERTAIN, example=True))
     quality = fields.Nested(QualitySchema)
     frames_analysed = fields.Integer(metadata={"example": 24})
     duration = Seconds(metadata=field_doc("Duration of the clip in seconds.", example=4.98))

@@ -12,6 +12,7 @@ from tqdm import tqdm
 from moodreel.cli import formatting
 from moodreel.errors import MoodreelError, UnsupportedMedia
 from moodreel.media.image import is_image
+from moodreel.models.model_card import DIARY, PRIORS
 from moodreel.models.model_store import find_model_store
 from moodreel.pipelines.boomerang import OUTPUTS
 from moodreel.pipelines.engine import Engine
@@ -63,7 +64,7 @@ def _load(options: argparse.Namespace) -> _Pipelines:
     texts = TextPipeline.load(store, use_gpu=use_gpu) if any(is_text) else None
     if all(is_text):
         return _Pipelines(None, None, texts)
-    engine = Engine.load(store, model_path=options.model_path, use_gpu=use_gpu)
+    engine = Engine.load(store, model_path=options.model_path, use_gpu=use_gpu, prior=options.prior)
     return _Pipelines(VideoPipeline(engine), ImagePipeline(engine), texts)
 
 
@@ -164,6 +165,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--model-path", type=Path, help="checkpoint or model folder outside the store")
     parser.add_argument(
         "--model-store", type=Path, help="folder of the models (default: MODEL_STORE, else the shipped ones)"
+    )
+    parser.add_argument(
+        "--prior",
+        choices=PRIORS,
+        default=DIARY,
+        help="how often people show each emotion: mostly calm and happy, or all equally often (default: %(default)s)",
     )
     parser.add_argument(
         "--use-gpu", choices=("auto", "0", "1"), default="auto", help="use CUDA: auto (if there is one), 0 no, 1 yes"

@@ -5,7 +5,10 @@ marked as not certain, with a reason and a tip. Only a clip without any face is 
 
 Each measure is a median over the frames that show the predicted face, so that no single outlier decides.
 
-The thresholds were measured on FER+ (`valid.npz`): `MIN_CONFIDENCE` and `MAX_YAW` on all images unchanged,
+From which confidence a prediction is certain is a number of its model (`certain_from` of `moodreel.models.model_card`),
+fitted on clips and pictures of several data sets; `MIN_CONFIDENCE` is for models without one.
+
+The other thresholds were measured on FER+ (`valid.npz`): `MIN_CONFIDENCE` and `MAX_YAW` on all images unchanged,
 `MIN_BRIGHTNESS` and `MAX_BRIGHTNESS` on 120 images degraded step by step (`bench.render`), with the model
 `moodreel-five`, whose accuracy on detected faces was 91 %; `MIN_FACE_SIZE` and `MIN_SHARPNESS` on 160 to 400 images,
 with `compact-emotimesh`, whose accuracy was 82 %. "Accuracy" below is that of the same model on such faces.
@@ -21,7 +24,8 @@ import numpy as np
 from moodreel.faces.observation import FaceObservation
 
 MIN_CONFIDENCE = 0.6
-"""Confidence. Below it, for 8 % of all faces, accuracy was 54 %; above it 94 %."""
+"""Confidence, for models without a threshold of their own. Below it, for 8 % of all faces, accuracy was 54 %; above it
+94 %."""
 MIN_BRIGHTNESS = 0.05
 """`brightness`. On darkened faces with sensor noise, accuracy was 91 % from 0.05 to 0.1, and 83 % below, where most are
 not even detected. The influence of skin tone was not measured, so the threshold is as low as possible."""
@@ -86,7 +90,12 @@ def is_clear(observations: Sequence[FaceObservation], sizes: Sequence[float]) ->
 
 
 def assess_quality(
-    observations: Sequence[FaceObservation], sizes: Sequence[float], *, face_coverage: float, confidence: float
+    observations: Sequence[FaceObservation],
+    sizes: Sequence[float],
+    *,
+    face_coverage: float,
+    confidence: float,
+    certain_from: float = MIN_CONFIDENCE,
 ) -> FaceQuality:
     """Assess how well a clip shows the predicted face.
 
@@ -95,6 +104,7 @@ def assess_quality(
         sizes: Longest side of its box in each of these frames, in pixels of the upright video.
         face_coverage: Fraction of the analyzed frames in which it was detected, 0 to 1.
         confidence: Confidence of the prediction, 0 to 1.
+        certain_from: Confidence below which the reason is `low_confidence`, 0 to 1.
     """
     size = float(np.median(sizes))
     sharpness = float(np.median([observation.sharpness for observation in observations]))
@@ -107,7 +117,7 @@ def assess_quality(
         "blurred": sharpness < MIN_SHARPNESS * brightness**2,
         "profile": yaw > MAX_YAW,
         "little_face": face_coverage < MIN_FACE_COVERAGE,
-        "low_confidence": confidence < MIN_CONFIDENCE,
+        "low_confidence": confidence < certain_from,
     }
     reason = next((reason for reason in TIPS if applies[reason]), None)
     return FaceQuality(

@@ -1,10 +1,11 @@
 """Load the models that read faces."""
 
+from functools import partial
 from pathlib import Path
 
 from moodreel.errors import ModelInvalid
 from moodreel.models.huggingface import image
-from moodreel.models.model_card import FACE, ModelCard, emotimesh_card, read_card, validate_card
+from moodreel.models.model_card import DIARY, FACE, ModelCard, emotimesh_card, read_card, validate_card
 from moodreel.models.networks.base import FaceNetwork, fuse_batchnorm
 from moodreel.models.networks.compact_emotimesh import CompactEmotiMeshNet
 from moodreel.models.networks.emotimesh import EmotiMeshNet
@@ -43,13 +44,14 @@ DEFAULT_MODEL = "moodreel-five"
 
 
 def face_model_registry(
-    root: Path, *, default: str = DEFAULT_MODEL, device: str = "cpu"
+    root: Path, *, default: str = DEFAULT_MODEL, device: str = "cpu", prior: str = DIARY
 ) -> ModelRegistry[FacePredictor]:
-    """Make a registry of the models that read faces."""
-    return ModelRegistry(root, kind=FACE, loader=load_face_model, default=default, device=device)
+    """Make a registry of the models that read faces, under one of `PRIORS`."""
+    loader = partial(load_face_model, prior=prior)
+    return ModelRegistry(root, kind=FACE, loader=loader, default=default, device=device)
 
 
-def load_face_model(path: Path, *, device: str = "cpu", fuse: bool = True) -> FacePredictor:
+def load_face_model(path: Path, *, device: str = "cpu", fuse: bool = True, prior: str = DIARY) -> FacePredictor:
     """Load and validate a model.
 
     A folder with a `config.json` is one of Hugging Face's; a `model.json` in it may add to that. Weights without a
@@ -59,21 +61,22 @@ def load_face_model(path: Path, *, device: str = "cpu", fuse: bool = True) -> Fa
         path: The model's folder, or its weights file.
         device: Torch device, as `resolve_device` returns it.
         fuse: Whether to fuse batch normalization for inference. False for a network that is trained or saved again.
+        prior: One of `PRIORS`.
 
     Raises:
         ModelInvalid: The model cannot be loaded.
     """
     folder = path if path.is_dir() else path.parent
     if image.is_huggingface_folder(folder) and (path.is_dir() or path.name == image.HF_WEIGHTS_FILE):
-        return _load_huggingface(folder, device, fuse=fuse)
+        return _load_huggingface(folder, device, fuse=fuse, prior=prior)
     weights_path = find_weights(path) if path.is_dir() else path
     card_path = weights_path.parent / CARD_FILE
     card = read_card(card_path) if card_path.is_file() else emotimesh_card(path.stem)
     network, digest = load_network(weights_path, card, ARCHITECTURES, fuse=fuse)
-    return FacePredictor(network, card, sha256=digest, device=device)
+    return FacePredictor(network, card, sha256=digest, device=device, prior=prior)
 
 
-def _load_huggingface(folder: Path, device: str, *, fuse: bool) -> FacePredictor:
+def _load_huggingface(folder: Path, device: str, *, fuse: bool, prior: str) -> FacePredictor:
     architecture, labels = image.read_architecture(folder), image.read_labels(folder)
     card_path = folder / CARD_FILE
     if card_path.is_file():
@@ -86,4 +89,4 @@ def _load_huggingface(folder: Path, device: str, *, fuse: bool) -> FacePredictor
     if fuse:
         fuse_batchnorm(network)
     digest = verified_sha256(folder / image.HF_WEIGHTS_FILE, card)
-    return FacePredictor(network, card, sha256=digest, device=device)
+    return FacePredictor(network, card, sha256=digest, device=device, prior=prior)

@@ -18,11 +18,35 @@ KINDS = (FACE, TEXT, AUDIO_VISUAL)
 MODALITIES = ("video", "audio")
 """What a model of the kind `AUDIO_VISUAL` may read."""
 
+DIARY, BALANCED = "diary", "balanced"
+PRIORS = (DIARY, BALANCED)
+"""How often people show each emotion: as in video diaries, mostly calm and happy; or all equally often."""
+
 
 JsonObject = dict[str, Any]
 """A JSON object, such as a model.json or a config.json. Its values are validated where they are read."""
 Arguments = Mapping[str, Any]
 """Keyword arguments of a network, as in a model card; each network has its own."""
+
+
+@dataclass(frozen=True)
+class Prior:
+    """The calibration of a face model under one prior, as logit adjustment (Menon et al. 2021, arXiv:2007.07314).
+
+    The logits are (network's logits + offsets) / temperature. Offsets are the log-ratio of this prior to the one that
+    the network has learned.
+
+    Attributes:
+        offsets: Added to each label's logit, of clips and of single frames alike; 0 for labels not named.
+        temperature: Divides the logits of a clip of several frames; above 0.
+        moment_temperature: Divides the logits of a single frame or picture; above 0.
+        certain_from: Confidence from which a prediction counts as certain, 0 to 1.
+    """
+
+    offsets: Mapping[str, float]
+    temperature: float
+    moment_temperature: float
+    certain_from: float
 
 
 @dataclass(frozen=True)
@@ -44,6 +68,8 @@ class ModelCard:
         thresholds: Of a multi-label model: calibrated probability from which each label is reported; above 0.
         temperatures: Of a multi-label model: divides each label's logit; above 0, 1 for labels not named.
         offsets: Of a multi-label model: added to each label's logit after that; 0 for labels not named.
+        priors: Of a face model: its calibration under each of `PRIORS`, which replaces `temperature` and
+            `moment_temperature`. Without it the model has one calibration, whatever the prior.
         modalities: Of an audio-visual model: which of `MODALITIES` it reads. A model trained on faces alone has
             ["video"] and is given no sound.
         commercial: False if the license of the weights or of their training data forbids commercial use.
@@ -67,6 +93,7 @@ class ModelCard:
     thresholds: Mapping[str, float] = field(default_factory=dict)
     temperatures: Mapping[str, float] = field(default_factory=dict)
     offsets: Mapping[str, float] = field(default_factory=dict)
+    priors: Mapping[str, Prior] = field(default_factory=dict)
     modalities: tuple[str, ...] = MODALITIES
     commercial: bool = True
     sha256: str = ""
@@ -94,12 +121,21 @@ def read_card(path: Path, **defaults: object) -> ModelCard:
         fields["labels"] = tuple(fields["labels"])
         fields["metrics"] = tuple(fields.get("metrics", ()))
         fields["modalities"] = tuple(fields.get("modalities", MODALITIES))
+        fields["priors"] = _read_priors(fields.get("priors", {}))
         card = ModelCard(**{key: value for key, value in fields.items() if key in ModelCard.__dataclass_fields__})
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelInvalid(
             f"The model.json of {path.parent.name!r} needs at least labels, as JSON; correct it."
         ) from error
     return validate_card(card)
+
+
+def _read_priors(values: object) -> object:
+    """Return the calibrations of a JSON object, None for a missing number; anything else as it is, to be refused."""
+    if not isinstance(values, dict) or not all(isinstance(value, dict) for value in values.values()):
+        return values
+    names = Prior.__dataclass_fields__
+    return {prior: Prior(**{name: value.get(name) for name in names}) for prior, value in values.items()}
 
 
 def validate_card(card: ModelCard) -> ModelCard:
@@ -119,6 +155,11 @@ def _problem(card: ModelCard) -> str | None:
             return f"{name} that are numbers above 0 for labels it has"
     if not _is_number_by_label(card, card.offsets, _is_finite):
         return "offsets that are numbers for labels it has"
+    if card.priors != {} and not _are_priors(card):
+        return (
+            f"priors for {' and '.join(PRIORS)}, each with offsets that are numbers for labels it has, temperature and "
+            "moment_temperature above 0, and certain_from from 0 to 1"
+        )
     if not card.modalities or not set(card.modalities) <= set(MODALITIES):
         return f"modalities that are {' or '.join(MODALITIES)}, or both"
     if not isinstance(card.commercial, bool):
@@ -128,6 +169,22 @@ def _problem(card: ModelCard) -> str | None:
 
 def _is_number_by_label(card: ModelCard, values: object, is_usable: Callable[[object], bool]) -> bool:
     return isinstance(values, dict) and set(values) <= set(card.labels) and all(map(is_usable, values.values()))
+
+
+def _are_priors(card: ModelCard) -> bool:
+    return (
+        isinstance(card.priors, dict)
+        and set(card.priors) == set(PRIORS)
+        and all(
+            isinstance(prior, Prior)
+            and _is_number_by_label(card, prior.offsets, _is_finite)
+            and _is_positive(prior.temperature)
+            and _is_positive(prior.moment_temperature)
+            and _is_finite(prior.certain_from)
+            and 0 <= prior.certain_from <= 1
+            for prior in card.priors.values()
+        )
+    )
 
 
 def _is_positive(value: object) -> bool:

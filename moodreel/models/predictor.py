@@ -9,7 +9,8 @@ import torch
 from moodreel.emotions import FIVE, SEVEN
 from moodreel.errors import MoodreelError
 from moodreel.faces.features import FaceFeatures
-from moodreel.models.model_card import ModelCard
+from moodreel.faces.quality import MIN_CONFIDENCE
+from moodreel.models.model_card import DIARY, ModelCard
 from moodreel.models.networks.base import EmbeddingSequence, FaceNetwork, Track, TrackLogits
 
 
@@ -73,9 +74,12 @@ class FacePredictor:
     Attributes:
         network: The network, in eval mode.
         info: Which model it is.
+        certain_from: Confidence from which a prediction counts as certain, 0 to 1.
     """
 
-    def __init__(self, network: FaceNetwork, card: ModelCard, *, sha256: str, device: str = "cpu") -> None:
+    def __init__(
+        self, network: FaceNetwork, card: ModelCard, *, sha256: str, device: str = "cpu", prior: str = DIARY
+    ) -> None:
         """Wrap a network with its weights.
 
         Args:
@@ -83,15 +87,23 @@ class FacePredictor:
             card: The labels and the calibration.
             sha256: Of the weights file.
             device: Torch device to compute on.
+            prior: One of `PRIORS`; makes no difference to a model whose card has no priors.
         """
         self.network = network.eval()
         # Convolutions over images are a sixth faster in this memory format; torch's stubs do not know the argument.
         network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._card = card
         labels = next((known for known in (FIVE, SEVEN) if set(known) == set(card.labels)), card.labels)
         self._scales = label_scales(card, labels)
         self._order = [card.labels.index(label) for label in labels]
         self.info = ModelInfo.of(card, labels, sha256=sha256)
+        chosen = card.priors[prior] if card.priors else None
+        offsets = [chosen.offsets.get(label, 0.0) if chosen else 0.0 for label in labels]
+        self._offsets = torch.tensor(offsets, device=device)
+        self._temperature = chosen.temperature if chosen else card.temperature
+        self._frame_temperature = chosen.moment_temperature if chosen else card.moment_temperature
+        # A clip of one frame is a picture. Cards without priors were fitted with one temperature for both.
+        self._picture_temperature = chosen.moment_temperature if chosen else card.temperature
+        self.certain_from = chosen.certain_from if chosen else MIN_CONFIDENCE
 
     @property
     def requires_rgb_crop(self) -> bool:
@@ -136,21 +148,30 @@ class FacePredictor:
         if not windows:
             return []
         with torch.inference_mode():
-            return list(self._calibrated(self.network.classify_windows(windows), self._card.temperature))
+            logits = self.network.classify_windows(windows)
+            return [self.calibrate_clip(row, len(window)) for row, window in zip(logits, windows, strict=True)]
+
+    def calibrate_clip(self, logits: torch.Tensor, frames: int) -> np.ndarray:
+        """Turn the network's logits (..., C) of clips of `frames` frames into probabilities, float32 (..., C)."""
+        return self._calibrated(logits, self._temperature if frames > 1 else self._picture_temperature)
+
+    def calibrate_frames(self, logits: torch.Tensor) -> np.ndarray:
+        """Turn the network's logits (..., C) of the frames of clips into probabilities, float32 (..., C)."""
+        return self._calibrated(logits, self._frame_temperature)
 
     def _to_prediction(self, track: Track, output: TrackLogits) -> TrackPrediction:
         per_frame = np.full((len(track), len(self._order)), np.nan, np.float32)
         if output.per_frame is not None:
             mask = [face is not None for face in track]
-            per_frame[mask] = self._calibrated(output.per_frame, self._card.moment_temperature)[mask]
+            per_frame[mask] = self.calibrate_frames(output.per_frame)[mask]
         return TrackPrediction(
-            probabilities=self._calibrated(output.logits, self._card.temperature),
+            probabilities=self.calibrate_clip(output.logits, len(track)),
             per_frame=per_frame,
             weights=output.weights.cpu().numpy(),
         )
 
     def _calibrated(self, logits: torch.Tensor, temperature: float) -> np.ndarray:
-        return calibrate(logits[..., self._order], temperature, self._scales)
+        return calibrate(logits[..., self._order] + self._offsets, temperature, self._scales)
 
 
 def label_scales(card: ModelCard, labels: Sequence[str]) -> np.ndarray | None:

@@ -19,6 +19,7 @@ from moodreel.faces.facial_actions import FacialActionExplainer
 from moodreel.faces.landmarker import FaceLandmarker
 from moodreel.media.video import Frame
 from moodreel.models.face_registry import face_model_registry
+from moodreel.models.model_card import DIARY
 from moodreel.models.predictor import FacePredictor, resolve_device
 from moodreel.models.registry import ModelRegistry
 from moodreel.pipelines.timing import elapsed_ms
@@ -78,6 +79,7 @@ class Engine:
         model_path: Path | None = None,
         model_fallback: bool = False,
         use_gpu: str = "auto",
+        prior: str = DIARY,
         slots: int = 1,
         wait_seconds: float = 20.0,
     ) -> "Engine":
@@ -88,6 +90,7 @@ class Engine:
             model_path: checkpoint or model folder outside the store that becomes the default.
             model_fallback: use the store's default when `model_path` is invalid, instead of raising.
             use_gpu: "auto", "0" or "1".
+            prior: one of `moodreel.models.model_card.PRIORS`.
             slots: see `__init__`.
             wait_seconds: see `__init__`.
 
@@ -95,7 +98,7 @@ class Engine:
             ModelInvalid: a model, the face landmarker or the facial actions cannot be loaded.
             ModelNotFound: the store has no default model.
         """
-        models = face_model_registry(store_root, device=resolve_device(use_gpu))
+        models = face_model_registry(store_root, device=resolve_device(use_gpu), prior=prior)
         models.set_default_from_path(model_path, setting="MODEL_PATH", fallback=model_fallback)
         facial_actions = FacialActionExplainer.load(store_root / "movements")
         landmarker = FaceLandmarker(store_root / "face_landmarker" / "face_landmarker.task", use_fallbacks=True)

@@ -254,7 +254,7 @@ def _classify(images: Sequence[_ExtractedImage], predictor: FacePredictor) -> tu
     results = [
         ImageResult(
             faces=tuple(
-                _to_face(box, observation, next(predictions).probabilities, predictor.info.labels)
+                _to_face(box, observation, next(predictions).probabilities, predictor)
                 for box, observation in item.faces
             ),
             width=item.width,
@@ -269,11 +269,17 @@ def _classify(images: Sequence[_ExtractedImage], predictor: FacePredictor) -> tu
 
 
 def _to_face(
-    box: PixelBox, observation: FaceObservation, probabilities: np.ndarray, labels: Sequence[str]
+    box: PixelBox, observation: FaceObservation, probabilities: np.ndarray, predictor: FacePredictor
 ) -> DetectedFace:
-    best = int(probabilities.argmax())
+    labels, best = predictor.info.labels, int(probabilities.argmax())
     confidence = float(probabilities[best])
-    quality = assess_quality([observation], [max(box[2:])], face_coverage=1.0, confidence=confidence)
+    quality = assess_quality(
+        [observation],
+        [max(box[2:])],
+        face_coverage=1.0,
+        confidence=confidence,
+        certain_from=predictor.certain_from,
+    )
     return DetectedFace(
         box=box,
         emotion=labels[best],

@@ -303,7 +303,12 @@ class VideoPipeline:
         )
         best = int(prediction.probabilities.argmax())
         probabilities = label_probabilities(labels, prediction.probabilities)
-        quality = _assess_track(tracks[main], len(frames), confidence=probabilities[labels[best]])
+        quality = _assess_track(
+            tracks[main],
+            len(frames),
+            confidence=probabilities[labels[best]],
+            certain_from=predictor.certain_from,
+        )
         return VideoResult(
             emotion=labels[best],
             confidence=probabilities[labels[best]],
@@ -388,12 +393,13 @@ def _predict_tracks(
     return dict(zip(tracks, predictor.predict(features), strict=True))
 
 
-def _assess_track(track: _Track, frame_count: int, *, confidence: float) -> FaceQuality:
+def _assess_track(track: _Track, frame_count: int, *, confidence: float, certain_from: float) -> FaceQuality:
     return assess_quality(
         [face.observation for _, face in track.values()],
         [max(box[2:]) for box, _ in track.values()],
         face_coverage=len(track) / frame_count,
         confidence=confidence,
+        certain_from=certain_from,
     )
 
 

@@ -1,4 +1,4 @@
-"""Train, evaluate, compare, explain and export models, and extract images from videos to label."""
+"""Train, evaluate, calibrate, compare, explain and export models, and extract images from videos to label."""
 
 import argparse
 import logging
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from moodreel.errors import MoodreelError
-from moodreel.training.cli import compare, evaluate, explain, export, extract, train
+from moodreel.training.cli import calibrate, compare, evaluate, explain, export, extract, train
 from moodreel.training.cli.deprecated import replace_verb
 
 NAME = "moodreel.training"
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=f"python -m {NAME}", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    for verb in (train, evaluate, compare, explain, export, extract):
+    for verb in (train, evaluate, calibrate, compare, explain, export, extract):
         verb.add_parser(commands)
     return parser
 

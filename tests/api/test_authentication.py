@@ -221,7 +221,7 @@ def test_a_rejected_body_is_not_parsed_as_the_next_request(server: Server) -> No
     connection.send("POST /predict HTTP/1.1", f"Content-Length: {len(smuggled)}", body=smuggled)
     assert connection.receive()[0] == 401
     connection.send("GET /ready HTTP/1.1")
-    assert connection.receive() == (200, {"status": "ready"})
+    assert connection.receive() == (200, {"status": "ready", "prior": "diary"})
 
 
 @pytest.mark.parametrize("megabytes", [5, 7])

@@ -634,7 +634,7 @@ def test_media_are_not_written_to_disk(real: Server) -> None:
 
 def test_health_and_readiness_are_reported(server: Server) -> None:
     assert server.call("GET", "/health").json() == {"status": "ok"}
-    assert server.call("GET", "/ready").json() == {"status": "ready"}
+    assert server.call("GET", "/ready").json() == {"status": "ready", "prior": "diary"}
 
 
 def test_without_a_writable_log_calls_are_answered_and_ready_reports_503(tmp_path: Path) -> None:

@@ -225,7 +225,7 @@ def test_without_a_model_the_service_starts_and_the_answer_names_the_setting(
     tmp_path: Path, engine: Engine, clip: bytes
 ) -> None:
     empty = make_app(tmp_path, engine, model_store=tmp_path).test_client()
-    assert empty.get("/ready").json == {"status": "ready"}
+    assert empty.get("/ready").json == {"status": "ready", "prior": "diary"}
     response = post(empty, clip)
     assert (response.status_code, response.json["code"]) == (503, "model_missing")
     assert "CHECKPOINT_PATH" in response.json["detail"]
@@ -286,7 +286,7 @@ def test_mock_answers_are_deterministic_and_marked_everywhere(
     assert log_row(client, first)["model"] == "mock"
     assert _prediction_counts() == counts, "mock answers are not counted as predictions"
     assert client.get("/health").json == {"status": "ok", "mock": True}
-    assert client.get("/ready").json == {"status": "ready", "mock": True}
+    assert client.get("/ready").json == {"status": "ready", "mock": True, "prior": "diary"}
     truncated = post(client, synthetic_video.encode_video(BLACK)[:300])
     assert (truncated.status_code, truncated.json["code"]) == (422, "video_corrupt")
 

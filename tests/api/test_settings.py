@@ -73,6 +73,7 @@ def test_a_missing_api_key_is_an_error(environment: pytest.MonkeyPatch, key: str
         ("PORT", "5000.5", "a whole number"),
         ("HOST", "http://here", "a host name"),
         ("DEBUG", "perhaps", "one of 0, 1"),
+        ("PRIOR", "even", "one of diary, balanced"),
         ("USE_GPU", "yes", "one of auto, 0, 1"),
         ("MODEL_FALLBACK", "2", "one of 0, 1"),
         ("WEB_CONCURRENCY", "0", "a whole number from 1"),

@@ -55,6 +55,16 @@ def test_first_of_several_flaws_in_order_is_the_reason():
         del left[first]
 
 
+def test_a_model_decides_from_which_confidence_an_answer_is_certain():
+    def reason(confidence: float, certain_from: float) -> str | None:
+        quality = assess_quality(
+            [observation()], [150], face_coverage=1, confidence=confidence, certain_from=certain_from
+        )
+        return quality.reason
+
+    assert (reason(0.79, 0.8), reason(0.8, 0.8), reason(0.3, 0.25)) == ("low_confidence", None, None)
+
+
 def test_every_tip_is_a_sentence_and_unique():
     assert len(set(TIPS.values())) == len(TIPS)
     assert all(re.fullmatch(r"[A-Z][^.!?]+\.", tip) for tip in TIPS.values())

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from moodreel.errors import DataInvalid
 from moodreel.models.face_registry import face_model_registry, load_face_model
-from moodreel.models.model_card import TEXT, read_kind
+from moodreel.models.model_card import DIARY, PRIORS, TEXT, read_kind
 from moodreel.models.registry import CARD_FILE
 from moodreel.models.text_registry import load_text_model, text_model_registry
 from moodreel.training.cli.deprecated import notice
@@ -41,6 +41,8 @@ def add_parser(commands: Commands) -> None:
         type=Path,
         help="csv file with the columns file and group: measure each group of one images:PATH too",
     )
+    help = "how often people show each emotion; for models whose model.json has priors (default: %(default)s)"
+    parser.add_argument("--prior", choices=PRIORS, default=DIARY, help=help)
     add_common(parser)
     parser.set_defaults(run=run)
 
@@ -56,9 +58,9 @@ def run(args: argparse.Namespace) -> None:
         text_model = load_text_model(path, device=device) if path.exists() else registry.get(args.model)
         return print(summary(evaluate_text(text_model, data)))
     model = (
-        load_face_model(path, device=device)
+        load_face_model(path, device=device, prior=args.prior)
         if path.exists()
-        else face_model_registry(STORE, device=device).get(args.model)
+        else face_model_registry(STORE, device=device, prior=args.prior).get(args.model)
     )
     context = DataContext(STORE, args.cache)
     report = evaluate(model, data, context.landmarker, args.cache, groups=args.groups, workers=args.threads)
@@ -74,7 +76,7 @@ def _run_table(args: argparse.Namespace, device: str, *, is_text: bool) -> None:
         raise DataInvalid(f"Several sets are measured on {', '.join(names)}, each as NAME:PATH, not on {unknown[0]!r}.")
     if args.groups:
         raise DataInvalid("--groups is for one --data images:PATH; leave it or the other sets out.")
-    [model] = open_models([args.model], STORE, device=device)
+    [model] = open_models([args.model], STORE, device=device, prior=args.prior)
     context = DataContext(STORE, args.cache, workers=args.threads)
     print(summarize_sets(evaluate_sets(model, [open_dataset(spec) for spec in args.data], context)))
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from statsmodels.stats.proportion import proportion_confint
 from torch.nn import functional as F
 
 BINS = 15
@@ -46,16 +47,50 @@ def reliability_bins(confidence: np.ndarray, correct: np.ndarray) -> list[Calibr
     ]
 
 
-def fit_temperature(logits: torch.Tensor, truth: torch.Tensor) -> float:
+def fit_temperature(logits: torch.Tensor, truth: torch.Tensor, weights: torch.Tensor | None = None) -> float:
     """Return the temperature that minimizes the negative log-likelihood (Guo et al. 2017).
 
     Args:
         logits: float (N, C).
-        truth: int64 (N,), indices of the labels.
+        truth: int64 (N,), indices of the labels; or bool (N, C), which labels are right, one or more in each row.
+        weights: float (N,), of the examples; None weighs them equally.
     """
+    wrong = ~(truth if truth.dtype == torch.bool else F.one_hot(truth, logits.shape[1]).bool())
+    weights = torch.ones_like(logits[:, 0]) if weights is None else weights
     candidates = torch.logspace(-1, 1, 401, base=4.0)
-    losses = torch.stack([F.cross_entropy(logits / temperature, truth) for temperature in candidates.tolist()])
+
+    def loss(temperature: float) -> torch.Tensor:
+        scaled = logits / temperature
+        likelihood = scaled.masked_fill(wrong, -torch.inf).logsumexp(dim=1) - scaled.logsumexp(dim=1)
+        return -(weights * likelihood).sum()
+
+    losses = torch.stack([loss(temperature) for temperature in candidates.tolist()])
     return float(candidates[losses.argmin().cpu()])
+
+
+def fit_certain_from(confidence: np.ndarray, correct: np.ndarray, weights: np.ndarray, precision: float) -> float:
+    """Return the least confidence from which predictions are correct at a precision; 1 where there is none.
+
+    That is judged by the lower end of the one-sided 95 % Wilson interval (Wilson 1927), with Kish's effective sample
+    size for the weights, so that a few lucky predictions are not enough.
+
+    Args:
+        confidence: float (N,), 0 to 1.
+        correct: bool (N,).
+        weights: float (N,), above 0.
+        precision: Fraction of correct predictions, 0 to 1.
+
+    Returns:
+        The confidence, rounded up to four digits.
+    """
+    order = np.argsort(-confidence)
+    confidence, correct, weights = confidence[order], correct[order], weights[order]
+    total = weights.cumsum()
+    size = total**2 / (weights**2).cumsum()
+    low, _ = proportion_confint((weights * correct).cumsum() / total * size, size, alpha=0.1, method="wilson")
+    is_last = np.append(confidence[1:] < confidence[:-1], True)  # of those with the same confidence
+    enough = np.flatnonzero((low >= precision) & is_last)
+    return float(np.ceil(confidence[enough[-1]] * 1e4) / 1e4) if len(enough) else 1.0
 
 
 def fit_calibration(probabilities: torch.Tensor, truth: torch.Tensor) -> tuple[list[float], list[float]]:

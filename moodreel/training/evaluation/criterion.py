@@ -19,12 +19,33 @@ from moodreel.training.data.examples import describe_counts
 from moodreel.training.data.label_mapping import map_label, mapping_matrix
 from moodreel.training.data.loading import DataContext
 from moodreel.training.evaluation.face_model import EvaluatedModel, check_media
-from moodreel.training.evaluation.metrics import ClassificationMetrics, compute_metrics
+from moodreel.training.evaluation.metrics import ClassificationMetrics, Predictions, compute_metrics
 from moodreel.training.evaluation.predict import to_labels
 
 TALKERS = "talkers"
 KINDS = (IMAGES, CLIPS, TALKERS)
 """Kinds of sets. Clips that are all Neutral are talkers."""
+
+
+@dataclass(frozen=True, eq=False)
+class SetPredictions:
+    """Predictions of a model on one set, or on the clips of low trust of one.
+
+    Attributes:
+        name: Of the set.
+        kind: One of `KINDS`.
+        predictions: In the model's own labels.
+        labels: The true label of each example, as the set names it.
+        counts: Whether the set is a part of the criterion; clips of low trust are none.
+        notes: What was left out of the set.
+    """
+
+    name: str
+    kind: str
+    predictions: Predictions
+    labels: tuple[str, ...]
+    counts: bool = True
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +86,12 @@ class Criterion:
 
 
 def evaluate_sets(model: EvaluatedModel, sets: Sequence[Dataset], context: DataContext) -> list[SetEvaluation]:
-    """Evaluate a model on what each set holds out, or on all of a set without a split of its own.
+    """Evaluate a model on several sets; see `predict_sets`."""
+    return [evaluate_set(part, model.info.labels) for part in predict_sets(model, sets, context)]
+
+
+def predict_sets(model: EvaluatedModel, sets: Sequence[Dataset], context: DataContext) -> list[SetPredictions]:
+    """Predict for what each set holds out, or for all of a set without a split of its own.
 
     Args:
         model: The model, whose labels can be mapped to five.
@@ -79,7 +105,7 @@ def evaluate_sets(model: EvaluatedModel, sets: Sequence[Dataset], context: DataC
     check_labels(model)
     for data in sets:
         check_media([model], data.media)
-    return [result for data in sets for result in _evaluate_set(model, data, context)]
+    return [part for data in sets for part in _predict_set(model, data, context)]
 
 
 def compute_criterion(results: Sequence[SetEvaluation]) -> Criterion:
@@ -100,6 +126,37 @@ def check_labels(model: EvaluatedModel) -> None:
     """Raise MoodreelError where a model has a label that is none of the five."""
     if unknown := [label for label in model.info.labels if map_label(label, FIVE) is None]:
         raise MoodreelError(f"{model.name} has labels that are none of {', '.join(FIVE)}: {', '.join(unknown)}.")
+
+
+def _predict_set(model: EvaluatedModel, data: Dataset, context: DataContext) -> list[SetPredictions]:
+    """Predict for one set; the clips of low trust are a set of their own, where there are any."""
+    rows, notes = select_rows(data)
+    examples = [data.examples[row] for row in rows]
+    predictions = model.predict(examples, data.media, context)
+    calm = all(map_label(example.label, FIVE) == TALKER_LABEL for example in examples)
+    kind = TALKERS if data.media == CLIPS and calm else data.media
+    doubtful = np.array([data.media == CLIPS and example.group == LOW_TRUST for example in examples])
+    return [
+        SetPredictions(
+            name,
+            kind,
+            predictions.select(part),
+            tuple(examples[row].label for row in np.flatnonzero(part)),
+            counts,
+            tuple(notes) if counts else (),
+        )
+        for name, part, counts in ((data.name, ~doubtful, True), (f"{data.name}, {LOW_TRUST}", doubtful, False))
+        if part.any()
+    ]
+
+
+def evaluate_set(part: SetPredictions, own: Sequence[str]) -> SetEvaluation:
+    """Compute the metrics of predictions in a model's own labels."""
+    truth = mapping_matrix(part.labels, FIVE).argmax(axis=1)
+    metrics = compute_metrics(to_labels(part.predictions, own, FIVE), truth, FIVE)
+    missing = [label for label in FIVE if label not in metrics.recall]
+    lacks = (f"{part.name}: has no {', '.join(missing)}.",) if missing and part.kind != TALKERS else ()
+    return SetEvaluation(part.name, part.kind, metrics, part.counts, notes=(*part.notes, *lacks))
 
 
 def select_rows(data: Dataset) -> tuple[np.ndarray, list[str]]:
@@ -123,35 +180,13 @@ def select_rows(data: Dataset) -> tuple[np.ndarray, list[str]]:
     return rows[mapped], notes
 
 
-def _evaluate_set(model: EvaluatedModel, data: Dataset, context: DataContext) -> list[SetEvaluation]:
-    """Evaluate on one set: one result, and another of the clips of low trust where there are any."""
-    rows, notes = select_rows(data)
-    examples = [data.examples[row] for row in rows]
-    truth = mapping_matrix(data.labels, FIVE).argmax(axis=1)[data.truth[rows]]
-    predictions = to_labels(model.predict(examples, data.media, context), model.info.labels, FIVE)
-    kind = TALKERS if data.media == CLIPS and (truth == FIVE.index(TALKER_LABEL)).all() else data.media
-    doubtful = np.array([data.media == CLIPS and example.group == LOW_TRUST for example in examples])
-    results = []
-    for name, part, counts in ((data.name, ~doubtful, True), (f"{data.name}, {LOW_TRUST}", doubtful, False)):
-        if part.any():
-            metrics = compute_metrics(predictions.select(part), truth[part], FIVE)
-            missing = [label for label in FIVE if label not in metrics.recall]
-            lacks = (f"{name}: has no {', '.join(missing)}.",) if missing and kind != TALKERS else ()
-            results.append(SetEvaluation(name, kind, metrics, counts, notes=(*notes, *lacks) if counts else lacks))
-    return results
-
-
 def summarize_sets(results: Sequence[SetEvaluation]) -> str:
     """Return the results as a Markdown table with a row a set and the criterion, and its parts and notes below."""
     criterion = compute_criterion(results)
     head = ("set", "kind", "examples", "faces found", "accuracy", "mean recall", "ECE", "score")
     rows = [head, *(_row(result) for result in results)]
-    rows.append(("criterion", *[""] * (len(head) - 2), _number(criterion.value)))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [_join_cells(row, widths) for row in rows]
-    lines.insert(
-        1, "|" + "|".join("-" * (width + 1) + (":" if at > 1 else "-") for at, width in enumerate(widths)) + "|"
-    )
+    rows.append(("criterion", *[""] * (len(head) - 2), format_number(criterion.value)))
+    lines = [format_table(rows)]
     parts = [f"{kind} {value:.4f}" for kind, value in criterion.parts.items()]
     lines.append(
         f"Means: {', '.join(parts) or 'none'}. In the criterion each set of images counts as much as all clips."
@@ -167,11 +202,22 @@ def _row(result: SetEvaluation) -> tuple[str, ...]:
     metrics = result.metrics
     values = (metrics.found, metrics.accuracy, metrics.balanced_accuracy, metrics.ece)
     score = result.score if result.counts else None
-    return result.name, result.kind, str(metrics.examples), *map(_number, values), _number(score)
+    return result.name, result.kind, str(metrics.examples), *map(format_number, values), format_number(score)
 
 
-def _number(value: float | None) -> str:
+def format_number(value: float | None) -> str:
+    """Return a fraction with four digits; a dash for None."""
     return "—" if value is None else f"{value:.4f}"
+
+
+def format_table(rows: Sequence[Sequence[str]]) -> str:
+    """Return rows of cells, the first of them the head, as a Markdown table; all but two columns are numbers."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [_join_cells(row, widths) for row in rows]
+    lines.insert(
+        1, "|" + "|".join("-" * (width + 1) + (":" if at > 1 else "-") for at, width in enumerate(widths)) + "|"
+    )
+    return "\n".join(lines)
 
 
 def _join_cells(row: Sequence[str], widths: Sequence[int]) -> str:

@@ -10,9 +10,9 @@ from torch import nn
 from moodreel.errors import MoodreelError, NoFace, NoFaceNoAudio
 from moodreel.faces.features import CROP_SIDE, RGB_CROP_SIDE, FaceFeatures
 from moodreel.faces.landmarker import BLENDSHAPES, NUM_LANDMARKS
-from moodreel.models.face_registry import face_model_registry
+from moodreel.models.model_card import FACE
 from moodreel.models.predictor import FacePredictor, ModelInfo
-from moodreel.models.registry import find_weights
+from moodreel.models.registry import ModelRegistry, find_weights
 from moodreel.pipelines.video import VideoPipeline
 from moodreel.training.data.dataset import CLIPS, IMAGES
 from moodreel.training.data.examples import Example, process_files
@@ -88,7 +88,11 @@ class EvaluatedFaceModel(EvaluatedModel):
         return self.predictor.predict([[_synthetic_face(rgb=self.predictor.requires_rgb_crop)]], per_frame=False)
 
     def _predict_clips(self, examples: Sequence[Example], context: DataContext) -> Predictions:
-        registry = face_model_registry(self.path if self.path.is_dir() else self.path.parent)
+        def loaded(path: Path, *, device: str) -> FacePredictor:
+            return self.predictor
+
+        folder = self.path if self.path.is_dir() else self.path.parent
+        registry = ModelRegistry(folder, kind=FACE, loader=loaded, default=self.info.name)
         registry.register(self.path)
         with context.engine(registry, use_fallbacks=True) as engine:
             pipeline = VideoPipeline(engine)

@@ -6,7 +6,7 @@ from pathlib import Path
 from moodreel.errors import ModelNotFound, MoodreelError
 from moodreel.models.audiovisual_registry import load_audiovisual_model
 from moodreel.models.face_registry import load_face_model
-from moodreel.models.model_card import AUDIO_VISUAL, FACE, read_kind
+from moodreel.models.model_card import AUDIO_VISUAL, DIARY, FACE, read_kind
 from moodreel.models.registry import CARD_FILE
 from moodreel.training.evaluation.audiovisual_model import EvaluatedAudioVisualModel
 from moodreel.training.evaluation.face_model import EvaluatedFaceModel, EvaluatedModel
@@ -14,7 +14,7 @@ from moodreel.training.evaluation.face_model import EvaluatedFaceModel, Evaluate
 _MAX_NAME_LENGTH = 60
 
 
-def open_models(models: Sequence[str], store: Path, *, device: str = "cpu") -> list[EvaluatedModel]:
+def open_models(models: Sequence[str], store: Path, *, device: str = "cpu", prior: str = DIARY) -> list[EvaluatedModel]:
     """Load models, each by a name in the store, its folder or its weights file.
 
     Where several have one name, all but the first get a number.
@@ -23,6 +23,7 @@ def open_models(models: Sequence[str], store: Path, *, device: str = "cpu") -> l
         models: Names or paths.
         store: The folder of models.
         device: Where torch computes.
+        prior: Of models that read faces, one of `PRIORS`.
 
     Raises:
         ModelNotFound: There is no such model.
@@ -36,15 +37,15 @@ def open_models(models: Sequence[str], store: Path, *, device: str = "cpu") -> l
                 f"There is no model {model!r}. Name one of {', '.join(_names(store)) or 'none'}; or a model's folder, "
                 "or its weights file."
             )
-        opened.append(_open(path, {each.name for each in opened}, device))
+        opened.append(_open(path, {each.name for each in opened}, device, prior))
     return opened
 
 
-def _open(path: Path, taken: set[str], device: str) -> EvaluatedModel:
+def _open(path: Path, taken: set[str], device: str, prior: str) -> EvaluatedModel:
     card = (path if path.is_dir() else path.parent) / CARD_FILE
     kind = read_kind(card) if card.is_file() else FACE
     if kind == FACE:
-        face = load_face_model(path, device=device)
+        face = load_face_model(path, device=device, prior=prior)
         return EvaluatedFaceModel(_unique_name(face.info.name, taken), path, face)
     if kind == AUDIO_VISUAL:
         audiovisual = load_audiovisual_model(path, device=device)

@@ -110,11 +110,12 @@ def _predict(predictor: FacePredictor, clips: SequenceBatch) -> tuple[np.ndarray
         frame_means = [np.nanmean(prediction.per_frame, axis=0) for prediction in predictions]
         return np.stack([prediction.probabilities for prediction in predictions]), np.stack(frame_means)
     # A two-stream network is given the logits of its appearance stream: the sequences have no crops.
-    card = predictor.info.card
     with torch.inference_mode():
         logits, frame_logits = sequence_logits(predictor.network, clips)
-    joined = (logits / card.temperature).softmax(dim=-1).cpu().numpy()
-    per_frame = (frame_logits / card.moment_temperature).softmax(dim=-1).cpu().numpy()
+    joined, per_frame = (
+        predictor.calibrate_clip(logits, frame_logits.shape[1]),
+        predictor.calibrate_frames(frame_logits),
+    )
     return joined, np.stack(
         [frames[seen].mean(axis=0) for frames, seen in zip(per_frame, clips.face_mask, strict=True)]
     )

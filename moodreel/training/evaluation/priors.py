@@ -1,0 +1,294 @@
+"""Fit the calibration of a face model under each prior, on several labeled sets, and measure it.
+
+Three things are fitted, one after the other, on log-probabilities of the network without any calibration:
+
+1. One offset for Neutral (logit adjustment, Menon et al. 2021): of `balanced` by the mean five-class recall of the sets
+   of images, of `diary` by the criterion (`moodreel.training.evaluation.criterion`). Of the offsets that come within
+   `TOLERANCE` of the best it is the one nearest to 0, since smaller differences are chance.
+2. A temperature for pictures and one for clips, by the negative log-likelihood. Each set has the same weight.
+3. The confidence from which a prediction is certain (`calibration.fit_certain_from`), on all sets with the same weight.
+
+A prediction of a model of seven labels is right if its label is the true one; on a set that does not have all seven, if
+both are the same one of the five.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean
+
+import numpy as np
+import torch
+
+from moodreel.emotions import FIVE
+from moodreel.errors import DataInvalid, MoodreelError
+from moodreel.faces.quality import MIN_CONFIDENCE
+from moodreel.models.model_card import BALANCED, PRIORS, ModelCard, Prior
+from moodreel.models.predictor import FacePredictor, calibrate
+from moodreel.training.data.clips import TALKER_LABEL
+from moodreel.training.data.dataset import CLIPS, IMAGES, Dataset
+from moodreel.training.data.label_mapping import map_label, mapping_matrix
+from moodreel.training.data.loading import DataContext
+from moodreel.training.evaluation.calibration import binned_calibration_error, fit_certain_from, fit_temperature
+from moodreel.training.evaluation.criterion import (
+    SetEvaluation,
+    SetPredictions,
+    compute_criterion,
+    evaluate_set,
+    format_number,
+    format_table,
+    predict_sets,
+)
+from moodreel.training.evaluation.face_model import EvaluatedFaceModel
+from moodreel.training.evaluation.metrics import Predictions
+
+OFFSETS = tuple(number / 10 for number in range(-40, 11))
+"""Candidates for the offset of Neutral."""
+TOLERANCE = 0.005
+"""Difference of a mean recall or of a criterion."""
+PRECISION = 0.85
+"""Fraction of the certain predictions that is right."""
+_TINY = 1e-30
+
+
+@dataclass(frozen=True, eq=False)
+class CalibrationSet:
+    """Predictions of a model without calibration on one set.
+
+    Attributes:
+        predictions: In the model's own labels.
+        labels: The C labels of the model.
+        right: bool (N, C), which of these labels are right for each example.
+        by_offset: Evaluation with each of `OFFSETS`.
+    """
+
+    predictions: SetPredictions
+    labels: tuple[str, ...]
+    right: np.ndarray
+    by_offset: tuple[SetEvaluation, ...]
+
+    @property
+    def kind(self) -> str:
+        """One of `criterion.KINDS`."""
+        return self.predictions.kind
+
+    @property
+    def found(self) -> np.ndarray:
+        """Where there is a face, bool (N,)."""
+        return self.predictions.predictions.found
+
+
+@dataclass(frozen=True, eq=False)
+class PriorMetrics:
+    """Metrics of a model under one prior on one set.
+
+    Attributes:
+        evaluation: Metrics in five labels.
+        ece: Expected calibration error of the faces found.
+        certain: Fraction of the faces found whose prediction is certain.
+        precision: Fraction of these that is right; None where none is certain.
+        prior: The calibration.
+    """
+
+    evaluation: SetEvaluation
+    ece: float
+    certain: float
+    precision: float | None
+    prior: Prior
+
+
+def card_prior(card: ModelCard, name: str) -> Prior:
+    """Return a card's calibration of clips and pictures under a prior, or its only one."""
+    return card.priors[name] if card.priors else Prior({}, card.temperature, card.temperature, MIN_CONFIDENCE)
+
+
+def predict_uncalibrated(
+    model: EvaluatedFaceModel, sets: Sequence[Dataset], context: DataContext, *, device: str = "cpu"
+) -> list[CalibrationSet]:
+    """Predict without calibration for several sets; clips of low trust are left out.
+
+    Raises:
+        MoodreelError: The model has scales, or as `criterion.predict_sets`.
+        DataInvalid: As `criterion.predict_sets`, or no face is found in a set.
+    """
+    card = model.info.card
+    if card.scales:
+        raise MoodreelError(f"The model.json of {model.name!r} has scales; remove them, since offsets replace them.")
+    plain = replace(card, temperature=1.0, moment_temperature=1.0, priors={})
+    predictor = FacePredictor(model.predictor.network, plain, sha256=model.info.sha256, device=device)
+    parts = predict_sets(EvaluatedFaceModel(model.name, model.path, predictor), sets, context)
+    return [make_calibration_set(part, predictor.info.labels) for part in parts if part.counts]
+
+
+def make_calibration_set(part: SetPredictions, labels: tuple[str, ...]) -> CalibrationSet:
+    """Prepare uncalibrated predictions for a fit. Raises DataInvalid if no face was found."""
+    if not part.predictions.found.any():
+        raise DataInvalid(f"No face was found in {part.name}; check its files.")
+    by_offset = (_adjust(part, labels, _neutral_prior(labels, offset)) for offset in OFFSETS)
+    evaluations = tuple(evaluate_set(adjusted, labels) for adjusted in by_offset)
+    return CalibrationSet(part, labels, _right_labels(part.labels, labels), evaluations)
+
+
+def _right_labels(truth: Sequence[str], labels: Sequence[str]) -> np.ndarray:
+    """Return which of a model's labels are right for each example, bool (N, C)."""
+    exact = mapping_matrix(truth, labels) > 0
+    if exact.any(axis=0).all():
+        return exact
+    same_of_five: np.ndarray = mapping_matrix(truth, FIVE) @ mapping_matrix(labels, FIVE).T > 0
+    return same_of_five
+
+
+def can_fit(sets: Sequence[CalibrationSet]) -> bool:
+    """Tell whether priors can be fitted on sets: that takes images, and clips or talkers."""
+    kinds = {each.kind for each in sets}
+    return IMAGES in kinds and len(kinds) > 1
+
+
+def fit_priors(sets: Sequence[CalibrationSet]) -> dict[str, Prior]:
+    """Fit the calibration under each of `PRIORS`. Raises DataInvalid if the sets do not allow it."""
+    if not can_fit(sets):
+        raise DataInvalid("Priors are fitted on images, and on clips or talkers; give --data for both.")
+    return {name: _fit_prior(sets, name) for name in PRIORS}
+
+
+def leave_one_out(sets: Sequence[CalibrationSet]) -> dict[str, list[PriorMetrics]]:
+    """Measure each set under priors that were fitted on all others, where these allow a fit; by prior."""
+    results: dict[str, list[PriorMetrics]] = {name: [] for name in PRIORS}
+    for each in sets:
+        others = [other for other in sets if other is not each]
+        if can_fit(others):
+            for name, prior in fit_priors(others).items():
+                results[name].append(measure_prior(each, prior))
+    return results
+
+
+def measure_prior(each: CalibrationSet, prior: Prior) -> PriorMetrics:
+    """Measure a calibration on one set."""
+    adjusted = _adjust(each.predictions, each.labels, prior)
+    confidence, correct = _confidence(each, prior)
+    certain = confidence >= prior.certain_from
+    return PriorMetrics(
+        evaluation=evaluate_set(adjusted, each.labels),
+        ece=binned_calibration_error(confidence, correct),
+        certain=float(certain.mean()),
+        precision=float(correct[certain].mean()) if certain.any() else None,
+        prior=prior,
+    )
+
+
+def summarize_priors(name: str, before: Prior, sets: Sequence[CalibrationSet], priors: Mapping[str, Prior]) -> str:
+    """Describe a model before and after, and with each set left out of the fit, in Markdown tables.
+
+    Args:
+        name: Of the model.
+        before: Its calibration before.
+        sets: What the priors were fitted on.
+        priors: The calibration under each of `PRIORS`.
+    """
+    lines = [
+        f"Pictures and clips of other data sets, `{name}`. An answer is certain from the confidence `certain from`, "
+        f"chosen so that at least {100 * PRECISION:.0f} % of the certain answers are right (lower end of the one-sided "
+        "95 % Wilson interval over all sets, each of the same weight). ECE and certain answers are of the faces found.",
+        "",
+        "Before:",
+        "",
+        _table([measure_prior(each, before) for each in sets]),
+        "",
+        "What the offset of Neutral does: mean recall of pictures, share of clips that is right.",
+        "",
+        _offset_table(sets),
+    ]
+    left_out = leave_one_out(sets)
+    for prior, calibration in priors.items():
+        fitted = _table([measure_prior(each, calibration) for each in sets])
+        lines += ["", f"Prior `{prior}`, measured on the sets that it was fitted on:", "", fitted]
+        if left_out[prior]:
+            lines += ["", f"Prior `{prior}`, each set measured with what was fitted on all others:", ""]
+            lines.append(_table(left_out[prior]))
+    return "\n".join(lines)
+
+
+def _neutral_prior(labels: Sequence[str], offset: float) -> Prior:
+    """Return an offset for Neutral without temperatures."""
+    neutral = next((label for label in labels if map_label(label, FIVE) == TALKER_LABEL), None)
+    return Prior({neutral: offset} if neutral else {}, 1.0, 1.0, 0.0)
+
+
+def _adjust(part: SetPredictions, labels: Sequence[str], prior: Prior) -> SetPredictions:
+    """Apply a calibration to uncalibrated predictions."""
+    temperature = prior.moment_temperature if part.kind == IMAGES else prior.temperature
+    probabilities = calibrate(_logits(part, labels, prior), temperature, None)
+    return replace(part, predictions=Predictions(probabilities.astype(float), part.predictions.found))
+
+
+def _logits(part: SetPredictions, labels: Sequence[str], prior: Prior) -> torch.Tensor:
+    """Return logits with a prior's offsets, before the temperature, float32 (N, C)."""
+    log_probabilities = np.log(np.maximum(part.predictions.probabilities, _TINY))
+    return torch.from_numpy(log_probabilities + [prior.offsets.get(label, 0.0) for label in labels]).float()
+
+
+def _fit_prior(sets: Sequence[CalibrationSet], name: str) -> Prior:
+    criteria = [compute_criterion([each.by_offset[at] for each in sets]) for at in range(len(OFFSETS))]
+    scores = [criterion.parts[IMAGES] if name == BALANCED else criterion.value or 0.0 for criterion in criteria]
+    near_best = [offset for offset, score in zip(OFFSETS, scores, strict=True) if score >= max(scores) - TOLERANCE]
+    prior = _neutral_prior(sets[0].labels, min(near_best, key=abs))
+    pictures = _fit_temperature([each for each in sets if each.kind == IMAGES], prior)
+    clips = [each for each in sets if each.kind != IMAGES]
+    # Talkers alone have one label, whose likelihood only asks for more confidence.
+    has_labels = any(each.kind == CLIPS for each in clips)
+    temperature = _fit_temperature(clips, prior) if has_labels else pictures
+    prior = replace(prior, temperature=temperature, moment_temperature=pictures)
+    confidence, correct = zip(*(_confidence(each, prior) for each in sets), strict=True)
+    certain_from = fit_certain_from(np.concatenate(confidence), np.concatenate(correct), _weights(sets), PRECISION)
+    return replace(prior, certain_from=certain_from)
+
+
+def _fit_temperature(sets: Sequence[CalibrationSet], prior: Prior) -> float:
+    logits = torch.cat([_logits(each.predictions, each.labels, prior)[each.found] for each in sets])
+    right = torch.from_numpy(np.concatenate([each.right[each.found] for each in sets]))
+    return round(fit_temperature(logits, right, torch.from_numpy(_weights(sets)).float()), 4)
+
+
+def _weights(sets: Sequence[CalibrationSet]) -> np.ndarray:
+    """Return weights of the faces found, float64, that give each set the same weight."""
+    return np.concatenate([np.full(each.found.sum(), 1 / each.found.sum()) for each in sets])
+
+
+def _confidence(each: CalibrationSet, prior: Prior) -> tuple[np.ndarray, np.ndarray]:
+    """Return the confidence of each face found, and whether its prediction is right."""
+    probabilities = _adjust(each.predictions, each.labels, prior).predictions.probabilities[each.found]
+    best = probabilities.argmax(axis=1)
+    return probabilities.max(axis=1), each.right[each.found][np.arange(len(best)), best]
+
+
+def _table(results: Sequence[PriorMetrics]) -> str:
+    head = ("set", "kind", "examples", "accuracy", "mean recall", "ECE", "certain", "right of certain")
+    certain = [result.certain for result in results]
+    means = (
+        fmean(result.evaluation.metrics.accuracy for result in results),
+        fmean(result.evaluation.metrics.balanced_accuracy for result in results),
+        fmean(result.ece for result in results),
+        fmean(certain),
+        fmean([result.precision or 0.0 for result in results], weights=certain) if any(certain) else None,
+    )
+    means_row = ("all, each of the same weight", "", "", *map(format_number, means), "", "", "")
+    return format_table([(*head, "offset", "temperature", "certain from"), *map(_row, results), means_row])
+
+
+def _offset_table(sets: Sequence[CalibrationSet]) -> str:
+    rows = [("offset", *(each.predictions.name for each in sets), "mean of pictures", "criterion")]
+    for at, offset in enumerate(OFFSETS):
+        if offset % 0.5 == 0:
+            evaluations = [each.by_offset[at] for each in sets]
+            criterion = compute_criterion(evaluations)
+            values = (*(evaluation.score for evaluation in evaluations), criterion.parts[IMAGES], criterion.value)
+            rows.append((f"{offset:g}", *map(format_number, values)))
+    return format_table(rows)
+
+
+def _row(result: PriorMetrics) -> tuple[str, ...]:
+    metrics, prior = result.evaluation.metrics, result.prior
+    shares = (metrics.accuracy, metrics.balanced_accuracy, result.ece, result.certain, result.precision)
+    temperature = prior.moment_temperature if result.evaluation.kind == IMAGES else prior.temperature
+    numbers = (sum(prior.offsets.values()), temperature, prior.certain_from)
+    names = (result.evaluation.name, result.evaluation.kind, str(metrics.examples))
+    return *names, *map(format_number, shares), *(f"{number:g}" for number in numbers)
