@@ -189,7 +189,13 @@ def measure(
     predictions = predictor.predict([[observation.features] for observation in observations], per_frame=False)
     certain = found.copy()
     certain[found] = [
-        assess_quality([observation], [size], face_coverage=1, confidence=float(prediction.probabilities.max())).reason
+        assess_quality(
+            [observation],
+            [size],
+            face_coverage=1,
+            confidence=float(prediction.probabilities.max()),
+            certain_from=predictor.certain_from,
+        ).reason
         is None
         for observation, size, prediction in zip(observations, sizes, predictions, strict=True)
     ]

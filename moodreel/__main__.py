@@ -87,7 +87,8 @@ def _overview() -> argparse.ArgumentParser:
         epilog="`moodreel COMMAND --help` shows the options of a command. `moodreel FILE ...` is short for "
         "`moodreel predict FILE ...`.",
     )
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    # argparse leaves room for the names of commands by this text: it must be two characters longer than the longest.
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND ...")
     for name, subcommand in SUBCOMMANDS.items():
         commands.add_parser(name, help=subcommand.help)
     return parser
