@@ -87,7 +87,9 @@ class AudioVisualPredictor:
             encoded = pool.map(self._encode_faces, faces.split(min(FACE_BATCH_SIZE, -(-len(faces) // 2))))
             features = torch.zeros(*batch.face_mask.shape, FEATURE_DIM)
             features[batch.face_mask] = torch.cat(list(encoded))
-        logits = network.fusion(network.fusion_inputs(features, batch.face_mask, batch.mels, batch.audio_mask))
+        logits = network.fusion(
+            network.fusion_inputs(features, batch.face_mask, network.prepare_audio(batch), batch.audio_mask)
+        )
         return logits
 
     def _encode_faces(self, faces: torch.Tensor) -> torch.Tensor:

@@ -264,7 +264,7 @@ def _assemble(frames: _FrameCrops | None, sound: AudioClip | None, report: _Load
     timeline = frames.timeline if frames else ClipTimeline(sound.duration if sound else 0.0)
     faces, has_face = _face_windows(frames, timeline)
     start = time.perf_counter()
-    mels, has_audio = _mel_windows(sound, timeline)
+    samples, mels, has_audio = _audio_windows(sound, timeline)
     report.timings["sound"] = report.timings.get("sound", 0.0) + elapsed_ms(start)
     filled = has_face.any(axis=1) | has_audio
     if not has_face.any():
@@ -274,7 +274,9 @@ def _assemble(frames: _FrameCrops | None, sound: AudioClip | None, report: _Load
     if not filled.any():
         raise report.to_error()
     return LoadedClip(
-        batch=AudioVisualBatch(*(torch.from_numpy(array[filled]) for array in (faces, has_face, mels, has_audio))),
+        batch=AudioVisualBatch(
+            *(torch.from_numpy(array[filled]) for array in (faces, has_face, mels, has_audio, samples))
+        ),
         starts=tuple(start for start, keep in zip(timeline.starts, filled.tolist(), strict=True) if keep),
         seconds=timeline.seconds,
         frames=len(frames.times) if frames else 0,
@@ -296,12 +298,16 @@ def _face_windows(frames: _FrameCrops | None, timeline: ClipTimeline) -> tuple[n
     return faces, has_face
 
 
-def _mel_windows(sound: AudioClip | None, timeline: ClipTimeline) -> tuple[np.ndarray, np.ndarray]:
-    """Return float32 (W, MEL_BANDS, MEL_STEPS) spectrograms and bool (W,), where there is one."""
+def _audio_windows(sound: AudioClip | None, timeline: ClipTimeline) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return float32 (W, M) samples, float32 (W, MEL_BANDS, MEL_STEPS) spectrograms and bool (W,), where sound is.
+
+    Rows without sound are zeros.
+    """
     count = len(timeline.starts)
+    samples = np.zeros((count, round(clip_sampler.SECONDS * audio.SAMPLE_RATE)), np.float32)
     mels, has_audio = np.zeros((count, MEL_BANDS, MEL_STEPS), np.float32), np.zeros(count, bool)
     for row, start in enumerate(timeline.starts):
-        samples = sound.slice(start - timeline.audio_start, clip_sampler.SECONDS) if sound else None
-        if samples is not None and not audio.is_silent(samples):
-            mels[row], has_audio[row] = log_mel(samples), True
-    return mels, has_audio
+        part = sound.slice(start - timeline.audio_start, clip_sampler.SECONDS) if sound else None
+        if part is not None and not audio.is_silent(part):
+            samples[row], mels[row], has_audio[row] = part, log_mel(part), True
+    return samples, mels, has_audio

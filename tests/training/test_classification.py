@@ -28,14 +28,18 @@ from moodreel.training.engine import trainer
 from moodreel.training.engine.schedule import Phase
 from moodreel.training.engine.trainer import TrainerConfig, fit
 from moodreel.training.evaluation.audiovisual_model import EvaluatedAudioVisualModel
+from moodreel.training.evaluation.open_models import open_models
+from moodreel.training.experiment import audiovisual_adapter
 from moodreel.training.experiment.adapter import ClassificationOptions
 from moodreel.training.experiment.architecture_table import ADAPTERS
 from moodreel.training.experiment.audiovisual_inputs import AudioInputs, ClipInputs, FaceInputs
 from moodreel.training.experiment.classification import ClassificationTask
 from moodreel.training.experiment.config import TrainConfig
 from moodreel.training.experiment.face_architectures import CropInputs, PortraitInputs, TrackInputs
+from moodreel.training.experiment.recipe import STORE
 from moodreel.training.experiment.runner import training_phases
 from tests.support import ravdess, synthetic_frames
+from tests.support.whisper_weights import random_arrays, write_ctranslate2
 
 COUNT, LABELS = 32, ("one", "two", "three", "four")
 TRUTH = np.arange(COUNT) % len(LABELS)
@@ -390,6 +394,22 @@ def test_synthetic_pairs_are_named_in_model_json_and_card(recordings, cache, tmp
 
 
 @pytest.mark.training
+def test_whisper_hears_pairs_and_is_named_in_model_json(recordings, cache, tmp_path, monkeypatch):
+    monkeypatch.setitem(DATASETS, "ferplus", lambda path: faces_of_eight())
+    write_ctranslate2(tmp_path / "model.bin", random_arrays(layers=2))
+    monkeypatch.setattr(audiovisual_adapter, "find_pretrained", lambda: tmp_path / "model.bin")
+    words = ("--faces", f"ferplus:{recordings}", "--epochs", "2", "--mixup-prob", "1", "--model-arg", "fusion=gated")
+    words += ("--model-arg", "voice=whisper", "--weights", "float16")
+    fields = run(tmp_path / "pairs", f"ravdess-audio:{recordings}", cache, *words, preset="audio-visual")
+    assert "OpenAI's Whisper tiny.en (MIT)" in fields["licence"]
+    assert "sound at 16 kHz" in fields["input"]
+    encoder = load_audiovisual_model(tmp_path / "pairs").network.audio.encoder
+    expected = random_arrays(layers=2)["encoder/layer_1/ffn/linear_0/weight"]
+    np.testing.assert_array_equal(encoder.layers[1].linear1.weight.detach(), expected)
+    assert open_models([str(tmp_path / "pairs")], STORE)[0].run_once()
+
+
+@pytest.mark.training
 def test_pairs_start_from_audio_branches_of_the_same_folds(recordings, cache, tmp_path, monkeypatch):
     monkeypatch.setitem(DATASETS, "ferplus", lambda path: faces_of_eight())
     data, folded = f"ravdess-audio:{recordings}", ("--folds", "2", "--model-arg", "fusion=late")
@@ -440,6 +460,7 @@ def test_pairing_names_labels_without_faces(recordings):
         (["improved-cnn", "--data", "nothing:here"], "There is no set 'nothing'; name one of ferplus"),
         (["improved-cnn", "--data", "images:nowhere"], "There is no nowhere; name the folder"),
         (["audio-visual", "--data", "{image_folder}", "--model-arg", "fusion=early"], "fusion early"),
+        (["audio-visual", "--data", "{image_folder}", "--model-arg", "voice=whisper"], "takes voice=cnn only"),
         (["improved-cnn", "--data", "{image_folder}", "--model-arg", "hidden"], "--model-arg takes NAME=VALUE"),
         (["improved-cnn", "--data", "{image_folder}", "--model-arg", "depth=3"], "improved-cnn cannot be built"),
         (["improved-cnn", "--data", "{image_folder}", "--pretrained", "x"], "omit --pretrained"),

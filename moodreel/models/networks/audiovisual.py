@@ -1,4 +1,4 @@
-"""Define a network for faces and voices: a ResNet-18 for faces, a small CNN for spectrograms, and a fusion.
+"""Define a network for faces and voices: a ResNet-18 for faces, a small CNN or Whisper for voices, and a fusion.
 
 Parameters, those of the published description in brackets: trunk 11,176,512 (11.2 M), audio 154,720 (154 K), and
 `xattn` 239,488 (239 K) without its head, which has 67,848 for eight classes (`concat`) or 34,057 (`gated`), and without
@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from moodreel.models.model_card import MODALITIES
 from moodreel.models.networks.fusion import AUDIO_DIM, FUSIONS, FusionInputs
 from moodreel.models.networks.resnet18 import FEATURE_DIM, INPUT_SIDE, ResNet18, normalize
+from moodreel.models.networks.whisper import WIDTH, WhisperVoice
 
 __all__ = ["MODALITIES", "AudioCNN", "AudioVisualBatch", "AudioVisualNet"]
 
@@ -31,19 +32,22 @@ class AudioVisualBatch:
         face_mask: bool (B, T), which frames show a face.
         mels: float32 (B, 64, steps), as `log_mel` of `moodreel.media.mel_spectrogram` makes them.
         audio_mask: bool (B,), which windows have sound.
+        samples: float32 (B, 48000), the sound itself, `SAMPLE_RATE` samples a second; None where no network reads it.
     """
 
     faces: torch.Tensor
     face_mask: torch.Tensor
     mels: torch.Tensor
     audio_mask: torch.Tensor
+    samples: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.audio_mask)
 
     def select(self, rows: torch.Tensor) -> "AudioVisualBatch":
         """Return some of the windows, by index, int64, or by mask, bool (B,)."""
-        return AudioVisualBatch(self.faces[rows], self.face_mask[rows], self.mels[rows], self.audio_mask[rows])
+        samples = None if self.samples is None else self.samples[rows]
+        return AudioVisualBatch(self.faces[rows], self.face_mask[rows], self.mels[rows], self.audio_mask[rows], samples)
 
     def modalities(self) -> list[tuple[str, ...]]:
         """Return the modalities that each window has, in the order of `MODALITIES`."""
@@ -116,6 +120,7 @@ class AudioVisualNet(nn.Module):
         grey: bool = False,
         detail: int = 0,
         levelled: bool = False,
+        voice: str = "cnn",
         **options: object,
     ) -> None:
         """Build the network.
@@ -130,14 +135,19 @@ class AudioVisualNet(nn.Module):
             grey: Whether to drop the colors of faces.
             detail: Pixels a side to which larger faces are shrunk before they are resized to the input; 0 for none.
             levelled: Whether to standardize each spectrogram by itself; see `AudioCNN`.
+            voice: "cnn" for `AudioCNN`, or "whisper" for `WhisperVoice`, which is for all fusions but `xattn`.
             options: Further arguments of the fusion, such as `head` of `xattn`.
         """
         super().__init__()
         if fusion not in FUSIONS:
             raise ValueError(f"There is no fusion {fusion}; there are {', '.join(FUSIONS)}.")
+        if voice not in ("cnn", "whisper"):
+            raise ValueError(f"The voice is cnn or whisper, not {voice}.")
+        if voice == "whisper" and fusion == "xattn":
+            raise ValueError("The fusion xattn reads spectrograms: it takes voice=cnn only.")
         self.grayscale, self.detail_side = grey, detail
         self.trunk = ResNet18()
-        self.audio = AudioCNN(normalize_per_sample=levelled)
+        self.audio = (WhisperVoice if voice == "whisper" else AudioCNN)(normalize_per_sample=levelled)
         self.fusion = FUSIONS[fusion](classes=classes, dropout=dropout, **options)
 
     def forward(self, batch: AudioVisualBatch) -> torch.Tensor:
@@ -145,7 +155,7 @@ class AudioVisualNet(nn.Module):
         if not (batch.face_mask.any(dim=1) | batch.audio_mask).all():
             raise ValueError("A window shows no face and has no sound: there is nothing to answer from.")
         face_mask, audio_mask = batch.face_mask.to(self.device), batch.audio_mask.to(self.device)
-        inputs = self.fusion_inputs(self.encode_frames(batch), face_mask, batch.mels, audio_mask)
+        inputs = self.fusion_inputs(self.encode_frames(batch), face_mask, self.prepare_audio(batch), audio_mask)
         logits: torch.Tensor = self.fusion(inputs)
         return logits
 
@@ -171,22 +181,41 @@ class AudioVisualNet(nn.Module):
         features: torch.Tensor = self.trunk(images)
         return features
 
+    def prepare_audio(self, batch: AudioVisualBatch) -> torch.Tensor:
+        """Compute what the audio network reads; zeros where there is no sound.
+
+        Returns:
+            Standardized log-mel spectrograms (B, 64, steps), or Whisper's statistics over time (B, 768).
+
+        Raises:
+            ValueError: The network reads the sound itself, and the batch has spectrograms alone.
+        """
+        mask = batch.audio_mask.to(self.device)
+        if isinstance(self.audio, AudioCNN):
+            return self.audio.standardize(batch.mels.to(self.device)).masked_fill(~mask[:, None, None], 0)
+        statistics = torch.zeros(len(mask), 2 * WIDTH, device=self.device)
+        if not mask.any():
+            return statistics
+        if batch.samples is None:
+            raise ValueError("This network reads the sound itself; a spectrogram is not enough.")
+        pooled = self.audio.pool(batch.samples.to(self.device)[mask])
+        return statistics.to(pooled.dtype).masked_scatter(mask[:, None], pooled)
+
     def fusion_inputs(
-        self, frame_features: torch.Tensor, face_mask: torch.Tensor, mels: torch.Tensor, audio_mask: torch.Tensor
+        self, frame_features: torch.Tensor, face_mask: torch.Tensor, audio: torch.Tensor, audio_mask: torch.Tensor
     ) -> FusionInputs:
         """Compute the audio features and join them with the frame features (B, T, 512).
 
-        Windows without sound are not given to the audio network.
+        Windows without sound are not given to the audio network. `audio` is the result of `prepare_audio`.
         """
-        mels = self.audio.standardize(mels.to(self.device)).masked_fill(~audio_mask[:, None, None], 0)
-        audio_features = torch.zeros(len(audio_mask), AUDIO_DIM, device=mels.device)
+        audio_features = torch.zeros(len(audio_mask), AUDIO_DIM, device=audio.device)
         if audio_mask.any():
-            encoded = self.audio(mels[audio_mask])
+            encoded = self.audio(audio[audio_mask])
             audio_features = audio_features.to(encoded.dtype).masked_scatter(audio_mask[:, None], encoded)
         return FusionInputs(
             frame_features=frame_features,
             face_mask=face_mask,
-            mels=mels,
+            audio=audio,
             audio_features=audio_features,
             audio_mask=audio_mask,
         )

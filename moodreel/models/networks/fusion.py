@@ -22,14 +22,14 @@ class FusionInputs:
     Attributes:
         frame_features: float32 (B, T, 512), of the trunk; rows without a face are undefined.
         face_mask: bool (B, T), which frames show a face.
-        mels: float32 (B, 64, steps), standardized log-mel spectrograms.
+        audio: what the audio network reads; `xattn` needs standardized log-mel spectrograms, float32 (B, 64, steps).
         audio_features: float32 (B, 128), of the audio network; rows without sound are undefined.
         audio_mask: bool (B,), which windows have sound.
     """
 
     frame_features: torch.Tensor
     face_mask: torch.Tensor
-    mels: torch.Tensor
+    audio: torch.Tensor
     audio_features: torch.Tensor
     audio_mask: torch.Tensor
 
@@ -147,7 +147,7 @@ class CrossAttentionFusion(nn.Module):
         video = torch.where(inputs.has_face[:, None, None], self.video(inputs.frame_features), self.no_video)
         mask = inputs.face_mask.clone()
         mask[:, 0] |= ~inputs.has_face
-        steps = self.steps(inputs.mels).transpose(1, 2) + inputs.audio_features[:, None]
+        steps = self.steps(inputs.audio).transpose(1, 2) + inputs.audio_features[:, None]
         audio = torch.where(inputs.audio_mask[:, None, None], self.audio(steps), self.no_audio)
         # Without the attention weights torch takes a faster path.
         from_audio, _ = self.to_audio(video, audio, audio, need_weights=False)

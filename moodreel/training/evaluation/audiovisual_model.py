@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from moodreel.media.audio import SAMPLE_RATE
 from moodreel.media.mel_spectrogram import MEL_BANDS
 from moodreel.models.audiovisual_registry import AudioVisualPredictor
 from moodreel.models.networks.audiovisual import AudioVisualBatch
@@ -78,4 +79,5 @@ def face_windows(faces: torch.Tensor, *, with_sound: bool = False) -> AudioVisua
         face_mask=torch.ones(faces.shape[:2], dtype=torch.bool),
         mels=torch.zeros(len(faces), MEL_BANDS, MEL_STEPS),
         audio_mask=torch.full((len(faces),), with_sound),
+        samples=torch.zeros(len(faces), round(clip_sampler.SECONDS * SAMPLE_RATE)),
     )

@@ -14,6 +14,7 @@ from moodreel.models.audiovisual_registry import load_audiovisual_model
 from moodreel.models.model_card import AUDIO_VISUAL
 from moodreel.models.networks.audiovisual import AudioVisualNet
 from moodreel.models.networks.resnet18 import load_torchvision_weights
+from moodreel.models.networks.whisper import WhisperVoice
 from moodreel.models.registry import CARD_FILE
 from moodreel.training.augmentation.spectrogram import MelAugmentation
 from moodreel.training.data.clip_cache import load_windows
@@ -29,12 +30,16 @@ from moodreel.training.experiment.audiovisual_inputs import (
     SyntheticPairs,
 )
 from moodreel.training.experiment.classification import InputAdapter
+from moodreel.training.experiment.whisper_init import LICENSE as WHISPER_LICENSE
+from moodreel.training.experiment.whisper_init import find_pretrained, load_encoder
+from moodreel.training.experiment.whisper_inputs import WhisperInputs
 
 INPUT_DESCRIPTIONS = {
     "video": "8 squares around the face (moodreel.faces.features.crop_square)",
     "audio": "a log-mel spectrogram (moodreel.media.mel_spectrogram)",
 }
 """What model.json says of each modality's input."""
+WHISPER_INPUT = "sound at 16 kHz (moodreel.models.networks.whisper)"
 
 
 class AudioVisualAdapter(ArchitectureAdapter):
@@ -46,19 +51,26 @@ class AudioVisualAdapter(ArchitectureAdapter):
     def load_inputs(self, data: Dataset, request: ClassificationRequest) -> tuple[InputAdapter, np.ndarray]:
         """Load the examples of a data set."""
         context, options, augmentation = request.context, request.options, MelAugmentation()
+        whisper = request.model.get("voice") == "whisper"
         if data.media == IMAGES:
             squares, found = load_face_crops(data.examples, context)
             return FaceInputs(squares), found
         dropped = {"drop_video": options.drop_video, "drop_audio": options.drop_audio}
         if data.media == CLIPS:
+            if whisper:
+                raise DataInvalid("voice=whisper learns from recordings, alone or paired with faces; not from clips.")
             clips = load_windows(data.examples, context)
             usable = np.array([clip is not None for clip in clips])
             if not usable.any():
                 raise DataInvalid(f"None of the {len(clips)} clips shows a face or has sound; check the files.")
             return ClipInputs(clips, augmentation, **dropped), usable
-        recordings = [(log_mel(sound.samples), sound.duration) for sound in load_audio(data.examples)]
-        mels, durations = zip(*recordings, strict=True)
-        sounds = AudioInputs(mels, durations, augmentation)
+        sounds: AvInputs
+        if whisper:
+            sounds = WhisperInputs(list(load_audio(data.examples)))
+        else:
+            recordings = [(log_mel(sound.samples), sound.duration) for sound in load_audio(data.examples)]
+            mels, durations = zip(*recordings, strict=True)
+            sounds = AudioInputs(mels, durations, augmentation)
         usable = np.ones(len(data.examples), bool)
         if data.faces is None:
             return sounds, usable
@@ -68,10 +80,13 @@ class AudioVisualAdapter(ArchitectureAdapter):
     def build(self, labels: tuple[str, ...], arguments: Mapping[str, Any], pretrained: Path | None) -> nn.Module:
         """Build a network with its initial weights."""
         network = checked_build(self.name, AudioVisualNet, classes=len(labels), **arguments)
+        if isinstance(network.audio, WhisperVoice):
+            load_encoder(network.audio.encoder, find_pretrained())
         if pretrained and (pretrained / CARD_FILE).is_file():
             own = load_audiovisual_model(pretrained, fuse=False).network
             network.trunk.load_state_dict(own.trunk.state_dict())
-            network.audio.load_state_dict(own.audio.state_dict())
+            if type(own.audio) is type(network.audio):
+                network.audio.load_state_dict(own.audio.state_dict())
         elif pretrained:
             load_torchvision_weights(network.trunk, pretrained)
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -97,3 +112,10 @@ class AudioVisualAdapter(ArchitectureAdapter):
         parts = " and ".join(INPUT_DESCRIPTIONS[name] for name in inputs.modalities)
         modalities = list(inputs.modalities)
         return {"kind": AUDIO_VISUAL, "modalities": modalities, "input": f"{self.input_description}: {parts}"}
+
+    def write(self, out: Path, network: nn.Module, fields: dict[str, Any], weights: str, **statement: str) -> None:
+        """Write weights and model.json; the license of pretrained weights is stated with ours."""
+        if fields["arguments"].get("voice") == "whisper":
+            statement["licence"] += f"; {WHISPER_LICENSE}"
+            fields["input"] = fields["input"].replace(INPUT_DESCRIPTIONS["audio"], WHISPER_INPUT)
+        super().write(out, network, fields, weights, **statement)

@@ -13,7 +13,7 @@ from moodreel.emotions import EIGHT_TO_SEVEN
 from moodreel.errors import DataInvalid
 from moodreel.media.audio import SAMPLE_RATE
 from moodreel.media.mel_spectrogram import HOP_LENGTH, MEL_BANDS
-from moodreel.models.networks.audiovisual import MODALITIES, AudioVisualBatch, AudioVisualNet
+from moodreel.models.networks.audiovisual import MODALITIES, AudioCNN, AudioVisualBatch, AudioVisualNet
 from moodreel.models.networks.resnet18 import INPUT_SIDE
 from moodreel.pipelines.clip_sampler import FRAMES, window_starts
 from moodreel.training.augmentation.image import augment_face_square
@@ -40,11 +40,14 @@ class AvBatch:
         windows: B windows.
         frames: float32 (B, T, 512), the trunk's features of the faces where they are known; the images in `windows`
             are not read then.
+        voices: float32 (B, 768), Whisper's statistics of the sound where they are known; the sound in `windows` is not
+            read then.
         owners: int64 (B,), the example of each window, whose probabilities are averaged; None where each has one.
     """
 
     windows: AudioVisualBatch
     frames: torch.Tensor | None = None
+    voices: torch.Tensor | None = None
     owners: torch.Tensor | None = None
 
 
@@ -65,7 +68,7 @@ class AvInputs(InputAdapter):
         """Set the network's input normalization from the training rows."""
         assert isinstance(network, AudioVisualNet)
         values = np.concatenate([np.zeros(0, np.float32), *(mel.ravel() for mel in self.mels_of(rows))])
-        if len(values):
+        if len(values) and isinstance(network.audio, AudioCNN):
             network.audio.mean.fill_(float(values.mean()))
             network.audio.std.fill_(max(float(values.std()), 1e-3))
 
@@ -80,7 +83,8 @@ class AvInputs(InputAdapter):
             audio_mask=own.audio_mask | other.audio_mask,
         )
         frames = None if inputs.frames is None else inputs.frames.lerp(inputs.frames[rows], 1 - weight)
-        return AvBatch(mixed, frames)
+        voices = None if inputs.voices is None else inputs.voices.lerp(inputs.voices[rows], 1 - weight)
+        return AvBatch(mixed, frames, voices)
 
     def forward(self, network: nn.Module, inputs: AvBatch, phase: Phase | None = None) -> torch.Tensor:
         """Return the network's logits (B, C)."""
@@ -88,7 +92,8 @@ class AvInputs(InputAdapter):
         network.input_side = SMALL_FACE_SIDE if phase is not None and phase.name == SMALL_FACES else INPUT_SIDE
         masks = inputs.windows.face_mask.to(network.device), inputs.windows.audio_mask.to(network.device)
         frames = network.encode_frames(inputs.windows) if inputs.frames is None else inputs.frames.to(network.device)
-        logits: torch.Tensor = network.fusion(network.fusion_inputs(frames, masks[0], inputs.windows.mels, masks[1]))
+        voices = network.prepare_audio(inputs.windows) if inputs.voices is None else inputs.voices.to(network.device)
+        logits: torch.Tensor = network.fusion(network.fusion_inputs(frames, masks[0], voices, masks[1]))
         if inputs.owners is None:
             return logits
         owners = inputs.owners.to(logits.device)
@@ -144,7 +149,7 @@ class FaceInputs(AvInputs):
     def batch(self, rows: np.ndarray, rng: np.random.Generator | None, phase: Phase | None = None) -> AvBatch:
         """Return the inputs of some examples, augmented if there is an `rng`."""
         faces = np.stack([augment_face_square(self.faces[row], INPUT_SIDE, rng) for row in rows])[:, None]
-        return AvBatch(_single_modality(faces=torch.from_numpy(faces)))
+        return AvBatch(single_modality(faces=torch.from_numpy(faces)))
 
 
 @dataclass(eq=False)
@@ -165,11 +170,11 @@ class AudioInputs(AvInputs):
         """Return the inputs of some examples, augmented if there is an `rng`."""
         if rng is not None:
             mels = np.stack([augment_mel(self.mels[row], rng, self.augmentation) for row in rows])
-            return AvBatch(_single_modality(mels=torch.from_numpy(mels)))
+            return AvBatch(single_modality(mels=torch.from_numpy(mels)))
         windows = [self._windows(row) for row in rows]
         owners = torch.tensor([index for index, each in enumerate(windows) for _ in each])
         mels = np.stack([window for each in windows for window in each])
-        return AvBatch(_single_modality(mels=torch.from_numpy(mels)), owners=owners)
+        return AvBatch(single_modality(mels=torch.from_numpy(mels)), owners=owners)
 
     def _windows(self, row: int) -> list[np.ndarray]:
         return [
@@ -184,9 +189,7 @@ class SyntheticPairs(PairedInputs):
     The faces are encoded once by the network's trunk, which is then frozen.
     """
 
-    unused = ("trunk.",)
-
-    def __init__(self, sounds: AudioInputs, data: Dataset, crops: Images, seed: int, **dropped: float) -> None:
+    def __init__(self, sounds: AvInputs, data: Dataset, crops: Images, seed: int, **dropped: float) -> None:
         """Choose the faces.
 
         Args:
@@ -202,6 +205,7 @@ class SyntheticPairs(PairedInputs):
         super().__init__(**dropped)
         assert data.faces is not None and data.faces.published_split is not None
         self.sounds, self.truth, self._crops, self._seed = sounds, data.truth, crops, seed
+        self.unused = sounds.unused
         self._wanted = [data.faces.labels.index(EIGHT_TO_SEVEN.get(label, label)) for label in data.labels]
         rng, truth = np.random.default_rng(seed), data.faces.truth
         self._rows = [
@@ -216,16 +220,12 @@ class SyntheticPairs(PairedInputs):
             raise DataInvalid(f"{data.faces.name} lacks faces for {', '.join(missing)} on one side of its split.")
         self._trunk: list[torch.Tensor] = []
 
-    def mels_of(self, rows: np.ndarray) -> list[np.ndarray]:
-        """Return the spectrograms of some examples."""
-        return self.sounds.mels_of(rows)
-
     def init_statistics(self, network: nn.Module, rows: np.ndarray) -> None:
         """Set the network's input normalization, and encode all faces; those to train on also augmented.
 
         Networks with the same trunk, as those of all folds, share the features.
         """
-        super().init_statistics(network, rows)
+        self.sounds.init_statistics(network, rows)
         assert isinstance(network, AudioVisualNet)
         trunk = [tensor.cpu() for tensor in network.trunk.state_dict().values()]
         if self._trunk and all(map(torch.equal, trunk, self._trunk)):
@@ -252,7 +252,7 @@ class SyntheticPairs(PairedInputs):
 
     def batch(self, rows: np.ndarray, rng: np.random.Generator | None, phase: Phase | None = None) -> AvBatch:
         """Return the inputs of some examples, augmented if there is an `rng`."""
-        batch = self.sounds.batch(rows, rng, phase)
+        batch: AvBatch = self.sounds.batch(rows, rng, phase)
         features, pools = self._val_faces if rng is None else self._train_faces
         chosen = np.stack([self._choose(pools[self.truth[row]], int(row), rng) for row in rows])
         frames = features[torch.from_numpy(chosen)]
@@ -262,7 +262,7 @@ class SyntheticPairs(PairedInputs):
             faces=torch.zeros(len(frames), FRAMES, 0, 0, 3, dtype=torch.uint8),
             face_mask=torch.ones(len(frames), FRAMES, dtype=torch.bool),
         )
-        return AvBatch(self.drop_modality(windows, rng), frames, batch.owners)
+        return replace(batch, windows=self.drop_modality(windows, rng), frames=frames)
 
     def _choose(self, pool: np.ndarray, row: int, rng: np.random.Generator | None) -> np.ndarray:
         """Return the face of each frame, int64 (T,): one to three in training, the same one each time in evaluation.
@@ -313,7 +313,7 @@ class ClipInputs(PairedInputs):
         )
 
 
-def _single_modality(*, faces: torch.Tensor | None = None, mels: torch.Tensor | None = None) -> AudioVisualBatch:
+def single_modality(*, faces: torch.Tensor | None = None, mels: torch.Tensor | None = None) -> AudioVisualBatch:
     """Return windows of faces or of sound alone."""
     has_video, has_audio = faces is not None, mels is not None
     if faces is None:

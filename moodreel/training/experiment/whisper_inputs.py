@@ -1,0 +1,60 @@
+"""Recordings as networks with Whisper's encoder read them."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from moodreel.media.audio import AudioClip
+from moodreel.media.mel_spectrogram import MEL_BANDS
+from moodreel.models.networks.audiovisual import AudioVisualNet
+from moodreel.models.networks.whisper import WhisperVoice
+from moodreel.pipelines.clip_sampler import SECONDS, window_starts
+from moodreel.training.engine.schedule import Phase
+from moodreel.training.experiment.audiovisual_inputs import AvBatch, AvInputs, single_modality
+
+
+class WhisperInputs(AvInputs):
+    """Recordings as Whisper's encoder, which is frozen, hears them: statistics of windows of three seconds.
+
+    They are computed once, for all folds.
+    """
+
+    modalities = ("audio",)
+    unused = ("trunk.", "audio.encoder.")
+
+    def __init__(self, sounds: Sequence[AudioClip]) -> None:
+        """Take N recordings."""
+        self._sounds = sounds
+        self._windows: list[torch.Tensor] = []
+
+    def init_statistics(self, network: nn.Module, rows: np.ndarray) -> None:
+        """Set the network's input normalization from the training rows; compute all statistics the first time."""
+        assert isinstance(network, AudioVisualNet)
+        assert isinstance(network.audio, WhisperVoice)
+        if not self._windows:
+            network.eval()
+            self._windows = [self._pool(network.audio, sound) for sound in tqdm(self._sounds, "voices", mininterval=5)]
+        std, mean = torch.std_mean(torch.cat([self._windows[row] for row in rows]), dim=0)
+        network.audio.mean.copy_(mean)
+        network.audio.std.copy_(std.clamp_min(1e-3))
+
+    def _pool(self, voice: WhisperVoice, sound: AudioClip) -> torch.Tensor:
+        """Return the statistics of a recording's windows, (W, 768)."""
+        windows = np.stack([sound.slice(start, SECONDS) for start in window_starts(sound.duration)])
+        with torch.inference_mode():
+            pooled = voice.pool(torch.from_numpy(windows).to(voice.mean.device))
+        return pooled.cpu().clone()
+
+    def batch(self, rows: np.ndarray, rng: np.random.Generator | None, phase: Phase | None = None) -> AvBatch:
+        """Return the windows of some examples; with an `rng` one of each."""
+        windows = [self._windows[row] for row in rows]
+        if rng is not None:
+            windows = [each[[int(rng.integers(len(each)))]] for each in windows]
+        owners = torch.tensor([index for index, each in enumerate(windows) for _ in each])
+        voices = torch.cat(windows)
+        # What windows have sound counts, not the spectrogram.
+        heard = single_modality(mels=torch.zeros(len(voices), MEL_BANDS, 0))
+        return AvBatch(heard, voices=voices, owners=owners if rng is None else None)
