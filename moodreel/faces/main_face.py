@@ -27,8 +27,10 @@ def main_face_crops(frames: Sequence[FrameFaces]) -> list[np.ndarray | None]:
     """Return the crop of the main face in each frame, None where it is not visible.
 
     The sampled windows of a long clip may be further apart than a track lasts. After such a gap the main face is
-    selected anew.
+    selected anew. Where no frame has two faces, all are of one person.
     """
+    if all(len(frame.faces) <= 1 for frame in frames):
+        return [frame.faces[0][1] if frame.faces else None for frame in frames]
     crops: list[np.ndarray | None] = []
     tracker = Tracker()
     for segment in _segments(frames):

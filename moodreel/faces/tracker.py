@@ -12,8 +12,9 @@ identifies a person is stored: the vector can distinguish two faces in one frame
 
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 Box = tuple[float, float, float, float]
 """x, y, width, height, in any one unit."""
@@ -160,6 +161,24 @@ class Tracker:
         if track.appearance and appearance:
             cost += APPEARANCE_COST * math.dist(track.appearance, appearance)
         return cost
+
+
+_Face = TypeVar("_Face")
+
+
+def join_tracks(tracks: Mapping[int, Mapping[int, _Face]]) -> dict[int, dict[int, _Face]]:
+    """Join the tracks of a clip into one where no frame has two faces: whoever leaves and returns is one person.
+
+    Args:
+        tracks: The face in each frame, by the index of the frame, of each track id.
+
+    Returns:
+        The joined track, in the order of the frames, under the least track id; or all tracks unchanged.
+    """
+    joined = {frame: face for track in tracks.values() for frame, face in track.items()}
+    if not tracks or len(joined) < sum(map(len, tracks.values())):
+        return {track_id: dict(track) for track_id, track in tracks.items()}
+    return {min(tracks): dict(sorted(joined.items(), key=lambda item: item[0]))}
 
 
 def assign(costs: Sequence[Sequence[float]]) -> list[int | None]:

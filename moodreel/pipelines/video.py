@@ -19,8 +19,8 @@ from moodreel.faces.facial_actions import Explanation
 from moodreel.faces.features import FaceFeatures
 from moodreel.faces.observation import FaceObservation, observe_face
 from moodreel.faces.portrait import crop_portrait, is_person
-from moodreel.faces.quality import FaceQuality, assess_quality, is_clear
-from moodreel.faces.tracker import Box, Tracker
+from moodreel.faces.quality import MIN_FACE_COVERAGE, FaceQuality, assess_quality, is_clear
+from moodreel.faces.tracker import Box, Tracker, join_tracks
 from moodreel.media.video import Frame, VideoReader
 from moodreel.media.video_decoder import VideoLimits
 from moodreel.models.predictor import FacePredictor, ModelInfo, TrackPrediction, label_probabilities
@@ -270,9 +270,11 @@ class VideoPipeline:
         return _ExtractedFrame(frame.time, faces, gray.astype(np.float32))
 
     def _track_people(self, frames: Sequence[_ExtractedFrame], reader: VideoReader) -> dict[int, _Track]:
-        """Track faces, and keep the tracks of people."""
+        """Track faces, and keep the tracks of people who are in more than one stray frame."""
         tracks = _track_faces(frames, reader.width, reader.height)
-        return {number: track for number, track in tracks.items() if self._is_person(track)}
+        people = join_tracks({number: track for number, track in tracks.items() if self._is_person(track)})
+        enough = max(1.0, min(2.0, MIN_FACE_COVERAGE * len(frames)))
+        return {number: track for number, track in people.items() if len(track) >= enough}
 
     def _is_person(self, track: _Track) -> bool:
         observations, sizes = (

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moodreel.faces.landmarker import FaceLandmarker
-from moodreel.faces.tracker import Tracker, assign
+from moodreel.faces.tracker import Tracker, assign, join_tracks
 from moodreel.live.frame import mean_lab_color
 from tests.support import synthetic_frames
 from tests.support.server import STORE
@@ -110,6 +110,17 @@ def test_ended_tracks_are_removed():
     for step in range(200):
         tracker.update(step / 10, [shifted(LEFT, 100 * (step % 7), 100 * (step % 5))])
     assert len(tracker.active_ids) < 50
+
+
+def test_tracks_are_joined_where_no_frame_has_two_faces():
+    assert join_tracks({3: {5: "c", 6: "d"}, 1: {0: "a", 1: "b"}}) == {1: {0: "a", 1: "b", 5: "c", 6: "d"}}
+    assert list(join_tracks({3: {5: "c"}, 1: {0: "a"}})[1]) == [0, 5]
+    assert join_tracks({}) == {}
+
+
+def test_tracks_of_two_people_are_not_joined():
+    tracks = {0: {0: "a", 1: "b"}, 1: {1: "x"}, 2: {8: "c"}}
+    assert join_tracks(tracks) == tracks
 
 
 def test_assignment_has_the_least_total_cost():

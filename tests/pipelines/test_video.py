@@ -119,6 +119,22 @@ def test_a_good_video_is_certain_and_its_quality_is_that_of_the_face(pipeline):
     assert 0 <= quality.yaw < 20
 
 
+def test_a_person_who_leaves_and_returns_is_one(pipeline):
+    faces, nobody = synthetic_frames.face_frames(10), [np.full((240, 320, 3), 120, np.uint8)] * 20
+    frames = [*faces, *nobody, *(np.roll(frame, 60, axis=1) for frame in faces)]
+    result = pipeline.predict(synthetic_video.encode_video(frames, fps=5))
+    assert result.emotion == "Happy"
+    assert result.face_coverage == pytest.approx(0.5, abs=0.03)
+    assert {point.track for point in result.timeline} == {0}
+    assert sum(point.weight for point in result.timeline) == pytest.approx(1, abs=1e-4)
+
+
+def test_a_face_in_one_stray_frame_is_none(pipeline):
+    nobody = [np.full((240, 320, 3), 120, np.uint8)] * 10
+    with pytest.raises(NoFace):
+        pipeline.predict(synthetic_video.encode_video([*nobody, *synthetic_frames.face_frames(1), *nobody], fps=5))
+
+
 def test_a_video_of_a_drawn_face_has_no_face(pipeline):
     data = synthetic_video.encode_video([synthetic_frames.cartoon()] * 10)
     with pytest.raises(NoFace):
