@@ -9,7 +9,7 @@ are cached small for it; those of a long one would take hundreds of megabytes, s
 import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -19,7 +19,7 @@ from moodreel.faces.facial_actions import Explanation
 from moodreel.faces.features import FaceFeatures
 from moodreel.faces.observation import FaceObservation, observe_face
 from moodreel.faces.portrait import crop_portrait, is_person
-from moodreel.faces.quality import MIN_FACE_COVERAGE, FaceQuality, assess_quality, is_clear
+from moodreel.faces.quality import MIN_FACE_COVERAGE, MIN_FACE_SIZE, FaceQuality, assess_quality, is_clear
 from moodreel.faces.tracker import Box, Tracker, join_tracks
 from moodreel.media.video import Frame, VideoReader
 from moodreel.media.video_decoder import VideoLimits
@@ -185,8 +185,10 @@ class VideoPipeline:
         predictor = self._engine.models.get(model)
         with self._engine.slot():
             reader = VideoReader(data, self._limits, fps=fps)
-            frames, timings = self._extract_frames(reader, with_rgb_crop=predictor.requires_rgb_crop, progress=progress)
-            return self._classify(reader, frames, predictor, timings, explain=explain)
+            frames, tracks, timings = self._extract_frames(
+                reader, with_rgb_crop=predictor.requires_rgb_crop, progress=progress
+            )
+            return self._classify(reader, frames, tracks, predictor, timings, explain=explain)
 
     def thumbnail(
         self,
@@ -216,10 +218,10 @@ class VideoPipeline:
         predictor = self._engine.models.get(model)
         with self._engine.slot():
             reader = VideoReader(data, self._limits, fps=fps, cache_side=size)
-            frames, timings = self._extract_frames(reader, with_rgb_crop=predictor.requires_rgb_crop)
+            frames, tracks, timings = self._extract_frames(reader, with_rgb_crop=predictor.requires_rgb_crop)
             result: VideoResult | None = None
             try:
-                result = self._classify(reader, frames, predictor, timings)
+                result = self._classify(reader, frames, tracks, predictor, timings)
                 peak, timings = result.peak, result.timings
             except NoFace:
                 peak = _peak_motion_time(frames)
@@ -244,18 +246,47 @@ class VideoPipeline:
         """
         with self._engine.slot():
             reader = VideoReader(data, self._limits)
-            frames, _ = self._extract_frames(reader, with_rgb_crop=with_rgb_crop)
-            tracks = self._track_people(frames, reader)
+            frames, tracks, _ = self._extract_frames(reader, with_rgb_crop=with_rgb_crop)
             observations = _by_frame(tracks[_main_track(tracks)], len(frames))
             return [observation.features if observation else None for observation in observations]
 
     def _extract_frames(
         self, reader: VideoReader, *, with_rgb_crop: bool, progress: Callable[[float], None] | None = None
+    ) -> tuple[list[_ExtractedFrame], dict[int, _Track], dict[str, float]]:
+        """Extract the sampled frames and the tracks of people; upside down where that shows people and upright none."""
+        frames, timings = self._sample(reader, with_rgb_crop=with_rgb_crop, progress=progress)
+        tracks = self._track_people(frames, reader)
+        if not tracks and self._is_upside_down(reader):
+            turned, more = self._sample(reader, with_rgb_crop=with_rgb_crop, upside_down=True)
+            frames, timings = turned, {stage: timings[stage] + more[stage] for stage in timings}
+            tracks = self._track_people(frames, reader)
+        return frames, tracks, timings
+
+    def _sample(
+        self,
+        reader: VideoReader,
+        *,
+        with_rgb_crop: bool,
+        upside_down: bool = False,
+        progress: Callable[[float], None] | None = None,
     ) -> tuple[list[_ExtractedFrame], dict[str, float]]:
         sampled = reader.frames(min_interval=self._interval, min_frames=SHORT_CLIP_FRAMES, max_side=DETECTION_SIDE)
-        return self._engine.process_frames(
-            sampled, lambda frame: self._extract_frame(frame, with_rgb_crop), progress=progress
-        )
+        extract = self._extract_turned_frame if upside_down else self._extract_frame
+        return self._engine.process_frames(sampled, lambda frame: extract(frame, with_rgb_crop), progress=progress)
+
+    def _is_upside_down(self, reader: VideoReader) -> bool:
+        """Check that most of three frames show a person when they are turned by 180 degrees."""
+        times = [reader.duration * share for share in (0.2, 0.5, 0.8)]
+        frames = [self._extract_turned_frame(frame, False) for frame in reader.frames_at(times)]
+        people = [
+            any(self._is_person({0: ((0, 0, 0, MIN_FACE_SIZE), face)}) for face in frame.faces) for frame in frames
+        ]
+        return 2 * sum(people) > len(people)
+
+    def _extract_turned_frame(self, frame: Frame, with_rgb_crop: bool) -> _ExtractedFrame:
+        """Extract a frame turned by 180 degrees. The boxes are those in the frame as it is."""
+        extracted = self._extract_frame(replace(frame, rgb=np.ascontiguousarray(frame.rgb[::-1, ::-1])), with_rgb_crop)
+        return replace(extracted, faces=tuple(_turn_box(face) for face in extracted.faces))
 
     def _extract_frame(self, frame: Frame, with_rgb_crop: bool) -> _ExtractedFrame:
         faces = tuple(
@@ -288,6 +319,7 @@ class VideoPipeline:
         self,
         reader: VideoReader,
         frames: Sequence[_ExtractedFrame],
+        tracks: dict[int, _Track],
         predictor: FacePredictor,
         timings: dict[str, float],
         *,
@@ -295,7 +327,6 @@ class VideoPipeline:
     ) -> VideoResult:
         """Classify every face in one batch and answer for the main one. Raises NoFace."""
         start = time.perf_counter()
-        tracks = self._track_people(frames, reader)
         main = _main_track(tracks)
         predictions = _predict_tracks(tracks, len(frames), predictor)
         labels, prediction, observations = (
@@ -361,6 +392,11 @@ def _to_thumbnail_result(
         model=model,
         timings=timings,
     )
+
+
+def _turn_box(face: _ExtractedFace) -> _ExtractedFace:
+    x, y, width, height = face.box
+    return replace(face, box=(1 - x - width, 1 - y - height, width, height))
 
 
 def _track_faces(frames: Sequence[_ExtractedFrame], width: int, height: int) -> dict[int, _Track]:

@@ -135,6 +135,15 @@ def test_a_face_in_one_stray_frame_is_none(pipeline):
         pipeline.predict(synthetic_video.encode_video([*nobody, *synthetic_frames.face_frames(1), *nobody], fps=5))
 
 
+def test_an_upside_down_video_gives_the_boxes_of_its_own_pixels(pipeline):
+    frames = synthetic_frames.face_frames(20)
+    upright = pipeline.predict(synthetic_video.encode_video(frames))
+    turned = pipeline.predict(synthetic_video.encode_video([frame[::-1, ::-1] for frame in frames]))
+    assert (turned.emotion, turned.face_coverage) == ("Happy", 1.0)
+    x, y, w, h = upright.timeline[0].box
+    assert turned.timeline[0].box == pytest.approx((320 - x - w, 240 - y - h, w, h), abs=6)
+
+
 def test_a_video_of_a_drawn_face_has_no_face(pipeline):
     data = synthetic_video.encode_video([synthetic_frames.cartoon()] * 10)
     with pytest.raises(NoFace):
