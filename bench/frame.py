@@ -54,14 +54,12 @@ def measure(model: str | None, rounds: int) -> tuple[list[np.ndarray], dict[str,
     frames = [frame.rgb for frame in reader.frames(min_interval=0.2, max_side=DETECTION_SIDE)]
     faces = [engine.landmarker.detect(rgb)[0] for rgb in frames]
     track = [
-        observe_face(rgb, face, with_rgb_crop=predictor.requires_rgb_crop).features
-        for rgb, face in zip(frames, faces, strict=True)
+        observe_face(rgb, face, crop_kind=predictor.crop_kind).features for rgb, face in zip(frames, faces, strict=True)
     ]
     stages: dict[str, Callable[[], object]] = {
         "detect the face": lambda: [engine.landmarker.detect(rgb) for rgb in frames],
         "extract features": lambda: [
-            observe_face(rgb, face, with_rgb_crop=predictor.requires_rgb_crop)
-            for rgb, face in zip(frames, faces, strict=True)
+            observe_face(rgb, face, crop_kind=predictor.crop_kind) for rgb, face in zip(frames, faces, strict=True)
         ],
         f"predict, {predictor.info.name}": lambda: predictor.predict([track]),
     }

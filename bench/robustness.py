@@ -183,7 +183,7 @@ def measure(
     for row, frame in enumerate(frames(scenes, condition)):
         if faces := landmarker.detect(frame):
             found[row] = True
-            observations.append(observe_face(frame, faces[0], with_rgb_crop=predictor.requires_rgb_crop))
+            observations.append(observe_face(frame, faces[0], crop_kind=predictor.crop_kind))
             sizes.append(max(faces[0].box[2] * frame.shape[1], faces[0].box[3] * frame.shape[0]))
         progress()
     predictions = predictor.predict([[observation.features] for observation in observations], per_frame=False)

@@ -1,6 +1,7 @@
 """Extract from a detected face what models read; serving, training and evaluation share it."""
 
 from dataclasses import dataclass
+from enum import Enum
 
 import cv2
 import numpy as np
@@ -39,19 +40,36 @@ _RIGID = list(CANONICAL_POINTS)
 _REFERENCE = np.array(list(CANONICAL_POINTS.values()), dtype=np.float64)
 
 CROP_SIDE = 48
-"""Side of `FaceFeatures.crop` in pixels: the size of the training images, and about that of a face across a room or in
-a small clip. A network for 64 pixels would read upscaled images, at nearly twice the time."""
+"""Side of a gray crop in pixels: the size of FER+'s images."""
 CROP_EYES_PIXELS = 20.0, 17.0
-"""Distance between the centers of the eyes, and from the crop's top to their line, in pixels. The crop then holds the
-face from the hairline to a few pixels below a closed jaw: without hair and clothes, but with a dropped jaw."""
+"""Distance between the centers of the eyes, and from a gray crop's top to their line, in pixels. The crop then holds
+the face from the hairline to a few pixels below a closed jaw: without hair and clothes, but with a dropped jaw."""
+COLOR_CROP_SIDE = 96
+"""Side of a color crop in pixels."""
+COLOR_CROP_EYES_PIXELS = 36.5, 38.4
+"""As `CROP_EYES_PIXELS`, of a color crop. It holds a little more of the forehead and the jaw than a gray one."""
 _EYE_CORNERS = [33, 133], [362, 263]
 """Landmarks of the corners of the right and the left eye."""
 
-RGB_CROP_SIDE = 224
-"""Side of `FaceFeatures.rgb_crop` in pixels: the input size of most public image models."""
-RGB_CROP_FACE_SHARE, RGB_CROP_CENTER_Y = 0.92, 0.565
-"""Longest side of the landmarks' bounding box in an RGB crop, and vertical position of its center, both as fractions of
-the crop's side: the medians of FER2013's images, on which most public expression models were trained."""
+SQUARE_SIDE = 224
+"""Side of a square crop in pixels: the input size of most public image models."""
+SQUARE_FACE_SHARE, SQUARE_CENTER_Y = 0.92, 0.565
+"""Longest side of the landmarks' bounding box in a square crop, and vertical position of its center, both as fractions
+of the crop's side: the medians of FER2013's images, on which most public expression models were trained."""
+
+
+class CropKind(Enum):
+    """A way to cut a face out of its image. Each network reads one kind.
+
+    Attributes:
+        GRAY: uint8 (48, 48), gray, aligned by the eyes (`align_crop`).
+        COLOR: uint8 (96, 96, 3), RGB, aligned by the eyes (`align_crop`).
+        SQUARE: uint8 (224, 224, 3), RGB, the square around the face, not rotated (`crop_square`).
+    """
+
+    GRAY = "gray"
+    COLOR = "color"
+    SQUARE = "square"
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,8 +83,7 @@ class FaceFeatures:
         blendshapes: float32 (52,), 0 to 1, in the order of `moodreel.faces.landmarker.BLENDSHAPES`.
         pose: float32 (3,), yaw, pitch and roll in degrees as they look in the image, wherever in it the face is; signs
             as in `moodreel.faces.landmarker.Face`.
-        crop: uint8 (48, 48), gray, the face aligned by its eyes, see `align_crop`.
-        rgb_crop: uint8 (224, 224, 3), RGB, the square around the face, see `crop_square`; None unless requested.
+        crop: uint8, the face as one kind of image, see `CropKind`.
     """
 
     landmarks: np.ndarray
@@ -74,16 +91,15 @@ class FaceFeatures:
     blendshapes: np.ndarray
     pose: np.ndarray
     crop: np.ndarray
-    rgb_crop: np.ndarray | None = None
 
 
-def extract_features(rgb: np.ndarray, face: Face, *, with_rgb_crop: bool = False) -> FaceFeatures:
+def extract_features(rgb: np.ndarray, face: Face, crop_kind: CropKind = CropKind.GRAY) -> FaceFeatures:
     """Extract the features of a detected face.
 
     Args:
         rgb: uint8 (H, W, 3), RGB: the image that `face` was detected in.
         face: The detected face.
-        with_rgb_crop: Whether to make `FaceFeatures.rgb_crop` too.
+        crop_kind: Kind of `FaceFeatures.crop`.
     """
     height, width = rgb.shape[:2]
     normalized_landmarks, pose = normalize_landmarks(face.landmarks, width=width, height=height)
@@ -92,13 +108,28 @@ def extract_features(rgb: np.ndarray, face: Face, *, with_rgb_crop: bool = False
         normalized_landmarks=normalized_landmarks,
         blendshapes=face.blendshapes,
         pose=pose,
-        crop=align_crop(rgb, face.landmarks),
-        rgb_crop=crop_square(rgb, face.landmarks) if with_rgb_crop else None,
+        crop=crop_face(rgb, face.landmarks, crop_kind),
     )
 
 
-def align_crop(rgb: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
-    """Crop a face by the similarity transform that moves the centers of the eyes to `CROP_EYES_PIXELS`.
+def crop_face(rgb: np.ndarray, landmarks: np.ndarray, kind: CropKind) -> np.ndarray:
+    """Crop a face.
+
+    Args:
+        rgb: uint8 (H, W, 3), RGB.
+        landmarks: float32 (478, 3), as in `moodreel.faces.landmarker.Face`.
+        kind: Of the crop.
+
+    Returns:
+        uint8, see `CropKind`.
+    """
+    if kind is CropKind.SQUARE:
+        return crop_square(rgb, landmarks)
+    return align_crop(rgb, landmarks, color=kind is CropKind.COLOR)
+
+
+def align_crop(rgb: np.ndarray, landmarks: np.ndarray, *, color: bool = False) -> np.ndarray:
+    """Crop a face by the similarity transform that moves the centers of the eyes to fixed places.
 
     Only the eyes decide: a mouth that opens must not shrink the face. Their distance includes depth, so that a face
     that turns away does not grow. Pixels outside the image repeat its edge.
@@ -106,22 +137,25 @@ def align_crop(rgb: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
     Args:
         rgb: uint8 (H, W, 3), RGB.
         landmarks: float32 (478, 3), as in `moodreel.faces.landmarker.Face`.
+        color: Whether to make a color crop, by `COLOR_CROP_EYES_PIXELS`; else a gray one, by `CROP_EYES_PIXELS`.
 
     Returns:
-        uint8 (48, 48), gray.
+        uint8 (96, 96, 3), RGB; or uint8 (48, 48), gray.
     """
     height, width = rgb.shape[:2]
     right, left = (
         (landmarks[corners].astype(np.float64) * (width, height, width)).mean(axis=0) for corners in _EYE_CORNERS
     )
     direction, center = (left - right)[:2], ((left + right) / 2)[:2]
-    eye_distance, eye_line = CROP_EYES_PIXELS
+    side, (eye_distance, eye_line) = (
+        (COLOR_CROP_SIDE, COLOR_CROP_EYES_PIXELS) if color else (CROP_SIDE, CROP_EYES_PIXELS)
+    )
     scale = max(float(np.linalg.norm(left - right)) / eye_distance, 1e-3)
     x_axis = scale * direction / max(float(np.hypot(*direction)), 1e-9)
-    return _warp_square(rgb, CROP_SIDE, scale, x_axis, center, (CROP_SIDE / 2, eye_line), gray=True)
+    return _warp_square(rgb, side, scale, x_axis, center, (side / 2, eye_line), gray=not color)
 
 
-def crop_square(rgb: np.ndarray, landmarks: np.ndarray, side: int = RGB_CROP_SIDE) -> np.ndarray:
+def crop_square(rgb: np.ndarray, landmarks: np.ndarray, side: int = SQUARE_SIDE) -> np.ndarray:
     """Crop the square around a face without rotating it. Pixels outside the image repeat its edge.
 
     Args:
@@ -134,8 +168,8 @@ def crop_square(rgb: np.ndarray, landmarks: np.ndarray, side: int = RGB_CROP_SID
     """
     points = landmarks[:, :2].astype(np.float64) * rgb.shape[1::-1]
     low, high = points.min(axis=0), points.max(axis=0)
-    scale = max(float((high - low).max()) / (side * RGB_CROP_FACE_SHARE), 1e-3)
-    target = side / 2, side * RGB_CROP_CENTER_Y
+    scale = max(float((high - low).max()) / (side * SQUARE_FACE_SHARE), 1e-3)
+    target = side / 2, side * SQUARE_CENTER_Y
     return _warp_square(rgb, side, scale, np.array([scale, 0.0]), (low + high) / 2, target)
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from moodreel.faces.features import FaceFeatures, extract_features
+from moodreel.faces.features import CropKind, FaceFeatures, extract_features
 from moodreel.faces.landmarker import Face
 
 _PATCH_SIDE = 64
@@ -28,17 +28,17 @@ class FaceObservation:
     brightness: float
 
 
-def observe_face(rgb: np.ndarray, face: Face, *, with_rgb_crop: bool = False) -> FaceObservation:
+def observe_face(rgb: np.ndarray, face: Face, crop_kind: CropKind = CropKind.GRAY) -> FaceObservation:
     """Extract the features of a detected face and measure its sharpness and brightness.
 
     Args:
         rgb: uint8 (H, W, 3), RGB: the image that `face` was detected in.
         face: The detected face.
-        with_rgb_crop: Whether to make `FaceFeatures.rgb_crop` too.
+        crop_kind: Kind of `FaceFeatures.crop`.
     """
     patch = face_patch(rgb, face.box)
     return FaceObservation(
-        features=extract_features(rgb, face, with_rgb_crop=with_rgb_crop),
+        features=extract_features(rgb, face, crop_kind),
         sharpness=sharpness(patch),
         brightness=brightness(patch),
     )

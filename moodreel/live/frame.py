@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from moodreel.errors import ImageTooBig, UnsupportedMedia
-from moodreel.faces.features import FaceFeatures, extract_features
+from moodreel.faces.features import CropKind, FaceFeatures, extract_features
 from moodreel.faces.landmarker import FaceLandmarker
 from moodreel.faces.tracker import Box
 from moodreel.media import image
@@ -60,7 +60,7 @@ def detect_faces(
     limits: ImageLimits,
     *,
     side: int,
-    with_rgb_crop: bool = False,
+    crop_kind: CropKind = CropKind.GRAY,
     use_fallbacks: bool = False,
 ) -> FrameDetections:
     """Decode a frame and detect its faces.
@@ -70,7 +70,7 @@ def detect_faces(
         data: a JPEG.
         limits: of one frame.
         side: pixels of the longest side to which the frame is scaled down.
-        with_rgb_crop: whether to extract `FaceFeatures.rgb_crop` too.
+        crop_kind: kind of `FaceFeatures.crop`.
         use_fallbacks: whether to search more closely if no face is found, which costs three times as much.
 
     Raises:
@@ -88,7 +88,7 @@ def detect_faces(
             faces.append(
                 FrameFace(
                     box,
-                    extract_features(frame.rgb, face, with_rgb_crop=with_rgb_crop),
+                    extract_features(frame.rgb, face, crop_kind),
                     mean_lab_color(frame.rgb, face.box),
                 )
             )

@@ -206,7 +206,7 @@ class FrameScheduler:
                 frame.data,
                 self.limits,
                 side=side,
-                with_rgb_crop=predictor.requires_rgb_crop,
+                crop_kind=predictor.crop_kind,
                 use_fallbacks=session.wants_fallbacks(frame.received_at),
             )
             faces = session.classify(detections, predictor, frame.received_at)

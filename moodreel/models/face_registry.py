@@ -8,6 +8,7 @@ from moodreel.models.huggingface import image
 from moodreel.models.model_card import DIARY, FACE, ModelCard, emotimesh_card, read_card, validate_card
 from moodreel.models.networks.base import FaceNetwork, fuse_batchnorm
 from moodreel.models.networks.compact_emotimesh import CompactEmotiMeshNet
+from moodreel.models.networks.efficientnet_lite import EfficientNetLiteNet
 from moodreel.models.networks.emotimesh import EmotiMeshNet
 from moodreel.models.networks.improved_cnn import ImprovedCNN
 from moodreel.models.networks.resemotenet import ResEmoteNet
@@ -29,6 +30,7 @@ __all__ = ["ARCHITECTURES", "CARD_FILE", "WEIGHTS_FILE", "face_model_registry", 
 
 ARCHITECTURES: dict[str, type[FaceNetwork]] = {
     "compact-emotimesh": CompactEmotiMeshNet,
+    "efficientnet-lite": EfficientNetLiteNet,
     "emotimesh": EmotiMeshNet,
     "face-expression": FaceExpressionNet,
     "improved-cnn": ImprovedCNN,

@@ -8,7 +8,7 @@ import torch
 
 from moodreel.emotions import FIVE, SEVEN
 from moodreel.errors import MoodreelError
-from moodreel.faces.features import FaceFeatures
+from moodreel.faces.features import CropKind, FaceFeatures
 from moodreel.faces.quality import MIN_CONFIDENCE
 from moodreel.models.model_card import DIARY, ModelCard
 from moodreel.models.networks.base import EmbeddingSequence, FaceNetwork, Track, TrackLogits
@@ -106,9 +106,9 @@ class FacePredictor:
         self.certain_from = chosen.certain_from if chosen else MIN_CONFIDENCE
 
     @property
-    def requires_rgb_crop(self) -> bool:
-        """Whether the model reads `FaceFeatures.rgb_crop`."""
-        return self.network.requires_rgb_crop
+    def crop_kind(self) -> CropKind:
+        """Kind of `FaceFeatures.crop` that the model reads, if it reads any."""
+        return self.network.crop_kind
 
     def predict(self, tracks: Sequence[Track], *, per_frame: bool = True) -> list[TrackPrediction]:
         """Predict what each person showed, all of them in one batch.

@@ -17,6 +17,7 @@ import numpy as np
 from moodreel.emotions import FIVE
 from moodreel.errors import ImageCorrupt, ImageTooBig, MoodreelError, Overloaded, UnsupportedMedia
 from moodreel.faces import annotate
+from moodreel.faces.features import CropKind
 from moodreel.faces.landmarker import Face
 from moodreel.faces.observation import FaceObservation, observe_face
 from moodreel.faces.portrait import crop_portrait, is_person
@@ -159,7 +160,7 @@ class ImagePipeline:
         """
         predictor = self.select_model(model)
         with self._engine.slot():
-            extracted = self._extract(data, with_rgb_crop=predictor.requires_rgb_crop, draw=draw, copy=copy)
+            extracted = self._extract(data, crop_kind=predictor.crop_kind, draw=draw, copy=copy)
             [result], model_ms = _classify([extracted], predictor)
             timings = {**extracted.timings, "model": model_ms}
             if extracted.decoded is None:
@@ -185,7 +186,7 @@ class ImagePipeline:
         """
         predictor = self.select_model(model)
         with self._engine.slot():
-            items = self._extract_all(files, with_rgb_crop=predictor.requires_rgb_crop, copy=copy)
+            items = self._extract_all(files, crop_kind=predictor.crop_kind, copy=copy)
             extracted = [item for item in items if isinstance(item, _ExtractedImage)]
             results, model_ms = _classify(extracted, predictor)
         remaining = iter(results)
@@ -202,7 +203,7 @@ class ImagePipeline:
         return self._engine.models.get(model or (DEFAULT_MODEL if default.info.labels == FIVE else default.info.name))
 
     def _extract_all(
-        self, files: Sequence[bytes], *, with_rgb_crop: bool, copy: bool
+        self, files: Sequence[bytes], *, crop_kind: CropKind, copy: bool
     ) -> list[_ExtractedImage | MoodreelError]:
         items: list[_ExtractedImage | MoodreelError] = []
         start = time.perf_counter()
@@ -210,24 +211,24 @@ class ImagePipeline:
             if items and elapsed_ms(start) > 1000 * self._batch_seconds:
                 items.append(Overloaded("The pictures before took too long. Send this one again in a smaller batch."))
             else:
-                items.append(self._extract_or_error(data, with_rgb_crop=with_rgb_crop, copy=copy))
+                items.append(self._extract_or_error(data, crop_kind=crop_kind, copy=copy))
         return items
 
-    def _extract_or_error(self, data: bytes, *, with_rgb_crop: bool, copy: bool) -> _ExtractedImage | MoodreelError:
+    def _extract_or_error(self, data: bytes, *, crop_kind: CropKind, copy: bool) -> _ExtractedImage | MoodreelError:
         try:
-            return self._extract(data, with_rgb_crop=with_rgb_crop, copy=copy)
+            return self._extract(data, crop_kind=crop_kind, copy=copy)
         except (UnsupportedMedia, ImageCorrupt, ImageTooBig) as error:
             logger.info("an image of a batch was refused: %s (%r)", error, error.__cause__)
             return error
 
-    def _extract(self, data: bytes, *, with_rgb_crop: bool, draw: bool = False, copy: bool = False) -> _ExtractedImage:
+    def _extract(self, data: bytes, *, crop_kind: CropKind, draw: bool = False, copy: bool = False) -> _ExtractedImage:
         start = time.perf_counter()
         decoded = image.decode_image(data, self._limits)
         decode_ms, start = elapsed_ms(start), time.perf_counter()
 
         def observe(face: Face) -> tuple[PixelBox, FaceObservation] | None:
             box = to_pixel_box(face.box, decoded.width, decoded.height)
-            observation = observe_face(decoded.rgb, face, with_rgb_crop=with_rgb_crop)
+            observation = observe_face(decoded.rgb, face, crop_kind)
             clear = is_clear([observation], [max(box[2:])])
             person = is_person(self._engine.landmarker, [crop_portrait(decoded.rgb, face)], clear=clear)
             return (box, observation) if person else None

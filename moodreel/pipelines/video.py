@@ -16,7 +16,7 @@ import numpy as np
 
 from moodreel.errors import NoFace
 from moodreel.faces.facial_actions import Explanation
-from moodreel.faces.features import FaceFeatures
+from moodreel.faces.features import CropKind, FaceFeatures
 from moodreel.faces.observation import FaceObservation, observe_face
 from moodreel.faces.portrait import crop_portrait, is_person
 from moodreel.faces.quality import MIN_FACE_COVERAGE, MIN_FACE_SIZE, FaceQuality, assess_quality, is_clear
@@ -186,7 +186,7 @@ class VideoPipeline:
         with self._engine.slot():
             reader = VideoReader(data, self._limits, fps=fps)
             frames, tracks, timings = self._extract_frames(
-                reader, with_rgb_crop=predictor.requires_rgb_crop, progress=progress
+                reader, crop_kind=predictor.crop_kind, progress=progress
             )
             return self._classify(reader, frames, tracks, predictor, timings, explain=explain)
 
@@ -218,7 +218,7 @@ class VideoPipeline:
         predictor = self._engine.models.get(model)
         with self._engine.slot():
             reader = VideoReader(data, self._limits, fps=fps, cache_side=size)
-            frames, tracks, timings = self._extract_frames(reader, with_rgb_crop=predictor.requires_rgb_crop)
+            frames, tracks, timings = self._extract_frames(reader, crop_kind=predictor.crop_kind)
             result: VideoResult | None = None
             try:
                 result = self._classify(reader, frames, tracks, predictor, timings)
@@ -231,12 +231,12 @@ class VideoPipeline:
             timings = {**timings, "encode": elapsed_ms(start)}
         return _to_thumbnail_result(boomerang, result, reader, len(frames), predictor.info, timings)
 
-    def main_track(self, data: bytes, *, with_rgb_crop: bool = False) -> list[FaceFeatures | None]:
+    def main_track(self, data: bytes, *, crop_kind: CropKind = CropKind.GRAY) -> list[FaceFeatures | None]:
         """Extract the features of the main face of a video, as `predict` gives them to a model.
 
         Args:
             data: the video file.
-            with_rgb_crop: whether to fill `FaceFeatures.rgb_crop`.
+            crop_kind: kind of `FaceFeatures.crop`.
 
         Returns:
             One item for each sampled frame, None where the face was not found.
@@ -246,18 +246,18 @@ class VideoPipeline:
         """
         with self._engine.slot():
             reader = VideoReader(data, self._limits)
-            frames, tracks, _ = self._extract_frames(reader, with_rgb_crop=with_rgb_crop)
+            frames, tracks, _ = self._extract_frames(reader, crop_kind=crop_kind)
             observations = _by_frame(tracks[_main_track(tracks)], len(frames))
             return [observation.features if observation else None for observation in observations]
 
     def _extract_frames(
-        self, reader: VideoReader, *, with_rgb_crop: bool, progress: Callable[[float], None] | None = None
+        self, reader: VideoReader, *, crop_kind: CropKind, progress: Callable[[float], None] | None = None
     ) -> tuple[list[_ExtractedFrame], dict[int, _Track], dict[str, float]]:
         """Extract the sampled frames and the tracks of people; upside down where that shows people and upright none."""
-        frames, timings = self._sample(reader, with_rgb_crop=with_rgb_crop, progress=progress)
+        frames, timings = self._sample(reader, crop_kind=crop_kind, progress=progress)
         tracks = self._track_people(frames, reader)
         if not tracks and self._is_upside_down(reader):
-            turned, more = self._sample(reader, with_rgb_crop=with_rgb_crop, upside_down=True)
+            turned, more = self._sample(reader, crop_kind=crop_kind, upside_down=True)
             frames, timings = turned, {stage: timings[stage] + more[stage] for stage in timings}
             tracks = self._track_people(frames, reader)
         return frames, tracks, timings
@@ -266,33 +266,33 @@ class VideoPipeline:
         self,
         reader: VideoReader,
         *,
-        with_rgb_crop: bool,
+        crop_kind: CropKind,
         upside_down: bool = False,
         progress: Callable[[float], None] | None = None,
     ) -> tuple[list[_ExtractedFrame], dict[str, float]]:
         sampled = reader.frames(min_interval=self._interval, min_frames=SHORT_CLIP_FRAMES, max_side=DETECTION_SIDE)
         extract = self._extract_turned_frame if upside_down else self._extract_frame
-        return self._engine.process_frames(sampled, lambda frame: extract(frame, with_rgb_crop), progress=progress)
+        return self._engine.process_frames(sampled, lambda frame: extract(frame, crop_kind), progress=progress)
 
     def _is_upside_down(self, reader: VideoReader) -> bool:
         """Check that most of three frames show a person when they are turned by 180 degrees."""
         times = [reader.duration * share for share in (0.2, 0.5, 0.8)]
-        frames = [self._extract_turned_frame(frame, False) for frame in reader.frames_at(times)]
+        frames = [self._extract_turned_frame(frame, CropKind.GRAY) for frame in reader.frames_at(times)]
         people = [
             any(self._is_person({0: ((0, 0, 0, MIN_FACE_SIZE), face)}) for face in frame.faces) for frame in frames
         ]
         return 2 * sum(people) > len(people)
 
-    def _extract_turned_frame(self, frame: Frame, with_rgb_crop: bool) -> _ExtractedFrame:
+    def _extract_turned_frame(self, frame: Frame, crop_kind: CropKind) -> _ExtractedFrame:
         """Extract a frame turned by 180 degrees. The boxes are those in the frame as it is."""
-        extracted = self._extract_frame(replace(frame, rgb=np.ascontiguousarray(frame.rgb[::-1, ::-1])), with_rgb_crop)
+        extracted = self._extract_frame(replace(frame, rgb=np.ascontiguousarray(frame.rgb[::-1, ::-1])), crop_kind)
         return replace(extracted, faces=tuple(_turn_box(face) for face in extracted.faces))
 
-    def _extract_frame(self, frame: Frame, with_rgb_crop: bool) -> _ExtractedFrame:
+    def _extract_frame(self, frame: Frame, crop_kind: CropKind) -> _ExtractedFrame:
         faces = tuple(
             _ExtractedFace(
                 face.box,
-                observe_face(frame.rgb, face, with_rgb_crop=with_rgb_crop),
+                observe_face(frame.rgb, face, crop_kind),
                 crop_portrait(frame.rgb, face),
             )
             for face in self._engine.landmarker.detect(frame.rgb)

@@ -8,12 +8,16 @@ import pytest
 
 from moodreel.faces.features import (
     CANONICAL_POINTS,
+    COLOR_CROP_EYES_PIXELS,
+    COLOR_CROP_SIDE,
     CROP_EYES_PIXELS,
     CROP_SIDE,
-    RGB_CROP_CENTER_Y,
-    RGB_CROP_FACE_SHARE,
-    RGB_CROP_SIDE,
+    SQUARE_CENTER_Y,
+    SQUARE_FACE_SHARE,
+    SQUARE_SIDE,
+    CropKind,
     align_crop,
+    crop_face,
     crop_square,
     extract_features,
     normalize_landmarks,
@@ -171,17 +175,34 @@ def test_coincident_landmarks_give_an_aligned_crop():
     )
 
 
-def test_rgb_crop_is_made_only_on_request(landmarker, portrait):
+@pytest.mark.parametrize(
+    ("kind", "shape"),
+    [
+        (CropKind.GRAY, (CROP_SIDE, CROP_SIDE)),
+        (CropKind.COLOR, (COLOR_CROP_SIDE, COLOR_CROP_SIDE, 3)),
+        (CropKind.SQUARE, (SQUARE_SIDE, SQUARE_SIDE, 3)),
+    ],
+)
+def test_the_crop_is_of_the_requested_kind(landmarker, portrait, kind, shape):
     image = np.ascontiguousarray(portrait[:300])
     (face,) = landmarker.detect(image)
-    assert extract_features(image, face).rgb_crop is None
-    assert observe_face(image, face).features.rgb_crop is None
-    for features in (
-        extract_features(image, face, with_rgb_crop=True),
-        observe_face(image, face, with_rgb_crop=True).features,
-    ):
-        assert features.rgb_crop.shape == (RGB_CROP_SIDE, RGB_CROP_SIDE, 3)
-        np.testing.assert_array_equal(features.crop, extract_features(image, face).crop)
+    for features in (extract_features(image, face, kind), observe_face(image, face, kind).features):
+        assert (features.crop.shape, features.crop.dtype) == (shape, np.uint8)
+        np.testing.assert_array_equal(features.crop, crop_face(image, face.landmarks, kind))
+
+
+def test_a_color_crop_keeps_the_colors_and_shows_the_eyes_at_their_places(landmarker, portrait):
+    image = np.ascontiguousarray(portrait[:300])
+    (face,) = landmarker.detect(image)
+    marked = np.zeros_like(image)
+    eyes = [face.landmarks[corners, :2].mean(axis=0) * image.shape[1::-1] for corners in ([33, 133], [362, 263])]
+    for eye, color in zip(eyes, ((255, 0, 0), (0, 0, 255)), strict=True):
+        cv2.circle(marked, [round(float(v)) for v in eye], 3, color, -1)
+    crop = align_crop(marked, face.landmarks, color=True)
+    distance, line = COLOR_CROP_EYES_PIXELS
+    for channel, x in ((0, (COLOR_CROP_SIDE - distance) / 2), (2, (COLOR_CROP_SIDE + distance) / 2)):
+        rows, columns = np.nonzero(crop[:, :, channel] > 128)
+        assert (columns.mean() + 0.5, rows.mean() + 0.5) == pytest.approx((x, line), abs=1)
 
 
 @pytest.mark.parametrize("scale", [0.2, 0.6, 1, 4])
@@ -194,10 +215,10 @@ def test_square_crop_is_around_the_face_at_any_scale(wide, high, scale):
     landmarks = np.zeros((478, 3), np.float32)
     landmarks[0, :2], landmarks[1:, :2] = (120 / 400, 90 / 300), ((120 + wide) / 400, (90 + high) / 300)
     square = crop_square(image.astype(np.uint8), landmarks).astype(float)
-    side = 120 / RGB_CROP_FACE_SHARE
-    left, top = 120 + wide / 2 - side / 2, 90 + high / 2 - side * RGB_CROP_CENTER_Y
+    side = 120 / SQUARE_FACE_SHARE
+    left, top = 120 + wide / 2 - side / 2, 90 + high / 2 - side * SQUARE_CENTER_Y
     for x, y in ((0, 0), (0, 223), (223, 0), (223, 223), (112, 60)):
-        at = left + (x + 0.5) / RGB_CROP_SIDE * side, top + (y + 0.5) / RGB_CROP_SIDE * side
+        at = left + (x + 0.5) / SQUARE_SIDE * side, top + (y + 0.5) / SQUARE_SIDE * side
         np.testing.assert_allclose(square[y, x], (255 * at[0] / 400, 255 * at[1] / 300, 7), atol=255 / width + 2)
 
 
@@ -213,4 +234,4 @@ def test_square_crop_repeats_the_edge_of_the_image():
 @pytest.mark.parametrize("where", [0.5, 2.0, -3.0])
 def test_coincident_landmarks_give_a_square_crop(where):
     landmarks = np.full((478, 3), where, np.float32)
-    assert crop_square(np.zeros((30, 40, 3), np.uint8), landmarks).shape == (RGB_CROP_SIDE, RGB_CROP_SIDE, 3)
+    assert crop_square(np.zeros((30, 40, 3), np.uint8), landmarks).shape == (SQUARE_SIDE, SQUARE_SIDE, 3)

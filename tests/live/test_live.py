@@ -10,6 +10,7 @@ import pytest
 
 from moodreel.emotions import FIVE
 from moodreel.errors import ImageTooBig, ModelNotFound, MoodreelError, UnsupportedMedia
+from moodreel.faces.features import CropKind
 from moodreel.faces.observation import observe_face
 from moodreel.live.load_control import LoadController
 from moodreel.live.messages import LiveFailure, LiveResult, SessionSettings, Suggestion
@@ -48,7 +49,7 @@ def slow_engine(seconds):
         if name not in (None, "fake"):
             raise ModelNotFound(f"There is no model {name!r}.")
         return SimpleNamespace(
-            requires_rgb_crop=False,
+            crop_kind=CropKind.GRAY,
             info=SimpleNamespace(name="fake", labels=()),
             embed_faces=lambda faces: [],
             classify_windows=lambda windows: [],
@@ -309,9 +310,7 @@ def test_a_pause_during_a_frame_takes_effect_after_it(make_scheduler, engine):
         recorder.scheduler.pause(recorder.client)
         return predictor.classify_windows(windows)
 
-    interrupted = SimpleNamespace(
-        **{name: getattr(predictor, name) for name in ("requires_rgb_crop", "info", "embed_faces")}
-    )
+    interrupted = SimpleNamespace(**{name: getattr(predictor, name) for name in ("crop_kind", "info", "embed_faces")})
     interrupted.classify_windows = classify_windows
     store = SimpleNamespace(get=lambda _name=None: interrupted)
     recorder = RecordingClient(

@@ -15,7 +15,7 @@ from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPi
 
 from moodreel.emotions import SEVEN
 from moodreel.errors import ModelInvalid
-from moodreel.faces.features import extract_features
+from moodreel.faces.features import CropKind, extract_features
 from moodreel.faces.landmarker import FaceLandmarker
 from moodreel.models.face_registry import face_model_registry, load_face_model
 from moodreel.models.huggingface.image import read_labels
@@ -53,7 +53,7 @@ def face(portrait):
     landmarker = FaceLandmarker(STORE / "face_landmarker" / "face_landmarker.task", max_faces=1)
     (found,) = landmarker.detect(np.ascontiguousarray(portrait[:300]))
     landmarker.close()
-    return extract_features(np.ascontiguousarray(portrait[:300]), found, with_rgb_crop=True)
+    return extract_features(np.ascontiguousarray(portrait[:300]), found, CropKind.SQUARE)
 
 
 @pytest.mark.parametrize(
@@ -70,10 +70,10 @@ def face(portrait):
 def test_predictions_equal_transformers_own_pipeline(tmp_path, face, size, preprocessor):
     model = load_face_model(write_vit(tmp_path / "vit", size=size, preprocessor=preprocessor))
     vit = ViTForImageClassification.from_pretrained(tmp_path / "vit").eval()
-    inputs = ViTImageProcessorPil.from_pretrained(tmp_path / "vit")(face.rgb_crop, return_tensors="pt")
+    inputs = ViTImageProcessorPil.from_pretrained(tmp_path / "vit")(face.crop, return_tensors="pt")
     with torch.inference_mode():
         reference = vit(**inputs).logits[0].softmax(dim=0)
-        pixels = model.network.preprocess(torch.tensor(face.rgb_crop)[None])
+        pixels = model.network.preprocess(torch.tensor(face.crop)[None])
     gray_level = 0 if size == 224 else 1.01 / 255 / 0.5  # resizing may round differently
     torch.testing.assert_close(pixels, inputs["pixel_values"], atol=1e-5 + gray_level, rtol=0)
     assert max(reference) - min(reference) > 0.05, "equal probabilities would prove nothing"
@@ -86,7 +86,7 @@ def test_predictions_equal_transformers_own_pipeline(tmp_path, face, size, prepr
 
 def test_prediction_does_not_depend_on_the_batch(folder, face):
     model = load_face_model(folder)
-    other = dataclasses.replace(face, rgb_crop=face.rgb_crop[::-1].copy())
+    other = dataclasses.replace(face, crop=face.crop[::-1].copy())
     tracks = [[face, None, other], [other], [face] * 20]
     for track, together in zip(tracks, model.predict(tracks), strict=True):
         np.testing.assert_allclose(together.per_frame, model.predict([track])[0].per_frame, atol=1e-5)

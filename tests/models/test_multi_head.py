@@ -2,6 +2,8 @@
 
 import json
 import math
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -15,11 +17,12 @@ from torch.nn import functional as F
 
 from moodreel.emotions import SEVEN
 from moodreel.errors import ModelInvalid
-from moodreel.faces.features import FaceFeatures, extract_features
+from moodreel.faces.features import CropKind, FaceFeatures, extract_features
 from moodreel.faces.landmarker import FaceLandmarker
 from moodreel.models.face_registry import face_model_registry, load_face_model
 from moodreel.models.model_card import ModelCard
 from moodreel.models.networks.base import fuse_batchnorm
+from moodreel.models.networks.efficientnet_lite import EfficientNetLiteNet
 from moodreel.models.networks.resemotenet import ResEmoteNet, preprocess
 from moodreel.models.networks.se_resnet import FaceExpressionNet
 from moodreel.models.networks.two_stream import TwoStreamNet
@@ -99,16 +102,18 @@ def random_checkpoint(layout):
     return weights
 
 
-def random_features(seed=0):
-    """Return random features of one frame, with an RGB crop."""
+CROP_SHAPES = {CropKind.GRAY: (48, 48), CropKind.COLOR: (96, 96, 3), CropKind.SQUARE: (224, 224, 3)}
+
+
+def random_features(seed=0, kind=CropKind.GRAY):
+    """Return random features of one frame."""
     rng = np.random.default_rng(seed)
     return FaceFeatures(
         landmarks=rng.random((478, 3), np.float32),
         normalized_landmarks=rng.normal(0, 4, (478, 3)).astype(np.float32),
         blendshapes=rng.random(52, np.float32),
         pose=np.zeros(3, np.float32),
-        crop=rng.integers(0, 256, (48, 48), dtype=np.uint8),
-        rgb_crop=rng.integers(0, 256, (224, 224, 3), dtype=np.uint8),
+        crop=rng.integers(0, 256, CROP_SHAPES[kind], dtype=np.uint8),
     )
 
 
@@ -145,6 +150,7 @@ NETWORKS = {
     "ResEmoteNet as published": ("resemotenet", ResEmoteNet, PUBLISHED),
     "ViT": ("vit", ViTNet, VIT),
     "ViT without a stem": ("vit", ViTNet, PLAIN_VIT),
+    "EfficientNet-Lite": ("efficientnet-lite", EfficientNetLiteNet, {}),
     "face-expression": ("face-expression", FaceExpressionNet, FACE),
 }
 
@@ -166,7 +172,8 @@ def predictor(network):
 
 @pytest.mark.parametrize("frames", [1, 17])
 def test_prediction_does_not_depend_on_the_batch(predictor, frames):
-    tracks = [[random_features(seed) for seed in range(frames)], [None, random_features(31)], [random_features(32)]]
+    make = partial(random_features, kind=predictor.crop_kind)
+    tracks = [[make(seed) for seed in range(frames)], [None, make(31)], [make(32)]]
     for track, together in zip(tracks, predictor.predict(tracks), strict=True):
         (alone,) = predictor.predict([track])
         np.testing.assert_allclose(together.probabilities, alone.probabilities, atol=1e-5)
@@ -176,15 +183,13 @@ def test_prediction_does_not_depend_on_the_batch(predictor, frames):
 
 
 def test_network_reads_only_its_declared_input(predictor):
-    face, other = random_features(1), random_features(2)
-    read, unread = ("rgb_crop", "crop") if predictor.requires_rgb_crop else ("crop", "rgb_crop")
-    changed = {
-        name: predictor.predict([[FaceFeatures(**(vars(face) | {name: getattr(other, name)}))]])[0].probabilities
-        for name in (read, unread)
-    }
-    unchanged = predictor.predict([[face]])[0].probabilities
-    assert np.abs(changed[read] - unchanged).max() > 1e-4
-    np.testing.assert_array_equal(changed[unread], unchanged)
+    face, other = (random_features(seed, predictor.crop_kind) for seed in (1, 2))
+    changed, unchanged, same_crop = (
+        predictor.predict([[each]])[0].probabilities
+        for each in (replace(face, crop=other.crop), face, replace(other, crop=face.crop))
+    )
+    assert np.abs(changed - unchanged).max() > 1e-4
+    np.testing.assert_array_equal(same_crop, unchanged)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -193,7 +198,7 @@ def test_loading_fuses_batchnorm_without_changing_predictions(tmp_path, name):
     torch.manual_seed(3)
     made = randomize_network(kind(**arguments))
     folder = save(tmp_path / "made", made, architecture, arguments)
-    track = [random_features(seed) for seed in range(5)]
+    track = [random_features(seed, made.crop_kind) for seed in range(5)]
     (expected,) = FacePredictor(made, ModelCard("made", "any", SEVEN), sha256="").predict([track])
     served, unfused = load_face_model(folder), load_face_model(folder, fuse=False)
     assert not any(isinstance(module, nn.BatchNorm2d) for module in served.network.modules())
@@ -218,7 +223,8 @@ def test_seven_labels_are_reordered_from_checkpoint_order(network):
         FacePredictor(network, ModelCard("made", "any", labels), sha256="") for labels in (SEVEN, reversed_labels)
     )
     assert reordered.info.labels == SEVEN
-    (first,), (second,) = in_order.predict([[random_features()]]), reordered.predict([[random_features()]])
+    track = [random_features(kind=network.crop_kind)]
+    (first,), (second,) = in_order.predict([track]), reordered.predict([track])
     np.testing.assert_allclose(second.probabilities, first.probabilities[::-1], atol=1e-6)
 
 
@@ -233,7 +239,7 @@ def test_full_width_resemotenet_has_the_published_keys_and_shapes():
 
 
 @pytest.mark.parametrize("wrapped", [True, False])
-def test_public_resemotenet_checkpoint_loads_and_reads_rgb_crops(tmp_path, smiling_face, wrapped):
+def test_public_resemotenet_checkpoint_loads_and_reads_square_crops(tmp_path, smiling_face, wrapped):
     path, weights = tmp_path / "best_model.pth", random_checkpoint(public_layout())
     torch.save({"model_state_dict": weights, "epoch": 80} if wrapped else weights, path)
     (tmp_path / "model.json").write_text(json.dumps({"architecture": "resemotenet", "labels": list(SEVEN)}))
@@ -241,7 +247,7 @@ def test_public_resemotenet_checkpoint_loads_and_reads_rgb_crops(tmp_path, smili
     _check_prediction(load_face_model(path, fuse=False), weights, smiling_face)
 
 
-def test_registered_resemotenet_checkpoint_reads_rgb_crops(tmp_path, smiling_face):
+def test_registered_resemotenet_checkpoint_reads_square_crops(tmp_path, smiling_face):
     path = tmp_path / "best_model.pth"
     layout = {key: tuple(value.shape) for key, value in ResEmoteNet(**PUBLISHED).state_dict().items()}
     torch.save(weights := random_checkpoint(layout), path)
@@ -253,11 +259,11 @@ def test_registered_resemotenet_checkpoint_reads_rgb_crops(tmp_path, smiling_fac
 
 
 def _check_prediction(model, weights, face):
-    assert model.requires_rgb_crop
+    assert model.crop_kind is CropKind.SQUARE
     (prediction,) = model.predict([[face]])
     assert prediction.probabilities.sum() == pytest.approx(1, abs=1e-5)
     with torch.inference_mode():
-        logits = by_hand(weights, preprocess(torch.tensor(face.rgb_crop)[None]))
+        logits = by_hand(weights, preprocess(torch.tensor(face.crop)[None]))
     np.testing.assert_allclose(prediction.probabilities, logits[0].softmax(dim=0), atol=1e-4)
 
 
@@ -292,7 +298,7 @@ def by_hand(weights, x):
 
 
 def test_published_resemotenet_preprocesses_to_64_gray_pixels_with_imagenet_statistics(smiling_face):
-    rgb_crop = smiling_face.rgb_crop
+    rgb_crop = smiling_face.crop
     small = Image.fromarray(rgb_crop).resize((64, 64), Image.Resampling.BILINEAR).convert("L")
     values = np.asarray(small, np.float32) / 255
     colors = zip((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), strict=True)
@@ -315,7 +321,7 @@ def test_checkpoint_without_card_is_rejected_with_a_hint(tmp_path):
         load_face_model(tmp_path / "best.safetensors")
 
 
-def test_video_pipeline_works_with_an_rgb_crop_network(tmp_path, smile):
+def test_video_pipeline_works_with_a_square_crop_network(tmp_path, smile):
     torch.manual_seed(1)
     save(tmp_path / "published", randomize_network(ResEmoteNet(**PUBLISHED)), "resemotenet", PUBLISHED)
     pipeline = VideoPipeline(Engine.load(STORE, model_path=tmp_path / "published"))
@@ -325,7 +331,7 @@ def test_video_pipeline_works_with_an_rgb_crop_network(tmp_path, smile):
     assert pipeline.thumbnail(smile).emotion == result.emotion
 
 
-def test_image_batch_equals_single_image_with_an_rgb_crop_network(tmp_path, portrait):
+def test_image_batch_equals_single_image_with_a_square_crop_network(tmp_path, portrait):
     torch.manual_seed(1)
     save(tmp_path / "published", randomize_network(ResEmoteNet(**PUBLISHED)), "resemotenet", PUBLISHED)
     pipeline = ImagePipeline(Engine.load(STORE, model_path=tmp_path / "published"))
@@ -365,7 +371,8 @@ def test_card_scales_multiply_and_renormalize_probabilities(network):
         FacePredictor(network, ModelCard("made", "any", SEVEN, scales=scales), sha256="")
         for scales in ({}, {"neutral": 0.7})
     )
-    (before,), (after,) = (model.predict([[random_features(1), random_features(2)]]) for model in (plain, scaled))
+    track = [random_features(seed, plain.crop_kind) for seed in (1, 2)]
+    (before,), (after,) = (model.predict([track]) for model in (plain, scaled))
     factors = np.array([0.7 if label == "neutral" else 1.0 for label in SEVEN])
     for name in ("probabilities", "per_frame"):
         expected = getattr(before, name) * factors
@@ -385,9 +392,9 @@ def test_invalid_scales_are_rejected(tmp_path, scales):
 
 @pytest.fixture(scope="module")
 def smiling_face(portrait):
-    """The features of the portrait, with an RGB crop."""
+    """The features of the portrait, with a square crop."""
     landmarker = FaceLandmarker(STORE / "face_landmarker" / "face_landmarker.task", max_faces=1)
-    yield extract_features(portrait, landmarker.detect(portrait)[0], with_rgb_crop=True)
+    yield extract_features(portrait, landmarker.detect(portrait)[0], CropKind.SQUARE)
     landmarker.close()
 
 

@@ -12,6 +12,7 @@ from transformers import ResNetConfig, ResNetForImageClassification, ViTConfig, 
 
 from moodreel.emotions import SEVEN
 from moodreel.errors import ModelInvalid
+from moodreel.faces.features import CropKind
 from moodreel.models.face_registry import load_face_model
 from moodreel.models.huggingface.pretrained import build_pretrained, save_pretrained
 from moodreel.models.networks.resnet18 import IMAGENET_MEAN, IMAGENET_STD
@@ -43,12 +44,14 @@ def test_saved_network_loads_with_any_labels(tmp_path, name):
     assert not any(isinstance(module, nn.BatchNorm2d) for module in model.network.modules())
     unfused = load_face_model(tmp_path / "mine", fuse=False)
     assert unfused.network.state_dict().keys() == network.state_dict().keys()
-    rgb_crops = torch.from_numpy(np.stack([random_features(1).rgb_crop, random_features(2).rgb_crop]))
+    squares = torch.from_numpy(
+        np.stack([random_features(1, CropKind.SQUARE).crop, random_features(2, CropKind.SQUARE).crop])
+    )
     with torch.inference_mode():
-        expected = network(rgb_crops)
-        torch.testing.assert_close(model.network(rgb_crops), expected, atol=1e-4, rtol=1e-4)
+        expected = network(squares)
+        torch.testing.assert_close(model.network(squares), expected, atol=1e-4, rtol=1e-4)
     assert expected.shape == (2, 1, 3)
-    (prediction,) = model.predict([[random_features(1), None, random_features(2)]])
+    (prediction,) = model.predict([[random_features(1, CropKind.SQUARE), None, random_features(2, CropKind.SQUARE)]])
     assert prediction.probabilities.shape == (3,)
 
 
@@ -56,7 +59,9 @@ def test_saved_network_loads_with_any_labels(tmp_path, name):
 def test_training_reduces_the_loss_with_head_or_all_parameters(name):
     torch.manual_seed(0)
     network = build_pretrained(name, ("first", "second"), **SIZES[name]).train()
-    rgb_crops = torch.from_numpy(np.stack([random_features(1).rgb_crop, np.full((224, 224, 3), 40, np.uint8)]))
+    squares = torch.from_numpy(
+        np.stack([random_features(1, CropKind.SQUARE).crop, np.full((224, 224, 3), 40, np.uint8)])
+    )
     truth = torch.tensor([0, 1])
     body = f"network.{network.model_type}."
     assert {key for key, _ in network.named_parameters() if not key.startswith(body)} == {
@@ -65,7 +70,7 @@ def test_training_reduces_the_loss_with_head_or_all_parameters(name):
     optimizer = torch.optim.Adam(network.parameters(), 1e-2)
     first = last = 0.0
     for step in range(20):
-        loss = F.cross_entropy(network(rgb_crops)[:, 0], truth)
+        loss = F.cross_entropy(network(squares)[:, 0], truth)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -304,7 +309,8 @@ def test_lower_precision_weights_take_fewer_bytes(tmp_path, name):
     for weights in ("float32", "float16", "int8"):
         save_pretrained(tmp_path / weights, network, weights)
         sizes.append((tmp_path / weights / "model.safetensors").stat().st_size)
-        probabilities.append(load_face_model(tmp_path / weights).predict([[random_features(1)]])[0].probabilities)
+        model = load_face_model(tmp_path / weights)
+        probabilities.append(model.predict([[random_features(1, CropKind.SQUARE)]])[0].probabilities)
     assert sizes[0] > sizes[1] > sizes[2]
     np.testing.assert_allclose(probabilities[1], probabilities[0], atol=0.01)
     np.testing.assert_allclose(probabilities[2], probabilities[0], atol=0.1)

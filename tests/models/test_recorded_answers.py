@@ -20,7 +20,7 @@ import pytest
 import torch
 
 from moodreel.faces.facial_actions import FacialActionExplainer
-from moodreel.faces.features import FaceFeatures
+from moodreel.faces.features import CropKind, FaceFeatures
 from moodreel.models.audiovisual_registry import AudioVisualPredictor, audiovisual_model_registry
 from moodreel.models.face_registry import face_model_registry
 from moodreel.models.networks.audiovisual import AudioVisualBatch
@@ -68,24 +68,27 @@ TEXTS = (
 )
 
 
-def made_face(rng: np.random.Generator) -> FaceFeatures:
+def made_face(rng: np.random.Generator, kind: CropKind) -> FaceFeatures:
     """Make a face of smooth noise."""
     patches = rng.integers(0, 256, (8, 8), dtype=np.uint8)
-    return FaceFeatures(
+    face = FaceFeatures(
         landmarks=rng.random((478, 3), np.float32),
         normalized_landmarks=rng.normal(0, 4, (478, 3)).astype(np.float32),
         blendshapes=rng.random(52, np.float32),
         pose=np.zeros(3, np.float32),
         crop=patches.repeat(6, 0).repeat(6, 1),
-        rgb_crop=rng.integers(0, 256, (7, 7, 3), dtype=np.uint8).repeat(32, 0).repeat(32, 1),
     )
+    colors = rng.integers(0, 256, (7, 7, 3), dtype=np.uint8)
+    return face if kind is CropKind.GRAY else replace(face, crop=colors.repeat(14, 0).repeat(14, 1)[:96, :96])
 
 
-def tracks() -> list[list[FaceFeatures | None]]:
+def tracks(kind: CropKind) -> list[list[FaceFeatures | None]]:
     """Make tracks of one frame, of a few with gaps, of one smiling face, and of more than are mirrored."""
     rng = np.random.default_rng(13)
-    smiling = np.ascontiguousarray(synthetic_frames.portrait()[20:212:4, 126:318:4].mean(axis=2).astype(np.uint8))
-    faces = [made_face(rng) for _ in range(40)]
+    portrait = synthetic_frames.portrait()[20:212, 126:318]
+    gray, color = portrait[::4, ::4].mean(axis=2).astype(np.uint8), portrait[::2, ::2]
+    smiling = np.ascontiguousarray(gray if kind is CropKind.GRAY else color)
+    faces = [made_face(rng, kind) for _ in range(40)]
     smile = replace(faces[0], crop=smiling)
     return [[faces[1]], [faces[2], None, faces[3], faces[4], None, faces[5]], [smile] * 3, [None, *faces[6:26], None]]
 
@@ -113,8 +116,8 @@ def audiovisual_models() -> ModelRegistry[AudioVisualPredictor]:
 
 def face_answers(name: str) -> dict[str, object]:
     predictor = face_models().get(name)
-    predictions = predictor.predict(tracks())
-    long = [face for face in tracks()[3] if face is not None]
+    predictions = predictor.predict(tracks(predictor.crop_kind))
+    long = [face for face in tracks(predictor.crop_kind)[3] if face is not None]
     embedded = predictor.embed_faces(long)
     windows = predictor.classify_windows([embedded[:1], [*embedded[:5], None, *embedded[5:9]]])
     return {

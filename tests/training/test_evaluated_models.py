@@ -13,7 +13,7 @@ from torch import nn
 
 from moodreel.emotions import EIGHT, SEVEN
 from moodreel.errors import DataInvalid, ModelNotFound, MoodreelError
-from moodreel.faces.features import crop_square
+from moodreel.faces.features import CropKind, crop_square
 from moodreel.faces.landmarker import FaceLandmarker
 from moodreel.models.checkpoint import file_sha256
 from moodreel.models.face_registry import load_face_model
@@ -218,9 +218,9 @@ def test_an_audio_visual_model_predicts_for_clips_recordings_and_images(tmp_path
 
 
 class BrightnessNet(MultiHeadFaceNet):
-    """Reads RGB crops; the logit of its first label is the brightness."""
+    """Reads square crops; the logit of its first label is the brightness."""
 
-    requires_rgb_crop = True
+    crop_kind = CropKind.SQUARE
 
     def __init__(self):
         super().__init__(classes=7, shares=(1.0,), tau=0, temperatures=())
@@ -231,7 +231,7 @@ class BrightnessNet(MultiHeadFaceNet):
         return torch.nn.functional.pad(bright[:, None] * self.scale, (0, 6))[:, None]
 
 
-def test_rgb_crops_are_the_same_as_in_serving(tmp_path, portrait):
+def test_square_crops_are_the_same_as_in_serving(tmp_path, portrait):
     """Whatever border was needed to find the face, the crop is the one that a request would give."""
     context = DataContext(STORE, tmp_path)
     tight = np.ascontiguousarray(portrait[60:190, 150:290])
@@ -251,7 +251,7 @@ def test_rgb_crops_are_the_same_as_in_serving(tmp_path, portrait):
     np.testing.assert_array_equal(again.crops, faces.crops)
 
 
-def test_a_model_that_reads_rgb_crops_can_be_evaluated(tmp_path, portrait):
+def test_a_model_that_reads_square_crops_can_be_evaluated(tmp_path, portrait):
     write_faces(tmp_path / "pictures", portrait)
     predictor = FacePredictor(BrightnessNet(), ModelCard(name="r", architecture="reader", labels=SEVEN), sha256="")
     report = evaluate(predictor, tmp_path / "pictures", CONTEXT.landmarker, tmp_path)

@@ -265,8 +265,9 @@ def test_shipped_models_find_a_smile_in_the_face_and_not_in_the_corners(photo, t
     assert sorted(path.name for path in tmp_path.iterdir()) == ["nasa-1.png", "sheet.png"]
     crop = np.asarray(Image.open(tmp_path / "nasa-1.png"))
     assert crop.ndim == 3
+    model = load_face_model(STORE / name)
     [one] = attribute_faces(
-        load_face_model(STORE / name), find_faces([photo], STORE / "face_landmarker" / "face_landmarker.task")
+        model, find_faces([photo], STORE / "face_landmarker" / "face_landmarker.task", model.crop_kind)
     )
     corners = np.concatenate([one.heat[rows, columns] for rows in EDGES for columns in EDGES])
     assert one.heat[8:].sum() > 0.8 * one.heat.sum(), "not the hair"

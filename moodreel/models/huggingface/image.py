@@ -15,6 +15,7 @@ import torch
 from torch.nn import functional as F
 
 from moodreel.errors import ModelInvalid
+from moodreel.faces.features import CropKind
 from moodreel.models.model_card import JsonObject
 from moodreel.models.networks.multi_head import MultiHeadFaceNet
 from moodreel.models.networks.resnet18 import IMAGENET_MEAN, IMAGENET_STD
@@ -67,7 +68,7 @@ class ImagePreprocessing:
 class HuggingFaceNet(MultiHeadFaceNet):
     """A network of transformers that reads RGB crops: a ViT (Dosovitskiy et al. 2021) or a ResNet (He et al. 2016)."""
 
-    requires_rgb_crop = True
+    crop_kind = CropKind.SQUARE
     mirror_below = 0
     batch_size = 16
 

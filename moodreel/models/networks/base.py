@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.nn.utils.rnn import pad_sequence
 
-from moodreel.faces.features import FaceFeatures
+from moodreel.faces.features import CropKind, FaceFeatures
 
 Track = Sequence[FaceFeatures | None]
 """One person's features in T >= 1 equally spaced frames; None where the face was not found."""
@@ -42,8 +42,8 @@ class FaceNetwork(nn.Module, ABC):
     read it: `fuse_batchnorm` joins the two.
     """
 
-    requires_rgb_crop = False
-    """Whether the network reads `FaceFeatures.rgb_crop`, which is only made where a network needs it."""
+    crop_kind = CropKind.GRAY
+    """Kind of `FaceFeatures.crop` that the network reads, if it reads any."""
 
     @abstractmethod
     def forward_tracks(self, tracks: Sequence[Track], *, per_frame: bool) -> list[TrackLogits]:

@@ -56,8 +56,7 @@ class MultiHeadFaceNet(FaceNetwork):
         """Compute the logits (N, H, C) of all heads.
 
         Args:
-            images: uint8 or float 0..255: gray crops (N, 48, 48), or RGB crops (N, 224, 224, 3) where
-                `requires_rgb_crop` is set.
+            images: uint8 or float 0..255: N crops of the network's `crop_kind`.
         """
 
     def mix_heads(self, logits: torch.Tensor) -> torch.Tensor:
@@ -83,11 +82,7 @@ class MultiHeadFaceNet(FaceNetwork):
         return logits
 
     def _images(self, faces: Sequence[FaceFeatures]) -> torch.Tensor:
-        images = [face.rgb_crop if self.requires_rgb_crop else face.crop for face in faces]
-        usable = [image for image in images if image is not None]
-        if len(usable) < len(images):
-            raise ValueError("This network reads RGB crops; extract the features with with_rgb_crop=True.")
-        return torch.from_numpy(np.stack(usable)).to(next(self.parameters()).device)
+        return torch.from_numpy(np.stack([face.crop for face in faces])).to(next(self.parameters()).device)
 
     def embed_faces(self, faces: Sequence[FaceFeatures]) -> list[torch.Tensor]:
         """Compute the logits (H, C) of each face, without mirror images: live video soon brings another frame."""

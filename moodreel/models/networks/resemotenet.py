@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from moodreel.faces.features import CropKind
 from moodreel.models.networks.multi_head import MultiHeadFaceNet, standardize
 from moodreel.models.networks.resnet18 import IMAGENET_MEAN, IMAGENET_STD, LUMA_WEIGHTS
 
@@ -42,7 +43,7 @@ class ResEmoteNet(MultiHeadFaceNet):
             temperatures: As of `MultiHeadFaceNet`.
         """
         super().__init__(classes=classes, shares=shares, tau=tau, temperatures=temperatures)
-        self.requires_rgb_crop = portrait
+        self.crop_kind = CropKind.SQUARE if portrait else CropKind.GRAY
         if portrait:
             self.batch_size, self.mirror_below = 32, 0
         sizes = [round(size * width) for size in (64, 128, 256, 512, 1024, 2048)]
@@ -59,7 +60,7 @@ class ResEmoteNet(MultiHeadFaceNet):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Compute the logits (N, H, C) of RGB crops or gray crops, as `MultiHeadFaceNet.forward` says."""
-        x = preprocess(images) if self.requires_rgb_crop else upscale_crops(standardize(images))
+        x = preprocess(images) if self.crop_kind is CropKind.SQUARE else upscale_crops(standardize(images))
         x = self.conv_dropout(F.max_pool2d(F.relu(self.bn1(self.conv1(x))), 2))
         x = self.conv_dropout(F.max_pool2d(F.relu(self.bn2(self.conv2(x))), 2))
         x = self.se(F.max_pool2d(F.relu(self.bn3(self.conv3(x))), 2))

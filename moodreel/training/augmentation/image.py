@@ -7,9 +7,10 @@ import torch
 from moodreel.faces.features import CROP_SIDE
 
 FACE_BANDS = {"eyes": (10, 24), "mouth": (29, 46)}
-"""Rows of a crop that hold the eyes and the mouth: what glasses and hands cover."""
+"""Rows of a gray crop that hold the eyes and the mouth: what glasses and hands cover. A color crop differs by its size
+and by a few rows."""
 MIN_SHRUNK_SIDE, MAX_SHRUNK_SIDE = 14, 40
-"""Pixels a side of a face that is shrunk."""
+"""Pixels a side of a gray crop that is shrunk."""
 
 
 def augment_crops(crops: torch.Tensor, rng: np.random.Generator, *, clean_prob: float = 0.3) -> torch.Tensor:
@@ -18,12 +19,12 @@ def augment_crops(crops: torch.Tensor, rng: np.random.Generator, *, clean_prob: 
     On the CPU, one crop after the other by OpenCV, which is faster there; elsewhere the whole batch by torch.
 
     Args:
-        crops: uint8 (B, 48, 48), gray.
+        crops: uint8 (B, 48, 48), gray, on any device; or uint8 (B, 96, 96, 3), RGB, on the CPU.
         rng: source of all randomness.
         clean_prob: see `augment_crop`.
 
     Returns:
-        uint8 (B, 48, 48), on the same device.
+        uint8, of the same shape, on the same device.
     """
     if crops.device.type == "cpu":
         augmented = [augment_crop(crop, rng, clean_prob=clean_prob) for crop in crops.numpy()]
@@ -37,21 +38,23 @@ def augment_crop(crop: np.ndarray, rng: np.random.Generator, *, clean_prob: floa
     """Augment one aligned crop, in the order in which a camera works: alignment, light, lens, sensor, codec, occlusion.
 
     Args:
-        crop: uint8 (48, 48), gray.
+        crop: uint8 (48, 48), gray; or uint8 (96, 96, 3), RGB.
         rng: source of all randomness.
         clean_prob: probability that the crop is misaligned only: many a picture is good.
 
     Returns:
-        uint8 (48, 48).
+        uint8, of the same shape.
     """
     crop = _misalign(crop, rng)
     if rng.random() < clean_prob:
         return crop
+    if crop.ndim == 3:
+        crop = _recolor(crop, rng)
     crop = _relight(crop, rng)
     if rng.random() < 0.35:
         crop = _shrink(crop, rng)
     if rng.random() < 0.25:
-        crop = cv2.GaussianBlur(crop, (0, 0), rng.uniform(0.4, 1.8))
+        crop = cv2.GaussianBlur(crop, (0, 0), rng.uniform(0.4, 1.8) * _scale(crop))
     if rng.random() < 0.5:
         noise = np.empty(crop.shape, np.int16)
         cv2.setRNGSeed(int(rng.integers(2**31)))
@@ -110,40 +113,55 @@ def _change_camera(square: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def _misalign(crop: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Rotate, scale, squeeze and shift a little, and mirror half of the crops."""
-    center = CROP_SIDE / 2 - 0.5
+    side = len(crop)
+    center = side / 2 - 0.5
     rotation = cv2.getRotationMatrix2D((center, center), rng.normal(0, 6), rng.uniform(0.87, 1.15))
     matrix = np.asarray(rotation, np.float64)
     matrix[:, 0] *= rng.uniform(0.87, 1.07)  # a turned face is narrower
-    matrix[:, 2] += rng.normal(0, 1.3, 2)
+    matrix[:, 2] += rng.normal(0, 1.3, 2) * _scale(crop)
     if rng.random() < 0.5:
-        matrix = matrix @ np.array([[-1, 0, CROP_SIDE - 1], [0, 1, 0], [0, 0, 1]])
-    return cv2.warpAffine(crop, matrix, (CROP_SIDE, CROP_SIDE), borderMode=cv2.BORDER_REPLICATE)
+        matrix = matrix @ np.array([[-1, 0, side - 1], [0, 1, 0], [0, 0, 1]])
+    return cv2.warpAffine(crop, matrix, (side, side), borderMode=cv2.BORDER_REPLICATE)
+
+
+def _scale(crop: np.ndarray) -> float:
+    """Return the size of a crop relative to a gray one."""
+    return len(crop) / CROP_SIDE
+
+
+def _recolor(crop: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Turn a third of the crops gray; change saturation and white balance of the others."""
+    if rng.random() < 0.35:
+        return cv2.cvtColor(cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    gray = cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY).astype(np.float32)[..., None]
+    colors = gray + np.float32(rng.uniform(0.3, 1.5)) * (crop - gray)
+    return (colors * np.exp(rng.normal(0, 0.12, 3)).astype(np.float32)).clip(0, 255).astype(np.uint8)
 
 
 def _relight(crop: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Change gamma and exposure; light 40 % of the faces from one side."""
     light = (crop / np.float32(255)) ** np.float32(np.exp(rng.normal(0, 0.35)))
     if rng.random() < 0.4:
-        slope = np.linspace(-1, 1, CROP_SIDE, dtype=np.float32)
+        slope = np.linspace(-1, 1, len(crop), dtype=np.float32)
         angle, strength = rng.uniform(0, 2 * np.pi), rng.uniform(0.1, 0.7)
         side = np.cos(angle) * slope[None, :] + np.sin(angle) * slope[:, None]
-        light = light * (1 + np.float32(strength) * side)
+        light = light * (1 + np.float32(strength) * side).reshape(*side.shape, *[1] * (crop.ndim - 2))
     # From hardly lit, where the noise that follows counts, to overexposed.
     gain, offset = np.float32(np.exp(rng.normal(-0.15, 0.5))), np.float32(rng.uniform(-0.05, 0.15))
     return (255 * (light * gain + offset)).clip(0, 255).astype(np.uint8)
 
 
 def _shrink(crop: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Resize to 14 to 40 pixels and back."""
-    side = int(rng.integers(MIN_SHRUNK_SIDE, MAX_SHRUNK_SIDE + 1))
+    """Resize a gray crop to 14 to 40 pixels, a color crop to twice as many, and back."""
+    side = round(int(rng.integers(MIN_SHRUNK_SIDE, MAX_SHRUNK_SIDE + 1)) * _scale(crop))
     small = cv2.resize(crop, (side, side), interpolation=cv2.INTER_AREA)
-    return cv2.resize(small, (CROP_SIDE, CROP_SIDE), interpolation=cv2.INTER_LINEAR)
+    return cv2.resize(small, crop.shape[1::-1], interpolation=cv2.INTER_LINEAR)
 
 
 def _compress(crop: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Compress as JPEG of quality 8 to 69."""
     _, jpeg = cv2.imencode(".jpg", crop, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(8, 70))])
-    return np.asarray(cv2.imdecode(jpeg, cv2.IMREAD_GRAYSCALE))
+    return np.asarray(cv2.imdecode(jpeg, cv2.IMREAD_GRAYSCALE if crop.ndim == 2 else cv2.IMREAD_COLOR))
 
 
 def _cover(crop: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -152,5 +170,6 @@ def _cover(crop: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     height, width = int(rng.integers(6, 17)), int(rng.integers(8, 33))
     y, x = rng.integers(top, max(top + 1, bottom - height)), rng.integers(0, CROP_SIDE - width)
     covered = crop.copy()
-    covered[y : y + height, x : x + width] = rng.integers(0, 256)
+    top, bottom, left, right = (round(edge * _scale(crop)) for edge in (y, y + height, x, x + width))
+    covered[top:bottom, left:right] = rng.integers(0, 256, crop.shape[2:])
     return covered

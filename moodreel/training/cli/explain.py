@@ -14,7 +14,7 @@ from moodreel.training.evaluation.audiovisual_model import EvaluatedAudioVisualM
 from moodreel.training.evaluation.face_model import EvaluatedFaceModel
 from moodreel.training.evaluation.open_models import open_models
 from moodreel.training.experiment.recipe import STORE
-from moodreel.training.explain.faces import attribute_faces, faces_of_dataset, find_faces
+from moodreel.training.explain.faces import attribute_faces, crop_kind, faces_of_dataset, find_faces
 from moodreel.training.explain.render import draw_attribution, draw_sheet
 
 SHEET = "sheet.png"
@@ -40,9 +40,10 @@ def run(args: argparse.Namespace) -> None:
     [model] = open_models([args.model], STORE, device=str(resolve_device(args.device)))
     assert isinstance(model, EvaluatedFaceModel | EvaluatedAudioVisualModel)
     context = DataContext(STORE, args.cache, workers=args.threads)
-    faces = find_faces(args.images, context.landmarker)
+    kind = crop_kind(model.predictor)
+    faces = find_faces(args.images, context.landmarker, kind)
     if args.data:
-        faces += faces_of_dataset(args.data, context, count=args.count)
+        faces += faces_of_dataset(args.data, context, kind, count=args.count)
     if not faces:
         raise DataInvalid("There is no face to explain; name images that show one, or --data NAME:PATH.")
     maps = attribute_faces(model.predictor, faces, label=args.label)

@@ -14,9 +14,9 @@ from tqdm import tqdm
 from moodreel.faces.features import (
     CROP_EYES_PIXELS,
     CROP_SIDE,
-    RGB_CROP_SIDE,
+    CropKind,
     align_crop,
-    crop_square,
+    crop_face,
     extract_features,
 )
 from moodreel.faces.landmarker import BLENDSHAPES, NUM_LANDMARKS, FaceLandmarker
@@ -163,9 +163,23 @@ def save_arrays(file: Path, arrays: Mapping[str, np.ndarray], save: Callable[...
     partial.replace(file)
 
 
-def rgb_crop(image: np.ndarray, landmarks: np.ndarray, side: int = RGB_CROP_SIDE) -> np.ndarray:
-    """Crop the square around a face, uint8 (side, side, 3), as `FaceFeatures.rgb_crop`."""
-    return crop_square(_pad_and_resize(image, _NO_BORDER), landmarks, side)
+def crop_image(image: np.ndarray, landmarks: np.ndarray, kind: CropKind) -> np.ndarray:
+    """Crop a face as `FaceFeatures.crop`.
+
+    Args:
+        image: uint8 (H, W), gray; or uint8 (H, W, 3), RGB.
+        landmarks: float32 (478, 3), as `extract_landmarks` returns them.
+        kind: Of the crop.
+
+    Returns:
+        uint8, see `CropKind`.
+    """
+    return crop_face(enlarge(image), landmarks, kind)
+
+
+def enlarge(image: np.ndarray) -> np.ndarray:
+    """Enlarge a small image as for detection; RGB."""
+    return _pad_and_resize(image, _NO_BORDER)
 
 
 def _extract(

@@ -9,6 +9,7 @@ import numpy as np
 
 from moodreel.errors import DataInvalid
 from moodreel.faces.facial_actions import FacialActionExplainer
+from moodreel.faces.features import CropKind
 from moodreel.faces.landmarker import FaceLandmarker
 from moodreel.media import audio
 from moodreel.media.audio import AudioClip
@@ -17,7 +18,7 @@ from moodreel.models.predictor import FacePredictor
 from moodreel.models.registry import ModelRegistry
 from moodreel.pipelines.engine import Engine
 from moodreel.training.data.examples import Example, process_files
-from moodreel.training.data.face_cache import FaceTable, extract_faces, extract_landmarks, rgb_crop
+from moodreel.training.data.face_cache import FaceTable, crop_image, extract_faces, extract_landmarks
 from moodreel.training.data.images import Images, ImageSequence
 
 
@@ -72,7 +73,7 @@ def load_face_crops(examples: Sequence[Example], context: DataContext) -> tuple[
         return ImageSequence(examples), np.ones(len(examples), bool)
     faces, landmarks = context.extract_faces(ImageSequence(examples), landmarks=True)
     assert landmarks is not None
-    return ImageSequence(examples, lambda image, row: rgb_crop(image, landmarks[row])), faces.found
+    return ImageSequence(examples, lambda image, row: crop_image(image, landmarks[row], CropKind.SQUARE)), faces.found
 
 
 def load_audio(examples: Sequence[Example]) -> Iterator[AudioClip]:

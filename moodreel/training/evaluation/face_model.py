@@ -8,7 +8,7 @@ import numpy as np
 from torch import nn
 
 from moodreel.errors import MoodreelError, NoFace, NoFaceNoAudio
-from moodreel.faces.features import CROP_SIDE, RGB_CROP_SIDE, FaceFeatures
+from moodreel.faces.features import COLOR_CROP_SIDE, CROP_SIDE, SQUARE_SIDE, CropKind, FaceFeatures
 from moodreel.faces.landmarker import BLENDSHAPES, NUM_LANDMARKS
 from moodreel.models.model_card import FACE
 from moodreel.models.predictor import FacePredictor, ModelInfo
@@ -85,7 +85,7 @@ class EvaluatedFaceModel(EvaluatedModel):
 
     def run_once(self) -> object:
         """Predict for one synthetic face."""
-        return self.predictor.predict([[_synthetic_face(rgb=self.predictor.requires_rgb_crop)]], per_frame=False)
+        return self.predictor.predict([[_synthetic_face(self.predictor.crop_kind)]], per_frame=False)
 
     def _predict_clips(self, examples: Sequence[Example], context: DataContext) -> Predictions:
         def loaded(path: Path, *, device: str) -> FacePredictor:
@@ -108,13 +108,19 @@ def check_media(models: Sequence[EvaluatedModel], media: str) -> None:
             )
 
 
-def _synthetic_face(*, rgb: bool) -> FaceFeatures:
+_CROP_SHAPES = {
+    CropKind.GRAY: (CROP_SIDE, CROP_SIDE),
+    CropKind.COLOR: (COLOR_CROP_SIDE, COLOR_CROP_SIDE, 3),
+    CropKind.SQUARE: (SQUARE_SIDE, SQUARE_SIDE, 3),
+}
+
+
+def _synthetic_face(crop_kind: CropKind) -> FaceFeatures:
     rng = np.random.default_rng(0)
     return FaceFeatures(
         landmarks=rng.random((NUM_LANDMARKS, 3), np.float32),
         normalized_landmarks=rng.standard_normal((NUM_LANDMARKS, 3), np.float32),
         blendshapes=rng.random(len(BLENDSHAPES), np.float32),
         pose=np.zeros(3, np.float32),
-        crop=rng.integers(0, 256, (CROP_SIDE, CROP_SIDE), np.uint8),
-        rgb_crop=rng.integers(0, 256, (RGB_CROP_SIDE, RGB_CROP_SIDE, 3), np.uint8) if rgb else None,
+        crop=rng.integers(0, 256, _CROP_SHAPES[crop_kind], np.uint8),
     )

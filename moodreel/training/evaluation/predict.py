@@ -5,22 +5,22 @@ from dataclasses import replace
 
 import numpy as np
 
-from moodreel.faces.features import FaceFeatures
+from moodreel.faces.features import CropKind, FaceFeatures
 from moodreel.faces.landmarker import NUM_LANDMARKS
 from moodreel.models.model_card import EMOTIMESH
 from moodreel.models.predictor import FacePredictor
-from moodreel.training.data.face_cache import FaceTable, rgb_crop
+from moodreel.training.data.face_cache import FaceTable, crop_image
 from moodreel.training.data.images import Images
 from moodreel.training.data.label_mapping import mapping_matrix
 from moodreel.training.evaluation.metrics import Predictions
 
 _BATCH = 256
-"""Images at a time: bounds the memory of RGB crops."""
+"""Images at a time: bounds the memory of crops."""
 
 
 def requires_landmarks(predictor: FacePredictor) -> bool:
-    """Tell whether a model reads raw landmarks, or RGB crops, which are cut by them."""
-    return predictor.requires_rgb_crop or predictor.info.architecture == EMOTIMESH
+    """Tell whether a model reads raw landmarks, or crops that are cut by them: only gray ones are cached."""
+    return predictor.crop_kind is not CropKind.GRAY or predictor.info.architecture == EMOTIMESH
 
 
 def predict_rows(
@@ -48,8 +48,8 @@ def predict_rows(
         for row in rows[start : start + _BATCH]:
             face = single_frame(faces, row)
             if landmarks is not None:
-                crop = rgb_crop(images[row], landmarks[row]) if predictor.requires_rgb_crop else None
-                face = replace(face, landmarks=landmarks[row], rgb_crop=crop)
+                crop = crop_image(images[row], landmarks[row], predictor.crop_kind)
+                face = replace(face, landmarks=landmarks[row], crop=crop)
             tracks.append([face])
         predicted = predictor.predict(tracks, per_frame=False)
         probabilities.append(np.stack([prediction.probabilities for prediction in predicted]))

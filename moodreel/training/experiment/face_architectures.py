@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from moodreel.errors import DataInvalid
-from moodreel.faces.features import RGB_CROP_SIDE, FaceFeatures
+from moodreel.faces.features import SQUARE_SIDE, FaceFeatures
 from moodreel.models.checkpoint import file_sha256
 from moodreel.models.face_registry import ARCHITECTURES
 from moodreel.models.huggingface.image import HF_WEIGHTS_FILE, HuggingFaceNet
@@ -187,7 +187,7 @@ class PortraitAdapter(ArchitectureAdapter):
     def load_inputs(self, data: Dataset, request: ClassificationRequest) -> tuple[InputAdapter, np.ndarray]:
         """Load the examples of a data set."""
         squares, found = load_face_crops(data.examples, request.context)
-        return PortraitInputs(squares, side=RGB_CROP_SIDE), found
+        return PortraitInputs(squares, side=SQUARE_SIDE), found
 
     def build(self, labels: tuple[str, ...], arguments: Mapping[str, Any], pretrained: Path | None) -> nn.Module:
         """Build a network with its initial weights."""

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from moodreel.errors import DataInvalid
-from moodreel.faces.features import RGB_CROP_SIDE, FaceFeatures, extract_features
+from moodreel.faces.features import SQUARE_SIDE, CropKind, FaceFeatures, extract_features
 from moodreel.faces.landmarker import FaceLandmarker
 from moodreel.faces.tiled_detection import detect_tiled
 from moodreel.media import image
@@ -17,6 +17,7 @@ from moodreel.models.audiovisual_registry import AudioVisualPredictor
 from moodreel.models.predictor import FacePredictor
 from moodreel.training.augmentation.image import augment_face_square
 from moodreel.training.data.dataset import IMAGES
+from moodreel.training.data.face_cache import crop_image
 from moodreel.training.data.images import ImageSequence
 from moodreel.training.data.loading import DataContext, load_face_crops
 from moodreel.training.data.registry import open_dataset
@@ -36,7 +37,7 @@ class FaceToExplain:
 
     Attributes:
         name: Of the file that its map is written to, without the suffix.
-        features: With the RGB crop.
+        features: With the crop that the model reads.
         truth: Its label in the data set; None where unknown.
     """
 
@@ -45,7 +46,12 @@ class FaceToExplain:
     truth: str | None = None
 
 
-def find_faces(files: Sequence[Path], landmarker_path: Path) -> list[FaceToExplain]:
+def crop_kind(predictor: VisualPredictor) -> CropKind:
+    """Return the kind of crop that a model reads."""
+    return predictor.crop_kind if isinstance(predictor, FacePredictor) else CropKind.SQUARE
+
+
+def find_faces(files: Sequence[Path], landmarker_path: Path, kind: CropKind) -> list[FaceToExplain]:
     """Find every face of image files, the largest of each first. An image without a face is logged.
 
     Raises:
@@ -66,31 +72,35 @@ def find_faces(files: Sequence[Path], landmarker_path: Path) -> list[FaceToExpla
         if not found:
             logger.warning("No face was found in %s.", file)
         faces += [
-            FaceToExplain(f"{file.stem}-{number}", extract_features(rgb, face, with_rgb_crop=True))
+            FaceToExplain(f"{file.stem}-{number}", extract_features(rgb, face, kind))
             for number, face in enumerate(found, start=1)
         ]
     landmarker.close()
     return faces
 
 
-def faces_of_dataset(spec: str, context: DataContext, *, count: int) -> list[FaceToExplain]:
+def faces_of_dataset(spec: str, context: DataContext, kind: CropKind, *, count: int) -> list[FaceToExplain]:
     """Take the faces of at most `count` held-out images of a data set. Raises DataInvalid for one without images."""
     data = open_dataset(spec)
     if data.media != IMAGES:
         raise DataInvalid(f"{data.name} has {data.media}, not images; name a data set of images.")
     rows = np.sort(np.random.default_rng(context.seed).permutation(data.split().held_out)[:count])
     examples = [data.examples[row] for row in rows]
-    faces, _ = context.extract_faces(ImageSequence(examples))
-    crops, _ = load_face_crops(examples, context)
-    return [
-        FaceToExplain(
-            f"{data.name.lower().replace(' ', '-')}-{row}",
-            replace(single_frame(faces, number), rgb_crop=augment_face_square(crops[number], RGB_CROP_SIDE, None)),
-            example.label,
-        )
-        for number, (row, example) in enumerate(zip(rows.tolist(), examples, strict=True))
-        if faces.found[number]
-    ]
+    images = ImageSequence(examples)
+    faces, landmarks = context.extract_faces(images, landmarks=True)
+    assert landmarks is not None
+    squares, _ = load_face_crops(examples, context) if kind is CropKind.SQUARE else (images, None)
+    explained = []
+    for number, (row, example) in enumerate(zip(rows.tolist(), examples, strict=True)):
+        if not faces.found[number]:
+            continue
+        if kind is CropKind.SQUARE:
+            crop = augment_face_square(squares[number], SQUARE_SIDE, None)
+        else:
+            crop = crop_image(images[number], landmarks[number], kind)
+        features = replace(single_frame(faces, number), crop=crop)
+        explained.append(FaceToExplain(f"{data.name.lower().replace(' ', '-')}-{row}", features, example.label))
+    return explained
 
 
 def attribute_faces(
@@ -100,7 +110,7 @@ def attribute_faces(
     labels = predictor.info.labels
     if label is not None and label not in labels:
         raise DataInvalid(f"{predictor.info.name} has no label {label!r}; it has {', '.join(labels)}.")
-    images = np.stack([_input_image(predictor, face.features) for face in faces])
+    images = np.stack([face.features.crop for face in faces])
     probabilities = _predict(predictor, faces, images)
     predicted = probabilities.argmax(axis=1) if label is None else np.full(len(faces), labels.index(label))
     outputs = [predictor.info.card.labels.index(labels[index]) for index in predicted]
@@ -110,13 +120,6 @@ def attribute_faces(
         AttributionMap(image, heat, labels[index], float(row[index]), face.truth)
         for image, heat, index, row, face in zip(images, heat_maps, predicted, probabilities, faces, strict=True)
     ]
-
-
-def _input_image(predictor: VisualPredictor, features: FaceFeatures) -> np.ndarray:
-    if isinstance(predictor, FacePredictor) and not predictor.requires_rgb_crop:
-        return features.crop
-    assert features.rgb_crop is not None
-    return features.rgb_crop
 
 
 def _predict(predictor: VisualPredictor, faces: Sequence[FaceToExplain], images: np.ndarray) -> np.ndarray:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from moodreel.errors import ModelInvalid
+from moodreel.faces.features import CropKind
 from moodreel.training.data.label_mapping import mapping_matrix
 from moodreel.training.evaluation.face_model import EvaluatedFaceModel
 from moodreel.training.explain.attribution import attribute, predict_logits
@@ -25,7 +26,7 @@ def highlight(
     Returns:
         uint8 (N, H, W, 3); None for a model that reads no gray crops, or other inputs too.
     """
-    if model.predictor.requires_rgb_crop:
+    if model.predictor.crop_kind is not CropKind.GRAY:
         return None
     network, own_labels = model.predictor.network, model.info.card.labels
     try:

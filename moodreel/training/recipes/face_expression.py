@@ -1,16 +1,18 @@
-"""Train a network on aligned crops with three conventions of labels. Reads from top to bottom.
+"""Train a network on aligned crops with four conventions of labels. Reads from top to bottom.
 
-1. Crop the face of every image of FER+ and, where it is given, of muxspace.
-2. Train a head on FER+'s votes, one on FER2013's labels of the same images, and one on muxspace's labels. What FER+'s
-   and FER2013's labelers would call muxspace's faces is a pseudo-label of the network's moving average (mean teacher),
-   or of a teacher trained before.
-3. Finetune it on crops of which most are hardly augmented, as most faces in good clips are.
-4. Fit the temperatures on validation images.
+1. Crop the face of every image of FER+ and, where they are given, of webfaces, of muxspace, and of clips of people who
+   talk calmly.
+2. Train a head on FER+'s votes, one on FER2013's labels of the same images, and one on the labels of each other set. A
+   calm talker is Neutral for each of them. A teacher trained before may answer for every head and every crop.
+3. Fit the temperatures on images held out.
 """
 
 import logging
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass
+from functools import cache
+from itertools import chain
+from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -18,54 +20,86 @@ import torch
 
 from moodreel.emotions import SEVEN
 from moodreel.errors import DataInvalid
+from moodreel.faces.features import CropKind
 from moodreel.models.face_registry import ARCHITECTURES, load_face_model
 from moodreel.models.model_store import model_folder
+from moodreel.models.networks.efficientnet_lite import EfficientNetLiteNet
 from moodreel.models.networks.multi_head import MultiHeadFaceNet
+from moodreel.pipelines.video import VideoPipeline
+from moodreel.training.data.clips import read_talkers
+from moodreel.training.data.face_cache import crop_image
+from moodreel.training.data.images import Images, ImageSequence
 from moodreel.training.data.muxspace import read_muxspace
+from moodreel.training.data.registry import open_dataset
 from moodreel.training.engine.schedule import Phase
 from moodreel.training.engine.trainer import TrainingHistory
 from moodreel.training.evaluation.calibration import fit_temperature
 from moodreel.training.experiment.recipe import RunRequest
-from moodreel.training.recipes import face_recipe
+from moodreel.training.recipes.efficientnet_init import find_pretrained, load_pretrained
 from moodreel.training.recipes.face_recipe import (
-    CROP_INPUT,
+    CROP_INPUTS,
+    FERPLUS,
+    MUXSPACE,
     FaceRecipe,
     TrainedModel,
-    TrainSplit,
-    find_faces,
+    find_landmarks,
     read_train_split,
 )
 from moodreel.training.recipes.multi_head_task import (
-    FER2013,
-    FERPLUS,
-    FINETUNING,
-    MUXSPACE,
-    TRAINING,
+    HEADS,
     LabeledCrops,
     MultiHeadOptions,
     MultiHeadTask,
+    ValidationCrops,
 )
 
 logger = logging.getLogger(__name__)
 
-HEADS = 3
+WEBFACES, TALKERS = "webfaces", "talkers"
+TALKERS_HELD_OUT = 4
+"""One in so many clips of talkers, by name, is held out: the fourth, the eighth and so on."""
+TRAINING = "training"
 DESCRIPTIONS = {
-    "face-expression": "A residual network with squeeze-and-excitation (He et al. 2016, Hu et al. 2018)",
+    "efficientnet-lite": "EfficientNet-Lite0 (Tan & Le 2019), pretrained on ImageNet",
     "resemotenet": "ResEmoteNet (Roy et al. 2024), {width:g} times as wide as published",
     "vit": "A vision transformer (Dosovitskiy et al. 2021) of {layers} layers behind three convolutions",
 }
 """What each architecture is, for the card."""
 
 
+@dataclass(frozen=True, eq=False)
+class Source:
+    """The faces of one data set, and what its labelers call them.
+
+    Attributes:
+        name: Of the data set.
+        crop: Returns the crops of some rows (M,), uint8 (M, ...), of a kind.
+        targets: float32 (N, H, C); zeros where a head has no label.
+        truth: int64 (N,), -1 for no clear label.
+        train: bool (N,), which to train on; all have a face.
+        held_out: bool (N,), which to calibrate on; all have a face.
+        share: Share of a batch.
+    """
+
+    name: str
+    crop: Callable[[CropKind, np.ndarray], np.ndarray]
+    targets: np.ndarray
+    truth: np.ndarray
+    train: np.ndarray
+    held_out: np.ndarray
+    share: float
+
+
 class MultiHeadRecipe(FaceRecipe):
     """Trains the networks on crops with a head for each labeling convention."""
 
+    optional = (WEBFACES, MUXSPACE, TALKERS)
     options = MultiHeadOptions
     uses = frozenset(
         {
             *("seed", "steps", "batch_size", "lr", "warmup", "decay_fraction", "weight_decay", "max_grad_norm"),
-            *("grad_accumulation", "ema_decay", "label_smoothing", "mixup_alpha", "mixup_prob", "class_balance_power"),
-            *("clean_prob", "val_fraction", "eval_every", "bf16", "weights"),
+            *("schedule", "grad_accumulation", "ema_decay", "label_smoothing", "mixup_alpha", "mixup_prob"),
+            *("class_balance_power", "clean_prob", "val_fraction", "eval_every", "bf16", "weights"),
         }
     )
     template = "face_expression.md.j2"
@@ -74,137 +108,210 @@ class MultiHeadRecipe(FaceRecipe):
         """Check the data and the options."""
         if request.options.teacher:
             _load_teacher(request.options.teacher)
+        for name in {WEBFACES, TALKERS} & set(request.data):
+            open_dataset(f"{name}:{request.data[name]}")
+        if request.architecture == "efficientnet-lite":
+            _pretrained_file(request)
         return super().prepare(request)
 
     def train(self, request: RunRequest[MultiHeadOptions]) -> TrainedModel:
         """Train the network, and fit its temperatures."""
         config, options = request.config, request.options
         torch.manual_seed(config.seed)
+        network = _build(request)
         teacher = _load_teacher(options.teacher) if options.teacher else None
-        split, crops, targets = _read_ferplus(request)
-        ferplus = _labeled(crops[split.train], targets[split.train], FERPLUS, config.class_balance_power)
-        muxspace = _read_muxspace(request)
-        network = _build(request, ferplus, muxspace)
-        if teacher:
-            ferplus = _distill(teacher, ferplus, options.distill_weight)
-            muxspace = muxspace and _distill(teacher, muxspace, 1.0)
+        sources = _read_sources(request)
+        labeled = [_labeled(source, network.crop_kind, request, teacher) for source in sources]
+        validation = {
+            source.name: _validation(source, network.crop_kind) for source in sources if source.held_out.any()
+        }
+        if len(network.head_weights) > 1:
+            for each in labeled:
+                heads = each.targets.sum(dim=(0, 2)) > 0
+                weights = torch.from_numpy(each.weights).float()
+                network.prior[heads] = torch.einsum("n,nhc->hc", weights, each.targets)[heads]
         network.to(request.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        truth, held_out = split.images.truth, split.held_out
-        rows = held_out & (truth >= 0)
-        task = MultiHeadTask(network, ferplus, muxspace, crops[rows], truth[rows], config, options)
-        examples = {"ferplus": len(ferplus), "muxspace": len(muxspace or ()), "val": int(rows.sum())}
+        task = MultiHeadTask(network, labeled, validation, config)
+        examples = {source.name: int(source.train.sum()) for source in sources}
+        examples |= {f"val_{name}": len(data.truth) for name, data in validation.items()}
         logger.info("Crops: %s.", examples)
-        trainer_config = config.trainer_config(config.eval_every)
-        history = request.fit(task, _phases(request), trainer_config, labels=SEVEN, examples=examples)
-        held_out_targets = torch.from_numpy(targets[held_out, :MUXSPACE])
-        temperature = calibrate(network, crops[held_out], held_out_targets, torch.from_numpy(truth[held_out]))
+        phase = Phase(
+            TRAINING,
+            config.steps,
+            config.lr,
+            config.schedule,
+            warmup=config.warmup_fraction(config.steps),
+            decay_fraction=config.decay_fraction,
+            weight_decay=config.weight_decay,
+        )
+        history = request.fit(task, [phase], config.trainer_config(config.eval_every), labels=SEVEN, examples=examples)
+        temperature = calibrate(network, sources)
         return _trained(request, network, temperature, history)
 
 
-def calibrate(network: MultiHeadFaceNet, crops: np.ndarray, targets: torch.Tensor, truth: torch.Tensor) -> float:
-    """Fit the temperatures of the first heads, and return that of the output.
+def calibrate(network: MultiHeadFaceNet, sources: list[Source]) -> float:
+    """Fit the temperature of each head on what is held out for it, and return that of the output.
 
-    Args:
-        network: Its temperatures are set.
-        crops: uint8 (N, 48, 48).
-        targets: float32 (N, H, C), of the first H heads.
-        truth: int64 (N,), the majority label, -1 for none.
+    Each source counts as much as any other for the output's.
     """
     device = next(network.parameters()).device
-    with torch.inference_mode():
-        # Mirrored too, as a single image is served.
-        both = [torch.from_numpy(each).to(device) for each in (crops, crops[..., ::-1].copy())]
-        logits = (network.predict_batched(both[0]) + network.predict_batched(both[1])) / 2
-        fitted = [fit_temperature(logits[:, head].cpu(), targets[:, head]) for head in range(targets.shape[1])]
-        network.temperatures = (*fitted, *network.temperatures[len(fitted) :])
-        return fit_temperature(network.mix_heads(logits[truth >= 0]).cpu(), truth[truth >= 0])
+    logits, targets, truth = [], [], []
+    for source in sources:
+        rows = np.flatnonzero(source.held_out)
+        if not len(rows):
+            continue
+        crops = torch.from_numpy(source.crop(network.crop_kind, rows)).to(device)
+        with torch.inference_mode():
+            # Mirrored too, as a single image is served.
+            both = network.predict_batched(crops) + network.predict_batched(crops.flip(2))
+        logits.append(both.float().cpu() / 2)
+        targets.append(torch.from_numpy(source.targets[rows]))
+        truth.append(torch.from_numpy(source.truth[rows]))
+    every, labels = torch.cat(logits), torch.cat(targets)
+    temperatures = list(network.temperatures)
+    for head in range(every.shape[1]):
+        known = labels[:, head].sum(dim=1) > 0
+        if known.any():
+            temperatures[head] = fit_temperature(every[known, head], labels[known, head])
+    network.temperatures = tuple(temperatures)
+    fewest = min(int((each >= 0).sum()) for each in truth)
+    rows_of = [torch.nonzero(each >= 0)[:fewest, 0] for each in truth]
+    mixed = torch.cat([network.mix_heads(each[rows]) for each, rows in zip(logits, rows_of, strict=True)])
+    return fit_temperature(mixed, torch.cat([each[rows] for each, rows in zip(truth, rows_of, strict=True)]))
 
 
-def _read_ferplus(request: RunRequest[MultiHeadOptions]) -> tuple[TrainSplit, np.ndarray, np.ndarray]:
-    """Return FER+'s train split, its crops (N, 48, 48) and its targets (N, 3, 7), zeros for muxspace's head."""
-    split, labels = (read_train_split(request, SEVEN, fer2013_weight=weight) for weight in (0, 1))
-    crops = find_faces(request, split.images.images).crops
-    targets = np.zeros((len(crops), HEADS, len(SEVEN)), np.float32)
-    targets[:, FERPLUS], targets[:, FER2013] = split.images.targets, labels.images.targets
-    return split, crops, targets
+def _read_sources(request: RunRequest[MultiHeadOptions]) -> list[Source]:
+    """Read the data sets; all but FER+ are optional."""
+    options = request.options
+    sources = [_read_ferplus(request)]
+    if WEBFACES in request.data:
+        data = open_dataset(f"{WEBFACES}:{request.data[WEBFACES]}")
+        images, truth = ImageSequence(data.examples), data.truth
+        held_out = np.random.default_rng(request.config.seed).random(len(truth)) < request.config.val_fraction
+        sources.append(_single_head(request, WEBFACES, images, truth, held_out, options.webfaces_share))
+    if MUXSPACE in request.data:
+        part = read_muxspace(request.data[MUXSPACE], SEVEN, split="train")
+        nobody = np.zeros(len(part.truth), bool)
+        sources.append(_single_head(request, MUXSPACE, part.images, part.truth, nobody, options.muxspace_share))
+    if TALKERS in request.data:
+        sources.append(_read_talkers(request))
+    return sources
 
 
-def _read_muxspace(request: RunRequest[MultiHeadOptions]) -> LabeledCrops | None:
-    if face_recipe.MUXSPACE not in request.data:
-        return None
-    images = read_muxspace(request.data[face_recipe.MUXSPACE], SEVEN, split="train")
-    faces = find_faces(request, images.images)
-    targets = np.zeros((len(images.truth), HEADS, len(SEVEN)), np.float32)
-    targets[:, MUXSPACE] = images.targets
-    rows = faces.found & (images.truth >= 0)
-    return _labeled(faces.crops[rows], targets[rows], MUXSPACE, request.config.class_balance_power)
+def _read_ferplus(request: RunRequest[MultiHeadOptions]) -> Source:
+    split, fer2013 = (read_train_split(request, SEVEN, fer2013_weight=weight) for weight in (0, 1))
+    images = split.images.images
+    faces, landmarks = find_landmarks(request, images)
+    targets = np.zeros((len(images), len(HEADS), len(SEVEN)), np.float32)
+    targets[:, HEADS.index(FERPLUS)], targets[:, HEADS.index("fer2013")] = split.images.targets, fer2013.images.targets
+    train, held_out = split.train & faces.found, split.held_out & faces.found
+    return Source(FERPLUS, _image_cropper(images, landmarks), targets, split.images.truth, train, held_out, share=1.0)
 
 
-def _build(
-    request: RunRequest[MultiHeadOptions], ferplus: LabeledCrops, muxspace: LabeledCrops | None
-) -> MultiHeadFaceNet:
-    """Build the network, with the label frequencies of each head."""
+def _single_head(
+    request: RunRequest[MultiHeadOptions],
+    name: str,
+    images: Images,
+    truth: np.ndarray,
+    held_out: np.ndarray,
+    share: float,
+) -> Source:
+    """Return a source whose labels are for the head of its own name."""
+    faces, landmarks = find_landmarks(request, images)
+    targets = np.zeros((len(truth), len(HEADS), len(SEVEN)), np.float32)
+    targets[:, HEADS.index(name)] = np.where(truth[:, None] >= 0, np.eye(len(SEVEN), dtype=np.float32)[truth], 0)
+    usable = faces.found & (truth >= 0)
+    return Source(name, _image_cropper(images, landmarks), targets, truth, usable & ~held_out, usable & held_out, share)
+
+
+def _read_talkers(request: RunRequest[MultiHeadOptions]) -> Source:
+    """Return the frames of clips of people who talk calmly, Neutral by every convention; a fourth held out."""
+    examples = read_talkers(request.data[TALKERS])
+
+    @cache
+    def tracks(kind: CropKind) -> list[list[np.ndarray]]:
+        with request.context.engine(use_fallbacks=True) as engine:
+            pipeline = VideoPipeline(engine)
+            faces = [pipeline.main_track(example.file.read_bytes(), crop_kind=kind) for example in examples]
+        return [[face.crop for face in track if face is not None] for track in faces]
+
+    def crop(kind: CropKind, rows: np.ndarray) -> np.ndarray:
+        crops: np.ndarray = np.stack(list(chain.from_iterable(tracks(kind))))[rows]
+        return crops
+
+    clips = np.repeat(np.arange(len(examples)), [len(track) for track in tracks(CropKind.GRAY)])
+    held_out = clips % TALKERS_HELD_OUT == TALKERS_HELD_OUT - 1
+    neutral = np.full(len(clips), SEVEN.index("neutral"))
+    targets = np.repeat(np.eye(len(SEVEN), dtype=np.float32)[neutral][:, None], len(HEADS), axis=1)
+    return Source(TALKERS, crop, targets, neutral, ~held_out, held_out, request.options.talkers_share)
+
+
+def _image_cropper(images: Images, landmarks: np.ndarray) -> Callable[[CropKind, np.ndarray], np.ndarray]:
+    return lambda kind, rows: np.stack([crop_image(images[row], landmarks[row], kind) for row in rows])
+
+
+def _build(request: RunRequest[MultiHeadOptions]) -> MultiHeadFaceNet:
+    """Build the network, with ImageNet's weights where there are some for it."""
     network = cast(MultiHeadFaceNet, ARCHITECTURES[request.architecture](classes=len(SEVEN), **_arguments(request)))
-    for crops, heads in ((ferplus, [FERPLUS, FER2013]), (muxspace, [MUXSPACE])):
-        if crops:
-            network.prior[heads] = torch.einsum("n,nhc->hc", torch.from_numpy(crops.weights), crops.targets)[heads]
+    if isinstance(network, EfficientNetLiteNet):
+        load_pretrained(network, _pretrained_file(request))
     return network
 
 
+def _pretrained_file(request: RunRequest[MultiHeadOptions]) -> Path:
+    return Path(request.options.pretrained) if request.options.pretrained else find_pretrained()
+
+
 def _arguments(request: RunRequest[MultiHeadOptions]) -> dict[str, object]:
-    options = request.options
-    shares = [options.ferplus_weight, options.fer2013_weight, options.muxspace_weight]
-    return {**request.model, "shares": shares, "tau": options.tau}
+    return {**request.model, "shares": request.options.head_weights, "tau": request.options.tau}
 
 
 def _load_teacher(model: str) -> MultiHeadFaceNet:
     predictor = load_face_model(model_folder(model))
     network = predictor.network
-    fits = (
-        isinstance(network, MultiHeadFaceNet)
-        and len(network.head_weights) >= MUXSPACE
-        and not network.requires_rgb_crop
-    )
-    if predictor.info.card.labels != SEVEN or not fits:
-        raise DataInvalid(f"{predictor.info.name} cannot be a teacher; choose a model of seven labels on FER+'s crops.")
-    return cast(MultiHeadFaceNet, network)
-
-
-def _distill(teacher: MultiHeadFaceNet, crops: LabeledCrops, weight: float) -> LabeledCrops:
-    """Mix the teacher's probabilities into the targets of FER+'s and FER2013's heads (Hinton et al. 2015)."""
-    images = torch.from_numpy(crops.crops)
-    logits = (teacher.predict_batched(images) + teacher.predict_batched(images.flip(2)))[:, :MUXSPACE] / 2
-    probabilities = (logits / logits.new_tensor(teacher.temperatures[:MUXSPACE])[:, None]).softmax(dim=2)
-    targets = crops.targets.clone()
-    targets[:, :MUXSPACE].lerp_(probabilities, weight)
-    return replace(crops, targets=targets)
-
-
-def _labeled(crops: np.ndarray, targets: np.ndarray, head: int, power: float) -> LabeledCrops:
-    label = targets[:, head].argmax(axis=1)
-    weights = np.maximum(np.bincount(label, minlength=len(SEVEN)), 1.0)[label] ** -power
-    return LabeledCrops(crops, torch.from_numpy(targets), (weights / weights.sum()).astype(np.float32))
-
-
-def _phases(request: RunRequest[MultiHeadOptions]) -> tuple[Phase, ...]:
-    config, options = request.config, request.options
-
-    def phase(name: str, steps: int, lr: float, decay_fraction: float) -> Phase:
-        return Phase(
-            name,
-            steps,
-            lr,
-            "trapezoid",
-            warmup=config.warmup_fraction(steps),
-            decay_fraction=decay_fraction,
-            weight_decay=config.weight_decay,
-            reset_from_ema=name == FINETUNING,
+    if (
+        predictor.info.card.labels != SEVEN
+        or not isinstance(network, MultiHeadFaceNet)
+        or len(network.head_weights) != len(HEADS)
+    ):
+        raise DataInvalid(
+            f"{predictor.info.name} cannot be a teacher; choose a model of seven labels with heads for "
+            f"{', '.join(HEADS)}."
         )
+    return network
 
-    return (
-        phase(TRAINING, config.steps, config.lr, config.decay_fraction),
-        phase(FINETUNING, options.finetune_steps, options.finetune_lr, 0.9),
-    )
+
+def _labeled(
+    source: Source, kind: CropKind, request: RunRequest[MultiHeadOptions], teacher: MultiHeadFaceNet | None
+) -> LabeledCrops:
+    """Return what to train on of a source."""
+    rows = np.flatnonzero(source.train)
+    targets = source.targets[rows]
+    label = targets[:, targets.any(axis=(0, 2)).argmax()].argmax(axis=1)
+    weights = np.maximum(np.bincount(label, minlength=len(SEVEN)), 1.0)[label] ** -request.config.class_balance_power
+    mixed = torch.from_numpy(targets)
+    if teacher:
+        mixed = _distill(teacher, source, rows, mixed, request.options.distill_weight)
+    return LabeledCrops(source.crop(kind, rows), mixed, weights / weights.sum(), source.share)
+
+
+def _distill(
+    teacher: MultiHeadFaceNet, source: Source, rows: np.ndarray, targets: torch.Tensor, weight: float
+) -> torch.Tensor:
+    """Mix the teacher's probabilities into the targets (Hinton et al. 2015).
+
+    A head without a label for a crop learns what the teacher's same head says of it.
+    """
+    crops = torch.from_numpy(source.crop(teacher.crop_kind, rows))
+    logits = (teacher.predict_batched(crops) + teacher.predict_batched(crops.flip(2))) / 2
+    probabilities = (logits / logits.new_tensor(teacher.temperatures)[:, None]).softmax(dim=2)
+    known = targets.sum(dim=2, keepdim=True) > 0
+    return torch.where(known, targets.lerp(probabilities, weight), probabilities)
+
+
+def _validation(source: Source, kind: CropKind) -> ValidationCrops:
+    rows = np.flatnonzero(source.held_out & (source.truth >= 0))
+    return ValidationCrops(source.crop(kind, rows), source.truth[rows])
 
 
 def _trained(
@@ -214,16 +321,21 @@ def _trained(
     fields = request.model_fields(
         SEVEN,
         {**_arguments(request), "temperatures": temperatures},
-        input=f"of each moment {CROP_INPUT}; a clip's answer is the mean of its moments",
-        normalization="mean 0 and deviation 1 of each crop, in the network",
+        input=f"of each moment {CROP_INPUTS[network.crop_kind]}; a clip's answer is the mean of its moments",
+        normalization=(
+            "ImageNet's mean and deviation, in the network"
+            if network.crop_kind is CropKind.COLOR
+            else "mean 0 and deviation 1 of each crop, in the network"
+        ),
         temperature=temperature,
     )
-    first = {TRAINING: 0, FINETUNING: request.config.steps}
     card = {
         "description": DESCRIPTIONS[request.architecture].format(**request.model),
         "teacher": model_folder(request.options.teacher).name if request.options.teacher else "",
-        "curve": [{**row, "step": int(row["step"]) - first[str(row["phase"])]} for row in history.rows],
-        "head_temperatures": temperatures[:MUXSPACE],
+        "curve": history.rows,
+        "heads": HEADS,
+        "head_weights": request.options.head_weights,
+        "head_temperatures": dict(zip(HEADS, temperatures, strict=True)),
         "temperature": temperature,
         "mirror_below": MultiHeadFaceNet.mirror_below,
     }

@@ -11,10 +11,11 @@ from torch import nn
 
 from moodreel.emotions import FIVE
 from moodreel.errors import DataInvalid
+from moodreel.faces.features import CropKind
 from moodreel.models.face_registry import load_face_model
 from moodreel.models.quantization import PRECISIONS
 from moodreel.training.augmentation.pseudo_sequences import VISEMES, SequenceKind
-from moodreel.training.data.face_cache import FaceTable, extract_faces, identity
+from moodreel.training.data.face_cache import FaceTable, extract_faces, extract_landmarks, identity
 from moodreel.training.data.ferplus import LabeledImages, holdout_mask, read_split
 from moodreel.training.data.images import Images
 from moodreel.training.data.muxspace import FILE as MUXSPACE_FILE
@@ -33,7 +34,12 @@ FERPLUS_DATA = (
     "train split without copies of test and validation images"
 )
 FERPLUS_LICENSE = "MIT, as moodreel; the training images are not part of it"
-CROP_INPUT = "a gray crop of 48 pixels a side, eyes level and 20 pixels apart (moodreel.faces.features.align_crop)"
+CROP_INPUTS = {
+    CropKind.GRAY: "a gray crop of 48 pixels a side, eyes level and 20 pixels apart "
+    "(moodreel.faces.features.align_crop)",
+    CropKind.COLOR: "an RGB crop of 96 pixels a side, eyes level and 36.5 pixels apart "
+    "(moodreel.faces.features.align_crop)",
+}
 KINDS = {
     SequenceKind.STILL: "one frame",
     SequenceKind.STEADY: "the same face throughout",
@@ -84,7 +90,7 @@ class FaceRecipe(Recipe):
     """
 
     required = (FERPLUS,)
-    optional = (MUXSPACE,)
+    optional: tuple[str, ...] = (MUXSPACE,)
     template: str
 
     def prepare(self, request: RunRequest[Any]) -> Callable[[], str]:
@@ -150,6 +156,16 @@ def find_faces(
     """Find the face of each image, after a transformation, or take it from the cache."""
     context, seed = request.context, request.config.seed
     return extract_faces(images, context.landmarker, context.cache, transform, seed=seed, workers=context.workers)
+
+
+def find_landmarks(request: RunRequest[Options], images: Images) -> tuple[FaceTable, np.ndarray]:
+    """Find the face of each image, or take it from the cache.
+
+    Returns:
+        The faces, and float32 (N, 478, 3), their landmarks relative to the image.
+    """
+    context, seed = request.context, request.config.seed
+    return extract_landmarks(images, context.landmarker, context.cache, seed=seed, workers=context.workers)
 
 
 def _entries(data: str, report: FaceEvaluation, command: str) -> list[dict[str, Any]]:

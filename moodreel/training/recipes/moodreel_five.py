@@ -17,6 +17,7 @@ import torch
 from torch.nn import functional as F
 
 from moodreel.emotions import FIVE
+from moodreel.faces.features import CropKind
 from moodreel.models.face_registry import load_face_model
 from moodreel.models.model_store import model_folder
 from moodreel.models.networks.two_stream import TwoStreamNet
@@ -39,7 +40,7 @@ from moodreel.training.experiment.options import MODEL, option
 from moodreel.training.experiment.recipe import RunRequest
 from moodreel.training.recipes.compact_emotimesh import flatten, select
 from moodreel.training.recipes.face_recipe import (
-    CROP_INPUT,
+    CROP_INPUTS,
     MUXSPACE,
     FaceRecipe,
     TrainedModel,
@@ -126,9 +127,9 @@ class TwoStreamRecipe(FaceRecipe):
         fields = request.model_fields(
             FIVE,
             {**arguments, "temperature": network.temperature},
-            input=f"of each moment {CROP_INPUT}, 478 landmarks laid over MediaPipe's canonical face, in "
-            "centimetres, and 52 blendshapes (moodreel.faces.features.extract_features); any number of moments from 1, "
-            f"trained on up to {request.options.max_frames} at about 5 a second; moments without a face are masked",
+            input=f"of each moment {CROP_INPUTS[CropKind.GRAY]}, 478 landmarks laid over MediaPipe's canonical face, "
+            "in centimetres, and 52 blendshapes (moodreel.faces.features.extract_features); any number of moments from "
+            f"1, trained on up to {request.options.max_frames} at about 5 a second; moments without a face are masked",
             normalization="that of the two networks joined, within them",
             temperature=temperature,
         )

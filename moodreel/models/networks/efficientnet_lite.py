@@ -1,0 +1,125 @@
+"""Define EfficientNet-Lite0, which classifies expressions from an aligned color crop."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from moodreel.faces.features import COLOR_CROP_SIDE, CropKind
+from moodreel.models.networks.multi_head import MultiHeadFaceNet
+from moodreel.models.networks.resnet18 import IMAGENET_MEAN, IMAGENET_STD
+
+_STAGES = (
+    (1, 3, 1, 1, 16),
+    (2, 3, 2, 6, 24),
+    (2, 5, 2, 6, 40),
+    (3, 3, 2, 6, 80),
+    (3, 5, 1, 6, 112),
+    (4, 5, 2, 6, 192),
+    (1, 3, 1, 6, 320),
+)
+"""Of each stage: blocks, kernel size, stride of the first block, expansion factor and output channels."""
+_STEM_CHANNELS, _TOP_CHANNELS = 32, 1280
+
+
+class EfficientNetLiteNet(MultiHeadFaceNet):
+    """EfficientNet-Lite0: inverted residual blocks without squeeze-and-excitation, with ReLU6.
+
+    Tan & Le 2019, arXiv:1905.11946; Lite: https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite.
+    Paddings are those of TensorFlow's SAME, so that published ImageNet weights fit.
+    """
+
+    crop_kind = CropKind.COLOR
+    batch_size = 16
+    """On a CPU a larger batch is no faster, and takes more memory."""
+
+    def __init__(
+        self,
+        *,
+        classes: int = 7,
+        dropout: float = 0.3,
+        shares: Sequence[float] = (0.4, 0.3, 0.3, 0.0),
+        tau: float = 0.0,
+        temperatures: Sequence[float] = (),
+    ) -> None:
+        """Build the network.
+
+        Args:
+            classes: Number of labels.
+            dropout: Dropout before the heads.
+            shares: As of `MultiHeadFaceNet`.
+            tau: As of `MultiHeadFaceNet`.
+            temperatures: As of `MultiHeadFaceNet`.
+        """
+        super().__init__(classes=classes, shares=shares, tau=tau, temperatures=temperatures)
+        self.stem = _Convolution(3, _STEM_CHANNELS, 3, stride=2)
+        blocks: list[nn.Module] = []
+        channels = _STEM_CHANNELS
+        for count, kernel, stride, expansion, channels_out in _STAGES:
+            for number in range(count):
+                blocks.append(_Block(channels, channels_out, kernel, 1 if number else stride, expansion))
+                channels = channels_out
+        self.blocks = nn.Sequential(*blocks)
+        self.top = _Convolution(channels, _TOP_CHANNELS, 1)
+        self.dropout = nn.Dropout(dropout)
+        self.heads = nn.Linear(_TOP_CHANNELS, len(self.head_weights) * classes)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Compute the logits (N, H, C) of crops (N, 96, 96, 3), RGB, 0..255."""
+        embedding = self.top(self.blocks(self.stem(_preprocess(images)))).mean(dim=(2, 3))
+        logits: torch.Tensor = self.heads(self.dropout(embedding)).unflatten(1, (len(self.head_weights), -1))
+        return logits
+
+
+class _Convolution(nn.Module):
+    """A convolution, batch normalization, and ReLU6 unless it is linear."""
+
+    def __init__(
+        self,
+        channels_in: int,
+        channels_out: int,
+        kernel: int,
+        *,
+        stride: int = 1,
+        groups: int = 1,
+        linear: bool = False,
+    ) -> None:
+        super().__init__()
+        # TensorFlow's SAME pads an even side less at the top and the left where the stride is 2.
+        before, after = ((kernel - 2) // 2, (kernel - 1) // 2) if stride == 2 else (kernel // 2, kernel // 2)
+        self.padding = (before, after, before, after)
+        self.conv = nn.Conv2d(channels_in, channels_out, kernel, stride, groups=groups, bias=False)
+        self.norm = nn.BatchNorm2d(channels_out, eps=1e-3, momentum=0.01)
+        self.linear = linear
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.norm(self.conv(F.pad(x, self.padding) if any(self.padding) else x))
+        return y if self.linear else F.relu6(y)
+
+
+class _Block(nn.Module):
+    """An inverted residual block (MobileNetV2, Sandler et al. 2018)."""
+
+    def __init__(self, channels_in: int, channels_out: int, kernel: int, stride: int, expansion: int) -> None:
+        super().__init__()
+        width = channels_in * expansion
+        self.layers = nn.Sequential(
+            *([_Convolution(channels_in, width, 1)] if expansion > 1 else []),
+            _Convolution(width, width, kernel, stride=stride, groups=width),
+            _Convolution(width, channels_out, 1, linear=True),
+        )
+        self.residual = stride == 1 and channels_in == channels_out
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.layers(x)
+        return x + y if self.residual else y
+
+
+def _preprocess(images: torch.Tensor) -> torch.Tensor:
+    """Turn RGB crops (N, 96, 96, 3), 0..255, into float32 (N, 3, 96, 96), channels last, normalized as ImageNet's."""
+    if images.shape[-3:] != (COLOR_CROP_SIDE, COLOR_CROP_SIDE, 3):
+        raise ValueError(f"Crops are ({COLOR_CROP_SIDE}, {COLOR_CROP_SIDE}, 3), not {tuple(images.shape[-3:])}.")
+    colors = images.movedim(-1, 1).float() / 255
+    mean, std = (colors.new_tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
+    return ((colors - mean) / std).contiguous(memory_format=torch.channels_last)

