@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from moodreel.errors import DataInvalid, ModelInvalid
+from moodreel.faces.features import CropKind
 from moodreel.models.audiovisual_registry import load_audiovisual_model
 from moodreel.models.face_registry import ARCHITECTURES, load_face_model
 from moodreel.models.huggingface.pretrained import build_pretrained, save_pretrained
@@ -81,7 +82,8 @@ def test_huggingface_folder_loads_in_every_precision(tmp_path, name, sizes, weig
     save_pretrained(tmp_path / "full", randomize_network(build_pretrained(name, THREE, **sizes)))
     convert_weights(tmp_path / "full", tmp_path / "small", weights)
     (before,), (after,) = (
-        load_face_model(tmp_path / folder).predict([[random_features(1)]]) for folder in ("full", "small")
+        load_face_model(tmp_path / folder).predict([[random_features(1, CropKind.SQUARE)]])
+        for folder in ("full", "small")
     )
     difference = np.abs(before.probabilities - after.probabilities).max()
     assert difference <= {"float32": 1e-6, "float16": 0.01, "int8": 0.1}[weights]

@@ -39,7 +39,7 @@ class EfficientNetLiteNet(MultiHeadFaceNet):
         *,
         classes: int = 7,
         dropout: float = 0.3,
-        shares: Sequence[float] = (0.4, 0.3, 0.3, 0.0),
+        shares: Sequence[float] = (0.5, 0.25, 0.25, 0.0),
         tau: float = 0.0,
         temperatures: Sequence[float] = (),
     ) -> None:

@@ -1,17 +1,14 @@
 """Train a network on aligned crops with four conventions of labels. Reads from top to bottom.
 
-1. Crop the face of every image of FER+ and, where they are given, of webfaces, of muxspace, and of clips of people who
-   talk calmly.
+1. Crop the face of every image of FER+ and, where they are given, of webfaces and muxspace.
 2. Train a head on FER+'s votes, one on FER2013's labels of the same images, and one on the labels of each other set. A
-   calm talker is Neutral for each of them. A teacher trained before may answer for every head and every crop.
+   teacher trained before may answer for every head and every crop.
 3. Fit the temperatures on images held out.
 """
 
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
-from itertools import chain
 from pathlib import Path
 from typing import cast
 
@@ -25,8 +22,6 @@ from moodreel.models.face_registry import ARCHITECTURES, load_face_model
 from moodreel.models.model_store import model_folder
 from moodreel.models.networks.efficientnet_lite import EfficientNetLiteNet
 from moodreel.models.networks.multi_head import MultiHeadFaceNet
-from moodreel.pipelines.video import VideoPipeline
-from moodreel.training.data.clips import read_talkers
 from moodreel.training.data.face_cache import crop_image
 from moodreel.training.data.images import Images, ImageSequence
 from moodreel.training.data.muxspace import read_muxspace
@@ -55,9 +50,7 @@ from moodreel.training.recipes.multi_head_task import (
 
 logger = logging.getLogger(__name__)
 
-WEBFACES, TALKERS = "webfaces", "talkers"
-TALKERS_HELD_OUT = 4
-"""One in so many clips of talkers, by name, is held out: the fourth, the eighth and so on."""
+WEBFACES = "webfaces"
 TRAINING = "training"
 DESCRIPTIONS = {
     "efficientnet-lite": "EfficientNet-Lite0 (Tan & Le 2019), pretrained on ImageNet",
@@ -73,7 +66,8 @@ class Source:
 
     Attributes:
         name: Of the data set.
-        crop: Returns the crops of some rows (M,), uint8 (M, ...), of a kind.
+        images: N images.
+        landmarks: float32 (N, 478, 3), relative to each image.
         targets: float32 (N, H, C); zeros where a head has no label.
         truth: int64 (N,), -1 for no clear label.
         train: bool (N,), which to train on; all have a face.
@@ -82,18 +76,23 @@ class Source:
     """
 
     name: str
-    crop: Callable[[CropKind, np.ndarray], np.ndarray]
+    images: Images
+    landmarks: np.ndarray
     targets: np.ndarray
     truth: np.ndarray
     train: np.ndarray
     held_out: np.ndarray
     share: float
 
+    def crop(self, kind: CropKind, rows: np.ndarray) -> np.ndarray:
+        """Return the crops of some rows (M,), uint8 (M, ...)."""
+        return np.stack([crop_image(self.images[row], self.landmarks[row], kind) for row in rows])
+
 
 class MultiHeadRecipe(FaceRecipe):
     """Trains the networks on crops with a head for each labeling convention."""
 
-    optional = (WEBFACES, MUXSPACE, TALKERS)
+    optional = (WEBFACES, MUXSPACE)
     options = MultiHeadOptions
     uses = frozenset(
         {
@@ -108,8 +107,8 @@ class MultiHeadRecipe(FaceRecipe):
         """Check the data and the options."""
         if request.options.teacher:
             _load_teacher(request.options.teacher)
-        for name in {WEBFACES, TALKERS} & set(request.data):
-            open_dataset(f"{name}:{request.data[name]}")
+        if WEBFACES in request.data:
+            open_dataset(f"{WEBFACES}:{request.data[WEBFACES]}")
         if request.architecture == "efficientnet-lite":
             _pretrained_file(request)
         return super().prepare(request)
@@ -193,8 +192,6 @@ def _read_sources(request: RunRequest[MultiHeadOptions]) -> list[Source]:
         part = read_muxspace(request.data[MUXSPACE], SEVEN, split="train")
         nobody = np.zeros(len(part.truth), bool)
         sources.append(_single_head(request, MUXSPACE, part.images, part.truth, nobody, options.muxspace_share))
-    if TALKERS in request.data:
-        sources.append(_read_talkers(request))
     return sources
 
 
@@ -205,7 +202,7 @@ def _read_ferplus(request: RunRequest[MultiHeadOptions]) -> Source:
     targets = np.zeros((len(images), len(HEADS), len(SEVEN)), np.float32)
     targets[:, HEADS.index(FERPLUS)], targets[:, HEADS.index("fer2013")] = split.images.targets, fer2013.images.targets
     train, held_out = split.train & faces.found, split.held_out & faces.found
-    return Source(FERPLUS, _image_cropper(images, landmarks), targets, split.images.truth, train, held_out, share=1.0)
+    return Source(FERPLUS, images, landmarks, targets, split.images.truth, train, held_out, share=1.0)
 
 
 def _single_head(
@@ -221,33 +218,7 @@ def _single_head(
     targets = np.zeros((len(truth), len(HEADS), len(SEVEN)), np.float32)
     targets[:, HEADS.index(name)] = np.where(truth[:, None] >= 0, np.eye(len(SEVEN), dtype=np.float32)[truth], 0)
     usable = faces.found & (truth >= 0)
-    return Source(name, _image_cropper(images, landmarks), targets, truth, usable & ~held_out, usable & held_out, share)
-
-
-def _read_talkers(request: RunRequest[MultiHeadOptions]) -> Source:
-    """Return the frames of clips of people who talk calmly, Neutral by every convention; a fourth held out."""
-    examples = read_talkers(request.data[TALKERS])
-
-    @cache
-    def tracks(kind: CropKind) -> list[list[np.ndarray]]:
-        with request.context.engine(use_fallbacks=True) as engine:
-            pipeline = VideoPipeline(engine)
-            faces = [pipeline.main_track(example.file.read_bytes(), crop_kind=kind) for example in examples]
-        return [[face.crop for face in track if face is not None] for track in faces]
-
-    def crop(kind: CropKind, rows: np.ndarray) -> np.ndarray:
-        crops: np.ndarray = np.stack(list(chain.from_iterable(tracks(kind))))[rows]
-        return crops
-
-    clips = np.repeat(np.arange(len(examples)), [len(track) for track in tracks(CropKind.GRAY)])
-    held_out = clips % TALKERS_HELD_OUT == TALKERS_HELD_OUT - 1
-    neutral = np.full(len(clips), SEVEN.index("neutral"))
-    targets = np.repeat(np.eye(len(SEVEN), dtype=np.float32)[neutral][:, None], len(HEADS), axis=1)
-    return Source(TALKERS, crop, targets, neutral, ~held_out, held_out, request.options.talkers_share)
-
-
-def _image_cropper(images: Images, landmarks: np.ndarray) -> Callable[[CropKind, np.ndarray], np.ndarray]:
-    return lambda kind, rows: np.stack([crop_image(images[row], landmarks[row], kind) for row in rows])
+    return Source(name, images, landmarks, targets, truth, usable & ~held_out, usable & held_out, share)
 
 
 def _build(request: RunRequest[MultiHeadOptions]) -> MultiHeadFaceNet:

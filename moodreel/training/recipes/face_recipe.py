@@ -33,6 +33,12 @@ FERPLUS_DATA = (
     "FER+ (Barsoum et al., ICMI 2016; labels MIT) on FER2013 images (Goodfellow et al., 2013; rights unstated), "
     "train split without copies of test and validation images"
 )
+DATA = {
+    FERPLUS: FERPLUS_DATA,
+    MUXSPACE: "muxspace (repository Apache-2.0, image rights unclear; one labeler an image), four fifths of its people",
+    "webfaces": "webfaces (5,848 color faces from the web in seven classes; rights unstated)",
+}
+"""What each data set is, for model.json and the card."""
 FERPLUS_LICENSE = "MIT, as moodreel; the training images are not part of it"
 CROP_INPUTS = {
     CropKind.GRAY: "a gray crop of 48 pixels a side, eyes level and 20 pixels apart "
@@ -110,7 +116,7 @@ class FaceRecipe(Recipe):
         trained, out = self.train(request), request.out
         values = {**trained.fields, "recipe": request.record()}
         state = PRECISIONS[request.config.weights](trained.network.state_dict())
-        write_folder(out, state, values, data=FERPLUS_DATA, licence=FERPLUS_LICENSE)
+        write_folder(out, state, values, data="; ".join(DATA[name] for name in request.data), licence=FERPLUS_LICENSE)
         model = load_face_model(out)
         context = request.context
         measure = partial(evaluate, model, landmarker=context.landmarker, cache=context.cache, workers=context.workers)

@@ -29,16 +29,17 @@ class MultiHeadOptions(Options):
     The weights of the heads and tau change the network's output, not what it is trained on.
     """
 
-    ferplus_weight: float = option(0.4, "weight of the head of FER+'s votes in the output", "[0, 1]", old="ferplus")
-    fer2013_weight: float = option(0.3, "weight of the head of FER2013's labels in the output", "[0, 1]", old="fer2013")
-    webfaces_weight: float = option(0.3, "weight of the head of webfaces' labels in the output", "[0, 1]")
+    ferplus_weight: float = option(0.5, "weight of the head of FER+'s votes in the output", "[0, 1]", old="ferplus")
+    fer2013_weight: float = option(
+        0.25, "weight of the head of FER2013's labels in the output", "[0, 1]", old="fer2013"
+    )
+    webfaces_weight: float = option(0.25, "weight of the head of webfaces' labels in the output", "[0, 1]")
     muxspace_weight: float = option(
         0.0, "weight of the head of muxspace's labels in the output", "[0, 1]", old="muxspace"
     )
     tau: float = option(0.0, "strength of the logit adjustment for the label frequencies", "[0, 1]")
-    webfaces_share: float = option(0.35, "share of a batch that is of webfaces", "[0, 1)")
+    webfaces_share: float = option(0.3, "share of a batch that is of webfaces", "[0, 1)")
     muxspace_share: float = option(0.2, "share of a batch that is of muxspace", "[0, 1)")
-    talkers_share: float = option(0.08, "share of a batch that is of calm talkers", "[0, 1)")
     pretrained: str = option(
         "", "file of EfficientNet-Lite0's ImageNet weights; default: that of the installed package", kind=PATH
     )
