@@ -230,7 +230,7 @@ def _build(request: RunRequest[MultiHeadOptions]) -> MultiHeadFaceNet:
 
 
 def _pretrained_file(request: RunRequest[MultiHeadOptions]) -> Path:
-    return Path(request.options.pretrained) if request.options.pretrained else find_pretrained()
+    return request.options.pretrained or find_pretrained()
 
 
 def _arguments(request: RunRequest[MultiHeadOptions]) -> dict[str, object]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -40,8 +41,8 @@ class MultiHeadOptions(Options):
     tau: float = option(0.0, "strength of the logit adjustment for the label frequencies", "[0, 1]")
     webfaces_share: float = option(0.3, "share of a batch that is of webfaces", "[0, 1)")
     muxspace_share: float = option(0.2, "share of a batch that is of muxspace", "[0, 1)")
-    pretrained: str = option(
-        "", "file of EfficientNet-Lite0's ImageNet weights; default: that of the installed package", kind=PATH
+    pretrained: Path | None = option(
+        None, "file of EfficientNet-Lite0's ImageNet weights; default: that of the installed package", kind=PATH
     )
     teacher: str = option("", "a model to distill, by folder or name in the store; default: none", kind=MODEL)
     distill_weight: float = option(0.5, "fraction of each target that the teacher makes up", "[0, 1]", old="distilled")
