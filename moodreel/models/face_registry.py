@@ -10,11 +10,10 @@ from moodreel.models.networks.base import FaceNetwork, fuse_batchnorm
 from moodreel.models.networks.compact_emotimesh import CompactEmotiMeshNet
 from moodreel.models.networks.efficientnet_lite import EfficientNetLiteNet
 from moodreel.models.networks.emotimesh import EmotiMeshNet
+from moodreel.models.networks.frame_pooling import FramePoolingNet
 from moodreel.models.networks.improved_cnn import ImprovedCNN
 from moodreel.models.networks.resemotenet import ResEmoteNet
-from moodreel.models.networks.se_resnet import FaceExpressionNet
 from moodreel.models.networks.temporal_vit import TemporalViTNet
-from moodreel.models.networks.two_stream import TwoStreamNet
 from moodreel.models.networks.vit import ViTNet, ViTScratch
 from moodreel.models.predictor import FacePredictor
 from moodreel.models.registry import (
@@ -32,9 +31,8 @@ ARCHITECTURES: dict[str, type[FaceNetwork]] = {
     "compact-emotimesh": CompactEmotiMeshNet,
     "efficientnet-lite": EfficientNetLiteNet,
     "emotimesh": EmotiMeshNet,
-    "face-expression": FaceExpressionNet,
+    "frame-pooling": FramePoolingNet,
     "improved-cnn": ImprovedCNN,
-    "joint": TwoStreamNet,
     "resemotenet": ResEmoteNet,
     "temporal-vit": TemporalViTNet,
     "vit": ViTNet,

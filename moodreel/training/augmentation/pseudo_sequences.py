@@ -3,13 +3,8 @@
 FER+ has one image a person. A sequence of that person needs their other expressions, so these are synthesized. A linear
 deformation model predicts how landmarks move when blendshapes change. With it a face goes to neutral and back, talks,
 blinks, looks around and turns the head. The motion is simpler than real motion.
-
-There is no such model of pixels. Where a sequence needs the appearance network's logits, they are interpolated from the
-neutral still to the expressive one. While the mouth talks, the logits move towards those of faces with another mouth,
-as far as the mouth moves.
 """
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -29,7 +24,7 @@ class SequenceKind(IntEnum):
     STILL = 0  # one frame
     STEADY = 1  # the same face throughout
     BURST = 2  # neutral, but for an expression in a part of the sequence
-    TALK = 3  # a neutral face that talks, opens the mouth, or has a short lapse: Neutral
+    TALK = 3  # a neutral face that talks, or has a short lapse: Neutral
     EXPRESSIVE_TALK = 4  # an expression that stays while the mouth talks
     ONSET = 5  # neutral, then an expression that is strongest at the end
 
@@ -61,8 +56,6 @@ VISEMES = tuple(
         {"mouthPress": 0.3, "mouthRollLower": 0.3, "mouthRollUpper": 0.15},
     )
 )
-MOUTH = _indices("mouth", "jaw")
-JAW_OPEN = BLENDSHAPES.index("jawOpen")
 BLINK = _indices("eyeBlink")
 BROWS_UP = _indices("browInnerUp", "browOuterUp")
 GAZES = (_indices("eyeLookDown"), _indices("eyeLookUp"), _indices("eyeLookInLeft", "eyeLookOutRight"))
@@ -94,33 +87,11 @@ def fit_deformation(faces: FaceTable) -> DeformationModel:
 
 
 @dataclass(frozen=True, eq=False)
-class SpeechOffsets:
-    """Offsets of M talking mouths from a closed, neutral one.
-
-    Attributes:
-        blendshapes: float32 (M, 52).
-        appearance: float32 (M, A), of the appearance network's logits.
-    """
-
-    blendshapes: np.ndarray
-    appearance: np.ndarray
-
-
-def speech_offsets(blendshapes: np.ndarray, appearance: np.ndarray) -> SpeechOffsets:
-    """Compute the offsets of talking from stills of neutral people, (M, 52) and (M, A): many talk in them."""
-    quiet = np.argsort(blendshapes[:, MOUTH].sum(axis=1))[: max(1, len(blendshapes) // 4)]
-    change = np.zeros_like(blendshapes)
-    change[:, MOUTH] = blendshapes[:, MOUTH] - blendshapes[np.ix_(quiet, MOUTH)].mean(axis=0)
-    return SpeechOffsets(change, appearance - appearance[quiet].mean(axis=0))
-
-
-@dataclass(frozen=True, eq=False)
 class SequenceBatch:
     """B sequences of at most T frames.
 
     Attributes:
         features: float32 (B, T, 1486), normalized landmarks and blendshapes.
-        appearance: float32 (B, T, A), logits of the appearance network.
         face_mask: bool (B, T), which frames show the face.
         lengths: int64 (B,).
         targets: float32 (B, 5).
@@ -128,7 +99,6 @@ class SequenceBatch:
     """
 
     features: np.ndarray
-    appearance: np.ndarray
     face_mask: np.ndarray
     lengths: np.ndarray
     targets: np.ndarray
@@ -138,34 +108,15 @@ class SequenceBatch:
 class PseudoSequenceGenerator:
     """Generate pseudo-sequences of the people in a set of stills."""
 
-    def __init__(
-        self,
-        faces: FaceTable,
-        targets: np.ndarray,
-        deformation: DeformationModel,
-        appearance: np.ndarray | None = None,
-        *,
-        speech: SpeechOffsets | None = None,
-        shares: Mapping[SequenceKind, float] = KIND_SHARES,
-        max_frames: int = MAX_FRAMES,
-    ) -> None:
+    def __init__(self, faces: FaceTable, targets: np.ndarray, deformation: DeformationModel) -> None:
         """Choose the stills that can be used.
 
         Args:
             faces: of N stills.
             targets: float32 (N, 5).
             deformation: of their landmarks.
-            appearance: float32 (N, A), logits of the appearance network, where sequences need them.
-            speech: offsets of talking; None for `VISEMES`, which have no appearance.
-            shares: of each kind.
-            max_frames: of a sequence.
         """
         usable = faces.found & (targets.sum(axis=1) > 0)
-        appearance = np.zeros((len(targets), 0), np.float32) if appearance is None else appearance
-        self._appearance = appearance[usable]
-        self._speech = speech or _without_appearance(VISEMES, appearance.shape[1])
-        self._shares = shares
-        self._max_frames = max_frames
         self._faces = FaceTable(**{name: array[usable] for name, array in vars(faces).items()})
         self._targets = targets[usable]
         self._deformation = deformation
@@ -174,59 +125,44 @@ class PseudoSequenceGenerator:
         self._neutral = np.flatnonzero(neutral > 0.7)
         clear = (neutral < 0.35) & (self._targets.max(axis=1) > 0.5)
         emotion = self._targets.argmax(axis=1)
-        jaw = self._faces.blendshapes[:, JAW_OPEN]
-        # Without appearance an open mouth is only a viseme.
-        self._open_mouthed = np.flatnonzero((speech is not None) & (emotion == FIVE.index("Shock")) & (jaw > 0.25))
         self._expressive = [np.flatnonzero(clear & (emotion == e)) for e in np.unique(emotion[clear])]
 
     def generate(self, count: int, rng: np.random.Generator, *, kind: SequenceKind | None = None) -> SequenceBatch:
         """Generate `count` sequences, of all kinds by their shares or of one kind."""
-        likely = list(self._shares.values())
-        kinds = rng.choice(list(self._shares), size=count, p=likely) if kind is None else np.full(count, kind)
-        rows, faces, appearances = zip(*(self._generate_one(SequenceKind(k), rng) for k in kinds), strict=True)
+        likely = list(KIND_SHARES.values())
+        kinds = rng.choice(list(KIND_SHARES), size=count, p=likely) if kind is None else np.full(count, kind)
+        rows, faces = zip(*(self._generate_one(SequenceKind(k), rng) for k in kinds), strict=True)
         lengths = np.array([len(clip) for clip in faces])
         batch = np.zeros((count, lengths.max(), faces[0].shape[1]), np.float32)
-        appearance = np.zeros((*batch.shape[:2], self._appearance.shape[1]), np.float32)
         face_mask = np.zeros(batch.shape[:2], bool)
-        for i, (clip, logits) in enumerate(zip(faces, appearances, strict=True)):
-            batch[i, : len(clip)], appearance[i, : len(clip)] = clip, logits
+        for i, clip in enumerate(faces):
+            batch[i, : len(clip)] = clip
             face_mask[i, : len(clip)] = _sample_face_mask(len(clip), rng)
         return SequenceBatch(
             features=batch,
-            appearance=appearance,
             face_mask=face_mask,
             lengths=lengths,
             targets=self._targets[list(rows)],
             kinds=kinds,
         )
 
-    def _generate_one(self, kind: SequenceKind, rng: np.random.Generator) -> tuple[int, np.ndarray, np.ndarray]:
-        """Return the row of the still, features (T, 1486), and appearance (T, A) of one sequence."""
+    def _generate_one(self, kind: SequenceKind, rng: np.random.Generator) -> tuple[int, np.ndarray]:
+        """Return the row of the still, and the features (T, 1486) of one sequence."""
         row = self._sample_row(kind, rng)
         own = self._faces.blendshapes[row]
-        frames = 1 if kind is SequenceKind.STILL else int(np.exp(rng.uniform(np.log(2), np.log(self._max_frames + 1))))
+        frames = 1 if kind is SequenceKind.STILL else int(np.exp(rng.uniform(np.log(2), np.log(MAX_FRAMES + 1))))
         neutral, strength = row, np.ones(frames, np.float32)
-        talk, talk_appearance = np.zeros((frames, len(own)), np.float32), np.zeros((frames, self._appearance.shape[1]))
+        talk = np.zeros((frames, len(own)), np.float32)
         if kind in (SequenceKind.BURST, SequenceKind.ONSET):
             neutral = int(rng.choice(self._neutral))
             strength = _expression_envelope(frames, rng, to_the_end=kind is SequenceKind.ONSET)
             if kind is SequenceKind.BURST and rng.random() < 0.5:
-                talk, talk_appearance = (
-                    (1 - strength)[:, None] * offset for offset in _speech_motion(self._speech, frames, rng)
-                )
+                talk = (1 - strength)[:, None] * _speech_motion(frames, rng)
         if kind in (SequenceKind.TALK, SequenceKind.EXPRESSIVE_TALK):
-            talk, talk_appearance = _speech_motion(self._speech, frames, rng)
-        if kind is SequenceKind.TALK and len(self._open_mouthed) and rng.random() < 0.5:
-            open_mouth, open_appearance = self._open_mouth(row, frames, rng)
-            talk, talk_appearance = talk + open_mouth, talk_appearance + open_appearance
+            talk = _speech_motion(frames, rng)
         blendshapes = _interpolate(self._faces.blendshapes[neutral], own, strength) + talk
-        appearance = _interpolate(self._appearance[neutral], self._appearance[row], strength) + talk_appearance
-        if appearance.size and frames > 1:
-            # The network's noise: constant over the sequence, and from frame to frame.
-            noise = rng.normal(0, 0.2, appearance.shape[1]) + rng.normal(0, 0.3, appearance.shape)
-            appearance += noise * self._appearance.std(axis=0)
         if kind is SequenceKind.TALK and rng.random() < 0.5:
-            self._add_lapse(blendshapes, appearance, rng)
+            self._add_lapse(blendshapes, rng)
         if frames > 1:
             blendshapes += _idle_motion(frames, self._spread, rng)
         blendshapes = blendshapes.clip(0, 1)
@@ -236,15 +172,14 @@ class PseudoSequenceGenerator:
         if frames > 1:
             shape += self._head_turn(row, frames, rng)
             shape += rng.normal(0, 0.03, shape.shape)
-        return row, np.concatenate([shape, blendshapes], axis=1).astype(np.float32), appearance.astype(np.float32)
+        return row, np.concatenate([shape, blendshapes], axis=1).astype(np.float32)
 
-    def _add_lapse(self, blendshapes: np.ndarray, appearance: np.ndarray, rng: np.random.Generator) -> None:
+    def _add_lapse(self, blendshapes: np.ndarray, rng: np.random.Generator) -> None:
         """Replace up to 6 % of the frames by another face, in place: too short to change the label."""
         length = int(rng.random() * 0.06 * len(blendshapes))
         start = int(rng.integers(len(blendshapes)))
         other = rng.integers(len(self._targets))
         blendshapes[start : start + length] = self._faces.blendshapes[other]
-        appearance[start : start + length] = self._appearance[other]
 
     def _sample_row(self, kind: SequenceKind, rng: np.random.Generator) -> int:
         if kind is SequenceKind.TALK:
@@ -253,20 +188,6 @@ class PseudoSequenceGenerator:
             # All emotions equally often: what follows a neutral face should not be a smile because smiles are common.
             return int(rng.choice(self._expressive[rng.integers(len(self._expressive))]))
         return int(rng.integers(len(self._targets)))
-
-    def _open_mouth(self, row: int, frames: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Return offsets (T, 52) and (T, A) of a mouth held open now and then, while thinking or at a vowel.
-
-        Mouth and appearance are those of a surprised face, eyes and brows are not.
-        """
-        strength = np.zeros((frames, 1))
-        for _ in range(rng.integers(1, 5)):
-            start = rng.integers(frames)
-            strength[start : start + 1 + int(rng.exponential(3))] = rng.uniform(0.4, 1)
-        other = rng.choice(self._open_mouthed)
-        mouth = np.zeros(len(BLENDSHAPES), np.float32)
-        mouth[MOUTH] = (self._faces.blendshapes[other] - self._faces.blendshapes[row])[MOUTH]
-        return strength * mouth, strength * (self._appearance[other] - self._appearance[row])
 
     def _head_turn(self, row: int, frames: int, rng: np.random.Generator) -> np.ndarray:
         """Return the offsets (T, 1434) that remain in normalized landmarks when the head turns a few degrees."""
@@ -282,10 +203,6 @@ def _pose_terms(pose: np.ndarray) -> np.ndarray:
     """Return the terms (N, 5) of yaw and pitch, degrees (N, 3) with roll, that landmarks depend on linearly."""
     yaw, pitch = np.radians(pose[:, 0]), np.radians(pose[:, 1])
     return np.stack([yaw, pitch, yaw**2, pitch**2, yaw * pitch], axis=1)
-
-
-def _without_appearance(visemes: Sequence[np.ndarray], size: int) -> SpeechOffsets:
-    return SpeechOffsets(np.stack(visemes), np.zeros((len(visemes), size), np.float32))
 
 
 def _interpolate(neutral: np.ndarray, own: np.ndarray, strength: np.ndarray) -> np.ndarray:
@@ -313,26 +230,26 @@ def _expression_envelope(frames: int, rng: np.random.Generator, *, to_the_end: b
     return strength * rng.uniform(0.85, 1.0)
 
 
-def _speech_motion(speech: SpeechOffsets, frames: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Return offsets (T, 52) and (T, A) of talking: mouths in an uneven rhythm, with pauses.
+def _speech_motion(frames: int, rng: np.random.Generator) -> np.ndarray:
+    """Return offsets (T, 52) of talking: mouths in an uneven rhythm, with pauses.
 
     Syllables come at 3 to 6 a second, faster than clips are sampled, so that neighboring frames are almost independent;
     but people also draw out a word, or keep their mouth open while they think. Brows lift now and then.
     """
     pace = rng.uniform(1, rng.choice([2, 12]))
-    mouths = np.zeros((frames, len(speech.blendshapes)), np.float32)
+    mouths = np.zeros((frames, len(VISEMES)), np.float32)
     brows = np.zeros(frames, np.float32)
     start = 0
     while start < frames:
         end = start + 1 + int(rng.exponential(pace - 1))
         if rng.random() > 0.25:
-            mouths[start:end, rng.choice(len(speech.blendshapes), 2)] = rng.uniform(0.1, 0.9, 2)
+            mouths[start:end, rng.choice(len(VISEMES), 2)] = rng.uniform(0.1, 0.9, 2)
             brows[start:end] = rng.uniform(0, 0.4) * (rng.random() < 0.2)
         start = end
     mouths *= rng.uniform(0.5, 1.4)
-    change = mouths @ speech.blendshapes
+    change: np.ndarray = mouths @ np.stack(VISEMES)
     change[:, BROWS_UP] += brows[:, None]
-    return change, mouths @ speech.appearance
+    return change
 
 
 def _idle_motion(frames: int, spread: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -35,7 +35,7 @@ class FaceEvaluation:
         metrics: On the images that have a majority label.
         five: Of a model of seven labels, the same with its probabilities summed into five labels.
         groups: Of each group of people, where groups were given.
-        sequences: Of a model of five labels that reads no RGB crops, on pseudo-sequences.
+        sequences: Of a model of five labels that reads cached faces alone, on pseudo-sequences.
     """
 
     metrics: ClassificationMetrics

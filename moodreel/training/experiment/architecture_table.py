@@ -10,7 +10,7 @@ ADAPTERS: dict[str, ArchitectureAdapter] = {
     for adapter in (
         CropAdapter("improved-cnn"),
         CropAdapter("resemotenet"),
-        CropAdapter("face-expression"),
+        CropAdapter("efficientnet-lite"),
         CropAdapter("vit"),
         CropAdapter("vit-scratch"),
         TrackAdapter("compact-emotimesh", backbone=("encoder.", "mean", "std")),

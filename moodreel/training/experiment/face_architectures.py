@@ -10,34 +10,38 @@ import torch
 from torch import nn
 
 from moodreel.errors import DataInvalid
-from moodreel.faces.features import SQUARE_SIDE, FaceFeatures
+from moodreel.faces.features import SQUARE_SIDE, CropKind, FaceFeatures
 from moodreel.models.checkpoint import file_sha256
 from moodreel.models.face_registry import ARCHITECTURES
 from moodreel.models.huggingface.image import HF_WEIGHTS_FILE, HuggingFaceNet
 from moodreel.models.huggingface.pretrained import build_pretrained, save_pretrained
 from moodreel.models.networks.base import FaceNetwork
 from moodreel.models.networks.compact_emotimesh import CompactEmotiMeshNet, to_input
+from moodreel.models.networks.efficientnet_lite import EfficientNetLiteNet
 from moodreel.training.augmentation.image import augment_crop, augment_crops, augment_face_square
 from moodreel.training.data.clip_cache import load_tracks
 from moodreel.training.data.dataset import CLIPS, IMAGES, Dataset
+from moodreel.training.data.face_cache import crop_image
 from moodreel.training.data.images import Images, ImageSequence
 from moodreel.training.data.loading import load_face_crops
 from moodreel.training.engine.schedule import Phase
 from moodreel.training.evaluation.predict import single_frame
 from moodreel.training.experiment.adapter import ArchitectureAdapter, ClassificationRequest, checked_build
 from moodreel.training.experiment.classification import InputAdapter
+from moodreel.training.experiment.efficientnet_init import load_pretrained
 from moodreel.training.export.model_folder import write_json
 
 
 class CropInputs(InputAdapter):
-    """Aligned crops, uint8 (N, 48, 48), for a `MultiHeadFaceNet` with one head."""
+    """Aligned crops, uint8 (N, 48, 48) or (N, 96, 96, 3), for a `MultiHeadFaceNet` with one head."""
 
     def __init__(self, crops: np.ndarray, *, clean_prob: float = 0.3) -> None:
         self.crops, self.clean_prob = torch.from_numpy(crops), clean_prob
 
     def setup(self, device: torch.device) -> None:
-        """Put all crops on the device, where they are augmented."""
-        self.crops = self.crops.to(device)
+        """Put gray crops on the device, where they are augmented; color crops are augmented on the CPU."""
+        if self.crops.ndim == 3:
+            self.crops = self.crops.to(device)
 
     def batch(self, rows: np.ndarray, rng: np.random.Generator | None, phase: Phase | None = None) -> torch.Tensor:
         """Return the inputs of some examples, augmented if there is an `rng`."""
@@ -137,17 +141,24 @@ class CropAdapter(FaceAdapter):
     """Networks that read single aligned crops (`MultiHeadFaceNet`), with one head."""
 
     media = (IMAGES,)
-    input_description = "the aligned crop of a face, uint8 (48, 48), gray (moodreel.faces.features.extract_features)"
+    input_description = "the aligned crop of a face (moodreel.faces.features.align_crop)"
 
     def load_inputs(self, data: Dataset, request: ClassificationRequest) -> tuple[InputAdapter, np.ndarray]:
         """Load the examples of a data set."""
-        faces, _ = request.context.extract_faces(ImageSequence(data.examples))
+        images, clean_prob = ImageSequence(data.examples), request.config.clean_prob
+        kind = ARCHITECTURES[self.name].crop_kind
+        faces, landmarks = request.context.extract_faces(images, landmarks=kind is not CropKind.GRAY)
+        if landmarks is not None:
+            crops = np.stack([crop_image(images[row], own, kind) for row, own in enumerate(landmarks)])
+            return CropInputs(crops, clean_prob=clean_prob), faces.found
         # Where no face is found the crop is the whole image: good enough to train on.
-        return CropInputs(faces.crops, clean_prob=request.config.clean_prob), np.ones(len(data.examples), bool)
+        return CropInputs(faces.crops, clean_prob=clean_prob), np.ones(len(data.examples), bool)
 
     def build(self, labels: tuple[str, ...], arguments: Mapping[str, Any], pretrained: Path | None) -> nn.Module:
-        """Build a network with its initial weights."""
-        network = super().build(labels, arguments, pretrained)
+        """Build a network with its initial weights, or with ImageNet's where it takes them."""
+        network = super().build(labels, arguments, None if self.name == "efficientnet-lite" else pretrained)
+        if pretrained and isinstance(network, EfficientNetLiteNet):
+            load_pretrained(network, pretrained)
         return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
     def arguments(self, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -24,10 +24,11 @@ from torch.nn import functional as F
 from moodreel.errors import ModelInvalid
 from moodreel.models.huggingface.image import HuggingFaceNet
 from moodreel.models.networks.audiovisual import AudioVisualNet
+from moodreel.models.networks.efficientnet_lite import EfficientNetLiteNet
+from moodreel.models.networks.frame_pooling import FramePoolingNet
 from moodreel.models.networks.improved_cnn import ImprovedCNN
 from moodreel.models.networks.multi_head import MultiHeadFaceNet
 from moodreel.models.networks.resemotenet import ResEmoteNet
-from moodreel.models.networks.se_resnet import FaceExpressionNet
 from moodreel.models.networks.temporal_vit import TemporalViTNet
 from moodreel.models.networks.vit import ViTNet
 from moodreel.training.evaluation.audiovisual_model import face_windows
@@ -105,8 +106,10 @@ def _cam_layers(network: nn.Module) -> Sequence[nn.Module] | None:
     """Return the layers of a convolutional network whose feature maps can be used, in their order."""
     if isinstance(network, ImprovedCNN):
         return list(network.layers)
-    if isinstance(network, FaceExpressionNet):
-        return list(network.body)
+    if isinstance(network, FramePoolingNet):
+        return _cam_layers(network.frame)
+    if isinstance(network, EfficientNetLiteNet):
+        return [network.stem, *network.blocks]
     if isinstance(network, ResEmoteNet):
         return [network.se, network.res_block1, network.res_block2, network.res_block3]
     if isinstance(network, HuggingFaceNet):
@@ -122,6 +125,8 @@ def _logits(network: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
         return logits
     if isinstance(network, TemporalViTNet):
         return _logits(network.frame, inputs)
+    if isinstance(network, FramePoolingNet):
+        return network.merge_logits(network.frame(inputs))
     assert isinstance(network, MultiHeadFaceNet)
     return network.mix_heads(network(inputs))
 

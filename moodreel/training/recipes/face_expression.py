@@ -29,8 +29,8 @@ from moodreel.training.data.registry import open_dataset
 from moodreel.training.engine.schedule import Phase
 from moodreel.training.engine.trainer import TrainingHistory
 from moodreel.training.evaluation.calibration import fit_temperature
+from moodreel.training.experiment.efficientnet_init import find_pretrained, load_pretrained
 from moodreel.training.experiment.recipe import RunRequest
-from moodreel.training.recipes.efficientnet_init import find_pretrained, load_pretrained
 from moodreel.training.recipes.face_recipe import (
     CROP_INPUTS,
     FERPLUS,

@@ -50,8 +50,7 @@ KINDS = {
     SequenceKind.STILL: "one frame",
     SequenceKind.STEADY: "the same face throughout",
     SequenceKind.BURST: "neutral, with an expression in 12 to 70 % of the clip; half of them talk before and after",
-    SequenceKind.TALK: "a neutral face that talks; half of them with a lapse of at most 6 %, and, for models that "
-    "read the appearance, half with the mouth held open at times; Neutral is correct",
+    SequenceKind.TALK: "a neutral face that talks; half of them with a lapse of at most 6 %; Neutral is correct",
     SequenceKind.EXPRESSIVE_TALK: "an expression that stays while the mouth talks",
     SequenceKind.ONSET: "neutral, then an expression with its peak at the end of the clip",
 }

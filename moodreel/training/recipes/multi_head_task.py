@@ -1,5 +1,7 @@
 """The task of predicting what the labelers of several conventions call a face crop, with one head for each."""
 
+# ruff: noqa: RUF009 -- option() returns dataclasses.field()
+
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path

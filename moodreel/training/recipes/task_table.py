@@ -13,14 +13,14 @@ from moodreel.training.recipes.audio_baseline import AudioBaselineRecipe
 from moodreel.training.recipes.compact_emotimesh import CompactEmotiMeshRecipe
 from moodreel.training.recipes.face_expression import MultiHeadRecipe
 from moodreel.training.recipes.facial_actions import FacialActionsRecipe
-from moodreel.training.recipes.moodreel_five import TwoStreamRecipe
+from moodreel.training.recipes.moodreel_five import FramePoolingRecipe
 from moodreel.training.recipes.text_emotion import TextRecipe
 
 RECIPES: dict[str, Recipe] = {
     "classification": ClassificationRecipe(),
     "multi-head": MultiHeadRecipe(),
     "compact-emotimesh": CompactEmotiMeshRecipe(),
-    "two-stream": TwoStreamRecipe(),
+    "frame-pooling": FramePoolingRecipe(),
     "multi-label-text": TextRecipe(),
     "facial-actions": FacialActionsRecipe(),
     "audio-baseline": AudioBaselineRecipe(),
