@@ -376,12 +376,10 @@ def test_a_window_has_gaps_where_no_face_was_detected():
 
 
 def test_streaming_classification_equals_classification_of_the_clip(engine):
-    faces = []
-    for rgb in synthetic_frames.face_frames(20, 640, 360):
-        [face] = engine.landmarker.detect_once(rgb)
-        faces.append(observe_face(rgb, face).features)
+    detected = [(rgb, *engine.landmarker.detect_once(rgb)) for rgb in synthetic_frames.face_frames(20, 640, 360)]
     for name in ("moodreel-five", "face-expression", "compact-emotimesh"):
         predictor = engine.models.get(name)
+        faces = [observe_face(rgb, face, predictor.crop_kind).features for rgb, face in detected]
         observed = [predictor.embed_faces([face])[0] for face in faces]
         [now] = predictor.classify_windows([observed])
         assert now.shape == (len(predictor.info.labels),)

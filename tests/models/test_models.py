@@ -16,16 +16,16 @@ import torch
 
 from moodreel.emotions import EMOTIMESH_TRAINED_ORDER, FIVE, SEVEN
 from moodreel.errors import ModelInvalid, ModelNotFound, MoodreelError
-from moodreel.faces.features import FaceFeatures, extract_features
+from moodreel.faces.features import CropKind, FaceFeatures, extract_features
 from moodreel.faces.landmarker import FaceLandmarker
 from moodreel.models import download, face_registry, predictor
 from moodreel.models.face_registry import face_model_registry, load_face_model
 from moodreel.models.model_card import emotimesh_card, read_card
 from moodreel.models.networks.compact_emotimesh import CompactEmotiMeshNet
 from moodreel.models.networks.emotimesh import EmotiMeshNet
+from moodreel.models.networks.frame_pooling import FramePoolingNet
 from moodreel.models.networks.multi_head import standardize
-from moodreel.models.networks.se_resnet import FaceExpressionNet
-from moodreel.models.networks.two_stream import TwoStreamNet
+from moodreel.models.networks.vit import ViTNet
 from moodreel.models.predictor import FacePredictor, resolve_device
 
 STORE = Path(__file__).parents[2] / "model_store"
@@ -37,11 +37,13 @@ TINY = {"hidden": 4, "channels": 2}
 """Arguments of an original network of a few thousand parameters."""
 
 
-FACE = {"widths": (8, 8), "depths": (1, 1)}
-"""Arguments of a face-expression network that is quick to make."""
+FACE = {"stem": (4, 8, 8), "width": 16, "heads": 2, "layers": 1}
+"""Arguments of a vision transformer that is quick to make."""
+
+CROP_SHAPES = {CropKind.GRAY: (48, 48), CropKind.COLOR: (96, 96, 3), CropKind.SQUARE: (224, 224, 3)}
 
 
-def random_track(seed=0, frames=1):
+def random_track(seed=0, frames=1, kind=CropKind.GRAY):
     """Return a track of random features, each frame another face."""
     rng = np.random.default_rng(seed)
     return [
@@ -50,7 +52,7 @@ def random_track(seed=0, frames=1):
             normalized_landmarks=rng.normal(0, 4, (478, 3)).astype(np.float32),
             blendshapes=rng.random(52, np.float32),
             pose=np.zeros(3, np.float32),
-            crop=rng.integers(0, 256, (48, 48), dtype=np.uint8),
+            crop=rng.integers(0, 256, CROP_SHAPES[kind], dtype=np.uint8),
         )
         for _ in range(frames)
     ]
@@ -87,18 +89,17 @@ def original():
 
 @pytest.fixture(scope="module")
 def appearance():
-    card = dataclasses.replace(emotimesh_card("face"), architecture="face-expression", labels=FIVE)
-    return FacePredictor(random_network(FaceExpressionNet, FACE), card, sha256="")
+    card = dataclasses.replace(emotimesh_card("face"), architecture="vit", labels=FIVE)
+    return FacePredictor(random_network(ViTNet, FACE | {"shares": (0.8, 0.2), "tau": 0.3}), card, sha256="")
 
 
 @pytest.fixture(scope="module")
-def joint():
-    card = dataclasses.replace(emotimesh_card("joint"), architecture="joint", labels=FIVE)
-    arguments = {"appearance": FACE, "landmarks": SMALL, "hidden": 4}
-    return FacePredictor(random_network(TwoStreamNet, arguments), card, sha256="")
+def pooling():
+    card = dataclasses.replace(emotimesh_card("pooling"), architecture="frame-pooling", labels=FIVE)
+    return FacePredictor(random_network(FramePoolingNet, {}), card, sha256="")
 
 
-@pytest.fixture(params=["compact", "original", "appearance", "joint"])
+@pytest.fixture(params=["compact", "original", "appearance", "pooling"])
 def model(request):
     return request.getfixturevalue(request.param)
 
@@ -108,7 +109,7 @@ def model(request):
 
 @pytest.mark.parametrize("frames", [1, 2, 7, 40])
 def test_prediction_has_probabilities_per_frame_and_weights(model, frames):
-    (prediction,) = model.predict([random_track(frames=frames)])
+    (prediction,) = model.predict([random_track(frames=frames, kind=model.crop_kind)])
     assert prediction.probabilities.shape == (5,)
     assert prediction.per_frame.shape == (frames, 5)
     assert prediction.weights.shape == (frames,)
@@ -118,7 +119,7 @@ def test_prediction_has_probabilities_per_frame_and_weights(model, frames):
 
 
 def test_frame_without_face_has_no_weight_and_no_probabilities(model):
-    track = random_track(frames=5)
+    track = random_track(frames=5, kind=model.crop_kind)
     track[0] = track[3] = None
     (prediction,) = model.predict([track])
     assert np.isnan(prediction.per_frame).any(axis=1).tolist() == [True, False, False, True, False]
@@ -126,14 +127,15 @@ def test_frame_without_face_has_no_weight_and_no_probabilities(model):
 
 
 def test_per_frame_probabilities_are_optional(model):
-    track = random_track(frames=3)
+    track = random_track(frames=3, kind=model.crop_kind)
     (prediction,) = model.predict([track], per_frame=False)
     assert np.isnan(prediction.per_frame).all()
     np.testing.assert_allclose(prediction.probabilities, model.predict([track])[0].probabilities, atol=1e-6)
 
 
 def test_prediction_does_not_depend_on_the_batch(model):
-    tracks = [random_track(1, 3), [None, *random_track(2, 6)], random_track(3, 1)]
+    kind = model.crop_kind
+    tracks = [random_track(1, 3, kind), [None, *random_track(2, 6, kind)], random_track(3, 1, kind)]
     for track, together in zip(tracks, model.predict(tracks), strict=True):
         (alone,) = model.predict([track])
         np.testing.assert_allclose(together.probabilities, alone.probabilities, atol=1e-5)
@@ -152,7 +154,7 @@ def test_track_without_any_face_is_rejected(model, track):
 
 
 def test_concurrent_threads_get_the_predictions_of_their_own_tracks(model):
-    tracks = [random_track(seed, 4) for seed in range(8)]
+    tracks = [random_track(seed, 4, model.crop_kind) for seed in range(8)]
     alone = [model.predict([track])[0].probabilities for track in tracks]
     with ThreadPoolExecutor(4) as pool:
         together = list(pool.map(lambda track: model.predict([track])[0].probabilities, tracks))
@@ -253,43 +255,40 @@ def test_only_short_tracks_are_also_read_mirrored(appearance):
     other = dataclasses.replace(face, crop=face.crop[:, ::-1].copy())
     few, mirrored = appearance.predict([[face], [other]])
     np.testing.assert_allclose(few.probabilities, mirrored.probabilities, atol=1e-5)
-    many, mirrored = appearance.predict(
-        [[face] * (FaceExpressionNet.mirror_below + 1), [other] * (FaceExpressionNet.mirror_below + 1)]
-    )
+    many, mirrored = appearance.predict([[face] * (ViTNet.mirror_below + 1), [other] * (ViTNet.mirror_below + 1)])
     assert np.abs(many.probabilities - mirrored.probabilities).max() > 1e-5
 
 
 def test_shares_weigh_the_labeling_conventions():
     logits = torch.tensor([[[4.0, 0, 0], [0, 0, 4.0]]])
     first, second = (
-        FaceExpressionNet(classes=3, shares=(1 - share, share), tau=0, **FACE).mix_heads(logits)[0]
-        for share in (0.1, 0.9)
+        ViTNet(classes=3, shares=(1 - share, share), tau=0, **FACE).mix_heads(logits)[0] for share in (0.1, 0.9)
     )
     assert (first.argmax(), second.argmax()) == (0, 2)
 
 
 def test_logit_adjustment_favors_rare_labels():
-    network = FaceExpressionNet(classes=3, shares=(0.5, 0.5), tau=1, **FACE)
+    network = ViTNet(classes=3, shares=(0.5, 0.5), tau=1, **FACE)
     network.prior.copy_(torch.tensor([[0.8, 0.1, 0.1]] * 2))
     assert network.mix_heads(torch.tensor([[[1.0, 0.5, 0]] * 2])).argmax() == 1
 
 
-def test_two_stream_network_maps_seven_appearance_labels_to_five(joint):
-    network = joint.network
-    surprised_or_afraid = torch.full((1, 2, 7), -9.0)
+def test_frame_pooling_sums_seven_labels_into_five(pooling):
+    surprised_or_afraid = torch.full((1, 4, 7), -9.0)
     surprised_or_afraid[..., [SEVEN.index("surprise"), SEVEN.index("fear")]] = 9.0
     with torch.inference_mode():
-        log_probs = network.stream_log_probs(
-            surprised_or_afraid.flatten(1), torch.zeros(1, len(network.landmarks.mean))
-        )
-    assert FIVE[log_probs[0, 0].argmax()] == "Shock"
+        log_probs = pooling.network.merge_logits(surprised_or_afraid)
+    assert FIVE[log_probs[0].argmax()] == "Shock"
+    assert log_probs.exp().sum() == pytest.approx(1, abs=1e-3)
 
 
-def test_two_stream_prediction_depends_on_both_streams(joint):
-    one, other = random_track(1)[0], random_track(2)[0]
-    base = joint.predict([[one]])[0].probabilities
-    for changed in ({"crop": other.crop}, {"normalized_landmarks": other.normalized_landmarks}):
-        assert np.abs(joint.predict([[dataclasses.replace(one, **changed)]])[0].probabilities - base).max() > 1e-5
+def test_frame_pooling_takes_the_geometric_mean_of_the_frames(pooling):
+    track = random_track(frames=20, kind=pooling.crop_kind)
+    track[3] = None
+    (prediction,) = pooling.predict([track])
+    geometric = np.exp(np.nanmean(np.log(prediction.per_frame), axis=0))
+    np.testing.assert_allclose(prediction.probabilities, geometric / geometric.sum(), atol=1e-4)
+    assert prediction.weights == pytest.approx([0 if face is None else 1 / 19 for face in track])
 
 
 # Checkpoints of other projects
@@ -421,7 +420,10 @@ def test_missing_checkpoint_is_rejected(tmp_path):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"architecture": "resnet"}, "known are compact-emotimesh, emotimesh, face-expression, improved-cnn, joint"),
+        (
+            {"architecture": "resnet"},
+            "known are compact-emotimesh, efficientnet-lite, emotimesh, frame-pooling",
+        ),
         ({"arguments": {"hidden": 4, "depth": 9}}, "does not take"),
         ({"arguments": {"hidden": -1}}, "does not take"),
         ({"labels": ["a", "b"], "arguments": TINY | {"classes": 5}}, "2 labels for 5 classes"),
@@ -477,7 +479,7 @@ def test_shipped_models_predict_happy_for_a_smile(name, portrait):
     shipped = face_model_registry(STORE).get(name)
     photo = np.ascontiguousarray(portrait[:300])
     landmarker = FaceLandmarker(STORE / "face_landmarker" / "face_landmarker.task", max_faces=1)
-    smile = extract_features(photo, landmarker.detect(photo)[0])
+    smile = extract_features(photo, landmarker.detect(photo)[0], shipped.crop_kind)
     landmarker.close()
     for track in ([smile], [None, smile], [smile] * 20):
         (prediction,) = shipped.predict([track])

@@ -23,9 +23,8 @@ from moodreel.models.face_registry import face_model_registry, load_face_model
 from moodreel.models.model_card import ModelCard
 from moodreel.models.networks.base import fuse_batchnorm
 from moodreel.models.networks.efficientnet_lite import EfficientNetLiteNet
+from moodreel.models.networks.frame_pooling import FramePoolingNet
 from moodreel.models.networks.resemotenet import ResEmoteNet, preprocess
-from moodreel.models.networks.se_resnet import FaceExpressionNet
-from moodreel.models.networks.two_stream import TwoStreamNet
 from moodreel.models.networks.vit import ViTNet
 from moodreel.models.predictor import FacePredictor
 from moodreel.pipelines.engine import Engine
@@ -143,7 +142,6 @@ SLIM = {"width": 1 / 16, "portrait": False, "shares": [0.8, 0.2], "tau": 0.2}
 PUBLISHED = {"width": 1 / 16}
 VIT = {"stem": [4, 8, 8], "width": 16, "heads": 2, "layers": 2}
 PLAIN_VIT = {"stem": [], "patch": 8, "width": 16, "heads": 2, "layers": 1}
-FACE = {"widths": [8, 8], "depths": [1, 1]}
 
 NETWORKS = {
     "slim ResEmoteNet": ("resemotenet", ResEmoteNet, SLIM),
@@ -151,7 +149,6 @@ NETWORKS = {
     "ViT": ("vit", ViTNet, VIT),
     "ViT without a stem": ("vit", ViTNet, PLAIN_VIT),
     "EfficientNet-Lite": ("efficientnet-lite", EfficientNetLiteNet, {}),
-    "face-expression": ("face-expression", FaceExpressionNet, FACE),
 }
 
 
@@ -207,10 +204,11 @@ def test_loading_fuses_batchnorm_without_changing_predictions(tmp_path, name):
         np.testing.assert_allclose(model.predict([track])[0].per_frame, expected.per_frame, atol=1e-4)
 
 
-def test_two_stream_network_fuses_batchnorm_of_its_appearance_stream():
-    net = randomize_network(TwoStreamNet(appearance=FACE, landmarks={"width": 16, "embedding": 8}, hidden=4))
-    card = ModelCard("joint", "joint", ("Anger", "Happy", "Shock", "Neutral", "Sad"))
-    model, track = FacePredictor(net, card, sha256=""), [random_features(seed) for seed in range(4)]
+def test_frame_pooling_network_fuses_batchnorm_of_its_frame_network():
+    net = randomize_network(FramePoolingNet())
+    card = ModelCard("pooling", "frame-pooling", ("Anger", "Happy", "Shock", "Neutral", "Sad"))
+    model = FacePredictor(net, card, sha256="")
+    track = [random_features(seed, model.crop_kind) for seed in range(4)]
     (before,) = model.predict([track])
     fuse_batchnorm(net)
     assert not any(isinstance(module, nn.BatchNorm2d) for module in net.modules())
@@ -385,7 +383,7 @@ def test_card_scales_multiply_and_renormalize_probabilities(network):
     [{"calm": 0.7}, {"neutral": 0}, {"neutral": -1}, {"neutral": "0.7"}, {"neutral": True}, [0.7], 0.7, None],
 )
 def test_invalid_scales_are_rejected(tmp_path, scales):
-    folder = save(tmp_path / "made", FaceExpressionNet(**FACE), "face-expression", FACE, scales=scales)
+    folder = save(tmp_path / "made", ViTNet(**VIT), "vit", VIT, scales=scales)
     with pytest.raises(ModelInvalid, match="scales that are numbers above 0"):
         load_face_model(folder)
 

@@ -43,7 +43,7 @@ TINY = {
     "vit": {"stem": [4, 8, 8], "width": 16, "heads": 2, "layers": 1},
     "vit-scratch": {"width": 24, "layers": 1},
 }
-"""Arguments of small networks. `joint` is left out: it has five classes only."""
+"""Arguments of small networks. `frame-pooling` is left out: it has five classes only."""
 NEW = ("improved-cnn", "temporal-vit", "vit-scratch")
 
 
@@ -164,9 +164,9 @@ def test_loading_fuses_batchnorm_of_image_networks(tmp_path, name):
     )
 
 
-def test_two_stream_network_with_other_labels_is_rejected(tmp_path):
+def test_frame_pooling_network_with_other_labels_is_rejected(tmp_path):
     save_network(tmp_path / "mine", "vit")
-    card = {"architecture": "joint", "arguments": {}, "labels": list(THREE)}
+    card = {"architecture": "frame-pooling", "arguments": {}, "labels": list(THREE)}
     (tmp_path / "mine" / "model.json").write_text(json.dumps(card))
     with pytest.raises(ModelInvalid, match="answers 5 labels, not 3"):
         load_face_model(tmp_path / "mine")

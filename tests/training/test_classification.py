@@ -66,6 +66,11 @@ def crops():
     return CropInputs(bands(48, np.random.default_rng(0)), clean_prob=1.0)
 
 
+def color_crops():
+    gray = bands(96, np.random.default_rng(0))
+    return CropInputs(np.repeat(gray[..., None], 3, axis=3), clean_prob=1.0)
+
+
 def face_squares():
     return PortraitInputs(bands(32, np.random.default_rng(0)), side=32)
 
@@ -120,7 +125,7 @@ def clips():
 TINY = [
     ("improved-cnn", {"channels": [8, 16, 32], "hidden": 64}, crops),
     ("resemotenet", {"width": 0.0625, "portrait": False, "blank": 0.05, "dropout": 0.2}, crops),
-    ("face-expression", {"widths": [8, 16, 32, 32]}, crops),
+    ("efficientnet-lite", {}, color_crops),
     ("vit", {"stem": [8, 16, 32], "width": 48, "layers": 1}, crops),
     ("vit-scratch", {"side": 48, "width": 48, "layers": 1}, crops),
     ("compact-emotimesh", {"width": 48, "embedding": 24, "hidden": 8, "dropout": 0.1}, tracks),

@@ -8,13 +8,17 @@ import zlib
 from dataclasses import replace
 from functools import partial
 
+import cv2
 import numpy as np
 import pytest
 import torch
 
 from moodreel.emotions import FIVE, SEVEN
 from moodreel.errors import DataInvalid
+from moodreel.faces.features import CropKind
 from moodreel.models.face_registry import face_model_registry
+from moodreel.models.networks import efficientnet_lite
+from moodreel.models.networks.efficientnet_lite import EfficientNetLiteNet
 from moodreel.training.__main__ import main
 from moodreel.training.data.ferplus import FER2013_LABELS, VOTE_LABELS_FIVE, VOTE_LABELS_SEVEN
 from moodreel.training.data.loading import DataContext
@@ -22,11 +26,14 @@ from moodreel.training.data.muxspace import LABEL_NAMES
 from moodreel.training.engine import trainer
 from moodreel.training.engine.checkpoint import CHECKPOINT
 from moodreel.training.evaluation import evaluate as evaluation
+from moodreel.training.evaluation import predict as prediction
 from moodreel.training.evaluation import pseudo_sequences
+from moodreel.training.experiment.efficientnet_init import load_pretrained
 from moodreel.training.experiment.preset import load_preset
 from moodreel.training.experiment.recipe import STORE, RunRequest
-from moodreel.training.recipes import face_recipe, moodreel_five, multi_head_task
+from moodreel.training.recipes import face_expression, face_recipe, moodreel_five, multi_head_task
 from moodreel.training.recipes.task_table import RECIPES, configure
+from tests.models.test_multi_head import randomize_network
 from tests.training.test_training import made_faces, votes, write_muxspace, write_split
 
 
@@ -79,10 +86,20 @@ def write_ferplus(folder, count):
 
 
 def patch_landmarker(monkeypatch, faces):
-    """Make the face landmarker find these faces in any images."""
+    """Make the face landmarker find these faces, in their order, in any images."""
+    landmarks = np.repeat(np.arange(len(faces.crops), dtype=np.float32), 478 * 3).reshape(-1, 478, 3)
     for module in (face_recipe, evaluation):
         monkeypatch.setattr(module, "extract_faces", lambda *args, **kwargs: faces)
+        monkeypatch.setattr(module, "extract_landmarks", lambda *args, **kwargs: (faces, landmarks))
+    for module in (face_expression, moodreel_five, prediction):
+        monkeypatch.setattr(module, "crop_image", lambda image, landmarks, kind: crop_of(faces, landmarks, kind))
     monkeypatch.setattr(pseudo_sequences, "SEQUENCES", 30)
+
+
+def crop_of(faces, landmarks, kind):
+    """Return the crop of the face that the landmarks number."""
+    gray = faces.crops[int(landmarks[0, 0])]
+    return gray if kind is CropKind.GRAY else np.repeat(cv2.resize(gray, (96, 96))[..., None], 3, axis=2)
 
 
 TINY = {"width": 32, "embedding": 16, "hidden": 8, "dropout": 0.0}
@@ -166,7 +183,6 @@ def patch_banded_faces(monkeypatch, folder):
         faces.crops[row, 9 * index : 9 * index + 9] = 200
     patch_landmarker(monkeypatch, faces)
     monkeypatch.setattr(multi_head_task, "augment_crops", lambda crops, rng, clean_prob=1: crops)
-    monkeypatch.setattr(moodreel_five, "augment_crop", lambda crop, rng, clean_prob=1: crop)
     return faces
 
 
@@ -175,33 +191,66 @@ def banded_faces(tmp_path, monkeypatch):
     return patch_banded_faces(monkeypatch, tmp_path)
 
 
-SHORT_RUN = {"steps": 40, "finetune_steps": 5, "batch_size": 32, "tau": 0.0, "mixup_prob": 0.0, "ema_decay": 0.8}
+SHORT_RUN = {"steps": 40, "batch_size": 32, "tau": 0.0, "mixup_prob": 0.0, "ema_decay": 0.8}
 SHORT_RUN |= {"label_smoothing": 0.0, "warmup": 5}
 SMALL_VIT = {"width": 32, "heads": 2, "layers": 1}
 
 
 @pytest.mark.training
-def test_face_expression_and_moodreel_five_overfit_synthetic_faces(tmp_path, banded_faces, compact_emotimesh):
-    store = tmp_path / "store"
-    report = run(request_for("face-expression", tmp_path, out=store / "appearance", **SHORT_RUN))
+def test_face_expression_and_moodreel_five_overfit_synthetic_faces(tmp_path, banded_faces, monkeypatch):
+    # With its own momentum a short run would be evaluated with the statistics of its start.
+    monkeypatch.setattr(efficientnet_lite, "_BATCHNORM_MOMENTUM", 0.3)
+    store, pretrained = tmp_path / "store", tmp_path / "imagenet.pth"
+    torch.save(published_weights(EfficientNetLiteNet()), pretrained)
+    options = SHORT_RUN | {"steps": 60, "lr": 1e-3, "pretrained": pretrained}
+    report = run(request_for("face-expression", tmp_path, out=store / "frame", **options))
     assert report.metrics.accuracy > 0.95
     assert report.five.accuracy >= report.metrics.accuracy
-    streams = {
-        "appearance": str(store / "appearance"),
-        "landmarks": str(compact_emotimesh[0]),
-        "fer2013_weight": 0.0,
-    }
-    short_run = {"sequence_steps": 40, "sequence_batch_size": 16, "calibration_clips": 40}
     report = run(
-        request_for("moodreel-five", tmp_path, out=store / "joined", model={"hidden": 8}, **streams, **short_run)
+        request_for("moodreel-five", tmp_path, out=store / "pooled", frame=str(store / "frame"), weights="float32")
     )
     assert report.metrics.accuracy > 0.95
-    assert report.sequences.by_kind["burst"][0] > 0.8
-    served = face_model_registry(store, default="joined").get()
+    served = face_model_registry(store, default="pooled").get()
     assert served.info.labels == FIVE
-    for name in ("appearance", "joined"):
+    for name in ("frame", "pooled"):
         text = (store / name / "CARD.md").read_text() + (store / name / "model.json").read_text()
         assert str(tmp_path) not in text
+
+
+def published_weights(network):
+    """Return a network's weights by the names of the package efficientnet-pytorch."""
+    kinds = {"stem": ["_conv_stem"], "top": ["_conv_head"]}
+    names = {f"{part}.{inner}": outer for part, [name] in kinds.items() for inner, outer in layer("", name)}
+    for number, block in enumerate(network.blocks):
+        convs = ["_depthwise_conv", "_project_conv"]
+        convs = convs if len(block.layers) == 2 else ["_expand_conv", *convs]
+        for index, conv in enumerate(convs):
+            names |= {f"blocks.{number}.layers.{index}.{a}": b for a, b in layer(f"_blocks.{number}.", conv)}
+    return {names[key]: value for key, value in network.state_dict().items() if key in names}
+
+
+def layer(prefix, conv):
+    """Return pairs of our names and the package's, of a convolution and its batch normalization."""
+    norm = {"_conv_stem": "_bn0", "_conv_head": "_bn1", "_expand_conv": "_bn0", "_depthwise_conv": "_bn1"}
+    own = ("weight", "bias", "running_mean", "running_var")
+    yield "conv.weight", f"{prefix}{conv}.weight"
+    yield from ((f"norm.{each}", f"{prefix}{norm.get(conv, '_bn2')}.{each}") for each in own)
+
+
+def test_pretrained_weights_fill_all_layers_but_the_heads(tmp_path):
+    torch.manual_seed(4)
+    source, network = randomize_network(EfficientNetLiteNet()), EfficientNetLiteNet()
+    torch.save(published_weights(source), tmp_path / "imagenet.pth")
+    load_pretrained(network, tmp_path / "imagenet.pth")
+    differ = {
+        key.split(".")[0]
+        for key, value in source.state_dict().items()
+        if not torch.equal(value, network.state_dict()[key]) and not key.endswith("num_batches_tracked")
+    }
+    assert differ == {"heads"}
+    torch.save({"_conv_stem.weight": torch.zeros(1)}, tmp_path / "other.pth")
+    with pytest.raises(DataInvalid, match="holds no EfficientNet-Lite0"):
+        load_pretrained(network, tmp_path / "other.pth")
 
 
 @pytest.fixture(scope="module")
@@ -251,7 +300,7 @@ def test_each_head_learns_the_labels_of_its_convention(tmp_path, banded_faces, m
         f"{name}_0001.jpg": (named[muxspace_label_of[index]], 90) for name, index in zip(people, seven, strict=False)
     }
     write_muxspace(tmp_path, people)
-    values = SHORT_RUN | {"steps": 60, "muxspace_batch_size": 32, "teacher": ""}
+    values = SHORT_RUN | {"steps": 90, "batch_size": 64, "muxspace_share": 0.5, "teacher": ""}
     data = {"muxspace": tmp_path}
     request = request_for("vit", tmp_path, out=tmp_path / "kept", model=SMALL_VIT, data=data, **values)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
@@ -260,7 +309,7 @@ def test_each_head_learns_the_labels_of_its_convention(tmp_path, banded_faces, m
     network = train(replace(request, resume=True)).network
     with torch.inference_mode():
         predicted = network.predict_batched(torch.from_numpy(banded_faces.crops)).argmax(dim=2).numpy()
-    ferplus, _, muxspace = predicted.T
+    ferplus, _, _, muxspace = predicted.T
     assert (ferplus == seven).mean() > 0.95
     assert [SEVEN[label] for label in muxspace] == [muxspace_label_of[index] for index in seven]
 
@@ -268,7 +317,7 @@ def test_each_head_learns_the_labels_of_its_convention(tmp_path, banded_faces, m
 @pytest.mark.training
 def test_resumed_command_writes_the_same_model(tmp_path, banded_faces, monkeypatch, caplog, interrupted_at):
     caplog.set_level(logging.INFO)
-    options = {**SHORT_RUN, "steps": 10, "finetune_steps": 6, "mixup_prob": 0.5, "eval_every": 4, "teacher": ""}
+    options = {**SHORT_RUN, "steps": 16, "mixup_prob": 0.5, "eval_every": 4, "teacher": ""}
     words = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
     words += [f"--model-arg={name}={value}" for name, value in SMALL_VIT.items()]
 
@@ -279,7 +328,7 @@ def test_resumed_command_writes_the_same_model(tmp_path, banded_faces, monkeypat
     whole = command(tmp_path / "whole" / "mine")
     out = tmp_path / "interrupted" / "mine"
     with monkeypatch.context() as patch:
-        # After the evaluations at 4, 8 and 10, and before that of the finetuning's fourth step.
+        # After the evaluations at 4, 8 and 12, and before that of the last step.
         patch.setattr(trainer, "fit", partial(interrupted_at, 13))
         with pytest.raises(SystemExit):
             command(out)
@@ -289,14 +338,14 @@ def test_resumed_command_writes_the_same_model(tmp_path, banded_faces, monkeypat
         multi_head_task, "augment_crops", lambda crops, rng, clean_prob=1: augmented.extend(crops) or crops
     )
     assert command(out, "--resume") == whole
-    assert len(augmented) == 6 * 32, "only the remaining steps"
+    assert len(augmented) == 4 * 32, "only the remaining steps"
     assert face_model_registry(tmp_path / "interrupted").get("mine").info.labels == SEVEN, (
         "it loads beside its checkpoint"
     )
     logged = (out / "train.log").read_text()
-    assert logged.index("training: step 4") < logged.index("step 10 of phase 1")
-    rows = [line.split("|")[1:3] for line in (out / "CARD.md").read_text().splitlines() if "| finetuning |" in line]
-    assert rows == [[" finetuning ", " 4 "], [" finetuning ", " 6 "]]
+    assert logged.index("training: step 4") < logged.index("step 12 of phase 1")
+    curve = (out / "CARD.md").read_text().split("| step |")[1].splitlines()[2:6]
+    assert [line.split("|")[1].strip() for line in curve] == ["4", "8", "12", "16"]
 
 
 @pytest.mark.parametrize("teacher", ["compact-emotimesh", "moodreel-five"])

@@ -18,12 +18,9 @@ from moodreel.training.__main__ import main
 from moodreel.training.augmentation.image import augment_crop
 from moodreel.training.augmentation.pseudo_sequences import (
     BLINK,
-    JAW_OPEN,
-    MOUTH,
     PseudoSequenceGenerator,
     SequenceKind,
     fit_deformation,
-    speech_offsets,
 )
 from moodreel.training.data.dataset import IMAGES
 from moodreel.training.data.face_cache import FaceTable, augment_still, extract_faces, hflip
@@ -61,19 +58,11 @@ def made_faces(emotion, seed=0):
     )
 
 
-def appearance_of(emotion):
-    """Return what a network with two heads would predict for labels (N,): float32 (N, 14)."""
-    seven = [next(i for i, label in enumerate(SEVEN) if SEVEN_TO_FIVE[label] == FIVE[index]) for index in emotion]
-    return np.tile(6 * np.eye(7, dtype=np.float32)[seven], (1, 2))
-
-
 @pytest.fixture(scope="module")
 def generator():
     emotion = np.arange(200) % 5
     faces = made_faces(emotion)
-    return PseudoSequenceGenerator(
-        faces, np.eye(5, dtype=np.float32)[emotion], fit_deformation(faces), appearance_of(emotion)
-    )
+    return PseudoSequenceGenerator(faces, np.eye(5, dtype=np.float32)[emotion], fit_deformation(faces))
 
 
 def votes(**counts):
@@ -457,7 +446,8 @@ def test_talk_is_neutral_and_moves_the_mouth_more_than_the_brows(generator):
     assert {FIVE[index] for index in made.targets.argmax(axis=1)} == {"Neutral"}
     brows = [i for i, name in enumerate(BLENDSHAPES) if name.startswith("brow")]
     long = [clip[:length, -52:] for clip, length in zip(made.features, made.lengths, strict=True) if length > 8]
-    mouth_moves = np.mean([clip[:, MOUTH].std(axis=0).max() for clip in long])
+    mouth = [i for i, name in enumerate(BLENDSHAPES) if name.startswith(("mouth", "jaw"))]
+    mouth_moves = np.mean([clip[:, mouth].std(axis=0).max() for clip in long])
     brows_move = np.mean([clip[:, brows].std(axis=0).max() for clip in long])
     assert mouth_moves > 2.5 * brows_move
 
@@ -474,61 +464,11 @@ def test_burst_has_neutral_and_expressive_frames(generator):
     assert np.mean([s.min() for s in strengths]) < 0.3
 
 
-def test_appearance_varies_with_expression_and_speech(generator):
-    neutral = SEVEN.index("neutral")
-    burst = generator.generate(60, np.random.default_rng(0), kind=SequenceKind.BURST)
-    assert np.mean([c[:n, neutral].max() - c[:n, neutral].min() for c, n in _long(burst)]) > 3
-    stays = {}
-    for kind in (SequenceKind.STEADY, SequenceKind.TALK):
-        calm = generator.generate(80, np.random.default_rng(1), kind=kind)
-        rows = [i for i in range(80) if FIVE[calm.targets[i].argmax()] == "Neutral" and calm.lengths[i] > 8]
-        stays[kind] = np.mean([calm.appearance[i, : calm.lengths[i], neutral].std() for i in rows])
-    assert stays[SequenceKind.TALK] > 1.2 * stays[SequenceKind.STEADY]
-
-
-def test_speech_offsets_are_differences_from_closed_mouths():
-    blendshapes, appearance = np.zeros((8, 52), np.float32), np.zeros((8, 3), np.float32)
-    blendshapes[:, BLINK] = 0.5
-    blendshapes[4:, MOUTH[0]], appearance[4:, 1] = 0.6, 2.0
-    speech = speech_offsets(blendshapes, appearance)
-    assert speech.blendshapes[:, MOUTH[0]].tolist() == pytest.approx([0] * 4 + [0.6] * 4)
-    assert speech.appearance[:, 1].tolist() == [0] * 4 + [2] * 4
-    assert not speech.blendshapes[:, BLINK].any()
-
-
-def test_open_mouth_changes_the_appearance_to_surprise():
-    emotion = np.arange(200) % 5
-    faces, looks = made_faces(emotion), appearance_of(emotion)
-    wide = [BLENDSHAPES.index("eyeWideLeft"), BLENDSHAPES.index("eyeWideRight")]
-    shocked = emotion == FIVE.index("Shock")
-    faces.blendshapes[np.ix_(shocked, [JAW_OPEN, *wide])] = 0.9
-    calm = emotion == FIVE.index("Neutral")
-    speech = speech_offsets(faces.blendshapes[calm], looks[calm])
-    generator = PseudoSequenceGenerator(
-        faces, np.eye(5, dtype=np.float32)[emotion], fit_deformation(faces), looks, speech=speech
-    )
-    made = generator.generate(80, np.random.default_rng(0), kind=SequenceKind.TALK)
-    opened, widened, surprised = [], [], []
-    for clip, looked, length in zip(made.features[..., -52:], made.appearance, made.lengths, strict=True):
-        opened.append(clip[:length, JAW_OPEN].max())
-        widened.append(np.median(clip[:length, wide]))
-        surprised.append(looked[:length, SEVEN.index("surprise")].max())
-    gaping = np.array(opened) > 0.4
-    assert 0.2 < gaping.mean() < 0.8
-    assert np.mean(np.array(surprised)[gaping]) > 2
-    assert np.mean(np.array(surprised)[~gaping]) < 2
-    assert np.mean(np.array(widened)[gaping]) < 0.2
-
-
 def test_onset_ends_at_its_peak(generator):
     made = generator.generate(60, np.random.default_rng(0), kind=SequenceKind.ONSET)
     clips = zip(made.features, made.lengths, made.targets.argmax(axis=1), strict=True)
     strengths = [clip[:length, -52:][:, 44 + target] for clip, length, target in clips if length > 8]
     assert np.mean([s[-1] - s[0] for s in strengths]) > 0.4
-
-
-def _long(made):
-    return [(clip, n) for clip, n in zip(made.appearance, made.lengths, strict=True) if n > 8]
 
 
 def test_deformation_maps_blendshapes_to_landmarks():

@@ -21,6 +21,7 @@ _STAGES = (
 )
 """Of each stage: blocks, kernel size, stride of the first block, expansion factor and output channels."""
 _STEM_CHANNELS, _TOP_CHANNELS = 32, 1280
+_BATCHNORM_MOMENTUM = 0.01
 
 
 class EfficientNetLiteNet(MultiHeadFaceNet):
@@ -90,7 +91,7 @@ class _Convolution(nn.Module):
         before, after = ((kernel - 2) // 2, (kernel - 1) // 2) if stride == 2 else (kernel // 2, kernel // 2)
         self.padding = (before, after, before, after)
         self.conv = nn.Conv2d(channels_in, channels_out, kernel, stride, groups=groups, bias=False)
-        self.norm = nn.BatchNorm2d(channels_out, eps=1e-3, momentum=0.01)
+        self.norm = nn.BatchNorm2d(channels_out, eps=1e-3, momentum=_BATCHNORM_MOMENTUM)
         self.linear = linear
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

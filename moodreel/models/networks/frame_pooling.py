@@ -36,7 +36,7 @@ class FramePoolingNet(TemporalFaceNet):
             raise ValueError(f"A frame-pooling network answers {len(FIVE)} labels, not {classes}.")
         self.frame = EfficientNetLiteNet(classes=len(SEVEN), **(frame or {}))
         merge = [[SEVEN_TO_FIVE[label] == five for five in FIVE] for label in SEVEN]
-        self.register_buffer("merge", torch.tensor(merge, dtype=torch.float32), persistent=False)
+        self.register_buffer("merge", torch.tensor(merge, dtype=torch.float32))
 
     def merge_logits(self, head_logits: torch.Tensor) -> torch.Tensor:
         """Turn the logits (..., H, 7) of the frame network's heads into log-probabilities (..., 5)."""

@@ -234,7 +234,14 @@ def _pretrained_file(request: RunRequest[MultiHeadOptions]) -> Path:
 
 
 def _arguments(request: RunRequest[MultiHeadOptions]) -> dict[str, object]:
-    return {**request.model, "shares": request.options.head_weights, "tau": request.options.tau}
+    return {**request.model, "shares": _head_weights(request), "tau": request.options.tau}
+
+
+def _head_weights(request: RunRequest[MultiHeadOptions]) -> list[float]:
+    """Return the weights of the heads in the output; a head that nothing trains has none."""
+    trained = [request.options.teacher or name in {FERPLUS, "fer2013", *request.data} for name in HEADS]
+    weights = [weight if known else 0.0 for weight, known in zip(request.options.head_weights, trained, strict=True)]
+    return [weight / sum(weights) for weight in weights]
 
 
 def _load_teacher(model: str) -> MultiHeadFaceNet:
@@ -305,7 +312,7 @@ def _trained(
         "teacher": model_folder(request.options.teacher).name if request.options.teacher else "",
         "curve": history.rows,
         "heads": HEADS,
-        "head_weights": request.options.head_weights,
+        "head_weights": _head_weights(request),
         "head_temperatures": dict(zip(HEADS, temperatures, strict=True)),
         "temperature": temperature,
         "mirror_below": MultiHeadFaceNet.mirror_below,
