@@ -3,6 +3,7 @@
 import contextlib
 import json
 import re
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -35,8 +36,8 @@ THREE = ("calm", "bored", "curious")
 
 TINY = {
     "compact-emotimesh": {"width": 16, "embedding": 8, "hidden": 4},
+    "efficientnet-lite": {},
     "emotimesh": {"hidden": 4, "channels": 2},
-    "face-expression": {"widths": [8, 8], "depths": [1, 1]},
     "improved-cnn": {"channels": [4, 8, 8], "hidden": 16},
     "resemotenet": {"width": 1 / 16, "portrait": False},
     "temporal-vit": {"frame": {"stem": [4, 8, 8], "width": 16, "heads": 2, "layers": 1}, "heads": 2, "layers": 1},
@@ -141,7 +142,8 @@ def test_vit_scratch_classifies_from_the_class_token():
 @pytest.mark.parametrize("labels", [THREE, ("up", "down"), tuple("abcdefghijk")])
 def test_saved_network_loads_with_any_labels(tmp_path, name, labels):
     network = save_network(tmp_path / "mine", name, labels)
-    track = [random_features(1), None, random_features(2)]
+    make = partial(random_features, kind=ARCHITECTURES[name].crop_kind)
+    track = [make(1), None, make(2)]
     card = ModelCard("mine", name, labels)
     (before,) = FacePredictor(network, card, sha256="").predict([track])
     model = load_face_model(tmp_path / "mine")
@@ -152,7 +154,7 @@ def test_saved_network_loads_with_any_labels(tmp_path, name, labels):
     np.testing.assert_allclose(prediction.per_frame, before.per_frame, atol=1e-4)
     assert np.isnan(prediction.per_frame[1]).all() and prediction.weights[1] == 0
     assert prediction.weights.sum() == pytest.approx(1, abs=1e-5)
-    [now] = model.classify_windows([model.embed_faces([random_features(1), random_features(2)])])
+    [now] = model.classify_windows([model.embed_faces([make(1), make(2)])])
     assert now.shape == (len(labels),) and now.sum() == pytest.approx(1, abs=1e-5)
 
 
