@@ -15,6 +15,7 @@ import numpy as np
 
 from moodreel.models.face_registry import face_model_registry
 from moodreel.models.predictor import FacePredictor
+from moodreel.training.data.face_cache import crop_image
 from moodreel.training.data.images import ImageSequence
 from moodreel.training.data.loading import DataContext
 from moodreel.training.data.registry import open_dataset
@@ -23,8 +24,8 @@ from moodreel.training.explain.attribution import attribute, predict_logits
 STORE = Path("model_store")
 HIDDEN_SHARE = 0.2
 """Share of a face that is hidden."""
-BLUR_SIGMA = 8.0
-"""Of the blur, in pixels of a 48 x 48 crop."""
+BLUR_SIGMA = 1 / 6
+"""Of the blur, as a fraction of the crop's side."""
 
 
 def main() -> None:
@@ -36,13 +37,17 @@ def main() -> None:
     args = parser.parse_args()
     data = open_dataset(args.data)
     rows = np.sort(np.random.default_rng(0).permutation(data.split().held_out)[: args.count])
-    faces, _ = DataContext(STORE, args.cache).extract_faces(ImageSequence([data.examples[row] for row in rows]))
+    images = ImageSequence([data.examples[row] for row in rows])
+    faces, landmarks = DataContext(STORE, args.cache).extract_faces(images, landmarks=True)
+    assert landmarks is not None
     for name in args.models:
-        measure(face_model_registry(STORE).get(name), faces.crops[faces.found])
+        model = face_model_registry(STORE).get(name)
+        found = np.flatnonzero(faces.found)
+        measure(model, np.stack([crop_image(images[row], landmarks[row], model.crop_kind) for row in found]))
 
 
 def measure(model: FacePredictor, crops: np.ndarray) -> None:
-    """Print the probability that a model's answers lose if parts of crops (N, 48, 48) are hidden."""
+    """Print the probability that a model's answers lose if parts of crops, uint8 (N, S, S) or (N, S, S, 3), are hidden."""
     neutral = model.info.card.labels.index("neutral")
     answers = _probabilities(model, crops).argmax(axis=1)
     crops, answers = crops[answers != neutral], answers[answers != neutral]
@@ -58,12 +63,12 @@ def measure(model: FacePredictor, crops: np.ndarray) -> None:
 
 
 def _hide(crops: np.ndarray, order: np.ndarray) -> np.ndarray:
-    count = int(HIDDEN_SHARE * crops[0].size)
-    blurred = np.stack([cv2.GaussianBlur(crop, (0, 0), BLUR_SIGMA) for crop in crops])
-    chosen = np.argsort(order.reshape(len(crops), -1), axis=1)[:, -count:]
-    hide = np.zeros((len(crops), crops[0].size), bool)
+    flat = order.reshape(len(crops), -1)
+    blurred = np.stack([cv2.GaussianBlur(crop, (0, 0), BLUR_SIGMA * len(crop)) for crop in crops])
+    chosen = np.argsort(flat, axis=1)[:, -int(HIDDEN_SHARE * flat.shape[1]) :]
+    hide = np.zeros(flat.shape, bool)
     np.put_along_axis(hide, chosen, True, axis=1)
-    return np.where(hide.reshape(crops.shape), blurred, crops)
+    return np.where(hide.reshape(*order.shape, *[1] * (crops.ndim - 3)), blurred, crops)
 
 
 def _probabilities(model: FacePredictor, crops: np.ndarray) -> np.ndarray:
