@@ -47,7 +47,7 @@ def main() -> None:
 
 
 def measure(model: FacePredictor, crops: np.ndarray) -> None:
-    """Print the probability that a model's answers lose if parts of crops, uint8 (N, S, S) or (N, S, S, 3), are hidden."""
+    """Print the probability that a model's answers lose if parts of crops (N, S, S) or (N, S, S, 3) are hidden."""
     neutral = model.info.card.labels.index("neutral")
     answers = _probabilities(model, crops).argmax(axis=1)
     crops, answers = crops[answers != neutral], answers[answers != neutral]
