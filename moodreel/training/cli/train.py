@@ -76,7 +76,8 @@ def run(preset: Preset, args: argparse.Namespace) -> None:
     start = recipe.prepare(request)
     if recipe.writes_model:
         _open_log(args.out, append=args.resume)
-    logger.info("%s", request)
+    # Not the request itself: train.log is published with the model, and has no paths of this machine.
+    logger.info("%s\n%s", request.command, request.record())
     summary = start()
     logger.info("Done in %.1f minutes.", (time.monotonic() - started) / 60)
     print(summary)
