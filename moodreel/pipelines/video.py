@@ -185,9 +185,7 @@ class VideoPipeline:
         predictor = self._engine.models.get(model)
         with self._engine.slot():
             reader = VideoReader(data, self._limits, fps=fps)
-            frames, tracks, timings = self._extract_frames(
-                reader, crop_kind=predictor.crop_kind, progress=progress
-            )
+            frames, tracks, timings = self._extract_frames(reader, crop_kind=predictor.crop_kind, progress=progress)
             return self._classify(reader, frames, tracks, predictor, timings, explain=explain)
 
     def thumbnail(
