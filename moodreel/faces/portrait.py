@@ -19,9 +19,9 @@ MIN_CONFIDENCE = 0.7
 pictures of animals and things (those of Tux Paint, GCompris and scikit-image, cropped, scaled and rotated) 153 of 195
 are removed, of drawn faces and emoji 352 of 553. Of true faces that `FaceLandmarker` finds, with its fallbacks, are
 kept: 781 of 792 in `webfaces`, 252 of 256 film frames (SFEW), 233 of 243 of FER+, all 741 of KDEF, BU-3DFE and
-Bosphorus, 443 of 448 frames of labeled clips and all 272 frames of people who talk. At 0.75 for clear faces, 97 % of
-film frames and 93 % of `webfaces` would be. FER+ images spoilt by `bench.robustness`: 482 of 578, and fewest with dark
-glasses (17 of 24), noise (21 of 34) and motion blur (16 of 24)."""
+Bosphorus, 443 of 448 frames of labeled clips and all 272 frames of people who talk. FER+ images spoilt by
+`bench.robustness`: 482 of 578, and fewest with dark glasses (17 of 24), noise (21 of 34) and motion blur (16 of 24).
+The thresholds were chosen on these same faces, so expect a little less on others."""
 MIN_POOR_CONFIDENCE = 0.48
 """Confidence at the first scale that a blurred, dark, overexposed, small or turned face needs. Its answer is uncertain
 anyway, and with its quality the confidence falls: 0.7 would remove more than half of strongly blurred faces."""
