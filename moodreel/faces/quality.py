@@ -10,7 +10,7 @@ fitted on clips and pictures of several data sets; `MIN_CONFIDENCE` is for model
 
 The other thresholds were measured on FER+ (`valid.npz`): `MIN_CONFIDENCE` and `MAX_YAW` on all images unchanged,
 `MIN_BRIGHTNESS` and `MAX_BRIGHTNESS` on 120 images degraded step by step (`bench.render`), with the model
-`moodreel-five`, whose accuracy on detected faces was 91 %; `MIN_FACE_SIZE` and `MIN_SHARPNESS` on 160 to 400 images,
+`moodreel-five` 1, whose accuracy on detected faces was 91 %; `MIN_FACE_SIZE` and `MIN_SHARPNESS` on 160 to 400 images,
 with `compact-emotimesh`, whose accuracy was 82 %. "Accuracy" below is that of the same model on such faces.
 
 There is no reason of its own for an occluded or truncated face, nor for motion blur, which `sharpness` does not detect.

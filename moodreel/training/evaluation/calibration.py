@@ -52,17 +52,19 @@ def fit_temperature(logits: torch.Tensor, truth: torch.Tensor, weights: torch.Te
 
     Args:
         logits: float (N, C).
-        truth: int64 (N,), indices of the labels; or bool (N, C), which labels are right, one or more in each row.
+        truth: int64 (N,), indices of the labels; bool (N, C), which labels are right, one or more in each row; or float
+            (N, C), the probability of each label.
         weights: float (N,), of the examples; None weighs them equally.
     """
-    wrong = ~(truth if truth.dtype == torch.bool else F.one_hot(truth, logits.shape[1]).bool())
+    right = truth if truth.ndim == 2 else F.one_hot(truth, logits.shape[1]).bool()
     weights = torch.ones_like(logits[:, 0]) if weights is None else weights
     candidates = torch.logspace(-1, 1, 401, base=4.0)
 
     def loss(temperature: float) -> torch.Tensor:
-        scaled = logits / temperature
-        likelihood = scaled.masked_fill(wrong, -torch.inf).logsumexp(dim=1) - scaled.logsumexp(dim=1)
-        return -(weights * likelihood).sum()
+        log_probs = (logits / temperature).log_softmax(dim=1)
+        if right.is_floating_point():
+            return -(weights * (right * log_probs).sum(dim=1)).sum()
+        return -(weights * log_probs.masked_fill(~right, -torch.inf).logsumexp(dim=1)).sum()
 
     losses = torch.stack([loss(temperature) for temperature in candidates.tolist()])
     return float(candidates[losses.argmin().cpu()])
