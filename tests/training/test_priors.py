@@ -64,13 +64,15 @@ CLEAR = make_set("clear", CLIPS, (30, "Happy", sharp("Happy")), (10, "Sad", shar
 def test_balanced_fits_the_pictures_and_diary_keeps_talkers_calm():
     priors = fit_priors([PICTURES, CLEAR, TALK])
     assert priors["balanced"].offsets == {"Neutral": -1.1}
-    assert priors["diary"].offsets == {"Neutral": 0}
+    assert priors["diary"].offsets == {"Neutral": 1.0}, "the largest that costs nothing"
 
 
-def test_the_offset_is_the_nearest_to_zero_of_those_about_as_good():
+def test_of_offsets_about_as_good_balanced_has_the_nearest_to_zero_and_diary_the_largest():
     rows = [(1000, "Happy", sharp("Happy")), (1000, "Neutral", sharp("Neutral"))]
     few = make_set("few", IMAGES, *rows, (6, "Happy", {"Happy": 4.0, "Neutral": 5.05}))
-    assert fit_priors([few, TALK])["balanced"].offsets == {"Neutral": 0}, "a gain of 0.3 points is chance"
+    priors = fit_priors([few, TALK])
+    assert priors["balanced"].offsets == {"Neutral": 0}, "a gain of 0.3 points is chance"
+    assert priors["diary"].offsets == {"Neutral": 1.0}, "the sharp answers stay right"
     more = make_set("more", IMAGES, *rows, (60, "Happy", {"Happy": 4.0, "Neutral": 5.05}))
     assert fit_priors([more, TALK])["balanced"].offsets == {"Neutral": -1.1}
 
@@ -216,7 +218,8 @@ def test_calibrate_prints_and_writes_priors_that_evaluate_uses(media, tmp_path, 
     assert set(card["priors"]) == {"diary", "balanced"}
     text = (folder / "CARD.md").read_text()
     assert text.count("## Prior and confidence") == 1 and "| faces " in text
-    assert text.startswith((STORE / "moodreel-five" / "CARD.md").read_text().rstrip())
+    own = (STORE / "moodreel-five" / "CARD.md").read_text().split("## Prior and confidence")[0]
+    assert text.startswith(own.rstrip())
     assert load_face_model(folder, prior="balanced").certain_from == card["priors"]["balanced"]["certain_from"]
 
     card["priors"]["balanced"]["offsets"] = {"Neutral": 100}

@@ -3,8 +3,9 @@
 Three things are fitted, one after the other, on log-probabilities of the network without any calibration:
 
 1. One offset for Neutral (logit adjustment, Menon et al. 2021): of `balanced` by the mean five-class recall of the sets
-   of images, of `diary` by the criterion (`moodreel.training.evaluation.criterion`). Of the offsets that come within
-   `TOLERANCE` of the best it is the one nearest to 0, since smaller differences are chance.
+   of images, of `diary` by the criterion (`moodreel.training.evaluation.criterion`). Smaller differences than
+   `TOLERANCE` are chance: of the offsets that come so near to the best, `balanced` has the one nearest to 0, and
+   `diary` the largest, since people in diaries are mostly calm.
 2. A temperature for pictures and one for clips, by the negative log-likelihood. Each set has the same weight.
 3. The confidence from which a prediction is certain (`calibration.fit_certain_from`), on all sets with the same weight.
 
@@ -43,7 +44,7 @@ from moodreel.training.evaluation.metrics import Predictions
 
 OFFSETS = tuple(number / 10 for number in range(-40, 11))
 """Candidates for the offset of Neutral."""
-TOLERANCE = 0.005
+TOLERANCE = 0.01
 """Difference of a mean recall or of a criterion."""
 PRECISION = 0.85
 """Fraction of the certain predictions that is right."""
@@ -230,7 +231,8 @@ def _fit_prior(sets: Sequence[CalibrationSet], name: str) -> Prior:
     criteria = [compute_criterion([each.by_offset[at] for each in sets]) for at in range(len(OFFSETS))]
     scores = [criterion.parts[IMAGES] if name == BALANCED else criterion.value or 0.0 for criterion in criteria]
     near_best = [offset for offset, score in zip(OFFSETS, scores, strict=True) if score >= max(scores) - TOLERANCE]
-    prior = _neutral_prior(sets[0].labels, min(near_best, key=abs))
+    offset = min(near_best, key=abs) if name == BALANCED else max(near_best)
+    prior = _neutral_prior(sets[0].labels, offset)
     pictures = _fit_temperature([each for each in sets if each.kind == IMAGES], prior)
     clips = [each for each in sets if each.kind != IMAGES]
     # Talkers alone have one label, whose likelihood only asks for more confidence.
