@@ -1,7 +1,7 @@
 """Classify the emotion of the face in a video, and make its thumbnail.
 
-Stages: `media.video` decodes the video once and samples frames by time; `faces` finds faces while the next frames are
-decoded; `faces.tracker` links them into tracks; `models` classifies all tracks in one batch; `faces.quality` assesses
+Stages: `media.video` decodes the video once and samples frames by time; `people_extractor` finds faces while the next
+frames are decoded, and links them into tracks; `models` classifies all tracks in one batch; `faces.quality` assesses
 whether the answer is reliable. A thumbnail takes the same stages and then `boomerang`. The frames of a short video
 are cached small for it; those of a long one would take hundreds of megabytes, so it decodes them again.
 """
@@ -9,30 +9,24 @@ are cached small for it; those of a long one would take hundreds of megabytes, s
 import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-import cv2
 import numpy as np
 
 from moodreel.errors import NoFace
 from moodreel.faces.facial_actions import Explanation
 from moodreel.faces.features import CropKind, FaceFeatures
-from moodreel.faces.observation import FaceObservation, observe_face
-from moodreel.faces.portrait import crop_portrait, is_person
-from moodreel.faces.quality import MIN_FACE_COVERAGE, MIN_FACE_SIZE, FaceQuality, assess_quality, is_clear
-from moodreel.faces.tracker import Box, Tracker, join_tracks
-from moodreel.media.video import Frame, VideoReader
+from moodreel.faces.observation import FaceObservation
+from moodreel.faces.quality import FaceQuality, assess_quality
+from moodreel.media.video import VideoReader
 from moodreel.media.video_decoder import VideoLimits
 from moodreel.models.predictor import FacePredictor, ModelInfo, TrackPrediction, label_probabilities
 from moodreel.pipelines.boomerang import BoomerangClip, make_boomerang
-from moodreel.pipelines.engine import DETECTION_SIDE, NO_FACE_IN_VIDEO, Engine
-from moodreel.pipelines.geometry import PixelBox, to_pixel_box
+from moodreel.pipelines.engine import NO_FACE_IN_VIDEO, Engine
+from moodreel.pipelines.geometry import PixelBox
 from moodreel.pipelines.keyframe import score_keyframes
+from moodreel.pipelines.people_extractor import ExtractedFrame, ExtractedVideo, PeopleExtractor, Track
 from moodreel.pipelines.timing import elapsed_ms
-
-SHORT_CLIP_FRAMES = 12
-"""Least number of frames to sample. A video too short to give as many at the sample rate is sampled more densely: an
-expression builds up in half a second, and the last frame often shows it best."""
 
 
 @dataclass(frozen=True)
@@ -124,28 +118,6 @@ class ThumbnailResult:
     timings: dict[str, float]
 
 
-@dataclass(frozen=True, eq=False)
-class _ExtractedFace:
-    """A face of one sampled frame, its box relative to it, and its portrait, see `crop_portrait`."""
-
-    box: Box
-    observation: FaceObservation
-    portrait: np.ndarray
-
-
-@dataclass(frozen=True, eq=False)
-class _ExtractedFrame:
-    """The faces of one sampled frame, and a float32 (24, 24) gray copy to measure motion by."""
-
-    time: float
-    faces: tuple[_ExtractedFace, ...]
-    gray: np.ndarray
-
-
-_Track = dict[int, tuple[PixelBox, _ExtractedFace]]
-"""One face through a video, by the index of the sampled frame."""
-
-
 class VideoPipeline:
     """Classify videos and make their thumbnails. Thread-safe."""
 
@@ -155,11 +127,11 @@ class VideoPipeline:
         Args:
             engine: the models, threads and slots of this process.
             limits: what one video may cost.
-            sample_rate: frames a second to analyze. Videos shorter than `SHORT_CLIP_FRAMES` of them get more.
+            sample_rate: frames a second to analyze. Short videos get more, see `PeopleExtractor`.
         """
         self._engine = engine
         self._limits = limits or VideoLimits()
-        self._interval = 1.0 / sample_rate
+        self._people = PeopleExtractor(engine, interval=1.0 / sample_rate)
 
     def predict(
         self,
@@ -185,8 +157,8 @@ class VideoPipeline:
         predictor = self._engine.models.get(model)
         with self._engine.slot():
             reader = VideoReader(data, self._limits, fps=fps)
-            frames, tracks, timings = self._extract_frames(reader, crop_kind=predictor.crop_kind, progress=progress)
-            return self._classify(reader, frames, tracks, predictor, timings, explain=explain)
+            video = self._people.extract(reader, crop_kind=predictor.crop_kind, progress=progress)
+            return self._classify(reader, video, predictor, explain=explain)
 
     def thumbnail(
         self,
@@ -216,18 +188,18 @@ class VideoPipeline:
         predictor = self._engine.models.get(model)
         with self._engine.slot():
             reader = VideoReader(data, self._limits, fps=fps, cache_side=size)
-            frames, tracks, timings = self._extract_frames(reader, crop_kind=predictor.crop_kind)
+            video = self._people.extract(reader, crop_kind=predictor.crop_kind)
             result: VideoResult | None = None
             try:
-                result = self._classify(reader, frames, tracks, predictor, timings)
+                result = self._classify(reader, video, predictor)
                 peak, timings = result.peak, result.timings
             except NoFace:
-                peak = _peak_motion_time(frames)
+                peak, timings = _peak_motion_time(video.frames), video.timings
             start = time.perf_counter()
             whole = moment == "whole"
             boomerang = make_boomerang(reader, peak, duration=duration, size=size, output=output, full_clip=whole)
             timings = {**timings, "encode": elapsed_ms(start)}
-        return _to_thumbnail_result(boomerang, result, reader, len(frames), predictor.info, timings)
+        return _to_thumbnail_result(boomerang, result, reader, len(video.frames), predictor.info, timings)
 
     def main_track(self, data: bytes, *, crop_kind: CropKind = CropKind.GRAY) -> list[FaceFeatures | None]:
         """Extract the features of the main face of a video, as `predict` gives them to a model.
@@ -244,118 +216,38 @@ class VideoPipeline:
         """
         with self._engine.slot():
             reader = VideoReader(data, self._limits)
-            frames, tracks, _ = self._extract_frames(reader, crop_kind=crop_kind)
-            observations = _by_frame(tracks[_main_track(tracks)], len(frames))
+            video = self._people.extract(reader, crop_kind=crop_kind)
+            observations = _by_frame(video.tracks[_main_track(video.tracks)], len(video.frames))
             return [observation.features if observation else None for observation in observations]
 
-    def _extract_frames(
-        self, reader: VideoReader, *, crop_kind: CropKind, progress: Callable[[float], None] | None = None
-    ) -> tuple[list[_ExtractedFrame], dict[int, _Track], dict[str, float]]:
-        """Extract the sampled frames and the tracks of people; upside down where that shows people and upright none."""
-        frames, timings = self._sample(reader, crop_kind=crop_kind, progress=progress)
-        tracks = self._track_people(frames, reader)
-        if not tracks and self._is_upside_down(reader):
-            turned, more = self._sample(reader, crop_kind=crop_kind, upside_down=True)
-            frames, timings = turned, {stage: timings[stage] + more[stage] for stage in timings}
-            tracks = self._track_people(frames, reader)
-        return frames, tracks, timings
-
-    def _sample(
-        self,
-        reader: VideoReader,
-        *,
-        crop_kind: CropKind,
-        upside_down: bool = False,
-        progress: Callable[[float], None] | None = None,
-    ) -> tuple[list[_ExtractedFrame], dict[str, float]]:
-        sampled = reader.frames(min_interval=self._interval, min_frames=SHORT_CLIP_FRAMES, max_side=DETECTION_SIDE)
-        extract = self._extract_turned_frame if upside_down else self._extract_frame
-        return self._engine.process_frames(sampled, lambda frame: extract(frame, crop_kind), progress=progress)
-
-    def _is_upside_down(self, reader: VideoReader) -> bool:
-        """Check that most of three frames show a person when they are turned by 180 degrees."""
-        times = [reader.duration * share for share in (0.2, 0.5, 0.8)]
-        frames = [self._extract_turned_frame(frame, CropKind.GRAY) for frame in reader.frames_at(times)]
-        people = [
-            any(self._is_person({0: ((0, 0, 0, MIN_FACE_SIZE), face)}) for face in frame.faces) for frame in frames
-        ]
-        return 2 * sum(people) > len(people)
-
-    def _extract_turned_frame(self, frame: Frame, crop_kind: CropKind) -> _ExtractedFrame:
-        """Extract a frame turned by 180 degrees. The boxes are those in the frame as it is."""
-        extracted = self._extract_frame(replace(frame, rgb=np.ascontiguousarray(frame.rgb[::-1, ::-1])), crop_kind)
-        return replace(extracted, faces=tuple(_turn_box(face) for face in extracted.faces))
-
-    def _extract_frame(self, frame: Frame, crop_kind: CropKind) -> _ExtractedFrame:
-        faces = tuple(
-            _ExtractedFace(
-                face.box,
-                observe_face(frame.rgb, face, crop_kind),
-                crop_portrait(frame.rgb, face),
-            )
-            for face in self._engine.landmarker.detect(frame.rgb)
-        )
-        gray = cv2.cvtColor(cv2.resize(frame.rgb, (24, 24), interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY)
-        return _ExtractedFrame(frame.time, faces, gray.astype(np.float32))
-
-    def _track_people(self, frames: Sequence[_ExtractedFrame], reader: VideoReader) -> dict[int, _Track]:
-        """Track faces, and keep the tracks of people who are in more than one stray frame."""
-        tracks = _track_faces(frames, reader.width, reader.height)
-        people = join_tracks({number: track for number, track in tracks.items() if self._is_person(track)})
-        enough = max(1.0, min(2.0, MIN_FACE_COVERAGE * len(frames)))
-        return {number: track for number, track in people.items() if len(track) >= enough}
-
-    def _is_person(self, track: _Track) -> bool:
-        observations, sizes = (
-            [face.observation for _, face in track.values()],
-            [max(box[2:]) for box, _ in track.values()],
-        )
-        portraits = [face.portrait for _, face in track.values()]
-        return is_person(self._engine.landmarker, portraits, clear=is_clear(observations, sizes))
-
     def _classify(
-        self,
-        reader: VideoReader,
-        frames: Sequence[_ExtractedFrame],
-        tracks: dict[int, _Track],
-        predictor: FacePredictor,
-        timings: dict[str, float],
-        *,
-        explain: bool = False,
+        self, reader: VideoReader, video: ExtractedVideo, predictor: FacePredictor, *, explain: bool = False
     ) -> VideoResult:
         """Classify every face in one batch and answer for the main one. Raises NoFace."""
         start = time.perf_counter()
-        main = _main_track(tracks)
-        predictions = _predict_tracks(tracks, len(frames), predictor)
-        labels, prediction, observations = (
-            predictor.info.labels,
-            predictions[main],
-            _by_frame(tracks[main], len(frames)),
-        )
+        main, count, labels = _main_track(video.tracks), len(video.frames), predictor.info.labels
+        predictions = _predict_tracks(video.tracks, count, predictor)
+        prediction, observations = predictions[main], _by_frame(video.tracks[main], count)
         best = int(prediction.probabilities.argmax())
         probabilities = label_probabilities(labels, prediction.probabilities)
-        quality = _assess_track(
-            tracks[main],
-            len(frames),
-            confidence=probabilities[labels[best]],
-            certain_from=predictor.certain_from,
-        )
+        confidence = probabilities[labels[best]]
+        quality = _assess_track(video.tracks[main], count, confidence, predictor.certain_from)
         return VideoResult(
             emotion=labels[best],
-            confidence=probabilities[labels[best]],
+            confidence=confidence,
             probabilities=probabilities,
-            peak=frames[int(score_keyframes(observations, prediction.per_frame[:, best]).argmax())].time,
+            peak=video.frames[int(score_keyframes(observations, prediction.per_frame[:, best]).argmax())].time,
             face_coverage=quality.face_coverage,
             certain=quality.reason is None,
             quality=quality,
-            frames_analysed=len(frames),
+            frames_analysed=count,
             duration=reader.duration,
             width=reader.width,
             height=reader.height,
-            timeline=tuple(_timeline(frames, tracks, predictions, labels)),
+            timeline=tuple(_timeline(video, predictions, labels)),
             track=main,
             model=predictor.info,
-            timings={**timings, "model": elapsed_ms(start)},
+            timings={**video.timings, "model": elapsed_ms(start)},
             explanation=self._explain(observations, prediction, probabilities, labels[best]) if explain else None,
         )
 
@@ -392,36 +284,18 @@ def _to_thumbnail_result(
     )
 
 
-def _turn_box(face: _ExtractedFace) -> _ExtractedFace:
-    x, y, width, height = face.box
-    return replace(face, box=(1 - x - width, 1 - y - height, width, height))
-
-
-def _track_faces(frames: Sequence[_ExtractedFrame], width: int, height: int) -> dict[int, _Track]:
-    tracker = Tracker()
-    tracks: dict[int, _Track] = {}
-    for index, frame in enumerate(frames):
-        boxes = [to_pixel_box(face.box, width, height) for face in frame.faces]
-        numbers = tracker.update(frame.time, boxes)
-        for number, box, face in zip(numbers, boxes, frame.faces, strict=True):
-            tracks.setdefault(number, {})[index] = (box, face)
-    return tracks
-
-
-def _main_track(tracks: dict[int, _Track]) -> int:
+def _main_track(tracks: dict[int, Track]) -> int:
     """Return the number of the face that is largest over time. Raises NoFace."""
     if not tracks:
         raise NoFace(NO_FACE_IN_VIDEO)
     return max(tracks, key=lambda track: sum(box[2] * box[3] for box, _ in tracks[track].values()))
 
 
-def _by_frame(track: _Track, frame_count: int) -> list[FaceObservation | None]:
+def _by_frame(track: Track, frame_count: int) -> list[FaceObservation | None]:
     return [track[index][1].observation if index in track else None for index in range(frame_count)]
 
 
-def _predict_tracks(
-    tracks: dict[int, _Track], frame_count: int, predictor: FacePredictor
-) -> dict[int, TrackPrediction]:
+def _predict_tracks(tracks: dict[int, Track], frame_count: int, predictor: FacePredictor) -> dict[int, TrackPrediction]:
     features = [
         [observation.features if observation else None for observation in _by_frame(track, frame_count)]
         for track in tracks.values()
@@ -429,7 +303,7 @@ def _predict_tracks(
     return dict(zip(tracks, predictor.predict(features), strict=True))
 
 
-def _assess_track(track: _Track, frame_count: int, *, confidence: float, certain_from: float) -> FaceQuality:
+def _assess_track(track: Track, frame_count: int, confidence: float, certain_from: float) -> FaceQuality:
     return assess_quality(
         [face.observation for _, face in track.values()],
         [max(box[2:]) for box, _ in track.values()],
@@ -440,13 +314,10 @@ def _assess_track(track: _Track, frame_count: int, *, confidence: float, certain
 
 
 def _timeline(
-    frames: Sequence[_ExtractedFrame],
-    tracks: dict[int, _Track],
-    predictions: dict[int, TrackPrediction],
-    labels: Sequence[str],
+    video: ExtractedVideo, predictions: dict[int, TrackPrediction], labels: Sequence[str]
 ) -> Iterator[TimelinePoint]:
-    for index, frame in enumerate(frames):
-        for number, track in tracks.items():
+    for index, frame in enumerate(video.frames):
+        for number, track in video.tracks.items():
             if index in track:
                 probabilities = predictions[number].per_frame[index]
                 yield TimelinePoint(
@@ -459,7 +330,7 @@ def _timeline(
                 )
 
 
-def _peak_motion_time(frames: Sequence[_ExtractedFrame]) -> float:
+def _peak_motion_time(frames: Sequence[ExtractedFrame]) -> float:
     """Return the time in seconds around which there is most motion."""
     if len(frames) < 2:
         return frames[0].time
