@@ -9,6 +9,7 @@ import pytest
 from bench import peers
 from bench.peers import LABELS, OFFSET, SIDE, Peer, crop_face, landmark_box
 from moodreel.errors import MoodreelError
+from moodreel.models.model_card import read_card
 
 SMALL, LARGE = (0, 0, 60, 60), (160, 55, 130, 130)
 """Boxes in the portrait: of the background, and of her face."""
@@ -83,7 +84,8 @@ def test_the_box_of_landmarks_is_in_pixels():
 def test_a_table_shows_the_model_beside_both_ways_to_use_the_peer(images, classified, portrait, tmp_path, capsys):
     peers.main(["--data", f"images:{images}", "--cache", str(tmp_path / "cache")])
     printed = capsys.readouterr().out
-    ours, own = row(printed, "moodreel-five 1"), row(printed, "fer 0")
+    version = read_card(peers.STORE / "moodreel-five" / "model.json").version
+    ours, own = row(printed, f"moodreel-five {version}"), row(printed, "fer 0")
     assert ours["face found"] == own["face found"] == "66.7"
     # Anger is the sum of angry and disgust: right for both faces. The sad image without a face is wrong.
     assert own == row(printed, "fer 0, our faces")
