@@ -66,7 +66,7 @@ def test_a_smile_is_happy_and_the_result_is_complete(pipeline, smile):
     result = pipeline.predict(smile)
     [face] = result.faces
     assert result.emotion == face.emotion == "happy"
-    assert result.confidence == face.confidence == face.probabilities["happy"] > 0.7
+    assert result.confidence == face.confidence == face.probabilities["happy"] > 0.85
     assert result.all_emotions == face.probabilities
     assert tuple(face.probabilities) == SEVEN
     assert sum(face.probabilities.values()) == pytest.approx(1, abs=1e-5)

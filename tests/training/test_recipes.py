@@ -353,3 +353,10 @@ def test_models_that_cannot_be_teachers_are_refused(tmp_path, teacher):
     request = request_for("vit", tmp_path / "nowhere", teacher=teacher)
     with pytest.raises(DataInvalid, match="cannot be a teacher"):
         recipe_of(request).prepare(request)
+
+
+def test_heads_that_are_not_trained_have_no_weight_in_the_output(tmp_path):
+    weights = {"ferplus_weight": 0.0, "fer2013_weight": 0.0, "webfaces_weight": 1.0, "teacher": ""}
+    request = request_for("vit", tmp_path / "nowhere", **weights)
+    with pytest.raises(DataInvalid, match="raise --ferplus-weight"):
+        recipe_of(request).prepare(request)

@@ -52,6 +52,10 @@ logger = logging.getLogger(__name__)
 
 WEBFACES = "webfaces"
 TRAINING = "training"
+PRETRAINED_LICENSE = (
+    "MIT, as moodreel; the ImageNet weights that training started from are Apache-2.0; the training images are not "
+    "part of it"
+)
 DESCRIPTIONS = {
     "efficientnet-lite": "EfficientNet-Lite0 (Tan & Le 2019), pretrained on ImageNet",
     "resemotenet": "ResEmoteNet (Roy et al. 2024), {width:g} times as wide as published",
@@ -105,6 +109,7 @@ class MultiHeadRecipe(FaceRecipe):
 
     def prepare(self, request: RunRequest[MultiHeadOptions]) -> Callable[[], str]:
         """Check the data and the options."""
+        _head_weights(request)
         if request.options.teacher:
             _load_teacher(request.options.teacher)
         if WEBFACES in request.data:
@@ -238,9 +243,11 @@ def _arguments(request: RunRequest[MultiHeadOptions]) -> dict[str, object]:
 
 
 def _head_weights(request: RunRequest[MultiHeadOptions]) -> list[float]:
-    """Return the weights of the heads in the output; a head that nothing trains has none."""
+    """Return the weights of the heads in the output; a head that nothing trains has none. Raises DataInvalid."""
     trained = [request.options.teacher or name in {FERPLUS, "fer2013", *request.data} for name in HEADS]
     weights = [weight if known else 0.0 for weight, known in zip(request.options.head_weights, trained, strict=True)]
+    if not any(weights):
+        raise DataInvalid("No head that is trained has a weight in the output; raise --ferplus-weight.")
     return [weight / sum(weights) for weight in weights]
 
 
@@ -267,21 +274,20 @@ def _labeled(
     targets = source.targets[rows]
     label = targets[:, targets.any(axis=(0, 2)).argmax()].argmax(axis=1)
     weights = np.maximum(np.bincount(label, minlength=len(SEVEN)), 1.0)[label] ** -request.config.class_balance_power
-    mixed = torch.from_numpy(targets)
+    crops, mixed = source.crop(kind, rows), torch.from_numpy(targets)
     if teacher:
-        mixed = _distill(teacher, source, rows, mixed, request.options.distill_weight)
-    return LabeledCrops(source.crop(kind, rows), mixed, weights / weights.sum(), source.share)
+        of_teacher = crops if teacher.crop_kind is kind else source.crop(teacher.crop_kind, rows)
+        mixed = _distill(teacher, of_teacher, mixed, request.options.distill_weight)
+    return LabeledCrops(crops, mixed, weights / weights.sum(), source.share)
 
 
-def _distill(
-    teacher: MultiHeadFaceNet, source: Source, rows: np.ndarray, targets: torch.Tensor, weight: float
-) -> torch.Tensor:
+def _distill(teacher: MultiHeadFaceNet, crops: np.ndarray, targets: torch.Tensor, weight: float) -> torch.Tensor:
     """Mix the teacher's probabilities into the targets (Hinton et al. 2015).
 
     A head without a label for a crop learns what the teacher's same head says of it.
     """
-    crops = torch.from_numpy(source.crop(teacher.crop_kind, rows))
-    logits = (teacher.predict_batched(crops) + teacher.predict_batched(crops.flip(2))) / 2
+    images = torch.from_numpy(crops)
+    logits = (teacher.predict_batched(images) + teacher.predict_batched(images.flip(2))) / 2
     probabilities = (logits / logits.new_tensor(teacher.temperatures)[:, None]).softmax(dim=2)
     known = targets.sum(dim=2, keepdim=True) > 0
     return torch.where(known, targets.lerp(probabilities, weight), probabilities)
@@ -317,4 +323,6 @@ def _trained(
         "temperature": temperature,
         "mirror_below": MultiHeadFaceNet.mirror_below,
     }
+    if isinstance(network, EfficientNetLiteNet):
+        return TrainedModel(network, fields, card, licence=PRETRAINED_LICENSE)
     return TrainedModel(network, fields, card)

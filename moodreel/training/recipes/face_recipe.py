@@ -65,11 +65,15 @@ class TrainedModel:
         network: In eval mode.
         fields: Of model.json, except those that all face models have.
         card: Values for the card's template.
+        data: What the weights learned from; "" for the data sets of the run.
+        licence: Of the weights.
     """
 
     network: nn.Module
     fields: dict[str, Any]
     card: dict[str, Any] = field(default_factory=dict)
+    data: str = ""
+    licence: str = FERPLUS_LICENSE
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +119,8 @@ class FaceRecipe(Recipe):
         trained, out = self.train(request), request.out
         values = {**trained.fields, "recipe": request.record()}
         state = PRECISIONS[request.config.weights](trained.network.state_dict())
-        write_folder(out, state, values, data="; ".join(DATA[name] for name in request.data), licence=FERPLUS_LICENSE)
+        data = trained.data or "; ".join(DATA[name] for name in request.data)
+        write_folder(out, state, values, data=data, licence=trained.licence)
         model = load_face_model(out)
         context = request.context
         measure = partial(evaluate, model, landmarker=context.landmarker, cache=context.cache, workers=context.workers)

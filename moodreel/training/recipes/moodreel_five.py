@@ -65,7 +65,8 @@ class FramePoolingRecipe(FaceRecipe):
             normalization="that of the frame network, within it",
             temperature=temperature,
         )
-        return TrainedModel(network, fields, {"frame": frame.info.name})
+        card = frame.info.card
+        return TrainedModel(network, fields, {"frame": frame.info.name}, data=card.data, licence=card.licence)
 
 
 def _load_frame_network(request: RunRequest[FramePoolingOptions]) -> FacePredictor:
