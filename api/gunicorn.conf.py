@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import resource
 import shutil
+import signal
 import sys
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
@@ -97,6 +98,10 @@ def on_starting(_server: object) -> None:
 
 def post_worker_init(worker: "ThreadWorker") -> None:
     """Close long-lived connections as soon as the worker is stopped."""
+    # Gunicorn's handler of SIGINT (Ctrl-C) and SIGQUIT takes a lock that the interrupted code may hold: it hands a
+    # request to a thread under that lock. The worker would hang until it is killed. SIGTERM's handler takes none.
+    for number in (signal.SIGINT, signal.SIGQUIT):
+        signal.signal(number, worker.handle_exit)
     # Imported here because it loads torch, which does not work in a forked process.
     from api.services import services
 

@@ -45,6 +45,12 @@ def test_gunicorn_worker_has_the_attributes_that_shutdown_hooks_read() -> None:
     assert (worker.alive, worker.ppid) == (True, 42)
 
 
+def test_gunicorn_worker_stops_by_a_handler_that_takes_no_lock() -> None:
+    source = inspect.getsource(ThreadWorker.handle_exit)
+    assert "self.alive = False" in source
+    assert "tpool" not in source
+
+
 def test_gunicorn_body_can_be_marked_as_failed() -> None:
     assert Body(io.BytesIO(b"")).failed is False
 

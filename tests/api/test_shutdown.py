@@ -1,8 +1,12 @@
 """Hooks that run when a worker stops."""
 
 import os
+import subprocess
+import sys
 import threading
 from types import SimpleNamespace
+
+import pytest
 
 from api.shutdown import ShutdownHooks
 
@@ -28,3 +32,39 @@ def test_the_hooks_run_when_the_master_process_has_died() -> None:
     hooks.add(done.set)
     hooks.start_watcher(SimpleNamespace(alive=True, ppid=os.getppid() + 1))
     assert done.wait(30)
+
+
+WORKER_INTERRUPTED_IN_SUBMIT = """
+import importlib.util, os, signal, threading
+from types import SimpleNamespace
+from gunicorn.config import Config
+from gunicorn.workers.gthread import ThreadWorker
+import api.services
+
+spec = importlib.util.spec_from_file_location("configuration", "api/gunicorn.conf.py")
+configuration = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(configuration)
+api.services.services = lambda app: SimpleNamespace(shutdown_hooks=SimpleNamespace(start_watcher=lambda worker: None))
+
+worker = ThreadWorker(1, os.getppid(), [], SimpleNamespace(), 30, Config(), SimpleNamespace())
+worker.tpool = worker.get_thread_pool()
+worker.method_queue.init()
+worker.wsgi = None
+signal.signal(signal.SIGNAL, worker.handle_quit)
+configuration.post_worker_init(worker)
+
+def start_and_interrupt(thread, start=threading.Thread.start):
+    start(thread)
+    os.kill(os.getpid(), signal.SIGNAL)
+
+threading.Thread.start = start_and_interrupt
+worker.tpool.submit(int)
+assert not worker.alive
+"""
+
+
+@pytest.mark.parametrize("number", ["SIGINT", "SIGQUIT"])
+def test_a_signal_while_a_request_is_handed_to_a_thread_stops_the_worker(number: str) -> None:
+    script = WORKER_INTERRUPTED_IN_SUBMIT.replace("signal.SIGNAL", f"signal.{number}")
+    environment = os.environ | {"API_KEY": "a-key-for-tests"}
+    subprocess.run([sys.executable, "-c", script], env=environment, check=True, timeout=120)
