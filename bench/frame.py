@@ -18,10 +18,10 @@ import numpy as np
 import torch
 
 from bench.clips import phone_clip
-from bench.markdown import table
 from moodreel.faces.observation import observe_face
 from moodreel.media.video import VideoReader
 from moodreel.pipelines.engine import DETECTION_SIDE, Engine
+from moodreel.training.evaluation.markdown import format_table
 
 MAX_CPU_MS = 12.0
 """Milliseconds of CPU that a frame may take, face detection included."""
@@ -85,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         (stage, f"{stage_ms:.2f}", f"{stage_ms / detection_ms:.2f} x")
         for stage, stage_ms in [*stages_ms.items(), ("all", total)]
     ]
-    print(table(("stage", "CPU ms a frame", "of detection"), rows))
+    print(format_table(("stage", "CPU ms a frame", "of detection"), rows))
     print(f"Target: at most {MAX_CPU_MS:g} ms a frame; {'met' if total <= MAX_CPU_MS else 'MISSED'}.")
 
 

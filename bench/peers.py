@@ -20,7 +20,6 @@ import cv2
 import numpy as np
 import torch
 
-from bench.markdown import table
 from moodreel.emotions import FIVE
 from moodreel.errors import MoodreelError
 from moodreel.models.face_registry import DEFAULT_MODEL
@@ -35,6 +34,7 @@ from moodreel.training.data.splits import group_ids
 from moodreel.training.engine.device import resolve_device
 from moodreel.training.evaluation.criterion import check_labels, select_rows
 from moodreel.training.evaluation.face_model import EvaluatedModel, check_media
+from moodreel.training.evaluation.markdown import format_table
 from moodreel.training.evaluation.metrics import (
     ClassificationMetrics,
     Predictions,
@@ -252,9 +252,9 @@ def summarize(sets: Sequence[Sequence[Measurement]]) -> str:
     model, peer, peer_on_our_faces = (each.system for each in sets[0])
     return "\n".join(
         [
-            table(("set", "images", "system", *METRICS), metrics, left=3),
+            format_table(("set", "images", "system", *METRICS), metrics, left=3),
             "",
-            table(("set", "system", *FIVE, f"{model} minus it (95 %)"), recalls, left=2),
+            format_table(("set", "system", *FIVE, f"{model} minus it (95 %)"), recalls, left=2),
             "",
             f"- {model}: moodreel's face detector and this model.",
             f"- {peer}: as its users get it, with its own face detector (Haar cascade, the default) and network; of "

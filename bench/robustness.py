@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from bench import markdown, render
+from bench import render
 from bench.render import Effect, Scene
 from moodreel.emotions import FIVE, SEVEN
 from moodreel.faces.landmarker import FaceLandmarker
@@ -31,6 +31,7 @@ from moodreel.models.predictor import FacePredictor
 from moodreel.pipelines.engine import Engine
 from moodreel.training.data.ferplus import read_split
 from moodreel.training.evaluation.calibration import expected_calibration_error
+from moodreel.training.evaluation.markdown import format_table
 
 STORE = Path(__file__).resolve().parents[1] / "model_store"
 SEED = 0
@@ -209,7 +210,7 @@ def table(results: dict[Condition, ConditionResult]) -> str:
         (condition.name, condition.title, *(column(result) for column in COLUMNS.values()))
         for condition, result in results.items()
     ]
-    return markdown.table(("condition", "strength", *COLUMNS), rows, left=2)
+    return format_table(("condition", "strength", *COLUMNS), rows, left=2)
 
 
 def insert_into_card(card: str, report: str) -> str:

@@ -91,7 +91,7 @@ def test_a_table_shows_the_model_beside_both_ways_to_use_the_peer(images, classi
     assert own == row(printed, "fer 0, our faces")
     assert (own["mean recall"], own["accuracy"], own["ECE"]) == ("50.0", "66.7", "0.400")
     assert ours["mean recall"] == "0.0"
-    assert "| -50.0 (" in printed
+    assert " -50.0 (" in printed
 
     gray = cv2.cvtColor(portrait, cv2.COLOR_RGB2GRAY)
     found_by_peer, found_by_us = classified

@@ -19,6 +19,7 @@ from moodreel.training.data.examples import describe_counts
 from moodreel.training.data.label_mapping import map_label, mapping_matrix
 from moodreel.training.data.loading import DataContext
 from moodreel.training.evaluation.face_model import EvaluatedModel, check_media
+from moodreel.training.evaluation.markdown import format_table
 from moodreel.training.evaluation.metrics import ClassificationMetrics, Predictions, compute_metrics
 from moodreel.training.evaluation.predict import to_labels
 
@@ -184,9 +185,9 @@ def summarize_sets(results: Sequence[SetEvaluation]) -> str:
     """Return the results as a Markdown table with a row a set and the criterion, and its parts and notes below."""
     criterion = compute_criterion(results)
     head = ("set", "kind", "examples", "faces found", "accuracy", "mean recall", "ECE", "score")
-    rows = [head, *(_row(result) for result in results)]
+    rows = [_row(result) for result in results]
     rows.append(("criterion", *[""] * (len(head) - 2), format_number(criterion.value)))
-    lines = [format_table(rows)]
+    lines = [format_table(head, rows, left=2)]
     parts = [f"{kind} {value:.4f}" for kind, value in criterion.parts.items()]
     lines.append(
         f"Means: {', '.join(parts) or 'none'}. In the criterion each set of images counts as much as all clips."
@@ -208,21 +209,3 @@ def _row(result: SetEvaluation) -> tuple[str, ...]:
 def format_number(value: float | None) -> str:
     """Return a fraction with four digits; a dash for None."""
     return "—" if value is None else f"{value:.4f}"
-
-
-def format_table(rows: Sequence[Sequence[str]]) -> str:
-    """Return rows of cells, the first of them the head, as a Markdown table; all but two columns are numbers."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [_join_cells(row, widths) for row in rows]
-    lines.insert(
-        1, "|" + "|".join("-" * (width + 1) + (":" if at > 1 else "-") for at, width in enumerate(widths)) + "|"
-    )
-    return "\n".join(lines)
-
-
-def _join_cells(row: Sequence[str], widths: Sequence[int]) -> str:
-    cells = (
-        cell.ljust(width) if at < 2 else cell.rjust(width)
-        for at, (cell, width) in enumerate(zip(row, widths, strict=True))
-    )
-    return f"| {' | '.join(cells)} |"

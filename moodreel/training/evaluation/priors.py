@@ -36,10 +36,10 @@ from moodreel.training.evaluation.criterion import (
     compute_criterion,
     evaluate_set,
     format_number,
-    format_table,
     predict_sets,
 )
 from moodreel.training.evaluation.face_model import EvaluatedFaceModel
+from moodreel.training.evaluation.markdown import format_table
 from moodreel.training.evaluation.metrics import Predictions
 
 OFFSETS = tuple(number / 10 for number in range(-40, 11))
@@ -263,7 +263,8 @@ def _confidence(each: CalibrationSet, prior: Prior) -> tuple[np.ndarray, np.ndar
 
 
 def _table(results: Sequence[PriorMetrics]) -> str:
-    head = ("set", "kind", "examples", "accuracy", "mean recall", "ECE", "certain", "right of certain")
+    shares = ("accuracy", "mean recall", "ECE", "certain", "right of certain")
+    head = ("set", "kind", "examples", *shares, "offset", "temperature", "certain from")
     certain = [result.certain for result in results]
     means = (
         fmean(result.evaluation.metrics.accuracy for result in results),
@@ -273,18 +274,19 @@ def _table(results: Sequence[PriorMetrics]) -> str:
         fmean([result.precision or 0.0 for result in results], weights=certain) if any(certain) else None,
     )
     means_row = ("all, each of the same weight", "", "", *map(format_number, means), "", "", "")
-    return format_table([(*head, "offset", "temperature", "certain from"), *map(_row, results), means_row])
+    return format_table(head, [*map(_row, results), means_row], left=2)
 
 
 def _offset_table(sets: Sequence[CalibrationSet]) -> str:
-    rows = [("offset", *(each.predictions.name for each in sets), "mean of pictures", "criterion")]
+    head = ("offset", *(each.predictions.name for each in sets), "mean of pictures", "criterion")
+    rows = []
     for at, offset in enumerate(OFFSETS):
         if offset % 0.5 == 0:
             evaluations = [each.by_offset[at] for each in sets]
             criterion = compute_criterion(evaluations)
             values = (*(evaluation.score for evaluation in evaluations), criterion.parts[IMAGES], criterion.value)
             rows.append((f"{offset:g}", *map(format_number, values)))
-    return format_table(rows)
+    return format_table(head, rows)
 
 
 def _row(result: PriorMetrics) -> tuple[str, ...]:
