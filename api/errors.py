@@ -223,6 +223,14 @@ def _field_messages(error: ValidationError) -> dict[str, object]:
 
 
 def _field_summary(fields: Mapping[str, object]) -> str:
+    """Say what to correct: of one field with one message also why."""
+    path = ""
+    message: object = fields
+    while isinstance(message, Mapping) and len(message) == 1:
+        [(name, message)] = message.items()
+        path = f"{path}.{name}" if path else str(name)
+    if isinstance(message, list) and len(message) == 1 and isinstance(message[0], str):
+        return f"{path}: {message[0]} Correct it and send it again."
     return f"Correct {', '.join(map(str, fields))} and send it again."
 
 

@@ -15,7 +15,7 @@ import moodreel
 from api.auth import authentication
 from api.errors import STATUS
 from api.schemas.fields import LoadedData
-from api.schemas.files import BASE64_FIELDS, FileSchema
+from api.schemas.files import FileSchema, OptionsSchema
 from api.schemas.service import ProblemSchema
 
 PROBLEM = "application/problem+json"
@@ -140,6 +140,8 @@ class Blueprint(flask_smorest.Blueprint):
 
     def _prepare_query(self, doc: Spec, doc_info: Spec, **_: object) -> Spec:
         if schema := doc_info.get("query"):
+            if issubclass(schema, OptionsSchema):
+                schema = schema(exclude=schema.body_only)
             doc.setdefault("parameters", []).append({"in": "query", "schema": schema})
         return doc
 
@@ -190,14 +192,13 @@ def init_app(app: Flask) -> flask_smorest.Api:
 
 def file_body(schema: type[FileSchema]) -> Spec:
     """Describe a body with a file: JSON, or a form with a `file` part and the other fields."""
-    options = {name: {"type": "string"} for name in schema().fields if name not in BASE64_FIELDS}
-    return _body(schema, {"type": "string", "format": "binary"}, options)
+    return _body(schema, {"type": "string", "format": "binary"})
 
 
-def files_body(schema: type[Schema], max_files: int) -> Spec:
+def files_body(schema: type[OptionsSchema], max_files: int) -> Spec:
     """Describe a body with several files: JSON, or a form with several `file` parts."""
     file = {"type": "string", "format": "binary"}
-    return _body(schema, {"type": "array", "items": file, "minItems": 1, "maxItems": max_files}, {})
+    return _body(schema, {"type": "array", "items": file, "minItems": 1, "maxItems": max_files})
 
 
 def one_of(*schemas: type[Schema]) -> Spec:
@@ -205,7 +206,8 @@ def one_of(*schemas: type[Schema]) -> Spec:
     return {"oneOf": list(schemas)}
 
 
-def _body(schema: type[Schema], file: Spec, options: Spec) -> Spec:
+def _body(schema: type[OptionsSchema], file: Spec) -> Spec:
+    options = {name: {"type": "string"} for name in schema().fields if name not in schema.body_only}
     form = {"type": "object", "required": ["file"], "properties": {"file": file, **options}}
     return {
         "required": True,

@@ -1,4 +1,4 @@
-"""Parse request bodies: JSON, forms, and the files that they carry."""
+"""Parse requests: the files in a JSON body or a form, and the options in body or query string, which are the same."""
 
 import hashlib
 import io
@@ -14,7 +14,7 @@ from api import log_fields
 from api.base64_input import decode_base64
 from api.errors import ApiError
 from api.schemas.fields import LoadedData
-from api.schemas.files import BASE64_FIELDS, FileSchema
+from api.schemas.files import FileSchema, OptionsSchema
 from api.schemas.images import IMAGE_COUNT, ImagesSchema
 
 MAX_JSON_PARTS = 10_000
@@ -23,6 +23,9 @@ objects, or a million unknown fields to report."""
 _STRING_OR_PART = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[,\[{]', re.DOTALL)
 """A string or a part. A string that is never closed ends with the body: to search on from each quote would take
 quadratic time."""
+
+_NESTED_NAME = re.compile(r"(\w+)(?:\.(\w+)|\[(\w+)\])")
+"""A field of an object, in a form or a query string: `thumbnail.size` or `thumbnail[size]`."""
 
 _MEDIA_TYPES = ("video/", "image/", "audio/", "application/octet-stream")
 _FILE_EXAMPLE = '{"encoding": "base64", "content": "…"}'
@@ -34,7 +37,7 @@ class Upload:
 
     Attributes:
         data: The bytes of the file.
-        options: The other fields of the body, validated.
+        options: The other fields of the body and those of the query string, validated.
     """
 
     data: bytes
@@ -42,31 +45,54 @@ class Upload:
 
 
 def read_upload(schema: FileSchema) -> Upload:
-    """Read the file of a request, from JSON or a form. Raises ApiError or ValidationError."""
+    """Read the file and the options of a request. Raises ApiError or ValidationError."""
     upload = _from_form(schema) if is_form() else _from_json(schema)
     log_fields.add(content_sha256=hashlib.sha256(upload.data).hexdigest())
     return upload
 
 
-def read_uploads() -> list[bytes | ApiError]:
+def read_uploads() -> tuple[list[bytes | ApiError], LoadedData]:
     """Read the files of a request: the `pictures` of a JSON body, or the `file` parts of a form.
 
     Returns:
-        The bytes of each file, in order; an error in place of content that is not base64.
+        The bytes of each file, in order, an error in place of content that is not base64; and the options.
 
     Raises:
         ApiError: The body cannot be read.
         ValidationError: The body breaks its schema.
     """
     if not is_form():
-        images = ImagesSchema().load(_read_file_json())["pictures"]
-        return [_decode_or_error(image["content"]) for image in images]
-    _, files = read_form()
+        options = load_options(ImagesSchema(), _read_file_json())
+        return [_decode_or_error(image["content"]) for image in options.pop("pictures")], options
+    fields, files = read_form()
+    options = _load_form(ImagesSchema(), fields)
     try:
         IMAGE_COUNT(files)
     except ValidationError as error:
         raise ValidationError({"file": error.messages}) from error
-    return list(files)
+    return list(files), options
+
+
+def load_options(schema: OptionsSchema, body: Mapping[str, object], *, partial: bool = False) -> LoadedData:
+    """Validate a body together with the query string, which may have any field that is not the file itself.
+
+    Args:
+        schema: Of both.
+        body: Parsed. It may be no object at all, which the schema then rejects.
+        partial: Whether the fields that cannot be in the query string may be missing.
+
+    Raises:
+        ValidationError: They break the schema, or both have the same field.
+    """
+    query = _join_nested(request.args.to_dict())
+    if query and isinstance(body, Mapping):
+        errors = {name: ["Send it in the body."] for name in query if name in schema.body_only}
+        errors |= {name: ["Send it once: in the body or in the query string."] for name in query if name in body}
+        if errors:
+            raise ValidationError(errors)
+        body = {**body, **query}
+    loaded: LoadedData = schema.load(body, partial=schema.body_only if partial else None)
+    return loaded
 
 
 def read_json(example: str = _FILE_EXAMPLE) -> Mapping[str, object]:
@@ -114,7 +140,7 @@ def has_body() -> bool:
 
 
 def _from_json(schema: FileSchema) -> Upload:
-    options = schema.load(_read_file_json())
+    options = load_options(schema, _read_file_json())
     options.pop("encoding")
     return Upload(_decode(options.pop("content")), options)
 
@@ -123,8 +149,27 @@ def _from_form(schema: FileSchema) -> Upload:
     fields, files = read_form()
     if not files:
         raise ValidationError({"file": ["Missing data for required field."]})
-    options = {name: value for name, value in fields.items() if name not in BASE64_FIELDS and value != ""}
-    return Upload(files[0], schema.load(options, partial=BASE64_FIELDS))
+    return Upload(files[0], _load_form(schema, fields))
+
+
+def _load_form(schema: OptionsSchema, fields: Mapping[str, str]) -> LoadedData:
+    # A page sends the fields that nobody filled in as well.
+    filled = {name: value for name, value in fields.items() if name not in schema.body_only and value != ""}
+    return load_options(schema, _join_nested(filled), partial=True)
+
+
+def _join_nested(fields: Mapping[str, str]) -> dict[str, object]:
+    """Join `object.field` or `object[field]` of a form or a query string to objects."""
+    joined: dict[str, object] = {}
+    objects: dict[str, dict[str, object]] = {}
+    for name, value in fields.items():
+        match = _NESTED_NAME.fullmatch(name)
+        if match:
+            objects.setdefault(match[1], {})[match[2] or match[3]] = value
+        else:
+            joined[name] = value
+    # `thumbnail=true` beside `thumbnail.size=240` says nothing more.
+    return {**joined, **objects}
 
 
 def _read_file_json() -> Mapping[str, object]:

@@ -8,15 +8,12 @@ from api import analysis_recorder, history_recorder
 from api.errors import ApiError, to_item_error
 from api.openapi import IMAGE_CODES, GuardedBlueprint, file_body, files_body
 from api.request_parsing import read_upload, read_uploads
-from api.schemas.fields import LoadedData
-from api.schemas.files import FileSchema
 from api.schemas.images import (
     MAX_IMAGES,
     DetectionBatchSchema,
-    DetectionQuery,
+    DetectionOptionsSchema,
     DetectionSchema,
     ImagesSchema,
-    ModelQuery,
 )
 from api.services import services
 from moodreel.errors import MoodreelError
@@ -28,21 +25,22 @@ blueprint = GuardedBlueprint("pictures", __name__, dated=False, description="The
 
 
 @blueprint.route("/api/detect", methods=["POST"])
-@blueprint.doc(requestBody=file_body(FileSchema))
+@blueprint.doc(requestBody=file_body(DetectionOptionsSchema))
 @blueprint.response(200, DetectionSchema, headers=analysis_recorder.HEADERS)
 @blueprint.alt_response(200, schema={"type": "string", "format": "binary"}, content_type=JPEG, success=True)
 @blueprint.error_responses(*IMAGE_CODES)
-@blueprint.query(DetectionQuery)
-def detect(query: LoadedData) -> Response:
+@blueprint.document_query(DetectionOptionsSchema)
+def detect() -> Response:
     """Predict the emotion of every face in an image."""
-    upload = read_upload(FileSchema())
+    upload = read_upload(DetectionOptionsSchema())
+    draw = upload.options["draw"]
     result = services().image_pipeline.predict(
-        upload.data, model=query["model"], draw=query["draw"], copy=history_recorder.stores_media()
+        upload.data, model=upload.options["model"], draw=draw, copy=history_recorder.stores_media()
     )
-    if query["draw"] and request.accept_mimetypes.best_match(["application/json", JPEG]) == JPEG:
+    if draw and request.accept_mimetypes.best_match(["application/json", JPEG]) == JPEG:
         response = Response(result.drawn, mimetype=JPEG)
     else:
-        response = jsonify(DetectionSchema(exclude=() if query["draw"] else ("picture",)).dump(result))
+        response = jsonify(DetectionSchema(exclude=() if draw else ("picture",)).dump(result))
     return analysis_recorder.respond(analysis_recorder.from_image(result), response)
 
 
@@ -50,15 +48,17 @@ def detect(query: LoadedData) -> Response:
 @blueprint.doc(requestBody=files_body(ImagesSchema, MAX_IMAGES))
 @blueprint.response(200, DetectionBatchSchema, headers=analysis_recorder.HEADERS)
 @blueprint.error_responses("bad_json", "too_large", "unsupported_media", "invalid_request", "overloaded")
-@blueprint.query(ModelQuery)
-def detect_batch(query: LoadedData) -> Response:
+@blueprint.document_query(ImagesSchema)
+def detect_batch() -> Response:
     """Predict the emotion of every face in up to 32 images.
 
     If one of them cannot be analyzed, its result is a problem, and the request succeeds all the same.
     """
-    uploads = read_uploads()
+    uploads, options = read_uploads()
     images = [upload for upload in uploads if isinstance(upload, bytes)]
-    batch = services().image_pipeline.predict_batch(images, model=query["model"], copy=history_recorder.stores_media())
+    batch = services().image_pipeline.predict_batch(
+        images, model=options["model"], copy=history_recorder.stores_media()
+    )
     in_order = iter(batch.results)
     results = [_to_item(upload if isinstance(upload, ApiError) else next(in_order)) for upload in uploads]
     return analysis_recorder.respond_batch(

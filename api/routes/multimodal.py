@@ -5,8 +5,7 @@ from flask import Response, jsonify
 from api import analysis_recorder
 from api.openapi import AUDIOVISUAL_CODES, GuardedBlueprint, file_body
 from api.request_parsing import read_upload
-from api.schemas.fields import LoadedData
-from api.schemas.multimodal import AudioVisualPredictionSchema, AudioVisualQuery, AudioVisualSchema
+from api.schemas.multimodal import AudioVisualPredictionSchema, AudioVisualSchema
 from api.services import services
 
 MOCK_HEADER = {
@@ -26,11 +25,13 @@ blueprint = GuardedBlueprint(
 @blueprint.doc(requestBody=file_body(AudioVisualSchema))
 @blueprint.response(200, AudioVisualPredictionSchema, headers={**analysis_recorder.HEADERS, **MOCK_HEADER})
 @blueprint.error_responses(*AUDIOVISUAL_CODES, "noncommercial_model", "model_missing")
-@blueprint.query(AudioVisualQuery)
-def predict(query: LoadedData) -> Response:
+@blueprint.document_query(AudioVisualSchema)
+def predict() -> Response:
     """Predict the emotion that a face and a voice show, from whichever of them the clip has."""
     upload = read_upload(AudioVisualSchema())
-    result = services().audiovisual_pipeline.predict(upload.data, model=query["model"], fps=upload.options.get("fps"))
+    result = services().audiovisual_pipeline.predict(
+        upload.data, model=upload.options["model"], fps=upload.options.get("fps")
+    )
     # A made-up response is marked twice, and has no licence.
     schema = AudioVisualPredictionSchema(exclude=("commercial", "licence") if result.mock else ("mock",))
     response = jsonify(schema.dump(result))

@@ -5,9 +5,7 @@ from flask import Response, jsonify
 from api import analysis_recorder, history_recorder
 from api.openapi import VIDEO_CODES, GuardedBlueprint, file_body
 from api.request_parsing import read_upload
-from api.schemas.fields import LoadedData
-from api.schemas.files import FileSchema
-from api.schemas.images import EmotionSchema, ModelQuery
+from api.schemas.images import EmotionOptionsSchema, EmotionSchema
 from api.services import services
 
 blueprint = GuardedBlueprint("emotion", __name__, dated=False, description="The emotion in a video or an image")
@@ -15,15 +13,15 @@ blueprint = GuardedBlueprint("emotion", __name__, dated=False, description="The 
 
 # With the slash, as clients of the older service write it, or without: some clients lose the body in a redirect.
 @blueprint.route("/api/predict/", methods=["POST"], strict_slashes=False)
-@blueprint.doc(requestBody=file_body(FileSchema))
+@blueprint.doc(requestBody=file_body(EmotionOptionsSchema))
 @blueprint.response(200, EmotionSchema, headers=analysis_recorder.HEADERS)
 @blueprint.error_responses(*VIDEO_CODES, "picture_too_big", "picture_corrupt", "no_face")
-@blueprint.query(ModelQuery)
-def predict_any(query: LoadedData) -> Response:
+@blueprint.document_query(EmotionOptionsSchema)
+def predict_any() -> Response:
     """Predict the emotion of the main face in a video or an image; the bytes decide which of them it is."""
-    upload = read_upload(FileSchema())
+    upload = read_upload(EmotionOptionsSchema())
     result = services().image_or_video_pipeline.predict(
-        upload.data, model=query["model"], copy=history_recorder.stores_media()
+        upload.data, model=upload.options["model"], copy=history_recorder.stores_media()
     )
     response = jsonify(EmotionSchema().dump(result))
     return analysis_recorder.respond(analysis_recorder.from_image_or_video(result), response)

@@ -7,8 +7,7 @@ from flask import Response, jsonify
 from api import analysis_recorder, request_parsing
 from api.errors import to_item_error
 from api.openapi import TEXT_CODES, GuardedBlueprint, one_of
-from api.schemas.fields import LoadedData
-from api.schemas.texts import TextPredictionBatchSchema, TextPredictionSchema, TextQuery, TextSchema
+from api.schemas.texts import TextPredictionBatchSchema, TextPredictionSchema, TextSchema
 from api.services import services
 from moodreel.errors import MoodreelError
 
@@ -19,15 +18,16 @@ blueprint = GuardedBlueprint("text", __name__, dated=False, description="The emo
 @blueprint.doc(requestBody={"required": True, "content": {"application/json": {"schema": TextSchema}}})
 @blueprint.response(200, one_of(TextPredictionSchema, TextPredictionBatchSchema), headers=analysis_recorder.HEADERS)
 @blueprint.error_responses(*TEXT_CODES)
-@blueprint.query(TextQuery)
-def text(query: LoadedData) -> Response:
+@blueprint.document_query(TextSchema)
+def text() -> Response:
     """Predict the emotions in a text: Ekman's six, and neutral.
 
     For a list of texts the response is `{"results": […], "count": n}`. If one of them cannot be predicted, its result
     is a problem, and the request succeeds all the same.
     """
-    texts = TextSchema().load(request_parsing.read_json('{"text": "…"}'))["text"]
-    return _predict(texts, query["model"]) if isinstance(texts, str) else _predict_batch(texts, query["model"])
+    options = request_parsing.load_options(TextSchema(), request_parsing.read_json('{"text": "…"}'))
+    texts, model = options["text"], options["model"]
+    return _predict(texts, model) if isinstance(texts, str) else _predict_batch(texts, model)
 
 
 def _predict(text: str, model: str | None) -> Response:

@@ -7,8 +7,7 @@ from flask import Response, jsonify
 from api import analysis_recorder
 from api.openapi import VIDEO_CODES, GuardedBlueprint, file_body
 from api.request_parsing import read_upload
-from api.schemas.fields import LoadedData
-from api.schemas.videos import ThumbnailOptionsSchema, ThumbnailQuery, ThumbnailSchema
+from api.schemas.videos import ThumbnailOptionsSchema, ThumbnailSchema
 from api.services import services
 from moodreel.pipelines.video import ThumbnailResult
 
@@ -19,14 +18,14 @@ blueprint = GuardedBlueprint("thumbnail", __name__, description="A looping cover
 @blueprint.doc(requestBody=file_body(ThumbnailOptionsSchema))
 @blueprint.response(200, ThumbnailSchema, headers=analysis_recorder.HEADERS)
 @blueprint.error_responses(*VIDEO_CODES)
-@blueprint.query(ThumbnailQuery)
-def thumbnail(query: LoadedData) -> Response:
+@blueprint.document_query(ThumbnailOptionsSchema)
+def thumbnail() -> Response:
     """Make a loop of the best moment of a video."""
     video = read_upload(ThumbnailOptionsSchema())
     options = video.options
     result = services().video_pipeline.thumbnail(
         video.data,
-        model=query["model"],
+        model=options["model"],
         duration=options["duration"],
         size=options["size"],
         output=options["output"],

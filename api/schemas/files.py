@@ -1,18 +1,54 @@
-"""The schema of a file in a request."""
+"""The schema of a file in a request, and of the options beside it."""
 
-from marshmallow import RAISE, Schema, fields, validate
+import difflib
+from collections.abc import Mapping
+
+from marshmallow import RAISE, Schema, ValidationError, fields, validate
 
 from api.schemas.fields import LargeString, field_doc
 
 BASE64_FIELDS = ("encoding", "content")
 """Fields of a JSON body that a form does not have: its `file` part is the file itself."""
+UNKNOWN = "Unknown field."
+_MAX_HINTS, _MAX_HINT_LENGTH = 8, 64
+"""Unknown names that get a hint, and characters of one. Each is compared with all known names, which costs time."""
 
 
-class FileSchema(Schema):
-    """A file as base64 in JSON."""
+class OptionsSchema(Schema):
+    """What a media route takes. Of a name that it does not know, it names the nearest that it does.
+
+    Attributes:
+        body_only: fields that cannot be in the query string.
+    """
 
     class Meta:
         unknown = RAISE
+
+    body_only: tuple[str, ...] = ()
+
+    def handle_error(self, error: ValidationError, data: object, **_: object) -> None:
+        """Add a hint to each unknown name."""
+        if not isinstance(data, Mapping) or not isinstance(error.messages, dict):
+            return
+        unknown = [name for name in data if name not in self.fields and name in error.messages]
+        for name in unknown[:_MAX_HINTS]:
+            if isinstance(name, str) and (nearest := self._nearest(name)):
+                error.messages[name] = [f"{UNKNOWN} Did you mean {nearest}?"]
+
+    def _nearest(self, name: str) -> str | None:
+        """Return the known name most like this one; a field of an object is written as `object.field`."""
+        known = {name: name for name in self.fields}
+        for parent, field in self.fields.items():
+            if isinstance(field, fields.Nested):
+                known = {child: f"{parent}.{child}" for child in field.schema.fields} | known
+        matches = difflib.get_close_matches(name[:_MAX_HINT_LENGTH].lower(), known, n=1)
+        return known[matches[0]] if matches else None
+
+
+class FileSchema(OptionsSchema):
+    """A file as base64 in JSON."""
+
+    body_only = BASE64_FIELDS
 
     encoding = fields.String(
         required=True, validate=validate.Equal("base64"), metadata=field_doc("Only `base64`.", example="base64")

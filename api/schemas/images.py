@@ -2,15 +2,16 @@
 
 import base64
 
-from marshmallow import EXCLUDE, RAISE, Schema, fields, validate
+from marshmallow import Schema, fields, validate
 
 from api.schemas.fields import Boolean, Probability, field_doc, model_field, results_field
-from api.schemas.files import FileSchema
+from api.schemas.files import FileSchema, OptionsSchema
 from api.schemas.videos import CERTAIN, CONFIDENCE, ModelSchema, QualitySchema
 from moodreel.emotions import FIVE, SEVEN
 
 MAX_IMAGES = 32
 IMAGE_COUNT = validate.Length(1, MAX_IMAGES)
+MODEL = "The name of a model in the store; by default `face-expression`."
 
 _EXAMPLE = {
     "happy": 0.9312,
@@ -40,11 +41,10 @@ class CountedList(fields.List[object]):
         return super()._deserialize(value, attr, data, **kwargs)
 
 
-class ImagesSchema(Schema):
+class ImagesSchema(OptionsSchema):
     """Several images as base64 in JSON."""
 
-    class Meta:
-        unknown = RAISE
+    body_only = ("pictures",)
 
     pictures = CountedList(
         fields.Nested(ImageSchema),
@@ -52,19 +52,17 @@ class ImagesSchema(Schema):
         validate=IMAGE_COUNT,
         metadata=field_doc("Together they must fit into the largest body that is accepted, by default 32 MB."),
     )
+    model = model_field(MODEL)
 
 
-class ModelQuery(Schema):
-    """The model to use."""
+class EmotionOptionsSchema(FileSchema):
+    """An image or a video, and the model to use."""
 
-    class Meta:
-        unknown = EXCLUDE
-
-    model = model_field("The name of a model in the store; by default `face-expression`.")
+    model = model_field(MODEL)
 
 
-class DetectionQuery(ModelQuery):
-    """Options of a detection."""
+class DetectionOptionsSchema(EmotionOptionsSchema):
+    """An image, and the options of its detection."""
 
     draw = Boolean(
         load_default=False,

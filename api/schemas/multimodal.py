@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from marshmallow import EXCLUDE, Schema, fields, validate
+from marshmallow import Schema, fields, validate
 
 from api.schemas.fields import LowerCase, Seconds, field_doc, model_field
 from api.schemas.videos import FORMATS, ModelSchema, VideoSchema
@@ -26,14 +26,6 @@ class AudioVisualSchema(VideoSchema):
         validate=validate.OneOf((*FORMATS, *AUDIO_FORMATS, None)),
         metadata=field_doc("A hint only: the content of the file decides.", example="mp4"),
     )
-
-
-class AudioVisualQuery(Schema):
-    """The model to use."""
-
-    class Meta:
-        unknown = EXCLUDE
-
     model = model_field("The name of an audio-visual model in the store.")
 
 

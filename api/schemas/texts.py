@@ -2,10 +2,11 @@
 
 from typing import ClassVar
 
-from marshmallow import EXCLUDE, RAISE, Schema, ValidationError, fields, validate
+from marshmallow import Schema, ValidationError, fields, validate
 from marshmallow.types import ErrorMessages
 
 from api.schemas.fields import Probability, field_doc, model_field, results_field
+from api.schemas.files import OptionsSchema
 from api.schemas.videos import ModelSchema
 from moodreel.emotions import EKMAN
 
@@ -43,11 +44,11 @@ class TextOrTexts(fields.Field[str | list[str]]):
         return value
 
 
-class TextSchema(Schema):
+class TextSchema(OptionsSchema):
     """A text, or up to 64 texts."""
 
-    class Meta:
-        unknown = RAISE
+    # In a query string, a text would be in the log of every proxy.
+    body_only = ("text",)
 
     text = TextOrTexts(
         required=True,
@@ -62,14 +63,6 @@ class TextSchema(Schema):
             ),
         },
     )
-
-
-class TextQuery(Schema):
-    """The model to use."""
-
-    class Meta:
-        unknown = EXCLUDE
-
     model = model_field("The name of a text model in the store; by default `text-emotion`.")
 
 

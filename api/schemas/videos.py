@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from marshmallow import EXCLUDE, Schema, fields, pre_load, validate
+from marshmallow import Schema, fields, pre_load, validate
 
 from api.schemas.fields import (
     Boolean,
@@ -67,6 +67,7 @@ class ThumbnailOptionsSchema(VideoSchema):
         validate=validate.OneOf(LOOP_SECTIONS),
         metadata=field_doc("`expressive`: the moment that shows the emotion best. `whole`: all of the clip."),
     )
+    model = model_field("The name of a model in the store.")
 
     @pre_load
     def _parse_size(self, data: object, **_: object) -> object:
@@ -76,11 +77,8 @@ class ThumbnailOptionsSchema(VideoSchema):
         return data
 
 
-class PredictionQuery(Schema):
-    """Options of a prediction."""
-
-    class Meta:
-        unknown = EXCLUDE
+class PredictionOptionsSchema(VideoSchema):
+    """A video, and the options of its prediction."""
 
     detail = fields.String(
         load_default=None,
@@ -92,14 +90,6 @@ class PredictionQuery(Schema):
         metadata=field_doc("`true` adds the facial movements with the largest weights."),
     )
     model = model_field("The name of a model in the store.")
-
-
-class ThumbnailQuery(PredictionQuery):
-    """Options of a thumbnail."""
-
-    class Meta:
-        unknown = EXCLUDE
-        exclude = ("detail", "explain")
 
 
 class FaceSchema(Schema):

@@ -420,6 +420,9 @@ def test_a_schema_error_has_a_message_for_each_field(server: Server) -> None:
     body = server.call("POST", "/thumbnail", **_body(size=5, output="avi", content=ABSENT)).json()
     assert body["errors"].keys() == {"size", "output", "content"}
     assert all(isinstance(message, str) for messages in body["errors"].values() for message in messages)
+    assert body["detail"].startswith("Correct ")
+    alone = server.call("POST", "/thumbnail", **_body(size=5)).json()
+    assert alone["detail"].startswith("size: Must be ")
 
 
 # --- the call log ---
@@ -758,7 +761,7 @@ class TestOpenApi:
     def test_it_documents_form_bodies(self, document: dict[str, Any]) -> None:
         form = document["paths"]["/thumbnail"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
         assert form["required"] == ["file"]
-        assert form["properties"].keys() == {"file", "format", "fps", "duration", "size", "output", "moment"}
+        assert form["properties"].keys() == {"file", "format", "fps", "model", "duration", "size", "output", "moment"}
 
 
 def test_the_thumbnail_schema_accepts_the_boomerangs_outputs_and_moments() -> None:
