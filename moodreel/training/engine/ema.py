@@ -26,27 +26,28 @@ class ExponentialMovingAverage:
         """
         self.network = copy.deepcopy(network).requires_grad_(False).eval()
         self._decay, self._warmup, self._updates = decay, warmup, 0
+        self.follow(network)
 
-    def restart(self) -> None:
-        """Let the next update replace the average."""
-        self._updates = 0
-
-    def update(self, network: nn.Module) -> None:
-        """Move trained parameters and floating-point buffers towards the network's, and copy its integer buffers.
-
-        Frozen parameters never change, so they are skipped.
-        """
+    def follow(self, network: nn.Module) -> None:
+        """Follow a network's trained parameters and buffers from now on. Frozen parameters never change."""
         moving = [
             (average, current.detach())
             for average, current in zip(_tensors(self.network), _tensors(network), strict=True)
             if current.requires_grad or not isinstance(current, nn.Parameter)
         ]
-        floating = [pair for pair in moving if pair[0].is_floating_point()]
-        averages, currents = (list(tensors) for tensors in zip(*floating, strict=True))
+        self._floating = [pair for pair in moving if pair[0].is_floating_point()]
+        self._others = [pair for pair in moving if not pair[0].is_floating_point()]
+
+    def restart(self) -> None:
+        """Let the next update replace the average."""
+        self._updates = 0
+
+    def update(self) -> None:
+        """Move floating-point tensors towards those of the network, and copy the others."""
+        averages, currents = (list(tensors) for tensors in zip(*self._floating, strict=True))
         torch._foreach_lerp_(averages, currents, 1 - self._next_decay())
-        for average, current in moving:
-            if not average.is_floating_point():
-                average.copy_(current)
+        for average, current in self._others:
+            average.copy_(current)
 
     def _next_decay(self) -> float:
         updates, self._updates = self._updates, self._updates + 1

@@ -213,6 +213,8 @@ class Trainer:
         """Build optimizer and schedule; load their state where the phase was resumed, else start it from step 0."""
         self.optimizer = build_optimizer(self.task.network, phase, self.config.betas)
         self.schedule = SCHEDULES[phase.schedule](self.optimizer, phase)
+        if self.ema:
+            self.ema.follow(self.task.network)
         if self._resumed and number == self.phase:
             self.optimizer.load_state_dict(self._resumed["optimiser"])
             self.schedule.load_state_dict(self._resumed["schedule"])
@@ -253,7 +255,7 @@ class Trainer:
         self.scaler.update()
         self.schedule.step()
         if self.ema:
-            self.ema.update(self.task.network)
+            self.ema.update()
         return sum(loss.item() for loss in losses)  # read last: it waits for the GPU
 
     def _evaluate(self, phase: Phase, row: MetricsRow) -> MetricsRow:

@@ -10,7 +10,7 @@ from tqdm import tqdm
 from moodreel.media.audio import AudioClip
 from moodreel.media.mel_spectrogram import MEL_BANDS
 from moodreel.models.networks.audiovisual import AudioVisualNet
-from moodreel.models.networks.whisper import WhisperVoice
+from moodreel.models.networks.whisper import WIDTH, WhisperVoice
 from moodreel.pipelines.clip_sampler import SECONDS, window_starts
 from moodreel.training.engine.schedule import Phase
 from moodreel.training.experiment.audiovisual_inputs import AvBatch, AvInputs, single_modality
@@ -28,18 +28,26 @@ class WhisperInputs(AvInputs):
     def __init__(self, sounds: Sequence[AudioClip]) -> None:
         """Take N recordings."""
         self._sounds = sounds
-        self._windows: list[torch.Tensor] = []
+        self._voices = torch.zeros(0, 2 * WIDTH)
+        self._counts = np.array([len(window_starts(sound.duration)) for sound in sounds])
+        self._first = np.cumsum(self._counts) - self._counts
 
     def init_statistics(self, network: nn.Module, rows: np.ndarray) -> None:
         """Set the network's input normalization from the training rows; compute all statistics the first time."""
         assert isinstance(network, AudioVisualNet)
         assert isinstance(network.audio, WhisperVoice)
-        if not self._windows:
+        if not len(self._voices):
             network.eval()
-            self._windows = [self._pool(network.audio, sound) for sound in tqdm(self._sounds, "voices", mininterval=5)]
-        std, mean = torch.std_mean(torch.cat([self._windows[row] for row in rows]), dim=0)
+            self._voices = torch.cat(
+                [self._pool(network.audio, sound) for sound in tqdm(self._sounds, "voices", mininterval=5)]
+            )
+        std, mean = torch.std_mean(self._voices[self._windows(rows)], dim=0)
         network.audio.mean.copy_(mean)
         network.audio.std.copy_(std.clamp_min(1e-3))
+
+    def _windows(self, rows: np.ndarray) -> np.ndarray:
+        """Return the windows of some recordings, one after the other, as indices of all windows."""
+        return np.concatenate([np.arange(self._counts[row]) + self._first[row] for row in rows])
 
     def _pool(self, voice: WhisperVoice, sound: AudioClip) -> torch.Tensor:
         """Return the statistics of a recording's windows, (W, 768)."""
@@ -50,11 +58,9 @@ class WhisperInputs(AvInputs):
 
     def batch(self, rows: np.ndarray, rng: np.random.Generator | None, phase: Phase | None = None) -> AvBatch:
         """Return the windows of some examples; with an `rng` one of each."""
-        windows = [self._windows[row] for row in rows]
-        if rng is not None:
-            windows = [each[[int(rng.integers(len(each)))]] for each in windows]
-        owners = torch.tensor([index for index, each in enumerate(windows) for _ in each])
-        voices = torch.cat(windows)
+        drawn = None if rng is None else self._first[rows] + rng.integers(self._counts[rows])
+        voices = self._voices[self._windows(rows) if drawn is None else drawn]
+        owners = np.arange(len(rows)).repeat(self._counts[rows])
         # What windows have sound counts, not the spectrogram.
         heard = single_modality(mels=torch.zeros(len(voices), MEL_BANDS, 0))
-        return AvBatch(heard, voices=voices, owners=owners if rng is None else None)
+        return AvBatch(heard, voices=voices, owners=torch.from_numpy(owners) if drawn is None else None)
