@@ -53,6 +53,8 @@ _EYE_CORNERS = [33, 133], [362, 263]
 
 SQUARE_SIDE = 224
 """Side of a square crop in pixels: the input size of most public image models."""
+SMALL_SQUARE_SIDE = 112
+"""Side of a small square crop in pixels: the input size of audio-visual models."""
 SQUARE_FACE_SHARE, SQUARE_CENTER_Y = 0.92, 0.565
 """Longest side of the landmarks' bounding box in a square crop, and vertical position of its center, both as fractions
 of the crop's side: the medians of FER2013's images, on which most public expression models were trained."""
@@ -65,11 +67,13 @@ class CropKind(Enum):
         GRAY: uint8 (48, 48), gray, aligned by the eyes (`align_crop`).
         COLOR: uint8 (96, 96, 3), RGB, aligned by the eyes (`align_crop`).
         SQUARE: uint8 (224, 224, 3), RGB, the square around the face, not rotated (`crop_square`).
+        SMALL_SQUARE: uint8 (112, 112, 3), RGB, the same square.
     """
 
     GRAY = "gray"
     COLOR = "color"
     SQUARE = "square"
+    SMALL_SQUARE = "small-square"
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,6 +129,8 @@ def crop_face(rgb: np.ndarray, landmarks: np.ndarray, kind: CropKind) -> np.ndar
     """
     if kind is CropKind.SQUARE:
         return crop_square(rgb, landmarks)
+    if kind is CropKind.SMALL_SQUARE:
+        return crop_square(rgb, landmarks, SMALL_SQUARE_SIDE)
     return align_crop(rgb, landmarks, color=kind is CropKind.COLOR)
 
 

@@ -29,8 +29,27 @@ MAX_CHECKS = 5
 """Most portraits of one track that are checked."""
 
 
+class PortraitSample:
+    """Keep a few portraits of one face, equally spaced among all that are added: memory stays bounded."""
+
+    def __init__(self) -> None:
+        self.portraits: list[np.ndarray] = []
+        self._added, self._step = 0, 1
+
+    def add(self, portrait: np.ndarray) -> None:
+        """Add the next portrait. At most twice `MAX_CHECKS` are kept."""
+        if self._added % self._step == 0:
+            self.portraits.append(portrait)
+            if len(self.portraits) > 2 * MAX_CHECKS:
+                del self.portraits[1::2]
+                self._step *= 2
+        self._added += 1
+
+
 def crop_portrait(rgb: np.ndarray, face: Face) -> np.ndarray:
     """Crop the square around a face, `PORTRAIT_SCALES[0]` times as large; outside the image it is black.
+
+    Where the head is rolled by more than 45 degrees, the portrait is turned by 90 or 180, so that it is upright.
 
     Args:
         rgb: uint8 (H, W, 3), RGB: the image that `face` was detected in.
@@ -44,11 +63,14 @@ def crop_portrait(rgb: np.ndarray, face: Face) -> np.ndarray:
     scale = PORTRAIT_SIDE / (PORTRAIT_SCALES[0] * max(float((high - low).max()), 1.0))
     offset = PORTRAIT_SIDE / 2 - scale * (low + high) / 2
     matrix = np.array([[scale, 0, offset[0]], [0, scale, offset[1]]])
-    return cv2.warpAffine(rgb, matrix, (PORTRAIT_SIDE, PORTRAIT_SIDE), flags=cv2.INTER_LINEAR)
+    portrait = cv2.warpAffine(rgb, matrix, (PORTRAIT_SIDE, PORTRAIT_SIDE), flags=cv2.INTER_LINEAR)
+    return np.ascontiguousarray(np.rot90(portrait, -round(face.roll / 90)))
 
 
 def is_person(landmarker: FaceLandmarker, portraits: Sequence[np.ndarray], *, clear: bool = True) -> bool:
     """Check that the portraits of one track show a person: most of them, if it has more than one.
+
+    A face that is clearer when it is turned by 180 degrees is none: eyes are read as a mouth.
 
     Args:
         landmarker: Its detector is used.
@@ -64,11 +86,14 @@ def is_person(landmarker: FaceLandmarker, portraits: Sequence[np.ndarray], *, cl
 
 
 def _score_portrait(landmarker: FaceLandmarker, portrait: np.ndarray) -> list[float]:
-    """Return the confidence, 0 to 1, with which a face is detected again at each scale."""
+    """Return the confidence, 0 to 1, with which a face is detected again at each scale; 0 if it is upside down."""
     cuts = [round(PORTRAIT_SIDE * (1 - scale / PORTRAIT_SCALES[0]) / 2) for scale in PORTRAIT_SCALES]
-    return [
+    scores = [
         landmarker.score_centered_face(
             np.ascontiguousarray(portrait[cut : PORTRAIT_SIDE - cut, cut : PORTRAIT_SIDE - cut])
         )
         for cut in cuts
     ]
+    if landmarker.score_centered_face(np.ascontiguousarray(portrait[::-1, ::-1])) > scores[0]:
+        return [0.0] * len(scores)
+    return scores

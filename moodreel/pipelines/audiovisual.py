@@ -65,7 +65,7 @@ class AudioVisualResult:
         windows: the result of each window.
         seconds: duration of the clip.
         frames: number of video frames that were read.
-        faces: the largest number of faces in one of them.
+        faces: the largest number of people in one of them.
         model: the model that answered.
         mock: whether the answer is made up, for testing clients.
         timings: milliseconds by stage. `faces` runs beside `decode`, so the two overlap.

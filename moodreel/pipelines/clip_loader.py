@@ -1,15 +1,17 @@
 """Load a clip as the windows that audio-visual networks read, for serving, training and evaluation.
 
-`media.audio` decodes all of the audio. `media.video` decodes the video once, for the frames of the windows only, and
-`faces` finds the face of the main person in them. `_align_timelines` places video and audio on the clock of the file,
-so that a voice goes with its face also if one of the two starts later or lasts longer.
+`media.audio` decodes all of the audio. `people_extractor` finds the people in the frames of the windows, and
+`main_face` selects one of them. `_align_timelines` places video and audio on the clock of the file, so that a voice
+goes with its face also if one of the two starts later or lasts longer.
 
 A clip yields what it has: damaged audio does not affect the video, and the other way round. A limit on either fails the
 whole clip, and a clip with neither a face nor audio is an error.
 """
 
 import bisect
+import itertools
 import time
+from collections import Counter
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -28,19 +30,20 @@ from moodreel.errors import (
     VideoCorrupt,
     VideoTooShort,
 )
-from moodreel.faces.features import crop_square
-from moodreel.faces.main_face import FrameFaces, main_face_crops
+from moodreel.faces.features import CropKind
 from moodreel.media import audio
 from moodreel.media.audio import AudioClip, AudioLimits
 from moodreel.media.container import audio_demuxer
 from moodreel.media.mel_spectrogram import HOP_LENGTH, MEL_BANDS, log_mel
-from moodreel.media.video import Frame, VideoReader
+from moodreel.media.video import VideoReader
 from moodreel.media.video_decoder import MediaSpan, VideoLimits
 from moodreel.models.networks.audiovisual import MODALITIES, AudioVisualBatch
 from moodreel.models.networks.resnet18 import INPUT_SIDE
 from moodreel.pipelines import clip_sampler
 from moodreel.pipelines.clip_sampler import ClipTimeline
-from moodreel.pipelines.engine import DETECTION_SIDE, NO_FACE_IN_VIDEO, Engine
+from moodreel.pipelines.engine import NO_FACE_IN_VIDEO, Engine
+from moodreel.pipelines.main_face import main_face_crops
+from moodreel.pipelines.people_extractor import PeopleExtractor
 from moodreel.pipelines.timing import elapsed_ms
 
 NONE = "none"
@@ -69,7 +72,7 @@ class LoadedClip:
         starts: start of each of them, in seconds of the clip.
         seconds: duration, from the earlier start of video and audio to the later end.
         frames: number of video frames that were read.
-        faces: the largest number of faces in one of them.
+        faces: the largest number of people in one of them.
         missing: for each modality that no window has, why: `NONE`, `NO_FACE`, `CORRUPT`, `UNSUPPORTED` or
             `NOT_REQUESTED`.
         timings: milliseconds by stage. `faces` runs beside `decode`, so the two overlap.
@@ -102,7 +105,7 @@ class ClipLoader:
             limits: what the video of one clip may cost.
             audio_limits: what its audio may cost; by default as long as its video.
         """
-        self._engine = engine
+        self._people = PeopleExtractor(engine)
         self._limits = limits or VideoLimits()
         self._audio_limits = audio_limits or AudioLimits(self._limits.seconds, self._limits.timeout_seconds)
 
@@ -161,8 +164,7 @@ class ClipLoader:
                 raise NoVideoStream("There is only sound in this file. Send a clip with pictures.")
             reader = VideoReader(data, self._limits, fps=fps)
             timeline = _align_timelines(reader.probe_span(), sound, self._limits.seconds)
-            sampled = reader.frames_at(timeline.all_frame_times(), max_side=DETECTION_SIDE)
-            frames, timings = self._engine.process_frames(sampled, self._detect)
+            video = self._people.extract(reader, crop_kind=CropKind.SMALL_SQUARE, times=timeline.all_frame_times())
         except NoVideoStream as error:
             report.set_missing("video", NONE, error)
         except (VideoCorrupt, VideoTooShort) as error:
@@ -170,25 +172,15 @@ class ClipLoader:
         except UnsupportedMedia as error:
             report.set_missing("video", UNSUPPORTED, error)
         else:
-            report.timings |= timings
+            report.timings |= video.timings
             return _FrameCrops(
-                times=[frame.time for frame in frames],
-                crops=main_face_crops(frames),
+                times=[frame.time for frame in video.frames],
+                crops=main_face_crops(video),
                 duration=reader.duration,
-                faces=max((len(frame.faces) for frame in frames), default=0),
+                faces=max(Counter(itertools.chain(*video.tracks.values())).values(), default=0),
                 timeline=timeline,
             )
         return None
-
-    def _detect(self, frame: Frame) -> FrameFaces:
-        height, width = frame.rgb.shape[:2]
-        faces = []
-        for face in self._engine.landmarker.detect(frame.rgb):
-            x, y, w, h = face.box
-            faces.append(
-                ((x * width, y * height, w * width, h * height), crop_square(frame.rgb, face.landmarks, INPUT_SIDE))
-            )
-        return FrameFaces(frame.time, tuple(faces))
 
 
 class _LoadReport:
@@ -230,7 +222,7 @@ class _FrameCrops:
         times: seconds since the first frame.
         crops: uint8 (INPUT_SIDE, INPUT_SIDE, 3) around the main face, None where it was not found.
         duration: seconds of the video, as decoded.
-        faces: the largest number of faces in one frame.
+        faces: the largest number of people in one frame.
         timeline: of the clip.
     """
 

@@ -122,39 +122,46 @@ class Engine:
         self,
         frames: Generator[Frame, None, None],
         process: Callable[[Frame], T],
+        consume: Callable[[T], None],
         *,
         progress: Callable[[float], None] | None = None,
-    ) -> tuple[list[T], dict[str, float]]:
+    ) -> dict[str, float]:
         """Decode frames in the calling thread while worker threads process those decoded before.
 
         Args:
             frames: decodes the next frame whenever it is advanced. It is closed before this returns or raises.
             process: called in a worker thread, once for each frame.
+            consume: called in the calling thread with each result, in the order of the frames.
             progress: called in the calling thread with the time of each frame, in seconds.
 
         Returns:
-            The results in the order of the frames, and milliseconds by stage: `decode`, and `faces` for `process`.
-            The two stages overlap.
+            Milliseconds by stage: `decode`, and `faces` for `process`. The two stages overlap.
 
         Raises:
-            Exception: whatever `frames`, `process` or `progress` raises. Frames that wait are dropped then.
+            Exception: whatever `frames`, `process`, `consume` or `progress` raises. Frames that wait are dropped then.
         """
-        timings = {"decode": 0.0}
-        done: list[tuple[T, float]] = []
+        timings = {"decode": 0.0, "faces": 0.0}
         pending: deque[Future[tuple[T, float]]] = deque()
+
+        def finish(future: Future[tuple[T, float]]) -> None:
+            result, milliseconds = future.result()
+            timings["faces"] += milliseconds
+            consume(result)
+
         try:
             for frame in _time_decoding(frames, timings):
                 if progress is not None:
                     progress(frame.time)
                 pending.append(self.executor.submit(_run_timed, process, frame))
                 if len(pending) > FRAMES_AHEAD:
-                    done.append(pending.popleft().result())
-            done.extend(future.result() for future in pending)
+                    finish(pending.popleft())
+            while pending:
+                finish(pending.popleft())
         finally:
             frames.close()
             for future in pending:
                 future.cancel()
-        return [result for result, _ in done], timings | {"faces": sum(milliseconds for _, milliseconds in done)}
+        return timings
 
     def close(self) -> None:
         """Stop the worker threads and free the face landmarker."""

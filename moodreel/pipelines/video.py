@@ -292,7 +292,7 @@ def _main_track(tracks: dict[int, Track]) -> int:
 
 
 def _by_frame(track: Track, frame_count: int) -> list[FaceObservation | None]:
-    return [track[index][1].observation if index in track else None for index in range(frame_count)]
+    return [track[index][1] if index in track else None for index in range(frame_count)]
 
 
 def _predict_tracks(tracks: dict[int, Track], frame_count: int, predictor: FacePredictor) -> dict[int, TrackPrediction]:
@@ -305,7 +305,7 @@ def _predict_tracks(tracks: dict[int, Track], frame_count: int, predictor: FaceP
 
 def _assess_track(track: Track, frame_count: int, confidence: float, certain_from: float) -> FaceQuality:
     return assess_quality(
-        [face.observation for _, face in track.values()],
+        [observation for _, observation in track.values()],
         [max(box[2:]) for box, _ in track.values()],
         face_coverage=len(track) / frame_count,
         confidence=confidence,

@@ -9,7 +9,7 @@ import skimage.data
 import skimage.io
 
 from moodreel.faces.landmarker import FaceLandmarker
-from moodreel.faces.portrait import PORTRAIT_SIDE, crop_portrait, is_person
+from moodreel.faces.portrait import MAX_CHECKS, PORTRAIT_SIDE, PortraitSample, crop_portrait, is_person
 from tests.support import synthetic_frames
 
 MODEL = Path(__file__).parents[2] / "model_store" / "face_landmarker" / "face_landmarker.task"
@@ -71,3 +71,25 @@ def test_most_portraits_of_a_track_decide(landmarker):
     (thing,) = portraits_of(landmarker, synthetic_frames.cartoon())
     assert is_person(landmarker, [person, thing, person])
     assert not is_person(landmarker, [thing, person, thing])
+
+
+@pytest.mark.parametrize("quarters", [1, 3])
+def test_person_who_lies_is_one(landmarker, quarters):
+    portraits = portraits_of(landmarker, np.ascontiguousarray(np.rot90(synthetic_frames.portrait(), quarters)))
+    assert portraits, "the landmarker finds the face"
+    assert is_person(landmarker, portraits)
+
+
+def test_upside_down_portrait_is_no_person(landmarker):
+    (portrait,) = portraits_of(landmarker, synthetic_frames.portrait())
+    assert not is_person(landmarker, [np.ascontiguousarray(portrait[::-1, ::-1])], clear=False)
+
+
+@pytest.mark.parametrize("count", [1, 5, 10, 11, 12, 300])
+def test_sample_keeps_few_portraits_equally_spaced_from_the_first(count):
+    sample = PortraitSample()
+    for index in range(count):
+        sample.add(np.full(1, index))
+    kept = [int(portrait[0]) for portrait in sample.portraits]
+    assert min(count, MAX_CHECKS) <= len(kept) <= 2 * MAX_CHECKS
+    assert kept == list(range(0, count, kept[1] if count > 1 else 1))

@@ -302,6 +302,21 @@ def test_only_the_main_person_is_followed(loader, engine):
     assert np.abs(batch.faces[0, 0].numpy().astype(int) - last).mean() < 6
 
 
+def test_a_drawn_face_is_no_face(loader):
+    loaded = loader.load(encode_sine_clip([synthetic_frames.cartoon()] * 30, 3))
+    assert loaded.modalities == ("audio",)
+    assert (loaded.missing, loaded.faces) == ({"video": NO_FACE}, 0)
+
+
+def test_an_upside_down_clip_has_the_crops_of_the_upright_one(loader):
+    upright, turned = (
+        loader.load_batch(synthetic_video.encode_video(frames, fps=10, options={"qp": "0"}))
+        for frames in (FACE, [np.ascontiguousarray(frame[::-1, ::-1]) for frame in FACE])
+    )
+    assert turned.face_mask.all()
+    assert np.abs(upright.faces.numpy().astype(int) - turned.faces.numpy()).mean() < 2.5
+
+
 def test_one_loader_serves_several_threads(loader):
     clips = [encode_sine_clip(FACE[:10], 1, hertz=300 * number) for number in (1, 2, 3)] * 2
     with ThreadPoolExecutor(6) as pool:

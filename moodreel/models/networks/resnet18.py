@@ -10,13 +10,14 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from moodreel.faces.features import SMALL_SQUARE_SIDE
 from moodreel.models.checkpoint import load_state_dict, read_weights
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Mean and standard deviation of ImageNet's red, green and blue, 0..1."""
 LUMA_WEIGHTS = 0.299, 0.587, 0.114
 """Weights of red, green and blue in gray (ITU-R BT.601)."""
-INPUT_SIDE = 112
+INPUT_SIDE = SMALL_SQUARE_SIDE
 """Pixels a side of the input: half of ImageNet's 224, at a quarter of the time; most faces have no more detail."""
 FEATURE_DIM = 512
 """Features of each image."""
