@@ -5,15 +5,18 @@ A view gets valid data, calls a pipeline, and passes the result on: `respond(fro
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from flask import Response
 
 from api import history_recorder, log_fields, metrics
+from api.loop_response import TYPES as LOOP_TYPES
 from moodreel.pipelines.audiovisual import AudioVisualResult
+from moodreel.pipelines.boomerang import BoomerangClip
 from moodreel.pipelines.image import ImageResult
 from moodreel.pipelines.image_or_video import EmotionResult
 from moodreel.pipelines.text import TextResult
-from moodreel.pipelines.video import ThumbnailResult, VideoResult
+from moodreel.pipelines.video_result import ThumbnailResult, VideoResult
 from moodreel.storage.history import HistoryEntry
 from moodreel.storage.objects import StoredFile
 
@@ -33,8 +36,6 @@ HEADERS = {
 
 A web page can read a new one only after it is added to `api.middleware.cors._EXPOSED_HEADERS` too.
 """
-
-_LOOP_TYPES = {"mp4": "video/mp4", "webp": "image/webp", "gif": "image/gif"}
 
 
 @dataclass(frozen=True)
@@ -115,12 +116,12 @@ def from_video(result: VideoResult) -> AnalysisRecord:
         "certain": result.certain,
     }
     entry = _face_entry("video", result, result.probabilities, facts)
-    return AnalysisRecord(entry, result.timings, result.duration, result.frames_analysed)
+    media = partial(_loop_files, result.boomerang)
+    return AnalysisRecord(entry, result.timings, result.duration, result.frames_analysed, media=media)
 
 
 def from_thumbnail(result: ThumbnailResult) -> AnalysisRecord:
     """Make the record of a thumbnail; the history stores the loop and its poster."""
-    loop = result.boomerang
     facts = {"duration": round(result.clip_duration, 3), "certain": result.certain}
     entry = _face_entry("video", result, result.probabilities, facts)
     return AnalysisRecord(
@@ -128,10 +129,7 @@ def from_thumbnail(result: ThumbnailResult) -> AnalysisRecord:
         result.timings,
         result.clip_duration,
         result.frames_analysed,
-        media=lambda: [
-            StoredFile(f"thumbnail.{loop.output}", _LOOP_TYPES[loop.output], loop.data),
-            StoredFile("poster.jpg", "image/jpeg", loop.poster),
-        ],
+        media=partial(_loop_files, result.boomerang),
     )
 
 
@@ -218,6 +216,15 @@ def _with_headers(response: Response, timings: Mapping[str, float], entry_ids: S
 
 def _content_sha256() -> str | None:
     return log_fields.current().get("content_sha256")
+
+
+def _loop_files(boomerang: BoomerangClip | None) -> list[StoredFile]:
+    if boomerang is None:
+        return []
+    return [
+        StoredFile(f"thumbnail.{boomerang.output}", LOOP_TYPES[boomerang.output], boomerang.data),
+        StoredFile("poster.jpg", "image/jpeg", boomerang.poster),
+    ]
 
 
 def _image_copy(jpeg: bytes | None) -> list[StoredFile]:

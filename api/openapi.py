@@ -15,8 +15,9 @@ import moodreel
 from api.auth import authentication
 from api.errors import STATUS
 from api.schemas.fields import LoadedData
-from api.schemas.files import FileSchema, OptionsSchema
+from api.schemas.files import FileSchema, ObjectField, OptionsSchema
 from api.schemas.service import ProblemSchema
+from api.schemas.videos import LoopOptionsSchema
 
 PROBLEM = "application/problem+json"
 GUARDED_CODES = (
@@ -184,7 +185,11 @@ def init_app(app: Flask) -> flask_smorest.Api:
         OPENAPI_REDOC_PATH="/redoc",
         OPENAPI_REDOC_URL="/static/vendor/redoc/redoc.standalone.js",
     )
-    api = _Api(app, spec_kwargs={"marshmallow_plugin": MarshmallowPlugin(), "info": {"description": _DESCRIPTION}})
+    plugin = MarshmallowPlugin()
+    api = _Api(app, spec_kwargs={"marshmallow_plugin": plugin, "info": {"description": _DESCRIPTION}})
+    if plugin.converter:
+        plugin.converter.add_parameter_attribute_function(_describe_object_parameter)
+    api.spec.components.schema("LoopOptions", schema=LoopOptionsSchema)
     for name, scheme in SECURITY_SCHEMES.items():
         api.spec.components.security_scheme(name, scheme)
     return api
@@ -213,6 +218,11 @@ def _body(schema: type[OptionsSchema], file: Spec) -> Spec:
         "required": True,
         "content": {"application/json": {"schema": schema}, "multipart/form-data": {"schema": form}},
     }
+
+
+def _describe_object_parameter(_converter: object, field: object, *, ret: Spec, **_: object) -> Spec:
+    """Describe a query parameter that is an object: it is written as JSON."""
+    return {"content": {"application/json": {"schema": ret.pop("schema")}}} if isinstance(field, ObjectField) else {}
 
 
 def _describe(key: str, value: object, view: _View) -> _View:

@@ -1,5 +1,6 @@
 """Fields that several schemas use."""
 
+import base64
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, ClassVar
@@ -53,6 +54,13 @@ class Seconds(RoundedFloat):
     """A time or a duration in seconds."""
 
     places = 3
+
+
+class Base64(fields.Field[bytes]):
+    """Bytes, as base64 in the response."""
+
+    def _serialize(self, value: bytes | None, attr: str | None, obj: object, **kwargs: object) -> str | None:
+        return None if value is None else base64.b64encode(value).decode()
 
 
 class LowerCase(fields.String):

@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Mapping
+from typing import Any
 
 from marshmallow import RAISE, Schema, ValidationError, fields, validate
 
@@ -12,6 +13,19 @@ BASE64_FIELDS = ("encoding", "content")
 UNKNOWN = "Unknown field."
 _MAX_HINTS, _MAX_HINT_LENGTH = 8, 64
 """Unknown names that get a hint, and characters of one. Each is compared with all known names, which costs time."""
+
+
+class ObjectField(fields.Field[object]):
+    """An option that is an object with fields of its own.
+
+    Args:
+        schema: Of the object.
+        **options: As for `fields.Field`.
+    """
+
+    def __init__(self, schema: Schema, **options: Any) -> None:
+        super().__init__(**options)
+        self.schema = schema
 
 
 class OptionsSchema(Schema):
@@ -39,7 +53,7 @@ class OptionsSchema(Schema):
         """Return the known name most like this one; a field of an object is written as `object.field`."""
         known = {name: name for name in self.fields}
         for parent, field in self.fields.items():
-            if isinstance(field, fields.Nested):
+            if isinstance(field, ObjectField):
                 known = {child: f"{parent}.{child}" for child in field.schema.fields} | known
         matches = difflib.get_close_matches(name[:_MAX_HINT_LENGTH].lower(), known, n=1)
         return known[matches[0]] if matches else None

@@ -1,10 +1,8 @@
 """Schemas of images and the emotions in them."""
 
-import base64
-
 from marshmallow import Schema, fields, validate
 
-from api.schemas.fields import Boolean, Probability, field_doc, model_field, results_field
+from api.schemas.fields import Base64, Boolean, Probability, field_doc, model_field, results_field
 from api.schemas.files import FileSchema, OptionsSchema
 from api.schemas.videos import CERTAIN, CONFIDENCE, ModelSchema, QualitySchema
 from moodreel.emotions import FIVE, SEVEN
@@ -68,13 +66,6 @@ class DetectionOptionsSchema(EmotionOptionsSchema):
         load_default=False,
         metadata=field_doc("`true` adds `picture`. With `Accept: image/jpeg`, the response is that JPEG alone."),
     )
-
-
-class Base64(fields.Field[bytes]):
-    """Bytes, as base64 in the response."""
-
-    def _serialize(self, value: bytes | None, attr: str | None, obj: object, **kwargs: object) -> str | None:
-        return None if value is None else base64.b64encode(value).decode()
 
 
 class FaceQualitySchema(QualitySchema):

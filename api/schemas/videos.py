@@ -1,11 +1,16 @@
 """Schemas of videos, predictions and thumbnails."""
 
+import json
 from collections.abc import Mapping
+from typing import ClassVar
 
 from marshmallow import Schema, fields, pre_load, validate
+from marshmallow.types import ErrorMessages
 
 from api.schemas.fields import (
+    Base64,
     Boolean,
+    LoadedData,
     LowerCase,
     Probability,
     RoundedFloat,
@@ -14,7 +19,7 @@ from api.schemas.fields import (
     field_doc,
     model_field,
 )
-from api.schemas.files import FileSchema
+from api.schemas.files import FileSchema, ObjectField, OptionsSchema
 from moodreel.emotions import FIVE, SEVEN
 from moodreel.faces.quality import TIPS
 from moodreel.pipelines.boomerang import LOOP_SECTIONS, OUTPUTS
@@ -27,6 +32,7 @@ CONFIDENCE = (
     "Probability of `emotion`, calibrated under the service's `PRIOR`. The model's card (`CARD.md` in its folder) has "
     "the calibration error, and on which data it was measured. On other data it may be larger."
 )
+PEAK = "The best moment of the clip in seconds, at which a loop turns and its poster is taken."
 CERTAIN = (
     "False if the prediction should not be relied on; `quality` has the reason. Of a model whose `model.json` has "
     "`priors`, predictions with a confidence that is high enough were right in at least 85 of 100 cases, over all data "
@@ -52,8 +58,8 @@ class VideoSchema(FileSchema):
     )
 
 
-class ThumbnailOptionsSchema(VideoSchema):
-    """A video, and the options of its loop."""
+class LoopOptionsSchema(OptionsSchema):
+    """The options of a loop."""
 
     duration = fields.Float(
         load_default=3.0, validate=validate.Range(0.5, 10), metadata=field_doc("Seconds of the whole loop.")
@@ -61,13 +67,16 @@ class ThumbnailOptionsSchema(VideoSchema):
     size = fields.Integer(
         load_default=480, strict=True, validate=validate.Range(64, 1080), metadata=field_doc("Longest side in pixels.")
     )
-    output = fields.String(load_default="mp4", validate=validate.OneOf(OUTPUTS))
+    output = fields.String(
+        load_default=None,
+        validate=validate.OneOf(OUTPUTS),
+        metadata=field_doc("By default what the Accept header asks for, or else `mp4`.", default="mp4"),
+    )
     moment = fields.String(
         load_default="expressive",
         validate=validate.OneOf(LOOP_SECTIONS),
         metadata=field_doc("`expressive`: the moment that shows the emotion best. `whole`: all of the clip."),
     )
-    model = model_field("The name of a model in the store.")
 
     @pre_load
     def _parse_size(self, data: object, **_: object) -> object:
@@ -75,6 +84,35 @@ class ThumbnailOptionsSchema(VideoSchema):
         if isinstance(data, Mapping) and isinstance(size := data.get("size"), str) and size.strip().isdecimal():
             return {**data, "size": int(size)}
         return data
+
+
+class ThumbnailOptionsSchema(VideoSchema, LoopOptionsSchema):
+    """A video, and the options of its loop."""
+
+    model = model_field("The name of a model in the store.")
+
+
+class LoopField(ObjectField):
+    """The options of a loop, or `true` for the defaults. In a form or a query string either of them is JSON."""
+
+    default_error_messages: ClassVar[ErrorMessages] = {  # type: ignore[misc]
+        "invalid": 'Neither true nor an object, such as {{"size": 240}}.'
+    }
+
+    def _deserialize(self, value: object, attr: str | None, data: object, **kwargs: object) -> LoadedData | None:
+        if isinstance(value, str):
+            try:
+                value = json.loads({"True": "true", "False": "false"}.get(value, value))
+            except (ValueError, RecursionError) as error:
+                raise self.make_error("invalid") from error
+        if isinstance(value, bool):
+            value = {} if value else None
+        if value is None:
+            return None
+        if not isinstance(value, Mapping):
+            raise self.make_error("invalid")
+        loaded: LoadedData = self.schema.load(value)
+        return loaded
 
 
 class PredictionOptionsSchema(VideoSchema):
@@ -90,6 +128,19 @@ class PredictionOptionsSchema(VideoSchema):
         metadata=field_doc("`true` adds the facial movements with the largest weights."),
     )
     model = model_field("The name of a model in the store.")
+    thumbnail = LoopField(
+        LoopOptionsSchema(),
+        load_default=None,
+        allow_none=True,
+        metadata={
+            "oneOf": [{"type": "boolean"}, {"$ref": "#/components/schemas/LoopOptions"}],
+            **field_doc(
+                "`true`, or the options of a loop: adds `thumbnail`, `poster` and `loop`, from the same analysis. In a "
+                "form or a query string: JSON, or one option each, such as `thumbnail.size`.",
+                example={"duration": 2, "size": 240},
+            ),
+        },
+    )
 
 
 class FaceSchema(Schema):
@@ -183,6 +234,16 @@ class ExplanationSchema(Schema):
     )
 
 
+class LoopSchema(Schema):
+    """What a loop is like."""
+
+    output = fields.String(validate=validate.OneOf(OUTPUTS), metadata={"example": "mp4"})
+    width = fields.Integer(metadata=field_doc("Pixels.", example=480))
+    height = fields.Integer(metadata=field_doc("Pixels.", example=270))
+    duration = Seconds(metadata=field_doc("Duration of the loop in seconds.", example=3.0))
+    start = Seconds(metadata=field_doc("Start of the loop in the clip.", example=1.2))
+
+
 class PredictionSchema(Schema):
     """The emotion that the face showed, which is not always what the person felt."""
 
@@ -199,22 +260,45 @@ class PredictionSchema(Schema):
     duration = Seconds(metadata=field_doc("Duration of the clip in seconds.", example=4.98))
     width = fields.Integer(metadata=field_doc("Pixels of the upright video.", example=720))
     height = fields.Integer(metadata=field_doc("Pixels of the upright video.", example=1280))
+    peak = Seconds(metadata=field_doc(PEAK, example=2.7))
+    track = fields.Integer(metadata=field_doc("The `track` of the main face in the timeline.", example=0))
     model = fields.Nested(ModelSchema)
     timeline = fields.List(fields.Nested(TimelinePointSchema), metadata=field_doc("Only with `?detail=timeline`."))
     explanation = fields.Nested(ExplanationSchema, metadata=field_doc("Only with `?explain=true`."))
+    thumbnail = Base64(
+        attribute="boomerang.data",
+        metadata={"type": "string", **field_doc("Only with `thumbnail`: the loop as base64.")},
+    )
+    poster = Base64(
+        attribute="boomerang.poster",
+        metadata={"type": "string", **field_doc("Only with `thumbnail`: the frame at the peak, a JPEG as base64.")},
+    )
+    loop = fields.Nested(LoopSchema, attribute="boomerang", metadata=field_doc("Only with `thumbnail`."))
 
 
 class ThumbnailSchema(Schema):
-    """A loop that plays forward, then backward, and repeats smoothly."""
+    """A loop that plays forward, then backward, and repeats smoothly, and the emotion of the main face in the clip.
 
-    thumbnail = fields.String(metadata=field_doc("The loop as base64."))
-    output = fields.String(validate=validate.OneOf(OUTPUTS), metadata={"example": "mp4"})
-    width = fields.Integer(metadata={"example": 480})
-    height = fields.Integer(metadata={"example": 270})
-    duration = Seconds(metadata=field_doc("Duration of the loop in seconds.", example=3.0))
-    start = Seconds(metadata=field_doc("Start of the loop in the clip.", example=1.2))
-    peak = Seconds(
-        metadata=field_doc("The best moment of the clip, at which the loop turns and the poster is taken.", example=2.7)
+    For a clip without a face, what is said of a face is null.
+    """
+
+    thumbnail = Base64(attribute="boomerang.data", metadata={"type": "string", **field_doc("The loop as base64.")})
+    output = fields.String(attribute="boomerang.output", validate=validate.OneOf(OUTPUTS), metadata={"example": "mp4"})
+    width = fields.Integer(attribute="boomerang.width", metadata={"example": 480})
+    height = fields.Integer(attribute="boomerang.height", metadata={"example": 270})
+    duration = Seconds(
+        attribute="boomerang.duration", metadata=field_doc("Duration of the loop in seconds.", example=3.0)
     )
+    start = Seconds(attribute="boomerang.start", metadata=field_doc("Start of the loop in the clip.", example=1.2))
+    peak = Seconds(attribute="boomerang.peak", metadata=field_doc(PEAK, example=2.7))
     emotion = fields.String(allow_none=True, metadata=field_doc("null for a clip without a face.", example="Happy"))
-    poster = fields.String(metadata=field_doc("The frame at the peak: a JPEG as base64."))
+    confidence = Probability(allow_none=True, metadata=field_doc(CONFIDENCE, example=0.92))
+    probabilities = fields.Dict(fields.String(), Probability(), allow_none=True, metadata={"example": _EXAMPLE})
+    certain = fields.Boolean(allow_none=True, metadata=field_doc(CERTAIN, example=True))
+    quality = fields.Nested(QualitySchema, allow_none=True)
+    track = fields.Integer(allow_none=True, metadata=field_doc("As in `/predict`.", example=0))
+    model = fields.Nested(ModelSchema)
+    poster = Base64(
+        attribute="boomerang.poster",
+        metadata={"type": "string", **field_doc("The frame at the peak: a JPEG as base64.")},
+    )

@@ -12,7 +12,7 @@ from moodreel.faces.quality import FaceQuality
 from moodreel.models.predictor import ModelInfo
 from moodreel.pipelines.image import DetectedFace, ImageResult
 from moodreel.pipelines.text import TextResult
-from moodreel.pipelines.video import VideoResult
+from moodreel.pipelines.video_result import VideoResult
 
 Json = dict[str, object]
 

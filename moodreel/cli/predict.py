@@ -14,7 +14,7 @@ from moodreel.errors import MoodreelError, UnsupportedMedia
 from moodreel.media.image import is_image
 from moodreel.models.model_card import DIARY, PRIORS
 from moodreel.models.model_store import find_model_store
-from moodreel.pipelines.boomerang import OUTPUTS
+from moodreel.pipelines.boomerang import OUTPUTS, LoopOptions
 from moodreel.pipelines.engine import Engine
 from moodreel.pipelines.image import ImagePipeline
 from moodreel.pipelines.text import TextPipeline
@@ -111,7 +111,9 @@ def _predict_video(pipeline: VideoPipeline, file: Path, data: bytes, options: ar
             bar.set_postfix_str(f"{time:.1f} s")
             bar.update()
 
-        result = pipeline.predict(data, model=options.model, explain=options.explain, progress=progress)
+        result = pipeline.predict(
+            data, model=options.model, explain=options.explain, loop=_loop_options(file, options), progress=progress
+        )
     _print(
         json.dumps(formatting.video_to_json(file, result))
         if options.json
@@ -122,12 +124,15 @@ def _predict_video(pipeline: VideoPipeline, file: Path, data: bytes, options: ar
         from moodreel.pipelines.timeline_plot import plot_timeline
 
         plot_timeline(result, _output_path(options.timeline, file, "png", options.files), title=file.name)
-    if options.thumbnail:
-        path = _output_path(options.thumbnail, file, "mp4", options.files)
-        thumbnail = pipeline.thumbnail(
-            data, duration=options.duration, size=options.size, output=path.suffix[1:], model=options.model
-        )
-        path.write_bytes(thumbnail.boomerang.data)
+    if result.boomerang:
+        _output_path(options.thumbnail, file, "mp4", options.files).write_bytes(result.boomerang.data)
+
+
+def _loop_options(file: Path, options: argparse.Namespace) -> LoopOptions | None:
+    if not options.thumbnail:
+        return None
+    output = _output_path(options.thumbnail, file, "mp4", options.files).suffix[1:]
+    return LoopOptions(options.duration, options.size, output)
 
 
 def _print(line: str) -> None:

@@ -26,6 +26,24 @@ OUTPUTS = ("mp4", "webp", "gif")
 LOOP_SECTIONS = ("expressive", "whole")
 """What the loop shows (the option `moment`): the part with the strongest expression, or the whole video."""
 
+
+@dataclass(frozen=True)
+class LoopOptions:
+    """How to make a loop.
+
+    Attributes:
+        duration: seconds of the whole loop, forward and backward.
+        size: longest side in pixels.
+        output: one of `OUTPUTS`.
+        moment: one of `LOOP_SECTIONS`.
+    """
+
+    duration: float = 3.0
+    size: int = 480
+    output: str = "mp4"
+    moment: str = "expressive"
+
+
 _MAX_FPS = {"mp4": 30.0, "webp": 20.0, "gif": 15.0}
 """Most frames a second. Animated WebP and GIF have almost no inter-frame compression: a frame costs its full size."""
 _MAX_FRAME_BYTES = 64 * 2**20

@@ -5,7 +5,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from moodreel.emotions import color_of
-from moodreel.pipelines.video import VideoResult
+from moodreel.pipelines.video_result import VideoResult
 
 MIN_PLOT_SECONDS = 0.04
 """Length of the time axis for a video of one frame."""

@@ -9,7 +9,7 @@ are cached small for it; those of a long one would take hundreds of megabytes, s
 import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 
 import numpy as np
 
@@ -20,102 +20,13 @@ from moodreel.faces.observation import FaceObservation
 from moodreel.faces.quality import FaceQuality, assess_quality
 from moodreel.media.video import VideoReader
 from moodreel.media.video_decoder import VideoLimits
-from moodreel.models.predictor import FacePredictor, ModelInfo, TrackPrediction, label_probabilities
-from moodreel.pipelines.boomerang import BoomerangClip, make_boomerang
+from moodreel.models.predictor import FacePredictor, TrackPrediction, label_probabilities
+from moodreel.pipelines.boomerang import BoomerangClip, LoopOptions, make_boomerang
 from moodreel.pipelines.engine import NO_FACE_IN_VIDEO, Engine
-from moodreel.pipelines.geometry import PixelBox
 from moodreel.pipelines.keyframe import score_keyframes
 from moodreel.pipelines.people_extractor import ExtractedFrame, ExtractedVideo, PeopleExtractor, Track
 from moodreel.pipelines.timing import elapsed_ms
-
-
-@dataclass(frozen=True)
-class TimelinePoint:
-    """The emotion of one face in one sampled frame.
-
-    Attributes:
-        time: seconds since the first frame.
-        emotion: the most likely label.
-        probabilities: probability of each label, adding up to 1.
-        weight: share of this frame in the face's answer over the whole video, 0 to 1. They add up to 1 for each face.
-        box: x, y, width, height in pixels of the upright video.
-        track: number of the face.
-    """
-
-    time: float
-    emotion: str
-    probabilities: dict[str, float]
-    weight: float
-    box: PixelBox
-    track: int
-
-
-@dataclass(frozen=True)
-class VideoResult:
-    """The emotion of the main face of a video: the one that is largest over time. Every face is in the timeline.
-
-    Attributes:
-        emotion: the most likely label.
-        confidence: its probability.
-        probabilities: probability of each label, adding up to 1.
-        peak: time in seconds at which the face showed the emotion best.
-        face_coverage: share of the sampled frames in which the face was found, 0 to 1.
-        certain: whether the answer is reliable: `quality` gives no reason against it.
-        quality: how well the video shows the face.
-        frames_analysed: number of sampled frames.
-        duration: seconds.
-        width: pixels of the upright video.
-        height: pixels of the upright video.
-        timeline: one point for each face and sampled frame, in the order of time.
-        track: number of the main face in the timeline.
-        model: the model that answered.
-        timings: milliseconds by stage. `faces` runs beside `decode`, so the two overlap.
-        explanation: the facial actions that weighed most, if they were requested.
-    """
-
-    emotion: str
-    confidence: float
-    probabilities: dict[str, float]
-    peak: float
-    face_coverage: float
-    certain: bool
-    quality: FaceQuality
-    frames_analysed: int
-    duration: float
-    width: int
-    height: int
-    timeline: tuple[TimelinePoint, ...]
-    track: int
-    model: ModelInfo
-    timings: dict[str, float]
-    explanation: Explanation | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class ThumbnailResult:
-    """A boomerang of the best moment of a video.
-
-    Attributes:
-        boomerang: the encoded loop and its poster.
-        emotion: as in `VideoResult`; None without a face, as are the next three.
-        confidence: as in `VideoResult`.
-        probabilities: as in `VideoResult`.
-        certain: as in `VideoResult`.
-        clip_duration: seconds of the video.
-        frames_analysed: number of sampled frames.
-        model: the model that answered.
-        timings: milliseconds by stage.
-    """
-
-    boomerang: BoomerangClip
-    emotion: str | None
-    confidence: float | None
-    probabilities: dict[str, float] | None
-    certain: bool | None
-    clip_duration: float
-    frames_analysed: int
-    model: ModelInfo
-    timings: dict[str, float]
+from moodreel.pipelines.video_result import ThumbnailResult, TimelinePoint, VideoAnalysis, VideoResult
 
 
 class VideoPipeline:
@@ -140,6 +51,7 @@ class VideoPipeline:
         model: str | None = None,
         fps: float | None = None,
         explain: bool = False,
+        loop: LoopOptions | None = None,
         progress: Callable[[float], None] | None = None,
     ) -> VideoResult:
         """Classify the emotion of the main face in a video.
@@ -149,6 +61,7 @@ class VideoPipeline:
             model: name of a model in the store; None for the default.
             fps: frames a second of a video whose container has no timing.
             explain: whether to compute `VideoResult.explanation`.
+            loop: how to make `VideoResult.boomerang` from the same analysis; None to make none.
             progress: called with the time in seconds of each sampled frame.
 
         Raises:
@@ -156,18 +69,20 @@ class VideoPipeline:
         """
         predictor = self._engine.models.get(model)
         with self._engine.slot():
-            reader = VideoReader(data, self._limits, fps=fps)
-            video = self._people.extract(reader, crop_kind=predictor.crop_kind, progress=progress)
-            return self._classify(reader, video, predictor, explain=explain)
+            reader = VideoReader(data, self._limits, fps=fps, cache_side=loop.size if loop else None)
+            analysis = self._analyze(reader, predictor, explain=explain, progress=progress)
+            if analysis.prediction is None:
+                raise NoFace(NO_FACE_IN_VIDEO)
+            if loop is None:
+                return analysis.prediction
+            boomerang, timings = _make_loop(reader, analysis, loop)
+            return replace(analysis.prediction, boomerang=boomerang, timings=timings)
 
     def thumbnail(
         self,
         data: bytes,
+        loop: LoopOptions = LoopOptions(),  # noqa: B008 - it cannot be changed
         *,
-        duration: float = 3.0,
-        size: int = 480,
-        output: str = "mp4",
-        moment: str = "expressive",
         model: str | None = None,
         fps: float | None = None,
     ) -> ThumbnailResult:
@@ -175,10 +90,7 @@ class VideoPipeline:
 
         Args:
             data: the video file.
-            duration: see `make_boomerang`.
-            size: see `make_boomerang`.
-            output: see `make_boomerang`.
-            moment: one of `boomerang.LOOP_SECTIONS`.
+            loop: how to make it.
             model: see `predict`.
             fps: see `predict`.
 
@@ -187,19 +99,9 @@ class VideoPipeline:
         """
         predictor = self._engine.models.get(model)
         with self._engine.slot():
-            reader = VideoReader(data, self._limits, fps=fps, cache_side=size)
-            video = self._people.extract(reader, crop_kind=predictor.crop_kind)
-            result: VideoResult | None = None
-            try:
-                result = self._classify(reader, video, predictor)
-                peak, timings = result.peak, result.timings
-            except NoFace:
-                peak, timings = _peak_motion_time(video.frames), video.timings
-            start = time.perf_counter()
-            whole = moment == "whole"
-            boomerang = make_boomerang(reader, peak, duration=duration, size=size, output=output, full_clip=whole)
-            timings = {**timings, "encode": elapsed_ms(start)}
-        return _to_thumbnail_result(boomerang, result, reader, len(video.frames), predictor.info, timings)
+            reader = VideoReader(data, self._limits, fps=fps, cache_side=loop.size)
+            analysis = self._analyze(reader, predictor)
+            return analysis.with_loop(*_make_loop(reader, analysis, loop))
 
     def main_track(self, data: bytes, *, crop_kind: CropKind = CropKind.GRAY) -> list[FaceFeatures | None]:
         """Extract the features of the main face of a video, as `predict` gives them to a model.
@@ -220,10 +122,30 @@ class VideoPipeline:
             observations = _by_frame(video.tracks[_main_track(video.tracks)], len(video.frames))
             return [observation.features if observation else None for observation in observations]
 
+    def _analyze(
+        self,
+        reader: VideoReader,
+        predictor: FacePredictor,
+        *,
+        explain: bool = False,
+        progress: Callable[[float], None] | None = None,
+    ) -> VideoAnalysis:
+        """Read a video to its end, classify the faces in it and find the best moment."""
+        video = self._people.extract(reader, crop_kind=predictor.crop_kind, progress=progress)
+        result = self._classify(reader, video, predictor, explain=explain) if video.tracks else None
+        return VideoAnalysis(
+            prediction=result,
+            peak=result.peak if result else _peak_motion_time(video.frames),
+            frames_analysed=len(video.frames),
+            duration=reader.duration,
+            model=predictor.info,
+            timings=result.timings if result else video.timings,
+        )
+
     def _classify(
         self, reader: VideoReader, video: ExtractedVideo, predictor: FacePredictor, *, explain: bool = False
     ) -> VideoResult:
-        """Classify every face in one batch and answer for the main one. Raises NoFace."""
+        """Classify every face in one batch and answer for the main one. There is at least one."""
         start = time.perf_counter()
         main, count, labels = _main_track(video.tracks), len(video.frames), predictor.info.labels
         predictions = _predict_tracks(video.tracks, count, predictor)
@@ -263,25 +185,20 @@ class VideoPipeline:
         return self._engine.facial_actions.explain(blendshapes, probabilities, emotion, prediction.weights[found])
 
 
-def _to_thumbnail_result(
-    boomerang: BoomerangClip,
-    result: VideoResult | None,
-    reader: VideoReader,
-    frame_count: int,
-    model: ModelInfo,
-    timings: dict[str, float],
-) -> ThumbnailResult:
-    return ThumbnailResult(
-        boomerang=boomerang,
-        emotion=result.emotion if result else None,
-        confidence=result.confidence if result else None,
-        probabilities=result.probabilities if result else None,
-        certain=result.certain if result else None,
-        clip_duration=reader.duration,
-        frames_analysed=frame_count,
-        model=model,
-        timings=timings,
+def _make_loop(
+    reader: VideoReader, analysis: VideoAnalysis, loop: LoopOptions
+) -> tuple[BoomerangClip, dict[str, float]]:
+    """Make the loop of a video that was analyzed. Returns it, and milliseconds by stage of both."""
+    start = time.perf_counter()
+    boomerang = make_boomerang(
+        reader,
+        analysis.peak,
+        duration=loop.duration,
+        size=loop.size,
+        output=loop.output,
+        full_clip=loop.moment == "whole",
     )
+    return boomerang, {**analysis.timings, "encode": elapsed_ms(start)}
 
 
 def _main_track(tracks: dict[int, Track]) -> int:

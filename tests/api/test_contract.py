@@ -69,6 +69,8 @@ def test_predict_returns_the_emotion_of_the_face(server: Server) -> None:
         "duration": 4.98,
         "width": 720,
         "height": 1280,
+        "peak": 2.5,
+        "track": 0,
         "model": {"name": "fake", "version": "1", "sha256": "0" * 64},
     }
     assert list(response.json()["probabilities"]) == ["Anger", "Happy", "Shock", "Neutral", "Sad"]
@@ -130,7 +132,7 @@ def test_an_explanation_is_added_on_request(server: Server) -> None:
 
 def test_a_thumbnail_is_base64_with_its_metadata(server: Server) -> None:
     response = server.post("/thumbnail", CLIP)
-    answer = response.json()
+    answer, prediction = response.json(), server.post("/predict", CLIP).json()
     assert base64.b64decode(answer.pop("poster")) == b"a poster"
     options = base64.b64decode(answer.pop("thumbnail")).decode()
     assert options == "{'duration': 3.0, 'size': 480, 'output': 'mp4', 'moment': 'expressive', 'fps': None}"
@@ -141,7 +143,10 @@ def test_a_thumbnail_is_base64_with_its_metadata(server: Server) -> None:
         "duration": 3.0,
         "start": 1.0,
         "peak": 2.5,
-        "emotion": "Happy",
+        **{
+            name: prediction[name]
+            for name in ("emotion", "confidence", "probabilities", "certain", "quality", "track", "model")
+        },
     }
     assert "encode;dur=9.0" in response.headers["Server-Timing"]
 
@@ -153,7 +158,10 @@ def test_a_thumbnail_follows_the_requested_options(server: Server) -> None:
 
 
 def test_a_thumbnail_without_a_face_has_no_emotion(server: Server) -> None:
-    assert server.post("/thumbnail", b"no face").json()["emotion"] is None
+    answer = server.post("/thumbnail", b"no face").json()
+    of_a_face = ("emotion", "confidence", "probabilities", "certain", "quality", "track")
+    assert [answer[name] for name in of_a_face] == [None] * 6
+    assert answer["model"]["name"] == "fake"
 
 
 @pytest.mark.parametrize("path", ["/predict", "/thumbnail"])
@@ -738,7 +746,8 @@ class TestOpenApi:
             assert code in content["examples"]
 
     def test_answers_match_the_document(self, server: Server, document: dict[str, Any]) -> None:
-        prediction = server.call("POST", "/predict?detail=timeline&explain=true", json=video_body(CLIP)).json()
+        query = "/predict?detail=timeline&explain=true&thumbnail=true"
+        prediction = server.call("POST", query, json=video_body(CLIP)).json()
         thumbnail = server.post("/thumbnail", CLIP).json()
         logs = server.call("GET", "/logs?limit=1").json()
         problem = server.call("GET", "/nowhere").json() | {"errors": {}}
@@ -746,6 +755,7 @@ class TestOpenApi:
         for name, answer in (
             ("Prediction", prediction),
             ("Quality", prediction["quality"]),
+            ("Loop", prediction["loop"]),
             ("Thumbnail", thumbnail),
             ("Logs", logs),
             ("Call", logs["logs"][0]),

@@ -8,6 +8,7 @@ import pytest
 from moodreel.emotions import FIVE
 from moodreel.errors import ModelNotFound, NoFace, Overloaded, UnsupportedMedia, VideoTooLong
 from moodreel.media.video_decoder import VideoLimits
+from moodreel.pipelines.boomerang import LoopOptions
 from moodreel.pipelines.engine import Engine
 from moodreel.pipelines.video import VideoPipeline
 from tests.support import synthetic_frames, synthetic_video
@@ -104,7 +105,7 @@ def test_a_short_video_is_sampled_densely_and_to_its_last_frame(pipeline):
     assert len(times) >= 3
     assert times[-1] == pytest.approx(0.56)
     assert 0.4 <= result.peak <= 0.56
-    thumbnail = pipeline.thumbnail(data, duration=1.0)
+    thumbnail = pipeline.thumbnail(data, LoopOptions(duration=1.0))
     assert (thumbnail.emotion, thumbnail.frames_analysed) == ("Happy", result.frames_analysed)
     assert thumbnail.boomerang.peak == pytest.approx(result.peak)
 
@@ -148,7 +149,7 @@ def test_a_video_of_a_drawn_face_has_no_face(pipeline):
     data = synthetic_video.encode_video([synthetic_frames.cartoon()] * 10)
     with pytest.raises(NoFace):
         pipeline.predict(data)
-    thumbnail = pipeline.thumbnail(data, duration=1.0)
+    thumbnail = pipeline.thumbnail(data, LoopOptions(duration=1.0))
     assert (thumbnail.emotion, thumbnail.certain) == (None, None)
 
 
@@ -221,7 +222,7 @@ def test_an_unknown_model_is_refused_with_the_names_there_are(pipeline):
 
 def test_a_thumbnail_turns_at_the_peak_of_the_emotion(pipeline):
     frames = synthetic_frames.noise_frames(40) + synthetic_frames.face_frames(20)
-    thumbnail = pipeline.thumbnail(synthetic_video.encode_video(frames), duration=1.0)
+    thumbnail = pipeline.thumbnail(synthetic_video.encode_video(frames), LoopOptions(duration=1.0))
     assert thumbnail.emotion == "Happy"
     assert 1.6 <= thumbnail.boomerang.peak <= 2.4
     assert thumbnail.boomerang.duration <= 1.0
@@ -231,7 +232,7 @@ def test_a_thumbnail_turns_at_the_peak_of_the_emotion(pipeline):
 def test_a_thumbnail_without_a_face_shows_the_moment_of_most_motion(pipeline):
     still = synthetic_frames.corner_frames(1, 320, 240) * 50
     data = synthetic_video.encode_video(still + synthetic_frames.noise_frames(10) + still)
-    thumbnail = pipeline.thumbnail(data, duration=1.0)
+    thumbnail = pipeline.thumbnail(data, LoopOptions(duration=1.0))
     assert thumbnail.emotion is None
     assert 1.8 <= thumbnail.boomerang.peak <= 2.6
 

@@ -7,6 +7,7 @@ from typing import Any
 from api.app import create_app
 from moodreel import errors
 from moodreel.faces.facial_actions import ActionWeight, Explanation
+from moodreel.pipelines.boomerang import LoopOptions
 
 PROBABILITIES = {"Anger": 0.01, "Happy": 0.92, "Shock": 0.03, "Neutral": 0.03, "Sad": 0.01}
 QUALITY = SimpleNamespace(
@@ -29,7 +30,15 @@ class FakeVideoPipeline:
     `raise NoFace` raises that error, `crash` an unexpected one, and `sleep 2` takes two seconds.
     """
 
-    def predict(self, data: bytes, *, model: str | None = None, fps: float | None = None, explain: bool = False) -> Any:
+    def predict(
+        self,
+        data: bytes,
+        *,
+        model: str | None = None,
+        fps: float | None = None,
+        explain: bool = False,
+        loop: LoopOptions | None = None,
+    ) -> Any:
         _execute(data, model)
         sample = SimpleNamespace(
             time=0.4, emotion="Happy", probabilities=PROBABILITIES, weight=0.25, box=(10, 20, 30, 40), track=0
@@ -45,35 +54,44 @@ class FakeVideoPipeline:
             duration=4.98,
             width=720,
             height=1280,
+            peak=2.5,
+            track=0,
             timeline=(sample,),
             model=MODEL,
             timings={"decode": 12.3, "faces": 45.6, "model": 7.8},
             explanation=Explanation((ActionWeight("lip corners up", 0.81, 0.64),)) if explain else None,
+            boomerang=_boomerang(loop, fps) if loop else None,
         )
 
-    def thumbnail(self, data: bytes, *, model: str | None = None, **options: Any) -> Any:
+    def thumbnail(self, data: bytes, loop: LoopOptions, *, model: str | None = None, fps: float | None = None) -> Any:
         _execute(data, model)
-        loop = SimpleNamespace(
-            data=repr(options).encode(),
-            output=options["output"],
-            width=options["size"],
-            height=270,
-            duration=options["duration"],
-            start=1.0,
-            peak=2.5,
-            poster=b"a poster",
-        )
         return SimpleNamespace(
-            boomerang=loop,
+            boomerang=_boomerang(loop, fps),
             emotion=None if data == b"no face" else "Happy",
             confidence=None if data == b"no face" else 0.92,
             probabilities=None if data == b"no face" else PROBABILITIES,
             certain=None if data == b"no face" else True,
+            quality=None if data == b"no face" else QUALITY,
+            track=None if data == b"no face" else 0,
             clip_duration=4.98,
             frames_analysed=24,
             model=MODEL,
             timings={"decode": 12.3, "faces": 45.6, "model": 7.8, "encode": 9.0},
         )
+
+
+def _boomerang(loop: LoopOptions, fps: float | None) -> Any:
+    """Return a loop whose data are its options."""
+    return SimpleNamespace(
+        data=repr({**vars(loop), "fps": fps}).encode(),
+        output=loop.output,
+        width=loop.size,
+        height=270,
+        duration=loop.duration,
+        start=1.0,
+        peak=2.5,
+        poster=b"a poster",
+    )
 
 
 SEVEN_PROBABILITIES = {
