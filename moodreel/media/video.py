@@ -4,13 +4,15 @@ Phones record at a variable frame rate, and headers may lie:
 
 * A frame is identified by its presentation time, never by its index.
 * The demuxer is chosen by `container`; FFmpeg never guesses a format and opens no second file.
-* Converting a frame to RGB costs more than decoding it, so only requested frames are converted, and at a small size.
+* Frames that nobody requests, and no other frame refers to, are not decoded.
+* Converting a frame to RGB costs as much as decoding it, so only requested frames are converted, and at a small size.
 """
 
+import bisect
 import itertools
 import math
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import av
@@ -29,6 +31,8 @@ _TIME_SLACK = 0.001
 
 _TimedFrame = tuple[float, av.VideoFrame]
 """Seconds since the first frame, and the decoded frame."""
+_Choose = Callable[[list[float]], Iterable[float]]
+"""Selects some of the times of frames, in seconds since the first frame, ascending."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +53,7 @@ class VideoReader:
 
     Attributes:
         duration: Seconds; known, as all below, once `frames` has run to the end of the clip, 0 before.
-        frame_count: Number of decoded frames.
+        frame_count: Number of frames, with those that were not decoded because nobody requested them.
         width: Width of the upright frame in square pixels.
         height: Height of it.
     """
@@ -63,8 +67,8 @@ class VideoReader:
             data: Bytes of the file.
             limits: What the clip may cost.
             fps: Frame rate to assume where the container has no timing.
-            cache_side: Cache all frames of the first pass at this longest side in pixels if they fit into
-                `CACHE_BYTES`. A later pass at this size then decodes nothing.
+            cache_side: Cache all frames of the first pass at this longest side in pixels if none of them can be
+                skipped, and if they fit into `CACHE_BYTES`. A later pass at this size then decodes nothing.
 
         Raises:
             UnsupportedMedia: The first bytes are of no known video format.
@@ -73,6 +77,7 @@ class VideoReader:
         self._start_time: float | None = None  # container time of the first frame; None until known, or if untimed
         self._stored_size = (0, 0)  # width and height with square pixels, before the matrix turns them
         self._matrix: np.ndarray | None = None
+        self._times: list[float] | None = None  # container times of all frames; None until known
         self._cache_side = cache_side
         self._cache: list[_TimedFrame] | None = None
         self.duration = 0.0
@@ -106,9 +111,17 @@ class VideoReader:
             VideoCorrupt, VideoTooShort: Nothing can be decoded, or there is no frame.
             VideoTooLong, VideoTooBig: A limit was reached; the frames before it have been yielded.
         """
+
+        def choose(times: Iterable[float]) -> list[float]:
+            planned = _Sampler(self._decoder, start, min_interval, min_frames)
+            return [time for time in times if time <= stop + _TIME_SLACK and planned.take(time)]
+
         cache = self._cache if max_side == self._cache_side else None
+        all_needed = min_interval <= 0 and start <= 0 and math.isinf(stop)
+        frames = cache or self._decode(start, None if all_needed else choose)
+        sampler = _Sampler(self._decoder, start, min_interval, min_frames)
         converter: FrameConverter | None = None
-        for time, frame in self._sample(cache or self._decode(start), min_interval, min_frames, start, stop):
+        for time, frame in _sample(frames, sampler, stop):
             converter = converter or self._converter(max_side)
             yield Frame(time, converter.to_rgb(frame))
 
@@ -123,10 +136,15 @@ class VideoReader:
         Raises:
             UnsupportedMedia, VideoCorrupt, VideoTooShort, VideoTooLong, VideoTooBig: As `frames` does.
         """
+
+        def choose(frame_times: list[float]) -> list[float]:
+            shown = {bisect.bisect_right(frame_times, time + _TIME_SLACK) - 1 for time in times}
+            return [frame_times[index] for index in shown]
+
         converter: FrameConverter | None = None
         pending = deque(times)
         shown: _TimedFrame | None = None
-        for time, frame in self._decode(0.0):
+        for time, frame in self._decode(0.0, choose):
             converter = converter or self._converter(max_side)
             if shown and pending and pending[0] < time - _TIME_SLACK:
                 yield Frame(shown[0], converter.to_rgb(shown[1]))
@@ -150,37 +168,16 @@ class VideoReader:
         """Make a converter; size and display matrix are known once the first frame is decoded."""
         return FrameConverter(self._stored_size, self._matrix, max_side)
 
-    def _sample(
-        self,
-        frames: Iterator[_TimedFrame] | list[_TimedFrame],
-        min_interval: float,
-        min_frames: int,
-        start: float,
-        stop: float,
-    ) -> Iterator[_TimedFrame]:
-        """Select the frames that `frames` yields."""
-        due, count, is_short = start, 0, False
-        skipped: _TimedFrame | None = None
-        for time, frame in frames:
-            if time > stop + _TIME_SLACK:
-                return
-            if time < due - _TIME_SLACK:
-                skipped = time, frame
-                continue
-            yield time, frame
-            skipped, count = None, count + 1
-            duration = self._decoder.header_duration
-            is_short = duration < min_frames * min_interval
-            # Fractions of the clip, not intervals: an interval is rounded up to whole frames each time, which would
-            # give far fewer than `min_frames`.
-            due = start + duration * count / min_frames if is_short and count < min_frames else time + min_interval
-        if is_short and skipped:
-            yield skipped
+    def _decode(self, start: float, choose: _Choose | None) -> Iterator[_TimedFrame]:
+        """Yield decoded frames from near `start` on; seeks only in a clip that was read before.
 
-    def _decode(self, start: float) -> Iterator[_TimedFrame]:
-        """Yield all decoded frames from near `start` on; seeks only in a clip that was read before."""
+        Args:
+            start: Seconds since the first frame.
+            choose: Selects the frames that must be decoded; None for all. Others may come too.
+        """
+        needed = self._needed(choose) if choose else None
         if start > 0 and self._start_time is not None:
-            frames = self._decoder.frames(seek_to=self._start_time + start)
+            frames = self._decoder.frames(seek_to=self._start_time + start, needed=needed)
             first = next(frames, None)
             # A browser's recording has no index to seek by. What comes then is any frame, or none at all.
             if first is not None and first.time is not None and first.time - self._start_time <= start + _TIME_SLACK:
@@ -188,10 +185,24 @@ class VideoReader:
                     if frame.time is not None:
                         yield frame.time - self._start_time, frame
                 return
-        if self._cache_side is None or self.duration:
-            yield from self._timestamped(self._decoder.frames())
+        frames = self._decoder.frames(needed=needed)
+        # Where frames can be skipped, decoding the moment of a cover again costs less than caching every frame.
+        if self._cache_side is None or self.duration or self._decoder.can_skip:
+            yield from self._timestamped(frames)
         else:
-            yield from self._caching(self._timestamped(self._decoder.frames()), self._cache_side)
+            yield from self._caching(self._timestamped(frames), self._cache_side)
+
+    def _needed(self, choose: _Choose) -> set[float] | None:
+        """Return the container times of the frames that `choose` selects, and of the last two; None if unknown."""
+        if self._times is None:
+            self._times = self._decoder.presentation_times()
+        if not self._times:
+            return None
+        if len(self._times) > self._decoder.limits.frames:
+            self._decoder.refuse_long()
+        origin = self._times[0] if self._start_time is None else self._start_time
+        times = {time - origin: time for time in self._times}
+        return {times[time] for time in choose(list(times))}.union(self._times[-2:])  # the last two give the duration
 
     def _caching(self, frames: Iterator[_TimedFrame], max_side: int) -> Iterator[_TimedFrame]:
         """Pass frames on and cache small copies, still in YUV, if all of them fit."""
@@ -229,7 +240,7 @@ class VideoReader:
             yield time, frame
         if count == 0:
             raise VideoTooShort("The video holds not one frame. Record at least a second and send it again.")
-        self.frame_count = count
+        self.frame_count = max(count, len(self._times or ()))
         self.duration = time + (gap or fallback_gap)
 
     def _gap(self, time: float, frame: av.VideoFrame) -> float | None:
@@ -244,3 +255,45 @@ class VideoReader:
         self._matrix = display_matrix(first)
         self._stored_size = round(first.width * self._decoder.pixel_aspect), first.height
         self.width, self.height = self._stored_size[::-1] if swaps_axes(self._matrix) else self._stored_size
+
+
+class _Sampler:
+    """Sample frames by time; see `VideoReader.frames`."""
+
+    def __init__(self, decoder: VideoDecoder, start: float, min_interval: float, min_frames: int) -> None:
+        self._decoder = decoder
+        self._start = self._due = start
+        self._min_interval = min_interval
+        self._min_frames = min_frames
+        self._count = 0
+        self.is_short = False
+
+    def take(self, time: float) -> bool:
+        """Return whether to sample the frame at `time`, later than that of the last call."""
+        if time < self._due - _TIME_SLACK:
+            return False
+        self._count += 1
+        duration = self._decoder.header_duration
+        self.is_short = duration < self._min_frames * self._min_interval
+        if self.is_short and self._count < self._min_frames:
+            # Fractions of the clip, not intervals: an interval is rounded up to whole frames each time, which would
+            # give far fewer than `min_frames`.
+            self._due = self._start + duration * self._count / self._min_frames
+        else:
+            self._due = time + self._min_interval
+        return True
+
+
+def _sample(frames: Iterable[_TimedFrame], sampler: _Sampler, stop: float) -> Iterator[_TimedFrame]:
+    """Yield the sampled frames, and the last of a short clip."""
+    skipped: _TimedFrame | None = None
+    for time, frame in frames:
+        if time > stop + _TIME_SLACK:
+            return
+        if sampler.take(time):
+            skipped = None
+            yield time, frame
+        else:
+            skipped = time, frame
+    if sampler.is_short and skipped:
+        yield skipped

@@ -5,7 +5,8 @@ Durations, frame counts and sizes of a header are not trusted: limits count what
 
 import math
 import time as clock
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple, NoReturn
 
@@ -20,6 +21,8 @@ _PHONE_CODECS = ("h264", "hevc", "vp8", "vp9", "av1", "mpeg4", "h263", "mjpeg", 
 _OTHER_CODECS = ("mpeg1video", "mpeg2video", "msmpeg4v3", "prores", "theora", "dvvideo")
 CODECS = frozenset((*_PHONE_CODECS, *_OTHER_CODECS))
 """FFmpeg's canonical names of the codecs that are decoded. All others are refused, to keep the attack surface small."""
+_SKIPPING_CODECS = ("h264", "hevc")
+"""Codecs whose decoders in FFmpeg skip frames that no other frame refers to, when told to."""
 _FALLBACK_FPS = 30.0
 """Frames per second of a clip whose header gives no plausible rate."""
 
@@ -58,6 +61,8 @@ class VideoDecoder:
         fps: Frame rate of the header, or a fallback; known once decoding has started.
         header_duration: Duration by the header in seconds, infinite if it gives none; known once decoding has started.
         pixel_aspect: Width of a pixel by its height; known once decoding has started.
+        can_skip: Whether every frame has a time of its own, there are B-frames, and the codec's decoder can skip those
+            that no other frame refers to; known after `presentation_times`.
     """
 
     def __init__(self, data: bytes, limits: VideoLimits, *, fps: float | None) -> None:
@@ -84,12 +89,17 @@ class VideoDecoder:
         self.fps = _FALLBACK_FPS
         self.header_duration = math.inf
         self.pixel_aspect = 1.0
+        self.can_skip = False
 
-    def frames(self, seek_to: float | None = None) -> Iterator[av.VideoFrame]:
+    def frames(
+        self, seek_to: float | None = None, *, needed: Collection[float] | None = None
+    ) -> Iterator[av.VideoFrame]:
         """Yield the decoded frames; a damaged packet is skipped as long as others decode.
 
         Args:
             seek_to: Seek to the keyframe before this container time in seconds first.
+            needed: Frames to decode, by their times as `presentation_times` gives them; None for all. Of the others,
+                those that no frame refers to are skipped. The pixels of the decoded ones are the same either way.
 
         Raises:
             UnsupportedMedia: The codec is not decoded here.
@@ -106,6 +116,10 @@ class VideoDecoder:
                     container.seek(math.floor(seek_to / (stream.time_base or 1)), stream=stream)
                 for packet in container.demux(stream):
                     self._check_deadline()
+                    if needed is not None:
+                        stream.codec_context.skip_frame = (
+                            "DEFAULT" if _presentation_time(packet) in needed else "NONREF"
+                        )
                     try:
                         frames = packet.decode()
                     except av.error.FFmpegError:
@@ -133,23 +147,37 @@ class VideoDecoder:
         with self._open() as container:
             stream = _main_stream(container)
             fps = _plausible_fps(stream) or self._default_fps
-            try:
-                for packet in container.demux(stream):
-                    self._check_deadline()
-                    if packet.is_discard or not packet.size:
-                        continue
-                    count += 1
-                    ticks = packet.pts if packet.pts is not None else packet.dts
-                    if ticks is not None and packet.time_base:
-                        time = float(ticks * packet.time_base)
-                        first, last = min(first, time), max(last, time)
-            except av.error.FFmpegError:  # the packets before still count
-                pass
+            for packet in self._packets(container, stream):
+                count += 1
+                ticks = packet.pts if packet.pts is not None else packet.dts
+                if ticks is not None and packet.time_base:
+                    time = float(ticks * packet.time_base)
+                    first, last = min(first, time), max(last, time)
         if last - first > self.limits.seconds:
             self.refuse_long()
         if last <= first:
             return MediaSpan(0.0 if math.isinf(first) else first, count / fps)
         return MediaSpan(first, last - first + 1 / fps)
+
+    def presentation_times(self) -> list[float]:
+        """Read the container times of all frames in seconds, ascending, without decoding.
+
+        Returns:
+            The times; empty unless `can_skip`.
+
+        Raises:
+            UnsupportedMedia, NoVideoStream, VideoCorrupt, VideoTooLong: As `frames` does.
+        """
+        with self._open() as container:
+            stream = _main_stream(container)
+            self._start(container, stream)
+            if stream.codec_context.codec.canonical_name not in _SKIPPING_CODECS:
+                return []
+            times = [_presentation_time(packet) for packet in self._packets(container, stream)]
+        known = sorted({time for time in times if time is not None})
+        # Frames in order of decoding are no B-frames, and then nearly all encoders refer to every frame.
+        self.can_skip = len(known) == len(times) and known != times
+        return known if self.can_skip else []
 
     def refuse_long(self) -> NoReturn:
         """Raise VideoTooLong for the limits of duration and frame count."""
@@ -157,6 +185,14 @@ class VideoDecoder:
             f"The video runs longer than {self.limits.seconds:g} seconds or {self.limits.frames} frames. "
             "Send a shorter one."
         )
+
+    def _packets(self, container: InputContainer, stream: VideoStream) -> Iterator["av.Packet[VideoStream]"]:
+        """Yield the packets of the frames that a player shows, up to where the file ends, even abruptly."""
+        with suppress(av.error.FFmpegError):
+            for packet in container.demux(stream):
+                self._check_deadline()
+                if packet.size and not packet.is_discard:
+                    yield packet
 
     def _start(self, container: InputContainer, stream: VideoStream) -> tuple[int, int]:
         """Read the header and set the decoder up; return the frame size that the header gives."""
@@ -199,6 +235,10 @@ def _main_stream(container: InputContainer) -> VideoStream:
     if stream.codec_context is None or stream.codec_context.codec.canonical_name not in CODECS:
         raise UnsupportedMedia("This video's codec is not read here. Send H.264, HEVC, VP8, VP9, AV1 or MPEG-4.")
     return stream
+
+
+def _presentation_time(packet: "av.Packet[VideoStream]") -> float | None:
+    return float(packet.pts * packet.time_base) if packet.pts is not None and packet.time_base else None
 
 
 def _plausible_fps(stream: VideoStream) -> float | None:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from moodreel.errors import UnsupportedMedia, VideoCorrupt, VideoTooBig, VideoTooLong, VideoTooShort
 from moodreel.media.video import VideoReader
-from moodreel.media.video_decoder import VideoLimits
+from moodreel.media.video_decoder import VideoDecoder, VideoLimits
 from tests.support import synthetic_frames, synthetic_image, synthetic_video
 from tests.support.peak_memory import refusal_peak_kilobytes
 
@@ -190,10 +190,45 @@ def test_second_pass_by_seeking_gives_the_same_frames(start, options):
     assert all(np.array_equal(a.rgb, b.rgb) for a, b in zip(first, again, strict=True))
 
 
+B_FRAMES = [
+    ("libx264", {"bf": "3", "b-pyramid": "strict"}),
+    ("libx265", {"x265-params": "log-level=none:bframes=4:temporal-layers=1"}),
+]
+
+
+@pytest.mark.parametrize(("codec", "options"), B_FRAMES, ids=["H.264", "HEVC"])
+@pytest.mark.parametrize("selection", [{"min_interval": 0.2}, {"min_interval": 0.36}, {"start": 1.0, "stop": 1.4}])
+def test_frames_that_are_not_requested_are_skipped_and_the_others_do_not_change(codec, options, selection, monkeypatch):
+    data = synthetic_video.encode_video(synthetic_frames.face_frames(75, 160, 120), codec=codec, options=options)
+    reader = VideoReader(data)
+    decoded = []
+    decode = VideoDecoder.frames
+    with monkeypatch.context() as context:
+        context.setattr(
+            VideoDecoder, "frames", lambda *args, **more: (decoded.append(f.time) or f for f in decode(*args, **more))
+        )
+        sparing = list(reader.frames(**selection))
+    assert len(decoded) < (0.75 * 75 if "min_interval" in selection else 30)
+    monkeypatch.setattr(VideoDecoder, "presentation_times", lambda _decoder: [])
+    every = VideoReader(data)
+    plain = list(every.frames(**selection))
+    assert [frame.time for frame in sparing] == [frame.time for frame in plain]
+    assert all(np.array_equal(a.rgb, b.rgb) for a, b in zip(sparing, plain, strict=True))
+    assert (reader.duration, reader.frame_count) == (pytest.approx(every.duration), every.frame_count)
+
+
+@pytest.mark.parametrize("codec", ["libx264", "libx265"])
+def test_frame_limit_counts_skipped_frames(codec):
+    data = synthetic_video.encode_video(synthetic_frames.counter_frames(60), codec=codec)
+    with pytest.raises(VideoTooLong):
+        list(VideoReader(data, VideoLimits(frames=59)).frames(min_interval=0.4))
+    assert len(list(VideoReader(data, VideoLimits(frames=60)).frames(min_interval=0.4))) == 6
+
+
 @pytest.mark.parametrize("rotation", [None, 90])
 @pytest.mark.parametrize("color", [{}, {"color_trc": 18, "color_primaries": 9, "colorspace": 9}], ids=["SDR", "HDR"])
 def test_cached_frames_equal_decoded_ones(monkeypatch, rotation, color):
-    options = {"codec": "libx265", "pix_fmt": "yuv420p10le", "options": {"x265-params": "log-level=none"}}
+    options = {"codec": "libx265", "pix_fmt": "yuv420p10le", "options": {"x265-params": "log-level=none:bframes=0"}}
     data = synthetic_video.encode_video(synthetic_frames.face_frames(30), rotation=rotation, color=color, **options)
     reader, cached_reader = VideoReader(data), VideoReader(data, cache_side=160)
     for each in (reader, cached_reader):
@@ -210,7 +245,8 @@ def test_cached_frames_equal_decoded_ones(monkeypatch, rotation, color):
 
 def test_frames_beyond_the_cache_size_are_decoded_again(monkeypatch):
     monkeypatch.setattr("moodreel.media.video.CACHE_BYTES", 20_000)
-    reader = VideoReader(synthetic_video.encode_video(synthetic_frames.counter_frames(30)), cache_side=64)
+    data = synthetic_video.encode_video(synthetic_frames.counter_frames(30), options={"bf": "0"})
+    reader = VideoReader(data, cache_side=64)
     assert len(list(reader.frames())) == 30
     assert reader._cache is None
     assert [synthetic_frames.read_counter(frame.rgb) for frame in reader.frames(start=0.4, stop=0.48, max_side=64)] == [
