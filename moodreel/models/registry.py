@@ -2,7 +2,9 @@
 
 import logging
 import threading
+from collections import OrderedDict
 from collections.abc import Mapping
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
@@ -19,6 +21,8 @@ from moodreel.models.quantization import dequantize
 
 logger = logging.getLogger(__name__)
 
+MAX_CHOSEN_MODELS = 3
+"""Models beside the default that stay loaded; another one replaces the one that was least recently used."""
 CARD_FILE = "model.json"
 WEIGHTS_FILE = "weights.safetensors"
 
@@ -64,15 +68,17 @@ class ModelRegistry(Generic[Model]):
         self._kind = kind
         self._loader = loader
         self._device = device
+        # Guards `_models`. It is not held while a model is loaded, so that callers of other models do not wait.
         self._lock = threading.Lock()
-        self._loaded: dict[str, Model] = {}
+        self._models: OrderedDict[str, Future[Model]] = OrderedDict()  # the least recently used first
+        self._registered: dict[str, Model] = {}
 
     def names(self) -> list[str]:
         """Return the names that `get` knows, sorted."""
         weights = [path for name in (WEIGHTS_FILE, HF_WEIGHTS_FILE) for path in self._root.glob(f"*/{name}")]
         cards = [path.with_name(CARD_FILE) for path in weights]
         shipped = {card.parent.name for card in cards if card.is_file() and read_kind(card) == self._kind}
-        return sorted(shipped | self._loaded.keys())
+        return sorted(shipped | self._registered.keys())
 
     def get(self, name: str | None = None) -> Model:
         """Return a model, loaded; the default one for None.
@@ -82,10 +88,15 @@ class ModelRegistry(Generic[Model]):
             ModelInvalid: The model cannot be loaded.
         """
         name = name or self.default
+        if name in self._registered:
+            return self._registered[name]
         with self._lock:
-            if name not in self._loaded:
-                self._loaded[name] = self._loader(self._folder(name), device=self._device)
-            return self._loaded[name]
+            is_first = name not in self._models
+            future = self._models.setdefault(name, Future())
+            self._models.move_to_end(name)
+        if is_first:
+            self._load(name, future)
+        return future.result()
 
     def card(self, name: str) -> ModelCard:
         """Read a model's card without loading the model.
@@ -94,10 +105,24 @@ class ModelRegistry(Generic[Model]):
             ModelNotFound: There is no model of this name.
             ModelInvalid: The card is not valid.
         """
+        if name in self._registered:
+            return self._registered[name].info.card
+        return read_card(self._folder(name) / CARD_FILE)
+
+    def loaded(self) -> list[str]:
+        """Return the names of the models in memory, sorted."""
         with self._lock:
-            if name in self._loaded:
-                return self._loaded[name].info.card
-            return read_card(self._folder(name) / CARD_FILE)
+            return sorted(self._registered.keys() | self._models.keys())
+
+    def verify_default(self) -> None:
+        """Compare the default model's files with its card, without loading it.
+
+        Raises:
+            ModelNotFound: The store lacks it.
+            ModelInvalid: The card or the weights are not those of the release.
+        """
+        if self.default not in self._registered:
+            verified_sha256(find_weights(self._folder(self.default)), self.card(self.default))
 
     def register(self, path: Path) -> str:
         """Load a model from anywhere, make it the default and return its name.
@@ -114,12 +139,12 @@ class ModelRegistry(Generic[Model]):
         with self._lock:
             if name in self.names() and path.resolve() != (self._root / name).resolve():
                 raise ModelInvalid(f"The store already has a model {name!r}; rename this one in its model.json.")
-            self._loaded[name] = model
+            self._registered[name] = model
             self.default = name
         return name
 
     def set_default_from_path(self, path: Path | None, *, setting: str, fallback: bool) -> None:
-        """Register a model from elsewhere as the default, and load the default.
+        """Register a model from elsewhere as the default.
 
         Args:
             path: The model; None keeps the default.
@@ -128,18 +153,30 @@ class ModelRegistry(Generic[Model]):
 
         Raises:
             ModelInvalid: The model cannot be loaded.
-            ModelNotFound: The store lacks its default model.
         """
-        if path is not None:
-            try:
-                self.register(path)
-            except ModelInvalid:
-                if not fallback:
-                    raise
-                logger.exception(
-                    "%s cannot be loaded; using %s instead, because MODEL_FALLBACK=1", setting, self.default
-                )
-        self.get()
+        if path is None:
+            return
+        try:
+            self.register(path)
+        except ModelInvalid:
+            if not fallback:
+                raise
+            logger.exception("%s cannot be loaded; using %s instead, because MODEL_FALLBACK=1", setting, self.default)
+
+    def _load(self, name: str, future: Future[Model]) -> None:
+        """Load a model for all who wait for `future`, and forget the least recently used one if there are too many."""
+        try:
+            model = self._loader(self._folder(name), device=self._device)
+        except BaseException as error:
+            with self._lock:
+                del self._models[name]
+            future.set_exception(error)
+            return
+        future.set_result(model)
+        with self._lock:
+            chosen = [each for each, done in self._models.items() if each != self.default and done.done()]
+            for each in chosen[:-MAX_CHOSEN_MODELS]:
+                del self._models[each]
 
     def _folder(self, name: str) -> Path:
         if name not in self.names():

@@ -137,7 +137,9 @@ class AudioVisualPipeline:
         use_gpu: str = "auto",
         limits: VideoLimits | None = None,
     ) -> "AudioVisualPipeline":
-        """Load the default model if there is one. Without one, `predict` raises `ModelMissing`.
+        """Load the checkpoint if there is one, or else find the store's default; `predict` loads it on first use.
+
+        Without either, `predict` raises `ModelMissing`.
 
         Args:
             store_root: folder of the model store.
@@ -150,7 +152,7 @@ class AudioVisualPipeline:
             limits: see `__init__`.
 
         Raises:
-            ModelInvalid: a model cannot be loaded.
+            ModelInvalid: a model cannot be loaded, or the files of the default one are not those of the release.
         """
         models = audiovisual_model_registry(store_root, device=resolve_device(use_gpu))
         if mock:
@@ -159,6 +161,7 @@ class AudioVisualPipeline:
         operator_model = None
         try:
             models.set_default_from_path(checkpoint, setting="CHECKPOINT_PATH", fallback=model_fallback)
+            models.verify_default()
             operator_model = models.default if checkpoint else None
         except ModelNotFound as error:
             logger.warning("%s Until CHECKPOINT_PATH names one, /api/predict/multimodal answers model_missing.", error)

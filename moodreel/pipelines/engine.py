@@ -100,6 +100,7 @@ class Engine:
         """
         models = face_model_registry(store_root, device=resolve_device(use_gpu), prior=prior)
         models.set_default_from_path(model_path, setting="MODEL_PATH", fallback=model_fallback)
+        models.get()
         facial_actions = FacialActionExplainer.load(store_root / "movements")
         landmarker = FaceLandmarker(store_root / "face_landmarker" / "face_landmarker.task", use_fallbacks=True)
         return cls(landmarker, models, facial_actions, slots=slots, wait_seconds=wait_seconds)

@@ -129,7 +129,9 @@ class TextPipeline:
         max_characters: int = MAX_CHARACTERS,
         wait_seconds: float = 20.0,
     ) -> "TextPipeline":
-        """Load the default text model of a model store, and the language identifier.
+        """Load the language identifier, and the text model outside the store if there is one.
+
+        A model of the store is loaded when a text first needs it: many services get none.
 
         Args:
             store_root: folder of the model store.
@@ -140,10 +142,12 @@ class TextPipeline:
             wait_seconds: see `__init__`.
 
         Raises:
-            ModelInvalid: a model cannot be loaded.
+            ModelInvalid: a model cannot be loaded, or the files of the default one are not those of the release.
+            ModelNotFound: the store lacks its default model.
         """
         models = text_model_registry(store_root, device=resolve_device(use_gpu))
         models.set_default_from_path(model_path, setting="TEXT_MODEL_PATH", fallback=model_fallback)
+        models.verify_default()
         languages = LanguageIdentifier(store_root / "lid.176")
         return cls(models, languages, max_characters=max_characters, wait_seconds=wait_seconds)
 

@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import sys
+import threading
 import types
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,7 +20,7 @@ from moodreel.errors import ModelInvalid, ModelNotFound, MoodreelError
 from moodreel.faces.features import CropKind, FaceFeatures, extract_features
 from moodreel.faces.landmarker import FaceLandmarker
 from moodreel.models import download, face_registry, predictor
-from moodreel.models.face_registry import face_model_registry, load_face_model
+from moodreel.models.face_registry import WEIGHTS_FILE, face_model_registry, load_face_model
 from moodreel.models.model_card import emotimesh_card, read_card
 from moodreel.models.networks.compact_emotimesh import CompactEmotiMeshNet
 from moodreel.models.networks.emotimesh import EmotiMeshNet
@@ -511,6 +512,69 @@ def test_model_is_loaded_once_under_concurrency(tmp_path, monkeypatch):
     with ThreadPoolExecutor(8) as pool:
         loaded = set(pool.map(lambda _: models.get(), range(16)))
     assert len(loads) == len(loaded) == 1
+
+
+def test_loading_a_model_makes_no_caller_of_another_one_wait(tmp_path, monkeypatch):
+    for name in ("warm", "cold"):
+        save(tmp_path / name, random_network(CompactEmotiMeshNet, SMALL))
+    started, go_on = threading.Event(), threading.Event()
+
+    def load(path, **options):
+        if path.name == "cold":
+            started.set()
+            assert go_on.wait(60)
+        return load_face_model(path, **options)
+
+    monkeypatch.setattr(face_registry, "load_face_model", load)
+    models = face_model_registry(tmp_path, default="warm")
+    warm = models.get()
+    with ThreadPoolExecutor(2) as pool:
+        cold = pool.submit(models.get, "cold")
+        assert started.wait(60)
+        try:
+            assert pool.submit(models.get).result(60) is warm
+            assert not cold.done()
+        finally:
+            go_on.set()
+        assert cold.result(60).info.name == "cold"
+
+
+def test_the_least_recently_used_model_is_dropped_but_never_the_default(tmp_path):
+    names = ["default", *"abcd"]
+    for name in names:
+        save(tmp_path / name, random_network(CompactEmotiMeshNet, SMALL))
+    models = face_model_registry(tmp_path, default="default")
+    first = [models.get(name) for name in ("default", "a", "b", "c")][1]
+    assert models.get("a") is first
+    models.get("d")
+    assert models.loaded() == ["a", "c", "d", "default"]
+    assert models.get("a") is first
+    assert models.names() == sorted(names)
+
+
+def test_a_model_that_failed_to_load_is_tried_again(tmp_path):
+    folder = save(tmp_path / "one", random_network(CompactEmotiMeshNet, SMALL))
+    weights = (folder / WEIGHTS_FILE).read_bytes()
+    models = face_model_registry(tmp_path, default="one")
+    (folder / WEIGHTS_FILE).write_bytes(weights[:100])
+    with pytest.raises(ModelInvalid):
+        models.get()
+    assert models.loaded() == []
+    (folder / WEIGHTS_FILE).write_bytes(weights)
+    assert models.get().info.name == "one"
+
+
+def test_the_default_is_verified_without_being_loaded(tmp_path):
+    network = random_network(CompactEmotiMeshNet, SMALL)
+    save(tmp_path / "one", network)
+    save(tmp_path / "broken", network, sha256="0" * 64)
+    models = face_model_registry(tmp_path, default="one")
+    models.verify_default()
+    assert models.loaded() == []
+    with pytest.raises(ModelInvalid, match="SHA-256"):
+        face_model_registry(tmp_path, default="broken").verify_default()
+    with pytest.raises(ModelNotFound):
+        face_model_registry(tmp_path, default="none").verify_default()
 
 
 def test_unknown_model_error_lists_the_known_ones(tmp_path):

@@ -149,7 +149,7 @@ def test_a_refused_model_is_not_loaded(store, engine, talking):
     pipeline = AudioVisualPipeline.load(store, engine)
     with pytest.raises(NonCommercialModel):
         pipeline.predict(talking, model="audio-visual")
-    assert "audio-visual" not in pipeline.models._loaded
+    assert "audio-visual" not in pipeline.models.loaded()
 
 
 def test_noncommercial_weights_that_the_operator_names_are_the_default(store, engine, talking, caplog):
