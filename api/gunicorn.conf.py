@@ -1,9 +1,9 @@
 # ruff: noqa: N999 - Gunicorn's usual name
 """Configure Gunicorn: `gunicorn -c api/gunicorn.conf.py`, in the folder that holds `.env`.
 
-One worker process per core, each with its own models. It loads them after the fork, because torch and MediaPipe do not
-work in a forked process. A worker has many threads, because a request mostly waits: for its body, for a slot, for the
-client to read.
+One worker process per core, each with its own models. It loads them after the fork, because threads of torch and
+MediaPipe do not survive one; the libraries are imported before it. A worker has many threads, because a request mostly
+waits: for its body, for a slot, for the client to read.
 """
 
 import ctypes
@@ -21,9 +21,12 @@ from typing import TYPE_CHECKING, NoReturn
 # prometheus_client reads this when it is first imported, which the imports below do.
 if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="moodreel-metrics-")
+# The cores are shared by the workers; and a process without further threads can be forked safely.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from api.limits import threads_for
 from api.model_download import download_model
+from api.preload import import_libraries
 from api.settings import Settings, SettingsError
 from moodreel.errors import MoodreelError
 
@@ -82,11 +85,14 @@ worker_tmp_dir = "/dev/shm" if Path("/dev/shm").is_dir() else None
 
 
 def on_starting(_server: object) -> None:
-    """Download the model that MODEL_DOWNLOAD_ID names, once and not in every worker."""
+    """Import the libraries, and download the model that MODEL_DOWNLOAD_ID names, once and not in every worker."""
+    # On macOS, forked processes may not use the system's frameworks that the libraries have initialized.
+    if sys.platform == "linux":
+        import_libraries()
     if not settings.model_download_id:
         return
     try:
-        # In a separate process: verifying the download imports torch, which the workers must do after their fork.
+        # In a separate process: verifying the download runs torch, which the workers must do after their fork.
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as one:
             checkpoint = one.submit(download_model, settings).result()
     except MoodreelError as error:
@@ -102,7 +108,7 @@ def post_worker_init(worker: "ThreadWorker") -> None:
     # request to a thread under that lock. The worker would hang until it is killed. SIGTERM's handler takes none.
     for number in (signal.SIGINT, signal.SIGQUIT):
         signal.signal(number, worker.handle_exit)
-    # Imported here because it loads torch, which does not work in a forked process.
+    # Imported here: a reload reads the service's own code again.
     from api.services import services
 
     services(worker.wsgi).shutdown_hooks.start_watcher(worker)

@@ -1,4 +1,4 @@
-"""Download the model that MODEL_DOWNLOAD_ID names. Gunicorn's master imports this, and must not load torch."""
+"""Download the model that MODEL_DOWNLOAD_ID names. Gunicorn's master imports this."""
 
 import logging
 from pathlib import Path
@@ -17,7 +17,7 @@ def download_model(settings: Settings) -> Path | None:
     """
     if not settings.model_download_id or settings.model_path:
         return None
-    # Imported here because it loads torch, which does not work in the forked workers of Gunicorn.
+    # Imported here: Gunicorn's master imports this module for its settings alone, before it sets the libraries up.
     from moodreel.models.download import download_checkpoint
 
     try:

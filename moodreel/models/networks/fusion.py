@@ -188,4 +188,4 @@ def _mlp(inputs: int, hidden: int, outputs: int, dropout: float) -> nn.Sequentia
 
 
 def _missing_token(width: int) -> nn.Parameter:
-    return nn.Parameter(torch.randn(width) * 0.02)
+    return nn.Parameter(nn.init.normal_(torch.empty(width), std=0.02))

@@ -65,8 +65,8 @@ class ViTNet(MultiHeadFaceNet):
             *(_Halve(channels_in, channels_out) for channels_in, channels_out in pairwise(channels))
         )
         self.patches = nn.Conv2d(channels[-1], width, patch, patch)
-        self.token = nn.Parameter(torch.randn(width) * 0.02) if token else None
-        self.place = nn.Parameter(torch.randn(grid**2 + token, width) * 0.02)
+        self.token = nn.Parameter(nn.init.normal_(torch.empty(width), std=0.02)) if token else None
+        self.place = nn.Parameter(nn.init.normal_(torch.empty(grid**2 + token, width), std=0.02))
         self.layers = nn.Sequential(
             *(
                 nn.TransformerEncoderLayer(

@@ -1,0 +1,60 @@
+"""Import the libraries of the service before its workers are forked: they share the memory, and start sooner.
+
+Only libraries, and only their import: what starts threads, such as loading a model, comes after the fork. A reload
+reads the service's own code again.
+"""
+
+import gc
+import importlib
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+
+LIBRARIES = (
+    "torch",
+    "mediapipe",
+    "cv2",
+    "av",
+    "PIL.Image",
+    "pillow_heif",
+    "tokenizers",
+    "emoji",
+    "sqlite_utils",
+    "flask_smorest",
+    "flask_socketio",
+    "jwt",
+)
+"""The slowest and largest imports of `api.wsgi`."""
+
+
+def import_libraries() -> None:
+    """Import `LIBRARIES`."""
+    with _replaced({"pandas": None, **_matplotlib()}):
+        for name in LIBRARIES:
+            importlib.import_module(name)
+    # The collector writes into every object that it visits, which would copy the shared memory into each worker.
+    gc.collect()
+    gc.freeze()
+
+
+def _matplotlib() -> dict[str, ModuleType]:
+    """Return empty modules for the plots that MediaPipe can draw. With matplotlib an import takes 24 MB and 0.3 s more."""
+    package, pyplot = ModuleType("matplotlib"), ModuleType("matplotlib.pyplot")
+    package.pyplot = pyplot  # type: ignore[attr-defined]
+    return {"matplotlib": package, "matplotlib.pyplot": pyplot}
+
+
+@contextmanager
+def _replaced(modules: dict[str, ModuleType | None]) -> Iterator[None]:
+    """Replace modules that are not imported yet during a `with` block. The import of one that is None fails in it.
+
+    sqlite-utils imports pandas, 30 MB, wherever it is installed; it works without.
+    """
+    replaced = {name: module for name, module in modules.items() if name not in sys.modules}
+    sys.modules.update(replaced)  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        for name in replaced:
+            del sys.modules[name]
