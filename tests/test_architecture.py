@@ -63,6 +63,26 @@ def test_serving_imports_neither_training_nor_optional_libraries():
     }
 
 
+def test_libraries_imported_before_the_fork_start_no_thread_and_run_no_own_code():
+    code = "import os; os.environ['OPENBLAS_NUM_THREADS'] = '1'; from api.preload import import_libraries"
+    count_threads = "assert [*os.listdir('/proc/self/task')] == [str(os.getpid())]"
+    modules = loaded_modules(f"{code}; import_libraries(); {count_threads}")
+    assert {"torch", "mediapipe", "sqlite_utils"} <= modules
+    assert not {name.partition(".")[0] for name in modules} & {"moodreel", "matplotlib", "pandas"}
+
+
+def test_loading_models_imports_no_compiler():
+    loads = [
+        "from pathlib import Path",
+        "from moodreel.models import audiovisual_registry, face_registry, text_registry",
+        "store = Path('model_store')",
+        "kinds = [face_registry.face_model_registry, audiovisual_registry.audiovisual_model_registry]",
+        "models = [kind(store) for kind in [*kinds, text_registry.text_model_registry]]",
+        "[registry.get(name) for registry in models for name in registry.names()]",
+    ]
+    assert not loaded_modules("; ".join(loads)) & {"sympy", "torch._dynamo"}
+
+
 @pytest.mark.parametrize("module", ["api.settings", "moodreel.storage.call_log", "moodreel.__main__"])
 def test_light_modules_import_no_heavy_library(module):
     assert not loaded_modules(f"import {module}") & {"torch", "mediapipe", "cv2", "flask"}
