@@ -1,17 +1,19 @@
 """Classify the emotion of every face in an image.
 
 Stages: `media.image` decodes it; `faces.tiled_detection` finds the faces, small ones too, in the worker threads;
-`faces.portrait` drops those of animals and things;
-`models` classifies all faces of all images of a call in one batch; `faces.quality` assesses whether an answer can be
-relied on. The images of a batch are decoded one after the other, and only the features of their faces are kept: a batch
-takes no more memory than its largest image.
+`faces.portrait` drops those of animals and things; `models` classifies all faces of all images of a call in one batch;
+`faces.quality` assesses whether an answer can be relied on. An image that shows people only when it is turned by 90 or
+180 degrees is read so. The images of a batch are decoded one after the other, and only the features of their faces are
+kept: a batch takes no more memory than its largest image.
 """
 
 import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
+import cv2
 import numpy as np
 
 from moodreel.emotions import FIVE
@@ -25,9 +27,10 @@ from moodreel.faces.quality import FaceQuality, assess_quality, is_clear
 from moodreel.faces.tiled_detection import detect_tiled
 from moodreel.media import image
 from moodreel.media.image import DecodedImage, ImageLimits
+from moodreel.media.scaling import fit_within
 from moodreel.models.predictor import FacePredictor, ModelInfo, label_probabilities
-from moodreel.pipelines.engine import Engine
-from moodreel.pipelines.geometry import PixelBox, to_pixel_box
+from moodreel.pipelines.engine import DETECTION_SIDE, Engine
+from moodreel.pipelines.geometry import PixelBox, to_pixel_box, turn_box
 from moodreel.pipelines.timing import elapsed_ms
 
 logger = logging.getLogger(__name__)
@@ -36,6 +39,11 @@ DEFAULT_MODEL = "face-expression"
 """Answers for images if the default of the store has only the five labels of videos."""
 BATCH_SECONDS = 15.0
 """Time after which no further image of a batch is started. Less than other callers wait for a slot."""
+
+QUARTER_TURNS = 0, 2, 1, 3
+"""Quarter turns, counter-clockwise, of the image, in which people are searched for until one is upright."""
+MAX_UPRIGHT_ROLL = 45.0
+"""Degrees to either side. Landmarks of faces that lie are less exact."""
 
 
 @dataclass(frozen=True)
@@ -117,13 +125,16 @@ class ImageBatchResult:
     timings: dict[str, float]
 
 
+_Person = tuple[PixelBox, FaceObservation]
+
+
 @dataclass(frozen=True, eq=False)
 class _ExtractedImage:
     """The faces of one image before classification. `decoded` is kept only to be drawn on."""
 
     width: int
     height: int
-    faces: tuple[tuple[PixelBox, FaceObservation], ...]
+    faces: tuple[_Person, ...]
     decoded: DecodedImage | None
     copy: bytes | None
     timings: dict[str, float]
@@ -225,17 +236,7 @@ class ImagePipeline:
         start = time.perf_counter()
         decoded = image.decode_image(data, self._limits)
         decode_ms, start = elapsed_ms(start), time.perf_counter()
-
-        def observe(face: Face) -> tuple[PixelBox, FaceObservation] | None:
-            box = to_pixel_box(face.box, decoded.width, decoded.height)
-            observation = observe_face(decoded.rgb, face, crop_kind)
-            clear = is_clear([observation], [max(box[2:])])
-            person = is_person(self._engine.landmarker, [crop_portrait(decoded.rgb, face)], clear=clear)
-            return (box, observation) if person else None
-
-        pool_map = self._engine.executor.map
-        detected = pool_map(observe, detect_tiled(self._engine.landmarker, decoded.rgb, map_fn=pool_map))
-        faces = tuple(face for face in detected if face)
+        faces = self._find_people(decoded, crop_kind)
         stored = image.encode_jpeg(decoded.rgb) if copy else None
         return _ExtractedImage(
             width=decoded.width,
@@ -245,6 +246,40 @@ class ImagePipeline:
             copy=stored,
             timings={"decode": decode_ms, "faces": elapsed_ms(start)},
         )
+
+    def _find_people(self, decoded: DecodedImage, crop_kind: CropKind) -> tuple[_Person, ...]:
+        """Find the people in an image. If none is upright, search it turned where a glance shows one."""
+        lying: tuple[_Person, ...] = ()
+        for turns in QUARTER_TURNS:
+            if turns and not self._glance(decoded, turns):
+                continue
+            rgb = np.ascontiguousarray(np.rot90(decoded.rgb, turns))
+            observe = partial(self._observe_person, rgb, decoded, turns, crop_kind)
+            pool_map = self._engine.executor.map
+            found = pool_map(observe, detect_tiled(self._engine.landmarker, rgb, map_fn=pool_map))
+            people = tuple(person for person in found if person)
+            if any(abs(observation.features.pose[2]) <= MAX_UPRIGHT_ROLL for _, observation in people):
+                return people
+            lying = lying or people
+        return lying
+
+    def _glance(self, decoded: DecodedImage, turns: int) -> bool:
+        """Check whether a small copy of the image, turned, shows a person. The search costs several times as much."""
+        size = fit_within(decoded.rgb.shape[1::-1], DETECTION_SIDE)
+        small = cv2.resize(decoded.rgb, size, interpolation=cv2.INTER_AREA)
+        rgb = np.ascontiguousarray(np.rot90(small, turns))
+        observe = partial(self._observe_person, rgb, decoded, turns, CropKind.GRAY)
+        return any(map(observe, self._engine.landmarker.detect(rgb)))
+
+    def _observe_person(
+        self, rgb: np.ndarray, decoded: DecodedImage, turns: int, crop_kind: CropKind, face: Face
+    ) -> _Person | None:
+        """Return the box in the image and the observation of a face in the image turned; None if it is no person's."""
+        box = to_pixel_box(turn_box(face.box, turns), decoded.width, decoded.height)
+        observation = observe_face(rgb, face, crop_kind)
+        clear = is_clear([observation], [max(box[2:])])
+        person = is_person(self._engine.landmarker, [crop_portrait(rgb, face)], clear=clear)
+        return (box, observation) if person else None
 
 
 def _classify(images: Sequence[_ExtractedImage], predictor: FacePredictor) -> tuple[list[ImageResult], float]:

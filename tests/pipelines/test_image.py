@@ -15,6 +15,7 @@ from moodreel.emotions import FIVE, SEVEN
 from moodreel.errors import ImageCorrupt, ImageTooBig, ModelNotFound, NoFace, Overloaded, UnsupportedMedia
 from moodreel.media import image
 from moodreel.pipelines.engine import Engine
+from moodreel.pipelines.geometry import turn_box
 from moodreel.pipelines.image import ImageBatchResult, ImagePipeline, ImageResult
 from moodreel.pipelines.image_or_video import ImageOrVideoPipeline
 from moodreel.pipelines.video import VideoPipeline
@@ -135,6 +136,23 @@ def test_an_image_without_a_face_has_an_empty_result(pipeline):
 
 def test_a_drawn_face_is_none(pipeline):
     assert pipeline.predict(synthetic_image.encode_image(synthetic_frames.cartoon())).faces == ()
+
+
+@pytest.mark.parametrize("turns", [1, 2, 3])
+def test_a_turned_image_gives_the_answer_of_the_upright_one_and_the_boxes_of_its_own_pixels(pipeline, turns):
+    photo, _ = synthetic_frames.group_photo(960, 720, 3, 140)
+    upright, turned = (
+        pipeline.predict(synthetic_image.encode_image(np.ascontiguousarray(np.rot90(photo, k)), quality=95))
+        for k in (0, turns)
+    )
+    assert [face.emotion for face in turned.faces] == [face.emotion for face in upright.faces] == ["happy"] * 3
+    boxes = [
+        turn_box((x / w, y / h, bw / w, bh / h), turns)
+        for (x, y, bw, bh), w, h in ((face.box, turned.width, turned.height) for face in turned.faces)
+    ]
+    expected = [(x / 960, y / 720, w / 960, h / 720) for x, y, w, h in (face.box for face in upright.faces)]
+    for box, other in zip(sorted(boxes), sorted(expected), strict=True):
+        assert box == pytest.approx(other, abs=0.02)
 
 
 def test_a_small_face_is_uncertain(pipeline):
