@@ -4,7 +4,7 @@ from typing import Unpack
 
 from flask import Flask
 
-from api import errors, history_recorder, metrics, openapi, services
+from api import errors, history_recorder, maintenance, metrics, openapi, services
 from api.bootstrap import ReadyPipelines, build_services
 from api.middleware import access_log, cors, request_body, security_headers
 from api.routes import (
@@ -59,6 +59,9 @@ def create_app(settings: Settings | None = None, **ready: Unpack[ReadyPipelines]
     services.init_app(app, build_services(settings, **ready))
     for extension in (access_log, metrics, cors, security_headers, request_body, errors, history_recorder):
         extension.init_app(app)
+
+    if cache := services.services(app).analysis_cache:
+        maintenance.run_hourly(app, lambda _: cache.prune())
 
     api = openapi.init_app(app)
     for module in _DOCUMENTED:

@@ -4,6 +4,7 @@ from typing import TypedDict, Unpack
 
 import torch
 
+from api.analysis_cache import SharedAnalysisCache
 from api.auth.token_verifiers import TokenVerifier
 from api.limits import ConcurrencyLimiter, ConnectionLimiter
 from api.model_download import download_model
@@ -14,6 +15,7 @@ from api.websocket.broadcaster import ConnectionBroadcaster
 from moodreel.live.scheduler import FrameScheduler
 from moodreel.media.image import ImageLimits
 from moodreel.media.video_decoder import VideoLimits
+from moodreel.pipelines.analysis_cache import AnalysisCache
 from moodreel.pipelines.audiovisual import AudioVisualPipeline
 from moodreel.pipelines.engine import Engine
 from moodreel.pipelines.image import ImagePipeline
@@ -47,8 +49,9 @@ def build_services(settings: Settings, **ready: Unpack[ReadyPipelines]) -> Servi
     # The cheap parts come first: a bad setting is reported before seconds of loading.
     token_verifier = TokenVerifier.from_settings(settings)
     call_log, history = CallLog(settings.log_path), open_history(settings)
+    analysis_cache = open_analysis_cache(settings)
     engine = ready.get("engine") or load_engine(settings)
-    video_pipeline = ready.get("video_pipeline") or load_video_pipeline(settings, engine)
+    video_pipeline = ready.get("video_pipeline") or load_video_pipeline(settings, engine, analysis_cache)
     image_pipeline = ready.get("image_pipeline") or load_image_pipeline(settings, engine)
     return Services(
         settings=settings,
@@ -67,6 +70,7 @@ def build_services(settings: Settings, **ready: Unpack[ReadyPipelines]) -> Servi
         shutdown_hooks=ShutdownHooks(),
         connections=ConnectionBroadcaster(open_presence(settings)),
         history=history,
+        analysis_cache=analysis_cache,
     )
 
 
@@ -76,6 +80,13 @@ def open_history(settings: Settings) -> History | None:
         return None
     storage = ObjectStorage(settings.media_storage) if settings.media_storage else None
     return History(settings.history_path, storage)
+
+
+def open_analysis_cache(settings: Settings) -> SharedAnalysisCache | None:
+    """Open the cache of analyses; None if it is off, or no file is named. Raises MoodreelError."""
+    if not settings.analysis_cache_seconds or not settings.analysis_cache_path:
+        return None
+    return SharedAnalysisCache(settings.analysis_cache_path, settings)
 
 
 def open_presence(settings: Settings) -> Presence:
@@ -106,9 +117,9 @@ def load_engine(settings: Settings) -> Engine:
     )
 
 
-def load_video_pipeline(settings: Settings, engine: Engine) -> VideoPipeline:
+def load_video_pipeline(settings: Settings, engine: Engine, cache: AnalysisCache | None = None) -> VideoPipeline:
     """Create the video pipeline."""
-    return VideoPipeline(engine, limits=video_limits(settings), sample_rate=settings.analysis_fps)
+    return VideoPipeline(engine, limits=video_limits(settings), sample_rate=settings.analysis_fps, cache=cache)
 
 
 def load_image_pipeline(settings: Settings, engine: Engine) -> ImagePipeline:

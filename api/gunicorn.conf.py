@@ -33,6 +33,9 @@ from moodreel.errors import MoodreelError
 if TYPE_CHECKING:
     from gunicorn.workers.gthread import ThreadWorker
 
+# Deleted when the service stops.
+_folders = [os.environ["PROMETHEUS_MULTIPROC_DIR"]]
+
 # glibc gives every thread an arena that hardly shrinks, and puts ever larger blocks into it. With two arenas, and large
 # blocks (such as an image) returned to the system when they are freed, the peak of a worker is some 100 MB lower.
 # Smaller blocks (such as a frame to encode) stay: with glibc's 128 kB at the top of an arena, each takes new pages.
@@ -51,18 +54,26 @@ if 0 <= _soft < _FILES:
 
 def _stop(error: Exception) -> NoReturn:
     print(f"moodreel cannot start: {error}", file=sys.stderr, flush=True)
-    _delete_metrics()
+    _delete_folders()
     sys.exit(1)
 
 
-def _delete_metrics() -> None:
-    shutil.rmtree(os.environ["PROMETHEUS_MULTIPROC_DIR"], ignore_errors=True)
+def _delete_folders() -> None:
+    for folder in _folders:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 try:
     settings = Settings.from_environment()
 except SettingsError as error:
     _stop(error)
+
+# In memory nothing waits for a disk, and nothing is left on one.
+_memory = "/dev/shm" if Path("/dev/shm").is_dir() else None
+# The workers share the cache of analyses. It ends with them, unless ANALYSIS_CACHE_PATH names a file.
+if settings.analysis_cache_seconds and not settings.analysis_cache_path:
+    _folders.append(tempfile.mkdtemp(prefix="moodreel-analyses-", dir=_memory))
+    os.environ["ANALYSIS_CACHE_PATH"] = f"{_folders[-1]}/analyses.db"
 
 wsgi_app = "api.wsgi:app"
 bind = f"[{settings.host}]:{settings.port}" if ":" in settings.host else f"{settings.host}:{settings.port}"
@@ -80,8 +91,7 @@ keepalive = 15
 reload = settings.debug
 loglevel = "debug" if settings.debug else settings.log_level.lower()
 control_socket_disable = True
-# The heartbeat is a file; in memory it does not wait for a disk.
-worker_tmp_dir = "/dev/shm" if Path("/dev/shm").is_dir() else None
+worker_tmp_dir = _memory  # for the heartbeat
 
 
 def on_starting(_server: object) -> None:
@@ -122,5 +132,5 @@ def child_exit(_server: object, worker: "ThreadWorker") -> None:
 
 
 def on_exit(_server: object) -> None:
-    """Delete the directory of the metrics."""
-    _delete_metrics()
+    """Delete the folders of the metrics and of the cache."""
+    _delete_folders()

@@ -21,6 +21,7 @@ LATENCY = Histogram(
 STAGES = Histogram("moodreel_stage_seconds", "Seconds per stage of an analysis", ["stage"], buckets=_BUCKETS)
 IN_FLIGHT = Gauge("moodreel_requests_in_flight", "Requests in flight", multiprocess_mode="livesum")
 PREDICTIONS = Counter("moodreel_predictions", "Predictions by emotion", ["emotion"])
+ANALYSIS_CACHE = Counter("moodreel_analysis_cache", "Look-ups in the cache of analyses: hit, miss, failed", ["outcome"])
 HISTORY_ENTRIES = Counter("moodreel_history_entries", "Entries written into histories", ["kind"])
 HISTORY_FAILURES = Counter(
     "moodreel_history_failures", "Failures to write or delete history entries and their media", ["part"]
@@ -53,6 +54,8 @@ def observe_analysis(emotion: str | None, timings: Mapping[str, float]) -> None:
         timings: Milliseconds by stage.
     """
     for stage, milliseconds in timings.items():
+        if not milliseconds:  # it was not run: the analysis came from the cache
+            continue
         STAGES.labels(stage).observe(milliseconds / 1000)
     if emotion:
         PREDICTIONS.labels(emotion).inc()

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from flask import Flask, current_app
 
+from api.analysis_cache import SharedAnalysisCache
 from api.auth.token_verifiers import TokenVerifier
 from api.limits import ConcurrencyLimiter, ConnectionLimiter
 from api.settings import Settings
@@ -42,6 +43,7 @@ class Services:
         shutdown_hooks: Run when the worker is stopped.
         connections: The open WebSockets, and their count over all processes.
         history: The users' histories; None if HISTORY is off.
+        analysis_cache: The numbers of recent analyses; None if none are kept.
     """
 
     settings: Settings
@@ -59,6 +61,7 @@ class Services:
     shutdown_hooks: ShutdownHooks
     connections: ConnectionBroadcaster
     history: History | None = None
+    analysis_cache: SharedAnalysisCache | None = None
 
 
 def init_app(app: Flask, container: Services) -> None:

@@ -182,6 +182,9 @@ class Settings:
     )
     oidc_jwks: str | None = _setting(_key_source, "a file, or a URL that begins with https://", None)
 
+    analysis_cache_seconds: int = _integer(0, 3600, 600)
+    analysis_cache_path: Path | None = _setting(Path, "a file", None)  # noqa: RUF009
+
     history: bool = _choice({"off": False, "on": True, "0": False, "1": True}, False)
     history_path: Path = _setting(Path, "a file", Path("data/history.db"))  # noqa: RUF009
     history_retention_days: int = _integer(0, 36_500, 0)

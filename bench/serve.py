@@ -47,8 +47,9 @@ def seconds_to_ready() -> float:
 
 @contextmanager
 def running_server() -> Iterator[Server]:
-    """Run a server with the default settings in an empty folder."""
-    with tempfile.TemporaryDirectory() as folder, Server(Path(folder), REAL_APP, LOG_LEVEL="WARNING") as server:
+    """Run a server in an empty folder, with the default settings but without the cache: the same clips come again."""
+    settings = {"LOG_LEVEL": "WARNING", "ANALYSIS_CACHE_SECONDS": 0}
+    with tempfile.TemporaryDirectory() as folder, Server(Path(folder), REAL_APP, **settings) as server:
         yield server
 
 

@@ -48,6 +48,23 @@ class Frame:
     rgb: np.ndarray
 
 
+@dataclass(frozen=True)
+class ClipGeometry:
+    """What a reader knows of a clip that it has read to its end.
+
+    Attributes:
+        start_time: Container time of the first frame in seconds; None if it has no time.
+        duration: Seconds.
+        width: Width of the upright frame in square pixels.
+        height: Height of it.
+    """
+
+    start_time: float | None
+    duration: float
+    width: int
+    height: int
+
+
 class VideoReader:
     """Read frames of one clip in memory, any number of times.
 
@@ -84,6 +101,16 @@ class VideoReader:
         self.frame_count = 0
         self.width = 0
         self.height = 0
+
+    @property
+    def geometry(self) -> ClipGeometry:
+        """What is known once `frames` has run to the end of the clip."""
+        return ClipGeometry(self._start_time, self.duration, self.width, self.height)
+
+    def restore(self, geometry: ClipGeometry) -> None:
+        """Take over what another reader of the same bytes knows, so that a part can be read without all before it."""
+        self._start_time, self.duration = geometry.start_time, geometry.duration
+        self.width, self.height = geometry.width, geometry.height
 
     def frames(
         self,
@@ -181,6 +208,8 @@ class VideoReader:
             first = next(frames, None)
             # A browser's recording has no index to seek by. What comes then is any frame, or none at all.
             if first is not None and first.time is not None and first.time - self._start_time <= start + _TIME_SLACK:
+                if self._stored_size == (0, 0):
+                    self._read_size(first)
                 for frame in itertools.chain([first], frames):
                     if frame.time is not None:
                         yield frame.time - self._start_time, frame
@@ -227,7 +256,8 @@ class VideoReader:
         for frame in frames:
             fallback_gap = 1 / self._decoder.fps
             if count == 0:
-                self._read_geometry(frame)
+                self._start_time = frame.time
+                self._read_size(frame)
             else:
                 gap = self._gap(time, frame) or fallback_gap
                 time += gap
@@ -250,8 +280,7 @@ class VideoReader:
         elapsed = frame.time - self._start_time
         return elapsed - time if elapsed > time + _MIN_GAP else None
 
-    def _read_geometry(self, first: av.VideoFrame) -> None:
-        self._start_time = first.time
+    def _read_size(self, first: av.VideoFrame) -> None:
         self._matrix = display_matrix(first)
         self._stored_size = round(first.width * self._decoder.pixel_aspect), first.height
         self.width, self.height = self._stored_size[::-1] if swaps_axes(self._matrix) else self._stored_size

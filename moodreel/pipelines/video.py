@@ -3,7 +3,8 @@
 Stages: `media.video` decodes the video once and samples frames by time; `people_extractor` finds faces while the next
 frames are decoded, and links them into tracks; `models` classifies all tracks in one batch; `faces.quality` assesses
 whether the answer is reliable. A thumbnail takes the same stages and then `boomerang`. The frames of a short video
-are cached small for it; those of a long one would take hundreds of megabytes, so it decodes them again.
+are cached small for it; those of a long one would take hundreds of megabytes, so it decodes them again. The numbers of
+an analysis, never pixels, may be kept and recalled (`analysis_cache`): a thumbnail then decodes its own moment only.
 """
 
 import itertools
@@ -21,6 +22,7 @@ from moodreel.faces.quality import FaceQuality, assess_quality
 from moodreel.media.video import VideoReader
 from moodreel.media.video_decoder import VideoLimits
 from moodreel.models.predictor import FacePredictor, TrackPrediction, label_probabilities
+from moodreel.pipelines.analysis_cache import AnalysisCache, analysis_key, dump_analysis, load_analysis
 from moodreel.pipelines.boomerang import BoomerangClip, LoopOptions, make_boomerang
 from moodreel.pipelines.engine import NO_FACE_IN_VIDEO, Engine
 from moodreel.pipelines.keyframe import score_keyframes
@@ -28,19 +30,32 @@ from moodreel.pipelines.people_extractor import ExtractedFrame, ExtractedVideo, 
 from moodreel.pipelines.timing import elapsed_ms
 from moodreel.pipelines.video_result import ThumbnailResult, TimelinePoint, VideoAnalysis, VideoResult
 
+_NOT_RUN = {"decode": 0.0, "faces": 0.0, "model": 0.0}
+"""Milliseconds by stage of an analysis that was recalled."""
+
 
 class VideoPipeline:
     """Classify videos and make their thumbnails. Thread-safe."""
 
-    def __init__(self, engine: Engine, *, limits: VideoLimits | None = None, sample_rate: float = 5.0) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        limits: VideoLimits | None = None,
+        sample_rate: float = 5.0,
+        cache: AnalysisCache | None = None,
+    ) -> None:
         """Create a pipeline.
 
         Args:
             engine: the models, threads and slots of this process.
             limits: what one video may cost.
             sample_rate: frames a second to analyze. Short videos get more, see `PeopleExtractor`.
+            cache: where the numbers of analyses are kept, so that none is made twice; None keeps none. All pipelines
+                that share it need the same limits, sample rate and prior.
         """
         self._engine = engine
+        self._cache = cache
         self._limits = limits or VideoLimits()
         self._people = PeopleExtractor(engine, interval=1.0 / sample_rate)
 
@@ -68,15 +83,17 @@ class VideoPipeline:
             MoodreelError: whatever `VideoReader.frames` raises, `NoFace`, `ModelNotFound`, `Overloaded`.
         """
         predictor = self._engine.models.get(model)
-        with self._engine.slot():
-            reader = VideoReader(data, self._limits, fps=fps, cache_side=loop.size if loop else None)
-            analysis = self._analyze(reader, predictor, explain=explain, progress=progress)
-            if analysis.prediction is None:
-                raise NoFace(NO_FACE_IN_VIDEO)
-            if loop is None:
-                return analysis.prediction
-            boomerang, timings = _make_loop(reader, analysis, loop)
-            return replace(analysis.prediction, boomerang=boomerang, timings=timings)
+        analysis, boomerang = self._run(data, predictor, loop, fps=fps, needs_face=True, progress=progress)
+        result = analysis.prediction
+        if result is None:
+            raise NoFace(NO_FACE_IN_VIDEO)
+        return replace(
+            result,
+            peak=boomerang.peak if boomerang else result.peak,
+            timings=analysis.timings,
+            explanation=result.explanation if explain else None,
+            boomerang=boomerang,
+        )
 
     def thumbnail(
         self,
@@ -97,11 +114,9 @@ class VideoPipeline:
         Raises:
             MoodreelError: as `predict`, but never `NoFace`.
         """
-        predictor = self._engine.models.get(model)
-        with self._engine.slot():
-            reader = VideoReader(data, self._limits, fps=fps, cache_side=loop.size)
-            analysis = self._analyze(reader, predictor)
-            return analysis.with_loop(*_make_loop(reader, analysis, loop))
+        analysis, boomerang = self._run(data, self._engine.models.get(model), loop, fps=fps)
+        assert boomerang is not None  # it was requested, whatever the video shows
+        return analysis.with_loop(boomerang)
 
     def main_track(self, data: bytes, *, crop_kind: CropKind = CropKind.GRAY) -> list[FaceFeatures | None]:
         """Extract the features of the main face of a video, as `predict` gives them to a model.
@@ -122,29 +137,62 @@ class VideoPipeline:
             observations = _by_frame(video.tracks[_main_track(video.tracks)], len(video.frames))
             return [observation.features if observation else None for observation in observations]
 
-    def _analyze(
+    def _run(
         self,
-        reader: VideoReader,
+        data: bytes,
         predictor: FacePredictor,
+        loop: LoopOptions | None,
         *,
-        explain: bool = False,
+        fps: float | None,
+        needs_face: bool = False,
         progress: Callable[[float], None] | None = None,
+    ) -> tuple[VideoAnalysis, BoomerangClip | None]:
+        """Analyze a video, or recall its analysis, and make the loop of its best moment.
+
+        Args:
+            data: see `predict`.
+            predictor: the model that answers.
+            loop: see `predict`.
+            fps: see `predict`.
+            needs_face: whether to make no loop of a video without a face.
+            progress: see `predict`.
+        """
+        start = time.perf_counter()
+        key = analysis_key(data, predictor.info, fps) if self._cache else ""
+        text = self._cache.get(key) if self._cache else None
+        analysis = load_analysis(text, predictor.info, {**_NOT_RUN, "cache": elapsed_ms(start)}) if text else None
+        if analysis and (loop is None or (needs_face and analysis.prediction is None)):
+            return analysis, None
+        with self._engine.slot():
+            reader = VideoReader(data, self._limits, fps=fps, cache_side=loop.size if loop and not analysis else None)
+            if analysis:
+                reader.restore(analysis.geometry)
+            else:
+                analysis = self._analyze(reader, predictor, progress)
+                if self._cache:
+                    self._cache.put(key, dump_analysis(analysis))
+            if loop is None or (needs_face and analysis.prediction is None):
+                return analysis, None
+            start = time.perf_counter()
+            boomerang = _make_loop(reader, analysis, loop)
+            return replace(analysis, timings={**analysis.timings, "encode": elapsed_ms(start)}), boomerang
+
+    def _analyze(
+        self, reader: VideoReader, predictor: FacePredictor, progress: Callable[[float], None] | None
     ) -> VideoAnalysis:
         """Read a video to its end, classify the faces in it and find the best moment."""
         video = self._people.extract(reader, crop_kind=predictor.crop_kind, progress=progress)
-        result = self._classify(reader, video, predictor, explain=explain) if video.tracks else None
+        result = self._classify(reader, video, predictor) if video.tracks else None
         return VideoAnalysis(
             prediction=result,
             peak=result.peak if result else _peak_motion_time(video.frames),
             frames_analysed=len(video.frames),
-            duration=reader.duration,
+            geometry=reader.geometry,
             model=predictor.info,
             timings=result.timings if result else video.timings,
         )
 
-    def _classify(
-        self, reader: VideoReader, video: ExtractedVideo, predictor: FacePredictor, *, explain: bool = False
-    ) -> VideoResult:
+    def _classify(self, reader: VideoReader, video: ExtractedVideo, predictor: FacePredictor) -> VideoResult:
         """Classify every face in one batch and answer for the main one. There is at least one."""
         start = time.perf_counter()
         main, count, labels = _main_track(video.tracks), len(video.frames), predictor.info.labels
@@ -170,7 +218,7 @@ class VideoPipeline:
             track=main,
             model=predictor.info,
             timings={**video.timings, "model": elapsed_ms(start)},
-            explanation=self._explain(observations, prediction, probabilities, labels[best]) if explain else None,
+            explanation=self._explain(observations, prediction, probabilities, labels[best]),
         )
 
     def _explain(
@@ -185,12 +233,8 @@ class VideoPipeline:
         return self._engine.facial_actions.explain(blendshapes, probabilities, emotion, prediction.weights[found])
 
 
-def _make_loop(
-    reader: VideoReader, analysis: VideoAnalysis, loop: LoopOptions
-) -> tuple[BoomerangClip, dict[str, float]]:
-    """Make the loop of a video that was analyzed. Returns it, and milliseconds by stage of both."""
-    start = time.perf_counter()
-    boomerang = make_boomerang(
+def _make_loop(reader: VideoReader, analysis: VideoAnalysis, loop: LoopOptions) -> BoomerangClip:
+    return make_boomerang(
         reader,
         analysis.peak,
         duration=loop.duration,
@@ -198,7 +242,6 @@ def _make_loop(
         output=loop.output,
         full_clip=loop.moment == "whole",
     )
-    return boomerang, {**analysis.timings, "encode": elapsed_ms(start)}
 
 
 def _main_track(tracks: dict[int, Track]) -> int:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from moodreel.faces.facial_actions import Explanation
 from moodreel.faces.quality import FaceQuality
+from moodreel.media.video import ClipGeometry
 from moodreel.models.predictor import ModelInfo
 from moodreel.pipelines.boomerang import BoomerangClip
 from moodreel.pipelines.geometry import PixelBox
@@ -112,7 +113,7 @@ class VideoAnalysis:
         prediction: for the main face; None without one.
         peak: the best moment in seconds: that of the prediction, or the one with most motion.
         frames_analysed: number of sampled frames.
-        duration: seconds.
+        geometry: duration and size of the video.
         model: the model that answered.
         timings: milliseconds by stage.
     """
@@ -120,11 +121,11 @@ class VideoAnalysis:
     prediction: VideoResult | None
     peak: float
     frames_analysed: int
-    duration: float
+    geometry: ClipGeometry
     model: ModelInfo
     timings: dict[str, float]
 
-    def with_loop(self, boomerang: BoomerangClip, timings: dict[str, float]) -> ThumbnailResult:
+    def with_loop(self, boomerang: BoomerangClip) -> ThumbnailResult:
         """Return the analysis as the result of a thumbnail."""
         found = self.prediction
         return ThumbnailResult(
@@ -135,8 +136,8 @@ class VideoAnalysis:
             certain=found.certain if found else None,
             quality=found.quality if found else None,
             track=found.track if found else None,
-            clip_duration=self.duration,
+            clip_duration=self.geometry.duration,
             frames_analysed=self.frames_analysed,
             model=self.model,
-            timings=timings,
+            timings=self.timings,
         )

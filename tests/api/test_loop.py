@@ -2,7 +2,11 @@
 
 import base64
 import json
+import re
+import sqlite3
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -183,20 +187,14 @@ def test_one_call_gives_what_two_calls_gave(real: Server, face: bytes) -> None:
     answer = both.json()
     for name in prediction.keys() - {"peak"}:
         assert answer[name] == prediction[name], name
-    for name in (
-        "thumbnail",
-        "poster",
-        "peak",
-        "emotion",
-        "confidence",
-        "probabilities",
-        "certain",
-        "quality",
-        "track",
-    ):
+    for name in ("peak", "emotion", "confidence", "probabilities", "certain", "quality", "track"):
         assert answer[name] == thumbnail[name], name
-    for name, value in answer["loop"].items():
-        assert value == thumbnail[name], name
+    for name in ("output", "width", "height"):
+        assert answer["loop"][name] == thumbnail[name], name
+    assert {frame.shape for frame in synthetic_video.decode_frames(base64.b64decode(answer["thumbnail"]))} == {
+        (120, 160, 3)
+    }
+    assert base64.b64decode(answer["poster"]).startswith(b"\xff\xd8\xff")
     assert answer["peak"] == pytest.approx(prediction["peak"], abs=0.07)
     timings = dict(part.split(";dur=") for part in both.headers["Server-Timing"].split(", "))
     assert timings.keys() == {"decode", "faces", "model", "encode"}
@@ -213,3 +211,71 @@ def test_a_prediction_with_a_loop_still_needs_a_face(real: Server) -> None:
     clip = synthetic_video.encode_video(synthetic_frames.noise_frames(20))
     response = real.post("/predict", clip, thumbnail=True)
     assert (response.status_code, response.json()["code"]) == (422, "no_face")
+
+
+# --- the cache of analyses ---
+
+
+def stages(response: requests.Response) -> dict[str, float]:
+    assert response.status_code == 200, response.text
+    return {name: float(value) for name, value in re.findall(r"(\w+);dur=([\d.]+)", response.headers["Server-Timing"])}
+
+
+def cached(server: Server, outcome: str) -> float:
+    line = re.search(rf'^moodreel_analysis_cache_total{{outcome="{outcome}"}} (.+)$', metrics(server), re.MULTILINE)
+    return float(line[1]) if line else 0.0
+
+
+def metrics(server: Server) -> str:
+    return server.call("GET", "/metrics").text
+
+
+def test_workers_share_the_analyses_and_leave_nothing_on_a_disk(tmp_path: Path, face: bytes) -> None:
+    (tmp_path / "tmp").mkdir()
+    with Server(tmp_path, REAL_APP, forked=True, TMPDIR=tmp_path / "tmp") as server:
+        first = server.post("/predict", face)
+        assert stages(first)["decode"] > 0
+        rows, answers = [], []
+        with ThreadPoolExecutor(4) as clients:  # busy workers share the calls
+            while len({row["worker"] for row in rows}) < 2 and len(rows) < 200:
+                answers += list(clients.map(lambda _: server.post("/predict", face), range(8)))
+                rows = server.log_rows(endpoint="/predict")
+        for answer in answers:
+            assert answer.json() == first.json()
+            assert {name for name, value in stages(answer).items() if value == 0} == {"decode", "faces", "model"}
+        assert {row["worker"] for row in rows} == {worker.pid for worker in server.workers}
+        thumbnail = server.post("/thumbnail", face, duration=1)
+        assert (stages(thumbnail)["decode"], thumbnail.json()["emotion"]) == (0, first.json()["emotion"])
+        assert (cached(server, "miss"), cached(server, "hit")) == (1, len(answers) + 1)
+        assert 'moodreel_stage_seconds_count{stage="faces"} 1.0' in metrics(server)
+        [folder] = [path for path in Path("/dev/shm").glob("moodreel-analyses-*") if opened(server, path)]
+        assert {path.name.partition("-")[0] for path in folder.iterdir()} == {"analyses.db"}
+        on_disk = {path.name for path in tmp_path.rglob("*") if path.is_file()}
+        assert not [name for name in on_disk if "analyses" in name]
+    assert not folder.exists()
+
+
+def opened(server: Server, folder: Path) -> bool:
+    return any(file.path.startswith(str(folder)) for worker in server.workers for file in worker.open_files())
+
+
+@pytest.mark.parametrize(
+    ("setting", "outcomes"),
+    [({"ANALYSIS_CACHE_SECONDS": 0}, (0, 0)), ({"ANALYSIS_CACHE_PATH": "data/analyses.db"}, (1, 1))],
+)
+def test_the_cache_can_be_turned_off_and_moved(
+    tmp_path: Path, face: bytes, setting: dict[str, object], outcomes: tuple[int, int]
+) -> None:
+    with Server(tmp_path, REAL_APP, forked=True, WEB_CONCURRENCY=1, **setting) as server:
+        assert server.post("/predict", face).json() == server.post("/predict", face).json()
+        assert (cached(server, "miss"), cached(server, "hit")) == outcomes
+        assert (tmp_path / "data" / "analyses.db").exists() == (outcomes != (0, 0))
+
+
+def test_a_cache_that_fails_does_not_fail_the_call(tmp_path: Path, face: bytes) -> None:
+    settings = {"WEB_CONCURRENCY": 1, "ANALYSIS_CACHE_PATH": "data/analyses.db"}
+    with Server(tmp_path, REAL_APP, forked=True, **settings) as server:
+        with sqlite3.connect(tmp_path / "data" / "analyses.db") as db:
+            db.execute("drop table analyses")
+        assert server.post("/predict", face).json()["emotion"] == "Happy"
+        assert (cached(server, "failed"), "The cache of analyses" in server.output) == (2, True)

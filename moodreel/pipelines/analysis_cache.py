@@ -1,0 +1,75 @@
+"""Recall the analysis of the same bytes: its numbers only, never pixels."""
+
+import hashlib
+import json
+from dataclasses import asdict
+from typing import Protocol
+
+from moodreel.faces.facial_actions import ActionWeight, Explanation
+from moodreel.faces.quality import FaceQuality
+from moodreel.media.video import ClipGeometry
+from moodreel.models.predictor import ModelInfo
+from moodreel.pipelines.video_result import TimelinePoint, VideoAnalysis, VideoResult
+
+_NOT_STORED = ("model", "timings", "boomerang")
+
+
+class AnalysisCache(Protocol):
+    """Where analyses are kept as text. Neither method raises: a cache that fails is one that is empty."""
+
+    def get(self, key: str) -> str | None:
+        """Return the text that was kept with this key, if it still is."""
+
+    def put(self, key: str, text: str) -> None:
+        """Keep a text."""
+
+
+def analysis_key(data: bytes, model: ModelInfo, fps: float | None) -> str:
+    """Return the key of an analysis: SHA-256 over the bytes and all that its numbers depend on but settings.
+
+    Args:
+        data: the video file.
+        model: the model that answers.
+        fps: as for `VideoReader`.
+    """
+    parts = (hashlib.sha256(data).hexdigest(), model.name, model.version, model.sha256, fps)
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def dump_analysis(analysis: VideoAnalysis) -> str:
+    """Write the numbers of an analysis as JSON."""
+    found = analysis.prediction
+    return json.dumps(
+        {
+            "prediction": {k: v for k, v in vars(found).items() if k not in _NOT_STORED} if found else None,
+            "peak": analysis.peak,
+            "frames_analysed": analysis.frames_analysed,
+            "geometry": analysis.geometry,
+        },
+        default=asdict,
+    )
+
+
+def load_analysis(text: str, model: ModelInfo, timings: dict[str, float]) -> VideoAnalysis:
+    """Read an analysis that `dump_analysis` wrote.
+
+    Args:
+        text: from `dump_analysis`.
+        model: the model that answered.
+        timings: milliseconds by stage of this call.
+    """
+    numbers = json.loads(text)
+    found = numbers["prediction"]
+    if found:
+        found["quality"] = FaceQuality(**found["quality"])
+        found["timeline"] = tuple(TimelinePoint(**{**point, "box": tuple(point["box"])}) for point in found["timeline"])
+        actions = found["explanation"]["actions"]
+        found["explanation"] = Explanation(tuple(ActionWeight(**action) for action in actions))
+    return VideoAnalysis(
+        prediction=VideoResult(**found, model=model, timings=timings) if found else None,
+        peak=numbers["peak"],
+        frames_analysed=numbers["frames_analysed"],
+        geometry=ClipGeometry(**numbers["geometry"]),
+        model=model,
+        timings=timings,
+    )

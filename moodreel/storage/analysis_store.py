@@ -1,0 +1,84 @@
+"""Keep the numbers of recent analyses in a SQLite file, for minutes and for all processes of one machine.
+
+It holds no picture and no sound: a value is text that a pipeline made of numbers, and its key is a hash, from which the
+file that was analyzed cannot be made again.
+"""
+
+import time
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+from sqlite_utils import Database
+from sqlite_utils.migrations import Migrations
+
+from moodreel.errors import MoodreelError
+from moodreel.storage.database import SharedDatabase
+
+MAX_ROWS = 256
+MAX_VALUE_BYTES = 128 << 10
+"""Most bytes of one compressed value: 60 s of one face have 40 kB. With `MAX_ROWS` it bounds the file to 32 MB."""
+
+
+class AnalysisStoreError(MoodreelError):
+    """The analyses cannot be read or written. The message tells operators what to do."""
+
+
+migrations = Migrations("analyses")
+
+
+@migrations()
+def m001_analyses(db: Database) -> None:
+    """Create the table of analyses."""
+    db.table("analyses").create(
+        {"key": str, "created": float, "value": bytes}, pk="key", not_null={"created", "value"}
+    ).create_index(["created"])
+
+
+class AnalysisStore:
+    """The analyses of the last seconds. Make one after a fork, never before. Thread-safe."""
+
+    def __init__(self, path: Path | str, *, seconds: float, clock: Callable[[], float] = time.time) -> None:
+        """Open the file.
+
+        Args:
+            path: the SQLite file; it and its folder are created as needed.
+            seconds: how long an analysis is kept.
+            clock: seconds since the epoch.
+
+        Raises:
+            AnalysisStoreError: the file cannot be opened.
+        """
+        self._seconds = seconds
+        self._clock = clock
+        self._database = SharedDatabase(
+            path,
+            migrations,
+            name="cache of analyses",
+            setting="ANALYSIS_CACHE_PATH",
+            error=AnalysisStoreError,
+            secure_delete=True,
+        )
+
+    def get(self, key: str) -> str | None:
+        """Return a value that is not too old. Raises AnalysisStoreError."""
+        with self._database.read() as db:
+            row = db.execute(
+                "select value from analyses where key = ? and created >= ?", [key, self._clock() - self._seconds]
+            ).fetchone()
+        return zlib.decompress(row[0]).decode() if row else None
+
+    def put(self, key: str, value: str) -> None:
+        """Keep a value, unless it is too large, and delete old ones. Raises AnalysisStoreError."""
+        compressed = zlib.compress(value.encode(), level=1)
+        if len(compressed) <= MAX_VALUE_BYTES:
+            with self._database.write() as db:
+                db.execute("insert or replace into analyses values (?, ?, ?)", [key, self._clock(), compressed])
+        self.prune()
+
+    def prune(self) -> None:
+        """Delete what is too old, and the oldest of too many. Raises AnalysisStoreError."""
+        with self._database.write() as db:
+            db.execute("delete from analyses where created < ?", [self._clock() - self._seconds])
+            excess = "select key from analyses order by created desc limit -1 offset ?"
+            db.execute(f"delete from analyses where key in ({excess})", [MAX_ROWS])

@@ -1,0 +1,92 @@
+"""The store of analyses: how long, how many, and over several processes."""
+
+import multiprocessing
+import random
+from pathlib import Path
+
+import pytest
+
+from moodreel.storage import analysis_store
+from moodreel.storage.analysis_store import AnalysisStore, AnalysisStoreError
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def store(tmp_path: Path, clock: Clock) -> AnalysisStore:
+    return AnalysisStore(tmp_path / "data" / "analyses.db", seconds=60, clock=clock)
+
+
+def test_a_value_is_kept_for_its_time_only(store: AnalysisStore, clock: Clock) -> None:
+    store.put("a", "one")
+    assert (store.get("a"), store.get("b")) == ("one", None)
+    clock.now += 59
+    assert store.get("a") == "one"
+    clock.now += 2
+    assert store.get("a") is None
+
+
+def test_a_newer_value_replaces_an_older_one_and_its_age(store: AnalysisStore, clock: Clock) -> None:
+    store.put("a", "one")
+    clock.now += 50
+    store.put("a", "two")
+    clock.now += 50
+    assert store.get("a") == "two"
+
+
+def test_old_values_are_deleted_from_the_file(store: AnalysisStore, clock: Clock, tmp_path: Path) -> None:
+    store.put("a", "a word that is easy to find")
+    clock.now += 61
+    store.prune()
+    with store._database.read() as db:
+        assert db.execute("select count(*) from analyses").fetchone() == (0,)
+
+
+def test_the_oldest_of_too_many_are_deleted(
+    store: AnalysisStore, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(analysis_store, "MAX_ROWS", 3)
+    for name in "abcde":
+        clock.now += 1
+        store.put(name, name)
+    assert [store.get(name) for name in "abcde"] == [None, None, "c", "d", "e"]
+
+
+def test_a_value_that_is_too_large_is_not_kept(store: AnalysisStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(analysis_store, "MAX_VALUE_BYTES", 200)
+    store.put("a", "x" * 10_000)
+    store.put("b", random.Random(5).randbytes(500).hex())
+    assert (store.get("a"), store.get("b")) == ("x" * 10_000, None), "what counts is the compressed size"
+
+
+def _put(path: Path, name: str) -> None:
+    AnalysisStore(path, seconds=60).put(name, name)
+
+
+def test_processes_share_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "analyses.db"
+    context = multiprocessing.get_context("spawn")
+    writers = [context.Process(target=_put, args=(path, name)) for name in "ab"]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join(60)
+    store = AnalysisStore(path, seconds=60)
+    assert [store.get(name) for name in "ab"] == ["a", "b"]
+
+
+def test_a_file_that_cannot_be_used_is_told_to_the_operator(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(AnalysisStoreError, match="ANALYSIS_CACHE_PATH"):
+        AnalysisStore(tmp_path / "file" / "analyses.db", seconds=60)
