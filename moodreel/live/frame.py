@@ -6,8 +6,10 @@ import cv2
 import numpy as np
 
 from moodreel.errors import ImageTooBig, UnsupportedMedia
-from moodreel.faces.features import CropKind, FaceFeatures, extract_features
+from moodreel.faces.features import CropKind
 from moodreel.faces.landmarker import FaceLandmarker
+from moodreel.faces.observation import FaceObservation, observe_face
+from moodreel.faces.portrait import crop_portrait
 from moodreel.faces.tracker import Box
 from moodreel.media import image
 from moodreel.media.image import ImageLimits
@@ -22,12 +24,14 @@ class FrameFace:
 
     Attributes:
         box: x, y, width and height in pixels of the upright frame as sent.
-        features: input of the models.
+        observation: input of the models, and how well the face can be seen.
+        portrait: see `crop_portrait`.
         appearance: mean color, see `mean_lab_color`.
     """
 
     box: Box
-    features: FaceFeatures
+    observation: FaceObservation
+    portrait: np.ndarray
     appearance: tuple[float, ...]
 
 
@@ -88,7 +92,8 @@ def detect_faces(
             faces.append(
                 FrameFace(
                     box,
-                    extract_features(frame.rgb, face, crop_kind),
+                    observe_face(frame.rgb, face, crop_kind),
+                    crop_portrait(frame.rgb, face),
                     mean_lab_color(frame.rgb, face.box),
                 )
             )

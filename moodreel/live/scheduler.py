@@ -209,7 +209,7 @@ class FrameScheduler:
                 crop_kind=predictor.crop_kind,
                 use_fallbacks=session.wants_fallbacks(frame.received_at),
             )
-            faces = session.classify(detections, predictor, frame.received_at)
+            faces = session.classify(detections, self._engine.landmarker, predictor, frame.received_at)
         except MoodreelError as error:
             session.dropped += 1
             # It took time too, but its failure is no reason to scale down.

@@ -10,10 +10,12 @@ import numpy as np
 import torch
 
 from moodreel.faces.facial_actions import FacialActionExplainer
+from moodreel.faces.landmarker import FaceLandmarker
 from moodreel.faces.tracker import Box, Tracker
 from moodreel.live.frame import FrameDetections, FrameFace
 from moodreel.live.load_control import LoadController
 from moodreel.live.messages import LiveFace, SessionSettings
+from moodreel.live.person_check import PersonCheck
 from moodreel.live.smoothing import EmaSmoother
 from moodreel.models.predictor import FacePredictor, label_probabilities
 
@@ -93,6 +95,7 @@ class LiveSession:
         """Forget the faces of the video."""
         self._tracker = Tracker()
         self._tracks: dict[int, _TrackState] = {}
+        self._checks: dict[int, PersonCheck] = {}
         self._main: int | None = None
         self._fallbacks_at = 0.0
         self.model: FacePredictor | None = None
@@ -101,11 +104,14 @@ class LiveSession:
         """Check whether to search a frame without a face with fallbacks now."""
         return now >= self._fallbacks_at
 
-    def classify(self, detections: FrameDetections, predictor: FacePredictor, time: float) -> tuple[LiveFace, ...]:
-        """Classify the faces of a frame, largest first.
+    def classify(
+        self, detections: FrameDetections, landmarker: FaceLandmarker, predictor: FacePredictor, time: float
+    ) -> tuple[LiveFace, ...]:
+        """Classify the faces of people in a frame, largest first.
 
         Args:
             detections: the faces of the frame.
+            landmarker: checks whose faces they are.
             predictor: the model.
             time: seconds when the frame was received, never going back.
         """
@@ -119,8 +125,14 @@ class LiveSession:
             self.model, self._tracks = predictor, {}
         active_ids = self._tracker.active_ids
         self._tracks = {track: state for track, state in self._tracks.items() if track in active_ids}
-        selected = self._select_faces(list(zip(tracks, detections.faces, strict=True)))
-        observations = predictor.embed_faces([face.features for _, face in selected])
+        self._checks = {track: check for track, check in self._checks.items() if track in active_ids}
+        people = [
+            (track, face)
+            for track, face in zip(tracks, detections.faces, strict=True)
+            if self._checks.setdefault(track, PersonCheck()).update(landmarker, face, time)
+        ]
+        selected = self._select_faces(people)
+        observations = predictor.embed_faces([face.observation.features for _, face in selected])
         windows = [
             self._tracks.setdefault(track, _TrackState()).window.add(time, observation)
             for (track, _), observation in zip(selected, observations, strict=True)
@@ -144,7 +156,7 @@ class LiveSession:
     def _live_face(self, track: int, face: FrameFace, raw: np.ndarray, labels: Sequence[str], time: float) -> LiveFace:
         state = self._tracks[track]
         smoothed = state.probabilities.update(time, raw, self.settings.smoothing)
-        blendshapes = state.blendshapes.update(time, face.features.blendshapes, self.settings.smoothing)
+        blendshapes = state.blendshapes.update(time, face.observation.features.blendshapes, self.settings.smoothing)
         best = int(smoothed.argmax())
         emotion, probabilities = labels[best], label_probabilities(labels, smoothed)
         x, y, w, h = (round(side) for side in face.box)

@@ -12,8 +12,11 @@ from moodreel.emotions import FIVE
 from moodreel.errors import ImageTooBig, ModelNotFound, MoodreelError, UnsupportedMedia
 from moodreel.faces.features import CropKind
 from moodreel.faces.observation import observe_face
+from moodreel.faces.portrait import MAX_CHECKS
+from moodreel.live.frame import detect_faces
 from moodreel.live.load_control import LoadController
 from moodreel.live.messages import LiveFailure, LiveResult, SessionSettings, Suggestion
+from moodreel.live.person_check import PersonCheck
 from moodreel.live.scheduler import FrameScheduler
 from moodreel.live.session import SlidingWindow
 from moodreel.live.smoothing import EmaSmoother
@@ -111,6 +114,43 @@ def test_a_frame_is_answered_with_faces_and_the_clients_sequence_and_time(make_s
     assert 0 < x < x + w < 640 and 0 < y < y + h < 360
     assert (result.frames, result.dropped) == (1, 0)
     assert result.latency_ms >= result.queued_ms >= 0
+
+
+def test_a_drawn_face_is_none(make_scheduler, engine):
+    recorder = RecordingClient(make_scheduler(engine))
+    recorder.submit(synthetic_image.encode_image(synthetic_frames.cartoon(640, 360), quality=80))
+    [result] = recorder.wait()
+    assert result.faces == ()
+
+
+class PortraitScorer:
+    """A landmarker that scores every portrait alike, and counts the calls."""
+
+    def __init__(self, score):
+        self.score, self.calls = score, 0
+
+    def score_centered_face(self, rgb):
+        self.calls += 1
+        return self.score
+
+
+@pytest.fixture
+def live_face(engine):
+    [face] = detect_faces(engine.landmarker, FRAME, LIMITS, side=640).faces
+    return face
+
+
+def test_a_person_is_checked_a_few_times_and_no_more(live_face):
+    check, scorer = PersonCheck(), PortraitScorer(0.9)
+    assert all(check.update(scorer, live_face, frame / 15) for frame in range(15 * 60))
+    assert scorer.calls == 3 * MAX_CHECKS
+
+
+def test_a_face_that_is_none_at_first_sight_is_checked_again_until_it_is_a_persons(live_face):
+    check = PersonCheck()
+    assert not any(check.update(PortraitScorer(0.2), live_face, frame / 15) for frame in range(15 * 10))
+    later = [check.update(PortraitScorer(0.9), live_face, 10 + frame / 15) for frame in range(15 * 2)]
+    assert not later[0] and later[-1]
 
 
 def test_boxes_are_in_pixels_of_the_sent_frame_at_any_processing_size(make_scheduler, engine):
