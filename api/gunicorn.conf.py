@@ -28,6 +28,7 @@ from api.limits import threads_for
 from api.model_download import download_model
 from api.preload import import_libraries
 from api.settings import Settings, SettingsError
+from api.workers import default_workers
 from moodreel.errors import MoodreelError
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ if settings.analysis_cache_seconds and not settings.analysis_cache_path:
 
 wsgi_app = "api.wsgi:app"
 bind = f"[{settings.host}]:{settings.port}" if ":" in settings.host else f"{settings.host}:{settings.port}"
-workers = settings.web_concurrency
+workers = settings.web_concurrency or default_workers(settings.use_gpu)
 worker_class = "gthread"
 # An upper limit: threads are started when they are needed, and an idle one costs some 50 kB.
 threads = threads_for(settings.threads, settings.max_sockets)

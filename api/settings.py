@@ -5,7 +5,6 @@ cast, the allowed values (for error messages) and its default. `.env.example` ex
 """
 
 import math
-import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field, fields
@@ -137,7 +136,7 @@ class Settings:
     prior: str = _choice({prior: prior for prior in PRIORS}, DIARY)
     use_gpu: str = _choice({"auto": "auto", "0": "0", "1": "1"}, "auto")
 
-    web_concurrency: int = _integer(1, 64, os.cpu_count() or 1)
+    web_concurrency: int = _integer(1, 64, 0)  # 0: see `default_workers`
     threads: int = _integer(1, 64, 8)
     analyses_at_once: int = _integer(1, 64, 1)
     max_wait_seconds: float = _float(0, 300, 20)
@@ -222,7 +221,7 @@ def _check_tokens(settings: Settings) -> None:
 
 
 def _check_history(settings: Settings) -> None:
-    if (settings.media_storage or "").startswith("memory://") and settings.web_concurrency > 1:
+    if (settings.media_storage or "").startswith("memory://") and settings.web_concurrency != 1:
         raise SettingsError(
             "MEDIA_STORAGE=memory:// is not shared between workers: set WEB_CONCURRENCY=1, or use file://."
         )

@@ -202,13 +202,16 @@ def resolve_device(use_gpu: str) -> str:
     """Return the torch device that USE_GPU ("auto", "0" or "1") selects.
 
     Raises:
-        MoodreelError: The value is another one, or is "1" and torch sees no GPU.
+        MoodreelError: The value is another one, or is "1" and torch sees neither CUDA nor MPS.
     """
     if use_gpu not in ("auto", "0", "1"):
         raise MoodreelError(f"USE_GPU is auto, 0 or 1, not {use_gpu!r}.")
-    available = use_gpu != "0" and torch.cuda.is_available()
-    if use_gpu == "1" and not available:
+    if use_gpu != "0":
+        for name, is_available in (("cuda", torch.cuda.is_available), ("mps", torch.backends.mps.is_available)):
+            if is_available():
+                return name
+    if use_gpu == "1":
         raise MoodreelError(
             "USE_GPU is 1, but torch sees no GPU here; set USE_GPU=auto, or install a CUDA build of torch."
         )
-    return "cuda" if available else "cpu"
+    return "cpu"

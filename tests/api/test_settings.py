@@ -1,10 +1,13 @@
 import base64
+import os
 import re
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
+from api import workers
 from api.settings import Settings, SettingsError
 from tests.support.server import ROOT, assert_start_fails
 
@@ -193,7 +196,7 @@ def test_the_history_is_stored_only_if_enabled(environment: pytest.MonkeyPatch, 
     assert Settings.from_environment().history is enabled
 
 
-@pytest.mark.parametrize(("workers", "valid"), [("1", True), ("2", False)])
+@pytest.mark.parametrize(("workers", "valid"), [("1", True), ("2", False), ("", False)])
 def test_memory_storage_requires_a_single_worker(environment: pytest.MonkeyPatch, workers: str, valid: bool) -> None:
     environment.setenv("MEDIA_STORAGE", "memory://")
     environment.setenv("WEB_CONCURRENCY", workers)
@@ -218,3 +221,38 @@ def test_a_failed_start_prints_its_reason_in_one_line(
     tmp_path: Path, settings: dict[str, str], line: str, forked: bool
 ) -> None:
     assert_start_fails(tmp_path, line, forked=forked, **settings)
+
+
+@pytest.fixture
+def gpu_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], None]:
+    """Simulate a machine with 16 cores, a CUDA build of torch, and an `nvidia-smi` that prints this."""
+
+    def fake(output: str) -> None:
+        (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\necho '{output}'\n")
+        (tmp_path / "nvidia-smi").chmod(0o755)
+
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(os, "cpu_count", lambda: 16)
+    monkeypatch.setattr(workers, "version", lambda _: "2.13.0+cu126")
+    return fake
+
+
+@pytest.mark.parametrize(
+    ("output", "use_gpu", "expected"),
+    [("8192", "auto", 8), ("8192", "1", 8), ("8192", "0", 16), ("81559\n81559", "auto", 16), ("500", "auto", 1)],
+)
+def test_the_memory_of_a_gpu_limits_the_default_of_workers(
+    gpu_of: Callable[[str], None], output: str, use_gpu: str, expected: int
+) -> None:
+    gpu_of(output)
+    assert workers.default_workers(use_gpu) == expected
+
+
+def test_without_a_usable_gpu_there_is_a_worker_per_core(
+    gpu_of: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu_of("No devices were found")
+    assert workers.default_workers("auto") == 16
+    gpu_of("8192")
+    monkeypatch.setattr(workers, "version", lambda _: "2.13.0+cpu")
+    assert workers.default_workers("auto") == 16

@@ -622,14 +622,20 @@ def test_registered_model_cannot_reuse_a_store_name(tmp_path):
         models.register(outside)
 
 
-def test_device_follows_the_setting(monkeypatch):
+@pytest.mark.parametrize(("cuda", "mps", "found"), [(True, True, "cuda"), (True, False, "cuda"), (False, True, "mps")])
+def test_device_follows_the_setting(monkeypatch, cuda, mps, found):
+    monkeypatch.setattr(predictor.torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(predictor.torch.backends.mps, "is_available", lambda: mps)
+    assert resolve_device("auto") == resolve_device("1") == found
+    assert resolve_device("0") == "cpu"
+
+
+def test_without_a_gpu_the_cpu_is_used_or_refused(monkeypatch):
     monkeypatch.setattr(predictor.torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(predictor.torch.backends.mps, "is_available", lambda: False)
     assert resolve_device("auto") == resolve_device("0") == "cpu"
     with pytest.raises(MoodreelError, match="USE_GPU"):
         resolve_device("1")
-    monkeypatch.setattr(predictor.torch.cuda, "is_available", lambda: True)
-    assert resolve_device("auto") == resolve_device("1") == "cuda"
-    assert resolve_device("0") == "cpu"
 
 
 def test_invalid_device_setting_is_rejected():
