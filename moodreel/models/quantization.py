@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 
 import torch
+from torch import nn
 
 SCALE_SUFFIX = ".scale"
 """Suffix of the name of the scales that belong to int8 weights."""
@@ -40,6 +41,35 @@ def to_int8(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         quantized[name] = (exact / scale[:, None]).round().to(torch.int8).reshape(tensor.shape).contiguous()
         quantized[name + SCALE_SUFFIX] = scale
     return quantized
+
+
+class QuantizedEmbedding(nn.Module):
+    """A table of int8 rows with a scale each, as `to_int8` stores it. A row becomes float16 when it is looked up.
+
+    Rows of a mapped file stay there: the processes that read it share them.
+
+    Attributes:
+        num_embeddings: Number of rows.
+    """
+
+    values: torch.Tensor
+    scales: torch.Tensor
+
+    def __init__(self, values: torch.Tensor, scales: torch.Tensor) -> None:
+        """Wrap a table.
+
+        Args:
+            values: int8 (V, D).
+            scales: (V,).
+        """
+        super().__init__()
+        self.num_embeddings = len(values)
+        self.register_buffer("values", values, persistent=False)
+        self.register_buffer("scales", scales.float(), persistent=False)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        """Look up rows: float16 (..., D) for ids (...)."""
+        return (self.values[ids].float() * self.scales[ids][..., None]).half()
 
 
 PRECISIONS: dict[str, Callable[[Mapping[str, torch.Tensor]], dict[str, torch.Tensor]]] = {

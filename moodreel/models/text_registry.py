@@ -117,11 +117,11 @@ def load_text_model(path: Path, *, device: str = "cpu") -> TextPredictor:
         return _load_huggingface(folder, device)
     weights_path = find_weights(path) if path.is_dir() else path
     card = validate_text_card(read_card(folder / CARD_FILE))
-    weights = dequantize(read_weights(weights_path))
+    weights = read_weights(weights_path)
     digest = verified_sha256(weights_path, card)
     network = build_network(card, ARCHITECTURES)
-    network.prepare_for_serving()
-    load_state_dict(network, weights, card.name)
+    network.prepare_for_serving(weights)
+    load_state_dict(network, dequantize(weights), card.name)
     tokenizer = WindowedTokenizer(read_tokenizer(folder), network.max_tokens)
     if isinstance(network, MiniLM) and tokenizer.vocabulary_size > network.word.num_embeddings:
         raise ModelInvalid(

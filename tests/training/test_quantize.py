@@ -18,7 +18,7 @@ from moodreel.models.audiovisual_registry import load_audiovisual_model
 from moodreel.models.face_registry import ARCHITECTURES, load_face_model
 from moodreel.models.huggingface.pretrained import build_pretrained, save_pretrained
 from moodreel.models.networks.audiovisual import AudioVisualBatch, AudioVisualNet
-from moodreel.models.quantization import PRECISIONS, SCALE_SUFFIX, dequantize, to_float16, to_int8
+from moodreel.models.quantization import PRECISIONS, SCALE_SUFFIX, QuantizedEmbedding, dequantize, to_float16, to_int8
 from moodreel.training.__main__ import main
 from moodreel.training.export.quantize import convert_weights, precision_of, quantize_model
 from tests.models.test_multi_head import random_features, randomize_network
@@ -54,6 +54,15 @@ def test_int8_keeps_sensitive_tensors_in_half_precision(kept):
     small = to_int8({"some": kept})
     assert list(small) == ["some"]
     torch.testing.assert_close(small["some"].to(kept.dtype), kept, rtol=1e-3, atol=1e-3)
+
+
+def test_quantized_embedding_looks_up_the_rows_of_the_float16_table():
+    stored = to_int8({"word.weight": torch.randn(9, 32)})
+    table = dequantize(stored)["word.weight"].half()
+    embedding = QuantizedEmbedding(stored["word.weight"], stored["word.weight" + SCALE_SUFFIX])
+    ids = torch.tensor([[8, 0, 3], [3, 3, 1]])
+    assert embedding.num_embeddings == 9 and not embedding.state_dict()
+    assert torch.equal(embedding(ids), table[ids])
 
 
 def test_float16_keeps_tensors_out_of_its_range():

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from moodreel.models.networks.text_base import TextClassifier
+from moodreel.models.quantization import SCALE_SUFFIX, QuantizedEmbedding
 
 VOCABULARY_SIZE = 30522
 """Tokens of BERT's uncased vocabulary."""
@@ -87,9 +88,15 @@ class MiniLM(TextClassifier):
         any_finer = [1 - (1 - finer[:, groups == number]).prod(dim=1) for number in range(self.classes)]
         return (own + torch.stack(any_finer, dim=1)) / 2
 
-    def prepare_for_serving(self) -> None:
-        """Store the token embeddings as float16: half of all parameters, and as exact as needed."""
-        self.word.half()
+    def prepare_for_serving(self, weights: dict[str, torch.Tensor]) -> None:
+        """Store the token embeddings, half of all parameters, as int8 if `weights` has them so, or else as float16."""
+        name = "word.weight"
+        is_quantized = {name, name + SCALE_SUFFIX} <= weights.keys()
+        if is_quantized and weights[name].shape == self.word.weight.shape:
+            table = QuantizedEmbedding(weights.pop(name), weights.pop(name + SCALE_SUFFIX))
+            self.word = table
+        else:
+            self.word.half()
 
 
 def _random_table(rows: int, columns: int) -> torch.Tensor:

@@ -33,5 +33,9 @@ class TextClassifier(nn.Module, ABC):
             float32 (N, C), each 0..1 independently of the others.
         """
 
-    def prepare_for_serving(self) -> None:
-        """Reduce the precision of what does not need float32, before weights are loaded."""
+    def prepare_for_serving(self, weights: dict[str, torch.Tensor]) -> None:
+        """Keep what does not need float32 in a lower precision, before the weights are loaded.
+
+        Args:
+            weights: As stored, maybe in int8. Those that are used here are taken out.
+        """
