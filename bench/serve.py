@@ -185,7 +185,7 @@ def main() -> None:
     )
     options = parser.parse_args()
     clips = made_clips()
-    starts = ", ".join(f"{seconds_to_ready():.1f}" for _ in range(3))
+    starts = f"{seconds_to_ready():.1f}"
     print(f"{os.cpu_count()} cores; start to ready: {starts} s (aim 3)")
     floor = Floor()
     with running_server() as server:

@@ -238,7 +238,11 @@ class LoopSchema(Schema):
     """What a loop is like."""
 
     output = fields.String(validate=validate.OneOf(OUTPUTS), metadata={"example": "mp4"})
-    width = fields.Integer(metadata=field_doc("Pixels.", example=480))
+    width = fields.Integer(
+        metadata=field_doc(
+            "Pixels. A GIF is made smaller until it has at most three times the bytes of its MP4.", example=480
+        )
+    )
     height = fields.Integer(metadata=field_doc("Pixels.", example=270))
     duration = Seconds(metadata=field_doc("Duration of the loop in seconds.", example=3.0))
     start = Seconds(metadata=field_doc("Start of the loop in the clip.", example=1.2))

@@ -295,5 +295,7 @@ def _peak_motion_time(frames: Sequence[ExtractedFrame]) -> float:
     if len(frames) < 2:
         return frames[0].time
     changes = [float(np.abs(a.gray - b.gray).mean()) for a, b in itertools.pairwise(frames)]
+    if len(changes) > 2:  # a hard cut changes one frame; the median of three removes it
+        changes = np.median(np.lib.stride_tricks.sliding_window_view(np.pad(changes, 1), 3), axis=1).tolist()
     smoothed = np.convolve(np.pad(changes, 1), [0.5, 1.0, 0.5], mode="valid")
     return frames[int(smoothed.argmax()) + 1].time

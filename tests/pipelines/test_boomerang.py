@@ -192,3 +192,64 @@ def test_a_width_of_one_pixel_is_doubled(output):
     frames = [frame[:, :1] for frame in synthetic_frames.counter_frames(4)]
     data = synthetic_video.encode_video(frames, container="matroska", codec="libvpx-vp9", pix_fmt="yuv444p")
     assert boomerang.make_boomerang(read_once(data), peak=0.1, output=output).width == 2
+
+
+def two_shots(cut: float, seconds: float = 4.0, fps: int = 25) -> bytes:
+    """Encode a face that moves, and from `cut` on, in seconds, a photo that moves."""
+    photo = synthetic_frames.group_photo(420, 340, 0, 90)[0]
+    faces = synthetic_frames.face_frames(round(cut * fps))
+    others = [photo[50:290, index % 80 : index % 80 + 320] for index in range(round((seconds - cut) * fps))]
+    return synthetic_video.encode_video([*faces, *others], fps=fps)
+
+
+@pytest.mark.parametrize("output", boomerang.OUTPUTS)
+@pytest.mark.parametrize(("peak", "cut"), [(2.0, 1.6), (2.0, 0.9), (2.0, 2.04), (1.0, 1.5), (0.2, 0.6), (3.9, 3.0)])
+def test_a_loop_never_crosses_a_cut(output, peak, cut):
+    reader = read_once(two_shots(cut))
+    loop = boomerang.make_boomerang(reader, peak=peak, duration=3.0, output=output)
+    before = peak < cut
+    stop = loop.start + loop.duration / 2
+    assert stop < cut + 0.01 if before else loop.start > cut - 0.01
+    assert loop.duration >= 0.6
+    shots = {frame.mean(axis=(0, 1)).round(-1).astype(int).tobytes() for frame in frames_of(loop)}
+    colors = np.array([np.frombuffer(shot, int) for shot in shots])
+    assert np.ptp(colors, axis=0).max() <= 20, "one shot has about one mean color"
+
+
+def test_a_loop_turns_away_from_a_cut_just_before_the_peak():
+    loop = boomerang.make_boomerang(read_once(two_shots(1.6)), peak=1.8, duration=3.0)
+    assert (loop.start, loop.duration) == (pytest.approx(1.8, abs=0.05), pytest.approx(3.0, abs=0.5))
+
+
+@pytest.mark.parametrize("frames", [synthetic_frames.face_frames(100), synthetic_frames.noise_frames(100)])
+def test_motion_is_no_cut(frames):
+    loop = boomerang.make_boomerang(read_once(synthetic_video.encode_video(frames)), peak=2.0, duration=3.0)
+    assert loop.duration > 2.4
+
+
+def test_frames_far_apart_give_a_loop_of_at_most_the_duration():
+    data = synthetic_video.encode_video(
+        synthetic_frames.counter_frames(4), times=[0.0, 10.0, 20.0, 30.0], container="matroska"
+    )
+    loop = boomerang.make_boomerang(read_once(data), peak=20.0, duration=2.0)
+    assert len(counters(loop)) == 2
+    assert loop.duration == pytest.approx(2.0)
+
+
+def handheld_frames(count: int) -> list[np.ndarray]:
+    """Make frames with the noise of a sensor, which GIF compresses worst."""
+    noise = np.random.default_rng(1)
+    return [
+        (frame + noise.normal(0, 3, frame.shape)).clip(0, 255).astype(np.uint8)
+        for frame in synthetic_frames.face_frames(count, 640, 480)
+    ]
+
+
+@pytest.mark.parametrize("make", [synthetic_frames.face_frames, handheld_frames, synthetic_frames.counter_frames])
+def test_a_gif_is_at_most_three_times_its_mp4(make):
+    reader = read_once(synthetic_video.encode_video(make(50)))
+    mp4, gif = (boomerang.make_boomerang(reader, peak=1.6, output=output) for output in ("mp4", "gif"))
+    assert len(gif.data) <= 3 * len(mp4.data)
+    assert gif.duration == pytest.approx(mp4.duration, abs=0.1)
+    assert Image.open(io.BytesIO(gif.data)).size == (gif.width, gif.height)
+    assert Image.open(io.BytesIO(gif.poster)).size == (mp4.width, mp4.height)

@@ -237,6 +237,13 @@ def test_a_thumbnail_without_a_face_shows_the_moment_of_most_motion(pipeline):
     assert 1.8 <= thumbnail.boomerang.peak <= 2.6
 
 
+def test_the_moment_of_most_motion_is_no_cut(pipeline):
+    dark, light = [np.full((240, 320, 3), 20, np.uint8)] * 40, [np.full((240, 320, 3), 200, np.uint8)] * 40
+    moving = [np.roll(synthetic_frames.corner_frames(1, 320, 240)[0] // 4, 8 * index, axis=1) for index in range(20)]
+    data = synthetic_video.encode_video([*dark, *light, *moving, *light])
+    assert 3.2 <= pipeline.thumbnail(data).boomerang.peak <= 4.1
+
+
 def test_a_caller_that_waits_too_long_for_a_slot_is_overloaded():
     pipeline = VideoPipeline(Engine.load(STORE, slots=1, wait_seconds=0.05))
     inside, leave = threading.Event(), threading.Event()

@@ -34,19 +34,23 @@ def noise_frames(count: int, width: int = 320, height: int = 240) -> list[np.nda
 
 
 def counter_frames(count: int, width: int = 64, height: int = 64) -> list[np.ndarray]:
-    """Make frames that encode their index in binary, as six white or black blocks, which survive any codec."""
+    """Make frames that encode their index as six white or black blocks, which survive any codec.
+
+    It is a Gray code: one block changes from each frame to the next, so that no frame looks like a cut.
+    """
     return [_counter_frame(index, width, height) for index in range(count)]
 
 
 def _counter_frame(index: int, width: int, height: int) -> np.ndarray:
-    bits = np.array([index >> bit & 1 for bit in range(6)], np.uint8).reshape(2, 3) * 255
+    bits = np.array([(index ^ index >> 1) >> bit & 1 for bit in range(6)], np.uint8).reshape(2, 3) * 255
     return cv2.resize(bits, (width, height), interpolation=cv2.INTER_NEAREST)[..., None].repeat(3, 2)
 
 
 def read_counter(rgb: np.ndarray) -> int:
     """Read the index of a counter frame."""
     small = cv2.resize(rgb, (3, 2), interpolation=cv2.INTER_AREA).mean(axis=2)
-    return sum(1 << bit for bit, value in enumerate(small.ravel()) if value > 127)
+    gray = sum(1 << bit for bit, value in enumerate(small.ravel()) if value > 127)
+    return gray ^ gray >> 1 ^ gray >> 2 ^ gray >> 3 ^ gray >> 4 ^ gray >> 5
 
 
 def corner_frames(count: int, width: int = 64, height: int = 48) -> list[np.ndarray]:

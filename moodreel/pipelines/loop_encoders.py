@@ -1,0 +1,205 @@
+"""Encode the frames of a loop: FFmpeg (through PyAV) encodes MP4; Pillow WebP, GIF and the poster. All in memory.
+
+An encoder takes each image once, the order in which the loop shows them, and the seconds that it shows each.
+
+A GIF is at most three times as large as the MP4 of the same loop, as far as the smallest of `_GIF_STEPS` allows. GIF
+repeats a pixel only if it is exactly the same. So the steps to a smaller file are: pixels that hardly change stay,
+fewer colors, every second frame, a smaller picture. Dithering would flicker, and triple the size: there is none.
+"""
+
+import io
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+import av
+import cv2
+import numpy as np
+from av.video.reformatter import Colorspace, VideoReformatter
+from PIL import Image
+
+from moodreel.media.scaling import fit_within
+
+_TIMESCALE = 90_000
+"""Ticks a second in the MP4: the usual clock of video, fine enough for any recorded frame rate."""
+_GIF_RATIO = 3
+"""Most bytes of a GIF, in units of the bytes of its MP4."""
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedLoop:
+    """The file of a loop, and its size in pixels."""
+
+    data: bytes
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class _GifStep:
+    """How a GIF is made smaller.
+
+    Attributes:
+        size: of the picture, 1 for what was requested.
+        every: 1 keeps every frame, 2 every second one.
+        colors: of the palette.
+        tolerance: largest change of a channel, of 255, at which a pixel stays as it was in the frame before.
+        bytes: expected size of the file, 1 for the first step; from the least compressible of six videos.
+    """
+
+    size: float
+    every: int
+    colors: int
+    tolerance: int
+    bytes: float
+
+
+_GIF_STEPS = (
+    _GifStep(1.0, 1, 255, 0, 1.0),
+    _GifStep(1.0, 1, 128, 12, 0.9),
+    _GifStep(1.0, 2, 64, 20, 0.4),
+    _GifStep(0.75, 2, 64, 20, 0.25),
+    _GifStep(0.625, 2, 64, 20, 0.2),
+    _GifStep(0.5, 2, 64, 20, 0.12),
+    _GifStep(0.5, 2, 32, 20, 0.1),
+    _GifStep(0.375, 2, 32, 24, 0.06),
+    _GifStep(0.25, 2, 16, 32, 0.025),
+)
+_FIRST_GIF_STEP = 4
+"""The step that is tried first: cheap, and most loops need one near it."""
+
+
+def forward_and_back(gaps: Sequence[float]) -> tuple[list[int], list[float]]:
+    """Return the order of the images of a loop, and the seconds of each, from the seconds between two images."""
+    return [*range(len(gaps) + 1), *range(len(gaps) - 1, 0, -1)], [*gaps, *reversed(gaps)]
+
+
+def encode_mp4(images: Sequence[np.ndarray], order: Sequence[int], seconds: Sequence[float]) -> EncodedLoop:
+    """Encode H.264 `yuv420p`, BT.709, without audio, with the index first so that playback starts at once."""
+    file = io.BytesIO()
+    height, width = images[0].shape[:2]
+    options = {"movflags": "faststart"}
+    with av.open(file, "w", format="mp4", options=options, io_open=lambda *_: _SecondHandle(file)) as container:
+        stream = container.add_stream("libx264", options={"preset": "superfast", "crf": "22", "bf": "0"})
+        context = stream.codec_context
+        context.width, context.height, context.pix_fmt = width, height, "yuv420p"
+        context.time_base = Fraction(1, _TIMESCALE)
+        context.framerate = Fraction(round(1000 * len(order) / sum(seconds)), 1000)
+        context.color_primaries = context.color_trc = context.colorspace = 1  # BT.709
+        context.color_range = 1  # limited
+        ends = np.round(np.cumsum(seconds) * _TIMESCALE).astype(int)
+        duration_of: dict[int | None, int] = {}
+        frames = _to_yuv(images)
+        for index, begin, end in zip(order, [0, *ends], ends, strict=False):
+            frame = frames[index]
+            frame.pts, frame.time_base = int(begin), context.time_base
+            duration_of[frame.pts] = int(end - begin)
+            for packet in stream.encode(frame):
+                packet.duration = duration_of[packet.pts]
+                container.mux(packet)
+        for packet in stream.encode(None):
+            packet.duration = duration_of[packet.pts]
+            container.mux(packet)
+    return EncodedLoop(file.getvalue(), width, height)
+
+
+def _to_yuv(images: Sequence[np.ndarray]) -> list[av.VideoFrame]:
+    reformatter = VideoReformatter()
+    frames = (av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24") for image in images)
+    return [reformatter.reformat(frame, format="yuv420p", dst_colorspace=Colorspace.ITU709) for frame in frames]
+
+
+class _SecondHandle(io.RawIOBase):
+    """A second handle of the file that is being written. `faststart` reads the data back to put the index before it."""
+
+    def __init__(self, file: io.BytesIO) -> None:
+        self._file = file
+        self._position = 0
+
+    def read(self, size: int = -1) -> bytes:
+        chunk = bytes(self._file.getbuffer()[self._position : self._position + size])
+        self._position += len(chunk)
+        return chunk
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._position = offset + (0, self._position, len(self._file.getbuffer()))[whence]
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+
+def encode_webp(images: Sequence[np.ndarray], order: Sequence[int], seconds: Sequence[float]) -> EncodedLoop:
+    """Encode a lossy animated WebP."""
+    frames = [Image.fromarray(image) for image in images]
+    return _encode_animation("WEBP", frames, order, seconds, 1000, quality=75, method=2)
+
+
+def encode_gif(images: Sequence[np.ndarray], order: Sequence[int], seconds: Sequence[float]) -> EncodedLoop:
+    """Encode by the first of `_GIF_STEPS` that makes the file small enough beside its MP4."""
+    limit = _GIF_RATIO * len(encode_mp4(images, order, seconds).data)
+    best = _FIRST_GIF_STEP
+    loop = _encode_gif_step(_GIF_STEPS[best], images, seconds)
+    first_bytes = len(loop.data) / _GIF_STEPS[best].bytes
+    wanted = next((i for i, step in enumerate(_GIF_STEPS) if step.bytes * first_bytes <= limit), len(_GIF_STEPS) - 1)
+    if wanted != best:
+        loop, best = _encode_gif_step(_GIF_STEPS[wanted], images, seconds), wanted
+    while len(loop.data) > limit and best + 1 < len(_GIF_STEPS):
+        best += 1
+        loop = _encode_gif_step(_GIF_STEPS[best], images, seconds)
+    return loop
+
+
+def _encode_gif_step(step: _GifStep, images: Sequence[np.ndarray], seconds: Sequence[float]) -> EncodedLoop:
+    """Encode with one palette for the whole loop, so that colors do not flicker."""
+    kept = sorted({*range(0, len(images), step.every), len(images) - 1})
+    times = np.cumsum([0.0, *seconds])[kept]
+    order, seconds = forward_and_back(np.diff(times).tolist()) if len(kept) > 1 else ([0], seconds)
+    size = fit_within(images[0].shape[1::-1], round(step.size * max(images[0].shape[:2])))
+    small = [cv2.resize(images[index], size, interpolation=cv2.INTER_AREA) for index in kept]
+    steady = list(itertools.accumulate(small, lambda before, image: _keep_still(before, image, step.tolerance)))
+    palette = Image.fromarray(np.concatenate(steady[:: math.ceil(len(steady) / 8)])).quantize(step.colors)
+    frames = [Image.fromarray(image).quantize(palette=palette, dither=Image.Dither.NONE) for image in steady]
+    return _encode_animation("GIF", frames, order, seconds, 100, optimize=False)
+
+
+def _keep_still(before: np.ndarray, image: np.ndarray, tolerance: int) -> np.ndarray:
+    """Return an image (H, W, 3) with the pixels of the one before where no channel changes by more than `tolerance`."""
+    change = cv2.blur(cv2.absdiff(before, image).max(axis=2), (3, 3))  # single pixels are noise
+    return np.where((change < tolerance)[..., None], before, image)
+
+
+def _encode_animation(
+    kind: str, frames: list[Image.Image], order: Sequence[int], seconds: Sequence[float], ticks: int, **options: object
+) -> EncodedLoop:
+    """Encode an endless animation. Frame times are rounded to 1 / `ticks` seconds without accumulating the error."""
+    ends = np.round(np.cumsum(seconds) * ticks)
+    milliseconds = np.maximum(np.diff(ends, prepend=0), 1) * (1000 // ticks)
+    file = io.BytesIO()
+    duration = [int(value) for value in milliseconds]
+    others = [frames[index] for index in order[1:]]
+    frames[0].save(file, kind, save_all=True, append_images=others, duration=duration, loop=0, **options)
+    return EncodedLoop(file.getvalue(), *frames[0].size)
+
+
+def encode_jpeg(rgb: np.ndarray) -> bytes:
+    """Encode the poster, uint8 (H, W, 3)."""
+    file = io.BytesIO()
+    Image.fromarray(rgb).save(file, "JPEG", quality=88, optimize=True)
+    return file.getvalue()
+
+
+ENCODERS: Mapping[str, Callable[[Sequence[np.ndarray], Sequence[int], Sequence[float]], EncodedLoop]] = {
+    "mp4": encode_mp4,
+    "webp": encode_webp,
+    "gif": encode_gif,
+}
+"""The encoder of each format; images are uint8 (H, W, 3) with even sides."""
