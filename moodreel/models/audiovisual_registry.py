@@ -1,8 +1,11 @@
 """Load the models that read faces and voices: windows of clips in, calibrated probabilities out."""
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -14,6 +17,8 @@ from moodreel.models.networks.audiovisual import MODALITIES, AudioVisualBatch, A
 from moodreel.models.networks.resnet18 import FEATURE_DIM
 from moodreel.models.predictor import ModelInfo, calibrate, label_scales
 from moodreel.models.registry import CARD_FILE, ModelRegistry, find_weights, load_network
+
+Input = TypeVar("Input")
 
 ARCHITECTURES: dict[str, type[AudioVisualNet]] = {"audio-visual": AudioVisualNet}
 
@@ -77,29 +82,32 @@ class AudioVisualPredictor:
         return mean
 
     def _logits(self, batch: AudioVisualBatch) -> torch.Tensor:
-        """Compute the logits (B, C); on a CPU two threads share the faces, as nothing else of a clip is left to do."""
+        """Compute the logits (B, C); on a CPU two threads share faces and sound, as nothing else is left to do."""
         network, faces = self.network, batch.faces[batch.face_mask]
         logits: torch.Tensor
         if network.device.type != "cpu" or len(faces) < 2:
             logits = network(batch)
             return logits
         with ThreadPoolExecutor(2) as pool:
-            encoded = pool.map(self._encode_faces, faces.split(min(FACE_BATCH_SIZE, -(-len(faces) // 2))))
+            audio = pool.submit(_infer, network.prepare_audio, batch)
+            encoded = pool.map(
+                partial(_infer, network.encode_faces), faces.split(min(FACE_BATCH_SIZE, -(-len(faces) // 2)))
+            )
             features = torch.zeros(*batch.face_mask.shape, FEATURE_DIM)
             features[batch.face_mask] = torch.cat(list(encoded))
-        logits = network.fusion(
-            network.fusion_inputs(features, batch.face_mask, network.prepare_audio(batch), batch.audio_mask)
-        )
+        logits = network.fusion(network.fusion_inputs(features, batch.face_mask, audio.result(), batch.audio_mask))
         return logits
-
-    def _encode_faces(self, faces: torch.Tensor) -> torch.Tensor:
-        with torch.inference_mode():  # per thread: a new thread starts without it
-            return self.network.encode_faces(faces)
 
     def _readable(self, batch: AudioVisualBatch) -> AudioVisualBatch:
         """Mask what the model does not read."""
         video, audio = "video" in self.modalities, "audio" in self.modalities
         return replace(batch, face_mask=batch.face_mask & video, audio_mask=batch.audio_mask & audio)
+
+
+def _infer(compute: Callable[[Input], torch.Tensor], value: Input) -> torch.Tensor:
+    """Compute without gradients: a new thread starts with them."""
+    with torch.inference_mode():
+        return compute(value)
 
 
 DEFAULT_MODEL = "faces-eight"

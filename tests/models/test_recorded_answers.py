@@ -101,7 +101,8 @@ def audiovisual_batch() -> AudioVisualBatch:
     face_mask[2, ::3], face_mask[3] = False, False
     mels = rng.normal(-19, 4, (4, 64, 188)).astype(np.float32)
     audio_mask = np.array([True, False, True, True])
-    return AudioVisualBatch(*map(torch.from_numpy, (patches, face_mask, mels, audio_mask)))
+    samples = rng.normal(0, 0.1, (4, 48_000)).astype(np.float32)
+    return AudioVisualBatch(*map(torch.from_numpy, (patches, face_mask, mels, audio_mask, samples)))
 
 
 @cache

@@ -437,6 +437,7 @@ def test_pairs_start_from_audio_branches_of_the_same_folds(recordings, cache, tm
     for name, folder in (("fold-1", "fold-1/"), ("fold-2", "fold-2/"), ("pairs", "")):
         saved = torch.load(tmp_path / "recordings" / f"{folder}checkpoint.pt", weights_only=True)["network"]
         assert all(torch.equal(tensor, saved[f"audio.{key}"]) for key, tensor in initial_audio[name].items())
+    assert "| UAR, audio alone | UAR, video alone |" in (tmp_path / "pairs" / "CARD.md").read_text()
     assert not torch.equal(initial_audio["fold-1"]["linear.weight"], initial_audio["fold-2"]["linear.weight"])
     with pytest.raises(SystemExit, match="was trained on other recordings"):
         run(tmp_path / "other", data, cache, *options, "--seed", "1", preset="audio-visual")

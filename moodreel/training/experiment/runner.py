@@ -51,11 +51,13 @@ class FoldResult:
         metrics: On the part held out.
         train_metrics: On the part trained on.
         held_out_people: Who was held out.
+        ablations: On the part held out with a modality missing, by what is left.
     """
 
     metrics: ClassificationMetrics
     train_metrics: ClassificationMetrics
     held_out_people: tuple[str, ...]
+    ablations: Mapping[str, ClassificationMetrics]
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,7 +192,8 @@ class Experiment:
         metrics = self._metrics(logits[test_rows], test_rows)
         logger.info("Fold %d: UAR %.4f, accuracy %.4f", number, metrics.balanced_accuracy, metrics.accuracy)
         people = tuple(sorted({str(self.data.examples[row].person) for row in test_rows}))
-        return FoldResult(metrics, self._metrics(task.predict_logits(train_rows), train_rows), people)
+        left_alone = {left: self._metrics(given[test_rows], test_rows) for left, given in ablated.items()}
+        return FoldResult(metrics, self._metrics(task.predict_logits(train_rows), train_rows), people, left_alone)
 
     def _train(self, train_rows: np.ndarray, val_rows: np.ndarray, folder: Path) -> ClassificationTask:
         request, data, adapter = self.request, self.data, self.adapter
