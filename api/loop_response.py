@@ -48,7 +48,7 @@ def loop_options(options: LoadedData) -> LoopOptions:
     """Return the options of a loop; its output is the requested one, or what the Accept header asks for, or MP4."""
     accepted = _accepted(TYPES.values())
     output = options["output"] or next((output for output, kind in TYPES.items() if kind == accepted), "mp4")
-    return LoopOptions(options["duration"], options["size"], output, options["moment"])
+    return LoopOptions(options["duration"], options["size"], output, options["moment"], options["aspect"])
 
 
 def wants_bytes(output: str) -> bool:

@@ -23,6 +23,7 @@ from api.schemas.files import FileSchema, ObjectField, OptionsSchema
 from moodreel.emotions import FIVE, SEVEN
 from moodreel.faces.quality import TIPS
 from moodreel.pipelines.boomerang import LOOP_SECTIONS, OUTPUTS
+from moodreel.pipelines.face_crop import ASPECTS
 
 FORMATS = ("mp4", "mov", "webm", "mkv", "avi", "3gp", "gif")
 
@@ -76,6 +77,13 @@ class LoopOptionsSchema(OptionsSchema):
         load_default="expressive",
         validate=validate.OneOf(LOOP_SECTIONS),
         metadata=field_doc("`expressive`: the moment that shows the emotion best. `whole`: all of the clip."),
+    )
+    aspect = fields.String(
+        load_default="original",
+        validate=validate.OneOf(ASPECTS),
+        metadata=field_doc(
+            "`square` and `portrait` (9:16) crop the picture around the face, and no more than that takes."
+        ),
     )
 
     @pre_load

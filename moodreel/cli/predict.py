@@ -16,6 +16,7 @@ from moodreel.models.model_card import DIARY, PRIORS
 from moodreel.models.model_store import find_model_store
 from moodreel.pipelines.boomerang import OUTPUTS, LoopOptions
 from moodreel.pipelines.engine import Engine
+from moodreel.pipelines.face_crop import ASPECTS
 from moodreel.pipelines.image import ImagePipeline
 from moodreel.pipelines.text import TextPipeline
 from moodreel.pipelines.video import VideoPipeline
@@ -132,7 +133,7 @@ def _loop_options(file: Path, options: argparse.Namespace) -> LoopOptions | None
     if not options.thumbnail:
         return None
     output = _output_path(options.thumbnail, file, "mp4", options.files).suffix[1:]
-    return LoopOptions(options.duration, options.size, output)
+    return LoopOptions(options.duration, options.size, output, aspect=options.aspect)
 
 
 def _print(line: str) -> None:
@@ -162,6 +163,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--duration", type=float, default=3.0, help="seconds of the loop (default: %(default)g)")
     parser.add_argument(
         "--size", type=int, default=480, help="longest side of the loop in pixels (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--aspect", choices=ASPECTS, default="original", help="crop the loop around the face (default: %(default)s)"
     )
     parser.add_argument(
         "--timeline", type=Path, metavar="FILE", help="write a plot of the emotions over time (.png, .svg, .pdf)"

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 
 from moodreel.media.video import Frame, VideoReader
+from moodreel.pipelines.face_crop import FaceCrop
 from moodreel.pipelines.loop_encoders import ENCODERS, encode_jpeg, forward_and_back
 
 OUTPUTS = tuple(ENCODERS)
@@ -30,12 +31,14 @@ class LoopOptions:
         size: longest side in pixels.
         output: one of `OUTPUTS`.
         moment: one of `LOOP_SECTIONS`.
+        aspect: one of `face_crop.ASPECTS`.
     """
 
     duration: float = 3.0
     size: int = 480
     output: str = "mp4"
     moment: str = "expressive"
+    aspect: str = "original"
 
 
 _MAX_FPS = {"mp4": 30.0, "webp": 20.0, "gif": 15.0}
@@ -92,6 +95,7 @@ def make_boomerang(
     size: int = 480,
     output: str = "mp4",
     full_clip: bool = False,
+    crop: FaceCrop | None = None,
 ) -> BoomerangClip:
     """Make a boomerang of a video around `peak`, or of the whole video.
 
@@ -102,13 +106,16 @@ def make_boomerang(
         size: longest side in pixels.
         output: one of `OUTPUTS`.
         full_clip: loop through the whole video, sped up if it is longer than half of `duration`.
+        crop: the window of the frames to show; None for all of them.
     """
+    side, size = size, crop.frame_side(size, reader.width, reader.height) if crop else size
     start, stop = (0.0, reader.duration) if full_clip else _window(peak, reader.duration, duration / 2)
     speed = max(1.0, (stop - start) / (duration / 2))
     frames = _read_frames(reader, start, stop, size, speed, _MAX_FPS[output])
     if not full_clip:
         frames = _trim_to_still(_stay_in_shot(reader, frames, peak, duration / 2, size, _MAX_FPS[output]), peak)
-    images = [_crop_even(frame.rgb) for frame in frames]
+    windows = crop.cut(frames, side, reader.width) if crop else [frame.rgb for frame in frames]
+    images = [_crop_even(window) for window in windows]
     gaps = np.diff([frame.time for frame in frames]) / speed
     gaps *= min(1.0, duration / 2 / (gaps.sum() or 1.0))  # the only two frames may lie far apart
     order, seconds = forward_and_back(gaps.tolist()) if len(frames) > 1 else ([0], [min(_STILL_SECONDS, duration)])

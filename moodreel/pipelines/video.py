@@ -25,6 +25,7 @@ from moodreel.models.predictor import FacePredictor, TrackPrediction, label_prob
 from moodreel.pipelines.analysis_cache import AnalysisCache, analysis_key, dump_analysis, load_analysis
 from moodreel.pipelines.boomerang import BoomerangClip, LoopOptions, make_boomerang
 from moodreel.pipelines.engine import NO_FACE_IN_VIDEO, Engine
+from moodreel.pipelines.face_crop import ASPECTS, FaceCrop
 from moodreel.pipelines.keyframe import score_keyframes
 from moodreel.pipelines.people_extractor import ExtractedFrame, ExtractedVideo, PeopleExtractor, Track
 from moodreel.pipelines.timing import elapsed_ms
@@ -164,7 +165,7 @@ class VideoPipeline:
         if analysis and (loop is None or (needs_face and analysis.prediction is None)):
             return analysis, None
         with self._engine.slot():
-            reader = VideoReader(data, self._limits, fps=fps, cache_side=loop.size if loop and not analysis else None)
+            reader = VideoReader(data, self._limits, fps=fps, cache_side=_cache_side(analysis, loop))
             if analysis:
                 reader.restore(analysis.geometry)
             else:
@@ -233,7 +234,15 @@ class VideoPipeline:
         return self._engine.facial_actions.explain(blendshapes, probabilities, emotion, prediction.weights[found])
 
 
+def _cache_side(analysis: VideoAnalysis | None, loop: LoopOptions | None) -> int | None:
+    """Return the side at which the frames that an analysis decodes are cached for the loop; None to cache none."""
+    return loop.size if loop and not analysis and loop.aspect == "original" else None
+
+
 def _make_loop(reader: VideoReader, analysis: VideoAnalysis, loop: LoopOptions) -> BoomerangClip:
+    ratio, found = ASPECTS[loop.aspect], analysis.prediction
+    timeline = [point for point in found.timeline if point.track == found.track] if found else []
+    crop = FaceCrop(ratio, [(point.time, point.box) for point in timeline]) if ratio else None
     return make_boomerang(
         reader,
         analysis.peak,
@@ -241,6 +250,7 @@ def _make_loop(reader: VideoReader, analysis: VideoAnalysis, loop: LoopOptions) 
         size=loop.size,
         output=loop.output,
         full_clip=loop.moment == "whole",
+        crop=crop,
     )
 
 

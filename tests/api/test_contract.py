@@ -135,7 +135,8 @@ def test_a_thumbnail_is_base64_with_its_metadata(server: Server) -> None:
     answer, prediction = response.json(), server.post("/predict", CLIP).json()
     assert base64.b64decode(answer.pop("poster")) == b"a poster"
     options = base64.b64decode(answer.pop("thumbnail")).decode()
-    assert options == "{'duration': 3.0, 'size': 480, 'output': 'mp4', 'moment': 'expressive', 'fps': None}"
+    defaults = {"duration": 3.0, "size": 480, "output": "mp4", "moment": "expressive", "aspect": "original"}
+    assert options == repr({**defaults, "fps": None})
     assert answer == {
         "output": "mp4",
         "width": 480,
@@ -152,7 +153,7 @@ def test_a_thumbnail_is_base64_with_its_metadata(server: Server) -> None:
 
 
 def test_a_thumbnail_follows_the_requested_options(server: Server) -> None:
-    options = {"duration": 0.5, "size": 64, "output": "gif", "moment": "whole", "fps": 25}
+    options = {"duration": 0.5, "size": 64, "output": "gif", "moment": "whole", "aspect": "square", "fps": 25}
     answer = server.post("/thumbnail", CLIP, **options).json()
     assert base64.b64decode(answer["thumbnail"]).decode() == repr({**options, "fps": 25.0})
 
@@ -771,7 +772,17 @@ class TestOpenApi:
     def test_it_documents_form_bodies(self, document: dict[str, Any]) -> None:
         form = document["paths"]["/thumbnail"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
         assert form["required"] == ["file"]
-        assert form["properties"].keys() == {"file", "format", "fps", "model", "duration", "size", "output", "moment"}
+        assert form["properties"].keys() == {
+            "file",
+            "format",
+            "fps",
+            "model",
+            "duration",
+            "size",
+            "output",
+            "moment",
+            "aspect",
+        }
 
 
 def test_the_thumbnail_schema_accepts_the_boomerangs_outputs_and_moments() -> None:

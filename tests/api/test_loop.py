@@ -19,7 +19,7 @@ from tests.support.server import HEADERS, REAL_APP, Server, video_body
 pytestmark = pytest.mark.server
 
 CLIP = b"clip"
-OPTIONS = {"duration": 1.5, "size": 96, "output": "gif", "moment": "whole"}
+OPTIONS = {"duration": 1.5, "size": 96, "output": "gif", "moment": "whole", "aspect": "portrait"}
 MADE_WITH = repr({**OPTIONS, "fps": None})
 """The data of a loop of the fake pipeline are its options."""
 

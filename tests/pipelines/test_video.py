@@ -229,6 +229,19 @@ def test_a_thumbnail_turns_at_the_peak_of_the_emotion(pipeline):
     assert set(thumbnail.timings) == {"decode", "faces", "model", "encode"}
 
 
+@pytest.mark.parametrize(("aspect", "size"), [("square", (240, 240)), ("portrait", (134, 240))])
+def test_a_thumbnail_of_another_aspect_shows_the_face(pipeline, aspect, size):
+    """The face is in the left third of a wide video, and drifts to the right."""
+    wide = [np.hstack([frame, np.full((240, 400, 3), 90, np.uint8)]) for frame in synthetic_frames.face_frames(50)]
+    loop = pipeline.thumbnail(synthetic_video.encode_video(wide), LoopOptions(duration=2, aspect=aspect)).boomerang
+    assert (loop.width, loop.height) == size
+    shown = pipeline.predict(loop.data)
+    assert (shown.emotion, shown.face_coverage) == ("Happy", 1.0)
+    for point in shown.timeline:
+        x, _, width, _ = point.box
+        assert x + width / 2 == pytest.approx(size[0] / 2, abs=size[0] / 8)
+
+
 def test_a_thumbnail_without_a_face_shows_the_moment_of_most_motion(pipeline):
     still = synthetic_frames.corner_frames(1, 320, 240) * 50
     data = synthetic_video.encode_video(still + synthetic_frames.noise_frames(10) + still)
