@@ -86,7 +86,9 @@ def test_the_suffix_selects_the_format_of_the_thumbnail(smile, tmp_path, kind):
     if kind == "mp4":
         assert synthetic_video.decode_frames(path.read_bytes())[0].shape == (120, 160, 3)
     else:
-        assert Image.open(path).size == (160, 120)
+        width, height = Image.open(path).size
+        assert width / height == pytest.approx(4 / 3, abs=0.03)
+        assert width == 160 or (kind == "gif" and width < 160), "a GIF may be smaller, so that its file is"
 
 
 def test_the_timeline_is_plotted(smile, tmp_path):

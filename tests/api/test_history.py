@@ -97,6 +97,13 @@ def test_an_analysis_and_a_cover_of_one_clip_are_one_entry(server: Server, user:
     assert get(server, user)["count"] == 2
 
 
+def test_a_prediction_with_a_cover_is_one_entry_with_its_media(server: Server, user: str) -> None:
+    entry = get(server, user, f"/{store(server, user, path='/predict', thumbnail={'output': 'gif'})}")
+    assert (entry["emotion"], entry["facts"]["faces"]) == ("Happy", 1)
+    assert [media["name"] for media in entry["media"]] == ["thumbnail.gif", "poster.jpg"]
+    assert get(server, user)["count"] == 1
+
+
 def test_a_cover_without_a_face_is_an_entry_without_an_emotion(server: Server, user: str) -> None:
     entry = get(server, user, f"/{store(server, user, b'no face')}")
     assert (entry["emotion"], entry["mood"], entry["probabilities"]) == (None, None, None)
