@@ -85,17 +85,18 @@ class AudioVisualPredictor:
         """Compute the logits (B, C); on a CPU two threads share faces and sound, as nothing else is left to do."""
         network, faces = self.network, batch.faces[batch.face_mask]
         logits: torch.Tensor
-        if network.device.type != "cpu" or len(faces) < 2:
+        if network.device.type != "cpu" or max(len(faces), len(batch)) < 2:
             logits = network(batch)
             return logits
+        halves = [batch.select(rows) for rows in torch.arange(len(batch)).chunk(2)]
+        crops = faces.split(min(FACE_BATCH_SIZE, -(-len(faces) // 2))) if len(faces) else ()
         with ThreadPoolExecutor(2) as pool:
-            audio = pool.submit(_infer, network.prepare_audio, batch)
-            encoded = pool.map(
-                partial(_infer, network.encode_faces), faces.split(min(FACE_BATCH_SIZE, -(-len(faces) // 2)))
-            )
+            heard = pool.map(partial(_infer, network.prepare_audio), halves)
+            encoded = pool.map(partial(_infer, network.encode_faces), crops)
             features = torch.zeros(*batch.face_mask.shape, FEATURE_DIM)
-            features[batch.face_mask] = torch.cat(list(encoded))
-        logits = network.fusion(network.fusion_inputs(features, batch.face_mask, audio.result(), batch.audio_mask))
+            features[batch.face_mask] = torch.cat([torch.zeros(0, FEATURE_DIM), *encoded])
+        audio = torch.cat(list(heard))
+        logits = network.fusion(network.fusion_inputs(features, batch.face_mask, audio, batch.audio_mask))
         return logits
 
     def _readable(self, batch: AudioVisualBatch) -> AudioVisualBatch:
