@@ -2,6 +2,7 @@
 
 import io
 from concurrent.futures import ThreadPoolExecutor
+from fractions import Fraction
 from queue import SimpleQueue
 
 import av
@@ -43,6 +44,11 @@ class Floor:
         self._detect_all(images)
         _encode(cover)
 
+    def close(self) -> None:
+        self._pool.shutdown()
+        while not self._landmarkers.empty():
+            self._landmarkers.get().close()
+
     def _detect_all(self, images: list[np.ndarray]) -> None:
         list(self._pool.map(self._detect, images))
 
@@ -62,7 +68,7 @@ def _decode(data: bytes, cover_frames: int) -> tuple[list[np.ndarray], list[av.V
         wanted = set(np.linspace(0, max(stream.frames, DETECTIONS) - 1, DETECTIONS).astype(int).tolist())
         for index, frame in enumerate(container.decode(stream)):
             if index in wanted:
-                images.append(frame.to_ndarray(*fit_within(size, DETECTION_SIDE), format="rgb24"))
+                images.append(frame.reformat(*fit_within(size, DETECTION_SIDE), "rgb24").to_ndarray())
             if index < cover_frames:
                 cover.append(frame.reformat(*(side // 2 * 2 for side in fit_within(size, COVER_SIDE)), "yuv420p"))
     return images, cover
@@ -73,6 +79,6 @@ def _encode(frames: list[av.VideoFrame]) -> None:
         stream = container.add_stream("libx264", rate=30, options={"preset": "veryfast"})
         stream.width, stream.height = frames[0].width, frames[0].height
         for index, frame in enumerate(frames):
-            frame.pts, frame.time_base = index, None
+            frame.pts, frame.time_base = index, Fraction(1, 30)
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))

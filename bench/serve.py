@@ -17,7 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -131,7 +131,6 @@ def compare_to_floor(call: Caller, floor: Floor, data: bytes, rounds: int) -> di
 
 
 def print_ratios(call: Caller, floor: Floor, clips: dict[str, bytes], rounds: int) -> None:
-    rows = []
     for clip, data in clips.items():
         costs = compare_to_floor(call, floor, data, rounds)
         pairs = [
@@ -139,13 +138,16 @@ def print_ratios(call: Caller, floor: Floor, clips: dict[str, bytes], rounds: in
             ("/thumbnail", "floor of /thumbnail", THUMBNAIL_AIM if clip in PREDICT_AIMS else None),
             ("both", "/predict", BOTH_AIM if clip in PREDICT_AIMS else None),
         ]
+        rows = []
         for name, base, aim in pairs:
             ours, least = costs[name], costs[base]
-            values = [ours.cpu, least.cpu, ours.wall, least.wall]
+            values = [f"{value:.0f}" for value in (ours.cpu, least.cpu, ours.wall, least.wall)]
             ratios = [f"{ours.cpu / least.cpu:.2f}", f"{ours.wall / least.wall:.2f}", f"{aim:.2f}" if aim else ""]
-            rows.append([clip, f"{name} ÷ {base}", *(f"{value:.0f}" for value in values), *ratios])
-    head = ["clip", "call", "CPU ms", "base CPU ms", "ms", "base ms", "CPU ratio", "ratio", "aim"]
-    print(format_table(head, rows, left=2))
+            rows.append([f"{name} ÷ {base}", *values, *ratios])
+        print(f"\n{clip}")
+        print(
+            format_table(["", "CPU ms", "base CPU ms", "ms", "base ms", "CPU ratio", "ratio", "aim"], rows), flush=True
+        )
 
 
 def print_throughput(call: Caller, data: bytes, calls: int) -> None:
@@ -187,8 +189,7 @@ def main() -> None:
     clips = made_clips()
     starts = f"{seconds_to_ready():.1f}"
     print(f"{os.cpu_count()} cores; start to ready: {starts} s (aim 3)")
-    floor = Floor()
-    with running_server() as server:
+    with closing(Floor()) as floor, running_server() as server:
         call = Caller(server)
         for path in ["/predict", "/thumbnail"] * WARM_UP_CALLS:
             call(path, clips[MAIN_CLIP])
