@@ -97,7 +97,7 @@ setting() {
   printf '%s' "${value:-${2-}}"
 }
 
-# Print a curl command that works in a fresh clone. Its clip is in examples/ (bench/clips.py made it).
+# Print a curl command that works in a fresh clone. Its clip is in examples/ (bench/smile.py made it).
 print_example() {
   local port key
   port=$(setting PORT 5000) key=$(setting API_KEY)

@@ -1,11 +1,6 @@
-"""Make the clips of the benchmarks and of the README, from NASA's public-domain portrait.
+"""Make the clips of the benchmarks from NASA's public-domain portrait."""
 
-python -m bench.clips examples/smile.mp4 --seconds 4 --size 480x480
-"""
-
-import argparse
 import io
-from pathlib import Path
 
 import av
 import cv2
@@ -58,17 +53,3 @@ def _handheld_frame(time: float, seconds: float, width: int, height: int) -> np.
     image = cv2.warpAffine(face, move, (width, height), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT)
     noise = np.random.default_rng(round(time * 1000)).standard_normal((height, width, 1), np.float32)
     return (image + 2 * noise).clip(0, 255).astype(np.uint8)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser("python -m bench.clips", description="Make a clip of a face.")
-    parser.add_argument("path", type=Path)
-    parser.add_argument("--seconds", type=float, default=6.0)
-    parser.add_argument("--size", default="1280x720", help="WIDTHxHEIGHT")
-    options = parser.parse_args()
-    width, height = map(int, options.size.split("x"))
-    options.path.write_bytes(phone_clip(width, height, options.seconds))
-
-
-if __name__ == "__main__":
-    main()

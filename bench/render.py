@@ -244,8 +244,8 @@ def turn(frame: np.ndarray, landmarks: np.ndarray, *, yaw: float = 0.0, pitch: f
         yaw: degrees, sign as in `landmarker.Face`.
         pitch: degrees, sign as in `landmarker.Face`.
     """
-    triangles, oval = _mesh()
-    points = np.concatenate([landmarks[:468], *_rings(landmarks, oval)])
+    triangles, oval, _ = face_mesh()
+    points = np.concatenate([landmarks[:468], *head_rings(landmarks, oval)])
     pivot = landmarks[list(_TEMPLES)].mean(axis=0)
     across, up = np.radians((yaw, pitch))
     about_y = np.array([[np.cos(across), 0, -np.sin(across)], [0, 1, 0], [np.sin(across), 0, np.cos(across)]])
@@ -253,31 +253,41 @@ def turn(frame: np.ndarray, landmarks: np.ndarray, *, yaw: float = 0.0, pitch: f
     turned = points.copy()
     head = slice(0, -len(oval))
     turned[head] = (points[head] - pivot) @ (about_y @ about_x).T + pivot
+    triangles = triangles[np.argsort(-turned[triangles, 2].mean(axis=1))]
+    return render_mesh(frame, points[triangles, :2], turned[triangles, :2])
 
-    corners = turned[triangles]
-    ahead, aside = corners[:, 1, :2] - corners[:, 0, :2], corners[:, 2, :2] - corners[:, 0, :2]
+
+def render_mesh(frame: np.ndarray, source: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Render triangles over a frame, with the frame as their texture.
+
+    Args:
+        frame: uint8 (H, W, 3).
+        source: (T, 3, 2), corners of each triangle in the frame, in pixels.
+        target: (T, 3, 2), where they are rendered, the nearest last. One that shows its back is left out.
+    """
+    ahead, aside = target[:, 1] - target[:, 0], target[:, 2] - target[:, 0]
     # Back-face culling: MediaPipe's triangles have one winding order, seen from the front.
     facing = np.flatnonzero(ahead[:, 0] * aside[:, 1] - ahead[:, 1] * aside[:, 0] < -1e-3)
-    facing = facing[np.argsort(-corners[facing, :, 2].mean(axis=1))]
     which = np.full(frame.shape[:2], -1, np.int32)
-    for index, corner in zip(facing, np.round(corners[facing, :, :2] * 16).astype(np.int32), strict=True):
-        cv2.fillConvexPoly(which, corner, int(index), shift=4)
-
+    for index, corner in enumerate(np.round(target[facing] * 16).astype(np.int32)):
+        cv2.fillConvexPoly(which, corner, index, shift=4)
     # For each triangle, the affine map from the rendered frame to the texture.
-    shown = np.concatenate([corners[facing, :, :2], np.ones((len(facing), 3, 1))], axis=2)
-    back = np.zeros((len(triangles), 3, 2))
-    back[facing] = np.linalg.solve(shown, points[triangles[facing], :2])
-    source = np.dstack(np.meshgrid(np.arange(frame.shape[1]), np.arange(frame.shape[0]))).astype(np.float32)
+    shown = np.concatenate([target[facing], np.ones((len(facing), 3, 1))], axis=2)
+    back = np.linalg.solve(shown, source[facing])
+    place = np.dstack(np.meshgrid(np.arange(frame.shape[1]), np.arange(frame.shape[0]))).astype(np.float32)
     y, x = np.nonzero(which >= 0)
-    source[y, x] = np.einsum("ni,nij->nj", np.column_stack([x, y, np.ones(len(x))]), back[which[y, x]])
-    return cv2.remap(frame, source, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    place[y, x] = np.einsum("ni,nij->nj", np.column_stack([x, y, np.ones(len(x))]), back[which[y, x]])
+    return cv2.remap(frame, place, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
 
 @cache
-def _mesh() -> tuple[np.ndarray, np.ndarray]:
-    """Return triangles (T, 3) of the face with closed eyes and mouth and of the rings around it, and its oval (36,).
+def face_mesh() -> tuple[np.ndarray, np.ndarray, slice]:
+    """Return the triangles of a head, the oval of its face, and which triangles fill the eyes and the mouth.
 
     Three edges of MediaPipe's tessellation make a triangle.
+
+    Returns:
+        int (T, 3), landmarks and points of `head_rings`; int (36,), landmarks; and a slice of the triangles.
     """
     starts = [edge.start for edge in FaceLandmarksConnections.FACE_LANDMARKS_TESSELATION]
     triangles = np.array(starts).reshape(-1, 3)
@@ -296,7 +306,8 @@ def _mesh() -> tuple[np.ndarray, np.ndarray]:
     for inner, outer in itertools.pairwise(rows):
         skirt.append(np.column_stack([inner, np.roll(inner, -1), outer]))
         skirt.append(np.column_stack([np.roll(inner, -1), np.roll(outer, -1), outer]))
-    return np.concatenate([triangles, *lids, *skirt]), oval
+    holes = slice(len(triangles), len(triangles) + sum(map(len, lids)))
+    return np.concatenate([triangles, *lids, *skirt]), oval, holes
 
 
 _RINGS = (1.1, 0.1), (1.3, 0.35), (1.4, 0.6), (2.4, 0.6)
@@ -304,7 +315,8 @@ _RINGS = (1.1, 0.1), (1.3, 0.35), (1.4, 0.6), (2.4, 0.6)
 in face widths. The last ring does not turn with the head."""
 
 
-def _rings(landmarks: np.ndarray, oval: np.ndarray) -> list[np.ndarray]:
+def head_rings(landmarks: np.ndarray, oval: np.ndarray) -> list[np.ndarray]:
+    """Return the rings around a face, each float (36, 3), see `_RINGS`."""
     edge, middle = landmarks[oval], landmarks[oval].mean(axis=0)
     width = np.ptp(edge[:, 0])
     return [
