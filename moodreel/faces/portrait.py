@@ -15,13 +15,12 @@ PORTRAIT_SIDE = 128
 PORTRAIT_SCALES = 2.0, 1.5
 """Sides of the squares that are searched, in longer sides of the face's bounding box."""
 MIN_CONFIDENCE = 0.7
-"""Confidence at every scale that a clear face needs. With `MIN_POOR_CONFIDENCE` for the others, of false faces in
-pictures of animals and things (those of Tux Paint, GCompris and scikit-image, cropped, scaled and rotated) 153 of 195
-are removed, of drawn faces and emoji 352 of 553. Of true faces that `FaceLandmarker` finds, with its fallbacks, are
-kept: 781 of 792 in `webfaces`, 252 of 256 film frames (SFEW), 233 of 243 of FER+, all 741 of KDEF, BU-3DFE and
-Bosphorus, 443 of 448 frames of labeled clips and all 272 frames of people who talk. FER+ images spoilt by
-`bench.robustness`: 482 of 578, and fewest with dark glasses (17 of 24), noise (21 of 34) and motion blur (16 of 24).
-The thresholds were chosen on these same faces, so expect a little less on others."""
+"""Confidence at every scale that a clear face needs. With `MIN_POOR_CONFIDENCE` for the others, of 110 false faces in
+2,968 views of the animals and things of Tux Paint (cropped, scaled and rotated) 19 are taken for people; 27 were before
+portraits were turned upright and compared with themselves upside down. Of the largest true faces that `FaceLandmarker`
+finds, with its fallbacks, are kept: 784 of 793 in `webfaces`, 253 of 255 film frames (SFEW), 239 of 246 of FER+, and
+739 of 740 of KDEF, BU-3DFE and Bosphorus. The thresholds were chosen on faces of the same sets, so expect a little less
+on others."""
 MIN_POOR_CONFIDENCE = 0.48
 """Confidence at the first scale that a blurred, dark, overexposed, small or turned face needs. Its answer is uncertain
 anyway, and with its quality the confidence falls: 0.7 would remove more than half of strongly blurred faces."""
