@@ -114,15 +114,17 @@ def on_starting(_server: object) -> None:
 
 
 def post_worker_init(worker: "ThreadWorker") -> None:
-    """Close long-lived connections as soon as the worker is stopped."""
+    """Close long-lived connections as soon as the worker is stopped, and release memory when it is idle."""
     # Gunicorn's handler of SIGINT (Ctrl-C) and SIGQUIT takes a lock that the interrupted code may hold: it hands a
     # request to a thread under that lock. The worker would hang until it is killed. SIGTERM's handler takes none.
     for number in (signal.SIGINT, signal.SIGQUIT):
         signal.signal(number, worker.handle_exit)
     # Imported here: a reload reads the service's own code again.
+    from api.maintenance import release_memory_when_idle
     from api.services import services
 
     services(worker.wsgi).shutdown_hooks.start_watcher(worker)
+    release_memory_when_idle(worker.wsgi)
 
 
 def child_exit(_server: object, worker: "ThreadWorker") -> None:

@@ -1,5 +1,7 @@
 """Maintenance at the start of a process, and then hourly after a call."""
 
+import ctypes
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -39,3 +41,24 @@ def test_maintenance_runs_after_an_hour_once_the_response_is_sent(
     assert len(calls) == 2
     app.test_client().get("/").close()
     assert len(calls) == 2
+
+
+def test_memory_is_released_once_the_worker_is_idle(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
+    released, seconds = threading.Semaphore(0), 0.2
+    libc = SimpleNamespace(malloc_trim=lambda pad: released.release())
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: libc)
+    maintenance.release_memory_when_idle(app, seconds)
+    assert not released.acquire(timeout=3 * seconds)
+    for _ in range(2):
+        app.test_client().get("/").close()
+    assert released.acquire(timeout=60)
+    assert not released.acquire(timeout=3 * seconds)
+    app.test_client().get("/").close()
+    assert released.acquire(timeout=60)
+
+
+def test_nothing_is_released_without_glibc(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: SimpleNamespace())
+    before = threading.enumerate()
+    maintenance.release_memory_when_idle(app)
+    assert threading.enumerate() == before
