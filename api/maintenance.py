@@ -10,7 +10,7 @@ from flask import Flask, Response
 from api.services import Services, services
 
 INTERVAL_SECONDS = 3600
-IDLE_SECONDS = 5.0
+IDLE_SECONDS = 2.0
 """Time without a response after which freed memory goes back to the system."""
 
 

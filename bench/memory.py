@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from api.maintenance import IDLE_SECONDS
 from bench.clips import phone_clip
 from bench.serve import post
 from tests.support.server import REAL_APP, Server
@@ -60,6 +61,7 @@ def stages(server: Server, clips: list[bytes], calls: int) -> dict[str, Callable
     return {
         "/predict": lambda: post_clips("/predict"),
         "/thumbnail": lambda: post_clips("/thumbnail"),
+        "idle": lambda: time.sleep(2 * IDLE_SECONDS + 1),
         "/api/text": post_texts,
         "/api/predict/multimodal": lambda: post_clips("/api/predict/multimodal"),
     }
@@ -85,6 +87,10 @@ def main() -> None:
             for stage, call in stages(server, clips, options.calls).items():
                 call()
                 print_row(server, stage)
+            processes = [server.process, *server.workers]
+            print(
+                f"\nPSS of the workers and their parent: {sum(megabytes(each.pid)['PSS'] for each in processes):.0f} MB"
+            )
 
 
 if __name__ == "__main__":
