@@ -8,11 +8,9 @@ programs, the time on the clock says little: compare the CPU time.
 """
 
 import argparse
-import itertools
 import os
 import re
 import statistics
-import struct
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -77,8 +75,8 @@ def seconds_to_ready() -> float:
 
 @contextmanager
 def running_server() -> Iterator[Server]:
-    """Run a server in an empty folder, with the default settings but without the cache: the same clips come again."""
-    settings = {"LOG_LEVEL": "WARNING", "ANALYSIS_CACHE_SECONDS": 0}
+    """Run a server in an empty folder that analyzes the same clip again, and lets callers wait on a busy machine."""
+    settings = {"LOG_LEVEL": "WARNING", "ANALYSIS_CACHE_SECONDS": 0, "MAX_WAIT_SECONDS": 300}
     with tempfile.TemporaryDirectory() as folder, Server(Path(folder), REAL_APP, **settings) as server:
         yield server
 
@@ -88,17 +86,6 @@ def post(server: Server, path: str, data: bytes, **fields: object) -> requests.R
     if response.status_code not in (200, 422):
         raise SystemExit(f"{path} answered {response.status_code}: {response.text}")
     return response
-
-
-class Caller:
-    """Post videos that the service has not seen: each call appends another empty box (ISO/IEC 14496-12, `free`)."""
-
-    def __init__(self, server: Server) -> None:
-        self.server = server
-        self._numbers = itertools.count()
-
-    def __call__(self, path: str, data: bytes, **fields: object) -> None:
-        post(self.server, path, data + struct.pack(">I4sQ", 16, b"free", next(self._numbers)), **fields)
 
 
 def wall_ms(work: Callable[[], object]) -> float:
@@ -112,15 +99,15 @@ def p50_p95(values: list[float]) -> str:
     return f"{statistics.median(ordered):8.0f} {ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))]:8.0f}"
 
 
-def compare_to_floor(call: Caller, floor: Floor, data: bytes, rounds: int) -> dict[str, Cost]:
+def compare_to_floor(server: Server, floor: Floor, data: bytes, rounds: int) -> dict[str, Cost]:
     """Return the median cost of each call and of its floor; they take turns."""
-    workers, own = call.server.workers, [psutil.Process()]
+    workers, own = server.workers, [psutil.Process()]
     turns: dict[str, tuple[list[psutil.Process], Callable[[], object]]] = {
         "floor of /predict": (own, lambda: floor.predict(data)),
-        "/predict": (workers, lambda: call("/predict", data)),
+        "/predict": (workers, lambda: post(server, "/predict", data)),
         "floor of /thumbnail": (own, lambda: floor.thumbnail(data)),
-        "/thumbnail": (workers, lambda: call("/thumbnail", data)),
-        "both": (workers, lambda: call("/predict", data, thumbnail=True)),
+        "/thumbnail": (workers, lambda: post(server, "/thumbnail", data)),
+        "both": (workers, lambda: post(server, "/predict", data, thumbnail=True)),
     }
     costs: dict[str, list[Cost]] = {name: [] for name in turns}
     for _ in range(rounds):
@@ -130,9 +117,9 @@ def compare_to_floor(call: Caller, floor: Floor, data: bytes, rounds: int) -> di
     return {name: Cost(*map(statistics.median, zip(*values, strict=True))) for name, values in costs.items()}
 
 
-def print_ratios(call: Caller, floor: Floor, clips: dict[str, bytes], rounds: int) -> None:
+def print_ratios(server: Server, floor: Floor, clips: dict[str, bytes], rounds: int) -> None:
     for clip, data in clips.items():
-        costs = compare_to_floor(call, floor, data, rounds)
+        costs = compare_to_floor(server, floor, data, rounds)
         pairs = [
             ("/predict", "floor of /predict", PREDICT_AIMS.get(clip)),
             ("/thumbnail", "floor of /thumbnail", THUMBNAIL_AIM if clip in PREDICT_AIMS else None),
@@ -150,25 +137,25 @@ def print_ratios(call: Caller, floor: Floor, clips: dict[str, bytes], rounds: in
         )
 
 
-def print_throughput(call: Caller, data: bytes, calls: int) -> None:
+def print_throughput(server: Server, data: bytes, calls: int) -> None:
     rows = []
     for clients in CLIENTS:
         with ThreadPoolExecutor(clients) as pool:
-            start, before = time.perf_counter(), cpu_ms(call.server.workers)
-            times = list(pool.map(lambda _: wall_ms(lambda: call("/predict", data)), range(calls)))
-        seconds, cpu = time.perf_counter() - start, (cpu_ms(call.server.workers) - before) / 1000
+            start, before = time.perf_counter(), cpu_ms(server.workers)
+            times = list(pool.map(lambda _: wall_ms(lambda: post(server, "/predict", data)), range(calls)))
+        seconds, cpu = time.perf_counter() - start, (cpu_ms(server.workers) - before) / 1000
         per_second = [f"{calls / seconds:.2f}", f"{calls / cpu:.2f}"]
         rows.append([str(clients), *per_second, *p50_p95(times).split()])
     print(format_table(["clients", "clips a second", "clips a second of CPU", "p50 ms", "p95 ms"], rows))
 
 
-def print_long_clip(call: Caller, short: bytes) -> None:
+def print_long_clip(server: Server, short: bytes) -> None:
     """Compare ten times the same video with once."""
-    workers, long = call.server.workers, repeat_clip(short, 10)
+    workers, long = server.workers, repeat_clip(short, 10)
     before = cpu_ms(workers)
-    call("/predict", short)
+    post(server, "/predict", short)
     once = cpu_ms(workers)
-    call("/predict", long)
+    post(server, "/predict", long)
     print(
         f"60 s, in units of 6 s of the same video: {(cpu_ms(workers) - once) / (once - before):.1f} x the CPU (aim 10)"
     )
@@ -190,14 +177,13 @@ def main() -> None:
     starts = f"{seconds_to_ready():.1f}"
     print(f"{os.cpu_count()} cores; start to ready: {starts} s (aim 3)")
     with closing(Floor()) as floor, running_server() as server:
-        call = Caller(server)
         for path in ["/predict", "/thumbnail"] * WARM_UP_CALLS:
-            call(path, clips[MAIN_CLIP])
+            post(server, path, clips[MAIN_CLIP])
         print_memory(server, "/predict and /thumbnail", 450)
-        print_ratios(call, floor, clips | {path.name: path.read_bytes() for path in options.clips}, options.rounds)
-        print_throughput(call, clips[MAIN_CLIP], 24)
+        print_ratios(server, floor, clips | {path.name: path.read_bytes() for path in options.clips}, options.rounds)
+        print_throughput(server, clips[MAIN_CLIP], 24)
         print_memory(server, "all these clips", 450)
-        print_long_clip(call, clips[MAIN_CLIP])
+        print_long_clip(server, clips[MAIN_CLIP])
         print_memory(server, "60 s of video", 490)
         for _ in range(WARM_UP_CALLS):
             server.call("POST", "/api/text", json={"text": "I am glad."})
