@@ -6,7 +6,9 @@ MediaPipe do not survive one; the libraries are imported before it. A worker has
 waits: for its body, for a slot, for the client to read.
 """
 
+import contextlib
 import ctypes
+import fcntl
 import multiprocessing
 import os
 import resource
@@ -64,6 +66,22 @@ def _delete_folders() -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def _make_cache_folder(parent: str) -> str:
+    """Make the folder of the cache of analyses, and delete those of services that were killed: nobody locks them."""
+    for old in Path(parent).glob("moodreel-analyses-*"):
+        with contextlib.suppress(OSError):
+            _lock(old)
+            shutil.rmtree(old, ignore_errors=True)
+    folder = tempfile.mkdtemp(prefix="moodreel-analyses-", dir=parent)
+    _lock(Path(folder))
+    return folder
+
+
+def _lock(folder: Path) -> None:
+    """Lock a folder until this process and its workers have ended. Raises OSError if it is locked, or not ours."""
+    fcntl.flock(os.open(folder, os.O_RDONLY), fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
 try:
     settings = Settings.from_environment()
 except SettingsError as error:
@@ -73,7 +91,7 @@ except SettingsError as error:
 _memory = "/dev/shm" if Path("/dev/shm").is_dir() else None
 # The workers share the cache of analyses. It ends with them, unless ANALYSIS_CACHE_PATH names a file.
 if settings.analysis_cache_seconds and not settings.analysis_cache_path:
-    _folders.append(tempfile.mkdtemp(prefix="moodreel-analyses-", dir=_memory))
+    _folders.append(_make_cache_folder(_memory or tempfile.gettempdir()))
     os.environ["ANALYSIS_CACHE_PATH"] = f"{_folders[-1]}/analyses.db"
 
 wsgi_app = "api.wsgi:app"

@@ -4,6 +4,7 @@ import base64
 import json
 import re
 import sqlite3
+import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -252,6 +253,11 @@ def test_workers_share_the_analyses_and_leave_nothing_on_a_disk(tmp_path: Path, 
         assert {path.name.partition("-")[0] for path in folder.iterdir()} == {"analyses.db"}
         on_disk = {path.name for path in tmp_path.rglob("*") if path.is_file()}
         assert not [name for name in on_disk if "analyses" in name]
+        # A service that was killed leaves its folder; the next one deletes it, but not that of a running one.
+        abandoned = Path(tempfile.mkdtemp(prefix="moodreel-analyses-", dir="/dev/shm"))
+        (tmp_path / "second").mkdir()
+        with Server(tmp_path / "second", REAL_APP, forked=True, WEB_CONCURRENCY=1):
+            assert (abandoned.exists(), folder.exists()) == (False, True)
     assert not folder.exists()
 
 
