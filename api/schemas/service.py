@@ -18,9 +18,9 @@ class HealthSchema(Schema):
     prior = fields.String(
         validate=validate.OneOf(PRIORS),
         metadata=field_doc(
-            "Only in `/ready`: how often people are taken to show each emotion, the setting `PRIOR`. `diary`: as in "
-            "video diaries, mostly calm and happy; `balanced`: all equally often. It changes the responses of models "
-            "whose `model.json` has `priors`.",
+            "Only in `/ready`: how often people in videos are taken to show each emotion, the setting `PRIOR`. "
+            "`diary`: mostly calm and happy; `balanced`: all equally often. It changes the responses to videos of "
+            "models whose `model.json` has `priors`.",
             example="diary",
         ),
     )

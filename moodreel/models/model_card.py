@@ -34,10 +34,11 @@ class Prior:
     """The calibration of a face model under one prior, as logit adjustment (Menon et al. 2021, arXiv:2007.07314).
 
     The logits are (network's logits + offsets) / temperature. Offsets are the log-ratio of this prior to the one that
-    the network has learned.
+    the network has learned. A prior is about clips: pictures, and clips of one frame, are always predicted under
+    `balanced`, with `certain_from` of the prior that was chosen.
 
     Attributes:
-        offsets: Added to each label's logit, of clips and of single frames alike; 0 for labels not named.
+        offsets: Added to each label's logit, of a clip and of each of its frames; 0 for labels not named.
         temperature: Divides the logits of a clip of several frames; above 0.
         moment_temperature: Divides the logits of a single frame or picture; above 0.
         certain_from: Confidence from which a prediction counts as certain, 0 to 1.

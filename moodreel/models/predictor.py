@@ -1,7 +1,7 @@
 """Turn face features into calibrated probabilities: NumPy arrays outside, tensors inside."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from moodreel.emotions import FIVE, SEVEN
 from moodreel.errors import MoodreelError
 from moodreel.faces.features import CropKind, FaceFeatures
 from moodreel.faces.quality import MIN_CONFIDENCE
-from moodreel.models.model_card import DIARY, ModelCard
+from moodreel.models.model_card import BALANCED, DIARY, ModelCard, Prior
 from moodreel.models.networks.base import EmbeddingSequence, FaceNetwork, Track, TrackLogits
 
 
@@ -96,14 +96,10 @@ class FacePredictor:
         self._scales = label_scales(card, labels)
         self._order = [card.labels.index(label) for label in labels]
         self.info = ModelInfo.of(card, labels, sha256=sha256)
-        chosen = card.priors[prior] if card.priors else None
-        offsets = [chosen.offsets.get(label, 0.0) if chosen else 0.0 for label in labels]
-        self._offsets = torch.tensor(offsets, device=device)
-        self._temperature = chosen.temperature if chosen else card.temperature
-        self._frame_temperature = chosen.moment_temperature if chosen else card.moment_temperature
-        # A clip of one frame is a picture. Cards without priors were fitted with one temperature for both.
-        self._picture_temperature = chosen.moment_temperature if chosen else card.temperature
-        self.certain_from = chosen.certain_from if chosen else MIN_CONFIDENCE
+        self._prior = card.priors.get(prior) or Prior({}, card.temperature, card.moment_temperature, MIN_CONFIDENCE)
+        # Cards without priors were fitted with one temperature for clips and pictures.
+        self._picture_prior = card.priors.get(BALANCED) or replace(self._prior, moment_temperature=card.temperature)
+        self.certain_from = self._prior.certain_from
 
     @property
     def crop_kind(self) -> CropKind:
@@ -149,29 +145,28 @@ class FacePredictor:
             return []
         with torch.inference_mode():
             logits = self.network.classify_windows(windows)
-            return [self.calibrate_clip(row, len(window)) for row, window in zip(logits, windows, strict=True)]
-
-    def calibrate_clip(self, logits: torch.Tensor, frames: int) -> np.ndarray:
-        """Turn the network's logits (..., C) of clips of `frames` frames into probabilities, float32 (..., C)."""
-        return self._calibrated(logits, self._temperature if frames > 1 else self._picture_temperature)
-
-    def calibrate_frames(self, logits: torch.Tensor) -> np.ndarray:
-        """Turn the network's logits (..., C) of the frames of clips into probabilities, float32 (..., C)."""
-        return self._calibrated(logits, self._frame_temperature)
+            return [
+                self._calibrate_clip(row) if len(window) > 1 else self._calibrate_picture(row)
+                for row, window in zip(logits, windows, strict=True)
+            ]
 
     def _to_prediction(self, track: Track, output: TrackLogits) -> TrackPrediction:
         per_frame = np.full((len(track), len(self._order)), np.nan, np.float32)
         if output.per_frame is not None:
             mask = [face is not None for face in track]
-            per_frame[mask] = self.calibrate_frames(output.per_frame)[mask]
-        return TrackPrediction(
-            probabilities=self.calibrate_clip(output.logits, len(track)),
-            per_frame=per_frame,
-            weights=output.weights.cpu().numpy(),
-        )
+            per_frame[mask] = self._calibrate(output.per_frame, self._prior, self._prior.moment_temperature)[mask]
+        calibrate_track = self._calibrate_clip if len(track) > 1 else self._calibrate_picture
+        return TrackPrediction(calibrate_track(output.logits), per_frame, output.weights.cpu().numpy())
 
-    def _calibrated(self, logits: torch.Tensor, temperature: float) -> np.ndarray:
-        return calibrate(logits[..., self._order] + self._offsets, temperature, self._scales)
+    def _calibrate_clip(self, logits: torch.Tensor) -> np.ndarray:
+        return self._calibrate(logits, self._prior, self._prior.temperature)
+
+    def _calibrate_picture(self, logits: torch.Tensor) -> np.ndarray:
+        return self._calibrate(logits, self._picture_prior, self._picture_prior.moment_temperature)
+
+    def _calibrate(self, logits: torch.Tensor, prior: Prior, temperature: float) -> np.ndarray:
+        offsets = torch.tensor([prior.offsets.get(label, 0.0) for label in self.info.labels], device=logits.device)
+        return calibrate(logits[..., self._order] + offsets, temperature, self._scales)
 
 
 def label_scales(card: ModelCard, labels: Sequence[str]) -> np.ndarray | None:

@@ -54,23 +54,24 @@ def softmax(logits):
 
 
 @pytest.mark.parametrize(
-    ("prior", "clip", "single", "certain_from"),
+    ("prior", "clip", "frame", "certain_from"),
     [
         ("diary", softmax(LOGITS), softmax(LOGITS / 2), 0.7),
         ("balanced", softmax((LOGITS - [0, 0, 1]) / 0.5), softmax(LOGITS - [0, 0, 1]), 1),
     ],
 )
-def test_a_prior_calibrates_clips_frames_pictures_and_live_windows(prior, clip, single, certain_from):
+def test_a_prior_calibrates_clips_their_frames_and_live_windows(prior, clip, frame, certain_from):
     model = FacePredictor(ConstantNet(), CARD, sha256="", prior=prior)
     face = random_features(1)
     several, one = model.predict([[face, face], [face]])
     np.testing.assert_allclose(several.probabilities, clip, atol=1e-6)
-    for probabilities in (*several.per_frame, *one.per_frame, one.probabilities):
-        np.testing.assert_allclose(probabilities, single, atol=1e-6)
+    for probabilities in (*several.per_frame, *one.per_frame):
+        np.testing.assert_allclose(probabilities, frame, atol=1e-6)
     [embedding] = model.embed_faces([face])
     first, later = model.classify_windows([[embedding], [None, embedding]])
-    np.testing.assert_allclose(first, single, atol=1e-6)
     np.testing.assert_allclose(later, clip, atol=1e-6)
+    for picture in (one.probabilities, first):
+        np.testing.assert_allclose(picture, softmax(LOGITS - [0, 0, 1]), atol=1e-6)
     assert model.certain_from == certain_from
 
 
@@ -154,26 +155,26 @@ def test_priors_that_cannot_be_used_are_refused(tmp_path, priors):
 
 @pytest.fixture(scope="module")
 def own_model(tmp_path_factory):
-    """The shipped default with priors: under `balanced` everything is Sad, and nothing is certain."""
+    """The shipped default with priors: under `diary` every clip is Sad, and under `balanced` nothing is certain."""
     folder = tmp_path_factory.mktemp("models") / "mine"
     shutil.copytree(STORE / "moodreel-five", folder)
     card = json.loads((folder / "model.json").read_text())
-    balanced = {**BALANCED, "offsets": {"Sad": 50}, "temperature": 100.0, "moment_temperature": 100.0}
-    priors = {"diary": {**DIARY, "certain_from": 0}, "balanced": balanced}
+    sad = {**DIARY, "offsets": {"Sad": 50}, "certain_from": 0}
+    priors = {"diary": sad, "balanced": {**BALANCED, "offsets": {}}}
     (folder / "model.json").write_text(json.dumps({**card, "name": "mine", "priors": priors}))
     return folder
 
 
 @pytest.mark.parametrize(
-    ("prior", "emotions", "reason"),
-    [("diary", ("Happy", "Happy"), None), ("balanced", ("Sad", "Sad"), "low_confidence")],
+    ("prior", "emotion", "reason"),
+    [("diary", "Sad", None), ("balanced", "Happy", "low_confidence")],
 )
-def test_the_setting_decides_on_clips_pictures_and_what_is_certain(own_model, prior, emotions, reason):
+def test_the_setting_decides_on_clips_and_what_is_certain_and_not_on_pictures(own_model, prior, emotion, reason):
     engine = load_engine(Settings(api_key=("key",), model_path=own_model, prior=prior, use_gpu="0"))
     clip = VideoPipeline(engine).predict(synthetic_video.encode_video(synthetic_frames.face_frames(8), fps=5))
-    assert (clip.emotion, clip.timeline[0].emotion) == emotions
+    assert (clip.emotion, clip.timeline[0].emotion) == (emotion, emotion)
     assert (clip.quality.reason, clip.certain) == (reason, reason is None)
     picture = ImagePipeline(engine).predict(synthetic_image.encode_image(synthetic_frames.portrait()), model="mine")
-    assert picture.emotion == emotions[0]
+    assert picture.emotion == "Happy"
     assert (picture.faces[0].quality.reason, picture.certain) == (reason, reason is None)
     engine.close()

@@ -16,10 +16,11 @@ from moodreel.models.face_registry import load_face_model
 from moodreel.models.model_card import Prior
 from moodreel.training.__main__ import main
 from moodreel.training.data.dataset import CLIPS, IMAGES
-from moodreel.training.evaluation.calibration import fit_certain_from, fit_temperature
+from moodreel.training.evaluation.calibration import binned_calibration_error, fit_certain_from, fit_temperature
 from moodreel.training.evaluation.criterion import TALKERS, SetPredictions
 from moodreel.training.evaluation.metrics import Predictions
 from moodreel.training.evaluation.priors import (
+    choose_prior,
     fit_priors,
     leave_one_out,
     make_calibration_set,
@@ -157,6 +158,22 @@ def test_measures_of_a_set_by_hand():
     assert measure_prior(data, replace(NONE, certain_from=0.7)).precision is None
 
 
+def test_pictures_are_measured_under_balanced_with_the_threshold_of_the_prior():
+    diary, balanced = replace(NONE, certain_from=0.8), replace(NONE, offsets={"Neutral": -1.0}, moment_temperature=2.0)
+    priors = {"diary": diary, "balanced": balanced}
+    assert choose_prior(priors, "diary", IMAGES) == replace(balanced, certain_from=0.8)
+    assert [choose_prior(priors, "diary", kind) for kind in (CLIPS, TALKERS)] == [diary, diary]
+    assert choose_prior(priors, "balanced", IMAGES) == balanced
+
+
+def test_joint_calibration_error_weighs_sets_equally():
+    certain = np.full(900, 0.95)
+    assert binned_calibration_error(certain, np.ones(900, bool)) == pytest.approx(0.05)
+    confidence, correct = np.append(certain, [0.95] * 100), np.append(np.ones(900, bool), np.zeros(100, bool))
+    weights = np.append(np.full(900, 1 / 900), np.full(100, 1 / 100))
+    assert binned_calibration_error(confidence, correct, weights) == pytest.approx(0.45)
+
+
 def test_a_set_with_all_labels_of_the_model_is_measured_in_them():
     truth = [(1, label, {"disgust": 1.0}) for label in SEVEN]
     assert measure_prior(make_set("seven", IMAGES, *truth, labels=SEVEN), replace(NONE, certain_from=0)).precision == (
@@ -173,7 +190,7 @@ def test_each_set_is_left_out_of_the_fit_that_it_is_measured_with():
     results = leave_one_out(sets)["balanced"]
     assert [each.evaluation.name for each in results] == ["pictures", "other"], "without talkers nothing can be fitted"
     assert [each.prior for each in results] == [fit_priors([each, TALK])["balanced"] for each in (sets[1], sets[0])]
-    text = summarize_priors("made", NONE, sets, fit_priors(sets))
+    text = summarize_priors("made", {"diary": NONE, "balanced": NONE}, sets, fit_priors(sets))
     assert text.count("| all, each of the same weight |") == 5
     assert "\n| 0 " in text and "\n| -4 " in text
 

@@ -7,7 +7,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 from moodreel.errors import DataInvalid
-from moodreel.models.model_card import DIARY
 from moodreel.models.registry import CARD_FILE
 from moodreel.training.cli.evaluate import FACE_DATA, TABLE_DATA
 from moodreel.training.cli.options import Commands, add_common, add_data
@@ -16,7 +15,7 @@ from moodreel.training.data.registry import open_dataset
 from moodreel.training.engine.device import resolve_device
 from moodreel.training.evaluation.face_model import EvaluatedFaceModel
 from moodreel.training.evaluation.open_models import open_models
-from moodreel.training.evaluation.priors import card_prior, fit_priors, predict_uncalibrated, summarize_priors
+from moodreel.training.evaluation.priors import card_priors, fit_priors, predict_uncalibrated, summarize_priors
 from moodreel.training.experiment.recipe import STORE
 from moodreel.training.export.model_folder import write_json
 
@@ -52,7 +51,7 @@ def run(args: argparse.Namespace) -> None:
     context = DataContext(STORE, args.cache, workers=args.threads)
     sets = predict_uncalibrated(model, [open_dataset(spec) for spec in args.data], context, device=device)
     priors = fit_priors(sets)
-    summary = summarize_priors(model.name, card_prior(model.info.card, DIARY), sets, priors)
+    summary = summarize_priors(model.name, card_priors(model.info.card), sets, priors)
     fields = {name: asdict(prior) for name, prior in priors.items()}
     print(f"{summary}\n\n{json.dumps({'priors': fields}, indent=2)}")
     if args.write:

@@ -28,21 +28,32 @@ def expected_calibration_error(probabilities: np.ndarray, truth: np.ndarray) -> 
     return binned_calibration_error(probabilities.max(axis=1), probabilities.argmax(axis=1) == truth)
 
 
-def binned_calibration_error(confidence: np.ndarray, correct: np.ndarray) -> float:
-    """Return the expected calibration error of confidences (N,), given which predictions are correct, bool (N,)."""
-    return float(
-        sum(abs(each.confidence - each.accuracy) * each.fraction for each in reliability_bins(confidence, correct))
-    )
+def binned_calibration_error(confidence: np.ndarray, correct: np.ndarray, weights: np.ndarray | None = None) -> float:
+    """Return the expected calibration error of confidences; see `reliability_bins`."""
+    bins = reliability_bins(confidence, correct, weights)
+    return float(sum(abs(each.confidence - each.accuracy) * each.fraction for each in bins))
 
 
-def reliability_bins(confidence: np.ndarray, correct: np.ndarray) -> list[CalibrationBin]:
+def reliability_bins(
+    confidence: np.ndarray, correct: np.ndarray, weights: np.ndarray | None = None
+) -> list[CalibrationBin]:
     """Return the bins of a reliability diagram in rising confidence, without empty ones.
 
     scikit-learn's `calibration_curve` does not tell how many predictions are in a bin, which the error needs.
+
+    Args:
+        confidence: float (N,).
+        correct: bool (N,), which predictions are right.
+        weights: float (N,), above 0; None weighs all equally.
     """
+    weights = np.ones(len(confidence)) if weights is None else weights
     bin_of = np.minimum((confidence * BINS).astype(int), BINS - 1)
     return [
-        CalibrationBin(float(confidence[rows].mean()), float(correct[rows].mean()), float(rows.mean()))
+        CalibrationBin(
+            float(np.average(confidence[rows], weights=weights[rows])),
+            float(np.average(correct[rows], weights=weights[rows])),
+            float(weights[rows].sum() / weights.sum()),
+        )
         for rows in (bin_of == number for number in np.unique(bin_of))
     ]
 

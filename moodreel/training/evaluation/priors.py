@@ -3,10 +3,11 @@
 Three things are fitted, one after the other, on log-probabilities of the network without any calibration:
 
 1. One offset for Neutral (logit adjustment, Menon et al. 2021): of `balanced` by the mean five-class recall of the sets
-   of images, of `diary` by the criterion (`moodreel.training.evaluation.criterion`). Smaller differences than
-   `TOLERANCE` are chance: of the offsets that come so near to the best, `balanced` has the one nearest to 0, and
-   `diary` the largest, since people in diaries are mostly calm.
-2. A temperature for pictures and one for clips, by the negative log-likelihood. Each set has the same weight.
+   of images, of `diary`, which is for clips alone, by the criterion (`moodreel.training.evaluation.criterion`). Smaller
+   differences than `TOLERANCE` are chance: of the offsets that come so near to the best, `balanced` has the one nearest
+   to 0, and `diary` the largest, since people in diaries are mostly calm.
+2. A temperature for pictures, which are always predicted under `balanced`, and for each prior one for clips, by the
+   negative log-likelihood. Each set has the same weight.
 3. The confidence from which a prediction is certain (`calibration.fit_certain_from`), on all sets with the same weight.
 
 A prediction of a model of seven labels is right if its label is the true one; on a set that does not have all seven, if
@@ -23,7 +24,7 @@ import torch
 from moodreel.emotions import FIVE
 from moodreel.errors import DataInvalid, MoodreelError
 from moodreel.faces.quality import MIN_CONFIDENCE
-from moodreel.models.model_card import BALANCED, PRIORS, ModelCard, Prior
+from moodreel.models.model_card import BALANCED, DIARY, PRIORS, ModelCard, Prior
 from moodreel.models.predictor import FacePredictor, calibrate
 from moodreel.training.data.clips import TALKER_LABEL
 from moodreel.training.data.dataset import CLIPS, IMAGES, Dataset
@@ -84,22 +85,36 @@ class PriorMetrics:
 
     Attributes:
         evaluation: Metrics in five labels.
-        ece: Expected calibration error of the faces found.
-        certain: Fraction of the faces found whose prediction is certain.
-        precision: Fraction of these that is right; None where none is certain.
-        prior: The calibration.
+        confidence: float (N,), of the faces found.
+        correct: bool (N,), whether their predictions are right.
+        prior: What pictures or clips are calibrated with.
     """
 
     evaluation: SetEvaluation
-    ece: float
-    certain: float
-    precision: float | None
+    confidence: np.ndarray
+    correct: np.ndarray
     prior: Prior
 
+    @property
+    def ece(self) -> float:
+        """Expected calibration error of the faces found."""
+        return binned_calibration_error(self.confidence, self.correct)
 
-def card_prior(card: ModelCard, name: str) -> Prior:
-    """Return a card's calibration of clips and pictures under a prior, or its only one."""
-    return card.priors[name] if card.priors else Prior({}, card.temperature, card.temperature, MIN_CONFIDENCE)
+    @property
+    def certain(self) -> float:
+        """Fraction of the faces found whose prediction is certain."""
+        return float((self.confidence >= self.prior.certain_from).mean())
+
+    @property
+    def precision(self) -> float | None:
+        """Fraction of the certain predictions that is right; None where none is certain."""
+        correct = self.correct[self.confidence >= self.prior.certain_from]
+        return float(correct.mean()) if len(correct) else None
+
+
+def card_priors(card: ModelCard) -> Mapping[str, Prior]:
+    """Return a card's calibration under each of `PRIORS`; the same for all of a card without priors."""
+    return card.priors or dict.fromkeys(PRIORS, Prior({}, card.temperature, card.temperature, MIN_CONFIDENCE))
 
 
 def predict_uncalibrated(
@@ -148,7 +163,21 @@ def fit_priors(sets: Sequence[CalibrationSet]) -> dict[str, Prior]:
     """Fit the calibration under each of `PRIORS`. Raises DataInvalid if the sets do not allow it."""
     if not can_fit(sets):
         raise DataInvalid("Priors are fitted on images, and on clips or talkers; give --data for both.")
-    return {name: _fit_prior(sets, name) for name in PRIORS}
+    criteria = [compute_criterion([each.by_offset[at] for each in sets]) for at in range(len(OFFSETS))]
+    even = min(_near_best([criterion.parts[IMAGES] for criterion in criteria]), key=abs)
+    pictures = OFFSETS.index(even)
+    mixed = (
+        compute_criterion([each.by_offset[pictures if each.kind == IMAGES else at] for each in sets])
+        for at in range(len(OFFSETS))
+    )
+    calm = max(_near_best([criterion.value or 0.0 for criterion in mixed]))
+    images = [each for each in sets if each.kind == IMAGES]
+    picture_temperature = _fit_temperature(images, _neutral_prior(sets[0].labels, even))
+    priors = {
+        name: _fit_clips(sets, _neutral_prior(sets[0].labels, offset), picture_temperature)
+        for name, offset in ((DIARY, calm), (BALANCED, even))
+    }
+    return {name: replace(priors[name], certain_from=_fit_certain_from(sets, priors, name)) for name in PRIORS}
 
 
 def leave_one_out(sets: Sequence[CalibrationSet]) -> dict[str, list[PriorMetrics]]:
@@ -157,31 +186,31 @@ def leave_one_out(sets: Sequence[CalibrationSet]) -> dict[str, list[PriorMetrics
     for each in sets:
         others = [other for other in sets if other is not each]
         if can_fit(others):
-            for name, prior in fit_priors(others).items():
-                results[name].append(measure_prior(each, prior))
+            priors = fit_priors(others)
+            for name in PRIORS:
+                results[name].append(measure_prior(each, choose_prior(priors, name, each.kind)))
     return results
+
+
+def choose_prior(priors: Mapping[str, Prior], name: str, kind: str) -> Prior:
+    """Return what a set of a kind is calibrated with under a prior: pictures always with `balanced`."""
+    return replace(priors[BALANCED], certain_from=priors[name].certain_from) if kind == IMAGES else priors[name]
 
 
 def measure_prior(each: CalibrationSet, prior: Prior) -> PriorMetrics:
     """Measure a calibration on one set."""
     adjusted = _adjust(each.predictions, each.labels, prior)
-    confidence, correct = _confidence(each, prior)
-    certain = confidence >= prior.certain_from
-    return PriorMetrics(
-        evaluation=evaluate_set(adjusted, each.labels),
-        ece=binned_calibration_error(confidence, correct),
-        certain=float(certain.mean()),
-        precision=float(correct[certain].mean()) if certain.any() else None,
-        prior=prior,
-    )
+    return PriorMetrics(evaluate_set(adjusted, each.labels), *_confidence(each, prior), prior)
 
 
-def summarize_priors(name: str, before: Prior, sets: Sequence[CalibrationSet], priors: Mapping[str, Prior]) -> str:
+def summarize_priors(
+    name: str, before: Mapping[str, Prior], sets: Sequence[CalibrationSet], priors: Mapping[str, Prior]
+) -> str:
     """Describe a model before and after, and with each set left out of the fit, in Markdown tables.
 
     Args:
         name: Of the model.
-        before: Its calibration before.
+        before: Its calibration under each of `PRIORS` before, of which `diary` is shown.
         sets: What the priors were fitted on.
         priors: The calibration under each of `PRIORS`.
     """
@@ -192,16 +221,16 @@ def summarize_priors(name: str, before: Prior, sets: Sequence[CalibrationSet], p
         "",
         "Before:",
         "",
-        _table([measure_prior(each, before) for each in sets]),
+        _table([measure_prior(each, choose_prior(before, DIARY, each.kind)) for each in sets]),
         "",
         "What the offset of Neutral does: mean recall of pictures, share of clips that is right.",
         "",
         _offset_table(sets),
     ]
     left_out = leave_one_out(sets)
-    for prior, calibration in priors.items():
-        fitted = _table([measure_prior(each, calibration) for each in sets])
-        lines += ["", f"Prior `{prior}`, measured on the sets that it was fitted on:", "", fitted]
+    for prior in priors:
+        fitted = [measure_prior(each, choose_prior(priors, prior, each.kind)) for each in sets]
+        lines += ["", f"Prior `{prior}`, measured on the sets that it was fitted on:", "", _table(fitted)]
         if left_out[prior]:
             lines += ["", f"Prior `{prior}`, each set measured with what was fitted on all others:", ""]
             lines.append(_table(left_out[prior]))
@@ -227,21 +256,23 @@ def _logits(part: SetPredictions, labels: Sequence[str], prior: Prior) -> torch.
     return torch.from_numpy(log_probabilities + [prior.offsets.get(label, 0.0) for label in labels]).float()
 
 
-def _fit_prior(sets: Sequence[CalibrationSet], name: str) -> Prior:
-    criteria = [compute_criterion([each.by_offset[at] for each in sets]) for at in range(len(OFFSETS))]
-    scores = [criterion.parts[IMAGES] if name == BALANCED else criterion.value or 0.0 for criterion in criteria]
-    near_best = [offset for offset, score in zip(OFFSETS, scores, strict=True) if score >= max(scores) - TOLERANCE]
-    offset = min(near_best, key=abs) if name == BALANCED else max(near_best)
-    prior = _neutral_prior(sets[0].labels, offset)
-    pictures = _fit_temperature([each for each in sets if each.kind == IMAGES], prior)
+def _near_best(scores: Sequence[float]) -> list[float]:
+    return [offset for offset, score in zip(OFFSETS, scores, strict=True) if score >= max(scores) - TOLERANCE]
+
+
+def _fit_clips(sets: Sequence[CalibrationSet], prior: Prior, picture_temperature: float) -> Prior:
+    """Fit the temperature of clips to a prior with offsets; without labeled clips it is that of pictures."""
     clips = [each for each in sets if each.kind != IMAGES]
     # Talkers alone have one label, whose likelihood only asks for more confidence.
     has_labels = any(each.kind == CLIPS for each in clips)
-    temperature = _fit_temperature(clips, prior) if has_labels else pictures
-    prior = replace(prior, temperature=temperature, moment_temperature=pictures)
-    confidence, correct = zip(*(_confidence(each, prior) for each in sets), strict=True)
-    certain_from = fit_certain_from(np.concatenate(confidence), np.concatenate(correct), _weights(sets), PRECISION)
-    return replace(prior, certain_from=certain_from)
+    temperature = _fit_temperature(clips, prior) if has_labels else picture_temperature
+    return replace(prior, temperature=temperature, moment_temperature=picture_temperature)
+
+
+def _fit_certain_from(sets: Sequence[CalibrationSet], priors: Mapping[str, Prior], name: str) -> float:
+    predictions = (_confidence(each, choose_prior(priors, name, each.kind)) for each in sets)
+    confidence, correct = map(np.concatenate, zip(*predictions, strict=True))
+    return fit_certain_from(confidence, correct, _weights(sets), PRECISION)
 
 
 def _fit_temperature(sets: Sequence[CalibrationSet], prior: Prior) -> float:
@@ -274,7 +305,14 @@ def _table(results: Sequence[PriorMetrics]) -> str:
         fmean([result.precision or 0.0 for result in results], weights=certain) if any(certain) else None,
     )
     means_row = ("all, each of the same weight", "", "", *map(format_number, means), "", "", "")
-    return format_table(head, [*map(_row, results), means_row], left=2)
+    table = format_table(head, [*map(_row, results), means_row], left=2)
+    return f"{table}\n\nECE of all these predictions together, each set of the same weight: {_joint_ece(results):.4f}."
+
+
+def _joint_ece(results: Sequence[PriorMetrics]) -> float:
+    weights = [np.full(len(each.correct), 1 / len(each.correct)) for each in results]
+    confidence, correct = ([getattr(each, name) for each in results] for name in ("confidence", "correct"))
+    return binned_calibration_error(*map(np.concatenate, (confidence, correct, weights)))
 
 
 def _offset_table(sets: Sequence[CalibrationSet]) -> str:
