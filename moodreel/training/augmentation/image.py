@@ -9,7 +9,7 @@ from moodreel.faces.features import CROP_SIDE
 FACE_BANDS = {"eyes": (10, 24), "mouth": (29, 46)}
 """Rows of a gray crop that hold the eyes and the mouth: what glasses and hands cover. A color crop differs by its size
 and by a few rows."""
-MIN_SHRUNK_SIDE, MAX_SHRUNK_SIDE = 14, 40
+MIN_SHRUNK_SIDE, MAX_SHRUNK_SIDE = 9, 40
 """Pixels a side of a gray crop that is shrunk."""
 
 
@@ -51,7 +51,7 @@ def augment_crop(crop: np.ndarray, rng: np.random.Generator, *, clean_prob: floa
     if crop.ndim == 3:
         crop = _recolor(crop, rng)
     crop = _relight(crop, rng)
-    if rng.random() < 0.35:
+    if rng.random() < 0.45:
         crop = _shrink(crop, rng)
     if rng.random() < 0.25:
         crop = cv2.GaussianBlur(crop, (0, 0), rng.uniform(0.4, 1.8) * _scale(crop))
@@ -121,7 +121,10 @@ def _misalign(crop: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     matrix[:, 2] += rng.normal(0, 1.3, 2) * _scale(crop)
     if rng.random() < 0.5:
         matrix = matrix @ np.array([[-1, 0, side - 1], [0, 1, 0], [0, 0, 1]])
-    return cv2.warpAffine(crop, matrix, (side, side), borderMode=cv2.BORDER_REPLICATE)
+    if rng.random() < 0.6:
+        return cv2.warpAffine(crop, matrix, (side, side), borderMode=cv2.BORDER_REPLICATE)
+    color = rng.integers(0, 256, 3).tolist()
+    return cv2.warpAffine(crop, matrix, (side, side), borderMode=cv2.BORDER_CONSTANT, borderValue=color)
 
 
 def _scale(crop: np.ndarray) -> float:
@@ -153,7 +156,8 @@ def _relight(crop: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def _shrink(crop: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Resize a gray crop to 14 to 40 pixels, a color crop to twice as many, and back."""
-    side = round(int(rng.integers(MIN_SHRUNK_SIDE, MAX_SHRUNK_SIDE + 1)) * _scale(crop))
+    low, high = np.log(MIN_SHRUNK_SIDE), np.log(MAX_SHRUNK_SIDE)
+    side = round(float(np.exp(rng.uniform(low, high))) * _scale(crop))
     small = cv2.resize(crop, (side, side), interpolation=cv2.INTER_AREA)
     return cv2.resize(small, crop.shape[1::-1], interpolation=cv2.INTER_LINEAR)
 

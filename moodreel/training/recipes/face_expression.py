@@ -205,7 +205,10 @@ def _read_ferplus(request: RunRequest[MultiHeadOptions]) -> Source:
     images = split.images.images
     faces, landmarks = find_landmarks(request, images)
     targets = np.zeros((len(images), len(HEADS), len(SEVEN)), np.float32)
-    targets[:, HEADS.index(FERPLUS)], targets[:, HEADS.index("fer2013")] = split.images.targets, fer2013.images.targets
+    # A single vote of ten is noise.
+    votes = np.where(split.images.targets < 0.15, 0, split.images.targets)
+    votes /= np.maximum(votes.sum(axis=1, keepdims=True), 1e-6)
+    targets[:, HEADS.index(FERPLUS)], targets[:, HEADS.index("fer2013")] = votes, fer2013.images.targets
     train, held_out = split.train & faces.found, split.held_out & faces.found
     return Source(FERPLUS, images, landmarks, targets, split.images.truth, train, held_out, share=1.0)
 
