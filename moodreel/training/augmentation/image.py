@@ -123,6 +123,7 @@ def _misalign(crop: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         matrix = matrix @ np.array([[-1, 0, side - 1], [0, 1, 0], [0, 0, 1]])
     if rng.random() < 0.6:
         return cv2.warpAffine(crop, matrix, (side, side), borderMode=cv2.BORDER_REPLICATE)
+    # Pictures that were cut out near the face have such borders.
     color = rng.integers(0, 256, 3).tolist()
     return cv2.warpAffine(crop, matrix, (side, side), borderMode=cv2.BORDER_CONSTANT, borderValue=color)
 
@@ -155,7 +156,7 @@ def _relight(crop: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _shrink(crop: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Resize a gray crop to 14 to 40 pixels, a color crop to twice as many, and back."""
+    """Resize a gray crop to `MIN_SHRUNK_SIDE` to `MAX_SHRUNK_SIDE` pixels, a color crop to twice as many, and back."""
     low, high = np.log(MIN_SHRUNK_SIDE), np.log(MAX_SHRUNK_SIDE)
     side = round(float(np.exp(rng.uniform(low, high))) * _scale(crop))
     small = cv2.resize(crop, (side, side), interpolation=cv2.INTER_AREA)
