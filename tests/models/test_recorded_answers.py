@@ -47,8 +47,6 @@ FACE_MODELS = (
     "face-expression",
     "resemotenet",
     "vit",
-    "vit-scratch",
-    "improved-cnn",
     "compact-emotimesh",
 )
 AUDIOVISUAL_MODELS = ("faces-eight", "audio-visual")
