@@ -268,6 +268,14 @@ def test_shares_weigh_the_labeling_conventions():
     assert (first.argmax(), second.argmax()) == (0, 2)
 
 
+def test_heads_are_pooled_by_their_geometric_mean():
+    network = ViTNet(classes=3, shares=(0.75, 0.25), tau=0, temperatures=(1.0, 2.0), **FACE)
+    probabilities = np.array([[0.7, 0.2, 0.1], [0.1, 0.3, 0.6]])
+    logits = torch.tensor(np.log(probabilities) * [[1.0], [2.0]]).float()[None]
+    expected = (probabilities ** [[0.75], [0.25]]).prod(axis=0)
+    np.testing.assert_allclose(network.mix_heads(logits).softmax(1)[0], expected / expected.sum(), atol=1e-6)
+
+
 def test_logit_adjustment_favors_rare_labels():
     network = ViTNet(classes=3, shares=(0.5, 0.5), tau=1, **FACE)
     network.prior.copy_(torch.tensor([[0.8, 0.1, 0.1]] * 2))

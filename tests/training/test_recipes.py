@@ -281,7 +281,7 @@ def test_student_learns_from_its_teacher(tmp_path, banded_faces, teacher, preset
     served = face_model_registry(store).get(preset)
     assert served.info.labels == SEVEN
     card = (store / preset / "CARD.md").read_text()
-    assert "predictions of `appearance` for the crop" in card
+    assert "predictions of `appearance 1` for the crop" in card
     assert str(tmp_path) not in card + (store / preset / "model.json").read_text()
 
 

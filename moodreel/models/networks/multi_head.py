@@ -1,4 +1,4 @@
-"""Define what single-image face networks share: several heads and their mixture, batches, and mirror images."""
+"""Define what single-image face networks share: several heads and their pool, batches, and mirror images."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -19,9 +19,10 @@ class MultiHeadFaceNet(FaceNetwork):
     """A network with one head for each labeling convention that it was trained on.
 
     The images of FER+ were labeled twice: by the votes of ten people, and in FER2013 by one label, which often says
-    anger or fear where the ten say neutral or sad. Other data sets have conventions of their own. The output is a
-    weighted mixture of the heads, less a share of the prior of the training labels (logit adjustment, Menon et al.
-    2021). A network with a single head returns its logits, without adjustment.
+    anger or fear where the ten say neutral or sad. Other data sets have conventions of their own. The output is the
+    logarithmic opinion pool of the heads (Genest & Zidek 1986), their weighted geometric mean, less a share of the prior
+    of the training labels (logit adjustment, Menon et al. 2021). A network with a single head returns its logits,
+    without adjustment.
 
     Attributes:
         prior: float32 (H, C), a buffer: frequency of each training label for each head; only with several heads.
@@ -36,11 +37,11 @@ class MultiHeadFaceNet(FaceNetwork):
     prior: torch.Tensor
 
     def __init__(self, *, classes: int, shares: Sequence[float], tau: float, temperatures: Sequence[float]) -> None:
-        """Set up the mixture of heads.
+        """Set up the pool of heads.
 
         Args:
             classes: Number of labels C.
-            shares: Weight of each of the H heads in the mixture, adding up to 1.
+            shares: Weight of each of the H heads in the pool, adding up to 1.
             tau: Strength of the logit adjustment: 0 for none, 1 for the whole prior.
             temperatures: Divides each head's logits; empty for 1 each.
         """
@@ -67,8 +68,8 @@ class MultiHeadFaceNet(FaceNetwork):
         if len(self.head_weights) == 1:
             return scaled[..., 0, :]
         weights = logits.new_tensor(self.head_weights)[:, None]
-        mixture = (scaled.softmax(dim=-1) * weights).sum(dim=-2).clamp_min(1e-6)
-        return mixture.log() - self.logit_adjustment * (self.prior * weights).sum(dim=0).clamp_min(1e-6).log()
+        pool = (scaled.softmax(dim=-1).clamp_min(1e-6).log() * weights).sum(dim=-2)
+        return pool - self.logit_adjustment * (self.prior * weights).sum(dim=0).clamp_min(1e-6).log()
 
     def face_logits(self, tracks: Sequence[Track]) -> torch.Tensor:
         """Compute the logits (N, H, C) of the N faces in tracks, one track after the other.

@@ -19,9 +19,11 @@ from moodreel.emotions import SEVEN
 from moodreel.errors import DataInvalid
 from moodreel.faces.features import CropKind
 from moodreel.models.face_registry import ARCHITECTURES, load_face_model
+from moodreel.models.model_card import read_card
 from moodreel.models.model_store import model_folder
 from moodreel.models.networks.efficientnet_lite import EfficientNetLiteNet
 from moodreel.models.networks.multi_head import MultiHeadFaceNet
+from moodreel.models.registry import CARD_FILE
 from moodreel.training.data.face_cache import crop_image
 from moodreel.training.data.images import Images, ImageSequence
 from moodreel.training.data.muxspace import read_muxspace
@@ -301,6 +303,11 @@ def _validation(source: Source, kind: CropKind) -> ValidationCrops:
     return ValidationCrops(source.crop(kind, rows), source.truth[rows])
 
 
+def _name_with_version(model: str) -> str:
+    card = read_card(model_folder(model) / CARD_FILE)
+    return f"{card.name} {card.version}"
+
+
 def _trained(
     request: RunRequest[MultiHeadOptions], network: MultiHeadFaceNet, temperature: float, history: TrainingHistory
 ) -> TrainedModel:
@@ -318,7 +325,7 @@ def _trained(
     )
     card = {
         "description": DESCRIPTIONS[request.architecture].format(**request.model),
-        "teacher": model_folder(request.options.teacher).name if request.options.teacher else "",
+        "teacher": _name_with_version(request.options.teacher) if request.options.teacher else "",
         "curve": history.rows,
         "heads": HEADS,
         "head_weights": _head_weights(request),
