@@ -65,15 +65,14 @@ CLEAR = make_set("clear", CLIPS, (30, "Happy", sharp("Happy")), (10, "Sad", shar
 def test_balanced_fits_the_pictures_and_diary_keeps_talkers_calm():
     priors = fit_priors([PICTURES, CLEAR, TALK])
     assert priors["balanced"].offsets == {"Neutral": -1.1}
-    assert priors["diary"].offsets == {"Neutral": 1.0}, "the largest that costs nothing"
+    assert priors["diary"].offsets == {"Neutral": 0.3}, "the middle of -0.4 to 1, which are equally good"
 
 
-def test_of_offsets_about_as_good_balanced_has_the_nearest_to_zero_and_diary_the_largest():
+def test_of_offsets_about_as_good_balanced_has_the_nearest_to_zero():
     rows = [(1000, "Happy", sharp("Happy")), (1000, "Neutral", sharp("Neutral"))]
     few = make_set("few", IMAGES, *rows, (6, "Happy", {"Happy": 4.0, "Neutral": 5.05}))
     priors = fit_priors([few, TALK])
     assert priors["balanced"].offsets == {"Neutral": 0}, "a gain of 0.3 points is chance"
-    assert priors["diary"].offsets == {"Neutral": 1.0}, "the sharp answers stay right"
     more = make_set("more", IMAGES, *rows, (60, "Happy", {"Happy": 4.0, "Neutral": 5.05}))
     assert fit_priors([more, TALK])["balanced"].offsets == {"Neutral": -1.1}
 

@@ -20,9 +20,9 @@ class MultiHeadFaceNet(FaceNetwork):
 
     The images of FER+ were labeled twice: by the votes of ten people, and in FER2013 by one label, which often says
     anger or fear where the ten say neutral or sad. Other data sets have conventions of their own. The output is the
-    logarithmic opinion pool of the heads (Genest & Zidek 1986), their weighted geometric mean, less a share of the prior
-    of the training labels (logit adjustment, Menon et al. 2021). A network with a single head returns its logits,
-    without adjustment.
+    weighted geometric mean of the heads (logarithmic opinion pool, Genest & Zidek 1986), less a share of the prior of
+    the training labels (logit adjustment, Menon et al. 2021). A network with a single head returns its logits, without
+    adjustment.
 
     Attributes:
         prior: float32 (H, C), a buffer: frequency of each training label for each head; only with several heads.

@@ -4,8 +4,8 @@ Three things are fitted, one after the other, on log-probabilities of the networ
 
 1. One offset for Neutral (logit adjustment, Menon et al. 2021): of `balanced` by the mean five-class recall of the sets
    of images, of `diary`, which is for clips alone, by the criterion (`moodreel.training.evaluation.criterion`). Smaller
-   differences than `TOLERANCE` are chance: of the offsets that come so near to the best, `balanced` has the one nearest
-   to 0, and `diary` the largest, since people in diaries are mostly calm.
+   differences of mean recall than `TOLERANCE` are chance: of the offsets that come so near to the best, `balanced` has
+   the one nearest to 0. Several offsets give the same predictions of a few clips: of these, `diary` has the middle one.
 2. A temperature for pictures, which are always predicted under `balanced`, and for each prior one for clips, by the
    negative log-likelihood. Each set has the same weight.
 3. The confidence from which a prediction is certain (`calibration.fit_certain_from`), on all sets with the same weight.
@@ -46,7 +46,7 @@ from moodreel.training.evaluation.metrics import Predictions
 OFFSETS = tuple(number / 10 for number in range(-40, 11))
 """Candidates for the offset of Neutral."""
 TOLERANCE = 0.01
-"""Difference of a mean recall or of a criterion."""
+"""Difference of a mean recall."""
 PRECISION = 0.85
 """Fraction of the certain predictions that is right."""
 _TINY = 1e-30
@@ -163,19 +163,12 @@ def fit_priors(sets: Sequence[CalibrationSet]) -> dict[str, Prior]:
     """Fit the calibration under each of `PRIORS`. Raises DataInvalid if the sets do not allow it."""
     if not can_fit(sets):
         raise DataInvalid("Priors are fitted on images, and on clips or talkers; give --data for both.")
-    criteria = [compute_criterion([each.by_offset[at] for each in sets]) for at in range(len(OFFSETS))]
-    even = min(_near_best([criterion.parts[IMAGES] for criterion in criteria]), key=abs)
-    pictures = OFFSETS.index(even)
-    mixed = (
-        compute_criterion([each.by_offset[pictures if each.kind == IMAGES else at] for each in sets])
-        for at in range(len(OFFSETS))
-    )
-    calm = max(_near_best([criterion.value or 0.0 for criterion in mixed]))
+    offsets = _fit_offsets(sets)
     images = [each for each in sets if each.kind == IMAGES]
-    picture_temperature = _fit_temperature(images, _neutral_prior(sets[0].labels, even))
+    picture_temperature = _fit_temperature(images, _neutral_prior(sets[0].labels, offsets[BALANCED]))
     priors = {
         name: _fit_clips(sets, _neutral_prior(sets[0].labels, offset), picture_temperature)
-        for name, offset in ((DIARY, calm), (BALANCED, even))
+        for name, offset in offsets.items()
     }
     return {name: replace(priors[name], certain_from=_fit_certain_from(sets, priors, name)) for name in PRIORS}
 
@@ -256,8 +249,18 @@ def _logits(part: SetPredictions, labels: Sequence[str], prior: Prior) -> torch.
     return torch.from_numpy(log_probabilities + [prior.offsets.get(label, 0.0) for label in labels]).float()
 
 
-def _near_best(scores: Sequence[float]) -> list[float]:
-    return [offset for offset, score in zip(OFFSETS, scores, strict=True) if score >= max(scores) - TOLERANCE]
+def _fit_offsets(sets: Sequence[CalibrationSet]) -> dict[str, float]:
+    """Fit the offset of Neutral under each of `PRIORS`."""
+    recalls = [compute_criterion([each.by_offset[at] for each in sets]).parts[IMAGES] for at in range(len(OFFSETS))]
+    near = [offset for offset, recall in zip(OFFSETS, recalls, strict=True) if recall >= max(recalls) - TOLERANCE]
+    balanced = min(near, key=abs)
+    pictures = OFFSETS.index(balanced)
+    values = [
+        compute_criterion([each.by_offset[pictures if each.kind == IMAGES else at] for each in sets]).value or 0.0
+        for at in range(len(OFFSETS))
+    ]
+    best = [offset for offset, value in zip(OFFSETS, values, strict=True) if value == max(values)]
+    return {DIARY: best[len(best) // 2], BALANCED: balanced}
 
 
 def _fit_clips(sets: Sequence[CalibrationSet], prior: Prior, picture_temperature: float) -> Prior:
