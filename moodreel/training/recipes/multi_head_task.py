@@ -32,13 +32,11 @@ class MultiHeadOptions(Options):
     The weights of the heads and tau change the network's output, not what it is trained on.
     """
 
-    ferplus_weight: float = option(0.5, "weight of the head of FER+'s votes in the output", "[0, 1]", old="ferplus")
-    fer2013_weight: float = option(
-        0.25, "weight of the head of FER2013's labels in the output", "[0, 1]", old="fer2013"
-    )
-    webfaces_weight: float = option(0.25, "weight of the head of webfaces' labels in the output", "[0, 1]")
+    ferplus_weight: float = option(0.2, "weight of the head of FER+'s votes in the output", "[0, 1]", old="ferplus")
+    fer2013_weight: float = option(0.3, "weight of the head of FER2013's labels in the output", "[0, 1]", old="fer2013")
+    webfaces_weight: float = option(0.2, "weight of the head of webfaces' labels in the output", "[0, 1]")
     muxspace_weight: float = option(
-        0.0, "weight of the head of muxspace's labels in the output", "[0, 1]", old="muxspace"
+        0.3, "weight of the head of muxspace's labels in the output", "[0, 1]", old="muxspace"
     )
     tau: float = option(0.0, "strength of the logit adjustment for the label frequencies", "[0, 1]")
     webfaces_share: float = option(0.3, "share of a batch that is of webfaces", "[0, 1)")
