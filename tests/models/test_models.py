@@ -469,9 +469,9 @@ def test_shipped_default_fits_its_card_and_states_its_metrics(shipped):
     assert shipped.info.card.licence
     assert all({"name", "value", "data", "command"} <= metric.keys() for metric in shipped.info.card.metrics)
     accuracy = next(m["value"] for m in shipped.info.card.metrics if m["name"].startswith("accuracy"))
-    assert accuracy > 0.85
+    assert accuracy > 0.8
     recall = next(m["value"] for m in shipped.info.card.metrics if m["name"].startswith("mean recall"))
-    assert recall > 0.82
+    assert recall > 0.85
     assert (STORE / "moodreel-five" / "weights.safetensors").stat().st_size < 10e6
 
 

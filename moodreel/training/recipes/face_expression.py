@@ -112,8 +112,6 @@ class MultiHeadRecipe(FaceRecipe):
     def prepare(self, request: RunRequest[MultiHeadOptions]) -> Callable[[], str]:
         """Check the data and the options."""
         _head_weights(request)
-        if request.options.teacher:
-            _load_teacher(request.options.teacher)
         if WEBFACES in request.data:
             open_dataset(f"{WEBFACES}:{request.data[WEBFACES]}")
         if request.architecture == "efficientnet-lite":
@@ -249,8 +247,12 @@ def _arguments(request: RunRequest[MultiHeadOptions]) -> dict[str, object]:
 
 def _head_weights(request: RunRequest[MultiHeadOptions]) -> list[float]:
     """Return the weights of the heads in the output; a head that nothing trains has none. Raises DataInvalid."""
-    trained = [request.options.teacher or name in {FERPLUS, "fer2013", *request.data} for name in HEADS]
-    weights = [weight if known else 0.0 for weight, known in zip(request.options.head_weights, trained, strict=True)]
+    teacher = request.options.teacher
+    taught = _load_teacher(teacher).head_weights if teacher else [0.0] * len(HEADS)
+    weights = [
+        weight if known or name in {FERPLUS, "fer2013", *request.data} else 0.0
+        for name, weight, known in zip(HEADS, request.options.head_weights, taught, strict=True)
+    ]
     if not any(weights):
         raise DataInvalid("No head that is trained has a weight in the output; raise --ferplus-weight.")
     return [weight / sum(weights) for weight in weights]
