@@ -189,7 +189,7 @@ def test_concurrent_calls_get_their_own_answers(app: Flask, clip: bytes) -> None
             "shorter",
         ),
         (b"", "", 415, "unsupported_media", "Send"),
-        (b"x", "?model=nobody", 422, "invalid_request", "Correct model"),
+        (b"x", "?model=nobody", 422, "invalid_request", "Correct it"),
         (b"x", "?model=research", 403, "noncommercial_model", "NONCOMMERCIAL_MODELS=1"),
     ],
 )
