@@ -219,7 +219,7 @@ class VideoReader:
         if self._cache_side is None or self.duration or self._decoder.can_skip:
             yield from self._timestamped(frames)
         else:
-            yield from self._caching(self._timestamped(frames), self._cache_side)
+            self._cache = yield from _copy_small(self._timestamped(frames), self._converter, self._cache_side)
 
     def _needed(self, choose: _Choose) -> set[float] | None:
         """Return the container times of the frames that `choose` selects, and of the last two; None if unknown."""
@@ -233,22 +233,6 @@ class VideoReader:
         times = {time - origin: time for time in self._times}
         return {times[time] for time in choose(list(times))}.union(self._times[-2:])  # the last two give the duration
 
-    def _caching(self, frames: Iterator[_TimedFrame], max_side: int) -> Iterator[_TimedFrame]:
-        """Pass frames on and cache small copies, still in YUV, if all of them fit."""
-        converter: FrameConverter | None = None
-        cache: list[_TimedFrame] = []
-        size = 0
-        for time, frame in frames:
-            converter = converter or self._converter(max_side)
-            if size <= CACHE_BYTES:
-                small = converter.scale_compactly(frame)
-                size += sum(plane.buffer_size for plane in small.planes)
-                cache.append((time, small))
-            else:
-                cache.clear()
-            yield time, frame
-        self._cache = cache or None
-
     def _timestamped(self, frames: Iterator[av.VideoFrame]) -> Iterator[_TimedFrame]:
         """Assign an ascending time to every frame, count it and enforce the limits."""
         limits, fallback_gap = self._decoder.limits, 0.0
@@ -259,7 +243,7 @@ class VideoReader:
                 self._start_time = frame.time
                 self._read_size(frame)
             else:
-                gap = self._gap(time, frame) or fallback_gap
+                gap = _gap(self._start_time, time, frame) or fallback_gap
                 time += gap
             count += 1
             pixels += frame.width * frame.height
@@ -273,17 +257,37 @@ class VideoReader:
         self.frame_count = max(count, len(self._times or ()))
         self.duration = time + (gap or fallback_gap)
 
-    def _gap(self, time: float, frame: av.VideoFrame) -> float | None:
-        """Return the seconds from `time` to a frame; None if it has no time, or one that does not ascend."""
-        if self._start_time is None or frame.time is None:
-            return None
-        elapsed = frame.time - self._start_time
-        return elapsed - time if elapsed > time + _MIN_GAP else None
-
     def _read_size(self, first: av.VideoFrame) -> None:
         self._matrix = display_matrix(first)
         self._stored_size = round(first.width * self._decoder.pixel_aspect), first.height
         self.width, self.height = self._stored_size[::-1] if swaps_axes(self._matrix) else self._stored_size
+
+
+def _copy_small(
+    frames: Iterable[_TimedFrame], make_converter: Callable[[int], FrameConverter], max_side: int
+) -> Generator[_TimedFrame, None, list[_TimedFrame] | None]:
+    """Pass frames on, and return small copies, still in YUV, if all of them fit into `CACHE_BYTES`."""
+    converter: FrameConverter | None = None
+    copies: list[_TimedFrame] = []
+    size = 0
+    for time, frame in frames:
+        converter = converter or make_converter(max_side)
+        if size <= CACHE_BYTES:
+            small = converter.scale_compactly(frame)
+            size += sum(plane.buffer_size for plane in small.planes)
+            copies.append((time, small))
+        else:
+            copies.clear()
+        yield time, frame
+    return copies or None
+
+
+def _gap(start_time: float | None, time: float, frame: av.VideoFrame) -> float | None:
+    """Return the seconds from `time` to a frame; None if it has no time, or one that does not ascend."""
+    if start_time is None or frame.time is None:
+        return None
+    elapsed = frame.time - start_time
+    return elapsed - time if elapsed > time + _MIN_GAP else None
 
 
 class _Sampler:

@@ -121,17 +121,9 @@ class VideoDecoder:
                     container.seek(math.floor(seek_to / (stream.time_base or 1)), stream=stream)
                 for packet in container.demux(stream):
                     self._check_deadline()
-                    if needed is not None:
-                        stream.codec_context.skip_frame = (
-                            "DEFAULT" if _presentation_time(packet) in needed else "NONREF"
-                        )
-                    try:
-                        frames = packet.decode()
-                    except av.error.FFmpegError:
-                        self._check_frame_size(stream.codec_context.width, stream.codec_context.height)
-                        damaged += 1
-                        continue
-                    for frame in frames:
+                    frames = self._decode_packet(stream.codec_context, packet, needed)
+                    damaged += frames is None
+                    for frame in frames or ():
                         self._check_frame_size(frame.width, frame.height)
                         decoded += 1
                         yield frame
@@ -141,6 +133,18 @@ class VideoDecoder:
             if damaged and not decoded:
                 self._check_frame_size(*header_size)  # a decoder that refused a huge frame may not have kept its size
                 _refuse_corrupt(None)
+
+    def _decode_packet(
+        self, codec: av.VideoCodecContext, packet: "av.Packet[VideoStream]", needed: Collection[float] | None
+    ) -> list[av.VideoFrame] | None:
+        """Decode a packet; None if it is damaged."""
+        if needed is not None:
+            codec.skip_frame = "DEFAULT" if _presentation_time(packet) in needed else "NONREF"
+        try:
+            return packet.decode()
+        except av.error.FFmpegError:
+            self._check_frame_size(codec.width, codec.height)
+            return None
 
     def probe_span(self) -> MediaSpan:
         """Measure start and duration by the timestamps of the packets, without decoding.

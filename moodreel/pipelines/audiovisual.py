@@ -158,15 +158,7 @@ class AudioVisualPipeline:
         if mock:
             logger.warning(MOCK_WARNING, "; CHECKPOINT_PATH is not used" if checkpoint else "")
             return cls(engine, models, mock=True, limits=limits)
-        operator_model = None
-        try:
-            models.set_default_from_path(checkpoint, setting="CHECKPOINT_PATH", fallback=model_fallback)
-            models.verify_default()
-            operator_model = models.default if checkpoint else None
-        except ModelNotFound as error:
-            logger.warning("%s Until CHECKPOINT_PATH names one, /api/predict/multimodal answers model_missing.", error)
-        if operator_model and not models.card(operator_model).commercial:
-            logger.warning("CHECKPOINT_PATH names %s, whose weights are not for commercial use.", operator_model)
+        operator_model = _set_default(models, checkpoint, fallback=model_fallback)
         return cls(engine, models, operator_model=operator_model, noncommercial=noncommercial, limits=limits)
 
     def predict(self, data: bytes, *, model: str | None = None, fps: float | None = None) -> AudioVisualResult:
@@ -206,6 +198,19 @@ class AudioVisualPipeline:
         if model not in (None, mocking.MOCK_NAME):
             raise ModelNotFound(f"There is no model {model!r} while answers are made up (EMO_MOCK=1); leave it out.")
         return MockPredictor(data)
+
+
+def _set_default(models: ModelRegistry[AudioVisualPredictor], checkpoint: Path | None, *, fallback: bool) -> str | None:
+    """Choose and verify the default model. Returns its name if a checkpoint of the operator's is set."""
+    try:
+        models.set_default_from_path(checkpoint, setting="CHECKPOINT_PATH", fallback=fallback)
+        models.verify_default()
+    except ModelNotFound as error:
+        logger.warning("%s Until CHECKPOINT_PATH names one, /api/predict/multimodal answers model_missing.", error)
+        return None
+    if checkpoint and not models.card(models.default).commercial:
+        logger.warning("CHECKPOINT_PATH names %s, whose weights are not for commercial use.", models.default)
+    return models.default if checkpoint else None
 
 
 def _aggregate(

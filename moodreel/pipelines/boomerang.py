@@ -110,16 +110,10 @@ def make_boomerang(
         crop: the window of the frames to show; None for all of them.
     """
     side, size = size, crop.frame_side(size, reader.width, reader.height) if crop else size
-    start, stop = (0.0, reader.duration) if full_clip else _window(peak, reader.duration, duration / 2)
-    speed = max(1.0, (stop - start) / (duration / 2))
-    frames = _read_frames(reader, start, stop, size, speed, _MAX_FPS[output])
-    if not full_clip:
-        frames = _trim_to_still(_stay_in_shot(reader, frames, peak, duration / 2, size, _MAX_FPS[output]), peak)
-    windows = crop.cut(frames, side, reader.width) if crop else [frame.rgb for frame in frames]
-    images = [_crop_even(window) for window in windows]
-    gaps = np.diff([frame.time for frame in frames]) / speed
-    gaps *= min(1.0, duration / 2 / (gaps.sum() or 1.0))  # the only two frames may lie far apart
-    order, seconds = forward_and_back(gaps.tolist()) if len(frames) > 1 else ([0], [min(_STILL_SECONDS, duration)])
+    speed = max(1.0, reader.duration / (duration / 2)) if full_clip else 1.0
+    frames = _read_loop(reader, None if full_clip else peak, duration / 2, size, speed, _MAX_FPS[output])
+    images = _cut_windows(frames, crop, side, reader.width)
+    order, seconds = _order_frames(frames, speed, duration)
     poster = min(range(len(frames)), key=lambda i: abs(frames[i].time - peak))
     loop = ENCODERS[output](images, order, seconds)
     return BoomerangClip(
@@ -132,6 +126,15 @@ def make_boomerang(
         peak=frames[poster].time,
         poster=encode_jpeg(images[poster]),
     )
+
+
+def _order_frames(frames: list[Frame], speed: float, duration: float) -> tuple[list[int], list[float]]:
+    """Return the order in which a loop shows its frames, and the seconds of each."""
+    if len(frames) == 1:
+        return [0], [min(_STILL_SECONDS, duration)]
+    gaps = np.diff([frame.time for frame in frames]) / speed
+    gaps *= min(1.0, duration / 2 / (gaps.sum() or 1.0))  # the only two frames may lie far apart
+    return forward_and_back(gaps.tolist())
 
 
 def _window(peak: float, clip_seconds: float, pass_seconds: float) -> tuple[float, float]:
@@ -163,6 +166,17 @@ def _frames_around(reader: VideoReader, time: float, size: int) -> list[Frame]:
         if frame.time >= time and len(pair) == 2:
             break
     return list(pair)
+
+
+def _read_loop(
+    reader: VideoReader, peak: float | None, seconds: float, size: int, speed: float, max_fps: float
+) -> list[Frame]:
+    """Read the frames of one pass around a peak, in its shot; of the whole video without a peak."""
+    if peak is None:
+        return _read_frames(reader, 0.0, reader.duration, size, speed, max_fps)
+    start, stop = _window(peak, reader.duration, seconds)
+    frames = _read_frames(reader, start, stop, size, speed, max_fps)
+    return _trim_to_still(_stay_in_shot(reader, frames, peak, seconds, size, max_fps), peak)
 
 
 def _stay_in_shot(
@@ -224,6 +238,11 @@ def _trim_to_still(frames: list[Frame], peak: float) -> list[Frame]:
         return frames
     motion = np.array(_motion(frames[: len(candidates) + 1]))
     return frames[int(np.argmax(motion <= _STILL_RATIO * motion.min())) :]
+
+
+def _cut_windows(frames: list[Frame], crop: FaceCrop | None, side: int, width: int) -> list[np.ndarray]:
+    windows = crop.cut(frames, side, width) if crop else [frame.rgb for frame in frames]
+    return [_crop_even(window) for window in windows]
 
 
 def _crop_even(rgb: np.ndarray) -> np.ndarray:

@@ -143,21 +143,15 @@ class Engine:
         """
         timings = {"decode": 0.0, "faces": 0.0}
         pending: deque[Future[tuple[T, float]]] = deque()
-
-        def finish(future: Future[tuple[T, float]]) -> None:
-            result, milliseconds = future.result()
-            timings["faces"] += milliseconds
-            consume(result)
-
         try:
             for frame in _time_decoding(frames, timings):
                 if progress is not None:
                     progress(frame.time)
                 pending.append(self.executor.submit(_run_timed, process, frame))
                 if len(pending) > FRAMES_AHEAD:
-                    finish(pending.popleft())
+                    _consume_result(pending.popleft(), consume, timings)
             while pending:
-                finish(pending.popleft())
+                _consume_result(pending.popleft(), consume, timings)
         finally:
             frames.close()
             for future in pending:
@@ -179,6 +173,12 @@ def _time_decoding(frames: Iterator[Frame], timings: dict[str, float]) -> Iterat
         if frame is None:
             return
         yield frame
+
+
+def _consume_result(future: Future[tuple[T, float]], consume: Callable[[T], None], timings: dict[str, float]) -> None:
+    result, milliseconds = future.result()
+    timings["faces"] += milliseconds
+    consume(result)
 
 
 def _run_timed(process: Callable[[Frame], T], frame: Frame) -> tuple[T, float]:
