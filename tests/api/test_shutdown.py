@@ -37,6 +37,7 @@ def test_the_hooks_run_when_the_master_process_has_died() -> None:
 WORKER_INTERRUPTED_IN_SUBMIT = """
 import importlib.util, os, signal, threading
 from types import SimpleNamespace
+from flask import Flask
 from gunicorn.config import Config
 from gunicorn.workers.gthread import ThreadWorker
 import api.services
@@ -49,7 +50,7 @@ api.services.services = lambda app: SimpleNamespace(shutdown_hooks=SimpleNamespa
 worker = ThreadWorker(1, os.getppid(), [], SimpleNamespace(), 30, Config(), SimpleNamespace())
 worker.tpool = worker.get_thread_pool()
 worker.method_queue.init()
-worker.wsgi = None
+worker.wsgi = Flask("app")
 signal.signal(signal.SIGNAL, worker.handle_quit)
 configuration.post_worker_init(worker)
 

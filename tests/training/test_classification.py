@@ -177,7 +177,7 @@ def test_network_overfits_32_examples(name, arguments, make_inputs, monkeypatch)
     inputs.init_statistics(network, rows)
     # Transformers need more steps; ResNets on large images need few.
     audiovisual = 80 if make_inputs is recordings_inputs else 24
-    steps = {"vit-scratch": 300, "vit-b-16": 200, "audio-visual": audiovisual}.get(name, 80)
+    steps = {"vit-scratch": 500, "vit-b-16": 200, "audio-visual": audiovisual}.get(name, 80)
     phase = Phase("all", steps, {"emotimesh": 1e-2, "vit-b-16": 1e-3, "audio-visual": 1e-3}.get(name, 3e-3))
     fitted = fit(task, [phase], TrainerConfig(eval_every=steps // 2))
     assert fitted.rows[-1]["loss"] < fitted.rows[0]["loss"]
