@@ -11,6 +11,7 @@ import pytest
 from moodreel.emotions import FIVE, SEVEN
 from moodreel.errors import ModelInvalid
 from moodreel.faces.facial_actions import ACTIONS, MAX_ACTIONS, MIN_ACTIVATION, FacialActionExplainer
+from moodreel.faces.features import CropKind
 from moodreel.faces.landmarker import BLENDSHAPES
 from moodreel.training.recipes import facial_actions as training
 from moodreel.training.recipes.facial_actions import fit_facial_actions, write_facial_actions
@@ -141,9 +142,12 @@ LABEL_OF_BLENDSHAPE = {44: "anger", 45: "happy", 46: "surprise", 48: "sad"}
 
 
 class PerfectPredictor:
-    """Predict the label that `made_faces` encoded in the blendshapes."""
+    """Predict the label that `made_faces` encoded in the blendshapes. Like the shipped network it reads color crops."""
+
+    crop_kind = CropKind.COLOR
 
     def predict(self, tracks, *, per_frame):
+        assert {features.crop.shape for [features] in tracks} == {(96, 96, 3)}
         active = [np.flatnonzero(features.blendshapes > 0.5) for [features] in tracks]
         labels = [LABEL_OF_BLENDSHAPE[int(columns[0])] if len(columns) else "neutral" for columns in active]
         return [
@@ -154,8 +158,9 @@ class PerfectPredictor:
 def test_fitted_surrogate_finds_the_action_behind_each_label(tmp_path, monkeypatch, explainer):
     emotion = np.arange(300) % 5
     truth = np.where(emotion == FIVE.index("Neutral"), SEVEN.index("neutral"), -1)
-    monkeypatch.setattr(training, "read_split", lambda *_, **__: SimpleNamespace(images=emotion, truth=truth))
-    monkeypatch.setattr(training, "find_faces", lambda *_: made_faces(emotion))
+    images, landmarks = np.zeros((300, 48, 48), np.uint8), np.random.default_rng(1).random((300, 478, 3), np.float32)
+    monkeypatch.setattr(training, "read_split", lambda *_, **__: SimpleNamespace(images=images, truth=truth))
+    monkeypatch.setattr(training, "find_landmarks", lambda *_: (made_faces(emotion), landmarks))
     request = SimpleNamespace(data={"ferplus": tmp_path})
     surrogate = fit_facial_actions(request, PerfectPredictor())
     assert surrogate.agreement > 0.7, "chance level is one fifth"

@@ -9,7 +9,7 @@
 import logging
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,14 +22,14 @@ from moodreel.faces.facial_actions import ACTIONS, FacialActionExplainer, mean_b
 from moodreel.models.face_registry import load_face_model
 from moodreel.models.model_store import model_folder
 from moodreel.models.predictor import FacePredictor
-from moodreel.training.data.face_cache import FaceTable
+from moodreel.training.data.face_cache import FaceTable, crop_image
 from moodreel.training.data.ferplus import LabeledImages, read_split
 from moodreel.training.evaluation.predict import single_frame
 from moodreel.training.experiment.options import MODEL, Options, option
 from moodreel.training.experiment.recipe import Recipe, RunRequest
 from moodreel.training.export.model_card import render
 from moodreel.training.export.model_folder import write_json
-from moodreel.training.recipes.face_recipe import FERPLUS, FERPLUS_DATA, FERPLUS_LICENSE, find_faces
+from moodreel.training.recipes.face_recipe import FERPLUS, FERPLUS_DATA, FERPLUS_LICENSE, find_landmarks
 
 FULL_PERCENTILE = 98
 """Percentile of all faces at which an action has its full strength."""
@@ -146,11 +146,19 @@ def _predict(
 ) -> tuple[LabeledImages, FaceTable, np.ndarray]:
     """Return a split, its faces, and the network's probabilities (N, 7) of those found."""
     images = read_split(request.data[FERPLUS], split, labels=SEVEN)
-    faces = find_faces(request, images.images)
+    faces, landmarks = find_landmarks(request, images.images)
     rows = np.flatnonzero(faces.found)
     probabilities: list[np.ndarray] = []
     for begin in range(0, len(rows), _BATCH):
-        tracks = [[single_frame(faces, row)] for row in rows[begin : begin + _BATCH]]
+        tracks = [
+            [
+                replace(
+                    single_frame(faces, row),
+                    crop=crop_image(images.images[row], landmarks[row], predictor.crop_kind),
+                )
+            ]
+            for row in rows[begin : begin + _BATCH]
+        ]
         predictions = predictor.predict(tracks, per_frame=False)
         probabilities += [prediction.probabilities for prediction in predictions]
         logger.info("%s: %d of %d faces", split, len(probabilities), len(rows))
