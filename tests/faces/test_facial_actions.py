@@ -71,7 +71,7 @@ def test_face_at_rest_has_no_active_actions(explainer):
         ({"jawOpen": 0.6, "eyeWide": 0.3, "mouthSmile": 0.2}, "Shock", "jaw dropped"),
         ({"jawOpen": 0.6, "eyeWide": 0.3, "mouthSmile": 0.2}, "surprise", "jaw dropped"),
         ({"browInnerUp": 0.8, "mouthSmile": 0.3}, "sad", "inner brows raised"),
-        ({"browDown": 0.6, "eyeSquint": 0.6, "mouthSmile": 0.3}, "Anger", "eyes narrowed"),
+        ({"browDown": 0.6, "eyeSquint": 0.6, "mouthSmile": 0.3}, "Anger", "brows lowered"),
     ],
 )
 def test_largest_weight_fits_the_prediction(explainer, actions, emotion, first):
