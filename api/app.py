@@ -56,6 +56,8 @@ def create_app(settings: Settings | None = None, **ready: Unpack[ReadyPipelines]
     settings = settings or Settings.from_environment()
     app = Flask("api")
     app.json.sort_keys = False  # type: ignore[attr-defined]
+    # Each route answers with and without a slash at its end. Many clients lose the body in a redirect.
+    app.url_map.strict_slashes = False
     services.init_app(app, build_services(settings, **ready))
     for extension in (access_log, metrics, cors, security_headers, request_body, errors, history_recorder):
         extension.init_app(app)

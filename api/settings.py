@@ -145,6 +145,7 @@ class Settings:
     socket_message_bytes: int = _integer(125, 1 << 20, 16 << 10)
     socket_messages_per_minute: int = _integer(1, 60_000, 60)
     socket_ping_seconds: float = _float(0.2, 3600, 15)
+    connections_count: str = _choice({"public": "public", "private": "private"}, "public")
     presence_path: Path = _setting(Path, "a file", Path("data/presence.db"))  # noqa: RUF009
     redis_url: str | None = _setting(
         _redis_url, "a URL that begins with redis://, rediss:// or unix://", None, secret=True

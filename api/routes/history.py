@@ -85,11 +85,14 @@ def entry(entry_id: str) -> dict[str, object]:
 @blueprint.route("/api/history/<entry_id>", methods=["DELETE"])
 @blueprint.response(204)
 @blueprint.error_responses("forbidden", "not_found", "storage_unavailable")
-def delete(entry_id: str) -> None:
+def delete(entry_id: str) -> Response:
     """Delete one of my entries, with its media."""
     if not _history().delete(g.caller.user, entry_id):
         raise _no_entry()
     history_recorder.delete_orphans()
+    response = Response(status=204)
+    del response.headers["Content-Type"]  # there is no content
+    return response
 
 
 @blueprint.route("/api/history/<entry_id>/media/<name>", methods=["GET"])

@@ -11,8 +11,7 @@ from api.services import services
 blueprint = GuardedBlueprint("emotion", __name__, dated=False, description="The emotion in a video or an image")
 
 
-# With the slash, as clients of the older service write it, or without: some clients lose the body in a redirect.
-@blueprint.route("/api/predict/", methods=["POST"], strict_slashes=False)
+@blueprint.route("/api/predict/", methods=["POST"])
 @blueprint.doc(requestBody=file_body(EmotionOptionsSchema))
 @blueprint.response(200, EmotionSchema, headers=analysis_recorder.HEADERS)
 @blueprint.error_responses(*VIDEO_CODES, "picture_too_big", "picture_corrupt", "no_face")

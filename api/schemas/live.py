@@ -153,7 +153,8 @@ class DetectionResultSchema(Schema):
     width = fields.Integer()
     height = fields.Integer()
     size = fields.Integer(attribute="side")
-    server_ms = RoundedFloat(attribute="latency_ms")
+    latency_ms = RoundedFloat()
+    server_ms = fields.Function(lambda result: round(result.latency_ms, 1))  # the older name of the same
     waited_ms = RoundedFloat(attribute="queued_ms")
     frames = fields.Integer()
     dropped = fields.Integer()

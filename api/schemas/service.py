@@ -43,3 +43,7 @@ class ConnectionsSchema(Schema):
 
     active_connections = fields.Integer(required=True, metadata={"example": 3})
     timestamp = fields.String(required=True, metadata={"format": "date-time", "example": "2025-08-16T12:34:56.000000Z"})
+    time = fields.String(
+        required=True,
+        metadata={"format": "date-time", **field_doc("The same: `time` as in `connection_update`.")},
+    )

@@ -5,16 +5,18 @@ Flask, which answers and logs it like any other request.
 """
 
 import threading
+import uuid
 from collections.abc import Iterable
-from typing import NoReturn
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
-from flask import Flask, request
+from flask import Flask, Response, json, request
 from werkzeug.wrappers import Request
 
+from api import log_fields
 from api.auth.csrf import is_same_origin
-from api.errors import ApiError
+from api.errors import ApiError, to_message
 from api.services import Services
+from api.socketio.packet import NAMESPACE
 
 PATH = "/socket.io/"
 MAX_UNAUTHENTICATED = 16
@@ -22,6 +24,9 @@ MAX_UNAUTHENTICATED = 16
 
 _ERROR_KEY = "moodreel.handshake_error"
 _SLOT_KEY = "moodreel.connection_slot"
+_CLOSE = "1"
+"""Engine.IO's packet that ends a connection."""
+POLLING_MESSAGE = 'Connect with transports: ["websocket"]. This service has no long polling.'
 _HOW = "Connect with Socket.IO 3 or newer, with WebSocket as its only transport (docs/live.md)."
 
 
@@ -127,8 +132,29 @@ def add_error_route(app: Flask) -> None:
     """Add the route that answers rejected handshakes."""
 
     @app.route(PATH, methods=["GET", "POST"])
-    def socket_io() -> NoReturn:
+    def socket_io() -> Response:
+        if request.args.get("transport") == "polling" and request.args.get("EIO") == "4":
+            return _refuse_polling()
         raise request.environ.get(_ERROR_KEY) or _upgrade_required()
+
+
+def _refuse_polling() -> Response:
+    """Tell a client that starts with long polling, as Socket.IO's do by default, to use WebSocket only.
+
+    The requests of a polling client reach any worker, and a session is in the memory of one. So no session is opened:
+    the answer opens Engine.IO's connection and rejects the namespace in one payload, and the client's `connect_error`
+    gets the message. An HTTP error would be "xhr poll error" there.
+
+    Sources: Engine.IO protocol 4, Socket.IO protocol 5.
+    """
+    if request.args.get("sid"):  # what the client still sends, and asks for, until it has read the rejection
+        return Response("ok" if request.method == "POST" else _CLOSE, mimetype="text/plain")
+    error = ApiError("upgrade_required", POLLING_MESSAGE)
+    log_fields.add(error=error.code)
+    session = {"sid": uuid.uuid4().hex, "upgrades": [], "pingInterval": 25_000, "pingTimeout": 20_000}
+    rejection = {"message": error.detail, "data": to_message(error)}
+    packets = (f"0{json.dumps(session)}", f"44{NAMESPACE},{json.dumps(rejection)}")
+    return Response("\x1e".join(packets), mimetype="text/plain")
 
 
 def _upgrade_required() -> ApiError:

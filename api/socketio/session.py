@@ -3,7 +3,7 @@
 import logging
 import time
 import uuid
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 
@@ -29,6 +29,8 @@ from moodreel.storage.call_log import CallLogError, CallOutcome
 
 MAX_UNREAD = 8
 """Packets that may wait for a client to read. Further results are dropped."""
+RATE_RESULTS = 30
+"""Results over which `fps` is the mean."""
 ERROR_INTERVAL_SECONDS = 1.0
 """Minimum time between two error messages with the same code."""
 MAX_INVALID_MESSAGES, INVALID_RESET_SECONDS = 30, 60.0
@@ -73,6 +75,7 @@ class SocketIOSession:
         self._invalid_messages = 0
         self._invalid_since = time.monotonic()
         self._emotions: Counter[str] = Counter()
+        self._result_times: deque[float] = deque(maxlen=RATE_RESULTS)
         self._running_seconds = 0.0
         self._started_at: float | None = None
         self._model: str | None = None
@@ -119,7 +122,7 @@ class SocketIOSession:
             self._emit("performance_suggestion", {**_SUGGESTION.dump(event), "message": _suggestion_text(event)})
         else:
             self._count(event)
-            self._emit("detection_result", _RESULT.dump(event))
+            self._emit("detection_result", {**_RESULT.dump(event), "fps": self._frame_rate()})
 
     def send_error(self, error: Exception, sequence: int | None = None) -> None:
         """Send an error, at most one a second of each code."""
@@ -168,6 +171,7 @@ class SocketIOSession:
         if self._started_at is not None and self._scheduled is not None:
             self._running_seconds += time.monotonic() - self._started_at
             self._started_at = None
+            self._result_times = deque(maxlen=RATE_RESULTS)
             self._scheduler.pause(self._scheduled)
 
     def _count(self, result: LiveResult) -> None:
@@ -176,6 +180,14 @@ class SocketIOSession:
         self._model = result.model
         if result.faces:
             self._emotions[result.faces[0].emotion] += 1
+
+    def _frame_rate(self) -> float:
+        """Return the results a second over the last `RATE_RESULTS`, this one included; 0.0 for the first."""
+        # The reader's thread replaces the deque at a stop.
+        times = self._result_times
+        times.append(time.monotonic())
+        seconds = times[-1] - times[0]
+        return round((len(times) - 1) / seconds, 1) if seconds > 0 else 0.0
 
     def _send_status(self, state: str, **fields: object) -> None:
         self._emit("status", {"state": state, "settings": _SETTINGS.dump(asdict(self._settings)), **fields})

@@ -139,5 +139,6 @@ def _request_restart_close(subscriber: Subscriber) -> None:
 
 
 def count_message(connections: int) -> dict[str, object]:
-    """Build the message with the number of connections and the current time."""
-    return {"active_connections": connections, "timestamp": format_timestamp(datetime.now(UTC))}
+    """Build the message with the number of connections and the current time, in Unix seconds and in ISO 8601."""
+    now = datetime.now(UTC)
+    return {"active_connections": connections, "timestamp": now.timestamp(), "time": format_timestamp(now)}

@@ -199,6 +199,19 @@ def test_json_is_accepted_with_any_content_type(server: Server) -> None:
         assert server.call("POST", "/predict", headers=headers, data=body).status_code == 200
 
 
+ROUTES = {"POST": ["/predict", "/thumbnail", "/api/detect", "/api/predict", "/api/predict/multimodal"]}
+ROUTES["GET"] = ["/health", "/api/health", "/ready", "/metrics", "/logs", "/auth/profile", "/api/connections/count"]
+
+
+@pytest.mark.parametrize(("method", "path"), [(method, path) for method in ROUTES for path in ROUTES[method]])
+def test_a_slash_at_the_end_of_a_path_makes_no_difference(server: Server, method: str, path: str) -> None:
+    body = {"json": video_body(CLIP)} if method == "POST" else {}
+    with_slash = server.call(method, f"{path}/", **body, allow_redirects=False)
+    assert with_slash.status_code == server.call(method, path, **body).status_code == 200
+    [row] = server.log_rows(request_id=with_slash.headers["x-request-id"])
+    assert row["endpoint"] in (path, "/api/predict/"), "the log has one name for both"
+
+
 # --- forms of base64 ---
 
 BASE64_FORMS = {
@@ -365,7 +378,6 @@ REJECTIONS: list[tuple[str, str, str, dict[str, Any], int, str]] = [
     ("filters are not JSON", "GET", "/logs", {"data": b"{"}, 400, "bad_json"),
     ("filters in query and body", "GET", "/logs?limit=5", {"json": {"success": "True"}}, 400, "ambiguous_filters"),
     ("unknown path", "GET", "/nowhere", {}, 404, "not_found"),
-    ("trailing slash", "POST", "/predict/", _body(), 404, "not_found"),
     ("GET /api/detect", "GET", "/api/detect", {}, 405, "method_not_allowed"),
     ("path traversal", "GET", "/static/../settings.py", {}, 404, "not_found"),
     ("GET /predict", "GET", "/predict", {}, 405, "method_not_allowed"),

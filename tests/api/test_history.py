@@ -337,6 +337,7 @@ def test_deleting_an_entry_deletes_its_media(server: Server, user: str) -> None:
     assert len(files(server)) == before + 4
     response = call(server, user, "DELETE", f"/api/history/{entry}")
     assert (response.status_code, response.content) == (204, b"")
+    assert "Content-Type" not in response.headers
     for path in ("", "/media/poster.jpg"):
         assert call(server, user, "GET", f"/api/history/{entry}{path}").status_code == 404
     assert call(server, user, "DELETE", f"/api/history/{entry}").status_code == 404

@@ -12,6 +12,7 @@ import requests
 import socketio
 import websocket
 
+from api.socketio.handshake import POLLING_MESSAGE
 from tests.support import accounts, synthetic_frames, synthetic_image
 from tests.support.server import HEADERS, KEY, REAL_APP, Server, wait_until
 
@@ -117,7 +118,10 @@ def test_a_session_gets_results_and_is_logged_at_its_end(server):
         ):
             client.emit("video_frame", {"frame": frame, "sequence": 2 + number})
             client.wait("detection_result", 2 + number)
-        assert [result["sequence"] for result in client.received["detection_result"]] == [1, 2, 3]
+        results = client.received["detection_result"]
+        assert [result["sequence"] for result in results] == [1, 2, 3]
+        assert [result["latency_ms"] for result in results] == [result["server_ms"] for result in results]
+        assert results[0]["fps"] == 0 < results[2]["fps"]
         assert {result["faces"][0]["id"] for result in client.received["detection_result"]} == {0}
         client.emit("control", {"action": "stop"})
         wait_until(lambda: client.states[-1] == "stopped")
@@ -266,7 +270,23 @@ def test_an_expiring_token_ends_the_session(server):
     wait_until(lambda: any(row["error"] == "token_expired" and row["status_code"] == 101 for row in sessions(server)))
 
 
-@pytest.mark.parametrize("query", ["", "?EIO=4&transport=polling", "?EIO=3&transport=websocket"])
+@pytest.mark.parametrize("transports", [None, ["polling"], ["polling", "websocket"]])
+def test_a_client_that_starts_with_long_polling_is_told_to_use_websocket(server, transports):
+    for _ in range(3):  # any of the two workers answers
+        received = []
+        client = socketio.Client(reconnection=False)
+        client.on("connect_error", received.append, namespace=NAMESPACE)
+        with pytest.raises(socketio.exceptions.ConnectionError):
+            client.connect(
+                server.url, auth={"api_key": KEY}, namespaces=[NAMESPACE], transports=transports, wait_timeout=30
+            )
+        client.disconnect()
+        assert received[0]["message"] == POLLING_MESSAGE
+        assert received[0]["data"] == {"code": "upgrade_required", "message": POLLING_MESSAGE}
+    assert "upgrade_required" in [row["error"] for row in server.log_rows(endpoint="/socket.io/", status_code=200)]
+
+
+@pytest.mark.parametrize("query", ["", "?EIO=3&transport=polling", "?EIO=3&transport=websocket"])
 def test_a_request_without_websocket_is_rejected_with_426(server, query):
     response = requests.get(f"{server.url}/socket.io/{query}", headers=HEADERS, timeout=30)
     assert (response.status_code, response.json()["code"]) == (426, "upgrade_required")

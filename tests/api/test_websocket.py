@@ -4,6 +4,7 @@ import contextlib
 import json
 import time
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,8 @@ def test_an_authenticated_client_gets_the_connection_count_and_answers(
         update = client.receive()
         assert update["type"] == "connection_update"
         assert update["active_connections"] >= 1
-        assert update["timestamp"].endswith("Z")
+        assert update["time"].endswith("Z")
+        assert update["timestamp"] == datetime.fromisoformat(update["time"]).timestamp()
         answer = client.request("What a day!")
         assert (answer["type"], answer["label"], answer["score"]) == ("emotion_classification", "joy", 0.94)
         assert answer["scores"]["joy"] == 0.94
@@ -325,10 +327,17 @@ def test_a_plain_http_request_gets_426_with_the_upgrade_header(server: Server) -
     assert server.call("POST", "/api/ws").status_code == 405
 
 
-def test_the_connection_count_requires_authentication(server: Server) -> None:
-    assert server.call("GET", "/api/connections/count", headers={}).status_code == 401
-    answer = server.call("GET", "/api/connections/count").json()
-    assert set(answer) == {"active_connections", "timestamp"}
+@pytest.mark.parametrize("headers", [{}, {"x-api-key": "wrong"}, {"x-api-key": KEY}], ids=str)
+def test_anybody_may_read_the_connection_count(server: Server, headers: dict[str, str]) -> None:
+    answer = server.call("GET", "/api/connections/count", headers=headers).json()
+    assert set(answer) == {"active_connections", "timestamp", "time"}
+    assert answer["timestamp"] == answer["time"]
+
+
+def test_a_private_connection_count_requires_authentication(tmp_path: Path) -> None:
+    with Server(tmp_path, WEB_CONCURRENCY=1, CONNECTIONS_COUNT="private") as server:
+        assert server.call("GET", "/api/connections/count", headers={}).status_code == 401
+        assert server.call("GET", "/api/connections/count").json()["active_connections"] == 0
 
 
 def test_compression_is_not_negotiated(server: Server) -> None:
