@@ -91,8 +91,10 @@ _DOMAIN_CODES: dict[type[MoodreelError], str] = {
 _DETAILS = {
     404: "There is nothing at this address. /openapi.json lists all addresses.",
     405: "This address does not support the method. The Allow header lists the methods that it supports.",
-    413: "The request body is too large for this service. Send a smaller file, or fewer files at once.",
 }
+
+_MIN_VIDEO_BYTES = 1_000_000
+"""A body with a lower limit, such as a token, is no video."""
 
 _INTERNAL = "Something went wrong on the server. Try again. If it happens again, report the request_id."
 
@@ -244,7 +246,19 @@ def _handle_http_error(error: HTTPException) -> Response:
     code = {404: "not_found", 405: "method_not_allowed", 413: "too_large"}.get(
         error.code, re.sub(r"\W+", "_", phrase.lower())
     )
-    return problem_response(code, _DETAILS.get(error.code, f"{phrase}."), headers=headers, status=error.code)
+    detail = _too_large() if error.code == 413 else _DETAILS.get(error.code, f"{phrase}.")
+    return problem_response(code, detail, headers=headers, status=error.code)
+
+
+def _too_large() -> str:
+    """Name the limit of the body, and what to do."""
+    limit = request.max_content_length or 0
+    if limit < _MIN_VIDEO_BYTES:
+        return f"The body may have {limit} bytes. Send a shorter one."
+    return (
+        f"The body may have {limit / 1e6:.0f} MB. Send a shorter clip, or compress it to 720p first: a minute of 1080p "
+        "is some 130 MB, of 720p some 60 MB. As base64 it is a third larger than as a form."
+    )
 
 
 def _handle_unexpected(error: Exception) -> Response:

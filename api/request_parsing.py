@@ -14,8 +14,10 @@ from api import log_fields
 from api.base64_input import decode_base64
 from api.errors import ApiError
 from api.schemas.fields import LoadedData
-from api.schemas.files import FileSchema, OptionsSchema
+from api.schemas.files import IMAGE, VIDEO, FileSchema, OptionsSchema
 from api.schemas.images import IMAGE_COUNT, ImagesSchema
+from moodreel.media.container import video_demuxer
+from moodreel.media.image import is_image
 
 MAX_JSON_PARTS = 10_000
 """Commas and opening brackets outside of strings in a JSON body. A body of nothing else would become a gigabyte of
@@ -28,6 +30,8 @@ _NESTED_NAME = re.compile(r"(\w+)(?:\.(\w+)|\[(\w+)\])")
 """A field of an object, in a form or a query string: `thumbnail.size` or `thumbnail[size]`."""
 
 _MEDIA_TYPES = ("video/", "image/", "audio/", "application/octet-stream")
+_MAX_NAME, _MAX_NAMES = 64, 4
+"""Characters of a name, and number of names, that an error repeats."""
 _FILE_EXAMPLE = '{"encoding": "base64", "content": "…"}'
 
 
@@ -48,6 +52,7 @@ def read_upload(schema: FileSchema) -> Upload:
     """Read the file and the options of a request. Raises ApiError or ValidationError."""
     upload = _from_form(schema) if is_form() else _from_json(schema)
     log_fields.add(content_sha256=hashlib.sha256(upload.data).hexdigest())
+    _check_kind(upload.data, schema.reads)
     return upload
 
 
@@ -55,7 +60,7 @@ def read_uploads() -> tuple[list[bytes | ApiError], LoadedData]:
     """Read the files of a request: the `pictures` of a JSON body, or the `file` parts of a form.
 
     Returns:
-        The bytes of each file, in order, an error in place of content that is not base64; and the options.
+        The bytes of each file, in order, an error in place of what is no picture; and the options.
 
     Raises:
         ApiError: The body cannot be read.
@@ -63,14 +68,14 @@ def read_uploads() -> tuple[list[bytes | ApiError], LoadedData]:
     """
     if not is_form():
         options = load_options(ImagesSchema(), _read_file_json())
-        return [_decode_or_error(image["content"]) for image in options.pop("pictures")], options
+        return [_picture_or_error(image["content"]) for image in options.pop("pictures")], options
     fields, files = read_form()
     options = _load_form(ImagesSchema(), fields)
     try:
         IMAGE_COUNT(files)
     except ValidationError as error:
         raise ValidationError({"file": error.messages}) from error
-    return list(files), options
+    return [_picture_or_error(file) for file in files], options
 
 
 def load_options(schema: OptionsSchema, body: Mapping[str, object], *, partial: bool = False) -> LoadedData:
@@ -111,6 +116,8 @@ def read_json(example: str = _FILE_EXAMPLE) -> Mapping[str, object]:
     data = request.stream.read()
     if _has_too_many_parts(data):
         raise ApiError("bad_json", f"The body has far too many parts. Send a JSON object, such as {example}.")
+    if not data:
+        raise ApiError("bad_json", f"The body is empty. Send a JSON object, such as {example}.")
     try:
         text = data.decode("utf-8-sig")
         # Both are 40 MB for a video of 30 MB. The bytes are not needed while the text is parsed.
@@ -148,8 +155,18 @@ def _from_json(schema: FileSchema) -> Upload:
 def _from_form(schema: FileSchema) -> Upload:
     fields, files = read_form()
     if not files:
-        raise ValidationError({"file": ["Missing data for required field."]})
+        raise ValidationError({"file": [_missing_file(fields)]})
+    if len(files) > 1:
+        raise ValidationError({"file": [f"There are {len(files)}. Send one file a request."]})
     return Upload(files[0], _load_form(schema, fields))
+
+
+def _missing_file(fields: Mapping[str, str]) -> str:
+    """Say why a form has no file: its part has another name, or no file name."""
+    if "file" in fields:
+        return "The part is text. Send it as a file: with a filename in its Content-Disposition."
+    names = ", ".join(name[:_MAX_NAME] for name in [*request.files][:_MAX_NAMES])
+    return f"The form has the file in another part: {names}. Name it file." if names else "The form has no such part."
 
 
 def _load_form(schema: OptionsSchema, fields: Mapping[str, str]) -> LoadedData:
@@ -187,11 +204,25 @@ def _decode(content: str) -> bytes:
         raise ApiError("bad_base64", "content is not base64. Encode the whole file as it is.") from error
 
 
-def _decode_or_error(content: str) -> bytes | ApiError:
+def _picture_or_error(content: str | bytes) -> bytes | ApiError:
     try:
-        return _decode(content)
+        data = _decode(content) if isinstance(content, str) else content
+        _check_kind(data, IMAGE)
     except ApiError as error:
         return error
+    return data
+
+
+def _check_kind(data: bytes, reads: str) -> None:
+    """Reject an empty file, and one of the other kind with the route for it. The pipelines reject the rest."""
+    if not data:
+        raise ApiError("unsupported_media", f"The file is empty: it has 0 bytes. Send a {reads}.")
+    if reads == VIDEO and is_image(data):
+        raise ApiError("unsupported_media", "This is a picture. Send pictures to POST /api/detect, videos here.")
+    if reads == IMAGE and not is_image(data) and video_demuxer(data):
+        raise ApiError(
+            "unsupported_media", "This is a video or an animation. Send videos to POST /predict, pictures here."
+        )
 
 
 def _has_too_many_parts(data: bytes) -> bool:

@@ -151,7 +151,7 @@ class Settings:
         _redis_url, "a URL that begins with redis://, rediss:// or unix://", None, secret=True
     )
 
-    max_body_bytes: int = _integer(1024, 1 << 30, 32 << 20)
+    max_body_bytes: int = _integer(1024, 1 << 30, 96 << 20)  # a minute of 720p as base64
     max_seconds: float = _float(1, 3600, 60)
     max_frames: int = _integer(1, 1_000_000, 3600)
     max_frame_pixels: int = _integer(64 * 64, 7680 * 4320, 3840 * 2160)

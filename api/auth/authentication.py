@@ -121,9 +121,11 @@ def client_id(request: Request) -> str | None:
 
 def _unauthorized() -> ApiError:
     tokens = bool(services().token_verifier)
+    wrong = "This service has no such API key: check x-api-key for a missing or additional character."
+    missing = f"Send an API key in the x-api-key header{', or a token as Authorization: Bearer' if tokens else ''}."
     return ApiError(
         "unauthorized",
-        f"Send a valid API key in the x-api-key header{', or a token as Authorization: Bearer' if tokens else ''}.",
+        wrong if request.headers.get("x-api-key") else missing,
         headers={"WWW-Authenticate": 'ApiKey realm="moodreel"' + (', Bearer realm="moodreel"' if tokens else "")},
     )
 
@@ -164,9 +166,12 @@ def _settings() -> Settings:
 
 def _check_date(request: Request, required: bool) -> None:
     # A page in a browser cannot set `date`, so `x-date` may replace it.
-    value = request.headers.get("x-date") or request.headers.get("date") or ""
-    if (value or required) and not _is_date(value.strip()):
-        raise ApiError("bad_date", "Send a date header in ISO 8601 with a zone, such as 2025-08-16T12:34:56Z.")
+    name = next((name for name in ("x-date", "date") if request.headers.get(name)), None)
+    example = "ISO 8601 with a zone, such as 2025-08-16T12:34:56Z"
+    if name is None and required:
+        raise ApiError("bad_date", f"Send the header date, or x-date from a browser, in {example}.")
+    if name is not None and not _is_date(request.headers[name].strip()):
+        raise ApiError("bad_date", f"The header {name} is no date in {example}.")
 
 
 def _is_date(value: str) -> bool:

@@ -177,7 +177,8 @@ class SharedSecretVerifier:
         user_id = claims["userId"]
         if isinstance(user_id, int) and not isinstance(user_id, bool):
             user_id = str(user_id)
-        roles = _listed(claims["roles"])
+        # Some apps write `"roles": "USER"`.
+        roles = [claims["roles"]] if isinstance(claims["roles"], str) else claims["roles"]
         if not _are_printable(roles):
             raise jwt.InvalidTokenError("roles")
         if "auth_time" in claims:
@@ -222,7 +223,7 @@ class OpenIdVerifier:
             raise jwt.InvalidKeyError("unknown key")
         # PyJWT accepts no other algorithm than that of the key.
         claims = _decode(text, key, [key.algorithm_name], self.REQUIRED, self.issuer, self._audience)
-        roles = _listed(claims.get("roles", ()))
+        roles = claims.get("roles", ())
         return _token(claims, claims["sub"], tuple(roles) if _are_printable(roles) else (), renewable=False)
 
 
@@ -273,11 +274,6 @@ def _time(claims: Claims, name: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _LAST_SECOND:
         raise jwt.InvalidTokenError(name)
     return value
-
-
-def _listed(roles: Any) -> Any:
-    """Return a single role as a list of one: some issuers write `"roles": "USER"`."""
-    return [roles] if isinstance(roles, str) else roles
 
 
 def _are_printable(value: object) -> bool:

@@ -10,6 +10,8 @@ from api.schemas.fields import LargeString, field_doc
 
 BASE64_FIELDS = ("encoding", "content")
 """Fields of a JSON body that a form does not have: its `file` part is the file itself."""
+VIDEO, IMAGE, EITHER = "video", "picture", "video or picture"
+"""What a route reads."""
 UNKNOWN = "Unknown field."
 _MAX_HINTS, _MAX_HINT_LENGTH = 8, 64
 """Unknown names that get a hint, and characters of one. Each is compared with all known names, which costs time."""
@@ -60,9 +62,14 @@ class OptionsSchema(Schema):
 
 
 class FileSchema(OptionsSchema):
-    """A file as base64 in JSON."""
+    """A file as base64 in JSON.
+
+    Attributes:
+        reads: what kind of file: `VIDEO`, `IMAGE` or `EITHER`.
+    """
 
     body_only = BASE64_FIELDS
+    reads = VIDEO
 
     encoding = fields.String(
         required=True, validate=validate.Equal("base64"), metadata=field_doc("Only `base64`.", example="base64")

@@ -3,7 +3,7 @@
 from marshmallow import Schema, fields, validate
 
 from api.schemas.fields import Base64, Boolean, Probability, field_doc, model_field, results_field
-from api.schemas.files import FileSchema, OptionsSchema
+from api.schemas.files import EITHER, IMAGE, FileSchema, OptionsSchema
 from api.schemas.videos import CERTAIN, CONFIDENCE, ModelSchema, QualitySchema
 from moodreel.emotions import FIVE, SEVEN
 
@@ -48,7 +48,7 @@ class ImagesSchema(OptionsSchema):
         fields.Nested(ImageSchema),
         required=True,
         validate=IMAGE_COUNT,
-        metadata=field_doc("Together they must fit into the largest body that is accepted, by default 32 MB."),
+        metadata=field_doc("Together they must fit into the largest body that is accepted, by default 100 MB."),
     )
     model = model_field(MODEL)
 
@@ -56,11 +56,15 @@ class ImagesSchema(OptionsSchema):
 class EmotionOptionsSchema(FileSchema):
     """An image or a video, and the model to use."""
 
+    reads = EITHER
+
     model = model_field(MODEL)
 
 
 class DetectionOptionsSchema(EmotionOptionsSchema):
     """An image, and the options of its detection."""
+
+    reads = IMAGE
 
     draw = Boolean(
         load_default=False,

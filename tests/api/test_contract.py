@@ -23,11 +23,12 @@ from openapi_spec_validator import validate
 from api.base64_input import decode_base64
 from api.errors import STATUS
 from api.schemas import videos
+from api.settings import Settings
 from moodreel.emotions import FIVE
 from moodreel.faces import quality
 from moodreel.pipelines import boomerang
 from moodreel.storage.call_log import CallLog
-from tests.support import synthetic_frames, synthetic_video
+from tests.support import synthetic_frames, synthetic_image, synthetic_video
 from tests.support.server import HEADERS, KEY, REAL_APP, ROOT, Server, video_body
 
 pytestmark = pytest.mark.server
@@ -444,6 +445,59 @@ def test_a_schema_error_has_a_message_for_each_field(server: Server) -> None:
     assert body["detail"].startswith("Correct ")
     alone = server.call("POST", "/thumbnail", **_body(size=5)).json()
     assert alone["detail"].startswith("size: Must be ")
+
+
+PHOTO = synthetic_image.encode_image(synthetic_frames.noise_frames(1)[0])
+VIDEO = synthetic_video.encode_video(synthetic_frames.counter_frames(3))
+NO_DATE = {"x-api-key": KEY}
+SENTENCES: list[tuple[str, str, str, dict[str, Any], str]] = [
+    ("photo to /predict", "POST", "/predict", {"files": {"file": PHOTO}}, "Send pictures to POST /api/detect"),
+    ("photo to /thumbnail", "POST", "/thumbnail", {"json": video_body(PHOTO)}, "Send pictures to POST /api/detect"),
+    ("video to /api/detect", "POST", "/api/detect", {"files": {"file": VIDEO}}, "Send videos to POST /predict"),
+    ("empty file", "POST", "/predict", {"files": {"file": b""}}, "has 0 bytes. Send a video."),
+    ("empty picture", "POST", "/api/detect", {"json": video_body(b"")}, "has 0 bytes. Send a picture."),
+    ("other part", "POST", "/predict", {"files": {"video": CLIP}}, "in another part: video. Name it file."),
+    ("text part", "POST", "/predict", {"files": {"file": (None, "AAAA")}}, "file: The part is text. Send it as a file"),
+    ("no part", "POST", "/predict", {"files": {"fps": (None, "30")}}, "file: The form has no such part."),
+    ("two files", "POST", "/predict", {"files": [("file", CLIP), ("file", CLIP)]}, "file: There are 2. Send one file"),
+    ("no body", "POST", "/predict", {}, "The body is empty. Send a JSON object, such as"),
+    ("no key", "POST", "/predict", {"headers": {}}, "Send an API key in the x-api-key header."),
+    ("wrong key", "POST", "/predict", {"headers": {"x-api-key": "k"}}, "This service has no such API key"),
+    ("no date", "POST", "/predict", {"headers": NO_DATE}, "Send the header date, or x-date from a browser"),
+    ("bad date", "GET", "/logs", {"headers": {**NO_DATE, "date": "now"}}, "The header date is no date in ISO 8601"),
+    (
+        "bad x-date",
+        "GET",
+        "/logs",
+        {"headers": {**NO_DATE, "x-date": "now"}},
+        "The header x-date is no date in ISO 8601",
+    ),
+    ("too large", "POST", "/predict", {"data": b"x" * 8_000_001}, "The body may have 8 MB. Send a shorter clip, or"),
+    ("large token", "POST", "/auth/verify-token", {"data": b"x" * 20_000}, "The body may have 16384 bytes."),
+]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "options", "sentence"), [row[1:] for row in SENTENCES], ids=[row[0] for row in SENTENCES]
+)
+def test_each_usual_mistake_has_a_sentence_of_its_own(
+    server: Server, method: str, path: str, options: dict[str, Any], sentence: str
+) -> None:
+    assert sentence in server.call(method, path, **options).json()["detail"]
+
+
+def test_a_file_of_the_other_kind_is_the_problem_of_one_item_of_a_batch(server: Server) -> None:
+    files = [("file", PHOTO), ("file", VIDEO), ("file", b"")]
+    results = server.call("POST", "/api/detect/batch", files=files).json()["results"]
+    assert results[0]["emotion"] == "happy"
+    assert "POST /predict" in results[1]["detail"] and "0 bytes" in results[2]["detail"]
+
+
+def test_a_minute_of_720p_fits_into_the_limits() -> None:
+    defaults = Settings(api_key=("k",))
+    assert defaults.max_body_bytes > 60_000_000 * 4 / 3, "60 MB is Apple's figure for a minute of 720p in H.264"
+    assert defaults.max_seconds >= 60 and defaults.max_frames >= 60 * 60
+    assert defaults.max_total_pixels >= 60 * 60 * 1280 * 720
 
 
 # --- the call log ---

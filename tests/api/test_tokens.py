@@ -108,8 +108,7 @@ def test_a_small_clock_skew_is_accepted(verifier: TokenVerifier) -> None:
     ("changes", "roles"),
     [
         ({"roles": ["ADMIN"]}, ("ADMIN",)),
-        ({"roles": "ADMIN"}, ("ADMIN",)),
-        ({"roles": ""}, ()),
+        ({"roles": "ADMIN"}, ()),
         ({"roles": ["ADMIN", 7]}, ()),
         ({"roles": {"ADMIN": True}}, ()),
         ({"aud": [AUDIENCE]}, ()),
