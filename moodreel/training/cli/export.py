@@ -62,5 +62,5 @@ def run(args: argparse.Namespace) -> None:
         probabilities: np.ndarray = predictions.probabilities[before.found] @ matrix
         return probabilities
 
-    stated = {"data": f"{data.name}, held out", "overwrite": args.overwrite}
+    stated = {"data": f"the held-out split of {data.name}", "overwrite": args.overwrite}
     print(quantize_model(model.path, args.out, args.weights, predict, truth, **stated))

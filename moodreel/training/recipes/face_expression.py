@@ -9,6 +9,7 @@
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import cast
 
@@ -258,6 +259,7 @@ def _head_weights(request: RunRequest[MultiHeadOptions]) -> list[float]:
     return [weight / sum(weights) for weight in weights]
 
 
+@lru_cache(maxsize=1)
 def _load_teacher(model: str) -> MultiHeadFaceNet:
     predictor = load_face_model(model_folder(model))
     network = predictor.network
