@@ -53,6 +53,7 @@ class AudioVisualPredictor:
         self.modalities = tuple(name for name in MODALITIES if name in card.modalities)
         self._order = [card.labels.index(label) for label in labels]
         self._temperature, self._scales = card.temperature, label_scales(card, labels)
+        self._modality_temperatures = card.modality_temperatures if len(self.modalities) > 1 else {}
         self.info = ModelInfo.of(card, labels, sha256=sha256)
 
     def predict(self, batch: AudioVisualBatch) -> list[tuple[np.ndarray, tuple[str, ...]]]:
@@ -72,8 +73,9 @@ class AudioVisualPredictor:
         probabilities: list[np.ndarray] = []
         with torch.inference_mode():
             for rows in torch.arange(len(readable)).split(WINDOW_BATCH_SIZE):
-                logits = self._logits(readable.select(rows))
-                probabilities.extend(calibrate(logits[:, self._order], self._temperature, self._scales))
+                logits = self._logits(readable.select(rows))[:, self._order]
+                temperatures = torch.tensor([self._find_temperature(modalities[row]) for row in rows])
+                probabilities.extend(calibrate(logits, temperatures[:, None].to(logits.device), self._scales))
         return list(zip(probabilities, modalities, strict=True))
 
     def predict_clip(self, batch: AudioVisualBatch) -> np.ndarray:
@@ -98,6 +100,10 @@ class AudioVisualPredictor:
         audio = torch.cat(list(heard))
         logits = network.fusion(network.fusion_inputs(features, batch.face_mask, audio, batch.audio_mask))
         return logits
+
+    def _find_temperature(self, modalities: tuple[str, ...]) -> float:
+        only = modalities[0] if len(modalities) == 1 else ""
+        return self._modality_temperatures.get(only, self._temperature)
 
     def _readable(self, batch: AudioVisualBatch) -> AudioVisualBatch:
         """Mask what the model does not read."""

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -73,6 +73,8 @@ class ModelCard:
             `moment_temperature`. Without it the model has one calibration, whatever the prior.
         modalities: Of an audio-visual model: which of `MODALITIES` it reads. A model trained on faces alone has
             ["video"] and is given no sound.
+        modality_temperatures: Of an audio-visual model that reads both: divides the logits of a window that has only
+            this modality, instead of `temperature`; above 0, `temperature` for modalities not named.
         commercial: False if the license of the weights or of their training data forbids commercial use.
         sha256: Of the weights file, in hexadecimal; empty to skip the check.
         input: Description of the input, for documentation.
@@ -96,6 +98,7 @@ class ModelCard:
     offsets: Mapping[str, float] = field(default_factory=dict)
     priors: Mapping[str, Prior] = field(default_factory=dict)
     modalities: tuple[str, ...] = MODALITIES
+    modality_temperatures: Mapping[str, float] = field(default_factory=dict)
     commercial: bool = True
     sha256: str = ""
     input: str = ""
@@ -152,9 +155,11 @@ def _problem(card: ModelCard) -> str | None:
     if not usable or not all(isinstance(v, str) for v in card.labels) or len(set(card.labels)) != len(card.labels):
         return "temperatures above 0 and labels that differ"
     for name in ("scales", "thresholds", "temperatures"):
-        if not _is_number_by_label(card, getattr(card, name), _is_positive):
+        if not _is_number_by_name(card.labels, getattr(card, name), _is_positive):
             return f"{name} that are numbers above 0 for labels it has"
-    if not _is_number_by_label(card, card.offsets, _is_finite):
+    if not _is_number_by_name(MODALITIES, card.modality_temperatures, _is_positive):
+        return f"modality_temperatures that are numbers above 0 for {' or '.join(MODALITIES)}"
+    if not _is_number_by_name(card.labels, card.offsets, _is_finite):
         return "offsets that are numbers for labels it has"
     if card.priors != {} and not _are_priors(card):
         return (
@@ -168,8 +173,8 @@ def _problem(card: ModelCard) -> str | None:
     return None if card.kind in KINDS else f"a kind of {' or '.join(KINDS)}"
 
 
-def _is_number_by_label(card: ModelCard, values: object, is_usable: Callable[[object], bool]) -> bool:
-    return isinstance(values, dict) and set(values) <= set(card.labels) and all(map(is_usable, values.values()))
+def _is_number_by_name(names: Iterable[str], values: object, is_usable: Callable[[object], bool]) -> bool:
+    return isinstance(values, dict) and set(values) <= set(names) and all(map(is_usable, values.values()))
 
 
 def _are_priors(card: ModelCard) -> bool:
@@ -178,7 +183,7 @@ def _are_priors(card: ModelCard) -> bool:
         and set(card.priors) == set(PRIORS)
         and all(
             isinstance(prior, Prior)
-            and _is_number_by_label(card, prior.offsets, _is_finite)
+            and _is_number_by_name(card.labels, prior.offsets, _is_finite)
             and _is_positive(prior.temperature)
             and _is_positive(prior.moment_temperature)
             and _is_finite(prior.certain_from)

@@ -174,12 +174,12 @@ def label_scales(card: ModelCard, labels: Sequence[str]) -> np.ndarray | None:
     return np.array([card.scales.get(label, 1.0) for label in labels], np.float32) if card.scales else None
 
 
-def calibrate(logits: torch.Tensor, temperature: float, scales: np.ndarray | None) -> np.ndarray:
+def calibrate(logits: torch.Tensor, temperature: float | torch.Tensor, scales: np.ndarray | None) -> np.ndarray:
     """Turn logits into probabilities: divide by the temperature, apply softmax, multiply by the scales.
 
     Args:
         logits: (..., C).
-        temperature: Above 0.
+        temperature: Above 0; one number, or a tensor that broadcasts to the logits.
         scales: float32 (C,), or None.
 
     Returns:

@@ -57,6 +57,19 @@ def test_predictions_are_the_calibrated_network_outputs(store_root, tmp_path):
         np.testing.assert_allclose(np.stack([probabilities for probabilities, _ in predictions]), expected, atol=1e-4)
 
 
+def test_windows_with_one_modality_have_its_temperature(tmp_path):
+    temperatures = {"temperature": 0.5, "modality_temperatures": {"audio": 3.0}}
+    predictor = load_audiovisual_model(write_model(tmp_path / "warm", **temperatures))
+    windows = random_windows(3)
+    windows.face_mask[1] = False
+    windows.audio_mask[2] = False
+    with torch.no_grad():
+        logits = make_network()(windows)
+    expected = (logits / torch.tensor([[0.5], [3.0], [0.5]])).softmax(dim=-1).numpy()
+    answers = np.stack([probabilities for probabilities, _ in predictor.predict(windows)])
+    np.testing.assert_allclose(answers, expected, atol=1e-4)
+
+
 def test_clip_prediction_is_the_mean_over_windows(store_root):
     predictor, windows = audiovisual_model_registry(store_root).get(), random_windows()
     each = np.stack([probabilities for probabilities, _ in predictor.predict(windows)])
@@ -141,6 +154,8 @@ INVALID_FIELDS = {
     "no modality": {"modalities": []},
     "unknown modality": {"modalities": ["smell"]},
     "modalities not a list": {"modalities": 5},
+    "temperature of an unknown modality": {"modality_temperatures": {"smell": 1.0}},
+    "temperature of a modality below 0": {"modality_temperatures": {"audio": -1.0}},
     "commercial as text": {"commercial": "no"},
 }
 

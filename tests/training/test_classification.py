@@ -378,6 +378,7 @@ def test_clips_are_evaluated_with_each_modality_missing(cache, tmp_path):
     words = ("--epochs", "1", "--test-fraction", "0.34", "--model-arg", "fusion=gated")
     fields = run(tmp_path / "clips", f"ravdess:{tmp_path / 'tree'}", cache, *words, preset="audio-visual")
     assert fields["modalities"] == ["video", "audio"]
+    assert set(fields["modality_temperatures"]) == {"audio", "video"}
     card = (tmp_path / "clips" / "CARD.md").read_text()
     assert "| audio alone |" in card and "| video alone |" in card
 

@@ -209,7 +209,7 @@ def test_export_writes_a_model_of_the_store_and_prints_the_report(tmp_path, port
                 *("--cache", str(tmp_path / "cache"), "--out", str(tmp_path / "vit-int8")),
             ]
         )
-    assert "float16 to int8, 2 of set, held out: accuracy" in printed.getvalue()
+    assert "float16 to int8, 2 of the held-out split of set: accuracy" in printed.getvalue()
     model = load_face_model(tmp_path / "vit-int8")
     assert model.info.name == "vit-int8"
     shipped = ROOT / "model_store" / "vit"

@@ -120,9 +120,9 @@ class PairedInputs(AvInputs):
     missing: str = field(default="", init=False)
 
     def ablations(self) -> dict[str, InputAdapter]:
-        """Return the examples without video, and without audio."""
+        """Return the examples with audio alone, and with video alone."""
         ablated: dict[str, InputAdapter] = {}
-        for missing, left in (("video", "audio alone"), ("audio", "video alone")):
+        for missing, left in (("video", "audio"), ("audio", "video")):
             other = copy(self)
             other.missing = missing
             ablated[left] = other

@@ -43,7 +43,7 @@ class InputAdapter(ABC):
         """Return the inputs of some examples, augmented if there is an `rng`. May run in another thread."""
 
     def ablations(self) -> "dict[str, InputAdapter]":
-        """Return the same examples with a modality missing, by what is left."""
+        """Return the same examples with one modality alone, by its name."""
         return {}
 
     def mixup(self, inputs: Any, order: np.ndarray, weight: float) -> Any:

@@ -51,7 +51,7 @@ class FoldResult:
         metrics: On the part held out.
         train_metrics: On the part trained on.
         held_out_people: Who was held out.
-        ablations: On the part held out with a modality missing, by what is left.
+        ablations: On the part held out with one modality alone, by its name.
     """
 
     metrics: ClassificationMetrics
@@ -70,7 +70,7 @@ class RunResult:
         held_out: Metrics of the served model; or of all folds, each by the network that was not trained on it.
         train: The same on what was trained on, or on a sample; of folds, the one with the highest accuracy.
         folds: The folds of a cross-validation.
-        ablations: Metrics of what was held out with a modality missing, by what is left.
+        ablations: Metrics of what was held out with one modality alone, by its name.
     """
 
     split: Split
@@ -140,7 +140,8 @@ class Experiment:
         train_rows, val_rows = self._split_validation(parts.train[self.usable[parts.train]])
         task = self._train(train_rows, val_rows, self.request.out)
         temperature = self._temperature(task.predict_logits(val_rows), val_rows)
-        self._write_model(task.network, temperature)
+        modality_temperatures = self._modality_temperatures(self._ablate(task, val_rows), val_rows)
+        self._write_model(task.network, temperature, modality_temperatures)
         # Without a majority label nothing is held out; the sample is to be comparable.
         settled = train_rows if data.has_majority is None else train_rows[data.has_majority[train_rows]]
         sample = np.random.default_rng(config.seed).permutation(settled)[: max(len(parts.held_out), 200)]
@@ -151,8 +152,8 @@ class Experiment:
             held_out=self._measure_served(task, parts.held_out, temperature),
             train=self._measure_served(task, np.sort(sample), temperature),
             ablations={
-                left: self._metrics(task.predict_logits(rows, inputs=inputs) / temperature, rows)
-                for left, inputs in self.inputs.ablations().items()
+                left: self._metrics(logits / modality_temperatures[left], rows)
+                for left, logits in self._ablate(task, rows).items()
             },
         )
 
@@ -167,8 +168,9 @@ class Experiment:
         results = [self._run_fold(number, part, logits, ablated) for number, part in enumerate(parts, start=1)]
         rows = np.flatnonzero(self.usable)
         temperature = self._temperature(logits[rows], rows)
+        modality_temperatures = self._modality_temperatures({left: z[rows] for left, z in ablated.items()}, rows)
         task = self._train(rows, rows, request.out)
-        self._write_model(task.network, temperature)
+        self._write_model(task.network, temperature, modality_temperatures)
         reason = f"{len(parts)} folds, each held out in turn. {parts[0].reason}"
         return RunResult(
             replace(parts[0], train=rows, held_out=rows, reason=reason),
@@ -176,7 +178,9 @@ class Experiment:
             held_out=self._metrics(logits[rows] / temperature, rows),
             train=max((result.train_metrics for result in results), key=lambda metrics: metrics.accuracy),
             folds=tuple(results),
-            ablations={left: self._metrics(given[rows] / temperature, rows) for left, given in ablated.items()},
+            ablations={
+                left: self._metrics(given[rows] / modality_temperatures[left], rows) for left, given in ablated.items()
+            },
         )
 
     def _run_fold(
@@ -187,8 +191,8 @@ class Experiment:
         logger.info("Fold %d: %s", number, part.reason)
         task = self._train(train_rows, test_rows, self.request.out / f"fold-{number}")
         logits[test_rows] = task.predict_logits(test_rows)
-        for left, inputs in self.inputs.ablations().items():
-            ablated[left][test_rows] = task.predict_logits(test_rows, inputs=inputs)
+        for left, given in self._ablate(task, test_rows).items():
+            ablated[left][test_rows] = given
         metrics = self._metrics(logits[test_rows], test_rows)
         logger.info("Fold %d: UAR %.4f, accuracy %.4f", number, metrics.balanced_accuracy, metrics.accuracy)
         people = tuple(sorted({str(self.data.examples[row].person) for row in test_rows}))
@@ -236,7 +240,9 @@ class Experiment:
             )
         return rows[parts.train], rows[parts.held_out]
 
-    def _write_model(self, network: nn.Module, temperature: float) -> None:
+    def _write_model(
+        self, network: nn.Module, temperature: float, modality_temperatures: Mapping[str, float]
+    ) -> None:
         request, data, adapter = self.request, self.data, self.adapter
         values = request.model_fields(
             data.labels,
@@ -245,6 +251,8 @@ class Experiment:
             normalization=adapter.normalization,
             temperature=temperature,
         )
+        if modality_temperatures:
+            values["modality_temperatures"] = {left: round(value, 4) for left, value in modality_temperatures.items()}
         values |= {**adapter.card_fields(self.inputs), "recipe": request.record()}
         license = OWNER_LICENSE if data.license == OWNER_LICENSE else OUR_LICENSE
         if not data.commercial:
@@ -261,6 +269,13 @@ class Experiment:
         examples = [self.data.examples[row] for row in rows]
         predictions = model.predict(examples, self.data.media, self.request.context)
         return compute_metrics(predictions, self.data.truth[rows], self.data.labels)
+
+    def _ablate(self, task: ClassificationTask, rows: np.ndarray) -> dict[str, torch.Tensor]:
+        """Return the logits (N, C) of some examples with one modality alone, by its name."""
+        return {left: task.predict_logits(rows, inputs=inputs) for left, inputs in self.inputs.ablations().items()}
+
+    def _modality_temperatures(self, ablated: Mapping[str, torch.Tensor], rows: np.ndarray) -> dict[str, float]:
+        return {left: self._temperature(logits, rows) for left, logits in ablated.items()}
 
     def _temperature(self, logits: torch.Tensor, rows: np.ndarray) -> float:
         return fit_temperature(logits, torch.from_numpy(self.data.truth[rows]))
