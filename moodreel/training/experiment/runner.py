@@ -240,9 +240,7 @@ class Experiment:
             )
         return rows[parts.train], rows[parts.held_out]
 
-    def _write_model(
-        self, network: nn.Module, temperature: float, modality_temperatures: Mapping[str, float]
-    ) -> None:
+    def _write_model(self, network: nn.Module, temperature: float, modality_temperatures: Mapping[str, float]) -> None:
         request, data, adapter = self.request, self.data, self.adapter
         values = request.model_fields(
             data.labels,
