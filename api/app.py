@@ -6,7 +6,7 @@ from flask import Flask
 
 from api import errors, history_recorder, maintenance, metrics, openapi, services
 from api.bootstrap import ReadyPipelines, build_services
-from api.middleware import access_log, cors, request_body, security_headers
+from api.middleware import access_log, compression, cors, request_body, security_headers
 from api.routes import (
     auth,
     connections,
@@ -59,7 +59,7 @@ def create_app(settings: Settings | None = None, **ready: Unpack[ReadyPipelines]
     # Each route answers with and without a slash at its end. Many clients lose the body in a redirect.
     app.url_map.strict_slashes = False
     services.init_app(app, build_services(settings, **ready))
-    for extension in (access_log, metrics, cors, security_headers, request_body, errors, history_recorder):
+    for extension in (access_log, metrics, cors, security_headers, compression, request_body, errors, history_recorder):
         extension.init_app(app)
 
     if cache := services.services(app).analysis_cache:

@@ -64,6 +64,9 @@ def _flag(default: bool) -> bool:
     return _choice({"0": False, "1": True, "false": False, "true": True}, default)
 
 
+_SWITCH = {"off": False, "on": True, "0": False, "1": True}
+
+
 def _list(text: str) -> tuple[str, ...]:
     return tuple(item.strip() for item in text.split(",") if item.strip())
 
@@ -124,6 +127,7 @@ class Settings:
     host: str = _setting(_host, "a host name or an address", "0.0.0.0")
     port: int = _integer(1, 65535, 5000)
     debug: bool = _flag(False)
+    studio: bool = _choice(_SWITCH, True)
 
     model_path: Path | None = _setting(Path, "a path", None)  # noqa: RUF009 - a field all the same
     model_download_id: str | None = _setting(str, "the id in a Google Drive link", None)
@@ -185,7 +189,7 @@ class Settings:
     analysis_cache_seconds: int = _integer(0, 3600, 600)
     analysis_cache_path: Path | None = _setting(Path, "a file", None)  # noqa: RUF009
 
-    history: bool = _choice({"off": False, "on": True, "0": False, "1": True}, False)
+    history: bool = _choice(_SWITCH, False)
     history_path: Path = _setting(Path, "a file", Path("data/history.db"))  # noqa: RUF009
     history_retention_days: int = _integer(0, 36_500, 0)
     media_storage: str | None = _setting(

@@ -61,6 +61,8 @@ def test_the_wheel_contains_service_and_models_but_no_tests(installed):
     assert {path.name for path in installed.iterdir() if not path.name.endswith(".dist-info")} == {"api", "moodreel"}
     assert (installed / "moodreel" / "model_store" / "moodreel-five" / "weights.safetensors").is_file()
     assert (installed / "api" / "gunicorn.conf.py").is_file()
+    assert (installed / "api" / "static" / "studio" / "strings" / "en.json").is_file()
+    assert (installed / "api" / "static" / "vendor" / "lit-html" / "LICENSE").is_file()
     assert not list(installed.rglob("train.log"))
 
 

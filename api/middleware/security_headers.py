@@ -7,6 +7,16 @@ _CONTENT_SECURITY_POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data:; worker-src blob:; frame-ancestors 'none'"
 )
+# The studio plays clips and loops from memory (blob:). lit-html makes its templates under its own Trusted Types policy.
+_STUDIO_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' blob: data:; "
+    "media-src 'self' blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+    "require-trusted-types-for 'script'; trusted-types lit-html"
+)
+_STUDIO_PERMISSIONS = (
+    "camera=(self), microphone=(self), fullscreen=(self), "
+    "accelerometer=(), display-capture=(), geolocation=(), gyroscope=(), magnetometer=(), midi=(), payment=(), usb=()"
+)
 
 
 def init_app(app: Flask) -> None:
@@ -20,5 +30,10 @@ def _add_headers(response: Response) -> Response:
     if request.endpoint != "static":
         response.headers.setdefault("Cache-Control", "no-store")
     if response.mimetype == "text/html":
-        response.headers.setdefault("Content-Security-Policy", _CONTENT_SECURITY_POLICY)
+        is_studio = request.path == "/" or request.path.startswith("/static/studio/")
+        response.headers.setdefault(
+            "Content-Security-Policy", _STUDIO_POLICY if is_studio else _CONTENT_SECURITY_POLICY
+        )
+        if is_studio:
+            response.headers.setdefault("Permissions-Policy", _STUDIO_PERMISSIONS)
     return response

@@ -1,20 +1,12 @@
 """The documentation pages in a real browser."""
 
-import shutil
-
 import pytest
-from playwright.sync_api import sync_playwright
 
 from tests.support import accounts
+from tests.support.browser import chromium, needs_chromium
 from tests.support.server import FAKE_APP, Server
 
-CHROMIUM = shutil.which("chromium")
-ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
-
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(not CHROMIUM, reason="needs Chromium; ./init.sh test installs it"),
-]
+pytestmark = [pytest.mark.browser, needs_chromium]
 
 
 @pytest.fixture(scope="module")
@@ -31,10 +23,7 @@ def _is_error(message) -> bool:
 
 @pytest.fixture(scope="module")
 def browser():
-    with (
-        sync_playwright() as playwright,
-        playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS) as browser,
-    ):
+    with chromium() as browser:
         yield browser
 
 
@@ -59,11 +48,6 @@ def test_the_documentation_shows_every_operation_and_loads_nothing_external(page
     for call in ("/predict", "/thumbnail", "/logs"):
         page.get_by_text(call, exact=True).first.wait_for(timeout=20_000)
     assert page.errors == []
-
-
-def test_the_root_url_redirects_to_the_documentation(page):
-    page.goto("/")
-    assert page.url.endswith("/docs")
 
 
 def test_a_call_can_be_tried_out_from_the_documentation(page):

@@ -196,6 +196,12 @@ def test_the_history_is_stored_only_if_enabled(environment: pytest.MonkeyPatch, 
     assert Settings.from_environment().history is enabled
 
 
+@pytest.mark.parametrize(("text", "enabled"), [("off", False), ("0", False), ("on", True), ("", True)])
+def test_the_studio_can_be_turned_off(environment: pytest.MonkeyPatch, text: str, enabled: bool) -> None:
+    environment.setenv("STUDIO", text)
+    assert Settings.from_environment().studio is enabled
+
+
 @pytest.mark.parametrize(("workers", "valid"), [("1", True), ("2", False), ("", False)])
 def test_memory_storage_requires_a_single_worker(environment: pytest.MonkeyPatch, workers: str, valid: bool) -> None:
     environment.setenv("MEDIA_STORAGE", "memory://")

@@ -1,0 +1,118 @@
+// Calls of the service. The API key or token is kept for this tab only (session storage), and is never in a URL.
+import { S } from "./strings.js";
+
+const STORAGE_KEY = "moodreel.credential";
+const TOKEN = /^[\w-]+\.[\w-]+\.[\w-]+$/; // JSON Web Tokens, compact serialization (RFC 7519)
+
+/** An error that a person is told about. */
+export class Problem extends Error {
+  /**
+   * @param {string} code A stable code of the service, or `offline`.
+   * @param {string} [detail] The service's own sentence.
+   * @param {string} [requestId]
+   */
+  constructor(code, detail = "", requestId = "") {
+    const texts = /** @type {Record<string, string>} */ (S.problems);
+    super(texts[code] ?? (detail || S.problems.internal));
+    this.code = code;
+    this.requestId = requestId;
+  }
+
+  /** Whether the key or token is to blame. */
+  get isCredential() {
+    return ["unauthorized", "invalid_token", "token_expired"].includes(this.code);
+  }
+}
+
+/** Return the key or token; "" if there is none. */
+export const credential = () => sessionStorage.getItem(STORAGE_KEY) ?? "";
+
+/** Keep a key or token; "" forgets it. @param {string} value */
+export function keepCredential(value) {
+  if (value) sessionStorage.setItem(STORAGE_KEY, value);
+  else sessionStorage.removeItem(STORAGE_KEY);
+}
+
+/** Whether the credential is a token of a user. */
+export const isToken = () => TOKEN.test(credential());
+
+/** Return the credential as live connections take it. @returns {{token: string} | {api_key: string}} */
+export const socketCredential = () => (isToken() ? { token: credential() } : { api_key: credential() });
+
+/** Make a WebSocket address of this service. @param {string} path */
+export function socketUrl(path) {
+  const url = new URL(path, document.baseURI);
+  url.protocol = url.protocol.replace("http", "ws");
+  return url;
+}
+
+/** @returns {Record<string, string>} */
+function headers() {
+  const [name, value] = isToken() ? ["authorization", `Bearer ${credential()}`] : ["x-api-key", credential()];
+  return { [name]: value, "x-date": new Date().toISOString(), "x-client-id": "studio" };
+}
+
+/**
+ * Call the service.
+ * @param {string} path Relative to the page.
+ * @param {{method?: string, query?: Record<string, string>, accept?: string, signal?: AbortSignal}} [options]
+ * @returns {Promise<Response>}
+ * @throws {Problem}
+ */
+export async function call(path, { method = "GET", query = {}, accept = "application/json", signal } = {}) {
+  const url = new URL(path, document.baseURI);
+  for (const [name, value] of Object.entries(query)) if (value) url.searchParams.set(name, value);
+  let response;
+  try {
+    response = await fetch(url, { method, headers: { ...headers(), accept }, credentials: "same-origin", signal });
+  } catch (error) {
+    throw signal?.aborted ? error : new Problem("offline");
+  }
+  if (!response.ok) throw problem(await response.text());
+  return response;
+}
+
+/**
+ * Send a file as a form. XMLHttpRequest tells how much of it has been sent; fetch does not.
+ * @template T
+ * @param {string} path
+ * @param {Blob} file
+ * @param {Record<string, string>} fields
+ * @param {{onProgress: (share: number) => void, signal: AbortSignal}} options
+ * @returns {Promise<T>}
+ * @throws {Problem}
+ */
+export function upload(path, file, fields, { onProgress, signal }) {
+  const form = new FormData();
+  for (const [name, value] of Object.entries(fields)) form.append(name, value);
+  form.append("file", file, "clip");
+  const request = new XMLHttpRequest();
+  return new Promise((resolve, reject) => {
+    request.open("POST", new URL(path, document.baseURI));
+    for (const [name, value] of Object.entries(headers())) request.setRequestHeader(name, value);
+    request.setRequestHeader("accept", "application/json");
+    request.upload.onprogress = (event) => event.lengthComputable && onProgress(event.loaded / event.total);
+    request.upload.onload = () => onProgress(1);
+    request.onload = () =>
+      request.status === 200 ? resolve(JSON.parse(request.responseText)) : reject(problem(request.responseText));
+    request.onerror = () => reject(new Problem("offline"));
+    request.onabort = () => reject(new DOMException("canceled", "AbortError"));
+    signal.addEventListener("abort", () => request.abort());
+    request.send(form);
+  });
+}
+
+/** Read a problem (RFC 9457). A proxy's answer may be none. @param {string} text */
+function problem(text) {
+  try {
+    const { code, detail, request_id } = JSON.parse(text);
+    return new Problem(code, detail, request_id);
+  } catch {
+    return new Problem("internal");
+  }
+}
+
+/** Decode base64. @param {string} text @param {string} type */
+export function toBlob(text, type) {
+  return new Blob([Uint8Array.from(atob(text), (character) => character.charCodeAt(0))], { type });
+}

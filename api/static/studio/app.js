@@ -1,0 +1,143 @@
+// The frame of the studio: navigation, the dialog for the key, and the screen that the address names.
+import { html, nothing, render } from "../vendor/lit-html/lit-html.js";
+import { Problem, call, credential, keepCredential } from "./api.js";
+import { S } from "./strings.js";
+import { icon, note } from "./ui.js";
+
+/** @type {Record<keyof typeof S.screens, () => Promise<{open: (shell: import("./ui.js").Shell) => import("./ui.js").Screen}>>} */
+const SCREENS = {
+  moment: () => import("./moment.js"),
+};
+const root = /** @type {HTMLElement} */ (document.getElementById("app"));
+
+/** @type {import("./ui.js").Screen | null} */
+let screen = null;
+/** @type {keyof typeof SCREENS} */
+let current = "moment";
+let announcement = "";
+/** @type {{message: string} | null} */
+let keyProblem = null;
+let isChecking = false;
+/** @type {(isGiven: boolean) => void} */
+let answerDialog = () => {};
+
+const dialog = () => /** @type {HTMLDialogElement} */ (document.getElementById("key"));
+
+/** @type {import("./ui.js").Shell} */
+const shell = {
+  update,
+  announce(text) {
+    announcement = text;
+    update();
+  },
+  askForCredential(problem) {
+    keyProblem = problem ? { message: problem } : null;
+    update();
+    dialog().returnValue = "";
+    if (!dialog().open) dialog().showModal();
+    return new Promise((resolve) => (answerDialog = resolve));
+  },
+};
+
+/** Check the key or token that was entered, and keep it if it is valid. @param {SubmitEvent} event */
+async function submitCredential(event) {
+  event.preventDefault();
+  const input = /** @type {HTMLInputElement} */ (document.getElementById("credential"));
+  const before = credential();
+  keepCredential(input.value.trim());
+  isChecking = true;
+  keyProblem = null;
+  update();
+  try {
+    await call("auth/profile");
+    input.value = "";
+    dialog().close("given");
+  } catch (error) {
+    keepCredential(before);
+    keyProblem = error instanceof Problem ? error : null;
+  }
+  isChecking = false;
+  update();
+}
+
+function forgetCredential() {
+  keepCredential("");
+  dialog().close();
+  update();
+}
+
+async function navigate() {
+  const name = location.hash.slice(1);
+  const next = name in SCREENS ? /** @type {keyof typeof SCREENS} */ (name) : "moment";
+  if (screen && next === current) return;
+  const isFirst = !screen;
+  screen?.leave();
+  screen = null;
+  current = next;
+  update();
+  const { open } = await SCREENS[next]();
+  if (current !== next || screen) return;
+  screen = open(shell);
+  document.title = `${S.screens[next]} · ${S.app.name}`;
+  update();
+  if (!isFirst) document.getElementById("main")?.focus();
+}
+
+function update() {
+  render(frame(), root);
+}
+
+function frame() {
+  return html`<a class="skip" href="#main" @click=${skip}>${S.app.skip}</a>
+    <header>
+      <a class="brand" href="#moment"><img src="favicon.ico" alt="" width="28" height="28" />${S.app.name}</a>
+      ${navigation()}
+      <button class="quiet" @click=${() => shell.askForCredential()}>${icon("key")}${S.key.open}</button>
+    </header>
+    <main id="main" tabindex="-1">${screen ? screen.view() : html`<p class="lead">${S.app.loading}</p>`}</main>
+    <footer>
+      <p>${S.app.note}</p>
+      <a href="docs">${S.app.docs}</a>
+    </footer>
+    <p class="visually-hidden" role="status">${announcement}</p>
+    ${keyDialog()}`;
+}
+
+function navigation() {
+  const names = Object.entries(S.screens);
+  if (names.length < 2) return nothing;
+  return html`<nav aria-label=${S.app.navigation}>
+    ${names.map(
+      ([name, text]) => html`<a href="#${name}" aria-current=${name === current ? "page" : nothing}>${text}</a>`,
+    )}
+  </nav>`;
+}
+
+/** @param {Event} event */
+function skip(event) {
+  event.preventDefault();
+  document.getElementById("main")?.focus();
+}
+
+function keyDialog() {
+  const close = () => answerDialog(dialog().returnValue === "given");
+  return html`<dialog id="key" aria-labelledby="key-title" @close=${close}>
+    <form @submit=${submitCredential}>
+      <h2 id="key-title">${S.key.title}</h2>
+      <p>${S.key.lead}</p>
+      <label>
+        ${S.key.label}
+        <input id="credential" type="password" autocomplete="off" spellcheck="false" required />
+      </label>
+      ${keyProblem ? note(keyProblem) : nothing}
+      <div class="row">
+        <button class="primary" ?disabled=${isChecking}>${isChecking ? S.key.checking : S.key.save}</button>
+        <button type="button" @click=${() => dialog().close()}>${S.key.cancel}</button>
+        ${credential() ? html`<button type="button" class="quiet" @click=${forgetCredential}>${S.key.forget}</button>` : nothing}
+      </div>
+    </form>
+  </dialog>`;
+}
+
+addEventListener("hashchange", navigate);
+navigate();

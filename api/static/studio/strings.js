@@ -1,0 +1,36 @@
+// The texts of the studio in the user's language, and formats of numbers. To add a language, translate strings/en.json
+// and name the new file in LANGUAGES.
+
+/** @typedef {typeof import("./strings/en.json")} Strings */
+
+const LANGUAGES = ["en"];
+
+export const language =
+  navigator.languages.map((tag) => tag.split("-")[0]).find((tag) => LANGUAGES.includes(tag)) ?? "en";
+
+/** @type {Strings} */
+export const S = await (await fetch(new URL(`./strings/${language}.json`, import.meta.url))).json();
+
+const asPercent = new Intl.NumberFormat(language, { style: "percent", maximumFractionDigits: 0 });
+const asSeconds = new Intl.NumberFormat(language, { minimumFractionDigits: 1, maximumFractionDigits: 1 });
+
+/** Format a share from 0 to 1. @param {number} share */
+export const percent = (share) => asPercent.format(share);
+
+/** Format a time in seconds. @param {number} time */
+export const seconds = (time) => fill(S.units.seconds, { value: asSeconds.format(time) });
+
+/**
+ * Fill the placeholders of a text, such as {name}.
+ * @param {string} text
+ * @param {Record<string, string | number>} values
+ */
+export function fill(text, values) {
+  return text.replace(/\{(\w+)\}/g, (_match, name) => String(values[name] ?? ""));
+}
+
+/** Return the name of a label of any model. @param {string} label */
+export function emotionName(label) {
+  const names = /** @type {Record<string, string>} */ (S.emotions);
+  return names[label.toLowerCase()] ?? label;
+}

@@ -1,0 +1,99 @@
+// Parts that several screens use.
+import { html, nothing, svg } from "../vendor/lit-html/lit-html.js";
+import { S, emotionName, fill, percent } from "./strings.js";
+
+/** @typedef {import("../vendor/lit-html/lit-html.js").TemplateResult<1 | 2>} Template */
+
+/**
+ * What `app.js` gives to a screen.
+ * @typedef {object} Shell
+ * @property {() => void} update Render again.
+ * @property {(text: string) => void} announce Tell screen readers.
+ * @property {(problem?: string) => Promise<boolean>} askForCredential Whether there is one now.
+ */
+
+/**
+ * @typedef {object} Screen
+ * @property {() => Template} view
+ * @property {() => void} leave Release the camera, connections and memory.
+ */
+
+/** Return the class with the color of an emotion, whatever the model calls it. @param {string} label */
+export function emotionClass(label) {
+  const same = { angry: "anger", joy: "happy", surprise: "shock", surprised: "shock", sadness: "sad", fearful: "fear" };
+  const name = label.toLowerCase();
+  return `e-${/** @type {Record<string, string>} */ (same)[name] ?? name}`;
+}
+
+/**
+ * A bar for each label, in the order of the service or the largest first.
+ * @param {Record<string, number>} shares From 0 to 1.
+ * @param {string} title
+ */
+export function bars(shares, title) {
+  return html`<ul class="bars" aria-label=${title}>
+    ${Object.entries(shares).map(([label, share]) => bar(emotionName(label), share, emotionClass(label)))}
+  </ul>`;
+}
+
+/** @param {string} name @param {number} share From 0 to 1. @param {string} [color] A class. */
+export function bar(name, share, color = "") {
+  const width = `${(100 * Math.min(1, Math.max(0, share))).toFixed(1)}%`;
+  return html`<li class="bar ${color}">
+    <span>${name}</span>
+    <svg aria-hidden="true" width="100%" height="8">
+      <rect class="track" width="100%" height="8" rx="4"></rect>
+      <rect class="fill" width=${width} height="8" rx="4"></rect>
+    </svg>
+    <span class="number">${percent(share)}</span>
+  </li>`;
+}
+
+/**
+ * A problem, and ways out of it.
+ * @param {{message: string, requestId?: string}} problem
+ * @param {unknown} [actions]
+ */
+export function note(problem, actions = nothing) {
+  return html`<div class="note" role="alert">
+    <p>${problem.message}</p>
+    ${problem.requestId
+      ? html`<p class="small">${fill(S.problems.reference, { id: problem.requestId })}</p>`
+      : nothing}
+    ${actions === nothing ? nothing : html`<div class="row">${actions}</div>`}
+  </div>`;
+}
+
+/**
+ * One choice of several.
+ * @template T
+ * @param {string} name
+ * @param {string} title
+ * @param {{value: T, text: string}[]} options
+ * @param {T} chosen
+ * @param {(value: T) => void} choose
+ */
+export function choice(name, title, options, chosen, choose) {
+  return html`<fieldset class="choice">
+    <legend>${title}</legend>
+    ${options.map(
+      ({ value, text }) => html`<label>
+        <input type="radio" name=${name} .checked=${value === chosen} @change=${() => choose(value)} />
+        <span>${text}</span>
+      </label>`,
+    )}
+  </fieldset>`;
+}
+
+const ICONS = {
+  download: svg`<path d="M12 4v11m0 0-4-4m4 4 4-4M5 20h14" />`,
+  picture: svg`<rect x="4" y="5" width="16" height="14" rx="2" /><path d="m4 16 5-4 4 3 3-2 4 3" />`,
+  share: svg`<path d="M12 15V4m0 0L8 8m4-4 4 4M5 13v6h14v-6" />`,
+  play: svg`<path d="M8 5v14l11-7z" />`,
+  pause: svg`<path d="M9 5v14M15 5v14" />`,
+  close: svg`<path d="m6 6 12 12M18 6 6 18" />`,
+  key: svg`<circle cx="8" cy="14" r="4" /><path d="m11 11 8-8m-3 3 3 3m-6 0 2 2" />`,
+};
+
+/** @param {keyof ICONS} name */
+export const icon = (name) => html`<svg class="icon" viewBox="0 0 24 24" aria-hidden="true">${ICONS[name]}</svg>`;

@@ -1,0 +1,204 @@
+"""Record a moment in a real browser, and see what the service says about it."""
+
+import re
+import time
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.studio.accessibility import assert_accessible
+from tests.support import accounts
+from tests.support.browser import SMILE, needs_chromium
+from tests.support.server import KEY, Server
+from tests.support.synthetic_frames import crossing_frames
+from tests.support.synthetic_video import encode_video
+
+pytestmark = [pytest.mark.browser, pytest.mark.server, needs_chromium]
+
+FIRST_LOAD_BYTES = 150_000
+PIXELS = """video => {
+  const canvas = Object.assign(document.createElement("canvas"), {width: 32, height: 32});
+  const context = canvas.getContext("2d");
+  context.drawImage(video, 0, 0, 32, 32);
+  return [...context.getImageData(0, 0, 32, 32).data];
+}"""
+
+
+@pytest.fixture(scope="module")
+def result(browser, server) -> Page:
+    """The result of the example clip. Tests must leave it as it is."""
+    with browser.new_context(base_url=server.url, viewport={"width": 1280, "height": 900}) as context:
+        page = context.new_page()
+        page.add_init_script(f"sessionStorage.setItem('moodreel.credential', '{KEY}')")
+        choose_clip(page)
+        yield page
+
+
+def choose_clip(page: Page) -> None:
+    page.goto("/")
+    page.locator("input[type=file]").set_input_files(SMILE)
+    page.locator(".result").wait_for(timeout=60_000)
+
+
+def difference(before: list[int], after: list[int]) -> float:
+    return sum(abs(one - other) for one, other in zip(before, after, strict=True)) / len(before)
+
+
+def test_a_recorded_moment_becomes_an_emotion_and_a_loop_that_plays(new_page):
+    page = new_page()
+    page.goto("/")
+    page.get_by_role("button", name="Turn on the camera").click()
+    page.get_by_role("radio", name="3 s").check(force=True)
+    page.get_by_role("button", name="Start recording").click()
+    page.get_by_role("button", name="Stop recording").wait_for()
+    page.locator(".result").wait_for(timeout=90_000)
+    expect(page.locator("h1")).to_have_text(re.compile("Happy|Neutral|Not sure"))
+    expect(page.get_by_role("list", name="Probabilities").get_by_role("listitem")).to_have_count(5)
+    loop = page.locator("#loop")
+    assert loop.evaluate("video => !video.paused && video.loop && video.videoWidth > video.videoHeight")
+    frames = []
+    for _ in range(8):
+        frames.append(loop.evaluate(PIXELS))
+        time.sleep(0.3)
+    assert max(difference(frames[0], frame) for frame in frames) > 0.5
+
+
+def test_the_first_load_is_small_and_every_file_comes_from_here(new_page):
+    page = new_page(key=None)
+    responses = []
+    page.on("response", lambda response: responses.append(response))
+    page.goto("/", wait_until="networkidle")
+    assert sum(response.request.sizes()["responseBodySize"] for response in responses) < FIRST_LOAD_BYTES
+    assert len(responses) > 5
+
+
+def test_a_refused_camera_is_explained_and_a_file_still_works(new_page):
+    page = new_page(camera=False)
+    page.goto("/")
+    page.get_by_role("button", name="Turn on the camera").click()
+    alert = page.get_by_role("alert")
+    expect(alert).to_contain_text("The camera is blocked")
+    assert_accessible(page)
+    alert.locator("input[type=file]").set_input_files(SMILE)
+    expect(page.locator("h1")).to_have_text("Happy", timeout=60_000)
+
+
+@pytest.mark.parametrize(
+    ("missing", "message"),
+    [
+        ("delete window.MediaRecorder", "This browser cannot record video"),
+        (
+            "navigator.mediaDevices.getUserMedia = async () => { throw new DOMException('', 'NotFoundError') }",
+            "No camera",
+        ),
+    ],
+)
+def test_a_browser_or_machine_that_cannot_record_is_explained(new_page, missing, message):
+    page = new_page()
+    page.add_init_script(missing)
+    page.goto("/")
+    page.get_by_role("button", name="Turn on the camera").click()
+    expect(page.get_by_role("alert")).to_contain_text(message)
+
+
+def test_the_key_is_asked_for_once_checked_and_kept_out_of_the_address(new_page):
+    page = new_page(key=None)
+    page.goto("/")
+    page.locator("input[type=file]").set_input_files(SMILE)
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_label("API key or token").fill("wrong")
+    dialog.get_by_role("button", name="Continue").click()
+    expect(dialog.get_by_role("alert")).to_contain_text("This key is not valid here.")
+    assert_accessible(page)
+    page.errors.remove("Failed to load resource: the server responded with a status of 401 (UNAUTHORIZED)")
+    dialog.get_by_label("API key or token").fill(KEY)
+    dialog.get_by_role("button", name="Continue").click()
+    expect(page.locator("h1")).to_have_text("Happy", timeout=60_000)
+    assert page.evaluate("sessionStorage.getItem('moodreel.credential')") == KEY
+    assert page.evaluate("[localStorage.length, document.cookie, location.search]") == [0, "", ""]
+
+
+def test_a_users_token_works_like_a_key(new_page, server: Server):
+    page = new_page(key=accounts.own_token(userId="studio-user"))
+    choose_clip(page)
+    expect(page.locator("h1")).to_have_text("Happy")
+    assert server.log_rows(endpoint="/predict", client_id="studio")[0]["caller"].startswith("user-")
+
+
+def test_a_problem_is_told_in_plain_words_and_can_be_retried(new_page, tmp_path):
+    page = new_page()
+    page.goto("/")
+    (tmp_path / "broken.mp4").write_bytes(b"no video at all")
+    page.locator("input[type=file]").set_input_files(tmp_path / "broken.mp4")
+    alert = page.get_by_role("alert")
+    expect(alert).to_contain_text("This file cannot be read as a video.")
+    expect(alert.get_by_role("button", name="Try again")).to_be_visible()
+    page.errors.remove("Failed to load resource: the server responded with a status of 415 (UNSUPPORTED MEDIA TYPE)")
+
+
+def test_an_analysis_can_be_canceled(new_page):
+    page = new_page()
+    page.route("**/predict", lambda route: None)  # never answered
+    page.goto("/")
+    page.locator("input[type=file]").set_input_files(SMILE)
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.get_by_role("button", name="Turn on the camera")).to_be_visible()
+    assert page.get_by_role("alert").count() == 0
+
+
+def test_arrow_keys_and_pointer_step_through_the_clip(result: Page):
+    slider = result.get_by_role("slider", name="Time in the clip")
+    slider.focus()
+    slider.press("Home")
+    expect(slider).to_have_attribute("aria-valuetext", re.compile(r"^0\.0 s: Neutral"))
+    slider.press("ArrowRight")
+    expect(slider).to_have_attribute("aria-valuenow", "0.2")
+    result.wait_for_function("Math.abs(document.getElementById('clip').currentTime - 0.2) < 0.05")
+    box = slider.bounding_box()
+    result.mouse.move(box["x"] + 0.9 * box["width"], box["y"] + 50)
+    expect(slider).to_have_attribute("aria-valuetext", re.compile("Happy"))
+
+
+def test_loop_and_poster_can_be_saved(result: Page):
+    for name, file, first in (
+        ("Save loop", "moodreel-happy.mp4", b"ftyp"),
+        ("Save poster", "moodreel-happy.jpg", b"JFIF"),
+    ):
+        with result.expect_download() as download:
+            result.get_by_role("link", name=name).click()
+        assert download.value.suggested_filename == file
+        assert first in download.value.path().read_bytes()[:16]
+
+
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 320)])
+def test_every_state_is_accessible_and_fits_the_screen(new_page, scheme, width):
+    page = new_page(viewport={"width": width, "height": 800}, color_scheme=scheme, reduced_motion="reduce")
+    page.goto("/")
+    page.get_by_role("button", name="Key").click()
+    assert_accessible(page)
+    page.keyboard.press("Escape")
+    assert_accessible(page)
+    page.get_by_role("button", name="Turn on the camera").click()
+    page.get_by_role("button", name="Start recording").wait_for()
+    assert_accessible(page)
+    page.get_by_role("button", name="Turn off the camera").click()
+    page.locator("input[type=file]").set_input_files(SMILE)
+    page.locator(".result").wait_for(timeout=60_000)
+    page.locator("summary").click()
+    assert_accessible(page)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.locator("#loop").evaluate("video => video.paused"), "no motion where it is reduced"
+
+
+def test_several_faces_can_be_chosen(new_page, tmp_path):
+    _times, frames = zip(*crossing_frames(15, 3), strict=True)
+    (tmp_path / "two.mp4").write_bytes(encode_video(frames, fps=15))
+    page = new_page()
+    page.goto("/")
+    page.locator("input[type=file]").set_input_files(tmp_path / "two.mp4")
+    faces = page.get_by_role("group", name="Faces in the clip")
+    expect(faces.get_by_role("radio")).to_have_count(2, timeout=60_000)
+    expect(faces.locator("img")).to_have_count(2)
+    faces.get_by_text(re.compile(r"Face \d")).click()
+    expect(page.locator(".verdict .lead")).to_contain_text("On average over the clip")
+    assert_accessible(page)

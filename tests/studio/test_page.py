@@ -1,0 +1,87 @@
+"""The page and its files over HTTP: who gets it, its headers, compression, and `STUDIO=off`."""
+
+import gzip
+import json
+import re
+from pathlib import Path
+
+import pytest
+from flask.testing import FlaskClient
+
+from api.app import create_app
+from api.settings import Settings
+from tests.support.server import KEY, ROOT
+
+STUDIO = ROOT / "api" / "static" / "studio"
+BROWSER = {"accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
+
+
+def client(folder: Path, **settings: object) -> FlaskClient:
+    paths = {"log_path": folder / "calls.db", "presence_path": folder / "presence.db"}
+    # No request of these tests needs a model.
+    no_models = {"engine": object(), "text_pipeline": object(), "audiovisual_pipeline": object()}
+    return create_app(Settings(api_key=(KEY,), **paths, **settings), **no_models).test_client()
+
+
+@pytest.fixture
+def browser_client(tmp_path) -> FlaskClient:
+    return client(tmp_path)
+
+
+def test_browsers_get_the_page_under_a_strict_policy(browser_client):
+    response = browser_client.get("/", headers=BROWSER)
+    assert (response.status_code, response.mimetype) == (200, "text/html")
+    policy = response.headers["Content-Security-Policy"]
+    assert "unsafe" not in policy
+    assert {"default-src 'none'", "script-src 'self'", "style-src 'self'", "frame-ancestors 'none'"} <= set(
+        policy.split("; ")
+    )
+    assert {"camera=(self)", "microphone=(self)", "geolocation=()"} <= set(
+        response.headers["Permissions-Policy"].split(", ")
+    )
+    assert response.headers["X-Content-Type-Options"] == "nosniff"
+    assert response.headers["Referrer-Policy"] == "no-referrer"
+    assert response.vary.find("Accept") >= 0
+
+
+@pytest.mark.parametrize("accept", [None, "*/*", "application/json"])
+def test_other_clients_are_redirected_to_the_documentation(browser_client, accept):
+    response = browser_client.get("/", headers={"accept": accept} if accept else {})
+    assert (response.status_code, response.location) == (302, "/docs")
+
+
+def test_a_studio_that_is_off_is_gone(tmp_path):
+    off = client(tmp_path, studio=False)
+    assert off.get("/", headers=BROWSER).location == "/docs"
+    assert off.get("/static/studio/app.js").status_code == 404
+    assert off.get("/static/favicon.svg").status_code == 200
+
+
+def test_files_are_compressed_and_not_sent_again_while_they_are_the_same(browser_client):
+    plain = browser_client.get("/static/studio/app.js")
+    assert plain.data == (STUDIO / "app.js").read_bytes()
+    packed = browser_client.get("/static/studio/app.js", headers={"accept-encoding": "gzip"})
+    assert packed.headers["Content-Encoding"] == "gzip"
+    assert gzip.decompress(packed.data) == plain.data
+    assert packed.content_length == len(packed.data) < len(plain.data) / 2
+    again = {"accept-encoding": "gzip", "if-none-match": packed.headers["ETag"]}
+    assert browser_client.get("/static/studio/app.js", headers=again).status_code == 304
+    part = browser_client.get("/static/studio/app.js", headers={"accept-encoding": "gzip", "range": "bytes=0-9"})
+    assert (part.status_code, part.data) == (206, plain.data[:10])
+
+
+def test_every_string_is_used_and_no_text_is_outside_of_the_strings_file():
+    code = {path.name: path.read_text() for path in STUDIO.glob("*.js")}
+    groups = json.loads((STUDIO / "strings" / "en.json").read_text())
+    # These are chosen by a code or a label of the service.
+    by_code = {"problems", "emotions", "tips", "camera", "screens"}
+    unused = [
+        f"{group}.{name}"
+        for group, texts in groups.items()
+        if group not in by_code
+        for name in texts
+        if not any(re.search(rf"\bS\.{group}\.{name}\b", text) for text in code.values())
+    ]
+    assert unused == []
+    literal = re.compile(r">\s*[A-Z][a-z]+ [a-z]+[^<`$]*<")
+    assert [name for name, text in code.items() if literal.search(text)] == []
