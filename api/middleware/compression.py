@@ -5,7 +5,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from flask import Flask, Response, current_app, request
-from werkzeug.utils import safe_join
+from werkzeug.security import safe_join
 
 _TYPES = {"text/html", "text/css", "text/javascript", "application/javascript", "application/json", "image/svg+xml"}
 _MAX_FILES = 64
