@@ -1,18 +1,22 @@
-"""Convert decoded video frames (PyAV) to upright RGB arrays."""
+"""Convert decoded video frames (PyAV) to upright RGB arrays, or to upright YUV frames to encode."""
 
 from typing import cast
 
 import av
 import numpy as np
 from av.sidedata.sidedata import SideData
-from av.video.reformatter import Interpolation, VideoReformatter
+from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 
 from moodreel.media import hdr
 from moodreel.media.scaling import fit_within
 
+_BT709 = {"dst_colorspace": Colorspace.ITU709, "dst_color_range": ColorRange.MPEG}
+_BT601, _UNKNOWN_MATRIX = 5, (0, 2)
+"""`colorspace` of a frame (ISO/IEC 23091-2, table "MatrixCoefficients"): BT.601, and those that FFmpeg takes for it."""
+
 
 class FrameConverter:
-    """Scale frames of one clip down to `max_side` pixels, convert them to RGB and turn them upright.
+    """Scale frames of one clip down to `max_side` pixels, convert them and turn them upright.
 
     Args:
         size: (width, height) of the stored frame with square pixels, before it is turned upright.
@@ -29,11 +33,31 @@ class FrameConverter:
     def scale(self, frame: av.VideoFrame, pixel_format: str) -> av.VideoFrame:
         """Scale a frame to the target size in a pixel format, as FFmpeg calls it, such as `rgb24`."""
         width, height = self._size
-        return self._reformatter.reformat(frame, width, height, format=pixel_format, interpolation=Interpolation.AREA)
+        return self._reformatter.reformat(
+            frame, width, height, format=pixel_format, interpolation=Interpolation.AREA, threads=1
+        )
 
     def scale_compactly(self, frame: av.VideoFrame) -> av.VideoFrame:
-        """Scale a frame and keep it in YUV if it is: half the bytes of RGB."""
-        return self.scale(frame, frame.format.name if frame.format.name.startswith("yuv") else "rgb24")
+        """Scale a frame for `to_yuv` and keep it in YUV if it is: half the bytes of RGB."""
+        return self._scale_to_even(frame, frame.format.name if frame.format.name.startswith("yuv") else "rgb24")
+
+    def to_yuv(self, frame: av.VideoFrame) -> av.VideoFrame:
+        """Convert a frame to upright `yuv420p` of limited range, with even sides; HDR is tone-mapped.
+
+        The matrix stays that of the clip, and the attribute `colorspace` tells it: to change it costs as much again.
+        """
+        if hdr.is_hdr(frame.color_trc):
+            return rgb_to_yuv(self.to_rgb(frame))
+        scaled = self._scale_to_even(frame, "yuv420p", dst_color_range=ColorRange.MPEG)
+        if scaled.colorspace in _UNKNOWN_MATRIX:
+            scaled.colorspace = _BT601
+        if self._matrix is None:
+            return scaled
+        planes = [_turn_upright(plane, self._matrix) for plane in yuv_planes(scaled)]
+        packed = np.concatenate([plane.ravel() for plane in planes]).reshape(-1, planes[0].shape[1])
+        turned = av.VideoFrame.from_ndarray(packed, format="yuv420p")
+        turned.colorspace, turned.color_range = scaled.colorspace, scaled.color_range
+        return turned
 
     def to_rgb(self, frame: av.VideoFrame) -> np.ndarray:
         """Convert a frame to an upright uint8 (H, W, 3) RGB array; HDR is tone-mapped."""
@@ -42,6 +66,30 @@ class FrameConverter:
         else:
             rgb = self.scale(frame, "rgb24").to_ndarray()
         return np.ascontiguousarray(_turn_upright(rgb, self._matrix))
+
+    def _scale_to_even(self, frame: av.VideoFrame, pixel_format: str, **color: int) -> av.VideoFrame:
+        return self._reformatter.reformat(
+            frame, *_even(self._size), format=pixel_format, interpolation=Interpolation.AREA, threads=1, **color
+        )
+
+
+def rgb_to_yuv(rgb: np.ndarray) -> av.VideoFrame:
+    """Convert uint8 (H, W, 3) RGB to `yuv420p`, BT.709, limited range; a side that is odd becomes even."""
+    frame = av.VideoFrame.from_ndarray(rgb, format="rgb24")
+    return VideoReformatter().reformat(frame, *_even((frame.width, frame.height)), format="yuv420p", **_BT709)
+
+
+def yuv_planes(frame: av.VideoFrame) -> list[np.ndarray]:
+    """Return views of the planes of an 8-bit planar frame, uint8 (H, W); they are valid as long as the frame."""
+    return [
+        np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)[:, : plane.width]
+        for plane in frame.planes
+    ]
+
+
+def _even(size: tuple[int, int]) -> tuple[int, int]:
+    """Make both sides even, as 4:2:0 chroma needs."""
+    return max(2, size[0] // 2 * 2), max(2, size[1] // 2 * 2)
 
 
 def display_matrix(frame: av.VideoFrame) -> np.ndarray | None:
@@ -71,7 +119,7 @@ def _turn_upright(rgb: np.ndarray, matrix: np.ndarray | None) -> np.ndarray:
     if matrix is None:
         return rgb
     if swaps_axes(matrix):
-        rgb = rgb.transpose(1, 0, 2)
+        rgb = rgb.swapaxes(0, 1)
         matrix = matrix[::-1]
     if matrix[0, 0] < 0:
         rgb = rgb[:, ::-1]

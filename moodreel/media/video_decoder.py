@@ -95,7 +95,7 @@ class VideoDecoder:
         self.can_skip = False
 
     def frames(
-        self, seek_to: float | None = None, *, needed: Collection[float] | None = None
+        self, seek_to: float | None = None, *, needed: Collection[float] | None = None, rough: bool = False
     ) -> Iterator[av.VideoFrame]:
         """Yield the decoded frames; a damaged packet is skipped as long as others decode.
 
@@ -103,6 +103,7 @@ class VideoDecoder:
             seek_to: Seek to the keyframe before this container time in seconds first.
             needed: Frames to decode, by their times as `presentation_times` gives them; None for all. Of the others,
                 those that no frame refers to are skipped. The pixels of the decoded ones are the same either way.
+            rough: Whether to skip the loop filter of `_SKIPPING_CODECS`: blocks have visible edges then.
 
         Raises:
             UnsupportedMedia: The codec is not decoded here.
@@ -116,6 +117,8 @@ class VideoDecoder:
             header_size = self._start(container, stream)
             if seek_to is None and header_size[0] * header_size[1] <= _ONE_THREAD_PIXELS:
                 stream.codec_context.thread_count = 1
+            if rough and stream.codec_context.codec.canonical_name in _SKIPPING_CODECS:
+                stream.codec_context.options |= {"skip_loop_filter": "all"}
             try:
                 if seek_to is not None:
                     container.seek(math.floor(seek_to / (stream.time_base or 1)), stream=stream)

@@ -6,13 +6,16 @@ direction is smooth. A loop of a moment never crosses a hard cut.
 """
 
 import itertools
+import math
 from collections import deque
 from dataclasses import dataclass
 
+import av
 import cv2
 import numpy as np
 
-from moodreel.media.video import Frame, VideoReader
+from moodreel.media.frame_conversion import rgb_to_yuv
+from moodreel.media.video import LoopFrame, VideoReader
 from moodreel.pipelines.face_crop import FaceCrop
 from moodreel.pipelines.loop_encoders import ENCODERS, encode_jpeg, forward_and_back
 
@@ -59,6 +62,8 @@ as between the frames around it. Found in all of 279 pairs of clips joined at ra
 only a second was cut out; 7 times in 78 clips as they are, two of them real cuts."""
 _CUT_NEIGHBORS = 4
 """Changes before a possible cut, and after it, to compare with."""
+_FULL_RANGE = 255 / 219
+"""Video stores black as 16 and white as 235."""
 _STILL_CHANGE = 0.3
 """Mean change of a frame that only repeats the one before."""
 
@@ -112,10 +117,10 @@ def make_boomerang(
     side, size = size, crop.frame_side(size, reader.width, reader.height) if crop else size
     speed = max(1.0, reader.duration / (duration / 2)) if full_clip else 1.0
     frames = _read_loop(reader, None if full_clip else peak, duration / 2, size, speed, _MAX_FPS[output])
-    images = _cut_windows(frames, crop, side, reader.width)
+    pictures = _cut_windows(frames, crop, side, reader.width)
     order, seconds = _order_frames(frames, speed, duration)
     poster = min(range(len(frames)), key=lambda i: abs(frames[i].time - peak))
-    loop = ENCODERS[output](images, order, seconds)
+    loop = ENCODERS[output](pictures, order, seconds)
     return BoomerangClip(
         data=loop.data,
         output=output,
@@ -124,11 +129,11 @@ def make_boomerang(
         duration=float(sum(seconds)),
         start=frames[0].time,
         peak=frames[poster].time,
-        poster=encode_jpeg(images[poster]),
+        poster=encode_jpeg(pictures[poster]),
     )
 
 
-def _order_frames(frames: list[Frame], speed: float, duration: float) -> tuple[list[int], list[float]]:
+def _order_frames(frames: list[LoopFrame], speed: float, duration: float) -> tuple[list[int], list[float]]:
     """Return the order in which a loop shows its frames, and the seconds of each."""
     if len(frames) == 1:
         return [0], [min(_STILL_SECONDS, duration)]
@@ -149,19 +154,19 @@ def _window(peak: float, clip_seconds: float, pass_seconds: float) -> tuple[floa
 
 def _read_frames(
     reader: VideoReader, start: float, stop: float, size: int, speed: float, max_fps: float
-) -> list[Frame]:
+) -> list[LoopFrame]:
     scale = min(1.0, size / max(reader.width, reader.height))
     frame_bytes = 3 * reader.width * reader.height * scale**2
     affordable_fps = max(1.0, _MAX_FRAME_BYTES / frame_bytes / ((stop - start) / speed or 1.0))
     min_interval = speed / min(max_fps, affordable_fps)
-    frames = list(reader.frames(start=start, stop=stop, min_interval=min_interval, max_side=size))
+    frames = list(reader.loop_frames(start=start, stop=stop, min_interval=min_interval, max_side=size))
     return frames if len(frames) > 1 else _frames_around(reader, stop, size)
 
 
-def _frames_around(reader: VideoReader, time: float, size: int) -> list[Frame]:
+def _frames_around(reader: VideoReader, time: float, size: int) -> list[LoopFrame]:
     """Return the frame at or after `time` and the one before it, for videos of less than a frame a second."""
-    pair: deque[Frame] = deque(maxlen=2)
-    for frame in reader.frames(max_side=size):
+    pair: deque[LoopFrame] = deque(maxlen=2)
+    for frame in reader.loop_frames(start=0.0, stop=math.inf, min_interval=0.0, max_side=size):
         pair.append(frame)
         if frame.time >= time and len(pair) == 2:
             break
@@ -170,7 +175,7 @@ def _frames_around(reader: VideoReader, time: float, size: int) -> list[Frame]:
 
 def _read_loop(
     reader: VideoReader, peak: float | None, seconds: float, size: int, speed: float, max_fps: float
-) -> list[Frame]:
+) -> list[LoopFrame]:
     """Read the frames of one pass around a peak, in its shot; of the whole video without a peak."""
     if peak is None:
         return _read_frames(reader, 0.0, reader.duration, size, speed, max_fps)
@@ -180,8 +185,8 @@ def _read_loop(
 
 
 def _stay_in_shot(
-    reader: VideoReader, frames: list[Frame], peak: float, pass_seconds: float, size: int, max_fps: float
-) -> list[Frame]:
+    reader: VideoReader, frames: list[LoopFrame], peak: float, pass_seconds: float, size: int, max_fps: float
+) -> list[LoopFrame]:
     """Keep the frames between the hard cuts around the peak; or read on its other side, if the shot is longer there."""
     inside = _within_cuts(frames, peak)
     if len(inside) == len(frames):
@@ -192,7 +197,7 @@ def _stay_in_shot(
     return max(inside, _within_cuts(others, peak), key=lambda part: part[-1].time - part[0].time)
 
 
-def _within_cuts(frames: list[Frame], peak: float) -> list[Frame]:
+def _within_cuts(frames: list[LoopFrame], peak: float) -> list[LoopFrame]:
     """Return the frames of the shot that shows the peak, between two hard cuts."""
     shown = min(range(len(frames)), key=lambda index: abs(frames[index].time - peak))
     starts = [0, *(index + 1 for index in _find_cuts(_motion(frames))), len(frames)]
@@ -219,16 +224,13 @@ def _find_cuts(motion: list[float]) -> list[int]:
     return cuts
 
 
-def _motion(frames: list[Frame]) -> list[float]:
+def _motion(frames: list[LoopFrame]) -> list[float]:
     """Return how much each frame differs from the next: the mean over a small gray copy, 0 to 255."""
-    small = [
-        cv2.cvtColor(cv2.resize(frame.rgb, (32, 32), interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY)
-        for frame in frames
-    ]
-    return [float(cv2.absdiff(a, b).mean()) for a, b in itertools.pairwise(small)]
+    small = [cv2.resize(frame.luma, (32, 32), interpolation=cv2.INTER_AREA) for frame in frames]
+    return [float(cv2.absdiff(a, b).mean()) * _FULL_RANGE for a, b in itertools.pairwise(small)]
 
 
-def _trim_to_still(frames: list[Frame], peak: float) -> list[Frame]:
+def _trim_to_still(frames: list[LoopFrame], peak: float) -> list[LoopFrame]:
     """Trim the end away from the peak to where there is least motion between two frames."""
     if abs(frames[0].time - peak) < abs(frames[-1].time - peak):
         return _trim_to_still(frames[::-1], peak)[::-1]
@@ -240,13 +242,8 @@ def _trim_to_still(frames: list[Frame], peak: float) -> list[Frame]:
     return frames[int(np.argmax(motion <= _STILL_RATIO * motion.min())) :]
 
 
-def _cut_windows(frames: list[Frame], crop: FaceCrop | None, side: int, width: int) -> list[np.ndarray]:
-    windows = crop.cut(frames, side, width) if crop else [frame.rgb for frame in frames]
-    return [_crop_even(window) for window in windows]
-
-
-def _crop_even(rgb: np.ndarray) -> np.ndarray:
-    """Crop (H, W, 3) to even sides, as 4:2:0 chroma needs. A side of one pixel is doubled."""
-    height, width = rgb.shape[:2]
-    rgb = np.pad(rgb, ((0, height == 1), (0, width == 1), (0, 0)), mode="edge")
-    return rgb[: rgb.shape[0] // 2 * 2, : rgb.shape[1] // 2 * 2]
+def _cut_windows(frames: list[LoopFrame], crop: FaceCrop | None, side: int, width: int) -> list[av.VideoFrame]:
+    """Return the pictures of the loop, `yuv420p`."""
+    if crop is None:
+        return [frame.yuv for frame in frames]
+    return [rgb_to_yuv(window) for window in crop.cut([frame.to_rgb() for frame in frames], side, width)]

@@ -1,6 +1,6 @@
 """Encode the frames of a loop: FFmpeg (through PyAV) encodes MP4; Pillow WebP, GIF and the poster. All in memory.
 
-An encoder takes each image once, the order in which the loop shows them, and the seconds that it shows each.
+An encoder takes each picture once, the order in which the loop shows them, and the seconds that it shows each.
 
 A GIF is at most three times as large as the MP4 of the same loop, as far as the smallest of `_GIF_STEPS` allows. GIF
 repeats a pixel only if it is exactly the same. So the steps to a smaller file are: pixels that hardly change stay,
@@ -17,7 +17,6 @@ from fractions import Fraction
 import av
 import cv2
 import numpy as np
-from av.video.reformatter import Colorspace, VideoReformatter
 from PIL import Image
 
 from moodreel.media.scaling import fit_within
@@ -76,24 +75,23 @@ def forward_and_back(gaps: Sequence[float]) -> tuple[list[int], list[float]]:
     return [*range(len(gaps) + 1), *range(len(gaps) - 1, 0, -1)], [*gaps, *reversed(gaps)]
 
 
-def encode_mp4(images: Sequence[np.ndarray], order: Sequence[int], seconds: Sequence[float]) -> EncodedLoop:
-    """Encode H.264 `yuv420p`, BT.709, without audio, with the index first so that playback starts at once."""
+def encode_mp4(pictures: Sequence[av.VideoFrame], order: Sequence[int], seconds: Sequence[float]) -> EncodedLoop:
+    """Encode H.264 `yuv420p`, without audio, with the index first so that playback starts at once."""
     file = io.BytesIO()
-    height, width = images[0].shape[:2]
+    width, height = pictures[0].width, pictures[0].height
     options = {"movflags": "faststart"}
     with av.open(file, "w", format="mp4", options=options, io_open=lambda *_: _SecondHandle(file)) as container:
-        stream = container.add_stream("libx264", options={"preset": "superfast", "crf": "22", "bf": "0"})
+        stream = container.add_stream("libx264", options={"preset": "superfast", "crf": "24", "bf": "0"})
         context = stream.codec_context
         context.width, context.height, context.pix_fmt = width, height, "yuv420p"
         context.time_base = Fraction(1, _TIMESCALE)
         context.framerate = Fraction(round(1000 * len(order) / sum(seconds)), 1000)
-        context.color_primaries = context.color_trc = context.colorspace = 1  # BT.709
-        context.color_range = 1  # limited
+        context.color_primaries = context.color_trc = 1  # BT.709
+        context.colorspace, context.color_range = pictures[0].colorspace, 1  # limited
         ends = np.round(np.cumsum(seconds) * _TIMESCALE).astype(int)
         duration_of: dict[int | None, int] = {}
-        frames = _to_yuv(images)
         for index, begin, end in zip(order, [0, *ends], ends, strict=False):
-            frame = frames[index]
+            frame = pictures[index]
             frame.pts, frame.time_base = int(begin), context.time_base
             duration_of[frame.pts] = int(end - begin)
             for packet in stream.encode(frame):
@@ -103,12 +101,6 @@ def encode_mp4(images: Sequence[np.ndarray], order: Sequence[int], seconds: Sequ
             packet.duration = duration_of[packet.pts]
             container.mux(packet)
     return EncodedLoop(file.getvalue(), width, height)
-
-
-def _to_yuv(images: Sequence[np.ndarray]) -> list[av.VideoFrame]:
-    reformatter = VideoReformatter()
-    frames = (av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24") for image in images)
-    return [reformatter.reformat(frame, format="yuv420p", dst_colorspace=Colorspace.ITU709) for frame in frames]
 
 
 class _SecondHandle(io.RawIOBase):
@@ -137,15 +129,16 @@ class _SecondHandle(io.RawIOBase):
         return True
 
 
-def encode_webp(images: Sequence[np.ndarray], order: Sequence[int], seconds: Sequence[float]) -> EncodedLoop:
+def encode_webp(pictures: Sequence[av.VideoFrame], order: Sequence[int], seconds: Sequence[float]) -> EncodedLoop:
     """Encode a lossy animated WebP."""
-    frames = [Image.fromarray(image) for image in images]
+    frames = [Image.fromarray(image) for image in _to_rgb(pictures)]
     return _encode_animation("WEBP", frames, order, seconds, 1000, quality=75, method=2)
 
 
-def encode_gif(images: Sequence[np.ndarray], order: Sequence[int], seconds: Sequence[float]) -> EncodedLoop:
+def encode_gif(pictures: Sequence[av.VideoFrame], order: Sequence[int], seconds: Sequence[float]) -> EncodedLoop:
     """Encode by the first of `_GIF_STEPS` that makes the file small enough beside its MP4."""
-    limit = _GIF_RATIO * len(encode_mp4(images, order, seconds).data)
+    limit = _GIF_RATIO * len(encode_mp4(pictures, order, seconds).data)
+    images = _to_rgb(pictures)
     best = _FIRST_GIF_STEP
     loop = _encode_gif_step(_GIF_STEPS[best], images, seconds)
     first_bytes = len(loop.data) / _GIF_STEPS[best].bytes
@@ -177,6 +170,10 @@ def _keep_still(before: np.ndarray, image: np.ndarray, tolerance: int) -> np.nda
     return np.where((change < tolerance)[..., None], before, image)
 
 
+def _to_rgb(pictures: Sequence[av.VideoFrame]) -> list[np.ndarray]:
+    return [picture.to_ndarray(format="rgb24") for picture in pictures]
+
+
 def _encode_animation(
     kind: str, frames: list[Image.Image], order: Sequence[int], seconds: Sequence[float], ticks: int, **options: object
 ) -> EncodedLoop:
@@ -190,16 +187,16 @@ def _encode_animation(
     return EncodedLoop(file.getvalue(), *frames[0].size)
 
 
-def encode_jpeg(rgb: np.ndarray) -> bytes:
-    """Encode the poster, uint8 (H, W, 3)."""
+def encode_jpeg(picture: av.VideoFrame) -> bytes:
+    """Encode the poster."""
     file = io.BytesIO()
-    Image.fromarray(rgb).save(file, "JPEG", quality=88, optimize=True)
+    Image.fromarray(_to_rgb([picture])[0]).save(file, "JPEG", quality=88, optimize=True)
     return file.getvalue()
 
 
-ENCODERS: Mapping[str, Callable[[Sequence[np.ndarray], Sequence[int], Sequence[float]], EncodedLoop]] = {
+ENCODERS: Mapping[str, Callable[[Sequence[av.VideoFrame], Sequence[int], Sequence[float]], EncodedLoop]] = {
     "mp4": encode_mp4,
     "webp": encode_webp,
     "gif": encode_gif,
 }
-"""The encoder of each format; images are uint8 (H, W, 3) with even sides."""
+"""The encoder of each format; pictures are those of `FrameConverter.to_yuv`."""

@@ -234,13 +234,38 @@ def test_cached_frames_equal_decoded_ones(monkeypatch, rotation, color):
     for each in (reader, cached_reader):
         for _ in each.frames(min_interval=0.2):
             pass
-    again = list(reader.frames(start=0.4, stop=0.8, max_side=160))
+    window = {"start": 0.4, "stop": 0.8, "min_interval": 0.0, "max_side": 160}
+    again, decoded = list(reader.loop_frames(**window)), list(reader.frames(**window))
     monkeypatch.setattr("moodreel.media.container.av.open", None)
-    cached = list(cached_reader.frames(start=0.4, stop=0.8, max_side=160))
-    assert [frame.time for frame in cached] == [frame.time for frame in again]
-    assert cached[0].rgb.shape == again[0].rgb.shape == ((160, 120, 3) if rotation else (120, 160, 3))
-    for a, b in zip(cached, again, strict=True):
-        assert np.abs(a.rgb.astype(int) - b.rgb).mean() < 3
+    cached = list(cached_reader.loop_frames(**window))
+    assert [frame.time for frame in cached] == [frame.time for frame in again] == [frame.time for frame in decoded]
+    for a, b, frame in zip(cached, again, decoded, strict=True):
+        assert a.luma.shape == b.luma.shape == ((160, 120) if rotation else (120, 160))
+        assert np.abs(a.luma.astype(int) - b.luma).mean() < 1
+        assert np.abs(a.to_rgb().rgb.astype(int) - frame.rgb).mean() < 3
+
+
+@pytest.mark.parametrize("color", [{}, {"colorspace": 1}, {"colorspace": 5}, {"color_range": 2}])
+@pytest.mark.parametrize("transform", [{}, {"rotation": 90}, {"rotation": 180, "mirrored": True}])
+def test_frames_of_a_loop_show_what_analyzed_frames_show(color, transform):
+    reader = VideoReader(synthetic_video.encode_video(synthetic_frames.corner_frames(5, 90, 62), color=color, **transform))
+    expected = [frame.rgb for frame in reader.frames()]
+    shown = [frame.to_rgb().rgb for frame in reader.loop_frames(start=0, stop=1, min_interval=0, max_side=640)]
+    assert len(shown) == len(expected)
+    for a, b in zip(shown, expected, strict=True):
+        assert a.shape == b.shape
+        assert np.abs(a.astype(int) - b).mean() < 2
+
+
+@pytest.mark.parametrize(("scale", "difference"), [(1, 0.0), (2, 1.0)])
+@pytest.mark.parametrize("codec", ["libx264", "libx265"])
+def test_only_small_loops_are_decoded_without_the_loop_filter(codec, scale, difference):
+    data = synthetic_video.encode_video(synthetic_frames.face_frames(40, 320, 240), codec=codec, options={"crf": "34"})
+    reader = VideoReader(data)
+    expected = [frame.rgb for frame in reader.frames(max_side=320 // scale)]
+    shown = [f.to_rgb().rgb for f in reader.loop_frames(start=0, stop=9, min_interval=0, max_side=320 // scale)]
+    differences = [np.abs(a.astype(int) - b).mean() for a, b in zip(shown, expected, strict=True)]
+    assert np.mean(differences) == pytest.approx(difference, abs=difference)
 
 
 def test_frames_beyond_the_cache_size_are_decoded_again(monkeypatch):
@@ -249,11 +274,8 @@ def test_frames_beyond_the_cache_size_are_decoded_again(monkeypatch):
     reader = VideoReader(data, cache_side=64)
     assert len(list(reader.frames())) == 30
     assert reader._cache is None
-    assert [synthetic_frames.read_counter(frame.rgb) for frame in reader.frames(start=0.4, stop=0.48, max_side=64)] == [
-        10,
-        11,
-        12,
-    ]
+    again = reader.loop_frames(start=0.4, stop=0.48, min_interval=0, max_side=64)
+    assert [synthetic_frames.read_counter(frame.to_rgb().rgb) for frame in again] == [10, 11, 12]
 
 
 def test_size_change_in_a_recording_gives_frames_of_one_shape():
