@@ -162,7 +162,6 @@ class VideoReader:
             VideoCorrupt, VideoTooShort: Nothing can be decoded, or there is no frame.
             VideoTooLong, VideoTooBig: A limit was reached; the frames before it have been yielded.
         """
-
         frames = self._select(start, stop, min_interval, min_frames)
         converter: FrameConverter | None = None
         for time, frame in frames:

@@ -248,7 +248,9 @@ def test_cached_frames_equal_decoded_ones(monkeypatch, rotation, color):
 @pytest.mark.parametrize("color", [{}, {"colorspace": 1}, {"colorspace": 5}, {"color_range": 2}])
 @pytest.mark.parametrize("transform", [{}, {"rotation": 90}, {"rotation": 180, "mirrored": True}])
 def test_frames_of_a_loop_show_what_analyzed_frames_show(color, transform):
-    reader = VideoReader(synthetic_video.encode_video(synthetic_frames.corner_frames(5, 90, 62), color=color, **transform))
+    reader = VideoReader(
+        synthetic_video.encode_video(synthetic_frames.corner_frames(5, 90, 62), color=color, **transform)
+    )
     expected = [frame.rgb for frame in reader.frames()]
     shown = [frame.to_rgb().rgb for frame in reader.loop_frames(start=0, stop=1, min_interval=0, max_side=640)]
     assert len(shown) == len(expected)
