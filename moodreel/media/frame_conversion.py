@@ -82,7 +82,7 @@ def rgb_to_yuv(rgb: np.ndarray) -> av.VideoFrame:
 def yuv_planes(frame: av.VideoFrame) -> list[np.ndarray]:
     """Return views of the planes of an 8-bit planar frame, uint8 (H, W); they are valid as long as the frame."""
     return [
-        np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)[:, : plane.width]
+        np.frombuffer(cast(memoryview, plane), np.uint8).reshape(plane.height, plane.line_size)[:, : plane.width]
         for plane in frame.planes
     ]
 
