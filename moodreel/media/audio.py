@@ -7,15 +7,15 @@ not trusted. A clip without audio is not an error: many have none.
 import time as clock
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NoReturn
 
 import av
 import numpy as np
 from av.audio.stream import AudioStream
 from av.container import InputContainer
 
-from moodreel.errors import AudioCorrupt, AudioTooLong, UnsupportedMedia
-from moodreel.media.container import audio_demuxer, open_container, video_demuxer
+from moodreel.errors import AudioCorrupt, AudioTooLong, MoodreelError, UnsupportedMedia
+from moodreel.media.container import audio_demuxer, open_container, typed_errors, video_demuxer
+from moodreel.media.timestamps import MAX_GAP, fills_gap
 
 SAMPLE_RATE = 16_000
 """Samples per second of decoded audio; voices have little above 8 kHz, the highest frequency this rate can hold."""
@@ -88,7 +88,9 @@ class AudioClip:
 def decode_audio(data: bytes, limits: AudioLimits | None = None) -> AudioClip | None:
     """Decode the audio of a clip or an audio file.
 
-    Channels are mixed to mono as a player with one loudspeaker does, never louder than the loudest channel.
+    Channels are mixed to mono as a player with one loudspeaker does, never louder than the loudest channel. Of several
+    tracks the best one that can be decoded and is not silent is taken, whatever flags another has: phones record a
+    second one for their own players.
 
     Returns:
         The audio; None where the file has none: no audio stream, an empty one, or only silence, as a muted microphone
@@ -99,9 +101,9 @@ def decode_audio(data: bytes, limits: AudioLimits | None = None) -> AudioClip | 
         AudioCorrupt: There is audio, but none of it can be decoded.
         AudioTooLong: A limit was reached.
     """
-    decoder = _AudioDecoder(data, limits or AudioLimits())
-    samples = decoder.decode()
-    return None if is_silent(samples) else AudioClip(samples, decoder.start or 0.0)
+    too_big = AudioTooLong("The sound needs more memory than there is. Send a shorter one.")
+    with typed_errors(_corrupt(), too_big):
+        return _decode_best_track(_AudioFile(data, limits or AudioLimits()))
 
 
 def is_silent(samples: np.ndarray) -> bool:
@@ -109,12 +111,8 @@ def is_silent(samples: np.ndarray) -> bool:
     return not len(samples) or float(np.abs(samples).max()) <= _SILENCE
 
 
-class _AudioDecoder:
-    """Decode one file, once.
-
-    Attributes:
-        start: Time of the first sample in seconds by the file's clock; None where it has none.
-    """
+class _AudioFile:
+    """A file in memory, and what its audio may cost; the timeout starts here."""
 
     def __init__(self, data: bytes, limits: AudioLimits) -> None:
         demuxer = audio_demuxer(data) or video_demuxer(data)
@@ -124,12 +122,60 @@ class _AudioDecoder:
             )
         self._data = data
         self._demuxer = demuxer
-        self._limits = limits
         self._deadline = clock.monotonic() + limits.timeout_seconds
+        self.limits = limits
+
+    def open(self) -> InputContainer:
+        """Open the file from its start."""
+        return open_container(self._data, self._demuxer, self.check_deadline)
+
+    def check_deadline(self) -> None:
+        """Raise AudioTooLong once time is up."""
+        if clock.monotonic() > self._deadline:
+            raise AudioTooLong(
+                f"Reading the sound took more than {self.limits.timeout_seconds:g} seconds. Send a shorter one."
+            )
+
+    def has_video(self, start: float, stop: float) -> bool:
+        """Check whether there is video for half of the time between two container times in seconds."""
+        with self.open() as container:
+            stream = container.streams.best("video")
+            return stream is not None and fills_gap(container.demux(stream), start, stop)
+
+
+def _decode_best_track(file: _AudioFile) -> AudioClip | None:
+    with file.open() as container:
+        tracks = _tracks_by_quality(container)
+    refused: MoodreelError | None = None
+    for track in tracks:
+        decoder = _TrackDecoder(file, track)
+        try:
+            samples = decoder.decode()
+        except (UnsupportedMedia, AudioCorrupt) as error:
+            refused = refused or error
+            continue
+        if not is_silent(samples):
+            return AudioClip(samples, decoder.start or 0.0)
+    if refused:
+        raise refused
+    return None
+
+
+class _TrackDecoder:
+    """Decode one track of a file, once.
+
+    Attributes:
+        start: Time of the first sample in seconds by the file's clock; None where it has none.
+    """
+
+    def __init__(self, file: _AudioFile, track: int) -> None:
+        self._file = file
+        self._track = track
         self._chunks: list[np.ndarray] = []
         self._count = 0
         self._resampler: av.AudioResampler | None = None
         self._resampler_input: tuple[str, str, int] | None = None  # sample format, layout and rate it was made for
+        self._skipped = 0.0  # seconds of gaps that no microphone makes
         self.start: float | None = None
 
     def decode(self) -> np.ndarray:
@@ -138,34 +184,39 @@ class _AudioDecoder:
             if frame.time is not None:
                 if self.start is None:
                     self.start = frame.time - self._count / SAMPLE_RATE
-                self._fill_gap(frame.time - self.start)
+                self._fill_gap(frame.time)
             self._resample(frame)
         self._flush()
         return np.concatenate(self._chunks) if self._chunks else np.zeros(0, np.float32)
 
     def _frames(self) -> Iterator[av.AudioFrame]:
-        """Decode the main stream; a damaged packet is skipped as long as others decode."""
+        """Decode the track; a damaged packet is skipped as long as others decode."""
         decoded = damaged = 0
-        try:
-            with open_container(self._data, self._demuxer, self._check_deadline) as container:
-                stream = _main_stream(container)
-                if stream is None:
-                    return
-                for packet in container.demux(stream):
-                    self._check_deadline()
-                    try:
-                        frames = packet.decode()
-                    except av.error.FFmpegError:
-                        damaged += 1
-                        continue
-                    for frame in frames:
-                        decoded += 1
-                        yield frame
-        except av.error.FFmpegError as error:  # the container ends abruptly: the frames before still count
-            if not decoded:
-                _refuse_corrupt(error)
+        with self._file.open() as container:
+            stream = container.streams[self._track]
+            assert isinstance(stream, AudioStream)
+            _check_codec(stream)
+            packets = container.demux(stream)
+            while True:
+                self._file.check_deadline()
+                try:
+                    packet = next(packets, None)
+                    if packet is None:
+                        break
+                    frames = packet.decode()
+                except MoodreelError:
+                    raise
+                except Exception as error:
+                    if type(error) is MemoryError:
+                        raise
+                    # Whatever FFmpeg or PyAV raises. An abrupt end of the file ends the loop at the next turn.
+                    damaged += 1
+                    continue
+                for frame in frames:
+                    decoded += 1
+                    yield frame
         if damaged and not decoded:
-            _refuse_corrupt(None)
+            raise _corrupt()
 
     def _resample(self, frame: av.AudioFrame) -> None:
         rate, channels = frame.sample_rate, frame.layout.nb_channels
@@ -182,10 +233,7 @@ class _AudioDecoder:
             self._resampler_input = resampler_input
         assert self._resampler is not None
         frame.pts = None  # `_fill_gap` handles gaps; by timestamps the resampler would stretch the audio
-        try:
-            self._append_frames(self._resampler.resample(frame))
-        except (av.error.FFmpegError, ValueError) as error:
-            _refuse_corrupt(error)
+        self._append_frames(self._resampler.resample(frame))
 
     def _flush(self) -> None:
         if self._resampler is not None:
@@ -197,10 +245,13 @@ class _AudioDecoder:
             self._append(frame.to_ndarray()[0].astype(np.float32) / 2**31)
 
     def _fill_gap(self, time: float) -> None:
-        """Append silence up to `time` where nothing was recorded, so that audio and video stay in sync."""
-        missing = time - self._count / SAMPLE_RATE
-        if missing > _MIN_GAP:
-            self._check_duration(time)
+        """Append silence up to a container time where nothing was recorded, so that audio and video stay in sync."""
+        assert self.start is not None
+        missing = time - self.start - self._skipped - self._count / SAMPLE_RATE
+        if missing > MAX_GAP and not self._file.has_video(time - missing, time):
+            self._skipped += missing
+        elif missing > _MIN_GAP:
+            self._check_duration(self._count / SAMPLE_RATE + missing)
             self._append(np.zeros(round(missing * SAMPLE_RATE), np.float32))
 
     def _append(self, samples: np.ndarray) -> None:
@@ -210,27 +261,31 @@ class _AudioDecoder:
 
     def _check_duration(self, seconds: float) -> None:
         # Codecs work in blocks, so the last one may reach beyond the recording.
-        if seconds > self._limits.seconds + _MIN_GAP:
-            raise AudioTooLong(f"The sound runs longer than {self._limits.seconds:g} seconds. Send a shorter one.")
-
-    def _check_deadline(self) -> None:
-        if clock.monotonic() > self._deadline:
-            raise AudioTooLong(
-                f"Reading the sound took more than {self._limits.timeout_seconds:g} seconds. Send a shorter one."
-            )
+        limit = self._file.limits.seconds
+        if seconds > limit + _MIN_GAP:
+            raise AudioTooLong(f"The sound runs longer than {limit:g} seconds. Send a shorter one.")
 
 
-def _main_stream(container: InputContainer) -> AudioStream | None:
-    """Select the stream that a player would play; None where there is none."""
-    # FFmpeg selects by rate and channels, which in some formats are unknown until the stream is decoded.
-    stream = container.streams.best("audio") or next(iter(container.streams.audio), None)
-    if not isinstance(stream, AudioStream):
-        return None
+def _tracks_by_quality(container: InputContainer) -> list[int]:
+    """Return the indices of the audio streams, first the one that a player would play, last those of unknown codecs."""
+    # FFmpeg selects by flags, rate and channels, which in some formats are unknown until the stream is decoded.
+    best = container.streams.best("audio")
+
+    def quality(stream: AudioStream) -> tuple[bool, bool, int]:
+        return _is_supported(stream), stream is best, stream.codec_context.bit_rate or 0 if stream.codec_context else 0
+
+    return [stream.index for stream in sorted(container.streams.audio, key=quality, reverse=True)]
+
+
+def _is_supported(stream: AudioStream) -> bool:
     codec = stream.codec_context.codec.canonical_name if stream.codec_context else ""
-    if codec not in CODECS and not codec.startswith("pcm_"):
+    return codec in CODECS or codec.startswith("pcm_")
+
+
+def _check_codec(stream: AudioStream) -> None:
+    if not _is_supported(stream):
         raise UnsupportedMedia("This sound's codec is not read here. Send AAC, Opus, Vorbis, MP3, FLAC or plain WAV.")
-    return stream
 
 
-def _refuse_corrupt(error: Exception | None) -> NoReturn:
-    raise AudioCorrupt("The sound is damaged or incomplete: none of it can be decoded. Send it again.") from error
+def _corrupt() -> AudioCorrupt:
+    return AudioCorrupt("The sound is damaged or incomplete: none of it can be decoded. Send it again.")

@@ -6,11 +6,14 @@ another file.
 """
 
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import NoReturn
 
 import av
 from av.container import InputContainer
+
+from moodreel.errors import MoodreelError
 
 _QUICKTIME_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
 _IMAGE_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"mif1", b"avif")
@@ -73,6 +76,26 @@ def open_container(data: bytes, demuxer: str, check_deadline: Callable[[], None]
     )
     assert isinstance(container, InputContainer)
     return container
+
+
+@contextmanager
+def typed_errors(corrupt: MoodreelError, too_big: MoodreelError) -> Iterator[None]:
+    """Raise one of two errors for whatever a library raises on damaged or hostile data in a `with` block.
+
+    FFmpeg knows more kinds of data than PyAV has names for, so any Python exception may come, not only PyAV's own.
+
+    Args:
+        corrupt: For any exception that moodreel does not raise on purpose.
+        too_big: For a lack of memory.
+    """
+    try:
+        yield
+    except MoodreelError:
+        raise
+    except Exception as error:
+        if isinstance(error, MemoryError) and not isinstance(error, av.error.FFmpegError):
+            raise too_big from error
+        raise corrupt from error  # FFmpeg lacks memory when a damaged header asks for too much
 
 
 class _DeadlineReader(io.BytesIO):

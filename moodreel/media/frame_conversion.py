@@ -1,32 +1,74 @@
 """Convert decoded video frames (PyAV) to upright RGB arrays, or to upright YUV frames to encode."""
 
+from dataclasses import dataclass
 from typing import cast
 
 import av
+import cv2
 import numpy as np
-from av.sidedata.sidedata import SideData
+from av.sidedata import sidedata
 from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 
 from moodreel.media import hdr
-from moodreel.media.scaling import fit_within
+from moodreel.media.scaling import fit_within, letterbox_scale
+
+# PyAV raises ValueError for all side data of a frame if it has no name for one of them, and FFmpeg adds new ones. Only
+# the display matrix is read here, so the name that unknown ones get does not matter.
+sidedata.Type._missing_ = classmethod(lambda cls, value: cls.VIDEO_HINT)  # type: ignore[assignment]
+
+
+@dataclass(frozen=True, eq=False)
+class FrameShape:
+    """Size and orientation of frames; they change where a phone was turned, or a network got faster.
+
+    Attributes:
+        stored_size: (width, height) with square pixels, before the frame is turned upright.
+        matrix: Display matrix as `display_matrix` returns it.
+    """
+
+    stored_size: tuple[int, int]
+    matrix: np.ndarray | None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) of the upright frame in square pixels."""
+        return self._turn(self.stored_size)
+
+    def fit(self, max_side: int, canvas: tuple[int, int] | None) -> tuple[int, int]:
+        """Return the stored size scaled down to `max_side` pixels, or up or down to the largest that fits a canvas."""
+        if canvas is None:
+            return fit_within(self.stored_size, max_side)
+        scale = letterbox_scale(self.size, canvas)
+        width, height = (round(scale * side) for side in self.size)
+        # A border of a pixel or two is an error of rounding.
+        width, height = (c if c - side <= 2 else max(1, side) for side, c in zip((width, height), canvas, strict=True))
+        return self._turn((width, height))
+
+    def _turn(self, size: tuple[int, int]) -> tuple[int, int]:
+        return size[::-1] if swaps_axes(self.matrix) else size
+
 
 _BT709 = {"dst_colorspace": Colorspace.ITU709, "dst_color_range": ColorRange.MPEG}
 _BT601, _UNKNOWN_MATRIX = 5, (0, 2)
 """`colorspace` of a frame (ISO/IEC 23091-2, table "MatrixCoefficients"): BT.601, and those that FFmpeg takes for it."""
+_BLACK = (16, 128, 128)
+"""Y, U and V of black."""
 
 
 class FrameConverter:
-    """Scale frames of one clip down to `max_side` pixels, convert them and turn them upright.
+    """Scale frames of one shape down, convert them and turn them upright.
 
     Args:
-        size: (width, height) of the stored frame with square pixels, before it is turned upright.
-        matrix: Display matrix as `display_matrix` returns it.
+        shape: Of the frames.
         max_side: Longest side of the converted frames, in pixels.
+        canvas: (width, height) in pixels of the upright video, for `to_yuv`. Frames of other proportions get black
+            borders, none is stretched. None to leave each its own size.
     """
 
-    def __init__(self, size: tuple[int, int], matrix: np.ndarray | None, max_side: int) -> None:
-        self._size = fit_within(size, max_side)
-        self._matrix = matrix
+    def __init__(self, shape: FrameShape, max_side: int, canvas: tuple[int, int] | None = None) -> None:
+        self._canvas = None if canvas in (None, shape.size) else fit_within(canvas, max_side)
+        self._size = shape.fit(max_side, self._canvas)
+        self._matrix = shape.matrix
         # One scaler for all frames: `frame.reformat` would set up a new one for each, and hold it as long as the frame.
         self._reformatter = VideoReformatter()
 
@@ -47,17 +89,15 @@ class FrameConverter:
         The matrix stays that of the clip, and the attribute `colorspace` tells it: to change it costs as much again.
         """
         if hdr.is_hdr(frame.color_trc):
-            return rgb_to_yuv(self.to_rgb(frame))
+            upright = rgb_to_yuv(self.to_rgb(frame))
+            return upright if self._canvas is None else _add_borders(yuv_planes(upright), self._canvas, upright)
         scaled = self._scale_to_even(frame, "yuv420p", dst_color_range=ColorRange.MPEG)
         if scaled.colorspace in _UNKNOWN_MATRIX:
             scaled.colorspace = _BT601
-        if self._matrix is None:
+        if self._matrix is None and self._canvas is None:
             return scaled
         planes = [_turn_upright(plane, self._matrix) for plane in yuv_planes(scaled)]
-        packed = np.concatenate([plane.ravel() for plane in planes]).reshape(-1, planes[0].shape[1])
-        turned = av.VideoFrame.from_ndarray(packed, format="yuv420p")
-        turned.colorspace, turned.color_range = scaled.colorspace, scaled.color_range
-        return turned
+        return _add_borders(planes, self._canvas or planes[0].shape[::-1], scaled)
 
     def to_rgb(self, frame: av.VideoFrame) -> np.ndarray:
         """Convert a frame to an upright uint8 (H, W, 3) RGB array; HDR is tone-mapped."""
@@ -104,7 +144,7 @@ def display_matrix(frame: av.VideoFrame) -> np.ndarray | None:
     side_data = tiny.side_data.get("DISPLAYMATRIX")
     if side_data is None:
         return None
-    return np.frombuffer(bytes(cast(SideData, side_data)), dtype="<i4").reshape(3, 3)[:2, :2] / 65536
+    return np.frombuffer(bytes(cast(sidedata.SideData, side_data)), dtype="<i4").reshape(3, 3)[:2, :2] / 65536
 
 
 def swaps_axes(matrix: np.ndarray | None) -> bool:
@@ -126,3 +166,27 @@ def _turn_upright(rgb: np.ndarray, matrix: np.ndarray | None) -> np.ndarray:
     if matrix[1, 1] < 0:
         rgb = rgb[::-1]
     return rgb
+
+
+def _add_borders(planes: list[np.ndarray], canvas: tuple[int, int], colors: av.VideoFrame) -> av.VideoFrame:
+    """Make a `yuv420p` frame of the size (width, height) of a canvas: black around planes, with the colors of a frame.
+
+    Args:
+        planes: uint8 (h, w), (h / 2, w / 2), (h / 2, w / 2), even sides.
+        canvas: At least as large as the planes.
+        colors: Its matrix and range are those of the planes.
+    """
+    width, height = _even(canvas)
+    bordered = []
+    for plane, scale, black in zip(planes, (1, 2, 2), _BLACK, strict=True):
+        x, y = width // scale - plane.shape[1], height // scale - plane.shape[0]
+        left, top = (border * scale // 4 * 2 // scale for border in (x, y))  # chroma stays where the luma is
+        bordered.append(
+            cv2.copyMakeBorder(plane, top, y - top, left, x - left, cv2.BORDER_CONSTANT, value=black)
+            if x or y
+            else plane
+        )
+    packed = np.concatenate([plane.ravel() for plane in bordered]).reshape(-1, width)
+    frame = av.VideoFrame.from_ndarray(packed, format="yuv420p")
+    frame.colorspace, frame.color_range = colors.colorspace, colors.color_range
+    return frame

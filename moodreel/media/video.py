@@ -11,7 +11,7 @@ Phones record at a variable frame rate, and headers may lie:
 import bisect
 import itertools
 import math
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -19,20 +19,20 @@ import av
 import numpy as np
 
 from moodreel.errors import VideoTooBig, VideoTooShort
-from moodreel.media.frame_conversion import FrameConverter, display_matrix, swaps_axes, yuv_planes
-from moodreel.media.video_decoder import MediaSpan, VideoDecoder, VideoLimits
+from moodreel.media.container import typed_errors
+from moodreel.media.frame_conversion import FrameConverter, FrameShape, display_matrix, yuv_planes
+from moodreel.media.timestamps import FrameClock, FrameTimes
+from moodreel.media.video_decoder import MediaSpan, VideoDecoder, VideoLimits, video_corrupt
 
 CACHE_BYTES = 64 * 2**20
 """Most bytes of cached frames of one clip: eleven seconds at 480 × 270 pixels and 30 frames per second."""
-_MIN_GAP = 0.0005
-"""Seconds between two frames. Less means a missing timestamp: no camera records 2000 frames per second."""
 _ROUGH_SCALE = 1.5
 """A loop that is smaller than its clip by this factor, or more, is decoded without the loop filter."""
 _TIME_SLACK = 0.001
 """Seconds. Containers round times to a millisecond, so a frame this little early is still on time."""
 
-_TimedFrame = tuple[float, av.VideoFrame]
-"""Seconds since the first frame, and the decoded frame."""
+_TimedFrame = tuple[float, av.VideoFrame, FrameShape]
+"""Seconds since the first frame, the decoded frame, and its shape as it is stored."""
 _Choose = Callable[[list[float]], Iterable[float]]
 """Selects some of the times of frames, in seconds since the first frame, ascending."""
 
@@ -44,10 +44,13 @@ class Frame:
     Attributes:
         time: Seconds since the first frame.
         rgb: uint8 (H, W, 3), RGB.
+        size: (width, height) of the upright frame before it was scaled, in square pixels. It changes in the middle of a
+            clip if a phone was turned or a network got faster.
     """
 
     time: float
     rgb: np.ndarray
+    size: tuple[int, int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +72,7 @@ class LoopFrame:
 
     def to_rgb(self) -> Frame:
         """Convert it to RGB."""
-        return Frame(self.time, self.yuv.to_ndarray(format="rgb24"))
+        return Frame(self.time, self.yuv.to_ndarray(format="rgb24"), (self.yuv.width, self.yuv.height))
 
 
 @dataclass(frozen=True)
@@ -77,13 +80,11 @@ class ClipGeometry:
     """What a reader knows of a clip that it has read to its end.
 
     Attributes:
-        start_time: Container time of the first frame in seconds; None if it has no time.
         duration: Seconds.
-        width: Width of the upright frame in square pixels.
+        width: Width of the upright video in square pixels.
         height: Height of it.
     """
 
-    start_time: float | None
     duration: float
     width: int
     height: int
@@ -95,7 +96,8 @@ class VideoReader:
     Attributes:
         duration: Seconds; known, as all below, once `frames` has run to the end of the clip, 0 before.
         frame_count: Number of frames, with those that were not decoded because nobody requested them.
-        width: Width of the upright frame in square pixels.
+        width: Width of the upright video in square pixels. Of several sizes it is the one that is shown longest, and
+            while the end is not reached that of the first frame.
         height: Height of it.
     """
 
@@ -115,10 +117,7 @@ class VideoReader:
             UnsupportedMedia: The first bytes are of no known video format.
         """
         self._decoder = VideoDecoder(data, limits or VideoLimits(), fps=fps)
-        self._start_time: float | None = None  # container time of the first frame; None until known, or if untimed
-        self._stored_size = (0, 0)  # width and height with square pixels, before the matrix turns them
-        self._matrix: np.ndarray | None = None
-        self._times: list[float] | None = None  # container times of all frames; None until known
+        self._shapes: dict[tuple[int, int], FrameShape] = {}  # by width and height of the stored frame
         self._cache_side = cache_side
         self._cache: list[_TimedFrame] | None = None
         self.duration = 0.0
@@ -129,12 +128,11 @@ class VideoReader:
     @property
     def geometry(self) -> ClipGeometry:
         """What is known once `frames` has run to the end of the clip."""
-        return ClipGeometry(self._start_time, self.duration, self.width, self.height)
+        return ClipGeometry(self.duration, self.width, self.height)
 
     def restore(self, geometry: ClipGeometry) -> None:
         """Take over what another reader of the same bytes knows, so that a part can be read without all before it."""
-        self._start_time, self.duration = geometry.start_time, geometry.duration
-        self.width, self.height = geometry.width, geometry.height
+        self.duration, self.width, self.height = geometry.duration, geometry.width, geometry.height
 
     def frames(
         self,
@@ -149,39 +147,38 @@ class VideoReader:
 
         Args:
             min_interval: Least time between two yielded frames in seconds; 0 yields every frame.
-            min_frames: Sample a clip that is too short, by its header, for this many frames more densely: this many
-                frames spread over its duration, and always its last. Later frames, if the header lied, come at
-                `min_interval` again. No effect where the header gives no duration.
+            min_frames: Sample a clip that is too short for this many frames more densely: this many frames spread over
+                its duration, and always its last.
             start: Seconds since the first frame, inclusive.
             stop: Seconds since the first frame, inclusive.
-            max_side: Scale frames down to this longest side in pixels, never up. All have the first one's shape, even
-                where a browser changed the size during the recording.
+            max_side: Scale frames down to this longest side in pixels, never up. Each has its own proportions.
 
         Raises:
             UnsupportedMedia: There is no video stream (NoVideoStream), or its codec is not decoded here.
             VideoCorrupt, VideoTooShort: Nothing can be decoded, or there is no frame.
             VideoTooLong, VideoTooBig: A limit was reached; the frames before it have been yielded.
         """
-        frames = self._select(start, stop, min_interval, min_frames)
-        converter: FrameConverter | None = None
-        for time, frame in frames:
-            converter = converter or self._converter(max_side)
-            yield Frame(time, converter.to_rgb(frame))
+        with typed_errors(video_corrupt(), _out_of_memory()):
+            converter = _Converters(max_side)
+            for timed in self._select(start, stop, min_interval, min_frames):
+                yield converter.to_frame(timed)
 
     def loop_frames(
         self, *, start: float, stop: float, min_interval: float, max_side: int
     ) -> Generator[LoopFrame, None, None]:
         """Read frames of a clip that was read to its end before, to encode them; arguments and errors as in `frames`.
 
+        All have the size of the video, with black borders where a frame has other proportions.
+
         Where frames are made much smaller, H.264 and HEVC are decoded without their loop filters. Measured on 10 s with
         a single key frame and at the lowest bit rates, the small frames differ by a PSNR of 42 dB or more.
         """
-        cached = self._cache if max_side == self._cache_side else None
-        rough = max(self.width, self.height) >= _ROUGH_SCALE * max_side
-        converter: FrameConverter | None = None
-        for time, frame in self._select(start, stop, min_interval, cached=cached, rough=rough):
-            converter = converter or self._converter(max_side)
-            yield LoopFrame(time, converter.to_yuv(frame))
+        with typed_errors(video_corrupt(), _out_of_memory()):
+            cached = self._cache if max_side == self._cache_side else None
+            rough = max(self.width, self.height) >= _ROUGH_SCALE * max_side
+            converter = _Converters(max_side, (self.width, self.height))
+            for time, frame, shape in self._select(start, stop, min_interval, cached=cached, rough=rough):
+                yield LoopFrame(time, converter[shape].to_yuv(frame))
 
     def _select(
         self,
@@ -194,14 +191,15 @@ class VideoReader:
         rough: bool = False,
     ) -> Iterator[_TimedFrame]:
         """Decode, or take from a cache, the frames that `frames` yields."""
+        duration = self._decoder.frame_times().duration
 
         def choose(times: Iterable[float]) -> list[float]:
-            planned = _Sampler(self._decoder, start, min_interval, min_frames)
+            planned = _Sampler(duration, start, min_interval, min_frames)
             return [time for time in times if time <= stop + _TIME_SLACK and planned.take(time)]
 
         all_needed = min_interval <= 0 and start <= 0 and math.isinf(stop)
         frames = cached or self._decode(start, None if all_needed else choose, rough=rough)
-        return _sample(frames, _Sampler(self._decoder, start, min_interval, min_frames), stop)
+        return _sample(frames, _Sampler(duration, start, min_interval, min_frames), stop)
 
     def frames_at(self, times: Sequence[float], *, max_side: int = 640) -> Generator[Frame, None, None]:
         """Read the clip once, to its end, and yield the frames that a player shows at given times.
@@ -209,7 +207,7 @@ class VideoReader:
         Args:
             times: Seconds since the first frame, ascending, none below 0. A frame that is shown at several of them is
                 yielded once; for times after the end of the clip there is none.
-            max_side: As in `frames`.
+            max_side: As in `frames`. Each frame has its own proportions.
 
         Raises:
             UnsupportedMedia, VideoCorrupt, VideoTooShort, VideoTooLong, VideoTooBig: As `frames` does.
@@ -219,18 +217,18 @@ class VideoReader:
             shown = {bisect.bisect_right(frame_times, time + _TIME_SLACK) - 1 for time in times}
             return [frame_times[index] for index in shown]
 
-        converter: FrameConverter | None = None
-        pending = deque(times)
-        shown: _TimedFrame | None = None
-        for time, frame in self._decode(0.0, choose):
-            converter = converter or self._converter(max_side)
-            if shown and pending and pending[0] < time - _TIME_SLACK:
-                yield Frame(shown[0], converter.to_rgb(shown[1]))
-                while pending and pending[0] < time - _TIME_SLACK:
-                    pending.popleft()
-            shown = time, frame
-        if converter and shown and pending and pending[0] < self.duration:
-            yield Frame(shown[0], converter.to_rgb(shown[1]))
+        with typed_errors(video_corrupt(), _out_of_memory()):
+            converter = _Converters(max_side)
+            pending = deque(times)
+            last: _TimedFrame | None = None
+            for timed in self._decode(0.0, choose):
+                if last and pending and pending[0] < timed[0] - _TIME_SLACK:
+                    yield converter.to_frame(last)
+                    while pending and pending[0] < timed[0] - _TIME_SLACK:
+                        pending.popleft()
+                last = timed
+            if last and pending and pending[0] < self.duration:
+                yield converter.to_frame(last)
 
     def probe_span(self) -> MediaSpan:
         """Measure start and duration by the timestamps of the packets, without decoding.
@@ -240,11 +238,8 @@ class VideoReader:
         Raises:
             UnsupportedMedia, VideoCorrupt, VideoTooLong: As `frames` does.
         """
-        return self._decoder.probe_span()
-
-    def _converter(self, max_side: int) -> FrameConverter:
-        """Make a converter; size and display matrix are known once the first frame is decoded."""
-        return FrameConverter(self._stored_size, self._matrix, max_side)
+        with typed_errors(video_corrupt(), _out_of_memory()):
+            return self._decoder.probe_span()
 
     def _decode(self, start: float, choose: _Choose | None, *, rough: bool = False) -> Iterator[_TimedFrame]:
         """Yield decoded frames from near `start` on; seeks only in a clip that was read before.
@@ -254,116 +249,123 @@ class VideoReader:
             choose: Selects the frames that must be decoded; None for all. Others may come too.
             rough: See `VideoDecoder.frames`.
         """
-        needed = self._needed(choose) if choose else None
-        if start > 0 and self._start_time is not None:
-            frames = self._decoder.frames(seek_to=self._start_time + start, needed=needed, rough=rough)
+        times = self._decoder.frame_times()
+        needed = self._needed(times, choose) if choose and self._decoder.can_skip else None
+        if start > 0 and self.duration and times.by_pts:
+            frames = self._decoder.frames(seek_to=times.seek_time(start), needed=needed, rough=rough)
             first = next(frames, None)
             # A browser's recording has no index to seek by. What comes then is any frame, or none at all.
-            if first is not None and first.time is not None and first.time - self._start_time <= start + _TIME_SLACK:
-                if self._stored_size == (0, 0):
-                    self._read_size(first)
+            if first is not None and times.by_pts.get(first.pts or 0, math.inf) <= start + _TIME_SLACK:
+                clock = FrameClock(times)
                 for frame in itertools.chain([first], frames):
-                    if frame.time is not None:
-                        yield frame.time - self._start_time, frame
+                    yield clock.time_of(frame.pts), frame, self._shape(frame)
                 return
         frames = self._decoder.frames(needed=needed, rough=rough)
         # Where frames can be skipped, decoding the moment of a cover again costs less than caching every frame.
         if self._cache_side is None or self.duration or self._decoder.can_skip:
             yield from self._timestamped(frames)
         else:
-            self._cache = yield from _copy_small(self._timestamped(frames), self._converter, self._cache_side)
+            self._cache = yield from _copy_small(self._timestamped(frames), self._cache_side)
 
-    def _needed(self, choose: _Choose) -> set[float] | None:
-        """Return the container times of the frames that `choose` selects, and of the last two; None if unknown."""
-        if self._times is None:
-            self._times = self._decoder.presentation_times()
-        if not self._times:
-            return None
-        if len(self._times) > self._decoder.limits.frames:
+    def _needed(self, times: FrameTimes, choose: _Choose) -> set[int]:
+        """Return the timestamps of the frames that `choose` selects, and of the last two."""
+        if times.count > self._decoder.limits.frames:
             self._decoder.refuse_long()
-        origin = self._times[0] if self._start_time is None else self._start_time
-        times = {time - origin: time for time in self._times}
-        return {times[time] for time in choose(list(times))}.union(self._times[-2:])  # the last two give the duration
+        pts = {time: pts for pts, time in times.by_pts.items()}
+        return {pts[time] for time in choose(list(pts))}.union(list(times.by_pts)[-2:])  # those give the duration
 
     def _timestamped(self, frames: Iterator[av.VideoFrame]) -> Iterator[_TimedFrame]:
-        """Assign an ascending time to every frame, count it and enforce the limits."""
-        limits, fallback_gap = self._decoder.limits, 0.0
-        time, gap, count, pixels = 0.0, 0.0, 0, 0
+        """Assign an ascending time to every frame, measure the clip and enforce the limits."""
+        limits, times = self._decoder.limits, self._decoder.frame_times()
+        clock, count, pixels = FrameClock(times), 0, 0
+        time, gap = 0.0, times.usual_gap
+        seconds_of = defaultdict[tuple[int, int], float](float)
         for frame in frames:
-            fallback_gap = 1 / self._decoder.fps
-            if count == 0:
-                self._start_time = frame.time
-                self._read_size(frame)
+            shape, before, time = self._shape(frame), time, clock.time_of(frame.pts)
+            if count:
+                gap = time - before
             else:
-                gap = _gap(self._start_time, time, frame) or fallback_gap
-                time += gap
+                self.width, self.height = shape.size
             count += 1
+            seconds_of[shape.size] += gap
             pixels += frame.width * frame.height
             if time > limits.seconds or count > limits.frames:
                 self._decoder.refuse_long()
             if pixels > limits.total_pixels:
                 raise VideoTooBig("The video has too many pixels in all. Send a shorter one or record at a lower size.")
-            yield time, frame
+            yield time, frame, shape
         if count == 0:
             raise VideoTooShort("The video holds not one frame. Record at least a second and send it again.")
-        self.frame_count = max(count, len(self._times or ()))
-        self.duration = time + (gap or fallback_gap)
+        self.frame_count = max(count, times.count)
+        self.duration = time + gap
+        self.width, self.height = max(seconds_of, key=lambda size: seconds_of[size])
 
-    def _read_size(self, first: av.VideoFrame) -> None:
-        self._matrix = display_matrix(first)
-        self._stored_size = round(first.width * self._decoder.pixel_aspect), first.height
-        self.width, self.height = self._stored_size[::-1] if swaps_axes(self._matrix) else self._stored_size
+    def _shape(self, frame: av.VideoFrame) -> FrameShape:
+        """Return the shape of a decoded frame; its display matrix is read once for each size."""
+        size = frame.width, frame.height
+        if size not in self._shapes:
+            square = round(frame.width * self._decoder.pixel_aspect), frame.height
+            self._shapes[size] = FrameShape(square, display_matrix(frame))
+        return self._shapes[size]
 
 
-def _copy_small(
-    frames: Iterable[_TimedFrame], make_converter: Callable[[int], FrameConverter], max_side: int
-) -> Generator[_TimedFrame, None, list[_TimedFrame] | None]:
+def _out_of_memory() -> VideoTooBig:
+    return VideoTooBig("The video needs more memory than there is. Record at a lower size and send it again.")
+
+
+class _Converters(dict[FrameShape, FrameConverter]):
+    """The converter of each shape of frames."""
+
+    def __init__(self, max_side: int, canvas: tuple[int, int] | None = None) -> None:
+        """Create none yet; arguments as in `FrameConverter`."""
+        super().__init__()
+        self._max_side, self._canvas = max_side, canvas
+
+    def __missing__(self, shape: FrameShape) -> FrameConverter:
+        self[shape] = FrameConverter(shape, self._max_side, self._canvas)
+        return self[shape]
+
+    def to_frame(self, timed: _TimedFrame) -> Frame:
+        time, frame, shape = timed
+        return Frame(time, self[shape].to_rgb(frame), shape.size)
+
+
+def _copy_small(frames: Iterable[_TimedFrame], max_side: int) -> Generator[_TimedFrame, None, list[_TimedFrame] | None]:
     """Pass frames on, and return small copies, still in YUV, if all of them fit into `CACHE_BYTES`."""
-    converter: FrameConverter | None = None
+    converter = _Converters(max_side)
     copies: list[_TimedFrame] = []
     size = 0
-    for time, frame in frames:
-        converter = converter or make_converter(max_side)
+    for time, frame, shape in frames:
         if size <= CACHE_BYTES:
-            small = converter.scale_compactly(frame)
+            small = converter[shape].scale_compactly(frame)
             size += sum(plane.buffer_size for plane in small.planes)
-            copies.append((time, small))
+            copies.append((time, small, shape))
         else:
             copies.clear()
-        yield time, frame
+        yield time, frame, shape
     return copies or None
-
-
-def _gap(start_time: float | None, time: float, frame: av.VideoFrame) -> float | None:
-    """Return the seconds from `time` to a frame; None if it has no time, or one that does not ascend."""
-    if start_time is None or frame.time is None:
-        return None
-    elapsed = frame.time - start_time
-    return elapsed - time if elapsed > time + _MIN_GAP else None
 
 
 class _Sampler:
     """Sample frames by time; see `VideoReader.frames`."""
 
-    def __init__(self, decoder: VideoDecoder, start: float, min_interval: float, min_frames: int) -> None:
-        self._decoder = decoder
+    def __init__(self, duration: float, start: float, min_interval: float, min_frames: int) -> None:
+        self._duration = duration
         self._start = self._due = start
         self._min_interval = min_interval
         self._min_frames = min_frames
         self._count = 0
-        self.is_short = False
+        self.is_short = duration < min_frames * min_interval
 
     def take(self, time: float) -> bool:
         """Return whether to sample the frame at `time`, later than that of the last call."""
         if time < self._due - _TIME_SLACK:
             return False
         self._count += 1
-        duration = self._decoder.header_duration
-        self.is_short = duration < self._min_frames * self._min_interval
         if self.is_short and self._count < self._min_frames:
             # Fractions of the clip, not intervals: an interval is rounded up to whole frames each time, which would
             # give far fewer than `min_frames`.
-            self._due = self._start + duration * self._count / self._min_frames
+            self._due = self._start + self._duration * self._count / self._min_frames
         else:
             self._due = time + self._min_interval
         return True
@@ -372,13 +374,13 @@ class _Sampler:
 def _sample(frames: Iterable[_TimedFrame], sampler: _Sampler, stop: float) -> Iterator[_TimedFrame]:
     """Yield the sampled frames, and the last of a short clip."""
     skipped: _TimedFrame | None = None
-    for time, frame in frames:
-        if time > stop + _TIME_SLACK:
+    for timed in frames:
+        if timed[0] > stop + _TIME_SLACK:
             return
-        if sampler.take(time):
+        if sampler.take(timed[0]):
             skipped = None
-            yield time, frame
+            yield timed
         else:
-            skipped = time, frame
+            skipped = timed
     if sampler.is_short and skipped:
         yield skipped

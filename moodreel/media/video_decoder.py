@@ -6,16 +6,25 @@ Durations, frame counts and sizes of a header are not trusted: limits count what
 import math
 import time as clock
 from collections.abc import Collection, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple, NoReturn, cast
 
 import av
 from av.container import InputContainer
+from av.packet import Packet
+from av.stream import Stream
 from av.video.stream import VideoStream
 
-from moodreel.errors import NoVideoStream, UnsupportedMedia, VideoCorrupt, VideoTooBig, VideoTooLong
+from moodreel.errors import (
+    MoodreelError,
+    NoVideoStream,
+    UnsupportedMedia,
+    VideoCorrupt,
+    VideoTooBig,
+    VideoTooLong,
+)
 from moodreel.media.container import open_container, video_demuxer
+from moodreel.media.timestamps import FrameTimes, correct_timestamps, fills_gap
 
 _PHONE_CODECS = ("h264", "hevc", "vp8", "vp9", "av1", "mpeg4", "h263", "mjpeg", "gif")
 _OTHER_CODECS = ("mpeg1video", "mpeg2video", "msmpeg4v3", "prores", "theora", "dvvideo")
@@ -50,7 +59,7 @@ class VideoLimits:
 
 
 class MediaSpan(NamedTuple):
-    """Start and duration of a stream in seconds, by the file's own clock."""
+    """Start of a stream in seconds, by the file's own clock, and its duration in seconds."""
 
     start: float
     duration: float
@@ -61,11 +70,9 @@ class VideoDecoder:
 
     Attributes:
         limits: Enforced here: frame size and timeout. The reader enforces duration, frame count and total pixels.
-        fps: Frame rate of the header, or a fallback; known once decoding has started.
-        header_duration: Duration by the header in seconds, infinite if it gives none; known once decoding has started.
         pixel_aspect: Width of a pixel by its height; known once decoding has started.
-        can_skip: Whether every frame has a time of its own, there are B-frames, and the codec's decoder can skip those
-            that no other frame refers to; known after `presentation_times`.
+        can_skip: Whether the timestamps tell the order of the frames, there are B-frames, and the codec's decoder can
+            skip those that no other frame refers to; known after `frame_times`.
     """
 
     def __init__(self, data: bytes, limits: VideoLimits, *, fps: float | None) -> None:
@@ -88,21 +95,20 @@ class VideoDecoder:
         self._demuxer = demuxer
         self._default_fps = fps or _FALLBACK_FPS
         self._deadline = clock.monotonic() + limits.timeout_seconds
+        self._times: FrameTimes | None = None
         self.limits = limits
-        self.fps = _FALLBACK_FPS
-        self.header_duration = math.inf
         self.pixel_aspect = 1.0
         self.can_skip = False
 
     def frames(
-        self, seek_to: float | None = None, *, needed: Collection[float] | None = None, rough: bool = False
+        self, seek_to: float | None = None, *, needed: Collection[int] | None = None, rough: bool = False
     ) -> Iterator[av.VideoFrame]:
         """Yield the decoded frames; a damaged packet is skipped as long as others decode.
 
         Args:
             seek_to: Seek to the keyframe before this container time in seconds first.
-            needed: Frames to decode, by their times as `presentation_times` gives them; None for all. Of the others,
-                those that no frame refers to are skipped. The pixels of the decoded ones are the same either way.
+            needed: Frames to decode, by their timestamps (pts); None for all. Of the others, those that no frame refers
+                to are skipped. The pixels of the decoded ones are the same either way.
             rough: Whether to skip the loop filter of `_SKIPPING_CODECS`: blocks have visible edges then.
 
         Raises:
@@ -114,38 +120,35 @@ class VideoDecoder:
         decoded = damaged = 0
         with self._open() as container:
             stream = _main_stream(container)
-            header_size = self._start(container, stream)
+            header_size = self._start(stream)
             if seek_to is None and header_size[0] * header_size[1] <= _ONE_THREAD_PIXELS:
                 stream.codec_context.thread_count = 1
             if rough and stream.codec_context.codec.canonical_name in _SKIPPING_CODECS:
                 stream.codec_context.options |= {"skip_loop_filter": "all"}
-            try:
-                if seek_to is not None:
-                    container.seek(math.floor(seek_to / (stream.time_base or 1)), stream=stream)
-                for packet in container.demux(stream):
-                    self._check_deadline()
-                    frames = self._decode_packet(stream.codec_context, packet, needed)
-                    damaged += frames is None
-                    for frame in frames or ():
-                        self._check_frame_size(frame.width, frame.height)
-                        decoded += 1
-                        yield frame
-            except av.error.FFmpegError as error:  # the container ends abruptly: the frames before still count
-                if not decoded:
-                    _refuse_corrupt(error)
+            if seek_to is not None:
+                container.seek(math.floor(seek_to / (stream.time_base or 1)), stream=stream)
+            for packet in self._packets(container, stream):
+                frames = self._decode_packet(stream.codec_context, packet, needed)
+                damaged += frames is None
+                for frame in frames or ():
+                    self._check_frame_size(frame.width, frame.height)
+                    decoded += 1
+                    yield frame
             if damaged and not decoded:
                 self._check_frame_size(*header_size)  # a decoder that refused a huge frame may not have kept its size
-                _refuse_corrupt(None)
+                raise video_corrupt()
 
     def _decode_packet(
-        self, codec: av.VideoCodecContext, packet: "av.Packet[VideoStream]", needed: Collection[float] | None
+        self, codec: av.VideoCodecContext, packet: "Packet[Stream]", needed: Collection[int] | None
     ) -> list[av.VideoFrame] | None:
         """Decode a packet; None if it is damaged."""
         if needed is not None:
-            codec.skip_frame = "DEFAULT" if _presentation_time(packet) in needed else "NONREF"
+            codec.skip_frame = "DEFAULT" if packet.pts in needed else "NONREF"
         try:
-            return packet.decode()
-        except av.error.FFmpegError:
+            return cast(list[av.VideoFrame], packet.decode())
+        except Exception as error:  # not only PyAV's own: see `typed_errors`
+            if type(error) is MemoryError:
+                raise
             self._check_frame_size(codec.width, codec.height)
             return None
 
@@ -155,41 +158,34 @@ class VideoDecoder:
         Raises:
             UnsupportedMedia, NoVideoStream, VideoCorrupt, VideoTooLong: As `frames` does.
         """
-        first, last, count = math.inf, -math.inf, 0
-        with self._open() as container:
-            stream = _main_stream(container)
-            fps = _plausible_fps(stream) or self._default_fps
-            for packet in self._packets(container, stream):
-                count += 1
-                ticks = packet.pts if packet.pts is not None else packet.dts
-                if ticks is not None and packet.time_base:
-                    time = float(ticks * packet.time_base)
-                    first, last = min(first, time), max(last, time)
-        if last - first > self.limits.seconds:
+        times = self.frame_times()
+        if times.duration - times.usual_gap > self.limits.seconds:
             self.refuse_long()
-        if last <= first:
-            return MediaSpan(0.0 if math.isinf(first) else first, count / fps)
-        return MediaSpan(first, last - first + 1 / fps)
+        return MediaSpan(times.start, times.duration)
 
-    def presentation_times(self) -> list[float]:
-        """Read the container times of all frames in seconds, ascending, without decoding.
-
-        Returns:
-            The times; empty unless `can_skip`.
+    def frame_times(self) -> FrameTimes:
+        """Read the timestamps of all packets, without decoding, and compute the time of each frame.
 
         Raises:
             UnsupportedMedia, NoVideoStream, VideoCorrupt, VideoTooLong: As `frames` does.
         """
+        if self._times is None:
+            with self._open() as container:
+                stream = _main_stream(container)
+                shown = (packet for packet in self._packets(container, stream) if packet.size and not packet.is_discard)
+                timestamps = [packet.pts for packet in shown]
+                codec, fps = stream.codec_context.codec.canonical_name, _plausible_fps(stream) or self._default_fps
+                time_base = float(stream.time_base or 0)
+            self._times = correct_timestamps(timestamps, time_base, fps=fps, has_sound=self._has_sound)
+            # Frames in order of decoding are no B-frames, and then nearly all encoders refer to every frame.
+            self.can_skip = codec in _SKIPPING_CODECS and list(self._times.by_pts) not in ([], timestamps)
+        return self._times
+
+    def _has_sound(self, start: float, stop: float) -> bool:
+        """Check whether there is sound for half of the time between two container times in seconds."""
         with self._open() as container:
-            stream = _main_stream(container)
-            self._start(container, stream)
-            if stream.codec_context.codec.canonical_name not in _SKIPPING_CODECS:
-                return []
-            times = [_presentation_time(packet) for packet in self._packets(container, stream)]
-        known = sorted({time for time in times if time is not None})
-        # Frames in order of decoding are no B-frames, and then nearly all encoders refer to every frame.
-        self.can_skip = len(known) == len(times) and known != times
-        return known if self.can_skip else []
+            stream = container.streams.best("audio")
+            return stream is not None and fills_gap(self._packets(container, stream), start, stop)
 
     def refuse_long(self) -> NoReturn:
         """Raise VideoTooLong for the limits of duration and frame count."""
@@ -198,18 +194,27 @@ class VideoDecoder:
             "Send a shorter one."
         )
 
-    def _packets(self, container: InputContainer, stream: VideoStream) -> Iterator["av.Packet[VideoStream]"]:
-        """Yield the packets of the frames that a player shows, up to where the file ends, even abruptly."""
-        with suppress(av.error.FFmpegError):
-            for packet in container.demux(stream):
-                self._check_deadline()
-                if packet.size and not packet.is_discard:
-                    yield packet
+    def _packets(self, container: InputContainer, stream: Stream) -> Iterator["Packet[Stream]"]:
+        """Yield the packets of a stream up to where the file ends, even abruptly, and the empty one that flushes."""
+        packets, count = container.demux(stream), 0
+        while True:
+            try:
+                packet = next(packets, None)
+            except MoodreelError:
+                raise
+            except Exception:
+                if not count:
+                    raise
+                packet = Packet()  # the container ends abruptly: the packets before still count
+                packet.stream = stream
+            self._check_deadline()
+            if packet is None:
+                return
+            count += 1
+            yield packet
 
-    def _start(self, container: InputContainer, stream: VideoStream) -> tuple[int, int]:
-        """Read the header and set the decoder up; return the frame size that the header gives."""
-        self.fps = _plausible_fps(stream) or self._default_fps
-        self.header_duration = _header_duration(container, stream)
+    def _start(self, stream: VideoStream) -> tuple[int, int]:
+        """Set the decoder up; return the frame size that the header gives."""
         self.pixel_aspect = float(stream.sample_aspect_ratio or 1)
         context = stream.codec_context
         header_size = context.width, context.height
@@ -220,10 +225,7 @@ class VideoDecoder:
         return header_size
 
     def _open(self) -> InputContainer:
-        try:
-            return open_container(self._data, self._demuxer, self._check_deadline)
-        except av.error.FFmpegError as error:
-            _refuse_corrupt(error)
+        return open_container(self._data, self._demuxer, self._check_deadline)
 
     def _check_deadline(self) -> None:
         if clock.monotonic() > self._deadline:
@@ -249,22 +251,12 @@ def _main_stream(container: InputContainer) -> VideoStream:
     return stream
 
 
-def _presentation_time(packet: "av.Packet[VideoStream]") -> float | None:
-    return float(packet.pts * packet.time_base) if packet.pts is not None and packet.time_base else None
-
-
 def _plausible_fps(stream: VideoStream) -> float | None:
     """Return the header's frame rate if a camera may have it."""
     fps = float(stream.average_rate or 0)
     return fps if 0.1 <= fps <= 1000 else None
 
 
-def _header_duration(container: InputContainer, stream: VideoStream) -> float:
-    """Return the duration of the stream, or else of the file, in seconds; infinite if the header gives none."""
-    if stream.duration and stream.duration > 0 and stream.time_base:
-        return float(stream.duration * stream.time_base)
-    return container.duration / av.time_base if container.duration and container.duration > 0 else math.inf
-
-
-def _refuse_corrupt(error: Exception | None) -> NoReturn:
-    raise VideoCorrupt("The video is damaged or incomplete: nothing in it can be decoded. Send it again.") from error
+def video_corrupt() -> VideoCorrupt:
+    """Create the error of a video in which nothing can be decoded."""
+    return VideoCorrupt("The video is damaged or incomplete: nothing in it can be decoded. Send it again.")

@@ -1,5 +1,7 @@
 """Convert face boxes between relative and pixel coordinates, and between an image and the image turned."""
 
+from moodreel.media.scaling import letterbox_scale
+
 PixelBox = tuple[int, int, int, int]
 """x, y, width, height in whole pixels."""
 
@@ -8,6 +10,22 @@ def to_pixel_box(box: tuple[float, float, float, float], width: int, height: int
     """Convert a box relative to an image into whole pixels of an image of `width` by `height` pixels."""
     x, y, w, h = box
     return round(x * width), round(y * height), round(w * width), round(h * height)
+
+
+def to_letterboxed_box(
+    box: tuple[float, float, float, float], size: tuple[int, int], canvas: tuple[int, int]
+) -> PixelBox:
+    """Convert a box relative to a frame into whole pixels of the video in whose middle the frame is shown.
+
+    Args:
+        box: x, y, width, height, relative to the frame.
+        size: width and height of the frame, in any unit.
+        canvas: width and height of the video in pixels. The frame is as large as fits.
+    """
+    scale = letterbox_scale(size, canvas)
+    width, height = size[0] * scale, size[1] * scale
+    x, y, w, h = box[0] * width, box[1] * height, box[2] * width, box[3] * height
+    return round(x + (canvas[0] - width) / 2), round(y + (canvas[1] - height) / 2), round(w), round(h)
 
 
 def turn_box(box: tuple[float, float, float, float], quarter_turns: int) -> tuple[float, float, float, float]:

@@ -13,7 +13,7 @@ from moodreel.faces.quality import MIN_FACE_COVERAGE, MIN_FACE_SIZE, is_clear
 from moodreel.faces.tracker import Box, Tracker, join_tracks
 from moodreel.media.video import Frame, VideoReader
 from moodreel.pipelines.engine import DETECTION_SIDE, Engine
-from moodreel.pipelines.geometry import PixelBox, to_pixel_box, turn_box
+from moodreel.pipelines.geometry import PixelBox, to_letterboxed_box, to_pixel_box, turn_box
 
 SHORT_CLIP_FRAMES = 12
 """Least number of frames to sample. A video too short to give as many at the sample rate is sampled more densely: an
@@ -22,10 +22,11 @@ expression builds up in half a second, and the last frame often shows it best.""
 
 @dataclass(frozen=True, eq=False)
 class ExtractedFrame:
-    """The time of one sampled frame in seconds, and a float32 (24, 24) gray copy to measure motion by."""
+    """The time of one sampled frame in seconds, a float32 (24, 24) gray copy to measure motion by, and its size."""
 
     time: float
     gray: np.ndarray
+    size: tuple[int, int]
 
 
 Track = dict[int, tuple[PixelBox, FaceObservation]]
@@ -113,6 +114,7 @@ class PeopleExtractor:
             lambda result: linker.add(*result),
             progress=progress,
         )
+        linker.convert_boxes()
         return linker, timings
 
     def _is_upside_down(self, reader: VideoReader) -> bool:
@@ -166,16 +168,33 @@ class _FaceLinker:
         self.tracks: dict[int, Track] = {}
         self.portraits: dict[int, PortraitSample] = {}
         self._reader, self._tracker = reader, Tracker()
+        self._side = 0
+        self._relative: list[dict[int, Box]] = []  # boxes of each frame, relative to it, by track
 
     def add(self, frame: ExtractedFrame, faces: Sequence[_DetectedFace]) -> None:
-        boxes = [to_pixel_box(face.box, self._reader.width, self._reader.height) for face in faces]
+        # Of frames of several sizes, all are tracked at one length of the longer side: a phone that is turned, or a
+        # network that gets faster, does not change how large a face is then.
+        self._side = self._side or max(frame.size)
+        scale = self._side / max(frame.size)
+        boxes = [to_pixel_box(face.box, round(scale * frame.size[0]), round(scale * frame.size[1])) for face in faces]
         numbers = self._tracker.update(frame.time, boxes)
         for number, box, face in zip(numbers, boxes, faces, strict=True):
             self.tracks.setdefault(number, {})[len(self.frames)] = (box, face.observation)
             self.portraits.setdefault(number, PortraitSample()).add(face.portrait)
+        self._relative.append({number: face.box for number, face in zip(numbers, faces, strict=True)})
         self.frames.append(frame)
+
+    def convert_boxes(self) -> None:
+        """Convert the boxes to pixels of the video, once its size is known: of several it is the one shown longest."""
+        canvas = self._reader.width, self._reader.height
+        if all(frame.size == canvas for frame in self.frames):
+            return
+        for number, track in self.tracks.items():
+            for index, (_, observation) in track.items():
+                box = to_letterboxed_box(self._relative[index][number], self.frames[index].size, canvas)
+                track[index] = box, observation
 
 
 def _to_extracted_frame(frame: Frame) -> ExtractedFrame:
     gray = cv2.cvtColor(cv2.resize(frame.rgb, (24, 24), interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY)
-    return ExtractedFrame(frame.time, gray.astype(np.float32))
+    return ExtractedFrame(frame.time, gray.astype(np.float32), frame.size)

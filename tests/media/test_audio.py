@@ -1,7 +1,9 @@
 """Test audio decoding: formats, resampling, gaps, limits and damaged files."""
 
+import io
 import struct
 
+import av
 import numpy as np
 import pytest
 
@@ -177,9 +179,58 @@ def test_limits_are_enforced_on_decoded_audio(limits):
 
 def test_gap_counts_towards_the_duration_limit():
     data = synthetic_audio.encode_audio(
+        synthetic_audio.sine(440, 2), container="matroska", codec="flac", pauses={1.0: 10.0}
+    )
+    assert audio.decode_audio(data, AudioLimits(seconds=12)).duration == pytest.approx(12, abs=0.1)
+    with pytest.raises(AudioTooLong):
+        audio.decode_audio(data, AudioLimits(seconds=10))
+
+
+def test_gap_that_no_recording_has_is_closed():
+    data = synthetic_audio.encode_audio(
         synthetic_audio.sine(440, 2), container="matroska", codec="flac", pauses={1.0: 1000.0}
     )
-    with pytest.raises(AudioTooLong):
+    decoded = audio.decode_audio(data)
+    assert decoded.duration == pytest.approx(2, abs=0.1)
+    assert np.abs(decoded.samples.reshape(-1, 400)).max(axis=1).min() > 0.3
+
+
+def clip_of_tracks(*tracks: tuple[str, float], enabled: int) -> bytes:
+    """Encode a second of a sine wave of some frequency by some codec as each of the audio tracks of an MP4."""
+    file = io.BytesIO()
+    with av.open(file, "w", format="mp4") as output:
+        streams = [output.add_stream(codec, rate=48_000, layout="mono") for codec, _ in tracks]
+        for index, (stream, (_, hertz)) in enumerate(zip(streams, tracks, strict=True)):
+            stream.disposition = av.stream.Disposition.default if index == enabled else av.stream.Disposition(0)
+            wave = synthetic_audio.sine(hertz, 1, rate=48_000)[None]
+            output.mux(synthetic_audio.encode_packets(stream, wave, 48_000, {}))
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("enabled", [0, 1])
+@pytest.mark.parametrize("first", [True, False], ids=["first", "second"])
+@pytest.mark.parametrize("fault", ["unknown codec", "silence", "noise"])
+def test_track_that_can_be_decoded_is_taken(fault, first, enabled):
+    other = "alac" if fault != "noise" else "flac"
+    tracks = [("aac", 440.0), (other, 0.0 if fault == "silence" else 880.0)]
+    data = clip_of_tracks(*(tracks if first else tracks[::-1]), enabled=enabled)
+    if fault == "unknown codec":
+        data = data.replace(b"alac", b"apac")  # Apple's positional audio, which FFmpeg does not know
+    elif fault == "noise":
+        with av.open(io.BytesIO(data)) as container:
+            spans = [(packet.pos, packet.size) for packet in container.demux(audio=first) if packet.size]
+        broken, random = bytearray(data), np.random.default_rng(5)
+        for position, size in spans:
+            broken[position : position + size] = random.bytes(size)
+        data = bytes(broken)
+    decoded = audio.decode_audio(data)
+    assert decoded.duration == pytest.approx(1, abs=0.1)
+    assert dominant_frequency(decoded.samples) == pytest.approx(440, abs=3)
+
+
+def test_only_a_track_of_an_unknown_codec_is_unsupported():
+    data = clip_of_tracks(("alac", 440.0), ("alac", 880.0), enabled=0).replace(b"alac", b"apac")
+    with pytest.raises(UnsupportedMedia):
         audio.decode_audio(data)
 
 

@@ -22,12 +22,6 @@ FACE = synthetic_frames.portrait()[50:178, 150:278]
 CORNERS = synthetic_frames.corner_frames(1, 64, 48)[0]
 
 
-def exif(orientation: int) -> bytes:
-    notes = Image.Exif()
-    notes[0x0112] = orientation
-    return notes.tobytes()
-
-
 def stored(upright: np.ndarray, orientation: int) -> np.ndarray:
     """Return the stored image that `orientation` turns into `upright` (the inverse of EXIF's table)."""
     return {
@@ -65,7 +59,9 @@ def test_each_format_is_decoded(kind):
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
 def test_exif_orientation_is_applied(kind, orientation):
-    decoded = decode_image(synthetic_image.encode_image(stored(CORNERS, orientation), kind, exif=exif(orientation)))
+    decoded = decode_image(
+        synthetic_image.encode_image(stored(CORNERS, orientation), kind, exif=synthetic_image.exif(orientation))
+    )
     assert as_corners(decoded.rgb) == UPRIGHT
     assert (decoded.width, decoded.height) == (64, 48)
 
@@ -74,7 +70,7 @@ def test_exif_orientation_is_applied(kind, orientation):
 @pytest.mark.parametrize("kind", ["HEIF"])
 def test_orientation_of_a_container_is_applied_once(kind, orientation):
     """pillow-heif and Pillow write the orientation as boxes of the container, `irot` and `imir`."""
-    data = synthetic_image.encode_image(stored(CORNERS, orientation), kind, exif=exif(orientation))
+    data = synthetic_image.encode_image(stored(CORNERS, orientation), kind, exif=synthetic_image.exif(orientation))
     assert orientation == 1 or b"irot" in data or b"imir" in data
     decoded = decode_image(data)
     assert as_corners(decoded.rgb) == UPRIGHT
@@ -83,7 +79,10 @@ def test_orientation_of_a_container_is_applied_once(kind, orientation):
 
 @pytest.mark.parametrize("orientation", [0, 9, 65535])
 def test_invalid_orientation_is_ignored(orientation):
-    assert as_corners(decode_image(synthetic_image.encode_image(CORNERS, exif=exif(orientation))).rgb) == UPRIGHT
+    assert (
+        as_corners(decode_image(synthetic_image.encode_image(CORNERS, exif=synthetic_image.exif(orientation))).rgb)
+        == UPRIGHT
+    )
 
 
 def test_broken_exif_data_is_ignored():
@@ -175,7 +174,7 @@ def test_smallest_and_narrowest_images_are_decoded(size):
 
 def test_concurrent_threads_get_their_own_images():
     files = [
-        synthetic_image.encode_image(stored(CORNERS, orientation), kind, exif=exif(orientation))
+        synthetic_image.encode_image(stored(CORNERS, orientation), kind, exif=synthetic_image.exif(orientation))
         for orientation in (1, 6, 8)
         for kind in ("JPEG", "HEIF")
     ]

@@ -25,7 +25,7 @@ def frames(count, decoded=None, closed=None):
         for index in range(count):
             if decoded is not None:
                 decoded.append(index)
-            yield Frame(index / 10, np.full((1, 1, 3), index, np.uint8))
+            yield Frame(index / 10, np.full((1, 1, 3), index, np.uint8), (1, 1))
     finally:
         if closed is not None:
             closed.set()
@@ -80,7 +80,7 @@ def test_an_error_stops_decoding_and_drops_the_frames_that_wait(engine):
 
 def test_an_error_of_the_decoder_is_raised_as_it_is(engine):
     def broken():
-        yield Frame(0.0, np.zeros((1, 1, 3), np.uint8))
+        yield Frame(0.0, np.zeros((1, 1, 3), np.uint8), (1, 1))
         raise ModelInvalid("not a frame")
 
     with pytest.raises(ModelInvalid, match="not a frame"):

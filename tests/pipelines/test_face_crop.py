@@ -1,5 +1,7 @@
 """Crops of a loop around a face. Frames of these tests have their coordinates as colors: red is x, green is y."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -14,7 +16,7 @@ FACE = 30
 def coordinate_frames(count: int = 46, width: int = WIDTH, height: int = HEIGHT, start: float = 0.0) -> list[Frame]:
     rgb = np.zeros((height, width, 3), np.float32)  # so that fractions of a pixel can be seen
     rgb[..., 0], rgb[..., 1] = np.arange(width), np.arange(height)[:, None]
-    return [Frame(start + index / RATE, rgb) for index in range(count)]
+    return [Frame(start + index / RATE, rgb, rgb.shape[1::-1]) for index in range(count)]
 
 
 def face_at(time: float, x: float, y: float = 68) -> tuple[float, tuple[int, int, int, int]]:
@@ -89,7 +91,7 @@ def test_what_the_face_does_before_and_after_the_loop_is_not_looked_at() -> None
 
 def test_boxes_are_measured_in_pixels_of_the_video_and_frames_may_be_smaller() -> None:
     faces = [face_at(index / 6, 160) for index in range(9)]
-    small = [Frame(frame.time, frame.rgb[::2, ::2]) for frame in coordinate_frames()]
+    small = [replace(frame, rgb=frame.rgb[::2, ::2]) for frame in coordinate_frames()]
     [window, *_] = FaceCrop(ASPECTS["portrait"], faces).cut(small, 68, WIDTH)
     assert window.shape == (68, 38, 3)
     assert window[34, 19, 0] == pytest.approx(160, abs=3)
@@ -101,6 +103,6 @@ def test_frames_are_read_just_large_enough(aspect: str, side: int, video: tuple[
     crop = FaceCrop(ASPECTS[aspect], [])
     scale = min(1.0, crop.frame_side(side, *video) / max(video))
     width, height = round(video[0] * scale), round(video[1] * scale)
-    [window] = crop.cut([Frame(0.0, np.zeros((height, width, 3), np.uint8))], side, video[0])
+    [window] = crop.cut([Frame(0.0, np.zeros((height, width, 3), np.uint8), (width, height))], side, video[0])
     assert side - 1 <= max(window.shape) <= side
     assert window.shape[1] / window.shape[0] == pytest.approx(ASPECTS[aspect], abs=0.004)

@@ -15,6 +15,13 @@ def encode_image(rgb: np.ndarray, file_format: str = "JPEG", **options: Any) -> 
     return file.getvalue()
 
 
+def exif(orientation: int) -> bytes:
+    """Encode EXIF data with the Orientation tag."""
+    notes = Image.Exif()
+    notes[0x0112] = orientation
+    return notes.tobytes()
+
+
 def encode_heic_grid(tile: np.ndarray, rows: int, columns: int, width: int, height: int) -> bytes:
     """Encode a HEIC as phones do, as a grid of tiles; here all are the same tile."""
 
