@@ -19,7 +19,7 @@ from moodreel.pipelines.geometry import turn_box
 from moodreel.pipelines.image import ImageBatchResult, ImagePipeline, ImageResult
 from moodreel.pipelines.image_or_video import ImageOrVideoPipeline
 from moodreel.pipelines.video import VideoPipeline
-from tests.media.test_image import exif, stored
+from tests.media.test_image import stored
 from tests.support import synthetic_frames, synthetic_image, synthetic_video
 
 STORE = Path(__file__).parents[2] / "model_store"
@@ -85,7 +85,7 @@ def test_a_smile_is_happy_and_the_result_is_complete(pipeline, smile):
 def test_the_format_and_the_orientation_change_nothing(pipeline, smile, kind, orientation):
     upright = synthetic_frames.portrait()[:320]
     plain, turned = (
-        pipeline.predict(synthetic_image.encode_image(stored(upright, each), kind, exif=exif(each)))
+        pipeline.predict(synthetic_image.encode_image(stored(upright, each), kind, exif=synthetic_image.exif(each)))
         for each in (1, orientation)
     )
     assert (turned.width, turned.height) == (512, 320)
@@ -96,7 +96,7 @@ def test_the_format_and_the_orientation_change_nothing(pipeline, smile, kind, or
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_all_eight_exif_orientations_give_the_same_box_and_an_upright_drawing(pipeline, orientation):
     upright = synthetic_frames.portrait()[:320]
-    data = synthetic_image.encode_image(stored(upright, orientation), quality=95, exif=exif(orientation))
+    data = synthetic_image.encode_image(stored(upright, orientation), quality=95, exif=synthetic_image.exif(orientation))
     expected = pipeline.predict(synthetic_image.encode_image(upright, quality=95))
     found = pipeline.predict(data, draw=True)
     assert (found.width, found.height) == (512, 320)
