@@ -96,7 +96,9 @@ def test_the_format_and_the_orientation_change_nothing(pipeline, smile, kind, or
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_all_eight_exif_orientations_give_the_same_box_and_an_upright_drawing(pipeline, orientation):
     upright = synthetic_frames.portrait()[:320]
-    data = synthetic_image.encode_image(stored(upright, orientation), quality=95, exif=synthetic_image.exif(orientation))
+    data = synthetic_image.encode_image(
+        stored(upright, orientation), quality=95, exif=synthetic_image.exif(orientation)
+    )
     expected = pipeline.predict(synthetic_image.encode_image(upright, quality=95))
     found = pipeline.predict(data, draw=True)
     assert (found.width, found.height) == (512, 320)
