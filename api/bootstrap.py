@@ -6,6 +6,7 @@ import torch
 
 from api.analysis_cache import SharedAnalysisCache
 from api.auth.token_verifiers import TokenVerifier
+from api.call_log_writer import CallLogWriter
 from api.limits import ConcurrencyLimiter, ConnectionLimiter
 from api.model_download import download_model
 from api.services import Services
@@ -48,7 +49,7 @@ def build_services(settings: Settings, **ready: Unpack[ReadyPipelines]) -> Servi
     """
     # The cheap parts come first: a bad setting is reported before seconds of loading.
     token_verifier = TokenVerifier.from_settings(settings)
-    call_log, history = CallLog(settings.log_path), open_history(settings)
+    call_log, history = CallLog(settings.log_path, serving=True), open_history(settings)
     analysis_cache = open_analysis_cache(settings)
     engine = ready.get("engine") or load_engine(settings)
     video_pipeline = ready.get("video_pipeline") or load_video_pipeline(settings, engine, analysis_cache)
@@ -64,6 +65,7 @@ def build_services(settings: Settings, **ready: Unpack[ReadyPipelines]) -> Servi
         audiovisual_pipeline=ready.get("audiovisual_pipeline") or load_audiovisual_pipeline(settings, engine),
         frame_scheduler=load_frame_scheduler(settings, engine),
         call_log=call_log,
+        call_log_writer=CallLogWriter(call_log),
         token_verifier=token_verifier,
         concurrency_limiter=ConcurrencyLimiter(settings.threads, settings.max_wait_seconds),
         connection_limiter=ConnectionLimiter(settings.max_sockets, settings.max_sockets_per_user),

@@ -53,6 +53,7 @@ STATUS = {
     "not_ready": 503,
     "keys_unavailable": 503,
     "storage_unavailable": 503,
+    "log_unavailable": 503,
     "model_missing": 503,
 }
 """The status of each code. Clients switch on codes: they are added, never changed."""
@@ -63,6 +64,7 @@ RETRY_AFTER_SECONDS = {
     "not_ready": 5,
     "keys_unavailable": 30,
     "storage_unavailable": 30,
+    "log_unavailable": 5,
     "model_missing": 600,
 }
 """The Retry-After header of each code that has one, in seconds."""

@@ -145,6 +145,16 @@ def post_worker_init(worker: "ThreadWorker") -> None:
     release_memory_when_idle(worker.wsgi)
 
 
+def worker_exit(_server: object, worker: "ThreadWorker") -> None:
+    """Write the rows of the call log that wait."""
+    from api.services import services
+
+    # It has no app if it could not start. The parent calls this as well, for a worker that it could not kill.
+    app = getattr(worker, "wsgi", None)
+    if app is not None and worker.pid == os.getpid():
+        services(app).call_log_writer.stop()
+
+
 def child_exit(_server: object, worker: "ThreadWorker") -> None:
     """Remove the requests of a worker that has ended from the in-flight gauge."""
     from prometheus_client.multiprocess import mark_process_dead

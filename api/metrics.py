@@ -37,6 +37,10 @@ LIVE_SESSIONS = Gauge("moodreel_live_sessions", "Connected live video sessions",
 LIVE_FRAMES = Counter("moodreel_live_frames", "Live frames: answered, dropped, failed or unread", ["outcome"])
 LIVE_LATENCY = Histogram("moodreel_live_seconds", "Seconds from a live frame to its result", buckets=_LIVE_BUCKETS)
 LOG_FAILURES = Counter("moodreel_call_log_failures", "Failures to write the call log")
+WAITING_CALLS = Gauge(
+    "moodreel_call_log_waiting_rows", "Rows that wait in memory for the call log", multiprocess_mode="livesum"
+)
+LOST_CALLS = Counter("moodreel_call_log_lost_rows", "Rows that the call log will never have")
 
 
 def init_app(app: Flask) -> None:

@@ -30,6 +30,7 @@ GUARDED_CODES = (
     "rate_limited",
     "internal",
     "keys_unavailable",
+    "log_unavailable",
 )
 VIDEO_CODES = (
     "bad_json",

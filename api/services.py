@@ -6,6 +6,7 @@ from flask import Flask, current_app
 
 from api.analysis_cache import SharedAnalysisCache
 from api.auth.token_verifiers import TokenVerifier
+from api.call_log_writer import CallLogWriter
 from api.limits import ConcurrencyLimiter, ConnectionLimiter
 from api.settings import Settings
 from api.shutdown import ShutdownHooks
@@ -37,6 +38,7 @@ class Services:
         audiovisual_pipeline: Predicts emotions from faces and sound.
         frame_scheduler: Runs the frames of live sessions.
         call_log: The database of calls.
+        call_log_writer: Writes calls into it.
         token_verifier: Verifies bearer tokens.
         concurrency_limiter: Bounds the requests whose bodies are in memory.
         connection_limiter: Bounds long-lived connections.
@@ -55,6 +57,7 @@ class Services:
     audiovisual_pipeline: AudioVisualPipeline
     frame_scheduler: FrameScheduler
     call_log: CallLog
+    call_log_writer: CallLogWriter
     token_verifier: TokenVerifier
     concurrency_limiter: ConcurrencyLimiter
     connection_limiter: ConnectionLimiter

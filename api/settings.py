@@ -168,6 +168,7 @@ class Settings:
     max_text_characters: int = _integer(100, 1_000_000, 20_000)
 
     log_path: Path = _setting(Path, "a file", Path("logs/calls.db"))  # noqa: RUF009
+    log_required: bool = _flag(False)
     log_retention_days: int = _integer(0, 36_500, 30)
     log_level: str = _choice({level: level for level in ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")}, "INFO")
     rate_limit: int = _integer(0, 1_000_000, 0)

@@ -24,6 +24,8 @@ from moodreel.storage.call_log import CallLogError
 ADMIN = "ADMIN"
 CLIENT_ID_LENGTH = 128
 RATE_WINDOW = timedelta(minutes=1)
+LOG_WAIT_SECONDS = 1.0
+"""How long a call that must be logged waits for its row."""
 COOKIES = ("access_token", "token")
 
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
@@ -68,7 +70,7 @@ def require_caller(*, dated: bool = True) -> None:
 
     Raises:
         ApiError: It has no valid credentials, is a cross-origin request by cookie, has a malformed header, or is one
-            too many.
+            too many, or cannot be logged and must be.
     """
     if request.method == "OPTIONS":
         return
@@ -77,7 +79,7 @@ def require_caller(*, dated: bool = True) -> None:
     require_same_origin()
     _check_date(request, dated)
     _check_identifiers(request)
-    check_rate_limit(g.caller)
+    admit(g.caller)
 
 
 def require_same_origin() -> None:
@@ -190,22 +192,32 @@ def _check_identifiers(request: Request) -> None:
         raise ApiError("bad_header", "x-request-id takes at most 128 visible ASCII characters.")
 
 
-def check_rate_limit(caller: Caller) -> None:
-    """Reject a request, whose log row is open, if its caller made too many in the last minute."""
-    limit, log = _settings().rate_limit, services().call_log
-    if not limit or g.row_id is None:
+def admit(caller: Caller) -> None:
+    """Reject a request that must be logged and cannot be, or whose caller made too many in the last minute."""
+    limit, writer = _settings().rate_limit, services().call_log_writer
+    if _settings().log_required and writer.failure(LOG_WAIT_SECONDS):
+        raise ApiError("log_unavailable", "No call is answered now, because it could not be logged. Try again soon.")
+    if not limit:
         return
     since = datetime.now(UTC) - RATE_WINDOW
-    try:
-        if log.count_since(caller.id, since, max_id=g.row_id) <= limit:
-            return
-        first = log.oldest_since(caller.id, since, max_id=g.row_id) or datetime.now(UTC)
-    except CallLogError:
-        # An unreadable log must not lock everybody out. Opening the row has already reported it.
-        return current_app.logger.warning("RATE_LIMIT was not applied: the call log cannot be read")
-    wait = (first + RATE_WINDOW - datetime.now(UTC)).total_seconds()
+    calls, first = _logged_since(caller, since)
+    # Calls that wait for the log count as well: those of this process.
+    waiting = writer.waiting_since(caller.id, since)
+    if calls + len(waiting) <= limit:
+        return
+    wait = (min([*waiting, first or datetime.now(UTC)]) + RATE_WINDOW - datetime.now(UTC)).total_seconds()
     raise ApiError(
         "rate_limited",
         f"One caller may make {limit} requests a minute. Wait as many seconds as Retry-After says.",
         headers={"Retry-After": str(max(1, int(wait) + 1))},
     )
+
+
+def _logged_since(caller: Caller, since: datetime) -> tuple[int, datetime | None]:
+    """Return the number of a caller's calls in the log up to this one, and the time of the first."""
+    try:
+        return services().call_log.recent(caller.id, since, max_id=g.call.id)
+    except CallLogError:
+        # An unreadable log must not lock everybody out.
+        current_app.logger.warning("RATE_LIMIT is applied by each worker alone: the call log cannot be read")
+        return 0, None

@@ -11,10 +11,9 @@ from flask import Flask, Response, current_app, g, request
 from api import log_fields, maintenance
 from api.auth import authentication
 from api.log_fields import LogFields
-from api.metrics import LOG_FAILURES
 from api.middleware import request_body
 from api.services import Services, services
-from moodreel.storage.call_log import CallLogError, CallOutcome
+from moodreel.storage.call_log import Call, CallLogError, CallOutcome
 
 logger = logging.getLogger(__name__)
 
@@ -56,17 +55,14 @@ def _open_row() -> None:
 
 
 def _insert_row(method: str) -> None:
-    g.row_id = None
-    try:
-        g.row_id = services().call_log.begin(
-            request_id=g.request_id,
-            method=method,
-            endpoint=endpoint(),
-            client_id=authentication.client_id(request),
-            caller=g.caller.id if g.caller else None,
-        )
-    except CallLogError as error:
-        _report_failure(error)
+    g.call = Call.begin(
+        request_id=g.request_id,
+        method=method,
+        endpoint=endpoint(),
+        client_id=authentication.client_id(request),
+        caller=g.caller.id if g.caller else None,
+    )
+    services().call_log_writer.write(g.call)
 
 
 def _close_row(response: Response) -> Response:
@@ -82,21 +78,13 @@ def _close_unanswered(_error: BaseException | None) -> None:
 
 
 def _finish_row(status: int, bytes_out: int | None) -> None:
-    row_id, g.row_id = g.get("row_id"), None
-    if row_id is None:
+    call, g.call = g.get("call"), None
+    if call is None:
         return
     latency = round((time.perf_counter() - g.started) * 1000, 3)
     fields: LogFields = {"bytes_in": request_body.bytes_read(), **log_fields.current()}
-    try:
-        services().call_log.finish(row_id, CallOutcome(status, latency, bytes_out=bytes_out, **fields))
-    except CallLogError as error:
-        _report_failure(error)
-
-
-def _report_failure(error: CallLogError) -> None:
-    """Count and log a failure for the operator; the caller is answered all the same."""
-    LOG_FAILURES.inc()
-    logger.error("%s", error)
+    call.finish(CallOutcome(status, latency, bytes_out=bytes_out, **fields))
+    services().call_log_writer.write(call)
 
 
 def _prune(container: Services) -> None:
@@ -105,6 +93,6 @@ def _prune(container: Services) -> None:
     try:
         deleted = container.call_log.prune_if_due(days)
     except CallLogError as error:
-        return _report_failure(error)
+        return logger.error("%s", error)
     if deleted:
         logger.info("%d calls older than %d days were deleted from the log", deleted, days)

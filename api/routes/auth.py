@@ -31,7 +31,7 @@ def profile() -> dict[str, object]:
 @blueprint.query(UsageQuery)
 def usage(query: LoadedData) -> dict[str, object]:
     """Return the calls of the caller and the minutes of video they had analyzed, by day."""
-    days = services().call_log.usage(g.caller.id, **query, exclude_id=g.row_id)
+    days = services().call_log.usage(g.caller.id, **query, exclude_id=g.call.id)
     return {
         "start_date": query["first"],
         "end_date": query["last"],

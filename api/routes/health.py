@@ -5,6 +5,9 @@ from api.openapi import Blueprint
 from api.schemas.service import HealthSchema
 from api.services import services
 
+_WAIT_SECONDS = 0.2
+"""Rows that wait for a shorter time, because many are being written, are no failure."""
+
 blueprint = Blueprint("health", __name__, description="Health and readiness")
 
 
@@ -21,9 +24,9 @@ def health() -> dict[str, object]:
 @blueprint.error_responses("not_ready")
 def ready() -> dict[str, object]:
     """Return that the models are loaded and the call log can be written."""
-    # A worker accepts its first request only after its models are loaded.
-    if not services().call_log.is_writable():
-        raise ApiError("not_ready", "The call log cannot be written. The server's own log says why.")
+    # A worker accepts its first request only after its models are loaded. This request has a row as well.
+    if failure := services().call_log_writer.failure(_WAIT_SECONDS):
+        raise ApiError("not_ready", failure)
     return {**_status("ready"), "prior": services().settings.prior}
 
 

@@ -46,7 +46,7 @@ def _filters() -> Mapping[str, object]:
 
 def _page(query: LoadedData) -> Page:
     try:
-        return services().call_log.select(**query, exclude_id=g.row_id)
+        return services().call_log.select(**query, exclude_id=g.call.id)
     except ValueError as error:
         raise ValidationError({"cursor": ["Not a cursor: send the next_cursor of the previous page."]}) from error
 

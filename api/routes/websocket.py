@@ -168,7 +168,7 @@ def _reply(message: str | bytes) -> dict[str, object]:
     with access_log.sub_request("MESSAGE"):
         log_fields.add(bytes_in=len(message if isinstance(message, bytes) else message.encode()))
         try:
-            authentication.check_rate_limit(g.caller)
+            authentication.admit(g.caller)
             reply = _classify(_text(message))
             g.status = 200
         except Exception as error:

@@ -15,7 +15,7 @@ from api.auth.authentication import Caller
 from api.auth.csrf import is_same_origin
 from api.auth.token_verifiers import LEEWAY_SECONDS
 from api.errors import STATUS, ApiError, to_message
-from api.metrics import LIVE_FRAMES, LIVE_LATENCY, LIVE_SESSIONS, LOG_FAILURES
+from api.metrics import LIVE_FRAMES, LIVE_LATENCY, LIVE_SESSIONS
 from api.middleware import request_body
 from api.schemas.fields import LoadedData
 from api.schemas.live import CredentialsSchema, DetectionResultSchema, SessionSettingsSchema, SuggestionSchema
@@ -25,7 +25,7 @@ from api.socketio.packet import NAMESPACE
 from api.socketio.transport import EngineIOTransport, current_transport
 from moodreel.live.messages import LiveEvent, LiveFailure, LiveResult, SessionSettings, Suggestion
 from moodreel.live.scheduler import ScheduledSession
-from moodreel.storage.call_log import CallLogError, CallOutcome
+from moodreel.storage.call_log import Call, CallOutcome
 
 MAX_UNREAD = 8
 """Packets that may wait for a client to read. Further results are dropped."""
@@ -202,27 +202,24 @@ class SocketIOSession:
 
 
 class SessionLogEntry:
-    """A session's row in the call log. Failures of the log are counted and logged only.
+    """A session's row in the call log.
 
     Attributes:
-        id: of the row; None if it was not written.
+        call: the session as a call; None after its end.
     """
 
     def __init__(self, container: Services, request_id: str, caller: str | None) -> None:
         self.request_id = request_id
-        self._log = container.call_log
+        self._writer = container.call_log_writer
         self._started_at = time.monotonic()
-        self.id: int | None = None
-        try:
-            self.id = self._log.begin(
-                request_id=request_id,
-                method="GET",
-                endpoint=NAMESPACE,
-                client_id=authentication.client_id(request),
-                caller=caller,
-            )
-        except CallLogError as error:
-            _report(error)
+        self.call: Call | None = Call.begin(
+            request_id=request_id,
+            method="GET",
+            endpoint=NAMESPACE,
+            client_id=authentication.client_id(request),
+            caller=caller,
+        )
+        self._writer.write(self.call)
 
     def close(
         self,
@@ -235,25 +232,21 @@ class SessionLogEntry:
         video_seconds: float | None = None,
     ) -> None:
         """Store how the session ended; the arguments are attributes of `CallOutcome`."""
-        call_id, self.id = self.id, None
-        if call_id is None:
+        call, self.call = self.call, None
+        if call is None:
             return
-        try:
-            latency_ms = round((time.monotonic() - self._started_at) * 1000, 3)
-            self._log.finish(
-                call_id,
-                CallOutcome(
-                    status,
-                    latency_ms,
-                    error=error,
-                    frames=frames,
-                    model=model,
-                    prediction=prediction,
-                    video_seconds=video_seconds,
-                ),
+        call.finish(
+            CallOutcome(
+                status,
+                round((time.monotonic() - self._started_at) * 1000, 3),
+                error=error,
+                frames=frames,
+                model=model,
+                prediction=prediction,
+                video_seconds=video_seconds,
             )
-        except CallLogError as log_error:
-            _report(log_error)
+        )
+        self._writer.write(call)
 
 
 def open_session(auth: object, emit: Emit) -> SocketIOSession:
@@ -288,12 +281,12 @@ def open_session(auth: object, emit: Emit) -> SocketIOSession:
 
 
 def _require_caller(log_entry: SessionLogEntry) -> Caller:
-    g.row_id = log_entry.id
+    g.call = log_entry.call
     try:
         authentication.require_caller(dated=False)
     finally:
         # The row is the session's. As the request's it would be completed at the end of this event.
-        g.row_id = None
+        g.call = None
     caller: Caller = g.caller
     origins = services().settings.cors_origins
     if caller.cookie and request.headers.get("Origin") and not is_same_origin(request, origins):
@@ -319,11 +312,6 @@ def _with_credentials(handshake: Request, auth: object) -> Request:
         # WSGI decodes headers as Latin-1. A key with half a surrogate pair, which JSON allows, matches no key.
         environ["HTTP_X_API_KEY"] = credentials["api_key"].encode(errors="replace").decode("latin-1")
     return request_body.Request({**environ, "PATH_INFO": "/"})
-
-
-def _report(error: CallLogError) -> None:
-    LOG_FAILURES.inc()
-    logger.error("%s", error)
 
 
 def _suggestion_text(suggestion: Suggestion) -> str:

@@ -4,6 +4,7 @@
   (`moodreel.storage.database` explains how it is shared).
 - A row is inserted when a call begins and updated when it ends. If the worker crashes in between, `status_code`
   stays null, so the calls that crashed it can be found.
+- A call can be written again after any failure: its row is looked for first, and there is never a second one.
 
 `moodreel.storage.call_log_cli` is the command line for operators.
 """
@@ -12,7 +13,7 @@ import csv
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, date, datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import TextIO
@@ -21,7 +22,16 @@ from sqlite_utils import Database
 from sqlite_utils.migrations import Migrations
 
 from moodreel.errors import MoodreelError
-from moodreel.storage.database import PRUNE_BATCH, PRUNE_INTERVAL, Conditions, Page, Row, SharedDatabase, insert_sql
+from moodreel.storage.database import (
+    BUSY_TIMEOUT_SECONDS,
+    PRUNE_BATCH,
+    PRUNE_INTERVAL,
+    Conditions,
+    Page,
+    Row,
+    SharedDatabase,
+    insert_sql,
+)
 from moodreel.storage.timestamps import format_timestamp, start_of_day
 
 COLUMNS = (
@@ -53,6 +63,9 @@ A new column also needs: a migration below, a field of `CallOutcome`, an entry i
 `api.schemas.logs`. To filter by it: `_EXACT_FILTERS`, `CallFilters`, the query in `api.schemas.logs`, and an option in
 `moodreel.storage.call_log_cli`.
 """
+
+SERVING_BUSY_SECONDS = 0.5
+"""How long a call waits for other writers of the log."""
 
 _EXACT_FILTERS = ("status_code", "success", "client_id", "endpoint", "request_id", "prediction", "modalities")
 _FIRST_EXACT_FILTERS = tuple(name for name in _EXACT_FILTERS if name != "modalities")
@@ -96,6 +109,44 @@ class CallOutcome:
     model: str | None = None
     timings: Mapping[str, float] | None = None
     modalities: str | None = None
+
+
+_OUTCOME_COLUMNS = (*(item.name for item in fields(CallOutcome)), "success")
+
+
+@dataclass(eq=False)
+class Call:
+    """A call, to be written by `CallLog.write` when it begins and when it has ended.
+
+    Attributes:
+        row: its columns; those of the outcome are None until it ends.
+        id: of its row; None before it is written.
+    """
+
+    row: Row
+    id: int | None = None
+
+    @classmethod
+    def begin(
+        cls, *, request_id: str, method: str, endpoint: str, client_id: str | None = None, caller: str | None = None
+    ) -> "Call":
+        """Make a call that begins now."""
+        row = {
+            "timestamp": format_timestamp(datetime.now(UTC)),
+            "request_id": request_id,
+            "method": method,
+            "endpoint": endpoint,
+            "client_id": client_id,
+            "caller": caller,
+            "worker": os.getpid(),
+        }
+        return cls(dict.fromkeys(_OUTCOME_COLUMNS) | row)
+
+    def finish(self, outcome: CallOutcome) -> None:
+        """Set how the call ended."""
+        timings = json.dumps(outcome.timings) if outcome.timings is not None else None
+        # A new dictionary: another thread may be writing the old one.
+        self.row = self.row | asdict(outcome) | {"success": int(outcome.status_code < 400), "timings": timings}
 
 
 @dataclass(frozen=True)
@@ -192,45 +243,34 @@ def m004_modalities(db: Database) -> None:
 
 
 class CallLog:
-    """The call log, shared by threads and processes. Make one after a fork, never before."""
+    """The call log, shared by threads and processes. Make one after a fork, never before.
 
-    def __init__(self, path: Path | str) -> None:
-        """Open the file; it is created and migrated as needed. Raises CallLogError."""
-        self._file = SharedDatabase(path, migrations, name="call log", setting="LOG_PATH", error=CallLogError)
+    Args:
+        path: the file; it is created and migrated as needed.
+        serving: for the service: never wait long for other writers, and replace a corrupt file by a new one.
+    """
+
+    def __init__(self, path: Path | str, *, serving: bool = False) -> None:
+        """Open the file. Raises CallLogError."""
+        self._file = SharedDatabase(
+            path,
+            migrations,
+            name="call log",
+            setting="LOG_PATH",
+            error=CallLogError,
+            busy_seconds=SERVING_BUSY_SECONDS if serving else BUSY_TIMEOUT_SECONDS,
+            self_healing=serving,
+        )
         self.path = self._file.path
 
-    def begin(
-        self,
-        *,
-        request_id: str,
-        method: str,
-        endpoint: str,
-        client_id: str | None = None,
-        caller: str | None = None,
-    ) -> int:
-        """Insert a call that has started. Returns its id. Raises CallLogError."""
-        row = {
-            "timestamp": format_timestamp(datetime.now(UTC)),
-            "request_id": request_id,
-            "method": method,
-            "endpoint": endpoint,
-            "client_id": client_id,
-            "caller": caller,
-            "worker": os.getpid(),
-        }
+    def write(self, *calls: Call) -> None:
+        """Insert calls, or update those that have a row, in one transaction. Raises CallLogError."""
         with self._file.write() as db:
-            return int(db.execute(insert_sql("calls", row), row).lastrowid or 0)
-
-    def finish(self, call_id: int, outcome: CallOutcome) -> None:
-        """Store how a call ended. Raises CallLogError."""
-        row = {
-            **asdict(outcome),
-            "success": int(outcome.status_code < 400),
-            "timings": json.dumps(outcome.timings) if outcome.timings is not None else None,
-        }
-        assignments = ", ".join(f"{column} = :{column}" for column in row)
-        with self._file.write() as db:
-            db.execute(f"update calls set {assignments} where id = :id", {**row, "id": call_id})
+            for call in calls:
+                row = call.row
+                # After a failure the id may be that of another call, or of a file that was replaced.
+                if call.id is None or not db.execute(_UPDATE, row | {"id": call.id}).rowcount:
+                    call.id = int(db.execute(_INSERT, row).lastrowid or 0)
 
     def select(
         self,
@@ -266,22 +306,22 @@ class CallLog:
             if cursor is None:
                 return
 
-    def count_since(self, caller: str, since: datetime, *, max_id: int | None = None) -> int:
-        """Count a caller's calls, without those rejected by the rate limit.
+    def recent(self, caller: str, since: datetime, *, max_id: int | None = None) -> tuple[int, datetime | None]:
+        """Count a caller's calls, without those rejected by the rate limit. Returns also the time of the first.
 
         Args:
             caller: id of the caller.
             since: count calls from this time on.
             max_id: count no later call, so that of simultaneous calls the first ones pass.
-        """
-        with self._file.read() as db:
-            return int(db.execute(f"select count(*) {_RECENT}", _recent(caller, since, max_id)).fetchone()[0])
 
-    def oldest_since(self, caller: str, since: datetime, *, max_id: int | None = None) -> datetime | None:
-        """Return the time of the oldest call that `count_since` counts."""
+        Raises:
+            CallLogError: the log cannot be read.
+        """
+        last_id = max_id if max_id is not None else 2**63 - 1
         with self._file.read() as db:
-            found = db.execute(f"select min(timestamp) {_RECENT}", _recent(caller, since, max_id)).fetchone()[0]
-        return datetime.fromisoformat(found) if found else None
+            arguments = {"caller": caller, "since": format_timestamp(since), "max_id": last_id}
+            [(count, first)] = db.execute(_RECENT, arguments).fetchall()
+        return int(count), datetime.fromisoformat(first) if first else None
 
     def usage(
         self, caller: str, first: date, last: date, zone: tzinfo = UTC, *, exclude_id: int | None = None
@@ -323,16 +363,6 @@ class CallLog:
     def prune_if_due(self, days: float) -> int:
         """Prune once a day, in the process that tries first; 0 days keeps all calls. Raises CallLogError."""
         return self.prune(days) if days > 0 and self._file.claim_task("prune", PRUNE_INTERVAL) else 0
-
-    def is_writable(self) -> bool:
-        """Check whether calls can be logged now."""
-        try:
-            with self._file.write() as db:
-                # This writes a page, so that a full disk and a read-only file are noticed too.
-                db.execute("update upkeep set done_at = done_at where task = 'prune'")
-        except CallLogError:
-            return False
-        return True
 
     def close(self) -> None:
         """Close the idle connections."""
@@ -381,6 +411,11 @@ def _to_public_row(row: Row) -> Row:
     }
 
 
+_INSERT = insert_sql("calls", dict.fromkeys(COLUMNS))
+_UPDATE = f"""
+update calls set {", ".join(f"{column} = :{column}" for column in _OUTCOME_COLUMNS)}
+where id = :id and request_id = :request_id and timestamp = :timestamp
+"""
 _USAGE = """
 select count(calls.id), total(calls.video_seconds)
 from json_each(:spans) as span
@@ -388,9 +423,7 @@ left join calls on calls.caller = :caller and calls.id is not :exclude_id
     and calls.timestamp >= span.value ->> 0 and calls.timestamp < span.value ->> 1
 group by span.key order by span.key
 """
-_RECENT = "from calls where caller = :caller and timestamp >= :since and id <= :max_id and error is not 'rate_limited'"
-
-
-def _recent(caller: str, since: datetime, max_id: int | None) -> dict[str, object]:
-    since_text, last_id = format_timestamp(since), max_id if max_id is not None else 2**63 - 1
-    return {"caller": caller, "since": since_text, "max_id": last_id}
+_RECENT = """
+select count(*), min(timestamp) from calls
+where caller = :caller and timestamp >= :since and id <= :max_id and error is not 'rate_limited'
+"""

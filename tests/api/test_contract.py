@@ -27,7 +27,7 @@ from api.settings import Settings
 from moodreel.emotions import FIVE
 from moodreel.faces import quality
 from moodreel.pipelines import boomerang
-from moodreel.storage.call_log import CallLog
+from moodreel.storage.call_log import Call, CallLog
 from tests.support import synthetic_frames, synthetic_image, synthetic_video
 from tests.support.server import HEADERS, KEY, REAL_APP, ROOT, Server, video_body
 
@@ -594,7 +594,7 @@ def test_csv_has_the_same_rows_and_escapes_formulas(logged: Server) -> None:
 def test_pagination_returns_every_call_once_while_new_ones_arrive(logged: Server) -> None:
     log = CallLog(logged.log_path)
     for number in range(1100):
-        log.begin(request_id=f"page-{number}", method="GET", endpoint="/health")
+        log.write(Call.begin(request_id=f"page-{number}", method="GET", endpoint="/health"))
     log.close()
     before = {row["request_id"] for row in logged.log_rows(endpoint="/health")}
     received, cursor = [], None

@@ -12,7 +12,7 @@ import psutil
 import pytest
 import requests
 
-from moodreel.storage.call_log import CallLog
+from moodreel.storage.call_log import Call, CallLog
 from moodreel.storage.timestamps import format_timestamp
 from tests.support.server import HEADERS, Server, video_body, wait_until
 
@@ -112,10 +112,9 @@ def test_a_stop_waits_for_running_calls(tmp_path: Path) -> None:
 def test_old_calls_are_deleted_at_the_start(tmp_path: Path) -> None:
     log = CallLog(tmp_path / "logs" / "calls.db")
     for name, days in (("old", 8), ("new", 6)):
-        log.begin(request_id=name, method="GET", endpoint="/health")
-        with sqlite3.connect(log.path) as db:
-            at = format_timestamp(datetime.now(UTC) - timedelta(days=days))
-            db.execute("update calls set timestamp = ? where request_id = ?", [at, name])
+        call = Call.begin(request_id=name, method="GET", endpoint="/health")
+        call.row["timestamp"] = format_timestamp(datetime.now(UTC) - timedelta(days=days))
+        log.write(call)
     log.close()
     with Server(tmp_path, LOG_RETENTION_DAYS=7) as server:
         assert [server.log_rows(request_id=name) == [] for name in ("old", "new")] == [True, False]

@@ -2,14 +2,16 @@ import csv
 import io
 import multiprocessing
 import sqlite3
+import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from moodreel.storage import call_log
-from moodreel.storage.call_log import CallFilters, CallLog, CallLogError, CallOutcome
+from moodreel.storage.call_log import Call, CallFilters, CallLog, CallLogError, CallOutcome
 from moodreel.storage.timestamps import format_timestamp, parse_end, parse_start
 
 NOON = datetime(2025, 8, 16, 12, tzinfo=UTC)
@@ -23,13 +25,15 @@ def log(tmp_path: Path) -> CallLog:
 def write(log: CallLog, name: str, at: datetime | None = None, status: int | None = 200, **more: object) -> int:
     """Log a call with this request_id and time; without a status it stays unfinished."""
     opening = {key: more.pop(key) for key in ("client_id", "caller", "endpoint") if key in more}
-    row = log.begin(**{"request_id": name, "method": "POST", "endpoint": "/predict", **opening})  # type: ignore[arg-type]
-    if status is not None:
-        log.finish(row, CallOutcome(status, 1.5, **more))  # type: ignore[arg-type]
+    call = Call.begin(**{"request_id": name, "method": "POST", "endpoint": "/predict", **opening})  # type: ignore[arg-type]
     if at is not None:
-        with sqlite3.connect(log.path) as db:
-            db.execute("update calls set timestamp = ? where id = ?", [format_timestamp(at), row])
-    return row
+        call.row["timestamp"] = format_timestamp(at)
+    log.write(call)
+    if status is not None:
+        call.finish(CallOutcome(status, 1.5, **more))  # type: ignore[arg-type]
+        log.write(call)
+    assert call.id is not None
+    return call.id
 
 
 def names(log: CallLog, **filters: object) -> list[str]:
@@ -37,8 +41,16 @@ def names(log: CallLog, **filters: object) -> list[str]:
 
 
 def test_a_call_is_logged_with_its_fields_and_its_status(log: CallLog) -> None:
-    row = log.begin(request_id="r", method="POST", endpoint="/predict", client_id="app", caller="key-1")
-    log.finish(row, CallOutcome(200, 12.5, prediction="Happy", confidence=0.9, bytes_in=7, timings={"decode": 3.0}))
+    write(
+        log,
+        "r",
+        client_id="app",
+        caller="key-1",
+        prediction="Happy",
+        confidence=0.9,
+        bytes_in=7,
+        timings={"decode": 3.0},
+    )
     [call] = log.select().rows
     assert tuple(call) == call_log.COLUMNS
     assert call["timestamp"].endswith("Z")
@@ -176,11 +188,11 @@ def test_recent_calls_of_one_caller_are_counted(log: CallLog) -> None:
     first = write(log, "first", caller="a", status=None)
     last = write(log, "last", caller="a", status=500, error="internal")
     since = now - timedelta(minutes=1)
-    assert log.count_since("a", since) == 2
-    assert log.count_since("a", since, max_id=last - 1) == 1
     [row] = log.select(CallFilters(request_id="first")).rows
-    assert log.oldest_since("a", since) == datetime.fromisoformat(row["timestamp"])
-    assert log.oldest_since("unknown", since) is None
+    first_time = datetime.fromisoformat(row["timestamp"])
+    assert log.recent("a", since) == (2, first_time)
+    assert log.recent("a", since, max_id=last - 1) == (1, first_time)
+    assert log.recent("unknown", since) == (0, None)
     assert first < last
 
 
@@ -259,8 +271,7 @@ def test_a_log_without_the_modalities_column_is_migrated(tmp_path: Path) -> None
         db.execute("alter table calls drop column modalities")
         db.execute("delete from _sqlite_migrations where name = 'm004_modalities'")
     log = CallLog(path)
-    row = log.begin(request_id="new", method="POST", endpoint="/api/predict/multimodal")
-    log.finish(row, CallOutcome(200, 1.0, modalities="video,audio"))
+    write(log, "new", modalities="video,audio")
     assert names(log) == ["new", "old"]
     assert names(log, modalities="video,audio") == ["new"]
     assert [call["modalities"] for call in log.iterate()] == ["video,audio", None]
@@ -278,15 +289,75 @@ def test_the_error_of_a_log_that_cannot_be_created_names_it_and_the_remedy() -> 
         CallLog("/proc/nowhere/calls.db")
 
 
-def test_a_log_with_a_corrupted_file_is_not_writable(log: CallLog) -> None:
-    assert log.is_writable()
-    log.close()
-    log.path.write_bytes(b"garbage" * 10_000)
-    for journal in log.path.parent.glob("calls.db-*"):
-        journal.unlink()
-    assert not log.is_writable()
+def test_a_call_is_written_once_whatever_happened_before(log: CallLog) -> None:
+    call, other = (Call.begin(request_id=name, method="GET", endpoint="/") for name in ("call", "other"))
+    with sqlite3.connect(log.path) as db:
+        fail = "begin select raise(fail, 'x'); end"
+        db.execute(f"create trigger full before insert on calls when new.request_id = 'other' {fail}")
     with pytest.raises(CallLogError):
-        log.begin(request_id="r", method="GET", endpoint="/")
+        log.write(call, other)
+    assert names(log) == []
+    with sqlite3.connect(log.path) as db:
+        db.execute("drop trigger full")
+    # The id that the first attempt gave to `call` now belongs to another call.
+    write(log, "third", status=None)
+    for outcome in (CallOutcome(200, 1.0), CallOutcome(200, 1.0)):
+        call.finish(outcome)
+        log.write(call, other)
+    assert sorted(names(log)) == ["call", "other", "third"]
+    assert names(log, status_code=200) == ["call"]
+
+
+def test_a_log_that_serves_does_not_wait_long_for_another_program(tmp_path: Path) -> None:
+    log = CallLog(tmp_path / "calls.db", serving=True)
+    with sqlite3.connect(log.path, isolation_level=None) as db:
+        db.execute("begin immediate")
+        start = time.monotonic()
+        with pytest.raises(CallLogError, match="locked"):
+            write(log, "call")
+        assert time.monotonic() - start < 5
+        # A worker that starts now opens the log later.
+        late = CallLog(log.path, serving=True)
+        db.execute("rollback")
+    write(late, "late")
+    assert names(log) == ["late"]
+
+
+@pytest.mark.parametrize("damage", ["overwritten", "replaced", "deleted"])
+def test_a_log_that_serves_replaces_a_damaged_file(tmp_path: Path, damage: str) -> None:
+    log, other = (CallLog(tmp_path / "calls.db", serving=True) for _ in range(2))
+    call, twin = (Call.begin(request_id=name, method="GET", endpoint="/") for name in ("call", "twin"))
+    log.write(call)
+    other.write(twin)
+    if damage == "overwritten":
+        log.path.write_bytes(b"garbage" * 10_000)
+    elif damage == "replaced":
+        (tmp_path / "garbage").write_bytes(b"garbage" * 10_000)
+        (tmp_path / "garbage").rename(log.path)
+    else:
+        log.path.unlink()
+    for one, unfinished in ((log, call), (other, twin)):
+        unfinished.finish(CallOutcome(200, 1.0))
+        while True:
+            with suppress(CallLogError):
+                one.write(unfinished)
+                break
+    log.close()
+    other.close()
+    assert sorted(names(CallLog(log.path), status_code=200)) == ["call", "twin"]
+    aside = [path for path in tmp_path.iterdir() if "corrupt" in path.name and path.suffix.endswith("Z")]
+    assert len(aside) == (damage != "deleted")
+
+
+def test_a_log_that_serves_starts_with_a_new_file_if_the_old_one_is_corrupt(tmp_path: Path) -> None:
+    path = tmp_path / "calls.db"
+    path.write_bytes(b"not a database" * 1000)
+    logs = [CallLog(path, serving=True) for _ in range(2)]
+    for number, log in enumerate(logs):
+        write(log, str(number))
+    assert sorted(names(logs[0])) == ["0", "1"]
+    [aside] = [name for name in tmp_path.iterdir() if "corrupt" in name.name]
+    assert aside.read_bytes() == b"not a database" * 1000
 
 
 @pytest.mark.parametrize("name", ["=cmd()", "+1", "-1", "@sum", "\tx", "\rx"])

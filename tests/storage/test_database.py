@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from moodreel.storage.call_log import CallLog, CallLogError
+from moodreel.storage.call_log import Call, CallLog, CallLogError
 
 THREADS = 40
 
@@ -15,7 +15,7 @@ def test_idle_threads_hold_no_connection(tmp_path: Path) -> None:
     written, ended = threading.Barrier(THREADS + 1), threading.Event()
 
     def write_and_wait() -> None:
-        log.begin(request_id="a socket", method="GET", endpoint="/api/ws")
+        log.write(Call.begin(request_id="a socket", method="GET", endpoint="/api/ws"))
         written.wait(60)
         ended.wait(60)
 
@@ -39,7 +39,8 @@ def test_a_transaction_is_rolled_back_when_its_block_raises(tmp_path: Path) -> N
         db.execute("insert into calls (timestamp, request_id, method, endpoint) values ('', '', '', '')")
         raise ZeroDivisionError
     assert log.select().rows == ()
-    assert log.begin(request_id="next", method="GET", endpoint="/") == 1
+    log.write(call := Call.begin(request_id="next", method="GET", endpoint="/"))
+    assert call.id == 1
 
 
 def test_a_repaired_file_is_used_again(tmp_path: Path) -> None:
@@ -49,10 +50,12 @@ def test_a_repaired_file_is_used_again(tmp_path: Path) -> None:
     log.path.write_bytes(b"not a database, but longer than a page of one" * 100)
     for path in tmp_path.glob("calls.db-*"):
         path.unlink()
+    call = Call.begin(request_id="call", method="GET", endpoint="/")
     with pytest.raises(CallLogError):
-        log.begin(request_id="refused", method="GET", endpoint="/")
+        log.write(call)
     log.path.write_bytes(intact)
-    assert log.begin(request_id="next", method="GET", endpoint="/")
+    log.write(call)
+    assert call.id == 1
 
 
 def _open_files(path: Path) -> int:

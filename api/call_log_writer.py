@@ -1,0 +1,123 @@
+"""Write calls into the call log, and keep them in memory while it cannot be written.
+
+A call is written by its own thread when it begins and when it has ended. If that fails, it waits in memory, and so do
+all that follow, until a background thread has written them in their order. So no call waits long for the log, and each
+has its row when the log is back. Rows that wait are lost if their process is killed.
+"""
+
+import logging
+import threading
+import time
+from datetime import datetime
+from itertools import islice
+
+from api.metrics import LOG_FAILURES, LOST_CALLS, WAITING_CALLS
+from moodreel.storage.call_log import Call, CallLog, CallLogError
+from moodreel.storage.database import failure_reason
+from moodreel.storage.timestamps import format_timestamp
+
+MAX_WAITING = 20_000
+"""Calls that wait in one process, some 2 kB each. Further calls are not logged."""
+RETRY_SECONDS = 0.5
+REPORT_SECONDS = 60.0
+"""Time between two messages about the same trouble."""
+STOP_SECONDS = 5.0
+"""How long a process that stops tries to write the calls that wait."""
+
+_BATCH = 200
+
+logger = logging.getLogger(__name__)
+
+
+class CallLogWriter:
+    """Write calls into the log, now or as soon as possible. Thread-safe. Make one after a fork, never before."""
+
+    def __init__(self, log: CallLog) -> None:
+        self._log = log
+        self._waiting: dict[Call, None] = {}
+        self._changed = threading.Condition()
+        self._thread_runs = False
+        self._reason = ""
+        self._reported_at = 0.0
+
+    def write(self, call: Call) -> None:
+        """Write a call that has begun or ended. Never raises."""
+        with self._changed:
+            if self._waiting:
+                return self._enqueue(call)
+        try:
+            self._log.write(call)
+        except CallLogError as error:
+            with self._changed:
+                self._report(error)
+                self._enqueue(call)
+
+    def failure(self, seconds: float) -> str | None:
+        """Return why calls wait, if they still do after some seconds; None if all are written."""
+        with self._changed:
+            if self._changed.wait_for(lambda: not self._waiting, seconds):
+                return None
+            return f"The call log cannot be written: {self._reason}. {len(self._waiting)} rows wait."
+
+    def waiting_since(self, caller: str, since: datetime) -> list[datetime]:
+        """Return the times of a caller's calls that wait, without those rejected by the rate limit."""
+        start = format_timestamp(since)
+        with self._changed:
+            rows = [call.row for call in self._waiting]
+        return [
+            datetime.fromisoformat(row["timestamp"])
+            for row in rows
+            if row["caller"] == caller and row["timestamp"] >= start and row["error"] != "rate_limited"
+        ]
+
+    def stop(self, seconds: float = STOP_SECONDS) -> None:
+        """Wait until all calls are written; those that are not after some seconds are lost."""
+        if self.failure(seconds):
+            LOST_CALLS.inc(len(self._waiting))
+            logger.critical("%d rows of the call log are lost: it could not be written", len(self._waiting))
+
+    def _enqueue(self, call: Call) -> None:
+        if call not in self._waiting and len(self._waiting) >= MAX_WAITING:
+            # One that has only begun may find room when it ends.
+            if call.row["status_code"] is not None:
+                LOST_CALLS.inc()
+            return
+        self._waiting[call] = None
+        WAITING_CALLS.set(len(self._waiting))
+        if not self._thread_runs:
+            self._thread_runs = True
+            threading.Thread(target=self._write_waiting, name="call-log", daemon=True).start()
+
+    def _write_waiting(self) -> None:
+        """Write the calls that wait, in their order, until there are none."""
+        count = 0
+        while batch := self._next_batch():
+            try:
+                self._log.write(*(call for call, _ in batch))
+            except CallLogError as error:
+                with self._changed:
+                    self._report(error)
+                time.sleep(RETRY_SECONDS)
+                continue
+            count += len(batch)
+            with self._changed:
+                for call, row in batch:
+                    # A call that has ended meanwhile is written again.
+                    if call.row is row:
+                        del self._waiting[call]
+                WAITING_CALLS.set(len(self._waiting))
+                self._changed.notify_all()
+        logger.warning("The call log is written again; %d rows had waited.", count)
+
+    def _next_batch(self) -> list[tuple[Call, object]]:
+        with self._changed:
+            self._thread_runs = bool(self._waiting)
+            return [(call, call.row) for call in islice(self._waiting, _BATCH)]
+
+    def _report(self, error: CallLogError) -> None:
+        LOG_FAILURES.inc()
+        reason, now = failure_reason(error), time.monotonic()
+        if reason != self._reason or now - self._reported_at > REPORT_SECONDS:
+            logger.error("%s Calls are answered, and their rows wait in memory.", error)
+            self._reported_at = now
+        self._reason = reason

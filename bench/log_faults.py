@@ -1,0 +1,190 @@
+"""Break the call log of a service under load, and count the calls without a row.
+
+    python -m bench.log_faults               # every fault, with pipelines that only sleep
+    python -m bench.log_faults reload --real # with the real models
+
+A full disk is a small tmpfs, which only root can mount. Each fault comes 3 s after the first call.
+"""
+
+import argparse
+import collections
+import contextlib
+import random
+import signal
+import sqlite3
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import requests
+
+from bench.clips import phone_clip
+from moodreel.training.evaluation.markdown import format_table
+from tests.support.server import FAKE_APP, HEADERS, REAL_APP, Server, video_body
+
+CLIENTS = 4
+BEFORE_SECONDS, AFTER_SECONDS = 3.0, 5.0
+COLUMNS = ("fault", "calls", "answered", "answered without a row", "longest call", "`/ready` said", "ready again after")
+
+
+class Answer(NamedTuple):
+    """What a client got, and when; `status` is None if the connection broke."""
+
+    request_id: str
+    status: int | None
+    seconds: float
+    at: float
+
+
+class Load:
+    """Clients that call all the time, until `stop`."""
+
+    def __init__(self, server: Server, data: bytes) -> None:
+        self.answers: list[Answer] = []
+        self._server = server
+        self._body = video_body(data)
+        self._stopped = threading.Event()
+        self._clients = ThreadPoolExecutor(CLIENTS)
+        self._futures = [self._clients.submit(self._call_until_stopped, client) for client in range(CLIENTS)]
+
+    def stop(self) -> None:
+        self._stopped.set()
+        for future in self._futures:
+            future.result()
+
+    def _call_until_stopped(self, client: int) -> None:
+        number = 0
+        while not self._stopped.is_set():
+            request_id, started, status = f"client-{client}-{number}", time.monotonic(), None
+            headers = {**HEADERS, "x-request-id": request_id}
+            with contextlib.suppress(requests.ConnectionError):
+                status = self._server.call("POST", "/predict", headers=headers, json=self._body).status_code
+            ended = time.monotonic()
+            self.answers.append(Answer(request_id, status, ended - started, ended))
+            number += 1
+
+
+@contextlib.contextmanager
+def disk(folder: Path, fault: str) -> Iterator[None]:
+    """Mount a disk of 32 MB for the log, if the fault is that it is full."""
+    if fault != "disk full":
+        yield
+        return
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", str(folder)], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def nothing(server: Server) -> None:
+    time.sleep(5)
+
+
+def fill_disk(server: Server) -> None:
+    filler = server.log_path.with_name("filler")
+    with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+    time.sleep(10)
+    filler.unlink()
+
+
+def lock(server: Server) -> None:
+    with contextlib.closing(sqlite3.connect(server.log_path, isolation_level=None, timeout=30)) as db:
+        db.execute("begin immediate")
+        time.sleep(25)
+
+
+def overwrite(server: Server) -> None:
+    server.log_path.write_bytes(random.randbytes(100_000))
+
+
+def kill_worker(server: Server) -> None:
+    server.workers[0].kill()
+    time.sleep(5)
+
+
+def reload(server: Server) -> None:
+    old = {worker.pid for worker in server.workers}
+    assert server.process is not None
+    server.process.send_signal(signal.SIGHUP)
+    while old & {worker.pid for worker in server.workers}:
+        time.sleep(0.1)
+
+
+FAULTS: dict[str, Callable[[Server], None]] = {
+    "none": nothing,
+    "disk full": fill_disk,
+    "locked": lock,
+    "overwritten": overwrite,
+    "kill": kill_worker,
+    "reload": reload,
+}
+
+
+def watch(server: Server, said: collections.Counter[str], ended: threading.Event) -> None:
+    """Count what `/ready` says until the end."""
+    while not ended.wait(0.25):
+        with contextlib.suppress(requests.ConnectionError):
+            answer = requests.get(f"{server.url}/ready", timeout=60)
+            said[str(answer.status_code)] += 1
+
+
+def run(fault: str, app: str, data: bytes) -> tuple[str, ...]:
+    folder = Path(tempfile.mkdtemp())
+    said: collections.Counter[str] = collections.Counter()
+    ended = threading.Event()
+    with disk(folder / "logs", fault), Server(folder, app) as server:
+        load = Load(server, data)
+        try:
+            time.sleep(BEFORE_SECONDS)
+            watcher = threading.Thread(target=watch, args=(server, said, ended))
+            watcher.start()
+            broken = time.monotonic()
+            FAULTS[fault](server)
+            fixed = time.monotonic()
+            server.wait_until_ready()
+            ready = time.monotonic() - fixed
+            time.sleep(AFTER_SECONDS)
+        finally:
+            ended.set()
+            load.stop()
+        watcher.join()
+        server.stop()
+        with contextlib.closing(sqlite3.connect(server.log_path)) as db:
+            rows = dict(db.execute("select request_id, status_code from calls"))
+    # Rows from before are in the file that was overwritten.
+    answered = [answer for answer in load.answers if answer.status is not None and answer.at > broken]
+    missing = [answer for answer in answered if rows.get(answer.request_id) != answer.status]
+    return (
+        fault,
+        str(len(load.answers)),
+        ", ".join(
+            f"{status}: {count}" for status, count in collections.Counter(a.status for a in load.answers).items()
+        ),
+        str(len(missing)),
+        f"{max(answer.seconds for answer in load.answers):.1f} s",
+        ", ".join(f"{status}: {count}" for status, count in said.items()),
+        f"{ready:.1f} s",
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("faults", nargs="*", default=list(FAULTS), metavar="FAULT", help=f"of {', '.join(FAULTS)}")
+    parser.add_argument("--real", action="store_true", help="with the real models and a clip of 6 s")
+    options = parser.parse_args()
+    data = phone_clip() if options.real else b"sleep 0.1"
+    results = [run(fault, REAL_APP if options.real else FAKE_APP, data) for fault in options.faults]
+    print(format_table(COLUMNS, results))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,182 @@
+"""Calls that wait in memory while the call log cannot be written, and are written when it can."""
+
+import re
+import resource
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from api import call_log_writer
+from api.call_log_writer import CallLogWriter
+from moodreel.storage.call_log import Call, CallLog, CallOutcome
+from tests.support.server import Server
+
+BODY = {"encoding": "base64", "content": "Y2xpcA=="}
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> CallLog:
+    return CallLog(tmp_path / "logs" / "calls.db", serving=True)
+
+
+@pytest.fixture
+def writer(log: CallLog, monkeypatch: pytest.MonkeyPatch) -> CallLogWriter:
+    monkeypatch.setattr(call_log_writer, "RETRY_SECONDS", 0.02)
+    return CallLogWriter(log)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the write lock of a SQLite file, as another program might."""
+    db = sqlite3.connect(path, isolation_level=None, timeout=30)
+    db.execute("begin immediate")
+    try:
+        yield
+    finally:
+        db.close()
+
+
+@contextmanager
+def full(path: Path) -> Iterator[None]:
+    """Let no file of this process grow beyond what it has: the disk's quota is used up."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (Path(f"{path}-wal").stat().st_size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def begin(writer: CallLogWriter, name: str, caller: str | None = None) -> Call:
+    call = Call.begin(request_id=name, method="GET", endpoint="/", caller=caller)
+    writer.write(call)
+    return call
+
+
+def finish(writer: CallLogWriter, call: Call) -> None:
+    call.finish(CallOutcome(200, 1.0))
+    writer.write(call)
+
+
+def rows(log: CallLog) -> list[tuple[str, int | None]]:
+    return [(row["request_id"], row["status_code"]) for row in reversed(list(log.iterate()))]
+
+
+def test_calls_wait_in_order_while_the_log_is_locked(log: CallLog, writer: CallLogWriter) -> None:
+    before = begin(writer, "began before")
+    with locked(log.path):
+        started = time.monotonic()
+        first, second = begin(writer, "first"), begin(writer, "second")
+        for call in (second, before):
+            finish(writer, call)
+        assert time.monotonic() - started < 5
+        assert writer.failure(0) == "The call log cannot be written: another program holds it. 3 rows wait."
+        assert rows(log) == [("began before", None)]
+    assert writer.failure(30) is None
+    assert rows(log) == [("began before", 200), ("first", None), ("second", 200)]
+    finish(writer, first)
+    assert rows(log) == [("began before", 200), ("first", 200), ("second", 200)]
+    assert [before.id, first.id, second.id] == [1, 2, 3]
+
+
+def test_calls_wait_while_the_disk_is_full(log: CallLog, writer: CallLogWriter) -> None:
+    with full(log.path):
+        finish(writer, begin(writer, "call"))
+        assert writer.failure(0) == "The call log cannot be written: the server's own log says why. 1 rows wait."
+    assert writer.failure(30) is None
+    assert rows(log) == [("call", 200)]
+
+
+def test_no_call_is_lost_when_the_file_is_overwritten(log: CallLog, writer: CallLogWriter) -> None:
+    call = begin(writer, "began before")
+    log.path.write_bytes(b"garbage" * 10_000)
+    other = begin(writer, "began after")
+    for each in (other, call):
+        finish(writer, each)
+    assert writer.failure(30) is None
+    assert sorted(rows(log)) == [("began after", 200), ("began before", 200)]
+
+
+def test_calls_beyond_the_limit_are_counted_as_lost(
+    log: CallLog, writer: CallLogWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(call_log_writer, "MAX_WAITING", 2)
+    lost = call_log_writer.LOST_CALLS._value.get()
+    with locked(log.path):
+        calls = [begin(writer, str(number)) for number in range(4)]
+        finish(writer, calls[2])
+        finish(writer, calls[0])
+    assert writer.failure(30) is None
+    finish(writer, calls[3])
+    assert rows(log) == [("0", 200), ("1", None), ("3", 200)]
+    assert call_log_writer.LOST_CALLS._value.get() - lost == 1
+
+
+def test_calls_that_wait_count_for_the_rate_limit(log: CallLog, writer: CallLogWriter) -> None:
+    since = datetime.now(UTC) - timedelta(minutes=1)
+    with locked(log.path):
+        for caller in ("a", "b", "a"):
+            begin(writer, "call", caller)
+        rejected = begin(writer, "call", "a")
+        rejected.finish(CallOutcome(429, 1.0, error="rate_limited"))
+        assert len(writer.waiting_since("a", since)) == 2
+        assert writer.waiting_since("a", datetime.now(UTC)) == []
+
+
+def test_a_stop_gives_up_after_a_while(log: CallLog, writer: CallLogWriter, caplog: pytest.LogCaptureFixture) -> None:
+    with locked(log.path):
+        begin(writer, "call")
+        writer.stop(0.1)
+    assert "1 rows of the call log are lost" in caplog.text
+
+
+@pytest.mark.server
+def test_while_the_log_is_locked_calls_are_answered_and_ready_says_why(tmp_path: Path) -> None:
+    with Server(tmp_path, WEB_CONCURRENCY=1, RATE_LIMIT=3) as server:
+        with locked(server.log_path):
+            started = time.monotonic()
+            answers = [server.call("POST", "/predict", json=BODY) for _ in range(4)]
+            assert time.monotonic() - started < 10
+            assert [answer.status_code for answer in answers] == [200, 200, 200, 429]
+            ready = server.call("GET", "/ready")
+            assert (ready.status_code, ready.json()["code"]) == (503, "not_ready")
+            assert ready.json()["detail"].startswith("The call log cannot be written: another program holds it.")
+            metrics = server.call("GET", "/metrics").text
+            assert re.search(r"^moodreel_call_log_waiting_rows [1-9]", metrics, re.MULTILINE)
+        server.wait_until_ready()
+        with sqlite3.connect(server.log_path) as db:
+            logged = db.execute("select status_code from calls where endpoint = '/predict' order by id").fetchall()
+        assert logged == [(200,), (200,), (200,), (429,)]
+        assert "moodreel_call_log_waiting_rows 0.0" in server.call("GET", "/metrics").text
+        assert "rows wait in memory" in server.output
+
+
+@pytest.mark.server
+def test_a_stop_writes_the_rows_that_wait(tmp_path: Path) -> None:
+    with Server(tmp_path, WEB_CONCURRENCY=1) as server:
+        with locked(server.log_path):
+            assert server.call("POST", "/predict", json=BODY).status_code == 200
+            assert server.process is not None
+            server.process.send_signal(15)
+            time.sleep(1)
+        server.stop()
+        with sqlite3.connect(server.log_path) as db:
+            assert db.execute("select status_code from calls where endpoint = '/predict'").fetchall() == [(200,)]
+
+
+@pytest.mark.server
+def test_a_log_that_is_required_refuses_calls_while_it_is_locked(tmp_path: Path) -> None:
+    with Server(tmp_path, WEB_CONCURRENCY=1, LOG_REQUIRED=1) as server:
+        with locked(server.log_path):
+            refused = server.call("POST", "/predict", json=BODY)
+            assert (refused.status_code, refused.json()["code"]) == (503, "log_unavailable")
+            assert refused.headers["Retry-After"] == "5"
+            assert server.call("GET", "/health").status_code == 200
+        server.wait_until_ready()
+        assert server.call("POST", "/predict", json=BODY).status_code == 200
+        assert [row["error"] for row in server.log_rows(endpoint="/predict")] == [None, "log_unavailable"]
