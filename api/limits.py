@@ -7,11 +7,12 @@ for its whole life. A worker therefore has more threads than it may hold bodies,
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 MAX_QUEUED_PER_SLOT = 4
 """Requests that may wait for each slot. Further requests are rejected at once."""
+MAX_UNAUTHENTICATED = 16
+"""Connections of a worker whose clients are not authenticated yet."""
 SPARE_THREADS = 8
 """Threads beyond those for bodies and connections, so that /health, /ready and /metrics always answer."""
 
@@ -56,11 +57,15 @@ class ConnectionLimiter:
     Args:
         max_total: connections of this worker.
         max_per_user: connections of one user. Callers without a user are limited by `max_total` only.
+
+    Attributes:
+        unauthenticated: limits the connections whose clients are not authenticated yet.
     """
 
     def __init__(self, max_total: int, max_per_user: int) -> None:
         self._max_total = max_total
         self._max_per_user = max_per_user
+        self.unauthenticated = threading.BoundedSemaphore(MAX_UNAUTHENTICATED)
         self._by_user: Counter[str | None] = Counter()
         self._lock = threading.Lock()
 
@@ -80,21 +85,61 @@ class ConnectionLimiter:
             if not self._by_user[user]:
                 del self._by_user[user]
 
-    @contextmanager
-    def slot(self, user: str | None = None) -> Iterator[bool]:
-        """Hold a slot during a `with` block. Yields whether there was one."""
-        acquired = self.acquire(user)
-        try:
-            yield acquired
-        finally:
-            if acquired:
-                self.release(user)
-
     @property
     def in_use(self) -> int:
         """Number of slots taken now."""
         with self._lock:
             return self._by_user.total()
+
+
+class ConnectionSlot:
+    """The slot of one connection: first without a user, then the user's. A context manager that returns it.
+
+    Args:
+        limiter: the connections of this worker.
+    """
+
+    def __init__(self, limiter: ConnectionLimiter) -> None:
+        self._limiter = limiter
+        self._is_anonymous = False
+        self._acquired = False
+        self._user: str | None = None
+
+    def __enter__(self) -> "ConnectionSlot":
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.release()
+
+    def acquire(self) -> bool:
+        """Take a slot for a client that is not authenticated. Returns False if there is none."""
+        self._is_anonymous = self._limiter.unauthenticated.acquire(blocking=False)
+        self._acquired = self._is_anonymous and self._limiter.acquire()
+        if not self._acquired:
+            self.release()
+        return self._acquired
+
+    def authenticate(self, user: str | None) -> bool:
+        """Make the slot the user's, or take one; API keys have no user. Returns False if there are too many."""
+        if not self._acquired or user != self._user:
+            if self._acquired:
+                self._limiter.release(self._user)
+            self._user, self._acquired = user, self._limiter.acquire(user)
+        if self._acquired:
+            self._release_anonymous()
+        return self._acquired
+
+    def release(self) -> None:
+        """Return the slot."""
+        self._release_anonymous()
+        if self._acquired:
+            self._acquired = False
+            self._limiter.release(self._user)
+
+    def _release_anonymous(self) -> None:
+        if self._is_anonymous:
+            self._is_anonymous = False
+            self._limiter.unauthenticated.release()
 
 
 class TokenBucket:

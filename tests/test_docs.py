@@ -190,6 +190,7 @@ def test_the_live_video_client_of_the_example_gets_results(server):
 @pytest.mark.skipif(not CHROMIUM, reason="needs Chromium; ./init.sh test installs it")
 def test_the_javascript_text_client_of_the_example_gets_a_result(server):
     script = example("js", "new WebSocket").replace("wss://moodreel.example", server.url.replace("http", "ws"))
+    script = f"const token = {accounts.own_token()!r};\n{script}"
     logged: list[str] = []
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])

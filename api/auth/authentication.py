@@ -62,6 +62,12 @@ def authenticate(request: Request) -> Caller | None:
         return None
 
 
+def has_credentials(request: Request) -> bool:
+    """Return whether a request has any credentials, valid or not."""
+    headers = ("Authorization", "x-api-key")
+    return any(name in request.headers for name in headers) or any(request.cookies.get(name) for name in COOKIES)
+
+
 def require_caller(*, dated: bool = True) -> None:
     """Reject a request by its headers alone, before its body is read.
 

@@ -65,6 +65,12 @@ def _insert_row(method: str) -> None:
     services().call_log_writer.write(g.call)
 
 
+def set_caller(caller: str) -> None:
+    """Write into the row who makes the call, if that was not known when it began."""
+    g.call.identify(caller)
+    services().call_log_writer.write(g.call)
+
+
 def _close_row(response: Response) -> Response:
     response.headers["x-request-id"] = g.request_id
     # The length of a static file is known only from its header.

@@ -1,23 +1,26 @@
 """WS /api/ws: classify the emotion of texts, and tell clients how many are connected.
 
-Clients are authenticated by the handshake's headers. A rejected client's handshake is completed all the same, and its
-connection closed with a code: browsers show a page nothing else of a failed handshake.
+Clients are authenticated by the handshake's headers or cookies. Without any, the first message must have a key or a
+token: pages in browsers cannot set headers. A rejected client's handshake is completed all the same, and its connection
+closed with a code: browsers show a page nothing else of a failed handshake.
 """
 
 import json
 import logging
 import re
 import time
+from collections.abc import Iterator
 
 from flask import Blueprint, Flask, Response, g, request
 from wsproto.frame_protocol import CloseReason
 
 from api import analysis_recorder, log_fields
 from api.auth import authentication
+from api.auth.credentials import with_credentials
 from api.auth.csrf import is_same_origin
 from api.auth.token_verifiers import LEEWAY_SECONDS
 from api.errors import STATUS, ApiError, problem_response, to_message
-from api.limits import TokenBucket
+from api.limits import ConnectionSlot, TokenBucket
 from api.metrics import MESSAGE_LATENCY, MESSAGES, SOCKETS_ENDED
 from api.middleware import access_log
 from api.schemas.texts import TextPredictionSchema
@@ -35,6 +38,10 @@ PATH = "/api/ws"
 RATE_LIMIT_GRACE = 20
 """Messages beyond the rate limit that are answered with an error before the connection is closed."""
 
+SIGN_IN_SECONDS = 5.0
+"""How long a client without credentials in its handshake may take to send them as its first message."""
+
+_SIGN_IN = 'Send {"token": "…"} or {"api_key": "…"} as the first message, within 5 seconds.'
 _CLOSE_CODES = {
     401: UNAUTHENTICATED,
     403: FORBIDDEN,
@@ -58,28 +65,62 @@ def init_app(app: Flask) -> None:
 @blueprint.route(PATH, websocket=True)
 def websocket() -> Response:
     """Answer a client's messages until the connection ends."""
-    settings, token = services().settings, g.caller.token if g.caller else None
-    expires_at = token.expires_at.timestamp() + LEEWAY_SECONDS if token else None
+    settings = services().settings
     # The slot is taken before the handshake is answered: clients that connect one after another get theirs in order.
-    with services().connection_limiter.slot(g.caller.user if g.caller else None) as acquired:
+    with ConnectionSlot(services().connection_limiter) as slot:
+        acquired = slot.acquire() if g.caller is None else slot.authenticate(g.caller.user)
         channel = WebSocketChannel.accept(
             request.environ,
             max_bytes=settings.socket_message_bytes,
             send_timeout=SEND_TIMEOUT_SECONDS,
             recv_bytes=RECV_BYTES,
         )
-        with WebSocketConnection(channel, settings.socket_ping_seconds, expires_at) as connection:
-            error = g.handshake_error or (None if acquired else _no_capacity())
-            if error is not None:
+        with WebSocketConnection(channel, settings.socket_ping_seconds) as connection:
+            try:
+                _serve(connection, slot, acquired)
+            except ApiError as error:
                 g.status = STATUS[error.code]
                 connection.close(_CLOSE_CODES.get(g.status, CloseReason.POLICY_VIOLATION), error.code, error.detail)
-            else:
-                _message_loop(connection)
     reason = connection.close_status.reason if connection.close_status else None
     if reason:
         log_fields.add(error=reason)
     SOCKETS_ENDED.labels(reason or "left").inc()
     return UpgradedResponse()
+
+
+def _serve(connection: WebSocketConnection, slot: ConnectionSlot, acquired: bool) -> None:
+    """Serve a connection until it ends. Raises ApiError if the client is rejected."""
+    if g.handshake_error is not None:
+        raise g.handshake_error
+    if not acquired:
+        raise _no_capacity()
+    messages = connection.messages()
+    if g.caller is None:
+        connection.expire_at(time.time() + SIGN_IN_SECONDS, "unauthorized", _SIGN_IN)
+        message = next(messages, None)
+        if message is None:
+            g.status = STATUS["unauthorized"]
+            return
+        _sign_in(message, slot)
+    token = g.caller.token
+    expires_at = token.expires_at.timestamp() + LEEWAY_SECONDS if token else None
+    connection.expire_at(expires_at, "token_expired", "The token has expired. Sign in again.")
+    _message_loop(connection, messages)
+
+
+def _sign_in(message: str | bytes, slot: ConnectionSlot) -> None:
+    """Authenticate a client by its first message. Raises ApiError if it is rejected."""
+    try:
+        auth = json.loads(message)
+    except (ValueError, RecursionError):
+        auth = None
+    if not isinstance(auth, dict) or not auth:
+        raise ApiError("unauthorized", _SIGN_IN)
+    g.caller = authentication.authenticate(with_credentials(request, auth))
+    authentication.require_caller(dated=False)
+    if not slot.authenticate(g.caller.user):
+        raise _no_capacity()
+    access_log.set_caller(g.caller.id)
 
 
 @blueprint.route(PATH, methods=["GET"])
@@ -96,8 +137,9 @@ def authenticate() -> None:
     g.status, g.handshake_error = 101, None
     _check_handshake()
     try:
-        authentication.require_caller(dated=False)
-        _check_origin()
+        if authentication.has_credentials(request):
+            authentication.require_caller(dated=False)
+            _check_origin()
         if services().shutdown_hooks.stopping:
             raise _no_capacity()
     except ApiError as error:
@@ -145,11 +187,11 @@ def _no_capacity() -> ApiError:
     return ApiError("overloaded", "There is no room for more connections, or for more of yours. Try again later.")
 
 
-def _message_loop(connection: WebSocketConnection) -> None:
+def _message_loop(connection: WebSocketConnection, messages: Iterator[str | bytes]) -> None:
     bucket = TokenBucket.per_minute(services().settings.socket_messages_per_minute)
     grace = RATE_LIMIT_GRACE
     with services().connections.subscribed(connection):
-        for message in connection.messages():
+        for message in messages:
             if bucket.try_acquire():
                 reply, grace = _reply(message), RATE_LIMIT_GRACE
             elif grace:

@@ -4,7 +4,6 @@ Socket.IO's path is handled in front of Flask, so none of Flask's hooks see it. 
 Flask, which answers and logs it like any other request.
 """
 
-import threading
 import uuid
 from collections.abc import Iterable
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
@@ -15,13 +14,11 @@ from werkzeug.wrappers import Request
 from api import log_fields
 from api.auth.csrf import is_same_origin
 from api.errors import ApiError, to_message
+from api.limits import ConnectionSlot
 from api.services import Services
 from api.socketio.packet import NAMESPACE
 
 PATH = "/socket.io/"
-MAX_UNAUTHENTICATED = 16
-"""Connections of a worker whose clients are not authenticated yet."""
-
 _ERROR_KEY = "moodreel.handshake_error"
 _SLOT_KEY = "moodreel.connection_slot"
 _CLOSE = "1"
@@ -43,14 +40,13 @@ class HandshakeMiddleware:
         self._container = container
         self._flask_app = flask_app
         self._socketio_app = socketio_app
-        self._unauthenticated = threading.BoundedSemaphore(MAX_UNAUTHENTICATED)
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Admit or reject a handshake. An admitted connection holds a `ConnectionSlot` until it ends."""
         if not environ.get("PATH_INFO", "").startswith(PATH):
             return self._flask_app(environ, start_response)
         error = self._check(environ)
-        slot = ConnectionSlot(self._container, self._unauthenticated)
+        slot = ConnectionSlot(self._container.connection_limiter)
         if error is None and not slot.acquire():
             error = ApiError("overloaded", "There is no room for another live video now. Try again soon.")
         if error is not None:
@@ -75,51 +71,6 @@ class HandshakeMiddleware:
         if handshake.headers.get("Origin") and "*" not in origins and not is_same_origin(handshake, origins):
             return ApiError("forbidden", "This page may not open a socket here: have its origin added to CORS_ORIGINS.")
         return None
-
-
-class ConnectionSlot:
-    """The slot of one connection in the connection limiter: first without a user, then the user's.
-
-    Args:
-        container: the services.
-        unauthenticated: limits the connections that are not authenticated yet.
-    """
-
-    def __init__(self, container: Services, unauthenticated: threading.BoundedSemaphore) -> None:
-        self._limiter = container.connection_limiter
-        self._unauthenticated = unauthenticated
-        self._is_anonymous = False
-        self._acquired = False
-        self._user: str | None = None
-
-    def acquire(self) -> bool:
-        """Take a slot for a client that is not authenticated. Returns False if there is none."""
-        self._is_anonymous = self._unauthenticated.acquire(blocking=False)
-        self._acquired = self._is_anonymous and self._limiter.acquire()
-        if not self._acquired:
-            self.release()
-        return self._acquired
-
-    def authenticate(self, user: str | None) -> bool:
-        """Turn the slot into the user's; API keys have no user. Returns False if the user has too many."""
-        if user != self._user:
-            self._limiter.release(self._user)
-            self._user, self._acquired = user, self._limiter.acquire(user)
-        if self._acquired:
-            self._release_anonymous()
-        return self._acquired
-
-    def release(self) -> None:
-        """Return the slot."""
-        self._release_anonymous()
-        if self._acquired:
-            self._acquired = False
-            self._limiter.release(self._user)
-
-    def _release_anonymous(self) -> None:
-        if self._is_anonymous:
-            self._is_anonymous = False
-            self._unauthenticated.release()
 
 
 def current_slot() -> ConnectionSlot:

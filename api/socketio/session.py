@@ -7,18 +7,17 @@ from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 
-from flask import Request, g, request
-from marshmallow import ValidationError
+from flask import g, request
 
 from api.auth import authentication
 from api.auth.authentication import Caller
+from api.auth.credentials import with_credentials
 from api.auth.csrf import is_same_origin
 from api.auth.token_verifiers import LEEWAY_SECONDS
 from api.errors import STATUS, ApiError, to_message
 from api.metrics import LIVE_FRAMES, LIVE_LATENCY, LIVE_SESSIONS
-from api.middleware import request_body
 from api.schemas.fields import LoadedData
-from api.schemas.live import CredentialsSchema, DetectionResultSchema, SessionSettingsSchema, SuggestionSchema
+from api.schemas.live import DetectionResultSchema, SessionSettingsSchema, SuggestionSchema
 from api.services import Services, services
 from api.socketio.handshake import current_slot
 from api.socketio.packet import NAMESPACE
@@ -265,7 +264,7 @@ def open_session(auth: object, emit: Emit) -> SocketIOSession:
     g.caller = None
     auth_error: ApiError | None = None
     try:
-        g.caller = authentication.authenticate(_with_credentials(request, auth))
+        g.caller = authentication.authenticate(with_credentials(request, auth))
     except ApiError as error:
         auth_error = error
     log_entry = SessionLogEntry(container, g.request_id, g.caller.id if g.caller else None)
@@ -294,24 +293,6 @@ def _require_caller(log_entry: SessionLogEntry) -> Caller:
     if not current_slot().authenticate(caller.user):
         raise ApiError("overloaded", "There are as many connections as there may be. Close one, or try again soon.")
     return caller
-
-
-def _with_credentials(handshake: Request, auth: object) -> Request:
-    """Return a request with the credentials in its headers, where authentication looks for them."""
-    if not auth:
-        return handshake
-    try:
-        credentials = CredentialsSchema().load(auth)  # type: ignore[arg-type]  # it rejects what is not an object
-    except ValidationError as error:
-        raise ApiError("unauthorized", 'Connect with auth {"token": "…"} or {"api_key": "…"}.') from error
-    prefixes = ("wsgi.", "SERVER_", "REQUEST_")
-    environ = {name: value for name, value in handshake.environ.items() if name.startswith(prefixes)}
-    if credentials.get("token"):
-        environ["HTTP_AUTHORIZATION"] = f"Bearer {credentials['token']}"
-    if credentials.get("api_key"):
-        # WSGI decodes headers as Latin-1. A key with half a surrogate pair, which JSON allows, matches no key.
-        environ["HTTP_X_API_KEY"] = credentials["api_key"].encode(errors="replace").decode("latin-1")
-    return request_body.Request({**environ, "PATH_INFO": "/"})
 
 
 def _suggestion_text(suggestion: Suggestion) -> str:

@@ -55,17 +55,17 @@ class WebSocketConnection:
     Args:
         channel: the connection.
         ping_seconds: seconds of silence after which the client is pinged; after twice as many it is gone.
-        expires_at: Unix time at which the client's token expires; None is never.
 
     Attributes:
         close_status: how the connection ended; None while it is open.
     """
 
-    def __init__(self, channel: WebSocketChannel, ping_seconds: float, expires_at: float | None = None) -> None:
+    def __init__(self, channel: WebSocketChannel, ping_seconds: float) -> None:
         self.close_status: CloseStatus | None = None
         self._channel = channel
         self._ping_seconds = ping_seconds
-        self._expires_at = expires_at
+        self._expires_at: float | None = None
+        self._expiry = ("", "")
         self._last_received = self._last_ping = time.monotonic()
         self._control_frames = TokenBucket.per_minute(MAX_CONTROL_FRAMES_PER_MINUTE)
         self._mailbox = _Mailbox()
@@ -76,6 +76,10 @@ class WebSocketConnection:
     def __exit__(self, *_error: object) -> None:
         self._end(CloseReason.GOING_AWAY, "internal")
         self._mailbox.close()
+
+    def expire_at(self, time: float | None, reason: str, message: str) -> None:
+        """Close the connection as unauthenticated at a Unix time, and not at one set before; None is never."""
+        self._expires_at, self._expiry = time, (reason, message)
 
     def push(self, text: str) -> None:
         """Send a text soon, instead of one pushed before that is not sent yet. Thread-safe; never blocks."""
@@ -121,7 +125,7 @@ class WebSocketConnection:
         if close_request is not None:
             self.close(*close_request)
         elif self._expires_at is not None and time.time() >= self._expires_at:
-            self.close(UNAUTHENTICATED, "token_expired", "The token has expired. Sign in again.")
+            self.close(UNAUTHENTICATED, *self._expiry)
         elif text is not None:
             self.send(text)
 

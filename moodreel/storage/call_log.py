@@ -142,6 +142,10 @@ class Call:
         }
         return cls(dict.fromkeys(_OUTCOME_COLUMNS) | row)
 
+    def identify(self, caller: str) -> None:
+        """Set who makes a call that began without credentials."""
+        self.row = self.row | {"caller": caller}
+
     def finish(self, outcome: CallOutcome) -> None:
         """Set how the call ended."""
         timings = json.dumps(outcome.timings) if outcome.timings is not None else None
@@ -413,7 +417,7 @@ def _to_public_row(row: Row) -> Row:
 
 _INSERT = insert_sql("calls", dict.fromkeys(COLUMNS))
 _UPDATE = f"""
-update calls set {", ".join(f"{column} = :{column}" for column in _OUTCOME_COLUMNS)}
+update calls set {", ".join(f"{column} = :{column}" for column in ("caller", *_OUTCOME_COLUMNS))}
 where id = :id and request_id = :request_id and timestamp = :timestamp
 """
 _USAGE = """

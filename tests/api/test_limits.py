@@ -8,7 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from api.limits import MAX_QUEUED_PER_SLOT, ConcurrencyLimiter, ConnectionLimiter, TokenBucket
+from api.limits import (
+    MAX_QUEUED_PER_SLOT,
+    MAX_UNAUTHENTICATED,
+    ConcurrencyLimiter,
+    ConnectionLimiter,
+    ConnectionSlot,
+    TokenBucket,
+)
 from tests.support.server import HEADERS, Server, video_body, wait_until
 
 
@@ -70,12 +77,25 @@ def test_a_limit_of_zero_rejects_every_connection() -> None:
 def test_a_slot_is_released_after_an_exception() -> None:
     limiter = ConnectionLimiter(1, 1)
     try:
-        with limiter.slot("ada") as first, limiter.slot("grace") as second:
-            assert (first, second) == (True, False)
+        with ConnectionSlot(limiter) as first, ConnectionSlot(limiter) as second:
+            assert (first.authenticate("ada"), second.authenticate("grace")) == (True, False)
             raise ConnectionError
     except ConnectionError:
         pass
     assert limiter.in_use == 0
+
+
+def test_few_connections_may_wait_for_credentials_and_give_their_place_back() -> None:
+    limiter = ConnectionLimiter(100, 1)
+    slots = [ConnectionSlot(limiter) for _ in range(MAX_UNAUTHENTICATED + 1)]
+    assert [slot.acquire() for slot in slots] == [True] * MAX_UNAUTHENTICATED + [False]
+    assert slots[0].authenticate("ada")
+    assert slots[-1].acquire()
+    assert not slots[1].authenticate("ada"), "one connection a user"
+    for slot in slots:
+        slot.release()
+    assert limiter.in_use == 0
+    assert all(ConnectionSlot(limiter).acquire() for _ in range(MAX_UNAUTHENTICATED))
 
 
 def test_concurrent_threads_never_exceed_the_limit() -> None:

@@ -78,14 +78,13 @@ def test_an_authenticated_client_gets_the_connection_count_and_answers(
 @pytest.mark.parametrize(
     "credentials",
     [
-        {"header": {}},
         {"cookie": "access_token=none"},
         {"cookie": cookie(iss="https://evil.example")},
         {"cookie": cookie(iat=int(time.time()) - 999, exp=int(time.time()) - 99)},
         headers_of(**{"x-api-key": "wrong"}),
         headers_of(Authorization="Bearer none"),
     ],
-    ids=["no credentials", "invalid token", "other issuer", "expired token", "wrong API key", "invalid bearer token"],
+    ids=["invalid token", "other issuer", "expired token", "wrong API key", "invalid bearer token"],
 )
 def test_an_unauthenticated_client_is_closed_with_4001_before_any_message(
     server: Server, credentials: dict[str, Any]
@@ -96,6 +95,51 @@ def test_an_unauthenticated_client_is_closed_with_4001_before_any_message(
         assert (opcode, int.from_bytes(data[:2], "big")) == (8, UNAUTHENTICATED)
         assert data[2:].decode().endswith(".")
         wait_for_count(server, 0)
+
+
+@pytest.mark.parametrize("credentials", [{"api_key": KEY}, {"token": accounts.own_token(userId="first message")}])
+def test_a_page_signs_in_by_its_first_message(server: Server, credentials: dict[str, str]) -> None:
+    [kind] = credentials
+    with WebSocketClient(server, header={"x-request-id": f"first-{kind}"}, origin=OTHER_ORIGIN) as client:
+        client.socket.send(json.dumps(credentials))
+        assert client.receive()["type"] == "connection_update"
+        assert client.request("What a day!")["label"] == "joy"
+        assert ("history_id" in client.request("What a day!")) is ("token" in credentials)
+        client.socket.close()
+    wait_for_count(server, 0)
+    rows = server.log_rows(request_id=f"first-{kind}")
+    assert {row["caller"].partition("-")[0] for row in rows} == {"user" if "token" in credentials else "key"}
+    assert KEY not in json.dumps(rows)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        '{"api_key": "wrong"}',
+        '{"token": "none"}',
+        "What a day!",
+        "{}",
+        "[1]",
+        '{"text": "hello"}',
+        '{"api_key": ["a"]}',
+    ],
+)
+def test_a_first_message_without_valid_credentials_is_refused(server: Server, message: str) -> None:
+    with WebSocketClient(server, header={}) as client:
+        client.socket.send(message)
+        opcode, data = client.socket.recv_data()
+        assert (opcode, int.from_bytes(data[:2], "big")) == (8, UNAUTHENTICATED)
+
+
+def test_a_client_that_does_not_sign_in_is_closed_within_seconds(server: Server) -> None:
+    start = time.monotonic()
+    with WebSocketClient(server, header={"x-request-id": "silent"}) as client:
+        assert client.wait_for_close() == (
+            UNAUTHENTICATED,
+            'Send {"token": "…"} or {"api_key": "…"} as the first message, within 5 seconds.',
+        )
+    assert 4 < time.monotonic() - start < 15
+    wait_until(lambda: [row["status_code"] for row in server.log_rows(request_id="silent")] == [401])
 
 
 @pytest.mark.parametrize(
