@@ -9,7 +9,7 @@ from playwright.sync_api import Page, expect
 from tests.studio.accessibility import assert_accessible
 from tests.support import accounts
 from tests.support.browser import SMILE, needs_chromium
-from tests.support.server import KEY, Server
+from tests.support.server import KEY, Server, wait_until
 from tests.support.synthetic_frames import crossing_frames
 from tests.support.synthetic_video import encode_video
 
@@ -153,7 +153,8 @@ def test_arrow_keys_and_pointer_step_through_the_clip(result: Page):
     expect(slider).to_have_attribute("aria-valuetext", re.compile(r"^0\.0 s: Neutral"))
     slider.press("ArrowRight")
     expect(slider).to_have_attribute("aria-valuenow", "0.2")
-    result.wait_for_function("Math.abs(document.getElementById('clip').currentTime - 0.2) < 0.05")
+    clip = result.locator("#clip")
+    wait_until(lambda: abs(clip.evaluate("video => video.currentTime") - 0.2) < 0.05)
     box = slider.bounding_box()
     result.mouse.move(box["x"] + 0.9 * box["width"], box["y"] + 50)
     expect(slider).to_have_attribute("aria-valuetext", re.compile("Happy"))

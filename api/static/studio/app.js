@@ -7,6 +7,10 @@ import { icon, note } from "./ui.js";
 /** @type {Record<keyof typeof S.screens, () => Promise<{open: (shell: import("./ui.js").Shell) => import("./ui.js").Screen}>>} */
 const SCREENS = {
   moment: () => import("./moment.js"),
+  live: () => import("./live.js"),
+  words: () => import("./words.js"),
+  calendar: () => import("./calendar.js"),
+  log: () => import("./log.js"),
 };
 const root = /** @type {HTMLElement} */ (document.getElementById("app"));
 

@@ -5,6 +5,7 @@ import { seek } from "./camera.js";
 import { S, emotionName, fill, percent } from "./strings.js";
 import { nearest } from "./timeline.js";
 import { bar, bars, emotionClass, icon } from "./ui.js";
+import { Voice } from "./voice.js";
 
 /**
  * @typedef {import("./timeline.js").Sample & {weight: number, face: {box: [number, number, number, number], track: number}}} Point
@@ -45,6 +46,7 @@ export class Result {
   constructor(shell, clip, answer) {
     this.shell = shell;
     this.answer = answer;
+    this.voice = new Voice(shell, clip);
     this.loop = toBlob(answer.thumbnail, "video/mp4");
     this.poster = toBlob(answer.poster, "image/jpeg");
     this.urls = { clip: URL.createObjectURL(clip), loop: URL.createObjectURL(this.loop), poster: URL.createObjectURL(this.poster) };
@@ -61,6 +63,7 @@ export class Result {
   }
 
   dispose() {
+    this.voice.dispose();
     for (const url of [...Object.values(this.urls), ...this.portraits.values()]) URL.revokeObjectURL(url);
   }
 
@@ -163,7 +166,7 @@ export class Result {
         </div>
         <p class="small quiet-text">${S.result.timelineHelp}</p>
       </section>
-      ${this.details()}
+      ${this.voice.view()} ${this.details()}
       <div class="row end-of-page">
         <button class="primary" @click=${restart}>${S.moment.again}</button>
         ${filePicker}

@@ -18,8 +18,8 @@ import { emotionClass } from "./ui.js";
  * @property {number} time The chosen time in seconds.
  */
 
-const HEIGHT = 220;
-const MARGIN = { top: 20, right: 12, bottom: 34, left: 40 };
+const HEIGHT = 236;
+const MARGIN = { top: 36, right: 12, bottom: 34, left: 40 };
 const BOTTOM = HEIGHT - MARGIN.bottom;
 const LABEL_FROM = 0.25; // A line is named at its highest point if that is higher.
 
@@ -128,8 +128,8 @@ class TimelineChart extends HTMLElement {
             width=${Math.max(2, this.#x(cover.end) - this.#x(cover.start))}></rect>`
         : nothing
     }
-    <line class="peak" x1=${x} x2=${x} y1=${MARGIN.top} y2=${BOTTOM}></line>
-    <text class="axis middle strong" x=${x} y=${MARGIN.top - 6}>${S.result.chosen}</text>`;
+    <line class="peak" x1=${x} x2=${x} y1="16" y2=${BOTTOM}></line>
+    <text class="axis middle strong" x=${x} y="11">${S.result.chosen}</text>`;
   }
 
   /** @param {TimelineData} data */
@@ -147,7 +147,7 @@ class TimelineChart extends HTMLElement {
       const x = this.#x(top.time);
       taken.push(x);
       const side = x > this.#width / 2 ? "end" : "";
-      const y = Math.max(MARGIN.top + 12, this.#y(top.probabilities[label]) - 6);
+      const y = this.#y(top.probabilities[label]) - 10;
       return svg`<g class=${emotionClass(label)}>${lines}
         <text class="name ${side}" x=${x} y=${y}>${emotionName(label)}</text>
       </g>`;

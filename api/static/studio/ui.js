@@ -91,6 +91,8 @@ const ICONS = {
   share: svg`<path d="M12 15V4m0 0L8 8m4-4 4 4M5 13v6h14v-6" />`,
   play: svg`<path d="M8 5v14l11-7z" />`,
   pause: svg`<path d="M9 5v14M15 5v14" />`,
+  left: svg`<path d="m14 6-6 6 6 6" />`,
+  right: svg`<path d="m10 6 6 6-6 6" />`,
   close: svg`<path d="m6 6 12 12M18 6 6 18" />`,
   key: svg`<circle cx="8" cy="14" r="4" /><path d="m11 11 8-8m-3 3 3 3m-6 0 2 2" />`,
 };

@@ -1,0 +1,218 @@
+// The calendar of the signed-in user: a month of days in the color of their emotion, and the week beside what is usual.
+import { html, nothing } from "../vendor/lit-html/lit-html.js";
+import { Problem, call, credential, isToken } from "./api.js";
+import { S, emotionName, fill, language } from "./strings.js";
+import { emotionClass, icon, note } from "./ui.js";
+
+/**
+ * @typedef {{name: string, entries: number, emotions: Record<string, number>, leading: string | null}} Period
+ *
+ * @typedef {object} Summary
+ * @property {number} entries
+ * @property {Record<string, number>} emotions
+ * @property {Period[]} periods
+ * @property {{entries: number, entries_needed: number, difference: Record<string, number> | null}} baseline
+ *
+ * @typedef {{id: string, created: string, mood: string | null, media: {name: string, type: string}[]}} Entry
+ */
+
+const tz = Intl.DateTimeFormat().resolvedOptions().timeZone;
+const asMonth = new Intl.DateTimeFormat(language, { month: "long", year: "numeric" });
+const asDay = new Intl.DateTimeFormat(language, { weekday: "long", day: "numeric", month: "long" });
+const asWeekday = new Intl.DateTimeFormat(language, { weekday: "short" });
+
+/** @typedef {import("./ui.js").Screen} Screen */
+
+/** @implements {Screen} */
+export class Calendar {
+  month = new Date(new Date().getFullYear(), new Date().getMonth(), 1);
+  /** @type {Summary | null} */
+  summary = null;
+  /** @type {Summary | null} */
+  week = null;
+  /** @type {Entry[]} */
+  entries = [];
+  /** @type {{message: string} | null} */
+  problem = null;
+  /** @type {string | null} The chosen day. */
+  day = null;
+  /** @type {Map<string, string>} Addresses of loops and pictures by entry. */
+  media = new Map();
+
+  /** @param {import("./ui.js").Shell} shell */
+  constructor(shell) {
+    this.shell = shell;
+    this.load();
+  }
+
+  leave() {
+    for (const url of this.media.values()) URL.revokeObjectURL(url);
+  }
+
+  async signIn() {
+    if (await this.shell.askForCredential(S.calendar.needsUser)) this.load();
+  }
+
+  async load() {
+    if (!credential() || !isToken()) {
+      this.problem = { message: S.calendar.needsUser };
+      return this.shell.update();
+    }
+    this.problem = null;
+    const [start, end] = [this.month, new Date(this.month.getFullYear(), this.month.getMonth() + 1, 0)];
+    const range = { start_date: toIso(start), end_date: toIso(end), tz };
+    // Entries are found by UTC; a day more on each side covers every zone.
+    const wide = { start_date: toIso(addDays(start, -1)), end_date: toIso(addDays(end, 1)), limit: "1000" };
+    const today = toIso(new Date());
+    const get = async (/** @type {string} */ path, /** @type {Record<string, string>} */ query) =>
+      (await call(path, { query })).json();
+    try {
+      const [summary, history, week] = await Promise.all([
+        get("api/history/summary", { by: "day", ...range }),
+        get("api/history", wide),
+        get("api/history/summary", { by: "week", start_date: today, end_date: today, tz }),
+      ]);
+      this.summary = summary;
+      this.entries = history.entries;
+      this.week = week;
+    } catch (error) {
+      this.problem = error instanceof Problem ? error : null;
+    }
+    this.shell.update();
+  }
+
+  /** @param {number} months */
+  turn(months) {
+    this.month = new Date(this.month.getFullYear(), this.month.getMonth() + months, 1);
+    this.day = this.summary = null;
+    this.load();
+  }
+
+  /** Show a day, and the loop or picture of its newest entry that has one. @param {string} day */
+  async choose(day) {
+    this.day = day;
+    this.shell.update();
+    const entry = this.entryOf(day);
+    if (!entry || this.media.has(entry.id)) return;
+    try {
+      const response = await call(`api/history/${entry.id}/media/${entry.media[0].name}`, { accept: "*/*" });
+      this.media.set(entry.id, URL.createObjectURL(await response.blob()));
+    } catch (error) {
+      this.problem = error instanceof Problem ? error : null;
+    }
+    this.shell.update();
+  }
+
+  /** @param {string} day */
+  entryOf(day) {
+    return this.entries.find(({ created, media }) => media.length && toIso(new Date(created)) === day);
+  }
+
+  view() {
+    return html`<section class="two wide-left">
+      <div class="stack">
+        <div class="between">
+          <h1>${asMonth.format(this.month)}</h1>
+          <div class="row">
+            <button class="round" aria-label=${S.calendar.before} @click=${() => this.turn(-1)}>${icon("left")}</button>
+            <button class="round" aria-label=${S.calendar.after} @click=${() => this.turn(1)}>${icon("right")}</button>
+          </div>
+        </div>
+        ${this.problem
+          ? note(this.problem, html`<button @click=${() => this.signIn()}>${S.calendar.signIn}</button>`)
+          : this.table()}
+      </div>
+      <div class="stack">${this.problem ? nothing : html`${this.detail()} ${this.weekSummary()}`}</div>
+    </section>`;
+  }
+
+  table() {
+    const first = addDays(this.month, -((this.month.getDay() + 6) % 7)); // weeks begin on Monday
+    const weeks = Array.from({ length: 6 }, (_week, index) => addDays(first, 7 * index)).filter(
+      (monday) => monday.getMonth() === this.month.getMonth() || addDays(monday, 6).getMonth() === this.month.getMonth(),
+    );
+    const days = (/** @type {Date} */ monday) => Array.from({ length: 7 }, (_day, index) => addDays(monday, index));
+    return html`<table class="month" aria-label=${asMonth.format(this.month)}>
+      <thead><tr>${days(first).map((day) => html`<th scope="col">${asWeekday.format(day)}</th>`)}</tr></thead>
+      <tbody>${weeks.map((monday) => html`<tr>${days(monday).map((day) => html`<td>${this.cell(day)}</td>`)}</tr>`)}</tbody>
+    </table>`;
+  }
+
+  /** @param {Date} date */
+  cell(date) {
+    if (date.getMonth() !== this.month.getMonth()) return nothing;
+    const day = toIso(date);
+    const period = this.summary?.periods.find(({ name }) => name === day);
+    if (!period) return html`<span class="day">${date.getDate()}</span>`;
+    const mood = period.leading ? emotionName(period.leading) : S.calendar.noFace;
+    const choose = () => this.choose(day);
+    return html`<button
+      class="day ${period.leading ? emotionClass(period.leading) : ""}" aria-pressed=${day === this.day}
+      aria-label="${asDay.format(date)}: ${mood}" @pointerenter=${choose} @focus=${choose} @click=${choose}
+    >${date.getDate()}</button>`;
+  }
+
+  detail() {
+    const period = this.summary?.periods.find(({ name }) => name === this.day);
+    if (!period || !this.day) {
+      return html`<p class="lead">${this.summary?.periods.length === 0 ? S.calendar.empty : S.calendar.choose}</p>`;
+    }
+    const entry = this.entryOf(this.day);
+    const url = entry && this.media.get(entry.id);
+    return html`<div class="card stack">
+      <h2>${asDay.format(new Date(`${this.day}T12:00`))}</h2>
+      ${url && entry ? media(url, entry.media[0].type) : nothing} ${counts(period.emotions)}
+    </div>`;
+  }
+
+  /** @param {Summary["baseline"]} baseline */
+  whyNotCompared({ entries, entries_needed }) {
+    return entries < entries_needed ? fill(S.calendar.notYet, { count: entries_needed }) : S.calendar.tooFew;
+  }
+
+  weekSummary() {
+    if (!this.week?.entries) return nothing;
+    const { emotions, baseline } = this.week;
+    const points = Object.entries(baseline.difference ?? {})
+      .map(([label, difference]) => ({ label, points: Math.round(100 * difference) }))
+      .filter(({ points }) => points !== 0);
+    return html`<div class="card stack">
+      <h2>${S.calendar.week}</h2>
+      ${counts(emotions)}
+      ${baseline.difference
+        ? html`<ul class="stack-small small">${points.map(({ label, points }) => html`<li>${compare(label, points)}</li>`)}</ul>`
+        : html`<p class="small quiet-text">${this.whyNotCompared(baseline)}</p>`}
+    </div>`;
+  }
+}
+
+/** @param {string} url @param {string} type */
+function media(url, type) {
+  if (!type.startsWith("video/")) return html`<img class="loop-of-day" src=${url} alt=${S.calendar.picture} />`;
+  return html`<video class="loop-of-day" src=${url} .muted=${true} autoplay loop playsinline aria-label=${S.result.loop}></video>`;
+}
+
+/** @param {Record<string, number>} emotions */
+function counts(emotions) {
+  return html`<ul class="counts">
+    ${Object.entries(emotions)
+      .filter(([, count]) => count)
+      .map(([label, count]) => html`<li class=${emotionClass(label)}>${emotionName(label)} <b>${count}</b></li>`)}
+  </ul>`;
+}
+
+/** @param {string} label @param {number} points */
+const compare = (label, points) =>
+  fill(points > 0 ? S.calendar.more : S.calendar.less, { emotion: emotionName(label), points: Math.abs(points) });
+
+/** Return the local date, such as 2025-08-16. @param {Date} date */
+function toIso(date) {
+  const two = (/** @type {number} */ value) => String(value).padStart(2, "0");
+  return `${date.getFullYear()}-${two(date.getMonth() + 1)}-${two(date.getDate())}`;
+}
+
+/** @param {Date} date @param {number} days */
+const addDays = (date, days) => new Date(date.getFullYear(), date.getMonth(), date.getDate() + days);
+
+/** @param {import("./ui.js").Shell} shell */
+export const open = (shell) => new Calendar(shell);

@@ -1,0 +1,247 @@
+// The log of all calls, for operators: filters, calls and errors over time, latencies, a table, CSV.
+import { html, nothing, svg } from "../vendor/lit-html/lit-html.js";
+import { Problem, call, credential } from "./api.js";
+import { S, emotionName, fill, language, percent } from "./strings.js";
+import { icon, note } from "./ui.js";
+
+/**
+ * @typedef {object} Call
+ * @property {string} timestamp
+ * @property {string} method
+ * @property {string} endpoint
+ * @property {number | null} status_code
+ * @property {boolean | null} success
+ * @property {number | null} latency_ms
+ * @property {string | null} client_id
+ * @property {string | null} prediction
+ * @property {number | null} confidence
+ * @property {string | null} error
+ * @property {string} request_id
+ */
+
+const PAGE = 25;
+const SAMPLE = 1000; // The most that one call of GET /logs returns.
+const BINS = 48;
+const isWide = matchMedia("(min-width: 48rem)").matches;
+const OPEN_ENDED = 101; // The status of a connection: its latency is how long it lasted.
+/** @type {[keyof typeof S.log.filters, string][]} */
+const FILTERS = [
+  ["start_date", "datetime-local"],
+  ["end_date", "datetime-local"],
+  ["endpoint", "text"],
+  ["status_code", "number"],
+  ["prediction", "text"],
+  ["client_id", "text"],
+  ["request_id", "text"],
+];
+const PAGE_FILES = ["/", "/favicon.ico", "/static/<path:filename>"];
+const asTime = new Intl.DateTimeFormat(language, { dateStyle: "short", timeStyle: "medium" });
+
+/** @typedef {import("./ui.js").Screen} Screen */
+
+/** @implements {Screen} */
+export class Log {
+  /** @type {Call[]} */
+  calls = [];
+  /** @type {string | null} */
+  cursor = null;
+  /** @type {Record<string, string>} */
+  filters = {};
+  /** @type {Problem | null} */
+  problem = null;
+  page = 0;
+  withFiles = false;
+  isLoading = false;
+
+  /** @param {import("./ui.js").Shell} shell */
+  constructor(shell) {
+    this.shell = shell;
+    this.load();
+  }
+
+  leave() {}
+
+  /** Load the newest calls, or older ones. @param {string} [cursor] */
+  async load(cursor = "") {
+    if (!credential() && !(await this.shell.askForCredential())) return;
+    this.isLoading = true;
+    this.problem = null;
+    this.shell.update();
+    try {
+      const response = await call("logs", { query: { ...this.filters, limit: String(SAMPLE), cursor } });
+      const { logs, next_cursor } = await response.json();
+      this.calls = cursor ? [...this.calls, ...logs] : logs;
+      this.cursor = next_cursor;
+      if (!cursor) this.page = 0;
+      this.shell.announce(fill(S.log.found, { count: this.calls.length }));
+    } catch (error) {
+      this.problem = error instanceof Problem ? error : null;
+    }
+    this.isLoading = false;
+    this.shell.update();
+  }
+
+  /** @param {SubmitEvent} event */
+  filter(event) {
+    event.preventDefault();
+    const fields = new FormData(/** @type {HTMLFormElement} */ (event.target));
+    this.filters = {};
+    for (const [name, value] of fields) {
+      if (typeof value !== "string" || !value.trim()) continue;
+      // The fields are local times; the service takes times without a zone for UTC.
+      this.filters[name] = name.endsWith("_date") ? new Date(value).toISOString() : value.trim();
+    }
+    this.load();
+  }
+
+  toggleFiles() {
+    this.withFiles = !this.withFiles;
+    this.page = 0;
+    this.shell.update();
+  }
+
+  async saveCsv() {
+    try {
+      const query = { ...this.filters, limit: String(SAMPLE) };
+      const response = await call("logs", { query, accept: "text/csv" });
+      const url = URL.createObjectURL(await response.blob());
+      Object.assign(document.createElement("a"), { href: url, download: "moodreel-log.csv" }).click();
+      URL.revokeObjectURL(url);
+    } catch (error) {
+      this.problem = error instanceof Problem ? error : null;
+      this.shell.update();
+    }
+  }
+
+  /** @param {number} page */
+  async turn(page) {
+    if (page * PAGE >= this.shown.length && this.cursor) await this.load(this.cursor);
+    this.page = page;
+    this.shell.update();
+  }
+
+  view() {
+    return html`<section class="stack">
+      <h1>${S.log.title}</h1>
+      ${this.form()} ${this.problem ? note(this.problem) : nothing}
+      ${this.shown.length ? this.found() : html`<p class="lead">${this.isLoading ? S.app.loading : S.log.none}</p>`}
+    </section>`;
+  }
+
+  /** The calls to show: by default not those of pages for their own files. */
+  get shown() {
+    return this.withFiles ? this.calls : this.calls.filter(({ endpoint }) => !PAGE_FILES.includes(endpoint));
+  }
+
+  form() {
+    return html`<details class="plain" ?open=${isWide}>
+      <summary>${S.log.filter}</summary>
+      ${this.fields()}
+    </details>`;
+  }
+
+  fields() {
+    return html`<form class="filters" @submit=${(/** @type {SubmitEvent} */ event) => this.filter(event)}>
+      ${FILTERS.map(
+        ([name, type]) => html`<label class="field">${S.log.filters[name]}<input name=${name} type=${type} /></label>`,
+      )}
+      <label class="field">
+        ${S.log.filters.success}
+        <select name="success">
+          <option value="">${S.log.any}</option>
+          <option value="True">${S.log.succeeded}</option>
+          <option value="False">${S.log.failed}</option>
+        </select>
+      </label>
+      <label class="check">
+        <input type="checkbox" @change=${() => this.toggleFiles()} />
+        ${S.log.files}
+      </label>
+      <div class="row">
+        <button class="primary" ?disabled=${this.isLoading}>${S.log.apply}</button>
+        <button type="button" @click=${() => this.saveCsv()}>${icon("download")}${S.log.csv}</button>
+      </div>
+    </form>`;
+  }
+
+  found() {
+    const calls = this.shown;
+    const latencies = calls
+      .filter(({ latency_ms, status_code }) => latency_ms !== null && status_code !== OPEN_ENDED)
+      .map(({ latency_ms }) => Number(latency_ms))
+      .sort((one, other) => one - other);
+    const failed = calls.filter(({ success }) => success === false).length;
+    const figures = [
+      [S.log.calls, calls.length + (this.cursor ? "+" : "")],
+      [S.log.errors, `${failed} (${percent(failed / calls.length)})`],
+      ...[50, 95, 99].map((rank) => [fill(S.log.percentile, { rank }), milliseconds(percentile(latencies, rank))]),
+    ];
+    return html`<dl class="figures">${figures.map(
+        ([name, value]) => html`<div><dt>${name}</dt><dd>${value}</dd></div>`,
+      )}</dl>
+      ${histogram(calls)} ${this.table()}`;
+  }
+
+  table() {
+    const rows = this.shown.slice(this.page * PAGE, (this.page + 1) * PAGE);
+    const hasOlder = (this.page + 1) * PAGE < this.shown.length || this.cursor !== null;
+    return html`<div class="scroll" tabindex="0" role="region" aria-label=${S.log.table}>
+        <table>
+          <thead><tr>${Object.values(S.log.columns).map((name) => html`<th scope="col">${name}</th>`)}</tr></thead>
+          <tbody>${rows.map(row)}</tbody>
+        </table>
+      </div>
+      <div class="row">
+        <button ?disabled=${this.page === 0} @click=${() => this.turn(this.page - 1)}>${S.log.newer}</button>
+        <button ?disabled=${!hasOlder || this.isLoading} @click=${() => this.turn(this.page + 1)}>${S.log.older}</button>
+      </div>`;
+  }
+}
+
+/** @param {Call} each */
+function row(each) {
+  const { timestamp, method, endpoint, status_code, success, latency_ms, prediction, confidence, error, client_id } = each;
+  return html`<tr class=${success === false ? "failed" : ""} title=${each.request_id}>
+    <td>${asTime.format(new Date(timestamp))}</td>
+    <td>${method} ${endpoint}</td>
+    <td class="number">${status_code ?? S.log.unfinished}</td>
+    <td class="number">${latency_ms === null ? "" : milliseconds(latency_ms)}</td>
+    <td>${prediction ? `${emotionName(prediction)}${confidence === null ? "" : ` ${percent(confidence)}`}` : ""}</td>
+    <td>${error ?? ""}</td>
+    <td>${client_id ?? ""}</td>
+  </tr>`;
+}
+
+/** Return a percentile by the nearest-rank method. @param {number[]} sorted @param {number} rank */
+function percentile(sorted, rank) {
+  return sorted[Math.max(0, Math.ceil((rank / 100) * sorted.length) - 1)] ?? 0;
+}
+
+/** @param {number} value */
+const milliseconds = (value) => fill(S.live.ms, { value: Math.round(value).toLocaleString(language) });
+
+/** Draw the calls in equal spans of time, those that failed in another color. @param {Call[]} calls */
+function histogram(calls) {
+  const times = calls.map(({ timestamp }) => Date.parse(timestamp));
+  const [first, last] = [Math.min(...times), Math.max(...times)];
+  const bins = Array.from({ length: BINS }, () => ({ all: 0, failed: 0 }));
+  calls.forEach(({ success }, index) => {
+    const bin = bins[Math.min(BINS - 1, Math.floor(((times[index] - first) / (last - first || 1)) * BINS))];
+    bin.all += 1;
+    if (success === false) bin.failed += 1;
+  });
+  const top = Math.max(...bins.map(({ all }) => all));
+  const bar = (/** @type {number} */ count, /** @type {number} */ index, /** @type {string} */ style) =>
+    svg`<rect class=${style} x=${index * 10 + 1} width="8" y=${100 - (100 * count) / top} height=${(100 * count) / top}></rect>`;
+  return html`<figure class="stack">
+    <svg class="histogram" viewBox="0 0 ${BINS * 10} 100" preserveAspectRatio="none" role="img" aria-label=${S.log.overTime}>
+      ${bins.map(({ all, failed }, index) => svg`${bar(all, index, "all")}${bar(failed, index, "bad")}`)}
+    </svg>
+    <figcaption class="small quiet-text between">
+      <span>${asTime.format(first)}</span><span>${fill(S.log.most, { count: top })}</span><span>${asTime.format(last)}</span>
+    </figcaption>
+  </figure>`;
+}
+
+/** @param {import("./ui.js").Shell} shell */
+export const open = (shell) => new Log(shell);

@@ -1,0 +1,133 @@
+// Words: a text is classified while it is typed, over the WebSocket /api/ws.
+import { html, nothing } from "../vendor/lit-html/lit-html.js";
+import { credential, socketCredential, socketUrl } from "./api.js";
+import { S, emotionName, fill, percent } from "./strings.js";
+import { bars, emotionClass, note } from "./ui.js";
+
+const PAUSE_MS = 600; // The service takes 60 messages a minute.
+const RETRY_MS = 2000;
+const UNAUTHENTICATED = 4001;
+
+/**
+ * @typedef {object} Classification
+ * @property {string} label
+ * @property {number} score
+ * @property {Record<string, number>} scores
+ * @property {boolean} language_supported
+ */
+
+/** @typedef {import("./ui.js").Screen} Screen */
+
+/** @implements {Screen} */
+export class Words {
+  /** @type {WebSocket | null} */
+  socket = null;
+  /** @type {Classification | null} */
+  answer = null;
+  /** @type {{message: string} | null} */
+  problem = null;
+  people = 0;
+  text = "";
+  isLeft = false;
+  pause = 0;
+
+  /** @param {import("./ui.js").Shell} shell */
+  constructor(shell) {
+    this.shell = shell;
+    this.connect();
+  }
+
+  leave() {
+    this.isLeft = true;
+    clearTimeout(this.pause);
+    this.socket?.close();
+  }
+
+  async connect() {
+    if (this.isLeft || (!credential() && !(await this.shell.askForCredential()))) return;
+    const socket = (this.socket = new WebSocket(socketUrl("api/ws")));
+    socket.onopen = () => socket.send(JSON.stringify(socketCredential()));
+    socket.onmessage = (event) => this.receive(JSON.parse(event.data));
+    socket.onclose = (event) => this.lose(event);
+  }
+
+  /** @param {{type: string, active_connections: number, code: string, message: string} & Classification} message */
+  receive(message) {
+    if (message.type === "connection_update") {
+      const isFirst = !this.people;
+      this.people = message.active_connections;
+      if (isFirst) this.send();
+    } else if (message.type === "emotion_classification") {
+      this.answer = message;
+      this.problem = null;
+      this.shell.announce(
+        fill(S.words.announce, { emotion: emotionName(message.label), score: percent(message.score) }),
+      );
+    } else {
+      const texts = /** @type {Record<string, string>} */ (S.problems);
+      this.problem = { message: texts[message.code] ?? message.message };
+    }
+    this.shell.update();
+  }
+
+  /** @param {CloseEvent} event */
+  async lose(event) {
+    if (this.isLeft) return;
+    this.people = 0;
+    this.problem = { message: S.words.lost };
+    this.shell.update();
+    if (event.code === UNAUTHENTICATED) {
+      this.problem = { message: S.problems.unauthorized };
+      if (!(await this.shell.askForCredential(S.problems.unauthorized))) return;
+    } else await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
+    this.connect();
+  }
+
+  /** Send the text after a pause in typing. @param {string} text */
+  type(text) {
+    this.text = text;
+    clearTimeout(this.pause);
+    this.pause = setTimeout(() => this.send(), PAUSE_MS);
+  }
+
+  send() {
+    if (this.text.trim() && this.people) this.socket?.send(JSON.stringify({ text: this.text }));
+    else if (!this.text.trim()) this.answer = null;
+    this.shell.update();
+  }
+
+  view() {
+    return html`<section class="two">
+      <div class="stack">
+        <h1>${S.words.title}</h1>
+        <p class="lead">${S.words.lead}</p>
+        <label class="field">
+          ${S.words.label}
+          <textarea
+            rows="6" maxlength="2000" placeholder=${S.words.placeholder}
+            @input=${(/** @type {{target: HTMLTextAreaElement}} */ event) => this.type(event.target.value)}
+          ></textarea>
+        </label>
+        <p class="small quiet-text people">${this.status()}</p>
+        ${this.problem ? note(this.problem) : nothing}
+      </div>
+      <div class="verdict card">${this.answer ? this.verdict(this.answer) : html`<p class="lead">${S.words.empty}</p>`}</div>
+    </section>`;
+  }
+
+  status() {
+    if (!this.people) return S.words.connecting;
+    return this.people === 1 ? S.words.alone : fill(S.words.people, { count: this.people });
+  }
+
+  /** @param {Classification} answer */
+  verdict({ label, score, scores, language_supported }) {
+    return html`<h2 class="emotion ${emotionClass(label)}">${emotionName(label)}</h2>
+      <p class="lead">${percent(score)}</p>
+      ${language_supported ? nothing : html`<p class="tip">${S.words.language}</p>`} ${bars(scores, S.words.scores)}
+      <p class="small quiet-text">${S.words.sum}</p>`;
+  }
+}
+
+/** @param {import("./ui.js").Shell} shell */
+export const open = (shell) => new Words(shell);

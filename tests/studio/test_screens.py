@@ -1,0 +1,165 @@
+"""Words, live video, face and voice, the calendar and the log in a real browser."""
+
+import json
+import re
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.studio.accessibility import assert_accessible
+from tests.studio.month import write_month
+from tests.support import accounts
+from tests.support.browser import SMILE, needs_chromium
+from tests.support.server import KEY, Server
+from tests.support.websocket_client import WebSocketClient
+
+pytestmark = [pytest.mark.browser, pytest.mark.server, needs_chromium]
+
+PHONE = {"viewport": {"width": 320, "height": 800}, "color_scheme": "dark"}
+
+
+def assert_fits(page: Page) -> None:
+    assert_accessible(page)
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_words_are_classified_while_they_are_typed(new_page, server: Server):
+    page = new_page(**PHONE)
+    page.goto("/")
+    page.get_by_role("link", name="Words").click()
+    page.get_by_label("Your text").press_sequentially("I got the job!!")
+    expect(page.locator(".verdict h2")).to_have_text("Joy", timeout=60_000)
+    expect(page.get_by_role("list", name="Scores").get_by_role("listitem")).to_have_count(7)
+    expect(page.get_by_text("You are the only one connected.")).to_be_visible()
+    with WebSocketClient(server):
+        expect(page.get_by_text("2 people are connected.")).to_be_visible()
+    assert_fits(page)
+    page.get_by_label("Your text").fill("")
+    expect(page.get_by_text("Nothing written yet.")).to_be_visible()
+
+
+def test_a_wrong_key_of_a_socket_is_asked_for_again(new_page):
+    page = new_page(key="wrong")
+    page.goto("/#words")
+    dialog = page.get_by_role("dialog")
+    expect(dialog.get_by_role("alert")).to_contain_text("This key is not valid here.")
+    dialog.get_by_label("API key or token").fill(KEY)
+    dialog.get_by_role("button", name="Continue").click()
+    expect(page.get_by_text("You are the only one connected.")).to_be_visible()
+
+
+def test_live_marks_the_face_and_tells_its_rate(new_page):
+    page = new_page(viewport={"width": 1280, "height": 900})
+    page.goto("/#live")
+    page.get_by_role("button", name="Start").click()
+    expect(page.locator(".verdict h2")).to_have_text(re.compile("Happy|Neutral"), timeout=60_000)
+    # The clip's face is in the middle of the mirrored picture, a sixth of it wide.
+    box = page.locator(".boxes .box")
+    expect(box).to_have_count(1)
+    picture, face = page.locator("#live").bounding_box(), box.bounding_box()
+    center = (face["x"] + face["width"] / 2 - picture["x"]) / picture["width"]
+    assert 0.42 < center < 0.58
+    assert 0.12 < face["width"] / picture["width"] < 0.3
+    assert float(page.locator(".figures dd").first.inner_text()) > 0
+    assert_fits(page)
+    page.get_by_role("button", name="Stop").click()
+    expect(page.get_by_role("button", name="Start")).to_be_visible()
+
+
+def test_live_heeds_the_suggestion_of_the_service(new_page):
+    page = new_page()
+    page.goto("/#live")
+    page.get_by_role("button", name="Start").wait_for()
+    rates = page.evaluate("""async () => {
+      const { Live } = await import("/static/studio/live.js");
+      const live = new Live({update() {}, announce() {}});
+      live.heed({reason: "latency", frame_rate: 4, width: 320, height: 180});
+      const slow = [live.frameRate, live.width, live.suggestion !== null];
+      live.heed({reason: null, frame_rate: 15, width: 640, height: 360});
+      return [slow, [live.frameRate, live.width, live.suggestion !== null]];
+    }""")
+    assert rates == [[4, 320, True], [15, 640, False]]
+
+
+def test_face_and_voice_tells_what_it_had_and_what_it_missed(new_page):
+    page = new_page(**PHONE)
+    page.goto("/")
+    page.locator("input[type=file]").set_input_files(SMILE)
+    page.get_by_role("button", name="Ask for face and voice").click(timeout=60_000)
+    expect(page.get_by_text("From: face")).to_be_visible(timeout=60_000)
+    expect(page.get_by_text("Without voice: this model does not use it.")).to_be_visible()
+    expect(page.locator(".bars").last.get_by_role("listitem")).to_have_count(8)
+    assert_fits(page)
+
+
+def test_the_calendar_shows_the_days_of_a_user_with_their_loops(new_page, server: Server):
+    write_month(server, "calendar-user", SMILE.read_bytes(), days=20)
+    page = new_page(key=accounts.own_token(userId="calendar-user"), **PHONE)
+    page.goto("/#calendar")
+    today = page.locator("button.day").last
+    today.focus()
+    expect(today).to_have_class(re.compile("e-happy"))
+    expect(today).to_have_attribute("aria-label", re.compile("Happy"))
+    loop = page.locator("video.loop-of-day")
+    loop.wait_for()
+    expect(loop).to_have_js_property("paused", False)
+    expect(page.get_by_text("This week")).to_be_visible()
+    expect(page.get_by_text(re.compile("than usual")).first).to_be_visible()
+    assert_fits(page)
+    page.get_by_role("button", name="Next month").click()
+    expect(page.get_by_text("No moments in this month yet.")).to_be_visible()
+
+
+def test_the_calendar_asks_an_api_key_for_a_user(new_page):
+    page = new_page()
+    page.goto("/#calendar")
+    expect(page.get_by_role("alert")).to_contain_text("A calendar belongs to a signed-in user.")
+    assert_accessible(page)
+
+
+def test_the_log_is_filtered_paged_and_saved(new_page, server: Server):
+    for number in range(30):
+        server.call("GET", "/auth/profile", headers={"x-api-key": KEY, "x-client-id": f"log-{number % 2}"})
+    server.call("GET", "/auth/profile", headers={"x-api-key": "wrong", "x-client-id": "log-0"})
+    page = new_page(viewport={"width": 1280, "height": 900})
+    page.goto("/#log")
+    page.get_by_label("Client").fill("log-0")
+    page.get_by_role("button", name="Show").click()
+    expect(page.locator(".figures dd").first).to_have_text("16")
+    expect(page.locator(".figures dd").nth(1)).to_have_text("1 (6%)")
+    expect(page.locator("tbody tr")).to_have_count(16)
+    page.get_by_label("Client").fill("")
+    page.get_by_label("Endpoint").fill("/auth/profile")
+    page.get_by_label("Outcome").select_option("Succeeded")
+    page.get_by_role("button", name="Show").click()
+    expect(page.locator("tbody tr")).to_have_count(25)
+    page.get_by_role("button", name="Older").click()
+    expect(page.locator("tbody tr").first).to_contain_text("/auth/profile")
+    expect(page.get_by_role("button", name="Newer")).to_be_enabled()
+    assert_fits(page)
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save CSV").click()
+    lines = download.value.path().read_text().splitlines()
+    assert "endpoint" in lines[0]
+    assert len(lines) >= 31
+    assert all("/auth/profile" in line for line in lines[1:])
+
+
+def test_a_user_who_may_not_read_the_log_is_told_so(new_page):
+    page = new_page(key=accounts.own_token(userId="no-admin"))
+    page.goto("/#log")
+    expect(page.get_by_role("alert")).to_contain_text("This key or token may not do that.")
+    page.errors.remove("Failed to load resource: the server responded with a status of 403 (FORBIDDEN)")
+
+
+def test_each_screen_opens_by_keyboard_and_has_a_title(new_page):
+    page = new_page()
+    page.goto("/")
+    page.locator("h1").wait_for()
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("link", name="Skip to content")).to_be_focused()
+    strings = json.loads((SMILE.parents[1] / "api" / "static" / "studio" / "strings" / "en.json").read_text())
+    for name in strings["screens"].values():
+        page.get_by_role("link", name=name, exact=True).press("Enter")
+        expect(page).to_have_title(f"{name} · moodreel")
+        expect(page.get_by_role("link", name=name, exact=True)).to_have_attribute("aria-current", "page")
