@@ -13,6 +13,7 @@ import re
 import statistics
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
@@ -24,8 +25,13 @@ import requests
 
 from bench.clips import phone_clip, repeat_clip
 from bench.floor import Floor
+from moodreel.media.video import VideoReader
+from moodreel.pipelines.boomerang import LoopOptions
+from moodreel.pipelines.engine import DETECTION_SIDE, Engine
+from moodreel.pipelines.people_extractor import SHORT_CLIP_FRAMES
+from moodreel.pipelines.video import VideoPipeline
 from moodreel.training.evaluation.markdown import format_table
-from tests.support.server import REAL_APP, Server
+from tests.support.server import REAL_APP, STORE, Server
 
 AUDIOVISUAL = "/api/predict/multimodal"
 CLIENTS = (1, 8)
@@ -36,6 +42,8 @@ PREDICT_AIMS = {MAIN_CLIP: 0.75, "6 s 1280x720, small": 0.8, "4.8 s 1080x1920": 
 """Most that `/predict` should take, in units of the floor, for the clips that are made here."""
 THUMBNAIL_AIM, BOTH_AIM = 0.85, 1.25
 """Most that `/thumbnail` should take, in units of its floor, and both answers in one call, in units of `/predict`."""
+HOURLY_DOLLARS, VCPUS = 0.067, 2
+"""Google's list price of an e2-standard-2, the machine in docs/operate.md, in us-central1, on demand. An assumption."""
 
 
 class Cost(NamedTuple):
@@ -117,6 +125,34 @@ def compare_to_floor(server: Server, floor: Floor, data: bytes, rounds: int) -> 
     return {name: Cost(*map(statistics.median, zip(*values, strict=True))) for name, values in costs.items()}
 
 
+def stage_costs(pipeline: VideoPipeline, data: bytes) -> dict[str, float]:
+    """Return milliseconds of the CPU by stage, of a call without HTTP."""
+    own = [psutil.Process()]
+
+    def cost(work: Callable[[], object]) -> float:
+        before = cpu_ms(own)
+        work()
+        return cpu_ms(own) - before
+
+    sampling = {"min_interval": 0.2, "min_frames": SHORT_CLIP_FRAMES, "max_side": DETECTION_SIDE}
+    decode = cost(lambda: deque(VideoReader(data).frames(**sampling), maxlen=0))
+    predict = cost(lambda: pipeline.predict(data))
+    both = cost(lambda: pipeline.predict(data, loop=LoopOptions()))
+    return {"decoding": decode, "faces and model": predict - decode, "loop": both - predict}
+
+
+def print_stages(clips: dict[str, bytes], rounds: int) -> None:
+    engine = Engine.load(STORE)
+    with closing(engine):
+        pipeline = VideoPipeline(engine)
+        pipeline.predict(clips[MAIN_CLIP], loop=LoopOptions())  # warm up
+        rows = []
+        for clip, data in clips.items():
+            costs = [stage_costs(pipeline, data) for _ in range(rounds)]
+            rows.append([clip, *(f"{statistics.median(cost[stage] for cost in costs):.0f}" for stage in costs[0])])
+    print("\nCPU ms by stage\n" + format_table(["", *costs[0]], rows), flush=True)
+
+
 def print_ratios(server: Server, floor: Floor, clips: dict[str, bytes], rounds: int) -> None:
     for clip, data in clips.items():
         costs = compare_to_floor(server, floor, data, rounds)
@@ -147,6 +183,11 @@ def print_throughput(server: Server, data: bytes, calls: int) -> None:
         per_second = [f"{calls / seconds:.2f}", f"{calls / cpu:.2f}"]
         rows.append([str(clients), *per_second, *p50_p95(times).split()])
     print(format_table(["clients", "clips a second", "clips a second of CPU", "p50 ms", "p95 ms"], rows))
+    dollars = 1000 * cpu / calls / VCPUS / 3600 * HOURLY_DOLLARS
+    print(
+        f"1,000 clips: ${dollars:.4f} = 1000 x {cpu / calls:.2f} s of CPU / {VCPUS} vCPUs, always busy, / 3600 "
+        f"x ${HOURLY_DOLLARS} an hour (assumed list price of an e2-standard-2)"
+    )
 
 
 def print_long_clip(server: Server, short: bytes) -> None:
@@ -180,7 +221,9 @@ def main() -> None:
         for path in ["/predict", "/thumbnail"] * WARM_UP_CALLS:
             post(server, path, clips[MAIN_CLIP])
         print_memory(server, "/predict and /thumbnail", 450)
-        print_ratios(server, floor, clips | {path.name: path.read_bytes() for path in options.clips}, options.rounds)
+        all_clips = clips | {path.name: path.read_bytes() for path in options.clips}
+        print_ratios(server, floor, all_clips, options.rounds)
+        print_stages(all_clips, options.rounds)
         print_throughput(server, clips[MAIN_CLIP], 24)
         print_memory(server, "all these clips", 450)
         print_long_clip(server, clips[MAIN_CLIP])
