@@ -76,7 +76,7 @@ class FrameConverter:
         """Scale a frame to the target size in a pixel format, as FFmpeg calls it, such as `rgb24`."""
         width, height = self._size
         return self._reformatter.reformat(
-            frame, width, height, format=pixel_format, interpolation=Interpolation.AREA, threads=1
+            _halve(frame, self._size), width, height, format=pixel_format, interpolation=Interpolation.AREA, threads=1
         )
 
     def scale_compactly(self, frame: av.VideoFrame) -> av.VideoFrame:
@@ -108,9 +108,29 @@ class FrameConverter:
         return np.ascontiguousarray(_turn_upright(rgb, self._matrix))
 
     def _scale_to_even(self, frame: av.VideoFrame, pixel_format: str, **color: int) -> av.VideoFrame:
+        size = _even(self._size)
         return self._reformatter.reformat(
-            frame, *_even(self._size), format=pixel_format, interpolation=Interpolation.AREA, threads=1, **color
+            _halve(frame, size), *size, format=pixel_format, interpolation=Interpolation.AREA, threads=1, **color
         )
+
+
+def _halve(frame: av.VideoFrame, size: tuple[int, int]) -> av.VideoFrame:
+    """Halve a frame, by means of 2 × 2 pixels, as often as it stays at least as large as `size`.
+
+    OpenCV does this in a quarter of the time of FFmpeg's scaler. Frames that are not 8-bit 4:2:0 stay as they are.
+    """
+    while (
+        frame.format.name in ("yuv420p", "yuvj420p")
+        and frame.width % 4 == frame.height % 4 == 0
+        and frame.width >= 2 * size[0]
+        and frame.height >= 2 * size[1]
+    ):
+        half = av.VideoFrame(frame.width // 2, frame.height // 2, frame.format.name)
+        for plane, source in zip(yuv_planes(half), yuv_planes(frame), strict=True):
+            cv2.resize(source, plane.shape[::-1], dst=plane, interpolation=cv2.INTER_AREA)
+        half.colorspace, half.color_range = frame.colorspace, frame.color_range
+        frame = half
+    return frame
 
 
 def rgb_to_yuv(rgb: np.ndarray) -> av.VideoFrame:

@@ -28,6 +28,9 @@ CACHE_BYTES = 64 * 2**20
 """Most bytes of cached frames of one clip: eleven seconds at 480 × 270 pixels and 30 frames per second."""
 _ROUGH_SCALE = 1.5
 """A loop that is smaller than its clip by this factor, or more, is decoded without the loop filter."""
+_LONG_KEY_INTERVAL = 2.5
+"""Seconds between key frames above which copies of all frames cost less than to decode a moment again. So they do if
+the first is the only one."""
 _TIME_SLACK = 0.001
 """Seconds. Containers round times to a millisecond, so a frame this little early is still on time."""
 
@@ -111,7 +114,8 @@ class VideoReader:
             limits: What the clip may cost.
             fps: Frame rate to assume where the container has no timing.
             cache_side: Cache all frames of the first pass at this longest side in pixels if none of them can be
-                skipped, and if they fit into `CACHE_BYTES`. `loop_frames` of this size then decodes nothing.
+                skipped, key frames are rare, and they fit into `CACHE_BYTES`. `loop_frames` of this size then decodes
+                nothing.
 
         Raises:
             UnsupportedMedia: The first bytes are of no known video format.
@@ -250,7 +254,9 @@ class VideoReader:
             rough: See `VideoDecoder.frames`.
         """
         times = self._decoder.frame_times()
-        needed = self._needed(times, choose) if choose and self._decoder.can_skip else None
+        if times.count > self._decoder.limits.frames:
+            self._decoder.refuse_long()
+        needed = self._needed(times, choose) if choose and times.by_pts else None
         if start > 0 and self.duration and times.by_pts:
             frames = self._decoder.frames(seek_to=times.seek_time(start), needed=needed, rough=rough)
             first = next(frames, None)
@@ -260,17 +266,18 @@ class VideoReader:
                 for frame in itertools.chain([first], frames):
                     yield clock.time_of(frame.pts), frame, self._shape(frame)
                 return
-        frames = self._decoder.frames(needed=needed, rough=rough)
-        # Where frames can be skipped, decoding the moment of a cover again costs less than caching every frame.
-        if self._cache_side is None or self.duration or self._decoder.can_skip:
-            yield from self._timestamped(frames)
+        if self._cache_side is None or self.duration or not self._is_cache_cheaper():
+            yield from self._timestamped(self._decoder.frames(needed=needed, rough=rough))
         else:
-            self._cache = yield from _copy_small(self._timestamped(frames), self._cache_side)
+            self._cache = yield from _copy_small(self._timestamped(self._decoder.frames()), self._cache_side)
+
+    def _is_cache_cheaper(self) -> bool:
+        """Estimate whether copies of all frames cost less than to decode the moment of a loop again."""
+        interval = min(_LONG_KEY_INTERVAL, self._decoder.frame_times().duration / 2)
+        return not self._decoder.can_skip and self._decoder.key_interval > interval
 
     def _needed(self, times: FrameTimes, choose: _Choose) -> set[int]:
         """Return the timestamps of the frames that `choose` selects, and of the last two."""
-        if times.count > self._decoder.limits.frames:
-            self._decoder.refuse_long()
         pts = {time: pts for pts, time in times.by_pts.items()}
         return {pts[time] for time in choose(list(pts))}.union(list(times.by_pts)[-2:])  # those give the duration
 
@@ -281,13 +288,14 @@ class VideoReader:
         time, gap = 0.0, times.usual_gap
         seconds_of = defaultdict[tuple[int, int], float](float)
         for frame in frames:
-            shape, before, time = self._shape(frame), time, clock.time_of(frame.pts)
+            before, time = time, clock.time_of(frame.pts)
             if count:
                 gap = time - before
-            else:
+                seconds_of[shape.size] += gap  # of the frame before
+            shape = self._shape(frame)
+            if not count:
                 self.width, self.height = shape.size
             count += 1
-            seconds_of[shape.size] += gap
             pixels += frame.width * frame.height
             if time > limits.seconds or count > limits.frames:
                 self._decoder.refuse_long()
@@ -298,6 +306,7 @@ class VideoReader:
             raise VideoTooShort("The video holds not one frame. Record at least a second and send it again.")
         self.frame_count = max(count, times.count)
         self.duration = time + gap
+        seconds_of[shape.size] += gap
         self.width, self.height = max(seconds_of, key=lambda size: seconds_of[size])
 
     def _shape(self, frame: av.VideoFrame) -> FrameShape:

@@ -73,6 +73,7 @@ class VideoDecoder:
         pixel_aspect: Width of a pixel by its height; known once decoding has started.
         can_skip: Whether the timestamps tell the order of the frames, there are B-frames, and the codec's decoder can
             skip those that no other frame refers to; known after `frame_times`.
+        key_interval: Mean seconds from one key frame to the next; known after `frame_times`.
     """
 
     def __init__(self, data: bytes, limits: VideoLimits, *, fps: float | None) -> None:
@@ -96,9 +97,11 @@ class VideoDecoder:
         self._default_fps = fps or _FALLBACK_FPS
         self._deadline = clock.monotonic() + limits.timeout_seconds
         self._times: FrameTimes | None = None
+        self._order: list[tuple[int, bool]] = []  # timestamp of each frame, and whether it is a key frame, as decoded
         self.limits = limits
         self.pixel_aspect = 1.0
         self.can_skip = False
+        self.key_interval = math.inf
 
     def frames(
         self, seek_to: float | None = None, *, needed: Collection[int] | None = None, rough: bool = False
@@ -107,8 +110,9 @@ class VideoDecoder:
 
         Args:
             seek_to: Seek to the keyframe before this container time in seconds first.
-            needed: Frames to decode, by their timestamps (pts); None for all. Of the others, those that no frame refers
-                to are skipped. The pixels of the decoded ones are the same either way.
+            needed: Frames to decode, by their timestamps (pts); None for all. Of the others, those that no needed one
+                refers to are skipped as far as they are known: those up to the next key frame, and where `can_skip`
+                those that no frame refers to. The pixels of the decoded ones are the same either way.
             rough: Whether to skip the loop filter of `_SKIPPING_CODECS`: blocks have visible edges then.
 
         Raises:
@@ -127,7 +131,10 @@ class VideoDecoder:
                 stream.codec_context.options |= {"skip_loop_filter": "all"}
             if seek_to is not None:
                 container.seek(math.floor(seek_to / (stream.time_base or 1)), stream=stream)
+            unneeded = self._before_key_frames(needed) if needed is not None else set[int]()
             for packet in self._packets(container, stream):
+                if packet.pts in unneeded:
+                    continue
                 frames = self._decode_packet(stream.codec_context, packet, needed)
                 damaged += frames is None
                 for frame in frames or ():
@@ -142,7 +149,7 @@ class VideoDecoder:
         self, codec: av.VideoCodecContext, packet: "Packet[Stream]", needed: Collection[int] | None
     ) -> list[av.VideoFrame] | None:
         """Decode a packet; None if it is damaged."""
-        if needed is not None:
+        if needed is not None and self.can_skip:
             codec.skip_frame = "DEFAULT" if packet.pts in needed else "NONREF"
         try:
             return cast(list[av.VideoFrame], packet.decode())
@@ -151,6 +158,20 @@ class VideoDecoder:
                 raise
             self._check_frame_size(codec.width, codec.height)
             return None
+
+    def _before_key_frames(self, needed: Collection[int]) -> set[int]:
+        """Return the timestamps of the frames between the last needed one, in order of decoding, and a key frame."""
+        unneeded: set[int] = set()
+        earliest, is_referred = math.inf, False
+        for pts, is_key in reversed(self._order):
+            if pts in needed:
+                earliest, is_referred = min(earliest, pts), True
+            if not is_referred:
+                unneeded.add(pts)
+            if is_key:
+                # Frames that are decoded after a key frame, but shown before it, refer to frames before it.
+                earliest, is_referred = math.inf, earliest < pts
+        return unneeded
 
     def probe_span(self) -> MediaSpan:
         """Measure start and duration by the timestamps of the packets, without decoding.
@@ -173,12 +194,15 @@ class VideoDecoder:
             with self._open() as container:
                 stream = _main_stream(container)
                 shown = (packet for packet in self._packets(container, stream) if packet.size and not packet.is_discard)
-                timestamps = [packet.pts for packet in shown]
+                order = [(packet.pts, packet.is_keyframe) for packet in shown]
                 codec, fps = stream.codec_context.codec.canonical_name, _plausible_fps(stream) or self._default_fps
                 time_base = float(stream.time_base or 0)
+            timestamps = [pts for pts, _ in order]
             self._times = correct_timestamps(timestamps, time_base, fps=fps, has_sound=self._has_sound)
             # Frames in order of decoding are no B-frames, and then nearly all encoders refer to every frame.
             self.can_skip = codec in _SKIPPING_CODECS and list(self._times.by_pts) not in ([], timestamps)
+            self._order = [(pts, is_key) for pts, is_key in order if pts in self._times.by_pts]
+            self.key_interval = self._times.duration / max(1, sum(is_key for _, is_key in order))
         return self._times
 
     def _has_sound(self, start: float, stop: float) -> bool:

@@ -203,6 +203,36 @@ def test_frames_that_are_not_requested_are_skipped_and_the_others_do_not_change(
     assert (reader.duration, reader.frame_count) == (pytest.approx(every.duration), every.frame_count)
 
 
+@pytest.mark.parametrize(
+    ("codec", "container", "options"),
+    [
+        ("libx264", "mp4", {"bf": "0"}),
+        ("libx264", "mp4", {"bf": "3"}),
+        ("libx264", "mp4", {"bf": "3", "x264-params": "open-gop=1:scenecut=0"}),
+        ("libx265", "mp4", {"x265-params": "log-level=none:keyint=15:open-gop=1:bframes=3"}),
+        ("libvpx", "webm", {}),
+        ("mjpeg", "avi", {}),
+    ],
+)
+def test_frames_before_a_key_frame_are_not_decoded_unless_needed(monkeypatch, codec, container, options):
+    pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+    data = synthetic_video.encode_video(
+        synthetic_frames.face_frames(90), container=container, codec=codec, pix_fmt=pix_fmt, options={"g": "15", **options}
+    )
+    decode_packet, packets = VideoDecoder._decode_packet, []
+    monkeypatch.setattr(
+        VideoDecoder, "_decode_packet", lambda self, *args: packets.append(args[1]) or decode_packet(self, *args)
+    )
+    reader = VideoReader(data)
+    frames = [(frame.time, frame.rgb.tobytes()) for frame in reader.frames(min_interval=0.4)]
+    assert len(packets) < 85
+    monkeypatch.setattr(VideoDecoder, "_before_key_frames", lambda self, needed: set())
+    full_reader = VideoReader(data)
+    assert frames == [(frame.time, frame.rgb.tobytes()) for frame in full_reader.frames(min_interval=0.4)]
+    assert reader.geometry == full_reader.geometry
+    assert len(packets) > 90
+
+
 @pytest.mark.parametrize("codec", ["libx264", "libx265"])
 def test_frame_limit_counts_skipped_frames(codec):
     data = synthetic_video.encode_video(synthetic_frames.counter_frames(60), codec=codec)
