@@ -286,10 +286,10 @@ class VideoReader:
         limits, times = self._decoder.limits, self._decoder.frame_times()
         clock, count, pixels = FrameClock(times), 0, 0
         time, gap = 0.0, times.usual_gap
-        seconds_of = defaultdict[tuple[int, int], float](float)
+        seconds_of, shape = defaultdict[tuple[int, int], float](float), None
         for frame in frames:
             before, time = time, clock.time_of(frame.pts)
-            if count:
+            if shape is not None:
                 gap = time - before
                 seconds_of[shape.size] += gap  # of the frame before
             shape = self._shape(frame)
@@ -302,7 +302,7 @@ class VideoReader:
             if pixels > limits.total_pixels:
                 raise VideoTooBig("The video has too many pixels in all. Send a shorter one or record at a lower size.")
             yield time, frame, shape
-        if count == 0:
+        if shape is None:
             raise VideoTooShort("The video holds not one frame. Record at least a second and send it again.")
         self.frame_count = max(count, times.count)
         self.duration = time + gap

@@ -201,7 +201,7 @@ class VideoDecoder:
             self._times = correct_timestamps(timestamps, time_base, fps=fps, has_sound=self._has_sound)
             # Frames in order of decoding are no B-frames, and then nearly all encoders refer to every frame.
             self.can_skip = codec in _SKIPPING_CODECS and list(self._times.by_pts) not in ([], timestamps)
-            self._order = [(pts, is_key) for pts, is_key in order if pts in self._times.by_pts]
+            self._order = [(pts, is_key) for pts, is_key in order if pts is not None and pts in self._times.by_pts]
             self.key_interval = self._times.duration / max(1, sum(is_key for _, is_key in order))
         return self._times
 

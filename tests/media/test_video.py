@@ -217,7 +217,11 @@ def test_frames_that_are_not_requested_are_skipped_and_the_others_do_not_change(
 def test_frames_before_a_key_frame_are_not_decoded_unless_needed(monkeypatch, codec, container, options):
     pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
     data = synthetic_video.encode_video(
-        synthetic_frames.face_frames(90), container=container, codec=codec, pix_fmt=pix_fmt, options={"g": "15", **options}
+        synthetic_frames.face_frames(90),
+        container=container,
+        codec=codec,
+        pix_fmt=pix_fmt,
+        options={"g": "15", **options},
     )
     decode_packet, packets = VideoDecoder._decode_packet, []
     monkeypatch.setattr(
