@@ -6,7 +6,8 @@ from enum import Enum
 import cv2
 import numpy as np
 
-from moodreel.faces.landmarker import Face, euler_angles
+from moodreel.faces.detector import DetectedFace
+from moodreel.faces.landmarker import BLENDSHAPES, NUM_LANDMARKS, Face, euler_angles
 
 # Landmarks that speech and expression hardly move (corners of the eyes, bridge of the nose, forehead, temples), with
 # their position in MediaPipe's canonical face in centimeters: x to the image's right, y up, z towards the viewer. From
@@ -50,6 +51,8 @@ COLOR_CROP_EYES_PIXELS = 36.5, 38.4
 """As `CROP_EYES_PIXELS`, of a color crop. It holds a little more of the forehead and the jaw than a gray one."""
 _EYE_CORNERS = [33, 133], [362, 263]
 """Landmarks of the corners of the right and the left eye."""
+_NO_LANDMARKS = np.full((NUM_LANDMARKS, 3), np.nan, np.float32)
+_NO_LANDMARKS.setflags(write=False)
 
 SQUARE_SIDE = 224
 """Side of a square crop in pixels: the input size of most public image models."""
@@ -88,6 +91,8 @@ class FaceFeatures:
         pose: float32 (3,), yaw, pitch and roll in degrees as they look in the image, wherever in it the face is; signs
             as in `moodreel.faces.landmarker.Face`.
         crop: uint8, the face as one kind of image, see `CropKind`.
+
+    All but the crop are NaN where there are no landmarks (`extract_crop`).
     """
 
     landmarks: np.ndarray
@@ -95,6 +100,11 @@ class FaceFeatures:
     blendshapes: np.ndarray
     pose: np.ndarray
     crop: np.ndarray
+
+    @property
+    def has_landmarks(self) -> bool:
+        """Whether the face has landmarks."""
+        return not np.isnan(self.landmarks[0, 0])
 
 
 def extract_features(rgb: np.ndarray, face: Face, crop_kind: CropKind = CropKind.GRAY) -> FaceFeatures:
@@ -113,6 +123,25 @@ def extract_features(rgb: np.ndarray, face: Face, crop_kind: CropKind = CropKind
         blendshapes=face.blendshapes,
         pose=pose,
         crop=crop_face(rgb, face.landmarks, crop_kind),
+    )
+
+
+def extract_crop(rgb: np.ndarray, face: DetectedFace, crop_kind: CropKind) -> FaceFeatures:
+    """Extract the crop alone, of a face that the detector alone found.
+
+    Args:
+        rgb: uint8 (H, W, 3), RGB: the image that `face` was detected in.
+        face: The detected face.
+        crop_kind: `CropKind.GRAY` or `CropKind.COLOR`, which the eyes alone align.
+    """
+    height, width = rgb.shape[:2]
+    right, left = face.eyes * (width, height, width)
+    return FaceFeatures(
+        landmarks=_NO_LANDMARKS,
+        normalized_landmarks=_NO_LANDMARKS,
+        blendshapes=np.full(len(BLENDSHAPES), np.nan, np.float32),
+        pose=np.full(3, np.nan, np.float32),
+        crop=_crop_by_eyes(rgb, right, left, color=crop_kind is CropKind.COLOR),
     )
 
 
@@ -152,6 +181,11 @@ def align_crop(rgb: np.ndarray, landmarks: np.ndarray, *, color: bool = False) -
     right, left = (
         (landmarks[corners].astype(np.float64) * (width, height, width)).mean(axis=0) for corners in _EYE_CORNERS
     )
+    return _crop_by_eyes(rgb, right, left, color=color)
+
+
+def _crop_by_eyes(rgb: np.ndarray, right: np.ndarray, left: np.ndarray, *, color: bool) -> np.ndarray:
+    """Crop a face as `align_crop` does, by the centers of its eyes, float64 (3,), in pixels."""
     direction, center = (left - right)[:2], ((left + right) / 2)[:2]
     side, (eye_distance, eye_line) = (
         (COLOR_CROP_SIDE, COLOR_CROP_EYES_PIXELS) if color else (CROP_SIDE, CROP_EYES_PIXELS)

@@ -1,26 +1,21 @@
 """Detect faces with MediaPipe's Face Landmarker: landmarks, blendshapes and head pose.
 
-The model: https://ai.google.dev/edge/mediapipe/solutions/vision/face_landmarker. Nothing else in moodreel imports
-MediaPipe.
+The model: https://ai.google.dev/edge/mediapipe/solutions/vision/face_landmarker.
 """
 
 import hashlib
 import json
-import threading
-import weakref
-import zipfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Generic, TypeVar
 
 import cv2
-import mediapipe as mp
 import numpy as np
 from mediapipe.tasks.python import BaseOptions, vision
 
 from moodreel.errors import ModelInvalid
+from moodreel.faces.detector import DetectedFace, FaceDetector, box_of
+from moodreel.faces.mediapipe_tasks import TaskPool, to_mediapipe
 
 NUM_LANDMARKS = 478
 """Landmarks of a face: 468 of the mesh, then five of each iris."""
@@ -88,8 +83,11 @@ MIN_BORDERED_HEIGHT = 0.4
 CENTER_SIDE, CENTER_Y = 0.75, 0.4
 """Square in the center of the image: its side as a fraction of the image's shorter side, and its vertical position, 0
 at the top and 1 at the bottom; heads are above the middle."""
-MAX_CENTER_OFFSET = 0.35
-"""Largest distance, along either axis, of a face from the middle of the image, as a fraction of its width."""
+SURE_CONFIDENCE = 0.8
+"""Detector's confidence from which `detect_quickly` takes a face without its landmarks. In 117 clips, 98 of 100 faces
+have it, and nothing else: dogs and faces upside down reach 0.79. Below it the eyes are three times as far off."""
+MAX_SURE_ROLL = 30.0
+"""Roll in degrees up to which it does: the detector turns the eyes of a face that lies too little."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,11 +107,15 @@ class Face:
     transform: np.ndarray
 
     @property
+    def bounds(self) -> np.ndarray:
+        """Bounding box of the landmarks, float32 (2, 2): x and y of two corners, relative to the image, not clipped."""
+        points = self.landmarks[:, :2]
+        return np.stack([points.min(axis=0), points.max(axis=0)])
+
+    @property
     def box(self) -> tuple[float, float, float, float]:
         """Bounding box of the landmarks, clipped to the image: x, y, width, height, relative to the image."""
-        left, top = (float(v) for v in self.landmarks[:, :2].min(axis=0).clip(0, 1))
-        right, bottom = (float(v) for v in self.landmarks[:, :2].max(axis=0).clip(0, 1))
-        return left, top, right - left, bottom - top
+        return box_of(self.bounds)
 
     @property
     def yaw(self) -> float:
@@ -143,6 +145,9 @@ class FaceLandmarker:
     """Detect faces in images, from any number of threads at once.
 
     Each image is processed on its own (MediaPipe's image mode): a result never depends on earlier images.
+
+    Attributes:
+        detector: The bundle's detector alone.
     """
 
     def __init__(
@@ -163,7 +168,7 @@ class FaceLandmarker:
             ModelInvalid: The file is missing, differs from its SHA-256, or cannot be loaded.
         """
         _check(model_path)
-        self._use_fallbacks = use_fallbacks
+        self._use_fallbacks, self._max_faces, self._min_confidence = use_fallbacks, max_faces, min_confidence
         self._options = vision.FaceLandmarkerOptions(
             base_options=BaseOptions(model_asset_path=str(model_path)),
             running_mode=vision.RunningMode.IMAGE,
@@ -173,8 +178,8 @@ class FaceLandmarker:
             output_face_blendshapes=True,
             output_facial_transformation_matrixes=True,
         )
-        self._landmarkers = _TaskPool(self._create_landmarker)
-        self._detectors = _TaskPool(lambda: _create_detector(model_path))
+        self._landmarkers = TaskPool(self._create_landmarker)
+        self.detector = FaceDetector(model_path)
         with self._landmarkers.borrow():
             pass
 
@@ -187,10 +192,24 @@ class FaceLandmarker:
         Raises:
             ValueError: The array has another type or shape.
         """
-        faces = self.detect_once(rgb)
-        if self._use_fallbacks:
-            faces = faces or self._detect_with_border(rgb) or self._detect_in_center(rgb)
-        return tuple(sorted(faces, key=lambda face: face.box[2] * face.box[3], reverse=True))
+        return self._add_fallbacks(rgb, self.detect_once(rgb))
+
+    def detect_quickly(self, rgb: np.ndarray) -> tuple[Face | DetectedFace, ...]:
+        """Detect as `detect`, but without landmarks where the detector is sure of each face: in a fifth of the time.
+
+        Args:
+            rgb: uint8 (H, W, 3), RGB.
+
+        Raises:
+            ValueError: The array has another type or shape.
+        """
+        detected = [face for face in self.detector.detect(rgb) if face.confidence >= self._min_confidence]
+        detected = detected[: self._max_faces]
+        if detected and all(
+            face.confidence >= SURE_CONFIDENCE and abs(face.roll) <= MAX_SURE_ROLL for face in detected
+        ):
+            return tuple(sorted(detected, key=box_area, reverse=True))
+        return self._add_fallbacks(rgb, self.detect_once(rgb) if detected else ())
 
     def detect_once(self, rgb: np.ndarray) -> list[Face]:
         """Detect the faces of an image in one pass, without fallbacks, in no particular order.
@@ -201,9 +220,7 @@ class FaceLandmarker:
         Raises:
             ValueError: The array has another type or shape.
         """
-        if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3 or 0 in rgb.shape:
-            raise ValueError(f"An image is uint8 (H, W, 3), not {rgb.dtype} {rgb.shape}.")
-        image = mp.Image(image_format=mp.ImageFormat.SRGB, data=np.ascontiguousarray(rgb))
+        image = to_mediapipe(rgb)
         with self._landmarkers.borrow() as landmarker:
             result = landmarker.detect(image)
         return [
@@ -217,29 +234,16 @@ class FaceLandmarker:
             )
         ]
 
-    def score_centered_face(self, rgb: np.ndarray) -> float:
-        """Score the face in the middle of an image with the detector alone, a quarter of the time of `detect_once`.
-
-        Args:
-            rgb: uint8 (S, S, 3), RGB, contiguous.
-
-        Returns:
-            The detector's confidence, 0.4 to 1; 0 where it finds nothing in the middle.
-        """
-        with self._detectors.borrow() as detector:
-            result = detector.detect(mp.Image(image_format=mp.ImageFormat.SRGB, data=rgb))
-        middle, scores = rgb.shape[0] / 2, [0.0]
-        for detection in result.detections:
-            box = detection.bounding_box
-            x, y = box.origin_x + box.width / 2, box.origin_y + box.height / 2
-            if max(abs(x - middle), abs(y - middle)) <= MAX_CENTER_OFFSET * box.width:
-                scores.append(float(detection.categories[0].score))
-        return max(scores)
-
     def close(self) -> None:
         """Free all MediaPipe tasks; those in use are freed when their call ends. Later calls fail."""
         self._landmarkers.close()
-        self._detectors.close()
+        self.detector.close()
+
+    def _add_fallbacks(self, rgb: np.ndarray, faces: Sequence[Face]) -> tuple[Face, ...]:
+        """Use the fallbacks that were chosen where no face was found; the largest box comes first."""
+        if self._use_fallbacks:
+            faces = faces or self._detect_with_border(rgb) or self._detect_in_center(rgb)
+        return tuple(sorted(faces, key=box_area, reverse=True))
 
     def _detect_with_border(self, rgb: np.ndarray) -> list[Face]:
         height, width = rgb.shape[:2]
@@ -262,51 +266,9 @@ class FaceLandmarker:
             raise ModelInvalid("MediaPipe cannot load the face landmarker; restore the file of the release.") from error
 
 
-_Task = TypeVar("_Task", vision.FaceLandmarker, vision.FaceDetector)
-
-
-class _TaskPool(Generic[_Task]):
-    """MediaPipe tasks of one kind, each borrowed by one thread at a time."""
-
-    def __init__(self, create: Callable[[], _Task]) -> None:
-        self._create = create
-        self._lock = threading.Lock()
-        self._idle: list[_Task] = []
-        self._closed = False
-        self._finalizer = weakref.finalize(self, _close_all, self._idle)
-
-    @contextmanager
-    def borrow(self) -> Iterator[_Task]:
-        """Borrow a task for one thread: an idle one, or a new one when all are in use."""
-        with self._lock:
-            if self._closed:
-                raise RuntimeError("This FaceLandmarker is closed.")
-            task = self._idle.pop() if self._idle else None
-        if task is None:
-            task = self._create()
-        try:
-            yield task
-        finally:
-            with self._lock:
-                keep = not self._closed
-                if keep:
-                    self._idle.append(task)
-            if not keep:
-                task.close()
-
-    def close(self) -> None:
-        with self._lock:
-            self._closed = True
-        self._finalizer()
-
-
-def _create_detector(model_path: Path) -> vision.FaceDetector:
-    """Load the face detector of the landmarker's bundle, which is a zip file."""
-    with zipfile.ZipFile(model_path) as bundle:
-        model = bundle.read("face_detector.tflite")
-    return vision.FaceDetector.create_from_options(
-        vision.FaceDetectorOptions(base_options=BaseOptions(model_asset_buffer=model), min_detection_confidence=0.4)
-    )
+def box_area(face: Face | DetectedFace) -> float:
+    """Return the area of a face's box as a fraction of the image's."""
+    return face.box[2] * face.box[3]
 
 
 def to_full_image(faces: Sequence[Face], part: np.ndarray, whole: np.ndarray, left: int, top: int) -> list[Face]:
@@ -340,14 +302,3 @@ def _check(model_path: Path) -> None:
             f"The face landmarker has SHA-256 {actual[:12]}…, but its model.json says {expected[:12]}…; "
             "restore the file of the release."
         )
-
-
-def _close_all(tasks: list[_Task]) -> None:
-    while tasks:
-        task = tasks.pop()
-        try:
-            task.close()
-        except RuntimeError:
-            # At exit, MediaPipe's own thread has ended before this runs. The process frees everything anyway. Without
-            # its handle, the task's __del__ does not try again and print a traceback.
-            task._handle = None

@@ -1,11 +1,13 @@
 """Measure the face in one frame: features, sharpness and brightness."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 
-from moodreel.faces.features import CropKind, FaceFeatures, extract_features
+from moodreel.faces.detector import DetectedFace
+from moodreel.faces.features import CropKind, FaceFeatures, extract_crop, extract_features
 from moodreel.faces.landmarker import Face
 
 _PATCH_SIDE = 64
@@ -28,19 +30,40 @@ class FaceObservation:
     brightness: float
 
 
-def observe_face(rgb: np.ndarray, face: Face, crop_kind: CropKind = CropKind.GRAY) -> FaceObservation:
+def observe_face(rgb: np.ndarray, face: Face | DetectedFace, crop_kind: CropKind = CropKind.GRAY) -> FaceObservation:
     """Extract the features of a detected face and measure its sharpness and brightness.
 
     Args:
         rgb: uint8 (H, W, 3), RGB: the image that `face` was detected in.
-        face: The detected face.
+        face: The detected face; if it has no landmarks, the only feature is its crop.
         crop_kind: Kind of `FaceFeatures.crop`.
     """
     patch = face_patch(rgb, face.box)
     return FaceObservation(
-        features=extract_features(rgb, face, crop_kind),
+        features=extract_features(rgb, face, crop_kind)
+        if isinstance(face, Face)
+        else extract_crop(rgb, face, crop_kind),
         sharpness=sharpness(patch),
         brightness=brightness(patch),
+    )
+
+
+def interpolate_features(
+    times: Sequence[float], observations: Sequence[FaceObservation]
+) -> tuple[FaceObservation, ...]:
+    """Interpolate pose and blendshapes of one face where it has no landmarks, linearly in time.
+
+    Args:
+        times: Seconds of each observation, ascending.
+        observations: At least one has landmarks.
+    """
+    values = np.stack([np.concatenate([each.features.pose, each.features.blendshapes]) for each in observations])
+    known = ~np.isnan(values[:, 0])
+    seconds = np.asarray(times)
+    filled = np.stack([np.interp(seconds, seconds[known], column) for column in values[known].T], axis=1)
+    return tuple(
+        each if is_known else replace(each, features=replace(each.features, pose=row[:3], blendshapes=row[3:]))
+        for each, is_known, row in zip(observations, known, filled.astype(np.float32), strict=True)
     )
 
 

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from moodreel.faces.landmarker import Face, FaceLandmarker
+from moodreel.faces.detector import DetectedFace, FaceDetector
+from moodreel.faces.landmarker import Face
 
 PORTRAIT_SIDE = 128
 """Side of a portrait in pixels: the input size of MediaPipe's face detector."""
@@ -45,7 +46,7 @@ class PortraitSample:
         self._added += 1
 
 
-def crop_portrait(rgb: np.ndarray, face: Face) -> np.ndarray:
+def crop_portrait(rgb: np.ndarray, face: Face | DetectedFace) -> np.ndarray:
     """Crop the square around a face, `PORTRAIT_SCALES[0]` times as large; outside the image it is black.
 
     Where the head is rolled by more than 45 degrees, the portrait is turned by 90 or 180, so that it is upright.
@@ -57,8 +58,7 @@ def crop_portrait(rgb: np.ndarray, face: Face) -> np.ndarray:
     Returns:
         uint8 (128, 128, 3), RGB.
     """
-    points = face.landmarks[:, :2] * rgb.shape[1::-1]
-    low, high = points.min(axis=0), points.max(axis=0)
+    low, high = face.bounds * rgb.shape[1::-1]
     scale = PORTRAIT_SIDE / (PORTRAIT_SCALES[0] * max(float((high - low).max()), 1.0))
     offset = PORTRAIT_SIDE / 2 - scale * (low + high) / 2
     matrix = np.array([[scale, 0, offset[0]], [0, scale, offset[1]]])
@@ -66,13 +66,13 @@ def crop_portrait(rgb: np.ndarray, face: Face) -> np.ndarray:
     return np.ascontiguousarray(np.rot90(portrait, -round(face.roll / 90)))
 
 
-def is_person(landmarker: FaceLandmarker, portraits: Sequence[np.ndarray], *, clear: bool = True) -> bool:
+def is_person(detector: FaceDetector, portraits: Sequence[np.ndarray], *, clear: bool = True) -> bool:
     """Check that the portraits of one track show a person: most of them, if it has more than one.
 
     A face that is clearer when it is turned by 180 degrees is none: eyes are read as a mouth.
 
     Args:
-        landmarker: Its detector is used.
+        detector: Finds the face again.
         portraits: At least one, in the order of time; `MAX_CHECKS` of them, equally spaced, are checked.
         clear: Whether the face can be seen clearly, see `moodreel.faces.quality.is_clear`.
     """
@@ -81,22 +81,22 @@ def is_person(landmarker: FaceLandmarker, portraits: Sequence[np.ndarray], *, cl
     scales, threshold = (PORTRAIT_SCALES, MIN_CONFIDENCE) if clear else (PORTRAIT_SCALES[:1], MIN_POOR_CONFIDENCE)
     scores: list[float] = []
     for index in indices:
-        scores.append(_score_portrait(landmarker, portraits[index], scales))
+        scores.append(_score_portrait(detector, portraits[index], scales))
         passed = sum(score >= threshold for score in scores)
         if 2 * max(passed, len(scores) - passed) > count:  # the median is on this side, whatever the others are
             return 2 * passed > count
     return float(np.median(scores)) >= threshold
 
 
-def _score_portrait(landmarker: FaceLandmarker, portrait: np.ndarray, scales: Sequence[float]) -> float:
+def _score_portrait(detector: FaceDetector, portrait: np.ndarray, scales: Sequence[float]) -> float:
     """Return the least confidence, 0 to 1, with which a face is detected again at the scales; 0 if upside down."""
     cuts = [round(PORTRAIT_SIDE * (1 - scale / PORTRAIT_SCALES[0]) / 2) for scale in scales]
     scores = [
-        landmarker.score_centered_face(
+        detector.score_centered_face(
             np.ascontiguousarray(portrait[cut : PORTRAIT_SIDE - cut, cut : PORTRAIT_SIDE - cut])
         )
         for cut in cuts
     ]
-    if landmarker.score_centered_face(np.ascontiguousarray(portrait[::-1, ::-1])) > scores[0]:
+    if detector.score_centered_face(np.ascontiguousarray(portrait[::-1, ::-1])) > scores[0]:
         return 0.0
     return min(scores)

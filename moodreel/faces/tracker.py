@@ -111,9 +111,7 @@ class Tracker:
             appearances: Appearance vector of each box, or None.
         """
         self._frame += 1
-        self._tracks = [
-            track for track in self._tracks if time - track.time <= (MAX_OCCLUSION if track.occluder else MAX_GAP)
-        ]
+        self._tracks = self._continuing(time)
         detections = list(zip(boxes, [None] * len(boxes) if appearances is None else appearances, strict=True))
         costs = [[self._cost(track, time, *detection) for track in self._tracks] for detection in detections]
         # New tracks start after the assignment, so that no face of this frame is compared with another of it.
@@ -126,6 +124,15 @@ class Tracker:
             track_ids.append(track.track_id)
         self._find_occluders(time)
         return track_ids
+
+    def continues(self, time: float, boxes: Sequence[Box]) -> bool:
+        """Check whether `update` would assign each of these detections to a track that exists; change nothing."""
+        tracks = self._continuing(time)
+        return None not in assign([[self._cost(track, time, box, None) for track in tracks] for box in boxes])
+
+    def _continuing(self, time: float) -> list[_Track]:
+        """Return the tracks that have not ended."""
+        return [track for track in self._tracks if time - track.time <= (MAX_OCCLUSION if track.occluder else MAX_GAP)]
 
     @property
     def active_ids(self) -> set[int]:

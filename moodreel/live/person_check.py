@@ -2,7 +2,7 @@
 
 from collections import deque
 
-from moodreel.faces.landmarker import FaceLandmarker
+from moodreel.faces.detector import FaceDetector
 from moodreel.faces.portrait import MAX_CHECKS, is_person
 from moodreel.faces.quality import is_clear
 from moodreel.live.frame import FrameFace
@@ -18,18 +18,18 @@ class PersonCheck:
         self._results: deque[bool] = deque(maxlen=MAX_CHECKS)
         self._next_at = float("-inf")
 
-    def update(self, landmarker: FaceLandmarker, face: FrameFace, now: float) -> bool:
+    def update(self, detector: FaceDetector, face: FrameFace, now: float) -> bool:
         """Check the face in one more frame, if it is time to. Returns whether it is a person's by half of the checks.
 
         Args:
-            landmarker: its detector is used.
+            detector: finds the face again.
             face: the face in this frame.
             now: seconds when the frame was received, never going back.
         """
         if now >= self._next_at and not (self._is_person and len(self._results) == MAX_CHECKS):
             self._next_at = now + CHECK_INTERVAL_SECONDS
             clear = is_clear([face.observation], [max(face.box[2:])])
-            self._results.append(is_person(landmarker, [face.portrait], clear=clear))
+            self._results.append(is_person(detector, [face.portrait], clear=clear))
         return self._is_person
 
     @property

@@ -129,7 +129,7 @@ class LiveSession:
         people = [
             (track, face)
             for track, face in zip(tracks, detections.faces, strict=True)
-            if self._checks.setdefault(track, PersonCheck()).update(landmarker, face, time)
+            if self._checks.setdefault(track, PersonCheck()).update(landmarker.detector, face, time)
         ]
         selected = self._select_faces(people)
         observations = predictor.embed_faces([face.observation.features for _, face in selected])

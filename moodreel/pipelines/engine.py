@@ -122,7 +122,7 @@ class Engine:
     def process_frames(
         self,
         frames: Generator[Frame, None, None],
-        process: Callable[[Frame], T],
+        process: Callable[[int, Frame], T],
         consume: Callable[[T], None],
         *,
         progress: Callable[[float], None] | None = None,
@@ -131,7 +131,7 @@ class Engine:
 
         Args:
             frames: decodes the next frame whenever it is advanced. It is closed before this returns or raises.
-            process: called in a worker thread, once for each frame.
+            process: called in a worker thread, once for each frame, with its index.
             consume: called in the calling thread with each result, in the order of the frames.
             progress: called in the calling thread with the time of each frame, in seconds.
 
@@ -144,10 +144,10 @@ class Engine:
         timings = {"decode": 0.0, "faces": 0.0}
         pending: deque[Future[tuple[T, float]]] = deque()
         try:
-            for frame in _time_decoding(frames, timings):
+            for index, frame in enumerate(_time_decoding(frames, timings)):
                 if progress is not None:
                     progress(frame.time)
-                pending.append(self.executor.submit(_run_timed, process, frame))
+                pending.append(self.executor.submit(_run_timed, process, index, frame))
                 if len(pending) > FRAMES_AHEAD:
                     _consume_result(pending.popleft(), consume, timings)
             while pending:
@@ -181,7 +181,7 @@ def _consume_result(future: Future[tuple[T, float]], consume: Callable[[T], None
     consume(result)
 
 
-def _run_timed(process: Callable[[Frame], T], frame: Frame) -> tuple[T, float]:
+def _run_timed(process: Callable[[int, Frame], T], index: int, frame: Frame) -> tuple[T, float]:
     """Return the result, and the milliseconds it took."""
     start = time.perf_counter()
-    return process(frame), elapsed_ms(start)
+    return process(index, frame), elapsed_ms(start)

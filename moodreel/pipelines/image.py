@@ -279,7 +279,7 @@ class ImagePipeline:
         observation = observe_face(rgb, face, crop_kind)
         # The lower threshold for poor faces is not for images turned: three more looks would find more false faces.
         clear = turns != 0 or is_clear([observation], [max(box[2:])])
-        person = is_person(self._engine.landmarker, [crop_portrait(rgb, face)], clear=clear)
+        person = is_person(self._engine.landmarker.detector, [crop_portrait(rgb, face)], clear=clear)
         return (box, observation) if person else None
 
 

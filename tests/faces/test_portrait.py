@@ -35,7 +35,7 @@ def portraits_of(landmarker, rgb):
 def test_thing_that_is_detected_is_no_person(landmarker, image):
     portraits = portraits_of(landmarker, image)
     assert portraits, "the landmarker takes it for a face"
-    assert not is_person(landmarker, portraits)
+    assert not is_person(landmarker.detector, portraits)
 
 
 @pytest.mark.parametrize("degrees", [-20, 0, 20])
@@ -44,7 +44,7 @@ def test_person_is_one_at_any_size_and_roll(landmarker, degrees, scale):
     rotation = cv2.getRotationMatrix2D((224, 115), degrees, scale)
     rgb = cv2.warpAffine(synthetic_frames.portrait(), rotation, (512, 512), borderMode=cv2.BORDER_REPLICATE)
     (portrait,) = portraits_of(landmarker, rgb)
-    assert is_person(landmarker, [portrait])
+    assert is_person(landmarker.detector, [portrait])
 
 
 def test_portrait_is_centered_and_black_outside_the_image(landmarker):
@@ -62,27 +62,27 @@ def test_portrait_is_centered_and_black_outside_the_image(landmarker):
 def test_blurred_person_is_one_only_where_the_face_need_not_be_clear(landmarker):
     blurred = cv2.GaussianBlur(synthetic_frames.face_frames(1)[0], (0, 0), 4)
     portraits = portraits_of(landmarker, blurred)
-    assert is_person(landmarker, portraits, clear=False)
-    assert not is_person(landmarker, portraits)
+    assert is_person(landmarker.detector, portraits, clear=False)
+    assert not is_person(landmarker.detector, portraits)
 
 
 def test_most_portraits_of_a_track_decide(landmarker):
     (person,) = portraits_of(landmarker, synthetic_frames.portrait())
     (thing,) = portraits_of(landmarker, synthetic_frames.cartoon())
-    assert is_person(landmarker, [person, thing, person])
-    assert not is_person(landmarker, [thing, person, thing])
+    assert is_person(landmarker.detector, [person, thing, person])
+    assert not is_person(landmarker.detector, [thing, person, thing])
 
 
 @pytest.mark.parametrize("quarters", [1, 3])
 def test_person_who_lies_is_one(landmarker, quarters):
     portraits = portraits_of(landmarker, np.ascontiguousarray(np.rot90(synthetic_frames.portrait(), quarters)))
     assert portraits, "the landmarker finds the face"
-    assert is_person(landmarker, portraits)
+    assert is_person(landmarker.detector, portraits)
 
 
 def test_upside_down_portrait_is_no_person(landmarker):
     (portrait,) = portraits_of(landmarker, synthetic_frames.portrait())
-    assert not is_person(landmarker, [np.ascontiguousarray(portrait[::-1, ::-1])], clear=False)
+    assert not is_person(landmarker.detector, [np.ascontiguousarray(portrait[::-1, ::-1])], clear=False)
 
 
 @pytest.mark.parametrize("count", [1, 5, 10, 11, 12, 300])

@@ -206,3 +206,15 @@ def test_two_people_who_meet_and_turn_back_keep_their_ids(detect_crossing, fps, 
     first, other = tracks_of(detect_crossing(fps, seconds, first_in_front, True))
     assert len(first) == len(other) == 1
     assert first != other
+
+
+def test_detections_continue_tracks_only_where_all_are_near_one():
+    tracker = Tracker()
+    assert not tracker.continues(0.0, [(0, 0, 10, 10)])
+    assert tracker.continues(0.0, [])
+    tracker.update(0.0, [(0, 0, 10, 10)])
+    assert tracker.continues(0.2, [(1, 0, 10, 10)])
+    assert not tracker.continues(0.2, [(50, 0, 10, 10)])
+    assert not tracker.continues(0.2, [(1, 0, 10, 10), (2, 0, 10, 10)]), "each track takes one"
+    assert not tracker.continues(60.0, [(0, 0, 10, 10)]), "tracks end"
+    assert tracker.update(0.2, [(1, 0, 10, 10)]) == [0], "asking changed nothing"

@@ -32,7 +32,7 @@ def frames(count, decoded=None, closed=None):
 
 
 def test_results_come_in_the_order_of_the_frames_whichever_is_ready_first(engine):
-    def process(frame):
+    def process(index, frame):
         time.sleep(0.02 if frame.rgb[0, 0, 0] % 2 == 0 else 0)
         return int(frame.rgb[0, 0, 0])
 
@@ -47,7 +47,7 @@ def test_results_come_in_the_order_of_the_frames_whichever_is_ready_first(engine
 def test_decoding_pauses_while_enough_frames_wait(engine):
     release, decoded, results = threading.Event(), [], []
 
-    def process(frame):
+    def process(index, frame):
         release.wait(20)
         return frame.time
 
@@ -66,7 +66,7 @@ def test_decoding_pauses_while_enough_frames_wait(engine):
 def test_an_error_stops_decoding_and_drops_the_frames_that_wait(engine):
     processed, closed = [], threading.Event()
 
-    def process(frame):
+    def process(index, frame):
         processed.append(frame.time)
         time.sleep(0.01)
         raise ValueError("broken")
@@ -84,9 +84,9 @@ def test_an_error_of_the_decoder_is_raised_as_it_is(engine):
         raise ModelInvalid("not a frame")
 
     with pytest.raises(ModelInvalid, match="not a frame"):
-        engine.process_frames(broken(), lambda frame: frame.time, print)
+        engine.process_frames(broken(), lambda _, frame: frame.time, print)
     times = []
-    engine.process_frames(frames(2), lambda frame: frame.time, times.append)
+    engine.process_frames(frames(2), lambda _, frame: frame.time, times.append)
     assert times == pytest.approx([0, 0.1])
 
 
