@@ -4,9 +4,9 @@ from typing import Unpack
 
 from flask import Flask
 
-from api import errors, history_recorder, maintenance, metrics, openapi, services
+from api import errors, history_recorder, idempotency, maintenance, metrics, openapi, services
 from api.bootstrap import ReadyPipelines, build_services
-from api.middleware import access_log, compression, cors, request_body, security_headers
+from api.middleware import access_log, compression, cors, rate_limit, request_body, security_headers
 from api.routes import (
     auth,
     connections,
@@ -59,7 +59,9 @@ def create_app(settings: Settings | None = None, **ready: Unpack[ReadyPipelines]
     # Each route answers with and without a slash at its end. Many clients lose the body in a redirect.
     app.url_map.strict_slashes = False
     services.init_app(app, build_services(settings, **ready))
-    for extension in (access_log, metrics, cors, security_headers, compression, request_body, errors, history_recorder):
+    around_views = (access_log, metrics, cors, security_headers, compression, rate_limit, request_body, errors)
+    # The functions of the last one run first after a view: it keeps the answer without what the others do to it.
+    for extension in (*around_views, history_recorder, idempotency):
         extension.init_app(app)
 
     if cache := services.services(app).analysis_cache:

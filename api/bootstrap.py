@@ -23,6 +23,7 @@ from moodreel.pipelines.image import ImagePipeline
 from moodreel.pipelines.image_or_video import ImageOrVideoPipeline
 from moodreel.pipelines.text import TextPipeline
 from moodreel.pipelines.video import VideoPipeline
+from moodreel.storage.answer_store import AnswerStore
 from moodreel.storage.call_log import CallLog
 from moodreel.storage.history import History
 from moodreel.storage.objects import ObjectStorage
@@ -73,6 +74,7 @@ def build_services(settings: Settings, **ready: Unpack[ReadyPipelines]) -> Servi
         connections=ConnectionBroadcaster(open_presence(settings)),
         history=history,
         analysis_cache=analysis_cache,
+        answers=open_answers(settings),
     )
 
 
@@ -89,6 +91,14 @@ def open_analysis_cache(settings: Settings) -> SharedAnalysisCache | None:
     if not settings.analysis_cache_seconds or not settings.analysis_cache_path:
         return None
     return SharedAnalysisCache(settings.analysis_cache_path, settings)
+
+
+def open_answers(settings: Settings) -> AnswerStore | None:
+    """Open the answers to calls with an Idempotency-Key; None if none are kept. Raises MoodreelError."""
+    if not settings.idempotency_seconds or not settings.idempotency_path:
+        return None
+    call_seconds = 2 * settings.max_wait_seconds + settings.max_wall_seconds + 60
+    return AnswerStore(settings.idempotency_path, seconds=settings.idempotency_seconds, call_seconds=call_seconds)
 
 
 def open_presence(settings: Settings) -> Presence:

@@ -89,10 +89,13 @@ except SettingsError as error:
 
 # In memory nothing waits for a disk, and nothing is left on one.
 _memory = "/dev/shm" if Path("/dev/shm").is_dir() else None
-# The workers share the cache of analyses. It ends with them, unless ANALYSIS_CACHE_PATH names a file.
-if settings.analysis_cache_seconds and not settings.analysis_cache_path:
-    _folders.append(_make_cache_folder(_memory or tempfile.gettempdir()))
+# The workers share the cache of analyses and the answers to calls with an Idempotency-Key. Both end with them, unless
+# ANALYSIS_CACHE_PATH or IDEMPOTENCY_PATH names a file.
+_folders.append(_make_cache_folder(_memory or tempfile.gettempdir()))
+if not settings.analysis_cache_path:
     os.environ["ANALYSIS_CACHE_PATH"] = f"{_folders[-1]}/analyses.db"
+if not settings.idempotency_path:
+    os.environ["IDEMPOTENCY_PATH"] = f"{_folders[-1]}/answers.db"
 
 wsgi_app = "api.wsgi:app"
 bind = f"[{settings.host}]:{settings.port}" if ":" in settings.host else f"{settings.host}:{settings.port}"

@@ -4,6 +4,7 @@ A request with a body may hold tens of megabytes, and its client may upload slow
 for its whole life. A worker therefore has more threads than it may hold bodies, and each kind is counted on its own.
 """
 
+import math
 import threading
 import time
 from collections import Counter
@@ -13,6 +14,9 @@ MAX_QUEUED_PER_SLOT = 4
 """Requests that may wait for each slot. Further requests are rejected at once."""
 MAX_UNAUTHENTICATED = 16
 """Connections of a worker whose clients are not authenticated yet."""
+MEAN_WEIGHT = 0.1
+"""Weight of the newest request in the mean time of a request (exponential moving average)."""
+MAX_DRAIN_SECONDS = 300
 SPARE_THREADS = 8
 """Threads beyond those for bodies and connections, so that /health, /ready and /metrics always answer."""
 
@@ -27,6 +31,9 @@ class ConcurrencyLimiter:
 
     def __init__(self, slots: int, timeout_seconds: float) -> None:
         self.queued = 0
+        self._slots = slots
+        self._in_use = 0
+        self._mean_seconds: float | None = None
         self._max_queued = MAX_QUEUED_PER_SLOT * slots
         self._timeout_seconds = timeout_seconds
         self._free = threading.Semaphore(slots)
@@ -34,8 +41,29 @@ class ConcurrencyLimiter:
 
     def acquire(self) -> bool:
         """Take a slot, waiting for it if needed. Returns False if none became free; else call `release` later."""
-        if self._free.acquire(blocking=False):
-            return True
+        acquired = self._free.acquire(blocking=False) or self._wait()
+        if acquired:
+            with self._lock:
+                self._in_use += 1
+        return acquired
+
+    def release(self, seconds: float) -> None:
+        """Return a slot that was held for so many seconds."""
+        with self._lock:
+            self._in_use -= 1
+            mean = seconds if self._mean_seconds is None else self._mean_seconds
+            self._mean_seconds = mean + MEAN_WEIGHT * (seconds - mean)
+        self._free.release()
+
+    def drain_seconds(self) -> int | None:
+        """Estimate when all requests that run or wait now are done, 1 to 300 seconds; None before the first was."""
+        with self._lock:
+            if self._mean_seconds is None:
+                return None
+            seconds = (self._in_use + self.queued) * self._mean_seconds / self._slots
+        return min(max(1, math.ceil(seconds)), MAX_DRAIN_SECONDS)
+
+    def _wait(self) -> bool:
         with self._lock:
             if self.queued >= self._max_queued:
                 return False
@@ -45,10 +73,6 @@ class ConcurrencyLimiter:
         finally:
             with self._lock:
                 self.queued -= 1
-
-    def release(self) -> None:
-        """Return a slot."""
-        self._free.release()
 
 
 class ConnectionLimiter:

@@ -32,7 +32,9 @@ GUARDED_CODES = (
     "keys_unavailable",
     "log_unavailable",
 )
+IDEMPOTENCY_CODES = ("request_in_progress", "idempotency_key_reused")
 VIDEO_CODES = (
+    *IDEMPOTENCY_CODES,
     "bad_json",
     "too_large",
     "video_too_long",
@@ -68,6 +70,7 @@ SECURITY_SCHEMES = {
 """Ways to authenticate; a request needs one of them."""
 
 IMAGE_CODES = (
+    *IDEMPOTENCY_CODES,
     "bad_json",
     "too_large",
     "picture_too_big",
@@ -79,6 +82,7 @@ IMAGE_CODES = (
 )
 
 TEXT_CODES = (
+    *IDEMPOTENCY_CODES,
     "bad_json",
     "too_large",
     "text_too_long",

@@ -10,7 +10,7 @@ from typing import cast
 from flask import json, request
 from marshmallow import ValidationError
 
-from api import log_fields
+from api import idempotency, log_fields
 from api.base64_input import decode_base64
 from api.errors import ApiError
 from api.schemas.fields import LoadedData
@@ -100,11 +100,12 @@ def load_options(schema: OptionsSchema, body: Mapping[str, object], *, partial: 
     return loaded
 
 
-def read_json(example: str = _FILE_EXAMPLE) -> Mapping[str, object]:
+def read_json(example: str = _FILE_EXAMPLE, *, analyzed: bool = False) -> Mapping[str, object]:
     """Parse the body as JSON, whatever its Content-Type: most clients that leave it out send JSON.
 
     Args:
         example: A valid body, for the error message.
+        analyzed: Whether this is a call to analyze something: an Idempotency-Key then counts.
 
     Returns:
         The body. It may be no object at all, which its schema then rejects.
@@ -114,6 +115,8 @@ def read_json(example: str = _FILE_EXAMPLE) -> Mapping[str, object]:
     """
     _require_identity_encoding()
     data = request.stream.read()
+    if analyzed:
+        idempotency.begin([data])
     if _has_too_many_parts(data):
         raise ApiError("bad_json", f"The body has far too many parts. Send a JSON object, such as {example}.")
     if not data:
@@ -138,7 +141,9 @@ def read_form() -> tuple[dict[str, str], list[bytes]]:
     _require_identity_encoding()
     fields, files = request.form.to_dict(), request.files.getlist("file")
     # `api.middleware.request_body` keeps the parts in memory: this makes no copy.
-    return fields, [cast(io.BytesIO, file.stream).getvalue() for file in files]
+    contents = [cast(io.BytesIO, file.stream).getvalue() for file in files]
+    idempotency.begin([json.dumps(fields, sort_keys=True).encode(), *contents])
+    return fields, contents
 
 
 def has_body() -> bool:
@@ -194,7 +199,7 @@ def _read_file_json() -> Mapping[str, object]:
         raise ApiError(
             "unsupported_media", "Send the file as base64 in a JSON body, or as the file part of multipart/form-data."
         )
-    return read_json()
+    return read_json(analyzed=True)
 
 
 def _decode(content: str) -> bytes:

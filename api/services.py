@@ -18,6 +18,7 @@ from moodreel.pipelines.image import ImagePipeline
 from moodreel.pipelines.image_or_video import ImageOrVideoPipeline
 from moodreel.pipelines.text import TextPipeline
 from moodreel.pipelines.video import VideoPipeline
+from moodreel.storage.answer_store import AnswerStore
 from moodreel.storage.call_log import CallLog
 from moodreel.storage.history import History
 
@@ -46,6 +47,7 @@ class Services:
         connections: The open WebSockets, and their count over all processes.
         history: The users' histories; None if HISTORY is off.
         analysis_cache: The numbers of recent analyses; None if none are kept.
+        answers: The answers to calls with an Idempotency-Key; None if none are kept.
     """
 
     settings: Settings
@@ -65,6 +67,7 @@ class Services:
     connections: ConnectionBroadcaster
     history: History | None = None
     analysis_cache: SharedAnalysisCache | None = None
+    answers: AnswerStore | None = None
 
 
 def init_app(app: Flask, container: Services) -> None:

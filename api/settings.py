@@ -190,6 +190,9 @@ class Settings:
     analysis_cache_seconds: int = _integer(0, 3600, 600)
     analysis_cache_path: Path | None = _setting(Path, "a file", None)  # noqa: RUF009
 
+    idempotency_seconds: int = _integer(0, 86_400, 600)
+    idempotency_path: Path | None = _setting(Path, "a file", None)  # noqa: RUF009
+
     history: bool = _choice(_SWITCH, False)
     history_path: Path = _setting(Path, "a file", Path("data/history.db"))  # noqa: RUF009
     history_retention_days: int = _integer(0, 36_500, 0)

@@ -33,6 +33,21 @@ _HTTP_DATE = re.compile(r"([A-Z][a-z]{2}, )?\d{1,2} [A-Z][a-z]{2} \d{4} \d\d:\d\
 
 
 @dataclass(frozen=True)
+class Quota:
+    """What is left of a caller's rate limit.
+
+    Attributes:
+        limit: Calls in `RATE_WINDOW`.
+        remaining: Of them, those left.
+        reset_seconds: Seconds until there is one more.
+    """
+
+    limit: int
+    remaining: int
+    reset_seconds: int
+
+
+@dataclass(frozen=True)
 class Caller:
     """An authenticated caller.
 
@@ -199,7 +214,10 @@ def _check_identifiers(request: Request) -> None:
 
 
 def admit(caller: Caller) -> None:
-    """Reject a request that must be logged and cannot be, or whose caller made too many in the last minute."""
+    """Reject a request that must be logged and cannot be, or whose caller made too many in the last minute.
+
+    Sets `g.quota` where there is a limit.
+    """
     limit, writer = _settings().rate_limit, services().call_log_writer
     if _settings().log_required and writer.failure(LOG_WAIT_SECONDS):
         raise ApiError("log_unavailable", "No call is answered now, because it could not be logged. Try again soon.")
@@ -209,14 +227,15 @@ def admit(caller: Caller) -> None:
     calls, first = _logged_since(caller, since)
     # Calls that wait for the log count as well: those of this process.
     waiting = writer.waiting_since(caller.id, since)
-    if calls + len(waiting) <= limit:
-        return
+    count = calls + len(waiting)
     wait = (min([*waiting, first or datetime.now(UTC)]) + RATE_WINDOW - datetime.now(UTC)).total_seconds()
-    raise ApiError(
-        "rate_limited",
-        f"One caller may make {limit} requests a minute. Wait as many seconds as Retry-After says.",
-        headers={"Retry-After": str(max(1, int(wait) + 1))},
-    )
+    g.quota = Quota(limit, max(0, limit - count), max(1, int(wait) + 1))
+    if count > limit:
+        raise ApiError(
+            "rate_limited",
+            f"One caller may make {limit} requests a minute. Wait as many seconds as Retry-After says.",
+            headers={"Retry-After": str(g.quota.reset_seconds)},
+        )
 
 
 def _logged_since(caller: Caller, since: datetime) -> tuple[int, datetime | None]:

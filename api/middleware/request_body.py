@@ -21,6 +21,7 @@ from flask import Flask, Response, g, request
 from gunicorn.http.errors import ParseException
 from werkzeug.exceptions import RequestEntityTooLarge
 
+from api import log_fields
 from api.errors import ApiError
 from api.services import services
 
@@ -42,6 +43,7 @@ def init_app(app: Flask) -> None:
     """Use requests whose bodies are bounded and stay in memory."""
     app.request_class = Request
     app.config["MAX_CONTENT_LENGTH"] = services(app).settings.max_body_bytes
+    app.after_request(_set_retry_after)
     app.after_request(_drain_after_response)
     app.teardown_request(_release_slot)
 
@@ -127,12 +129,21 @@ def bytes_read() -> int:
 def _acquire_slot() -> None:
     if not services().concurrency_limiter.acquire():
         raise ApiError("overloaded", "Too many requests are being processed. Try again in a few seconds.")
-    g.holds_slot = True
+    g.slot_since = time.monotonic()
 
 
 def _release_slot(_error: BaseException | None) -> None:
-    if g.pop("holds_slot", False):
-        services().concurrency_limiter.release()
+    if "slot_since" in g:
+        services().concurrency_limiter.release(time.monotonic() - g.pop("slot_since"))
+
+
+def _set_retry_after(response: Response) -> Response:
+    """Tell a caller who was refused for the load when the queue of this worker will be empty."""
+    if log_fields.current().get("error") == "overloaded" and request.method == "POST":
+        seconds = services().concurrency_limiter.drain_seconds()
+        if seconds is not None:
+            response.headers["Retry-After"] = str(seconds)
+    return response
 
 
 def _is_chunked(request: flask.Request) -> bool:

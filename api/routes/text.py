@@ -25,7 +25,7 @@ def text() -> Response:
     For a list of texts the response is `{"results": […], "count": n}`. If one of them cannot be predicted, its result
     is a problem, and the request succeeds all the same.
     """
-    options = request_parsing.load_options(TextSchema(), request_parsing.read_json('{"text": "…"}'))
+    options = request_parsing.load_options(TextSchema(), request_parsing.read_json('{"text": "…"}', analyzed=True))
     texts, model = options["text"], options["model"]
     return _predict(texts, model) if isinstance(texts, str) else _predict_batch(texts, model)
 

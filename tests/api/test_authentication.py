@@ -243,6 +243,10 @@ def test_the_rate_limit_is_shared_by_all_workers(tmp_path_factory: pytest.TempPa
         assert [response.status_code for response in responses] == [200] * 5 + [429] * 3
         assert responses[-1].json()["code"] == "rate_limited"
         assert 1 <= int(responses[-1].headers["Retry-After"]) <= 61
+        quotas = [re.fullmatch(r'"calls";r=(\d+);t=(\d+)', response.headers["RateLimit"]) for response in responses]
+        assert [int(quota[1]) for quota in quotas if quota] == [4, 3, 2, 1, 0, 0, 0, 0]
+        assert all(1 <= int(quota[2]) <= 61 for quota in quotas if quota)
+        assert {response.headers["RateLimit-Policy"] for response in responses} == {'"calls";q=5;w=60'}
         assert predict(server, {**HEADERS, "x-api-key": "other"}).status_code == 200
         assert requests.get(f"{server.url}/health", timeout=30).status_code == 200
 

@@ -11,6 +11,7 @@ import pytest
 from api.limits import (
     MAX_QUEUED_PER_SLOT,
     MAX_UNAUTHENTICATED,
+    MEAN_WEIGHT,
     ConcurrencyLimiter,
     ConnectionLimiter,
     ConnectionSlot,
@@ -22,7 +23,7 @@ from tests.support.server import HEADERS, Server, video_body, wait_until
 def test_the_number_of_slots_is_limited_and_a_released_slot_can_be_acquired_again() -> None:
     limiter = ConcurrencyLimiter(2, timeout_seconds=0)
     assert [limiter.acquire() for _ in range(3)] == [True, True, False]
-    limiter.release()
+    limiter.release(1)
     assert [limiter.acquire() for _ in range(2)] == [True, False]
 
 
@@ -32,7 +33,7 @@ def test_a_waiting_call_gets_the_released_slot() -> None:
     acquired: list[bool] = []
     waiting = threading.Thread(target=lambda: acquired.append(limiter.acquire()))
     waiting.start()
-    limiter.release()
+    limiter.release(1)
     waiting.join(30)
     assert acquired == [True]
 
@@ -47,10 +48,26 @@ def test_a_call_over_the_queue_limit_is_rejected_at_once() -> None:
     wait_until(lambda: limiter.queued == MAX_QUEUED_PER_SLOT)
     assert not limiter.acquire()
     for _ in range(MAX_QUEUED_PER_SLOT):
-        limiter.release()
+        limiter.release(1)
     for thread in waiting:
         thread.join(30)
     assert acquired == [True] * MAX_QUEUED_PER_SLOT
+
+
+def test_the_time_to_empty_the_queue_follows_from_its_length_and_the_mean_time_of_a_call() -> None:
+    limiter = ConcurrencyLimiter(2, timeout_seconds=0)
+    assert limiter.drain_seconds() is None, "nothing was measured yet"
+    for seconds in (4.0, 4.0, 14.0):
+        limiter.acquire()
+        limiter.release(seconds)
+    mean = 4 + MEAN_WEIGHT * 10
+    assert limiter.drain_seconds() == 1
+    limiter.acquire(), limiter.acquire()
+    assert limiter.drain_seconds() == mean
+    limiter.queued = 6
+    assert limiter.drain_seconds() == 4 * mean
+    limiter.queued = 6000
+    assert limiter.drain_seconds() == 300
 
 
 def test_the_number_of_connections_is_limited_and_a_released_slot_can_be_acquired_again() -> None:
@@ -149,6 +166,17 @@ def test_queued_calls_of_a_burst_are_all_answered(tmp_path: Path) -> None:
         for client in clients:
             client.join(60)
         assert statuses == [200] * len(clients)
+
+
+@pytest.mark.server
+def test_a_refused_call_is_told_when_the_queue_will_be_empty(tmp_path: Path) -> None:
+    with Server(tmp_path, WEB_CONCURRENCY=1, THREADS=1, MAX_WAIT_SECONDS=0) as server:
+        server.post("/predict", b"sleep 2.5")
+        running = threading.Thread(target=lambda: server.post("/predict", b"sleep 2.5"))
+        running.start()
+        wait_until(lambda: server.post("/predict", b"a clip").status_code == 503)
+        assert server.post("/predict", b"a clip").headers["Retry-After"] in ("2", "3")
+        running.join(60)
 
 
 def _start_upload(server: Server, body: bytes) -> socket.socket:

@@ -1,0 +1,181 @@
+"""Keep the answers to calls with an Idempotency-Key in a SQLite file, for minutes and for all processes of one machine.
+
+An answer may hold a loop of a video: the file belongs into memory (/dev/shm), and deleted rows are overwritten.
+
+Source: draft-ietf-httpapi-idempotency-key-header-07.
+"""
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlite_utils import Database
+from sqlite_utils.migrations import Migrations
+
+from moodreel.errors import MoodreelError
+from moodreel.storage.database import SharedDatabase
+
+logger = logging.getLogger(__name__)
+
+MAX_ANSWER_BYTES = 4 << 20
+"""Most bytes of one answer. A call with a larger one is analyzed again if it is repeated."""
+MAX_BYTES = 16 << 20
+"""Most bytes of all answers: a container has 64 MB of /dev/shm by default, and the cache of analyses 32 MB of them."""
+MAX_ROWS = 1024
+
+
+class AnswerStoreError(MoodreelError):
+    """The answers cannot be read or written. The message tells operators what to do."""
+
+
+class KeyReused(Exception):
+    """The key was used for another request."""
+
+
+class KeyInUse(Exception):
+    """The request with this key is not answered yet."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer as it was sent.
+
+    Attributes:
+        status: HTTP status.
+        headers: names and values.
+        body: bytes of the body.
+    """
+
+    status: int
+    headers: list[tuple[str, str]]
+    body: bytes
+
+
+migrations = Migrations("answers")
+
+
+@migrations()
+def m001_answers(db: Database) -> None:
+    """Create the table of answers; status, headers and body are null until there is an answer."""
+    db.table("answers").create(
+        {"key": str, "created": float, "request": str, "status": int, "headers": str, "body": bytes},
+        pk="key",
+        not_null={"created", "request"},
+    ).create_index(["created"])
+
+
+class AnswerStore:
+    """The answers of the last seconds. Make one after a fork, never before. Thread-safe."""
+
+    def __init__(
+        self, path: Path | str, *, seconds: float, call_seconds: float, clock: Callable[[], float] = time.time
+    ) -> None:
+        """Open the file.
+
+        Args:
+            path: the SQLite file; it and its folder are created as needed.
+            seconds: how long an answer is kept.
+            call_seconds: how long a call takes at most; one without an answer after that has died.
+            clock: seconds since the epoch.
+
+        Raises:
+            AnswerStoreError: the file cannot be opened.
+        """
+        self._seconds = seconds
+        self._call_seconds = call_seconds
+        self._clock = clock
+        self._timer: threading.Timer | None = None
+        self._lock = threading.Lock()
+        self._database = SharedDatabase(
+            path,
+            migrations,
+            name="store of answers",
+            setting="IDEMPOTENCY_PATH",
+            error=AnswerStoreError,
+            secure_delete=True,
+        )
+        self.prune()
+
+    def claim(self, key: str, request: str) -> Answer | None:
+        """Return the answer to a request, or claim the key for it.
+
+        Args:
+            key: of the caller.
+            request: a hash of the request.
+
+        Returns:
+            The answer; None if there is none yet: call `put` or `release` later.
+
+        Raises:
+            KeyReused: the key was used for another request.
+            KeyInUse: the request is not answered yet.
+            AnswerStoreError: the file cannot be read or written.
+        """
+        now = self._clock()
+        with self._database.write() as db:
+            self._delete_old(db)
+            row = db.execute("select request, status, headers, body from answers where key = ?", [key]).fetchone()
+            if row is None:
+                db.execute("insert into answers (key, created, request) values (?, ?, ?)", [key, now, request])
+                return None
+        first, status, headers, body = row
+        if first != request:
+            raise KeyReused
+        if status is None:
+            raise KeyInUse
+        return Answer(status, [(name, value) for name, value in json.loads(headers)], body)
+
+    def put(self, key: str, answer: Answer) -> None:
+        """Keep the answer of a claimed key, and delete the oldest of too many. Raises AnswerStoreError."""
+        if len(answer.body) > MAX_ANSWER_BYTES:
+            return self.release(key)
+        with self._database.write() as db:
+            db.execute(
+                "update answers set created = ?, status = ?, headers = ?, body = ? where key = ?",
+                [self._clock(), answer.status, json.dumps(answer.headers), answer.body, key],
+            )
+            newest = "over (order by created desc, key)"
+            sizes = f"select key, sum(length(body)) {newest} as size, row_number() {newest} as number from answers"
+            excess = f"select key from ({sizes} where status is not null) where size > ? or number > ?"
+            db.execute(f"delete from answers where key in ({excess})", [MAX_BYTES, MAX_ROWS])
+        self._prune_later()
+
+    def release(self, key: str) -> None:
+        """Forget a claimed key: its request may be sent again. Raises AnswerStoreError."""
+        with self._database.write() as db:
+            db.execute("delete from answers where key = ?", [key])
+
+    def prune(self) -> None:
+        """Delete what is too old. Raises AnswerStoreError."""
+        with self._database.write() as db:
+            self._delete_old(db)
+            left = db.execute("select 1 from answers limit 1").fetchone()
+        if left:
+            self._prune_later()
+
+    def _delete_old(self, db: Database) -> None:
+        now = self._clock()
+        db.execute(
+            "delete from answers where created < case when status is null then ? else ? end",
+            [now - self._call_seconds, now - self._seconds],
+        )
+
+    def _prune_later(self) -> None:
+        """Prune when the newest answer is too old, with no call after it needed. One timer a process is enough."""
+        with self._lock:
+            if self._timer is None:
+                self._timer = threading.Timer(self._seconds + 1, self._prune_now)
+                self._timer.daemon = True
+                self._timer.start()
+
+    def _prune_now(self) -> None:
+        with self._lock:
+            self._timer = None
+        try:
+            self.prune()
+        except AnswerStoreError as error:
+            logger.error("%s", error)

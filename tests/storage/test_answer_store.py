@@ -1,0 +1,136 @@
+"""The store of answers: who may answer, how long and how many are kept, and over several processes."""
+
+import multiprocessing
+import time
+from pathlib import Path
+
+import pytest
+
+from moodreel.storage import answer_store
+from moodreel.storage.answer_store import Answer, AnswerStore, AnswerStoreError, KeyInUse, KeyReused
+from tests.support.server import wait_until
+
+ANSWER = Answer(200, [("Content-Type", "application/json"), ("x-history-id", "1")], b'{"emotion": "Happy"}')
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def store(tmp_path: Path, clock: Clock) -> AnswerStore:
+    return AnswerStore(tmp_path / "answers.db", seconds=60, call_seconds=100, clock=clock)
+
+
+def rows(store: AnswerStore) -> int:
+    with store._database.read() as db:
+        return int(db.execute("select count(*) from answers").fetchone()[0])
+
+
+def test_the_first_claims_a_key_and_the_next_gets_its_answer(store: AnswerStore) -> None:
+    assert store.claim("key", "request") is None
+    with pytest.raises(KeyInUse):
+        store.claim("key", "request")
+    store.put("key", ANSWER)
+    assert store.claim("key", "request") == ANSWER
+    with pytest.raises(KeyReused):
+        store.claim("key", "another request")
+    assert store.claim("another key", "request") is None
+
+
+def test_another_request_with_a_key_in_use_is_told_that_first(store: AnswerStore) -> None:
+    store.claim("key", "request")
+    with pytest.raises(KeyReused):
+        store.claim("key", "another request")
+
+
+def test_a_released_key_can_be_claimed_again(store: AnswerStore) -> None:
+    store.claim("key", "request")
+    store.release("key")
+    assert store.claim("key", "another request") is None
+
+
+def test_an_answer_is_kept_for_its_time_only(store: AnswerStore, clock: Clock) -> None:
+    store.claim("key", "request")
+    clock.now += 50
+    store.put("key", ANSWER)
+    clock.now += 59
+    assert store.claim("key", "request") == ANSWER
+    clock.now += 2
+    assert store.claim("key", "another request") is None
+
+
+def test_a_call_that_never_ended_gives_its_key_back(store: AnswerStore, clock: Clock) -> None:
+    store.claim("key", "request")
+    clock.now += 99
+    with pytest.raises(KeyInUse):
+        store.claim("key", "request")
+    clock.now += 2
+    assert store.claim("key", "request") is None
+
+
+def test_old_answers_are_deleted_without_a_further_call(tmp_path: Path) -> None:
+    store = AnswerStore(tmp_path / "answers.db", seconds=0.2, call_seconds=100)
+    store.claim("key", "request")
+    store.put("key", ANSWER)
+    assert rows(store) == 1
+    wait_until(lambda: rows(store) == 0, seconds=10)
+
+
+def test_an_answer_that_is_too_large_is_not_kept(store: AnswerStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answer_store, "MAX_ANSWER_BYTES", 10)
+    store.claim("key", "request")
+    store.put("key", ANSWER)
+    assert store.claim("key", "request") is None
+
+
+@pytest.mark.parametrize(("limit", "value"), [("MAX_ROWS", 2), ("MAX_BYTES", 2 * len(ANSWER.body))])
+def test_the_oldest_of_too_many_are_deleted(
+    store: AnswerStore, clock: Clock, monkeypatch: pytest.MonkeyPatch, limit: str, value: int
+) -> None:
+    monkeypatch.setattr(answer_store, limit, value)
+    store.claim("in flight", "request")
+    for key in "abcd":
+        clock.now += 1
+        store.claim(key, "request")
+        store.put(key, ANSWER)
+    assert rows(store) == 3
+    assert store.claim("d", "request") == store.claim("c", "request") == ANSWER
+    assert store.claim("b", "request") is None
+    with pytest.raises(KeyInUse):
+        store.claim("in flight", "request")
+
+
+def _claim(path: Path, results: "multiprocessing.Queue[str]") -> None:
+    store = AnswerStore(path, seconds=60, call_seconds=100)
+    try:
+        results.put("claimed" if store.claim("key", "request") is None else "answered")
+    except KeyInUse:
+        results.put("in use")
+    time.sleep(0.1)
+
+
+def test_of_several_processes_one_claims_a_key(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("forkserver")
+    results: multiprocessing.Queue[str] = context.Queue()
+    processes = [context.Process(target=_claim, args=(tmp_path / "answers.db", results)) for _ in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert sorted(results.get(timeout=10) for _ in processes) == ["claimed", "in use", "in use", "in use"]
+
+
+def test_a_file_that_cannot_be_used_is_an_error_for_operators(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(AnswerStoreError, match="IDEMPOTENCY_PATH"):
+        AnswerStore(tmp_path / "file" / "answers.db", seconds=60, call_seconds=100)
