@@ -1,7 +1,7 @@
 """Answer a repeated call with its first answer, if it has an Idempotency-Key.
 
-A client that got no answer, such as a phone that lost its network, can send the same call again with the same key: it is
-analyzed, and stored in the history, once. `api.request_parsing` calls `begin` as soon as it has read a body.
+A client that got no answer, such as a phone that lost its network, can send the same call again with the same key: it
+is analyzed, and stored in the history, once. `api.request_parsing` calls `begin` as soon as it has read a body.
 
 Source: draft-ietf-httpapi-idempotency-key-header-07.
 """

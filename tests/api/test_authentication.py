@@ -1,6 +1,7 @@
 """API keys, dates, request headers, body limits and CORS over a real Gunicorn."""
 
 import json
+import re
 import socket
 import time
 from collections.abc import Iterator
