@@ -182,6 +182,11 @@ def to_message(error: Exception) -> ErrorMessage:
     return {"code": code, "message": str(error)} if code else {"code": "internal", "message": _INTERNAL}
 
 
+def title(code: str) -> str:
+    """Return the title of a code's problems."""
+    return _TITLES.get(code, code.replace("_", " ").capitalize())
+
+
 def to_item_error(error: ApiError | MoodreelError) -> dict[str, object]:
     """Describe the error of one item in the response to a batch."""
     code = error.code if isinstance(error, ApiError) else _DOMAIN_CODES[type(error)]
@@ -191,7 +196,7 @@ def to_item_error(error: ApiError | MoodreelError) -> dict[str, object]:
 def _problem(code: str, detail: str, status: int) -> dict[str, object]:
     return {
         "type": f"urn:moodreel:problem:{code}",
-        "title": _TITLES.get(code, code.replace("_", " ").capitalize()),
+        "title": title(code),
         "status": status,
         "detail": detail,
         "code": code,

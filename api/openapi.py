@@ -7,17 +7,23 @@ from functools import partial, wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import flask_smorest
+from apispec import APISpec
 from apispec.ext.marshmallow import MarshmallowPlugin
 from flask import Flask, request
 from marshmallow import Schema
+from marshmallow.fields import Field
 
 import moodreel
 from api.auth import authentication
-from api.errors import STATUS
-from api.schemas.fields import LoadedData
+from api.error_examples import ERROR_EXAMPLES
+from api.errors import STATUS, title
+from api.schemas.fields import Base64, LargeString, LoadedData
 from api.schemas.files import FileSchema, ObjectField, OptionsSchema
 from api.schemas.service import ProblemSchema
 from api.schemas.videos import LoopOptionsSchema
+
+Spec = dict[str, Any]
+"""A part of the OpenAPI document."""
 
 PROBLEM = "application/problem+json"
 GUARDED_CODES = (
@@ -48,6 +54,9 @@ VIDEO_CODES = (
 )
 
 AUDIOVISUAL_CODES = (*VIDEO_CODES, "no_face", "audio_corrupt", "audio_too_long", "no_face_no_sound")
+
+_FORM_PLUGIN = MarshmallowPlugin()
+_FORM_SPEC = APISpec("form", "", "3.0.3", plugins=[_FORM_PLUGIN])
 
 SECURITY_SCHEMES = {
     "api_key": {"type": "apiKey", "in": "header", "name": "x-api-key", "description": "One of the keys in API_KEY."},
@@ -92,19 +101,31 @@ TEXT_CODES = (
     "overloaded",
 )
 
-_HEADERS = {
+_DAY = r"[1-9]\d{3}-(02-(0[1-9]|1\d|2[0-8])|(0[13-9]|1[0-2])-(0[1-9]|[12]\d|30))"
+_TIME = r"([01]\d|2[0-3]):[0-5]\d"
+# Not the format `date-time`: openapi-python-client takes no header of that type.
+_DATE_TIME = {"type": "string", "pattern": rf"^{_DAY}T{_TIME}:[0-5]\d(\.\d{{1,6}})?(Z|[+-]{_TIME})$"}
+_VISIBLE = {"type": "string", "pattern": "^[!-~]{0,128}$"}
+_HEADERS: dict[str, tuple[str, Spec, str]] = {
     "date": (
         "ISO 8601 with a zone, or an HTTP date. Required without `x-date`: no page in a browser can set `date`.",
+        _DATE_TIME,
         "2025-08-16T12:34:56Z",
     ),
-    "x-date": ("Replaces `date`.", "2025-08-16T12:34:56Z"),
-    "x-client-id": ("At most 128 printable characters; recorded in the log.", "journal-ios/2.1"),
-    "x-request-id": ("Echoed; generated if absent.", "6f1c1a52-8c0e-4c11-9a6b-0d1f7c1f7b1e"),
+    "x-date": ("Replaces `date`.", _DATE_TIME, "2025-08-16T12:34:56Z"),
+    "x-client-id": ("At most 128 printable characters; recorded in the log.", _VISIBLE, "journal-ios/2.1"),
+    "x-request-id": ("Echoed; generated if absent.", _VISIBLE, "6f1c1a52-8c0e-4c11-9a6b-0d1f7c1f7b1e"),
+}
+_IDEMPOTENCY_KEY: Spec = {
+    "in": "header",
+    "name": "Idempotency-Key",
+    "required": False,
+    "description": "A new UUID for each call, the same one when the call is repeated: the answer is then the first one,"
+    " with `Idempotency-Replayed: true` (draft-ietf-httpapi-idempotency-key-header-07).",
+    "schema": {"type": "string", "pattern": "^[!#-~]{0,255}$"},
+    "example": "8e03978e-40d5-43dd-bc93-6894a57f9324",
 }
 
-
-Spec = dict[str, Any]
-"""A part of the OpenAPI document."""
 
 _View = TypeVar("_View", bound=Callable[..., object])
 _Path = ParamSpec("_Path")
@@ -193,7 +214,9 @@ def init_app(app: Flask) -> flask_smorest.Api:
     plugin = MarshmallowPlugin()
     api = _Api(app, spec_kwargs={"marshmallow_plugin": plugin, "info": {"description": _DESCRIPTION}})
     if plugin.converter:
-        plugin.converter.add_parameter_attribute_function(_describe_object_parameter)
+        for field in (Base64, LargeString):
+            plugin.map_to_openapi_type(field, "string", "byte")  # type: ignore[no-untyped-call]
+        plugin.converter.add_parameter_attribute_function(_describe_option)
     api.spec.components.schema("LoopOptions", schema=LoopOptionsSchema)
     for name, scheme in SECURITY_SCHEMES.items():
         api.spec.components.security_scheme(name, scheme)
@@ -217,17 +240,36 @@ def one_of(*schemas: type[Schema]) -> Spec:
 
 
 def _body(schema: type[OptionsSchema], file: Spec) -> Spec:
-    options = {name: {"type": "string"} for name in schema().fields if name not in schema.body_only}
-    form = {"type": "object", "required": ["file"], "properties": {"file": file, **options}}
+    fields = schema().fields
+    options = {name: _field(field) for name, field in fields.items() if name not in schema.body_only}
+    form = {
+        "type": "object",
+        "required": ["file"],
+        "properties": {"file": file, **options},
+        "additionalProperties": False,
+    }
     return {
         "required": True,
         "content": {"application/json": {"schema": schema}, "multipart/form-data": {"schema": form}},
     }
 
 
-def _describe_object_parameter(_converter: object, field: object, *, ret: Spec, **_: object) -> Spec:
-    """Describe a query parameter that is an object: it is written as JSON."""
-    return {"content": {"application/json": {"schema": ret.pop("schema")}}} if isinstance(field, ObjectField) else {}
+def _field(field: Field[Any]) -> Spec:
+    """Describe an option in a form, where it is text or, if it is an object, JSON."""
+    assert _FORM_PLUGIN.converter is not None
+    described: Spec = _FORM_PLUGIN.converter.field2property(field)
+    return {key: value for key, value in described.items() if key != "nullable"}  # what is left empty is left out
+
+
+def _describe_option(_converter: object, field: Field[Any], *, ret: Spec, **_: object) -> Spec:
+    """Describe an option of a body that may be in the query string instead: an object is written as JSON there."""
+    if not isinstance(field.parent, OptionsSchema):
+        return {}
+    # Generated clients send defaults. An option in both places is refused.
+    schema = {key: value for key, value in ret.pop("schema").items() if key != "default"}
+    return (
+        {"content": {"application/json": {"schema": schema}}} if isinstance(field, ObjectField) else {"schema": schema}
+    )
 
 
 def _describe(key: str, value: object, view: _View) -> _View:
@@ -250,7 +292,7 @@ class _Api(flask_smorest.Api):
         pass
 
 
-def _prepare_guard(doc: Spec, _info: Spec, *, dated: bool, **_: object) -> Spec:
+def _prepare_guard(doc: Spec, doc_info: Spec, *, dated: bool, **_: object) -> Spec:
     doc["security"] = [{name: []} for name in SECURITY_SCHEMES]
     doc.setdefault("parameters", []).extend(
         {
@@ -258,12 +300,15 @@ def _prepare_guard(doc: Spec, _info: Spec, *, dated: bool, **_: object) -> Spec:
             "name": name,
             "required": False,
             "description": description,
-            "schema": {"type": "string"},
+            "schema": schema,
             "example": example,
         }
-        for name, (description, example) in _HEADERS.items()
+        for name, (description, schema, example) in _HEADERS.items()
         if dated or name not in ("date", "x-date")
     )
+    # The calls that analyze something are those with a body.
+    if "requestBody" in doc_info.get("manual_doc", {}):
+        doc["parameters"].append(_IDEMPOTENCY_KEY)
     return doc
 
 
@@ -283,14 +328,18 @@ def _error_response(status: int, codes: list[str]) -> Spec:
 
 
 def _example(status: int, code: str) -> Spec:
-    return {
+    problem = {
         "type": f"urn:moodreel:problem:{code}",
-        "title": code.replace("_", " ").capitalize(),
+        "title": title(code),
         "status": status,
-        "detail": "A sentence that says what to do next.",
+        "detail": ERROR_EXAMPLES[code],
         "code": code,
         "request_id": "6f1c1a528c0e4c119a6b0d1f7c1f7b1e",
     }
+    if code != "invalid_request":
+        return problem
+    name, _, message = ERROR_EXAMPLES[code].removesuffix(" Correct it and send it again.").partition(": ")
+    return {**problem, "errors": {name: [message]}}
 
 
 _DESCRIPTION = (

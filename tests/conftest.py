@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from tests.support import synthetic_frames
+from tests.support.typescript import TypeScript
 
 
 @pytest.fixture(scope="session")
@@ -36,6 +37,15 @@ def release_memory() -> Iterator[None]:
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc only
         if trim:
             trim(0)
+
+
+@pytest.fixture(scope="session")
+def typescript(tmp_path_factory: pytest.TempPathFactory) -> TypeScript:
+    """Install TypeScript's tools; without npm the test is skipped, and says so."""
+    tools = TypeScript(tmp_path_factory.mktemp("typescript"))
+    if tools.problem:
+        pytest.skip(tools.problem)
+    return tools
 
 
 @pytest.fixture

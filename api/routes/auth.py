@@ -13,6 +13,7 @@ blueprint = GuardedBlueprint("auth", __name__, description="The caller's profile
 
 
 @blueprint.route("/auth/profile", methods=["GET"])
+@blueprint.doc(operationId="getProfile")
 @blueprint.response(200, ProfileSchema)
 def profile() -> dict[str, object]:
     """Return who is calling."""
@@ -26,6 +27,7 @@ def profile() -> dict[str, object]:
 
 
 @blueprint.route("/auth/usage", methods=["GET"])
+@blueprint.doc(operationId="getUsage")
 @blueprint.response(200, UsageSchema)
 @blueprint.error_responses("invalid_request")
 @blueprint.query(UsageQuery)
@@ -43,6 +45,7 @@ def usage(query: LoadedData) -> dict[str, object]:
 
 
 @blueprint.route("/auth/refresh-token", methods=["POST"])
+@blueprint.doc(operationId="refreshToken")
 @blueprint.response(200, RenewedTokenSchema)
 def refresh_token() -> Response:
     """Replace a token that this service signed, before it expires, by a new one of the same lifetime.

@@ -17,7 +17,7 @@ def require_caller_if_private() -> None:
 
 
 @blueprint.route("/api/connections/count", methods=["GET"])
-@blueprint.doc(security=[{}, *({name: []} for name in SECURITY_SCHEMES)])
+@blueprint.doc(operationId="countConnections", security=[{}, *({name: []} for name in SECURITY_SCHEMES)])
 @blueprint.response(200, ConnectionsSchema)
 @blueprint.error_responses(*GUARDED_CODES)
 def count() -> dict[str, object]:

@@ -25,7 +25,7 @@ blueprint = GuardedBlueprint("pictures", __name__, dated=False, description="The
 
 
 @blueprint.route("/api/detect", methods=["POST"])
-@blueprint.doc(requestBody=file_body(DetectionOptionsSchema))
+@blueprint.doc(operationId="detectFaces", requestBody=file_body(DetectionOptionsSchema))
 @blueprint.response(200, DetectionSchema, headers=analysis_recorder.HEADERS)
 @blueprint.alt_response(200, schema={"type": "string", "format": "binary"}, content_type=JPEG, success=True)
 @blueprint.error_responses(*IMAGE_CODES)
@@ -45,7 +45,7 @@ def detect() -> Response:
 
 
 @blueprint.route("/api/detect/batch", methods=["POST"])
-@blueprint.doc(requestBody=files_body(ImagesSchema, MAX_IMAGES))
+@blueprint.doc(operationId="detectFacesInBatch", requestBody=files_body(ImagesSchema, MAX_IMAGES))
 @blueprint.response(200, DetectionBatchSchema, headers=analysis_recorder.HEADERS)
 @blueprint.error_responses(
     *IDEMPOTENCY_CODES, "bad_json", "too_large", "unsupported_media", "invalid_request", "overloaded"

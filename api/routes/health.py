@@ -12,14 +12,23 @@ blueprint = Blueprint("health", __name__, description="Health and readiness")
 
 
 @blueprint.route("/health", methods=["GET"])
-@blueprint.route("/api/health", methods=["GET"], endpoint="api_health")
+@blueprint.doc(operationId="getHealth")
 @blueprint.response(200, HealthSchema)
 def health() -> dict[str, object]:
     """Return that the process is alive."""
     return _status("ok")
 
 
+@blueprint.route("/api/health", methods=["GET"])
+@blueprint.doc(operationId="getApiHealth")
+@blueprint.response(200, HealthSchema)
+def api_health() -> dict[str, object]:
+    """Return that the process is alive, at the address of an older service."""
+    return _status("ok")
+
+
 @blueprint.route("/ready", methods=["GET"])
+@blueprint.doc(operationId="getReadiness")
 @blueprint.response(200, HealthSchema)
 @blueprint.error_responses("not_ready")
 def ready() -> dict[str, object]:

@@ -35,6 +35,7 @@ def require_user() -> None:
 
 
 @blueprint.route("/api/history", methods=["GET"])
+@blueprint.doc(operationId="listHistory")
 @blueprint.response(200, HistorySchema)
 @blueprint.error_responses("forbidden", "not_found", "invalid_request", "storage_unavailable")
 @blueprint.query(HistoryQuery)
@@ -49,6 +50,7 @@ def entries(query: LoadedData) -> dict[str, object]:
 
 
 @blueprint.route("/api/history", methods=["DELETE"])
+@blueprint.doc(operationId="deleteHistory")
 @blueprint.response(200, DeletedSchema)
 @blueprint.error_responses("forbidden", "not_found", "invalid_request", "storage_unavailable")
 @blueprint.query(EmptyQuery)
@@ -60,6 +62,7 @@ def delete_all(_query: LoadedData) -> dict[str, int]:
 
 
 @blueprint.route("/api/history/summary", methods=["GET"])
+@blueprint.doc(operationId="summarizeHistory")
 @blueprint.response(200, SummarySchema)
 @blueprint.error_responses("forbidden", "not_found", "invalid_request", "storage_unavailable")
 @blueprint.query(SummaryQuery)
@@ -71,7 +74,8 @@ def summary(query: LoadedData) -> MoodCalendar:
         raise ValidationError({"end_date": ["Must not be before start_date."]}) from error
 
 
-@blueprint.route("/api/history/<entry_id>", methods=["GET"])
+@blueprint.route("/api/history/<string(length=32):entry_id>", methods=["GET"])
+@blueprint.doc(operationId="getHistoryEntry")
 @blueprint.response(200, EntrySchema)
 @blueprint.error_responses("forbidden", "not_found", "storage_unavailable")
 def entry(entry_id: str) -> dict[str, object]:
@@ -82,7 +86,8 @@ def entry(entry_id: str) -> dict[str, object]:
     return found
 
 
-@blueprint.route("/api/history/<entry_id>", methods=["DELETE"])
+@blueprint.route("/api/history/<string(length=32):entry_id>", methods=["DELETE"])
+@blueprint.doc(operationId="deleteHistoryEntry")
 @blueprint.response(204)
 @blueprint.error_responses("forbidden", "not_found", "storage_unavailable")
 def delete(entry_id: str) -> Response:
@@ -95,7 +100,8 @@ def delete(entry_id: str) -> Response:
     return response
 
 
-@blueprint.route("/api/history/<entry_id>/media/<name>", methods=["GET"])
+@blueprint.route("/api/history/<string(length=32):entry_id>/media/<name>", methods=["GET"])
+@blueprint.doc(operationId="getHistoryMedia")
 @blueprint.response(200, {"type": "string", "format": "binary"}, content_type="image/*")
 @blueprint.alt_response(200, schema={"type": "string", "format": "binary"}, content_type="video/mp4", success=True)
 @blueprint.error_responses("forbidden", "not_found", "storage_unavailable")

@@ -21,6 +21,7 @@ blueprint.before_request(authentication.require_admin)
 
 
 @blueprint.route("/logs", methods=["GET"])
+@blueprint.doc(operationId="listCalls")
 @blueprint.response(200, LogsSchema)
 @blueprint.alt_response(200, schema={"type": "string"}, content_type="text/csv", success=True)
 @blueprint.error_responses("bad_json", "ambiguous_filters", "too_large", "invalid_request", "overloaded")

@@ -10,6 +10,7 @@ blueprint = Blueprint("metrics", __name__, description="Metrics for Prometheus")
 
 
 @blueprint.route("/metrics", methods=["GET"])
+@blueprint.doc(operationId="getMetrics")
 @blueprint.response(200, {"type": "string"}, content_type="text/plain")
 def metrics() -> Response:
     """Return the metrics of all workers."""

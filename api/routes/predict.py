@@ -13,7 +13,7 @@ blueprint = GuardedBlueprint("predict", __name__, description="The emotion of th
 
 
 @blueprint.route("/predict", methods=["POST"])
-@blueprint.doc(requestBody=file_body(PredictionOptionsSchema))
+@blueprint.doc(operationId="predictVideo", requestBody=file_body(PredictionOptionsSchema))
 @blueprint.response(200, PredictionSchema, headers={**analysis_recorder.HEADERS, **loop_response.HEADERS})
 @loop_response.documented(blueprint)
 @blueprint.error_responses(*VIDEO_CODES, "no_face")

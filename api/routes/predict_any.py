@@ -12,7 +12,7 @@ blueprint = GuardedBlueprint("emotion", __name__, dated=False, description="The 
 
 
 @blueprint.route("/api/predict/", methods=["POST"])
-@blueprint.doc(requestBody=file_body(EmotionOptionsSchema))
+@blueprint.doc(operationId="predictVideoOrPicture", requestBody=file_body(EmotionOptionsSchema))
 @blueprint.response(200, EmotionSchema, headers=analysis_recorder.HEADERS)
 @blueprint.error_responses(*VIDEO_CODES, "picture_too_big", "picture_corrupt", "no_face")
 @blueprint.document_query(EmotionOptionsSchema)

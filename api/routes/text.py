@@ -15,7 +15,9 @@ blueprint = GuardedBlueprint("text", __name__, dated=False, description="The emo
 
 
 @blueprint.route("/api/text", methods=["POST"])
-@blueprint.doc(requestBody={"required": True, "content": {"application/json": {"schema": TextSchema}}})
+@blueprint.doc(
+    operationId="classifyText", requestBody={"required": True, "content": {"application/json": {"schema": TextSchema}}}
+)
 @blueprint.response(200, one_of(TextPredictionSchema, TextPredictionBatchSchema), headers=analysis_recorder.HEADERS)
 @blueprint.error_responses(*TEXT_CODES)
 @blueprint.document_query(TextSchema)

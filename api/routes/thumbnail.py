@@ -12,7 +12,7 @@ blueprint = GuardedBlueprint("thumbnail", __name__, description="A looping cover
 
 
 @blueprint.route("/thumbnail", methods=["POST"])
-@blueprint.doc(requestBody=file_body(ThumbnailOptionsSchema))
+@blueprint.doc(operationId="makeThumbnail", requestBody=file_body(ThumbnailOptionsSchema))
 @blueprint.response(200, ThumbnailSchema, headers={**analysis_recorder.HEADERS, **loop_response.HEADERS})
 @loop_response.documented(blueprint)
 @blueprint.error_responses(*VIDEO_CODES)

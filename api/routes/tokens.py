@@ -18,6 +18,7 @@ blueprint = Blueprint("tokens", __name__, description="Validation of tokens")
 
 @blueprint.route("/auth/verify-token", methods=["POST"])
 @blueprint.doc(
+    operationId="verifyToken",
     security=[{}, *({name: []} for name in SECURITY_SCHEMES if name != "api_key")],
     requestBody={"required": False, "content": {"application/json": {"schema": TokenSchema}}},
 )
@@ -41,8 +42,9 @@ def verify_token() -> dict[str, object]:
 
 
 def _token() -> Token:
-    if authentication.bearer_token(request) is None and request_parsing.has_body():
-        return services().token_verifier.verify(_token_in_body())
+    in_body = _token_in_body() if request_parsing.has_body() else None
+    if authentication.bearer_token(request) is None and in_body is not None:
+        return services().token_verifier.verify(in_body)
     if g.auth_error:
         raise g.auth_error
     if g.caller is None or g.caller.token is None:

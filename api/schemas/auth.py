@@ -5,7 +5,7 @@ from zoneinfo import ZoneInfo
 
 from marshmallow import RAISE, Schema, ValidationError, fields, post_load, validate
 
-from api.schemas.fields import LoadedData, RoundedFloat, TimeZone, field_doc
+from api.schemas.fields import AnswerSchema, LoadedData, RoundedFloat, TimeZone, field_doc
 
 DEFAULT_USAGE_DAYS = 30
 """Days of a usage query that names no start."""
@@ -38,7 +38,7 @@ class TokenSchema(Schema):
     token = fields.String(required=True, metadata={"example": "eyJhbGciOiJIUzUxMiJ9.eyJzdWIiOi….…"})
 
 
-class VerifiedTokenSchema(Schema):
+class VerifiedTokenSchema(AnswerSchema):
     """The claims of a valid token."""
 
     valid = fields.Constant(
@@ -54,7 +54,7 @@ class VerifiedTokenSchema(Schema):
     expires_at = UtcTime(metadata=_TIME)
 
 
-class ProfileSchema(Schema):
+class ProfileSchema(AnswerSchema):
     """The caller. For an API key only `id`, `kind` and `roles` are set, the rest is null."""
 
     id = fields.String(
@@ -69,7 +69,7 @@ class ProfileSchema(Schema):
     expires_at = UtcTime(allow_none=True, metadata=_TIME)
 
 
-class RenewedTokenSchema(Schema):
+class RenewedTokenSchema(AnswerSchema):
     """A new token."""
 
     token = fields.String(
@@ -112,7 +112,7 @@ class UsageQuery(Schema):
         return {"first": first, "last": last, "zone": zone}
 
 
-class DaySchema(Schema):
+class DaySchema(AnswerSchema):
     """The usage of one day."""
 
     date = fields.Date(metadata={"example": "2025-08-16"})
@@ -120,7 +120,7 @@ class DaySchema(Schema):
     minutes = Minutes(metadata=field_doc("Minutes of video.", example=0.25))
 
 
-class UsageSchema(Schema):
+class UsageSchema(AnswerSchema):
     """The usage of the caller, by day, as far back as the log goes."""
 
     start_date = fields.Date(metadata={"example": "2025-08-01"})

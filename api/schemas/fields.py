@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any, ClassVar
 from zoneinfo import ZoneInfo
 
-from marshmallow import ValidationError, fields, validate
+from marshmallow import Schema, ValidationError, fields, validate
 from marshmallow.types import ErrorMessages
 
 LoadedData = dict[str, Any]
@@ -27,6 +27,14 @@ def results_field(schema: str) -> fields.List[object]:
     """Make the field with the results of a batch: each is an object of this schema of the document, or a problem."""
     schemas = [{"$ref": f"#/components/schemas/{name}"} for name in (schema, "Problem")]
     return fields.List(fields.Raw(metadata={"oneOf": schemas}))
+
+
+class AnswerSchema(Schema):
+    """The schema of an answer: it has each of its fields, but for those whose metadata say `optional=True`."""
+
+    def on_bind_field(self, field_name: str, field_obj: fields.Field[Any]) -> None:
+        """Tell the OpenAPI document, and so generated clients, which fields are always there."""
+        field_obj.required = not field_obj.metadata.get("optional", False)
 
 
 class RoundedFloat(fields.Float):
@@ -71,7 +79,7 @@ class LowerCase(fields.String):
 
 
 class LargeString(fields.Field[str]):
-    """A string field that does not copy its value: `fields.String` would copy the 40 MB of a video."""
+    """Base64 that is not decoded and not copied: `fields.String` would copy the 40 MB of a video."""
 
     default_error_messages: ClassVar[ErrorMessages] = {"invalid": "Not a valid string."}  # type: ignore[misc]
 
@@ -128,7 +136,8 @@ class Date(fields.String):
     """
 
     def __init__(self, parse: Callable[[str], datetime], **options: Any) -> None:
-        super().__init__(**options)
+        either = {"anyOf": [{"type": "string", "format": kind} for kind in ("date", "date-time")]}
+        super().__init__(**{**options, "metadata": {**either, **options.get("metadata", {})}})
         self._parse = parse
 
     def _deserialize(self, value: object, attr: str | None, data: object, **kwargs: object) -> datetime:  # type: ignore[override]

@@ -77,7 +77,7 @@ class FileSchema(OptionsSchema):
     content = LargeString(
         required=True,
         metadata=field_doc(
-            "The file: standard or URL-safe base64, with or without padding, line breaks or a `data:` prefix.",
-            example="AAAAIGZ0eXBpc29tAAACAGlzb21pc28y…",
+            "The file as base64. URL-safe base64, line breaks, a `data:` prefix and missing padding are accepted too.",
+            example="AAAAIGZ0eXBpc29tAAACAGlzb21pc28y",
         ),
     )

@@ -5,7 +5,7 @@ from zoneinfo import ZoneInfo
 
 from marshmallow import RAISE, Schema, ValidationError, fields, post_load, validate
 
-from api.schemas.fields import Date, LoadedData, Probability, TimeZone, field_doc
+from api.schemas.fields import AnswerSchema, Date, LoadedData, Probability, TimeZone, field_doc
 from moodreel.emotions import FIVE
 from moodreel.storage.history import KINDS
 from moodreel.storage.mood_calendar import PERIODS
@@ -65,7 +65,7 @@ class SummaryQuery(Schema):
         return {"by": data["by"], "start": data["start_date"], "end": data["end_date"], "zone": data["tz"]}
 
 
-class StoredMediaSchema(Schema):
+class StoredMediaSchema(AnswerSchema):
     """A file at `/api/history/{id}/media/{name}`."""
 
     name = fields.String(metadata={"example": "thumbnail.mp4"})
@@ -73,7 +73,7 @@ class StoredMediaSchema(Schema):
     size = fields.Integer(metadata=field_doc("Bytes.", example=29_000))
 
 
-class EntrySchema(Schema):
+class EntrySchema(AnswerSchema):
     """One analysis. It never contains what was sent."""
 
     id = fields.String(metadata={"example": "8a54c0f2d1b94f0c9ad2f6b1c0e7d385"})
@@ -94,7 +94,7 @@ class EntrySchema(Schema):
     media = fields.List(fields.Nested(StoredMediaSchema))
 
 
-class HistorySchema(Schema):
+class HistorySchema(AnswerSchema):
     """A page of entries, newest first."""
 
     entries = fields.List(fields.Nested(EntrySchema))
@@ -102,13 +102,13 @@ class HistorySchema(Schema):
     next_cursor = fields.String(allow_none=True, metadata=field_doc("null on the last page."))
 
 
-class DeletedSchema(Schema):
+class DeletedSchema(AnswerSchema):
     """The number of deleted entries."""
 
     deleted = fields.Integer(metadata=field_doc("Number of deleted entries.", example=57))
 
 
-class PeriodSchema(Schema):
+class PeriodSchema(AnswerSchema):
     """A day or an ISO week that has entries."""
 
     name = fields.String(metadata=field_doc("Such as `2025-03-30` or `2025-W13`.", example="2025-03-30"))
@@ -123,7 +123,7 @@ class PeriodSchema(Schema):
     )
 
 
-class BaselineSchema(Schema):
+class BaselineSchema(AnswerSchema):
     """The baseline of the user: the mean probabilities of the entries of the last days."""
 
     days = fields.Integer(metadata={"example": 90})
@@ -141,7 +141,7 @@ class BaselineSchema(Schema):
     )
 
 
-class SummarySchema(Schema):
+class SummarySchema(AnswerSchema):
     """A mood calendar, compared with the baseline. It shows what faces showed, and is no diagnosis."""
 
     by = fields.String(validate=validate.OneOf(PERIODS))

@@ -1,14 +1,15 @@
 """Schemas of images and the emotions in them."""
 
-from marshmallow import Schema, fields, validate
+from marshmallow import fields, validate
 
-from api.schemas.fields import Base64, Boolean, Probability, field_doc, model_field, results_field
+from api.schemas.fields import AnswerSchema, Base64, Boolean, Probability, field_doc, model_field, results_field
 from api.schemas.files import EITHER, IMAGE, FileSchema, OptionsSchema
 from api.schemas.videos import CERTAIN, CONFIDENCE, ModelSchema, QualitySchema
-from moodreel.emotions import FIVE, SEVEN
+from moodreel.emotions import SEVEN
 
 MAX_IMAGES = 32
 IMAGE_COUNT = validate.Length(1, MAX_IMAGES)
+LABELS = f"{', '.join(SEVEN)}, or a label of the `model` asked for"
 MODEL = "The name of a model in the store; by default `face-expression`."
 
 _EXAMPLE = {
@@ -79,13 +80,12 @@ class FaceQualitySchema(QualitySchema):
         exclude = ("face_coverage",)
 
 
-class EmotionSchema(Schema):
+class EmotionSchema(AnswerSchema):
     """The emotion of the largest face in an image, or of the main face in a video."""
 
     emotion = fields.String(
         allow_none=True,
-        validate=validate.OneOf((*SEVEN, *FIVE, None)),
-        metadata=field_doc("The most likely emotion; null for an image without a face.", example="happy"),
+        metadata=field_doc(f"The most likely emotion: {LABELS}; null for an image without a face.", example="happy"),
     )
     confidence = Probability(
         allow_none=True,
@@ -98,7 +98,7 @@ class EmotionSchema(Schema):
     )
 
 
-class DetectedFaceSchema(Schema):
+class DetectedFaceSchema(AnswerSchema):
     """A face in an image."""
 
     box = fields.List(
@@ -106,7 +106,7 @@ class DetectedFaceSchema(Schema):
         validate=validate.Length(equal=4),
         metadata=field_doc("x, y, width and height in pixels of the upright image.", example=[181, 72, 89, 106]),
     )
-    emotion = fields.String(validate=validate.OneOf((*SEVEN, *FIVE)), metadata={"example": "happy"})
+    emotion = fields.String(metadata=field_doc(f"The most likely emotion: {LABELS}.", example="happy"))
     confidence = Probability(metadata=field_doc(CONFIDENCE, example=0.9312))
     probabilities = fields.Dict(fields.String(), Probability(), metadata={"example": _EXAMPLE})
     certain = fields.Boolean(metadata=field_doc(CERTAIN, example=True))
@@ -128,16 +128,14 @@ class DetectionSchema(EmotionSchema):
     model = fields.Nested(ModelSchema)
     picture = Base64(
         attribute="drawn",
-        metadata={
-            "type": "string",
-            **field_doc(
-                "Only with `?draw=true`: the image with its faces marked, a JPEG with sides of at most 1920 pixels."
-            ),
-        },
+        metadata=field_doc(
+            "Only with `?draw=true`: the image with its faces marked, a JPEG with sides of at most 1920 pixels.",
+            optional=True,
+        ),
     )
 
 
-class DetectionBatchSchema(Schema):
+class DetectionBatchSchema(AnswerSchema):
     """A result or a problem for each image, in order."""
 
     results = results_field("Detection")

@@ -2,7 +2,7 @@
 
 from marshmallow import RAISE, Schema, fields, post_load, validate
 
-from api.schemas.fields import Boolean, Date, LoadedData, StatusCode, field_doc
+from api.schemas.fields import AnswerSchema, Boolean, Date, LoadedData, StatusCode, field_doc
 from moodreel.storage.call_log import CallFilters
 from moodreel.storage.timestamps import parse_end, parse_start
 
@@ -32,7 +32,7 @@ class LogsQuery(Schema):
         return {"filters": filters, "limit": limit, "cursor": cursor}
 
 
-class CallSchema(Schema):
+class CallSchema(AnswerSchema):
     """One call. It never contains a video, an image, a text or a key."""
 
     timestamp = fields.String(metadata={"example": "2025-08-16T12:34:56.123456Z"})
@@ -69,7 +69,7 @@ class CallSchema(Schema):
     )
 
 
-class LogsSchema(Schema):
+class LogsSchema(AnswerSchema):
     """A page of calls, newest first."""
 
     logs = fields.List(fields.Nested(CallSchema))

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from marshmallow import Schema, fields, validate
+from marshmallow import fields, validate
 
-from api.schemas.fields import LowerCase, Seconds, field_doc, model_field
+from api.schemas.fields import AnswerSchema, LowerCase, Seconds, field_doc, model_field
 from api.schemas.videos import FORMATS, ModelSchema, VideoSchema
 from moodreel.models.networks.audiovisual import MODALITIES
 from moodreel.pipelines.clip_loader import CORRUPT, NO_FACE, NONE, NOT_REQUESTED, UNSUPPORTED
@@ -36,7 +36,7 @@ class Percentages(fields.Field[Sequence[float]]):
         return [] if value is None else percentages(value)
 
 
-class TopLabelSchema(Schema):
+class TopLabelSchema(AnswerSchema):
     """The most likely label."""
 
     label = fields.Function(lambda result: result.labels[result.best], metadata={"type": "string", "example": "happy"})
@@ -46,7 +46,7 @@ class TopLabelSchema(Schema):
     )
 
 
-class WindowPredictionSchema(Schema):
+class WindowPredictionSchema(AnswerSchema):
     """One window of the clip: three seconds, or all of a shorter clip."""
 
     start = Seconds(metadata=field_doc("Seconds from the start of the clip.", example=1.0))
@@ -62,7 +62,7 @@ class WindowPredictionSchema(Schema):
     modalities = fields.List(fields.String(validate=validate.OneOf(MODALITIES)), metadata={"example": ["video"]})
 
 
-class AudioVisualPredictionSchema(Schema):
+class AudioVisualPredictionSchema(AnswerSchema):
     """The emotion that face and voice showed, which is not always what the person felt."""
 
     labels = fields.List(fields.String(), metadata=field_doc("The labels of the model.", example=_LABELS))
@@ -104,6 +104,7 @@ class AudioVisualPredictionSchema(Schema):
             **field_doc(
                 "False if the licence of the weights forbids commercial use. Absent from a made-up response.",
                 example=True,
+                optional=True,
             ),
         },
     )
@@ -111,11 +112,13 @@ class AudioVisualPredictionSchema(Schema):
         lambda result: result.model.card.licence,
         metadata={
             "type": "string",
-            **field_doc("The licence of the weights. Absent from a made-up response.", example="MIT"),
+            **field_doc("The licence of the weights. Absent from a made-up response.", example="MIT", optional=True),
         },
     )
     mock = fields.Boolean(
-        metadata=field_doc("Present, and true, only if the whole response is made up (EMO_MOCK=1).", example=True)
+        metadata=field_doc(
+            "Present, and true, only if the whole response is made up (EMO_MOCK=1).", example=True, optional=True
+        )
     )
 
     def get_attribute(self, obj: object, attr: str, default: object) -> object:

@@ -2,17 +2,19 @@
 
 from marshmallow import Schema, fields, validate
 
-from api.schemas.fields import field_doc
+from api.schemas.fields import AnswerSchema, field_doc
 from moodreel.models.model_card import PRIORS
 
 
-class HealthSchema(Schema):
+class HealthSchema(AnswerSchema):
     """The state of the service."""
 
     status = fields.String(metadata={"example": "ok"})
     mock = fields.Boolean(
         metadata=field_doc(
-            "Present only if `EMO_MOCK=1`: responses of `/api/predict/multimodal` are then made up.", example=True
+            "Present only if `EMO_MOCK=1`: responses of `/api/predict/multimodal` are then made up.",
+            example=True,
+            optional=True,
         )
     )
     prior = fields.String(
@@ -22,6 +24,7 @@ class HealthSchema(Schema):
             "`diary`: mostly calm and happy; `balanced`: all equally often. It changes the responses to videos of "
             "models whose `model.json` has `priors`.",
             example="diary",
+            optional=True,
         ),
     )
 

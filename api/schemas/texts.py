@@ -2,10 +2,10 @@
 
 from typing import ClassVar
 
-from marshmallow import Schema, ValidationError, fields, validate
+from marshmallow import ValidationError, fields, validate
 from marshmallow.types import ErrorMessages
 
-from api.schemas.fields import Probability, field_doc, model_field, results_field
+from api.schemas.fields import AnswerSchema, Probability, field_doc, model_field, results_field
 from api.schemas.files import OptionsSchema
 from api.schemas.videos import ModelSchema
 from moodreel.emotions import EKMAN
@@ -66,7 +66,7 @@ class TextSchema(OptionsSchema):
     model = model_field("The name of a text model in the store; by default `text-emotion`.")
 
 
-class TextPredictionSchema(Schema):
+class TextPredictionSchema(AnswerSchema):
     """The emotions in a text, which are not always what the author felt."""
 
     label = fields.String(validate=validate.OneOf(EKMAN), metadata=field_doc("The most likely emotion.", example="joy"))
@@ -99,7 +99,7 @@ class TextPredictionSchema(Schema):
     model = fields.Nested(ModelSchema)
 
 
-class TextPredictionBatchSchema(Schema):
+class TextPredictionBatchSchema(AnswerSchema):
     """A result or a problem for each text, in order."""
 
     results = results_field("TextPrediction")

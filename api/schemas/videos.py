@@ -4,10 +4,11 @@ import json
 from collections.abc import Mapping
 from typing import ClassVar
 
-from marshmallow import Schema, fields, pre_load, validate
+from marshmallow import fields, pre_load, validate
 from marshmallow.types import ErrorMessages
 
 from api.schemas.fields import (
+    AnswerSchema,
     Base64,
     Boolean,
     LoadedData,
@@ -20,7 +21,7 @@ from api.schemas.fields import (
     model_field,
 )
 from api.schemas.files import FileSchema, ObjectField, OptionsSchema
-from moodreel.emotions import FIVE, SEVEN
+from moodreel.emotions import FIVE
 from moodreel.faces.quality import TIPS
 from moodreel.pipelines.boomerang import LOOP_SECTIONS, OUTPUTS
 from moodreel.pipelines.face_crop import ASPECTS
@@ -151,7 +152,7 @@ class PredictionOptionsSchema(VideoSchema):
     )
 
 
-class FaceSchema(Schema):
+class FaceSchema(AnswerSchema):
     """A face in a frame."""
 
     box = fields.List(
@@ -162,7 +163,7 @@ class FaceSchema(Schema):
     track = fields.Integer(metadata=field_doc("The same face has the same number in all frames."))
 
 
-class TimelinePointSchema(Schema):
+class TimelinePointSchema(AnswerSchema):
     """One face in one frame."""
 
     time = Seconds(metadata=field_doc("Seconds from the start of the clip."))
@@ -181,7 +182,7 @@ class TimelinePointSchema(Schema):
         return obj if attr == "face" else super().get_attribute(obj, attr, default)
 
 
-class ModelSchema(Schema):
+class ModelSchema(AnswerSchema):
     """The model that made a prediction."""
 
     name = fields.String()
@@ -189,7 +190,7 @@ class ModelSchema(Schema):
     sha256 = fields.String(metadata=field_doc("Hash of the weights."))
 
 
-class QualitySchema(Schema):
+class QualitySchema(AnswerSchema):
     """How well the clip shows the main face: medians over the frames with the face."""
 
     face_coverage = Probability(metadata=field_doc("Share of the analyzed frames that show the face.", example=0.97))
@@ -221,7 +222,7 @@ class QualitySchema(Schema):
     )
 
 
-class ActionWeightSchema(Schema):
+class ActionWeightSchema(AnswerSchema):
     """A facial movement and its weight."""
 
     name = fields.String(metadata=field_doc("The movement in plain words.", example="lip corners up"))
@@ -231,7 +232,7 @@ class ActionWeightSchema(Schema):
     weight = Probability(metadata=field_doc("Its share of the evidence for the emotion.", example=0.64))
 
 
-class ExplanationSchema(Schema):
+class ExplanationSchema(AnswerSchema):
     """Which facial movements explain the prediction, by a linear surrogate model."""
 
     text = fields.String(metadata=field_doc("The names of the movements.", example="lip corners up, upper lip raised"))
@@ -242,7 +243,7 @@ class ExplanationSchema(Schema):
     )
 
 
-class LoopSchema(Schema):
+class LoopSchema(AnswerSchema):
     """What a loop is like."""
 
     output = fields.String(validate=validate.OneOf(OUTPUTS), metadata={"example": "mp4"})
@@ -256,12 +257,13 @@ class LoopSchema(Schema):
     start = Seconds(metadata=field_doc("Start of the loop in the clip.", example=1.2))
 
 
-class PredictionSchema(Schema):
+class PredictionSchema(AnswerSchema):
     """The emotion that the face showed, which is not always what the person felt."""
 
     emotion = fields.String(
-        validate=validate.OneOf((*FIVE, *SEVEN)),
-        metadata=field_doc("The most likely emotion, in lower case from a model of seven emotions.", example="Happy"),
+        metadata=field_doc(
+            f"The most likely emotion: {', '.join(FIVE)}, or a label of the `model` asked for.", example="Happy"
+        ),
     )
     confidence = Probability(metadata=field_doc(CONFIDENCE, example=0.92))
     probabilities = fields.Dict(fields.String(), Probability(), metadata={"example": _EXAMPLE})
@@ -275,26 +277,28 @@ class PredictionSchema(Schema):
     peak = Seconds(metadata=field_doc(PEAK, example=2.7))
     track = fields.Integer(metadata=field_doc("The `track` of the main face in the timeline.", example=0))
     model = fields.Nested(ModelSchema)
-    timeline = fields.List(fields.Nested(TimelinePointSchema), metadata=field_doc("Only with `?detail=timeline`."))
-    explanation = fields.Nested(ExplanationSchema, metadata=field_doc("Only with `?explain=true`."))
+    timeline = fields.List(
+        fields.Nested(TimelinePointSchema), metadata=field_doc("Only with `?detail=timeline`.", optional=True)
+    )
+    explanation = fields.Nested(ExplanationSchema, metadata=field_doc("Only with `?explain=true`.", optional=True))
     thumbnail = Base64(
         attribute="boomerang.data",
-        metadata={"type": "string", **field_doc("Only with `thumbnail`: the loop as base64.")},
+        metadata=field_doc("Only with `thumbnail`: the loop as base64.", optional=True),
     )
     poster = Base64(
         attribute="boomerang.poster",
-        metadata={"type": "string", **field_doc("Only with `thumbnail`: the frame at the peak, a JPEG as base64.")},
+        metadata=field_doc("Only with `thumbnail`: the frame at the peak, a JPEG as base64.", optional=True),
     )
-    loop = fields.Nested(LoopSchema, attribute="boomerang", metadata=field_doc("Only with `thumbnail`."))
+    loop = fields.Nested(LoopSchema, attribute="boomerang", metadata=field_doc("Only with `thumbnail`.", optional=True))
 
 
-class ThumbnailSchema(Schema):
+class ThumbnailSchema(AnswerSchema):
     """A loop that plays forward, then backward, and repeats smoothly, and the emotion of the main face in the clip.
 
     For a clip without a face, what is said of a face is null.
     """
 
-    thumbnail = Base64(attribute="boomerang.data", metadata={"type": "string", **field_doc("The loop as base64.")})
+    thumbnail = Base64(attribute="boomerang.data", metadata=field_doc("The loop as base64."))
     output = fields.String(attribute="boomerang.output", validate=validate.OneOf(OUTPUTS), metadata={"example": "mp4"})
     width = fields.Integer(attribute="boomerang.width", metadata={"example": 480})
     height = fields.Integer(attribute="boomerang.height", metadata={"example": 270})
@@ -312,5 +316,5 @@ class ThumbnailSchema(Schema):
     model = fields.Nested(ModelSchema)
     poster = Base64(
         attribute="boomerang.poster",
-        metadata={"type": "string", **field_doc("The frame at the peak: a JPEG as base64.")},
+        metadata=field_doc("The frame at the peak: a JPEG as base64."),
     )

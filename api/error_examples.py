@@ -1,0 +1,50 @@
+"""What an error says, by code: the examples of the OpenAPI document. Each is a sentence that the service sends."""
+
+ERROR_EXAMPLES = {
+    "bad_json": 'The body is empty. Send a JSON object, such as {"encoding": "base64", "content": "…"}.',
+    "bad_date": "Send the header date, or x-date from a browser, in ISO 8601 with a zone, such as "
+    "2025-08-16T12:34:56Z.",
+    "bad_header": "x-client-id takes at most 128 printable characters.",
+    "ambiguous_filters": "Send the filters as a query string or as a JSON body, not both.",
+    "unauthorized": "Send an API key in the x-api-key header.",
+    "invalid_token": "The token is not valid for this service. Sign in again and send the new one.",
+    "token_expired": "The token has expired. Sign in again, or refresh tokens before they expire.",
+    "forbidden": "This needs an API key, or a token with the role ADMIN.",
+    "noncommercial_model": "The weights of 'audio-visual' are not for commercial use. Leave model out; or whoever runs "
+    "this service may allow them with NONCOMMERCIAL_MODELS=1.",
+    "not_found": "There is nothing at this address. /openapi.json lists all addresses.",
+    "method_not_allowed": "This address does not support the method. The Allow header lists the methods that it "
+    "supports.",
+    "not_started": "Send control with the action start before the first frame.",
+    "request_in_progress": "The call with this Idempotency-Key is not answered yet. Wait a little.",
+    "too_large": "The body may have 101 MB. Send a shorter clip, or compress it to 720p first: a minute of 1080p is "
+    "some 130 MB, of 720p some 60 MB. As base64 it is a third larger than as a form.",
+    "video_too_long": "The video runs longer than 60 seconds or 3600 frames. Send a shorter one.",
+    "video_too_big": "A frame has more than 8294400 pixels. Record at a lower size and send it again.",
+    "picture_too_big": "The picture has more than 40000000 pixels. Make it smaller and send it again.",
+    "text_too_long": "The text has more than 20,000 characters. Send it in parts.",
+    "audio_too_long": "The sound runs longer than 60 seconds. Send a shorter one.",
+    "unsupported_media": "This is a picture. Send pictures to POST /api/detect, videos here.",
+    "invalid_request": "encoding: Missing data for required field. Correct it and send it again.",
+    "bad_base64": "content is not base64. Encode the whole file as it is.",
+    "video_corrupt": "The video is damaged or incomplete: nothing in it can be decoded. Send it again.",
+    "video_too_short": "The video holds not one frame. Record at least a second and send it again.",
+    "picture_corrupt": "The picture is damaged or incomplete and cannot be read. Send it again.",
+    "text_empty": "There are no words in the text. Send some, or an emoji.",
+    "no_face": "No face was found in the clip. Hold the camera at arm's length, facing you, in good light.",
+    "audio_corrupt": "The sound is damaged or incomplete: none of it can be decoded. Send it again.",
+    "no_face_no_sound": "No face and no audible sound were found in the clip. Face the camera in good light, or turn "
+    "the microphone on.",
+    "idempotency_key_reused": "This Idempotency-Key was used for another call. Make a new key for each call, and keep "
+    "it when you repeat one.",
+    "upgrade_required": "This address takes WebSockets, version 13: connect to it by ws:// or wss://. POST /api/text "
+    "takes calls.",
+    "rate_limited": "One caller may make 60 requests a minute. Wait as many seconds as Retry-After says.",
+    "internal": "Something went wrong on the server. Try again. If it happens again, report the request_id.",
+    "overloaded": "Too many requests are being processed. Try again in a few seconds.",
+    "not_ready": "The call log cannot be written. The server's own log says why.",
+    "keys_unavailable": "The token cannot be verified now, as its issuer does not answer. Try again soon.",
+    "storage_unavailable": "The history is not available right now. Try again in a minute.",
+    "model_missing": "No model that sees and hears is set up here. Whoever runs this service may name one with "
+    "CHECKPOINT_PATH, or set EMO_MOCK=1 to try clients without one; until then /predict answers from faces.",
+}
