@@ -74,7 +74,7 @@ def summary(query: LoadedData) -> MoodCalendar:
         raise ValidationError({"end_date": ["Must not be before start_date."]}) from error
 
 
-@blueprint.route("/api/history/<string(length=32):entry_id>", methods=["GET"])
+@blueprint.route("/api/history/<entry_id>", methods=["GET"])
 @blueprint.doc(operationId="getHistoryEntry")
 @blueprint.response(200, EntrySchema)
 @blueprint.error_responses("forbidden", "not_found", "storage_unavailable")
@@ -86,7 +86,7 @@ def entry(entry_id: str) -> dict[str, object]:
     return found
 
 
-@blueprint.route("/api/history/<string(length=32):entry_id>", methods=["DELETE"])
+@blueprint.route("/api/history/<entry_id>", methods=["DELETE"])
 @blueprint.doc(operationId="deleteHistoryEntry")
 @blueprint.response(204)
 @blueprint.error_responses("forbidden", "not_found", "storage_unavailable")
@@ -100,7 +100,7 @@ def delete(entry_id: str) -> Response:
     return response
 
 
-@blueprint.route("/api/history/<string(length=32):entry_id>/media/<name>", methods=["GET"])
+@blueprint.route("/api/history/<entry_id>/media/<name>", methods=["GET"])
 @blueprint.doc(operationId="getHistoryMedia")
 @blueprint.response(200, {"type": "string", "format": "binary"}, content_type="image/*")
 @blueprint.alt_response(200, schema={"type": "string", "format": "binary"}, content_type="video/mp4", success=True)

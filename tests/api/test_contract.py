@@ -801,7 +801,8 @@ class TestOpenApi:
         scheme = document["components"]["securitySchemes"]["api_key"]
         assert (scheme["in"], scheme["name"]) == ("header", "x-api-key")
         headers = {parameter["name"] for parameter in operation["parameters"] if parameter["in"] == "header"}
-        assert headers == {"date", "x-date", "x-client-id", "x-request-id"}
+        assert headers - {"Idempotency-Key"} == {"date", "x-date", "x-client-id", "x-request-id"}
+        assert ("Idempotency-Key" in headers) == (method == "post")
 
     def test_every_tested_rejection_is_documented(self, document: dict[str, Any]) -> None:
         rows = [(row[2], row[1], row[4], row[5]) for row in REJECTIONS if row[4] not in (404, 405)]
