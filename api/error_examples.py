@@ -42,7 +42,8 @@ ERROR_EXAMPLES = {
     "rate_limited": "One caller may make 60 requests a minute. Wait as many seconds as Retry-After says.",
     "internal": "Something went wrong on the server. Try again. If it happens again, report the request_id.",
     "overloaded": "Too many requests are being processed. Try again in a few seconds.",
-    "not_ready": "The call log cannot be written. The server's own log says why.",
+    "not_ready": "The call log cannot be written: the disk is full. 12 rows wait.",
+    "log_unavailable": "No call is answered now, because it could not be logged. Try again soon.",
     "keys_unavailable": "The token cannot be verified now, as its issuer does not answer. Try again soon.",
     "storage_unavailable": "The history is not available right now. Try again in a minute.",
     "model_missing": "No model that sees and hears is set up here. Whoever runs this service may name one with "
