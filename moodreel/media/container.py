@@ -16,8 +16,9 @@ from av.container import InputContainer
 from moodreel.errors import MoodreelError
 
 _QUICKTIME_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
-_IMAGE_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"mif1", b"avif")
-"""Major brands of an ISO base media file that is a still image (ISO/IEC 23008-12)."""
+_HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"mif1", b"mif2", b"msf1", b"hevc", b"hevx", b"hevm", b"hevs")
+_IMAGE_BRANDS = (*_HEIC_BRANDS, b"avif", b"avis")
+"""Major brands of an ISO base media file that is a still image or a burst of them (ISO/IEC 23008-12)."""
 
 
 def video_demuxer(data: bytes) -> str | None:

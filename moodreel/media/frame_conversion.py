@@ -81,6 +81,8 @@ class FrameConverter:
 
     def scale_compactly(self, frame: av.VideoFrame) -> av.VideoFrame:
         """Scale a frame for `to_yuv` and keep it in YUV if it is: half the bytes of RGB."""
+        if _has_alpha(frame):
+            return av.VideoFrame.from_ndarray(self._flatten(frame), format="rgb24")
         return self._scale_to_even(frame, frame.format.name if frame.format.name.startswith("yuv") else "rgb24")
 
     def to_yuv(self, frame: av.VideoFrame) -> av.VideoFrame:
@@ -88,7 +90,7 @@ class FrameConverter:
 
         The matrix stays that of the clip, and the attribute `colorspace` tells it: to change it costs as much again.
         """
-        if hdr.is_hdr(frame.color_trc):
+        if hdr.is_hdr(frame.color_trc) or _has_alpha(frame):
             upright = rgb_to_yuv(self.to_rgb(frame))
             return upright if self._canvas is None else _add_borders(yuv_planes(upright), self._canvas, upright)
         scaled = self._scale_to_even(frame, "yuv420p", dst_color_range=ColorRange.MPEG)
@@ -101,11 +103,20 @@ class FrameConverter:
 
     def to_rgb(self, frame: av.VideoFrame) -> np.ndarray:
         """Convert a frame to an upright uint8 (H, W, 3) RGB array; HDR is tone-mapped."""
-        if hdr.is_hdr(frame.color_trc):
+        if _has_alpha(frame):
+            rgb = self._flatten(frame)
+        elif hdr.is_hdr(frame.color_trc):
             rgb = hdr.tone_map(self.scale(frame, "rgb48le").to_ndarray(), frame.color_trc)
         else:
             rgb = self.scale(frame, "rgb24").to_ndarray()
         return np.ascontiguousarray(_turn_upright(rgb, self._matrix))
+
+    def _flatten(self, frame: av.VideoFrame) -> np.ndarray:
+        """Show a frame on white, before it is scaled: the colors of transparent pixels are arbitrary."""
+        rgba = VideoReformatter().reformat(frame, format="rgba").to_ndarray()
+        alpha = rgba[..., 3:].astype(np.uint16)
+        rgb = ((rgba[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+        return cv2.resize(rgb, self._size, interpolation=cv2.INTER_AREA)
 
     def _scale_to_even(self, frame: av.VideoFrame, pixel_format: str, **color: int) -> av.VideoFrame:
         size = _even(self._size)
@@ -131,6 +142,10 @@ def _halve(frame: av.VideoFrame, size: tuple[int, int]) -> av.VideoFrame:
         half.colorspace, half.color_range = frame.colorspace, frame.color_range
         frame = half
     return frame
+
+
+def _has_alpha(frame: av.VideoFrame) -> bool:
+    return any(component.is_alpha for component in frame.format.components)
 
 
 def rgb_to_yuv(rgb: np.ndarray) -> av.VideoFrame:

@@ -3,6 +3,9 @@
 The first bytes select one decoder from a short list, and only that one runs. Any other content of a file (HTML, SVG, an
 archive behind the image) is refused or ignored. The header's width and height are checked before anything is decoded.
 
+An image that lacks its last bytes, as after a broken upload, is read as far as it goes, unless more than
+`MAX_MISSING` of it is missing: `truncated_image` completes the file.
+
 A large image is scaled down as early as possible, a JPEG while it is decoded: `MAX_SIDE` pixels are enough for every
 face that `detect_tiled` can find. Alpha is flattened onto white, as viewers do. Color profiles are not applied: models
 read shapes and gray values, which a wide gamut changes by one or two percent. An annotated image keeps its profile.
@@ -22,6 +25,7 @@ from PIL.Image import Transpose
 from moodreel.errors import ImageCorrupt, ImageTooBig, UnsupportedMedia
 from moodreel.media.heif import max_decoded_pixels
 from moodreel.media.scaling import fit_within
+from moodreel.media.truncated_image import MAX_MISSING, complete_file, missing_rows
 
 # Imported because they register themselves: Pillow would otherwise import all of its forty decoders to find one.
 DECODERS = (JpegImagePlugin, PngImagePlugin, WebPImagePlugin)
@@ -45,7 +49,8 @@ COPY_SIDE = 1280
 _COPY_QUALITY = 85
 _WHITE = (255, 255, 255)
 
-_HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"mif1")
+_HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"mif1", b"mif2", b"msf1", b"hevc", b"hevx", b"hevm", b"hevs")
+"""Brands of HEIC (ISO/IEC 23008-12, annex B); the last five are of sequences, such as bursts, whose cover is read."""
 _EXIF_TRANSPOSE = {
     2: Transpose.FLIP_LEFT_RIGHT,
     3: Transpose.ROTATE_180,
@@ -114,7 +119,7 @@ def decode_image(data: bytes, limits: ImageLimits | None = None, *, max_side: in
     Raises:
         UnsupportedMedia: The first bytes are of no format in the list.
         ImageTooBig: More bytes, pixels (by the header) or scans than allowed; nothing was decoded.
-        ImageCorrupt: The image cannot be decoded to its end.
+        ImageCorrupt: The image cannot be decoded, or more than `MAX_MISSING` of it is missing.
     """
     limits = limits or ImageLimits()
     file_format = _format(data)
@@ -122,15 +127,20 @@ def decode_image(data: bytes, limits: ImageLimits | None = None, *, max_side: in
         raise UnsupportedMedia(f"This is not a picture that moodreel reads. Send {IMAGE_FORMATS}.")
     if len(data) > limits.bytes:
         raise ImageTooBig(f"The picture has more than {limits.bytes} bytes. Save it smaller and send it again.")
-    if file_format == "JPEG" and _count_scans(data) > MAX_SCANS:
+    scans, is_complete = _count_scans(data) if file_format == "JPEG" else (0, True)
+    if scans > MAX_SCANS:
         raise ImageTooBig(f"The JPEG has more than {MAX_SCANS} scans. Save it anew and send it again.")
     try:
         # Twice the limit, because tiles reach over the edge and an HDR gain map is a second, smaller image.
         if file_format == "HEIF" and max_decoded_pixels(data) > 2 * limits.pixels:
             raise _too_many_pixels(limits)
+        data, missing = complete_file(data, file_format, limits.pixels, is_complete=is_complete)
         with Image.open(io.BytesIO(data), formats=(file_format,)) as image:
             _check_pixels(image, limits)
-            return _decode(image, limits, max_side)
+            decoded = _decode(image, limits, max_side)
+        if (missing_rows(decoded.rgb) if not is_complete else missing) > MAX_MISSING:
+            raise ValueError("most of the image is missing")
+        return decoded
     except ImageTooBig:
         raise
     except Image.DecompressionBombError as error:
@@ -171,13 +181,17 @@ def _format(data: bytes) -> str | None:
     return None
 
 
-def _count_scans(data: bytes) -> int:
-    """Count the scans of a JPEG, without those of an embedded thumbnail or of data after its end, such as a film."""
+def _count_scans(data: bytes) -> tuple[int, bool]:
+    """Count the scans of a JPEG, without those of an embedded thumbnail or of data after its end, such as a film.
+
+    Returns:
+        The number of scans, and whether the marker of the image's end is there.
+    """
     position, scans = 2, 0
     while (segment := _SEGMENT.search(data, position)) and (marker := segment[1][0]) != _END_OF_IMAGE:
         scans += marker == _START_OF_SCAN
         position = segment.end() + max(2, int.from_bytes(data[segment.end() : segment.end() + 2]))
-    return scans
+    return scans, segment is not None
 
 
 def _check_pixels(image: Image.Image, limits: ImageLimits) -> None:

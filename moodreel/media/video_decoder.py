@@ -35,6 +35,12 @@ _SKIPPING_CODECS = ("h264", "hevc")
 _ONE_THREAD_PIXELS = 1920 * 1080
 """Largest frames that one thread decodes in a first pass. More threads cost 8 to 10 % more CPU time, and what they
 would gain is hidden: faces are detected in two other threads meanwhile."""
+_BT601_CODECS = ("vp8", "mjpeg", "gif")
+"""Codecs whose YUV is BT.601 whatever the size (RFC 6386, 9.2; JFIF 1.02)."""
+_ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
+"""Decoders that decode alpha, too; FFmpeg's own do not. By codec."""
+_UNSPECIFIED = {"color_range": (0,), "color_primaries": (0, 2), "color_trc": (0, 2)}
+_UNSPECIFIED_MATRIX, _BT709_MATRIX = 2, 1
 _FALLBACK_FPS = 30.0
 """Frames per second of a clip whose header gives no plausible rate."""
 
@@ -121,43 +127,49 @@ class VideoDecoder:
             VideoCorrupt: There are frames, but none can be decoded.
             VideoTooBig, VideoTooLong: A limit was reached.
         """
-        decoded = damaged = 0
+        decoded, damage = 0, None
         with self._open() as container:
             stream = _main_stream(container)
-            header_size = self._start(stream)
+            codec = _alpha_decoder(stream) or stream.codec_context
+            colors = _StreamColors(stream.codec_context)
+            header_size = self._start(stream, codec)
             if seek_to is None and header_size[0] * header_size[1] <= _ONE_THREAD_PIXELS:
-                stream.codec_context.thread_count = 1
-            if rough and stream.codec_context.codec.canonical_name in _SKIPPING_CODECS:
-                stream.codec_context.options |= {"skip_loop_filter": "all"}
+                codec.thread_count = 1
+            if rough and codec.codec.canonical_name in _SKIPPING_CODECS:
+                codec.options |= {"skip_loop_filter": "all"}
             if seek_to is not None:
                 container.seek(math.floor(seek_to / (stream.time_base or 1)), stream=stream)
             unneeded = self._before_key_frames(needed) if needed is not None else set[int]()
             for packet in self._packets(container, stream):
                 if packet.pts in unneeded:
                     continue
-                frames = self._decode_packet(stream.codec_context, packet, needed)
-                damaged += frames is None
-                for frame in frames or ():
+                frames = self._decode_packet(codec, packet, needed)
+                if isinstance(frames, Exception):
+                    damage = frames
+                    continue
+                for frame in frames:
                     self._check_frame_size(frame.width, frame.height)
                     decoded += 1
+                    colors.complete(frame)
                     yield frame
-            if damaged and not decoded:
+            if damage and not decoded:
                 self._check_frame_size(*header_size)  # a decoder that refused a huge frame may not have kept its size
-                raise video_corrupt()
+                raise video_corrupt() from damage
 
     def _decode_packet(
         self, codec: av.VideoCodecContext, packet: "Packet[Stream]", needed: Collection[int] | None
-    ) -> list[av.VideoFrame] | None:
-        """Decode a packet; None if it is damaged."""
+    ) -> list[av.VideoFrame] | Exception:
+        """Decode a packet; return what was raised if it is damaged."""
         if needed is not None and self.can_skip:
             codec.skip_frame = "DEFAULT" if packet.pts in needed else "NONREF"
         try:
-            return cast(list[av.VideoFrame], packet.decode())
+            own = packet.stream.codec_context is codec
+            return cast(list[av.VideoFrame], packet.decode() if own else codec.decode(packet))
         except Exception as error:  # not only PyAV's own: see `typed_errors`
             if type(error) is MemoryError:
                 raise
             self._check_frame_size(codec.width, codec.height)
-            return None
+            return error
 
     def _before_key_frames(self, needed: Collection[int]) -> set[int]:
         """Return the timestamps of the frames between the last needed one, in order of decoding, and a key frame."""
@@ -237,11 +249,10 @@ class VideoDecoder:
             count += 1
             yield packet
 
-    def _start(self, stream: VideoStream) -> tuple[int, int]:
+    def _start(self, stream: VideoStream, context: av.VideoCodecContext) -> tuple[int, int]:
         """Set the decoder up; return the frame size that the header gives."""
         self.pixel_aspect = float(stream.sample_aspect_ratio or 1)
-        context = stream.codec_context
-        header_size = context.width, context.height
+        header_size = stream.codec_context.width, stream.codec_context.height
         context.width = context.height = 0  # have the decoder take the size from the stream, not from the container
         context.thread_type = "AUTO"
         # FFmpeg rounds both sides up before it compares; `_check_frame_size` is exact.
@@ -263,6 +274,37 @@ class VideoDecoder:
             raise VideoTooBig(
                 f"A frame has more than {self.limits.frame_pixels} pixels. Record at a lower size and send it again."
             )
+
+
+class _StreamColors:
+    """What the container says of the colors of a stream (`colr` of MP4 and MOV, `Colour` of Matroska).
+
+    The numbers are those of ISO/IEC 23091-2.
+    """
+
+    def __init__(self, codec: av.VideoCodecContext) -> None:
+        """Read them from a codec that has not decoded anything yet."""
+        self._codec = codec.codec.canonical_name
+        self._values = {name: getattr(codec, name) for name in ("color_range", "color_primaries", "color_trc")}
+        self._matrix = codec.colorspace
+
+    def complete(self, frame: av.VideoFrame) -> None:
+        """Set what a frame does not tell of its colors. As players do, HD without a matrix is taken for BT.709."""
+        for name, value in self._values.items():
+            if getattr(frame, name) in _UNSPECIFIED[name] and value not in _UNSPECIFIED[name]:
+                setattr(frame, name, value)
+        if frame.colorspace != _UNSPECIFIED_MATRIX or self._codec in _BT601_CODECS:
+            return
+        is_hd = max(frame.width, frame.height) >= 1280 or min(frame.width, frame.height) > 576
+        frame.colorspace = _BT709_MATRIX if self._matrix == _UNSPECIFIED_MATRIX and is_hd else self._matrix
+
+
+def _alpha_decoder(stream: VideoStream) -> av.VideoCodecContext | None:
+    """Create a decoder of VP8 or VP9 with alpha, if the container says that there is alpha."""
+    decoder = _ALPHA_DECODERS.get(stream.codec_context.codec.canonical_name)
+    if decoder is None or stream.metadata.get("alpha_mode") != "1":
+        return None
+    return cast(av.VideoCodecContext, av.CodecContext.create(decoder, "r"))
 
 
 def _main_stream(container: InputContainer) -> VideoStream:

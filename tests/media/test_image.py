@@ -182,8 +182,8 @@ def test_concurrent_threads_get_their_own_images():
         assert all(as_corners(decoded.rgb) == UPRIGHT for decoded in pool.map(decode_image, files * 8))
 
 
-def png(width: int, height: int, rows: bytes, *, depth: int = 8, extra: bytes = b"") -> bytes:
-    header = struct.pack(">IIBBBBB", width, height, depth, 2, 0, 0, 0)
+def png(width: int, height: int, rows: bytes, *, depth: int = 8, extra: bytes = b"", interlace: int = 0) -> bytes:
+    header = struct.pack(">IIBBBBB", width, height, depth, 2, 0, 0, interlace)
     body = chunk(b"IHDR", header) + extra + chunk(b"IDAT", zlib.compress(rows, 9)) + chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + body
 
@@ -234,16 +234,67 @@ def test_data_after_the_image_is_ignored():
     assert as_corners(decode_image(JPEG + archive() + b"<script>alert(1)</script>").rgb) == UPRIGHT
 
 
+def cut(data: bytes, share: float) -> bytes:
+    return data[: round(share * len(data))]
+
+
+TRUNCATED = {
+    "JPEG": synthetic_image.encode_image(synthetic_frames.portrait(), quality=90),
+    "progressive JPEG": synthetic_image.encode_image(synthetic_frames.portrait(), progressive=True),
+    "gray JPEG": synthetic_image.encode_image(synthetic_frames.portrait()[..., 1], quality=90),
+    "PNG": synthetic_image.encode_image(synthetic_frames.portrait(), "PNG"),
+    "lossy WebP": synthetic_image.encode_image(synthetic_frames.portrait(), "WEBP"),
+    "lossless WebP": synthetic_image.encode_image(synthetic_frames.portrait(), "WEBP", lossless=True),
+    "HEIC": synthetic_image.encode_image(synthetic_frames.portrait(), "HEIF"),
+}
+
+
+@pytest.mark.parametrize("share", [0.995, 0.9, 0.75])
+@pytest.mark.parametrize("name", TRUNCATED)
+def test_image_that_lacks_its_last_bytes_is_read_as_far_as_it_goes(name, share):
+    whole, part = decode_image(TRUNCATED[name]), decode_image(cut(TRUNCATED[name], share))
+    assert (part.width, part.height, part.rgb.shape) == (whole.width, whole.height, whole.rgb.shape)
+    rows = round((share - 0.12) * len(whole.rgb))
+    assert np.abs(part.rgb[:rows].astype(int) - whole.rgb[:rows]).mean() < 8
+
+
+def test_jpeg_that_lacks_its_end_marker_is_whole():
+    data = TRUNCATED["JPEG"]
+    assert data.endswith(b"\xff\xd9")
+    assert np.array_equal(decode_image(data[:-2]).rgb, decode_image(data).rgb)
+    assert np.array_equal(decode_image(data[:-1]).rgb, decode_image(data).rgb)
+
+
+PASSES = [(8, 8), (8, 8), (16, 8), (16, 16), (32, 16), (32, 32), (64, 32)]
+"""Columns and rows of each pass of an interlaced image of 64 by 64 pixels."""
+
+
+@pytest.mark.parametrize("passes", [[(64, 64)], PASSES], ids=["", "interlaced"])
+def test_missing_rows_of_a_png_are_black(passes):
+    rows = b"".join((b"\0" + bytes([200]) * 3 * columns) * count for columns, count in passes)
+    whole = png(64, 64, rows, interlace=len(passes) > 1)
+    part = png(64, 64, rows[: len(rows) * 3 // 4], interlace=len(passes) > 1)[:-12]
+    assert (decode_image(whole).rgb == 200).all()
+    assert (decode_image(part).rgb == 200).mean() == pytest.approx(0.75, abs=0.03)
+    assert (decode_image(part).rgb == 0).mean() == pytest.approx(0.25, abs=0.03)
+
+
+def test_cover_of_a_burst_is_read():
+    burst = bytearray(synthetic_image.encode_image(CORNERS, "HEIF"))
+    burst[8:12] = b"msf1"
+    assert as_corners(decode_image(bytes(burst)).rgb) == UPRIGHT
+
+
 BROKEN = {
-    "half a JPEG": synthetic_image.encode_image(FACE)[:3000],
+    "a third of a JPEG": cut(synthetic_image.encode_image(FACE, quality=90), 0.35),
     "a JPEG's first bytes": JPEG[:3],
     "a JPEG's header": JPEG[:300],
-    "half a PNG": synthetic_image.encode_image(FACE, "PNG")[:20_000],
+    "a third of a PNG": cut(synthetic_image.encode_image(FACE, "PNG"), 0.35),
     "a PNG's signature": b"\x89PNG\r\n\x1a\n",
     "a PNG of other data": png(64, 48, bytes(10)),
     "a PNG of nothing": b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 0, 0, 8, 2, 0, 0, 0)),
-    "half a WebP": synthetic_image.encode_image(FACE, "WEBP")[:1500],
-    "half a HEIC": synthetic_image.encode_image(FACE, "HEIF")[:1500],
+    "a third of a WebP": cut(synthetic_image.encode_image(FACE, "WEBP"), 0.35),
+    "a third of a HEIC": cut(synthetic_image.encode_image(FACE, "HEIF"), 0.35),
     "a HEIC's brand": b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic",
     "a JPEG with a PNG in it": b"\xff\xd8\xff" + synthetic_image.encode_image(CORNERS, "PNG"),
     "a PNG with a JPEG in it": b"\x89PNG\r\n\x1a\n" + JPEG,

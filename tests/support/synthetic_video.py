@@ -60,6 +60,23 @@ def encode_video(
     return file.getvalue()
 
 
+def add_sample_entry_box(data: bytes, box: bytes) -> bytes:
+    """Add a box (type and body) to the end of the sample entry of the only track of an MP4 whose index is at its end."""
+    changed = bytearray(data)
+    path, start, end = [b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsd"], 0, len(data)
+    parents = []
+    for kind in [*path, None]:
+        while kind is not None and data[start + 4 : start + 8] != kind:
+            start += int.from_bytes(data[start : start + 4])
+        parents.append(start)
+        end = start + int.from_bytes(data[start : start + 4])
+        start += 16 if kind == b"stsd" else 8
+    for at in parents:
+        changed[at : at + 4] = (int.from_bytes(data[at : at + 4]) + len(box) + 4).to_bytes(4)
+    changed[end:end] = (len(box) + 4).to_bytes(4) + box
+    return bytes(changed)
+
+
 def encode_audio_only(container: str = "mp4", codec: str = "aac") -> bytes:
     """Encode one second of a sine wave, without video."""
     file = io.BytesIO()

@@ -1,0 +1,137 @@
+"""Colors of clips: what the container says of them, HD without tags, alpha."""
+
+import io
+import struct
+
+import av
+import numpy as np
+import pytest
+from av.video.reformatter import Colorspace, VideoReformatter
+
+from moodreel.media.video import VideoReader
+from tests.support import synthetic_video
+
+COLORS = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (200, 140, 110), (255, 255, 255)]
+
+
+def bars(width: int, height: int) -> np.ndarray:
+    """Draw a vertical bar of each of `COLORS`."""
+    return np.repeat(np.array(COLORS, np.uint8)[None], height, axis=0).repeat(width // len(COLORS), axis=1)
+
+
+def encode_bars(
+    size: tuple[int, int], matrix: int, *, container: str = "mp4", codec: str = "libx264", tag: int = 2
+) -> bytes:
+    """Encode bars as YUV of a matrix, with or without saying so."""
+    file, rgb = io.BytesIO(), bars(*size)
+    with av.open(file, "w", format=container) as output:
+        stream = output.add_stream(codec, rate=25, options={"crf": "4"} if codec == "libx264" else {"b": "20000000"})
+        stream.height, stream.width = rgb.shape[:2]
+        stream.pix_fmt = "yuvj444p" if codec == "mjpeg" else "yuv420p"
+        stream.codec_context.colorspace = tag
+        for _ in range(2):
+            frame = av.VideoFrame.from_ndarray(rgb, format="rgb24")
+            yuv = VideoReformatter().reformat(frame, format=stream.pix_fmt, dst_colorspace=matrix)
+            yuv.colorspace = tag
+            output.mux(stream.encode(yuv))
+        output.mux(stream.encode(None))
+    return file.getvalue()
+
+
+def read_bars(data: bytes) -> np.ndarray:
+    reader = VideoReader(data)
+    rgb = next(reader.frames(max_side=640)).rgb
+    list(reader.frames())
+    loop = next(reader.loop_frames(start=0, stop=1, min_interval=0, max_side=320)).to_rgb().rgb
+    assert np.abs(middles(rgb) - middles(loop)).max() < 12, "a cover has the colors of the clip"
+    return middles(rgb)
+
+
+def middles(rgb: np.ndarray) -> np.ndarray:
+    width = rgb.shape[1] // len(COLORS)
+    return rgb[rgb.shape[0] // 2, width // 2 :: width].astype(int)
+
+
+@pytest.mark.parametrize(
+    ("size", "matrix", "options"),
+    [
+        ((1280, 720), Colorspace.ITU709, {}),
+        ((720, 1280), Colorspace.ITU709, {}),
+        ((1280, 720), Colorspace.ITU709, {"container": "webm", "codec": "libvpx-vp9"}),
+        ((640, 480), Colorspace.ITU601, {}),
+        ((1280, 720), Colorspace.ITU601, {"container": "webm", "codec": "libvpx"}),
+        ((1280, 720), Colorspace.ITU601, {"container": "avi", "codec": "mjpeg"}),
+        ((640, 480), Colorspace.ITU709, {"tag": 1}),
+        ((1280, 720), Colorspace.ITU601, {"tag": 6}),
+    ],
+    ids=["HD", "HD upright", "HD VP9", "SD", "VP8 is BT.601", "JPEG is BT.601", "SD tagged 709", "HD tagged 601"],
+)
+def test_matrix_of_clips(size, matrix, options) -> None:
+    assert np.abs(read_bars(encode_bars(size, matrix, **options)) - COLORS).max() < 12
+
+
+def remove_box(data: bytes, kind: bytes) -> bytes:
+    """Rename a box to one that readers skip."""
+    return data.replace(kind, b"free")
+
+
+@pytest.mark.parametrize("transfer", [16, 18], ids=["PQ", "HLG"])
+def test_transfer_of_the_container_is_used_where_the_frame_does_not_tell(transfer: int) -> None:
+    rgb = np.full((64, 128, 3), 140, np.uint8)
+    color = {"color_trc": transfer, "color_primaries": 9, "colorspace": 9, "color_range": 1}
+    options = {"codec": "libx265", "pix_fmt": "yuv420p10le", "options": {"x265-params": "log-level=none"}}
+    tagged = synthetic_video.encode_video([rgb] * 3, color=color, **options)
+    box = b"colrnclx" + struct.pack(">HHHB", 9, transfer, 9, 0)
+    plain = synthetic_video.encode_video([rgb] * 3, color={"colorspace": 9, "color_range": 1}, **options)
+    plain = synthetic_video.add_sample_entry_box(remove_box(plain, b"colr"), box)
+    with av.open(io.BytesIO(plain)) as clip:
+        assert clip.streams.video[0].codec_context.color_trc == transfer
+        assert next(clip.decode(video=0)).color_trc == 2
+    a, b = (next(VideoReader(data).frames()).rgb.astype(int) for data in (tagged, plain))
+    assert np.abs(a - b).max() <= 1
+    assert np.abs(a - 140).min() > 5, "it was tone-mapped"
+
+
+@pytest.mark.parametrize(
+    ("container", "codec", "pix_fmt"),
+    [
+        ("webm", "libvpx", "yuva420p"),
+        ("webm", "libvpx-vp9", "yuva420p"),
+        ("mov", "prores_ks", "yuva444p10le"),
+        ("gif", "gif", "bgra"),
+    ],
+)
+def test_alpha_is_shown_on_white(container: str, codec: str, pix_fmt: str) -> None:
+    file = io.BytesIO()
+    rgba = np.zeros((96, 128, 4), np.uint8)
+    rgba[:, :, 1] = 255  # green where nothing is
+    rgba[24:72, 32:96] = (200, 140, 110, 255)
+    with av.open(file, "w", format=container) as output:
+        stream = output.add_stream(codec, rate=25, options={"auto-alt-ref": "0"} if "vpx" in codec else {})
+        stream.width, stream.height, stream.pix_fmt = 128, 96, "pal8" if codec == "gif" else pix_fmt
+        if codec == "gif":
+            frames = pal8(rgba)
+        else:
+            frames = [av.VideoFrame.from_ndarray(rgba, format="rgba").reformat(format=pix_fmt) for _ in range(5)]
+        for index, frame in enumerate(frames):
+            frame.pts = index
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode(None))
+    reader = VideoReader(file.getvalue(), cache_side=64)
+    first = list(reader.frames())[0].rgb
+    loops = [
+        next(reader.loop_frames(start=0, stop=1, min_interval=0, max_side=side)).to_rgb().rgb for side in (64, 48)
+    ]
+    for rgb in (first, *loops):
+        height, width = rgb.shape[:2]
+        assert rgb[: height // 5].min() > 235
+        assert np.abs(rgb[height // 2, width // 2].astype(int) - (200, 140, 110)).max() < 14
+
+
+def pal8(rgba: np.ndarray) -> list[av.VideoFrame]:
+    """Make frames of a palette whose first color is transparent green."""
+    palette = np.zeros((256, 4), np.uint8)
+    palette[0], palette[1] = (0, 255, 0, 0), (200, 140, 110, 255)
+    index = (rgba[..., 3] > 0).astype(np.uint8)
+    argb = np.ascontiguousarray(palette[:, [3, 0, 1, 2]])
+    return [av.VideoFrame.from_ndarray((index, argb), format="pal8") for _ in range(3)]
