@@ -1,7 +1,7 @@
 """Complete an image file that lacks its last bytes, so that a decoder reads what is there.
 
-A decoder refuses a whole photo for one missing byte. How much is missing is known from sizes in the file, in a JPEG only
-from the rows that come out gray.
+A decoder refuses a whole photo for one missing byte. How much is missing is known from sizes in the file; in a JPEG,
+only from the rows that come out gray.
 """
 
 import struct

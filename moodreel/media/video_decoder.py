@@ -26,10 +26,26 @@ from moodreel.errors import (
 from moodreel.media.container import open_container, video_demuxer
 from moodreel.media.timestamps import FrameTimes, correct_timestamps, fills_gap
 
-_PHONE_CODECS = ("h264", "hevc", "vp8", "vp9", "av1", "mpeg4", "h263", "mjpeg", "gif")
-_OTHER_CODECS = ("mpeg1video", "mpeg2video", "msmpeg4v3", "prores", "theora", "dvvideo")
-CODECS = frozenset((*_PHONE_CODECS, *_OTHER_CODECS))
-"""FFmpeg's canonical names of the codecs that are decoded. All others are refused, to keep the attack surface small."""
+CODECS = {
+    "h264": "H.264",
+    "hevc": "HEVC",
+    "vp8": "VP8",
+    "vp9": "VP9",
+    "av1": "AV1",
+    "mpeg4": "MPEG-4",
+    "h263": "H.263",
+    "mjpeg": "MJPEG",
+    "gif": "GIF",
+    "mpeg1video": "MPEG-1",
+    "mpeg2video": "MPEG-2",
+    "msmpeg4v3": "MS-MPEG-4 v3",
+    "prores": "ProRes",
+    "dvvideo": "DV",
+}
+"""The codecs that are decoded, by FFmpeg's canonical name; a test decodes each, and docs/app.md lists them. All others
+are refused, to keep the attack surface small."""
+_SIZED_BY_CONTAINER = ("msmpeg4v3",)
+"""Codecs whose frames do not tell their size."""
 _SKIPPING_CODECS = ("h264", "hevc")
 """Codecs whose decoders in FFmpeg skip frames that no other frame refers to, when told to."""
 _ONE_THREAD_PIXELS = 1920 * 1080
@@ -253,7 +269,8 @@ class VideoDecoder:
         """Set the decoder up; return the frame size that the header gives."""
         self.pixel_aspect = float(stream.sample_aspect_ratio or 1)
         header_size = stream.codec_context.width, stream.codec_context.height
-        context.width = context.height = 0  # have the decoder take the size from the stream, not from the container
+        if context.codec.canonical_name not in _SIZED_BY_CONTAINER:
+            context.width = context.height = 0  # have the decoder take the size from the stream, not the container
         context.thread_type = "AUTO"
         # FFmpeg rounds both sides up before it compares; `_check_frame_size` is exact.
         context.options = {"max_pixels": str(2 * self.limits.frame_pixels + 2**16)}

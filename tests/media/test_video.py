@@ -2,6 +2,7 @@ import contextlib
 import io
 import itertools
 import struct
+from pathlib import Path
 
 import av
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from PIL import Image
 
 from moodreel.errors import UnsupportedMedia, VideoCorrupt, VideoTooBig, VideoTooLong, VideoTooShort
+from moodreel.media import video_decoder
 from moodreel.media.video import VideoReader
 from moodreel.media.video_decoder import VideoDecoder, VideoLimits
 from tests.support import synthetic_frames, synthetic_image, synthetic_video
@@ -57,6 +59,45 @@ def test_every_container_and_codec_of_phones_and_browsers_is_decoded(container, 
     assert reader.frame_count == len(frames) == 10
     assert reader.duration == pytest.approx(0.4, abs=0.05)
     assert corners(frames[-1].rgb) == [RED, GREEN, BLUE, WHITE]
+
+
+ENCODERS = {
+    "h264": ("mp4", "libx264", "yuv420p", (64, 48)),
+    "hevc": ("mp4", "libx265", "yuv420p", (64, 48)),
+    "vp8": ("webm", "libvpx", "yuv420p", (64, 48)),
+    "vp9": ("webm", "libvpx-vp9", "yuv420p", (64, 48)),
+    "av1": ("mp4", "libsvtav1", "yuv420p", (64, 64)),
+    "mpeg4": ("avi", "mpeg4", "yuv420p", (64, 48)),
+    "h263": ("3gp", "h263", "yuv420p", (176, 144)),
+    "mjpeg": ("avi", "mjpeg", "yuvj420p", (64, 48)),
+    "gif": ("gif", "gif", "rgb8", (64, 48)),
+    "mpeg1video": ("matroska", "mpeg1video", "yuv420p", (64, 48)),
+    "mpeg2video": ("mov", "mpeg2video", "yuv420p", (64, 48)),
+    "msmpeg4v3": ("avi", "msmpeg4", "yuv420p", (64, 48)),
+    "prores": ("mov", "prores_ks", "yuv422p10le", (64, 48)),
+    "dvvideo": ("mov", "dvvideo", "yuv420p", (720, 576)),
+}
+
+
+@pytest.mark.parametrize("codec", video_decoder.CODECS)
+def test_every_codec_of_the_list_is_decoded(codec):
+    container, encoder, pix_fmt, size = ENCODERS[codec]
+    options = {"x265-params": "log-level=none"} if encoder == "libx265" else {}
+    data = synthetic_video.encode_video(
+        synthetic_frames.corner_frames(5, *size), container=container, codec=encoder, pix_fmt=pix_fmt, options=options
+    )
+    with av.open(io.BytesIO(data)) as opened:
+        assert opened.streams.video[0].codec_context.codec.canonical_name == codec
+    frames = list(VideoReader(data).frames())
+    assert len(frames) == 5
+    assert corners(frames[-1].rgb) == [RED, GREEN, BLUE, WHITE]
+
+
+def test_docs_list_the_codecs_that_are_decoded():
+    text = " ".join((Path(__file__).parents[2] / "docs" / "app.md").read_text().split())
+    line = text.partition("**Video**:")[2].partition("(each is decoded")[0]
+    names = line.partition(" with ")[2].strip().replace(" or ", ", ").split(", ")
+    assert names == list(video_decoder.CODECS.values())
 
 
 @pytest.mark.parametrize(

@@ -84,6 +84,20 @@ def test_recordings_have_their_emotion_actor_sex_and_take(tmp_path, caplog):
     assert "speech, audio-video: 1" in caplog.text
 
 
+def test_a_recording_that_is_there_twice_is_listed_once(tmp_path, caplog):
+    """Copies of the set that people share hold all of it again in another folder, or in another format."""
+    caplog.set_level("INFO")
+    ravdess.write_recordings(tmp_path, range(1, 3), ("sad",))
+    once = read_ravdess(tmp_path, "audio")
+    copy = tmp_path / "audio_speech_actors_01-24" / "Audio_Speech_Actors_01-24"
+    ravdess.write_recordings(copy, range(1, 3), ("sad",))
+    ravdess.write_audio(tmp_path / "wav" / f"{once[0].media.stem}.wav", "sad", 1)
+    caplog.clear()
+    twice = read_ravdess(tmp_path, "audio")
+    assert sorted((each.clip, each.person) for each in twice) == sorted((each.clip, each.person) for each in once)
+    assert f"second copies of a recording: {len(once) + 1}" in caplog.text
+
+
 def test_a_folder_without_such_recordings_says_what_it_has_instead(tmp_path):
     ravdess.write_recordings(tmp_path, range(1, 2), ("sad",))
     with pytest.raises(DataInvalid, match="speech, audio: 2"):

@@ -75,8 +75,9 @@ def parse_name(name: str) -> RavdessName:
 
 
 def read_ravdess(folder: Path, modality: str, *, channels: tuple[str, ...] = ("speech",)) -> tuple[Example, ...]:
-    """List the recordings of a modality in a folder and its subfolders (`Actor_01` …).
+    """List the recordings of a modality in a folder and its subfolders (`Actor_01` …, at any depth).
 
+    A recording that is there twice, as in copies of the set that hold all of it in a second folder, is listed once.
     Their person is the actor, their group the actor's sex, and their clip the take, the same in all modalities. What is
     left out is counted in the log.
 
@@ -90,7 +91,7 @@ def read_ravdess(folder: Path, modality: str, *, channels: tuple[str, ...] = ("s
     """
     if modality not in MODALITIES:
         raise DataInvalid(f"RAVDESS has {', '.join(MODALITIES)}, not {modality}.")
-    examples, wrong, skipped = [], [], Counter[str]()
+    examples, wrong, skipped, seen = [], [], Counter[str](), set[str]()
     for path in _media_files(folder, skipped):
         try:
             recording = parse_name(path.name)
@@ -99,6 +100,10 @@ def read_ravdess(folder: Path, modality: str, *, channels: tuple[str, ...] = ("s
             wrong.append(f"{path.relative_to(folder).as_posix()}: {error}")
             continue
         if recording.modality == modality and recording.channel in channels:
+            if path.stem in seen:
+                skipped["second copies of a recording"] += 1
+                continue
+            seen.add(path.stem)
             take = path.stem.partition("-")[2]
             examples.append(
                 Example(recording.emotion, path, f"actor {recording.actor:02}", clip=take, group=recording.sex)
