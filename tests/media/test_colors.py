@@ -118,7 +118,7 @@ def test_alpha_is_shown_on_white(container: str, codec: str, pix_fmt: str) -> No
             output.mux(stream.encode(frame))
         output.mux(stream.encode(None))
     reader = VideoReader(file.getvalue(), cache_side=64)
-    first = [frame.rgb for frame in reader.frames()][0]
+    first, *_ = (frame.rgb for frame in reader.frames())
     loops = [next(reader.loop_frames(start=0, stop=1, min_interval=0, max_side=side)).to_rgb().rgb for side in (64, 48)]
     for rgb in (first, *loops):
         height, width = rgb.shape[:2]

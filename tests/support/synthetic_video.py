@@ -61,7 +61,7 @@ def encode_video(
 
 
 def add_sample_entry_box(data: bytes, box: bytes) -> bytes:
-    """Add a box (type and body) to the end of the sample entry of the only track of an MP4 with its index at the end."""
+    """Add a box (type and body) to the end of the sample entry of the only track of an MP4 whose index comes last."""
     changed = bytearray(data)
     path, start, end = [b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsd"], 0, len(data)
     parents = []
