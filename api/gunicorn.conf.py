@@ -16,6 +16,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -34,6 +35,7 @@ from api.workers import default_workers
 from moodreel.errors import MoodreelError
 
 if TYPE_CHECKING:
+    from gunicorn.arbiter import Arbiter
     from gunicorn.workers.gthread import ThreadWorker
 
 # Deleted when the service stops.
@@ -132,6 +134,25 @@ def on_starting(_server: object) -> None:
     if checkpoint is None:
         # It failed, and MODEL_FALLBACK is 1: the workers need not try again.
         os.environ["MODEL_DOWNLOAD_ID"] = ""
+
+
+def on_reload(server: "Arbiter") -> None:
+    """Start the new workers, and wait until they have loaded their models: the old ones answer meanwhile.
+
+    Gunicorn itself would stop the old ones first, and calls would wait until a new one is ready.
+    """
+    started, age = time.monotonic(), server.worker_age
+    new = [server.spawn_worker() for _ in range(server.num_workers)]
+    # A signal, such as to stop or of a worker that ended, ends the wait.
+    while server.SIG_QUEUE.empty() and time.monotonic() < started + timeout:
+        beats = [server.WORKERS[pid].tmp.last_update() for pid in new]
+        # Before the first heartbeat, when it is ready, a worker's file has the time of the system's clock.
+        if all(started <= beat <= time.monotonic() for beat in beats):
+            break
+        time.sleep(0.1)
+    # Gunicorn now starts no others, stops the old ones, and waits until none is as old as `worker_age`.
+    server.cfg.set("workers", 0)
+    server.worker_age = age
 
 
 def post_worker_init(worker: "ThreadWorker") -> None:

@@ -3,6 +3,7 @@
 import inspect
 import io
 import socket
+import time
 from types import SimpleNamespace
 
 import engineio
@@ -18,6 +19,7 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.config import Config, make_settings
 from gunicorn.http.body import Body
 from gunicorn.workers.gthread import ThreadWorker
+from gunicorn.workers.workertmp import WorkerTmp
 from mediapipe.tasks.python import vision
 from wsproto import ConnectionType, WSConnection
 from wsproto.events import AcceptConnection, CloseConnection, Ping, Request
@@ -53,6 +55,24 @@ def test_gunicorn_worker_stops_by_a_handler_that_takes_no_lock() -> None:
 
 def test_gunicorn_body_can_be_marked_as_failed() -> None:
     assert Body(io.BytesIO(b"")).failed is False
+
+
+def test_gunicorn_reload_calls_its_hook_before_it_starts_workers_and_stops_others() -> None:
+    source = inspect.getsource(Arbiter.reload)
+    steps = ["self.cfg.on_reload(self)", "range(self.cfg.workers)", "self.spawn_worker()", "self.manage_workers()"]
+    assert [source.count(step) for step in steps] == [1, 1, 1, 1]
+    assert sorted(steps, key=source.index) == steps
+    config = Config()
+    config.set("workers", 0)
+    assert config.workers == 0
+
+
+def test_gunicorn_heartbeat_is_the_monotonic_clock_and_before_the_first_one_the_system_clock() -> None:
+    file = WorkerTmp(Config())
+    assert file.last_update() == pytest.approx(time.time(), abs=60)
+    file.notify()
+    assert file.last_update() == pytest.approx(time.monotonic(), abs=60)
+    file.close()
 
 
 def test_gunicorn_has_a_status_for_an_app_that_cannot_be_loaded() -> None:

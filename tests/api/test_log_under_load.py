@@ -118,3 +118,19 @@ def test_old_calls_are_deleted_at_the_start(tmp_path: Path) -> None:
     log.close()
     with Server(tmp_path, LOG_RETENTION_DAYS=7) as server:
         assert [server.log_rows(request_id=name) == [] for name in ("old", "new")] == [True, False]
+
+
+def test_a_reload_replaces_the_workers_and_no_call_waits_for_the_new_ones(tmp_path: Path) -> None:
+    with Server(tmp_path) as server:
+        assert server.process is not None
+        old = {worker.pid for worker in server.workers}
+        server.process.send_signal(signal.SIGHUP)
+        # Old workers answer until the new ones do. Those take longer to start than such a call takes.
+        answered = 0
+        while old & {worker.pid for worker in server.workers}:
+            assert server.call("POST", "/predict", json=video_body(b"clip")).elapsed < timedelta(seconds=10)
+            answered += 1
+        assert answered > 1
+        assert len(server.log_rows(endpoint="/predict", status_code=200)) == answered
+        wait_until(lambda: len(server.workers) == 2)
+        assert not old & {row["worker"] for row in server.log_rows(endpoint="/logs")[:1]}
