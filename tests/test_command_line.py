@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -10,8 +11,14 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
+from api.bootstrap import video_limits
+from api.schemas.videos import ThumbnailOptionsSchema
+from api.settings import Settings
 from moodreel import __main__ as command_line
 from moodreel.__main__ import SUBCOMMANDS, main
+from moodreel.cli import predict
+from moodreel.media.image import ImageLimits
+from moodreel.media.video_decoder import VideoLimits
 from tests.support import synthetic_frames, synthetic_image, synthetic_video
 from tests.support.server import ROOT, STORE
 
@@ -112,6 +119,95 @@ def test_an_unknown_thumbnail_format_is_a_usage_error(smile, tmp_path, capsys):
     with pytest.raises(SystemExit):
         main([str(smile), "--thumbnail", str(tmp_path / "loop.avi")])
     assert ".mp4, .webp or .gif" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--size", "0"], "--size: 0 is not from 64 to 1080"),
+        (["--size", "many"], "--size: 'many' is no number"),
+        (["--duration", "nan"], "--duration: nan is not from 0.5 to 10"),
+        (["--duration", "11"], "--duration: 11 is not from 0.5 to 10"),
+        (["--thumbnail", "nowhere/loop.mp4"], "--thumbnail: there is no folder nowhere"),
+        (["--thumbnail", "there.mp4"], "--thumbnail: there.mp4 exists. --force overwrites it"),
+        (["--timeline", "there.png"], "--timeline: there.png exists. --force overwrites it"),
+        (["folder/smile.mp4", "--thumbnail", "loops"], "several files would be written to loops/smile.mp4"),
+        (["other.mp4", "--thumbnail", "there.mp4"], "--thumbnail names a folder for several files"),
+        (["other.mp4", "--timeline", "plots"], "plots/other.png exists. --force overwrites it"),
+    ],
+    ids=" ".join,
+)
+def test_a_wrong_command_line_is_one_sentence_and_changes_nothing(tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    for name in ("there.mp4", "there.png", "plots/other.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("mine")
+    with pytest.raises(SystemExit) as ended:
+        main(["smile.mp4", *arguments])
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
+    assert {path.read_text() for path in tmp_path.rglob("*") if path.is_file()} == {"mine"}
+
+
+def test_force_overwrites(smile, tmp_path):
+    loop = tmp_path / "loop.mp4"
+    loop.write_text("old")
+    assert main([str(smile), "--thumbnail", str(loop), "--duration", "1", "--size", "96", "--force"]) == 0
+    assert synthetic_video.decode_frames(loop.read_bytes())
+
+
+def test_a_file_that_cannot_be_read_is_one_line(tmp_path, capsys):
+    (tmp_path / "empty.mp4").write_bytes(b"")
+    large = tmp_path / "large.mp4"
+    large.write_bytes(b"")
+    os.truncate(large, (1 << 30) + 1)  # takes no room on the disk
+    files = [tmp_path, tmp_path / "empty.mp4", large, tmp_path / "no\udcffwhere.mp4"]
+    assert main(list(map(str, files))) == 1
+    folder, empty, too_large, nowhere = capsys.readouterr().out.splitlines()
+    assert folder.endswith(": Is a directory")
+    assert empty.endswith(": The file is empty: it has 0 bytes.")
+    assert "more than 1 GiB" in too_large
+    assert nowhere.endswith("no\\udcffwhere.mp4: No such file or directory")
+
+
+def test_files_that_do_not_exist_load_no_model(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(predict.Engine, "load", None)
+    assert main([str(tmp_path / "nowhere.mp4")]) == 1
+    assert "No such file" in capsys.readouterr().out
+
+
+def test_the_bar_of_a_video_has_a_total(smile):
+    assert predict._seconds(smile.read_bytes()) == pytest.approx(2, abs=0.1)
+    assert predict._seconds(b"nonsense") == 60
+
+
+def test_limits_are_those_of_the_service():
+    settings = Settings(api_key=("k",))
+    assert video_limits(settings) == VideoLimits()
+    assert ImageLimits() == ImageLimits(bytes=settings.max_image_bytes, pixels=settings.max_image_pixels)
+    options = ThumbnailOptionsSchema().fields
+    for name, (low, high) in (("duration", predict.LOOP_SECONDS), ("size", predict.LOOP_SIDES)):
+        assert (options[name].validate.min, options[name].validate.max) == (low, high)
+
+
+def run(*arguments, **options):
+    command = [sys.executable, "-m", "moodreel", *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, **options)
+
+
+def test_a_closed_pipe_ends_it_silently(smile):
+    process = run("--json", smile, smile)
+    process.stdout.close()
+    assert (process.wait(120), process.stderr.read()) == (0, "")
+
+
+def test_ctrl_c_ends_it_silently(tmp_path):
+    os.mkfifo(tmp_path / "endless.txt")
+    process = run(tmp_path / "endless.txt")
+    # Opened for writing as soon as the command reads it.
+    with (tmp_path / "endless.txt").open("w"):
+        process.send_signal(signal.SIGINT)
+        assert (process.wait(60), process.stdout.read(), process.stderr.read()) == (130, "", "")
 
 
 def test_text_files_are_classified(tmp_path, capsys):

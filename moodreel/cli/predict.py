@@ -1,17 +1,24 @@
 """`moodreel predict FILE...`: predict the emotion in videos, images and texts, without a server."""
 
 import argparse
+import contextlib
 import json
+import os
 import sys
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
+import av
 from tqdm import tqdm
 
 from moodreel.cli import formatting
-from moodreel.errors import MoodreelError, UnsupportedMedia
+from moodreel.errors import MoodreelError, UnsupportedMedia, VideoTooBig
+from moodreel.media.container import open_container, video_demuxer
 from moodreel.media.image import is_image
+from moodreel.media.video_decoder import VideoLimits
 from moodreel.models.model_card import DIARY, PRIORS
 from moodreel.models.model_store import find_model_store
 from moodreel.pipelines.boomerang import OUTPUTS, LoopOptions
@@ -23,6 +30,13 @@ from moodreel.pipelines.video import VideoPipeline
 
 TEXT_SUFFIXES = (".txt", ".md")
 PLOT_SUFFIXES = (".png", ".svg", ".pdf")
+LOOP_SUFFIXES = tuple(f".{output}" for output in OUTPUTS)
+LOOP_SECONDS, LOOP_SIDES = (0.5, 10.0), (64, 1080)
+"""Ranges of --duration and --size: those of POST /thumbnail."""
+MAX_FILE_BYTES = 1 << 30
+"""Largest file that is read into memory."""
+
+_Number = TypeVar("_Number", int, float)
 
 
 @dataclass(frozen=True)
@@ -35,31 +49,70 @@ class _Pipelines:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Predict each file. Returns 0 if all were, 1 if one failed, 2 if the models cannot be loaded."""
+    """Predict each file. Returns 0 if all were, 1 if one failed, 2 for a wrong command line or unusable models."""
     parser = _parser()
-    options = parser.parse_args(argv)
-    if len(options.files) == 1:
-        if options.timeline and options.timeline.suffix not in PLOT_SUFFIXES:
-            parser.error("--timeline ends in .png, .svg or .pdf")
-        if options.thumbnail and options.thumbnail.suffix[1:] not in OUTPUTS:
-            parser.error("--thumbnail ends in .mp4, .webp or .gif")
+    options = parser.parse_intermixed_args(argv)
+    _check_output(parser, options, "thumbnail", LOOP_SUFFIXES)
+    _check_output(parser, options, "timeline", PLOT_SUFFIXES)
     try:
         pipelines = _load(options)
     except MoodreelError as error:
         print(f"moodreel: {error}", file=sys.stderr)
         return 2
+    try:
+        failed = _predict_all(pipelines, options)
+        sys.stdout.flush()
+    except BrokenPipeError:  # standard output was closed early, as by `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return 1 if failed else 0
+
+
+def _predict_all(pipelines: _Pipelines, options: argparse.Namespace) -> int:
+    """Predict each file and print its result. Returns how many failed."""
     failed = 0
     for file in tqdm(options.files, unit="file", disable=len(options.files) == 1 or None, position=1):
         try:
             _predict(pipelines, file, options)
+        except BrokenPipeError:
+            raise
         except (MoodreelError, OSError) as error:
             failed += 1
-            reason = error.strerror if isinstance(error, OSError) else error
-            _print(json.dumps({"clip": str(file), "error": str(reason)}) if options.json else f"{file}: {reason}")
-    return 1 if failed else 0
+            reason = _os_reason(error, file) if isinstance(error, OSError) else str(error)
+            _print(json.dumps({"clip": str(file), "error": reason}) if options.json else f"{file}: {reason}")
+    return failed
+
+
+def _os_reason(error: OSError, file: Path) -> str:
+    """Say what failed, and at which file if it is not the input."""
+    reason = error.strerror or "It cannot be read."
+    return reason if error.filename in (None, str(file)) else f"{error.filename}: {reason}"
+
+
+def _check_output(
+    parser: argparse.ArgumentParser, options: argparse.Namespace, name: str, suffixes: Sequence[str]
+) -> None:
+    """Reject an output before anything is read: one that is there already, or that cannot be written."""
+    target: Path | None = getattr(options, name)
+    if target is None:
+        return
+    single = len(options.files) == 1
+    if single and target.suffix not in suffixes:
+        parser.error(f"--{name} ends in {', '.join(suffixes[:-1])} or {suffixes[-1]}")
+    if single and not target.parent.is_dir():
+        parser.error(f"--{name}: there is no folder {target.parent}")
+    if not single and target.exists() and not target.is_dir():
+        parser.error(f"--{name} names a folder for several files, and {target} is a file")
+    paths = [_output_path(target, file, suffixes[0], options.files) for file in options.files]
+    if twice := [path for path, count in Counter(paths).items() if count > 1]:
+        parser.error(f"--{name}: several files would be written to {twice[0]}. Predict them one by one")
+    if not options.force and (there := [path for path in paths if path.exists()]):
+        parser.error(f"--{name}: {there[0]} exists. --force overwrites it")
 
 
 def _load(options: argparse.Namespace) -> _Pipelines:
+    if not any(file.exists() for file in options.files):
+        return _Pipelines(None, None, None)
     is_text = [_is_text(file) for file in options.files]
     store, use_gpu = options.model_store or find_model_store(), options.use_gpu
     texts = TextPipeline.load(store, use_gpu=use_gpu) if any(is_text) else None
@@ -74,9 +127,13 @@ def _is_text(file: Path) -> bool:
 
 
 def _predict(pipelines: _Pipelines, file: Path, options: argparse.Namespace) -> None:
+    if file.stat().st_size > MAX_FILE_BYTES:
+        raise VideoTooBig("The file has more than 1 GiB. Cut it, or compress it to 720p first.")
     if pipelines.texts and _is_text(file):
         return _predict_text(pipelines.texts, file, options)
     data = file.read_bytes()
+    if not data:
+        raise UnsupportedMedia("The file is empty: it has 0 bytes.")
     if pipelines.images and is_image(data):
         return _predict_image(pipelines.images, file, data, options)
     if pipelines.videos:
@@ -106,11 +163,11 @@ def _predict_image(pipeline: ImagePipeline, file: Path, data: bytes, options: ar
 
 
 def _predict_video(pipeline: VideoPipeline, file: Path, data: bytes, options: argparse.Namespace) -> None:
-    with tqdm(desc=file.name, unit=" frames", leave=False, disable=None) as bar:
+    shape = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f} of {total:.1f} s"
+    with tqdm(desc=file.name, total=_seconds(data), bar_format=shape, leave=False, disable=None) as bar:
 
         def progress(time: float) -> None:
-            bar.set_postfix_str(f"{time:.1f} s")
-            bar.update()
+            bar.update(min(time, bar.total) - bar.n)
 
         result = pipeline.predict(
             data, model=options.model, explain=options.explain, loop=_loop_options(file, options), progress=progress
@@ -120,39 +177,67 @@ def _predict_video(pipeline: VideoPipeline, file: Path, data: bytes, options: ar
         if options.json
         else f"{file}: {formatting.describe_video(result)}"
     )
+    for target in (options.timeline, options.thumbnail):
+        if target and len(options.files) > 1:
+            target.mkdir(parents=True, exist_ok=True)
     if options.timeline:
         # Imported here: matplotlib takes a second, and few want a plot.
         from moodreel.pipelines.timeline_plot import plot_timeline
 
-        plot_timeline(result, _output_path(options.timeline, file, "png", options.files), title=file.name)
+        plot_timeline(result, _output_path(options.timeline, file, PLOT_SUFFIXES[0], options.files), title=file.name)
     if result.boomerang:
-        _output_path(options.thumbnail, file, "mp4", options.files).write_bytes(result.boomerang.data)
+        _output_path(options.thumbnail, file, LOOP_SUFFIXES[0], options.files).write_bytes(result.boomerang.data)
+
+
+def _seconds(data: bytes) -> float:
+    """Return the duration that a clip's header says, for the progress bar; the longest one allowed if it says none."""
+    longest = VideoLimits().seconds
+    if demuxer := video_demuxer(data):
+        with contextlib.suppress(av.FFmpegError, OSError), open_container(data, demuxer, lambda: None) as container:
+            return min(longest, (container.duration or 0) / av.time_base) or longest
+    return longest
 
 
 def _loop_options(file: Path, options: argparse.Namespace) -> LoopOptions | None:
     if not options.thumbnail:
         return None
-    output = _output_path(options.thumbnail, file, "mp4", options.files).suffix[1:]
+    output = _output_path(options.thumbnail, file, LOOP_SUFFIXES[0], options.files).suffix[1:]
     return LoopOptions(options.duration, options.size, output, aspect=options.aspect)
 
 
 def _print(line: str) -> None:
-    tqdm.write(line, file=sys.stdout)
+    # A file name may have bytes or characters that the terminal has not.
+    encoding = sys.stdout.encoding or "utf-8"
+    tqdm.write(line.encode(encoding, "backslashreplace").decode(encoding), file=sys.stdout)
 
 
 def _output_path(target: Path, file: Path, suffix: str, files: Sequence[Path]) -> Path:
     """Return `target` itself for one input file, or a file in the folder `target` for several."""
-    if len(files) == 1:
-        return target
-    target.mkdir(parents=True, exist_ok=True)
-    return target / f"{file.stem}.{suffix}"
+    return target if len(files) == 1 else target / f"{file.stem}{suffix}"
+
+
+def _number(cast: Callable[[str], _Number], low: float, high: float) -> Callable[[str], _Number]:
+    """Make an argparse type: a number in a range."""
+
+    def parse(text: str) -> _Number:
+        try:
+            value = cast(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(f"{text!r} is no number") from error
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"{text} is not from {low:g} to {high:g}")
+        return value
+
+    return parse
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "moodreel predict",
         description="Predict the emotion in videos and images (by the face) and in texts (.txt, .md).",
-        epilog="With several files, --thumbnail and --timeline name folders.",
+        epilog="With several files, --thumbnail and --timeline name folders. The limits are the service's: 60 seconds "
+        "and 3600 frames a video, 3840 x 2160 pixels a frame, 5 MiB and 40 million pixels an image, 20,000 characters "
+        "a text. Exit status: 0 if every file was predicted, 1 if one was not, 2 for a wrong command line.",
     )
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="a video, an image or a text")
     parser.add_argument("--json", action="store_true", help="print one JSON object a file and line")
@@ -160,9 +245,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--thumbnail", type=Path, metavar="FILE", help="write a loop of the best moment (.mp4, .webp, .gif)"
     )
-    parser.add_argument("--duration", type=float, default=3.0, help="seconds of the loop (default: %(default)g)")
     parser.add_argument(
-        "--size", type=int, default=480, help="longest side of the loop in pixels (default: %(default)s)"
+        "--duration",
+        type=_number(float, *LOOP_SECONDS),
+        default=3.0,
+        help="seconds of the loop, 0.5 to 10 (default: %(default)g)",
+    )
+    parser.add_argument(
+        "--size",
+        type=_number(int, *LOOP_SIDES),
+        default=480,
+        help="longest side of the loop in pixels, 64 to 1080 (default: %(default)s)",
     )
     parser.add_argument(
         "--aspect", choices=ASPECTS, default="original", help="crop the loop around the face (default: %(default)s)"
@@ -170,6 +263,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--timeline", type=Path, metavar="FILE", help="write a plot of the emotions over time (.png, .svg, .pdf)"
     )
+    parser.add_argument("--force", action="store_true", help="overwrite files of --thumbnail and --timeline")
     parser.add_argument("--model", help="name of a model in the store (default: the store's own)")
     parser.add_argument("--model-path", type=Path, help="checkpoint or model folder outside the store")
     parser.add_argument(
