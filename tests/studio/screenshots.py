@@ -20,6 +20,7 @@ from tests.support.server import KEY, REAL_APP, Server
 
 USER = "studio"
 SIZES = {390: 844, 1440: 900}
+SCALES = {390: 1.5, 1440: 1}
 QUALITY = 82
 
 
@@ -46,7 +47,12 @@ def main() -> None:
 def take(browser: Browser, server: Server, width: int, scheme: str, folder: Path) -> None:
     """Take a picture of each screen."""
     size = {"width": width, "height": SIZES[width]}
-    options = {"viewport": size, "color_scheme": scheme, "permissions": ["camera"], "device_scale_factor": 1.5}
+    options = {
+        "viewport": size,
+        "color_scheme": scheme,
+        "permissions": ["camera"],
+        "device_scale_factor": SCALES[width],
+    }
     with browser.new_context(base_url=server.url, **options) as context:
         for name, show in SCREENS.items():
             page = context.new_page()

@@ -2,9 +2,10 @@
 import { html, nothing, svg } from "../vendor/lit-html/lit-html.js";
 import { toBlob } from "./api.js";
 import { seek } from "./camera.js";
+import { Cover } from "./cover.js";
 import { S, emotionName, fill, percent } from "./strings.js";
 import { nearest } from "./timeline.js";
-import { bar, bars, emotionClass, icon } from "./ui.js";
+import { bar, bars, emotionClass } from "./ui.js";
 import { Voice } from "./voice.js";
 
 /**
@@ -16,7 +17,7 @@ import { Voice } from "./voice.js";
  * @property {Record<string, number>} probabilities
  * @property {boolean} certain
  * @property {{face_coverage: number, size: number, sharpness: number, light: number, yaw: number,
- *   reason: keyof typeof S.tips | null}} quality
+ *   reason: keyof typeof S.tips | null, tip: string | null}} quality
  * @property {number} frames_analysed
  * @property {number} duration
  * @property {number} width
@@ -32,11 +33,10 @@ import { Voice } from "./voice.js";
  */
 
 const MAX_FACES = 6;
-const isStill = matchMedia("(prefers-reduced-motion: reduce)").matches;
 
 export class Result {
-  isPlaying = !isStill;
   isSeeking = false;
+  canPlayClip = true;
 
   /**
    * @param {import("./ui.js").Shell} shell
@@ -47,9 +47,14 @@ export class Result {
     this.shell = shell;
     this.answer = answer;
     this.voice = new Voice(shell, clip);
-    this.loop = toBlob(answer.thumbnail, "video/mp4");
-    this.poster = toBlob(answer.poster, "image/jpeg");
-    this.urls = { clip: URL.createObjectURL(clip), loop: URL.createObjectURL(this.loop), poster: URL.createObjectURL(this.poster) };
+    this.clipUrl = URL.createObjectURL(clip);
+    this.cover = new Cover(shell, {
+      loop: toBlob(answer.thumbnail, "video/mp4"),
+      poster: toBlob(answer.poster, "image/jpeg"),
+      width: answer.loop.width,
+      height: answer.loop.height,
+      name: `moodreel-${answer.emotion.toLowerCase()}`,
+    });
     this.time = answer.peak;
     this.track = answer.track;
     /** @type {Map<number, Point[]>} */
@@ -64,7 +69,8 @@ export class Result {
 
   dispose() {
     this.voice.dispose();
-    for (const url of [...Object.values(this.urls), ...this.portraits.values()]) URL.revokeObjectURL(url);
+    this.cover.dispose();
+    for (const url of [this.clipUrl, ...this.portraits.values()]) URL.revokeObjectURL(url);
   }
 
   get isMain() {
@@ -103,7 +109,7 @@ export class Result {
   async cutPortraits() {
     const video = document.createElement("video");
     video.muted = true;
-    video.src = this.urls.clip;
+    video.src = this.clipUrl;
     await new Promise((resolve) => (video.onloadedmetadata = video.onerror = resolve));
     const canvas = document.createElement("canvas");
     canvas.width = canvas.height = 96;
@@ -143,65 +149,27 @@ export class Result {
 
   /** @param {() => void} restart @param {unknown} filePicker */
   view(restart, filePicker) {
-    const name = `moodreel-${this.answer.emotion.toLowerCase()}`;
     return html`<section class="result">
       <div class="top">
-        <figure class="loop">${this.cover()}
-          <figcaption class="visually-hidden">${S.result.loop}</figcaption>
-          <div class="row">
-            <a class="button" href=${this.urls.loop} download="${name}.mp4">${icon("download")}${S.result.download}</a>
-            <a class="button" href=${this.urls.poster} download="${name}.jpg">${icon("picture")}${S.result.poster}</a>
-            ${this.shareButton(name)}
-          </div>
-        </figure>
+        ${this.cover.view()}
         <div class="verdict">${this.verdict()}</div>
       </div>
       ${this.tracks.size > 1 ? this.faces() : nothing}
       <section class="over-time">
         <h2>${S.result.timeline}</h2>
-        <div class="scrubber">
+        <div class="scrubber ${this.canPlayClip ? "" : "alone"}">
           ${this.clipPlayer()}
           <timeline-chart .data=${this.timeline}
             @scrub=${(/** @type {CustomEvent<number>} */ event) => this.scrub(event.detail)}></timeline-chart>
         </div>
         <p class="small quiet-text">${S.result.timelineHelp}</p>
       </section>
-      ${this.voice.view()} ${this.details()}
+      ${this.voice.view()} ${details(this.answer)}
       <div class="row end-of-page">
         <button class="primary" @click=${restart}>${S.moment.again}</button>
         ${filePicker}
       </div>
     </section>`;
-  }
-
-  cover() {
-    const { width, height } = this.answer.loop;
-    return html`<div class="player">
-      <video
-        id="loop" src=${this.urls.loop} poster=${this.urls.poster} width=${width} height=${height}
-        .muted=${true} ?autoplay=${this.isPlaying} loop playsinline aria-label=${S.result.loop}
-      ></video>
-      <button class="over round corner" aria-label=${this.isPlaying ? S.result.pause : S.result.play} @click=${() => this.togglePlay()}>
-        ${icon(this.isPlaying ? "pause" : "play")}
-      </button>
-    </div>`;
-  }
-
-  togglePlay() {
-    const video = /** @type {HTMLVideoElement} */ (document.getElementById("loop"));
-    this.isPlaying = !this.isPlaying;
-    if (this.isPlaying) video.play();
-    else video.pause();
-    this.shell.update();
-  }
-
-  /** @param {string} name */
-  shareButton(name) {
-    const files = [new File([this.loop], `${name}.mp4`, { type: "video/mp4" })];
-    if (!navigator.canShare?.({ files })) return nothing;
-    // A user who closes the share sheet is no error.
-    const share = () => navigator.share({ files, title: S.app.name }).catch(() => {});
-    return html`<button @click=${share}>${icon("share")}${S.result.share}</button>`;
   }
 
   verdict() {
@@ -215,7 +183,7 @@ export class Result {
         ${isSure ? emotionName(emotion) : S.result.notSure}
       </h1>
       <p class="lead">${fill(says, values)}</p>
-      ${this.isMain && quality.reason ? html`<p class="tip">${S.tips[quality.reason]}</p>` : nothing}
+      ${this.isMain && quality.reason ? html`<p class="tip">${S.tips[quality.reason] ?? quality.tip}</p>` : nothing}
       ${bars(shares, S.result.probabilities)}
       ${this.isMain ? movements(explanation.movements) : nothing}`;
   }
@@ -240,14 +208,21 @@ export class Result {
     this.shell.update();
   }
 
+  /** Show the chart alone: the service reads more kinds of clips than browsers play. */
+  hideClip() {
+    this.canPlayClip = false;
+    this.shell.update();
+  }
+
   clipPlayer() {
+    if (!this.canPlayClip) return nothing;
     const { width, height } = this.answer;
     const box = /** @type {Point | undefined} */ (nearest(this.timeline))?.face.box;
     return html`<div class="player clip">
       <video
-        id="clip" src=${this.urls.clip} width=${width} height=${height} .muted=${true} playsinline preload="auto"
+        id="clip" src=${this.clipUrl} width=${width} height=${height} .muted=${true} playsinline preload="auto"
         aria-label=${S.result.clip} @loadedmetadata=${() => this.showFrame()}
-        @error=${(/** @type {Event} */ event) => /** @type {Element} */ (event.target).parentElement?.remove()}
+        @error=${() => this.hideClip()}
       ></video>
       <svg viewBox="0 0 ${width} ${height}" aria-hidden="true">
         ${box
@@ -255,24 +230,6 @@ export class Result {
           : nothing}
       </svg>
     </div>`;
-  }
-
-  details() {
-    const { model, quality, frames_analysed } = this.answer;
-    const facts = S.result.facts;
-    const rows = [
-      [facts.model, `${model.name} ${model.version}`],
-      [facts.frames, frames_analysed],
-      [facts.coverage, percent(quality.face_coverage)],
-      [facts.size, fill(facts.pixels, { value: quality.size })],
-      [facts.light, percent(quality.light)],
-      [facts.sharpness, Math.round(quality.sharpness)],
-      [facts.yaw, fill(facts.degrees, { value: Math.round(quality.yaw) })],
-    ];
-    return html`<details>
-      <summary>${S.result.details}</summary>
-      <dl>${rows.map(([name, value]) => html`<div><dt>${name}</dt><dd>${value}</dd></div>`)}</dl>
-    </details>`;
   }
 }
 
@@ -282,4 +239,22 @@ function movements(found) {
     ${found.length
       ? html`<ul class="bars">${found.map(({ name, weight }) => bar(name, weight))}</ul>`
       : html`<p class="small">${S.result.noMovements}</p>`}`;
+}
+
+/** @param {Answer} answer */
+function details({ model, quality, frames_analysed }) {
+  const facts = S.result.facts;
+  const rows = [
+    [facts.model, `${model.name} ${model.version}`],
+    [facts.frames, frames_analysed],
+    [facts.coverage, percent(quality.face_coverage)],
+    [facts.size, fill(facts.pixels, { value: quality.size })],
+    [facts.light, percent(quality.light)],
+    [facts.sharpness, Math.round(quality.sharpness)],
+    [facts.yaw, fill(facts.degrees, { value: Math.round(quality.yaw) })],
+  ];
+  return html`<details>
+    <summary>${S.result.details}</summary>
+    <dl>${rows.map(([name, value]) => html`<div><dt>${name}</dt><dd>${value}</dd></div>`)}</dl>
+  </details>`;
 }

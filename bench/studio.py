@@ -1,0 +1,77 @@
+"""Measure the first load of the studio and its interactions in Chromium, by the browser's own metrics.
+
+    python -m bench.studio
+    python -m bench.studio --rounds 9
+
+Each round is a new browser context, so nothing is cached. The service has made models: no analysis is measured.
+"""
+
+import argparse
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+
+from playwright.sync_api import Browser
+
+from moodreel.training.evaluation.markdown import format_table
+from tests.support.browser import chromium
+from tests.support.server import FAKE_APP, KEY, Server
+
+MAX_BYTES = 150_000
+"""Bytes that the first load may transfer."""
+SCREENS = ("Live", "Words", "Calendar", "Log")
+
+# Event Timing: from an input to the next frame that shows its effect, in steps of 8 ms, from 16 ms on.
+_OBSERVE = f"""
+sessionStorage.setItem("moodreel.credential", "{KEY}");
+window.interactions = [0];
+new PerformanceObserver(list => list.getEntries().forEach(entry => window.interactions.push(entry.duration)))
+  .observe({{type: "event", buffered: true, durationThreshold: 16}});
+"""
+_LOAD = """() => {
+  const files = [...performance.getEntriesByType("navigation"), ...performance.getEntriesByType("resource")];
+  const [paint] = performance.getEntriesByName("first-contentful-paint");
+  const bytes = files.reduce((sum, {transferSize}) => sum + transferSize, 0);
+  return [files.length, bytes, paint.startTime, Math.max(...files.map(({responseEnd}) => responseEnd))];
+}"""
+
+
+def measure(browser: Browser, url: str) -> list[float]:
+    """Return files, bytes, first contentful paint and last response in ms, and the slowest interaction in ms."""
+    with browser.new_context(base_url=url) as context:
+        page = context.new_page()
+        page.add_init_script(_OBSERVE)
+        page.goto("/", wait_until="networkidle")
+        load: list[float] = page.evaluate(_LOAD)
+        for name in SCREENS:
+            page.get_by_role("link", name=name, exact=True).click()
+            page.locator("h1").wait_for()
+            page.wait_for_timeout(300)
+        return [*load, page.evaluate("Math.max(...window.interactions)")]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args(arguments)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Server(Path(folder), FAKE_APP, WEB_CONCURRENCY=1) as server,
+        chromium() as browser,
+    ):
+        rounds = [measure(browser, server.url) for _ in range(options.rounds)]
+    files, size, paint, loaded, interaction = (median(column) for column in zip(*rounds, strict=True))
+    rows = [
+        ["files of the first load", f"{files:.0f}"],
+        ["bytes of the first load, headers included", f"{size:,.0f}"],
+        ["first contentful paint, ms", f"{paint:.0f}"],
+        ["last file received, ms", f"{loaded:.0f}"],
+        ["slowest interaction while changing screens, ms", f"{interaction:.0f}"],
+    ]
+    print(format_table(["median of the rounds", ""], rows))
+    print(f"\nTarget: at most {MAX_BYTES:,} bytes ({'met' if size <= MAX_BYTES else 'missed'})")
+
+
+if __name__ == "__main__":
+    main()
