@@ -47,12 +47,14 @@ def tone_map(rgb: np.ndarray, color_trc: int) -> np.ndarray:
     Returns:
         uint8 (H, W, 3), full range, R'G'B' of BT.709 with the sRGB transfer function.
     """
-    light = _linear_light(color_trc)[rgb]
-    if color_trc == HLG:
-        light = _hlg_display_light(light)
-    light *= _highlight_gain(light.max(axis=2))[..., None]
+    light = cv2.LUT(rgb, _linear_light(color_trc)[None])
+    gain = _hlg_gain(light) if color_trc == HLG else 1.0
+    red, green, blue = cv2.split(light)
+    gain = gain * _highlight_gain(gain * cv2.max(cv2.max(red, green), blue))
     light = cv2.transform(light, BT2020_TO_BT709)
-    return _srgb_codes()[(np.clip(light, 0.0, 1.0) * (_STEPS - 1) + 0.5).astype(np.uint16)]
+    # To whole numbers, from 0 to the largest: negative light of colors outside of BT.709 becomes 0.
+    steps = cv2.multiply(light, cv2.merge([gain] * 3), scale=_STEPS - 1, dtype=cv2.CV_16U)
+    return cv2.LUT(steps, _srgb_codes()[None])
 
 
 @cache
@@ -69,11 +71,11 @@ def _linear_light(color_trc: int) -> np.ndarray:
     return np.where(code <= 0.5, code**2 / 3, (np.exp((code - c) / a) + b) / 12).astype(np.float32)
 
 
-def _hlg_display_light(scene: np.ndarray) -> np.ndarray:
-    """Apply the HLG system gamma of 1.2 for a display of 1000 cd/m² (BT.2100, OOTF); in units of standard white."""
-    luminance = scene @ np.array([0.2627, 0.6780, 0.0593], dtype=np.float32)
-    light: np.ndarray = scene * (np.maximum(luminance, 1e-6) ** 0.2 * (PEAK_NITS / WHITE_NITS))[..., None]
-    return light
+def _hlg_gain(scene: np.ndarray) -> np.ndarray:
+    """Return the factor for each pixel (H, W) by the HLG system gamma of 1.2, for 1000 cd/m² (BT.2100, OOTF)."""
+    luminance = cv2.transform(scene, np.array([[0.2627, 0.6780, 0.0593]], dtype=np.float32))
+    gain: np.ndarray = cv2.pow(np.maximum(luminance, 1e-6), 0.2) * (PEAK_NITS / WHITE_NITS)
+    return gain
 
 
 def _highlight_gain(brightest: np.ndarray) -> np.ndarray:
@@ -88,7 +90,7 @@ def _highlight_gain(brightest: np.ndarray) -> np.ndarray:
 
 @cache
 def _srgb_codes() -> np.ndarray:
-    """Return the sRGB codes (IEC 61966-2-1) of linear light 0 to 1, uint8 (_STEPS,)."""
-    light = np.linspace(0.0, 1.0, _STEPS)
+    """Return the sRGB codes (IEC 61966-2-1), uint8 (65536,), of light in steps of 1 / (_STEPS - 1), up to 1."""
+    light = np.minimum(np.arange(65536) / (_STEPS - 1), 1.0)
     code = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
     return np.round(code * 255).astype(np.uint8)
