@@ -98,7 +98,7 @@ def _fields(data: bytes) -> list[Field]:
     if data[:4] == b"\x1a\x45\xdf\xa3":
         return list(_ebml_fields(data, 0, len(data)))
     if data[:4] == b"RIFF":
-        return list(_riff_fields(data, 12, len(data))) + [(4, 4)]
+        return [(4, 4), *_riff_fields(data, 12, len(data))]
     if data[:3] == b"GIF":
         return [(6, 2), (8, 2), (10, 1), *[(at + k, 1) for at in _find(data, b"\x2c") for k in range(1, 11)]]
     return list(_box_fields(data, 0, len(data)))
