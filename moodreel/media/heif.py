@@ -9,8 +9,9 @@ Source: ISO/IEC 23008-12 (items, `dimg`, `ispe`), ISO/IEC 14496-12 (boxes, `meta
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator
 from dataclasses import dataclass, field
+
+from moodreel.media.boxes import iter_boxes, read_uint
 
 MAX_DERIVATION_DEPTH = 4
 """Most levels of images derived from images; a phone's HDR image is derived from two grids of tiles."""
@@ -40,9 +41,9 @@ def max_decoded_pixels(data: bytes) -> float:
         ValueError: The boxes are broken.
     """
     items = _ItemGraph()
-    for kind, start, end in _boxes(data, 0, len(data)):
+    for kind, start, end in iter_boxes(data, 0, len(data)):
         if kind == b"meta":
-            _read_boxes(data, start + 4, end, items)
+            _readiter_boxes(data, start + 4, end, items)
     known: dict[int, float] = {}
     return max((_decoded_pixels(items, item, MAX_DERIVATION_DEPTH, known) for item in items.inputs), default=0)
 
@@ -58,56 +59,39 @@ def _decoded_pixels(items: _ItemGraph, item: int, depth: int, known: dict[int, f
     return sum(known[part] for part in items.inputs[item])
 
 
-def _read_boxes(data: bytes, start: int, end: int, items: _ItemGraph) -> None:
-    for kind, first, stop in _boxes(data, start, end):
+def _readiter_boxes(data: bytes, start: int, end: int, items: _ItemGraph) -> None:
+    for kind, first, stop in iter_boxes(data, start, end):
         if kind == b"iref":
             _read_references(data, first, stop, items)
         elif kind == b"iprp":
-            _read_boxes(data, first, stop, items)
+            _readiter_boxes(data, first, stop, items)
         elif kind == b"ipco":
-            for index, (name, body, _) in enumerate(_boxes(data, first, stop), 1):
+            for index, (name, body, _) in enumerate(iter_boxes(data, first, stop), 1):
                 if name == b"ispe":
-                    items.pixels[index] = _uint(data, body + 4, 4) * _uint(data, body + 8, 4)
+                    items.pixels[index] = read_uint(data, body + 4, 4) * read_uint(data, body + 8, 4)
         elif kind == b"ipma":
             _read_property_associations(data, first, items)
 
 
 def _read_references(data: bytes, start: int, end: int, items: _ItemGraph) -> None:
-    id_size = 4 if _uint(data, start, 1) else 2
-    for kind, first, stop in _boxes(data, start + 4, end):
+    id_size = 4 if read_uint(data, start, 1) else 2
+    for kind, first, stop in iter_boxes(data, start + 4, end):
         if kind == b"dimg":
             positions = range(first + id_size + 2, stop - id_size + 1, id_size)
-            items.inputs[_uint(data, first, id_size)] += [_uint(data, position, id_size) for position in positions]
+            items.inputs[read_uint(data, first, id_size)] += [
+                read_uint(data, position, id_size) for position in positions
+            ]
 
 
 def _read_property_associations(data: bytes, start: int, items: _ItemGraph) -> None:
-    id_size, index_size = 4 if _uint(data, start, 1) else 2, 2 if _uint(data, start + 3, 1) & 1 else 1
+    id_size, index_size = 4 if read_uint(data, start, 1) else 2, 2 if read_uint(data, start + 3, 1) & 1 else 1
     index_mask = 0x7F if index_size == 1 else 0x7FFF  # the first bit says that a reader must know the property
-    entries, position = _uint(data, start + 4, 4), start + 8
+    entries, position = read_uint(data, start + 4, 4), start + 8
     for _ in range(entries):
-        item, count = _uint(data, position, id_size), _uint(data, position + id_size, 1)
+        item, count = read_uint(data, position, id_size), read_uint(data, position + id_size, 1)
         position += id_size + 1
         end = position + count * index_size
-        items.properties[item] += [_uint(data, at, index_size) & index_mask for at in range(position, end, index_size)]
+        items.properties[item] += [
+            read_uint(data, at, index_size) & index_mask for at in range(position, end, index_size)
+        ]
         position = end
-
-
-def _boxes(data: bytes, position: int, end: int) -> Iterator[tuple[bytes, int, int]]:
-    """Yield the type of each box, and the start and end of its body."""
-    while position + 8 <= end:
-        size, kind, header = _uint(data, position, 4), data[position + 4 : position + 8], 8
-        if size == 1:
-            size, header = _uint(data, position + 8, 8), 16
-        stop = min(end, position + size) if size else end
-        if stop < position + header:
-            raise ValueError("a box ends before it starts")
-        yield kind, position + header, stop
-        position = stop
-
-
-def _uint(data: bytes, position: int, size: int) -> int:
-    """Read a big-endian unsigned integer of `size` bytes."""
-    value = data[position : position + size]
-    if len(value) < size:
-        raise ValueError("a box is cut off")
-    return int.from_bytes(value)

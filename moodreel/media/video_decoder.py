@@ -24,6 +24,7 @@ from moodreel.errors import (
     VideoTooLong,
 )
 from moodreel.media.container import open_container, video_demuxer
+from moodreel.media.crop import Cropper, find_crop
 from moodreel.media.timestamps import FrameTimes, correct_timestamps, fills_gap
 
 CODECS = {
@@ -148,6 +149,8 @@ class VideoDecoder:
             stream = _main_stream(container)
             codec = _alpha_decoder(stream) or stream.codec_context
             colors = _StreamColors(stream.codec_context)
+            crop = find_crop(self._data, self._demuxer, stream.index)
+            cropper = Cropper(crop) if crop else None
             header_size = self._start(stream, codec)
             if seek_to is None and header_size[0] * header_size[1] <= _ONE_THREAD_PIXELS:
                 codec.thread_count = 1
@@ -166,8 +169,9 @@ class VideoDecoder:
                 for frame in frames:
                     self._check_frame_size(frame.width, frame.height)
                     decoded += 1
-                    colors.complete(frame)
-                    yield frame
+                    cropped = cropper.crop(frame) if cropper else frame
+                    colors.complete(cropped)
+                    yield cropped
             if damage and not decoded:
                 self._check_frame_size(*header_size)  # a decoder that refused a huge frame may not have kept its size
                 raise video_corrupt() from damage

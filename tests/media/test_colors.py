@@ -1,6 +1,7 @@
 """Colors of clips: what the container says of them, HD without tags, alpha."""
 
 import io
+import re
 import struct
 
 import av
@@ -133,3 +134,55 @@ def pal8(rgba: np.ndarray) -> list[av.VideoFrame]:
     index = (rgba[..., 3] > 0).astype(np.uint8)
     argb = np.ascontiguousarray(palette[:, [3, 0, 1, 2]])
     return [av.VideoFrame.from_ndarray((index, argb), format="pal8") for _ in range(3)]
+
+
+def clap(width: int, height: int, x: int, y: int) -> bytes:
+    return b"clap" + struct.pack(">8i", width, 1, height, 1, x, 1, y, 1)
+
+
+@pytest.mark.parametrize("tag", [2, 1], ids=["", "tagged"])
+def test_clean_aperture_is_respected(tag: int) -> None:
+    left, right = np.zeros((64, 96, 3), np.uint8), np.full((64, 96, 3), 220, np.uint8)
+    frames = [np.concatenate([left, right], axis=1)] * 30
+    data = synthetic_video.encode_video(frames, color={"colorspace": tag}, rotation=90)
+    reader = VideoReader(synthetic_video.add_sample_entry_box(data, clap(80, 48, 40, 0)))
+    found = list(reader.frames())
+    assert (reader.width, reader.height) == (48, 80)
+    assert len(found) == 30 and reader.duration == pytest.approx(1.2, abs=0.01)
+    assert all(frame.rgb.shape == (80, 48, 3) and frame.rgb.min() > 200 for frame in found)
+    loop = list(reader.loop_frames(start=0.5, stop=1.0, min_interval=0, max_side=64))
+    assert loop[0].time == pytest.approx(0.5, abs=0.05)
+    assert all(frame.to_rgb().rgb.min() > 200 for frame in loop)
+
+
+@pytest.mark.parametrize(
+    "box", [clap(0, 0, 0, 0), clap(500, 500, 0, 0), clap(80, 48, 400, 0), b"clap" + bytes(32), b"clap"]
+)
+def test_impossible_clean_aperture_is_ignored(box: bytes) -> None:
+    data = synthetic_video.encode_video([np.full((64, 96, 3), 220, np.uint8)] * 3)
+    assert next(VideoReader(synthetic_video.add_sample_entry_box(data, box)).frames()).rgb.shape == (64, 96, 3)
+
+
+def test_pixel_crop_of_matroska_is_respected() -> None:
+    frame = np.zeros((64, 96, 3), np.uint8)
+    frame[:, 48:] = 220
+    data = synthetic_video.encode_video([frame] * 5, container="webm", codec="libvpx")
+    crop = b"\x54\xcc\x81\x30" + b"\x54\xaa\x81\x10"  # 48 pixels on the left, 16 at the bottom
+    segment, tracks = data.index(b"\x18\x53\x80\x67") + 4, data.rindex(b"\x16\x54\xae\x6b") + 4
+    entry = data.index(b"\xae", tracks) + 1
+    video = re.search(rb"\xe0([\x80-\xff])\xb0", data[entry:]).start(1) + entry
+    changed = bytearray(data)
+    for place in (segment, tracks, entry, video):
+        grow(changed, place, len(crop))
+    end = video + 1 + (data[video] & 0x7F)
+    changed[end:end] = crop
+    reader = VideoReader(bytes(changed))
+    frames = list(reader.frames())
+    assert (reader.width, reader.height, len(frames)) == (48, 48, 5)
+    assert frames[2].rgb.min() > 200
+
+
+def grow(data: bytearray, at: int, extra: int) -> None:
+    """Add to the length of an EBML element."""
+    size = 9 - data[at].bit_length()
+    data[at : at + size] = (int.from_bytes(data[at : at + size]) + extra).to_bytes(size)
