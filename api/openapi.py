@@ -101,10 +101,9 @@ TEXT_CODES = (
     "overloaded",
 )
 
-_DAY = r"[1-9]\d{3}-(02-(0[1-9]|1\d|2[0-8])|(0[13-9]|1[0-2])-(0[1-9]|[12]\d|30))"
-_TIME = r"([01]\d|2[0-3]):[0-5]\d"
 # Not the format `date-time`: openapi-python-client takes no header of that type.
-_DATE_TIME = {"type": "string", "pattern": rf"^{_DAY}T{_TIME}:[0-5]\d(\.\d{{1,6}})?(Z|[+-]{_TIME})$"}
+_DATE_TIME = {"type": "string", "pattern": r"^(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?(Z|[+-]\d\d:\d\d))?$"}
+_PRINTABLE = {"type": "string", "pattern": "^[ -~]{0,128}$"}
 _VISIBLE = {"type": "string", "pattern": "^[!-~]{0,128}$"}
 _HEADERS: dict[str, tuple[str, Spec, str]] = {
     "date": (
@@ -113,7 +112,7 @@ _HEADERS: dict[str, tuple[str, Spec, str]] = {
         "2025-08-16T12:34:56Z",
     ),
     "x-date": ("Replaces `date`.", _DATE_TIME, "2025-08-16T12:34:56Z"),
-    "x-client-id": ("At most 128 printable characters; recorded in the log.", _VISIBLE, "journal-ios/2.1"),
+    "x-client-id": ("At most 128 printable characters; recorded in the log.", _PRINTABLE, "journal-ios/2.1"),
     "x-request-id": ("Echoed; generated if absent.", _VISIBLE, "6f1c1a52-8c0e-4c11-9a6b-0d1f7c1f7b1e"),
 }
 _IDEMPOTENCY_KEY: Spec = {
@@ -258,7 +257,8 @@ def _field(field: Field[Any]) -> Spec:
     """Describe an option in a form, where it is text or, if it is an object, JSON."""
     assert _FORM_PLUGIN.converter is not None
     described: Spec = _FORM_PLUGIN.converter.field2property(field)
-    return {key: value for key, value in described.items() if key != "nullable"}  # what is left empty is left out
+    # What is left empty is left out.
+    return {key: value for key, value in described.items() if key not in ("nullable", "minLength")}
 
 
 def _describe_option(_converter: object, field: Field[Any], *, ret: Spec, **_: object) -> Spec:

@@ -207,6 +207,25 @@ def test_the_javascript_text_client_of_the_example_gets_a_result(server):
     assert any("emotion_classification" in line and "joy" in line for line in logged), logged
 
 
+@pytest.mark.server
+def test_the_typescript_of_the_example_posts_a_clip(server, typescript):
+    """The whole example is type-checked; `record` needs a camera and is not run."""
+    (typescript.folder / "diary.ts").write_text(example("ts", "MediaRecorder"))
+    typescript.compile("diary.ts")
+    clip = ROOT / "examples" / "smile.mp4"
+    (typescript.folder / "run.js").write_text(
+        'import { readFileSync } from "node:fs";\n'
+        'import { post } from "./diary.js";\n'
+        f"const clip = new Blob([readFileSync({json.dumps(str(clip))})]);\n"
+        f"const answer = await post({json.dumps(server.url)}, {json.dumps(accounts.own_token())}, clip);\n"
+        "const problem = await post(process.argv[2], 'no', clip).catch((error) => error.message);\n"
+        "console.log(JSON.stringify([answer.emotion, answer.certain, problem]));\n"
+    )
+    emotion, certain, problem = json.loads(typescript.run("node", "run.js", server.url))
+    assert (emotion, certain) == ("Happy", True)
+    assert problem.startswith("invalid_token: ")
+
+
 def test_relative_links_point_to_existing_files():
     for file in FILES:
         for target in re.findall(r"\]\(([^)#:]+)\)", file.read_text()):
