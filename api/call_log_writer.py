@@ -5,6 +5,7 @@ all that follow, until a background thread has written them in their order. So n
 has its row when the log is back. Rows that wait are lost if their process is killed.
 """
 
+import json
 import logging
 import threading
 import time
@@ -27,6 +28,7 @@ STOP_SECONDS = 5.0
 _BATCH = 200
 
 logger = logging.getLogger(__name__)
+calls_logger = logging.getLogger("moodreel.calls")
 
 
 class CallLogWriter:
@@ -41,7 +43,9 @@ class CallLogWriter:
         self._reported_at = 0.0
 
     def write(self, call: Call) -> None:
-        """Write a call that has begun or ended. Never raises."""
+        """Write a call that has begun or ended, and one line about one that has ended. Never raises."""
+        if call.row["status_code"] is not None:
+            _print(call)
         with self._changed:
             if self._waiting:
                 return self._enqueue(call)
@@ -121,3 +125,14 @@ class CallLogWriter:
             logger.error("%s Calls are answered, and their rows wait in memory.", error)
             self._reported_at = now
         self._reason = reason
+
+
+def _print(call: Call) -> None:
+    fields = {name: value for name, value in call.row.items() if value is not None and name != "worker"}
+    if call.row["timings"]:
+        fields["timings"] = json.loads(call.row["timings"])
+    calls_logger.info(
+        "%(method)s %(endpoint)s %(status_code)d %(latency_ms).1f ms",
+        call.row,
+        extra=fields | {"success": bool(call.row["success"])},
+    )

@@ -14,6 +14,7 @@ import os
 import resource
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -55,6 +56,29 @@ _FILES = 8192
 _soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
 if 0 <= _soft < _FILES:
     resource.setrlimit(resource.RLIMIT_NOFILE, (_FILES if _hard < 0 else min(_FILES, _hard), _hard))
+
+
+# What MediaPipe's native code prints at each start. It has no switch for that.
+_NOISE = "Logging before InitGoogle|(face_landmarker_graph|inference_feedback_manager)\\.cc|XNNPACK delegate for CPU"
+
+
+def _drop_noise() -> None:
+    """Send what native code prints through grep, which drops only `_NOISE`. Python writes to standard error as before.
+
+    grep is a process of its own, so the last words of a worker that crashes are not lost. It ends with the service.
+    """
+    stderr, (reader, writer) = os.dup(2), os.pipe()
+    script = 'exec 3<&0; grep --line-buffered -vE "$0" <&3 3<&- &'
+    subprocess.run(["sh", "-c", script, _NOISE], stdin=reader, stdout=stderr, start_new_session=True, check=True)
+    os.dup2(writer, 2)
+    os.close(reader)
+    os.close(writer)
+    sys.stderr = os.fdopen(stderr, "w", buffering=1)
+
+
+# A reload runs this file again.
+if sys.stderr.fileno() == 2 and shutil.which("grep"):
+    _drop_noise()
 
 
 def _stop(error: Exception) -> NoReturn:

@@ -171,6 +171,7 @@ class Settings:
     log_required: bool = _flag(False)
     log_retention_days: int = _integer(0, 36_500, 30)
     log_level: str = _choice({level: level for level in ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")}, "INFO")
+    log_format: str = _choice({"json": "json", "text": "text"}, "json")
     rate_limit: int = _integer(0, 1_000_000, 0)
     cors_origins: tuple[str, ...] = _setting(
         _origins, "origins such as https://app.example with commas between, or *", ()

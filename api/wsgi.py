@@ -1,6 +1,5 @@
 """The WSGI application that Gunicorn serves. Each worker imports this module after its fork."""
 
-import logging
 import os
 import sys
 import time
@@ -10,6 +9,7 @@ from typing import NoReturn
 from flask import Flask
 from gunicorn.arbiter import Arbiter
 
+from api import logging_setup
 from api.app import create_app
 from api.settings import Settings, SettingsError
 from moodreel.errors import MoodreelError
@@ -19,8 +19,7 @@ def _load() -> Flask:
     """Create the app; stop the whole service if that fails."""
     try:
         settings = Settings.from_environment()
-        level = "DEBUG" if settings.debug else settings.log_level
-        logging.basicConfig(level=level, format="%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s")
+        logging_setup.configure(settings)
         return create_app(settings)
     except (MoodreelError, SettingsError) as error:
         _stop(error)

@@ -1,5 +1,6 @@
 """The call log with many writers, killed workers and stops."""
 
+import json
 import signal
 import sqlite3
 import threading
@@ -14,7 +15,7 @@ import requests
 
 from moodreel.storage.call_log import Call, CallLog
 from moodreel.storage.timestamps import format_timestamp
-from tests.support.server import HEADERS, Server, video_body, wait_until
+from tests.support.server import HEADERS, REAL_APP, Server, video_body, wait_until
 
 pytestmark = pytest.mark.server
 
@@ -118,6 +119,24 @@ def test_old_calls_are_deleted_at_the_start(tmp_path: Path) -> None:
     log.close()
     with Server(tmp_path, LOG_RETENTION_DAYS=7) as server:
         assert [server.log_rows(request_id=name) == [] for name in ("old", "new")] == [True, False]
+
+
+def test_each_call_is_one_line_of_json_with_the_request_id_on_every_line_of_it(tmp_path: Path) -> None:
+    pytest.importorskip("pythonjsonlogger")
+    with Server(tmp_path, REAL_APP, forked=True, WEB_CONCURRENCY=1, LOG_FORMAT="json") as server:
+        answer = server.call(
+            "POST", "/predict", headers={**HEADERS, "x-request-id": "one"}, json=video_body(b"no video at all")
+        )
+        assert answer.status_code == 415
+        objects = [json.loads(line) for line in server.output.splitlines() if line.startswith("{")]
+        lines = [line for line in objects if line.get("request_id") == "one"]
+        [call] = [line for line in lines if line["logger"] == "moodreel.calls"]
+        assert (call["level"], call["message"].split()[:3]) == ("INFO", ["POST", "/predict", "415"])
+        assert (call["status_code"], call["success"], call["error"]) == (415, False, "unsupported_media")
+        assert [line["logger"] for line in lines if line is not call] == ["api.errors"]
+        assert HEADERS["x-api-key"] not in server.output
+        for noise in ("InitGoogle", "inference_feedback_manager", "XNNPACK"):
+            assert noise not in server.output
 
 
 def test_a_reload_replaces_the_workers_and_no_call_waits_for_the_new_ones(tmp_path: Path) -> None:

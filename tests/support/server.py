@@ -61,6 +61,7 @@ class Server:
             "PORT": self.port,
             "WEB_CONCURRENCY": 2,
             "MODEL_STORE": STORE,
+            "LOG_FORMAT": "text",
             **settings,
         }
         self.log_path = folder / "logs" / "calls.db"

@@ -1,0 +1,39 @@
+"""Set up the messages of the service: one JSON object a line on standard output, or plain text for people."""
+
+import logging
+import sys
+
+from flask import g, has_app_context
+
+from api.settings import Settings
+
+TEXT = "text"
+_TEXT_FORMAT = "%(asctime)s %(process)d %(levelname)s %(name)s [%(request_id)s]: %(message)s"
+_JSON_FIELDS = "%(asctime)s %(levelname)s %(name)s %(process)d %(message)s"
+
+
+def configure(settings: Settings) -> None:
+    """Write the messages of this process to standard output, each with the id of its request."""
+    handler = logging.StreamHandler(sys.stdout)
+    handler.addFilter(_add_request_id)
+    handler.setFormatter(_text_formatter() if settings.log_format == TEXT else _json_formatter())
+    logging.basicConfig(level="DEBUG" if settings.debug else settings.log_level, handlers=[handler])
+
+
+def _text_formatter() -> logging.Formatter:
+    return logging.Formatter(_TEXT_FORMAT, defaults={"request_id": "-"})
+
+
+def _json_formatter() -> logging.Formatter:
+    # Imported here: text needs no further package.
+    from pythonjsonlogger.json import JsonFormatter
+
+    names = {"asctime": "time", "levelname": "level", "name": "logger"}
+    formatter: logging.Formatter = JsonFormatter(_JSON_FIELDS, rename_fields=names)
+    return formatter
+
+
+def _add_request_id(record: logging.LogRecord) -> bool:
+    if has_app_context() and "request_id" in g and not hasattr(record, "request_id"):
+        record.request_id = g.request_id
+    return True
