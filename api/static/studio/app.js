@@ -79,9 +79,15 @@ async function navigate() {
   screen = null;
   current = next;
   update();
-  const { open } = await SCREENS[next]();
-  if (current !== next || screen) return;
-  screen = open(shell);
+  try {
+    const { open } = await SCREENS[next]();
+    if (current !== next || screen) return;
+    screen = open(shell);
+  } catch {
+    // A file of the screen did not arrive.
+    const problem = new Problem("offline");
+    screen = { view: () => note(problem, html`<button @click=${() => location.reload()}>${S.moment.retry}</button>`), leave() {} };
+  }
   document.title = `${S.screens[next]} · ${S.app.name}`;
   update();
   if (!isFirst) document.getElementById("main")?.focus();

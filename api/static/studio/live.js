@@ -47,6 +47,7 @@ export class Live {
   times = [];
   latency = 0;
   sequence = 0;
+  isLeft = false;
   frameRate = FRAME_RATE;
   width = WIDTH;
   timer = 0;
@@ -58,14 +59,19 @@ export class Live {
   }
 
   leave() {
+    this.isLeft = true;
+    this.close();
+  }
+
+  close() {
     clearTimeout(this.timer);
     this.socket?.disconnect();
     closeCamera(this.stream);
-    this.stream = this.socket = this.detection = null;
+    this.stream = this.socket = this.detection = this.suggestion = null;
   }
 
   stop() {
-    this.leave();
+    this.close();
     this.shell.update();
   }
 
@@ -77,6 +83,7 @@ export class Live {
     } catch (error) {
       return this.fail(S.camera[error instanceof CameraError ? error.reason : "none"]);
     }
+    if (this.isLeft) return this.close();
     this.frameRate = FRAME_RATE;
     this.width = WIDTH;
     this.connect();
@@ -86,7 +93,7 @@ export class Live {
 
   /** @param {string} message */
   fail(message) {
-    this.leave();
+    this.close();
     this.problem = { message };
     this.shell.update();
   }

@@ -41,7 +41,7 @@ export class Moment {
   leave() {
     this.listening.abort();
     this.sending?.abort();
-    this.recorder.turnOff();
+    this.recorder.leave();
     this.result?.dispose();
   }
 

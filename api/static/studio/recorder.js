@@ -18,6 +18,7 @@ export class Recorder {
   stop = null;
   length = 5;
   withSound = false;
+  isLeft = false;
   count = 0;
   elapsed = 0;
 
@@ -42,8 +43,10 @@ export class Recorder {
   async turnOn() {
     try {
       if (!canRecord()) throw new CameraError("unsupported");
-      this.stream = await openCamera(this.withSound);
-      this.stream.getVideoTracks()[0].onended = () => {
+      const stream = await openCamera(this.withSound);
+      if (this.isLeft) return closeCamera(stream);
+      this.stream = stream;
+      stream.getVideoTracks()[0].onended = () => {
         this.turnOff();
         this.onProblem(S.camera.lost);
       };
@@ -51,6 +54,11 @@ export class Recorder {
     } catch (error) {
       this.onProblem(S.camera[error instanceof CameraError ? error.reason : "none"]);
     }
+  }
+
+  leave() {
+    this.isLeft = true;
+    this.turnOff();
   }
 
   turnOff() {

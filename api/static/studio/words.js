@@ -44,7 +44,8 @@ export class Words {
   }
 
   async connect() {
-    if (this.isLeft || (!credential() && !(await this.shell.askForCredential()))) return;
+    if (!credential() && !(await this.shell.askForCredential())) return;
+    if (this.isLeft) return;
     const socket = (this.socket = new WebSocket(socketUrl("api/ws")));
     socket.onopen = () => socket.send(JSON.stringify(socketCredential()));
     socket.onmessage = (event) => this.receive(JSON.parse(event.data));
