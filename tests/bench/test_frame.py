@@ -10,5 +10,5 @@ def test_the_cost_of_a_frame_is_printed_by_stage(monkeypatch, capsys):
     monkeypatch.setattr(frame, "phone_clip", lambda seconds: clip)
     frame.main(["--model", "compact-emotimesh", "--rounds", "1"])
     printed = capsys.readouterr().out
-    assert "| predict, compact-emotimesh |" in printed
+    assert "| predict, compact-emotimesh " in printed
     assert "Target: at most 12 ms a frame" in printed

@@ -34,7 +34,7 @@ class EfficientNetLiteNet(MultiHeadFaceNet):
     """
 
     crop_kind = CropKind.COLOR
-    batch_size = 16
+    batch_size = 8
     """On a CPU a larger batch is no faster, and takes more memory."""
 
     def __init__(
