@@ -25,8 +25,8 @@ SHORT_CLIP_FRAMES = 12
 expression builds up in half a second, and the last frame often shows it best."""
 
 LANDMARK_STEP = 3
-"""One frame of so many gets landmarks for color crops. With 3, all of 103 clips of other people keep their label; with 4,
-one or two do not."""
+"""One frame of so many gets landmarks for color crops. With 3, all of 103 clips keep their label; with 4, one or two do
+not."""
 
 
 def landmark_step(crop_kind: CropKind) -> int:

@@ -9,7 +9,15 @@ import skimage.data
 import skimage.io
 
 from moodreel.faces.landmarker import FaceLandmarker
-from moodreel.faces.portrait import MAX_CHECKS, PORTRAIT_SIDE, PortraitSample, crop_portrait, is_person
+from moodreel.faces.portrait import (
+    MAX_CHECKS,
+    MIN_CONFIDENCE,
+    MIN_POOR_CONFIDENCE,
+    PORTRAIT_SIDE,
+    PortraitSample,
+    crop_portrait,
+    is_person,
+)
 from tests.support import synthetic_frames
 
 MODEL = Path(__file__).parents[2] / "model_store" / "face_landmarker" / "face_landmarker.task"
@@ -71,6 +79,38 @@ def test_most_portraits_of_a_track_decide(landmarker):
     (thing,) = portraits_of(landmarker, synthetic_frames.cartoon())
     assert is_person(landmarker.detector, [person, thing, person])
     assert not is_person(landmarker.detector, [thing, person, thing])
+
+
+class Scorer:
+    """Scores a portrait by the value of its pixels in hundredths, and 0 upside down, where its mark is at the end."""
+
+    def __init__(self):
+        self.calls = 0
+
+    def score_centered_face(self, rgb):
+        self.calls += 1
+        return 0.0 if rgb[-1, -1, 0] == 255 else rgb[len(rgb) // 2, len(rgb) // 2, 0] / 100
+
+
+def plain_portrait(score):
+    portrait = np.full((PORTRAIT_SIDE, PORTRAIT_SIDE, 3), round(100 * score), np.uint8)
+    portrait[0, 0] = 255
+    return portrait
+
+
+@pytest.mark.parametrize("clear", [True, False])
+@pytest.mark.parametrize("count", range(1, MAX_CHECKS + 1))
+def test_the_median_decides_though_not_all_portraits_are_scored(count, clear):
+    threshold = MIN_CONFIDENCE if clear else MIN_POOR_CONFIDENCE
+    for scores in np.random.default_rng(0).integers(30, 95, (200, count)) / 100:
+        expected = np.median(scores) >= threshold
+        assert is_person(Scorer(), [plain_portrait(score) for score in scores], clear=clear) == expected
+
+
+def test_a_clear_answer_needs_three_portraits_of_five():
+    scorer = Scorer()
+    assert is_person(scorer, [plain_portrait(0.9)] * 5)
+    assert scorer.calls == 9, "two sizes and upside down"
 
 
 @pytest.mark.parametrize("quarters", [1, 3])
