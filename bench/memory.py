@@ -77,7 +77,7 @@ def main() -> None:
     options = parser.parse_args()
     clips = [path.read_bytes() for path in options.clips] or [phone_clip(), phone_clip(1080, 1920, 4.8)]
     with TemporaryDirectory() as folder:
-        settings = {"WEB_CONCURRENCY": options.workers, "ANALYSIS_CACHE_SECONDS": 0}
+        settings = {"WEB_CONCURRENCY": options.workers, "ANALYSIS_CACHE_SECONDS": 0, "MAX_WALL_SECONDS": 300}
         server = Server(Path(folder), REAL_APP, LOG_LEVEL="WARNING", **settings)
         start = time.perf_counter()
         with server:

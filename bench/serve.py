@@ -84,7 +84,7 @@ def seconds_to_ready() -> float:
 @contextmanager
 def running_server() -> Iterator[Server]:
     """Run a server in an empty folder that analyzes the same clip again, and lets callers wait on a busy machine."""
-    settings = {"LOG_LEVEL": "WARNING", "ANALYSIS_CACHE_SECONDS": 0, "MAX_WAIT_SECONDS": 300}
+    settings = {"LOG_LEVEL": "WARNING", "ANALYSIS_CACHE_SECONDS": 0, "MAX_WAIT_SECONDS": 300, "MAX_WALL_SECONDS": 300}
     with tempfile.TemporaryDirectory() as folder, Server(Path(folder), REAL_APP, **settings) as server:
         yield server
 
