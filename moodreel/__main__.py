@@ -33,7 +33,7 @@ def _training(text: str) -> Subcommand:
 SUBCOMMANDS = {
     "predict": Subcommand("moodreel.cli.predict", "predict the emotion in videos, images and texts"),
     "serve": Subcommand("moodreel.cli.serve", "run the HTTP service", extra="server"),
-    "logs": Subcommand("moodreel.storage.call_log_cli", "list, export or prune the log of calls"),
+    "logs": Subcommand("moodreel.storage.call_log_cli", "read, export, back up or prune the log of calls"),
     "train": _training("train a model"),
     "evaluate": _training("measure a model on a data set"),
     "calibrate": _training("fit the confidence of a face model on data sets"),

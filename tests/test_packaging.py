@@ -17,6 +17,7 @@ PINNED_IN = {
     "requirements-training.txt": [PROJECT["optional-dependencies"]["training"]],
     "requirements-extras.txt": [
         PROJECT["optional-dependencies"]["storage"],
+        PROJECT["optional-dependencies"]["parquet"],
         PROJECT["optional-dependencies"]["huggingface"],
     ],
 }

@@ -22,6 +22,9 @@ class LogsQuery(Schema):
     request_id = fields.String()
     prediction = fields.String(metadata={"example": "Happy"})
     modalities = fields.String(metadata=field_doc("What the prediction is based on.", example="video,audio"))
+    caller = fields.String(metadata=field_doc("Identifies a key or a user.", example="key-1a2b3c4d"))
+    error = fields.String(metadata=field_doc("The `code` of the error.", example="no_face"))
+    model = fields.String(metadata=field_doc("Name of the model.", example="moodreel-five"))
     limit = fields.Integer(load_default=100, validate=validate.Range(1, 1000))
     cursor = fields.String(load_default=None, metadata=field_doc("The `next_cursor` of the previous page."))
 

@@ -12,6 +12,7 @@
 import csv
 import json
 import os
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, date, datetime, timedelta, tzinfo
@@ -67,9 +68,9 @@ A new column also needs: a migration below, a field of `CallOutcome`, an entry i
 SERVING_BUSY_SECONDS = 0.5
 """How long a call waits for other writers of the log."""
 
-_EXACT_FILTERS = ("status_code", "success", "client_id", "endpoint", "request_id", "prediction", "modalities")
-_FIRST_EXACT_FILTERS = tuple(name for name in _EXACT_FILTERS if name != "modalities")
+_FIRST_EXACT_FILTERS = ("status_code", "success", "client_id", "endpoint", "request_id", "prediction")
 """The filters that the first version of the table had."""
+_EXACT_FILTERS = (*_FIRST_EXACT_FILTERS, "modalities", "caller", "error", "model")
 
 
 class CallLogError(MoodreelError):
@@ -166,6 +167,9 @@ class CallFilters:
     request_id: str | None = None
     prediction: str | None = None
     modalities: str | None = None
+    caller: str | None = None
+    error: str | None = None
+    model: str | None = None
 
 
 @dataclass(frozen=True)
@@ -246,6 +250,13 @@ def m004_modalities(db: Database) -> None:
     table.create_index(["modalities", "timestamp"])
 
 
+@migrations()
+def m005_more_filters(db: Database) -> None:
+    """Index the error and the model, to filter by them. The caller has an index already."""
+    for column in ("error", "model"):
+        db.table("calls").create_index([column, "timestamp"])
+
+
 class CallLog:
     """The call log, shared by threads and processes. Make one after a fork, never before.
 
@@ -309,6 +320,26 @@ class CallLog:
             cursor = page.next_cursor
             if cursor is None:
                 return
+
+    def follow(self, filters: CallFilters | None = None, *, interval_seconds: float = 1.0) -> Iterator[Row]:
+        """Yield matching calls as they end, from now on, for ever. Raises CallLogError."""
+        sql, arguments = _query(filters or CallFilters())
+        with self._file.read() as db:
+            [(last,)] = db.execute("select coalesce(max(id), 0) from calls").fetchall()
+        running: set[int] = set()
+        while True:
+            with self._file.read() as db:
+                running.update(row[0] for row in db.execute("select id from calls where id > ?", [last]))
+                last = max([last, *running])
+                ids = {"ids": json.dumps(sorted(running))}
+                ended = "id in (select value from json_each(:ids)) and status_code is not null"
+                done = {row[0] for row in db.execute(f"select id from calls where {ended}", ids)}
+                rows = (
+                    list(db.query(f"select * from ({sql}) where {ended} order by id", arguments | ids)) if done else []
+                )
+            running -= done
+            yield from map(_to_public_row, rows)
+            time.sleep(interval_seconds)
 
     def recent(self, caller: str, since: datetime, *, max_id: int | None = None) -> tuple[int, datetime | None]:
         """Count a caller's calls, without those rejected by the rate limit. Returns also the time of the first.

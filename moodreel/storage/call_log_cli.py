@@ -1,4 +1,4 @@
-"""List, export and prune the call log: the command line for operators."""
+"""List, follow, export, prune, back up and restore the call log: the command line for operators."""
 
 import argparse
 import json
@@ -8,7 +8,10 @@ from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
-from moodreel.storage.call_log import CallFilters, CallLog, CallLogError, write_csv
+from moodreel.storage.call_log import COLUMNS, CallFilters, CallLog, CallLogError, write_csv
+from moodreel.storage.call_log_backup import back_up, restore
+from moodreel.storage.call_log_parquet import write_parquet
+from moodreel.storage.database import Row
 from moodreel.storage.timestamps import parse_end, parse_start
 
 DEFAULT_DB = Path("logs/calls.db")
@@ -18,35 +21,37 @@ MAX_DAYS = 36_500
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the command line and run it, as `run` does."""
-    parser = argparse.ArgumentParser(prog="moodreel logs", description="Read and prune the call log.")
+    parser = argparse.ArgumentParser(prog="moodreel logs", description="Read and keep the call log.")
     add_commands(parser)
     return run(parser.parse_args(arguments))
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command `logs` to another command line. Its options go to `run`."""
-    parser = subparsers.add_parser("logs", help="read and prune the call log")
+    parser = subparsers.add_parser("logs", help="read and keep the call log")
     add_commands(parser)
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
-    """List, export or prune. Returns exit status 1, with one line on standard error, if the log cannot be used."""
-    if not options.db.exists():
+    """Run the command. Returns exit status 1, with one line on standard error, if the log cannot be used."""
+    if not options.db.exists() and options.logs_command != "restore":
         print(f"There is no call log at {options.db}; name it with --db.", file=sys.stderr)
         return 1
     try:
-        _COMMANDS[options.logs_command](CallLog(options.db), options)
+        _COMMANDS[options.logs_command](options)
     except CallLogError as error:
         print(error, file=sys.stderr)
         return 1
     except BrokenPipeError:  # standard output was closed early, as by `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except KeyboardInterrupt:  # as `follow` is stopped
+        pass
     return 0
 
 
 def add_commands(parser: argparse.ArgumentParser) -> None:
-    """Add the commands `list`, `export` and `prune` to a parser."""
+    """Add the commands to a parser."""
     database = argparse.ArgumentParser(add_help=False)
     database.add_argument("--db", type=Path, default=DEFAULT_DB, help="file of the call log (default: %(default)s)")
     filters = argparse.ArgumentParser(add_help=False, parents=[database])
@@ -54,42 +59,77 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
     filters.add_argument("--end", type=parse_end, metavar="DATE", help="the same; a date alone includes that day")
     filters.add_argument("--status-code", type=int, help="HTTP status")
     filters.add_argument("--success", type=_parse_bool, metavar="True|False", help="whether the call succeeded")
-    for name in ("client-id", "endpoint", "request-id", "prediction", "modalities"):
+    for name in ("client-id", "endpoint", "request-id", "prediction", "modalities", "caller", "error", "model"):
         filters.add_argument(f"--{name}", help="exact value")
-    filters.add_argument("--limit", type=int, help="maximum number of calls, newest first")
     commands = parser.add_subparsers(dest="logs_command", required=True)
+    commands.add_parser("follow", parents=[filters], help="show calls as they end, until Ctrl-C")
+    filters.add_argument("--limit", type=int, help="maximum number of calls, newest first")
     commands.add_parser("list", parents=[filters], help=f"show calls, newest first ({DEFAULT_ROWS} without --limit)")
     export = commands.add_parser("export", parents=[filters], help="write calls to standard output")
     export.add_argument(
-        "--format", choices=("csv", "jsonl"), default="csv", help="output format (default: %(default)s)"
+        "--format", choices=("csv", "jsonl", "parquet"), default="csv", help="output format (default: %(default)s)"
     )
     prune = commands.add_parser("prune", parents=[database], help="delete old calls")
     prune.add_argument("--days", type=_parse_days, required=True, help="keep the calls of the last DAYS days")
+    backup = commands.add_parser("backup", parents=[database], help="copy the log into a new file, and check the copy")
+    backup.add_argument("file", type=Path)
+    restore = commands.add_parser("restore", parents=[database], help="replace what is in the log by a backup")
+    restore.add_argument("file", type=Path)
 
 
-def _list(log: CallLog, options: argparse.Namespace) -> None:
+def _list(options: argparse.Namespace) -> None:
+    print(_to_line({column: column for column in COLUMNS} | {"status_code": "code", "latency_ms": "ms"}, "result"))
+    for row in CallLog(options.db).iterate(_filters(options), options.limit or DEFAULT_ROWS):
+        print(_to_line(row, row["prediction"] or row["error"] or ""))
+
+
+def _follow(options: argparse.Namespace) -> None:
+    for row in CallLog(options.db).follow(_filters(options)):
+        print(_to_line(row, row["prediction"] or row["error"] or ""), flush=True)
+
+
+def _to_line(row: Row, result: str) -> str:
+    cells = {column: "-" if value is None else value for column, value in row.items()}
     line = "{timestamp:27}  {status_code:>4}  {latency_ms:>9}  {method:6} {endpoint:20} {client_id:20} {result}"
-    headings = {name: name for name in ("timestamp", "method", "endpoint", "client_id", "result")}
-    print(line.format(**headings, status_code="code", latency_ms="ms"))
-    for row in log.iterate(_filters(options), options.limit or DEFAULT_ROWS):
-        cells = {column: "-" if value is None else value for column, value in row.items()}
-        print(line.format(**cells, result=row["prediction"] or row["error"] or ""))
+    return line.format(**cells, result=result)
 
 
-def _export(log: CallLog, options: argparse.Namespace) -> None:
-    rows = log.iterate(_filters(options), options.limit)
+def _export(options: argparse.Namespace) -> None:
+    rows = CallLog(options.db).iterate(_filters(options), options.limit)
     if options.format == "csv":
         write_csv(rows, sys.stdout)
-    else:
+    elif options.format == "jsonl":
         for row in rows:
             print(json.dumps(row))
+    else:
+        try:
+            write_parquet(rows, sys.stdout.buffer)
+        except ImportError as error:
+            raise CallLogError('Parquet needs pyarrow: pip install "moodreel[parquet]".') from error
 
 
-def _prune(log: CallLog, options: argparse.Namespace) -> None:
-    print(f"{log.prune(options.days)} calls older than {options.days:g} days deleted from {options.db}.")
+def _prune(options: argparse.Namespace) -> None:
+    print(
+        f"{CallLog(options.db).prune(options.days)} calls older than {options.days:g} days deleted from {options.db}."
+    )
 
 
-_COMMANDS = {"list": _list, "export": _export, "prune": _prune}
+def _back_up(options: argparse.Namespace) -> None:
+    print(f"{back_up(options.db, options.file)} calls copied to {options.file}, which was checked.")
+
+
+def _restore(options: argparse.Namespace) -> None:
+    print(f"{restore(options.file, options.db)} calls restored from {options.file} to {options.db}.")
+
+
+_COMMANDS = {
+    "list": _list,
+    "follow": _follow,
+    "export": _export,
+    "prune": _prune,
+    "backup": _back_up,
+    "restore": _restore,
+}
 
 
 def _filters(options: argparse.Namespace) -> CallFilters:

@@ -158,7 +158,10 @@ def test_an_invalid_cursor_is_rejected(log: CallLog, cursor: str) -> None:
         log.select(cursor=cursor)
 
 
-@pytest.mark.parametrize("column", ["status_code", "success", "client_id", "endpoint", "request_id", "prediction"])
+@pytest.mark.parametrize(
+    "column",
+    ["status_code", "success", "client_id", "endpoint", "request_id", "prediction", "error", "caller", "model"],
+)
 @pytest.mark.parametrize("with_cursor", [False, True])
 def test_every_filter_uses_an_index_and_does_not_sort(log: CallLog, column: str, with_cursor: bool) -> None:
     write(log, "a")
@@ -260,7 +263,7 @@ def test_migrations_are_applied_once_and_recorded(log: CallLog) -> None:
     with sqlite3.connect(log.path) as db:
         applied = [row[0] for row in db.execute("select name from _sqlite_migrations order by rowid")]
         assert db.execute("pragma journal_mode").fetchone() == ("wal",)
-    assert applied == ["m001_calls", "m002_indexes", "m003_upkeep", "m004_modalities"]
+    assert applied == ["m001_calls", "m002_indexes", "m003_upkeep", "m004_modalities", "m005_more_filters"]
 
 
 def test_a_log_without_the_modalities_column_is_migrated(tmp_path: Path) -> None:

@@ -3,12 +3,14 @@
 import csv
 import io
 import json
+import threading
+import time
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-from moodreel.storage.call_log import CallLog
+from moodreel.storage.call_log import Call, CallFilters, CallLog, CallOutcome
 from moodreel.storage.call_log_cli import main
 from tests.storage.test_call_log import NOON, write
 
@@ -75,3 +77,66 @@ def test_the_error_of_a_corrupt_log_is_one_line(tmp_path: Path, capsys: pytest.C
     (tmp_path / "bad.db").write_bytes(b"garbage" * 5000)
     assert main(["list", "--db", str(tmp_path / "bad.db")]) == 1
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_list_filters_by_error_caller_and_model(log: CallLog, capsys: pytest.CaptureFixture[str]) -> None:
+    write(log, "d", NOON, caller="key-1", model="fake")
+    for option, value, name in (("--error", "no_face", "b"), ("--caller", "key-1", "d"), ("--model", "fake", "d")):
+        assert run(log, "export", "--format", "jsonl", option, value) == 0
+        [call] = map(json.loads, capsys.readouterr().out.splitlines())
+        assert call["request_id"] == name
+
+
+def test_export_parquet(log: CallLog, tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    assert run(log, "export", "--format", "parquet") == 0
+    rows = parquet.read_table(io.BytesIO(capfdbinary.readouterr().out)).to_pylist()
+    assert [row["request_id"] for row in rows] == ["c", "b", "a"]
+    assert (rows[2]["timestamp"], rows[2]["success"], rows[2]["timings"]) == (NOON, True, [("decode", 1.0)])
+    assert (rows[0]["status_code"], rows[1]["error"]) == (None, "no_face")
+
+
+def test_follow_yields_calls_that_end_from_now_on(log: CallLog) -> None:
+    running = Call.begin(request_id="running", method="GET", endpoint="/")
+    followed = log.follow(CallFilters(success=True), interval_seconds=0.02)
+    names: list[str] = []
+    reader = threading.Thread(target=lambda: names.extend(next(followed)["request_id"] for _ in range(2)), daemon=True)
+    reader.start()
+    time.sleep(0.3)
+    log.write(running)
+    write(log, "fails", status=500)
+    write(log, "succeeds")
+    time.sleep(0.3)
+    running.finish(CallOutcome(200, 1.0))
+    log.write(running)
+    reader.join(30)
+    assert names == ["succeeds", "running"]
+
+
+def test_a_backup_restores_what_was_in_the_log(
+    log: CallLog, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    backup = tmp_path / "backup.db"
+    assert run(log, "backup", str(backup)) == 0
+    assert capsys.readouterr().out.startswith("3 calls copied")
+    running = Call.begin(request_id="later", method="GET", endpoint="/")
+    log.write(running)
+    assert run(log, "backup", str(backup)) == 1
+    assert "exists already" in capsys.readouterr().err
+    assert run(log, "restore", str(backup)) == 0
+    assert [row["request_id"] for row in log.iterate()] == ["c", "b", "a"]
+    # A service that runs meanwhile goes on, with the whole row.
+    running.finish(CallOutcome(200, 1.0))
+    log.write(running)
+    assert next((row["request_id"], row["method"]) for row in log.iterate()) == ("later", "GET")
+
+
+@pytest.mark.parametrize("content", [None, b"garbage" * 1000, b""])
+def test_what_is_no_backup_is_not_restored(
+    log: CallLog, tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes | None
+) -> None:
+    if content is not None:
+        (tmp_path / "bad.db").write_bytes(content)
+    assert run(log, "restore", str(tmp_path / "bad.db")) == 1
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    assert len(log.select().rows) == 3
