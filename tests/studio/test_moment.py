@@ -1,5 +1,6 @@
 """Record a moment in a real browser, and see what the service says about it."""
 
+import base64
 import re
 import time
 
@@ -10,7 +11,7 @@ from tests.studio.accessibility import assert_accessible
 from tests.support import accounts
 from tests.support.browser import SMILE, needs_chromium
 from tests.support.server import KEY, Server, wait_until
-from tests.support.synthetic_frames import crossing_frames
+from tests.support.synthetic_frames import crossing_frames, face_frames
 from tests.support.synthetic_video import encode_video
 
 pytestmark = [pytest.mark.browser, pytest.mark.server, needs_chromium]
@@ -203,3 +204,43 @@ def test_several_faces_can_be_chosen(new_page, tmp_path):
     faces.get_by_text(re.compile(r"Face \d")).click()
     expect(page.locator(".verdict .lead")).to_contain_text("On average over the clip")
     assert_accessible(page)
+
+
+@pytest.mark.parametrize("way", ["drop", "paste"])
+def test_a_video_can_be_dropped_or_pasted(new_page, way):
+    page = new_page()
+    page.goto("/")
+    page.locator("h1").wait_for()
+    clip = base64.b64encode(SMILE.read_bytes()).decode()
+    page.evaluate(
+        """([way, clip]) => {
+          const bytes = Uint8Array.from(atob(clip), character => character.charCodeAt(0));
+          const data = new DataTransfer();
+          data.items.add(new File([bytes], "clip.mp4", {type: "video/mp4"}));
+          dispatchEvent(way === "drop"
+            ? new DragEvent("drop", {dataTransfer: data, cancelable: true})
+            : new ClipboardEvent("paste", {clipboardData: data}));
+        }""",
+        [way, clip],
+    )
+    expect(page.locator("h1")).to_have_text("Happy", timeout=60_000)
+
+
+def test_the_loop_can_be_shared_where_the_browser_can(new_page):
+    page = new_page()
+    page.add_init_script(
+        "navigator.canShare = () => true; navigator.share = async ({files}) => { window.shared = files[0].name; }"
+    )
+    choose_clip(page)
+    page.get_by_role("button", name="Share").click()
+    assert page.evaluate("window.shared") == "moodreel-happy.mp4"
+
+
+def test_a_clip_that_the_browser_cannot_play_still_has_its_chart(new_page, tmp_path):
+    clip = tmp_path / "clip.gif"
+    clip.write_bytes(encode_video(face_frames(12, 160, 120), container="gif", codec="gif", pix_fmt="rgb8", fps=6))
+    page = new_page()
+    page.goto("/")
+    page.locator("input[type=file]").set_input_files(clip)
+    page.get_by_role("slider", name="Time in the clip").wait_for(timeout=60_000)
+    expect(page.locator("#clip")).to_have_count(0)
