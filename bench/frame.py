@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from bench.clips import phone_clip
-from moodreel.faces.detector import DetectedFace
+from moodreel.faces.detector import FaceDetection
 from moodreel.faces.landmarker import Face
 from moodreel.faces.observation import observe_face
 from moodreel.media.video import VideoReader
@@ -58,7 +58,7 @@ def measure(model: str | None, rounds: int) -> tuple[list[np.ndarray], dict[str,
     frames = [frame.rgb for frame in reader.frames(min_interval=0.2, max_side=DETECTION_SIDE)]
     step = landmark_step(predictor.crop_kind)
 
-    def detect(index: int) -> Face | DetectedFace:
+    def detect(index: int) -> Face | FaceDetection:
         find = engine.landmarker.detect_quickly if index % step else engine.landmarker.detect
         return find(frames[index])[0]
 

@@ -30,7 +30,7 @@ Fitted to the same clips; in clips of others it is 5 % off on average, and 8 % i
 
 
 @dataclass(frozen=True, eq=False)
-class DetectedFace:
+class FaceDetection:
     """One face of which only the detector's output is known.
 
     Attributes:
@@ -66,7 +66,7 @@ class FaceDetector:
         """Prepare to load the model, when it is first used, from `face_landmarker.task`."""
         self._tasks = TaskPool(lambda: _create(model_path))
 
-    def detect(self, rgb: np.ndarray) -> list[DetectedFace]:
+    def detect(self, rgb: np.ndarray) -> list[FaceDetection]:
         """Detect the faces of an image; the highest confidence comes first.
 
         Args:
@@ -114,7 +114,7 @@ def _create(model_path: Path) -> vision.FaceDetector:
     )
 
 
-def _to_face(detection: "vision.FaceDetectorResult.Detection", width: int, height: int) -> DetectedFace:
+def _to_face(detection: "vision.FaceDetectorResult.Detection", width: int, height: int) -> FaceDetection:
     size, box = np.array([width, height]), detection.bounding_box
     keypoints = np.array([(point.x, point.y) for point in detection.keypoints]) * size
     right, left, nose = keypoints[:3]
@@ -126,7 +126,7 @@ def _to_face(detection: "vision.FaceDetectorResult.Detection", width: int, heigh
     depth = np.sqrt(squared * ((_EYE_SCALE + _EYE_DEPTH * offset**2) ** 2 - _EYE_SCALE**2))
     middle -= _EYE_RISE * np.array([-across[1], across[0]])
     eyes = np.stack([middle - _EYE_SCALE * across / 2, middle + _EYE_SCALE * across / 2]) / size
-    return DetectedFace(
+    return FaceDetection(
         confidence=float(detection.categories[0].score),
         eyes=np.column_stack([eyes, (0, depth / width)]),
         bounds=bounds / size,

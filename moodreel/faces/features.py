@@ -6,7 +6,7 @@ from enum import Enum
 import cv2
 import numpy as np
 
-from moodreel.faces.detector import DetectedFace
+from moodreel.faces.detector import FaceDetection
 from moodreel.faces.landmarker import BLENDSHAPES, NUM_LANDMARKS, Face, euler_angles
 
 # Landmarks that speech and expression hardly move (corners of the eyes, bridge of the nose, forehead, temples), with
@@ -126,7 +126,7 @@ def extract_features(rgb: np.ndarray, face: Face, crop_kind: CropKind = CropKind
     )
 
 
-def extract_crop(rgb: np.ndarray, face: DetectedFace, crop_kind: CropKind) -> FaceFeatures:
+def extract_crop(rgb: np.ndarray, face: FaceDetection, crop_kind: CropKind) -> FaceFeatures:
     """Extract the crop alone, of a face that the detector alone found.
 
     Args:

@@ -14,7 +14,7 @@ import numpy as np
 from mediapipe.tasks.python import BaseOptions, vision
 
 from moodreel.errors import ModelInvalid
-from moodreel.faces.detector import DetectedFace, FaceDetector, box_of
+from moodreel.faces.detector import FaceDetection, FaceDetector, box_of
 from moodreel.faces.mediapipe_tasks import TaskPool, to_mediapipe
 
 NUM_LANDMARKS = 478
@@ -194,7 +194,7 @@ class FaceLandmarker:
         """
         return self._add_fallbacks(rgb, self.detect_once(rgb))
 
-    def detect_quickly(self, rgb: np.ndarray) -> tuple[Face | DetectedFace, ...]:
+    def detect_quickly(self, rgb: np.ndarray) -> tuple[Face | FaceDetection, ...]:
         """Detect as `detect`, but without landmarks where the detector is sure of each face: in a fifth of the time.
 
         Args:
@@ -266,7 +266,7 @@ class FaceLandmarker:
             raise ModelInvalid("MediaPipe cannot load the face landmarker; restore the file of the release.") from error
 
 
-def box_area(face: Face | DetectedFace) -> float:
+def box_area(face: Face | FaceDetection) -> float:
     """Return the area of a face's box as a fraction of the image's."""
     return face.box[2] * face.box[3]
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
-from moodreel.faces.detector import DetectedFace
+from moodreel.faces.detector import FaceDetection
 from moodreel.faces.features import CropKind, FaceFeatures, extract_crop, extract_features
 from moodreel.faces.landmarker import Face
 
@@ -30,7 +30,7 @@ class FaceObservation:
     brightness: float
 
 
-def observe_face(rgb: np.ndarray, face: Face | DetectedFace, crop_kind: CropKind = CropKind.GRAY) -> FaceObservation:
+def observe_face(rgb: np.ndarray, face: Face | FaceDetection, crop_kind: CropKind = CropKind.GRAY) -> FaceObservation:
     """Extract the features of a detected face and measure its sharpness and brightness.
 
     Args:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from moodreel.faces.detector import DetectedFace, FaceDetector
+from moodreel.faces.detector import FaceDetection, FaceDetector
 from moodreel.faces.landmarker import Face
 
 PORTRAIT_SIDE = 128
@@ -46,7 +46,7 @@ class PortraitSample:
         self._added += 1
 
 
-def crop_portrait(rgb: np.ndarray, face: Face | DetectedFace) -> np.ndarray:
+def crop_portrait(rgb: np.ndarray, face: Face | FaceDetection) -> np.ndarray:
     """Crop the square around a face, `PORTRAIT_SCALES[0]` times as large; outside the image it is black.
 
     Where the head is rolled by more than 45 degrees, the portrait is turned by 90 or 180, so that it is upright.
