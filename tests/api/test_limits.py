@@ -172,7 +172,7 @@ def test_queued_calls_of_a_burst_are_all_answered(tmp_path: Path) -> None:
 def test_a_refused_call_is_told_when_the_queue_will_be_empty(tmp_path: Path) -> None:
     with Server(tmp_path, WEB_CONCURRENCY=1, THREADS=1, MAX_WAIT_SECONDS=0) as server:
         server.post("/predict", b"sleep 2.5")
-        running = threading.Thread(target=lambda: server.post("/predict", b"sleep 2.5"))
+        running = threading.Thread(target=lambda: server.post("/predict", b"sleep 6"))
         running.start()
         wait_until(lambda: server.post("/predict", b"a clip").status_code == 503)
         assert server.post("/predict", b"a clip").headers["Retry-After"] in ("2", "3")

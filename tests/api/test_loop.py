@@ -250,9 +250,9 @@ def test_workers_share_the_analyses_and_leave_nothing_on_a_disk(tmp_path: Path, 
         assert (cached(server, "miss"), cached(server, "hit")) == (1, len(answers) + 1)
         assert 'moodreel_stage_seconds_count{stage="faces"} 1.0' in metrics(server)
         [folder] = [path for path in Path("/dev/shm").glob("moodreel-analyses-*") if opened(server, path)]
-        assert {path.name.partition("-")[0] for path in folder.iterdir()} == {"analyses.db"}
+        assert {path.name.partition("-")[0] for path in folder.iterdir()} == {"analyses.db", "answers.db"}
         on_disk = {path.name for path in tmp_path.rglob("*") if path.is_file()}
-        assert not [name for name in on_disk if "analyses" in name]
+        assert not [name for name in on_disk if "analyses" in name or "answers" in name]
         # A service that was killed leaves its folder; the next one deletes it, but not that of a running one.
         abandoned = Path(tempfile.mkdtemp(prefix="moodreel-analyses-", dir="/dev/shm"))
         (tmp_path / "second").mkdir()

@@ -99,13 +99,13 @@ def test_a_recalled_loop_decodes_its_own_moment_only(
 ) -> None:
     peak = pipeline.predict(smile).peak
     starts = []
-    frames = VideoReader.frames
+    loop_frames = VideoReader.loop_frames
 
     def record(self: VideoReader, **options: float) -> object:
         starts.append(options.get("start", 0.0))
-        return frames(self, **options)
+        return loop_frames(self, **options)
 
-    monkeypatch.setattr(VideoReader, "frames", record)
+    monkeypatch.setattr(VideoReader, "loop_frames", record)
     pipeline.thumbnail(smile, LOOP)
     assert starts == [pytest.approx(peak - 0.5)]
 

@@ -271,7 +271,7 @@ def test_shipped_models_find_a_smile_in_the_face_and_not_in_the_corners(photo, t
 
 
 def test_a_label_can_be_chosen_and_a_data_set_gives_true_labels(photo, tmp_path, portrait):
-    assert "nasa-1: sad 0%" in run("explain", "vit", photo, "--label", "sad", "--out", tmp_path / "sad")
+    assert "nasa-1: sad 1%" in run("explain", "vit", photo, "--label", "sad", "--out", tmp_path / "sad")
     for label, number in (("happy", 6), ("sad", 6)):
         (tmp_path / "set" / label).mkdir(parents=True)
         for i in range(number):
@@ -283,7 +283,7 @@ def test_a_label_can_be_chosen_and_a_data_set_gives_true_labels(photo, tmp_path,
         *("explain", "vit", "--data", f"images:{tmp_path / 'set'}", "--count", "2"),
         *("--cache", tmp_path / "cache", "--out", tmp_path / "out"),
     )
-    assert "2 faces and sheet.png" in out and "happy 100%, truly " in out
+    assert "2 faces and sheet.png" in out and "happy 94%, truly " in out
 
 
 @pytest.mark.parametrize(
