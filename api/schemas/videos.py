@@ -23,7 +23,7 @@ from api.schemas.fields import (
 from api.schemas.files import FileSchema, ObjectField, OptionsSchema
 from moodreel.emotions import FIVE
 from moodreel.faces.quality import TIPS
-from moodreel.pipelines.boomerang import LOOP_SECTIONS, OUTPUTS
+from moodreel.pipelines.boomerang import LOOP_SECONDS, LOOP_SECTIONS, LOOP_SIDES, OUTPUTS
 from moodreel.pipelines.face_crop import ASPECTS
 
 FORMATS = ("mp4", "mov", "webm", "mkv", "avi", "3gp", "gif")
@@ -64,10 +64,13 @@ class LoopOptionsSchema(OptionsSchema):
     """The options of a loop."""
 
     duration = fields.Float(
-        load_default=3.0, validate=validate.Range(0.5, 10), metadata=field_doc("Seconds of the whole loop.")
+        load_default=3.0, validate=validate.Range(*LOOP_SECONDS), metadata=field_doc("Seconds of the whole loop.")
     )
     size = fields.Integer(
-        load_default=480, strict=True, validate=validate.Range(64, 1080), metadata=field_doc("Longest side in pixels.")
+        load_default=480,
+        strict=True,
+        validate=validate.Range(*LOOP_SIDES),
+        metadata=field_doc("Longest side in pixels."),
     )
     output = fields.String(
         load_default=None,

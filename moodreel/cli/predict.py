@@ -21,7 +21,7 @@ from moodreel.media.image import is_image
 from moodreel.media.video_decoder import VideoLimits
 from moodreel.models.model_card import DIARY, PRIORS
 from moodreel.models.model_store import find_model_store
-from moodreel.pipelines.boomerang import OUTPUTS, LoopOptions
+from moodreel.pipelines.boomerang import LOOP_SECONDS, LOOP_SIDES, OUTPUTS, LoopOptions
 from moodreel.pipelines.engine import Engine
 from moodreel.pipelines.face_crop import ASPECTS
 from moodreel.pipelines.image import ImagePipeline
@@ -31,8 +31,6 @@ from moodreel.pipelines.video import VideoPipeline
 TEXT_SUFFIXES = (".txt", ".md")
 PLOT_SUFFIXES = (".png", ".svg", ".pdf")
 LOOP_SUFFIXES = tuple(f".{output}" for output in OUTPUTS)
-LOOP_SECONDS, LOOP_SIDES = (0.5, 10.0), (64, 1080)
-"""Ranges of --duration and --size: those of POST /thumbnail."""
 MAX_FILE_BYTES = 1 << 30
 """Largest file that is read into memory."""
 

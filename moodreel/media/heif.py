@@ -43,7 +43,7 @@ def max_decoded_pixels(data: bytes) -> float:
     items = _ItemGraph()
     for kind, start, end in iter_boxes(data, 0, len(data)):
         if kind == b"meta":
-            _readiter_boxes(data, start + 4, end, items)
+            _read_boxes(data, start + 4, end, items)
     known: dict[int, float] = {}
     return max((_decoded_pixels(items, item, MAX_DERIVATION_DEPTH, known) for item in items.inputs), default=0)
 
@@ -59,12 +59,12 @@ def _decoded_pixels(items: _ItemGraph, item: int, depth: int, known: dict[int, f
     return sum(known[part] for part in items.inputs[item])
 
 
-def _readiter_boxes(data: bytes, start: int, end: int, items: _ItemGraph) -> None:
+def _read_boxes(data: bytes, start: int, end: int, items: _ItemGraph) -> None:
     for kind, first, stop in iter_boxes(data, start, end):
         if kind == b"iref":
             _read_references(data, first, stop, items)
         elif kind == b"iprp":
-            _readiter_boxes(data, first, stop, items)
+            _read_boxes(data, first, stop, items)
         elif kind == b"ipco":
             for index, (name, body, _) in enumerate(iter_boxes(data, first, stop), 1):
                 if name == b"ispe":

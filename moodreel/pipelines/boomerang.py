@@ -23,6 +23,8 @@ OUTPUTS = tuple(ENCODERS)
 """Formats of the loop."""
 LOOP_SECTIONS = ("expressive", "whole")
 """What the loop shows (the option `moment`): the part with the strongest expression, or the whole video."""
+LOOP_SECONDS, LOOP_SIDES = (0.5, 10.0), (64, 1080)
+"""Ranges of the options `duration` and `size`."""
 
 
 @dataclass(frozen=True)

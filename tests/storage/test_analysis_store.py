@@ -8,19 +8,7 @@ import pytest
 
 from moodreel.storage import analysis_store
 from moodreel.storage.analysis_store import AnalysisStore, AnalysisStoreError
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
+from tests.storage.conftest import Clock
 
 
 @pytest.fixture

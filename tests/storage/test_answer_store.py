@@ -8,22 +8,10 @@ import pytest
 
 from moodreel.storage import answer_store
 from moodreel.storage.answer_store import Answer, AnswerStore, AnswerStoreError, KeyInUse, KeyReused
+from tests.storage.conftest import Clock
 from tests.support.server import wait_until
 
 ANSWER = Answer(200, [("Content-Type", "application/json"), ("x-history-id", "1")], b'{"emotion": "Happy"}')
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture
