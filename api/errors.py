@@ -73,25 +73,6 @@ RETRY_AFTER_SECONDS = {
 
 _TITLES = {"invalid_request": "The request breaks its schema"}
 
-_DOMAIN_CODES: dict[type[MoodreelError], str] = {
-    domain.UnsupportedMedia: "unsupported_media",
-    domain.VideoCorrupt: "video_corrupt",
-    domain.VideoTooShort: "video_too_short",
-    domain.VideoTooLong: "video_too_long",
-    domain.VideoTooBig: "video_too_big",
-    domain.ImageCorrupt: "picture_corrupt",
-    domain.ImageTooBig: "picture_too_big",
-    domain.TextEmpty: "text_empty",
-    domain.TextTooLong: "text_too_long",
-    domain.NoFace: "no_face",
-    domain.AudioCorrupt: "audio_corrupt",
-    domain.AudioTooLong: "audio_too_long",
-    domain.NoFaceNoAudio: "no_face_no_sound",
-    domain.NonCommercialModel: "noncommercial_model",
-    domain.ModelMissing: "model_missing",
-    domain.Overloaded: "overloaded",
-}
-
 _DETAILS = {
     404: "There is nothing at this address. /openapi.json lists all addresses.",
     405: "This address does not support the method. The Allow header lists the methods that it supports.",
@@ -178,8 +159,9 @@ def to_message(error: Exception) -> ErrorMessage:
         return to_message(ValidationError({"model": [str(error)]}))
     if isinstance(error, ApiError):
         return {"code": error.code, "message": error.detail}
-    code = next((code for kind, code in _DOMAIN_CODES.items() if isinstance(error, kind)), None)
-    return {"code": code, "message": str(error)} if code else {"code": "internal", "message": _INTERNAL}
+    if isinstance(error, MoodreelError) and error.code:
+        return {"code": error.code, "message": str(error)}
+    return {"code": "internal", "message": _INTERNAL}
 
 
 def title(code: str) -> str:
@@ -189,7 +171,7 @@ def title(code: str) -> str:
 
 def to_item_error(error: ApiError | MoodreelError) -> dict[str, object]:
     """Describe the error of one item in the response to a batch."""
-    code = error.code if isinstance(error, ApiError) else _DOMAIN_CODES[type(error)]
+    code = error.code or "internal"
     return _problem(code, str(error), STATUS[code])
 
 
@@ -215,10 +197,9 @@ def _handle_domain_error(error: MoodreelError) -> Response:
         # The message is for the operator, not for the caller.
         logger.error("%s", error)
         return problem_response("storage_unavailable", "The history is not available right now. Try again in a minute.")
-    for kind, code in _DOMAIN_CODES.items():
-        if isinstance(error, kind):
-            logger.info("%s: %s (%r)", code, error, error.__cause__)
-            return problem_response(code, str(error))
+    if error.code:
+        logger.info("%s: %s (%r)", error.code, error, error.__cause__)
+        return problem_response(error.code, str(error))
     return _handle_unexpected(error)
 
 
