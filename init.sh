@@ -127,7 +127,8 @@ except SettingsError as error: raise SystemExit(f"init.sh: {error}")'
 serve_docker() {
   make_env_file
   say "Building the image (some minutes the first time)"
-  docker build -q -t moodreel --build-arg TORCH_INDEX_URL="$(setting TORCH_INDEX_URL)" . >/dev/null
+  docker build -q -t moodreel --build-arg TORCH_INDEX_URL="$(setting TORCH_INDEX_URL)" \
+    --build-arg REVISION="$(git rev-parse HEAD 2>/dev/null || true)" . >/dev/null
   print_example
   local port name overrides=()
   port=$(setting PORT 5000)
@@ -136,6 +137,7 @@ serve_docker() {
   done
   say "Serving on port $port; Ctrl-C stops"
   exec docker run --rm --init --name moodreel -p "$port:$port" --env-file .env ${overrides[@]+"${overrides[@]}"} \
+    --read-only --tmpfs /tmp --shm-size 128m --cap-drop ALL --security-opt no-new-privileges \
     -v moodreel-data:/app/data -v moodreel-logs:/app/logs -v moodreel-models:/app/model_store/downloaded moodreel
 }
 

@@ -105,6 +105,8 @@ def write(record: AnalysisRecord) -> str | None:
         modalities=record.modalities,
     )
     metrics.observe_analysis(None if record.mock else entry.emotion, record.timings)
+    if not record.mock:
+        metrics.observe_answer(entry)
     return None if record.mock else history_recorder.write_entry(entry, record.media)
 
 

@@ -58,6 +58,7 @@ def create_app(settings: Settings | None = None, **ready: Unpack[ReadyPipelines]
     app.json.sort_keys = False  # type: ignore[attr-defined]
     # Each route answers with and without a slash at its end. Many clients lose the body in a redirect.
     app.url_map.strict_slashes = False
+    metrics.observe_domain()
     services.init_app(app, build_services(settings, **ready))
     around_views = (access_log, metrics, cors, security_headers, compression, rate_limit, request_body, errors)
     # The functions of the last one run first after a view: it keeps the answer without what the others do to it.

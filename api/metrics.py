@@ -1,7 +1,9 @@
 """Prometheus metrics, summed over the workers. No label holds a value that a caller chose."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 
 from flask import Flask, Response, g, request
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -9,8 +11,12 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import REGISTRY
 
 from api import log_fields
+from moodreel.observers import observers
+from moodreel.storage.history import HistoryEntry
 
 _BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+
+_LOCK_BUCKETS = (0.001, 0.01, 0.1, 0.5, 1, 10)
 
 _LIVE_BUCKETS = (0.02, 0.03, 0.05, 0.08, 0.12, 0.2, 0.35, 0.6, 1, 2.5)
 
@@ -37,10 +43,33 @@ LIVE_SESSIONS = Gauge("moodreel_live_sessions", "Connected live video sessions",
 LIVE_FRAMES = Counter("moodreel_live_frames", "Live frames: answered, dropped, failed or unread", ["outcome"])
 LIVE_LATENCY = Histogram("moodreel_live_seconds", "Seconds from a live frame to its result", buckets=_LIVE_BUCKETS)
 LOG_FAILURES = Counter("moodreel_call_log_failures", "Failures to write the call log")
+ERRORS = Counter("moodreel_errors", "Requests that were answered with an error, by its code", ["code"])
+QUEUED = Gauge("moodreel_queue", "Requests and analyses that wait for a slot", ["queue"], multiprocess_mode="livesum")
+QUEUE_SECONDS = Histogram("moodreel_queue_seconds", "Seconds until a slot was free", ["queue"], buckets=_BUCKETS)
+FACES = Histogram("moodreel_faces", "Faces found in a clip or picture", ["kind"], buckets=(0, 1, 2, 3, 5, 10, 20, 50))
+CONFIDENCE = Histogram(
+    "moodreel_confidence", "Confidence of predictions", ["kind"], buckets=[tenth / 10 for tenth in range(1, 11)]
+)
+CERTAIN = Counter("moodreel_certain", "Predictions for clips and pictures, by whether they are certain", ["certain"])
+MODELS_LOADED = Gauge("moodreel_models_loaded", "Models in memory, all workers", ["kind"], multiprocess_mode="livesum")
+LOCK_SECONDS = Histogram(
+    "moodreel_database_lock_seconds",
+    "Seconds that writes waited for other writers",
+    ["database"],
+    buckets=_LOCK_BUCKETS,
+)
+LOCK_FAILURES = Counter("moodreel_database_lock_failures", "Writes that gave up waiting for the lock", ["database"])
 WAITING_CALLS = Gauge(
     "moodreel_call_log_waiting_rows", "Rows that wait in memory for the call log", multiprocess_mode="livesum"
 )
 LOST_CALLS = Counter("moodreel_call_log_lost_rows", "Rows that the call log will never have")
+
+
+def observe_domain() -> None:
+    """Count what the domain tells its observers. Call it before models are loaded."""
+    observers.slot_wait = partial(queue, "analyses")
+    observers.lock_wait = _observe_lock
+    observers.models_loaded = _observe_models
 
 
 def init_app(app: Flask) -> None:
@@ -64,6 +93,23 @@ def observe_analysis(emotion: str | None, timings: Mapping[str, float]) -> None:
     if emotion:
         PREDICTIONS.labels(emotion).inc()
     log_fields.add(timings={stage: round(milliseconds, 1) for stage, milliseconds in timings.items()})
+
+
+def observe_answer(entry: HistoryEntry) -> None:
+    """Observe the faces, the confidence and the certainty of a prediction."""
+    if entry.confidence is not None:
+        CONFIDENCE.labels(entry.kind).observe(entry.confidence)
+    if isinstance(faces := entry.facts.get("faces"), int):
+        FACES.labels(entry.kind).observe(faces)
+    if isinstance(certain := entry.facts.get("certain"), bool):
+        CERTAIN.labels(str(certain).lower()).inc()
+
+
+@contextmanager
+def queue(name: str) -> Iterator[None]:
+    """Count and time who waits in a `with` block for a slot."""
+    with QUEUED.labels(name).track_inprogress(), QUEUE_SECONDS.labels(name).time():
+        yield
 
 
 def server_timing(timings: Mapping[str, float]) -> str:
@@ -92,9 +138,21 @@ def _start() -> None:
 def _observe_request(response: Response) -> Response:
     endpoint = request.url_rule.rule if request.url_rule else "unmatched"
     REQUESTS.labels(endpoint, str(response.status_code)).inc()
+    if response.status_code >= 400 and (code := log_fields.current().get("error")):
+        ERRORS.labels(code).inc()
     if "metrics_started" in g:
         LATENCY.labels(endpoint).observe(time.perf_counter() - g.metrics_started)
     return response
+
+
+def _observe_lock(database: str, seconds: float, acquired: bool) -> None:
+    LOCK_SECONDS.labels(database).observe(seconds)
+    if not acquired:
+        LOCK_FAILURES.labels(database).inc()
+
+
+def _observe_models(kind: str, count: int) -> None:
+    MODELS_LOADED.labels(kind).set(count)
 
 
 def _finish(_error: BaseException | None) -> None:

@@ -21,7 +21,7 @@ from flask import Flask, Response, g, request
 from gunicorn.http.errors import ParseException
 from werkzeug.exceptions import RequestEntityTooLarge
 
-from api import log_fields
+from api import log_fields, metrics
 from api.errors import ApiError
 from api.services import services
 
@@ -127,7 +127,9 @@ def bytes_read() -> int:
 
 
 def _acquire_slot() -> None:
-    if not services().concurrency_limiter.acquire():
+    with metrics.queue("requests"):
+        acquired = services().concurrency_limiter.acquire()
+    if not acquired:
         raise ApiError("overloaded", "Too many requests are being processed. Try again in a few seconds.")
     g.slot_since = time.monotonic()
 

@@ -19,6 +19,7 @@ from moodreel.models.model_card import ModelCard, read_card, read_kind
 from moodreel.models.networks.base import fuse_batchnorm
 from moodreel.models.predictor import ModelInfo
 from moodreel.models.quantization import dequantize
+from moodreel.observers import observers
 
 logger = logging.getLogger(__name__)
 
@@ -142,6 +143,7 @@ class ModelRegistry(Generic[Model]):
                 raise ModelInvalid(f"The store already has a model {name!r}; rename this one in its model.json.")
             self._registered[name] = model
             self.default = name
+        observers.models_loaded(self._kind, len(self.loaded()))
         return name
 
     def set_default_from_path(self, path: Path | None, *, setting: str, fallback: bool) -> None:
@@ -178,6 +180,7 @@ class ModelRegistry(Generic[Model]):
             chosen = [each for each, done in self._models.items() if each != self.default and done.done()]
             for each in chosen[:-MAX_CHOSEN_MODELS]:
                 del self._models[each]
+        observers.models_loaded(self._kind, len(self.loaded()))
 
     def _folder(self, name: str) -> Path:
         if name not in self.names():

@@ -22,6 +22,7 @@ from moodreel.models.face_registry import face_model_registry
 from moodreel.models.model_card import DIARY
 from moodreel.models.predictor import FacePredictor, resolve_device
 from moodreel.models.registry import ModelRegistry
+from moodreel.observers import observers
 from moodreel.pipelines.timing import elapsed_ms
 
 T = TypeVar("T")
@@ -112,7 +113,9 @@ class Engine:
         Raises:
             Overloaded: no slot became free within `wait_seconds`.
         """
-        if not self._slots.acquire(timeout=self._wait_seconds):
+        with observers.slot_wait():
+            acquired = self._slots.acquire(timeout=self._wait_seconds)
+        if not acquired:
             raise Overloaded("Too much is being analyzed right now. Try again in a few seconds.")
         try:
             yield

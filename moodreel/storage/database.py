@@ -31,6 +31,7 @@ from sqlite_utils import Database
 from sqlite_utils.migrations import Migrations
 
 from moodreel.errors import MoodreelError
+from moodreel.observers import observers
 from moodreel.storage.timestamps import format_timestamp
 
 logger = logging.getLogger(__name__)
@@ -148,7 +149,7 @@ class SharedDatabase:
     def write(self) -> Iterator[Database]:
         """Borrow a connection for one transaction; it is rolled back if the block raises. Raises `error`."""
         with self._connection("written") as db:
-            db.execute("begin immediate")
+            self._wait_for_writers(db)
             yield db
             db.execute("commit")
 
@@ -209,6 +210,14 @@ class SharedDatabase:
             idle.append(db)
         else:
             db.close()
+
+    def _wait_for_writers(self, db: Database) -> None:
+        start, acquired = time.monotonic(), False
+        try:
+            db.execute("begin immediate")
+            acquired = True
+        finally:
+            observers.lock_wait(self._name, time.monotonic() - start, acquired)
 
     def _check_file(self) -> tuple[int, ...]:
         """Prepare a file that is new, or was replaced; raise sqlite3.DatabaseError for one that was overwritten."""

@@ -751,6 +751,13 @@ def test_metrics_are_summed_over_workers(tmp_path: Path) -> None:
             f'moodreel_request_seconds_count{{endpoint="/predict"}} {float(posted)}',
             f'moodreel_stage_seconds_count{{stage="faces"}} {posted * 3 / 4}',
             f'moodreel_predictions_total{{emotion="Happy"}} {posted * 3 / 4}',
+            f'moodreel_errors_total{{code="no_face"}} {posted / 4}',
+            f'moodreel_faces_bucket{{kind="video",le="1.0"}} {posted * 3 / 4}',
+            f'moodreel_confidence_bucket{{kind="video",le="0.9"}} {0.0}',
+            f'moodreel_confidence_count{{kind="video"}} {posted * 3 / 4}',
+            f'moodreel_certain_total{{certain="true"}} {posted * 3 / 4}',
+            f'moodreel_queue_seconds_count{{queue="requests"}} {float(posted)}',
+            'moodreel_queue{queue="requests"} 0.0',
             "moodreel_requests_in_flight 1.0",
         ):
             assert line in text.splitlines()

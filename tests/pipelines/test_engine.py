@@ -2,6 +2,7 @@
 
 import threading
 import time
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from moodreel.errors import ModelInvalid, Overloaded
 from moodreel.media.video import Frame
+from moodreel.observers import observers
 from moodreel.pipelines.engine import FRAMES_AHEAD, Engine
 from tests.support.server import STORE
 
@@ -105,3 +107,20 @@ def test_an_invalid_checkpoint_stops_the_start_unless_a_fallback_is_allowed(tmp_
     with pytest.raises(ModelInvalid):
         Engine.load(STORE, model_path=path)
     assert Engine.load(STORE, model_path=path, model_fallback=True).models.default == "moodreel-five"
+
+
+def test_observers_are_told_who_waits_for_a_slot(engine, monkeypatch):
+    waits = []
+
+    @contextmanager
+    def slot_wait():
+        waits.append("begins")
+        yield
+        waits.append("ends")
+
+    monkeypatch.setattr(observers, "slot_wait", slot_wait)
+    with engine.slot():
+        assert waits == ["begins", "ends"]
+        with pytest.raises(Overloaded), engine.slot():
+            pass
+    assert waits == ["begins", "ends"] * 2

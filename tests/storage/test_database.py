@@ -1,10 +1,13 @@
 """Connections of many threads to one SQLite file, and connections that failed."""
 
+import sqlite3
 import threading
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from moodreel.observers import observers
 from moodreel.storage.call_log import Call, CallLog, CallLogError
 
 THREADS = 40
@@ -62,3 +65,20 @@ def _open_files(path: Path) -> int:
     """Count how often this process has a file open."""
     links = [link for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
     return [str(link.readlink()) for link in links].count(str(path))
+
+
+def test_observers_are_told_how_long_a_write_waited_for_the_lock(tmp_path: Path, monkeypatch) -> None:
+    waits = []
+    monkeypatch.setattr(observers, "lock_wait", lambda *wait: waits.append(wait))
+    log = CallLog(tmp_path / "calls.db", serving=True)
+    call = Call.begin(request_id="first", method="GET", endpoint="/logs")
+    log.write(call)
+    [(name, seconds, acquired)] = waits
+    assert (name, acquired) == ("call log", True)
+    assert seconds < 0.5
+    with closing(sqlite3.connect(log.path, isolation_level=None)) as other:
+        other.execute("begin immediate")
+        with pytest.raises(CallLogError):
+            log.write(call)
+    assert waits[1][2] is False
+    assert waits[1][1] > 0.1
