@@ -18,7 +18,8 @@ from pathlib import Path
 
 class Missing(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
-        if "tests" in name.split(".") or any(name == each or name.startswith(f"{each}.") for each in sys.argv[1].split()):
+        is_tests = name.endswith(".tests") and any(Path(each, "tests").is_dir() for each in path)
+        if is_tests or any(name == each or name.startswith(f"{each}.") for each in sys.argv[1].split()):
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 sys.meta_path.insert(0, Missing())
