@@ -136,6 +136,7 @@ timeout = 120
 # At a stop, running requests may still wait for both slots (THREADS, ANALYSES_AT_ONCE), decode and encode.
 graceful_timeout = int(2 * settings.max_wait_seconds + settings.max_wall_seconds) + 15
 keepalive = 15
+limit_request_line = 8190  # the most that Gunicorn allows, and what proxies let through
 reload = settings.debug
 loglevel = "debug" if settings.debug else settings.log_level.lower()
 control_socket_disable = True

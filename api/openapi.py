@@ -126,6 +126,12 @@ _IDEMPOTENCY_KEY: Spec = {
 }
 
 
+_SERVER_RESPONSES: Spec = {
+    "414": {"description": "The request line is longer than 8,190 bytes. Gunicorn answers this itself, in HTML."},
+    "431": {"description": "There are too many or too long headers. Gunicorn answers this itself, in HTML."},
+}
+
+
 _View = TypeVar("_View", bound=Callable[..., object])
 _Path = ParamSpec("_Path")
 _Result = TypeVar("_Result")
@@ -177,6 +183,7 @@ class Blueprint(flask_smorest.Blueprint):
             by_status[STATUS[code]].append(code)
         for status, codes in sorted(by_status.items()):
             doc.setdefault("responses", {})[str(status)] = _error_response(status, codes)
+        doc.setdefault("responses", {}).update(_SERVER_RESPONSES)
         return doc
 
 

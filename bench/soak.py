@@ -4,11 +4,15 @@
     python -m bench.soak --calls 20000 --workers 4
 
 No two files are the same, so that every analysis is made. The slope is that of the least squares line through the
-memory (PSS) of the workers after the warm-up, in which models are loaded and caches filled.
+workers' own memory after the warm-up, in which models are loaded and caches filled.
+
+Own memory is what a worker has allocated. PSS and USS also count pages of libraries' files, and shares of them, that
+change by tens of MB when another program that uses the same libraries starts or ends.
 """
 
 import argparse
 import random
+import re
 import tempfile
 import time
 from collections import Counter, defaultdict
@@ -25,7 +29,7 @@ from tests.support import synthetic_frames, synthetic_image, synthetic_video
 from tests.support.server import HEADERS, REAL_APP, Server, video_body
 
 CLIENTS = 4
-WARM_UP = 0.2
+WARM_UP = 0.4
 """Share of the calls before the memory is fitted."""
 SAMPLES = 100
 """Measurements of the memory."""
@@ -82,8 +86,11 @@ def _noise(number: int) -> bytes:
 
 
 def megabytes(server: Server) -> float:
-    """Return the memory of all workers: PSS counts a page that several share once."""
-    return sum(worker.memory_full_info().pss for worker in server.workers) / 1e6
+    """Return the own memory of all workers and of their children: that of no file, a page that several share once."""
+    processes = [process for worker in server.workers for process in (worker, *worker.children(recursive=True))]
+    rollups = [Path(f"/proc/{process.pid}/smaps_rollup").read_text() for process in processes]
+    kilobytes = [size for text in rollups for size in re.findall(r"^Pss_(?:Anon|Shmem): +(\d+) kB", text, re.MULTILINE)]
+    return sum(map(int, kilobytes)) / 1024
 
 
 def run(server: Server, calls: int) -> tuple[dict[str, Counter[int]], list[tuple[int, float]]]:
@@ -132,7 +139,7 @@ def main() -> None:
     fitted = [point for point in memory if point[0] > WARM_UP * options.calls]
     slope = float(np.polyfit([calls for calls, _ in fitted], [size for _, size in fitted], 1)[0])
     print(
-        f"\n{options.calls} calls in {seconds:.0f} s, workers lost: {lost}. Memory of the workers (PSS): "
+        f"\n{options.calls} calls in {seconds:.0f} s, workers lost: {lost}. Own memory of the workers: "
         f"{memory[0][1]:.0f} MB after {memory[0][0]} calls, {fitted[0][1]:.0f} MB after {fitted[0][0]}, "
         f"{memory[-1][1]:.0f} MB after {memory[-1][0]}; slope {1000 * slope:+.1f} MB per 1,000 calls."
     )

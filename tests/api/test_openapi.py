@@ -1,6 +1,7 @@
 """The OpenAPI document: Schemathesis finds no difference to the service, and clients are generated from it.
 
-SCHEMATHESIS_EXAMPLES=200 makes Schemathesis try 200 examples of each operation instead of 3.
+SCHEMATHESIS_EXAMPLES=200 makes Schemathesis try 200 examples of each operation instead of 3; SCHEMATHESIS_REAL=1 makes
+it call the real pipelines with the models instead of the fake ones.
 """
 
 import collections
@@ -20,7 +21,7 @@ import pytest
 from api.error_examples import ERROR_EXAMPLES
 from api.errors import STATUS
 from tests.support import accounts
-from tests.support.server import DATE, KEY, ROOT, Server, video_body
+from tests.support.server import DATE, FAKE_APP, KEY, REAL_APP, ROOT, Server, video_body
 from tests.support.typescript import TypeScript
 
 pytestmark = pytest.mark.server
@@ -31,8 +32,20 @@ NO_CLIENT = {"Unsupported content_type": "the media of a history entry, whose ty
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    folder = tmp_path_factory.mktemp("openapi")
-    with Server(folder, HISTORY="on", MAX_WAIT_SECONDS=100, **accounts.environment(folder)) as server:
+    with run_server(tmp_path_factory.mktemp("openapi"), FAKE_APP) as server:
+        yield server
+
+
+def run_server(folder: Path, app: str) -> Server:
+    return Server(folder, app, HISTORY="on", MAX_WAIT_SECONDS=100, **accounts.environment(folder))
+
+
+@pytest.fixture
+def schemathesis_server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
+    if os.environ.get("SCHEMATHESIS_REAL", "0") == "0":
+        yield request.getfixturevalue("server")
+        return
+    with run_server(tmp_path, REAL_APP) as server:
         yield server
 
 
@@ -135,7 +148,8 @@ def test_the_service_says_what_the_example_says(
 
 
 @pytest.mark.timeout(3600)
-def test_schemathesis_finds_nothing(server: Server) -> None:
+def test_schemathesis_finds_nothing(schemathesis_server: Server) -> None:
+    server = schemathesis_server
     examples = os.environ.get("SCHEMATHESIS_EXAMPLES", "3")
     credentials = {"x-api-key": KEY, "Authorization": f"Bearer {accounts.own_token(roles=['ADMIN'])}", "date": DATE}
     arguments = [word for name, value in credentials.items() for word in ("--header", f"{name}: {value}")]
