@@ -9,6 +9,7 @@ from api.bootstrap import ReadyPipelines, build_services
 from api.middleware import access_log, compression, cors, rate_limit, request_body, security_headers
 from api.routes import (
     auth,
+    companion,
     connections,
     detect,
     health,
@@ -35,6 +36,7 @@ _DOCUMENTED = (
     predict_any,
     multimodal,
     text,
+    companion,
     logs,
     auth,
     tokens,

@@ -7,6 +7,7 @@ import torch
 from api.analysis_cache import SharedAnalysisCache
 from api.auth.token_verifiers import TokenVerifier
 from api.call_log_writer import CallLogWriter
+from api.companion.companion import Companion
 from api.limits import ConcurrencyLimiter, ConnectionLimiter
 from api.model_download import download_model
 from api.services import Services
@@ -46,10 +47,10 @@ def build_services(settings: Settings, **ready: Unpack[ReadyPipelines]) -> Servi
 
     Raises:
         MoodreelError: A model, the call log or the history is unusable.
-        SettingsError: The keys of OIDC_JWKS are unusable, or REDIS_URL is malformed.
+        SettingsError: The keys of OIDC_JWKS are unusable, REDIS_URL is malformed, or LLM_BASE_URL lacks a package.
     """
     # The cheap parts come first: a bad setting is reported before seconds of loading.
-    token_verifier = TokenVerifier.from_settings(settings)
+    token_verifier, companion = TokenVerifier.from_settings(settings), Companion.from_settings(settings)
     call_log, history = CallLog(settings.log_path, serving=True), open_history(settings)
     analysis_cache = open_analysis_cache(settings)
     engine = ready.get("engine") or load_engine(settings)
@@ -75,6 +76,7 @@ def build_services(settings: Settings, **ready: Unpack[ReadyPipelines]) -> Servi
         history=history,
         analysis_cache=analysis_cache,
         answers=open_answers(settings),
+        companion=companion,
     )
 
 

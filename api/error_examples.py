@@ -15,6 +15,11 @@ ERROR_EXAMPLES = {
     "not_found": "There is nothing at this address. /openapi.json lists all addresses.",
     "method_not_allowed": "This address does not support the method. The Allow header lists the methods that it "
     "supports.",
+    "companion_off": "The companion is off. Whoever runs this service may set LLM_BASE_URL and LLM_MODEL.",
+    "companion_bad_answer": "The companion's model sent no answer that can be read. Try again.",
+    "companion_timeout": "The companion's model took too long. Try again, or write less.",
+    "companion_unavailable": "The companion's model cannot be reached now. Try again in a minute.",
+    "client_closed_request": "The caller closed the connection.",
     "not_started": "Send control with the action start before the first frame.",
     "request_in_progress": "The call with this Idempotency-Key is not answered yet. Wait a little.",
     "too_large": "The body may have 101 MB. Send a shorter clip, or compress it to 720p first: a minute of 1080p is "

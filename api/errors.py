@@ -46,17 +46,22 @@ STATUS = {
     "audio_corrupt": 422,
     "no_face_no_sound": 422,
     "idempotency_key_reused": 422,
+    "companion_off": 404,
     "not_started": 409,
     "request_in_progress": 409,
     "upgrade_required": 426,
     "rate_limited": 429,
+    "client_closed_request": 499,
     "internal": 500,
+    "companion_bad_answer": 502,
     "overloaded": 503,
     "not_ready": 503,
     "keys_unavailable": 503,
     "storage_unavailable": 503,
     "log_unavailable": 503,
     "model_missing": 503,
+    "companion_unavailable": 503,
+    "companion_timeout": 504,
 }
 """The status of each code. Clients switch on codes: they are added, never changed."""
 
@@ -68,6 +73,7 @@ RETRY_AFTER_SECONDS = {
     "storage_unavailable": 30,
     "log_unavailable": 5,
     "model_missing": 600,
+    "companion_unavailable": 60,
 }
 """The Retry-After header of each code that has one, in seconds."""
 

@@ -128,7 +128,9 @@ bind = f"[{settings.host}]:{settings.port}" if ":" in settings.host else f"{sett
 workers = settings.web_concurrency or default_workers(settings.use_gpu)
 worker_class = "gthread"
 # An upper limit: threads are started when they are needed, and an idle one costs some 50 kB.
-threads = threads_for(settings.threads, settings.max_sockets)
+threads = threads_for(
+    settings.threads, settings.max_sockets + (settings.llm_max_streams if settings.llm_base_url else 0)
+)
 # Requests run on at most `threads` connections; the others are idle connections that are kept alive.
 worker_connections = threads + 1000
 # The main thread, which never analyzes, sends the heartbeat of a worker. So this limits only the loading of the models.

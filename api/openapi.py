@@ -313,8 +313,7 @@ def _prepare_guard(doc: Spec, doc_info: Spec, *, dated: bool, **_: object) -> Sp
         for name, (description, schema, example) in _HEADERS.items()
         if dated or name not in ("date", "x-date")
     )
-    # The calls that analyze something are those with a body.
-    if "requestBody" in doc_info.get("manual_doc", {}):
+    if "request_in_progress" in doc_info.get("error_codes", ()):
         doc["parameters"].append(_IDEMPOTENCY_KEY)
     return doc
 

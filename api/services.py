@@ -7,6 +7,7 @@ from flask import Flask, current_app
 from api.analysis_cache import SharedAnalysisCache
 from api.auth.token_verifiers import TokenVerifier
 from api.call_log_writer import CallLogWriter
+from api.companion.companion import Companion
 from api.limits import ConcurrencyLimiter, ConnectionLimiter
 from api.settings import Settings
 from api.shutdown import ShutdownHooks
@@ -48,6 +49,7 @@ class Services:
         history: The users' histories; None if HISTORY is off.
         analysis_cache: The numbers of recent analyses; None if none are kept.
         answers: The answers to calls with an Idempotency-Key; None if none are kept.
+        companion: Asks a question about a journal entry; None if LLM_BASE_URL is not set.
     """
 
     settings: Settings
@@ -68,6 +70,7 @@ class Services:
     history: History | None = None
     analysis_cache: SharedAnalysisCache | None = None
     answers: AnswerStore | None = None
+    companion: Companion | None = None
 
 
 def init_app(app: Flask, container: Services) -> None:

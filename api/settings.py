@@ -105,6 +105,12 @@ def _host(text: str) -> str:
     return text
 
 
+def _http_url(text: str) -> str:
+    if not re.match(r"https?://[^\s/?#]+[^\s?#]*\Z", text, re.IGNORECASE):
+        raise ValueError
+    return text
+
+
 def _redis_url(text: str) -> str:
     if not text.startswith(("redis://", "rediss://", "unix://")):
         raise ValueError
@@ -188,6 +194,11 @@ class Settings:
     )
     oidc_jwks: str | None = _setting(_key_source, "a file, or a URL that begins with https://", None)
 
+    llm_base_url: str | None = _setting(_http_url, "a URL that begins with https:// or http://", None)
+    llm_model: str | None = _setting(str, "the name of a model on that server", None)
+    llm_api_key: str | None = _setting(str, "the secret of that server", None, secret=True)
+    llm_max_streams: int = _integer(1, 64, 8)
+
     analysis_cache_seconds: int = _integer(0, 3600, 600)
     analysis_cache_path: Path | None = _setting(Path, "a file", None)  # noqa: RUF009
 
@@ -218,6 +229,8 @@ class Settings:
             )
         _check_tokens(settings)
         _check_history(settings)
+        if bool(settings.llm_base_url) != bool(settings.llm_model):
+            raise SettingsError("LLM_BASE_URL and LLM_MODEL go together: set both of them, or none.")
         return settings
 
 

@@ -19,6 +19,7 @@ PINNED_IN = {
         PROJECT["optional-dependencies"]["storage"],
         PROJECT["optional-dependencies"]["parquet"],
         PROJECT["optional-dependencies"]["huggingface"],
+        PROJECT["optional-dependencies"]["companion"],
     ],
 }
 
@@ -63,6 +64,7 @@ def test_the_wheel_contains_service_and_models_but_no_tests(installed):
     assert (installed / "moodreel" / "model_store" / "moodreel-five" / "weights.safetensors").is_file()
     assert (installed / "api" / "gunicorn.conf.py").is_file()
     assert (installed / "api" / "static" / "studio" / "strings" / "en.json").is_file()
+    assert (installed / "api" / "companion" / "crisis.toml").is_file()
     assert (installed / "api" / "static" / "vendor" / "lit-html" / "LICENSE").is_file()
     assert not list(installed.rglob("train.log"))
 

@@ -1,9 +1,12 @@
-"""Write one row of the call log for every request: opened before any check, closed before the response is sent."""
+"""Write one row of the call log for every request: opened before any check, closed before the response is sent.
+
+The row of a streamed response is closed when the stream ends. Its parts pass as they come.
+"""
 
 import logging
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from flask import Flask, Response, current_app, g, request
@@ -73,9 +76,35 @@ def set_caller(caller: str) -> None:
 
 def _close_row(response: Response) -> Response:
     response.headers["x-request-id"] = g.request_id
-    # The length of a static file is known only from its header.
-    _finish_row(response.status_code, response.content_length or response.calculate_content_length())
+    if response.is_streamed and response.content_length is None:
+        _close_row_after(response)
+    else:
+        # The length of a static file is known only from its header.
+        _finish_row(response.status_code, response.content_length or response.calculate_content_length())
     return response
+
+
+def _close_row_after(stream: Response) -> None:
+    """Close the row when the stream has ended: its context is gone by then."""
+    call, started, writer = g.pop("call"), g.started, services().call_log_writer
+    bytes_in, fields, sent = request_body.bytes_read(), log_fields.current(), [0]
+
+    def count(parts: Iterable[bytes]) -> Iterator[bytes]:
+        for part in parts:
+            sent[0] += len(part)
+            yield part
+
+    def finish() -> None:
+        latency = round((time.perf_counter() - started) * 1000, 3)
+        row: LogFields = {"bytes_in": bytes_in, **fields}
+        call.finish(CallOutcome(stream.status_code, latency, bytes_out=sent[0], **row))
+        writer.write(call)
+
+    parts = stream.response
+    stream.response = count(stream.iter_encoded())
+    if hasattr(parts, "close"):
+        stream.call_on_close(parts.close)
+    stream.call_on_close(finish)
 
 
 def _close_unanswered(_error: BaseException | None) -> None:

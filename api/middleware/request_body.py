@@ -45,7 +45,7 @@ def init_app(app: Flask) -> None:
     app.config["MAX_CONTENT_LENGTH"] = services(app).settings.max_body_bytes
     app.after_request(_set_retry_after)
     app.after_request(_drain_after_response)
-    app.teardown_request(_release_slot)
+    app.teardown_request(lambda _error: release_slot())
 
 
 class _Body(Protocol):
@@ -134,7 +134,8 @@ def _acquire_slot() -> None:
     g.slot_since = time.monotonic()
 
 
-def _release_slot(_error: BaseException | None) -> None:
+def release_slot() -> None:
+    """Return the slot that the body took. A view calls it if it goes on without the body."""
     if "slot_since" in g:
         services().concurrency_limiter.release(time.monotonic() - g.pop("slot_since"))
 

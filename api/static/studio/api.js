@@ -55,16 +55,19 @@ function headers() {
 /**
  * Call the service.
  * @param {string} path Relative to the page.
- * @param {{method?: string, query?: Record<string, string>, accept?: string, signal?: AbortSignal}} [options]
+ * @param {{method?: string, query?: Record<string, string>, body?: object, accept?: string, signal?: AbortSignal}} [options]
  * @returns {Promise<Response>}
  * @throws {Problem}
  */
-export async function call(path, { method = "GET", query = {}, accept = "application/json", signal } = {}) {
+export async function call(path, { method = "GET", query = {}, body, accept = "application/json", signal } = {}) {
   const url = new URL(path, document.baseURI);
   for (const [name, value] of Object.entries(query)) if (value) url.searchParams.set(name, value);
   let response;
   try {
-    response = await fetch(url, { method, headers: { ...headers(), accept }, credentials: "same-origin", signal });
+    const sent = { ...headers(), accept, ...(body && { "content-type": "application/json" }) };
+    response = await fetch(url, {
+      method, headers: sent, body: body && JSON.stringify(body), credentials: "same-origin", signal,
+    });
   } catch (error) {
     throw signal?.aborted ? error : new Problem("offline");
   }
@@ -100,6 +103,25 @@ export function upload(path, file, fields, { onProgress, signal }) {
     signal.addEventListener("abort", () => request.abort());
     request.send(form);
   });
+}
+
+/**
+ * Read server-sent events as they come, each with JSON as its data.
+ * @param {Response} response
+ */
+export async function* events(response) {
+  const reader = response.body?.pipeThrough(new TextDecoderStream()).getReader();
+  let text = "";
+  for (;;) {
+    const { value, done } = (await reader?.read()) ?? { done: true };
+    if (done) return;
+    const blocks = (text + value).split("\n\n");
+    text = blocks.pop() ?? "";
+    for (const block of blocks) {
+      const [, name, data] = block.match(/^event: (.*)\ndata: (.*)$/) ?? [];
+      if (name) yield { name, data: JSON.parse(data) };
+    }
+  }
 }
 
 /** Read a problem (RFC 9457). A proxy's answer may be none. @param {string} text */

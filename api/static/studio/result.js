@@ -2,6 +2,7 @@
 import { html, nothing, svg } from "../vendor/lit-html/lit-html.js";
 import { toBlob } from "./api.js";
 import { seek } from "./camera.js";
+import { Companion } from "./companion.js";
 import { Cover } from "./cover.js";
 import { S, emotionName, fill, percent } from "./strings.js";
 import { nearest } from "./timeline.js";
@@ -47,6 +48,7 @@ export class Result {
     this.shell = shell;
     this.answer = answer;
     this.voice = new Voice(shell, clip);
+    this.companion = new Companion(shell, answer);
     this.clipUrl = URL.createObjectURL(clip);
     this.cover = new Cover(shell, {
       loop: toBlob(answer.thumbnail, "video/mp4"),
@@ -69,6 +71,7 @@ export class Result {
 
   dispose() {
     this.voice.dispose();
+    this.companion.dispose();
     this.cover.dispose();
     for (const url of [this.clipUrl, ...this.portraits.values()]) URL.revokeObjectURL(url);
   }
@@ -154,7 +157,7 @@ export class Result {
         ${this.cover.view()}
         <div class="verdict">${this.verdict()}</div>
       </div>
-      ${this.tracks.size > 1 ? this.faces() : nothing}
+      ${this.tracks.size > 1 ? this.faces() : nothing} ${this.companion.view()}
       <section class="over-time">
         <h2>${S.result.timeline}</h2>
         <div class="scrubber ${this.canPlayClip ? "" : "alone"}">
