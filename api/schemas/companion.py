@@ -13,7 +13,7 @@ class JournalEntrySchema(Schema):
     emotion = fields.String(
         required=True,
         # A word: no room for instructions to the model.
-        validate=validate.Regexp(r"^[A-Za-z]{1,20}\Z", error="Not a word, such as Happy."),
+        validate=validate.Regexp(r"^[A-Za-z]{1,20}$", error="Not a word, such as Happy."),
         metadata=field_doc("What the face showed: `emotion` of a prediction.", example="Sad"),
     )
     confidence = fields.Float(
