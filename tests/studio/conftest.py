@@ -7,7 +7,7 @@ from playwright.sync_api import Browser, Page
 
 from tests.support import accounts
 from tests.support.browser import camera_arguments, chromium, write_camera_video
-from tests.support.server import KEY, REAL_APP, Server
+from tests.support.server import KEY, REAL_APP, STORE, Server
 
 CREDENTIAL = "sessionStorage.setItem('moodreel.credential', '{}')"
 
@@ -16,6 +16,7 @@ CREDENTIAL = "sessionStorage.setItem('moodreel.credential', '{}')"
 def server(tmp_path_factory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("studio")
     settings = {"WEB_CONCURRENCY": 1, "HISTORY": "on", "MEDIA_STORAGE": f"file://{folder}/media"}
+    settings["CHECKPOINT_PATH"] = STORE / "audio-visual"  # it hears; the default model of face and voice does not
     with Server(folder, REAL_APP, forked=True, **settings, **accounts.environment(folder)) as server:
         yield server
 

@@ -1,9 +1,11 @@
 """Record a moment in a real browser, and see what the service says about it."""
 
 import base64
+import io
 import re
 import time
 
+import av
 import pytest
 from playwright.sync_api import Page, expect
 
@@ -23,6 +25,12 @@ PIXELS = """video => {
   context.drawImage(video, 0, 0, 32, 32);
   return [...context.getImageData(0, 0, 32, 32).data];
 }"""
+
+KEEP_CLIP = """const append = FormData.prototype.append;
+FormData.prototype.append = function (name, value, ...rest) {
+  if (name === "file") window.clip = value;
+  return append.call(this, name, value, ...rest);
+};"""
 
 
 @pytest.fixture(scope="module")
@@ -45,9 +53,11 @@ def difference(before: list[int], after: list[int]) -> float:
     return sum(abs(one - other) for one, other in zip(before, after, strict=True)) / len(before)
 
 
-def test_a_recorded_moment_becomes_an_emotion_and_a_loop_that_plays(new_page):
+def test_a_recorded_moment_becomes_an_emotion_and_a_loop_that_plays_and_has_a_voice(new_page):
     page = new_page()
+    page.add_init_script(KEEP_CLIP)
     page.goto("/")
+    page.get_by_label("With sound, for face and voice").check()
     page.get_by_role("button", name="Turn on the camera").click()
     page.get_by_role("radio", name="3 s").check(force=True)
     page.get_by_role("button", name="Start recording").click()
@@ -62,6 +72,25 @@ def test_a_recorded_moment_becomes_an_emotion_and_a_loop_that_plays(new_page):
         frames.append(loop.evaluate(PIXELS))
         time.sleep(0.3)
     assert max(difference(frames[0], frame) for frame in frames) > 0.5
+    data = bytes(page.evaluate("async () => [...new Uint8Array(await window.clip.arrayBuffer())]"))
+    with av.open(io.BytesIO(data)) as clip:
+        assert {stream.type for stream in clip.streams} == {"video", "audio"}
+    page.get_by_role("button", name="Ask for face and voice").click()
+    expect(page.get_by_text("From: face, voice")).to_be_visible(timeout=60_000)
+    expect(page.get_by_text("not for commercial use")).to_be_visible()
+
+
+def test_an_unsure_answer_is_shown_as_such_with_a_tip(new_page, server: Server):
+    fields = {"detail": "timeline", "explain": "true", "thumbnail": "true"}
+    answer = server.call("POST", "/predict", files={"file": ("clip.mp4", SMILE.read_bytes())}, data=fields).json()
+    answer["certain"], answer["quality"]["reason"] = False, "dark"
+    page = new_page(viewport={"width": 390, "height": 844})
+    page.route("**/predict", lambda route: route.fulfill(json=answer))
+    choose_clip(page)
+    expect(page.locator("h1")).to_have_text("Not sure")
+    expect(page.locator(".verdict .lead")).to_have_text(f"Closest: Happy, {answer['confidence']:.0%}")
+    expect(page.locator(".tip")).to_have_text("It was dark. Turn towards the light.")
+    assert_accessible(page)
 
 
 def test_the_first_load_is_small_and_every_file_comes_from_here(new_page):

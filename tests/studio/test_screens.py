@@ -87,7 +87,7 @@ def test_face_and_voice_tells_what_it_had_and_what_it_missed(new_page):
     page.locator("input[type=file]").set_input_files(SMILE)
     page.get_by_role("button", name="Ask for face and voice").click(timeout=60_000)
     expect(page.get_by_text("From: face")).to_be_visible(timeout=60_000)
-    expect(page.get_by_text("Without voice: this model does not use it.")).to_be_visible()
+    expect(page.get_by_text("Without voice: there is none in the clip.")).to_be_visible()
     expect(page.locator(".bars").last.get_by_role("listitem")).to_have_count(8)
     assert_fits(page)
 
