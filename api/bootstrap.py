@@ -51,7 +51,7 @@ def build_services(settings: Settings, **ready: Unpack[ReadyPipelines]) -> Servi
     """
     # The cheap parts come first: a bad setting is reported before seconds of loading.
     token_verifier, companion = TokenVerifier.from_settings(settings), Companion.from_settings(settings)
-    call_log, history = CallLog(settings.log_path, serving=True), open_history(settings)
+    call_log, history = CallLog(settings.log_database_url or settings.log_path, serving=True), open_history(settings)
     analysis_cache = open_analysis_cache(settings)
     engine = ready.get("engine") or load_engine(settings)
     video_pipeline = ready.get("video_pipeline") or load_video_pipeline(settings, engine, analysis_cache)
@@ -85,7 +85,7 @@ def open_history(settings: Settings) -> History | None:
     if not settings.history:
         return None
     storage = ObjectStorage(settings.media_storage) if settings.media_storage else None
-    return History(settings.history_path, storage)
+    return History(settings.history_database_url or settings.log_database_url or settings.history_path, storage)
 
 
 def open_analysis_cache(settings: Settings) -> SharedAnalysisCache | None:

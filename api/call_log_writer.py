@@ -14,7 +14,6 @@ from itertools import islice
 
 from api.metrics import LOG_FAILURES, LOST_CALLS, WAITING_CALLS
 from moodreel.storage.call_log import Call, CallLog, CallLogError
-from moodreel.storage.database import failure_reason
 from moodreel.storage.timestamps import format_timestamp
 
 MAX_WAITING = 20_000
@@ -120,7 +119,7 @@ class CallLogWriter:
 
     def _report(self, error: CallLogError) -> None:
         LOG_FAILURES.inc()
-        reason, now = failure_reason(error), time.monotonic()
+        reason, now = error.reason, time.monotonic()
         if reason != self._reason or now - self._reported_at > REPORT_SECONDS:
             logger.error("%s Calls are answered, and their rows wait in memory.", error)
             self._reported_at = now

@@ -13,6 +13,7 @@ from werkzeug.exceptions import HTTPException
 from api import log_fields
 from moodreel import errors as domain
 from moodreel.errors import MoodreelError
+from moodreel.storage.call_log import CallLogError
 from moodreel.storage.history import HistoryError
 
 logger = logging.getLogger(__name__)
@@ -203,6 +204,9 @@ def _handle_domain_error(error: MoodreelError) -> Response:
         # The message is for the operator, not for the caller.
         logger.error("%s", error)
         return problem_response("storage_unavailable", "The history is not available right now. Try again in a minute.")
+    if isinstance(error, CallLogError):
+        logger.error("%s", error)
+        return problem_response("log_unavailable", "The call log cannot be read right now. Try again soon.")
     if error.code:
         logger.info("%s: %s (%r)", error.code, error, error.__cause__)
         return problem_response(error.code, str(error))

@@ -16,6 +16,7 @@ from environs import Env
 from api.base64_input import decode_base64
 from moodreel.models.model_card import DIARY, PRIORS
 from moodreel.models.model_store import shipped_model_store
+from moodreel.storage.database_url import is_well_formed
 
 SECRET_BYTES = 64
 """The shortest key for HS512 (RFC 7518, section 3.2)."""
@@ -117,6 +118,15 @@ def _redis_url(text: str) -> str:
     return text
 
 
+def _database_url(text: str) -> str:
+    if not is_well_formed(text):
+        raise ValueError
+    return text
+
+
+_DATABASE_URL = "a URL like postgresql://user:password@host/database, with %40 for an @ and %2F for a / in the password"
+
+
 def _storage_url(text: str) -> str:
     if not text.startswith(("file://", "memory://", "gs://", "s3://")):
         raise ValueError
@@ -174,6 +184,7 @@ class Settings:
     max_text_characters: int = _integer(100, 1_000_000, 20_000)
 
     log_path: Path = _setting(Path, "a file", Path("logs/calls.db"))  # noqa: RUF009
+    log_database_url: str | None = _setting(_database_url, _DATABASE_URL, None, secret=True)
     log_required: bool = _flag(False)
     log_retention_days: int = _integer(0, 36_500, 30)
     log_level: str = _choice({level: level for level in ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")}, "INFO")
@@ -207,6 +218,7 @@ class Settings:
 
     history: bool = _choice(_SWITCH, False)
     history_path: Path = _setting(Path, "a file", Path("data/history.db"))  # noqa: RUF009
+    history_database_url: str | None = _setting(_database_url, _DATABASE_URL, None, secret=True)
     history_retention_days: int = _integer(0, 36_500, 0)
     media_storage: str | None = _setting(
         _storage_url, "a URL that begins with file://, memory://, gs:// or s3://", None

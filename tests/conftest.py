@@ -3,12 +3,14 @@ import gc
 import itertools
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from tests.support import synthetic_frames
+from tests.support.postgresql_server import PostgresqlServer, find_programs
 from tests.support.typescript import TypeScript
 
 
@@ -37,6 +39,35 @@ def release_memory() -> Iterator[None]:
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc only
         if trim:
             trim(0)
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[PostgresqlServer]:
+    """Run a real PostgreSQL; without one the test is skipped, and says so."""
+    pytest.importorskip("psycopg")
+    programs = find_programs()
+    if programs is None:
+        pytest.skip("needs PostgreSQL: apt-get install postgresql, as ./init.sh test does")
+    with PostgresqlServer(programs) as server:
+        yield server
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def database_settings(request: pytest.FixtureRequest) -> dict[str, str]:
+    """Return the settings of a service with SQLite files, and in a second run with an empty PostgreSQL database."""
+    if request.param == "sqlite":
+        return {}
+    server: PostgresqlServer = request.getfixturevalue("postgresql")
+    return {"LOG_DATABASE_URL": server.make_database()}
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def location(request: pytest.FixtureRequest, tmp_path: Path) -> Path | str:
+    """Return where a store is to be: a file, and in a second run an empty PostgreSQL database."""
+    if request.param == "sqlite":
+        return tmp_path / "data" / "store.db"
+    server: PostgresqlServer = request.getfixturevalue("postgresql")
+    return server.make_database()
 
 
 @pytest.fixture(scope="session")

@@ -18,6 +18,7 @@ PINNED_IN = {
     "requirements-extras.txt": [
         PROJECT["optional-dependencies"]["storage"],
         PROJECT["optional-dependencies"]["parquet"],
+        PROJECT["optional-dependencies"]["postgresql"],
         PROJECT["optional-dependencies"]["huggingface"],
         PROJECT["optional-dependencies"]["companion"],
     ],

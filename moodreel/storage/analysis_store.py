@@ -9,30 +9,25 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
-from sqlite_utils import Database
-from sqlite_utils.migrations import Migrations
-
-from moodreel.errors import MoodreelError
-from moodreel.storage.database import SharedDatabase
+from moodreel.storage.database import Connection, Schema, StorageError
+from moodreel.storage.sqlite import SqliteDatabase
 
 MAX_ROWS = 256
 MAX_VALUE_BYTES = 128 << 10
 """Most bytes of one compressed value: 60 s of one face have 40 kB. With `MAX_ROWS` it bounds the file to 32 MB."""
 
 
-class AnalysisStoreError(MoodreelError):
+class AnalysisStoreError(StorageError):
     """The analyses cannot be read or written. The message tells operators what to do."""
 
 
-migrations = Migrations("analyses")
-
-
-@migrations()
-def m001_analyses(db: Database) -> None:
+def m001_analyses(db: Connection) -> None:
     """Create the table of analyses."""
-    db.table("analyses").create(
-        {"key": str, "created": float, "value": bytes}, pk="key", not_null={"created", "value"}
-    ).create_index(["created"])
+    db.execute("create table analyses (key text primary key, created double precision not null, value blob not null)")
+    db.execute("create index idx_analyses_created on analyses (created)")
+
+
+SCHEMA = Schema("analyses", (m001_analyses,))
 
 
 class AnalysisStore:
@@ -51,9 +46,9 @@ class AnalysisStore:
         """
         self._seconds = seconds
         self._clock = clock
-        self._database = SharedDatabase(
+        self._database = SqliteDatabase(
             path,
-            migrations,
+            SCHEMA,
             name="cache of analyses",
             setting="ANALYSIS_CACHE_PATH",
             error=AnalysisStoreError,

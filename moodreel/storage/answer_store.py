@@ -14,10 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sqlite_utils import Database
-from sqlite_utils.migrations import Migrations
 
-from moodreel.errors import MoodreelError
-from moodreel.storage.database import SharedDatabase
+from moodreel.storage.database import Connection, Schema, StorageError
+from moodreel.storage.sqlite import SqliteDatabase
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +27,7 @@ MAX_BYTES = 16 << 20
 MAX_ROWS = 1024
 
 
-class AnswerStoreError(MoodreelError):
+class AnswerStoreError(StorageError):
     """The answers cannot be read or written. The message tells operators what to do."""
 
 
@@ -55,17 +54,16 @@ class Answer:
     body: bytes
 
 
-migrations = Migrations("answers")
-
-
-@migrations()
-def m001_answers(db: Database) -> None:
+def m001_answers(db: Connection) -> None:
     """Create the table of answers; status, headers and body are null until there is an answer."""
-    db.table("answers").create(
-        {"key": str, "created": float, "request": str, "status": int, "headers": str, "body": bytes},
-        pk="key",
-        not_null={"created", "request"},
-    ).create_index(["created"])
+    db.execute(
+        "create table answers (key text primary key, created double precision not null, request text not null,"
+        " status bigint, headers text, body blob)"
+    )
+    db.execute("create index idx_answers_created on answers (created)")
+
+
+SCHEMA = Schema("answers", (m001_answers,))
 
 
 class AnswerStore:
@@ -90,9 +88,9 @@ class AnswerStore:
         self._clock = clock
         self._timer: threading.Timer | None = None
         self._lock = threading.Lock()
-        self._database = SharedDatabase(
+        self._database = SqliteDatabase(
             path,
-            migrations,
+            SCHEMA,
             name="store of answers",
             setting="IDEMPOTENCY_PATH",
             error=AnswerStoreError,

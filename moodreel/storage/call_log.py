@@ -1,10 +1,10 @@
-"""Log every call in a SQLite file: who called what, its status and latency. Never what was sent.
+"""Log every call: who called what, its status and latency. Never what was sent.
 
-- One file, because everything runs on one machine and operators can copy, open and query a file
-  (`moodreel.storage.database` explains how it is shared).
+- The log is a SQLite file, which operators can copy, open and query, or a PostgreSQL database that many machines share
+  (`moodreel.storage.sqlite` and `moodreel.storage.postgresql` explain how).
 - A row is inserted when a call begins and updated when it ends. If the worker crashes in between, `status_code`
   stays null, so the calls that crashed it can be found.
-- A call can be written again after any failure: its row is looked for first, and there is never a second one.
+- A call can be written again after any failure: it has a key of its own, and there is never a second row.
 
 `moodreel.storage.call_log_cli` is the command line for operators.
 """
@@ -13,24 +13,25 @@ import csv
 import json
 import os
 import time
+import uuid
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, date, datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import TextIO
 
-from sqlite_utils import Database
-from sqlite_utils.migrations import Migrations
-
-from moodreel.errors import MoodreelError
+from moodreel.storage.connect import open_database
 from moodreel.storage.database import (
     BUSY_TIMEOUT_SECONDS,
     PRUNE_BATCH,
     PRUNE_INTERVAL,
+    QUERY_SECONDS,
     Conditions,
+    Connection,
     Page,
     Row,
-    SharedDatabase,
+    Schema,
+    StorageError,
     insert_sql,
 )
 from moodreel.storage.timestamps import format_timestamp, start_of_day
@@ -66,14 +67,16 @@ A new column also needs: a migration below, a field of `CallOutcome`, an entry i
 """
 
 SERVING_BUSY_SECONDS = 0.5
-"""How long a call waits for other writers of the log."""
+"""How long a call waits for other writers of the log, or for its server."""
+FOLLOW_OVERLAP = 1000
+"""Ids below the highest that `follow` looks at again."""
 
 _FIRST_EXACT_FILTERS = ("status_code", "success", "client_id", "endpoint", "request_id", "prediction")
 """The filters that the first version of the table had."""
 _EXACT_FILTERS = (*_FIRST_EXACT_FILTERS, "modalities", "caller", "error", "model")
 
 
-class CallLogError(MoodreelError):
+class CallLogError(StorageError):
     """The log cannot be opened, read or written. The message tells operators what to do."""
 
 
@@ -121,10 +124,12 @@ class Call:
 
     Attributes:
         row: its columns; those of the outcome are None until it ends.
+        key: tells it from all other calls.
         id: of its row; None before it is written.
     """
 
     row: Row
+    key: str = field(default_factory=lambda: uuid.uuid4().hex)
     id: int | None = None
 
     @classmethod
@@ -192,100 +197,82 @@ class DailyUsage:
         return self.seconds / 60
 
 
-migrations = Migrations("call_log")
-
-
-@migrations()
-def m001_calls(db: Database) -> None:
+def m001_calls(db: Connection) -> None:
     """Create the table of calls."""
-    db.table("calls").create(
-        {
-            "id": int,
-            "timestamp": str,
-            "request_id": str,
-            "method": str,
-            "endpoint": str,
-            "status_code": int,
-            "success": int,
-            "latency_ms": float,
-            "client_id": str,
-            "caller": str,
-            "prediction": str,
-            "confidence": float,
-            "error": str,
-            "bytes_in": int,
-            "bytes_out": int,
-            "content_sha256": str,
-            "video_seconds": float,
-            "frames": int,
-            "model": str,
-            "worker": int,
-            "timings": str,
-        },
-        pk="id",
-        not_null={"timestamp", "request_id", "method", "endpoint"},
-    )
+    db.execute("""
+        create table calls (
+            id integer primary key, timestamp text not null, request_id text not null, method text not null,
+            endpoint text not null, status_code bigint, success bigint, latency_ms double precision, client_id text,
+            caller text, prediction text, confidence double precision, error text, bytes_in bigint, bytes_out bigint,
+            content_sha256 text, video_seconds double precision, frames bigint, model text, worker bigint, timings text
+        )
+    """)
 
 
-@migrations()
-def m002_indexes(db: Database) -> None:
+def m002_indexes(db: Connection) -> None:
     """Index each filter together with the order of pages."""
-    table = db.table("calls")
-    table.create_index(["timestamp"])
+    db.execute("create index idx_calls_timestamp on calls (timestamp)")
     for column in (*_FIRST_EXACT_FILTERS, "caller"):
-        table.create_index([column, "timestamp"])
+        _create_index(db, column)
 
 
-@migrations()
-def m003_upkeep(db: Database) -> None:
+def m003_upkeep(db: Connection) -> None:
     """Store when the log was last pruned, so that only one worker prunes it."""
-    db.table("upkeep").insert({"task": "prune", "done_at": ""}, pk="task")
+    db.execute("create table if not exists upkeep (task text primary key, done_at text)")
 
 
-@migrations()
-def m004_modalities(db: Database) -> None:
+def m004_modalities(db: Connection) -> None:
     """Add the modalities that a prediction is based on: video, audio or both."""
-    table = db.table("calls")
-    table.add_column("modalities", str)
-    table.create_index(["modalities", "timestamp"])
+    db.execute("alter table calls add column modalities text")
+    _create_index(db, "modalities")
 
 
-@migrations()
-def m005_more_filters(db: Database) -> None:
+def m005_more_filters(db: Connection) -> None:
     """Index the error and the model, to filter by them. The caller has an index already."""
     for column in ("error", "model"):
-        db.table("calls").create_index([column, "timestamp"])
+        _create_index(db, column)
+
+
+def m006_key(db: Connection) -> None:
+    """Add the key of a call, by which it is written again. Rows of older versions have none."""
+    db.execute("alter table calls add column key text")
+    db.execute("create unique index idx_calls_key on calls (key) where key is not null")
+
+
+def _create_index(db: Connection, column: str) -> None:
+    db.execute(f"create index idx_calls_{column}_timestamp on calls ({column}, timestamp)")
+
+
+SCHEMA = Schema("call_log", (m001_calls, m002_indexes, m003_upkeep, m004_modalities, m005_more_filters, m006_key))
 
 
 class CallLog:
     """The call log, shared by threads and processes. Make one after a fork, never before.
 
     Args:
-        path: the file; it is created and migrated as needed.
-        serving: for the service: never wait long for other writers, and replace a corrupt file by a new one.
+        location: a file, or the URL of a PostgreSQL database; the tables are created and migrated as needed.
+        serving: for the service: never wait long for the log, replace a corrupt file by a new one, and start without a
+            server that does not answer.
     """
 
-    def __init__(self, path: Path | str, *, serving: bool = False) -> None:
-        """Open the file. Raises CallLogError."""
-        self._file = SharedDatabase(
-            path,
-            migrations,
+    def __init__(self, location: Path | str, *, serving: bool = False) -> None:
+        """Open the log. Raises CallLogError."""
+        self.location = location
+        self._database = open_database(
+            location,
+            SCHEMA,
             name="call log",
-            setting="LOG_PATH",
+            settings=("LOG_PATH", "LOG_DATABASE_URL"),
             error=CallLogError,
             busy_seconds=SERVING_BUSY_SECONDS if serving else BUSY_TIMEOUT_SECONDS,
             self_healing=serving,
         )
-        self.path = self._file.path
 
     def write(self, *calls: Call) -> None:
         """Insert calls, or update those that have a row, in one transaction. Raises CallLogError."""
-        with self._file.write() as db:
+        with self._database.write() as db:
             for call in calls:
-                row = call.row
-                # After a failure the id may be that of another call, or of a file that was replaced.
-                if call.id is None or not db.execute(_UPDATE, row | {"id": call.id}).rowcount:
-                    call.id = int(db.execute(_INSERT, row).lastrowid or 0)
+                [(call.id,)] = db.execute(_UPSERT, call.row | {"key": call.key}).fetchall()
 
     def select(
         self,
@@ -308,7 +295,7 @@ class CallLog:
             CallLogError: the log cannot be read.
         """
         sql, arguments = _query(filters or CallFilters(), cursor, exclude_id)
-        return self._file.read_page(sql, arguments, limit, _to_public_row)
+        return self._database.read_page(sql, arguments, limit, _to_public_row)
 
     def iterate(self, filters: CallFilters | None = None, limit: int | None = None) -> Iterator[Row]:
         """Yield all matching calls, newest first, reading a page at a time."""
@@ -324,21 +311,21 @@ class CallLog:
     def follow(self, filters: CallFilters | None = None, *, interval_seconds: float = 1.0) -> Iterator[Row]:
         """Yield matching calls as they end, from now on, for ever. Raises CallLogError."""
         sql, arguments = _query(filters or CallFilters())
-        with self._file.read() as db:
-            [(last,)] = db.execute("select coalesce(max(id), 0) from calls").fetchall()
-        running: set[int] = set()
+        with self._database.read(QUERY_SECONDS) as db:
+            [(first,)] = db.execute("select coalesce(max(id), 0) from calls").fetchall()
+        last, seen, running = first, set[int](), set[int]()
         while True:
-            with self._file.read() as db:
-                running.update(row[0] for row in db.execute("select id from calls where id > ?", [last]))
-                last = max([last, *running])
-                ids = {"ids": json.dumps(sorted(running))}
-                ended = "id in (select value from json_each(:ids)) and status_code is not null"
-                done = {row[0] for row in db.execute(f"select id from calls where {ended}", ids)}
-                rows = (
-                    list(db.query(f"select * from ({sql}) where {ended} order by id", arguments | ids)) if done else []
-                )
+            with self._database.read(QUERY_SECONDS) as db:
+                # In PostgreSQL a row may appear after one with a higher id.
+                after = {"after": max(first, last - FOLLOW_OVERLAP)}
+                new = {row[0] for row in db.execute("select id from calls where id > :after", after).fetchall()}
+                running |= new - seen
+                last, seen = max([last, *new]), new
+                ended = f"id in ({', '.join(map(str, running)) or 'null'}) and status_code is not null"
+                done = {row[0] for row in db.execute(f"select id from calls where {ended}").fetchall()}
+                rows = list(db.query(f"select * from ({sql}) as matching where {ended} order by id", arguments))
             running -= done
-            yield from map(_to_public_row, rows)
+            yield from (_to_public_row(row) for row in rows if row["id"] in done)
             time.sleep(interval_seconds)
 
     def recent(self, caller: str, since: datetime, *, max_id: int | None = None) -> tuple[int, datetime | None]:
@@ -353,7 +340,7 @@ class CallLog:
             CallLogError: the log cannot be read.
         """
         last_id = max_id if max_id is not None else 2**63 - 1
-        with self._file.read() as db:
+        with self._database.read() as db:
             arguments = {"caller": caller, "since": format_timestamp(since), "max_id": last_id}
             [(count, first)] = db.execute(_RECENT, arguments).fetchall()
         return int(count), datetime.fromisoformat(first) if first else None
@@ -374,34 +361,32 @@ class CallLog:
             CallLogError: the log cannot be read.
         """
         days = [first + timedelta(days=number) for number in range((last - first).days + 1)]
-        spans = [
-            [format_timestamp(start_of_day(day, zone)), format_timestamp(start_of_day(day + timedelta(days=1), zone))]
-            for day in days
-        ]
-        with self._file.read() as db:
-            sums = db.execute(
-                _USAGE, {"caller": caller, "spans": json.dumps(spans), "exclude_id": exclude_id}
-            ).fetchall()
+        arguments: dict[str, object] = {"caller": caller, "exclude_id": exclude_id if exclude_id is not None else -1}
+        for number in range(len(days) + 1):
+            arguments[f"start{number}"] = format_timestamp(start_of_day(first + timedelta(days=number), zone))
+        spans = ", ".join(f"({number}, :start{number}, :start{number + 1})" for number in range(len(days)))
+        with self._database.read(QUERY_SECONDS) as db:
+            sums = db.execute(_USAGE.format(spans=spans), arguments).fetchall()
         return tuple(DailyUsage(day, calls, seconds) for day, (calls, seconds) in zip(days, sums, strict=True))
 
     def prune(self, days: float) -> int:
         """Delete calls older than `days`. Returns how many were deleted. Raises CallLogError."""
         before, deleted = format_timestamp(datetime.now(UTC) - timedelta(days=days)), 0
         while True:
-            with self._file.write() as db:
-                old = "select id from calls where timestamp < ? order by timestamp limit ?"
-                batch = db.execute(f"delete from calls where id in ({old})", [before, PRUNE_BATCH]).rowcount
+            with self._database.write(QUERY_SECONDS) as db:
+                old = f"select id from calls where timestamp < :before order by timestamp limit {PRUNE_BATCH:d}"
+                batch = db.execute(f"delete from calls where id in ({old})", {"before": before}).rowcount
             deleted += batch
             if batch < PRUNE_BATCH:
                 return deleted
 
     def prune_if_due(self, days: float) -> int:
         """Prune once a day, in the process that tries first; 0 days keeps all calls. Raises CallLogError."""
-        return self.prune(days) if days > 0 and self._file.claim_task("prune", PRUNE_INTERVAL) else 0
+        return self.prune(days) if days > 0 and self._database.claim_task("prune", PRUNE_INTERVAL) else 0
 
     def close(self) -> None:
         """Close the idle connections."""
-        self._file.close()
+        self._database.close()
 
 
 def write_csv(rows: Iterable[Row], file: TextIO) -> None:
@@ -429,7 +414,8 @@ def _query(
     conditions = Conditions()
     for column in _EXACT_FILTERS:
         if (value := getattr(filters, column)) is not None:
-            conditions.add(f"{column} = :{column}", **{column: value})
+            # PostgreSQL compares no number with a boolean.
+            conditions.add(f"{column} = :{column}", **{column: int(value) if isinstance(value, bool) else value})
     conditions.add_time_range(filters.start, filters.end)
     if cursor is not None:
         conditions.add_cursor(cursor, int)
@@ -446,19 +432,18 @@ def _to_public_row(row: Row) -> Row:
     }
 
 
-_INSERT = insert_sql("calls", dict.fromkeys(COLUMNS))
-_UPDATE = f"""
-update calls set {", ".join(f"{column} = :{column}" for column in ("caller", *_OUTCOME_COLUMNS))}
-where id = :id and request_id = :request_id and timestamp = :timestamp
+_UPSERT = f"""
+{insert_sql("calls", ("key", *COLUMNS))} on conflict (key) where key is not null
+do update set {", ".join(f"{column} = excluded.{column}" for column in ("caller", *_OUTCOME_COLUMNS))} returning id
 """
 _USAGE = """
-select count(calls.id), total(calls.video_seconds)
-from json_each(:spans) as span
-left join calls on calls.caller = :caller and calls.id is not :exclude_id
-    and calls.timestamp >= span.value ->> 0 and calls.timestamp < span.value ->> 1
-group by span.key order by span.key
+with days (number, first, after) as (values {spans})
+select count(calls.id), coalesce(sum(calls.video_seconds), 0.0)
+from days left join calls on calls.caller = :caller and calls.id <> :exclude_id
+    and calls.timestamp >= days.first and calls.timestamp < days.after
+group by days.number order by days.number
 """
 _RECENT = """
 select count(*), min(timestamp) from calls
-where caller = :caller and timestamp >= :since and id <= :max_id and error is not 'rate_limited'
+where caller = :caller and timestamp >= :since and id <= :max_id and coalesce(error, '') <> 'rate_limited'
 """

@@ -12,6 +12,7 @@ from moodreel.storage.call_log import COLUMNS, CallFilters, CallLog, CallLogErro
 from moodreel.storage.call_log_backup import back_up, restore
 from moodreel.storage.call_log_parquet import write_parquet
 from moodreel.storage.database import Row
+from moodreel.storage.database_url import is_url
 from moodreel.storage.timestamps import parse_end, parse_start
 
 DEFAULT_DB = Path("logs/calls.db")
@@ -35,7 +36,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def run(options: argparse.Namespace) -> int:
     """Run the command. Returns exit status 1, with one line on standard error, if the log cannot be used."""
-    if not options.db.exists() and options.logs_command != "restore":
+    options.db = options.db or os.environ.get("LOG_DATABASE_URL") or DEFAULT_DB
+    if not is_url(options.db) and not Path(options.db).exists() and options.logs_command != "restore":
         print(f"There is no call log at {options.db}; name it with --db.", file=sys.stderr)
         return 1
     try:
@@ -53,7 +55,9 @@ def run(options: argparse.Namespace) -> int:
 def add_commands(parser: argparse.ArgumentParser) -> None:
     """Add the commands to a parser."""
     database = argparse.ArgumentParser(add_help=False)
-    database.add_argument("--db", type=Path, default=DEFAULT_DB, help="file of the call log (default: %(default)s)")
+    database.add_argument(
+        "--db", help=f"file or URL of the call log (default: the variable LOG_DATABASE_URL, else {DEFAULT_DB})"
+    )
     filters = argparse.ArgumentParser(add_help=False, parents=[database])
     filters.add_argument("--start", type=parse_start, metavar="DATE", help="ISO 8601, inclusive; UTC if without a zone")
     filters.add_argument("--end", type=parse_end, metavar="DATE", help="the same; a date alone includes that day")
@@ -71,9 +75,11 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
     )
     prune = commands.add_parser("prune", parents=[database], help="delete old calls")
     prune.add_argument("--days", type=_parse_days, required=True, help="keep the calls of the last DAYS days")
-    backup = commands.add_parser("backup", parents=[database], help="copy the log into a new file, and check the copy")
+    backup = commands.add_parser(
+        "backup", parents=[database], help="copy the log (SQLite) into a new file, and check the copy"
+    )
     backup.add_argument("file", type=Path)
-    restore = commands.add_parser("restore", parents=[database], help="replace what is in the log by a backup")
+    restore = commands.add_parser("restore", parents=[database], help="replace what is in the log (SQLite) by a backup")
     restore.add_argument("file", type=Path)
 
 
@@ -109,17 +115,26 @@ def _export(options: argparse.Namespace) -> None:
 
 
 def _prune(options: argparse.Namespace) -> None:
-    print(
-        f"{CallLog(options.db).prune(options.days)} calls older than {options.days:g} days deleted from {options.db}."
-    )
+    deleted = CallLog(options.db).prune(options.days)
+    place = "PostgreSQL" if is_url(options.db) else options.db
+    print(f"{deleted} calls older than {options.days:g} days deleted from {place}.")
 
 
 def _back_up(options: argparse.Namespace) -> None:
-    print(f"{back_up(options.db, options.file)} calls copied to {options.file}, which was checked.")
+    print(f"{back_up(_file(options), options.file)} calls copied to {options.file}, which was checked.")
 
 
 def _restore(options: argparse.Namespace) -> None:
-    print(f"{restore(options.file, options.db)} calls restored from {options.file} to {options.db}.")
+    print(f"{restore(options.file, _file(options))} calls restored from {options.file} to {options.db}.")
+
+
+def _file(options: argparse.Namespace) -> Path:
+    if is_url(options.db):
+        raise CallLogError(
+            "backup and restore are for SQLite files. For PostgreSQL use its own tools:"
+            ' pg_dump -Fc -t calls "$LOG_DATABASE_URL" >calls.dump, and pg_restore.'
+        )
+    return Path(options.db)
 
 
 _COMMANDS = {

@@ -1,7 +1,7 @@
 """Store each user's results, for that user alone. Images and thumbnails are stored only with MEDIA_STORAGE.
 
 - A file of its own and not a table of the call log: the log is for operators, the history for its users. The file is
-  readable by its owner only (0600), and deleted rows are overwritten.
+  readable by its owner only (0600), and deleted rows are overwritten. In PostgreSQL it has tables of its own.
 - Every method takes the user first, and every query selects by user: nobody can read another user's entries. Only
   pruning and media deletion work for all users, and they return no entries.
 - Ids are random, and pages are cut by time and id: neither reveals how many entries other users have.
@@ -20,12 +20,22 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
-from sqlite_utils import Database
-from sqlite_utils.migrations import Migrations
-
 from moodreel.emotions import fold_to_five, to_five
-from moodreel.errors import MoodreelError
-from moodreel.storage.database import PRUNE_BATCH, PRUNE_INTERVAL, Conditions, Page, Row, SharedDatabase, insert_sql
+from moodreel.storage.connect import open_database
+from moodreel.storage.database import (
+    BUSY_TIMEOUT_SECONDS,
+    PRUNE_BATCH,
+    PRUNE_INTERVAL,
+    QUERY_SECONDS,
+    Conditions,
+    Connection,
+    Page,
+    Row,
+    Schema,
+    StorageError,
+    insert_sql,
+)
+from moodreel.storage.database_url import is_url
 from moodreel.storage.media_deletion import RETRY_INTERVAL, MediaDeletionQueue
 from moodreel.storage.mood_calendar import MoodCalendar, MoodEntry, baseline_start, complete_range, summarize
 from moodreel.storage.objects import ObjectStorage, StoredFile, new_key
@@ -35,14 +45,18 @@ KINDS = ("video", "picture", "text", "audio")
 
 DUPLICATE_WINDOW = timedelta(days=1)
 """The same file sent again within this time of its entry updates that entry."""
+SERVER_SECONDS = 3.0
+"""How long a statement waits for a server."""
 MEDIA_DELETION_SECONDS = 5.0
 """Duration of one run of media deletion; the next run continues."""
 
 _DECIMALS = 4
+_PRUNE_TASK = "prune history"
+"""Its name in `upkeep`, which the call log may share."""
 _PUBLIC_COLUMNS = ("id", "kind", "created", "emotion", "mood", "confidence", "probabilities", "model", "facts", "media")
 
 
-class HistoryError(MoodreelError):
+class HistoryError(StorageError):
     """The history cannot be opened, read or written. The message tells operators what to do."""
 
 
@@ -103,75 +117,70 @@ class HistoryFilters:
     end: datetime | None = None
 
 
-migrations = Migrations("history")
-
-
-@migrations()
-def m001_entries(db: Database) -> None:
+def m001_entries(db: Connection) -> None:
     """Create the table of entries, with indexes for listing, for duplicates and for pruning."""
-    table = db.table("entries").create(
-        {
-            "id": str,
-            "user": str,
-            "timestamp": str,
-            "kind": str,
-            "emotion": str,
-            "mood": str,
-            "confidence": float,
-            "probabilities": str,
-            "model": str,
-            "facts": str,
-            "media": str,
-            "fingerprint": str,
-        },
-        pk="id",
-        not_null={"user", "timestamp", "kind", "model", "facts", "media"},
-    )
-    table.create_index(["user", "timestamp", "id"])
-    table.create_index(["user", "fingerprint"])
-    table.create_index(["timestamp"])
+    db.execute("""
+        create table entries (
+            id text primary key, "user" text not null, timestamp text not null, kind text not null, emotion text,
+            mood text, confidence double precision, probabilities text, model text not null, facts text not null,
+            media text not null, fingerprint text
+        )
+    """)
+    db.execute('create index idx_entries_user_timestamp_id on entries ("user", timestamp, id)')
+    db.execute('create index idx_entries_user_fingerprint on entries ("user", fingerprint)')
+    db.execute("create index idx_entries_timestamp on entries (timestamp)")
 
 
-@migrations()
-def m002_doomed(db: Database) -> None:
+def m002_doomed(db: Connection) -> None:
     """Create the table of objects to delete (see `media_deletion`)."""
-    db.table("doomed").create({"key": str, "due": str}, pk="key", not_null={"due"})
-    db.table("doomed").create_index(["due"])
+    db.execute("create table doomed (key text primary key, due text not null)")
+    db.execute("create index idx_doomed_due on doomed (due)")
 
 
-@migrations()
-def m003_upkeep(db: Database) -> None:
+def m003_upkeep(db: Connection) -> None:
     """Store when old entries were last pruned, so that only one process prunes them."""
-    db.table("upkeep").insert({"task": "prune", "done_at": ""}, pk="task")
+    db.execute("create table if not exists upkeep (task text primary key, done_at text)")
+
+
+SCHEMA = Schema("history", (m001_entries, m002_doomed, m003_upkeep))
 
 
 class History:
     """All users' entries, shared by threads and processes. Make one after a fork, never before.
 
     Args:
-        path: the file; it is created and migrated as needed.
+        location: a file, or the URL of a PostgreSQL database; the tables are created and migrated as needed.
         storage: holds images and thumbnails; None stores none.
     """
 
-    def __init__(self, path: Path | str, storage: ObjectStorage | None = None) -> None:
-        """Open the file. Raises HistoryError."""
-        self.path = Path(path)
+    def __init__(self, location: Path | str, storage: ObjectStorage | None = None) -> None:
+        """Open the history. Raises HistoryError; a server that does not answer now may answer later."""
+        self.location = location
         self.storage = storage
-        # SharedDatabase reports what is wrong with the file.
-        with suppress(OSError):
-            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self.path.touch(mode=0o600)
-        self._file = SharedDatabase(
-            path, migrations, name="history", setting="HISTORY_PATH", error=HistoryError, secure_delete=True
+        in_file = not is_url(location)
+        if in_file:
+            # `open_database` reports what is wrong with the file.
+            with suppress(OSError):
+                Path(location).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                Path(location).touch(mode=0o600)
+        self._database = open_database(
+            location,
+            SCHEMA,
+            name="history",
+            settings=("HISTORY_PATH", "HISTORY_DATABASE_URL"),
+            error=HistoryError,
+            secure_delete=True,
+            busy_seconds=BUSY_TIMEOUT_SECONDS if in_file else SERVER_SECONDS,
+            self_healing=not in_file,
         )
-        self._deletions = MediaDeletionQueue(self._file, storage)
+        self._deletions = MediaDeletionQueue(self._database, storage)
 
     def put_media(self, user: str, files: Sequence[StoredFile]) -> tuple[StoredMedia, ...]:
         """Store files for an entry that is written within the hour. Raises ObjectStorageError or HistoryError."""
         if self.storage is None or not files:
             return ()
         media = tuple(StoredMedia(file.name, file.type, len(file.data), new_key(user, file.name)) for file in files)
-        with self._file.write() as db:
+        with self._database.write() as db:
             self._deletions.schedule(db, _keys(media), datetime.now(UTC) + RETRY_INTERVAL)
         for stored, file in zip(media, files, strict=True):
             self.storage.put(stored.key, file.data)
@@ -195,20 +204,22 @@ class History:
             HistoryError: the entry cannot be written.
         """
         time = time or datetime.now(UTC)
-        with self._file.write() as db:
+        with self._database.write() as db:
+            # Two calls with the same file are one entry, whichever is first.
+            self._database.lock(db, user)
             row = _to_row(user, entry, self._claim(db, media))
             duplicate = _find_duplicate(db, user, row["fingerprint"], time)
             if duplicate is None:
                 entry_id = secrets.token_hex(16)
                 new = {"id": entry_id, "timestamp": format_timestamp(time), **row}
-                db.execute(insert_sql("entries", new), new)
+                db.execute(insert_sql("entries", list(new)), new)
                 return entry_id
             changed = _merge(duplicate, row)
             if "media" in changed:
                 self._deletions.schedule(db, _keys(_media_of(duplicate)), datetime.now(UTC))
             assignments = ", ".join(f"{column} = :{column}" for column in changed)
             arguments = {**changed, "user": user, "id": duplicate["id"]}
-            db.execute(f"update entries set {assignments} where user = :user and id = :id", arguments)
+            db.execute(f'update entries set {assignments} where "user" = :user and id = :id', arguments)
             return str(duplicate["id"])
 
     def select(
@@ -221,7 +232,7 @@ class History:
             HistoryError: the history cannot be read.
         """
         sql, arguments = _query(user, filters or HistoryFilters(), cursor)
-        return self._file.read_page(sql, arguments, limit, self._to_public_row)
+        return self._database.read_page(sql, arguments, limit, self._to_public_row)
 
     def get(self, user: str, entry_id: str) -> Row | None:
         """Return one of a user's entries, or None. Raises HistoryError."""
@@ -262,15 +273,15 @@ class History:
 
     def delete(self, user: str, entry_id: str) -> bool:
         """Delete one of a user's entries and schedule its media for deletion. Returns False if there is none."""
-        return self._delete("entries.user = :user and entries.id = :entry", {"user": user, "entry": entry_id}) > 0
+        return self._delete('"user" = :user and id = :entry', {"user": user, "entry": entry_id}) > 0
 
     def delete_all(self, user: str) -> int:
         """Delete all of a user's entries and schedule their media for deletion. Returns the number of entries."""
-        return self._delete("entries.user = :user", {"user": user})
+        return self._delete('"user" = :user', {"user": user})
 
     def prune_if_due(self, days: float) -> int:
         """Delete entries older than `days` once a day, in the process that tries first; 0 days keeps all entries."""
-        return self._prune(days) if days > 0 and self._file.claim_task("prune", PRUNE_INTERVAL) else 0
+        return self._prune(days) if days > 0 and self._database.claim_task(_PRUNE_TASK, PRUNE_INTERVAL) else 0
 
     def delete_due_media(self, seconds: float = MEDIA_DELETION_SECONDS) -> int:
         """Delete the media objects that are due; see `MediaDeletionQueue.run`. Raises ObjectStorageError."""
@@ -278,9 +289,9 @@ class History:
 
     def close(self) -> None:
         """Close the idle connections."""
-        self._file.close()
+        self._database.close()
 
-    def _claim(self, db: Database, media: Sequence[StoredMedia]) -> Sequence[StoredMedia]:
+    def _claim(self, db: Connection, media: Sequence[StoredMedia]) -> Sequence[StoredMedia]:
         """Take media for an entry; none of it if some was scheduled for too long and is deleted already."""
         if self._deletions.unschedule(db, _keys(media)) == len(media):
             return media
@@ -289,37 +300,37 @@ class History:
 
     def _prune(self, days: float) -> int:
         before, deleted = format_timestamp(datetime.now(UTC) - timedelta(days=days)), 0
-        old = "select id from entries where timestamp < :before order by timestamp limit :batch"
+        old = f"select id from entries where timestamp < :before order by timestamp limit {PRUNE_BATCH:d}"
         while True:
-            batch = self._delete(f"entries.id in ({old})", {"before": before, "batch": PRUNE_BATCH})
+            batch = self._delete(f"id in ({old})", {"before": before})
             deleted += batch
             if batch < PRUNE_BATCH:
                 return deleted
 
     def _delete(self, condition: str, arguments: Mapping[str, object]) -> int:
         """Delete entries and schedule their media for deletion. Returns the number of entries."""
-        keys = f"select json_extract(value, '$.key'), :due from entries, json_each(entries.media) where {condition}"
-        due = format_timestamp(datetime.now(UTC))
-        with self._file.write() as db:
-            db.execute(f"insert or replace into doomed (key, due) {keys}", {**arguments, "due": due})
-            deleted = db.execute(f"delete from entries where {condition}", dict(arguments)).rowcount
-        if deleted:
+        with self._database.write(QUERY_SECONDS) as db:
+            rows = db.execute(f"delete from entries where {condition} returning media", dict(arguments)).fetchall()
+            keys = [key for (media,) in rows for key in _keys(_parse_media(media))]
+            self._deletions.schedule(db, keys, datetime.now(UTC))
+        if rows:
             # The entries are deleted even if the journal cannot be emptied; the next deletion empties it.
             with suppress(HistoryError):
-                self._file.checkpoint()
-        return deleted
+                self._database.erase_deleted()
+        return len(rows)
 
     def _row(self, user: str, entry_id: str) -> Row | None:
-        with self._file.read() as db:
-            return next(iter(db.query("select * from entries where user = ? and id = ?", [user, entry_id])), None)
+        with self._database.read() as db:
+            rows = db.query('select * from entries where "user" = :user and id = :id', {"user": user, "id": entry_id})
+            return next(iter(rows), None)
 
     def _moods(self, user: str, start: datetime, end: datetime) -> list[MoodEntry]:
         sql = (
             "select timestamp, mood, probabilities from entries"
-            " where user = :user and timestamp >= :start and timestamp <= :end order by timestamp"
+            ' where "user" = :user and timestamp >= :start and timestamp <= :end order by timestamp'
         )
-        arguments = {"user": user, "start": format_timestamp(start), "end": format_timestamp(end)}
-        with self._file.read() as db:
+        arguments: dict[str, object] = {"user": user, "start": format_timestamp(start), "end": format_timestamp(end)}
+        with self._database.read(QUERY_SECONDS) as db:
             rows = db.execute(sql, arguments).fetchall()
         return [
             MoodEntry(datetime.fromisoformat(time), mood, fold_to_five(json.loads(scores)) if scores else None)
@@ -360,12 +371,19 @@ def _fingerprint(user: str, entry: HistoryEntry) -> str | None:
     return hashlib.sha256(f"{entry.kind} {entry.content_sha256} {user}".encode()).hexdigest()
 
 
-def _find_duplicate(db: Database, user: str, fingerprint: str | None, time: datetime) -> Row | None:
+def _find_duplicate(db: Connection, user: str, fingerprint: str | None, time: datetime) -> Row | None:
     """Find the entry of the same file less than a day before or after: two calls may overtake each other."""
-    near = "user = ? and fingerprint = ? and timestamp > ? and timestamp < ? order by timestamp desc"
-    earliest, latest = format_timestamp(time - DUPLICATE_WINDOW), format_timestamp(time + DUPLICATE_WINDOW)
-    rows = db.query(f"select * from entries where {near} limit 1", [user, fingerprint, earliest, latest])
-    return next(iter(rows), None)
+    sql = (
+        'select * from entries where "user" = :user and fingerprint = :fingerprint'
+        " and timestamp > :earliest and timestamp < :latest order by timestamp desc limit 1"
+    )
+    arguments: dict[str, object] = {
+        "user": user,
+        "fingerprint": fingerprint,
+        "earliest": format_timestamp(time - DUPLICATE_WINDOW),
+        "latest": format_timestamp(time + DUPLICATE_WINDOW),
+    }
+    return next(iter(db.query(sql, arguments)), None)
 
 
 def _merge(old: Row, new: Row) -> Row:
@@ -378,7 +396,7 @@ def _merge(old: Row, new: Row) -> Row:
 
 def _query(user: str, filters: HistoryFilters, cursor: str | None) -> tuple[str, dict[str, object]]:
     conditions = Conditions()
-    conditions.add("user = :user", user=user)
+    conditions.add('"user" = :user', user=user)
     if filters.kind is not None:
         conditions.add("kind = :kind", kind=filters.kind)
     if filters.emotion is not None:
@@ -395,7 +413,11 @@ def _parse_id(text: str) -> str:
 
 
 def _media_of(row: Row) -> tuple[StoredMedia, ...]:
-    return tuple(StoredMedia(**file) for file in json.loads(row["media"]))
+    return _parse_media(row["media"])
+
+
+def _parse_media(text: str) -> tuple[StoredMedia, ...]:
+    return tuple(StoredMedia(**file) for file in json.loads(text))
 
 
 def _keys(media: Sequence[StoredMedia]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Delete media objects reliably: a table in the history's file lists the keys to delete.
+"""Delete media objects reliably: a table of the history lists the keys to delete.
 
 The table has the key of every object that no history entry refers to: from before the object is written until its entry
 is written, and again after the entry is deleted. A deletion that fails is tried again later.
@@ -8,9 +8,7 @@ import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
-from sqlite_utils import Database
-
-from moodreel.storage.database import SharedDatabase
+from moodreel.storage.database import Connection, Database
 from moodreel.storage.objects import ObjectStorage, ObjectStorageError
 from moodreel.storage.timestamps import format_timestamp
 
@@ -23,22 +21,25 @@ class MediaDeletionQueue:
     """The objects to delete, each from a due time on.
 
     Args:
-        file: the history's database; its table is `doomed`.
+        database: the history's; its table is `doomed`.
         storage: holds the objects; None if media is not stored.
     """
 
-    def __init__(self, file: SharedDatabase, storage: ObjectStorage | None) -> None:
-        self._file = file
+    def __init__(self, database: Database, storage: ObjectStorage | None) -> None:
+        self._database = database
         self._storage = storage
 
-    def schedule(self, db: Database, keys: Sequence[str], due: datetime) -> None:
+    def schedule(self, db: Connection, keys: Sequence[str], due: datetime) -> None:
         """Schedule objects for deletion, within the transaction of `db`."""
-        for key in keys:
-            db.execute("insert or replace into doomed (key, due) values (?, ?)", [key, format_timestamp(due)])
+        for start in range(0, len(keys), BATCH):
+            batch: dict[str, object] = {f"key{number}": key for number, key in enumerate(keys[start : start + BATCH])}
+            values = ", ".join(f"(:{name}, :due)" for name in batch)
+            upsert = f"insert into doomed (key, due) values {values} on conflict (key) do update set due = excluded.due"
+            db.execute(upsert, batch | {"due": format_timestamp(due)})
 
-    def unschedule(self, db: Database, keys: Sequence[str]) -> int:
+    def unschedule(self, db: Connection, keys: Sequence[str]) -> int:
         """Cancel deletions, within the transaction of `db`. Returns how many were still scheduled."""
-        return sum(db.execute("delete from doomed where key = ?", [key]).rowcount for key in keys)
+        return sum(db.execute("delete from doomed where key = :key", {"key": key}).rowcount for key in keys)
 
     def run(self, seconds: float) -> int:
         """Delete the objects that are due, for at most `seconds`. Returns how many were deleted.
@@ -75,12 +76,12 @@ class MediaDeletionQueue:
             except ObjectStorageError as error:
                 failed.append(key)
                 failures.append(error)
-        with self._file.write() as db:
+        with self._database.write() as db:
             self.unschedule(db, deleted)
             self.schedule(db, failed, datetime.now(UTC) + RETRY_INTERVAL)
         return len(deleted)
 
     def _due(self) -> list[str]:
-        with self._file.read() as db:
-            due = "select key from doomed where due <= ? order by due limit ?"
-            return [key for (key,) in db.execute(due, [format_timestamp(datetime.now(UTC)), BATCH])]
+        with self._database.read() as db:
+            due = f"select key from doomed where due <= :now order by due limit {BATCH:d}"
+            return [key for (key,) in db.execute(due, {"now": format_timestamp(datetime.now(UTC))}).fetchall()]

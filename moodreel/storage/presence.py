@@ -18,18 +18,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from sqlite_utils import Database
-from sqlite_utils.migrations import Migrations
-
-from moodreel.errors import MoodreelError
-from moodreel.storage.database import SharedDatabase
+from moodreel.storage.database import Connection, Schema, StorageError
+from moodreel.storage.sqlite import SqliteDatabase
 
 HEARTBEAT_SECONDS = 1.0
 STALE_SECONDS = 5.0
 """Long enough that a process without CPU time on a busy machine is not taken for dead."""
 
 
-class PresenceError(MoodreelError):
+class PresenceError(StorageError):
     """The rows cannot be read or written. The message tells operators what to do."""
 
 
@@ -97,17 +94,15 @@ class Presence:
         return sum(count.connections for name, count in self._store.read().items() if name != self.name)
 
 
-migrations = Migrations("presence")
-
-
-@migrations()
-def m001_processes(db: Database) -> None:
+def m001_processes(db: Connection) -> None:
     """Create the table of processes."""
-    db.table("processes").create(
-        {"name": str, "boot": str, "connections": int, "changes": int, "beat": float},
-        pk="name",
-        not_null={"boot", "connections", "changes", "beat"},
+    db.execute(
+        "create table processes (name text primary key, boot text not null, connections bigint not null,"
+        " changes bigint not null, beat double precision not null)"
     )
+
+
+SCHEMA = Schema("presence", (m001_processes,))
 
 
 class SqlitePresenceStore:
@@ -119,7 +114,7 @@ class SqlitePresenceStore:
         self._path = path
         self._clock = clock
         self._boot_id = boot_id or _read_boot_id()
-        self._database: SharedDatabase | None = None
+        self._database: SqliteDatabase | None = None
         self._lock = threading.Lock()
 
     def write(self, name: str, count: ProcessCount) -> None:
@@ -148,11 +143,11 @@ class SqlitePresenceStore:
             rows = db.execute(query, [self._boot_id, self._clock() - STALE_SECONDS]).fetchall()
         return {name: ProcessCount(connections, changes) for name, connections, changes in rows}
 
-    def _open(self) -> SharedDatabase:
+    def _open(self) -> SqliteDatabase:
         with self._lock:
             if self._database is None:
-                self._database = SharedDatabase(
-                    self._path, migrations, name="count of connections", setting="PRESENCE_PATH", error=PresenceError
+                self._database = SqliteDatabase(
+                    self._path, SCHEMA, name="count of connections", setting="PRESENCE_PATH", error=PresenceError
                 )
             return self._database
 

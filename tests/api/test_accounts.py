@@ -536,9 +536,10 @@ def test_day_boundaries_are_exact_at_a_daylight_saving_change(log: CallLog) -> N
 
 
 def test_the_usage_query_uses_an_index(log: CallLog) -> None:
-    with sqlite3.connect(log.path) as db:
-        arguments = {"caller": "ada", "spans": "[]", "exclude_id": None}
-        plan = " / ".join(row[3] for row in db.execute(f"explain query plan {call_log._USAGE}", arguments))
+    sql = call_log._USAGE.format(spans="(0, '', '')")
+    with sqlite3.connect(log.location) as db:
+        arguments = {"caller": "ada", "exclude_id": -1}
+        plan = " / ".join(row[3] for row in db.execute(f"explain query plan {sql}", arguments))
     assert "idx_calls_caller_timestamp (caller=? AND timestamp>? AND timestamp<?)" in plan
 
 

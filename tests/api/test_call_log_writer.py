@@ -14,14 +14,17 @@ import pytest
 from api import call_log_writer
 from api.call_log_writer import CallLogWriter
 from moodreel.storage.call_log import Call, CallLog, CallOutcome
+from moodreel.storage.database_url import is_url
 from tests.support.server import Server
 
 BODY = {"encoding": "base64", "content": "Y2xpcA=="}
 
 
 @pytest.fixture
-def log(tmp_path: Path) -> CallLog:
-    return CallLog(tmp_path / "logs" / "calls.db", serving=True)
+def log(location: Path | str) -> Iterator[CallLog]:
+    log = CallLog(location, serving=True)
+    yield log
+    log.close()
 
 
 @pytest.fixture
@@ -30,10 +33,24 @@ def writer(log: CallLog, monkeypatch: pytest.MonkeyPatch) -> CallLogWriter:
     return CallLogWriter(log)
 
 
+@pytest.fixture
+def sqlite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[CallLog, CallLogWriter]:
+    monkeypatch.setattr(call_log_writer, "RETRY_SECONDS", 0.02)
+    log = CallLog(tmp_path / "calls.db", serving=True)
+    return log, CallLogWriter(log)
+
+
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold the write lock of a SQLite file, as another program might."""
-    db = sqlite3.connect(path, isolation_level=None, timeout=30)
+def locked(location: Path | str) -> Iterator[None]:
+    """Hold the lock to write, of a SQLite file or of a table of PostgreSQL, as another program might."""
+    if is_url(location):
+        import psycopg
+
+        with psycopg.connect(location) as connection:
+            connection.execute("lock table calls in exclusive mode")
+            yield
+        return
+    db = sqlite3.connect(location, isolation_level=None, timeout=30)
     db.execute("begin immediate")
     try:
         yield
@@ -42,7 +59,7 @@ def locked(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def full(path: Path) -> Iterator[None]:
+def full(path: Path | str) -> Iterator[None]:
     """Let no file of this process grow beyond what it has: the disk's quota is used up."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (Path(f"{path}-wal").stat().st_size, hard))
@@ -69,7 +86,7 @@ def rows(log: CallLog) -> list[tuple[str, int | None]]:
 
 def test_calls_wait_in_order_while_the_log_is_locked(log: CallLog, writer: CallLogWriter) -> None:
     before = begin(writer, "began before")
-    with locked(log.path):
+    with locked(log.location):
         started = time.monotonic()
         first, second = begin(writer, "first"), begin(writer, "second")
         for call in (second, before):
@@ -81,20 +98,23 @@ def test_calls_wait_in_order_while_the_log_is_locked(log: CallLog, writer: CallL
     assert rows(log) == [("began before", 200), ("first", None), ("second", 200)]
     finish(writer, first)
     assert rows(log) == [("began before", 200), ("first", 200), ("second", 200)]
-    assert [before.id, first.id, second.id] == [1, 2, 3]
+    ids = [call.id for call in (before, first, second) if call.id]
+    assert len(set(ids)) == 3 and ids == sorted(ids)
 
 
-def test_calls_wait_while_the_disk_is_full(log: CallLog, writer: CallLogWriter) -> None:
-    with full(log.path):
+def test_calls_wait_while_the_disk_is_full(sqlite: tuple[CallLog, CallLogWriter]) -> None:
+    log, writer = sqlite
+    with full(log.location):
         finish(writer, begin(writer, "call"))
         assert writer.failure(0) == "The call log cannot be written: the server's own log says why. 1 rows wait."
     assert writer.failure(30) is None
     assert rows(log) == [("call", 200)]
 
 
-def test_no_call_is_lost_when_the_file_is_overwritten(log: CallLog, writer: CallLogWriter) -> None:
+def test_no_call_is_lost_when_the_file_is_overwritten(sqlite: tuple[CallLog, CallLogWriter]) -> None:
+    log, writer = sqlite
     call = begin(writer, "began before")
-    log.path.write_bytes(b"garbage" * 10_000)
+    Path(log.location).write_bytes(b"garbage" * 10_000)
     other = begin(writer, "began after")
     for each in (other, call):
         finish(writer, each)
@@ -107,7 +127,7 @@ def test_calls_beyond_the_limit_are_counted_as_lost(
 ) -> None:
     monkeypatch.setattr(call_log_writer, "MAX_WAITING", 2)
     lost = call_log_writer.LOST_CALLS._value.get()
-    with locked(log.path):
+    with locked(log.location):
         calls = [begin(writer, str(number)) for number in range(4)]
         finish(writer, calls[2])
         finish(writer, calls[0])
@@ -119,7 +139,7 @@ def test_calls_beyond_the_limit_are_counted_as_lost(
 
 def test_calls_that_wait_count_for_the_rate_limit(log: CallLog, writer: CallLogWriter) -> None:
     since = datetime.now(UTC) - timedelta(minutes=1)
-    with locked(log.path):
+    with locked(log.location):
         for caller in ("a", "b", "a"):
             begin(writer, "call", caller)
         rejected = begin(writer, "call", "a")
@@ -129,7 +149,7 @@ def test_calls_that_wait_count_for_the_rate_limit(log: CallLog, writer: CallLogW
 
 
 def test_a_stop_gives_up_after_a_while(log: CallLog, writer: CallLogWriter, caplog: pytest.LogCaptureFixture) -> None:
-    with locked(log.path):
+    with locked(log.location):
         begin(writer, "call")
         writer.stop(0.1)
     assert "1 rows of the call log are lost" in caplog.text

@@ -504,9 +504,9 @@ def test_a_minute_of_720p_fits_into_the_limits() -> None:
 
 
 @pytest.fixture(scope="module")
-def logged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def logged(tmp_path_factory: pytest.TempPathFactory, database_settings: dict[str, str]) -> Iterator[Server]:
     """Run a server with six known calls in its log."""
-    with Server(tmp_path_factory.mktemp("logged")) as server:
+    with Server(tmp_path_factory.mktemp("logged"), **database_settings) as server:
         for number, (client, data) in enumerate(
             [("ios", b"a"), ("ios", b"raise NoFace"), ("web", b"b"), ("=1+1", b"c")]
         ):
@@ -592,7 +592,7 @@ def test_csv_has_the_same_rows_and_escapes_formulas(logged: Server) -> None:
 
 
 def test_pagination_returns_every_call_once_while_new_ones_arrive(logged: Server) -> None:
-    log = CallLog(logged.log_path)
+    log = CallLog(logged.log_location)
     for number in range(1100):
         log.write(Call.begin(request_id=f"page-{number}", method="GET", endpoint="/health"))
     log.close()

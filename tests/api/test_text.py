@@ -122,7 +122,7 @@ def test_the_log_holds_the_answer_but_not_the_text(client: FlaskClient) -> None:
     assert 0 < single["confidence"] <= 1
     assert (several["success"], several["prediction"], several["content_sha256"]) == (True, None, None)
     assert single["content_sha256"] is None, "the hash of a short text can be guessed"
-    files = call_log.path.parent.iterdir()
+    files = call_log.location.parent.iterdir()
     assert not any(b"zebrafinch" in path.read_bytes() for path in files)
 
 

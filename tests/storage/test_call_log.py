@@ -3,6 +3,7 @@ import io
 import multiprocessing
 import sqlite3
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -18,7 +19,14 @@ NOON = datetime(2025, 8, 16, 12, tzinfo=UTC)
 
 
 @pytest.fixture
-def log(tmp_path: Path) -> CallLog:
+def log(location: Path | str) -> Iterator[CallLog]:
+    log = CallLog(location)
+    yield log
+    log.close()
+
+
+@pytest.fixture
+def sqlite_log(tmp_path: Path) -> CallLog:
     return CallLog(tmp_path / "logs" / "calls.db")
 
 
@@ -163,23 +171,23 @@ def test_an_invalid_cursor_is_rejected(log: CallLog, cursor: str) -> None:
     ["status_code", "success", "client_id", "endpoint", "request_id", "prediction", "error", "caller", "model"],
 )
 @pytest.mark.parametrize("with_cursor", [False, True])
-def test_every_filter_uses_an_index_and_does_not_sort(log: CallLog, column: str, with_cursor: bool) -> None:
-    write(log, "a")
-    write(log, "b")
+def test_every_filter_uses_an_index_and_does_not_sort(sqlite_log: CallLog, column: str, with_cursor: bool) -> None:
+    write(sqlite_log, "a")
+    write(sqlite_log, "b")
     value = {"status_code": 200, "success": True}.get(column, "a")
-    cursor = log.select(limit=1).next_cursor if with_cursor else None
+    cursor = sqlite_log.select(limit=1).next_cursor if with_cursor else None
     dates = CallFilters(start=NOON, end=NOON)
     for filters in (CallFilters(**{column: value}), CallFilters(**{column: value}, start=NOON, end=NOON)):  # type: ignore[arg-type]
-        plan = _plan(log, filters, cursor)
+        plan = _plan(sqlite_log, filters, cursor)
         assert f"idx_calls_{column}_timestamp" in plan
         assert "B-TREE" not in plan
-    assert "USING INDEX idx_calls_timestamp" in _plan(log, dates, cursor)
-    assert "B-TREE" not in _plan(log, dates, cursor)
+    assert "USING INDEX idx_calls_timestamp" in _plan(sqlite_log, dates, cursor)
+    assert "B-TREE" not in _plan(sqlite_log, dates, cursor)
 
 
 def _plan(log: CallLog, filters: CallFilters, cursor: str | None) -> str:
     sql, arguments = call_log._query(filters, cursor)
-    with sqlite3.connect(log.path) as db:
+    with sqlite3.connect(log.location) as db:
         return " / ".join(row[3] for row in db.execute(f"explain query plan {sql}", arguments))
 
 
@@ -218,10 +226,11 @@ def test_only_one_process_a_day_prunes(log: CallLog) -> None:
     write(log, "old", NOON)
     assert log.prune_if_due(30) == 1
     write(log, "also old", NOON)
-    assert CallLog(log.path).prune_if_due(30) == 0
-    with sqlite3.connect(log.path) as db:
-        db.execute("update upkeep set done_at = ?", [format_timestamp(datetime.now(UTC) - timedelta(hours=25))])
-    assert CallLog(log.path).prune_if_due(30) == 1
+    assert CallLog(log.location).prune_if_due(30) == 0
+    with log._database.write() as db:
+        yesterday = format_timestamp(datetime.now(UTC) - timedelta(hours=25))
+        db.execute("update upkeep set done_at = :yesterday", {"yesterday": yesterday})
+    assert CallLog(log.location).prune_if_due(30) == 1
 
 
 def test_a_retention_of_zero_days_prunes_nothing(log: CallLog) -> None:
@@ -230,22 +239,21 @@ def test_a_retention_of_zero_days_prunes_nothing(log: CallLog) -> None:
     assert names(log) == ["old"]
 
 
-def _open_and_write(path: Path, count: int) -> None:
-    log = CallLog(path)
+def _open_and_write(location: Path | str, count: int) -> None:
+    log = CallLog(location)
     for number in range(count):
         write(log, str(number))
 
 
-def test_concurrent_processes_may_create_and_write_the_same_log(tmp_path: Path) -> None:
-    path = tmp_path / "calls.db"
+def test_concurrent_processes_may_create_and_write_the_same_log(location: Path | str) -> None:
     fork = multiprocessing.get_context("fork")
-    processes = [fork.Process(target=_open_and_write, args=(path, 50)) for _ in range(4)]
+    processes = [fork.Process(target=_open_and_write, args=(location, 50)) for _ in range(4)]
     for process in processes:
         process.start()
     for process in processes:
         process.join()
     assert [process.exitcode for process in processes] == [0] * 4
-    assert len(CallLog(path).select(limit=1000).rows) == 200
+    assert len(CallLog(location).select(limit=1000).rows) == 200
 
 
 def test_threads_share_a_log(log: CallLog) -> None:
@@ -256,14 +264,14 @@ def test_threads_share_a_log(log: CallLog) -> None:
     assert len(names) == 200
 
 
-def test_migrations_are_applied_once_and_recorded(log: CallLog) -> None:
-    write(log, "call")
-    again = CallLog(log.path)
+def test_migrations_are_applied_once_and_recorded(sqlite_log: CallLog) -> None:
+    write(sqlite_log, "call")
+    again = CallLog(sqlite_log.location)
     assert names(again) == ["call"]
-    with sqlite3.connect(log.path) as db:
+    with sqlite3.connect(sqlite_log.location) as db:
         applied = [row[0] for row in db.execute("select name from _sqlite_migrations order by rowid")]
         assert db.execute("pragma journal_mode").fetchone() == ("wal",)
-    assert applied == ["m001_calls", "m002_indexes", "m003_upkeep", "m004_modalities", "m005_more_filters"]
+    assert applied == ["m001_calls", "m002_indexes", "m003_upkeep", "m004_modalities", "m005_more_filters", "m006_key"]
 
 
 def test_a_log_without_the_modalities_column_is_migrated(tmp_path: Path) -> None:
@@ -292,35 +300,35 @@ def test_the_error_of_a_log_that_cannot_be_created_names_it_and_the_remedy() -> 
         CallLog("/proc/nowhere/calls.db")
 
 
-def test_a_call_is_written_once_whatever_happened_before(log: CallLog) -> None:
+def test_a_call_is_written_once_whatever_happened_before(sqlite_log: CallLog) -> None:
     call, other = (Call.begin(request_id=name, method="GET", endpoint="/") for name in ("call", "other"))
-    with sqlite3.connect(log.path) as db:
+    with sqlite3.connect(sqlite_log.location) as db:
         fail = "begin select raise(fail, 'x'); end"
         db.execute(f"create trigger full before insert on calls when new.request_id = 'other' {fail}")
     with pytest.raises(CallLogError):
-        log.write(call, other)
-    assert names(log) == []
-    with sqlite3.connect(log.path) as db:
+        sqlite_log.write(call, other)
+    assert names(sqlite_log) == []
+    with sqlite3.connect(sqlite_log.location) as db:
         db.execute("drop trigger full")
     # The id that the first attempt gave to `call` now belongs to another call.
-    write(log, "third", status=None)
+    write(sqlite_log, "third", status=None)
     for outcome in (CallOutcome(200, 1.0), CallOutcome(200, 1.0)):
         call.finish(outcome)
-        log.write(call, other)
-    assert sorted(names(log)) == ["call", "other", "third"]
-    assert names(log, status_code=200) == ["call"]
+        sqlite_log.write(call, other)
+    assert sorted(names(sqlite_log)) == ["call", "other", "third"]
+    assert names(sqlite_log, status_code=200) == ["call"]
 
 
 def test_a_log_that_serves_does_not_wait_long_for_another_program(tmp_path: Path) -> None:
     log = CallLog(tmp_path / "calls.db", serving=True)
-    with sqlite3.connect(log.path, isolation_level=None) as db:
+    with sqlite3.connect(log.location, isolation_level=None) as db:
         db.execute("begin immediate")
         start = time.monotonic()
         with pytest.raises(CallLogError, match="locked"):
             write(log, "call")
         assert time.monotonic() - start < 5
         # A worker that starts now opens the log later.
-        late = CallLog(log.path, serving=True)
+        late = CallLog(log.location, serving=True)
         db.execute("rollback")
     write(late, "late")
     assert names(log) == ["late"]
@@ -333,12 +341,12 @@ def test_a_log_that_serves_replaces_a_damaged_file(tmp_path: Path, damage: str) 
     log.write(call)
     other.write(twin)
     if damage == "overwritten":
-        log.path.write_bytes(b"garbage" * 10_000)
+        Path(log.location).write_bytes(b"garbage" * 10_000)
     elif damage == "replaced":
         (tmp_path / "garbage").write_bytes(b"garbage" * 10_000)
-        (tmp_path / "garbage").rename(log.path)
+        (tmp_path / "garbage").rename(log.location)
     else:
-        log.path.unlink()
+        Path(log.location).unlink()
     for one, unfinished in ((log, call), (other, twin)):
         unfinished.finish(CallOutcome(200, 1.0))
         while True:
@@ -347,7 +355,7 @@ def test_a_log_that_serves_replaces_a_damaged_file(tmp_path: Path, damage: str) 
                 break
     log.close()
     other.close()
-    assert sorted(names(CallLog(log.path), status_code=200)) == ["call", "twin"]
+    assert sorted(names(CallLog(log.location), status_code=200)) == ["call", "twin"]
     aside = [path for path in tmp_path.iterdir() if "corrupt" in path.name and path.suffix.endswith("Z")]
     assert len(aside) == (damage != "deleted")
 

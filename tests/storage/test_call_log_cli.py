@@ -16,8 +16,17 @@ from tests.storage.test_call_log import NOON, write
 
 
 @pytest.fixture
-def log(tmp_path: Path) -> CallLog:
-    log = CallLog(tmp_path / "calls.db")
+def log(location: Path | str) -> CallLog:
+    return fill(location)
+
+
+@pytest.fixture
+def sqlite_log(tmp_path: Path) -> CallLog:
+    return fill(tmp_path / "calls.db")
+
+
+def fill(location: Path | str) -> CallLog:
+    log = CallLog(location)
     write(log, "a", NOON, prediction="Sad", confidence=0.5, timings={"decode": 1.0})
     write(log, "b", NOON + timedelta(hours=1), status=422, error="no_face", client_id='a "quoted", name')
     write(log, "c", NOON + timedelta(hours=2), status=None)
@@ -25,7 +34,7 @@ def log(tmp_path: Path) -> CallLog:
 
 
 def run(log: CallLog, *arguments: str) -> int:
-    return main([arguments[0], "--db", str(log.path), *arguments[1:]])
+    return main([arguments[0], "--db", str(log.location), *arguments[1:]])
 
 
 def test_list_prints_a_table(log: CallLog, capsys: pytest.CaptureFixture[str]) -> None:
@@ -114,29 +123,29 @@ def test_follow_yields_calls_that_end_from_now_on(log: CallLog) -> None:
 
 
 def test_a_backup_restores_what_was_in_the_log(
-    log: CallLog, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    sqlite_log: CallLog, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     backup = tmp_path / "backup.db"
-    assert run(log, "backup", str(backup)) == 0
+    assert run(sqlite_log, "backup", str(backup)) == 0
     assert capsys.readouterr().out.startswith("3 calls copied")
     running = Call.begin(request_id="later", method="GET", endpoint="/")
-    log.write(running)
-    assert run(log, "backup", str(backup)) == 1
+    sqlite_log.write(running)
+    assert run(sqlite_log, "backup", str(backup)) == 1
     assert "exists already" in capsys.readouterr().err
-    assert run(log, "restore", str(backup)) == 0
-    assert [row["request_id"] for row in log.iterate()] == ["c", "b", "a"]
+    assert run(sqlite_log, "restore", str(backup)) == 0
+    assert [row["request_id"] for row in sqlite_log.iterate()] == ["c", "b", "a"]
     # A service that runs meanwhile goes on, with the whole row.
     running.finish(CallOutcome(200, 1.0))
-    log.write(running)
-    assert next((row["request_id"], row["method"]) for row in log.iterate()) == ("later", "GET")
+    sqlite_log.write(running)
+    assert next((row["request_id"], row["method"]) for row in sqlite_log.iterate()) == ("later", "GET")
 
 
 @pytest.mark.parametrize("content", [None, b"garbage" * 1000, b""])
 def test_what_is_no_backup_is_not_restored(
-    log: CallLog, tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes | None
+    sqlite_log: CallLog, tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes | None
 ) -> None:
     if content is not None:
         (tmp_path / "bad.db").write_bytes(content)
-    assert run(log, "restore", str(tmp_path / "bad.db")) == 1
+    assert run(sqlite_log, "restore", str(tmp_path / "bad.db")) == 1
     assert len(capsys.readouterr().err.splitlines()) == 1
-    assert len(log.select().rows) == 3
+    assert len(sqlite_log.select().rows) == 3

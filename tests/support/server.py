@@ -129,6 +129,11 @@ class Server:
         )
 
     @property
+    def log_location(self) -> Path | str:
+        """Where the call log is: its file, or the URL of PostgreSQL."""
+        return self.settings.get("LOG_DATABASE_URL", self.log_path)
+
+    @property
     def output(self) -> str:
         """Standard output and error of the server."""
         return self._output_path.read_text(errors="replace")

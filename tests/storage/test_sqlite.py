@@ -33,12 +33,12 @@ def test_idle_threads_hold_no_connection(tmp_path: Path) -> None:
         thread.join()
     assert len(log.select(limit=1000).rows) == THREADS
     log.close()
-    assert _open_files(log.path) == 0
+    assert _open_files(log.location) == 0
 
 
 def test_a_transaction_is_rolled_back_when_its_block_raises(tmp_path: Path) -> None:
     log = CallLog(tmp_path / "calls.db")
-    with pytest.raises(ZeroDivisionError), log._file.write() as db:
+    with pytest.raises(ZeroDivisionError), log._database.write() as db:
         db.execute("insert into calls (timestamp, request_id, method, endpoint) values ('', '', '', '')")
         raise ZeroDivisionError
     assert log.select().rows == ()
@@ -49,14 +49,14 @@ def test_a_transaction_is_rolled_back_when_its_block_raises(tmp_path: Path) -> N
 def test_a_repaired_file_is_used_again(tmp_path: Path) -> None:
     log = CallLog(tmp_path / "calls.db")
     log.close()
-    intact = log.path.read_bytes()
-    log.path.write_bytes(b"not a database, but longer than a page of one" * 100)
+    intact = Path(log.location).read_bytes()
+    Path(log.location).write_bytes(b"not a database, but longer than a page of one" * 100)
     for path in tmp_path.glob("calls.db-*"):
         path.unlink()
     call = Call.begin(request_id="call", method="GET", endpoint="/")
     with pytest.raises(CallLogError):
         log.write(call)
-    log.path.write_bytes(intact)
+    Path(log.location).write_bytes(intact)
     log.write(call)
     assert call.id == 1
 

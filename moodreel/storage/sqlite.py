@@ -1,0 +1,272 @@
+"""Share one SQLite file between threads and processes, and read its tables in pages.
+
+- WAL lets readers work while another process writes. `BEGIN IMMEDIATE` with a busy timeout makes the writers of several
+  processes queue; a read that turns into a write would fail at once. `synchronous=NORMAL` may lose the last rows in a
+  power cut, never the file.
+- A connection is borrowed for one transaction and then returned. A process with a hundred threads, most of which wait
+  for a WebSocket message, opens only as many connections as it uses at the same time.
+- A file that is replaced while it is in use is noticed before the next transaction, and the new one is prepared. So is
+  one that is overwritten: SQLite itself would go on with what it has in memory.
+"""
+
+import fcntl
+import logging
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from urllib.parse import quote
+
+from sqlite_utils import Database as Connection
+from sqlite_utils.migrations import Migrations
+
+from moodreel.observers import observers
+from moodreel.storage.database import (
+    BUSY_TIMEOUT_SECONDS,
+    CORRUPT,
+    FULL,
+    LOCKED,
+    UNUSABLE,
+    Database,
+    Schema,
+    StorageError,
+)
+from moodreel.storage.database import Connection as AnyConnection
+
+logger = logging.getLogger(__name__)
+
+MAX_IDLE_CONNECTIONS = 4
+"""Open connections kept for reuse. Each caches up to 2 MB of the file."""
+
+
+class SqliteDatabase(Database):
+    """A SQLite file with its tables. Make one after a fork, never before.
+
+    Args:
+        path: the file; it and its folder are created as needed.
+        schema: the tables.
+        name: what operators call the file.
+        setting: the environment variable that says where it is.
+        error: exception raised, with a message for operators, if the file cannot be opened, read or written.
+        secure_delete: overwrite deleted rows; SQLite would only unlink them.
+        busy_seconds: how long a writer waits for other writers.
+        self_healing: move a corrupt file aside, and try to open a file that is locked or on a full disk again later.
+    """
+
+    def __init__(
+        self,
+        path: Path | str,
+        schema: Schema,
+        *,
+        name: str,
+        setting: str,
+        error: type[StorageError],
+        secure_delete: bool = False,
+        busy_seconds: float = BUSY_TIMEOUT_SECONDS,
+        self_healing: bool = False,
+    ) -> None:
+        """Open the file. Raises `error`."""
+        self.path = Path(path)
+        self._migrations = Migrations(schema.name)
+        for migration in schema.migrations:
+            self._migrations(name=migration.__name__)(migration)
+        self._name = name
+        self._setting = setting
+        self._error = error
+        self._erase = secure_delete
+        self._busy_seconds = busy_seconds
+        self._self_healing = self_healing
+        self._idle: list[Connection] = []
+        self._status: tuple[int, ...] | None = None
+        self._preparing = threading.Lock()
+        try:
+            with self._connection("opened"):
+                pass
+        except error as problem:
+            if not self_healing or problem.reason == UNUSABLE:
+                raise
+
+    @contextmanager
+    def read(self, seconds: float | None = None) -> Iterator[Connection]:
+        """Borrow a connection for reading, which waits for nobody. Raises `error`."""
+        with self._connection("read") as db:
+            yield db
+
+    @contextmanager
+    def write(self, seconds: float | None = None) -> Iterator[Connection]:
+        """Borrow a connection for one transaction, which waits `busy_seconds` for others. Raises `error`."""
+        with self._connection("written") as db:
+            self._wait_for_writers(db)
+            yield db
+            db.execute("commit")
+
+    def lock(self, db: AnyConnection, name: str) -> None:
+        """Do nothing: a transaction that writes runs alone."""
+
+    def erase_deleted(self) -> None:
+        """Write the journal into the file and empty it: it still holds deleted rows. Raises `error`."""
+        with self._connection("written") as db:
+            db.execute("pragma wal_checkpoint(truncate)")
+
+    def close(self) -> None:
+        """Close the idle connections."""
+        _close_all(self._idle)
+
+    @contextmanager
+    def _connection(self, action: str) -> Iterator[Connection]:
+        with self._translate_errors(action):
+            status = self._read_status()
+            try:
+                if status != self._status:
+                    status = self._check_file()
+                with self._borrow() as db:
+                    yield db
+                if self._read_status()[:1] != status[:1]:
+                    raise sqlite3.OperationalError("it was replaced meanwhile")
+            except sqlite3.DatabaseError as error:
+                if self._self_healing and _reason(error) == CORRUPT:
+                    self._move_aside(status[:1])
+                raise
+
+    @contextmanager
+    def _borrow(self) -> Iterator[Connection]:
+        idle = self._idle
+        try:
+            db = idle.pop()
+        except IndexError:
+            db = self._connect()
+        try:
+            yield db
+        except BaseException:
+            # Closing rolls back, and nobody else gets a connection that may be broken.
+            db.close()
+            raise
+        if idle is self._idle and len(idle) < MAX_IDLE_CONNECTIONS:
+            idle.append(db)
+        else:
+            db.close()
+
+    def _wait_for_writers(self, db: Connection) -> None:
+        start, acquired = time.monotonic(), False
+        try:
+            db.execute("begin immediate")
+            acquired = True
+        finally:
+            observers.lock_wait(self._name, time.monotonic() - start, acquired)
+
+    def _check_file(self) -> tuple[int, ...]:
+        """Prepare a file that is new, or was replaced; raise sqlite3.DatabaseError for one that was overwritten."""
+        with self._preparing:
+            if self._status is None or self._status[:1] != self._read_status()[:1]:
+                self._status, idle, self._idle = None, self._idle, []
+                _close_all(idle)
+                self._prepare()
+            # Not by a connection of ours: it would read the journal, or its cache.
+            with closing(sqlite3.connect(f"file:{quote(str(self.path))}?immutable=1", uri=True)) as raw:
+                try:
+                    raw.execute("pragma schema_version")
+                except sqlite3.DatabaseError as error:
+                    # Another process may be writing the journal into the file: only its first bytes must be right.
+                    if "not a database" in str(error):
+                        raise
+            self._status = self._read_status()
+            return self._status
+
+    def _prepare(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self._lock_folder(), closing(self._connect()) as db:
+            _use_wal(db, self._busy_seconds)
+            db.execute("begin immediate")
+            self._migrations.apply(db)
+            db.execute("commit")
+
+    def _read_status(self) -> tuple[int, ...]:
+        """Return the number of the file first, then what changes when it is written; nothing if there is no file."""
+        try:
+            status = self.path.stat()
+        except FileNotFoundError:
+            return ()
+        return status.st_ino, status.st_size, status.st_mtime_ns
+
+    @contextmanager
+    def _lock_folder(self) -> Iterator[None]:
+        """Keep other processes from preparing the file while one of them moves a corrupt one aside."""
+        if not self._self_healing:
+            yield
+            return
+        folder = os.open(self.path.parent, os.O_RDONLY)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(folder)
+
+    def _move_aside(self, file: tuple[int, ...]) -> None:
+        """Rename a corrupt file and its journal, unless it has been replaced. The next use makes a new one."""
+        with self._lock_folder():
+            if self._read_status()[:1] != file:
+                return
+            aside = self.path.with_name(f"{self.path.name}.corrupt-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}")
+            # The file comes last: a new one must not find the old journal.
+            for suffix in ("-shm", "-wal", ""):
+                with suppress(FileNotFoundError):
+                    Path(f"{self.path}{suffix}").rename(f"{aside}{suffix}")
+        logger.critical("THE %s %s IS CORRUPT: it was moved to %s, a new one is made", self._name, self.path, aside)
+
+    def _connect(self) -> Connection:
+        # One thread at a time uses a connection, but not always the same one.
+        connection = sqlite3.connect(
+            self.path, timeout=self._busy_seconds, isolation_level=None, check_same_thread=False
+        )
+        connection.execute("pragma synchronous = normal")
+        if self._erase:
+            connection.execute("pragma secure_delete = on")
+        return Connection(connection)
+
+    @contextmanager
+    def _translate_errors(self, action: str) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.Error, OSError) as error:
+            with suppress(sqlite3.Error):
+                self.close()
+            message = f"The {self._name} {self.path} cannot be {action}: {error}. {_advice(error, self._setting)}"
+            raise self._error(message, _reason(error)) from error
+
+
+def _close_all(connections: list[Connection]) -> None:
+    while connections:
+        with suppress(IndexError):
+            connections.pop().close()
+
+
+def _use_wal(db: Connection, busy_seconds: float) -> None:
+    deadline = time.monotonic() + busy_seconds
+    while True:
+        try:
+            db.enable_wal()
+            return
+        except sqlite3.OperationalError as error:
+            # SQLite ignores its busy timeout when several processes switch the mode at the same time.
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+
+
+def _reason(error: BaseException | None) -> str:
+    text = str(error).lower()
+    words = {"malformed": CORRUPT, "not a database": CORRUPT, "locked": LOCKED, "full": FULL, "no space": FULL}
+    return next((reason for word, reason in words.items() if word in text), UNUSABLE)
+
+
+def _advice(error: Exception, setting: str) -> str:
+    return {
+        CORRUPT: "Move the file away (a new one is made) or restore a copy.",
+        LOCKED: "Another program holds it; close that.",
+        FULL: "Free some disk space.",
+        UNUSABLE: f"Check that the folder exists and that the service's user may write to it, or set {setting}.",
+    }[_reason(error)]
