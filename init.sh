@@ -143,6 +143,7 @@ serve_docker() {
 
 run_tests() {
   install_packages $SYSTEM_PACKAGES redis-server
+  (install_packages postgresql) || say "No PostgreSQL here: the tests of LOG_DATABASE_URL are skipped"
   (install_packages chromium) || say "No Chromium here: the tests of pages are skipped"
   make_venv requirements-dev.txt
   say "Checking format, style, types and imports"

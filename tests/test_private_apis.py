@@ -143,6 +143,15 @@ def test_the_timeout_of_sendall_covers_all_data() -> None:
             sender.sendall(bytes(10_000_000))
 
 
+# --- psycopg (moodreel/storage/postgresql.py) ---
+
+
+def test_psycopg_waits_for_the_server_in_one_method_that_has_a_timeout() -> None:
+    psycopg = pytest.importorskip("psycopg")
+    assert parameters(psycopg.Connection.wait) == ["self", "gen", "interval", "timeout"]
+    assert "self._conn.wait(" in inspect.getsource(psycopg.Cursor.execute)
+
+
 # --- flask-smorest (api/openapi.py), torch (training/engine/ema.py), MediaPipe (faces/landmarker.py) ---
 
 

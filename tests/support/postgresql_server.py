@@ -56,7 +56,6 @@ class PostgresqlServer:
     def start(self) -> None:
         """Start the server, and wait until it accepts connections."""
         settings = {"port": self.port, "listen_addresses": "127.0.0.1", "unix_socket_directories": "", "fsync": "off"}
-        settings |= {"synchronous_commit": "off", "shared_buffers": "16MB", "max_connections": 60, "timezone": "UTC"}
         options = [option for name, value in settings.items() for option in ("-c", f"{name}={value}")]
         with (self._folder / "output.txt").open("ab") as output:
             self._process = subprocess.Popen(
