@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from moodreel.storage.call_log import CallLog
+from moodreel.storage.call_log import CallFilters, CallLog
 from tests.support import accounts
 from tests.support.postgresql_server import PASSWORD, PostgresqlServer
 from tests.support.server import DATE, Server, video_body, wait_until
@@ -40,14 +40,11 @@ def test_calls_are_answered_while_the_database_is_down_and_logged_when_it_is_bac
         finally:
             postgresql.start()
         server.wait_until_ready()
-        wait_until(lambda: len(server.log_rows(endpoint="/predict", status_code=200)) == 5)
+        wait_until(lambda: _statuses(url) == [200] * 5, lambda: _statuses(url))
         assert server.call("POST", "/predict", headers=user, json=BODY).headers["x-history-id"]
         assert "rows wait in memory" in server.output
         assert PASSWORD not in server.output
-    log = CallLog(url)
-    rows = [row for row in log.iterate() if row["endpoint"] == "/predict"]
-    log.close()
-    assert [row["status_code"] for row in rows] == [200] * 6
+    assert _statuses(url) == [200] * 6
     assert not (tmp_path / "logs").exists() and not (tmp_path / "data" / "history.db").exists()
 
 
@@ -70,6 +67,13 @@ def test_a_service_starts_while_the_database_is_down_and_refuses_calls_if_the_lo
         assert [row["error"] for row in server.log_rows(endpoint="/predict")] == [None, "log_unavailable"]
     finally:
         server.stop()
+
+
+def _statuses(url: str) -> list[int | None]:
+    log = CallLog(url)
+    statuses = [row["status_code"] for row in log.iterate(CallFilters(endpoint="/predict"))]
+    log.close()
+    return statuses
 
 
 def _answers(server: Server) -> bool:
