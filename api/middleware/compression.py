@@ -7,26 +7,33 @@ from pathlib import Path
 from flask import Flask, Response, current_app, request
 from werkzeug.security import safe_join
 
+from api.routes.pages import static_filename
+
 _TYPES = {"text/html", "text/css", "text/javascript", "application/javascript", "application/json", "image/svg+xml"}
 _MAX_FILES = 64
 """Compressed files that a worker keeps in memory."""
 
 
 def init_app(app: Flask) -> None:
-    """Compress the static files of the app."""
+    """Compress the static files of the app, and the studio's page."""
     app.after_request(_compress)
 
 
 def _compress(response: Response) -> Response:
-    path = _static_path(response)
-    if path is None:
+    path, is_page = _static_path(), request.path == "/"
+    if (
+        not (path or is_page)
+        or response.mimetype not in _TYPES
+        or request.method != "GET"
+        or "Range" in request.headers
+    ):
         return response
     response.vary.add("Accept-Encoding")
     if response.status_code == 200 and request.accept_encodings["gzip"] > 0:
-        stat = path.stat()
+        data = gzip.compress(response.get_data(), 6, mtime=0) if path is None else _gzip(path)
         response.close()
         response.direct_passthrough = False
-        response.set_data(_gzip(path, stat.st_mtime_ns, stat.st_size))
+        response.set_data(data)
         response.headers["Content-Encoding"] = "gzip"
         response.headers.remove("Accept-Ranges")
         # The tag is that of the plain file; a weak one may name both (RFC 9110, section 8.8.1).
@@ -35,17 +42,18 @@ def _compress(response: Response) -> Response:
     return response
 
 
-def _static_path(response: Response) -> Path | None:
-    """Return the file of a response that can be compressed; None for any other response."""
-    filename = (request.view_args or {}).get("filename") if request.endpoint == "static" else None
-    if request.path == "/" and response.mimetype == "text/html":
-        filename = "studio/index.html"
-    if filename is None or response.mimetype not in _TYPES or request.method != "GET" or "Range" in request.headers:
-        return None
-    path = safe_join(str(current_app.static_folder), filename)
+def _static_path() -> Path | None:
+    """Return the static file that is requested; None for any other request."""
+    filename = static_filename()
+    path = None if filename is None else safe_join(str(current_app.static_folder), filename)
     return Path(path) if path is not None and Path(path).is_file() else None
 
 
+def _gzip(path: Path) -> bytes:
+    stat = path.stat()
+    return _gzip_version(path, stat.st_mtime_ns, stat.st_size)
+
+
 @lru_cache(_MAX_FILES)
-def _gzip(path: Path, _modified: int, _size: int) -> bytes:
+def _gzip_version(path: Path, _modified: int, _size: int) -> bytes:
     return gzip.compress(path.read_bytes(), 6, mtime=0)

@@ -2,6 +2,8 @@
 
 from flask import Flask, Response, request
 
+from api.routes.pages import STUDIO_FOLDER, static_filename
+
 # Swagger UI and ReDoc need an inline script and inline styles; ReDoc searches in a worker.
 _CONTENT_SECURITY_POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; "
@@ -27,10 +29,10 @@ def init_app(app: Flask) -> None:
 def _add_headers(response: Response) -> Response:
     response.headers["X-Content-Type-Options"] = "nosniff"
     response.headers["Referrer-Policy"] = "no-referrer"
-    if request.endpoint != "static":
+    if static_filename() is None:
         response.headers.setdefault("Cache-Control", "no-store")
     if response.mimetype == "text/html":
-        is_studio = request.path == "/" or request.path.startswith("/static/studio/")
+        is_studio = request.path == "/" or (static_filename() or "").startswith(STUDIO_FOLDER)
         response.headers.setdefault(
             "Content-Security-Policy", _STUDIO_POLICY if is_studio else _CONTENT_SECURITY_POLICY
         )

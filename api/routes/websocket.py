@@ -1,8 +1,9 @@
 """WS /api/ws: classify the emotion of texts, and tell clients how many are connected.
 
 Clients are authenticated by the handshake's headers or cookies. Without any, the first message must have a key or a
-token: pages in browsers cannot set headers. A rejected client's handshake is completed all the same, and its connection
-closed with a code: browsers show a page nothing else of a failed handshake.
+token: pages in browsers cannot set headers. With `?auth=message` it must in any case: a page cannot leave out a cookie
+that has expired. A rejected client's handshake is completed all the same, and its connection closed with a code:
+browsers show a page nothing else of a failed handshake.
 """
 
 import json
@@ -137,7 +138,9 @@ def authenticate() -> None:
     g.status, g.handshake_error = 101, None
     _check_handshake()
     try:
-        if authentication.has_credentials(request):
+        if request.args.get("auth") == "message":
+            g.caller = None
+        elif authentication.has_credentials(request):
             authentication.require_caller(dated=False)
             _check_origin()
         if services().shutdown_hooks.stopping:

@@ -7,7 +7,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.studio.accessibility import assert_accessible
-from tests.support.browser import SMILE, chromium, needs_chromium
+from tests.support.browser import SMILE, needs_chromium
 from tests.support.chat_server import QUESTION, chat_server
 from tests.support.server import KEY, REAL_APP, Server
 
@@ -25,10 +25,10 @@ def server(tmp_path_factory) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="module")
-def result(server) -> Iterator[Page]:
+def result(server, browser) -> Iterator[Page]:
     """The result of the example clip."""
-    with chromium() as browser, browser.new_context(base_url=server.url, viewport={"width": 390, "height": 844}) as it:
-        page = it.new_page()
+    with browser.new_context(base_url=server.url, viewport={"width": 390, "height": 844}) as context:
+        page = context.new_page()
         page.add_init_script(f"sessionStorage.setItem('moodreel.credential', '{KEY}')")
         page.goto("/")
         page.locator("input[type=file]").set_input_files(SMILE)

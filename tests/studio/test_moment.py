@@ -162,8 +162,15 @@ def test_a_problem_is_told_in_plain_words_and_can_be_retried(new_page, tmp_path)
     page.locator("input[type=file]").set_input_files(tmp_path / "broken.mp4")
     alert = page.get_by_role("alert")
     expect(alert).to_contain_text("This file cannot be read as a video.")
-    expect(alert.get_by_role("button", name="Try again")).to_be_visible()
+    expect(alert.get_by_role("button", name="Try again")).to_have_count(0)
     page.errors.remove("Failed to load resource: the server responded with a status of 415 (UNSUPPORTED MEDIA TYPE)")
+    page.route("**/predict", lambda route: route.abort())
+    alert.locator("input[type=file]").set_input_files(SMILE)
+    expect(alert).to_contain_text("The service cannot be reached.")
+    page.errors.remove("Failed to load resource: net::ERR_FAILED")
+    page.unroute("**/predict")
+    alert.get_by_role("button", name="Try again").click()
+    expect(page.locator("h1")).to_have_text("Happy", timeout=60_000)
 
 
 def test_an_analysis_can_be_canceled(new_page):

@@ -54,6 +54,8 @@ def test_a_studio_that_is_off_is_gone(tmp_path):
     off = client(tmp_path, studio=False)
     assert off.get("/", headers=BROWSER).location == "/docs"
     assert off.get("/static/studio/app.js").status_code == 404
+    address = re.search(r"static/v-[^/]+/", client(tmp_path).get("/", headers=BROWSER).text)[0]
+    assert off.get(f"/{address}studio/app.js").status_code == 404
     assert off.get("/static/favicon.svg").status_code == 200
 
 
@@ -68,6 +70,19 @@ def test_files_are_compressed_and_not_sent_again_while_they_are_the_same(browser
     assert browser_client.get("/static/studio/app.js", headers=again).status_code == 304
     part = browser_client.get("/static/studio/app.js", headers={"accept-encoding": "gzip", "range": "bytes=0-9"})
     assert (part.status_code, part.data) == (206, plain.data[:10])
+
+
+def test_the_files_of_one_version_are_kept_and_those_of_another_are_gone(browser_client):
+    page = browser_client.get("/", headers=BROWSER)
+    assert page.headers["Cache-Control"] == "no-cache"
+    addresses = set(re.findall(r'"(static/[^"]+)"', page.text))
+    [version] = {address.split("/")[1] for address in addresses}
+    for address in addresses:
+        response = browser_client.get(f"/{address}", headers={"accept-encoding": "gzip"})
+        assert response.headers["Cache-Control"] == "public, max-age=31536000, immutable"
+        assert response.headers["Content-Encoding"] == "gzip"
+        assert browser_client.get(f"/{address.replace(version, 'v-0123456789abcdef')}").status_code == 404
+    assert browser_client.get("/static/studio/app.js").headers["Cache-Control"] == "no-cache"
 
 
 def test_every_string_is_used_and_no_text_is_outside_of_the_strings_file():

@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 
 import pytest
 from playwright.sync_api import Page, expect
@@ -42,10 +43,23 @@ def test_a_wrong_key_of_a_socket_is_asked_for_again(new_page):
     page = new_page(key="wrong")
     page.goto("/#words")
     dialog = page.get_by_role("dialog")
-    expect(dialog.get_by_role("alert")).to_contain_text("This key is not valid here.")
+    expect(dialog.get_by_role("alert")).to_contain_text("This key or token is not valid here, or it has expired.")
+    dialog.get_by_role("button", name="Cancel").click()
+    expect(page.get_by_text("Not connected.")).to_be_visible()
+    page.get_by_role("button", name="Enter a key or token").click()
     dialog.get_by_label("API key or token").fill(KEY)
     dialog.get_by_role("button", name="Continue").click()
     expect(page.get_by_text("You are the only one connected.")).to_be_visible()
+
+
+def test_a_cookie_that_has_expired_does_not_keep_a_key_from_connecting(new_page, server: Server):
+    page = new_page()
+    past = int(time.time()) - 99
+    cookie = {"name": "access_token", "value": accounts.own_token(iat=past - 900, exp=past), "url": server.url}
+    page.context.add_cookies([cookie])
+    page.goto("/#words")
+    page.get_by_label("Your text").fill("I got the job!!")
+    expect(page.locator(".verdict h2")).to_have_text("Joy", timeout=60_000)
 
 
 def test_live_marks_the_face_and_tells_its_rate(new_page):
@@ -71,7 +85,7 @@ def test_live_heeds_the_suggestion_of_the_service(new_page):
     page.goto("/#live")
     page.get_by_role("button", name="Start").wait_for()
     rates = page.evaluate("""async () => {
-      const { Live } = await import("/static/studio/live.js");
+      const { Live } = await import(new URL("live.js", document.querySelector("script").src));
       const live = new Live({update() {}, announce() {}});
       live.heed({reason: "latency", frame_rate: 4, width: 320, height: 180});
       const slow = [live.frameRate, live.width, live.suggestion !== null];

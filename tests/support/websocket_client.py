@@ -20,11 +20,11 @@ TEXT, BINARY, CLOSE, PING, PONG, CONTINUATION = 1, 2, 8, 9, 10, 0
 class WebSocketClient:
     """Connect with the `websocket-client` package."""
 
-    def __init__(self, server: Server, *, cookie: str | None = None, **options: Any) -> None:
+    def __init__(self, server: Server, *, cookie: str | None = None, path: str = "/api/ws", **options: Any) -> None:
         self.request_id = uuid.uuid4().hex
         if cookie is None and "header" not in options:
             options["header"] = {"x-api-key": KEY, "x-request-id": self.request_id}
-        url = server.url.replace("http", "ws") + "/api/ws"
+        url = server.url.replace("http", "ws") + path
         self.socket = websocket.create_connection(url, timeout=TIMEOUT_SECONDS, cookie=cookie, **options)
         self.active_connections: int | None = None
 

@@ -4,6 +4,8 @@ import { S } from "./strings.js";
 const STORAGE_KEY = "moodreel.credential";
 const TOKEN = /^[\w-]+\.[\w-]+\.[\w-]+$/; // JSON Web Tokens, compact serialization (RFC 7519)
 
+const PASSING = ["offline", "internal", "rate_limited", "overloaded", "not_ready", "page_outdated"];
+
 /** An error that a person is told about. */
 export class Problem extends Error {
   /**
@@ -18,9 +20,14 @@ export class Problem extends Error {
     this.requestId = requestId;
   }
 
+  /** Whether the same call may succeed later. Else something is wrong with what was sent. */
+  get isPassing() {
+    return this.isCredential || PASSING.includes(this.code);
+  }
+
   /** Whether the key or token is to blame. */
   get isCredential() {
-    return ["unauthorized", "invalid_token", "token_expired"].includes(this.code);
+    return ["unauthorized", "invalid_token", "token_expired", "signed_out", "no_credential", "needs_user"].includes(this.code);
   }
 }
 

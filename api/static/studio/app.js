@@ -84,8 +84,8 @@ async function navigate() {
     if (current !== next || screen) return;
     screen = open(shell);
   } catch {
-    // A file of the screen did not arrive.
-    const problem = new Problem("offline");
+    // A file of the screen did not arrive: the service is away, or has been upgraded.
+    const problem = new Problem("page_outdated");
     screen = { view: () => note(problem, html`<button @click=${() => location.reload()}>${S.moment.retry}</button>`), leave() {} };
   }
   document.title = `${S.screens[next]} · ${S.app.name}`;

@@ -2,7 +2,7 @@
 import { html, nothing } from "../vendor/lit-html/lit-html.js";
 import { Problem, call, credential, isToken } from "./api.js";
 import { S, emotionName, fill, language } from "./strings.js";
-import { emotionClass, icon, note } from "./ui.js";
+import { emotionClass, failure, icon } from "./ui.js";
 
 /**
  * @typedef {{name: string, entries: number, emotions: Record<string, number>, leading: string | null}} Period
@@ -32,7 +32,7 @@ export class Calendar {
   week = null;
   /** @type {Entry[]} */
   entries = [];
-  /** @type {{message: string} | null} */
+  /** @type {Problem | null} */
   problem = null;
   /** @type {string | null} The chosen day. */
   day = null;
@@ -49,13 +49,9 @@ export class Calendar {
     for (const url of this.media.values()) URL.revokeObjectURL(url);
   }
 
-  async signIn() {
-    if (await this.shell.askForCredential(S.calendar.needsUser)) this.load();
-  }
-
   async load() {
     if (!credential() || !isToken()) {
-      this.problem = { message: S.calendar.needsUser };
+      this.problem = new Problem("needs_user");
       return this.shell.update();
     }
     this.problem = null;
@@ -119,7 +115,7 @@ export class Calendar {
           </div>
         </div>
         ${this.problem
-          ? note(this.problem, html`<button @click=${() => this.signIn()}>${S.calendar.signIn}</button>`)
+          ? failure(this.shell, this.problem, () => this.load())
           : this.table()}
       </div>
       <div class="stack">${this.problem ? nothing : html`${this.detail()} ${this.weekSummary()}`}</div>

@@ -2,7 +2,7 @@
 import { html, nothing } from "../vendor/lit-html/lit-html.js";
 import { Problem, call, events } from "./api.js";
 import { S } from "./strings.js";
-import { note } from "./ui.js";
+import { failure } from "./ui.js";
 
 const HELPLINES = "findahelpline.com"; // in every fixed answer to words of crisis
 
@@ -42,9 +42,7 @@ export class Companion {
     if (!this.isDisposed) this.shell.update();
   }
 
-  /** @param {SubmitEvent} event */
-  async ask(event) {
-    event.preventDefault();
+  async ask() {
     if (this.running || !this.text.trim()) return;
     const running = (this.running = new AbortController());
     this.question = this.support = "";
@@ -75,7 +73,10 @@ export class Companion {
   view() {
     if (!this.isOn) return nothing;
     return html`<section class="card companion">
-      <form class="stack" @submit=${(/** @type {SubmitEvent} */ event) => this.ask(event)}>
+      <form class="stack" @submit=${(/** @type {SubmitEvent} */ event) => {
+        event.preventDefault();
+        this.ask();
+      }}>
         <h2>${S.companion.title}</h2>
         <p class="small quiet-text" id="companion-help">${S.companion.lead}</p>
         <textarea
@@ -100,7 +101,7 @@ export class Companion {
             ${this.question || html`<span class="quiet-text">${S.companion.thinking}</span>`}
           </blockquote>`
         : nothing}
-    ${this.problem ? note(this.problem) : nothing}`;
+    ${this.problem ? failure(this.shell, this.problem, () => this.ask()) : nothing}`;
   }
 }
 

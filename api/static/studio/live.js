@@ -102,7 +102,14 @@ export class Live {
     const path = new URL("socket.io/", document.baseURI).pathname;
     const options = { transports: ["websocket"], auth: socketCredential(), path };
     const socket = (this.socket = io(`${location.origin}/emotion-detection`, options));
+    socket.on("disconnect", (reason) => {
+      if (reason === "io client disconnect") return;
+      this.problem = new Problem("connection_lost");
+      this.detection = null;
+      this.shell.update();
+    });
     socket.on("connect", () => {
+      this.problem = null;
       socket.emit("initialize", { faces: "all" });
       socket.emit("control", { action: "start" });
       clearTimeout(this.timer);

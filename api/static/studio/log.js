@@ -2,7 +2,7 @@
 import { html, nothing, svg } from "../vendor/lit-html/lit-html.js";
 import { Problem, call, credential } from "./api.js";
 import { S, emotionName, fill, language, percent } from "./strings.js";
-import { icon, note } from "./ui.js";
+import { failure, icon } from "./ui.js";
 
 /**
  * @typedef {object} Call
@@ -34,7 +34,7 @@ const FILTERS = [
   ["client_id", "text"],
   ["request_id", "text"],
 ];
-const PAGE_FILES = ["/", "/favicon.ico", "/static/<path:filename>"];
+const PAGE_FILES = ["/", "/favicon.ico", "/static/<path:filename>", "/static/v-<version>/<path:filename>"];
 const asTime = new Intl.DateTimeFormat(language, { dateStyle: "short", timeStyle: "medium" });
 
 /** @typedef {import("./ui.js").Screen} Screen */
@@ -63,7 +63,10 @@ export class Log {
 
   /** Load the newest calls, or older ones. @param {string} [cursor] */
   async load(cursor = "") {
-    if (!credential() && !(await this.shell.askForCredential())) return;
+    if (!credential() && !(await this.shell.askForCredential())) {
+      this.problem = new Problem("no_credential");
+      return this.shell.update();
+    }
     this.isLoading = true;
     this.problem = null;
     this.shell.update();
@@ -123,9 +126,14 @@ export class Log {
   view() {
     return html`<section class="stack">
       <h1>${S.log.title}</h1>
-      ${this.form()} ${this.problem ? note(this.problem) : nothing}
-      ${this.shown.length ? this.found() : html`<p class="lead">${this.isLoading ? S.app.loading : S.log.none}</p>`}
+      ${this.form()} ${this.problem ? failure(this.shell, this.problem, () => this.load()) : nothing}
+      ${this.shown.length ? this.found() : this.nothingFound()}
     </section>`;
+  }
+
+  nothingFound() {
+    if (this.problem) return nothing;
+    return html`<p class="lead">${this.isLoading ? S.app.loading : S.log.none}</p>`;
   }
 
   /** The calls to show: by default not those of pages for their own files. */

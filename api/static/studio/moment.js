@@ -1,6 +1,7 @@
 // Record a clip, or take a file; send it; show what the service says about it.
 import { html, nothing } from "../vendor/lit-html/lit-html.js";
 import { Problem, credential, upload } from "./api.js";
+import { canRecord } from "./camera.js";
 import { Recorder } from "./recorder.js";
 import { S, emotionName, fill, percent } from "./strings.js";
 import { note } from "./ui.js";
@@ -64,7 +65,7 @@ export class Moment {
     if (!file || this.sending) return;
     this.recorder.turnOff();
     // Browsers know no type for some containers; the service decides.
-    if (file.type && !/^(video|image\/gif)/.test(file.type)) this.fail({ message: S.moment.notVideo });
+    if (file.type && !/^(video|image\/gif)/.test(file.type)) this.fail(new Problem("not_video"));
     else this.send(file);
   }
 
@@ -116,13 +117,15 @@ export class Moment {
   /** @param {unknown} error @param {boolean} isCanceled */
   failSending(error, isCanceled) {
     if (isCanceled) return this.listening.signal.aborted || this.shell.update();
-    if (!(error instanceof Problem)) throw error;
-    this.fail(error);
-    if (error.isCredential) {
-      this.shell.askForCredential(error.message).then((isGiven) => {
-        if (isGiven && this.clip) this.send(this.clip);
-      });
-    }
+    // What is no problem of the call: a file of the page did not arrive.
+    const problem = error instanceof Problem ? error : new Problem("page_outdated");
+    this.fail(problem);
+    if (problem.isCredential) this.askAndRetry(problem.message);
+  }
+
+  /** @param {string} [message] Why. */
+  async askAndRetry(message) {
+    if ((await this.shell.askForCredential(message)) && this.clip) this.send(this.clip);
   }
 
   restart() {
@@ -147,8 +150,12 @@ export class Moment {
   }
 
   retry() {
-    if (this.clip) return html`<button @click=${() => this.clip && this.send(this.clip)}>${S.moment.retry}</button>`;
-    return this.recorder.phase === "off"
+    if (this.problem instanceof Problem) {
+      return this.problem.isPassing
+        ? html`<button @click=${() => this.clip && this.send(this.clip)}>${S.moment.retry}</button>`
+        : nothing;
+    }
+    return this.recorder.phase === "off" && canRecord()
       ? html`<button @click=${() => this.turnOn()}>${S.moment.retry}</button>`
       : nothing;
   }

@@ -65,6 +65,23 @@ export function note(problem, actions = nothing) {
 }
 
 /**
+ * A problem, and the way out of it: to try again, with a new key if the old one is to blame.
+ * @param {Shell} shell
+ * @param {import("./api.js").Problem} problem
+ * @param {(() => unknown) | null} retry Null if that goes on by itself.
+ */
+export function failure(shell, problem, retry) {
+  if (!retry) return note(problem);
+  const enter = async () => (await shell.askForCredential()) && retry();
+  return note(
+    problem,
+    problem.isCredential
+      ? html`<button @click=${enter}>${S.key.enter}</button>`
+      : html`<button @click=${retry}>${S.moment.retry}</button>`,
+  );
+}
+
+/**
  * One choice of several.
  * @template T
  * @param {string} name

@@ -2,7 +2,7 @@
 import { html, nothing } from "../vendor/lit-html/lit-html.js";
 import { Problem, upload } from "./api.js";
 import { S, emotionName, fill, percent } from "./strings.js";
-import { bars, emotionClass, note } from "./ui.js";
+import { bars, emotionClass, failure } from "./ui.js";
 
 /**
  * @typedef {object} Answer
@@ -52,7 +52,7 @@ export class Voice {
   view() {
     return html`<section class="stack">
       <h2>${S.voice.title}</h2>
-      ${this.answer ? this.verdict(this.answer) : this.question()} ${this.problem ? note(this.problem) : nothing}
+      ${this.answer ? this.verdict(this.answer) : this.question()} ${this.problem ? failure(this.shell, this.problem, () => this.ask()) : nothing}
     </section>`;
   }
 

@@ -1,11 +1,11 @@
 // Words: a text is classified while it is typed, over the WebSocket /api/ws.
 import { html, nothing } from "../vendor/lit-html/lit-html.js";
-import { credential, socketCredential, socketUrl } from "./api.js";
+import { Problem, credential, socketCredential, socketUrl } from "./api.js";
 import { S, emotionName, fill, percent } from "./strings.js";
-import { bars, emotionClass, note } from "./ui.js";
+import { bars, emotionClass, failure } from "./ui.js";
 
 const PAUSE_MS = 600; // The service takes 60 messages a minute.
-const RETRY_MS = 2000;
+const RETRY_MS = { first: 2000, longest: 30_000 };
 const UNAUTHENTICATED = 4001;
 
 /**
@@ -24,9 +24,11 @@ export class Words {
   socket = null;
   /** @type {Classification | null} */
   answer = null;
-  /** @type {{message: string} | null} */
+  /** @type {Problem | null} */
   problem = null;
   people = 0;
+  isClosed = false;
+  wait = RETRY_MS.first;
   text = "";
   isLeft = false;
   pause = 0;
@@ -44,9 +46,11 @@ export class Words {
   }
 
   async connect() {
-    if (!credential() && !(await this.shell.askForCredential())) return;
+    this.isClosed = false;
+    if (!credential() && !(await this.shell.askForCredential())) return this.close(new Problem("no_credential"));
     if (this.isLeft) return;
-    const socket = (this.socket = new WebSocket(socketUrl("api/ws")));
+    // The first message has the credential: the browser may send a cookie that has expired.
+    const socket = (this.socket = new WebSocket(socketUrl("api/ws?auth=message")));
     socket.onopen = () => socket.send(JSON.stringify(socketCredential()));
     socket.onmessage = (event) => this.receive(JSON.parse(event.data));
     socket.onclose = (event) => this.lose(event);
@@ -57,7 +61,11 @@ export class Words {
     if (message.type === "connection_update") {
       const isFirst = !this.people;
       this.people = message.active_connections;
-      if (isFirst) this.send();
+      if (isFirst) {
+        this.problem = null;
+        this.wait = RETRY_MS.first;
+        this.send();
+      }
     } else if (message.type === "emotion_classification") {
       this.answer = message;
       this.problem = null;
@@ -65,8 +73,7 @@ export class Words {
         fill(S.words.announce, { emotion: emotionName(message.label), score: percent(message.score) }),
       );
     } else {
-      const texts = /** @type {Record<string, string>} */ (S.problems);
-      this.problem = { message: texts[message.code] ?? message.message };
+      this.problem = new Problem(message.code, message.message);
     }
     this.shell.update();
   }
@@ -75,13 +82,22 @@ export class Words {
   async lose(event) {
     if (this.isLeft) return;
     this.people = 0;
-    this.problem = { message: S.words.lost };
-    this.shell.update();
     if (event.code === UNAUTHENTICATED) {
-      this.problem = { message: S.problems.unauthorized };
-      if (!(await this.shell.askForCredential(S.problems.unauthorized))) return;
-    } else await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
-    this.connect();
+      const problem = new Problem("signed_out");
+      this.close(problem);
+      return (await this.shell.askForCredential(problem.message)) && this.connect();
+    }
+    this.problem = new Problem("connection_lost");
+    this.shell.update();
+    setTimeout(() => this.isLeft || this.connect(), this.wait);
+    this.wait = Math.min(2 * this.wait, RETRY_MS.longest);
+  }
+
+  /** Stop connecting. @param {Problem} problem Why. */
+  close(problem) {
+    this.isClosed = true;
+    this.problem = problem;
+    this.shell.update();
   }
 
   /** Send the text after a pause in typing. @param {string} text */
@@ -110,14 +126,14 @@ export class Words {
           ></textarea>
         </label>
         <p class="small quiet-text people">${this.status()}</p>
-        ${this.problem ? note(this.problem) : nothing}
+        ${this.problem ? failure(this.shell, this.problem, this.isClosed ? () => this.connect() : null) : nothing}
       </div>
       <div class="verdict card">${this.answer ? this.verdict(this.answer) : html`<p class="lead">${S.words.empty}</p>`}</div>
     </section>`;
   }
 
   status() {
-    if (!this.people) return S.words.connecting;
+    if (!this.people) return this.isClosed ? S.words.closed : S.words.connecting;
     return this.people === 1 ? S.words.alone : fill(S.words.people, { count: this.people });
   }
 
