@@ -11,7 +11,7 @@ from api import workers
 from api.settings import Settings, SettingsError
 from tests.support.server import ROOT, assert_start_fails
 
-INIT_SCRIPT_ONLY = {"TORCH_INDEX_URL"}
+OF_SCRIPTS = {"TORCH_INDEX_URL", "COMPOSE_FILE"}
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ _VARIABLE = re.compile(r"^(?:# )?([A-Z_]+)=")
 def test_the_example_file_documents_every_variable() -> None:
     lines = (ROOT / ".env.example").read_text().splitlines()
     variables = [(match[1], lines[number - 1]) for number, line in enumerate(lines) if (match := _VARIABLE.match(line))]
-    assert {name for name, _ in variables} == {item.name.upper() for item in fields(Settings)} | INIT_SCRIPT_ONLY
+    assert {name for name, _ in variables} == {item.name.upper() for item in fields(Settings)} | OF_SCRIPTS
     assert [name for name, above in variables if not above.startswith("# ")] == []
 
 
