@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 # Deleted when the service stops.
 _folders = [os.environ["PROMETHEUS_MULTIPROC_DIR"]]
 
-# glibc gives every thread an arena that hardly shrinks. With one arena for all, the peak of a worker is some 30 MB lower
+# glibc gives every thread an arena that hardly shrinks. With one arena for all, the peak of a worker is 30 MB lower
 # than with two. Blocks of up to 8 MB (a frame, an activation of the network) are taken from it again and again: to map
 # and unmap each of them took 30,000 page faults a video, a sixth of its CPU time. An idle worker returns what is free.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8

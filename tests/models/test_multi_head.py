@@ -226,7 +226,7 @@ def test_seven_labels_are_reordered_from_checkpoint_order(network):
     np.testing.assert_allclose(second.probabilities, first.probabilities[::-1], atol=1e-6)
 
 
-@pytest.mark.parametrize(("device", "sizes"), [("cpu", [10, 10]), ("meta", [20])])
+@pytest.mark.parametrize(("device", "sizes"), [("cpu", [8, 8, 4]), ("meta", [20])])
 def test_a_device_other_than_the_cpu_gets_all_frames_of_a_clip_in_one_batch(monkeypatch, device, sizes):
     network, batches = EfficientNetLiteNet(), []
     monkeypatch.setattr(network, "_predict", lambda images: batches.append(len(images)) or images)

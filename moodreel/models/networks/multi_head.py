@@ -2,7 +2,6 @@
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -12,7 +11,6 @@ from moodreel.models.networks.base import EmbeddingSequence, FaceNetwork, Track,
 
 GPU_BATCH_SIZE = 64
 """Images at a time on a GPU, where small batches leave most of it idle: all sampled frames of a clip of 12 seconds."""
-_MIN_IMAGES_PER_THREAD = 4
 
 
 class MultiHeadFaceNet(FaceNetwork):
@@ -96,21 +94,12 @@ class MultiHeadFaceNet(FaceNetwork):
         return self.mix_heads(torch.stack([last for *_, last in windows if last is not None]))
 
     def predict_batched(self, images: torch.Tensor) -> torch.Tensor:
-        """Compute the logits (N, H, C) of any number of images, as `forward` takes them, in batches, without gradients.
-
-        On a CPU two threads share the work: nothing else of a clip is left to do meanwhile.
-        """
-        if images.device.type != "cpu":
-            size = max(self.batch_size, GPU_BATCH_SIZE)
-            return torch.cat([self._predict(batch) for batch in images.split(size)])
-        if len(images) < 2 * _MIN_IMAGES_PER_THREAD:
-            return torch.cat([self._predict(batch) for batch in images.split(self.batch_size)])
-        with ThreadPoolExecutor(2) as pool:
-            batches = images.split(min(self.batch_size, -(-len(images) // 2)))
-            return torch.cat(list(pool.map(self._predict, batches)))
+        """Compute the logits (N, H, C) of any number of images, as for `forward`, in batches, without gradients."""
+        size = self.batch_size if images.device.type == "cpu" else max(self.batch_size, GPU_BATCH_SIZE)
+        return torch.cat([self._predict(batch) for batch in images.split(size)])
 
     def _predict(self, images: torch.Tensor) -> torch.Tensor:
-        with torch.inference_mode():  # per thread: a new thread starts without it
+        with torch.inference_mode():
             logits: torch.Tensor = self(images)
         return logits
 
