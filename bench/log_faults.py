@@ -2,6 +2,7 @@
 
     python -m bench.log_faults               # every fault, with pipelines that only sleep
     python -m bench.log_faults reload --real # with the real models
+    python -m bench.log_faults --postgresql  # the log in a PostgreSQL server, which is stopped, killed, made to hang
 
 A full disk is a small tmpfs, which only root can mount. Each fault comes 10 s after the first call; the longest call is
 that of those that ended later.
@@ -25,7 +26,9 @@ from typing import NamedTuple
 import requests
 
 from bench.clips import phone_clip
+from moodreel.storage.call_log import CallLog
 from moodreel.training.evaluation.markdown import format_table
+from tests.support.postgresql_server import PostgresqlServer, find_programs
 from tests.support.server import FAKE_APP, HEADERS, REAL_APP, Server, video_body
 
 CLIENTS = 4
@@ -120,6 +123,38 @@ def reload(server: Server) -> None:
         time.sleep(0.1)
 
 
+POSTGRESQL_SECONDS = 10
+
+
+def stop_database(database: PostgresqlServer) -> None:
+    database.stop()
+    time.sleep(POSTGRESQL_SECONDS)
+    database.start()
+
+
+def kill_database(database: PostgresqlServer) -> None:
+    database.kill()
+    time.sleep(POSTGRESQL_SECONDS)
+    database.start()
+
+
+def freeze_database(database: PostgresqlServer) -> None:
+    database.freeze()
+    time.sleep(POSTGRESQL_SECONDS)
+    database.freeze(False)
+
+
+def restart_database(database: PostgresqlServer) -> None:
+    database.stop()
+    database.start()
+
+
+POSTGRESQL_FAULTS: dict[str, Callable[[PostgresqlServer], None]] = {
+    "stopped": stop_database,
+    "killed": kill_database,
+    "hangs": freeze_database,
+    "restarted": restart_database,
+}
 FAULTS: dict[str, Callable[[Server], None]] = {
     "none": nothing,
     "disk full": fill_disk,
@@ -138,18 +173,22 @@ def watch(server: Server, said: collections.Counter[str], ended: threading.Event
             said[str(answer.status_code)] += 1
 
 
-def run(fault: str, app: str, data: bytes) -> tuple[str, ...]:
+def run(fault: str, app: str, data: bytes, database: PostgresqlServer | None = None) -> tuple[str, ...]:
     folder = Path(tempfile.mkdtemp())
     said: collections.Counter[str] = collections.Counter()
     ended = threading.Event()
-    with disk(folder / "logs", fault), Server(folder, app) as server:
+    settings = {} if database is None else {"LOG_DATABASE_URL": database.make_database()}
+    with disk(folder / "logs", fault), Server(folder, app, **settings) as server:
         load = Load(server, data)
         try:
             time.sleep(BEFORE_SECONDS)
             watcher = threading.Thread(target=watch, args=(server, said, ended))
             watcher.start()
             broken = time.monotonic()
-            FAULTS[fault](server)
+            if database is not None and fault in POSTGRESQL_FAULTS:
+                POSTGRESQL_FAULTS[fault](database)
+            else:
+                FAULTS[fault](server)
             fixed = time.monotonic()
             server.wait_until_ready()
             ready = time.monotonic() - fixed
@@ -159,8 +198,7 @@ def run(fault: str, app: str, data: bytes) -> tuple[str, ...]:
             load.stop()
         watcher.join()
         server.stop()
-        with contextlib.closing(sqlite3.connect(server.log_path)) as db:
-            rows = dict(db.execute("select request_id, status_code from calls"))
+        rows = {row["request_id"]: row["status_code"] for row in CallLog(server.log_location).iterate()}
     # Rows from before are in the file that was overwritten.
     answered = [answer for answer in load.answers if answer.status is not None and answer.at > broken]
     missing = [answer for answer in answered if rows.get(answer.request_id) != answer.status]
@@ -179,11 +217,20 @@ def run(fault: str, app: str, data: bytes) -> tuple[str, ...]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("faults", nargs="*", default=list(FAULTS), metavar="FAULT", help=f"of {', '.join(FAULTS)}")
+    names = f"of {', '.join(FAULTS)}; with --postgresql of {', '.join(['none', 'kill', *POSTGRESQL_FAULTS])}"
+    parser.add_argument("faults", nargs="*", metavar="FAULT", help=names)
+    parser.add_argument("--postgresql", action="store_true", help="the log in PostgreSQL")
     parser.add_argument("--real", action="store_true", help="with the real models and a clip of 6 s")
     options = parser.parse_args()
     data = phone_clip() if options.real else b"sleep 0.1"
-    results = [run(fault, REAL_APP if options.real else FAKE_APP, data) for fault in options.faults]
+    app, faults = REAL_APP if options.real else FAKE_APP, options.faults
+    if options.postgresql:
+        programs = find_programs()
+        assert programs, "needs PostgreSQL: apt-get install postgresql"
+        with PostgresqlServer(programs) as database:
+            results = [run(fault, app, data, database) for fault in faults or ["none", "kill", *POSTGRESQL_FAULTS]]
+    else:
+        results = [run(fault, app, data) for fault in faults or FAULTS]
     print(format_table(COLUMNS, results))
 
 
