@@ -25,6 +25,9 @@ FILES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 CHROMIUM = shutil.which("chromium")
 NOT_RUN = {
     "gcloud": "needs an account at Google",
+    "docker compose": "needs a Docker engine",
+    "kubectl apply": "needs a cluster",
+    "systemctl": "changes the system",
     "./init.sh": "tests/test_setup.py starts it; ./init.sh test is this run",
     "pip install": "downloads packages",
 }
