@@ -26,7 +26,7 @@ CHROMIUM = shutil.which("chromium")
 NOT_RUN = {
     "gcloud": "needs an account at Google",
     "docker compose": "needs a Docker engine",
-    "kubectl apply": "needs a cluster",
+    "kubectl": "needs a cluster",
     "systemctl": "changes the system",
     "./init.sh": "tests/test_setup.py starts it; ./init.sh test is this run",
     "pip install": "downloads packages",
