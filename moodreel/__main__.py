@@ -32,6 +32,9 @@ def _training(text: str) -> Subcommand:
 
 SUBCOMMANDS = {
     "predict": Subcommand("moodreel.cli.predict", "predict the emotion in videos, images and texts"),
+    "batch": Subcommand(
+        "moodreel.cli.batch", "predict a whole folder or bucket of videos, on any machines", extra="batch"
+    ),
     "serve": Subcommand("moodreel.cli.serve", "run the HTTP service", extra="server"),
     "logs": Subcommand("moodreel.storage.call_log_cli", "read, export, back up or prune the log of calls"),
     "train": _training("train a model"),
@@ -55,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _overview().print_help(sys.stdout if arguments else sys.stderr)
         return 0 if arguments else 2
     name = arguments.pop(0) if arguments[0] in SUBCOMMANDS else "predict"
-    if argv is None and name == "predict":
+    if argv is None and name in ("predict", "batch"):
         _silence_native_libraries()
     try:
         return _run(name, SUBCOMMANDS[name], arguments)
@@ -95,7 +98,7 @@ def _overview() -> argparse.ArgumentParser:
 
 
 def _silence_native_libraries() -> None:
-    """Send what C++ code writes to standard error nowhere: no setting silences MediaPipe's warnings at its start."""
+    """Send what C++ code writes to standard error nowhere: no setting silences MediaPipe's and Ray's at their start."""
     sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
     with open(os.devnull, "wb") as null:  # noqa: PTH123 - a device, not a path
         os.dup2(null.fileno(), 2)

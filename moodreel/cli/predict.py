@@ -6,24 +6,22 @@ import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import av
 from tqdm import tqdm
 
 from moodreel.cli import formatting
-from moodreel.errors import MoodreelError, UnsupportedMedia, VideoTooBig
-from moodreel.media.container import open_container, video_demuxer
+from moodreel.cli.options import add_loop_options, add_model_options
+from moodreel.errors import MoodreelError, UnsupportedMedia
+from moodreel.media.container import check_file_size, open_container, video_demuxer
 from moodreel.media.image import is_image
 from moodreel.media.video_decoder import VideoLimits
-from moodreel.models.model_card import DIARY, PRIORS
 from moodreel.models.model_store import find_model_store
-from moodreel.pipelines.boomerang import LOOP_SECONDS, LOOP_SIDES, OUTPUTS, LoopOptions
+from moodreel.pipelines.boomerang import OUTPUTS, LoopOptions
 from moodreel.pipelines.engine import Engine
-from moodreel.pipelines.face_crop import ASPECTS
 from moodreel.pipelines.image import ImagePipeline
 from moodreel.pipelines.text import TextPipeline
 from moodreel.pipelines.video import VideoPipeline
@@ -31,10 +29,6 @@ from moodreel.pipelines.video import VideoPipeline
 TEXT_SUFFIXES = (".txt", ".md")
 PLOT_SUFFIXES = (".png", ".svg", ".pdf")
 LOOP_SUFFIXES = tuple(f".{output}" for output in OUTPUTS)
-MAX_FILE_BYTES = 1 << 30
-"""Largest file that is read into memory."""
-
-_Number = TypeVar("_Number", int, float)
 
 
 @dataclass(frozen=True)
@@ -125,8 +119,7 @@ def _is_text(file: Path) -> bool:
 
 
 def _predict(pipelines: _Pipelines, file: Path, options: argparse.Namespace) -> None:
-    if file.stat().st_size > MAX_FILE_BYTES:
-        raise VideoTooBig("The file has more than 1 GiB. Cut it, or compress it to 720p first.")
+    check_file_size(file.stat().st_size)
     if pipelines.texts and _is_text(file):
         return _predict_text(pipelines.texts, file, options)
     data = file.read_bytes()
@@ -214,21 +207,6 @@ def _output_path(target: Path, file: Path, suffix: str, files: Sequence[Path]) -
     return target if len(files) == 1 else target / f"{file.stem}{suffix}"
 
 
-def _number(cast: Callable[[str], _Number], low: float, high: float) -> Callable[[str], _Number]:
-    """Make an argparse type: a number in a range."""
-
-    def parse(text: str) -> _Number:
-        try:
-            value = cast(text)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(f"{text!r} is no number") from error
-        if not low <= value <= high:
-            raise argparse.ArgumentTypeError(f"{text} is not from {low:g} to {high:g}")
-        return value
-
-    return parse
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "moodreel predict",
@@ -243,36 +221,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--thumbnail", type=Path, metavar="FILE", help="write a loop of the best moment (.mp4, .webp, .gif)"
     )
-    parser.add_argument(
-        "--duration",
-        type=_number(float, *LOOP_SECONDS),
-        default=3.0,
-        help="seconds of the loop, 0.5 to 10 (default: %(default)g)",
-    )
-    parser.add_argument(
-        "--size",
-        type=_number(int, *LOOP_SIDES),
-        default=480,
-        help="longest side of the loop in pixels, 64 to 1080 (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--aspect", choices=ASPECTS, default="original", help="crop the loop around the face (default: %(default)s)"
-    )
+    add_loop_options(parser)
     parser.add_argument(
         "--timeline", type=Path, metavar="FILE", help="write a plot of the emotions over time (.png, .svg, .pdf)"
     )
     parser.add_argument("--force", action="store_true", help="overwrite files of --thumbnail and --timeline")
-    parser.add_argument("--model", help="name of a model in the store (default: the store's own)")
-    parser.add_argument("--model-path", type=Path, help="checkpoint or model folder outside the store")
-    parser.add_argument(
-        "--model-store", type=Path, help="folder of the models (default: MODEL_STORE, else the shipped ones)"
-    )
-    parser.add_argument(
-        "--prior",
-        choices=PRIORS,
-        default=DIARY,
-        help="how often people show each emotion: mostly calm and happy, or all equally often (default: %(default)s)",
-    )
+    add_model_options(parser)
     parser.add_argument(
         "--use-gpu", choices=("auto", "0", "1"), default="auto", help="use CUDA: auto (if there is one), 0 no, 1 yes"
     )

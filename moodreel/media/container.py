@@ -13,12 +13,20 @@ from typing import NoReturn
 import av
 from av.container import InputContainer
 
-from moodreel.errors import MoodreelError
+from moodreel.errors import MoodreelError, VideoTooBig
 
+MAX_FILE_BYTES = 1 << 30
+"""Largest file that a command line reads into memory."""
 _QUICKTIME_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
 _HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"mif1", b"mif2", b"msf1", b"hevc", b"hevx", b"hevm", b"hevs")
 _IMAGE_BRANDS = (*_HEIC_BRANDS, b"avif", b"avis")
 """Major brands of an ISO base media file that is a still image or a burst of them (ISO/IEC 23008-12)."""
+
+
+def check_file_size(size: int) -> None:
+    """Raise VideoTooBig for a file of more than `MAX_FILE_BYTES`."""
+    if size > MAX_FILE_BYTES:
+        raise VideoTooBig("The file has more than 1 GiB. Cut it, or compress it to 720p first.")
 
 
 def video_demuxer(data: bytes) -> str | None:

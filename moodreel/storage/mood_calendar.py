@@ -161,6 +161,17 @@ def summarize(
     )
 
 
+def leading_emotion(counts: Mapping[str, int], probabilities: Mapping[str, float]) -> str | None:
+    """Return the emotion of most entries; of several, the one with the higher probability; None without any.
+
+    Args:
+        counts: entries by emotion, of the five.
+        probabilities: mean or sum of the entries' probabilities, of the five; an emotion without one has 0.
+    """
+    best = max(FIVE, key=lambda emotion: (counts.get(emotion, 0), probabilities.get(emotion, 0.0)))
+    return best if counts.get(best) else None
+
+
 def _periods(entries: Iterable[MoodEntry], zone: ZoneInfo, by: str) -> Iterator[MoodPeriod]:
     by_start: dict[date, list[MoodEntry]] = {}
     for entry in entries:
@@ -187,10 +198,7 @@ def _counts(entries: Iterable[MoodEntry]) -> dict[str, int]:
 
 
 def _leading(entries: Sequence[MoodEntry]) -> str | None:
-    """Return the emotion of most entries; of several, the one with the higher mean probability."""
-    counts, means = _counts(entries), _means(entries) or dict.fromkeys(FIVE, 0.0)
-    best = max(FIVE, key=lambda emotion: (counts[emotion], means[emotion]))
-    return best if counts[best] else None
+    return leading_emotion(_counts(entries), _means(entries) or {})
 
 
 def _baseline(entries: Sequence[MoodEntry], baseline_entries: Sequence[MoodEntry]) -> MoodBaseline:

@@ -23,6 +23,7 @@ def encode_video(
     options: dict[str, str] | None = None,
     container_options: dict[str, str] | None = None,
     color: dict[str, int] | None = None,
+    metadata: dict[str, str] | None = None,
 ) -> bytes:
     """Encode frames, (H, W, 3) uint8 RGB, as a video file.
 
@@ -32,11 +33,13 @@ def encode_video(
         audio_codec: Codec of a second stream with a sine wave.
         audio_first: Whether that stream comes before the video stream.
         color: Attributes of the codec context, such as `color_trc`.
+        metadata: Tags of the container.
     """
     frames = list(frames)
     times = times or [index / fps for index in range(len(frames))]
     file = io.BytesIO()
     with av.open(file, "w", format=container, options=container_options or {}) as output:
+        output.metadata.update(metadata or {})
         sound = output.add_stream(audio_codec, rate=48000, layout="mono") if audio_codec and audio_first else None
         stream = output.add_stream(codec, rate=fps, options=options or {})
         if audio_codec and not audio_first:

@@ -1,0 +1,137 @@
+"""Run a batch: list the files, leave out those that are done, analyze the others, store and summarize."""
+
+import io
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from moodreel.batch.analyses import Analyses
+from moodreel.batch.analyzer import AnalyzerOptions, ClipAnalyzer
+from moodreel.batch.calendar_plot import plot_calendar
+from moodreel.batch.filesystem import OutputFolder
+from moodreel.batch.ray_runner import analyze, ray_session
+from moodreel.batch.sources import list_sources
+from moodreel.batch.summary import BatchSummary
+
+STORE_SECONDS = 10.0
+"""Rows are stored this often: a batch that is killed analyzes the files of these seconds again."""
+STORE_ROWS = 2_000
+"""Rows that wait for it at most."""
+
+
+@dataclass(frozen=True)
+class BatchOptions:
+    """What to analyze.
+
+    Attributes:
+        source: folder, pattern or file.
+        out: output folder.
+        analyzer: how to analyze.
+        workers: number of worker processes; None for one a core.
+        limit: files to analyze at most; None for all.
+        retry_errors: whether to analyze files again that had an error.
+        force: whether to analyze all files again.
+    """
+
+    source: str
+    out: str
+    analyzer: AnalyzerOptions
+    workers: int | None = None
+    limit: int | None = None
+    retry_errors: bool = False
+    force: bool = False
+
+
+@dataclass(frozen=True)
+class BatchProgress:
+    """How far a batch is.
+
+    Attributes:
+        files: number of files of the source.
+        before: of them, those that were analyzed before.
+        done: of them, those that were analyzed now.
+        errors: of these, those with an error.
+    """
+
+    files: int
+    before: int
+    done: int = 0
+    errors: int = 0
+
+
+def run_batch(
+    options: BatchOptions, report: Callable[[BatchProgress], None], *, kind: type[ClipAnalyzer] = ClipAnalyzer
+) -> BatchSummary:
+    """Run a batch. What is done when it is interrupted stays done.
+
+    Args:
+        options: what to analyze.
+        report: called with the progress, once before the first file and then whenever some are done.
+        kind: the class whose objects analyze.
+
+    Returns:
+        A summary of all that is in the output folder.
+
+    Raises:
+        BatchError: the batch cannot run or go on.
+    """
+    output = OutputFolder(options.out)
+    sources = list_sources(options.source, output)
+    analyses = Analyses(output)
+    if options.force or options.retry_errors:
+        analyses.drop(set(sources), errors_only=not options.force)
+    summary, done = BatchSummary(), set[str]()
+    for rows in analyses.read():
+        summary.add(rows)
+        done.update(rows["source"].to_pylist())
+    remaining = [source for source in sources if source not in done]
+    progress = BatchProgress(len(sources), len(sources) - len(remaining))
+    report(progress)
+    if remaining := remaining[: options.limit]:
+        with ray_session(options.workers) as workers, _Buffer(analyses) as buffer:
+            for rows in analyze(remaining, options.analyzer, output, workers, kind=kind):
+                buffer.add(rows)
+                summary.add(rows)
+                errors = len(rows) - rows["error"].null_count
+                progress = BatchProgress(
+                    progress.files, progress.before, progress.done + len(rows), progress.errors + errors
+                )
+                report(progress)
+    _write_summary(summary, output)
+    return summary
+
+
+class _Buffer:
+    """Store rows from time to time, and at the end of a `with` block, however it ends."""
+
+    def __init__(self, analyses: Analyses) -> None:
+        self._analyses = analyses
+        self._rows: list[pa.Table] = []
+        self._stored = time.monotonic()
+
+    def __enter__(self) -> "_Buffer":
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._store()
+
+    def add(self, rows: pa.Table) -> None:
+        self._rows.append(rows)
+        if time.monotonic() > self._stored + STORE_SECONDS or sum(map(len, self._rows)) >= STORE_ROWS:
+            self._store()
+
+    def _store(self) -> None:
+        if self._rows:
+            self._analyses.append(pa.concat_tables(self._rows))
+        self._rows, self._stored = [], time.monotonic()
+
+
+def _write_summary(summary: BatchSummary, output: OutputFolder) -> None:
+    output.write("summary.json", json.dumps(summary.to_json(), indent=2).encode())
+    if summary.days:
+        image = io.BytesIO()
+        plot_calendar(summary.days, image)
+        output.write("calendar.png", image.getvalue())

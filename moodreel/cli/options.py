@@ -1,0 +1,61 @@
+"""Define options that several commands share."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from moodreel.models.model_card import DIARY, PRIORS
+from moodreel.pipelines.boomerang import LOOP_SECONDS, LOOP_SIDES
+from moodreel.pipelines.face_crop import ASPECTS
+
+_Number = TypeVar("_Number", int, float)
+
+
+def add_loop_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of a loop: --duration, --size and --aspect."""
+    parser.add_argument(
+        "--duration",
+        type=number(float, *LOOP_SECONDS),
+        default=3.0,
+        help="seconds of the loop, 0.5 to 10 (default: %(default)g)",
+    )
+    parser.add_argument(
+        "--size",
+        type=number(int, *LOOP_SIDES),
+        default=480,
+        help="longest side of the loop in pixels, 64 to 1080 (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--aspect", choices=ASPECTS, default="original", help="crop the loop around the face (default: %(default)s)"
+    )
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of a face model: --model, --model-path, --model-store and --prior."""
+    parser.add_argument("--model", help="name of a model in the store (default: the store's own)")
+    parser.add_argument("--model-path", type=Path, help="checkpoint or model folder outside the store")
+    parser.add_argument(
+        "--model-store", type=Path, help="folder of the models (default: MODEL_STORE, else the shipped ones)"
+    )
+    parser.add_argument(
+        "--prior",
+        choices=PRIORS,
+        default=DIARY,
+        help="how often people show each emotion: mostly calm and happy, or all equally often (default: %(default)s)",
+    )
+
+
+def number(cast: Callable[[str], _Number], low: float, high: float) -> Callable[[str], _Number]:
+    """Make an argparse type: a number in a range."""
+
+    def parse(text: str) -> _Number:
+        try:
+            value = cast(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(f"{text!r} is no number") from error
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"{text} is not from {low:g} to {high:g}")
+        return value
+
+    return parse
