@@ -19,6 +19,7 @@ from moodreel.__main__ import SUBCOMMANDS, main
 from moodreel.cli import predict
 from moodreel.media.image import ImageLimits
 from moodreel.media.video_decoder import VideoLimits
+from moodreel.pipelines.boomerang import LOOP_SECONDS, LOOP_SIDES
 from tests.support import synthetic_frames, synthetic_image, synthetic_video
 from tests.support.server import ROOT, STORE
 
@@ -186,7 +187,7 @@ def test_limits_are_those_of_the_service():
     assert video_limits(settings) == VideoLimits()
     assert ImageLimits() == ImageLimits(bytes=settings.max_image_bytes, pixels=settings.max_image_pixels)
     options = ThumbnailOptionsSchema().fields
-    for name, (low, high) in (("duration", predict.LOOP_SECONDS), ("size", predict.LOOP_SIDES)):
+    for name, (low, high) in (("duration", LOOP_SECONDS), ("size", LOOP_SIDES)):
         assert (options[name].validate.min, options[name].validate.max) == (low, high)
 
 

@@ -15,6 +15,10 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 PINNED_IN = {
     "requirements.txt": [PROJECT["dependencies"], PROJECT["optional-dependencies"]["server"]],
     "requirements-training.txt": [PROJECT["optional-dependencies"]["training"]],
+    "requirements-batch.txt": [
+        PROJECT["optional-dependencies"]["batch"],
+        PROJECT["optional-dependencies"]["storage"],
+    ],
     "requirements-extras.txt": [
         PROJECT["optional-dependencies"]["storage"],
         PROJECT["optional-dependencies"]["parquet"],

@@ -40,11 +40,11 @@ def test_scripts_install_exactly_the_linked_system_packages(script):
     assert set(listed[0].split()) == needed
 
 
-@pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt"])
+@pytest.mark.parametrize("name", ["requirements.txt", "requirements-batch.txt", "requirements-dev.txt"])
 def test_every_direct_dependency_is_pinned(name):
     lines = [line for line in (ROOT / name).read_text().splitlines() if line and not line.startswith(("#", "-r"))]
     assert lines
-    assert all(re.fullmatch(r"[A-Za-z0-9-]+(\[[a-z]+\])?==[0-9.]+", line) for line in lines)
+    assert all(re.fullmatch(r"[A-Za-z0-9-]+(\[[a-z,]+\])?==[0-9.]+", line) for line in lines)
 
 
 def test_init_prints_its_usage_for_unknown_arguments():
