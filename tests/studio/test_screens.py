@@ -159,6 +159,19 @@ def test_the_log_is_filtered_paged_and_saved(new_page, server: Server):
     assert all("/auth/profile" in line for line in lines[1:])
 
 
+def test_a_log_of_several_pages_is_saved_as_one_file(new_page):
+    pages = [{"body": "endpoint\n/predict\n", "headers": {"x-next-cursor": "2"}}, {"body": "endpoint\n/thumbnail\n"}]
+    page = new_page()
+    page.goto("/#log")
+    page.get_by_role("button", name="Save CSV").wait_for()
+    page.route(
+        "**/logs?*", lambda route: route.fulfill(content_type="text/csv", **pages["cursor=2" in route.request.url])
+    )
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save CSV").click()
+    assert download.value.path().read_text() == "endpoint\n/predict\n/thumbnail\n"
+
+
 def test_a_user_who_may_not_read_the_log_is_told_so(new_page):
     page = new_page(key=accounts.own_token(userId="no-admin"))
     page.goto("/#log")
@@ -177,3 +190,16 @@ def test_each_screen_opens_by_keyboard_and_has_a_title(new_page):
         page.get_by_role("link", name=name, exact=True).press("Enter")
         expect(page).to_have_title(f"{name} · moodreel")
         expect(page.get_by_role("link", name=name, exact=True)).to_have_attribute("aria-current", "page")
+
+
+def test_the_keyboard_finds_the_button_in_the_place_of_the_one_that_was_pressed(new_page):
+    page = new_page(viewport={"width": 320, "height": 640})
+    page.goto("/")
+    page.get_by_role("button", name="Turn on the camera").press("Enter")
+    expect(page.get_by_role("button", name="Start recording")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("button", name="Do not record")).to_be_focused()
+    page.keyboard.press("Enter")
+    page.get_by_role("button", name="Turn off the camera").press("Enter")
+    expect(page.get_by_role("button", name="Turn on the camera")).to_be_focused()
+    assert_fits(page)

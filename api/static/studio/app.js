@@ -94,7 +94,11 @@ async function navigate() {
 }
 
 function update() {
+  const focused = document.activeElement;
+  const place = focused?.closest(".stage, .companion, main");
   render(frame(), root);
+  // Where the button that was pressed is gone, the one in its place is next for the keyboard.
+  if (place && !focused?.isConnected) place.querySelector("button")?.focus();
 }
 
 function frame() {

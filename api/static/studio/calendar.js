@@ -2,7 +2,7 @@
 import { html, nothing } from "../vendor/lit-html/lit-html.js";
 import { Problem, call, credential, isToken } from "./api.js";
 import { S, emotionName, fill, language } from "./strings.js";
-import { emotionClass, failure, icon } from "./ui.js";
+import { emotionClass, failure, icon, prefersStill } from "./ui.js";
 
 /**
  * @typedef {{name: string, entries: number, emotions: Record<string, number>, leading: string | null}} Period
@@ -38,6 +38,8 @@ export class Calendar {
   day = null;
   /** @type {Map<string, string>} Addresses of loops and pictures by entry. */
   media = new Map();
+  /** @type {Set<string>} Entries whose loop or picture is here or on its way. */
+  requested = new Set();
 
   /** @param {import("./ui.js").Shell} shell */
   constructor(shell) {
@@ -89,11 +91,13 @@ export class Calendar {
     this.day = day;
     this.shell.update();
     const entry = this.entryOf(day);
-    if (!entry || this.media.has(entry.id)) return;
+    if (!entry || this.requested.has(entry.id)) return;
+    this.requested.add(entry.id);
     try {
       const response = await call(`api/history/${entry.id}/media/${entry.media[0].name}`, { accept: "*/*" });
       this.media.set(entry.id, URL.createObjectURL(await response.blob()));
     } catch (error) {
+      this.requested.delete(entry.id);
       this.problem = error instanceof Problem ? error : null;
     }
     this.shell.update();
@@ -185,7 +189,10 @@ export class Calendar {
 /** @param {string} url @param {string} type */
 function media(url, type) {
   if (!type.startsWith("video/")) return html`<img class="loop-of-day" src=${url} alt=${S.calendar.picture} />`;
-  return html`<video class="loop-of-day" src=${url} .muted=${true} autoplay loop playsinline aria-label=${S.result.loop}></video>`;
+  return html`<video
+    class="loop-of-day" src=${url} .muted=${true} ?autoplay=${!prefersStill} ?controls=${prefersStill} loop playsinline
+    aria-label=${S.result.loop}
+  ></video>`;
 }
 
 /** @param {Record<string, number>} emotions */

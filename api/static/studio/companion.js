@@ -6,6 +6,13 @@ import { failure } from "./ui.js";
 
 const HELPLINES = "findahelpline.com"; // in every fixed answer to words of crisis
 
+/** @type {Promise<{enabled: boolean, max_characters: number}> | null} What the service said once. */
+let state = null;
+
+async function fetchState() {
+  return (await call("api/companion")).json();
+}
+
 export class Companion {
   isOn = false;
   maxCharacters = 0;
@@ -33,11 +40,11 @@ export class Companion {
 
   async load() {
     try {
-      const { enabled, max_characters } = await (await call("api/companion")).json();
+      const { enabled, max_characters } = await (state ??= fetchState());
       this.isOn = enabled;
       this.maxCharacters = max_characters;
     } catch {
-      return; // The result is shown without it.
+      state = null; // The result is shown without it.
     }
     if (!this.isDisposed) this.shell.update();
   }

@@ -1,10 +1,10 @@
 // The cover: the loop of the best moment, which can be saved and shared.
 import { html, nothing } from "../vendor/lit-html/lit-html.js";
 import { S } from "./strings.js";
-import { icon } from "./ui.js";
+import { icon, prefersStill } from "./ui.js";
 
 export class Cover {
-  isPlaying = !matchMedia("(prefers-reduced-motion: reduce)").matches;
+  isPlaying = !prefersStill;
 
   /**
    * @param {import("./ui.js").Shell} shell

@@ -21,6 +21,7 @@ import { failure, icon } from "./ui.js";
 
 const PAGE = 25;
 const SAMPLE = 1000; // The most that one call of GET /logs returns.
+const CSV_PAGES = 100;
 const BINS = 48;
 const isWide = matchMedia("(min-width: 48rem)").matches;
 const OPEN_ENDED = 101; // The status of a connection: its latency is how long it lasted.
@@ -105,9 +106,16 @@ export class Log {
 
   async saveCsv() {
     try {
-      const query = { ...this.filters, limit: String(SAMPLE) };
-      const response = await call("logs", { query, accept: "text/csv" });
-      const url = URL.createObjectURL(await response.blob());
+      /** @type {string[]} */
+      const pages = [];
+      for (let cursor = ""; pages.length === 0 || (cursor && pages.length < CSV_PAGES); ) {
+        const query = { ...this.filters, limit: String(SAMPLE), cursor };
+        const response = await call("logs", { query, accept: "text/csv" });
+        const text = await response.text();
+        pages.push(pages.length ? text.slice(text.indexOf("\n") + 1) : text); // the names of the columns once
+        cursor = response.headers.get("x-next-cursor") ?? "";
+      }
+      const url = URL.createObjectURL(new Blob(pages, { type: "text/csv" }));
       Object.assign(document.createElement("a"), { href: url, download: "moodreel-log.csv" }).click();
       URL.revokeObjectURL(url);
     } catch (error) {

@@ -18,6 +18,9 @@ import { S, emotionName, fill, percent } from "./strings.js";
  * @property {() => void} leave Release the camera, connections and memory.
  */
 
+/** Whether the user wants no motion. */
+export const prefersStill = matchMedia("(prefers-reduced-motion: reduce)").matches;
+
 /** Return the class with the color of an emotion, whatever the model calls it. @param {string} label */
 export function emotionClass(label) {
   const same = { angry: "anger", joy: "happy", surprise: "shock", surprised: "shock", sadness: "sad", fearful: "fear" };
