@@ -17,6 +17,7 @@ from playwright.sync_api import sync_playwright
 
 from moodreel.training.__main__ import _parser
 from tests.support import accounts
+from tests.support.chat_stand_in import chat_stand_in
 from tests.support.server import KEY, REAL_APP, ROOT, Server
 from tests.support.synthetic_frames import portrait
 from tests.support.synthetic_image import encode_image
@@ -78,8 +79,15 @@ BENCHMARKS = sorted({match for file in FILES for match in re.findall(r"`(python 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     folder = tmp_path_factory.mktemp("docs")
-    with Server(folder, REAL_APP, WEB_CONCURRENCY=1, MAX_WAIT_SECONDS=100, **accounts.environment(folder)) as server:
-        yield server
+    with chat_stand_in() as llm:
+        settings = {
+            "MAX_WAIT_SECONDS": 100,
+            "LLM_BASE_URL": llm.url,
+            "LLM_MODEL": "any",
+            **accounts.environment(folder),
+        }
+        with Server(folder, REAL_APP, WEB_CONCURRENCY=1, **settings) as server:
+            yield server
 
 
 @pytest.fixture(scope="module")
