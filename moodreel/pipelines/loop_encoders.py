@@ -84,6 +84,7 @@ def encode_mp4(pictures: Sequence[av.VideoFrame], order: Sequence[int], seconds:
         stream = container.add_stream("libx264", options={"preset": "superfast", "crf": "24", "bf": "0"})
         context = stream.codec_context
         context.width, context.height, context.pix_fmt = width, height, "yuv420p"
+        context.thread_count = 1  # more are no faster for so few small frames, cost memory, and make the file larger
         context.time_base = Fraction(1, _TIMESCALE)
         context.framerate = Fraction(round(1000 * len(order) / sum(seconds)), 1000)
         context.color_primaries = context.color_trc = 1  # BT.709
