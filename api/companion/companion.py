@@ -64,6 +64,8 @@ class Companion:
         if not self._streams.acquire(blocking=False):
             raise ApiError("overloaded", "The companion is asked too many questions now. Try again in a few seconds.")
         try:
+            # JSON allows half a surrogate pair; UTF-8 does not.
+            text = text.encode(errors="replace").decode()
             entry = f"Expression: {emotion} ({confidence:.0%} sure)\n\nWritten in the journal:\n{text}"
             messages = [{"role": "system", "content": self._prompt}, {"role": "user", "content": entry}]
             with closing(self._model.stream(messages, is_unwanted)) as pieces:

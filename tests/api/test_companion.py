@@ -109,6 +109,17 @@ def test_the_model_gets_the_entry_and_the_limits_and_nothing_is_kept(server: Ser
         assert path.is_dir() or PRIVATE.encode() not in path.read_bytes(), path
 
 
+def test_half_of_a_surrogate_pair_does_no_harm(server: Server, shared_stand_in: StandIn) -> None:
+    assert events(ask(server, "a \ud83d b"))[-1] == ("done", {})
+    assert shared_stand_in.requests[-1]["messages"][1]["content"].endswith("a ? b")
+
+
+def test_the_document_describes_the_stream(server: Server) -> None:
+    operation = server.call("GET", "/openapi.json").json()["paths"]["/api/companion"]["post"]
+    assert [*operation["responses"]["200"]["content"]] == ["text/event-stream"]
+    assert "companion_off" in operation["responses"]["404"]["description"]
+
+
 def test_words_of_crisis_are_answered_without_the_model(server: Server, shared_stand_in: StandIn) -> None:
     before = len(shared_stand_in.requests)
     (name, data), end = events(ask(server, "Some days I want to  DIE."))
