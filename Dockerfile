@@ -10,8 +10,8 @@ RUN apt-get update -qq && apt-get install -y -qq --no-install-recommends binutil
 COPY requirements*.txt /
 RUN python -m venv /opt/venv && torch=$(grep '^torch==' requirements.txt) && pip="/opt/venv/bin/pip install --no-cache-dir -q" \
  && if [ -n "$TORCH_INDEX_URL" ]; then $pip --index-url "$TORCH_INDEX_URL" "$torch"; \
-    else $pip --no-deps "$torch+cpu" || $pip --index-url https://download.pytorch.org/whl/cpu "$torch"; fi \
- && $pip -r requirements.txt && for file in $EXTRA_REQUIREMENTS; do $pip -r "$file"; done \
+    else $pip --no-deps "$torch+cpu" || $pip --no-deps --index-url https://download.pytorch.org/whl/cpu "$torch"; fi \
+ && $pip --require-hashes -r requirements-lock.txt && for file in $EXTRA_REQUIREMENTS; do $pip -r "$file"; done \
  && find /opt/venv -name __pycache__ -prune -exec rm -r {} +
 # No request and no command needs these: the libraries' own tests, torch's C++ headers, programs and compiler (with the
 # packages that only it imports), the symbol tables of the three largest libraries, and what installs packages.

@@ -47,7 +47,8 @@ find_python() {
   die "needs Python 3.11. Debian 12: apt-get install python3 python3-venv. macOS: brew install python@3.11."
 }
 
-# Install torch first: on Linux, a plain `pip install torch` downloads a CUDA build of several gigabytes.
+# Install torch first: on Linux, a plain `pip install torch` downloads a CUDA build of several gigabytes. What torch needs
+# is in the lock, except for what a CUDA build needs.
 install_torch() {
   local torch index pip=(.venv/bin/pip install -q --disable-pip-version-check)
   torch=$(grep '^torch==' requirements.txt)
@@ -55,9 +56,9 @@ install_torch() {
   if [ -n "$index" ]; then
     "${pip[@]}" --index-url "$index" "$torch"
   elif [ "$(uname)" = Darwin ]; then
-    "${pip[@]}" "$torch"  # the only build there
+    "${pip[@]}" --no-deps "$torch"  # the only build there
   else
-    "${pip[@]}" --no-deps "$torch+cpu" 2>/dev/null || "${pip[@]}" --index-url "$CPU_TORCH_INDEX" "$torch"
+    "${pip[@]}" --no-deps "$torch+cpu" 2>/dev/null || "${pip[@]}" --no-deps --index-url "$CPU_TORCH_INDEX" "$torch"
   fi
 }
 
@@ -74,6 +75,8 @@ make_venv() {
   fi
   say "Installing $1 (some minutes the first time)"
   install_torch
+  # Every package at the version and with the hashes of the lock; then what only tests need.
+  .venv/bin/pip install -q --disable-pip-version-check --require-hashes -r requirements-lock.txt
   .venv/bin/pip install -q --disable-pip-version-check -r "$1"
   printf '%s\n' "$wanted" >"$stamp"
   printf "%s\n" "$wanted" >.venv/.requirements.txt.installed  # every other file includes it

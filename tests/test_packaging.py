@@ -1,5 +1,6 @@
 """The package: requirements*.txt pin the dependencies of pyproject.toml, and the built wheel works by itself."""
 
+import importlib.metadata
 import os
 import re
 import subprocess
@@ -36,6 +37,20 @@ def names(lines: list[str]) -> set[str]:
 @pytest.mark.parametrize("file", PINNED_IN)
 def test_requirements_pin_the_dependencies_of_the_package(file):
     assert names((ROOT / file).read_text().splitlines()) == names([line for group in PINNED_IN[file] for line in group])
+
+
+def test_the_lock_has_every_pin_with_hashes_and_no_build_of_torch():
+    entries = re.split(r"^(?=[a-z])", (ROOT / "requirements-lock.txt").read_text(), flags=re.M)[1:]
+    locked = {match[1]: match[2] for entry in entries if (match := re.match(r"([a-z0-9-]+)==(\S+)", entry))}
+    pins = dict(re.findall(r"^([A-Za-z0-9-]+)==(\S+)", (ROOT / "requirements.txt").read_text(), re.M))
+    torch = pins.pop("torch")
+    assert torch and "torch" not in locked
+    assert {name: locked.get(name) for name in pins} == pins
+    assert [entry.split()[0] for entry in entries if "--hash=sha256:" not in entry] == []
+    assert [name for name in locked if re.match("nvidia|cuda|triton", name)] == []
+    # What torch itself needs is installed from the lock as well.
+    needed = [line for line in importlib.metadata.requires("torch") or [] if "extra ==" not in line]
+    assert {re.match(r"[A-Za-z0-9_-]+", line)[0].replace("_", "-").lower() for line in needed} <= locked.keys()
 
 
 @pytest.fixture(scope="module")
