@@ -36,6 +36,7 @@ SUBCOMMANDS = {
         "moodreel.cli.batch", "predict a whole folder or bucket of videos, on any machines", extra="batch"
     ),
     "serve": Subcommand("moodreel.cli.serve", "run the HTTP service", extra="server"),
+    "doctor": Subcommand("api.doctor", "check this host before it serves, and say what to do", extra="server"),
     "logs": Subcommand("moodreel.storage.call_log_cli", "read, export, back up or prune the log of calls"),
     "train": _training("train a model"),
     "evaluate": _training("measure a model on a data set"),

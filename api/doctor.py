@@ -1,0 +1,246 @@
+"""`moodreel doctor`: check the host that the service runs on, and say what to do about each finding."""
+
+import argparse
+import ctypes
+import importlib
+import json
+import os
+import resource
+import shutil
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from api.settings import Settings, SettingsError
+from api.workers import default_workers
+from moodreel.errors import MoodreelError
+
+MEGABYTES_PER_WORKER, MEGABYTES_SHARED = 420, 200
+"""Memory of a worker with all models in use, and what the workers share (docs/operate.md, "Workers and memory")."""
+MIN_KEY_CHARACTERS = 16
+MIN_FREE_MEGABYTES, ENOUGH_FREE_MEGABYTES = 200, 2000
+MIN_SHARED_MEGABYTES = 64
+MIN_FILES = 4096
+DECODERS, ENCODERS = ("h264", "hevc", "vp8", "vp9", "av1", "mpeg4", "aac", "opus"), ("libx264", "libwebp_anim", "gif")
+_TIME_ERROR = 5
+"""What adjtimex(2) returns while no time server keeps the clock right."""
+OK, WARN, FAIL = "ok", "warn", "FAIL"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report: `OK`, `WARN` or `FAIL`, what was checked, and what is the case and what to do."""
+
+    level: str
+    subject: str
+    text: str
+
+
+def main(argv: Sequence[str]) -> int:
+    """Print the findings. Returns 1 if the service will not work as it should, else 0."""
+    argparse.ArgumentParser(
+        "moodreel doctor",
+        description="Check this host: libraries, memory, disk, GPU, models, keys, clock, port. Settings come from the "
+        "environment and from .env in the current folder. The exit status is 1 if a line says FAIL.",
+    ).parse_args(argv)
+    findings = list(examine())
+    for finding in findings:
+        print(f"{finding.level:<5} {finding.subject}: {finding.text}")
+    return int(any(finding.level == FAIL for finding in findings))
+
+
+def examine() -> Iterator[Finding]:
+    """Make all findings. Those that need settings come after the settings, if these are valid."""
+    yield from check_libraries()
+    yield check_clock()
+    yield check_open_files()
+    try:
+        settings = Settings.from_environment()
+    except SettingsError as error:
+        yield Finding(FAIL, "settings", f"{error} .env.example explains every variable.")
+        return
+    checks: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
+        check_keys,
+        check_memory,
+        check_disk,
+        check_gpu,
+        check_models,
+        check_port,
+    )
+    for check in checks:
+        yield from check(settings)
+
+
+def check_libraries() -> Iterator[Finding]:
+    """Import the native libraries, and look for the codecs of phones and of loops."""
+    for name in ("torch", "cv2", "mediapipe", "av"):
+        try:
+            importlib.import_module(name)
+        except (ImportError, OSError) as error:
+            todo = "Install the missing package: ./init.sh, or apt-get install libgl1 libglib2.0-0 libegl1 libgles2."
+            yield Finding(FAIL, "libraries", f"{name} cannot be imported ({error}). {todo}")
+            return
+    import av
+
+    missing = [*_missing(DECODERS, "r"), *_missing(ENCODERS, "w")]
+    if missing:
+        yield Finding(
+            FAIL, "FFmpeg", f"lacks {', '.join(missing)}. Reinstall av from its wheel: pip install --force av."
+        )
+    else:
+        versions = ".".join(map(str, av.library_versions["libavcodec"]))
+        yield Finding(OK, "FFmpeg", f"libavcodec {versions} of av {av.__version__} has every codec that is needed")
+
+
+def check_clock() -> Finding:
+    """Ask the kernel whether a time server keeps the clock right: tokens, limits and the log depend on it."""
+    state = -1
+    if sys.platform == "linux":
+        state = ctypes.CDLL(None).adjtimex(ctypes.create_string_buffer(512))
+    now = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
+    if state == _TIME_ERROR:
+        todo = "apt-get install systemd-timesyncd, then timedatectl set-ntp true. (In a container: do so on its host.)"
+        return Finding(WARN, "clock", f"{now}, kept right by no time server. {todo}")
+    return Finding(OK, "clock", f"{now}{', kept right by a time server' if state >= 0 else ''}")
+
+
+def check_open_files() -> Finding:
+    """Check how many files a process may open; Gunicorn raises the soft limit itself."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if 0 <= hard < MIN_FILES:
+        todo = f"Set LimitNOFILE={MIN_FILES} in the systemd unit, or --ulimit nofile={MIN_FILES} in Docker."
+        return Finding(WARN, "open files", f"at most {hard}: many connections will fail. {todo}")
+    return Finding(OK, "open files", f"at most {'any number' if hard < 0 else hard}")
+
+
+def check_keys(settings: Settings) -> Iterator[Finding]:
+    """Check that keys are long, different, and readable by nobody else."""
+    short = [f"number {number}" for number, key in enumerate(settings.api_key, 1) if len(key) < MIN_KEY_CHARACTERS]
+    if short:
+        todo = "Make one with: openssl rand -hex 24."
+        yield Finding(WARN, "API_KEY", f"{', '.join(short)} has fewer than {MIN_KEY_CHARACTERS} characters. {todo}")
+    if len(set(settings.api_key)) < len(settings.api_key):
+        yield Finding(WARN, "API_KEY", "has a key twice. Remove one.")
+    dotenv = Path(".env")
+    if dotenv.exists() and dotenv.stat().st_mode & 0o077:
+        yield Finding(WARN, ".env", "can be read by other users of this host. chmod 600 .env")
+    yield Finding(OK, "API_KEY", f"{len(settings.api_key)} in use")
+
+
+def check_memory(settings: Settings) -> Iterator[Finding]:
+    """Compare the memory of the host, or of its container, with what the workers need."""
+    workers = settings.web_concurrency or default_workers(settings.use_gpu)
+    needed, total = MEGABYTES_SHARED + MEGABYTES_PER_WORKER * workers, _memory_megabytes()
+    if total < needed:
+        fitting = max(1, (total - MEGABYTES_SHARED) // MEGABYTES_PER_WORKER)
+        text = f"{workers} workers need some {needed} MB, there are {total}. Set WEB_CONCURRENCY={fitting}."
+        yield Finding(FAIL, "memory", text)
+    elif total < 2 * needed - MEGABYTES_SHARED:
+        text = f"{total} MB for {workers} workers; a reload (SIGHUP) runs twice as many for some seconds."
+        yield Finding(WARN, "memory", f"{text} Restart instead, or set a lower WEB_CONCURRENCY.")
+    else:
+        yield Finding(OK, "memory", f"{total} MB for {workers} workers, who need some {needed}")
+    if Path("/dev/shm").is_dir() and (shared := shutil.disk_usage("/dev/shm").total // 10**6) < MIN_SHARED_MEGABYTES:
+        todo = "In Docker: --shm-size 128m."
+        yield Finding(WARN, "/dev/shm", f"{shared} MB, for the cache of analyses and kept answers. {todo}")
+
+
+def check_disk(settings: Settings) -> Iterator[Finding]:
+    """Check that the folders of the databases can be written, and have room."""
+    folders = {settings.log_path.parent, *([settings.history_path.parent] if settings.history else [])}
+    for folder in sorted(folders):
+        existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+        free = shutil.disk_usage(existing).free // 10**6
+        if not os.access(existing, os.W_OK):
+            yield Finding(FAIL, "disk", f"{existing} cannot be written by this user. chown it, or set another path.")
+        elif free < MIN_FREE_MEGABYTES:
+            yield Finding(FAIL, "disk", f"{free} MB are free for {folder}. Free some, or set LOG_RETENTION_DAYS lower.")
+        elif free < ENOUGH_FREE_MEGABYTES:
+            yield Finding(WARN, "disk", f"{free} MB are free for {folder}: free some, or set LOG_RETENTION_DAYS lower.")
+        else:
+            yield Finding(OK, "disk", f"{free} MB are free for {folder}")
+
+
+def check_gpu(settings: Settings) -> Iterator[Finding]:
+    """Say which device torch will use."""
+    from moodreel.models.predictor import resolve_device
+
+    try:
+        yield Finding(OK, "GPU", f"USE_GPU={settings.use_gpu} uses {resolve_device(settings.use_gpu)}")
+    except MoodreelError as error:
+        yield Finding(FAIL, "GPU", str(error))
+
+
+def check_models(settings: Settings) -> Iterator[Finding]:
+    """Compare the file of every model in the store with its card."""
+    from moodreel.models.registry import CARD_FILE
+
+    folders = sorted(card.parent for card in settings.model_store.glob(f"*/{CARD_FILE}"))
+    bad = False
+    for folder in folders:
+        try:
+            _verify_model(folder)
+        except (MoodreelError, OSError) as error:
+            bad = True
+            yield Finding(FAIL, "models", f"{folder.name}: {error}")
+    if not folders:
+        yield Finding(FAIL, "models", f"there is none in {settings.model_store}. Set MODEL_STORE, or leave it empty.")
+    elif not bad:
+        yield Finding(OK, "models", f"{len(folders)} in {settings.model_store}, as their cards say")
+
+
+def check_port(settings: Settings) -> Iterator[Finding]:
+    """Check that nothing else listens on the port; the running service is no failure."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((settings.host, settings.port))
+        except OSError as error:
+            text = (
+                f"{settings.host}:{settings.port} cannot be used ({error.strerror}). If it is not moodreel, set PORT."
+            )
+            yield Finding(WARN, "port", text)
+            return
+    yield Finding(OK, "port", f"{settings.host}:{settings.port} is free")
+
+
+def _verify_model(folder: Path) -> None:
+    """Compare the file of a model with its card. Raises MoodreelError or OSError."""
+    from moodreel.models.checkpoint import file_sha256
+    from moodreel.models.model_card import read_card
+    from moodreel.models.registry import CARD_FILE, find_weights, verified_sha256
+
+    card = json.loads((folder / CARD_FILE).read_text())
+    if "file" not in card and "sha256" in card:
+        verified_sha256(find_weights(folder), read_card(folder / CARD_FILE))
+    elif "file" in card and file_sha256(folder / card["file"]) != card["sha256"]:
+        raise MoodreelError(f"{card['file']} is not the file of its model.json; restore the two from one release.")
+
+
+def _missing(names: Sequence[str], mode: str) -> list[str]:
+    from av.codec import Codec
+    from av.codec.codec import UnknownCodecError
+
+    def is_missing(name: str) -> bool:
+        try:
+            Codec(name, "r" if mode == "r" else "w")
+        except UnknownCodecError:
+            return True
+        return False
+
+    return [name for name in names if is_missing(name)]
+
+
+def _memory_megabytes() -> int:
+    """Return the memory of the host, or the limit of its control group if that is lower."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            total = min(total, int(Path(limit).read_text()))
+        except (OSError, ValueError):  # there is none, or it is "max"
+            continue
+    return total // 10**6

@@ -1,0 +1,91 @@
+"""`moodreel doctor`: a host that is fit, and what is said about one that is not."""
+
+import dataclasses
+import shutil
+import socket
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+
+from api import doctor
+from api.settings import Settings
+from moodreel.__main__ import main
+from tests.support.server import STORE, free_port
+
+SETTINGS = Settings(api_key=("k" * 32,), web_concurrency=1, port=free_port())
+Usage = namedtuple("Usage", "total used free")
+
+
+def levels(findings) -> dict[str, str]:
+    return {finding.subject: finding.level for finding in findings}
+
+
+@pytest.fixture
+def host(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("API_KEY", "k" * 32)
+    monkeypatch.setenv("PORT", str(free_port()))
+    monkeypatch.setenv("WEB_CONCURRENCY", "1")
+    return monkeypatch
+
+
+def test_a_fit_host_has_no_failure(host: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor"]) == 0
+    output = capsys.readouterr().out
+    for subject in ("FFmpeg", "clock", "open files", "API_KEY", "memory", "disk", "GPU", "models", "port"):
+        assert f" {subject}: " in output
+    assert "FAIL" not in output
+    assert "k" * 32 not in output
+
+
+def test_wrong_settings_fail_and_name_the_variable(host, capsys) -> None:
+    host.setenv("THREADS", "many")
+    assert main(["doctor"]) == 1
+    assert "FAIL  settings: THREADS" in capsys.readouterr().out
+
+
+def test_damaged_weights_fail(tmp_path: Path) -> None:
+    for name in ("model.json", "weights.safetensors"):
+        (tmp_path / "moodreel-five").mkdir(exist_ok=True)
+        shutil.copy(STORE / "moodreel-five" / name, tmp_path / "moodreel-five")
+    with (tmp_path / "moodreel-five" / "weights.safetensors").open("ab") as weights:
+        weights.write(b"more")
+    [finding] = doctor.check_models(dataclasses.replace(SETTINGS, model_store=tmp_path))
+    assert finding.level == doctor.FAIL
+    assert "SHA-256" in finding.text
+    [finding] = doctor.check_models(dataclasses.replace(SETTINGS, model_store=tmp_path / "none"))
+    assert finding.level == doctor.FAIL
+
+
+@pytest.mark.parametrize(("total", "level"), [(500, doctor.FAIL), (700, doctor.WARN), (4000, doctor.OK)])
+def test_memory_is_compared_with_the_workers(monkeypatch, total: int, level: str) -> None:
+    monkeypatch.setattr(doctor, "_memory_megabytes", lambda: total)
+    assert levels(doctor.check_memory(SETTINGS))["memory"] == level
+
+
+@pytest.mark.parametrize(("free", "level"), [(10, doctor.FAIL), (900, doctor.WARN), (9000, doctor.OK)])
+def test_a_full_disk_is_found(monkeypatch, free: int, level: str) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10**11, 0, free * 10**6))
+    assert levels(doctor.check_disk(SETTINGS)) == {"disk": level}
+
+
+def test_short_and_double_keys_and_an_open_env_file_are_told_without_the_keys(monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(".env").touch(0o644)
+    findings = list(doctor.check_keys(dataclasses.replace(SETTINGS, api_key=("short", "short"))))
+    assert [finding.level for finding in findings] == [doctor.WARN, doctor.WARN, doctor.WARN, doctor.OK]
+    assert not any("short" in finding.text for finding in findings)
+
+
+def test_a_port_in_use_and_a_gpu_that_is_not_there_are_told() -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        used = dataclasses.replace(SETTINGS, host="127.0.0.1", port=other.getsockname()[1])
+        assert levels(doctor.check_port(used)) == {"port": doctor.WARN}
+    pytest.importorskip("torch")
+    import torch
+
+    if not torch.cuda.is_available() and not torch.backends.mps.is_available():
+        assert levels(doctor.check_gpu(dataclasses.replace(SETTINGS, use_gpu="1"))) == {"GPU": doctor.FAIL}
