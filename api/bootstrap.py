@@ -8,6 +8,7 @@ from api.analysis_cache import SharedAnalysisCache
 from api.auth.token_verifiers import TokenVerifier
 from api.call_log_writer import CallLogWriter
 from api.companion.companion import Companion
+from api.jobs import JobRunner
 from api.limits import ConcurrencyLimiter, ConnectionLimiter
 from api.model_download import download_model
 from api.services import Services
@@ -27,6 +28,7 @@ from moodreel.pipelines.video import VideoPipeline
 from moodreel.storage.answer_store import AnswerStore
 from moodreel.storage.call_log import CallLog
 from moodreel.storage.history import History
+from moodreel.storage.job_store import JobStore
 from moodreel.storage.objects import ObjectStorage
 from moodreel.storage.presence import Presence, PresenceError, SqlitePresenceStore
 
@@ -76,6 +78,7 @@ def build_services(settings: Settings, **ready: Unpack[ReadyPipelines]) -> Servi
         history=history,
         analysis_cache=analysis_cache,
         answers=open_answers(settings),
+        jobs=open_jobs(settings),
         companion=companion,
     )
 
@@ -101,6 +104,19 @@ def open_answers(settings: Settings) -> AnswerStore | None:
         return None
     call_seconds = 2 * settings.max_wait_seconds + settings.max_wall_seconds + 60
     return AnswerStore(settings.idempotency_path, seconds=settings.idempotency_seconds, call_seconds=call_seconds)
+
+
+def open_jobs(settings: Settings) -> JobRunner | None:
+    """Open the calls that are answered later; None if JOBS is off. Raises MoodreelError."""
+    if not settings.jobs:
+        return None
+    store = JobStore(
+        settings.history_database_url or settings.log_database_url or settings.jobs_path,
+        keep_seconds=settings.jobs_retention_seconds,
+        max_jobs=settings.max_jobs,
+        max_bytes=settings.max_jobs_bytes,
+    )
+    return JobRunner(store)
 
 
 def open_presence(settings: Settings) -> Presence:

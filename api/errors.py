@@ -15,6 +15,7 @@ from moodreel import errors as domain
 from moodreel.errors import MoodreelError
 from moodreel.storage.call_log import CallLogError
 from moodreel.storage.history import HistoryError
+from moodreel.storage.job_store import JobStoreError
 
 logger = logging.getLogger(__name__)
 
@@ -204,6 +205,9 @@ def _handle_domain_error(error: MoodreelError) -> Response:
         # The message is for the operator, not for the caller.
         logger.error("%s", error)
         return problem_response("storage_unavailable", "The history is not available right now. Try again in a minute.")
+    if isinstance(error, JobStoreError):
+        logger.error("%s", error)
+        return problem_response("storage_unavailable", "Jobs are not available right now. Try again in a minute.")
     if isinstance(error, CallLogError):
         logger.error("%s", error)
         return problem_response("log_unavailable", "The call log cannot be read right now. Try again soon.")

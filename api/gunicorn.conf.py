@@ -192,17 +192,23 @@ def post_worker_init(worker: "ThreadWorker") -> None:
     from api.maintenance import release_memory_when_idle
     from api.services import services
 
-    services(worker.wsgi).shutdown_hooks.start_watcher(worker)
+    container = services(worker.wsgi)
+    if container.jobs is not None:
+        container.shutdown_hooks.add(container.jobs.stop)
+        container.jobs.start(worker.wsgi)
+    container.shutdown_hooks.start_watcher(worker)
     release_memory_when_idle(worker.wsgi)
 
 
 def worker_exit(_server: object, worker: "ThreadWorker") -> None:
-    """Write the rows of the call log that wait."""
+    """Give back the job that has not ended, and write the rows of the call log that wait."""
     from api.services import services
 
     # It has no app if it could not start. The parent calls this as well, for a worker that it could not kill.
     app = getattr(worker, "wsgi", None)
     if app is not None and worker.pid == os.getpid():
+        if (jobs := services(app).jobs) is not None:
+            jobs.stop()
         services(app).call_log_writer.stop()
 
 

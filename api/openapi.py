@@ -126,6 +126,15 @@ _IDEMPOTENCY_KEY: Spec = {
 }
 
 
+_PREFER: Spec = {
+    "in": "header",
+    "name": "Prefer",
+    "required": False,
+    "description": "`respond-async`: answer 202 at once, and analyze later (RFC 7240). Ignored unless `JOBS=on`.",
+    "schema": {"type": "string", "pattern": "^[ -~]{0,128}$"},
+    "example": "respond-async",
+}
+
 _SERVER_RESPONSES: Spec = {
     "414": {"description": "The request line is longer than 8,190 bytes. Gunicorn answers this itself, in HTML."},
     "431": {"description": "There are too many or too long headers. Gunicorn answers this itself, in HTML."},
@@ -150,6 +159,11 @@ class Blueprint(flask_smorest.Blueprint):
     def error_responses(*codes: str) -> Callable[[_View], _View]:
         """Describe the error codes of a view."""
         return partial(_describe, "error_codes", codes)
+
+    @staticmethod
+    def accept_preference(view: _View) -> _View:
+        """Describe that a view may be answered later."""
+        return _describe("asynchronous", True, view)
 
     @staticmethod
     def document_query(schema: type[Schema]) -> Callable[[_View], _View]:
@@ -315,6 +329,8 @@ def _prepare_guard(doc: Spec, doc_info: Spec, *, dated: bool, **_: object) -> Sp
     )
     if "request_in_progress" in doc_info.get("error_codes", ()):
         doc["parameters"].append(_IDEMPOTENCY_KEY)
+    if doc_info.get("asynchronous"):
+        doc["parameters"].append(_PREFER)
     return doc
 
 

@@ -1,6 +1,7 @@
 """The objects that all requests of a worker process share. `api.bootstrap` builds them."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from flask import Flask, current_app
 
@@ -22,6 +23,9 @@ from moodreel.pipelines.video import VideoPipeline
 from moodreel.storage.answer_store import AnswerStore
 from moodreel.storage.call_log import CallLog
 from moodreel.storage.history import History
+
+if TYPE_CHECKING:
+    from api.jobs import JobRunner
 
 _EXTENSION = "moodreel"
 
@@ -49,6 +53,7 @@ class Services:
         history: The users' histories; None if HISTORY is off.
         analysis_cache: The numbers of recent analyses; None if none are kept.
         answers: The answers to calls with an Idempotency-Key; None if none are kept.
+        jobs: Runs the calls that are answered later; None if JOBS is off.
         companion: Asks a question about a journal entry; None if LLM_BASE_URL is not set.
     """
 
@@ -70,6 +75,7 @@ class Services:
     history: History | None = None
     analysis_cache: SharedAnalysisCache | None = None
     answers: AnswerStore | None = None
+    jobs: "JobRunner | None" = None
     companion: Companion | None = None
 
 

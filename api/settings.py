@@ -220,6 +220,11 @@ class Settings:
     history_path: Path = _setting(Path, "a file", Path("data/history.db"))  # noqa: RUF009
     history_database_url: str | None = _setting(_database_url, _DATABASE_URL, None, secret=True)
     history_retention_days: int = _integer(0, 36_500, 0)
+    jobs: bool = _choice(_SWITCH, False)
+    jobs_path: Path = _setting(Path, "a file", Path("data/jobs.db"))  # noqa: RUF009
+    jobs_retention_seconds: int = _integer(60, 7 * 86_400, 3600)
+    max_jobs: int = _integer(1, 100_000, 100)
+    max_jobs_bytes: int = _integer(1024, 1 << 40, 1 << 30)
     media_storage: str | None = _setting(
         _storage_url, "a URL that begins with file://, memory://, gs:// or s3://", None
     )

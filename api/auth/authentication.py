@@ -27,6 +27,8 @@ RATE_WINDOW = timedelta(minutes=1)
 LOG_WAIT_SECONDS = 1.0
 """How long a call that must be logged waits for its row."""
 COOKIES = ("access_token", "token")
+JOB_CALLER = "moodreel.job_caller"
+"""The caller of a job in its WSGI environment: checked when the call was made. No client can set it."""
 
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 _HTTP_DATE = re.compile(r"([A-Z][a-z]{2}, )?\d{1,2} [A-Z][a-z]{2} \d{4} \d\d:\d\d:\d\d (GMT|UTC|[+-]\d{4})")
@@ -93,7 +95,7 @@ def require_caller(*, dated: bool = True) -> None:
         ApiError: It has no valid credentials, is a cross-origin request by cookie, has a malformed header, or is one
             too many, or cannot be logged and must be.
     """
-    if request.method == "OPTIONS":
+    if request.method == "OPTIONS" or JOB_CALLER in request.environ:
         return
     if g.caller is None:
         raise g.auth_error or _unauthorized()
@@ -180,7 +182,12 @@ def _by_api_key(request: Request) -> Caller | None:
     return Caller(f"key-{matched.hex()[:8]}", frozenset({ADMIN})) if matched else None
 
 
-_AUTHENTICATORS: tuple[Callable[[Request], Caller | None], ...] = (_by_bearer_token, _by_api_key, _by_cookie)
+def _by_job(request: Request) -> Caller | None:
+    caller: Caller | None = request.environ.get(JOB_CALLER)
+    return caller
+
+
+_AUTHENTICATORS: tuple[Callable[[Request], Caller | None], ...] = (_by_job, _by_bearer_token, _by_api_key, _by_cookie)
 
 
 def _settings() -> Settings:

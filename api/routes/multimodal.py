@@ -2,7 +2,7 @@
 
 from flask import Response, jsonify
 
-from api import analysis_recorder
+from api import analysis_recorder, jobs
 from api.openapi import AUDIOVISUAL_CODES, GuardedBlueprint, file_body
 from api.request_parsing import read_upload
 from api.schemas.multimodal import AudioVisualPredictionSchema, AudioVisualSchema
@@ -25,6 +25,7 @@ blueprint = GuardedBlueprint(
 @blueprint.doc(operationId="predictFaceAndVoice", requestBody=file_body(AudioVisualSchema))
 @blueprint.response(200, AudioVisualPredictionSchema, headers={**analysis_recorder.HEADERS, **MOCK_HEADER})
 @blueprint.error_responses(*AUDIOVISUAL_CODES, "noncommercial_model", "model_missing")
+@jobs.asynchronous(blueprint)
 @blueprint.document_query(AudioVisualSchema)
 def predict() -> Response:
     """Predict the emotion that a face and a voice show, from whichever of them the clip has."""

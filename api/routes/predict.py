@@ -2,7 +2,7 @@
 
 from flask import Response, jsonify
 
-from api import analysis_recorder, loop_response
+from api import analysis_recorder, jobs, loop_response
 from api.openapi import VIDEO_CODES, GuardedBlueprint, file_body
 from api.request_parsing import read_upload
 from api.schemas.videos import PredictionOptionsSchema, PredictionSchema
@@ -17,6 +17,7 @@ blueprint = GuardedBlueprint("predict", __name__, description="The emotion of th
 @blueprint.response(200, PredictionSchema, headers={**analysis_recorder.HEADERS, **loop_response.HEADERS})
 @loop_response.documented(blueprint)
 @blueprint.error_responses(*VIDEO_CODES, "no_face")
+@jobs.asynchronous(blueprint)
 @blueprint.document_query(PredictionOptionsSchema)
 def predict() -> Response:
     """Predict the emotion that the main face in a video shows; `thumbnail` adds a loop of its best moment.

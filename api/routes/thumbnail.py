@@ -2,7 +2,7 @@
 
 from flask import Response, jsonify
 
-from api import analysis_recorder, loop_response
+from api import analysis_recorder, jobs, loop_response
 from api.openapi import VIDEO_CODES, GuardedBlueprint, file_body
 from api.request_parsing import read_upload
 from api.schemas.videos import ThumbnailOptionsSchema, ThumbnailSchema
@@ -16,6 +16,7 @@ blueprint = GuardedBlueprint("thumbnail", __name__, description="A looping cover
 @blueprint.response(200, ThumbnailSchema, headers={**analysis_recorder.HEADERS, **loop_response.HEADERS})
 @loop_response.documented(blueprint)
 @blueprint.error_responses(*VIDEO_CODES)
+@jobs.asynchronous(blueprint)
 @blueprint.document_query(ThumbnailOptionsSchema)
 def thumbnail() -> Response:
     """Make a loop of the best moment of a video. `Accept: video/mp4` (or WebP, GIF) returns its bytes alone."""

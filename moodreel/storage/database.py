@@ -138,6 +138,9 @@ class Conditions:
 class Database(ABC):
     """A database with the tables of one store, shared by threads and processes. Make one after a fork, never before."""
 
+    skip_locked = ""
+    """The end of a query that selects a row to change: it skips rows that other transactions have locked."""
+
     @abstractmethod
     def read(self, seconds: float | None = None) -> AbstractContextManager[Connection]:
         """Borrow a connection for reading. Raises the store's error.

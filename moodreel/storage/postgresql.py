@@ -123,6 +123,8 @@ class PostgresqlDatabase(Database):
         self_healing: try again later if the server does not answer.
     """
 
+    skip_locked = " for update skip locked"
+
     def __init__(
         self,
         url: str,

@@ -728,7 +728,7 @@ def test_without_a_writable_log_calls_are_answered_and_ready_reports_503(tmp_pat
         assert "log" in body["detail"]
         assert "The call log logs/calls.db cannot be written" in server.output
         assert re.search(r"^moodreel_call_log_failures_total [1-9]", server.call("GET", "/metrics").text, re.MULTILINE)
-        assert_problem(server.call("GET", "/logs"), 500, "internal")
+        assert_problem(server.call("GET", "/logs"), 503, "log_unavailable")
 
 
 def test_metrics_are_summed_over_workers(tmp_path: Path) -> None:
@@ -808,7 +808,7 @@ class TestOpenApi:
         scheme = document["components"]["securitySchemes"]["api_key"]
         assert (scheme["in"], scheme["name"]) == ("header", "x-api-key")
         headers = {parameter["name"] for parameter in operation["parameters"] if parameter["in"] == "header"}
-        assert headers - {"Idempotency-Key"} == {"date", "x-date", "x-client-id", "x-request-id"}
+        assert headers - {"Idempotency-Key", "Prefer"} == {"date", "x-date", "x-client-id", "x-request-id"}
         assert ("Idempotency-Key" in headers) == (method == "post")
 
     def test_every_tested_rejection_is_documented(self, document: dict[str, Any]) -> None:

@@ -1,0 +1,204 @@
+"""Answer a call later: `Prefer: respond-async` (RFC 7240) makes it a job, which any worker runs.
+
+A job runs as the same request would: its body goes through the same view, so it has the same answer, errors, history
+entry and row in the call log. Who makes the call is checked before: credentials are not kept.
+"""
+
+import json
+import logging
+import re
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from io import BytesIO
+from typing import TypeVar, cast
+
+from flask import Flask, Response, g, jsonify, request
+from werkzeug.test import EnvironBuilder
+from werkzeug.wrappers import Response as PlainResponse
+
+from api import idempotency
+from api.auth.authentication import JOB_CALLER, Caller
+from api.errors import STATUS, ApiError, problem_response
+from api.openapi import GuardedBlueprint
+from api.schemas.jobs import JobSchema
+from api.services import services
+from moodreel.errors import MoodreelError
+from moodreel.storage.job_store import LEASE_SECONDS, MAX_ATTEMPTS, WAITING, Job, JobStore, JobStoreError, TooManyJobs
+
+POLL_SECONDS = 1.0
+"""How often a worker looks for jobs that others have added."""
+PRUNE_SECONDS = 60.0
+BUSY_SECONDS = 2.0
+"""How long a job waits that found no slot."""
+RETRY_AFTER_SECONDS = 2
+"""When to ask again for a job that is not done."""
+REPORT_SECONDS = 60.0
+"""Time between two messages about the same trouble."""
+
+HEADERS = {
+    "Location": {"schema": {"type": "string"}, "description": "`/jobs/{id}`, which has the answer later."},
+    "Preference-Applied": {"schema": {"type": "string"}, "example": "respond-async"},
+}
+"""As the OpenAPI document describes them."""
+
+_View = TypeVar("_View", bound=Callable[..., object])
+
+_KEPT_HEADERS = ("Content-Type", "x-client-id", "date", "x-date")
+_RESPOND_ASYNC = re.compile(r"(^|,)\s*respond-async\s*($|[,;])", re.IGNORECASE)
+
+logger = logging.getLogger(__name__)
+
+
+def asynchronous(blueprint: GuardedBlueprint) -> Callable[[_View], _View]:
+    """Let the calls of a blueprint be made jobs, and describe that at its view."""
+    blueprint.before_request(_accept)
+
+    def decorate(view: _View) -> _View:
+        view = blueprint.alt_response(202, schema=JobSchema, headers=HEADERS, success=True)(view)
+        return blueprint.accept_preference(view)
+
+    return decorate
+
+
+def _accept() -> Response | None:
+    """Make the call a job, if it prefers that and jobs are on; else None. Runs before the view."""
+    runner = services().jobs
+    if runner is None or request.method != "POST" or JOB_CALLER in request.environ:
+        return None
+    if not _RESPOND_ASYNC.search(",".join(request.headers.getlist("Prefer"))):
+        return None
+    body = request.stream.read()
+    # The boundary of a form is another one when the call is repeated.
+    boundary = request.mimetype_params.get("boundary", "").encode()
+    idempotency.begin([body.replace(boundary, b"") if boundary else body])
+    caller: Caller = g.caller
+    call = {
+        "path": request.path,
+        "query": request.query_string.decode("latin-1"),
+        "headers": {name: request.headers[name] for name in _KEPT_HEADERS if name in request.headers},
+        "request_id": g.request_id,
+        "caller": {"id": caller.id, "roles": sorted(caller.roles), "user": caller.user},
+    }
+    try:
+        job_id = runner.add(owner(caller), call, body)
+    except TooManyJobs as error:
+        raise ApiError("overloaded", "Too many calls wait to be answered later. Try again in a minute.") from error
+    response = jsonify({"id": job_id, "status": WAITING})
+    response.status_code = 202
+    response.headers["Location"] = f"/jobs/{job_id}"
+    response.headers["Preference-Applied"] = "respond-async"
+    response.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+    return response
+
+
+def owner(caller: Caller) -> str:
+    """Return who may read and delete the caller's jobs."""
+    return caller.user or caller.id
+
+
+class JobRunner:
+    """Run jobs in a thread of this worker, one at a time.
+
+    Args:
+        store: the jobs of all workers.
+    """
+
+    def __init__(self, store: JobStore) -> None:
+        self.store = store
+        self._wake = threading.Event()
+        self._stopping = False
+        self._job: Job | None = None
+        self._pruned_at = self._reported_at = -float("inf")
+
+    def add(self, owner: str, call: Mapping[str, object], body: bytes) -> str:
+        """Add a job, and run it soon. Raises TooManyJobs or JobStoreError."""
+        job_id = self.store.add(owner, call, body)
+        self._wake.set()
+        return job_id
+
+    def start(self, app: Flask) -> None:
+        """Start to run jobs. Call it after the fork."""
+        threading.Thread(target=self._run, args=[app], name="jobs", daemon=True).start()
+
+    def stop(self) -> None:
+        """Run no further job, and let another worker run the one that has begun."""
+        self._stopping = True
+        self._wake.set()
+        if (job := self._job) is not None:
+            with suppress(JobStoreError):
+                self.store.release(job)
+
+    def run_next(self, app: Flask) -> bool:
+        """Run the job that has waited for the longest time. Returns False if none waits. Raises JobStoreError."""
+        job = self.store.claim()
+        if job is None:
+            return False
+        self._job, ended = job, threading.Event()
+        threading.Thread(target=self._keep_claimed, args=(job, ended), name="job-lease", daemon=True).start()
+        try:
+            answer = _gave_up(app, job) if job.attempts > MAX_ATTEMPTS else _answer(app, job)
+            if _is_overloaded(answer):
+                self.store.release(job, BUSY_SECONDS)
+            else:
+                self.store.finish(job, answer.status_code, answer.get_data(as_text=True))
+        finally:
+            self._job = None
+            ended.set()
+        return True
+
+    def _run(self, app: Flask) -> None:
+        while not self._stopping:
+            if not self._try(lambda: self.run_next(app)):
+                self._wake.wait(POLL_SECONDS)
+                self._wake.clear()
+            if time.monotonic() > self._pruned_at + PRUNE_SECONDS:
+                self._pruned_at = time.monotonic()
+                self._try(self.store.prune)
+
+    def _try(self, task: Callable[[], bool | None]) -> bool | None:
+        try:
+            return task()
+        except MoodreelError as error:
+            if time.monotonic() > self._reported_at + REPORT_SECONDS:
+                self._reported_at = time.monotonic()
+                logger.error("%s", error)
+        except Exception:
+            logger.exception("a job failed")
+        return None
+
+    def _keep_claimed(self, job: Job, ended: threading.Event) -> None:
+        while not ended.wait(LEASE_SECONDS / 3):
+            with suppress(JobStoreError):
+                self.store.renew(job)
+
+
+def _answer(app: Flask, job: Job) -> PlainResponse:
+    """Answer the call of a job, as the app answers requests."""
+    call = json.loads(job.call)
+    headers = {**call["headers"], "Accept": "application/json", "x-request-id": call["request_id"]}
+    builder = EnvironBuilder(
+        call["path"],
+        method="POST",
+        query_string=call["query"],
+        headers=headers,
+        input_stream=BytesIO(job.body),
+        content_length=len(job.body),
+    )
+    caller = Caller(call["caller"]["id"], frozenset(call["caller"]["roles"]), call["caller"]["user"])
+    environ = {**builder.get_environ(), JOB_CALLER: caller}
+    return PlainResponse.from_app(app.wsgi_app, environ, buffered=True)
+
+
+def _gave_up(app: Flask, job: Job) -> PlainResponse:
+    with app.app_context():
+        g.request_id = json.loads(job.call)["request_id"]
+        detail = f"The analysis of this file stopped the service {MAX_ATTEMPTS} times. It is not tried again."
+        return problem_response("internal", detail)
+
+
+def _is_overloaded(answer: PlainResponse) -> bool:
+    if answer.status_code != STATUS["overloaded"]:
+        return False
+    return bool(cast(Mapping[str, object], json.loads(answer.get_data())).get("code") == "overloaded")
