@@ -2,7 +2,8 @@
 
     .venv/bin/python -m tests.studio.screenshots docs/studio
 
-The face is NASA's public-domain portrait of Eileen Collins, as in the example clip (bench/smile.py).
+The face is NASA's public-domain portrait of Eileen Collins, as in the example clip (bench/smile.py). The companion's
+question is that of the tests' tiny model.
 """
 
 import argparse
@@ -16,6 +17,7 @@ from playwright.sync_api import Browser, Page
 from tests.studio.month import settings, write_month
 from tests.support import accounts
 from tests.support.browser import SMILE, camera_arguments, chromium, write_camera_video
+from tests.support.chat_server import QUESTION, chat_server
 from tests.support.server import KEY, REAL_APP, Server
 
 USER = "studio"
@@ -35,7 +37,8 @@ def main() -> None:
         folder = Path(name)
         camera = write_camera_video(folder / "camera.mjpeg", 1280, 720)
         with (
-            Server(folder, REAL_APP, forked=True, WEB_CONCURRENCY=1, **settings(folder)) as server,
+            chat_server(folder) as llm,
+            Server(folder, REAL_APP, forked=True, WEB_CONCURRENCY=1, **settings(folder), **llm) as server,
             chromium(*camera_arguments(camera)) as browser,
         ):
             thumbnail = server.post("/thumbnail", SMILE.read_bytes(), size=240).json()["thumbnail"]
@@ -68,7 +71,11 @@ def take(browser: Browser, server: Server, width: int, scheme: str, folder: Path
 
 def save(page: Page, path: Path) -> None:
     png = path.with_suffix(".png")
-    page.screenshot(path=png, full_page=True)
+    card = page.locator(".companion")
+    if card.count():
+        card.screenshot(path=png)
+    else:
+        page.screenshot(path=png, full_page=True)
     with Image.open(png) as picture:
         picture.convert("RGB").save(path, quality=QUALITY, method=6)
     png.unlink()
@@ -81,11 +88,21 @@ def moment(page: Page) -> None:
 
 
 def result(page: Page) -> None:
+    off = {"enabled": False, "max_characters": 0}  # as by default
+    page.route("**/api/companion", lambda route: route.fulfill(json=off))
     page.locator("input[type=file]").set_input_files(SMILE)
     page.locator(".result").wait_for(timeout=120_000)
     page.get_by_role("button", name="Ask for face and voice").click()
     page.get_by_text("From: face").wait_for(timeout=120_000)
     page.evaluate("window.scrollTo(0, 0)")
+
+
+def companion(page: Page) -> None:
+    page.locator("input[type=file]").set_input_files(SMILE)
+    text = page.get_by_label("About this moment")
+    text.fill("I said yes to the move. Now I keep counting boxes.", timeout=120_000)
+    page.get_by_role("button", name="Ask me a question").click()
+    page.locator(".question").get_by_text(QUESTION).wait_for()
 
 
 def live(page: Page) -> None:
@@ -108,7 +125,15 @@ def log(page: Page) -> None:
     page.locator("table").wait_for()
 
 
-SCREENS = {"moment": moment, "result": result, "live": live, "words": words, "calendar": calendar, "log": log}
+SCREENS = {
+    "moment": moment,
+    "result": result,
+    "companion": companion,
+    "live": live,
+    "words": words,
+    "calendar": calendar,
+    "log": log,
+}
 
 if __name__ == "__main__":
     main()

@@ -13,6 +13,14 @@ from tests.support.server import KEY, REAL_APP, Server
 
 pytestmark = [pytest.mark.server]
 
+COUNT_CHANGES = """() => {
+  window.shown = new Set();
+  const look = () => window.shown.add(document.querySelector(".question")?.textContent.trim());
+  new MutationObserver(look).observe(document.querySelector(".companion"), {
+    subtree: true, childList: true, characterData: true,
+  });
+}"""
+
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory) -> Iterator[Server]:
@@ -48,9 +56,11 @@ def test_a_real_model_asks_its_question(server):
 @needs_chromium
 @pytest.mark.browser
 def test_who_writes_about_a_moment_gets_a_question(result: Page):
+    result.evaluate(COUNT_CHANGES)
     result.get_by_label("About this moment").fill("I got the job.")
     result.get_by_role("button", name="Ask me a question").click()
     expect(result.locator(".question")).to_have_text(QUESTION)
+    assert result.evaluate("window.shown.size") > 2, "it is shown while it comes"
     expect(result.get_by_role("button", name="Ask me a question")).to_be_enabled()
     expect(result.get_by_role("status")).to_have_text(QUESTION)
     assert_accessible(result)
