@@ -182,6 +182,15 @@ def on_reload(server: "Arbiter") -> None:
     server.worker_age = age
 
 
+def post_fork(_server: object, _worker: object) -> None:
+    """Fork the template of the processes that decode clips while the worker has no threads."""
+    if sys.platform == "linux":
+        # Imported here: a reload reads the service's own code again.
+        from moodreel.media.isolated import start_template
+
+        start_template()
+
+
 def post_worker_init(worker: "ThreadWorker") -> None:
     """Close long-lived connections as soon as the worker is stopped, and release memory when it is idle."""
     # Gunicorn's handler of SIGINT (Ctrl-C) and SIGQUIT takes a lock that the interrupted code may hold: it hands a

@@ -25,8 +25,8 @@ MAX_GROWTH = 64.0
 
 
 def megabytes(server: Server) -> float:
-    """Return the largest RSS of a worker."""
-    return max(worker.memory_info().rss for worker in server.workers) / 2**20
+    """Return the largest RSS of a worker, or of a process that decodes for it."""
+    return max(process.memory_info().rss for process in server.processes) / 2**20
 
 
 def fuzz(server: Server, clips: int, seed: int) -> bool:

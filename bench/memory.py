@@ -87,10 +87,10 @@ def main() -> None:
             for stage, call in stages(server, clips, options.calls).items():
                 call()
                 print_row(server, stage)
-            processes = [server.process, *server.workers]
-            print(
-                f"\nPSS of the workers and their parent: {sum(megabytes(each.pid)['PSS'] for each in processes):.0f} MB"
-            )
+            decoders = [each.pid for each in server.processes if each not in server.workers]
+            decoding = sum(megabytes(pid)["PSS"] for pid in decoders)
+            total = sum(megabytes(each.pid)["PSS"] for each in (server.process, *server.processes))
+            print(f"\nPSS of the {len(decoders)} processes that decode: {decoding:.0f} MB; of all: {total:.0f} MB")
 
 
 if __name__ == "__main__":

@@ -109,7 +109,7 @@ def p50_p95(values: list[float]) -> str:
 
 def compare_to_floor(server: Server, floor: Floor, data: bytes, rounds: int) -> dict[str, Cost]:
     """Return the median cost of each call and of its floor; they take turns."""
-    workers, own = server.workers, [psutil.Process()]
+    workers, own = server.processes, [psutil.Process()]
     turns: dict[str, tuple[list[psutil.Process], Callable[[], object]]] = {
         "floor of /predict": (own, lambda: floor.predict(data)),
         "/predict": (workers, lambda: post(server, "/predict", data)),
@@ -177,9 +177,9 @@ def print_throughput(server: Server, data: bytes, calls: int) -> None:
     rows = []
     for clients in CLIENTS:
         with ThreadPoolExecutor(clients) as pool:
-            start, before = time.perf_counter(), cpu_ms(server.workers)
+            start, before = time.perf_counter(), cpu_ms(server.processes)
             times = list(pool.map(lambda _: wall_ms(lambda: post(server, "/predict", data)), range(calls)))
-        seconds, cpu = time.perf_counter() - start, (cpu_ms(server.workers) - before) / 1000
+        seconds, cpu = time.perf_counter() - start, (cpu_ms(server.processes) - before) / 1000
         per_second = [f"{calls / seconds:.2f}", f"{calls / cpu:.2f}"]
         rows.append([str(clients), *per_second, *p50_p95(times).split()])
     print(format_table(["clients", "clips a second", "clips a second of CPU", "p50 ms", "p95 ms"], rows))
@@ -192,7 +192,7 @@ def print_throughput(server: Server, data: bytes, calls: int) -> None:
 
 def print_long_clip(server: Server, short: bytes) -> None:
     """Compare ten times the same video with once."""
-    workers, long = server.workers, repeat_clip(short, 10)
+    workers, long = server.processes, repeat_clip(short, 10)
     before = cpu_ms(workers)
     post(server, "/predict", short)
     once = cpu_ms(workers)

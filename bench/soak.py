@@ -86,9 +86,8 @@ def _noise(number: int) -> bytes:
 
 
 def megabytes(server: Server) -> float:
-    """Return the own memory of all workers and of their children: that of no file, a page that several share once."""
-    processes = [process for worker in server.workers for process in (worker, *worker.children(recursive=True))]
-    rollups = [Path(f"/proc/{process.pid}/smaps_rollup").read_text() for process in processes]
+    """Return the own memory of all workers and decoder processes: that of no file; a shared page counts once."""
+    rollups = [Path(f"/proc/{process.pid}/smaps_rollup").read_text() for process in server.processes]
     kilobytes = [size for text in rollups for size in re.findall(r"^Pss_(?:Anon|Shmem): +(\d+) kB", text, re.MULTILINE)]
     return sum(map(int, kilobytes)) / 1024
 

@@ -101,9 +101,13 @@ def decode_audio(data: bytes, limits: AudioLimits | None = None) -> AudioClip | 
         AudioCorrupt: There is audio, but none of it can be decoded.
         AudioTooLong: A limit was reached.
     """
-    too_big = AudioTooLong("The sound needs more memory than there is. Send a shorter one.")
-    with typed_errors(_corrupt(), too_big):
-        return _decode_best_track(_AudioFile(data, limits or AudioLimits()))
+    with typed_errors(audio_corrupt(), out_of_memory()):
+        return _decode_best_track(AudioFile(data, limits or AudioLimits()))
+
+
+def out_of_memory() -> AudioTooLong:
+    """Create the error of audio for which there is not enough memory."""
+    return AudioTooLong("The sound needs more memory than there is. Send a shorter one.")
 
 
 def is_silent(samples: np.ndarray) -> bool:
@@ -111,7 +115,7 @@ def is_silent(samples: np.ndarray) -> bool:
     return not len(samples) or float(np.abs(samples).max()) <= _SILENCE
 
 
-class _AudioFile:
+class AudioFile:
     """A file in memory, and what its audio may cost; the timeout starts here."""
 
     def __init__(self, data: bytes, limits: AudioLimits) -> None:
@@ -122,7 +126,7 @@ class _AudioFile:
             )
         self._data = data
         self._demuxer = demuxer
-        self._deadline = clock.monotonic() + limits.timeout_seconds
+        self.deadline = clock.monotonic() + limits.timeout_seconds
         self.limits = limits
 
     def open(self) -> InputContainer:
@@ -131,7 +135,7 @@ class _AudioFile:
 
     def check_deadline(self) -> None:
         """Raise AudioTooLong once time is up."""
-        if clock.monotonic() > self._deadline:
+        if clock.monotonic() > self.deadline:
             raise AudioTooLong(
                 f"Reading the sound took more than {self.limits.timeout_seconds:g} seconds. Send a shorter one."
             )
@@ -143,7 +147,7 @@ class _AudioFile:
             return stream is not None and fills_gap(container.demux(stream), start, stop)
 
 
-def _decode_best_track(file: _AudioFile) -> AudioClip | None:
+def _decode_best_track(file: AudioFile) -> AudioClip | None:
     with file.open() as container:
         tracks = _tracks_by_quality(container)
     refused: MoodreelError | None = None
@@ -168,7 +172,7 @@ class _TrackDecoder:
         start: Time of the first sample in seconds by the file's clock; None where it has none.
     """
 
-    def __init__(self, file: _AudioFile, track: int) -> None:
+    def __init__(self, file: AudioFile, track: int) -> None:
         self._file = file
         self._track = track
         self._chunks: list[np.ndarray] = []
@@ -216,7 +220,7 @@ class _TrackDecoder:
                     decoded += 1
                     yield frame
         if damaged and not decoded:
-            raise _corrupt()
+            raise audio_corrupt()
 
     def _resample(self, frame: av.AudioFrame) -> None:
         rate, channels = frame.sample_rate, frame.layout.nb_channels
@@ -287,5 +291,6 @@ def _check_codec(stream: AudioStream) -> None:
         raise UnsupportedMedia("This sound's codec is not read here. Send AAC, Opus, Vorbis, MP3, FLAC or plain WAV.")
 
 
-def _corrupt() -> AudioCorrupt:
+def audio_corrupt() -> AudioCorrupt:
+    """Create the error of audio of which nothing can be decoded."""
     return AudioCorrupt("The sound is damaged or incomplete: none of it can be decoded. Send it again.")

@@ -162,7 +162,7 @@ class VideoReader:
             VideoCorrupt, VideoTooShort: Nothing can be decoded, or there is no frame.
             VideoTooLong, VideoTooBig: A limit was reached; the frames before it have been yielded.
         """
-        with typed_errors(video_corrupt(), _out_of_memory()):
+        with typed_errors(video_corrupt(), out_of_memory()):
             converter = _Converters(max_side)
             for timed in self._select(start, stop, min_interval, min_frames):
                 yield converter.to_frame(timed)
@@ -177,7 +177,7 @@ class VideoReader:
         Where frames are made much smaller, H.264 and HEVC are decoded without their loop filters. Measured on 10 s with
         a single key frame and at the lowest bit rates, the small frames differ by a PSNR of 42 dB or more.
         """
-        with typed_errors(video_corrupt(), _out_of_memory()):
+        with typed_errors(video_corrupt(), out_of_memory()):
             cached = self._cache if max_side == self._cache_side else None
             rough = max(self.width, self.height) >= _ROUGH_SCALE * max_side
             converter = _Converters(max_side, (self.width, self.height))
@@ -221,7 +221,7 @@ class VideoReader:
             shown = {bisect.bisect_right(frame_times, time + _TIME_SLACK) - 1 for time in times}
             return [frame_times[index] for index in shown]
 
-        with typed_errors(video_corrupt(), _out_of_memory()):
+        with typed_errors(video_corrupt(), out_of_memory()):
             converter = _Converters(max_side)
             pending = deque(times)
             last: _TimedFrame | None = None
@@ -242,7 +242,7 @@ class VideoReader:
         Raises:
             UnsupportedMedia, VideoCorrupt, VideoTooLong: As `frames` does.
         """
-        with typed_errors(video_corrupt(), _out_of_memory()):
+        with typed_errors(video_corrupt(), out_of_memory()):
             return self._decoder.probe_span()
 
     def _decode(self, start: float, choose: _Choose | None, *, rough: bool = False) -> Iterator[_TimedFrame]:
@@ -318,7 +318,8 @@ class VideoReader:
         return self._shapes[size]
 
 
-def _out_of_memory() -> VideoTooBig:
+def out_of_memory() -> VideoTooBig:
+    """Create the error of a video for which there is not enough memory."""
     return VideoTooBig("The video needs more memory than there is. Record at a lower size and send it again.")
 
 

@@ -93,6 +93,7 @@ class VideoDecoder:
 
     Attributes:
         limits: Enforced here: frame size and timeout. The reader enforces duration, frame count and total pixels.
+        deadline: End of the timeout on the monotonic clock.
         pixel_aspect: Width of a pixel by its height; known once decoding has started.
         can_skip: Whether the timestamps tell the order of the frames, there are B-frames, and the codec's decoder can
             skip those that no other frame refers to; known after `frame_times`.
@@ -118,7 +119,7 @@ class VideoDecoder:
         self._data = data
         self._demuxer = demuxer
         self._default_fps = fps or _FALLBACK_FPS
-        self._deadline = clock.monotonic() + limits.timeout_seconds
+        self.deadline = clock.monotonic() + limits.timeout_seconds
         self._times: FrameTimes | None = None
         self._order: list[tuple[int, bool]] = []  # timestamp of each frame, and whether it is a key frame, as decoded
         self.limits = limits
@@ -263,7 +264,7 @@ class VideoDecoder:
                     raise
                 packet = Packet()  # the container ends abruptly: the packets before still count
                 packet.stream = stream
-            self._check_deadline()
+            self.check_deadline()
             if packet is None:
                 return
             count += 1
@@ -281,10 +282,11 @@ class VideoDecoder:
         return header_size
 
     def _open(self) -> InputContainer:
-        return open_container(self._data, self._demuxer, self._check_deadline)
+        return open_container(self._data, self._demuxer, self.check_deadline)
 
-    def _check_deadline(self) -> None:
-        if clock.monotonic() > self._deadline:
+    def check_deadline(self) -> None:
+        """Raise VideoTooLong once time is up."""
+        if clock.monotonic() > self.deadline:
             raise VideoTooLong(
                 f"Reading the video took more than {self.limits.timeout_seconds:g} seconds. "
                 "Send a shorter one or record at a lower size."

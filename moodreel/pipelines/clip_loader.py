@@ -34,8 +34,8 @@ from moodreel.faces.features import CropKind
 from moodreel.media import audio
 from moodreel.media.audio import AudioClip, AudioLimits
 from moodreel.media.container import audio_demuxer
+from moodreel.media.isolated import decode_audio, open_video
 from moodreel.media.mel_spectrogram import HOP_LENGTH, MEL_BANDS, log_mel
-from moodreel.media.video import VideoReader
 from moodreel.media.video_decoder import MediaSpan, VideoLimits
 from moodreel.models.networks.audiovisual import MODALITIES, AudioVisualBatch
 from moodreel.models.networks.resnet18 import INPUT_SIDE
@@ -141,7 +141,7 @@ class ClipLoader:
         start = time.perf_counter()
         sound = None
         try:
-            sound = audio.decode_audio(data, self._audio_limits)
+            sound = decode_audio(data, self._audio_limits)
             if sound is None:
                 report.set_missing("audio", NONE)
         except AudioCorrupt as error:
@@ -150,8 +150,8 @@ class ClipLoader:
             report.set_missing("audio", UNSUPPORTED, error)
         except AudioTooLong:
             # If the video is too long as well, the error of the video is raised.
-            with suppress(UnsupportedMedia, VideoCorrupt):
-                VideoReader(data, self._limits).probe_span()
+            with suppress(UnsupportedMedia, VideoCorrupt), open_video(data, self._limits) as reader:
+                reader.probe_span()
             raise
         report.timings["sound"] = elapsed_ms(start)
         return sound
@@ -162,9 +162,9 @@ class ClipLoader:
         try:
             if audio_demuxer(data):
                 raise NoVideoStream("There is only sound in this file. Send a clip with pictures.")
-            reader = VideoReader(data, self._limits, fps=fps)
-            timeline = _align_timelines(reader.probe_span(), sound, self._limits.seconds)
-            video = self._people.extract(reader, crop_kind=CropKind.SMALL_SQUARE, times=timeline.all_frame_times())
+            with open_video(data, self._limits, fps=fps) as reader:
+                timeline = _align_timelines(reader.probe_span(), sound, self._limits.seconds)
+                video = self._people.extract(reader, crop_kind=CropKind.SMALL_SQUARE, times=timeline.all_frame_times())
         except NoVideoStream as error:
             report.set_missing("video", NONE, error)
         except (VideoCorrupt, VideoTooShort) as error:

@@ -19,6 +19,7 @@ from moodreel.faces.facial_actions import Explanation
 from moodreel.faces.features import CropKind, FaceFeatures
 from moodreel.faces.observation import FaceObservation
 from moodreel.faces.quality import FaceQuality, assess_quality
+from moodreel.media.isolated import open_video
 from moodreel.media.video import VideoReader
 from moodreel.media.video_decoder import VideoLimits
 from moodreel.models.predictor import FacePredictor, TrackPrediction, label_probabilities
@@ -133,8 +134,8 @@ class VideoPipeline:
             MoodreelError: as `predict`.
         """
         with self._engine.slot():
-            reader = VideoReader(data, self._limits)
-            video = self._people.extract(reader, crop_kind=crop_kind)
+            with open_video(data, self._limits) as reader:
+                video = self._people.extract(reader, crop_kind=crop_kind)
             observations = _by_frame(video.tracks[_main_track(video.tracks)], len(video.frames))
             return [observation.features if observation else None for observation in observations]
 
@@ -164,8 +165,8 @@ class VideoPipeline:
         analysis = load_analysis(text, predictor.info, {**_NOT_RUN, "cache": elapsed_ms(start)}) if text else None
         if analysis and (loop is None or (needs_face and analysis.prediction is None)):
             return analysis, None
-        with self._engine.slot():
-            reader = VideoReader(data, self._limits, fps=fps, cache_side=_cache_side(analysis, loop))
+        cache_side = _cache_side(analysis, loop)
+        with self._engine.slot(), open_video(data, self._limits, fps=fps, cache_side=cache_side) as reader:
             if analysis:
                 reader.restore(analysis.geometry)
             else:

@@ -144,6 +144,11 @@ class Server:
         assert self.process is not None
         return psutil.Process(self.process.pid).children()
 
+    @property
+    def processes(self) -> list[psutil.Process]:
+        """Worker processes of the server, and the processes that decode clips for them."""
+        return [process for worker in self.workers for process in (worker, *worker.children(recursive=True))]
+
     def call(self, method: str, path: str, **options: Any) -> requests.Response:
         """Send a request with an API key and a date, unless `headers` is given."""
         return requests.request(method, self.url + path, **{"headers": HEADERS, "timeout": 60, **options})

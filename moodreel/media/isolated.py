@@ -1,0 +1,295 @@
+"""Decode clips in other processes, so that a codec that crashes, never returns or fills the memory ends one call only.
+
+`start_template` switches this on for a process. Without it, the functions decode in the calling process.
+"""
+
+import logging
+import math
+import os
+import signal
+import socket
+import threading
+import time as clock
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from multiprocessing.connection import Connection
+
+import av
+import numpy as np
+
+from moodreel.errors import Overloaded
+from moodreel.media import audio
+from moodreel.media.audio import AudioClip, AudioLimits
+from moodreel.media.container import typed_errors
+from moodreel.media.decoder_process import (
+    DecoderRequest,
+    End,
+    Failure,
+    Frames,
+    Pixels,
+    Reply,
+    Samples,
+    fork_template,
+    read_mailbox,
+    write_mailbox,
+)
+from moodreel.media.video import ClipGeometry, Frame, LoopFrame, VideoReader, out_of_memory
+from moodreel.media.video_decoder import MediaSpan, VideoLimits, video_corrupt
+
+GRACE_SECONDS = 2.0
+"""Time after the deadline in which a decoder process may end by itself."""
+
+_log = logging.getLogger(__name__)
+
+
+class _Template:
+    """Start and end decoder processes, and lend those that are idle. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._socket = fork_template()
+        self._lock = threading.Lock()
+        self._idle: list[_DecoderProcess] = []
+
+    def start(self, connection: int, mailbox: int) -> int:
+        """Start a process; return its id."""
+        return self._command(b"start", connection, mailbox)
+
+    def end(self, pid: int) -> int:
+        """End a process at once; return its exit code, negative for a signal."""
+        return self._command(b"end %d" % pid)
+
+    @contextmanager
+    def lend(self) -> Iterator["_DecoderProcess"]:
+        """Lend a process during a `with` block: one that is idle, or a new one."""
+        process = self._take_idle() or _DecoderProcess(self)
+        try:
+            yield process
+        finally:
+            with suppress(MemoryError, TimeoutError, ChildProcessError):
+                process.close_video()
+            if process.is_usable:
+                self._idle.append(process)
+            else:
+                process.end()
+
+    def _take_idle(self) -> "_DecoderProcess | None":
+        while True:
+            try:
+                process = self._idle.pop()
+            except IndexError:
+                return None
+            if process.is_usable:
+                return process
+            process.end()
+
+    def _command(self, command: bytes, *descriptors: int) -> int:
+        try:
+            with self._lock:
+                socket.send_fds(self._socket, [command], descriptors)
+                if reply := self._socket.recv(64):
+                    return int(reply)
+        except OSError:
+            _log.exception("the template of the decoder processes does not answer")
+        # Somebody has killed the template. Only a new worker can fork another.
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise Overloaded("Clips cannot be read right now. Try again in a few seconds.")
+
+
+class _DecoderProcess:
+    """A decoder process, for one call at a time."""
+
+    def __init__(self, template: _Template) -> None:
+        """Start it."""
+        ours, theirs = socket.socketpair()
+        self._template = template
+        self._mailbox = os.memfd_create("moodreel-decoder")
+        with theirs:
+            self._pid = template.start(theirs.fileno(), self._mailbox)
+        self._connection = Connection(ours.detach())
+        self._waits = False
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether it runs and waits for a request: nothing can be read then, not even the end."""
+        return not self._waits and not self._connection.closed and not self._connection.poll(0)
+
+    def put(self, data: bytes) -> None:
+        """Put a file into the mailbox, for the next request."""
+        write_mailbox(self._mailbox, memoryview(data))
+
+    def take(self, array: np.ndarray, offset: int = 0) -> np.ndarray:
+        """Fill an array with what the last reply describes."""
+        return read_mailbox(self._mailbox, array, offset)
+
+    def request(self, operation: str, deadline: float, **arguments: object) -> Reply:
+        """Send a request and wait for the reply.
+
+        Args:
+            operation: A method of the decoder process.
+            deadline: Time on the monotonic clock; it may end by itself for `GRACE_SECONDS` more.
+            **arguments: Of the method.
+
+        Raises:
+            MoodreelError: As in the decoder process.
+            TimeoutError: It did not reply in time and was ended.
+            MemoryError: The system has ended it, as it does when memory is low.
+            ChildProcessError: It crashed.
+        """
+        try:
+            self._waits = True
+            self._connection.send(DecoderRequest(operation, arguments))
+            if not self._connection.poll(max(0.0, deadline - clock.monotonic()) + GRACE_SECONDS):
+                self.end()
+                _log.warning("a decoder process was ended: it did not finish %s in time", operation)
+                raise TimeoutError
+            reply: Reply = self._connection.recv()
+            self._waits = False
+        except (EOFError, ConnectionError) as error:
+            code = self.end()
+            reason = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+            _log.warning("a decoder process ended in %s: %s", operation, reason)
+            raise (MemoryError if code == -signal.SIGKILL else ChildProcessError)(reason) from error
+        _raise_failure(reply)
+        return reply
+
+    def close_video(self) -> None:
+        """Have it free what it holds of a clip."""
+        if self.is_usable:
+            self.request("close_video", clock.monotonic())
+
+    def end(self) -> int:
+        """End it, if that has not been done; return its exit code, negative for a signal."""
+        if self._connection.closed:
+            return 0
+        self._connection.close()
+        os.close(self._mailbox)
+        return self._template.end(self._pid)
+
+
+class IsolatedVideoReader(VideoReader):
+    """Read a clip as `VideoReader` does, in a decoder process, by one iterator at a time."""
+
+    def __init__(
+        self,
+        process: _DecoderProcess,
+        data: bytes,
+        limits: VideoLimits,
+        *,
+        fps: float | None = None,
+        cache_side: int | None = None,
+    ) -> None:
+        super().__init__(data, limits, fps=fps)
+        self._process = process
+        with typed_errors(video_corrupt(), out_of_memory()):
+            process.put(data)
+            self._request("open_video", size=len(data), limits=limits, fps=fps, cache_side=cache_side)
+
+    def restore(self, geometry: ClipGeometry) -> None:
+        """See `VideoReader.restore`."""
+        super().restore(geometry)
+        with typed_errors(video_corrupt(), out_of_memory()):
+            self._request("restore", geometry=geometry)
+
+    def probe_span(self) -> MediaSpan:
+        """See `VideoReader.probe_span`."""
+        with typed_errors(video_corrupt(), out_of_memory()):
+            span = self._request("probe_span")
+            assert isinstance(span, MediaSpan)
+            return span
+
+    def frames(
+        self,
+        *,
+        min_interval: float = 0.0,
+        min_frames: int = 0,
+        start: float = 0.0,
+        stop: float = math.inf,
+        max_side: int = 640,
+    ) -> Generator[Frame, None, None]:
+        """See `VideoReader.frames`."""
+        options = {"min_interval": min_interval, "min_frames": min_frames, "start": start, "stop": stop}
+        return self._rgb_frames("frames", {**options, "max_side": max_side})
+
+    def frames_at(self, times: Sequence[float], *, max_side: int = 640) -> Generator[Frame, None, None]:
+        """See `VideoReader.frames_at`."""
+        return self._rgb_frames("frames_at", {"times": list(times), "max_side": max_side})
+
+    def loop_frames(
+        self, *, start: float, stop: float, min_interval: float, max_side: int
+    ) -> Generator[LoopFrame, None, None]:
+        """See `VideoReader.loop_frames`."""
+        options: dict[str, object] = {"start": start, "stop": stop, "min_interval": min_interval, "max_side": max_side}
+        for pixels, array in self._read("loop_frames", options):
+            yuv = av.VideoFrame.from_ndarray(array, format="yuv420p")
+            yuv.colorspace, yuv.color_range = pixels.colors
+            yield LoopFrame(pixels.time, yuv)
+
+    def _rgb_frames(self, method: str, options: dict[str, object]) -> Generator[Frame, None, None]:
+        for pixels, array in self._read(method, options):
+            assert pixels.size is not None
+            yield Frame(pixels.time, array, pixels.size)
+
+    def _read(self, method: str, options: dict[str, object]) -> Iterator[tuple[Pixels, np.ndarray]]:
+        with typed_errors(video_corrupt(), out_of_memory()):
+            reply = self._request("read", method=method, options=options)
+            while isinstance(reply, Frames):
+                for pixels in reply.pixels:
+                    yield pixels, self._process.take(np.empty(pixels.shape, np.uint8), pixels.offset)
+                if isinstance(reply.end, End):
+                    super().restore(reply.end.geometry)
+                    self.frame_count = reply.end.frame_count
+                    return
+                _raise_failure(reply.end)
+                reply = self._request("next_frames")
+
+    def _request(self, operation: str, **arguments: object) -> Reply:
+        try:
+            return self._process.request(operation, self._decoder.deadline, **arguments)
+        except TimeoutError:
+            self._decoder.check_deadline()
+            raise
+
+
+def _raise_failure(reply: Reply) -> None:
+    if isinstance(reply, Failure):
+        raise reply.error from RuntimeError(reply.cause)
+
+
+_template: _Template | None = None
+"""One for each process, as that of `multiprocessing`'s fork server."""
+
+
+def start_template() -> None:
+    """Have this process decode in other processes. Call it before it starts any thread."""
+    global _template
+    _template = _Template()
+
+
+@contextmanager
+def open_video(
+    data: bytes, limits: VideoLimits, *, fps: float | None = None, cache_side: int | None = None
+) -> Iterator[VideoReader]:
+    """Open a clip during a `with` block; arguments and errors as for `VideoReader`."""
+    if _template is None:
+        yield VideoReader(data, limits, fps=fps, cache_side=cache_side)
+        return
+    with _template.lend() as process:
+        yield IsolatedVideoReader(process, data, limits, fps=fps, cache_side=cache_side)
+
+
+def decode_audio(data: bytes, limits: AudioLimits) -> AudioClip | None:
+    """Decode the audio of a file; see `audio.decode_audio`."""
+    if _template is None:
+        return audio.decode_audio(data, limits)
+    file = audio.AudioFile(data, limits)
+    with _template.lend() as process, typed_errors(audio.audio_corrupt(), audio.out_of_memory()):
+        process.put(data)
+        try:
+            reply = process.request("decode_audio", file.deadline, size=len(data), limits=limits)
+        except TimeoutError:
+            file.check_deadline()
+            raise
+        if reply is None:
+            return None
+        assert isinstance(reply, Samples)
+        return AudioClip(process.take(np.empty(reply.count, np.float32)), reply.start)
