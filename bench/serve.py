@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 import psutil
 import requests
+import torch
 
 from bench.clips import phone_clip, repeat_clip
 from bench.floor import Floor
@@ -142,6 +143,7 @@ def stage_costs(pipeline: VideoPipeline, data: bytes) -> dict[str, float]:
 
 
 def print_stages(clips: dict[str, bytes], rounds: int) -> None:
+    torch.set_num_threads(1)  # as in a worker
     engine = Engine.load(STORE)
     with closing(engine):
         pipeline = VideoPipeline(engine)
