@@ -14,6 +14,7 @@ from api.model_download import download_model
 from api.services import Services
 from api.settings import Settings, SettingsError
 from api.shutdown import ShutdownHooks
+from api.webhooks import WebhookSender
 from api.websocket.broadcaster import ConnectionBroadcaster
 from moodreel.live.scheduler import FrameScheduler
 from moodreel.media.image import ImageLimits
@@ -116,7 +117,8 @@ def open_jobs(settings: Settings) -> JobRunner | None:
         max_jobs=settings.max_jobs,
         max_bytes=settings.max_jobs_bytes,
     )
-    return JobRunner(store)
+    secret = settings.webhook_secret
+    return JobRunner(store, WebhookSender(settings.webhook_hosts, secret) if secret else None)
 
 
 def open_presence(settings: Settings) -> Presence:

@@ -18,12 +18,13 @@ from flask import Flask, Response, g, jsonify, request
 from werkzeug.test import EnvironBuilder
 from werkzeug.wrappers import Response as PlainResponse
 
-from api import idempotency
+from api import idempotency, webhooks
 from api.auth.authentication import JOB_CALLER, Caller
 from api.errors import STATUS, ApiError, problem_response
 from api.openapi import GuardedBlueprint
 from api.schemas.jobs import JobSchema
 from api.services import services
+from api.webhooks import WebhookSender
 from moodreel.errors import MoodreelError
 from moodreel.storage.job_store import LEASE_SECONDS, MAX_ATTEMPTS, WAITING, Job, JobStore, JobStoreError, TooManyJobs
 
@@ -81,8 +82,11 @@ def _accept() -> Response | None:
         "request_id": g.request_id,
         "caller": {"id": caller.id, "roles": sorted(caller.roles), "user": caller.user},
     }
+    webhook = request.headers.get(webhooks.HEADER, "").strip() or None
+    if webhook is not None:
+        runner.check_webhook(webhook)
     try:
-        job_id = runner.add(owner(caller), call, body)
+        job_id = runner.add(owner(caller), call, body, webhook)
     except TooManyJobs as error:
         raise ApiError("overloaded", "Too many calls wait to be answered later. Try again in a minute.") from error
     response = jsonify({"id": job_id, "status": WAITING})
@@ -103,24 +107,34 @@ class JobRunner:
 
     Args:
         store: the jobs of all workers.
+        sender: calls the webhooks of jobs that have ended; None calls none.
     """
 
-    def __init__(self, store: JobStore) -> None:
+    def __init__(self, store: JobStore, sender: WebhookSender | None = None) -> None:
         self.store = store
+        self._sender = sender
         self._wake = threading.Event()
         self._stopping = False
         self._job: Job | None = None
         self._pruned_at = self._reported_at = -float("inf")
 
-    def add(self, owner: str, call: Mapping[str, object], body: bytes) -> str:
+    def check_webhook(self, url: str) -> None:
+        """Check the URL that a caller sent. Raises ApiError."""
+        if self._sender is None:
+            raise ApiError("bad_header", "This service calls no webhook. Its operator can set WEBHOOK_HOSTS.")
+        self._sender.check(url)
+
+    def add(self, owner: str, call: Mapping[str, object], body: bytes, webhook: str | None = None) -> str:
         """Add a job, and run it soon. Raises TooManyJobs or JobStoreError."""
-        job_id = self.store.add(owner, call, body)
+        job_id = self.store.add(owner, call, body, webhook)
         self._wake.set()
         return job_id
 
     def start(self, app: Flask) -> None:
         """Start to run jobs. Call it after the fork."""
         threading.Thread(target=self._run, args=[app], name="jobs", daemon=True).start()
+        if self._sender is not None:
+            threading.Thread(target=self._call_webhooks, args=[self._sender], name="webhooks", daemon=True).start()
 
     def stop(self) -> None:
         """Run no further job, and let another worker run the one that has begun."""
@@ -156,6 +170,11 @@ class JobRunner:
             if time.monotonic() > self._pruned_at + PRUNE_SECONDS:
                 self._pruned_at = time.monotonic()
                 self._try(self.store.prune)
+
+    def _call_webhooks(self, sender: WebhookSender) -> None:
+        while not self._stopping:
+            if not self._try(lambda: sender.call_next(self.store)):
+                time.sleep(POLL_SECONDS)
 
     def _try(self, task: Callable[[], bool | None]) -> bool | None:
         try:

@@ -135,6 +135,15 @@ _PREFER: Spec = {
     "example": "respond-async",
 }
 
+_WEBHOOK_URL: Spec = {
+    "in": "header",
+    "name": "x-webhook-url",
+    "required": False,
+    "description": "With `Prefer: respond-async`: the address to POST to when the job has ended. Its host must be"
+    " listed in `WEBHOOK_HOSTS`. Messages are signed as https://www.standardwebhooks.com says.",
+    "schema": {"type": "string", "pattern": "^(https?://[!-~]{1,490})?$"},
+}
+
 _SERVER_RESPONSES: Spec = {
     "414": {"description": "The request line is longer than 8,190 bytes. Gunicorn answers this itself, in HTML."},
     "431": {"description": "There are too many or too long headers. Gunicorn answers this itself, in HTML."},
@@ -330,7 +339,7 @@ def _prepare_guard(doc: Spec, doc_info: Spec, *, dated: bool, **_: object) -> Sp
     if "request_in_progress" in doc_info.get("error_codes", ()):
         doc["parameters"].append(_IDEMPOTENCY_KEY)
     if doc_info.get("asynchronous"):
-        doc["parameters"].append(_PREFER)
+        doc["parameters"] += [_PREFER, _WEBHOOK_URL]
     return doc
 
 

@@ -86,6 +86,13 @@ def _signing_secret(text: str) -> bytes:
     return secret
 
 
+def _webhook_secret(text: str) -> bytes:
+    secret = decode_base64(text.removeprefix("whsec_"))
+    if not 24 <= len(secret) <= SECRET_BYTES:
+        raise ValueError
+    return secret
+
+
 def _key_source(text: str) -> str:
     # Keys from an unencrypted connection could be an attacker's.
     if "://" in text and not re.match(r"https://|http://(localhost|127\.0\.0\.1|\[::1\])[:/]", text, re.IGNORECASE):
@@ -223,6 +230,10 @@ class Settings:
     jobs: bool = _choice(_SWITCH, False)
     jobs_path: Path = _setting(Path, "a file", Path("data/jobs.db"))  # noqa: RUF009
     jobs_retention_seconds: int = _integer(60, 7 * 86_400, 3600)
+    webhook_hosts: tuple[str, ...] = _setting(_list, "hosts, addresses or networks with commas between", ())
+    webhook_secret: bytes | None = _setting(
+        _webhook_secret, "base64 of 24 to 64 random bytes, with whsec_ before it or not", None, secret=True
+    )
     max_jobs: int = _integer(1, 100_000, 100)
     max_jobs_bytes: int = _integer(1024, 1 << 40, 1 << 30)
     media_storage: str | None = _setting(
@@ -256,6 +267,8 @@ def _check_tokens(settings: Settings) -> None:
         missing = [name.upper() for name in names if not getattr(settings, name)]
         if 0 < len(missing) < len(names):
             raise SettingsError(f"{missing[0]} is empty: set all of {', '.join(names).upper()}, or none of them.")
+    if bool(settings.webhook_hosts) != bool(settings.webhook_secret):
+        raise SettingsError("WEBHOOK_HOSTS needs WEBHOOK_SECRET, and the other way around: set both, or none of them.")
     if settings.oidc_issuer and settings.oidc_issuer == settings.security_issuer:
         raise SettingsError("OIDC_ISSUER must not be SECURITY_ISSUER: the issuer decides how a token is verified.")
 

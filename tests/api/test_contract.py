@@ -808,7 +808,12 @@ class TestOpenApi:
         scheme = document["components"]["securitySchemes"]["api_key"]
         assert (scheme["in"], scheme["name"]) == ("header", "x-api-key")
         headers = {parameter["name"] for parameter in operation["parameters"] if parameter["in"] == "header"}
-        assert headers - {"Idempotency-Key", "Prefer"} == {"date", "x-date", "x-client-id", "x-request-id"}
+        assert headers - {"Idempotency-Key", "Prefer", "x-webhook-url"} == {
+            "date",
+            "x-date",
+            "x-client-id",
+            "x-request-id",
+        }
         assert ("Idempotency-Key" in headers) == (method == "post")
 
     def test_every_tested_rejection_is_documented(self, document: dict[str, Any]) -> None:
