@@ -63,15 +63,13 @@ class LanguageModel:
             is_unwanted: Called several times a second; True ends the answer.
 
         Raises:
-            ApiError: The server is down, slow, or sends no answer.
+            ApiError: The server is down, slow, or sends no answer, or the answer is unwanted.
         """
         # Leaving the runner cancels the call.
         with asyncio.Runner() as runner:
             queue: asyncio.Queue[str | ApiError | None] = asyncio.Queue(_MAX_QUEUED)
             call = runner.get_loop().create_task(self._fill(queue, messages))
-            while not call.cancelled():
-                if is_unwanted():
-                    raise ApiError("client_closed_request", "The caller closed the connection.")
+            while not is_unwanted():
                 try:
                     item = runner.run(asyncio.wait_for(queue.get(), _POLL_SECONDS))
                 except TimeoutError:
@@ -81,6 +79,8 @@ class LanguageModel:
                 if item is None:
                     return
                 yield item
+            call.cancel()
+            raise ApiError("client_closed_request", "The caller closed the connection.")
 
     async def _fill(self, queue: asyncio.Queue[str | ApiError | None], messages: Messages) -> None:
         """Put the pieces of the answer into a queue, and then None, or the error that ended it."""

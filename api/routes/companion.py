@@ -79,9 +79,7 @@ def ask() -> Response:
 
 def _stream(pieces: Generator[str]) -> Response:
     """Send the pieces as they come. What fails before the first one raises ApiError."""
-    first = next(pieces, None)
-    if first is None:
-        raise ApiError("companion_bad_answer", "The companion's model sent no answer that can be read. Try again.")
+    first = next(pieces)
     log_fields.add(model=services().settings.llm_model or "")
     response = Response(_events(chain([first], pieces), log_fields.current()), mimetype=_TYPE)
     response.headers["X-Accel-Buffering"] = "no"  # nginx would collect the pieces
