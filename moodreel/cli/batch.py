@@ -47,7 +47,8 @@ class _ProgressDisplay:
 
     def __init__(self) -> None:
         self._bar: tqdm | None = None
-        self._started = self._shown = time.monotonic()
+        self._shown = time.monotonic()
+        self._first: tuple[float, int] | None = None
         self._last: BatchProgress | None = None
 
     def show(self, progress: BatchProgress) -> None:
@@ -57,6 +58,8 @@ class _ProgressDisplay:
             self._bar.set_postfix(errors=progress.errors)
         elif self._last is None or time.monotonic() > self._shown + LOG_SECONDS:
             self._log(progress)
+        if progress.done and not self._first:
+            self._first = time.monotonic(), progress.done
         self._last = progress
 
     def close(self) -> None:
@@ -67,13 +70,13 @@ class _ProgressDisplay:
 
     def _log(self, progress: BatchProgress) -> None:
         self._shown = time.monotonic()
-        rate = progress.done / max(self._shown - self._started, 1e-9)
-        time_of_day = datetime.now(UTC).isoformat(timespec="seconds")
-        finished = progress.before + progress.done
-        left = f", {(progress.files - finished) / rate:.0f} s left" if rate else ""
+        finished, speed = progress.before + progress.done, ""
+        if self._first and progress.done > self._first[1]:  # without the seconds in which the workers start
+            rate = (progress.done - self._first[1]) / (self._shown - self._first[0])
+            speed = f", {rate:.2f} files/s, {(progress.files - finished) / rate:.0f} s left"
         print(
-            f"{time_of_day} {finished} of {progress.files} files ({progress.before} before), "
-            f"{progress.errors} errors, {rate:.2f} files/s{left}",
+            f"{datetime.now(UTC).isoformat(timespec='seconds')} {finished} of {progress.files} files "
+            f"({progress.before} before), {progress.errors} errors{speed}",
             file=sys.stderr,
             flush=True,
         )
