@@ -4,9 +4,9 @@
     python -m bench.batch --files 100 --workers 4
     python -m bench.batch --calendar docs/mood-calendar.png   # only draw the mood calendar of made-up moods
 
-Prints three tables: the runs and what they left; the throughput beside one process on the same cores, in turns; and the
-peak memory by number of files. The clips are small and short (1 s of 320 x 240): a longer one costs more, and the start
-of the workers then counts less.
+Prints three tables: the runs and what they left; the throughput and the CPU time of all processes, beside one process
+on the same cores, in turns; and the peak memory by number of files. The clips are small and short (1 s of 320 x 240): a
+longer one costs more, and the start of the workers then counts less.
 """
 
 import argparse
@@ -39,7 +39,7 @@ from tests.support.server import ROOT
 FIRST_DAY = date(2024, 1, 1)
 MEASURED_FILES = 60
 """Files of one measurement of the throughput."""
-ROUNDS = 2
+ROUNDS = 3
 ONE_PROCESS = """
 import sys, time
 from pathlib import Path
@@ -51,27 +51,34 @@ from moodreel.pipelines.boomerang import LoopOptions
 analyzer = ClipAnalyzer(AnalyzerOptions(find_model_store(), loop=LoopOptions()), OutputFolder(sys.argv[2]))
 files = sorted(Path(sys.argv[1]).iterdir())
 analyzer.analyze(files[0].as_uri())
-start = time.monotonic()
+start, cpu = time.monotonic(), time.process_time()
 for file in files[1:]:
     analyzer.analyze(file.as_uri())
-print((len(files) - 1) / (time.monotonic() - start))
+count = len(files) - 1
+print(count / (time.monotonic() - start), (time.process_time() - cpu) / count)
 """
 BATCH = """
 import sys, time
+import psutil
 from moodreel.batch.analyzer import AnalyzerOptions
 from moodreel.batch.run import BatchOptions, run_batch
 from moodreel.models.model_store import find_model_store
 from moodreel.pipelines.boomerang import LoopOptions
+
+def cpu_seconds():
+    own = psutil.Process()
+    return sum(sum(process.cpu_times()[:2]) for process in [own, *own.children(recursive=True)])
 
 answers = []
 options = AnalyzerOptions(find_model_store(), loop=LoopOptions())
 start = time.monotonic()
 run_batch(
     BatchOptions(sys.argv[1], sys.argv[2], options, workers=int(sys.argv[3])),
-    lambda progress: answers.append((progress.done, time.monotonic())),
+    lambda progress: answers.append((progress.done, time.monotonic(), cpu_seconds())),
 )
 first, last = answers[1], answers[-1]
-print((last[0] - first[0]) / (last[1] - first[1]), first[1] - start)
+count = last[0] - first[0]
+print(count / (last[1] - first[1]), (last[2] - first[2]) / count, first[1] - start)
 """
 
 
@@ -166,15 +173,16 @@ def survive(folder: Path, count: int, broken: int, workers: int) -> tuple[list[l
     return lines, peaks
 
 
-def throughputs(folder: Path, workers: int) -> Iterator[tuple[float, float, float]]:
-    """Measure files a second of one process and of a batch in turns, and the seconds until the batch's first answer."""
+def throughputs(folder: Path, workers: int) -> Iterator[list[str]]:
+    """Measure one process and a batch in turns. Yields the rows of the table."""
     source = folder / "measured"
     source.mkdir()
     make_clips(source, MEASURED_FILES, 0)
     for turn in range(ROUNDS):
-        single = _measure(ONE_PROCESS, source, folder / f"single{turn}")
-        batch = _measure(BATCH, source, folder / f"batch{turn}", workers)
-        yield single[0], batch[0], batch[1]
+        one, one_cpu = _measure(ONE_PROCESS, source, folder / f"one{turn}")
+        many, many_cpu, start = _measure(BATCH, source, folder / f"many{turn}", workers)
+        rates = [f"{one:.2f}", f"{many:.2f}", f"{many / one:.2f}"]
+        yield [*rates, f"{1000 * one_cpu:.0f}", f"{1000 * many_cpu:.0f}", f"{start:.0f}"]
 
 
 def _measure(script: str, *arguments: object) -> list[float]:
@@ -214,12 +222,10 @@ def main() -> None:
         folder = Path(name)
         lines, large = survive(folder, options.files, options.broken, options.workers)
         print(format_table(["run", "rows before", "rows now", "ended by", "seconds"], lines), "\n", flush=True)
-        measured = list(throughputs(folder, options.workers))
-        lines = [[f"{a:.2f}", f"{b:.2f}", f"{b / a:.2f}", f"{start:.0f}"] for a, b, start in measured]
-        print(
-            format_table(["one process, files/s", f"{options.workers} workers", "ratio", "first answer, s"], lines),
-            "\n",
-        )
+        lines = list(throughputs(folder, options.workers))
+        head = ["one process, files/s", f"{options.workers} workers", "ratio"]
+        head += ["one process, CPU ms a file", f"{options.workers} workers", "first answer, s"]
+        print(format_table(head, lines, left=0), "\n", flush=True)
         (folder / "few").mkdir()
         make_clips(folder / "few", options.files // 10, 0)
         small = run(folder / "few", folder / "few_moods", options.workers).peaks
