@@ -5,7 +5,6 @@ not grow with the number of files.
 """
 
 import contextlib
-import io
 import logging
 import os
 import secrets
@@ -45,16 +44,14 @@ def ray_session(workers: int | None) -> Iterator[int]:
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     started = not ray.is_initialized()
-    # Ray prints on standard output that a worker died; here that file gets a row.
-    with contextlib.redirect_stdout(io.StringIO()):
+    if started:
+        _start(workers)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+    try:
+        yield workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
+    finally:
         if started:
-            _start(workers)
-        logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-        try:
-            yield workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
-        finally:
-            if started:
-                ray.shutdown()
+            ray.shutdown()
 
 
 def analyze(
@@ -105,8 +102,9 @@ def stop_if_told(answers: Iterable[pa.Table]) -> Iterator[pa.Table]:
 
 def _start(workers: int | None) -> None:
     quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
+    address = os.environ.get("RAY_ADDRESS")
     try:
-        if address := os.environ.get("RAY_ADDRESS"):
+        if address:
             ray.init(address=address, **quiet)
         else:
             # Who has the token may run code. Without this one Ray writes one into the home folder, for all to read.
@@ -119,7 +117,8 @@ def _start(workers: int | None) -> None:
                 **quiet,
             )
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise BatchError(f"Ray cannot be started, or the cluster of RAY_ADDRESS does not answer: {error}") from error
+        hint = "" if not address else " Does it ask for a token? Then set RAY_AUTH_MODE=token."
+        raise BatchError(f"Ray cannot be used: {error}.{hint}") from error
 
 
 def _run(

@@ -1,6 +1,8 @@
 """`moodreel batch SOURCE --out DIR`: analyze a folder or a bucket of videos with Ray."""
 
 import argparse
+import contextlib
+import io
 import sys
 import time
 from collections import Counter
@@ -28,7 +30,8 @@ def main(argv: Sequence[str]) -> int:
     options = _parser().parse_args(argv)
     display = _ProgressDisplay()
     try:
-        summary = run_batch(_batch_options(options), display.show)
+        with contextlib.redirect_stdout(io.StringIO()):  # where Ray prints that a worker died; its file gets a row
+            summary = run_batch(_batch_options(options), display.show)
     except MoodreelError as error:
         display.close()
         print(f"moodreel: {error}", file=sys.stderr)
@@ -54,8 +57,8 @@ class _ProgressDisplay:
     def show(self, progress: BatchProgress) -> None:
         if sys.stderr.isatty():
             self._bar = self._bar or tqdm(total=progress.files, initial=progress.before, unit="file", smoothing=0.05)
+            self._bar.set_postfix(errors=progress.errors, refresh=False)
             self._bar.update(progress.before + progress.done - self._bar.n)
-            self._bar.set_postfix(errors=progress.errors)
         elif self._last is None or time.monotonic() > self._shown + LOG_SECONDS:
             self._log(progress)
         if progress.done and not self._first:
