@@ -4,6 +4,7 @@
 #   ./init.sh             serve: in Docker where an engine runs, else in a virtual environment
 #   ./init.sh --local     serve from a virtual environment (.venv)
 #   ./init.sh --docker    serve from a Docker image
+#   ./init.sh setup       only install and make .env, such as for a systemd unit
 #   ./init.sh test        set up, run scripts/check, then the whole test suite; further arguments go to pytest
 #
 # Settings come from the environment, then from .env. If there is no .env, it is made from .env.example.
@@ -114,10 +115,14 @@ curl -s http://127.0.0.1:$port/predict \\
 EOF
 }
 
-serve_local() {
+setup() {
   install_packages $SYSTEM_PACKAGES
   make_venv requirements.txt
   make_env_file
+}
+
+serve_local() {
+  setup
   # Report a wrong setting before the example is printed.
   .venv/bin/python -c 'from api.settings import Settings, SettingsError
 try: Settings.from_environment()
@@ -159,8 +164,9 @@ run_tests() {
 
 case "${1-}" in
   test) shift; run_tests "$@" ;;
+  setup) setup ;;
   --local) serve_local ;;
   --docker) docker info >/dev/null 2>&1 || die "no Docker engine answers. Start one, or use --local."; serve_docker ;;
   "") if docker info >/dev/null 2>&1; then serve_docker; else serve_local; fi ;;
-  *) sed -n '3,8s/^# \{0,2\}//p' "$0"; exit 2 ;;
+  *) sed -n '3,9s/^# \{0,2\}//p' "$0"; exit 2 ;;
 esac
