@@ -1,6 +1,7 @@
-"""An API key is replaced without a restart: .env is read again at SIGHUP."""
+"""Signals: SIGHUP reads .env again, so that a key is replaced; SIGTERM lets calls in flight end."""
 
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -30,3 +31,13 @@ def test_a_key_is_replaced_by_a_reload_and_no_call_is_lost(tmp_path: Path) -> No
         assert status("old") == 200, "both are valid while the apps move"
         reload_with("new", key="old", expected=401)
         assert status("new") == 200
+
+
+@pytest.mark.server
+def test_a_stop_lets_a_call_in_flight_end(tmp_path: Path) -> None:
+    with Server(tmp_path, WEB_CONCURRENCY=1) as server, ThreadPoolExecutor(1) as client:
+        answer = client.submit(server.post, "/predict", b"sleep 2")
+        wait_until(lambda: "moodreel_requests_in_flight 2.0" in server.call("GET", "/metrics").text)
+        server.process.send_signal(signal.SIGTERM)
+        assert answer.result(20).json()["emotion"] == "Happy"
+        assert server.stop() == 0
