@@ -9,6 +9,7 @@ waits: for its body, for a slot, for the client to read.
 import contextlib
 import ctypes
 import fcntl
+import importlib
 import multiprocessing
 import os
 import resource
@@ -147,6 +148,10 @@ worker_tmp_dir = _memory  # for the heartbeat
 
 def on_starting(_server: object) -> None:
     """Import the libraries, and download the model that MODEL_DOWNLOAD_ID names, once and not in every worker."""
+    if settings.log_database_url or settings.history_database_url:
+        # Its 13 MB are then shared. Without it the workers say what to install.
+        with contextlib.suppress(ImportError):
+            importlib.import_module("psycopg")
     # On macOS, forked processes may not use the system's frameworks that the libraries have initialized.
     if sys.platform == "linux":
         import_libraries()
