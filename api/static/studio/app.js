@@ -58,7 +58,8 @@ async function submitCredential(event) {
     dialog().close("given");
   } catch (error) {
     keepCredential(before);
-    keyProblem = error instanceof Problem ? error : null;
+    // A wrong key needs no reference of the call.
+    keyProblem = error instanceof Problem ? { message: error.message } : null;
   }
   isChecking = false;
   update();
