@@ -28,7 +28,7 @@ NOT_RUN = {
     "gcloud": "needs an account at Google",
     "docker compose": "needs a Docker engine",
     "kubectl": "needs a cluster",
-    "systemctl": "changes the system",
+    "sudo": "changes the system",
     "./init.sh": "tests/test_setup.py starts it; ./init.sh test is this run",
     "pip install": "downloads packages",
 }
