@@ -34,7 +34,9 @@ _FRAMES_AT_ONCE, _BYTES_AT_ONCE = 5, 4 * 2**20
 """Most frames of one reply, and bytes after which no more are added. To switch to another process, which finds nothing
 in the processor's cache, costs more than to copy a frame."""
 _M_TRIM_THRESHOLD, _TRIM_BYTES = -1, 64 * 2**20
-"""Freed memory that is kept for the next clip (`mallopt(3)`)."""
+_M_MMAP_THRESHOLD, _MMAP_BYTES = -3, 32 * 2**20
+"""Freed memory that is kept for the next frame or clip, and size of blocks that are not kept (`mallopt(3)`): to get new
+pages for every frame costs as much as to copy it."""
 _IDLE_SECONDS = 2.0
 """Time without a request after which freed memory goes back to the system."""
 _OOM_SCORE = "500"
@@ -180,6 +182,7 @@ def _run_decoder(template: int, connection: int, mailbox: int) -> None:
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE)
     ctypes.CDLL(None).mallopt(_M_TRIM_THRESHOLD, _TRIM_BYTES)
+    ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _MMAP_BYTES)
     _Decoder(Connection(connection), mailbox).run()
 
 

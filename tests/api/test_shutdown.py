@@ -45,7 +45,8 @@ import api.services
 spec = importlib.util.spec_from_file_location("configuration", "api/gunicorn.conf.py")
 configuration = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(configuration)
-api.services.services = lambda app: SimpleNamespace(shutdown_hooks=SimpleNamespace(start_watcher=lambda worker: None))
+hooks = SimpleNamespace(start_watcher=lambda worker: None)
+api.services.services = lambda app: SimpleNamespace(shutdown_hooks=hooks, jobs=None)
 
 worker = ThreadWorker(1, os.getppid(), [], SimpleNamespace(), 30, Config(), SimpleNamespace())
 worker.tpool = worker.get_thread_pool()
