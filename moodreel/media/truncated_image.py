@@ -5,9 +5,13 @@ only from the rows that come out gray.
 """
 
 import struct
+import sys
 import zlib
+from contextlib import suppress
 
 import numpy as np
+
+from moodreel.media.boxes import iter_boxes
 
 MAX_MISSING = 0.5
 """Share of an image that may be missing. A face in the upper half of a portrait is still found."""
@@ -52,15 +56,13 @@ def missing_rows(rgb: np.ndarray) -> float:
 
 def _end_of_boxes(data: bytes) -> int:
     """Return where the last of the boxes of a HEIC ends, also after the end of the data."""
-    position = 0
-    while position + 8 <= len(data):
-        size = int.from_bytes(data[position : position + 4])
-        if size == 1:
-            size = int.from_bytes(data[position + 8 : position + 16])
-        if size < 8:  # up to the end of the file, or damaged
-            return len(data)
-        position += size
-    return position
+    end = 0
+    with suppress(ValueError):  # the data ends within a header, or is damaged
+        for _, start, stop in iter_boxes(data, 0, sys.maxsize):
+            if start > len(data):
+                break
+            end = stop
+    return end if end < sys.maxsize else len(data)
 
 
 def _complete_png(data: bytes, max_pixels: int) -> tuple[bytes, float]:
