@@ -1,5 +1,6 @@
 """Open the database of a store: a SQLite file, or PostgreSQL."""
 
+from contextlib import suppress
 from pathlib import Path
 
 from moodreel.storage.database import BUSY_TIMEOUT_SECONDS, Database, Schema, StorageError
@@ -26,7 +27,7 @@ def open_database(
         name: what operators call the database.
         settings: the environment variables that say where it is: of a file, of a URL.
         error: exception raised, with a message for operators, if it cannot be opened, read or written.
-        secure_delete: overwrite deleted rows of a file.
+        secure_delete: overwrite deleted rows of a file, and let only its owner read it.
         busy_seconds: how long a statement waits for other writers, and for a server.
         self_healing: move a corrupt file aside, and try again later if a file is locked or its disk full, or if a
             server does not answer.
@@ -35,6 +36,11 @@ def open_database(
         StorageError: as `error`.
     """
     if not is_url(location):
+        if secure_delete:
+            # The database reports what is wrong with the file.
+            with suppress(OSError):
+                Path(location).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                Path(location).touch(mode=0o600)
         return SqliteDatabase(
             location,
             schema,

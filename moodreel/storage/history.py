@@ -158,11 +158,6 @@ class History:
         self.location = location
         self.storage = storage
         in_file = not is_url(location)
-        if in_file:
-            # `open_database` reports what is wrong with the file.
-            with suppress(OSError):
-                Path(location).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                Path(location).touch(mode=0o600)
         self._database = open_database(
             location,
             SCHEMA,

@@ -122,11 +122,6 @@ class JobStore:
         self._max_jobs = max_jobs
         self._max_bytes = max_bytes
         self._clock = clock
-        if not is_url(location):
-            # `open_database` reports what is wrong with the file.
-            with suppress(OSError):
-                Path(location).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                Path(location).touch(mode=0o600)
         self._database = open_database(
             location,
             SCHEMA,
