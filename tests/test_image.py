@@ -4,8 +4,9 @@ import os
 import re
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
+
+import moodreel
 
 ROOT = Path(__file__).parent.parent
 SITE = Path(sys.prefix, "lib", "python3.11", "site-packages")
@@ -43,8 +44,7 @@ def test_the_final_stage_has_labels_a_user_without_rights_a_health_check_and_no_
     assert re.search(r"^USER moodreel$", FINAL_STAGE, re.M)
     assert re.search(r"^HEALTHCHECK .*/health", FINAL_STAGE, re.M | re.S)
     assert not re.search(r"binutils|build-essential|gcc|pip install", FINAL_STAGE)
-    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
-    assert f"ARG VERSION={version}\n" in FINAL_STAGE
+    assert f"ARG VERSION={moodreel.__version__}\n" in FINAL_STAGE
     labels = set(re.findall(r"org\.opencontainers\.image\.(\w+)", FINAL_STAGE))
     assert {"title", "description", "licenses", "version", "revision"} <= labels
 
