@@ -10,6 +10,7 @@ import os
 import secrets
 import warnings
 from collections.abc import Generator, Iterable, Iterator, Sequence
+from functools import partial
 
 import pyarrow as pa
 import ray
@@ -101,20 +102,19 @@ def stop_if_told(answers: Iterable[pa.Table]) -> Iterator[pa.Table]:
 
 
 def _start(workers: int | None) -> None:
-    quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
+    init = partial(ray.init, logging_level=logging.ERROR, log_to_driver=False)
     address = os.environ.get("RAY_ADDRESS")
     try:
         if address:
-            ray.init(address=address, **quiet)
+            init(address=address)
         else:
             # Who has the token may run code. Without this one Ray writes one into the home folder, for all to read.
             os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-            ray.init(
+            init(
                 address="local",
                 num_cpus=workers or len(os.sched_getaffinity(0)),
                 object_store_memory=OBJECT_STORE_BYTES,
                 include_dashboard=False,
-                **quiet,
             )
     except (ConnectionError, RuntimeError, ValueError) as error:
         hint = "" if not address else " Does it ask for a token? Then set RAY_AUTH_MODE=token."
