@@ -9,7 +9,7 @@ import numpy as np
 from av.sidedata import sidedata
 from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 
-from moodreel.media import hdr
+from moodreel.media import gamut, hdr
 from moodreel.media.scaling import fit_within, letterbox_scale
 
 # PyAV raises ValueError for all side data of a frame if it has no name for one of them, and FFmpeg adds new ones. Only
@@ -86,11 +86,11 @@ class FrameConverter:
         return self._scale_to_even(frame, frame.format.name if frame.format.name.startswith("yuv") else "rgb24")
 
     def to_yuv(self, frame: av.VideoFrame) -> av.VideoFrame:
-        """Convert a frame to upright `yuv420p` of limited range, with even sides; HDR is tone-mapped.
+        """Convert a frame to upright `yuv420p` of limited range, with even sides; colors as `to_rgb`.
 
         The matrix stays that of the clip, and the attribute `colorspace` tells it: to change it costs as much again.
         """
-        if hdr.is_hdr(frame.color_trc) or _has_alpha(frame):
+        if hdr.is_hdr(frame.color_trc) or gamut.is_wide(frame.color_primaries) or _has_alpha(frame):
             upright = rgb_to_yuv(self.to_rgb(frame))
             return upright if self._canvas is None else _add_borders(yuv_planes(upright), self._canvas, upright)
         scaled = self._scale_to_even(frame, "yuv420p", dst_color_range=ColorRange.MPEG)
@@ -102,13 +102,15 @@ class FrameConverter:
         return _add_borders(planes, self._canvas or planes[0].shape[::-1], scaled)
 
     def to_rgb(self, frame: av.VideoFrame) -> np.ndarray:
-        """Convert a frame to an upright uint8 (H, W, 3) RGB array; HDR is tone-mapped."""
+        """Convert a frame to an upright uint8 (H, W, 3) RGB array; HDR is tone-mapped, wide gamuts become BT.709."""
         if _has_alpha(frame):
             rgb = self._flatten(frame)
         elif hdr.is_hdr(frame.color_trc):
             rgb = hdr.tone_map(self.scale(frame, "rgb48le").to_ndarray(), frame.color_trc)
         else:
             rgb = self.scale(frame, "rgb24").to_ndarray()
+            if gamut.is_wide(frame.color_primaries):
+                rgb = gamut.to_bt709(rgb, frame.color_primaries)
         return np.ascontiguousarray(_turn_upright(rgb, self._matrix))
 
     def _flatten(self, frame: av.VideoFrame) -> np.ndarray:
@@ -140,6 +142,7 @@ def _halve(frame: av.VideoFrame, size: tuple[int, int]) -> av.VideoFrame:
         for plane, source in zip(yuv_planes(half), yuv_planes(frame), strict=True):
             cv2.resize(source, plane.shape[::-1], dst=plane, interpolation=cv2.INTER_AREA)
         half.colorspace, half.color_range = frame.colorspace, frame.color_range
+        half.color_primaries, half.color_trc = frame.color_primaries, frame.color_trc
         frame = half
     return frame
 

@@ -11,6 +11,8 @@ from functools import cache
 import cv2
 import numpy as np
 
+from moodreel.media.gamut import BT2020_TO_BT709, STEPS, srgb_codes
+
 PQ = 16
 """`color_trc` of SMPTE ST 2084 (ISO/IEC 23091-2, table "TransferCharacteristics")."""
 HLG = 18
@@ -22,14 +24,6 @@ PEAK_NITS = 1000.0
 """Peak luminance in cd/m²: nominal for an HLG display (BT.2100), and typical for PQ video of phones."""
 KNEE = 0.6
 """Fraction of standard white above which highlights are compressed; light below it is unchanged."""
-
-BT2020_TO_BT709 = np.array(
-    [[1.6605, -0.5876, -0.0728], [-0.1246, 1.1329, -0.0083], [-0.0182, -0.1006, 1.1187]], dtype=np.float32
-)
-"""Matrix for linear light, the inverse of ITU-R BT.2087."""
-
-_STEPS = 4096
-"""Entries of the table from linear light to sRGB codes."""
 
 
 def is_hdr(color_trc: int) -> bool:
@@ -53,8 +47,8 @@ def tone_map(rgb: np.ndarray, color_trc: int) -> np.ndarray:
     gain = gain * _highlight_gain(gain * cv2.max(cv2.max(red, green), blue))
     light = cv2.transform(light, BT2020_TO_BT709)
     # To whole numbers, from 0 to the largest: negative light of colors outside of BT.709 becomes 0.
-    steps = cv2.multiply(light, cv2.merge([gain] * 3), scale=_STEPS - 1, dtype=cv2.CV_16U)
-    return cv2.LUT(steps, _srgb_codes()[None])
+    steps = cv2.multiply(light, cv2.merge([gain] * 3), scale=STEPS - 1, dtype=cv2.CV_16U)
+    return cv2.LUT(steps, srgb_codes()[None])
 
 
 @cache
@@ -86,11 +80,3 @@ def _highlight_gain(brightest: np.ndarray) -> np.ndarray:
     bend = (peak - KNEE) / (1.0 - KNEE) - 1.0
     compressed = KNEE + (1.0 - KNEE) * over * (1.0 + bend) / (1.0 + bend * over)
     return np.where(brightest > KNEE, compressed / np.maximum(brightest, 1e-6), 1.0)
-
-
-@cache
-def _srgb_codes() -> np.ndarray:
-    """Return the sRGB codes (IEC 61966-2-1), uint8 (65536,), of light in steps of 1 / (_STEPS - 1), up to 1."""
-    light = np.minimum(np.arange(65536) / (_STEPS - 1), 1.0)
-    code = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
-    return np.round(code * 255).astype(np.uint8)

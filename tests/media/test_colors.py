@@ -15,25 +15,55 @@ from tests.support import synthetic_video
 COLORS = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (200, 140, 110), (255, 255, 255)]
 
 
+WHITE = (0.3127, 0.3290)
+CHROMATICITIES = {
+    1: [(0.64, 0.33), (0.30, 0.60), (0.15, 0.06)],
+    9: [(0.708, 0.292), (0.170, 0.797), (0.131, 0.046)],
+    12: [(0.680, 0.320), (0.265, 0.690), (0.150, 0.060)],
+}
+"""x and y of red, green and blue, by `color_primaries` (ISO/IEC 23091-2)."""
+
+
+def to_xyz(primaries: int) -> np.ndarray:
+    """Return the matrix (3, 3) from linear R, G, B to X, Y, Z (SMPTE RP 177)."""
+    columns = np.array([(x / y, 1, (1 - x - y) / y) for x, y in [*CHROMATICITIES[primaries], WHITE]]).T
+    return columns[:, :3] * np.linalg.solve(columns[:, :3], columns[:, 3])
+
+
 def bars(width: int, height: int) -> np.ndarray:
     """Draw a vertical bar of each of `COLORS`."""
     return np.repeat(np.array(COLORS, np.uint8)[None], height, axis=0).repeat(width // len(COLORS), axis=1)
 
 
+def in_gamut(codes: np.ndarray, primaries: int) -> np.ndarray:
+    """Return the codes of BT.709 colors (H, W, 3) in a wider gamut, with the transfer function of sRGB."""
+    code = codes / 255
+    light = np.where(code <= 0.04045, code / 12.92, ((code + 0.055) / 1.055) ** 2.4)
+    light = (light @ np.linalg.solve(to_xyz(primaries), to_xyz(1)).T).clip(0, 1)
+    return np.round(255 * np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)).astype("u1")
+
+
 def encode_bars(
-    size: tuple[int, int], matrix: int, *, container: str = "mp4", codec: str = "libx264", tag: int = 2
+    size: tuple[int, int],
+    matrix: int,
+    *,
+    container: str = "mp4",
+    codec: str = "libx264",
+    tag: int = 2,
+    primaries: int = 2,
 ) -> bytes:
-    """Encode bars as YUV of a matrix, with or without saying so."""
-    file, rgb = io.BytesIO(), bars(*size)
+    """Encode bars as YUV of a matrix, with or without saying so, in the gamut of some primaries."""
+    file, rgb = io.BytesIO(), in_gamut(bars(*size), primaries) if primaries != 2 else bars(*size)
     with av.open(file, "w", format=container) as output:
         stream = output.add_stream(codec, rate=25, options={"crf": "4"} if codec == "libx264" else {"b": "20000000"})
         stream.height, stream.width = rgb.shape[:2]
         stream.pix_fmt = "yuvj444p" if codec == "mjpeg" else "yuv420p"
         stream.codec_context.colorspace = tag
+        stream.codec_context.color_primaries = primaries
         for _ in range(2):
             frame = av.VideoFrame.from_ndarray(rgb, format="rgb24")
             yuv = VideoReformatter().reformat(frame, format=stream.pix_fmt, dst_colorspace=matrix)
-            yuv.colorspace = tag
+            yuv.colorspace, yuv.color_primaries = tag, primaries
             output.mux(stream.encode(yuv))
         output.mux(stream.encode(None))
     return file.getvalue()
@@ -69,6 +99,16 @@ def middles(rgb: np.ndarray) -> np.ndarray:
 )
 def test_matrix_of_clips(size, matrix, options) -> None:
     assert np.abs(read_bars(encode_bars(size, matrix, **options)) - COLORS).max() < 12
+
+
+@pytest.mark.parametrize("primaries", [9, 12], ids=["BT.2020", "P3"])
+@pytest.mark.parametrize("size", [(640, 360), (1280, 720)])
+def test_wide_gamuts_become_bt709(primaries: int, size: tuple[int, int]) -> None:
+    assert np.abs(middles(in_gamut(bars(*size), primaries)) - COLORS).max() > 30
+    data = encode_bars(size, Colorspace.ITU709, tag=1, primaries=primaries)
+    colors = read_bars(data)
+    assert np.abs(colors - COLORS).max() < 30, "saturated colors: a code less is much light"
+    assert np.abs(colors - COLORS)[3:].max() < 6, "skin and white"
 
 
 def remove_box(data: bytes, kind: bytes) -> bytes:
