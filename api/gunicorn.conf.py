@@ -209,9 +209,11 @@ def post_worker_init(worker: "ThreadWorker") -> None:
     container = services(worker.wsgi)
     if container.jobs is not None:
         container.shutdown_hooks.add(container.jobs.stop)
-        container.jobs.start(worker.wsgi)
     container.shutdown_hooks.start_watcher(worker)
     release_memory_when_idle(worker.wsgi)
+    if container.jobs is not None:
+        # Last: a job that waits is answered at once, and Flask refuses any further set-up from then on.
+        container.jobs.start(worker.wsgi)
 
 
 def worker_exit(_server: object, worker: "ThreadWorker") -> None:

@@ -64,7 +64,8 @@ def test_a_service_starts_while_the_database_is_down_and_refuses_calls_if_the_lo
     try:
         server.wait_until_ready()
         assert server.call("POST", "/predict", json=BODY).status_code == 200
-        assert [row["error"] for row in server.log_rows(endpoint="/predict")] == [None, "log_unavailable"]
+        # The row of the refused call waits in its worker, which may be another one.
+        wait_until(lambda: [row["error"] for row in server.log_rows(endpoint="/predict")] == [None, "log_unavailable"])
     finally:
         server.stop()
 

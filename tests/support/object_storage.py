@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 import fsspec
 import pytest
+import requests
 
 from tests.support.server import free_port
 
@@ -21,6 +22,7 @@ def object_storages() -> Iterator[list[str]]:
     amazon = moto.ThreadedMotoServer("127.0.0.1", amazon_port, verbose=False)
     google.start()
     amazon.start()
+    requests.post(f"http://127.0.0.1:{amazon_port}/moto-api/reset", timeout=10)  # moto keeps buckets in the process
     try:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{google_port}")
