@@ -31,7 +31,9 @@ def object_storages() -> Iterator[list[str]]:
             patch.setenv("AWS_ACCESS_KEY_ID", "testing")
             patch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
             patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-            fsspec.filesystem("s3", skip_instance_cache=True).mkdir("diary")
+            for kind in ("gs", "s3"):
+                fsspec.get_filesystem_class(kind).clear_instance_cache()  # those of an earlier stand-in
+            fsspec.filesystem("s3").mkdir("diary")
             yield ["gs://diary", "s3://diary"]
     finally:
         amazon.stop()
