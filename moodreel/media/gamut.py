@@ -12,9 +12,7 @@ BT2020_TO_BT709 = np.array(
     [[1.6605, -0.5876, -0.0728], [-0.1246, 1.1329, -0.0083], [-0.0182, -0.1006, 1.1187]], dtype=np.float32
 )
 """Matrix for linear light, the inverse of ITU-R BT.2087."""
-_P3_TO_BT709 = np.array(
-    [[1.2249, -0.2247, -0.0002], [-0.0420, 1.0419, 0.0001], [-0.0197, -0.0786, 1.0983]], dtype=np.float32
-)
+_P3_TO_BT709 = np.array([[1.2249, -0.2249, 0.0], [-0.0421, 1.0421, 0.0], [-0.0196, -0.0786, 1.0982]], dtype=np.float32)
 """Matrix for linear light, from the primaries of SMPTE EG 432-1 (P3 with the white point D65)."""
 _TO_BT709 = {9: BT2020_TO_BT709, 12: _P3_TO_BT709}
 """By `color_primaries`."""
