@@ -18,8 +18,9 @@ from api.settings import Settings, SettingsError
 from api.workers import default_workers
 from moodreel.errors import MoodreelError
 
-MEGABYTES_PER_WORKER, MEGABYTES_SHARED = 420, 200
-"""Memory of a worker with all models in use, and what the workers share (docs/operate.md, "Workers and memory")."""
+MEGABYTES_PER_WORKER, MEGABYTES_SHARED = 560, 120
+"""Memory of a worker with all models in use and of the processes that decode for it, and what the workers share
+(docs/operate.md, "Workers and memory")."""
 MIN_KEY_CHARACTERS = 16
 MIN_FREE_MEGABYTES, ENOUGH_FREE_MEGABYTES = 200, 2000
 MIN_SHARED_MEGABYTES = 64
