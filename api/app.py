@@ -64,6 +64,8 @@ def create_app(settings: Settings | None = None, **ready: Unpack[ReadyPipelines]
     app.url_map.strict_slashes = False
     metrics.observe_domain()
     services.init_app(app, build_services(settings, **ready))
+    if tracing := services.services(app).tracing:
+        tracing.init_app(app)
     around_views = (access_log, metrics, cors, security_headers, compression, rate_limit, request_body, errors)
     # The functions of the last one run first after a view: it keeps the answer without what the others do to it.
     for extension in (*around_views, history_recorder, idempotency):

@@ -1,6 +1,6 @@
 """Build the services from the settings. This loads the models."""
 
-from typing import TypedDict, Unpack
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 import torch
 
@@ -33,6 +33,9 @@ from moodreel.storage.job_store import JobStore
 from moodreel.storage.objects import ObjectStorage
 from moodreel.storage.presence import Presence, PresenceError, SqlitePresenceStore
 
+if TYPE_CHECKING:
+    from api.tracing import Tracing
+
 
 class ReadyPipelines(TypedDict, total=False):
     """The engine and the pipelines that a caller has made already."""
@@ -50,9 +53,11 @@ def build_services(settings: Settings, **ready: Unpack[ReadyPipelines]) -> Servi
 
     Raises:
         MoodreelError: A model, the call log or the history is unusable.
-        SettingsError: The keys of OIDC_JWKS are unusable, REDIS_URL is malformed, or LLM_BASE_URL lacks a package.
+        SettingsError: The keys of OIDC_JWKS are unusable, REDIS_URL is malformed, or LLM_BASE_URL or
+            OTEL_EXPORTER_OTLP_ENDPOINT lacks a package.
     """
     # The cheap parts come first: a bad setting is reported before seconds of loading.
+    tracing = open_tracing(settings)
     token_verifier, companion = TokenVerifier.from_settings(settings), Companion.from_settings(settings)
     call_log, history = CallLog(settings.log_database_url or settings.log_path, serving=True), open_history(settings)
     analysis_cache = open_analysis_cache(settings)
@@ -81,7 +86,22 @@ def build_services(settings: Settings, **ready: Unpack[ReadyPipelines]) -> Servi
         answers=open_answers(settings),
         jobs=open_jobs(settings),
         companion=companion,
+        tracing=tracing,
     )
+
+
+def open_tracing(settings: Settings) -> "Tracing | None":
+    """Start to send traces; None if no collector is named. Raises SettingsError without the extra `otel`."""
+    if not settings.otel_exporter_otlp_endpoint and not settings.otel_exporter_otlp_traces_endpoint:
+        return None
+    # Imported here because OpenTelemetry is optional and slow to import.
+    try:
+        from api.tracing import Tracing
+    except ImportError as error:
+        raise SettingsError(
+            "OTEL_EXPORTER_OTLP_ENDPOINT needs OpenTelemetry: pip install -r requirements-extras.txt."
+        ) from error
+    return Tracing()
 
 
 def open_history(settings: Settings) -> History | None:

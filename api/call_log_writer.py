@@ -15,6 +15,7 @@ from itertools import islice
 from api.metrics import LOG_FAILURES, LOST_CALLS, WAITING_CALLS
 from moodreel.storage.call_log import Call, CallLog, CallLogError
 from moodreel.storage.timestamps import format_timestamp
+from moodreel.timing import stage
 
 MAX_WAITING = 20_000
 """Calls that wait in one process, some 2 kB each. Further calls are not logged."""
@@ -41,15 +42,21 @@ class CallLogWriter:
         self._reason = ""
         self._reported_at = 0.0
 
-    def write(self, call: Call) -> None:
-        """Write a call that has begun or ended, and one line about one that has ended. Never raises."""
+    def write(self, call: Call, trace_id: str | None = None) -> None:
+        """Write a call that has begun or ended, and one line about one that has ended. Never raises.
+
+        Args:
+            call: The call.
+            trace_id: For the line, if the call's context is gone already.
+        """
         if call.row["status_code"] is not None:
-            _print(call)
+            _print(call, trace_id)
         with self._changed:
             if self._waiting:
                 return self._enqueue(call)
         try:
-            self._log.write(call)
+            with stage("log"):
+                self._log.write(call)
         except CallLogError as error:
             with self._changed:
                 self._report(error)
@@ -126,10 +133,12 @@ class CallLogWriter:
         self._reason = reason
 
 
-def _print(call: Call) -> None:
+def _print(call: Call, trace_id: str | None) -> None:
     fields = {name: value for name, value in call.row.items() if value is not None and name != "worker"}
     if call.row["timings"]:
         fields["timings"] = json.loads(call.row["timings"])
+    if trace_id:
+        fields["trace_id"] = trace_id
     calls_logger.info(
         "%(method)s %(endpoint)s %(status_code)d %(latency_ms).1f ms",
         call.row,

@@ -148,10 +148,13 @@ worker_tmp_dir = _memory  # for the heartbeat
 
 def on_starting(_server: object) -> None:
     """Import the libraries, and download the model that MODEL_DOWNLOAD_ID names, once and not in every worker."""
+    # Their memory is then shared. Without them the workers say what to install.
     if settings.log_database_url or settings.history_database_url:
-        # Its 13 MB are then shared. Without it the workers say what to install.
         with contextlib.suppress(ImportError):
             importlib.import_module("psycopg")
+    if settings.otel_exporter_otlp_endpoint or settings.otel_exporter_otlp_traces_endpoint:
+        with contextlib.suppress(ImportError):
+            importlib.import_module("opentelemetry.exporter.otlp.proto.http.trace_exporter")
     # On macOS, forked processes may not use the system's frameworks that the libraries have initialized.
     if sys.platform == "linux":
         import_libraries()
@@ -217,7 +220,7 @@ def post_worker_init(worker: "ThreadWorker") -> None:
 
 
 def worker_exit(_server: object, worker: "ThreadWorker") -> None:
-    """Give back the job that has not ended, and write the rows of the call log that wait."""
+    """Give back the job that has not ended, write the rows of the call log that wait, and send the last spans."""
     from api.services import services
 
     # It has no app if it could not start. The parent calls this as well, for a worker that it could not kill.
@@ -226,6 +229,8 @@ def worker_exit(_server: object, worker: "ThreadWorker") -> None:
         if (jobs := services(app).jobs) is not None:
             jobs.stop()
         services(app).call_log_writer.stop()
+        if (tracing := services(app).tracing) is not None:
+            tracing.stop()
 
 
 def child_exit(_server: object, worker: "ThreadWorker") -> None:

@@ -11,6 +11,7 @@ from api.services import Services, services
 from moodreel.errors import MoodreelError
 from moodreel.storage.history import HistoryEntry, StoredMedia
 from moodreel.storage.objects import StoredFile
+from moodreel.timing import stage
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +36,8 @@ def write_entry(entry: HistoryEntry, media: Callable[[], Sequence[StoredFile]] =
     if history is None or user is None or "entry" in _failed_parts():
         return None
     try:
-        entry_id = history.upsert(user, entry, _put_media(user, media))
+        with stage("history"):
+            entry_id = history.upsert(user, entry, _put_media(user, media))
     except MoodreelError as error:
         _failed_parts().add("entry")
         report_failure("entry", error)

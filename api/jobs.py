@@ -27,6 +27,7 @@ from api.services import services
 from api.webhooks import WebhookSender
 from moodreel.errors import MoodreelError
 from moodreel.storage.job_store import LEASE_SECONDS, MAX_ATTEMPTS, WAITING, Job, JobStore, JobStoreError, TooManyJobs
+from moodreel.timing import stage
 
 POLL_SECONDS = 1.0
 """How often a worker looks for jobs that others have added."""
@@ -70,7 +71,9 @@ def _accept() -> Response | None:
         return None
     if not _RESPOND_ASYNC.search(",".join(request.headers.getlist("Prefer"))):
         return None
-    body = request.stream.read()
+    stream = request.stream  # waits for a slot
+    with stage("body"):
+        body = stream.read()
     # The boundary of a form is another one when the call is repeated.
     boundary = request.mimetype_params.get("boundary", "").encode()
     idempotency.begin([body.replace(boundary, b"") if boundary else body])
@@ -78,7 +81,8 @@ def _accept() -> Response | None:
     call = {
         "path": request.path,
         "query": request.query_string.decode("latin-1"),
-        "headers": {name: request.headers[name] for name in _KEPT_HEADERS if name in request.headers},
+        "headers": {name: request.headers[name] for name in _KEPT_HEADERS if name in request.headers}
+        | g.get("trace_headers", {}),
         "request_id": g.request_id,
         "caller": {"id": caller.id, "roles": sorted(caller.roles), "user": caller.user},
     }

@@ -13,9 +13,9 @@ _JSON_FIELDS = "%(asctime)s %(levelname)s %(name)s %(process)d %(message)s"
 
 
 def configure(settings: Settings) -> None:
-    """Write the messages of this process to standard output, each with the id of its request."""
+    """Write the messages of this process to standard output, each with the ids of its request and its trace."""
     handler = logging.StreamHandler(sys.stdout)
-    handler.addFilter(_add_request_id)
+    handler.addFilter(_add_ids)
     handler.setFormatter(_text_formatter() if settings.log_format == TEXT else _json_formatter())
     logging.basicConfig(level="DEBUG" if settings.debug else settings.log_level, handlers=[handler])
 
@@ -33,7 +33,9 @@ def _json_formatter() -> logging.Formatter:
     return formatter
 
 
-def _add_request_id(record: logging.LogRecord) -> bool:
-    if has_app_context() and "request_id" in g and not hasattr(record, "request_id"):
-        record.request_id = g.request_id
+def _add_ids(record: logging.LogRecord) -> bool:
+    if has_app_context():
+        for name in ("request_id", "trace_id"):
+            if name in g and not hasattr(record, name):
+                setattr(record, name, g.get(name))
     return True

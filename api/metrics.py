@@ -13,6 +13,7 @@ from prometheus_client.registry import REGISTRY
 from api import log_fields
 from moodreel.observers import observers
 from moodreel.storage.history import HistoryEntry
+from moodreel.timing import stage
 
 _BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
@@ -86,13 +87,13 @@ def observe_analysis(emotion: str | None, timings: Mapping[str, float]) -> None:
         emotion: The predicted emotion; None counts no prediction.
         timings: Milliseconds by stage.
     """
-    for stage, milliseconds in timings.items():
+    for name, milliseconds in timings.items():
         if not milliseconds:  # it was not run: the analysis came from the cache
             continue
-        STAGES.labels(stage).observe(milliseconds / 1000)
+        STAGES.labels(name).observe(milliseconds / 1000)
     if emotion:
         PREDICTIONS.labels(emotion).inc()
-    log_fields.add(timings={stage: round(milliseconds, 1) for stage, milliseconds in timings.items()})
+    log_fields.add(timings={name: round(milliseconds, 1) for name, milliseconds in timings.items()})
 
 
 def observe_answer(entry: HistoryEntry) -> None:
@@ -108,13 +109,13 @@ def observe_answer(entry: HistoryEntry) -> None:
 @contextmanager
 def queue(name: str) -> Iterator[None]:
     """Count and time who waits in a `with` block for a slot."""
-    with QUEUED.labels(name).track_inprogress(), QUEUE_SECONDS.labels(name).time():
+    with stage(f"queue.{name}"), QUEUED.labels(name).track_inprogress(), QUEUE_SECONDS.labels(name).time():
         yield
 
 
 def server_timing(timings: Mapping[str, float]) -> str:
     """Format milliseconds by stage as a Server-Timing header (W3C Server Timing)."""
-    return ", ".join(f"{stage};dur={value:.1f}" for stage, value in timings.items())
+    return ", ".join(f"{name};dur={value:.1f}" for name, value in timings.items())
 
 
 def render() -> bytes:

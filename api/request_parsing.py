@@ -18,6 +18,7 @@ from api.schemas.files import IMAGE, VIDEO, FileSchema, OptionsSchema
 from api.schemas.images import IMAGE_COUNT, ImagesSchema
 from moodreel.media.container import video_demuxer
 from moodreel.media.image import is_image
+from moodreel.timing import stage
 
 MAX_JSON_PARTS = 10_000
 """Commas and opening brackets outside of strings in a JSON body. A body of nothing else would become a gigabyte of
@@ -114,7 +115,9 @@ def read_json(example: str = _FILE_EXAMPLE, *, analyzed: bool = False) -> Mappin
         ApiError: The body is compressed, is no JSON or has too many parts.
     """
     _require_identity_encoding()
-    data = request.stream.read()
+    stream = request.stream  # waits for a slot
+    with stage("body"):
+        data = stream.read()
     if analyzed:
         idempotency.begin([data])
     if _has_too_many_parts(data):
@@ -139,7 +142,9 @@ def is_form() -> bool:
 def read_form() -> tuple[dict[str, str], list[bytes]]:
     """Return the fields of the form, and the bytes of its `file` parts."""
     _require_identity_encoding()
-    fields, files = request.form.to_dict(), request.files.getlist("file")
+    _ = request.stream  # waits for a slot
+    with stage("body"):
+        fields, files = request.form.to_dict(), request.files.getlist("file")
     # `api.middleware.request_body` keeps the parts in memory: this makes no copy.
     contents = [cast(io.BytesIO, file.stream).getvalue() for file in files]
     idempotency.begin([json.dumps(fields, sort_keys=True).encode(), *contents])
@@ -204,7 +209,8 @@ def _read_file_json() -> Mapping[str, object]:
 
 def _decode(content: str) -> bytes:
     try:
-        return decode_base64(content)
+        with stage("base64"):
+            return decode_base64(content)
     except ValueError as error:
         raise ApiError("bad_base64", "content is not base64. Encode the whole file as it is.") from error
 

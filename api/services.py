@@ -26,6 +26,7 @@ from moodreel.storage.history import History
 
 if TYPE_CHECKING:
     from api.jobs import JobRunner
+    from api.tracing import Tracing
 
 _EXTENSION = "moodreel"
 
@@ -55,6 +56,7 @@ class Services:
         answers: The answers to calls with an Idempotency-Key; None if none are kept.
         jobs: Runs the calls that are answered later; None if JOBS is off.
         companion: Asks a question about a journal entry; None if LLM_BASE_URL is not set.
+        tracing: Sends traces; None if OTEL_EXPORTER_OTLP_ENDPOINT is not set.
     """
 
     settings: Settings
@@ -77,6 +79,7 @@ class Services:
     answers: AnswerStore | None = None
     jobs: "JobRunner | None" = None
     companion: Companion | None = None
+    tracing: "Tracing | None" = None
 
 
 def init_app(app: Flask, container: Services) -> None:

@@ -119,6 +119,12 @@ def _http_url(text: str) -> str:
     return text
 
 
+def _collector_url(text: str) -> str:
+    if not re.match(r"https?://[^\s/?#]\S*\Z", text, re.IGNORECASE):
+        raise ValueError
+    return text
+
+
 def _redis_url(text: str) -> str:
     if not text.startswith(("redis://", "rediss://", "unix://")):
         raise ValueError
@@ -132,6 +138,9 @@ def _database_url(text: str) -> str:
 
 
 _DATABASE_URL = "a URL like postgresql://user:password@host/database, with %40 for an @ and %2F for a / in the password"
+
+
+_COLLECTOR_URL = "a URL that begins with https:// or http://, such as http://127.0.0.1:4318"
 
 
 def _storage_url(text: str) -> str:
@@ -196,6 +205,8 @@ class Settings:
     log_retention_days: int = _integer(0, 36_500, 30)
     log_level: str = _choice({level: level for level in ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")}, "INFO")
     log_format: str = _choice({"json": "json", "text": "text"}, "json")
+    otel_exporter_otlp_endpoint: str | None = _setting(_collector_url, _COLLECTOR_URL, None, secret=True)
+    otel_exporter_otlp_traces_endpoint: str | None = _setting(_collector_url, _COLLECTOR_URL, None, secret=True)
     rate_limit: int = _integer(0, 1_000_000, 0)
     cors_origins: tuple[str, ...] = _setting(
         _origins, "origins such as https://app.example with commas between, or *", ()

@@ -31,6 +31,7 @@ TOTAL_SECONDS = 15.0
 MAX_URL_LENGTH = 500
 
 _GONE = 410
+_TRACE_HEADERS = ("traceparent", "tracestate")
 _LOCAL = ("localhost", "127.0.0.1", "::1")
 
 logger = logging.getLogger(__name__)
@@ -102,6 +103,8 @@ class WebhookSender:
             "webhook-timestamp": str(now),
             "webhook-signature": self.sign(webhook.job, now, body),
         }
+        call = json.loads(webhook.call)["headers"]
+        headers |= {name: call[name] for name in _TRACE_HEADERS if name in call}
         parts = urlsplit(webhook.url)
         with closing(self._connect(parts)) as connection:
             # A server that sends a byte now and then would keep the thread for ever.

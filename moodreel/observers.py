@@ -5,6 +5,27 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 
+@dataclass(frozen=True)
+class EndedStage:
+    """A stage of a call, such as decoding, that has ended.
+
+    Attributes:
+        name: Of the stage.
+        started: When its first part began, a reading of `time.perf_counter`.
+        ended: When its last part had ended.
+        busy: Seconds that its parts took together; more than `ended - started` if they ran side by side.
+        parts: Number of parts.
+        error: Class of the exception that ended it; None if it was done.
+    """
+
+    name: str
+    started: float
+    ended: float
+    busy: float
+    parts: int
+    error: str | None
+
+
 @dataclass
 class Observers:
     """The functions that are called. Each is called often, from any thread, and must be quick.
@@ -13,11 +34,13 @@ class Observers:
         slot_wait: Makes a context manager, in which an analysis waits for its slot.
         lock_wait: Called with the name of a database, the seconds that a transaction waited for other writers, and
             whether it then could write.
+        stage_ended: Called with a stage, in the thread of its call.
         models_loaded: Called with a kind of model and how many of it are in memory.
     """
 
     slot_wait: Callable[[], AbstractContextManager[object]] = nullcontext
     lock_wait: Callable[[str, float, bool], None] = lambda database, seconds, acquired: None
+    stage_ended: Callable[[EndedStage], None] = lambda stage: None
     models_loaded: Callable[[str, int], None] = lambda kind, count: None
 
 

@@ -60,6 +60,7 @@ def test_serving_imports_neither_training_nor_optional_libraries():
         "sklearn",
         "scipy",
         "librosa",
+        "api.tracing",
     }
 
 

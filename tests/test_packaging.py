@@ -26,6 +26,7 @@ PINNED_IN = {
         PROJECT["optional-dependencies"]["postgresql"],
         PROJECT["optional-dependencies"]["huggingface"],
         PROJECT["optional-dependencies"]["companion"],
+        PROJECT["optional-dependencies"]["otel"],
     ],
 }
 

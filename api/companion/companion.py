@@ -1,7 +1,7 @@
 """Ask a person one question about what they wrote, or give them the fixed answer to words of crisis."""
 
 import threading
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -49,7 +49,14 @@ class Companion:
             LanguageModel(settings.llm_base_url, settings.llm_model, settings.llm_api_key), settings.llm_max_streams
         )
 
-    def ask(self, emotion: str, confidence: float, text: str, is_unwanted: Callable[[], bool]) -> Generator[str]:
+    def ask(
+        self,
+        emotion: str,
+        confidence: float,
+        text: str,
+        is_unwanted: Callable[[], bool],
+        headers: Mapping[str, str],
+    ) -> Generator[str]:
         """Yield a question in pieces. Closing the generator ends the call of the model.
 
         Args:
@@ -57,6 +64,7 @@ class Companion:
             confidence: Of the emotion, 0 to 1.
             text: What the person wrote.
             is_unwanted: Whether nobody waits for the question any longer.
+            headers: Sent with the call of the model, such as `traceparent`.
 
         Raises:
             ApiError: Too many questions are being made, the model fails, or the question is unwanted.
@@ -68,7 +76,7 @@ class Companion:
             text = text.encode(errors="replace").decode()
             entry = f"Expression: {emotion} ({confidence:.0%} sure)\n\nWritten in the journal:\n{text}"
             messages = [{"role": "system", "content": self._prompt}, {"role": "user", "content": entry}]
-            with closing(self._model.stream(messages, is_unwanted)) as pieces:
+            with closing(self._model.stream(messages, is_unwanted, headers)) as pieces:
                 yield from first_question(pieces)
         finally:
             self._streams.release()

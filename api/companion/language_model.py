@@ -53,7 +53,9 @@ class LanguageModel:
         self._timeouts = timeouts or Timeouts()
         self._ssl = httpx2.create_ssl_context()  # takes some milliseconds, so it is made once
 
-    def stream(self, messages: Messages, is_unwanted: Callable[[], bool]) -> Generator[str]:
+    def stream(
+        self, messages: Messages, is_unwanted: Callable[[], bool], headers: Mapping[str, str] | None = None
+    ) -> Generator[str]:
         """Yield the answer in pieces as they come. Closing the generator closes the call to the server.
 
         The call runs in an event loop of its own, because a blocking one could not be ended while the server thinks.
@@ -61,6 +63,7 @@ class LanguageModel:
         Args:
             messages: The conversation.
             is_unwanted: Called several times a second; True ends the answer.
+            headers: Sent with the call, such as `traceparent`.
 
         Raises:
             ApiError: The server is down, slow, or sends no answer, or the answer is unwanted.
@@ -68,7 +71,7 @@ class LanguageModel:
         # Leaving the runner cancels the call.
         with asyncio.Runner() as runner:
             queue: asyncio.Queue[str | ApiError | None] = asyncio.Queue(_MAX_QUEUED)
-            call = runner.get_loop().create_task(self._fill(queue, messages))
+            call = runner.get_loop().create_task(self._fill(queue, messages, headers or {}))
             while not is_unwanted():
                 try:
                     item = runner.run(asyncio.wait_for(queue.get(), _POLL_SECONDS))
@@ -82,10 +85,12 @@ class LanguageModel:
             call.cancel()
             raise ApiError("client_closed_request", "The caller closed the connection.")
 
-    async def _fill(self, queue: asyncio.Queue[str | ApiError | None], messages: Messages) -> None:
+    async def _fill(
+        self, queue: asyncio.Queue[str | ApiError | None], messages: Messages, headers: Mapping[str, str]
+    ) -> None:
         """Put the pieces of the answer into a queue, and then None, or the error that ended it."""
         try:
-            async with asyncio.timeout(self._timeouts.total), aclosing(self._pieces(messages)) as pieces:
+            async with asyncio.timeout(self._timeouts.total), aclosing(self._pieces(messages, headers)) as pieces:
                 async with asyncio.timeout(self._timeouts.first):
                     await queue.put(await anext(pieces))
                 async for piece in pieces:
@@ -98,7 +103,7 @@ class LanguageModel:
             logger.warning("the companion's model failed: %s %s %s", code, type(error).__name__, status)
             await queue.put(ApiError(code, detail))
 
-    async def _pieces(self, messages: Messages) -> AsyncGenerator[str]:
+    async def _pieces(self, messages: Messages, headers: Mapping[str, str]) -> AsyncGenerator[str]:
         body = {
             "model": self._model,
             "messages": messages,
@@ -108,7 +113,7 @@ class LanguageModel:
         }
         timeout = httpx2.Timeout(None, connect=self._timeouts.connect)
         async with (
-            httpx2.AsyncClient(verify=self._ssl, timeout=timeout, headers=self._headers) as client,
+            httpx2.AsyncClient(verify=self._ssl, timeout=timeout, headers={**self._headers, **headers}) as client,
             client.sse(self._url, method="POST", json=body, max_event_size=_MAX_EVENT_BYTES) as source,
         ):
             source.response.raise_for_status()

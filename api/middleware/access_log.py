@@ -7,7 +7,7 @@ import logging
 import time
 import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 from flask import Flask, Response, current_app, g, request
 
@@ -17,6 +17,7 @@ from api.log_fields import LogFields
 from api.middleware import request_body
 from api.services import Services, services
 from moodreel.storage.call_log import Call, CallLogError, CallOutcome
+from moodreel.timing import stage
 
 logger = logging.getLogger(__name__)
 
@@ -40,8 +41,8 @@ def sub_request(method: str) -> Iterator[None]:
 
     The block sets `g.status` to the status of the row, by default 500.
     """
-    caller, request_id = g.caller, g.request_id
-    with current_app.app_context():
+    caller, request_id, tracing = g.caller, g.request_id, services().tracing
+    with current_app.app_context(), tracing.message(method, endpoint()) if tracing else nullcontext():
         g.started, g.caller, g.request_id, g.status = time.perf_counter(), caller, request_id, 500
         _insert_row(method)
         try:
@@ -53,7 +54,8 @@ def sub_request(method: str) -> Iterator[None]:
 def _open_row() -> None:
     g.started = time.perf_counter()
     g.request_id = authentication.request_id(request) or uuid.uuid4().hex
-    g.caller = authentication.authenticate(request)
+    with stage("auth"):
+        g.caller = authentication.authenticate(request)
     _insert_row(request.method[:16])
 
 
@@ -86,7 +88,7 @@ def _close_row(response: Response) -> Response:
 
 def _close_row_after(stream: Response) -> None:
     """Close the row when the stream has ended: its context is gone by then."""
-    call, started, writer = g.pop("call"), g.started, services().call_log_writer
+    call, started, trace_id, writer = g.pop("call"), g.started, g.get("trace_id"), services().call_log_writer
     bytes_in, fields, sent = request_body.bytes_read(), log_fields.current(), [0]
 
     def count(parts: Iterable[bytes]) -> Iterator[bytes]:
@@ -98,7 +100,7 @@ def _close_row_after(stream: Response) -> None:
         latency = round((time.perf_counter() - started) * 1000, 3)
         row: LogFields = {"bytes_in": bytes_in, **fields}
         call.finish(CallOutcome(stream.status_code, latency, bytes_out=sent[0], **row))
-        writer.write(call)
+        writer.write(call, trace_id)
 
     parts = stream.response
     stream.response = count(stream.iter_encoded())

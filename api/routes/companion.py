@@ -4,7 +4,7 @@ import socket
 from collections.abc import Generator, Iterator
 from itertools import chain
 
-from flask import Response, json, jsonify, request
+from flask import Response, g, json, jsonify, request
 
 from api import log_fields
 from api.errors import ApiError, to_message
@@ -13,6 +13,7 @@ from api.openapi import GuardedBlueprint
 from api.request_parsing import read_json
 from api.schemas.companion import MAX_CHARACTERS, CompanionSchema, JournalEntrySchema
 from api.services import services
+from moodreel.timing import stage
 
 MAX_BODY_BYTES = 64 * 1024
 _TYPE = "text/event-stream"
@@ -74,12 +75,14 @@ def ask() -> Response:
     # A model may think for long.
     release_slot()
     sock = request.environ.get("gunicorn.socket")
-    return _stream(companion.ask(**entry, is_unwanted=lambda: _is_closed(sock)))
+    headers = g.get("trace_headers", {})
+    return _stream(companion.ask(**entry, is_unwanted=lambda: _is_closed(sock), headers=headers))
 
 
 def _stream(pieces: Generator[str]) -> Response:
     """Send the pieces as they come. What fails before the first one raises ApiError."""
-    first = next(pieces)
+    with stage("companion"):
+        first = next(pieces)
     log_fields.add(model=services().settings.llm_model or "")
     response = Response(_events(chain([first], pieces), log_fields.current()), mimetype=_TYPE)
     response.headers["X-Accel-Buffering"] = "no"  # nginx would collect the pieces

@@ -20,6 +20,7 @@ from moodreel.models.networks.base import fuse_batchnorm
 from moodreel.models.predictor import ModelInfo
 from moodreel.models.quantization import dequantize
 from moodreel.observers import observers
+from moodreel.timing import stage
 
 logger = logging.getLogger(__name__)
 
@@ -96,9 +97,12 @@ class ModelRegistry(Generic[Model]):
             is_first = name not in self._models
             future = self._models.setdefault(name, Future())
             self._models.move_to_end(name)
-        if is_first:
-            self._load(name, future)
-        return future.result()
+        if future.done():
+            return future.result()
+        with stage("load"):
+            if is_first:
+                self._load(name, future)
+            return future.result()
 
     def card(self, name: str) -> ModelCard:
         """Read a model's card without loading the model.

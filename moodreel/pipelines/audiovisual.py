@@ -5,7 +5,6 @@ classifies all windows in one batch, and the mean over the windows is the answer
 """
 
 import logging
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ from moodreel.models.registry import ModelRegistry
 from moodreel.pipelines import clip_sampler
 from moodreel.pipelines.clip_loader import ClipLoader, LoadedClip
 from moodreel.pipelines.engine import Engine
-from moodreel.pipelines.timing import elapsed_ms
+from moodreel.timing import stage
 
 logger = logging.getLogger(__name__)
 
@@ -176,9 +175,10 @@ class AudioVisualPipeline:
         predictor = self._mock(data, model) if self.mock else self._select_model(model)
         with self._engine.slot():
             clip = self._loader.load(data, fps=fps, modalities=predictor.modalities)
-            start = time.perf_counter()
-            predictions = predictor.predict(clip.batch)
-        return _aggregate(clip, predictions, predictor.info, model_ms=elapsed_ms(start), mock=self.mock)
+            timings = dict(clip.timings)
+            with stage("model", timings):
+                predictions = predictor.predict(clip.batch)
+        return _aggregate(clip, predictions, predictor.info, timings=timings, mock=self.mock)
 
     def _select_model(self, model: str | None) -> AudioVisualPredictor:
         name = model or self.models.default
@@ -218,7 +218,7 @@ def _aggregate(
     predictions: list[tuple[np.ndarray, tuple[str, ...]]],
     model: ModelInfo,
     *,
-    model_ms: float,
+    timings: Mapping[str, float],
     mock: bool,
 ) -> AudioVisualResult:
     windows = tuple(
@@ -242,5 +242,5 @@ def _aggregate(
         faces=clip.faces,
         model=model,
         mock=mock,
-        timings={**clip.timings, "model": model_ms},
+        timings=timings,
     )

@@ -10,7 +10,6 @@ whole clip, and a clip with neither a face nor audio is an error.
 
 import bisect
 import itertools
-import time
 from collections import Counter
 from collections.abc import Collection, Mapping
 from contextlib import suppress
@@ -44,7 +43,7 @@ from moodreel.pipelines.clip_sampler import ClipTimeline
 from moodreel.pipelines.engine import NO_FACE_IN_VIDEO, Engine
 from moodreel.pipelines.main_face import main_face_crops
 from moodreel.pipelines.people_extractor import PeopleExtractor
-from moodreel.pipelines.timing import elapsed_ms
+from moodreel.timing import stage
 
 NONE = "none"
 """Why a clip lacks a modality: the file has no such stream, or the audio is silent."""
@@ -133,12 +132,14 @@ class ClipLoader:
             AudioTooLong: the audio reached a limit.
         """
         report = _LoadReport(modalities)
-        sound = self._load_audio(data, report) if "audio" in modalities else None
+        sound = None
+        if "audio" in modalities:
+            with stage("sound", report.timings):
+                sound = self._load_audio(data, report)
         crops = self._load_frames(data, fps, sound, report) if "video" in modalities else None
         return _assemble(crops, sound, report)
 
     def _load_audio(self, data: bytes, report: "_LoadReport") -> AudioClip | None:
-        start = time.perf_counter()
         sound = None
         try:
             sound = decode_audio(data, self._audio_limits)
@@ -153,7 +154,6 @@ class ClipLoader:
             with suppress(UnsupportedMedia, VideoCorrupt), open_video(data, self._limits) as reader:
                 reader.probe_span()
             raise
-        report.timings["sound"] = elapsed_ms(start)
         return sound
 
     def _load_frames(
@@ -255,9 +255,8 @@ def _assemble(frames: _FrameCrops | None, sound: AudioClip | None, report: _Load
     """Fill the windows. Raises what `_LoadReport.to_error` returns if all are empty."""
     timeline = frames.timeline if frames else ClipTimeline(sound.duration if sound else 0.0)
     faces, has_face = _face_windows(frames, timeline)
-    start = time.perf_counter()
-    samples, mels, has_audio = _audio_windows(sound, timeline)
-    report.timings["sound"] = report.timings.get("sound", 0.0) + elapsed_ms(start)
+    with stage("sound", report.timings):
+        samples, mels, has_audio = _audio_windows(sound, timeline)
     filled = has_face.any(axis=1) | has_audio
     if not has_face.any():
         report.missing.setdefault("video", NO_FACE)

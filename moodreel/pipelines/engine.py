@@ -5,7 +5,6 @@
 `TextPipeline` does not: a text takes milliseconds and must not wait behind a video.
 """
 
-import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,7 +22,7 @@ from moodreel.models.model_card import DIARY
 from moodreel.models.predictor import FacePredictor, resolve_device
 from moodreel.models.registry import ModelRegistry
 from moodreel.observers import observers
-from moodreel.pipelines.timing import elapsed_ms
+from moodreel.timing import Stage, split_stage
 
 T = TypeVar("T")
 
@@ -145,20 +144,21 @@ class Engine:
             Exception: whatever `frames`, `process`, `consume` or `progress` raises. Frames that wait are dropped then.
         """
         timings = {"decode": 0.0, "faces": 0.0}
-        pending: deque[Future[tuple[T, float]]] = deque()
-        try:
-            for index, frame in enumerate(_time_decoding(frames, timings)):
-                if progress is not None:
-                    progress(frame.time)
-                pending.append(self.executor.submit(_run_timed, process, index, frame))
-                if len(pending) > FRAMES_AHEAD:
-                    _consume_result(pending.popleft(), consume, timings)
-            while pending:
-                _consume_result(pending.popleft(), consume, timings)
-        finally:
-            frames.close()
-            for future in pending:
-                future.cancel()
+        pending: deque[Future[T]] = deque()
+        with split_stage("decode", timings) as decode, split_stage("faces", timings) as faces:
+            try:
+                for index, frame in enumerate(_measure_each(frames, decode)):
+                    if progress is not None:
+                        progress(frame.time)
+                    pending.append(self.executor.submit(_run_part, faces, process, index, frame))
+                    if len(pending) > FRAMES_AHEAD:
+                        consume(pending.popleft().result())
+                while pending:
+                    consume(pending.popleft().result())
+            finally:
+                frames.close()
+                for future in pending:
+                    future.cancel()
         return timings
 
     def close(self) -> None:
@@ -167,24 +167,16 @@ class Engine:
         self.landmarker.close()
 
 
-def _time_decoding(frames: Iterator[Frame], timings: dict[str, float]) -> Iterator[Frame]:
-    """Yield the frames, and add the milliseconds spent on decoding them to `timings`."""
+def _measure_each(frames: Iterator[Frame], decode: Stage) -> Iterator[Frame]:
+    """Yield the frames; each is a part of the stage."""
     while True:
-        start = time.perf_counter()
-        frame = next(frames, None)
-        timings["decode"] += elapsed_ms(start)
+        with decode.part():
+            frame = next(frames, None)
         if frame is None:
             return
         yield frame
 
 
-def _consume_result(future: Future[tuple[T, float]], consume: Callable[[T], None], timings: dict[str, float]) -> None:
-    result, milliseconds = future.result()
-    timings["faces"] += milliseconds
-    consume(result)
-
-
-def _run_timed(process: Callable[[int, Frame], T], index: int, frame: Frame) -> tuple[T, float]:
-    """Return the result, and the milliseconds it took."""
-    start = time.perf_counter()
-    return process(index, frame), elapsed_ms(start)
+def _run_part(stage: Stage, process: Callable[[int, Frame], T], index: int, frame: Frame) -> T:
+    with stage.part():
+        return process(index, frame)

@@ -31,7 +31,7 @@ from moodreel.media.scaling import fit_within
 from moodreel.models.predictor import FacePredictor, ModelInfo, label_probabilities
 from moodreel.pipelines.engine import DETECTION_SIDE, Engine
 from moodreel.pipelines.geometry import PixelBox, to_pixel_box, turn_box
-from moodreel.pipelines.timing import elapsed_ms
+from moodreel.timing import stage
 
 logger = logging.getLogger(__name__)
 
@@ -172,13 +172,14 @@ class ImagePipeline:
         predictor = self.select_model(model)
         with self._engine.slot():
             extracted = self._extract(data, crop_kind=predictor.crop_kind, draw=draw, copy=copy)
-            [result], model_ms = _classify([extracted], predictor)
-            timings = {**extracted.timings, "model": model_ms}
+            timings = dict(extracted.timings)
+            with stage("model", timings):
+                [result] = _classify([extracted], predictor)
             if extracted.decoded is None:
                 return replace(result, timings=timings)
-            start = time.perf_counter()
-            drawn = _draw(extracted.decoded, result)
-        return replace(result, drawn=drawn, timings={**timings, "encode": elapsed_ms(start)})
+            with stage("encode", timings):
+                drawn = _draw(extracted.decoded, result)
+        return replace(result, drawn=drawn, timings=timings)
 
     def predict_batch(
         self, files: Sequence[bytes], *, model: str | None = None, copy: bool = False
@@ -199,13 +200,14 @@ class ImagePipeline:
         with self._engine.slot():
             items = self._extract_all(files, crop_kind=predictor.crop_kind, copy=copy)
             extracted = [item for item in items if isinstance(item, _ExtractedImage)]
-            results, model_ms = _classify(extracted, predictor)
+            timings = {name: sum(item.timings[name] for item in extracted) for name in ("decode", "faces")}
+            with stage("model", timings):
+                results = _classify(extracted, predictor)
         remaining = iter(results)
         return ImageBatchResult(
             results=tuple(next(remaining) if isinstance(item, _ExtractedImage) else item for item in items),
             model=predictor.info,
-            timings={stage: sum(item.timings[stage] for item in extracted) for stage in ("decode", "faces")}
-            | {"model": model_ms},
+            timings=timings,
         )
 
     def select_model(self, model: str | None) -> FacePredictor:
@@ -219,7 +221,7 @@ class ImagePipeline:
         items: list[_ExtractedImage | MoodreelError] = []
         start = time.perf_counter()
         for data in files:
-            if items and elapsed_ms(start) > 1000 * self._batch_seconds:
+            if items and time.perf_counter() - start > self._batch_seconds:
                 items.append(Overloaded("The pictures before took too long. Send this one again in a smaller batch."))
             else:
                 items.append(self._extract_or_error(data, crop_kind=crop_kind, copy=copy))
@@ -233,18 +235,19 @@ class ImagePipeline:
             return error
 
     def _extract(self, data: bytes, *, crop_kind: CropKind, draw: bool = False, copy: bool = False) -> _ExtractedImage:
-        start = time.perf_counter()
-        decoded = image.decode_image(data, self._limits)
-        decode_ms, start = elapsed_ms(start), time.perf_counter()
-        faces = self._find_people(decoded, crop_kind)
-        stored = image.encode_jpeg(decoded.rgb) if copy else None
+        timings: dict[str, float] = {}
+        with stage("decode", timings):
+            decoded = image.decode_image(data, self._limits)
+        with stage("faces", timings):
+            faces = self._find_people(decoded, crop_kind)
+            stored = image.encode_jpeg(decoded.rgb) if copy else None
         return _ExtractedImage(
             width=decoded.width,
             height=decoded.height,
             faces=faces,
             decoded=decoded if draw else None,
             copy=stored,
-            timings={"decode": decode_ms, "faces": elapsed_ms(start)},
+            timings=timings,
         )
 
     def _find_people(self, decoded: DecodedImage, crop_kind: CropKind) -> tuple[_Person, ...]:
@@ -283,12 +286,11 @@ class ImagePipeline:
         return (box, observation) if person else None
 
 
-def _classify(images: Sequence[_ExtractedImage], predictor: FacePredictor) -> tuple[list[ImageResult], float]:
-    """Classify the faces of all images in one batch. Returns the results and the milliseconds it took."""
-    start = time.perf_counter()
+def _classify(images: Sequence[_ExtractedImage], predictor: FacePredictor) -> list[ImageResult]:
+    """Classify the faces of all images in one batch."""
     features = [[observation.features] for item in images for _, observation in item.faces]
     predictions = iter(predictor.predict(features, per_frame=False))
-    results = [
+    return [
         ImageResult(
             faces=tuple(
                 _to_face(box, observation, next(predictions).probabilities, predictor)
@@ -302,7 +304,6 @@ def _classify(images: Sequence[_ExtractedImage], predictor: FacePredictor) -> tu
         )
         for item in images
     ]
-    return results, elapsed_ms(start)
 
 
 def _to_face(

@@ -24,7 +24,7 @@ from moodreel.models.registry import ModelRegistry
 from moodreel.models.text_registry import BATCH_SIZE, TextPredictor, text_model_registry
 from moodreel.models.tokenizer import TokenWindow
 from moodreel.pipelines.language_id import ENGLISH, LanguageIdentifier
-from moodreel.pipelines.timing import elapsed_ms
+from moodreel.timing import Stage, split_stage, stage
 
 MAX_CHARACTERS = 20_000
 """Most characters of one text: some 3,500 words, or seven pages."""
@@ -179,20 +179,20 @@ class TextPipeline:
             MoodreelError: `ModelNotFound`, or `Overloaded` if not one text was classified.
         """
         predictor = self.models.get(model)
-        start = time.perf_counter()
-        items = self._tokenize_all(texts, predictor)
-        timings, start = {"tokens": elapsed_ms(start)}, time.perf_counter()
-        languages = [None if isinstance(item, MoodreelError) else self._languages.identify(item.text) for item in items]
-        timings["language"] = elapsed_ms(start)
+        timings: dict[str, float] = {}
+        with stage("tokens", timings):
+            items = self._tokenize_all(texts, predictor)
         tokenized = [item for item in items if isinstance(item, _TokenizedText)]
-        by_text, timings["model"] = self._predict_windows(tokenized, predictor)
-        probabilities = iter(by_text)
+        with stage("language", timings):
+            languages = iter([self._languages.identify(item.text) for item in tokenized])
+        with split_stage("model", timings) as work:
+            probabilities = iter(self._predict_windows(tokenized, predictor, work))
         return TextBatchResult(
             results=tuple(
                 item
                 if isinstance(item, MoodreelError)
-                else _to_result(item, next(probabilities), language, predictor, timings)
-                for item, language in zip(items, languages, strict=True)
+                else _to_result(item, next(probabilities), next(languages), predictor, timings)
+                for item in items
             ),
             model=predictor.info,
             timings=timings,
@@ -202,7 +202,7 @@ class TextPipeline:
         start = time.perf_counter()
         late = Overloaded("The texts before took too long. Send this one again with fewer beside it.")
         return [
-            late if index and elapsed_ms(start) > 1000 * self._batch_seconds else self._tokenize(text, predictor)
+            late if index and time.perf_counter() - start > self._batch_seconds else self._tokenize(text, predictor)
             for index, text in enumerate(texts)
         ]
 
@@ -217,39 +217,40 @@ class TextPipeline:
         return _TokenizedText(text, tuple(windows))
 
     def _predict_windows(
-        self, texts: Sequence[_TokenizedText], predictor: TextPredictor
-    ) -> tuple[list[np.ndarray | None], float]:
+        self, texts: Sequence[_TokenizedText], predictor: TextPredictor, work: Stage
+    ) -> list[np.ndarray | None]:
         """Classify the windows of all texts, in order, until the time is over.
 
+        Args:
+            texts: the texts.
+            predictor: the model.
+            work: measures when the model works.
+
         Returns:
-            For each text, probabilities (W, 7) of its windows, or None if it was not finished; and the milliseconds
-            that the model worked.
+            For each text, probabilities (W, 7) of its windows, or None if it was not finished.
         """
         windows = [window for text in texts for window in text.windows]
-        batches, model_ms = [np.zeros((0, len(predictor.info.labels)), np.float32)], 0.0
+        batches = [np.zeros((0, len(predictor.info.labels)), np.float32)]
         start = time.perf_counter()
         for first in range(0, len(windows), BATCH_SIZE):
-            if first >= len(texts[0].windows) and elapsed_ms(start) > 1000 * self._batch_seconds:
+            if first >= len(texts[0].windows) and time.perf_counter() - start > self._batch_seconds:
                 break
-            probabilities, batch_ms = self._run_queued(predictor, windows[first : first + BATCH_SIZE])
-            batches.append(probabilities)
-            model_ms += batch_ms
+            batches.append(self._run_queued(predictor, windows[first : first + BATCH_SIZE], work))
         done = np.concatenate(batches)
         ends = np.cumsum([len(text.windows) for text in texts], dtype=int)
-        by_text = [
+        return [
             done[end - len(text.windows) : end] if end <= len(done) else None
             for text, end in zip(texts, ends, strict=True)
         ]
-        return by_text, model_ms
 
-    def _run_queued(self, predictor: TextPredictor, windows: Sequence[TokenWindow]) -> tuple[np.ndarray, float]:
-        """Wait for the queue to classify a batch. Returns probabilities (W, 7) and milliseconds. Raises Overloaded."""
+    def _run_queued(self, predictor: TextPredictor, windows: Sequence[TokenWindow], work: Stage) -> np.ndarray:
+        """Wait for the queue to classify a batch. Returns probabilities (W, 7). Raises Overloaded."""
 
-        def work() -> tuple[np.ndarray, float]:
-            start = time.perf_counter()
-            return predictor.predict(windows), elapsed_ms(start)
+        def run() -> np.ndarray:
+            with work.part():
+                return predictor.predict(windows)
 
-        future = self._queue.submit(work)
+        future = self._queue.submit(run)
         try:
             return future.result(timeout=self._wait_seconds)
         except QueueTimeout:

@@ -8,7 +8,6 @@ an analysis, never pixels, may be kept and recalled (`analysis_cache`): a thumbn
 """
 
 import itertools
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
@@ -29,8 +28,8 @@ from moodreel.pipelines.engine import NO_FACE_IN_VIDEO, Engine
 from moodreel.pipelines.face_crop import ASPECTS, FaceCrop
 from moodreel.pipelines.keyframe import score_keyframes
 from moodreel.pipelines.people_extractor import ExtractedFrame, ExtractedVideo, PeopleExtractor, Track
-from moodreel.pipelines.timing import elapsed_ms
 from moodreel.pipelines.video_result import ThumbnailResult, TimelinePoint, VideoAnalysis, VideoResult
+from moodreel.timing import stage
 
 _NOT_RUN = {"decode": 0.0, "faces": 0.0, "model": 0.0}
 """Milliseconds by stage of an analysis that was recalled."""
@@ -159,10 +158,11 @@ class VideoPipeline:
             needs_face: whether to make no loop of a video without a face.
             progress: see `predict`.
         """
-        start = time.perf_counter()
-        key = analysis_key(data, predictor.info, fps) if self._cache else ""
-        text = self._cache.get(key) if self._cache else None
-        analysis = load_analysis(text, predictor.info, {**_NOT_RUN, "cache": elapsed_ms(start)}) if text else None
+        timings: dict[str, float] = dict(_NOT_RUN)
+        with stage("cache", timings):
+            key = analysis_key(data, predictor.info, fps) if self._cache else ""
+            text = self._cache.get(key) if self._cache else None
+        analysis = load_analysis(text, predictor.info, timings) if text else None
         if analysis and (loop is None or (needs_face and analysis.prediction is None)):
             return analysis, None
         cache_side = _cache_side(analysis, loop)
@@ -175,9 +175,10 @@ class VideoPipeline:
                     self._cache.put(key, dump_analysis(analysis))
             if loop is None or (needs_face and analysis.prediction is None):
                 return analysis, None
-            start = time.perf_counter()
-            boomerang = _make_loop(reader, analysis, loop)
-            return replace(analysis, timings={**analysis.timings, "encode": elapsed_ms(start)}), boomerang
+            timings = dict(analysis.timings)
+            with stage("encode", timings):
+                boomerang = _make_loop(reader, analysis, loop)
+            return replace(analysis, timings=timings), boomerang
 
     def _analyze(
         self, reader: VideoReader, predictor: FacePredictor, progress: Callable[[float], None] | None
@@ -196,9 +197,10 @@ class VideoPipeline:
 
     def _classify(self, reader: VideoReader, video: ExtractedVideo, predictor: FacePredictor) -> VideoResult:
         """Classify every face in one batch and answer for the main one. There is at least one."""
-        start = time.perf_counter()
-        main, count, labels = _main_track(video.tracks), len(video.frames), predictor.info.labels
-        predictions = _predict_tracks(video.tracks, count, predictor)
+        timings, count, labels = dict(video.timings), len(video.frames), predictor.info.labels
+        with stage("model", timings):
+            predictions = _predict_tracks(video.tracks, count, predictor)
+        main = _main_track(video.tracks)
         prediction, observations = predictions[main], _by_frame(video.tracks[main], count)
         best = int(prediction.probabilities.argmax())
         probabilities = label_probabilities(labels, prediction.probabilities)
@@ -219,7 +221,7 @@ class VideoPipeline:
             timeline=tuple(_timeline(video, predictions, labels)),
             track=main,
             model=predictor.info,
-            timings={**video.timings, "model": elapsed_ms(start)},
+            timings=timings,
             explanation=self._explain(observations, prediction, probabilities, labels[best]),
         )
 

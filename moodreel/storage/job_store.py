@@ -72,9 +72,10 @@ class JobState:
 
 @dataclass(frozen=True)
 class Webhook:
-    """A webhook to call: its job, its URL and the status of the answer."""
+    """A webhook to call: its job, what was stored of its call, its URL and the status of the answer."""
 
     job: str
+    call: str
     url: str
     answer_status: int
 
@@ -229,16 +230,16 @@ class JobStore:
         now = self._clock()
         with self._database.write() as db:
             due = (
-                "select id, webhook, answer_status, webhook_attempts from jobs where webhook_due <= :now"
+                "select id, call, webhook, answer_status, webhook_attempts from jobs where webhook_due <= :now"
                 f" order by webhook_due limit 1{self._database.skip_locked}"
             )
             row = db.execute(due, {"now": now}).fetchone()
             if row is None:
                 return None
-            later = now + WEBHOOK_DELAYS[row[3]] if row[3] < len(WEBHOOK_DELAYS) else None
+            later = now + WEBHOOK_DELAYS[row[4]] if row[4] < len(WEBHOOK_DELAYS) else None
             sql = "update jobs set webhook_due = :later, webhook_attempts = webhook_attempts + 1 where id = :id"
             db.execute(sql, {"later": later, "id": row[0]})
-        return Webhook(row[0], row[1], row[2])
+        return Webhook(*row[:4])
 
     def end_webhook(self, job_id: str) -> None:
         """Call a webhook no more: it has answered."""

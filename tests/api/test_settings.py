@@ -262,3 +262,13 @@ def test_without_a_usable_gpu_there_is_a_worker_per_core(
     gpu_of("8192")
     monkeypatch.setattr(workers, "version", lambda _: "2.13.0+cpu")
     assert workers.default_workers("auto") == 16
+
+
+@pytest.mark.parametrize("url", ["collector:4318/token", "ftp://collector", "http://collector /token"])
+def test_a_malformed_address_of_a_collector_is_rejected_and_not_shown(
+    environment: pytest.MonkeyPatch, url: str
+) -> None:
+    environment.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", url)
+    with pytest.raises(SettingsError, match="OTEL_EXPORTER_OTLP_ENDPOINT must be a URL that begins with") as caught:
+        Settings.from_environment()
+    assert url not in str(caught.value)

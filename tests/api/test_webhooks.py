@@ -67,7 +67,7 @@ def store(tmp_path: Path) -> JobStore:
 
 
 def end_job(store: JobStore, url: str, status: int = 200) -> str:
-    job_id = store.add("ann", {}, b"clip", url)
+    job_id = store.add("ann", {"headers": {}}, b"clip", url)
     job = store.claim()
     assert job is not None and store.finish(job, status, "{}")
     return job_id
@@ -190,7 +190,7 @@ def test_the_connection_goes_to_the_checked_address(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_a, **_k: [(0, 0, 0, "", ("10.1.2.3", 443))])
     monkeypatch.setattr(socket, "create_connection", connect)
     with pytest.raises(OSError, match="no network"):
-        WebhookSender(HOSTS, SECRET)._post(Webhook("1", "https://hooks.example.com/", 200))
+        WebhookSender(HOSTS, SECRET)._post(Webhook("1", '{"headers": {}}', "https://hooks.example.com/", 200))
     assert connected == [("10.1.2.3", 443)]
 
 

@@ -141,7 +141,7 @@ def test_a_webhook_is_due_until_it_has_answered_or_was_tried_often_enough(store:
     job = claim(store)
     store.finish(job, 200, "{}")
     for delay in WEBHOOK_DELAYS:
-        assert store.claim_webhook() == Webhook(job.id, "https://example.com/hook", 200)
+        assert store.claim_webhook() == Webhook(job.id, job.call, "https://example.com/hook", 200)
         assert store.claim_webhook() is None
         clock.now += delay
     assert store.claim_webhook() is not None
@@ -149,7 +149,7 @@ def test_a_webhook_is_due_until_it_has_answered_or_was_tried_often_enough(store:
     assert store.claim_webhook() is None
     add(store, webhook="https://example.com/hook")
     store.finish(answered := claim(store), 422, "{}")
-    assert store.claim_webhook() == Webhook(answered.id, "https://example.com/hook", 422)
+    assert store.claim_webhook() == Webhook(answered.id, answered.call, "https://example.com/hook", 422)
     store.end_webhook(answered.id)
     clock.now += 10_000
     assert store.claim_webhook() is None

@@ -6,7 +6,7 @@
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -18,6 +18,7 @@ class StandIn(ThreadingHTTPServer):
 
     Attributes:
         requests: The bodies that were posted.
+        headers: Those of the last one.
         may_end: Set, it lets the command `hold` send its last piece.
         lost: Set when a caller has closed a connection on which an answer was being sent.
     """
@@ -27,6 +28,7 @@ class StandIn(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.requests: list[dict] = []
+        self.headers: Mapping[str, str] = {}
         self.may_end, self.lost = threading.Event(), threading.Event()
         self.url = f"http://127.0.0.1:{self.server_port}/v1"
 
@@ -36,6 +38,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        self.server.headers = self.headers
         self.server.requests.append({**body, "authorization": self.headers["authorization"]})
         command, _, argument = body["messages"][-1]["content"].splitlines()[-1].partition(" ")
         getattr(self, f"_{command}", self._answer)(argument)

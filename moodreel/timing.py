@@ -1,0 +1,55 @@
+"""Measure the stages of a call, and tell the observers of each that has ended."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from moodreel.observers import EndedStage, observers
+
+
+class Stage:
+    """A stage that runs in parts, such as one for each frame. The parts may run in any thread, and overlap others'."""
+
+    def __init__(self) -> None:
+        self._parts: list[tuple[float, float]] = []
+        self._error: str | None = None
+
+    @contextmanager
+    def part(self) -> Iterator[None]:
+        """Measure a `with` block."""
+        start = time.perf_counter()
+        try:
+            yield
+        except BaseException as error:
+            self._error = type(error).__name__
+            raise
+        finally:
+            self._parts.append((start, time.perf_counter()))
+
+    def end(self, name: str) -> float:
+        """Tell the observers. Returns the milliseconds that the parts took together."""
+        parts = tuple(self._parts)
+        busy = sum(end - start for start, end in parts)
+        if parts:
+            started, ended = min(start for start, _ in parts), max(end for _, end in parts)
+            observers.stage_ended(EndedStage(name, started, ended, busy, len(parts), self._error))
+        return 1000 * busy
+
+
+@contextmanager
+def split_stage(name: str, timings: dict[str, float] | None = None) -> Iterator[Stage]:
+    """Make a stage, which ends with the `with` block. The milliseconds of its parts are added to `timings[name]`."""
+    split = Stage()
+    try:
+        yield split
+    finally:
+        milliseconds = split.end(name)
+        if timings is not None:
+            timings[name] = timings.get(name, 0.0) + milliseconds
+
+
+@contextmanager
+def stage(name: str, timings: dict[str, float] | None = None) -> Iterator[None]:
+    """Measure a `with` block as a stage. Its milliseconds are added to `timings[name]`."""
+    with split_stage(name, timings) as only, only.part():
+        yield
