@@ -19,7 +19,7 @@ from moodreel.media import isolated
 from moodreel.media.video import VideoReader
 from moodreel.media.video_decoder import VideoLimits
 from moodreel.pipelines.engine import DETECTION_SIDE
-from moodreel.pipelines.people_extractor import SHORT_CLIP_FRAMES
+from moodreel.pipelines.people_extractor import SAMPLE_RATE, SHORT_CLIP_FRAMES
 
 CALLS = 5
 """Calls between two measurements of the CPU time, which Linux counts in steps of 10 ms."""
@@ -32,7 +32,7 @@ def here(data: bytes, limits: VideoLimits) -> Iterator[VideoReader]:
 
 
 def read(reader: VideoReader, *, loop: bool) -> None:
-    for _ in reader.frames(min_interval=0.2, min_frames=SHORT_CLIP_FRAMES, max_side=DETECTION_SIDE):
+    for _ in reader.frames(min_interval=1 / SAMPLE_RATE, min_frames=SHORT_CLIP_FRAMES, max_side=DETECTION_SIDE):
         pass
     if loop:
         list(reader.loop_frames(start=1.0, stop=2.5, min_interval=1 / 30, max_side=480))

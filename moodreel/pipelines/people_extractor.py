@@ -20,6 +20,9 @@ from moodreel.media.video import Frame, VideoReader
 from moodreel.pipelines.engine import DETECTION_SIDE, Engine
 from moodreel.pipelines.geometry import PixelBox, to_letterboxed_box, to_pixel_box, turn_box
 
+SAMPLE_RATE = 4.0
+"""Most frames a second to sample. Five give no better labels (docs/benchmarks.md)."""
+
 SHORT_CLIP_FRAMES = 12
 """Least number of frames to sample. A video too short to give as many at the sample rate is sampled more densely: an
 expression builds up in half a second, and the last frame often shows it best."""
@@ -68,15 +71,15 @@ class _DetectedFace:
 class PeopleExtractor:
     """Extract the people in videos. Thread-safe."""
 
-    def __init__(self, engine: Engine, *, interval: float = 0.2) -> None:
+    def __init__(self, engine: Engine, *, sample_rate: float = SAMPLE_RATE) -> None:
         """Create an extractor.
 
         Args:
             engine: the face landmarker and the threads of this process.
-            interval: seconds between sampled frames. Short videos are sampled more densely, see `SHORT_CLIP_FRAMES`.
+            sample_rate: most frames a second to sample. Short videos get more, see `SHORT_CLIP_FRAMES`.
         """
         self._engine = engine
-        self._interval = interval
+        self._interval = 1.0 / sample_rate
 
     def extract(
         self,

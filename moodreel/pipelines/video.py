@@ -27,7 +27,7 @@ from moodreel.pipelines.boomerang import BoomerangClip, LoopOptions, make_boomer
 from moodreel.pipelines.engine import NO_FACE_IN_VIDEO, Engine
 from moodreel.pipelines.face_crop import ASPECTS, FaceCrop
 from moodreel.pipelines.keyframe import score_keyframes
-from moodreel.pipelines.people_extractor import ExtractedFrame, ExtractedVideo, PeopleExtractor, Track
+from moodreel.pipelines.people_extractor import SAMPLE_RATE, ExtractedFrame, ExtractedVideo, PeopleExtractor, Track
 from moodreel.pipelines.video_result import ThumbnailResult, TimelinePoint, VideoAnalysis, VideoResult
 from moodreel.timing import stage
 
@@ -43,7 +43,7 @@ class VideoPipeline:
         engine: Engine,
         *,
         limits: VideoLimits | None = None,
-        sample_rate: float = 5.0,
+        sample_rate: float = SAMPLE_RATE,
         cache: AnalysisCache | None = None,
     ) -> None:
         """Create a pipeline.
@@ -51,14 +51,14 @@ class VideoPipeline:
         Args:
             engine: the models, threads and slots of this process.
             limits: what one video may cost.
-            sample_rate: frames a second to analyze. Short videos get more, see `PeopleExtractor`.
+            sample_rate: see `PeopleExtractor`.
             cache: where the numbers of analyses are kept, so that none is made twice; None keeps none. All pipelines
                 that share it need the same limits, sample rate and prior.
         """
         self._engine = engine
         self._cache = cache
         self._limits = limits or VideoLimits()
-        self._people = PeopleExtractor(engine, interval=1.0 / sample_rate)
+        self._people = PeopleExtractor(engine, sample_rate=sample_rate)
 
     def predict(
         self,

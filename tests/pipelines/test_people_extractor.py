@@ -28,7 +28,9 @@ def close_up(count):
 
 
 def extract(engine, frames, crop_kind=CropKind.COLOR):
-    video = PeopleExtractor(engine).extract(VideoReader(synthetic_video.encode_video(frames)), crop_kind=crop_kind)
+    video = PeopleExtractor(engine, sample_rate=5).extract(
+        VideoReader(synthetic_video.encode_video(frames)), crop_kind=crop_kind
+    )
     (track,) = video.tracks.values()
     return track
 
