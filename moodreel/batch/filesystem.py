@@ -1,7 +1,10 @@
 """Open local folders, Google Cloud Storage, S3 and whatever else fsspec supports."""
 
+import fcntl
 import os
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import fsspec
@@ -37,6 +40,26 @@ class OutputFolder:
         self.files, self.path = open_filesystem(url)
         self.url = str(self.files.unstrip_protocol(self.path))
 
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Let no other batch write to the folder. Raises BatchError if one does.
+
+        The lock ends with the process, also with one that is killed. Object storages have no lock.
+        """
+        if not isinstance(self.files, LocalFileSystem):
+            yield
+            return
+        try:
+            lock = _lock(Path(self.path))
+        except BlockingIOError as error:
+            raise BatchError(f"Another batch writes to {self.url}. Wait for it, or name another folder.") from error
+        except OSError as error:
+            raise BatchError(f"{self.url} cannot be written: {error!r}") from error
+        try:
+            yield
+        finally:
+            os.close(lock)
+
     def write(self, name: str, data: bytes) -> None:
         """Write a file, or replace it. Raises BatchError."""
         path = f"{self.path}/{name}"
@@ -54,6 +77,14 @@ class OutputFolder:
             self.files.rm_file(path)
         except Exception as error:  # each storage library raises its own exceptions
             raise BatchError(f"{path} cannot be deleted: {error!r}") from error
+
+
+def _lock(folder: Path) -> int:
+    """Lock a folder until the returned descriptor is closed. Raises BlockingIOError if another process has it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return lock
 
 
 def _write_local(path: Path, data: bytes) -> None:

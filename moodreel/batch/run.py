@@ -76,10 +76,21 @@ def run_batch(
         A summary of all that is in the output folder.
 
     Raises:
-        BatchError: the batch cannot run or go on.
+        BatchError: the batch cannot run or go on, or another one writes to the folder.
     """
     output = OutputFolder(options.out)
     sources = list_sources(options.source, output)
+    with output.locked():
+        return _run(options, sources, output, report, kind)
+
+
+def _run(
+    options: BatchOptions,
+    sources: list[str],
+    output: OutputFolder,
+    report: Callable[[BatchProgress], None],
+    kind: type[ClipAnalyzer],
+) -> BatchSummary:
     analyses = Analyses(output)
     if options.force or options.retry_errors:
         analyses.drop(set(sources), errors_only=not options.force)

@@ -2,6 +2,8 @@
 
 import contextlib
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,7 +24,7 @@ from moodreel.batch.run import BatchOptions, BatchProgress, run_batch  # noqa: E
 from moodreel.batch.summary import BatchSummary  # noqa: E402
 from tests.batch.light_analyzers import LightAnalyzer  # noqa: E402
 from tests.support import synthetic_frames, synthetic_video  # noqa: E402
-from tests.support.server import STORE  # noqa: E402
+from tests.support.server import ROOT, STORE  # noqa: E402
 
 Run = Callable[..., BatchSummary]
 
@@ -133,6 +135,28 @@ def test_a_batch_that_cannot_go_on_says_why(run: Run, clips: Path, tmp_path: Pat
     with pytest.raises(BatchError, match="No space left"):
         run()
     assert stored(tmp_path / "out") == {**dict.fromkeys("abcde"), "broken": "video_corrupt"}
+
+
+LOCK = """
+import os, sys
+from moodreel.batch.filesystem import OutputFolder
+with OutputFolder(sys.argv[1]).locked():
+    print("locked", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.usefixtures("without_ray")
+def test_a_second_batch_stops_until_the_first_has_ended_or_was_killed(run: Run, clips: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", LOCK, str(tmp_path / "out")]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"locked\n"
+        with pytest.raises(BatchError, match="Another batch writes to"):
+            run(force=True)
+        assert attempts(clips) == {}
+        other.kill()
+    assert run().files == 6
 
 
 def test_unusable_models_and_outputs_stop_the_batch(tmp_path: Path) -> None:
