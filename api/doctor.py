@@ -10,6 +10,7 @@ import shutil
 import socket
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -150,19 +151,40 @@ def check_memory(settings: Settings) -> Iterator[Finding]:
 
 
 def check_disk(settings: Settings) -> Iterator[Finding]:
-    """Check that the folders of the databases can be written, and have room."""
-    folders = {settings.log_path.parent, *([settings.history_path.parent] if settings.history else [])}
-    for folder in sorted(folders):
+    """Check that the folders in which the service writes can be written, and have room."""
+    names = defaultdict(list)
+    for name, folder in _data_folders(settings).items():
+        names[folder].append(name)
+    for folder in sorted(names):
         existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-        free = shutil.disk_usage(existing).free // 10**6
-        if not os.access(existing, os.W_OK):
-            yield Finding(FAIL, "disk", f"{existing} cannot be written by this user. chown it, or set another path.")
-        elif free < MIN_FREE_MEGABYTES:
-            yield Finding(FAIL, "disk", f"{free} MB are free for {folder}. Free some, or set LOG_RETENTION_DAYS lower.")
+        free, used_by = shutil.disk_usage(existing).free // 10**6, f"{folder} ({', '.join(names[folder])})"
+        if not (existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)):
+            todo = "chown it, or set another path."
+            yield Finding(FAIL, "disk", f"{used_by}: this user cannot write to {existing}. {todo}")
         elif free < ENOUGH_FREE_MEGABYTES:
-            yield Finding(WARN, "disk", f"{free} MB are free for {folder}: free some, or set LOG_RETENTION_DAYS lower.")
+            level = FAIL if free < MIN_FREE_MEGABYTES else WARN
+            yield Finding(level, "disk", f"{free} MB are free for {used_by}. Free some, or keep data for fewer days.")
         else:
-            yield Finding(OK, "disk", f"{free} MB are free for {folder}")
+            yield Finding(OK, "disk", f"{free} MB are free for {used_by}")
+
+
+def _data_folders(settings: Settings) -> dict[str, Path]:
+    """Return the folders in which the service writes, by the settings that name them."""
+    shared = settings.history_database_url or settings.log_database_url
+    files = {
+        "LOG_PATH": None if settings.log_database_url else settings.log_path,
+        "HISTORY_PATH": settings.history_path if settings.history and not shared else None,
+        "JOBS_PATH": settings.jobs_path if settings.jobs and not shared else None,
+        "PRESENCE_PATH": None if settings.redis_url else settings.presence_path,
+        "ANALYSIS_CACHE_PATH": settings.analysis_cache_path,
+        "IDEMPOTENCY_PATH": settings.idempotency_path,
+    }
+    folders = {name: path.parent for name, path in files.items() if path is not None}
+    if (settings.media_storage or "").startswith("file://"):
+        folders["MEDIA_STORAGE"] = Path(str(settings.media_storage).removeprefix("file://"))
+    if settings.model_download_id:
+        folders["MODEL_STORE"] = settings.model_store / "downloaded"
+    return folders
 
 
 def check_gpu(settings: Settings) -> Iterator[Finding]:

@@ -70,6 +70,27 @@ def test_a_full_disk_is_found(monkeypatch, free: int, level: str) -> None:
     assert levels(doctor.check_disk(SETTINGS)) == {"disk": level}
 
 
+def test_every_folder_that_is_written_is_checked_once(tmp_path: Path) -> None:
+    settings = dataclasses.replace(
+        SETTINGS,
+        log_database_url="postgresql://host/database",
+        jobs=True,
+        jobs_path=tmp_path / "jobs.db",
+        presence_path=tmp_path / "data" / "presence.db",
+        analysis_cache_path=tmp_path / "data" / "analyses.db",
+        media_storage=f"file://{tmp_path}/media",
+    )
+    texts = [finding.text for finding in doctor.check_disk(settings)]
+    assert [text.partition(" for ")[2] for text in texts] == [
+        f"{tmp_path}/data (PRESENCE_PATH, ANALYSIS_CACHE_PATH)",
+        f"{tmp_path}/media (MEDIA_STORAGE)",
+    ], "the jobs are in PostgreSQL"
+    local = dataclasses.replace(settings, log_database_url=None)
+    assert any(f"{tmp_path} (JOBS_PATH)" in finding.text for finding in doctor.check_disk(local))
+    (tmp_path / "data").write_text("a file in place of the folder")
+    assert [finding.level for finding in doctor.check_disk(settings)] == [doctor.FAIL, doctor.OK]
+
+
 def test_short_and_double_keys_and_an_open_env_file_are_told_without_the_keys(monkeypatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     Path(".env").touch(0o644)
