@@ -69,15 +69,15 @@ class CallLogWriter:
                 return None
             return f"The call log cannot be written: {self._reason}. {len(self._waiting)} rows wait."
 
-    def waiting_since(self, caller: str, since: datetime) -> list[datetime]:
+    def waiting_calls(self, caller: str, since: datetime, until: datetime) -> list[datetime]:
         """Return the times of a caller's calls that wait, without those rejected by the rate limit."""
-        start = format_timestamp(since)
+        start, end = format_timestamp(since), format_timestamp(until)
         with self._changed:
             rows = [call.row for call in self._waiting]
         return [
             datetime.fromisoformat(row["timestamp"])
             for row in rows
-            if row["caller"] == caller and row["timestamp"] >= start and row["error"] != "rate_limited"
+            if row["caller"] == caller and start <= row["timestamp"] <= end and row["error"] != "rate_limited"
         ]
 
     def stop(self, seconds: float = STOP_SECONDS) -> None:

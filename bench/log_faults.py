@@ -1,11 +1,12 @@
-"""Break the call log of a service under load, and count the calls without a row.
+"""Break the call log, the processes or the clock of a service under load, and count the calls without a row.
 
     python -m bench.log_faults               # every fault, with pipelines that only sleep
     python -m bench.log_faults reload --real # with the real models
     python -m bench.log_faults --postgresql  # the log in a PostgreSQL server, which is stopped, killed, made to hang
 
-A full disk is a small tmpfs, which only root can mount. Each fault comes 10 s after the first call; the longest call is
-that of those that ended later.
+A full disk is a small tmpfs, which only root can mount; the clock is moved by Debian's package libfaketime. Each fault
+comes 10 s after the first call; the longest call is that of those that ended later. A service that has stopped is
+started again, as systemd does.
 """
 
 import argparse
@@ -23,11 +24,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+import psutil
 import requests
 
 from bench.clips import phone_clip
 from moodreel.storage.call_log import CallLog
 from moodreel.training.evaluation.markdown import format_table
+from tests.support.movable_clock import LIBRARY, MovableClock
 from tests.support.postgresql_server import PostgresqlServer, find_programs
 from tests.support.server import FAKE_APP, HEADERS, REAL_APP, Server, video_body
 
@@ -66,8 +69,10 @@ class Load:
         while not self._stopped.is_set():
             request_id, started, status = f"client-{client}-{number}", time.monotonic(), None
             headers = {**HEADERS, "x-request-id": request_id}
-            with contextlib.suppress(requests.ConnectionError):
+            try:
                 status = self._server.call("POST", "/predict", headers=headers, json=self._body).status_code
+            except requests.ConnectionError:
+                time.sleep(0.1)
             ended = time.monotonic()
             self.answers.append(Answer(request_id, status, ended - started, ended))
             number += 1
@@ -115,6 +120,34 @@ def kill_worker(server: Server) -> None:
     time.sleep(5)
 
 
+def kill_parent(server: Server) -> float:
+    """Returns when it was killed: the service is not ready again before the old workers have ended."""
+    assert server.process is not None
+    workers, killed = server.workers, time.monotonic()
+    server.process.kill()
+    server.process.wait()
+    server.start()
+    psutil.wait_procs(workers, timeout=60)
+    return killed
+
+
+def lock_and_kill_parent(server: Server) -> None:
+    with contextlib.closing(sqlite3.connect(server.log_path, isolation_level=None, timeout=30)) as db:
+        db.execute("begin immediate")
+        time.sleep(3)
+        assert server.process is not None
+        server.process.kill()
+        server.process.wait()
+        time.sleep(3)
+
+
+def kill_all(server: Server) -> None:
+    assert server.process is not None
+    for process in [server.process, *server.workers]:
+        process.kill()
+    server.process.wait()
+
+
 def reload(server: Server) -> None:
     old = {worker.pid for worker in server.workers}
     assert server.process is not None
@@ -155,14 +188,22 @@ POSTGRESQL_FAULTS: dict[str, Callable[[PostgresqlServer], None]] = {
     "hangs": freeze_database,
     "restarted": restart_database,
 }
-FAULTS: dict[str, Callable[[Server], None]] = {
+CLOCK_FAULTS = {"clock 3 h forward": 3, "clock 3 h back": -3}
+"""Hours from the true time of day."""
+FAULTS: dict[str, Callable[[Server], float | None]] = {
     "none": nothing,
     "disk full": fill_disk,
     "locked": lock,
     "overwritten": overwrite,
     "kill": kill_worker,
+    "kill parent": kill_parent,
+    "locked, kill parent": lock_and_kill_parent,
+    "kill all": kill_all,
     "reload": reload,
 }
+
+
+WITH_POSTGRESQL = ("none", "kill", "kill parent", *POSTGRESQL_FAULTS)
 
 
 def watch(server: Server, said: collections.Counter[str], ended: threading.Event) -> None:
@@ -173,32 +214,56 @@ def watch(server: Server, said: collections.Counter[str], ended: threading.Event
             said[str(answer.status_code)] += 1
 
 
+def break_service(fault: str, server: Server, database: PostgresqlServer | None, clock: MovableClock) -> float:
+    """Returns from when on the service could be ready again."""
+    if database is not None and fault in POSTGRESQL_FAULTS:
+        POSTGRESQL_FAULTS[fault](database)
+    elif fault in CLOCK_FAULTS:
+        clock.move(CLOCK_FAULTS[fault])
+        time.sleep(5)
+    else:
+        return FAULTS[fault](server) or time.monotonic()
+    return time.monotonic()
+
+
+def wait_until_ready(server: Server) -> None:
+    """Start the service again whenever it has stopped, until it is ready."""
+    while True:
+        assert server.process is not None
+        if server.process.poll() is not None:
+            server.start()
+        with contextlib.suppress(AssertionError):
+            return server.wait_until_ready()
+
+
 def run(fault: str, app: str, data: bytes, database: PostgresqlServer | None = None) -> tuple[str, ...]:
     folder = Path(tempfile.mkdtemp())
     said: collections.Counter[str] = collections.Counter()
     ended = threading.Event()
     settings = {} if database is None else {"LOG_DATABASE_URL": database.make_database()}
-    with disk(folder / "logs", fault), Server(folder, app, **settings) as server:
+    server, clock = Server(folder, app, **settings), MovableClock(folder / "clock")
+    if fault in CLOCK_FAULTS:
+        server = Server(folder, app, command=clock.command, **settings, **clock.settings)
+    with disk(folder / "logs", fault), server:
         load = Load(server, data)
         try:
             time.sleep(BEFORE_SECONDS)
             watcher = threading.Thread(target=watch, args=(server, said, ended))
             watcher.start()
-            broken = time.monotonic()
-            if database is not None and fault in POSTGRESQL_FAULTS:
-                POSTGRESQL_FAULTS[fault](database)
-            else:
-                FAULTS[fault](server)
-            fixed = time.monotonic()
-            server.wait_until_ready()
+            old, broken = server.processes, time.monotonic()
+            fixed = break_service(fault, server, database, clock)
+            wait_until_ready(server)
             ready = time.monotonic() - fixed
             time.sleep(AFTER_SECONDS)
+            left = set(old) - set(server.processes)
+            assert not psutil.wait_procs(left, timeout=0)[1], "processes of before are left"
         finally:
             ended.set()
             load.stop()
         watcher.join()
         server.stop()
-        rows = {row["request_id"]: row["status_code"] for row in CallLog(server.log_location).iterate()}
+        with contextlib.closing(CallLog(server.log_location)) as log:
+            rows = {row["request_id"]: row["status_code"] for row in log.iterate()}
     # Rows from before are in the file that was overwritten.
     answered = [answer for answer in load.answers if answer.status is not None and answer.at > broken]
     missing = [answer for answer in answered if rows.get(answer.request_id) != answer.status]
@@ -217,20 +282,21 @@ def run(fault: str, app: str, data: bytes, database: PostgresqlServer | None = N
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    names = f"of {', '.join(FAULTS)}; with --postgresql of {', '.join(['none', 'kill', *POSTGRESQL_FAULTS])}"
+    names = f"of {', '.join([*FAULTS, *CLOCK_FAULTS])}; with --postgresql of {', '.join(WITH_POSTGRESQL)}"
     parser.add_argument("faults", nargs="*", metavar="FAULT", help=names)
     parser.add_argument("--postgresql", action="store_true", help="the log in PostgreSQL")
     parser.add_argument("--real", action="store_true", help="with the real models and a clip of 6 s")
     options = parser.parse_args()
     data = phone_clip() if options.real else b"sleep 0.1"
     app, faults = REAL_APP if options.real else FAKE_APP, options.faults
+    assert LIBRARY or options.postgresql or {*faults}.isdisjoint(CLOCK_FAULTS), "needs libfaketime: apt-get install it"
     if options.postgresql:
         programs = find_programs()
         assert programs, "needs PostgreSQL: apt-get install postgresql"
         with PostgresqlServer(programs) as database:
-            results = [run(fault, app, data, database) for fault in faults or ["none", "kill", *POSTGRESQL_FAULTS]]
+            results = [run(fault, app, data, database) for fault in faults or WITH_POSTGRESQL]
     else:
-        results = [run(fault, app, data) for fault in faults or FAULTS]
+        results = [run(fault, app, data) for fault in faults or [*FAULTS, *CLOCK_FAULTS]]
     print(format_table(COLUMNS, results))
 
 

@@ -230,12 +230,14 @@ def admit(caller: Caller) -> None:
         raise ApiError("log_unavailable", "No call is answered now, because it could not be logged. Try again soon.")
     if not limit:
         return
-    since = datetime.now(UTC) - RATE_WINDOW
-    calls, first = _logged_since(caller, since)
+    now = datetime.now(UTC)
+    # Another machine's clock may be ahead. Calls far in the future are from before this clock was set back.
+    since, until = now - RATE_WINDOW, now + RATE_WINDOW
+    calls, first = _logged_calls(caller, since, until)
     # Calls that wait for the log count as well: those of this process.
-    waiting = writer.waiting_since(caller.id, since)
+    waiting = writer.waiting_calls(caller.id, since, until)
     count = calls + len(waiting)
-    wait = (min([*waiting, first or datetime.now(UTC)]) + RATE_WINDOW - datetime.now(UTC)).total_seconds()
+    wait = (min([*waiting, first or now]) + RATE_WINDOW - now).total_seconds()
     g.quota = Quota(limit, max(0, limit - count), max(1, int(wait) + 1))
     if count > limit:
         raise ApiError(
@@ -245,10 +247,10 @@ def admit(caller: Caller) -> None:
         )
 
 
-def _logged_since(caller: Caller, since: datetime) -> tuple[int, datetime | None]:
+def _logged_calls(caller: Caller, since: datetime, until: datetime) -> tuple[int, datetime | None]:
     """Return the number of a caller's calls in the log up to this one, and the time of the first."""
     try:
-        return services().call_log.recent(caller.id, since, max_id=g.call.id)
+        return services().call_log.recent(caller.id, since, until, max_id=g.call.id)
     except CallLogError:
         # An unreadable log must not lock everybody out.
         current_app.logger.warning("RATE_LIMIT is applied by each worker alone: the call log cannot be read")

@@ -97,15 +97,15 @@ def _serve(connection: WebSocketConnection, slot: ConnectionSlot, acquired: bool
         raise _no_capacity()
     messages = connection.messages()
     if g.caller is None:
-        connection.expire_at(time.time() + SIGN_IN_SECONDS, "unauthorized", _SIGN_IN)
+        connection.expire_after(SIGN_IN_SECONDS, "unauthorized", _SIGN_IN)
         message = next(messages, None)
         if message is None:
             g.status = STATUS["unauthorized"]
             return
         _sign_in(message, slot)
     token = g.caller.token
-    expires_at = token.expires_at.timestamp() + LEEWAY_SECONDS if token else None
-    connection.expire_at(expires_at, "token_expired", "The token has expired. Sign in again.")
+    seconds = token.expires_at.timestamp() + LEEWAY_SECONDS - time.time() if token else None
+    connection.expire_after(seconds, "token_expired", "The token has expired. Sign in again.")
     _message_loop(connection, messages)
 
 

@@ -64,7 +64,7 @@ class WebSocketConnection:
         self.close_status: CloseStatus | None = None
         self._channel = channel
         self._ping_seconds = ping_seconds
-        self._expires_at: float | None = None
+        self._deadline: float | None = None
         self._expiry = ("", "")
         self._last_received = self._last_ping = time.monotonic()
         self._control_frames = TokenBucket.per_minute(MAX_CONTROL_FRAMES_PER_MINUTE)
@@ -77,9 +77,10 @@ class WebSocketConnection:
         self._end(CloseReason.GOING_AWAY, "internal")
         self._mailbox.close()
 
-    def expire_at(self, time: float | None, reason: str, message: str) -> None:
-        """Close the connection as unauthenticated at a Unix time, and not at one set before; None is never."""
-        self._expires_at, self._expiry = time, (reason, message)
+    def expire_after(self, seconds: float | None, reason: str, message: str) -> None:
+        """Close the connection as unauthenticated after some seconds, and not as set before; None is never."""
+        self._deadline = None if seconds is None else time.monotonic() + seconds
+        self._expiry = (reason, message)
 
     def push(self, text: str) -> None:
         """Send a text soon, instead of one pushed before that is not sent yet. Thread-safe; never blocks."""
@@ -124,18 +125,18 @@ class WebSocketConnection:
         text, close_request = self._mailbox.drain()
         if close_request is not None:
             self.close(*close_request)
-        elif self._expires_at is not None and time.time() >= self._expires_at:
+        elif self._deadline is not None and time.monotonic() >= self._deadline:
             self.close(UNAUTHENTICATED, *self._expiry)
         elif text is not None:
             self.send(text)
 
     def _poll_timeout(self) -> float:
         """Return the seconds until the next ping or the token's expiry."""
-        seconds = max(self._last_received, self._last_ping) + self._ping_seconds - time.monotonic()
-        if self._expires_at is not None:
-            seconds = min(seconds, self._expires_at - time.time())
+        end = max(self._last_received, self._last_ping) + self._ping_seconds
+        if self._deadline is not None:
+            end = min(end, self._deadline)
         # poll() truncates to milliseconds.
-        return max(0.0, seconds) + 0.001
+        return max(0.0, end - time.monotonic()) + 0.001
 
     def _ping_if_quiet(self) -> None:
         now = time.monotonic()

@@ -33,13 +33,13 @@ SCHEMA = Schema("analyses", (m001_analyses,))
 class AnalysisStore:
     """The analyses of the last seconds. Make one after a fork, never before. Thread-safe."""
 
-    def __init__(self, path: Path | str, *, seconds: float, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, path: Path | str, *, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
         """Open the file.
 
         Args:
             path: the SQLite file; it and its folder are created as needed.
             seconds: how long an analysis is kept.
-            clock: seconds since the epoch.
+            clock: seconds that all processes share, and that no change of the time of day moves.
 
         Raises:
             AnalysisStoreError: the file cannot be opened.
@@ -59,7 +59,7 @@ class AnalysisStore:
         """Return a value that is not too old. Raises AnalysisStoreError."""
         with self._database.read() as db:
             row = db.execute(
-                "select value from analyses where key = ? and created >= ?", [key, self._clock() - self._seconds]
+                "select value from analyses where key = ? and created between ? and ?", [key, *self._valid_times()]
             ).fetchone()
         return zlib.decompress(row[0]).decode() if row else None
 
@@ -74,6 +74,11 @@ class AnalysisStore:
     def prune(self) -> None:
         """Delete what is too old, and the oldest of too many. Raises AnalysisStoreError."""
         with self._database.write() as db:
-            db.execute("delete from analyses where created < ?", [self._clock() - self._seconds])
+            db.execute("delete from analyses where created not between ? and ?", self._valid_times())
             excess = "select key from analyses order by created desc limit -1 offset ?"
             db.execute(f"delete from analyses where key in ({excess})", [MAX_ROWS])
+
+    def _valid_times(self) -> list[float]:
+        """Return the first and last time of analyses that are not too old; later ones are from before a restart."""
+        now = self._clock()
+        return [now - self._seconds, now]

@@ -70,7 +70,7 @@ class AnswerStore:
     """The answers of the last seconds. Make one after a fork, never before. Thread-safe."""
 
     def __init__(
-        self, path: Path | str, *, seconds: float, call_seconds: float, clock: Callable[[], float] = time.time
+        self, path: Path | str, *, seconds: float, call_seconds: float, clock: Callable[[], float] = time.monotonic
     ) -> None:
         """Open the file.
 
@@ -78,7 +78,7 @@ class AnswerStore:
             path: the SQLite file; it and its folder are created as needed.
             seconds: how long an answer is kept.
             call_seconds: how long a call takes at most; one without an answer after that has died.
-            clock: seconds since the epoch.
+            clock: seconds that all processes share, and that no change of the time of day moves.
 
         Raises:
             AnswerStoreError: the file cannot be opened.
@@ -157,9 +157,10 @@ class AnswerStore:
 
     def _delete_old(self, db: Database) -> None:
         now = self._clock()
+        # Those of a later time are from before a restart of the machine.
         db.execute(
-            "delete from answers where created < case when status is null then ? else ? end",
-            [now - self._call_seconds, now - self._seconds],
+            "delete from answers where created not between case when status is null then ? else ? end and ?",
+            [now - self._call_seconds, now - self._seconds, now],
         )
 
     def _prune_later(self) -> None:

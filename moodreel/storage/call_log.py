@@ -328,12 +328,15 @@ class CallLog:
             yield from (_to_public_row(row) for row in rows if row["id"] in done)
             time.sleep(interval_seconds)
 
-    def recent(self, caller: str, since: datetime, *, max_id: int | None = None) -> tuple[int, datetime | None]:
+    def recent(
+        self, caller: str, since: datetime, until: datetime, *, max_id: int | None = None
+    ) -> tuple[int, datetime | None]:
         """Count a caller's calls, without those rejected by the rate limit. Returns also the time of the first.
 
         Args:
             caller: id of the caller.
             since: count calls from this time on.
+            until: and up to this time.
             max_id: count no later call, so that of simultaneous calls the first ones pass.
 
         Raises:
@@ -341,8 +344,8 @@ class CallLog:
         """
         last_id = max_id if max_id is not None else 2**63 - 1
         with self._database.read() as db:
-            arguments = {"caller": caller, "since": format_timestamp(since), "max_id": last_id}
-            [(count, first)] = db.execute(_RECENT, arguments).fetchall()
+            times = {"since": format_timestamp(since), "until": format_timestamp(until)}
+            [(count, first)] = db.execute(_RECENT, {"caller": caller, "max_id": last_id, **times}).fetchall()
         return int(count), datetime.fromisoformat(first) if first else None
 
     def usage(
@@ -445,5 +448,6 @@ group by days.number order by days.number
 """
 _RECENT = """
 select count(*), min(timestamp) from calls
-where caller = :caller and timestamp >= :since and id <= :max_id and coalesce(error, '') <> 'rate_limited'
+where caller = :caller and timestamp between :since and :until and id <= :max_id
+    and coalesce(error, '') <> 'rate_limited'
 """

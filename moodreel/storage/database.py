@@ -179,11 +179,13 @@ class Database(ABC):
         Raises the store's error.
         """
         now = datetime.now(UTC)
-        due = format_timestamp(now - interval)
-        arguments: dict[str, object] = {"task": task, "now": format_timestamp(now), "due": due}
+        times = {"now": now, "first": now - interval, "last": now + interval}
+        arguments: dict[str, object] = {"task": task, **{name: format_timestamp(time) for name, time in times.items()}}
+        # A time far in the future is from before the clock was set back.
         claim = (
             "insert into upkeep (task, done_at) values (:task, :now)"
-            " on conflict (task) do update set done_at = excluded.done_at where upkeep.done_at < :due"
+            " on conflict (task) do update set done_at = excluded.done_at"
+            " where upkeep.done_at not between :first and :last"
         )
         with self.write() as db:
             return bool(db.execute(claim, arguments).rowcount)

@@ -161,11 +161,13 @@ class JobStore:
         """Claim the job that has waited for the longest time; None if none waits."""
         now = self._clock()
         arguments: dict[str, object] = {"now": now, "lease": now + LEASE_SECONDS, "claim": secrets.token_hex(16)}
+        # A claim that lasts for longer is from before the clock was set back. Clocks of machines differ a little.
+        arguments["latest"] = now + 2 * LEASE_SECONDS
         with self._database.write() as db:
             sql = (
                 "update jobs set status = 'running', attempts = attempts + 1, lease = :lease, claim = :claim"
-                " where id = (select id from jobs where status <> 'done' and lease < :now order by created limit 1"
-                f"{self._database.skip_locked}) returning id, call, body, attempts, claim"
+                " where id = (select id from jobs where status <> 'done' and (lease < :now or lease > :latest)"
+                f" order by created limit 1{self._database.skip_locked}) returning id, call, body, attempts, claim"
             )
             rows = db.execute(sql, arguments).fetchall()
         return Job(rows[0][0], rows[0][1], bytes(rows[0][2]), rows[0][3], rows[0][4]) if rows else None
@@ -218,9 +220,13 @@ class JobStore:
         return deleted
 
     def prune(self) -> None:
-        """Delete the jobs whose answers were kept for their time."""
+        """Delete the jobs whose answers were kept for their time, and correct times if the clock was set back."""
+        now = self._clock()
         with self._database.write() as db:
-            oldest: dict[str, object] = {"oldest": self._clock() - self._keep_seconds}
+            for column, latest in (("finished", now), ("webhook_due", now + WEBHOOK_DELAYS[-1])):
+                db.execute(f"update jobs set {column} = :latest where {column} > :latest", {"latest": latest})
+            db.execute("update jobs set created = :now where created > :now and status <> 'done'", {"now": now})
+            oldest: dict[str, object] = {"oldest": now - self._keep_seconds}
             deleted = db.execute("delete from jobs where finished < :oldest", oldest).rowcount
         if deleted:
             self._erase()

@@ -138,14 +138,15 @@ def test_calls_beyond_the_limit_are_counted_as_lost(
 
 
 def test_calls_that_wait_count_for_the_rate_limit(log: CallLog, writer: CallLogWriter) -> None:
-    since = datetime.now(UTC) - timedelta(minutes=1)
+    now, minute = datetime.now(UTC), timedelta(minutes=1)
     with locked(log.location):
         for caller in ("a", "b", "a"):
             begin(writer, "call", caller)
         rejected = begin(writer, "call", "a")
         rejected.finish(CallOutcome(429, 1.0, error="rate_limited"))
-        assert len(writer.waiting_since("a", since)) == 2
-        assert writer.waiting_since("a", datetime.now(UTC)) == []
+        assert len(writer.waiting_calls("a", now - minute, now + minute)) == 2
+        assert writer.waiting_calls("a", now + minute, now + 2 * minute) == []
+        assert writer.waiting_calls("a", now - minute, now) == [], "calls from before the clock was set back"
 
 
 def test_a_stop_gives_up_after_a_while(log: CallLog, writer: CallLogWriter, caplog: pytest.LogCaptureFixture) -> None:

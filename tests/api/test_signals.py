@@ -1,12 +1,16 @@
 """Signals: SIGHUP reads .env again, so that a key is replaced; SIGTERM lets calls in flight end."""
 
 import signal
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psutil
 import pytest
+import requests
 
-from tests.support.server import DATE, Server, wait_until
+from moodreel.storage.call_log import CallLog
+from tests.support.server import DATE, HEADERS, Server, video_body, wait_until
 
 
 @pytest.mark.server
@@ -41,3 +45,40 @@ def test_a_stop_lets_a_call_in_flight_end(tmp_path: Path) -> None:
         server.process.send_signal(signal.SIGTERM)
         assert answer.result(20).json()["emotion"] == "Happy"
         assert server.stop() == 0
+
+
+@pytest.mark.server
+def test_the_service_starts_again_when_its_parent_process_is_killed(tmp_path: Path) -> None:
+    """Clients that keep their connections busy do not keep the old workers alive."""
+    answered: list[str] = []
+    stopped = threading.Event()
+
+    def call_until_stopped(client: int, url: str) -> None:
+        session = requests.Session()
+        for number in range(1_000_000):
+            if stopped.is_set():
+                return
+            headers = {**HEADERS, "x-request-id": f"{client}-{number}"}
+            try:
+                answer = session.post(f"{url}/predict", json=video_body(b"sleep 0.1"), headers=headers, timeout=60)
+                answered.append(answer.headers["x-request-id"])
+            except requests.ConnectionError:
+                stopped.wait(0.1)
+
+    with Server(tmp_path) as server, ThreadPoolExecutor(4) as clients:
+        for client in range(4):
+            clients.submit(call_until_stopped, client, server.url)
+        try:
+            wait_until(lambda: len(answered) > 20)
+            old = server.processes
+            server.process.kill()
+            server.process.wait()
+            server.start()
+            assert not psutil.wait_procs(old, timeout=5)[1]
+            server.wait_until_ready()
+            after = len(answered)
+            wait_until(lambda: len(answered) > after + 20)
+        finally:
+            stopped.set()
+        assert server.stop() == 0
+    assert set(answered) <= {row["request_id"] for row in CallLog(server.log_path).iterate() if row["status_code"]}

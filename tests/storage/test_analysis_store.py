@@ -23,6 +23,11 @@ def test_a_value_is_kept_for_its_time_only(store: AnalysisStore, clock: Clock) -
     assert store.get("a") == "one"
     clock.now += 2
     assert store.get("a") is None
+    clock.now -= 500  # the machine was restarted, and its monotonic clock starts again
+    assert store.get("a") is None
+    store.put("c", "three")
+    clock.now += 500
+    assert store.get("a") is None, "it was deleted"
 
 
 def test_a_newer_value_replaces_an_older_one_and_its_age(store: AnalysisStore, clock: Clock) -> None:

@@ -66,6 +66,12 @@ def test_a_call_that_never_ended_gives_its_key_back(store: AnswerStore, clock: C
     assert store.claim("key", "request") is None
 
 
+def test_what_is_left_from_before_a_restart_of_the_machine_is_forgotten(store: AnswerStore, clock: Clock) -> None:
+    store.claim("key", "request")
+    clock.now -= 500  # the monotonic clock starts again
+    assert store.claim("key", "request") is None
+
+
 def test_old_answers_are_deleted_without_a_further_call(tmp_path: Path) -> None:
     store = AnswerStore(tmp_path / "answers.db", seconds=0.2, call_seconds=100)
     store.claim("key", "request")

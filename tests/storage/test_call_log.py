@@ -198,12 +198,13 @@ def test_recent_calls_of_one_caller_are_counted(log: CallLog) -> None:
     write(log, "rate limited", caller="a", status=429, error="rate_limited")
     first = write(log, "first", caller="a", status=None)
     last = write(log, "last", caller="a", status=500, error="internal")
-    since = now - timedelta(minutes=1)
+    write(log, "before the clock was set back", now + timedelta(hours=2), caller="a")
+    since, until = now - timedelta(minutes=1), now + timedelta(minutes=1)
     [row] = log.select(CallFilters(request_id="first")).rows
     first_time = datetime.fromisoformat(row["timestamp"])
-    assert log.recent("a", since) == (2, first_time)
-    assert log.recent("a", since, max_id=last - 1) == (1, first_time)
-    assert log.recent("unknown", since) == (0, None)
+    assert log.recent("a", since, until) == (2, first_time)
+    assert log.recent("a", since, until, max_id=last - 1) == (1, first_time)
+    assert log.recent("unknown", since, until) == (0, None)
     assert first < last
 
 
@@ -227,10 +228,15 @@ def test_only_one_process_a_day_prunes(log: CallLog) -> None:
     assert log.prune_if_due(30) == 1
     write(log, "also old", NOON)
     assert CallLog(log.location).prune_if_due(30) == 0
-    with log._database.write() as db:
-        yesterday = format_timestamp(datetime.now(UTC) - timedelta(hours=25))
-        db.execute("update upkeep set done_at = :yesterday", {"yesterday": yesterday})
-    assert CallLog(log.location).prune_if_due(30) == 1
+    # In 25 hours, it was pruned before the clock was set back.
+    for hours in (-25, 25):
+        write(log, "also old", NOON)
+        with log._database.write() as db:
+            db.execute(
+                "update upkeep set done_at = :time",
+                {"time": format_timestamp(datetime.now(UTC) + timedelta(hours=hours))},
+            )
+        assert CallLog(log.location).prune_if_due(30) > 0
 
 
 def test_a_retention_of_zero_days_prunes_nothing(log: CallLog) -> None:

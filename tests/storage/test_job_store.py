@@ -155,6 +155,24 @@ def test_a_webhook_is_due_until_it_has_answered_or_was_tried_often_enough(store:
     assert store.claim_webhook() is None
 
 
+def test_a_clock_that_was_set_back_delays_nothing_and_keeps_no_answer_longer(store: JobStore, clock: Clock) -> None:
+    clock.now += 7200
+    running, done = add(store), add(store, webhook="https://example.com/hook")
+    claim(store)
+    store.finish(claim(store), 200, "{}")
+    assert store.claim_webhook() is not None
+    waiting = add(store)
+    clock.now -= 7200
+    assert {claim(store).id, claim(store).id} == {running, waiting}, "nobody renews a claim from then"
+    assert store.claim() is None
+    store.prune()
+    clock.now += WEBHOOK_DELAYS[-1]
+    assert store.claim_webhook() == Webhook(done, "https://example.com/hook", 200)
+    store.prune()
+    assert store.get("ann", done) is None
+    assert store.get("ann", running) == JobState("running", 1000.0, None, None)
+
+
 def _claim_all(location: Path | str, claimed: "multiprocessing.SimpleQueue[str]") -> None:
     store = JobStore(location, keep_seconds=100, max_jobs=100, max_bytes=100_000)
     while job := store.claim():

@@ -27,6 +27,7 @@ DATE = "2025-08-16T12:34:56Z"
 HEADERS = {"x-api-key": KEY, "date": DATE}
 REAL_APP = "api.wsgi:app"
 FAKE_APP = "tests.support.fake_service:app"
+GUNICORN = ("-m", "gunicorn")
 POLL_SECONDS, MAX_POLLS, SLOW_SECONDS = 0.02, 4500, 20
 """Seconds between two checks whether a server has stopped, number of checks (90 s), seconds that cause a warning."""
 
@@ -46,13 +47,23 @@ class Server:
         folder: Working directory; the log is `logs/calls.db` in it, as in production.
         app: `REAL_APP`, or `FAKE_APP` with the fake pipelines of `tests.support.fake_service`.
         forked: Whether to fork the real service too.
+        command: Arguments of Python that start Gunicorn; with others than `GUNICORN` nothing is forked.
         settings: Environment variables.
     """
 
-    def __init__(self, folder: Path, app: str = FAKE_APP, *, forked: bool = False, **settings: Any) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        app: str = FAKE_APP,
+        *,
+        forked: bool = False,
+        command: tuple[str, ...] = GUNICORN,
+        **settings: Any,
+    ) -> None:
         self.folder = folder
         self.app = app
-        self.forked = forked or app == FAKE_APP
+        self.command = command
+        self.forked = (forked or app == FAKE_APP) and command == GUNICORN
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.settings = {
@@ -87,7 +98,7 @@ class Server:
             return
         with self._output_path.open("wb") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "gunicorn", *arguments],
+                [sys.executable, *self.command, *arguments],
                 cwd=self.folder,
                 env=self._environment(),
                 stdout=output,
