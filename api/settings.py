@@ -193,7 +193,7 @@ class Settings:
     max_frame_pixels: int = _integer(64 * 64, 7680 * 4320, 3840 * 2160)
     max_total_pixels: int = _integer(64 * 64, 1 << 40, 1920 * 1080 * 3600)
     max_wall_seconds: float = _float(1, 600, 30)
-    analysis_fps: float = _float(0.5, 30, 4)
+    analysis_fps: float = _float(0.5, 30, 3.5)
     max_live_frame_bytes: int = _integer(1024, 1 << 24, 1 << 20)
     max_image_bytes: int = _integer(1024, 1 << 30, 5 << 20)
     max_image_pixels: int = _integer(64 * 64, 100_000_000, 40_000_000)

@@ -20,7 +20,7 @@ from moodreel.media.video import Frame, VideoReader
 from moodreel.pipelines.engine import DETECTION_SIDE, Engine
 from moodreel.pipelines.geometry import PixelBox, to_letterboxed_box, to_pixel_box, turn_box
 
-SAMPLE_RATE = 4.0
+SAMPLE_RATE = 3.5
 """Most frames a second to sample. Five give no better labels (docs/benchmarks.md)."""
 
 SHORT_CLIP_FRAMES = 12

@@ -22,14 +22,14 @@ def pipeline():
 
 
 def test_a_smile_is_happy_and_the_result_is_complete(pipeline):
-    result = pipeline.predict(synthetic_video.encode_video(synthetic_frames.face_frames(75)))
+    result = pipeline.predict(synthetic_video.encode_video(synthetic_frames.face_frames(100)))
     assert result.emotion == "Happy"
     assert tuple(result.probabilities) == FIVE
     assert sum(result.probabilities.values()) == pytest.approx(1, abs=1e-5)
     assert result.confidence == result.probabilities["Happy"] == max(result.probabilities.values())
     assert result.face_coverage == 1.0
-    assert result.duration == pytest.approx(3.0)
-    assert result.frames_analysed == len(result.timeline) == 11
+    assert result.duration == pytest.approx(4.0)
+    assert result.frames_analysed == len(result.timeline) == 13
     assert (result.width, result.height) == (320, 240)
     assert set(result.timings) == {"decode", "faces", "model"}
 
@@ -45,11 +45,11 @@ def test_a_smile_is_explained_by_the_lip_corners(pipeline):
 
 
 def test_the_timeline_follows_the_face_in_pixels_of_the_upright_video(pipeline):
-    data = synthetic_video.encode_video(synthetic_frames.face_frames(75, 640, 480))
+    data = synthetic_video.encode_video(synthetic_frames.face_frames(100, 640, 480))
     timeline = pipeline.predict(data).timeline
-    assert [point.time for point in timeline] == pytest.approx(np.arange(11) * 0.28, abs=0.01)
+    assert [point.time for point in timeline] == pytest.approx(np.arange(13) * 0.32, abs=0.01)
     lefts = [point.box[0] for point in timeline]
-    assert lefts[-1] - lefts[0] == pytest.approx(70, abs=10), "the face drifts a pixel a frame"
+    assert lefts[-1] - lefts[0] == pytest.approx(96, abs=10), "the face drifts a pixel a frame"
     x, y, w, h = timeline[0].box
     assert 200 < x < x + w < 440 and 60 < y < y + h < 440
 
@@ -170,7 +170,7 @@ def test_a_bad_video_is_uncertain_with_a_reason(pipeline, reason):
 
 def test_a_face_in_a_small_part_of_the_video_is_uncertain(pipeline):
     result = pipeline.predict(
-        synthetic_video.encode_video(synthetic_frames.noise_frames(62) + synthetic_frames.face_frames(13))
+        synthetic_video.encode_video(synthetic_frames.noise_frames(85) + synthetic_frames.face_frames(15))
     )
     assert result.face_coverage < 0.2
     assert (result.certain, result.quality.reason) == (False, "little_face")
