@@ -70,10 +70,10 @@ class CallLogWriter:
             return f"The call log cannot be written: {self._reason}. {len(self._waiting)} rows wait."
 
     def waiting_calls(self, caller: str, since: datetime, until: datetime) -> list[datetime]:
-        """Return the times of a caller's calls that wait, without those rejected by the rate limit."""
+        """Return the times of a caller's calls that wait, as `CallLog.recent` counts them."""
         start, end = format_timestamp(since), format_timestamp(until)
         with self._changed:
-            rows = [call.row for call in self._waiting]
+            rows = [call.row for call in self._waiting if not call.is_job_run]
         return [
             datetime.fromisoformat(row["timestamp"])
             for row in rows

@@ -18,8 +18,8 @@ from flask import Flask, Response, g, jsonify, request
 from werkzeug.test import EnvironBuilder
 from werkzeug.wrappers import Response as PlainResponse
 
-from api import idempotency, webhooks
-from api.auth.authentication import JOB_CALLER, Caller
+from api import idempotency, log_fields, webhooks
+from api.auth.authentication import JOB_CALLER, JOB_ID, Caller
 from api.errors import STATUS, ApiError, problem_response
 from api.openapi import GuardedBlueprint
 from api.schemas.jobs import JobSchema
@@ -93,6 +93,7 @@ def _accept() -> Response | None:
         job_id = runner.add(owner(caller), call, body, webhook)
     except TooManyJobs as error:
         raise ApiError("overloaded", "Too many calls wait to be answered later. Try again in a minute.") from error
+    log_fields.add(job=job_id)
     response = jsonify({"id": job_id, "status": WAITING})
     response.status_code = 202
     response.headers["Location"] = f"/jobs/{job_id}"
@@ -210,7 +211,7 @@ def _answer(app: Flask, job: Job) -> PlainResponse:
         content_length=len(job.body),
     )
     caller = Caller(call["caller"]["id"], frozenset(call["caller"]["roles"]), call["caller"]["user"])
-    environ = {**builder.get_environ(), JOB_CALLER: caller}
+    environ = {**builder.get_environ(), JOB_CALLER: caller, JOB_ID: job.id}
     return PlainResponse.from_app(app.wsgi_app, environ, buffered=True)
 
 

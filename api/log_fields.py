@@ -18,6 +18,7 @@ class LogFields(TypedDict, total=False):
     model: str
     timings: dict[str, float]
     modalities: str | None
+    job: str
 
 
 def add(**fields: Unpack[LogFields]) -> None:

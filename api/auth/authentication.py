@@ -29,6 +29,8 @@ LOG_WAIT_SECONDS = 1.0
 COOKIES = ("access_token", "token")
 JOB_CALLER = "moodreel.job_caller"
 """The caller of a job in its WSGI environment: checked when the call was made. No client can set it."""
+JOB_ID = "moodreel.job_id"
+"""The id of a job in its WSGI environment."""
 
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 _HTTP_DATE = re.compile(r"([A-Z][a-z]{2}, )?\d{1,2} [A-Z][a-z]{2} \d{4} \d\d:\d\d:\d\d (GMT|UTC|[+-]\d{4})")

@@ -56,6 +56,8 @@ def _open_row() -> None:
     g.request_id = authentication.request_id(request) or uuid.uuid4().hex
     with stage("auth"):
         g.caller = authentication.authenticate(request)
+    if job := request.environ.get(authentication.JOB_ID):
+        log_fields.add(job=job)
     _insert_row(request.method[:16])
 
 
@@ -66,6 +68,7 @@ def _insert_row(method: str) -> None:
         endpoint=endpoint(),
         client_id=authentication.client_id(request),
         caller=g.caller.id if g.caller else None,
+        job=log_fields.current().get("job"),
     )
     services().call_log_writer.write(g.call)
 

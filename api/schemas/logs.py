@@ -25,6 +25,7 @@ class LogsQuery(Schema):
     caller = fields.String(metadata=field_doc("Identifies a key or a user.", example="key-1a2b3c4d"))
     error = fields.String(metadata=field_doc("The `code` of the error.", example="no_face"))
     model = fields.String(metadata=field_doc("Name of the model.", example="moodreel-five"))
+    job = fields.String(metadata=field_doc("Id of a job: the call that was made the job, and the job's runs."))
     limit = fields.Integer(load_default=100, validate=validate.Range(1, 1000))
     cursor = fields.String(load_default=None, metadata=field_doc("The `next_cursor` of the previous page."))
 
@@ -69,6 +70,10 @@ class CallSchema(AnswerSchema):
     modalities = fields.String(
         allow_none=True,
         metadata=field_doc("What a prediction of `/api/predict/multimodal` is based on.", example="video,audio"),
+    )
+    job = fields.String(
+        allow_none=True,
+        metadata=field_doc("Id of the job that the call was made (status 202), or that it is a run of (any other)."),
     )
 
 

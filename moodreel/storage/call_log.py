@@ -5,6 +5,8 @@
 - A row is inserted when a call begins and updated when it ends. If the worker crashes in between, `status_code`
   stays null, so the calls that crashed it can be found.
 - A call can be written again after any failure: it has a key of its own, and there is never a second row.
+- A call that is answered later has a row of its own, with status 202, and one for each run of its job. Only the first
+  one counts as a call.
 
 `moodreel.storage.call_log_cli` is the command line for operators.
 """
@@ -17,6 +19,7 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, date, datetime, timedelta, tzinfo
+from http import HTTPStatus
 from pathlib import Path
 from typing import TextIO
 
@@ -58,6 +61,7 @@ COLUMNS = (
     "worker",
     "timings",
     "modalities",
+    "job",
 )
 """Columns of a call, in the order of the CSV.
 
@@ -73,7 +77,7 @@ FOLLOW_OVERLAP = 1000
 
 _FIRST_EXACT_FILTERS = ("status_code", "success", "client_id", "endpoint", "request_id", "prediction")
 """The filters that the first version of the table had."""
-_EXACT_FILTERS = (*_FIRST_EXACT_FILTERS, "modalities", "caller", "error", "model")
+_EXACT_FILTERS = (*_FIRST_EXACT_FILTERS, "modalities", "caller", "error", "model", "job")
 
 
 class CallLogError(StorageError):
@@ -98,6 +102,7 @@ class CallOutcome:
         model: name of the model.
         timings: milliseconds by stage.
         modalities: what the prediction is based on, "video", "audio" or "video,audio"; None for images and texts.
+        job: id of the job that the call was made, or that it is a run of.
     """
 
     status_code: int
@@ -113,6 +118,7 @@ class CallOutcome:
     model: str | None = None
     timings: Mapping[str, float] | None = None
     modalities: str | None = None
+    job: str | None = None
 
 
 _OUTCOME_COLUMNS = (*(item.name for item in fields(CallOutcome)), "success")
@@ -134,9 +140,16 @@ class Call:
 
     @classmethod
     def begin(
-        cls, *, request_id: str, method: str, endpoint: str, client_id: str | None = None, caller: str | None = None
+        cls,
+        *,
+        request_id: str,
+        method: str,
+        endpoint: str,
+        client_id: str | None = None,
+        caller: str | None = None,
+        job: str | None = None,
     ) -> "Call":
-        """Make a call that begins now."""
+        """Make a call that begins now, or a run of a job."""
         row = {
             "timestamp": format_timestamp(datetime.now(UTC)),
             "request_id": request_id,
@@ -145,8 +158,14 @@ class Call:
             "client_id": client_id,
             "caller": caller,
             "worker": os.getpid(),
+            "job": job,
         }
         return cls(dict.fromkeys(_OUTCOME_COLUMNS) | row)
+
+    @property
+    def is_job_run(self) -> bool:
+        """Whether it is a run of a job, and not the call that was made the job."""
+        return self.row["job"] is not None and self.row["status_code"] != HTTPStatus.ACCEPTED
 
     def identify(self, caller: str) -> None:
         """Set who makes a call that began without credentials."""
@@ -175,6 +194,7 @@ class CallFilters:
     caller: str | None = None
     error: str | None = None
     model: str | None = None
+    job: str | None = None
 
 
 @dataclass(frozen=True)
@@ -183,7 +203,7 @@ class DailyUsage:
 
     Attributes:
         date: the day.
-        calls: number of calls, rejected ones included.
+        calls: number of calls, rejected ones included, without runs of jobs.
         seconds: seconds of video that were processed.
     """
 
@@ -239,11 +259,20 @@ def m006_key(db: Connection) -> None:
     db.execute("create unique index idx_calls_key on calls (key) where key is not null")
 
 
+def m007_job(db: Connection) -> None:
+    """Add the job that a call was made, or that it is a run of."""
+    db.execute("alter table calls add column job text")
+    _create_index(db, "job")
+
+
 def _create_index(db: Connection, column: str) -> None:
     db.execute(f"create index idx_calls_{column}_timestamp on calls ({column}, timestamp)")
 
 
-SCHEMA = Schema("call_log", (m001_calls, m002_indexes, m003_upkeep, m004_modalities, m005_more_filters, m006_key))
+SCHEMA = Schema(
+    "call_log",
+    (m001_calls, m002_indexes, m003_upkeep, m004_modalities, m005_more_filters, m006_key, m007_job),
+)
 
 
 class CallLog:
@@ -331,7 +360,9 @@ class CallLog:
     def recent(
         self, caller: str, since: datetime, until: datetime, *, max_id: int | None = None
     ) -> tuple[int, datetime | None]:
-        """Count a caller's calls, without those rejected by the rate limit. Returns also the time of the first.
+        """Count a caller's calls, without those rejected by the rate limit, and without runs of jobs.
+
+        Returns also the time of the first.
 
         Args:
             caller: id of the caller.
@@ -439,15 +470,17 @@ _UPSERT = f"""
 {insert_sql("calls", ("key", *COLUMNS))} on conflict (key) where key is not null
 do update set {", ".join(f"{column} = excluded.{column}" for column in ("caller", *_OUTCOME_COLUMNS))} returning id
 """
-_USAGE = """
-with days (number, first, after) as (values {spans})
-select count(calls.id), coalesce(sum(calls.video_seconds), 0.0)
+_IS_CALL = f"(calls.job is null or calls.status_code = {HTTPStatus.ACCEPTED:d})"
+"""Opposite of `Call.is_job_run`."""
+_USAGE = f"""
+with days (number, first, after) as (values {{spans}})
+select count(case when {_IS_CALL} then calls.id end), coalesce(sum(calls.video_seconds), 0.0)
 from days left join calls on calls.caller = :caller and calls.id <> :exclude_id
     and calls.timestamp >= days.first and calls.timestamp < days.after
 group by days.number order by days.number
 """
-_RECENT = """
+_RECENT = f"""
 select count(*), min(timestamp) from calls
 where caller = :caller and timestamp between :since and :until and id <= :max_id
-    and coalesce(error, '') <> 'rate_limited'
+    and coalesce(error, '') <> 'rate_limited' and {_IS_CALL}
 """

@@ -63,7 +63,7 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
     filters.add_argument("--end", type=parse_end, metavar="DATE", help="the same; a date alone includes that day")
     filters.add_argument("--status-code", type=int, help="HTTP status")
     filters.add_argument("--success", type=_parse_bool, metavar="True|False", help="whether the call succeeded")
-    for name in ("client-id", "endpoint", "request-id", "prediction", "modalities", "caller", "error", "model"):
+    for name in ("client-id", "endpoint", "request-id", "prediction", "modalities", "caller", "error", "model", "job"):
         filters.add_argument(f"--{name}", help="exact value")
     commands = parser.add_subparsers(dest="logs_command", required=True)
     commands.add_parser("follow", parents=[filters], help="show calls as they end, until Ctrl-C")
@@ -86,12 +86,12 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
 def _list(options: argparse.Namespace) -> None:
     print(_to_line({column: column for column in COLUMNS} | {"status_code": "code", "latency_ms": "ms"}, "result"))
     for row in CallLog(options.db).iterate(_filters(options), options.limit or DEFAULT_ROWS):
-        print(_to_line(row, row["prediction"] or row["error"] or ""))
+        print(_to_line(row, row["prediction"] or row["error"] or row["job"] or ""))
 
 
 def _follow(options: argparse.Namespace) -> None:
     for row in CallLog(options.db).follow(_filters(options)):
-        print(_to_line(row, row["prediction"] or row["error"] or ""), flush=True)
+        print(_to_line(row, row["prediction"] or row["error"] or row["job"] or ""), flush=True)
 
 
 def _to_line(row: Row, result: str) -> str:

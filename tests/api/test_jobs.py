@@ -112,6 +112,10 @@ def test_a_job_is_its_callers_alone_and_its_analysis_is_in_their_history(server:
     assert entry["emotion"] == "Happy"
     rows = server.log_rows(request_id=response.headers["x-request-id"])
     assert [(row["status_code"], row["prediction"]) for row in rows] == [(200, "Happy"), (202, None)]
+    job = location.removeprefix("/jobs/")
+    assert server.log_rows(job=job) == rows
+    usage = server.call("GET", "/auth/usage", headers=ann).json()
+    assert usage["calls"] == len([row for row in server.log_rows(caller=rows[0]["caller"])]) - 2, "the run, and this"
     assert len({row["caller"] for row in rows}) == 1
 
 

@@ -196,9 +196,12 @@ def test_recent_calls_of_one_caller_are_counted(log: CallLog) -> None:
     write(log, "too old", now - timedelta(minutes=2), caller="a")
     write(log, "other caller", caller="b")
     write(log, "rate limited", caller="a", status=429, error="rate_limited")
-    first = write(log, "first", caller="a", status=None)
+    first = write(log, "first", caller="a", status=202, job="id")
     last = write(log, "last", caller="a", status=500, error="internal")
     write(log, "before the clock was set back", now + timedelta(hours=2), caller="a")
+    for status in (503, 200):
+        write(log, "run of a job", caller="a", status=status, job="id")
+    log.write(Call.begin(request_id="run of a job", method="POST", endpoint="/predict", caller="a", job="id"))
     since, until = now - timedelta(minutes=1), now + timedelta(minutes=1)
     [row] = log.select(CallFilters(request_id="first")).rows
     first_time = datetime.fromisoformat(row["timestamp"])
@@ -277,7 +280,7 @@ def test_migrations_are_applied_once_and_recorded(sqlite_log: CallLog) -> None:
     with sqlite3.connect(sqlite_log.location) as db:
         applied = [row[0] for row in db.execute("select name from _sqlite_migrations order by rowid")]
         assert db.execute("pragma journal_mode").fetchone() == ("wal",)
-    assert applied == ["m001_calls", "m002_indexes", "m003_upkeep", "m004_modalities", "m005_more_filters", "m006_key"]
+    assert applied == [migration.__name__ for migration in call_log.SCHEMA.migrations]
 
 
 def test_a_log_without_the_modalities_column_is_migrated(tmp_path: Path) -> None:
