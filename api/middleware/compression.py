@@ -1,4 +1,8 @@
-"""Compress static texts (pages, scripts, styles) with gzip for clients that accept it."""
+"""Compress static texts (pages, scripts, styles) with gzip for clients that accept it.
+
+Not Flask-Compress (1.25): it compresses a static file again at each request and also a part of one (206), adds `Vary`
+to every response, and brings Brotli and Zstandard.
+"""
 
 import gzip
 from functools import lru_cache
