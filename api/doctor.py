@@ -14,6 +14,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from api.settings import Settings, SettingsError
 from api.workers import default_workers
@@ -71,6 +72,7 @@ def examine() -> Iterator[Finding]:
         check_gpu,
         check_models,
         check_port,
+        check_traces,
     )
     for check in checks:
         yield from check(settings)
@@ -229,6 +231,26 @@ def check_port(settings: Settings) -> Iterator[Finding]:
             yield Finding(WARN, "port", text)
             return
     yield Finding(OK, "port", f"{settings.host}:{settings.port} is free")
+
+
+def check_traces(settings: Settings) -> Iterator[Finding]:
+    """Send a request without spans to the collector, if one is named."""
+    url = settings.otel_exporter_otlp_traces_endpoint or settings.otel_exporter_otlp_endpoint
+    if not url:
+        return
+    try:
+        from api.tracing import probe_collector
+    except ImportError:
+        yield Finding(FAIL, "traces", "need OpenTelemetry: pip install -r requirements-extras.txt.")
+        return
+    host = urlsplit(url).netloc.rpartition("@")[2]
+    if reason := probe_collector():
+        todo = (
+            "Calls are answered without traces. Start it, or correct OTEL_EXPORTER_OTLP_ENDPOINT (port 4318, not 4317)."
+        )
+        yield Finding(WARN, "traces", f"the collector at {host} takes none ({reason}). {todo}")
+    else:
+        yield Finding(OK, "traces", f"the collector at {host} takes them")
 
 
 def _verify_model(folder: Path) -> None:

@@ -13,6 +13,8 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from logging.handlers import QueueHandler
+from queue import SimpleQueue
 from typing import cast
 
 from flask import Flask, Response, g, request
@@ -21,7 +23,7 @@ from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExportResult
 from opentelemetry.trace import SpanKind, StatusCode
 from opentelemetry.util.types import AttributeValue
 
@@ -148,6 +150,16 @@ class Tracing:
             span.set_attribute("error.type", stage.error)
             span.set_status(StatusCode.ERROR)
         span.end(clock + int(1e9 * stage.ended))
+
+
+def probe_collector(seconds: float = 2.0) -> str | None:
+    """Send a request without spans to the collector. Returns why it was not taken; None if it was."""
+    messages: SimpleQueue[logging.LogRecord] = SimpleQueue()
+    sdk_logger = logging.getLogger("opentelemetry")
+    sdk_logger.handlers, sdk_logger.propagate = [QueueHandler(messages)], False
+    if OTLPSpanExporter(timeout=seconds).export([]) is SpanExportResult.SUCCESS:
+        return None
+    return messages.get_nowait().getMessage()
 
 
 class _ReportHandler(logging.Handler):

@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True)
-class EndedStage:
+class EndedStage(NamedTuple):
     """A stage of a call, such as decoding, that has ended.
 
     Attributes:

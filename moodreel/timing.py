@@ -37,19 +37,26 @@ class Stage:
 
 
 @contextmanager
-def split_stage(name: str, timings: dict[str, float] | None = None) -> Iterator[Stage]:
+def split_stage(name: str, timings: dict[str, float]) -> Iterator[Stage]:
     """Make a stage, which ends with the `with` block. The milliseconds of its parts are added to `timings[name]`."""
     split = Stage()
     try:
         yield split
     finally:
-        milliseconds = split.end(name)
-        if timings is not None:
-            timings[name] = timings.get(name, 0.0) + milliseconds
+        timings[name] = timings.get(name, 0.0) + split.end(name)
 
 
 @contextmanager
 def stage(name: str, timings: dict[str, float] | None = None) -> Iterator[None]:
     """Measure a `with` block as a stage. Its milliseconds are added to `timings[name]`."""
-    with split_stage(name, timings) as only, only.part():
+    start, error = time.perf_counter(), None
+    try:
         yield
+    except BaseException as raised:
+        error = type(raised).__name__
+        raise
+    finally:
+        end = time.perf_counter()
+        if timings is not None:
+            timings[name] = timings.get(name, 0.0) + 1000 * (end - start)
+        observers.stage_ended(EndedStage(name, start, end, end - start, 1, error))

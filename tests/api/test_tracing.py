@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from api import doctor
 from api.bootstrap import open_tracing
 from api.settings import Settings, SettingsError
 from tests.support.chat_stand_in import chat_stand_in
@@ -219,3 +220,20 @@ def test_without_the_extra_the_start_fails_and_says_what_to_install(monkeypatch:
     settings = Settings(api_key=("k",), otel_exporter_otlp_endpoint="http://127.0.0.1:4318")
     with pytest.raises(SettingsError, match=r"needs OpenTelemetry: pip install -r requirements-extras.txt"):
         open_tracing(settings)
+
+
+def test_the_doctor_says_whether_the_collector_takes_spans(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, collector: "TraceCollector"
+) -> None:
+    def finding(url: str) -> doctor.Finding:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", url)
+        [only] = doctor.check_traces(Settings(api_key=("k",), otel_exporter_otlp_traces_endpoint=url))
+        return only
+
+    taken = finding(f"{collector.url}/v1/traces".replace("//", "//user:secret@"))
+    assert (taken.level, taken.text) == (doctor.OK, f"the collector at {collector.url[7:]} takes them")
+    wrong = finding(f"{collector.url}/elsewhere")
+    assert wrong.level == doctor.WARN
+    assert "404" in wrong.text
+    assert "Connection refused" in finding(f"http://127.0.0.1:{free_port()}/v1/traces").text
+    assert list(doctor.check_traces(Settings(api_key=("k",)))) == []

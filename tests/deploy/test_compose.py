@@ -47,7 +47,7 @@ def test_docker_compose_accepts_the_file(tmp_path: Path) -> None:
 def test_plain_up_starts_only_the_service_and_the_proxy() -> None:
     assert {name for name, service in SERVICES.items() if "profiles" not in service} == {"moodreel", "prepare", "proxy"}
     assert {profile for service in SERVICES.values() for profile in service.get("profiles", [])} == {
-        "acme", "companion", "monitoring", "postgres", "redis",
+        "acme", "companion", "monitoring", "postgres", "redis", "traces",
     }  # fmt: skip
 
 
