@@ -8,7 +8,6 @@ waits: for its body, for a slot, for the client to read.
 
 import contextlib
 import ctypes
-import fcntl
 import importlib
 import multiprocessing
 import os
@@ -23,9 +22,11 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from api.temporary_folders import make_folder
+
 # prometheus_client reads this when it is first imported, which the imports below do.
 if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="moodreel-metrics-")
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = make_folder("moodreel-metrics-", tempfile.gettempdir())
 # The cores are shared by the workers; and a process without further threads can be forked safely.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
@@ -93,22 +94,6 @@ def _delete_folders() -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _make_cache_folder(parent: str) -> str:
-    """Make the folder of the cache of analyses, and delete those of services that were killed: nobody locks them."""
-    for old in Path(parent).glob("moodreel-analyses-*"):
-        with contextlib.suppress(OSError):
-            _lock(old)
-            shutil.rmtree(old, ignore_errors=True)
-    folder = tempfile.mkdtemp(prefix="moodreel-analyses-", dir=parent)
-    _lock(Path(folder))
-    return folder
-
-
-def _lock(folder: Path) -> None:
-    """Lock a folder until this process and its workers have ended. Raises OSError if it is locked, or not ours."""
-    fcntl.flock(os.open(folder, os.O_RDONLY), fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
 try:
     settings = Settings.from_environment()
 except SettingsError as error:
@@ -118,7 +103,7 @@ except SettingsError as error:
 _memory = "/dev/shm" if Path("/dev/shm").is_dir() else None
 # The workers share the cache of analyses and the answers to calls with an Idempotency-Key. Both end with them, unless
 # ANALYSIS_CACHE_PATH or IDEMPOTENCY_PATH names a file.
-_folders.append(_make_cache_folder(_memory or tempfile.gettempdir()))
+_folders.append(make_folder("moodreel-analyses-", _memory or tempfile.gettempdir()))
 if not settings.analysis_cache_path:
     os.environ["ANALYSIS_CACHE_PATH"] = f"{_folders[-1]}/analyses.db"
 if not settings.idempotency_path:
