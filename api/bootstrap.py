@@ -91,17 +91,23 @@ def build_services(settings: Settings, **ready: Unpack[ReadyPipelines]) -> Servi
 
 
 def open_tracing(settings: Settings) -> "Tracing | None":
-    """Start to send traces; None if no collector is named. Raises SettingsError without the extra `otel`."""
+    """Start to send traces; None if no collector is named. Raises SettingsError.
+
+    Without the extra `otel`, or with a variable that the SDK does not accept, it does not start.
+    """
     if not settings.otel_exporter_otlp_endpoint and not settings.otel_exporter_otlp_traces_endpoint:
         return None
     # Imported here because OpenTelemetry is optional and slow to import.
     try:
         from api.tracing import Tracing
+
+        return Tracing()
     except ImportError as error:
         raise SettingsError(
             "OTEL_EXPORTER_OTLP_ENDPOINT needs OpenTelemetry: pip install -r requirements-extras.txt."
         ) from error
-    return Tracing()
+    except ValueError as error:
+        raise SettingsError(f"OpenTelemetry does not accept its variables: {error}") from error
 
 
 def open_history(settings: Settings) -> History | None:

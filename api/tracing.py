@@ -33,10 +33,10 @@ from api.log_fields import LogFields
 from moodreel import __version__
 from moodreel.observers import EndedStage, observers
 
-FLUSH_SECONDS = 3.0
+FLUSH_SECONDS = 2.0
 """How long a process that stops waits for the collector to take the last spans."""
 REPORT_SECONDS = 60.0
-"""Time between two messages about a collector that takes no spans."""
+"""Time between two messages of the SDK."""
 UNTRACED = ("/health", "/ready", "/metrics")
 """Routes that are called every few seconds by what watches the service."""
 _CLOCK = context.create_key("moodreel-clock")
@@ -163,7 +163,7 @@ def probe_collector(seconds: float = 2.0) -> str | None:
 
 
 class _ReportHandler(logging.Handler):
-    """Report what the SDK logs about a collector that is away: one line a minute, not one for each try."""
+    """Report what the SDK logs, such as of a collector that is away: one line a minute, not one for each try."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -173,7 +173,10 @@ class _ReportHandler(logging.Handler):
         """Log the message, unless there was one in the last minute."""
         if (now := time.monotonic()) - self._reported_at >= REPORT_SECONDS:
             self._reported_at = now
-            logger.warning("Spans are not sent. Calls are answered without them. %s", record.getMessage())
+            # What parses headers logs those that it cannot, with their secrets.
+            is_parser = record.name.startswith("opentelemetry.util")
+            text = record.msg if is_parser else record.getMessage()
+            logger.warning("OpenTelemetry, without which calls are answered all the same: %s", text)
 
 
 def _end(call: Context, status: int, request_id: str, fields: LogFields) -> None:

@@ -19,6 +19,7 @@ from moodreel.faces.tracker import Box, Tracker, join_tracks
 from moodreel.media.video import Frame, VideoReader
 from moodreel.pipelines.engine import DETECTION_SIDE, Engine
 from moodreel.pipelines.geometry import PixelBox, to_letterboxed_box, to_pixel_box, turn_box
+from moodreel.timing import stage
 
 SAMPLE_RATE = 3.5
 """Most frames a second to sample. Five give no better labels (docs/benchmarks.md)."""
@@ -103,11 +104,14 @@ class PeopleExtractor:
             MoodreelError: whatever `VideoReader.frames` raises.
         """
         linker, timings = self._link_faces(reader, crop_kind, times, progress=progress)
-        tracks = self._select_people(linker)
-        if not tracks and self._is_upside_down(reader):
-            linker, more = self._link_faces(reader, crop_kind, times, upside_down=True)
-            timings = {stage: timings[stage] + more[stage] for stage in timings}
+        with stage("people"):
             tracks = self._select_people(linker)
+            upside_down = not tracks and self._is_upside_down(reader)
+        if upside_down:
+            linker, more = self._link_faces(reader, crop_kind, times, upside_down=True)
+            timings = {name: timings[name] + more[name] for name in timings}
+            with stage("people"):
+                tracks = self._select_people(linker)
         return ExtractedVideo(tuple(linker.frames), tracks, timings)
 
     def _link_faces(

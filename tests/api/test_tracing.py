@@ -98,7 +98,8 @@ def test_a_call_is_one_trace_and_its_stages_are_spans_inside_of_its_time(server,
     }
     stages = [each for each in collector.spans if each.parent_span_id == span.span_id]
     assert {each.trace_id for each in stages} == {span.trace_id}
-    order = ["auth", "queue.requests", "body", "base64", "cache", "queue.analyses", "decode", "model", "encode", "send"]
+    waiting = ["auth", "queue.requests", "body", "base64", "cache", "queue.analyses"]
+    order = [*waiting, "decode", "people", "model", "encode", "send"]
     assert Counter(each.name for each in stages) == Counter([*order, "faces", "log", "log"])
     for each in stages:
         assert span.start_time_unix_nano <= each.start_time_unix_nano <= each.end_time_unix_nano
@@ -210,7 +211,7 @@ def test_a_collector_that_is_away_changes_no_answer_and_is_reported_once(tmp_pat
             started = time.monotonic()
             assert server.stop() == 0
             assert time.monotonic() - started < 10
-    assert server.output.count("Spans are not sent.") == 1
+    assert server.output.count("OpenTelemetry") == 1
     assert "Traceback" not in server.output
 
 
@@ -220,6 +221,23 @@ def test_without_the_extra_the_start_fails_and_says_what_to_install(monkeypatch:
     settings = Settings(api_key=("k",), otel_exporter_otlp_endpoint="http://127.0.0.1:4318")
     with pytest.raises(SettingsError, match=r"needs OpenTelemetry: pip install -r requirements-extras.txt"):
         open_tracing(settings)
+
+
+def test_a_variable_that_the_sdk_does_not_accept_stops_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "5")
+    with pytest.raises(SettingsError, match="OpenTelemetry does not accept its variables: max_export_batch_size"):
+        open_tracing(Settings(api_key=("k",), otel_exporter_otlp_endpoint="http://127.0.0.1:4318"))
+
+
+def test_a_header_that_cannot_be_parsed_is_reported_without_its_value(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, collector: "TraceCollector"
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "Bearer a-secret-token")
+    tracing = open_tracing(Settings(api_key=("k",), otel_exporter_otlp_endpoint=collector.url))
+    assert tracing is not None
+    tracing.stop()
+    assert "Header format invalid" in caplog.text
+    assert "a-secret" not in caplog.text
 
 
 def test_the_doctor_says_whether_the_collector_takes_spans(
