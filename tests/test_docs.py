@@ -27,6 +27,7 @@ CHROMIUM = shutil.which("chromium")
 NOT_RUN = {
     "gcloud": "needs an account at Google",
     "docker compose": "needs a Docker engine",
+    "docker run": "needs a Docker engine",
     "kubectl": "needs a cluster",
     "sudo": "changes the system",
     "./init.sh": "tests/test_setup.py starts it; ./init.sh test is this run",
