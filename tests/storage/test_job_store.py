@@ -167,7 +167,7 @@ def test_a_clock_that_was_set_back_delays_nothing_and_keeps_no_answer_longer(sto
     assert store.claim() is None
     store.prune()
     clock.now += WEBHOOK_DELAYS[-1]
-    assert store.claim_webhook() == Webhook(done, "https://example.com/hook", 200)
+    assert store.claim_webhook() == Webhook(done, json.dumps(CALL), "https://example.com/hook", 200)
     store.prune()
     assert store.get("ann", done) is None
     assert store.get("ann", running) == JobState("running", 1000.0, None, None)
