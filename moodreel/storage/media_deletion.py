@@ -82,6 +82,9 @@ class MediaDeletionQueue:
         return len(deleted)
 
     def _due(self) -> list[str]:
+        now = datetime.now(UTC)
+        # Nothing is scheduled so late, unless the clock was set back since then.
+        times: dict[str, object] = {"now": format_timestamp(now), "latest": format_timestamp(now + 2 * RETRY_INTERVAL)}
         with self._database.read() as db:
-            due = f"select key from doomed where due <= :now order by due limit {BATCH:d}"
-            return [key for (key,) in db.execute(due, {"now": format_timestamp(datetime.now(UTC))}).fetchall()]
+            due = f"select key from doomed where due <= :now or due > :latest order by due limit {BATCH:d}"
+            return [key for (key,) in db.execute(due, times).fetchall()]

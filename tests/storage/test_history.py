@@ -314,10 +314,11 @@ def advance_deletions(history: History, hours: float) -> None:
             db.execute("update doomed set due = :past where key = :key", {"past": past, "key": key})
 
 
-def test_media_of_an_entry_that_was_never_written_are_deleted(history: History, folder: Path) -> None:
+@pytest.mark.parametrize("hours", [1, -3], ids=["after an hour", "after the clock was set back by 3 hours"])
+def test_media_of_an_entry_that_was_never_written_are_deleted(history: History, folder: Path, hours: float) -> None:
     history.put_media("ann", LOOP)
     assert (history.delete_due_media(), len(files(folder))) == (0, 2), "its entry may still be written"
-    advance_deletions(history, 1)
+    advance_deletions(history, hours)
     assert (history.delete_due_media(), files(folder)) == (2, [])
 
 
