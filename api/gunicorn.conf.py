@@ -22,6 +22,8 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from gunicorn.workers.gthread import ThreadWorker
+
 from api.temporary_folders import make_folder
 
 # prometheus_client reads this when it is first imported, which the imports below do.
@@ -39,7 +41,6 @@ from moodreel.errors import MoodreelError
 
 if TYPE_CHECKING:
     from gunicorn.arbiter import Arbiter
-    from gunicorn.workers.gthread import ThreadWorker
 
 # Deleted when the service stops.
 _folders = [os.environ["PROMETHEUS_MULTIPROC_DIR"]]
@@ -94,6 +95,20 @@ def _delete_folders() -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+class Worker(ThreadWorker):
+    """A worker that stops as by SIGTERM if its parent process was killed.
+
+    Gunicorn's would hold the port for as long as clients keep their connections.
+    """
+
+    def is_parent_alive(self) -> bool:
+        """Return whether the parent process is alive."""
+        is_alive: bool = super().is_parent_alive()
+        if not is_alive:
+            self.alive = False
+        return is_alive
+
+
 try:
     settings = Settings.from_environment()
 except SettingsError as error:
@@ -112,7 +127,7 @@ if not settings.idempotency_path:
 wsgi_app = "api.wsgi:app"
 bind = f"[{settings.host}]:{settings.port}" if ":" in settings.host else f"{settings.host}:{settings.port}"
 workers = settings.web_concurrency or default_workers(settings.use_gpu)
-worker_class = "gthread"
+worker_class = Worker
 # An upper limit: threads are started when they are needed, and an idle one costs some 50 kB.
 threads = threads_for(
     settings.threads, settings.max_sockets + (settings.llm_max_streams if settings.llm_base_url else 0)

@@ -2,11 +2,9 @@
 
 import logging
 import os
-import signal
 import threading
 import time
 from collections.abc import Callable
-from types import FrameType
 from typing import Protocol
 
 POLL_SECONDS = 0.25
@@ -20,9 +18,6 @@ class Worker(Protocol):
 
     alive: bool
     ppid: int
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Stop gracefully."""
 
 
 class ShutdownHooks:
@@ -57,7 +52,4 @@ class ShutdownHooks:
         # Polled, because hooks take locks and a signal handler must not.
         while worker.alive and worker.ppid == os.getppid():
             time.sleep(POLL_SECONDS)
-        if worker.alive:
-            # The parent process was killed. By itself, a worker would go on as long as clients keep connections busy.
-            worker.handle_exit(signal.SIGTERM, None)
         self.run()

@@ -120,12 +120,19 @@ def kill_worker(server: Server) -> None:
     time.sleep(5)
 
 
-def kill_parent(server: Server) -> float:
-    """Returns when it was killed: the service is not ready again before the old workers have ended."""
+def kill_parent_only(server: Server) -> None:
     assert server.process is not None
-    workers, killed = server.workers, time.monotonic()
     server.process.kill()
     server.process.wait()
+
+
+def kill_parent(server: Server) -> float:
+    """Kill the parent process and start the service again. Returns when it was killed.
+
+    The old workers answer for a moment: the service is ready again when a new one answers.
+    """
+    workers, killed = server.workers, time.monotonic()
+    kill_parent_only(server)
     server.start()
     psutil.wait_procs(workers, timeout=60)
     return killed
@@ -135,17 +142,15 @@ def lock_and_kill_parent(server: Server) -> None:
     with contextlib.closing(sqlite3.connect(server.log_path, isolation_level=None, timeout=30)) as db:
         db.execute("begin immediate")
         time.sleep(3)
-        assert server.process is not None
-        server.process.kill()
-        server.process.wait()
+        kill_parent_only(server)
         time.sleep(3)
 
 
 def kill_all(server: Server) -> None:
-    assert server.process is not None
-    for process in [server.process, *server.workers]:
-        process.kill()
-    server.process.wait()
+    workers = server.workers
+    kill_parent_only(server)
+    for worker in workers:
+        worker.kill()
 
 
 def reload(server: Server) -> None:
@@ -215,7 +220,7 @@ def watch(server: Server, said: collections.Counter[str], ended: threading.Event
 
 
 def break_service(fault: str, server: Server, database: PostgresqlServer | None, clock: MovableClock) -> float:
-    """Returns from when on the service could be ready again."""
+    """Cause a fault, and end it. Returns from when on the service could be ready again."""
     if database is not None and fault in POSTGRESQL_FAULTS:
         POSTGRESQL_FAULTS[fault](database)
     elif fault in CLOCK_FAULTS:
@@ -270,14 +275,16 @@ def run(fault: str, app: str, data: bytes, database: PostgresqlServer | None = N
     return (
         fault,
         str(len(load.answers)),
-        ", ".join(
-            f"{status}: {count}" for status, count in collections.Counter(a.status for a in load.answers).items()
-        ),
+        format_counts(collections.Counter(str(answer.status) for answer in load.answers)),
         str(len(missing)),
         f"{max(answer.seconds for answer in load.answers if answer.at > broken):.1f} s",
-        ", ".join(f"{status}: {count}" for status, count in said.items()),
+        format_counts(said),
         f"{ready:.1f} s",
     )
+
+
+def format_counts(counts: collections.Counter[str]) -> str:
+    return ", ".join(f"{status}: {count}" for status, count in counts.items())
 
 
 def main() -> None:

@@ -47,6 +47,12 @@ def test_gunicorn_worker_has_the_attributes_that_shutdown_hooks_read() -> None:
     assert (worker.alive, worker.ppid) == (True, 42)
 
 
+def test_gunicorn_worker_checks_its_parent_process_by_a_method_and_then_closes_connections() -> None:
+    source = inspect.getsource(ThreadWorker.run)
+    assert "if not self.is_parent_alive():\n                break" in source
+    assert "if not self.alive" in inspect.getsource(ThreadWorker.finish_request)
+
+
 def test_gunicorn_worker_stops_by_a_handler_that_takes_no_lock() -> None:
     source = inspect.getsource(ThreadWorker.handle_exit)
     assert "self.alive = False" in source
