@@ -96,11 +96,11 @@ def _fill_layer(layer: nn.TransformerEncoderLayer, weights: dict[str, torch.Tens
         getattr(layer.self_attn, f"in_proj_{name}").copy_(torch.cat(three))
 
 
-def init_head_bias(net: MiniLM, texts: Texts) -> None:
-    """Set the head's bias to the frequency of each label, which then need not be learned first."""
+def init_head_bias(head: nn.Linear, texts: Texts) -> None:
+    """Set a head's bias to the frequency of each label, which then need not be learned first."""
     share = torch.from_numpy(np.concatenate([texts.fine.mean(axis=0), texts.classes.mean(axis=0)])).clamp(
         1e-4, 1 - 1e-4
     )
     with torch.no_grad():
-        net.head.bias.copy_(share.logit())
-        net.head.weight.mul_(0.1)
+        head.bias.copy_(share.logit())
+        head.weight.mul_(0.1)

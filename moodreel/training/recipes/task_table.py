@@ -15,6 +15,7 @@ from moodreel.training.recipes.face_expression import MultiHeadRecipe
 from moodreel.training.recipes.facial_actions import FacialActionsRecipe
 from moodreel.training.recipes.moodreel_five import FramePoolingRecipe
 from moodreel.training.recipes.text_emotion import TextRecipe
+from moodreel.training.recipes.text_teacher import TextTeacherRecipe
 
 RECIPES: dict[str, Recipe] = {
     "classification": ClassificationRecipe(),
@@ -22,6 +23,7 @@ RECIPES: dict[str, Recipe] = {
     "compact-emotimesh": CompactEmotiMeshRecipe(),
     "frame-pooling": FramePoolingRecipe(),
     "multi-label-text": TextRecipe(),
+    "text-teacher": TextTeacherRecipe(),
     "facial-actions": FacialActionsRecipe(),
     "audio-baseline": AudioBaselineRecipe(),
 }

@@ -13,7 +13,7 @@ import logging
 import math
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -21,13 +21,16 @@ from typing import Any, cast
 import numpy as np
 import torch
 from tokenizers import Tokenizer
-from torch import nn
 from torch.nn import functional as F
 
 from moodreel.emotions import EKMAN
+from moodreel.errors import DataInvalid
+from moodreel.models.checkpoint import read_weights
 from moodreel.models.model_card import TEXT
 from moodreel.models.networks.minilm import MiniLM
-from moodreel.models.quantization import PRECISIONS
+from moodreel.models.networks.text_base import TextClassifier
+from moodreel.models.quantization import PRECISIONS, dequantize
+from moodreel.models.registry import WEIGHTS_FILE
 from moodreel.models.text_normalization import normalize_text
 from moodreel.models.text_registry import TOKENIZER_FILE, TextPredictor, load_text_model, read_tokenizer
 from moodreel.training.baselines.tfidf_logreg import measure_tfidf_baseline
@@ -58,12 +61,9 @@ TokenIds = list[np.ndarray]
 
 
 @dataclass(frozen=True)
-class TextOptions(Options):
-    """Options of the text recipe beside the shared ones."""
+class TextTaskOptions(Options):
+    """Options of every recipe that trains on texts."""
 
-    pretrained: Path | None = option(
-        None, "folder of MiniLM's weights and tokenizer; default: those of the installed package", kind=PATH
-    )
     head_lr: float = option(1e-3, "the highest learning rate of the head", "(0, inf)", old="head-rate")
     layer_lr_decay: float = option(
         0.9, "learning rate of each layer, relative to the layer above", "(0, 1]", old="layer-decay"
@@ -72,6 +72,22 @@ class TextOptions(Options):
         0.5, "weight of the 28 labels' loss beside the seven classes'", "[0, inf)", old="finer"
     )
     max_tokens: int = option(96, "tokens of a text to train on", "[2, inf)", old="longest")
+
+
+@dataclass(frozen=True)
+class TextOptions(TextTaskOptions):
+    """Options of the text recipe beside the shared ones."""
+
+    pretrained: Path | None = option(
+        None, "folder of MiniLM's weights and tokenizer; default: those of the installed package", kind=PATH
+    )
+    soft_labels: Path | None = option(
+        None, "a teacher's probabilities for train.tsv, as `train text-teacher` writes them", kind=PATH
+    )
+    soft_label_weight: float = option(0.7, "weight of the teacher's probabilities; the labels have the rest", "[0, 1]")
+    average_with: tuple[Path, ...] = option(
+        (), "folders of models from the same pretrained weights, to average the trained weights with", kind=PATH
+    )
     compare_with: tuple[Path, ...] = option(
         (), "folders of models for the card's table of size and score", kind=PATH, old="beside"
     )
@@ -154,14 +170,15 @@ def train_text(request: RunRequest[TextOptions], texts: Texts, pretrained: Path)
     torch.manual_seed(config.seed)
     tokenizer = read_tokenizer(pretrained)
     held_out = holdout_mask(len(texts.texts), config.val_fraction, config.seed)
-    train, val = texts.only(~held_out), texts.only(held_out)
+    train, val = add_soft_labels(options, texts).only(~held_out), texts.only(held_out)
     network = build_network(texts.groups, request.model, pretrained)
-    init_head_bias(network, train)
+    init_head_bias(network.head, train)
     network.to(request.device)
     tokens, val_tokens = (tokenize(tokenizer, part.texts, options.max_tokens) for part in (train, val))
     task = MultiLabelTextTask(network, tokens, train, val_tokens, val.classes, config, options)
     examples = {"train": len(tokens), "val": len(val_tokens)}
     history = request.fit(task, [task.phase()], task.trainer_config(), labels=EKMAN, examples=examples)
+    average_weights(network, options.average_with)
     probabilities = predict(network, val_tokens, config)
     temperatures, offsets = fit_calibration(probabilities, torch.from_numpy(val.classes))
     thresholds = fit_thresholds(apply_calibration(probabilities, temperatures, offsets), val.classes)
@@ -169,6 +186,40 @@ def train_text(request: RunRequest[TextOptions], texts: Texts, pretrained: Path)
     return TrainedTextModel(
         network, tokenizer, _by_label(temperatures), _by_label(offsets), _by_label(thresholds), curve
     )
+
+
+def add_soft_labels(options: TextOptions, texts: Texts) -> Texts:
+    """Mix the labels with a teacher's probabilities (Hinton et al. 2015, arXiv:1503.02531).
+
+    Raises:
+        DataInvalid: The probabilities are not those of these texts.
+    """
+    if options.soft_labels is None:
+        return texts
+    labels = np.concatenate([texts.fine, texts.classes], axis=1)
+    soft = np.load(options.soft_labels)
+    if soft.shape != labels.shape:
+        raise DataInvalid(f"{options.soft_labels} must hold {labels.shape} probabilities, but holds {soft.shape}.")
+    mixed = (1 - options.soft_label_weight) * labels + options.soft_label_weight * soft
+    fine, classes = np.split(mixed.astype(np.float32), [texts.fine.shape[1]], axis=1)
+    return replace(texts, fine=fine, classes=classes)
+
+
+def average_weights(network: MiniLM, folders: Sequence[Path]) -> None:
+    """Average the weights with those of other models ("model soup", Wortsman et al. 2022, arXiv:2203.05482).
+
+    Raises:
+        ModelInvalid: A folder holds no weights that can be read.
+        DataInvalid: They are those of another network.
+    """
+    states = [network.state_dict(), *(dequantize(read_weights(folder / WEIGHTS_FILE)) for folder in folders)]
+    try:
+        mean = {name: torch.stack([state[name].float().cpu() for state in states]).mean(dim=0) for name in states[0]}
+    except (KeyError, RuntimeError) as error:
+        raise DataInvalid(
+            f"A model to average with has other weights: {error}. Train it by the same recipe."
+        ) from error
+    network.load_state_dict(mean)
 
 
 def write_text_model(out: Path, trained: TrainedTextModel, recipe: dict[str, Any], weights: str) -> TextPredictor:
@@ -200,23 +251,29 @@ def tokenize(tokenizer: Tokenizer, texts: tuple[str, ...], max_tokens: int) -> T
     return [np.array(encoded.ids) for encoded in tokenizer.encode_batch([normalize_text(text) for text in texts])]
 
 
-def predict(network: nn.Module, tokens: TokenIds, config: TrainConfig) -> torch.Tensor:
+def predict(network: TextClassifier, tokens: TokenIds, config: TrainConfig) -> torch.Tensor:
     """Return the network's probabilities (N, 7), on the CPU, before calibration."""
+    return run_batches(network, network.probabilities, tokens, config)
+
+
+def run_batches(
+    network: TextClassifier, function: Callable[[torch.Tensor], torch.Tensor], tokens: TokenIds, config: TrainConfig
+) -> torch.Tensor:
+    """Return what a function of the network, in eval mode, gives for each text: float32 (N, …), on the CPU."""
     network.eval()
     device, batch_size = next(network.parameters()).device, 2 * config.batch_size
     order = np.argsort([len(row) for row in tokens], kind="stable")
-    probabilities = torch.zeros(len(tokens), len(EKMAN))
+    outputs: list[torch.Tensor] = []
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
         for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
-            ids = pad([tokens[row] for row in rows]).to(device)
-            probabilities[rows] = network.probabilities(ids).to("cpu", torch.float32)  # type: ignore[operator]
-    return probabilities
+            ids = pad([tokens[row] for row in order[start : start + batch_size]], network.pad_id)
+            outputs.append(function(ids.to(device)).to("cpu", torch.float32))
+    return torch.cat(outputs)[np.argsort(order)]
 
 
-def pad(rows: TokenIds) -> torch.Tensor:
-    """Return token ids (N, T), with zeros after the end of a text."""
-    ids = np.zeros((len(rows), max(map(len, rows))), np.int64)
+def pad(rows: TokenIds, pad_id: int = 0) -> torch.Tensor:
+    """Return token ids (N, T), with `pad_id` after the end of a text."""
+    ids = np.full((len(rows), max(map(len, rows))), pad_id, np.int64)
     for to, row in zip(ids, rows, strict=True):
         to[: len(row)] = row
     return torch.from_numpy(ids)
@@ -236,13 +293,13 @@ class MultiLabelTextTask(Task):
         options: Of the task.
     """
 
-    network: MiniLM
+    network: TextClassifier
     tokens: TokenIds
     texts: Texts
     val_tokens: TokenIds
     val_truth: np.ndarray
     config: TrainConfig
-    options: TextOptions
+    options: TextTaskOptions
     monitor = "macro_f1"
     _epoch: int = field(default=-1, init=False)
     _batches: list[np.ndarray] = field(default_factory=list, init=False)
@@ -251,11 +308,8 @@ class MultiLabelTextTask(Task):
         self.steps_per_epoch = math.ceil(len(self.tokens) / self.config.batch_size)
 
     def phase(self) -> Phase:
-        """Return the only phase. The nearer a layer is to the embeddings, the lower its learning rate."""
-        config, options, depth = self.config, self.options, len(self.network.layers)
-        steps = config.epochs * self.steps_per_epoch
-        scales = {f"layers.{number}.": options.layer_lr_decay ** (depth - number) for number in range(depth)}
-        scales |= {"": options.layer_lr_decay ** (depth + 1), "head.": options.head_lr / config.lr}
+        """Return the only phase."""
+        config, steps = self.config, self.config.epochs * self.steps_per_epoch
         warmup = max(1, int(config.warmup_fraction(steps) * steps)) / steps
         return Phase(
             "texts",
@@ -264,9 +318,15 @@ class MultiLabelTextTask(Task):
             "trapezoid",
             warmup=warmup,
             decay_fraction=1 - warmup,
-            lr_scales=scales,
+            lr_scales=self.lr_scales(),
             weight_decay=config.weight_decay,
         )
+
+    def lr_scales(self) -> dict[str, float]:
+        """Return the factors of the learning rate: the nearer a layer is to the embeddings, the lower."""
+        options, depth = self.options, len(cast(MiniLM, self.network).layers)
+        scales = {f"layers.{number}.": options.layer_lr_decay ** (depth - number) for number in range(depth)}
+        return scales | {"": options.layer_lr_decay ** (depth + 1), "head.": options.head_lr / self.config.lr}
 
     def trainer_config(self) -> Any:
         """Return the trainer's configuration. No EMA warmup, because the weights are pretrained."""
@@ -279,19 +339,24 @@ class MultiLabelTextTask(Task):
             order = np.random.default_rng((self.config.seed, epoch))
             self._epoch, self._batches = epoch, _make_batches(self.tokens, self.config.batch_size, order)
         rows = self._batches[index]
-        return pad([self.tokens[row] for row in rows]), rows
+        return pad([self.tokens[row] for row in rows], self.network.pad_id), rows
+
+    def logits_and_labels(self, batch: tuple[torch.Tensor, np.ndarray]) -> tuple[torch.Tensor, ...]:
+        """Return the logits (N, F + 7) of a batch, its fine labels (N, F) and its classes (N, 7)."""
+        (ids, rows), device = batch, next(self.network.parameters()).device
+        labels, classes = (torch.from_numpy(array[rows]).to(device) for array in (self.texts.fine, self.texts.classes))
+        return self.network(ids.to(device)).float(), labels, classes
 
     def loss(self, batch: tuple[torch.Tensor, np.ndarray], phase: Phase) -> torch.Tensor:
         """Return the loss of a batch."""
-        (ids, rows), device = batch, self.network.head.weight.device
-        logits, fine = self.network(ids.to(device)).float(), len(self.network.groups)
-        classes, labels = (torch.from_numpy(array[rows]).to(device) for array in (self.texts.classes, self.texts.fine))
+        logits, labels, classes = self.logits_and_labels(batch)
+        fine = labels.shape[1]
         loss = F.binary_cross_entropy_with_logits(logits[:, fine:], classes)
         return loss + self.options.fine_label_weight * F.binary_cross_entropy_with_logits(logits[:, :fine], labels)
 
     def evaluate(self, phase: Phase) -> dict[str, float]:
         """Evaluate on the validation data."""
-        probabilities = predict(cast(MiniLM, self.eval_network), self.val_tokens, self.config)
+        probabilities = predict(cast(TextClassifier, self.eval_network), self.val_tokens, self.config)
         with torch.inference_mode(False):  # calibration needs gradients
             metrics = _calibrated_metrics(probabilities.clone(), self.val_truth)
         return {"macro_f1": metrics.macro_f1, "accuracy": metrics.accuracy}
