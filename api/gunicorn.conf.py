@@ -20,6 +20,7 @@ import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, NoReturn
 
 from gunicorn.workers.gthread import ThreadWorker
@@ -95,11 +96,22 @@ def _delete_folders() -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-class Worker(ThreadWorker):
-    """A worker that stops as by SIGTERM if its parent process was killed.
+class StoppableWorker(ThreadWorker):
+    """A worker that stops in two cases in which Gunicorn's goes on.
 
-    Gunicorn's would hold the port for as long as clients keep their connections.
+    If the parent process was killed, Gunicorn's holds the port for as long as clients keep their connections. A signal
+    that comes in the first moments of a worker is lost: the parent would wait for `graceful_timeout`.
     """
+
+    inherited_signals: "SimpleQueue[int]"
+    """Where the parent's handlers put signals. They are this process's too, until it has its own."""
+
+    def init_signals(self) -> None:
+        """Set the handlers, and exit if a signal to stop came before."""
+        super().init_signals()
+        while not self.inherited_signals.empty():
+            if self.inherited_signals.get_nowait() in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+                sys.exit(0)
 
     def is_parent_alive(self) -> bool:
         """Return whether the parent process is alive."""
@@ -127,7 +139,7 @@ if not settings.idempotency_path:
 wsgi_app = "api.wsgi:app"
 bind = f"[{settings.host}]:{settings.port}" if ":" in settings.host else f"{settings.host}:{settings.port}"
 workers = settings.web_concurrency or default_workers(settings.use_gpu)
-worker_class = Worker
+worker_class = StoppableWorker
 # An upper limit: threads are started when they are needed, and an idle one costs some 50 kB.
 threads = threads_for(
     settings.threads, settings.max_sockets + (settings.llm_max_streams if settings.llm_base_url else 0)
@@ -190,8 +202,9 @@ def on_reload(server: "Arbiter") -> None:
     server.worker_age = age
 
 
-def post_fork(_server: object, _worker: object) -> None:
+def post_fork(server: "Arbiter", worker: StoppableWorker) -> None:
     """Fork the template of the processes that decode clips while the worker has no threads."""
+    worker.inherited_signals = server.SIG_QUEUE
     if sys.platform == "linux":
         # Imported here: a reload reads the service's own code again.
         from moodreel.media.isolated import start_template

@@ -53,6 +53,13 @@ def test_gunicorn_worker_checks_its_parent_process_by_a_method_and_then_closes_c
     assert "if not self.alive" in inspect.getsource(ThreadWorker.finish_request)
 
 
+def test_gunicorn_parent_queues_signals_until_a_worker_has_handlers_of_its_own() -> None:
+    assert "self.SIG_QUEUE.put_nowait(sig)" in inspect.getsource(Arbiter.signal)
+    source = inspect.getsource(Arbiter.spawn_worker)
+    assert source.index("self.cfg.post_fork(self, worker)") < source.index("worker.init_process()")
+    assert "self.init_signals()" in inspect.getsource(ThreadWorker.__base__.init_process)
+
+
 def test_gunicorn_worker_stops_by_a_handler_that_takes_no_lock() -> None:
     source = inspect.getsource(ThreadWorker.handle_exit)
     assert "self.alive = False" in source

@@ -70,3 +70,37 @@ def test_a_signal_while_a_request_is_handed_to_a_thread_stops_the_worker(number:
     script = WORKER_INTERRUPTED_IN_SUBMIT.replace("signal.SIGNAL", f"signal.{number}")
     environment = os.environ | {"API_KEY": "a-key-for-tests"}
     subprocess.run([sys.executable, "-c", script], env=environment, check=True, timeout=120)
+
+
+WORKER_STOPPED_BEFORE_ITS_HANDLERS = """
+import importlib.util, os, signal
+from queue import SimpleQueue
+from types import SimpleNamespace
+from gunicorn.config import Config
+
+spec = importlib.util.spec_from_file_location("configuration", "api/gunicorn.conf.py")
+configuration = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(configuration)
+
+def boot(*signals):
+    worker = configuration.StoppableWorker(1, os.getppid(), [], SimpleNamespace(), 30, Config(), SimpleNamespace())
+    worker.PIPE, worker.inherited_signals = os.pipe(), SimpleQueue()
+    os.set_blocking(worker.PIPE[1], False)
+    for number in signals:
+        worker.inherited_signals.put(number)
+    worker.init_signals()
+    return "goes on"
+
+assert boot(signal.SIGCHLD, signal.SIGHUP) == "goes on"
+print("goes on", flush=True)
+boot(signal.SIGCHLD, signal.SIGTERM)
+print("goes on")
+"""
+
+
+def test_a_worker_that_was_stopped_before_it_had_handlers_exits() -> None:
+    command, environment = [sys.executable, "-c", WORKER_STOPPED_BEFORE_ITS_HANDLERS], {"API_KEY": "a-key-for-tests"}
+    done = subprocess.run(
+        command, env=os.environ | environment, capture_output=True, text=True, check=True, timeout=120
+    )
+    assert done.stdout == "goes on\n"
