@@ -220,8 +220,9 @@ def main() -> None:
     starts = f"{seconds_to_ready():.1f}"
     print(f"{os.cpu_count()} cores; start to ready: {starts} s (aim 3)")
     with closing(Floor()) as floor, running_server() as server:
-        for path in ["/predict", "/thumbnail"] * WARM_UP_CALLS:
-            post(server, path, clips[MAIN_CLIP])
+        with ThreadPoolExecutor(WARM_UP_CALLS) as pool:  # at once, so that each worker has started what decodes for it
+            for path in ["/predict", "/thumbnail"]:
+                list(pool.map(lambda _, path=path: post(server, path, clips[MAIN_CLIP]), range(2 * WARM_UP_CALLS)))
         print_memory(server, "/predict and /thumbnail", 450)
         all_clips = clips | {path.name: path.read_bytes() for path in options.clips}
         print_ratios(server, floor, all_clips, options.rounds)
