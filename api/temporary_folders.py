@@ -20,13 +20,24 @@ def make_folder(prefix: str, parent: str) -> str:
     """
     for old in Path(parent).glob(f"{prefix}*"):
         with contextlib.suppress(OSError):
-            _lock(old)
+            lock = _lock(old)
             shutil.rmtree(old, ignore_errors=True)
+            os.close(lock)
     folder = tempfile.mkdtemp(prefix=prefix, dir=parent)
     _lock(Path(folder))
     return folder
 
 
-def _lock(folder: Path) -> None:
-    """Lock a folder until this process and its workers have ended. Raises OSError if it is locked, or not ours."""
-    fcntl.flock(os.open(folder, os.O_RDONLY), fcntl.LOCK_EX | fcntl.LOCK_NB)
+def _lock(folder: Path) -> int:
+    """Lock a folder until the returned descriptor is closed, by this process and its workers.
+
+    Raises:
+        OSError: It is locked, or not ours.
+    """
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        raise
+    return lock

@@ -9,6 +9,7 @@ import pytest
 
 from api import workers
 from api.settings import Settings, SettingsError
+from moodreel.pipelines.people_extractor import SAMPLE_RATE
 from tests.support.server import ROOT, assert_start_fails
 
 OF_SCRIPTS = {"TORCH_INDEX_URL", "COMPOSE_FILE"}
@@ -40,6 +41,10 @@ def test_the_example_file_documents_every_variable() -> None:
 
 def test_the_example_file_has_the_defaults(environment: pytest.MonkeyPatch) -> None:
     assert Settings.from_environment(ROOT / ".env.example") == Settings(api_key=("secret",))
+
+
+def test_the_service_samples_as_many_frames_as_the_command_line() -> None:
+    assert Settings(api_key=("key",)).analysis_fps == SAMPLE_RATE
 
 
 def test_the_environment_overrides_the_file(environment: pytest.MonkeyPatch) -> None:

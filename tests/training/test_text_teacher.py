@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import MPNetConfig, MPNetModel
 
 from moodreel.errors import DataInvalid
@@ -12,9 +11,9 @@ from moodreel.models.networks.minilm import MiniLM
 from moodreel.models.quantization import PRECISIONS
 from moodreel.training.__main__ import main
 from moodreel.training.data.goemotions import read_texts
-from moodreel.training.recipes.text_emotion import TextOptions, add_soft_labels, average_weights
+from moodreel.training.recipes.text_emotion import TextOptions, add_soft_labels, average_weights, read_other_weights
 from moodreel.training.recipes.text_teacher import MPNetClassifier
-from tests.training.test_text_training import FILLER, KEYWORDS, data, pretrained  # noqa: F401 - fixtures
+from tests.training.test_text_training import FILLER, KEYWORDS, data, pretrained, write_tokenizer  # noqa: F401 - fixtures
 
 PIECES = ["<s>", "<pad>", "</s>", "[UNK]", *KEYWORDS.values(), *FILLER, *"!?."]
 
@@ -25,10 +24,7 @@ pytestmark = pytest.mark.training
 def mpnet(tmp_path_factory):
     """Write a folder with the weights of a tiny MPNet."""
     folder = tmp_path_factory.mktemp("mpnet")
-    words = Tokenizer(models.WordPiece({word: i for i, word in enumerate(PIECES)}, unk_token="[UNK]"))
-    words.normalizer, words.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
-    words.post_processor = processors.BertProcessing(("</s>", 2), ("<s>", 0))
-    words.save(str(folder / "tokenizer.json"))
+    write_tokenizer(folder, PIECES, first="<s>", last="</s>")
     torch.manual_seed(0)
     sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 128}
     config = MPNetConfig(vocab_size=len(PIECES), **sizes, max_position_embeddings=64, initializer_range=0.1)
@@ -69,6 +65,10 @@ def test_soft_labels_are_mixed_with_the_labels(tmp_path, data):  # noqa: F811
     np.save(tmp_path / "soft.npy", np.zeros((9, 35)))
     with pytest.raises(DataInvalid, match=r"must hold \(420, 35\) probabilities"):
         add_soft_labels(TextOptions(soft_labels=tmp_path / "soft.npy"), texts)
+    for path in (tmp_path / "nothing.npy", tmp_path / "text.npy"):
+        (tmp_path / "text.npy").write_text("not an array")
+        with pytest.raises(DataInvalid, match="cannot be read"):
+            add_soft_labels(TextOptions(soft_labels=path), texts)
 
 
 @pytest.mark.parametrize("weights", [None, {"other": torch.zeros(1)}])
@@ -90,8 +90,8 @@ def test_weights_are_averaged_with_those_of_another_model(tmp_path):
 
     network = make(1.0)
     safetensors.torch.save_file(PRECISIONS["int8"](make(3.0).state_dict()), tmp_path / "weights.safetensors")
-    average_weights(network, [tmp_path])
+    average_weights(network, read_other_weights(network, [tmp_path]))
     for weights in network.state_dict().values():
         torch.testing.assert_close(weights, torch.full_like(weights, 2.0), rtol=0.01, atol=0)
     with pytest.raises(DataInvalid, match="Train it by the same recipe"):
-        average_weights(MiniLM(layers=2, vocabulary=20, width=32, heads=1, hidden=64), [tmp_path])
+        read_other_weights(MiniLM(layers=2, vocabulary=20, width=32, heads=1, hidden=64), [tmp_path])

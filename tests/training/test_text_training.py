@@ -67,14 +67,19 @@ def data(tmp_path_factory):
     return folder
 
 
+def write_tokenizer(folder, pieces, first, last):
+    """Write a tokenizer of whole words, which puts a piece before and one after each text."""
+    words = Tokenizer(models.WordPiece({word: i for i, word in enumerate(pieces)}, unk_token="[UNK]"))
+    words.normalizer, words.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+    words.post_processor = processors.BertProcessing((last, pieces.index(last)), (first, pieces.index(first)))
+    words.save(str(folder / "tokenizer.json"))
+
+
 @pytest.fixture(scope="module")
 def pretrained(tmp_path_factory):
     """Write a folder with the weights of a tiny BERT."""
     folder = tmp_path_factory.mktemp("pretrained")
-    words = Tokenizer(models.WordPiece({word: i for i, word in enumerate(PIECES)}, unk_token="[UNK]"))
-    words.normalizer, words.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
-    words.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
-    words.save(str(folder / "tokenizer.json"))
+    write_tokenizer(folder, PIECES, first="[CLS]", last="[SEP]")
     torch.manual_seed(0)
     sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 128}
     net = BertModel(BertConfig(vocab_size=len(PIECES), **sizes, max_position_embeddings=64, initializer_range=0.1))

@@ -38,6 +38,7 @@ from moodreel.training.data.ferplus import holdout_mask
 from moodreel.training.data.goemotions import Texts, read_texts
 from moodreel.training.engine.schedule import Phase
 from moodreel.training.engine.task import Task
+from moodreel.training.engine.trainer import TrainingHistory
 from moodreel.training.evaluation.calibration import apply_calibration, fit_calibration, fit_thresholds
 from moodreel.training.evaluation.evaluate_text import evaluate_text, summary
 from moodreel.training.evaluation.metrics import MultilabelMetrics, compute_multilabel_metrics
@@ -172,14 +173,11 @@ def train_text(request: RunRequest[TextOptions], texts: Texts, pretrained: Path)
     held_out = holdout_mask(len(texts.texts), config.val_fraction, config.seed)
     train, val = add_soft_labels(options, texts).only(~held_out), texts.only(held_out)
     network = build_network(texts.groups, request.model, pretrained)
+    others = read_other_weights(network, options.average_with)  # before hours of training
     init_head_bias(network.head, train)
-    network.to(request.device)
-    tokens, val_tokens = (tokenize(tokenizer, part.texts, options.max_tokens) for part in (train, val))
-    task = MultiLabelTextTask(network, tokens, train, val_tokens, val.classes, config, options)
-    examples = {"train": len(tokens), "val": len(val_tokens)}
-    history = request.fit(task, [task.phase()], task.trainer_config(), labels=EKMAN, examples=examples)
-    average_weights(network, options.average_with)
-    probabilities = predict(network, val_tokens, config)
+    history = fit_labels(request, MultiLabelTextTask, network, tokenizer, train, val)
+    average_weights(network, others)
+    probabilities = predict(network, tokenize(tokenizer, val.texts, options.max_tokens), config)
     temperatures, offsets = fit_calibration(probabilities, torch.from_numpy(val.classes))
     thresholds = fit_thresholds(apply_calibration(probabilities, temperatures, offsets), val.classes)
     curve = [float(row["macro_f1"]) for row in history.rows]
@@ -188,16 +186,35 @@ def train_text(request: RunRequest[TextOptions], texts: Texts, pretrained: Path)
     )
 
 
+def fit_labels(
+    request: "RunRequest[TextTaskOptions]",
+    kind: "type[MultiLabelTextTask]",
+    network: TextClassifier,
+    tokenizer: Tokenizer,
+    train: Texts,
+    val: Texts,
+) -> TrainingHistory:
+    """Train a network on the labels of texts, by a task of some kind."""
+    network.to(request.device)
+    tokens, val_tokens = (tokenize(tokenizer, part.texts, request.options.max_tokens) for part in (train, val))
+    task = kind(network, tokens, train, val_tokens, val.classes, request.config, request.options)
+    examples = {"train": len(tokens), "val": len(val_tokens)}
+    return request.fit(task, [task.phase()], task.trainer_config(), labels=EKMAN, examples=examples)
+
+
 def add_soft_labels(options: TextOptions, texts: Texts) -> Texts:
     """Mix the labels with a teacher's probabilities (Hinton et al. 2015, arXiv:1503.02531).
 
     Raises:
-        DataInvalid: The probabilities are not those of these texts.
+        DataInvalid: The file cannot be read, or the probabilities are not those of these texts.
     """
     if options.soft_labels is None:
         return texts
     labels = np.concatenate([texts.fine, texts.classes], axis=1)
-    soft = np.load(options.soft_labels)
+    try:
+        soft = np.load(options.soft_labels)
+    except (OSError, ValueError, EOFError) as error:
+        raise DataInvalid(f"{options.soft_labels} cannot be read: {error}. `train text-teacher` writes it.") from error
     if soft.shape != labels.shape:
         raise DataInvalid(f"{options.soft_labels} must hold {labels.shape} probabilities, but holds {soft.shape}.")
     mixed = (1 - options.soft_label_weight) * labels + options.soft_label_weight * soft
@@ -205,20 +222,25 @@ def add_soft_labels(options: TextOptions, texts: Texts) -> Texts:
     return replace(texts, fine=fine, classes=classes)
 
 
-def average_weights(network: MiniLM, folders: Sequence[Path]) -> None:
-    """Average the weights with those of other models ("model soup", Wortsman et al. 2022, arXiv:2203.05482).
+def read_other_weights(network: MiniLM, folders: Sequence[Path]) -> list[dict[str, torch.Tensor]]:
+    """Read the weights of models to average with.
 
     Raises:
         ModelInvalid: A folder holds no weights that can be read.
         DataInvalid: They are those of another network.
     """
-    states = [network.state_dict(), *(dequantize(read_weights(folder / WEIGHTS_FILE)) for folder in folders)]
-    try:
-        mean = {name: torch.stack([state[name].float().cpu() for state in states]).mean(dim=0) for name in states[0]}
-    except (KeyError, RuntimeError) as error:
-        raise DataInvalid(
-            f"A model to average with has other weights: {error}. Train it by the same recipe."
-        ) from error
+    shapes = {name: tensor.shape for name, tensor in network.state_dict().items()}
+    states = [dequantize(read_weights(folder / WEIGHTS_FILE)) for folder in folders]
+    for folder, state in zip(folders, states, strict=True):
+        if {name: tensor.shape for name, tensor in state.items()} != shapes:
+            raise DataInvalid(f"{folder} holds another network's weights. Train it by the same recipe.")
+    return states
+
+
+def average_weights(network: MiniLM, others: Sequence[dict[str, torch.Tensor]]) -> None:
+    """Average the weights with those of other models ("model soup", Wortsman et al. 2022, arXiv:2203.05482)."""
+    states = [network.state_dict(), *others]
+    mean = {name: torch.stack([state[name].float().cpu() for state in states]).mean(dim=0) for name in states[0]}
     network.load_state_dict(mean)
 
 

@@ -5,7 +5,6 @@ MPNet (Song et al. 2020, arXiv:2004.09297) has five times as many parameters as 
 
 # ruff: noqa: RUF009 -- option() returns dataclasses.field()
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -34,6 +33,7 @@ from moodreel.training.recipes.text_emotion import (
     MultiLabelTextTask,
     TextRecipe,
     TextTaskOptions,
+    fit_labels,
     run_batches,
     tokenize,
 )
@@ -42,8 +42,6 @@ if TYPE_CHECKING:
     from transformers import MPNetModel
 
 SOFT_LABELS = "soft_labels.npy"
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -78,11 +76,7 @@ def _run(request: RunRequest[TextTeacherOptions], texts: Texts, pretrained: Path
     train, val = texts.only(~held_out), texts.only(held_out)
     network = MPNetClassifier(texts.groups, pretrained, dropout=request.model["dropout"])
     init_head_bias(network.head, train)
-    network.to(request.device)
-    tokens, val_tokens = (tokenize(tokenizer, part.texts, options.max_tokens) for part in (train, val))
-    task = TeacherTask(network, tokens, train, val_tokens, val.classes, config, options)
-    examples = {"train": len(tokens), "val": len(val_tokens)}
-    history = request.fit(task, [task.phase()], task.trainer_config(), labels=EKMAN, examples=examples)
+    history = fit_labels(request, TeacherTask, network, tokenizer, train, val)
     all_tokens = tokenize(tokenizer, texts.texts, options.max_tokens)
     soft = run_batches(network, lambda ids: network(ids).float().sigmoid(), all_tokens, config)
     np.save(request.out / SOFT_LABELS, soft.numpy())
