@@ -4,7 +4,7 @@ The model is BlazeFace for near faces (Bazarevsky et al. 2019, arXiv:1907.05047)
 """
 
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,8 @@ MIN_CONFIDENCE = 0.4
 """Least confidence of any detection, 0 to 1."""
 MAX_CENTER_OFFSET = 0.35
 """Largest distance, along either axis, of a face from the middle of the image, as a fraction of its width."""
+AGAIN_SCALE = 2.0
+"""Side of the square in which a face is detected again, in longer sides of its bounding box."""
 _BOUNDS = np.array([[-0.435, -0.581, 0.435, 0.503], [0.196, 0.0, 0.196, 0.0], [0.247, 0.561, -0.247, -0.094]])
 """Linear map from (1, x, y), the tip of the nose, to left, top, right and bottom of the bounding box of the landmarks,
 all relative to the center of the detector's box and in units of its width. Fitted by least squares, symmetrically, to
@@ -80,6 +82,29 @@ class FaceDetector:
         faces = [_to_face(detection, rgb.shape[1], rgb.shape[0]) for detection in detections]
         return sorted(faces, key=lambda face: face.confidence, reverse=True)
 
+    def detect_again(self, rgb: np.ndarray, face: FaceDetection) -> FaceDetection | None:
+        """Detect a face again in the square around it, where more of the detector's pixels show it.
+
+        Args:
+            rgb: uint8 (H, W, 3), RGB: the image that `face` was detected in.
+            face: The detected face.
+
+        Returns:
+            The face of the highest confidence whose middle is in the box of `face`; None if there is none.
+        """
+        size = np.array(rgb.shape[1::-1])
+        low, high = face.bounds * size
+        center, half = (low + high) / 2, AGAIN_SCALE * (high - low).max() / 2
+        left, top = np.maximum(center - half, 0).astype(int).tolist()
+        right, bottom = np.minimum(center + half, size).astype(int).tolist()
+        part = np.ascontiguousarray(rgb[top:bottom, left:right])
+        for found in self.detect(part):
+            eyes, bounds = (to_full_points(each, part, rgb, left, top) for each in (found.eyes, found.bounds))
+            middle = bounds.mean(axis=0)
+            if (face.bounds[0] < middle).all() and (middle < face.bounds[1]).all():
+                return replace(found, eyes=eyes, bounds=bounds)
+        return None
+
     def score_centered_face(self, rgb: np.ndarray) -> float:
         """Score the face in the middle of an image.
 
@@ -102,6 +127,26 @@ class FaceDetector:
     def close(self) -> None:
         """Free the model; later calls fail."""
         self._tasks.close()
+
+
+def to_full_points(points: np.ndarray, part: np.ndarray, whole: np.ndarray, left: int, top: int) -> np.ndarray:
+    """Convert points in a part of an image to the whole image.
+
+    Args:
+        points: (N, 2) or (N, 3), relative to the part; z in units of its width.
+        part: (h, w, 3).
+        whole: (H, W, 3).
+        left: Position of the part's left edge in the whole image, in pixels; below 0 for a border.
+        top: Position of its top edge.
+
+    Returns:
+        Float of the same shape, relative to the whole image.
+    """
+    (height, width), (part_height, part_width) = whole.shape[:2], part.shape[:2]
+    scale = np.array([part_width / width, part_height / height, part_width / width])
+    offset = np.array([left / width, top / height, 0])
+    converted: np.ndarray = points * scale[: points.shape[1]] + offset[: points.shape[1]]
+    return converted
 
 
 def _create(model_path: Path) -> vision.FaceDetector:

@@ -28,9 +28,9 @@ SHORT_CLIP_FRAMES = 12
 """Least number of frames to sample. A video too short to give as many at the sample rate is sampled more densely: an
 expression builds up in half a second, and the last frame often shows it best."""
 
-LANDMARK_STEP = 3
-"""One frame of so many gets landmarks for color crops. With 3, all of 103 clips keep their label; with 4, one or two do
-not."""
+LANDMARK_STEP = 4
+"""One frame of so many gets landmarks for color crops. With 4, 105 of 105 clips have the label that they have with
+landmarks in each frame; with 5, 104."""
 
 
 def landmark_step(crop_kind: CropKind) -> int:

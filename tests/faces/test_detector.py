@@ -44,6 +44,31 @@ def test_box_eyes_and_roll_are_those_of_the_landmarks(landmarker, place):
     assert quick.roll == pytest.approx(face.roll, abs=8)
 
 
+@pytest.mark.parametrize("place", [{"scale": 0.65}, {"scale": 0.7, "x": 100}, {"scale": 0.8, "x": 420}])
+def test_a_small_face_is_detected_again_around_it(landmarker, place):
+    rgb = view(**place)
+    (unsure,), (quick,) = landmarker.detector.detect(rgb), landmarker.detect_quickly(rgb)
+    (face,) = landmarker.detect(rgb)
+    assert unsure.confidence < quick.confidence
+    eyes = np.array([face.landmarks[corners].mean(axis=0) for corners in EYES])
+    distance = float(abs(eyes[1] - eyes[0]).max())
+    assert quick.eyes[:, :2] == pytest.approx(eyes[:, :2], abs=0.08 * distance)
+    assert unsure.eyes[:, :2] != pytest.approx(eyes[:, :2], abs=0.08 * distance)
+
+
+def test_of_two_small_faces_each_is_detected_again(landmarker):
+    pair = np.hstack([view(scale=0.7)[:, 156:356], view(scale=0.7)[:, 156:356]])
+    detected = landmarker.detector.detect(pair)
+    assert len(detected) == 2
+    again = [landmarker.detector.detect_again(pair, face) for face in detected]
+    np.testing.assert_allclose([face.box for face in again], [face.box for face in detected], atol=0.05)
+
+
+def test_nothing_is_detected_again_where_there_is_no_face(landmarker):
+    (face,) = landmarker.detector.detect(view(scale=0.7))
+    assert landmarker.detector.detect_again(view(scale=0.7, x=60), face) is None
+
+
 def test_the_largest_face_is_first(landmarker):
     smaller, larger = landmarker.detect_quickly(np.vstack([view(scale=1.7), view(scale=2.2)]))[::-1]
     assert not isinstance(smaller, Face)
