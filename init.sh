@@ -144,7 +144,9 @@ serve_docker() {
     [ -n "${!name-}" ] && overrides+=(--env "$name")
   done
   say "Serving on port $port; Ctrl-C stops"
-  exec docker run --rm --init --name moodreel -p "$port:$port" --env-file .env ${overrides[@]+"${overrides[@]}"} \
+  # HOST is an address of this machine. In the container, the service listens on all of its own.
+  exec docker run --rm --init --name moodreel -p "$(setting HOST 0.0.0.0):$port:$port" --env-file .env \
+    ${overrides[@]+"${overrides[@]}"} --env HOST=0.0.0.0 \
     --read-only --tmpfs /tmp --shm-size 128m --cap-drop ALL --security-opt no-new-privileges \
     -v moodreel-data:/app/data -v moodreel-logs:/app/logs -v moodreel-models:/app/model_store/downloaded moodreel
 }

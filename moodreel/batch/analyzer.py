@@ -142,4 +142,4 @@ def describe_error(error: Exception) -> Row:
 
 def _file_name(url: str) -> str:
     """Return a name for the loop of a file: folders may hold files of the same name."""
-    return f"{PurePosixPath(url).stem}-{hashlib.sha256(url.encode()).hexdigest()[:8]}"
+    return f"{PurePosixPath(url).stem[:50]}-{hashlib.sha256(url.encode()).hexdigest()[:8]}"

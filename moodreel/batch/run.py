@@ -93,7 +93,7 @@ def _run(
 ) -> BatchSummary:
     analyses = Analyses(output)
     if options.force or options.retry_errors:
-        analyses.drop(set(sources), errors_only=not options.force)
+        analyses.drop(set(sources[: options.limit] if options.force else sources), errors_only=not options.force)
     summary, done = BatchSummary(), set[str]()
     for rows in analyses.read():
         summary.add(rows)

@@ -38,7 +38,7 @@ def main(argv: Sequence[str]) -> int:
         return 2
     except KeyboardInterrupt:
         display.close()
-        print("moodreel: stopped. The same command goes on where it was.", file=sys.stderr)
+        print("moodreel: stopped. The same command, without --force, goes on where it was.", file=sys.stderr)
         return 130
     display.close()
     _print_summary(summary, options.out)

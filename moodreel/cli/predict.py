@@ -98,6 +98,8 @@ def _check_output(
     paths = [_output_path(target, file, suffixes[0], options.files) for file in options.files]
     if twice := [path for path, count in Counter(paths).items() if count > 1]:
         parser.error(f"--{name}: several files would be written to {twice[0]}. Predict them one by one")
+    if same := [path for path in paths if any(path.resolve() == file.resolve() for file in options.files)]:
+        parser.error(f"--{name} would overwrite {same[0]}, which is to be predicted. Name another file or folder")
     if not options.force and (there := [path for path in paths if path.exists()]):
         parser.error(f"--{name}: {there[0]} exists. --force overwrites it")
 

@@ -90,7 +90,8 @@ class FaceDetector:
             face: The detected face.
 
         Returns:
-            The face of the highest confidence whose middle is in the box of `face`; None if there is none.
+            The face of the highest confidence, of those whose middle is in the box of `face` and whose box holds the
+            middle of `face`: heads may overlap. None if there is none.
         """
         size = np.array(rgb.shape[1::-1])
         low, high = face.bounds * size
@@ -100,8 +101,8 @@ class FaceDetector:
         part = np.ascontiguousarray(rgb[top:bottom, left:right])
         for found in self.detect(part):
             eyes, bounds = (to_full_points(each, part, rgb, left, top) for each in (found.eyes, found.bounds))
-            middle = bounds.mean(axis=0)
-            if (face.bounds[0] < middle).all() and (middle < face.bounds[1]).all():
+            apart = abs(bounds.mean(axis=0) - face.bounds.mean(axis=0))
+            if (2 * apart < np.minimum(np.diff(bounds, axis=0), np.diff(face.bounds, axis=0))).all():
                 return replace(found, eyes=eyes, bounds=bounds)
         return None
 

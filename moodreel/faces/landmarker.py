@@ -196,7 +196,9 @@ class FaceLandmarker:
         return self._add_fallbacks(rgb, self.detect_once(rgb))
 
     def detect_quickly(self, rgb: np.ndarray) -> tuple[Face | FaceDetection, ...]:
-        """Detect as `detect`, but without landmarks where the detector is sure of each face: in a fifth of the time.
+        """Detect as `detect`, but without landmarks where the detector is sure of each face.
+
+        It takes a fifth of the time, and another fifth for each face that is detected again around it.
 
         Args:
             rgb: uint8 (H, W, 3), RGB.
@@ -205,10 +207,9 @@ class FaceLandmarker:
             ValueError: The array has another type or shape.
         """
         detected = [face for face in self.detector.detect(rgb) if face.confidence >= self._min_confidence]
-        faces = [self._detect_surely(rgb, face) for face in detected[: self._max_faces]]
-        sure = [face for face in faces if face]
-        if sure and len(sure) == len(faces):
-            return tuple(sorted(sure, key=box_area, reverse=True))
+        faces = list(takewhile(bool, (self._detect_surely(rgb, face) for face in detected[: self._max_faces])))
+        if faces and len(faces) == min(len(detected), self._max_faces):
+            return tuple(sorted(faces, key=box_area, reverse=True))
         return self._add_fallbacks(rgb, self.detect_once(rgb) if detected else ())
 
     def detect_once(self, rgb: np.ndarray) -> list[Face]:
@@ -241,10 +242,13 @@ class FaceLandmarker:
 
     def _detect_surely(self, rgb: np.ndarray, face: FaceDetection) -> FaceDetection | None:
         """Detect a face again if the detector is not sure of it; None if it still is not."""
-        if _is_sure(face, SURE_CONFIDENCE):
+        if abs(face.roll) > MAX_SURE_ROLL:
+            return None
+        if face.confidence >= SURE_CONFIDENCE:
             return face
         again = self.detector.detect_again(rgb, face)
-        return again if again and _is_sure(again, SURE_CONFIDENCE_AGAIN) else None
+        is_sure = again and again.confidence >= SURE_CONFIDENCE_AGAIN and abs(again.roll) <= MAX_SURE_ROLL
+        return again if is_sure else None
 
     def _add_fallbacks(self, rgb: np.ndarray, faces: Sequence[Face]) -> tuple[Face, ...]:
         """Use the fallbacks that were chosen where no face was found; the largest box comes first."""
@@ -271,10 +275,6 @@ class FaceLandmarker:
             return vision.FaceLandmarker.create_from_options(self._options)
         except (ValueError, RuntimeError) as error:
             raise ModelInvalid("MediaPipe cannot load the face landmarker; restore the file of the release.") from error
-
-
-def _is_sure(face: FaceDetection, confidence: float) -> bool:
-    return face.confidence >= confidence and abs(face.roll) <= MAX_SURE_ROLL
 
 
 def box_area(face: Face | FaceDetection) -> float:

@@ -29,7 +29,7 @@ class TaskPool(Generic[_Task]):
         """Borrow a task for one thread: an idle one, or a new one when all are in use."""
         with self._lock:
             if self._closed:
-                raise RuntimeError("This FaceLandmarker is closed.")
+                raise RuntimeError("These MediaPipe tasks are closed.")
             task = self._idle.pop() if self._idle else None
         if task is None:
             task = self._create()

@@ -19,7 +19,7 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
-from moodreel.faces.landmarker import Face, FaceLandmarker, to_full_image
+from moodreel.faces.landmarker import Face, FaceLandmarker, box_area, to_full_image
 
 MAX_FACES = 32
 MIN_TILE_SIDE = 256
@@ -130,7 +130,7 @@ def _mask_out(rgb: np.ndarray, faces: Iterable[Face]) -> np.ndarray:
 def _truncated_by_tile(face: Face, tile: Tile, width: int, height: int) -> bool:
     """Return whether a tile cuts a face off at an edge inside the image: another tile shows the whole face."""
     left, top, side = tile
-    (x0, y0), (x1, y1) = face.landmarks[:, :2].min(axis=0), face.landmarks[:, :2].max(axis=0)
+    (x0, y0), (x1, y1) = face.bounds
     horizontally = (x0 < 0 and left > 0) or (x1 > 1 and left + side < width)
     vertically = (y0 < 0 and top > 0) or (y1 > 1 and top + side < height)
     return bool(horizontally or vertically)
@@ -143,4 +143,4 @@ def _is_same_face(a: Box, b: Box) -> bool:
 
 
 def _largest_first(faces: Iterable[Face]) -> list[Face]:
-    return sorted(faces, key=lambda face: face.box[2] * face.box[3], reverse=True)
+    return sorted(faces, key=box_area, reverse=True)

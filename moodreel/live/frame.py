@@ -7,7 +7,7 @@ import numpy as np
 
 from moodreel.errors import ImageTooBig, UnsupportedMedia
 from moodreel.faces.features import CropKind
-from moodreel.faces.landmarker import FaceLandmarker
+from moodreel.faces.landmarker import FaceLandmarker, box_area
 from moodreel.faces.observation import FaceObservation, observe_face
 from moodreel.faces.portrait import crop_portrait
 from moodreel.faces.tracker import Box
@@ -85,7 +85,7 @@ def detect_faces(
     detected = landmarker.detect(frame.rgb) if use_fallbacks else landmarker.detect_once(frame.rgb)
     width, height = frame.width, frame.height
     faces: list[FrameFace] = []
-    for face in sorted(detected, key=lambda face: face.box[2] * face.box[3], reverse=True):
+    for face in sorted(detected, key=box_area, reverse=True):
         x, y, w, h = face.box
         box = (x * width, y * height, w * width, h * height)
         if all(_overlap(box, other.box) < DUPLICATE_OVERLAP for other in faces):
@@ -101,7 +101,7 @@ def detect_faces(
 
 
 def mean_lab_color(rgb: np.ndarray, box: Box) -> tuple[float, ...]:
-    """Compute the mean L*a*b* color of the middle of a face, each component about 0 to 1.
+    """Compute the mean L*a*b* color of the middle of a face: L* from 0 to 1, a* and b* from 0 to 2, 1 for gray.
 
     It distinguishes two people in the same light: of three people filmed for up to a minute, turning and coming nearer,
     it stayed within 0.03 of its own mean in 19 of 20 frames, and within 0.05 always.

@@ -2,6 +2,9 @@
 
 from collections.abc import Iterator
 
+HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"mif1", b"mif2", b"msf1", b"hevc", b"hevx", b"hevm", b"hevs")
+"""Brands of HEIC (ISO/IEC 23008-12, annex B); the last five are of sequences, such as bursts, whose cover is read."""
+
 
 def iter_boxes(data: bytes, position: int, end: int) -> Iterator[tuple[bytes, int, int]]:
     """Yield the type of each box between two positions, and the start and end of its body.

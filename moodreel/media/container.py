@@ -14,12 +14,12 @@ import av
 from av.container import InputContainer
 
 from moodreel.errors import MoodreelError, VideoTooBig
+from moodreel.media.boxes import HEIC_BRANDS
 
 MAX_FILE_BYTES = 1 << 30
 """Largest file that a command line reads into memory."""
 _QUICKTIME_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
-_HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"mif1", b"mif2", b"msf1", b"hevc", b"hevx", b"hevm", b"hevs")
-_IMAGE_BRANDS = (*_HEIC_BRANDS, b"avif", b"avis")
+_IMAGE_BRANDS = (*HEIC_BRANDS, b"avif", b"avis")
 """Major brands of an ISO base media file that is a still image or a burst of them (ISO/IEC 23008-12)."""
 
 

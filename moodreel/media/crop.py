@@ -39,7 +39,7 @@ def find_crop(data: bytes, demuxer: str, track: int) -> CropRectangle | None:
         demuxer: FFmpeg's name of it.
         track: Number of the track in the file, from 0.
     """
-    with suppress(ValueError, IndexError, ZeroDivisionError):
+    with suppress(ValueError, LookupError, ZeroDivisionError):
         if demuxer == "mov":
             return _clean_aperture(data, track)
         if demuxer == "matroska":

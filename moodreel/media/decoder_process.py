@@ -91,7 +91,6 @@ class End:
     """What is known of a clip once it has been read to its end."""
 
     geometry: ClipGeometry
-    frame_count: int
 
 
 @dataclass(frozen=True)
@@ -262,7 +261,7 @@ class _Decoder:
             while len(pixels) < _FRAMES_AT_ONCE and offset < _BYTES_AT_ONCE:
                 frame = next(self._frames, None)
                 if frame is None:
-                    end = End(self._open_reader.geometry, self._open_reader.frame_count)
+                    end = End(self._open_reader.geometry)
                     return Frames(tuple(pixels), end)
                 array = frame.rgb if isinstance(frame, Frame) else frame.yuv.to_ndarray()
                 write_mailbox(self._mailbox, array.data, offset)

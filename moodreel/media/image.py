@@ -23,9 +23,10 @@ from PIL.ExifTags import Base as Tag
 from PIL.Image import Transpose
 
 from moodreel.errors import ImageCorrupt, ImageTooBig, UnsupportedMedia
+from moodreel.media.boxes import HEIC_BRANDS
 from moodreel.media.heif import max_decoded_pixels
 from moodreel.media.scaling import fit_within
-from moodreel.media.truncated_image import MAX_MISSING, complete_file, missing_rows
+from moodreel.media.truncated_image import MAX_MISSING, complete_file, missing_share
 
 # Imported because they register themselves: Pillow would otherwise import all of its forty decoders to find one.
 DECODERS = (JpegImagePlugin, PngImagePlugin, WebPImagePlugin)
@@ -49,8 +50,6 @@ COPY_SIDE = 1280
 _COPY_QUALITY = 85
 _WHITE = (255, 255, 255)
 
-_HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"mif1", b"mif2", b"msf1", b"hevc", b"hevx", b"hevm", b"hevs")
-"""Brands of HEIC (ISO/IEC 23008-12, annex B); the last five are of sequences, such as bursts, whose cover is read."""
 _EXIF_TRANSPOSE = {
     2: Transpose.FLIP_LEFT_RIGHT,
     3: Transpose.ROTATE_180,
@@ -138,7 +137,7 @@ def decode_image(data: bytes, limits: ImageLimits | None = None, *, max_side: in
         with Image.open(io.BytesIO(data), formats=(file_format,)) as image:
             _check_pixels(image, limits)
             decoded = _decode(image, limits, max_side)
-        if (missing_rows(decoded.rgb) if not is_complete else missing) > MAX_MISSING:
+        if (missing_share(decoded.rgb) if not is_complete else missing) > MAX_MISSING:
             raise ValueError("most of the image is missing")
         return decoded
     except ImageTooBig:
@@ -151,15 +150,14 @@ def decode_image(data: bytes, limits: ImageLimits | None = None, *, max_side: in
         raise ImageCorrupt("The picture is damaged or incomplete and cannot be read. Send it again.") from error
 
 
-def encode_jpeg(rgb: np.ndarray, *, max_side: int = COPY_SIDE) -> bytes:
-    """Encode an image as a JPEG without metadata.
+def encode_jpeg(rgb: np.ndarray) -> bytes:
+    """Encode an image as a JPEG of at most `COPY_SIDE` pixels a side, without metadata.
 
     Args:
         rgb: Upright image, uint8 (H, W, 3), RGB.
-        max_side: Scale the image down to this longest side in pixels, never up.
     """
     image = Image.fromarray(rgb)
-    image.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
+    image.thumbnail((COPY_SIDE, COPY_SIDE), Image.Resampling.LANCZOS)
     file = io.BytesIO()
     image.save(file, "JPEG", quality=_COPY_QUALITY)
     return file.getvalue()
@@ -176,7 +174,7 @@ def _format(data: bytes) -> str | None:
     if data[4:8] == b"ftyp":
         brand, brands = data[8:12], data[8 : min(int.from_bytes(data[:4]), 256)]
         # No AVIF: its stream may decode to an image hundreds of times larger than its header says.
-        if brand in _HEIC_BRANDS and b"avif" not in brands:
+        if brand in HEIC_BRANDS and b"avif" not in brands:
             return "HEIF"
     return None
 

@@ -237,7 +237,6 @@ class IsolatedVideoReader(VideoReader):
                     yield pixels, self._process.take(np.empty(pixels.shape, np.uint8), pixels.offset)
                 if isinstance(reply.end, End):
                     super().restore(reply.end.geometry)
-                    self.frame_count = reply.end.frame_count
                     return
                 _raise_failure(reply.end)
                 reply = self._request("next_frames")

@@ -98,7 +98,6 @@ class VideoReader:
 
     Attributes:
         duration: Seconds; known, as all below, once `frames` has run to the end of the clip, 0 before.
-        frame_count: Number of frames, with those that were not decoded because nobody requested them.
         width: Width of the upright video in square pixels. Of several sizes it is the one that is shown longest, and
             while the end is not reached that of the first frame.
         height: Height of it.
@@ -125,7 +124,6 @@ class VideoReader:
         self._cache_side = cache_side
         self._cache: list[_TimedFrame] | None = None
         self.duration = 0.0
-        self.frame_count = 0
         self.width = 0
         self.height = 0
 
@@ -304,7 +302,6 @@ class VideoReader:
             yield time, frame, shape
         if shape is None:
             raise VideoTooShort("The video holds not one frame. Record at least a second and send it again.")
-        self.frame_count = max(count, times.count)
         self.duration = time + gap
         seconds_of[shape.size] += gap
         self.width, self.height = max(seconds_of, key=lambda size: seconds_of[size])
@@ -313,7 +310,7 @@ class VideoReader:
         """Return the shape of a decoded frame; its display matrix is read once for each size."""
         size = frame.width, frame.height
         if size not in self._shapes:
-            square = round(frame.width * self._decoder.pixel_aspect), frame.height
+            square = max(1, round(frame.width * self._decoder.pixel_aspect)), frame.height
             self._shapes[size] = FrameShape(square, display_matrix(frame))
         return self._shapes[size]
 

@@ -20,9 +20,9 @@ _SLACK = 0.25
 """Seconds beyond whole windows that get no window of their own: codecs round a recording up by a block or two."""
 
 
-def window_starts(seconds: float, max_windows: int = MAX_WINDOWS) -> tuple[float, ...]:
+def window_starts(seconds: float) -> tuple[float, ...]:
     """Return the start of each window in seconds. A clip shorter than a window has one, at 0."""
-    count = min(max_windows, max(1, math.ceil((seconds - _SLACK) / SECONDS)))
+    count = min(MAX_WINDOWS, max(1, math.ceil((seconds - _SLACK) / SECONDS)))
     room = max(0.0, seconds - SECONDS)
     if count == 1:
         return (room / 2,)

@@ -235,7 +235,12 @@ class TextPipeline:
         for first in range(0, len(windows), BATCH_SIZE):
             if first >= len(texts[0].windows) and time.perf_counter() - start > self._batch_seconds:
                 break
-            batches.append(self._run_queued(predictor, windows[first : first + BATCH_SIZE], work))
+            try:
+                batches.append(self._run_queued(predictor, windows[first : first + BATCH_SIZE], work))
+            except Overloaded:
+                if first < len(texts[0].windows):
+                    raise
+                break
         done = np.concatenate(batches)
         ends = np.cumsum([len(text.windows) for text in texts], dtype=int)
         return [

@@ -119,12 +119,11 @@ class VideoPipeline:
         assert boomerang is not None  # it was requested, whatever the video shows
         return analysis.with_loop(boomerang)
 
-    def main_track(self, data: bytes, *, crop_kind: CropKind = CropKind.GRAY) -> list[FaceFeatures | None]:
-        """Extract the features of the main face of a video, as `predict` gives them to a model.
+    def main_track(self, data: bytes) -> list[FaceFeatures | None]:
+        """Extract the features of the main face of a video, with gray crops.
 
         Args:
             data: the video file.
-            crop_kind: kind of `FaceFeatures.crop`.
 
         Returns:
             One item for each sampled frame, None where the face was not found.
@@ -134,7 +133,7 @@ class VideoPipeline:
         """
         with self._engine.slot():
             with open_video(data, self._limits) as reader:
-                video = self._people.extract(reader, crop_kind=crop_kind)
+                video = self._people.extract(reader, crop_kind=CropKind.GRAY)
             observations = _by_frame(video.tracks[_main_track(video.tracks)], len(video.frames))
             return [observation.features if observation else None for observation in observations]
 

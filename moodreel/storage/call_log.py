@@ -403,9 +403,9 @@ class CallLog:
             sums = db.execute(_USAGE.format(spans=spans), arguments).fetchall()
         return tuple(DailyUsage(day, calls, seconds) for day, (calls, seconds) in zip(days, sums, strict=True))
 
-    def prune(self, days: float) -> int:
+    def prune(self, days: float, now: datetime | None = None) -> int:
         """Delete calls older than `days`. Returns how many were deleted. Raises CallLogError."""
-        before, deleted = format_timestamp(datetime.now(UTC) - timedelta(days=days)), 0
+        before, deleted = format_timestamp((now or datetime.now(UTC)) - timedelta(days=days)), 0
         while True:
             with self._database.write(QUERY_SECONDS) as db:
                 old = f"select id from calls where timestamp < :before order by timestamp limit {PRUNE_BATCH:d}"
@@ -416,7 +416,8 @@ class CallLog:
 
     def prune_if_due(self, days: float) -> int:
         """Prune once a day, in the process that tries first; 0 days keeps all calls. Raises CallLogError."""
-        return self.prune(days) if days > 0 and self._database.claim_task("prune", PRUNE_INTERVAL) else 0
+        now = self._database.claim_task("prune", PRUNE_INTERVAL) if days > 0 else None
+        return self.prune(days, now) if now else 0
 
     def close(self) -> None:
         """Close the idle connections."""

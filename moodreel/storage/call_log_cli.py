@@ -36,7 +36,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def run(options: argparse.Namespace) -> int:
     """Run the command. Returns exit status 1, with one line on standard error, if the log cannot be used."""
-    options.db = options.db or os.environ.get("LOG_DATABASE_URL") or DEFAULT_DB
+    options.db = options.db or os.environ.get("LOG_DATABASE_URL") or os.environ.get("LOG_PATH") or DEFAULT_DB
     if not is_url(options.db) and not Path(options.db).exists() and options.logs_command != "restore":
         print(f"There is no call log at {options.db}; name it with --db.", file=sys.stderr)
         return 1
@@ -56,7 +56,7 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
     """Add the commands to a parser."""
     database = argparse.ArgumentParser(add_help=False)
     database.add_argument(
-        "--db", help=f"file or URL of the call log (default: the variable LOG_DATABASE_URL, else {DEFAULT_DB})"
+        "--db", help=f"file or URL of the call log (default: LOG_DATABASE_URL, else LOG_PATH, else {DEFAULT_DB})"
     )
     filters = argparse.ArgumentParser(add_help=False, parents=[database])
     filters.add_argument("--start", type=parse_start, metavar="DATE", help="ISO 8601, inclusive; UTC if without a zone")
@@ -132,7 +132,7 @@ def _file(options: argparse.Namespace) -> Path:
     if is_url(options.db):
         raise CallLogError(
             "backup and restore are for SQLite files. For PostgreSQL use its own tools:"
-            ' pg_dump -Fc -t calls "$LOG_DATABASE_URL" >calls.dump, and pg_restore.'
+            ' pg_dump -Fc "$LOG_DATABASE_URL" >moodreel.dump, and pg_restore.'
         )
     return Path(options.db)
 

@@ -1,6 +1,5 @@
 """Open the database of a store: a SQLite file, or PostgreSQL."""
 
-from contextlib import suppress
 from pathlib import Path
 
 from moodreel.storage.database import BUSY_TIMEOUT_SECONDS, Database, Schema, StorageError
@@ -36,11 +35,6 @@ def open_database(
         StorageError: as `error`.
     """
     if not is_url(location):
-        if secure_delete:
-            # The database reports what is wrong with the file.
-            with suppress(OSError):
-                Path(location).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                Path(location).touch(mode=0o600)
         return SqliteDatabase(
             location,
             schema,

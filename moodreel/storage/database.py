@@ -173,10 +173,11 @@ class Database(ABC):
         page, has_more = rows[:limit], len(rows) > limit
         return Page(tuple(map(convert, page)), encode_cursor(page[-1]) if has_more and page else None)
 
-    def claim_task(self, task: str, interval: timedelta) -> bool:
-        """Check whether a task in the table `upkeep` is due; only one of all callers gets True.
+    def claim_task(self, task: str, interval: timedelta) -> datetime | None:
+        """Claim a task in the table `upkeep`; None if it is not due, or another caller has claimed it.
 
-        Raises the store's error.
+        Returns the time that the task goes by: now, but no later than `interval` after it was done before. A clock that
+        jumps ahead makes nothing old that was not, if it is set right within `interval`. Raises the store's error.
         """
         now = datetime.now(UTC)
         times = {"now": now, "first": now - interval, "last": now + interval}
@@ -188,7 +189,10 @@ class Database(ABC):
             " where upkeep.done_at not between :first and :last"
         )
         with self.write() as db:
-            return bool(db.execute(claim, arguments).rowcount)
+            before = db.execute("select done_at from upkeep where task = :task", {"task": task}).fetchone()
+            if not db.execute(claim, arguments).rowcount:
+                return None
+        return min(now, datetime.fromisoformat(before[0]) + interval) if before else now
 
 
 def insert_sql(table: str, columns: Sequence[str]) -> str:

@@ -276,7 +276,8 @@ class History:
 
     def prune_if_due(self, days: float) -> int:
         """Delete entries older than `days` once a day, in the process that tries first; 0 days keeps all entries."""
-        return self._prune(days) if days > 0 and self._database.claim_task(_PRUNE_TASK, PRUNE_INTERVAL) else 0
+        now = self._database.claim_task(_PRUNE_TASK, PRUNE_INTERVAL) if days > 0 else None
+        return self._prune(now - timedelta(days=days)) if now else 0
 
     def delete_due_media(self, seconds: float = MEDIA_DELETION_SECONDS) -> int:
         """Delete the media objects that are due; see `MediaDeletionQueue.run`. Raises ObjectStorageError."""
@@ -293,11 +294,11 @@ class History:
         self._deletions.schedule(db, _keys(media), datetime.now(UTC))
         return ()
 
-    def _prune(self, days: float) -> int:
-        before, deleted = format_timestamp(datetime.now(UTC) - timedelta(days=days)), 0
+    def _prune(self, before: datetime) -> int:
+        deleted = 0
         old = f"select id from entries where timestamp < :before order by timestamp limit {PRUNE_BATCH:d}"
         while True:
-            batch = self._delete(f"id in ({old})", {"before": before})
+            batch = self._delete(f"id in ({old})", {"before": format_timestamp(before)})
             deleted += batch
             if batch < PRUNE_BATCH:
                 return deleted

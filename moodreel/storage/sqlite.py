@@ -52,7 +52,7 @@ class SqliteDatabase(Database):
         name: what operators call the file.
         setting: the environment variable that says where it is.
         error: exception raised, with a message for operators, if the file cannot be opened, read or written.
-        secure_delete: overwrite deleted rows; SQLite would only unlink them.
+        secure_delete: overwrite deleted rows (SQLite would only unlink them), and let only its owner read the file.
         busy_seconds: how long a writer waits for other writers.
         self_healing: move a corrupt file aside, and try to open a file that is locked or on a full disk again later.
     """
@@ -177,7 +177,9 @@ class SqliteDatabase(Database):
             return self._status
 
     def _prepare(self) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.parent.mkdir(mode=0o700 if self._erase else 0o777, parents=True, exist_ok=True)
+        if self._erase:
+            self.path.touch(mode=0o600)
         with self._lock_folder(), closing(self._connect()) as db:
             _use_wal(db, self._busy_seconds)
             db.execute("begin immediate")

@@ -56,7 +56,7 @@ def test_every_container_and_codec_of_phones_and_browsers_is_decoded(container, 
     )
     reader = VideoReader(data)
     frames = list(reader.frames())
-    assert reader.frame_count == len(frames) == 10
+    assert len(frames) == 10
     assert reader.duration == pytest.approx(0.4, abs=0.05)
     assert corners(frames[-1].rgb) == [RED, GREEN, BLUE, WHITE]
 
@@ -241,7 +241,7 @@ def test_frames_that_are_not_requested_are_skipped_and_the_others_do_not_change(
     plain = list(every.frames(**selection))
     assert [frame.time for frame in sparing] == [frame.time for frame in plain]
     assert all(np.array_equal(a.rgb, b.rgb) for a, b in zip(sparing, plain, strict=True))
-    assert (reader.duration, reader.frame_count) == (pytest.approx(every.duration), every.frame_count)
+    assert reader.duration == pytest.approx(every.duration)
 
 
 @pytest.mark.parametrize(
@@ -698,7 +698,7 @@ def test_frames_at_works_at_a_variable_rate():
 def test_frames_at_without_times_reads_the_whole_clip():
     reader = VideoReader(synthetic_video.encode_video(synthetic_frames.counter_frames(20), fps=10))
     assert list(reader.frames_at([])) == []
-    assert (reader.duration, reader.frame_count) == (pytest.approx(2), 20)
+    assert reader.duration == pytest.approx(2)
 
 
 @pytest.mark.parametrize(("container", "codec"), [("mp4", "libx264"), ("webm", "libvpx"), ("avi", "mpeg4")])

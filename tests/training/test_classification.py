@@ -44,9 +44,7 @@ from tests.support.whisper_weights import random_arrays, write_ctranslate2
 
 COUNT, LABELS = 32, ("one", "two", "three", "four")
 TRUTH = np.arange(COUNT) % len(LABELS)
-NO_AUGMENTATION = MelAugmentation(
-    slack_seconds=0, gain_std_db=0, noise_prob=0, max_pitch_shift=0, max_stretch=0, mask_counts=(0, 0)
-)
+NO_AUGMENTATION = MelAugmentation(slack_seconds=0, mask_counts=(0, 0))
 
 
 def bands(side, rng):

@@ -219,9 +219,3 @@ class AudioVisualNet(nn.Module):
             audio_features=audio_features,
             audio_mask=audio_mask,
         )
-
-    def predict(self, batch: AudioVisualBatch) -> list[tuple[torch.Tensor, tuple[str, ...]]]:
-        """Return the probabilities (C,) of each window, uncalibrated, and the modalities that they come from."""
-        with torch.inference_mode():
-            probabilities = self(batch).softmax(dim=-1).cpu()
-        return list(zip(probabilities, batch.modalities(), strict=True))

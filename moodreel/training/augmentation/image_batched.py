@@ -49,7 +49,7 @@ def augment_batch(crops: torch.Tensor, rng: np.random.Generator, *, clean_prob: 
     changed = rng.random(count) >= clean_prob
     for probability, change in (
         (1.0, relight),
-        (0.35, shrink),
+        (0.45, shrink),
         (0.25, blur),
         (0.5, add_noise),
         (0.25, compress),
@@ -72,17 +72,20 @@ def misalign(images: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
     matrix[:, :2, 2] += rng.normal(0, 1.3, (count, 2))
     mirrored = rng.random(count) < 0.5
     matrix[mirrored] = matrix[mirrored] @ np.array([[-1, 0, CROP_SIDE - 1], [0, 1, 0], [0, 0, 1]])
-    return warp(images, matrix).round()
+    color = _column(rng.integers(0, 256, count), images)  # pictures that were cut out near the face have such borders
+    bordered = warp(images - color, matrix, padding="zeros") + color
+    plain = torch.from_numpy(rng.random(count) >= 0.6).to(images.device)[:, None, None]
+    return torch.where(plain, bordered, warp(images, matrix)).round()
 
 
-def warp(images: torch.Tensor, matrix: np.ndarray) -> torch.Tensor:
-    """Warp images by affine matrices (B, 3, 3) from input to output pixels; borders are replicated."""
+def warp(images: torch.Tensor, matrix: np.ndarray, *, padding: str = "border") -> torch.Tensor:
+    """Warp images by affine matrices (B, 3, 3) from input to output pixels; padding: see `grid_sample`."""
     inverse = torch.from_numpy(np.linalg.inv(matrix)[:, :2].astype(np.float32)).to(images.device)
     side = torch.arange(CROP_SIDE, dtype=torch.float32, device=images.device)
     y, x = torch.meshgrid(side, side, indexing="ij")
     pixels = torch.stack([x, y, torch.ones_like(x)], dim=-1).reshape(-1, 3)
     grid = (pixels @ inverse.transpose(1, 2)).reshape(-1, CROP_SIDE, CROP_SIDE, 2) * (2 / (CROP_SIDE - 1)) - 1
-    return F.grid_sample(images[:, None], grid, padding_mode="border", align_corners=True)[:, 0]
+    return F.grid_sample(images[:, None], grid, padding_mode=padding, align_corners=True)[:, 0]
 
 
 def relight(images: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
@@ -100,8 +103,9 @@ def relight(images: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
 
 
 def shrink(images: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-    """Resize to 14 to 40 pixels and back."""
-    sides = rng.integers(MIN_SHRUNK_SIDE, MAX_SHRUNK_SIDE + 1, len(images))
+    """Resize to `MIN_SHRUNK_SIDE` to `MAX_SHRUNK_SIDE` pixels and back."""
+    low, high = np.log(MIN_SHRUNK_SIDE), np.log(MAX_SHRUNK_SIDE)
+    sides = np.exp(rng.uniform(low, high, len(images))).round().astype(int)
     return _separable(images, _shrink_matrices()[sides - MIN_SHRUNK_SIDE])
 
 
@@ -189,7 +193,7 @@ def _separable(images: torch.Tensor, matrices: np.ndarray) -> torch.Tensor:
 
 @cache
 def _shrink_matrices() -> np.ndarray:
-    """Matrices (27, 48, 48) that resize a column of pixels to each side and back, made by OpenCV itself."""
+    """Matrices (32, 48, 48) that resize a column of pixels to each side and back, made by OpenCV itself."""
     identity = np.eye(CROP_SIDE, dtype=np.float32)
     matrices = []
     for side in range(MIN_SHRUNK_SIDE, MAX_SHRUNK_SIDE + 1):

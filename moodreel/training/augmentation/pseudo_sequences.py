@@ -95,14 +95,12 @@ class SequenceBatch:
         face_mask: bool (B, T), which frames show the face.
         lengths: int64 (B,).
         targets: float32 (B, 5).
-        kinds: int64 (B,).
     """
 
     features: np.ndarray
     face_mask: np.ndarray
     lengths: np.ndarray
     targets: np.ndarray
-    kinds: np.ndarray
 
 
 class PseudoSequenceGenerator:
@@ -143,7 +141,6 @@ class PseudoSequenceGenerator:
             face_mask=face_mask,
             lengths=lengths,
             targets=self._targets[list(rows)],
-            kinds=kinds,
         )
 
     def _generate_one(self, kind: SequenceKind, rng: np.random.Generator) -> tuple[int, np.ndarray]:

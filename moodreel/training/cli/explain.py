@@ -46,6 +46,8 @@ def run(args: argparse.Namespace) -> None:
         faces += faces_of_dataset(args.data, context, kind, count=args.count)
     if not faces:
         raise DataInvalid("There is no face to explain; name images that show one, or --data NAME:PATH.")
+    if len({face.name for face in faces}) < len(faces):
+        raise DataInvalid("Two images have the same name, and so would what is drawn of them; rename one.")
     maps = attribute_faces(model.predictor, faces, label=args.label)
     args.out.mkdir(parents=True, exist_ok=True)
     for face, each in zip(faces, maps, strict=True):

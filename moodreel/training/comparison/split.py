@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -35,7 +36,14 @@ def evaluation_split(
         if trained:
             reason = f"LEAKS: {reason} By their cards these were trained on it: {', '.join(trained)}."
         return Split(everything[:0], everything, bool(trained), reason)
-    split = data.split(share or 0.2, by=by or ("person" if share else ""), seed=seed)
+    is_new = share is not None or bool(by)
+    split = data.split(0.2 if share is None else share, by=by or ("person" if is_new else ""), seed=seed)
+    if is_new and (trained := [card.name for card in cards if trained_on(card, data.name)]):
+        reason = (
+            f"{split.reason} By their cards these were trained on {data.name}: {', '.join(trained)}. What is held out "
+            "is new to them only if they were trained with the same split and seed, and without --folds."
+        )
+        split = replace(split, reason=reason)
     groups = group_ids(data.examples)
     if not split.leaks and (shared := np.intersect1d(groups[split.train], groups[split.held_out])).size:
         what = "persons, clips or copies of one file are"
@@ -44,9 +52,10 @@ def evaluation_split(
 
 
 def trained_on(card: ModelCard, name: str) -> bool:
-    """Tell whether a card's `data` names a data set, by the first word of its name in any spelling."""
-    wanted = _normalized(name.partition(",")[0])
-    return bool(wanted) and wanted in _normalized(card.data)
+    """Tell whether a card's `data` lists a data set: by what stands before a comma or bracket, in any spelling."""
+    parts = re.split(r"; |synthetic pairing of | with faces of ", card.data)
+    wanted, *listed = (_normalized(re.split(r"[,(]", text)[0]) for text in (name, *parts))
+    return bool(wanted) and wanted in listed
 
 
 def _normalized(text: str) -> str:

@@ -103,7 +103,8 @@ def read_copies(path: Path, count: int) -> np.ndarray | None:
 def holdout_mask(count: int, share: float, seed: int) -> np.ndarray:
     """Draw the validation rows of `count` training images, bool (N,).
 
-    One seed gives the same rows, so that networks that are trained separately and then combined have seen none of them.
+    One seed and share give the same rows, so that networks that are trained separately and then combined have seen none
+    of them.
     """
     return np.random.default_rng(seed).random(count) < share
 

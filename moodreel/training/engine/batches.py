@@ -1,10 +1,8 @@
-"""Order of examples over epochs, and batches made ahead in other threads."""
+"""Order of examples over epochs, and batches made ahead in another thread."""
 
 import math
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import numpy as np
@@ -36,17 +34,13 @@ def epoch_indices(step: int, count: int, batch_size: int, seed: int, weights: np
     return order[position * batch_size : (position + 1) * batch_size]
 
 
-def prefetch(steps: range, make: Callable[[int], Made], threads: int = 1) -> Iterator[Made]:
-    """Yield `make(step)` for each step in order; up to `threads` next ones are made meanwhile."""
-    ahead = iter(steps)
-    with ThreadPoolExecutor(threads) as pool:
-        pending: deque[Future[Made]] = deque(pool.submit(make, step) for step in islice(ahead, threads))
-        try:
-            while pending:
-                batch = pending.popleft().result()
-                if (step := next(ahead, None)) is not None:
-                    pending.append(pool.submit(make, step))
-                yield batch
-        finally:
-            for future in pending:
-                future.cancel()
+def prefetch(steps: range, make: Callable[[int], Made]) -> Iterator[Made]:
+    """Yield `make(step)` for each step in order; another thread makes the next one meanwhile."""
+    with ThreadPoolExecutor(1) as pool:
+        pending = [pool.submit(make, step) for step in steps[:1]]
+        for step in steps[1:]:
+            batch = pending.pop().result()
+            pending.append(pool.submit(make, step))
+            yield batch
+        for last in pending:
+            yield last.result()

@@ -38,10 +38,6 @@ class ExponentialMovingAverage:
         self._floating = [pair for pair in moving if pair[0].is_floating_point()]
         self._others = [pair for pair in moving if not pair[0].is_floating_point()]
 
-    def restart(self) -> None:
-        """Let the next update replace the average."""
-        self._updates = 0
-
     def update(self) -> None:
         """Move floating-point tensors towards those of the network, and copy the others."""
         averages, currents = (list(tensors) for tensors in zip(*self._floating, strict=True))

@@ -27,8 +27,6 @@ class Phase:
             in eval mode: no dropout, and its batch statistics do not move.
         lr_scales: factors of `lr` by name prefix; the longest prefix that fits a parameter counts.
         weight_decay: of weights; biases and normalization parameters have none.
-        reset_from_ema: start from the EMA weights of the phase before and begin a new EMA, instead of going on from
-            the last weights.
     """
 
     name: str
@@ -41,7 +39,6 @@ class Phase:
     frozen: tuple[str, ...] = ()
     lr_scales: Mapping[str, float] = field(default_factory=dict)
     weight_decay: float = 0.05
-    reset_from_ema: bool = False
 
 
 def _one_cycle(optimizer: Optimizer, phase: Phase) -> LRScheduler:

@@ -85,7 +85,6 @@ def fit(
     resume: bool = False,
     metadata: Mapping[str, object] | None = None,
     wandb: str = "",
-    loader_threads: int = 1,
 ) -> TrainingHistory:
     """Train a task's network, and leave the weights that were kept in it, in eval mode.
 
@@ -97,8 +96,6 @@ def fit(
         resume: continue from the checkpoint in the folder, if there is one.
         metadata: what the checkpoint says of itself (architecture, arguments, labels, recipe, data): plain values.
         wandb: project of Weights & Biases to log to as well.
-        loader_threads: batches made at once, ahead of the training. Their content does not depend on it. More than one
-            needs a thread-safe `Task.sample_batch`.
 
     Raises:
         DataInvalid: the checkpoint is broken or of another run, or the loss is not finite any more.
@@ -107,7 +104,7 @@ def fit(
     about = checkpoint.plain({**(metadata or {}), "running": asdict(config), "phases": [asdict(p) for p in phases]})
     path = folder / CHECKPOINT if folder else None
     state = checkpoint.resume(path, about) if path and resume and path.is_file() else None
-    trainer = Trainer(task, config, state, loader_threads)
+    trainer = Trainer(task, config, state)
     metrics_logger = MetricsLogger(folder, history=trainer.history, wandb=wandb, about=about)
     with metrics_logger, logging_redirect_tqdm(), deterministic(trainer.device):
         for number, phase in list(enumerate(phases))[trainer.phase :]:
@@ -130,9 +127,9 @@ class Trainer:
         kept: its weights; None without patience, when the last ones are kept.
     """
 
-    def __init__(self, task: Task, config: TrainerConfig, state: State | None = None, loader_threads: int = 1) -> None:
+    def __init__(self, task: Task, config: TrainerConfig, state: State | None = None) -> None:
         """Prepare a run, or load one from a checkpoint's state."""
-        self.task, self.config, self._loader_threads = task, config, loader_threads
+        self.task, self.config = task, config
         self.device = next(task.network.parameters()).device
         self.dtype = autocast_dtype(self.device, bf16=config.bf16)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype is torch.float16)
@@ -221,9 +218,6 @@ class Trainer:
             self._resumed = None
             return
         self.phase, self.step, self.stale = number, 0, 0
-        if phase.reset_from_ema and self.ema:
-            self.task.network.load_state_dict(self.ema.network.state_dict())
-            self.ema.restart()
 
     def _out_of_patience(self) -> bool:
         return bool(self.config.patience) and self.stale >= self.config.patience
@@ -237,7 +231,7 @@ class Trainer:
             sampled = [self.task.sample_batch((first_step + step) * parts + i, rng, phase) for i in range(parts)]
             return sampled if self.device.type == "cpu" else to_device(sampled, self.device)
 
-        return prefetch(steps, make, self._loader_threads)
+        return prefetch(steps, make)
 
     def _update(self, batches: list[Any], phase: Phase) -> float:
         """Take one optimizer step. Returns the mean loss of the batches."""

@@ -18,7 +18,7 @@ from moodreel.training.data.image_folder import read_folders, read_groups
 from moodreel.training.data.images import Images, ImageSequence
 from moodreel.training.data.label_mapping import mapping_matrix
 from moodreel.training.evaluation.metrics import ClassificationMetrics, Predictions, compute_metrics
-from moodreel.training.evaluation.predict import predict_rows, requires_landmarks, scatter
+from moodreel.training.evaluation.predict import predict_rows, requires_landmarks, scatter, to_labels
 from moodreel.training.evaluation.pseudo_sequences import SequenceMetrics, evaluate_sequences
 
 logger = logging.getLogger(__name__)
@@ -101,9 +101,8 @@ def evaluate(
 
 def in_five(predictions: Predictions, truth: np.ndarray) -> ClassificationMetrics:
     """Compute the metrics of predictions for seven labels after summing them into five."""
-    matrix = mapping_matrix(SEVEN, FIVE).astype(np.float32)
-    merged = Predictions(predictions.probabilities @ matrix, predictions.found)
-    return compute_metrics(merged, matrix.argmax(axis=1)[truth], FIVE)
+    five = mapping_matrix(SEVEN, FIVE).argmax(axis=1)[truth]
+    return compute_metrics(to_labels(predictions, SEVEN, FIVE), five, FIVE)
 
 
 def _read(data: Path, labels: tuple[str, ...], groups: Path | None) -> tuple[Images, np.ndarray, dict[str, np.ndarray]]:

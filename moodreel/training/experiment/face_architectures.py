@@ -77,7 +77,8 @@ class TrackInputs(InputAdapter):
 
     Attributes:
         tracks: N tracks, with None for frames without a face.
-        noise: Standard deviation of the noise on landmarks, in centimeters.
+        noise: Standard deviation of the noise on normalized landmarks, in centimeters. Networks that read raw
+            landmarks or crops do not see it.
         drop_frames: The fraction of frames that lose their face in training.
     """
 

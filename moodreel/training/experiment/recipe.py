@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -55,7 +55,6 @@ class RunRequest(Generic[TaskOptions]):
     save: bool = True
     wandb: str = ""
     command: str = ""
-    metadata: Mapping[str, Any] = field(default_factory=dict)
 
     def fit(
         self,

@@ -26,6 +26,7 @@ from moodreel.models.networks.efficientnet_lite import EfficientNetLiteNet
 from moodreel.models.networks.multi_head import MultiHeadFaceNet
 from moodreel.models.registry import CARD_FILE
 from moodreel.training.data.face_cache import crop_image
+from moodreel.training.data.ferplus import holdout_mask
 from moodreel.training.data.images import Images, ImageSequence
 from moodreel.training.data.muxspace import read_muxspace
 from moodreel.training.data.registry import open_dataset
@@ -192,7 +193,7 @@ def _read_sources(request: RunRequest[MultiHeadOptions]) -> list[Source]:
     if WEBFACES in request.data:
         data = open_dataset(f"{WEBFACES}:{request.data[WEBFACES]}")
         images, truth = ImageSequence(data.examples), data.truth
-        held_out = np.random.default_rng(request.config.seed).random(len(truth)) < request.config.val_fraction
+        held_out = holdout_mask(len(truth), request.config.val_fraction, request.config.seed)
         sources.append(_single_head(request, WEBFACES, images, truth, held_out, options.webfaces_share))
     if MUXSPACE in request.data:
         part = read_muxspace(request.data[MUXSPACE], SEVEN, split="train")

@@ -6,10 +6,9 @@
 4. Measure on FER+'s valid split how often both predict the same label, and write the folder.
 """
 
-import logging
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,9 +21,9 @@ from moodreel.faces.facial_actions import ACTIONS, FacialActionExplainer, mean_b
 from moodreel.models.face_registry import load_face_model
 from moodreel.models.model_store import model_folder
 from moodreel.models.predictor import FacePredictor
-from moodreel.training.data.face_cache import FaceTable, crop_image
+from moodreel.training.data.face_cache import FaceTable
 from moodreel.training.data.ferplus import LabeledImages, read_split
-from moodreel.training.evaluation.predict import single_frame
+from moodreel.training.evaluation.predict import predict_rows
 from moodreel.training.experiment.options import MODEL, Options, option
 from moodreel.training.experiment.recipe import Recipe, RunRequest
 from moodreel.training.export.model_card import render
@@ -36,9 +35,6 @@ FULL_PERCENTILE = 98
 RARE_LABEL_POWER = 0.5
 """Labels are weighted by their frequency to the power of minus this."""
 WEIGHT_DECAY = 1e-3
-_BATCH = 256
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -148,21 +144,7 @@ def _predict(
     images = read_split(request.data[FERPLUS], split, labels=SEVEN)
     faces, landmarks = find_landmarks(request, images.images)
     rows = np.flatnonzero(faces.found)
-    probabilities: list[np.ndarray] = []
-    for begin in range(0, len(rows), _BATCH):
-        tracks = [
-            [
-                replace(
-                    single_frame(faces, row),
-                    crop=crop_image(images.images[row], landmarks[row], predictor.crop_kind),
-                )
-            ]
-            for row in rows[begin : begin + _BATCH]
-        ]
-        predictions = predictor.predict(tracks, per_frame=False)
-        probabilities += [prediction.probabilities for prediction in predictions]
-        logger.info("%s: %d of %d faces", split, len(probabilities), len(rows))
-    return images, faces, np.stack(probabilities)
+    return images, faces, predict_rows(predictor, faces, rows, images.images, landmarks)
 
 
 def _regress(activations: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

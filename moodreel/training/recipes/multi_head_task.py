@@ -10,6 +10,7 @@ from typing import cast
 import numpy as np
 import torch
 
+from moodreel.errors import DataInvalid
 from moodreel.models.networks.multi_head import MultiHeadFaceNet
 from moodreel.training.augmentation.image import augment_crops
 from moodreel.training.engine.schedule import Phase
@@ -46,6 +47,12 @@ class MultiHeadOptions(Options):
     )
     teacher: str = option("", "a model to distill, by folder or name in the store; default: none", kind=MODEL)
     distill_weight: float = option(0.5, "fraction of each target that the teacher makes up", "[0, 1]", old="distilled")
+
+    def __post_init__(self) -> None:
+        """Check that FER+ has a share of the batches, too."""
+        super().__post_init__()
+        if (total := self.webfaces_share + self.muxspace_share) >= 1:
+            raise DataInvalid(f"--webfaces-share and --muxspace-share must be below 1 together; they are {total:g}.")
 
     @property
     def head_weights(self) -> list[float]:
@@ -137,7 +144,7 @@ class MultiHeadTask(Task):
         return CropBatch(
             augment_crops(torch.cat(crops), rng, clean_prob=config.clean_prob),
             self._weighted(torch.cat(targets)),
-            mixup=self._mixup(total, rng) if rng.random() < config.mixup_prob else None,
+            mixup=self._mixup(total, rng) if rng.random() < config.mixup_prob and config.mixup_alpha else None,
         )
 
     def _weighted(self, targets: torch.Tensor) -> torch.Tensor:
