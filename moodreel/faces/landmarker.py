@@ -207,9 +207,10 @@ class FaceLandmarker:
             ValueError: The array has another type or shape.
         """
         detected = [face for face in self.detector.detect(rgb) if face.confidence >= self._min_confidence]
-        faces = list(takewhile(bool, (self._detect_surely(rgb, face) for face in detected[: self._max_faces])))
-        if faces and len(faces) == min(len(detected), self._max_faces):
-            return tuple(sorted(faces, key=box_area, reverse=True))
+        detected = detected[: self._max_faces]
+        sure = [found for face in detected if (found := self._detect_surely(rgb, face))]
+        if sure and len(sure) == len(detected):
+            return tuple(sorted(sure, key=box_area, reverse=True))
         return self._add_fallbacks(rgb, self.detect_once(rgb) if detected else ())
 
     def detect_once(self, rgb: np.ndarray) -> list[Face]:

@@ -282,18 +282,17 @@ class VideoReader:
     def _timestamped(self, frames: Iterator[av.VideoFrame]) -> Iterator[_TimedFrame]:
         """Assign an ascending time to every frame, measure the clip and enforce the limits."""
         limits, times = self._decoder.limits, self._decoder.frame_times()
-        clock, count, pixels = FrameClock(times), 0, 0
+        clock, pixels = FrameClock(times), 0
         time, gap = 0.0, times.usual_gap
         seconds_of, shape = defaultdict[tuple[int, int], float](float), None
-        for frame in frames:
+        for count, frame in enumerate(frames, start=1):
             before, time = time, clock.time_of(frame.pts)
             if shape is not None:
                 gap = time - before
                 seconds_of[shape.size] += gap  # of the frame before
             shape = self._shape(frame)
-            if not count:
+            if count == 1:
                 self.width, self.height = shape.size
-            count += 1
             pixels += frame.width * frame.height
             if time > limits.seconds or count > limits.frames:
                 self._decoder.refuse_long()
