@@ -242,6 +242,19 @@ def test_only_one_process_a_day_prunes(log: CallLog) -> None:
         assert CallLog(log.location).prune_if_due(30) > 0
 
 
+def test_a_clock_that_jumps_ahead_deletes_no_calls_that_were_not_old_before(log: CallLog) -> None:
+    # It was set to now from 400 days ago, a few hours after the log was pruned.
+    before = datetime.now(UTC) - timedelta(days=400)
+    log.prune_if_due(30)
+    with log._database.write() as db:
+        db.execute("update upkeep set done_at = :time", {"time": format_timestamp(before - timedelta(hours=5))})
+    for days in (0, 29, 31):
+        write(log, str(days), before - timedelta(days=days))
+    assert log.prune_if_due(30) == 1
+    assert log.prune_if_due(30) == 0
+    assert names(log) == ["0", "29"]
+
+
 def test_a_retention_of_zero_days_prunes_nothing(log: CallLog) -> None:
     write(log, "old", NOON)
     assert log.prune_if_due(0) == 0

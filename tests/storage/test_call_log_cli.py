@@ -82,6 +82,18 @@ def test_the_error_of_a_missing_log_is_one_line(tmp_path: Path, capsys: pytest.C
     assert not (tmp_path / "none.db").exists()
 
 
+def test_the_environment_names_the_log(
+    sqlite_log: CallLog, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("LOG_DATABASE_URL", raising=False)
+    monkeypatch.setenv("LOG_PATH", str(sqlite_log.location))
+    assert main(["export", "--format", "jsonl"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 3
+    monkeypatch.setenv("LOG_DATABASE_URL", "none.db")
+    assert main(["export"]) == 1
+    assert "There is no call log at none.db" in capsys.readouterr().err
+
+
 def test_the_error_of_a_corrupt_log_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "bad.db").write_bytes(b"garbage" * 5000)
     assert main(["list", "--db", str(tmp_path / "bad.db")]) == 1

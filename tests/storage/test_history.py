@@ -414,6 +414,18 @@ def test_old_entries_are_deleted_once_a_day_with_their_media(history: History, f
     assert History(history.location).prune_if_due(30) == 1
 
 
+def test_a_clock_that_jumps_ahead_deletes_no_entries_that_were_not_old_before(history: History, folder: Path) -> None:
+    # It was set to now from 400 days ago, a few hours after the history was pruned.
+    before = datetime.now(UTC) - timedelta(days=400)
+    history.prune_if_due(30)
+    with history._database.write() as db:
+        db.execute("update upkeep set done_at = :at", {"at": format_timestamp(before - timedelta(hours=5))})
+    entries = [upsert_with_loop(history, "ann", other(), time=before - timedelta(days=days)) for days in (0, 29, 31)]
+    assert history.prune_if_due(30) == 1
+    history.delete_due_media()
+    assert (ids(history, "ann"), len(files(folder))) == (entries[:2], 4)
+
+
 def test_pruning_deletes_more_than_one_batch(history: History, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PRUNE_BATCH", 3)
     for _ in range(10):

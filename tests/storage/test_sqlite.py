@@ -1,14 +1,21 @@
 """Connections of many threads to one SQLite file, and connections that failed."""
 
+import shutil
 import sqlite3
+import stat
 import threading
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from moodreel.observers import observers
+from moodreel.storage.analysis_store import AnalysisStore
+from moodreel.storage.answer_store import AnswerStore
 from moodreel.storage.call_log import Call, CallLog, CallLogError
+from moodreel.storage.history import History
+from moodreel.storage.job_store import JobStore
 
 THREADS = 40
 
@@ -59,6 +66,28 @@ def test_a_repaired_file_is_used_again(tmp_path: Path) -> None:
     Path(log.location).write_bytes(intact)
     log.write(call)
     assert call.id == 1
+
+
+@pytest.mark.parametrize(
+    "open_store",
+    [
+        lambda path: AnalysisStore(path, seconds=60),
+        lambda path: AnswerStore(path, seconds=60, call_seconds=60),
+        lambda path: JobStore(path, keep_seconds=60, max_jobs=3, max_bytes=1000),
+        History,
+    ],
+    ids=["analyses", "answers", "jobs", "history"],
+)
+def test_only_the_owner_may_read_what_users_sent_also_in_a_file_that_is_made_again(
+    tmp_path: Path, open_store: Callable[[Path], AnalysisStore | AnswerStore | JobStore | History]
+) -> None:
+    path = tmp_path / "data" / "store.db"
+    store = open_store(path)
+    for _ in range(2):
+        with store._database.write():
+            modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in (path.parent, *path.parent.iterdir())}
+        assert modes == {"data": 0o700, "store.db": 0o600, "store.db-wal": 0o600, "store.db-shm": 0o600}
+        shutil.rmtree(path.parent)
 
 
 def _open_files(path: Path) -> int:
