@@ -135,6 +135,9 @@ def test_an_unknown_thumbnail_format_is_a_usage_error(smile, tmp_path, capsys):
         (["folder/smile.mp4", "--thumbnail", "loops"], "several files would be written to loops/smile.mp4"),
         (["other.mp4", "--thumbnail", "there.mp4"], "--thumbnail names a folder for several files"),
         (["other.mp4", "--timeline", "plots"], "plots/other.png exists. --force overwrites it"),
+        (["--thumbnail", "plots/../smile.mp4", "--force"], "--thumbnail would overwrite plots/../smile.mp4"),
+        (["there.mp4", "--thumbnail", ".", "--force"], "--thumbnail would overwrite smile.mp4"),
+        (["there.png", "--timeline", ".", "--force"], "--timeline would overwrite there.png"),
     ],
     ids=" ".join,
 )

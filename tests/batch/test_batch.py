@@ -115,6 +115,8 @@ def test_files_are_analyzed_again_only_on_request(run: Run, clips: Path, tmp_pat
     assert attempts(clips) == {**dict.fromkeys("abcde", 1), "broken": 2}
     run(force=True)
     assert attempts(clips) == {**dict.fromkeys("abcde", 2), "broken": 3}
+    run(force=True, limit=2)
+    assert attempts(clips) == {**dict.fromkeys("ab", 3), **dict.fromkeys("cde", 2), "broken": 3}
     assert len(stored(tmp_path / "out")) == 6
 
 
@@ -135,6 +137,17 @@ def test_a_batch_that_cannot_go_on_says_why(run: Run, clips: Path, tmp_path: Pat
     with pytest.raises(BatchError, match="No space left"):
         run()
     assert stored(tmp_path / "out") == {**dict.fromkeys("abcde"), "broken": "video_corrupt"}
+
+
+def test_ctrl_c_says_how_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("moodreel.cli.batch.run_batch", interrupt)
+    assert main(["batch", str(tmp_path), "--out", str(tmp_path / "out"), "--force"]) == 130
+    assert capsys.readouterr().err == "moodreel: stopped. The same command, without --force, goes on where it was.\n"
 
 
 LOCK = """
@@ -168,6 +181,15 @@ def test_unusable_models_and_outputs_stop_the_batch(tmp_path: Path) -> None:
     (tmp_path / "a.mp4").write_bytes(synthetic_video.encode_video(synthetic_frames.face_frames(10)))
     row = analyzer.analyze(f"file://{tmp_path}/a.mp4")
     assert (row["error"], "cannot be written" in str(row["detail"])) == (STOPPED, True)
+
+
+def test_a_loop_is_written_for_a_file_with_a_long_name(tmp_path: Path) -> None:
+    clip = tmp_path / f"{'微' * 71}.mp4"
+    clip.write_bytes(synthetic_video.encode_video(synthetic_frames.face_frames(10)))
+    analyzer = ClipAnalyzer(AnalyzerOptions(STORE, loop=loop_options()), OutputFolder(str(tmp_path / "out")))
+    row = analyzer.analyze(f"file://{clip}")
+    assert row.get("error") is None, row["detail"]
+    assert (tmp_path / "out" / str(row["loop"])).is_file()
 
 
 def loop_options():
