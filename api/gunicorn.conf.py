@@ -27,9 +27,18 @@ from gunicorn.workers.gthread import ThreadWorker
 
 from api.temporary_folders import make_folder
 
+# In memory nothing waits for a disk, and nothing is left on one.
+_memory = "/dev/shm" if Path("/dev/shm").is_dir() else None
+# Deleted when the service stops. A reload runs this file again, and finds here the folders that the first run made.
+_owner, *_folders = os.environ.get("MOODREEL_FOLDERS", "").split(os.pathsep)
+if _owner != str(os.getpid()):
+    _folders = [
+        make_folder("moodreel-metrics-", tempfile.gettempdir()),
+        make_folder("moodreel-analyses-", _memory or tempfile.gettempdir()),
+    ]
+    os.environ["MOODREEL_FOLDERS"] = os.pathsep.join([str(os.getpid()), *_folders])
 # prometheus_client reads this when it is first imported, which the imports below do.
-if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = make_folder("moodreel-metrics-", tempfile.gettempdir())
+os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", _folders[0])
 # The cores are shared by the workers; and a process without further threads can be forked safely.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
@@ -42,9 +51,6 @@ from moodreel.errors import MoodreelError
 
 if TYPE_CHECKING:
     from gunicorn.arbiter import Arbiter
-
-# Deleted when the service stops.
-_folders = [os.environ["PROMETHEUS_MULTIPROC_DIR"]]
 
 # glibc gives every thread an arena that hardly shrinks. With one arena for all, the peak of a worker is 30 MB lower
 # than with two. Blocks of up to 8 MB (a frame, an activation of the network) are taken from it again and again: to map
@@ -126,11 +132,8 @@ try:
 except SettingsError as error:
     _stop(error)
 
-# In memory nothing waits for a disk, and nothing is left on one.
-_memory = "/dev/shm" if Path("/dev/shm").is_dir() else None
 # The workers share the cache of analyses and the answers to calls with an Idempotency-Key. Both end with them, unless
 # ANALYSIS_CACHE_PATH or IDEMPOTENCY_PATH names a file.
-_folders.append(make_folder("moodreel-analyses-", _memory or tempfile.gettempdir()))
 if not settings.analysis_cache_path:
     os.environ["ANALYSIS_CACHE_PATH"] = f"{_folders[-1]}/analyses.db"
 if not settings.idempotency_path:
@@ -200,6 +203,21 @@ def on_reload(server: "Arbiter") -> None:
     # Gunicorn now starts no others, stops the old ones, and waits until none is as old as `worker_age`.
     server.cfg.set("workers", 0)
     server.worker_age = age
+
+
+def when_ready(server: "Arbiter") -> None:
+    """Ignore a reload while a setting is invalid: Gunicorn itself would end, and with it the service."""
+    reload = server.handle_hup
+
+    def handle_hup() -> None:
+        try:
+            Settings.from_environment()
+        except SettingsError as error:
+            server.log.error("moodreel goes on as it was: %s", error)
+        else:
+            reload()
+
+    server.handle_hup = handle_hup
 
 
 def post_fork(server: "Arbiter", worker: StoppableWorker) -> None:

@@ -47,7 +47,7 @@ HEADERS = {
 
 _View = TypeVar("_View", bound=Callable[..., object])
 
-_KEPT_HEADERS = ("Content-Type", "x-client-id", "date", "x-date")
+_KEPT_HEADERS = ("Content-Type", "Content-Encoding", "x-client-id", "date", "x-date")
 _RESPOND_ASYNC = re.compile(r"(^|,)\s*respond-async\s*($|[,;])", re.IGNORECASE)
 
 logger = logging.getLogger(__name__)
@@ -71,6 +71,9 @@ def _accept() -> Response | None:
         return None
     if not _RESPOND_ASYNC.search(",".join(request.headers.getlist("Prefer"))):
         return None
+    webhook = request.headers.get(webhooks.HEADER, "").strip() or None
+    if webhook is not None:
+        runner.check_webhook(webhook)
     stream = request.stream  # waits for a slot
     with stage("body"):
         body = stream.read()
@@ -86,9 +89,6 @@ def _accept() -> Response | None:
         "request_id": g.request_id,
         "caller": {"id": caller.id, "roles": sorted(caller.roles), "user": caller.user},
     }
-    webhook = request.headers.get(webhooks.HEADER, "").strip() or None
-    if webhook is not None:
-        runner.check_webhook(webhook)
     try:
         job_id = runner.add(owner(caller), call, body, webhook)
     except TooManyJobs as error:

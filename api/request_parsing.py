@@ -9,10 +9,12 @@ from typing import cast
 
 from flask import json, request
 from marshmallow import ValidationError
+from werkzeug.exceptions import RequestEntityTooLarge
 
 from api import idempotency, log_fields
 from api.base64_input import decode_base64
 from api.errors import ApiError
+from api.middleware import request_body
 from api.schemas.fields import LoadedData
 from api.schemas.files import IMAGE, VIDEO, FileSchema, OptionsSchema
 from api.schemas.images import IMAGE_COUNT, ImagesSchema
@@ -33,6 +35,7 @@ _NESTED_NAME = re.compile(r"(\w+)(?:\.(\w+)|\[(\w+)\])")
 _MEDIA_TYPES = ("video/", "image/", "audio/", "application/octet-stream")
 _MAX_NAME, _MAX_NAMES = 64, 4
 """Characters of a name, and number of names, that an error repeats."""
+_TEXT_PART = "The part is text. Send it as a file: with a filename in its Content-Disposition."
 _FILE_EXAMPLE = '{"encoding": "base64", "content": "…"}'
 
 
@@ -143,8 +146,14 @@ def read_form() -> tuple[dict[str, str], list[bytes]]:
     """Return the fields of the form, and the bytes of its `file` parts."""
     _require_identity_encoding()
     _ = request.stream  # waits for a slot
-    with stage("body"):
-        fields, files = request.form.to_dict(), request.files.getlist("file")
+    try:
+        with stage("body"):
+            fields, files = request.form.to_dict(), request.files.getlist("file")
+    except RequestEntityTooLarge as error:
+        if request_body.bytes_read() > (request.max_content_length or 0):
+            raise
+        # Werkzeug takes 500 kB of text and 1000 parts.
+        raise ValidationError({"file": [_TEXT_PART]}) from error
     # `api.middleware.request_body` keeps the parts in memory: this makes no copy.
     contents = [cast(io.BytesIO, file.stream).getvalue() for file in files]
     idempotency.begin([json.dumps(fields, sort_keys=True).encode(), *contents])
@@ -174,7 +183,7 @@ def _from_form(schema: FileSchema) -> Upload:
 def _missing_file(fields: Mapping[str, str]) -> str:
     """Say why a form has no file: its part has another name, or no file name."""
     if "file" in fields:
-        return "The part is text. Send it as a file: with a filename in its Content-Disposition."
+        return _TEXT_PART
     names = ", ".join(name[:_MAX_NAME] for name in [*request.files][:_MAX_NAMES])
     return f"The form has the file in another part: {names}. Name it file." if names else "The form has no such part."
 

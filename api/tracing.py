@@ -128,7 +128,10 @@ class Tracing:
                 self._add_stage(EndedStage("send", answered, time.perf_counter(), 0.0, 1, None), call)
                 _end(call, response.status_code, request_id, fields)
 
-            response.call_on_close(end)
+            if response.direct_passthrough:
+                end()  # Werkzeug sends a file without closing its response
+            else:
+                response.call_on_close(end)
         return response
 
     def _leave(self, _error: BaseException | None) -> None:

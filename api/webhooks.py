@@ -76,7 +76,7 @@ class WebhookSender:
             return False
         try:
             status = self._post(webhook)
-        except (OSError, http.client.HTTPException, ValueError) as error:
+        except (ApiError, OSError, http.client.HTTPException, ValueError) as error:
             logger.warning("the webhook of job %s was not called: %r", webhook.job, error)
             return True
         if 200 <= status < 300 or status == _GONE:

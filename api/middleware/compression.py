@@ -35,7 +35,9 @@ def _compress(response: Response) -> Response:
     response.vary.add("Accept-Encoding")
     if response.status_code == 200 and request.accept_encodings["gzip"] > 0:
         data = gzip.compress(response.get_data(), 6, mtime=0) if path is None else _gzip(path)
-        response.close()
+        if path is not None:
+            # The file alone: `response.close` would run what waits until the response has been sent.
+            response.response.close()  # type: ignore[union-attr]
         response.direct_passthrough = False
         response.set_data(data)
         response.headers["Content-Encoding"] = "gzip"

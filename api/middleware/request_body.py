@@ -45,7 +45,7 @@ def init_app(app: Flask) -> None:
     app.config["MAX_CONTENT_LENGTH"] = services(app).settings.max_body_bytes
     app.after_request(_set_retry_after)
     app.after_request(_drain_after_response)
-    app.teardown_request(lambda _error: release_slot())
+    app.teardown_request(_release_slot)
 
 
 class _Body(Protocol):
@@ -105,6 +105,8 @@ class Request(flask.Request):
     def stream(self) -> LimitedStream:  # type: ignore[override]
         """The body. Using it takes a slot of the concurrency limiter until the request has been answered.
 
+        A route that has lowered `max_content_length` takes none.
+
         Raises:
             RequestEntityTooLarge: The announced body is larger than the limit.
             ApiError: `overloaded`, if no slot becomes free.
@@ -112,7 +114,9 @@ class Request(flask.Request):
         limit = self.max_content_length
         if limit is not None and (self.content_length or 0) > limit:
             raise RequestEntityTooLarge
-        if self.content_length or _is_chunked(self):
+        # A route with a lower limit reads a token or a few words, anybody's even: that must not take a video's slot.
+        is_large = limit is None or limit >= services().settings.max_body_bytes
+        if is_large and (self.content_length or _is_chunked(self)):
             _acquire_slot()
         return LimitedStream(self.environ["wsgi.input"], self.environ.get("gunicorn.socket"), limit)
 
@@ -134,8 +138,7 @@ def _acquire_slot() -> None:
     g.slot_since = time.monotonic()
 
 
-def release_slot() -> None:
-    """Return the slot that the body took. A view calls it if it goes on without the body."""
+def _release_slot(_error: BaseException | None) -> None:
     if "slot_since" in g:
         services().concurrency_limiter.release(time.monotonic() - g.pop("slot_since"))
 

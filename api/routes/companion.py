@@ -8,7 +8,6 @@ from flask import Response, g, json, jsonify, request
 
 from api import log_fields
 from api.errors import ApiError, to_message
-from api.middleware.request_body import release_slot
 from api.openapi import GuardedBlueprint
 from api.request_parsing import read_json
 from api.schemas.companion import MAX_CHARACTERS, CompanionSchema, JournalEntrySchema
@@ -72,8 +71,6 @@ def ask() -> Response:
     entry = JournalEntrySchema().load(read_json(_EXAMPLE))
     if answer := companion.crisis_words.answer(entry["text"]):
         return Response([_event("support", text=answer), _event("done")], mimetype=_TYPE)
-    # A model may think for long.
-    release_slot()
     sock = request.environ.get("gunicorn.socket")
     headers = g.get("trace_headers", {})
     return _stream(companion.ask(**entry, is_unwanted=lambda: _is_closed(sock), headers=headers))

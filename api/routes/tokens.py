@@ -34,7 +34,6 @@ blueprint = Blueprint("tokens", __name__, description="Validation of tokens")
     "invalid_request",
     "internal",
     "keys_unavailable",
-    "overloaded",
 )
 def verify_token() -> dict[str, object]:
     """Return the claims of a valid token, from the Authorization header, else the body, else a cookie."""

@@ -92,8 +92,9 @@ class LoopOptionsSchema(OptionsSchema):
 
     @pre_load
     def _parse_size(self, data: object, **_: object) -> object:
-        # A form has only strings, and a strict integer accepts none.
-        if isinstance(data, Mapping) and isinstance(size := data.get("size"), str) and size.strip().isdecimal():
+        # A form has only strings, and a strict integer accepts none. `int` raises for thousands of digits.
+        size = data.get("size") if isinstance(data, Mapping) else None
+        if isinstance(data, Mapping) and isinstance(size, str) and len(size) < 20 and size.strip().isdecimal():
             return {**data, "size": int(size)}
         return data
 

@@ -102,6 +102,8 @@ class WebSocketConnection:
                 ready = [fd for fd, _ in poller.poll(1000 * self._poll_timeout())]
                 if self._channel.fileno() in ready:
                     yield from self._read()
+                    # Nothing is read while messages are answered: only from here on may the client be silent.
+                    self._last_received = time.monotonic()
 
     def send(self, text: str) -> None:
         """Send a text. If the client does not read it, the connection ends."""
@@ -148,9 +150,7 @@ class WebSocketConnection:
 
     def _read(self) -> Iterator[str | bytes]:
         try:
-            events = self._channel.receive()
-            self._last_received = time.monotonic()
-            for event in events:
+            for event in self._channel.receive():
                 yield from self._handle_event(event)
                 if self.close_status is not None:
                     return

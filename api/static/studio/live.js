@@ -165,6 +165,7 @@ export class Live {
     this.times = [...this.times.filter((time) => now - time < RATE_MS), now];
     this.latency = now - detection.time;
     this.detection = detection;
+    this.problem = null;
     const [face] = detection.faces;
     if (face && face.emotion !== before) this.shell.announce(emotionName(face.emotion));
     this.shell.update();
