@@ -258,6 +258,17 @@ def test_image_that_lacks_its_last_bytes_is_read_as_far_as_it_goes(name, share):
     assert np.abs(part.rgb[:rows].astype(int) - whole.rgb[:rows]).mean() < 8
 
 
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_the_missing_part_of_a_jpeg_is_measured_at_any_orientation(orientation):
+    upright = synthetic_frames.portrait()
+    exif = synthetic_image.exif(orientation)
+    data = synthetic_image.encode_image(stored(upright, orientation), quality=90, exif=exif)
+    for share in (0.6, 0.75, 0.9):
+        assert decode_image(cut(data, share)).rgb.shape == upright.shape
+    with pytest.raises(ImageCorrupt):
+        decode_image(cut(data, 0.1))
+
+
 def test_jpeg_that_lacks_its_end_marker_is_whole():
     data = TRUNCATED["JPEG"]
     assert data.endswith(b"\xff\xd9")
@@ -277,6 +288,18 @@ def test_missing_rows_of_a_png_are_black(passes):
     assert (decode_image(whole).rgb == 200).all()
     assert (decode_image(part).rgb == 200).mean() == pytest.approx(0.75, abs=0.03)
     assert (decode_image(part).rgb == 0).mean() == pytest.approx(0.25, abs=0.03)
+
+
+@pytest.mark.parametrize("share", [1, 0.75])
+def test_png_in_tiny_chunks_is_decoded_as_in_one(share):
+    data = synthetic_image.encode_image(CORNERS, "PNG")
+    start = data.index(b"IDAT") - 4
+    length = round(share * int.from_bytes(data[start : start + 4]))
+    end = chunk(b"IEND", b"") if share == 1 else b""
+    pixels = data[start + 8 : start + 8 + length]
+    tiny = b"".join(chunk(b"IDAT", bytes([byte])) for byte in pixels)
+    together = decode_image(data[:start] + chunk(b"IDAT", pixels) + end)
+    assert np.array_equal(decode_image(data[:start] + tiny + end).rgb, together.rgb)
 
 
 def test_cover_of_a_burst_is_read():
