@@ -13,6 +13,7 @@ from moodreel.errors import UnsupportedMedia, VideoCorrupt, VideoTooBig, VideoTo
 from moodreel.media import video_decoder
 from moodreel.media.video import VideoReader
 from moodreel.media.video_decoder import VideoDecoder, VideoLimits
+from moodreel.pipelines.boomerang import make_boomerang
 from tests.support import synthetic_frames, synthetic_image, synthetic_video
 from tests.support.peak_memory import refusal_peak_kilobytes
 
@@ -446,6 +447,15 @@ def test_non_square_pixels_are_made_square():
     assert (reader.width, reader.height) == (128, 48)
 
 
+def test_the_narrowest_pixels_make_a_video_of_one_column():
+    data = synthetic_video.encode_video(synthetic_frames.corner_frames(3), color={"sample_aspect_ratio": 2})
+    reader = VideoReader(data.replace(struct.pack(">4s2I", b"pasp", 2, 1), struct.pack(">4s2I", b"pasp", 1, 1000)))
+    assert [frame.rgb.shape for frame in reader.frames()] == [(48, 1, 3)] * 3
+    assert (reader.width, reader.height) == (1, 48)
+    loop = make_boomerang(reader, peak=0)
+    assert (loop.width, loop.height) == (2, 48)
+
+
 @pytest.mark.parametrize("audio_first", [False, True])
 @pytest.mark.parametrize(
     ("container", "codec", "audio"),
@@ -456,6 +466,15 @@ def test_audio_stream_is_ignored_in_any_order(container, codec, audio, audio_fir
         synthetic_frames.corner_frames(5), container=container, codec=codec, audio_codec=audio, audio_first=audio_first
     )
     assert len(read(data)) == 5
+
+
+def test_matroska_track_of_an_unknown_type_is_ignored():
+    data = synthetic_video.encode_video(
+        synthetic_frames.corner_frames(5), container="matroska", audio_codec="pcm_s16le", audio_first=True
+    )
+    audio, unknown = b"\x83\x81\x02", b"\x83\x81\x12"  # TrackType, in one byte
+    assert data.count(audio) == 1
+    assert len(read(data.replace(audio, unknown))) == 5
 
 
 @pytest.mark.parametrize("count", [1, 2])
