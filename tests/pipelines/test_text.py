@@ -374,6 +374,33 @@ def test_texts_that_a_batch_has_no_time_for_are_overloaded(make_slow_pipeline):
     assert kinds == ["TextResult"] * 16 + ["Overloaded"] * 24
 
 
+def refuse_after(runs, pipeline, monkeypatch):
+    """Let the queue be overloaded after some batches."""
+    predictor, left = pipeline.models.get(), iter(range(runs))
+    predict = predictor.predict
+
+    def predict_or_refuse(windows):
+        if next(left, None) is None:
+            raise Overloaded("There are too many texts.")
+        return predict(windows)
+
+    monkeypatch.setattr(predictor, "predict", predict_or_refuse)
+
+
+@pytest.mark.parametrize("finished", [1, 2])
+def test_texts_classified_before_the_queue_is_overloaded_are_kept(pipeline, monkeypatch, finished):
+    refuse_after(finished, pipeline, monkeypatch)
+    kinds = [type(result).__name__ for result in pipeline.predict_batch([SAD] * 40).results]
+    assert kinds == ["TextResult"] * 16 * finished + ["Overloaded"] * (40 - 16 * finished)
+
+
+@pytest.mark.parametrize(("finished", "first"), [(0, SAD), (1, SAD * 200)])
+def test_an_overloaded_queue_is_an_error_if_not_one_text_was_classified(pipeline, monkeypatch, finished, first):
+    refuse_after(finished, pipeline, monkeypatch)
+    with pytest.raises(Overloaded):
+        pipeline.predict_batch([first, SAD])
+
+
 def test_the_first_text_is_always_finished(make_slow_pipeline):
     slow, _ = make_slow_pipeline(0.2, batch_seconds=0.1)
     [result] = slow.predict([SAD * 300])
