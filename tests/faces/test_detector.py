@@ -64,6 +64,17 @@ def test_of_two_small_faces_each_is_detected_again(landmarker):
     np.testing.assert_allclose([face.box for face in again], [face.box for face in detected], atol=0.05)
 
 
+def test_of_two_overlapping_heads_each_is_detected_again(landmarker):
+    """The confidence of the front one is higher in the squares around both."""
+    rgb = view(scale=1.06)
+    front = cv2.resize(view()[105:295, 186:326], None, fx=0.6, fy=0.6, interpolation=cv2.INTER_AREA)
+    rgb[83 : 83 + len(front), 248 : 248 + front.shape[1]] = front
+    detected = landmarker.detector.detect(rgb)
+    assert len(detected) == 2
+    again = [landmarker.detector.detect_again(rgb, face) for face in detected]
+    np.testing.assert_allclose([face.box for face in again], [face.box for face in detected], atol=0.05)
+
+
 def test_nothing_is_detected_again_where_there_is_no_face(landmarker):
     (face,) = landmarker.detector.detect(view(scale=0.7))
     assert landmarker.detector.detect_again(view(scale=0.7, x=60), face) is None
