@@ -145,6 +145,7 @@ class PerfectPredictor:
     """Predict the label that `made_faces` encoded in the blendshapes. Like the shipped network it reads color crops."""
 
     crop_kind = CropKind.COLOR
+    info = SimpleNamespace(labels=SEVEN)
 
     def predict(self, tracks, *, per_frame):
         assert {features.crop.shape for [features] in tracks} == {(96, 96, 3)}
