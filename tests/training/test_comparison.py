@@ -176,7 +176,7 @@ class Memorizer(TabularModel):
 
 def test_the_gap_is_training_accuracy_minus_held_out_accuracy(tmp_path):
     models = [
-        Memorizer(tmp_path, "memorizer", share=0.5, data="the Made set (1999)"),
+        Memorizer(tmp_path, "memorizer", share=0.5, data="Made (1999)"),
         TabularModel(tmp_path, "fresh", share=1, data="made"),
         TabularModel(tmp_path, "unrelated", data="elsewhere"),
     ]
@@ -199,12 +199,30 @@ def test_the_gap_is_measured_on_examples_with_a_majority_label_only(tmp_path):
     assert result.gap.examples == 10
 
 
+SHIPPED_DATA = (
+    "FER+ (Barsoum et al., ICMI 2016; labels MIT) on FER2013 images (Goodfellow et al., 2013; rights unstated), train "
+    "split without copies of test and validation images; webfaces (5,848 color faces from the web in seven classes; "
+    "rights unstated); muxspace (repository Apache-2.0, image rights unclear), four fifths of its people"
+)
+
+
 @pytest.mark.parametrize(
     ("stated", "name", "expected"),
     [
         ("FER+ (Barsoum et al.) on FER2013", "FER+", True),
         ("ferplus, train", "FER+", True),
         ("RAVDESS (Livingstone & Russo 2018)", "RAVDESS, audio", True),
+        ("synthetic pairing of RAVDESS, audio with faces of FER+ (CC BY-NC-SA 4.0)", "RAVDESS, video", True),
+        ("synthetic pairing of RAVDESS, audio with faces of FER+ (CC BY-NC-SA 4.0)", "FER+", True),
+        ("RAVDESS, audio (CC BY-NC-SA 4.0)", "synthetic pairing of RAVDESS, audio with faces of FER+", True),
+        (SHIPPED_DATA, "FER+", True),
+        (SHIPPED_DATA, "fer2013", True),
+        (SHIPPED_DATA, "webfaces", True),
+        (SHIPPED_DATA, "muxspace", True),
+        (SHIPPED_DATA, "test", False),
+        (SHIPPED_DATA, "valid", False),
+        (SHIPPED_DATA, "images", False),
+        (SHIPPED_DATA, "faces", False),
         ("AffectNet", "FER+", False),
         ("", "FER+", False),
         ("anything", "", False),
@@ -251,6 +269,21 @@ def test_without_a_held_out_part_everything_is_used_and_leaks_where_a_card_names
     assert split.leaks
     assert "trained on it: m." in split.reason
     assert not evaluation_split(data, cards[1:]).leaks
+
+
+@pytest.mark.parametrize("how", [{"share": 0.2}, {"by": "person"}, {"share": 0.2, "by": "random"}])
+def test_a_new_split_of_data_that_a_card_names_says_so(how):
+    card = ModelCard(name="m", architecture="a", labels=LABELS, data="made")
+    data = make_dataset(people=12)
+    plain, named = evaluation_split(data, [], **how), evaluation_split(data, [card], **how)
+    assert "By their cards these were trained on made: m." in named.reason
+    assert (named.reason.startswith(plain.reason), named.leaks) == (True, plain.leaks)
+    assert "By their cards" not in evaluation_split(data, [replace(card, data="")], **how).reason
+
+
+def test_a_share_of_zero_is_not_the_default_share():
+    with pytest.raises(DataInvalid, match="A share of 0 to hold out"):
+        evaluation_split(make_dataset(), [], share=0)
 
 
 # Labels

@@ -52,11 +52,12 @@ def evaluation_split(
 
 
 def trained_on(card: ModelCard, name: str) -> bool:
-    """Tell whether a card's `data` lists a data set: by what stands before a comma or bracket, in any spelling."""
-    parts = re.split(r"; |synthetic pairing of | with faces of ", card.data)
-    wanted, *listed = (_normalized(re.split(r"[,(]", text)[0]) for text in (name, *parts))
-    return bool(wanted) and wanted in listed
+    """Tell whether a card's `data` lists a data set, or a part of a synthetic pairing, in any spelling."""
+    return bool(_names(name) & _names(card.data))
 
 
-def _normalized(text: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", text.lower().replace("+", "plus"))
+def _names(text: str) -> set[str]:
+    """Return the names of the data sets that a text lists: what stands before commas, brackets and "images"."""
+    parts = re.split(r"; |\) on |synthetic pairing of | with faces of ", text.lower().replace("+", "plus"))
+    names = (re.split(r"[,(]| images\b| pictures\b", part)[0] for part in parts)
+    return {re.sub(r"[^a-z0-9]", "", name) for name in names} - {""}
