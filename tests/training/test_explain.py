@@ -295,6 +295,7 @@ def test_a_label_can_be_chosen_and_a_data_set_gives_true_labels(photo, tmp_path,
         (["vit", "PHOTO", "--label", "joyful"], "has no label 'joyful'; it has happy"),
         (["vit", "missing.jpg"], "There is no missing.jpg"),
         (["vit"], "There is no face to explain"),
+        (["vit", "PHOTO", "PHOTO"], "Two images have the same name"),
     ],
 )
 def test_errors_are_reported_and_nothing_is_written(photo, tmp_path, arguments, message):

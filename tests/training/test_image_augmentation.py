@@ -56,6 +56,23 @@ def test_the_batched_augmentation_changes_images_as_much_as_opencv_does(crops):
     assert edges[0] == pytest.approx(edges[1], rel=0.1)
 
 
+def test_two_of_five_crops_get_plain_borders_in_a_batch_too():
+    """A white crop stays white unless it gets such a border; of a few the border is outside."""
+    white, rng = np.full((2000, 48, 48), 255, np.uint8), np.random.default_rng(6)
+    single = np.stack([image._misalign(crop, rng) for crop in white])
+    batched = image_batched.misalign(torch.from_numpy(white).float(), rng).numpy()
+    shares = [(images.min(axis=(1, 2)) < 255).mean() for images in (batched, single)]
+    assert shares == pytest.approx([0.375, 0.375], abs=0.04)
+
+
+def test_a_batch_is_shrunk_as_much_as_single_crops(crops):
+    many, rng = np.tile(crops, (30, 1, 1)), np.random.default_rng(7)
+    single = np.stack([image._shrink(crop, rng) for crop in many]).astype(np.float32)
+    batched = image_batched.shrink(torch.from_numpy(many).float(), rng).numpy()
+    edges = [np.abs(np.diff(images, axis=1)).mean() for images in (batched, single)]
+    assert edges[0] == pytest.approx(edges[1], rel=0.03)
+
+
 def test_the_same_seed_gives_the_same_batch_and_the_crops_stay_as_they_were(crops):
     before = torch.from_numpy(crops.copy())
     first, second = (augment_batch(before, np.random.default_rng(3)) for _ in range(2))

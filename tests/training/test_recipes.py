@@ -285,6 +285,22 @@ def test_student_learns_from_its_teacher(tmp_path, banded_faces, teacher, preset
     assert str(tmp_path) not in card + (store / preset / "model.json").read_text()
 
 
+def test_an_alpha_of_zero_is_no_mixup(tmp_path, banded_faces):
+    values = SHORT_RUN | {"steps": 2, "mixup_prob": 1.0, "teacher": ""}
+    weights = [
+        train(request_for("vit", tmp_path, model=SMALL_VIT, **values | mixup)).network.state_dict()
+        for mixup in ({"mixup_alpha": 0.0}, {"mixup_prob": 0.0})
+    ]
+    assert all(map(torch.equal, weights[0].values(), weights[1].values()))
+
+
+def test_shares_that_leave_none_for_ferplus_are_refused_before_data_is_read(tmp_path):
+    shares = ["--webfaces-share=0.6", "--muxspace-share=0.6"]
+    with pytest.raises(SystemExit, match=r"must be below 1 together; they are 1\.2"):
+        main(["train", "vit", f"--data=ferplus:{tmp_path / 'nowhere'}", f"--out={tmp_path / 'model'}", *shares])
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.training
 def test_each_head_learns_the_labels_of_its_convention(tmp_path, banded_faces, monkeypatch, interrupted_at):
     """muxspace's labels are those of FER+, rotated by one."""
