@@ -5,6 +5,7 @@ import json
 import logging
 import re
 import shutil
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -322,8 +323,28 @@ def test_cuda_runs_deterministic_kernels_while_training_and_the_cpu_is_left_alon
 
 
 def test_batches_come_in_order_and_are_made_ahead():
-    steps = []
-    batches = prefetch(range(7), lambda step: steps.append(step) or step)
-    assert next(batches) == 0
-    assert list(batches) == [1, 2, 3, 4, 5, 6]
-    assert sorted(steps) == list(range(7))
+    made = [threading.Event() for _ in range(7)]
+    batches = prefetch(range(7), lambda step: made[step].set() or step)
+    for step in range(7):
+        assert next(batches) == step
+        assert all(event.wait(20) for event in made[: step + 2])
+        assert not any(event.is_set() for event in made[step + 2 :])
+    assert list(batches) == []
+
+
+def test_the_thread_that_makes_batches_ends_with_them():
+    makers = []
+
+    def make(step):
+        makers.append(threading.current_thread())
+        if step == 2:
+            raise DataInvalid("There is no face.")
+        return step
+
+    stopped = prefetch(range(7), make)
+    next(stopped)
+    stopped.close()
+    with pytest.raises(DataInvalid):
+        list(prefetch(range(7), make))
+    assert len(set(makers)) == 2
+    assert not any(maker.is_alive() for maker in makers)
