@@ -25,20 +25,11 @@ from typing import TYPE_CHECKING, NoReturn
 
 from gunicorn.workers.gthread import ThreadWorker
 
-from api.temporary_folders import make_folder
+from api.temporary_folders import delete_service_folders, service_folder
 
-# In memory nothing waits for a disk, and nothing is left on one.
-_memory = "/dev/shm" if Path("/dev/shm").is_dir() else None
-# Deleted when the service stops. A reload runs this file again, and finds here the folders that the first run made.
-_owner, *_folders = os.environ.get("MOODREEL_FOLDERS", "").split(os.pathsep)
-if _owner != str(os.getpid()):
-    _folders = [
-        make_folder("moodreel-metrics-", tempfile.gettempdir()),
-        make_folder("moodreel-analyses-", _memory or tempfile.gettempdir()),
-    ]
-    os.environ["MOODREEL_FOLDERS"] = os.pathsep.join([str(os.getpid()), *_folders])
 # prometheus_client reads this when it is first imported, which the imports below do.
-os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", _folders[0])
+if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = service_folder("moodreel-metrics-", tempfile.gettempdir())
 # The cores are shared by the workers; and a process without further threads can be forked safely.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
@@ -93,13 +84,8 @@ if sys.stderr.fileno() == 2 and shutil.which("grep"):
 
 def _stop(error: Exception) -> NoReturn:
     print(f"moodreel cannot start: {error}", file=sys.stderr, flush=True)
-    _delete_folders()
+    delete_service_folders()
     sys.exit(1)
-
-
-def _delete_folders() -> None:
-    for folder in _folders:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 class StoppableWorker(ThreadWorker):
@@ -132,12 +118,15 @@ try:
 except SettingsError as error:
     _stop(error)
 
+# In memory nothing waits for a disk, and nothing is left on one.
+_memory = "/dev/shm" if Path("/dev/shm").is_dir() else None
 # The workers share the cache of analyses and the answers to calls with an Idempotency-Key. Both end with them, unless
 # ANALYSIS_CACHE_PATH or IDEMPOTENCY_PATH names a file.
+_folder = service_folder("moodreel-analyses-", _memory or tempfile.gettempdir())
 if not settings.analysis_cache_path:
-    os.environ["ANALYSIS_CACHE_PATH"] = f"{_folders[-1]}/analyses.db"
+    os.environ["ANALYSIS_CACHE_PATH"] = f"{_folder}/analyses.db"
 if not settings.idempotency_path:
-    os.environ["IDEMPOTENCY_PATH"] = f"{_folders[-1]}/answers.db"
+    os.environ["IDEMPOTENCY_PATH"] = f"{_folder}/answers.db"
 
 wsgi_app = "api.wsgi:app"
 bind = f"[{settings.host}]:{settings.port}" if ":" in settings.host else f"{settings.host}:{settings.port}"
@@ -273,4 +262,4 @@ def child_exit(_server: object, worker: "ThreadWorker") -> None:
 
 def on_exit(_server: object) -> None:
     """Delete the folders of the metrics and of the cache."""
-    _delete_folders()
+    delete_service_folders()

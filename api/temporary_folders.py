@@ -7,6 +7,9 @@ import shutil
 import tempfile
 from pathlib import Path
 
+_service_folders: dict[str, str] = {}
+"""By prefix."""
+
 
 def make_folder(prefix: str, parent: str) -> str:
     """Make a folder for this process and its workers, and delete those of services that were killed: nobody locks them.
@@ -26,6 +29,19 @@ def make_folder(prefix: str, parent: str) -> str:
     folder = tempfile.mkdtemp(prefix=prefix, dir=parent)
     _lock(Path(folder))
     return folder
+
+
+def service_folder(prefix: str, parent: str) -> str:
+    """Return the folder with this prefix that `make_folder` made at the first call: a reload gets the same one."""
+    if prefix not in _service_folders:
+        _service_folders[prefix] = make_folder(prefix, parent)
+    return _service_folders[prefix]
+
+
+def delete_service_folders() -> None:
+    """Delete the folders that `service_folder` made."""
+    for folder in _service_folders.values():
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _lock(folder: Path) -> int:
