@@ -36,6 +36,10 @@ _MEDIA_TYPES = ("video/", "image/", "audio/", "application/octet-stream")
 _MAX_NAME, _MAX_NAMES = 64, 4
 """Characters of a name, and number of names, that an error repeats."""
 _TEXT_PART = "The part is text. Send it as a file: with a filename in its Content-Disposition."
+_LARGE_FORM = (
+    "The form has over 500 kB of text in a part, or over 1000 parts. Send it as a file: with a filename in its "
+    "Content-Disposition."
+)
 _FILE_EXAMPLE = '{"encoding": "base64", "content": "…"}'
 
 
@@ -152,8 +156,7 @@ def read_form() -> tuple[dict[str, str], list[bytes]]:
     except RequestEntityTooLarge as error:
         if request_body.bytes_read() > (request.max_content_length or 0):
             raise
-        # Werkzeug takes 500 kB of text and 1000 parts.
-        raise ValidationError({"file": [_TEXT_PART]}) from error
+        raise ValidationError({"file": [_LARGE_FORM]}) from error
     # `api.middleware.request_body` keeps the parts in memory: this makes no copy.
     contents = [cast(io.BytesIO, file.stream).getvalue() for file in files]
     idempotency.begin([json.dumps(fields, sort_keys=True).encode(), *contents])

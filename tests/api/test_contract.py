@@ -301,6 +301,10 @@ def _body(**changes: Any) -> dict[str, Any]:
     return {"json": {name: value for name, value in {**video_body(CLIP), **changes}.items() if value is not ABSENT}}
 
 
+def _form(**fields: str) -> dict[str, Any]:
+    return {"files": {"file": CLIP}, "data": fields}
+
+
 REJECTIONS: list[tuple[str, str, str, dict[str, Any], int, str]] = [
     ("no body", "POST", "/predict", {}, 400, "bad_json"),
     ("incomplete JSON", "POST", "/predict", {"data": b'{"encoding": "base64", '}, 400, "bad_json"),
@@ -334,19 +338,22 @@ REJECTIONS: list[tuple[str, str, str, dict[str, Any], int, str]] = [
     ("unknown model", "POST", "/predict?model=nobody", _body(), 422, "invalid_request"),
     ("path as model", "POST", "/predict?model=../../etc/passwd", _body(), 422, "invalid_request"),
     ("form without file", "POST", "/predict", {"files": {"clip": CLIP}}, 422, "invalid_request"),
-    (
-        "form with invalid fps",
-        "POST",
-        "/predict",
-        {"files": {"file": CLIP}, "data": {"fps": "x"}},
-        422,
-        "invalid_request",
-    ),
+    ("form with invalid fps", "POST", "/predict", _form(fps="x"), 422, "invalid_request"),
     ("loop too short", "POST", "/thumbnail", _body(duration=0.4), 422, "invalid_request"),
     ("loop too long", "POST", "/thumbnail", _body(duration=10.1), 422, "invalid_request"),
     ("size too small", "POST", "/thumbnail", _body(size=63), 422, "invalid_request"),
     ("size too large", "POST", "/thumbnail", _body(size=1081), 422, "invalid_request"),
     ("size is not an integer", "POST", "/thumbnail", _body(size=480.5), 422, "invalid_request"),
+    ("size of 5000 digits", "POST", "/thumbnail", _body(size="9" * 5000), 422, "invalid_request"),
+    ("size of 5000 digits in the query", "POST", f"/thumbnail?size={'9' * 5000}", _body(), 422, "invalid_request"),
+    (
+        "size of 5000 digits in a form",
+        "POST",
+        "/predict",
+        _form(**{"thumbnail.size": "9" * 5000}),
+        422,
+        "invalid_request",
+    ),
     ("unknown output", "POST", "/thumbnail", _body(output="avi"), 422, "invalid_request"),
     ("unknown moment", "POST", "/thumbnail", _body(moment="boring"), 422, "invalid_request"),
     (
@@ -458,6 +465,9 @@ SENTENCES: list[tuple[str, str, str, dict[str, Any], str]] = [
     ("empty picture", "POST", "/api/detect", {"json": video_body(b"")}, "has 0 bytes. Send a picture."),
     ("other part", "POST", "/predict", {"files": {"video": CLIP}}, "in another part: video. Name it file."),
     ("text part", "POST", "/predict", {"files": {"file": (None, "AAAA")}}, "file: The part is text. Send it as a file"),
+    ("large text part", "POST", "/predict", {"files": {"file": (None, "A" * 600_000)}}, "in its Content-Disposition."),
+    ("many parts", "POST", "/api/detect/batch", {"files": [("file", b"")] * 1001}, "or over 1000 parts."),
+    ("too large form", "POST", "/predict", {"files": {"file": b"x" * 8_000_001}}, "The body may have 8 MB."),
     ("no part", "POST", "/predict", {"files": {"fps": (None, "30")}}, "file: The form has no such part."),
     ("two files", "POST", "/predict", {"files": [("file", CLIP), ("file", CLIP)]}, "file: There are 2. Send one file"),
     ("no body", "POST", "/predict", {}, "The body is empty. Send a JSON object, such as"),
@@ -484,6 +494,12 @@ def test_each_usual_mistake_has_a_sentence_of_its_own(
     server: Server, method: str, path: str, options: dict[str, Any], sentence: str
 ) -> None:
     assert sentence in server.call(method, path, **options).json()["detail"]
+
+
+def test_a_form_without_a_length_is_too_large_all_the_same(server: Server) -> None:
+    form = requests.Request("POST", server.url, files={"file": b"x" * 8_000_001}).prepare()
+    headers = {**HEADERS, "content-type": form.headers["content-type"]}
+    assert_problem(server.call("POST", "/predict", headers=headers, data=iter([form.body])), 413, "too_large")
 
 
 def test_a_file_of_the_other_kind_is_the_problem_of_one_item_of_a_batch(server: Server) -> None:
