@@ -80,6 +80,14 @@ def test_gunicorn_reload_calls_its_hook_before_it_starts_workers_and_stops_other
     assert config.workers == 0
 
 
+def test_gunicorn_parent_looks_up_its_handler_of_a_reload_at_each_signal_and_calls_a_hook_before() -> None:
+    assert 'getattr(self, "handle_%s" % signame, None)' in inspect.getsource(Arbiter.run)
+    assert parameters(Arbiter.handle_hup) == ["self"]
+    source = inspect.getsource(Arbiter.run)
+    assert source.index("self.start()") < source.index("while True")
+    assert "self.cfg.when_ready(self)" in inspect.getsource(Arbiter.start)
+
+
 def test_gunicorn_heartbeat_is_the_monotonic_clock_and_before_the_first_one_the_system_clock() -> None:
     file = WorkerTmp(Config())
     assert file.last_update() == pytest.approx(time.time(), abs=60)

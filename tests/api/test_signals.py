@@ -29,22 +29,42 @@ def test_a_key_is_replaced_by_a_reload_and_no_call_is_lost(tmp_path: Path) -> No
         # Old workers answer until the new ones do: several answers in a row are those of new ones.
         wait_until(lambda: [status(key) for _ in range(6)] == [expected] * 6)
 
+    def folders() -> set[Path]:
+        """Return the folders of this service: its parent process locks them."""
+        links = [file.readlink() for file in Path(f"/proc/{server.process.pid}/fd").iterdir()]
+        return {link for link in links if link.name.startswith("moodreel-")}
+
     with server:
         assert (status("old"), status("new")) == (200, 401)
+        made = folders()
+        assert {path.name.rpartition("-")[0] for path in made} == {"moodreel-metrics", "moodreel-analyses"}
         reload_with("old,new", key="new", expected=200)
         assert status("old") == 200, "both are valid while the apps move"
         reload_with("new", key="old", expected=401)
         assert status("new") == 200
+        assert folders() == made
+        workers = server.workers
+        dotenv.write_text("API_KEY=newer\nLOG_LEVEL=loud\n")
+        server.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: "moodreel goes on as it was: LOG_LEVEL must be" in server.output)
+        assert (status("new"), server.workers) == (200, workers)
+        reload_with("newer", key="newer", expected=200)
+        assert server.stop() == 0
+    assert not [path for path in made if path.exists()]
 
 
 @pytest.mark.server
 def test_a_stop_lets_a_call_in_flight_end(tmp_path: Path) -> None:
-    with Server(tmp_path, WEB_CONCURRENCY=1) as server, ThreadPoolExecutor(1) as client:
+    metrics = tmp_path / "metrics"
+    metrics.mkdir()
+    settings = {"WEB_CONCURRENCY": 1, "PROMETHEUS_MULTIPROC_DIR": metrics}
+    with Server(tmp_path, **settings) as server, ThreadPoolExecutor(1) as client:
         answer = client.submit(server.post, "/predict", b"sleep 2")
         wait_until(lambda: "moodreel_requests_in_flight 2.0" in server.call("GET", "/metrics").text)
         server.process.send_signal(signal.SIGTERM)
         assert answer.result(20).json()["emotion"] == "Happy"
         assert server.stop() == 0
+    assert [*metrics.glob("*.db")], "the operator's own folder stays"
 
 
 @pytest.mark.server
