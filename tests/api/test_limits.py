@@ -149,8 +149,11 @@ def test_slow_uploads_delay_other_uploads_but_not_the_health_check(tmp_path: Pat
         assert [server.call("GET", path).status_code for path in ("/health", "/ready", "/metrics")] == [200] * 3
         slow.sendall(body[1:])
         assert slow.recv(4096).startswith(b"HTTP/1.1 200")
+        token = _start_upload(server, b'{"token": ""}', "/auth/verify-token")
+        _wait_until_read(server, "/auth/verify-token")
         assert server.post("/predict", b"a clip").json()["emotion"] == "Happy"
         slow.close()
+        token.close()
 
 
 @pytest.mark.server
@@ -180,16 +183,16 @@ def test_a_refused_call_is_told_when_the_queue_will_be_empty(tmp_path: Path) -> 
         running.join(60)
 
 
-def _start_upload(server: Server, body: bytes) -> socket.socket:
+def _start_upload(server: Server, body: bytes, path: str = "/predict") -> socket.socket:
     """Send a call up to the first byte of its body."""
     sock = socket.create_connection(("127.0.0.1", server.port), timeout=30)
     headers = {**HEADERS, "Host": "localhost", "Content-Length": str(len(body)), "x-request-id": "slow"}
     lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-    sock.sendall(f"POST /predict HTTP/1.1\r\n{lines}\r\n".encode() + body[:1])
+    sock.sendall(f"POST {path} HTTP/1.1\r\n{lines}\r\n".encode() + body[:1])
     return sock
 
 
-def _wait_until_read(server: Server) -> None:
+def _wait_until_read(server: Server, path: str = "/predict") -> None:
     """Wait until the call has begun: its row is written just before its body is read."""
-    wait_until(lambda: server.log_rows(request_id="slow"))
+    wait_until(lambda: server.log_rows(request_id="slow", endpoint=path))
     time.sleep(0.2)

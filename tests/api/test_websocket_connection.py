@@ -2,7 +2,9 @@
 
 import socket
 import threading
+import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 from wsproto import ConnectionType, WSConnection
@@ -69,6 +71,21 @@ def test_a_close_request_of_another_thread_ends_the_connection(endpoints: Endpoi
     [close_frame] = received
     assert isinstance(close_frame, CloseConnection)
     assert (close_frame.code, close_frame.reason) == (1001, "Connect again.")
+
+
+def test_a_client_is_not_silent_while_its_message_is_answered(
+    endpoints: Endpoints, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [time.monotonic()]
+    monkeypatch.setattr(connection_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    connection, client = endpoints
+    messages = connection.messages()
+    client.send("slow")
+    assert next(messages) == "slow"
+    now[0] += 100
+    client.send("next")
+    assert next(messages) == "next"
+    assert connection.close_status is None
 
 
 def test_a_long_close_reason_is_cut_at_a_character_boundary(
