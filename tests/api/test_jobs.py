@@ -1,5 +1,6 @@
 """Calls that are answered later: `Prefer: respond-async` and /jobs."""
 
+import gzip
 import signal
 import time
 import uuid
@@ -185,7 +186,8 @@ def _running(server: Server, request_id: str) -> list[dict[str, Any]]:
 @pytest.fixture
 def app(tmp_path: Path) -> Any:
     """Return an app with jobs that no thread runs."""
-    settings = accounts.settings(tmp_path, jobs=True, jobs_path=tmp_path / "jobs.db")
+    paths = {"jobs_path": tmp_path / "jobs.db", "idempotency_path": tmp_path / "answers.db"}
+    settings = accounts.settings(tmp_path, jobs=True, **paths)
     return create_app(settings, engine=object(), text_pipeline=object(), audiovisual_pipeline=object())  # type: ignore[arg-type]
 
 
@@ -216,6 +218,26 @@ def test_a_job_that_finds_no_slot_waits(app: Any) -> None:
         db.execute("update jobs set lease = 0")
     assert runner.run_next(app)
     assert client.get(location, headers=HEADERS).get_json()["error"]["code"] == "invalid_request"
+
+
+def test_a_refused_webhook_is_not_the_answer_of_its_idempotency_key(app: Any) -> None:
+    client, headers = app.test_client(), {**ASYNC, "Idempotency-Key": "a-key"}
+    webhook = {"x-webhook-url": "https://hooks.example.com/"}
+    assert client.post("/predict", headers={**headers, **webhook}, json={}).status_code == 400
+    for _ in range(2):
+        answer = client.post("/predict", headers=headers, json={})
+        assert answer.status_code == 202
+    assert answer.headers["Idempotency-Replayed"] == "true"
+
+
+def test_a_job_with_a_compressed_body_has_the_problem_of_the_call(app: Any) -> None:
+    client, packed = app.test_client(), {"data": gzip.compress(b"{}"), "content_type": "application/json"}
+    expected = client.post("/predict", headers={**HEADERS, "Content-Encoding": "gzip"}, **packed).get_json()
+    location = client.post("/predict", headers={**ASYNC, "Content-Encoding": "gzip"}, **packed).headers["Location"]
+    assert services(app).jobs.run_next(app)
+    error = client.get(location, headers=HEADERS).get_json()["error"]
+    assert error == {**expected, "request_id": error["request_id"]}
+    assert error["code"] == "unsupported_media"
 
 
 def test_jobs_are_off_by_default(tmp_path: Path) -> None:

@@ -180,6 +180,13 @@ def test_a_listed_name_with_a_private_address_is_not_called(
     assert "private address" in caplog.text
 
 
+def test_a_webhook_that_is_no_longer_listed_is_not_called(store: JobStore, caplog: pytest.LogCaptureFixture) -> None:
+    job = end_job(store, "https://hooks.example.com/")
+    assert WebhookSender(("localhost",), SECRET).call_next(store)
+    assert f"the webhook of job {job} was not called" in caplog.text
+    assert "Traceback" not in caplog.text
+
+
 def test_the_connection_goes_to_the_checked_address(monkeypatch: pytest.MonkeyPatch) -> None:
     connected: list[Any] = []
 
