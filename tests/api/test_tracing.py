@@ -156,6 +156,13 @@ def test_a_stream_ends_its_span_when_it_was_sent_and_the_model_gets_the_trace(se
     assert log_line(server, "stream")["trace_id"] == TRACE_ID
 
 
+@pytest.mark.parametrize("encoding", ["identity", "gzip"])
+def test_the_span_of_a_file_ends(server, collector, encoding: str) -> None:
+    headers = {"x-request-id": f"file-{encoding}", "Accept-Encoding": encoding}
+    assert server.call("GET", "/static/favicon.svg", headers=headers).status_code == 200
+    assert collector.call(f"file-{encoding}").name == "GET /static/<path:filename>"
+
+
 def test_each_message_of_a_websocket_is_a_trace_and_what_watches_the_service_makes_none(server, collector) -> None:
     from tests.support.trace_collector import attributes
 

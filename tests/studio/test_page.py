@@ -72,6 +72,21 @@ def test_files_are_compressed_and_not_sent_again_while_they_are_the_same(browser
     assert (part.status_code, part.data) == (206, plain.data[:10])
 
 
+def test_what_waits_for_the_end_of_a_response_runs_once_and_after_a_compressed_file(browser_client):
+    ended = []
+
+    @browser_client.application.after_request
+    def wait(response):
+        response.call_on_close(lambda: ended.append(response.status_code))
+        return response
+
+    packed = browser_client.get("/static/studio/app.js", headers={"accept-encoding": "gzip"})
+    assert ended == []
+    assert gzip.decompress(packed.data)
+    packed.close()
+    assert ended == [200]
+
+
 def test_the_files_of_one_version_are_kept_and_those_of_another_are_gone(browser_client):
     page = browser_client.get("/", headers=BROWSER)
     assert page.headers["Cache-Control"] == "no-cache"

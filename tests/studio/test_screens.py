@@ -95,6 +95,21 @@ def test_live_heeds_the_suggestion_of_the_service(new_page):
     assert rates == [[4, 320, True], [15, 640, False]]
 
 
+def test_a_note_of_a_failed_frame_is_gone_with_the_next_detection(new_page):
+    page = new_page()
+    page.goto("/#live")
+    page.get_by_role("button", name="Start").wait_for()
+    notes = page.evaluate("""async () => {
+      const { Live } = await import(new URL("live.js", document.querySelector("script").src));
+      const live = new Live({update() {}, announce() {}});
+      live.problem = {message: "A frame failed."};
+      const before = live.problem;
+      live.show({time: performance.now(), faces: []});
+      return [before, live.problem];
+    }""")
+    assert notes == [{"message": "A frame failed."}, None]
+
+
 def test_face_and_voice_tells_what_it_had_and_what_it_missed(new_page):
     page = new_page(**PHONE)
     page.goto("/")
