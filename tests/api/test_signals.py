@@ -46,7 +46,7 @@ def test_a_key_is_replaced_by_a_reload_and_no_call_is_lost(tmp_path: Path) -> No
         workers = server.workers
         dotenv.write_text("API_KEY=newer\nLOG_LEVEL=loud\n")
         server.process.send_signal(signal.SIGHUP)
-        wait_until(lambda: "moodreel goes on as it was: LOG_LEVEL must be" in server.output)
+        wait_until(lambda: "moodreel goes on as it was: LOG_LEVEL must be" in server.output, lambda: server.output)
         assert (status("new"), server.workers) == (200, workers)
         reload_with("newer", key="newer", expected=200)
         assert server.stop() == 0
