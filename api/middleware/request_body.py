@@ -105,7 +105,7 @@ class Request(flask.Request):
     def stream(self) -> LimitedStream:  # type: ignore[override]
         """The body. Using it takes a slot of the concurrency limiter until the request has been answered.
 
-        A route that has lowered `max_content_length` takes none.
+        A route with a `max_content_length` of its own takes none.
 
         Raises:
             RequestEntityTooLarge: The announced body is larger than the limit.
@@ -114,9 +114,9 @@ class Request(flask.Request):
         limit = self.max_content_length
         if limit is not None and (self.content_length or 0) > limit:
             raise RequestEntityTooLarge
-        # A route with a lower limit reads a token or a few words, anybody's even: that must not take a video's slot.
-        is_large = limit is None or limit >= services().settings.max_body_bytes
-        if is_large and (self.content_length or _is_chunked(self)):
+        # A route with a limit of its own reads a token or a few words, anybody's even: not in place of a video.
+        takes_slot = limit in (None, services().settings.max_body_bytes)
+        if takes_slot and (self.content_length or _is_chunked(self)):
             _acquire_slot()
         return LimitedStream(self.environ["wsgi.input"], self.environ.get("gunicorn.socket"), limit)
 
