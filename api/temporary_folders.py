@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 _service_folders: dict[str, str] = {}
-"""By prefix."""
+"""Path of each folder that `service_folder` made, by its prefix."""
 
 
 def make_folder(prefix: str, parent: str) -> str:
