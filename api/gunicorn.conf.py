@@ -195,7 +195,11 @@ def on_reload(server: "Arbiter") -> None:
 
 
 def when_ready(server: "Arbiter") -> None:
-    """Ignore a reload while a setting is invalid: Gunicorn itself would end, and with it the service."""
+    """Ignore a reload while a setting is invalid: Gunicorn itself would end, and with it the service.
+
+    After a reload, continue the count of the workers, which `on_reload` set back. Gunicorn stops those with the lowest
+    numbers: if two generations had the same ones, the next reload would keep an old worker, with the old settings.
+    """
     reload = server.handle_hup
 
     def handle_hup() -> None:
@@ -205,6 +209,7 @@ def when_ready(server: "Arbiter") -> None:
             server.log.error("moodreel goes on as it was: %s", error)
         else:
             reload()
+            server.worker_age = max([server.worker_age, *(worker.age for worker in server.WORKERS.values())])
 
     server.handle_hup = handle_hup
 
