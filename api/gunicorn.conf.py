@@ -127,6 +127,8 @@ if not settings.analysis_cache_path:
     os.environ["ANALYSIS_CACHE_PATH"] = f"{_folder}/analyses.db"
 if not settings.idempotency_path:
     os.environ["IDEMPOTENCY_PATH"] = f"{_folder}/answers.db"
+# A worker that could not start has made it: api/wsgi.py.
+Path(os.environ["PROMETHEUS_MULTIPROC_DIR"], "stopped").unlink(missing_ok=True)
 
 wsgi_app = "api.wsgi:app"
 bind = f"[{settings.host}]:{settings.port}" if ":" in settings.host else f"{settings.host}:{settings.port}"
@@ -178,7 +180,8 @@ def on_starting(_server: object) -> None:
 def on_reload(server: "Arbiter") -> None:
     """Start the new workers, and wait until they have loaded their models: the old ones answer meanwhile.
 
-    Gunicorn itself would stop the old ones first, and calls would wait until a new one is ready.
+    Gunicorn itself would stop the old ones first, and calls would wait until a new one is ready. If a new one cannot
+    start, the old ones stay: Gunicorn itself would stop the service.
     """
     started, age = time.monotonic(), server.worker_age
     new = [server.spawn_worker() for _ in range(server.num_workers)]
@@ -189,9 +192,15 @@ def on_reload(server: "Arbiter") -> None:
         if all(started <= beat <= time.monotonic() for beat in beats):
             break
         time.sleep(0.1)
-    # Gunicorn now starts no others, stops the old ones, and waits until none is as old as `worker_age`.
+    # Gunicorn now starts no others, stops the old ones, and waits until all that are left have come after `worker_age`.
     server.cfg.set("workers", 0)
     server.worker_age = age
+    if any(os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) for pid in new):
+        server.log.error("moodreel goes on as it was: new workers cannot start. Mend what moodreel doctor finds.")
+        for pid in new:
+            server.kill_worker(pid, signal.SIGTERM)
+            server.WORKERS.pop(pid).tmp.close()
+        server.num_workers, server.worker_age = len(server.WORKERS), 0
 
 
 def when_ready(server: "Arbiter") -> None:

@@ -10,7 +10,7 @@ import pytest
 import requests
 
 from moodreel.storage.call_log import CallLog
-from tests.support.server import DATE, HEADERS, Server, video_body, wait_until
+from tests.support.server import DATE, HEADERS, REAL_APP, Server, video_body, wait_until
 
 
 @pytest.mark.server
@@ -53,6 +53,29 @@ def test_a_key_is_replaced_by_a_reload_and_no_call_is_lost(tmp_path: Path) -> No
         reload_with("newer", key="newer", expected=200)
         assert server.stop() == 0
     assert not [path for path in made if path.exists()]
+
+
+@pytest.mark.server
+def test_a_reload_whose_workers_cannot_start_leaves_the_old_ones(tmp_path: Path) -> None:
+    def reload_with(settings: str) -> None:
+        (tmp_path / ".env").write_text(settings)
+        server.process.send_signal(signal.SIGHUP)
+
+    def failed_reloads() -> int:
+        return server.output.count("moodreel goes on as it was: new workers cannot start.")
+
+    with Server(tmp_path, REAL_APP, forked=True) as server:
+        old = server.workers
+        for number in (1, 2):
+            reload_with("MODEL_PATH=nowhere.pt\n")
+            wait_until(lambda: failed_reloads() == number, lambda: server.output)  # noqa: B023 - called at once
+            assert server.output.count("moodreel cannot start: ") == number, "the reason, once"
+            wait_until(lambda: server.workers == old)
+            assert server.call("GET", "/ready").status_code == 200
+        reload_with("")
+        wait_until(lambda: len(workers := server.workers) == 2 and set(old).isdisjoint(workers))
+        assert server.call("GET", "/ready").status_code == 200
+        assert server.stop() == 0
 
 
 @pytest.mark.server
