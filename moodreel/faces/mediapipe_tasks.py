@@ -1,16 +1,22 @@
 """Share MediaPipe tasks between threads. Only this module, `detector` and `landmarker` import MediaPipe."""
 
+import atexit
 import threading
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Generic, TypeVar
+from contextlib import contextmanager, suppress
+from typing import Any, Generic, TypeVar
 
 import mediapipe as mp
 import numpy as np
 from mediapipe.tasks.python import vision
 
 _Task = TypeVar("_Task", vision.FaceLandmarker, vision.FaceDetector)
+_pools: "weakref.WeakSet[TaskPool[Any]]" = weakref.WeakSet()
+_dropped: deque[Any] = deque()
+"""Tasks of pools that nobody refers to any more. The garbage collector may find such a pool while its thread holds a
+lock of MediaPipe or of `concurrent.futures`, which `close` takes as well. So the next borrower closes them."""
 
 
 class TaskPool(Generic[_Task]):
@@ -22,11 +28,13 @@ class TaskPool(Generic[_Task]):
         self._lock = threading.Lock()
         self._idle: list[_Task] = []
         self._closed = False
-        self._finalizer = weakref.finalize(self, _close_all, self._idle)
+        weakref.finalize(self, _dropped.extend, self._idle).atexit = False
+        _pools.add(self)
 
     @contextmanager
     def borrow(self) -> Iterator[_Task]:
         """Borrow a task for one thread: an idle one, or a new one when all are in use."""
+        _close_all(_dropped)
         with self._lock:
             if self._closed:
                 raise RuntimeError("These MediaPipe tasks are closed.")
@@ -47,7 +55,7 @@ class TaskPool(Generic[_Task]):
         """Free all tasks; those in use are freed when their call ends. Later calls fail."""
         with self._lock:
             self._closed = True
-        self._finalizer()
+        _close_all(self._idle)
 
 
 def to_mediapipe(rgb: np.ndarray) -> mp.Image:
@@ -61,12 +69,23 @@ def to_mediapipe(rgb: np.ndarray) -> mp.Image:
     return mp.Image(image_format=mp.ImageFormat.SRGB, data=np.ascontiguousarray(rgb))
 
 
-def _close_all(tasks: list[_Task]) -> None:
-    while tasks:
-        task = tasks.pop()
-        try:
-            task.close()
-        except RuntimeError:
-            # At exit, MediaPipe's own thread has ended before this runs. The process frees everything anyway. Without
-            # its handle, the task's __del__ does not try again and print a traceback.
-            task._handle = None
+def _close_all(tasks: "list[Any] | deque[Any]") -> None:
+    with suppress(IndexError):  # other threads close some, too
+        while True:
+            _close(tasks.pop())
+
+
+def _close(task: Any) -> None:
+    try:
+        task.close()
+    except RuntimeError:
+        # At exit, MediaPipe's own thread has ended before this runs. The process frees everything anyway. Without its
+        # handle, the task's __del__ does not try again and print a traceback.
+        task._handle = None
+
+
+@atexit.register
+def _close_at_exit() -> None:
+    for pool in _pools:
+        _close_all(pool._idle)
+    _close_all(_dropped)
