@@ -79,6 +79,22 @@ def test_a_reload_whose_workers_cannot_start_leaves_the_old_ones(tmp_path: Path)
 
 
 @pytest.mark.server
+def test_old_workers_stop_after_new_ones_have_loaded_though_another_reload_comes_and_one_dies(tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text(
+        "import time\ntime.sleep(3)\nfrom tests.support.fake_service import app\nprint('loaded')\n"
+    )
+    with Server(tmp_path, "slow:app", forked=True) as server:
+        killed, old = server.workers
+        server.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: len(server.workers) == 4)
+        killed.kill()
+        server.process.send_signal(signal.SIGHUP)
+        stopped = f"Worker exiting (pid: {old.pid})"
+        wait_until(lambda: stopped in server.output)
+        assert server.output.partition(stopped)[0].count("loaded") == 4
+
+
+@pytest.mark.server
 def test_a_stop_lets_a_call_in_flight_end(tmp_path: Path) -> None:
     metrics = tmp_path / "metrics"
     metrics.mkdir()
