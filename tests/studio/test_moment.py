@@ -26,6 +26,15 @@ PIXELS = """video => {
   return [...context.getImageData(0, 0, 32, 32).data];
 }"""
 
+SLOW_CAMERA = """window.streams = [];
+const { mediaDevices } = navigator, open = mediaDevices.getUserMedia.bind(mediaDevices);
+mediaDevices.getUserMedia = async (wanted) => {
+  await new Promise(resolve => setTimeout(resolve, 500));
+  streams.push(await open(wanted));
+  return streams.at(-1);
+};"""
+RUNNING = "streams.filter(({active}) => active).length"
+
 KEEP_CLIP = """const append = FormData.prototype.append;
 FormData.prototype.append = function (name, value, ...rest) {
   if (name === "file") window.clip = value;
@@ -111,6 +120,31 @@ def test_a_refused_camera_is_explained_and_a_file_still_works(new_page):
     assert_accessible(page)
     alert.locator("input[type=file]").set_input_files(SMILE)
     expect(page.locator("h1")).to_have_text("Happy", timeout=60_000)
+
+
+@pytest.mark.parametrize(("screen", "on", "off"), [("moment", "Turn on", "Turn off"), ("live", "Start", "Stop")])
+def test_a_camera_that_was_asked_for_twice_is_opened_once(new_page, screen, on, off):
+    page = new_page()
+    page.add_init_script(SLOW_CAMERA)
+    page.goto(f"/#{screen}")
+    page.get_by_role("button", name=on).dblclick()
+    page.get_by_role("button", name=off).wait_for()
+    wait_until(lambda: page.evaluate("streams.length") == 2)
+    assert page.evaluate(RUNNING) == 1
+    page.get_by_role("button", name=off).click()
+    assert page.evaluate(RUNNING) == 0
+
+
+def test_a_file_that_is_chosen_before_the_camera_is_on_keeps_it_off(new_page):
+    page = new_page()
+    page.add_init_script(SLOW_CAMERA)
+    page.route("**/predict", lambda route: None)  # never answered
+    page.goto("/")
+    page.get_by_role("button", name="Turn on the camera").click()
+    page.locator("input[type=file]").set_input_files(SMILE)
+    wait_until(lambda: page.evaluate("streams.length") == 1)
+    page.wait_for_timeout(100)
+    assert page.evaluate(RUNNING) == 0
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,8 @@ export class Live {
   times = [];
   latency = 0;
   sequence = 0;
-  isLeft = false;
+  /** @type {object | null} The latest start. What an earlier one gets is closed at once. */
+  starting = null;
   frameRate = FRAME_RATE;
   width = WIDTH;
   timer = 0;
@@ -59,7 +60,6 @@ export class Live {
   }
 
   leave() {
-    this.isLeft = true;
     this.close();
   }
 
@@ -67,7 +67,7 @@ export class Live {
     clearTimeout(this.timer);
     this.socket?.disconnect();
     closeCamera(this.stream);
-    this.stream = this.socket = this.detection = this.suggestion = null;
+    this.stream = this.socket = this.detection = this.suggestion = this.starting = null;
   }
 
   stop() {
@@ -76,14 +76,17 @@ export class Live {
   }
 
   async start() {
+    const starting = (this.starting = {});
     this.problem = null;
     if (!credential() && !(await this.shell.askForCredential())) return;
     try {
-      this.stream = await openCamera(false);
+      const stream = await openCamera(false);
+      if (starting !== this.starting) return closeCamera(stream);
+      this.stream = stream;
     } catch (error) {
-      return this.fail(S.camera[error instanceof CameraError ? error.reason : "none"]);
+      if (starting === this.starting) this.fail(S.camera[error instanceof CameraError ? error.reason : "none"]);
+      return;
     }
-    if (this.isLeft) return this.close();
     this.frameRate = FRAME_RATE;
     this.width = WIDTH;
     this.connect();

@@ -42,7 +42,7 @@ export class Moment {
   leave() {
     this.listening.abort();
     this.sending?.abort();
-    this.recorder.leave();
+    this.recorder.turnOff();
     this.result?.dispose();
   }
 
