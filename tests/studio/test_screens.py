@@ -11,7 +11,7 @@ from tests.studio.accessibility import assert_accessible
 from tests.studio.month import write_month
 from tests.support import accounts
 from tests.support.browser import SMILE, needs_chromium
-from tests.support.server import KEY, Server
+from tests.support.server import KEY, Server, wait_until
 from tests.support.websocket_client import WebSocketClient
 
 pytestmark = [pytest.mark.browser, pytest.mark.server, needs_chromium]
@@ -137,6 +137,38 @@ def test_the_calendar_shows_the_days_of_a_user_with_their_loops(new_page, server
     assert_fits(page)
     page.get_by_role("button", name="Next month").click()
     expect(page.get_by_text("No moments in this month yet.")).to_be_visible()
+
+
+def test_the_calendar_shows_the_month_that_was_chosen_last(new_page, server: Server):
+    write_month(server, "months-user", SMILE.read_bytes(), days=1)
+    page = new_page(key=accounts.own_token(userId="months-user"))
+    page.goto("/#calendar")
+    expect(page.locator("button.day")).to_have_count(1)
+    held = []
+    page.route("**/api/history/summary?by=day*", lambda route: route.continue_() if held else held.append(route))
+    page.get_by_role("button", name="Month before").click()
+    wait_until(lambda: page.wait_for_timeout(10) or held)
+    expect(page.locator("button.day")).to_have_count(0)
+    page.get_by_role("button", name="Next month").click()
+    expect(page.locator("button.day")).to_have_count(1)
+    with page.expect_response(held[0].request.url):
+        held[0].continue_()
+    page.wait_for_timeout(200)
+    expect(page.locator("button.day")).to_have_count(1)
+
+
+def test_the_calendar_stays_if_a_loop_cannot_be_loaded(new_page, server: Server):
+    write_month(server, "loop-user", SMILE.read_bytes(), days=1)
+    page = new_page(key=accounts.own_token(userId="loop-user"))
+    page.route("**/media/*", lambda route: route.abort())
+    page.goto("/#calendar")
+    page.locator("button.day").focus()
+    expect(page.get_by_role("alert")).to_contain_text("The service cannot be reached.")
+    page.errors.remove("Failed to load resource: net::ERR_FAILED")
+    page.unroute("**/media/*")
+    expect(page.locator("button.day")).to_be_visible()
+    page.get_by_role("button", name="Try again").click()
+    page.locator("video.loop-of-day").wait_for()
 
 
 def test_the_calendar_asks_an_api_key_for_a_user(new_page):
