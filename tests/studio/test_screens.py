@@ -171,6 +171,27 @@ def test_the_calendar_stays_if_a_loop_cannot_be_loaded(new_page, server: Server)
     page.locator("video.loop-of-day").wait_for()
 
 
+@pytest.mark.parametrize(
+    ("screen", "ready"),
+    [
+        ("calendar", "No moments in this month yet."),
+        ("log", "Latency, p50"),
+        ("words", "You are the only one connected."),
+    ],
+)
+def test_a_screen_without_a_key_is_loaded_when_one_is_entered(new_page, screen, ready):
+    page = new_page(key=None)
+    page.goto(f"/#{screen}")
+    if screen != "calendar":
+        page.get_by_role("dialog").get_by_role("button", name="Cancel").click()
+    page.get_by_role("alert").wait_for()
+    page.get_by_role("button", name="Key", exact=True).click()
+    page.get_by_label("API key or token").fill(accounts.own_token(userId="late-user", roles=["ADMIN"]))
+    page.get_by_role("button", name="Continue").click()
+    expect(page.get_by_text(ready)).to_be_visible()
+    expect(page.get_by_role("alert")).to_have_count(0)
+
+
 def test_the_calendar_asks_an_api_key_for_a_user(new_page):
     page = new_page()
     page.goto("/#calendar")

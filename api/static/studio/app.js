@@ -65,6 +65,10 @@ async function submitCredential(event) {
   update();
 }
 
+async function changeCredential() {
+  if (await shell.askForCredential()) screen?.reload?.();
+}
+
 function forgetCredential() {
   keepCredential("");
   dialog().close();
@@ -107,7 +111,7 @@ function frame() {
     <header>
       <a class="brand" href="#moment"><img src="favicon.ico" alt="" width="28" height="28" />${S.app.name}</a>
       ${navigation()}
-      <button class="quiet" @click=${() => shell.askForCredential()}>${icon("key")}${S.key.open}</button>
+      <button class="quiet" @click=${changeCredential}>${icon("key")}${S.key.open}</button>
     </header>
     <main id="main" tabindex="-1">${screen ? screen.view() : html`<p class="lead">${S.app.loading}</p>`}</main>
     <footer>

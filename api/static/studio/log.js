@@ -62,6 +62,10 @@ export class Log {
 
   leave() {}
 
+  reload() {
+    this.load();
+  }
+
   /** Load the newest calls, or older ones. @param {string} [cursor] */
   async load(cursor = "") {
     if (!credential() && !(await this.shell.askForCredential())) {

@@ -45,6 +45,11 @@ export class Words {
     this.socket?.close();
   }
 
+  reload() {
+    if (this.isClosed) this.connect();
+    else this.socket?.close(); // It connects again.
+  }
+
   async connect() {
     this.isClosed = false;
     if (!credential() && !(await this.shell.askForCredential())) return this.close(new Problem("no_credential"));
