@@ -53,6 +53,7 @@ async function submitCredential(event) {
   keyProblem = null;
   update();
   try {
+    if (/[^\x20-\xff]/.test(credential())) throw new Problem("unauthorized"); // No header can carry it.
     await call("auth/profile");
     input.value = "";
     dialog().close("given");
