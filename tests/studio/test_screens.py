@@ -80,6 +80,20 @@ def test_live_marks_the_face_and_tells_its_rate(new_page):
     expect(page.get_by_role("button", name="Start")).to_be_visible()
 
 
+def test_live_tells_that_the_service_cannot_be_reached_and_connects_when_it_can(new_page):
+    page = new_page()
+    page.goto("/#live")
+    page.get_by_role("button", name="Start").wait_for()
+    page.context.set_offline(True)
+    page.get_by_role("button", name="Start").click()
+    expect(page.get_by_role("alert")).to_contain_text("Connecting again")
+    page.context.set_offline(False)
+    page.locator(".verdict h2").wait_for()
+    expect(page.get_by_role("alert")).to_have_count(0)
+    assert all("ERR_INTERNET_DISCONNECTED" in error for error in page.errors)
+    page.errors.clear()
+
+
 def test_live_heeds_the_suggestion_of_the_service(new_page):
     page = new_page()
     page.goto("/#live")

@@ -105,12 +105,7 @@ export class Live {
     const path = new URL("socket.io/", document.baseURI).pathname;
     const options = { transports: ["websocket"], auth: socketCredential(), path };
     const socket = (this.socket = io(`${location.origin}/emotion-detection`, options));
-    socket.on("disconnect", (reason) => {
-      if (reason === "io client disconnect") return;
-      this.problem = new Problem("connection_lost");
-      this.detection = null;
-      this.shell.update();
-    });
+    socket.on("disconnect", (reason) => reason === "io client disconnect" || this.lose());
     socket.on("connect", () => {
       this.problem = null;
       socket.emit("initialize", { faces: "all" });
@@ -119,13 +114,20 @@ export class Live {
       this.sendFrame();
     });
     // A refused client is told why; any other failure is tried again by the client.
-    socket.on("connect_error", ({ data }) => data && this.refuse(new Problem(data.code, data.message)));
+    socket.on("connect_error", ({ data }) => (data ? this.refuse(new Problem(data.code, data.message)) : this.lose()));
     socket.on("detection_result", (detection) => this.show(detection));
     socket.on("performance_suggestion", (suggestion) => this.heed(suggestion));
     socket.on("error_message", ({ code, message }) => {
       this.problem = new Problem(code, message);
       this.shell.update();
     });
+  }
+
+  /** Tell that the client of Socket.IO connects again. */
+  lose() {
+    this.problem = new Problem("connection_lost");
+    this.detection = null;
+    this.shell.update();
   }
 
   /** @param {Problem} problem */
