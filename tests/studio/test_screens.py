@@ -35,6 +35,10 @@ def test_words_are_classified_while_they_are_typed(new_page, server: Server):
     with WebSocketClient(server):
         expect(page.get_by_text("2 people are connected.")).to_be_visible()
     assert_fits(page)
+    page.get_by_label("Your text").fill("وأخيرا حصلت على الوظيفة!")
+    expect(page.get_by_label("Your text")).to_have_css("direction", "rtl")
+    page.get_by_label("Your text").fill("long " * 500)
+    expect(page.get_by_text("The text is cut off at 2000 characters.")).to_be_visible()
     page.get_by_label("Your text").fill("")
     expect(page.get_by_text("Nothing written yet.")).to_be_visible()
 
