@@ -299,6 +299,19 @@ def test_a_video_can_be_dropped_or_pasted(new_page, way):
     expect(page.locator("h1")).to_have_text("Happy", timeout=60_000)
 
 
+def test_text_that_is_dragged_is_left_to_the_browser(new_page):
+    page = new_page()
+    page.goto("/")
+    page.locator("h1").wait_for()
+    is_left = page.evaluate("""() => {
+      const data = new DataTransfer();
+      data.setData("text/plain", "a word");
+      return dispatchEvent(new DragEvent("dragover", {dataTransfer: data, cancelable: true}));
+    }""")
+    assert is_left
+    expect(page.get_by_text("Drop the video")).to_have_count(0)
+
+
 def test_the_loop_can_be_shared_where_the_browser_can(new_page):
     page = new_page()
     page.add_init_script(

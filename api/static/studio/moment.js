@@ -48,6 +48,7 @@ export class Moment {
 
   /** @param {DragEvent} event @param {boolean} isDragging */
   drag(event, isDragging) {
+    if (!event.dataTransfer?.types.includes("Files")) return;
     event.preventDefault();
     if (isDragging === this.isDragging) return;
     this.isDragging = isDragging;
