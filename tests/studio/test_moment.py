@@ -256,6 +256,8 @@ def test_every_state_is_accessible_and_fits_the_screen(new_page, scheme, width):
     page.get_by_role("button", name="Turn on the camera").click()
     page.get_by_role("button", name="Start recording").wait_for()
     assert_accessible(page)
+    box = page.get_by_role("button", name="Turn off the camera").bounding_box()
+    assert box["x"] + box["width"] <= width
     page.get_by_role("button", name="Turn off the camera").click()
     page.locator("input[type=file]").set_input_files(SMILE)
     page.locator(".result").wait_for(timeout=60_000)
