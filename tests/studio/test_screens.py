@@ -43,6 +43,32 @@ def test_words_are_classified_while_they_are_typed(new_page, server: Server):
     expect(page.get_by_text("Nothing written yet.")).to_be_visible()
 
 
+def test_an_answer_to_a_text_that_was_deleted_is_not_shown(new_page):
+    sockets, texts = [], []
+
+    def answer(socket):
+        sockets.append(socket)
+        socket.on_message(
+            lambda message: (
+                texts.append(message)
+                if "text" in json.loads(message)
+                else socket.send(json.dumps({"type": "connection_update", "active_connections": 1}))
+            )
+        )
+
+    page = new_page()
+    page.route_web_socket(re.compile("/api/ws"), answer)
+    page.goto("/#words")
+    page.get_by_label("Your text").fill("I got the job!!")
+    wait_until(lambda: page.wait_for_timeout(10) or texts)
+    page.get_by_label("Your text").fill("")
+    page.wait_for_timeout(1000)
+    scores = {"label": "joy", "score": 0.9, "scores": {"joy": 0.9}, "language_supported": True}
+    sockets[0].send(json.dumps({"type": "emotion_classification", **scores}))
+    page.wait_for_timeout(200)
+    expect(page.get_by_text("Nothing written yet.")).to_be_visible()
+
+
 def test_a_wrong_key_of_a_socket_is_asked_for_again(new_page):
     page = new_page(key="wrong")
     page.goto("/#words")

@@ -73,6 +73,7 @@ export class Words {
         this.send();
       }
     } else if (message.type === "emotion_classification") {
+      if (!this.text.trim()) return; // It was deleted meanwhile.
       this.answer = message;
       this.problem = null;
       this.shell.announce(
