@@ -271,6 +271,21 @@ def test_the_log_is_filtered_paged_and_saved(new_page, server: Server):
     assert all("/auth/profile" in line for line in lines[1:])
 
 
+def test_the_log_stays_on_its_page_if_older_calls_cannot_be_loaded(new_page):
+    columns = ("client_id", "prediction", "confidence", "error")
+    call = {"timestamp": "2026-11-30T12:00:00Z", "method": "GET", "endpoint": "/ready", "status_code": 200}
+    call |= {"success": True, "latency_ms": 1.0, "request_id": "1", **dict.fromkeys(columns)}
+    page = new_page()
+    page.route("**/logs?*", lambda route: route.fulfill(json={"logs": [call] * 25, "next_cursor": "2"}))
+    page.goto("/#log")
+    expect(page.locator("tbody tr")).to_have_count(25)
+    page.route("**/logs?*", lambda route: route.abort())
+    page.get_by_role("button", name="Older").click()
+    expect(page.get_by_role("alert")).to_contain_text("The service cannot be reached.")
+    page.errors.remove("Failed to load resource: net::ERR_FAILED")
+    expect(page.locator("tbody tr")).to_have_count(25)
+
+
 def test_a_log_of_several_pages_is_saved_as_one_file(new_page):
     pages = [{"body": "endpoint\n/predict\n", "headers": {"x-next-cursor": "2"}}, {"body": "endpoint\n/thumbnail\n"}]
     page = new_page()

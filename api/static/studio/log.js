@@ -131,7 +131,7 @@ export class Log {
   /** @param {number} page */
   async turn(page) {
     if (page * PAGE >= this.shown.length && this.cursor) await this.load(this.cursor);
-    this.page = page;
+    if (page * PAGE < this.shown.length) this.page = page;
     this.shell.update();
   }
 
