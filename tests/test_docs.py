@@ -242,3 +242,18 @@ def test_relative_links_point_to_existing_files():
     for file in FILES:
         for target in re.findall(r"\]\(([^)#:]+)\)", file.read_text()):
             assert (file.parent / target).exists(), f"{file.name}: {target}"
+
+
+def test_every_error_code_is_in_the_documentation():
+    from api.errors import STATUS
+
+    words = {word for file in FILES for word in re.findall(r"`([a-z0-9_]+)`", file.read_text())}
+    not_http = {"client_closed_request", "not_started"}  # the caller has gone; a message of live video
+    assert STATUS.keys() - not_http - words == set()
+
+
+def test_every_metric_is_in_the_documentation():
+    names = re.findall(r'"(moodreel_[a-z_]+)"', (ROOT / "api" / "metrics.py").read_text())
+    assert len(names) > 20
+    text = (ROOT / "docs" / "operate.md").read_text()
+    assert [name for name in names if not re.search(rf"`{name}(_total)?`", text)] == []

@@ -26,6 +26,15 @@ PIXELS = """video => {
   return [...context.getImageData(0, 0, 32, 32).data];
 }"""
 
+SLOW_CAMERA = """window.streams = [];
+const { mediaDevices } = navigator, open = mediaDevices.getUserMedia.bind(mediaDevices);
+mediaDevices.getUserMedia = async (wanted) => {
+  await new Promise(resolve => setTimeout(resolve, 500));
+  streams.push(await open(wanted));
+  return streams.at(-1);
+};"""
+RUNNING = "streams.filter(({active}) => active).length"
+
 KEEP_CLIP = """const append = FormData.prototype.append;
 FormData.prototype.append = function (name, value, ...rest) {
   if (name === "file") window.clip = value;
@@ -113,6 +122,31 @@ def test_a_refused_camera_is_explained_and_a_file_still_works(new_page):
     expect(page.locator("h1")).to_have_text("Happy", timeout=60_000)
 
 
+@pytest.mark.parametrize(("screen", "on", "off"), [("moment", "Turn on", "Turn off"), ("live", "Start", "Stop")])
+def test_a_camera_that_was_asked_for_twice_is_opened_once(new_page, screen, on, off):
+    page = new_page()
+    page.add_init_script(SLOW_CAMERA)
+    page.goto(f"/#{screen}")
+    page.get_by_role("button", name=on).dblclick()
+    page.get_by_role("button", name=off).wait_for()
+    wait_until(lambda: page.evaluate("streams.length") == 2)
+    assert page.evaluate(RUNNING) == 1
+    page.get_by_role("button", name=off).click()
+    assert page.evaluate(RUNNING) == 0
+
+
+def test_a_file_that_is_chosen_before_the_camera_is_on_keeps_it_off(new_page):
+    page = new_page()
+    page.add_init_script(SLOW_CAMERA)
+    page.route("**/predict", lambda route: None)  # never answered
+    page.goto("/")
+    page.get_by_role("button", name="Turn on the camera").click()
+    page.locator("input[type=file]").set_input_files(SMILE)
+    wait_until(lambda: page.evaluate("streams.length") == 1)
+    page.wait_for_timeout(100)
+    assert page.evaluate(RUNNING) == 0
+
+
 @pytest.mark.parametrize(
     ("missing", "message"),
     [
@@ -136,6 +170,9 @@ def test_the_key_is_asked_for_once_checked_and_kept_out_of_the_address(new_page)
     page.goto("/")
     page.locator("input[type=file]").set_input_files(SMILE)
     dialog = page.get_by_role("dialog")
+    dialog.get_by_label("API key or token").fill("“a key in typographic quotes”")
+    dialog.get_by_role("button", name="Continue").click()
+    expect(dialog.get_by_role("alert")).to_contain_text("This key is not valid here.")
     dialog.get_by_label("API key or token").fill("wrong")
     dialog.get_by_role("button", name="Continue").click()
     expect(dialog.get_by_role("alert")).to_contain_text("This key is not valid here.")
@@ -219,6 +256,8 @@ def test_every_state_is_accessible_and_fits_the_screen(new_page, scheme, width):
     page.get_by_role("button", name="Turn on the camera").click()
     page.get_by_role("button", name="Start recording").wait_for()
     assert_accessible(page)
+    box = page.get_by_role("button", name="Turn off the camera").bounding_box()
+    assert box["x"] + box["width"] <= width
     page.get_by_role("button", name="Turn off the camera").click()
     page.locator("input[type=file]").set_input_files(SMILE)
     page.locator(".result").wait_for(timeout=60_000)
@@ -260,6 +299,19 @@ def test_a_video_can_be_dropped_or_pasted(new_page, way):
         [way, clip],
     )
     expect(page.locator("h1")).to_have_text("Happy", timeout=60_000)
+
+
+def test_text_that_is_dragged_is_left_to_the_browser(new_page):
+    page = new_page()
+    page.goto("/")
+    page.locator("h1").wait_for()
+    is_left = page.evaluate("""() => {
+      const data = new DataTransfer();
+      data.setData("text/plain", "a word");
+      return dispatchEvent(new DragEvent("dragover", {dataTransfer: data, cancelable: true}));
+    }""")
+    assert is_left
+    expect(page.get_by_text("Drop the video")).to_have_count(0)
 
 
 def test_the_loop_can_be_shared_where_the_browser_can(new_page):

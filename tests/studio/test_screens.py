@@ -11,7 +11,7 @@ from tests.studio.accessibility import assert_accessible
 from tests.studio.month import write_month
 from tests.support import accounts
 from tests.support.browser import SMILE, needs_chromium
-from tests.support.server import KEY, Server
+from tests.support.server import KEY, Server, wait_until
 from tests.support.websocket_client import WebSocketClient
 
 pytestmark = [pytest.mark.browser, pytest.mark.server, needs_chromium]
@@ -35,7 +35,37 @@ def test_words_are_classified_while_they_are_typed(new_page, server: Server):
     with WebSocketClient(server):
         expect(page.get_by_text("2 people are connected.")).to_be_visible()
     assert_fits(page)
+    page.get_by_label("Your text").fill("وأخيرا حصلت على الوظيفة!")
+    expect(page.get_by_label("Your text")).to_have_css("direction", "rtl")
+    page.get_by_label("Your text").fill("long " * 500)
+    expect(page.get_by_text("The text is cut off at 2000 characters.")).to_be_visible()
     page.get_by_label("Your text").fill("")
+    expect(page.get_by_text("Nothing written yet.")).to_be_visible()
+
+
+def test_an_answer_to_a_text_that_was_deleted_is_not_shown(new_page):
+    sockets, texts = [], []
+
+    def answer(socket):
+        sockets.append(socket)
+        socket.on_message(
+            lambda message: (
+                texts.append(message)
+                if "text" in json.loads(message)
+                else socket.send(json.dumps({"type": "connection_update", "active_connections": 1}))
+            )
+        )
+
+    page = new_page()
+    page.route_web_socket(re.compile("/api/ws"), answer)
+    page.goto("/#words")
+    page.get_by_label("Your text").fill("I got the job!!")
+    wait_until(lambda: page.wait_for_timeout(10) or texts)
+    page.get_by_label("Your text").fill("")
+    page.wait_for_timeout(1000)
+    scores = {"label": "joy", "score": 0.9, "scores": {"joy": 0.9}, "language_supported": True}
+    sockets[0].send(json.dumps({"type": "emotion_classification", **scores}))
+    page.wait_for_timeout(200)
     expect(page.get_by_text("Nothing written yet.")).to_be_visible()
 
 
@@ -78,6 +108,20 @@ def test_live_marks_the_face_and_tells_its_rate(new_page):
     assert_fits(page)
     page.get_by_role("button", name="Stop").click()
     expect(page.get_by_role("button", name="Start")).to_be_visible()
+
+
+def test_live_tells_that_the_service_cannot_be_reached_and_connects_when_it_can(new_page):
+    page = new_page()
+    page.goto("/#live")
+    page.get_by_role("button", name="Start").wait_for()
+    page.context.set_offline(True)
+    page.get_by_role("button", name="Start").click()
+    expect(page.get_by_role("alert")).to_contain_text("Connecting again")
+    page.context.set_offline(False)
+    page.locator(".verdict h2").wait_for()
+    expect(page.get_by_role("alert")).to_have_count(0)
+    assert all("ERR_INTERNET_DISCONNECTED" in error for error in page.errors)
+    page.errors.clear()
 
 
 def test_live_heeds_the_suggestion_of_the_service(new_page):
@@ -139,6 +183,59 @@ def test_the_calendar_shows_the_days_of_a_user_with_their_loops(new_page, server
     expect(page.get_by_text("No moments in this month yet.")).to_be_visible()
 
 
+def test_the_calendar_shows_the_month_that_was_chosen_last(new_page, server: Server):
+    write_month(server, "months-user", SMILE.read_bytes(), days=1)
+    page = new_page(key=accounts.own_token(userId="months-user"))
+    page.goto("/#calendar")
+    expect(page.locator("button.day")).to_have_count(1)
+    held = []
+    page.route("**/api/history/summary?by=day*", lambda route: route.continue_() if held else held.append(route))
+    page.get_by_role("button", name="Month before").click()
+    wait_until(lambda: page.wait_for_timeout(10) or held)
+    expect(page.locator("button.day")).to_have_count(0)
+    page.get_by_role("button", name="Next month").click()
+    expect(page.locator("button.day")).to_have_count(1)
+    with page.expect_response(held[0].request.url):
+        held[0].continue_()
+    page.wait_for_timeout(200)
+    expect(page.locator("button.day")).to_have_count(1)
+
+
+def test_the_calendar_stays_if_a_loop_cannot_be_loaded(new_page, server: Server):
+    write_month(server, "loop-user", SMILE.read_bytes(), days=1)
+    page = new_page(key=accounts.own_token(userId="loop-user"))
+    page.route("**/media/*", lambda route: route.abort())
+    page.goto("/#calendar")
+    page.locator("button.day").focus()
+    expect(page.get_by_role("alert")).to_contain_text("The service cannot be reached.")
+    page.errors.remove("Failed to load resource: net::ERR_FAILED")
+    page.unroute("**/media/*")
+    expect(page.locator("button.day")).to_be_visible()
+    page.get_by_role("button", name="Try again").click()
+    page.locator("video.loop-of-day").wait_for()
+
+
+@pytest.mark.parametrize(
+    ("screen", "ready"),
+    [
+        ("calendar", "No moments in this month yet."),
+        ("log", "Latency, p50"),
+        ("words", "You are the only one connected."),
+    ],
+)
+def test_a_screen_without_a_key_is_loaded_when_one_is_entered(new_page, screen, ready):
+    page = new_page(key=None)
+    page.goto(f"/#{screen}")
+    if screen != "calendar":
+        page.get_by_role("dialog").get_by_role("button", name="Cancel").click()
+    page.get_by_role("alert").wait_for()
+    page.get_by_role("button", name="Key", exact=True).click()
+    page.get_by_label("API key or token").fill(accounts.own_token(userId="late-user", roles=["ADMIN"]))
+    page.get_by_role("button", name="Continue").click()
+    expect(page.get_by_text(ready)).to_be_visible()
+    expect(page.get_by_role("alert")).to_have_count(0)
+
+
 def test_the_calendar_asks_an_api_key_for_a_user(new_page):
     page = new_page()
     page.goto("/#calendar")
@@ -172,6 +269,21 @@ def test_the_log_is_filtered_paged_and_saved(new_page, server: Server):
     assert "endpoint" in lines[0]
     assert len(lines) >= 31
     assert all("/auth/profile" in line for line in lines[1:])
+
+
+def test_the_log_stays_on_its_page_if_older_calls_cannot_be_loaded(new_page):
+    columns = ("client_id", "prediction", "confidence", "error")
+    call = {"timestamp": "2026-11-30T12:00:00Z", "method": "GET", "endpoint": "/ready", "status_code": 200}
+    call |= {"success": True, "latency_ms": 1.0, "request_id": "1", **dict.fromkeys(columns)}
+    page = new_page()
+    page.route("**/logs?*", lambda route: route.fulfill(json={"logs": [call] * 25, "next_cursor": "2"}))
+    page.goto("/#log")
+    expect(page.locator("tbody tr")).to_have_count(25)
+    page.route("**/logs?*", lambda route: route.abort())
+    page.get_by_role("button", name="Older").click()
+    expect(page.get_by_role("alert")).to_contain_text("The service cannot be reached.")
+    page.errors.remove("Failed to load resource: net::ERR_FAILED")
+    expect(page.locator("tbody tr")).to_have_count(25)
 
 
 def test_a_log_of_several_pages_is_saved_as_one_file(new_page):

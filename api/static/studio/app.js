@@ -53,6 +53,7 @@ async function submitCredential(event) {
   keyProblem = null;
   update();
   try {
+    if (/[^\x20-\xff]/.test(credential())) throw new Problem("unauthorized"); // No header can carry it.
     await call("auth/profile");
     input.value = "";
     dialog().close("given");
@@ -63,6 +64,10 @@ async function submitCredential(event) {
   }
   isChecking = false;
   update();
+}
+
+async function changeCredential() {
+  if (await shell.askForCredential()) screen?.reload?.();
 }
 
 function forgetCredential() {
@@ -107,7 +112,7 @@ function frame() {
     <header>
       <a class="brand" href="#moment"><img src="favicon.ico" alt="" width="28" height="28" />${S.app.name}</a>
       ${navigation()}
-      <button class="quiet" @click=${() => shell.askForCredential()}>${icon("key")}${S.key.open}</button>
+      <button class="quiet" @click=${changeCredential}>${icon("key")}${S.key.open}</button>
     </header>
     <main id="main" tabindex="-1">${screen ? screen.view() : html`<p class="lead">${S.app.loading}</p>`}</main>
     <footer>

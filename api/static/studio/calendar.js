@@ -36,6 +36,8 @@ export class Calendar {
   problem = null;
   /** @type {string | null} The chosen day. */
   day = null;
+  /** @type {Problem | null} Of the loop or picture of the chosen day. */
+  mediaProblem = null;
   /** @type {Map<string, string>} Addresses of loops and pictures by entry. */
   media = new Map();
   /** @type {Set<string>} Entries whose loop or picture is here or on its way. */
@@ -52,6 +54,7 @@ export class Calendar {
   }
 
   async load() {
+    const { month } = this;
     if (!credential() || !isToken()) {
       this.problem = new Problem("needs_user");
       return this.shell.update();
@@ -70,10 +73,12 @@ export class Calendar {
         get("api/history", wide),
         get("api/history/summary", { by: "week", start_date: today, end_date: today, tz }),
       ]);
+      if (month !== this.month) return; // Another month was chosen meanwhile.
       this.summary = summary;
       this.entries = history.entries;
       this.week = week;
     } catch (error) {
+      if (month !== this.month) return;
       this.problem = error instanceof Problem ? error : null;
     }
     this.shell.update();
@@ -82,13 +87,19 @@ export class Calendar {
   /** @param {number} months */
   turn(months) {
     this.month = new Date(this.month.getFullYear(), this.month.getMonth() + months, 1);
+    this.reload();
+  }
+
+  reload() {
     this.day = this.summary = null;
+    this.shell.update();
     this.load();
   }
 
   /** Show a day, and the loop or picture of its newest entry that has one. @param {string} day */
   async choose(day) {
     this.day = day;
+    this.mediaProblem = null;
     this.shell.update();
     const entry = this.entryOf(day);
     if (!entry || this.requested.has(entry.id)) return;
@@ -98,7 +109,7 @@ export class Calendar {
       this.media.set(entry.id, URL.createObjectURL(await response.blob()));
     } catch (error) {
       this.requested.delete(entry.id);
-      this.problem = error instanceof Problem ? error : null;
+      if (day === this.day) this.mediaProblem = error instanceof Problem ? error : null;
     }
     this.shell.update();
   }
@@ -157,11 +168,13 @@ export class Calendar {
     if (!period || !this.day) {
       return html`<p class="lead">${this.summary?.periods.length === 0 ? S.calendar.empty : S.calendar.choose}</p>`;
     }
-    const entry = this.entryOf(this.day);
+    const { day } = this;
+    const entry = this.entryOf(day);
     const url = entry && this.media.get(entry.id);
     return html`<div class="card stack">
-      <h2>${asDay.format(new Date(`${this.day}T12:00`))}</h2>
+      <h2>${asDay.format(new Date(`${day}T12:00`))}</h2>
       ${url && entry ? media(url, entry.media[0].type) : nothing} ${counts(period.emotions)}
+      ${this.mediaProblem ? failure(this.shell, this.mediaProblem, () => this.choose(day)) : nothing}
     </div>`;
   }
 

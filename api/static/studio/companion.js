@@ -87,7 +87,7 @@ export class Companion {
         <h2>${S.companion.title}</h2>
         <p class="small quiet-text" id="companion-help">${S.companion.lead}</p>
         <textarea
-          rows="4" maxlength=${this.maxCharacters} aria-label=${S.companion.label} aria-describedby="companion-help"
+          rows="4" maxlength=${this.maxCharacters} dir="auto" aria-label=${S.companion.label} aria-describedby="companion-help"
           placeholder=${S.companion.placeholder}
           @input=${(/** @type {{target: HTMLTextAreaElement}} */ { target }) => (this.text = target.value)}
         ></textarea>
@@ -104,7 +104,7 @@ export class Companion {
   answer() {
     if (this.support) return support(this.support);
     return html`${this.question || this.running
-        ? html`<blockquote class="question ${this.running ? "running" : ""}">
+        ? html`<blockquote class="question ${this.running ? "running" : ""}" dir="auto">
             ${this.question || html`<span class="quiet-text">${S.companion.thinking}</span>`}
           </blockquote>`
         : nothing}

@@ -47,7 +47,8 @@ export class Live {
   times = [];
   latency = 0;
   sequence = 0;
-  isLeft = false;
+  /** @type {object | null} The latest start. What an earlier one gets is closed at once. */
+  starting = null;
   frameRate = FRAME_RATE;
   width = WIDTH;
   timer = 0;
@@ -59,7 +60,6 @@ export class Live {
   }
 
   leave() {
-    this.isLeft = true;
     this.close();
   }
 
@@ -67,7 +67,7 @@ export class Live {
     clearTimeout(this.timer);
     this.socket?.disconnect();
     closeCamera(this.stream);
-    this.stream = this.socket = this.detection = this.suggestion = null;
+    this.stream = this.socket = this.detection = this.suggestion = this.starting = null;
   }
 
   stop() {
@@ -76,14 +76,17 @@ export class Live {
   }
 
   async start() {
+    const starting = (this.starting = {});
     this.problem = null;
     if (!credential() && !(await this.shell.askForCredential())) return;
     try {
-      this.stream = await openCamera(false);
+      const stream = await openCamera(false);
+      if (starting !== this.starting) return closeCamera(stream);
+      this.stream = stream;
     } catch (error) {
-      return this.fail(S.camera[error instanceof CameraError ? error.reason : "none"]);
+      if (starting === this.starting) this.fail(S.camera[error instanceof CameraError ? error.reason : "none"]);
+      return;
     }
-    if (this.isLeft) return this.close();
     this.frameRate = FRAME_RATE;
     this.width = WIDTH;
     this.connect();
@@ -102,12 +105,7 @@ export class Live {
     const path = new URL("socket.io/", document.baseURI).pathname;
     const options = { transports: ["websocket"], auth: socketCredential(), path };
     const socket = (this.socket = io(`${location.origin}/emotion-detection`, options));
-    socket.on("disconnect", (reason) => {
-      if (reason === "io client disconnect") return;
-      this.problem = new Problem("connection_lost");
-      this.detection = null;
-      this.shell.update();
-    });
+    socket.on("disconnect", (reason) => reason === "io client disconnect" || this.lose());
     socket.on("connect", () => {
       this.problem = null;
       socket.emit("initialize", { faces: "all" });
@@ -116,13 +114,20 @@ export class Live {
       this.sendFrame();
     });
     // A refused client is told why; any other failure is tried again by the client.
-    socket.on("connect_error", ({ data }) => data && this.refuse(new Problem(data.code, data.message)));
+    socket.on("connect_error", ({ data }) => (data ? this.refuse(new Problem(data.code, data.message)) : this.lose()));
     socket.on("detection_result", (detection) => this.show(detection));
     socket.on("performance_suggestion", (suggestion) => this.heed(suggestion));
     socket.on("error_message", ({ code, message }) => {
       this.problem = new Problem(code, message);
       this.shell.update();
     });
+  }
+
+  /** Tell that the client of Socket.IO connects again. */
+  lose() {
+    this.problem = new Problem("connection_lost");
+    this.detection = null;
+    this.shell.update();
   }
 
   /** @param {Problem} problem */

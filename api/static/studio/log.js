@@ -62,6 +62,10 @@ export class Log {
 
   leave() {}
 
+  reload() {
+    this.load();
+  }
+
   /** Load the newest calls, or older ones. @param {string} [cursor] */
   async load(cursor = "") {
     if (!credential() && !(await this.shell.askForCredential())) {
@@ -127,7 +131,7 @@ export class Log {
   /** @param {number} page */
   async turn(page) {
     if (page * PAGE >= this.shown.length && this.cursor) await this.load(this.cursor);
-    this.page = page;
+    if (page * PAGE < this.shown.length) this.page = page;
     this.shell.update();
   }
 

@@ -42,12 +42,13 @@ export class Moment {
   leave() {
     this.listening.abort();
     this.sending?.abort();
-    this.recorder.leave();
+    this.recorder.turnOff();
     this.result?.dispose();
   }
 
   /** @param {DragEvent} event @param {boolean} isDragging */
   drag(event, isDragging) {
+    if (!event.dataTransfer?.types.includes("Files")) return;
     event.preventDefault();
     if (isDragging === this.isDragging) return;
     this.isDragging = isDragging;

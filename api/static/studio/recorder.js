@@ -18,7 +18,8 @@ export class Recorder {
   stop = null;
   length = 5;
   withSound = false;
-  isLeft = false;
+  /** @type {object | null} The latest request for the camera. What an earlier one gets is closed at once. */
+  opening = null;
   count = 0;
   elapsed = 0;
 
@@ -41,10 +42,11 @@ export class Recorder {
   }
 
   async turnOn() {
+    const opening = (this.opening = {});
     try {
       if (!canRecord()) throw new CameraError("unsupported");
       const stream = await openCamera(this.withSound);
-      if (this.isLeft) return closeCamera(stream);
+      if (opening !== this.opening) return closeCamera(stream);
       this.stream = stream;
       stream.getVideoTracks()[0].onended = () => {
         this.turnOff();
@@ -52,18 +54,13 @@ export class Recorder {
       };
       this.go("ready");
     } catch (error) {
-      this.onProblem(S.camera[error instanceof CameraError ? error.reason : "none"]);
+      if (opening === this.opening) this.onProblem(S.camera[error instanceof CameraError ? error.reason : "none"]);
     }
-  }
-
-  leave() {
-    this.isLeft = true;
-    this.turnOff();
   }
 
   turnOff() {
     closeCamera(this.stream);
-    this.stream = null;
+    this.stream = this.opening = null;
     this.go("off");
   }
 

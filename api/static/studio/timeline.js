@@ -21,6 +21,7 @@ import { emotionClass } from "./ui.js";
 const HEIGHT = 236;
 const MARGIN = { top: 36, right: 12, bottom: 34, left: 40 };
 const BOTTOM = HEIGHT - MARGIN.bottom;
+const LABEL_SPACE = 40; // A name that stands nearer to the right edge is left of its place.
 const LABEL_FROM = 0.25; // A line is named at its highest point if that is higher.
 
 class TimelineChart extends HTMLElement {
@@ -129,7 +130,7 @@ class TimelineChart extends HTMLElement {
         : nothing
     }
     <line class="peak" x1=${x} x2=${x} y1="16" y2=${BOTTOM}></line>
-    <text class="axis middle strong" x=${x} y="11">${S.result.chosen}</text>`;
+    <text class="axis ${this.#width - x < LABEL_SPACE ? "end" : "middle"} strong" x=${x} y="11">${S.result.chosen}</text>`;
   }
 
   /** @param {TimelineData} data */

@@ -16,6 +16,7 @@ import { S, emotionName, fill, percent } from "./strings.js";
  * @typedef {object} Screen
  * @property {() => Template} view
  * @property {() => void} leave Release the camera, connections and memory.
+ * @property {() => void} [reload] Load again, with a new key or token.
  */
 
 /** Whether the user wants no motion. */

@@ -4,6 +4,7 @@ import { Problem, credential, socketCredential, socketUrl } from "./api.js";
 import { S, emotionName, fill, percent } from "./strings.js";
 import { bars, emotionClass, failure } from "./ui.js";
 
+const MAX_CHARACTERS = 2000;
 const PAUSE_MS = 600; // The service takes 60 messages a minute.
 const RETRY_MS = { first: 2000, longest: 30_000 };
 const UNAUTHENTICATED = 4001;
@@ -45,6 +46,11 @@ export class Words {
     this.socket?.close();
   }
 
+  reload() {
+    if (this.isClosed) this.connect();
+    else this.socket?.close(); // It connects again.
+  }
+
   async connect() {
     this.isClosed = false;
     if (!credential() && !(await this.shell.askForCredential())) return this.close(new Problem("no_credential"));
@@ -67,6 +73,7 @@ export class Words {
         this.send();
       }
     } else if (message.type === "emotion_classification") {
+      if (!this.text.trim()) return; // It was deleted meanwhile.
       this.answer = message;
       this.problem = null;
       this.shell.announce(
@@ -121,10 +128,11 @@ export class Words {
         <label class="field">
           ${S.words.label}
           <textarea
-            rows="6" maxlength="2000" placeholder=${S.words.placeholder}
+            rows="6" maxlength=${MAX_CHARACTERS} dir="auto" placeholder=${S.words.placeholder}
             @input=${(/** @type {{target: HTMLTextAreaElement}} */ event) => this.type(event.target.value)}
           ></textarea>
         </label>
+        ${this.text.length < MAX_CHARACTERS ? nothing : html`<p class="small">${fill(S.words.longest, { count: MAX_CHARACTERS })}</p>`}
         <p class="small quiet-text people">${this.status()}</p>
         ${this.problem ? failure(this.shell, this.problem, this.isClosed ? () => this.connect() : null) : nothing}
       </div>
