@@ -59,8 +59,11 @@ if 0 <= _soft < _FILES:
     resource.setrlimit(resource.RLIMIT_NOFILE, (_FILES if _hard < 0 else min(_FILES, _hard), _hard))
 
 
-# What MediaPipe's native code prints at each start. It has no switch for that.
-_NOISE = "Logging before InitGoogle|(face_landmarker_graph|inference_feedback_manager)\\.cc|XNNPACK delegate for CPU"
+# What MediaPipe's native code, and LiteRT in it, prints at each start. They have no switch for that.
+_NOISE = (
+    "Logging before InitGoogle|(face_landmarker_graph|inference_feedback_manager|inference_runner_litert)\\.cc"
+    "|XNNPACK delegate for CPU|^INFO: \\[[a-z_]+\\.cc:"
+)
 
 
 def _drop_noise() -> None:

@@ -15,6 +15,7 @@ import requests
 
 from moodreel.storage.call_log import Call, CallLog
 from moodreel.storage.timestamps import format_timestamp
+from tests.support import synthetic_frames, synthetic_video
 from tests.support.server import HEADERS, REAL_APP, Server, video_body, wait_until
 
 pytestmark = pytest.mark.server
@@ -135,8 +136,15 @@ def test_each_call_is_one_line_of_json_with_the_request_id_on_every_line_of_it(t
         assert (call["status_code"], call["success"], call["error"]) == (415, False, "unsupported_media")
         assert [line["logger"] for line in lines if line is not call] == ["api.errors"]
         assert HEADERS["x-api-key"] not in server.output
-        for noise in ("InitGoogle", "inference_feedback_manager", "XNNPACK"):
-            assert noise not in server.output
+
+
+def test_native_code_prints_nothing_beside_the_messages(tmp_path: Path) -> None:
+    clip = synthetic_video.encode_video(synthetic_frames.face_frames(10))
+    with Server(tmp_path, REAL_APP, forked=True, WEB_CONCURRENCY=1, LOG_FORMAT="json") as server:
+        for path in ("/predict", "/thumbnail", "/api/predict/multimodal"):
+            assert server.post(path, clip).status_code == 200
+        lines = server.output.splitlines()
+        assert [line for line in lines if not line.startswith(("{", "["))] == []
 
 
 def test_a_reload_replaces_the_workers_and_no_call_waits_for_the_new_ones(tmp_path: Path) -> None:
