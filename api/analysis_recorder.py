@@ -93,8 +93,12 @@ def respond_batch(
     )
 
 
-def write(record: AnalysisRecord) -> str | None:
-    """Record the result in log row, metrics and history. Returns the id of the history entry, if one was written."""
+def write(record: AnalysisRecord, *, in_history: bool = True) -> str | None:
+    """Record the result in log row and metrics, and in the history unless it should not be there.
+
+    Returns:
+        The id of the history entry, if one was written.
+    """
     entry = record.entry
     log_fields.add(
         prediction=entry.emotion,
@@ -107,7 +111,7 @@ def write(record: AnalysisRecord) -> str | None:
     metrics.observe_analysis(None if record.mock else entry.emotion, record.timings)
     if not record.mock:
         metrics.observe_answer(entry)
-    return None if record.mock else history_recorder.write_entry(entry, record.media)
+    return history_recorder.write_entry(entry, record.media) if in_history and not record.mock else None
 
 
 def from_video(result: VideoResult) -> AnalysisRecord:

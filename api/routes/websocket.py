@@ -214,7 +214,7 @@ def _reply(message: str | bytes) -> dict[str, object]:
         log_fields.add(bytes_in=len(message if isinstance(message, bytes) else message.encode()))
         try:
             authentication.admit(g.caller)
-            reply = _classify(_text(message))
+            reply = _classify(*_parse(message))
             g.status = 200
         except Exception as error:
             failure = to_message(error)
@@ -229,8 +229,11 @@ def _reply(message: str | bytes) -> dict[str, object]:
     return reply
 
 
-def _text(message: str | bytes) -> str:
-    """Extract the text of a message: the message itself, or `text` of a JSON object."""
+def _parse(message: str | bytes) -> tuple[str, bool]:
+    """Return the text of a message, and whether the user's history may have its result.
+
+    A message is a text, or a JSON object with `text` and, if the history should not have it, `"history": false`.
+    """
     if isinstance(message, bytes):
         raise ApiError("unsupported_media", "Send text, not bytes.")
     try:
@@ -238,15 +241,15 @@ def _text(message: str | bytes) -> str:
     except (ValueError, RecursionError):
         data = None
     if not isinstance(data, dict):
-        return message
-    text = data.get("text")
-    if not isinstance(text, str):
-        raise ApiError("invalid_request", 'Send a text as it is, or as {"text": "…"}.')
-    return text
+        return message, True
+    text, in_history = data.get("text"), data.get("history", True)
+    if not isinstance(text, str) or not isinstance(in_history, bool):
+        raise ApiError("invalid_request", 'Send a text as it is, or as {"text": "…"}; "history" is true or false.')
+    return text, in_history
 
 
-def _classify(text: str) -> dict[str, object]:
+def _classify(text: str, in_history: bool) -> dict[str, object]:
     [result] = services().text_pipeline.predict([text])
-    history_id = analysis_recorder.write(analysis_recorder.from_text(result))
+    history_id = analysis_recorder.write(analysis_recorder.from_text(result), in_history=in_history)
     reply = {"type": "emotion_classification", **_TEXT_RESULT.dump(result)}
     return {**reply, "history_id": history_id} if history_id else reply

@@ -406,6 +406,8 @@ def test_messages_of_a_signed_in_user_are_stored_in_the_history_without_the_text
     signed_in = {"Authorization": f"Bearer {accounts.own_token(userId='writer')}"}
     with WebSocketClient(server, header=signed_in) as client:
         answers = [client.request(text) for text in (SECRET_TEXT, "another one")]
+        assert "history_id" not in client.request('{"text": "not finished", "history": false}')
+        assert client.request('{"text": "yes", "history": "no"}')["code"] == "invalid_request"
     entries = server.call("GET", "/api/history", headers=signed_in).json()["entries"]
     assert [entry["id"] for entry in entries] == [answer["history_id"] for answer in reversed(answers)]
     assert {(entry["kind"], entry["emotion"], entry["mood"]) for entry in entries} == {("text", "joy", "Happy")}

@@ -114,8 +114,9 @@ export class Words {
     this.pause = setTimeout(() => this.send(), PAUSE_MS);
   }
 
+  /** The calendar would count a text once for each pause in typing. */
   send() {
-    if (this.text.trim() && this.people) this.socket?.send(JSON.stringify({ text: this.text }));
+    if (this.text.trim() && this.people) this.socket?.send(JSON.stringify({ text: this.text, history: false }));
     else if (!this.text.trim()) this.answer = null;
     this.shell.update();
   }
