@@ -77,7 +77,7 @@ def _drop_noise() -> None:
     os.dup2(writer, 2)
     os.close(reader)
     os.close(writer)
-    sys.stderr = os.fdopen(stderr, "w", buffering=1)
+    sys.stderr = os.fdopen(stderr, "w", buffering=1, errors="backslashreplace")
 
 
 # A reload runs this file again.
