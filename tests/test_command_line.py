@@ -174,6 +174,16 @@ def test_a_file_that_cannot_be_read_is_one_line(tmp_path, capsys):
     assert nowhere.endswith("no\\udcffwhere.mp4: No such file or directory")
 
 
+def test_names_after_two_dashes_are_no_options(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["--json", "--", "-clip.mp4", "--force", "clip.mp4"]) == 1
+    assert [json.loads(line)["clip"] for line in capsys.readouterr().out.splitlines()] == [
+        "-clip.mp4",
+        "--force",
+        "clip.mp4",
+    ]
+
+
 def test_files_that_do_not_exist_load_no_model(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(predict.Engine, "load", None)
     assert main([str(tmp_path / "nowhere.mp4")]) == 1

@@ -43,7 +43,7 @@ class _Pipelines:
 def main(argv: Sequence[str]) -> int:
     """Predict each file. Returns 0 if all were, 1 if one failed, 2 for a wrong command line or unusable models."""
     parser = _parser()
-    options = parser.parse_intermixed_args(argv)
+    options = parser.parse_intermixed_args(_keep_names(argv))
     _check_output(parser, options, "thumbnail", LOOP_SUFFIXES)
     _check_output(parser, options, "timeline", PLOT_SUFFIXES)
     try:
@@ -58,6 +58,12 @@ def main(argv: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     return 1 if failed else 0
+
+
+def _keep_names(argv: Sequence[str]) -> list[str]:
+    """Write `-name` after `--` as `./-name`: `parse_intermixed_args` drops the `--` and takes it for an option."""
+    end = argv.index("--") if "--" in argv else len(argv)
+    return [*argv[:end], *(f"./{name}" if name.startswith("-") else name for name in argv[end + 1 :])]
 
 
 def _predict_all(pipelines: _Pipelines, options: argparse.Namespace) -> int:
