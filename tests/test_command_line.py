@@ -224,6 +224,12 @@ def test_ctrl_c_ends_it_silently(tmp_path):
         assert (process.wait(60), process.stdout.read(), process.stderr.read()) == (130, "", "")
 
 
+def test_a_name_that_cannot_be_shown_is_escaped_in_messages():
+    process = run("clip.mp4", "--thumbnail", "no\udcffwhere/loop.mp4")
+    assert (process.wait(60), process.stdout.read()) == (2, "")
+    assert "there is no folder no\\udcffwhere" in process.stderr.read()
+
+
 def test_text_files_are_classified(tmp_path, capsys):
     entry, foreign, empty = tmp_path / "entry.txt", tmp_path / "Eintrag.MD", tmp_path / "empty.txt"
     entry.write_text("I can't stop crying. I miss her so much.\n")
