@@ -174,6 +174,19 @@ def test_a_file_that_cannot_be_read_is_one_line(tmp_path, capsys):
     assert nowhere.endswith("no\\udcffwhere.mp4: No such file or directory")
 
 
+def test_a_name_that_is_too_long_or_a_link_to_itself_is_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "loop.mp4").symlink_to("loop.mp4")
+    long = "a" * 300 + ".mp4"
+    assert main([long, "loop.mp4", "--timeline", "plots"]) == 1
+    assert capsys.readouterr().out.splitlines() == [
+        f"{long}: File name too long",
+        "loop.mp4: Too many levels of symbolic links",
+    ]
+    assert main(["clip.mp4", "--thumbnail", long]) == 2
+    assert capsys.readouterr().err == f"moodreel: {long}: File name too long\n"
+
+
 def test_names_after_two_dashes_are_no_options(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["--json", "--", "-clip.mp4", "--force", "clip.mp4"]) == 1

@@ -44,12 +44,13 @@ def main(argv: Sequence[str]) -> int:
     """Predict each file. Returns 0 if all were, 1 if one failed, 2 for a wrong command line or unusable models."""
     parser = _parser()
     options = parser.parse_intermixed_args(_keep_names(argv))
-    _check_output(parser, options, "thumbnail", LOOP_SUFFIXES)
-    _check_output(parser, options, "timeline", PLOT_SUFFIXES)
     try:
+        _check_output(parser, options, "thumbnail", LOOP_SUFFIXES)
+        _check_output(parser, options, "timeline", PLOT_SUFFIXES)
         pipelines = _load(options)
-    except MoodreelError as error:
-        print(f"moodreel: {error}", file=sys.stderr)
+    except (MoodreelError, OSError) as error:  # a folder may be closed to this user, a name too long
+        reason = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else str(error)
+        print(f"moodreel: {reason}", file=sys.stderr)
         return 2
     try:
         failed = _predict_all(pipelines, options)
@@ -104,14 +105,15 @@ def _check_output(
     paths = [_output_path(target, file, suffixes[0], options.files) for file in options.files]
     if twice := [path for path, count in Counter(paths).items() if count > 1]:
         parser.error(f"--{name}: several files would be written to {twice[0]}. Predict them one by one")
-    if same := [path for path in paths if any(path.resolve() == file.resolve() for file in options.files)]:
+    inputs = set(map(os.path.realpath, options.files))
+    if same := [path for path in paths if os.path.realpath(path) in inputs]:
         parser.error(f"--{name} would overwrite {same[0]}, which is to be predicted. Name another file or folder")
     if not options.force and (there := [path for path in paths if path.exists()]):
         parser.error(f"--{name}: {there[0]} exists. --force overwrites it")
 
 
 def _load(options: argparse.Namespace) -> _Pipelines:
-    if not any(file.exists() for file in options.files):
+    if not any(map(os.path.exists, options.files)):  # false too where a folder is closed to this user
         return _Pipelines(None, None, None)
     is_text = [_is_text(file) for file in options.files]
     store, use_gpu = options.model_store or find_model_store(), options.use_gpu
