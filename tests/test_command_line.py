@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -22,6 +23,8 @@ from moodreel.media.video_decoder import VideoLimits
 from moodreel.pipelines.boomerang import LOOP_SECONDS, LOOP_SIDES
 from tests.support import synthetic_frames, synthetic_image, synthetic_video
 from tests.support.server import ROOT, STORE
+
+FULL_DISK = Path("/dev/full")
 
 
 @pytest.fixture
@@ -219,13 +222,22 @@ def test_limits_are_those_of_the_service():
 
 def run(*arguments, **options):
     command = [sys.executable, "-m", "moodreel", *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, **options)
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
+    return subprocess.Popen(command, text=True, cwd=ROOT, **options)
 
 
 def test_a_closed_pipe_ends_it_silently(smile):
     process = run("--json", smile, smile)
     process.stdout.close()
     assert (process.wait(120), process.stderr.read()) == (0, "")
+
+
+@pytest.mark.skipif(not FULL_DISK.exists(), reason="only Linux has a device that is always full")
+def test_a_full_disk_is_one_line():
+    with FULL_DISK.open("w") as full:
+        process = run("nowhere.mp4", stdout=full)
+    assert process.wait(60) == 2
+    assert process.stderr.read() == "moodreel: standard output: No space left on device\n"
 
 
 def test_ctrl_c_ends_it_silently(tmp_path):

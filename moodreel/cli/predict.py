@@ -41,7 +41,7 @@ class _Pipelines:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Predict each file. Returns 0 if all were, 1 if one failed, 2 for a wrong command line or unusable models."""
+    """Predict each file. Returns 0 if all were, 1 if one failed, 2 if it cannot begin or go on."""
     parser = _parser()
     options = parser.parse_intermixed_args(_keep_names(argv))
     try:
@@ -55,9 +55,12 @@ def main(argv: Sequence[str]) -> int:
     try:
         failed = _predict_all(pipelines, options)
         sys.stdout.flush()
-    except BrokenPipeError:  # standard output was closed early, as by `| head`
+    except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        if isinstance(error, BrokenPipeError):  # standard output was closed early, as by `| head`
+            return 0
+        print(f"moodreel: standard output: {error.strerror}", file=sys.stderr)
+        return 2
     return 1 if failed else 0
 
 
