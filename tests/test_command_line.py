@@ -108,6 +108,12 @@ def test_the_timeline_is_plotted(smile, tmp_path):
     assert Image.open(io.BytesIO(path.read_bytes())).size[0] > 800
 
 
+def test_any_file_name_is_the_title_of_a_timeline(smile, tmp_path):
+    for name in ("a$_$.mp4", "no\udcffname.mp4"):
+        smile = smile.rename(tmp_path / name)
+        assert main([str(smile), "--timeline", str(tmp_path / "plot.png"), "--force"]) == 0
+
+
 def test_outputs_of_several_files_are_written_into_folders(smile, tmp_path):
     other = tmp_path / "other.mp4"
     other.write_bytes(smile.read_bytes())

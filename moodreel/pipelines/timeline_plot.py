@@ -17,7 +17,7 @@ def plot_timeline(result: VideoResult, path: Path, *, title: str = "") -> None:
     Args:
         result: the result of a video.
         path: the file to write. Its suffix (`.png`, `.svg`, `.pdf`) is the format.
-        title: written above the plot.
+        title: written above the plot, as it is: a `$` begins no formula.
     """
     points = [point for point in result.timeline if point.track == result.track]
     times = [point.time for point in points]
@@ -40,7 +40,8 @@ def plot_timeline(result: VideoResult, path: Path, *, title: str = "") -> None:
     axes.set(xlim=(0, max(result.duration, times[-1])), ylim=(0, 1), xlabel="seconds", ylabel="probability")
     axes.spines[["top", "right"]].set_visible(False)
     if title:
-        axes.set_title(title, loc="left", pad=18, fontsize=10)
+        shown = title.encode("utf-8", "backslashreplace").decode()  # a file name may have bytes that are no UTF-8
+        axes.set_title(shown, loc="left", pad=18, fontsize=10, parse_math=False)
     handles, names = axes.get_legend_handles_labels()
     axes.legend(handles[::-1], names[::-1], loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
     figure.savefig(path, dpi=130)
