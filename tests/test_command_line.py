@@ -215,6 +215,11 @@ def test_files_that_do_not_exist_load_no_model(tmp_path, monkeypatch, capsys):
 def test_the_bar_of_a_video_has_a_total(smile):
     assert predict._seconds(smile.read_bytes()) == pytest.approx(2, abs=0.1)
     assert predict._seconds(b"nonsense") == 60
+    clip = bytearray(
+        synthetic_video.encode_video(synthetic_frames.counter_frames(25), container="webm", codec="libvpx-vp9")
+    )
+    clip[clip.index(b"\x44\x89\x88") + 3] |= 0x80  # Duration (RFC 9559, 5.1.2.10): a double, now below 0
+    assert predict._seconds(bytes(clip)) == 60
 
 
 def test_limits_are_those_of_the_service():

@@ -198,7 +198,8 @@ def _seconds(data: bytes) -> float:
     longest = VideoLimits().seconds
     if demuxer := video_demuxer(data):
         with contextlib.suppress(av.FFmpegError, OSError), open_container(data, demuxer, lambda: None) as container:
-            return min(longest, (container.duration or 0) / av.time_base) or longest
+            seconds = (container.duration or 0) / av.time_base
+            return seconds if 0 < seconds < longest else longest
     return longest
 
 
