@@ -125,6 +125,14 @@ def test_outputs_of_several_files_are_written_into_folders(smile, tmp_path):
     assert sorted(path.name for path in (tmp_path / "plots").iterdir()) == ["other.png", "smile.png"]
 
 
+def test_a_loop_that_cannot_be_written_is_the_only_line_of_its_video(smile, tmp_path, capsys):
+    target = tmp_path / "none.mp4"
+    target.symlink_to(tmp_path / "no folder" / "loop.mp4")
+    assert main(["--json", str(smile), "--thumbnail", str(target)]) == 1
+    [line] = capsys.readouterr().out.splitlines()
+    assert json.loads(line) == {"clip": str(smile), "error": f"{target}: No such file or directory"}
+
+
 def test_an_unknown_thumbnail_format_is_a_usage_error(smile, tmp_path, capsys):
     with pytest.raises(SystemExit):
         main([str(smile), "--thumbnail", str(tmp_path / "loop.avi")])

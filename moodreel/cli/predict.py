@@ -176,11 +176,6 @@ def _predict_video(pipeline: VideoPipeline, file: Path, data: bytes, options: ar
         result = pipeline.predict(
             data, model=options.model, explain=options.explain, loop=_loop_options(file, options), progress=progress
         )
-    _print(
-        json.dumps(formatting.video_to_json(file, result))
-        if options.json
-        else f"{file}: {formatting.describe_video(result)}"
-    )
     for target in (options.timeline, options.thumbnail):
         if target and len(options.files) > 1:
             target.mkdir(parents=True, exist_ok=True)
@@ -191,6 +186,12 @@ def _predict_video(pipeline: VideoPipeline, file: Path, data: bytes, options: ar
         plot_timeline(result, _output_path(options.timeline, file, PLOT_SUFFIXES[0], options.files), title=file.name)
     if result.boomerang:
         _output_path(options.thumbnail, file, LOOP_SUFFIXES[0], options.files).write_bytes(result.boomerang.data)
+    # Last, so that a file that cannot be written is the only line of this video.
+    _print(
+        json.dumps(formatting.video_to_json(file, result))
+        if options.json
+        else f"{file}: {formatting.describe_video(result)}"
+    )
 
 
 def _seconds(data: bytes) -> float:
