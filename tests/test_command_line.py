@@ -9,8 +9,9 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageColor
 
 from api.bootstrap import video_limits
 from api.schemas.videos import ThumbnailOptionsSchema
@@ -18,6 +19,7 @@ from api.settings import Settings
 from moodreel import __main__ as command_line
 from moodreel.__main__ import SUBCOMMANDS, main
 from moodreel.cli import predict
+from moodreel.emotions import COLORS
 from moodreel.media.image import ImageLimits
 from moodreel.media.video_decoder import VideoLimits
 from moodreel.pipelines.boomerang import LOOP_SECONDS, LOOP_SIDES
@@ -106,6 +108,17 @@ def test_the_timeline_is_plotted(smile, tmp_path):
     path = tmp_path / "plot.png"
     assert main([str(smile), "--timeline", str(path)]) == 0
     assert Image.open(io.BytesIO(path.read_bytes())).size[0] > 800
+
+
+def test_the_timeline_is_empty_where_the_face_is_not_found(tmp_path):
+    here, away = synthetic_frames.face_frames(50), synthetic_frames.noise_frames(50)
+    clip, plot = tmp_path / "away.mp4", tmp_path / "plot.png"
+    clip.write_bytes(synthetic_video.encode_video([*here, *away, *here]))
+    assert main([str(clip), "--timeline", str(plot)]) == 0
+    rgb = np.asarray(Image.open(plot).convert("RGB"))
+    plotted = (rgb == ImageColor.getrgb(COLORS["happy"])).all(axis=2).sum(axis=0) > 100
+    gaps = np.diff(np.flatnonzero(plotted))
+    assert 0.35 < gaps.max() / gaps.sum() < 0.45
 
 
 def test_any_file_name_is_the_title_of_a_timeline(smile, tmp_path):
